@@ -1,0 +1,47 @@
+# make verify   sets up (needs the network once) and prints the verdict on every claim
+# make test     sets up and runs every check
+# make stress   the statistical tests, 20 times, each with its own seeds
+.PHONY: verify test lint stress bench clean
+.DEFAULT_GOAL := verify
+
+# The first interpreter that really is Python 3.11 to 3.13 (a name on the PATH may be a dead shim).
+supported = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c '$(supported)' >/dev/null 2>&1 && echo $$python && break; done)
+VENV := .venv
+RUN := $(VENV)/bin/python
+PYTEST := $(RUN) -m pytest
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 to 3.13 on the PATH: install one, or say make PYTHON=/path/to/python3"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --editable '.[dev]'
+	touch $(VENV)/.core $@
+
+verify: $(VENV)/.core
+	$(RUN) -m allora_analysis
+
+lint: $(VENV)/.dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports
+
+# The bad-input tests run a second time without the shape-checking hook: a user has none.
+test: lint
+	OMP_NUM_THREADS=1 $(PYTEST) -n auto --cov --cov-report=
+	OMP_NUM_THREADS=1 $(PYTEST) -n auto -m bad_input --untyped --cov --cov-append --cov-report=term --cov-fail-under=95
+
+stress: $(VENV)/.dev
+	for round in $$(seq 20); do OMP_NUM_THREADS=1 $(PYTEST) -q -n auto -m statistical --vary-seed || exit 1; done
+
+bench: $(VENV)/.dev
+	for file in benchmarks/*.py; do OMP_NUM_THREADS=1 $(RUN) $$file || exit 1; done
+
+clean:
+	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache .coverage*

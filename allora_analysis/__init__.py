@@ -1,0 +1,15 @@
+"""The ALLoRA paper, taken apart: closed forms, simulations and a computed verdict for each of its statements.
+
+`python -m allora_analysis` prints the ledger. The map from the paper's sections to modules:
+
+| section | module |
+| --- | --- |
+| §3.1, dropout as Tikhonov regularisation | `tikhonov` |
+| §3.1 and Appendix A, the Monte Carlo bound | `deviation` |
+| §3.1, SGD under dropout in finitely many steps | `dropout_sgd` |
+| §3.2, zero initialisation | `hessian` |
+| §3.3, the ripple effect | `ripple` |
+| Tables 1-4 and Figures 3-4 as reported | `claims.reported` |
+"""
+
+__version__ = "0.1.0"

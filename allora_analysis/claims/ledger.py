@@ -1,0 +1,176 @@
+"""The ledger: each statement of the paper with a verdict that a check computes from evidence.
+
+A claim's check returns a `Finding`. Its verdict comes from `settle` (exact checks on named cases) or from an interval
+and a test (empirical claims); nothing here or in the claims' files types a verdict in. Checked by
+`tests/test_ledger.py`, which plants wrong formulas and asks that verdicts change.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+VERDICTS = ("holds", "holds_corrected", "conditional", "refuted", "undecided", "not_run")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict rests on.
+
+    Attributes:
+        predicted: what the statement (printed or corrected) says, by name.
+        measured: what was computed independently of it, by name.
+        error: the largest deviation between the two, in the tolerance's unit.
+        interval: a confidence interval instead of an error, for empirical claims.
+        tolerance: the deviation allowed.
+        tolerance_source: where the tolerance comes from (rounding, a standard error and false-fail rate, …).
+        n: sample size; None where nothing was sampled.
+        seed: the generator's seed; None where nothing was sampled.
+        seconds: the check's time, filled in by the ledger.
+    """
+
+    predicted: Mapping[str, Any]
+    measured: Mapping[str, Any]
+    tolerance_source: str
+    error: float | None = None
+    tolerance: float | None = None
+    interval: tuple[float, float] | None = None
+    n: int | None = None
+    seed: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A check's outcome: the verdict, its evidence, and the corrected statement or the condition (None: as printed)."""
+
+    verdict: str
+    evidence: Evidence
+    corrected: str | None = None
+
+    def __post_init__(self):
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"verdict {self.verdict!r} is none of {VERDICTS}")
+        if self.verdict in ("holds_corrected", "conditional", "undecided") and not self.corrected:
+            raise ValueError(f"{self.verdict} must say the correction, the condition or the n it needs")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One decidable statement of the paper.
+
+    Attributes:
+        id: section and slug, for example "3.1-expectation".
+        where: section, equation, figure or table.
+        statement: as printed.
+        check: computes the finding; None where only a long run can (then `command` says which).
+        command: what reruns or deepens the evidence.
+        test: the test that checks the mathematics behind it.
+    """
+
+    id: str
+    where: str
+    statement: str
+    check: Callable[[], Finding] | None
+    command: str
+    test: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A claim with its finding; `error` instead where the check itself raised (an error of the toolkit)."""
+
+    claim: Claim
+    finding: Finding | None
+    error: str | None = None
+
+
+def settle(printed: Mapping[str, bool], corrected: Mapping[str, bool] | None = None) -> str:
+    """The verdict of exact checks on named cases.
+
+    `printed[case]`: the printed statement passes on that case. `corrected[case]`: the corrected statement, or the
+    condition that is to tell which cases pass, is borne out on that case.
+
+    - every printed case passes: holds
+    - some do, and the condition is right everywhere: conditional
+    - none does, and the correction is right everywhere: holds_corrected
+    - otherwise: refuted
+
+    Args:
+        printed: outcome by case.
+        corrected: outcome by case; None or empty where no correction is offered.
+
+    Returns:
+        One of `VERDICTS`.
+
+    Raises:
+        ValueError: no case at all.
+    """
+    if not printed:
+        raise ValueError("settle needs at least one case")
+    if all(printed.values()):
+        return "holds"
+    if not corrected or not all(corrected.values()):
+        return "refuted"
+    return "conditional" if any(printed.values()) else "holds_corrected"
+
+
+def relative_error(measured: ArrayLike, predicted: ArrayLike) -> float:
+    """max |measured − predicted| / max |predicted| (absolute where the prediction is 0); ∞ if the shapes differ.
+
+    Args:
+        measured: an array.
+        predicted: an array.
+
+    Returns:
+        The error, never NaN.
+    """
+    measured, predicted = np.asarray(measured, dtype=float), np.asarray(predicted, dtype=float)
+    if measured.shape != predicted.shape:
+        return float("inf")
+    scale = float(np.max(np.abs(predicted), initial=0.0)) or 1.0
+    error = float(np.max(np.abs(measured - predicted), initial=0.0)) / scale
+    return error if np.isfinite(error) else float("inf")
+
+
+def examine(claim: Claim) -> Row:
+    """Run one claim's check and time it; an exception becomes the row's error.
+
+    Args:
+        claim: the claim.
+
+    Returns:
+        The row.
+    """
+    start = time.perf_counter()
+    if claim.check is None:
+        evidence = Evidence({}, {}, "none: nothing was run")
+        return Row(claim, Finding("not_run", evidence))
+    try:
+        finding = claim.check()
+    except Exception as error:  # the ledger still prints the rest; the command line exits 1
+        return Row(claim, None, f"{type(error).__name__}: {error}")
+    seconds = time.perf_counter() - start
+    return Row(claim, replace(finding, evidence=replace(finding.evidence, seconds=seconds)))
+
+
+def all_claims() -> tuple[Claim, ...]:
+    """Every claim in the paper's order.
+
+    Returns:
+        The claims of all sections.
+
+    Raises:
+        ValueError: two claims with one id.
+    """
+    from allora_analysis.claims import SECTIONS
+
+    claims = tuple(claim for section in SECTIONS for claim in section.claims())
+    if len({claim.id for claim in claims}) != len(claims):
+        raise ValueError("two claims share an id")
+    return claims

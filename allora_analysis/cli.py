@@ -1,0 +1,178 @@
+"""The command line of every study: flags from the config, a table or JSON on standard output, one-line errors.
+
+Checked by `tests/test_cli.py`, which runs each study as a user does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from allora_analysis.study import INTERRUPTED, Output, Study, as_json, show
+from allora_analysis.validation import ArgumentError
+
+
+def check_writable(flag: str, path: Path) -> None:
+    """Refuse a path that cannot be written, before anything is computed.
+
+    Args:
+        flag: the flag's name, for the error.
+        path: the file to be written later.
+
+    Raises:
+        ArgumentError: a folder, a missing or a read-only parent.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(None, "is a folder, give a file's path")
+        if path.exists() and not path.is_file():
+            return  # a device or a pipe: the write itself will tell
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ArgumentError(
+            f"{flag} {path}: cannot be written ({error.strerror}); name a file in a folder you can write to"
+        ) from None
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file whole or not at all: into a neighbour first, then renamed. Devices and pipes are written to directly.
+
+    Args:
+        path: the file.
+        write: writes the content to the path that it is given.
+    """
+    if path.exists() and not path.is_file():
+        write(path)
+        return
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    neighbour = Path(name)
+    try:
+        write(neighbour)
+        os.chmod(neighbour, 0o666 & ~_umask())
+        os.replace(neighbour, path)
+    finally:
+        neighbour.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(flag: str, path: Path, content: str) -> None:
+    """Write a text file atomically.
+
+    Args:
+        flag: the flag that asked for it, for the error.
+        path: the file.
+        content: the text.
+
+    Raises:
+        ArgumentError: the write failed (a full disk, say).
+    """
+    try:
+        write_atomically(path, lambda target: target.write_text(content, encoding="utf-8") and None)
+    except OSError as error:
+        raise ArgumentError(
+            f"{flag} {path}: {error.strerror}; what was computed is printed above, the file is not written"
+        ) from None
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command; a caller's mistake is one line and status 2, Ctrl-C status 130, a closed pipe is no error.
+
+    Args:
+        command: what to run; returns the exit status.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        status = command()
+        sys.stdout.flush()
+        return status
+    except ArgumentError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was finished yet", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parse(function: Callable[..., Any], program: str, argv: Sequence[str] | None) -> Any:
+    """Parse flags into the arguments of `function`, which are dataclasses, and call it.
+
+    Args:
+        function: takes dataclasses, whose fields become the flags.
+        program: the command as the user typed it, for the help.
+        argv: the words after the command; None for those of this process.
+
+    Returns:
+        What `function` returns.
+    """
+    return tyro.cli(function, prog=program, args=argv, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff))
+
+
+def main(study: Study, argv: Sequence[str] | None = None) -> int:
+    """A study's command: parse, check the outputs, run, print, write.
+
+    Args:
+        study: the study.
+        argv: the words after the command; None for those of this process.
+
+    Returns:
+        The exit status.
+    """
+
+    def arguments(config: Any, output: Output) -> tuple[Any, Output]:
+        return config, output
+
+    arguments.__doc__ = study.config.__doc__
+    arguments.__annotations__ = {"config": study.config, "output": Output}
+    config, output = parse(arguments, f"python -m allora_analysis.{study.name}", argv)
+    return guarded(lambda: _run(study, config, output))
+
+
+def _run(study: Study, config: Any, output: Output) -> int:
+    if output.json not in (None, "-"):
+        check_writable("--json", Path(output.json))
+    if output.figure is not None:
+        from allora_analysis import plotting
+
+        plotting.check_path(output.figure)
+        check_writable("--figure", output.figure)
+    result = study.run(config)
+    document = as_json(study, config, result)
+    if output.json == "-":
+        print(document)
+    else:
+        show(study.table(config, result))
+    if output.json not in (None, "-"):
+        write_text("--json", Path(output.json), document + "\n")
+    if output.figure is not None:
+        _draw(study, config, result, output.figure)
+    if result.interrupted:
+        print("interrupted: only what was finished is shown", file=sys.stderr)
+    return INTERRUPTED if result.interrupted else 0
+
+
+def _draw(study: Study, config: Any, result: Any, path: Path) -> None:
+    from allora_analysis import plotting
+
+    try:
+        figure = study.plot(config, result)
+        write_atomically(path, lambda target: plotting.save(figure, target, f"{study.name}: {config}"))
+    except OSError as error:
+        raise ArgumentError(f"--figure {path}: {error.strerror}; what was computed is printed above") from None

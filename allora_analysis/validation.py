@@ -1,0 +1,217 @@
+"""Checks of what a caller passes in: each returns the value in the toolkit's own type or raises `ArgumentError`.
+
+Every public function converts its arguments here, once, and hands the shape-typed cores behind it float64 arrays that
+are finite, non-empty and of the right rank. Each error names the argument, the value received and what would work.
+Checked by `tests/test_validation.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+
+class ArgumentError(ValueError):
+    """A caller's mistake, in one line: which argument, what was received, what would work."""
+
+
+def _array(name: str, value: ArrayLike, dimensions: int, shape_words: str) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ArgumentError(f"{name}: rows of different lengths; give {shape_words}") from error
+    if array.dtype.kind not in "biuf":
+        raise ArgumentError(f"{name}: real numbers wanted, received dtype {array.dtype}")
+    if array.ndim != dimensions or array.size == 0:
+        raise ArgumentError(f"{name}: shape {array.shape} received; give {shape_words}, none of its sizes 0")
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise ArgumentError(f"{name}: every entry must be finite, received {array[where]} at index {where}")
+    return array
+
+
+def matrix(name: str, value: ArrayLike) -> Float[np.ndarray, "rows columns"]:
+    """A finite float64 matrix with at least one row and one column (a copy).
+
+    Args:
+        name: the argument's name, for the error.
+        value: anything NumPy makes a two-dimensional real array of.
+
+    Returns:
+        A new float64 array.
+    """
+    return _array(name, value, 2, "a matrix (two dimensions)")
+
+
+def vector(name: str, value: ArrayLike) -> Float[np.ndarray, " size"]:
+    """A finite, non-empty float64 vector (a copy); arguments as in `matrix`.
+
+    Returns:
+        A new float64 array.
+    """
+    return _array(name, value, 1, "a vector (one dimension)")
+
+
+def matrix_of(name: str, value: ArrayLike, shape: tuple[int | None, int | None], why: str) -> np.ndarray:
+    """A matrix whose shape must match; None in `shape` leaves that size free.
+
+    Args:
+        name: the argument's name.
+        value: the array.
+        shape: the required sizes.
+        why: what the sizes must match, for the error (for example "N and C of y").
+
+    Returns:
+        A new float64 array of that shape.
+
+    Raises:
+        ArgumentError: another shape, or what `matrix` refuses.
+    """
+    array = matrix(name, value)
+    if any(want is not None and want != got for want, got in zip(shape, array.shape, strict=True)):
+        wanted = " × ".join("any" if size is None else str(size) for size in shape)
+        raise ArgumentError(f"{name}: shape {array.shape} received, {wanted} wanted, to match {why}")
+    return array
+
+
+def number(name: str, value: Any, allowed: str = "a finite number") -> float:
+    """A finite real number.
+
+    Args:
+        name: the argument's name.
+        value: an int, a float or a NumPy scalar.
+        allowed: what would work, for the error.
+
+    Returns:
+        The value as float.
+
+    Raises:
+        ArgumentError: not a real number, NaN or infinite.
+    """
+    try:
+        result = float(value)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"{name} must be {allowed}, received {value!r}") from error
+    if isinstance(value, str) or not math.isfinite(result):
+        raise ArgumentError(f"{name} must be {allowed}, received {value!r}")
+    return result
+
+
+def keep_probability(value: Any, name: str = "keep_prob") -> float:
+    """A keep probability, in (0, 1]: 1 keeps everything. PyTorch's `Dropout` takes 1 − keep_prob.
+
+    Args:
+        value: the number.
+        name: the argument's name.
+
+    Returns:
+        The value as float.
+
+    Raises:
+        ArgumentError: outside (0, 1].
+    """
+    allowed = "a keep probability in (0, 1]: 1 - (drop rate)"
+    result = number(name, value, allowed)
+    if not 0.0 < result <= 1.0:
+        raise ArgumentError(f"{name} must be {allowed}, received {value!r}")
+    return result
+
+
+def positive(name: str, value: Any) -> float:
+    """A finite number above 0.
+
+    Returns:
+        The value as float.
+
+    Raises:
+        ArgumentError: 0 or below, NaN or infinite.
+    """
+    result = number(name, value, "a finite number above 0")
+    if result <= 0:
+        raise ArgumentError(f"{name} must be a finite number above 0, received {value!r}")
+    return result
+
+
+def non_negative(name: str, value: Any) -> float:
+    """A finite number, 0 or above.
+
+    Returns:
+        The value as float.
+
+    Raises:
+        ArgumentError: below 0, NaN or infinite.
+    """
+    result = number(name, value, "a finite number, 0 or above")
+    if result < 0:
+        raise ArgumentError(f"{name} must be a finite number, 0 or above, received {value!r}")
+    return result
+
+
+def count(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -> int:
+    """A whole number in [minimum, maximum].
+
+    Returns:
+        The value as int.
+
+    Raises:
+        ArgumentError: not an integer, or out of range.
+    """
+    allowed = f"a whole number, {minimum} or above" if maximum is None else f"a whole number in [{minimum}, {maximum}]"
+    try:
+        result = operator.index(value)
+    except TypeError as error:
+        raise ArgumentError(f"{name} must be {allowed}, received {value!r}") from error
+    if isinstance(value, bool) or result < minimum or (maximum is not None and result > maximum):
+        raise ArgumentError(f"{name} must be {allowed}, received {value!r}")
+    return result
+
+
+def adapter_rank(value: Any, n1: int, n2: int) -> int:
+    """A LoRA rank, 1 ≤ r ≤ min(n₁, n₂).
+
+    Returns:
+        The value as int.
+
+    Raises:
+        ArgumentError: out of range.
+    """
+    result = count("rank", value)
+    if result > min(n1, n2):
+        raise ArgumentError(f"rank must be at most min(n1, n2) = {min(n1, n2)}, received {value!r}")
+    return result
+
+
+def choice(name: str, value: str, allowed: Collection[str]) -> str:
+    """One of a few words.
+
+    Returns:
+        The value.
+
+    Raises:
+        ArgumentError: another word.
+    """
+    if value not in allowed:
+        raise ArgumentError(f"{name} must be one of {', '.join(allowed)}; received {value!r}")
+    return value
+
+
+def several(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
+    """At least one value.
+
+    Returns:
+        The values as a tuple.
+
+    Raises:
+        ArgumentError: none at all.
+    """
+    result = tuple(values)
+    if not result:
+        raise ArgumentError(f"{name} must have at least one value, received none")
+    return result

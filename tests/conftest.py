@@ -1,0 +1,47 @@
+"""The typing hook (every jaxtyping annotation checked by beartype), seeds, and the house's pytest options."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import zlib
+
+import numpy as np
+import pytest
+
+PACKAGE = "allora_analysis"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--seed", type=int, default=20241001, help="seed of the statistical tests")
+    parser.addoption("--vary-seed", action="store_true", help="draw the seed afresh (printed at the top of the run)")
+    parser.addoption("--untyped", action="store_true", help="without the shape-checking hook, as a user runs it")
+
+
+def pytest_configure(config):
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        config.option.seed = worker["seed"]
+    elif config.option.vary_seed:
+        config.option.seed = secrets.randbelow(2**32)
+    # Child processes (command-line tests) must see the same thread count whatever the machine.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if not config.option.untyped:
+        from jaxtyping import install_import_hook
+
+        install_import_hook(PACKAGE, "tests.typing_hook.checked")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["seed"] = node.config.option.seed
+
+
+def pytest_report_header(config):
+    return f"seed: {config.option.seed}, typing hook: {'off' if config.option.untyped else 'on'}"
+
+
+@pytest.fixture
+def rng(request) -> np.random.Generator:
+    """A generator of this test's own: the session's seed and the test's name."""
+    return np.random.default_rng([request.config.option.seed, zlib.crc32(request.node.nodeid.encode())])
