@@ -21,14 +21,14 @@ class ArgumentError(ValueError):
     """A caller's mistake, in one line: which argument, what was received, what would work."""
 
 
-def _array(name: str, value: ArrayLike, dimensions: int, shape_words: str) -> np.ndarray:
+def _array(name: str, value: ArrayLike, dimensions: int | None, shape_words: str) -> np.ndarray:
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise ArgumentError(f"{name}: rows of different lengths; give {shape_words}") from error
     if array.dtype.kind not in "biuf":
         raise ArgumentError(f"{name}: real numbers wanted, received dtype {array.dtype}")
-    if array.ndim != dimensions or array.size == 0:
+    if (dimensions is not None and array.ndim != dimensions) or array.size == 0:
         raise ArgumentError(f"{name}: shape {array.shape} received; give {shape_words}, none of its sizes 0")
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
@@ -57,6 +57,15 @@ def vector(name: str, value: ArrayLike) -> Float[np.ndarray, " size"]:
         A new float64 array.
     """
     return _array(name, value, 1, "a vector (one dimension)")
+
+
+def finite(name: str, value: ArrayLike) -> Float[np.ndarray, "*shape"]:
+    """A finite, non-empty float64 array of any rank, a scalar's included (a copy); arguments as in `matrix`.
+
+    Returns:
+        A new float64 array.
+    """
+    return _array(name, value, None, "numbers or an array of them")
 
 
 def matrix_of(name: str, value: ArrayLike, shape: tuple[int | None, int | None], why: str) -> np.ndarray:

@@ -29,6 +29,8 @@ def pytest_configure(config):
     if not config.option.untyped:
         from jaxtyping import install_import_hook
 
+        import tests.typing_hook  # noqa: F401  the hook's own import stops at the package `tests`
+
         install_import_hook(PACKAGE, "tests.typing_hook.checked")
 
 

@@ -1,0 +1,39 @@
+"""Tests, intervals and sample sizes: what every empirical verdict of the toolkit rests on.
+
+| file | object |
+| --- | --- |
+| `z_tests` | z-test with stated power, means and standard errors, Holm's correction |
+| `moments` | mean and variance of a stream, in bounded memory |
+| `paired` | paired tests: Wilcoxon, sign, t |
+| `sign_flips` | exact sign-flip tests, over units and over clusters |
+| `sample_size` | power of the paired t-test, the n that it needs, the effect that it sees |
+| `bootstrap` | BCa bootstrap interval |
+
+SciPy is imported where a function needs it. Every number is float64; n is fixed before the data are seen.
+"""
+
+from allora_analysis.statistics.bootstrap import bootstrap_interval
+from allora_analysis.statistics.moments import Moments
+from allora_analysis.statistics.paired import PairedTest, paired_test
+from allora_analysis.statistics.sample_size import detectable_effect, power, required_n
+from allora_analysis.statistics.sign_flips import ClusteredTest, SignFlipTest, clustered_test, sign_flip_test
+from allora_analysis.statistics.z_tests import ZTest, accuracy_stderr, holm, mean_and_stderr, z_test
+
+__all__ = [
+    "ClusteredTest",
+    "Moments",
+    "PairedTest",
+    "SignFlipTest",
+    "ZTest",
+    "accuracy_stderr",
+    "bootstrap_interval",
+    "clustered_test",
+    "detectable_effect",
+    "holm",
+    "mean_and_stderr",
+    "paired_test",
+    "power",
+    "required_n",
+    "sign_flip_test",
+    "z_test",
+]

@@ -1,0 +1,128 @@
+"""Paired tests: Wilcoxon's signed ranks, signs, Student's t.
+
+The ranks' null distribution is exact (conditional on the differences' sizes, ties included) wherever that is feasible.
+Checked by `tests/test_statistics_paired.py` against enumeration of all signs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from allora_analysis.statistics.z_tests import rate
+from allora_analysis.validation import ArgumentError, choice, vector
+
+# Differences this close, relative to the largest value, are ties: 90.1 − 89.8 and 60.3 − 60.0 are one number.
+TIE = 1e-12
+# Above this many non-zero differences the signed ranks' distribution is replaced by its normal limit.
+EXACT_RANKS = 300
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Outcome of a paired test of "no difference", two-sided.
+
+    Attributes:
+        statistic: of wilcoxon the sum of the positive differences' ranks, of sign their number, of t Student's t.
+        p_value: two-sided.
+        mean_difference: mean of first − second.
+        interval: Student's t interval of the mean difference, whatever the method.
+        n: number of pairs.
+        n_nonzero: number of pairs that differ; the ranks and signs rest on these alone.
+    """
+
+    statistic: float
+    p_value: float
+    mean_difference: float
+    interval: tuple[float, float]
+    n: int
+    n_nonzero: int
+
+
+def paired_test(first: ArrayLike, second: ArrayLike, method: str = "wilcoxon", confidence: float = 0.95) -> PairedTest:
+    """Two-sided test that paired values differ only by chance.
+
+    "wilcoxon": zeros dropped, tied sizes given their mean rank, p-value from the exact distribution of the rank sum
+    over all 2^n signs (normal limit with tie correction above `EXACT_RANKS`); assumes differences symmetric about 0
+    under the null. "sign": binomial(n_nonzero, ½), assumes only a median of 0. "t": assumes normal differences; a
+    constant non-zero difference has t = ±∞ and p = 0. All assume independent pairs; `clustered_test` does not.
+
+    Args:
+        first: one arm's values, at least two.
+        second: the other's, in the same order.
+        method: "wilcoxon", "sign" or "t".
+        confidence: of the interval.
+
+    Returns:
+        The outcome; p = 1 where no pair differs.
+    """
+    choice("method", method, ("wilcoxon", "sign", "t"))
+    differences, grain = _differences(first, second)
+    interval, t_statistic, t_p_value = student(differences, rate("confidence", confidence))
+    snapped = np.rint(differences / grain) if grain > 0 else differences
+    nonzero = snapped[snapped != 0]
+    if method == "t":
+        statistic, p_value = t_statistic, t_p_value
+    else:
+        statistic, p_value = (_signed_ranks if method == "wilcoxon" else _signs)(nonzero)
+    return PairedTest(statistic, p_value, float(differences.mean()), interval, differences.size, nonzero.size)
+
+
+def _differences(first: ArrayLike, second: ArrayLike) -> tuple[Float[np.ndarray, " n"], float]:
+    left, right = vector("first", first), vector("second", second)
+    if left.shape != right.shape:
+        raise ArgumentError(f"second: {right.size} values received, {left.size} wanted, one for each of first")
+    if left.size < 2:
+        raise ArgumentError(f"first and second: at least 2 pairs are needed, received {left.size}")
+    return left - right, TIE * float(max(np.abs(left).max(), np.abs(right).max()))
+
+
+def student(values: Float[np.ndarray, " n"], confidence: float) -> tuple[tuple[float, float], float, float]:
+    """Student's t over n ≥ 2 independent values: mean ± t_{(1 + confidence)/2, n − 1}·s/√n.
+
+    Args:
+        values: the values; equal ones (up to rounding) have s = 0 and t = 0 or ±∞.
+        confidence: in (0, 1).
+
+    Returns:
+        Interval of the mean, t, two-sided p-value of mean 0.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    mean, n = float(values.mean()), values.size
+    if np.ptp(values) <= TIE * np.abs(values).max():
+        return (mean, mean), float(np.copysign(np.inf, mean)) if mean else 0.0, 0.0 if mean else 1.0
+    stderr = float(values.std(ddof=1) / np.sqrt(n))
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * stderr
+    return (mean - half, mean + half), mean / stderr, float(2 * stdtr(n - 1, -abs(mean) / stderr))
+
+
+def _signs(nonzero: Float[np.ndarray, " m"]) -> tuple[float, float]:
+    from scipy.special import bdtr
+
+    positive = int((nonzero > 0).sum())
+    fewer = min(positive, nonzero.size - positive)
+    return float(positive), min(1.0, 2 * float(bdtr(fewer, nonzero.size, 0.5)))
+
+
+def _signed_ranks(nonzero: Float[np.ndarray, " m"]) -> tuple[float, float]:
+    # Mean ranks are multiples of ½: twice the rank sum is an integer, its distribution over all signs is the product of
+    # (1 + z^{2·rank})/2, and the two-sided p-value min(1, 2·P(sum ≤ min(observed, total − observed))).
+    from scipy.special import ndtr
+
+    _, group, sizes = np.unique(np.abs(nonzero), return_inverse=True, return_counts=True)
+    doubled = (2 * np.cumsum(sizes) - sizes + 1)[group.reshape(-1)]
+    total, observed = int(doubled.sum()), int(doubled[nonzero > 0].sum())
+    smaller = min(observed, total - observed)
+    if nonzero.size > EXACT_RANKS:
+        deviation = float(np.sqrt(np.square(doubled).sum())) / 2
+        return observed / 2, 2 * float(ndtr((smaller - total / 2) / deviation))
+    share = np.zeros(total + 1)
+    share[0] = 1.0
+    for rank in doubled:
+        share[rank:] += share[:-rank].copy()
+        share /= 2
+    return observed / 2, min(1.0, 2 * float(share[: smaller + 1].sum()))

@@ -1,0 +1,101 @@
+"""Power of the two-sided paired t-test by the noncentral t, and its two inverses.
+
+Under n independent normal differences of mean δ and standard deviation σ, T = √n·D̄/s follows the noncentral t with
+n − 1 degrees of freedom and noncentrality √n·δ/σ; the test rejects where |T| > t_{1 − level/2, n − 1}. Its power grows
+with n and |δ|. Checked by `tests/test_statistics.py`, by simulation and by another integral.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from allora_analysis.statistics.z_tests import rate
+from allora_analysis.validation import ArgumentError, count, number, positive
+
+# Effects that need more pairs than this are as good as 0.
+MOST_PAIRS = 10**15
+
+
+def _power(n: int, ratio: float, level: float) -> float:
+    from scipy.stats import nct, t
+
+    critical, shift = t.isf(level / 2, n - 1), float(np.sqrt(n)) * ratio
+    result = float(nct.sf(critical, n - 1, shift) + nct.cdf(-critical, n - 1, shift))
+    return min(1.0, result)
+
+
+def power(n: int, effect: float, standard_deviation: float, level: float = 0.05) -> float:
+    """P(|T| > t_{1 − level/2, n − 1}) for n pairs whose differences have this mean and standard deviation.
+
+    Args:
+        n: number of pairs, at least 2.
+        effect: mean of the differences; its sign does not matter.
+        standard_deviation: of the differences (not of either arm), above 0, in the effect's unit.
+        level: size of the test.
+
+    Returns:
+        The power, `level` at effect 0.
+    """
+    ratio = abs(number("effect", effect)) / positive("standard_deviation", standard_deviation)
+    return _power(count("n", n, 2), ratio, rate("level", level))
+
+
+def required_n(effect: float, standard_deviation: float, power: float = 0.8, level: float = 0.05) -> int:
+    """The smallest number of pairs at which the two-sided paired t-test has this power.
+
+    Args:
+        effect: mean of the differences, not 0; its sign does not matter.
+        standard_deviation: of the differences, above 0, in the effect's unit.
+        power: in (level, 1).
+        level: size of the test.
+
+    Returns:
+        n ≥ 2.
+
+    Raises:
+        ArgumentError: effect 0, or so small against the deviation that no feasible n would do.
+    """
+    size, wanted = abs(number("effect", effect)), _wanted(power, level)
+    ratio = size / positive("standard_deviation", standard_deviation)
+    if size == 0 or _power(MOST_PAIRS, ratio, level) < wanted:
+        raise ArgumentError(
+            f"effect must not be 0, nor so small that more than {MOST_PAIRS:.0e} pairs are needed, received {effect!r}"
+        )
+    enough = 2
+    while _power(enough, ratio, level) < wanted:
+        enough *= 2
+    too_few = enough // 2 if enough > 2 else 1
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        too_few, enough = (too_few, middle) if _power(middle, ratio, level) >= wanted else (middle, enough)
+    return enough
+
+
+def detectable_effect(n: int, standard_deviation: float, power: float = 0.8, level: float = 0.05) -> float:
+    """The effect that n pairs see with this power: the inverse of `power` in its effect.
+
+    Args:
+        n: number of pairs, at least 2.
+        standard_deviation: of the differences, above 0.
+        power: in (level, 1).
+        level: size of the test.
+
+    Returns:
+        The effect, above 0, in the standard deviation's unit.
+    """
+    from scipy.optimize import brentq
+
+    pairs, wanted = count("n", n, 2), _wanted(power, level)
+    deviation, above = positive("standard_deviation", standard_deviation), 1.0
+    while _power(pairs, above, level) < wanted:
+        above *= 2
+    return deviation * float(brentq(lambda ratio: _power(pairs, ratio, level) - wanted, 0.0, above, xtol=1e-15))
+
+
+def _wanted(power: Any, level: Any) -> float:
+    wanted, size = rate("power", power), rate("level", level)
+    if wanted <= size:
+        raise ArgumentError(f"power must be above level = {size:g} (that much comes by chance), received {power!r}")
+    return wanted

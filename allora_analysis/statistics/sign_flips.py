@@ -1,0 +1,164 @@
+"""Exact sign-flip tests of a mean, over units and over clusters of dependent cells.
+
+The null distribution is counted, not approximated, up to `EXACT_FLIPS` units. Checked by
+`tests/test_statistics_paired.py` against enumeration of all signs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from allora_analysis.statistics.paired import TIE, student
+from allora_analysis.statistics.z_tests import rate
+from allora_analysis.validation import ArgumentError, count, vector
+
+# Up to this many non-zero units all sign patterns are counted, by halves of at most 2²⁰ patterns.
+EXACT_FLIPS = 40
+
+
+@dataclass(frozen=True)
+class SignFlipTest:
+    """Outcome of a sign-flip test, two-sided.
+
+    Attributes:
+        mean_difference: the statistic.
+        p_value: share of sign patterns whose |mean| is at least the observed one.
+        smallest_p_value: the least that this many non-zero units can give, 2^{1 − n_nonzero}.
+        n: number of units.
+        n_nonzero: number of non-zero units.
+        exact: whether all patterns were counted; otherwise they were sampled.
+    """
+
+    mean_difference: float
+    p_value: float
+    smallest_p_value: float
+    n: int
+    n_nonzero: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class ClusteredTest:
+    """Outcome of a test over clusters, each one unit, two-sided.
+
+    Attributes:
+        mean_difference: mean of the clusters' means (each cluster weighs the same).
+        p_value: of the exact sign flips of the clusters' means.
+        interval: Student's t interval of `mean_difference` over clusters.
+        t_p_value: p-value of Student's t over clusters.
+        n: number of differences.
+        n_clusters: number of clusters.
+        exact: as in `SignFlipTest`.
+    """
+
+    mean_difference: float
+    p_value: float
+    interval: tuple[float, float]
+    t_p_value: float
+    n: int
+    n_clusters: int
+    exact: bool
+
+
+def sign_flip_test(
+    differences: ArrayLike, generator: np.random.Generator | None = None, draws: int = 99_999
+) -> SignFlipTest:
+    """Permutation test of the mean: under the null each unit's difference is as likely to have either sign.
+
+    Exact p = #{s ∈ {±1}ⁿ : |Σ s_i d_i| ≥ |Σ d_i|}/2ⁿ up to `EXACT_FLIPS` non-zero units, by a meet in the middle;
+    beyond, p = (1 + hits)/(1 + draws) over sampled patterns, itself a valid p-value (Phipson–Smyth 2010). Assumes
+    independent units.
+
+    Args:
+        differences: one a unit.
+        generator: draws the patterns where they are too many to count.
+        draws: how many are drawn then.
+
+    Returns:
+        The outcome; p = 1 where every difference is 0.
+
+    Raises:
+        ArgumentError: more than `EXACT_FLIPS` non-zero units and no generator.
+    """
+    values, draws = vector("differences", differences), count("draws", draws)
+    nonzero = values[values != 0]
+    exact = nonzero.size <= EXACT_FLIPS
+    if not exact and generator is None:
+        raise ArgumentError(
+            f"generator: give one, {nonzero.size} non-zero units are too many to count every sign pattern"
+        )
+    p_value = _flips_counted(nonzero) if exact else _flips_drawn(nonzero, generator, draws)
+    smallest = min(1.0, 2.0 ** (1 - nonzero.size))
+    return SignFlipTest(float(values.mean()), p_value, smallest, values.size, nonzero.size, exact)
+
+
+def _sums(values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " patterns"]:
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate((sums + value, sums - value))
+    return sums
+
+
+def _flips_counted(values: Float[np.ndarray, " m"]) -> float:
+    half = values.size // 2
+    left, right = _sums(values[:half]), np.sort(_sums(values[half:]))
+    # Rounding must not drop the observed pattern itself, nor its ties.
+    least = abs(values.sum()) - TIE * np.abs(values).sum()
+    if least <= 0:
+        return 1.0
+    above = right.size - np.searchsorted(right, least - left, side="left")
+    # The patterns come in pairs ±s, so the lower tail has the upper one's count.
+    return float(2 * above.sum() / 2.0**values.size)
+
+
+def _flips_drawn(values: Float[np.ndarray, " m"], generator: np.random.Generator, draws: int) -> float:
+    least, hits = abs(values.sum()) - TIE * np.abs(values).sum(), 0
+    chunk = max(1, 2**22 // values.size)
+    for start in range(0, draws, chunk):
+        signs = generator.integers(0, 2, size=(min(chunk, draws - start), values.size), dtype=np.int8)
+        hits += int((np.abs((2.0 * signs - 1.0) @ values) >= least).sum())
+    return (1 + hits) / (1 + draws)
+
+
+def clustered_test(
+    differences: ArrayLike,
+    clusters: Sequence[Hashable],
+    confidence: float = 0.95,
+    generator: np.random.Generator | None = None,
+) -> ClusteredTest:
+    """Test of the mean difference where differences within a cluster depend on one another and clusters do not.
+
+    Each cluster counts as one unit, its mean: exact sign flips over clusters give the p-value, Student's t over them
+    the interval, both right for any dependence within. The estimand weighs clusters equally, whatever their sizes.
+
+    Args:
+        differences: one a cell.
+        clusters: each cell's cluster, any labels; at least two distinct.
+        confidence: of the interval.
+        generator: only for more than `EXACT_FLIPS` clusters.
+
+    Returns:
+        The outcome.
+
+    Raises:
+        ArgumentError: as many labels as differences are wanted, and two clusters.
+    """
+    values, labels = vector("differences", differences), list(clusters)
+    if len(labels) != values.size:
+        raise ArgumentError(f"clusters: {len(labels)} labels received, {values.size} wanted, one for each difference")
+    groups: dict[Hashable, list[float]] = {}
+    for label, value in zip(labels, values, strict=True):
+        groups.setdefault(label, []).append(value)
+    if len(groups) < 2:
+        raise ArgumentError("clusters: at least 2 distinct labels are needed, received 1")
+    means = np.array([np.mean(group) for group in groups.values()])
+    flips = sign_flip_test(means, generator)
+    interval, _, t_p_value = student(means, rate("confidence", confidence))
+    return ClusteredTest(
+        flips.mean_difference, flips.p_value, interval, t_p_value, values.size, len(groups), exact=flips.exact
+    )

@@ -1,0 +1,187 @@
+"""The two-sided z-test with a stated false-fail rate and power; means with standard errors; Holm's correction.
+
+Checked by `tests/test_statistics.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from allora_analysis.validation import ArgumentError, count, finite, non_negative, number, vector
+
+# Two floating-point computations of one constant differ by this much, relative to 1 + |expected|.
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class ZTest:
+    """A z-test's outcome; scalars for scalar arguments, arrays of the arguments' shape otherwise.
+
+    Attributes:
+        z: (mean − expected)/stderr; 0 or ±∞ where stderr is 0.
+        threshold: the |z| beyond which the test rejects.
+        p_value: two-sided, of each entry alone (not corrected for the number of comparisons).
+        passes: whether every entry is within the threshold.
+        smallest_detectable: the bias that the test rejects with probability ≥ 1 − miss_rate.
+    """
+
+    z: float | Float[np.ndarray, "*shape"]
+    threshold: float
+    p_value: float | Float[np.ndarray, "*shape"]
+    passes: bool
+    smallest_detectable: float | Float[np.ndarray, "*shape"]
+
+
+def rate(name: str, value: Any) -> float:
+    """A probability strictly between 0 and 1.
+
+    Args:
+        name: the argument's name.
+        value: the number.
+
+    Returns:
+        The value as float.
+
+    Raises:
+        ArgumentError: outside (0, 1).
+    """
+    allowed = "a probability strictly between 0 and 1"
+    result = number(name, value, allowed)
+    if not 0.0 < result < 1.0:
+        raise ArgumentError(f"{name} must be {allowed}, received {value!r}")
+    return result
+
+
+def z_test(
+    mean: ArrayLike,
+    stderr: ArrayLike,
+    expected: ArrayLike,
+    false_fail_rate: float = 1e-6,
+    comparisons: int = 1,
+    miss_rate: float = 1e-3,
+) -> ZTest:
+    """Two-sided z-test of mean = expected, Bonferroni-corrected, with its power stated.
+
+    Rejects where |mean − expected| > z_{α/2}·stderr, α = false_fail_rate/(comparisons × number of entries), so that one
+    call rejects a true hypothesis with probability ≤ false_fail_rate/comparisons. A bias of (z_{α/2} + z_β)·stderr,
+    β = miss_rate, is rejected with probability ≥ 1 − β. A standard error of exactly 0 (a constant) demands equality up
+    to `ROUNDING`. Assumes a sample large enough for the central limit theorem, its size fixed beforehand.
+
+    Args:
+        mean: sample means, any shape.
+        stderr: their standard errors, broadcast against the means.
+        expected: the values under test, broadcast likewise.
+        false_fail_rate: probability of rejecting when all entries of all comparisons are right.
+        comparisons: how many such calls share that rate.
+        miss_rate: probability of missing a bias of `smallest_detectable`.
+
+    Returns:
+        The outcome.
+
+    Raises:
+        ArgumentError: NaN or infinity, a negative standard error, shapes that do not broadcast, a rate outside (0, 1).
+    """
+    from scipy.special import ndtri
+
+    alpha, miss = rate("false_fail_rate", false_fail_rate), rate("miss_rate", miss_rate)
+    arrays = [finite(name, value) for name, value in (("mean", mean), ("stderr", stderr), ("expected", expected))]
+    if (arrays[1] < 0).any():
+        raise ArgumentError(f"stderr must be 0 or above in every entry, received {arrays[1].min()}")
+    try:
+        means, errors, wanted = np.broadcast_arrays(*arrays)
+    except ValueError:
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        raise ArgumentError(
+            f"mean, stderr and expected: shapes {shapes} received; give shapes that broadcast"
+        ) from None
+    alpha /= count("comparisons", comparisons) * means.size
+    threshold = float(-ndtri(alpha / 2))
+    z, p_value = _z_and_p(means, errors, wanted)
+    detectable = (threshold - float(ndtri(miss))) * errors
+    return ZTest(_unwrap(z), threshold, _unwrap(p_value), bool((np.abs(z) <= threshold).all()), _unwrap(detectable))
+
+
+def _z_and_p(
+    mean: Float[np.ndarray, "*shape"], stderr: Float[np.ndarray, "*shape"], expected: Float[np.ndarray, "*shape"]
+) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
+    from scipy.special import ndtr
+
+    gap = mean - expected
+    constant = stderr == 0
+    equal = np.abs(gap) <= ROUNDING * (1 + np.abs(expected))
+    z = np.where(constant, np.where(equal, 0.0, np.copysign(np.inf, gap)), gap / np.where(constant, 1.0, stderr))
+    return z, np.asarray(2 * ndtr(-np.abs(z)))
+
+
+def _unwrap(array: np.ndarray) -> float | np.ndarray:
+    return float(array) if array.ndim == 0 else array
+
+
+def mean_and_stderr(samples: ArrayLike, axis: int = 0) -> tuple[float | np.ndarray, float | np.ndarray]:
+    """Mean over an axis of n independent samples and its standard error s/√n, s² with n − 1.
+
+    Args:
+        samples: at least two along the axis, finite.
+        axis: the axis of independent samples.
+
+    Returns:
+        Mean and standard error; floats for a vector.
+
+    Raises:
+        ArgumentError: fewer than two samples, no such axis, NaN or infinity.
+    """
+    array = finite("samples", samples)
+    if not -array.ndim <= axis < array.ndim:
+        raise ArgumentError(f"axis must be one of the {array.ndim} axes of samples, received {axis}")
+    n = array.shape[axis]
+    if n < 2:
+        raise ArgumentError(f"samples: at least 2 along axis {axis} are needed for a standard error, received {n}")
+    mean, deviation = np.asarray(array.mean(axis=axis)), np.asarray(array.std(axis=axis, ddof=1))
+    return _unwrap(mean), _unwrap(deviation / np.sqrt(n))
+
+
+def accuracy_stderr(accuracy: float, n: int) -> float:
+    """Binomial standard error √(a(1 − a)/n) of an accuracy a, a fraction of n independent examples.
+
+    Args:
+        accuracy: a fraction in [0, 1] (not per cent).
+        n: number of examples.
+
+    Returns:
+        The standard error, a fraction.
+
+    Raises:
+        ArgumentError: an accuracy outside [0, 1], n below 1.
+    """
+    fraction = non_negative("accuracy", accuracy)
+    if fraction > 1:
+        raise ArgumentError(f"accuracy must be a fraction in [0, 1] (per cent / 100), received {accuracy!r}")
+    return float(np.sqrt(fraction * (1 - fraction) / count("n", n)))
+
+
+def holm(p_values: ArrayLike) -> Float[np.ndarray, " m"]:
+    """Holm's (1979) step-down adjusted p-values: family-wise error ≤ level if those below the level are rejected.
+
+    p̃_(k) = min(1, max_{j ≤ k} (m − j + 1) p_(j)), p_(1) ≤ … ≤ p_(m). Any dependence between the tests is allowed.
+
+    Args:
+        p_values: m p-values in [0, 1].
+
+    Returns:
+        The adjusted p-values in the order received.
+
+    Raises:
+        ArgumentError: a value outside [0, 1], none at all.
+    """
+    raw = vector("p_values", p_values)
+    if raw.min() < 0 or raw.max() > 1:
+        raise ArgumentError(f"p_values must be in [0, 1], received values from {raw.min()} to {raw.max()}")
+    order = np.argsort(raw, kind="stable")
+    adjusted = np.empty_like(raw)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(raw[order] * np.arange(raw.size, 0, -1)))
+    return adjusted

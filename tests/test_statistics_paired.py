@@ -1,0 +1,257 @@
+"""Paired, sign-flip and clustered tests, Holm's correction: against enumeration, SciPy, simulated size and power."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from allora_analysis.statistics import clustered_test, holm, paired_test, sign_flip_test
+from allora_analysis.statistics.paired import EXACT_RANKS, student
+from allora_analysis.statistics.sign_flips import EXACT_FLIPS
+from allora_analysis.validation import ArgumentError
+from tests.stat_assert import assert_mean, assert_rejects
+
+DIFFERENCES = st.lists(st.integers(-9, 9), min_size=2, max_size=9)
+TIES = (1, -1, 2, 2, -3, 5, 5, 0)
+
+
+def all_signs(n: int) -> np.ndarray:
+    return np.array(list(itertools.product((-1.0, 1.0), repeat=n))).reshape(2**n, n)
+
+
+def enumerated_flips(differences) -> float:
+    sums = all_signs(len(differences)) @ np.asarray(differences, dtype=float)
+    return float(np.mean(np.abs(sums) >= abs(np.sum(differences)) - 1e-9))
+
+
+def enumerated_ranks(differences) -> tuple[float, float]:
+    nonzero = np.array([value for value in differences if value], dtype=float)
+    ranks = scipy.stats.rankdata(np.abs(nonzero))
+    sums = (all_signs(nonzero.size) > 0) @ ranks
+    observed = float(ranks[nonzero > 0].sum())
+    return observed, float(min(1.0, 2 * min(np.mean(sums <= observed + 1e-9), np.mean(sums >= observed - 1e-9))))
+
+
+@settings(deadline=None, max_examples=60)
+@given(DIFFERENCES)
+def test_signed_ranks_equal_enumeration_of_all_signs_with_ties_and_zeros(differences):
+    outcome = paired_test(differences, np.zeros(len(differences)))
+    statistic, p_value = enumerated_ranks(differences)
+    assert outcome.statistic == statistic
+    assert outcome.p_value == pytest.approx(p_value, rel=1e-12)
+    assert outcome.n == len(differences)
+    assert outcome.n_nonzero == np.count_nonzero(differences)
+
+
+@settings(deadline=None, max_examples=60)
+@given(DIFFERENCES)
+def test_sign_flips_equal_enumeration(differences):
+    outcome = sign_flip_test(differences)
+    assert outcome.exact
+    assert outcome.p_value == pytest.approx(enumerated_flips(differences), rel=1e-12)
+    assert outcome.p_value >= outcome.smallest_p_value
+    assert outcome.mean_difference == pytest.approx(np.mean(differences), abs=1e-15)
+
+
+def test_the_signs_of_one_sided_differences_give_the_smallest_p_value():
+    for n in (1, 2, 5, EXACT_FLIPS):
+        outcome = sign_flip_test(np.arange(1.0, n + 1))
+        assert outcome.p_value == outcome.smallest_p_value == 2.0 ** (1 - n)
+
+
+@pytest.mark.parametrize("method", ["wilcoxon", "sign", "t"])
+def test_against_scipy_without_ties(method, rng):
+    first, second = rng.normal([[0.3], [0.0]], size=(2, 25))
+    outcome = paired_test(first, second, method)
+    if method == "wilcoxon":
+        expected = scipy.stats.wilcoxon(first, second, method="exact").pvalue
+    elif method == "sign":
+        expected = scipy.stats.binomtest(int((first > second).sum()), 25).pvalue
+    else:
+        expected = scipy.stats.ttest_rel(first, second).pvalue
+    assert outcome.p_value == pytest.approx(expected, rel=1e-9)
+    low, high = scipy.stats.ttest_rel(first, second).confidence_interval(0.95)
+    assert outcome.interval == pytest.approx((low, high), rel=1e-9)
+    assert outcome.mean_difference == pytest.approx(np.mean(first - second), rel=1e-12)
+
+
+def test_above_the_exact_sizes_the_ranks_take_their_normal_limit_and_meet_it(rng):
+    differences = np.round(rng.normal(0.1, 1.0, EXACT_RANKS + 50), 2)
+    differences = differences[differences != 0]
+    large = paired_test(differences, np.zeros(differences.size))
+    expected = scipy.stats.wilcoxon(differences, method="approx" if scipy_before_1_13() else "asymptotic")
+    assert differences.size > EXACT_RANKS
+    assert large.p_value == pytest.approx(expected.pvalue, rel=1e-9)
+    exact = paired_test(differences[:EXACT_RANKS], np.zeros(EXACT_RANKS))
+    limit = scipy.stats.wilcoxon(
+        differences[:EXACT_RANKS], correction=True, method="approx" if scipy_before_1_13() else "asymptotic"
+    )
+    assert exact.p_value == pytest.approx(limit.pvalue, rel=5e-3)
+
+
+def scipy_before_1_13() -> bool:
+    import scipy
+
+    return tuple(int(part) for part in scipy.__version__.split(".")[:2]) < (1, 13)
+
+
+def test_rounded_table_values_are_tied_despite_binary_rounding():
+    # 90.1 − 89.8 and 60.3 − 60.0 differ in their last bits, and 0.1 + 0.2 − 0.3 is no difference.
+    first, second = [90.1, 60.3, 0.1 + 0.2, 60.0], [89.8, 60.0, 0.3, 61.0]
+    assert 90.1 - 89.8 != 60.3 - 60.0
+    outcome = paired_test(first, second)
+    assert outcome.n_nonzero == 3
+    assert outcome.statistic == 3.0  # both get the mean rank 1.5
+    assert paired_test(first, second, "sign").n_nonzero == 3
+
+
+@pytest.mark.parametrize("method", ["wilcoxon", "sign", "t"])
+def test_no_difference_at_all(method):
+    outcome = paired_test([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], method)
+    assert (outcome.p_value, outcome.mean_difference, outcome.interval) == (1.0, 0.0, (0.0, 0.0))
+    assert outcome.n_nonzero == 0
+    assert paired_test([0.0, 0.0], [0.0, 0.0], method).p_value == 1.0
+    assert sign_flip_test([0.0, 0.0]).p_value == 1.0
+
+
+def test_a_constant_difference_has_an_infinite_t_and_an_honest_sign_test():
+    outcome = paired_test([1.5, 2.5, 3.5], [1.0, 2.0, 3.0], "t")
+    assert (outcome.statistic, outcome.p_value, outcome.interval) == (np.inf, 0.0, (0.5, 0.5))
+    assert paired_test([1.0, 2.0], [1.5, 2.5], "t").statistic == -np.inf
+    assert paired_test([1.5, 2.5, 3.5], [1.0, 2.0, 3.0], "sign").p_value == 0.25
+
+
+@settings(deadline=None, max_examples=30)
+@given(DIFFERENCES, st.sampled_from(("wilcoxon", "sign", "t")), st.sampled_from((0.5, 3.0, 1e-6)))
+def test_p_values_ignore_scale_order_and_direction(differences, method, scale):
+    zeros = np.zeros(len(differences))
+    outcome = paired_test(differences, zeros, method)
+    for other in (
+        paired_test(np.multiply(differences, scale), zeros, method),
+        paired_test(differences[::-1], zeros, method),
+        paired_test(zeros, differences, method),
+    ):
+        assert other.p_value == pytest.approx(outcome.p_value, rel=1e-9)
+        assert other.n_nonzero == outcome.n_nonzero
+    assert 0 <= outcome.p_value <= 1
+
+
+@pytest.mark.statistical
+def test_sampled_sign_flips_agree_with_the_exact_count(rng, monkeypatch):
+    from allora_analysis.statistics import sign_flips
+
+    differences = rng.normal(0.4, 1.0, 14)
+    exact = sign_flip_test(differences).p_value
+    monkeypatch.setattr(sign_flips, "EXACT_FLIPS", 5)
+    sampled = [sign_flip_test(differences, rng, draws=2000) for _ in range(60)]
+    assert not any(outcome.exact for outcome in sampled)
+    hits = [(outcome.p_value * 2001 - 1) / 2000 for outcome in sampled]
+    assert_mean(hits, exact, smallest_error=0.02)
+    assert_rejects(assert_mean, hits, exact / 2 + 0.5, smallest_error=0.02)  # a one-sided count, a wrong tail
+
+
+def test_many_units_need_a_generator_and_the_seed_fixes_the_answer():
+    differences = np.linspace(-1.0, 1.5, EXACT_FLIPS + 1)
+    first, second = (sign_flip_test(differences, np.random.default_rng(3), draws=999) for _ in range(2))
+    assert first == second
+    assert first.p_value >= 1 / 1000
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("method", ["wilcoxon", "sign", "t"])
+def test_size_under_the_null_is_at_most_the_level_and_there_is_power(method, rng):
+    noise = rng.normal(size=(1500, 12))
+    rejected = np.array([paired_test(row, np.zeros(12), method).p_value <= 0.05 for row in noise])
+    # The attained level of a discrete test is the largest attainable p-value up to 0.05.
+    attained = {"wilcoxon": 0.0424, "sign": 0.0386, "t": 0.05}[method]
+    assert_mean(rejected, attained, smallest_error=0.06)
+    assert_rejects(assert_mean, rejected, 0.15, smallest_error=0.06)
+    shifted = np.array([paired_test(row + 2.0, np.zeros(12), method).p_value <= 0.05 for row in noise[:200]])
+    assert shifted.mean() > 0.95
+
+
+def test_clusters_count_as_units(rng):
+    differences = rng.normal(0.5, 1.0, 12)
+    labels = list("aabbccddeeff")
+    outcome = clustered_test(differences, labels)
+    means = differences.reshape(6, 2).mean(axis=1)
+    assert outcome.p_value == pytest.approx(enumerated_flips(means), rel=1e-12)
+    expected = scipy.stats.ttest_1samp(means, 0.0)
+    assert outcome.t_p_value == pytest.approx(expected.pvalue, rel=1e-9)
+    assert outcome.interval == pytest.approx(tuple(expected.confidence_interval(0.95)), rel=1e-9)
+    assert (outcome.n, outcome.n_clusters, outcome.exact) == (12, 6, True)
+    shuffled = rng.permutation(12)
+    again = clustered_test(differences[shuffled], [labels[i] for i in shuffled])
+    assert again.p_value == pytest.approx(outcome.p_value, rel=1e-12)
+
+
+@pytest.mark.statistical
+def test_dependent_cells_fool_the_plain_test_but_not_the_clustered_one(rng):
+    labels = np.repeat(np.arange(8), 6)
+    effects = rng.normal(size=(1200, 8))[:, labels] + 0.1 * rng.normal(size=(1200, 48))
+    clustered = np.array([clustered_test(row, labels.tolist()).t_p_value <= 0.05 for row in effects])
+    plain = np.array([paired_test(row, np.zeros(48), "t").p_value <= 0.05 for row in effects])
+    assert_mean(clustered, 0.05, smallest_error=0.06)
+    assert_rejects(assert_mean, plain, 0.05, smallest_error=0.13)
+
+
+def test_one_cell_a_cluster_is_the_plain_sign_flip(rng):
+    differences = rng.normal(size=9)
+    assert clustered_test(differences, range(9)).p_value == sign_flip_test(differences).p_value
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_equals_its_definition(p_values):
+    adjusted = holm(p_values)
+    m = len(p_values)
+    for level in (0.01, 0.05, 0.3):
+        # Step-down by hand: walk up from the smallest, stop at the first that is not rejected.
+        rejected = set()
+        for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+            if p_values[index] * (m - rank) > level:
+                break
+            rejected.add(int(index))
+        assert rejected == set(np.flatnonzero(adjusted <= level).tolist())
+    assert (adjusted >= np.asarray(p_values)).all()
+    assert (adjusted <= 1).all()
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: paired_test([1.0, 2.0], [1.0]), "second: 1 values received, 2 wanted"),
+        (lambda: paired_test([1.0], [2.0]), "at least 2 pairs"),
+        (lambda: paired_test([1.0, np.nan], [2.0, 1.0]), "first: every entry must be finite"),
+        (lambda: paired_test([1.0, 2.0], [2.0, 1.0], "u"), "method must be one of wilcoxon, sign, t; received 'u'"),
+        (lambda: paired_test([1.0, 2.0], [2.0, 1.0], confidence=95), "confidence must be a probability"),
+        (lambda: sign_flip_test([]), "differences: shape"),
+        (lambda: sign_flip_test([1.0], draws=0), "draws must be a whole number"),
+        (lambda: sign_flip_test(np.ones(EXACT_FLIPS + 1)), "generator: give one, 41 non-zero units"),
+        (lambda: clustered_test([1.0, 2.0], ["a"]), "clusters: 1 labels received, 2 wanted"),
+        (lambda: clustered_test([1.0, 2.0], ["a", "a"]), "at least 2 distinct labels"),
+        (lambda: holm([0.1, 1.2]), "p_values must be in [0, 1]"),
+        (lambda: holm([]), "p_values: shape"),
+    ],
+)
+def test_bad_input(call, words):
+    with pytest.raises(ArgumentError) as error:
+        call()
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_hook_rejects_a_wrong_shape(request):
+    if not request.config.option.untyped:
+        with pytest.raises(TypeError, match="Type-check error"):
+            student(np.ones((2, 2)), 0.95)
