@@ -101,9 +101,9 @@ def scipy_before_1_13() -> bool:
 
 
 def test_rounded_table_values_are_tied_despite_binary_rounding():
-    # 90.1 − 89.8 and 60.3 − 60.0 differ in their last bits, and 0.1 + 0.2 − 0.3 is no difference.
-    first, second = [90.1, 60.3, 0.1 + 0.2, 60.0], [89.8, 60.0, 0.3, 61.0]
-    assert 90.1 - 89.8 != 60.3 - 60.0
+    # 90.4 − 90.1 and 60.3 − 60.0 differ in their last bits, and 0.1 + 0.2 − 0.3 is no difference.
+    first, second = [90.4, 60.3, 0.1 + 0.2, 60.0], [90.1, 60.0, 0.3, 61.0]
+    assert 90.4 - 90.1 != 60.3 - 60.0
     outcome = paired_test(first, second)
     assert outcome.n_nonzero == 3
     assert outcome.statistic == 3.0  # both get the mean rank 1.5

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from allora_analysis.statistics.z_tests import rate
 from allora_analysis.validation import ArgumentError, choice, vector
 
-# Differences this close, relative to the largest value, are ties: 90.1 − 89.8 and 60.3 − 60.0 are one number.
+# Differences this close, relative to the largest value, are ties: 90.4 − 90.1 and 60.3 − 60.0 are one number.
 TIE = 1e-12
 # Above this many non-zero differences the signed ranks' distribution is replaced by its normal limit.
 EXACT_RANKS = 300
