@@ -1,0 +1,412 @@
+"""§3.2's closed forms: gradient and Hessian in Δ, condition numbers, the (B, A) spectrum and inertia at B = 0."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from allora_analysis import hessian
+from allora_analysis.hessian import conditioning, factors, monte_carlo, product
+from tests.brute_force import hessian as reference
+from tests.stat_assert import assert_close_to_stderr, assert_rejects, detectable
+
+ROOT = Path(__file__).parents[1]
+EXACT = 1e-10  # relative to the largest |eigenvalue|; float64 leaves about 1e-14 at these sizes
+
+
+def low_rank(rng, rows, columns, rank):
+    if rank == 0:
+        return np.zeros((rows, columns))
+    return rng.standard_normal((rows, rank)) @ rng.standard_normal((rank, columns))
+
+
+def assert_close(actual, expected, tolerance=EXACT):
+    assert actual.shape == expected.shape
+    assert np.max(np.abs(actual - expected)) <= tolerance * max(np.max(np.abs(expected)), 1e-300)
+
+
+def assert_shape_refused(request, core, *args):
+    if not request.config.option.untyped:
+        with pytest.raises(Exception, match=r"(?i)type-check"):
+            core(*args)
+
+
+# In the product Δ
+
+
+@pytest.mark.parametrize(("n", "d", "c"), [(6, 4, 3), (3, 5, 2), (4, 4, 4), (1, 1, 1)])
+def test_product_gradient_is_autograds(rng, n, d, c):
+    x, y, w, delta = (rng.standard_normal(shape) for shape in ((n, d), (n, c), (d, c), (d, c)))
+    expected, _ = reference.product_derivatives(x, y, w, delta)
+    assert_close(hessian.product_gradient(x, y, w, delta), expected)
+    # Eq. (1) with the residual's transpose has another shape unless D = C, and other values then.
+    if d == c and d > 1:
+        printed = 2 * x.T @ x @ delta - 2 * (y - x @ w).T @ x
+        assert_rejects(assert_close, printed, expected)
+
+
+@pytest.mark.parametrize(("n", "d", "c"), [(6, 4, 3), (2, 5, 3), (3, 2, 1)])
+def test_product_hessian_is_autograds_at_every_delta(rng, n, d, c):
+    x, y, w = (rng.standard_normal(shape) for shape in ((n, d), (n, c), (d, c)))
+    for delta in (np.zeros((d, c)), rng.standard_normal((d, c)), 100 * rng.standard_normal((d, c))):
+        _, dense = reference.product_derivatives(x, y, w, delta)
+        assert_close(hessian.product_hessian(x, c), dense)
+        assert_close(hessian.product_spectrum(x, c), np.linalg.eigvalsh(dense))
+        assert_rejects(assert_close, np.kron(np.eye(c), x.T @ x), dense)  # Eq. (2) as printed
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "rank"), [(8, 5, 5), (8, 5, 2), (3, 7, 3), (3, 7, 1), (1, 4, 1), (4, 1, 1), (4, 3, 0)]
+)
+def test_product_spectrum(rng, n, d, rank):
+    x = low_rank(rng, n, d, rank)
+    values = hessian.product_spectrum(x, 2)
+    assert_close(values, np.linalg.eigvalsh(np.kron(np.eye(2), 2 * x.T @ x)))
+    assert np.all(np.diff(values) >= 0)
+    assert values[0] >= 0
+    assert np.sum(values > 1e-12 * max(values[-1], 1e-300)) == 2 * rank
+
+
+def test_product_spectrum_keeps_small_eigenvalues():
+    # 1e-10 beside 1: XᵀX holds 1e-20 below its rounding error, the singular values do not.
+    assert hessian.product_spectrum(np.diag([1.0, 1e-10]), 1) == pytest.approx([2e-20, 2.0], rel=1e-12)
+
+
+# Condition numbers
+
+
+@pytest.mark.parametrize(("gamma", "kappa"), [(0.25, 9.0), (4.0, 9.0), (1 / 9, 4.0), (1.0, math.inf)])
+def test_marchenko_pastur_condition(gamma, kappa):
+    assert hessian.marchenko_pastur_condition(gamma) == pytest.approx(kappa, rel=1e-14)
+
+
+def sampled_gap(rng, n, d, draws, limit):
+    logs = hessian.sample_log_conditions(n, d, draws, rng)
+    return logs.mean() - math.log(limit), logs.std(ddof=1) / math.sqrt(draws)
+
+
+def assert_gap_shrinks(rng, n, d, limit):
+    """|gap| falls by 1.4 or more at each doubling (N^(−2/3): by 1.6), up to five standard errors of that comparison."""
+    gaps = [sampled_gap(rng, size * n, size * d, 2000 // size, limit) for size in (1, 2, 4)]
+    for (before, se_before), (after, se_after) in itertools.pairwise(gaps):
+        margin = abs(before) - 1.4 * abs(after)
+        assert margin > -5 * math.hypot(se_before, 1.4 * se_after), (gaps, margin)
+    # The power: the whole fall from first to last is far outside the noise, so a gap of 0 cannot pass for one.
+    assert abs(gaps[0][0]) - abs(gaps[-1][0]) > 5 * math.hypot(gaps[0][1], gaps[-1][1]), gaps
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(("n", "d"), [(32, 16), (16, 32)])
+def test_gap_to_marchenko_pastur_shrinks(rng, n, d):
+    limit = hessian.marchenko_pastur_condition(d / n)
+    assert_gap_shrinks(rng, n, d, limit)
+    assert_rejects(assert_gap_shrinks, rng, n, d, ((1 + 0.5) / (1 - 0.5)) ** 2)  # γ for √γ
+    assert_rejects(assert_gap_shrinks, rng, n, d, 2 * limit)
+
+
+@pytest.mark.statistical
+def test_peak_is_edelmans(rng):
+    n, draws = 48, 8000
+    logs = hessian.sample_log_conditions(n, n, draws, rng)
+    stderr = logs.std(ddof=1) / math.sqrt(len(logs))
+    mean, median = hessian.square_log_condition(n)
+    # Finite N: the mean lies about 3/N below its limit, P(log κ < median) about 0.8/N above ½ (measured, N = 8 … 48).
+    assert detectable(stderr) + 4 / n < 0.3
+    assert abs(logs.mean() - mean) < 5 * stderr + 4 / n
+    assert abs(np.mean(logs < median) - 0.5) < 5 * 0.5 / math.sqrt(draws) + 1 / n
+    for wrong in (mean / 2, mean + 2 * math.log(1.2)):  # κ(X) for κ(S); a constant 20 % off
+        assert abs(logs.mean() - wrong) > 5 * stderr + 4 / n
+
+
+def test_edelmans_constants():
+    from scipy.integrate import quad
+
+    def integrand(s):  # E log x = −E s with e^s = 1/x, P(1/x > u) = exp(−2u − 2u²)
+        u = math.exp(s)
+        return -s * (2 * u + 4 * u * u) * math.exp(-2 * u - 2 * u * u)
+
+    mean = quad(integrand, -40, 0)[0] + quad(integrand, 0, 3)[0]
+    assert pytest.approx(mean, abs=1e-6) == conditioning.SQUARE_LOG_MEAN
+    t = conditioning.SQUARE_MEDIAN
+    assert math.exp(-2 / t - 2 / t**2) == pytest.approx(0.5, rel=1e-12)
+
+
+@pytest.mark.statistical
+def test_kappa_peaks_at_square(rng):
+    means = [hessian.sample_log_conditions(n, 20, 300, rng) for n in (4, 10, 20, 40, 100)]
+    middle = [logs.mean() for logs in means]
+    noise = [logs.std(ddof=1) / math.sqrt(300) for logs in means]
+    for low, high in ((0, 1), (1, 2), (3, 2), (4, 3)):
+        assert middle[high] - middle[low] > 5 * math.hypot(noise[low], noise[high])
+
+
+@pytest.mark.statistical
+def test_a_common_mean_breaks_marchenko_pastur(rng):
+    # Why the assumption says "centred": a mean of 1 adds an eigenvalue of order N·D.
+    logs = [hessian.log_condition(1.0 + rng.standard_normal((80, 40))) for _ in range(50)]
+    assert np.mean(logs) - math.log(hessian.marchenko_pastur_condition(0.5)) > 1.0
+
+
+def test_log_condition(rng):
+    q, _ = np.linalg.qr(rng.standard_normal((6, 3)))
+    assert hessian.log_condition(q * [1.0, 10.0, 1e6]) == pytest.approx(2 * math.log(1e6), rel=1e-9)
+    assert hessian.log_condition(low_rank(rng, 6, 4, 1)) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_draws_do_not_depend_on_the_chunk(monkeypatch):
+    whole = hessian.sample_log_conditions(7, 5, 40, np.random.default_rng(1))
+    monkeypatch.setattr(monte_carlo, "CHUNK", 7 * 5 * 3)
+    np.testing.assert_array_equal(hessian.sample_log_conditions(7, 5, 40, np.random.default_rng(1)), whole)
+
+
+@pytest.mark.parametrize("n_samples", [3, 4, 9, 60])
+def test_fixed_gram_changes_nothing(rng, n_samples):
+    x = low_rank(rng, 12, 5, 3)
+    other = hessian.fixed_gram_design(x, n_samples, rng)
+    assert other.shape == (n_samples, 5)
+    assert_close(other.T @ other, x.T @ x)
+    assert_close(hessian.product_spectrum(other, 2), hessian.product_spectrum(x, 2))
+
+
+def test_block_conditioning(rng):
+    white, _ = np.linalg.qr(rng.standard_normal((30, 12)))
+    a = rng.standard_normal((2, 12))
+    same = hessian.block_conditioning(white, a)
+    assert same.gram == pytest.approx(1.0, rel=1e-10)
+    assert same.block == pytest.approx(same.adapter, rel=1e-10)
+    assert same.block > same.gram
+    spread = hessian.block_conditioning(white * np.geomspace(1, 1e4, 12), a)
+    assert spread.block < 1e-2 * spread.gram
+    # Fewer samples than features: S is singular, LoRA's B block with r ≤ N is not.
+    few = hessian.block_conditioning(white[:5], a)
+    assert few.gram == math.inf
+    assert few.block < math.inf
+    assert hessian.block_conditioning(white[:1], a).block == math.inf
+    assert hessian.block_conditioning(white, np.zeros((2, 12))).adapter == math.inf
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(4, 8))
+def test_block_condition_is_at_most_the_product(seed, rank, features):
+    generator = np.random.default_rng(seed)
+    x, a = generator.standard_normal((features + 3, features)), generator.standard_normal((rank, features))
+    found = hessian.block_conditioning(x, a)
+    dense = np.linalg.cond(a @ x.T @ x @ a.T)
+    assert found.block == pytest.approx(dense, rel=1e-6)
+    assert found.block <= found.gram * found.adapter * (1 + 1e-9)
+
+
+# In LoRA's factors
+
+SHAPES = [  # n1, n2, r, N, rank X, rank G
+    (5, 7, 3, 20, 7, 5),
+    (7, 5, 2, 20, 5, 5),
+    (6, 6, 6, 10, 6, 6),
+    (4, 6, 4, 9, 6, 4),
+    (6, 4, 4, 9, 4, 4),
+    (5, 7, 1, 20, 7, 5),
+    (5, 7, 3, 20, 2, 5),
+    (5, 7, 3, 2, 2, 5),
+    (5, 7, 3, 20, 7, 2),
+    (7, 5, 3, 20, 1, 1),
+    (5, 7, 3, 20, 7, 0),
+    (5, 7, 3, 20, 0, 3),
+    (1, 1, 1, 1, 1, 1),
+    (1, 6, 1, 4, 4, 1),
+    (6, 1, 1, 4, 1, 1),
+]
+
+
+@pytest.mark.parametrize("zero_a", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_factor_spectrum_is_autograds(rng, shape, zero_a):
+    n1, n2, r, n, rank_x, rank_g = shape
+    x, g = low_rank(rng, n, n2, rank_x), low_rank(rng, n1, n2, rank_g)
+    a = np.zeros((r, n2)) if zero_a else rng.standard_normal((r, n2))
+    *_, dense = reference.factor_derivatives(x, g, a, np.zeros((n1, r)))
+    values = hessian.factor_spectrum(x, g, a)
+    assert_close(values, np.linalg.eigvalsh(dense))
+    assert_close(hessian.dense_factor_hessian(x, g, a), dense)
+    counts = hessian.factor_spectrum_multiplicities(x, g, a)
+    assert counts.multiplicities.sum() == r * (n1 + n2)
+    assert np.all(np.diff(counts.values) > 0)
+    assert np.all(counts.multiplicities > 0)
+
+
+def test_wrong_closed_forms_are_rejected(rng):
+    x, g, a = (rng.standard_normal(shape) for shape in ((20, 7), (5, 7), (3, 7)))
+    *_, dense = reference.factor_derivatives(x, g, a, np.zeros((5, 3)))
+    expected = np.linalg.eigvalsh(dense)
+    # Half the curvature (the factor that Eq. 2 lacks), half the gradient, A's Gram matrix without S.
+    for wrong in (
+        hessian.factor_spectrum(x / math.sqrt(2), g, a),
+        hessian.factor_spectrum(x, g / 2, a),
+        hessian.factor_spectrum(np.eye(7), g, a),
+    ):
+        assert_rejects(assert_close, wrong, expected)
+
+
+@pytest.mark.parametrize(("eta", "mean"), [(1.0, False), (0.25, False), (2.0, True)])
+def test_a_layers_own_loss_through_the_arguments(rng, eta, mean):
+    # c·L and ηBA enter as √c·η·X and the loss's own G = c·η·(−2RᵀX): from the loss, not from the expansion.
+    x, w, y, a = (rng.standard_normal(shape) for shape in ((9, 6), (4, 6), (9, 4), (2, 6)))
+    g, dense = reference.layer_hessian(x, w, y, a, eta, mean)
+    c = 1 / y.size if mean else 1.0
+    assert_close(g, -2 * c * eta * (y - x @ w.T).T @ x)
+    assert_close(hessian.factor_spectrum(math.sqrt(c) * eta * x, g, a), np.linalg.eigvalsh(dense))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_inertia(rng, shape):
+    n1, n2, r, n, rank_x, rank_g = shape
+    x, g, a = low_rank(rng, n, n2, rank_x), low_rank(rng, n1, n2, rank_g), rng.standard_normal((r, n2))
+    *_, dense = reference.factor_derivatives(x, g, a, np.zeros((n1, r)))
+    values = np.linalg.eigvalsh(dense)
+    limit = 1e-10 * max(np.abs(values).max(), 1e-300)
+    found = hessian.inertia(x, g, a)
+    assert (found.negative, found.positive) == (int((values < -limit).sum()), int((values > limit).sum()))
+    assert found.negative == r * rank_g
+    assert found.negative + found.zero + found.positive == r * (n1 + n2)
+
+
+def test_inertia_counts_what_no_sign_can_show(rng):
+    # q = 1e12, σ = 1e-6: the negative eigenvalue is −5e-25, far below the rounding error of the largest, 2e12.
+    x, g = 1e6 * np.eye(3)[:, :3], 1e-6 * np.eye(2, 3)
+    a = np.eye(1, 3)
+    found = hessian.inertia(x, g, a)
+    assert found.negative == 2
+    assert hessian.factor_spectrum(x, g, a)[0] == pytest.approx(-5e-25, rel=1e-12)
+    *_, dense = reference.factor_derivatives(x, g, a, np.zeros((2, 1)))
+    assert int((np.linalg.eigvalsh(dense) < -1e-3).sum()) != 2  # signs above the rounding error see nothing
+
+
+def test_g_tolerance_takes_cancellation_noise_for_zero(rng):
+    x, y = rng.standard_normal((12, 5)), rng.standard_normal((12, 4))
+    w = np.linalg.lstsq(x, y, rcond=None)[0]
+    noise, a = -2 * (y - x @ w).T @ x, rng.standard_normal((2, 5))
+    assert hessian.inertia(x, noise, a).negative > 0
+    assert hessian.inertia(x, noise, a, g_tolerance=1e-10).negative == 0
+    assert hessian.factor_spectrum(x, noise, a, g_tolerance=1e-10)[0] == 0
+
+
+def test_both_zero_spectrum_is_plus_minus_sigma(rng):
+    g = rng.standard_normal((4, 6))
+    sigma = np.linalg.svd(g, compute_uv=False)
+    found = hessian.factor_spectrum_multiplicities(rng.standard_normal((9, 6)), g, np.zeros((3, 6)))
+    np.testing.assert_allclose(found.values, np.concatenate([-sigma, [0.0], sigma[::-1]]), rtol=1e-12, atol=0)
+    np.testing.assert_array_equal(found.multiplicities, [3] * 4 + [3 * 2] + [3] * 4)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 6), st.integers(1, 5), st.floats(0.01, 100))
+def test_factor_spectrum_properties(seed, n1, n2, n, scale):
+    generator = np.random.default_rng(seed)
+    r = int(generator.integers(1, min(n1, n2) + 1))
+    x, g, a = (generator.standard_normal(shape) for shape in ((n, n2), (n1, n2), (r, n2)))
+    values = hessian.factor_spectrum(x, g, a)
+    # Trace: 2n₁ tr(ASAᵀ); squares: 4n₁‖ASAᵀ‖² + 2r‖G‖².
+    m = a @ x.T @ x @ a.T
+    assert values.sum() == pytest.approx(2 * n1 * np.trace(m), rel=1e-9, abs=1e-9)
+    assert (values**2).sum() == pytest.approx(4 * n1 * (m**2).sum() + 2 * r * (g**2).sum(), rel=1e-9)
+    # The loss times c: √c X and c G. G's sign and rotations of the outputs, of A's rows and of the samples do nothing.
+    assert_close(hessian.factor_spectrum(math.sqrt(scale) * x, scale * g, a), scale * values)
+    u, v, s = (np.linalg.qr(generator.standard_normal((k, k)))[0] for k in (n1, r, n))
+    assert_close(hessian.factor_spectrum(s @ x, -u @ g, v @ a), values)
+
+
+LARGE = """
+import json, resource, time
+import numpy as np
+from allora_analysis.hessian import factor_spectrum, inertia
+
+rng = np.random.default_rng(0)
+x, g, a = (rng.standard_normal(shape) for shape in ((2048, 1024), (1024, 1024), (16, 1024)))
+start = time.process_time()
+values, counts = factor_spectrum(x, g, a), inertia(x, g, a)
+seconds, peak = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+print(json.dumps([seconds, peak, len(values), counts.negative, counts.zero, counts.positive]))
+"""
+
+
+def test_large_layer_is_fast_and_small():
+    # In a process of its own, so that the peak is this computation's. The limits (5 s, 1 GiB) are the issue's.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    child = subprocess.run(
+        [sys.executable, "-c", LARGE], capture_output=True, text=True, check=True, env=environment, cwd=ROOT
+    )
+    seconds, gibibytes, *counts = json.loads(child.stdout)
+    assert seconds < 5
+    assert gibibytes < 1
+    assert counts == [16 * 2048, 16 * 1024, 0, 16 * 1024]
+
+
+# Refusals
+
+
+BAD = [
+    (lambda: hessian.product_gradient(np.eye(3), np.ones((2, 1)), np.ones((3, 1)), np.ones((3, 1))), "y: shape"),
+    (lambda: hessian.product_gradient(np.eye(3), np.ones((3, 1)), np.ones((2, 1)), np.ones((3, 1))), "w: shape"),
+    (lambda: hessian.product_gradient(np.eye(3), np.ones((3, 1)), np.ones((3, 1)), np.ones((3, 2))), "delta: shape"),
+    (lambda: hessian.product_spectrum(np.array([[np.nan]]), 1), "x: every entry must be finite"),
+    (lambda: hessian.product_spectrum(np.eye(2), 0), "n_outputs must be"),
+    (lambda: hessian.product_hessian(np.zeros((0, 3)), 1), "x: shape"),
+    (lambda: hessian.marchenko_pastur_condition(0.0), "gamma must be"),
+    (lambda: hessian.square_log_condition(0), "n must be"),
+    (lambda: hessian.log_condition(np.zeros((2, 2))), "x: all entries are 0"),
+    (lambda: hessian.fixed_gram_design(np.eye(3), 2, np.random.default_rng(0)), "n_samples must be at least the rank"),
+    (lambda: hessian.block_conditioning(np.eye(3), np.ones((1, 2))), "a: shape"),
+    (lambda: hessian.sample_log_conditions(0, 3, 2, np.random.default_rng(0)), "n_samples must be"),
+    (lambda: hessian.sample_log_conditions(3, 3, 0, np.random.default_rng(0)), "draws must be"),
+    (lambda: hessian.factor_spectrum(np.eye(3), np.ones((2, 4)), np.ones((1, 4))), "x: shape"),
+    (lambda: hessian.factor_spectrum(np.eye(3), np.ones((2, 3)), np.ones((1, 4))), "a: shape"),
+    (
+        lambda: hessian.factor_spectrum(np.eye(3), np.ones((2, 3)), np.ones((3, 3))),
+        r"rank must be at most min\(n1, n2\) = 2",
+    ),
+    (lambda: hessian.inertia(np.eye(3), np.full((2, 3), np.inf), np.ones((1, 3))), "g: every entry"),
+    (lambda: hessian.inertia(np.eye(3), np.ones((2, 3)), np.ones((1, 3)), g_tolerance=-1.0), "g_tolerance must be"),
+    (lambda: hessian.dense_factor_hessian(np.eye(2), np.ones((2, 3)), np.ones((1, 3))), "x: shape"),
+]
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(("call", "message"), BAD)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_wrong_shapes_are_refused_by_the_hook(request):
+    one, two = np.ones(3), np.ones((2, 3))
+    assert_shape_refused(request, product._gradient, two, two, two, two)
+    assert_shape_refused(request, factors._assemble, two, one, 3, 3)
+    assert_shape_refused(request, conditioning._log_condition, two, 1e-10)
+    assert_shape_refused(request, monte_carlo.loss_gradient, two, two.T, two, two)
+
+
+def test_lists_are_arrays_and_inputs_stay_as_they_were():
+    x, g, a = [[1, 0], [0, 2]], [[1, 2], [3, 4]], [[1, 1]]
+    arrays = [np.array(value, dtype=float) for value in (x, g, a)]
+    np.testing.assert_array_equal(hessian.factor_spectrum(x, g, a), hessian.factor_spectrum(*arrays))
+    assert [array.tolist() for array in arrays] == [x, g, a]
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = hessian.nothing
+
+
+@pytest.mark.statistical
+def test_condition_samples_have_the_law_of_a_two_by_one_design(rng):
+    # D = 1: one column, κ = 1 whatever N; N = 2 = D: P(κ ≤ t) = 1 − 2√t/(1 + t), so log κ has a known median.
+    np.testing.assert_array_equal(hessian.sample_log_conditions(5, 1, 3, rng), 0.0)
+    logs = hessian.sample_log_conditions(2, 2, 200_000, rng)
+    below = np.mean(logs <= math.log((2 + math.sqrt(3)) ** 2))
+    assert_close_to_stderr(below, 0.5, 0.5 / math.sqrt(200_000), smallest_error=0.02)
