@@ -118,7 +118,7 @@ def _z_and_p(
     return z, np.asarray(2 * ndtr(-np.abs(z)))
 
 
-def _unwrap(array: np.ndarray) -> float | np.ndarray:
+def _unwrap(array: np.ndarray | np.floating) -> float | np.ndarray:
     return float(array) if array.ndim == 0 else array
 
 
@@ -141,8 +141,7 @@ def mean_and_stderr(samples: ArrayLike, axis: int = 0) -> tuple[float | np.ndarr
     n = array.shape[axis]
     if n < 2:
         raise ArgumentError(f"samples: at least 2 along axis {axis} are needed for a standard error, received {n}")
-    mean, deviation = np.asarray(array.mean(axis=axis)), np.asarray(array.std(axis=axis, ddof=1))
-    return _unwrap(mean), _unwrap(deviation / np.sqrt(n))
+    return _unwrap(array.mean(axis=axis)), _unwrap(array.std(axis=axis, ddof=1) / np.sqrt(n))
 
 
 def accuracy_stderr(accuracy: float, n: int) -> float:
