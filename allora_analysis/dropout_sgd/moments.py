@@ -1,0 +1,146 @@
+"""The study's entry point: exact mean and covariance of SGD under dropout, and what they cost and gain.
+
+E[W_t] is gradient descent on the marginal (regularised) objective at every step; what dropout adds is the covariance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from allora_analysis import validation
+from allora_analysis.dropout_sgd.process import build
+from allora_analysis.dropout_sgd.recursion import COLUMNS, Risk, record
+from allora_analysis.dropout_sgd.step_sizes import learning_rates
+from allora_analysis.validation import ArgumentError
+
+# Risks that agree to this much are equal: the first step's means are the same but for rounding.
+ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Moments and expectations at steps 0 … T, from W₀ = 0. `_marginal`: gradient descent on the marginal objective.
+
+    Memory: `mean` holds (T + 1)·D·C float64, the two covariances C·D² each.
+
+    Attributes:
+        mean: E W_t, which is gradient descent on the marginal objective (T + 1 × D × C).
+        covariance_trace: tr Cov W_t, over all columns.
+        covariance: Cov of each column of W_T (C × D × D).
+        average_covariance_trace: tr Cov W̄_t of the average W̄_t = (W₁ + … + W_t)/t; W̄₀ = W₀.
+        average_covariance: Cov of each column of W̄_T (C × D × D).
+        training_loss: E‖Y − XW_t‖².
+        training_loss_marginal: ‖Y − X E W_t‖².
+        training_loss_plain: ‖Y − XW‖² of plain gradient descent at the same rates.
+        objective: E over W_t of the marginal objective E‖Y − masked XW‖².
+        objective_marginal: the marginal objective at E W_t.
+        objective_plain: the marginal objective along plain gradient descent.
+        risk: E‖W_t − W_true‖²_Σ of dropout's iterate; this and the risks below are None without `w_true`.
+        risk_marginal: of gradient descent on the marginal objective.
+        risk_plain: of plain gradient descent.
+        risk_average: of the averaged iterate W̄_t.
+        crossover: the first step at which `risk` is below `risk_plain` (by more than rounding); None if none within T.
+    """
+
+    mean: Float[np.ndarray, "steps D C"]
+    covariance_trace: Float[np.ndarray, " steps"]
+    covariance: Float[np.ndarray, "C D D"]
+    average_covariance_trace: Float[np.ndarray, " steps"]
+    average_covariance: Float[np.ndarray, "C D D"]
+    training_loss: Float[np.ndarray, " steps"]
+    training_loss_marginal: Float[np.ndarray, " steps"]
+    training_loss_plain: Float[np.ndarray, " steps"]
+    objective: Float[np.ndarray, " steps"]
+    objective_marginal: Float[np.ndarray, " steps"]
+    objective_plain: Float[np.ndarray, " steps"]
+    risk: Float[np.ndarray, " steps"] | None
+    risk_marginal: Float[np.ndarray, " steps"] | None
+    risk_plain: Float[np.ndarray, " steps"] | None
+    risk_average: Float[np.ndarray, " steps"] | None
+    crossover: int | None
+
+    @property
+    def average_mean(self) -> Float[np.ndarray, "steps D C"]:
+        """E W̄_t."""
+        counts = np.maximum(np.arange(len(self.mean)), 1)
+        return np.cumsum(self.mean, axis=0) / counts[:, None, None]
+
+
+def _population(w_true: ArrayLike | None, risk_covariance: ArrayLike | None, shape: tuple[int, int]) -> Risk:
+    if w_true is None and risk_covariance is not None:
+        raise ArgumentError("risk_covariance: received without w_true; give w_true too, the risk is ‖W − w_true‖²_Σ")
+    w_true = np.zeros(shape) if w_true is None else validation.matrix_of("w_true", w_true, shape, "D of x and C of y")
+    if risk_covariance is None:
+        return Risk(w_true, np.eye(shape[0]))
+    sigma = validation.matrix_of("risk_covariance", risk_covariance, (shape[0], shape[0]), "D of x")
+    scale = float(np.abs(sigma).max())
+    if np.abs(sigma - sigma.T).max() > 1e-10 * scale:
+        raise ArgumentError("risk_covariance must be symmetric; received a matrix that is not")
+    smallest = float(np.linalg.eigvalsh(sigma)[0])
+    if smallest < -1e-10 * scale:
+        raise ArgumentError(f"risk_covariance must be positive semi-definite; received an eigenvalue of {smallest:.3g}")
+    return Risk(w_true, sigma)
+
+
+def _crossover(risk: Float[np.ndarray, " steps"], plain: Float[np.ndarray, " steps"]) -> int | None:
+    below = np.flatnonzero(risk < plain * (1.0 - ROUNDING))
+    return int(below[0]) if below.size else None
+
+
+def trajectory(
+    x: ArrayLike,
+    y: ArrayLike,
+    keep_prob: Any,
+    learning_rate: float | Sequence[float] | ArrayLike,
+    steps: int,
+    placement: str = "output",
+    *,
+    w_true: ArrayLike | None = None,
+    risk_covariance: ArrayLike | None = None,
+    batch_size: int | None = None,
+    shared_mask: bool = False,
+) -> Trajectory:
+    """Exact moments of W ← W + 2l·(masked X)ᵀ(Y − masked XW) from W₀ = 0, fresh masks each step; nothing is sampled.
+
+    Cov W ← F Cov W F + 4l²Q, F = I − 2lH: `process` has the statement, `output_masks`, `input_masks` and `shared_mask`
+    its H and Q. Paper §3.1. Columns: with output masks each has masks of its own and on the full batch they are
+    independent; with input masks (and in any minibatch) they are correlated, which no trace or risk here sees.
+    Time O(N·D² + D³) per column and step; memory (T + 1)·D·C + O(C·D² + N·D) numbers.
+    `tests/test_dropout_sgd.py` enumerates every sequence of masks and draws on tiny problems.
+
+    Args:
+        x: X, N × D.
+        y: Y, N × C.
+        keep_prob: keep probability in (0, 1].
+        learning_rate: l for the gradient of the summed squares, below the mean-square limit; or a schedule of T rates.
+        steps: T.
+        placement: "output" or "input".
+        w_true: the population's weights, D × C; None leaves the risks out.
+        risk_covariance: Σ of the population's inputs, D × D; None for the identity.
+        batch_size: b independent draws of a row a step, with replacement, a mask for each draw, gradient scaled by
+            N/b; None for the full batch.
+        shared_mask: one input mask a step for all rows (full batch only).
+
+    Returns:
+        The trajectory.
+    """
+    process = build(x, y, keep_prob, placement, batch_size, shared_mask)
+    steps = validation.count("steps", steps)
+    population = _population(w_true, risk_covariance, (np.shape(x)[1], np.shape(y)[1]))
+    done = record(process, learning_rates(process, learning_rate, steps), population)
+    series = dict(zip(COLUMNS, np.ascontiguousarray(done.rows.T), strict=True))
+    if w_true is None:
+        series |= {name: None for name in COLUMNS if name.startswith("risk")}
+    return Trajectory(
+        mean=done.mean,
+        covariance=process.embed_covariance(done.last.covariance),
+        average_covariance=process.embed_covariance(done.last.total_covariance) / steps**2,
+        crossover=None if w_true is None else _crossover(series["risk"], series["risk_plain"]),
+        **series,
+    )

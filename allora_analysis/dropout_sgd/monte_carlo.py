@@ -1,0 +1,182 @@
+"""The Monte Carlo twin: SGD under dropout itself, many replicas side by side, each with its own masks and batches.
+
+Knows nothing of the moments: it draws masks, forms the masked predictions and steps along their gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+
+from allora_analysis import validation
+from allora_analysis.dropout_sgd.process import build
+from allora_analysis.validation import ArgumentError
+
+BLOCK = 2**21  # numbers drawn at once: 16 MiB
+KEPT = 2**27  # numbers kept in all: 1 GiB
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Replicas at the recorded steps.
+
+    Attributes:
+        steps: the recorded steps.
+        iterates: W_t (steps × replicas × D × C).
+        averages: W̄_t, the average of W₁ … W_t.
+    """
+
+    steps: Int[np.ndarray, " snapshots"]
+    iterates: Float[np.ndarray, "snapshots replicas D C"]
+    averages: Float[np.ndarray, "snapshots replicas D C"]
+
+    def covariance_trace(self) -> tuple[Float[np.ndarray, " snapshots"], Float[np.ndarray, " snapshots"]]:
+        """Estimate tr Cov W_t at the recorded steps, over all columns.
+
+        Returns:
+            The estimates and their standard errors.
+        """
+        gaps = self.iterates - self.iterates.mean(axis=1, keepdims=True)
+        squares = np.einsum("srdc,srdc->sr", gaps, gaps)
+        count = squares.shape[1]
+        return squares.sum(axis=1) / (count - 1), squares.std(axis=1, ddof=1) / np.sqrt(count)
+
+    def risk(
+        self, w_true: Float[np.ndarray, "D C"], averaged: bool = False
+    ) -> tuple[Float[np.ndarray, " snapshots"], Float[np.ndarray, " snapshots"]]:
+        """Estimate E‖W_t − W_true‖² at the recorded steps, Σ = I.
+
+        Args:
+            w_true: the population's weights.
+            averaged: of W̄_t.
+
+        Returns:
+            The estimates and their standard errors.
+        """
+        gaps = (self.averages if averaged else self.iterates) - w_true
+        squares = np.einsum("srdc,srdc->sr", gaps, gaps)
+        return squares.mean(axis=1), squares.std(axis=1, ddof=1) / np.sqrt(squares.shape[1])
+
+
+def _gradient(
+    x: Float[np.ndarray, "R n D"], y: Float[np.ndarray, "R n C"], w: Float[np.ndarray, "R D C"], masks: np.ndarray
+) -> Float[np.ndarray, "R D C"]:
+    """The gradient of each replica's masked loss: masks (R, n, D) are the input's, (R, n, 1, C) the output's.
+
+    Returns:
+        The gradient.
+    """
+    if masks.ndim == 4:
+        masks = masks[:, :, 0]
+        return -2.0 * np.swapaxes(x, 1, 2) @ (masks * (y - masks * (x @ w)))
+    masked = x * masks
+    return -2.0 * np.swapaxes(masked, 1, 2) @ (y - masked @ w)
+
+
+def _stepper(
+    x: Float[np.ndarray, "N D"],
+    y: Float[np.ndarray, "N C"],
+    keep_prob: float,
+    placement: str,
+    batch_size: int | None,
+    shared_mask: bool,
+) -> Callable[[np.ndarray, float, np.random.Generator], np.ndarray]:
+    """One step of a block of replicas (R × D × C), as a function of the block, the rate and the generator.
+
+    Returns:
+        The function.
+    """
+    n, drawn = len(x), batch_size or len(x)
+    features = x.shape[1]
+    shape = (drawn, 1, y.shape[1]) if placement == "output" else (1 if shared_mask else drawn, features)
+
+    def step(w: np.ndarray, rate: float, generator: np.random.Generator) -> np.ndarray:
+        rows = x[None], y[None]
+        if batch_size is not None:
+            index = generator.integers(n, size=(len(w), drawn))
+            rows = x[index], y[index]
+        masks = (generator.random((len(w), *shape)) < keep_prob) / keep_prob
+        return w - rate * (n / drawn) * _gradient(*rows, w, masks)
+
+    return step
+
+
+def simulate(
+    x: ArrayLike,
+    y: ArrayLike,
+    keep_prob: Any,
+    learning_rate: float | Sequence[float] | ArrayLike,
+    steps: int,
+    placement: str = "output",
+    *,
+    replicas: int,
+    generator: np.random.Generator,
+    record: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    shared_mask: bool = False,
+) -> Simulation:
+    """Run `replicas` independent copies from W₀ = 0; arguments as in `moments.trajectory`.
+
+    Memory: the recorded iterates and averages, 2·len(record)·replicas·D·C numbers, and a block of masks of 16 MiB.
+    The result depends on the generator alone, not on the machine. `tests/test_dropout_sgd_simulation.py` compares.
+
+    Args:
+        x: X, N × D.
+        y: Y, N × C.
+        keep_prob: keep probability.
+        learning_rate: a number or a schedule; no stability limit is asked here.
+        steps: T.
+        placement: "output" or "input".
+        replicas: copies, 2 or more.
+        generator: the randomness.
+        record: steps to keep, ascending, in [0, T]; None for the last one.
+        batch_size: draws a step; None for the full batch.
+        shared_mask: one input mask a step for all rows.
+
+    Returns:
+        The replicas at the recorded steps.
+
+    Raises:
+        ArgumentError: what cannot be used; more than 1 GiB of snapshots.
+    """
+    build(x, y, keep_prob, placement, batch_size, shared_mask)
+    x, y = validation.matrix("x", x), validation.matrix("y", y)
+    steps, replicas = validation.count("steps", steps), validation.count("replicas", replicas, 2)
+    rates = np.broadcast_to(np.asarray(learning_rate, dtype=np.float64), (steps,))
+    kept = np.array(sorted({validation.count("record", t, 0, steps) for t in ((steps,) if record is None else record)}))
+    shape = (len(kept), replicas, x.shape[1], y.shape[1])
+    if 2 * np.prod(shape, dtype=float) > KEPT:
+        raise ArgumentError(
+            f"replicas: {replicas} copies of {shape[2]} × {shape[3]} weights at {len(kept)} steps need "
+            f"more than 1 GiB; give fewer than {int(replicas * KEPT / (2 * np.prod(shape, dtype=float)))}"
+        )
+    step = _stepper(x, y, float(keep_prob), placement, batch_size, shared_mask)
+    outcome = Simulation(kept, np.zeros(shape), np.zeros(shape))
+    size = max(1, BLOCK // ((batch_size or len(x)) * (x.shape[1] + y.shape[1])))
+    for first in range(0, replicas, size):
+        _block(step, rates, generator, outcome, slice(first, min(first + size, replicas)))
+    return outcome
+
+
+def _block(
+    step: Callable[[np.ndarray, float, np.random.Generator], np.ndarray],
+    rates: Float[np.ndarray, " T"],
+    generator: np.random.Generator,
+    outcome: Simulation,
+    block: slice,
+) -> None:
+    """Run some of the replicas and write their snapshots into the outcome."""
+    w = np.zeros_like(outcome.iterates[0, block])
+    total = np.zeros_like(w)
+    where = {int(t): i for i, t in enumerate(outcome.steps)}
+    for t, rate in enumerate(rates, start=1):
+        w = step(w, float(rate), generator)
+        total += w
+        if t in where:
+            outcome.iterates[where[t], block] = w
+            outcome.averages[where[t], block] = total / t
