@@ -1,0 +1,75 @@
+"""§3.1, dropout as Tikhonov regularisation: what dropout minimises on expectation, and how far that is from a ridge.
+
+The mask's place is an axis: the paper draws it on the output, its prose says the latent space (bottleneck), and LoRA
+as shipped masks A's input. With k = (1 − keep_prob)/keep_prob, each adds its own penalty to ‖Y − XW‖²:
+
+| placement | penalty | minimiser |
+| --- | --- | --- |
+| output | k‖XW‖² | keep_prob·X⁺Y |
+| input | k‖diag(XᵀX)^{1/2}W‖² | (XᵀX + k diag XᵀX)⁺XᵀY |
+| bottleneck | k Σ_j ‖XA_j‖²‖B_:j‖² | XW = the soft-thresholded singular values of XX⁺Y |
+
+| file | object |
+| --- | --- |
+| `loss` | the expected masked loss, in closed form |
+| `minimiser` | its minimiser for output and input masks, of full and of reduced rank |
+| `bottleneck` | the same for bottleneck masks, with the factors that attain it |
+| `ridge` | Tikhonov's solution, and when dropout is exactly that |
+| `nearest` | the nearest ridge otherwise |
+| `enumeration` | every mask of a small problem, the brute-force twin |
+| `monte_carlo` | drawn masks, the simulation |
+| `spread` | designs whose spectrum spreads |
+| `figure`, `study` | `python -m allora_analysis.tikhonov` |
+"""
+
+from allora_analysis.tikhonov.bottleneck import (
+    BottleneckFactors,
+    bottleneck_factors,
+    bottleneck_loss,
+    bottleneck_minimum,
+    bottleneck_solution,
+    bottleneck_threshold,
+)
+from allora_analysis.tikhonov.enumeration import (
+    enumerated_bottleneck_loss,
+    enumerated_bottleneck_minimum,
+    enumerated_loss,
+    enumerated_solution,
+)
+from allora_analysis.tikhonov.loss import PLACEMENTS, expected_loss
+from allora_analysis.tikhonov.minimiser import dropout_solution, reduced_rank_solution
+from allora_analysis.tikhonov.monte_carlo import (
+    SampleMean,
+    sample_mean,
+    sampled_bottleneck_losses,
+    sampled_losses,
+)
+from allora_analysis.tikhonov.nearest import NearestRidge, nearest_ridge, nearest_ridge_to_fit
+from allora_analysis.tikhonov.ridge import exact_penalty, is_exact_ridge, ridge_solution
+
+__all__ = [
+    "PLACEMENTS",
+    "BottleneckFactors",
+    "NearestRidge",
+    "SampleMean",
+    "bottleneck_factors",
+    "bottleneck_loss",
+    "bottleneck_minimum",
+    "bottleneck_solution",
+    "bottleneck_threshold",
+    "dropout_solution",
+    "enumerated_bottleneck_loss",
+    "enumerated_bottleneck_minimum",
+    "enumerated_loss",
+    "enumerated_solution",
+    "exact_penalty",
+    "expected_loss",
+    "is_exact_ridge",
+    "nearest_ridge",
+    "nearest_ridge_to_fit",
+    "reduced_rank_solution",
+    "ridge_solution",
+    "sample_mean",
+    "sampled_bottleneck_losses",
+    "sampled_losses",
+]

@@ -1,0 +1,200 @@
+"""Dropout between A and B, the "latent space" of §3.1's prose: the nuclear norm squared, hence soft thresholding.
+
+E‖Y − ((XAᵀ) ⊙ V)Bᵀ‖² = ‖Y − XAᵀBᵀ‖² + k Σ_j ‖XA_j‖²‖B_:j‖². Over the width-r factorisations of one product P the
+penalty is at least (k/r)‖P‖²_*, reached when the r products ‖XA_j‖‖B_:j‖ are equal. Cavazza et al. 2018; Mianjy, Arora
+and Vidal 2018. Checked by `tests/test_tikhonov_bottleneck.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from allora_analysis import validation
+from allora_analysis.tikhonov.loss import design_and_targets, noise_ratio
+from allora_analysis.tikhonov.ridge import singular_basis
+
+
+@dataclass(frozen=True)
+class BottleneckFactors:
+    """LoRA's factors: the model is XAᵀBᵀ.
+
+    Attributes:
+        a: A (r×D).
+        b: B (C×r).
+    """
+
+    a: Float[np.ndarray, "r D"]
+    b: Float[np.ndarray, "C r"]
+
+
+def bottleneck_loss(x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike, keep_prob: float) -> float:
+    """E_V‖Y − ((XAᵀ) ⊙ V)Bᵀ‖² = ‖Y − XAᵀBᵀ‖² + k Σ_j ‖XA_j‖²‖B_:j‖².
+
+    Args:
+        x: X (N×D).
+        y: Y (N×C).
+        a: A (r×D).
+        b: B (C×r).
+        keep_prob: p in (0, 1].
+
+    Returns:
+        The expected loss, a sum over samples and outputs.
+    """
+    x, y, a, b = factored_problem(x, y, a, b)
+    latent = x @ a.T
+    penalty = float(np.sum(latent**2, axis=0) @ np.sum(b**2, axis=0))
+    return float(np.sum((y - latent @ b.T) ** 2)) + noise_ratio(validation.keep_probability(keep_prob)) * penalty
+
+
+def factored_problem(
+    x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike
+) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N C"], Float[np.ndarray, "r D"], Float[np.ndarray, "C r"]]:
+    """Design, targets and LoRA's factors, checked to fit together.
+
+    Args:
+        x: X (N×D).
+        y: Y (N×C).
+        a: A (r×D).
+        b: B (C×r).
+
+    Returns:
+        All four as float64 matrices.
+    """
+    x, y = design_and_targets(x, y)
+    a = validation.matrix_of("a", a, (None, x.shape[1]), "D of x")
+    return x, y, a, validation.matrix_of("b", b, (y.shape[1], a.shape[0]), "C of y and r of a")
+
+
+def bottleneck_threshold(singular_values: ArrayLike, keep_prob: float, rank: int) -> float:
+    """τ = kΣ_{i≤ρ}σ_i/(r + kρ), ρ ≤ r the largest with σ_ρ > τ: stationarity of Σ(σ_i − t_i)² + (k/r)(Σt_i)².
+
+    Args:
+        singular_values: σ ≥ 0 of XX⁺Y, in any order.
+        keep_prob: p in (0, 1].
+        rank: the width r ≥ 1 of the bottleneck, which may exceed the number of singular values.
+
+    Returns:
+        τ ≥ 0.
+
+    Raises:
+        ArgumentError: a negative singular value, besides what the checks of single arguments refuse.
+    """
+    values = validation.vector("singular_values", singular_values)
+    if values.min() < 0:
+        raise validation.ArgumentError(f"singular_values must be 0 or above, received {values.min()}")
+    noise = noise_ratio(validation.keep_probability(keep_prob))
+    return _threshold(np.sort(values)[::-1], noise, validation.count("rank", rank))
+
+
+def _threshold(values: Float[np.ndarray, " K"], noise: float, rank: int) -> float:
+    largest = values[:rank]
+    candidates = noise * np.cumsum(largest) / (rank + noise * np.arange(1, len(largest) + 1))
+    # Once σ_ρ ≤ τ_ρ it stays so: rσ_ρ falls with ρ and kΣ_{i≤ρ}(σ_i − σ_ρ) grows.
+    active = int(np.sum(largest > candidates))
+    return float(candidates[active - 1]) if active else 0.0
+
+
+def _shrunk(
+    fitted: Float[np.ndarray, "N C"], keep_prob: float, rank: int
+) -> tuple[Float[np.ndarray, "N K"], Float[np.ndarray, " K"], Float[np.ndarray, "K C"]]:
+    u, values, vt = np.linalg.svd(fitted, full_matrices=False)
+    shrunk = np.maximum(values - _threshold(values, noise_ratio(keep_prob), rank), 0.0)[:rank]
+    return u[:, : len(shrunk)], shrunk, vt[: len(shrunk)]
+
+
+def bottleneck_solution(fitted: ArrayLike, keep_prob: float, rank: int) -> Float[np.ndarray, "N C"]:
+    """XW that minimises `bottleneck_loss` over all A, B of width r: U diag((σ_i − τ)₊) Vᵀ over the r largest σ_i.
+
+    Holds for any X (rank-deficient, N < D), which enters through fitted = XX⁺Y = UΣVᵀ alone. With equal σ at the cut
+    the minimiser is not unique and one is returned.
+
+    Args:
+        fitted: XX⁺Y (N×C), the least-squares fit.
+        keep_prob: p in (0, 1]; at 1 plain reduced-rank regression.
+        rank: the width r ≥ 1; above min(N, C) it restricts no rank and still divides the penalty.
+
+    Returns:
+        XW (N×C).
+    """
+    fitted = validation.matrix("fitted", fitted)
+    u, shrunk, vt = _shrunk(fitted, validation.keep_probability(keep_prob), validation.count("rank", rank))
+    return (u * shrunk) @ vt
+
+
+def bottleneck_minimum(x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int) -> float:
+    """The least `bottleneck_loss` over all A, B of width r: ‖Y − Z‖² + (k/r)‖Z‖²_*, Z = `bottleneck_solution`.
+
+    Args:
+        x: X (N×D).
+        y: Y (N×C).
+        keep_prob: p in (0, 1].
+        rank: the width r ≥ 1.
+
+    Returns:
+        The minimum.
+    """
+    x, y = design_and_targets(x, y)
+    basis = singular_basis(x)[0]
+    keep_prob, rank = validation.keep_probability(keep_prob), validation.count("rank", rank)
+    u, shrunk, vt = _shrunk(basis @ (basis.T @ y), keep_prob, rank)
+    return float(np.sum((y - (u * shrunk) @ vt) ** 2)) + noise_ratio(keep_prob) / rank * float(shrunk.sum()) ** 2
+
+
+def equalising_rotation(values: Float[np.ndarray, " K"], width: int) -> Float[np.ndarray, "K width"]:
+    """The first K rows of an orthogonal Q (width × width) with a constant diagonal of Qᵀ diag(values, 0) Q.
+
+    Each plane rotation brings one diagonal entry to the mean (Schur–Horn, by the construction of Chan and Li 1983), so
+    width − 1 of them suffice.
+
+    Args:
+        values: K ≤ width numbers ≥ 0.
+        width: the number of columns.
+
+    Returns:
+        Q's first K rows, orthonormal.
+    """
+    q = np.eye(width)
+    scaled = values / (values.max() or 1.0)  # so that no product below underflows
+    weight = np.concatenate([scaled, np.zeros(width - len(values))])
+    diagonal, mean = weight.copy(), float(weight.mean())
+    for _ in range(width - 1):
+        low, high = int(diagonal.argmin()), int(diagonal.argmax())
+        above, below = diagonal[high] - mean, mean - diagonal[low]
+        if min(above, below) <= np.finfo(float).eps * mean:
+            break
+        cross = float(q[:, low] @ (weight * q[:, high]))
+        root = float(np.sqrt(cross**2 + above * below))
+        tangent = below / (cross + root) if cross >= 0 else (root - cross) / above  # neither form cancels
+        cosine = 1 / np.sqrt(1 + tangent**2)
+        turn = cosine * np.array([[1.0, -tangent], [tangent, 1.0]])
+        q[:, [low, high]] = q[:, [low, high]] @ turn
+        diagonal[low], diagonal[high] = mean, diagonal[high] - mean + diagonal[low]
+    return q[: len(values)]
+
+
+def bottleneck_factors(x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int) -> BottleneckFactors:
+    """A and B that minimise `bottleneck_loss`: XAᵀBᵀ = `bottleneck_solution`, the r products ‖XA_j‖‖B_:j‖ equal.
+
+    XAᵀ = U diag(t)^{1/2} Q and B = V diag(t)^{1/2} Q with t = (σ − τ)₊ and Q from `equalising_rotation`; U lies in X's
+    column space, so A = (X⁺ XAᵀ)ᵀ reaches it exactly.
+
+    Args:
+        x: X (N×D).
+        y: Y (N×C).
+        keep_prob: p in (0, 1].
+        rank: the width r ≥ 1.
+
+    Returns:
+        The factors, ‖XA_j‖ = ‖B_:j‖ for every j.
+    """
+    x, y = design_and_targets(x, y)
+    keep_prob, rank = validation.keep_probability(keep_prob), validation.count("rank", rank)
+    basis, scale, rows = singular_basis(x)
+    u, shrunk, vt = _shrunk(basis @ (basis.T @ y), keep_prob, rank)
+    half = np.sqrt(shrunk)[:, None] * equalising_rotation(shrunk, rank)
+    latent = basis.T @ (u @ half)
+    return BottleneckFactors(a=(rows.T @ (latent / scale[:, None])).T, b=vt.T @ half)

@@ -1,0 +1,165 @@
+"""Every mask of a small problem: the brute-force twins of the closed forms, for the ledger and for a reader's doubts.
+
+A mask with m entries has 2^m values, entry probabilities p and 1 − p; the expectation is the weighted sum. The tests
+have twins of their own (`tests/brute_force/tikhonov.py`), which judge these too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from allora_analysis import validation
+from allora_analysis.tikhonov.bottleneck import factored_problem
+from allora_analysis.tikhonov.loss import PLACEMENTS, design_and_targets
+
+LARGEST = 16  # mask entries: 65,536 masks
+
+
+def all_masks(
+    rows: int, columns: int, keep_prob: float
+) -> tuple[Float[np.ndarray, "n rows columns"], Float[np.ndarray, " n"]]:
+    """All 2^(rows·columns) masks with entries 0 or 1/p, and their probabilities.
+
+    Args:
+        rows: rows of a mask.
+        columns: columns of a mask.
+        keep_prob: p in (0, 1].
+
+    Returns:
+        Masks and probabilities.
+
+    Raises:
+        ArgumentError: more than 16 entries.
+    """
+    entries = rows * columns
+    if entries > LARGEST:
+        raise validation.ArgumentError(f"x: a mask of {rows} × {columns} entries is too many to enumerate; at most 16")
+    kept = (np.arange(2**entries)[:, None] >> np.arange(entries)) & 1
+    probability = np.prod(np.where(kept == 1, keep_prob, 1 - keep_prob), axis=1)
+    return kept.reshape(-1, rows, columns) / keep_prob, probability
+
+
+def expectation(probability: Float[np.ndarray, " n"], residual: Float[np.ndarray, "n N C"]) -> float:
+    """E‖residual‖², a sum over samples and outputs.
+
+    Args:
+        probability: of each mask.
+        residual: under each mask.
+
+    Returns:
+        The expectation.
+    """
+    return float(probability @ np.sum(residual**2, axis=(1, 2)))
+
+
+def enumerated_loss(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, placement: str) -> float:
+    """`expected_loss` by summing over all masks; N·C (output) or N·D (input) at most 16.
+
+    Args:
+        x: X (N×D).
+        y: Y (N×C).
+        w: W (D×C).
+        keep_prob: p in (0, 1].
+        placement: "output" or "input".
+
+    Returns:
+        The expected loss.
+    """
+    x, y = design_and_targets(x, y)
+    w = validation.matrix_of("w", w, (x.shape[1], y.shape[1]), "D of x and C of y")
+    keep_prob = validation.keep_probability(keep_prob)
+    if validation.choice("placement", placement, PLACEMENTS) == "input":
+        masks, probability = all_masks(*x.shape, keep_prob)
+        predictions = (x * masks) @ w
+    else:
+        masks, probability = all_masks(*y.shape, keep_prob)
+        predictions = (x @ w) * masks
+    return expectation(probability, y - predictions)
+
+
+def enumerated_solution(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: str) -> Float[np.ndarray, "D C"]:
+    """`dropout_solution` as one least-squares problem that stacks all masks, each row weighted by √probability.
+
+    Args:
+        x: X (N×D).
+        y: Y (N×C).
+        keep_prob: p in (0, 1].
+        placement: "output" or "input".
+
+    Returns:
+        W (D×C), of minimum norm.
+    """
+    x, y = design_and_targets(x, y)
+    keep_prob = validation.keep_probability(keep_prob)
+    if validation.choice("placement", placement, PLACEMENTS) == "input":
+        masks, probability = all_masks(*x.shape, keep_prob)
+        designs = [x * masks] * y.shape[1]
+    else:
+        masks, probability = all_masks(*y.shape, keep_prob)
+        designs = [x * masks[:, :, column, None] for column in range(y.shape[1])]
+    root = np.sqrt(probability)[:, None]
+    columns = [
+        np.linalg.lstsq((root[:, :, None] * design).reshape(-1, x.shape[1]), (root * target).ravel(), rcond=None)[0]
+        for design, target in zip(designs, y.T, strict=True)
+    ]
+    return np.stack(columns, axis=1)
+
+
+def enumerated_bottleneck_loss(x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike, keep_prob: float) -> float:
+    """`bottleneck_loss` by summing over all masks; N·r at most 16.
+
+    Args:
+        x: X (N×D).
+        y: Y (N×C).
+        a: A (r×D).
+        b: B (C×r).
+        keep_prob: p in (0, 1].
+
+    Returns:
+        The expected loss.
+    """
+    x, y, a, b = factored_problem(x, y, a, b)
+    masks, probability = all_masks(len(x), len(a), validation.keep_probability(keep_prob))
+    return expectation(probability, y - ((x @ a.T) * masks) @ b.T)
+
+
+def enumerated_bottleneck_minimum(
+    x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int, starts: int, generator: np.random.Generator
+) -> float:
+    """The least expected loss over (A, B) that L-BFGS finds on the sum over all masks, from several random starts.
+
+    Args:
+        x: X (N×D).
+        y: Y (N×C).
+        keep_prob: p in (0, 1].
+        rank: r; N·r at most 16.
+        starts: how many random starts.
+        generator: the source of the starts.
+
+    Returns:
+        The least value found, an upper bound of the minimum.
+    """
+    from scipy.optimize import minimize
+
+    x, y = design_and_targets(x, y)
+    rank, starts = validation.count("rank", rank), validation.count("starts", starts)
+    masks, probability = all_masks(len(x), rank, validation.keep_probability(keep_prob))
+    weight, split = probability[:, None, None], rank * x.shape[1]
+
+    def value_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        a, b = flat[:split].reshape(rank, -1), flat[split:].reshape(-1, rank)
+        latent = (x @ a.T) * masks
+        residual = latent @ b.T - y
+        by_b = 2 * np.einsum("mnc,mnr->cr", weight * residual, latent)
+        by_latent = 2 * np.einsum("mnr,mnr->nr", weight * (residual @ b), masks)
+        return float(np.sum(weight * residual**2)), np.concatenate([(by_latent.T @ x).ravel(), by_b.ravel()])
+
+    size = split + rank * y.shape[1]
+    options = {"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-10}
+    runs = [
+        minimize(value_and_gradient, generator.standard_normal(size), jac=True, method="L-BFGS-B", options=options)
+        for _ in range(starts)
+    ]
+    return float(min(run.fun for run in runs))

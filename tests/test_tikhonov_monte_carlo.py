@@ -1,0 +1,103 @@
+"""Drawn masks against the closed forms, with stated power, and planted wrong formulas that must be rejected."""
+
+import numpy as np
+import pytest
+from jaxtyping import TypeCheckError
+
+from allora_analysis import tikhonov
+from allora_analysis.tikhonov import monte_carlo
+from allora_analysis.validation import ArgumentError
+from tests.stat_assert import assert_mean, assert_rejects
+
+N, D, C, R = 30, 6, 4, 3
+KEEP = 0.6
+DRAWS = 4000
+FIXED = np.random.default_rng(0)
+X, Y, W = FIXED.standard_normal((N, D)), FIXED.standard_normal((N, C)), FIXED.standard_normal((D, C))
+A, B = FIXED.standard_normal((R, D)), FIXED.standard_normal((C, R))
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("placement", ["output", "input"])
+def test_mean_loss(placement, rng):
+    samples = tikhonov.sampled_losses(X, Y, W, KEEP, placement, DRAWS, rng)
+    expected = tikhonov.expected_loss(X, Y, W, KEEP, placement)
+    assert_mean(samples, expected, smallest_error=0.03 * expected)
+    # Planted: the noise of a mask taken as 1 − p, and as 1/p; and the drop rate for the keep probability.
+    plain, drop = tikhonov.expected_loss(X, Y, W, 1.0, placement), 1 - KEEP
+    noise = (expected - plain) / (drop / KEEP)
+    for wrong in (plain + drop * noise, plain + noise / KEEP, tikhonov.expected_loss(X, Y, W, drop, placement)):
+        assert_rejects(assert_mean, samples, wrong, smallest_error=0.03 * expected)
+
+
+@pytest.mark.statistical
+def test_mean_bottleneck_loss(rng):
+    samples = tikhonov.sampled_bottleneck_losses(X, Y, A, B, KEEP, DRAWS, rng)
+    expected = tikhonov.bottleneck_loss(X, Y, A, B, KEEP)
+    assert_mean(samples, expected, smallest_error=0.03 * expected)
+    # Planted: the output's and the input's penalty at the same product.
+    for placement in ("output", "input"):
+        wrong = tikhonov.expected_loss(X, Y, A.T @ B.T, KEEP, placement)
+        assert_rejects(assert_mean, samples, wrong, smallest_error=0.03 * expected)
+
+
+@pytest.mark.statistical
+def test_masked_gradient_vanishes_on_average_at_the_minimiser(rng):
+    """The realistic check of the minimiser: ∂/∂W of the masked loss has mean 0 there, and not at the ridge."""
+    draws = 4000
+    w = tikhonov.dropout_solution(X, Y, KEEP, "input")
+    for weights, right in ((w, True), (tikhonov.ridge_solution(X, Y, 0), False)):
+        masked = X * ((rng.random((draws, N, D)) < KEEP) / KEEP)
+        gradient = 2 * np.einsum("snd,snc->sdc", masked, masked @ weights - Y)
+        scale = np.abs(X.T @ Y).max()
+        if right:
+            assert_mean(gradient, 0.0, smallest_error=0.3 * scale)
+        else:
+            assert_rejects(assert_mean, gradient, 0.0, smallest_error=0.4 * scale)
+
+
+@pytest.mark.parametrize("placement", ["output", "input"])
+def test_draws_do_not_depend_on_the_chunks(placement, monkeypatch):
+    whole = tikhonov.sampled_losses(X, Y, W, KEEP, placement, 50, np.random.default_rng(5))
+    bottleneck = tikhonov.sampled_bottleneck_losses(X, Y, A, B, KEEP, 50, np.random.default_rng(5))
+    monkeypatch.setattr(monte_carlo, "CHUNK_ENTRIES", 7 * N * D)
+    again = tikhonov.sampled_losses(X, Y, W, KEEP, placement, 50, np.random.default_rng(5))
+    np.testing.assert_allclose(again, whole, rtol=1e-13)
+    again = tikhonov.sampled_bottleneck_losses(X, Y, A, B, KEEP, 50, np.random.default_rng(5))
+    np.testing.assert_allclose(again, bottleneck, rtol=1e-13)
+    other = tikhonov.sampled_losses(X, Y, W, KEEP, placement, 50, np.random.default_rng(6))
+    assert np.abs(other - whole).max() > 1
+
+
+def test_nothing_dropped_is_the_plain_loss():
+    samples = tikhonov.sampled_losses(X, Y, W, 1.0, "input", 5, np.random.default_rng(0))
+    np.testing.assert_allclose(samples, np.sum((Y - X @ W) ** 2), rtol=1e-13)
+
+
+def test_sample_mean():
+    found = tikhonov.sample_mean([1.0, 2.0, 3.0, 6.0])
+    assert found.mean == 3.0
+    assert found.stderr == pytest.approx(np.sqrt(14 / 3) / 2)
+
+
+def test_wrong_shapes_are_rejected_by_the_hook(request):
+    if not request.config.option.untyped:
+        with pytest.raises(TypeCheckError):
+            monte_carlo.masked_losses(np.ones(3), iter([np.ones((2, 3, 1))]), lambda mask: mask)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: tikhonov.sampled_losses(X, Y, W, 0.0, "output", 5, np.random.default_rng(0)), r"keep_prob"),
+        (lambda: tikhonov.sampled_losses(X, Y, W, 0.5, "output", 0, np.random.default_rng(0)), r"draws.*received 0"),
+        (lambda: tikhonov.sampled_losses(X, Y, W, 0.5, "hidden", 5, np.random.default_rng(0)), r"placement.*hidden"),
+        (lambda: tikhonov.sampled_losses(X, Y, W.T, 0.5, "input", 5, np.random.default_rng(0)), r"w: shape \(4, 6\)"),
+        (lambda: tikhonov.sampled_bottleneck_losses(X, Y, A, B.T, 0.5, 5, np.random.default_rng(0)), r"b: shape"),
+        (lambda: tikhonov.sample_mean([1.0]), r"at least 2 draws.*received 1"),
+    ],
+)
+def test_bad_input(call, words):
+    with pytest.raises(ArgumentError, match=words):
+        call()
