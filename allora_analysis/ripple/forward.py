@@ -1,0 +1,162 @@
+"""One layer's forward pass, on unit directions with the logarithm of the length beside them: no over- or underflow.
+
+A state is a direction ĥ (norm 1; all 0 once a ReLU network has died) and log‖h‖. Shapes are (..., n, columns), a column
+for each η and branch. Shared by the simulation and by the forward pass of a given network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
+
+from allora_analysis import validation
+from allora_analysis.ripple.bounds import checked_layers
+from allora_analysis.validation import ArgumentError
+
+ARCHITECTURES = ("linear", "relu", "prelayernorm")
+
+
+def damped_branch(f: ArrayLike, eta: ArrayLike, log_scale: ArrayLike = 0.0) -> np.ndarray:
+    """ASF-LoRA's branch f̃_i = f_i/√(|f_i| + 1/η²) for f = BAx (§4.3), in place of LoRA's ηf_i.
+
+    |f̃_i| ≤ min(η|f_i|, √|f_i|): never above LoRA's, and a square root where |f_i| ≫ 1/η². ALLoRA's own forward pass has
+    no such factor: it is LoRA's at η = 1. Written ηf/√(η²|f| + 1), which stands at η = 0.
+
+    Args:
+        f: the adapter's output, divided by exp(log_scale).
+        eta: η, broadcast against f.
+        log_scale: the result is divided by exp(log_scale), too; broadcast likewise.
+
+    Returns:
+        f̃ / exp(log_scale).
+    """
+    f, eta = np.asarray(f, dtype=np.float64), np.asarray(eta, dtype=np.float64)
+    # e^600 stands for anything larger: there f̃ is 0 beside any W x by 100 orders of magnitude.
+    scale = np.exp(np.minimum(log_scale, 600.0))
+    return eta * f / np.sqrt(eta * eta * scale * np.abs(f) + 1.0)
+
+
+def layer_norm(h: Float[np.ndarray, "*batch n columns"]) -> Float[np.ndarray, "*batch n columns"]:
+    """(h − mean)/std over n, ε = 0, unit gain: norm √n exactly.
+
+    Args:
+        h: not constant over n.
+
+    Returns:
+        The normalised array.
+    """
+    centred = h - h.mean(axis=-2, keepdims=True)
+    return centred * (math.sqrt(h.shape[-2]) / np.linalg.norm(centred, axis=-2, keepdims=True))
+
+
+def branch_input(direction: Float[np.ndarray, "*batch n columns"], architecture: str) -> np.ndarray:
+    """What W and BA are applied to: the direction, or LN(h), which does not depend on h's length.
+
+    Args:
+        direction: ĥ.
+        architecture: one of `ARCHITECTURES`.
+
+    Returns:
+        The array.
+    """
+    return layer_norm(direction) if architecture == "prelayernorm" else direction
+
+
+def advance(
+    direction: Float[np.ndarray, "*batch n_in columns"],
+    log_norm: Float[np.ndarray, "*batch 1 columns"],
+    products: tuple[Float[np.ndarray, "*batch n columns"], Float[np.ndarray, "*batch n columns"]],
+    eta: Float[np.ndarray, " columns"],
+    damped: Bool[np.ndarray, " columns"],
+    architecture: str,
+) -> tuple[Float[np.ndarray, "*batch n columns"], Float[np.ndarray, "*batch 1 columns"]]:
+    """The state after a layer, given Wu and BAu of `branch_input`'s u.
+
+    Args:
+        direction: ĥ.
+        log_norm: log‖h‖.
+        products: Wu and BAu.
+        eta: each column's η.
+        damped: whether a column takes ASF-LoRA's branch.
+        architecture: one of `ARCHITECTURES`.
+
+    Returns:
+        The next direction and log norm (−∞ once dead).
+    """
+    residual = architecture == "prelayernorm"
+    adapter = eta * products[1]
+    if damped.any():
+        scale = np.zeros_like(log_norm) if residual else log_norm
+        adapter = np.where(damped, damped_branch(products[1], eta, scale), adapter)
+    h = products[0] + adapter
+    if residual:
+        h = direction + np.exp(-log_norm) * h
+    if architecture == "relu":
+        h = np.maximum(h, 0.0)
+    norm = np.linalg.norm(h, axis=-2, keepdims=True)
+    with np.errstate(divide="ignore"):
+        log_norm = log_norm + np.log(norm)
+    return h / np.where(norm > 0, norm, 1.0), log_norm
+
+
+def log_output_growth(
+    layers: Sequence[Sequence[ArrayLike]],
+    x: ArrayLike,
+    eta: ArrayLike,
+    *,
+    damped: bool = False,
+    architecture: str = "linear",
+    repeats: int = 1,
+) -> Float[np.ndarray, " etas"]:
+    """log(‖f_L(x)‖/‖x‖) of a given network, one value per η.
+
+    Args:
+        layers: (W, B, A) triples, the first applied first.
+        x: the input, not 0 (not constant for "prelayernorm").
+        eta: one or several scaling factors.
+        damped: ASF-LoRA's branch in place of LoRA's.
+        architecture: "linear", "relu" (after every layer) or "prelayernorm" (residual).
+        repeats: how often the whole stack is applied.
+
+    Returns:
+        The log growths, natural logarithm; −∞ where a ReLU network died.
+
+    Raises:
+        ArgumentError: shapes that do not chain, an x of 0.
+    """
+    checked, start = checked_layers(layers), validation.vector("x", x)
+    etas = check_etas(eta)
+    validation.choice("architecture", architecture, ARCHITECTURES)
+    validation.matrix_of("x", start[:, None], (checked[0].w.shape[1], 1), "the columns of the first W")
+    if np.linalg.norm(start if architecture != "prelayernorm" else start - start.mean()) == 0:
+        raise ArgumentError("x must not be 0, nor constant before a layer norm: it has no direction")
+    length = float(np.linalg.norm(start))
+    direction, log_norm = np.tile((start / length)[:, None], etas.size), np.full((1, etas.size), math.log(length))
+    for _ in range(validation.count("repeats", repeats)):
+        for layer in checked:
+            u = branch_input(direction, architecture)
+            products = layer.w @ u, layer.b @ (layer.a @ u)
+            direction, log_norm = advance(direction, log_norm, products, etas, np.full(etas.size, damped), architecture)
+    return log_norm[0] - math.log(length)
+
+
+def check_etas(eta: ArrayLike) -> Float[np.ndarray, " etas"]:
+    """One or several scaling factors, each finite and 0 or above.
+
+    Args:
+        eta: a number or a sequence.
+
+    Returns:
+        A vector.
+
+    Raises:
+        ArgumentError: none, a negative one, NaN or infinity.
+    """
+    etas = validation.vector("eta", np.atleast_1d(eta))
+    if etas.min() < 0:
+        raise ArgumentError(f"eta must be 0 or above, received {etas.min()}")
+    return etas

@@ -1,0 +1,168 @@
+"""A square stack of like layers in the study's three architectures: bound, aligned network, typical growth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from allora_analysis.ripple.aligned import aligned_network
+from allora_analysis.ripple.bounds import WorstCase, residual_bound, spectral_norms, worst_case
+from allora_analysis.ripple.forward import log_output_growth
+from allora_analysis.ripple.growth import Growth, adapter_gain, growth_exponent
+from allora_analysis.ripple.residual import residual_growth
+from allora_analysis.ripple.scales import Scales
+
+Norms = tuple[np.ndarray, np.ndarray]
+
+
+def period(depth: int, width: int) -> int:
+    """How many distinct layers a worst case has; a deeper stack repeats them (an SVD each costs n³).
+
+    Args:
+        depth: L.
+        width: n.
+
+    Returns:
+        L up to 64, fewer for wide layers.
+    """
+    return min(depth, int(np.clip(2e9 / width**3, 4, 64)))
+
+
+def drawn_norms(depth: int, width: int, rank: int, scales: Scales, generator: np.random.Generator) -> Norms:
+    """Spectral norms of L drawn layers, repeated after `period`: between layers they vary by about n^{−2/3} only.
+
+    Args:
+        depth: L.
+        width: n.
+        rank: r.
+        scales: the standard deviations.
+        generator: the randomness.
+
+    Returns:
+        ‖W_l‖ and ‖B_lA_l‖, length L.
+    """
+
+    def layer() -> list[np.ndarray]:
+        shapes = ((width, width), (width, rank), (rank, width))
+        stds = scales.w_std, scales.b_std, scales.a_std
+        return [std * generator.standard_normal(shape) for std, shape in zip(stds, shapes, strict=True)]
+
+    pairs = [spectral_norms([layer()]) for _ in range(period(depth, width))]
+    weights, adapters = (np.resize(np.concatenate(column), depth) for column in zip(*pairs, strict=True))
+    return weights, adapters
+
+
+def stack_bound(norms: Norms, eta: float, width: int, architecture: str) -> WorstCase:
+    """`worst_case`, or for "prelayernorm" the additive bound in its place (both fields: no AM–GM step there).
+
+    Args:
+        norms: of every layer.
+        eta: η.
+        width: n.
+        architecture: "linear", "relu" or "prelayernorm".
+
+    Returns:
+        The bounds.
+    """
+    if architecture != "prelayernorm":
+        return worst_case(*norms, eta)
+    bound = residual_bound(*norms, eta, width)
+    ratio = float(np.mean(norms[1] / norms[0])) if norms[0].min() > 0 else np.inf
+    return WorstCase(bound, bound, residual_bound(*norms, 0.0, width), ratio)
+
+
+def aligned_growth(
+    norms: Norms, rank: int, etas: Sequence[float], width: int, architecture: str, generator: np.random.Generator
+) -> Float[np.ndarray, " etas"]:
+    """Forward pass through an aligned network of these norms: one log growth per η, to be equal to the bound.
+
+    A deep stack repeats `period` layers. Its direction comes back to x after each, so every period adds the same.
+
+    Args:
+        norms: of every layer.
+        rank: r.
+        etas: the scaling factors.
+        width: n.
+        architecture: "linear", "relu" or "prelayernorm".
+        generator: draws the network.
+
+    Returns:
+        The growths.
+    """
+    depth = len(norms[0])
+    layers = period(depth, width)
+    weights, adapters = (values[:layers] for values in norms)
+    widths = (width,) * (layers + 1)
+    network = aligned_network(
+        widths, rank, weights, adapters, generator=generator, architecture=architecture, closed=True
+    )
+
+    def growth(count: int) -> np.ndarray:
+        if count == 0:
+            return np.zeros(len(etas))
+        x = np.sqrt(width) * network.x
+        return log_output_growth(network.layers[:count], x, etas, architecture=architecture)
+
+    whole, rest = divmod(depth, layers)
+    if architecture == "prelayernorm":  # what a layer adds to the length does not depend on the length
+        return np.log1p(whole * np.expm1(growth(layers)) + np.expm1(growth(rest)))
+    return whole * growth(layers) + growth(rest)
+
+
+def typical_growth(depth: int, width: int, rank: int, eta: float, scales: Scales, architecture: str) -> Growth:
+    """Mean and variance of log(‖f_L‖/‖x‖); for "prelayernorm" of the root mean square's growth (`residual_growth`).
+
+    Args:
+        depth: L.
+        width: n.
+        rank: r.
+        eta: η.
+        scales: the standard deviations.
+        architecture: "linear", "relu" (given survival) or "prelayernorm".
+
+    Returns:
+        (mean, variance), natural logarithm.
+    """
+    if architecture == "prelayernorm":
+        return residual_growth(depth, width, rank, eta, *scales)
+    layer = growth_exponent(width, rank, eta, *scales, architecture=architecture)
+    return Growth(depth * layer.mean, depth * layer.variance)
+
+
+def typical_adapter_share(depth: int, width: int, rank: int, eta: float, scales: Scales, architecture: str) -> float:
+    """What η adds to typical log growth over η = 0, accurate however small; needs w_std > 0.
+
+    Args:
+        depth: L.
+        width: n.
+        rank: r.
+        eta: η.
+        scales: the standard deviations.
+        architecture: as in `typical_growth`.
+
+    Returns:
+        The difference, natural logarithm.
+    """
+    if architecture != "prelayernorm":
+        return depth * adapter_gain(rank, eta, *scales)
+    w2, c = scales.w_std**2, (eta * scales.a_std * scales.b_std) ** 2
+    return 0.5 * float(np.log1p(depth * width * c * rank / (1 + depth * width * w2)))
+
+
+def bound_adapter_share(norms: Norms, eta: float, architecture: str) -> float:
+    """What η adds to the bound over η = 0, Σ log(1 + ηm_l) (additive for "prelayernorm"); needs ‖W_l‖ > 0.
+
+    Args:
+        norms: of every layer.
+        eta: η.
+        architecture: as in `typical_growth`.
+
+    Returns:
+        The difference, natural logarithm.
+    """
+    weights, adapters = norms
+    if architecture != "prelayernorm":
+        return float(np.log1p(eta * adapters / weights).sum())
+    return float(np.log1p(eta * adapters.sum() / (1 + weights.sum())))
