@@ -1,0 +1,78 @@
+"""Sentences that state an average improvement: "0.3 %", "1.0 %", "0.9 %", against the mean gap over all cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from allora_analysis.claims.ledger import Claim, Evidence, Finding, settle
+from allora_analysis.claims.tables import contrasts
+from allora_analysis.claims.tables.rounding import exact, half_unit, mean
+from allora_analysis.claims.tables.rows.numbers import COMMAND, TEST
+
+
+def average_is(stated: float, table: str, pairs: tuple[tuple[str, str], ...]) -> Callable[[], Finding]:
+    """The check that a mean gap over all cells rounds to the stated one decimal.
+
+    Args:
+        stated: percentage points, one decimal.
+        table: the table.
+        pairs: (better, worse) arms, each of which must have it.
+
+    Returns:
+        The check.
+    """
+
+    def check() -> Finding:
+        means = {f"{b} − {w}": mean([float(v) for v in contrasts.gaps(table, b, w).values]) for b, w in pairs}
+        cases = {name: abs(value - exact(stated)) <= half_unit(1) for name, value in means.items()}
+        error = max(abs(value - exact(stated)) for value in means.values())
+        return Finding(
+            settle(cases),
+            Evidence(
+                dict.fromkeys(means, stated),
+                {name: float(value) for name, value in means.items()},
+                'rounding to the one stated decimal; "%" read as percentage points',
+                float(error),
+                float(half_unit(1)),
+            ),
+        )
+
+    return check
+
+
+def claims() -> tuple[Claim, ...]:
+    """The rows about stated averages.
+
+    Returns:
+        The claims.
+    """
+    stated = "average improvement over all cases is"
+    dora = (("ALLoRA", "DoRA"), ("ALLoRA-0", "DoRA"))
+    rows = (
+        ("4.4-average", "§4.4", f"Over LoRA, {stated} 0.3 %", average_is(0.3, "Table 3", (("ALLoRA", "LoRA"),))),
+        (
+            "4.5-average",
+            "§4.5",
+            "On average, ALLoRA and ALLoRA-0 each boosted accuracy by 0.3 % over DoRA",
+            average_is(0.3, "Table 1", dora),
+        ),
+        (
+            "5.1-average",
+            "§5.1",
+            f"Over ALLoRA-OD, {stated} 0.3 %",
+            average_is(0.3, "Table 4", (("ALLoRA", "ALLoRA-OD"),)),
+        ),
+        (
+            "5.2-average-asf",
+            "§5.2",
+            f"Over ASF-LoRA, {stated} 1.0 %",
+            average_is(1.0, "Table 4", (("ALLoRA", "ASF-LoRA"),)),
+        ),
+        (
+            "5.2-average-eta",
+            "§5.2",
+            f"Over LoRA with a comparable fixed scaling factor, {stated} 0.9 %",
+            average_is(0.9, "Table 4", (("ALLoRA", "LoRA×η"),)),
+        ),
+    )
+    return tuple(Claim(id, where, statement, check, COMMAND, TEST) for id, where, statement, check in rows)
