@@ -107,7 +107,9 @@ def simulated_escape_time(x: ArrayLike, g: ArrayLike, a: ArrayLike, b: ArrayLike
     """
     from scipy.integrate import solve_ivp
 
-    x, g, a, b = matrix("x", x), matrix("g", g), matrix("a", a), matrix("b", b)
+    g, size = matrix("g", g), positive("size", size)
+    x, a = (matrix_of(name, value, (None, g.shape[1]), "n2 of g") for name, value in (("x", x), ("a", a)))
+    b = matrix_of("b", b, (len(g), len(a)), "n1 of g and r of a")
     split = b.size
 
     def parts(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +119,7 @@ def simulated_escape_time(x: ArrayLike, g: ArrayLike, a: ArrayLike, b: ArrayLike
         return -np.concatenate([part.ravel() for part in loss_gradient(x, g, *parts(theta))])
 
     def arrived(_time: float, theta: np.ndarray) -> float:
-        return float(np.linalg.norm(np.matmul(*parts(theta)))) - positive("size", size)
+        return float(np.linalg.norm(np.matmul(*parts(theta)))) - size
 
     arrived.terminal, arrived.direction = True, 1.0
     horizon = 1e6 / (float(np.linalg.norm(g, 2)) or 1.0)

@@ -1,0 +1,177 @@
+"""`python -m allora_analysis.hessian`: table, JSON, figure, refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from allora_analysis import cli, hessian
+from allora_analysis.hessian import study
+from allora_analysis.hessian.study import STUDY, Config
+from allora_analysis.study import plain
+
+SMALL = Config(features=12, outputs=5, rank=2, ratios=(0.5, 1.0, 3.0), draws=20, samples=9, seed=3)
+FLAGS = [
+    "--features",
+    "12",
+    "--outputs",
+    "5",
+    "--rank",
+    "2",
+    "--ratios",
+    "0.5",
+    "1",
+    "3",
+    "--draws",
+    "20",
+    "--samples",
+    "9",
+    "--seed",
+    "3",
+]
+
+
+@pytest.fixture(scope="module")
+def result():
+    return study.run(SMALL)
+
+
+def test_predictions_stand_beside_measurements(result):
+    p, m = result.predicted, result.measured
+    assert p["n_samples"] == [6, 12, 36]
+    assert p["rank"] == m["rank"] == [6, 12, 12]
+    assert p["log_condition"] == [
+        pytest.approx(math.log(hessian.marchenko_pastur_condition(12 / n))) for n in (6, 12, 36)
+    ]
+    assert [value is None for value in p["log_condition_square"]] == [True, False, True]
+    assert m["log_condition_fixed_gram"][1:] == pytest.approx(p["log_condition_fixed_gram"][1:], rel=1e-10)
+    for start, slope in (("lora", True), ("both_zero", False)):
+        for name in ("negative", "zero", "positive"):
+            assert p[start][name] == m[start][name]
+        np.testing.assert_allclose(
+            p[start]["eigenvalues"], m[start]["eigenvalues"], atol=1e-10 * p[start]["eigenvalues"][-1]
+        )
+        assert p[start]["negative"] == 2 * 5
+        assert (p[start]["gradient_norm"] > 0) == slope
+    assert p["lora"]["log_condition_b_block"] == pytest.approx(m["lora"]["log_condition_b_block"], rel=1e-9)
+    assert p["lora"]["log_condition_gram"] == math.inf  # N = 9 < D = 12: S is singular
+
+
+def test_rows_do_not_depend_on_the_others(result):
+    alone = study.run(Config(features=12, outputs=5, rank=2, ratios=(3.0,), draws=20, samples=9, seed=3))
+    assert alone.measured["log_condition"] == result.measured["log_condition"][2:]
+
+
+def test_same_seed_same_bytes_other_seed_other_numbers(capsys):
+    def document(*flags):
+        assert cli.main(STUDY, [*FLAGS, "--json", "-", *flags]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    first, second, other = document(), document(), document("--seed", "4")
+    assert first["study"] == "hessian"
+    assert first["predicted"] == second["predicted"]
+    assert first["measured"] == second["measured"]
+    assert first["measured"] != other["measured"]
+    assert first["predicted"]["log_condition"][1] is None  # ∞
+
+
+def test_table_and_figure(capsys, tmp_path):
+    assert cli.main(STUDY, [*FLAGS, "--figure", str(tmp_path / "spectra.png")]) == 0
+    printed = capsys.readouterr().out
+    for words in ("6 of 12", "12 of 12", "∞, at finite N", "negative 10 (10)", "A = B = 0", "κ(ASAᵀ)"):
+        assert words in printed
+    assert (tmp_path / "spectra.png").stat().st_size > 10_000
+
+
+def test_figure_shows_the_result(result):
+    left, right = STUDY.plot(SMALL, result).axes
+    assert left.get_xscale() == left.get_yscale() == "log"
+    lines = {line.get_label(): line for line in left.get_lines()}
+    medians = np.exp(result.measured["log_condition_median"])
+    np.testing.assert_allclose(lines["median κ"].get_ydata(), medians)
+    np.testing.assert_allclose(lines["median κ"].get_xdata(), [0.5, 1.0, 3.0])
+    grid, curve = lines["Marchenko–Pastur limit"].get_data()
+    np.testing.assert_allclose(curve[[0, -1]], [hessian.marchenko_pastur_condition(1 / grid[i]) for i in (0, -1)])
+    steps = [line for line in right.get_lines() if "closed form" in str(line.get_label())]
+    for line, start in zip(steps, ("lora", "both_zero"), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), result.predicted[start]["eigenvalues"])
+
+
+def test_a_large_layer_is_predicted_and_not_measured():
+    config = Config(features=600, outputs=400, rank=2, ratios=(0.01,), draws=2, samples=20)
+    result = study.run(config)
+    assert result.measured["lora"]["negative"] is None
+    assert result.predicted["lora"]["negative"] == 2 * 20
+    assert "not measured at this size" in "".join(study.table(config, result).notes)
+    assert STUDY.plot(config, result).axes[1].get_lines()
+
+
+def test_b_block_singular_below_rank_samples():
+    config = Config(features=8, outputs=4, rank=4, ratios=(1.0,), draws=2, samples=2)
+    result = study.run(config)
+    assert result.predicted["lora"]["log_condition_b_block"] == math.inf
+    assert result.measured["lora"]["log_condition_b_block"] == math.inf
+    assert "κ(ASAᵀ) = ∞" in "".join(study.table(config, result).notes)
+    plain(result)
+
+
+def test_interrupted_keeps_the_finished_rows(monkeypatch):
+    right, calls = study._ratio, []
+
+    def once(config, ratio):
+        calls.append(ratio)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return right(config, ratio)
+
+    monkeypatch.setattr(study, "_ratio", once)
+    result = study.run(SMALL)
+    assert result.interrupted
+    assert result.predicted["n_samples"] == [6]
+    assert study.table(SMALL, result).rows
+
+
+BAD = [
+    (["--rank", "6"], "rank must be at most min(n1, n2) = 5, received 6"),
+    (["--rank", "0"], "rank must be"),
+    (["--features", "0"], "features must be"),
+    (["--outputs", "-1"], "outputs must be"),
+    (["--ratios", "0.001"], "ratios must give N of 1 or more"),
+    (["--ratios", "-1"], "ratios must be a finite number above 0, received -1.0"),
+    (["--ratios", "nan"], "ratios must be"),
+    (["--ratios"], "ratios must have at least one value"),
+    (["--draws", "1"], "draws must be"),
+    (["--samples", "0"], "samples must be"),
+    (["--seed", "-1"], "seed must be"),
+]
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(("flags", "message"), BAD)
+def test_bad_flags_are_one_line_and_status_2(capsys, flags, message):
+    assert cli.main(STUDY, [*FLAGS, *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_module_runs(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["hessian", *FLAGS, "--json", "-"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("allora_analysis.hessian", run_name="__main__")
+    assert stop.value.code == 0
+    assert json.loads(capsys.readouterr().out)["config"]["features"] == 12
+
+
+def test_the_study_imports_nothing_heavy():
+    root = Path(__file__).parents[1]
+    heavy = "import sys, allora_analysis.hessian.study; print({'torch', 'matplotlib', 'scipy'} & set(sys.modules))"
+    child = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True, cwd=root)
+    assert child.stdout.strip() == "set()"
