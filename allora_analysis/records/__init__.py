@@ -1,0 +1,43 @@
+"""Run records: one small JSON file per run, content-addressed, written whole or not at all, verified on reading.
+
+| file | object |
+| --- | --- |
+| `canonical` | what a record may hold, its canonical JSON, and the run's key |
+| `digests` | content digests of data and models, which stand in a record in place of paths |
+| `origin` | provenance: git revision, versions, time |
+| `record` | a record, its file's content and verification, `load` |
+| `storage` | `save`, `lookup`, `find` |
+| `files` | writing whole or not at all, setting aside |
+| `inventory` | `status` of a folder of records |
+
+A run is its study, its full config, a `protocol` integer that grows when the meaning of a run changes, and the digests
+of what it read. Its file is `<study>-<first 20 digits of the key>.json`, so a run cannot be recorded twice, nor two
+runs be confused. Any number of processes may save into one folder. A file whose bytes were altered is never read: it is
+moved to `set_aside/` and named in a `SetAsideWarning`. No pickle, no NaN, no machine's paths.
+"""
+
+from allora_analysis.records.canonical import RecordError, canonical_json, key
+from allora_analysis.records.digests import digest_file, digest_folder
+from allora_analysis.records.inventory import Status, status
+from allora_analysis.records.origin import provenance
+from allora_analysis.records.record import Record, TornRecord, load
+from allora_analysis.records.storage import Saved, SetAsideWarning, find, lookup, save
+
+__all__ = [
+    "Record",
+    "RecordError",
+    "Saved",
+    "SetAsideWarning",
+    "Status",
+    "TornRecord",
+    "canonical_json",
+    "digest_file",
+    "digest_folder",
+    "find",
+    "key",
+    "load",
+    "lookup",
+    "provenance",
+    "save",
+    "status",
+]

@@ -1,0 +1,130 @@
+"""Files that many processes write at once, whole or not at all. Checked by `tests/test_records.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from allora_analysis.records.canonical import RecordError
+
+SET_ASIDE = "set_aside"
+# A neighbour lives for the milliseconds of one write; one this old belongs to a writer that was killed.
+STALE_SECONDS = 3600.0
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+
+
+def write_once(path: Path, content: bytes) -> bool:
+    """Write a file unless it is there: into a neighbour, to the disk, then linked into place in one step.
+
+    A writer killed at any moment leaves the whole file or none, and at most a hidden neighbour. Where the file system
+    has no hard links the last step is a rename: still whole, but of two writers at one moment the second then stays.
+
+    Args:
+        path: the file; its folder is made if it is not there.
+        content: the bytes.
+
+    Returns:
+        Whether this call wrote it; False: it is there already.
+
+    Raises:
+        RecordError: the disk is full, or the folder cannot be written to.
+    """
+    neighbour = path.parent / f".{path.stem}-{secrets.token_hex(8)}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(neighbour, content)
+            return _place(neighbour, path)
+        finally:
+            neighbour.unlink(missing_ok=True)
+    except OSError as error:
+        raise RecordError(f"{path}: not recorded ({error.strerror}); make room or name a folder to write to") from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _place(neighbour: Path, path: Path) -> bool:
+    try:
+        os.link(neighbour, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if path.exists():
+            return False
+        os.replace(neighbour, path)
+    _sync_folder(path.parent)
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    # Some network file systems cannot; the file's own bytes are on the disk already.
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if it is not there, against other processes that do the same; the end of a process frees it.
+
+    Args:
+        folder: the folder.
+
+    Yields:
+        None.
+    """
+    import fcntl
+
+    folder.mkdir(exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        # A file system without locks leaves two processes that find one torn file at the same moment to luck.
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def move(path: Path, folder: Path) -> None:
+    """Move a file into a folder under a name that tells its content, so that nothing there is overwritten.
+
+    Args:
+        path: the file.
+        folder: the folder, on the same file system.
+    """
+    os.replace(path, folder / f"{path.stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.json")
+
+
+def remove_stale(folder: Path) -> list[str]:
+    """Delete the neighbours that killed writers left more than `STALE_SECONDS` ago.
+
+    Args:
+        folder: the folder of records.
+
+    Returns:
+        The names of those deleted.
+    """
+    removed = []
+    for part in sorted(folder.glob(".*.part")):
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > STALE_SECONDS:
+                part.unlink()
+                removed.append(part.name)
+    return removed

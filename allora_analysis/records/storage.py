@@ -1,0 +1,180 @@
+"""Saving and finding records, safe for any number of writers. Checked by `tests/test_records.py`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from allora_analysis.records import files
+from allora_analysis.records.canonical import RecordError, canonical_json, checked_digests, key, portable
+from allora_analysis.records.origin import provenance as own_provenance
+from allora_analysis.records.record import NAME, Record, TornRecord, decode, encode, record_path
+from allora_analysis.study import Result
+from allora_analysis.validation import ArgumentError
+
+
+class SetAsideWarning(UserWarning):
+    """A torn or altered file was found; it was moved to `set_aside/` and not read."""
+
+
+class Saved(NamedTuple):
+    """Where a run's record is, and whether this call wrote it (False: an earlier writer's stays)."""
+
+    path: Path
+    written: bool
+
+
+def save(
+    folder: Path | str,
+    study: str,
+    config: Any,
+    result: Result | Mapping[str, Any],
+    *,
+    protocol: int,
+    digests: Mapping[str, str] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Saved:
+    """Record a run: written whole or not at all, once, however many writers.
+
+    Args:
+        folder: the folder of records; made if it is not there.
+        study: the study's name.
+        config: the full config, a dataclass or a mapping.
+        result: what the run found.
+        protocol: as in `key`.
+        digests: as in `key`.
+        provenance: facts outside the key; None for `provenance()`.
+
+    Returns:
+        The path, and whether this call wrote it.
+
+    Raises:
+        ArgumentError: an interrupted result, a NaN, a path, or what else a record may not hold.
+    """
+    if isinstance(result, Result):
+        if result.interrupted:
+            raise ArgumentError("result: an interrupted run is not recorded; run it to its end")
+        result = {"predicted": result.predicted, "measured": result.measured}
+    run_key = key(config, protocol, digests)
+    document = {
+        "study": study,
+        "key": run_key,
+        "protocol": protocol,
+        "config": portable("config", config),
+        "digests": checked_digests(digests),
+        "result": portable("result", dict(result), infinite=True),
+        "provenance": portable("provenance", dict(own_provenance() if provenance is None else provenance)),
+    }
+    path = record_path(Path(folder), study, run_key)
+    return Saved(path, _publish(path, encode(document)))
+
+
+def _publish(path: Path, content: bytes) -> bool:
+    for _ in range(10):
+        if _verified(path) is not None:
+            return False
+        if files.write_once(path, content):
+            return True
+    raise RecordError(f"{path}: torn, and it cannot be set aside; delete it and run again")
+
+
+def _verified(path: Path) -> Record | None:
+    # None where there is no record, or a torn one, which is then set aside. Under the lock the content is read again: a
+    # neighbour may meanwhile have set the torn one aside and saved a good one.
+    try:
+        return decode(path, path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror})") from None
+    except TornRecord:
+        pass
+    try:
+        with files.locked(aside := path.parent / files.SET_ASIDE):
+            try:
+                return decode(path, path.read_bytes())
+            except TornRecord as error:
+                files.move(path, aside)
+                told = f"{path.name} is set aside in {files.SET_ASIDE}/ and not read: {error}"
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        told = f"{path} is torn or altered and not read; it cannot be set aside ({error.strerror})"
+    warnings.warn(told, SetAsideWarning, stacklevel=4)
+    return None
+
+
+def lookup(
+    folder: Path | str, study: str, config: Any, protocol: int, digests: Mapping[str, str] | None = None
+) -> Record | None:
+    """The record of one run, if it is there: ask before running.
+
+    Args:
+        folder: the folder of records; it need not exist yet.
+        study: the study's name.
+        config: the full config.
+        protocol: as in `key`.
+        digests: as in `key`.
+
+    Returns:
+        The verified record; None where there is none, or a torn one, which is set aside.
+    """
+    return _verified(record_path(Path(folder), study, key(config, protocol, digests)))
+
+
+def find(folder: Path | str, study: str | None = None, **config_fields: Any) -> list[Record]:
+    """All verified records of a study whose config has these values, in an order that depends on content alone.
+
+    Torn or altered files are set aside, each named in a `SetAsideWarning`. Files that are no records are left alone.
+
+    Args:
+        folder: the folder of records.
+        study: the study's name; None for all.
+        **config_fields: values that the config must have; 1 and 1.0, tuples and lists are alike.
+
+    Returns:
+        The records, sorted by study, config and protocol; none from an empty folder.
+
+    Raises:
+        ArgumentError: no such folder, or a field that no record of the study has.
+    """
+    found = [record for path in record_files(folder, study) if (record := _verified(path)) is not None]
+    for field in config_fields:
+        if found and not any(field in record.config for record in found):
+            known = sorted({name for record in found for name in record.config})
+            raise ArgumentError(f"{field}: no record in {folder} has this config field; there are {', '.join(known)}")
+    wanted = {name: canonical_json(name, value) for name, value in config_fields.items()}
+    kept = [record for record in found if wanted.items() <= _texts(record, wanted).items()]
+    return sorted(kept, key=_order)
+
+
+def _order(record: Record) -> tuple[str, str, int, str]:
+    return record.study, canonical_json("config", record.config), record.protocol, record.key
+
+
+def _texts(record: Record, names: Mapping[str, str]) -> dict[str, str]:
+    return {name: canonical_json(name, record.config[name]) for name in names if name in record.config}
+
+
+def record_files(folder: Path | str, study: str | None = None) -> list[Path]:
+    """The files in a folder that are named as records are.
+
+    Args:
+        folder: the folder of records.
+        study: the study's name; None for all.
+
+    Returns:
+        The paths, sorted by name.
+
+    Raises:
+        RecordError: no such folder, or one that cannot be read.
+    """
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise RecordError(f"{folder}: cannot be read ({error.strerror}); name a folder of records") from None
+    matches = [match for name in names if (match := NAME.fullmatch(name))]
+    return [Path(folder) / match[0] for match in matches if study in (None, match[1])]
