@@ -29,9 +29,9 @@ def check_writable(flag: str, path: Path) -> None:
     Raises:
         ArgumentError: a folder, a missing or a read-only parent.
     """
+    if path.is_dir():
+        raise ArgumentError(f"{flag} {path}: is a folder; name a file in it")
     try:
-        if path.is_dir():
-            raise IsADirectoryError(None, "is a folder, give a file's path")
         if path.exists() and not path.is_file():
             return  # a device or a pipe: the write itself will tell
         with tempfile.TemporaryFile(dir=path.parent):
@@ -43,7 +43,7 @@ def check_writable(flag: str, path: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file whole or not at all: into a neighbour first, then renamed. Devices and pipes are written to directly.
+    """Write a file whole or not at all: a neighbour first, then renamed. Devices and pipes are written to directly.
 
     Args:
         path: the file.

@@ -1,8 +1,8 @@
 """What all studies share: a frozen `Config` → `run(config)` → `Result` → a table, JSON, a figure; and the command line.
 
 A study is four things: a frozen dataclass whose fields are its flags, `run`, `table` and `plot`. Its `__main__` says
-`raise SystemExit(main(STUDY))`. Exit status: 0 success, 2 a mistake of the caller's (one line, no traceback), 130 Ctrl-C
-(after printing what was finished). Checked by `tests/test_study.py`.
+`raise SystemExit(main(STUDY))`. Exit status: 0 success, 2 a mistake of the caller's (one line, no traceback), 130
+Ctrl-C (after printing what was finished). Checked by `tests/test_study.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-
+from tyro.conf import arg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,9 +64,9 @@ class Study:
 class Output:
     """Where the result goes besides the table on standard output."""
 
-    json: Annotated[str | None, "PATH or -"] = None
+    json: Annotated[str | None, arg(metavar="PATH|-")] = None
     """Write the result as JSON to this path; - prints it to standard output instead of the table."""
-    figure: Path | None = None
+    figure: Annotated[Path | None, arg(metavar="PATH")] = None
     """Draw the result to this path; its ending chooses the format (.png, .pdf, .svg)."""
 
 
@@ -217,13 +217,16 @@ def show(table: Table) -> None:
     """
     from rich.console import Console
     from rich.table import Table as RichTable
+    from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else max(160, shutil.get_terminal_size().columns))
-    grid = RichTable(title=table.title, title_justify="left", caption_justify="left")
+    # Text, because a title's or a heading's square brackets are no markup; fold, because a cut number is a wrong one.
+    grid = RichTable(title=Text(table.title), title_justify="left")
     for index, column in enumerate(table.columns):
-        grid.add_column(column, justify="left" if index == 0 else "right")
+        grid.add_column(Text(column), justify="left" if index == 0 else "right", overflow="fold")
     for row in table.rows:
-        grid.add_row(*row)
+        grid.add_row(*(Text(cell) for cell in row))
+    needed = Console(width=100_000).measure(grid).maximum
+    console = Console(width=None if sys.stdout.isatty() else max(160, needed, shutil.get_terminal_size().columns))
     console.print(grid, highlight=False, markup=False)
     for note in table.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)

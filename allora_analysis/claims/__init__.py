@@ -1,1 +1,18 @@
-"""The paper's statements, one file per section, and the ledger that gives each a computed verdict."""
+"""The paper's statements, one file per section, and the ledger that gives each a computed verdict.
+
+To add a claim: write its check in its section's file and list it in that file's `claims()`. A new file joins
+`SECTIONS`.
+"""
+
+# In the paper's order. Names, so that importing the package costs nothing.
+SECTIONS = (
+    "section_3_1_tikhonov",
+    "section_3_1_placement",
+    "section_3_1_deviation",
+    "section_3_1_sgd",
+    "section_3_2_zero_initialisation",
+    "section_3_2_networks",
+    "section_3_3_ripple",
+    "section_4_allora",
+    "section_4_tables",
+)

@@ -7,13 +7,18 @@ and a test (empirical claims); nothing here or in the claims' files types a verd
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from allora_analysis.claims import SECTIONS
+from allora_analysis.validation import ArgumentError, several
 
 VERDICTS = ("holds", "holds_corrected", "conditional", "refuted", "undecided", "not_run")
 
@@ -121,7 +126,7 @@ def settle(printed: Mapping[str, bool], corrected: Mapping[str, bool] | None = N
 
 
 def relative_error(measured: ArrayLike, predicted: ArrayLike) -> float:
-    """max |measured − predicted| / max |predicted| (absolute where the prediction is 0); ∞ if the shapes differ.
+    """Largest |measured − predicted| over largest |predicted| (absolute if that is 0); ∞ if the shapes differ.
 
     Args:
         measured: an array.
@@ -168,9 +173,45 @@ def all_claims() -> tuple[Claim, ...]:
     Raises:
         ValueError: two claims with one id.
     """
-    from allora_analysis.claims import SECTIONS
-
-    claims = tuple(claim for section in SECTIONS for claim in section.claims())
+    sections = (importlib.import_module(f"allora_analysis.claims.{name}") for name in SECTIONS)
+    claims = tuple(claim for section in sections for claim in section.claims())
     if len({claim.id for claim in claims}) != len(claims):
         raise ValueError("two claims share an id")
     return claims
+
+
+def select(claims: Sequence[Claim], only: Sequence[str] | None) -> tuple[Claim, ...]:
+    """The claims named by id or by section, in the ledger's order.
+
+    Args:
+        claims: all claims.
+        only: ids or sections (the part of an id before its first dash); None for all.
+
+    Returns:
+        The claims asked for.
+
+    Raises:
+        ArgumentError: a name that is neither, or no name at all.
+    """
+    if only is None:
+        return tuple(claims)
+    names = several("--only", only)
+    known = {claim.id for claim in claims} | {section(claim) for claim in claims}
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.3)
+            hint = f"did you mean {', '.join(close)}?" if close else "the ledger's table lists the ids"
+            raise ArgumentError(f"--only: unknown claim id {name!r}; {hint}")
+    return tuple(claim for claim in claims if claim.id in names or section(claim) in names)
+
+
+def section(claim: Claim) -> str:
+    """The part of a claim's id before its first dash: "3.1" of "3.1-expectation".
+
+    Args:
+        claim: the claim.
+
+    Returns:
+        The section.
+    """
+    return claim.id.partition("-")[0]

@@ -1,0 +1,75 @@
+"""`python -m allora_analysis`: the ledger, a verdict with evidence for every statement of the paper.
+
+Exit status: 0 every check ran, whatever its verdict; 1 a check raised (an error of the toolkit; the rest is printed);
+2 a mistake of the caller's; 130 Ctrl-C, after printing what was finished. Checked by `tests/test_ledger.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from allora_analysis import cli
+from allora_analysis.claims import ledger, presentation
+from allora_analysis.study import INTERRUPTED, sweep
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A computed verdict on every statement of the ALLoRA paper, with the evidence for it."""
+
+    only: Annotated[tuple[str, ...] | None, arg(metavar="ID [ID ...]")] = None
+    """Check only these claims: ids as the table shows them, or a section (3.1, 3.2, 3.3, 4) for all of its claims."""
+    json: Annotated[str | None, arg(metavar="PATH|-")] = None
+    """Write the ledger as JSON to this path; - prints it to standard output instead of the table."""
+
+
+def run(arguments: Arguments) -> int:
+    """Check the claims asked for, print the ledger and write it.
+
+    Args:
+        arguments: the flags.
+
+    Returns:
+        The exit status.
+    """
+    if arguments.json not in (None, "-"):
+        cli.check_writable("--json", Path(arguments.json))
+    claims = ledger.select(ledger.all_claims(), arguments.only)
+    rows, interrupted = sweep(claims, ledger.examine, "claims checked")
+    document = presentation.as_json(rows)
+    if arguments.json == "-":
+        print(document)
+    else:
+        presentation.show(rows)
+    if arguments.json not in (None, "-"):
+        cli.write_text("--json", Path(arguments.json), document + "\n")
+    failed = [row for row in rows if row.error is not None]
+    for row in failed:
+        print(f"error of the toolkit in the check of {row.claim.id}: {row.error}", file=sys.stderr)
+    if interrupted:
+        print(f"interrupted: {len(rows)} of {len(claims)} claims checked", file=sys.stderr)
+        return INTERRUPTED
+    return 1 if failed else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The ledger's command.
+
+    Args:
+        argv: the words after the command; None for those of this process.
+
+    Returns:
+        The exit status.
+    """
+    arguments = cli.parse(Arguments, "python -m allora_analysis", argv)
+    return cli.guarded(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

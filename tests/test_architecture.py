@@ -1,0 +1,134 @@
+"""What keeps the house easy to see: sizes, names, imports, lazy loading, the typing hook."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import jaxtyping
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = sorted((ROOT / "allora_analysis").rglob("*.py"))
+FILES = PACKAGE + sorted((ROOT / "benchmarks").rglob("*.py")) + sorted((ROOT / "tests").rglob("*.py"))
+HEAVY = ("torch", "transformers", "matplotlib", "sklearn", "scipy.stats", "curvlinops")
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=relative)
+def test_files_and_functions_are_short(path):
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 250
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            assert lines <= 40, f"{node.name} has {lines} lines"
+
+
+def test_no_module_has_an_empty_name():
+    assert not [path for path in PACKAGE if path.stem in ("utils", "util", "helpers", "common", "misc")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_no_pickle(path):
+    if path == Path(__file__):
+        return
+    assert not re.search(r"^\s*(import|from) (pickle|dill|joblib)\b|allow_pickle=True", path.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted((ROOT / "tests" / "brute_force").glob("*.py")), ROOT / "tests/stat_assert.py"]
+)
+def test_references_import_nothing_from_what_they_judge(path):
+    assert "allora_analysis" not in re.sub(r'""".*?"""', "", path.read_text(), flags=re.DOTALL)
+
+
+def loaded_by(module: str) -> set[str]:
+    code = f"import sys, {module}; print(*[m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "allora_analysis",
+        "allora_analysis.__main__",
+        *(f"allora_analysis.{name}" for name in ("tikhonov", "deviation", "dropout_sgd", "hessian", "ripple")),
+        *(f"allora_analysis.{name}.study" for name in ("tikhonov", "deviation", "dropout_sgd", "hessian", "ripple")),
+        "allora_analysis.statistics",
+        "allora_analysis.records",
+        "allora_analysis.claims.ledger",
+    ],
+)
+def test_nothing_heavy_is_imported_until_it_is_needed(module):
+    assert loaded_by(module) == set()
+
+
+def test_import_contracts():
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports")], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def typed_modules() -> list[str]:
+    """The modules that import jaxtyping: each must have its shapes checked."""
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in PACKAGE if "jaxtyping" in path.read_text()
+    ]
+    return [name.removesuffix(".__init__") for name in names]
+
+
+def shaped(annotation) -> bool:
+    return hasattr(annotation, "dim_str") and hasattr(annotation, "array_type")
+
+
+@pytest.mark.parametrize("name", typed_modules())
+def test_a_wrong_shape_is_rejected_in_every_typed_module(name, request):
+    """Names under TYPE_CHECKING would not resolve here, and the hook would then check nothing, in silence."""
+    module = importlib.import_module(name)
+    checked = 0
+    for owner in [module, *(item for item in vars(module).values() if inspect.isclass(item))]:
+        if inspect.isclass(owner) and owner.__module__ != name:
+            continue
+        for function in vars(owner).values():
+            if not inspect.isfunction(function) or function.__module__ != name:
+                continue
+            hints = typing.get_type_hints(function)
+            arrays = [key for key, hint in hints.items() if shaped(hint)]
+            checked += bool(arrays)
+            inputs = [key for key in arrays if key != "return"]
+            if not inputs or request.config.option.untyped:
+                continue
+            parameters = inspect.signature(function).parameters
+            wrong = {key: np.zeros((1,) * 9, dtype=complex) for key in parameters}
+            # A dataclass's __init__ and a function alike: nine complex dimensions fit no shape of ours.
+            with pytest.raises(jaxtyping.TypeCheckError):
+                function(**{key: value for key, value in wrong.items() if parameters[key].kind not in (2, 4)})
+    assert checked, "imports jaxtyping, annotates nothing"
+
+
+def test_every_claims_test_exists():
+    from allora_analysis.claims.ledger import all_claims
+
+    named = {word for claim in all_claims() for word in re.findall(r"tests/\w+\.py", claim.test)}
+    assert named
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_every_docstring_names_a_test_that_exists():
+    named = {word for path in PACKAGE for word in re.findall(r"tests/[\w/]+\.py", path.read_text())}
+    assert not [path for path in named if not (ROOT / path).exists()]

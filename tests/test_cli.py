@@ -1,0 +1,167 @@
+"""Every study's command, run as a user does, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from allora_analysis import cli
+from allora_analysis.study import Result, Study, Table
+from allora_analysis.validation import ArgumentError
+
+ROOT = Path(__file__).parents[1]
+
+# A size that runs in about a second, and a flag with a value that makes no sense.
+STUDIES = {
+    "tikhonov": (["--draws", "2000"], ["--keep-prob", "0"], "keep_prob"),
+    "deviation": (["--draws", "500"], ["--keep-prob", "1.5"], "keep_prob"),
+    "dropout_sgd": (["--steps", "20", "--replicas", "50"], ["--learning-rate", "1e9"], "learning_rate"),
+    "hessian": (["--draws", "5"], ["--rank", "0"], "rank"),
+    "ripple": (["--depth", "4", "--width", "16", "--rank", "2", "--replicas", "8"], ["--depth", "0"], "depth"),
+}
+
+
+def run(*words, **options):
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    return subprocess.run(
+        [sys.executable, "-m", *words], capture_output=True, text=True, env=environment, timeout=120, **options
+    )
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_prints_writes_and_draws(name, tmp_path):
+    small = STUDIES[name][0]
+    done = run(
+        f"allora_analysis.{name}", *small, "--json", str(tmp_path / "a.json"), "--figure", str(tmp_path / "a.png")
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") > 4
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    document = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
+    assert list(document) == ["study", "config", "predicted", "measured", "environment"]
+    assert document["study"] == name
+    assert document["predicted"]
+    assert document["measured"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.png"]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_json_alone_on_standard_output_and_the_same_bytes_twice(name):
+    first, second = (run(f"allora_analysis.{name}", *STUDIES[name][0], "--json", "-") for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert json.loads(first.stdout)["predicted"]
+    assert first.stdout == second.stdout
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_value_that_makes_no_sense_is_one_line_and_exit_2(name):
+    done = run(f"allora_analysis.{name}", *STUDIES[name][1])
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert STUDIES[name][2] in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["allora_analysis", *(f"allora_analysis.{name}" for name in STUDIES)])
+def test_help_is_quick(module):
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = run(module, "--help")
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+        assert "--json" in done.stdout
+    # The contract is 1 s; the best of three, and 2.5 s here, for a machine whose cores the other tests share.
+    assert min(seconds) < 2.5
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--json", "{missing}/a.json"], "cannot be written"),
+        (["--json", "{folder}"], "is a folder"),
+        (["--figure", "{missing}/a.png"], "cannot be written"),
+        (["--figure", "{folder}/a.xyz"], "must end in one of"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, words, message):
+    words = [word.format(missing=tmp_path / "missing", folder=tmp_path) for word in words]
+    done = run("allora_analysis.ripple", *words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.bad_input
+def test_a_full_disk_loses_nothing_that_was_computed():
+    done = run("allora_analysis.ripple", *STUDIES["ripple"][0], "--json", "/dev/full")
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr
+    assert done.stdout.count("\n") > 4
+    assert Path("/dev/full").is_char_device()
+
+
+def test_a_closed_pipe_is_no_error():
+    command = f"'{sys.executable}' -m allora_analysis.ripple --depth 4 --width 16 --rank 2 --replicas 8 | true"
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stderr == ""
+
+
+class _Config:
+    """A study for these tests."""
+
+
+def _study(run):
+    return Study("test", _Config, run, lambda config, result: Table("t", ["a"], [["1"]]), lambda config, result: None)
+
+
+def test_interrupted_results_are_shown_with_status_130(capsys):
+    study = _study(lambda config: Result({"a": 1.0}, {"a": 1.0}, interrupted=True))
+    assert cli.guarded(lambda: cli._run(study, _Config(), cli.Output(json="-"))) == 130
+    out, err = capsys.readouterr()
+    assert json.loads(out)["interrupted"] is True
+    assert "only what was finished" in err
+
+
+def test_ctrl_c_before_anything_was_finished(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    assert cli.guarded(interrupted) == 130
+    assert "nothing was finished" in capsys.readouterr().err
+
+
+def test_atomic_writing_leaves_the_old_file_when_it_fails(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def fails(target):
+        target.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        cli.write_atomically(path, fails)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_figure_that_cannot_be_written(tmp_path, monkeypatch):
+    from allora_analysis import plotting
+
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(plotting, "save", fails)
+    with pytest.raises(ArgumentError, match=r"--figure .*No space left"):
+        cli._draw(_study(None), _Config(), Result({}, {}), tmp_path / "a.png")
