@@ -122,7 +122,7 @@ def test_minimiser_is_stationary_and_of_least_norm(seed, p, placement, rank):
 
 def test_input_minimiser_does_not_depend_on_the_columns_scale():
     x, y = problem(6, 8, 3, 2)
-    scale = np.array([1e-8, 1.0, 1e8])
+    scale = np.array([1e-170, 1.0, 1e8])
     w = tikhonov.dropout_solution(x, y, 0.7, "input")
     np.testing.assert_allclose(tikhonov.dropout_solution(x * scale, y, 0.7, "input") * scale[:, None], w, rtol=1e-10)
 
@@ -213,6 +213,19 @@ def test_the_fit_of_a_single_sample_is_always_a_ridge_but_its_weights_are_not():
     np.testing.assert_allclose(x @ difference, 0, atol=1e-12)
     assert np.abs(difference).max() > 0.01
     assert tikhonov.nearest_ridge(x, y, 0.4, "input").penalty == pytest.approx(penalty)
+
+
+def test_the_fit_of_wide_designs_can_be_a_ridge_with_unequal_columns():
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    x, y = np.hstack([turn, 3.0 * turn.T]), targets(np.eye(2), 3)
+    assert tikhonov.exact_penalty(x, 0.5, "input", "weights") is None
+    assert tikhonov.exact_penalty(x, 0.5, "input", "fit") == pytest.approx(5.0)  # XXᵀ = 10 I, X diag(XᵀX)⁻¹Xᵀ = 2 I
+    found = tikhonov.nearest_ridge(x, y, 0.5, "input")
+    assert found.penalty == pytest.approx(5.0)
+    assert found.distance < 1e-14
+    generic = DESIGNS["wide"]
+    assert tikhonov.exact_penalty(generic, 0.5, "input", "fit") is None
+    assert tikhonov.nearest_ridge(generic, y, 0.5, "input").distance > 1e-4
 
 
 @pytest.mark.parametrize("x", [np.zeros((2, 2)), problem(13, 4, 3, 1)[0]])

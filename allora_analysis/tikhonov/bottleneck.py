@@ -163,17 +163,20 @@ def equalising_rotation(values: Float[np.ndarray, " K"], width: int) -> Float[np
     diagonal, mean = weight.copy(), float(weight.mean())
     for _ in range(width - 1):
         low, high = int(diagonal.argmin()), int(diagonal.argmax())
-        above, below = diagonal[high] - mean, mean - diagonal[low]
+        above, below = float(diagonal[high]) - mean, mean - float(diagonal[low])
         if min(above, below) <= np.finfo(float).eps * mean:
             break
         cross = float(q[:, low] @ (weight * q[:, high]))
-        root = float(np.sqrt(cross**2 + above * below))
-        tangent = below / (cross + root) if cross >= 0 else (root - cross) / above  # neither form cancels
-        cosine = 1 / np.sqrt(1 + tangent**2)
-        turn = cosine * np.array([[1.0, -tangent], [tangent, 1.0]])
-        q[:, [low, high]] = q[:, [low, high]] @ turn
+        q[:, [low, high]] = q[:, [low, high]] @ _plane_rotation(above, below, cross)
         diagonal[low], diagonal[high] = mean, diagonal[high] - mean + diagonal[low]
     return q[: len(values)]
+
+
+def _plane_rotation(above: float, below: float, cross: float) -> Float[np.ndarray, "2 2"]:
+    # tan θ solves above·t² + 2·cross·t − below = 0, in the form that does not cancel.
+    root = float(np.sqrt(cross**2 + above * below))
+    tangent = below / (cross + root) if cross >= 0 else (root - cross) / above
+    return np.array([[1.0, -tangent], [tangent, 1.0]]) / np.sqrt(1 + tangent**2)
 
 
 def bottleneck_factors(x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int) -> BottleneckFactors:

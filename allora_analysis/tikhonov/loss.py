@@ -45,6 +45,20 @@ def design_and_targets(x: ArrayLike, y: ArrayLike) -> tuple[Float[np.ndarray, "N
     return x, validation.matrix_of("y", y, (x.shape[0], None), "the N rows of x")
 
 
+def column_norms(x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, " D"]:
+    """‖X_:d‖, each column scaled before squaring so that no square overflows or vanishes.
+
+    Args:
+        x: X (N×D).
+
+    Returns:
+        The norms; 0 for zero columns alone.
+    """
+    largest = np.max(np.abs(x), axis=0)
+    scale = np.where(largest > 0, largest, 1.0)
+    return scale * np.linalg.norm(x / scale, axis=0)
+
+
 def output_penalty(x: Float[np.ndarray, "N D"], w: Float[np.ndarray, "D C"]) -> float:
     """‖XW‖²_F, what output masks penalise.
 

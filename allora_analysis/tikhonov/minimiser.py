@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.tikhonov.loss import PLACEMENTS, design_and_targets, noise_ratio
+from allora_analysis.tikhonov.loss import PLACEMENTS, column_norms, design_and_targets, noise_ratio
 from allora_analysis.tikhonov.ridge import ridge_weights
 
 
@@ -47,7 +47,7 @@ def input_weights(
     """
     if keep_prob == 1.0:  # without a penalty the norm to be minimal is W's own, not the rescaled one
         return ridge_weights(x, y, 0.0)
-    norms = np.linalg.norm(x, axis=0)
+    norms = column_norms(x)
     scale = np.where(norms > 0, norms, 1.0)
     return ridge_weights(x / scale, y, noise_ratio(keep_prob)) / scale[:, None]
 
@@ -95,6 +95,6 @@ def reduced_rank_solution(
     rank = validation.adapter_rank(rank, *w.shape)
     x = validation.matrix("x", x)
     root = np.sqrt(noise_ratio(keep_prob))
-    extra = x @ w if placement == "output" else np.linalg.norm(x, axis=0)[:, None] * w
+    extra = x @ w if placement == "output" else column_norms(x)[:, None] * w
     directions = np.linalg.svd(np.vstack([x @ w, root * extra]), full_matrices=False)[2][:rank]
     return w @ directions.T @ directions

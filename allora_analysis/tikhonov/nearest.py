@@ -52,12 +52,34 @@ def ridge_factor(
     return np.exp(-np.logaddexp(0.0, log_penalty[:, None] - log_squares))
 
 
+def search_range(
+    log_squares: Float[np.ndarray, " R"], inner: Float[np.ndarray, " R"], square: Float[np.ndarray, " R"]
+) -> tuple[float, float]:
+    """Where in log λ all minima between the ends lie.
+
+    Term i falls until h_i = inner_i/square_i and rises after, so they lie between the first and the last such point;
+    a term that turns at λ = 0 or ∞ opens that side, as far as h still changes.
+
+    Args:
+        log_squares: log s_i².
+        inner: ⟨G_i, H_i⟩.
+        square: ‖H_i‖² > 0.
+
+    Returns:
+        Lowest and highest log λ; lowest above highest where only the ends can be minima.
+    """
+    ratio = inner / square
+    between = (ratio > 0) & (ratio < 1)
+    turns = log_squares[between] + np.log1p(-ratio[between]) - np.log(ratio[between])
+    low = np.append(turns, log_squares.min() - MARGIN if (ratio >= 1).any() else np.inf).min()
+    high = np.append(turns, log_squares.max() + MARGIN if (ratio <= 0).any() else -np.inf).max()
+    return float(low), float(high)
+
+
 def stationary_points(
     log_squares: Float[np.ndarray, " R"], inner: Float[np.ndarray, " R"], square: Float[np.ndarray, " R"]
 ) -> Float[np.ndarray, " M"]:
     """Every local minimum in log λ of Σ_i (square_i h_i² − 2 inner_i h_i), by scan and bisection on its derivative.
-
-    Term i falls until h_i = inner_i/square_i and rises after, so all minima lie between the first and last of these.
 
     Args:
         log_squares: log s_i².
@@ -67,25 +89,21 @@ def stationary_points(
     Returns:
         The minima, ascending; none where only the ends λ = 0 or ∞ can be.
     """
-    ratio = inner / square
-    between = (ratio > 0) & (ratio < 1)
-    turns = log_squares[between] + np.log1p(-ratio[between]) - np.log(ratio[between])
-    low = np.append(turns, log_squares.min() - MARGIN if (ratio >= 1).any() else np.inf).min()
-    high = np.append(turns, log_squares.max() + MARGIN if (ratio <= 0).any() else -np.inf).max()
+
+    def rises(log_penalty: np.ndarray) -> np.ndarray:
+        factor = ridge_factor(log_squares, log_penalty)
+        return ((inner - square * factor) * factor * (1 - factor)).sum(axis=1) >= 0
+
+    low, high = search_range(log_squares, inner, square)
     if low > high:
         return np.empty(0)
-
-    def slope(log_penalty: np.ndarray) -> np.ndarray:
-        factor = ridge_factor(log_squares, log_penalty)
-        return ((inner - square * factor) * factor * (1 - factor)).sum(axis=1)
-
     grid = np.linspace(low - STEP, high + STEP, 3 + int((high - low) / STEP))
-    rising = slope(grid) >= 0
+    rising = rises(grid)
     bracket = np.flatnonzero(~rising[:-1] & rising[1:])
     left, right = grid[bracket], grid[bracket + 1]
     for _ in range(60):
         middle = (left + right) / 2
-        up = slope(middle) >= 0
+        up = rises(middle)
         left, right = np.where(up, left, middle), np.where(up, middle, right)
     return (left + right) / 2
 
@@ -105,8 +123,7 @@ def nearest_to_fit(
     """
     u, s, _ = singular_basis(x)
     target, projected = u.T @ fit, u.T @ y
-    outside = float(np.sum((fit - u @ target) ** 2))
-    total = float(np.sum(fit**2))
+    outside, total = float(np.sum((fit - u @ target) ** 2)), float(np.sum(fit**2))
     square = np.sum(projected**2, axis=1)
     seen = square > 0
     if total == 0 or not seen.any():
