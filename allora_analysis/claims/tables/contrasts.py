@@ -4,7 +4,7 @@ A cell is one (model, data set, η²) of Tables 3 and 4 or one (model, rank, tas
 the three η² of one (model, data set) share the model and the test set, and Table 1's eight tasks are answered by one
 fine-tuned model. The unit is therefore the cluster, a (model, data set) or a (model, rank), with the mean of its
 cells. Table 1 reports one run a cell, the best of several settings.
-Checked by `tests/test_claims_tables.py`.
+Checked by `tests/test_claims_tables_contrasts.py`.
 """
 
 from __future__ import annotations

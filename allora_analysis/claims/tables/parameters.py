@@ -100,7 +100,7 @@ def table_1_parameters(denominator: str) -> tuple[Comparison, ...]:
     Returns:
         One comparison a (model, rank, method), DoRA or ALLoRA (whose two arms print the same).
     """
-    words = "of the pre-trained parameters" if denominator == "pretrained" else "of all parameters, trainable included"
+    words = "trainable / pre-trained" if denominator == "pretrained" else "trainable / all"
     distinct = {(row.model, row.rank, row.arm.removesuffix("-0")): row.parameters for row in TABLE_1}
     return tuple(
         Comparison(

@@ -1,7 +1,7 @@
 """What the reported cells say about each contrast: tests, intervals, and the sample sizes that they would need.
 
 The verdict rests on exact sign flips of the cluster means (each cluster a unit), Holm-adjusted over `CONTRASTS`; tests
-over cells are shown beside it, and are too sure of themselves. Checked by `tests/test_claims_tables.py`.
+over cells are shown beside it, and are too sure of themselves. Checked by `tests/test_claims_tables_contrasts.py`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,194 @@
+"""The reported numbers as a study: every disagreement with both numbers, and what the gaps amount to."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from allora_analysis.claims.tables.audit import disagreements
+from allora_analysis.claims.tables.contrasts import CONTRASTS, gaps
+from allora_analysis.claims.tables.majority import commonsense_cells, perception_cells
+from allora_analysis.claims.tables.parameters import DENOMINATORS, table_1_parameters
+from allora_analysis.claims.tables.summaries import contrast_summaries, seeds_needed
+from allora_analysis.statistics.z_tests import rate
+from allora_analysis.study import Result, Study, Table, text
+from allora_analysis.validation import ArgumentError, positive, several
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# What §4.4–§5.2 state as average improvements, percentage points; the other two contrasts have no stated average.
+STATED = {
+    "ALLoRA − LoRA": 0.3,
+    "ALLoRA − DoRA": 0.3,
+    "ALLoRA-0 − DoRA": 0.3,
+    "ALLoRA − ALLoRA-OD": 0.3,
+    "ALLoRA − ASF-LoRA": 1.0,
+    "ALLoRA − LoRA×η": 0.9,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The paper's reported numbers: disagreements between tables, figures and prose; paired tests over the cells."""
+
+    level: float = 0.05
+    """Size of the tests, family-wise over the contrasts; intervals have confidence 1 - level."""
+    power: float = 0.8
+    """Wanted power of the clusters and seeds needed; above the level."""
+    standard_deviations: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0, 2.0)
+    """Assumed standard deviations of a seed's paired difference, in percentage points, for the seeds needed."""
+    explained: bool = True
+    """Also list differences in the last digit, which rounding explains."""
+
+
+def run(config: Config) -> Result:
+    """All disagreements, contrasts and distances to the majority rates.
+
+    Args:
+        config: the study's.
+
+    Returns:
+        Printed numbers as predicted, recomputed ones as measured.
+
+    Raises:
+        ArgumentError: a level or a power outside (0, 1), a power not above the level, deviations of 0 or below.
+    """
+    level, power = rate("level", config.level), rate("power", config.power)
+    if power <= level:
+        raise ArgumentError(f"power must be above level = {level:g} (that much comes by chance), received {power:g}")
+    deviations = [
+        positive("standard_deviations", d) for d in several("standard_deviations", config.standard_deviations)
+    ]
+    rows = disagreements(config.explained)
+    found = contrast_summaries(level, power)
+    seeds = {
+        name: {f"{d:g}": n for d, n in seeds_needed(item.mean, deviations, power, level).items()}
+        for name, item in found.items()
+    }
+    cells = (*perception_cells(), *commonsense_cells())
+    return Result(
+        predicted={
+            "disagreements": [row.printed for row in rows],
+            "average_improvement": STATED,
+            "trainable_percent": {item.where: float(item.printed) for item in table_1_parameters("all")},
+        },
+        measured={
+            "disagreements": [row.recomputed for row in rows],
+            "disagreement_places": [row.where for row in rows],
+            "disagreement_bases": [row.basis for row in rows],
+            "explained_by_rounding": [row.explained_by_rounding for row in rows],
+            "average_improvement": {name: found[name].mean for name in STATED},
+            **{
+                f"trainable_percent_of_{base}": {i.where: float(i.recomputed) for i in table_1_parameters(base)}
+                for base in DENOMINATORS
+            },
+            "contrasts": {name: dataclasses.asdict(item) for name, item in found.items()},
+            "seeds_needed_by_paired_std": seeds,
+            "above_majority": [dataclasses.asdict(cell) for cell in cells],
+        },
+    )
+
+
+def table(config: Config, result: Result) -> Table:
+    """The disagreements, those that rounding cannot explain first; contrasts and majority rates as notes.
+
+    The column "rounding?" says whether rounding of inputs and result can explain the difference.
+
+    Args:
+        config: the study's.
+        result: its result.
+
+    Returns:
+        The table.
+    """
+    measured = result.measured
+    columns = ("disagreement_places", "disagreement_bases", "disagreements", "explained_by_rounding")
+    rows = zip(result.predicted["disagreements"], *(measured[name] for name in columns), strict=True)
+    cells = [
+        (
+            where,
+            f"{printed:.2f}",
+            f"{recomputed:.4f}",
+            f"{printed - recomputed:+.4f}",
+            "yes" if explained else "NO",
+            basis,
+        )
+        for printed, where, basis, recomputed, explained in sorted(rows, key=lambda row: row[4])
+    ]
+    heading = ("printed at", "printed", "recomputed", "difference", "rounding?", "recomputed from")
+    return Table("Printed numbers that their recomputation does not round to", heading, cells, notes(config, measured))
+
+
+def notes(config: Config, measured: dict) -> list[str]:
+    """One line a contrast, then the cells that the majority label alone would reach.
+
+    Args:
+        config: the study's.
+        measured: of the result.
+
+    Returns:
+        The lines.
+    """
+    lines = ["", "Mean gaps over cells, tested over clusters by exact sign flips (percentage points):"]
+    for name, item in measured["contrasts"].items():
+        seeds = ", ".join(f"{n} at {d}" for d, n in measured["seeds_needed_by_paired_std"][name].items())
+        low, high = item["interval"]
+        lines.append(
+            f"  {name:19} {item['mean']:+.2f} [{low:+.2f}, {high:+.2f}]  cells {item['positive']}+ {item['negative']}− "
+            f"of {item['cells']}, clusters {item['clusters_positive']}+ of {item['clusters']}, "
+            f"p = {text(item['p_value'], 2)}, Holm {text(item['adjusted_p_value'], 2)}; "
+            f"needs {item['clusters_needed']} clusters, or seeds a cell: {seeds}"
+        )
+    near = [cell for cell in measured["above_majority"] if cell["distance"] is not None]
+    near = [cell for cell in near if cell["distance"] <= 1.96 * cell["stderr"]]
+    lines += ["", f"Within 1.96 binomial standard errors of the majority label's rate: {len(near)} cells"]
+    lines += [f"  {c['where']}: {c['accuracy']:.2f} against {c['majority']:.2f} ± {c['stderr']:.2f}" for c in near]
+    lines += [f"Level {config.level:g}, power {config.power:g}; the tables report no spread: deviations are assumed."]
+    return lines
+
+
+def plot(config: Config, result: Result) -> Figure:
+    """Every contrast's cells, cluster means and interval on one axis of percentage points.
+
+    Args:
+        config: the study's.
+        result: its result.
+
+    Returns:
+        The figure.
+    """
+    from allora_analysis.plotting import COLOURS, panels
+
+    figure, (axis,) = panels()
+    names = [contrast.name for contrast in CONTRASTS]
+    for height, contrast in enumerate(CONTRASTS):
+        found, summary = (
+            gaps(contrast.table, contrast.better, contrast.worse),
+            result.measured["contrasts"][contrast.name],
+        )
+        means = list(found.by_cluster().values())
+        first = height == 0
+        axis.plot(found.values, [height + 0.22] * found.values.size, "|", color=COLOURS["other"], label="cell" * first)
+        axis.plot(
+            means, [height] * len(means), "o", ms=4, mfc="none", color=COLOURS["predicted"], label="cluster" * first
+        )
+        low, high = summary["interval"]
+        axis.plot(
+            [low, high],
+            [height - 0.22] * 2,
+            color=COLOURS["measured"],
+            label=f"{1 - config.level:.0%} interval" * first,
+        )
+        axis.plot(summary["mean"], height - 0.22, "s", ms=4, color=COLOURS["measured"])
+    axis.axvline(0, color="0.5", lw=0.8)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel("accuracy gap (percentage points)")
+    axis.set_title("Reported gaps: cells, clusters, mean over clusters", fontsize=9)
+    axis.legend(loc="upper right", fontsize=7)
+    return figure
+
+
+STUDY = Study("claims.tables", Config, run, table, plot)

@@ -1,0 +1,154 @@
+"""The ledger's rows about the reported numbers: their verdicts, and planted errors that must change them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from decimal import Decimal
+
+import pytest
+
+from allora_analysis.claims import reported, section_4_tables
+from allora_analysis.claims.ledger import VERDICTS, examine
+from allora_analysis.claims.tables import arithmetic, contrasts, granularity, majority, parameters, rounding, summaries
+from allora_analysis.claims.tables.rows import gaps, numbers, orders
+from allora_analysis.study import plain
+
+EXPECTED = {
+    "T1-averages": "holds",
+    "T1-parameters-allora": "holds_corrected",
+    "T1-parameters-dora": "refuted",
+    "T1-dora-rows": "holds",
+    "4.5-fewer-parameters": "holds",
+    "T2-derived": "holds",
+    "T4-shared-arms": "holds",
+    "T3-five-runs": "conditional",
+    "F3-cells": "holds_corrected",
+    "F3-averages": "holds",
+    "F4-cells": "holds",
+    "F4-averages": "holds",
+    "T2-epoch-of-best": "conditional",
+    "T2-long": "conditional",
+    "T2-short": "conditional",
+    "T2-overfit": "holds",
+    "4.4-average": "holds",
+    "4.5-average": "holds",
+    "5.1-average": "holds",
+    "5.2-average-asf": "holds",
+    "5.2-average-eta": "holds",
+    "6-better-than-lora": "conditional",
+    "1-consistently-lora": "refuted",
+    "1-consistently-dora": "refuted",
+    "4.4-subpar": "conditional",
+    "4.5-dora-universally": "conditional",
+    "4.5-best-average": "conditional",
+    "5.2-over-half": "holds",
+    "6-optimal": "holds",
+    "D-universally-better": "refuted",
+    "E-universally-better": "refuted",
+    "4.4-better-than-lora": "undecided",
+    "A-dropout-free-better": "undecided",
+    "4.5-better-than-dora": "undecided",
+    "4.5-allora-0-better-than-dora": "undecided",
+    "5.1-better-than-od": "undecided",
+    "5.2-better-than-asf": "undecided",
+    "5.2-better-than-eta": "undecided",
+    "5.2-asf-significantly": "undecided",
+    "4.4-no-difference": "holds",
+}
+
+
+def verdicts():
+    rows = [examine(claim) for claim in section_4_tables.claims()]
+    assert [row.error for row in rows] == [None] * len(rows)
+    return {row.claim.id: row.finding for row in rows}
+
+
+def test_verdicts():
+    found = verdicts()
+    assert {id: finding.verdict for id, finding in found.items()} == EXPECTED
+    for finding in found.values():
+        json.dumps(plain(finding.evidence), allow_nan=False)
+        assert finding.verdict in VERDICTS
+    assert found["D-universally-better"].corrected == "in 19 of 27 cells"
+    assert found["D-universally-better"].evidence.measured["better_as_figure_3_has_it"] == 20
+    assert found["T3-five-runs"].evidence.measured["p_value_of_chance"] < 1e-11
+    assert "DoRA 0.0125 ahead" in found["4.5-best-average"].corrected
+    assert "needs 9 clusters" in found["5.2-better-than-eta"].corrected
+
+
+def raised_gap(original, by):
+    def gaps_(*arguments):
+        found = original(*arguments)
+        return dataclasses.replace(found, values=found.values + by)
+
+    return gaps_
+
+
+def shifted(cells, amount):
+    return tuple(dataclasses.replace(c, accuracy=c.accuracy + amount * (c.arm == "ALLoRA")) for c in cells)
+
+
+def wrong_mean(values):
+    return sum((rounding.exact(v) for v in values), Decimal(0)) / (len(values) + 1)
+
+
+# DoRA's share at LLaMA3-8B, r = 16 as the architecture gives it; no label ahead of another.
+MENDED_TABLE_1 = tuple(
+    dataclasses.replace(r, parameters=0.36) if (r.model, r.rank, r.arm) == ("LLaMA3-8B", 16, "DoRA") else r
+    for r in reported.TABLE_1
+)
+NO_MAJORITY = {n: dataclasses.replace(c, majority_percent=0.0) for n, c in reported.PERCEPTION_LABELS.items()}
+
+PLANTED = [
+    ("T1-averages", arithmetic, "mean", wrong_mean, "refuted"),
+    ("F3-averages", arithmetic, "mean", wrong_mean, "refuted"),
+    ("F4-averages", arithmetic, "mean", wrong_mean, "refuted"),
+    ("T1-parameters-allora", parameters, "pretrained_parameters", lambda a: 7_000_000_000, "refuted"),
+    ("T1-parameters-dora", parameters, "TABLE_1", MENDED_TABLE_1, "holds_corrected"),
+    ("T1-dora-rows", numbers, "DORA_PUBLISHED", dict.fromkeys(reported.DORA_PUBLISHED, ()), "refuted"),
+    ("4.5-fewer-parameters", parameters, "trainable_parameters", lambda a, r, m: 5 - len(m), "refuted"),
+    ("T2-derived", numbers, "TABLE_2", (dataclasses.replace(reported.TABLE_2[0], best=70.0),), "refuted"),
+    ("T4-shared-arms", numbers, "TABLE_4", shifted(reported.TABLE_4, 0.01), "refuted"),
+    ("T3-five-runs", granularity, "reachable", lambda p, d, a: True, "holds"),
+    ("F3-cells", arithmetic, "EXCHANGED", ("Snowflake-Arctic-L", "yelp", 2.0), "refuted"),
+    ("F4-cells", arithmetic, "TABLES", {"Table 4": shifted(reported.TABLE_4, 0.05)}, "refuted"),
+    ("T2-overfit", contrasts, "gap", lambda a, b: 1.0, "refuted"),
+    ("T2-long", contrasts, "gap", lambda a, b: 1.0, "holds"),
+    ("T2-short", contrasts, "gap", lambda a, b: -1.0, "holds"),
+    ("T2-epoch-of-best", contrasts, "gap", lambda a, b: 1.0, "holds"),
+    ("4.4-average", contrasts, "gaps", raised_gap(contrasts.gaps, 0.2), "refuted"),
+    ("4.5-average", contrasts, "gaps", raised_gap(contrasts.gaps, 0.2), "refuted"),
+    ("5.1-average", contrasts, "gaps", raised_gap(contrasts.gaps, 0.2), "refuted"),
+    ("5.2-average-asf", contrasts, "gaps", raised_gap(contrasts.gaps, 0.2), "refuted"),
+    ("5.2-average-eta", contrasts, "gaps", raised_gap(contrasts.gaps, 0.2), "refuted"),
+    ("6-better-than-lora", contrasts, "gaps", raised_gap(contrasts.gaps, 0.2), "holds"),
+    ("6-better-than-lora", contrasts, "gaps", raised_gap(contrasts.gaps, -0.25), "refuted"),
+    ("1-consistently-lora", contrasts, "gaps", raised_gap(contrasts.gaps, 0.2), "holds"),
+    ("1-consistently-dora", contrasts, "gaps", raised_gap(contrasts.gaps, 5.0), "holds"),
+    ("D-universally-better", contrasts, "gaps", raised_gap(contrasts.gaps, 5.0), "holds"),
+    ("E-universally-better", contrasts, "gaps", raised_gap(contrasts.gaps, 5.0), "holds"),
+    ("6-optimal", contrasts, "gaps", raised_gap(contrasts.gaps, -0.5), "refuted"),
+    ("5.2-over-half", contrasts, "gaps", raised_gap(contrasts.gaps, -0.5), "refuted"),
+    ("4.5-dora-universally", contrasts, "gap", lambda a, b: -1.0, "refuted"),
+    ("4.5-best-average", orders, "exact", lambda v: Decimal(50) + Decimal(v) * (v != 78.4), "holds"),
+    ("4.4-subpar", majority, "PERCEPTION_LABELS", NO_MAJORITY, "refuted"),
+    ("4.4-better-than-lora", summaries, "gaps", raised_gap(contrasts.gaps, 9.0), "holds"),
+    ("4.4-better-than-lora", summaries, "gaps", raised_gap(contrasts.gaps, -9.0), "refuted"),
+    ("4.4-no-difference", contrasts, "gaps", raised_gap(contrasts.gaps, 9.0), "refuted"),
+    ("4.4-no-difference", contrasts, "gaps", raised_gap(contrasts.gaps, 0.25), "undecided"),
+]
+
+
+@pytest.mark.parametrize(("id", "module", "name", "wrong", "expected"), PLANTED)
+def test_planted_errors_change_verdicts(monkeypatch, id, module, name, wrong, expected):
+    monkeypatch.setattr(module, name, wrong)
+    claim = next(claim for claim in section_4_tables.claims() if claim.id == id)
+    row = examine(claim)
+    assert row.error is None
+    assert row.finding.verdict == expected
+
+
+def test_an_undecided_row_at_mean_zero_says_that_no_n_will_do():
+    found = dataclasses.replace(summaries.contrast_summaries()["ALLoRA − LoRA"], clusters_needed=None)
+    assert "needs no n at a mean gap of 0" in gaps.needed(found)
