@@ -20,6 +20,10 @@ from numpy.typing import ArrayLike
 class ArgumentError(ValueError):
     """A caller's mistake, in one line: which argument, what was received, what would work."""
 
+    def __init__(self, message: str):
+        # A received array prints on several lines.
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))
+
 
 def _array(name: str, value: ArrayLike, dimensions: int | None, shape_words: str) -> np.ndarray:
     try:
@@ -105,10 +109,10 @@ def number(name: str, value: Any, allowed: str = "a finite number") -> float:
         ArgumentError: not a real number, NaN or infinite.
     """
     try:
-        result = float(value)
-    except (TypeError, ValueError) as error:
+        result = math.nan if isinstance(value, bool | np.bool_ | str | np.ndarray) else float(value)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ArgumentError(f"{name} must be {allowed}, received {value!r}") from error
-    if isinstance(value, str) or not math.isfinite(result):
+    if not math.isfinite(result):
         raise ArgumentError(f"{name} must be {allowed}, received {value!r}")
     return result
 
@@ -220,6 +224,8 @@ def several(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
     Raises:
         ArgumentError: none at all.
     """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ArgumentError(f"{name} must be a sequence of values, received {values!r}")
     result = tuple(values)
     if not result:
         raise ArgumentError(f"{name} must have at least one value, received none")
