@@ -1,0 +1,226 @@
+"""The empirical risk of a torch model as a function of its trainable parameters: value, gradient, Hessian products.
+
+L(θ) = c Σ_n ℓ(f_θ(x_n), y_n), c = 1 for a loss with reduction "sum", 1/N for "mean" (batches then weigh by their number
+of examples). The Hessian products are curvlinops' (forward over reverse); values and gradients here are plain reverse
+mode and always float64, so that each can judge the other. Checked by `tests/test_hessian_network.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from allora_analysis.validation import ArgumentError
+
+Batch = tuple[Any, Tensor]
+
+
+@dataclass(frozen=True)
+class EmpiricalRisk:
+    """L(θ) for one model, loss and data set; θ lists the trainable parameters in the model's order, each row-major.
+
+    Attributes:
+        model: the model; its mode and its parameters are left as they are.
+        loss: the loss module, reduction "sum" or "mean".
+        batches: (inputs, targets) pairs, on the parameters' device.
+    """
+
+    model: nn.Module
+    loss: nn.Module
+    batches: Sequence[Batch]
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by name."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The trainable parameters' dtype."""
+        return next(iter(self.parameters.values())).dtype
+
+    @property
+    def dimension(self) -> int:
+        """P, the number of trainable numbers."""
+        return sum(value.numel() for value in self.parameters.values())
+
+    def theta(self) -> Float[np.ndarray, " P"]:
+        """The parameters as they are now.
+
+        Returns:
+            θ.
+        """
+        return np.concatenate([value.detach().double().cpu().numpy().ravel() for value in self.parameters.values()])
+
+    def value_and_gradient(
+        self, theta: Float[np.ndarray, " P"] | None = None, names: Sequence[str] | None = None
+    ) -> tuple[float, list[np.ndarray]]:
+        """L and its gradient in float64, by reverse mode.
+
+        Args:
+            theta: the trainable parameters' values; as they are now, if None.
+            names: the parameters to differentiate, trainable or not; the trainable ones if None.
+
+        Returns:
+            L(θ), and the gradient with respect to each named parameter, in that parameter's shape.
+        """
+        trainable = self.parameters
+        state = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        values = {name: _double(value.detach()) for name, value in state.items()}
+        if theta is not None:
+            flat = torch.as_tensor(theta, device=next(iter(trainable.values())).device)
+            pieces = flat.split([value.numel() for value in trainable.values()])
+            values |= {
+                name: piece.reshape(old.shape) for (name, old), piece in zip(trainable.items(), pieces, strict=True)
+            }
+        names = list(trainable) if names is None else list(names)
+        points = [values[name].clone().requires_grad_() for name in names]
+        values |= dict(zip(names, points, strict=True))
+        total, gradients = 0.0, [torch.zeros_like(point) for point in points]
+        for value in self._batch_losses(values):
+            total += value.item()
+            if not value.requires_grad:  # nothing that is differentiated enters this batch's loss
+                continue
+            parts = torch.autograd.grad(value, points, allow_unused=True, materialize_grads=True)
+            gradients = [sum_so_far + part for sum_so_far, part in zip(gradients, parts, strict=True)]
+        return total, [gradient.cpu().numpy() for gradient in gradients]
+
+    # Each batch's share of L, in float64.
+    def _batch_losses(self, values: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        loss_state = {name: _double(value) for name, value in self.loss.state_dict().items()}
+        n_data = sum(batch_size(inputs) for inputs, _ in self.batches)
+        for inputs, targets in self.batches:
+            weight = batch_size(inputs) / n_data if self.loss.reduction == "mean" else 1.0
+            output = torch.func.functional_call(self.model, dict(values), (_double(inputs),))
+            yield weight * torch.func.functional_call(self.loss, loss_state, (output, _double(targets)))
+
+    def hessian(self):
+        """The matrix-free Hessian of curvlinops, as a SciPy operator.
+
+        Returns:
+            A `scipy.sparse.linalg.LinearOperator` of shape P × P.
+        """
+        from curvlinops import HessianLinearOperator
+
+        operator = HessianLinearOperator(
+            _Touching(self.model),
+            self.loss,
+            list(self.parameters.values()),
+            self.batches,
+            check_deterministic=False,  # fails on a parameter that the loss does not use; `certificate` is stricter
+            batch_size_fn=batch_size,
+        )
+        return operator.to_scipy()
+
+
+class _Touching(nn.Module):
+    """The same function, with 0·‖θ‖² added: torch's vmap fails on a parameter whose Hessian rows are constant zeros."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Any) -> Any:
+        trainable = [value for value in self.model.parameters() if value.requires_grad]
+        output = self.model(inputs)
+        return output + 0.0 * sum(value.square().sum() for value in trainable)
+
+
+def batch_size(inputs: Any) -> int:
+    """The number of examples: the first axis of a tensor, or of the first tensor in a mapping.
+
+    Args:
+        inputs: one batch's inputs.
+
+    Returns:
+        The number.
+    """
+    return len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
+
+
+# Floating-point tensors as float64, through mappings; anything else as it is.
+def _double(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _double(item) for name, item in value.items()}
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, with attention by kernels that have second derivatives; each module's own mode is restored.
+
+    Args:
+        model: the model.
+
+    Yields:
+        Nothing.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _batches(data: Iterable[Any], device: torch.device) -> list[Batch]:
+    def moved(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: moved(item) for name, item in value.items()}
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    one_pair = isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor)
+    pairs = [data] if one_pair else list(data)
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[1], Tensor) for pair in pairs):
+        raise ArgumentError("data: each batch must be a pair (inputs, targets) with targets a tensor")
+    if not pairs or any(batch_size(inputs) == 0 for inputs, _ in pairs):
+        raise ArgumentError("data: at least one example wanted in every batch and one batch, received none")
+    return [(moved(inputs), moved(targets)) for inputs, targets in pairs]
+
+
+def empirical_risk(model: nn.Module, loss: nn.Module, data: Iterable[Any]) -> EmpiricalRisk:
+    """Check a model, a loss and data, and put them together.
+
+    Args:
+        model: any torch model whose trainable parameters share one device and are float64 or float32; no module of it
+            may say `double_backward_is_hessian = False`.
+        loss: a loss module with reduction "sum" or "mean".
+        data: one pair (inputs, targets), or an iterable of such batches (read once); inputs a tensor or a mapping of
+            tensors, examples along the first axis.
+
+    Returns:
+        The risk.
+
+    Raises:
+        ArgumentError: what is refused, and what would work.
+    """
+    for name, module in model.named_modules():
+        if getattr(module, "double_backward_is_hessian", True) is False:
+            raise ArgumentError(
+                f"model: {name or 'itself'} ({type(module).__name__}) rescales its gradients, so that its double "
+                "backward is not a Hessian; give a model with plain layers (LoRA's, for example)"
+            )
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise ArgumentError("model: at least one parameter must have requires_grad, received none")
+    kinds = {(parameter.dtype, parameter.device) for parameter in trainable}
+    if len(kinds) > 1 or trainable[0].dtype not in (torch.float64, torch.float32):
+        received = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
+        raise ArgumentError(
+            f"model: trainable parameters must be all float64 or all float32, on one device; received {received}"
+        )
+    if getattr(loss, "reduction", None) not in ("sum", "mean"):
+        received = getattr(loss, "reduction", "none at all")
+        raise ArgumentError(f'loss: its reduction must be "sum" or "mean", received {received!r}')
+    return EmpiricalRisk(model, loss, _batches(data, trainable[0].device))

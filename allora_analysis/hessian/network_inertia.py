@@ -1,0 +1,221 @@
+"""How many negative directions a network's Hessian has at LoRA's start, exactly, from ranks (§3.2).
+
+Layer l acts by W_l + ηB_lA_l; G_l = ∂L/∂(B_lA_l). Expand L at B = 0, all layers at once:
+L(A + dA, dB) = L + Σ_l <G_l, dB_l(A_l + dA_l)> + ½K[dB, dB] + O(dB²·(dA, dB)), K[dB, dB] the second derivative along
+(dB_lA_l)_l. So, the A first, H = [[0, C], [Cᵀ, K]], where C maps column j of dB_l to G_lᵀ(dB_l)_j: block-diagonal over
+layers and over the r columns, rank C = Σ_l r·rank G_l whatever A is. Congruence (Chabrillac–Crouzeix 1984) gives
+n₋ = rank C + n₋(K on ker C), n₊ likewise, the rest zero. A enters through K alone: layers couple only there, and at
+A = B = 0, where K = 0, n₋ = Σ_l r·rank G_l. Other trainable parameters (a head, biases) count with B in K and lie in
+ker C, as ∂L/∂A_l = 0 at B = 0 for all their values. Checked by `tests/test_hessian_network_inertia.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from allora_analysis.hessian.empirical_risk import EmpiricalRisk, empirical_risk, evaluating
+from allora_analysis.hessian.lowrank import LowRankLinear
+from allora_analysis.hessian.network import HessianProducts, checked_value
+from allora_analysis.validation import ArgumentError
+
+# Below this, relative to the largest singular value or eigenvalue, a number is a zero that rounding blurred.
+ZERO = 1e-10
+LARGEST_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class NetworkInertia:
+    """The signs of the Hessian's eigenvalues at B = 0, counted without computing them.
+
+    Attributes:
+        layer_ranks: rank G_l by layer.
+        bound: Σ_l r·rank G_l over the layers that train A and B; n₋ and n₊ are at least this.
+        kernel_dimension: dim ker C, among the parameters that are no A.
+        kernel_negative: n₋(K on ker C).
+        negative: n₋ = bound + kernel_negative.
+        positive: n₊.
+        zero: n₀.
+    """
+
+    layer_ranks: Mapping[str, int]
+    bound: int
+    kernel_dimension: int
+    kernel_negative: int
+    negative: int
+    positive: int
+    zero: int
+
+
+def numerical_rank(g: Float[np.ndarray, "n1 n2"], noise: float = 0.0) -> int:
+    """The number of singular values above `ZERO`·σ₁ and above 100 times the noise in the matrix.
+
+    Args:
+        g: a matrix.
+        noise: the norm of its rounding error.
+
+    Returns:
+        The rank.
+    """
+    values = np.linalg.svd(g, compute_uv=False)
+    return int(np.sum(values > max(ZERO * values[0], 100 * noise)))
+
+
+def _adapters(model: nn.Module) -> dict[str, LowRankLinear]:
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LowRankLinear)}
+    if not layers:
+        raise ArgumentError("model: at least one LowRankLinear wanted (see add_adapters), received none")
+    names = dict(model.named_parameters())
+    for name in layers:
+        if _inside(name, "base.weight") not in names:
+            raise ArgumentError(f"model: {name} shares its base weight with another layer; give each its own")
+    return layers
+
+
+# A parameter's name in the model; the layer may be the model itself, named "".
+def _inside(layer: str, name: str) -> str:
+    return f"{layer}.{name}".lstrip(".")
+
+
+# The same risk summed in the opposite order: what changes is rounding.
+def _reversed(risk: EmpiricalRisk) -> EmpiricalRisk:
+    def flipped(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: flipped(item) for name, item in value.items()}
+        return value.flip(0) if isinstance(value, Tensor) else value
+
+    return EmpiricalRisk(risk.model, risk.loss, [tuple(map(flipped, batch)) for batch in reversed(risk.batches)])
+
+
+# G_l = η ∂L/∂W_l and its numerical rank, by layer.
+def _gradients_and_ranks(risk: EmpiricalRisk) -> dict[str, tuple[np.ndarray, int]]:
+    layers = _adapters(risk.model)
+    weights = [_inside(name, "base.weight") for name in layers]
+    forth, back = (each.value_and_gradient(names=weights)[1] for each in (risk, _reversed(risk)))
+    return {
+        name: (layer.eta * g, numerical_rank(g, float(np.linalg.norm(g - again))))
+        for (name, layer), g, again in zip(layers.items(), forth, back, strict=True)
+    }
+
+
+def layer_gradient_ranks(model: nn.Module, loss: nn.Module, data: Iterable[Any]) -> dict[str, int]:
+    """The rank of G_l for every LoRA layer, G_l = ∂L/∂(B_lA_l) = η ∂L/∂W_l, summed over the data.
+
+    At most min(n₁, n₂, number of examples); of a softmax cross-entropy's own layer at most n₁ − 1, since the gradient
+    of each example's logits sums to 0. Zero means: below 1e-10 of σ₁, or within what reversing the order of summation
+    changes. Checked by `tests/test_hessian_network_inertia.py::test_ranks`.
+
+    Args:
+        model: a model with `LowRankLinear` layers.
+        loss: as in `network_spectrum`.
+        data: as in `network_spectrum`.
+
+    Returns:
+        The ranks by the layer's name in the model.
+    """
+    risk = empirical_risk(model, loss, data)
+    with evaluating(model):
+        checked_value(risk)
+        return {name: rank for name, (_, rank) in _gradients_and_ranks(risk).items()}
+
+
+def inertia_on_kernel(k: Float[np.ndarray, "m m"], kernel: Float[np.ndarray, "m d"]) -> tuple[int, int]:
+    """n₋ and n₊ of ZᵀKZ, zero being below `ZERO`·‖K‖.
+
+    Args:
+        k: K, symmetric.
+        kernel: Z, an orthonormal basis of ker C.
+
+    Returns:
+        Both counts.
+    """
+    limit = ZERO * float(np.linalg.norm(k, 2))
+    values = np.linalg.eigvalsh(kernel.T @ k @ kernel) if kernel.shape[1] else np.zeros(0)
+    return int(np.sum(values < -limit)), int(np.sum(values > limit))
+
+
+def _left_kernel(g: Float[np.ndarray, "n1 n2"], rank: int) -> Float[np.ndarray, "n1 d"]:
+    return np.linalg.svd(g)[0][:, rank:]
+
+
+def negative_directions(model: nn.Module, loss: nn.Module, data: Iterable[Any]) -> NetworkInertia:
+    """The exact inertia of the Hessian at B = 0: n₋ = Σ_l r·rank G_l + n₋(K on ker C), for a small network.
+
+    K is formed densely over the parameters that are no A, and nothing is read off the sign of a small eigenvalue of H:
+    −σ²/(q + √(q² + σ²)) may be far below rounding. Assumes L smooth (tanh, not ReLU's kinks) and float64.
+
+    Args:
+        model: a model with `LowRankLinear` layers, B = 0 in each that trains its A.
+        loss: as in `network_spectrum`.
+        data: as in `network_spectrum`.
+
+    Returns:
+        The counts.
+
+    Raises:
+        ArgumentError: a B that is not zero, parameters that are not float64, or more than 4096 besides the A.
+    """
+    risk = empirical_risk(model, loss, data)
+    layers, others = _checked_blocks(risk)
+    with evaluating(model):
+        checked_value(risk)
+        gradients = _gradients_and_ranks(risk)
+        block = _dense_block(risk, others)
+    both = [name for name, layer in layers.items() if layer.a.requires_grad and layer.b.requires_grad]
+    bound = sum(layers[name].a.shape[0] * gradients[name][1] for name in both)
+    kernel = _kernel(others, {_inside(name, "b"): gradients[name] for name in both})
+    negative, positive = inertia_on_kernel(block, kernel)
+    return NetworkInertia(
+        {name: rank for name, (_, rank) in gradients.items()},
+        bound,
+        kernel.shape[1],
+        negative,
+        bound + negative,
+        bound + positive,
+        risk.dimension - 2 * bound - negative - positive,
+    )
+
+
+# The adapters, and the trainable parameters that are no A.
+def _checked_blocks(risk: EmpiricalRisk) -> tuple[dict[str, LowRankLinear], dict[str, Tensor]]:
+    layers = _adapters(risk.model)
+    if risk.dtype is not torch.float64:
+        raise ArgumentError(f"model: float64 parameters wanted (model.double()), received {risk.dtype}")
+    for name, layer in layers.items():
+        if layer.a.requires_grad and torch.any(layer.b != 0):
+            largest = layer.b.abs().max().item()
+            raise ArgumentError(f"model: B of layer {name} must be zero, received a largest entry of {largest:g}")
+    inputs = {_inside(name, "a") for name in layers}
+    others = {name: value for name, value in risk.parameters.items() if name not in inputs}
+    if sum(value.numel() for value in others.values()) > LARGEST_BLOCK:
+        raise ArgumentError(
+            f"model: at most {LARGEST_BLOCK} trainable numbers besides A wanted for the exact count; "
+            "layer_gradient_ranks and network_spectrum work at any size"
+        )
+    return layers, others
+
+
+# K over the parameters named in `others`.
+def _dense_block(risk: EmpiricalRisk, others: Mapping[str, Tensor]) -> Float[np.ndarray, "m m"]:
+    mask = np.concatenate([np.full(value.numel(), name in others) for name, value in risk.parameters.items()])
+    columns = np.eye(risk.dimension)[:, mask]
+    return HessianProducts(risk).matrix(columns)[mask] if mask.any() else np.zeros((0, 0))
+
+
+# An orthonormal basis of ker C: G_lᵀ times every column of dB_l is zero; anything elsewhere.
+def _kernel(others: Mapping[str, Tensor], gradients: Mapping[str, tuple[np.ndarray, int]]) -> Float[np.ndarray, "m d"]:
+    from scipy.linalg import block_diag
+
+    blocks = []
+    for name, value in others.items():
+        if name in gradients:
+            blocks.append(np.kron(_left_kernel(*gradients[name]), np.eye(value.shape[1])))
+        else:
+            blocks.append(np.eye(value.numel()))
+    return block_diag(*blocks) if blocks else np.zeros((0, 0))

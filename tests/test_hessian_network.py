@@ -1,0 +1,385 @@
+"""`network_spectrum` against a dense Hessian by double backward; what it refuses; what it leaves untouched."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from allora_analysis.hessian import factor_spectrum
+from allora_analysis.hessian.empirical_risk import empirical_risk
+from allora_analysis.hessian.lowrank import LowRankLinear, add_adapters
+from allora_analysis.hessian.network import HessianProducts, network_spectrum
+from allora_analysis.validation import ArgumentError
+from tests.brute_force import network_hessian as brute
+from tests.stat_assert import assert_rejects
+
+LOSSES = {"squares": nn.MSELoss, "entropy": nn.CrossEntropyLoss}
+
+
+def problem(sizes, rank, kind, seed, n=11, eta=0.7, b_scale=0.0, dtype=torch.float64):
+    """A tanh MLP with adapters, data, the summed loss, and the same loss by hand with its parameters."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = []
+    for n2, n1 in itertools.pairwise(sizes):
+        layers += [nn.Linear(n2, n1, dtype=dtype), nn.Tanh()]
+    model = add_adapters(nn.Sequential(*layers[:-1]), rank, eta, generator)
+    adapted = [layer for layer in model if isinstance(layer, LowRankLinear)]
+    with torch.no_grad():
+        for layer in adapted:
+            for value in (layer.base.weight, layer.base.bias):
+                value.copy_(torch.randn(value.shape, generator=generator, dtype=dtype))
+            layer.b.copy_(b_scale * torch.randn(layer.b.shape, generator=generator, dtype=dtype))
+    x = torch.randn(n, sizes[0], generator=generator, dtype=dtype)
+    targets = torch.randn(n, sizes[-1], generator=generator, dtype=dtype)
+    targets = targets.argmax(1) if kind == "entropy" else targets
+    weights, biases = ([getattr(layer.base, name).detach() for layer in adapted] for name in ("weight", "bias"))
+    theta = torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
+    return (
+        model,
+        LOSSES[kind](reduction="sum"),
+        (x, targets),
+        theta,
+        lambda t: brute.adapted_loss(t, weights, biases, rank, eta, kind, x, targets),
+    )
+
+
+def assert_spectrum(spectrum, dense, k, tolerance=1e-10):
+    values = np.linalg.eigvalsh(dense)
+    scale = np.max(np.abs(values))
+    np.testing.assert_allclose(spectrum.smallest, values[:k], rtol=0, atol=tolerance * scale)
+    np.testing.assert_allclose(spectrum.largest, values[-k:], rtol=0, atol=tolerance * scale)
+    assert max(spectrum.smallest_residuals.max(), spectrum.largest_residuals.max()) <= 10 * tolerance * scale
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("b_scale", [0.0, 0.4])
+@pytest.mark.parametrize(
+    ("sizes", "rank", "k", "method"),
+    [((4, 3, 2), 1, 3, "dense"), ((5, 4, 3), 2, 32, "dense"), ((9, 8, 6), 3, 4, "lanczos")],
+)
+def test_both_ends_against_double_backward(sizes, rank, k, method, kind, b_scale):
+    model, loss, data, theta, by_hand = problem(sizes, rank, kind, seed=1, b_scale=b_scale)
+    spectrum = network_spectrum(model, loss, data, k)
+    assert (spectrum.method, spectrum.dimension) == (method, len(theta))
+    assert spectrum.loss == pytest.approx(by_hand(theta).item(), rel=1e-12)
+    assert_spectrum(spectrum, brute.dense_hessian(by_hand, theta), k)
+    assert max(vars(spectrum.certificate).values()) <= 1e-5
+
+
+def test_the_same_assertion_rejects_a_wrong_hessian():
+    """Negative controls: C halved, and the Gauss–Newton part alone, which is what a linearised network has."""
+    model, loss, data, theta, by_hand = problem((9, 8, 6), 3, "squares", seed=1)
+    dense = brute.dense_hessian(by_hand, theta)
+    is_a = np.concatenate(
+        [np.full(p.numel(), name.endswith("a")) for name, p in model.named_parameters() if p.requires_grad]
+    )
+    halved = np.where(is_a[:, None] == is_a[None, :], 1.0, 0.5) * dense
+    spectrum = network_spectrum(model, loss, data, 4)
+    assert_spectrum(spectrum, dense, 4)
+    assert_rejects(assert_spectrum, spectrum, halved, 4)
+    assert_rejects(assert_spectrum, spectrum, np.where(is_a[:, None] | is_a[None, :], 0.0, dense), 4)
+
+
+def test_one_linear_layer_is_the_closed_form():
+    """q ± √(q² + σ²) of `factor_spectrum`, here of an 11 × 8 layer, r = 4: P = 76, by Lanczos."""
+    generator = torch.Generator().manual_seed(3)
+    layer = LowRankLinear(nn.Linear(8, 11, bias=False).double(), 4, 1.0, generator)
+    x, y = torch.randn(20, 8, generator=generator).double(), torch.randn(20, 11, generator=generator).double()
+    g = 2 * (layer(x) - y).detach().T @ x
+    expected = factor_spectrum(x.numpy(), g.numpy(), layer.a.detach().numpy())
+    spectrum = network_spectrum(layer, nn.MSELoss(reduction="sum"), (x, y), 6)
+    assert spectrum.method == "lanczos"
+    np.testing.assert_allclose(spectrum.smallest, expected[:6], rtol=1e-10)
+    np.testing.assert_allclose(spectrum.largest, expected[-6:], rtol=1e-10)
+
+
+def test_at_a_and_b_zero_every_singular_value_comes_r_times_with_both_signs():
+    model, loss, data, theta, by_hand = problem((9, 8, 6), 3, "entropy", seed=2)
+    with torch.no_grad():
+        model[0].a.zero_(), model[2].a.zero_()
+    spectrum = network_spectrum(model, loss, data, 7)
+    assert_spectrum(spectrum, brute.dense_hessian(by_hand, torch.zeros_like(theta)), 7)
+    np.testing.assert_allclose(spectrum.smallest, -spectrum.largest[::-1], rtol=1e-10)
+    np.testing.assert_allclose(spectrum.largest[-3:], spectrum.largest[-1], rtol=1e-10)
+    assert spectrum.gradient_norm == 0
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**31), rank=st.integers(1, 3))
+def test_batches_order_and_reduction_do_not_matter(seed, rank):
+    model, loss, (x, targets), *_ = problem((6, 5, 4), rank, "entropy", seed, b_scale=0.3)
+    whole = network_spectrum(model, loss, (x, targets), 3)
+    batches = network_spectrum(model, loss, [(x[:4], targets[:4]), (x[4:], targets[4:])], 3)
+    mean = network_spectrum(model, nn.CrossEntropyLoss(), ((x[i], targets[i]) for i in (slice(9, 11), slice(0, 9))), 3)
+    scale = np.abs(whole.largest).max() + np.abs(whole.smallest).max()
+    for other, factor in ((batches, 1), (mean, len(x))):
+        np.testing.assert_allclose(factor * other.smallest, whole.smallest, rtol=0, atol=1e-10 * scale)
+        np.testing.assert_allclose(factor * other.largest, whole.largest, rtol=0, atol=1e-10 * scale)
+        assert factor * other.loss == pytest.approx(whole.loss)
+
+
+def test_float32_agrees_with_float64_to_its_own_precision():
+    model, loss, (x, targets), theta, by_hand = problem((9, 8, 6), 3, "entropy", seed=4, b_scale=0.2)
+    dense = brute.dense_hessian(by_hand, theta)
+    spectrum = network_spectrum(model.float(), loss, (x.float(), targets), 4)
+    assert_spectrum(spectrum, dense, 4, tolerance=1e-5)
+    assert_rejects(assert_spectrum, spectrum, 1.0001 * dense, 4, tolerance=1e-5)
+
+
+def test_the_model_is_left_as_it_was():
+    model, loss, data, *_ = problem((6, 5, 4), 2, "squares", seed=5)
+    model.append(nn.Dropout(0.5))
+    model.train()
+    model[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    flags = {name: value.requires_grad for name, value in model.named_parameters()}
+    spectrum = network_spectrum(model, loss, data, 2)
+    assert [module.training for module in model] == [True, False, True, True]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert flags == {name: value.requires_grad for name, value in model.named_parameters()}
+    assert all(value.grad is None for value in model.parameters())
+    again = network_spectrum(model[:-1], loss, data, 2)
+    assert again.smallest.tobytes() == spectrum.smallest.tobytes()
+
+
+def test_the_mode_is_restored_after_an_error():
+    model, loss, (x, targets), *_ = problem((6, 5, 4), 2, "squares", seed=5)
+    with pytest.raises(ArgumentError):
+        network_spectrum(model.train(), loss, (x[:, :2], targets), 2)
+    assert model.training
+
+
+class Rescaled(torch.autograd.Function):
+    """Identity whose gradient is multiplied by `factor`, complete as torch.func wants it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, factor):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.saved_tensors[0], None
+
+    @staticmethod
+    def jvp(ctx, tangent, _):
+        return tangent.clone()
+
+
+class OldStyle(torch.autograd.Function):
+    """The same without what torch.func needs."""
+
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.save_for_backward(factor)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.saved_tensors[0], None
+
+
+class Custom(nn.Module):
+    """A LoRA layer with rescaled gradients: by a constant, or by ALLoRA's 1/√(‖(BA)_i‖ + 1/η²) per output."""
+
+    def __init__(self, function, factor):
+        super().__init__()
+        generator = torch.Generator().manual_seed(7)
+        self.layer = LowRankLinear(nn.Linear(6, 5).double(), 2, 1.0, generator)
+        with torch.no_grad():
+            self.layer.b.normal_(generator=generator)
+        self.function, self.factor = function, factor
+
+    def forward(self, x):
+        a, b = self.layer.a, self.layer.b
+        if self.factor is None:
+            factor = 1 / torch.sqrt(torch.linalg.vector_norm(b @ a, dim=1, keepdim=True) + 1.0)
+        else:
+            factor = torch.full((5, 1), self.factor, dtype=torch.float64)
+        return self.layer.base(x) + (x @ a.T) @ self.function.apply(b, factor.detach()).T
+
+
+CUSTOM_DATA = tuple(torch.randn(9, n, generator=torch.Generator().manual_seed(n)).double() for n in (6, 5))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("factor", [1.001, 2.0, None])
+def test_an_unmarked_layer_that_rescales_gradients_is_refused(factor):
+    with pytest.raises(ArgumentError, match="double backward is not a Hessian"):
+        network_spectrum(Custom(Rescaled, factor), nn.MSELoss(), CUSTOM_DATA, 2)
+
+
+def test_a_custom_function_that_is_its_own_derivative_passes():
+    model = Custom(Rescaled, 1.0)
+    plain = network_spectrum(model.layer, nn.MSELoss(), CUSTOM_DATA, 2)
+    custom = network_spectrum(model, nn.MSELoss(), CUSTOM_DATA, 2)
+    np.testing.assert_allclose(custom.smallest, plain.smallest, rtol=1e-10)
+
+
+@pytest.mark.bad_input
+def test_a_function_that_cannot_be_differentiated_twice_is_refused():
+    with pytest.raises(ArgumentError, match="double backward is not a Hessian"):
+        network_spectrum(Custom(OldStyle, 1.0), nn.MSELoss(), CUSTOM_DATA, 2)
+
+
+@pytest.mark.bad_input
+def test_a_marked_layer_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(6, 5).double())
+    model[0].double_backward_is_hessian = False
+    with pytest.raises(ArgumentError, match=r"model: 0 \(Linear\) rescales its gradients"):
+        network_spectrum(model, nn.MSELoss(), CUSTOM_DATA, 2)
+
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 5).double()
+
+    def forward(self, x):
+        return self.linear(x) * (1 + torch.rand(()))
+
+
+@pytest.mark.bad_input
+def test_a_random_forward_is_refused():
+    torch.manual_seed(0)
+    with pytest.raises(ArgumentError, match="random forward"):
+        network_spectrum(Noisy(), nn.MSELoss(), CUSTOM_DATA, 2)
+
+
+class Curved(nn.Module):
+    """Σ w_i^1.5 has no second derivative at w = 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+
+    def forward(self, x):
+        return x[:, :3] + self.w.pow(1.5).sum()
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda model, loss, data, k: (model.requires_grad_(False), loss, data, k), "at least one parameter"),
+        (lambda model, loss, data, k: (model, loss, [], k), "received none"),
+        (lambda model, loss, data, k: (model, loss, (data[0][:0], data[1][:0]), k), "at least one example"),
+        (lambda model, loss, data, k: (model, loss, [data[0]], k), r"a pair \(inputs, targets\)"),
+        (lambda model, loss, data, k: (model, loss, (data[0] * np.nan, data[1]), k), "received nan"),
+        (lambda model, loss, data, k: (model, loss, (data[0][:, :3], data[1]), k), "data: model and loss cannot be"),
+        (lambda model, loss, data, k: (model, nn.MSELoss(reduction="none"), data, k), "received 'none'"),
+        (lambda model, loss, data, k: (model, nn.Identity(), data, k), "none at all"),
+        (lambda model, loss, data, k: (model, loss, data, 0), r"k must be a whole number in \[1, 35\], received 0"),
+        (lambda model, loss, data, k: (model, loss, data, 36), r"received 36"),
+        (lambda model, loss, data, k: (model.bfloat16(), loss, data, k), "float64 or all float32"),
+        (lambda model, loss, data, k: (nn.Sequential(model, nn.Linear(5, 5)), loss, data, k), "on one device"),
+        (lambda model, loss, data, k: (Curved(), loss, (data[0], data[1][:, :3]), 1), "not finite"),
+    ],
+)
+def test_bad_input(change, words):
+    model, loss, data, k = change(nn.Linear(6, 5).double(), nn.MSELoss(), CUSTOM_DATA, 2)
+    with pytest.raises(ArgumentError, match=words):
+        network_spectrum(model, loss, data, k)
+
+
+@pytest.mark.bad_input
+def test_a_tolerance_must_be_positive():
+    with pytest.raises(ArgumentError, match="tolerance"):
+        network_spectrum(nn.Linear(6, 5).double(), nn.MSELoss(), CUSTOM_DATA, 2, tolerance=0.0)
+
+
+@pytest.mark.bad_input
+def test_adapters_need_a_linear_layer_and_a_possible_rank():
+    generator = torch.Generator()
+    with pytest.raises(ArgumentError, match=r"nn\.Linear to adapt"):
+        add_adapters(nn.Sequential(nn.Tanh()), 1, 1.0, generator)
+    with pytest.raises(ArgumentError, match="rank must be at most"):
+        add_adapters(nn.Sequential(nn.Linear(3, 2)), 3, 1.0, generator)
+    with pytest.raises(ArgumentError, match="eta"):
+        add_adapters(nn.Sequential(nn.Linear(3, 2)), 1, 0.0, generator)
+
+
+def test_all_p_eigenvalues_of_least_squares():
+    """(2/NC) I ⊗ S of a linear layer: k = P returns every eigenvalue at both ends."""
+    model, (x, y) = nn.Linear(6, 5, bias=False).double(), CUSTOM_DATA
+    spectrum = network_spectrum(model, nn.MSELoss(), (x, y), 30)
+    expected = np.sort(np.repeat(2 * np.linalg.eigvalsh((x.T @ x).numpy()) / y.numel(), 5))
+    np.testing.assert_allclose(spectrum.smallest, expected, rtol=1e-10)
+    assert np.array_equal(spectrum.smallest, spectrum.largest)
+
+
+class Unused(nn.Module):
+    """A hundred parameters that the loss never sees, beside a layer that it does."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.spare = nn.Linear(6, 5).double(), nn.Parameter(torch.ones(100, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+def test_unused_parameters_and_a_constant_loss_give_zeros():
+    model = Unused()
+    np.testing.assert_allclose(network_spectrum(model, nn.MSELoss(), CUSTOM_DATA, 3).smallest, 0, atol=1e-12)
+    model.linear.requires_grad_(False)
+    spectrum = network_spectrum(model, nn.MSELoss(), CUSTOM_DATA, 3)
+    assert (spectrum.method, spectrum.gradient_norm, list(spectrum.largest)) == ("lanczos", 0.0, [0.0] * 3)
+
+
+def test_relu_in_place_is_accepted():
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 7), nn.ReLU(inplace=True), nn.Linear(7, 5)).double()
+    spectrum = network_spectrum(model, nn.MSELoss(), CUSTOM_DATA, 3)
+    weights = [p.detach() for p in model.parameters()]
+
+    def by_hand(theta):
+        w1, c1, w2, c2 = (
+            piece.reshape(w.shape) for piece, w in zip(theta.split([w.numel() for w in weights]), weights, strict=True)
+        )
+        return ((torch.relu(CUSTOM_DATA[0] @ w1.T + c1) @ w2.T + c2 - CUSTOM_DATA[1]) ** 2).mean()
+
+    assert_spectrum(spectrum, brute.dense_hessian(by_hand, torch.cat([w.flatten() for w in weights])), 3)
+
+
+class Attention(nn.Module):
+    """Takes a mapping, as language models do; fused attention has no second derivative."""
+
+    def __init__(self):
+        super().__init__()
+        self.project, self.head = nn.Linear(6, 12).double(), nn.Linear(4, 3).double()
+        self.register_buffer("scale", torch.tensor(0.5, dtype=torch.float64))
+
+    def forward(self, inputs):
+        q, k, v = self.project(inputs["x"])[inputs["rows"]].chunk(3, dim=-1)
+        return self.head(nn.functional.scaled_dot_product_attention(q, k, v * self.scale).mean(1))
+
+
+def test_attention_and_a_mapping_of_inputs():
+    torch.manual_seed(2)
+    inputs = {"x": torch.randn(4, 5, 6).double(), "rows": torch.arange(4)}
+    spectrum = network_spectrum(Attention(), nn.CrossEntropyLoss(), [(inputs, torch.tensor([0, 2, 1, 1]))], 3)
+    assert spectrum.method == "lanczos"
+    assert spectrum.smallest[0] < 0 < spectrum.largest[-1]
+
+
+def test_a_wrong_shape_is_rejected_by_the_hook(request):
+    if not request.config.option.untyped:
+        products = HessianProducts(empirical_risk(nn.Linear(6, 5).double(), nn.MSELoss(), CUSTOM_DATA))
+        with pytest.raises(Exception, match="type"):
+            products.vector(np.ones((35, 1)))
+        with pytest.raises(Exception, match="type"):
+            empirical_risk(nn.Linear(6, 5).double(), nn.MSELoss(), CUSTOM_DATA).value_and_gradient(np.ones((35, 1)))
+        layer = LowRankLinear(nn.Linear(6, 5), 1, 1.0, torch.Generator())
+        with pytest.raises(Exception, match="type"):
+            layer(torch.ones(3, 6, dtype=torch.int64))
