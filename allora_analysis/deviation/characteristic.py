@@ -1,0 +1,227 @@
+"""E|T| from the characteristic function φ of T = Σ_g b_g (K_g − N_g p), with a certified error.
+
+Inside |x| ≤ M, |x| is the triangle wave f(x) = M/2 − (4M/π²) Σ_{k odd > 0} cos(πkx/M)/k², so E f(T) is a series in
+Re φ(πk/M): no quadrature. It is cut off by smoothing, which is what makes the error certain even where φ never decays
+(few atoms, resonance): with G standard normal and T of standard deviation 1,
+
+    0 ≤ E|T + σG| − E|T| ≤ B = σ√(2/π) E exp(−T²/2σ²),
+
+as E|x + σG| − |x| = 2σ[ϕ(u) − u(1 − Φ(u))] ≤ 2σϕ(u), u = |x|/σ. Both E f(T + σG) and B are sums over the *same* φ
+values times exp(−σ²t²/2), which is 10⁻⁸ where the series is cut. The answer is E f(T + σG) − B/2 ± B/2; where T has a
+density at scale σ, B/2 is the smoothing's bias itself and the true error is far below the bar. The bar falls as σ².
+Equivalent to E|T| = (2/π)∫₀^∞ (1 − Re φ(t))/t² dt. Checked by `tests/test_deviation_exact.py`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+from allora_analysis.deviation import exponential_sums
+from allora_analysis.deviation.enumeration import EPS, Groups
+
+CUT = 6.0
+"""σ × the largest frequency: exp(−CUT²/2) = 1.5·10⁻⁸ of an already small remainder is left out."""
+DEAD = -45.0
+"""Where log|φ| falls below this, φ is 0."""
+POINTS, MOST_POINTS = 2**12, 2**20
+"""Frequencies of the first and of the last stage."""
+EVALUATIONS = 1.5e8
+"""Budget: (frequency, group) pairs, 20 to 50 ns each."""
+SERIES = 12
+"""One term of the series for log φ costs as much per frequency as this many groups."""
+
+
+def radius(groups: Groups, exponent: float) -> tuple[float, float]:
+    """R with P(|T| > R) ≤ 2e^{−exponent}, and a bound on E[|T|; |T| > R]: Bennett's inequality, or all of T's support.
+
+    Args:
+        groups: the terms of T.
+        exponent: the wanted exponent.
+
+    Returns:
+        R and the bound (0 where R covers the support).
+    """
+    if len(groups.size) == 0:
+        return 0.0, 0.0
+    largest = float(np.max(np.abs(groups.size))) * (1 - groups.probability)
+    support = float(np.sum(np.abs(groups.size) * groups.trials)) * (1 - groups.probability)
+    u = np.geomspace(1e-9, 40.0, 600)
+    growth = np.where(u < 1e-3, u**2 / 2 * (1 + u / 3 + u**2 / 12), np.expm1(u) - u)
+    reach = largest * (float(np.sum(groups.variance)) / largest**2 * growth + exponent) / u
+    best = int(np.argmin(reach))
+    if reach[best] >= support:
+        return support * (1 + 1e-12), 0.0
+    return float(reach[best]), 2 * math.exp(-exponent) * (float(reach[best]) + largest / float(u[best]))
+
+
+def log_phi(groups: Groups, t: Float[np.ndarray, " times"]) -> tuple[Float[np.ndarray, "2 times"], int]:
+    """log|φ(t)| and arg φ(t), group by group only while log|φ| > `DEAD`.
+
+    A group has |φ|² = (1 − 4p(1 − p)sin²(bt/2))^N and phase N[(½ − p)bt − atan2((1 − 2p)sin(bt/2), cos(bt/2))].
+
+    Args:
+        groups: the terms.
+        t: frequencies.
+
+    Returns:
+        Modulus (−∞ once dead) and phase, and how many (frequency, group) pairs were evaluated.
+    """
+    p, result, alive, done, start = groups.probability, np.zeros((2, len(t))), np.arange(len(t)), 0, 0
+    while start < len(groups.size) and len(alive):
+        stop = start + max(64, 2**16 // len(alive))
+        size, trials = groups.size[start:stop], groups.trials[start:stop]
+        half = np.multiply.outer(t[alive], size / 2)
+        sine, cosine = np.sin(half), np.cos(half)
+        result[0, alive] += 0.5 * (np.log1p(-np.minimum(4 * p * (1 - p) * sine**2, 1 - EPS)) @ trials)
+        result[1, alive] += ((1 - 2 * p) * half - np.arctan2((1 - 2 * p) * sine, cosine)) @ trials
+        done, start = done + half.size, stop
+        dead = result[0, alive] < DEAD
+        result[0, alive[dead]] = -np.inf
+        alive = alive[~dead]
+    return result, done
+
+
+def real_part(
+    groups: Groups,
+    t: Float[np.ndarray, " times"],
+    place: Float[np.ndarray, " atoms"],
+    mass: Float[np.ndarray, " atoms"],
+) -> tuple[Float[np.ndarray, " times"], int]:
+    """Re Σ_i mass_i e^{i t place_i} φ(t): an enumerated part times the rest.
+
+    Args:
+        groups: the terms of the rest.
+        t: frequencies.
+        place: atoms of the enumerated part.
+        mass: their probabilities.
+
+    Returns:
+        The values, and the evaluations spent.
+    """
+    values, done = np.empty(len(t)), 0
+    for first in range(0, len(t), 1024):
+        chunk = slice(first, first + 1024)
+        (modulus, phase), spent = log_phi(groups, t[chunk])
+        angles = phase[:, None] + np.multiply.outer(t[chunk], place)
+        values[chunk] = np.exp(modulus) * (np.cos(angles) @ mass)
+        done += spent + angles.size
+    return values, done
+
+
+def fast_real_part(
+    groups: Groups, step: float, points: int, place: Float[np.ndarray, " atoms"], mass: Float[np.ndarray, " atoms"]
+) -> tuple[Float[np.ndarray, " points"], float]:
+    """`real_part` at the frequencies step·(2j + 1) by the non-uniform Fourier transform: for many groups.
+
+    Args:
+        groups: the terms of the rest.
+        step: the lowest frequency.
+        points: how many frequencies, more than `POINTS`.
+        place: atoms of the enumerated part.
+        mass: their probabilities.
+
+    Returns:
+        The values, and e with |error| ≤ e(2j + 1) for j ≥ `POINTS`: ten times the worst of 64 against `real_part`.
+    """
+    transform = exponential_sums.phi(groups, step, points)
+    values = np.empty(points)
+    for first in range(0, points, 8192):
+        chunk = slice(first, min(first + 8192, points))
+        t = step * (2 * np.arange(chunk.start, chunk.stop) + 1)
+        values[chunk] = np.real(transform[chunk] * (np.exp(1j * np.multiply.outer(t, place)) @ mass))
+    some = np.unique(np.geomspace(POINTS, points - 1, 64).astype(np.int64))
+    exact, _ = real_part(groups, step * (2 * some + 1.0), place, mass)
+    return values, 10 * float(np.max(np.abs(values[some] - exact) / (2 * some + 1)))
+
+
+def worth_transforming(groups: Groups, spent: float) -> bool:
+    """Whether the transform beats group after group: few terms of its series, and not so many entries that it rounds.
+
+    Args:
+        groups: the terms.
+        spent: evaluations per frequency, group after group.
+
+    Returns:
+        The answer.
+    """
+    if len(groups.size) > 20_000 or float(np.sum(groups.trials)) > 1e6:
+        return False
+    return spent > SERIES * exponential_sums.terms(groups)
+
+
+def odd_remainder(last: float) -> float:
+    """Σ 1/k² over odd k > last (last odd): ψ′((last + 2)/2)/4 by its asymptotic series.
+
+    Args:
+        last: the last odd number summed; ≥ 99 for full precision.
+
+    Returns:
+        The remainder.
+    """
+    z = (last + 2) / 2
+    return (1 / z + 1 / (2 * z**2) + 1 / (6 * z**3) - 1 / (30 * z**5)) / 4
+
+
+def expectation(
+    groups: Groups,
+    place: Float[np.ndarray, " atoms"],
+    mass: Float[np.ndarray, " atoms"],
+    target: float,
+) -> tuple[float, float]:
+    """E|X + T|, X an independent part given by atoms (of total mass ≤ 1) and T the sum of the groups.
+
+    Frequencies are doubled until the certified error is below `target` or the budget of evaluations is spent.
+
+    Args:
+        groups: the terms of T, at least one.
+        place: where X sits.
+        mass: with what probability.
+        target: the absolute error to reach if possible.
+
+    Returns:
+        The value and a bound on its error.
+    """
+    unit = math.sqrt(float(np.sum(groups.variance)))
+    total, shift = float(np.sum(mass)), float(np.max(np.abs(place))) / unit
+    reach, beyond = radius(groups, 42.0 + max(0.0, math.log(unit / target) - 20))
+    period = (reach / unit + shift) * 1.05 + 0.1  # the margin keeps the smoothed wave's other kinks away
+    scaled = Groups(groups.size / unit, groups.trials, groups.probability)
+    step, where, fast_error, fast = math.pi / period, place / unit, 0.0, False
+    values, spent, points = np.empty(0), 0, POINTS
+    while True:
+        k = 2 * np.arange(points) + 1.0
+        if fast:
+            more, fast_error = fast_real_part(scaled, step, points, where, mass)
+            values = np.concatenate([values, more[len(values) :]])
+        else:
+            more, done = real_part(scaled, k[len(values) :] * step, where, mass)
+            values, spent = np.concatenate([values, more]), spent + done
+            fast = worth_transforming(scaled, done / len(more))
+        value, error = _sum_up(k, values, period, total)
+        error += period * (4 * EPS * total + fast_error * math.log(points))
+        error += _phase_rounding(scaled, k, values, shift)
+        if unit * error <= target or 2 * points > MOST_POINTS or (not fast and spent + 2 * done > EVALUATIONS):
+            return unit * value, unit * error + beyond * (1 + total)
+        points *= 4 if fast else 2
+
+
+def _sum_up(k: np.ndarray, values: np.ndarray, period: float, total: float) -> tuple[float, float]:
+    # The smoothed series minus half the bound of its bias; and the error: that half, and what was cut off.
+    sigma = CUT * period / (math.pi * float(k[-1]))
+    damped = values * np.exp(-0.5 * (sigma * math.pi / period * k) ** 2)
+    left = odd_remainder(float(k[-1]))
+    factor = 4 * period / math.pi**2
+    smoothed = factor * (float(np.sum((total - damped) / k**2)) + total * left)
+    near_zero = 2 * sigma * math.sqrt(2 * math.pi) / period * float(np.sum(damped))
+    bias = sigma * math.sqrt(2 / math.pi) * max(near_zero, 0.0)
+    cut = math.exp(-(CUT**2) / 2) * total
+    return smoothed - bias / 2, bias / 2 + cut * (factor * left + sigma)
+
+
+def _phase_rounding(groups: Groups, k: np.ndarray, values: np.ndarray, shift: float) -> float:
+    # What rounding the phases N b t does: 4ε Σ N|b| t at each frequency, times |φ| and the series' weights.
+    size = float(np.sum(groups.trials * np.abs(groups.size))) + shift
+    return 4 / math.pi * 4 * EPS * size * float(np.sum(np.abs(values) / k))
