@@ -119,7 +119,7 @@ def _shares(axes: Axes, config: Any, result: Result, eta: np.ndarray, order: np.
             axes.text(0.5, 0.5, "w_std = 0: all growth is η's", ha="center", transform=axes.transAxes)
             return
         axes.plot(eta, values, marker="o", ms=3, color=COLOURS[role], label=label)
-    if eta[-1] > 0:
+    if any(np.max(line.get_ydata()) > 0 for line in axes.lines):
         axes.set_yscale("log", nonpositive="clip")
     axes.set_ylabel("what η adds to log growth (nats)")
     axes.legend(fontsize=8)

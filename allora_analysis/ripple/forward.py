@@ -20,22 +20,27 @@ from allora_analysis.validation import ArgumentError
 ARCHITECTURES = ("linear", "relu", "prelayernorm")
 
 
-def damped_branch(f: ArrayLike, eta: ArrayLike, log_scale: ArrayLike = 0.0) -> np.ndarray:
+def damped_branch(f: ArrayLike, eta: ArrayLike) -> np.ndarray:
     """ASF-LoRA's branch f̃_i = f_i/√(|f_i| + 1/η²) for f = BAx (§4.3), in place of LoRA's ηf_i.
 
     |f̃_i| ≤ min(η|f_i|, √|f_i|): never above LoRA's, and a square root where |f_i| ≫ 1/η². ALLoRA's own forward pass has
-    no such factor: it is LoRA's at η = 1. Written ηf/√(η²|f| + 1), which stands at η = 0.
+    no such factor: it is LoRA's at η = 1. Written ηf/√(η²|f| + 1), which stands at η = 0. Checked by
+    `tests/test_ripple.py`.
 
     Args:
-        f: the adapter's output, divided by exp(log_scale).
-        eta: η, broadcast against f.
-        log_scale: the result is divided by exp(log_scale), too; broadcast likewise.
+        f: the adapter's output, any shape.
+        eta: η, one number or an array that broadcasts against f.
 
     Returns:
-        f̃ / exp(log_scale).
+        f̃, an array of the broadcast shape.
     """
-    f, eta = np.asarray(f, dtype=np.float64), np.asarray(eta, dtype=np.float64)
-    # e^600 stands for anything larger: there f̃ is 0 beside any W x by 100 orders of magnitude.
+    shape, etas = np.shape(f), check_etas(np.ravel(eta)).reshape(np.shape(eta))
+    values = validation.vector("f", np.ravel(f)).reshape(shape)
+    return np.asarray(_damped(values, etas, np.zeros(())))
+
+
+def _damped(f: np.ndarray, eta: np.ndarray, log_scale: np.ndarray) -> np.ndarray | np.floating:
+    # f and the result are divided by exp(log_scale). e^600 stands for anything larger: f̃ is then nothing beside Wx.
     scale = np.exp(np.minimum(log_scale, 600.0))
     return eta * f / np.sqrt(eta * eta * scale * np.abs(f) + 1.0)
 
@@ -91,7 +96,7 @@ def advance(
     adapter = eta * products[1]
     if damped.any():
         scale = np.zeros_like(log_norm) if residual else log_norm
-        adapter = np.where(damped, damped_branch(products[1], eta, scale), adapter)
+        adapter = np.where(damped, _damped(products[1], eta, scale), adapter)
     h = products[0] + adapter
     if residual:
         h = direction + np.exp(-log_norm) * h

@@ -103,7 +103,7 @@ def aligned_growth(
         if count == 0:
             return np.zeros(len(etas))
         x = np.sqrt(width) * network.x
-        return log_output_growth(network.layers[:count], x, etas, architecture=architecture)
+        return log_output_growth(network.layers[:count], x, np.array(etas), architecture=architecture)
 
     whole, rest = divmod(depth, layers)
     if architecture == "prelayernorm":  # what a layer adds to the length does not depend on the length

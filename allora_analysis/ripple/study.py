@@ -46,7 +46,7 @@ class Config:
     """Standard deviation of B's entries; None: such that ‖BA‖ ≈ ‖W‖ (spectral norms), m ≈ 1."""
     architecture: Literal["linear", "relu", "prelayernorm"] = "linear"
     """The paper's linear stack, ReLU after every layer, or a pre-LayerNorm residual stack."""
-    replicas: int = 32
+    replicas: int = 48
     """Random networks to simulate, at least 2."""
     seed: int = 0
     """Seed of every draw."""

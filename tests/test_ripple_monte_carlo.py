@@ -1,0 +1,210 @@
+"""The simulators against the closed forms and each other, with stated power and planted errors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from allora_analysis import ripple
+from allora_analysis.ripple import monte_carlo
+from allora_analysis.ripple.scales import Scales
+from allora_analysis.validation import ArgumentError
+from tests.brute_force import ripple as brute
+from tests.stat_assert import assert_close_to_stderr, assert_mean, assert_rejects
+
+STDS = (0.3, 0.4, 0.5)
+METHODS = ("matrices", "isotropy", "chi_square")
+ETAS = [0.0, 0.5, 4.0]
+
+
+def sample(widths, rank, eta, rng, replicas, **options):
+    return ripple.simulate(widths, rank, eta, *STDS, replicas=replicas, generator=rng, **options)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("widths", "rank"), [((8,) * 5, 2), ((9, 5, 12, 6), 5), ((6, 6, 6), 1)])
+def test_typical_growth_equals_the_closed_form(method, widths, rank, rng):
+    replicas = 20_000
+    growth = sample(widths, rank, ETAS, rng, replicas, method=method).log_growth
+    predicted = [ripple.network_growth(widths, rank, eta, *STDS) for eta in ETAS]
+    means = [value.mean for value in predicted]
+    assert_mean(growth, means, smallest_error=0.09)
+    assert_mean((growth - means) ** 2, [value.variance for value in predicted], smallest_error=0.15)
+    # The planted error: log of the mean for the mean of the log (Jensen's gap left out).
+    c = (4.0 * STDS[1] * STDS[2]) ** 2 * rank
+    rough = sum(0.5 * (math.log(STDS[0] ** 2 + c) + math.log(n)) for n in widths[1:])
+    assert_rejects(assert_mean, growth[:, 2], rough, smallest_error=0.09)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("method", METHODS)
+def test_relu_growth_given_survival(method, rng):
+    widths, replicas = (5,) * 4, 40_000
+    growth = sample(widths, 2, ETAS[1:], rng, replicas, architecture="relu", method=method).log_growth
+    survival = math.exp(ripple.log_survival(3, 5))
+    assert_mean(np.isfinite(growth), [survival] * 2, smallest_error=0.015)
+    for column, eta in enumerate(ETAS[1:]):
+        alive = growth[np.isfinite(growth[:, column]), column]
+        mean, variance = ripple.network_growth(widths, 2, eta, *STDS, architecture="relu")
+        assert_mean(alive, mean, smallest_error=0.09)
+        assert_mean((alive - mean) ** 2, variance, smallest_error=0.2)
+        half = ripple.network_growth(widths, 2, eta, *STDS).mean + 3 * 0.5 * math.log(0.5)  # χ²_n halved: not the law
+        assert_rejects(assert_mean, alive, half, smallest_error=0.09)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("method", METHODS)
+def test_residual_square_is_additive(method, rng):
+    depth, n, rank, replicas = 12, 6, 2, 40_000
+    widths = (n,) * (depth + 1)
+    growth = sample(widths, rank, ETAS, rng, replicas, architecture="prelayernorm", method=method).log_growth
+    squares = n * np.exp(2 * growth)
+    moments = [ripple.residual_square(depth, n, rank, eta, *STDS) for eta in ETAS]
+    means, variances = np.array(moments).T
+    scale = squares / means
+    assert_mean(scale, np.ones(3), smallest_error=0.05)
+    assert_mean((scale - 1) ** 2, variances / means**2, smallest_error=0.15)
+    linear_in_n = (n + depth * n * (STDS[0] ** 2 + (4 * STDS[1] * STDS[2]) ** 2 * rank)) / means[2]  # n for n²
+    assert_rejects(assert_mean, scale[:, 2], linear_in_n, smallest_error=0.05)
+
+
+@pytest.mark.parametrize("eta", ETAS)
+def test_residual_variance_equals_the_recursion(eta):
+    first, second = brute.residual_second_moment(7, 5, 2, eta, *STDS)
+    ours = ripple.residual_square(7, 5, 2, eta, *STDS)
+    assert ours.mean == pytest.approx(first, rel=1e-12)
+    assert ours.variance == pytest.approx(second - first**2, rel=1e-10)
+    growth = ripple.residual_growth(7, 5, 2, eta, *STDS)
+    assert growth == pytest.approx((0.5 * math.log(first / 5), (second - first**2) / (2 * first) ** 2))
+    other = ripple.residual_square(7, 5, 2, eta, *STDS, input_square=2.0)
+    assert other.mean == pytest.approx(first - 3, rel=1e-12)
+
+
+def test_the_residual_norm_grows_as_the_root_of_depth():
+    shallow, deep = (ripple.residual_growth(depth, 64, 4, 2.0, *STDS).mean for depth in (10**5, 4 * 10**5))
+    assert deep - shallow == pytest.approx(math.log(2), abs=1e-5)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("architecture", ["linear", "relu", "prelayernorm"])
+def test_matrices_and_isotropy_agree_on_asf_lora(architecture, rng):
+    """No closed form: two simulators that share no draw law must agree."""
+    widths, replicas, etas = (24,) * 6, 6_000, [0.5, 8.0]  # ReLU: 2⁻²⁴ a layer to die
+    runs = [
+        sample(widths, 3, etas, rng, replicas, architecture=architecture, damped=True, method=method).log_growth
+        for method in ("matrices", "isotropy")
+    ]
+    stderr = np.sqrt(sum(run.var(axis=0, ddof=1) for run in runs) / replicas)
+    assert_close_to_stderr(runs[0].mean(axis=0), runs[1].mean(axis=0), stderr, smallest_error=0.12)
+    plain = sample(widths, 3, etas, rng, replicas, architecture=architecture, method="isotropy").log_growth
+    assert_rejects(assert_close_to_stderr, runs[0].mean(axis=0), plain.mean(axis=0), stderr, smallest_error=0.12)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("method", ["matrices", "isotropy"])
+def test_alignment_is_that_of_independent_directions(method, rng):
+    cosine = sample((12,) * 4, 2, [0.5, 4.0], rng, 8_000, method=method).cosine_square
+    assert_mean(cosine, [1 / 12] * 2, smallest_error=0.01)
+    assert_rejects(assert_mean, cosine, [1 / 6] * 2, smallest_error=0.01)
+
+
+def test_draws_of_matrices_are_what_they_say(rng):
+    """`_matrices` multiplies the W, A and B that it draws: replayed from the same generator."""
+    u, state = rng.standard_normal((3, 4, 2)), rng.bit_generator.state
+    w_out, ba_out = monte_carlo._matrices(u, 5, 2, Scales(*STDS), rng)
+    rng.bit_generator.state = state
+    w, a, b = (rng.standard_normal((3, *shape)) for shape in ((5, 4), (2, 4), (5, 2)))
+    for i in range(3):
+        np.testing.assert_allclose(w_out[i], STDS[0] * w[i] @ u[i], rtol=1e-12)
+        np.testing.assert_allclose(ba_out[i], STDS[1] * STDS[2] * b[i] @ a[i] @ u[i], rtol=1e-11, atol=1e-13)
+
+
+def test_same_seed_same_growth_and_damping_by_column():
+    runs = [
+        ripple.simulate(
+            (7, 7, 7), 2, [2.0, 2.0], *STDS, replicas=5, generator=np.random.default_rng(3), damped=[False, True]
+        ).log_growth
+        for _ in range(2)
+    ]
+    np.testing.assert_array_equal(*runs)
+    single = ripple.simulate((7, 7, 7), 2, 2.0, *STDS, replicas=5, generator=np.random.default_rng(3))
+    np.testing.assert_allclose(single.log_growth[:, 0], runs[0][:, 0], rtol=1e-12)
+    assert np.all(runs[0][:, 1] != runs[0][:, 0])
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("method", METHODS)
+def test_depth_2000_neither_overflows_nor_underflows(factor, method, rng):
+    """Growth by up to 10^±6000, within 7 standard deviations of its mean."""
+    depth = 2_000
+    stds = [factor * std for std in (0.7, 0.7, 0.7)]
+    growth = ripple.simulate((2,) * (depth + 1), 1, 100.0, *stds, replicas=2, generator=rng, method=method).log_growth
+    mean, variance = ripple.network_growth((2,) * (depth + 1), 1, 100.0, *stds)
+    assert np.all(np.isfinite(growth))
+    assert np.all(np.abs(growth - mean) < 7 * math.sqrt(variance))
+    assert abs(mean) > 2_000  # e^710 is the end of float64
+
+
+def test_depth_1e5_by_the_norms_law(rng):
+    growth = ripple.simulate(
+        (256,) * 100_001, 8, 100.0, *STDS, replicas=4, generator=rng, method="chi_square"
+    ).log_growth
+    mean, variance = ripple.network_growth((256,) * 2, 8, 100.0, *STDS)
+    assert np.all(np.abs(growth - 1e5 * mean) < 7 * math.sqrt(1e5 * variance))
+    assert 1e5 * mean > 500_000
+
+
+def test_zero_weights_leave_the_adapter(rng):
+    for method in METHODS:
+        growth = ripple.simulate((6,) * 3, 2, 3.0, 0.0, 1.0, 1.0, replicas=3, generator=rng, method=method)
+        assert np.all(np.isfinite(growth.log_growth))
+    frozen = ripple.simulate((6,) * 3, 2, 0.0, 1.0, 1.0, 1.0, replicas=3, generator=rng, damped=True)
+    assert np.all(np.isfinite(frozen.log_growth))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("widths", "rank", "eta", "options", "words"),
+    [
+        ((4,), 1, 1.0, {}, "widths must name"),
+        ((4, 2, 4), 3, 1.0, {}, "rank must be at most"),
+        ((4, 4), 1, -1.0, {}, "eta must be 0 or above"),
+        ((4, 4), 1, [], {}, "eta: shape"),
+        ((4, 4), 1, 1.0, {"replicas": 0}, "replicas must be"),
+        ((4, 4), 1, 1.0, {"architecture": "gelu"}, "architecture must be one of"),
+        ((4, 4), 1, 1.0, {"method": "magic"}, "method must be one of"),
+        ((4, 5), 1, 1.0, {"architecture": "prelayernorm"}, "widths must be equal"),
+        ((1, 1), 1, 1.0, {"architecture": "prelayernorm"}, "widths must be equal"),
+        ((4, 4), 1, [1.0, 2.0], {"damped": [True, False, True]}, "damped must be one flag"),
+        ((4, 4), 1, 1.0, {"method": "chi_square", "damped": True}, "chi_square knows LoRA's branch only"),
+    ],
+)
+def test_simulate_names_bad_input(widths, rank, eta, options, words):
+    options = {"replicas": 2, "generator": np.random.default_rng(0), **options}
+    with pytest.raises(ArgumentError, match=words):
+        ripple.simulate(widths, rank, eta, *STDS, **options)
+
+
+@pytest.mark.bad_input
+def test_residual_names_bad_input():
+    with pytest.raises(ArgumentError, match="depth must be"):
+        ripple.residual_square(0, 4, 1, 1.0, *STDS)
+    with pytest.raises(ArgumentError, match="width must be"):
+        ripple.residual_square(2, 1, 1, 1.0, *STDS)
+    with pytest.raises(ArgumentError, match="b_std must be"):
+        ripple.residual_square(2, 4, 1, 1.0, 1.0, 1.0, -1.0)
+    with pytest.raises(ArgumentError, match="input_square must be"):
+        ripple.residual_square(2, 4, 1, 1.0, *STDS, input_square=0.0)
+
+
+def test_the_hook_rejects_wrong_shapes(request, rng):
+    if not request.config.option.untyped:
+        from jaxtyping import TypeCheckError
+
+        with pytest.raises(TypeCheckError):
+            monte_carlo._matrices(np.ones((3, 4)), 5, 2, Scales(*STDS), rng)
+        with pytest.raises(TypeCheckError):
+            ripple.Simulation(np.ones((2, 3)), np.ones((2, 4)))

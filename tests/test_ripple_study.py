@@ -1,0 +1,199 @@
+"""The showcase as a user runs it: table, JSON, figure, mistakes."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from allora_analysis.cli import main
+from allora_analysis.ripple import stack, study, summary
+from allora_analysis.ripple.figure import plot
+from allora_analysis.ripple.scales import fair_scales
+from allora_analysis.ripple.study import STUDY, Config, run
+
+SMALL = ["--depth", "6", "--width", "16", "--rank", "2", "--eta", "0.5", "2", "--replicas", "8"]
+
+
+def document(capsys, *flags):
+    assert main(STUDY, [*SMALL, *flags, "--json", "-"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("architecture", ["linear", "relu", "prelayernorm"])
+@pytest.mark.parametrize("method", ["matrices", "isotropy", "chi_square"])
+def test_json_holds_a_number_per_eta(architecture, method, capsys):
+    result = document(capsys, "--architecture", architecture, "--method", method)
+    predicted, measured = result["predicted"], result["measured"]
+    for name in ("log_bound", "log_amgm_bound", "log_typical", "log_typical_std", "log_printed_rate"):
+        assert len(predicted[name]) == 2, name
+    for name in ("log_aligned", "log_typical", "log_typical_stderr", "log_asf", "log_asf_stderr"):
+        assert len(measured[name]) == 2, name
+        assert all(isinstance(value, float) for value in measured[name])
+    np.testing.assert_allclose(measured["log_aligned"], predicted["log_bound"], atol=1e-10)
+    assert np.all(np.array(predicted["log_bound"]) > np.array(measured["log_typical"]))
+    assert np.all(np.array(predicted["log_amgm_bound"]) >= np.array(predicted["log_bound"]) - 1e-12)
+    assert np.all(np.abs(measured["log_typical_z"]) < 8)
+    assert (measured["cosine_square"] is None) == (method == "chi_square")
+
+
+def test_two_runs_are_byte_identical(capsys):
+    first, second = (document(capsys, "--seed", "4") for _ in range(2))
+    assert first == second
+    assert document(capsys, "--seed", "5")["measured"] != first["measured"]
+
+
+def test_table_and_figure_files(tmp_path, capsys):
+    figure, out = tmp_path / "ripple.png", tmp_path / "out.json"
+    assert main(STUDY, [*SMALL, "--figure", str(figure), "--json", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "AM–GM bound" in printed
+    assert "m̄ =" in printed
+    assert "ALLoRA's forward pass" in printed
+    assert figure.stat().st_size > 10_000
+    assert json.loads(out.read_text())["study"] == "ripple"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--eta", "1"],
+        ["--eta", "0", "1"],
+        ["--eta", "0"],
+        ["--eta", "2", "1", "1"],
+        ["--w-std", "0"],
+        ["--b-std", "0"],
+        ["--depth", "1"],
+        ["--rank", "16"],
+        ["--depth", "200"],
+        ["--architecture", "prelayernorm", "--depth", "130"],
+        ["--architecture", "prelayernorm", "--w-std", "0"],
+        ["--architecture", "relu", "--width", "2", "--depth", "60"],
+        ["--width", "1", "--rank", "1"],
+    ],
+)
+def test_edge_cases_run_and_draw(flags, tmp_path):
+    """η = 0, one η, doubles, no W, no B, one layer, full rank, repeated layers, all networks dead, width 1."""
+    path = tmp_path / "edge.svg"
+    assert main(STUDY, [*SMALL, *flags, "--figure", str(path)]) == 0
+    assert path.exists()
+
+
+def test_w_std_0_tells_no_share():
+    result = run(Config(depth=3, width=8, rank=2, eta=(1.0,), w_std=0.0, replicas=4))
+    assert result.predicted["log_bound_adapter"] == [None]
+    assert result.predicted["log_amgm_bound"] == [math.inf]
+    assert result.measured["log_aligned"][0] == pytest.approx(result.predicted["log_bound"][0], abs=1e-10)
+
+
+def test_all_dead_networks_give_none_and_dashes():
+    config = Config(depth=80, width=2, rank=1, eta=(1.0,), replicas=4, architecture="relu")
+    result = run(config)
+    assert result.measured["log_typical"] == [None]
+    assert result.measured["survival"] == [0.0]
+    assert "–" in summary.table(config, result).rows[0]
+
+
+def test_deep_stack_at_eta_100():
+    config = Config(depth=1_000, width=8, rank=2, eta=(100.0,), replicas=4, method="chi_square")
+    result = run(config)
+    assert result.predicted["log_printed_rate"][0] == pytest.approx(1e3 * math.log(101))
+    assert result.predicted["log_bound"][0] > 745  # beyond float64 without the logarithm
+    assert result.measured["log_aligned"][0] == pytest.approx(result.predicted["log_bound"][0], rel=1e-12)
+    gap = result.measured["log_typical"][0] - result.predicted["log_typical"][0]
+    assert abs(gap) < 4 * result.predicted["log_typical_std"][0]
+
+
+@pytest.mark.parametrize("architecture", ["linear", "prelayernorm"])
+def test_depth_1e5_repeats_its_layers_and_still_attains_the_bound(architecture, rng):
+    norms = stack.drawn_norms(100_001, 8, 2, fair_scales(8, 2), rng)
+    assert norms[0].shape == (100_001,)
+    assert len(np.unique(norms[0])) == 64
+    bound = stack.stack_bound(norms, 100.0, 8, architecture).log_bound
+    aligned = stack.aligned_growth(norms, 2, (100.0,), 8, architecture, rng)
+    assert aligned[0] == pytest.approx(bound, rel=1e-11)
+
+
+def test_auto_turns_to_the_norms_law_where_matrices_cost_too_much():
+    assert study.chosen_method(Config()) == "matrices"
+    assert study.chosen_method(Config(depth=100_000)) == "chi_square"
+    assert study.chosen_method(Config(method="isotropy")) == "isotropy"
+
+
+def test_shares_are_differences_to_eta_0():
+    scales, norms = fair_scales(16, 2), (np.array([1.5, 2.0]), np.array([0.5, 3.0]))
+    for architecture in ("linear", "relu", "prelayernorm"):
+        shape = (2, 16, 2)
+        typical = [stack.typical_growth(*shape, eta, scales, architecture).mean for eta in (0.7, 0.0)]
+        share = stack.typical_adapter_share(*shape, 0.7, scales, architecture)
+        assert share == pytest.approx(typical[0] - typical[1], abs=1e-12)
+        bounds = [stack.stack_bound(norms, eta, 16, architecture).log_bound for eta in (0.7, 0.0)]
+        assert stack.bound_adapter_share(norms, 0.7, architecture) == pytest.approx(bounds[0] - bounds[1], abs=1e-12)
+
+
+def test_estimate_of_the_root_mean_square():
+    growth = np.log([1.0, 2.0, 3.0]) + 500  # squares beyond a float's range
+    mean, stderr, z = summary.estimate(growth, 500.0, "prelayernorm")
+    squares = np.array([1.0, 4.0, 9.0])
+    assert mean == pytest.approx(500 + 0.5 * math.log(squares.mean()))
+    error = squares.std(ddof=1) / math.sqrt(3)
+    assert stderr == pytest.approx(error / (2 * squares.mean()))
+    assert z == pytest.approx((squares.mean() - 1) / error)
+    assert summary.estimate(np.full(3, 2.0), 2.0, "linear") == (2.0, 0.0, None)
+
+
+def test_figure_draws_the_data():
+    config = Config(depth=6, width=16, rank=2, eta=(2.0, 0.5), replicas=8)
+    result = run(config)
+    left, right = plot(config, result).axes
+    bound = next(line for line in left.lines if line.get_label() == "bound")
+    np.testing.assert_allclose(bound.get_ydata(), np.array(result.predicted["log_bound"])[::-1] / math.log(10))
+    assert left.get_ylabel().startswith("growth")
+    assert right.get_yscale() == "log"
+    assert left.yaxis.get_major_formatter()(3, 0) == "$10^{3}$"
+
+
+def test_interrupt_keeps_what_was_finished(monkeypatch):
+    done = []
+
+    def simulate(*arguments, **options):
+        if done:
+            raise KeyboardInterrupt
+        done.append(1)
+        return original(*arguments, **options)
+
+    original = study.simulate
+    monkeypatch.setattr(study, "simulate", simulate)
+    result = run(Config(depth=3, width=8, rank=2, replicas=8, method="matrices"))
+    assert result.interrupted
+    assert result.measured["replicas"] == 4
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--depth", "0"], "depth must be"),
+        (["--width", "0"], "width must be"),
+        (["--rank", "17"], "rank must be at most"),
+        (["--eta"], "eta must have at least one value"),
+        (["--eta", "-1"], "eta must be"),
+        (["--eta", "nan"], "eta must be"),
+        (["--w-std", "-1"], "w_std must be"),
+        (["--a-std", "-1"], "a_std must be"),
+        (["--b-std", "inf"], "b_std must be"),
+        (["--w-std", "0", "--eta", "0"], "w_std is 0"),
+        (["--replicas", "1"], "replicas must be"),
+        (["--seed", "-1"], "seed must be"),
+        (["--width", "1", "--rank", "1", "--architecture", "prelayernorm"], "width must be"),
+        (["--figure", "ripple.txt"], "--figure"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_status_2(flags, words, capsys):
+    assert main(STUDY, [*SMALL, *flags]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert words in captured.err
+    assert captured.err.count("\n") == 1
