@@ -108,7 +108,7 @@ def test_wrong_shapes_are_rejected_by_the_hook(request):
         (["--spread"], "spread must have at least one value, received none"),
         (["--noise", "-1"], "noise must be a finite number, 0 or above, received -1.0"),
         (["--draws", "1"], "draws must be a whole number, 2 or above, received 1"),
-        (["--features", "0"], "features must be a whole number, 1 or above, received 0"),
+        (["--features", "1"], "features must be a whole number, 2 or above, received 1"),
         (["--outputs", "0"], "outputs must be a whole number, 1 or above, received 0"),
         (["--seed", "-1"], "seed must be a whole number, 0 or above, received -1"),
     ],

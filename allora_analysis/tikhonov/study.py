@@ -35,7 +35,7 @@ class Config:
     samples: int = 64
     """N, rows of X; at least FEATURES, so that the spectrum can be set."""
     features: int = 8
-    """D, columns of X."""
+    """D, columns of X, 2 or more, so that a spectrum can spread."""
     outputs: int = 6
     """C, columns of Y."""
     keep_prob: float = 0.7
@@ -86,7 +86,7 @@ def validate(config: Config) -> None:
     Raises:
         ArgumentError: the first field that makes no sense.
     """
-    features = validation.count("features", config.features)
+    features = validation.count("features", config.features, minimum=2)
     validation.count("outputs", config.outputs)
     if validation.count("samples", config.samples) < features:
         raise validation.ArgumentError(f"samples must be at least features = {features}, received {config.samples}")
