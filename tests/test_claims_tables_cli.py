@@ -52,7 +52,7 @@ def test_figure(capsys, tmp_path):
     assert [label.get_text() for label in axis.get_yticklabels()] == [c.name for c in contrasts.CONTRASTS]
     drawn = sum(line.get_xdata().size for line in axis.lines if line.get_marker() == "|")
     assert drawn == 2 * 27 + 2 * 48 + 4 * 18
-    assert {text.get_text() for text in axis.get_legend().get_texts()} == {"cell", "cluster", "95% interval"}
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"cell", "cluster", "95% interval"}
 
 
 @pytest.mark.bad_input

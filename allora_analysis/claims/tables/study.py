@@ -187,7 +187,7 @@ def plot(config: Config, result: Result) -> Figure:
     axis.invert_yaxis()
     axis.set_xlabel("accuracy gap (percentage points)")
     axis.set_title("Reported gaps: cells, clusters, mean over clusters", fontsize=9)
-    axis.legend(loc="upper right", fontsize=7)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=7)
     return figure
 
 
