@@ -403,6 +403,10 @@ def test_lists_are_arrays_and_inputs_stay_as_they_were():
         _ = hessian.nothing
 
 
+def test_every_public_name_is_there():
+    assert all(getattr(hessian, name) is not None for name in hessian.__all__)
+
+
 @pytest.mark.statistical
 def test_condition_samples_have_the_law_of_a_two_by_one_design(rng):
     # D = 1: one column, κ = 1 whatever N; N = 2 = D: P(κ ≤ t) = 1 − 2√t/(1 + t), so log κ has a known median.

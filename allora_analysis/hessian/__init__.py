@@ -5,7 +5,9 @@
 - `factors`: the spectrum in (B, A) at B = 0 with multiplicities, and the inertia
 - `stationarity`: which starts are critical points, and the rate and time of leaving them
 - `monte_carlo`: sampled condition numbers, a dense Hessian by differences, integrated gradient flow
-- `network`: the spectrum of a torch model's loss, matrix-free (imports torch when first asked for)
+- `network`, with `lanczos`, `certificate` and `empirical_risk`: both ends of a torch model's spectrum, matrix-free;
+  `network_inertia`: the exact count of its negative directions; `lowrank`: a plain LoRA layer; `digits_mlp`: all of it
+  on the digits. These import torch, when a name of theirs is first asked for
 - `study`: `python -m allora_analysis.hessian`
 """
 
@@ -41,15 +43,28 @@ from allora_analysis.hessian.stationarity import (
 )
 
 if TYPE_CHECKING:
+    from allora_analysis.hessian.lowrank import LowRankLinear, add_adapters
     from allora_analysis.hessian.network import NetworkSpectrum, network_spectrum
+    from allora_analysis.hessian.network_inertia import NetworkInertia, layer_gradient_ranks, negative_directions
 
-_NETWORK = ("NetworkSpectrum", "network_spectrum")
+_LAZY = {
+    "LowRankLinear": "lowrank",
+    "NetworkInertia": "network_inertia",
+    "NetworkSpectrum": "network",
+    "add_adapters": "lowrank",
+    "layer_gradient_ranks": "network_inertia",
+    "negative_directions": "network_inertia",
+    "network_spectrum": "network",
+}
 
 __all__ = [
     "BlockConditioning",
     "FactorSpectrum",
     "Inertia",
+    "LowRankLinear",
+    "NetworkInertia",
     "NetworkSpectrum",
+    "add_adapters",
     "block_conditioning",
     "dense_factor_hessian",
     "escape_rate",
@@ -61,9 +76,11 @@ __all__ = [
     "inertia",
     "initial_speed_ratio",
     "is_stationary",
+    "layer_gradient_ranks",
     "linearised_flow",
     "log_condition",
     "marchenko_pastur_condition",
+    "negative_directions",
     "network_spectrum",
     "product_gradient",
     "product_hessian",
@@ -75,6 +92,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _NETWORK:
-        return getattr(import_module("allora_analysis.hessian.network"), name)
+    if name in _LAZY:
+        return getattr(import_module(f"allora_analysis.hessian.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -48,7 +48,7 @@ def _conditions(axes: Axes, features: int, result: Result) -> None:
         fmt="o",
         markersize=4,
         color=COLOURS["measured"],
-        label=f"exp(mean log κ) ± 2 s.e., D = {features}",
+        label="exp(mean log κ) ± 2 s.e.",
     )
     axes.plot(ratios, np.exp(median), "x", color=COLOURS["plain"], label="median κ")
     for ratio, square in zip(
@@ -58,8 +58,8 @@ def _conditions(axes: Axes, features: int, result: Result) -> None:
             axes.plot(ratio, math.exp(square), "D", mfc="none", color=COLOURS["bound"], label="Edelman at N = D")
     axes.set(xscale="log", yscale="log", xlabel="N/D, samples per feature", ylabel="κ of the non-zero part of XᵀX")
     axes.set_ylim(1, 3 * max(float(np.exp(mean.max())), 10.0))
-    axes.set_title("Conditioning peaks at N = D")
-    axes.legend(fontsize=7, frameon=False, loc="lower center")
+    axes.set_title(f"Conditioning peaks at N = D (D = {features})")
+    axes.legend(fontsize=7, frameon=False, loc="upper left", handlelength=1.2)
 
 
 def _spectra(axes: Axes, result: Result) -> None:

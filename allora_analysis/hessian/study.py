@@ -149,8 +149,9 @@ def _dense(x: np.ndarray, g: np.ndarray, a: np.ndarray) -> dict[str, Any]:
     hessian, split = dense_factor_hessian(x, g, a), len(a) * len(g)
     eigenvalues = np.linalg.eigvalsh((hessian + hessian.T) / 2)
     block = np.linalg.eigvalsh(hessian[:split, :split])
-    # Signs of a dense matrix's eigenvalues mean something only above its rounding error.
+    # A dense matrix's eigenvalues mean something only above its rounding error: below it they are reported as 0.
     limit = len(eigenvalues) * np.finfo(np.float64).eps * float(np.abs(eigenvalues).max())
+    eigenvalues[np.abs(eigenvalues) <= limit] = 0.0
     negative, positive_ = int((eigenvalues < -limit).sum()), int((eigenvalues > limit).sum())
     return {
         "negative": negative,
