@@ -170,7 +170,8 @@ def _draw(study: Study, config: Any, result: Any, path: Path) -> None:
     from allora_analysis import plotting
 
     try:
-        figure = study.plot(config, result)
+        with plotting.style():
+            figure = study.plot(config, result)
         write_atomically(path, lambda target: plotting.save(figure, target, f"{study.name}: {config}"))
     except OSError as error:
         raise ArgumentError(f"--figure {path}: {error.strerror}; what was computed is printed above") from None

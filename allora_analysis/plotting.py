@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -34,6 +35,15 @@ STYLE = {
 COLUMN = 4.6  # inches: one panel
 
 
+def style() -> AbstractContextManager:
+    """The house style, for as long as a figure is drawn: legends and texts read it when they are made.
+
+    Returns:
+        A context manager.
+    """
+    return rc_context(STYLE)
+
+
 def panels(columns: int = 1, rows: int = 1) -> tuple[Figure, list]:
     """An empty figure of rows × columns panels in the house style.
 
@@ -44,7 +54,7 @@ def panels(columns: int = 1, rows: int = 1) -> tuple[Figure, list]:
     Returns:
         The figure and its axes, row by row.
     """
-    with rc_context(STYLE):
+    with style():
         figure = Figure(figsize=(COLUMN * columns, 3.4 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
     return figure, list(axes.flat)
@@ -73,5 +83,5 @@ def save(figure: Figure, path: Path, description: str) -> None:
         description: what made it.
     """
     key = {"png": "Description", "svg": "Description", "pdf": "Subject"}.get(path.suffix.removeprefix(".").lower())
-    with rc_context(STYLE):
+    with style():
         figure.savefig(path, metadata={key: description} if key else None)
