@@ -1,0 +1,79 @@
+"""The ledger's rows on networks: each verdict as computed, and another one as soon as a formula behind it is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from allora_analysis.claims import section_3_2_networks as section
+from allora_analysis.claims.ledger import examine
+from allora_analysis.hessian import digits_mlp, network, network_inertia
+
+VERDICTS = {"3.2-network-saddle": "holds_corrected", "3.2-network-escape": "conditional"}
+CLAIMS = {claim.id: claim for claim in section.claims()}
+RIGHT = {
+    "negative_directions": network_inertia.negative_directions,
+    "gradient_norms": digits_mlp.gradient_norms,
+    "network_spectrum": network.network_spectrum,
+}
+
+
+def finding(identifier):
+    row = examine(CLAIMS[identifier])
+    assert row.error is None, row.error
+    return row.finding
+
+
+def test_every_row_has_a_verdict_here():
+    assert list(CLAIMS) == list(VERDICTS)
+
+
+@pytest.mark.parametrize("identifier", VERDICTS)
+def test_verdict(identifier):
+    found = finding(identifier)
+    assert found.verdict == VERDICTS[identifier]
+    assert found.evidence.error <= found.evidence.tolerance
+
+
+def test_the_counts_are_exact_where_the_bound_is_not():
+    evidence = finding("3.2-network-saddle").evidence
+    case = "MLP 64-32-10, r = 2, 8 digits"
+    assert evidence.measured[case]["negative"] == evidence.predicted[case]["negative"]
+    assert evidence.measured[case]["negative"] > evidence.predicted[case]["Σ r·rank G"]
+
+
+def bound_alone(model, loss, data):
+    counts = RIGHT["negative_directions"](model, loss, data)
+    return dataclasses.replace(counts, negative=counts.bound)
+
+
+def one_too_many(model, loss, data):
+    counts = RIGHT["negative_directions"](model, loss, data)
+    return dataclasses.replace(counts, positive=counts.positive + 1, zero=counts.zero - 1)
+
+
+@pytest.mark.parametrize("wrong", [bound_alone, one_too_many])
+def test_a_wrong_count_refutes(wrong, monkeypatch):
+    monkeypatch.setattr(network_inertia, "negative_directions", wrong)
+    assert finding("3.2-network-saddle").verdict == "refuted"
+
+
+def test_a_wrong_end_of_the_spectrum_refutes(monkeypatch):
+    def shifted(model, loss, data, k):
+        found = RIGHT["network_spectrum"](model, loss, data, k)
+        return dataclasses.replace(found, smallest=found.smallest * 1.001) if k == 2 else found
+
+    monkeypatch.setattr(network, "network_spectrum", shifted)
+    assert finding("3.2-network-saddle").verdict != "holds_corrected"
+
+
+def test_a_stationary_start_would_be_a_saddle_as_printed(monkeypatch):
+    monkeypatch.setattr(digits_mlp, "gradient_norms", lambda model, loss, data: (0.0, 0.0))
+    assert finding("3.2-network-saddle").verdict == "holds"
+    assert finding("3.2-network-escape").verdict == "refuted"
+
+
+def test_a_descent_that_stands_still_holds_as_printed(monkeypatch):
+    monkeypatch.setattr(digits_mlp, "descend", lambda *args: None)
+    assert finding("3.2-network-escape").verdict == "holds"
