@@ -102,5 +102,5 @@ def window(trials: float, probability: float) -> Float[np.ndarray, " size"]:
     """
     exponent = 51.0
     reach = exponent / 3 + math.sqrt(exponent**2 / 9 + 2 * exponent * trials * probability * (1 - probability))
-    low = max(0.0, math.floor(trials * probability - reach))
-    return np.arange(low, min(trials, math.ceil(trials * probability + reach)) + 1)
+    low = max(0, math.floor(trials * probability - reach))
+    return np.arange(low, min(trials, math.ceil(trials * probability + reach)) + 1, dtype=np.float64)
