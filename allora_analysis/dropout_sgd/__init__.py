@@ -8,7 +8,7 @@
 | `recursion`, `moments` | the run, and the entry point `trajectory` |
 | `stationary` | the limit t → ∞, and the averaged iterate's |
 | `monte_carlo` | the simulation that the closed forms are checked against |
-| `study` | the command line's study |
+| `study`, `figure` | the command line's study |
 """
 
 from allora_analysis.dropout_sgd.moments import Trajectory, trajectory

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from allora_analysis import validation
 from allora_analysis.dropout_sgd.process import build
+from allora_analysis.dropout_sgd.step_sizes import schedule
 from allora_analysis.validation import ArgumentError
 
 BLOCK = 2**21  # numbers drawn at once: 16 MiB
@@ -64,7 +65,7 @@ class Simulation:
 
 
 def _gradient(
-    x: Float[np.ndarray, "R n D"], y: Float[np.ndarray, "R n C"], w: Float[np.ndarray, "R D C"], masks: np.ndarray
+    w: Float[np.ndarray, "R D C"], x: Float[np.ndarray, "#R n D"], y: Float[np.ndarray, "#R n C"], masks: np.ndarray
 ) -> Float[np.ndarray, "R D C"]:
     """The gradient of each replica's masked loss: masks (R, n, D) are the input's, (R, n, 1, C) the output's.
 
@@ -101,7 +102,7 @@ def _stepper(
             index = generator.integers(n, size=(len(w), drawn))
             rows = x[index], y[index]
         masks = (generator.random((len(w), *shape)) < keep_prob) / keep_prob
-        return w - rate * (n / drawn) * _gradient(*rows, w, masks)
+        return w - rate * (n / drawn) * _gradient(w, *rows, masks)
 
     return step
 
@@ -147,7 +148,7 @@ def simulate(
     build(x, y, keep_prob, placement, batch_size, shared_mask)
     x, y = validation.matrix("x", x), validation.matrix("y", y)
     steps, replicas = validation.count("steps", steps), validation.count("replicas", replicas, 2)
-    rates = np.broadcast_to(np.asarray(learning_rate, dtype=np.float64), (steps,))
+    rates = schedule(learning_rate, steps)
     kept = np.array(sorted({validation.count("record", t, 0, steps) for t in ((steps,) if record is None else record)}))
     shape = (len(kept), replicas, x.shape[1], y.shape[1])
     if 2 * np.prod(shape, dtype=float) > KEPT:

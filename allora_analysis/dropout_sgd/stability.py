@@ -138,7 +138,7 @@ def limits(process: Process) -> StabilityLimits:
         return StabilityLimits(math.inf, math.inf)
     mean = 1.0 / float(operator.eigenvalues[-1])
     if size == 1:
-        return StabilityLimits(mean, 1.0 / float(operator(np.ones((1, 1)))[0, 0]))
+        return StabilityLimits(mean, min(mean, 1.0 / float(operator(np.ones((1, 1)))[0, 0])))
     linear = LinearOperator((size**2, size**2), operator.flat(), dtype=np.float64)
     # The dominant eigenvector is positive semi-definite, so the identity is never orthogonal to it.
     radius = eigsh(linear, k=1, which="LA", v0=np.eye(size).ravel(), tol=1e-11, return_eigenvectors=False)[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,35 +36,45 @@ def refuse_unstable(process: Process, rate: float) -> None:
     )
 
 
-def learning_rates(
-    process: Process, learning_rate: float | Sequence[float] | Any, steps: int
-) -> Float[np.ndarray, " T"]:
-    """One rate a step, from a constant or a schedule.
+def schedule(learning_rate: Any, steps: int) -> Float[np.ndarray, " T"]:
+    """One rate a step, from a constant or a sequence; no stability limit is asked.
 
     Args:
-        process: the placement.
-        learning_rate: a number, or a sequence of `steps` numbers, 0 or above.
+        learning_rate: a number above 0, or a sequence of `steps` numbers, 0 or above.
         steps: T.
 
     Returns:
         The rates.
 
     Raises:
-        ArgumentError: a constant past the mean-square limit, a schedule of another length or with a negative rate.
+        ArgumentError: a sequence of another length or with a negative rate.
     """
     if np.ndim(learning_rate) == 0:
-        rate = validation.positive("learning_rate", learning_rate)
-        refuse_unstable(process, rate)
-        return np.full(steps, rate)
-    schedule = validation.vector("learning_rate", learning_rate)
-    if len(schedule) != steps:
-        raise ArgumentError(f"learning_rate: a schedule of {len(schedule)} rates received; give one a step, {steps}")
-    if schedule.min() < 0:
-        where = int(np.argmin(schedule))
-        raise ArgumentError(
-            f"learning_rate must be 0 or above at each step, received {schedule[where]} at index {where}"
-        )
-    return schedule
+        return np.full(steps, validation.positive("learning_rate", learning_rate))
+    rates = validation.vector("learning_rate", learning_rate)
+    if len(rates) != steps:
+        raise ArgumentError(f"learning_rate: a schedule of {len(rates)} rates received; give one a step, {steps}")
+    if rates.min() < 0:
+        where = int(np.argmin(rates))
+        raise ArgumentError(f"learning_rate must be 0 or above at each step, received {rates[where]} at index {where}")
+    return rates
+
+
+def learning_rates(process: Process, learning_rate: Any, steps: int) -> Float[np.ndarray, " T"]:
+    """As `schedule`, and a constant must be within the stability limits.
+
+    Args:
+        process: the placement.
+        learning_rate: a number or a sequence.
+        steps: T.
+
+    Returns:
+        The rates.
+    """
+    rates = schedule(learning_rate, steps)
+    if np.ndim(learning_rate) == 0:
+        refuse_unstable(process, float(rates[0]))
+    return rates
 
 
 def refuse_divergence(process: Process, step: int, rate: float, *values: np.ndarray) -> None:

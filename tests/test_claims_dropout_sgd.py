@@ -1,0 +1,98 @@
+"""The verdicts on §3.1's statements about training steps, and that planted wrong formulas change them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from allora_analysis import dropout_sgd
+from allora_analysis.claims import section_3_1_sgd
+from allora_analysis.claims.ledger import examine
+from allora_analysis.dropout_sgd.input_masks import InputMasks
+from allora_analysis.dropout_sgd.output_masks import OutputMasks
+from allora_analysis.dropout_sgd.process import Process
+
+VERDICTS = {
+    "3.1-sgd-variance": "holds",
+    "3.1-sgd-convergence": "conditional",
+    "3.1-sgd-expectation": "refuted",
+    "3.1-sgd-crossover": "conditional",
+    "3.1-figure-1": "not_run",
+    "3.1-sgd-first-step": "holds",
+    "3.1-figure-2-left": "not_run",
+    "3.1-sgd-training-fit": "conditional",
+}
+CLAIMS = {claim.id: claim for claim in section_3_1_sgd.claims()}
+
+
+def verdict(name):
+    row = examine(CLAIMS[name])
+    assert row.error is None, row.error
+    return row.finding.verdict
+
+
+def test_every_row_is_here():
+    assert list(CLAIMS) == list(VERDICTS)
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_verdict(name):
+    assert verdict(name) == VERDICTS[name]
+
+
+def altered(change):
+    """A `trajectory` whose result is changed."""
+    right = dropout_sgd.trajectory
+
+    def planted(*args, **kwargs):
+        run = right(*args, **kwargs)
+        return dataclasses.replace(run, **change(run))
+
+    return planted
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "instead"),
+    [
+        ("3.1-sgd-expectation", lambda run: {"mean": 0.99 * run.mean}, "holds"),
+        ("3.1-sgd-variance", lambda run: {"covariance_trace": 1.5 * run.covariance_trace}, "refuted"),
+        ("3.1-sgd-variance", lambda run: {"risk": run.risk_marginal}, "refuted"),
+        ("3.1-sgd-convergence", lambda run: {"covariance_trace": 1.01 * run.covariance_trace}, "refuted"),
+        ("3.1-sgd-convergence", lambda run: {"average_covariance_trace": run.covariance_trace}, "refuted"),
+        ("3.1-sgd-first-step", lambda run: {"risk": run.risk_plain}, "refuted"),
+        ("3.1-sgd-crossover", lambda run: {"crossover": None}, "holds"),
+        ("3.1-sgd-crossover", lambda run: {"crossover": 2}, "refuted"),
+        ("3.1-sgd-training-fit", lambda run: {"training_loss": run.training_loss_plain}, "holds"),
+    ],
+)
+def test_a_wrong_trajectory_changes_the_verdict(name, change, instead, monkeypatch):
+    monkeypatch.setattr(dropout_sgd, "trajectory", altered(change))
+    assert verdict(name) == instead
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "formula", "instead"),
+    [
+        ("3.1-sgd-variance", InputMasks, "noise", "refuted"),
+        ("3.1-sgd-variance", OutputMasks, "noise", "refuted"),
+        ("3.1-sgd-first-step", OutputMasks, "noise", "refuted"),
+        ("3.1-sgd-training-fit", Process, "drift", "refuted"),
+    ],
+)
+def test_a_wrong_formula_changes_the_verdict(name, kind, formula, instead, monkeypatch):
+    right = getattr(kind, formula)
+
+    def planted(self, *args):
+        if formula == "noise":
+            return right(self, *args) * (1.5 if name.endswith("variance") else 0.0)
+        return self.pull - self.gram @ args[0]  # the penalty forgotten
+
+    monkeypatch.setattr(kind, formula, planted)
+    assert verdict(name) == instead
+
+
+def test_a_wrong_mean_is_seen_by_the_enumeration(monkeypatch):
+    monkeypatch.setattr(section_3_1_sgd, "_regularised_descent", lambda *args: np.ones((4, 2, 1)))
+    assert verdict("3.1-sgd-expectation") == "holds"

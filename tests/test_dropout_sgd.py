@@ -1,0 +1,295 @@
+"""Exact moments of SGD under dropout against every sequence of masks and draws; identities; what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from allora_analysis.dropout_sgd import simulate, stability_limits, stationary_moments, trajectory
+from allora_analysis.dropout_sgd.input_masks import InputMasks
+from allora_analysis.dropout_sgd.monte_carlo import _gradient
+from allora_analysis.dropout_sgd.output_masks import output_masks
+from allora_analysis.dropout_sgd.recursion import advance, start
+from allora_analysis.dropout_sgd.shared_mask import SharedInputMask
+from tests.brute_force import dropout_sgd as brute_force
+from tests.stat_assert import assert_rejects
+
+# placement, N, D, C, T, batch size, one mask for all rows
+CASES = [
+    ("output", 3, 2, 1, 3, None, False),
+    ("output", 2, 2, 2, 3, None, False),
+    ("output", 2, 3, 1, 3, None, False),
+    ("output", 3, 2, 1, 3, 1, False),
+    ("output", 2, 2, 2, 2, 2, False),
+    ("input", 2, 2, 2, 3, None, False),
+    ("input", 2, 3, 1, 2, None, False),
+    ("input", 3, 3, 1, 2, 1, False),
+    ("input", 2, 2, 2, 2, 2, False),
+    ("input", 3, 3, 2, 3, None, True),
+]
+
+
+def problem(seed, n, d, c):
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((n, d)) * np.exp(0.5 * generator.standard_normal(d))
+    return x, generator.standard_normal((n, c)), generator.standard_normal((d, c))
+
+
+def assert_equals_enumeration(case, keep_prob, rates):
+    placement, n, d, c, steps, batch_size, shared = case
+    x, y, w_true = problem(1, n, d, c)
+    options = {"batch_size": batch_size, "shared_mask": shared}
+    root = np.random.default_rng(2).standard_normal((d, d))
+    sigma = root @ root.T
+    run = trajectory(x, y, keep_prob, rates, steps, placement, w_true=w_true, risk_covariance=sigma, **options)
+    mean, covariance, average, average_covariance = brute_force.trajectory(x, y, keep_prob, rates, placement, **options)
+    gram = x.T @ x
+    close = {"rtol": 1e-10, "atol": 1e-10}
+    np.testing.assert_allclose(run.mean, mean, **close)
+    np.testing.assert_allclose(run.covariance, covariance[-1], **close)
+    np.testing.assert_allclose(run.covariance_trace, np.einsum("tcdd->t", np.array(covariance)), **close)
+    np.testing.assert_allclose(run.average_mean, average, **close)
+    np.testing.assert_allclose(run.average_covariance, average_covariance[-1], **close)
+    np.testing.assert_allclose(
+        run.average_covariance_trace, np.einsum("tcdd->t", np.array(average_covariance)), **close
+    )
+    for t in range(steps + 1):
+        loss = np.sum((y - x @ mean[t]) ** 2) + np.einsum("ij,cij->", gram, covariance[t])
+        gap, average_gap = mean[t] - w_true, average[t] - w_true
+        risk = np.trace(gap.T @ sigma @ gap) + np.einsum("ij,cij->", sigma, covariance[t])
+        averaged = np.trace(average_gap.T @ sigma @ average_gap) + np.einsum("ij,cij->", sigma, average_covariance[t])
+        seen = [run.training_loss[t], run.risk[t], run.risk_average[t]]
+        np.testing.assert_allclose(seen, [loss, risk, averaged], **close)
+
+
+@pytest.mark.parametrize("keep_prob", [0.3, 0.7, 1.0])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+def test_moments_equal_the_enumeration(case, keep_prob):
+    generator = np.random.default_rng(3)
+    assert_equals_enumeration(case, keep_prob, list(generator.uniform(0.01, 0.3, case[4])))
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[5], CASES[9]], ids=["output", "input", "shared"])
+@pytest.mark.parametrize("wrong", ["no feedback of the covariance", "a fourth moment of the mask missing"])
+def test_a_wrong_noise_is_rejected(case, wrong, monkeypatch):
+    kind = {"output": type(output_masks(np.eye(2), np.eye(2), 0.5, None)), "input": InputMasks}[case[0]]
+    kind = SharedInputMask if case[6] else kind
+    right = kind.noise
+
+    def planted(self, targets, mean, covariance):
+        if wrong.startswith("no feedback"):
+            return right(self, targets, mean, 0 * covariance)
+        value = right(self, targets, mean, covariance)
+        return value - 0.01 * self.mask_variance * np.diag(np.diag(value))
+
+    monkeypatch.setattr(kind, "noise", planted)
+    assert_rejects(assert_equals_enumeration, case, 0.6, [0.1] * case[4])
+
+
+@pytest.mark.parametrize("placement", ["output", "input"])
+def test_losses_and_descents_are_those_of_explicit_gradient_descent(placement):
+    x, y, w_true = problem(4, 9, 4, 2)
+    p, rate, steps = 0.7, 0.004, 12
+    gram, k = x.T @ x, 3 / 7
+    penalty = k * gram if placement == "output" else k * np.diag(np.diag(gram))
+    run = trajectory(x, y, p, rate, steps, placement, w_true=w_true)
+    w = plain = np.zeros_like(w_true)
+    for t in range(steps + 1):
+        np.testing.assert_allclose(run.mean[t], w, rtol=1e-12, atol=1e-14)
+        for name, point in (("marginal", w), ("plain", plain)):
+            loss = np.sum((y - x @ point) ** 2)
+            objective = loss + np.trace(point.T @ penalty @ point)
+            seen = [getattr(run, f"{what}_{name}")[t] for what in ("training_loss", "objective", "risk")]
+            np.testing.assert_allclose(seen, [loss, objective, np.sum((point - w_true) ** 2)], rtol=1e-12)
+        w = w - rate * (2 * (gram + penalty) @ w - 2 * x.T @ y)
+        plain = plain - rate * (2 * gram @ plain - 2 * x.T @ y)
+    added = np.einsum("ij,cji->", gram + penalty, run.covariance)
+    np.testing.assert_allclose(run.objective[-1] - run.objective_marginal[-1], added, rtol=1e-9)
+
+
+def test_crossover_is_the_first_step_with_a_lower_risk():
+    generator = np.random.default_rng(5)
+    x = generator.standard_normal((40, 20))
+    w_true = generator.standard_normal((20, 1)) / np.sqrt(20)
+    noise = generator.standard_normal((40, 1))
+    rate = 0.1 * stability_limits(x, 0.8, "output").mean_square
+    noisy = trajectory(x, x @ w_true + 2 * noise, 0.8, rate, 200, "output", w_true=w_true)
+    below = noisy.risk < noisy.risk_plain
+    assert 1 < noisy.crossover < 200
+    assert below[noisy.crossover]
+    assert not below[2 : noisy.crossover].any()
+    clean = trajectory(x, x @ w_true, 0.8, rate, 200, "output", w_true=w_true)
+    assert clean.crossover is None
+    assert np.all(clean.risk >= clean.risk_plain * (1 - 1e-12))
+
+
+def test_without_dropout_it_is_plain_gradient_descent():
+    x, y, w_true = problem(6, 8, 3, 2)
+    for placement in ("output", "input"):
+        run = trajectory(x, y, 1.0, 0.01, 20, placement, w_true=w_true)
+        assert not run.covariance_trace.any()
+        np.testing.assert_array_equal(run.risk, run.risk_plain)
+        assert run.crossover is None
+
+
+def test_one_feature_makes_input_masks_output_masks():
+    x, y, _ = problem(7, 5, 1, 1)
+    output, masked = (trajectory(x, y, 0.6, 0.02, 10, placement, batch_size=3) for placement in ("output", "input"))
+    np.testing.assert_allclose(masked.covariance_trace, output.covariance_trace, rtol=1e-11)
+
+
+def test_one_row_makes_shared_masks_rows_masks():
+    x, y, _ = problem(8, 1, 4, 2)
+    own, shared = (trajectory(x, y, 0.6, 0.02, 10, "input", shared_mask=flag) for flag in (False, True))
+    np.testing.assert_allclose(shared.covariance, own.covariance, rtol=1e-10, atol=1e-14)
+
+
+def test_columns_do_not_change_one_another():
+    x, y, _ = problem(9, 6, 3, 3)
+    for placement in ("output", "input"):
+        together = trajectory(x, y, 0.7, 0.002, 8, placement, batch_size=2)
+        alone = trajectory(x, y[:, 1:2], 0.7, 0.002, 8, placement, batch_size=2)
+        np.testing.assert_allclose(together.covariance[1], alone.covariance[0], rtol=1e-10, atol=1e-15)
+
+
+def test_what_never_moves_has_no_moments():
+    x, y, _ = problem(10, 4, 3, 1)
+    x[:, 1] = 0
+    for placement in ("output", "input"):
+        run = trajectory(x, y, 0.5, 0.01, 5, placement)
+        assert np.abs(run.mean[:, 1]).max() < 1e-15
+        assert np.abs(run.covariance[:, 1]).max() < 1e-18
+        still = trajectory(0 * x, y, 0.5, 100.0, 5, placement, w_true=np.ones((3, 1)))
+        assert not still.mean.any()
+        assert not still.covariance.any()
+        assert still.crossover is None
+
+
+def test_a_constant_schedule_is_the_constant():
+    x, y, _ = problem(11, 6, 3, 1)
+    constant, schedule = (trajectory(x, y, 0.7, rate, 6, "input") for rate in (0.01, [0.01] * 6))
+    np.testing.assert_array_equal(constant.covariance, schedule.covariance)
+    paused = trajectory(x, y, 0.7, [0.01, 0.0, 0.01], 3, "input")
+    np.testing.assert_array_equal(paused.mean[1], paused.mean[2])
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(1, 6),
+    d=st.integers(1, 5),
+    keep_prob=st.floats(0.1, 1.0),
+    scale=st.floats(0.1, 10.0),
+    batch_size=st.none() | st.integers(1, 4),
+    placement=st.sampled_from(["output", "input"]),
+)
+def test_units_order_and_positivity(seed, n, d, keep_prob, scale, batch_size, placement):
+    x, y, _ = problem(seed, n, d, 1)
+    rate = 0.5 * stability_limits(x, keep_prob, placement, batch_size).mean_square
+    run = trajectory(x, y, keep_prob, rate, 6, placement, batch_size=batch_size)
+    # X in other units: l and W follow; Y in other units: W follows; rows in another order: nothing changes.
+    rescaled = trajectory(scale * x, y, keep_prob, rate / scale**2, 6, placement, batch_size=batch_size)
+    turned = trajectory(x[::-1], scale * y[::-1], keep_prob, rate, 6, placement, batch_size=batch_size)
+    size = max(np.abs(run.covariance).max(), np.abs(run.mean).max() ** 2)
+    np.testing.assert_allclose(rescaled.mean * scale, run.mean, rtol=1e-7, atol=1e-10 * np.sqrt(size))
+    np.testing.assert_allclose(rescaled.covariance * scale**2, run.covariance, rtol=1e-7, atol=1e-10 * size)
+    np.testing.assert_allclose(turned.covariance / scale**2, run.covariance, rtol=1e-7, atol=1e-10 * size)
+    eigenvalues = np.linalg.eigvalsh(np.concatenate([run.covariance, run.average_covariance]))
+    assert eigenvalues.min() >= -1e-10 * size
+
+
+def test_output_masks_do_not_see_a_rotation_of_the_features():
+    x, y, _ = problem(12, 7, 4, 1)
+    q = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
+    run, turned = trajectory(x, y, 0.6, 0.005, 9), trajectory(x @ q, y, 0.6, 0.005, 9)
+    np.testing.assert_allclose(q @ turned.covariance[0] @ q.T, run.covariance[0], rtol=1e-9, atol=1e-14)
+
+
+GOOD = {
+    "x": np.eye(3),
+    "y": np.ones((3, 1)),
+    "keep_prob": 0.5,
+    "learning_rate": 0.01,
+    "steps": 3,
+    "placement": "output",
+}
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"keep_prob": 0.0}, "keep_prob.*received 0"),
+        ({"keep_prob": 1.5}, "keep_prob.*received 1.5"),
+        ({"x": np.full((3, 3), np.nan)}, "x: every entry must be finite"),
+        ({"x": np.zeros((0, 3))}, r"x: shape \(0, 3\)"),
+        ({"y": np.ones((4, 1))}, r"y: shape \(4, 1\) received"),
+        ({"steps": 0}, "steps must be a whole number"),
+        ({"placement": "bottleneck"}, "bottleneck.*not affine"),
+        ({"placement": "latent"}, "placement must be one of"),
+        ({"learning_rate": -1.0}, "learning_rate must be a finite number above 0"),
+        ({"learning_rate": [0.1, 0.1]}, "schedule of 2 rates received; give one a step, 3"),
+        ({"learning_rate": [0.1, -0.1, 0.1]}, "received -0.1 at index 1"),
+        ({"batch_size": 0}, "batch_size must be a whole number"),
+        ({"shared_mask": True}, "shared_mask is for input masks"),
+        ({"placement": "input", "shared_mask": True, "batch_size": 2}, "shared_mask is for input masks"),
+        ({"w_true": np.ones((2, 1))}, r"w_true: shape \(2, 1\)"),
+        ({"risk_covariance": np.eye(3)}, "risk_covariance: received without w_true"),
+        ({"w_true": np.ones((3, 1)), "risk_covariance": np.triu(np.ones((3, 3)))}, "must be symmetric"),
+        ({"w_true": np.ones((3, 1)), "risk_covariance": -np.eye(3)}, "positive semi-definite"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        trajectory(**{**GOOD, **change})
+
+
+@pytest.mark.bad_input
+def test_a_schedule_stops_at_the_first_value_that_is_not_finite():
+    x, y, _ = problem(13, 5, 3, 1)
+    with pytest.raises(ValueError, match=r"first non-finite value at step 4 \(its rate 1e\+150\)"):
+        trajectory(x, y, 0.5, [0.01, 0.01, 1e120, 1e150, 0.01], 5, "input")
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"replicas": 1}, "replicas must be a whole number, 2 or above"),
+        ({"record": (4,)}, r"record must be a whole number in \[0, 3\]"),
+        ({"replicas": 10**9}, "1 GiB; give fewer than"),
+        ({"learning_rate": [0.1] * 2}, "learning_rate"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        simulate(**{**GOOD, "replicas": 4, "generator": np.random.default_rng(0), **change})
+
+
+@pytest.mark.bad_input
+def test_the_other_entry_points_refuse_too():
+    with pytest.raises(ValueError, match="keep_prob"):
+        stability_limits(np.eye(2), 2.0)
+    with pytest.raises(ValueError, match="x: shape"):
+        stability_limits(3.0, 0.5)
+    with pytest.raises(ValueError, match="past the mean-square stability limit"):
+        stationary_moments(np.eye(2), np.ones((2, 1)), 0.5, 10.0)
+
+
+def test_wrong_shapes_are_rejected_by_the_hook(request):
+    if not request.config.option.untyped:
+        from jaxtyping import TypeCheckError
+
+        x, y = np.eye(3), np.ones((3, 1))
+        processes = (output_masks(x, y, 0.5, None), InputMasks(x, y, 0.5, None), SharedInputMask(x, y, 0.5, None))
+        for process in processes:
+            with pytest.raises(TypeCheckError):
+                process.noise(np.ones(3), np.ones(3), np.ones((3, 4)))
+            with pytest.raises(TypeCheckError):
+                process.drift(np.ones(3))
+        with pytest.raises(TypeCheckError):
+            advance(processes[0], start(processes[0]).mean, 0.1)
+        with pytest.raises(TypeCheckError):
+            _gradient(np.ones((2, 5, 1)), np.ones((2, 3, 4)), np.ones((2, 3, 1)), np.ones((2, 3, 4)))

@@ -1,0 +1,99 @@
+"""The study as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import runpy
+
+import numpy as np
+import pytest
+
+from allora_analysis import cli, study
+from allora_analysis.dropout_sgd import study as module
+from allora_analysis.dropout_sgd.figure import plot
+from allora_analysis.dropout_sgd.study import STUDY, Config, run, snapshots, table
+
+SMALL = ["--samples", "12", "--features", "4", "--steps", "30", "--replicas", "40", "--noise", "2"]
+
+
+def test_table_and_json_and_figure(capsys, tmp_path):
+    paths = tmp_path / "a.json", tmp_path / "a.png"
+    assert cli.main(STUDY, [*SMALL, "--json", str(paths[0]), "--figure", str(paths[1])]) == 0
+    assert "First step with a lower risk than plain gradient descent: step" in capsys.readouterr().out
+    assert paths[1].stat().st_size > 10_000
+    document = json.loads(paths[0].read_text())
+    predicted, measured = document["predicted"], document["measured"]
+    assert predicted["step"] == [1, 2, 5, 10, 20, 30]
+    assert predicted["learning_rate"] == pytest.approx(0.1 * predicted["limit_mean_square"])
+    for name in ("covariance_trace", "risk", "risk_average"):
+        gap = np.abs(np.subtract(measured[name], predicted[name]))
+        assert np.all(gap < 6 * np.array(measured[f"{name}_stderr"]))
+    assert np.all(np.array(measured["mean_gap"]) < 4 * np.array(predicted["mean_gap"]))
+
+
+@pytest.mark.parametrize(
+    "flags", [["--placement", "input"], ["--placement", "input", "--shared-mask", "True"], ["--batch-size", "3"]]
+)
+def test_same_seed_same_bytes(flags, capsys):
+    documents = []
+    for _ in range(2):
+        assert cli.main(STUDY, [*SMALL, *flags, "--outputs", "2", "--json", "-"]) == 0
+        documents.append(capsys.readouterr().out)
+    assert documents[0] == documents[1]
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--keep-prob", "0"], "keep_prob"),
+        (["--placement", "bottleneck"], "bottleneck"),
+        (["--learning-rate", "9"], "mean-square limit"),
+        (["--learning-rate", "-1"], "learning_rate"),
+        (["--samples", "0"], "samples"),
+        (["--replicas", "1"], "replicas"),
+        (["--steps", "0"], "steps"),
+        (["--noise", "-1"], "noise"),
+        (["--seed", "-1"], "seed"),
+    ],
+)
+def test_mistakes_are_one_line(flags, word, capsys):
+    assert cli.main(STUDY, [*SMALL, *flags]) == 2
+    error = capsys.readouterr().err
+    assert word in error
+    assert error.count("\n") == 1
+
+
+def test_without_crossover_and_without_dropout():
+    config = Config(samples=12, features=4, steps=20, replicas=4, keep_prob=1.0)
+    result = run(config)
+    assert result.predicted["crossover"] is None
+    assert any("none within T" in note for note in table(config, result).notes)
+    assert len(plot(config, result).axes[0].lines) == 5
+
+
+def test_an_interrupted_run_shows_what_was_finished(monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "simulate", interrupted)
+    config = Config(samples=12, features=4, steps=20, replicas=4)
+    result = run(config)
+    assert result.interrupted
+    assert not result.measured
+    assert table(config, result).rows[0][4] == study.text(None)
+    assert plot(config, result).axes[0].get_xscale() == "log"
+
+
+def test_module_runs(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["dropout_sgd", *SMALL])
+    with pytest.raises(SystemExit) as status:
+        runpy.run_module("allora_analysis.dropout_sgd", run_name="__main__")
+    assert status.value.code == 0
+    assert "As t → ∞" in capsys.readouterr().out
+
+
+def test_snapshots():
+    assert snapshots(1) == (1,)
+    assert snapshots(20) == (1, 2, 5, 10, 20)
+    assert snapshots(250) == (1, 2, 5, 10, 20, 50, 100, 200, 250)
