@@ -1,0 +1,183 @@
+"""§3.3, the ripple effect: each line of the derivation, Θ((1 + η)^L), Proposition 1, and what the paper does not treat.
+
+The bounds are judged by dense matrices and forward passes; `section_3_3_worst_case.py` has tightness and Proposition 1,
+`section_3_3_growth.py` networks at random. Checked by `tests/test_claims_ripple.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from allora_analysis import ripple
+from allora_analysis.claims import section_3_3_growth, section_3_3_worst_case
+from allora_analysis.claims.ledger import Claim, Evidence, Finding, relative_error, settle
+from allora_analysis.claims.section_3_3_worst_case import RANDOM, ROUNDING, SEED, TOLERANCE, product_norm
+
+COMMAND = "python -m allora_analysis.ripple"
+TEST = "tests/test_ripple.py"
+ETAS = (0.25, 1.0, 4.0, 100.0)
+
+
+def check_equality() -> Finding:
+    """‖f_L(x)‖ = ‖M_L ⋯ M_1‖ ‖x‖ as printed, and ≤ in its place, for an x at random.
+
+    Returns:
+        The finding.
+    """
+    printed, corrected, predicted, measured = {}, {}, {}, {}
+    for (name, (layers, x)), eta in itertools.product(RANDOM.items(), ETAS):
+        case = f"{name}, η = {eta}"
+        predicted[case] = float(np.log(product_norm(layers, eta)))
+        measured[case] = float(ripple.log_output_growth(layers, x, eta)[0])
+        printed[case] = abs(measured[case] - predicted[case]) < TOLERANCE
+        corrected[case] = measured[case] <= predicted[case] + TOLERANCE
+    error = max(predicted[case] - measured[case] for case in predicted)
+    text = f"‖f_L(x)‖ ≤ ‖M_L ⋯ M_1‖ ‖x‖, equal for top right singular vectors only (here up to e^{error:.1f} below)"
+    return Finding(
+        settle(printed, corrected), Evidence(predicted, measured, ROUNDING, error, TOLERANCE, seed=SEED), text
+    )
+
+
+def check_product_bound() -> Finding:
+    """‖M_L ⋯ M_1‖ ≤ ∏(‖W_l‖ + η‖B_lA_l‖), on networks at random and on the aligned one, where it is an equality.
+
+    Returns:
+        The finding.
+    """
+    printed, predicted, measured = {}, {}, {}
+    aligned = ripple.aligned_network((6, 4, 9, 5), 3, 1.5, 0.8, generator=np.random.default_rng(SEED))
+    for (name, layers), eta in itertools.product(
+        [*((name, layers) for name, (layers, _) in RANDOM.items()), ("aligned", list(aligned.layers))], ETAS
+    ):
+        case = f"{name}, η = {eta}"
+        predicted[case] = ripple.worst_case(*ripple.spectral_norms(layers), eta).log_bound
+        measured[case] = float(np.log(product_norm(layers, eta)))
+        printed[case] = measured[case] <= predicted[case] + TOLERANCE
+    error = max(measured[case] - predicted[case] for case in predicted)
+    return Finding(settle(printed), Evidence(predicted, measured, ROUNDING, error, TOLERANCE, seed=SEED))
+
+
+def check_mean() -> Finding:
+    """∏(1 + ηm_l) ≤ (1 + ηm̄)^L with m̄ the mean of ‖B_lA_l‖/‖W_l‖, and equality where all m_l are equal.
+
+    Returns:
+        The finding.
+    """
+    printed, predicted, measured = {}, {}, {}
+    ratios = {
+        "equal m": [0.7] * 5,
+        "spread m": [0.01, 0.1, 1.0, 10.0, 100.0],
+        "one adapter": [0.0, 0.0, 5.0],
+        "L = 1": [2.0],
+    }
+    for (name, m), eta in itertools.product(ratios.items(), ETAS):
+        case = f"{name}, η = {eta}"
+        worst = ripple.worst_case(np.ones(len(m)), m, eta)
+        predicted[case] = worst.log_amgm_bound
+        measured[case] = float(np.log1p(eta * np.array(m)).sum())
+        equal = len(set(m)) == 1
+        close = abs(measured[case] - predicted[case]) < TOLERANCE
+        printed[case] = measured[case] <= predicted[case] + TOLERANCE and close == equal
+    error = max(measured[case] - predicted[case] for case in predicted)
+    return Finding(settle(printed), Evidence(predicted, measured, ROUNDING, error, TOLERANCE))
+
+
+NORMS = {
+    "equal norms": ([1.5, 1.5, 1.5], [0.3, 1.0, 2.0]),
+    "the last norm the largest": ([0.5, 1.0, 4.0], [0.5, 1.0, 4.0]),
+    "the last norm the smallest": ([4.0, 1.0, 0.5], [4.0, 1.0, 0.5]),
+}
+
+
+def check_mean_ratio() -> Finding:
+    """m̄ with ‖W_L‖ under every term, as printed, and with each layer's own ‖W_l‖: is C(1 + ηm̄)^L a bound?
+
+    Returns:
+        The finding.
+    """
+    printed, corrected, predicted, measured = {}, {}, {}, {}
+    for (name, (weights, adapters)), eta in itertools.product(NORMS.items(), ETAS):
+        case, depth = f"{name}, η = {eta}", len(weights)
+        network = ripple.aligned_network(
+            (4,) * (depth + 1), 2, weights, adapters, generator=np.random.default_rng(SEED)
+        )
+        measured[case] = float(ripple.log_output_growth(network.layers, network.x, eta)[0])
+        worst = ripple.worst_case(weights, adapters, eta)
+        predicted[case] = worst.log_amgm_bound
+        as_printed = worst.log_c + depth * float(np.log1p(eta * np.mean(adapters) / weights[-1]))
+        printed[case] = measured[case] <= as_printed + TOLERANCE
+        corrected[case] = measured[case] <= predicted[case] + TOLERANCE
+    error = max(measured[case] - predicted[case] for case in predicted)
+    text = "m̄ = (1/L) Σ ‖B_lA_l‖/‖W_l‖, each over its own norm (l, not L: perhaps a misprint); as printed it bounds "
+    text += "networks of equal ‖W_l‖, and fails where ‖W_L‖ is the largest"
+    return Finding(
+        settle(printed, corrected), Evidence(predicted, measured, ROUNDING, error, TOLERANCE, seed=SEED), text
+    )
+
+
+def check_constant() -> Finding:
+    """Does C = ∏‖W_l‖ stay the same as η, the adapters, or L change?
+
+    Returns:
+        The finding.
+    """
+    printed, corrected, predicted, measured = {}, {}, {}, {}
+    for norm, depth, change in itertools.product((1.0, 2.0, 0.5), (4, 40), ("η", "adapters", "L")):
+        case = f"‖W‖ = {norm}, L = {depth}, another {change}"
+        layers, eta, adapter = (3 * depth, 1.0, 1.0) if change == "L" else (depth, 1.0, 1.0)
+        eta, adapter = (5.0, 1.0) if change == "η" else (1.0, 0.2) if change == "adapters" else (eta, adapter)
+        before = ripple.worst_case([norm] * depth, [1.0] * depth, 1.0).log_c
+        measured[case] = float(ripple.worst_case([norm] * layers, [adapter] * layers, eta).log_c - before)
+        predicted[case] = (layers - depth) * float(np.log(norm))
+        printed[case] = abs(measured[case]) < TOLERANCE
+        corrected[case] = abs(measured[case] - predicted[case]) < TOLERANCE * (1 + abs(predicted[case]))
+    error = relative_error(list(measured.values()), list(predicted.values()))
+    text = "constant in x, η and the adapters; in L only if ‖W_l‖ = 1: else C is itself exponential in L"
+    return Finding(settle(printed, corrected), Evidence(predicted, measured, ROUNDING, error, TOLERANCE), text)
+
+
+def claims() -> tuple[Claim, ...]:
+    """The claims of this section.
+
+    Returns:
+        In the paper's order.
+    """
+    rows = (
+        (
+            "3.3-norm",
+            "§3.3, display before the triangle inequality",
+            "‖f_L(x)‖ = ‖(W_L + ηB_LA_L) ⋯ (W_1 + ηB_1A_1)‖ · ‖x‖",
+            check_equality,
+        ),
+        (
+            "3.3-product",
+            "§3.3, triangle inequality",
+            "‖f_L(x)‖ ≤ (‖W_L‖ + η‖B_LA_L‖) ⋯ (‖W_1‖ + η‖B_1A_1‖) ‖x‖",
+            check_product_bound,
+        ),
+        ("3.3-constant", "§3.3, after the triangle inequality", "C = ‖W_L‖ ⋯ ‖W_1‖ is a constant", check_constant),
+        ("3.3-mean", "§3.3, last display", "C ∏(1 + η‖B_lA_l‖/‖W_l‖) ≤ C(1 + ηm̄)^L", check_mean),
+        (
+            "3.3-mean-ratio",
+            "§3.3, definition of m̄",
+            "m̄ = (1/L) Σ ‖B_lA_l‖/‖W_L‖ makes C(1 + ηm̄)^L a bound",
+            check_mean_ratio,
+        ),
+        (
+            "3.3-tight",
+            "§3.3, before the last display",
+            "All the inequalities are tight",
+            section_3_3_worst_case.check_tight,
+        ),
+        ("3.3-theta", "§3.3, last display", "C(1 + ηm̄)^L ‖x‖ = Θ((1 + η)^L)", section_3_3_worst_case.check_theta),
+        (
+            "3.3-worst-case",
+            "§3.3, Proposition 1",
+            "In the worst case, the output may grow exponentially w.r.t. the number of layers",
+            section_3_3_worst_case.check_proposition,
+        ),
+    )
+    own = tuple(Claim(*row, COMMAND, TEST) for row in rows)
+    return own + section_3_3_growth.growth_claims()

@@ -1,0 +1,138 @@
+"""The ledger's rows on §3.3: their verdicts, and that planted wrong formulas change them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from allora_analysis import ripple
+from allora_analysis.claims import section_3_3_ripple, section_3_3_worst_case
+from allora_analysis.claims.ledger import examine
+from allora_analysis.ripple import stack
+
+VERDICTS = {
+    "3.3-norm": "holds_corrected",
+    "3.3-product": "holds",
+    "3.3-constant": "conditional",
+    "3.3-mean": "holds",
+    "3.3-mean-ratio": "conditional",
+    "3.3-tight": "conditional",
+    "3.3-theta": "conditional",
+    "3.3-worst-case": "holds",
+    "3.3-typical": "conditional",
+    "3.3-small-eta": "conditional",
+    "3.3-residual": "conditional",
+}
+
+
+def claim(identity):
+    return next(claim for claim in section_3_3_ripple.claims() if claim.id == identity)
+
+
+def test_every_row_is_listed_here():
+    assert [claim.id for claim in section_3_3_ripple.claims()] == list(VERDICTS)
+
+
+@pytest.mark.parametrize("identity", VERDICTS)
+def test_verdict(identity):
+    row = examine(claim(identity))
+    assert row.error is None
+    assert row.finding.verdict == VERDICTS[identity]
+    evidence = row.finding.evidence
+    assert evidence.predicted
+    assert set(evidence.measured) & set(evidence.predicted)
+
+
+ORIGINAL = {
+    name: getattr(ripple, name)
+    for name in ("worst_case", "log_output_growth", "network_growth", "adapter_gain", "residual_square")
+}
+
+
+def bounds(weights, adapters, eta, **changes):
+    worst = ORIGINAL["worst_case"](weights, adapters, eta)
+    return dataclasses.replace(worst, **{name: change(worst) for name, change in changes.items()})
+
+
+def longer_output(*arguments, **options):
+    return ORIGINAL["log_output_growth"](*arguments, **options) + 3
+
+
+def without_adapters(weights, adapters, eta):
+    return bounds(weights, adapters, eta, log_bound=lambda worst: worst.log_c)
+
+
+def constant_with_eta(weights, adapters, eta):
+    return bounds(weights, adapters, eta, log_c=lambda worst: worst.log_c + np.log1p(eta))
+
+
+def geometric_for_arithmetic(weights, adapters, eta):
+    ratios = np.maximum(np.asarray(adapters) / np.asarray(weights), 1e-9)
+    mean = float(np.exp(np.log(ratios).mean()))
+    return bounds(
+        weights, adapters, eta, log_amgm_bound=lambda worst: worst.log_c + len(ratios) * float(np.log1p(eta * mean))
+    )
+
+
+def printed_ratio(weights, adapters, eta):
+    mean = float(np.mean(adapters)) / weights[-1]
+    return bounds(
+        weights, adapters, eta, log_amgm_bound=lambda worst: worst.log_c + len(weights) * float(np.log1p(eta * mean))
+    )
+
+
+def looser(weights, adapters, eta):
+    return bounds(weights, adapters, eta, log_amgm_bound=lambda worst: worst.log_amgm_bound + 0.1)
+
+
+def shifted_mean(*arguments, **options):
+    growth = ORIGINAL["network_growth"](*arguments, **options)
+    return growth._replace(mean=growth.mean + 0.6)
+
+
+def gain_too_large(*arguments):
+    return 1.3 * ORIGINAL["adapter_gain"](*arguments)
+
+
+def width_once(depth, width, *rest):
+    square = ORIGINAL["residual_square"](depth, width, *rest)
+    return square._replace(mean=width + (square.mean - width) / width)
+
+
+PLANTED = [
+    ("3.3-norm", "log_output_growth", longer_output),
+    ("3.3-product", "worst_case", without_adapters),
+    ("3.3-constant", "worst_case", constant_with_eta),
+    ("3.3-mean", "worst_case", geometric_for_arithmetic),
+    ("3.3-mean-ratio", "worst_case", printed_ratio),
+    ("3.3-tight", "worst_case", looser),
+    ("3.3-theta", "worst_case", looser),
+    ("3.3-typical", "network_growth", shifted_mean),
+    ("3.3-small-eta", "adapter_gain", gain_too_large),
+    ("3.3-residual", "residual_square", width_once),
+]
+
+
+@pytest.mark.parametrize(("identity", "name", "wrong"), PLANTED, ids=[row[0] for row in PLANTED])
+def test_a_planted_formula_is_refuted(identity, name, wrong, monkeypatch):
+    monkeypatch.setattr(ripple, name, wrong)
+    row = examine(claim(identity))
+    assert row.error is None
+    assert row.finding.verdict == "refuted"
+
+
+def test_a_network_that_falls_short_refutes_proposition_1(monkeypatch):
+    original = stack.aligned_growth
+    monkeypatch.setattr(stack, "aligned_growth", lambda *arguments: 0.99 * original(*arguments))
+    assert examine(claim("3.3-worst-case")).finding.verdict == "refuted"
+
+
+def test_lines_up_knows_aligned_from_random_and_from_a_flipped_sign():
+    network = ripple.aligned_network((5, 4, 6), 2, generator=np.random.default_rng(1))
+    layers = list(network.layers)
+    assert section_3_3_worst_case.lines_up(layers, network.x)
+    assert not section_3_3_worst_case.lines_up(layers, network.x + 0.1)
+    flipped = [layers[0]._replace(b=-layers[0].b), layers[1]]
+    assert not section_3_3_worst_case.lines_up(flipped, network.x)
