@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from allora_analysis.hessian import lanczos
 from allora_analysis.hessian.lanczos import lanczos_ends, ritz_ends
 from allora_analysis.validation import ArgumentError
 from tests.stat_assert import assert_rejects
@@ -110,3 +111,46 @@ def test_a_wrong_shape_is_rejected_by_the_hook(request):
     if not request.config.option.untyped:
         with pytest.raises(Exception, match="type"):
             ritz_ends(lambda v: v, np.ones(4), 1)
+
+
+def rough(matrix, size):
+    """In ARPACK's place: the right vectors, all perturbed."""
+
+    def arpack(product, start, n_values, shift, tolerance):
+        vectors = np.linalg.eigh(matrix)[1]
+        extreme = vectors[:, np.r_[: n_values // 2, -(n_values // 2) : 0]]
+        return extreme + size * np.random.default_rng(0).standard_normal(extreme.shape)
+
+    return arpack
+
+
+def test_rough_vectors_are_polished(rng, monkeypatch):
+    matrix = symmetric(SPECTRA["symmetric, each 8 times"], rng)
+    monkeypatch.setattr(lanczos, "_arpack", rough(matrix, 1e-6))
+    assert_ends(ends(matrix, 2), SPECTRA["symmetric, each 8 times"], 2)
+
+
+@pytest.mark.bad_input
+def test_residuals_beyond_polishing_are_refused(rng, monkeypatch):
+    matrix = symmetric(SPECTRA["spread"], rng)
+    monkeypatch.setattr(lanczos, "_arpack", rough(matrix, 1e-6))
+    monkeypatch.setattr(lanczos, "POLISHING", 0)
+    with pytest.raises(ArgumentError, match=r"tolerance: residuals of .* wanted"):
+        ends(matrix, 2, tolerance=1e-12)
+
+
+def test_what_one_run_missed_is_found_by_the_next(rng, monkeypatch):
+    """A first run that returns one copy of ±3 and one of ±1: the deflated runs bring the other copies."""
+    matrix = symmetric(SPECTRA["symmetric, each 8 times"], rng)
+    original, calls = lanczos._arpack, []
+
+    def first_run_misses(*args):
+        calls.append(args[2])
+        if len(calls) > 1:
+            return original(*args)
+        values, vectors = np.linalg.eigh(matrix)
+        return vectors[:, [np.argmin(np.abs(values - value)) for value in (-3, -1, 1, 3)]]
+
+    monkeypatch.setattr(lanczos, "_arpack", first_run_misses)
+    assert_ends(ends(matrix, 2), SPECTRA["symmetric, each 8 times"], 2)
+    assert calls[:3] == [4, 2, 4]

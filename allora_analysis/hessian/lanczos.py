@@ -19,7 +19,7 @@ from jaxtyping import Float
 from allora_analysis.validation import ArgumentError
 
 Product = Callable[[np.ndarray], np.ndarray]
-POLISHING = 5
+POLISHING = 10
 
 
 @dataclass(frozen=True)
@@ -141,15 +141,17 @@ def lanczos_ends(
 
 
 # ARPACK judges by an estimate that a degenerate spectrum can fool. Rayleigh–Ritz on the vectors and their residuals,
-# a few times, until the residuals themselves are small enough.
+# the space growing, until the residuals themselves are small enough.
 def _polished(product: Product, ends: Ends, vectors: Float[np.ndarray, "P m"], k: int, limit: float) -> Ends:
     for _ in range(POLISHING):
         if max(ends.smallest_residuals.max(), ends.largest_residuals.max()) <= limit:
             return ends
-        extreme = vectors[:, np.unique(np.r_[:k, -k:0] % vectors.shape[1])]
+        extreme = np.concatenate([vectors[:, :k], vectors[:, -k:]], axis=1)
         images = np.stack([product(column) for column in extreme.T], axis=1)
         residuals = images - extreme * np.sum(extreme * images, axis=0)
-        ends, _, vectors = ritz_ends(product, np.concatenate([extreme, residuals], axis=1), k)
+        sizes = np.linalg.norm(residuals, axis=0)
+        more = residuals[:, sizes > limit / 10] / sizes[sizes > limit / 10]
+        ends, _, vectors = ritz_ends(product, np.concatenate([vectors, more], axis=1), k)
     worst = max(ends.smallest_residuals.max(), ends.largest_residuals.max())
     if worst > limit:
         raise ArgumentError(
