@@ -57,11 +57,11 @@ def test_the_covariance_stays_bounded_below_the_limit_and_grows_above_it(placeme
     options = {"batch_size": batch_size, "shared_mask": shared}
     limit = stability_limits(x, 0.5, placement, **options).mean_square
     below, above = (
-        trajectory(x, y, 0.5, [factor * limit] * 400, 400, placement, **options).covariance_trace
-        for factor in (0.9, 1.1)
+        trajectory(x, y, 0.5, [factor * limit] * 120, 120, placement, **options).covariance_trace
+        for factor in (0.8, 1.2)
     )
-    assert below[400] < 1.001 * below[200]
-    assert above[400] > 10 * above[200]
+    assert below[120] < 1.001 * below[60]
+    assert above[120] > 10 * above[60]
 
 
 @pytest.mark.bad_input
@@ -78,10 +78,12 @@ def test_a_constant_rate_past_the_limit_is_refused_with_both_limits(placement, b
     with pytest.raises(ValueError, match="the mean and the covariance grow"):
         trajectory(x, y, 0.6, 1.01 * found.mean, 3, placement, **options)
     trajectory(x, y, 0.6, found.mean_square, 3, placement, **options)
+    with pytest.raises(ValueError, match="learning_rate"):
+        stationary_moments(x, y, 0.6, found.mean_square, placement, **options)
 
 
 def even_problem(seed):
-    """X (8×3) with singular values 1, 1.2 and 1.4, so that some hundred steps are long; Y standard normal."""
+    """X (8×3) with singular values 1, 1.2 and 1.4, so that a hundred steps are long; Y standard normal."""
     generator = np.random.default_rng(seed)
     left, right = (np.linalg.qr(generator.standard_normal((size, 3)))[0] for size in (8, 3))
     return left * [1.0, 1.2, 1.4] @ right.T, generator.standard_normal((8, 1))
@@ -91,7 +93,7 @@ def even_problem(seed):
 def test_a_long_trajectory_reaches_the_stationary_moments(placement, batch_size, shared):
     x, y = even_problem(1)
     options = {"batch_size": batch_size, "shared_mask": shared}
-    rate, steps = 0.5 * stability_limits(x, 0.7, placement, **options).mean_square, 400
+    rate, steps = 0.5 * stability_limits(x, 0.7, placement, **options).mean_square, 160
     rest = stationary_moments(x, y, 0.7, rate, placement, **options)
     run = trajectory(x, y, 0.7, rate, steps, placement, **options)
     np.testing.assert_allclose(run.mean[-1], rest.mean, rtol=1e-8, atol=1e-10)
@@ -99,7 +101,7 @@ def test_a_long_trajectory_reaches_the_stationary_moments(placement, batch_size,
     assert rest.covariance_trace > 0
     # t·Cov of the average is its limit + c/t + what has died out by then.
     scaled = run.average_covariance_trace * np.arange(steps + 1)
-    assert abs(scaled[steps] / rest.average_covariance_rate - 1) < 0.2
+    assert abs(scaled[steps] / rest.average_covariance_rate - 1) < 0.5
     np.testing.assert_allclose(2 * scaled[steps] - scaled[steps // 2], rest.average_covariance_rate, rtol=1e-6)
 
 
@@ -114,10 +116,10 @@ def test_averaging_recovers_the_regularised_optimum():
     x, y = even_problem(2)
     rate = 0.5 * stability_limits(x, 0.8, "input", shared_mask=True).mean_square
     optimum = stationary_moments(x, y, 0.8, rate, "input", shared_mask=True).mean
-    run = trajectory(x, y, 0.8, rate, 800, "input", w_true=optimum, shared_mask=True)
-    assert run.risk_average[800] < 0.55 * run.risk_average[400] < 0.3 * run.risk_average[100]
-    assert run.risk_average[800] < 0.05 * run.risk[800]
-    np.testing.assert_allclose(run.risk[800], run.risk[400], rtol=1e-6)
+    run = trajectory(x, y, 0.8, rate, 400, "input", w_true=optimum, shared_mask=True)
+    assert run.risk_average[400] < 0.55 * run.risk_average[200] < 0.3 * run.risk_average[50]
+    assert run.risk_average[400] < 0.05 * run.risk[400]
+    np.testing.assert_allclose(run.risk[400], run.risk[200], rtol=1e-6)
 
 
 def test_stationary_moments_leave_out_what_never_moves():

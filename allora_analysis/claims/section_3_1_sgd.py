@@ -96,8 +96,8 @@ def convergence() -> Finding:
         The finding.
     """
     x, y, _ = problem(12, 3, 1.0)
-    x = np.linalg.qr(x)[0] * [1.0, 1.2, 1.4]  # a spectrum so even that some hundred steps are long
-    steps, printed, corrected, seen, expected, errors = 300, {}, {}, {}, {}, []
+    x = np.linalg.qr(x)[0] * [1.0, 1.2, 1.4]  # a spectrum so even that a hundred steps are long
+    steps, printed, corrected, seen, expected, errors = 120, {}, {}, {}, {}, []
     for placement in PLACEMENTS:
         rate = 0.5 * dropout_sgd.stability_limits(x, 0.8, placement).mean_square
         rest = dropout_sgd.stationary_moments(x, y, 0.8, rate, placement)

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from allora_analysis import validation
 from allora_analysis.dropout_sgd.process import Process, build
 
 
@@ -165,5 +166,5 @@ def stability_limits(
     Returns:
         The limits, for the gradient −2Xᵀ(…) of the summed squares.
     """
-    x = np.asarray(x)
-    return limits(build(x, np.zeros((len(x) if x.ndim else 1, 1)), keep_prob, placement, batch_size, shared_mask))
+    x = validation.matrix("x", x)
+    return limits(build(x, np.zeros((len(x), 1)), keep_prob, placement, batch_size, shared_mask))

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from allora_analysis import validation
 from allora_analysis.dropout_sgd.process import build
 from allora_analysis.dropout_sgd.stability import CovarianceOperator, covariance_operator
-from allora_analysis.dropout_sgd.step_sizes import refuse_unstable
+from allora_analysis.dropout_sgd.step_sizes import ROUNDING, refuse_unstable
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def stationary_moments(
     """
     process = build(x, y, keep_prob, placement, batch_size, shared_mask)
     rate = validation.positive("learning_rate", learning_rate)
-    refuse_unstable(process, rate)
+    refuse_unstable(process, rate, slack=-ROUNDING)  # at the limit itself no covariance is stationary
     operator = covariance_operator(process)
     inverse = (operator.basis / operator.eigenvalues) @ operator.basis.T
     mean = inverse @ process.pull

@@ -16,18 +16,19 @@ from allora_analysis.validation import ArgumentError
 ROUNDING = 1e-9
 
 
-def refuse_unstable(process: Process, rate: float) -> None:
+def refuse_unstable(process: Process, rate: float, slack: float = ROUNDING) -> None:
     """Refuse a constant rate past the mean-square stability limit.
 
     Args:
         process: the placement.
         rate: the learning rate.
+        slack: how far past it may be, relative to it; negative: it must be below.
 
     Raises:
         ArgumentError: past it; names both limits.
     """
     found = limits(process)
-    if rate <= found.mean_square * (1.0 + ROUNDING):
+    if rate <= found.mean_square * (1.0 + slack):
         return
     what = "the mean and the covariance grow" if rate > found.mean else "the covariance grows"
     raise ArgumentError(
