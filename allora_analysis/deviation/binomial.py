@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 # log n! − log(√(2πn)(n/e)ⁿ) below 16, where Stirling's series is not yet exact to rounding; entry 0 is never used.
 _SMALL = np.array(
-    [0.0] + [math.lgamma(k + 1) - (k + 0.5) * math.log(k) + k - 0.5 * math.log(2 * math.pi) for k in range(1, 16)]
+    [0.0] + [math.log(math.factorial(k) / k**k * math.exp(k) / math.sqrt(2 * math.pi * k)) for k in range(1, 16)]
 )
 
 

@@ -1,0 +1,250 @@
+"""§3.1 and Appendix A: how far an average over masks is from its expectation, and what the proof says on the way.
+
+Evidence: sums over all masks. Checked by `tests/test_claims_deviation.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+
+from allora_analysis import deviation
+from allora_analysis.claims.ledger import Claim, Evidence, Finding, relative_error, settle
+
+COMMAND = "python -m allora_analysis.deviation"
+TEST = "tests/test_deviation_exact.py"
+SEED = 34
+ROUNDING = "float64 rounding: sums over at most 2^12 outcomes"
+KEEP_PROBS = (0.1, 0.5, 0.95)
+
+
+def _problem(n: int, d: int, c: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    generator = np.random.default_rng([seed, n, d, c])
+    x, w, y = (generator.standard_normal(shape) for shape in ((n, d), (d, c), (n, c)))
+    return x, y, w / math.sqrt(d)
+
+
+def _losses(x: np.ndarray, y: np.ndarray, w: np.ndarray, keep_prob: float) -> tuple[np.ndarray, np.ndarray]:
+    kept = np.array(list(itertools.product((0, 1), repeat=y.size)), dtype=float)
+    values = np.sum((y.ravel() - (x @ w).ravel() * kept / keep_prob) ** 2, axis=1)
+    number = kept.sum(axis=1)
+    return values, keep_prob**number * (1 - keep_prob) ** (y.size - number)
+
+
+def _averages(x: np.ndarray, y: np.ndarray, w: np.ndarray, keep_prob: float, n: int) -> tuple[np.ndarray, np.ndarray]:
+    losses, chances = _losses(x, y, w, keep_prob)
+    total, weight = losses, chances
+    for _ in range(n - 1):
+        total, weight = np.add.outer(total, losses).ravel(), np.multiply.outer(weight, chances).ravel()
+    return total / n, weight
+
+
+def check_bound() -> Finding:
+    """Std[L]/√n against the deviation summed over every sequence of n masks; and the case that attains it.
+
+    Returns:
+        The finding.
+    """
+    cases = {
+        f"{shape[0] * shape[2]} entries, p = {p}, n = {n}": (*_problem(*shape), p, n)
+        for (shape, n), p in itertools.product((((2, 1, 1), 6), ((3, 2, 1), 4), ((2, 2, 2), 3)), KEEP_PROBS)
+    }
+    cases["one entry, p = 0.5, n = 1"] = (np.ones((1, 1)), np.ones((1, 1)), np.full((1, 1), 3.0), 0.5, 1)
+    printed, predicted, measured, errors = {}, {}, {}, []
+    for case, arguments in cases.items():
+        averages, weight = _averages(*arguments)
+        truth = float(weight @ np.abs(averages - weight @ averages))
+        exact = deviation.exact_deviation(*arguments)
+        predicted[f"{case}: bound"], measured[f"{case}: deviation"] = exact.bound, truth
+        second = math.sqrt(max(float(weight @ (averages - weight @ averages) ** 2), 0.0))
+        errors += [relative_error(exact.value, truth), relative_error(exact.bound, second)]
+        printed[case] = truth <= exact.bound * (1 + 1e-12) and max(errors[-2:]) < 1e-10
+    return Finding(settle(printed), Evidence(predicted, measured, ROUNDING, max(errors), 1e-10, seed=SEED))
+
+
+def check_proof() -> Finding:
+    """The proof's line with (1/N²)Σ E[L_n] under the root, and the line that should stand there.
+
+    Returns:
+        The finding.
+    """
+    printed, corrected, predicted, measured, errors = {}, {}, {}, {}, []
+    for (shape, n), p in itertools.product((((2, 1, 1), 1), ((2, 1, 1), 5), ((2, 2, 2), 3)), KEEP_PROBS):
+        case = f"{shape[0] * shape[2]} entries, p = {p}, N = {n}"
+        arguments = (*_problem(*shape), p)
+        averages, weight = _averages(*arguments, n)
+        mean, std = deviation.loss_moments(*arguments)
+        truth = measured[f"{case}: mean square"] = float(weight @ averages**2)
+        line = predicted[f"{case}: mean square, printed"] = mean / n  # (1/N²)·N·E[L]
+        right = (std**2 + mean**2) / n + (1 - 1 / n) * mean**2  # the fourth moment, and the cross terms
+        printed[case] = relative_error(line, truth) < 1e-9
+        errors.append(relative_error(right, truth))
+        corrected[case] = errors[-1] < 1e-9
+    text = (
+        "E[((1/N)Σ Lₙ)²] = (1/N)E[L²] + (1 − 1/N)(E L)², with L = ‖Y − (XW) ⊙ V‖²_F: the printed line has E[L] for "
+        "E[L²] and drops the cross terms. The line after it and the bound are right."
+    )
+    return Finding(
+        settle(printed, corrected), Evidence(predicted, measured, ROUNDING, max(errors), 1e-9, seed=SEED), text
+    )
+
+
+def check_order() -> Finding:
+    """Exact deviation over the bound for growing n: within Goldstein's (2010) bound of √(2/π), for the mean of |·|.
+
+    Returns:
+        The finding.
+    """
+    printed, predicted, measured, errors = {}, {}, {}, []
+    for shape, p in itertools.product(((1, 1, 1), (4, 2, 2)), KEEP_PROBS):
+        x, y, w = _problem(*shape)
+        delta = x @ w / p * (x @ w / p - 2 * y)
+        third = float(np.sum(np.abs(delta) ** 3)) * p * (1 - p) * (p**2 + (1 - p) ** 2)
+        std = deviation.loss_moments(x, y, w, p)[1]
+        for n in (10**3, 10**6):
+            case = f"{delta.size} entries, p = {p}, n = {n:,}"
+            predicted[case], measured[case] = math.sqrt(2 / math.pi), deviation.ratio(x, y, w, p, n)
+            errors.append(abs(measured[case] - predicted[case]) / (third / std**3 / math.sqrt(n)))
+            printed[case] = errors[-1] <= 1
+    source = (
+        "distance of a standardised sum from the normal law (Goldstein 2010): Σ E|X|³ / Std³, the unit of the error"
+    )
+    return Finding(settle(printed), Evidence(predicted, measured, source, max(errors), 1.0, seed=SEED))
+
+
+def check_large_n() -> Finding:
+    """Whether four masks leave more than three quarters of one mask's deviation: only where drops (or keeps) are rare.
+
+    Returns:
+        The finding.
+    """
+    printed, corrected, predicted, measured, margin = {}, {}, {}, {}, []
+    for shape, p in itertools.product(((1, 1, 1), (4, 2, 2), (8, 4, 2)), (0.5, 0.95, 0.9999)):
+        arguments = (*_problem(*shape), p)
+        rare = shape[0] * shape[2] * (1 - p)
+        case = f"{shape[0] * shape[2]} entries, p = {p}"
+        four, one = (deviation.mean_absolute_deviation(*arguments, n) for n in (4, 1))
+        predicted[f"{case}: drops a mask"], measured[f"{case}: share left after 4 masks"] = rare, four / one
+        printed[case] = four / one > 0.75
+        corrected[case] = printed[case] == (rare < 0.1)
+        margin.append(abs(four / one - 0.75))
+    text = (
+        "Only where a mask drops (or keeps) far less than one of the N × C entries on average. Otherwise the deviation "
+        "falls as 1/√N from the first masks on: four halve it."
+    )
+    source = (
+        "three quarters separates none of the benefit (1) from all of it (1/2); error: 1/4 minus the least distance"
+    )
+    evidence = Evidence(predicted, measured, source, 0.25 - min(margin), 0.25, seed=SEED)
+    return Finding(settle(printed, corrected), evidence, text)
+
+
+def _descent(x: np.ndarray, y: np.ndarray, keep_prob: float) -> list[np.ndarray]:
+    # Gradient descent on the expected loss from W = 0.
+    gram, w, path = x.T @ x, np.zeros((x.shape[1], y.shape[1])), []
+    rate = keep_prob / (2 * np.linalg.norm(gram, 2))
+    for _ in range(100):
+        path.append(w)
+        w = w - 2 * rate * (gram @ w / keep_prob - x.T @ y)
+    return path
+
+
+def _trained(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    x, noise, w = _problem(24, 4, 3, seed)
+    return x, x @ w + 0.5 * noise
+
+
+def check_loss_from_zero() -> Finding:
+    """Std[L] along training from W = 0: exactly 0 at the start, so that it can only rise.
+
+    Returns:
+        The finding.
+    """
+    printed, corrected, predicted, measured = {}, {}, {}, {}
+    for seed, p in itertools.product(range(4), KEEP_PROBS):
+        case, (x, y) = f"data {seed}, p = {p}", _trained(seed)
+        stds = [deviation.loss_moments(x, y, w, p)[1] for w in _descent(x, y, p)]
+        predicted[f"{case}: at W = 0"] = 0.0
+        measured[f"{case}: at W = 0"], measured[f"{case}: after training"] = stds[0], stds[-1]
+        printed[case] = stds[-1] < stds[0]
+        corrected[case] = stds[0] == 0.0 and min(stds[1:]) > 0.0
+    text = (
+        "Compared to LoRA's zero initialisation Std[L] increases: Var[L] = ((1 − p)/p) Σ Z²(Z/p − 2Y)² is exactly 0 at "
+        "Z = XW = 0 and positive once training has begun."
+    )
+    error, source = max(measured[name] for name in predicted), "exact: every term has the factor Z = 0"
+    return Finding(settle(printed, corrected), Evidence(predicted, measured, source, error, 0.0, seed=0), text)
+
+
+def check_gradient_from_zero() -> Finding:
+    """Std of the gradient's entries along training from W = 0 in this linear model: mean and worst entry.
+
+    Returns:
+        The finding.
+    """
+    printed, corrected, predicted, measured, shares = {}, {}, {}, {}, []
+    for seed, p in itertools.product(range(4), KEEP_PROBS):
+        case, (x, y) = f"data {seed}, p = {p}", _trained(seed)
+        path = _descent(x, y, p)
+        first, last = (deviation.gradient_std(x, y, w, p) for w in (path[0], path[-1]))
+        expected = 2 * np.sqrt((1 - p) / p * (x**2).T @ y**2)
+        predicted[f"{case}: at W = 0"], measured[f"{case}: at W = 0"] = float(np.mean(expected)), float(np.mean(first))
+        shares += [float(np.mean(last) / np.mean(first)), float(np.max(last) / np.max(first))]
+        measured[f"{case}: mean and worst, after training over before"] = shares[-2:]
+        printed[case] = shares[-2] < 1 < shares[-1]
+        corrected[case] = max(shares[-2:]) < 1 and relative_error(first, expected) < 1e-12
+    text = "In this linear model both fell on all data tried: entry (d, c) has Std 2√(((1 − p)/p) Σ X²(Y − Z/p)²), not "
+    text += "0 at Z = 0 and shrinking with the residual. Figure 1 shows an MLP, another model."
+    source = "error: the largest share of the initial Std left after training, over 12 problems; below 1 both fall"
+    return Finding(settle(printed, corrected), Evidence(predicted, measured, source, max(shares), 1.0, seed=0), text)
+
+
+def claims() -> tuple[Claim, ...]:
+    """The section's statements in the paper's order.
+
+    Returns:
+        The claims.
+    """
+    display, after = "§3.1, the display of the bound; Appendix A", "§3.1, the paragraph after the bound"
+    rows = (
+        (
+            "3.1-bound",
+            display,
+            "E|(1/N)Σ‖Y − (XW) ⊙ Vₙ‖²_F − E‖Y − (XW) ⊙ V‖²_F| ≤ Std[‖Y − (XW) ⊙ V‖²_F]/√N",
+            check_bound,
+        ),
+        (
+            "3.1-bound-proof",
+            "Appendix A, the line before the last but one",
+            "E[((1/N)Σ‖Y − (XW) ⊙ Vₙ‖²_F)²] = (1/N²)Σ E[‖Y − (XW) ⊙ Vₙ‖²_F] (under the root)",
+            check_proof,
+        ),
+        (
+            "3.1-bound-order",
+            display,
+            'a first naive bound on "how far off" (read: right in order, exact / bound tending to a constant, √(2/π))',
+            check_order,
+        ),
+        (
+            "3.1-benefit-large-n",
+            after,
+            "the benefit of N […] only appears for large N (read: few masks leave most of one mask's deviation)",
+            check_large_n,
+        ),
+        (
+            "3.1-loss-std-from-zero",
+            after,
+            "Std[‖Y − (XW) ⊙ V‖²_F] will decrease on average […] compared to initialization with […] zero matrices",
+            check_loss_from_zero,
+        ),
+        (
+            "3.1-gradient-std-from-zero",
+            after,
+            "[the standard deviation of the gradients] will decrease on average but increase in the worst case "
+            "compared to initialization with […] zero matrices (read in the linear model of §3.1)",
+            check_gradient_from_zero,
+        ),
+    )
+    return tuple(Claim(*row, COMMAND, TEST) for row in rows)

@@ -1,0 +1,128 @@
+"""`python -m allora_analysis.deviation`: the table, the JSON, the figure and its mistakes; the sampled twin."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from jaxtyping import TypeCheckError
+
+from allora_analysis import deviation
+from allora_analysis.cli import main
+from allora_analysis.deviation import law, monte_carlo, study
+from allora_analysis.deviation.study import STUDY, Config
+from allora_analysis.validation import ArgumentError
+from tests.stat_assert import assert_mean, assert_rejects
+
+SMALL = ["--samples", "4", "--features", "2", "--outputs", "2", "--draws", "200", "--masks", "1", "30"]
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(("entries", "keep_prob", "n"), [(6, 0.9, 1), (50, 0.5, 20), (20, 0.999, 1000)])
+def test_drawn_averages(rng, entries, keep_prob, n):
+    delta = rng.standard_normal(entries)
+    exact = law.deviation_of(delta, keep_prob, n)
+    sample = monte_carlo.deviations(delta, keep_prob, n, 40_000, rng) / exact.value
+    assert_mean(sample, 1.0, smallest_error=0.12)
+    assert_rejects(assert_mean, sample, exact.bound / exact.value, smallest_error=0.12)  # the bound is not the law
+
+
+def test_chunks_do_not_change_the_draws(monkeypatch):
+    delta = np.linspace(-1, 2, 7)
+    whole = monte_carlo.deviations(delta, 0.3, 50, 100, np.random.default_rng(0))
+    monkeypatch.setattr(monte_carlo, "CHUNK", 21)
+    np.testing.assert_array_equal(monte_carlo.deviations(delta, 0.3, 50, 100, np.random.default_rng(0)), whole)
+
+
+def test_twin_takes_the_law_s_arguments(rng):
+    problem = np.ones((2, 1)), np.array([[0.0], [1.0]]), np.ones((1, 1))
+    found = monte_carlo.mean_absolute_deviation(*problem, 0.6, 5, 2000, rng)
+    assert abs(found.mean - deviation.mean_absolute_deviation(*problem, 0.6, 5)) < 6 * found.stderr
+    assert found.draws == 2000
+    with pytest.raises(ArgumentError, match="draws must be a whole number, 2 or above, received 1"):
+        monte_carlo.mean_absolute_deviation(*problem, 0.6, 5, 1, rng)
+
+
+def test_json_is_complete_and_reproducible(capsys):
+    assert main(STUDY, [*SMALL, "--json", "-"]) == 0
+    first = capsys.readouterr().out
+    assert main(STUDY, [*SMALL, "--json", "-"]) == 0
+    assert capsys.readouterr().out == first
+    document = json.loads(first)
+    predicted, measured = document["predicted"], document["measured"]
+    assert predicted["masks"] == measured["masks"] == [1, 30]
+    assert max(abs(z) for z in measured["z"]) < 6
+    assert set(predicted["method"]) <= set(law.METHODS)
+    assert np.all(np.array(predicted["deviation"]) <= predicted["bound"])
+    config = Config(samples=4, features=2, outputs=2)
+    exact = deviation.exact_deviation(*study.data(config), config.keep_prob, 30)
+    assert predicted["deviation"][1] == exact.value
+    assert predicted["loss_std"] == pytest.approx(predicted["bound"][0])
+
+
+def test_table_and_figure(tmp_path, capsys):
+    assert main(STUDY, [*SMALL, "--figure", str(tmp_path / "figure.svg")]) == 0
+    shown = capsys.readouterr().out
+    assert "meet in the middle" in shown
+    assert "√(2/π) = 0.7979" in shown
+    assert (tmp_path / "figure.svg").stat().st_size > 1000
+
+
+def test_figure_shows_the_result():
+    config = Config(samples=3, features=2, outputs=1, draws=50, masks=(20, 1))
+    result = study.run(config)
+    left, right = study.plot(config, result).axes
+    np.testing.assert_allclose(left.lines[0].get_xydata(), np.c_[[1, 20], result.predicted["bound"][::-1]])
+    np.testing.assert_allclose(right.lines[0].get_ydata(), result.predicted["ratio"][::-1])
+
+
+def test_zero_initialisation(capsys, tmp_path):
+    arguments = [*SMALL, "--weight-scale", "0"]
+    assert main(STUDY, [*arguments, "--figure", str(tmp_path / "figure.png")]) == 0
+    assert "No mask changes this loss" in capsys.readouterr().out
+    assert main(STUDY, [*arguments, "--json", "-"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["predicted"]["deviation"] == document["measured"]["deviation"] == [0.0, 0.0]
+    assert document["measured"]["z"] == [0.0, 0.0]
+    assert document["predicted"]["gradient_std_mean"] > 0
+
+
+def test_a_constant_that_is_off_has_infinite_z():
+    exact = law.Deviation(1.0, 0.0, "closed form", 1.0, 1.0)
+    assert study.standardised(monte_carlo.Estimate(2.0, 0.0, 2), exact) == math.inf
+    assert study.standardised(monte_carlo.Estimate(0.0, 0.5, 2), exact) == -2.0
+    assert study.standardised(monte_carlo.Estimate(1.0, 0.0, 2), exact) == 0.0
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--keep-prob", "0"], "keep_prob must be"),
+        (["--samples", "0"], "samples must be a whole number, 1 or above, received 0"),
+        (["--masks", "10", "0"], "masks must be a whole number in [1, 1000000000], received 0"),
+        (["--weight-scale", "-1"], "weight_scale must be a finite number, 0 or above, received -1.0"),
+        (["--draws", "1"], "draws must be a whole number, 2 or above, received 1"),
+        (["--noise", "nan"], "noise must be"),
+        (["--seed", "-1"], "seed must be"),
+        (["--weight-scale", "1e300"], "the loss overflows float64"),
+    ],
+)
+def test_mistakes(arguments, message, capsys):
+    assert main(STUDY, [*SMALL, *arguments]) == 2
+    output = capsys.readouterr()
+    assert message in output.err
+    assert output.err.count("\n") == 1
+    assert output.out == ""
+
+
+@pytest.mark.bad_input
+def test_no_masks_at_all():
+    with pytest.raises(ArgumentError, match="masks must have at least one value"):
+        study.run(Config(masks=()))
+
+
+def test_wrong_shape_is_rejected_by_the_hook(request, rng):
+    if not request.config.option.untyped:
+        with pytest.raises(TypeCheckError):
+            monte_carlo.deviations(np.ones((2, 2)), 0.5, 1, 1, rng)
