@@ -154,85 +154,84 @@ def variance() -> Finding:
     return Finding(settle(printed), Evidence(expected, seen, source, max(scores), limit, n=REPLICAS, seed=SEED))
 
 
+ROWS = (
+    Claim(
+        "3.1-sgd-variance",
+        "§1, first flaw",
+        "Dropout can introduce detrimental additional variance to the training.",
+        variance,
+        COMMAND,
+        TEST,
+    ),
+    Claim(
+        "3.1-sgd-convergence",
+        "§3.1, title",
+        "A stochastic regularization that will not converge.",
+        convergence,
+        COMMAND,
+        "tests/test_dropout_sgd_stability.py",
+    ),
+    Claim(
+        "3.1-sgd-expectation",
+        "§3.1, after the Tikhonov equivalence",
+        (
+            "Those derivations only emerge from taking expectation of the loss, i.e., considering infinite "
+            "training steps."
+        ),
+        expectation,
+        COMMAND,
+        TEST,
+    ),
+    Claim(
+        "3.1-sgd-crossover",
+        "§3.1, after the bound",
+        "The benefit of N, in our case the number of training steps, only appears for large N.",
+        crossover,
+        COMMAND,
+        TEST,
+    ),
+    Claim(
+        "3.1-figure-1",
+        "Figure 1",
+        ("While the average variance of the gradient decreases slightly during training, the worst case increases."),
+        None,
+        "python -m allora_analysis.gradient_std --data mnist",
+        "tests/test_claims_dropout_sgd.py",
+    ),
+    Claim(
+        "3.1-sgd-first-step",
+        "Figure 2 left, caption; checked on the linear model's first step",
+        "High value of Dropout provides the weakest performance after short fine-tuning.",
+        first_step,
+        COMMAND,
+        TEST,
+    ),
+    Claim(
+        "3.1-figure-2-left",
+        "Figure 2 left, Table 2",
+        (
+            "High value of Dropout provides the strongest performance after long fine-tuning and the weakest "
+            "performance after short fine-tuning."
+        ),
+        None,
+        "python -m experiments.dropout_rates",
+        "tests/test_claims_dropout_sgd.py",
+    ),
+    Claim(
+        "3.1-sgd-training-fit",
+        "§3.1, last paragraph; checked on the linear model's training loss",
+        ("Large dropout rates avoid overfitting, but at the cost of lower accuracy at lower number of epochs."),
+        training_fit,
+        COMMAND,
+        TEST,
+    ),
+)
+
+
 def claims() -> tuple[Claim, ...]:
     """The rows of this part of §3.1.
 
     Returns:
         The claims, in the paper's order.
     """
-    later = "tests/test_claims_dropout_sgd.py"
-    return (
-        Claim(
-            "3.1-sgd-variance",
-            "§1, first flaw",
-            "Dropout can introduce detrimental additional variance to the training.",
-            variance,
-            COMMAND,
-            TEST,
-        ),
-        Claim(
-            "3.1-sgd-convergence",
-            "§3.1, title",
-            "A stochastic regularization that will not converge.",
-            convergence,
-            COMMAND,
-            "tests/test_dropout_sgd_stability.py",
-        ),
-        Claim(
-            "3.1-sgd-expectation",
-            "§3.1, after the Tikhonov equivalence",
-            (
-                "Those derivations only emerge from taking expectation of the loss, i.e., considering infinite "
-                "training steps."
-            ),
-            expectation,
-            COMMAND,
-            TEST,
-        ),
-        Claim(
-            "3.1-sgd-crossover",
-            "§3.1, after the bound",
-            "The benefit of N, in our case the number of training steps, only appears for large N.",
-            crossover,
-            COMMAND,
-            TEST,
-        ),
-        Claim(
-            "3.1-figure-1",
-            "Figure 1",
-            (
-                "While the average variance of the gradient decreases slightly during training, the worst case "
-                "increases."
-            ),
-            None,
-            "python -m allora_analysis.gradient_std --data mnist",
-            later,
-        ),
-        Claim(
-            "3.1-sgd-first-step",
-            "Figure 2 left, caption; checked on the linear model's first step",
-            "High value of Dropout provides the weakest performance after short fine-tuning.",
-            first_step,
-            COMMAND,
-            TEST,
-        ),
-        Claim(
-            "3.1-figure-2-left",
-            "Figure 2 left, Table 2",
-            (
-                "High value of Dropout provides the strongest performance after long fine-tuning and the weakest "
-                "performance after short fine-tuning."
-            ),
-            None,
-            "python -m experiments.dropout_rates",
-            later,
-        ),
-        Claim(
-            "3.1-sgd-training-fit",
-            "§3.1, last paragraph; checked on the linear model's training loss",
-            ("Large dropout rates avoid overfitting, but at the cost of lower accuracy at lower number of epochs."),
-            training_fit,
-            COMMAND,
-            TEST,
-        ),
-    )
+    return ROWS

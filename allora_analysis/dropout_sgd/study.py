@@ -22,6 +22,7 @@ from allora_analysis.study import Result, Study, Table, sweep, text
 
 FRACTION = 0.1  # of the mean-square limit: the default learning rate
 GROUPS = 10  # the replicas run in so many parts, so that Ctrl-C keeps those finished
+HEADINGS = ("step", "‖E W‖", "gap*", "tr Cov", "measured", "risk", "measured", "regularised GD", "plain GD", "averaged")
 CURVES = ("risk", "risk_marginal", "risk_plain", "risk_average")
 
 
@@ -200,18 +201,6 @@ def table(config: Config, result: Result) -> Table:
         for i, step in enumerate(p["step"])
     ]
     crossing = "none within T" if p["crossover"] is None else f"step {p['crossover']}"
-    columns = (
-        "step",
-        "‖E W‖",
-        "gap*",
-        "tr Cov",
-        "measured",
-        "risk",
-        "measured",
-        "regularised GD",
-        "plain GD",
-        "averaged",
-    )
     notes = (
         f"* ‖mean of {m.get('replicas', 0)} runs − gradient descent on the regularised objective‖; in brackets what "
         "sampling alone gives if the two are equal.",
@@ -219,7 +208,7 @@ def table(config: Config, result: Result) -> Table:
         f"l = {text(p['learning_rate'])}; stable below {text(p['limit_mean_square'])} (mean square), "
         f"{text(p['limit_mean'])} (mean). As t → ∞ tr Cov → {text(p['stationary_covariance_trace'])}.",
     )
-    return Table(f"SGD under {config.placement} dropout, keep_prob = {config.keep_prob:g}", columns, rows, notes)
+    return Table(f"SGD under {config.placement} dropout, keep_prob = {config.keep_prob:g}", HEADINGS, rows, notes)
 
 
 STUDY = Study("dropout_sgd", Config, run, table, plot)
