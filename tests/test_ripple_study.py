@@ -37,6 +37,8 @@ def test_json_holds_a_number_per_eta(architecture, method, capsys):
     assert np.all(np.array(predicted["log_amgm_bound"]) >= np.array(predicted["log_bound"]) - 1e-12)
     assert np.all(np.abs(measured["log_typical_z"]) < 8)
     assert (measured["cosine_square"] is None) == (method == "chi_square")
+    second = measured["log_typical_chi_square_z"]
+    assert second == [None, None] if method == "chi_square" else np.all(np.abs(second) < 5)
 
 
 def test_two_runs_are_byte_identical(capsys):

@@ -29,6 +29,8 @@ def plot(config: Any, result: Result) -> Figure:
     Returns:
         The figure.
     """
+    from matplotlib.ticker import NullLocator
+
     from allora_analysis.plotting import panels
 
     figure, (left, right) = panels(columns=2)
@@ -40,8 +42,8 @@ def plot(config: Any, result: Result) -> Figure:
         axes.set_xlabel("scaling factor η")
         if eta[0] > 0 and len(eta) > 1:
             axes.set_xscale("log")
-            axes.set_xticks(eta, [f"{value:g}" for value in eta])
-            axes.minorticks_off()
+        axes.set_xticks(eta, [f"{value:g}" for value in eta])
+        axes.xaxis.set_minor_locator(NullLocator())
     figure.suptitle(f"{config.architecture} stack: L = {config.depth}, n = {config.width}, r = {config.rank}")
     return figure
 
@@ -67,7 +69,7 @@ def _growth(axes: Axes, config: Any, result: Result, eta: np.ndarray, order: np.
     shape = config.depth, config.width, config.rank
     growths = [stack.typical_growth(*shape, float(value), scales, config.architecture) for value in grid]
     bands = np.array([fluctuation_band(Growth(*growth)) for growth in growths]) / decade
-    marker = "" if len(eta) > 1 else "_"
+    marker = "" if len(eta) > 1 else "_"  # a single point draws no line
     axes.plot(
         eta, np.array(predicted["log_bound"])[order] / decade, color=COLOURS["bound"], marker=marker, label="bound"
     )
@@ -103,8 +105,8 @@ def _growth(axes: Axes, config: Any, result: Result, eta: np.ndarray, order: np.
             label=label,
         )
     _powers_of_ten(axes)
-    axes.set_ylabel("growth ‖f_L(x)‖ / ‖x‖")
-    axes.legend(fontsize=8)
+    axes.set_ylabel(r"growth $\|f_L(x)\| \, / \, \|x\|$")
+    axes.legend(fontsize=8, loc="best", framealpha=0)
 
 
 def _shares(axes: Axes, config: Any, result: Result, eta: np.ndarray, order: np.ndarray) -> None:

@@ -21,6 +21,7 @@ from allora_analysis.study import Result, Study, sweep
 GROUP = {"matrices": 4, "isotropy": 64, "chi_square": 4096}  # replicas between two updates of the progress bar
 MATRIX_BUDGET = 3e8  # Gaussian numbers that "auto" draws before it turns to the norms' law
 VECTOR_BUDGET = 2e8  # likewise for ASF-LoRA's vectors beside "chi_square"
+NORM_BUDGET = 2e7  # likewise for the many networks by the norms' law beside "matrices" and "isotropy"
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,10 @@ def _tasks(config: Config) -> list[tuple[int, str, str, int]]:
     tasks = [(index, method, columns, count) for index, count in enumerate(counts)]
     if method == "chi_square":
         affordable = int(VECTOR_BUDGET / (config.depth * config.width * len(config.eta)))
-        tasks.append((len(tasks), "isotropy", "asf", min(config.replicas, max(4, affordable), 64)))
-    return tasks
+        return [*tasks, (len(tasks), "isotropy", "asf", min(config.replicas, max(4, affordable), 64))]
+    # A second simulator that costs next to nothing: many more networks, so a sharper test of the prediction.
+    affordable = int(NORM_BUDGET / (config.depth * len(config.eta)))
+    return [*tasks, (len(tasks), "chi_square", "lora", int(np.clip(affordable, 16, 4096)))]
 
 
 def _simulate(config: Config, scales: Scales, stream: int, method: str, columns: str, replicas: int) -> Any:
@@ -173,7 +176,7 @@ def _simulate(config: Config, scales: Scales, stream: int, method: str, columns:
         damped=[damped for _, damped in chosen],
         method=method,
     )
-    return chosen, simulation
+    return method, chosen, simulation
 
 
 STUDY = Study("ripple", Config, run, table, plot)

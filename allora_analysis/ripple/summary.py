@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,37 +47,46 @@ def summarise(config: Any, predicted: dict[str, Any], parts: Sequence[Any]) -> d
 
     `log_typical` (± `log_typical_stderr`, `log_typical_z`): LoRA; `log_asf`: ASF-LoRA's branch from ‖x‖ = √n;
     `log_allora`: ALLoRA's forward pass; `cosine_square`: mean cos²(Wu, BAu) over layers; `survival`: the share of
-    networks alive (ReLU).
+    networks alive (ReLU). `log_typical_chi_square`: as `log_typical`, from many networks by the norms' law, where the
+    main simulation was another; `replicas` counts those of the main one.
 
     Args:
         config: the study's config.
         predicted: the study's predictions.
-        parts: (columns, simulation) of every piece.
+        parts: (method, columns, simulation) of every piece, the main method's first.
 
     Returns:
         The numbers by name.
     """
-    columns: dict[tuple[float, bool], list[np.ndarray]] = {}
-    cosines: list[np.ndarray] = []
-    for chosen, simulation in parts:
-        for index in {key: index for index, key in enumerate(chosen)}.values():  # η = 1 may stand twice
-            columns.setdefault(chosen[index], []).append(simulation.log_growth[:, index])
-        if simulation.cosine_square is not None and not chosen[0][1]:
-            cosines.append(simulation.cosine_square[:, : len(config.eta)].mean(axis=1))
-    samples = {key: np.concatenate(pieces) for key, pieces in columns.items()}
+    main = parts[0][0]
+    samples = _columns(part for part in parts if part[0] == main or part[1][0][1])
+    second = _columns(part for part in parts if part[0] == "chi_square" != main)
+    cosines = [
+        simulation.cosine_square[:, : len(config.eta)].mean(axis=1)
+        for _, chosen, simulation in parts
+        if simulation.cosine_square is not None and not chosen[0][1]
+    ]
 
-    def of(key: tuple[float, bool], prediction: float | None) -> tuple[float | None, float | None, float | None]:
-        return estimate(samples.get(key, np.empty(0)), prediction, config.architecture)
+    def of(
+        columns: dict[tuple[float, bool], np.ndarray], key: tuple[float, bool], prediction: float | None
+    ) -> tuple[float | None, float | None, float | None]:
+        return estimate(columns.get(key, np.empty(0)), prediction, config.architecture)
 
-    lora = [of((eta, False), value) for eta, value in zip(config.eta, predicted["log_typical"], strict=True)]
-    asf = [of((eta, True), None) for eta in config.eta]
-    allora = of((1.0, False), predicted["log_allora"])
+    pairs = list(zip(config.eta, predicted["log_typical"], strict=True))
+    lora = [of(samples, (eta, False), value) for eta, value in pairs]
+    norms = [of(second, (eta, False), value) for eta, value in pairs]
+    asf = [of(samples, (eta, True), None) for eta in config.eta]
+    allora = of(samples, (1.0, False), predicted["log_allora"])
     cosine = estimate(np.concatenate(cosines) if cosines else np.empty(0), predicted["cosine_square"], "linear")
     alive = [samples.get((eta, False), np.empty(0)) for eta in config.eta]
     return {
         "log_typical": [row[0] for row in lora],
         "log_typical_stderr": [row[1] for row in lora],
         "log_typical_z": [row[2] for row in lora],
+        "log_typical_chi_square": [row[0] for row in norms],
+        "log_typical_chi_square_stderr": [row[1] for row in norms],
+        "log_typical_chi_square_z": [row[2] for row in norms],
+        "replicas_chi_square": max((column.size for column in second.values()), default=0),
         "log_asf": [row[0] for row in asf],
         "log_asf_stderr": [row[1] for row in asf],
         "log_allora": allora[0],
@@ -87,6 +96,15 @@ def summarise(config: Any, predicted: dict[str, Any], parts: Sequence[Any]) -> d
         "survival": [float(np.isfinite(column).mean()) if column.size else None for column in alive],
         "replicas": max((column.size for column in alive), default=0),
     }
+
+
+def _columns(parts: Iterable[Any]) -> dict[tuple[float, bool], np.ndarray]:
+    # Log growths by (η, damped), all pieces of a column together.
+    columns: dict[tuple[float, bool], list[np.ndarray]] = {}
+    for _, chosen, simulation in parts:
+        for index in {key: index for index, key in enumerate(chosen)}.values():  # η = 1 may stand twice
+            columns.setdefault(chosen[index], []).append(simulation.log_growth[:, index])
+    return {key: np.concatenate(pieces) for key, pieces in columns.items()}
 
 
 def _pair(value: float | None, spread: float | None) -> str:
@@ -140,6 +158,13 @@ def _notes(config: Any, predicted: Any, measured: Any) -> list[str]:
         f"{measured['replicas']} networks simulated; ALLoRA's forward pass (η absent) is LoRA's at η = 1: predicted "
         f"{text(predicted['log_allora'])}, measured {_pair(measured['log_allora'], measured['log_allora_stderr'])}.",
     ]
+    known = [z for z in measured["log_typical_chi_square_z"] if z is not None]
+    if known:
+        zs = ", ".join(f"{z:+.2f}" for z in known)
+        notes.append(
+            f"A second simulation, {measured['replicas_chi_square']} networks by the law of their norms: z = {zs}. "
+            "Within a simulation the rows share their draws and are not independent."
+        )
     if measured["cosine_square"] is not None:
         pair = _pair(1e3 * measured["cosine_square"], 1e3 * measured["cosine_square_stderr"])
         notes.append(
