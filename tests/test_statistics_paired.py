@@ -1,4 +1,4 @@
-"""Paired, sign-flip and clustered tests, Holm's correction: against enumeration, SciPy, simulated size and power."""
+"""Paired, sign-flip and clustered tests: against enumeration, SciPy, simulated size and power."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allora_analysis.statistics import clustered_test, holm, paired_test, sign_flip_test
+from allora_analysis.statistics import clustered_test, paired_test, sign_flip_test
 from allora_analysis.statistics.paired import EXACT_RANKS, student
 from allora_analysis.statistics.sign_flips import EXACT_FLIPS
 from allora_analysis.validation import ArgumentError
@@ -205,27 +205,6 @@ def test_one_cell_a_cluster_is_the_plain_sign_flip(rng):
     assert clustered_test(differences, range(9)).p_value == sign_flip_test(differences).p_value
 
 
-@settings(deadline=None, max_examples=50)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_equals_its_definition(p_values):
-    adjusted = holm(p_values)
-    m = len(p_values)
-    for level in (0.01, 0.05, 0.3):
-        # Step-down by hand: walk up from the smallest, stop at the first that is not rejected.
-        rejected = set()
-        for rank, index in enumerate(np.argsort(p_values, kind="stable")):
-            if p_values[index] * (m - rank) > level:
-                break
-            rejected.add(int(index))
-        assert rejected == set(np.flatnonzero(adjusted <= level).tolist())
-    assert (adjusted >= np.asarray(p_values)).all()
-    assert (adjusted <= 1).all()
-
-
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-
-
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("call", "words"),
@@ -240,8 +219,6 @@ def test_holm_by_hand():
         (lambda: sign_flip_test(np.ones(EXACT_FLIPS + 1)), "generator: give one, 41 non-zero units"),
         (lambda: clustered_test([1.0, 2.0], ["a"]), "clusters: 1 labels received, 2 wanted"),
         (lambda: clustered_test([1.0, 2.0], ["a", "a"]), "at least 2 distinct labels"),
-        (lambda: holm([0.1, 1.2]), "p_values must be in [0, 1]"),
-        (lambda: holm([]), "p_values: shape"),
     ],
 )
 def test_bad_input(call, words):

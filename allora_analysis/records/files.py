@@ -1,4 +1,4 @@
-"""Files that many processes write at once, whole or not at all. Checked by `tests/test_records.py`."""
+"""Files that many processes write at once, whole or not at all. Checked by `tests/test_records_writers.py`."""
 
 from __future__ import annotations
 

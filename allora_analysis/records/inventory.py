@@ -1,4 +1,4 @@
-"""What a folder of records holds, and what is wrong in it. Checked by `tests/test_records.py`."""
+"""What a folder of records holds, and what is wrong in it. Checked by `tests/test_records_torn.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A record, its file's content, and its verification. Checked by `tests/test_records.py`.
+"""A record, its file's content, and its verification. Checked by `tests/test_records.py` and
+`tests/test_records_torn.py`.
 
 The file is JSON whose last entry, "checksum", is the SHA-256 of all bytes before it: any altered or missing byte shows.
 """

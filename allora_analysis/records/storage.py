@@ -1,4 +1,6 @@
-"""Saving and finding records, safe for any number of writers. Checked by `tests/test_records.py`."""
+"""Saving and finding records, safe for any number of writers. Checked by `tests/test_records.py`
+(alone) and `tests/test_records_writers.py` (with others).
+"""
 
 from __future__ import annotations
 

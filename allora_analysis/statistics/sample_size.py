@@ -2,7 +2,7 @@
 
 Under n independent normal differences of mean δ and standard deviation σ, T = √n·D̄/s follows the noncentral t with
 n − 1 degrees of freedom and noncentrality √n·δ/σ; the test rejects where |T| > t_{1 − level/2, n − 1}. Its power grows
-with n and |δ|. Checked by `tests/test_statistics.py`, by simulation and by another integral.
+with n and |δ|. Checked by `tests/test_statistics_sample_size.py`, by simulation and by another integral.
 """
 
 from __future__ import annotations

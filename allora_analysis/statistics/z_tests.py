@@ -1,6 +1,6 @@
 """The two-sided z-test with a stated false-fail rate and power; means with standard errors; Holm's correction.
 
-Checked by `tests/test_statistics.py`.
+Checked by `tests/test_statistics.py` and `tests/test_statistics_holm.py`.
 """
 
 from __future__ import annotations
