@@ -1,4 +1,4 @@
-"""Content digests of files and folders: what a record names in place of a path. Checked by `tests/test_records_digests.py`."""
+"""Content digests: what a record names in place of a path. Checked by `tests/test_records_digests.py`."""
 
 from __future__ import annotations
 
