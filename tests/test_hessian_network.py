@@ -213,10 +213,16 @@ CUSTOM_DATA = tuple(torch.randn(9, n, generator=torch.Generator().manual_seed(n)
 
 
 @pytest.mark.bad_input
-@pytest.mark.parametrize("factor", [1.001, 2.0, None])
-def test_an_unmarked_layer_that_rescales_gradients_is_refused(factor):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("b_scale", [0.0, 1.0])
+@pytest.mark.parametrize("factor", [1.01, 2.0, None])
+def test_an_unmarked_layer_that_rescales_gradients_is_refused(factor, b_scale, dtype):
+    """At B = 0 and η = 1 ALLoRA's factor is 1: only a nearby point tells."""
+    model, data = Custom(Rescaled, factor).to(dtype), tuple(part.to(dtype) for part in CUSTOM_DATA)
+    with torch.no_grad():
+        model.layer.b.mul_(b_scale)
     with pytest.raises(ArgumentError, match="double backward is not a Hessian"):
-        network_spectrum(Custom(Rescaled, factor), nn.MSELoss(), CUSTOM_DATA, 2)
+        network_spectrum(model, nn.MSELoss(), data, 2)
 
 
 def test_a_custom_function_that_is_its_own_derivative_passes():
