@@ -4,7 +4,7 @@ A layer that rescales gradients (ALLoRA's, by design) has a double backward, but
 update field: not symmetric in general, and not the loss's second derivative. Three questions settle it, at random
 points and directions: is the reverse-mode gradient the loss's derivative, is Hv the gradient's derivative, is H
 symmetric. Central differences in float64, in steps from 1e-5 out both ways: one that meets the tolerance is enough,
-since a large step sees kinks (ReLU) and a small one rounding. Checked by `tests/test_hessian_network.py`.
+since a large step sees kinks (ReLU) and a small one rounding. Checked by `tests/test_hessian_network_refusals.py`.
 """
 
 from __future__ import annotations
