@@ -18,7 +18,7 @@ from tests.stat_assert import assert_mean, assert_rejects
 RATIOS = (1e-8, 1e-3, 0.25, 1.0, 7.0, 100.0, 1e8)
 
 
-@pytest.mark.parametrize("rank", [1, 2, 3, 8, 64, 1000])
+@pytest.mark.parametrize("rank", [1, 2, 8, 1000])
 @pytest.mark.parametrize("eta", RATIOS)
 def test_moments_equal_mpmath_to_1e_10(rank, eta):
     """Relative to the moment itself, however small (ρ from 1e-16 to 1e16)."""
