@@ -9,7 +9,7 @@ Re φ(πk/M): no quadrature. It is cut off by smoothing, which is what makes the
 as E|x + σG| − |x| = 2σ[ϕ(u) − u(1 − Φ(u))] ≤ 2σϕ(u), u = |x|/σ. Both E f(T + σG) and B are sums over the *same* φ
 values times exp(−σ²t²/2), which is 10⁻⁸ where the series is cut. The answer is E f(T + σG) − B/2 ± B/2; where T has a
 density at scale σ, B/2 is the smoothing's bias itself and the true error is far below the bar. The bar falls as σ².
-Equivalent to E|T| = (2/π)∫₀^∞ (1 − Re φ(t))/t² dt. Checked by `tests/test_deviation_exact.py`.
+Equivalent to E|T| = (2/π)∫₀^∞ (1 − Re φ(t))/t² dt. Checked by `tests/test_deviation_methods.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Entries with equal δ act as one binomial. Two halves of the groups are enumerated as sorted atoms; cumulative sums then
 give E|S₁ + S₂| without forming the pairs, so 10¹³ joint outcomes cost two sorts. Atoms that coincide (commensurate δ)
-are merged on the way, which makes lattice cases small. Checked by `tests/test_deviation_exact.py`.
+are merged on the way, which makes lattice cases small. Checked by `tests/test_deviation_methods.py`.
 """
 
 from __future__ import annotations

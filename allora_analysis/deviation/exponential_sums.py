@@ -3,7 +3,7 @@
 With r = p/(1 − p) < 1, log(1 − p + p e^{iθ}) = log(1 − p) − Σ_{m ≥ 1} (−r)^m e^{imθ}/m, so that log φ of
 T = Σ_g b_g (K_g − N_g p) at all odd multiples of a frequency is a short series of such sums: a cost of O(P log P) a
 term whatever the number of groups. Kaiser–Bessel gridding, twice oversampled (Potts–Steidl–Tasche 2001).
-Checked by `tests/test_deviation_exact.py`.
+Checked by `tests/test_deviation_methods.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Methods, by size: one distinct δ: de Moivre's closed form; up to about 10¹³ joint outcomes (more on a lattice): meet in
 the middle; beyond: the characteristic function, after enumerating what dominates. `tests/test_deviation_exact.py`
-checks each against brute force, and all against one another where two are feasible.
+checks the answers against brute force, `tests/test_deviation_methods.py` the methods against one another.
 """
 
 from __future__ import annotations

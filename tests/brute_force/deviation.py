@@ -116,3 +116,18 @@ def by_tree(delta, keep_prob, n=1):
         values = np.concatenate([values - d * keep_prob, values + d * (1 - keep_prob)])
         chances = np.concatenate([chances * (1 - keep_prob), chances * keep_prob])
     return math.fsum(chances * np.abs(values))
+
+
+def on_a_grid(delta, keep_prob):
+    """E|Σ δ_j(v_j − p)| for positive whole δ by adding one entry after another to the law on the grid of whole numbers.
+
+    Only positive numbers are added, so rounding stays near 1e-14 however many entries there are.
+    """
+    law = np.ones(1)
+    for step in delta:
+        grown = np.zeros(len(law) + int(step))
+        grown[: len(law)] += law * (1 - keep_prob)
+        grown[int(step) :] += law * keep_prob
+        law = grown
+    mean = keep_prob * float(np.sum(delta))
+    return math.fsum(law * np.abs(np.arange(len(law)) - mean))

@@ -1,0 +1,160 @@
+"""The ways to E|L̄_n − E L| against one another and on large grids: hand-over, honest bars, the transform."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from allora_analysis.deviation import characteristic, enumeration, exponential_sums, law
+from tests.brute_force import deviation as reference
+
+
+def exact(delta, keep_prob, n):
+    return law.deviation_of(np.asarray(delta, dtype=float), keep_prob, n)
+
+
+def check(found, truth, tolerance=1e-8):
+    """Right to the tolerance, and the error bar honest."""
+    gap = abs(found.value - truth)
+    assert gap <= tolerance * truth
+    assert gap <= found.error + 1e-13 * truth
+
+
+def units(groups):
+    return groups, law.floor_ratio(groups) * math.sqrt(float(np.sum(groups.variance)))
+
+
+def test_large_lattice_beyond_enumeration():
+    # δ = 1 … 48: 2^48 outcomes that merge; and by the series, where φ returns to 1.
+    groups, floor = units(enumeration.group(np.arange(1.0, 49.0), 1, 0.75))
+    merged, bar = enumeration.meet_in_the_middle(groups, floor)
+    truth = reference.on_integers(range(1, 49), Fraction(3, 4), 1)
+    assert abs(merged - truth) <= min(bar, 1e-11 * truth)
+    value, error, _ = law.by_characteristic_function(groups, floor)
+    assert abs(value - truth) <= error <= 1e-8 * truth
+
+
+@pytest.mark.parametrize("entries", [45, 80, 1500])
+@pytest.mark.parametrize("keep_prob", [0.05, 0.5, 0.999])
+def test_certified_error_is_honest_on_large_grids(rng, entries, keep_prob):
+    delta = rng.integers(1, 400 if entries > 1000 else 3000, size=entries).astype(float)
+    truth = reference.on_a_grid(delta, keep_prob)
+    check(exact(delta, keep_prob, 1), truth)
+    scale = math.sqrt(keep_prob * (1 - keep_prob) * np.sum(delta**2))
+    groups, floor = units(enumeration.group(delta / scale, 1, keep_prob))
+    value, error, _ = law.by_characteristic_function(groups, floor)
+    assert abs(scale * value - truth) <= scale * error + 1e-13 * truth <= 5e-8 * truth
+
+
+def test_peeling_stops_before_it_grows_too_large(rng):
+    wide = enumeration.group(rng.standard_normal(3), 10**6, 0.5)
+    assert [state.depth for state in law.peel(wide, 0.0, most=10**6)] == [0, 1]
+    assert len(law.peel(enumeration.group(rng.standard_normal(40), 1, 0.5), 0.0, most=8)) < 6
+    assert law.smoothness(wide.tail(3)) == math.inf
+
+
+def test_a_half_that_cannot_fit_is_given_up():
+    groups, floor = units(enumeration.group(np.array([1.0, 2.0**0.5, 3.0**0.5, 5.0**0.5]), 10**6, 0.5))
+    assert enumeration.meet_in_the_middle(groups, floor) is None
+
+
+HANDOVER = {
+    "few entries, many masks": (3, 0.8, 120),
+    "many entries, one mask": (24, 0.95, 1),
+    "even masks": (30, 0.5, 1),
+    "rare drops": (22, 0.99, 2),
+}
+
+
+@pytest.mark.parametrize("name", HANDOVER)
+def test_methods_agree_where_both_are_feasible(rng, name):
+    entries, keep_prob, n = HANDOVER[name]
+    groups, floor = units(enumeration.group(rng.standard_normal(entries), n, keep_prob))
+    met, bar = enumeration.meet_in_the_middle(groups, floor)
+    value, error = characteristic.expectation(groups, np.zeros(1), np.ones(1), 2e-9 * floor)
+    assert abs(met - value) <= 1e-8 * met
+    assert abs(met - value) <= error + bar
+    peeled, error, method = law.by_characteristic_function(groups, floor)
+    assert method in law.METHODS
+    assert abs(met - peeled) <= min(1e-8 * met, error + bar)
+
+
+@pytest.mark.parametrize(("keep_prob", "n"), [(0.5, 1), (0.9, 500), (0.3, 10**6)])
+def test_closed_form_agrees_with_both_enumerations(keep_prob, n):
+    groups, floor = units(enumeration.group(np.full(3, -2.5), n, keep_prob))
+    closed, _, method = law.expected_absolute(groups)
+    assert method == "closed form"
+    assert closed == pytest.approx(enumeration.meet_in_the_middle(groups, floor)[0], rel=1e-12)
+    peeled, _, method = law.by_characteristic_function(groups, floor)
+    assert method == "enumeration"
+    assert closed == pytest.approx(peeled, rel=1e-12)
+    # An atom at 0 is what the series resolves worst: its bar says so.
+    value, error = characteristic.expectation(groups, np.zeros(1), np.ones(1), 1e-7 * floor)
+    assert abs(value - closed) <= error <= 1e-4 * closed
+
+
+def test_a_characteristic_function_planted_wrong_breaks_the_handover(rng, monkeypatch):
+    groups, floor = units(enumeration.group(rng.standard_normal(24), 1, 0.95))
+    right = characteristic.log_phi
+
+    def wrong(groups, t):
+        result, done = right(groups, t)
+        result[1] *= 0.99
+        return result, done
+
+    monkeypatch.setattr(characteristic, "log_phi", wrong)
+    value, error = characteristic.expectation(groups, np.zeros(1), np.ones(1), 1e-7 * floor)
+    met, _ = enumeration.meet_in_the_middle(groups, floor)
+    assert abs(met - value) > max(1e-6 * met, error)
+
+
+def test_dominant_part_is_enumerated_before_the_series(rng):
+    # Two of three entries tie at ±1 and leave the small ones alone near 0: the series by itself cannot resolve that.
+    small = 1e-6 * rng.standard_normal(18)
+    delta = np.r_[1.0, 1.0, small]
+    truth = reference.by_tree(delta, 0.5)
+    check(exact(delta, 0.5, 1), truth)
+    groups, floor = units(enumeration.group(delta, 1, 0.5))
+    value, error, _ = law.by_characteristic_function(groups, floor)
+    assert abs(value - truth) <= error + 1e-13 * truth <= 1e-8 * truth
+
+
+def test_series_with_an_enumerated_part(rng):
+    groups, floor = units(enumeration.group(np.r_[4.0, 3.0, rng.standard_normal(20)], 1, 0.6))
+    met, _ = enumeration.meet_in_the_middle(groups, floor)
+    state = law.peel(groups, 1e-14)[2]
+    value, error = law._finish(groups, state, floor)
+    assert abs(value - met) <= min(error, 1e-8 * met)
+
+
+def test_scales_apart_are_enumerated_to_the_end():
+    found = exact(2.0 ** -np.arange(60), 0.5, 1)
+    assert found.method == "enumeration"
+    # Uniform on an interval: E|U − mean|/Std = √3/2, up to 2^-60.
+    assert found.ratio == pytest.approx(math.sqrt(3) / 2, rel=1e-12)
+
+
+def test_transform_is_the_sum(rng):
+    coefficient = rng.standard_normal(40) + 1j * rng.standard_normal(40)
+    angle = rng.uniform(-20, 20, 40)
+    direct = np.exp(1j * np.multiply.outer(np.arange(512), angle)) @ coefficient
+    assert np.max(np.abs(exponential_sums.exponential_sums(coefficient, angle, 512) - direct)) < 1e-10
+
+
+def test_transform_takes_over_for_many_entries(rng):
+    delta = rng.standard_normal(250)
+    groups, floor = units(enumeration.group(delta, 1, 0.99))
+    direct = characteristic.expectation(groups, np.zeros(1), np.ones(1), 1e-5 * floor)
+    fast = characteristic.expectation(groups, np.zeros(1), np.ones(1), 2e-9 * floor)
+    assert fast[1] < 1e-8 * floor < direct[1]
+    assert abs(fast[0] - direct[0]) <= fast[1] + direct[1]
+    shifted = characteristic.expectation(groups, np.array([-0.3, 0.7]), np.array([0.7, 0.3]), 1e-8 * floor)
+    two = enumeration.group(np.r_[1.0, delta], 1, 0.99)  # another law: only that atoms go through the transform
+    assert shifted[1] < 1e-6 < shifted[0] < math.sqrt(float(np.sum(two.variance)) + 1)
+
+
+def test_transform_is_refused_where_its_series_is_long(rng):
+    assert exponential_sums.terms(enumeration.group(rng.standard_normal(50), 1, 0.5)) > 1000
+    many = enumeration.group(rng.standard_normal(50), 10**6, 0.9)
+    assert not characteristic.worth_transforming(many, 1e9)
