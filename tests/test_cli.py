@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from allora_analysis import cli
 from allora_analysis.study import Result, Study, Table
@@ -118,12 +120,19 @@ def test_a_closed_pipe_is_no_error():
     assert done.stderr == ""
 
 
+@dataclass(frozen=True)
 class _Config:
     """A study for these tests."""
 
 
 def _study(run):
-    return Study("test", _Config, run, lambda config, result: Table("t", ["a"], [["1"]]), lambda config, result: None)
+    return Study(
+        "test", _Config, run, lambda config, result: Table("t", ["a"], [["1"]]), lambda config, result: Figure()
+    )
+
+
+def _finished(config):
+    return Result({"a": 1.0}, {"a": 1.0})
 
 
 def test_interrupted_results_are_shown_with_status_130(capsys):
@@ -164,4 +173,4 @@ def test_a_figure_that_cannot_be_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(plotting, "save", fails)
     with pytest.raises(ArgumentError, match=r"--figure .*No space left"):
-        cli._draw(_study(None), _Config(), Result({}, {}), tmp_path / "a.png")
+        cli._draw(_study(_finished), _Config(), Result({}, {}), tmp_path / "a.png")

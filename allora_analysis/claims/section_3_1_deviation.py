@@ -15,6 +15,7 @@ from allora_analysis.claims.ledger import Claim, Evidence, Finding, relative_err
 
 COMMAND = "python -m allora_analysis.deviation"
 TEST = "tests/test_deviation_exact.py"
+DISPLAY, AFTER = "§3.1, the display of the bound; Appendix A", "§3.1, the paragraph after the bound"
 SEED = 34
 ROUNDING = "float64 rounding: sums over at most 2^12 outcomes"
 KEEP_PROBS = (0.1, 0.5, 0.95)
@@ -207,11 +208,10 @@ def claims() -> tuple[Claim, ...]:
     Returns:
         The claims.
     """
-    display, after = "§3.1, the display of the bound; Appendix A", "§3.1, the paragraph after the bound"
     rows = (
         (
             "3.1-bound",
-            display,
+            DISPLAY,
             "E|(1/N)Σ‖Y − (XW) ⊙ Vₙ‖²_F − E‖Y − (XW) ⊙ V‖²_F| ≤ Std[‖Y − (XW) ⊙ V‖²_F]/√N",
             check_bound,
         ),
@@ -223,25 +223,25 @@ def claims() -> tuple[Claim, ...]:
         ),
         (
             "3.1-bound-order",
-            display,
+            DISPLAY,
             'a first naive bound on "how far off" (read: right in order, exact / bound tending to a constant, √(2/π))',
             check_order,
         ),
         (
             "3.1-benefit-large-n",
-            after,
+            AFTER,
             "the benefit of N […] only appears for large N (read: few masks leave most of one mask's deviation)",
             check_large_n,
         ),
         (
             "3.1-loss-std-from-zero",
-            after,
+            AFTER,
             "Std[‖Y − (XW) ⊙ V‖²_F] will decrease on average […] compared to initialization with […] zero matrices",
             check_loss_from_zero,
         ),
         (
             "3.1-gradient-std-from-zero",
-            after,
+            AFTER,
             "[the standard deviation of the gradients] will decrease on average but increase in the worst case "
             "compared to initialization with […] zero matrices (read in the linear model of §3.1)",
             check_gradient_from_zero,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,43 +71,26 @@ def _growth(axes: Axes, config: Any, result: Result, eta: np.ndarray, order: np.
     growths = [stack.typical_growth(*shape, float(value), scales, config.architecture) for value in grid]
     bands = np.array([fluctuation_band(Growth(*growth)) for growth in growths]) / decade
     marker = "" if len(eta) > 1 else "_"  # a single point draws no line
-    axes.plot(
-        eta, np.array(predicted["log_bound"])[order] / decade, color=COLOURS["bound"], marker=marker, label="bound"
-    )
-    axes.plot(
-        eta,
-        np.array(measured["log_aligned"])[order] / decade,
-        "D",
-        ms=4,
-        color=COLOURS["attained"],
-        label="aligned network (attains it)",
-    )
-    axes.plot(
-        grid,
-        [growth.mean / decade for growth in growths],
-        color=COLOURS["predicted"],
-        marker=marker,
-        label="typical, predicted",
-    )
-    axes.fill_between(grid, *bands.T, color=COLOURS["predicted"], alpha=0.2, lw=0, label="95 % of networks")
-    for name, role, fmt, label in (
-        ("typical", "measured", "o", "typical, simulated"),
-        ("asf", "other", "^", "ASF-LoRA"),
-    ):
-        means, errors = ([measured[key][i] for i in order] for key in (f"log_{name}", f"log_{name}_stderr"))
-        known = [i for i, value in enumerate(means) if value is not None]
-        axes.errorbar(
-            eta[known],
-            [means[i] / decade for i in known],
-            [2 * errors[i] / decade for i in known],
-            fmt=fmt,
-            ms=4,
-            color=COLOURS[role],
-            label=label,
-        )
+    blue, bound = COLOURS["predicted"], np.array(predicted["log_bound"])[order] / decade
+    aligned, typical = np.array(measured["log_aligned"])[order] / decade, [growth.mean / decade for growth in growths]
+    axes.plot(eta, bound, color=COLOURS["bound"], marker=marker, label="bound")
+    axes.plot(eta, aligned, "D", ms=4, color=COLOURS["attained"], label="aligned network (attains it)")
+    axes.plot(grid, typical, color=blue, marker=marker, label="typical, predicted")
+    axes.fill_between(grid, *bands.T, color=blue, alpha=0.2, lw=0, label="95 % of networks")
+    _simulated(axes, "typical", measured, eta, order, fmt="o", color=COLOURS["measured"], label="typical, simulated")
+    _simulated(axes, "asf", measured, eta, order, fmt="^", color=COLOURS["other"], label="ASF-LoRA")
     _powers_of_ten(axes)
     axes.set_ylabel(r"growth $\|f_L(x)\| \, / \, \|x\|$")
     axes.legend(fontsize=8, loc="best", framealpha=0)
+
+
+def _simulated(
+    axes: Axes, name: str, measured: Mapping[str, Any], eta: np.ndarray, order: np.ndarray, **style: Any
+) -> None:
+    means, errors = ([measured[key][i] for i in order] for key in (f"log_{name}", f"log_{name}_stderr"))
+    known = [i for i, value in enumerate(means) if value is not None]
+    heights, bars = ([values[i] / math.log(10) for i in known] for values in (means, errors))
+    axes.errorbar(eta[known], heights, [2 * bar for bar in bars], ms=4, **style)
 
 
 def _shares(axes: Axes, config: Any, result: Result, eta: np.ndarray, order: np.ndarray) -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 the lines are the paper's
 """The second transcription of the paper's numbers: lines of the paper's text as the OCR gives them, damage included.
 
 Only the tabs are written as bars. Imports nothing from the package; `tests/test_reported.py` parses it.
