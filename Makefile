@@ -1,7 +1,7 @@
 # make verify   sets up (needs the network once) and prints the verdict on every claim
 # make test     sets up and runs every check
 # make stress   the statistical tests, 20 times, each with its own seeds
-.PHONY: verify test lint stress bench clean
+.PHONY: verify test lint stress bench readme clean
 .DEFAULT_GOAL := verify
 
 # The first interpreter that really is Python 3.11 to 3.13 (a name on the PATH may be a dead shim).
@@ -42,6 +42,11 @@ stress: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	for file in benchmarks/*.py; do OMP_NUM_THREADS=1 $(RUN) $$file || exit 1; done
+
+# The README's ledger, from a fresh run of every check, and its picture.
+readme: $(VENV)/.core
+	$(RUN) -m allora_analysis.claims.readme README.md
+	OMP_NUM_THREADS=1 $(RUN) -m allora_analysis.ripple --depth 48 --width 256 --rank 8 --eta 0.25 0.5 1 2 4 --figure docs/ripple.png
 
 clean:
 	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache .coverage*
