@@ -1,0 +1,147 @@
+"""Figure 1 for real: `python -m experiments.gradient_std --data mnist --data-root FOLDER`.
+
+**Question.** While an MLP trains, does the standard deviation over dropout masks of the entries of ∂L/∂W₂ fall on
+average over entries, and rise for the worst entry? The paper's caption says so of MNIST and CIFAR-10, and names
+neither optimiser, width, drop rate nor number of masks.
+
+**Arms.** Data {MNIST, CIFAR-10} × optimiser {SGD at learning rate 0.1; momentum 0.9 at 0.02; Adam at 0.001; AdamW at
+0.001 with weight decay 0.01}, constant rates chosen before any run, one for both data sets. Inputs-512-512-classes,
+ReLU, inverted dropout after each hidden layer's ReLU, drop rate 0.5 in training and in the masks measured, batch 128,
+10 epochs, K = 500 masks. Epoch 0 is before training. Extra, for SGD and Adam: drop rates 0 (then the masks have no
+spread at all and only minibatches do) and 0.2.
+
+**Seeds.** 0, 1, 2, 3, 4: of the initial weights, the order of the images, the masks.
+
+**Controls.** A fixed probe batch beside a fresh one every epoch; the spread over minibatches of the gradient without
+dropout; the variance split into masks and minibatch by a nested design; the worst entry chosen on half of the masks
+and measured on the other half, since the maximum of estimates is biased upward.
+
+**Test.** Stated in `allora_analysis.gradient_std.trends`: per data set, optimiser and statistic (average, worst
+entry), on the probe batch at drop rate 0.5, Δ = log(value after the last epoch / value at epoch 0) of each seed,
+Student's t over seeds, 95 % intervals, Holm over all 16 cases at 0.05. Secondary, reported beside it: from epoch 1,
+since the paper's axis may begin there. The caption's sentence agrees with a setting if the average falls and the worst
+rises, contradicts it if either goes the other way. The verdict over settings is the ledger's row 3.1-figure-1.
+
+**Stopping rule.** The grid is fixed. Every run is recorded whatever it shows; nothing is added, dropped or rerun
+because of a result; a setting is tested when its 5 seeds are there and not before. A run whose loss is no longer
+finite stops and is reported as such.
+
+Runs follow one another, every optimiser before the second seed. What is recorded is skipped, and a run that was
+stopped goes on after its last finished epoch, so the same command resumes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from tyro.conf import arg
+
+from allora_analysis import cli, records
+from allora_analysis.gradient_std.grid import FIGURE_1, RESULTS, STUDY, Arm, Grid
+from allora_analysis.gradient_std.setting import PROTOCOL
+from allora_analysis.study import INTERRUPTED, progress
+from allora_analysis.validation import choice
+
+if TYPE_CHECKING:
+    from allora_analysis.images import Images
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Run Figure 1's fixed grid on one data set; what is recorded is skipped. Two data sets run side by side."""
+
+    data: Annotated[str, arg(metavar="mnist|cifar10|FILE.npz")]
+    """The images: mnist, cifar10, or an .npz with x_train, y_train, x_test and y_test."""
+    data_root: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """torchvision's folder, for mnist and cifar10."""
+    download: bool = False
+    """Fetch the data into the data root where it is missing."""
+    data_name: Annotated[str | None, arg(metavar="NAME")] = None
+    """mnist or cifar10, whichever the .npz holds; default: the file's stem."""
+    results: Annotated[Path, arg(metavar="FOLDER")] = RESULTS
+    """Where the records go; default: experiments/results/gradient_std of this repository."""
+    dry_run: bool = False
+    """List the runs, and which of them are recorded, and run none."""
+
+
+def run(arguments: Arguments, grid: Grid = FIGURE_1) -> int:
+    """Run what the grid has on this data set and the folder has not.
+
+    Args:
+        arguments: the flags.
+        grid: the grid.
+
+    Returns:
+        The exit status: 1 if a run diverged, 130 after Ctrl-C.
+    """
+    from allora_analysis import images
+
+    loaded = images.load(arguments.data, arguments.data_root, arguments.download, arguments.data_name)
+    choice("--data-name", loaded.name, grid.data)
+    runs = list(grid.runs(loaded.name))
+    todo = [each for each in runs if not _recorded(arguments.results, grid, each, loaded.digest)]
+    for arm, seed in runs if arguments.dry_run else ():
+        print(f"{'to run  ' if (arm, seed) in todo else 'recorded'}  {_words(arm, seed)}")
+    print(f"{loaded.name}: {len(runs) - len(todo)} of {len(runs)} runs recorded in {arguments.results}")
+    if arguments.dry_run:
+        return 0
+    try:
+        failed = [each for each in todo if not _run(arguments.results, grid, each, loaded)]
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on after the last finished epoch", file=sys.stderr)
+        return INTERRUPTED
+    return 1 if failed else 0
+
+
+def _words(arm: Arm, seed: int) -> str:
+    return f"{arm.data}, {arm.optimizer}, drop rate {arm.drop_rate:g}, seed {seed}"
+
+
+def _recorded(folder: Path, grid: Grid, run: tuple[Arm, int], digest: str) -> bool:
+    return records.lookup(folder, STUDY, grid.setting(*run), PROTOCOL, {"data": digest}) is not None
+
+
+def _run(folder: Path, grid: Grid, run: tuple[Arm, int], loaded: Images) -> bool:
+    import torch
+
+    from allora_analysis.gradient_std.measurement import Data
+    from allora_analysis.gradient_std.run import Run
+    from allora_analysis.gradient_std.training import Diverged
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parts = (loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test)
+    data = Data(*(torch.from_numpy(part).to(device) for part in parts))
+    start, words = time.monotonic(), _words(*run)
+    opened = Run(grid.setting(*run), data, loaded.classes, loaded.digest, folder)
+    try:
+        for epoch in progress(range(grid.epochs + 1), f"{words}: epochs measured"):
+            opened.entry(epoch)
+    except Diverged as error:
+        print(f"diverged, not recorded: {words}: {error}", file=sys.stderr)
+        return False
+    print(f"recorded {words}: {time.monotonic() - start:.0f} s", flush=True)
+    return True
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The experiment's command.
+
+    Args:
+        argv: the words after the command; None for those of this process.
+
+    Returns:
+        The exit status.
+    """
+    name = "python -m experiments.gradient_std"
+    arguments = tyro.cli(Arguments, prog=name, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    return cli.guarded(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
