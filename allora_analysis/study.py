@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INTERRUPTED = 130
+INTERVAL = 2.0  # seconds between two lines of progress, where standard error is no terminal
 
 
 @dataclass(frozen=True)
@@ -176,12 +177,19 @@ def progress(items: Sequence[Any], description: str) -> Iterator[Any]:
 
         yield from track(items, description, console=Console(stderr=True), transient=True)
         return
-    last = time.monotonic()
-    for done, item in enumerate(items):
-        if time.monotonic() - last > 2.0:
-            last = time.monotonic()
+    done, finished = 0, threading.Event()
+
+    def report() -> None:  # from a thread: the first item alone may take minutes
+        while not finished.wait(INTERVAL):
             print(f"{description}: {done} of {len(items)}", file=sys.stderr, flush=True)
-        yield item
+
+    threading.Thread(target=report, daemon=True).start()
+    try:
+        for item in items:
+            yield item
+            done += 1
+    finally:
+        finished.set()
 
 
 def sweep(items: Iterable[Any], task: Callable[[Any], Any], description: str) -> tuple[list[Any], bool]:

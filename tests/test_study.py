@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,23 +154,27 @@ def test_environment_of_a_package_that_is_not_installed(monkeypatch):
 # --- progress and sweeps ----------------------------------------------------------------------------------------------
 
 
-class Clock:
-    """A clock that moves on by a fixed step at each look."""
-
-    def __init__(self, step):
-        self.step, self.now = step, 0.0
-
-    def __call__(self):
-        self.now += self.step
-        return self.now
-
-
-def test_progress_off_a_terminal_prints_a_line_every_two_seconds(capsys, monkeypatch):
-    monkeypatch.setattr(study.time, "monotonic", Clock(1.1))
-    assert list(study.progress(list("abcdef"), "training")) == list("abcdef")
+def test_progress_off_a_terminal_prints_lines_also_within_one_item(capsys, monkeypatch):
+    monkeypatch.setattr(study, "INTERVAL", 0.05)
+    for item in study.progress(list("ab"), "training"):
+        if item == "b":
+            threading.Event().wait(0.6)
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.splitlines() == ["training: 1 of 6", "training: 3 of 6", "training: 5 of 6"]
+    lines = set(printed.err.splitlines())
+    assert "training: 1 of 2" in lines
+    assert lines <= {"training: 0 of 2", "training: 1 of 2"}
+
+
+def test_progress_ends_with_the_loop(capsys, monkeypatch):
+    monkeypatch.setattr(study, "INTERVAL", 0.05)
+    before = threading.active_count()
+    steps = study.progress([1, 2, 3], "left")
+    next(steps)
+    steps.close()
+    threading.Event().wait(0.3)
+    assert threading.active_count() == before
+    assert capsys.readouterr().err.count("left") <= 1
 
 
 def test_progress_of_something_quick_is_silent(capsys):
