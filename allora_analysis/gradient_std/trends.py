@@ -15,7 +15,8 @@ average falls and the worst rises, contradicts it if either goes the other way, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -115,30 +116,33 @@ def family_of_trends(series: Mapping[Any, ArrayLike], first: int = 0) -> dict[An
     Returns:
         The trends by case.
     """
-    cases = several("series", series)
-    alone = {case: _trend(changes(series[case], first), LEVEL / len(cases)) for case in cases}
-    adjusted = holm([trend.p_value for trend in alone.values()])
+    moved = {case: changes(series[case], first) for case in several("series", series)}
+    tests = {case: paired_test(change, np.zeros_like(change), method="t") for case, change in moved.items()}
+    adjusted = holm([test.p_value for test in tests.values()])
     found = {}
-    for (case, trend), p_value in zip(alone.items(), adjusted, strict=True):
-        clear = replace(trend, adjusted_p_value=float(p_value))
-        found[case] = clear if clear.direction == "unclear" else replace(clear, required_n=None)
+    for (case, test), p_value in zip(tests.items(), adjusted, strict=True):
+        deviation, level = float(moved[case].std(ddof=1)), LEVEL / len(tests)
+        found[case] = Trend(
+            moved[case],
+            test.mean_difference,
+            test.interval,
+            test.p_value,
+            float(p_value),
+            deviation * _unit_effect(test.n, level),
+            _needed(test.mean_difference, deviation, level) if p_value > LEVEL else None,
+        )
     return found
 
 
-def _trend(change: Float[np.ndarray, " seeds"], level: float) -> Trend:
-    test = paired_test(change, np.zeros_like(change), method="t")
-    deviation = float(change.std(ddof=1))
-    detectable = detectable_effect(change.size, deviation, POWER, level) if deviation > 0 else 0.0
-    needed = _needed(test.mean_difference, deviation, level)
-    return Trend(change, test.mean_difference, test.interval, test.p_value, test.p_value, detectable, needed)
+@cache
+def _unit_effect(n: int, level: float) -> float:
+    return detectable_effect(n, 1.0, POWER, level)
 
 
 def _needed(change: float, deviation: float, level: float) -> int | None:
-    if deviation == 0:
-        return None
     try:
         return required_n(change, deviation, POWER, level)
-    except ArgumentError:  # a change of 0 has no such number
+    except ArgumentError:  # no change, or no deviation: no such number
         return None
 
 

@@ -1,0 +1,147 @@
+"""The ledger's row of Figure 1: its verdict follows from the records, and from nothing else."""
+
+import json
+
+import numpy as np
+import pytest
+
+from allora_analysis.claims import section_3_1_figure_1 as section
+from allora_analysis.claims.ledger import examine
+from allora_analysis.gradient_std import grid, trends
+from allora_analysis.study import plain
+from tests.planted_runs import plant
+
+(CLAIM,) = section.claims()
+AGREES, BOTH_RISE, BOTH_FALL, FLAT = (-1.0, 1.0), (1.0, 1.0), (-1.0, -1.0), (0.0, 0.0)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def finding():
+    row = examine(CLAIM)
+    assert row.error is None, row.error
+    json.dumps(plain(row.finding), allow_nan=False)
+    return row.finding
+
+
+def test_without_a_record_it_is_not_run_and_says_the_command(folder):
+    assert finding().verdict == "not_run"
+    assert CLAIM.id == "3.1-figure-1"
+    assert CLAIM.command.startswith("python -m experiments.gradient_std --data")
+
+
+def test_with_too_few_seeds_it_is_not_run(folder):
+    plant(folder, lambda arm: AGREES, seeds=4)
+    assert finding().verdict == "not_run"
+
+
+def test_holds_where_every_average_falls_and_every_worst_rises(folder):
+    plant(folder, lambda arm: AGREES)
+    found = finding()
+    assert (found.verdict, found.corrected, found.evidence.n) == ("holds", None, 5)
+    assert found.evidence.measured["settings: agrees"] == 8
+    average = found.evidence.measured["cifar10 adam"]["average, from epoch 0"]
+    assert average["direction"] == "falls"
+    assert average["log_change"] == pytest.approx(-1)
+    assert average["interval"][0] < -1 < average["interval"][1]
+    # From epoch 1 nine tenths of the straight line are left.
+    assert found.evidence.measured["cifar10 adam"]["worst, from epoch 1"]["log_change"] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("planted", "text"),
+    [
+        (lambda arm: AGREES if arm.data == "mnist" else BOTH_RISE, "the data set: true of mnist, false of cifar10"),
+        (
+            lambda arm: AGREES if arm.optimizer in ("sgd", "momentum") else BOTH_FALL,
+            "the optimiser: true of sgd, momentum, false of adam, adamw",
+        ),
+        (
+            lambda arm: AGREES if (arm.data, arm.optimizer) == ("mnist", "adam") else BOTH_FALL,
+            "data set and optimiser: true of mnist adam; false of mnist sgd",
+        ),
+    ],
+)
+def test_conditional_says_on_what(folder, planted, text):
+    plant(folder, planted)
+    found = finding()
+    assert found.verdict == "conditional"
+    assert text in found.corrected
+
+
+def test_conditional_names_what_is_undecided(folder):
+    plant(folder, lambda arm: {"mnist": AGREES, "cifar10": BOTH_RISE}[arm.data] if arm.optimizer != "adam" else FLAT)
+    found = finding()
+    assert found.verdict == "conditional"
+    assert found.corrected.endswith("undecided: mnist adam, cifar10 adam")
+
+
+def test_where_everything_goes_one_other_way_that_is_the_correction(folder):
+    plant(folder, lambda arm: BOTH_FALL)
+    found = finding()
+    assert found.verdict == "holds_corrected"
+    assert found.corrected.startswith("the average falls, the worst falls: mnist sgd")
+
+
+def test_refuted_where_it_fails_in_several_ways(folder):
+    plant(folder, lambda arm: BOTH_FALL if arm.data == "mnist" else BOTH_RISE)
+    found = finding()
+    assert found.verdict == "refuted"
+    assert "the average rises, the worst rises: cifar10 sgd" in found.corrected
+
+
+def test_undecided_says_the_seeds_it_needs(folder):
+    plant(folder, lambda arm: AGREES if arm.optimizer != "sgd" else (-0.01, 1.0), deviation=0.02)
+    found = finding()
+    assert found.verdict == "undecided"
+    change = 0.02 * np.arange(-2, 3) - 0.01
+    needed = trends.required_n(change.mean(), change.std(ddof=1), trends.POWER, trends.LEVEL / 16)
+    assert f"mnist sgd needs {needed} seeds" in found.corrected
+    assert "true of mnist adam" in found.corrected
+
+
+def test_undecided_where_nothing_changes_at_all(folder):
+    plant(folder, lambda arm: FLAT, deviation=0.0)
+    found = finding()
+    assert found.verdict == "undecided"
+    assert "mnist sgd no change to detect" in found.corrected
+
+
+def test_undecided_while_settings_are_missing(folder):
+    plant(folder, lambda arm: AGREES if arm.data == "mnist" else None)
+    found = finding()
+    assert found.verdict == "undecided"
+    assert "not run in full: cifar10 sgd, cifar10 momentum" in found.corrected
+    assert found.evidence.measured["settings: agrees"] == 4
+
+
+def test_a_planted_wrong_worst_entry_changes_the_verdict(folder, monkeypatch):
+    plant(folder, lambda arm: AGREES)
+    assert finding().verdict == "holds"
+    monkeypatch.setattr(section, "WORST", "mean")
+    assert finding().verdict == "holds_corrected"
+
+
+def test_a_planted_reversal_of_time_changes_the_verdict(folder, monkeypatch):
+    plant(folder, lambda arm: AGREES)
+    right = trends.changes
+    monkeypatch.setattr(trends, "changes", lambda series, first=0: -right(series, first))
+    assert finding().verdict == "holds_corrected"
+
+
+def test_the_probe_batch_counts(folder):
+    """The fresh batch is reported by the figure's study; a verdict from it would see a jump of the batch, not time."""
+    plant(folder, lambda arm: AGREES)
+    values = trends.values([grid.recorded(folder)[grid.Arm("mnist", "sgd", 0.5)][0]], trends.AVERAGE)
+    assert values[0, 0] == 1.0
+
+
+def test_committed_records_if_any_are_of_whole_runs():
+    """What is committed is whole: every run has all its epochs, and the same grid's settings."""
+    for arm, runs in grid.recorded().items():
+        for seed, epochs in runs.items():
+            assert [epoch["epoch"] for epoch in epochs] == list(range(grid.FIGURE_1.epochs + 1)), (arm, seed)
