@@ -1,0 +1,188 @@
+"""The standard deviation, over dropout masks, of each entry of a gradient: one pass, memory independent of K.
+
+The same code estimates it for the network, for the linear model (whose closed form judges it) and, with minibatches in
+place of masks, for the control without dropout. Checked by `tests/test_gradient_std_estimator.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from allora_analysis.gradient_std.masks import MaskStream
+from allora_analysis.gradient_std.moments import Block, Moments
+from allora_analysis.validation import count
+
+MEMORY_LIMIT = 16 * 2**20  # bytes for a chunk of masks: what the caches near a core hold
+FIRST = 4  # gradients in the first block, whose shift is their own mean
+BLOCK = 64  # gradients summed in their own dtype before they are merged into float64, half of them in each half
+SEGMENTS = 8  # batch means behind the standard error
+LEAST = 8  # gradients in each of them
+
+
+@runtime_checkable
+class MaskedGradient(Protocol):
+    """What the estimator asks of a model on one batch: a gradient leftᵀ right as a function of the mask."""
+
+    keep_prob: float
+    mask_size: int
+    shape: tuple[int, int]
+    below: Tensor
+
+    @property
+    def bytes_per_mask(self) -> int:
+        """Memory that one mask of a chunk takes."""
+
+    def factors(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """`left` (masks × N × rows) and `right` (masks × N × columns) of a chunk of masks."""
+
+
+@dataclass(frozen=True)
+class GradientMoments:
+    """Moments of each entry of a gradient, over K masks (or minibatches).
+
+    Attributes:
+        k: how many.
+        mean: mean gradient.
+        std: standard deviation, √ of the unbiased variance.
+        mean_even: mean over the masks 0, 2, 4, …
+        mean_odd: over the masks 1, 3, 5, …
+        std_even: standard deviation over the even masks; they choose the worst entry that the odd ones measure.
+        std_odd: over the odd masks, likewise.
+        average: mean over entries of `std`.
+        average_stderr: its standard error over masks, from the batch means of 2 to 8 segments; None below 16.
+    """
+
+    k: int
+    mean: Float[np.ndarray, "rows columns"]
+    std: Float[np.ndarray, "rows columns"]
+    mean_even: Float[np.ndarray, "rows columns"]
+    mean_odd: Float[np.ndarray, "rows columns"]
+    std_even: Float[np.ndarray, "rows columns"]
+    std_odd: Float[np.ndarray, "rows columns"]
+    average: float
+    average_stderr: float | None
+
+
+def gradient_moments(
+    model: MaskedGradient, masks: int, generator: np.random.Generator, memory_limit: int = MEMORY_LIMIT
+) -> GradientMoments:
+    """Moments of a model's gradient over random masks.
+
+    Source: what Figure 1 of the paper shows, for the second layer. The masks depend on the generator alone.
+
+    Args:
+        model: the model on its batch.
+        masks: K, at least 2.
+        generator: the randomness of the masks.
+        memory_limit: bytes for the activations of the masks that are forwarded together.
+
+    Returns:
+        The moments, float64; of standard deviation exactly 0 if keep_prob is 1.
+    """
+    masks = count("masks", masks, 2)
+    if model.keep_prob == 1.0:
+        return _constant(model, masks)
+    chunk = max(1, min(BLOCK, count("memory_limit", memory_limit) // model.bytes_per_mask))
+    stream = MaskStream(model.keep_prob, generator)
+    drawn = np.empty((chunk, model.mask_size), dtype=np.uint8)
+
+    def draw(size: int) -> tuple[Tensor, Tensor]:
+        stream.fill(drawn[:size])
+        return model.factors(torch.from_numpy(drawn[:size]).to(model.below.device) < stream.threshold)
+
+    return streaming_moments(draw, masks, chunk)
+
+
+def _constant(model: MaskedGradient, masks: int) -> GradientMoments:
+    # Every mask keeps everything: one gradient, whose spread is 0 and not the rounding of K sums.
+    left, right = model.factors(torch.ones(1, model.mask_size, dtype=torch.bool, device=model.below.device))
+    mean = _array(left[0].T @ right[0])
+    zero = np.zeros_like(mean)
+    return GradientMoments(masks, mean, zero, mean, mean, zero, zero, 0.0, 0.0)
+
+
+def streaming_moments(draw: Callable[[int], tuple[Tensor, Tensor]], k: int, chunk: int = BLOCK) -> GradientMoments:
+    """Moments of K gradients that come in chunks.
+
+    Args:
+        draw: gives `left` and `right` of the next so many gradients.
+        k: K, at least 2.
+        chunk: the most that are drawn at once.
+
+    Returns:
+        The moments.
+    """
+    k, stream = count("k", k, 2), None
+    segments = max(1, min(SEGMENTS, k // LEAST))
+    for segment in range(segments):
+        left_over = (segment + 1) * k // segments - segment * k // segments
+        while left_over:
+            size = min(left_over, chunk, BLOCK if stream else FIRST)
+            left, right = draw(size)
+            stream = stream or _Stream(left.flatten(0, 1).T @ right.flatten(0, 1) / size)
+            stream.add(left, right)
+            left_over -= size
+        stream.close_segment()
+    return stream.finish()
+
+
+class _Stream:
+    """The moments of the even and of the odd gradients, of all segments and of the present one."""
+
+    def __init__(self, pilot: Tensor):
+        # The first block's shift is its own mean; later blocks have the running mean.
+        self.shift = pilot
+        self.halves, self.parts = ([Moments.empty(pilot) for _ in range(2)] for _ in range(2))
+        self.blocks = [Block(self.shift) for _ in range(2)]
+        self.averages: list[float] = []
+        self.seen = self.pending = 0
+
+    def add(self, left: Tensor, right: Tensor) -> None:
+        for one_left, one_right in zip(left, right, strict=True):
+            self.blocks[self.seen % 2].add(one_left, one_right)
+            self.seen += 1
+        self.pending += len(left)
+        if self.pending >= BLOCK or self.seen <= FIRST:
+            self._flush()
+
+    def _flush(self) -> None:
+        for block, part in zip(self.blocks, self.parts, strict=True):
+            block.flush(part)
+        groups = [group for group in (*self.halves, *self.parts) if group.n]
+        mean = sum(group.mean * (group.n / self.seen) for group in groups)
+        self.shift.copy_(mean)
+        self.pending = 0
+
+    def close_segment(self) -> None:
+        self._flush()
+        self.averages.append(float(_merged(self.parts).variance().sqrt().mean()))
+        for half, part in zip(self.halves, self.parts, strict=True):
+            half.merge(part.n, part.mean, part.squares)
+        self.parts = [Moments.empty(self.shift) for _ in range(2)]
+
+    def finish(self) -> GradientMoments:
+        whole = _merged(self.halves)
+        std = _array(whole.variance().sqrt())
+        spreads = [_array((half.squares / max(half.n - 1, 1)).sqrt()) for half in self.halves]
+        means = [_array(half.mean) for half in self.halves]
+        stderr = None
+        if len(self.averages) > 1:
+            stderr = float(np.std(self.averages, ddof=1) / np.sqrt(len(self.averages)))
+        return GradientMoments(whole.n, _array(whole.mean), std, *means, *spreads, float(std.mean()), stderr)
+
+
+def _merged(groups: list[Moments]) -> Moments:
+    whole = Moments(groups[0].n, groups[0].mean.clone(), groups[0].squares.clone())
+    whole.merge(groups[1].n, groups[1].mean.clone(), groups[1].squares)
+    return whole
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.double().cpu().numpy()

@@ -1,0 +1,263 @@
+"""The study of Figure 1: trains an MLP and measures, at each epoch, how much ∂L/∂W₂ varies across dropout masks.
+
+Predicted: the linear model's entrywise closed form; measured: the same estimator on it, then the network. Checked by
+`tests/test_gradient_std_study.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from tyro.conf import arg
+
+from allora_analysis.gradient_std.setting import LEARNING_RATES, OPTIMIZERS, WEIGHT_DECAYS, Setting
+from allora_analysis.study import Result, Study, Table, sweep
+from allora_analysis.validation import ArgumentError, choice, count, non_negative, number, positive, several
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from allora_analysis.images import Images
+
+BATCHES = ("probe", "fresh", "no_dropout_fresh")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Figure 1: the standard deviation of the second layer's gradient across dropout masks, over training.
+
+    Trains an MLP (ReLU, dropout after each hidden layer, mean cross-entropy). Before training and after each epoch it
+    measures every entry of the gradient of the second weight matrix over masks, on a fixed probe batch and on a fresh
+    one; across minibatches without dropout; and splits the variance into masks and minibatches.
+    """
+
+    data: Annotated[str, arg(metavar="digits|mnist|cifar10|FILE.npz")] = "digits"
+    """The images: digits (embedded), mnist, cifar10, or an .npz with x_train, y_train, x_test and y_test."""
+    data_root: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """torchvision's folder, for mnist and cifar10."""
+    download: bool = False
+    """Fetch the data into the data root where it is missing."""
+    data_name: Annotated[str | None, arg(metavar="NAME")] = None
+    """What records call the data; default: its own name, or the file's stem."""
+    hidden: tuple[int, ...] = (128, 128)
+    """Widths of the hidden layers, at least one. The paper's figure does not say; the real runs take 512 512."""
+    drop_rate: float = 0.5
+    """Drop rate 1 - keep_prob in [0, 1), in training and in the masks measured; 0 is the control without dropout."""
+    optimizer: str = "sgd"
+    """sgd, momentum (SGD with momentum 0.9), adam or adamw."""
+    learning_rate: float | None = None
+    """Learning rate; default: 0.1 for sgd, 0.02 for momentum, 0.001 for adam and adamw."""
+    weight_decay: float | None = None
+    """Weight decay, decoupled for adamw; default: 0.01 for adamw, 0 for the others."""
+    epochs: int = 5
+    """Epochs of training, 1 or more; epoch 0 is measured before training."""
+    batch_size: int = 128
+    """Images in a batch, in training and when measured."""
+    masks: int = 100
+    """K, masks on the probe batch and on the fresh one, 2 or more."""
+    control_minibatches: int = 100
+    """Minibatches of the control without dropout, 2 or more."""
+    nested_minibatches: int = 16
+    """Minibatches of the nested design minibatch × mask, 3 or more."""
+    nested_masks: int = 16
+    """Masks on each minibatch of the nested design, 2 or more."""
+    seeds: tuple[int, ...] = (1,)
+    """One number: how many seeds, from `seed` on. Several: the seeds themselves."""
+    seed: int = 0
+    """The first seed, where `seeds` is a number of seeds."""
+    results: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Record each finished run in this folder, and go on there after an interruption; default: nothing is kept."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+
+
+def _check(config: Config) -> None:
+    for width in several("hidden", config.hidden):
+        count("hidden", width)
+    if not 0 <= number("drop_rate", config.drop_rate, "a drop rate in [0, 1)") < 1:
+        raise ArgumentError(f"drop_rate must be a drop rate in [0, 1), received {config.drop_rate!r}")
+    choice("optimizer", config.optimizer, OPTIMIZERS)
+    if config.learning_rate is not None:
+        positive("learning_rate", config.learning_rate)
+    if config.weight_decay is not None:
+        non_negative("weight_decay", config.weight_decay)
+    for name, minimum in (("epochs", 1), ("batch_size", 1), ("masks", 2), ("control_minibatches", 2)):
+        count(name, getattr(config, name), minimum)
+    count("nested_minibatches", config.nested_minibatches, 3)
+    count("nested_masks", config.nested_masks, 2)
+    choice("device", config.device, ("auto", "cpu", "cuda"))
+    if len(set(seeds(config))) < len(seeds(config)):
+        raise ArgumentError(f"seeds must differ from one another, received {config.seeds!r}")
+
+
+def seeds(config: Config) -> tuple[int, ...]:
+    """The seeds: `seeds` themselves, or so many from `seed` on.
+
+    Args:
+        config: the study's settings.
+
+    Returns:
+        The seeds.
+    """
+    first, given = count("seed", config.seed, 0), several("seeds", config.seeds)
+    if len(given) == 1:
+        return tuple(range(first, first + count("seeds", given[0])))
+    return tuple(count("seeds", seed, 0) for seed in given)
+
+
+def settings(config: Config, name: str) -> list[Setting]:
+    """The runs, one a seed.
+
+    Args:
+        config: the study's settings.
+        name: the data set's.
+
+    Returns:
+        The settings in full, defaults filled in.
+    """
+    same = ("hidden", "drop_rate", "optimizer", "epochs", "batch_size", "masks")
+    same += ("control_minibatches", "nested_minibatches", "nested_masks")
+    fields = {field: getattr(config, field) for field in same}
+    rate, decay = config.learning_rate, config.weight_decay
+    fields["learning_rate"] = LEARNING_RATES[config.optimizer] if rate is None else rate
+    fields["weight_decay"] = WEIGHT_DECAYS[config.optimizer] if decay is None else decay
+    return [Setting(data=name, seed=seed, **fields) for seed in seeds(config)]
+
+
+def run(config: Config) -> Result:
+    """Check the estimator on the linear model, then train and measure, a run a seed.
+
+    Args:
+        config: the study's settings.
+
+    Returns:
+        Predicted and measured: the linear model's average, and what each run measured at each epoch.
+
+    Raises:
+        ArgumentError: fewer training images than a batch has.
+    """
+    _check(config)
+    from allora_analysis import images
+
+    loaded = images.load(config.data, config.data_root, config.download, config.data_name)
+    if len(loaded.x_train) < config.batch_size:
+        raise ArgumentError(
+            f"batch_size must be at most the {len(loaded.x_train)} training images of {loaded.name}, "
+            f"received {config.batch_size}"
+        )
+    predicted, measured = _linear(config, loaded)
+    runs, interrupted = _runs(config, loaded)
+    measured |= {"data": loaded.name, "seeds": list(runs), "runs": list(runs.values())}
+    measured |= over_seeds(list(runs.values()))
+    return Result(predicted, measured, interrupted)
+
+
+def _runs(config: Config, loaded: Images) -> tuple[dict[int, list[dict[str, Any]]], bool]:
+    import torch
+
+    from allora_analysis.gradient_std.measurement import Data
+    from allora_analysis.gradient_std.run import Run
+
+    cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not cuda:
+        raise ArgumentError("device must be cpu or auto here, received 'cuda': PyTorch finds no CUDA device")
+    device = "cuda" if cuda and config.device != "cpu" else "cpu"
+    parts = (loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test)
+    data = Data(*(torch.from_numpy(part).to(device) for part in parts))
+    opened: dict[int, Run] = {}
+    wanted = settings(config, loaded.name)
+
+    def step(task: tuple[Setting, int]) -> tuple[int, dict[str, Any]]:
+        setting, epoch = task
+        if setting.seed not in opened:
+            opened.clear()
+            opened[setting.seed] = Run(setting, data, loaded.classes, loaded.digest, config.results)
+        return setting.seed, opened[setting.seed].entry(epoch)
+
+    tasks = [(setting, epoch) for setting in wanted for epoch in range(config.epochs + 1)]
+    done, interrupted = sweep(tasks, step, f"{loaded.name}, {config.optimizer}: epochs measured")
+    runs: dict[int, list[dict[str, Any]]] = {}
+    for seed, entry in done:
+        runs.setdefault(seed, []).append(entry)
+    return runs, interrupted
+
+
+def _linear(config: Config, loaded: Images) -> tuple[dict[str, Any], dict[str, Any]]:
+    # The estimator's own check, on this data: a linear model's average over entries, closed form and estimated.
+    import torch
+
+    from allora_analysis import deviation
+    from allora_analysis.gradient_std.estimator import gradient_moments
+    from allora_analysis.gradient_std.linear import LinearGradient
+
+    generator = np.random.Generator(np.random.SFC64([config.seed, 7]))
+    x = loaded.x_train[: config.batch_size].astype(np.float64)
+    y = np.eye(loaded.classes)[loaded.y_train[: config.batch_size]]
+    w = generator.standard_normal((x.shape[1], loaded.classes)) / math.sqrt(x.shape[1])
+    keep_prob = 1.0 - config.drop_rate
+    predicted = float(deviation.gradient_std(x, y, w, keep_prob).mean())
+    model = LinearGradient(*(torch.from_numpy(part) for part in (x, y, w)), keep_prob)
+    moments = gradient_moments(model, config.masks, generator)
+    measured = {"linear_mean": moments.average, "linear_mean_stderr": moments.average_stderr}
+    return {"linear_mean": predicted}, measured
+
+
+def over_seeds(runs: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Averages over seeds, epoch by epoch, over the epochs that all runs have, with the standard error over seeds.
+
+    Args:
+        runs: each run's epochs.
+
+    Returns:
+        Lists by name, for example `probe_mean` and `probe_mean_stderr` (None with one seed).
+    """
+    length = min(len(run) for run in runs)
+    found: dict[str, Any] = {}
+    for part, statistic in (
+        (None, "test_accuracy"),
+        *((batch, statistic) for batch in BATCHES for statistic in ("mean", "worst_held_out")),
+        *(("decomposition", which) for which in ("mask", "minibatch")),
+    ):
+        name = statistic if part is None else f"{part}_{statistic}"
+        values = np.array([[(e if part is None else e[part])[statistic] for e in run[:length]] for run in runs])
+        found[name] = values.mean(axis=0)
+        many = len(runs) > 1
+        found[f"{name}_stderr"] = values.std(axis=0, ddof=1) / math.sqrt(len(runs)) if many else [None] * length
+    return found
+
+
+def table(config: Config, result: Result) -> Table:
+    """The result as text: a row an epoch.
+
+    Args:
+        config: the study's settings.
+        result: what `run` returned.
+
+    Returns:
+        The table.
+    """
+    from allora_analysis.gradient_std.figure import tabulate
+
+    return tabulate(config, result)
+
+
+def plot(config: Config, result: Result) -> Figure:
+    """Two panels; see `allora_analysis.gradient_std.figure`.
+
+    Args:
+        config: the study's settings.
+        result: what `run` returned.
+
+    Returns:
+        The figure.
+    """
+    from allora_analysis.gradient_std.figure import draw
+
+    return draw(result)
+
+
+STUDY = Study("gradient_std", Config, run, table, plot)
