@@ -173,7 +173,7 @@ def test_progress_ends_with_the_loop(capsys, monkeypatch):
     next(steps)
     steps.close()
     threading.Event().wait(0.3)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     assert capsys.readouterr().err.count("left") <= 1
 
 
