@@ -114,6 +114,8 @@ def _run(folder: Path, grid: Grid, run: tuple[Arm, int], loaded: Images) -> bool
     from allora_analysis.gradient_std.run import Run
     from allora_analysis.gradient_std.training import Diverged
 
+    if _recorded(folder, grid, run, loaded.digest):  # by a neighbour, meanwhile
+        return True
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parts = (loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test)
     data = Data(*(torch.from_numpy(part).to(device) for part in parts))

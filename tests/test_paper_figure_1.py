@@ -24,55 +24,66 @@ def folder(tmp_path_factory):
 def test_data_are_the_records(folder):
     data = figure_1.load_data(folder, TINY)
     runs = grids.recorded(folder, TINY)
-    # The extra drop rates are no part of the figure.
-    assert [(arm.optimizer, arm.drop_rate) for arm in data] == [("sgd", 0.5), ("adam", 0.5)]
+    # Drop rate 0 is there for the control, another extra one would not be.
+    assert [(arm.optimizer, arm.drop_rate) for arm in data] == [("sgd", 0.5), ("adam", 0.5), ("sgd", 0.0)]
     for arm, series in data.items():
         for seed in (0, 1):
             for name in ("mean", "worst_held_out", "q01", "q99", "median"):
                 assert list(series[name][seed]) == [epoch["probe"][name] for epoch in runs[arm][seed]]
-        assert series["no_dropout"].shape == series["mask_share"].shape == (2, 3)
+            for name in ("mean", "worst_held_out"):
+                control = [epoch["no_dropout_fresh"][name] for epoch in runs[arm][seed]]
+                assert list(series[f"control {name}"][seed]) == control
+        assert series["mask_share"].shape == (2, 3)
         parts = runs[arm][1][2]["decomposition"]
         assert series["mask_share"][1, 2] == parts["mask"] / (parts["mask"] + parts["minibatch"])
-        assert series["no_dropout"][1, 2] == runs[arm][1][2]["no_dropout_fresh"]["mean"]
 
 
 def test_panels(folder):
     data = figure_1.load_data(folder, TINY)
     figure = figure_1.make_figure(data)
     assert isinstance(figure, Figure)
-    top, middle, bottom = figure.axes
-    assert top.get_title() == "digits: 2 seeds of sgd"
+    top, middle, control, bottom = figure.axes
+    assert top.get_title() == "digits, sgd, 2 seeds"
     lines = {line.get_label(): line for line in top.get_lines()}
     series = data[grids.Arm("digits", "sgd", 0.5)]
-    np.testing.assert_allclose(lines["mean over entries"].get_ydata(), series["mean"].mean(axis=0))
-    np.testing.assert_allclose(lines["worst entry, held out"].get_ydata(), series["worst_held_out"].mean(axis=0))
-    np.testing.assert_allclose(
-        lines["mean, over minibatches, no dropout"].get_ydata(), series["no_dropout"].mean(axis=0)
-    )
+    for label, name in (
+        ("mean over entries", "mean"),
+        ("worst entry", "worst_held_out"),
+        ("mean, minibatches, no dropout", "control mean"),
+    ):
+        np.testing.assert_allclose(lines[label].get_ydata(), series[name].mean(axis=0))
     assert list(lines["mean over entries"].get_xdata()) == [0, 1, 2]
     assert len(top.collections) == 3
-    ratios = {line.get_label(): line.get_ydata() for line in middle.get_lines() if "," in str(line.get_label())}
-    assert set(ratios) == {"sgd, mean", "sgd, worst", "adam, mean", "adam, worst"}
-    for label, ratio in ratios.items():
-        assert ratio[0] == 1, label
-    expected = np.exp(np.log(series["mean"][:, -1] / series["mean"][:, 0]).mean())
-    np.testing.assert_allclose(ratios["sgd, mean"][-1], expected)
+    curves = {f"{optimizer}, {name}" for optimizer in ("sgd", "adam") for name in figure_1.STATISTICS}
+    for axis, prefix in ((middle, ""), (control, "control ")):
+        ratios = {line.get_label(): line.get_ydata() for line in axis.get_lines() if line.get_label() in curves}
+        assert set(ratios) == curves
+        assert all(ratio[0] == 1 for ratio in ratios.values())
+        for name in figure_1.STATISTICS:
+            values = series[prefix + name]
+            np.testing.assert_allclose(ratios[f"sgd, {name}"][-1], np.exp(np.log(values[:, -1] / values[:, 0]).mean()))
+    without = data[grids.Arm("digits", "sgd", 0.0)]["control mean"]
+    (line,) = [line for line in control.get_lines() if line.get_label() == figure_1.WITHOUT]
+    np.testing.assert_allclose(line.get_ydata()[-1], np.exp(np.log(without[:, -1] / without[:, 0]).mean()))
     assert {line.get_label() for line in bottom.get_lines()} == {"sgd", "adam"}
-    assert (top.get_yscale(), middle.get_yscale(), bottom.get_ylim()) == ("log", "log", (0, 1))
-    assert all(axis.get_xlabel() == "epoch" and axis.get_ylabel() for axis in figure.axes)
+    assert (top.get_yscale(), middle.get_yscale(), control.get_yscale()) == ("log", "log", "log")
+    assert bottom.get_ylim() == (0, 1)
+    assert all(axis.get_ylabel() for axis in figure.axes)
+    assert bottom.get_xlabel() == "epoch"
 
 
 def test_a_column_for_each_data_set(tmp_path):
     small = dataclasses.replace(grids.FIGURE_1, seeds=2, optimizers=("momentum", "adamw"), extra_drop_rates=())
     plant(tmp_path, lambda arm: (-1.0, 1.0), small)
     figure = figure_1.make_figure(figure_1.load_data(tmp_path, small))
-    assert len(figure.axes) == 6
     titles = [axis.get_title() for axis in figure.axes]
-    assert titles == ["MNIST: 2 seeds of momentum", "CIFAR-10: 2 seeds of momentum", "", "", "", ""]
+    assert titles == ["MNIST, momentum, 2 seeds", "CIFAR-10, momentum, 2 seeds", *[""] * 6]
+    for left, right in zip(figure.axes[::2], figure.axes[1::2], strict=True):
+        assert left.get_ylim() == right.get_ylim()
     # The planted change of the logarithm, ∓1 in the seeds' mean but for the fixed pattern −0.02, −0.01.
     ends = {line.get_label(): float(np.log(line.get_ydata()[-1])) for line in figure.axes[2].get_lines()}
     assert ends["adamw, mean"] == pytest.approx(-1.015)
-    assert ends["adamw, worst"] == pytest.approx(0.985)
+    assert ends["adamw, worst_held_out"] == pytest.approx(0.985)
 
 
 @pytest.mark.bad_input
