@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from allora_analysis import cli, hessian
-from allora_analysis.hessian import study
+from allora_analysis.hessian import digits_part, study
 from allora_analysis.hessian.study import STUDY, Config
 from allora_analysis.study import plain
 
@@ -175,3 +175,19 @@ def test_the_study_imports_nothing_heavy():
     heavy = "import sys, allora_analysis.hessian.study; print({'torch', 'matplotlib', 'scipy'} & set(sys.modules))"
     child = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True, cwd=root)
     assert child.stdout.strip() == "set()"
+
+
+def test_the_network_part(capsys):
+    assert cli.main(STUDY, ["--network", "True", "--rank", "2", "--draws", "2", "--ratios", "1", "--json", "-"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    predicted, measured = document["predicted"]["network"], document["measured"]["network"]
+    assert (
+        predicted["negative"] >= predicted["negative_at_least"] == 2 * sum(predicted["layer_gradient_ranks"].values())
+    )
+    assert measured["gradient_a_norm"] == pytest.approx(0, abs=1e-12)
+    assert measured["gradient_b_norm"] > 0.1
+    assert measured["start"]["smallest"][0] < -0.1
+    assert measured["trained"]["loss"] < measured["start"]["loss"]
+    notes = digits_part.digits_notes(predicted, measured)
+    assert f"{predicted['negative']} negative directions of {measured['start']['parameters']}" in notes[0]
+    assert "after training" in notes[1]

@@ -19,6 +19,7 @@ from allora_analysis.hessian.conditioning import (
     marchenko_pastur_condition,
     square_log_condition,
 )
+from allora_analysis.hessian.digits_part import digits_notes, digits_part
 from allora_analysis.hessian.factors import factor_spectrum, inertia
 from allora_analysis.hessian.monte_carlo import dense_factor_hessian, sample_log_conditions
 from allora_analysis.hessian.stationarity import factor_gradient
@@ -51,6 +52,8 @@ class Config:
     """Designs X drawn at each ratio."""
     samples: int = 96
     """N of the one problem whose spectrum in (B, A) is computed."""
+    network: bool = False
+    """True: also both ends of the Hessian of a small MLP with LoRA on the digits, before and after training (6 s)."""
     seed: int = 0
     """Seed of all random numbers."""
 
@@ -81,6 +84,8 @@ def run(config: Config) -> Result:
     starts = {"lora": _start(config, zero_a=False), "both_zero": _start(config, zero_a=True)}
     rows, interrupted = sweep(config.ratios, lambda ratio: _ratio(config, ratio), "condition numbers")
     predicted, measured = ({name: [row[side][name] for row in rows] for name in rows[0][side]} for side in (0, 1))
+    if config.network and not interrupted:
+        starts["network"] = digits_part(config.seed, config.rank)
     for name, (theory, dense) in starts.items():
         predicted[name], measured[name] = theory, dense
     return Result(predicted, measured, interrupted)
@@ -179,29 +184,16 @@ def table(config: Config, result: Result) -> Table:
     for i, n in enumerate(p["n_samples"]):
         limit = p["log_condition"][i]
         square, fixed = p["log_condition_square"][i], m["log_condition_fixed_gram"][i]
-        rows.append(
-            (
-                f"{n / config.features:.3g}",
-                str(n),
-                f"{m['rank'][i]} of {config.features}",
-                text(math.exp(limit)),
-                text(math.exp(m["log_condition_median"][i])),
-                text(limit) if square is None else f"∞, at finite N {text(square)}",
-                f"{m['log_condition'][i]:.3f} ± {m['log_condition_stderr'][i]:.3f}",
-                text(None if fixed is None else math.exp(fixed)),
-            )
-        )
-    columns = (
-        "N/D",
-        "N",
-        "rank S",
-        "κ predicted",
-        "κ median",
-        "log κ predicted",
-        "log κ mean ± s.e.",
-        "κ, S held fixed",
-    )
+        row = [f"{n / config.features:.3g}", str(n), f"{m['rank'][i]} of {config.features}"]
+        row += [text(math.exp(limit)), text(math.exp(m["log_condition_median"][i]))]
+        row += [text(limit) if square is None else f"∞, at finite N {text(square)}"]
+        row += [f"{m['log_condition'][i]:.3f} ± {m['log_condition_stderr'][i]:.3f}"]
+        rows.append([*row, text(None if fixed is None else math.exp(fixed))])
+    columns = ["N/D", "N", "rank S", "κ predicted", "κ median", "log κ predicted", "log κ mean ± s.e."]
+    columns += ["κ, S held fixed"]
     notes = [note for name in ("lora", "both_zero") for note in _notes(name, p[name], m[name])]
+    if "network" in p:
+        notes += digits_notes(p["network"], m["network"])
     return Table(f"Condition number of the non-zero part of S = XᵀX, D = {config.features}", columns, rows, notes)
 
 
