@@ -48,6 +48,8 @@ def test_holds_where_every_average_falls_and_every_worst_rises(folder):
     assert average["direction"] == "falls"
     assert average["log_change"] == pytest.approx(-1)
     assert average["interval"][0] < -1 < average["interval"][1]
+    control = found.evidence.measured["cifar10 adam"]["worst, over minibatches without dropout, from epoch 0"]
+    assert control["log_change"] == pytest.approx(1)
     # From epoch 1 nine tenths of the straight line are left.
     assert found.evidence.measured["cifar10 adam"]["worst, from epoch 1"]["log_change"] == pytest.approx(0.9)
 
@@ -55,7 +57,10 @@ def test_holds_where_every_average_falls_and_every_worst_rises(folder):
 @pytest.mark.parametrize(
     ("planted", "text"),
     [
-        (lambda arm: AGREES if arm.data == "mnist" else BOTH_RISE, "the data set: true of mnist, false of cifar10"),
+        (
+            lambda arm: AGREES if arm.data == "mnist" else BOTH_RISE,
+            "the data set: true of mnist, false of cifar10; the average rises, the worst rises: cifar10 sgd",
+        ),
         (
             lambda arm: AGREES if arm.optimizer in ("sgd", "momentum") else BOTH_FALL,
             "the optimiser: true of sgd, momentum, false of adam, adamw",

@@ -164,7 +164,7 @@ def test_other_bad_input():
         trends.family_of_trends({})
     with pytest.raises(ArgumentError, match="at least one value"):
         trends.values([], "mean")
-    with pytest.raises(ArgumentError, match="probe, fresh"):
+    with pytest.raises(ArgumentError, match="probe, fresh, no_dropout_fresh"):
         trends.values([[]], "mean", "other")
     with pytest.raises(ArgumentError, match=r"received \[1, 2\]"):
         trends.values([[{"probe": {"mean": 1.0}}] * size for size in (1, 2)], "mean")

@@ -17,8 +17,14 @@ from allora_analysis.gradient_std.grid import Arm
 from allora_analysis.gradient_std.trends import AVERAGE, LEVEL, WORST, Trend, agreement, family_of_trends, values
 
 COMMAND = "python -m experiments.gradient_std --data mnist --data-root FOLDER"
-BASELINES = {"epoch 0": 0, "epoch 1": 1}
-PRIMARY = "epoch 0"
+PRIMARY = "from epoch 0"
+# Which spread, and the epoch that the last one is compared with. The verdict is the first's; the rest stand beside it.
+BASELINES = {
+    PRIMARY: ("probe", 0),
+    "from epoch 1": ("probe", 1),
+    "fresh batches, from epoch 0": ("fresh", 0),
+    "over minibatches without dropout, from epoch 0": ("no_dropout_fresh", 0),
+}
 Pairs = Mapping[Arm, tuple[Trend, Trend]]
 
 
@@ -30,34 +36,33 @@ def figure_1() -> Finding:
     """
     grid = grids.FIGURE_1
     runs = grids.recorded(grids.RESULTS, grid)
-    complete = [setting for setting in grid.arms() if len(runs.get(setting, ())) == grid.seeds]
+    complete = [arm for arm in grid.arms() if len(runs.get(arm, ())) == grid.seeds]
     if not complete:
         return Finding("not_run", Evidence({}, {}, "none: no setting is recorded in full"))
-    pairs = {name: _pairs(runs, complete, first) for name, first in BASELINES.items()}
-    outcomes = {setting: agreement(*pairs[PRIMARY][setting]) for setting in complete}
-    missing = [setting for setting in grid.arms() if setting not in complete]
-    verdict, text = judged(pairs[PRIMARY], outcomes, missing)
+    pairs = {name: _pairs(runs, complete, *baseline) for name, baseline in BASELINES.items()}
+    outcomes = {arm: agreement(*pairs[PRIMARY][arm]) for arm in complete}
+    verdict, text = judged(pairs[PRIMARY], outcomes, [arm for arm in grid.arms() if arm not in complete])
     counted = Counter(outcomes.values())
     measured: dict[str, Any] = {f"settings: {word}": counted[word] for word in ("agrees", "contradicts", "undecided")}
-    measured |= {_name(setting): _measured(pairs, setting) for setting in complete}
+    measured |= {_name(arm): _measured(pairs, arm) for arm in complete}
     source = f"Student's t over seeds at {LEVEL}, Holm over {2 * len(complete)} cases; {PRIMARY} to the last"
     return Finding(verdict, Evidence({"average": "falls", "worst": "rises"}, measured, source, n=grid.seeds), text)
 
 
-def _pairs(runs: Mapping[Arm, Mapping[int, Any]], settings: Sequence[Arm], first: int) -> Pairs:
+def _pairs(runs: Mapping[Arm, Mapping[int, Any]], arms: Sequence[Arm], batch: str, first: int) -> Pairs:
     series = {
-        (setting, statistic): values([runs[setting][seed] for seed in sorted(runs[setting])], statistic)
-        for setting in settings
+        (arm, statistic): values([runs[arm][seed] for seed in sorted(runs[arm])], statistic, batch)
+        for arm in arms
         for statistic in (AVERAGE, WORST)
     }
     found = family_of_trends(series, first)
-    return {setting: (found[setting, AVERAGE], found[setting, WORST]) for setting in settings}
+    return {arm: (found[arm, AVERAGE], found[arm, WORST]) for arm in arms}
 
 
-def _measured(pairs: Mapping[str, Pairs], setting: Arm) -> dict[str, Any]:
+def _measured(pairs: Mapping[str, Pairs], arm: Arm) -> dict[str, Any]:
     return {
-        f"{what}, from {baseline}": {
-            "direction": (trend := both[setting][index]).direction,
+        f"{what}, {baseline}": {
+            "direction": (trend := both[arm][index]).direction,
             "log_change": trend.change,
             "interval": trend.interval,
             "adjusted_p_value": trend.adjusted_p_value,
@@ -81,23 +86,34 @@ def judged(pairs: Pairs, outcomes: Mapping[Arm, str], missing: Sequence[Arm] = (
     Returns:
         The verdict and the text; None where the sentence holds as printed.
     """
-    decided = {setting: word == "agrees" for setting, word in outcomes.items() if word != "undecided"}
-    open_ones = [setting for setting, word in outcomes.items() if word == "undecided"]
+    decided = {arm: word == "agrees" for arm, word in outcomes.items() if word != "undecided"}
+    open_ones = [arm for arm, word in outcomes.items() if word == "undecided"]
     if len(set(decided.values())) < 2 and (open_ones or missing):
         return "undecided", _needed(pairs, decided, open_ones, missing)
     if all(decided.values()):
         return "holds", None
+    against = {arm: pair for arm, pair in pairs.items() if outcomes[arm] == "contradicts"}
     if any(decided.values()):
-        rest = f"; undecided: {_names(open_ones)}" if open_ones else ""
-        return settle(_named(decided), dict.fromkeys(_named(decided), True)), condition(decided) + rest
-    patterns = {setting: (average.direction, worst.direction) for setting, (average, worst) in pairs.items()}
-    one = len(set(patterns.values())) == 1 and "unclear" not in next(iter(patterns.values()))
-    text = "; ".join(
-        f"the average {average}, the worst {worst}: {_names([key for key, value in patterns.items() if value == pair])}"
-        for pair in dict.fromkeys(patterns.values())
-        for average, worst in [pair]
-    )
-    return settle(_named(decided), dict.fromkeys(_named(decided), one)), text
+        parts = [condition(decided), *_patterns(against)]
+        parts += [f"{what}: {_names(arms)}" for what, arms in (("undecided", open_ones), ("not run", missing)) if arms]
+        return settle(_named(decided), dict.fromkeys(_named(decided), True)), "; ".join(parts)
+    one = len({_directions(pair) for pair in against.values()}) == 1 and "unclear" not in "".join(_patterns(against))
+    return settle(_named(decided), dict.fromkeys(_named(decided), one)), "; ".join(_patterns(against))
+
+
+def _directions(pair: tuple[Trend, Trend]) -> tuple[str, str]:
+    return pair[0].direction, pair[1].direction
+
+
+def _patterns(pairs: Pairs) -> list[str]:
+    by_directions: dict[tuple[str, str], list[Arm]] = {}
+    for arm, pair in pairs.items():
+        by_directions.setdefault(_directions(pair), []).append(arm)
+    words = {"falls": "falls", "rises": "rises", "unclear": "is unclear"}
+    return [
+        f"the average {words[average]}, the worst {words[worst]}: {_names(arms)}"
+        for (average, worst), arms in by_directions.items()
+    ]
 
 
 def condition(decided: Mapping[Arm, bool]) -> str:
@@ -111,8 +127,8 @@ def condition(decided: Mapping[Arm, bool]) -> str:
     """
     for factor, field in (("data set", "data"), ("optimiser", "optimizer")):
         by_value: dict[str, set[bool]] = {}
-        for setting, holds in decided.items():
-            by_value.setdefault(getattr(setting, field), set()).add(holds)
+        for arm, holds in decided.items():
+            by_value.setdefault(getattr(arm, field), set()).add(holds)
         if all(len(outcomes) == 1 for outcomes in by_value.values()):
             true, false = ([key for key, value in by_value.items() if value == {holds}] for holds in (True, False))
             return f"depends on the {factor}: true of {', '.join(true)}, false of {', '.join(false)}"
@@ -121,26 +137,26 @@ def condition(decided: Mapping[Arm, bool]) -> str:
 
 
 def _needed(pairs: Pairs, decided: Mapping[Arm, bool], open_ones: Sequence[Arm], missing: Sequence[Arm]) -> str:
-    parts = [f"{'true' if holds else 'false'} of {_name(setting)}" for setting, holds in decided.items()]
-    for setting in open_ones:
-        seeds = [trend.required_n for trend in pairs[setting] if trend.required_n is not None]
+    parts = [f"{'true' if holds else 'false'} of {_name(arm)}" for arm, holds in decided.items()]
+    for arm in open_ones:
+        seeds = [trend.required_n for trend in pairs[arm] if trend.required_n is not None]
         needs = f"needs {max(seeds)} seeds" if seeds else "no change to detect"
-        parts.append(f"{_name(setting)} {needs}")
+        parts.append(f"{_name(arm)} {needs}")
     if missing:
         parts.append(f"not run in full: {_names(missing)}")
     return "; ".join(parts)
 
 
-def _name(setting: Arm) -> str:
-    return f"{setting.data} {setting.optimizer}"
+def _name(arm: Arm) -> str:
+    return f"{arm.data} {arm.optimizer}"
 
 
 def _names(settings: Sequence[Arm]) -> str:
-    return ", ".join(_name(setting) for setting in settings)
+    return ", ".join(_name(arm) for arm in settings)
 
 
 def _named(decided: Mapping[Arm, bool]) -> dict[str, bool]:
-    return {_name(setting): holds for setting, holds in decided.items()}
+    return {_name(arm): holds for arm, holds in decided.items()}
 
 
 def claims() -> tuple[Claim, ...]:

@@ -29,7 +29,7 @@ from allora_analysis.validation import ArgumentError, choice, count, finite, sev
 LEVEL = 0.05
 POWER = 0.8
 AVERAGE, WORST = "mean", "worst_held_out"
-BATCHES = ("probe", "fresh")
+BATCHES = ("probe", "fresh", "no_dropout_fresh")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def values(runs: Sequence[Sequence[Mapping[str, Any]]], statistic: str, batch: s
     Args:
         runs: each run's epochs, as recorded: {"epoch": 0, "probe": {statistic: value, …}, "fresh": {…}, …}, …
         statistic: for example "mean" or "worst_held_out".
-        batch: "probe", the fixed batch, or "fresh".
+        batch: over masks on "probe", the fixed batch, or on "fresh"; or "no_dropout_fresh", over minibatches.
 
     Returns:
         The values, (runs, epochs).
