@@ -19,7 +19,6 @@ VERDICTS = {
     "3.1-sgd-convergence": "conditional",
     "3.1-sgd-expectation": "refuted",
     "3.1-sgd-crossover": "conditional",
-    "3.1-figure-1": "not_run",
     "3.1-sgd-first-step": "holds",
     "3.1-figure-2-left": "not_run",
     "3.1-sgd-training-fit": "conditional",

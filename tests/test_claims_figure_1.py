@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from allora_analysis.claims import section_3_1_figure_1 as section
-from allora_analysis.claims.ledger import examine
+from allora_analysis.claims.ledger import all_claims, examine
 from allora_analysis.gradient_std import grid, trends
 from allora_analysis.study import plain
 from tests.planted_runs import plant
@@ -32,6 +32,10 @@ def test_without_a_record_it_is_not_run_and_says_the_command(folder):
     assert finding().verdict == "not_run"
     assert CLAIM.id == "3.1-figure-1"
     assert CLAIM.command.startswith("python -m experiments.gradient_std --data")
+
+
+def test_the_row_is_in_the_ledger():
+    assert CLAIM.id in [claim.id for claim in all_claims()]
 
 
 def test_with_too_few_seeds_it_is_not_run(folder):

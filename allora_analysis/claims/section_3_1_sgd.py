@@ -191,14 +191,6 @@ ROWS = (
         TEST,
     ),
     Claim(
-        "3.1-figure-1",
-        "Figure 1",
-        ("While the average variance of the gradient decreases slightly during training, the worst case increases."),
-        None,
-        "python -m allora_analysis.gradient_std --data mnist",
-        "tests/test_claims_dropout_sgd.py",
-    ),
-    Claim(
         "3.1-sgd-first-step",
         "Figure 2 left, caption; checked on the linear model's first step",
         "High value of Dropout provides the weakest performance after short fine-tuning.",
