@@ -9,7 +9,8 @@ from allora_analysis.gradient_std.grid import FIGURE_1, STUDY
 from allora_analysis.gradient_std.setting import PROTOCOL
 
 STATISTICS = ("median", "q01", "q05", "q25", "q75", "q95", "q99", "max", "relative_mean", "snr_median")
-MAIN = dataclasses.replace(FIGURE_1, extra_drop_rates=())
+# Figure 1's own arms and seeds, but short runs: many are written and read.
+MAIN = dataclasses.replace(FIGURE_1, extra_drop_rates=(), epochs=2)
 
 
 def summary(average: float, worst: float) -> dict[str, float]:
