@@ -10,6 +10,7 @@ SECTIONS = (
     "section_3_1_placement",
     "section_3_1_deviation",
     "section_3_1_sgd",
+    "section_3_1_figure_1",
     "section_3_2_zero_initialisation",
     "section_3_2_networks",
     "section_3_3_ripple",
