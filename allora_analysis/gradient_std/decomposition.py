@@ -2,7 +2,7 @@
 
 Entry e of the gradient on minibatch j under mask k: G_jk = μ + b_j + ε_jk, minibatches independent, masks independent
 within and across minibatches. Then Var G = σ²_minibatch + σ²_mask with σ²_mask = E Var(G | minibatch) (which may differ
-between minibatches) and σ²_minibatch = Var E(G | minibatch). Checked by `tests/test_gradient_std_decomposition.py`.
+between minibatches) and σ²_minibatch = Var E(G | minibatch). Checked by `tests/test_gradient_std_summary.py`.
 """
 
 from __future__ import annotations

@@ -73,6 +73,8 @@ def draw(result: Result) -> Figure:
             axes.plot(epochs, value, marker=".", color=COLOURS[colour], label=label)
             axes.fill_between(epochs, value - error, value + error, color=COLOURS[colour], alpha=0.25, linewidth=0)
     for axes, title in ((left, "Across dropout masks"), (right, "Beside its controls: average over entries")):
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set(xlabel="epoch (0: before training)", ylabel="std of an entry of ∂L/∂W₂", yscale="log", title=title)
-        axes.legend(fontsize=7)
+        if axes.lines:  # none without dropout: nothing varies across its masks
+            axes.legend(fontsize=7)
     return figure

@@ -90,6 +90,8 @@ def _check(config: Config) -> None:
     count("nested_minibatches", config.nested_minibatches, 3)
     count("nested_masks", config.nested_masks, 2)
     choice("device", config.device, ("auto", "cpu", "cuda"))
+    if config.results is not None and config.results.exists() and not config.results.is_dir():
+        raise ArgumentError(f"results must be a folder, received {str(config.results)!r}")
     if len(set(seeds(config))) < len(seeds(config)):
         raise ArgumentError(f"seeds must differ from one another, received {config.seeds!r}")
 

@@ -1,0 +1,194 @@
+"""Resuming: a finished epoch is never measured twice, whatever killed the run; a record is the uninterrupted one's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from allora_analysis import images, records
+from allora_analysis.gradient_std import run as run_module
+from allora_analysis.gradient_std import study
+from allora_analysis.gradient_std.measurement import Data, measure
+from allora_analysis.gradient_std.run import PROTOCOL, Run
+from allora_analysis.gradient_std.setting import OPTIMIZERS
+from allora_analysis.gradient_std.study import Config
+from allora_analysis.gradient_std.training import Diverged
+
+ROOT = Path(__file__).parents[1]
+SMALL = {"hidden": (16, 12), "masks": 16, "control_minibatches": 8, "nested_minibatches": 3, "nested_masks": 2}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return images.load("digits")
+
+
+@pytest.fixture
+def open_run(digits):
+    parts = (digits.x_train, digits.y_train, digits.x_test, digits.y_test)
+    data = Data(*(torch.from_numpy(part) for part in parts))
+
+    def make(results, **fields):
+        setting = study.settings(Config(**(SMALL | fields)), "digits")[0]
+        return Run(setting, data, digits.classes, digits.digest, results)
+
+    return make
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The epochs measured in this process, in order."""
+    seen = []
+
+    def counted(mlp, data, setting, epoch):
+        seen.append(epoch)
+        return measure(mlp, data, setting, epoch)
+
+    monkeypatch.setattr(run_module, "measure", counted)
+    monkeypatch.setattr(records, "provenance", lambda packages=(): {"time_utc": "then"})
+    return seen
+
+
+def finish(run):
+    return [run.entry(epoch) for epoch in range(run.setting.epochs + 1)]
+
+
+def only_record(folder):
+    (path,) = folder.glob("*.json")
+    assert not (folder / "unfinished").exists()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_in_pieces_gives_the_record_of_a_run_in_one(open_run, measured, tmp_path, optimizer):
+    fields = {"epochs": 3, "optimizer": optimizer, "learning_rate": 0.01}
+    whole = finish(open_run(tmp_path / "whole", **fields))
+    assert measured == [0, 1, 2, 3]
+    for epoch in range(4):  # each epoch by a process of its own, as far as the run can tell
+        open_run(tmp_path / "pieces", **fields).entry(epoch)
+    assert measured == [0, 1, 2, 3] * 2
+    assert only_record(tmp_path / "whole") == only_record(tmp_path / "pieces")
+    assert finish(open_run(tmp_path / "pieces", **fields)) == whole
+    assert len(measured) == 8, "a recorded run is not measured again"
+    assert finish(open_run(None, **fields)) == whole
+    assert finish(open_run(None, **fields, seed=1)) != whole
+
+
+def test_kill_9_measures_no_finished_epoch_twice(open_run, measured, tmp_path):
+    fields = {"epochs": 12, "learning_rate": 0.05}
+    finish(open_run(tmp_path / "whole", **fields))
+    flags = ["--epochs", "12", "--learning-rate", "0.05", "--hidden", "16", "12", "--masks", "16"]
+    flags += ["--control-minibatches", "8", "--nested-minibatches", "3", "--nested-masks", "2"]
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "allora_analysis.gradient_std", *flags, "--results", str(folder)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    finished = _killed_after(process, folder, 3)
+    assert 3 <= finished < 13
+    measured.clear()
+    finish(open_run(folder, **fields))
+    assert measured == list(range(finished, 13))
+    assert only_record(folder) == only_record(tmp_path / "whole")
+
+
+def _killed_after(process, folder, epochs):
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline and _kept(folder) < epochs:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended by itself"
+    return _kept(folder)
+
+
+def _kept(folder):
+    for path in folder.glob("unfinished/gradient_std-*.npz"):
+        with np.load(path, allow_pickle=False) as arrays:
+            return len(json.loads(str(arrays["epochs"])))
+    return 0
+
+
+def test_a_torn_state_is_told_and_started_again(open_run, measured, tmp_path, capsys):
+    open_run(tmp_path, epochs=2).entry(0)
+    (state,) = (tmp_path / "unfinished").glob("*.npz")
+    state.write_bytes(state.read_bytes()[:-200])
+    finish(open_run(tmp_path, epochs=2))
+    assert measured == [0, 0, 1, 2]
+    assert "starts again" in capsys.readouterr().err
+    only_record(tmp_path)
+
+
+def test_a_state_of_another_run_is_not_taken(open_run, measured, tmp_path, capsys):
+    first, other = open_run(tmp_path, epochs=2), open_run(tmp_path, epochs=2, seed=5)
+    first.entry(0)
+    first._state.rename(other._state)
+    assert open_run(tmp_path, epochs=2, seed=5).epochs == []
+    assert "the state of another run" in capsys.readouterr().err
+    assert measured == [0]
+
+
+def test_the_key_is_the_settings_and_the_datas(open_run, tmp_path, digits):
+    run = open_run(tmp_path, epochs=1)
+    finish(run)
+    record = records.lookup(tmp_path, "gradient_std", run.setting, PROTOCOL, {"data": digits.digest})
+    assert record.config["data"] == "digits"
+    assert record.config["weight_decay"] == 0
+    assert record.config["seed"] == 0
+    assert {
+        "epochs",
+        "masks",
+        "hidden",
+        "batch_size",
+        "drop_rate",
+        "optimizer",
+        "learning_rate",
+    } <= record.config.keys()
+    assert record.provenance["device"] == "cpu"
+    for name, value in dataclasses.asdict(run.setting).items():
+        changed = value + 1 if isinstance(value, int | float) else (3,) if name == "hidden" else "other"
+        assert records.key(dataclasses.replace(run.setting, **{name: changed}), PROTOCOL, {"data": "x"}) != record.key
+
+
+def test_divergence_keeps_what_was_measured(open_run, measured, tmp_path):
+    fields = {"epochs": 3, "learning_rate": 1e30}
+    for _ in range(2):
+        run = open_run(tmp_path, **fields)
+        run.entry(0)
+        with pytest.raises(
+            Diverged, match=r"not finite in epoch 1 \(data digits, optimizer sgd, learning_rate 1e\+30"
+        ) as told:
+            run.entry(1)
+        assert [entry["epoch"] for entry in told.value.epochs] == [0]
+        assert "unfinished" in str(told.value)
+    assert measured == [0]
+    run = open_run(None, **fields)
+    run.entry(0)
+    with pytest.raises(Diverged, match="in memory only"):
+        run.entry(1)
+
+
+def test_a_loss_that_is_not_finite_when_measured_stops_too(open_run, monkeypatch):
+    run = open_run(None, epochs=1)
+    monkeypatch.setattr("allora_analysis.gradient_std.measurement.evaluate", lambda *_: (float("nan"), 0.1))
+    with pytest.raises(Diverged, match="epoch 0"):
+        run.entry(0)
+    monkeypatch.undo()
+    with torch.no_grad():
+        run._mlp.weights[0].fill_(float("inf"))
+    with pytest.raises(Diverged, match="epoch 0"):
+        run.entry(0)

@@ -1,0 +1,191 @@
+"""Summaries of the standard deviations; variance components against simulation, exact sums and planted errors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
+
+from allora_analysis.gradient_std import components, summarise, worst_held_out
+from allora_analysis.gradient_std.estimator import GradientMoments
+from allora_analysis.gradient_std.summary import signal_to_noise
+from allora_analysis.validation import ArgumentError
+from tests.stat_assert import assert_mean, assert_rejects
+
+
+def moments(gradients):
+    """Of gradients (K, rows, columns), by NumPy."""
+    even, odd = gradients[::2], gradients[1::2]
+    std = gradients.std(axis=0, ddof=1)
+    halves = (even.mean(axis=0), odd.mean(axis=0), even.std(axis=0, ddof=1), odd.std(axis=0, ddof=1))
+    return GradientMoments(len(gradients), gradients.mean(axis=0), std, *halves, float(std.mean()), 0.1)
+
+
+# --- summaries -----------------------------------------------------------------------------------------------------
+
+
+def test_every_statistic_on_known_numbers():
+    std = np.arange(101.0).reshape(1, 101)
+    mean = np.full((1, 101), 2.0)
+    even = std.copy()
+    even[0, 7] = 1000  # chosen on the even masks, measured on the odd ones: 7
+    found = summarise(GradientMoments(10, mean, std, mean, mean, even, std, 50.0, 0.5))
+    assert found == {
+        "mean": 50.0,
+        "mean_stderr": 0.5,
+        "median": 50.0,
+        "q01": 1.0,
+        "q05": 5.0,
+        "q25": 25.0,
+        "q75": 75.0,
+        "q95": 95.0,
+        "q99": 99.0,
+        "max": 100.0,
+        "worst_held_out": (7.0 + 100.0) / 2,
+        "relative_mean": pytest.approx(math.sqrt((std**2).sum() / (mean**2).sum())),
+        "snr_median": pytest.approx(np.median(2 / np.arange(1, 101.0))),
+    }
+
+
+def test_nothing_is_divided_by_zero():
+    zero = np.zeros((2, 3))
+    found = summarise(GradientMoments(10, zero, zero, zero, zero, zero, zero, 0.0, None))
+    assert found["relative_mean"] is found["snr_median"] is found["mean_stderr"] is None
+    assert found["max"] == found["worst_held_out"] == 0
+    opposite = summarise(GradientMoments(10, zero, zero + 1, zero + 1, zero - 1, zero + 1, zero + 1, 1.0, None))
+    assert opposite["relative_mean"] is None
+    assert signal_to_noise(np.ones((1, 2)), np.array([[0.0, 2.0]])) == 0.5
+
+
+@pytest.mark.statistical
+def test_the_held_out_worst_entry_is_not_biased_by_the_choice_and_the_maximum_is(rng):
+    """400 entries of one and the same standard deviation, 1: the worst one has it too."""
+    found = [summarise(moments(rng.standard_normal((40, 20, 20)))) for _ in range(600)]
+    # E of a standard deviation estimated from 20 normal draws is 1 − 1/(4·19) to first order.
+    expected = math.sqrt(2 / 19) * math.gamma(10) / math.gamma(9.5)
+    assert_mean([one["worst_held_out"] for one in found], expected, smallest_error=0.05)
+    assert_rejects(assert_mean, [one["max"] for one in found], expected, smallest_error=0.05)
+
+
+@pytest.mark.statistical
+def test_the_relative_spread_is_not_biased_by_the_number_of_masks(rng):
+    """‖std‖²/‖mean‖² = 25 at K = 50: ‖mean estimate‖² would be half as much again."""
+    found, naive = [], []
+    for _ in range(300):
+        gradients = 0.2 + rng.standard_normal((50, 20, 20))
+        one = moments(gradients)
+        found.append(1 / summarise(one)["relative_mean"] ** 2 * np.mean(one.std**2))
+        naive.append(np.mean(one.mean**2))
+    assert_mean(found, 0.04, smallest_error=0.005)
+    assert_rejects(assert_mean, naive, 0.04, smallest_error=0.005)
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**32 - 1), power=st.integers(-30, 30))
+def test_summaries_scale_with_the_gradient_and_ignore_the_order_of_entries(seed, power):
+    rng = np.random.default_rng(seed)
+    gradients, scale = 0.5 + rng.standard_normal((20, 3, 4)), 2.0**power
+    found = summarise(moments(gradients))
+    scaled = summarise(moments(gradients[:, :, rng.permutation(4)] * scale))
+    for name, value in found.items():
+        if name in ("relative_mean", "snr_median"):
+            assert scaled[name] == pytest.approx(value, rel=1e-9)
+        elif name != "mean_stderr":
+            assert scaled[name] == pytest.approx(value * scale, rel=1e-9)
+    assert found["q01"] <= found["q05"] <= found["q25"] <= found["median"] <= found["q75"] <= found["q99"]
+    assert worst_held_out(np.ones((2, 2)), np.ones((2, 2))) == 1
+
+
+# --- variance components -------------------------------------------------------------------------------------------
+
+
+def nested(rng, minibatches, masks, entries, mask_scale, minibatch_scale):
+    """Ḡ_j and s_j² of the model G = μ + b_j + ε_jk with given standard deviations, an entry each."""
+    shift = minibatch_scale * rng.standard_normal((minibatches, 1, entries))
+    gradients = 3 + shift + mask_scale * rng.standard_normal((minibatches, masks, entries))
+    return gradients, gradients.mean(axis=1), gradients.var(axis=1, ddof=1).mean(axis=1)
+
+
+def test_components_are_anovas_mean_squares(rng):
+    m, k, entries = 6, 4, 5
+    gradients, means, within = nested(rng, m, k, entries, np.arange(1, 6.0), 2.0)
+    found = components(means, within, k)
+    ssw = ((gradients - gradients.mean(axis=1, keepdims=True)) ** 2).sum(axis=(0, 1))
+    ssb = k * ((means - means.mean(axis=0)) ** 2).sum(axis=0)
+    msw, msb = ssw / (m * (k - 1)), ssb / (m - 1)
+    assert found.mask == pytest.approx(msw.mean(), rel=1e-12)
+    assert found.minibatch == pytest.approx(((msb - msw) / k).mean(), rel=1e-12)
+    assert found.total == pytest.approx(found.mask + found.minibatch, rel=1e-12)
+
+
+def test_the_jackknife_is_the_plain_one(rng):
+    _, means, within = nested(rng, 7, 3, 4, 1.0, 2.0)
+    kept = [[i for i in range(7) if i != j] for j in range(7)]
+    alone = [components(means[rows], within[rows], 3) for rows in kept]
+    found = components(means, within, 3)
+    for name in ("mask", "minibatch", "total"):
+        values = np.array([getattr(one, name) for one in alone])
+        wanted = math.sqrt(6 / 7 * ((values - values.mean()) ** 2).sum())
+        assert getattr(found, f"{name}_stderr") == pytest.approx(wanted, rel=1e-10)
+
+
+@pytest.mark.statistical
+def test_components_are_unbiased_and_their_standard_errors_right(rng):
+    mask_scale, minibatch_scale = np.linspace(0.5, 2, 10), np.linspace(2, 0.5, 10)
+    found = []
+    for _ in range(1000):
+        _, means, within = nested(rng, 10, 4, 10, mask_scale, minibatch_scale)
+        found.append(components(means, within, 4))
+    mask, minibatch = (mask_scale**2).mean(), (minibatch_scale**2).mean()
+    for name, wanted in (("mask", mask), ("minibatch", minibatch), ("total", mask + minibatch)):
+        values = [getattr(one, name) for one in found]
+        assert_mean(values, wanted, smallest_error=0.12 * wanted)
+        squares = np.mean([getattr(one, f"{name}_stderr") ** 2 for one in found])
+        assert squares == pytest.approx(np.var(values), rel=0.3)
+    # The planted error: the variance of minibatch means, without the masks' share 1/K taken off.
+    assert_rejects(
+        assert_mean, [one.minibatch + one.mask / 4 for one in found], minibatch, smallest_error=0.12 * minibatch
+    )
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**32 - 1), power=st.integers(-30, 30))
+def test_components_scale_and_do_not_depend_on_order_or_origin(seed, power):
+    rng = np.random.default_rng(seed)
+    _, means, within = nested(rng, 5, 3, 4, 1.0, 1.0)
+    order, scale = rng.permutation(5), 2.0**power
+    found, other = components(means, within, 3), components((means[order] - 7) * scale, within[order] * scale**2, 3)
+    for name in ("mask", "minibatch", "total", "mask_stderr", "minibatch_stderr"):
+        assert getattr(other, name) == pytest.approx(getattr(found, name) * scale**2, rel=1e-7, abs=1e-9 * scale**2)
+
+
+def test_without_dropout_all_variance_is_the_minibatchs(rng):
+    means = rng.standard_normal((8, 5))
+    found = components(means, np.zeros(8), 1)
+    assert found.mask == found.mask_stderr == 0
+    assert found.minibatch == pytest.approx(means.var(axis=0, ddof=1).mean())
+
+
+@pytest.mark.bad_input
+def test_mistakes_are_named(rng):
+    means = rng.standard_normal((3, 4))
+    for wrong, within in ((means[:2], [1.0, 1.0]), (means, [1.0, 1.0])):
+        with pytest.raises(ArgumentError, match="3 or more minibatches"):
+            components(wrong, within, 4)
+    with pytest.raises(ArgumentError, match="masks must be"):
+        components(means, [1.0] * 3, 0)
+    with pytest.raises(ArgumentError, match="means: every entry must be finite"):
+        components(means * math.inf, [1.0] * 3, 2)
+
+
+def test_a_wrong_shape_is_rejected(request):
+    assert worst_held_out(np.ones((1, 1)), np.zeros((1, 1))) == 0.5
+    if not request.config.option.untyped:
+        with pytest.raises(TypeCheckError):
+            worst_held_out(np.ones((2, 3)), np.ones((3, 2)))
+        with pytest.raises(TypeCheckError):
+            signal_to_noise(np.ones(3), np.ones(3))
