@@ -66,8 +66,14 @@ def loaded_by(module: str) -> set[str]:
     [
         "allora_analysis",
         "allora_analysis.__main__",
-        *(f"allora_analysis.{name}" for name in ("tikhonov", "deviation", "dropout_sgd", "hessian", "ripple")),
-        *(f"allora_analysis.{name}.study" for name in ("tikhonov", "deviation", "dropout_sgd", "hessian", "ripple")),
+        *(
+            f"allora_analysis.{name}"
+            for name in ("tikhonov", "deviation", "dropout_sgd", "hessian", "ripple", "gradient_std")
+        ),
+        *(
+            f"allora_analysis.{name}.study"
+            for name in ("tikhonov", "deviation", "dropout_sgd", "hessian", "ripple", "gradient_std")
+        ),
         "allora_analysis.statistics",
         "allora_analysis.records",
         "allora_analysis.claims.ledger",

@@ -72,7 +72,7 @@ def test_all_masks_of_the_linear_model_give_its_closed_form(rng, keep_prob):
 @pytest.mark.parametrize("keep_prob", [0.5, 0.8])
 def test_the_linear_models_closed_form_is_the_estimators_oracle(rng, keep_prob):
     """K masks through the estimator's own path; z-test with the standard error of a standard deviation."""
-    k = 40_000
+    k = 16_000
     (x, y, w), model = linear(rng, keep_prob)
     moments = gradient_moments(model, k, rng)
     std = deviation.gradient_std(x, y, w, keep_prob)
@@ -81,17 +81,17 @@ def test_the_linear_models_closed_form_is_the_estimators_oracle(rng, keep_prob):
     q = keep_prob * (1 - keep_prob)
     fourth = (jump**2 * q * (1 - 6 * q)).sum(axis=0) + 3 * std**4
     stderr = std_stderr(fourth, std, k)
-    assert_close_to_stderr(moments.std, std, stderr, smallest_error=0.06 * std)
-    assert_rejects(assert_close_to_stderr, moments.std * 1.08, std, stderr, smallest_error=0.06 * std)
+    assert_close_to_stderr(moments.std, std, stderr, smallest_error=0.1 * std)
+    assert_rejects(assert_close_to_stderr, moments.std * 1.12, std, stderr, smallest_error=0.1 * std)
     wrong = deviation.gradient_std(x, y, w, keep_prob) * np.sqrt(keep_prob)  # k without the 1/p
-    assert_rejects(assert_close_to_stderr, moments.std, wrong, stderr, smallest_error=0.06 * std)
+    assert_rejects(assert_close_to_stderr, moments.std, wrong, stderr, smallest_error=0.1 * std)
     seen = (moments.average - std.mean()) / moments.average_stderr
     assert abs(seen) < 8, "7 degrees of freedom: |t| > 8 has probability 1e-4"
 
 
 @pytest.mark.statistical
 def test_k_masks_agree_with_all_masks_of_the_network(rng):
-    k, keep_prob = 20_000, 0.7
+    k, keep_prob = 12_000, 0.7
     *_, model = network(rng, keep_prob)
     mean, std = exact_moments(model)
     moments = gradient_moments(model, k, rng)
@@ -105,17 +105,17 @@ def test_k_masks_agree_with_all_masks_of_the_network(rng):
         weight = keep_prob ** int(kept.sum()) * (1 - keep_prob) ** (8 - int(kept.sum()))
         gradients.append(weight * ((left[0].T @ right[0]).numpy() - mean) ** 4)
     stderr = std_stderr(np.sum(gradients, axis=0)[alive], std[alive], k)
-    assert_close_to_stderr(moments.std[alive], std[alive], stderr, smallest_error=0.15 * std[alive])
+    assert_close_to_stderr(moments.std[alive], std[alive], stderr, smallest_error=0.2 * std[alive])
     assert_rejects(
-        assert_close_to_stderr, moments.std[alive], 0.8 * std[alive], stderr, smallest_error=0.15 * std[alive]
+        assert_close_to_stderr, moments.std[alive], 0.7 * std[alive], stderr, smallest_error=0.2 * std[alive]
     )
 
 
 @pytest.mark.statistical
 def test_the_standard_error_of_the_average_is_right(rng):
-    """Over repetitions, the spread of the average is what its standard error says: within a third, 400 repetitions."""
+    """Over repetitions, the spread of the average is what its standard error says: within a third, 250 repetitions."""
     _, model = linear(rng, 0.5)
-    found = [gradient_moments(model, 48, rng) for _ in range(400)]
+    found = [gradient_moments(model, 32, rng) for _ in range(250)]
     spread = np.std([moments.average for moments in found], ddof=1)
     claimed = np.sqrt(np.mean([moments.average_stderr**2 for moments in found]))
     assert 0.75 < claimed / spread < 1.35

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from allora_analysis.gradient_std import components, summarise, worst_held_out
-from allora_analysis.gradient_std.estimator import GradientMoments
+from allora_analysis.gradient_std import GradientMoments, components, summarise, worst_held_out
 from allora_analysis.gradient_std.summary import signal_to_noise
 from allora_analysis.validation import ArgumentError
 from tests.stat_assert import assert_mean, assert_rejects

@@ -1,7 +1,8 @@
 """Figure 1 (§3.1): the standard deviation of a network's gradient across dropout masks, over training.
 
 - `masks`, `mlp`, `linear`: masks from random bytes; the network and the linear model as functions of a mask
-- `moments`, `estimator`: streaming moments over K masks, memory independent of K; `enumeration`: over all masks, exact
+- `moments`, `estimator`, `entries`: streaming moments over K masks, memory independent of K
+- `enumeration`: over all masks, exact; `oracle`: the linear model's closed form beside the estimator, in every run
 - `summary`, `decomposition`: what is reported of them; variance components of masks and minibatches
 - `setting`, `training`, `measurement`, `run`: one run, measured at each epoch, recorded, safe against interruption
 - `grid`, `trends`: Figure 1's runs, and the tests of its sentence, stated before them
@@ -16,17 +17,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from allora_analysis.gradient_std.decomposition import Components, components
+from allora_analysis.gradient_std.entries import GradientMoments
 from allora_analysis.gradient_std.setting import Setting
 from allora_analysis.gradient_std.summary import summarise, worst_held_out
 
 if TYPE_CHECKING:
     from allora_analysis.gradient_std.enumeration import exact_moments
-    from allora_analysis.gradient_std.estimator import GradientMoments, gradient_moments, streaming_moments
+    from allora_analysis.gradient_std.estimator import gradient_moments, streaming_moments
     from allora_analysis.gradient_std.linear import LinearGradient
     from allora_analysis.gradient_std.mlp import MLP, MLPGradient, initialise
 
 _LAZY = {
-    "GradientMoments": "estimator",
     "LinearGradient": "linear",
     "MLP": "mlp",
     "MLPGradient": "mlp",

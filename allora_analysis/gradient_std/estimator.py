@@ -7,20 +7,19 @@ place of masks, for the control without dropout. Checked by `tests/test_gradient
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from allora_analysis.gradient_std.entries import GradientMoments
 from allora_analysis.gradient_std.masks import MaskStream
 from allora_analysis.gradient_std.moments import Block, Moments
 from allora_analysis.validation import count
 
 MEMORY_LIMIT = 16 * 2**20  # bytes for a chunk of masks: what the caches near a core hold
-FIRST = 4  # gradients in the first block, whose shift is their own mean
+FIRST = 4  # gradients in the first block, whose offset is their own mean's
 BLOCK = 64  # gradients summed in their own dtype before they are merged into float64, half of them in each half
 SEGMENTS = 8  # batch means behind the standard error
 LEAST = 8  # gradients in each of them
@@ -41,33 +40,6 @@ class MaskedGradient(Protocol):
 
     def factors(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         """`left` (masks × N × rows) and `right` (masks × N × columns) of a chunk of masks."""
-
-
-@dataclass(frozen=True)
-class GradientMoments:
-    """Moments of each entry of a gradient, over K masks (or minibatches).
-
-    Attributes:
-        k: how many.
-        mean: mean gradient.
-        std: standard deviation, √ of the unbiased variance.
-        mean_even: mean over the masks 0, 2, 4, …
-        mean_odd: over the masks 1, 3, 5, …
-        std_even: standard deviation over the even masks; they choose the worst entry that the odd ones measure.
-        std_odd: over the odd masks, likewise.
-        average: mean over entries of `std`.
-        average_stderr: its standard error over masks, from the batch means of 2 to 8 segments; None below 16.
-    """
-
-    k: int
-    mean: Float[np.ndarray, "rows columns"]
-    std: Float[np.ndarray, "rows columns"]
-    mean_even: Float[np.ndarray, "rows columns"]
-    mean_odd: Float[np.ndarray, "rows columns"]
-    std_even: Float[np.ndarray, "rows columns"]
-    std_odd: Float[np.ndarray, "rows columns"]
-    average: float
-    average_stderr: float | None
 
 
 def gradient_moments(
@@ -92,10 +64,12 @@ def gradient_moments(
     chunk = max(1, min(BLOCK, count("memory_limit", memory_limit) // model.bytes_per_mask))
     stream = MaskStream(model.keep_prob, generator)
     drawn = np.empty((chunk, model.mask_size), dtype=np.uint8)
+    kept = np.empty(drawn.shape, dtype=np.bool_)
 
     def draw(size: int) -> tuple[Tensor, Tensor]:
         stream.fill(drawn[:size])
-        return model.factors(torch.from_numpy(drawn[:size]).to(model.below.device) < stream.threshold)
+        np.less(drawn[:size], stream.threshold, out=kept[:size])
+        return model.factors(torch.from_numpy(kept[:size]).to(model.below.device))
 
     return streaming_moments(draw, masks, chunk)
 
@@ -137,10 +111,10 @@ class _Stream:
     """The moments of the even and of the odd gradients, of all segments and of the present one."""
 
     def __init__(self, pilot: Tensor):
-        # The first block's shift is its own mean; later blocks have the running mean.
-        self.shift = pilot
+        # The first block's deviations are from its own mean, those of later blocks from the running mean.
+        self.offset = -pilot
         self.halves, self.parts = ([Moments.empty(pilot) for _ in range(2)] for _ in range(2))
-        self.blocks = [Block(self.shift) for _ in range(2)]
+        self.blocks = [Block(self.offset) for _ in range(2)]
         self.averages: list[float] = []
         self.seen = self.pending = 0
 
@@ -157,7 +131,7 @@ class _Stream:
             block.flush(part)
         groups = [group for group in (*self.halves, *self.parts) if group.n]
         mean = sum(group.mean * (group.n / self.seen) for group in groups)
-        self.shift.copy_(mean)
+        self.offset.copy_(-mean)
         self.pending = 0
 
     def close_segment(self) -> None:
@@ -165,7 +139,7 @@ class _Stream:
         self.averages.append(float(_merged(self.parts).variance().sqrt().mean()))
         for half, part in zip(self.halves, self.parts, strict=True):
             half.merge(part.n, part.mean, part.squares)
-        self.parts = [Moments.empty(self.shift) for _ in range(2)]
+        self.parts = [Moments.empty(self.offset) for _ in range(2)]
 
     def finish(self) -> GradientMoments:
         whole = _merged(self.halves)

@@ -106,8 +106,8 @@ class MLPGradient:
 
     @property
     def bytes_per_mask(self) -> int:
-        """What one mask of a chunk takes: its bytes and flags, three tensors a layer."""
-        return self.mask_size * (2 + 3 * self.below.element_size())
+        """What one mask of a chunk takes: its bytes and flags, two tensors a layer."""
+        return self.mask_size * (2 + 2 * self.below.element_size())
 
     def _buffer(self, name: str, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
         # Memory that is used again from chunk to chunk: fresh pages cost as much as the arithmetic on them.
@@ -128,25 +128,25 @@ class MLPGradient:
             `left` and `right`, in memory that the next call overwrites.
         """
         masks, n = kept.shape[0], self.samples
-        layers = [part.unflatten(1, (n, -1)) for part in kept.split([n * width for width in self.widths], dim=1)]
+        # A product with bytes is several times as fast as one with booleans.
+        parts = kept.view(torch.uint8).split([n * width for width in self.widths], dim=1)
+        layers = [part.unflatten(1, (n, -1)) for part in parts]
         right = self._buffer("right", masks * n, self.widths[0], self.below.dtype)
         torch.mul(self.below, layers[0], out=right.unflatten(0, (masks, n)))
-        hidden, active = right, []
+        hidden = [right]
         for depth, weight in enumerate(self.weights[:-1], start=1):
             z = self._buffer(f"z{depth}", masks * n, self.widths[depth], self.below.dtype)
-            torch.addmm(self.biases[depth - 1], hidden, weight.T, out=z)
-            on = self._buffer(f"on{depth}", masks * n, self.widths[depth], torch.bool)
-            torch.gt(z, 0, out=on)
-            on.unflatten(0, (masks, n)).logical_and_(layers[depth])
-            active.append(on)
-            hidden = z.mul_(on)
-        return self._backward(hidden, active).unflatten(0, (masks, n)), right.unflatten(0, (masks, n))
+            torch.addmm(self.biases[depth - 1], hidden[-1], weight.T, out=z)
+            z.relu_().unflatten(0, (masks, n)).mul_(layers[depth])
+            hidden.append(z)
+        return self._backward(hidden).unflatten(0, (masks, n)), right.unflatten(0, (masks, n))
 
-    def _backward(self, hidden: Float[Tensor, "stacked width"], active: Sequence[Tensor]) -> Tensor:
-        logits = torch.addmm(self.biases[-1], hidden, self.weights[-1].T)
+    def _backward(self, hidden: Sequence[Tensor]) -> Tensor:
+        logits = torch.addmm(self.biases[-1], hidden[-1], self.weights[-1].T)
         error = torch.softmax(logits, dim=1).unflatten(0, (-1, self.samples)).sub_(self.target).flatten(0, 1)
         back = error.div_(self.samples)
         for depth in range(len(self.weights) - 1, 0, -1):
             delta = self._buffer(f"delta{depth}", len(back), self.widths[depth], self.below.dtype)
-            back = torch.mm(back, self.weights[depth], out=delta).mul_(active[depth - 1])
+            # A unit passes its gradient on where it is above 0, which says that it is both active and kept.
+            back = torch.mm(back, self.weights[depth], out=delta).mul_(hidden[depth].sign_())
         return back

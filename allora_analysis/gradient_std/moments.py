@@ -65,12 +65,12 @@ class Moments:
 
 
 class Block:
-    """Σd and Σd² of the deviations d = leftᵀ right − shift, in the gradient's own dtype."""
+    """Σd and Σd² of the deviations d = leftᵀ right + offset, in the gradient's own dtype; the offset is about −mean."""
 
-    def __init__(self, shift: Float[Tensor, "rows columns"]):
+    def __init__(self, offset: Float[Tensor, "rows columns"]):
         self.n = 0
-        self._shift = shift
-        self._sum, self._squares, self._gradient = (torch.zeros_like(shift) for _ in range(3))
+        self._offset = offset
+        self._sum, self._squares, self._gradient = (torch.zeros_like(offset) for _ in range(3))
 
     def add(self, left: Float[Tensor, "N rows"], right: Float[Tensor, "N columns"]) -> None:
         """Add one gradient.
@@ -79,7 +79,7 @@ class Block:
             left: (N × rows).
             right: (N × columns).
         """
-        deviation = torch.addmm(self._shift, left.T, right, beta=-1, out=self._gradient)
+        deviation = torch.addmm(self._offset, left.T, right, out=self._gradient)
         self._sum.add_(deviation)
         self._squares.addcmul_(deviation, deviation)
         self.n += 1
@@ -95,7 +95,7 @@ class Block:
             # One deviation alone has no spread: its rounding is no variance.
             squares = self._squares.double().addcmul_(total, total, value=-1 / self.n).clamp_(min=0)
             squares = torch.zeros_like(total) if self.n == 1 else squares
-            into.merge(self.n, total.div_(self.n).add_(self._shift), squares)
+            into.merge(self.n, total.div_(self.n).sub_(self._offset), squares)
         self._sum.zero_()
         self._squares.zero_()
         self.n = 0

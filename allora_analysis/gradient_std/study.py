@@ -151,7 +151,9 @@ def run(config: Config) -> Result:
             f"batch_size must be at most the {len(loaded.x_train)} training images of {loaded.name}, "
             f"received {config.batch_size}"
         )
-    predicted, measured = _linear(config, loaded)
+    from allora_analysis.gradient_std.oracle import linear_average
+
+    predicted, measured = linear_average(loaded, config.batch_size, 1.0 - config.drop_rate, config.masks, config.seed)
     runs, interrupted = _runs(config, loaded)
     measured |= {"data": loaded.name, "seeds": list(runs), "runs": list(runs.values())}
     measured |= over_seeds(list(runs.values()))
@@ -186,26 +188,6 @@ def _runs(config: Config, loaded: Images) -> tuple[dict[int, list[dict[str, Any]
     for seed, entry in done:
         runs.setdefault(seed, []).append(entry)
     return runs, interrupted
-
-
-def _linear(config: Config, loaded: Images) -> tuple[dict[str, Any], dict[str, Any]]:
-    # The estimator's own check, on this data: a linear model's average over entries, closed form and estimated.
-    import torch
-
-    from allora_analysis import deviation
-    from allora_analysis.gradient_std.estimator import gradient_moments
-    from allora_analysis.gradient_std.linear import LinearGradient
-
-    generator = np.random.Generator(np.random.SFC64([config.seed, 7]))
-    x = loaded.x_train[: config.batch_size].astype(np.float64)
-    y = np.eye(loaded.classes)[loaded.y_train[: config.batch_size]]
-    w = generator.standard_normal((x.shape[1], loaded.classes)) / math.sqrt(x.shape[1])
-    keep_prob = 1.0 - config.drop_rate
-    predicted = float(deviation.gradient_std(x, y, w, keep_prob).mean())
-    model = LinearGradient(*(torch.from_numpy(part) for part in (x, y, w)), keep_prob)
-    moments = gradient_moments(model, config.masks, generator)
-    measured = {"linear_mean": moments.average, "linear_mean_stderr": moments.average_stderr}
-    return {"linear_mean": predicted}, measured
 
 
 def over_seeds(runs: list[list[dict[str, Any]]]) -> dict[str, Any]:

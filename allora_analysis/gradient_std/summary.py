@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
-if TYPE_CHECKING:
-    from allora_analysis.gradient_std.estimator import GradientMoments
+from allora_analysis.gradient_std.entries import GradientMoments
 
 QUANTILES = (1, 5, 25, 75, 95, 99)
 
