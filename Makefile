@@ -1,7 +1,8 @@
 # make verify   sets up (needs the network once) and prints the verdict on every claim
 # make test     sets up and runs every check
+# make figures  redraws the paper's figures from the committed records
 # make stress   the statistical tests, 20 times, each with its own seeds
-.PHONY: verify test lint stress bench readme clean
+.PHONY: verify test lint stress bench figures readme clean
 .DEFAULT_GOAL := verify
 
 # The first interpreter that really is Python 3.11 to 3.13 (a name on the PATH may be a dead shim).
@@ -42,6 +43,10 @@ stress: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	for file in benchmarks/*.py; do OMP_NUM_THREADS=1 $(RUN) $$file || exit 1; done
+
+# The paper's figures, from the committed records.
+figures: $(VENV)/.core
+	$(RUN) -m paper_figures
 
 # The README's ledger, from a fresh run of every check, and its picture.
 readme: $(VENV)/.core
