@@ -167,10 +167,10 @@ def test_bootstrap_of_a_constant_is_the_statistic_itself():
 @pytest.mark.statistical
 def test_bootstrap_covers_the_mean_as_often_as_stated(rng):
     covered = []
-    for _ in range(700):
+    for _ in range(1000):
         low, high = bootstrap_interval(rng.normal(size=60), np.mean, 0.8, rng, resamples=300)
         covered.append(low <= 0 <= high)
-    # First-order coverage error at n = 60 is about 1 %: far below what 700 repeats see.
+    # First-order coverage error at n = 60 is about 1 %: far below what 1000 repeats see.
     assert_mean(covered, 0.79, smallest_error=0.13)
     assert_rejects(assert_mean, covered, 0.6, smallest_error=0.13)  # a tail of 1 − c on each side by mistake
 
