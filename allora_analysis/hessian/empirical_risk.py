@@ -90,7 +90,7 @@ class EmpiricalRisk:
                 continue
             parts = torch.autograd.grad(value, points, allow_unused=True, materialize_grads=True)
             gradients = [sum_so_far + part for sum_so_far, part in zip(gradients, parts, strict=True)]
-        return total, [gradient.cpu().numpy() for gradient in gradients]
+        return total, [gradient.detach().cpu().numpy() for gradient in gradients]
 
     # Each batch's share of L, in float64.
     def _batch_losses(self, values: Mapping[str, Tensor]) -> Iterator[Tensor]:

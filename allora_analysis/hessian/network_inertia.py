@@ -135,7 +135,7 @@ def inertia_on_kernel(k: Float[np.ndarray, "m m"], kernel: Float[np.ndarray, "m 
     Returns:
         Both counts.
     """
-    limit = ZERO * float(np.linalg.norm(k, 2))
+    limit = ZERO * float(np.linalg.norm(k, 2)) if k.size else 0.0
     values = np.linalg.eigvalsh(kernel.T @ k @ kernel) if kernel.shape[1] else np.zeros(0)
     return int(np.sum(values < -limit)), int(np.sum(values > limit))
 
