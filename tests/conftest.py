@@ -34,6 +34,15 @@ def pytest_configure(config):
         install_import_hook(PACKAGE, "tests.typing_hook.checked")
 
 
+def pytest_collection_modifyitems(config, items):
+    """Tests on the pretrained model run only where they are asked for: it is not among the dependencies."""
+    if "pretrained" in config.option.markexpr:
+        return
+    wanted = [item for item in items if "pretrained" not in item.keywords]
+    config.hook.pytest_deselected(items=[item for item in items if "pretrained" in item.keywords])
+    items[:] = wanted
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node):
     node.workerinput["seed"] = node.config.option.seed
