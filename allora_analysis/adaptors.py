@@ -1,0 +1,111 @@
+"""§4.1, Figure 5 and Appendix C: the adaptor functions h(|x|), which scale a row's gradient by the size of that row.
+
+Each is η at x = 0, so that the first step is one at learning rate η·l, and even in x. With u = |x| and u ≥ 0:
+
+| name | h(u) | slope at 0+ | tail u → ∞ | half of η at u = |
+| --- | --- | --- | --- | --- |
+| `inverse_sqrt` | 1/√(u + 1/η²) | −η³/2 | u^(−1/2) | 3/η² |
+| `inverse` | 1/(u + 1/η) | −η² | u^(−1) | 1/η |
+| `exponential` | η·exp(−uη²/2) | −η³/2 | faster than every power | 2·log(2)/η² |
+| `constant` | η | 0 | η | never |
+
+The paper uses `inverse_sqrt` alone: "inversely proportional" in its abstract and its §4.2 would be `inverse`. Why these
+members: `inverse` is what the words say, in its plainest form; `exponential` shares the paper's value *and* slope at 0,
+so that only the tail differs; `constant` is LoRA at learning rate η·l, the control without adaptation. (An inverse that
+shares the slope too is η/(1 + uη²/2) = (2/η)·1/(u + 2/η²); it is no member: its tail depends on η, the paper's and
+`inverse`'s do not.) All but `constant` decrease strictly.
+
+`ADAPTORS` maps the names to cores of operators alone, which take NumPy arrays, torch tensors and numbers and check
+nothing; the functions of this module check their arguments and return float64. They are written with η outside, h(0) is
+η to the last bit, and they are exact for every η and x with η²|x| below the largest floating-point number. Checked by
+`tests/test_adaptors.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from allora_analysis import validation
+
+__all__ = ["ADAPTORS", "constant", "exponential", "inverse", "inverse_sqrt"]
+
+
+def _inverse_sqrt(x, eta):
+    return eta / (1 + eta * abs(x) * eta) ** 0.5
+
+
+def _inverse(x, eta):
+    return eta / (1 + eta * abs(x))
+
+
+def _exponential(x, eta):
+    return eta * math.e ** (-0.5 * eta * abs(x) * eta)
+
+
+def _constant(x, eta):
+    return eta * abs(x) ** 0  # not 0·x + η: this is η at every x
+
+
+ADAPTORS: dict[str, Callable[[Any, float], Any]] = {
+    "inverse_sqrt": _inverse_sqrt,
+    "inverse": _inverse,
+    "exponential": _exponential,
+    "constant": _constant,
+}
+
+
+def inverse_sqrt(x: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
+    """1/√(|x| + 1/η²), the paper's adaptor (§4.2; Figure 5 for η² = 1, 2, 4).
+
+    η at 0, strictly decreasing in |x|, slope −η³/2 at 0+, tail |x|^(−1/2).
+
+    Args:
+        x: sizes, of any shape: ‖(BA)_i‖ in ALLoRA, f(x)_i in ALLoRA-OD.
+        eta: the value at 0, above 0.
+
+    Returns:
+        The factor for each entry, in (0, η].
+    """
+    return _evaluate(_inverse_sqrt, x, eta)
+
+
+def inverse(x: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
+    """1/(|x| + 1/η), inversely proportional to |x| as the abstract's words have it; arguments as in `inverse_sqrt`.
+
+    η at 0, strictly decreasing in |x|, slope −η² at 0+, tail 1/|x|.
+
+    Returns:
+        The factor for each entry, in (0, η].
+    """
+    return _evaluate(_inverse, x, eta)
+
+
+def exponential(x: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
+    """η·exp(−|x|η²/2), with the paper's value and slope at 0 and no heavy tail; arguments as in `inverse_sqrt`.
+
+    η at 0, strictly decreasing in |x|, slope −η³/2 at 0+.
+
+    Returns:
+        The factor for each entry, in [0, η].
+    """
+    return _evaluate(_exponential, x, eta)
+
+
+def constant(x: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
+    """η whatever x: no adaptation, LoRA at learning rate η·l; arguments as in `inverse_sqrt`.
+
+    Returns:
+        η for each entry.
+    """
+    return _evaluate(_constant, x, eta)
+
+
+def _evaluate(core: Callable[[Any, float], Any], x: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
+    eta = validation.positive("eta", eta)
+    return np.asarray(core(validation.finite("x", x), eta), dtype=np.float64)
