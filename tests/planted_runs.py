@@ -28,7 +28,7 @@ def epochs(average, worst) -> list[dict]:
             "probe": summary(a, w),
             "fresh": summary(10 * a, 10 * w),
             "no_dropout_fresh": summary(a / 2, w / 2),
-            "decomposition": {"mask": 3.0, "mask_stderr": 0.1, "minibatch": 1.0, "minibatch_stderr": 0.1, "total": 4.0},
+            "decomposition": {"mask": 3 * a, "minibatch": a, "total": 4 * a, "total_stderr": 0.4 * a},
         }
         for epoch, (a, w) in enumerate(zip(average, worst, strict=True))
     ]

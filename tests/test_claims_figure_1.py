@@ -150,6 +150,17 @@ def test_the_probe_batch_counts(folder):
     assert values[0, 0] == 1.0
 
 
+def test_the_seeds_component_stands_beside_the_masks_share(folder):
+    """Planted: a total variance of 4·average, with a standard error of a tenth, seeds apart by `wiggle`."""
+    plant(folder, lambda arm: AGREES, deviation=0.5)
+    measured = finding().evidence.measured["mnist sgd"]
+    before, end = (measured[f"variance components, {when}"] for when in ("before training", "at the end"))
+    assert before["mask_share"] == end["mask_share"] == 0.75
+    assert before["seed"] == pytest.approx(-0.01)
+    assert end["seed"] == pytest.approx(0.5**2 * np.var([-2, -1, 0, 1, 2], ddof=1) - 0.01)
+    assert end["measurement"] == pytest.approx(0.01)
+
+
 def test_committed_records_if_any_are_of_whole_runs():
     """What is committed is whole: every run has all its epochs, and the same grid's settings."""
     for arm, runs in grid.recorded().items():

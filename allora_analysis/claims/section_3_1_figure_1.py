@@ -7,6 +7,8 @@ The tests were stated before the runs, in that file and in `gradient_std.trends`
 
 from __future__ import annotations
 
+import dataclasses
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, settle
 from allora_analysis.gradient_std import grid as grids
 from allora_analysis.gradient_std.grid import Arm
+from allora_analysis.gradient_std.seeds import seed_component
 from allora_analysis.gradient_std.trends import AVERAGE, LEVEL, WORST, Trend, agreement, family_of_trends, values
 
 COMMAND = "python -m experiments.gradient_std --data mnist --data-root FOLDER"
@@ -44,7 +47,7 @@ def figure_1() -> Finding:
     verdict, text = judged(pairs[PRIMARY], outcomes, [arm for arm in grid.arms() if arm not in complete])
     counted = Counter(outcomes.values())
     measured: dict[str, Any] = {f"settings: {word}": counted[word] for word in ("agrees", "contradicts", "undecided")}
-    measured |= {_name(arm): _measured(pairs, arm) for arm in complete}
+    measured |= {_name(arm): _measured(pairs, arm) | _components(runs[arm]) for arm in complete}
     source = f"Student's t over seeds at {LEVEL}, Holm over {2 * len(complete)} cases; {PRIMARY} to the last"
     return Finding(verdict, Evidence({"average": "falls", "worst": "rises"}, measured, source, n=grid.seeds), text)
 
@@ -71,6 +74,17 @@ def _measured(pairs: Mapping[str, Pairs], arm: Arm) -> dict[str, Any]:
         for baseline, both in pairs.items()
         for index, what in enumerate(("average", "worst"))
     }
+
+
+def _components(runs: Mapping[int, Any]) -> dict[str, Any]:
+    # Of the gradient's variance: the masks' share, averaged over seeds, and what the seed adds to its logarithm.
+    found: dict[str, Any] = {}
+    for when, epoch in (("before training", 0), ("at the end", -1)):
+        parts = [run[epoch]["decomposition"] for run in runs.values()]
+        share = statistics.fmean(part["mask"] / part["total"] for part in parts)
+        seed = seed_component([part["total"] for part in parts], [part["total_stderr"] for part in parts])
+        found[f"variance components, {when}"] = {"mask_share": share, **dataclasses.asdict(seed)}
+    return found
 
 
 def judged(pairs: Pairs, outcomes: Mapping[Arm, str], missing: Sequence[Arm] = ()) -> tuple[str, str | None]:

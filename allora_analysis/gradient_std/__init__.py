@@ -3,7 +3,7 @@
 - `masks`, `mlp`, `linear`: masks from random bytes; the network and the linear model as functions of a mask
 - `moments`, `estimator`, `entries`: streaming moments over K masks, memory independent of K
 - `enumeration`: over all masks, exact; `oracle`: the linear model's closed form beside the estimator, in every run
-- `summary`, `decomposition`: what is reported of them; variance components of masks and minibatches
+- `summary`, `decomposition`, `seeds`: what is reported of them; variance components of masks, minibatches and the seed
 - `setting`, `training`, `measurement`, `run`: one run, measured at each epoch, recorded, safe against interruption
 - `grid`, `trends`: Figure 1's runs, and the tests of its sentence, stated before them
 - `study`, `figure`: `python -m allora_analysis.gradient_std`
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from allora_analysis.gradient_std.decomposition import Components, components
 from allora_analysis.gradient_std.entries import GradientMoments
+from allora_analysis.gradient_std.seeds import SeedComponent, seed_component
 from allora_analysis.gradient_std.setting import Setting
 from allora_analysis.gradient_std.summary import summarise, worst_held_out
 
@@ -43,11 +44,13 @@ __all__ = [
     "GradientMoments",
     "LinearGradient",
     "MLPGradient",
+    "SeedComponent",
     "Setting",
     "components",
     "exact_moments",
     "gradient_moments",
     "initialise",
+    "seed_component",
     "streaming_moments",
     "summarise",
     "worst_held_out",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +39,19 @@ def tabulate(config: Any, result: Result) -> Table:
     stderr = m["linear_mean_stderr"]
     check = f"{text(m['linear_mean'], 5)}{'' if stderr is None else f' ± {text(stderr, 2)}'}"
     note = f"the estimator on a linear model: {check}, closed form {text(p['linear_mean'], 5)}"
-    return Table(title, (*columns, "variance due to masks"), rows, (note,))
+    return Table(title, (*columns, "variance due to masks"), rows, (note, *_seeds(m)))
+
+
+def _seeds(m: Mapping[str, Any]) -> tuple[str, ...]:
+    if "log_total_seed_variance" not in m:
+        return ()
+    component, stderr, error = (
+        text(m[f"log_total_{name}"][-1], 2)
+        for name in ("seed_variance", "seed_variance_stderr", "measurement_variance")
+    )
+    return (
+        f"log of the total variance, last epoch: variance over seeds {component} ± {stderr}, of one seed's {error}",
+    )
 
 
 def _cell(value: float, stderr: float | None) -> str:

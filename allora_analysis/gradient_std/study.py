@@ -6,14 +6,13 @@ Predicted: the linear model's entrywise closed form; measured: the same estimato
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from tyro.conf import arg
 
+from allora_analysis.gradient_std.seeds import over_seeds
 from allora_analysis.gradient_std.setting import LEARNING_RATES, OPTIMIZERS, WEIGHT_DECAYS, Setting
 from allora_analysis.study import Result, Study, Table, sweep
 from allora_analysis.validation import ArgumentError, choice, count, non_negative, number, positive, several
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from allora_analysis.images import Images
-
-BATCHES = ("probe", "fresh", "no_dropout_fresh")
 
 
 @dataclass(frozen=True)
@@ -188,30 +185,6 @@ def _runs(config: Config, loaded: Images) -> tuple[dict[int, list[dict[str, Any]
     for seed, entry in done:
         runs.setdefault(seed, []).append(entry)
     return runs, interrupted
-
-
-def over_seeds(runs: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    """Averages over seeds, epoch by epoch, over the epochs that all runs have, with the standard error over seeds.
-
-    Args:
-        runs: each run's epochs.
-
-    Returns:
-        Lists by name, for example `probe_mean` and `probe_mean_stderr` (None with one seed).
-    """
-    length = min(len(run) for run in runs)
-    found: dict[str, Any] = {}
-    for part, statistic in (
-        (None, "test_accuracy"),
-        *((batch, statistic) for batch in BATCHES for statistic in ("mean", "worst_held_out")),
-        *(("decomposition", which) for which in ("mask", "minibatch")),
-    ):
-        name = statistic if part is None else f"{part}_{statistic}"
-        values = np.array([[(e if part is None else e[part])[statistic] for e in run[:length]] for run in runs])
-        found[name] = values.mean(axis=0)
-        many = len(runs) > 1
-        found[f"{name}_stderr"] = values.std(axis=0, ddof=1) / math.sqrt(len(runs)) if many else [None] * length
-    return found
 
 
 def table(config: Config, result: Result) -> Table:
