@@ -1,56 +1,226 @@
-"""§4: ALLoRA's forward and backward passes, and its family's, as functions of tensors."""
+"""§4: ALLoRA's forward and backward passes, and its family's, as functions of tensors.
+
+| function | output | gradient of A and B | ∂/∂x |
+| --- | --- | --- | --- |
+| `allora` | f = xAᵀBᵀ | LoRA's with row i of ∂L/∂(BA) times d_i = adaptor(‖(BA)_i‖) | LoRA's |
+| `allora_od` | f | LoRA's with entry (token, i) of ∂L/∂f times adaptor(abs f_i) | LoRA's |
+| `asf_lora` | f_i · adaptor(abs f_i) | the output's own | the output's own |
+
+The first two are no gradients of anything: a second backward pass gives the Jacobian of the update field, d's own
+derivative included, not a Hessian. d is computed in the backward pass, from A and B as they are stored (before
+autocast), in float32 or better. Nothing of size n₁×n₂, and no weight gradient per token, is ever formed.
+
+All take x with any leading dimensions, on any device, under autocast as `nn.Linear` does, and compose with
+`torch.compile`, `torch.func` (reverse mode and vmap), activation checkpointing and DDP. Checked by
+`tests/test_lora_functional.py` against a hand-written twin of the paper's Listing 1.
+"""
 
 from __future__ import annotations
 
+import math
+
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.lora.gradients import adapter_gradients
+from allora_analysis.lora.row_norms import factor_of_rows, norms_of_rows
+from allora_analysis.validation import ArgumentError, choice, positive
 
 VARIANTS = ("lora", "allora", "allora_od", "asf_lora")
 
 
-def row_norms(a: Tensor, b: Tensor) -> Tensor:
-    """‖(BA)_i‖ for each row i, in float32 or better, through the triangular factor of Aᵀ."""
-    dtype = torch.promote_types(a.dtype, torch.float32)
-    triangle = torch.linalg.qr(a.to(dtype).mT, mode="r").R
-    return torch.linalg.vector_norm(b.to(dtype) @ triangle.mT, dim=-1)
+def row_norms(a: Float[Tensor, "r n2"], b: Float[Tensor, "n1 _"]) -> Float[Tensor, " n1"]:
+    """‖(BA)_i‖ for each row i, without forming BA; differentiable, with the subgradient 0 where a row vanishes.
+
+    Args:
+        a: A.
+        b: B.
+
+    Returns:
+        Norms, float32 or better.
+    """
+    _check_pair(a, b)
+    return norms_of_rows(a, b)
 
 
-def row_factor(a: Tensor, b: Tensor, eta: float, adaptor: str = "inverse_sqrt") -> Tensor:
-    """d_i = 1/√(‖(BA)_i‖ + 1/η²)."""
-    return (row_norms(a, b) + eta**-2).rsqrt()
+def row_factor(
+    a: Float[Tensor, "r n2"], b: Float[Tensor, "n1 _"], eta: float, adaptor: str = "inverse_sqrt"
+) -> Float[Tensor, " n1"]:
+    """d_i = adaptor(‖(BA)_i‖), the paper's 1/√(‖(BA)_i‖ + 1/η²) by default (§4.1).
+
+    Args:
+        a: A.
+        b: B.
+        eta: the factor of a row of zeros.
+        adaptor: a key of `allora_analysis.adaptors.ADAPTORS`.
+
+    Returns:
+        Factors, float32 or better.
+    """
+    _check_pair(a, b)
+    return factor_of_rows(a, b, *check_rule(eta, adaptor))
 
 
-class _ALLoRA(torch.autograd.Function):
+def allora(
+    x: Float[Tensor, "*batch n2"],
+    a: Float[Tensor, "r _"],
+    b: Float[Tensor, "n1 _"],
+    eta: float,
+    adaptor: str = "inverse_sqrt",
+) -> Float[Tensor, "*batch n1"]:
+    """xAᵀBᵀ, with ∂L/∂A = BᵀD_dG and ∂L/∂B = D_dGAᵀ, G = ∂L/∂(BA), d = `row_factor` (§4.1; Listing 1); ∂/∂x is LoRA's.
+
+    Args:
+        x: inputs.
+        a: A.
+        b: B.
+        eta: the factor of a row of zeros, the paper's η.
+        adaptor: a key of `allora_analysis.adaptors.ADAPTORS`.
+
+    Returns:
+        Outputs, in x's dtype or autocast's.
+    """
+    return _adapt(x, a, b, eta, adaptor, per_token=False)
+
+
+def allora_od(
+    x: Float[Tensor, "*batch n2"],
+    a: Float[Tensor, "r _"],
+    b: Float[Tensor, "n1 _"],
+    eta: float,
+    adaptor: str = "inverse_sqrt",
+) -> Float[Tensor, "*batch n1"]:
+    """ALLoRA-OD (Appendix B): as `allora`, the factor from each token's own output, adaptor(|f(x)_i|), on ∂L/∂f.
+
+    Args:
+        x: inputs.
+        a: A.
+        b: B.
+        eta: the factor of an output of 0.
+        adaptor: a key of `allora_analysis.adaptors.ADAPTORS`.
+
+    Returns:
+        Outputs, as of `allora`.
+    """
+    return _adapt(x, a, b, eta, adaptor, per_token=True)
+
+
+def asf_lora(
+    x: Float[Tensor, "*batch n2"],
+    a: Float[Tensor, "r _"],
+    b: Float[Tensor, "n1 _"],
+    eta: float,
+    adaptor: str = "inverse_sqrt",
+) -> Float[Tensor, "*batch n1"]:
+    """ASF-LoRA (Appendix B): f̃_i = f_i · adaptor(|f_i|), f = xAᵀBᵀ; every gradient is f̃'s own.
+
+    Not linear in x, so no matrix is merged from it. |f̃_i| ≤ min(η|f_i|, √|f_i|) for the inverse square root.
+
+    Args:
+        x: inputs.
+        a: A.
+        b: B.
+        eta: the slope at an output of 0.
+        adaptor: a key of `allora_analysis.adaptors.ADAPTORS`.
+
+    Returns:
+        Outputs, as of `allora`.
+    """
+    dtype, eta, adaptor = check(x, a, b, eta, adaptor)
+    f = x.to(dtype) @ a.to(dtype).mT @ b.to(dtype).mT
+    wide = f.to(torch.promote_types(dtype, torch.float32))
+    return (wide * ADAPTORS[adaptor](wide, eta)).to(dtype)
+
+
+def check(x: Tensor, a: Tensor, b: Tensor, eta: float, adaptor: str) -> tuple[torch.dtype, float, str]:
+    """What a call needs: matching shapes, devices and dtypes, a rule; cheap, and no value of a tensor is read.
+
+    Args:
+        x: inputs.
+        a: A.
+        b: B.
+        eta: the factor at 0.
+        adaptor: a name.
+
+    Returns:
+        The dtype to compute in (x's, or autocast's), η, the adaptor.
+
+    Raises:
+        ArgumentError: what does not match, or what `check_rule` refuses.
+    """
+    _check_pair(a, b)
+    if x.ndim == 0 or x.shape[-1] != a.shape[1]:
+        raise ArgumentError(
+            f"x: shape {tuple(x.shape)} received, n2 = {a.shape[1]} wanted on the last axis, to match a"
+        )
+    if x.device != a.device:
+        raise ArgumentError(f"x: it must be on the device of a and b ({a.device}), received {x.device}")
+    dtype, kind = x.dtype, x.device.type
+    if kind != "meta" and dtype != torch.float64 and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind), *check_rule(eta, adaptor)
+    if dtype != a.dtype:
+        raise ArgumentError(f"x: {dtype} received with a and b of {a.dtype}; cast x, or use torch.autocast")
+    return dtype, *check_rule(eta, adaptor)
+
+
+def check_rule(eta: float, adaptor: str) -> tuple[float, str]:
+    """A finite η above 0 and the name of an adaptor.
+
+    Args:
+        eta: η.
+        adaptor: the name.
+
+    Returns:
+        Both.
+    """
+    if adaptor not in ADAPTORS:
+        choice("adaptor", adaptor, ADAPTORS)
+    if type(eta) is not float or not 0 < eta < math.inf:
+        eta = positive("eta", eta)
+    return eta, adaptor
+
+
+def _check_pair(a: Tensor, b: Tensor) -> None:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+        shapes = f"{tuple(a.shape)} and {tuple(b.shape)} received"
+        raise ArgumentError(f"a, b: shapes {shapes}; A is r × n2 and B is n1 × r, of the same rank r")
+    if a.device != b.device:
+        raise ArgumentError(f"a, b: they must be on the same device, received {a.device} and {b.device}")
+    if a.dtype != b.dtype or not a.dtype.is_floating_point:
+        raise ArgumentError(f"a, b: they must have the same floating dtype, received {a.dtype} and {b.dtype}")
+
+
+def _adapt(x: Tensor, a: Tensor, b: Tensor, eta: float, adaptor: str, per_token: bool) -> Tensor:
+    dtype, eta, adaptor = check(x, a, b, eta, adaptor)
+    flat = x.to(dtype).reshape(-1, x.shape[-1])
+    output, _ = _Adapter.apply(flat, a, b, eta, adaptor, per_token)
+    return output.reshape(*x.shape[:-1], b.shape[0])
+
+
+class _Adapter(torch.autograd.Function):
+    """x ↦ (xAᵀBᵀ, xAᵀ) of a matrix x, with the family's gradients.
+
+    xAᵀ is an output so that it can be saved and still be differentiated through in a second backward pass.
+    """
+
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(x, a, b, eta):
-        return x @ a.mT @ b.mT
+    def forward(x, a, b, eta, adaptor, per_token):
+        hidden = x @ a.to(x.dtype).mT
+        return hidden @ b.to(x.dtype).mT, hidden
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, a, b, ctx.eta = inputs
-        ctx.save_for_backward(x, a, b)
+        x, a, b, *ctx.rule = inputs
+        ctx.save_for_backward(x, a, b, output[1])
+        ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx, grad):
-        x, a, b = ctx.saved_tensors
-        d = row_factor(a, b, ctx.eta).to(b.dtype)
-        flat, inputs = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
-        grad_a = (flat @ (d[:, None] * b)).mT @ inputs
-        grad_b = d[:, None] * (flat.mT @ (inputs @ a.mT))
-        return grad @ b @ a, grad_a, grad_b, None
-
-
-def allora(x: Tensor, a: Tensor, b: Tensor, eta: float, adaptor: str = "inverse_sqrt") -> Tensor:
-    """x AᵀBᵀ, with the gradients of A and B scaled by d; ∂/∂x is not."""
-    return _ALLoRA.apply(x, a, b, float(eta))
-
-
-def allora_od(x: Tensor, a: Tensor, b: Tensor, eta: float, adaptor: str = "inverse_sqrt") -> Tensor:
-    """x AᵀBᵀ, with the gradients of A and B scaled per token by 1/√(|f(x)_i| + 1/η²); ∂/∂x is not."""
-    raise NotImplementedError
-
-
-def asf_lora(x: Tensor, a: Tensor, b: Tensor, eta: float, adaptor: str = "inverse_sqrt") -> Tensor:
-    """f̃_i = f_i/√(|f_i| + 1/η²), f = x AᵀBᵀ."""
-    f = x @ a.mT @ b.mT
-    return f * (f.abs() + eta**-2).rsqrt()
+    def backward(ctx, grad, grad_hidden):
+        saved, needs = ctx.saved_tensors, ctx.needs_input_grad
+        found = adapter_gradients(grad, grad_hidden, saved, ctx.rule, needs[:3])
+        grad_x = None if found.hidden is None else found.hidden @ saved[1].to(found.hidden.dtype)
+        return grad_x, found.a, found.b, None, None, None
