@@ -1,0 +1,160 @@
+"""§4.2, escape from zero in the scalar model: m' = g·h(m), m(0) = 0, in closed form for each adaptor h.
+
+m is the norm of a row of BA, g > 0 the size of its gradient through a fixed A, l·steps the time t. LoRA at learning
+rate ρ·l is h = ρ: m = ρgt. With h at 0 equal to η every adaptor starts as LoRA at η·l does, m ≈ ηgt, and then
+
+| adaptor | m(t), s = gt | t(m)·g | m for large t |
+| --- | --- | --- | --- |
+| `inverse_sqrt` | (3s/2 + η⁻³)^(2/3) − η⁻² | (2/3)·[(m + η⁻²)^(3/2) − η⁻³] | (3s/2)^(2/3) |
+| `inverse` | √(2s + η⁻²) − 1/η | m²/2 + m/η | √(2s) |
+| `exponential` | (2/η²)·log(1 + sη³/2) | (2/η³)·[exp(mη²/2) − 1] | (2/η²)·log(sη³/2) |
+| `constant` | ηs | m/η | ηs |
+
+each written so that it does not cancel at small t. Assumptions: the gradient's direction and A stay as they are;
+`pair.py` says when A's own training ends that. Checked by `tests/test_escape_scalar.py` against an ODE solver and 50
+digits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from allora_analysis import validation
+from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.validation import ArgumentError
+
+
+def trajectory(t: ArrayLike, gradient: float, eta: float, adaptor: str = "inverse_sqrt") -> Float[np.ndarray, "*shape"]:
+    """m(t) of the scalar model; for the paper's adaptor (3gt/2 + η⁻³)^(2/3) − η⁻².
+
+    Args:
+        t: times, 0 or above, of any shape; l·steps.
+        gradient: g > 0.
+        eta: η > 0, the factor at m = 0.
+        adaptor: a name of `adaptors.ADAPTORS`.
+
+    Returns:
+        m at each time.
+    """
+    gradient, eta = validation.positive("gradient", gradient), validation.positive("eta", eta)
+    return _levels(gradient * _not_negative("t", t), eta, validation.choice("adaptor", adaptor, ADAPTORS))
+
+
+def time_to_reach(
+    level: ArrayLike, gradient: float, eta: float, adaptor: str = "inverse_sqrt"
+) -> Float[np.ndarray, "*shape"]:
+    """The time t with m(t) = level, the inverse of `trajectory`.
+
+    Args:
+        level: values of m, 0 or above, of any shape.
+        gradient: g > 0.
+        eta: η > 0.
+        adaptor: a name of `adaptors.ADAPTORS`.
+
+    Returns:
+        The time to reach each level.
+    """
+    gradient, eta = validation.positive("gradient", gradient), validation.positive("eta", eta)
+    return _impulses(_not_negative("level", level), eta, validation.choice("adaptor", adaptor, ADAPTORS)) / gradient
+
+
+def lora_trajectory(t: ArrayLike, gradient: float, rate: float = 1.0) -> Float[np.ndarray, "*shape"]:
+    """m(t) = rate·g·t, LoRA at learning rate rate·l: rate 1 is LoRA at l, rate η LoRA at η·l.
+
+    Args:
+        t: times, 0 or above; l·steps.
+        gradient: g > 0.
+        rate: the learning rate over l.
+
+    Returns:
+        m at each time.
+    """
+    return trajectory(t, gradient, rate, "constant")
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """Fast escape against measured steps, at a level m: what a fixed rate must give up, and what an adaptor gains.
+
+    Rates multiply the learning rate l, times are l·steps.
+    """
+
+    rate_at_zero: float
+    """η, the adaptor's rate at 0."""
+    rate_at_level: float
+    """h(m), its rate at the level."""
+    time: float
+    """The adaptor's time to the level."""
+    fast_time: float
+    """m/(gη): the fixed rate η, as fast at 0, and η/h(m) times too large at the level."""
+    measured_time: float
+    """m/(g·h(m)): the fixed rate h(m), as measured at the level."""
+    equal_time_rate: float
+    """m/(g·time), the fixed rate that reaches the level at the adaptor's time."""
+    advantage: float
+    """measured_time/time = equal_time_rate/h(m) ≥ 1, with equality for `constant`."""
+
+
+def tradeoff(level: float, gradient: float, eta: float, adaptor: str = "inverse_sqrt") -> Tradeoff:
+    """What "a fixed rate cannot both escape fast and then take measured steps" (§4.2) amounts to.
+
+    No fixed rate has both: one that equals η at 0 is η/h(m) times h(m) at the level m. Against the fixed rate that is
+    as measured at the level, the adaptor arrives earlier by the factor m/(h(m)·∫₀^m du/h(u)): with u = η²m
+    (3u/2)·√(1 + u)/((1 + u)^(3/2) − 1) for the paper's adaptor, between 1 and **3/2**; (1 + v)/(1 + v/2) with v = ηm
+    for `inverse`, between 1 and 2; (u/2)/(1 − exp(−u/2)) for `exponential`, without limit.
+
+    Args:
+        level: m > 0.
+        gradient: g > 0.
+        eta: η > 0.
+        adaptor: a name of `adaptors.ADAPTORS`.
+
+    Returns:
+        The rates and times.
+    """
+    level = validation.positive("level", level)
+    time = float(time_to_reach(level, gradient, eta, adaptor))
+    at_level = float(ADAPTORS[adaptor](level, eta))
+    measured = level / gradient / at_level if at_level > 0 else np.inf
+    return Tradeoff(
+        rate_at_zero=eta,
+        rate_at_level=at_level,
+        time=time,
+        fast_time=level / (gradient * eta),
+        measured_time=measured,
+        equal_time_rate=level / (gradient * time),
+        advantage=measured / time,
+    )
+
+
+def _levels(impulse: Float[np.ndarray, "*shape"], eta: float, adaptor: str) -> Float[np.ndarray, "*shape"]:
+    # m where the impulse is s = g·t.
+    if adaptor == "inverse_sqrt":
+        return np.asarray(np.expm1(2 / 3 * np.log1p(1.5 * eta**3 * impulse)) / eta**2)
+    if adaptor == "inverse":
+        return np.asarray(2 * eta * impulse / (1 + np.sqrt(1 + 2 * eta**2 * impulse)))
+    if adaptor == "exponential":
+        return np.asarray(2 / eta**2 * np.log1p(eta**3 / 2 * impulse))
+    return np.asarray(eta * impulse)
+
+
+def _impulses(level: Float[np.ndarray, "*shape"], eta: float, adaptor: str) -> Float[np.ndarray, "*shape"]:
+    # ∫₀^level du/h(u).
+    if adaptor == "inverse_sqrt":
+        return np.asarray(2 / (3 * eta**3) * np.expm1(1.5 * np.log1p(eta**2 * level)))
+    if adaptor == "inverse":
+        return np.asarray(level * (level / 2 + 1 / eta))
+    if adaptor == "exponential":
+        return np.asarray(2 / eta**3 * np.expm1(eta**2 / 2 * level))
+    return np.asarray(level / eta)
+
+
+def _not_negative(name: str, value: ArrayLike) -> Float[np.ndarray, "*shape"]:
+    array = validation.finite(name, value)
+    if array.min() < 0:
+        raise ArgumentError(f"{name} must be 0 or above everywhere, received {array.min():g}")
+    return array
