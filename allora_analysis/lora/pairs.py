@@ -1,0 +1,146 @@
+"""The LoRA pairs (A, B) of a model, wherever they come from: PEFT's LoRA layers, or modules with matrices `a` and `b`.
+
+Found by their attributes, so that nothing needs PEFT: a PEFT layer has `lora_A`, `lora_B` and `scaling` by adapter, and
+`lora_variant[adapter]` if the adapter is not plain LoRA. Checked by `tests/test_lora_optim_groups.py` and
+`tests/test_lora_doctor.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+SCALED_GRADIENTS = ("allora", "allora_0", "allora_od")
+QUANTISED_WORDS = ("4bit", "8bit", "quant", "gptq", "awq", "hqq", "eetq", "aqlm")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One adapter of one layer: x ↦ W*x + s·B(Ax), before a variant changes it.
+
+    Attributes:
+        name: the layer's path in the model.
+        adapter: PEFT's name of the adapter, or None for a module with `a` and `b`.
+        module: the layer.
+        a: A, (r, n₂).
+        b: B, (n₁, r).
+        scaling: s.
+        variant: "lora", one of ALLoRA's family, or the class name of another of PEFT's variants.
+        eta: the variant's η, or None.
+        adaptor: the variant's adaptor, or None.
+        drop_rate: of the adapter's dropout.
+        active: the adapter is one of those that the layer uses.
+        merged: the adapter is in the base weight, and trains no more.
+        disabled: the layer leaves its adapters out.
+        quantised: the base weight is kept in few bits.
+    """
+
+    name: str
+    adapter: str | None
+    module: nn.Module
+    a: Tensor
+    b: Tensor
+    scaling: float
+    variant: str = "lora"
+    eta: float | None = None
+    adaptor: str | None = None
+    drop_rate: float = 0.0
+    active: bool = True
+    merged: bool = False
+    disabled: bool = False
+    quantised: bool = False
+
+    @property
+    def label(self) -> str:
+        """The layer's path, with the adapter's name if it has one."""
+        return f"{self.name} ({self.adapter})" if self.adapter else self.name
+
+    @property
+    def trainable(self) -> bool:
+        """A or B is trained."""
+        return self.a.requires_grad or self.b.requires_grad
+
+
+def chained(a: Any, b: Any) -> bool:
+    """Whether BA exists: matrices of shapes (r, n₂) and (n₁, r).
+
+    Args:
+        a: A.
+        b: B.
+
+    Returns:
+        True if the shapes chain.
+    """
+    tensors = isinstance(a, Tensor) and isinstance(b, Tensor)
+    return tensors and a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1]
+
+
+def lora_pairs(model: nn.Module) -> tuple[Pair, ...]:
+    """Every adapter of every layer, active or not, trainable or not, in the order of `named_modules`.
+
+    Args:
+        model: any model.
+
+    Returns:
+        The pairs; none if the model has no LoRA layer.
+    """
+    found: list[Pair] = []
+    for name, module in model.named_modules():
+        if all(hasattr(module, attribute) for attribute in ("lora_A", "lora_B", "scaling")):
+            found += _peft_pairs(name, module)
+        elif chained(getattr(module, "a", None), getattr(module, "b", None)):
+            found.append(_bare_pair(name, module))
+    return tuple(found)
+
+
+def _peft_pairs(name: str, layer: Any) -> Iterator[Pair]:
+    weights = {key: (layer.lora_A[key].weight, layer.lora_B[key].weight) for key in layer.lora_A}
+    embedding = getattr(layer, "lora_embedding_A", {})
+    weights |= {key: (embedding[key], layer.lora_embedding_B[key]) for key in embedding}
+    for adapter, (a, b) in weights.items():
+        rule = getattr(layer, "lora_variant", {}).get(adapter)
+        yield Pair(
+            name,
+            adapter,
+            layer,
+            a,
+            b,
+            float(layer.scaling[adapter]),
+            "lora" if rule is None else getattr(rule, "name", type(rule).__name__),
+            getattr(rule, "eta", None),
+            getattr(rule, "adaptor", None),
+            float(getattr(layer.lora_dropout[adapter], "p", 0.0)) if adapter in layer.lora_dropout else 0.0,
+            adapter in layer.active_adapters,
+            adapter in layer.merged_adapters,
+            bool(layer.disable_adapters),
+            getattr(layer, "quantization_backend", None) is not None or _quantised(layer.get_base_layer()),
+        )
+
+
+def _bare_pair(name: str, module: Any) -> Pair:
+    variant = getattr(module, "variant", None)
+    rule = variant is not None
+    # Without a rule, a module's own eta is LoRA's α/r (`LowRankLinear`).
+    scaling = getattr(module, "scaling", 1.0 if rule else getattr(module, "eta", 1.0))
+    return Pair(
+        name,
+        None,
+        module,
+        module.a,
+        module.b,
+        float(scaling),
+        variant if rule else "lora",
+        float(module.eta) if rule and variant != "lora" else None,
+        getattr(module, "adaptor", None) if rule and variant != "lora" else None,
+        float(getattr(module, "drop_rate", 0.0)),
+        quantised=_quantised(getattr(module, "base", None)),
+    )
+
+
+def _quantised(base: Any) -> bool:
+    weight = getattr(base, "weight", None)
+    integers = isinstance(weight, Tensor) and not weight.is_floating_point()
+    return integers or any(word in type(base).__name__.lower() for word in QUANTISED_WORDS)
