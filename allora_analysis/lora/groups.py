@@ -75,13 +75,18 @@ def _is_pair(tensors: list[Any], said: Any) -> bool:
     if said not in (None, True, False):
         raise ArgumentError(f"pair must be True or False, received {said!r}")
     chains = len(tensors) == 2 and chained(*tensors)
-    if not said:
-        return said is None and chains and tensors[0].shape[0] <= min(tensors[0].shape[1], tensors[1].shape[0])
-    if not chains:
+    if said and not chains:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
         raise ArgumentError(f"params: a pair is A (r, n2), then B (n1, r); received shapes {shapes}")
-    if tensors[0].device != tensors[1].device:
-        raise ArgumentError(f"params: A and B on one device wanted, received {tensors[0].device}, {tensors[1].device}")
+    if said is None and chains:
+        (rank, n2), (n1, _) = tensors[0].shape, tensors[1].shape
+        said = rank <= min(n1, n2)
+    if not said:
+        return False
+    for what in ("device", "dtype"):
+        a, b = (getattr(tensor, what) for tensor in tensors)
+        if a != b:
+            raise ArgumentError(f"params: A and B of one {what} wanted, received {a} and {b}")
     return True
 
 
@@ -178,8 +183,8 @@ def _adapter_parameters(module: nn.Module) -> list[Tensor]:
 def _check_pair(pair: Pair, taken: set[Tensor]) -> None:
     if pair.eta is not None and pair.variant not in PLAIN:
         raise ArgumentError(
-            f"model: {pair.label} trains {pair.variant!r}, which ALLoRAAdamW would scale once more; give it plain LoRA "
-            "layers (peft.LoraConfig), or train these with SGD"
+            f"model: {pair.label} trains {pair.variant!r}, whose own rule ALLoRAAdamW would come on top of; "
+            "give it plain LoRA layers (peft.LoraConfig), or train these with SGD"
         )
     if not chained(pair.a, pair.b):
         raise ArgumentError(

@@ -1,0 +1,441 @@
+"""Groups, states and refusals of `ALLoRAAdamW`; the groups of a model, PEFT's or the toolkit's own."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from allora_analysis.hessian.lowrank import add_adapters
+from allora_analysis.lora.functional import row_factor
+from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
+from allora_analysis.lora.pairs import lora_pairs
+from allora_analysis.validation import ArgumentError
+
+peft = pytest.importorskip("peft")
+
+
+def matrices(seed=0, n1=5, n2=6, r=2, **options):
+    generator = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(shape, generator=generator, **options)) for shape in ((r, n2), (n1, r))]
+
+
+def step(optimizer, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    optimizer.step()
+
+
+def built(seed=0, **options):
+    params = [*matrices(seed), nn.Parameter(torch.ones(3))]
+    groups = [{"params": params[:2], "scaling": 2.0}, {"params": params[2:], "lr": 0.5}]
+    return params, ALLoRAAdamW(groups, **({"lr": 0.1, "eta": 3.0} | options))
+
+
+class MLP(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.first, self.norm = nn.Embedding(11, 6), nn.Linear(6, 8), nn.LayerNorm(8)
+        self.second, self.classifier = nn.Linear(8, 7), nn.Linear(7, 3)
+
+    def forward(self, tokens):
+        return self.classifier(torch.tanh(self.second(self.norm(self.first(self.embed(tokens))))).mean(1))
+
+
+def adapted(**options):
+    fields = {"r": 2, "lora_alpha": 6, "target_modules": ["first", "second"], "modules_to_save": ["classifier"]}
+    return peft.get_peft_model(MLP(), peft.LoraConfig(**(fields | options)))
+
+
+# -- which groups are pairs
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said", "is_pair"),
+    [
+        ((2, 6), (5, 2), None, True),
+        ((2, 6), (5, 2), True, True),
+        ((2, 6), (5, 2), False, False),
+        ((4, 4), (4, 4), None, True),  # square: the shapes do not tell A from B, the order does
+        ((5, 2), (2, 6), None, False),  # B, then A
+        ((5, 6), (5,), None, False),  # a head's weight and bias
+        ((8, 3), (4, 8), None, False),  # chained, but no low rank: two layers of a network
+        ((8, 3), (4, 8), True, True),
+        ((1, 6), (5, 1), None, True),
+    ],
+)
+def test_two_matrices_whose_shapes_chain_are_a_pair_unless_said_otherwise(first, second, said, is_pair):
+    params = [nn.Parameter(torch.ones(first)), nn.Parameter(torch.ones(second))]
+    group = {"params": params} | ({} if said is None else {"pair": said})
+    assert ALLoRAAdamW([group], 0.1, 2.0).param_groups[0]["pair"] is is_pair
+    if said is None:
+        assert ALLoRAAdamW(params, 0.1, 2.0).param_groups[0]["pair"] is is_pair
+        assert ALLoRAAdamW(iter(params), 0.1, 2.0).param_groups[0]["pair"] is is_pair
+
+
+def test_of_two_square_matrices_the_first_is_a():
+    a, b = matrices(n1=4, n2=4, r=4, dtype=torch.float64)
+    d, before = row_factor(a.detach(), b.detach(), 2.0), [a.detach().clone(), b.detach().clone()]
+    a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
+    ALLoRAAdamW([a, b], 0.1, 2.0, eps=0.0, weight_decay=0.0).step()
+    torch.testing.assert_close((before[1] - b).detach() / 0.1, d[:, None].expand(4, 4))
+    torch.testing.assert_close((before[0] - a).detach() / 0.1, d.mean().expand(4, 4))
+
+
+def test_a_group_sets_its_own_values_and_can_be_added_later():
+    params, optimizer = built()
+    a, b = matrices(1)
+    optimizer.add_param_group(
+        {"params": [a, b], "pair": True, "eta": 7.0, "adaptor": "constant", "eps": 0.0, "lr": 0.2}
+    )
+    assert [group["pair"] for group in optimizer.param_groups] == [True, False, True]
+    assert [group["eta"] for group in optimizer.param_groups] == [3.0, 3.0, 7.0]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.5, 0.2]
+    before = b.detach().clone()
+    a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
+    optimizer.step()
+    torch.testing.assert_close(b.detach(), before * (1 - 0.2 * 0.01) - 0.2 * 7.0)
+    assert all(parameter.grad is None for parameter in params)
+
+
+def test_named_parameters_are_taken():
+    a, b = matrices()
+    optimizer = ALLoRAAdamW([("down", a), ("up", b)], 0.1, 2.0)
+    assert optimizer.param_groups[0]["pair"]
+    assert optimizer.param_groups[0]["param_names"] == ["down", "up"]
+
+
+def test_a_users_dictionary_is_left_as_it_is():
+    group = {"params": matrices()}
+    ALLoRAAdamW([group], 0.1, 2.0)
+    assert set(group) == {"params"}
+
+
+# -- torch's conventions
+
+
+def test_closure_and_schedulers():
+    params, optimizer = built()
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.5**epoch)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = sum((parameter**2).sum() for parameter in params)
+        loss.backward()
+        return loss
+
+    before = [parameter.detach().clone() for parameter in params]
+    loss = optimizer.step(closure)
+    assert loss.item() == pytest.approx(sum((start**2).sum().item() for start in before))
+    assert not any(torch.equal(x, y) for x, y in zip(before, params, strict=True))
+    scheduler.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.25]
+
+
+def test_a_rate_of_zero_moves_nothing_and_no_gradient_is_no_step():
+    params, optimizer = built(lr=0.0)
+    before = [parameter.detach().clone() for parameter in params]
+    assert optimizer.step() is None
+    assert not optimizer.state
+    step(optimizer, 0)
+    assert all(torch.equal(x, y) for x, y in zip(before[:2], params[:2], strict=True))
+    assert not torch.equal(before[2], params[2])
+
+
+def test_under_a_gradient_scaler_infinite_gradients_skip_the_step():
+    params, optimizer = built()
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    before = [parameter.detach().clone() for parameter in params]
+    for factor in (float("inf"), 1.0):
+        optimizer.zero_grad()
+        scaler.scale(sum((parameter**2).sum() * factor for parameter in params)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        moved = [not torch.equal(x, y) for x, y in zip(before, params, strict=True)]
+        assert all(moved) if factor == 1.0 else not any(moved)
+
+
+# -- states
+
+
+def saved_and_loaded(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def plain(value):
+    if isinstance(value, dict):
+        return all(plain(key) and plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(plain(item) for item in value)
+    return value is None or type(value) in (bool, int, float, str, torch.Tensor)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_a_run_goes_on_from_a_saved_state_as_if_never_stopped(foreach):
+    whole, straight = built(foreach=foreach)
+    for seed in range(6):
+        step(straight, seed)
+    half, first = built(foreach=foreach)
+    for seed in range(3):
+        step(first, seed)
+    assert plain(first.state_dict())
+    resumed, second = built(seed=1, foreach=foreach, lr=9.0, eta=9.0)
+    with torch.no_grad():
+        for new, old in zip(resumed, half, strict=True):
+            new.copy_(old)
+    second.load_state_dict(saved_and_loaded(first.state_dict()))
+    assert second.param_groups[0]["eta"] == 3.0
+    assert second.param_groups[0]["scaling"] == 2.0
+    for seed in range(3, 6):
+        step(second, seed)
+    assert all(torch.equal(x, y) for x, y in zip(whole, resumed, strict=True))
+
+
+def test_a_deep_copy_goes_its_own_way():
+    params, optimizer = built()
+    step(optimizer, 0)
+    twin = copy.deepcopy(optimizer)
+    step(twin, 1)
+    before = [parameter.detach().clone() for parameter in params]
+    copied = [parameter for group in twin.param_groups for parameter in group["params"]]
+    assert all(torch.equal(x, y) for x, y in zip(before, params, strict=True))
+    step(optimizer, 1)
+    assert all(torch.equal(x, y) for x, y in zip(copied, params, strict=True))
+
+
+def test_a_state_of_adamw_loads_and_eta_and_the_pairs_stay():
+    params, optimizer = built()
+    other = [nn.Parameter(parameter.detach().clone()) for parameter in params]
+    adamw = torch.optim.AdamW([{"params": other[:2]}, {"params": other[2:]}], lr=0.3)
+    step(adamw, 0)
+    optimizer.load_state_dict(adamw.state_dict())
+    assert [(group["pair"], group["eta"], group["lr"]) for group in optimizer.param_groups] == [
+        (True, 3.0, 0.3),
+        (False, 3.0, 0.3),
+    ]
+    torch.testing.assert_close(optimizer.state[params[0]]["exp_avg"], adamw.state[other[0]]["exp_avg"])
+    step(optimizer, 1)
+    assert optimizer.state[params[0]]["step"].item() == 2
+
+
+@pytest.mark.bad_input
+def test_a_state_of_other_groups_is_refused():
+    _, optimizer = built()
+    step(optimizer, 0)
+    a, b = matrices(n1=4)
+    other = ALLoRAAdamW([{"params": [a, b]}, {"params": [nn.Parameter(torch.ones(3))]}], 0.1, 2.0)
+    with pytest.raises(ArgumentError, match=r"state_dict: exp_avg of shape \(5, 2\) for a parameter of shape \(4, 2\)"):
+        other.load_state_dict(optimizer.state_dict())
+    off = ALLoRAAdamW([{"params": [a, b], "pair": False}, {"params": [nn.Parameter(torch.ones(3))]}], 0.1, 2.0)
+    with pytest.raises(ArgumentError, match="state_dict: a group is a pair there and no pair here"):
+        off.load_state_dict(optimizer.state_dict())
+    with pytest.raises(ValueError, match="group"):
+        ALLoRAAdamW([a, b], 0.1, 2.0).load_state_dict(optimizer.state_dict())
+
+
+# -- a caller's mistakes
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"lr": -0.1}, "lr must be a finite number, 0 or above, received -0.1"),
+        ({"lr": float("nan")}, "lr must be"),
+        ({"eta": 0.0}, "eta must be a finite number above 0, received 0.0"),
+        ({"eta": -2.0}, "eta must be"),
+        ({"betas": (0.9, 1.0)}, "betas must be two numbers in"),
+        ({"betas": (-0.1, 0.9)}, "betas must be two numbers in"),
+        ({"betas": (0.9,)}, "betas must be two numbers in"),
+        ({"eps": -1e-8}, "eps must be"),
+        ({"weight_decay": -1.0}, "weight_decay must be"),
+        (
+            {"adaptor": "square"},
+            "adaptor must be one of inverse_sqrt, inverse, exponential, constant; received 'square'",
+        ),
+    ],
+)
+def test_values_out_of_range(wrong, words):
+    with pytest.raises(ArgumentError, match=words) as caught:
+        ALLoRAAdamW(matrices(), **({"lr": 0.1, "eta": 2.0} | wrong))
+    assert "\n" not in str(caught.value)
+    optimizer = ALLoRAAdamW([nn.Parameter(torch.ones(2))], 0.1, 2.0)
+    with pytest.raises(ArgumentError, match=words):
+        optimizer.add_param_group({"params": matrices()} | wrong)
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        ({"params": [torch.ones(5, 2), torch.ones(2, 6)], "pair": True}, r"a pair is A \(r, n2\), then B \(n1, r\)"),
+        ({"params": [torch.ones(5, 2)], "pair": True}, r"received shapes \(5, 2\)"),
+        ({"params": [torch.ones(2, 6), torch.ones(5, 2), torch.ones(5)], "pair": True}, "a pair is A"),
+        ({"params": [torch.ones(2, 6), torch.ones(5, 2)], "pair": "yes"}, "pair must be True or False"),
+        ({"params": [torch.ones(2, 6), torch.ones(5, 2)], "foreach": "yes"}, "foreach must be"),
+        ({"params": [torch.ones(2, 6), torch.ones(5, 2)], "scaling": float("inf")}, "scaling must be"),
+        ({"params": [torch.ones(2, 6), torch.ones(5, 2).double()]}, "A and B of one dtype wanted"),
+        ({"params": [torch.ones(2, 6), torch.ones(5, 2, device="meta")]}, "A and B of one device wanted"),
+        ({"params": [torch.ones(3, dtype=torch.complex64)]}, "real floating-point parameters wanted"),
+        ({"params": torch.ones(3, dtype=torch.int32)}, "real floating-point parameters wanted"),
+    ],
+)
+def test_wrong_groups(group, words):
+    with pytest.raises(ArgumentError, match=words):
+        ALLoRAAdamW([group], 0.1, 2.0)
+
+
+@pytest.mark.bad_input
+def test_sparse_gradients_are_refused_before_anything_moves():
+    params, table = matrices(), nn.Embedding(4, 3, sparse=True)
+    optimizer = ALLoRAAdamW([{"params": params}, {"params": table.parameters()}], 0.1, 2.0)
+    before = params[1].detach().clone()
+    (table(torch.tensor([1])).sum() + sum(parameter.sum() for parameter in params)).backward()
+    with pytest.raises(ArgumentError, match="dense gradients wanted, received sparse ones"):
+        optimizer.step()
+    assert torch.equal(before, params[1])
+
+
+# -- the groups of a model
+
+
+def names_of(model, groups):
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [[names[parameter] for parameter in group["params"]] for group in groups]
+
+
+def assert_each_trainable_once(model, groups):
+    held = [parameter for group in groups for parameter in group["params"] if parameter.requires_grad]
+    assert len(held) == len(set(held))
+    assert set(held) == {parameter for parameter in model.parameters() if parameter.requires_grad}
+
+
+def test_groups_of_a_peft_model():
+    model = adapted()
+    groups = param_groups(model, lr=1e-3, head_lr=1e-4, weight_decay=0.1)
+    assert_each_trainable_once(model, groups)
+    assert [group["name"] for group in groups] == [
+        "base_model.model.first (default)",
+        "base_model.model.second (default)",
+        "head",
+    ]
+    assert [group["pair"] for group in groups] == [True, True, False]
+    assert [group["scaling"] for group in groups[:2]] == [3.0, 3.0]
+    assert [group["lr"] for group in groups] == [1e-3, 1e-3, 1e-4]
+    assert [group["weight_decay"] for group in groups] == [0.1] * 3
+    assert names_of(model, groups)[0] == [
+        "base_model.model.first.lora_A.default.weight",
+        "base_model.model.first.lora_B.default.weight",
+    ]
+    assert all("classifier" in name for name in names_of(model, groups)[2])
+    optimizer = ALLoRAAdamW(param_groups(model, head_lr=0.5), 0.1, 2.0)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1, 0.5]
+
+
+def test_only_the_active_adapter_of_several_is_trained():
+    model = adapted(modules_to_save=None)
+    model.add_adapter("other", peft.LoraConfig(r=3, lora_alpha=3, target_modules=["second"]))
+    assert [group["name"] for group in param_groups(model)] == [
+        "base_model.model.first (default)",
+        "base_model.model.second (default)",
+    ]
+    model.set_adapter("other")
+    (group,) = param_groups(model)
+    assert group["name"] == "base_model.model.second (other)"
+    assert group["scaling"] == 1.0
+    assert_each_trainable_once(model, [group])
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"lora_bias": True}, "lora_B.default.bias"), ({"use_dora": True}, "lora_magnitude_vector.default.weight")],
+)
+def test_what_else_an_adapter_trains_goes_at_its_rate(options, word):
+    model = adapted(**options)
+    groups = param_groups(model, lr=1e-3, head_lr=1e-4)
+    assert_each_trainable_once(model, groups)
+    assert [group["name"] for group in groups[2:]] == ["adapters", "head"]
+    assert [group["lr"] for group in groups[2:]] == [1e-3, 1e-4]
+    assert [name.endswith(word) for name in names_of(model, groups)[2]] == [True, True]
+
+
+def test_an_embeddings_adapter_is_a_pair_and_a_frozen_matrix_stays_in_its_pair():
+    model = adapted(target_modules=["embed"])
+    groups = param_groups(model)
+    assert groups[0]["name"] == "base_model.model.embed (default)"
+    assert [tuple(parameter.shape) for parameter in groups[0]["params"]] == [(2, 11), (6, 2)]
+    groups[0]["params"][0].requires_grad_(False)
+    assert_each_trainable_once(model, param_groups(model))
+    assert len(param_groups(model)[0]["params"]) == 2
+
+
+def test_groups_of_the_toolkits_own_layers():
+    model = add_adapters(MLP(), 2, 5.0, torch.Generator().manual_seed(0))
+    model.norm.requires_grad_(True)
+    groups = param_groups(model, weight_decay=0.0)
+    assert_each_trainable_once(model, groups)
+    assert [(group["name"], group["pair"], group.get("scaling")) for group in groups] == [
+        ("first", True, 5.0),
+        ("second", True, 5.0),
+        ("classifier", True, 5.0),
+        ("head", False, None),
+    ]
+
+
+def test_one_step_of_a_peft_model_moves_b_by_the_factor():
+    model = adapted().double()
+    optimizer = ALLoRAAdamW(param_groups(model), 1e-3, 4.0, weight_decay=0.0)
+    pairs = lora_pairs(model)
+    with torch.no_grad():
+        for pair in pairs:
+            pair.b.copy_(torch.randn(pair.b.shape))
+    d = [row_factor(pair.a * 3.0, pair.b, 4.0).detach() for pair in pairs]
+    before = [pair.b.detach().clone() for pair in pairs]
+    model(torch.arange(8).reshape(2, 4)).square().sum().backward()
+    optimizer.step()
+    for pair, start, factor in zip(pairs, before, d, strict=True):
+        moved = (pair.b.detach() - start).abs() / 1e-3
+        torch.testing.assert_close(moved, factor[:, None].expand_as(moved), rtol=1e-4, atol=0)
+
+
+@pytest.mark.bad_input
+def test_models_without_a_trainable_pair_are_refused():
+    for model in (MLP(), adapted(inference_mode=True), nn.Linear(2, 3)):
+        with pytest.raises(ArgumentError, match="no trainable LoRA pair found"):
+            param_groups(model)
+
+
+@pytest.mark.bad_input
+def test_a_convolutions_adapter_is_refused():
+    model = peft.get_peft_model(
+        nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten()), peft.LoraConfig(r=1, target_modules=["0"])
+    )
+    with pytest.raises(ArgumentError, match="leave it out of target_modules"):
+        param_groups(model)
+
+
+@pytest.mark.bad_input
+def test_a_matrix_in_two_pairs_is_refused():
+    model = add_adapters(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), 2, 1.0, torch.Generator())
+    model[1].a = model[0].a
+    with pytest.raises(ArgumentError, match="1 shares a matrix with another pair"):
+        param_groups(model)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("variant", ["allora", "allora_0", "allora_od", "asf_lora"])
+def test_layers_of_alloras_family_are_refused(variant):
+    model = add_adapters(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), 2, 1.0, torch.Generator())
+    model[1].variant, model[1].adaptor = variant, "inverse_sqrt"
+    with pytest.raises(ArgumentError, match=f"1 trains '{variant}'.*plain LoRA layers"):
+        param_groups(model)
