@@ -1,0 +1,123 @@
+"""§4: what one adapter of a PEFT layer does beside LoRA: its forward pass in PEFT's order, and how it merges.
+
+Checked by `tests/test_lora_peft.py` (gradients, merging) against a twin by hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from peft.tuners.lora.layer import LoraVariant
+from torch import Tensor
+
+from allora_analysis.lora.functional import allora, allora_od, asf_lora
+from allora_analysis.validation import ArgumentError
+
+FUNCTIONS = {"allora": allora, "allora_0": allora, "allora_od": allora_od, "asf_lora": asf_lora}
+LORA_X_ETA = "lora_x_eta"
+VARIANTS = (*FUNCTIONS, LORA_X_ETA)
+NOT_MERGEABLE = (
+    "asf_lora cannot be merged or turned into LoRA: its output f·adaptor(|f|) is not linear in x, so no W + ΔW gives "
+    "it; keep the adapter beside the base weight, or train with variant 'allora'"
+)
+
+
+@dataclass(frozen=True)
+class Rule(LoraVariant):
+    """The variant of one adapter in one layer. LoRA×η has none: it is LoRA at scaling η.
+
+    Attributes:
+        name: "allora", "allora_0", "allora_od" or "asf_lora".
+        eta: η, the adaptor's value at 0.
+        adaptor: a key of `allora_analysis.adaptors.ADAPTORS`.
+    """
+
+    name: str
+    eta: float
+    adaptor: str
+
+    @property
+    def is_lora_forward(self) -> bool:
+        """The output is LoRA's: s·BAx, for every variant but ASF-LoRA."""
+        return self.name != "asf_lora"
+
+    def supports_lora_conversion(self) -> bool:
+        """Whether PEFT may turn the adapter into plain LoRA.
+
+        Returns:
+            False for ASF-LoRA.
+        """
+        return self.is_lora_forward
+
+    def init(self, module: Any, adapter_name: str, **kwargs: Any) -> None:
+        """Nothing beside LoRA's own initialisation: A as it draws it, B = 0."""
+
+    def forward(self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
+        """Base output plus the adapter's, in PEFT's order: dropout, then A and B, then the scaling.
+
+        Args:
+            module: the layer.
+            active_adapter: the adapter's name.
+            x: inputs, in the adapter's dtype.
+            result: the base layer's output.
+            **kwargs: what other variants of PEFT take.
+
+        Returns:
+            The sum.
+        """
+        x = module.lora_dropout[active_adapter](x)
+        a, b = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
+        output = FUNCTIONS[self.name](x, a, b, self.eta, self.adaptor)
+        scaling = module.scaling[active_adapter]
+        return result + (output if scaling == 1 else output * scaling)
+
+    def merge_safe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """W + sBA.
+
+        Args:
+            module: the layer.
+            active_adapter: the adapter's name.
+            orig_weight: W.
+
+        Returns:
+            A new tensor.
+        """
+        return orig_weight + module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+    def merge_unsafe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> None:
+        """W ← W + sBA, in place.
+
+        Args:
+            module: the layer.
+            active_adapter: the adapter's name.
+            orig_weight: W.
+        """
+        orig_weight.data += module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+    def unmerge(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """W − sBA.
+
+        Args:
+            module: the layer.
+            active_adapter: the adapter's name.
+            orig_weight: the merged weight.
+
+        Returns:
+            A new tensor.
+        """
+        return orig_weight.data - module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+
+def refuse_merge(names: list[str], adapter: str = "") -> None:
+    """ASF-LoRA among the variants to merge.
+
+    Args:
+        names: variants.
+        adapter: which adapter it is, for the error.
+
+    Raises:
+        ArgumentError: if so.
+    """
+    if "asf_lora" in names:
+        raise ArgumentError(f"adapter {adapter!r}: {NOT_MERGEABLE}")

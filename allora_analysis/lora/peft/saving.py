@@ -1,0 +1,227 @@
+"""Adapters on disk: loading the rule again, training LoRA's adapters on, and handing ALLoRA's to plain PEFT (§4).
+
+`PeftModel.save_pretrained` writes `adapter_model.safetensors` and an `adapter_config.json` that holds the rule. Plain
+PEFT loads the file as LoRA, which is the same function (it warns of the fields it does not know); ASF-LoRA is another
+function, and plain PEFT raises on its file. Checked by `tests/test_lora_peft_saving.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from allora_analysis.lora.peft.config import ALLoRAConfig
+from allora_analysis.lora.peft.layer import layers_with
+from allora_analysis.lora.peft.model import Snapshot
+from allora_analysis.lora.peft.rule import refuse_merge
+from allora_analysis.lora.peft.targets import is_finite
+from allora_analysis.validation import ArgumentError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# What these leave of an adapter once its weights are read is LoRA; the others have changed the base weight.
+HARMLESS_INITS = (True, False, "gaussian", "orthogonal", "eva")
+
+
+def load(
+    model: nn.Module, folder: str | os.PathLike[str], adapter_name: str = "default", is_trainable: bool = False
+) -> PeftModel:
+    """An adapter that `save_pretrained` wrote, with its rule; `PeftModel.from_pretrained` would load it as LoRA.
+
+    Args:
+        model: the base model, or a `PeftModel` made with ALLoRA (which then gets one more adapter, not yet active).
+        folder: with `adapter_config.json` and `adapter_model.safetensors`. PEFT saves an adapter of another name than
+            "default" in a folder of that name.
+        adapter_name: its name in the model.
+        is_trainable: train it on; else it is frozen and the model is put in eval mode.
+
+    Returns:
+        The `PeftModel`.
+
+    Raises:
+        ArgumentError: no such folder, a torn file, NaN weights, weights that do not fit, or plain LoRA's. The model is
+            left as it was.
+    """
+    folder = Path(folder)
+    saved = _read_config(folder)
+    if "variant" not in saved:
+        raise ArgumentError(
+            f"folder {str(folder)!r} holds plain PEFT's adapter ({saved.get('peft_type')}): load it with "
+            "peft.PeftModel.from_pretrained, or train it on with train_on"
+        )
+    return _attach(model, folder, _config(folder, saved), adapter_name, is_trainable)
+
+
+def train_on(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    eta: float,
+    variant: str = "allora",
+    adaptor: str = "inverse_sqrt",
+    adapter_name: str = "default",
+) -> PeftModel:
+    """A saved LoRA adapter, to be trained on with ALLoRA's rule. The model's function does not change.
+
+    LoRA's scaling s = α/r (α/√r for rsLoRA) moves into B, B ← (s/s')B with s' the new scaling, 1 or LoRA×η's η: exact
+    if the factor is a power of 2, else to rounding. It goes into B because ALLoRA starts from LoRA's own A, and d
+    depends on the product alone.
+
+    Args:
+        model: the base model, or a `PeftModel` made with ALLoRA.
+        folder: of the adapter, as for `load`; one saved by ALLoRA will do, and gets the new rule.
+        eta: as in `allora_config`.
+        variant: as in `allora_config`; not "asf_lora", which is another function.
+        adaptor: as in `allora_config`.
+        adapter_name: its name in the model.
+
+    Returns:
+        The `PeftModel`, the adapter trainable (and not yet active, if `model` was a `PeftModel`).
+
+    Raises:
+        ArgumentError: as in `load`; an adapter that is not LoRA's (DoRA, patterns, a changed base weight, ASF-LoRA).
+    """
+    folder = Path(folder)
+    saved = _read_config(folder)
+    refuse_merge([variant, saved.get("variant", "")], adapter_name)
+    if saved.get("peft_type") != "LORA" or saved.get("init_lora_weights", True) not in HARMLESS_INITS:
+        raise ArgumentError(
+            f"folder {str(folder)!r}: a LoRA adapter wanted, received peft_type {saved.get('peft_type')!r} with "
+            f"init_lora_weights {saved.get('init_lora_weights')!r}; convert it to LoRA first"
+        )
+    rank, alpha = saved.get("r", 8), saved.get("lora_alpha", 8)
+    scaling = alpha / (math.sqrt(rank) if saved.get("use_rslora") else rank)
+    own = {"lora_alpha": None, "use_rslora": False, "init_lora_weights": True}
+    rule = {"eta": eta, "variant": variant, "adaptor": adaptor}
+    config = _config(folder, saved | own | rule)
+    model = _attach(model, folder, config, adapter_name, is_trainable=True)
+    for layer in layers_with(model, adapter_name):
+        layer.lora_B[adapter_name].weight.data *= scaling / layer.scaling[adapter_name]
+    return model
+
+
+def export_lora(model: PeftModel, folder: str | os.PathLike[str], adapter_name: str = "default") -> None:
+    """The adapter as plain LoRA, with no field that plain PEFT does not know: it loads without a warning.
+
+    Args:
+        model: has the adapter.
+        folder: to write `adapter_config.json` and `adapter_model.safetensors` to; made if missing.
+        adapter_name: which adapter.
+
+    Raises:
+        ArgumentError: no such adapter, ASF-LoRA, NaN weights.
+    """
+    configs = model.peft_config if isinstance(model, PeftModel) else {}
+    config = configs.get(adapter_name)
+    if not isinstance(config, ALLoRAConfig):
+        raise ArgumentError(
+            f"adapter_name must name an ALLoRA adapter of a PeftModel, received {adapter_name!r}; it has {[*configs]}"
+        )
+    refuse_merge([config.variant], adapter_name)
+    weights = {key: value.detach().cpu().clone() for key, value in _state(model, adapter_name).items()}
+    _check_finite(weights, f"adapter {adapter_name!r}")
+    plain = LoraConfig(**{f.name: getattr(config, f.name) for f in fields(LoraConfig) if f.init})
+    plain.inference_mode = True
+    base = type(model.get_base_model())
+    found = {"base_model_class": base.__name__, "parent_library": base.__module__}
+    os.makedirs(folder, exist_ok=True)
+    save_file(weights, Path(folder) / WEIGHTS, metadata={"format": "pt"})
+    plain.save_pretrained(str(folder), auto_mapping_dict=None if config.task_type else found)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not path.is_file():
+        below = sorted(p.parent.name for p in folder.glob(f"*/{CONFIG}")) if folder.is_dir() else []
+        hint = f"; there is one in {', '.join(below)}" if below else "; give the folder that save_pretrained wrote"
+        raise ArgumentError(f"folder {str(folder)!r} has no {CONFIG}{hint}")
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArgumentError(f"{path}: torn, no JSON ({error}); save the adapter again") from None
+    if not isinstance(saved, dict):
+        raise ArgumentError(f"{path}: a JSON object wanted, received {type(saved).__name__}")
+    return saved
+
+
+def _config(folder: Path, saved: dict[str, Any]) -> ALLoRAConfig:
+    try:
+        return ALLoRAConfig.from_dict(saved)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"{folder / CONFIG}: {error}") from error
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise ArgumentError(f"folder {str(folder)!r} has no {WEIGHTS} (no pickle is read); save the adapter again")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ArgumentError(f"{path}: torn ({error}); save the adapter again") from None
+    _check_finite(weights, str(path))
+    return weights
+
+
+def _check_finite(weights: dict[str, Tensor], where: str) -> None:
+    for key, value in weights.items():
+        if value.is_floating_point() and not is_finite(value):
+            raise ArgumentError(f"{where}: NaN or infinity in {key}; take an earlier checkpoint")
+
+
+def _state(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
+    return get_peft_model_state_dict(model, adapter_name=adapter_name)
+
+
+def _attach(model: nn.Module, folder: Path, config: ALLoRAConfig, adapter_name: str, is_trainable: bool) -> PeftModel:
+    """PEFT's own loading, with a config that it would not have read; all or nothing.
+
+    Args:
+        model: a base model or a `PeftModel`.
+        folder: the adapter's.
+        config: to load it with.
+        adapter_name: its name in the model.
+        is_trainable: train it on.
+
+    Returns:
+        The `PeftModel`.
+
+    Raises:
+        ArgumentError: what is wrong with the files, or does not fit.
+    """
+    keys = set(_read_weights(folder))
+    configs = model.peft_config if isinstance(model, PeftModel) else {}
+    if adapter_name in configs:
+        raise ArgumentError(f"adapter_name: the model has an adapter {adapter_name!r}; choose another name")
+    before = Snapshot(model)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            loaded = _load(model, str(folder), config, adapter_name, is_trainable)
+        differing = sorted(keys ^ set(_state(loaded, adapter_name)))
+        if differing:
+            raise ArgumentError(f"{len(differing)} keys are in the file or in the model alone, first {differing[0]}")
+    except Exception as error:
+        before.restore()
+        configs.pop(adapter_name, None)
+        reason = str(error).strip().replace("\n", " ")
+        raise ArgumentError(f"folder {str(folder)!r} does not fit the model: {reason}") from error
+    return loaded
+
+
+def _load(model: nn.Module, folder: str, config: ALLoRAConfig, adapter_name: str, is_trainable: bool) -> PeftModel:
+    if not isinstance(model, PeftModel):
+        return PeftModel.from_pretrained(model, folder, adapter_name, is_trainable=is_trainable, config=config)
+    config.inference_mode = not is_trainable
+    model.add_adapter(adapter_name, config)
+    model.load_adapter(folder, adapter_name, is_trainable=is_trainable)
+    model.set_requires_grad(adapter_name, is_trainable)
+    return model

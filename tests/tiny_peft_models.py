@@ -1,0 +1,43 @@
+"""Tiny random models for the tests of `allora_analysis.lora.peft`. Imports nothing from the package."""
+
+from __future__ import annotations
+
+import torch
+from transformers import BertConfig, BertForSequenceClassification, Qwen2Config, Qwen2ForSequenceClassification
+
+QWEN_TARGETS = ["q_proj", "o_proj", "down_proj"]
+BERT_TARGETS = ["query", "value", "output.dense"]
+SIZES = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_labels": 3}
+
+
+def qwen() -> Qwen2ForSequenceClassification:
+    torch.manual_seed(0)
+    config = Qwen2Config(**SIZES, intermediate_size=24, num_key_value_heads=2, pad_token_id=0, initializer_range=0.2)
+    return Qwen2ForSequenceClassification(config)
+
+
+def bert() -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    config = BertConfig(**SIZES, intermediate_size=24, max_position_embeddings=16, initializer_range=0.2)
+    return BertForSequenceClassification(config)
+
+
+def batch(size: int = 4, length: int = 7) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(1, 50, (size, length), generator=generator)
+    return {"input_ids": tokens, "labels": torch.arange(size) % 3}
+
+
+def randomise(model: torch.nn.Module, scale: float = 0.5, seed: int = 2) -> None:
+    """Every lora_B (zero at the start) drawn anew, in the order of the model's parameters."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.data = (scale * values).to(parameter.dtype)
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model(input_ids=batch()["input_ids"]).logits
