@@ -1,0 +1,74 @@
+"""What the adaptive gradient of §4.2–4.3 is and is not: theory in NumPy, which imports none of the layers it judges.
+
+| file | object |
+| --- | --- |
+| `update_field.py` | F(A, B) = (BᵀD_dG, D_dGAᵀ), its Jacobian and how far that is from symmetric |
+| `descent.py` | first-order change of the loss: B's part descends, A's need not |
+| `counterexample.py` | a rational example whose loss rises at every step, in exact arithmetic |
+| `fixed_points.py` | where ALLoRA comes to rest: a row-weighted low-rank fit |
+| `monte_carlo.py` | how often a random step climbs |
+| `invariance.py` | rescalings that leave training unchanged; which hyper-parameters are real |
+| `training.py` | an adapter trained by hand; how many of its knobs act independently |
+| `variants.py` | ASF-LoRA's output, ALLoRA-OD's factor |
+"""
+
+from allora_analysis.adaptive.counterexample import EXAMPLE, Counterexample, evaluate, first_return, loss_after_step
+from allora_analysis.adaptive.descent import (
+    FirstOrderChange,
+    ascent_gradient,
+    first_order_change,
+    lora_first_order_change,
+    smallest_eigenvalue,
+)
+from allora_analysis.adaptive.fixed_points import RestPoint, rest_point
+from allora_analysis.adaptive.invariance import Setting, eta_as_scaling, rescaled
+from allora_analysis.adaptive.monte_carlo import AscentFrequency, ascent_frequency
+from allora_analysis.adaptive.training import degrees_of_freedom, train
+from allora_analysis.adaptive.update_field import (
+    directional_derivative,
+    relative_asymmetry,
+    row_factor,
+    update_field,
+    update_jacobian,
+)
+from allora_analysis.adaptive.variants import (
+    OutputFactor,
+    UnmergeablePair,
+    asf,
+    asf_derivative,
+    output_factor,
+    unmergeable_pair,
+)
+
+__all__ = [
+    "EXAMPLE",
+    "AscentFrequency",
+    "Counterexample",
+    "FirstOrderChange",
+    "OutputFactor",
+    "RestPoint",
+    "Setting",
+    "UnmergeablePair",
+    "ascent_frequency",
+    "ascent_gradient",
+    "asf",
+    "asf_derivative",
+    "degrees_of_freedom",
+    "directional_derivative",
+    "eta_as_scaling",
+    "evaluate",
+    "first_order_change",
+    "first_return",
+    "lora_first_order_change",
+    "loss_after_step",
+    "output_factor",
+    "relative_asymmetry",
+    "rescaled",
+    "rest_point",
+    "row_factor",
+    "smallest_eigenvalue",
+    "train",
+    "unmergeable_pair",
+    "update_field",
+    "update_jacobian",
+]

@@ -1,0 +1,141 @@
+"""Does a small ALLoRA step descend (§4.2)? B's part always, A's part need not: the "adaptive learning rate" can climb.
+
+With ΔA = −l BᵀD_dG and ΔB = −l D_dGAᵀ the loss changes, to first order in l, by ⟨G, BΔA + ΔB A⟩, the sum of
+
+    B's part: −l⟨G, D_dGAᵀA⟩ = −l‖D_d^{1/2}GAᵀ‖²_F ≤ 0,            0 only if GAᵀ = 0 (then B stands still);
+    A's part: −l⟨G, BBᵀD_dG⟩ = −l tr(Gᵀ sym(BBᵀD_d) G),             of either sign.
+
+So scaling B alone by any D_d > 0 cannot ascend. A's part descends for every G iff sym(BBᵀD_d) ⪰ 0.
+
+- r = 1, n₁ ≥ 2: sym(bbᵀD_d) = (b(D_db)ᵀ + (D_db)bᵀ)/2 has the eigenvalues (bᵀD_db ± ‖b‖‖D_db‖)/2, the rest 0. By
+  Cauchy–Schwarz the smaller one is ≤ 0, and 0 iff D_db is parallel to b: iff d is equal on b's support.
+- any r < n₁: let v ≠ 0 with Bᵀv = 0 (range B is not everything). vᵀsym(BBᵀD_d)v = 0, so if the matrix is ⪰ 0 then
+  sym(BBᵀD_d)v = ½BBᵀD_dv = 0: D_d maps the complement of range B into itself. Unless range B is invariant under D_d
+  (never for unequal d and a generic B), some G makes A's part ascend. For r = 1 this is also enough; not for r ≥ 2.
+- If also r < n₂, G = v wᵀ with Aw = 0 and v the lowest eigenvector stops B: the whole step ascends.
+
+Checked by `tests/test_adaptive_descent.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from allora_analysis.adaptive.update_field import checked_gradient, checked_pair, field, row_factor
+from allora_analysis.validation import ArgumentError, matrix, vector
+
+
+@dataclass(frozen=True)
+class FirstOrderChange:
+    """dL/dl at l = 0, split by which factor moved; negative is descent.
+
+    Attributes:
+        a_part: ⟨G, B ΔA⟩/l.
+        b_part: ⟨G, ΔB A⟩/l.
+    """
+
+    a_part: float
+    b_part: float
+
+    @property
+    def total(self) -> float:
+        """The whole step's.
+
+        Returns:
+            a_part + b_part.
+        """
+        return self.a_part + self.b_part
+
+
+def first_order_change(a: ArrayLike, b: ArrayLike, g: ArrayLike, eta: float) -> FirstOrderChange:
+    """The loss's first-order change under an ALLoRA step, per unit of learning rate; see the module's docstring.
+
+    Args:
+        a: A (r×n₂).
+        b: B (n₁×r).
+        g: G (n₁×n₂) = ∂L/∂(BA).
+        eta: η > 0.
+
+    Returns:
+        A's part and B's part.
+    """
+    a, b, g = checked_gradient(a, b, g)
+    return _change(a, b, g, row_factor(a, b, eta))
+
+
+def lora_first_order_change(a: ArrayLike, b: ArrayLike, g: ArrayLike) -> FirstOrderChange:
+    """The same for LoRA, d = 1: −‖BᵀG‖² and −‖GAᵀ‖², both ≤ 0; arguments as in `first_order_change`.
+
+    Returns:
+        A's part and B's part.
+    """
+    a, b, g = checked_gradient(a, b, g)
+    return _change(a, b, g, np.ones(len(b)))
+
+
+def smallest_eigenvalue(b: ArrayLike, d: ArrayLike) -> float:
+    """λ_min of sym(BBᵀD_d): below 0, some gradient makes A's part of the step climb.
+
+    For r = 1 and n₁ ≥ 2 the closed form (bᵀD_db − ‖b‖‖D_db‖)/2, written without cancellation as −½ times the squared
+    area of the parallelogram of b and D_db over (bᵀD_db + ‖b‖‖D_db‖).
+
+    Args:
+        b: B (n₁×r).
+        d: d (n₁), positive.
+
+    Returns:
+        The eigenvalue.
+
+    Raises:
+        ArgumentError: d of another size or not positive.
+    """
+    b, d = matrix("b", b), vector("d", d)
+    if d.shape != b.shape[:1] or d.min() <= 0:
+        raise ArgumentError(f"d must hold {len(b)} positive factors, one per row of b, received {d}")
+    if b.shape[1] > 1 or len(b) == 1:
+        half = b @ (b.T * d)
+        return float(np.linalg.eigvalsh((half + half.T) / 2)[0])
+    column = b[:, 0]
+    area = np.outer(column, d * column) - np.outer(d * column, column)
+    top = column @ (d * column) + np.linalg.norm(column) * np.linalg.norm(d * column)
+    return float(-np.sum(area**2) / 4 / top) if top > 0 else 0.0
+
+
+def ascent_gradient(a: ArrayLike, b: ArrayLike, eta: float) -> Float[np.ndarray, "n1 n2"]:
+    """A gradient G = v wᵀ under which B stands still and the whole ALLoRA step climbs while LoRA's descends or rests.
+
+    Args:
+        a: A (r×n₂), r < n₂.
+        b: B (n₁×r).
+        eta: η > 0.
+
+    Returns:
+        G, of Frobenius norm 1; dL/dl = −λ_min of `smallest_eigenvalue` > 0.
+
+    Raises:
+        ArgumentError: r = n₂, or no such gradient (sym(BBᵀD_d) ⪰ 0).
+    """
+    a, b = checked_pair(a, b)
+    if len(a) == a.shape[1]:
+        raise ArgumentError(f"a: rank {len(a)} equals n2, no direction leaves B alone; give r < n2")
+    half = b @ (b.T * row_factor(a, b, eta))
+    values, vectors = np.linalg.eigh((half + half.T) / 2)
+    if values[0] >= -1e-12 * abs(values[-1]):
+        raise ArgumentError(
+            f"b: sym(BBᵀD_d) has no negative eigenvalue (lowest {values[0]:.3g}); A's part never climbs"
+        )
+    return np.outer(vectors[:, 0], np.linalg.svd(a)[2][-1])
+
+
+def _change(
+    a: Float[np.ndarray, "r n2"],
+    b: Float[np.ndarray, "n1 r"],
+    g: Float[np.ndarray, "n1 n2"],
+    d: Float[np.ndarray, " n1"],
+) -> FirstOrderChange:
+    part_a, part_b = field(a, b, g, d)
+    return FirstOrderChange(-float(np.sum((b.T @ g) * part_a)), -float(np.sum((g @ a.T) * part_b)))

@@ -1,0 +1,90 @@
+"""Where ALLoRA comes to rest (§4.2: "measured discovery of optimal directions"): not where the loss does.
+
+F(A, B) = 0 iff BᵀD_dG = 0 and GAᵀ = 0. LoRA rests where BᵀG = 0 and GAᵀ = 0. The two agree where G = 0 (the rank
+suffices to fit), and else differ: with white inputs, L = ½‖P − T‖²_F, G = P − T, ALLoRA's rest points are those of the
+*row-weighted* low-rank fit Σ_i d_i‖P_i − T_i‖² with the weights that the fit itself implies. The lowest of them is
+
+    P = D_d^{−1/2}·[D_d^{1/2}T]_r,    d = d(P),    [·]_r the best rank-r approximation,
+
+and ALLoRA trades rows that have grown for rows that have not. Source: this toolkit. Checked by
+`tests/test_adaptive_descent.py` against ALLoRA run to rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from allora_analysis.adaptors import inverse_sqrt
+from allora_analysis.validation import ArgumentError, adapter_rank, matrix, positive
+
+ITERATIONS = 10_000
+
+
+@dataclass(frozen=True)
+class RestPoint:
+    """A rest point of ALLoRA.
+
+    Attributes:
+        product: P = BA.
+        factor: d(P).
+        excess: L(P)/min L − 1, the minimum over rank r (Eckart–Young); 0 where that minimum is 0 and reached.
+        lora_gradient: ‖BᵀG‖_F/‖G‖_F for B an orthonormal basis of P's columns: 0 where LoRA rests too.
+    """
+
+    product: Float[np.ndarray, "n1 n2"]
+    factor: Float[np.ndarray, " n1"]
+    excess: float
+    lora_gradient: float
+
+
+def rest_point(target: ArrayLike, rank: int, eta: float) -> RestPoint:
+    """The self-consistent weighted fit, by iterating d from the unweighted one; see the module's docstring.
+
+    Args:
+        target: T (n₁×n₂), the least-squares solution; inputs white.
+        rank: r.
+        eta: η > 0.
+
+    Returns:
+        The rest point.
+
+    Raises:
+        ArgumentError: the iteration does not settle (two singular values of D^{1/2}T nearly equal at r).
+    """
+    t = matrix("target", target)
+    rank, eta = adapter_rank(rank, *t.shape), positive("eta", eta)
+    product = truncated(t, rank)
+    for _ in range(ITERATIONS):
+        root = np.sqrt(inverse_sqrt(np.linalg.norm(product, axis=1), eta))[:, None]
+        previous, product = product, truncated(root * t, rank) / root
+        if np.max(np.abs(product - previous)) <= 1e-13 * np.max(np.abs(t)):
+            return _described(product, t, rank, eta)
+    raise ArgumentError(f"target: no self-consistent fit of rank {rank} found in {ITERATIONS} iterations")
+
+
+def truncated(matrix_: Float[np.ndarray, "n1 n2"], rank: int) -> Float[np.ndarray, "n1 n2"]:
+    """[M]_r, the best rank-r approximation in the Frobenius norm (Eckart–Young).
+
+    Args:
+        matrix_: M.
+        rank: r.
+
+    Returns:
+        An array of M's shape.
+    """
+    u, s, v = np.linalg.svd(matrix_, full_matrices=False)
+    return (u[:, :rank] * s[:rank]) @ v[:rank]
+
+
+def _described(product: Float[np.ndarray, "n1 n2"], t: Float[np.ndarray, "n1 n2"], rank: int, eta: float) -> RestPoint:
+    g, best = product - t, np.linalg.svd(t, compute_uv=False)[rank:]
+    least, scale = float(best @ best), float(np.sum(t**2))
+    basis = np.linalg.svd(product, full_matrices=False)[0][:, :rank]
+    fits = float(np.sum(g**2)) <= 1e-24 * scale
+    factor = inverse_sqrt(np.linalg.norm(product, axis=1), eta)
+    slope = 0.0 if fits else float(np.linalg.norm(basis.T @ g) / np.linalg.norm(g))
+    return RestPoint(product, factor, 0.0 if fits else float(np.sum(g**2)) / least - 1, slope)

@@ -1,0 +1,267 @@
+"""Descent and where it fails: first-order changes against differences, the exact counterexample, rest points."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+
+import jaxtyping
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from allora_analysis import adaptive
+from allora_analysis.adaptive import counterexample, fixed_points
+from allora_analysis.validation import ArgumentError
+from tests.brute_force import adaptive as brute
+from tests.stat_assert import assert_close_to_stderr, assert_rejects
+
+ONES = (Fraction(1), Fraction(1))
+
+
+def draw(seed, n1=4, n2=3, rank=2):
+    generator = np.random.default_rng(seed)
+    x, y = generator.standard_normal((6, n2)), generator.standard_normal((6, n1))
+    return x, y, generator.standard_normal((rank, n2)), generator.standard_normal((n1, rank))
+
+
+def loss(x, y, a, b):
+    return 0.5 * float(((x @ a.T @ b.T - y) ** 2).sum())
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2), (3, 4, 1), (2, 1, 1)])
+def test_first_order_change_is_the_difference_quotient(shape):
+    x, y, a, b = draw(3, *shape)
+    for d, change in (
+        (brute.factor(a, b, 2.0), adaptive.first_order_change(a, b, (x @ (b @ a).T - y).T @ x, 2.0)),
+        (np.ones(len(b)), adaptive.lora_first_order_change(a, b, (x @ (b @ a).T - y).T @ x)),
+    ):
+        step_a, step_b = brute.gradients_of_weighted_loss(x, y, a, b, d)
+        t = 1e-6
+        for part, moved in (("a_part", (t, 0)), ("b_part", (0, t)), ("total", (t, t))):
+            ends = [loss(x, y, a - sign * moved[0] * step_a, b - sign * moved[1] * step_b) for sign in (1, -1)]
+            assert getattr(change, part) == pytest.approx((ends[0] - ends[1]) / (2 * t), rel=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 10.0), st.floats(-2.0, 2.0))
+def test_b_part_never_climbs(seed, eta, log_scale):
+    x, y, a, b = draw(seed)
+    b = 10.0**log_scale * b
+    change = adaptive.first_order_change(a, b, (x @ (b @ a).T - y).T @ x, eta)
+    assert change.b_part < 0
+    assert change.total == change.a_part + change.b_part
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 6))
+def test_smallest_eigenvalue_is_the_dense_one(seed, n1, rank):
+    generator = np.random.default_rng(seed)
+    b, d = generator.standard_normal((n1, rank)), generator.uniform(0.1, 3.0, n1)
+    half = b @ b.T @ np.diag(d)
+    values = np.linalg.eigvalsh((half + half.T) / 2)
+    found = adaptive.smallest_eigenvalue(b, d)
+    assert found == pytest.approx(values[0], abs=1e-12 * abs(values[-1]))
+    if rank == 1 and n1 > 1:
+        assert found < 0
+    if rank < n1:
+        assert found < 0  # unequal d, a generic B: range B is not invariant
+    printed = (b[:, 0] @ (d * b[:, 0]) - np.linalg.norm(b[:, 0]) * np.linalg.norm(d * b[:, 0])) / 2
+    if rank == 1 and n1 > 1:
+        assert found == pytest.approx(printed, abs=1e-12 * abs(values[-1]))
+
+
+def test_smallest_eigenvalue_at_equality():
+    b = np.array([[1.0], [0.0], [-2.0]])
+    assert adaptive.smallest_eigenvalue(b, [0.5, 3.0, 0.5]) == 0.0  # equal on b's support
+    assert adaptive.smallest_eigenvalue(0 * b, [0.5, 3.0, 0.5]) == 0.0
+    assert adaptive.smallest_eigenvalue([[2.0]], [0.5]) == 2.0
+    # No cancellation: b nearly an eigenvector of D_d, where s − t would lose every digit.
+    tiny = adaptive.smallest_eigenvalue([[1.0], [1.0]], [1.0, 1.0 + 1e-9])
+    assert tiny == pytest.approx(-(1e-18) / 8, rel=1e-6)
+
+
+def test_invariant_range_descends_at_rank_one_but_not_at_rank_two():
+    assert adaptive.smallest_eigenvalue([[3.0], [0.0]], [0.2, 1.0]) == 0.0
+    # range B = R² is invariant under every D_d, and still the symmetrised product is indefinite.
+    b = np.linalg.cholesky(np.array([[1.0, 0.99], [0.99, 1.0]]))
+    assert adaptive.smallest_eigenvalue(b, [0.05, 1.0]) < 0
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2), (3, 4, 1), (6, 6, 3)])
+def test_ascent_gradient_makes_allora_climb_where_lora_descends(shape):
+    _, _, a, b = draw(5, *shape)
+    g = adaptive.ascent_gradient(a, b, 3.0)
+    change, lora = adaptive.first_order_change(a, b, g, 3.0), adaptive.lora_first_order_change(a, b, g)
+    assert np.linalg.norm(g) == pytest.approx(1.0)
+    assert change.total == pytest.approx(-adaptive.smallest_eigenvalue(b, brute.factor(a, b, 3.0)))
+    assert change.total > 0 > lora.total
+    assert abs(change.b_part) < 1e-25
+
+
+def test_the_counterexample_in_numbers():
+    example = adaptive.EXAMPLE
+    assert example.gradient() == (-2, 1)
+    assert example.factor() == (Fraction(1, 3), Fraction(1, 5))
+    allora = adaptive.loss_after_step(example, example.factor())
+    lora = adaptive.loss_after_step(example, ONES)
+    assert allora[:2] == (Fraction(5, 2), Fraction(41, 15))
+    assert lora[:2] == (Fraction(5, 2), Fraction(-69))
+    assert all(c > 0 for c in allora[1:])
+    assert adaptive.first_return(allora) is None
+    below, above = adaptive.first_return(lora)
+    assert Fraction(335, 10**5) < below < above < Fraction(336, 10**5)
+    assert adaptive.evaluate(lora, below) < lora[0] <= adaptive.evaluate(lora, above)
+    # As float arrays, through the general functions.
+    a, b, y = example.arrays()
+    g = (b @ a - y.T) @ [[1.0]]
+    assert adaptive.first_order_change(a, b, g, 1.0).total == pytest.approx(41 / 15)
+    assert adaptive.lora_first_order_change(a, b, g).total == -69.0
+
+
+rationals = st.fractions(min_value=-4, max_value=4, max_denominator=9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(rationals, rationals, rationals, rationals, st.fractions(min_value=0, max_value=2, max_denominator=9))
+def test_polynomial_is_the_loss_after_the_step(a, b, y, d, step):
+    example = counterexample.Counterexample(a, (b, Fraction(3)), (y, Fraction(-1)), Fraction(1))
+    factor = (d, Fraction(1, 7))
+    expected = brute.exact_loss_after_step(a, example.b, example.y, factor, step)
+    assert adaptive.evaluate(adaptive.loss_after_step(example, factor), step) == expected
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(rationals.filter(bool), min_size=1, max_size=4), rationals.filter(bool))
+def test_first_return_brackets_the_smallest_positive_root(roots, scale):
+    polynomial = (scale,)
+    for root in roots:
+        polynomial = counterexample._multiply(polynomial, (-root, Fraction(1)))
+    found = adaptive.first_return((Fraction(7), *polynomial))
+    positive = [root for root in roots if root > 0]
+    if not positive:
+        assert found is None
+    else:
+        assert found[0] < min(positive) <= found[1]
+        assert found[1] - found[0] <= found[1] / 10**12
+
+
+def test_without_adaptation_the_counterexample_is_none():
+    """The planted alternative: equal factors descend, so the test of the sign can fail."""
+    equal = (Fraction(1, 3), Fraction(1, 3))
+    assert adaptive.loss_after_step(adaptive.EXAMPLE, equal)[1] == Fraction(-69, 3)
+
+
+def simulated_rest(t, rank, eta, rng, steps=60_000, rate=0.003):
+    """ALLoRA's own loop, with the factor as brute force has it."""
+    a, b = 0.3 * rng.standard_normal((rank, t.shape[1])), np.zeros((len(t), rank))
+    for _ in range(steps):
+        product = b @ a
+        adapted = (np.sqrt((product**2).sum(axis=1)) + eta**-2)[:, None] ** -0.5 * (product - t)
+        a, b = a - rate * b.T @ adapted, b - rate * adapted @ a.T
+    return b @ a
+
+
+def test_allora_rests_at_the_weighted_fit(rng):
+    t = np.array([8.0, 4.0, 2.0, 1.0])[:, None] * rng.standard_normal((4, 4))
+    rest = adaptive.rest_point(t, 1, 3.0)
+    reached = simulated_rest(t, 1, 3.0, rng)
+    np.testing.assert_allclose(reached, rest.product, atol=1e-8 * np.abs(t).max())
+    best = fixed_points.truncated(t, 1)
+    assert rest.excess == pytest.approx(np.sum((reached - t) ** 2) / np.sum((best - t) ** 2) - 1, rel=1e-6)
+    assert rest.excess > 1e-4
+    assert rest.lora_gradient > 1e-3
+    assert_rejects(np.testing.assert_allclose, reached, best, atol=1e-3 * np.abs(t).max())
+
+
+def test_where_the_rank_suffices_allora_rests_where_lora_does(rng):
+    t = rng.standard_normal((5, 2)) @ rng.standard_normal((2, 4))
+    rest = adaptive.rest_point(t, 2, 3.0)
+    np.testing.assert_allclose(rest.product, t, atol=1e-12)
+    assert (rest.excess, rest.lora_gradient) == (0.0, 0.0)
+
+
+def test_rest_point_that_does_not_settle(monkeypatch):
+    monkeypatch.setattr(fixed_points, "ITERATIONS", 1)
+    with pytest.raises(ArgumentError, match="self-consistent"):
+        adaptive.rest_point(np.diag([3.0, 2.0, 1.0]) + 0.5, 1, 2.0)
+
+
+def ascent_twin(shape, eta, a_std, b_std, samples, draws, generator):
+    """One draw at a time through `first_order_change`, in its own order of draws."""
+    n1, n2, rank = shape
+    climbs = []
+    for _ in range(draws):
+        g = generator.standard_normal((n1, samples)) @ generator.standard_normal((samples, n2))
+        a, b = a_std * generator.standard_normal((rank, n2)), b_std * generator.standard_normal((n1, rank))
+        change = adaptive.first_order_change(a, b, g, eta)
+        climbs.append((change.a_part > 0, change.total > 0))
+    return np.mean(climbs, axis=0)
+
+
+@pytest.mark.statistical
+def test_ascent_frequency(rng):
+    shape, eta, a_std, b_std, samples = (3, 2, 1), 1.0, 0.3, 20.0, 1
+    found = adaptive.ascent_frequency(shape, eta, a_std, b_std, samples=samples, draws=100_000, generator=rng)
+    twin = ascent_twin(shape, eta, a_std, b_std, samples, 3000, rng)
+    shares = np.array([found.a_part, found.total])
+    stderr = np.sqrt(shares * (1 - shares) / 3000)
+    assert_close_to_stderr(twin, shares, stderr, smallest_error=0.05)
+    assert_rejects(assert_close_to_stderr, twin, shares + 0.05, stderr, smallest_error=0.05)
+    assert found.a_part_stderr == pytest.approx(np.sqrt(found.a_part * (1 - found.a_part) / 100_000))
+    assert found.a_part >= found.total > 0.005
+
+
+def test_ascent_frequency_does_not_depend_on_chunks(monkeypatch):
+    args = ((3, 2, 1), 1.0, 0.3, 20.0)
+    one = adaptive.ascent_frequency(*args, samples=2, draws=500, generator=np.random.default_rng(1))
+    monkeypatch.setattr("allora_analysis.adaptive.monte_carlo.CHUNK", 64)
+    assert adaptive.ascent_frequency(*args, samples=2, draws=500, generator=np.random.default_rng(1)) == one
+
+
+def test_constant_factor_never_climbs(monkeypatch):
+    monkeypatch.setattr("allora_analysis.adaptive.monte_carlo.inverse_sqrt", lambda x, eta: np.full_like(x, eta))
+    found = adaptive.ascent_frequency(
+        (3, 2, 1), 1.0, 0.3, 20.0, samples=1, draws=2000, generator=np.random.default_rng(1)
+    )
+    assert (found.a_part, found.total) == (0.0, 0.0)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: adaptive.smallest_eigenvalue([[1.0], [2.0]], [1.0]), "d must hold 2"),
+        (lambda: adaptive.smallest_eigenvalue([[1.0], [2.0]], [1.0, 0.0]), "d must hold 2"),
+        (lambda: adaptive.ascent_gradient([[1.0]], [[1.0], [2.0]], 1.0), "r < n2"),
+        (lambda: adaptive.ascent_gradient([[1.0, 0.0]], [[1.0], [1.0]], 1.0), "never climbs"),
+        (lambda: adaptive.first_order_change([[1.0]], [[1.0]], [[1.0]], -1.0), "eta"),
+        (lambda: adaptive.first_return((Fraction(1), Fraction(0), Fraction(1))), "first change"),
+        (lambda: adaptive.first_return((Fraction(1),)), "first change"),
+        (lambda: dataclasses.replace(adaptive.EXAMPLE, eta=Fraction(2)).factor(), "square of a rational"),
+        (lambda: adaptive.rest_point([[1.0, 2.0]], 2, 1.0), "rank"),
+        (lambda: adaptive.rest_point([[1.0, 2.0]], 1, 0.0), "eta"),
+        (
+            lambda: adaptive.ascent_frequency(
+                (3, 2, 3), 1.0, 1.0, 1.0, samples=1, draws=10, generator=np.random.default_rng(0)
+            ),
+            "rank",
+        ),
+        (
+            lambda: adaptive.ascent_frequency(
+                (3, 2, 1), 1.0, 0.0, 1.0, samples=1, draws=10, generator=np.random.default_rng(0)
+            ),
+            "a_std",
+        ),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ArgumentError, match=message):
+        call()
+
+
+def test_the_hook_checks_shapes(request):
+    if not request.config.option.untyped:
+        with pytest.raises(jaxtyping.TypeCheckError):
+            fixed_points.truncated(np.ones(3), 1)

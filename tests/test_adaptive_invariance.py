@@ -1,0 +1,155 @@
+"""Rescalings that leave training unchanged, each exponent on trial; the hand-written training against torch's own."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import jaxtyping
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from allora_analysis import adaptive
+from allora_analysis.adaptive import Setting, training
+from allora_analysis.validation import ArgumentError
+from tests.brute_force import adaptive as brute
+
+STEPS = 50
+LORA = Setting(scaling=1.7, init_a=0.8, rate_a=0.02, rate_b=0.03, eps_a=1e-3, eps_b=2e-3, decay_a=0.3, decay_b=0.2)
+ALLORA = replace(LORA, eta=2.3)
+A, B = 1.3, 0.4  # no powers of two
+
+
+@pytest.fixture(scope="module")
+def data():
+    generator = np.random.default_rng(8)
+    x = generator.standard_normal((12, 4))
+    return x, np.tanh(x @ generator.standard_normal((4, 3))), generator.standard_normal((2, 4))
+
+
+def gap(data, one, other, optimiser, **options):
+    paths = [adaptive.train(*data, setting, STEPS, optimiser=optimiser, **options) for setting in (one, other)]
+    return float(np.abs(paths[0] - paths[1]).max() / np.abs(paths[0]).max())
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+@pytest.mark.parametrize("setting", [LORA, ALLORA], ids=["lora", "allora"])
+def test_training_is_torchs(data, setting, optimiser):
+    if optimiser == "sgd":
+        setting = replace(setting, decay_a=0.0, decay_b=0.0)  # torch's SGD couples its decay
+    found = adaptive.train(*data, setting, STEPS, optimiser=optimiser)
+    expected = brute.torch_training(*data, asdict(setting), STEPS, optimiser)
+    assert found.shape == (STEPS + 1, 3, 4)
+    np.testing.assert_allclose(found, expected, atol=1e-10 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_lora_is_invariant(data, optimiser):
+    assert gap(data, LORA, adaptive.rescaled(LORA, A, B, optimiser), optimiser) < 1e-10
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_eta_is_a_scaling_factor(data, optimiser):
+    assert gap(data, ALLORA, adaptive.eta_as_scaling(ALLORA, optimiser), optimiser) < 1e-10
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+@pytest.mark.parametrize("rule", ["rescaled", "eta_as_scaling"])
+@pytest.mark.parametrize(
+    "name", ["scaling", "init_a", "rate_a", "rate_b", "eps_a", "eps_b", "decay_a", "decay_b", "optimiser"]
+)
+def test_every_exponent_is_needed(data, optimiser, rule, name):
+    """One exponent off by one in either direction, or the other optimiser's rule: no longer invariant."""
+    if optimiser == "sgd" and name.startswith("eps"):
+        return  # SGD has no ε
+    start = LORA if rule == "rescaled" else ALLORA
+    map_ = (lambda s, o: adaptive.rescaled(s, A, B, o)) if rule == "rescaled" else adaptive.eta_as_scaling
+    if name == "optimiser":
+        assert gap(data, start, map_(start, {"adam": "sgd", "sgd": "adam"}[optimiser]), optimiser) > 1e-6
+        return
+    for wrong in (A, 1 / A):
+        right = map_(start, optimiser)
+        assert gap(data, start, replace(right, **{name: wrong * getattr(right, name)}), optimiser) > 1e-6
+
+
+def test_clipping_breaks_the_invariance(data):
+    assert gap(data, LORA, adaptive.rescaled(LORA, A, B, "sgd"), "sgd", max_norm=0.05) > 1e-3
+    # … for Adam too, through how much each step counts; a clip that never binds changes nothing.
+    assert gap(data, LORA, adaptive.rescaled(LORA, A, B), "adam", max_norm=0.05) > 1e-3
+    assert gap(data, LORA, LORA, "adam", max_norm=None) == 0.0
+    loose = adaptive.train(*data, LORA, STEPS, max_norm=1e6)
+    np.testing.assert_array_equal(loose, adaptive.train(*data, LORA, STEPS))
+
+
+def test_with_init_and_one_rate_the_scaling_is_real(data):
+    """No single rate makes up for twice the scaling: the best of a fine grid stays far away."""
+    one = replace(LORA, rate_b=LORA.rate_a, decay_a=0.0, decay_b=0.0, eps_a=1e-12, eps_b=1e-12)
+    rates = one.rate_a * np.geomspace(0.1, 10.0, 41)
+    gaps = [gap(data, one, replace(one, scaling=2 * one.scaling, rate_a=r, rate_b=r), "adam") for r in rates]
+    assert min(gaps) > 0.01
+
+
+ALL = ("scaling", "init_a", "rate_a", "rate_b", "eps_a", "eps_b")
+PLAIN = replace(LORA, decay_a=0.0, decay_b=0.0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "knobs", "optimiser", "expected"),
+    [
+        (PLAIN, ALL, "adam", 4),  # six, less a and b
+        (PLAIN, ALL[:4], "sgd", 2),
+        (PLAIN, ("scaling", "rate"), "adam", 2),
+        (PLAIN, ("scaling", "rate"), "sgd", 2),
+        (replace(PLAIN, eta=2.3), ("eta", "rate"), "adam", 2),
+        (replace(PLAIN, eta=2.3), ("eta", "rate"), "sgd", 2),
+        # η, s, init_A, l_A, l_B, ε_A, ε_B less the rescaling a = 1/b and the exchange of η for s.
+        (replace(PLAIN, eta=2.3), ("eta", *ALL), "adam", 5),
+        (replace(PLAIN, eta=2.3), ("eta", *ALL[:4]), "sgd", 3),
+        (PLAIN, ("eps_a",), "sgd", 0),
+    ],
+)
+def test_degrees_of_freedom(data, setting, knobs, optimiser, expected):
+    assert adaptive.degrees_of_freedom(*data, setting, knobs, 20, optimiser=optimiser) == expected
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.floats(0.2, 5.0), st.floats(0.2, 5.0), st.floats(0.2, 5.0), st.floats(0.2, 5.0))
+def test_rescalings_compose(a, b, c, d):
+    twice = adaptive.rescaled(adaptive.rescaled(LORA, a, b), c, d)
+    once = adaptive.rescaled(LORA, a * c, b * d)
+    for name, value in asdict(once).items():
+        if value is not None:
+            assert getattr(twice, name) == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda d: adaptive.rescaled(ALLORA, A, B), "eta must be None"),
+        (lambda d: adaptive.rescaled(LORA, 0.0, B), "a must be"),
+        (lambda d: adaptive.rescaled(LORA, A, B, "lion"), "optimiser"),
+        (lambda d: adaptive.eta_as_scaling(LORA), "eta is None"),
+        (lambda d: adaptive.train(*d, replace(LORA, eps_a=0.0), 3), "0/0"),
+        (lambda d: adaptive.train(*d, replace(LORA, rate_a=0.0), 3), "rate_a"),
+        (lambda d: adaptive.train(*d, replace(LORA, eta=-1.0), 3), "eta"),
+        (lambda d: adaptive.train(*d, LORA, 0), "steps"),
+        (lambda d: adaptive.train(*d, LORA, 3, max_norm=0.0), "max_norm"),
+        (lambda d: adaptive.train(d[0], d[1][:5], d[2], LORA, 3), "y: shape"),
+        (lambda d: adaptive.train(d[0], d[1], d[2][:, :2], LORA, 3), "a_draw: shape"),
+        (lambda d: adaptive.train(d[0], d[1], np.ones((4, 4)), LORA, 3), "rank"),
+        (lambda d: adaptive.degrees_of_freedom(*d, LORA, ("alpha",), 3), "knobs"),
+        (lambda d: adaptive.degrees_of_freedom(*d, LORA, (), 3), "knobs"),
+        (lambda d: adaptive.degrees_of_freedom(*d, PLAIN, ("decay_a",), 3), "decay_a"),
+    ],
+)
+def test_bad_input(data, call, message):
+    with pytest.raises(ArgumentError, match=message):
+        call(data)
+
+
+def test_the_hook_checks_shapes(data, request):
+    if not request.config.option.untyped:
+        with pytest.raises(jaxtyping.TypeCheckError):
+            training._gradients(data[0], data[1], data[2], np.ones((3, 5)), LORA)
