@@ -19,7 +19,7 @@ from allora_analysis.escape.pair import lora_pair, pair_time
 from allora_analysis.escape.process import ARMS, Iterate, iterate
 from allora_analysis.escape.recipe import OPTIMISERS, SCHEDULES, Recipe
 from allora_analysis.escape.scalar import Tradeoff, lora_trajectory, time_to_reach, tradeoff, trajectory
-from allora_analysis.escape.teacher import Teacher, constant_gradient, linear_teacher
+from allora_analysis.escape.teacher import Teacher, constant_gradient, data_teacher, linear_teacher
 
 __all__ = [
     "ARMS",
@@ -31,6 +31,7 @@ __all__ = [
     "Teacher",
     "Tradeoff",
     "constant_gradient",
+    "data_teacher",
     "drift",
     "first_step",
     "iterate",

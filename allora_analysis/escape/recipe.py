@@ -64,7 +64,7 @@ def check(recipe: Recipe) -> Recipe:
     if recipe.max_grad_norm is not None:
         validation.positive("max_grad_norm", recipe.max_grad_norm)
     validation.count("steps", recipe.steps)
-    validation.count("warmup", recipe.warmup, 0, recipe.steps)
+    validation.count("warmup", recipe.warmup, 0, recipe.steps - 1)
     return recipe
 
 

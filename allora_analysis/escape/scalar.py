@@ -41,7 +41,8 @@ def trajectory(t: ArrayLike, gradient: float, eta: float, adaptor: str = "invers
         m at each time.
     """
     gradient, eta = validation.positive("gradient", gradient), validation.positive("eta", eta)
-    return _levels(gradient * _not_negative("t", t), eta, validation.choice("adaptor", adaptor, ADAPTORS))
+    impulse = np.asarray(gradient * _not_negative("t", t))
+    return levels(impulse, eta, validation.choice("adaptor", adaptor, ADAPTORS))
 
 
 def time_to_reach(
@@ -59,7 +60,8 @@ def time_to_reach(
         The time to reach each level.
     """
     gradient, eta = validation.positive("gradient", gradient), validation.positive("eta", eta)
-    return _impulses(_not_negative("level", level), eta, validation.choice("adaptor", adaptor, ADAPTORS)) / gradient
+    impulse = impulses(_not_negative("level", level), eta, validation.choice("adaptor", adaptor, ADAPTORS))
+    return np.asarray(impulse / gradient)
 
 
 def lora_trajectory(t: ArrayLike, gradient: float, rate: float = 1.0) -> Float[np.ndarray, "*shape"]:
@@ -131,8 +133,17 @@ def tradeoff(level: float, gradient: float, eta: float, adaptor: str = "inverse_
     )
 
 
-def _levels(impulse: Float[np.ndarray, "*shape"], eta: float, adaptor: str) -> Float[np.ndarray, "*shape"]:
-    # m where the impulse is s = g·t.
+def levels(impulse: Float[np.ndarray, "*shape"], eta: float, adaptor: str) -> Float[np.ndarray, "*shape"]:
+    """The level m where the impulse is s = g·t: the core of `trajectory`, which checks nothing.
+
+    Args:
+        impulse: s, 0 or above.
+        eta: η.
+        adaptor: a name of `adaptors.ADAPTORS`.
+
+    Returns:
+        m for each s.
+    """
     if adaptor == "inverse_sqrt":
         return np.asarray(np.expm1(2 / 3 * np.log1p(1.5 * eta**3 * impulse)) / eta**2)
     if adaptor == "inverse":
@@ -142,8 +153,12 @@ def _levels(impulse: Float[np.ndarray, "*shape"], eta: float, adaptor: str) -> F
     return np.asarray(eta * impulse)
 
 
-def _impulses(level: Float[np.ndarray, "*shape"], eta: float, adaptor: str) -> Float[np.ndarray, "*shape"]:
-    # ∫₀^level du/h(u).
+def impulses(level: Float[np.ndarray, "*shape"], eta: float, adaptor: str) -> Float[np.ndarray, "*shape"]:
+    """∫₀^level du/h(u), the impulse g·t that reaches a level: the core of `time_to_reach`; arguments as in `levels`.
+
+    Returns:
+        s for each m.
+    """
     if adaptor == "inverse_sqrt":
         return np.asarray(2 / (3 * eta**3) * np.expm1(1.5 * np.log1p(eta**2 * level)))
     if adaptor == "inverse":

@@ -90,7 +90,7 @@ def _draw(
     teacher_rank: int,
     noise: float,
     orthonormal: bool,
-) -> tuple[np.ndarray, ...]:
+) -> tuple[np.ndarray, np.ndarray, float, np.ndarray, np.ndarray]:
     left, right = generator.standard_normal((n1, teacher_rank)), generator.standard_normal((teacher_rank, n2))
     t = left @ right / np.sqrt(teacher_rank * n2)
     a = generator.standard_normal((rank, n2)) / np.sqrt(n2)
@@ -98,8 +98,29 @@ def _draw(
     if orthonormal:
         x = np.linalg.qr(x).Q * np.sqrt(samples)
     y = x @ t.T + noise * generator.standard_normal((samples, n1))
-    norms = np.linalg.norm(t, axis=1)
-    return x.T @ x / samples, y.T @ x / samples, np.asarray((y**2).sum() / (2 * samples)), a, norms
+    return *_quadratic(x, y), a, np.linalg.norm(t, axis=1)
+
+
+def data_teacher(x: ArrayLike, y: ArrayLike, a: ArrayLike) -> Teacher:
+    """One seed's teacher from data.
+
+    Args:
+        x: X (N×n₂).
+        y: Y (N×n₁); with frozen weights W*, Y − XW*ᵀ.
+        a: the initial A (r×n₂).
+
+    Returns:
+        A teacher whose `target` is the row norms of the minimum-norm least-squares T.
+    """
+    inputs = validation.matrix("x", x)
+    targets = validation.matrix_of("y", y, (len(inputs), None), "the rows of x")
+    start = validation.matrix_of("a", a, (None, inputs.shape[1]), "the columns of x")
+    norms = np.linalg.norm(np.linalg.lstsq(inputs, targets, rcond=None)[0], axis=0)
+    return Teacher(*(np.asarray(part)[None] for part in (*_quadratic(inputs, targets), start, norms)))
+
+
+def _quadratic(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    return x.T @ x / len(x), y.T @ x / len(x), float((y**2).sum()) / (2 * len(x))
 
 
 def constant_gradient(cross: ArrayLike, a: ArrayLike) -> Teacher:
