@@ -221,6 +221,6 @@ class _Adapter(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, grad_hidden):
         saved, needs = ctx.saved_tensors, ctx.needs_input_grad
-        found = adapter_gradients(grad, grad_hidden, saved, ctx.rule, needs[:3])
+        found = adapter_gradients(grad, grad_hidden, saved, tuple(ctx.rule), needs[:3])
         grad_x = None if found.hidden is None else found.hidden @ saved[1].to(found.hidden.dtype)
         return grad_x, found.a, found.b, None, None, None

@@ -114,7 +114,7 @@ class _AdaptedLinear(torch.autograd.Function):
     def backward(ctx, grad, grad_hidden):
         *saved, weight = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        found = adapter_gradients(grad, grad_hidden, saved, ctx.rule, (needs[0], needs[3], needs[4]))
+        found = adapter_gradients(grad, grad_hidden, saved, tuple(ctx.rule), (needs[0], needs[3], needs[4]))
         grad_x = None
         if needs[0]:
             a = saved[1].to(saved[0].dtype)
