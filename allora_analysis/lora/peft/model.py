@@ -81,6 +81,7 @@ class ALLoRAModel(LoraModel):
         except BaseException:
             before.restore()
             self.targeted_module_names = names
+            self.peft_config.pop(adapter_name, None)
             raise
 
     def _create_and_replace(self, lora_config, adapter_name, target, *args, **kwargs) -> None:

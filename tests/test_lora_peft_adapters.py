@@ -1,0 +1,228 @@
+"""What PEFT does with adapters, on ALLoRA's: merging, switching, adding, deleting, copying, checkpointing."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from torch import nn
+
+from allora_analysis.lora.peft import ALLoRALayer, Rule, allora_config
+from tests.tiny_peft_models import BERT_TARGETS, QWEN_TARGETS, batch, bert, logits, qwen, randomise
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+ETA = 2.0
+MERGEABLE = ["allora", "allora_0", "allora_od", "lora_x_eta"]
+
+
+def config(variant="allora", **fields):
+    return allora_config(ETA, variant, **{"r": 3, "target_modules": QWEN_TARGETS} | fields)
+
+
+def adapted(variant="allora", **fields):
+    model = get_peft_model(qwen().double(), config(variant, **fields))
+    randomise(model)
+    return model
+
+
+def near(one, other):
+    return torch.allclose(one, other, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("safe_merge", [True, False])
+@pytest.mark.parametrize("variant", MERGEABLE)
+def test_merged_equals_unmerged(variant, safe_merge):
+    model, base = adapted(variant), logits(qwen().double())
+    before = logits(model)
+    assert not near(before, base)
+    model.merge_adapter(safe_merge=safe_merge)
+    assert near(logits(model), before)
+    model.unmerge_adapter()
+    assert near(logits(model), before)
+    with model.disable_adapter():
+        assert near(logits(model), base)
+    merged = model.merge_and_unload(safe_merge=safe_merge)
+    assert near(logits(merged), before)
+    assert not any(isinstance(module, ALLoRALayer) for module in merged.modules())
+    assert {name for name, _ in merged.named_parameters()} == {name for name, _ in qwen().named_parameters()}
+
+
+def test_bert_merges_too():
+    model = get_peft_model(bert().double(), config(target_modules=BERT_TARGETS))
+    randomise(model)
+    before = logits(model)
+    assert near(logits(model.merge_and_unload()), before)
+
+
+def test_a_new_adapter_changes_nothing():
+    assert torch.equal(logits(get_peft_model(qwen().double(), config())), logits(qwen().double()))
+
+
+def test_unload_gives_the_base_back():
+    assert torch.equal(logits(adapted().unload()), logits(qwen().double()))
+
+
+def test_the_variant_is_chosen_per_adapter():
+    model = adapted()
+    expected = {"default": logits(model)}
+    for variant in ("asf_lora", "allora_od", "lora_x_eta"):
+        model.add_adapter(variant, config(variant))
+        randomise(model, seed=len(expected))
+        model.set_adapter(variant)
+        expected[variant] = logits(model)
+    names = list(expected)
+    for name in names:
+        model.set_adapter(name)
+        # `randomise` draws every adapter anew, so that only the last one is as it was recorded.
+        alone = get_peft_model(qwen().double(), config("allora" if name == "default" else name))
+        for one, other in zip(modules(alone), modules(model), strict=True):
+            one.lora_A["default"].weight.data = other.lora_A[name].weight.data.clone()
+            one.lora_B["default"].weight.data = other.lora_B[name].weight.data.clone()
+        assert torch.equal(logits(model), logits(alone))
+        trained = {key.split(".")[-2] for key, p in model.named_parameters() if p.requires_grad and "lora_" in key}
+        assert trained == {name}
+    layer = modules(model)[0]
+    assert {name: rule.name for name, rule in layer.lora_variant.items()} == {
+        "default": "allora", "asf_lora": "asf_lora", "allora_od": "allora_od",
+    }  # fmt: skip
+    assert layer.scaling == {"default": 1.0, "asf_lora": 1.0, "allora_od": 1.0, "lora_x_eta": ETA}
+    model.delete_adapter("asf_lora")
+    assert "asf_lora" not in layer.lora_variant
+    assert "asf_lora" not in layer.lora_A
+    model.set_adapter("default")
+    before = logits(model)
+    assert near(logits(model.merge_and_unload()), before)
+
+
+def modules(model):
+    return [module for module in model.modules() if isinstance(module, ALLoRALayer)]
+
+
+def test_an_adapter_on_other_layers_leaves_these_alone():
+    model = adapted()
+    model.add_adapter("mlp", config("allora_od", target_modules=["up_proj"]))
+    both = [sorted(module.lora_A) for module in modules(model)]
+    assert sorted(map(tuple, both)) == [("default",)] * 6 + [("mlp",)] * 2
+    assert near(logits(model), logits(adapted()))
+
+
+def test_mixed_batches_follow_each_rows_adapter():
+    model = adapted()
+    model.add_adapter("other", config("asf_lora"))
+    randomise(model)
+    names = ["default", "other", "__base__", "other"]
+    alone = {}
+    for name in ("default", "other"):
+        model.set_adapter(name)
+        alone[name] = logits(model)
+    with model.disable_adapter():
+        alone["__base__"] = logits(model)
+    with torch.no_grad():
+        mixed = model(input_ids=batch()["input_ids"], adapter_names=names).logits
+    for row, name in enumerate(names):
+        assert near(mixed[row], alone[name][row])
+
+
+def test_deepcopy_keeps_the_rule_and_parts_the_weights():
+    model = adapted("allora_od", adaptor="inverse")
+    twin = copy.deepcopy(model)
+    assert torch.equal(logits(twin), logits(model))
+    assert modules(twin)[0].lora_variant["default"] == Rule("allora_od", ETA, "inverse")
+    randomise(twin, seed=9)
+    assert not torch.equal(logits(twin), logits(model))
+    twin.add_adapter("more", copy.deepcopy(model.peft_config["default"]))
+    assert modules(twin)[0].lora_variant["more"].name == "allora_od"
+
+
+def test_modules_to_save_and_bias_are_trained():
+    model = adapted(modules_to_save=["score"], bias="lora_only")
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert sum("lora_A" in name or "lora_B" in name for name in trained) == 12
+    assert "base_model.model.score.modules_to_save.default.weight" in trained
+    assert any(name.endswith("q_proj.base_layer.bias") for name in trained)
+    model(**batch()).loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("variant", ["allora", "allora_od", "asf_lora"])
+def test_gradient_checkpointing_gives_the_same_gradients(variant, use_reentrant):
+    gradients = []
+    for checkpointing in (False, True):
+        model = adapted(variant).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
+            model.enable_input_require_grads()
+        model(**batch(), use_cache=False).loss.backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    assert gradients[0]
+    assert all(near(one, other) for one, other in zip(*gradients, strict=True))
+
+
+def test_plain_lora_beside_allora_is_lora():
+    model = adapted()
+    model.add_adapter("plain", LoraConfig(r=3, lora_alpha=6, target_modules=QWEN_TARGETS))
+    randomise(model)
+    model.set_adapter("plain")
+    twin = get_peft_model(qwen().double(), LoraConfig(r=3, lora_alpha=6, target_modules=QWEN_TARGETS))
+    for one, other in zip(modules(model), [m for m in twin.modules() if hasattr(m, "lora_A")], strict=True):
+        assert "plain" not in one.lora_variant
+        for factor in ("lora_A", "lora_B"):
+            getattr(other, factor)["default"].weight.data = getattr(one, factor)["plain"].weight.data.clone()
+    for one in (model, twin):
+        one.eval()(**batch()).loss.backward()
+    grads = [[p.grad for name, p in one.named_parameters() if p.grad is not None] for one in (model, twin)]
+    assert len(grads[0]) == 12
+    assert all(near(one, other) for one, other in zip(*grads, strict=True))
+
+
+def test_plain_lora_models_are_left_to_peft():
+    """The tuner that stands in LoRA's place in PEFT's registry does for a plain config what PEFT's own does."""
+    fields = {"r": 3, "target_modules": QWEN_TARGETS}
+    model = get_peft_model(qwen(), LoraConfig(**fields))
+    assert not any(isinstance(module, ALLoRALayer) for module in model.modules())
+    randomise(model)
+    before = logits(model)
+    model.add_adapter("dora", LoraConfig(use_dora=True, **fields))
+    model.add_weighted_adapter(["default"], [1.0], "sum", combination_type="linear")
+    model.set_adapter("sum")
+    torch.testing.assert_close(logits(model), before)
+    torch.testing.assert_close(logits(model.merge_and_unload()), before)
+
+
+def test_weighted_adapters_of_matrices():
+    model = adapted()
+    before = logits(model)
+    model.add_weighted_adapter(["default"], [1.0], "copy", combination_type="linear")
+    model.set_adapter("copy")
+    assert near(logits(model), before)
+    assert modules(model)[0].lora_variant["copy"].name == "allora"
+
+
+def test_any_module_takes_adapters():
+    model = inject_adapter_in_model(
+        config(target_modules=["0", "2"]), nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+    )
+    assert [type(module) for module in model] == [ALLoRALayer, nn.Tanh, ALLoRALayer]
+    assert model(torch.zeros(0, 5)).shape == (0, 3)
+    assert model(torch.zeros(5)).shape == (3,)
+
+
+def test_target_all_linear():
+    model = adapted(target_modules="all-linear")
+    assert len(modules(model)) == 15  # seven a block, and the head
+
+
+def test_nothing_warns_but_peft():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        adapted()
+
+
+def test_conversion_to_lora_knows_what_is_lora():
+    assert adapted().supports_lora_conversion()
+    assert not adapted("asf_lora").supports_lora_conversion()

@@ -1,0 +1,282 @@
+"""What cannot be: each is refused in one line that names what to change, and the model is left as it was."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from allora_analysis.lora.peft import ALLoRAConfig, allora_config
+from allora_analysis.validation import ArgumentError
+from tests.tiny_peft_models import QWEN_TARGETS, batch, logits, qwen, randomise
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*gradient_checkpointing:FutureWarning",
+    "ignore:You are trying to modify a model with PEFT",
+    "ignore:Already found a `peft_config`",
+)
+FIELDS = {"r": 3, "target_modules": QWEN_TARGETS}
+
+
+@contextlib.contextmanager
+def refused(match):
+    with pytest.raises(ArgumentError, match=match) as caught:
+        yield
+    assert "\n" not in str(caught.value)
+
+
+def state(model):
+    """The tree of modules, what is trained, and every weight's address and sum."""
+    tree = [(name, type(module), id(module), module.training) for name, module in model.named_modules()]
+    weights = [
+        (name, id(p), p.requires_grad, float(p.detach().double().nansum())) for name, p in model.named_parameters()
+    ]
+    settings = [
+        {
+            key: dict(value)
+            for key, value in vars(module).items()
+            if key in ("r", "scaling", "lora_variant", "lora_alpha") and isinstance(value, dict)
+        }
+        for module in model.modules()
+    ]
+    return tree, weights, settings, sorted(vars(model)), getattr(model, "peft_config", None)
+
+
+@contextlib.contextmanager
+def refused_and_unchanged(model, match):
+    before = state(model)
+    with refused(match):
+        yield
+    assert state(model) == before
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"eta": 0.0}, r"eta must be a finite number above 0, received 0.0"),
+        ({"eta": -1.0}, r"eta must be"),
+        ({"eta": float("nan")}, r"eta must be"),
+        ({"variant": "allora_1"}, r"variant must be one of allora, .*lora_x_eta; received 'allora_1'"),
+        ({"adaptor": "cubic"}, r"adaptor must be one of inverse_sqrt, .*received 'cubic'"),
+        ({"r": 0}, r"r must be a whole number, 1 or above, received 0"),
+        ({"lora_alpha": 16}, r"lora_alpha must be left out or r .* = 3, received 16"),
+        ({"variant": "lora_x_eta", "lora_alpha": 3}, r"lora_alpha must be left out or eta \* r = 6.0, received 3"),
+        ({"variant": "allora_0", "lora_dropout": 0.1}, r"lora_dropout must be 0 with variant 'allora_0', received 0.1"),
+        ({"lora_dropout": 1.0}, r"lora_dropout must be a drop rate in \[0, 1\), received 1.0"),
+        ({"lora_dropout": -0.1}, r"lora_dropout"),
+        ({"use_rslora": True}, r"use_rslora must be left out with ALLoRA's variants, received True"),
+        ({"use_dora": True}, r"use_dora must be left out"),
+        ({"lora_bias": True}, r"lora_bias must be left out"),
+        ({"rank_pattern": {"q_proj": 2}}, r"rank_pattern must be left out .* received \{'q_proj': 2\}"),
+        ({"alpha_pattern": {"q_proj": 2}}, r"alpha_pattern must be left out"),
+        ({"fan_in_fan_out": True}, r"fan_in_fan_out must be left out"),
+        ({"layer_replication": [(0, 1), (0, 1)]}, r"layer_replication must be left out"),
+        ({"target_parameters": ["weight"]}, r"target_parameters must be left out"),
+        ({"alora_invocation_tokens": [1]}, r"alora_invocation_tokens must be left out"),
+        ({"init_lora_weights": "pissa"}, r"init_lora_weights must be one of True, False, .*received 'pissa'"),
+        ({"init_lora_weights": "olora"}, r"init_lora_weights"),
+        ({"rank": 3}, r"rank: no field of peft.LoraConfig; received 3"),
+        ({"peft_type": "ASF_LORA"}, r"peft_type: no field"),
+    ],
+)
+def test_configs(fields, match):
+    with refused(match):
+        allora_config(**{"eta": 2.0, **FIELDS} | fields)
+
+
+def test_what_a_config_fills_in():
+    assert (allora_config(2.0).r, allora_config(2.0).lora_alpha) == (8, 8)
+    assert allora_config(2, r=5, lora_alpha=5).lora_alpha == 5
+    assert allora_config(2.0, "lora_x_eta", r=5).lora_alpha == 10
+    for init in (True, False, "gaussian", "orthogonal"):
+        assert allora_config(2.0, init_lora_weights=init).init_lora_weights is init
+    with pytest.raises(TypeError, match="eta"):
+        ALLoRAConfig(r=4)
+
+
+@pytest.mark.bad_input
+def test_a_config_that_was_changed_is_checked_again():
+    model, config = qwen(), allora_config(2.0, **FIELDS)
+    config.lora_alpha = 16
+    with refused_and_unchanged(model, "lora_alpha"):
+        get_peft_model(model, config)
+
+
+@pytest.mark.bad_input
+def test_a_rank_above_what_one_layer_has():
+    """The first targets could carry it: what was replaced before the one that cannot is put back."""
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 2), nn.Linear(2, 16))
+    with refused_and_unchanged(model, r"layer '2': rank must be at most min\(n1, n2\) = 2, received 8; lower r"):
+        get_peft_model(model, allora_config(2.0, target_modules=["0", "1", "2", "3"]))
+    assert get_peft_model(model, allora_config(2.0, target_modules=["0", "1"]))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_base_weights_that_are_not_finite(value):
+    model = qwen()
+    model.model.layers[1].mlp.down_proj.weight.data[3, 4] = value
+    with refused_and_unchanged(model, r"layer 'model.layers.1.mlp.down_proj' has NaN or infinity in its weight"):
+        get_peft_model(model, allora_config(2.0, **FIELDS))
+
+
+class Quantised(nn.Linear):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.weight = nn.Parameter(torch.zeros(self.weight.shape, dtype=torch.int8), requires_grad=False)
+
+
+class Packed(nn.Parameter):
+    """As bitsandbytes' Params4bit, which may be stored as bfloat16."""
+
+
+def packed():
+    layer = nn.Linear(8, 8)
+    layer.weight = Packed(torch.zeros(32, 1, dtype=torch.bfloat16), requires_grad=False)
+    return layer
+
+
+def sharded():
+    layer = nn.Linear(8, 8)
+    layer.weight.ds_id = 3
+    return layer
+
+
+def planned():
+    layer = nn.Linear(8, 8)
+    layer._hf_tp_plan = "colwise"
+    return layer
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("layer", "match"),
+    [
+        (
+            lambda: Quantised(8, 8),
+            r"quantised weight \(Quantised, torch.int8\), which is not supported: load the model in",
+        ),
+        (packed, r"quantised weight"),
+        (lambda: nn.Linear(8, 8).to(torch.float8_e4m3fn), r"quantised weight \(Linear, torch.float8_e4m3fn\)"),
+        (sharded, r"sharded weight, which is not supported"),
+        (planned, r"sharded weight"),
+        (lambda: Conv1D(8, 8), r"layer '1' is a Conv1D; ALLoRA is for nn.Linear"),
+        (lambda: nn.Embedding(8, 8), r"is a Embedding"),
+        (lambda: nn.Conv1d(8, 8, 1), r"is a Conv1d"),
+        (lambda: nn.MultiheadAttention(8, 2), r"is a MultiheadAttention"),
+        (lambda: nn.MultiheadAttention(8, 2).out_proj, r"NonDynamicallyQuantizableLinear"),
+        (lambda: nn.ReLU(), r"is a ReLU; .* leave it out of target_modules"),
+    ],
+)
+def test_layers_that_cannot_carry_an_adapter(layer, match):
+    model = nn.Sequential(nn.Linear(8, 8), layer())
+    with refused_and_unchanged(model, match):
+        get_peft_model(model, allora_config(2.0, r=2, target_modules=["0", "1"]))
+
+
+@pytest.mark.bad_input
+def test_targets_that_are_not_there():
+    model = qwen()
+    before = state(model)
+    with pytest.raises(ValueError, match="not found in the base model"):
+        get_peft_model(model, allora_config(2.0, target_modules=["no_such_layer"]))
+    assert state(model) == before
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("wrap", [lambda m, c: m.add_adapter("allora", c), lambda m, c: get_peft_model(m, c, "allora")])
+def test_allora_on_layers_of_plain_peft(wrap):
+    """It would train LoRA in silence. The second config has targets before the shared ones: they are put back."""
+    model = get_peft_model(qwen(), LoraConfig(r=3, target_modules=["o_proj"]))
+    for targets in (["o_proj"], ["q_proj", "o_proj"]):
+        with refused_and_unchanged(model, r"adapter 'allora': the model's layers are plain PEFT's \(Linear\)"):
+            wrap(model, allora_config(2.0, r=3, target_modules=targets))
+    assert list(model.peft_config) == ["default"]
+
+
+@pytest.mark.bad_input
+def test_an_adapter_that_cannot_be_added_leaves_the_others():
+    model = get_peft_model(qwen(), allora_config(2.0, **FIELDS))
+    randomise(model)
+    before = logits(model)
+    model.train()
+    with refused_and_unchanged(model, r"rank must be at most"):
+        model.add_adapter("wide", allora_config(2.0, r=30, target_modules=["o_proj", "up_proj"]))
+    assert torch.equal(logits(model), before)
+    model.add_adapter("wide", allora_config(2.0, r=2, target_modules=["o_proj", "up_proj"]))
+
+
+@pytest.mark.bad_input
+def test_a_failure_anywhere_puts_the_model_back(monkeypatch):
+    model = qwen()
+    monkeypatch.setattr("peft.tuners.tuners_utils.set_additional_trainable_modules", lambda **_: 1 / 0)
+    before = state(model)
+    with pytest.raises(ZeroDivisionError):
+        get_peft_model(model, allora_config(2.0, **FIELDS))
+    assert state(model) == before
+
+
+def merges(model):
+    return {
+        "merge_and_unload": lambda: model.merge_and_unload(),
+        "merge_and_unload, safe": lambda: model.merge_and_unload(safe_merge=True),
+        "merge_adapter": lambda: model.merge_adapter(),
+        "merge_adapter, named": lambda: model.merge_adapter(adapter_names=["default"], safe_merge=True),
+        "layer": lambda: model.base_model.model.model.layers[1].self_attn.q_proj.merge(),
+        "delta": lambda: model.base_model.model.model.layers[1].self_attn.q_proj.get_delta_weight("default"),
+        "weighted": lambda: model.add_weighted_adapter(["default"], [1.0], "sum", combination_type="linear"),
+    }
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("way", merges(None))
+def test_asf_lora_does_not_merge(way):
+    model = get_peft_model(qwen(), allora_config(2.0, "asf_lora", **FIELDS))
+    randomise(model)
+    before = logits(model)
+    with refused_and_unchanged(model, r"adapter 'default': asf_lora cannot be merged .* not linear in x"):
+        merges(model)[way]()
+    assert torch.equal(logits(model), before)
+
+
+@pytest.mark.bad_input
+def test_a_layer_with_asf_lora_keeps_the_others_from_merging():
+    """No layer is merged, though the first ones could be."""
+    model = get_peft_model(qwen(), allora_config(2.0, **FIELDS))
+    model.add_adapter("asf", allora_config(2.0, "asf_lora", r=2, target_modules=["up_proj"]))
+    model.base_model.set_adapter(["default", "asf"])
+    randomise(model)
+    with refused_and_unchanged(model, r"adapter 'asf': asf_lora cannot be merged"):
+        model.merge_and_unload()
+    model.merge_adapter(adapter_names=["default"])
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("way", ["merge_and_unload", "merge_adapter", "layer"])
+def test_weights_that_are_not_finite_do_not_merge(way):
+    model = get_peft_model(qwen(), allora_config(2.0, **FIELDS))
+    randomise(model)
+    model.base_model.model.model.layers[1].self_attn.q_proj.lora_A["default"].weight.data[0, 0] = float("nan")
+    before = state(model)
+    with refused(r"adapter 'default' has NaN or infinite weights and cannot be merged"):
+        merges(model)[way]()
+    assert state(model) == before
+
+
+@pytest.mark.bad_input
+def test_targets_of_inject_adapter_in_model():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Embedding(4, 4))
+    with refused_and_unchanged(model, "Embedding"):
+        inject_adapter_in_model(allora_config(2.0, r=2, target_modules=["0", "1"]), model)
+
+
+def test_training_runs_after_a_refusal():
+    model = qwen()
+    with refused("rank"):
+        get_peft_model(model, allora_config(2.0, r=17, target_modules=QWEN_TARGETS))
+    get_peft_model(model, allora_config(2.0, **FIELDS))(**batch()).loss.backward()

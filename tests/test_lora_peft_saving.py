@@ -1,0 +1,377 @@
+"""Adapters on disk: with the rule, as plain PEFT reads them, trained on from LoRA, exported as LoRA."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from allora_analysis.lora.peft import ALLoRAConfig, ALLoRALayer, Rule, allora_config, export_lora, load, train_on
+from allora_analysis.validation import ArgumentError
+from tests.test_lora_peft_refusals import refused, refused_and_unchanged, state
+from tests.tiny_peft_models import QWEN_TARGETS, batch, logits, qwen, randomise
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+ROOT = Path(__file__).parents[1]
+ETA = 2.0
+FIELDS = {"r": 3, "target_modules": QWEN_TARGETS, "task_type": "SEQ_CLS"}
+VARIANTS = ["allora", "allora_0", "allora_od", "asf_lora", "lora_x_eta"]
+
+
+def adapted(variant="allora", **fields):
+    model = get_peft_model(qwen(), allora_config(ETA, variant, **FIELDS | fields))
+    randomise(model)
+    return model
+
+
+def lora(**fields):
+    model = get_peft_model(qwen(), LoraConfig(**FIELDS | fields))
+    randomise(model)
+    return model
+
+
+def layers(model):
+    return [module for module in model.modules() if isinstance(module, ALLoRALayer)]
+
+
+def near(one, other):
+    return torch.allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def in_plain_peft(tmp_path_factory):
+    """Every variant saved and exported, and what plain PEFT makes of each in a process of its own."""
+    root = tmp_path_factory.mktemp("adapters")
+    expected, folders = {}, {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        for variant in VARIANTS:
+            model = adapted(variant)
+            expected[variant] = logits(model)
+            model.save_pretrained(folders.setdefault(variant, root / variant))
+            if variant != "asf_lora":
+                export_lora(model, folders.setdefault(f"{variant}, exported", root / f"{variant}_lora"))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.plain_peft_loads", *map(str, folders.values())],
+        cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert not answer["ours"]
+    return expected, folders, dict(zip(folders, answer["results"], strict=True))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_plain_peft_reads_allora_as_lora_and_asf_lora_not_at_all(in_plain_peft, variant):
+    expected, _, results = in_plain_peft
+    if variant == "asf_lora":
+        assert results[variant]["model"]["error"] == "KeyError: 'ASF_LORA'"
+        assert results[variant]["config"]["error"] == "KeyError: 'ASF_LORA'"
+        assert results[variant]["lora_config"]["error"] == "KeyError: 'ASF_LORA'"
+        return
+    found = results[variant]["model"]
+    assert near(torch.tensor(found["result"]), expected[variant])
+    assert len(found["warnings"]) == 1
+    assert "['adaptor', 'eta', 'variant']" in found["warnings"][0]
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "asf_lora"])
+def test_plain_peft_reads_an_export_without_a_warning(in_plain_peft, variant):
+    expected, folders, results = in_plain_peft
+    found = results[f"{variant}, exported"]
+    assert found["model"]["warnings"] == found["config"]["warnings"] == []
+    assert near(torch.tensor(found["model"]["result"]), expected[variant])
+    saved = json.loads((folders[f"{variant}, exported"] / "adapter_config.json").read_text())
+    assert not {"variant", "eta", "adaptor"} & set(saved)
+    assert saved["lora_alpha"] == (ETA * 3 if variant == "lora_x_eta" else 3)
+
+
+def test_what_the_files_hold(in_plain_peft):
+    _, folders, _ = in_plain_peft
+    for variant in VARIANTS:
+        saved = json.loads((folders[variant] / "adapter_config.json").read_text())
+        assert (saved["variant"], saved["eta"], saved["adaptor"]) == (variant, ETA, "inverse_sqrt")
+        assert sorted(os.listdir(folders[variant])) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+        assert saved["peft_type"] == ("ASF_LORA" if variant == "asf_lora" else "LORA")
+        # Nor do readers that look at these alone take ASF-LoRA's file for LoRA's.
+        assert ("r" in saved) == ("lora_alpha" in saved) == (variant != "asf_lora")
+
+
+@pytest.mark.parametrize("is_trainable", [True, False])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_saved_equals_loaded_with_the_rule(in_plain_peft, variant, is_trainable):
+    expected, folders, _ = in_plain_peft
+    model = load(qwen(), folders[variant], is_trainable=is_trainable)
+    assert isinstance(model, PeftModel)
+    assert torch.equal(logits(model), expected[variant])
+    config = model.peft_config["default"]
+    assert isinstance(config, ALLoRAConfig)
+    assert (config.r, config.inference_mode) == (3, not is_trainable)
+    wanted = None if variant == "lora_x_eta" else Rule(variant, ETA, "inverse_sqrt")
+    assert [layer.lora_variant.get("default") for layer in layers(model)] == [wanted] * 6
+    assert [p.requires_grad for name, p in model.named_parameters() if "lora_" in name] == [is_trainable] * 12
+
+
+def test_training_goes_on_after_loading_as_if_nothing_had_been(tmp_path):
+    def step(model):
+        model.train()
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        optimizer.zero_grad()
+        model(**batch()).loss.backward()
+        optimizer.step()
+
+    through, saved = adapted(), adapted()
+    step(through)
+    step(saved)
+    saved.save_pretrained(tmp_path)
+    loaded = load(qwen(), str(tmp_path), is_trainable=True)
+    step(through)
+    step(loaded)
+    assert torch.equal(logits(loaded), logits(through))
+
+
+def test_modules_to_save_come_back(tmp_path):
+    model = adapted()
+    with torch.no_grad():
+        model.base_model.model.score.modules_to_save["default"].weight += 1
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(load(qwen(), tmp_path)), logits(model))
+
+
+def test_several_adapters_in_one_folder(tmp_path):
+    model = adapted()
+    model.add_adapter("asf", allora_config(ETA, "asf_lora", **FIELDS))
+    randomise(model, seed=3)
+    expected = {}
+    for name in ("default", "asf"):
+        model.set_adapter(name)
+        expected[name] = logits(model)
+    model.save_pretrained(tmp_path)
+    with refused(r"has no adapter_config.json; there is one in asf"):
+        (tmp_path / "empty" / "asf").mkdir(parents=True)
+        (tmp_path / "empty" / "asf" / "adapter_config.json").write_text("{}")
+        load(qwen(), tmp_path / "empty")
+    loaded = load(qwen(), tmp_path)
+    again = load(loaded, tmp_path / "asf", adapter_name="asf", is_trainable=True)
+    assert again is loaded
+    assert torch.equal(logits(loaded), expected["default"])
+    loaded.set_adapter("asf")
+    assert torch.equal(logits(loaded), expected["asf"])
+    assert layers(loaded)[0].lora_A["asf"].weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("fields", "scaling"),
+    [({"lora_alpha": 6}, 2.0), ({"lora_alpha": 10}, 10 / 3), ({"r": 4, "lora_alpha": 8, "use_rslora": True}, 4.0)],
+)
+def test_lora_trained_on_with_allora_starts_from_the_same_function(tmp_path, fields, scaling):
+    model = lora(lora_dropout=0.1, **fields)
+    model.save_pretrained(tmp_path)
+    ours = train_on(qwen(), tmp_path, eta=ETA)
+    assert near(logits(ours), logits(model))
+    originals = [module for module in model.modules() if hasattr(module, "lora_A")]
+    for one, other in zip(layers(ours), originals, strict=True):
+        assert one.scaling["default"] == 1
+        assert one.lora_variant["default"] == Rule("allora", ETA, "inverse_sqrt")
+        assert one.lora_dropout["default"].p == 0.1
+        assert torch.equal(one.lora_A["default"].weight, other.lora_A["default"].weight)
+        assert torch.equal(one.lora_B["default"].weight, scaling * other.lora_B["default"].weight)
+        assert one.lora_A["default"].weight.requires_grad
+    config = ours.peft_config["default"]
+    assert (config.lora_alpha, config.use_rslora) == (config.r, False)
+    ours.train()(**batch()).loss.backward()
+    assert layers(ours)[0].lora_B["default"].weight.grad.norm() > 0
+
+
+def test_train_on_reaches_every_variant_that_is_loras_function(tmp_path):
+    model = lora(lora_alpha=6)
+    model.save_pretrained(tmp_path)
+    ours = train_on(qwen(), tmp_path, 4.0, "lora_x_eta")
+    assert near(logits(ours), logits(model))
+    assert layers(ours)[0].scaling["default"] == 4
+    train_on(ours, tmp_path, 0.5, "allora_od", "inverse", adapter_name="od")
+    ours.set_adapter("od")
+    assert near(logits(ours), logits(model))
+    assert layers(ours)[0].lora_variant["od"] == Rule("allora_od", 0.5, "inverse")
+
+
+def test_an_allora_adapter_trained_on_with_another_rule(tmp_path):
+    adapted().save_pretrained(tmp_path)
+    ours = train_on(qwen(), tmp_path, 5.0, "allora_0")
+    assert torch.equal(logits(ours), logits(adapted()))
+    assert layers(ours)[0].lora_variant["default"] == Rule("allora_0", 5.0, "inverse_sqrt")
+
+
+def test_export_without_a_task_says_which_model(tmp_path):
+    model = get_peft_model(qwen(), allora_config(ETA, r=3, target_modules=["q_proj"]), "mine")
+    export_lora(model, tmp_path, "mine")
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert saved["auto_mapping"]["base_model_class"] == "Qwen2ForSequenceClassification"
+    assert saved["inference_mode"] is True
+
+
+def damage(folder: Path, what: str) -> Path:
+    config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    first = sorted(tensors)[0]
+    if what == "no folder":
+        return folder / "missing"
+    if what == "no config":
+        config.unlink()
+    elif what == "torn config":
+        config.write_text(config.read_text()[:100])
+    elif what == "list config":
+        config.write_text("[]")
+    elif what == "no weights":
+        weights.unlink()
+    elif what == "torn weights":
+        weights.write_bytes(weights.read_bytes()[:-50])
+    elif what == "empty weights":
+        weights.write_bytes(b"")
+    elif what == "nan":
+        save_file(tensors | {first: tensors[first] * float("nan")}, weights)
+    elif what == "inf":
+        save_file(tensors | {first: tensors[first] + float("inf")}, weights)
+    elif what == "fewer keys":
+        save_file({key: value for key, value in tensors.items() if key != first}, weights)
+    elif what == "more keys":
+        save_file(tensors | {"base_model.model.other": torch.zeros(2)}, weights)
+    elif what == "other shapes":
+        save_file(tensors | {first: tensors[first][:1].clone()}, weights)
+    else:
+        saved = json.loads(config.read_text())
+        config.write_text(json.dumps(saved | json.loads(what)))
+    return folder
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("what", "match"),
+    [
+        ("no folder", r"folder '.*missing' has no adapter_config.json; give the folder that save_pretrained wrote"),
+        ("no config", r"has no adapter_config.json"),
+        ("torn config", r"adapter_config.json: torn, no JSON .* save the adapter again"),
+        ("list config", r"adapter_config.json: a JSON object wanted, received list"),
+        ("no weights", r"has no adapter_model.safetensors"),
+        ("torn weights", r"adapter_model.safetensors: torn .* save the adapter again"),
+        ("empty weights", r"adapter_model.safetensors: torn"),
+        ("nan", r"adapter_model.safetensors: NaN or infinity in base_model.*; take an earlier checkpoint"),
+        ("inf", r"NaN or infinity in"),
+        ("fewer keys", r"does not fit the model: 1 keys are in the file or in the model alone, first base_model"),
+        ("more keys", r"does not fit the model: 1 keys are in the file or in the model alone, first base_model.*other"),
+        ("other shapes", r"does not fit the model: .*size mismatch"),
+        ('{"variant": "allora_9"}', r"adapter_config.json: variant must be one of"),
+        ('{"eta": -1}', r"adapter_config.json: eta must be"),
+        ('{"lora_alpha": 9}', r"adapter_config.json: lora_alpha must be"),
+        ('{"use_dora": true}', r"adapter_config.json: use_dora must be left out"),
+        (
+            '{"of_a_later_peft": 1}',
+            r"adapter_config.json: unknown to this version of PEFT: of_a_later_peft; upgrade it",
+        ),
+        ('{"target_modules": ["up_proj"]}', r"does not fit the model"),
+        ('{"target_modules": ["nothing"]}', r"does not fit the model: .*(not found|No modules were targeted)"),
+        ('{"r": 17, "lora_alpha": 17}', r"does not fit the model: .*rank must be at most"),
+    ],
+)
+def test_folders_that_do_not_load(tmp_path, what, match):
+    adapted().save_pretrained(tmp_path)
+    folder, model = damage(tmp_path, what), qwen().train()
+    with refused_and_unchanged(model, match):
+        load(model, folder)
+    loaded = adapted()
+    before = logits(loaded)
+    with refused_and_unchanged(loaded, match):
+        load(loaded, folder, adapter_name="second")
+    assert torch.equal(logits(loaded), before)
+
+
+@pytest.mark.bad_input
+def test_eta_that_is_missing_from_the_file(tmp_path):
+    adapted().save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    saved = json.loads(path.read_text())
+    del saved["eta"]
+    path.write_text(json.dumps(saved))
+    with refused("adapter_config.json: eta is missing"):
+        load(qwen(), tmp_path)
+    del saved["variant"]
+    path.write_text(json.dumps(saved))
+    with refused(r"holds plain PEFT's adapter \(LORA\): load it with peft.PeftModel.from_pretrained, or .* train_on"):
+        load(qwen(), tmp_path)
+
+
+@pytest.mark.bad_input
+def test_a_name_that_is_taken(tmp_path):
+    model = adapted()
+    model.save_pretrained(tmp_path)
+    with refused_and_unchanged(model, "adapter_name: the model has an adapter 'default'; choose another name"):
+        load(model, tmp_path)
+
+
+@pytest.mark.bad_input
+def test_loading_onto_plain_peft(tmp_path):
+    adapted().save_pretrained(tmp_path)
+    model = lora()
+    with refused_and_unchanged(model, "layers are plain PEFT's"):
+        load(model, tmp_path, adapter_name="second")
+    assert list(model.peft_config) == ["default"]
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"use_dora": True}, r"use_dora must be left out"),
+        ({"rank_pattern": {"q_proj": 2}}, r"rank_pattern must be left out"),
+        ({"init_lora_weights": "olora"}, r"a LoRA adapter wanted, received .* init_lora_weights 'olora'; convert it"),
+    ],
+)
+def test_adapters_that_are_not_loras_alone(tmp_path, fields, match):
+    lora(**fields).save_pretrained(tmp_path)
+    model = qwen()
+    with refused_and_unchanged(model, match):
+        train_on(model, tmp_path, ETA)
+
+
+@pytest.mark.bad_input
+def test_asf_lora_is_another_function(tmp_path):
+    lora().save_pretrained(tmp_path / "lora")
+    adapted("asf_lora").save_pretrained(tmp_path / "asf")
+    with refused("not linear in x"):
+        train_on(qwen(), tmp_path / "lora", ETA, "asf_lora")
+    with refused("not linear in x"):
+        train_on(qwen(), tmp_path / "asf", ETA)
+    with refused("not linear in x"):
+        export_lora(adapted("asf_lora"), tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.bad_input
+def test_what_does_not_export(tmp_path):
+    model = adapted()
+    with refused(r"adapter_name must name an ALLoRA adapter of a PeftModel, received 'other'; it has \['default'\]"):
+        export_lora(model, tmp_path, "other")
+    with refused("adapter_name must name an ALLoRA adapter"):
+        export_lora(lora(), tmp_path)
+    layers(model)[0].lora_B["default"].weight.data[0, 0] = float("nan")
+    with refused("adapter 'default': NaN or infinity in base_model"):
+        export_lora(model, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.bad_input
+def test_errors_are_value_errors(tmp_path):
+    model = qwen()
+    before = state(model)
+    with pytest.raises(ValueError, match=r"has no adapter_config.json") as caught:
+        load(model, tmp_path)
+    assert isinstance(caught.value, ArgumentError)
+    assert state(model) == before
