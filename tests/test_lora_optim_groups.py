@@ -11,6 +11,7 @@ from torch import nn
 
 from allora_analysis.hessian.lowrank import add_adapters
 from allora_analysis.lora.functional import row_factor
+from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.validation import ArgumentError
@@ -435,7 +436,11 @@ def test_a_matrix_in_two_pairs_is_refused():
 @pytest.mark.bad_input
 @pytest.mark.parametrize("variant", ["allora", "allora_0", "allora_od", "asf_lora"])
 def test_layers_of_alloras_family_are_refused(variant):
-    model = add_adapters(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), 2, 1.0, torch.Generator())
-    model[1].variant, model[1].adaptor = variant, "inverse_sqrt"
-    with pytest.raises(ArgumentError, match=f"1 trains '{variant}'.*plain LoRA layers"):
+    model = nn.Sequential(ALLoRALinear(nn.Linear(4, 4), 2, 3.0, variant))
+    with pytest.raises(ArgumentError, match=f"0 trains '{variant}'.*plain LoRA layers"):
         param_groups(model)
+
+
+def test_lora_times_eta_is_plain_lora():
+    (group,) = param_groups(nn.Sequential(ALLoRALinear(nn.Linear(4, 4), 2, 3.0, "lora_x_eta")))
+    assert (group["pair"], group["scaling"]) == (True, 3.0)

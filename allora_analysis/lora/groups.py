@@ -11,10 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.lora.pairs import Pair, chained, lora_pairs
+from allora_analysis.lora.pairs import PLAIN, Pair, chained, lora_pairs
 from allora_analysis.validation import ArgumentError, choice, non_negative, number, positive
 
-PLAIN = ("lora", "lora_x_eta")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-SCALED_GRADIENTS = ("allora", "allora_0", "allora_od")
+# Plain LoRA forwards and gradients; LoRA×η is LoRA at scaling η.
+PLAIN = ("lora", "lora_x_eta")
 QUANTISED_WORDS = ("4bit", "8bit", "quant", "gptq", "awq", "hqq", "eetq", "aqlm")
 
 
@@ -121,9 +122,9 @@ def _peft_pairs(name: str, layer: Any) -> Iterator[Pair]:
 
 
 def _bare_pair(name: str, module: Any) -> Pair:
-    variant = getattr(module, "variant", None)
-    rule = variant is not None
-    # Without a rule, a module's own eta is LoRA's α/r (`LowRankLinear`).
+    variant = getattr(module, "variant", "lora")
+    rule = variant not in PLAIN
+    # A plain layer's own eta is LoRA's α/r (`LowRankLinear`); a rule's is not in the forward pass.
     scaling = getattr(module, "scaling", 1.0 if rule else getattr(module, "eta", 1.0))
     return Pair(
         name,
@@ -132,9 +133,9 @@ def _bare_pair(name: str, module: Any) -> Pair:
         module.a,
         module.b,
         float(scaling),
-        variant if rule else "lora",
-        float(module.eta) if rule and variant != "lora" else None,
-        getattr(module, "adaptor", None) if rule and variant != "lora" else None,
+        variant,
+        float(module.eta) if rule else None,
+        getattr(module, "adaptor", None) if rule else None,
         float(getattr(module, "drop_rate", 0.0)),
         quantised=_quantised(getattr(module, "base", None)),
     )

@@ -1,0 +1,222 @@
+"""What `doctor` has to say about its findings, and the way out of each.
+
+Checked case by case by `tests/test_lora_doctor_advice.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from allora_analysis.lora.doctor.layer_report import LayerReport
+from allora_analysis.lora.doctor.prognosis import Clipping, OptimizerEffect
+from allora_analysis.lora.pairs import PLAIN, Pair
+
+LEVELS = ("problem", "note", "ok")
+KEPT = 0.9  # of the logarithm of the gain: below, clipping is a problem
+IDLE = ("merged", "disabled", "inactive", "frozen")
+ALLORA_ADAMW = (
+    "plain LoRA layers (peft.LoraConfig) with allora_analysis.lora.optim.ALLoRAAdamW(param_groups(model), lr, eta)"
+)
+
+# effect → (level, text); {layers} says which, {optimizer} and {response} what the optimizer was found to do.
+TEXTS = {
+    "undone": (
+        "problem",
+        "{optimizer} divides a gradient by its own size ({response}), so {layers} train as LoRA: the first step is "
+        "LoRA's at the same rate, later ones drift from it slowly; use torch.optim.SGD, or " + ALLORA_ADAMW,
+    ),
+    "partly undone": (
+        "problem",
+        "{optimizer} undoes a part of the factor ({response}) in {layers}; use torch.optim.SGD, or " + ALLORA_ADAMW,
+    ),
+    "twice": (
+        "problem",
+        "ALLoRAAdamW puts its factor on the update of {layers}, which scale their gradients already: Adam undoes that "
+        "at the first step, but remembers earlier factors in its moments, so a part acts a second time; use "
+        + ALLORA_ADAMW,
+    ),
+    "off": (
+        "problem",
+        "{layers} are plain LoRA and {optimizer} knows no factor; use peft.get_peft_model with allora_config(eta=…) "
+        "and SGD, or " + ALLORA_ADAMW,
+    ),
+    "no pair": (
+        "problem",
+        "ALLoRAAdamW holds {layers} in groups that are no pair, and trains them by plain AdamW; build the groups with "
+        "param_groups(model)",
+    ),
+    "not in the optimizer": (
+        "problem",
+        "{optimizer} does not hold B of {layers}, which will not move; build the optimizer after the adapters",
+    ),
+    "backward is LoRA's": (
+        "problem",
+        "{layers} state a factor that their backward pass does not apply (measured): something replaced the layer's "
+        "forward; call the layer's own, or use " + ALLORA_ADAMW,
+    ),
+    "merged": ("problem", "{layers} are merged into the base weight and get no gradient; call unmerge_adapter()"),
+    "disabled": ("problem", "{layers} are disabled and get no gradient; call enable_adapter_layers()"),
+    "unknown": (
+        "note",
+        "what becomes of the factor in {layers} depends on the optimizer; call doctor(model, optimizer)",
+    ),
+    "on the gradient": ("ok", "the factor reaches the parameters of {layers} as it is ({optimizer}: {response})"),
+    "on the update": ("ok", "ALLoRAAdamW puts the factor on the update of {layers}; clipping does not touch it"),
+    "in the forward": ("ok", "the rule of {layers} is in the forward pass, where no optimizer undoes it"),
+}
+
+LAYER_TEXTS = {
+    "registration lost": (
+        "problem",
+        "the config states a variant of ALLoRA, but {layers} are plain LoRA; make the adapter with get_peft_model and "
+        "allora_config, or load it with allora_analysis.lora.peft.load",
+    ),
+    "backward": (
+        "problem",
+        "the gradient of B in {layers} is neither LoRA's nor what the layer states (measured); look for hooks or a "
+        "replaced forward",
+    ),
+    "scaling": (
+        "problem",
+        "{layers} have a LoRA scaling other than 1, which multiplies the step beside d; set lora_alpha = r",
+    ),
+    "unmeasured": (
+        "note",
+        "the backward pass of {layers} could not be tried on the layer alone: it is taken to be what the layer states",
+    ),
+    "not finite": ("problem", "BA of {layers} is not finite; go back to an earlier checkpoint"),
+    "dropout": ("note", "{layers} have dropout on the adapter; lora_dropout=0 is the paper's ALLoRA-0"),
+    "quantised": ("note", "the base weight of {layers} is quantised: d is of BA alone and does not see it"),
+}
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One line.
+
+    Attributes:
+        level: "problem", "note" or "ok".
+        code: what it is about, one word or a few.
+        text: what was found and what to do.
+    """
+
+    level: str
+    code: str
+    text: str
+
+
+def advise(
+    pairs: Sequence[Pair],
+    layers: Sequence[LayerReport],
+    optimizer: OptimizerEffect | None,
+    clipping: Clipping | None,
+    homes: dict[int, dict[str, Any]],
+    configs: dict[str, Any],
+) -> tuple[Advice, ...]:
+    """All that there is to say.
+
+    Args:
+        pairs: the adapters.
+        layers: their reports, in the same order.
+        optimizer: what it makes of a row factor.
+        clipping: what it makes of the last gradients.
+        homes: by a parameter's id, the optimizer's group that holds it.
+        configs: PEFT's configs by adapter.
+
+    Returns:
+        The advice, the worst first.
+    """
+    lines = [
+        *_on_effects(layers, optimizer),
+        *_on_layers(pairs, layers, configs),
+        *_on_groups(pairs, homes, optimizer),
+        *_on_gradients(pairs, layers, optimizer, clipping),
+    ]
+    return tuple(sorted(lines, key=lambda line: LEVELS.index(line.level)))
+
+
+def which(names: Sequence[str]) -> str:
+    """A few names, or their number.
+
+    Args:
+        names: of layers.
+
+    Returns:
+        Words.
+    """
+    return names[0] if len(names) == 1 else f"{len(names)} layers ({names[0]}, …)"
+
+
+def _on_effects(layers: Sequence[LayerReport], optimizer: OptimizerEffect | None) -> Iterator[Advice]:
+    if all(layer.effect in IDLE for layer in layers):
+        yield Advice("problem", "nothing trained", "no adapter is trained; load with is_trainable=True, or set_adapter")
+    name = "no optimizer" if optimizer is None else optimizer.name
+    response = "what it does to a factor is not known"
+    if optimizer is not None and optimizer.response is not None:
+        source = "measured" if optimizer.measured else "by its name"
+        response = f"a factor c on a row becomes c^{abs(optimizer.response):.2f}, {source}"
+    for effect, (level, text) in TEXTS.items():
+        names = [layer.name for layer in layers if layer.effect == effect]
+        if names:
+            yield Advice(level, effect, text.format(layers=which(names), optimizer=name, response=response))
+    if optimizer is not None and optimizer.momentum and any(layer.effect == "on the gradient" for layer in layers):
+        yield Advice("note", "momentum", f"{name}'s momentum carries earlier factors on: the step lags behind d")
+
+
+def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: dict[str, Any]) -> Iterator[Advice]:
+    stated = {key: getattr(config, "variant", None) for key, config in configs.items()}
+    rows = list(zip(pairs, layers, strict=True))
+    found = {
+        "registration lost": [p.variant == "lora" and stated.get(p.adapter) not in (None, *PLAIN) for p in pairs],
+        "backward": [row.backward == "another" and (p.variant in PLAIN or p.eta is not None) for p, row in rows],
+        "scaling": [p.variant not in PLAIN and p.eta is not None and p.scaling != 1 for p in pairs],
+        "unmeasured": [row.backward is None and row.effect not in IDLE for row in layers],
+        "not finite": [row.norms is not None and not math.isfinite(sum(row.norms)) for row in layers],
+        "dropout": [row.drop_rate > 0 for row in layers],
+        "quantised": [row.quantised for row in layers],
+    }
+    for code, flags in found.items():
+        names = [pair.label for pair, flag in zip(pairs, flags, strict=True) if flag]
+        if names:
+            level, text = LAYER_TEXTS[code]
+            yield Advice(level, code, text.format(layers=which(names)))
+
+
+def _on_groups(
+    pairs: Sequence[Pair], homes: dict[int, dict[str, Any]], optimizer: OptimizerEffect | None
+) -> Iterator[Advice]:
+    if optimizer is None or not optimizer.on_update:
+        return
+    groups = [(pair, homes[id(pair.b)]) for pair in pairs if id(pair.b) in homes]
+    names = [pair.label for pair, group in groups if group["pair"] and not math.isclose(group["scaling"], pair.scaling)]
+    if names:
+        yield Advice(
+            "problem",
+            "pair scaling",
+            f"ALLoRAAdamW takes the norms of {which(names)} at another LoRA scaling than the layer's; build the groups "
+            "with param_groups(model)",
+        )
+
+
+def _on_gradients(
+    pairs: Sequence[Pair], layers: Sequence[LayerReport], optimizer: OptimizerEffect | None, clipping: Clipping | None
+) -> Iterator[Advice]:
+    if all(pair.b.grad is None for pair in pairs):
+        yield Advice("note", "no gradients", "no gradient yet: call doctor after loss.backward(), before the step")
+    scaling = [layer for layer in layers if layer.effect in ("on the gradient", "unknown", "partly undone")]
+    acting = scaling and any(pair.variant not in PLAIN for pair in pairs)
+    if acting and clipping is None:
+        text = "transformers' Trainer clips the gradient's norm at 1 unless max_grad_norm=0; pass max_grad_norm to see"
+        yield Advice("note", "max_grad_norm", text)
+    if clipping is None or clipping.gain is None or clipping.gain_after is None or not acting or clipping.removed <= 0:
+        return
+    undone = abs(math.log(clipping.gain_after)) < KEPT * abs(math.log(clipping.gain))
+    text = (
+        f"clipping at {clipping.max_norm:g} takes {clipping.removed:.0%} of the gradient's norm, {clipping.norm:.3g}: "
+        f"the gradient of B is {clipping.gain:.3g} times LoRA's, and {clipping.gain_after:.3g} times with both clipped"
+    )
+    way_out = "; set max_grad_norm=0, or use " + ALLORA_ADAMW if undone else ""
+    yield Advice("problem" if undone else "note", "clipping", text + way_out)

@@ -1,0 +1,69 @@
+"""A diagnosis as text: one line for each adapter, then the optimizer, the clipping and the advice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from allora_analysis.lora.doctor.advice import Advice
+from allora_analysis.lora.doctor.layer_report import LayerReport
+from allora_analysis.lora.doctor.prognosis import Clipping, OptimizerEffect
+
+HEAD = ("layer", "variant", "s", "r", "‖s(BA)_i‖ min/median/max", "d min/median/max", "‖g_B‖/LoRA's", "effect")
+VERDICTS = {
+    "on": "ALLoRA is on.",
+    "off": "ALLoRA is OFF.",
+    "partly": "ALLoRA is on in part.",
+    "unknown": "Whether ALLoRA is on depends on the optimizer.",
+}
+ABSENT = "–"
+
+
+def table(
+    verdict: str,
+    layers: Sequence[LayerReport],
+    optimizer: OptimizerEffect | None,
+    clipping: Clipping | None,
+    advice: Sequence[Advice],
+) -> str:
+    """A diagnosis, readable.
+
+    Args:
+        verdict: "on", "off", "partly" or "unknown".
+        layers: a line each.
+        optimizer: what it makes of a row factor.
+        clipping: what it makes of the last gradients.
+        advice: a line each.
+
+    Returns:
+        Several lines.
+    """
+    rows = [HEAD, *(_cells(layer) for layer in layers)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    if optimizer is not None:
+        word = "unknown" if optimizer.response is None else f"{abs(optimizer.response):.2f}"
+        lines.append(f"optimizer: {optimizer.name}, a factor c on a gradient's row moves the row by c^h, h = {word}")
+    if clipping is not None:
+        lines.append(
+            f"clipping at {clipping.max_norm:g}: {clipping.removed:.0%} of the gradient's norm, {clipping.norm:.3g}"
+        )
+    said = [f"[{line.level}] {line.text}" for line in advice]
+    return "\n".join([VERDICTS[verdict], "", *lines, "", *said])
+
+
+def _cells(layer: LayerReport) -> tuple[str, ...]:
+    return (
+        f"{layer.name} ({layer.adapter})" if layer.adapter else layer.name,
+        layer.variant,
+        f"{layer.scaling:g}",
+        str(layer.rank),
+        _spread(layer.norms),
+        _spread(layer.factors),
+        ABSENT if layer.gradient_ratio is None else f"{layer.gradient_ratio:.3g}",
+        layer.effect,
+    )
+
+
+def _spread(values: tuple[float, float, float] | None) -> str:
+    return ABSENT if values is None else "/".join(f"{value:.3g}" for value in values)

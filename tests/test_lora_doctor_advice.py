@@ -1,0 +1,229 @@
+"""Each piece of advice in the case that calls for it, and only there."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from allora_analysis.hessian.lowrank import add_adapters
+from allora_analysis.lora.doctor import doctor
+from allora_analysis.lora.layers import ALLoRALinear
+from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
+from allora_analysis.lora.pairs import lora_pairs
+from tests.test_lora_doctor import ETA, backward, in_peft
+
+peft = pytest.importorskip("peft")
+
+
+def toy(variant="allora", **options):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    if variant is None:
+        return add_adapters(model, 2, 1.0, torch.Generator().manual_seed(0))
+    return nn.Sequential(ALLoRALinear(model[0], 2, ETA, variant, **options), nn.Tanh(), model[2])
+
+
+def lines(model, *arguments):
+    return {line.code: line for line in doctor(model, *arguments).advice}
+
+
+def sgd(model, **options):
+    return torch.optim.SGD(model.parameters(), 0.1, **options)
+
+
+CASES = {
+    # code: (level, words, model, optimizer, max_grad_norm)
+    "undone": ("problem", "SGD, or plain LoRA layers", toy, lambda m: torch.optim.AdamW(m.parameters()), None),
+    "partly undone": (
+        "problem", "undoes a part", toy, lambda m: torch.optim.AdamW(m.parameters(), eps=0.1), None,
+    ),
+    "on the gradient": ("ok", "as it is", toy, sgd, None),
+    "momentum": ("note", "lags behind", toy, lambda m: sgd(m, momentum=0.9), None),
+    "max_grad_norm": ("note", "Trainer clips", toy, sgd, None),
+    "clipping": ("problem", "4 times LoRA's.*max_grad_norm=0", toy, sgd, 1e-3),
+    "off": ("problem", "allora_config", lambda: toy(None), lambda m: torch.optim.AdamW(m.parameters()), None),
+    "on the update": ("ok", "on the update", lambda: toy(None), lambda m: ALLoRAAdamW(param_groups(m), 0.1, ETA), 1e-3),
+    "no pair": ("problem", r"param_groups\(model\)", lambda: toy(None), lambda m: ALLoRAAdamW(m.parameters(), 0.1, ETA),
+                None),
+    "twice": ("problem", "scale their gradients already", toy,
+              lambda m: ALLoRAAdamW([{"params": [m[0].a, m[0].b]}], 0.1, ETA), None),
+    "pair scaling": ("problem", "another LoRA scaling", lambda: toy(None),
+                     lambda m: ALLoRAAdamW([{"params": [m[0].a, m[0].b], "scaling": 2.0}], 0.1, ETA), None),
+    "not in the optimizer": ("problem", "will not move", toy, lambda m: torch.optim.SGD(m[2].parameters(), 0.1), None),
+    "in the forward": ("ok", "no optimizer undoes it", lambda: toy("asf_lora"),
+                       lambda m: torch.optim.AdamW(m.parameters()), None),
+    "unknown": ("note", r"doctor\(model, optimizer\)", toy, lambda m: None, None),
+    "dropout": ("note", "lora_dropout=0", lambda: toy(drop_rate=0.1), sgd, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", CASES)
+def test_each_case(code):
+    level, words, make, optimizer_of, maximum = CASES[code]
+    model = make()
+    optimizer = optimizer_of(model)
+    advice = lines(backward(model), optimizer, maximum)
+    assert advice[code].level == level
+    assert re.search(words, advice[code].text), advice[code].text
+    assert "\n" not in advice[code].text
+    assert "no gradients" not in advice
+
+
+def test_only_where_it_is_called_for():
+    """All is well: SGD without momentum, dropout or clipping at work."""
+    model = toy()
+    assert set(lines(backward(model), sgd(model), 1e6)) == {"on the gradient"}
+    plain = toy(None)
+    optimizer = ALLoRAAdamW(param_groups(plain), 0.1, ETA)
+    assert set(lines(backward(plain), optimizer, 1e-3)) == {"on the update"}
+
+
+def test_the_worst_comes_first():
+    model = toy(drop_rate=0.1)
+    levels = [line.level for line in doctor(model, torch.optim.AdamW(model.parameters()), 1.0).advice]
+    assert levels == sorted(levels, key=["problem", "note", "ok"].index)
+    assert set(levels) == {"problem", "note"}
+
+
+def test_clipping_that_leaves_the_ratio_is_a_note():
+    """d near 1 everywhere: there is nothing to undo."""
+    torch.manual_seed(0)
+    model = nn.Sequential(ALLoRALinear(nn.Linear(6, 8), 2, 4.0, adaptor="constant"), nn.Linear(8, 3))
+    model[1].requires_grad_(False)
+    advice = lines(backward(model), sgd(model), 1e-3)
+    assert advice["clipping"].level == "problem"
+    with torch.no_grad():
+        model[0].b.normal_()
+        model[1].weight *= 1e-3
+        model[1].bias *= 1e-3
+    model[1].requires_grad_(True)
+    x = torch.randn(4, 6)
+    model.zero_grad()
+    (1e3 * model[0](x).detach() @ model[1].weight.T + model(x)).sum().backward()
+    # the head's gradient outweighs the adapter's: both models are clipped alike
+    advice = lines(model, sgd(model), 1.0)
+    assert advice["clipping"].level == "note"
+    assert "max_grad_norm=0" not in advice["clipping"].text
+
+
+def test_no_gradients_yet():
+    model = toy()
+    assert "before the step" in lines(model, sgd(model))["no gradients"].text
+    assert doctor(model, sgd(model), 1.0).clipping is None
+
+
+def test_a_registration_that_was_lost():
+    """ALLoRA's config on layers that train LoRA, as after loading with plain PEFT into the same config."""
+    model = in_peft("allora")
+    for pair in lora_pairs(model):
+        pair.module.lora_variant.pop("default")
+    advice = lines(backward(model), torch.optim.SGD(model.parameters(), 0.1))
+    assert {advice[code].level for code in ("registration lost", "off")} == {"problem"}
+    assert "allora_config" in advice["registration lost"].text
+    assert doctor(model, torch.optim.SGD(model.parameters(), 0.1)).verdict == "off"
+    assert "registration lost" not in lines(in_peft("lora_x_eta"))
+    assert "registration lost" not in lines(in_peft())
+
+
+def test_a_scaling_other_than_one():
+    model = in_peft("allora")
+    lora_pairs(model)[0].module.scaling["default"] = 2.0
+    advice = lines(model)["scaling"]
+    assert "first" in advice.text
+    assert "set lora_alpha = r" in advice.text
+    assert "scaling" not in lines(in_peft("allora"))
+    assert "scaling" not in lines(in_peft(lora_alpha=7))
+
+
+def test_a_backward_pass_that_is_not_the_stated_one():
+    model = toy()
+    with torch.no_grad():
+        model[0].b.normal_()
+    model[0].forward = lambda x: model[0].base(x) + x @ model[0].a.T @ model[0].b.T
+    diagnosis = doctor(backward(model), sgd(model))
+    assert (diagnosis.verdict, diagnosis.layers[0].effect) == ("off", "backward is LoRA's")
+    assert diagnosis.advice[0].code == "backward is LoRA's"
+    model[0].forward = lambda x: model[0].base(x) + 3 * x @ model[0].a.T @ model[0].b.T
+    assert "neither LoRA's nor" in lines(model)["backward"].text
+
+
+def test_merged_disabled_frozen_and_inactive_adapters():
+    model = in_peft("allora")
+    model.merge_adapter()
+    advice = lines(model, sgd(model))
+    assert "unmerge_adapter" in advice["merged"].text
+    assert "nothing trained" in advice
+    model.unmerge_adapter()
+    with model.disable_adapter():
+        assert "enable_adapter_layers" in lines(model)["disabled"].text
+    assert {"merged", "disabled", "nothing trained"}.isdisjoint(lines(model))
+    for pair in lora_pairs(model):
+        pair.a.requires_grad_(False), pair.b.requires_grad_(False)
+    frozen = doctor(model, sgd(model))
+    assert {row.effect for row in frozen.layers} == {"frozen"}
+    assert (frozen.advice[0].code, frozen.verdict) == ("nothing trained", "off")
+
+
+def test_of_two_adapters_one_is_inactive():
+    from allora_analysis.lora.peft import allora_config
+
+    model = in_peft("allora")
+    model.add_adapter("other", allora_config(eta=2.0, r=2, target_modules=["second"]))
+    model.set_adapter("other")
+    effects = {(row.name[-6:], row.adapter): row.effect for row in doctor(model, sgd(model)).layers}
+    assert effects == {
+        (".first", "default"): "inactive",
+        ("second", "default"): "inactive",
+        ("second", "other"): "on the gradient",
+    }
+
+
+def test_partly_on():
+    """One layer scales its gradients, the other is plain."""
+    model = nn.Sequential(toy(), toy(None)[2])
+    diagnosis = doctor(model, sgd(model))
+    assert [row.effect for row in diagnosis.layers] == ["on the gradient", "off"]
+    assert diagnosis.verdict == "partly"
+    assert str(diagnosis).startswith("ALLoRA is on in part.")
+
+
+def test_an_optimizer_that_nobody_knows():
+    model = toy()
+    diagnosis = doctor(model, torch.optim.LBFGS(model.parameters()))
+    assert (diagnosis.verdict, diagnosis.optimizer.response) == ("unknown", None)
+    assert "LBFGS" in str(diagnosis)
+
+
+def test_a_quantised_base():
+    class Linear4bit(nn.Linear):
+        pass
+
+    model = nn.Sequential(nn.Linear(6, 8))
+    model = add_adapters(model, 2, 1.0, torch.Generator())
+    model[0].base = Linear4bit(6, 8)
+    diagnosis = doctor(model)
+    assert diagnosis.layers[0].quantised
+    assert "quantised" in {line.code for line in diagnosis.advice}
+    model[0].base = nn.Linear(6, 8)
+    model[0].base.weight = nn.Parameter(torch.ones(8, 6, dtype=torch.int8), requires_grad=False)
+    assert doctor(model).layers[0].quantised
+
+
+def test_another_variant_of_pefts_is_no_allora():
+    model = in_peft(use_dora=True)
+    diagnosis = doctor(backward(model), torch.optim.AdamW(model.parameters()))
+    assert {(row.variant, row.effect, row.factors) for row in diagnosis.layers} == {("DoraLinearVariant", "off", None)}
+    optimizer = ALLoRAAdamW(param_groups(model), 0.1, ETA)
+    assert {row.effect for row in doctor(model, optimizer).layers} == {"on the update"}
+
+
+def test_layers_that_cannot_be_tried_alone():
+    model = peft.get_peft_model(nn.Sequential(nn.Embedding(9, 4)), peft.LoraConfig(r=2, target_modules=["0"]))
+    assert "taken to be what" in lines(model)["unmeasured"].text
+    convolution = peft.get_peft_model(nn.Sequential(nn.Conv2d(2, 3, 3)), peft.LoraConfig(r=1, target_modules=["0"]))
+    assert doctor(convolution).layers[0].norms is None
+    assert str(doctor(convolution))
+    assert "unmeasured" not in lines(toy())
