@@ -1,0 +1,55 @@
+"""Run in a process of its own, without the typing hook: compiled equals eager, in one graph. Exits 0 where it holds."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from allora_analysis.lora.functional import allora
+from allora_analysis.lora.layers import ALLoRALinear
+
+
+def assert_compiled_equals_eager(module: nn.Module, backend: str) -> None:
+    x = torch.randn(3, 4, 7, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(3, 4, 5, dtype=torch.float64)
+    leaves = [x, *(part for part in module.parameters() if part.requires_grad)]
+    compiled = torch.compile(module, fullgraph=True, backend=backend)
+    for _ in range(2):
+        outputs = module(x), compiled(x)
+        torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-12, atol=1e-12)
+        eager, fast = (torch.autograd.grad(output, leaves, grad) for output in outputs)
+        torch.testing.assert_close(fast, eager, rtol=1e-12, atol=1e-12)
+        with torch.no_grad():
+            leaves[1].mul_(1.5)  # no value of a weight, and no factor, is baked in
+
+
+class Function(nn.Module):
+    """A function of x with A and B of its own."""
+
+    def __init__(self, rule: Callable):
+        super().__init__()
+        self.rule = rule
+        self.a = nn.Parameter(torch.randn(2, 7, dtype=torch.float64))
+        self.b = nn.Parameter(torch.randn(5, 2, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.rule(x, self.a, self.b, 2.0)
+
+
+def layer(variant: str) -> ALLoRALinear:
+    module = ALLoRALinear(nn.Linear(7, 5, dtype=torch.float64), 2, 2.0, variant)
+    nn.init.normal_(module.b)
+    return module
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    backend = "inductor" if shutil.which("g++") else "aot_eager"
+    assert_compiled_equals_eager(layer("allora"), backend)
+    assert_compiled_equals_eager(Function(allora), "aot_eager")
+    for variant in ("allora_od", "asf_lora"):
+        assert_compiled_equals_eager(layer(variant), "aot_eager")
+    print("compiled equals eager", backend)

@@ -1,0 +1,156 @@
+"""What users wrap the functions in: torch.func, checkpointing, deepcopy, torch.compile, DDP."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.func import functional_call, grad, jacrev, vmap
+from torch.utils.checkpoint import checkpoint
+
+from allora_analysis.lora.functional import allora, allora_od, asf_lora, row_factor
+from allora_analysis.lora.fused import allora_linear
+from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
+
+ROOT = Path(__file__).parents[1]
+RULES = {
+    "allora": allora,
+    "allora_od": allora_od,
+    "asf_lora": asf_lora,
+    "allora_linear": lambda x, a, b, eta: allora_linear(x, torch.linspace(-1, 1, 35).view(5, 7).to(x), None, a, b, eta),
+}
+
+
+@pytest.fixture
+def tensors(rng):
+    shapes = {"x": (4, 3, 7), "a": (2, 7), "b": (5, 2)}
+    return {name: torch.as_tensor(rng.standard_normal(shape)) for name, shape in shapes.items()}
+
+
+def loss(rule, x, a, b):
+    return rule(x, a, b, 2.0).sin().sum()
+
+
+def by_autograd(rule, x, a, b):
+    leaves = [part.clone().requires_grad_(True) for part in (x, a, b)]
+    return torch.autograd.grad(loss(rule, *leaves), leaves)
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize(
+    "mapped", [(True, False, False), (False, True, False), (False, False, True), (True, True, True)]
+)
+def test_vmap_of_values_and_gradients(rule, mapped, tensors, rng):
+    arguments = [tensors["x"][0], tensors["a"], tensors["b"]]
+    many = [
+        torch.as_tensor(rng.standard_normal((6, *part.shape))) if each else part
+        for part, each in zip(arguments, mapped, strict=True)
+    ]
+    one = [[part[i] if each else part for part, each in zip(many, mapped, strict=True)] for i in range(6)]
+    dims = tuple(0 if each else None for each in mapped)
+    outputs = vmap(lambda *parts: rule(*parts, 2.0), dims)(*many)
+    torch.testing.assert_close(outputs, torch.stack([rule(*parts, 2.0) for parts in one]))
+    gradients = vmap(grad(lambda *parts: loss(rule, *parts), (0, 1, 2)), dims)(*many)
+    for found, expected in zip(gradients, zip(*(by_autograd(rule, *parts) for parts in one), strict=True), strict=True):
+        torch.testing.assert_close(found, torch.stack(expected))
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_jacrev_of_the_output(rule, tensors):
+    """Row by row of the output, with one-hot gradients: what autograd gives."""
+    x, a, b = tensors["x"][0], tensors["a"], tensors["b"]
+    jacobian = jacrev(lambda b: rule(x, a, b, 2.0))(b)
+    assert jacobian.shape == (3, 5, 5, 2)
+    leaf = b.clone().requires_grad_(True)
+    (row,) = torch.autograd.grad(rule(x, a, leaf, 2.0)[1, 2], leaf)
+    torch.testing.assert_close(jacobian[1, 2], row)
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_the_jacobian_of_the_update_field_by_torch_func(rule, tensors):
+    """jacrev of grad is double backward, and agrees with it; finite at B = 0."""
+    x, a = tensors["x"], tensors["a"]
+    for b in (tensors["b"], torch.zeros_like(tensors["b"])):
+        jacobian = jacrev(grad(lambda b: loss(rule, x, a, b)))(b)
+        leaf = b.clone().requires_grad_(True)
+        (first,) = torch.autograd.grad(loss(rule, x, a, leaf), leaf, create_graph=True)
+        (row,) = torch.autograd.grad(first[3, 1], leaf)
+        torch.testing.assert_close(jacobian[3, 1], row)
+        assert jacobian.isfinite().all()
+
+
+def test_the_factor_maps(tensors, rng):
+    many = torch.as_tensor(rng.standard_normal((6, 5, 2)))
+    found = vmap(lambda b: row_factor(tensors["a"], b, 2.0))(many)
+    torch.testing.assert_close(found, torch.stack([row_factor(tensors["a"], b, 2.0) for b in many]))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_changes_nothing(variant, reentrant, tensors):
+    module = ALLoRALinear(torch.nn.Linear(7, 5, dtype=torch.float64), 2, 2.0, variant)
+    torch.nn.init.normal_(module.b)
+    x = tensors["x"].requires_grad_(True)
+    leaves = (x, module.a, module.b)
+    plain = torch.autograd.grad(module(x).sin().sum(), leaves)
+    for part in leaves:
+        part.grad = None
+    checkpoint(module, x, use_reentrant=reentrant).sin().sum().backward()
+    torch.testing.assert_close([part.grad for part in leaves], list(plain))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_copy_trains_by_the_same_rule_and_alone(variant, tensors):
+    module = ALLoRALinear(torch.nn.Linear(7, 5, dtype=torch.float64), 2, 2.0, variant)
+    torch.nn.init.normal_(module.b)
+    other = copy.deepcopy(module)
+    for each in (module, other):
+        each(tensors["x"]).sin().sum().backward()
+    torch.testing.assert_close([other.a.grad, other.b.grad], [module.a.grad, module.b.grad])
+    with torch.no_grad():
+        other.b.add_(1)
+    assert not torch.equal(other.b, module.b)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_functional_call_takes_other_parameters(variant, tensors):
+    module = ALLoRALinear(torch.nn.Linear(7, 5, dtype=torch.float64), 2, 2.0, variant)
+    parameters = {name: part.detach() for name, part in module.named_parameters()} | {
+        "a": tensors["a"],
+        "b": tensors["b"],
+    }
+    found = grad(lambda parts: functional_call(module, parts, (tensors["x"],)).sin().sum())(parameters)
+    with torch.no_grad():
+        module.a.copy_(tensors["a"])
+        module.b.copy_(tensors["b"])
+    module.base.requires_grad_(True)
+    module(tensors["x"]).sin().sum().backward()
+    for name, part in module.named_parameters():
+        torch.testing.assert_close(found[name], part.grad)
+
+
+def test_compiled_equals_eager():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.lora_compiled"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "compiled equals eager" in done.stdout
+
+
+def test_two_processes_equal_one_on_the_joined_batch(tmp_path):
+    command = [sys.executable, "-m", "tests.lora_two_ranks"]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "meeting")], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    try:
+        errors = [rank.communicate(timeout=120)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    assert [rank.returncode for rank in ranks] == [0, 0], errors[0][-2000:] + errors[1][-2000:]
