@@ -48,6 +48,21 @@ def test_plain_layers_do():
     assert word(started(model)) == "as stated"
 
 
+@pytest.mark.parametrize("variant", [None, "allora", "allora_od", "asf_lora"])
+def test_adapters_in_float32_over_a_base_in_bfloat16(variant):
+    """As PEFT makes them unless told otherwise."""
+    fields = {"r": 2, "target_modules": ["0"]}
+    if variant is None:
+        config = peft.LoraConfig(**fields)
+    else:
+        from allora_analysis.lora.peft import allora_config
+
+        config = allora_config(eta=3.0, variant=variant, **fields)
+    model = started(peft.get_peft_model(nn.Sequential(nn.Linear(6, 8)).to(torch.bfloat16), config))
+    assert lora_pairs(model)[0].b.dtype == torch.float32
+    assert word(model) == "as stated"
+
+
 @pytest.mark.parametrize("variant", ["allora", "allora_0", "allora_od", "asf_lora"])
 def test_a_forward_put_in_the_layers_place_is_found_out(variant):
     layer = started(ALLoRALinear(nn.Linear(6, 8), 2, 3.0, variant))

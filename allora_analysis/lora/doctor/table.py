@@ -42,8 +42,7 @@ def table(
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     if optimizer is not None:
-        word = "unknown" if optimizer.response is None else f"{abs(optimizer.response):.2f}"
-        lines.append(f"optimizer: {optimizer.name}, a factor c on a gradient's row moves the row by c^h, h = {word}")
+        lines.append(_optimizer(optimizer))
     if clipping is not None:
         lines.append(
             f"clipping at {clipping.max_norm:g}: {clipping.removed:.0%} of the gradient's norm, {clipping.norm:.3g}"
@@ -52,10 +51,17 @@ def table(
     return "\n".join([VERDICTS[verdict], "", *lines, "", *said])
 
 
+def _optimizer(effect: OptimizerEffect) -> str:
+    if effect.on_update:
+        return f"optimizer: {effect.name}, which puts the factor on its update"
+    response = "unknown" if effect.response is None else f"{abs(effect.response):.2f}"
+    return f"optimizer: {effect.name}, where a factor c on a gradient's row becomes c^h on the step, h = {response}"
+
+
 def _cells(layer: LayerReport) -> tuple[str, ...]:
     return (
         f"{layer.name} ({layer.adapter})" if layer.adapter else layer.name,
-        layer.variant,
+        layer.variant if layer.eta is None else f"{layer.variant}, η = {layer.eta:g}",
         f"{layer.scaling:g}",
         str(layer.rank),
         _spread(layer.norms),
