@@ -8,6 +8,7 @@ import pytest
 from allora_analysis.claims import section_3_1_figure_1 as section
 from allora_analysis.claims.ledger import all_claims, examine
 from allora_analysis.gradient_std import grid, trends
+from allora_analysis.statistics import required_n
 from allora_analysis.study import plain
 from tests.planted_runs import MAIN, plant
 
@@ -109,7 +110,7 @@ def test_undecided_says_the_seeds_it_needs(folder):
     found = finding()
     assert found.verdict == "undecided"
     change = 0.02 * np.arange(-2, 3) - 0.01
-    needed = trends.required_n(change.mean(), change.std(ddof=1), trends.POWER, trends.LEVEL / 16)
+    needed = required_n(change.mean(), change.std(ddof=1), trends.POWER, trends.LEVEL / 16)
     assert f"mnist sgd needs {needed} seeds" in found.corrected
     assert "true of mnist adam" in found.corrected
 

@@ -27,13 +27,13 @@ def test_against_a_reference_by_hand(rng):
         change = np.log(values[:, -1] / values[:, 0])
         reference = stats.ttest_1samp(change, 0)
         interval = reference.confidence_interval(0.95)
-        np.testing.assert_allclose(found[case].changes, change, atol=1e-12)
-        np.testing.assert_allclose(found[case].change, change.mean(), atol=1e-12)
-        np.testing.assert_allclose(found[case].interval, (interval.low, interval.high), rtol=1e-9)
-        np.testing.assert_allclose(found[case].p_value, reference.pvalue, rtol=1e-9)
+        np.testing.assert_allclose(found[case].change.differences, change, atol=1e-12)
+        np.testing.assert_allclose(found[case].change.mean, change.mean(), atol=1e-12)
+        np.testing.assert_allclose(found[case].change.interval, (interval.low, interval.high), rtol=1e-9)
+        np.testing.assert_allclose(found[case].change.p_value, reference.pvalue, rtol=1e-9)
         p_values[case] = reference.pvalue
     smallest = min(p_values, key=p_values.get)
-    np.testing.assert_allclose(found[smallest].adjusted_p_value, min(1, 4 * p_values[smallest]), rtol=1e-9)
+    np.testing.assert_allclose(found[smallest].change.adjusted_p_value, min(1, 4 * p_values[smallest]), rtol=1e-9)
 
 
 def test_directions_and_the_two_baselines():
@@ -42,9 +42,9 @@ def test_directions_and_the_two_baselines():
     series = np.array([[1.0, np.e**3, np.e]]) * np.hstack([np.ones_like(noise), noise, noise])
     (up,), (down,) = (trends.family_of_trends({"case": series}, first).values() for first in (0, 1))
     assert (up.direction, down.direction) == ("rises", "falls")
-    assert up.change == pytest.approx(1 + np.log(noise).mean())
-    assert down.change == pytest.approx(-2)
-    assert up.required_n is None
+    assert up.change.mean == pytest.approx(1 + np.log(noise).mean())
+    assert down.change.mean == pytest.approx(-2)
+    assert up.change.required_n is None
 
 
 def test_a_family_is_stricter_than_one_case(rng):
@@ -52,11 +52,11 @@ def test_a_family_is_stricter_than_one_case(rng):
     (alone,) = trends.family_of_trends(series).values()
     assert alone.direction == "rises"
     family = trends.family_of_trends(series | {case: planted(rng, 0, 0.3) for case in range(CASES - 1)})
-    assert family["borderline"].p_value == alone.p_value
+    assert family["borderline"].change.p_value == alone.change.p_value
     assert family["borderline"].direction == "unclear"
     # The interval is the case's own: it may exclude 0 where the family's correction does not let it count.
-    assert family["borderline"].interval[0] > 0
-    assert family["borderline"].required_n > SEEDS
+    assert family["borderline"].change.interval[0] > 0
+    assert family["borderline"].change.required_n > SEEDS
 
 
 @pytest.mark.statistical
@@ -97,7 +97,7 @@ def test_a_trend_of_the_detectable_size_is_found_with_the_power_stated(rng):
         series["planted"] = planted(rng, effect, deviation)
         trend = trends.family_of_trends(series)["planted"]
         hits += trend.direction == "rises"
-        assert trend.detectable == pytest.approx(effect * trend.changes.std(ddof=1) / deviation)
+        assert trend.change.detectable == pytest.approx(effect * trend.change.differences.std(ddof=1) / deviation)
     assert stats.binom.ppf(1e-6, 40, trends.POWER) <= hits
 
 
@@ -105,13 +105,13 @@ def test_constant_changes_are_certain_and_none_is_no_trend():
     series = {"same": [[1.0, 2.0]] * 3, "none": [[3.0, 3.0]] * 3}
     found = trends.family_of_trends(series)
     assert (found["same"].direction, found["none"].direction) == ("rises", "unclear")
-    assert found["same"].interval == (np.log(2), np.log(2))
-    assert (found["none"].detectable, found["none"].required_n) == (0.0, None)
+    assert found["same"].change.interval == (np.log(2), np.log(2))
+    assert (found["none"].change.detectable, found["none"].change.required_n) == (0.0, None)
 
 
 def test_no_number_of_seeds_finds_a_change_of_exactly_0():
     (found,) = trends.family_of_trends({"case": [[1.0, 2.0], [2.0, 1.0]]}).values()
-    assert (found.direction, found.required_n) == ("unclear", None)
+    assert (found.direction, found.change.required_n) == ("unclear", None)
 
 
 AGREEMENT = {

@@ -66,10 +66,10 @@ def _measured(pairs: Mapping[str, Pairs], arm: Arm) -> dict[str, Any]:
     return {
         f"{what}, {baseline}": {
             "direction": (trend := both[arm][index]).direction,
-            "log_change": trend.change,
-            "interval": trend.interval,
-            "adjusted_p_value": trend.adjusted_p_value,
-            "detectable": trend.detectable,
+            "log_change": trend.change.mean,
+            "interval": trend.change.interval,
+            "adjusted_p_value": trend.change.adjusted_p_value,
+            "detectable": trend.change.detectable,
         }
         for baseline, both in pairs.items()
         for index, what in enumerate(("average", "worst"))
@@ -153,7 +153,7 @@ def condition(decided: Mapping[Arm, bool]) -> str:
 def _needed(pairs: Pairs, decided: Mapping[Arm, bool], open_ones: Sequence[Arm], missing: Sequence[Arm]) -> str:
     parts = [f"{'true' if holds else 'false'} of {_name(arm)}" for arm, holds in decided.items()]
     for arm in open_ones:
-        seeds = [trend.required_n for trend in pairs[arm] if trend.required_n is not None]
+        seeds = [n for trend in pairs[arm] if (n := trend.change.required_n) is not None]
         needs = f"needs {max(seeds)} seeds" if seeds else "no change to detect"
         parts.append(f"{_name(arm)} {needs}")
     if missing:

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.statistics import detectable_effect, holm, paired_test, required_n
+from allora_analysis.statistics import Difference, paired_family
 from allora_analysis.validation import ArgumentError, choice, count, finite, several
 
 LEVEL = 0.05
@@ -37,30 +36,15 @@ class Trend:
     """The change of one statistic over training, over seeds.
 
     Attributes:
-        changes: Δ of each seed, a natural logarithm.
-        change: their mean.
-        interval: Student's 95 % interval of the mean change.
-        p_value: two-sided, of no change.
-        adjusted_p_value: Holm's, over the family that the case was tested in.
-        detectable: the change that this many seeds see with power 0.8 at the level of Holm's first step.
-        required_n: seeds for power 0.8 at that level, were the mean change the true one; None if the case is clear, or
-            if no feasible number would do.
+        change: Δ of each seed, a natural logarithm, and its test in the family that the case belongs to.
     """
 
-    changes: Float[np.ndarray, " seeds"]
-    change: float
-    interval: tuple[float, float]
-    p_value: float
-    adjusted_p_value: float
-    detectable: float
-    required_n: int | None
+    change: Difference
 
     @property
     def direction(self) -> str:
         """The word: "falls", "rises" or "unclear"."""
-        if self.adjusted_p_value > LEVEL:
-            return "unclear"
-        return "falls" if self.change < 0 else "rises"
+        return {-1: "falls", 0: "unclear", 1: "rises"}[self.change.sign]
 
 
 def values(runs: Sequence[Sequence[Mapping[str, Any]]], statistic: str, batch: str = "probe") -> np.ndarray:
@@ -117,33 +101,7 @@ def family_of_trends(series: Mapping[Any, ArrayLike], first: int = 0) -> dict[An
         The trends by case.
     """
     moved = {case: changes(series[case], first) for case in several("series", series)}
-    tests = {case: paired_test(change, np.zeros_like(change), method="t") for case, change in moved.items()}
-    adjusted = holm([test.p_value for test in tests.values()])
-    found = {}
-    for (case, test), p_value in zip(tests.items(), adjusted, strict=True):
-        deviation, level = float(moved[case].std(ddof=1)), LEVEL / len(tests)
-        found[case] = Trend(
-            moved[case],
-            test.mean_difference,
-            test.interval,
-            test.p_value,
-            float(p_value),
-            deviation * _unit_effect(test.n, level),
-            _needed(test.mean_difference, deviation, level) if p_value > LEVEL else None,
-        )
-    return found
-
-
-@cache
-def _unit_effect(n: int, level: float) -> float:
-    return detectable_effect(n, 1.0, POWER, level)
-
-
-def _needed(change: float, deviation: float, level: float) -> int | None:
-    try:
-        return required_n(change, deviation, POWER, level)
-    except ArgumentError:  # no change, or no deviation: no such number
-        return None
+    return {case: Trend(change) for case, change in paired_family(moved, LEVEL, POWER).items()}
 
 
 def agreement(average: Trend, worst: Trend) -> str:

@@ -5,6 +5,7 @@
 | `z_tests` | z-test with stated power, means and standard errors, Holm's correction |
 | `moments` | mean and variance of a stream, in bounded memory |
 | `paired` | paired tests: Wilcoxon, sign, t |
+| `families` | paired comparisons tested together, with what was too little |
 | `sign_flips` | exact sign-flip tests, over units and over clusters |
 | `sample_size` | power of the paired t-test, the n that it needs, the effect that it sees |
 | `bootstrap` | BCa bootstrap interval |
@@ -13,6 +14,7 @@ SciPy is imported where a function needs it. Every number is float64; n is fixed
 """
 
 from allora_analysis.statistics.bootstrap import bootstrap_interval
+from allora_analysis.statistics.families import Difference, paired_family
 from allora_analysis.statistics.moments import Moments
 from allora_analysis.statistics.paired import PairedTest, paired_test
 from allora_analysis.statistics.sample_size import detectable_effect, power, required_n
@@ -21,6 +23,7 @@ from allora_analysis.statistics.z_tests import ZTest, accuracy_stderr, holm, mea
 
 __all__ = [
     "ClusteredTest",
+    "Difference",
     "Moments",
     "PairedTest",
     "SignFlipTest",
@@ -31,6 +34,7 @@ __all__ = [
     "detectable_effect",
     "holm",
     "mean_and_stderr",
+    "paired_family",
     "paired_test",
     "power",
     "required_n",
