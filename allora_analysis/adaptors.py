@@ -16,9 +16,9 @@ shares the slope too is η/(1 + uη²/2) = (2/η)·1/(u + 2/η²); it is no memb
 `inverse`'s do not.) All but `constant` decrease strictly.
 
 `ADAPTORS` maps the names to cores of operators alone, which take NumPy arrays, torch tensors and numbers and check
-nothing; the functions of this module check their arguments and return float64. They are written with η outside, h(0) is
-η to the last bit, and they are exact for every η and x with η²|x| below the largest floating-point number. Checked by
-`tests/test_adaptors.py`.
+nothing; the functions of this module check their arguments and return float64. They are written with η outside, so that
+h(0) is η to the last bit and a small η does not overflow; η²|x| must stay below the largest floating-point number.
+Checked by `tests/test_adaptors.py`.
 """
 
 from __future__ import annotations

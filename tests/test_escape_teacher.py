@@ -74,8 +74,8 @@ def test_target_of_data(rng):
 # --- the limit of small steps: where the scalar model and its extension are exact
 
 
-def last_norms(teacher, arm, optimiser, eta, rate, time, adaptor="inverse_sqrt", train_a=False):
-    recipe = escape.Recipe(optimiser, rate, steps=round(time / rate), momentum=0.5)
+def last_norms(teacher, arm, optimiser, eta, rate, time, adaptor="inverse_sqrt", train_a=False, betas=(0.9, 0.999)):
+    recipe = escape.Recipe(optimiser, rate, steps=round(time / rate), momentum=0.5, betas=betas)
     *_, last = escape.iterate(teacher, arm, eta, recipe, adaptor, train_a)
     return last.norms[0]
 
@@ -93,6 +93,19 @@ def scalar_setting():
     # One direction a, any constant C: row i grows with g_i = |C_i·a|·‖a‖.
     a, cross = np.array([[0.3, -0.2, 0.5, 0.4]]), np.array([[1, 0.2, 1, 0], [-1, 2, 0, -1], [2, -1, 1.5, 1]])
     return escape.constant_gradient(cross, a), np.abs(cross @ a[0]) * np.linalg.norm(a)
+
+
+def test_allora_under_adamw_tends_to_lora_at_l():
+    """What the memory of earlier factors leaves of ALLoRA under AdamW vanishes with the learning rate, A fixed."""
+    teacher = scalar_setting()[0]
+    expected = float(escape.lora_trajectory(2.0, float(np.linalg.norm(teacher.a))))
+    gaps = []
+    for rate in (8e-3, 4e-3, 2e-3):
+        values = last_norms(teacher, "allora", "adamw", 1.5, rate, 2.0, betas=(0.9, 0.95))
+        gaps.append((expected - values) / expected)
+    assert np.all(gaps[0] > 0.01)
+    for coarse, fine in itertools.pairwise(gaps):
+        np.testing.assert_allclose(fine, coarse / 2, rtol=0.2)
 
 
 @pytest.mark.parametrize("adaptor", brute_force.ADAPTORS)

@@ -2,9 +2,11 @@
 
 The scalar model takes the gradient at B = 0 and the initial A as they are, for good. Row i of BA then grows along
 C_iAᵀA with g_i = ‖C_iAᵀA‖ under SGD and, Adam making every entry of B's gradient ±1, g_i = ‖sign(C_iAᵀ)A‖ under
-AdamW. Under AdamW ALLoRA's factor cancels, so its prediction is LoRA's at l; under "allora_adamw" it does not. Left
-out: A's training, the residual's decline, decay, and, for SGD, clipping beyond the first step. Checked by
-`tests/test_escape_study.py`.
+AdamW. Under AdamW ALLoRA's factor cancels, up to the second moment's memory of earlier, larger factors, which makes
+ALLoRA a little slower than LoRA at l and vanishes with the learning rate at a fixed time: its prediction is LoRA's at
+l. Under "allora_adamw" nothing cancels. Left out: A's training (under AdamW A moves at the full rate from the second
+step on, however small its gradient), the residual's decline, decay, and, for SGD, clipping beyond the first step.
+Checked by `tests/test_escape_study.py` and `tests/test_escape_teacher.py`.
 """
 
 from __future__ import annotations
