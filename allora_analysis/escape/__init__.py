@@ -9,6 +9,8 @@
 | `recipe.py`, `optimisers.py` | SGD, momentum, AdamW, ALLoRAAdamW, with clipping, warm-up and schedule |
 | `process.py` | an arm's training step by step: LoRA at l, LoRA at η·l, ALLoRA |
 | `drift.py` | how far ALLoRA's training is from each of LoRA's, by step |
+| `prediction.py` | what the scalar model says of the linear teacher |
+| `study.py`, `summary.py`, `figure.py` | the study: `python -m allora_analysis.escape` |
 
 A row's norm is m, the learning rate l, the time l·steps. Nothing here imports the layers that it judges.
 """
