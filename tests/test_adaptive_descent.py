@@ -153,26 +153,25 @@ def test_without_adaptation_the_counterexample_is_none():
     assert adaptive.loss_after_step(adaptive.EXAMPLE, equal)[1] == Fraction(-69, 3)
 
 
-def simulated_rest(t, rank, eta, rng, steps=60_000, rate=0.003):
-    """ALLoRA's own loop, with the factor as brute force has it."""
-    a, b = 0.3 * rng.standard_normal((rank, t.shape[1])), np.zeros((len(t), rank))
-    for _ in range(steps):
-        product = b @ a
-        adapted = (np.sqrt((product**2).sum(axis=1)) + eta**-2)[:, None] ** -0.5 * (product - t)
-        a, b = a - rate * b.T @ adapted, b - rate * adapted @ a.T
-    return b @ a
-
-
 def test_allora_rests_at_the_weighted_fit(rng):
     t = np.array([8.0, 4.0, 2.0, 1.0])[:, None] * rng.standard_normal((4, 4))
     rest = adaptive.rest_point(t, 1, 3.0)
-    reached = simulated_rest(t, 1, 3.0, rng)
+    reached = adaptive.run_to_rest(t, 0.3 * rng.standard_normal((1, 4)), 3.0, 0.003, 60_000)
     np.testing.assert_allclose(reached, rest.product, atol=1e-8 * np.abs(t).max())
     best = fixed_points.truncated(t, 1)
     assert rest.excess == pytest.approx(np.sum((reached - t) ** 2) / np.sum((best - t) ** 2) - 1, rel=1e-6)
     assert rest.excess > 1e-4
     assert rest.lora_gradient > 1e-3
     assert_rejects(np.testing.assert_allclose, reached, best, atol=1e-3 * np.abs(t).max())
+
+
+def test_each_step_of_the_run_is_the_update_field(rng):
+    t, a = rng.standard_normal((4, 3)), rng.standard_normal((2, 3))
+    moved_a, moved_b = a, np.zeros((4, 2))
+    for steps in range(1, 4):
+        step_a, step_b = adaptive.update_field(moved_a, moved_b, moved_b @ moved_a - t, 2.0)
+        moved_a, moved_b = moved_a - 0.1 * step_a, moved_b - 0.1 * step_b
+        np.testing.assert_allclose(adaptive.run_to_rest(t, a, 2.0, 0.1, steps), moved_b @ moved_a, rtol=1e-12)
 
 
 def test_where_the_rank_suffices_allora_rests_where_lora_does(rng):
@@ -203,13 +202,13 @@ def ascent_twin(shape, eta, a_std, b_std, samples, draws, generator):
 @pytest.mark.statistical
 def test_ascent_frequency(rng):
     shape, eta, a_std, b_std, samples = (3, 2, 1), 1.0, 0.3, 20.0, 1
-    found = adaptive.ascent_frequency(shape, eta, a_std, b_std, samples=samples, draws=100_000, generator=rng)
-    twin = ascent_twin(shape, eta, a_std, b_std, samples, 3000, rng)
+    found = adaptive.ascent_frequency(shape, eta, a_std, b_std, samples=samples, draws=40_000, generator=rng)
+    twin = ascent_twin(shape, eta, a_std, b_std, samples, 1500, rng)
     shares = np.array([found.a_part, found.total])
-    stderr = np.sqrt(shares * (1 - shares) / 3000)
+    stderr = np.sqrt(shares * (1 - shares) / 1500)
     assert_close_to_stderr(twin, shares, stderr, smallest_error=0.05)
     assert_rejects(assert_close_to_stderr, twin, shares + 0.05, stderr, smallest_error=0.05)
-    assert found.a_part_stderr == pytest.approx(np.sqrt(found.a_part * (1 - found.a_part) / 100_000))
+    assert found.a_part_stderr == pytest.approx(np.sqrt(found.a_part * (1 - found.a_part) / 40_000))
     assert found.a_part >= found.total > 0.005
 
 
@@ -242,6 +241,8 @@ def test_constant_factor_never_climbs(monkeypatch):
         (lambda: dataclasses.replace(adaptive.EXAMPLE, eta=Fraction(2)).factor(), "square of a rational"),
         (lambda: adaptive.rest_point([[1.0, 2.0]], 2, 1.0), "rank"),
         (lambda: adaptive.rest_point([[1.0, 2.0]], 1, 0.0), "eta"),
+        (lambda: adaptive.run_to_rest([[1.0, 2.0]], [[1.0]], 1.0, 0.1, 3), "a: shape"),
+        (lambda: adaptive.run_to_rest([[1.0, 2.0]], [[1.0, 1.0]], 1.0, 0.1, 0), "steps"),
         (
             lambda: adaptive.ascent_frequency(
                 (3, 2, 3), 1.0, 1.0, 1.0, samples=1, draws=10, generator=np.random.default_rng(0)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import jaxtyping
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis import adaptive
-from allora_analysis.adaptive.update_field import field
+from allora_analysis.adaptive.field import field
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import adaptive as brute
 from tests.stat_assert import assert_rejects
@@ -64,6 +65,43 @@ def test_jacobian_is_autograds(rng, shape, eta):
     # Leaving out the factor's own derivative, the mistake that would make it symmetric, is not within tolerance.
     frozen = adaptive.update_jacobian(a, b, np.zeros_like(g), x.T @ x, eta)
     assert not np.allclose(frozen, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+class Scaled(torch.autograd.Function):
+    """The layer as §4.2 defines it, with a backward pass of differentiable operations."""
+
+    @staticmethod
+    def forward(ctx, x, a, b, eta):
+        ctx.save_for_backward(x, a, b)
+        ctx.eta = eta
+        return x @ a.T @ b.T
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, a, b = ctx.saved_tensors
+        d = ((b @ a).norm(dim=1) + ctx.eta**-2).rsqrt()
+        return grad @ b @ a, (grad * d @ b).T @ x, (grad * d).T @ (x @ a.T), None
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("eta", ETAS)
+def test_double_backward_of_the_layer(rng, shape, eta):
+    x, y, a, b, g = problem(rng, *shape)
+    pair = [torch.tensor(part, requires_grad=True) for part in (a, b)]
+    loss = ((Scaled.apply(torch.tensor(x), *pair, eta) - torch.tensor(y)) ** 2).sum() / 2
+    flat = torch.cat([part.ravel() for part in torch.autograd.grad(loss, pair, create_graph=True)])
+    rows = [torch.cat([p.ravel() for p in torch.autograd.grad(entry, pair, retain_graph=True)]) for entry in flat]
+    expected = torch.stack(rows).numpy()
+    found = adaptive.layer_double_backward(a, b, g, x.T @ x, eta)
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-11 * np.abs(expected).max())
+    jacobian = adaptive.update_jacobian(a, b, g, x.T @ x, eta)
+    assert not np.allclose(jacobian, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def test_masked_field(rng):
+    _, _, a, b, g = problem(rng, 4, 3, 2)
+    keep = np.array([1.0, 0.0, 1.0, 0.5])
+    assert_field(adaptive.masked_field(a, b, g, keep), (b.T @ np.diag(keep) @ g, np.diag(keep) @ g @ a.T))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -167,6 +205,7 @@ def test_relative_asymmetry():
         (lambda: adaptive.update_jacobian([[1.0, 2.0]], [[1.0]], [[1.0, 2.0]], np.eye(3), 1.0), "s: shape"),
         (lambda: adaptive.update_jacobian([[1.0, 2.0]], [[1.0]], [[1.0, 2.0]], [[1, 2], [0, 1]], 1.0), "symmetric"),
         (lambda: adaptive.relative_asymmetry([[1.0, 2.0]]), "jacobian: shape"),
+        (lambda: adaptive.masked_field([[1.0]], [[1.0]], [[1.0]], [1.0, 2.0]), "factor must hold 1"),
         (
             lambda: adaptive.directional_derivative([[1.0]], [[1.0]], [[1.0]], [[1.0]], 1.0, ([[1.0, 1.0]], [[1.0]])),
             "direction",

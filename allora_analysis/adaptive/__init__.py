@@ -2,7 +2,8 @@
 
 | file | object |
 | --- | --- |
-| `update_field.py` | F(A, B) = (BᵀD_dG, D_dGAᵀ), its Jacobian and how far that is from symmetric |
+| `field.py` | F(A, B) = (BᵀD_dG, D_dGAᵀ) |
+| `jacobian.py` | its Jacobian, how far that is from symmetric, and what a double backward returns |
 | `descent.py` | first-order change of the loss: B's part descends, A's need not |
 | `counterexample.py` | a rational example whose loss rises at every step, in exact arithmetic |
 | `fixed_points.py` | where ALLoRA comes to rest: a row-weighted low-rank fit |
@@ -20,17 +21,17 @@ from allora_analysis.adaptive.descent import (
     lora_first_order_change,
     smallest_eigenvalue,
 )
-from allora_analysis.adaptive.fixed_points import RestPoint, rest_point
+from allora_analysis.adaptive.field import masked_field, row_factor, update_field
+from allora_analysis.adaptive.fixed_points import RestPoint, rest_point, run_to_rest
 from allora_analysis.adaptive.invariance import Setting, eta_as_scaling, rescaled
-from allora_analysis.adaptive.monte_carlo import AscentFrequency, ascent_frequency
-from allora_analysis.adaptive.training import degrees_of_freedom, train
-from allora_analysis.adaptive.update_field import (
+from allora_analysis.adaptive.jacobian import (
     directional_derivative,
+    layer_double_backward,
     relative_asymmetry,
-    row_factor,
-    update_field,
     update_jacobian,
 )
+from allora_analysis.adaptive.monte_carlo import AscentFrequency, ascent_frequency
+from allora_analysis.adaptive.training import degrees_of_freedom, train
 from allora_analysis.adaptive.variants import (
     OutputFactor,
     UnmergeablePair,
@@ -59,13 +60,16 @@ __all__ = [
     "evaluate",
     "first_order_change",
     "first_return",
+    "layer_double_backward",
     "lora_first_order_change",
     "loss_after_step",
+    "masked_field",
     "output_factor",
     "relative_asymmetry",
     "rescaled",
     "rest_point",
     "row_factor",
+    "run_to_rest",
     "smallest_eigenvalue",
     "train",
     "unmergeable_pair",

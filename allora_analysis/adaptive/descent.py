@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.adaptive.update_field import checked_gradient, checked_pair, field, row_factor
+from allora_analysis.adaptive.field import checked_gradient, checked_pair, field, row_factor
 from allora_analysis.validation import ArgumentError, matrix, vector
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis.adaptors import inverse_sqrt
-from allora_analysis.validation import ArgumentError, adapter_rank, matrix, positive
+from allora_analysis.validation import ArgumentError, adapter_rank, count, matrix, matrix_of, positive
 
 ITERATIONS = 10_000
 
@@ -64,6 +64,32 @@ def rest_point(target: ArrayLike, rank: int, eta: float) -> RestPoint:
         if np.max(np.abs(product - previous)) <= 1e-13 * np.max(np.abs(t)):
             return _described(product, t, rank, eta)
     raise ArgumentError(f"target: no self-consistent fit of rank {rank} found in {ITERATIONS} iterations")
+
+
+def run_to_rest(
+    target: ArrayLike, a: ArrayLike, eta: float, learning_rate: float, steps: int
+) -> Float[np.ndarray, "n1 n2"]:
+    """BA after ALLoRA's own gradient steps on ½‖BA − T‖²_F from B = 0; knows nothing of `rest_point`.
+
+    Args:
+        target: T (n₁×n₂).
+        a: A at the start (r×n₂).
+        eta: η > 0.
+        learning_rate: l.
+        steps: how many.
+
+    Returns:
+        The product.
+    """
+    t = matrix("target", target)
+    a = matrix_of("a", a, (None, t.shape[1]), "n2, the columns of target")
+    offset, rate = positive("eta", eta) ** -2, positive("learning_rate", learning_rate)
+    b = np.zeros((len(t), adapter_rank(len(a), *t.shape)))
+    for _ in range(count("steps", steps)):
+        product = b @ a
+        adapted = (product - t) / np.sqrt(np.sqrt((product * product).sum(axis=1)) + offset)[:, None]
+        a, b = a - rate * (b.T @ adapted), b - rate * (adapted @ a.T)
+    return b @ a
 
 
 def truncated(matrix_: Float[np.ndarray, "n1 n2"], rank: int) -> Float[np.ndarray, "n1 n2"]:

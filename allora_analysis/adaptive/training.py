@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from allora_analysis.adaptive.field import field, row_factor
 from allora_analysis.adaptive.invariance import OPTIMISERS, Setting
-from allora_analysis.adaptive.update_field import field, row_factor
 from allora_analysis.validation import ArgumentError, adapter_rank, choice, count, matrix, matrix_of, positive, several
 
 BETAS = (0.9, 0.999)

@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.adaptive.update_field import checked_pair
+from allora_analysis.adaptive.field import checked_pair
 from allora_analysis.adaptors import inverse_sqrt
 from allora_analysis.validation import ArgumentError, finite, non_negative, positive
 

@@ -1,0 +1,130 @@
+"""The ledger's rows on the escape from zero (§4.2, Figure 2 right): verdicts, and what a wrong formula does to them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from allora_analysis import adaptive, adaptors, escape
+from allora_analysis.claims import layer_runs
+from allora_analysis.claims import section_4_escape as scalar
+from allora_analysis.claims import section_4_figure_2 as figure
+from allora_analysis.claims.ledger import examine
+from allora_analysis.lora import functional
+
+VERDICTS = {
+    "4-escape": "conditional",
+    "4-escape-fixed-rate": "conditional",
+    "4-figure-2-slower": "conditional",
+    "4-figure-2-right": "conditional",
+    "4-escape-optimisers": "conditional",
+    "4-effective-rate": "conditional",
+    "4-figure-2-measured": "not_run",
+}
+CLAIMS = {claim.id: claim for section in (scalar, figure) for claim in section.claims()}
+RIGHT = {name: getattr(escape, name) for name in escape.__all__} | {
+    "inverse_sqrt": adaptors.inverse_sqrt,
+    "row_factor": adaptive.row_factor,
+    "products": layer_runs.products,
+}
+
+
+def finding(identifier):
+    row = examine(CLAIMS[identifier])
+    assert row.error is None, row.error
+    return row.finding
+
+
+def test_every_row_has_a_verdict_here():
+    assert list(CLAIMS) == list(VERDICTS)
+
+
+@pytest.mark.parametrize("identifier", VERDICTS)
+def test_verdict(identifier):
+    found = finding(identifier)
+    assert found.verdict == VERDICTS[identifier]
+    if found.verdict == "not_run":
+        assert "experiments" in CLAIMS[identifier].command
+        return
+    assert found.evidence.predicted
+    assert found.evidence.measured
+    assert found.evidence.error <= found.evidence.tolerance
+
+
+def lora_everywhere(task, optimiser, arm, *args):
+    return RIGHT["products"](task, optimiser, "lora", *args)
+
+
+def sgd_always(task, optimiser, *args):
+    return RIGHT["products"](task, "sgd", *args[:4])
+
+
+def drift_of_sgd(optimiser, *args, **options):
+    return RIGHT["drift"]("sgd", *args, **options)
+
+
+def gain_of_two(*args):
+    return dataclasses.replace(RIGHT["tradeoff"](*args), advantage=2.0)
+
+
+PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
+    ("4-escape", escape, "trajectory", lambda t, g, eta: eta * g * t, "refuted"),
+    ("4-escape", escape, "trajectory", lambda t, g, eta: RIGHT["trajectory"](t, g, eta, "inverse"), "refuted"),
+    ("4-escape-fixed-rate", adaptors, "inverse_sqrt", lambda m, eta: np.float64(eta), "refuted"),
+    ("4-escape-fixed-rate", escape, "tradeoff", gain_of_two, "refuted"),
+    ("4-figure-2-slower", escape, "time_to_reach", lambda m, g, eta: m / (g * eta), "refuted"),
+    ("4-figure-2-right", layer_runs, "products", lora_everywhere, "refuted"),
+    ("4-figure-2-right", layer_runs, "products", sgd_always, "holds"),
+    ("4-figure-2-right", escape, "drift", drift_of_sgd, "refuted"),
+    ("4-escape-optimisers", layer_runs, "products", lora_everywhere, "refuted"),
+    ("4-escape-optimisers", layer_runs, "products", sgd_always, "holds"),
+    ("4-escape-optimisers", escape, "drift", drift_of_sgd, "refuted"),
+    ("4-effective-rate", adaptive, "row_factor", lambda a, b, eta: np.array([eta]), "refuted"),
+    ("4-effective-rate", layer_runs, "products", lora_everywhere, "refuted"),
+]
+
+
+@pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), PLANTED)
+def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, module, name, wrong, expected):
+    monkeypatch.setattr(module, name, wrong)
+    assert expected != VERDICTS[identifier]
+    assert finding(identifier).verdict == expected
+
+
+def test_the_constant_arm_is_lora_with_a_scaled_gradient():
+    task = layer_runs.problem()
+    one = layer_runs.products(task, "sgd", "constant", 3.0, 0.01, 4)
+    np.testing.assert_allclose(one, layer_runs.products(task, "sgd", "lora", 3.0, 0.03, 4), rtol=1e-12, atol=1e-15)
+
+
+def test_clipping_is_torchs():
+    task = layer_runs.problem()
+    step = layer_runs.products(task, "sgd", "lora", 2.0, 1.0, 1, clip=0.5)[1]
+    g = -(task.y.T @ task.x) / len(task.x) @ task.a.T
+    np.testing.assert_allclose(step, -0.5 / (np.linalg.norm(g) + 1e-6) * g @ task.a, rtol=1e-12)
+
+
+def test_differences_and_double_backward_agree_for_lora(monkeypatch):
+    """With d = 1 both are LoRA's Hessian: the two ways to measure are not what tells ALLoRA's apart."""
+
+    def plain(x, a, b, eta, adaptor="inverse_sqrt"):
+        return x @ a.mT @ b.mT
+
+    task, b = layer_runs.problem(3, 2, 1), np.array([[1.0], [-0.5], [2.0]])
+    monkeypatch.setattr(functional, "allora", plain)
+    twice, differenced = layer_runs.double_backward(task, b, 2.0), layer_runs.differenced_field(task, b, 2.0)
+    np.testing.assert_allclose(twice, differenced, rtol=1e-6, atol=1e-6 * np.abs(twice).max())
+    np.testing.assert_allclose(twice, twice.T, rtol=1e-12)
+
+
+def test_backward_gives_autograds():
+    x, upstream, a, b = layer_runs.draws()
+    output, grad_x, grad_a, grad_b = layer_runs.backward(layer_runs.lora, x, upstream, a, b)
+    np.testing.assert_allclose(output, x @ (b @ a).T, rtol=1e-12)
+    np.testing.assert_allclose(grad_x, upstream @ b @ a, rtol=1e-12)
+    np.testing.assert_allclose(grad_a, b.T @ upstream.T @ x, rtol=1e-12)
+    np.testing.assert_allclose(grad_b, upstream.T @ x @ a.T, rtol=1e-12)
+    assert torch.is_grad_enabled()

@@ -1,0 +1,77 @@
+"""The ledger's rows on the adapted gradient and on ALLoRAAdamW: verdicts, and what a wrong formula does to them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from allora_analysis import adaptive
+from allora_analysis.claims import section_4_gradient as section
+from allora_analysis.claims.ledger import examine
+from allora_analysis.lora import functional, optim
+
+VERDICTS = {"4-adapted-gradient": "conditional", "4-allora-adamw": "holds"}
+CLAIMS = {claim.id: claim for claim in section.claims()}
+RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
+
+
+def finding(identifier):
+    row = examine(CLAIMS[identifier])
+    assert row.error is None, row.error
+    return row.finding
+
+
+def test_every_row_has_a_verdict_here():
+    assert list(CLAIMS) == list(VERDICTS)
+
+
+@pytest.mark.parametrize("identifier", VERDICTS)
+def test_verdict(identifier):
+    found = finding(identifier)
+    assert found.verdict == VERDICTS[identifier]
+    assert found.evidence.error <= found.evidence.tolerance
+    assert found.evidence.measured
+
+
+def lora_instead(x, a, b, eta, adaptor="inverse_sqrt"):
+    return x @ a.mT @ b.mT
+
+
+def without_the_factors_slope(a, b, g, s, eta):
+    return RIGHT["update_jacobian"](a, b, g, s, eta) - RIGHT["update_jacobian"](a, b, g, 0 * s, eta)
+
+
+class AscendingAdamW(optim.ALLoRAAdamW):
+    """Turns A's update round."""
+
+    def step(self, closure=None):
+        before = [p.detach().clone() for p in self.param_groups[0]["params"]]
+        super().step(closure)
+        a = self.param_groups[0]["params"][0]
+        with torch.no_grad():
+            a.copy_(2 * before[0] - a)
+
+
+class PlainAdamW(torch.optim.AdamW):
+    """No factor at all."""
+
+    def __init__(self, groups, lr, eta, betas, weight_decay):
+        super().__init__(groups[0]["params"], lr, betas, weight_decay=weight_decay)
+
+
+PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
+    ("4-adapted-gradient", functional, "allora", lora_instead, "holds"),
+    ("4-adapted-gradient", adaptive, "update_jacobian", without_the_factors_slope, "refuted"),
+    ("4-adapted-gradient", adaptive, "layer_double_backward", RIGHT["update_jacobian"], "refuted"),
+    ("4-allora-adamw", optim, "ALLoRAAdamW", AscendingAdamW, "refuted"),
+    ("4-allora-adamw", optim, "ALLoRAAdamW", PlainAdamW, "refuted"),
+    ("4-allora-adamw", adaptive, "row_factor", lambda a, b, eta: np.full(len(b), eta), "refuted"),
+]
+
+
+@pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), PLANTED)
+def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, module, name, wrong, expected):
+    monkeypatch.setattr(module, name, wrong)
+    assert expected != VERDICTS[identifier]
+    assert finding(identifier).verdict == expected

@@ -1,0 +1,89 @@
+"""The ledger's rows on hyper-parameters: verdicts, and what a wrong exponent does to them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from allora_analysis import adaptive
+from allora_analysis.claims import section_4_knobs as section
+from allora_analysis.claims.ledger import examine
+
+VERDICTS = {
+    "4-alpha": "conditional",
+    "4-no-new-hyper-parameter": "holds_corrected",
+    "4-two-hyper-parameters": "holds_corrected",
+}
+CLAIMS = {claim.id: claim for claim in section.claims()}
+RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
+
+
+def finding(identifier):
+    row = examine(CLAIMS[identifier])
+    assert row.error is None, row.error
+    return row.finding
+
+
+def test_every_row_has_a_verdict_here():
+    assert list(CLAIMS) == list(VERDICTS)
+
+
+@pytest.mark.parametrize("identifier", VERDICTS)
+def test_verdict(identifier):
+    found = finding(identifier)
+    assert found.verdict == VERDICTS[identifier]
+    assert found.evidence.error <= found.evidence.tolerance
+    assert found.evidence.predicted
+    assert found.evidence.measured
+
+
+def off_by_one(name):
+    def wrong(setting, a, b, optimiser):
+        other = RIGHT["rescaled"](setting, a, b, optimiser)
+        return replace(other, **{name: a * getattr(other, name)})
+
+    return wrong
+
+
+def cubed_always(setting, optimiser):
+    return RIGHT["eta_as_scaling"](setting, "sgd")
+
+
+def frozen_factor(x, y, a_draw, setting, steps, **options):
+    """ALLoRA's factor at its first value: training at rate η·l."""
+    if setting.eta is None:
+        return RIGHT["train"](x, y, a_draw, setting, steps, **options)
+    rates = {name: setting.eta * getattr(setting, name) for name in ("rate_a", "rate_b")}
+    return RIGHT["train"](x, y, a_draw, replace(setting, eta=None, **rates), steps, **options)
+
+
+def one_knob(*args, **options):
+    return 1
+
+
+PLANTED = [  # row, function, wrong formula, the verdict that it must lead to
+    *(("4-alpha", "rescaled", off_by_one(name), "refuted") for name in ("scaling", "init_a", "rate_a", "decay_b")),
+    ("4-alpha", "degrees_of_freedom", one_knob, "refuted"),
+    ("4-no-new-hyper-parameter", "train", frozen_factor, "holds"),
+    ("4-no-new-hyper-parameter", "degrees_of_freedom", one_knob, "holds"),
+    ("4-two-hyper-parameters", "eta_as_scaling", cubed_always, "refuted"),
+    (
+        "4-two-hyper-parameters",
+        "degrees_of_freedom",
+        lambda x, y, a, setting, knobs, *args, **options: 2 if "scaling" in knobs else 1,
+        "holds",
+    ),
+]
+
+
+@pytest.mark.parametrize(("identifier", "name", "wrong", "expected"), PLANTED)
+def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, name, wrong, expected):
+    monkeypatch.setattr(adaptive, name, wrong)
+    assert expected != VERDICTS[identifier]
+    assert finding(identifier).verdict == expected
+
+
+def test_adam_at_zero_epsilon():
+    assert section._first_adam_step(1e-8)
+    assert not section._first_adam_step(0.0)

@@ -1,0 +1,105 @@
+"""The ledger's rows on §4.3: verdicts, and what a wrong formula does to them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from allora_analysis import adaptive, ripple
+from allora_analysis.claims import section_4_output_dependent as output_dependent
+from allora_analysis.claims import section_4_variants as asf
+from allora_analysis.claims.ledger import examine
+from allora_analysis.lora import functional, layers
+
+VERDICTS = {
+    "4-define-each-other": "conditional",
+    "4-od-noise": "conditional",
+    "4-od-update": "conditional",
+    "4-asf-gradient": "holds",
+    "4-asf-ripple": "conditional",
+    "4-asf-merge": "holds",
+}
+CLAIMS = {claim.id: claim for section in (output_dependent, asf) for claim in section.claims()}
+RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
+LOG_GROWTH = ripple.log_output_growth
+
+
+def finding(identifier):
+    row = examine(CLAIMS[identifier])
+    assert row.error is None, row.error
+    return row.finding
+
+
+def test_every_row_has_a_verdict_here():
+    assert list(CLAIMS) == list(VERDICTS)
+
+
+@pytest.mark.parametrize("identifier", VERDICTS)
+def test_verdict(identifier):
+    found = finding(identifier)
+    assert found.verdict == VERDICTS[identifier]
+    assert found.evidence.predicted
+    assert found.evidence.measured
+    if found.evidence.tolerance is not None:
+        assert found.evidence.error <= found.evidence.tolerance
+
+
+def by_row(x, a, b, eta, adaptor="inverse_sqrt"):
+    return functional.allora(x, a, b, eta)
+
+
+def plain(x, a, b, eta, adaptor="inverse_sqrt"):
+    return x @ a.mT @ b.mT
+
+
+def scaled(x, a, b, eta, adaptor="inverse_sqrt"):
+    return eta * (x @ a.mT @ b.mT)
+
+
+def doubled_variance(sigma, eta):
+    law = RIGHT["output_factor"](sigma, eta)
+    return replace(law, variance=2 * law.variance)
+
+
+def isotropic(sigma, eta):
+    law = RIGHT["output_factor"](sigma, eta)
+    return replace(law, along=law.mean)
+
+
+def undamped(layers_, x, eta, damped=False):
+    return LOG_GROWTH(layers_, x, eta)
+
+
+class Merging(layers.ALLoRALinear):
+    def merge(self):
+        return self.base
+
+
+PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
+    ("4-od-noise", functional, "allora_od", by_row, "refuted"),
+    ("4-od-noise", adaptive, "output_factor", doubled_variance, "refuted"),
+    ("4-od-update", adaptive, "output_factor", isotropic, "refuted"),
+    ("4-od-update", functional, "allora_od", by_row, "holds"),
+    ("4-asf-gradient", functional, "asf_lora", scaled, "refuted"),
+    ("4-asf-gradient", adaptive, "asf_derivative", lambda f, eta: (abs(f) + eta**-2) ** -0.5, "refuted"),
+    ("4-asf-ripple", ripple, "log_output_growth", undamped, "refuted"),
+    ("4-asf-ripple", functional, "asf_lora", scaled, "holds"),
+    ("4-asf-ripple", adaptive, "asf", lambda f, eta: eta * f, "refuted"),
+    ("4-asf-merge", functional, "asf_lora", scaled, "refuted"),
+    ("4-asf-merge", layers, "ALLoRALinear", Merging, "refuted"),
+]
+
+
+@pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), PLANTED)
+def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, module, name, wrong, expected):
+    monkeypatch.setattr(module, name, wrong)
+    assert expected != VERDICTS[identifier]
+    assert finding(identifier).verdict == expected
+
+
+def test_enough_inputs_define_the_row(monkeypatch):
+    """The rank is what decides: if every draw spanned the inputs, the row would hold."""
+    monkeypatch.setattr(np.linalg, "matrix_rank", lambda x: x.shape[1])
+    assert finding("4-define-each-other").verdict == "holds"
