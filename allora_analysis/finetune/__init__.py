@@ -1,0 +1,17 @@
+"""§4.4–4.6 and Appendices B, D, E: one fine-tuning run of one arm, on one model and one data set, to one record.
+
+- `setting`: what a run is; its fields are the record's key
+- `data`: classification sets, from a folder of JSON lines or the hub
+- `models`: model and tokenizer, from a folder, a GGUF file or the hub; the padding token
+- `arms`: each arm's adapters and optimiser, all baselines PEFT's own
+- `trainer`, `history`: transformers' Trainer, and what is measured along the way
+- `checkpoints`, `claim`: which of a killed run's checkpoints is whole; one process a run
+- `run`: a run from its start, or from where it was stopped, to its record
+- `study`: `python -m allora_analysis.finetune`
+
+Names that need torch, transformers or PEFT are loaded with the file that holds them.
+"""
+
+from allora_analysis.finetune.setting import ARMS, PROTOCOL, STUDY, Setting
+
+__all__ = ["ARMS", "PROTOCOL", "STUDY", "Setting"]

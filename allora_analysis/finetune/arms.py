@@ -1,0 +1,141 @@
+"""The arms: each one's adapters and optimiser. All baselines are PEFT's own. Checked by `tests/test_finetune_arms.py`.
+
+Every arm adapts all linear layers but the classifier, which is trained in full at a rate of its own. The LoRA scaling
+α/r is 1 (α = r), so that the identities of §4 hold, but for lora_x_eta, whose arm it is (η), and rslora (√r at α = r).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from allora_analysis.finetune.quiet import quiet
+from allora_analysis.finetune.setting import LORAPLUS_RATIO, MOMENTUM, Setting
+from allora_analysis.validation import ArgumentError
+
+PLAIN = {"lora": {}, "allora_adamw": {}, "loraplus": {}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
+PLAIN["pissa"] = {"init_lora_weights": "pissa"}
+HEADS = ("classifier", "score")  # as transformers names the last layer of a sequence classifier
+
+
+def adapt(model: nn.Module, setting: Setting) -> nn.Module:
+    """Freeze a model but for its classifier, and add the arm's adapters, drawn from torch's global generator.
+
+    Args:
+        model: a sequence classifier.
+        setting: the run.
+
+    Returns:
+        The model to train.
+
+    Raises:
+        ArgumentError: no classifier where transformers puts it, or layers that the arm cannot take.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    head = next((name for name in HEADS if hasattr(model, name)), None)
+    if head is None:
+        raise ArgumentError(f"model {setting.model!r}: has no classifier called {' or '.join(HEADS)}")
+    if setting.arm == "head_only":
+        model.requires_grad_(False)
+        getattr(model, head).requires_grad_(True)
+        return model
+    options: dict[str, Any] = {
+        "r": setting.rank,
+        "lora_dropout": setting.drop_rate,
+        "target_modules": "all-linear",
+        "modules_to_save": [head],
+        "task_type": TaskType.SEQ_CLS,
+    }
+    if setting.arm in PLAIN:
+        config = LoraConfig(lora_alpha=setting.rank, **options, **PLAIN[setting.arm])
+    else:
+        from allora_analysis.lora.peft import allora_config
+
+        config = allora_config(setting.eta, variant=setting.arm, **options)
+    try:
+        with quiet():
+            return get_peft_model(model, config)
+    except (ValueError, NotImplementedError) as error:
+        raise ArgumentError(f"model {setting.model!r}, arm {setting.arm}: {error}") from None
+
+
+def optimizer(model: nn.Module, setting: Setting) -> Optimizer:
+    """The arm's optimiser: the adapters at the learning rate, the classifier at its own.
+
+    Args:
+        model: as `adapt` returned it.
+        setting: the run.
+
+    Returns:
+        The optimiser.
+    """
+    adapters, head = split(model)
+    decay = {"weight_decay": setting.weight_decay}
+    groups = [{"params": adapters, "lr": setting.learning_rate}] if adapters else []
+    groups.append({"params": head, "lr": setting.head_learning_rate})
+    if setting.optimizer != "adamw":
+        momentum = MOMENTUM if setting.optimizer == "momentum" else 0.0
+        return SGD(_loraplus(model, setting, groups, SGD), lr=setting.learning_rate, momentum=momentum, **decay)
+    adam = {"lr": setting.learning_rate, "betas": setting.betas, "eps": setting.epsilon, **decay}
+    if setting.arm == "allora_adamw":
+        from allora_analysis.lora.groups import param_groups
+        from allora_analysis.lora.optim import ALLoRAAdamW
+
+        return ALLoRAAdamW(param_groups(model, head_lr=setting.head_learning_rate), eta=setting.eta, **adam)
+    return AdamW(_loraplus(model, setting, groups, AdamW), **adam)
+
+
+def _loraplus(model: nn.Module, setting: Setting, groups: list[dict], kind: type[Optimizer]) -> list[dict]:
+    if setting.arm != "loraplus":
+        return groups
+    from peft.optimizers import create_loraplus_optimizer
+
+    theirs = create_loraplus_optimizer(
+        model,
+        kind,
+        lr=setting.learning_rate,
+        loraplus_lr_ratio=LORAPLUS_RATIO,
+        loraplus_weight_decay=setting.weight_decay,
+    )
+    head = set(groups[-1]["params"])  # PEFT puts the classifier's weight with A, its bias with B
+    rates = [
+        {"params": [p for p in group["params"] if p not in head], "lr": group["lr"]} for group in theirs.param_groups
+    ]
+    return [group for group in rates if group["params"]] + groups[-1:]
+
+
+def split(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """What is trainable: the adapters, and the classifier.
+
+    Args:
+        model: as `adapt` returned it.
+
+    Returns:
+        The adapters' parameters and the classifier's, each in the model's order.
+    """
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    inside = [".lora_" in name for name, _ in trainable]
+    return _where(trainable, inside), _where(trainable, [not one for one in inside])
+
+
+def _where(named: list[tuple[str, Tensor]], chosen: Iterable[bool]) -> list[Tensor]:
+    return [parameter for (_, parameter), wanted in zip(named, chosen, strict=True) if wanted]
+
+
+def counts(model: nn.Module) -> dict[str, float]:
+    """How many parameters there are, and how many are trained.
+
+    Args:
+        model: as `adapt` returned it.
+
+    Returns:
+        `total` (the frozen model's, adapters and classifier), `adapters`, `head` and `percent` = 100 (adapters +
+        head)/total. A classifier's frozen copy that PEFT keeps does not count.
+    """
+    adapters, head = (sum(parameter.numel() for parameter in part) for part in split(model))
+    everything = sum(p.numel() for name, p in model.named_parameters() if ".original_module." not in name)
+    return {"total": everything, "adapters": adapters, "head": head, "percent": 100 * (adapters + head) / everything}

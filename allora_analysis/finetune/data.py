@@ -1,0 +1,184 @@
+"""Classification sets: a folder of JSON lines, or a hub id. Checked by `tests/test_finetune_data.py`.
+
+A folder holds `train.jsonl`, `test.jsonl` and, if there is one, `validation.jsonl` (each may end in .gz), a row an
+object with `text` and an integer `label` from 0. `info.json` may name the labels: {"label_names": [...]}.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from allora_analysis import records
+from allora_analysis.validation import ArgumentError
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sentences and their labels.
+
+    Attributes:
+        texts: the sentences.
+        labels: an integer each, from 0.
+    """
+
+    texts: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class TextData:
+    """A classification set.
+
+    Attributes:
+        name: what records call it.
+        splits: by name; "train" and "test" are always there.
+        classes: number of labels.
+        digest: of the sentences and labels, split by split.
+    """
+
+    name: str
+    splits: dict[str, Split]
+    classes: int
+    digest: str
+
+    def majority_rates(self) -> dict[str, float]:
+        """Accuracy on each split of whoever always says the training split's most frequent label.
+
+        Returns:
+            The rate by split.
+        """
+        (majority, _), *_ = Counter(self.splits["train"].labels).most_common(1)
+        return {name: sum(label == majority for label in of.labels) / len(of) for name, of in self.splits.items()}
+
+
+def load(source: str, name: str | None = None) -> TextData:
+    """Read a classification set.
+
+    Args:
+        source: a folder, or a hub id such as "dair-ai/emotion".
+        name: what records call it; None for the folder's name or the id's last part.
+
+    Returns:
+        The set.
+
+    Raises:
+        ArgumentError: no such folder or id, no training or test rows, a row that is not what it should be (its file
+            and line are named), a label out of range.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        splits, names = _from_folder(folder)
+    elif folder.exists():
+        raise ArgumentError(f"data must be a folder of JSON lines or a hub id, received the file {source!r}")
+    else:
+        splits, names = _from_hub(source)
+    for part in ("train", "test"):
+        if not len(splits.get(part, ())):
+            raise ArgumentError(f"data {source!r}: its {part} split is empty or missing; give one with rows")
+    classes = _classes(source, splits, names)
+    return TextData(name or folder.resolve().name, splits, classes, _digest(splits))
+
+
+def _classes(source: str, splits: dict[str, Split], names: list[str] | None) -> int:
+    trained = max(splits["train"].labels) + 1
+    classes = trained if names is None else len(names)
+    if classes < 2:
+        raise ArgumentError(f"data {source!r}: 2 or more labels wanted, received {classes}")
+    for part, split in splits.items():
+        wrong = next((label for label in split.labels if not 0 <= label < classes), None)
+        if wrong is not None:
+            known = "info.json names" if names is not None else "the training split has"
+            raise ArgumentError(f"data {source!r}: label {wrong} in {part}, but {known} labels 0 to {classes - 1}")
+    return classes
+
+
+def _digest(splits: dict[str, Split]) -> str:
+    import hashlib
+
+    whole = hashlib.sha256()
+    for name in SPLITS:
+        if name in splits:
+            rows = [name, list(splits[name].texts), list(splits[name].labels)]
+            whole.update(records.canonical_json("data", {"rows": rows}).encode("utf-8"))
+    return whole.hexdigest()
+
+
+def _from_folder(folder: Path) -> tuple[dict[str, Split], list[str] | None]:
+    splits: dict[str, Split] = {}
+    for name in SPLITS:
+        found = [path for ending in ("", ".gz") if (path := folder / f"{name}.jsonl{ending}").is_file()]
+        if found:
+            splits[name] = _split(found[0].name, _lines(found[0]))
+    if not splits:
+        raise ArgumentError(
+            f"data {str(folder)!r}: holds no train.jsonl or train.jsonl.gz; see the README for its form"
+        )
+    return splits, _label_names(folder / "info.json")
+
+
+def _label_names(path: Path) -> list[str] | None:
+    if not path.is_file():
+        return None
+    try:
+        names = json.loads(path.read_text(encoding="utf-8")).get("label_names")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ArgumentError(f"data: {path.name} is not a JSON object ({error})") from None
+    if names is not None and not isinstance(names, list):
+        raise ArgumentError(f"data: label_names in {path.name} must be a list, received {names!r}")
+    return names
+
+
+def _lines(path: Path) -> Iterable[str]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8") as stream:
+            yield from stream
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"data: {path.name} cannot be read ({error})") from None
+
+
+def _split(name: str, lines: Iterable[str]) -> Split:
+    texts, labels = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            text, label = row["text"], row["label"]
+        except (ValueError, KeyError, TypeError):
+            raise ArgumentError(
+                f'data: line {number} of {name} is not a JSON object with "text" and "label": {line.strip()[:60]!r}'
+            ) from None
+        if not isinstance(text, str) or isinstance(label, bool) or not isinstance(label, int):
+            raise ArgumentError(f"data: line {number} of {name}: text must be text, label an integer: {row!r:.80}")
+        texts.append(text)
+        labels.append(label)
+    return Split(tuple(texts), tuple(labels))
+
+
+def _from_hub(source: str) -> tuple[dict[str, Split], list[str] | None]:
+    way_out = "give the id of a data set on the hub with network at hand, or a folder with train.jsonl and test.jsonl"
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise ArgumentError(
+            f"data {source!r}: is no folder here, and the hub needs: pip install 'allora-analysis[llm]'"
+        ) from None
+    try:
+        loaded: Any = load_dataset(source)
+    except Exception as error:  # the hub's client fails in many ways of its own
+        raise ArgumentError(f"data {source!r}: is no folder here, and the hub says {error!r:.150}; {way_out}") from None
+    splits = {name: Split(tuple(of["text"]), tuple(of["label"])) for name, of in loaded.items() if name in SPLITS}
+    names = getattr(next(iter(loaded.values())).features.get("label"), "names", None)
+    return splits, names

@@ -1,0 +1,139 @@
+"""What is measured along a run, kept in the Trainer's own log so that a checkpoint holds it.
+
+Checked by `tests/test_finetune_run.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from allora_analysis.lora.functional import row_norms
+from allora_analysis.lora.pairs import lora_pairs
+
+DENSE, POINTS, LOSSES = 10, 24, 50  # norms at each of the first steps, then at so many; losses at so many
+
+
+class Diverged(Exception):
+    """The loss is no longer finite; `step` says where."""
+
+    def __init__(self, step: int):
+        super().__init__(f"the loss is not finite at step {step}")
+        self.step = step
+
+
+def norm_steps(total: int) -> tuple[int, ...]:
+    """The steps after which the row norms are taken: 0, the first ten, then evenly in log step to the last.
+
+    Args:
+        total: the run's last step.
+
+    Returns:
+        The steps, ascending.
+    """
+    dense = range(min(DENSE, total) + 1)
+    ratio = math.log(total / DENSE) / POINTS if total > DENSE else 0.0
+    sparse = {round(DENSE * math.exp(ratio * i)) for i in range(1, POINTS + 1)} if total > DENSE else set()
+    return tuple(sorted({*dense, *sparse, total}))
+
+
+@torch.no_grad()
+def norms_by_layer(model: torch.nn.Module) -> dict[str, dict[str, float]]:
+    """‖(ηBA)_i‖ over the rows of each adapted layer, with the adapter's LoRA scaling in η's place.
+
+    Args:
+        model: a model with adapters, or without.
+
+    Returns:
+        By layer, the `mean` and the `max` over rows; to 6 digits, which is what float32 holds.
+    """
+    found = {}
+    for pair in lora_pairs(model):
+        norms = pair.scaling * row_norms(pair.a, pair.b).double()
+        name = pair.name.removeprefix("base_model.model.")
+        found[name] = {"mean": float(f"{norms.mean():.6g}"), "max": float(f"{norms.max():.6g}")}
+    return found
+
+
+class History(TrainerCallback):
+    """Row norms into the Trainer's log, an evaluation at each epoch's end, an end where one is not finite.
+
+    Whatever ends with a step is in the log before the step's checkpoint is written. The last step has no checkpoint:
+    from one, the Trainer would take a step more.
+
+    Args:
+        total: the run's last step.
+        per_epoch: steps in an epoch.
+    """
+
+    def __init__(self, total: int, per_epoch: int):
+        self.total, self.per_epoch, self.wanted = total, per_epoch, frozenset(norm_steps(total))
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """Before the first step."""
+        if state.global_step == 0:
+            self._note(state, model)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        """After each step."""
+        if state.global_step in self.wanted:
+            self._note(state, model)
+        if state.global_step % self.per_epoch == 0 or state.global_step == self.total:
+            control.should_evaluate = True
+        if state.global_step >= self.total:
+            control.should_save = False
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        """After a split was evaluated.
+
+        Raises:
+            Diverged: its loss is not finite, so that the step before it made the weights so.
+        """
+        if not all(math.isfinite(value) for key, value in metrics.items() if key.endswith("_loss")):
+            raise Diverged(state.global_step)
+
+    @staticmethod
+    def _note(state: Any, model: torch.nn.Module) -> None:
+        state.log_history.append({"step": state.global_step, "row_norms": norms_by_layer(model)})
+
+
+def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
+    """A record's series from the Trainer's log.
+
+    Args:
+        log: `state.log_history`.
+
+    Returns:
+        `epochs` (accuracy and loss on each split that was evaluated), `loss` (of training) and `row_norms` (by layer);
+        all finite: what a diverged run's last step left is not among them.
+    """
+    epochs: dict[int, dict[str, Any]] = {}
+    for entry in log:
+        measured = {key.removeprefix("eval_"): value for key, value in entry.items() if _measured(key)}
+        if measured:
+            epochs.setdefault(entry["step"], {"epoch": entry["epoch"], "step": entry["step"]}).update(measured)
+    whole = [entry for entry in epochs.values() if all(math.isfinite(value) for value in entry.values())]
+    losses = [(entry["step"], entry["loss"]) for entry in log if math.isfinite(entry.get("loss", math.nan))]
+    norms = [entry for entry in log if "row_norms" in entry and _finite(entry["row_norms"])]
+    return {
+        "epochs": whole,
+        "loss": {"step": [step for step, _ in losses], "value": [value for _, value in losses]},
+        "row_norms": {
+            "step": [entry["step"] for entry in norms],
+            "layers": {
+                layer: {which: [entry["row_norms"][layer][which] for entry in norms] for which in ("mean", "max")}
+                for layer in (norms[0]["row_norms"] if norms else ())
+            },
+        },
+    }
+
+
+def _measured(key: str) -> bool:
+    return key.startswith("eval_") and key.endswith(("_accuracy", "_loss"))
+
+
+def _finite(norms: dict[str, dict[str, float]]) -> bool:
+    return all(math.isfinite(value) for layer in norms.values() for value in layer.values())

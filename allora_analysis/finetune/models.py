@@ -1,0 +1,142 @@
+"""A pretrained model with a fresh classifier, and its tokenizer. Checked by `tests/test_finetune_models.py`.
+
+From a folder, a GGUF file or a hub id, as transformers loads them; remote code only where it is asked for by name. The
+padding token matters: a decoder's classifier reads the last token that is no padding, so model and tokenizer must agree
+on it, or the accuracy is chance's in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from allora_analysis import records
+from allora_analysis.finetune.quiet import quiet
+from allora_analysis.validation import ArgumentError
+
+FRESH = ("classifier", "score", "pooler")  # what a checkpoint may lack: its weights are drawn
+COUNTED = (".safetensors", ".gguf", ".bin", ".txt", ".model")  # and every .json: what makes a model what it is
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model as it was loaded.
+
+    Attributes:
+        model: with a classifier of its own, drawn from torch's global generator.
+        tokenizer: pads on the right.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+
+
+def name_of(source: str) -> str:
+    """What records call a model: its folder's or its file's name, or the hub id's last part.
+
+    Args:
+        source: a folder, a GGUF file, or a hub id.
+
+    Returns:
+        The name.
+    """
+    path = Path(source)
+    return path.stem if path.is_file() else path.resolve().name if path.exists() else path.name
+
+
+def load(source: str, classes: int, trust_remote_code: bool = False) -> Pretrained:
+    """Load a model for sequence classification, in float32 on the CPU.
+
+    Args:
+        source: a folder, a GGUF file, or a hub id.
+        classes: labels of the classifier.
+        trust_remote_code: run the code that the model's authors ship, in this process.
+
+    Returns:
+        Model and tokenizer.
+
+    Raises:
+        ArgumentError: nothing that transformers loads, weights that are missing, or neither a padding nor an end token.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    path = Path(source)
+    gguf = path.is_file() and path.suffix == ".gguf"
+    where, options = (str(path.parent), {"gguf_file": path.name}) if gguf else (source, {})
+    options["trust_remote_code"] = trust_remote_code
+    if path.exists():
+        options["local_files_only"] = True
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(where, padding_side="right", **options)
+            model, about = AutoModelForSequenceClassification.from_pretrained(
+                where, num_labels=classes, dtype=torch.float32, output_loading_info=True, **options
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ArgumentError(
+            f"model {source!r}: transformers cannot load it ({error!s:.200}); give a folder with config.json, weights "
+            "and tokenizer, a .gguf file, or a hub id with network at hand"
+        ) from None
+    if lacking := sorted(name for name in about["missing_keys"] if not any(word in name for word in FRESH)):
+        raise ArgumentError(
+            f"model {source!r}: {len(lacking)} weights are missing, {lacking[0]} for one; fetch it again"
+        )
+    pad(source, model, tokenizer)
+    return Pretrained(model, tokenizer)
+
+
+def pad(source: str, model: nn.Module, tokenizer: Any) -> None:
+    """Give model and tokenizer one padding token: the tokenizer's, or else its end token.
+
+    Args:
+        source: the model's name, for the error.
+        model: its config is set.
+        tokenizer: is set.
+
+    Raises:
+        ArgumentError: neither token.
+    """
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ArgumentError(
+                f"model {source!r}: its tokenizer has neither a padding nor an end token; set pad_token in its "
+                "tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def digest(source: str) -> str:
+    """The content digest of a model's own files: weights, configs, vocabulary; a README does not count.
+
+    Args:
+        source: a folder, a file, or a hub id, which is fetched if it is not there yet.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        ArgumentError: nothing there.
+    """
+    path = Path(source)
+    if path.is_file():
+        return records.digest_file(path)
+    if not path.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            path = Path(snapshot_download(source))
+        except Exception as error:  # the hub's client fails in many ways of its own
+            raise ArgumentError(
+                f"model {source!r}: is no folder or file here, and the hub says {error!s:.150}; give a folder with "
+                "config.json, weights and tokenizer, a .gguf file, or a hub id with network at hand"
+            ) from None
+    whole = hashlib.sha256()
+    for file in sorted(file for file in path.iterdir() if file.suffix in (*COUNTED, ".json")):
+        whole.update(f"{file.name}\0{records.digest_file(file)}".encode())
+    return whole.hexdigest()

@@ -1,0 +1,180 @@
+"""What a fine-tuning run is: every field counts, none is a path. Checked by `tests/test_finetune_setting.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from allora_analysis.validation import (
+    ArgumentError,
+    choice,
+    count,
+    keep_probability,
+    non_negative,
+    number,
+    positive,
+    several,
+)
+
+STUDY = "finetune"
+# In a clone of the repository; a package installed without one has no such folder.
+RESULTS = Path(__file__).resolve().parents[2] / "experiments" / "results" / STUDY
+PROTOCOL = 1  # grows when the meaning of a run changes
+OPTIMIZERS = ("sgd", "momentum", "adamw")
+TASKS = ("classification", "multiple_choice")
+MOMENTUM = 0.9
+# Arms whose rule has an η, and arms whose definition is "no dropout".
+WITH_ETA = ("lora_x_eta", "allora", "allora_0", "allora_od", "asf_lora", "allora_adamw")
+WITHOUT_DROPOUT = ("allora_0", "head_only")
+ARMS = (
+    "lora",
+    "lora_x_eta",
+    "allora",
+    "allora_0",
+    "allora_od",
+    "asf_lora",
+    "allora_adamw",
+    "dora",
+    "loraplus",
+    "rslora",
+    "pissa",
+    "head_only",
+)
+LORAPLUS_RATIO = 16.0  # B's rate over A's: Hayou et al. (2024b), LoRA+, as its authors recommend
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A run in full.
+
+    Attributes:
+        model: what records call the model; its content's digest stands beside.
+        data: what records call the data.
+        arm: one of `ARMS`.
+        optimizer: "sgd", "momentum" (0.9) or "adamw".
+        learning_rate: of the adapters.
+        head_learning_rate: of the classifier.
+        eta2: η² of the arm's rule; None for arms without one.
+        task: "classification", or "multiple_choice" by the answers' likelihood.
+        rank: r; the LoRA scaling α/r is 1 but for lora_x_eta (η) and rslora (√r).
+        drop_rate: of the adapters' dropout.
+        placement: of that dropout: "input", where PEFT has it, or "bottleneck", on A's output (the arm lora only).
+        epochs: passes over the training split.
+        max_steps: optimiser steps instead of epochs; None for whole epochs.
+        batch_size: sentences in one step.
+        accumulation: parts in which a batch's gradient is accumulated.
+        max_length: tokens after which a sentence is cut.
+        schedule: "constant" or "linear" (to 0 at the last step).
+        warmup_steps: steps over which the rate first rises from 0.
+        weight_decay: decoupled for AdamW, SGD's own otherwise; adapters and head alike.
+        betas: AdamW's.
+        epsilon: AdamW's.
+        max_grad_norm: the gradient's norm, over all parameters, is clipped to this; 0: no clipping.
+        precision: "fp32" or "bf16" (autocast).
+        seed: of the adapters, the head, the order of the data and the dropout masks.
+    """
+
+    model: str
+    data: str
+    arm: str
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-4
+    head_learning_rate: float = 1e-4
+    eta2: float | None = None
+    task: str = "classification"
+    rank: int = 16
+    drop_rate: float = 0.0
+    placement: str = "input"
+    epochs: int = 2
+    max_steps: int | None = None
+    batch_size: int = 32
+    accumulation: int = 1
+    max_length: int = 128
+    schedule: str = "linear"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    precision: str = "fp32"
+    seed: int = 0
+
+    @property
+    def eta(self) -> float | None:
+        """η, the root of `eta2`; None for arms without one."""
+        return None if self.eta2 is None else self.eta2**0.5
+
+    def words(self) -> str:
+        """The run in a line.
+
+        Returns:
+            Model, data, arm, η², optimiser, rates and seed.
+        """
+        eta = "" if self.eta2 is None else f", η² = {self.eta2:g}"
+        dropped = f", drop rate {self.drop_rate:g}" if self.drop_rate else ""
+        return (
+            f"{self.model}, {self.data}, {self.arm}{eta}{dropped}, {self.optimizer} at {self.learning_rate:g}"
+            f" (head {self.head_learning_rate:g}), seed {self.seed}"
+        )
+
+
+def check(setting: Setting) -> Setting:
+    """Refuse a run that makes no sense, or that would be another run's twin under another key.
+
+    Args:
+        setting: the run.
+
+    Returns:
+        The same run, its numbers as they are recorded.
+
+    Raises:
+        ArgumentError: which field, what was received, what would work.
+    """
+    arm = choice("arm", setting.arm, ARMS)
+    choice("optimizer", setting.optimizer, OPTIMIZERS)
+    choice("schedule", setting.schedule, ("constant", "linear"))
+    choice("precision", setting.precision, ("fp32", "bf16"))
+    choice("task", setting.task, TASKS)
+    choice("placement", setting.placement, ("input", "bottleneck"))
+    if arm == "allora_adamw" and setting.optimizer != "adamw":
+        raise ArgumentError(f"optimizer must be adamw for the arm allora_adamw, received {setting.optimizer!r}")
+    for name, minimum in (("rank", 1), ("epochs", 1), ("batch_size", 1), ("accumulation", 1), ("max_length", 2)):
+        count(name, getattr(setting, name), minimum)
+    for name in ("warmup_steps", "seed"):
+        count(name, getattr(setting, name), 0)
+    if setting.max_steps is not None:
+        count("max_steps", setting.max_steps, 1)
+    if setting.batch_size % setting.accumulation:
+        raise ArgumentError(
+            f"accumulation must divide the batch size {setting.batch_size}, received {setting.accumulation}"
+        )
+    if len(several("betas", setting.betas)) != 2:
+        raise ArgumentError(f"betas must be two numbers, received {setting.betas!r}")
+    _check_rule(setting)
+    return dataclasses.replace(setting, **_checked_numbers(setting))
+
+
+def _checked_numbers(setting: Setting) -> dict[str, object]:
+    betas = tuple(number(f"betas[{i}]", beta, "in [0, 1)") for i, beta in enumerate(setting.betas))
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ArgumentError(f"betas must be in [0, 1), received {setting.betas!r}")
+    return {
+        "betas": betas,
+        **{name: positive(name, getattr(setting, name)) for name in ("learning_rate", "epsilon")},
+        **{name: non_negative(name, getattr(setting, name)) for name in ("weight_decay", "max_grad_norm")},
+        "head_learning_rate": non_negative("head_learning_rate", setting.head_learning_rate),
+        "eta2": None if setting.eta2 is None else positive("eta2", setting.eta2),
+        "drop_rate": 1 - keep_probability(1 - number("drop_rate", setting.drop_rate), "1 - drop_rate"),
+    }
+
+
+def _check_rule(setting: Setting) -> None:
+    if setting.arm in WITH_ETA and setting.eta2 is None:
+        raise ArgumentError(f"eta2 must be given for the arm {setting.arm}, received none; the paper takes 1, 2 and 4")
+    if setting.arm not in WITH_ETA and setting.eta2 is not None:
+        raise ArgumentError(f"eta2: the arm {setting.arm} has no η; leave it out, received {setting.eta2!r}")
+    if setting.placement == "bottleneck" and setting.arm != "lora":
+        raise ArgumentError(f"placement must be input for the arm {setting.arm}, received 'bottleneck'")
+    if setting.arm in WITHOUT_DROPOUT and setting.drop_rate != 0:
+        raise ArgumentError(f"drop_rate must be 0 for the arm {setting.arm}, received {setting.drop_rate!r}")

@@ -1,0 +1,82 @@
+"""The claim on a run: one holder, released by death, and nothing left behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from allora_analysis.finetune.claim import Busy, claim
+
+HOLD = "import sys, time; from pathlib import Path; from allora_analysis.finetune.claim import claim\n"
+HOLD += "with claim(Path(sys.argv[1]), 'it'): print('held', flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "unfinished" / "run.lock"
+
+
+def holder(path):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_one_at_a_time_and_nothing_is_left(path):
+    with claim(path, "it"):
+        assert path.exists()
+        with pytest.raises(Busy, match="it: another process"), claim(path, "it"):
+            pass
+    assert not path.exists()
+    with claim(path, "it"):
+        pass
+
+
+def test_an_exception_releases_it(path):
+    with pytest.raises(ZeroDivisionError), claim(path, "it"):
+        raise ZeroDivisionError
+    with claim(path, "it"):
+        pass
+
+
+def test_another_process_holds_it_until_it_is_killed(path):
+    process = holder(path)
+    with pytest.raises(Busy), claim(path, "it"):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert path.exists()
+    with claim(path, "it"):
+        pass
+    assert not path.exists()
+
+
+def test_many_threads_never_hold_it_together(path):
+    inside, seen, wins = [0], [], []
+
+    def work():
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            try:
+                with claim(path, "it"):
+                    inside[0] += 1
+                    seen.append(inside[0])
+                    time.sleep(0.0005)
+                    inside[0] -= 1
+                    wins.append(1)
+            except Busy:
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(seen) == {1}
+    assert len(wins) > 10

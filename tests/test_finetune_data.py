@@ -1,0 +1,136 @@
+"""Classification sets from folders of JSON lines: read whole, digested by content, wrong rows named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+import types
+
+import pytest
+
+from allora_analysis.finetune import data
+from allora_analysis.validation import ArgumentError
+from tests.tiny_finetune import sentences, write
+
+ROWS = [{"text": "one", "label": 0}, {"text": "two", "label": 1}, {"text": "three", "label": 1}]
+
+
+def folder(path, train=ROWS, test=ROWS, info=None):
+    path.mkdir(exist_ok=True)
+    write(path / "train.jsonl", train)
+    write(path / "test.jsonl", test)
+    if info is not None:
+        (path / "info.json").write_text(json.dumps(info))
+    return path
+
+
+def test_reads_a_folder(tmp_path):
+    loaded = data.load(str(sentences(tmp_path / "films", 10)))
+    assert (loaded.name, loaded.classes) == ("films", 2)
+    assert {name: len(split) for name, split in loaded.splits.items()} == {"train": 10, "validation": 16, "test": 24}
+    assert data.load(str(tmp_path / "films"), "other").name == "other"
+
+
+def test_the_majority_is_the_training_splits(tmp_path):
+    loaded = data.load(str(folder(tmp_path, ROWS, [{"text": "x", "label": label} for label in (0, 0, 0, 1)])))
+    assert loaded.majority_rates() == {"train": 2 / 3, "test": 1 / 4}
+
+
+def test_gzip_and_plain_files_have_one_digest_and_any_change_another(tmp_path):
+    plain = data.load(str(folder(tmp_path / "a")))
+    packed = tmp_path / "b"
+    packed.mkdir()
+    for name in ("train", "test"):
+        with gzip.open(packed / f"{name}.jsonl.gz", "wt", encoding="utf-8") as stream:
+            stream.write((tmp_path / "a" / f"{name}.jsonl").read_text() + "\n")
+    assert data.load(str(packed)).digest == plain.digest
+    changed = [
+        folder(tmp_path / "c", ROWS[::-1]),
+        folder(tmp_path / "d", ROWS, ROWS[:2]),
+        folder(tmp_path / "e", [*ROWS[:2], {"text": "three", "label": 0}]),
+    ]
+    assert len({plain.digest, *(data.load(str(path)).digest for path in changed)}) == 4
+
+
+def test_info_names_labels_that_the_training_split_lacks(tmp_path):
+    assert data.load(str(folder(tmp_path, info={"label_names": ["a", "b", "c"]}))).classes == 3
+    assert data.load(str(folder(tmp_path, info={"rows": 3}))).classes == 2
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("train", "test", "info", "named"),
+    [
+        ([], ROWS, None, "its train split is empty"),
+        (ROWS, [], None, "its test split is empty"),
+        ([{"text": "x"}], ROWS, None, 'line 1 of train.jsonl is not a JSON object with "text" and "label"'),
+        ([ROWS[0], {"text": 3, "label": 0}], ROWS, None, "line 2 of train.jsonl: text must be text"),
+        ([ROWS[0], {"text": "x", "label": "0"}], ROWS, None, "line 2 of train.jsonl"),
+        ([ROWS[0], {"text": "x", "label": True}], ROWS, None, "line 2 of train.jsonl"),
+        (ROWS, [{"text": "x", "label": 2}], None, "label 2 in test, but the training split has labels 0 to 1"),
+        (ROWS, [{"text": "x", "label": 3}], {"label_names": ["a", "b", "c"]}, "info.json names labels 0 to 2"),
+        ([{"text": "x", "label": -1}, *ROWS], ROWS, None, "label -1 in train"),
+        (ROWS[:1], ROWS[:1], None, "2 or more labels"),
+        (ROWS, ROWS, {"label_names": "ab"}, "label_names in info.json must be a list"),
+        (ROWS, ROWS, [1], "info.json is not a JSON object"),
+    ],
+)
+def test_wrong_rows_are_named(tmp_path, train, test, info, named):
+    with pytest.raises(ArgumentError, match=named) as caught:
+        data.load(str(folder(tmp_path, train, test, info)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.bad_input
+def test_files_that_cannot_be_read(tmp_path):
+    path = folder(tmp_path / "a")
+    with (path / "train.jsonl").open("a") as stream:
+        stream.write("\n{half a row\n")
+    with pytest.raises(ArgumentError, match=r"line 5 of train\.jsonl is not a JSON object"):
+        data.load(str(path))
+    (path / "train.jsonl").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(ArgumentError, match=r"train.jsonl cannot be read"):
+        data.load(str(path))
+    (path / "train.jsonl").unlink()
+    (path / "train.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x", "label": 0}\n' * 99)[:-9])
+    with pytest.raises(ArgumentError, match=r"train.jsonl.gz cannot be read"):
+        data.load(str(path))
+    with pytest.raises(ArgumentError, match="must be a folder"):
+        data.load(str(path / "test.jsonl"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ArgumentError, match=r"holds no train.jsonl"):
+        data.load(str(tmp_path / "empty"))
+
+
+def hub(monkeypatch, load_dataset):
+    module = types.ModuleType("datasets")
+    module.load_dataset = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", module)
+
+
+def test_reads_a_set_of_the_hub(monkeypatch, tmp_path):
+    class Hub(dict):
+        def __init__(self, rows):
+            super().__init__(rows)
+            self.features = {"label": types.SimpleNamespace(names=["no", "yes", "perhaps"])}
+
+    columns = {"text": [row["text"] for row in ROWS], "label": [row["label"] for row in ROWS]}
+    hub(monkeypatch, lambda name: {part: Hub(columns) for part in ("train", "test", "unsupervised")})
+    loaded = data.load("someone/films")
+    assert (loaded.name, loaded.classes, set(loaded.splits)) == ("films", 3, {"train", "test"})
+    assert loaded.digest == data.load(str(folder(tmp_path))).digest
+
+
+@pytest.mark.bad_input
+def test_no_network_and_no_client_say_how_to_use_a_folder(monkeypatch):
+    def offline(name):
+        raise ConnectionError("no network\nat all")
+
+    hub(monkeypatch, offline)
+    with pytest.raises(ArgumentError, match=r"is no folder here, and the hub says .*train.jsonl") as caught:
+        data.load("someone/films")
+    assert "\n" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ArgumentError, match=r"pip install 'allora-analysis\[llm\]'"):
+        data.load("someone/films")

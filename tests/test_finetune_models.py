@@ -1,0 +1,112 @@
+"""Models from a folder: the classifier, the padding token and the pooled position, the content digest."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from allora_analysis.finetune import models
+from allora_analysis.validation import ArgumentError
+from tests import tiny_finetune as tiny
+
+pytest.importorskip("peft")
+SENTENCES = ["a good film", "the plot was not bad and the film is great a fine film", "awful"]
+FAMILIES = {"pad": {"pad_token": "[PAD]", "eos_token": "[SEP]"}, "end": {"eos_token": "[SEP]"}}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    made = {"bert": tiny.bert(root / "bert")}
+    for family in ("Qwen2", "Llama"):
+        for tokens, special in FAMILIES.items():
+            made[family, tokens] = tiny.decoder(root / f"{family}-{tokens}", family, **special)
+    made["bare"] = tiny.decoder(root / "bare", "Llama")
+    return made
+
+
+def logits(pretrained, texts):
+    batch = pretrained.tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return pretrained.model(**batch).logits
+
+
+def padding_error(pretrained):
+    """The largest difference between the logits of a padded batch and those of each sentence by itself."""
+    pretrained.model.eval()
+    with torch.no_grad():  # a fresh classifier on a tiny random model hardly tells sentences apart
+        head = pretrained.model.classifier if hasattr(pretrained.model, "classifier") else pretrained.model.score
+        head.weight.normal_()
+    alone = torch.cat([logits(pretrained, [text]) for text in SENTENCES])
+    assert (alone[0] - alone[1]).abs().max() > 0.1
+    return float((logits(pretrained, SENTENCES) - alone).abs().max())
+
+
+@pytest.mark.parametrize("key", ["bert", *((f, t) for f in ("Qwen2", "Llama") for t in FAMILIES)], ids=str)
+def test_a_padded_batch_has_the_logits_of_its_sentences_one_by_one(folders, key):
+    loaded = models.load(str(folders[key]), 3)
+    assert padding_error(loaded) < 1e-5
+    token = "[SEP]" if "end" in key else "[PAD]"
+    assert loaded.tokenizer.pad_token == token
+    assert loaded.model.config.pad_token_id == tiny.SPECIAL.index(token)
+    assert loaded.model.num_labels == 3
+
+
+def test_a_wrong_padding_token_shifts_the_logits(folders):
+    """The planted error: the assertion above must see a padding token that the model takes for a word."""
+    loaded = models.load(str(folders["Qwen2", "pad"]), 3)
+    loaded.model.config.pad_token_id = tiny.SPECIAL.index("[SEP]")
+    assert padding_error(loaded) > 0.1
+
+
+def test_the_classifier_is_drawn_from_torchs_generator_and_the_rest_is_the_files(folders):
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(models.load(str(folders["bert"]), 2).model.state_dict())
+    for name in drawn[0]:
+        assert torch.equal(drawn[0][name], drawn[1][name])
+        assert torch.equal(drawn[0][name], drawn[2][name]) == (name != "classifier.weight")
+
+
+def test_names(folders, tmp_path, monkeypatch):
+    (tmp_path / "small.q8.gguf").touch()
+    monkeypatch.chdir(tmp_path)
+    assert models.name_of(str(folders["bert"]) + "/") == "bert"
+    assert models.name_of("small.q8.gguf") == "small.q8"
+    assert models.name_of(".") == tmp_path.name
+    assert models.name_of("Qwen/Qwen2-0.5B") == "Qwen2-0.5B"
+
+
+def test_the_digest_is_of_the_contents_whatever_the_folder_is_called(folders, tmp_path):
+    import shutil
+
+    first = models.digest(str(folders["bert"]))
+    copy = shutil.copytree(folders["bert"], tmp_path / "copy")
+    (copy / "README.md").write_text("words")
+    assert models.digest(str(copy)) == first
+    with (copy / "config.json").open("a") as stream:
+        stream.write(" ")
+    assert models.digest(str(copy)) != first
+    assert models.digest(str(copy / "config.json")) != first
+
+
+@pytest.mark.bad_input
+def test_neither_padding_nor_end_token(folders):
+    with pytest.raises(ArgumentError, match="neither a padding nor an end token") as caught:
+        models.load(str(folders["bare"]), 2)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("name", ["empty", "no/such-model"])
+def test_what_transformers_cannot_load_is_one_line(tmp_path, monkeypatch, name):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ArgumentError, match=r"give a folder with config.json") as caught:
+        models.load(name, 2)
+    assert "\n" not in str(caught.value)
+    if name != "empty":
+        with pytest.raises(ArgumentError, match=r"give a folder with config.json"):
+            models.digest(name)

@@ -1,0 +1,94 @@
+"""What a run is: its fields are the record's key, and a run that makes no sense is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from allora_analysis import records
+from allora_analysis.finetune.setting import ARMS, PROTOCOL, WITH_ETA, Setting, check
+from allora_analysis.validation import ArgumentError
+
+
+def setting(**fields):
+    return Setting(**({"model": "m", "data": "d", "arm": "lora"} | fields))
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_has_a_valid_run(arm):
+    made = check(setting(arm=arm, eta2=2 if arm in WITH_ETA else None))
+    assert made.eta == (2**0.5 if arm in WITH_ETA else None)
+    assert arm in made.words()
+    assert ("η² = 2" in made.words()) == (arm in WITH_ETA)
+
+
+def test_equal_numbers_are_one_run_and_every_field_is_in_the_key():
+    made = check(setting(learning_rate=1, betas=(0, 0.5), drop_rate=0.25))
+    assert made.learning_rate == 1.0
+    assert isinstance(made.learning_rate, float)
+    assert made.drop_rate == 0.25
+    other = {"arm": "dora", "optimizer": "sgd", "task": "multiple_choice", "placement": "bottleneck"}
+    other |= {"schedule": "constant", "precision": "bf16", "model": "n", "data": "e", "betas": (0.5, 0.5)}
+    keys = {records.key(made, PROTOCOL)}
+    for field in dataclasses.fields(Setting):
+        value = other.get(field.name, 7)
+        keys.add(records.key(dataclasses.replace(made, **{field.name: value}), PROTOCOL))
+    assert len(keys) == 1 + len(dataclasses.fields(Setting))
+
+
+def test_words_name_the_drop_rate_only_where_there_is_one():
+    assert "drop rate" not in setting().words()
+    assert "drop rate 0.05" in setting(drop_rate=0.05).words()
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"arm": "lorra"}, "arm must be one of"),
+        ({"optimizer": "lion"}, "optimizer"),
+        ({"schedule": "cosine"}, "schedule"),
+        ({"precision": "fp16"}, "precision"),
+        ({"task": "regression"}, "task"),
+        ({"placement": "output"}, "placement"),
+        ({"arm": "allora_adamw", "eta2": 2.0, "optimizer": "sgd"}, "optimizer must be adamw"),
+        ({"rank": 0}, "rank"),
+        ({"epochs": 0}, "epochs"),
+        ({"max_steps": 0}, "max_steps"),
+        ({"batch_size": 10, "accumulation": 4}, "accumulation must divide the batch size 10, received 4"),
+        ({"seed": -1}, "seed"),
+        ({"warmup_steps": -1}, "warmup_steps"),
+        ({"max_length": 1}, "max_length"),
+        ({"betas": (0.9, 1.0)}, "betas must be in"),
+        ({"betas": (float("nan"), 0.5)}, "betas"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": float("inf")}, "learning_rate"),
+        ({"head_learning_rate": -1.0}, "head_learning_rate"),
+        ({"epsilon": 0.0}, "epsilon"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm"),
+        ({"drop_rate": 1.0}, "drop_rate"),
+        ({"arm": "allora"}, "eta2 must be given for the arm allora"),
+        ({"eta2": 2.0}, "the arm lora has no η"),
+        ({"arm": "allora", "eta2": -2.0}, "eta2"),
+        ({"arm": "allora_0", "eta2": 2.0, "drop_rate": 0.05}, "drop_rate must be 0 for the arm allora_0"),
+        ({"arm": "head_only", "drop_rate": 0.05}, "drop_rate must be 0"),
+        ({"arm": "dora", "placement": "bottleneck"}, "placement must be input for the arm dora"),
+    ],
+)
+def test_a_run_that_makes_no_sense_is_refused(fields, named):
+    with pytest.raises(ArgumentError, match=named) as caught:
+        check(setting(**fields))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.bad_input
+def test_betas_are_two():
+    # Typed as a pair: with the hook on, the wrong length does not even reach the check.
+    made = object.__new__(Setting)
+    for field in dataclasses.fields(Setting):
+        object.__setattr__(made, field.name, getattr(setting(), field.name))
+    object.__setattr__(made, "betas", (0.9,))
+    with pytest.raises(ArgumentError, match="betas must be two numbers"):
+        check(made)

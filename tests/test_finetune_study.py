@@ -1,0 +1,106 @@
+"""The command: a table, JSON alone, a figure, one-line errors, and nothing else on the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from allora_analysis.cli import main
+from allora_analysis.finetune.study import STUDY
+from tests import tiny_finetune as tiny
+
+pytest.importorskip("peft")
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    made = tmp_path_factory.mktemp("study")
+    tiny.bert(made / "bert")
+    tiny.sentences(made / "films", 16)
+    return made
+
+
+def flags(root, *more, arm="lora"):
+    given = {"--model": root / "bert", "--data": root / "films", "--arm": arm, "--rank": 2, "--batch-size": 8}
+    given |= {"--epochs": 1, "--device": "cpu"}
+    return [str(word) for pair in given.items() for word in pair] + [str(word) for word in more]
+
+
+def test_a_run_as_json_is_recorded_and_found_again(root, tmp_path, capsys):
+    command = flags(
+        root, "--results", tmp_path, "--eta2", 2, "--json", "-", "--figure", tmp_path / "run.png", arm="allora"
+    )
+    assert main(STUDY, command) == 0
+    first = capsys.readouterr()
+    document = json.loads(first.out)
+    measured = document["measured"]
+    assert [entry["step"] for entry in measured["epochs"]] == [2]
+    assert {"validation_accuracy", "test_accuracy", "test_loss"} <= set(measured["epochs"][0])
+    assert measured["row_norms"]["step"] == [0, 1, 2]
+    assert document["predicted"]["majority_rates"].keys() == {"train", "validation", "test"}
+    assert "LOAD REPORT" not in first.err
+    assert "Warning" not in first.err
+    assert "Loading weights" not in first.err
+    assert (tmp_path / "run.png").stat().st_size > 10_000
+    (record,) = tmp_path.glob("finetune-*.json")
+    assert json.loads(record.read_text())["config"]["eta2"] == 2
+    assert main(STUDY, command) == 0
+    assert json.loads(capsys.readouterr().out)["measured"] == measured
+    assert len([*tmp_path.glob("finetune-*.json")]) == 1
+    assert not (tmp_path / "unfinished").exists()
+
+
+def test_the_table_has_an_epoch_a_row(root, capsys):
+    assert main(STUDY, flags(root, "--epochs", 2)) == 0
+    out = capsys.readouterr().out
+    assert "lora, adamw at 0.0001, seed 0" in out
+    assert "always saying the most frequent label" in out
+    for epoch in ("1.00", "2.00"):
+        assert epoch in out
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--arm", "lorra"], "arm must be one of"),
+        (["--rank", "0"], "rank"),
+        (["--device", "tpu"], "device"),
+        (["--checkpoint-steps", "0"], "checkpoint_steps"),
+        (["--data", "no/such-set"], "is no folder here"),
+        (["--model", "no/such-model"], "is no folder or file here"),
+        (["--results", __file__], "results must be a folder"),
+    ],
+)
+def test_a_mistake_is_one_line(root, capsys, monkeypatch, more, named):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(STUDY, flags(root, *more)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert named in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = "import sys, allora_analysis.finetune.study; print({'torch', 'transformers'} & {*sys.modules})"
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "set()"
+    assert time.monotonic() - start < 10  # a shared machine; alone it is under one
+
+
+def test_as_a_user_runs_it(root):
+    command = [sys.executable, "-m", "allora_analysis.finetune", *flags(root, "--json", "-")]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["measured"]["steps"] == 2
+    assert done.stderr.count("\n") <= 1  # a line of progress
+    assert "Warning" not in done.stderr

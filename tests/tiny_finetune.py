@@ -1,0 +1,88 @@
+"""Tiny models with random weights, a word-level tokenizer and a set whose labels a linear classifier can learn."""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+
+import torch
+
+WORDS = ("good", "fine", "great", "bad", "poor", "awful", "a", "the", "film", "plot", "is", "was", "and", "not")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+SMALL = {"vocab_size": 48, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+
+
+def tokenizer(**special: str):
+    """One word, one token; with the special tokens that are asked for."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: index for index, word in enumerate((*SPECIAL, *WORDS))}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", **special)
+
+
+def letters(**special: str):
+    """Qwen2's own tokenizer, which transformers insists on for its models, with a token a letter and no merges."""
+    from transformers import Qwen2Tokenizer
+
+    vocabulary = {word: index for index, word in enumerate((*SPECIAL, "Ġ", *string.ascii_lowercase))}
+    none = {"pad_token": None, "eos_token": None}
+    return Qwen2Tokenizer(vocab=vocabulary, merges=[], unk_token="[UNK]", **(none | special))
+
+
+def bert(folder: Path, drop_rate: float = 0.1) -> Path:
+    """A BERT of two layers with dropout of its own, saved as transformers does, with a padding token."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    fields = {"num_attention_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0}
+    fields |= {"hidden_dropout_prob": drop_rate, "attention_probs_dropout_prob": drop_rate}
+    BertModel(BertConfig(**SMALL, **fields)).save_pretrained(folder)
+    tokenizer(pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]").save_pretrained(folder)
+    return folder
+
+
+def decoder(folder: Path, family: str = "Qwen2", causal: bool = False, **special: str) -> Path:
+    """A decoder of two layers, without a padding token in its config; `special` are its tokenizer's."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(
+        **SMALL, num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=64, pad_token_id=None
+    )
+    kind = "ForCausalLM" if causal else "Model"
+    getattr(transformers, family + kind)(config).save_pretrained(folder)
+    (letters if family == "Qwen2" else tokenizer)(**special).save_pretrained(folder)
+    return folder
+
+
+def rows(n: int, seed: int) -> list[dict]:
+    """Sentences of 3 to 9 words whose label says whether a good word is in them."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(below: int) -> int:
+        return int(torch.randint(below, (1,), generator=generator))
+
+    made = []
+    for _ in range(n):
+        label = draw(2)
+        words = [WORDS[6 + draw(8)] for _ in range(2 + draw(7))]
+        words.insert(draw(len(words)), WORDS[3 * (1 - label) + draw(3)])
+        made.append({"text": " ".join(words), "label": label})
+    return made
+
+
+def write(path: Path, lines: list[dict]) -> None:
+    """JSON lines."""
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def sentences(folder: Path, n: int = 48) -> Path:
+    """A folder of data: n rows to train on, 16 to validate, 24 to test."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (name, size) in enumerate((("train", n), ("validation", 16), ("test", 24))):
+        write(folder / f"{name}.jsonl", rows(size, seed))
+    return folder
