@@ -75,3 +75,10 @@ def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, mo
     monkeypatch.setattr(module, name, wrong)
     assert expected != VERDICTS[identifier]
     assert finding(identifier).verdict == expected
+
+
+def test_another_kink_changes_the_verdict(monkeypatch):
+    right = RIGHT["directional_derivative"]
+    assert abs(section._kink() - 1) < 1e-6
+    monkeypatch.setattr(adaptive, "directional_derivative", lambda *args: tuple(2 * part for part in right(*args)))
+    assert finding("4-adapted-gradient").verdict == "refuted"
