@@ -291,6 +291,7 @@ def test_peft_is_imported_when_it_is_asked_for():
     code = "import sys; import allora_analysis.lora.layers; print('peft' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "False", done.stderr
+    assert layers.allora_config(2.0, r=3).eta == 2.0
     with pytest.raises(AttributeError, match="no attribute 'dora_config'"):
         layers.dora_config  # noqa: B018
 

@@ -100,7 +100,8 @@ class _AdaptedLinear(torch.autograd.Function):
     """x ↦ (xWᵀ + bias + xAᵀBᵀ, xAᵀ) of a matrix x; the second output as in `functional._Adapter`."""
 
     @staticmethod
-    def forward(x, weight, bias, a, b, eta, adaptor, per_token):
+    def forward(*inputs):  # unnamed: `apply` binds the names anew on each call, and that takes longer than a product
+        x, weight, bias, a, b = inputs[:5]
         hidden = x @ a.to(x.dtype).mT
         return _product(x, weight, bias).addmm_(hidden, b.to(x.dtype).mT), hidden
 
