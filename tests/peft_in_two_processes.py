@@ -1,7 +1,7 @@
 """DDP on a PEFT model against one process on the joined batch, and torch.compile; without the typing hook.
 
-`python -m tests.peft_in_two_processes RANK FILE` from the repository's root, once for rank 0 and once for rank 1; FILE is
-where they meet. Rank 0 prints a JSON object of largest relative differences.
+`python -m tests.peft_in_two_processes RANK FILE` from the repository's root, once for rank 0 and once for rank 1;
+FILE is where they meet. Rank 0 prints a JSON object of largest relative differences.
 """
 
 from __future__ import annotations

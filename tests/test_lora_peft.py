@@ -14,7 +14,9 @@ from torch import nn
 from allora_analysis.lora.peft import ALLoRALayer, Rule, allora_config
 from tests.tiny_peft_models import BERT_TARGETS, QWEN_TARGETS, batch, bert, logits, qwen, randomise
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*gradient_checkpointing:FutureWarning", "ignore:Could not find a config file"
+)
 ETA = 3.0
 MODELS = {"qwen": (qwen, QWEN_TARGETS), "bert": (bert, BERT_TARGETS)}
 HAND_ADAPTORS = {

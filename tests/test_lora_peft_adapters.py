@@ -13,7 +13,9 @@ from torch import nn
 from allora_analysis.lora.peft import ALLoRALayer, Rule, allora_config
 from tests.tiny_peft_models import BERT_TARGETS, QWEN_TARGETS, batch, bert, logits, qwen, randomise
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*gradient_checkpointing:FutureWarning", "ignore:Could not find a config file"
+)
 ETA = 2.0
 MERGEABLE = ["allora", "allora_0", "allora_od", "lora_x_eta"]
 
@@ -226,3 +228,24 @@ def test_nothing_warns_but_peft():
 def test_conversion_to_lora_knows_what_is_lora():
     assert adapted().supports_lora_conversion()
     assert not adapted("asf_lora").supports_lora_conversion()
+
+
+def test_a_scale_set_after_the_fact_scales_the_output():
+    """PEFT's `set_scale` and `scale_layer`, as for LoRA."""
+    model, base = adapted("allora_od"), logits(qwen().double())
+    first, x = modules(model)[0], torch.ones(2, 16, dtype=torch.float64)
+    with torch.no_grad():
+        full, bare = first(x), first.base_layer(x)
+        first.set_scale("default", 0.25)
+        assert near(first(x), bare + 0.25 * (full - bare))
+    for module in modules(model):
+        module.set_scale("default", 0.0)
+    assert near(logits(model), base)
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_other_ways_to_make_the_model_have_the_rule_too(mixed):
+    options = {"mixed": True} if mixed else {"low_cpu_mem_usage": True}
+    model = get_peft_model(qwen(), config("allora_od"), **options)
+    assert {module.lora_variant["default"].name for module in modules(model)} == {"allora_od"}
+    assert len(modules(model)) == 6

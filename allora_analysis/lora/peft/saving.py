@@ -126,7 +126,8 @@ def export_lora(model: PeftModel, folder: str | os.PathLike[str], adapter_name: 
             f"adapter_name must name an ALLoRA adapter of a PeftModel, received {adapter_name!r}; it has {[*configs]}"
         )
     refuse_merge([config.variant], adapter_name)
-    weights = {key: value.detach().cpu().clone() for key, value in _state(model, adapter_name).items()}
+    state = get_peft_model_state_dict(model, adapter_name=adapter_name)
+    weights = {key: value.detach().cpu().clone() for key, value in state.items()}
     _check_finite(weights, f"adapter {adapter_name!r}")
     plain = LoraConfig(**{f.name: getattr(config, f.name) for f in fields(LoraConfig) if f.init})
     plain.inference_mode = True
@@ -177,8 +178,23 @@ def _check_finite(weights: dict[str, Tensor], where: str) -> None:
             raise ArgumentError(f"{where}: NaN or infinity in {key}; take an earlier checkpoint")
 
 
-def _state(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
-    return get_peft_model_state_dict(model, adapter_name=adapter_name)
+def _check_keys(keys: set[str], model: PeftModel, adapter_name: str) -> None:
+    """The file has the adapter's weights, and none that the model lacks, which PEFT would pass over.
+
+    Embeddings, which PEFT saves where they were resized, are the model's.
+
+    Args:
+        keys: the file's.
+        model: has the adapter.
+        adapter_name: its name.
+
+    Raises:
+        ArgumentError: if not.
+    """
+    wanted = set(get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False))
+    differing = sorted((wanted - keys) | (keys - wanted - set(model.state_dict())))
+    if differing:
+        raise ArgumentError(f"{len(differing)} keys are in the file or in the model alone, first {differing[0]}")
 
 
 def _attach(model: nn.Module, folder: Path, config: ALLoRAConfig, adapter_name: str, is_trainable: bool) -> PeftModel:
@@ -206,9 +222,7 @@ def _attach(model: nn.Module, folder: Path, config: ALLoRAConfig, adapter_name: 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             loaded = _load(model, str(folder), config, adapter_name, is_trainable)
-        differing = sorted(keys ^ set(_state(loaded, adapter_name)))
-        if differing:
-            raise ArgumentError(f"{len(differing)} keys are in the file or in the model alone, first {differing[0]}")
+        _check_keys(keys, loaded, adapter_name)
     except Exception as error:
         before.restore()
         configs.pop(adapter_name, None)

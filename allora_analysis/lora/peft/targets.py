@@ -5,7 +5,7 @@ Checked by `tests/test_lora_peft_refusals.py`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -31,10 +31,7 @@ def check_target(layer: nn.Module, rank: int, name: str = "") -> None:
     """
     where = f"target_modules: layer {name!r}" if name else f"the layer {type(layer).__name__}"
     if not isinstance(layer, nn.Linear) or isinstance(layer, NonDynamicallyQuantizableLinear):
-        raise ArgumentError(
-            f"{where} is a {type(layer).__name__}; ALLoRA is for nn.Linear that is called (no Embedding, convolution, "
-            "Conv1D of GPT-2, or nn.MultiheadAttention's projections): leave it out of target_modules"
-        )
+        refuse(layer, target_name=name)
     weight = layer.weight
     if any(hasattr(weight, mark) for mark in SHARDED) or getattr(layer, "_hf_tp_plan", None) is not None:
         raise ArgumentError(f"{where} has a sharded weight, which is not supported: wrap the model before sharding it")
@@ -66,20 +63,19 @@ def is_finite(tensor: torch.Tensor) -> bool:
     return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
-def refuse(target: nn.Module, adapter_name: str, config: Any, **kwargs: Any) -> nn.Module:
-    """PEFT's dispatcher calls this for a target that is no `nn.Linear`, whose plain LoRA it would train in silence.
+def refuse(target: nn.Module, *args: Any, **kwargs: Any) -> NoReturn:
+    """PEFT's dispatcher calls this for a target that is no `nn.Linear`, on which it would train plain LoRA in silence.
 
     Args:
         target: the layer.
-        adapter_name: unused.
-        config: its `r` is named in no error, as the type is refused.
+        *args: PEFT's.
         **kwargs: PEFT's; `target_name` is the layer's path.
-
-    Returns:
-        Never.
 
     Raises:
         ArgumentError: always.
     """
-    check_target(target, config.r, kwargs.get("target_name", ""))
-    raise ArgumentError(f"{type(target).__name__} cannot carry an ALLoRA adapter: leave it out of target_modules")
+    raise ArgumentError(
+        f"target_modules: layer {kwargs.get('target_name', '')!r} is a {type(target).__name__}; ALLoRA is for nn.Linear"
+        " that is called (no Embedding, convolution, Conv1D of GPT-2, or nn.MultiheadAttention): leave it "
+        "out of target_modules"
+    )
