@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "allora_analysis").rglob("*.py"))
 FILES = PACKAGE + sorted((ROOT / "benchmarks").rglob("*.py")) + sorted((ROOT / "tests").rglob("*.py"))
-HEAVY = ("torch", "transformers", "matplotlib", "sklearn", "scipy.stats", "curvlinops")
+HEAVY = ("torch", "transformers", "peft", "submitit", "matplotlib", "sklearn", "scipy.stats", "curvlinops")
 
 
 def relative(path: Path) -> str:
@@ -68,12 +68,35 @@ def loaded_by(module: str) -> set[str]:
         "allora_analysis.__main__",
         *(
             f"allora_analysis.{name}"
-            for name in ("tikhonov", "deviation", "dropout_sgd", "hessian", "ripple", "gradient_std")
+            for name in (
+                "tikhonov",
+                "deviation",
+                "dropout_sgd",
+                "hessian",
+                "ripple",
+                "gradient_std",
+                "escape",
+                "finetune",
+            )
         ),
         *(
             f"allora_analysis.{name}.study"
-            for name in ("tikhonov", "deviation", "dropout_sgd", "hessian", "ripple", "gradient_std")
+            for name in (
+                "tikhonov",
+                "deviation",
+                "dropout_sgd",
+                "hessian",
+                "ripple",
+                "gradient_std",
+                "escape",
+                "finetune",
+            )
         ),
+        "allora_analysis.adaptors",
+        "allora_analysis.adaptive",
+        "allora_analysis.lora",
+        "allora_analysis.grid",
+        "allora_analysis.grid.command",
         "allora_analysis.statistics",
         "allora_analysis.records",
         "allora_analysis.claims.ledger",

@@ -26,6 +26,7 @@ STUDIES = {
     "dropout_sgd": (["--steps", "20", "--replicas", "50"], ["--learning-rate", "1e9"], "learning_rate"),
     "hessian": (["--draws", "5"], ["--rank", "0"], "rank"),
     "ripple": (["--depth", "4", "--width", "16", "--rank", "2", "--replicas", "8"], ["--depth", "0"], "depth"),
+    "escape": (["--steps", "20", "--seeds", "2"], ["--eta", "0"], "eta"),
 }
 
 

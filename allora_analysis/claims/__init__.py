@@ -15,5 +15,13 @@ SECTIONS = (
     "section_3_2_networks",
     "section_3_3_ripple",
     "section_4_allora",
+    "section_4_definition",
+    "section_4_escape",
+    "section_4_figure_2",
+    "section_4_descent",
+    "section_4_gradient",
+    "section_4_knobs",
+    "section_4_listing",
+    "section_4_variants",
     "section_4_tables",
 )
