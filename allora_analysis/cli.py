@@ -104,8 +104,8 @@ def guarded(command: Callable[[], int]) -> int:
     except ArgumentError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing was finished yet", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"interrupted: {str(error) or 'nothing was finished yet'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,11 +2,13 @@
 
 - `setting`: what a run is; its fields are the record's key
 - `data`: classification sets, from a folder of JSON lines or the hub
-- `models`: model and tokenizer, from a folder, a GGUF file or the hub; the padding token
+- `models`, `sources`: model and tokenizer, from a folder, a GGUF file or the hub; the padding token; digests
 - `arms`: each arm's adapters and optimiser, all baselines PEFT's own
 - `trainer`, `history`: transformers' Trainer, and what is measured along the way
 - `checkpoints`, `claim`: which of a killed run's checkpoints is whole; one process a run
-- `run`: a run from its start, or from where it was stopped, to its record
+- `training`, `memory`: from the start, or from where it was stopped, to the result
+- `run`: the result to its record, or the record that is there
+- `quiet`: what a user need not read
 - `study`: `python -m allora_analysis.finetune`
 
 Names that need torch, transformers or PEFT are loaded with the file that holds them.

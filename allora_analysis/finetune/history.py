@@ -6,6 +6,7 @@ Checked by `tests/test_finetune_run.py`.
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import torch
@@ -71,14 +72,20 @@ class History(TrainerCallback):
 
     def __init__(self, total: int, per_epoch: int):
         self.total, self.per_epoch, self.wanted = total, per_epoch, frozenset(norm_steps(total))
+        self.begun, self.seconds, self.timed = 0.0, 0.0, 0
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         """Before the first step."""
         if state.global_step == 0:
             self._note(state, model)
 
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Before each step."""
+        self.begun = time.perf_counter()
+
     def on_step_end(self, args, state, control, model=None, **kwargs):
         """After each step."""
+        self.seconds, self.timed = self.seconds + time.perf_counter() - self.begun, self.timed + 1
         if state.global_step in self.wanted:
             self._note(state, model)
         if state.global_step % self.per_epoch == 0 or state.global_step == self.total:

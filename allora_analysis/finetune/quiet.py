@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 NOISE = (
     (r"`is_gradient_checkpointing` is deprecated", FutureWarning),  # PEFT asks transformers 5 by the old name
+    (r"`gradient_checkpointing(_kwargs)?` is deprecated", FutureWarning),  # the name that transformers 4 knows too
     (r"Could not find a config file in", UserWarning),  # PEFT, saving an adapter of a model without a hub id
     (r".*'pin_memory' argument is set as true but no accelerator", UserWarning),
 )

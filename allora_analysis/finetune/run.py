@@ -10,29 +10,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import shutil
 import tempfile
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-import transformers
+from typing import TYPE_CHECKING, Any
 
 from allora_analysis import records
-from allora_analysis.finetune import arms, checkpoints, trainer
 from allora_analysis.finetune.claim import claim
-from allora_analysis.finetune.data import TextData
-from allora_analysis.finetune.history import Diverged, collect
-from allora_analysis.finetune.models import Pretrained
-from allora_analysis.finetune.quiet import quiet
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
 from allora_analysis.validation import ArgumentError
 
+if TYPE_CHECKING:
+    from allora_analysis.finetune.data import TextData
+    from allora_analysis.finetune.models import Pretrained
+
 UNFINISHED = "unfinished"
-PACKAGES = ("transformers", "peft", "accelerate", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -60,13 +54,14 @@ def lookup(results: Path, setting: Setting, digests: dict[str, str]) -> dict[str
 
 def run(
     setting: Setting,
-    load_model: Any,
+    load_model: Callable[[], Pretrained],
     data: TextData,
     digests: dict[str, str],
     results: Path | None = None,
     *,
     save_steps: int = 100,
     device: str = "auto",
+    gradient_checkpointing: bool = False,
 ) -> Outcome:
     """Run a setting, or find it recorded.
 
@@ -78,33 +73,51 @@ def run(
         results: the folder of records; None keeps nothing.
         save_steps: steps between two checkpoints.
         device: "cpu" or "auto".
+        gradient_checkpointing: compute activations twice and keep fewer of them; the result is the same.
 
     Returns:
         The outcome.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C; its message says where the same command goes on.
         ArgumentError: the disk is full, or the folder cannot be written; `Busy`: another process is at this run.
     """
     if results is not None and (known := lookup(results, setting, digests)) is not None:
         return Outcome(known, False)
+
+    def train(folder: Path, save_steps: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        from allora_analysis.finetune import training
+
+        return training.train(setting, load_model, data, folder, save_steps, device, gradient_checkpointing)
+
     if results is None:
-        with tempfile.TemporaryDirectory() as folder:
-            return Outcome(_train(setting, load_model, data, Path(folder), 10**9, device)[0], True)
+        with tempfile.TemporaryDirectory() as scratch:
+            return Outcome(train(Path(scratch), 10**9)[0], True)
     folder = results / UNFINISHED / f"{STUDY}-{records.key(setting, PROTOCOL, digests)[:20]}"
     try:
         with _held(folder, setting):
             if (known := lookup(results, setting, digests)) is not None:  # by a neighbour, meanwhile
                 return Outcome(known, False)
             folder.mkdir(exist_ok=True)
-            result, facts = _train(setting, load_model, data, folder, save_steps, device)
+            result, facts = train(folder, save_steps)
             if facts is not None:
                 records.save(results, STUDY, setting, result, protocol=PROTOCOL, digests=digests, provenance=facts)
                 shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
-        raise ArgumentError(f"results {str(results)!r}: cannot be written ({error.strerror or error})") from None
+        raise ArgumentError(
+            f"results {str(results)!r}: cannot be written ({error.strerror or error}); what was there is kept: make "
+            "room, and the same command goes on"
+        ) from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_goes_on(folder)) from None
     with contextlib.suppress(OSError):  # not empty: other runs are unfinished
         folder.parent.rmdir()
     return Outcome(result, True)
+
+
+def _goes_on(folder: Path) -> str:
+    steps = [int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*")]
+    return f"the same command goes on from {f'step {max(steps)}' if steps else 'the start: no checkpoint yet'}"
 
 
 def _held(folder: Path, setting: Setting) -> contextlib.AbstractContextManager[None]:
@@ -112,48 +125,3 @@ def _held(folder: Path, setting: Setting) -> contextlib.AbstractContextManager[N
     if int(os.environ.get("RANK", "0")):
         return contextlib.nullcontext()
     return claim(folder.with_suffix(".lock"), setting.words())
-
-
-def _train(
-    setting: Setting, load_model: Any, data: TextData, folder: Path, save_steps: int, device: str
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    transformers.set_seed(setting.seed)
-    pretrained: Pretrained = load_model()
-    with quiet():
-        made = trainer.make(setting, pretrained, data, folder, save_steps=save_steps, device=device)
-    parameters = arms.counts(made.model)
-    with made.args.main_process_first(local=False):  # the first deletes what is broken, the others find the same
-        checkpoint = checkpoints.newest_whole(folder)
-    start, diverged = time.perf_counter(), None
-    try:
-        with quiet():
-            made.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    except Diverged as error:
-        diverged = error.step
-    steps = made.state.global_step
-    begun = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
-    seconds = (time.perf_counter() - start) / max(1, steps - begun)
-    result = {
-        **collect(made.state.log_history),
-        "steps": steps,
-        "diverged_at_step": diverged,
-        "parameters": parameters,
-        "majority_rates": data.majority_rates(),
-        "rows": {name: len(split) for name, split in data.splits.items()},
-    }
-    if not made.is_world_process_zero():
-        return result, None
-    facts = records.provenance(PACKAGES) | {
-        "device": str(made.args.device.type),
-        "processes": made.args.world_size,
-        "seconds_a_step": seconds,
-        "peak_memory_bytes": _peak(made.args.device.type),
-        "resumed": checkpoint is not None,
-    }
-    return result, facts
-
-
-def _peak(device: str) -> int:
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -165,8 +165,14 @@ def _checked_numbers(setting: Setting) -> dict[str, object]:
         **{name: non_negative(name, getattr(setting, name)) for name in ("weight_decay", "max_grad_norm")},
         "head_learning_rate": non_negative("head_learning_rate", setting.head_learning_rate),
         "eta2": None if setting.eta2 is None else positive("eta2", setting.eta2),
-        "drop_rate": 1 - keep_probability(1 - number("drop_rate", setting.drop_rate), "1 - drop_rate"),
+        "drop_rate": _drop_rate(setting.drop_rate),
     }
+
+
+def _drop_rate(value: float) -> float:
+    rate = number("drop_rate", value)
+    keep_probability(1 - rate, "1 - drop_rate")  # 1 − (1 − 0.1) is not 0.1: the rate itself is recorded
+    return rate
 
 
 def _check_rule(setting: Setting) -> None:

@@ -59,7 +59,7 @@ class Config:
     max_steps: int | None = None
     """Optimiser steps instead of epochs."""
     batch_size: int = 32
-    """Sentences in a step."""
+    """Sentences in a step, over all its parts and all processes."""
     accumulation: int = 1
     """Parts in which a batch's gradient is accumulated; divides the batch size."""
     max_length: int = 128
@@ -83,9 +83,11 @@ class Config:
     results: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Record the run here, with checkpoints while it runs; default: nothing is kept."""
     checkpoint_steps: int = 100
-    """Steps between two checkpoints."""
+    """Steps between two checkpoints, rounded up to whole windows of the loss curve (a fiftieth of the run)."""
     device: str = "auto"
     """cpu, or auto: a GPU where there is one."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice and keep fewer of them: less memory, more time, the same result."""
     trust_remote_code: bool = False
     """Run the code that a model's authors ship with it."""
 
@@ -129,18 +131,21 @@ def run(config: Config) -> Result:
     if config.results is not None and config.results.exists() and not config.results.is_dir():
         raise ArgumentError(f"results must be a folder, received {str(config.results)!r}")
     from allora_analysis.finetune import data as text_data
-    from allora_analysis.finetune import models
     from allora_analysis.finetune import run as runs
+    from allora_analysis.finetune import sources
 
     data = text_data.load(config.data, config.data_name)
-    name = config.model_name or models.name_of(config.model)
-    digests = {"model": models.digest(config.model), "data": data.digest}
+    name = config.model_name or sources.name_of(config.model)
+    digests = {"model": sources.digest(config.model), "data": data.digest}
 
-    def load() -> models.Pretrained:
+    def load() -> Any:
+        from allora_analysis.finetune import models
+
         return models.load(config.model, data.classes, config.trust_remote_code)
 
     chosen = setting(config, name, data.name)
     options = {"save_steps": config.checkpoint_steps, "device": config.device}
+    options["gradient_checkpointing"] = config.gradient_checkpointing
     outcome = runs.run(chosen, load, data, digests, config.results, **options)
     measured = {key: value for key, value in outcome.result.items() if key != "majority_rates"}
     return Result({"majority_rates": outcome.result["majority_rates"]}, measured)

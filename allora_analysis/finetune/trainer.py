@@ -27,6 +27,10 @@ from allora_analysis.finetune.progress import Progress
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.validation import ArgumentError
 
+TWICE = {
+    "gradient_checkpointing": True,
+    "gradient_checkpointing_kwargs": {"use_reentrant": False},  # the other kind wants inputs with a gradient
+}
 EVALUATED = ("validation", "test")
 
 
@@ -118,7 +122,14 @@ def cross_entropy(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = 
 
 
 def make(
-    setting: Setting, pretrained: Pretrained, data: TextData, folder: Path, *, save_steps: int, device: str
+    setting: Setting,
+    pretrained: Pretrained,
+    data: TextData,
+    folder: Path,
+    *,
+    save_steps: int,
+    device: str,
+    gradient_checkpointing: bool = False,
 ) -> Trainer:
     """The Trainer of a run; adapters are drawn here, from torch's global generator.
 
@@ -129,6 +140,7 @@ def make(
         folder: where checkpoints go.
         save_steps: steps between two of them.
         device: "cpu" or "auto".
+        gradient_checkpointing: compute activations twice and keep fewer of them.
 
     Returns:
         The Trainer.
@@ -145,7 +157,7 @@ def make(
     ]
     made = Watched(
         model=model,
-        args=_arguments(setting, folder, total, save_steps, device),
+        args=_arguments(setting, folder, total, save_steps, device, gradient_checkpointing),
         data_collator=DataCollatorWithPadding(pretrained.tokenizer),
         train_dataset=encoded["train"],
         eval_dataset={name: encoded[name] for name in EVALUATED if name in encoded},
@@ -160,7 +172,9 @@ def make(
     return made
 
 
-def _arguments(setting: Setting, folder: Path, total: int, save_steps: int, device: str) -> TrainingArguments:
+def _arguments(
+    setting: Setting, folder: Path, total: int, save_steps: int, device: str, gradient_checkpointing: bool
+) -> TrainingArguments:
     part = _part(setting)
     window = max(1, total // LOSSES)
     arguments = TrainingArguments(
@@ -181,6 +195,7 @@ def _arguments(setting: Setting, folder: Path, total: int, save_steps: int, devi
         save_strategy="steps",
         save_steps=window * math.ceil(save_steps / window),  # the mean loss over a window must not be cut in two
         save_total_limit=2,
+        **(TWICE if gradient_checkpointing else {}),
         seed=setting.seed,
         use_cpu=device == "cpu" or not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available() and device != "cpu",

@@ -1,0 +1,55 @@
+"""What a model is called, and the digest of its files, unloaded. Checked by `tests/test_finetune_models.py`."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from allora_analysis import records
+from allora_analysis.validation import ArgumentError
+
+COUNTED = (".safetensors", ".gguf", ".bin", ".txt", ".model")  # and every .json: what makes a model what it is
+
+
+def name_of(source: str) -> str:
+    """What records call a model: its folder's or its file's name, or the hub id's last part.
+
+    Args:
+        source: a folder, a GGUF file, or a hub id.
+
+    Returns:
+        The name.
+    """
+    path = Path(source)
+    return path.stem if path.is_file() else path.resolve().name if path.exists() else path.name
+
+
+def digest(source: str) -> str:
+    """The content digest of a model's own files: weights, configs, vocabulary; a README does not count.
+
+    Args:
+        source: a folder, a file, or a hub id, which is fetched if it is not there yet.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        ArgumentError: nothing there.
+    """
+    path = Path(source)
+    if path.is_file():
+        return records.digest_file(path)
+    if not path.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            path = Path(snapshot_download(source))
+        except Exception as error:  # the hub's client fails in many ways of its own
+            raise ArgumentError(
+                f"model {source!r}: is no folder or file here, and the hub says {error!s:.150}; give a folder with "
+                "config.json, weights and tokenizer, a .gguf file, or a hub id with network at hand"
+            ) from None
+    whole = hashlib.sha256()
+    for file in sorted(file for file in path.iterdir() if file.suffix in (*COUNTED, ".json")):
+        whole.update(f"{file.name}\0{records.digest_file(file)}".encode())
+    return whole.hexdigest()

@@ -1,0 +1,118 @@
+"""Training, from the start or the newest whole checkpoint to the result. Checked by `tests/test_finetune_run.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from safetensors import SafetensorError
+from transformers import Trainer
+
+from allora_analysis import records
+from allora_analysis.finetune import arms, checkpoints, memory, trainer
+from allora_analysis.finetune.data import TextData
+from allora_analysis.finetune.history import Diverged, History, collect
+from allora_analysis.finetune.models import Pretrained
+from allora_analysis.finetune.quiet import quiet
+from allora_analysis.finetune.setting import Setting
+from allora_analysis.validation import ArgumentError
+
+PACKAGES = ("transformers", "peft", "accelerate", "safetensors")
+WRITING = ("PytorchStreamWriter", "unexpected pos", "inline_container")  # torch's words for a full disk
+
+
+def train(
+    setting: Setting,
+    load_model: Callable[[], Pretrained],
+    data: TextData,
+    folder: Path,
+    save_steps: int,
+    device: str,
+    gradient_checkpointing: bool,
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Train and measure.
+
+    Args:
+        setting: the run.
+        load_model: called after the seed is set.
+        data: its sentences.
+        folder: of its checkpoints.
+        save_steps: steps between two of them.
+        device: "cpu" or "auto".
+        gradient_checkpointing: compute activations twice and keep fewer of them.
+
+    Returns:
+        The result, and what belongs to its record's provenance: None on all processes but the first.
+    """
+    set_seed(setting.seed)
+    with quiet():
+        made = trainer.make(
+            setting,
+            load_model(),
+            data,
+            folder,
+            save_steps=save_steps,
+            device=device,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+    parameters, kind = arms.counts(made.model), str(made.args.device.type)
+    set_seed(setting.seed, device_specific=True)  # each process has dropout masks of its own
+    with made.args.main_process_first(local=False):  # the first deletes what is broken, the others find the same
+        checkpoint = checkpoints.newest_whole(folder)
+    memory.start(kind)
+    diverged = _run(made, checkpoint)
+    result = {
+        **collect(made.state.log_history),
+        "steps": made.state.global_step,
+        "diverged_at_step": diverged,
+        "parameters": parameters,
+        "majority_rates": data.majority_rates(),
+        "rows": {name: len(split) for name, split in data.splits.items()},
+    }
+    if not made.is_world_process_zero():
+        return result, None
+    timed = next(callback for callback in made.callback_handler.callbacks if isinstance(callback, History))
+    return result, records.provenance(PACKAGES) | {
+        "device": kind,
+        "processes": made.args.world_size,
+        "seconds_a_step": timed.seconds / max(1, timed.timed),
+        "peak_memory_bytes": memory.peak(kind),
+        "resumed": checkpoint is not None,
+    }
+
+
+def _run(made: Trainer, checkpoint: Path | None) -> int | None:
+    """Train.
+
+    Args:
+        made: the Trainer.
+        checkpoint: where to go on from, if anywhere.
+
+    Returns:
+        The step at which the run diverged, or None.
+
+    Raises:
+        ArgumentError: a batch that does not fit into the memory.
+        OSError: a checkpoint cannot be written.
+        RuntimeError: torch's, otherwise.
+    """
+    try:
+        with quiet():
+            made.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except Diverged as error:
+        return error.step
+    except torch.OutOfMemoryError as error:
+        raise ArgumentError(
+            f"batch_size: a part of a batch does not fit into the memory ({error!s:.80}); raise accumulation, or give "
+            "gradient_checkpointing"
+        ) from None
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
+    except RuntimeError as error:
+        if any(word in str(error) for word in WRITING):
+            raise OSError(f"{error!s:.100}") from None
+        raise
+    return None

@@ -1,0 +1,245 @@
+"""A run that was stopped, at any moment and in any way, goes on to the result of a run that was not."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from allora_analysis.cli import main
+from allora_analysis.finetune import data as text_data
+from allora_analysis.finetune.setting import Setting, check
+from allora_analysis.finetune.study import STUDY
+from allora_analysis.validation import ArgumentError
+from tests import tiny_finetune as tiny
+
+pytest.importorskip("peft")
+from allora_analysis.finetune import history, models, run, trainer
+
+ROOT = Path(__file__).parents[1]
+# Dropout of the model's own and of the adapters, a warm-up and parts of a batch: all of it must go on where it was.
+SETTING = check(
+    Setting(
+        "bert", "films", "allora", eta2=2.0, rank=2, learning_rate=0.01, head_learning_rate=0.02, drop_rate=0.05,
+        epochs=2, batch_size=8, accumulation=2, warmup_steps=4,
+    )
+)  # fmt: skip
+FLAGS = {
+    "--arm": "allora", "--eta2": 2, "--rank": 2, "--learning-rate": 0.01, "--head-learning-rate": 0.02,
+    "--drop-rate": 0.05, "--epochs": 2, "--batch-size": 8, "--accumulation": 2, "--warmup-steps": 4, "--device": "cpu",
+    "--checkpoint-steps": 4,
+}  # fmt: skip
+
+
+class Killed(BaseException):
+    """What no code catches."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("resume")
+    tiny.bert(root / "bert")
+    tiny.sentences(root / "films")
+    return root
+
+
+@pytest.fixture(scope="module")
+def films(folder):
+    return text_data.load(str(folder / "films"))
+
+
+def start(folder, films, results):
+    def load():
+        return models.load(str(folder / "bert"), films.classes)
+
+    digests = {"model": models.digest(str(folder / "bert")), "data": films.digest}
+    return run.run(SETTING, load, films, digests, results, save_steps=4, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder, films, tmp_path_factory):
+    return plain(start(folder, films, tmp_path_factory.mktemp("undisturbed")).result)
+
+
+def plain(result):
+    return json.loads(json.dumps(result))
+
+
+def record(results):
+    (path,) = results.glob("finetune-*.json")
+    return json.loads(path.read_text())
+
+
+def stop_at(monkeypatch, step, error):
+    """Stop at the very end of a step, after its evaluation and its checkpoint; the next start is left alone."""
+    theirs = trainer.Watched._maybe_log_save_evaluate
+
+    def stopped(self, *args, **kwargs):
+        theirs(self, *args, **kwargs)
+        if self.state.global_step == step:
+            raise error
+
+    monkeypatch.setattr(trainer.Watched, "_maybe_log_save_evaluate", stopped)
+
+
+def checkpoints(results):
+    return sorted(int(path.name.rpartition("-")[2]) for path in results.glob("unfinished/finetune-*/checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("step", "left"),
+    [(2, []), (4, [4]), (6, [4]), (12, [4, 8])],
+)  # 6 and 12 end an epoch
+def test_stopped_at_any_step(folder, films, undisturbed, tmp_path, monkeypatch, step, left):
+    with monkeypatch.context() as patch:
+        stop_at(patch, step, Killed())
+        with pytest.raises(Killed):
+            start(folder, films, tmp_path)
+    assert checkpoints(tmp_path) == left
+    assert not [*tmp_path.glob("*.json")]
+    assert plain(start(folder, films, tmp_path).result) == undisturbed
+    assert record(tmp_path)["provenance"]["resumed"] == bool(left)
+    assert record(tmp_path)["result"] == undisturbed
+    assert not (tmp_path / "unfinished").exists()
+
+
+def test_the_assertion_sees_a_run_that_forgot_its_dropout(folder, films, undisturbed, tmp_path, monkeypatch):
+    """The planted error: a checkpoint whose random state is not restored."""
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4, Killed())
+        with pytest.raises(Killed):
+            start(folder, films, tmp_path)
+        patch.undo()
+        patch.setattr(trainer.Watched, "_load_rng_state", lambda self, checkpoint: None)
+        assert plain(start(folder, films, tmp_path).result) != undisturbed
+
+
+@pytest.fixture(scope="module")
+def stopped(folder, films, tmp_path_factory):
+    """A folder of a run that was stopped at step 9."""
+    results = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 9, Killed())
+        with pytest.raises(Killed):
+            start(folder, films, results)
+    return results
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "trainer_state.json", "rng_state.pth"])
+def test_a_damaged_newest_checkpoint(folder, films, undisturbed, stopped, tmp_path, capsys, name):
+    results = shutil.copytree(stopped, tmp_path / "results")
+    (newest,) = results.glob("unfinished/finetune-*/checkpoint-8")
+    content = (newest / name).read_bytes()
+    (newest / name).write_bytes(content[: len(content) // 2])
+    assert plain(start(folder, films, results).result) == undisturbed
+    assert "checkpoint-8: half written or damaged" in capsys.readouterr().err
+
+
+def test_no_checkpoint_is_whole(folder, films, undisturbed, stopped, tmp_path):
+    results = shutil.copytree(stopped, tmp_path / "results")
+    for path in results.glob("unfinished/finetune-*/checkpoint-*/trainer_state.json"):
+        path.write_text("{")
+    assert plain(start(folder, films, results).result) == undisturbed
+    assert record(results)["provenance"]["resumed"] is False
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("where", ["weights", "optimizer", "state"])
+def test_a_full_disk_is_one_line_and_nothing_is_lost(folder, films, undisturbed, tmp_path, monkeypatch, where):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def torchs(*args, **kwargs):
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+
+    theirs, calls = trainer.Watched._save_checkpoint, []
+
+    def second(self, *args, **kwargs):
+        calls.append(self.state.global_step)
+        if len(calls) == 2:
+            if where == "weights":
+                patch.setattr("peft.peft_model.safe_save_file", full)
+            elif where == "optimizer":
+                patch.setattr(torch, "save", torchs)
+            else:
+                patch.setattr("transformers.TrainerState.save_to_json", full)
+        theirs(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Watched, "_save_checkpoint", second)
+        with pytest.raises(ArgumentError, match="cannot be written") as caught:
+            start(folder, films, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "the same command goes on" in str(caught.value)
+    assert calls == [4, 8]
+    assert plain(start(folder, films, tmp_path).result) == undisturbed
+    assert record(tmp_path)["provenance"]["resumed"] is True
+
+
+def command(folder, results):
+    paths = {"--model": folder / "bert", "--data": folder / "films", "--results": results}
+    return [str(word) for pair in (paths | FLAGS).items() for word in pair]
+
+
+@pytest.mark.parametrize(("step", "words"), [(2, "the start: no checkpoint yet"), (5, "step 4")])
+def test_ctrl_c_says_where_the_same_command_goes_on(folder, tmp_path, monkeypatch, capsys, step, words):
+    theirs = history.History.on_step_end
+
+    def interrupted(self, args, state, control, **kwargs):
+        theirs(self, args, state, control, **kwargs)
+        if state.global_step == step:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(history.History, "on_step_end", interrupted)
+    assert main(STUDY, command(folder, tmp_path)) == 130
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[-1] == f"interrupted: the same command goes on from {words}"
+    assert "Traceback" not in captured.err
+
+
+def test_killed_while_a_neighbour_starts(folder, undisturbed, tmp_path, capsys):
+    """SIGKILL once there is a checkpoint; before it, a second process at the same run; after it, the same command."""
+    program = [sys.executable, "-m", "allora_analysis.finetune", *command(folder, tmp_path)]
+    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    options["env"] = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    first = subprocess.Popen(program, **options)
+    for _ in range(12000):
+        if checkpoints(tmp_path) or first.poll() is not None:
+            break
+        time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # a run of a second would be over before the neighbour has started
+    assert first.poll() is None, first.communicate()
+    assert main(STUDY, command(folder, tmp_path)) == 2
+    assert "another process is at this run" in capsys.readouterr().err
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+    first.communicate()
+    assert not [*tmp_path.glob("*.json")]
+    assert main(STUDY, command(folder, tmp_path)) == 0
+    table = capsys.readouterr().out
+    assert record(tmp_path)["result"] == undisturbed
+    again = subprocess.run(program, **options, check=False, timeout=100)
+    assert (again.returncode, again.stdout, again.stderr) == (0, table, "")
+
+
+def test_a_recorded_run_is_found_without_loading_torch(folder, films, undisturbed, tmp_path):
+    start(folder, films, tmp_path)
+    code = "import sys; from allora_analysis.cli import main; from allora_analysis.finetune.study import STUDY\n"
+    code += "status = main(STUDY, sys.argv[1:]); sys.exit(9 if {'torch', 'transformers'} & {*sys.modules} else status)"
+    program = [sys.executable, "-c", code, *command(folder, tmp_path)]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_norms_are_in_the_log_once(undisturbed):
+    assert undisturbed["row_norms"]["step"] == list(history.norm_steps(12))
