@@ -16,6 +16,7 @@ from torch import nn
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.hessian.lowrank import LowRankLinear
+from allora_analysis.hessian.network import network_spectrum
 from allora_analysis.lora import functional, layers
 from allora_analysis.lora.fused import allora_linear, fusible
 from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
@@ -278,6 +279,26 @@ def test_merged_equals_unmerged(variant, bias, rng):
 def test_the_hessian_refuses_what_is_none():
     assert ALLoRALinear.double_backward_is_hessian is False
     assert [built(variant).double_backward_is_hessian for variant in VARIANTS] == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_curvature_is_refused_where_the_double_backward_is_no_hessian(variant, rng):
+    module = built(variant)
+    data = tuple(torch.as_tensor(rng.standard_normal((9, size))) for size in (7, 5))
+    if not module.double_backward_is_hessian:
+        with pytest.raises(ArgumentError, match=r"itself \(ALLoRALinear\) rescales its gradients"):
+            network_spectrum(module, nn.MSELoss(), data, 2)
+        return
+    spectrum = network_spectrum(module, nn.MSELoss(), data, 2)
+    parameters = {"a": module.a.detach(), "b": module.b.detach()}
+
+    def loss(flat):
+        parts = {"a": flat[:14].view(2, 7), "b": flat[14:].view(5, 2)}
+        return (torch.func.functional_call(module, parts, (data[0],)) - data[1]).square().mean()
+
+    flat = torch.cat([part.flatten() for part in parameters.values()])
+    dense = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, flat))
+    np.testing.assert_allclose([*spectrum.smallest, *spectrum.largest], [*dense[:2], *dense[-2:]], rtol=1e-8)
 
 
 def test_it_says_what_it_is():
