@@ -22,6 +22,12 @@ def gradients_of_weighted_loss(x, y, a, b, d):
     return a.grad.numpy(), b.grad.numpy()
 
 
+def first_order_changes(a, b, g, eta):
+    """⟨G, B ΔA⟩/l and ⟨G, ΔB A⟩/l of an ALLoRA step."""
+    d = factor(a, b, eta)[:, None]
+    return np.sum(g * (b @ (-b.T @ (d * g)))), np.sum(g * ((-d * g @ a.T) @ a))
+
+
 def field_jacobian(x, y, a, b, eta):
     """Autograd's Jacobian of F(A, B) = (BᵀD_dG, D_dGAᵀ) for a squared loss, d differentiated through the norm."""
     x, y = (torch.tensor(v, dtype=torch.float64) for v in (x, y))
