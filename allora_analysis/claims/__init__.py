@@ -22,6 +22,7 @@ SECTIONS = (
     "section_4_gradient",
     "section_4_knobs",
     "section_4_listing",
+    "section_4_output_dependent",
     "section_4_variants",
     "section_4_tables",
 )
