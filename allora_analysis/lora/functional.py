@@ -6,8 +6,9 @@
 | `allora_od` | f | LoRA's with entry (token, i) of ∂L/∂f times adaptor(abs f_i) | LoRA's |
 | `asf_lora` | f_i · adaptor(abs f_i) | the output's own | the output's own |
 
-The first two are no gradients of anything: a second backward pass gives the Jacobian of the update field, d's own
-derivative included, not a Hessian. d is computed in the backward pass, from A and B as they are stored (before
+The first two are no gradients of anything, and a second backward pass through them gives no Hessian, nor the Jacobian of
+the update field: the curvature of a loss of the output comes back through the scaled rule, with d_i² where the Jacobian
+has d_i (`adaptive.layer_double_backward`). d is computed in the backward pass, from A and B as they are stored (before
 autocast), in float32 or better. Nothing of size n₁×n₂, and no weight gradient per token, is ever formed.
 
 All take x with any leading dimensions, on any device, under autocast as `nn.Linear` does, and compose with
@@ -92,7 +93,7 @@ def allora_od(
     eta: float,
     adaptor: str = "inverse_sqrt",
 ) -> Float[Tensor, "*batch n1"]:
-    """ALLoRA-OD (Appendix B): as `allora`, the factor from each token's own output, adaptor(|f(x)_i|), on ∂L/∂f.
+    """ALLoRA-OD (§4.3): as `allora`, the factor from each token's own output, adaptor(|f(x)_i|), on ∂L/∂f.
 
     Args:
         x: inputs.
@@ -114,7 +115,7 @@ def asf_lora(
     eta: float,
     adaptor: str = "inverse_sqrt",
 ) -> Float[Tensor, "*batch n1"]:
-    """ASF-LoRA (Appendix B): f̃_i = f_i · adaptor(|f_i|), f = xAᵀBᵀ; every gradient is f̃'s own.
+    """ASF-LoRA (§4.3): f̃_i = f_i · adaptor(|f_i|), f = xAᵀBᵀ; every gradient is f̃'s own.
 
     Not linear in x, so no matrix is merged from it. |f̃_i| ≤ min(η|f_i|, √|f_i|) for the inverse square root.
 
