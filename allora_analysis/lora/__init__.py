@@ -4,7 +4,7 @@
 - `fused.py`: a frozen linear and its adapter in one function
 - `layers.py`: `ALLoRALinear`, a plain `nn.Module`
 - `peft/`: `allora_config` for `peft.get_peft_model`; saving, loading, merging, exporting
-- `optim.py`, `groups.py`, `pairs.py`: `ALLoRAAdamW`, the row factor applied after Adam; a model's LoRA pairs as its groups
+- `optim.py`, `groups.py`, `pairs.py`: `ALLoRAAdamW`, the row factor applied after Adam; a model's pairs as its groups
 - `doctor/`: is ALLoRA really on?
 
 Nothing is imported here: torch and PEFT load with the file that needs them.

@@ -6,7 +6,7 @@
 | `allora_od` | f | LoRA's with entry (token, i) of ∂L/∂f times adaptor(abs f_i) | LoRA's |
 | `asf_lora` | f_i · adaptor(abs f_i) | the output's own | the output's own |
 
-The first two are no gradients of anything, and a second backward pass through them gives no Hessian, nor the Jacobian of
+The first two are no gradients of anything. A second backward pass through them gives no Hessian, nor the Jacobian of
 the update field: the curvature of a loss of the output comes back through the scaled rule, with d_i² where the Jacobian
 has d_i (`adaptive.layer_double_backward`). d is computed in the backward pass, from A and B as they are stored (before
 autocast), in float32 or better. Nothing of size n₁×n₂, and no weight gradient per token, is ever formed.
