@@ -6,7 +6,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from allora_analysis.adaptors import ADAPTORS
@@ -64,6 +64,9 @@ def assert_agree(ours, theirs, tolerance=ROUNDING):
 def test_every_function_is_its_twin(name, adaptor, leading, n2, n1, rank, eta_squared, scale, seed):
     arrays = problem(np.random.default_rng(seed), tuple(leading), n2, n1, rank, scale)
     rule = (eta_squared**0.5, adaptor)
+    if adaptor in ("exponential", "inverse"):  # exp(−u) has u times the error of u; so has the slope of f/(f + 1/η)
+        largest = max(np.abs(arrays[0] @ (arrays[2] @ arrays[1]).T).max(), twin.row_norms(*arrays[1:3]).max())
+        assume(largest * eta_squared / 2 <= 100)
     ours = backward(getattr(functional, name), *arrays, *rule)
     assert_agree(ours, by_hand(TWINS[name], *arrays, *rule))
 
