@@ -4,7 +4,7 @@ y = xWᵀ + bias + xAᵀBᵀ with ALLoRA's gradients (`gradients.py`); W and the
 added in place to the frozen layer's output and to its ∂/∂x, so that nothing of size tokens × n₁ or n₁×n₂ is written
 beside the two results, and autograd records one node for about eight. What is left above the frozen layer is the
 arithmetic of the adapter, 7r/(2n) of the layer's own at n₁ = n₂ = n. The constant adaptor with η = 1 is LoRA, at this
-speed. Checked by `tests/test_lora_layers.py`, measured by `benchmarks/layer.py`.
+speed. Checked by `tests/test_lora_fused.py`, measured by `benchmarks/layer.py`.
 """
 
 from __future__ import annotations
