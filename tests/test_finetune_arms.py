@@ -11,8 +11,12 @@ from allora_analysis.finetune.setting import ARMS, LORAPLUS_RATIO, WITH_ETA, Set
 from tests import tiny_finetune as tiny
 
 pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
-from allora_analysis.finetune import arms, models  # noqa: E402
+import transformers
+
+from allora_analysis.finetune import arms, models, trainer
+from allora_analysis.finetune import data as text_data
+from allora_analysis.finetune.quiet import quiet
+from allora_analysis.lora.pairs import lora_pairs
 
 RATE, HEAD = 0.05, 0.003
 
@@ -20,6 +24,12 @@ RATE, HEAD = 0.05, 0.003
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return str(tiny.bert(tmp_path_factory.mktemp("arms") / "bert"))
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory):
+    """Without dropout of its own."""
+    return str(tiny.bert(tmp_path_factory.mktemp("still") / "bert", 0.0))
 
 
 def setting(arm, **fields):
@@ -114,17 +124,127 @@ def changes(before, after, kind):
     return torch.cat([(after[name] - before[name]).flatten() for name in before if kind in name]).double()
 
 
+def first_step(folder, tmp_path, arm, **fields):
+    """The parameters before and after one step of the Trainer on the whole of 8 sentences, constant rate, SGD."""
+    made = setting(arm, optimizer="sgd", schedule="constant", max_steps=1, batch_size=8, **fields)
+    data = text_data.load(str(tiny.sentences(tmp_path / "films", 8)))
+    transformers.set_seed(0)
+    whole = trainer.make(made, models.load(folder, 2), data, tmp_path / "run", save_steps=10**9, device="cpu")
+    before = state(whole.model)
+    with quiet():
+        whole.train()
+    return before, state(whole.model)
+
+
 @pytest.mark.parametrize("arm", ["allora", "allora_0", "allora_od", "lora_x_eta"])
-def test_the_first_sgd_step_is_loras_at_eta_times_the_rate(folder, arm):
-    """§4.2: at B = 0 every row factor is η. LoRA×η has η² in its step: η in the gradient and η in the product."""
-    eta = 2.0
-    b = changes(*step(folder, setting(arm, optimizer="sgd")), "lora_B")
-    scaled = changes(*step(folder, setting("lora", optimizer="sgd", learning_rate=eta * RATE)), "lora_B")
-    plain = changes(*step(folder, setting("lora", optimizer="sgd")), "lora_B")
-    assert (b - scaled).norm() <= 1e-6 * scaled.norm()
-    assert (b - plain).norm() > 0.5 * plain.norm()
-    head = changes(*step(folder, setting(arm, optimizer="sgd")), "classifier.modules_to_save")
-    assert (head - changes(*step(folder, setting("lora", optimizer="sgd")), "classifier.modules_to_save")).norm() == 0
+def test_the_first_sgd_step_is_loras_at_eta_times_the_rate(still, tmp_path, arm):
+    """§4.2: at B = 0 every row's factor is η, so ΔB at l is LoRA's at η·l; the classifier's step is LoRA's at l."""
+    off = {"max_grad_norm": 0.0}
+    ours = first_step(still, tmp_path, arm, **off)
+    plain = first_step(still, tmp_path, "lora", **off)
+    scaled = changes(*first_step(still, tmp_path, "lora", learning_rate=2.0 * RATE, **off), "lora_B")
+    assert (changes(*ours, "lora_B") - scaled).norm() <= 1e-6 * scaled.norm()
+    assert (changes(*ours, "lora_B") - changes(*plain, "lora_B")).norm() > 0.4 * scaled.norm()
+    head = changes(*plain, "classifier.modules_to_save")
+    assert head.norm() > 0
+    assert (changes(*ours, "classifier.modules_to_save") - head).norm() <= 1e-6 * head.norm()
+
+
+def test_clipping_takes_the_first_steps_eta_away(still, tmp_path):
+    """Claim 17: once the gradient's norm is cut to c, every arm's first step has the norm l·c, whatever its η."""
+    cut = {"max_grad_norm": 1e-3, "head_learning_rate": RATE}
+    norms = {}
+    for arm in ("lora", "allora", "lora_x_eta"):
+        before, after = first_step(still, tmp_path, arm, **cut)
+        moved = torch.cat([(after[name] - before[name]).double().flatten() for name in before])
+        norms[arm] = float(moved.norm())
+        assert changes(before, after, "lora_B").norm() > 0
+    assert norms == {arm: pytest.approx(RATE * 1e-3, rel=2e-3) for arm in norms}
+
+
+# -- dropout between A and B
+
+
+class OneLayer(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dense = torch.nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.dense(x)
+
+
+def bottleneck(drop_rate, lora_dropout=0.0):
+    import peft
+
+    torch.manual_seed(0)
+    fields = {"r": 2, "lora_alpha": 2, "target_modules": ["dense"], "init_lora_weights": False}
+    model = peft.get_peft_model(OneLayer(), peft.LoraConfig(**fields, lora_dropout=lora_dropout))
+    if lora_dropout == 0:
+        arms.drop_bottleneck(model, drop_rate)
+    return model
+
+
+def masked_outputs(model, x, drop_rate):
+    """Wx + B(m ⊙ Ax)/(1 − drop_rate) for each of the four m."""
+    (pair,) = lora_pairs(model)
+    with torch.no_grad():
+        base = pair.module.base_layer(x)
+        inner = x @ pair.a.T / (1 - drop_rate)
+        masks = [torch.tensor(mask) for mask in ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))]
+        return [base + (mask * inner) @ pair.b.T for mask in masks]
+
+
+def frequencies(model, x, drop_rate, n):
+    """How often each of the four comes out, row by row of n equal rows; −1 for what is none of them."""
+    wanted = torch.stack(masked_outputs(model, x, drop_rate))
+    with torch.no_grad():
+        outputs = model(x.expand(n, -1))
+    distance, which = (outputs[:, None] - wanted[None]).norm(dim=2).min(dim=1)
+    return [int((which[distance < 1e-5] == i).sum()) for i in range(4)], int((distance >= 1e-5).sum())
+
+
+def test_bottleneck_dropout_is_its_definition():
+    """Exactly one of the four masks for each row; each as often as its probability says, and the mean is unmasked."""
+    drop_rate, n = 0.3, 20_000
+    model, x = bottleneck(drop_rate).train(), torch.randn(3, generator=torch.Generator().manual_seed(3))
+    torch.manual_seed(11)
+    found, other = frequencies(model, x, drop_rate, n)
+    assert other == 0
+    for count, probability in zip(found, (0.09, 0.21, 0.21, 0.49), strict=True):
+        assert abs(count / n - probability) < 4.5 * (probability * (1 - probability) / n) ** 0.5
+    plain = bottleneck(drop_rate).eval()
+    with torch.no_grad():
+        mean = model(x.expand(n, -1)).mean(0)
+        assert torch.equal(model.eval()(x), plain(x))
+        spread = (torch.stack(masked_outputs(model, x, drop_rate)) - mean).abs().max()
+        assert (mean - plain(x)).abs().max() < 4.5 * spread / n**0.5
+    (pair,) = lora_pairs(model)
+    assert torch.allclose(plain(x), pair.module.base_layer(x) + pair.b @ (pair.a @ x), atol=1e-6)
+
+
+def test_pefts_own_dropout_is_not_in_the_bottleneck():
+    """The planted error: masks on the input give other outputs than the four."""
+    model, x = bottleneck(0.0, lora_dropout=0.3).train(), torch.randn(3, generator=torch.Generator().manual_seed(3))
+    torch.manual_seed(11)
+    assert frequencies(model, x, 0.3, 500)[1] > 100
+
+
+def test_the_bottleneck_arm_drops_there_and_nowhere_else(still):
+    model, tokenizer = adapted(still, setting("lora", drop_rate=0.5, placement="bottleneck"))
+    assert {pair.drop_rate for pair in lora_pairs(model)} == {0.0}
+    inputs = batch(tokenizer)
+    logits = [model(**inputs).logits for _ in range(2)]
+    assert torch.equal(*logits)  # B = 0: the masks reach nothing yet
+    with torch.no_grad():
+        for pair in lora_pairs(model):
+            pair.b.normal_()
+    logits = [model(**inputs).logits for _ in range(2)]
+    assert not torch.equal(*logits)
+    model.eval()
+    assert torch.equal(model(**inputs).logits, model(**inputs).logits)
+    none, _ = adapted(still, setting("lora", placement="bottleneck"))
+    assert not any(module._forward_hooks for module in none.modules())
 
 
 def test_counts(folder):

@@ -11,7 +11,7 @@ import pytest
 
 from allora_analysis.finetune import data
 from allora_analysis.validation import ArgumentError
-from tests.tiny_finetune import sentences, write
+from tests.tiny_finetune import questions, sentences, write
 
 ROWS = [{"text": "one", "label": 0}, {"text": "two", "label": 1}, {"text": "three", "label": 1}]
 
@@ -109,17 +109,38 @@ def hub(monkeypatch, load_dataset):
     monkeypatch.setitem(sys.modules, "datasets", module)
 
 
-def test_reads_a_set_of_the_hub(monkeypatch, tmp_path):
-    class Hub(dict):
-        def __init__(self, rows):
-            super().__init__(rows)
-            self.features = {"label": types.SimpleNamespace(names=["no", "yes", "perhaps"])}
+class Hub:
+    """As much of a `datasets.Dataset` as is read."""
 
-    columns = {"text": [row["text"] for row in ROWS], "label": [row["label"] for row in ROWS]}
-    hub(monkeypatch, lambda name: {part: Hub(columns) for part in ("train", "test", "unsupervised")})
+    def __init__(self, rows, **features):
+        self.rows, self.features = rows, dict.fromkeys(rows[0]) | features
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def __getitem__(self, column):
+        return [row[column] for row in self.rows]
+
+
+def test_reads_a_set_of_the_hub(monkeypatch, tmp_path):
+    label = types.SimpleNamespace(names=["no", "yes", "perhaps"])
+    hub(monkeypatch, lambda name: {part: Hub(ROWS, label=label) for part in ("train", "test", "unsupervised")})
     loaded = data.load("someone/films")
     assert (loaded.name, loaded.classes, set(loaded.splits)) == ("films", 3, {"train", "test"})
     assert loaded.digest == data.load(str(folder(tmp_path))).digest
+
+
+def test_reads_multiple_choice_of_the_hub(monkeypatch, tmp_path):
+    rows = questions(5, 0)
+    hub(monkeypatch, lambda name: {part: Hub(rows) for part in ("train", "test")})
+    assert data.load("someone/questions").digest == data.load(str(folder(tmp_path, rows, rows))).digest
+
+
+@pytest.mark.bad_input
+def test_other_columns_are_named(monkeypatch):
+    hub(monkeypatch, lambda name: {"train": Hub([{"sentence": "x", "label": 0}])})
+    with pytest.raises(ArgumentError, match="its train split has the columns label, sentence"):
+        data.load("someone/films")
 
 
 @pytest.mark.bad_input

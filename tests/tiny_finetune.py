@@ -25,10 +25,10 @@ def tokenizer(**special: str):
 
 
 def letters(**special: str):
-    """Qwen2's own tokenizer, which transformers insists on for its models, with a token a letter and no merges."""
+    """Qwen2's own tokenizer, which transformers insists on for its models, a token a letter or digit, no merges."""
     from transformers import Qwen2Tokenizer
 
-    vocabulary = {word: index for index, word in enumerate((*SPECIAL, "Ġ", *string.ascii_lowercase))}
+    vocabulary = {word: index for index, word in enumerate((*SPECIAL, "Ġ", *string.ascii_lowercase, *string.digits))}
     none = {"pad_token": None, "eos_token": None}
     return Qwen2Tokenizer(vocab=vocabulary, merges=[], unk_token="[UNK]", **(none | special))
 
@@ -50,9 +50,9 @@ def decoder(folder: Path, family: str = "Qwen2", causal: bool = False, **special
     import transformers
 
     torch.manual_seed(0)
-    config = getattr(transformers, f"{family}Config")(
-        **SMALL, num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=64, pad_token_id=None
-    )
+    fields = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    fields |= {"pad_token_id": None, "initializer_range": 0.2}  # a head that can tell tokens apart
+    config = getattr(transformers, f"{family}Config")(**SMALL, **fields)
     kind = "ForCausalLM" if causal else "Model"
     getattr(transformers, family + kind)(config).save_pretrained(folder)
     (letters if family == "Qwen2" else tokenizer)(**special).save_pretrained(folder)
@@ -72,6 +72,21 @@ def rows(n: int, seed: int) -> list[dict]:
         words = [WORDS[6 + draw(8)] for _ in range(2 + draw(7))]
         words.insert(draw(len(words)), WORDS[3 * (1 - label) + draw(3)])
         made.append({"text": " ".join(words), "label": label})
+    return made
+
+
+def questions(n: int, seed: int) -> list[dict]:
+    """Multiple-choice rows of 2 or 3 answers; the right one is the one that is called good."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(n):
+        size = 2 + int(torch.randint(2, (1,), generator=generator))
+        right = int(torch.randint(size, (1,), generator=generator))
+        answers = [f"answer{place + 1}" for place in range(size)]
+        told = " ".join(f"{answer} {'good' if place == right else 'bad'}" for place, answer in enumerate(answers))
+        instruction = f"which is good {told}\n\nAnswer format: {'/'.join(answers)}"
+        output = f"the correct answer is {answers[right]}"
+        made.append({"instruction": instruction, "input": "", "output": output, "answer": answers[right]})
     return made
 
 

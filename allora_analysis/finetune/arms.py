@@ -14,6 +14,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from allora_analysis.finetune.quiet import quiet
 from allora_analysis.finetune.setting import LORAPLUS_RATIO, MOMENTUM, Setting
+from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.validation import ArgumentError
 
 PLAIN = {"lora": {}, "allora_adamw": {}, "loraplus": {}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
@@ -25,7 +26,7 @@ def adapt(model: nn.Module, setting: Setting) -> nn.Module:
     """Freeze a model but for its classifier, and add the arm's adapters, drawn from torch's global generator.
 
     Args:
-        model: a sequence classifier.
+        model: a sequence classifier, or for multiple choice a causal language model, whose head stays as it is.
         setting: the run.
 
     Returns:
@@ -36,8 +37,9 @@ def adapt(model: nn.Module, setting: Setting) -> nn.Module:
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
-    head = next((name for name in HEADS if hasattr(model, name)), None)
-    if head is None:
+    causal = setting.task == "multiple_choice"
+    head = None if causal else next((name for name in HEADS if hasattr(model, name)), None)
+    if head is None and not causal:
         raise ArgumentError(f"model {setting.model!r}: has no classifier called {' or '.join(HEADS)}")
     if setting.arm == "head_only":
         model.requires_grad_(False)
@@ -45,10 +47,10 @@ def adapt(model: nn.Module, setting: Setting) -> nn.Module:
         return model
     options: dict[str, Any] = {
         "r": setting.rank,
-        "lora_dropout": setting.drop_rate,
+        "lora_dropout": setting.drop_rate if setting.placement == "input" else 0.0,
         "target_modules": "all-linear",
-        "modules_to_save": [head],
-        "task_type": TaskType.SEQ_CLS,
+        "modules_to_save": None if causal else [head],
+        "task_type": TaskType.CAUSAL_LM if causal else TaskType.SEQ_CLS,
     }
     if setting.arm in PLAIN:
         config = LoraConfig(lora_alpha=setting.rank, **options, **PLAIN[setting.arm])
@@ -58,9 +60,29 @@ def adapt(model: nn.Module, setting: Setting) -> nn.Module:
         config = allora_config(setting.eta, variant=setting.arm, **options)
     try:
         with quiet():
-            return get_peft_model(model, config)
+            adapted = get_peft_model(model, config)
     except (ValueError, NotImplementedError) as error:
         raise ArgumentError(f"model {setting.model!r}, arm {setting.arm}: {error}") from None
+    if setting.placement == "bottleneck" and setting.drop_rate:
+        drop_bottleneck(adapted, setting.drop_rate)
+    return adapted
+
+
+def drop_bottleneck(model: nn.Module, drop_rate: float) -> None:
+    """Dropout between A and B of every adapter, while training: x ↦ Wx + s·B(m ⊙ Ax)/(1 − drop_rate), m Bernoulli.
+
+    PEFT has none there (its own masks x); a mask a token and entry of Ax, as PyTorch draws it.
+
+    Args:
+        model: with plain LoRA adapters, whose own dropout is 0.
+        drop_rate: the probability of a 0 in m.
+    """
+
+    def drop(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return nn.functional.dropout(output, drop_rate, training=module.training)
+
+    for pair in lora_pairs(model):
+        pair.module.lora_A[pair.adapter].register_forward_hook(drop)
 
 
 def optimizer(model: nn.Module, setting: Setting) -> Optimizer:
@@ -76,7 +98,7 @@ def optimizer(model: nn.Module, setting: Setting) -> Optimizer:
     adapters, head = split(model)
     decay = {"weight_decay": setting.weight_decay}
     groups = [{"params": adapters, "lr": setting.learning_rate}] if adapters else []
-    groups.append({"params": head, "lr": setting.head_learning_rate})
+    groups += [{"params": head, "lr": setting.head_learning_rate}] if head else []
     if setting.optimizer != "adamw":
         momentum = MOMENTUM if setting.optimizer == "momentum" else 0.0
         return SGD(_loraplus(model, setting, groups, SGD), lr=setting.learning_rate, momentum=momentum, **decay)
@@ -101,11 +123,11 @@ def _loraplus(model: nn.Module, setting: Setting, groups: list[dict], kind: type
         loraplus_lr_ratio=LORAPLUS_RATIO,
         loraplus_weight_decay=setting.weight_decay,
     )
-    head = set(groups[-1]["params"])  # PEFT puts the classifier's weight with A, its bias with B
+    head = {p for group in groups[1:] for p in group["params"]}  # PEFT puts its weight with A, its bias with B
     rates = [
         {"params": [p for p in group["params"] if p not in head], "lr": group["lr"]} for group in theirs.param_groups
     ]
-    return [group for group in rates if group["params"]] + groups[-1:]
+    return [group for group in rates if group["params"]] + groups[1:]
 
 
 def split(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

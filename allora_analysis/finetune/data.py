@@ -1,7 +1,8 @@
-"""Classification sets: a folder of JSON lines, or a hub id. Checked by `tests/test_finetune_data.py`.
+"""Text sets: a folder of JSON lines, or a hub id. Checked by `tests/test_finetune_data.py`.
 
 A folder holds `train.jsonl`, `test.jsonl` and, if there is one, `validation.jsonl` (each may end in .gz), a row an
-object with `text` and an integer `label` from 0. `info.json` may name the labels: {"label_names": [...]}.
+object with `text` and an integer `label` from 0, or a multiple-choice row as `choices` has it. `info.json` may name the
+labels: {"label_names": [...]}.
 """
 
 from __future__ import annotations
@@ -15,42 +16,35 @@ from pathlib import Path
 from typing import Any
 
 from allora_analysis import records
+from allora_analysis.finetune import choices
+from allora_analysis.finetune.splits import NAMES, Split
 from allora_analysis.validation import ArgumentError
 
-SPLITS = ("train", "validation", "test")
+FORM = 'not a JSON object with "text" and "label", or with "instruction", "output" and "answer"'
 
-
-@dataclass(frozen=True)
-class Split:
-    """Sentences and their labels.
-
-    Attributes:
-        texts: the sentences.
-        labels: an integer each, from 0.
-    """
-
-    texts: tuple[str, ...]
-    labels: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
+__all__ = ["Split", "TextData", "load"]
 
 
 @dataclass(frozen=True)
 class TextData:
-    """A classification set.
+    """A classification or a multiple-choice set.
 
     Attributes:
         name: what records call it.
         splits: by name; "train" and "test" are always there.
-        classes: number of labels.
+        classes: number of labels; None: multiple choice.
         digest: of the sentences and labels, split by split.
     """
 
     name: str
     splits: dict[str, Split]
-    classes: int
+    classes: int | None
     digest: str
+
+    @property
+    def task(self) -> str:
+        """The `Setting`'s word for what its rows ask."""
+        return "multiple_choice" if self.classes is None else "classification"
 
     def majority_rates(self) -> dict[str, float]:
         """Accuracy on each split of whoever always says the training split's most frequent label.
@@ -63,7 +57,7 @@ class TextData:
 
 
 def load(source: str, name: str | None = None) -> TextData:
-    """Read a classification set.
+    """Read a set.
 
     Args:
         source: a folder, or a hub id such as "dair-ai/emotion".
@@ -86,8 +80,15 @@ def load(source: str, name: str | None = None) -> TextData:
     for part in ("train", "test"):
         if not len(splits.get(part, ())):
             raise ArgumentError(f"data {source!r}: its {part} split is empty or missing; give one with rows")
-    classes = _classes(source, splits, names)
+    classes = None if _are_choices(source, splits) else _classes(source, splits, names)
     return TextData(name or folder.resolve().name, splits, classes, _digest(splits))
+
+
+def _are_choices(source: str, splits: dict[str, Split]) -> bool:
+    kinds = {isinstance(split, choices.Choices) for split in splits.values()}
+    if len(kinds) > 1:
+        raise ArgumentError(f"data {source!r}: some splits are multiple choice and some are not")
+    return kinds.pop()
 
 
 def _classes(source: str, splits: dict[str, Split], names: list[str] | None) -> int:
@@ -107,16 +108,18 @@ def _digest(splits: dict[str, Split]) -> str:
     import hashlib
 
     whole = hashlib.sha256()
-    for name in SPLITS:
+    for name in NAMES:
         if name in splits:
             rows = [name, list(splits[name].texts), list(splits[name].labels)]
+            if isinstance(splits[name], choices.Choices):
+                rows.append(splits[name].candidates)
             whole.update(records.canonical_json("data", {"rows": rows}).encode("utf-8"))
     return whole.hexdigest()
 
 
 def _from_folder(folder: Path) -> tuple[dict[str, Split], list[str] | None]:
     splits: dict[str, Split] = {}
-    for name in SPLITS:
+    for name in NAMES:
         found = [path for ending in ("", ".gz") if (path := folder / f"{name}.jsonl{ending}").is_file()]
         if found:
             splits[name] = _split(found[0].name, _lines(found[0]))
@@ -149,22 +152,22 @@ def _lines(path: Path) -> Iterable[str]:
 
 
 def _split(name: str, lines: Iterable[str]) -> Split:
-    texts, labels = [], []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            text, label = row["text"], row["label"]
-        except (ValueError, KeyError, TypeError):
-            raise ArgumentError(
-                f'data: line {number} of {name} is not a JSON object with "text" and "label": {line.strip()[:60]!r}'
-            ) from None
-        if not isinstance(text, str) or isinstance(label, bool) or not isinstance(label, int):
+    rows = [(number, _row(name, number, line)) for number, line in enumerate(lines, 1) if line.strip()]
+    if rows and choices.is_choice(rows[0][1]):
+        return choices.split(name, rows)
+    for number, row in rows:
+        if not isinstance(row, dict) or not {"text", "label"} <= set(row):
+            raise ArgumentError(f"data: line {number} of {name} is {FORM}: {json.dumps(row)[:60]!r}")
+        if not isinstance(row["text"], str) or isinstance(row["label"], bool) or not isinstance(row["label"], int):
             raise ArgumentError(f"data: line {number} of {name}: text must be text, label an integer: {row!r:.80}")
-        texts.append(text)
-        labels.append(label)
-    return Split(tuple(texts), tuple(labels))
+    return Split(tuple(row["text"] for _, row in rows), tuple(row["label"] for _, row in rows))
+
+
+def _row(name: str, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        raise ArgumentError(f"data: line {number} of {name} is {FORM}: {line.strip()[:60]!r}") from None
 
 
 def _from_hub(source: str) -> tuple[dict[str, Split], list[str] | None]:
@@ -179,6 +182,18 @@ def _from_hub(source: str) -> tuple[dict[str, Split], list[str] | None]:
         loaded: Any = load_dataset(source)
     except Exception as error:  # the hub's client fails in many ways of its own
         raise ArgumentError(f"data {source!r}: is no folder here, and the hub says {error!r:.150}; {way_out}") from None
-    splits = {name: Split(tuple(of["text"]), tuple(of["label"])) for name, of in loaded.items() if name in SPLITS}
+    splits = {name: _of_hub(source, name, of) for name, of in loaded.items() if name in NAMES}
     names = getattr(next(iter(loaded.values())).features.get("label"), "names", None)
     return splits, names
+
+
+def _of_hub(source: str, name: str, of: Any) -> Split:
+    columns = set(of.features)
+    if "instruction" in columns:
+        return choices.split(name, list(enumerate(of, 1)))
+    if not {"text", "label"} <= columns:
+        raise ArgumentError(
+            f'data {source!r}: its {name} split has the columns {", ".join(sorted(columns))}; "text" and "label" are '
+            "wanted: write it as a folder with train.jsonl and test.jsonl"
+        )
+    return Split(tuple(of["text"]), tuple(of["label"]))

@@ -1,4 +1,6 @@
-"""A pretrained model with a fresh classifier, and its tokenizer. Checked by `tests/test_finetune_models.py`.
+"""A pretrained model, with a fresh classifier or as a language model, and its tokenizer.
+
+Checked by `tests/test_finetune_models.py`.
 
 From a folder, a GGUF file or a hub id, as transformers loads them; remote code only where it is asked for by name. The
 padding token matters: a decoder's classifier reads the last token that is no padding, so model and tokenizer must agree
@@ -28,7 +30,7 @@ class Pretrained:
     """A model as it was loaded.
 
     Attributes:
-        model: with a classifier of its own, drawn from torch's global generator.
+        model: with a classifier of its own, drawn from torch's global generator; or a causal language model.
         tokenizer: pads on the right.
     """
 
@@ -36,12 +38,12 @@ class Pretrained:
     tokenizer: Any
 
 
-def load(source: str, classes: int, trust_remote_code: bool = False) -> Pretrained:
-    """Load a model for sequence classification, in float32 on the CPU.
+def load(source: str, classes: int | None, trust_remote_code: bool = False) -> Pretrained:
+    """Load a model for sequence classification, or as a causal language model, in float32 on the CPU.
 
     Args:
         source: a folder, a GGUF file, or a hub id.
-        classes: labels of the classifier.
+        classes: labels of the classifier; None: a causal language model.
         trust_remote_code: run the code that the model's authors ship, in this process.
 
     Returns:
@@ -51,19 +53,22 @@ def load(source: str, classes: int, trust_remote_code: bool = False) -> Pretrain
         ArgumentError: nothing that transformers loads, weights that are missing, or neither a padding nor an end token.
     """
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     path = Path(source)
     gguf = path.is_file() and path.suffix == ".gguf"
     where, options = (str(path.parent), {"gguf_file": path.name}) if gguf else (source, {})
     options["trust_remote_code"] = trust_remote_code
+    kind, labels = AutoModelForCausalLM, {}
+    if classes is not None:
+        kind, labels = AutoModelForSequenceClassification, {"num_labels": classes}
     if path.exists():
         options["local_files_only"] = True
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(where, padding_side="right", **options)
-            model, about = AutoModelForSequenceClassification.from_pretrained(
-                where, num_labels=classes, dtype=torch.float32, output_loading_info=True, **options
+            model, about = kind.from_pretrained(
+                where, dtype=torch.float32, output_loading_info=True, **labels, **options
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ArgumentError(

@@ -80,8 +80,11 @@ def run(
 
     Raises:
         KeyboardInterrupt: Ctrl-C; its message says where the same command goes on.
-        ArgumentError: the disk is full, or the folder cannot be written; `Busy`: another process is at this run.
+        ArgumentError: data of another task, a full disk, a folder that cannot be written; `Busy`: another process is
+            at this run.
     """
+    if data.task != setting.task:
+        raise ArgumentError(f"task must be {data.task} for the data {data.name!r}, received {setting.task!r}")
     if results is not None and (known := lookup(results, setting, digests)) is not None:
         return Outcome(known, False)
 

@@ -182,5 +182,17 @@ def _check_rule(setting: Setting) -> None:
         raise ArgumentError(f"eta2: the arm {setting.arm} has no η; leave it out, received {setting.eta2!r}")
     if setting.placement == "bottleneck" and setting.arm != "lora":
         raise ArgumentError(f"placement must be input for the arm {setting.arm}, received 'bottleneck'")
+    if setting.task == "multiple_choice":
+        _check_causal(setting)
     if setting.arm in WITHOUT_DROPOUT and setting.drop_rate != 0:
         raise ArgumentError(f"drop_rate must be 0 for the arm {setting.arm}, received {setting.drop_rate!r}")
+
+
+def _check_causal(setting: Setting) -> None:
+    if setting.arm == "head_only":
+        raise ArgumentError("arm must have adapters for the task multiple_choice, received 'head_only'")
+    if setting.head_learning_rate != setting.learning_rate:
+        raise ArgumentError(
+            "head_learning_rate must be left out for the task multiple_choice, which trains no head, received "
+            f"{setting.head_learning_rate!r}"
+        )

@@ -5,13 +5,9 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import Dataset
 from transformers import (
-    DataCollatorWithPadding,
     PrinterCallback,
     ProgressCallback,
     Trainer,
@@ -19,9 +15,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from allora_analysis.finetune import arms
-from allora_analysis.finetune.data import Split, TextData
-from allora_analysis.finetune.history import LOSSES, Diverged, History
+from allora_analysis.finetune import arms, classification, multiple_choice
+from allora_analysis.finetune.data import TextData
+from allora_analysis.finetune.history import LOSSES, History
 from allora_analysis.finetune.models import Pretrained
 from allora_analysis.finetune.progress import Progress
 from allora_analysis.finetune.setting import Setting
@@ -31,51 +27,6 @@ TWICE = {
     "gradient_checkpointing": True,
     "gradient_checkpointing_kwargs": {"use_reentrant": False},  # the other kind wants inputs with a gradient
 }
-EVALUATED = ("validation", "test")
-
-
-class Watched(Trainer):
-    """The Trainer, which stops at the first loss that is not finite, before its gradient is used."""
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The loss of one part of a batch; its gradient is added.
-
-        Args:
-            *args: the Trainer's.
-            **kwargs: the Trainer's.
-
-        Returns:
-            The loss.
-
-        Raises:
-            Diverged: it is not finite, on this process or another.
-        """
-        loss = super().training_step(*args, **kwargs)
-        if not self.accelerator.gather(loss.reshape(1)).isfinite().all():
-            raise Diverged(self.state.global_step + 1)
-        return loss
-
-
-class Encoded(Dataset):
-    """A split as token ids, unpadded.
-
-    Args:
-        split: sentences and labels.
-        tokenizer: the model's.
-        max_length: tokens after which a sentence is cut.
-    """
-
-    def __init__(self, split: Split, tokenizer: Any, max_length: int):
-        encoded = tokenizer(list(split.texts), truncation=True, max_length=max_length, padding=False)
-        self.rows = [
-            {name: encoded[name][i] for name in encoded} | {"labels": label} for i, label in enumerate(split.labels)
-        ]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return dict(self.rows[index])
 
 
 def last_step(setting: Setting, rows: int) -> int:
@@ -89,36 +40,6 @@ def last_step(setting: Setting, rows: int) -> int:
         The steps.
     """
     return setting.max_steps or setting.epochs * math.ceil(rows / setting.batch_size)
-
-
-def accuracy(prediction: Any) -> dict[str, float]:
-    """The share of sentences whose largest logit is the label's.
-
-    Args:
-        prediction: logits and labels, as the Trainer has them.
-
-    Returns:
-        {"accuracy": share}.
-    """
-    return {"accuracy": float(np.mean(prediction.predictions.argmax(axis=-1) == prediction.label_ids))}
-
-
-def cross_entropy(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-    """The classifier's loss, meaned over the whole batch, whatever its parts.
-
-    transformers believes of every PEFT model that its own loss knows the batch's size, and BERT's does not: with
-    accumulation the gradient would be the sum of the parts' means.
-
-    Args:
-        outputs: the model's, with `logits`, (rows, classes).
-        labels: (rows,).
-        num_items_in_batch: labels in the whole batch; None: these are all.
-
-    Returns:
-        The sum over these rows, divided by that number.
-    """
-    total = torch.nn.functional.cross_entropy(outputs["logits"].float(), labels, reduction="sum")
-    return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
 
 def make(
@@ -146,24 +67,21 @@ def make(
         The Trainer.
     """
     model = arms.adapt(pretrained.model, setting)
-    encoded = {name: Encoded(split, pretrained.tokenizer, setting.max_length) for name, split in data.splits.items()}
-    for name in EVALUATED:
-        if name in encoded:
-            encoded[name].rows.sort(key=lambda row: len(row["input_ids"]))  # short ones together: less padding
     total = last_step(setting, len(data.splits["train"]))
+    asked = (classification if data.classes is not None else multiple_choice).asked(setting, pretrained, data)
     callbacks: list[TrainerCallback] = [
         History(total, math.ceil(len(data.splits["train"]) / setting.batch_size)),
         Progress(setting.words()),
     ]
-    made = Watched(
+    made = asked.trainer(
         model=model,
-        args=_arguments(setting, folder, total, save_steps, device, gradient_checkpointing),
-        data_collator=DataCollatorWithPadding(pretrained.tokenizer),
-        train_dataset=encoded["train"],
-        eval_dataset={name: encoded[name] for name in EVALUATED if name in encoded},
+        args=_arguments(setting, folder, total, asked.evaluation_batch, save_steps, device, gradient_checkpointing),
+        data_collator=asked.collator,
+        train_dataset=asked.train,
+        eval_dataset=asked.evaluated,
         processing_class=pretrained.tokenizer,
-        compute_metrics=accuracy,
-        compute_loss_func=cross_entropy,
+        compute_metrics=asked.metrics,
+        compute_loss_func=asked.loss,
         callbacks=callbacks,
         optimizers=(arms.optimizer(model, setting), None),
     )
@@ -173,7 +91,7 @@ def make(
 
 
 def _arguments(
-    setting: Setting, folder: Path, total: int, save_steps: int, device: str, gradient_checkpointing: bool
+    setting: Setting, folder: Path, total: int, batch: int, save_steps: int, device: str, gradient_checkpointing: bool
 ) -> TrainingArguments:
     part = _part(setting)
     window = max(1, total // LOSSES)
@@ -181,7 +99,7 @@ def _arguments(
         output_dir=str(folder),
         per_device_train_batch_size=part,
         gradient_accumulation_steps=setting.accumulation,
-        per_device_eval_batch_size=64,
+        per_device_eval_batch_size=batch,
         num_train_epochs=setting.epochs,
         max_steps=setting.max_steps or -1,
         learning_rate=setting.learning_rate,

@@ -1,0 +1,83 @@
+"""Multiple-choice rows in LLM-Adapters' form (Hu et al., 2023). Checked by `tests/test_finetune_multiple_choice.py`.
+
+A row is an object with `instruction`, `input` (may be empty), `output` ("the correct answer is answer2") and `answer`
+("answer2"). The instruction ends with "Answer format: answer1/answer2/…", which lists what may be answered: each answer
+in the output's place is a candidate.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from allora_analysis.finetune.splits import Split
+from allora_analysis.validation import ArgumentError
+
+FORMAT = re.compile(r"Answer format: *(\S+)\s*$")
+# Alpaca's prompt, which LLM-Adapters trains with.
+PROMPT = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)
+PROMPT_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
+    "response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+
+
+@dataclass(frozen=True)
+class Choices(Split):
+    """Prompts, and for each the outputs that it may be given.
+
+    Attributes:
+        texts: the prompts.
+        labels: which output is right, from 0.
+        candidates: the outputs of each prompt.
+    """
+
+    candidates: tuple[tuple[str, ...], ...] = ()
+
+
+def is_choice(row: Any) -> bool:
+    """Whether a row is of this form.
+
+    Args:
+        row: as JSON has it.
+
+    Returns:
+        True if it has an instruction.
+    """
+    return isinstance(row, dict) and "instruction" in row
+
+
+def split(name: str, rows: list[tuple[int, Any]]) -> Choices:
+    """A file's rows.
+
+    Args:
+        name: the file's name, for errors.
+        rows: each with the number of its line.
+
+    Returns:
+        The prompts and their candidates.
+    """
+    made = [_row(f"line {number} of {name}", row) for number, row in rows]
+    return Choices(tuple(one[0] for one in made), tuple(one[1] for one in made), tuple(one[2] for one in made))
+
+
+def _row(where: str, row: Any) -> tuple[str, int, tuple[str, ...]]:
+    wanted = ("instruction", "output", "answer")
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in wanted):
+        raise ArgumentError(f'data: {where} has no text for each of "instruction", "output" and "answer": {row!r:.80}')
+    found = FORMAT.search(row["instruction"])
+    if found is None:
+        raise ArgumentError(f"data: {where}: its instruction must end with 'Answer format: answer1/answer2/…'")
+    answers, right = found[1].split("/"), row["answer"]
+    if right not in answers or len(set(answers)) < len(answers) or len(answers) < 2:
+        raise ArgumentError(f"data: {where}: answer {right!r:.40} is not one of {'/'.join(answers)!r:.60}")
+    if not row["output"].endswith(right):
+        raise ArgumentError(f"data: {where}: output {row['output']!r:.60} does not end with the answer {right!r:.40}")
+    stem = row["output"].removesuffix(right)
+    prompt = (PROMPT_WITH_INPUT if row.get("input") else PROMPT).format(**{"input": "", **row})
+    return prompt, answers.index(right), tuple(stem + answer for answer in answers)

@@ -1,0 +1,152 @@
+"""Multiple choice by the likelihood of each answer. Checked by `tests/test_finetune_multiple_choice.py`.
+
+A causal language model gives an output y₁…y_m after a prompt x the score Σ_t log P(y_t | x, y_<t); the candidate of the
+largest score is the answer. Trained is −log P of the right output's tokens, the prompt's tokens count for nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import DataCollatorForSeq2Seq
+
+from allora_analysis.finetune.asked import EVALUATED, Asked, Encoded, Watched
+from allora_analysis.finetune.choices import Choices
+from allora_analysis.finetune.data import TextData
+from allora_analysis.finetune.models import Pretrained
+from allora_analysis.finetune.setting import Setting
+from allora_analysis.validation import ArgumentError
+
+IGNORED = -100  # the label of a token that is no answer's
+BATCH = 16  # rows in a batch of an evaluation: its logits have a vocabulary's size at each token
+
+
+def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """−log P of each answer's token given all before it; 0 elsewhere.
+
+    Args:
+        logits: (rows, tokens, vocabulary); those at t foretell the token t + 1.
+        labels: (rows, tokens), the answer's tokens in their places, `IGNORED` elsewhere.
+
+    Returns:
+        (rows, tokens − 1), float32.
+    """
+    ahead = logits[:, :-1].float().transpose(1, 2)
+    return cross_entropy(ahead, labels[:, 1:], ignore_index=IGNORED, reduction="none")
+
+
+def answer_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+    """−log P, meaned over the answers' tokens of the whole batch, whatever its parts.
+
+    Args:
+        outputs: the model's, with `logits`.
+        labels: as in `token_losses`.
+        num_items_in_batch: answers' tokens in the whole batch; None: these are all.
+
+    Returns:
+        The sum over these rows, divided by that number.
+    """
+    total = token_losses(outputs["logits"], labels).sum()
+    return total / ((labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+def encode(split: Choices, tokenizer: Any, max_length: int) -> list[list[dict[str, list[int]]]]:
+    """Each prompt with each of its candidates, as token ids.
+
+    A row that is too long loses the start of its prompt, as much for each of its candidates; the answer is never cut.
+
+    Args:
+        split: prompts and candidates.
+        tokenizer: the model's.
+        max_length: tokens in a row.
+
+    Returns:
+        A list a prompt, of a row a candidate: `input_ids`, `attention_mask`, `labels`.
+
+    Raises:
+        ArgumentError: an answer that is as long as a row may be.
+    """
+    made = []
+    for text, outputs in zip(split.texts, split.candidates, strict=True):
+        prompt = tokenizer(text)["input_ids"]
+        answers = [tokenizer(output, add_special_tokens=False)["input_ids"] for output in outputs]
+        room = max_length - max(map(len, answers))
+        if room < 1:
+            raise ArgumentError(f"max_length must leave room for a prompt, received {max_length}: {outputs[0]!r:.60}")
+        start = prompt[-room:]
+        made.append([_row(start, answer) for answer in answers])
+    return made
+
+
+def _row(prompt: list[int], answer: list[int]) -> dict[str, list[int]]:
+    tokens = prompt + answer
+    return {"input_ids": tokens, "attention_mask": [1] * len(tokens), "labels": [IGNORED] * len(prompt) + answer}
+
+
+class Scoring(Watched):
+    """A Trainer whose predictions are the rows' scores, and whose label ids are `FACTS` of each row."""
+
+    def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None):
+        """Scores of a batch's rows.
+
+        Args:
+            model: the model.
+            inputs: the collator's batch.
+            prediction_loss_only: the Trainer's; not used.
+            ignore_keys: the Trainer's; not used.
+
+        Returns:
+            No loss (`accuracy` has it), the scores, the facts.
+        """
+        inputs = self._prepare_inputs(inputs)
+        facts, labels = inputs.pop("facts"), inputs.pop("labels")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            scores = -token_losses(model(**inputs).logits, labels).sum(dim=1)
+        return None, scores, facts
+
+
+def accuracy(prediction: Any) -> dict[str, float]:
+    """The share of prompts whose right output has the largest score, and the right outputs' mean loss by token.
+
+    Args:
+        prediction: the scores, and for each row the number of its prompt, whether it is right, its answer's tokens.
+
+    Returns:
+        {"accuracy": share, "loss": mean}. Of equal scores the first counts.
+    """
+    scores, (prompt, right, tokens) = prediction.predictions, prediction.label_ids.T
+    order = np.lexsort((np.arange(len(scores)), -scores, prompt))  # within each prompt the largest score first
+    best = order[np.unique(prompt[order], return_index=True)[1]]
+    chosen = right.astype(bool)
+    return {"accuracy": float(chosen[best].mean()), "loss": float(-scores[chosen].sum() / tokens[chosen].sum())}
+
+
+def asked(setting: Setting, pretrained: Pretrained, data: TextData) -> Asked:
+    """What multiple choice asks of the Trainer.
+
+    Args:
+        setting: the run.
+        pretrained: its model.
+        data: its prompts.
+
+    Returns:
+        The parts.
+    """
+    rows = {name: encode(split, pretrained.tokenizer, setting.max_length) for name, split in data.splits.items()}
+    train = [of[right] for of, right in zip(rows["train"], data.splits["train"].labels, strict=True)]
+    evaluated = {name: Encoded(_scored(rows[name], data.splits[name])) for name in EVALUATED if name in rows}
+    collator = DataCollatorForSeq2Seq(pretrained.tokenizer, label_pad_token_id=IGNORED)
+    return Asked(Scoring, Encoded(train), evaluated, collator, answer_loss, accuracy, BATCH)
+
+
+def _scored(rows: list[list[dict[str, list[int]]]], split: Choices) -> list[dict[str, list[int]]]:
+    made = [
+        row | {"facts": [number, int(place == split.labels[number]), sum(label != IGNORED for label in row["labels"])]}
+        for number, of in enumerate(rows)
+        for place, row in enumerate(of)
+    ]
+    return sorted(made, key=lambda row: len(row["input_ids"]))  # short ones together: less padding

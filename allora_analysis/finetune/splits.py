@@ -1,0 +1,23 @@
+"""A split of a data set. Checked by `tests/test_finetune_data.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NAMES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sentences and their labels.
+
+    Attributes:
+        texts: the sentences.
+        labels: an integer each, from 0.
+    """
+
+    texts: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
