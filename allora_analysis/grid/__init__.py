@@ -1,0 +1,18 @@
+"""Many fine-tuning runs: in this process, in processes beside it, or on a Slurm cluster.
+
+- `plan`: what is to be run, and what is recorded of it
+- `listing`: the same from the records alone, and how long the rest will take
+- `sources`: where a model or a data set of a given name comes from
+- `serial`: one run after the other, in this process
+- `jobs`, `job`: as jobs through submitit; `local`: processes beside this one; `slurm`: an array on a cluster
+- `presets`: the runs of each experiment
+- `reading`: what is recorded of them, for the ledger and the figures
+- `command`: the command line that all experiments share
+
+Whatever runs them, runs go through `finetune.run`: a recorded one is not run again, one that was stopped goes on from
+its checkpoint, and two processes are never at one run.
+"""
+
+from allora_analysis.grid.plan import Grid, Summary, Task, run
+
+__all__ = ["Grid", "Summary", "Task", "run"]

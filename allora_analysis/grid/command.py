@@ -1,0 +1,188 @@
+"""The command line that the fine-tuning experiments share. Checked by `tests/test_grid_command.py`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import arg
+
+from allora_analysis import cli
+from allora_analysis.finetune.setting import RESULTS, Setting, check
+from allora_analysis.grid import listing, plan
+from allora_analysis.grid.sources import resolve
+from allora_analysis.study import INTERRUPTED
+from allora_analysis.validation import ArgumentError, choice, count, several
+
+KINDS = ("model", "data", "arm", "optimizer")
+Presets = Mapping[str, Sequence[Setting]]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Run an experiment's fixed list of runs, the most wanted first; what is recorded is skipped."""
+
+    preset: str = "desk"
+    """desk (small pretrained models, hours on a laptop) or paper (the paper's own models and data, on GPUs)."""
+    source: Annotated[tuple[str, ...], arg(metavar="[NAME=FOLDER ...]")] = ()
+    """Where models and data are: NAME=FOLDER, NAME=FILE.gguf or NAME=HUB_ID each; default: the hub."""
+    only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]")] = ()
+    """Only runs of these models, data sets, arms or optimisers."""
+    seeds: int | None = None
+    """Only this many seeds, from 0; default: the preset's."""
+    results: Annotated[Path, arg(metavar="FOLDER")] = RESULTS
+    """Where the records go; default: experiments/results/finetune of this repository."""
+    dry_run: bool = False
+    """List the runs, which of them are recorded, and how long the rest will take; run none, fetch nothing."""
+    executor: str = "serial"
+    """serial (in this process), local (processes beside it) or slurm (an array of jobs)."""
+    device: str = "auto"
+    """cpu, or auto: a GPU where there is one."""
+    checkpoint_steps: int = 100
+    """Steps between two checkpoints of a run."""
+    trust_remote_code: bool = False
+    """Run the code that a model's authors ship with it."""
+    processes: int | None = None
+    """local: processes at a time; default: one a GPU, or else one for each four cores."""
+    timeout_min: int | None = None
+    """local, slurm: minutes a job may take; one out of time is continued on slurm (default 240), not on local."""
+    cpus_per_task: int | None = None
+    """slurm: cores a job."""
+    gpus_per_node: int | None = None
+    """slurm: GPUs a job; default: 1, or none with --device cpu."""
+    mem_gb: float | None = None
+    """slurm: memory a job, GB."""
+    slurm_partition: str | None = None
+    """slurm: partition."""
+    slurm_array_parallelism: int | None = None
+    """slurm: jobs at a time; default: 256."""
+    slurm_additional: Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]")] = ()
+    """slurm: further parameters of sbatch."""
+
+
+OPTIONS = {
+    "serial": (),
+    "local": ("processes", "timeout_min"),
+    "slurm": (
+        "timeout_min",
+        "cpus_per_task",
+        "gpus_per_node",
+        "mem_gb",
+        "slurm_partition",
+        "slurm_array_parallelism",
+        "slurm_additional",
+    ),
+}
+
+
+def run(presets: Presets, arguments: Arguments) -> int:
+    """List or run.
+
+    Args:
+        presets: an experiment's runs by preset.
+        arguments: the flags.
+
+    Returns:
+        The exit status: 1 if a run failed, 130 after Ctrl-C.
+    """
+    choice("--preset", arguments.preset, tuple(presets))
+    choice("--executor", arguments.executor, plan.EXECUTORS)
+    choice("--device", arguments.device, ("auto", "cpu"))
+    count("--checkpoint-steps", arguments.checkpoint_steps)
+    chosen = select(presets[arguments.preset], arguments.only, arguments.seeds)
+    where = resolve([name for one in chosen for name in (one.model, one.data)], arguments.source)
+    tasks = tuple(plan.Task(check(one), where[one.model], where[one.data]) for one in chosen)
+    grid = plan.Grid(
+        tasks, arguments.results, arguments.device, arguments.checkpoint_steps, arguments.trust_remote_code
+    )
+    options = _options(arguments)
+    if arguments.dry_run:
+        _list(grid)
+        return 0
+    summary = plan.run(grid, arguments.executor, **options)
+    print(f"{summary.known} runs were recorded before, {summary.ran} now, {len(summary.failed)} could not be run")
+    if summary.interrupted:
+        print("interrupted: the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    return 1 if summary.failed else 0
+
+
+def select(settings: Sequence[Setting], only: Sequence[str], seeds: int | None) -> list[Setting]:
+    """The runs asked for, in their order.
+
+    Args:
+        settings: all of them.
+        only: names of models, data sets, arms or optimisers; of several of one kind, any will do.
+        seeds: seeds 0, …, seeds − 1; None for all.
+
+    Returns:
+        The runs.
+
+    Raises:
+        ArgumentError: a name that no run has, or no run left.
+    """
+    known = {kind: dict.fromkeys(getattr(one, kind) for one in settings) for kind in KINDS}
+    for word in only:
+        if not any(word in names for names in known.values()):
+            listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in known.items())
+            raise ArgumentError(f"--only: no run has {word!r}; known are {listed}")
+    wanted = {kind: set(only) & set(names) for kind, names in known.items()}
+    below = None if seeds is None else count("--seeds", seeds)
+    left = [
+        one
+        for one in settings
+        if all(not words or getattr(one, kind) in words for kind, words in wanted.items())
+        and (below is None or one.seed < below)
+    ]
+    return list(several("--only", left))
+
+
+def _list(grid: plan.Grid) -> None:
+    known = listing.listed(grid)
+    for task, record in known.items():
+        print(f"{'to run  ' if record is None else 'recorded'}  {task.setting.words()}")
+    done = sum(record is not None for record in known.values())
+    seconds, unknown = listing.forecast(grid, known)
+    times = [f"about {_time(seconds)}"] if seconds else []
+    if unknown:
+        times.append(f"{unknown} that take an unknown time: no record of their like")
+    rest = f"; the rest, one after the other: {', and '.join(times)}" if times else ""
+    print(f"{done} of {len(known)} runs recorded{rest}")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{max(1, round(seconds / 60))} minutes"
+
+
+def _options(arguments: Arguments) -> dict[str, Any]:
+    given = {name for names in OPTIONS.values() for name in names if getattr(arguments, name) not in (None, ())}
+    for name in sorted(given - set(OPTIONS[arguments.executor])):
+        takers = " or ".join(executor for executor, names in OPTIONS.items() if name in names)
+        flag = "--" + name.replace("_", "-")
+        raise ArgumentError(f"{flag} is for the executor {takers}, received --executor {arguments.executor}")
+    options = {name: getattr(arguments, name) for name in given - {"slurm_additional"}}
+    pairs = [word.partition("=") for word in arguments.slurm_additional]
+    for key, equals, value in pairs:
+        if not (key and equals):
+            raise ArgumentError(f"--slurm-additional must be KEY=VALUE, received {key + value!r}")
+    return options | ({"slurm_additional_parameters": {key: value for key, _, value in pairs}} if pairs else {})
+
+
+def main(name: str, presets: Presets, argv: Sequence[str] | None = None) -> int:
+    """An experiment's command.
+
+    Args:
+        name: the experiment's.
+        presets: its runs by preset.
+        argv: the words after the command; None for those of this process.
+
+    Returns:
+        The exit status.
+    """
+    program = f"python -m experiments.{name}"
+    arguments = tyro.cli(Arguments, prog=program, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    return cli.guarded(lambda: run(presets, arguments))

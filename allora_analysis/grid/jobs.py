@@ -1,0 +1,106 @@
+"""A grid's runs as jobs through submitit: processes on this machine, or an array of Slurm jobs.
+
+Whether a run was done is told by its record alone; of a job only the reason matters why it left none. submitit keeps
+what it sends to a job, and what comes back, as pickles in `unfinished/jobs/` below the folder of records, with the
+jobs' logs; records are none. Checked by `tests/test_grid_jobs.py`, and on a Slurm of two nodes by
+`tests/test_grid_slurm.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import pickle_load
+
+from allora_analysis.finetune.run import UNFINISHED
+from allora_analysis.grid.job import Fleet
+from allora_analysis.grid.local import Processes
+from allora_analysis.grid.plan import Grid, Summary, Task, recorded
+from allora_analysis.grid.slurm import Array
+from allora_analysis.validation import ArgumentError
+
+POLL = 2.0  # seconds between two looks at the jobs
+TELL = 20.0  # seconds between two lines of progress
+FLEETS = {"local": Processes, "slurm": Array}
+
+
+def run(grid: Grid, cluster: str, **parameters: Any) -> Summary:
+    """Hand over what is not recorded, and wait.
+
+    Args:
+        grid: the grid.
+        cluster: "local" or "slurm".
+        **parameters: those of `local.Processes` or of `slurm.Array`.
+
+    Returns:
+        What became of the runs.
+    """
+    known = recorded(grid)
+    todo = [task for task, record in known.items() if record is None]
+    if not todo:
+        return Summary(known=len(known))
+    top = grid.results / UNFINISHED / "jobs"
+    folder = _folder(top)
+    try:
+        fleet = FLEETS[cluster](folder, grid, todo, parameters)
+        interrupted = _wait(fleet)
+        lacking = [task for task, record in recorded(grid).items() if record is None]
+        failed = () if interrupted else tuple(f"{task.setting.words()}: {_why(fleet, task)}" for task in lacking)
+        for words in failed:
+            print(f"not run: {words}", file=sys.stderr, flush=True)
+        if not lacking:
+            fleet.clean()
+        return Summary(len(known) - len(todo), len(todo) - len(lacking), failed, interrupted)
+    finally:
+        with contextlib.suppress(OSError):  # not empty: logs of jobs that failed, or of others that run
+            folder.rmdir()
+        with contextlib.suppress(OSError):
+            top.rmdir()
+            top.parent.rmdir()
+
+
+def _folder(top: Path) -> Path:
+    folder = top / secrets.token_hex(4)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ArgumentError(f"results {str(top)!r}: cannot be written ({error.strerror})") from None
+    return folder
+
+
+def _wait(fleet: Fleet) -> bool:
+    last = float("-inf")
+    try:
+        while (words := fleet.look()) is not None:
+            if time.monotonic() - last > TELL:
+                last = time.monotonic()
+                print(words, file=sys.stderr, flush=True)
+            time.sleep(POLL)
+        return False
+    except KeyboardInterrupt:
+        print(fleet.stop(), file=sys.stderr, flush=True)
+        return True
+
+
+def _why(fleet: Fleet, task: Task) -> str:
+    paths = fleet.paths[task]
+    log = f"its log is {paths.stderr}"
+    try:
+        outcome, value = pickle_load(paths.result_pickle)
+    except (OSError, EOFError):
+        return f"its job {paths.job_id} ended without a result; {log}"
+    if outcome == "success":
+        return value if isinstance(value, str) else f"its job {paths.job_id} ended well, but left no record; {log}"
+    return f"{_error(str(value))}; {log}"
+
+
+def _error(trace: str) -> str:
+    # Below the frames, which are indented, a traceback has the exception, then notes on it.
+    lines = [line for line in trace.splitlines() if line.strip()]
+    frames = max((index for index, line in enumerate(lines) if line.startswith(" ")), default=-1)
+    return next(iter(lines[frames + 1 :]), "an error without a name")

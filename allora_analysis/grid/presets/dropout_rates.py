@@ -1,0 +1,37 @@
+"""Table 2 and Figure 2, left: the runs of `experiments.dropout_rates`, which states the question and the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from allora_analysis.finetune.setting import Setting
+
+DROP_RATES = (0.0, 0.05, 0.1, 0.2, 0.4)
+BOTTLENECK = (0.1, 0.4)
+
+
+def runs(model: str, data: str, seeds: int, epochs: int) -> Iterator[Setting]:
+    """The runs: every drop rate at the input before the second seed, the bottleneck's last.
+
+    Args:
+        model: its name.
+        data: its name.
+        seeds: how many.
+        epochs: of each run.
+
+    Yields:
+        The settings.
+    """
+    shared = {"learning_rate": 3e-4, "head_learning_rate": 1e-3, "schedule": "constant", "epochs": epochs}
+    for placement, rates in (("input", DROP_RATES), ("bottleneck", BOTTLENECK)):
+        for seed in range(seeds):
+            for rate in rates:
+                yield Setting(
+                    model=model, data=data, arm="lora", drop_rate=rate, placement=placement, seed=seed, **shared
+                )
+
+
+PRESETS = {
+    "desk": [*runs("all-MiniLM-L6-v2", "rotten_tomatoes", 3, 8)],
+    "paper": [*runs("Snowflake-Arctic-XS", "rotten_tomatoes", 5, 10)],
+}

@@ -1,0 +1,61 @@
+"""Every arm over a range of learning rates: the runs of `experiments.learning_rates`, which states the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from allora_analysis.finetune.setting import WITH_ETA, Setting
+
+ETA2 = 4.0
+RATES = {"adamw": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3), "sgd": (0.1, 0.3, 1.0, 3.0, 10.0)}
+HEAD_RATES = {"adamw": 1e-3, "sgd": 0.02}
+ARMS = {
+    "adamw": ("lora", "allora_0", "allora_adamw", "dora", "loraplus", "asf_lora"),
+    "sgd": ("lora", "allora_0"),
+}
+
+
+def runs(model: str, data: str, seeds: int, optimizer: str, arms: Iterable[str], **sizes: int) -> Iterator[Setting]:
+    """The runs on one model and data set under one optimiser: all rates and arms before the second seed.
+
+    Args:
+        model: its name.
+        data: its name.
+        seeds: how many.
+        optimizer: "adamw" or "sgd".
+        arms: the arms.
+        **sizes: batch size and epochs.
+
+    Yields:
+        The settings.
+    """
+    for seed in range(seeds):
+        for arm in arms:
+            for rate in RATES[optimizer]:
+                yield Setting(
+                    model=model,
+                    data=data,
+                    arm=arm,
+                    eta2=ETA2 if arm in WITH_ETA else None,
+                    optimizer=optimizer,
+                    learning_rate=rate,
+                    head_learning_rate=HEAD_RATES[optimizer],
+                    seed=seed,
+                    **sizes,
+                )
+
+
+def _desk() -> Iterator[Setting]:
+    small = {"batch_size": 32, "epochs": 1}
+    for optimizer, arms in ARMS.items():
+        yield from runs("all-MiniLM-L6-v2", "rotten_tomatoes", 3, optimizer, arms, **small)
+    yield from runs("SmolLM2-135M", "rotten_tomatoes", 3, "adamw", ARMS["adamw"][:3], batch_size=16, epochs=1)
+
+
+def _paper() -> Iterator[Setting]:
+    for data in ("rotten_tomatoes", "emotion"):
+        for optimizer, arms in ARMS.items():
+            yield from runs("Qwen2-0.5B", data, 5, optimizer, arms, batch_size=32, epochs=2)
+
+
+PRESETS = {"desk": [*_desk()], "paper": [*_paper()]}

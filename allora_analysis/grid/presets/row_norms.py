@@ -1,0 +1,59 @@
+"""Figure 2, right: the runs of `experiments.row_norms`, which states the question, the test and the stopping rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from allora_analysis.finetune.setting import Setting
+
+ETA2 = 4.0
+ETA = ETA2**0.5
+RATES = {"sgd": 3.0, "adamw": 1e-4}
+HEAD_RATES = {"sgd": 0.02, "adamw": 1e-3}
+FIXED = {"schedule": "constant", "max_grad_norm": 0.0}
+DESK = {
+    "all-MiniLM-L6-v2": {"batch_size": 32, "max_steps": 267},
+    "SmolLM2-135M": {"batch_size": 16, "max_steps": 250},
+}
+
+
+def arms(optimizer: str) -> Iterator[dict[str, object]]:
+    """The arms under an optimiser, at their rates.
+
+    Args:
+        optimizer: "sgd" or "adamw".
+
+    Yields:
+        Arm, η² and learning rate.
+    """
+    rate = RATES[optimizer]
+    yield {"arm": "lora", "learning_rate": rate}
+    yield {"arm": "lora", "learning_rate": ETA * rate}
+    yield {"arm": "allora", "eta2": ETA2, "learning_rate": rate}
+    if optimizer == "adamw":
+        yield {"arm": "allora_adamw", "eta2": ETA2, "learning_rate": rate}
+    yield {"arm": "allora_od", "eta2": ETA2, "learning_rate": rate}
+
+
+def runs(model: str, data: str, seeds: int, **sizes: int) -> Iterator[Setting]:
+    """The runs on one model and data set: every arm before the second seed.
+
+    Args:
+        model: its name.
+        data: its name.
+        seeds: how many.
+        **sizes: batch size and steps or epochs.
+
+    Yields:
+        The settings.
+    """
+    for seed in range(seeds):
+        for optimizer, head in HEAD_RATES.items():
+            shared = {"optimizer": optimizer, "head_learning_rate": head, "seed": seed} | FIXED | sizes
+            yield from (Setting(model=model, data=data, **arm, **shared) for arm in arms(optimizer))
+
+
+PRESETS = {
+    "desk": [one for model, sizes in DESK.items() for one in runs(model, "rotten_tomatoes", 3, **sizes)],
+    "paper": [*runs("Snowflake-Arctic-XS", "rotten_tomatoes", 5, epochs=2)],
+}

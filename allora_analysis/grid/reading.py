@@ -1,0 +1,75 @@
+"""What is recorded of a list of runs. Checked by `tests/test_grid_reading.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from allora_analysis import records
+from allora_analysis.finetune import setting as settings
+from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
+from allora_analysis.validation import ArgumentError
+
+
+def recorded(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[Setting, dict[str, Any]]:
+    """The results of those runs that are recorded, whatever the machine had for a model's or a data set's folder.
+
+    Args:
+        wanted: the runs.
+        folder: the folder of records, which need not exist; None for the repository's own.
+
+    Returns:
+        The result by run, in the order wanted.
+
+    Raises:
+        ArgumentError: a run recorded twice, on models or data of one name and different content.
+    """
+    where = Path(settings.RESULTS if folder is None else folder)
+    known: dict[str, list[records.Record]] = {}
+    for record in records.find(where, STUDY) if where.is_dir() else ():
+        if record.protocol == PROTOCOL:
+            known.setdefault(records.canonical_json("config", record.config), []).append(record)
+    found = {}
+    for run in wanted:
+        same = known.get(records.canonical_json("config", run), [])
+        if len(same) > 1:
+            names = ", ".join(record.path.name for record in same)
+            raise ArgumentError(f"{run.words()}: recorded on several models or data sets of one name: {names}")
+        if same:
+            found[run] = same[0].result
+    return found
+
+
+def final_accuracy(result: dict[str, Any], split: str = "test") -> float | None:
+    """The accuracy after a run's last epoch.
+
+    Args:
+        result: the run's.
+        split: "test" or "validation".
+
+    Returns:
+        The accuracy; None where the run diverged before its first evaluation.
+    """
+    return result["epochs"][-1][f"{split}_accuracy"] if result["epochs"] else None
+
+
+def average_norm(result: dict[str, Any], step: int) -> float:
+    """The row norm ‖(ηBA)_i‖ averaged over rows and layers, after a step.
+
+    Args:
+        result: the run's.
+        step: one of those at which norms were taken.
+
+    Returns:
+        The average of the layers' means.
+
+    Raises:
+        ArgumentError: no norms were taken at this step.
+    """
+    norms = result["row_norms"]
+    if step not in norms["step"]:
+        raise ArgumentError(f"step must be one of {norms['step']}, received {step}")
+    at = norms["step"].index(step)
+    layers = norms["layers"].values()
+    return sum(layer["mean"][at] for layer in layers) / len(layers)

@@ -1,0 +1,85 @@
+"""A grid's runs one after the other, in this process. Checked by `tests/test_grid_serial.py`."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+
+from allora_analysis.finetune.claim import Busy
+from allora_analysis.grid.plan import Grid, Summary, Task, data_of, digests, recorded
+from allora_analysis.validation import ArgumentError
+
+PATIENCE = 5.0  # seconds between two looks at runs that a neighbour is at
+
+
+def run_task(grid: Grid, task: Task) -> bool:
+    """Run one task, or find it recorded.
+
+    Args:
+        grid: its grid.
+        task: the task.
+
+    Returns:
+        Whether this call ran it.
+    """
+    from allora_analysis.finetune import models
+    from allora_analysis.finetune import run as runs
+
+    data = data_of(task.data, task.setting.data)
+
+    def load() -> models.Pretrained:
+        return models.load(task.model, data.classes, grid.trust_remote_code)
+
+    options = {"save_steps": grid.checkpoint_steps, "device": grid.device}
+    return runs.run(task.setting, load, data, digests(task), grid.results, **options).ran
+
+
+def run(grid: Grid) -> Summary:
+    """Run what is not recorded; a run that another process is at is looked at again when the others are done.
+
+    Args:
+        grid: the grid.
+
+    Returns:
+        What became of the runs.
+    """
+    known = recorded(grid)
+    todo = [task for task, record in known.items() if record is None]
+    before, ran, failed = len(known) - len(todo), 0, []
+    try:
+        while todo:
+            busy: list[Task] = []
+            for position, task in enumerate(todo):
+                start = time.monotonic()
+                try:
+                    mine = run_task(grid, task)
+                except Busy:
+                    busy.append(task)
+                except Exception as error:  # of this run: the others need not wait for its repair
+                    failed.append(_told(task, error))
+                else:
+                    ran, before = ran + mine, before + (not mine)  # not mine: a neighbour recorded it meanwhile
+                    if mine:
+                        left = len(todo) - position - 1 + len(busy)
+                        _say(f"recorded {task.setting.words()}: {time.monotonic() - start:.0f} s, {left} to go")
+            todo = busy
+            if todo:
+                time.sleep(PATIENCE)
+    except KeyboardInterrupt:
+        return Summary(before, ran, tuple(failed), interrupted=True)
+    return Summary(before, ran, tuple(failed))
+
+
+def _told(task: Task, error: Exception) -> str:
+    if isinstance(error, ArgumentError):
+        words = f"{task.setting.words()}: {error}"
+    else:  # not the user's mistake: whoever repairs it wants to see where it came from
+        traceback.print_exception(error)
+        words = f"{task.setting.words()}: {type(error).__name__}: {' '.join(str(error).split()):.200}"
+    _say(f"not run: {words}")
+    return words
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

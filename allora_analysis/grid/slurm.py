@@ -1,0 +1,154 @@
+"""A grid's jobs on a Slurm cluster, as one array. Checked by `tests/test_grid_slurm.py`.
+
+A job that is preempted, out of time or on a node that dies is requeued and goes on from its run's checkpoint. Jobs are
+watched through `squeue`, which needs no accounting. A grid that is started again waits for the jobs that it left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from submitit import AutoExecutor
+from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
+
+from allora_analysis import records
+from allora_analysis.cli import write_atomically
+from allora_analysis.finetune.setting import PROTOCOL
+from allora_analysis.grid.job import Fleet, Job
+from allora_analysis.grid.plan import Grid, Task, digests
+from allora_analysis.validation import ArgumentError
+
+TIMEOUT_MIN = 240  # submitit's own is 5 minutes
+TIMEOUTS = 1000  # how often a job that is out of time is requeued; each goes on where the last stopped
+GONE = 15.0  # seconds after which a job that squeue no longer lists has left what it will leave
+SUBMITTED = "jobs.json"
+
+
+class Array(Fleet):
+    """The runs as an array of Slurm jobs, each with one GPU unless the grid is for CPUs.
+
+    Args:
+        folder: where submitit keeps its files; on a disk that all nodes share.
+        grid: the grid.
+        todo: its tasks to run.
+        parameters: submitit's: timeout_min, mem_gb, cpus_per_task, gpus_per_node and slurm_<any of sbatch's>.
+
+    Raises:
+        ArgumentError: no Slurm here, or a parameter or partition that it does not know.
+    """
+
+    def __init__(self, folder: Path, grid: Grid, todo: list[Task], parameters: dict[str, Any]):
+        for program in ("sbatch", "srun", "squeue"):
+            if shutil.which(program) is None:
+                raise ArgumentError(f"executor slurm: no {program} here; run on a cluster's login node, or take local")
+        keys = {task: records.key(task.setting, PROTOCOL, digests(task)) for task in todo}
+        queue = _queue()
+        if queue is None:
+            raise ArgumentError("executor slurm: squeue does not answer; is the cluster up?")
+        self.gone: dict[Task, float] = {}
+        self.paths = _left(folder.parent, {key: task for task, key in keys.items()}, queue)
+        rest = [task for task in todo if task not in self.paths]
+        if rest:
+            self.paths |= zip(rest, _submit(folder, grid, rest, parameters), strict=True)
+            ids = {self.paths[task].job_id: keys[task] for task in rest}
+            write_atomically(folder / SUBMITTED, lambda path: path.write_text(json.dumps(ids)) and None)
+
+    def look(self) -> str | None:
+        """Ask which jobs are queued or run.
+
+        Returns:
+            How they stand, or None when all have ended.
+        """
+        queue = _queue()
+        states: dict[str, int] = {}
+        for task, paths in self.paths.items():
+            if paths.result_pickle.exists():
+                continue
+            if queue is None or paths.job_id in queue:
+                self.gone.pop(task, None)
+                state = "squeue does not answer" if queue is None else queue[paths.job_id]
+                states[state] = states.get(state, 0) + 1
+            elif time.monotonic() - self.gone.setdefault(task, time.monotonic()) < GONE:
+                states["ending"] = states.get("ending", 0) + 1
+        if not states:
+            return None
+        done = len(self.paths) - sum(states.values())
+        return f"{done} jobs done, " + ", ".join(f"{number} {state}" for state, number in states.items())
+
+    def stop(self) -> str:
+        """Leave the jobs to the cluster.
+
+        Returns:
+            What to do.
+        """
+        arrays = " ".join(dict.fromkeys(str(paths.job_id).split("_")[0] for paths in self.paths.values()))
+        return f"the jobs go on, and the same command waits for them again; to end them: scancel {arrays}"
+
+    def clean(self) -> None:
+        """Delete what submitit keeps of these jobs, also of those that an earlier start submitted."""
+        queue = _queue()
+        for folder in {paths.folder for paths in self.paths.values()}:
+            if queue is not None and not _jobs(folder).keys() & queue.keys():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _queue() -> dict[str, str] | None:
+    command = ["squeue", "--me", "--array", "--noheader", "--format=%i|%T|%r"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode:
+        return None
+    rows = [line.strip().split("|") for line in done.stdout.splitlines() if line.count("|") == 2]
+    return {job: state.lower() + (f" ({why})" if why not in ("None", "") else "") for job, state, why in rows}
+
+
+def _left(top: Path, tasks: dict[str, Task], queue: dict[str, str]) -> dict[Task, JobPaths]:
+    # Jobs that an earlier start of this grid, or a grid beside it, has in the queue.
+    found = {}
+    for folder in sorted(path for path in top.iterdir() if path.is_dir()):
+        for job, key in _jobs(folder).items():
+            paths = JobPaths(folder, job_id=job)
+            if key in tasks and job in queue and not paths.result_pickle.exists():
+                found[tasks[key]] = paths
+    return found
+
+
+def _jobs(folder: Path) -> dict[str, str]:
+    try:
+        return json.loads((folder / SUBMITTED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not submitted yet, or taken away meanwhile
+        return {}
+
+
+def _submit(folder: Path, grid: Grid, todo: list[Task], parameters: dict[str, Any]) -> list[JobPaths]:
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's error, and raises it too
+            executor = AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=TIMEOUTS)
+            executor.update_parameters(**_parameters(grid, parameters))
+            jobs = executor.map_array(Job(), [grid] * len(todo), todo)
+    except NameError as error:  # an unknown parameter: the first line says which
+        raise ArgumentError(f"executor slurm: {str(error).splitlines()[0]}") from None
+    except (FailedJobError, FailedSubmissionError, AssertionError, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ArgumentError(f"executor slurm: {lines[-1] if lines else type(error).__name__}") from None
+    return [job.paths for job in jobs]
+
+
+def _parameters(grid: Grid, given: dict[str, Any]) -> dict[str, Any]:
+    defaults = {"name": "allora", "timeout_min": TIMEOUT_MIN, "gpus_per_node": int(grid.device != "cpu")}
+    chosen = defaults | given
+    if not chosen["gpus_per_node"]:
+        del chosen["gpus_per_node"]
+    if "cpus_per_task" in chosen:  # srun no longer takes it from sbatch
+        chosen.setdefault("slurm_srun_args", [f"--cpus-per-task={chosen['cpus_per_task']}"])
+    chosen["slurm_additional_parameters"] = {"requeue": True} | chosen.get("slurm_additional_parameters", {})
+    return chosen

@@ -1,0 +1,61 @@
+"""Where models and data of the experiments come from, by the name that records call them.
+
+The paper's own are hub ids; a user's folders take their place by `--source NAME=FOLDER`. Checked by
+`tests/test_grid_plan.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from allora_analysis.validation import ArgumentError
+
+HUB = {
+    "Qwen2-0.5B": "Qwen/Qwen2-0.5B",
+    "Snowflake-Arctic-XS": "Snowflake/snowflake-arctic-embed-xs",
+    "Snowflake-Arctic-L": "Snowflake/snowflake-arctic-embed-l",
+    "OpenELM-450M": "apple/OpenELM-450M",
+    "LLaMA-7B": "huggyllama/llama-7b",
+    "LLaMA2-7B": "meta-llama/Llama-2-7b-hf",
+    "LLaMA3-8B": "meta-llama/Meta-Llama-3-8B",
+    "all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2",
+    "SmolLM2-135M": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "rotten_tomatoes": "cornell-movie-review-data/rotten_tomatoes",
+    "emotion": "dair-ai/emotion",
+    "yelp": "Yelp/yelp_review_full",
+    "bias_in_bios": "LabHC/bias_in_bios",
+}
+
+
+def resolve(names: Iterable[str], given: Iterable[str] = ()) -> dict[str, str]:
+    """The source of each name: what the user gives, or else the hub's.
+
+    Args:
+        names: of models and data sets.
+        given: "NAME=SOURCE" each; a source is a folder, a GGUF file or a hub id.
+
+    Returns:
+        The source by name.
+
+    Raises:
+        ArgumentError: not of this form, a name that is not among `names`, or one that has no source.
+    """
+    wanted, own = dict.fromkeys(names), _given(given)
+    for name in own:
+        if name not in wanted:
+            raise ArgumentError(f"--source {name}=…: the runs know no such name, but {', '.join(wanted)}")
+    for name in wanted:
+        if name not in own and name not in HUB:
+            raise ArgumentError(f"--source: {name!r} has no source of its own; say --source {name}=FOLDER")
+    return {name: own.get(name) or HUB[name] for name in wanted}
+
+
+def _given(words: Iterable[str]) -> Mapping[str, str]:
+    pairs = {}
+    for word in words:
+        name, equals, source = word.partition("=")
+        if not (name and equals and source):
+            raise ArgumentError(f"--source must be NAME=FOLDER, received {word!r}")
+        pairs[name] = str(Path(source).expanduser()) if source.startswith("~") else source
+    return pairs

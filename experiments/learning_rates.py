@@ -1,0 +1,28 @@
+"""Ours: every arm over a range of learning rates, the best of each compared. `python -m experiments.learning_rates`.
+
+**Question.** The paper compares its arms at one base rate, at which ALLoRA's adapters learn faster than LoRA's by up to
+η. After each arm is given the rate that suits it best, does any arm differ from LoRA?
+
+**Arms.** AdamW: LoRA, ALLoRA without dropout, ALLoRAAdamW and ASF-LoRA (η² = 4), DoRA, LoRA+ (B's rate 16 times A's),
+at learning rates 3e-5 to 3e-3, half a decade apart. SGD: LoRA and ALLoRA (η² = 4) at 0.1 to 10. One epoch, linear
+schedule, clipping at 1 (transformers' default), no dropout in any arm, one rate for the classifier in all arms of an
+optimiser. all-MiniLM-L6-v2 in batches of 32; SmolLM2-135M in batches of 16, for LoRA, ALLoRA and ALLoRAAdamW.
+
+**Seeds.** 0, 1, 2: of A, the classifier, the order of the data. Arms share seeds.
+
+**Test.** For each arm, the rate with the highest validation accuracy, averaged over seeds; at that rate, the test
+accuracy of the arm minus LoRA's at LoRA's own best rate, paired by seed: Student's t over seeds, 95 % intervals, Holm
+over the arms of a model. An arm is better or worse than LoRA if its adjusted p-value is at most 0.05, undecided
+otherwise, with the number of seeds that the difference seen would need. Validation chooses, the test split judges.
+
+**Stopping rule.** The list of runs is fixed; every run is recorded whatever it shows, one that diverges as such; an arm
+is judged when all its rates and seeds are there.
+"""
+
+from __future__ import annotations
+
+from allora_analysis.grid.command import main
+from allora_analysis.grid.presets.learning_rates import PRESETS
+
+if __name__ == "__main__":
+    raise SystemExit(main("learning_rates", PRESETS))

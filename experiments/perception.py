@@ -1,0 +1,28 @@
+"""Table 3 and Figure 3: `python -m experiments.perception`.
+
+**Question.** The paper says that ALLoRA is "universally better" than LoRA on perception tasks, and that without dropout
+it is about the same. Its LoRA runs at η·l_b, classifier included, while ALLoRA's classifier stays at l_b.
+
+**Arms.** As in the paper, l_b = 1e-4 and η² in {1, 2, 4}: ALLoRA with drop rate 0.05, ALLoRA without dropout, both at
+l_b; LoRA with drop rate 0.05 at η·l_b, with the classifier at η·l_b too (the paper's), and with the classifier at l_b
+(the confound taken out). Two epochs, AdamW, linear schedule, clipping at 1, batches of 32, r = 16: transformers'
+defaults, since the paper names none.
+
+**Seeds.** Desk: 0, 1, 2; paper: 0 to 4. Arms share seeds.
+
+**Test.** Test accuracy after the last epoch, ALLoRA minus LoRA, paired by seed; over all cells (data × η²) with seeds
+clustered in cells: `statistics.clustered` sign flips; per cell Student's t with Holm over the cells. "Universally
+better" holds if the difference is significantly above 0 in every cell, is refuted if it is significantly below in one,
+and is undecided otherwise, with the number of seeds that the differences seen would need.
+
+**Stopping rule.** The list of runs is fixed; every run is recorded whatever it shows, and a cell is tested when its
+seeds are all there.
+"""
+
+from __future__ import annotations
+
+from allora_analysis.grid.command import main
+from allora_analysis.grid.presets.perception import PRESETS
+
+if __name__ == "__main__":
+    raise SystemExit(main("perception", PRESETS))

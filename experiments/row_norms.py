@@ -1,0 +1,35 @@
+"""Figure 2, right: `python -m experiments.row_norms`.
+
+**Question.** The paper says of ALLoRA that the row norms of BA leave 0 as fast as LoRA's at learning rate η·l_b, then
+find their level, and that LoRA at a lower rate reaches the same level much more slowly. It names no optimiser. Is it
+so under SGD, where the first step is LoRA's at η·l exactly; and under AdamW, where the factor cancels in the first
+step?
+
+**Arms.** LoRA at l, LoRA at η·l, ALLoRA and ALLoRA-OD at l, under SGD and AdamW; under AdamW also ALLoRAAdamW (LoRA
+with the row factor after Adam) at l. η² = 4, the paper's largest, so η = 2. l = 1e-4 under AdamW (the paper's base
+rate) and 3 under SGD: of 1, 3 and 10, tried for at most 100 steps with LoRA and seed 100, which is no seed of the
+experiment, the loss rose to 1.7 within nine steps at 10, and 3 moved further than 1. Constant rate, **no clipping** (at norm 1 it would undo the factor), no
+dropout, LoRA scaling 1, one rate for the classifier (1e-3 under AdamW, 0.02 under SGD) in all
+arms of an optimiser. One epoch of rotten_tomatoes in batches of 32; SmolLM2-135M: 250 steps of 16.
+
+**Seeds.** 0, 1, 2: of A, the classifier, the order of the data. Arms share seeds, so they start alike.
+
+**Measured.** n(t): the row norm ‖(ηBA)_i‖ (with the LoRA scaling for η), averaged over rows and layers, at steps 0 to
+10 and at 24 more, evenly in the logarithm.
+
+**Test.** D(t) = log n_ALLoRA(t) − log n_other(t), paired by seed, Student's t over seeds, for "other" LoRA at η·l and
+LoRA at l, at t = 1, 10 and the last step. ALLoRA *matches* another at t if the whole 95 % interval of D(t) is within
+±log 1.1, *differs* if the interval excludes 0 and |mean| is above log 1.1, otherwise it is undecided. The paper's
+sentence holds of an optimiser if ALLoRA matches LoRA at η·l at t = 1 and 10 and differs from LoRA at l there.
+
+**Stopping rule.** The list of runs is fixed; every run is recorded whatever it shows, and a case is tested when its
+seeds are all there.
+"""
+
+from __future__ import annotations
+
+from allora_analysis.grid.command import main
+from allora_analysis.grid.presets.row_norms import PRESETS
+
+if __name__ == "__main__":
+    raise SystemExit(main("row_norms", PRESETS))

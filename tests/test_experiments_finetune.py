@@ -1,0 +1,85 @@
+"""The fine-tuning experiments: what each states before it runs, and its list of runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+
+import pytest
+
+from allora_analysis.finetune.setting import check
+from allora_analysis.grid.command import main
+from allora_analysis.grid.sources import HUB
+from tests import tiny_grid
+
+NAMES = ("ablation", "dropout_rates", "learning_rates", "perception", "row_norms")
+STATED = ("Question", "Arms", "Seeds", "Test", "Stopping rule")
+
+
+def experiment(name):
+    return importlib.import_module(f"experiments.{name}")
+
+
+def all_runs():
+    return [
+        pytest.param(runs, id=f"{name}-{preset}") for name in NAMES for preset, runs in experiment(name).PRESETS.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return tiny_grid.sources(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_states_all_of_it_before_the_run(name):
+    words = experiment(name).__doc__
+    assert f"python -m experiments.{name}" in words.splitlines()[0]
+    assert [title for title in re.findall(r"^\*\*(.+?)\.\*\*", words, re.MULTILINE) if title in STATED] == list(STATED)
+    assert set(experiment(name).PRESETS) == {"desk", "paper"}
+
+
+@pytest.mark.parametrize("runs", all_runs())
+def test_the_runs_are_valid_recorded_as_they_stand_and_differ(runs):
+    assert [check(one) for one in runs] == runs
+    assert len(set(runs)) == len(runs) > 0
+    assert {one.model for one in runs} | {one.data for one in runs} <= set(HUB)
+
+
+@pytest.mark.parametrize("runs", all_runs())
+def test_all_arms_share_their_seeds(runs):
+    seeds = {}
+    for one in runs:
+        seeds.setdefault(dataclasses.replace(one, seed=0), []).append(one.seed)
+    counts = {tuple(sorted(of)) for of in seeds.values()}
+    assert len(counts) == 1, "arms with seeds of their own"
+    (shared,) = counts
+    assert shared == tuple(range(len(shared)))
+    assert len(shared) >= 3
+    # What is not the arm's own is the same for all arms on a model and data set.
+    own = ("arm", "eta2", "optimizer", "learning_rate", "head_learning_rate", "drop_rate", "placement", "seed")
+    fields = [field.name for field in dataclasses.fields(runs[0]) if field.name not in own]
+    rest = {tuple(getattr(one, name) for name in fields) for one in runs}
+    assert len(rest) == len({(one.model, one.data) for one in runs})
+
+
+def test_no_run_is_of_two_experiments_that_are_judged_together():
+    lists = [set(experiment(name).PRESETS["desk"]) for name in ("perception", "ablation")]
+    assert not lists[0] & lists[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("preset", ["desk", "paper"])
+def test_a_dry_run_lists_the_runs_and_asks_no_hub(made, tmp_path, capsys, name, preset):
+    runs = experiment(name).PRESETS[preset]
+    command = ["--preset", preset, "--results", str(tmp_path / "none"), "--dry-run"]
+    assert main(name, experiment(name).PRESETS, command) == 0
+    bare = capsys.readouterr().out
+    assert bare.count("to run    ") == len(runs)
+    assert f"0 of {len(runs)} runs recorded" in bare
+    models, data = dict.fromkeys(one.model for one in runs), dict.fromkeys(one.data for one in runs)
+    given = [f"{model}={made.bert}" for model in models] + [f"{name}={made.films}" for name in data]
+    assert main(name, experiment(name).PRESETS, [*command, "--source", *given]) == 0
+    assert capsys.readouterr().out == bare
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,126 @@
+"""The command line that the experiments share, on tiny runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from allora_analysis import grid
+from allora_analysis.grid import command, plan
+from tests import tiny_grid
+from tests.tiny_grid import PRESETS, RUNS
+
+SHORT = {"desk": [dataclasses.replace(one, max_steps=2) for one in PRESETS["desk"]]}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return tiny_grid.sources(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.fixture
+def flags(made, tmp_path):
+    return tiny_grid.flags(made, tmp_path / "results")
+
+
+def test_listed_run_and_listed_again(flags, tmp_path, capsys):
+    some = [*flags, "--seeds", "1", "--only", "lora", "head_only"]
+    assert command.main("tiny", SHORT, [*flags, "--dry-run"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "to run    bert, films, lora, drop rate 0.1, adamw at 0.01 (head 0.0001), seed 0"
+    assert len(out) == RUNS + 1
+    assert out[-1].startswith(f"0 of {RUNS} runs recorded; the rest, one after the other: {RUNS} that take an unknown")
+    assert not (tmp_path / "results").exists()
+    assert command.main("tiny", SHORT, some) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "0 runs were recorded before, 2 now, 0 could not be run\n"
+    assert "recorded bert, films, head_only" in shown.err
+    before = tiny_grid.results_of(tmp_path / "results")
+    assert len(before) == 2
+    assert command.main("tiny", SHORT, some) == 0
+    assert capsys.readouterr().out == "2 runs were recorded before, 0 now, 0 could not be run\n"
+    assert tiny_grid.results_of(tmp_path / "results") == before
+    assert command.main("tiny", SHORT, [*flags, "--dry-run"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in out[:-1]] == ["recorded", "to", "recorded", "to", "to", "to"]
+    assert out[-1] == f"2 of {RUNS} runs recorded; the rest, one after the other: about 1 minutes"
+    assert command.main("tiny", SHORT, [*some, "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 of 2 runs recorded"
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(5, "1 minutes"), (700, "12 minutes"), (9000, "2.5 hours")])
+def test_times_are_told_in_minutes_and_hours(seconds, words):
+    assert command._time(seconds) == words
+
+
+def test_a_failed_run_is_status_1_and_an_interrupted_grid_130(flags, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "run", lambda *_, **__: grid.Summary(3, 2, ("it: broken",)))
+    assert command.main("tiny", SHORT, flags) == 1
+    assert capsys.readouterr().out == "3 runs were recorded before, 2 now, 1 could not be run\n"
+    monkeypatch.setattr(plan, "run", lambda *_, **__: grid.Summary(3, 2, ("it: broken",), interrupted=True))
+    assert command.main("tiny", SHORT, flags) == 130
+    assert capsys.readouterr().err == "interrupted: the same command goes on\n"
+
+
+def test_only_names_of_one_kind_add_up_and_kinds_narrow():
+    runs = [dataclasses.replace(one, data=data) for data in ("films", "books") for one in PRESETS["desk"]]
+    chosen = command.select(runs, ["lora", "books", "head_only"], 1)
+    assert [(one.data, one.arm, one.seed) for one in chosen] == [("books", "lora", 0), ("books", "head_only", 0)]
+    assert command.select(runs, [], None) == runs
+
+
+def test_the_executors_flags_reach_it(flags, monkeypatch):
+    seen = []
+    monkeypatch.setattr(plan, "run", lambda of, executor, **more: seen.append((executor, more)) or grid.Summary())
+    assert command.main("tiny", SHORT, flags) == 0
+    assert command.main("tiny", SHORT, [*flags, "--executor", "local", "--processes", "3", "--timeout-min", "9"]) == 0
+    more = ["--gpus-per-node", "0", "--slurm-partition", "gpu", "--slurm-additional", "qos=low", "comment=a=b"]
+    assert command.main("tiny", SHORT, [*flags, "--executor", "slurm", *more]) == 0
+    additional = {"qos": "low", "comment": "a=b"}
+    assert seen == [
+        ("serial", {}),
+        ("local", {"processes": 3, "timeout_min": 9}),
+        ("slurm", {"gpus_per_node": 0, "slurm_partition": "gpu", "slurm_additional_parameters": additional}),
+    ]
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--preset", "cloud"], "--preset must be one of desk"),
+        (["--executor", "cloud"], "--executor must be one of serial, local, slurm"),
+        (["--device", "tpu"], "--device must be one of auto, cpu"),
+        (["--checkpoint-steps", "0"], "--checkpoint-steps must be a whole number, 1 or above"),
+        (["--seeds", "0"], "--seeds must be a whole number, 1 or above"),
+        (["--only", "dora"], "--only: no run has 'dora'; known are model: bert; data: films; arm: lora, allora_0"),
+        (["--slurm-partition", "gpu"], "--slurm-partition is for the executor slurm, received --executor serial"),
+        (["--processes", "2", "--executor", "slurm"], "--processes is for the executor local, received"),
+        (["--timeout-min", "2"], "--timeout-min is for the executor local or slurm, received"),
+        (["--executor", "slurm", "--slurm-additional", "qos"], "--slurm-additional must be KEY=VALUE, received 'qos'"),
+        (["--executor", "local", "--processes", "0"], "processes must be a whole number, 1 or above"),
+        (["--results", __file__], "results must be a folder"),
+        (["--source", "bert=/nowhere/at/all", "films=/nowhere"], "/nowhere"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(flags, capsys, monkeypatch, more, words):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert command.main("tiny", SHORT, [*flags, *more]) == 2
+    shown = capsys.readouterr()
+    assert words in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+
+
+def test_help_answers_at_once(capsys):
+    with pytest.raises(SystemExit) as done:
+        command.main("tiny", SHORT, ["--help"])
+    assert done.value.code == 0
+    assert "--slurm-array-parallelism" in capsys.readouterr().out
+    heavy = ("torch", "transformers", "submitit", "matplotlib", "scipy.stats")
+    code = f"import sys, experiments.row_norms; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tiny_grid.ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr

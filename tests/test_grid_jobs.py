@@ -1,0 +1,160 @@
+"""Runs as jobs through submitit: processes on this machine. Slurm's own are in `test_grid_slurm.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from allora_analysis import grid
+from allora_analysis.finetune.claim import Busy
+from allora_analysis.finetune.setting import check
+from allora_analysis.grid import job, jobs, local, serial
+from allora_analysis.validation import ArgumentError
+from tests import tiny_grid
+from tests.tiny_grid import results_of
+
+
+@pytest.fixture(autouse=True)
+def as_a_user(monkeypatch):
+    for name, value in tiny_grid.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tiny_grid.ROOT)
+    monkeypatch.setattr(jobs, "POLL", 0.1)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return tiny_grid.sources(tmp_path_factory.mktemp("sources"))
+
+
+def short(made, results, n=2, **changed):
+    """The first few runs, of two steps each."""
+    tasks = tiny_grid.grid(made, results).tasks[:n]
+    changed = {"max_steps": 2} | changed
+    cut = [dataclasses.replace(task, setting=check(dataclasses.replace(task.setting, **changed))) for task in tasks]
+    return grid.Grid(tuple(cut), results, "cpu", 1)
+
+
+def test_processes_record_what_one_process_records(made, tmp_path, capsys):
+    assert grid.run(short(made, tmp_path / "one", 3)) == grid.Summary(ran=3)
+    few = short(made, tmp_path / "local", 3)
+    assert grid.run(dataclasses.replace(few, tasks=few.tasks[:1]), "local") == grid.Summary(ran=1)
+    assert grid.run(few, "local", processes=2, timeout_min=30) == grid.Summary(known=1, ran=2)
+    assert results_of(tmp_path / "local") == results_of(tmp_path / "one")
+    assert "0 runs done, 2 running, 0 to come" in capsys.readouterr().err
+    assert grid.run(few, "local") == grid.Summary(known=3)
+
+
+@pytest.mark.bad_input
+def test_a_job_that_fails_is_one_line_that_names_its_log_and_the_others_run(made, tmp_path, capsys):
+    wanted = short(made, tmp_path / "results", 1)
+    wrong = dataclasses.replace(wanted.tasks[0].setting, max_length=2**70)  # more than a tokenizer can count
+    shutil.copytree(made.bert, tmp_path / "bare")
+    (tmp_path / "bare" / "model.safetensors").unlink()
+    (right,) = wanted.tasks
+    tasks = (dataclasses.replace(right, setting=wrong), dataclasses.replace(right, model=str(tmp_path / "bare")), right)
+    summary = grid.run(dataclasses.replace(wanted, tasks=tasks), "local")
+    assert (summary.ran, len(summary.failed)) == (1, 2)
+    line, log = summary.failed[0].split("; its log is ")
+    assert line.startswith(f"{wrong.words()}: OverflowError")
+    assert "Traceback" in Path(log).read_text()
+    assert f"{right.setting.words()}: model '{tmp_path / 'bare'}': transformers cannot load it" in summary.failed[1]
+    shown = capsys.readouterr().err
+    for words in summary.failed:
+        assert shown.count(f"not run: {words}\n") == 1
+    assert len(list((tmp_path / "results").glob("*.json"))) == 1
+
+
+def test_a_job_that_is_killed_says_so_and_is_run_again(made, tmp_path, monkeypatch):
+    wanted = short(made, tmp_path / "results", 1)
+    right = local.Processes.look
+
+    def killed(self):
+        words = right(self)
+        for slot in self.slots:
+            slot._process.kill()
+            slot._process.wait()
+        return words
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local.Processes, "look", killed)
+        summary = grid.run(wanted, "local")
+    assert "ended without a result; its log is " in summary.failed[0]
+    assert grid.run(wanted, "local").failed == ()
+    assert len(list((tmp_path / "results").glob("*.json"))) == 1
+
+
+def test_ctrl_c_ends_the_processes_and_the_same_call_goes_on(made, tmp_path, capsys, monkeypatch):
+    wanted = short(made, tmp_path / "results", 2, max_steps=3000)
+    started = []
+    right = local.Processes.look
+
+    def cut_off(self):
+        words = right(self)
+        if list((tmp_path / "results").glob("unfinished/finetune-*/checkpoint-*")):
+            started.extend(self.slots)
+            raise KeyboardInterrupt
+        return words
+
+    monkeypatch.setattr(local, "GRACE", 0.2)
+    monkeypatch.setattr(local.Processes, "look", cut_off)
+    summary = grid.run(wanted, "local", processes=2)
+    assert summary == grid.Summary(interrupted=True)
+    assert "the processes are stopped; the same command goes on" in capsys.readouterr().err
+    for each in started:
+        assert each._process.wait(30) is not None
+    assert not list((tmp_path / "results").glob("unfinished/jobs"))
+    assert list((tmp_path / "results").glob("unfinished/finetune-*/checkpoint-*"))
+
+
+def test_a_job_waits_for_the_process_that_is_at_its_run(made, tmp_path, monkeypatch):
+    wanted = short(made, tmp_path, 1)
+    answers = [Busy("it"), Busy("it"), None]
+
+    def busy(*_):
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+
+    monkeypatch.setattr(serial, "run_task", busy)
+    monkeypatch.setattr(job, "WAIT", 0.01)
+    assert job.Job()(wanted, wanted.tasks[0]) is None
+    assert answers == []
+    again = job.Job().checkpoint(wanted, wanted.tasks[0])
+    assert again.args == (wanted, wanted.tasks[0])
+
+
+def test_each_process_has_a_gpu_of_its_own_and_its_share_of_the_cores(made, tmp_path, monkeypatch):
+    wanted = dataclasses.replace(short(made, tmp_path, 2), device="auto")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    fleet = local.Processes(tmp_path, wanted, list(wanted.tasks), {})
+    assert [executor.parameters["visible_gpus"] for executor in fleet.executors] == [(2,), (5,)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert local.visible_gpus() == list(range(__import__("torch").cuda.device_count()))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)), raising=False)
+    fleet = local.Processes(tmp_path, dataclasses.replace(wanted, device="cpu"), list(wanted.tasks), {})
+    assert (fleet.size, fleet.threads) == (2, 4)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    with local._threads(4):
+        assert os.environ["OMP_NUM_THREADS"] == "4"
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+@pytest.mark.bad_input
+def test_what_an_executor_does_not_know_is_refused_in_one_line(made, tmp_path, monkeypatch):
+    wanted = short(made, tmp_path / "results", 1)
+    with pytest.raises(ArgumentError, match="executor local: knows no parameter 'mem_gb', but processes, timeout_min"):
+        grid.run(wanted, "local", mem_gb=3)
+    with pytest.raises(ArgumentError, match="timeout_min must be a whole number"):
+        grid.run(wanted, "local", timeout_min=0)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(ArgumentError, match="no sbatch here; run on a cluster's login node"):
+        grid.run(wanted, "slurm")
+    assert not list(tmp_path.glob("results/unfinished/*"))
+    wanted.results.mkdir(exist_ok=True)
+    (wanted.results / "unfinished").write_text("in the way")
+    with pytest.raises(ArgumentError, match="cannot be written"):
+        grid.run(wanted, "local")

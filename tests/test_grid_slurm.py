@@ -1,0 +1,1 @@
+"""Runs as jobs on a real Slurm of two nodes on this machine."""

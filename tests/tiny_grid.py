@@ -1,0 +1,93 @@
+"""A grid of tiny runs, as an experiment's command: `python -m tests.tiny_grid --source bert=… films=… --results …`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from allora_analysis import records
+from allora_analysis.finetune.setting import Setting, check
+from allora_analysis.grid import Grid, Task
+from allora_analysis.grid.command import main
+
+ROOT = Path(__file__).parents[1]
+SHARED = {"model": "bert", "data": "films", "rank": 2, "epochs": 8, "batch_size": 8, "learning_rate": 1e-2}
+PRESETS = {
+    "desk": [
+        Setting(arm=arm, eta2=eta2, drop_rate=drop_rate, seed=seed, **SHARED)
+        for seed in range(2)
+        for arm, eta2, drop_rate in (("lora", None, 0.1), ("allora_0", 4.0, 0.0), ("head_only", None, 0.0))
+    ]
+}
+RUNS = len(PRESETS["desk"])
+STEPS = 3  # between two checkpoints of 48 steps
+
+
+class Sources(NamedTuple):
+    """Where the tiny model and data are."""
+
+    bert: Path
+    films: Path
+
+    def words(self) -> list[str]:
+        return [f"bert={self.bert}", f"films={self.films}"]
+
+
+def sources(folder: Path) -> Sources:
+    from tests import tiny_finetune
+
+    return Sources(tiny_finetune.bert(folder / "bert"), tiny_finetune.sentences(folder / "films"))
+
+
+def grid(made: Sources, results: Path, presets=PRESETS) -> Grid:
+    tasks = tuple(Task(check(one), str(made.bert), str(made.films)) for one in presets["desk"])
+    return Grid(tasks, results, "cpu", STEPS)
+
+
+def flags(made: Sources, results: Path) -> list[str]:
+    return [
+        "--source",
+        *made.words(),
+        "--results",
+        str(results),
+        "--device",
+        "cpu",
+        "--checkpoint-steps",
+        str(STEPS),
+    ]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """A user's: one thread, so that all numbers agree, and no hub."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""} | more
+
+
+def start(made: Sources, results: Path, *more: str, **options) -> subprocess.Popen:
+    """The command, as a user starts it."""
+    command = [sys.executable, "-m", "tests.tiny_grid", *flags(made, results), *more]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, **({"env": environment()} | pipes | options))
+
+
+def finish(process: subprocess.Popen, timeout: float = 300) -> tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, out, err
+
+
+def results_of(folder: Path) -> dict[str, dict]:
+    """Each record's result by file name; each verified, none set aside, nothing left beside them."""
+    assert sorted(path.name for path in folder.iterdir() if path.suffix != ".json") == []
+    found = records.find(folder)
+    assert len(found) == len(list(folder.iterdir()))
+    return {record.path.name: record.result for record in found}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("tiny_grid", PRESETS))
