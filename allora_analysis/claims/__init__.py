@@ -18,6 +18,7 @@ SECTIONS = (
     "section_4_definition",
     "section_4_escape",
     "section_4_figure_2",
+    "section_4_row_norms",
     "section_4_descent",
     "section_4_gradient",
     "section_4_knobs",

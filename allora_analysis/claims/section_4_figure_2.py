@@ -1,7 +1,6 @@
 """§4.2 and Figure 2 (right) under each optimiser: the layers are run, `escape` predicts.
 
-What only the paper's own fine-tuning could show is a row of its own, not run here. Checked by
-`tests/test_claims_allora_escape.py`, which plants wrong formulas.
+Checked by `tests/test_claims_allora_escape.py`, which plants wrong formulas.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from allora_analysis.claims.ledger import Claim, Evidence, Finding, relative_err
 
 ADAM = 1e-5  # Adam's ε over |g|, and PyTorch's 1e-6 in a clipped norm
 COMMAND = "python -m allora_analysis.escape"
-FINE_TUNING = "python -m experiments.row_norms (to come, with the fine-tuning runs)"
 TEST = "tests/test_escape_drift.py"
 ETA, RATE = 2.0, 0.01
 CLIP = 0.5  # below the norm of the first gradients of the problem
@@ -142,19 +140,12 @@ ROWS = (
         effective_rate,
     ),
 )
-MEASURED = (
-    "4-figure-2-measured",
-    "Figure 2, right, as measured (Snowflake Arctic XS, Rotten Tomatoes)",
-    "ALLoRA escapes from 0 rapidly and then tapers off into a measured move; its starting phase matches that of LoRA "
-    "with learning rate η·l_b; LoRA with a lower rate reaches the same level of L2 norm but much slower",
-)
 
 
 def claims() -> tuple[Claim, ...]:
-    """The statements that depend on the optimiser, and Figure 2's measurement, which fine-tuning runs decide.
+    """The statements that depend on the optimiser; Figure 2 as measured is in `section_4_row_norms`.
 
     Returns:
         The claims.
     """
-    rows = tuple(Claim(name, where, text, check, COMMAND, TEST) for name, where, text, check in ROWS)
-    return (*rows, Claim(*MEASURED, None, FINE_TUNING, "tests/test_claims_allora_escape.py"))
+    return tuple(Claim(name, where, text, check, COMMAND, TEST) for name, where, text, check in ROWS)

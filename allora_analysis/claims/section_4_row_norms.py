@@ -1,0 +1,158 @@
+"""Figure 2 (right) as measured: how fast do the row norms of BA leave 0 in fine-tuning, under each optimiser?
+
+The runs are long: the row reads what `python -m experiments.row_norms` recorded, whose file states the arms, the test
+and the stopping rule. Checked by `tests/test_claims_row_norms.py`, which plants records.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from allora_analysis.claims.ledger import Claim, Evidence, Finding, settle
+from allora_analysis.finetune.setting import Setting
+from allora_analysis.grid.presets import row_norms as preset
+from allora_analysis.grid.reading import average_norm, recorded
+from allora_analysis.statistics import paired_test
+
+MODEL = "all-MiniLM-L6-v2"  # the base of the paper's Snowflake Arctic XS
+START = (1, 10)
+MARGIN = math.log(1.1)
+COMMAND = "python -m experiments.row_norms --source all-MiniLM-L6-v2=FOLDER rotten_tomatoes=FOLDER"
+Runs = Mapping[Setting, Mapping[str, Any]]
+Gap = tuple[float, tuple[float, float]]  # mean of log(n_ALLoRA/n_other) and its 95 % interval over seeds
+
+
+def figure_2() -> Finding:
+    """The verdict over the optimisers whose runs are all recorded.
+
+    Returns:
+        The finding.
+    """
+    wanted = [one for one in preset.PRESETS["desk"] if one.model == MODEL]
+    runs = recorded(wanted)
+    by_optimizer = {name: [one for one in wanted if one.optimizer == name] for name in preset.RATES}
+    complete = [name for name, own in by_optimizer.items() if all(one in runs for one in own)]
+    if not complete:
+        return Finding("not_run", Evidence({}, {}, f"none: {len(runs)} of {len(wanted)} runs are recorded"))
+    gaps = {name: _gaps(runs, by_optimizer[name]) for name in complete}
+    outcomes = {name: outcome(gaps[name]["from LoRA at η·l"], gaps[name]["from LoRA at l"]) for name in complete}
+    verdict, text = judged(outcomes, [name for name in by_optimizer if name not in complete])
+    measured = {
+        name: {
+            what: {f"step {t}": {"log_ratio": m, "interval": i} for t, (m, i) in of.items()} for what, of in own.items()
+        }
+        for name, own in gaps.items()
+    }
+    source = (
+        f"95 % intervals over seeds; ALLoRA matches another if the whole interval is within ±log 1.1 = ±{MARGIN:.3f}"
+    )
+    seeds = len({one.seed for one in wanted})
+    return Finding(verdict, Evidence({"steps 1 and 10": "LoRA at η·l"}, measured, source, n=seeds), text)
+
+
+def _gaps(runs: Runs, own: list[Setting]) -> dict[str, dict[int, Gap]]:
+    rate, last = preset.RATES[own[0].optimizer], own[0].max_steps
+    found = {}
+    for what, arm, factor in (("from LoRA at η·l", "lora", preset.ETA), ("from LoRA at l", "lora", 1.0)):
+        found[what] = {t: _gap(runs, own, "allora", (arm, factor * rate), t) for t in (*START, last)}
+    if any(one.arm == "allora_adamw" for one in own):
+        found["ALLoRAAdamW from LoRA at η·l"] = {
+            t: _gap(runs, own, "allora_adamw", ("lora", preset.ETA * rate), t) for t in (*START, last)
+        }
+    return found
+
+
+def _gap(runs: Runs, own: list[Setting], arm: str, other: tuple[str, float], step: int) -> Gap:
+    def logs(arm: str, rate: float | None) -> list[float]:
+        same = sorted(
+            (one for one in own if one.arm == arm and rate in (None, one.learning_rate)), key=lambda o: o.seed
+        )
+        return [math.log(average_norm(runs[one], step)) for one in same]
+
+    test = paired_test(logs(arm, None), logs(*other), method="t")
+    return test.mean_difference, test.interval
+
+
+def matches(gap: Gap) -> bool:
+    """Whether the whole interval is within the margin.
+
+    Args:
+        gap: mean and interval.
+
+    Returns:
+        True if it is.
+    """
+    return max(abs(end) for end in gap[1]) <= MARGIN
+
+
+def differs(gap: Gap) -> bool:
+    """Whether the interval excludes 0 and the mean is beyond the margin.
+
+    Args:
+        gap: mean and interval.
+
+    Returns:
+        True if so.
+    """
+    return gap[1][0] * gap[1][1] > 0 and abs(gap[0]) > MARGIN
+
+
+def outcome(fast: Mapping[int, Gap], slow: Mapping[int, Gap]) -> bool | None:
+    """What an optimiser says of "the starting phase matches LoRA's at η·l, and a lower rate is slower".
+
+    Args:
+        fast: ALLoRA's gaps from LoRA at η·l, by step.
+        slow: from LoRA at l.
+
+    Returns:
+        True, False, or None where the runs do not decide it.
+    """
+    if all(matches(fast[t]) and differs(slow[t]) for t in START):
+        return True
+    return False if any(differs(fast[t]) for t in START) else None
+
+
+def judged(outcomes: Mapping[str, bool | None], missing: list[str]) -> tuple[str, str | None]:
+    """The verdict over optimisers.
+
+    Args:
+        outcomes: by optimiser.
+        missing: optimisers whose runs are not all recorded.
+
+    Returns:
+        The verdict, and on what it depends or what is missing.
+    """
+    decided = {name: holds for name, holds in outcomes.items() if holds is not None}
+    open_ones = [*(name for name, holds in outcomes.items() if holds is None), *missing]
+    if open_ones and len(set(decided.values())) < 2:
+        said = "; ".join(f"{'true' if holds else 'false'} under {name}" for name, holds in decided.items())
+        return "undecided", "; ".join(filter(None, (said, f"open under {', '.join(open_ones)}: more seeds or runs")))
+    true, false = ([name for name, holds in decided.items() if holds is want] for want in (True, False))
+    if not false:
+        return "holds", None
+    if not true:
+        return settle(decided), "under no optimiser tried: " + ", ".join(false)
+    return settle(
+        decided, dict.fromkeys(decided, True)
+    ), f"true under {', '.join(true)}; false under {', '.join(false)}"
+
+
+def claims() -> tuple[Claim, ...]:
+    """The row of Figure 2, right.
+
+    Returns:
+        The claim.
+    """
+    return (
+        Claim(
+            "4-figure-2-measured",
+            "Figure 2, right, as measured in fine-tuning",
+            "The starting phase matches that of LoRA with learning rate η·l_b; LoRA with a lower rate reaches the same "
+            "level of L2 norm but much slower",
+            figure_2,
+            COMMAND,
+            "tests/test_claims_row_norms.py",
+        ),
+    )

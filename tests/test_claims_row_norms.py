@@ -1,0 +1,101 @@
+"""The row of Figure 2, right: its verdict follows from the records, and from nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from allora_analysis import records
+from allora_analysis.claims import section_4_row_norms as section
+from allora_analysis.claims.ledger import examine
+from allora_analysis.finetune import setting as settings
+from allora_analysis.finetune.setting import PROTOCOL, STUDY
+from allora_analysis.grid.presets import row_norms as preset
+from allora_analysis.study import plain
+
+(CLAIM,) = section.claims()
+RUNS = [one for one in preset.PRESETS["desk"] if one.model == section.MODEL]
+FAST, SLOW = 2.0, 1.0  # row norms over LoRA's at l
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def plant(folder, speed, skip=lambda run: False, noise=0.01):
+    """Records whose norms grow as t times the arm's speed; `speed(run)` for ALLoRA, LoRA's is its rate over l."""
+    for run in RUNS:
+        if skip(run):
+            continue
+        own = run.learning_rate / preset.RATES[run.optimizer] if run.arm == "lora" else speed(run)
+        steps = [1, 10, run.max_steps]
+        norms = [own * t * math.exp(noise * (run.seed - 1) * (run.arm == "allora")) for t in steps]
+        layers = {"a": {"mean": norms, "max": norms}, "b": {"mean": norms, "max": norms}}
+        result = {"epochs": [], "row_norms": {"step": steps, "layers": layers}}
+        records.save(
+            folder, STUDY, run, result, protocol=PROTOCOL, digests={"model": "0" * 64, "data": "1" * 64}, provenance={}
+        )
+
+
+def finding():
+    row = examine(CLAIM)
+    assert row.error is None, row.error
+    json.dumps(plain(row.finding), allow_nan=False)
+    return row.finding
+
+
+def test_not_run_without_records(folder):
+    assert finding().verdict == "not_run"
+    assert CLAIM.command.startswith("python -m experiments.row_norms")
+
+
+def test_conditional_on_the_optimiser(folder):
+    plant(folder, lambda run: FAST if run.optimizer == "sgd" or run.arm == "allora_adamw" else SLOW)
+    found = finding()
+    assert found.verdict == "conditional"
+    assert found.corrected == "true under sgd; false under adamw"
+    measured = found.evidence.measured["sgd"]["from LoRA at l"]["step 10"]
+    assert measured["log_ratio"] == pytest.approx(math.log(2))
+    low, high = found.evidence.measured["adamw"]["from LoRA at η·l"]["step 1"]["interval"]
+    assert low < -math.log(2) < high
+    assert "ALLoRAAdamW from LoRA at η·l" in found.evidence.measured["adamw"]
+
+
+def test_holds_and_refuted(folder):
+    plant(folder, lambda run: FAST)
+    assert finding().verdict == "holds"
+
+
+def test_refuted_where_no_optimiser_does(folder):
+    plant(folder, lambda run: SLOW)
+    assert (finding().verdict, finding().corrected) == ("refuted", "under no optimiser tried: sgd, adamw")
+
+
+def test_undecided_while_an_optimiser_is_not_run_in_full(folder):
+    plant(folder, lambda run: FAST, skip=lambda run: run.optimizer == "adamw" and run.seed == 2)
+    assert finding().verdict == "undecided"
+    assert "open under adamw" in finding().corrected
+
+
+def test_undecided_where_seeds_disagree(folder):
+    plant(folder, lambda run: FAST, noise=0.4)
+    assert finding().verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("mean", "interval", "match", "differ"),
+    [
+        (0.0, (-0.05, 0.05), True, False),
+        (0.0, (-0.2, 0.2), False, False),
+        (0.05, (0.04, 0.06), True, False),
+        (0.3, (0.2, 0.4), False, True),
+        (-0.3, (-0.4, -0.2), False, True),
+        (0.3, (-0.1, 0.7), False, False),
+    ],
+)
+def test_the_words(mean, interval, match, differ):
+    assert (section.matches((mean, interval)), section.differs((mean, interval))) == (match, differ)
