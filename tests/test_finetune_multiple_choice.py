@@ -159,7 +159,7 @@ def test_accuracy_by_prompt_whatever_the_order():
         order = np.random.default_rng(seed).permutation(5)
         order = np.concatenate([order, [5, 6]])
         prediction = types.SimpleNamespace(predictions=scores[order], label_ids=facts[order])
-        assert multiple_choice.accuracy(prediction) == {"accuracy": pytest.approx(1 / 3), "loss": pytest.approx(8 / 9)}
+        assert multiple_choice.measured(prediction) == {"accuracy": pytest.approx(1 / 3), "loss": pytest.approx(8 / 9)}
 
 
 def flags(root, *more):

@@ -14,7 +14,12 @@ from allora_analysis.finetune.setting import Setting, check
 from tests import tiny_finetune as tiny
 
 pytest.importorskip("peft")
-from allora_analysis.finetune import history, models, run, trainer
+import torch
+from transformers import TrainerCallback
+
+from allora_analysis.finetune import asked, history, memory, models, run, trainer
+from allora_analysis.finetune.quiet import quiet
+from allora_analysis.validation import ArgumentError
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +113,85 @@ def test_bf16_runs_on_the_cpu(films):
     exact = start(films, dataclasses.replace(made, precision="fp32")).result
     assert result["loss"]["value"] != exact["loss"]["value"]
     assert result["loss"]["value"] == pytest.approx(exact["loss"]["value"], rel=0.05)
+
+
+@pytest.mark.parametrize("arm", ["lora", "allora", "dora"])
+def test_gradient_checkpointing_changes_no_result(films, arm):
+    """Dropout of the model's own and of the adapters is drawn again as it was."""
+    made = setting(arm=arm, eta2=2.0 if arm == "allora" else None, drop_rate=0.2, max_steps=4)
+    plain = start(films, made).result
+    twice = start(films, made, gradient_checkpointing=True).result
+    assert twice["loss"]["value"] == pytest.approx(plain["loss"]["value"], rel=1e-5)
+    assert twice["epochs"] == [pytest.approx(entry, rel=1e-5) for entry in plain["epochs"]]
+
+
+@pytest.mark.parametrize(("schedule", "wanted"), [("constant", [0, 0.5, 1, 1]), ("linear", [0, 0.5, 1, 0.5])])
+def test_the_rates_along_a_run(films, tmp_path, schedule, wanted):
+    """Warm-up over 2 of 4 steps, for the adapters and for the classifier from each one's own rate."""
+    made = setting(max_steps=4, warmup_steps=2, schedule=schedule, head_learning_rate=0.03)
+    model, data = films
+    whole = trainer.make(made, models.load(model, 2), data, tmp_path, save_steps=10**9, device="cpu")
+    seen = []
+
+    class Rates(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+            seen.append([group["lr"] for group in optimizer.param_groups])
+
+    whole.add_callback(Rates())
+    with quiet():
+        whole.train()
+    assert seen == [[pytest.approx(0.01 * rate), pytest.approx(0.03 * rate)] for rate in wanted]
+
+
+def test_row_norms_are_those_of_the_product(films):
+    from allora_analysis.finetune import arms
+
+    pretrained = models.load(films[0], 2)
+    adapted = arms.adapt(pretrained.model, setting(arm="lora_x_eta", eta2=4.0))
+    assert {layer["max"] for layer in history.norms_by_layer(adapted).values()} == {0.0}
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    found = history.norms_by_layer(adapted)
+    layer = adapted.base_model.model.bert.encoder.layer[1].attention.self.query
+    product = 2.0 * (layer.lora_B.default.weight @ layer.lora_A.default.weight).detach()
+    wanted = product.norm(dim=1)
+    got = found["bert.encoder.layer.1.attention.self.query"]
+    assert got == {
+        "mean": pytest.approx(float(wanted.mean()), rel=1e-5),
+        "max": pytest.approx(float(wanted.max()), rel=1e-5),
+    }
+    assert len(found) == 13
+
+
+def test_memory_and_time_are_in_the_provenance(films, tmp_path):
+    start(films, setting(max_steps=2), tmp_path)
+    (path,) = tmp_path.iterdir()
+    provenance = records.load(path).provenance
+    assert 0 < provenance["seconds_a_step"] < 60
+    assert 10**8 < provenance["peak_memory_bytes"] < 10**11
+
+
+def test_peak_memory_without_proc(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "PROCESS", tmp_path / "none")
+    memory.start("cpu")
+    assert memory.peak("cpu") > 10**8
+
+
+@pytest.mark.bad_input
+def test_a_batch_too_large_for_the_memory_is_one_line(films, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(asked.Watched, "train", full)
+    with pytest.raises(ArgumentError, match="does not fit into the memory"):
+        start(films, setting())
+
+
+def test_other_errors_keep_their_traceback(films, monkeypatch):
+    def wrong(*args, **kwargs):
+        raise RuntimeError("shapes")
+
+    monkeypatch.setattr(asked.Watched, "train", wrong)
+    with pytest.raises(RuntimeError, match="shapes"):
+        start(films, setting())

@@ -6,7 +6,7 @@
 - `arms`: each arm's adapters and optimiser, all baselines PEFT's own
 - `classification`, `multiple_choice`: what each task asks (`asked`) of the Trainer: rows, loss, accuracy
 - `trainer`, `history`: transformers' Trainer, and what is measured along the way
-- `checkpoints`, `claim`: which of a killed run's checkpoints is whole; one process a run
+- `checkpoints`, `claim`, `processes`: which of a killed run's checkpoints is whole; one holder a run; several processes
 - `training`, `memory`: from the start, or from where it was stopped, to the result
 - `run`: the result to its record, or the record that is there
 - `quiet`: what a user need not read

@@ -30,16 +30,41 @@ def encode(split: Split, tokenizer: Any, max_length: int) -> list[dict[str, Any]
     return [{name: encoded[name][i] for name in encoded} | {"labels": label} for i, label in enumerate(split.labels)]
 
 
-def accuracy(prediction: Any) -> dict[str, float]:
-    """The share of sentences whose largest logit is the label's.
+class Classifying(Watched):
+    """A Trainer whose predictions are the sentences' logits; the loss is `measured`'s, exact for any batch."""
+
+    def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None):
+        """Logits of a batch's sentences.
+
+        Args:
+            model: the model.
+            inputs: the collator's batch.
+            prediction_loss_only: the Trainer's; not used.
+            ignore_keys: the Trainer's; not used.
+
+        Returns:
+            No loss, the logits, the labels.
+        """
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs.pop("labels")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            logits = model(**inputs).logits.float()
+        return None, logits, labels
+
+
+def measured(prediction: Any) -> dict[str, float]:
+    """The share of sentences whose largest logit is the label's, and the mean of −log of its softmax.
 
     Args:
         prediction: logits and labels, as the Trainer has them.
 
     Returns:
-        {"accuracy": share}.
+        {"accuracy": share, "loss": mean}.
     """
-    return {"accuracy": float(np.mean(prediction.predictions.argmax(axis=-1) == prediction.label_ids))}
+    logits, labels = prediction.predictions.astype(np.float64), prediction.label_ids
+    right = logits.argmax(axis=-1) == labels
+    losses = np.logaddexp.reduce(logits, axis=-1) - logits[np.arange(len(labels)), labels]
+    return {"accuracy": float(right.mean()), "loss": float(losses.mean())}
 
 
 def cross_entropy(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -76,4 +101,4 @@ def asked(setting: Setting, pretrained: Pretrained, data: TextData) -> Asked:
         rows.get(name, []).sort(key=lambda row: len(row["input_ids"]))  # short ones together: less padding
     evaluated = {name: Encoded(rows[name]) for name in EVALUATED if name in rows}
     collator = DataCollatorWithPadding(pretrained.tokenizer)
-    return Asked(Watched, Encoded(rows["train"]), evaluated, collator, cross_entropy, accuracy, 64)
+    return Asked(Classifying, Encoded(rows["train"]), evaluated, collator, cross_entropy, measured, 64)

@@ -100,7 +100,7 @@ class Scoring(Watched):
             ignore_keys: the Trainer's; not used.
 
         Returns:
-            No loss (`accuracy` has it), the scores, the facts.
+            No loss (`measured` has it), the scores, the facts.
         """
         inputs = self._prepare_inputs(inputs)
         facts, labels = inputs.pop("facts"), inputs.pop("labels")
@@ -109,7 +109,7 @@ class Scoring(Watched):
         return None, scores, facts
 
 
-def accuracy(prediction: Any) -> dict[str, float]:
+def measured(prediction: Any) -> dict[str, float]:
     """The share of prompts whose right output has the largest score, and the right outputs' mean loss by token.
 
     Args:
@@ -140,7 +140,7 @@ def asked(setting: Setting, pretrained: Pretrained, data: TextData) -> Asked:
     train = [of[right] for of, right in zip(rows["train"], data.splits["train"].labels, strict=True)]
     evaluated = {name: Encoded(_scored(rows[name], data.splits[name])) for name in EVALUATED if name in rows}
     collator = DataCollatorForSeq2Seq(pretrained.tokenizer, label_pad_token_id=IGNORED)
-    return Asked(Scoring, Encoded(train), evaluated, collator, answer_loss, accuracy, BATCH)
+    return Asked(Scoring, Encoded(train), evaluated, collator, answer_loss, measured, BATCH)
 
 
 def _scored(rows: list[list[dict[str, list[int]]]], split: Choices) -> list[dict[str, list[int]]]:

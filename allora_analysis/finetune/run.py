@@ -9,7 +9,6 @@ again; a run that was killed goes on from its newest whole checkpoint, to the sa
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allora_analysis import records
+from allora_analysis.finetune import processes
 from allora_analysis.finetune.claim import claim
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
 from allora_analysis.validation import ArgumentError
@@ -85,7 +85,8 @@ def run(
     """
     if data.task != setting.task:
         raise ArgumentError(f"task must be {data.task} for the data {data.name!r}, received {setting.task!r}")
-    if results is not None and (known := lookup(results, setting, digests)) is not None:
+    alone = processes.world() == 1
+    if results is not None and alone and (known := lookup(results, setting, digests)) is not None:
         return Outcome(known, False)
 
     def train(folder: Path, save_steps: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -99,9 +100,10 @@ def run(
     folder = results / UNFINISHED / f"{STUDY}-{records.key(setting, PROTOCOL, digests)[:20]}"
     try:
         with _held(folder, setting):
-            if (known := lookup(results, setting, digests)) is not None:  # by a neighbour, meanwhile
+            known = lookup(results, setting, digests)  # again: a neighbour may have recorded it meanwhile
+            if (known := processes.agree(known, device)) is not None:
                 return Outcome(known, False)
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             result, facts = train(folder, save_steps)
             if facts is not None:
                 records.save(results, STUDY, setting, result, protocol=PROTOCOL, digests=digests, provenance=facts)
@@ -125,6 +127,6 @@ def _goes_on(folder: Path) -> str:
 
 def _held(folder: Path, setting: Setting) -> contextlib.AbstractContextManager[None]:
     # Of several processes that train one run together, the first holds it for all.
-    if int(os.environ.get("RANK", "0")):
+    if processes.rank():
         return contextlib.nullcontext()
     return claim(folder.with_suffix(".lock"), setting.words())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from allora_analysis.finetune import arms, classification, multiple_choice
+from allora_analysis.finetune import arms, classification, multiple_choice, processes
 from allora_analysis.finetune.data import TextData
 from allora_analysis.finetune.history import LOSSES, History
 from allora_analysis.finetune.models import Pretrained
@@ -115,6 +114,8 @@ def _arguments(
         save_total_limit=2,
         **(TWICE if gradient_checkpointing else {}),
         seed=setting.seed,
+        data_seed=setting.seed,  # one order for all processes, whose own seeds differ
+        ddp_find_unused_parameters=False,
         use_cpu=device == "cpu" or not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available() and device != "cpu",
         report_to="none",
@@ -127,10 +128,10 @@ def _arguments(
 
 
 def _part(setting: Setting) -> int:
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if setting.batch_size % (setting.accumulation * processes):
+    parts = setting.accumulation * processes.world()
+    if setting.batch_size % parts:
         raise ArgumentError(
-            f"batch_size must be a multiple of accumulation × processes = {setting.accumulation} × {processes}, "
-            f"received {setting.batch_size}"
+            f"batch_size must be a multiple of accumulation × processes = {setting.accumulation} × "
+            f"{processes.world()}, received {setting.batch_size}"
         )
-    return setting.batch_size // (setting.accumulation * processes)
+    return setting.batch_size // parts

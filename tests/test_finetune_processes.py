@@ -1,0 +1,75 @@
+"""Two processes on the CPU: the run of one process at the same batch size, one record, one table."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from allora_analysis.cli import main
+from allora_analysis.finetune import processes
+from allora_analysis.finetune.study import STUDY
+from tests import tiny_finetune as tiny
+
+pytest.importorskip("peft")
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    made = tmp_path_factory.mktemp("processes")
+    tiny.bert(made / "bert", 0.0)
+    tiny.sentences(made / "films", 32)
+    return made
+
+
+def flags(root, results, *more):
+    given = {"--model": root / "bert", "--data": root / "films", "--arm": "allora", "--eta2": 2, "--rank": 2}
+    given |= {"--batch-size": 8, "--learning-rate": 0.01, "--epochs": 2, "--device": "cpu", "--results": results}
+    return [str(word) for pair in given.items() for word in pair] + list(more)
+
+
+def record(results):
+    (path,) = results.iterdir()
+    return json.loads(path.read_text())
+
+
+@pytest.mark.filterwarnings("ignore:.*barrier.*:UserWarning")
+def test_two_processes_are_one_run(root, tmp_path, capsys):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    command = [*launch, "-m", "allora_analysis.finetune", *flags(root, tmp_path / "two")]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("always saying") == 1
+    assert main(STUDY, flags(root, tmp_path / "one")) == 0
+    one, two = record(tmp_path / "one"), record(tmp_path / "two")
+    assert one["key"] == two["key"]
+    assert two["provenance"]["processes"] == 2
+    ours, theirs = one["result"], two["result"]
+    assert theirs["loss"]["step"] == ours["loss"]["step"]
+    assert theirs["loss"]["value"] == pytest.approx(ours["loss"]["value"], rel=1e-4)
+    for first, second in zip(ours["epochs"], theirs["epochs"], strict=True):
+        assert second == pytest.approx(first, rel=1e-3, abs=1 / 24)  # a sentence on the edge may fall either way
+        assert second["test_loss"] == pytest.approx(first["test_loss"], rel=1e-4)
+    capsys.readouterr()
+
+
+@pytest.mark.bad_input
+def test_a_batch_that_the_processes_cannot_share(root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(processes, "world", lambda: 3)
+    monkeypatch.setattr(processes, "agree", lambda value, device: value)
+    assert main(STUDY, flags(root, tmp_path, "--accumulation", "2")) == 2
+    assert "multiple of accumulation × processes = 2 × 3, received 8" in capsys.readouterr().err
+
+
+def test_one_process_agrees_with_itself(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert (processes.rank(), processes.world()) == (0, 1)
+    assert processes.agree("value", "cpu") == "value"
