@@ -20,7 +20,6 @@ VERDICTS = {
     "3.1-sgd-expectation": "refuted",
     "3.1-sgd-crossover": "conditional",
     "3.1-sgd-first-step": "holds",
-    "3.1-figure-2-left": "not_run",
     "3.1-sgd-training-fit": "conditional",
 }
 CLAIMS = {claim.id: claim for claim in section_3_1_sgd.claims()}

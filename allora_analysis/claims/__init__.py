@@ -10,6 +10,7 @@ SECTIONS = (
     "section_3_1_placement",
     "section_3_1_deviation",
     "section_3_1_sgd",
+    "section_3_1_dropout_rates",
     "section_3_1_figure_1",
     "section_3_2_zero_initialisation",
     "section_3_2_networks",
@@ -25,5 +26,6 @@ SECTIONS = (
     "section_4_listing",
     "section_4_output_dependent",
     "section_4_variants",
+    "section_4_fine_tuning",
     "section_4_tables",
 )

@@ -199,17 +199,6 @@ ROWS = (
         TEST,
     ),
     Claim(
-        "3.1-figure-2-left",
-        "Figure 2 left, Table 2",
-        (
-            "High value of Dropout provides the strongest performance after long fine-tuning and the weakest "
-            "performance after short fine-tuning."
-        ),
-        None,
-        "python -m experiments.dropout_rates",
-        "tests/test_claims_dropout_sgd.py",
-    ),
-    Claim(
         "3.1-sgd-training-fit",
         "§3.1, last paragraph; checked on the linear model's training loss",
         ("Large dropout rates avoid overfitting, but at the cost of lower accuracy at lower number of epochs."),

@@ -1,0 +1,73 @@
+"""Accuracies compared in pairs: which cases count, and what their signs say together."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from allora_analysis.claims.accuracy import differences, universally_better
+from allora_analysis.finetune.setting import Setting
+
+SEEDS = 5
+LORA = Setting(model="m", data="d", arm="lora")
+OURS = dataclasses.replace(LORA, arm="allora_0", eta2=4.0)
+
+
+def pairs(eta2):
+    return [
+        (dataclasses.replace(OURS, eta2=eta2, seed=seed), dataclasses.replace(LORA, learning_rate=eta2, seed=seed))
+        for seed in range(SEEDS)
+    ]
+
+
+def recorded(gains, noise=0.001):
+    """Cases by η² whose first run is better by the gain, and LoRA at 0.8 plus the seed's own luck."""
+    cases = {f"{eta2:g}": pairs(eta2) for eta2 in gains}
+    runs = {}
+    for eta2, gain in gains.items():
+        for ours, lora in cases[f"{eta2:g}"]:
+            runs[lora] = {"epochs": [{"test_accuracy": 0.1}, {"test_accuracy": 0.8 + 0.01 * lora.seed}]}
+            own = 0.8 + 0.01 * lora.seed + gain + noise * (lora.seed - 2)
+            runs[ours] = {"epochs": [{"test_accuracy": own}]}
+    return runs, cases
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict", "says"),
+    [
+        ({1.0: 0.02, 2.0: 0.03}, "holds", None),
+        ({1.0: 0.02, 2.0: -0.03}, "refuted", "better in 1, worse in 1, open in 0 of 2 cases; worse: 2"),
+        ({1.0: -0.02, 2.0: -0.03}, "refuted", "worse in 2"),
+        ({1.0: 0.02, 2.0: 0.0005}, "undecided", "better in 1, worse in 0, open in 1 of 2 cases; the open differences"),
+    ],
+)
+def test_verdicts(gains, verdict, says):
+    found = universally_better(*recorded(gains))
+    assert found.verdict == verdict
+    assert says is None or says in found.corrected
+    assert found.evidence.measured["1"]["difference"] == pytest.approx(gains[1.0])
+    assert found.evidence.n == SEEDS
+
+
+def test_a_case_in_part_does_not_count_and_keeps_it_open():
+    runs, cases = recorded({1.0: 0.02, 2.0: 0.02})
+    del runs[cases["2"][3][0]]
+    found = universally_better(runs, cases)
+    assert (found.verdict, set(found.evidence.measured)) == ("undecided", {"1"})
+    assert "1 cases not recorded in full" in found.corrected
+    assert universally_better({}, cases).verdict == "not_run"
+
+
+def test_a_run_that_diverged_before_its_first_evaluation_leaves_its_case_out():
+    runs, cases = recorded({1.0: 0.02, 2.0: 0.02})
+    runs[cases["2"][0][0]] = {"epochs": []}
+    assert set(differences(runs, cases)) == {"1"}
+
+
+def test_the_pairing_takes_the_seeds_luck_out():
+    """Planted: accuracies vary by 4 points over seeds, the gain by 0.2: unpaired, nothing would be seen."""
+    runs, cases = recorded({1.0: 0.004})
+    assert universally_better(runs, cases).verdict == "holds"
+    shifted = {"1": [(ours, cases["1"][(i + 1) % SEEDS][1]) for i, (ours, _) in enumerate(cases["1"])]}
+    assert universally_better(runs, shifted).verdict == "undecided"
