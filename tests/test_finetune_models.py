@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -110,3 +112,43 @@ def test_what_transformers_cannot_load_is_one_line(tmp_path, monkeypatch, name):
     if name != "empty":
         with pytest.raises(ArgumentError, match=r"give a folder with config.json"):
             models.digest(name)
+
+
+@pytest.mark.bad_input
+def test_weights_that_are_missing_are_an_error_and_not_drawn(folders, tmp_path):
+    """transformers would draw them in silence, but for the report that a run does not show."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    copy = shutil.copytree(folders["bert"], tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    del weights["encoder.layer.1.attention.self.query.weight"]
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ArgumentError, match=r"1 weights are missing, .*query.weight for one"):
+        models.load(str(copy), 2)
+
+
+def test_the_mark_of_a_quantised_model_is_taken_off_float_weights_only(folders):
+    loaded = models.load(str(folders["bert"]), 2).model
+    loaded.is_quantized, loaded.hf_quantizer = True, object()
+    models.unmark(loaded)
+    assert not loaded.is_quantized
+    assert not hasattr(loaded, "hf_quantizer")
+    loaded.is_quantized = True
+    loaded.register_parameter("packed", torch.nn.Parameter(torch.ones(2, dtype=torch.int8), requires_grad=False))
+    models.unmark(loaded)
+    assert loaded.is_quantized
+
+
+def test_what_is_said_before_and_after_is_left_alone():
+    from transformers.utils import logging
+
+    from allora_analysis.finetune.quiet import quiet
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    with quiet():
+        assert not logging.is_progress_bar_enabled()
+        with pytest.raises(UserWarning, match="other"):
+            warnings.warn("other", stacklevel=1)
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 
 import pytest
 
@@ -17,7 +18,7 @@ pytest.importorskip("peft")
 import torch
 from transformers import TrainerCallback
 
-from allora_analysis.finetune import asked, history, memory, models, run, trainer
+from allora_analysis.finetune import asked, classification, history, memory, models, run, trainer
 from allora_analysis.finetune.quiet import quiet
 from allora_analysis.validation import ArgumentError
 
@@ -88,12 +89,57 @@ def test_the_last_step(films):
     assert [entry["step"] for entry in result["epochs"]] == [6, 8]
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_is_recorded(films, tmp_path):
-    made = setting(optimizer="sgd", learning_rate=1e30, head_learning_rate=1e30, max_grad_norm=0.0)
-    result = start(films, made, tmp_path).result
-    assert result["diverged_at_step"] is not None
-    assert result["steps"] < 18
-    assert start(films, made, tmp_path).result == json.loads(json.dumps(result))
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_recorded(films, tmp_path, monkeypatch, capsys):
+    """From step 9 on, in the second of three epochs: the first epoch is kept, and the weights are those of step 8."""
+    theirs = classification.cross_entropy
+
+    def broken(outputs, labels, num_items_in_batch=None):
+        loss = theirs(outputs, labels, num_items_in_batch)
+        calls.append(loss)
+        return loss * math.nan if len(calls) > 8 else loss
+
+    calls = []
+    monkeypatch.setattr(classification, "cross_entropy", broken)
+    result = start(films, setting(), tmp_path).result
+    assert (result["diverged_at_step"], result["steps"]) == (9, 8)
+    assert [entry["step"] for entry in result["epochs"]] == [6]
+    assert result["loss"]["step"] == result["row_norms"]["step"][1:] == list(range(1, 9))
+    assert not (tmp_path / "unfinished").exists()
+    calls.clear()
+    again = start(films, setting(), tmp_path)
+    assert not again.ran
+    assert again.result == json.loads(json.dumps(result))
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_rate_that_is_far_too_large_ends_the_run(films):
+    fields = {"optimizer": "sgd", "learning_rate": 1e30, "head_learning_rate": 1e30, "max_grad_norm": 0.0}
+    result = start(films, setting(**fields)).result
+    assert result["diverged_at_step"] in (2, 3)
+    assert result["epochs"] == []
+
+
+def test_weights_that_the_last_step_of_an_epoch_breaks(films, monkeypatch):
+    """The loss was finite; the evaluation's is not: nothing of it is kept, and the step that broke it is named."""
+    theirs = history.History.on_step_end
+
+    def breaking(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 12:
+            with torch.no_grad():
+                model.base_model.model.classifier.modules_to_save.default.bias.fill_(math.nan)
+        theirs(self, args, state, control, model=model, **kwargs)
+
+    monkeypatch.setattr(history.History, "on_step_end", breaking)
+    result = start(films, setting()).result
+    assert (result["diverged_at_step"], result["steps"]) == (12, 12)
+    assert [entry["step"] for entry in result["epochs"]] == [6]
+    json.dumps(result, allow_nan=False)
+
+
+def test_norms_that_are_not_finite_are_left_out():
+    norms = [{"step": i, "row_norms": {"a": {"mean": m, "max": m}}} for i, m in ((0, 0.0), (1, 1.5), (2, math.nan))]
+    collected = history.collect(norms)
+    assert collected["row_norms"] == {"step": [0, 1], "layers": {"a": {"mean": [0.0, 1.5], "max": [0.0, 1.5]}}}
 
 
 def test_accumulated_parts_are_the_whole_batchs_gradient(tmp_path):

@@ -79,8 +79,25 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False) -> P
         raise ArgumentError(
             f"model {source!r}: {len(lacking)} weights are missing, {lacking[0]} for one; fetch it again"
         )
+    if gguf:
+        unmark(model)
     pad(source, model, tokenizer)
     return Pretrained(model, tokenizer)
+
+
+def unmark(model: Any) -> None:
+    """Take transformers' mark of a quantised model off one whose weights it has turned into float32.
+
+    A GGUF file's are, on loading, but the Trainer would refuse to train the model because of the mark.
+
+    Args:
+        model: is changed.
+    """
+    if all(parameter.is_floating_point() for parameter in model.parameters()):
+        model.is_quantized = False
+        model.config.__dict__.pop("quantization_config", None)
+        for name in ("hf_quantizer", "quantization_method"):
+            model.__dict__.pop(name, None)
 
 
 def pad(source: str, model: nn.Module, tokenizer: Any) -> None:

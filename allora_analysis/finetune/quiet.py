@@ -7,6 +7,7 @@ The report of weights that a checkpoint lacks is checked in `models` in its stea
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterator
 
@@ -25,17 +26,21 @@ def quiet() -> Iterator[None]:
     Yields:
         Nothing.
     """
+    from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    bar = gguf.tqdm  # its own, which asks nobody
+    gguf.tqdm = functools.partial(bar, disable=True)
     try:
         with warnings.catch_warnings():
             for message, category in NOISE:
                 warnings.filterwarnings("ignore", message, category)
             yield
     finally:
+        gguf.tqdm = bar
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
