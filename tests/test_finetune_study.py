@@ -93,3 +93,9 @@ def test_help_is_quick_and_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "set()"
     assert time.monotonic() - start < 10  # a shared machine; alone it is under one
+
+
+def test_the_table_says_that_a_run_diverged(root, capsys):
+    more = ("--optimizer", "sgd", "--learning-rate", "1e30", "--max-grad-norm", "0", "--epochs", "3")
+    assert main(STUDY, flags(root, *more)) == 0
+    assert "the loss was no longer finite at step" in capsys.readouterr().out

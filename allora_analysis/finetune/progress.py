@@ -1,4 +1,7 @@
-"""A long run's progress on standard error, in place of the Trainer's own, which prints to standard output."""
+"""A run's progress on standard error: the Trainer's own goes to standard output.
+
+Checked by `tests/test_finetune_progress.py`.
+"""
 
 from __future__ import annotations
 
