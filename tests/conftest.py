@@ -34,13 +34,15 @@ def pytest_configure(config):
         install_import_hook(PACKAGE, "tests.typing_hook.checked")
 
 
+ASKED_FOR = ("pretrained", "slurm")
+
+
 def pytest_collection_modifyitems(config, items):
-    """Tests on the pretrained model run only where they are asked for: it is not among the dependencies."""
-    if "pretrained" in config.option.markexpr:
-        return
-    wanted = [item for item in items if "pretrained" not in item.keywords]
-    config.hook.pytest_deselected(items=[item for item in items if "pretrained" in item.keywords])
-    items[:] = wanted
+    """Tests on a pretrained model, or on a Slurm, run only where asked for: neither is among the dependencies."""
+    off = [marker for marker in ASKED_FOR if marker not in config.option.markexpr]
+    unwanted = [item for item in items if any(marker in item.keywords for marker in off)]
+    config.hook.pytest_deselected(items=unwanted)
+    items[:] = [item for item in items if item not in unwanted]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -36,10 +36,10 @@ class Sources(NamedTuple):
         return [f"bert={self.bert}", f"films={self.films}"]
 
 
-def sources(folder: Path) -> Sources:
+def sources(folder: Path, rows: int = 48) -> Sources:
     from tests import tiny_finetune
 
-    return Sources(tiny_finetune.bert(folder / "bert"), tiny_finetune.sentences(folder / "films"))
+    return Sources(tiny_finetune.bert(folder / "bert"), tiny_finetune.sentences(folder / "films", rows))
 
 
 def grid(made: Sources, results: Path, presets=PRESETS) -> Grid:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -47,7 +48,7 @@ def run(grid: Grid, cluster: str, **parameters: Any) -> Summary:
     top = grid.results / UNFINISHED / "jobs"
     folder = _folder(top)
     try:
-        fleet = FLEETS[cluster](folder, grid, todo, parameters)
+        fleet = _fleet(cluster, folder, grid, todo, parameters)
         interrupted = _wait(fleet)
         lacking = [task for task, record in recorded(grid).items() if record is None]
         failed = () if interrupted else tuple(f"{task.setting.words()}: {_why(fleet, task)}" for task in lacking)
@@ -71,6 +72,14 @@ def _folder(top: Path) -> Path:
     except OSError as error:
         raise ArgumentError(f"results {str(top)!r}: cannot be written ({error.strerror})") from None
     return folder
+
+
+def _fleet(cluster: str, folder: Path, grid: Grid, todo: list[Task], parameters: dict[str, Any]) -> Fleet:
+    try:
+        return FLEETS[cluster](folder, grid, todo, parameters)
+    except ArgumentError:
+        shutil.rmtree(folder, ignore_errors=True)  # pickles of jobs that were never submitted
+        raise
 
 
 def _wait(fleet: Fleet) -> bool:

@@ -93,10 +93,15 @@ class Array(Fleet):
 
     def clean(self) -> None:
         """Delete what submitit keeps of these jobs, also of those that an earlier start submitted."""
-        queue = _queue()
-        for folder in {paths.folder for paths in self.paths.values()}:
-            if queue is not None and not _jobs(folder).keys() & queue.keys():
+        folders = {paths.folder for paths in self.paths.values()}
+        until = time.monotonic() + GONE  # a job that has left its result is in the queue for some seconds more
+        while folders and time.monotonic() < until:
+            queue = _queue()
+            ended = {folder for folder in folders if queue is not None and not _jobs(folder).keys() & queue.keys()}
+            for folder in ended:
                 shutil.rmtree(folder, ignore_errors=True)
+            if folders := folders - ended:
+                time.sleep(1)
 
 
 def _queue() -> dict[str, str] | None:
@@ -138,8 +143,8 @@ def _submit(folder: Path, grid: Grid, todo: list[Task], parameters: dict[str, An
     except NameError as error:  # an unknown parameter: the first line says which
         raise ArgumentError(f"executor slurm: {str(error).splitlines()[0]}") from None
     except (FailedJobError, FailedSubmissionError, AssertionError, ValueError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ArgumentError(f"executor slurm: {lines[-1] if lines else type(error).__name__}") from None
+        lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Try ")]
+        raise ArgumentError(f"executor slurm: {'; '.join(lines) or type(error).__name__}") from None
     return [job.paths for job in jobs]
 
 
