@@ -17,7 +17,7 @@ import torch
 
 from allora_analysis.cli import main
 from allora_analysis.finetune import data as text_data
-from allora_analysis.finetune.setting import Setting, check
+from allora_analysis.finetune.setting import WITH_ETA, Setting, check
 from allora_analysis.finetune.study import STUDY
 from allora_analysis.validation import ArgumentError
 from tests import tiny_finetune as tiny
@@ -57,12 +57,12 @@ def films(folder):
     return text_data.load(str(folder / "films"))
 
 
-def start(folder, films, results):
+def start(folder, films, results, made=SETTING):
     def load():
         return models.load(str(folder / "bert"), films.classes)
 
     digests = {"model": models.digest(str(folder / "bert")), "data": films.digest}
-    return run.run(SETTING, load, films, digests, results, save_steps=4, device="cpu")
+    return run.run(made, load, films, digests, results, save_steps=4, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -243,3 +243,18 @@ def test_a_recorded_run_is_found_without_loading_torch(folder, films, undisturbe
 
 def test_norms_are_in_the_log_once(undisturbed):
     assert undisturbed["row_norms"]["step"] == list(history.norm_steps(12))
+
+
+@pytest.mark.parametrize("arm", ["asf_lora", "allora_od", "lora_x_eta", "pissa", "dora", "head_only", "allora_adamw"])
+def test_every_kind_of_arm_goes_on(folder, films, tmp_path, monkeypatch, arm):
+    """Each kind of checkpoint: ALLoRA's files, PEFT's, a full model's, an optimiser of our own."""
+    eta2 = {"eta2": 2.0} if arm in WITH_ETA else {}
+    made = check(Setting("bert", "films", arm, rank=2, learning_rate=0.01, batch_size=8, max_steps=6, **eta2))
+    whole = plain(start(folder, films, tmp_path / "whole", made).result)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5, Killed())
+        with pytest.raises(Killed):
+            start(folder, films, tmp_path, made)
+    assert checkpoints(tmp_path) == [4]
+    assert plain(start(folder, films, tmp_path, made).result) == whole
+    assert record(tmp_path)["provenance"]["resumed"] is True
