@@ -116,3 +116,16 @@ def test_one_runs_mistake_does_not_stop_the_others(made, tmp_path, capsys, monke
     # The toolkit's own mistakes show where they come from.
     assert ("Traceback" in shown) is not isinstance(error, ArgumentError)
     assert grid.run(wanted) == grid.Summary(known=2, ran=1)
+
+
+def test_what_a_kill_left_of_a_recorded_run_is_taken_away(made, tmp_path):
+    wanted = short(made, tmp_path / "results", 2)
+    grid.run(dataclasses.replace(wanted, tasks=wanted.tasks[:1]))
+    (path,) = wanted.results.glob("*.json")
+    left = wanted.results / runs.UNFINISHED / path.stem
+    (left / "checkpoint-1").mkdir(parents=True)
+    with claim(left.with_suffix(".lock"), "it"):  # its process is still tidying up
+        plan.sweep(wanted, plan.recorded(wanted))
+        assert left.exists()
+    assert grid.run(wanted) == grid.Summary(known=1, ran=1)
+    assert len(tiny_grid.results_of(wanted.results)) == 2

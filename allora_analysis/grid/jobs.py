@@ -21,7 +21,7 @@ from submitit.core.utils import pickle_load
 from allora_analysis.finetune.run import UNFINISHED
 from allora_analysis.grid.job import Fleet
 from allora_analysis.grid.local import Processes
-from allora_analysis.grid.plan import Grid, Summary, Task, recorded
+from allora_analysis.grid.plan import Grid, Summary, Task, recorded, sweep
 from allora_analysis.grid.slurm import Array
 from allora_analysis.validation import ArgumentError
 
@@ -42,6 +42,7 @@ def run(grid: Grid, cluster: str, **parameters: Any) -> Summary:
         What became of the runs.
     """
     known = recorded(grid)
+    sweep(grid, known)
     todo = [task for task, record in known.items() if record is None]
     if not todo:
         return Summary(known=len(known))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -153,6 +156,25 @@ def recorded(grid: Grid) -> dict[Task, records.Record | None]:
     """
     checked(grid)
     return {task: records.lookup(grid.results, STUDY, task.setting, PROTOCOL, digests(task)) for task in grid.tasks}
+
+
+def sweep(grid: Grid, known: Mapping[Task, records.Record | None]) -> None:
+    """Delete the checkpoints of recorded runs: a process may be killed between the record and its tidying up.
+
+    Args:
+        grid: the grid.
+        known: as `recorded` returned it.
+    """
+    from allora_analysis.finetune.claim import Busy, claim
+    from allora_analysis.finetune.run import UNFINISHED
+
+    for record in (record for record in known.values() if record is not None):
+        folder = grid.results / UNFINISHED / f"{STUDY}-{record.key[:20]}"
+        if folder.is_dir():
+            with contextlib.suppress(Busy, OSError), claim(folder.with_suffix(".lock"), folder.name):
+                shutil.rmtree(folder)
+    with contextlib.suppress(OSError):  # not there, or not empty: other runs are unfinished
+        (grid.results / UNFINISHED).rmdir()
 
 
 def checked(grid: Grid) -> None:

@@ -7,7 +7,7 @@ import time
 import traceback
 
 from allora_analysis.finetune.claim import Busy
-from allora_analysis.grid.plan import Grid, Summary, Task, data_of, digests, recorded
+from allora_analysis.grid.plan import Grid, Summary, Task, data_of, digests, recorded, sweep
 from allora_analysis.validation import ArgumentError
 
 PATIENCE = 5.0  # seconds between two looks at runs that a neighbour is at
@@ -45,6 +45,7 @@ def run(grid: Grid) -> Summary:
         What became of the runs.
     """
     known = recorded(grid)
+    sweep(grid, known)
     todo = [task for task, record in known.items() if record is None]
     before, ran, failed = len(known) - len(todo), 0, []
     try:

@@ -1,0 +1,102 @@
+"""What the experiments recorded, and what is wrong with it: `python -m experiments status [--results FOLDER …]`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import arg
+
+from allora_analysis import cli, records
+from allora_analysis.finetune import setting as finetune
+from allora_analysis.gradient_std import grid as gradient_std
+from allora_analysis.gradient_std.setting import PROTOCOL
+from allora_analysis.validation import ArgumentError
+
+FOLDERS = (finetune.RESULTS, gradient_std.RESULTS)
+PROTOCOLS = {finetune.STUDY: finetune.PROTOCOL, gradient_std.STUDY: PROTOCOL}
+UNFINISHED = "unfinished"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Count and verify the records, study by study; torn or altered ones are set aside and named (exit status 1)."""
+
+    results: Annotated[tuple[Path, ...], arg(metavar="[FOLDER ...]")] = ()
+    """Folders of records; default: those of this repository."""
+
+
+def status(arguments: Arguments) -> int:
+    """Print what each folder holds.
+
+    Args:
+        arguments: the flags.
+
+    Returns:
+        The exit status: 1 if a file is torn.
+
+    Raises:
+        ArgumentError: a folder that was asked for is not there.
+    """
+    for folder in arguments.results:
+        if not folder.is_dir():
+            raise ArgumentError(f"--results {folder}: is not a folder; name a folder of records")
+    torn = 0
+    for folder in arguments.results or [folder for folder in FOLDERS if folder.is_dir()]:
+        torn += _one(folder)
+    return 1 if torn else 0
+
+
+def _one(folder: Path) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", records.SetAsideWarning)  # named below, all of them
+        found = records.status(folder, PROTOCOLS)
+    print(f"{folder}:")
+    for study, number in found.counts.items():
+        print(f"  {study}: {number} records" + ("" if study in PROTOCOLS else ", a study that this version has not"))
+    if not found.counts:
+        print("  no records")
+    _named("of an older protocol, which no command reads", found.older)
+    _named("of a newer protocol: written by a later version", found.newer)
+    _named("JSON files that are no records, left alone", found.foreign)
+    _named("left by killed writers, deleted", found.cleaned)
+    unfinished = sorted(path.name for path in (folder / UNFINISHED).glob("*-*") if path.suffix != ".lock")
+    _named("unfinished: the command that began them goes on", unfinished)
+    _named("TORN or altered, set aside in set_aside/ and not read; run again what they recorded", found.set_aside)
+    return len(found.set_aside)
+
+
+def _named(words: str, names: Sequence[str]) -> None:
+    if names:
+        print(f"  {len(names)} {words}:")
+        for name in names:
+            print(f"    {name}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command.
+
+    Args:
+        argv: the words after the command; None for those of this process.
+
+    Returns:
+        The exit status.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    program = "python -m experiments status"
+    if words[:1] != ["status"] and words[:1] not in (["--help"], ["-h"]):
+        names = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+        runs = f"an experiment has a command of its own, python -m experiments.NAME: {', '.join(names)}"
+        print(f"error: say {program}; {runs}", file=sys.stderr)
+        return 2
+    arguments = tyro.cli(Arguments, prog=program, args=words[words[:1] == ["status"] :])
+    return cli.guarded(lambda: status(arguments))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,95 @@
+"""`python -m experiments status`: what is recorded, older, unfinished, torn."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from allora_analysis.finetune.setting import PROTOCOL, STUDY
+from experiments import __main__ as experiments
+from tests.tiny_grid import ROOT
+from tests.toy_run import save, spoil
+
+
+def status(*folders):
+    return experiments.main(["status", "--results", *map(str, folders)])
+
+
+def test_counts_older_ones_and_what_is_unfinished(tmp_path, capsys):
+    for run in range(3):
+        save(tmp_path, {"run": run}, {}, STUDY, PROTOCOL)
+    save(tmp_path, {"run": 3}, {}, "gradient_std", experiments.PROTOCOLS["gradient_std"])
+    save(tmp_path, {"run": 4}, {}, "others")
+    older = save(tmp_path, {"run": 5}, {}, STUDY, PROTOCOL - 1).path.name
+    newer = save(tmp_path, {"run": 6}, {}, STUDY, PROTOCOL + 1).path.name
+    (tmp_path / "unfinished" / "finetune-0123").mkdir(parents=True)
+    (tmp_path / "unfinished" / "finetune-0123.lock").write_text("")
+    (tmp_path / "unfinished" / "gradient_std-4567.npz").write_text("")
+    (tmp_path / "unfinished" / "jobs").mkdir()
+    (tmp_path / "notes.json").write_text("{}")
+    assert status(tmp_path) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[:4] == [
+        f"{tmp_path}:",
+        f"  {STUDY}: 5 records",
+        "  gradient_std: 1 records",
+        "  others: 1 records, a study that this version has not",
+    ]
+    assert out[4:6] == ["  1 of an older protocol, which no command reads:", f"    {older}"]
+    assert out[6:8] == ["  1 of a newer protocol: written by a later version:", f"    {newer}"]
+    assert out[8:10] == ["  1 JSON files that are no records, left alone:", "    notes.json"]
+    assert out[10:] == [
+        "  2 unfinished: the command that began them goes on:",
+        "    finetune-0123",
+        "    gradient_std-4567.npz",
+    ]
+
+
+def test_a_torn_file_is_set_aside_named_and_status_1_until_someone_looks(tmp_path, capsys):
+    good, bad = save(tmp_path, {"run": 0}, {}, STUDY, PROTOCOL), save(tmp_path, {"run": 1}, {}, STUDY, PROTOCOL)
+    spoil(bad.path)
+    (tmp_path / "empty").mkdir()
+    for _ in range(2):
+        assert status(tmp_path, tmp_path / "empty") == 1
+        out = capsys.readouterr().out
+        assert f"  {STUDY}: 1 records" in out
+        assert "  1 TORN or altered, set aside in set_aside/ and not read; run again what they recorded:" in out
+        assert f"    {bad.path.stem}-" in out
+        assert out.endswith("empty:\n  no records\n")
+        assert not bad.path.exists()
+    assert good.path.exists()
+    next((tmp_path / "set_aside").iterdir()).unlink()
+    assert status(tmp_path) == 0
+
+
+def test_the_repositorys_own_records_are_whole():
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments", "status"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  gradient_std: " in done.stdout
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["status", "--results", "/nowhere/at/all"], "--results /nowhere/at/all: is not a folder"),
+        (["run"], "an experiment has a command of its own, python -m experiments.NAME: ablation, dropout_rates"),
+        ([], "say python -m experiments status; "),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(capsys, words, told):
+    assert experiments.main(words) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as done:
+        experiments.main(["--help"])
+    assert done.value.code == 0
+    assert "--results" in capsys.readouterr().out

@@ -1,0 +1,135 @@
+"""A grid as a user starts it, killed, interrupted, doubled, without room: no run is lost, none is recorded twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import resource
+import shutil
+import signal
+import time
+
+import pytest
+
+from allora_analysis import records
+from allora_analysis.grid.command import main
+from tests import tiny_grid
+from tests.tiny_grid import PRESETS, RUNS, finish, results_of, start
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return tiny_grid.sources(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.fixture(scope="module")
+def reference(made, tmp_path_factory):
+    """What an undisturbed grid records."""
+    results = tmp_path_factory.mktemp("one") / "results"
+    code, out, err = finish(start(made, results))
+    assert (code, out) == (0, f"0 runs were recorded before, {RUNS} now, 0 could not be run\n"), err
+    return results_of(results)
+
+
+def unfinished(results):
+    """Checkpoints of runs that are not recorded."""
+    found = results.glob("unfinished/finetune-*/checkpoint-*/trainer_state.json")
+    return [path for path in found if not (results / f"{path.parts[-3]}.json").exists()]
+
+
+def in_the_middle(process, results, recorded=1):
+    """Wait until some runs are recorded and another has a checkpoint; hold the process there."""
+    until = time.monotonic() + 200
+    while time.monotonic() < until and process.poll() is None:
+        if len(list(results.glob("*.json"))) >= recorded and unfinished(results):
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.05)
+            if unfinished(results):
+                return
+            process.send_signal(signal.SIGCONT)
+        time.sleep(0.002)
+    process.kill()
+    raise AssertionError(finish(process))
+
+
+def test_kill_9_in_the_middle_and_the_same_command_again(made, tmp_path, reference):
+    results = tmp_path / "results"
+    process = start(made, results)
+    in_the_middle(process, results, recorded=2)
+    process.kill()
+    assert finish(process)[0] == -signal.SIGKILL
+    before = {path.name: path.read_bytes() for path in results.glob("*.json")}
+    assert 2 <= len(before) < RUNS
+    code, out, err = finish(start(made, results))
+    assert (code, out) == (
+        0,
+        f"{len(before)} runs were recorded before, {RUNS - len(before)} now, 0 could not be run\n",
+    ), err
+    assert results_of(results) == reference
+    assert {name: (results / name).read_bytes() for name in before} == before
+    # The run that was cut off went on from its checkpoint.
+    assert sum(record.provenance["resumed"] for record in records.find(results)) == 1
+
+
+def test_ctrl_c_is_status_130_and_the_same_command_goes_on(made, tmp_path, reference):
+    results = tmp_path / "results"
+    process = start(made, results)
+    in_the_middle(process, results)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    code, out, err = finish(process)
+    assert (code, "Traceback" in err) == (130, False), err
+    assert err.endswith("interrupted: the same command goes on\n")
+    done = len(list(results.glob("*.json")))
+    assert out == f"0 runs were recorded before, {done} now, 0 could not be run\n"
+    code, out, err = finish(start(made, results))
+    assert code == 0, err
+    assert results_of(results) == reference
+
+
+def test_two_grids_at_once_record_each_run_once(made, tmp_path, reference):
+    results = tmp_path / "results"
+    grids = [start(made, results) for _ in range(2)]
+    ended = [finish(process) for process in grids]
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    now = [int(out.split(", ")[1].split()[0]) for _, out, _ in ended]
+    assert sum(now) == RUNS
+    assert sum(err.count("recorded bert, films") for _, _, err in ended) == RUNS
+    assert results_of(results) == reference
+
+
+def test_a_full_disk_is_a_line_a_run_and_with_room_the_same_command_records_all(made, tmp_path, reference):
+    results = tmp_path / "results"
+
+    def no_room():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+
+    code, out, err = finish(start(made, results, preexec_fn=no_room))
+    assert code == 1, err
+    assert out == f"0 runs were recorded before, 0 now, {RUNS} could not be run\n"
+    assert "Traceback" not in err
+    lines = [line for line in err.splitlines() if line.startswith("not run: ")]
+    assert len(lines) == RUNS
+    assert all("cannot be written" in line or "not recorded" in line for line in lines), lines
+    assert not list(results.glob("*.json"))
+    code, out, err = finish(start(made, results))
+    assert (code, out) == (0, f"0 runs were recorded before, {RUNS} now, 0 could not be run\n"), err
+    assert results_of(results) == reference
+
+
+@pytest.mark.bad_input
+def test_a_model_that_cannot_be_loaded_stops_its_own_runs_only(made, tmp_path, capsys):
+    shutil.copytree(made.bert, tmp_path / "bare")
+    os.remove(tmp_path / "bare" / "model.safetensors")
+    some = [dataclasses.replace(one, max_steps=2) for one in PRESETS["desk"][:2]]
+    presets = {"desk": [dataclasses.replace(some[0], model="bare"), *some]}
+    flags = tiny_grid.flags(made, tmp_path / "results")
+    flags.insert(1, f"bare={tmp_path / 'bare'}")
+    assert main("tiny", presets, flags) == 1
+    shown = capsys.readouterr()
+    assert shown.out == "0 runs were recorded before, 2 now, 1 could not be run\n"
+    (line,) = [line for line in shown.err.splitlines() if line.startswith("not run: ")]
+    assert line.startswith("not run: bare, films, lora, ")
+    assert "transformers cannot load it" in line
+    assert "Traceback" not in shown.err
