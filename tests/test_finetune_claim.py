@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -80,3 +83,27 @@ def test_many_threads_never_hold_it_together(path):
         thread.join()
     assert set(seen) == {1}
     assert len(wins) > 10
+
+
+def test_a_neighbour_that_takes_the_empty_folder_away_does_no_harm(path, monkeypatch):
+    right, taken = os.open, []
+
+    def late(name, *more):
+        if not taken:
+            taken.append(path.parent.rmdir())
+        return right(name, *more)
+
+    monkeypatch.setattr(os, "open", late)
+    with claim(path, "it"):
+        assert path.exists()
+    assert len(taken) == 1
+
+
+def test_a_file_system_without_locks_is_not_a_neighbour(path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(OSError, match="No locks available") as error, claim(path, "it"):
+        pass
+    assert not isinstance(error.value, Busy)

@@ -30,14 +30,16 @@ def claim(path: Path, words: str) -> Iterator[None]:
 
     Raises:
         Busy: another process holds it.
+        OSError: the folder cannot be written, or its file system has no locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = _open(path)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             os.close(handle)
+            if not isinstance(error, BlockingIOError):  # a file system without locks: nobody is at the run
+                raise
             raise Busy(f"{words}: another process is at this run; wait for it, or look at its progress") from None
         with contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(handle).st_ino:
@@ -48,3 +50,14 @@ def claim(path: Path, words: str) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def _open(path: Path) -> int:
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except (FileNotFoundError, FileExistsError):
+            if path.parent.exists() and not path.parent.is_dir():
+                raise
+            # else a neighbour that ended took the folder away, empty as it was, between the two
