@@ -1,5 +1,6 @@
 """The ledger's row of Figure 1: its verdict follows from the records, and from nothing else."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ from allora_analysis.study import plain
 from tests.planted_runs import MAIN, plant
 
 (CLAIM,) = section.claims()
+EXTRA = dataclasses.replace(grid.FIGURE_1, epochs=2)
 AGREES, BOTH_RISE, BOTH_FALL, FLAT = (-1.0, 1.0), (1.0, 1.0), (-1.0, -1.0), (0.0, 0.0)
 
 
@@ -160,6 +162,16 @@ def test_the_seeds_component_stands_beside_the_masks_share(folder):
     assert before["seed"] == pytest.approx(-0.01)
     assert end["seed"] == pytest.approx(0.5**2 * np.var([-2, -1, 0, 1, 2], ddof=1) - 0.01)
     assert end["measurement"] == pytest.approx(0.01)
+
+
+def test_other_drop_rates_stand_beside_and_change_no_verdict(folder, monkeypatch):
+    monkeypatch.setattr(grid, "FIGURE_1", EXTRA)
+    plant(folder, lambda arm: AGREES if arm.drop_rate == 0.5 else BOTH_FALL, grid=EXTRA)
+    found = finding()
+    assert found.verdict == "holds"
+    assert found.evidence.measured["drop rate 0.2, mnist sgd"]["worst"]["direction"] == "falls"
+    assert found.evidence.measured["drop rate 0, cifar10 adam"]["average"]["log_change"] == pytest.approx(-1)
+    assert sum(name.startswith("drop rate") for name in found.evidence.measured) == 8
 
 
 def test_committed_records_if_any_are_of_whole_runs():

@@ -48,6 +48,7 @@ def figure_1() -> Finding:
     counted = Counter(outcomes.values())
     measured: dict[str, Any] = {f"settings: {word}": counted[word] for word in ("agrees", "contradicts", "undecided")}
     measured |= {_name(arm): _measured(pairs, arm) | _components(runs[arm]) for arm in complete}
+    measured |= _other_drop_rates(runs, grid)
     source = f"Student's t over seeds at {LEVEL}, Holm over {2 * len(complete)} cases; {PRIMARY} to the last"
     return Finding(verdict, Evidence({"average": "falls", "worst": "rises"}, measured, source, n=grid.seeds), text)
 
@@ -73,6 +74,30 @@ def _measured(pairs: Mapping[str, Pairs], arm: Arm) -> dict[str, Any]:
         }
         for baseline, both in pairs.items()
         for index, what in enumerate(("average", "worst"))
+    }
+
+
+def _other_drop_rates(runs: Mapping[Arm, Mapping[int, Any]], grid: grids.Grid) -> dict[str, Any]:
+    # A family of its own, beside the verdict: over masks, or over minibatches where training has no dropout.
+    series = {
+        (arm, statistic): values(
+            [runs[arm][seed] for seed in sorted(runs[arm])], statistic, "probe" if arm.drop_rate else "no_dropout_fresh"
+        )
+        for arm in runs
+        if arm.drop_rate in grid.extra_drop_rates and len(runs[arm]) == grid.seeds
+        for statistic in (AVERAGE, WORST)
+    }
+    found = family_of_trends(series) if series else {}
+    return {
+        f"drop rate {arm.drop_rate:g}, {_name(arm)}": {
+            statistic: {
+                "direction": trend.direction,
+                "log_change": trend.change.mean,
+                "interval": trend.change.interval,
+            }
+            for statistic, trend in (("average", found[arm, AVERAGE]), ("worst", found[arm, WORST]))
+        }
+        for arm in dict.fromkeys(arm for arm, _ in found)
     }
 
 
