@@ -4,7 +4,7 @@
 η. After each arm is given the rate that suits it best, does any arm differ from LoRA?
 
 **Arms.** AdamW: LoRA, ALLoRA without dropout, ALLoRAAdamW and ASF-LoRA (η² = 4), DoRA, LoRA+ (B's rate 16 times A's),
-at learning rates 3e-5 to 3e-3, half a decade apart. SGD: LoRA and ALLoRA (η² = 4) at 0.1 to 10. One epoch, linear
+at learning rates 3e-5 to 3e-3, half a decade apart. SGD: LoRA and ALLoRA (η² = 4) at 0.03 to 3. One epoch, linear
 schedule, clipping at 1 (transformers' default), no dropout in any arm, one rate for the classifier in all arms of an
 optimiser. all-MiniLM-L6-v2 in batches of 32; SmolLM2-135M in batches of 16, for LoRA, ALLoRA and ALLoRAAdamW.
 

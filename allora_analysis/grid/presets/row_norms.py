@@ -8,8 +8,8 @@ from allora_analysis.finetune.setting import Setting
 
 ETA2 = 4.0
 ETA = ETA2**0.5
-RATES = {"sgd": 3.0, "adamw": 1e-4}
-HEAD_RATES = {"sgd": 0.02, "adamw": 1e-3}
+RATES = {"adamw": 1e-4, "sgd": 0.5}
+HEAD_RATES = {"adamw": 1e-3, "sgd": 0.1}
 FIXED = {"schedule": "constant", "max_grad_norm": 0.0}
 DESK = {
     "all-MiniLM-L6-v2": {"batch_size": 32, "max_steps": 267},
