@@ -1,10 +1,15 @@
-"""One style for every figure: colours by role, sizes, provenance in the file. Imported only when a figure is drawn."""
+"""One style for every figure: colours by role and by arm, sizes, provenance in the file.
+
+Imported only when a figure is drawn. Checked by `tests/test_plotting.py`.
+"""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
@@ -21,6 +26,46 @@ COLOURS = {
     "plain": "#009E73",
     "other": "#56B4E9",
 }
+
+
+class Look(NamedTuple):
+    """How an arm is written and drawn: the same in every figure.
+
+    Attributes:
+        label: its name.
+        colour: of its lines and points.
+        marker: of its points, so that no two arms of a figure differ by colour alone.
+    """
+
+    label: str
+    colour: str
+    marker: str
+
+
+# "lora_eta" is LoRA at the learning rate η·l. With any of the usual colour vision deficiencies, two arms that share an
+# axis stay apart (CIELAB distance 14 or more).
+ARMS = {
+    "lora": Look("LoRA", COLOURS["plain"], "o"),
+    "lora_eta": Look("LoRA at η·l", COLOURS["bound"], "s"),
+    "lora_x_eta": Look("LoRA × η", "#7F3C00", "v"),
+    "allora": Look("ALLoRA", COLOURS["predicted"], "D"),
+    "allora_0": Look("ALLoRA-0", COLOURS["other"], "^"),
+    "allora_od": Look("ALLoRA-OD", COLOURS["attained"], "P"),
+    "asf_lora": Look("ASF-LoRA", "#999933", "X"),
+    "allora_adamw": Look("ALLoRAAdamW", COLOURS["dropout"], "p"),
+    "dora": Look("DoRA", "#000000", "*"),
+    "loraplus": Look("LoRA+", "#332288", "h"),
+    "rslora": Look("rsLoRA", "#44AA99", "<"),
+    "pissa": Look("PiSSA", "#882255", ">"),
+    "head_only": Look("classifier alone", "#777777", "."),
+}
+OPTIMISERS = {
+    "sgd": Look("SGD", "#332288", "o"),
+    "momentum": Look("momentum", "#88CCEE", "s"),
+    "adam": Look("Adam", "#CC6677", "^"),
+    "adamw": Look("AdamW", "#DDAA33", "D"),
+    "allora_adamw": ARMS["allora_adamw"],
+}
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -29,10 +74,26 @@ STYLE = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
     "lines.linewidth": 1.6,
-    "savefig.dpi": 200,
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,  # TrueType: text in a PDF stays text
     "svg.hashsalt": "allora_analysis",
 }
 COLUMN = 4.6  # inches: one panel
+PAGE = 5.5  # inches: the text width of the paper's own page; what is drawn for print is no wider
+PAGE_STYLE = STYLE | {
+    "font.size": 7,
+    "axes.titlesize": 7.5,
+    "legend.fontsize": 6.5,
+    "legend.handlelength": 1.6,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+}
 
 
 def style() -> AbstractContextManager:
@@ -42,6 +103,33 @@ def style() -> AbstractContextManager:
         A context manager.
     """
     return rc_context(STYLE)
+
+
+def page_style() -> AbstractContextManager:
+    """The house style in the sizes of a printed page.
+
+    Returns:
+        A context manager, and a decorator.
+    """
+    return rc_context(PAGE_STYLE)
+
+
+def page(height: float, rows: int = 1, columns: int = 1, **options) -> tuple[Figure, np.ndarray]:
+    """An empty figure as wide as a page's text, of rows × columns panels.
+
+    Args:
+        height: inches.
+        rows: panels one above the other.
+        columns: panels side by side.
+        **options: of matplotlib's `Figure.subplots`.
+
+    Returns:
+        The figure and its axes (rows, columns).
+    """
+    with page_style():
+        figure = Figure(figsize=(PAGE, height), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, axes
 
 
 def panels(columns: int = 1, rows: int = 1) -> tuple[Figure, list]:
@@ -74,14 +162,18 @@ def check_path(path: Path) -> None:
         raise ArgumentError(f"--figure must end in one of {', '.join(sorted(known))}; received {path.name!r}")
 
 
-def save(figure: Figure, path: Path, description: str) -> None:
-    """Write a figure with its description (the study and its config) in the file's metadata.
+def save(figure: Figure, path: Path, description: str, source: str | None = None) -> None:
+    """Write a figure, what made it in the file's metadata. No date, so the same figure is the same bytes.
 
     Args:
         figure: the figure.
         path: the file.
-        description: what made it.
+        description: what made it: the study and its config, or the picture's name.
+        source: what it was drawn from; None: nothing beyond the description.
     """
-    key = {"png": "Description", "svg": "Description", "pdf": "Subject"}.get(path.suffix.removeprefix(".").lower())
+    keys = {"png": ("Description", "Source"), "svg": ("Description", "Source"), "pdf": ("Subject", "Keywords")}
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    kind = path.suffix.removeprefix(".").lower()
+    told = {name: text for name, text in zip(keys.get(kind, ()), (description, source), strict=False) if text}
     with style():
-        figure.savefig(path, metadata={key: description} if key else None)
+        figure.savefig(path, metadata=(told | dates.get(kind, {})) or None)

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ARMS = {"lora": ("plain", "LoRA at l"), "lora_eta": ("bound", "LoRA at η·l"), "allora": ("predicted", "ALLoRA at l")}
-TITLES = {"sgd": "SGD", "momentum": "momentum", "adamw": "AdamW", "allora_adamw": "ALLoRAAdamW"}
-OPTIMISER_COLOURS = {"sgd": "measured", "momentum": "attained", "adamw": "dropout", "allora_adamw": "other"}
+LABELS = {"lora": "LoRA at l", "lora_eta": "LoRA at η·l", "allora": "ALLoRA at l"}
 
 
 def plot(config: Any, result: Result) -> Figure:
@@ -45,34 +43,36 @@ def plot(config: Any, result: Result) -> Figure:
 
 
 def _escape(axis: Axes, result: Result, name: str) -> None:
-    from allora_analysis.plotting import COLOURS
+    from allora_analysis.plotting import ARMS, COLOURS, OPTIMISERS
 
     measured, predicted = result.measured[name], result.predicted[name]
     top = 0.0
-    for arm, (role, label) in ARMS.items():
+    for arm, label in LABELS.items():
+        colour = ARMS[arm].colour
         norms, errors = np.asarray(measured[arm]["norms"]), np.asarray(measured[arm]["norms_stderr"])
         steps = np.arange(len(norms))
-        axis.plot(steps, norms, color=COLOURS[role], label=label)
-        axis.fill_between(steps, norms - 2 * errors, norms + 2 * errors, color=COLOURS[role], alpha=0.12, lw=0)
+        axis.plot(steps, norms, color=colour, label=label)
+        axis.fill_between(steps, norms - 2 * errors, norms + 2 * errors, color=colour, alpha=0.12, lw=0)
         if predicted[arm]["norms"] is not None:
-            axis.plot(steps, predicted[arm]["norms"], ":", color=COLOURS[role], lw=1)
+            axis.plot(steps, predicted[arm]["norms"], ":", color=colour, lw=1)
         top = max(top, float(norms.max()))
     axis.axhline(measured["target"], color=COLOURS["measured"], lw=0.8, ls="--")
     axis.plot([], [], ":", color=COLOURS["measured"], lw=1, label="scalar model")
     axis.plot([], [], "--", color=COLOURS["measured"], lw=0.8, label="teacher")
     axis.set_ylim(0, 1.15 * max(top, measured["target"]))
     axis.set_xlim(0, None)
-    axis.set(xlabel="step", ylabel="mean ‖(BA)$_i$‖", title=f"{TITLES[name]}, l = {predicted['learning_rate']:g}")
+    axis.set(xlabel="step", ylabel="mean ‖(BA)$_i$‖")
+    axis.set_title(f"{OPTIMISERS[name].label}, l = {predicted['learning_rate']:g}")
 
 
 def _scalar(axis: Axes, result: Result) -> None:
-    from allora_analysis.plotting import COLOURS
+    from allora_analysis.plotting import ARMS, COLOURS
 
     predicted, measured = result.predicted["scalar"], result.measured["scalar"]
     every = slice(None, None, 40)
-    for arm, (role, _) in ARMS.items():
-        axis.plot(predicted["times"], predicted[arm], color=COLOURS[role])
-        axis.plot(measured["times"][every], measured[arm][every], "o", ms=3.5, color=COLOURS[role])
+    for arm in LABELS:
+        axis.plot(predicted["times"], predicted[arm], color=ARMS[arm].colour)
+        axis.plot(measured["times"][every], measured[arm][every], "o", ms=3.5, color=ARMS[arm].colour)
     axis.plot([], [], color=COLOURS["measured"], label="closed form")
     axis.plot([], [], "o", ms=3.5, color=COLOURS["measured"], label="SGD, small steps")
     axis.set(xlabel="time g·l·steps", ylabel="m", title="scalar model: A and the gradient fixed")
@@ -82,15 +82,15 @@ def _scalar(axis: Axes, result: Result) -> None:
 
 
 def _distances(axis: Axes, result: Result, names: list[str]) -> None:
-    from allora_analysis.plotting import COLOURS
+    from allora_analysis.plotting import COLOURS, OPTIMISERS
 
     for name in names:
-        colour = COLOURS[OPTIMISER_COLOURS[name]]
+        label, colour, _ = OPTIMISERS[name]
         for key, dashes in (("to_lora", "-"), ("to_lora_eta", "--")):
             values = np.asarray(result.measured[name][key])
             steps = np.arange(1, len(values))
             axis.plot(steps, np.where(values[1:] > 0, values[1:], np.nan), dashes, color=colour)
-        axis.plot([], [], color=colour, label=TITLES[name])
+        axis.plot([], [], color=colour, label=label)
     for dashes, label in (("-", "from LoRA at l"), ("--", "from LoRA at η·l")):
         axis.plot([], [], dashes, color=COLOURS["measured"], lw=1, label=label)
     axis.set(xscale="log", yscale="log", xlabel="step", ylabel="‖difference of BA‖ / ‖BA‖", title="ALLoRA's distance")

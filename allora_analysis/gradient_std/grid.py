@@ -118,16 +118,15 @@ class Grid:
 FIGURE_1 = Grid()
 
 
-def recorded(folder: Path | str = RESULTS, grid: Grid = FIGURE_1) -> dict[Arm, dict[int, list[dict[str, Any]]]]:
-    """What is recorded of a grid. Other records, and those of an older protocol, are left alone.
+def found(folder: Path | str = RESULTS, grid: Grid = FIGURE_1) -> dict[Arm, dict[int, records.Record]]:
+    """The records of a grid. Others, and those of an older protocol, are left alone.
 
     Args:
         folder: the folder of records; it need not exist.
         grid: the grid.
 
     Returns:
-        The arms that have a run, in the grid's order; of each the runs by seed, a run's epochs as recorded:
-        {"epoch": 0, "probe": {…}, …}, ….
+        The arms that have a run, in the grid's order; of each the records by seed.
 
     Raises:
         ArgumentError: a run recorded twice, on two data sets of one name.
@@ -136,12 +135,28 @@ def recorded(folder: Path | str = RESULTS, grid: Grid = FIGURE_1) -> dict[Arm, d
     for record in records.find(folder, STUDY) if Path(folder).is_dir() else ():
         if record.protocol == PROTOCOL:
             known.setdefault(records.canonical_json("config", record.config), []).append(record)
-    found: dict[Arm, dict[int, list[dict[str, Any]]]] = {}
+    one_each: dict[Arm, dict[int, records.Record]] = {}
     for arm, seed in (run for data in grid.data for run in grid.runs(data)):
         same = known.get(records.canonical_json("config", grid.setting(arm, seed)), [])
         if len(same) > 1:
             names = ", ".join(record.path.name for record in same)
             raise ArgumentError(f"{arm}, seed {seed}: recorded on several data sets of one name: {names}")
         if same:
-            found.setdefault(arm, {})[seed] = same[0].result["epochs"]
-    return found
+            one_each.setdefault(arm, {})[seed] = same[0]
+    return one_each
+
+
+def recorded(folder: Path | str = RESULTS, grid: Grid = FIGURE_1) -> dict[Arm, dict[int, list[dict[str, Any]]]]:
+    """What is recorded of a grid; arguments and errors as in `found`.
+
+    Args:
+        folder: the folder of records.
+        grid: the grid.
+
+    Returns:
+        By arm and seed, a run's epochs as recorded: {"epoch": 0, "probe": {…}, …}, ….
+    """
+    return {
+        arm: {seed: record.result["epochs"] for seed, record in runs.items()}
+        for arm, runs in found(folder, grid).items()
+    }

@@ -12,15 +12,15 @@ from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
 from allora_analysis.validation import ArgumentError
 
 
-def recorded(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[Setting, dict[str, Any]]:
-    """The results of those runs that are recorded, whatever the machine had for a model's or a data set's folder.
+def found(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[Setting, records.Record]:
+    """The records of those runs that have one, whatever the machine had for a model's or a data set's folder.
 
     Args:
         wanted: the runs.
         folder: the folder of records, which need not exist; None for the repository's own.
 
     Returns:
-        The result by run, in the order wanted.
+        The record by run, in the order wanted.
 
     Raises:
         ArgumentError: a run recorded twice, on models or data of one name and different content.
@@ -30,15 +30,28 @@ def recorded(wanted: Iterable[Setting], folder: Path | str | None = None) -> dic
     for record in records.find(where, STUDY) if where.is_dir() else ():
         if record.protocol == PROTOCOL:
             known.setdefault(records.canonical_json("config", record.config), []).append(record)
-    found = {}
+    one_each = {}
     for run in wanted:
         same = known.get(records.canonical_json("config", run), [])
         if len(same) > 1:
             names = ", ".join(record.path.name for record in same)
             raise ArgumentError(f"{run.words()}: recorded on several models or data sets of one name: {names}")
         if same:
-            found[run] = same[0].result
-    return found
+            one_each[run] = same[0]
+    return one_each
+
+
+def recorded(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[Setting, dict[str, Any]]:
+    """The results of those runs that are recorded; arguments and errors as in `found`.
+
+    Args:
+        wanted: the runs.
+        folder: the folder of records.
+
+    Returns:
+        The result by run, in the order wanted.
+    """
+    return {run: record.result for run, record in found(wanted, folder).items()}
 
 
 def final_accuracy(result: dict[str, Any], split: str = "test") -> float | None:

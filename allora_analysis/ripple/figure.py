@@ -61,7 +61,7 @@ def _fine(eta: np.ndarray) -> np.ndarray:
 
 
 def _growth(axes: Axes, config: Any, result: Result, eta: np.ndarray, order: np.ndarray) -> None:
-    from allora_analysis.plotting import COLOURS
+    from allora_analysis.plotting import ARMS, COLOURS
 
     decade = math.log(10)
     predicted, measured = result.predicted, result.measured
@@ -78,7 +78,7 @@ def _growth(axes: Axes, config: Any, result: Result, eta: np.ndarray, order: np.
     axes.plot(grid, typical, color=blue, marker=marker, label="typical, predicted")
     axes.fill_between(grid, *bands.T, color=blue, alpha=0.2, lw=0, label="95 % of networks")
     _simulated(axes, "typical", measured, eta, order, fmt="o", color=COLOURS["measured"], label="typical, simulated")
-    _simulated(axes, "asf", measured, eta, order, fmt="^", color=COLOURS["other"], label="ASF-LoRA")
+    _simulated(axes, "asf", measured, eta, order, fmt="^", color=ARMS["asf_lora"].colour, label="ASF-LoRA")
     _powers_of_ten(axes)
     axes.set_ylabel(r"growth $\|f_L(x)\| \, / \, \|x\|$")
     axes.legend(fontsize=8, loc="best", framealpha=0)
