@@ -17,6 +17,7 @@ from tyro.conf import arg
 from allora_analysis import cli
 from allora_analysis.claims import ledger, presentation
 from allora_analysis.study import INTERRUPTED, sweep
+from allora_analysis.validation import ArgumentError
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class Arguments:
     """Check only these claims: ids as the table shows them, or a section (3.1, 3.2, 3.3, 4) for all of its claims."""
     json: Annotated[str | None, arg(metavar="PATH|-")] = None
     """Write the ledger as JSON to this path; - prints it to standard output instead of the table."""
+    results: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Records of your own runs, for the claims that long runs decide; default: the committed ones. The folder that an
+    experiment's --results named, or one that holds finetune/ and gradient_std/."""
 
 
 def run(arguments: Arguments) -> int:
@@ -40,8 +44,9 @@ def run(arguments: Arguments) -> int:
     """
     if arguments.json not in (None, "-"):
         cli.check_writable("--json", Path(arguments.json))
+    _check_folders(arguments)
     claims = ledger.select(ledger.all_claims(), arguments.only)
-    rows, interrupted = sweep(claims, ledger.examine, "claims checked")
+    rows, interrupted = sweep(claims, lambda claim: ledger.examine(claim, arguments.results), "claims checked")
     document = presentation.as_json(rows)
     if arguments.json == "-":
         print(document)
@@ -56,6 +61,14 @@ def run(arguments: Arguments) -> int:
         print(f"interrupted: {len(rows)} of {len(claims)} claims checked", file=sys.stderr)
         return INTERRUPTED
     return 1 if failed else 0
+
+
+def _check_folders(arguments: Arguments) -> None:
+    if arguments.results is not None and not arguments.results.is_dir():
+        raise ArgumentError(
+            f"--results must be a folder of records, received {str(arguments.results)!r}; "
+            "the experiments write one where their own --results says"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,3 +197,72 @@ def test_the_real_ledger_is_well_formed():
         assert item.statement
         assert item.command
         assert item.test
+
+
+@pytest.fixture
+def reading(monkeypatch):
+    """A ledger of one claim that reads records: it holds if its folder has a file `true`, and says where it looked."""
+
+    def check(folder=None):
+        if folder is not None and (folder / "twice").exists():
+            raise ArgumentError("recorded twice")
+        measured = {"folder": "the committed one" if folder is None else folder.name}
+        there = folder is None or (folder / "true").exists()
+        return Finding("holds" if there else "refuted", Evidence({}, measured, "records"))
+
+    one = dataclasses.replace(claim("4-reads", check), reads="finetune")
+    monkeypatch.setattr(ledger, "all_claims", lambda: (claim(), one))
+
+
+def _read(arguments, capsys):
+    assert main(["--json", "-", *arguments]) == 0
+    entry = json.loads(capsys.readouterr().out)["claims"][1]
+    return entry["verdict"], entry["evidence"]["measured"]["folder"]
+
+
+def test_results_are_read_in_place_of_the_committed_ones(reading, tmp_path, capsys):
+    assert _read([], capsys) == ("holds", "the committed one")
+    assert _read(["--results", str(tmp_path)], capsys) == ("refuted", tmp_path.name)
+    (tmp_path / "true").touch()
+    assert _read(["--results", str(tmp_path)], capsys) == ("holds", tmp_path.name)
+    (tmp_path / "finetune").mkdir()
+    assert _read(["--results", str(tmp_path)], capsys) == ("refuted", "finetune")
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere", "--results must be a folder of records, received "),
+        ("file", "--results must be a folder of records, received "),
+        ("folder", "--results {}: recorded twice"),
+    ],
+)
+def test_a_bad_folder_of_results_is_one_line_and_exit_2(reading, tmp_path, capsys, name, message):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "twice").touch()
+    assert main(["--results", str(tmp_path / name)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message.format(tmp_path / name) in err
+    assert err.count("\n") == 1
+
+
+def test_the_rows_that_read_records_say_so_and_take_a_folder(tmp_path):
+    reads = [item for item in ledger.all_claims() if item.reads is not None]
+    assert {item.id for item in reads} == {
+        item.id for item in ledger.all_claims() if item.command.startswith("python -m experiments")
+    }
+    for item in reads:
+        assert ledger.examine(item, tmp_path).finding.verdict == "not_run"
+
+
+def test_the_committed_records_given_by_name_change_nothing():
+    folder = Path(ledger.__file__).parents[2] / "experiments" / "results"
+    for item in ledger.all_claims():
+        if item.reads is not None:
+            committed, named = (ledger.examine(item, where).finding for where in (None, folder))
+            assert named.verdict == committed.verdict
+            assert named.corrected == committed.corrected
+            assert named.evidence.measured == committed.evidence.measured

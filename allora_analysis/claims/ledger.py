@@ -12,6 +12,7 @@ import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,14 +77,16 @@ class Claim:
         check: computes the finding; None where only a long run can (then `command` says which).
         command: what reruns or deepens the evidence.
         test: the test that checks the mathematics behind it.
+        reads: the study whose records the check reads; it then takes their folder, None for the committed ones.
     """
 
     id: str
     where: str
     statement: str
-    check: Callable[[], Finding] | None
+    check: Callable[..., Finding] | None
     command: str
     test: str
+    reads: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,22 +146,42 @@ def relative_error(measured: ArrayLike, predicted: ArrayLike) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
-def examine(claim: Claim) -> Row:
+def folder_of(results: Path, study: str) -> Path:
+    """Where a study's records are: in a folder of the study's name, as in this repository, or in `results` itself.
+
+    Args:
+        results: a folder of records.
+        study: the study.
+
+    Returns:
+        The folder.
+    """
+    return results / study if (results / study).is_dir() else results
+
+
+def examine(claim: Claim, results: Path | None = None) -> Row:
     """Run one claim's check and time it; an exception becomes the row's error.
 
     Args:
         claim: the claim.
+        results: the folder of records for a check that reads some; None for the committed ones.
 
     Returns:
         The row.
+
+    Raises:
+        ArgumentError: records in the caller's own folder that cannot be what a row rests on.
     """
     start = time.perf_counter()
     if claim.check is None:
         evidence = Evidence({}, {}, "none: nothing was run")
         return Row(claim, Finding("not_run", evidence))
+    folder = None if results is None or claim.reads is None else folder_of(results, claim.reads)
     try:
-        finding = claim.check()
+        finding = claim.check() if claim.reads is None else claim.check(folder)
     except Exception as error:  # the ledger still prints the rest; the command line exits 1
+        if folder is not None and isinstance(error, ArgumentError):
+            raise ArgumentError(f"--results {results}: {error}") from None
         return Row(claim, None, f"{type(error).__name__}: {error}")
     seconds = time.perf_counter() - start
     return Row(claim, replace(finding, evidence=replace(finding.evidence, seconds=seconds)))

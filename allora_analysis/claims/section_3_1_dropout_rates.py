@@ -7,10 +7,12 @@ rule. Checked by `tests/test_claims_fine_tuning.py`, which plants records.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from allora_analysis.claims.accuracy import LEVEL, SOURCE, described
 from allora_analysis.claims.ledger import Claim, Evidence, Finding
+from allora_analysis.finetune.setting import STUDY
 from allora_analysis.grid.presets.dropout_rates import DROP_RATES, PRESETS
 from allora_analysis.grid.reading import recorded
 from allora_analysis.statistics import Difference, paired_family
@@ -20,14 +22,17 @@ HIGH = max(DROP_RATES)
 COMMAND = "python -m experiments.dropout_rates --source all-MiniLM-L6-v2=FOLDER rotten_tomatoes=FOLDER"
 
 
-def figure_2_left() -> Finding:
+def figure_2_left(folder: Path | None = None) -> Finding:
     """The highest drop rate minus none, at an early and at a late epoch; the other drop rates beside them.
+
+    Args:
+        folder: the folder of records; None for the repository's own.
 
     Returns:
         The finding.
     """
     wanted = [one for one in PRESETS["desk"] if one.placement == "input"]
-    runs = recorded(wanted)
+    runs = recorded(wanted, folder)
     seeds = sorted({one.seed for one in wanted})
     known = {(one.drop_rate, one.seed): runs[one] for one in wanted if one in runs}
     rates = [rate for rate in DROP_RATES if all((rate, seed) in known for seed in seeds)]
@@ -96,5 +101,6 @@ def claims() -> tuple[Claim, ...]:
             figure_2_left,
             COMMAND,
             "tests/test_claims_fine_tuning.py",
+            reads=STUDY,
         ),
     )

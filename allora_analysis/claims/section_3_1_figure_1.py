@@ -11,6 +11,7 @@ import dataclasses
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, settle
@@ -31,14 +32,17 @@ BASELINES = {
 Pairs = Mapping[Arm, tuple[Trend, Trend]]
 
 
-def figure_1() -> Finding:
+def figure_1(folder: Path | None = None) -> Finding:
     """The verdict over the settings of the grid whose seeds are all recorded; the rest count as undecided.
+
+    Args:
+        folder: the folder of records; None for the repository's own.
 
     Returns:
         The finding.
     """
     grid = grids.FIGURE_1
-    runs = grids.recorded(grids.RESULTS, grid)
+    runs = grids.recorded(grids.RESULTS if folder is None else folder, grid)
     complete = [arm for arm in grid.arms() if len(runs.get(arm, ())) == grid.seeds]
     if not complete:
         return Finding("not_run", Evidence({}, {}, "none: no setting is recorded in full"))
@@ -215,5 +219,6 @@ def claims() -> tuple[Claim, ...]:
             figure_1,
             COMMAND,
             "tests/test_gradient_std_trends.py",
+            reads=grids.STUDY,
         ),
     )

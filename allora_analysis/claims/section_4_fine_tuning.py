@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from allora_analysis.claims.accuracy import LEVEL, Pairs, Runs, described, differences, universally_better, words
 from allora_analysis.claims.ledger import Claim, Evidence, Finding
-from allora_analysis.finetune.setting import Setting
+from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import ablation, learning_rates, perception
 from allora_analysis.grid.reading import final_accuracy, recorded
 from allora_analysis.statistics import paired_family
@@ -47,14 +48,17 @@ def _lora(own_head: bool) -> Any:
     return is_lora
 
 
-def table_3() -> Finding:
+def table_3(folder: Path | None = None) -> Finding:
     """ALLoRA minus LoRA at η·l_b, the classifier at η·l_b as in the paper; beside it with the classifier at l_b.
+
+    Args:
+        folder: the folder of records; None for the repository's own.
 
     Returns:
         The finding.
     """
     wanted = perception.PRESETS["desk"]
-    runs = recorded(wanted)
+    runs = recorded(wanted, folder)
     beside = {
         "classifier at l_b in both": _lora(own_head=True),
         "ALLoRA with dropout minus without": lambda one, run: (
@@ -68,8 +72,11 @@ def table_3() -> Finding:
     return universally_better(runs, _by_case(wanted, {"arm": "allora"}, _lora(own_head=False)), extra)
 
 
-def table_4() -> Finding:
+def table_4(folder: Path | None = None) -> Finding:
     """ALLoRA minus each of ALLoRA-OD, ASF-LoRA and LoRA × η.
+
+    Args:
+        folder: the folder of records; None for the repository's own.
 
     Returns:
         The finding.
@@ -85,17 +92,20 @@ def table_4() -> Finding:
 
         pairs = _by_case(wanted, {"arm": "allora"}, other)
         cases |= {f"over {arm}, {case}": those for case, those in pairs.items()}
-    return universally_better(recorded(wanted), cases)
+    return universally_better(recorded(wanted, folder), cases)
 
 
-def own_best_rate() -> Finding:
+def own_best_rate(folder: Path | None = None) -> Finding:
     """Each arm at the rate that validation chose, minus LoRA at its own, on the test split.
+
+    Args:
+        folder: the folder of records; None for the repository's own.
 
     Returns:
         The finding.
     """
     wanted = [one for one in learning_rates.PRESETS["desk"] if one.model == MODEL and one.optimizer == "adamw"]
-    runs = recorded(wanted)
+    runs = recorded(wanted, folder)
     chosen = {arm: best for arm in learning_rates.ARMS["adamw"] if (best := _best(runs, wanted, arm)) is not None}
     if "lora" not in chosen or len(chosen) < 2:
         return Finding("not_run", Evidence({}, {}, f"none: {len(runs)} of {len(wanted)} runs are recorded"))
@@ -157,4 +167,6 @@ def claims() -> tuple[Claim, ...]:
     Returns:
         The claims.
     """
-    return tuple(Claim(name, where, text, check, COMMAND.format(of), TEST) for name, where, text, check, of in ROWS)
+    return tuple(
+        Claim(name, where, text, check, COMMAND.format(of), TEST, reads=STUDY) for name, where, text, check, of in ROWS
+    )

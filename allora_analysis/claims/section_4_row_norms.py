@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, settle
-from allora_analysis.finetune.setting import Setting
+from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import row_norms as preset
 from allora_analysis.grid.reading import average_norm, recorded
 from allora_analysis.statistics import paired_test
@@ -24,14 +25,17 @@ Runs = Mapping[Setting, Mapping[str, Any]]
 Gap = tuple[float, tuple[float, float]]  # mean of log(n_ALLoRA/n_other) and its 95 % interval over seeds
 
 
-def figure_2() -> Finding:
+def figure_2(folder: Path | None = None) -> Finding:
     """The verdict over the optimisers whose runs are all recorded.
+
+    Args:
+        folder: the folder of records; None for the repository's own.
 
     Returns:
         The finding.
     """
     wanted = [one for one in preset.PRESETS["desk"] if one.model == MODEL]
-    runs = recorded(wanted)
+    runs = recorded(wanted, folder)
     by_optimizer = {name: [one for one in wanted if one.optimizer == name] for name in preset.RATES}
     complete = [name for name, own in by_optimizer.items() if all(one in runs for one in own)]
     if not complete:
@@ -154,5 +158,6 @@ def claims() -> tuple[Claim, ...]:
             figure_2,
             COMMAND,
             "tests/test_claims_row_norms.py",
+            reads=STUDY,
         ),
     )
