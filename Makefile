@@ -58,9 +58,9 @@ bench: $(VENV)/.dev
 figures: $(VENV)/.core
 	$(RUN) -m paper_figures
 
-# The README's ledger, from a fresh run of every check, and its pictures.
+# The README's verdicts and docs/ledger.md, from a fresh run of every check, and the pictures.
 readme: $(VENV)/.core
-	$(RUN) -m allora_analysis.claims.readme README.md
+	$(RUN) -m allora_analysis.claims.readme README.md docs/ledger.md
 	OMP_NUM_THREADS=1 $(RUN) -m allora_analysis.ripple --depth 48 --width 256 --rank 8 --eta 0.25 0.5 1 2 4 --figure docs/ripple.png
 	OMP_NUM_THREADS=1 $(RUN) -m allora_analysis.escape --eta 2 --figure docs/escape.png
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -13,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from allora_analysis.claims import readme
-from allora_analysis.claims.ledger import Evidence, Finding, Row, all_claims
+from allora_analysis.claims.ledger import Claim, Evidence, Finding, Row
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+LEDGER = (ROOT / "docs/ledger.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 COMMANDS = [
     line.partition("#")[0].strip()
@@ -33,15 +35,40 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_the_ledger_runs_and_the_readme_shows_its_verdicts(tmp_path):
+def rows_of(text: str) -> list[tuple[str, str]]:
+    """(id, verdict) of every row of a ledger's table."""
+    rows = [re.split(r"(?<!\\)\|", line) for line in text.splitlines() if line.startswith("| **") and "`" in line]
+    return [(row[4].strip(" `"), row[1].strip(" *")) for row in rows]
+
+
+def counts_of(text: str) -> list[list[str]]:
+    """The cells of the table of counts, heading first."""
+    lines = [line for line in text.splitlines() if line.startswith("|") and "| claims |" in line]
+    start = text.splitlines().index(lines[0])
+    table = itertools.takewhile(lambda line: line.startswith("|"), text.splitlines()[start:])
+    return [[cell.strip(" `*") for cell in line.strip("|").split("|")] for line in table if "---" not in line]
+
+
+def part(name: str) -> str:
+    return readme.PARTS.get(name.partition("-")[0], readme.REPORTED)
+
+
+def test_the_ledger_runs_and_its_pages_show_its_verdicts(tmp_path):
     done = run("python -m allora_analysis --json -", tmp_path)
     assert done.returncode == 0, done.stderr
-    today = [(claim["id"], claim["verdict"]) for claim in json.loads(done.stdout)["claims"]]
+    today = {claim["id"]: claim["verdict"] for claim in json.loads(done.stdout)["claims"]}
     shown = TEXT.split(readme.BEGIN)[1].split(readme.END)[0]
-    rows = [re.split(r"(?<!\\)\|", line) for line in shown.splitlines() if line.startswith("| **")]
-    assert [(row[4].strip(" `"), row[1].strip(" *")) for row in rows] == today
-    counts = re.search(r"^(\d+) claims: (.*)\.$", shown, re.MULTILINE)
-    assert int(counts[1]) == len(today)
+    assert sorted(rows_of(LEDGER)) == sorted(today.items())
+    assert rows_of(shown) == [(name, today[name]) for name in readme.SELECTED]
+    for text in (shown, LEDGER):
+        assert int(re.search(r"^(\d+) claims: (.*)\.$", text, re.MULTILINE)[1]) == len(today)
+        heading, *lines = counts_of(text)
+        assert [line[0] for line in lines] == [*readme.PARTS.values(), readme.REPORTED, "all"]
+        for line in lines:
+            here = [verdict for name, verdict in today.items() if line[0] in ("all", part(name))]
+            assert int(line[1]) == len(here)
+            assert [int(cell or 0) for cell in line[2:]] == [here.count(word) for word in heading[2:]]
+            assert set(here) <= set(heading[2:])
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "python -m allora_analysis"])
@@ -67,14 +94,39 @@ def test_the_files_that_the_readme_names_exist():
         assert (ROOT / link).exists(), link
 
 
+def row(name: str, finding: Finding | None, statement: str = "x") -> Row:
+    return Row(Claim(name, "§3.1", statement, None, "command", "tests/test_x.py"), finding, finding and "planted")
+
+
+CONDITIONAL = Finding("conditional", Evidence({}, {}, ""), "only a | b")
+
+
 def test_rewrite_replaces_the_ledger_and_nothing_else():
-    claim = all_claims()[0]
-    row = Row(claim, Finding("conditional", Evidence({}, {}, ""), "only a | b"))
-    new = readme.rewrite(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter", [row, Row(claim, None, "planted")])
+    rows = [row("3.1-shown", CONDITIONAL), row("T1-left-out", None)]
+    new = readme.rewrite(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter", rows, ["3.1-shown"])
     assert new.startswith("before\n")
     assert new.endswith("\nafter")
     assert "old" not in new
     assert "→ only a \\| b" in new
     assert "2 claims: 1 conditional, 1 error." in new
+    assert rows_of(new) == [("3.1-shown", "conditional")]
     with pytest.raises(ValueError, match="markers"):
-        readme.rewrite("no markers", [row])
+        readme.rewrite("no markers", rows, ["3.1-shown"])
+
+
+def test_a_selected_claim_that_is_gone_is_an_error():
+    with pytest.raises(ValueError, match=r"3\.1-gone"):
+        readme.block([row("3.1-shown", CONDITIONAL)], ["3.1-shown", "3.1-gone"])
+
+
+def test_the_page_has_every_claim_under_its_part():
+    page = readme.page([row("3.1-a", CONDITIONAL), row("T1-b", None), row("4-c", CONDITIONAL)])
+    assert rows_of(page) == [("3.1-a", "conditional"), ("4-c", "conditional"), ("T1-b", "error")]
+    assert re.findall("^## (.*)", page, re.MULTILINE) == [readme.PARTS["3.1"], readme.PARTS["4"], readme.REPORTED]
+    assert counts_of(page)[0] == ["", "claims", "conditional", "error"]
+    assert counts_of(page)[-1] == ["all", "3", "2", "1"]
+
+
+def test_mathematics_is_no_markup():
+    shown = readme.table([row("3.1-a", CONDITIONAL, "‖W*‖_F * (BA)_i < n")])
+    assert r"‖W\*‖\_F \* (BA)\_i &lt; n" in shown
