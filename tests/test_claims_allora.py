@@ -14,8 +14,8 @@ from allora_analysis.claims import layer_runs
 from allora_analysis.claims import section_4_allora as framework
 from allora_analysis.claims import section_4_definition as definition
 from allora_analysis.claims import section_4_descent as descent
-from allora_analysis.claims.ledger import examine
 from allora_analysis.lora import functional
+from tests.ledger_rows import Rows
 
 VERDICTS = {
     "4-dropout-forward": "conditional",
@@ -33,27 +33,16 @@ VERDICTS = {
     "4-per-parameter": "conditional",
     "4-optimal-direction": "conditional",
 }
-CLAIMS = {claim.id: claim for section in (framework, definition, descent) for claim in section.claims()}
-
-
-def finding(identifier):
-    row = examine(CLAIMS[identifier])
-    assert row.error is None, row.error
-    return row.finding
+ROWS = Rows(VERDICTS, framework, definition, descent)
 
 
 def test_every_row_has_a_verdict_here():
-    assert list(CLAIMS) == list(VERDICTS)
+    ROWS.check_all_are_here()
 
 
 @pytest.mark.parametrize("identifier", VERDICTS)
 def test_verdict(identifier):
-    found = finding(identifier)
-    assert found.verdict == VERDICTS[identifier]
-    assert found.evidence.predicted
-    assert found.evidence.measured
-    if found.evidence.tolerance is not None:
-        assert found.evidence.error <= found.evidence.tolerance
+    ROWS.check(identifier)
 
 
 RIGHT = {
@@ -140,29 +129,29 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
 def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, module, name, wrong, expected):
     monkeypatch.setattr(module, name, wrong)
     assert expected != VERDICTS[identifier]
-    assert finding(identifier).verdict == expected
+    assert ROWS.verdict(identifier) == expected
 
 
 def test_one_mask_for_all_tokens_would_make_the_rows_hold(monkeypatch):
     one = {"one token": np.array([[1.0, 0.0, 1.0, 1.0]])}
     monkeypatch.setattr(framework, "_masks", lambda: one)
-    assert finding("4-dropout-forward").verdict == "holds"
-    assert finding("4-dropout-gradient").verdict == "holds"
+    assert ROWS.verdict("4-dropout-forward") == "holds"
+    assert ROWS.verdict("4-dropout-gradient") == "holds"
 
 
 def test_a_squared_loss_is_what_tells_the_scaled_gradients_apart(monkeypatch):
     """With η = 1 in the draws' place nothing distinguishes g(f) from g(ηf): the row can hold."""
     x, y, a, b = layer_runs.draws()
     monkeypatch.setattr(layer_runs, "draws", lambda: (x, y, a, 0 * b))
-    assert finding("4-scaled-gradient").verdict == "holds"
+    assert ROWS.verdict("4-scaled-gradient") == "holds"
 
 
 def test_without_unequal_factors_the_example_descends(monkeypatch):
     """The planted alternative at the example itself: equal factors, and the polynomial falls."""
     example = dataclasses.replace(adaptive.EXAMPLE, b=(Fraction(8), Fraction(8)), y=(Fraction(10), Fraction(7)))
     monkeypatch.setattr(adaptive, "EXAMPLE", example)
-    assert finding("4-descent").verdict == "holds"
+    assert ROWS.verdict("4-descent") == "holds"
 
 
 def test_the_text_quotes_the_exact_derivative():
-    assert "41/15" in finding("4-descent").corrected
+    assert "41/15" in ROWS.finding("4-descent").corrected

@@ -12,8 +12,8 @@ from allora_analysis import adaptive, adaptors, escape
 from allora_analysis.claims import layer_runs
 from allora_analysis.claims import section_4_escape as scalar
 from allora_analysis.claims import section_4_figure_2 as figure
-from allora_analysis.claims.ledger import examine
 from allora_analysis.lora import functional
+from tests.ledger_rows import Rows
 
 VERDICTS = {
     "4-escape": "conditional",
@@ -23,7 +23,7 @@ VERDICTS = {
     "4-escape-optimisers": "conditional",
     "4-effective-rate": "conditional",
 }
-CLAIMS = {claim.id: claim for section in (scalar, figure) for claim in section.claims()}
+ROWS = Rows(VERDICTS, scalar, figure)
 RIGHT = {name: getattr(escape, name) for name in escape.__all__} | {
     "inverse_sqrt": adaptors.inverse_sqrt,
     "row_factor": adaptive.row_factor,
@@ -31,23 +31,13 @@ RIGHT = {name: getattr(escape, name) for name in escape.__all__} | {
 }
 
 
-def finding(identifier):
-    row = examine(CLAIMS[identifier])
-    assert row.error is None, row.error
-    return row.finding
-
-
 def test_every_row_has_a_verdict_here():
-    assert list(CLAIMS) == list(VERDICTS)
+    ROWS.check_all_are_here()
 
 
 @pytest.mark.parametrize("identifier", VERDICTS)
 def test_verdict(identifier):
-    found = finding(identifier)
-    assert found.verdict == VERDICTS[identifier]
-    assert found.evidence.predicted
-    assert found.evidence.measured
-    assert found.evidence.error <= found.evidence.tolerance
+    ROWS.check(identifier)
 
 
 def lora_everywhere(task, optimiser, arm, *args):
@@ -87,7 +77,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
 def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, module, name, wrong, expected):
     monkeypatch.setattr(module, name, wrong)
     assert expected != VERDICTS[identifier]
-    assert finding(identifier).verdict == expected
+    assert ROWS.verdict(identifier) == expected
 
 
 def test_the_constant_arm_is_lora_with_a_scaled_gradient():

@@ -8,30 +8,21 @@ import torch
 
 from allora_analysis import adaptive
 from allora_analysis.claims import section_4_gradient as section
-from allora_analysis.claims.ledger import examine
 from allora_analysis.lora import functional, optim
+from tests.ledger_rows import Rows
 
 VERDICTS = {"4-adapted-gradient": "conditional", "4-allora-adamw": "holds"}
-CLAIMS = {claim.id: claim for claim in section.claims()}
+ROWS = Rows(VERDICTS, section)
 RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
 
 
-def finding(identifier):
-    row = examine(CLAIMS[identifier])
-    assert row.error is None, row.error
-    return row.finding
-
-
 def test_every_row_has_a_verdict_here():
-    assert list(CLAIMS) == list(VERDICTS)
+    ROWS.check_all_are_here()
 
 
 @pytest.mark.parametrize("identifier", VERDICTS)
 def test_verdict(identifier):
-    found = finding(identifier)
-    assert found.verdict == VERDICTS[identifier]
-    assert found.evidence.error <= found.evidence.tolerance
-    assert found.evidence.measured
+    ROWS.check(identifier)
 
 
 def lora_instead(x, a, b, eta, adaptor="inverse_sqrt"):
@@ -74,11 +65,11 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
 def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, module, name, wrong, expected):
     monkeypatch.setattr(module, name, wrong)
     assert expected != VERDICTS[identifier]
-    assert finding(identifier).verdict == expected
+    assert ROWS.verdict(identifier) == expected
 
 
 def test_another_kink_changes_the_verdict(monkeypatch):
     right = RIGHT["directional_derivative"]
     assert abs(section._kink() - 1) < 1e-6
     monkeypatch.setattr(adaptive, "directional_derivative", lambda *args: tuple(2 * part for part in right(*args)))
-    assert finding("4-adapted-gradient").verdict == "refuted"
+    assert ROWS.verdict("4-adapted-gradient") == "refuted"

@@ -8,34 +8,24 @@ import pytest
 
 from allora_analysis import adaptive
 from allora_analysis.claims import section_4_knobs as section
-from allora_analysis.claims.ledger import examine
+from tests.ledger_rows import Rows
 
 VERDICTS = {
     "4-alpha": "conditional",
     "4-no-new-hyper-parameter": "holds_corrected",
     "4-two-hyper-parameters": "holds_corrected",
 }
-CLAIMS = {claim.id: claim for claim in section.claims()}
+ROWS = Rows(VERDICTS, section)
 RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
 
 
-def finding(identifier):
-    row = examine(CLAIMS[identifier])
-    assert row.error is None, row.error
-    return row.finding
-
-
 def test_every_row_has_a_verdict_here():
-    assert list(CLAIMS) == list(VERDICTS)
+    ROWS.check_all_are_here()
 
 
 @pytest.mark.parametrize("identifier", VERDICTS)
 def test_verdict(identifier):
-    found = finding(identifier)
-    assert found.verdict == VERDICTS[identifier]
-    assert found.evidence.error <= found.evidence.tolerance
-    assert found.evidence.predicted
-    assert found.evidence.measured
+    ROWS.check(identifier)
 
 
 def off_by_one(name):
@@ -81,7 +71,7 @@ PLANTED = [  # row, function, wrong formula, the verdict that it must lead to
 def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, name, wrong, expected):
     monkeypatch.setattr(adaptive, name, wrong)
     assert expected != VERDICTS[identifier]
-    assert finding(identifier).verdict == expected
+    assert ROWS.verdict(identifier) == expected
 
 
 def test_adam_at_zero_epsilon():

@@ -8,8 +8,8 @@ import torch
 
 from allora_analysis import adaptive
 from allora_analysis.claims import section_4_listing as section
-from allora_analysis.claims.ledger import examine
 from allora_analysis.lora import functional
+from tests.ledger_rows import Rows
 
 VERDICTS = {
     "4-listing-1": "holds_corrected",
@@ -17,34 +17,24 @@ VERDICTS = {
     "4-listing-eta": "conditional",
     "4-listing-cost": "holds_corrected",
 }
-CLAIMS = {claim.id: claim for claim in section.claims()}
-
-
-def finding(identifier):
-    row = examine(CLAIMS[identifier])
-    assert row.error is None, row.error
-    return row.finding
+ROWS = Rows(VERDICTS, section)
 
 
 def test_every_row_has_a_verdict_here():
-    assert list(CLAIMS) == list(VERDICTS)
+    ROWS.check_all_are_here()
 
 
 @pytest.mark.parametrize("identifier", VERDICTS)
 def test_verdict(identifier):
-    found = finding(identifier)
-    assert found.verdict == VERDICTS[identifier]
-    assert found.evidence.measured
-    if found.evidence.tolerance is not None:
-        assert found.evidence.error <= found.evidence.tolerance
+    ROWS.check(identifier)
 
 
 def test_the_outcomes_as_they_are():
-    printed = finding("4-listing-1").evidence.measured
+    printed = ROWS.finding("4-listing-1").evidence.measured
     assert all(
         text.startswith("NameError: name 'LinearLayer2'") for case, text in printed.items() if "mended" not in case
     )
-    mended = finding("4-listing-inputs").evidence.measured
+    mended = ROWS.finding("4-listing-inputs").evidence.measured
     assert [text.split(":")[0] for text in mended.values()] == ["IndexError", "IndexError", "runs", "RuntimeError"]
 
 
@@ -86,7 +76,7 @@ PLANTED = [  # row, listing, verdict
 def test_another_listing_changes_the_verdict(monkeypatch, identifier, listing, expected):
     monkeypatch.setattr(section, "LISTING", listing)
     assert expected != VERDICTS[identifier]
-    assert finding(identifier).verdict == expected
+    assert ROWS.verdict(identifier) == expected
 
 
 def test_a_listing_that_is_the_layer_would_hold(monkeypatch):
@@ -97,13 +87,13 @@ def test_a_listing_that_is_the_layer_would_hold(monkeypatch):
     monkeypatch.setattr(section, "LISTING", LAYER)
     monkeypatch.setattr(section, "compiled", lambda source: right(source, layer=layer))
     for identifier in ("4-listing-1", "4-listing-inputs", "4-listing-cost"):
-        assert finding(identifier).verdict == "holds"
+        assert ROWS.verdict(identifier) == "holds"
 
 
 @pytest.mark.parametrize("identifier", ["4-listing-1", "4-listing-inputs", "4-listing-eta"])
 def test_a_wrong_definition_changes_the_verdict(monkeypatch, identifier):
     monkeypatch.setattr(adaptive, "update_field", lambda a, b, g, eta: (b.T @ g, g @ a.T))
-    assert finding(identifier).verdict == "refuted"
+    assert ROWS.verdict(identifier) == "refuted"
 
 
 def test_the_layer_that_forms_ba_is_noticed(monkeypatch):
@@ -111,7 +101,7 @@ def test_the_layer_that_forms_ba_is_noticed(monkeypatch):
         return x @ (b @ a).mT
 
     monkeypatch.setattr(functional, "allora", wasteful)
-    assert finding("4-listing-cost").verdict == "refuted"
+    assert ROWS.verdict("4-listing-cost") == "refuted"
 
 
 def test_names_can_be_handed_in():

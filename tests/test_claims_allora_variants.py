@@ -10,8 +10,8 @@ import pytest
 from allora_analysis import adaptive, ripple
 from allora_analysis.claims import section_4_output_dependent as output_dependent
 from allora_analysis.claims import section_4_variants as asf
-from allora_analysis.claims.ledger import examine
 from allora_analysis.lora import functional, layers
+from tests.ledger_rows import Rows
 
 VERDICTS = {
     "4-define-each-other": "conditional",
@@ -21,29 +21,18 @@ VERDICTS = {
     "4-asf-ripple": "conditional",
     "4-asf-merge": "holds",
 }
-CLAIMS = {claim.id: claim for section in (output_dependent, asf) for claim in section.claims()}
+ROWS = Rows(VERDICTS, output_dependent, asf)
 RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
 LOG_GROWTH = ripple.log_output_growth
 
 
-def finding(identifier):
-    row = examine(CLAIMS[identifier])
-    assert row.error is None, row.error
-    return row.finding
-
-
 def test_every_row_has_a_verdict_here():
-    assert list(CLAIMS) == list(VERDICTS)
+    ROWS.check_all_are_here()
 
 
 @pytest.mark.parametrize("identifier", VERDICTS)
 def test_verdict(identifier):
-    found = finding(identifier)
-    assert found.verdict == VERDICTS[identifier]
-    assert found.evidence.predicted
-    assert found.evidence.measured
-    if found.evidence.tolerance is not None:
-        assert found.evidence.error <= found.evidence.tolerance
+    ROWS.check(identifier)
 
 
 def by_row(x, a, b, eta, adaptor="inverse_sqrt"):
@@ -96,10 +85,10 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
 def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, module, name, wrong, expected):
     monkeypatch.setattr(module, name, wrong)
     assert expected != VERDICTS[identifier]
-    assert finding(identifier).verdict == expected
+    assert ROWS.verdict(identifier) == expected
 
 
 def test_enough_inputs_define_the_row(monkeypatch):
     """The rank is what decides: if every draw spanned the inputs, the row would hold."""
     monkeypatch.setattr(np.linalg, "matrix_rank", lambda x: x.shape[1])
-    assert finding("4-define-each-other").verdict == "holds"
+    assert ROWS.verdict("4-define-each-other") == "holds"

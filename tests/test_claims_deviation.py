@@ -1,17 +1,14 @@
 """The ledger's rows on the Monte Carlo bound: their verdicts, and that planted wrong formulas change them."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
 from allora_analysis import deviation
 from allora_analysis.claims import section_3_1_deviation as section
-from allora_analysis.claims.ledger import examine
-from allora_analysis.study import plain
+from tests.ledger_rows import Rows
 
-CLAIMS = {claim.id: claim for claim in section.claims()}
 VERDICTS = {
     "3.1-bound": "holds",
     "3.1-bound-proof": "holds_corrected",
@@ -20,29 +17,16 @@ VERDICTS = {
     "3.1-loss-std-from-zero": "holds_corrected",
     "3.1-gradient-std-from-zero": "holds_corrected",
 }
-
-
-def verdict(claim_id):
-    row = examine(CLAIMS[claim_id])
-    assert row.error is None, row.error
-    return row.finding.verdict
+ROWS = Rows(VERDICTS, section)
 
 
 def test_every_row_is_here():
-    assert list(CLAIMS) == list(VERDICTS)
+    ROWS.check_all_are_here()
 
 
 @pytest.mark.parametrize("claim_id", VERDICTS)
 def test_verdict_and_evidence(claim_id):
-    row = examine(CLAIMS[claim_id])
-    assert row.error is None, row.error
-    finding = row.finding
-    assert finding.verdict == VERDICTS[claim_id]
-    assert finding.evidence.error <= finding.evidence.tolerance
-    assert finding.evidence.predicted
-    assert finding.evidence.measured
-    assert (finding.corrected is None) == (finding.verdict == "holds")
-    json.dumps(plain(finding), allow_nan=False)
+    ROWS.check(claim_id)
 
 
 @pytest.mark.parametrize("field", ["bound", "value"])
@@ -54,14 +38,14 @@ def test_bound_notices_a_wrong_law(monkeypatch, field):
         return dataclasses.replace(found, **{field: 0.99 * getattr(found, field)})
 
     monkeypatch.setattr(deviation, "exact_deviation", wrong)
-    assert verdict("3.1-bound") == "refuted"
+    assert ROWS.verdict("3.1-bound") == "refuted"
 
 
 @pytest.mark.parametrize("factors", [(1.0, 1.01), (1.01, 1.0)])
 def test_proof_notices_wrong_moments(monkeypatch, factors):
     right = deviation.loss_moments
     monkeypatch.setattr(deviation, "loss_moments", lambda *a: tuple(np.multiply(right(*a), factors).tolist()))
-    assert verdict("3.1-bound-proof") == "refuted"
+    assert ROWS.verdict("3.1-bound-proof") == "refuted"
 
 
 def test_proof_holds_where_it_does(monkeypatch):
@@ -70,19 +54,19 @@ def test_proof_holds_where_it_does(monkeypatch):
     assert deviation.loss_moments(x, y, w, 0.5) == pytest.approx((0.5, 0.5))
     monkeypatch.setattr(section, "_problem", lambda *shape: (x, y, w))
     monkeypatch.setattr(section, "KEEP_PROBS", (0.5,))
-    assert verdict("3.1-bound-proof") == "conditional"
+    assert ROWS.verdict("3.1-bound-proof") == "conditional"
 
 
 def test_order_notices_another_limit(monkeypatch):
     right = deviation.ratio
     monkeypatch.setattr(deviation, "ratio", lambda *arguments: 0.9 * right(*arguments))
-    assert verdict("3.1-bound-order") == "refuted"
+    assert ROWS.verdict("3.1-bound-order") == "refuted"
 
 
 @pytest.mark.parametrize(("power", "expected"), [(0.0, "holds"), (0.5, "refuted")])
 def test_large_n_notices_another_rate(monkeypatch, power, expected):
     monkeypatch.setattr(deviation, "mean_absolute_deviation", lambda x, y, w, p, n: n**-power)
-    assert verdict("3.1-benefit-large-n") == expected
+    assert ROWS.verdict("3.1-benefit-large-n") == expected
 
 
 @pytest.mark.parametrize("start", [1.0, 1e9])
@@ -94,10 +78,10 @@ def test_loss_from_zero_notices_a_start_above_zero(monkeypatch, start):
         return mean, std if np.any(w) else start
 
     monkeypatch.setattr(deviation, "loss_moments", wrong)
-    assert verdict("3.1-loss-std-from-zero") == ("holds" if start > 1e6 else "refuted")
+    assert ROWS.verdict("3.1-loss-std-from-zero") == ("holds" if start > 1e6 else "refuted")
 
 
 def test_gradient_from_zero_notices_a_wrong_formula(monkeypatch):
     right = deviation.gradient_std
     monkeypatch.setattr(deviation, "gradient_std", lambda *arguments: 1.01 * right(*arguments))
-    assert verdict("3.1-gradient-std-from-zero") == "refuted"
+    assert ROWS.verdict("3.1-gradient-std-from-zero") == "refuted"

@@ -9,10 +9,10 @@ import pytest
 
 from allora_analysis import dropout_sgd
 from allora_analysis.claims import section_3_1_sgd
-from allora_analysis.claims.ledger import examine
 from allora_analysis.dropout_sgd.input_masks import InputMasks
 from allora_analysis.dropout_sgd.output_masks import OutputMasks
 from allora_analysis.dropout_sgd.process import Process
+from tests.ledger_rows import Rows
 
 VERDICTS = {
     "3.1-sgd-variance": "holds",
@@ -22,22 +22,16 @@ VERDICTS = {
     "3.1-sgd-first-step": "holds",
     "3.1-sgd-training-fit": "conditional",
 }
-CLAIMS = {claim.id: claim for claim in section_3_1_sgd.claims()}
-
-
-def verdict(name):
-    row = examine(CLAIMS[name])
-    assert row.error is None, row.error
-    return row.finding.verdict
+ROWS = Rows(VERDICTS, section_3_1_sgd)
 
 
 def test_every_row_is_here():
-    assert list(CLAIMS) == list(VERDICTS)
+    ROWS.check_all_are_here()
 
 
 @pytest.mark.parametrize("name", VERDICTS)
 def test_verdict(name):
-    assert verdict(name) == VERDICTS[name]
+    ROWS.check(name)
 
 
 def altered(change):
@@ -67,7 +61,7 @@ def altered(change):
 )
 def test_a_wrong_trajectory_changes_the_verdict(name, change, instead, monkeypatch):
     monkeypatch.setattr(dropout_sgd, "trajectory", altered(change))
-    assert verdict(name) == instead
+    assert ROWS.verdict(name) == instead
 
 
 @pytest.mark.parametrize(
@@ -88,9 +82,9 @@ def test_a_wrong_formula_changes_the_verdict(name, kind, formula, instead, monke
         return self.pull - self.gram @ args[0]  # the penalty forgotten
 
     monkeypatch.setattr(kind, formula, planted)
-    assert verdict(name) == instead
+    assert ROWS.verdict(name) == instead
 
 
 def test_a_wrong_mean_is_seen_by_the_enumeration(monkeypatch):
     monkeypatch.setattr(section_3_1_sgd, "_regularised_descent", lambda *args: np.ones((4, 2, 1)))
-    assert verdict("3.1-sgd-expectation") == "holds"
+    assert ROWS.verdict("3.1-sgd-expectation") == "holds"

@@ -9,7 +9,7 @@ import pytest
 
 from allora_analysis import hessian
 from allora_analysis.claims import section_3_2_zero_initialisation as section
-from allora_analysis.claims.ledger import examine
+from tests.ledger_rows import Rows
 
 VERDICTS = {
     "3.2-gradient": "holds_corrected",
@@ -26,29 +26,16 @@ VERDICTS = {
     "3.2-escape": "conditional",
     "3.2-slow-start": "conditional",
 }
-CLAIMS = {claim.id: claim for claim in section.claims()}
-
-
-def verdict(identifier):
-    row = examine(CLAIMS[identifier])
-    assert row.error is None, row.error
-    return row.finding.verdict
+ROWS = Rows(VERDICTS, section)
 
 
 def test_every_row_has_a_verdict_here():
-    assert list(CLAIMS) == list(VERDICTS)
+    ROWS.check_all_are_here()
 
 
 @pytest.mark.parametrize("identifier", VERDICTS)
 def test_verdict(identifier):
-    row = examine(CLAIMS[identifier])
-    assert row.error is None
-    assert row.finding.verdict == VERDICTS[identifier]
-    evidence = row.finding.evidence
-    assert evidence.predicted
-    assert evidence.measured
-    if evidence.tolerance is not None:
-        assert evidence.error <= evidence.tolerance
+    ROWS.check(identifier)
 
 
 def off_by_one(x, g, a):
@@ -97,11 +84,11 @@ PLANTED = [  # row, function, wrong formula, the verdict that it must lead to
 def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, name, wrong, expected):
     monkeypatch.setattr(hessian, name, wrong)
     assert expected != VERDICTS[identifier]
-    assert verdict(identifier) == expected
+    assert ROWS.verdict(identifier) == expected
 
 
 def test_another_loss_changes_the_vectorisation(monkeypatch):
     right = section._loss
     monkeypatch.setattr(section, "_loss", lambda *args: lambda columns: 2 * right(*args)(columns))
-    assert verdict("3.2-vectorisation") == "refuted"
-    assert verdict("3.2-gradient") == "refuted"
+    assert ROWS.verdict("3.2-vectorisation") == "refuted"
+    assert ROWS.verdict("3.2-gradient") == "refuted"

@@ -8,11 +8,11 @@ import functools
 import pytest
 
 from allora_analysis.claims import section_3_2_networks as section
-from allora_analysis.claims.ledger import examine
 from allora_analysis.hessian import digits_mlp, network, network_inertia
+from tests.ledger_rows import Rows
 
 VERDICTS = {"3.2-network-saddle": "holds_corrected", "3.2-network-escape": "conditional"}
-CLAIMS = {claim.id: claim for claim in section.claims()}
+ROWS = Rows(VERDICTS, section)
 RIGHT = {
     "negative_directions": network_inertia.negative_directions,
     "gradient_norms": digits_mlp.gradient_norms,
@@ -22,24 +22,16 @@ RIGHT = {
 
 @functools.cache
 def unpatched(identifier):
-    return finding(identifier)
-
-
-def finding(identifier):
-    row = examine(CLAIMS[identifier])
-    assert row.error is None, row.error
-    return row.finding
+    return ROWS.finding(identifier)
 
 
 def test_every_row_has_a_verdict_here():
-    assert list(CLAIMS) == list(VERDICTS)
+    ROWS.check_all_are_here()
 
 
 @pytest.mark.parametrize("identifier", VERDICTS)
 def test_verdict(identifier):
-    found = unpatched(identifier)
-    assert found.verdict == VERDICTS[identifier]
-    assert found.evidence.error <= found.evidence.tolerance
+    ROWS.check(identifier)
 
 
 def test_the_counts_are_exact_where_the_bound_is_not():
@@ -62,7 +54,7 @@ def one_too_many(model, loss, data):
 @pytest.mark.parametrize("wrong", [bound_alone, one_too_many])
 def test_a_wrong_count_refutes(wrong, monkeypatch):
     monkeypatch.setattr(network_inertia, "negative_directions", wrong)
-    assert finding("3.2-network-saddle").verdict == "refuted"
+    assert ROWS.verdict("3.2-network-saddle") == "refuted"
 
 
 def test_a_wrong_end_of_the_spectrum_refutes(monkeypatch):
@@ -71,15 +63,15 @@ def test_a_wrong_end_of_the_spectrum_refutes(monkeypatch):
         return dataclasses.replace(found, smallest=found.smallest * 1.001) if k == 2 else found
 
     monkeypatch.setattr(network, "network_spectrum", shifted)
-    assert finding("3.2-network-saddle").verdict != "holds_corrected"
+    assert ROWS.verdict("3.2-network-saddle") != "holds_corrected"
 
 
 def test_a_stationary_start_would_be_a_saddle_as_printed(monkeypatch):
     monkeypatch.setattr(digits_mlp, "gradient_norms", lambda model, loss, data: (0.0, 0.0))
-    assert finding("3.2-network-saddle").verdict == "holds"
-    assert finding("3.2-network-escape").verdict == "refuted"
+    assert ROWS.verdict("3.2-network-saddle") == "holds"
+    assert ROWS.verdict("3.2-network-escape") == "refuted"
 
 
 def test_a_descent_that_stands_still_holds_as_printed(monkeypatch):
     monkeypatch.setattr(digits_mlp, "descend", lambda *args: None)
-    assert finding("3.2-network-escape").verdict == "holds"
+    assert ROWS.verdict("3.2-network-escape") == "holds"

@@ -1,18 +1,15 @@
 """The ledger's rows on dropout's expectation: their verdicts, and that planted wrong formulas change them."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
 from allora_analysis import tikhonov
 from allora_analysis.claims import section_3_1_placement, section_3_1_tikhonov
-from allora_analysis.claims.ledger import examine
-from allora_analysis.study import plain
 from allora_analysis.tikhonov import enumeration
+from tests.ledger_rows import Rows
 
-CLAIMS = {claim.id: claim for section in (section_3_1_tikhonov, section_3_1_placement) for claim in section.claims()}
 VERDICTS = {
     "3.1-expectation": "holds",
     "3.1-minimiser": "holds_corrected",
@@ -25,29 +22,16 @@ VERDICTS = {
     "3.1-mask-mean": "holds",
     "3.1-placement-input": "conditional",
 }
-
-
-def verdict(claim_id):
-    row = examine(CLAIMS[claim_id])
-    assert row.error is None, row.error
-    return row.finding.verdict
+ROWS = Rows(VERDICTS, section_3_1_tikhonov, section_3_1_placement)
 
 
 def test_every_row_is_here():
-    assert list(CLAIMS) == list(VERDICTS)
+    ROWS.check_all_are_here()
 
 
 @pytest.mark.parametrize("claim_id", VERDICTS)
 def test_verdict_and_evidence(claim_id):
-    row = examine(CLAIMS[claim_id])
-    assert row.error is None, row.error
-    finding = row.finding
-    assert finding.verdict == VERDICTS[claim_id]
-    assert finding.evidence.error < finding.evidence.tolerance
-    assert finding.evidence.predicted
-    assert finding.evidence.measured
-    assert (finding.corrected is None) == (finding.verdict == "holds")
-    json.dumps(plain(finding), allow_nan=False)
+    ROWS.check(claim_id)
 
 
 def scaled(function, factor=1.01):
@@ -94,20 +78,20 @@ PLANTED = [
 def test_a_planted_wrong_formula_is_refuted(claim_id, name, wrong, monkeypatch):
     monkeypatch.setattr(section_3_1_placement, "STARTS", 1)
     monkeypatch.setattr(tikhonov, name, wrong)
-    assert verdict(claim_id) == "refuted"
+    assert ROWS.verdict(claim_id) == "refuted"
 
 
 def test_masks_without_rescaling_are_refuted(monkeypatch):
     monkeypatch.setattr(enumeration, "all_masks", masks_without_rescaling)
-    assert verdict("3.1-mask-mean") == "refuted"
-    assert verdict("3.1-expectation") == "refuted"
+    assert ROWS.verdict("3.1-mask-mean") == "refuted"
+    assert ROWS.verdict("3.1-expectation") == "refuted"
 
 
 def test_the_corrected_formula_in_print_would_hold(monkeypatch):
     """The verdict follows the printed formula's value: were that right, the rows would hold."""
     monkeypatch.setattr(section_3_1_tikhonov, "_error", lambda value, reference: 0.0)
-    assert verdict("3.1-minimiser") == "holds"
-    assert verdict("3.1-tikhonov-solution") == "holds"
+    assert ROWS.verdict("3.1-minimiser") == "holds"
+    assert ROWS.verdict("3.1-tikhonov-solution") == "holds"
 
 
 def test_printed_minimiser_is_right_for_symmetric_products():
