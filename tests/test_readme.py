@@ -89,9 +89,19 @@ def test_the_code_of_the_readme_runs(block):
     exec(compile(block, "README.md", "exec"), {})
 
 
-def test_the_files_that_the_readme_names_exist():
-    for link in re.findall(r"\]\(([^)#:]+)\)", TEXT):
-        assert (ROOT / link).exists(), link
+def anchor(heading: str) -> str:
+    """The name that a heading has in a link, as GitHub and Python-Markdown make it."""
+    return re.sub(r"[^a-z0-9 -]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def test_the_files_and_headings_that_the_readme_links_to_exist():
+    links = re.findall(r"\]\(([^):]+)\)", TEXT)
+    assert links
+    for link in links:
+        path, _, name = link.partition("#")
+        target = ROOT / (path or "README.md")
+        assert target.exists(), link
+        assert not name or name in map(anchor, re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE)), link
 
 
 def row(name: str, finding: Finding | None, statement: str = "x") -> Row:
