@@ -30,7 +30,8 @@ class Rows:
         found = self.finding(identifier)
         assert found.verdict == self.verdicts[identifier]
         assert found.evidence.measured
-        if found.evidence.tolerance is not None:
+        if found.evidence.error is not None and found.evidence.tolerance is not None:
+            assert found.evidence.predicted
             assert found.evidence.error <= found.evidence.tolerance
         assert (found.corrected is None) == (found.verdict == "holds")
         return found
