@@ -117,9 +117,9 @@ def test_the_standard_error_of_the_average_is_right(rng):
     """Over 200 repetitions, the spread of the average is what its standard error says.
 
     The spread's own relative error is 1/√400 = 5 %, and a false fail at 1e-6 lies 4.9 of these away: 25 %. The eight
-    segments are long enough (40 masks) for the average to scatter almost as 1/√K, which leaves a bias of up to 15 %. keep_prob is not 1/2: there (V − 1)² is the same
-    for either mask, so where one sample dominates an entry the spread of its standard deviation falls as 1/K, and a
-    standard error from segments overstates it.
+    segments are long enough (40 masks) for the average to scatter almost as 1/√K, which leaves a bias of up to 15 %.
+    keep_prob is not 1/2: there (V − 1)² is the same for either mask, so where one sample dominates an entry the spread
+    of its standard deviation falls as 1/K, and a standard error from segments overstates it.
     """
     _, model = linear(rng, 0.8)
     found = [gradient_moments(model, 320, rng) for _ in range(200)]
