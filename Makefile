@@ -1,10 +1,11 @@
 # make verify   sets up (needs the network once) and prints the verdict on every claim
 # make test     sets up and runs every check
 # make figures  redraws the paper's figures from the committed records
+# make notebooks   executes the notebooks again, in place
 # make pretrained   the tests on two real pretrained models (22 and 135 million parameters, from their packages)
 # make slurm    the grid's tests on a real Slurm of two nodes, started here (as root, with Debian's slurm-wlm and munge)
 # make stress   the statistical tests, 20 times, each with its own seeds
-.PHONY: verify test lint pretrained slurm stress bench figures readme clean
+.PHONY: verify test lint notebooks notebooks-check pretrained slurm stress bench figures readme clean
 .DEFAULT_GOAL := verify
 
 # The first interpreter that really is Python 3.11 to 3.13 (a name on the PATH may be a dead shim).
@@ -57,6 +58,13 @@ bench: $(VENV)/.dev
 # The paper's figures, from the committed records.
 figures: $(VENV)/.core
 	$(RUN) -m paper_figures
+
+# Every notebook, from a fresh kernel each; the check runs small sizes and writes nothing.
+notebooks: $(VENV)/.dev
+	$(RUN) -m notebooks
+
+notebooks-check: $(VENV)/.dev
+	$(RUN) -m notebooks --check True --small True
 
 # The README's verdicts and docs/ledger.md, from a fresh run of every check, and the pictures.
 readme: $(VENV)/.core

@@ -31,7 +31,7 @@ def draw(config: Any, result: Result) -> Figure:
     distance.plot(predicted["spread"], predicted["distance"], "o", **rows)
     distance.set(xscale="log", xlabel="condition number of X", ylabel="‖X(W_drop − W_λ)‖ / ‖XW_drop‖")
     distance.set_title("distance to the nearest ridge")
-    distance.set_ylim(bottom=0)
+    distance.set_ylim(0, 1.3 * distance.dataLim.y1)  # room for the legend
     for placement in ("output", "input"):
         _share(linear, predicted["singular_values"], predicted[f"shrinkage_{placement}"], placement)
     ridge = {"color": COLOURS["measured"], "lw": 1.2, "label": f"ridge nearest to {config.placement}"}
@@ -42,7 +42,8 @@ def draw(config: Any, result: Result) -> Figure:
     bottleneck.axhline(config.keep_prob, color=COLOURS["plain"], ls=":", lw=1.2, label="keep_prob")
     bottleneck.set(xlabel="singular value of XX⁺Y", ylabel="factor on the fit along it", ylim=(-0.05, 1.05))
     bottleneck.set_title("soft thresholding by a bottleneck")
-    for axes in (distance, linear, bottleneck):
+    distance.legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
+    for axes in (linear, bottleneck):
         axes.legend(fontsize=8, frameon=False)
     return figure
 

@@ -1,0 +1,224 @@
+"""What the notebooks in `notebooks/` share: their sizes, verdicts and tables as Markdown, sliders that leave a picture.
+
+A figure is shown as a PNG of its pixels alone, so that equal figures are equal files. IPython and
+ipywidgets (the extra `notebooks`) are imported only when a notebook calls. Checked by `tests/test_notebooks.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from allora_analysis.validation import ArgumentError, several
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+    from matplotlib.figure import Figure
+
+    from allora_analysis.claims.ledger import Row
+    from allora_analysis.study import Table
+
+SMALL = "ALLORA_NOTEBOOKS_SMALL"
+"""Set to 1, every notebook runs with sizes that fit continuous integration."""
+DPI = 100
+SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\|*_<>$~`[]#"} | {"\n": "<br>"})
+
+
+def small() -> bool:
+    """Whether the environment asks for small sizes.
+
+    Returns:
+        True if `ALLORA_NOTEBOOKS_SMALL` is set to anything but 0.
+    """
+    return os.environ.get(SMALL, "0") not in ("", "0")
+
+
+def sized(full: Any, reduced: Any) -> Any:
+    """The first of two sizes, or the second where the environment asks for small ones.
+
+    Args:
+        full: what the committed outputs were made with.
+        reduced: what continuous integration runs.
+
+    Returns:
+        One of them.
+    """
+    return reduced if small() else full
+
+
+def begin() -> Markdown:
+    """A notebook's first call: the house style, and figures as PNGs that depend on their content alone.
+
+    Returns:
+        The version of the package, and whether sizes are small.
+    """
+    import matplotlib
+    from IPython import get_ipython
+    from IPython.display import Markdown
+    from matplotlib.figure import Figure
+
+    from allora_analysis import __version__
+    from allora_analysis.plotting import STYLE
+
+    matplotlib.rcParams.update(STYLE)
+    shell = get_ipython()
+    if shell is not None:
+        shell.display_formatter.formatters["image/png"].for_type(Figure, png)
+    return Markdown(f"allora_analysis {__version__}, {'small' if small() else 'full'} sizes")
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG.
+
+    Args:
+        figure: the figure.
+
+    Returns:
+        The file's content, the same for the same figure.
+    """
+    from PIL import Image
+
+    drawn, content = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI, bbox_inches="tight", facecolor="white")
+    # 256 colours, which a line drawing does not exceed by much: a third of the size.
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
+    return content.getvalue()
+
+
+def escaped(text: str) -> str:
+    """A text as Markdown shows it unchanged in a table's cell.
+
+    Args:
+        text: plain text; W* and m_l in it are no emphasis.
+
+    Returns:
+        Markdown.
+    """
+    return text.translate(SPECIAL)
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Markdown:
+    """A table.
+
+    Args:
+        columns: the headings.
+        rows: the cells, plain text.
+        title: a line above it.
+
+    Returns:
+        The table, for a notebook to show.
+    """
+    from IPython.display import Markdown
+
+    lines = [f"**{escaped(title)}**", ""] if title else []
+    lines += [_line(columns), "|" + "---|" * len(columns), *map(_line, rows)]
+    return Markdown("\n".join(lines))
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(map(escaped, cells))} |"
+
+
+def shown(table: Table) -> Markdown:
+    """A study's table.
+
+    Args:
+        table: what the study's `table` returned.
+
+    Returns:
+        The table with its notes below.
+    """
+    result = markdown(table.columns, table.rows, table.title)
+    result.data += "".join(f"\n\n{escaped(note)}" for note in table.notes)
+    return result
+
+
+def verdicts(*only: str) -> Markdown:
+    """The ledger's rows for some claims, checked now.
+
+    Args:
+        *only: ids, or sections for all of their claims.
+
+    Returns:
+        As `verdict_table`.
+    """
+    from allora_analysis.claims import ledger
+
+    return verdict_table([ledger.examine(claim) for claim in ledger.select(ledger.all_claims(), only)])
+
+
+def verdict_table(rows: Sequence[Row], title: str = "") -> Markdown:
+    """Rows of the ledger: verdict, id, the statement as printed, and what it is corrected to or depends on.
+
+    Args:
+        rows: the rows, examined.
+        title: folds the table away under this heading, with the counts.
+
+    Returns:
+        The table.
+
+    Raises:
+        ArgumentError: a check raised, which is an error of the toolkit.
+    """
+    from allora_analysis.claims import presentation
+
+    if failed := [f"{row.claim.id} ({row.error})" for row in rows if row.finding is None]:
+        raise ArgumentError(f"rows: the check failed of {'; '.join(failed)}")
+    cells = [[row.finding.verdict, row.claim.id, presentation.statement_text(row)] for row in rows if row.finding]
+    result = markdown(("verdict", "claim", "as printed → corrected, or on what it depends"), cells)
+    if title:
+        heading = f"{title}: {presentation.summary(rows)}"
+        result.data = f"<details>\n<summary>{heading}</summary>\n\n{result.data}\n\n</details>"
+    return result
+
+
+@dataclass(frozen=True)
+class Slider:
+    """Sliders over a figure; where nothing runs, the figure in the middle of their ranges.
+
+    Attributes:
+        panel: the live widget.
+        picture: the figure as PNG.
+        caption: what stands for both in plain text.
+    """
+
+    panel: Any
+    picture: bytes
+    caption: str
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        picture = base64.b64encode(self.picture).decode()
+        return {**self.panel._repr_mimebundle_(), "image/png": picture, "text/plain": self.caption}
+
+
+def slider(draw: Callable[..., Figure], **values: Sequence[Any]) -> Slider:
+    """Sliders for a figure's arguments.
+
+    The figure is drawn at both ends and in the middle before anything is shown, so that a slider that cannot be moved
+    fails when the notebook is run and not when it is read.
+
+    Args:
+        draw: makes the figure from the arguments.
+        **values: by argument, the values that its slider stops at.
+
+    Returns:
+        What a notebook shows.
+    """
+    import ipywidgets
+
+    stops = {name: several(name, of) for name, of in values.items()}
+    middle = {name: of[len(of) // 2] for name, of in stops.items()}
+    for end in (0, -1):
+        draw(**{name: of[end] for name, of in stops.items()})
+    picture = png(draw(**middle))
+    widgets = {
+        name: ipywidgets.SelectionSlider(options=of, value=middle[name], description=name, continuous_update=False)
+        for name, of in stops.items()
+    }
+    panel = ipywidgets.interactive(draw, {"auto_display": True}, **widgets)
+    at = ", ".join(f"{name} = {value}" for name, value in middle.items())
+    return Slider(panel, picture, f"at {at}; run the cell for the sliders")

@@ -1,0 +1,165 @@
+"""One notebook executed, its outputs cleaned and judged. Checked by `tests/test_notebooks.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+
+from allora_analysis.cli import write_atomically
+
+SECONDS = 900  # for one cell, on a machine that others share
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PROGRESS = re.compile(r"^[\w ]+: \d+ of \d+$")  # what a study says on standard error while it runs
+# Absolute paths as they begin on most machines, this machine's own, and addresses in memory.
+HERE = "|".join(re.escape(f"{folder}/") for folder in {Path.home(), Path.cwd(), Path(sys.prefix)})
+PLACE = re.compile(
+    rf"(?<![\w.:/<])/(?:home|root|tmp|usr|var|opt|mnt|Users|private)/\S+|\b[A-Z]:\\\S+|\b0x[0-9a-f]{{8,}}|{HERE}"
+)
+VERDICT = re.compile(r"^\| (\w+(?:\\_\w+)*) \| (\S+) \|", re.MULTILINE)
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+# The same sums in the same order on every machine, and no hub.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+class Failed(Exception):
+    """A notebook that did not run, or whose outputs may not be kept: why, in a few lines."""
+
+
+def execute(path: Path, write: bool) -> None:
+    """Run a notebook from a fresh kernel in its own folder.
+
+    Args:
+        path: the notebook.
+        write: True: keep the outputs; False: compare the verdicts they show with those in the file.
+
+    Raises:
+        Failed: a cell raised or took too long, or the outputs may not be kept.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    before = shown_verdicts(notebook)
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    client = NotebookClient(
+        notebook,
+        timeout=SECONDS,
+        kernel_name=KERNEL["name"],
+        resources={"metadata": {"path": str(path.parent)}},
+        record_timing=False,
+        extra_arguments=["--HistoryManager.enabled=False", "--log-level=ERROR"],
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the machinery's own; the kernel's are in the outputs
+            asyncio.run(client.async_execute(env=os.environ | ENVIRONMENT))
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        raise Failed(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()) from None
+    clean(notebook, path.parent.parent)
+    if found := blemishes(notebook):
+        raise Failed("; ".join(found))
+    if write:
+        write_atomically(path, lambda target: nbformat.write(notebook, target))
+    elif (after := shown_verdicts(notebook)) != before:
+        moved = sorted({claim for claim, _ in set(after) ^ set(before)})
+        raise Failed(f"shows other verdicts than the ledger gives today ({', '.join(moved)}): make notebooks")
+
+
+def clean(notebook: NotebookNode, root: Path) -> None:
+    """Take out what differs from run to run or from machine to machine, in place.
+
+    Args:
+        notebook: executed.
+        root: the repository's folder; what is below it is shown relative to it.
+    """
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in map(_cleaned, cell.outputs) if output is not None]
+            for output in cell.outputs:
+                _relative(output, f"{root}/")
+
+
+def _cleaned(output: NotebookNode) -> NotebookNode | None:
+    if output.output_type == "stream" and output.name == "stderr":
+        lines = [line for line in output.text.splitlines() if not PROGRESS.match(line)]
+        output.text = "\n".join(lines)
+        return output if output.text.strip() else None
+    if "data" in output:
+        output.data.pop(WIDGET, None)
+        output.metadata = {}
+    return output
+
+
+def _relative(output: NotebookNode, root: str) -> None:
+    if "text" in output:
+        output.text = output.text.replace(root, "")
+    for kind, value in output.get("data", {}).items():
+        if isinstance(value, str) and not kind.startswith("image/png"):
+            output.data[kind] = value.replace(root, "")
+
+
+def texts(notebook: NotebookNode) -> list[str]:
+    """All that a notebook's outputs say in words.
+
+    Args:
+        notebook: the notebook.
+
+    Returns:
+        The texts, cell by cell; pictures are left out.
+    """
+    found: list[str] = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            found.append(output.get("text", ""))
+            data: dict[str, Any] = output.get("data", {})
+            found += [value for kind, value in data.items() if isinstance(value, str) and kind != "image/png"]
+    return [text for text in found if text]
+
+
+def blemishes(notebook: NotebookNode) -> list[str]:
+    """What may not be kept: warnings, errors, places on this machine, code cells without an execution.
+
+    Args:
+        notebook: executed and cleaned.
+
+    Returns:
+        A line for each.
+    """
+    found = []
+    for index, cell in enumerate(notebook.cells):
+        if cell.cell_type != "code":
+            continue
+        if cell.source.strip() and cell.execution_count is None:
+            found.append(f"cell {index} was not executed")
+        for output in cell.outputs:
+            if output.output_type == "error":
+                found.append(f"cell {index} raised {output.ename}: {output.evalue}")
+            if output.output_type == "stream" and output.name == "stderr":
+                found.append(f"cell {index} printed to standard error: {output.text.strip()[:300]}")
+    found += [f"an output names {place[0]}" for text in texts(notebook) for place in PLACE.finditer(text)]
+    return found
+
+
+def shown_verdicts(notebook: NotebookNode) -> list[tuple[str, str]]:
+    """The verdicts that a notebook's tables show.
+
+    Args:
+        notebook: the notebook.
+
+    Returns:
+        Claim and verdict, sorted, each pair once.
+    """
+    from allora_analysis.claims.ledger import VERDICTS
+
+    rows = [match for text in texts(notebook) for match in VERDICT.findall(text)]
+    pairs = {(claim, verdict.replace("\\", "")) for verdict, claim in rows}
+    return sorted((claim, verdict) for claim, verdict in pairs if verdict in VERDICTS)

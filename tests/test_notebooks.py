@@ -1,0 +1,281 @@
+"""The notebooks as they are committed, what they share, and the runner that executes them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+import allora_analysis
+from allora_analysis import notebook as shared
+from allora_analysis.claims.ledger import Claim, Evidence, Finding, Row, all_claims, section
+from allora_analysis.plotting import panels
+from allora_analysis.study import Table
+from allora_analysis.validation import ArgumentError
+from notebooks import NOTEBOOKS, execution
+from notebooks.__main__ import FOLDER, main
+
+LARGEST = 400_000  # bytes
+LONGEST = 3  # lines of a function: a lambda with a name
+EXERCISES = range(3, 6)
+
+
+@pytest.fixture(scope="module", params=NOTEBOOKS)
+def committed(request) -> Path:
+    return FOLDER / f"{request.param}.ipynb"
+
+
+@pytest.fixture(scope="module")
+def content(committed):
+    return nbformat.read(committed, as_version=4)
+
+
+def code(content):
+    return [cell for cell in content.cells if cell.cell_type == "code"]
+
+
+def test_every_notebook_is_listed():
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted(NOTEBOOKS)
+
+
+def test_outputs_are_there_and_clean(committed, content):
+    nbformat.validate(content)
+    assert committed.stat().st_size < LARGEST
+    assert execution.blemishes(content) == []
+    assert [cell.execution_count for cell in code(content)] == list(range(1, len(code(content)) + 1))
+    pictures = [output for cell in code(content) for output in cell.outputs if "image/png" in output.get("data", {})]
+    assert pictures
+    assert sum(bool(cell.outputs) for cell in code(content)) >= 0.7 * len(code(content))
+
+
+def test_what_differs_between_machines_is_left_out(content):
+    assert content.metadata == {"kernelspec": execution.KERNEL, "language_info": {"name": "python"}}
+    for cell in code(content):
+        assert "execution" not in cell.metadata
+        assert not any(execution.WIDGET in output.get("data", {}) for output in cell.outputs)
+
+
+def test_executed_with_this_version_at_full_size(content):
+    begun = next(text for text in execution.texts(content) if text.startswith("allora_analysis "))
+    assert begun == f"allora_analysis {allora_analysis.__version__}, full sizes"
+
+
+def test_definitions_belong_to_the_package(content):
+    for cell in code(content):
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.ClassDef)
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < LONGEST, node.name
+
+
+def test_claims_that_are_named_are_in_the_ledger(content):
+    claims = all_claims()
+    known, sections = {claim.id for claim in claims}, "|".join({re.escape(section(claim)) for claim in claims})
+    prose = "\n".join(cell.source for cell in content.cells if cell.cell_type == "markdown")
+    named = re.findall(rf"`((?:{sections})-[a-z][a-z0-9-]*)`", prose)
+    assert set(named) <= known
+    assert all(claim in known and verdict for claim, verdict in execution.shown_verdicts(content))
+    assert execution.shown_verdicts(content)
+
+
+def test_each_ends_with_exercises_and_checks_its_numbers(content):
+    last = content.cells[-1].source
+    assert last.startswith("## Exercises")
+    exercises = re.findall(r"^\*\*(\d)\.\*\*", last, re.MULTILINE)
+    assert exercises == [str(n + 1) for n in range(len(exercises))]
+    assert len(exercises) in EXERCISES
+    assert last.count("<details>") == last.count("</details>") == len(exercises)
+    assert sum("assert " in cell.source for cell in code(content)) >= 4
+
+
+def test_prose_has_balanced_mathematics(content):
+    for cell in content.cells:
+        if cell.cell_type == "markdown":
+            assert cell.source.count("$$") % 2 == 0
+            assert re.sub(r"\$\$.*?\$\$", "", cell.source, flags=re.DOTALL).count("$") % 2 == 0
+
+
+@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name in ("3_ripple", "4_allora")])
+def test_sliders_for_ripple_and_escape(name):
+    assert "slider(" in (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")
+
+
+# what the notebooks share
+
+
+def test_sizes_follow_the_environment(monkeypatch):
+    monkeypatch.delenv(shared.SMALL, raising=False)
+    assert shared.sized(100, 2) == 100
+    monkeypatch.setenv(shared.SMALL, "1")
+    assert shared.sized(100, 2) == 2
+    assert shared.begin().data == f"allora_analysis {allora_analysis.__version__}, small sizes"
+    monkeypatch.setenv(shared.SMALL, "0")
+    assert not shared.small()
+
+
+def test_a_table_shows_text_as_it_is():
+    table = Table("‖W*‖", ("a|b", "m_l"), [("1 < 2", "[3]")], ["note*"])
+    lines = shared.shown(table).data.splitlines()
+    assert lines[0] == r"**‖W\*‖**"
+    assert lines[2:5] == [r"| a\|b | m\_l |", "|---|---|", r"| 1 \< 2 | \[3\] |"]
+    assert lines[-1] == r"note\*"
+
+
+def rows():
+    claim = Claim("3.1-x", "§3.1", "W* | _printed_", lambda: None, "command", "tests/test_x.py")
+    return Row(claim, Finding("conditional", Evidence({}, {}, ""), "only *here*")), Row(claim, None, "planted")
+
+
+def test_verdicts_of_given_rows():
+    good, failed = rows()
+    shown = shared.verdict_table([good], title="§3.1")
+    assert "| conditional | 3.1-x | W\\* \\| \\_printed\\_<br>→ only \\*here\\* |" in shown.data
+    assert shown.data.startswith("<details>\n<summary>§3.1: 1 claims: 1 conditional</summary>")
+    with pytest.raises(ArgumentError, match="planted"):
+        shared.verdict_table([good, failed])
+
+
+def test_verdicts_are_the_ledgers_and_are_read_back():
+    cell = new_code_cell("", outputs=[])
+    data = {"text/markdown": shared.verdicts("T1-averages", "D-universally-better").data}
+    cell.outputs = [nbformat.from_dict({"output_type": "display_data", "data": data, "metadata": {}})]
+    found = execution.shown_verdicts(new_notebook(cells=[cell]))
+    assert found == [("D-universally-better", "refuted"), ("T1-averages", "holds")]
+    with pytest.raises(ArgumentError, match="did you mean"):
+        shared.verdicts("T1-average")
+
+
+def draw(slope):
+    figure, (axis,) = panels()
+    axis.plot([0, 1], [0, slope])
+    return figure
+
+
+def test_a_slider_leaves_the_picture_in_the_middle():
+    drawn = []
+    made = shared.slider(lambda slope: drawn.append(slope) or draw(slope), slope=(1, 2, 5))
+    assert made.picture == shared.png(draw(2))
+    assert made.picture != shared.png(draw(1))
+    bundle = made._repr_mimebundle_()
+    assert {execution.WIDGET, "image/png", "text/plain"} <= set(bundle)
+    assert bundle["text/plain"] == "at slope = 2; run the cell for the sliders"
+    assert {1, 2, 5} == set(drawn)
+    made.panel.children[0].value = 5
+    assert drawn[-1] == 5
+
+
+def test_a_slider_that_cannot_be_moved_fails_at_once():
+    with pytest.raises(ZeroDivisionError):
+        shared.slider(lambda slope: draw(1 / slope), slope=(0, 1, 2))
+
+
+# the runner
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Notebooks of a few cells: the first one is to be filled."""
+    (tmp_path / "notebooks").mkdir()
+    return tmp_path / "notebooks"
+
+
+def written(folder, *sources) -> Path:
+    cells = [new_markdown_cell("# Title"), *(new_code_cell(source, id=f"c{i}") for i, source in enumerate(sources))]
+    path = folder / f"{NOTEBOOKS[0]}.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def command(folder, *flags):
+    return main(["--only", NOTEBOOKS[0], "--folder", str(folder), *flags])
+
+
+GOOD = (
+    "from allora_analysis import notebook\nnotebook.begin()",
+    "import os, sys\nprint('claims checked: 1 of 2', file=sys.stderr)\nprint(os.getcwd())",
+    "from allora_analysis.plotting import panels\nnotebook.slider(lambda eta: panels()[0], eta=(1, 2, 3))",
+    "notebook.verdicts('T1-averages')",
+)
+
+
+def test_executed_in_place_and_cleaned(folder, capsys):
+    path = written(folder, *GOOD)
+    assert command(folder) == 0, capsys.readouterr().err
+    first = path.read_bytes()
+    content = nbformat.read(path, as_version=4)
+    assert execution.blemishes(content) == []
+    assert content.metadata == {"kernelspec": execution.KERNEL, "language_info": {"name": "python"}}
+    begun, where, slider, _ = (cell.outputs for cell in code(content))
+    assert begun[0].data["text/markdown"].endswith("full sizes")
+    assert where[0].text == "notebooks\n"  # the folder above is cut off, and no progress is kept
+    assert set(slider[0].data) == {"image/png", "text/plain"}
+    assert execution.shown_verdicts(content) == [("T1-averages", "holds")]
+    assert command(folder) == 0
+    assert path.read_bytes() == first  # the same seed, the same file
+
+
+def test_a_check_writes_nothing_and_sees_an_old_verdict(folder, capsys):
+    path = written(folder, GOOD[0], GOOD[-1])
+    assert command(folder, "--check", "True", "--small", "True") == 1  # no verdict was committed
+    assert "make notebooks" in capsys.readouterr().err
+    assert command(folder) == 0
+    good = path.read_bytes()
+    assert command(folder, "--check", "True", "--small", "True") == 0
+    assert path.read_bytes() == good
+    path.write_text(good.decode().replace("| holds |", "| refuted |"), encoding="utf-8")
+    old = path.read_bytes()
+    capsys.readouterr()
+    assert command(folder, "--check", "True") == 1
+    assert "T1-averages" in capsys.readouterr().err
+    assert path.read_bytes() == old
+    assert os.environ[shared.SMALL] == "0"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("assert 1 + 1 == 3", "AssertionError"),
+        ("import warnings\nwarnings.warn('something changed')", "something changed"),
+        ("print('/home/someone/file.txt')", "/home/someone/file.txt"),
+        ("print(object())", "0x"),
+    ],
+)
+def test_what_may_not_be_kept_is_not_written(source, said, folder, capsys):
+    path = written(folder, source)
+    before = path.read_bytes()
+    assert command(folder) == 1
+    assert said in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--small", "True"], "--check"),
+        (["--only", "6_conclusion"], "6_conclusion"),
+        (["--folder", "."], "has no"),
+        (["--only"], "only"),
+    ],
+)
+def test_a_users_mistake_is_one_line(flags, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = main(flags)
+    except SystemExit as end:  # a malformed flag keeps the parser's own box
+        status = end.code
+    error = capsys.readouterr()
+    assert status == 2
+    assert said in error.err + error.out
+
+
+def test_json_has_no_trailing_noise(committed):
+    text = committed.read_text(encoding="utf-8")
+    assert json.loads(text)["nbformat"] == 4
+    assert text.endswith("}\n")
