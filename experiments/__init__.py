@@ -7,5 +7,6 @@
 | `row_norms` | Figure 2 right: how fast do the row norms of BA leave 0, under which optimiser? |
 | `perception` | Table 3, Figure 3: is ALLoRA better than LoRA, with and without the classifier's faster rate? |
 | `ablation` | Table 4, Figure 4: is ALLoRA better than the rest of its family? |
+| `hessian` | §3.2: do both ends of pretrained models' Hessians at B = 0 have the signs that the ranks foretell? |
 | `learning_rates` | ours: every arm at its own best learning rate |
 """

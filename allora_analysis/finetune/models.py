@@ -38,13 +38,14 @@ class Pretrained:
     tokenizer: Any
 
 
-def load(source: str, classes: int | None, trust_remote_code: bool = False) -> Pretrained:
+def load(source: str, classes: int | None, trust_remote_code: bool = False, attention: str | None = None) -> Pretrained:
     """Load a model for sequence classification, or as a causal language model, in float32 on the CPU.
 
     Args:
         source: a folder, a GGUF file, or a hub id.
         classes: labels of the classifier; None: a causal language model.
         trust_remote_code: run the code that the model's authors ship, in this process.
+        attention: transformers' name of an implementation; "eager" has second derivatives. None: transformers' choice.
 
     Returns:
         Model and tokenizer.
@@ -59,16 +60,18 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False) -> P
     gguf = path.is_file() and path.suffix == ".gguf"
     where, options = (str(path.parent), {"gguf_file": path.name}) if gguf else (source, {})
     options["trust_remote_code"] = trust_remote_code
-    kind, labels = AutoModelForCausalLM, {}
+    kind, chosen = AutoModelForCausalLM, {}
     if classes is not None:
-        kind, labels = AutoModelForSequenceClassification, {"num_labels": classes}
+        kind, chosen = AutoModelForSequenceClassification, {"num_labels": classes}
+    if attention is not None:
+        chosen["attn_implementation"] = attention
     if path.exists():
         options["local_files_only"] = True
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(where, padding_side="right", **options)
             model, about = kind.from_pretrained(
-                where, dtype=torch.float32, output_loading_info=True, **labels, **options
+                where, dtype=torch.float32, output_loading_info=True, **chosen, **options
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ArgumentError(

@@ -1,0 +1,163 @@
+"""LoRA's Hessian at zero initialisation in pretrained models: `python -m experiments.hessian --model FOLDER`.
+
+**Question.** The paper says that the parameters "start from a saddle point" and that zero initialisation makes the
+landscape "poorly conditioned". In a network with B = 0 the Hessian is [[0, C], [Cᵀ, K]], so that the ranks of
+G = ∂L/∂(BA) foretell how many directions have a negative curvature (`allora_analysis.hessian.network_inertia`). Do the
+ends of the spectrum of real pretrained models agree, layer by layer, and how deep is the negative end?
+
+**Arms.** LoRA at B = 0, A as PEFT draws it, α = r, on the query and value maps of one layer at a time, all else frozen,
+a classifier as it is drawn, no dropout, mean cross-entropy over sentences of rotten_tomatoes. r = 4 and 5 eigenvalues
+at each end, by Lanczos in float32: of each of all-MiniLM-L6-v2's 6 layers on 32 sentences, and of SmolLM2-135M's last,
+middle and first of 30 on 8 (a product with the first one's Hessian takes 5 s on one core). And all 768 eigenvalues, in
+float64, at r = 1 of the last layer's query and of its value on all-MiniLM-L6-v2, 8 sentences, to count directions.
+
+**Seeds.** 0, of the classifier, of A and of the sentences: the sizes are of this draw; the signs are foretold for any.
+
+**Test.** Exact, no statistics: ∂L/∂A = 0 and ∂L/∂B ≠ 0; of each end at least as many eigenvalues have the sign foretold
+as the ranks say, each further from 0 than its residual; in a whole spectrum the counts are equal. The verdict is the
+ledger's row 3.2-pretrained-saddle; −λ_min/λ_max and the ends over σ₁(G), which they are where K is 0, stand beside it.
+
+**Stopping rule.** The list is fixed; every run is recorded whatever it shows. A row says how many of them it rests on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import arg
+
+from allora_analysis import cli, records
+from allora_analysis.study import INTERRUPTED, progress
+from allora_analysis.validation import ArgumentError, count
+from allora_analysis.zero_initialisation import lists
+from allora_analysis.zero_initialisation.setting import PROTOCOL, RESULTS, STUDY, Setting, check
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure the Hessian of a pretrained model's layers at LoRA's start; what is recorded is skipped."""
+
+    model: Annotated[str, arg(metavar="FOLDER|FILE.gguf|HUB_ID")]
+    """The pretrained model, as transformers loads it."""
+    data: Annotated[str, arg(metavar="FOLDER|HUB_ID")]
+    """train.jsonl and test.jsonl (or .jsonl.gz), rows with text and label; or a hub id."""
+    model_name: str | None = None
+    """What records call the model: all-MiniLM-L6-v2 and SmolLM2-135M have a list of runs; default: as the folder."""
+    data_name: str | None = None
+    """What records call the data; default: as the folder."""
+    layers: Annotated[tuple[int, ...], arg(metavar="[INT ...]")] = ()
+    """Only these layers, from 0; they need not be of the list."""
+    modules: Annotated[tuple[str, ...], arg(metavar="[NAME ...]")] = ()
+    """The linear maps to adapt, for layers that are not of the list; default: query and value."""
+    sentences: int | None = None
+    """This many sentences instead of the list's."""
+    rank: int | None = None
+    """This rank instead of the list's."""
+    k: int | None = None
+    """This many eigenvalues at each end instead of the list's; 0: all of them."""
+    precision: str | None = None
+    """float32, or float64 (default with --k 0; a Llama, which computes parts in float32, fails it)."""
+    seed: int = 0
+    """Seed of the classifier, of A and of the sentences."""
+    results: Annotated[Path, arg(metavar="FOLDER")] = RESULTS
+    """Where the records go; default: experiments/results/hessian of this repository."""
+    dry_run: bool = False
+    """List the runs, and which of them are recorded, and run none."""
+
+
+def chosen(arguments: Arguments, model: str, data: str) -> list[Setting]:
+    """The runs asked for: the model's list, or the layers named.
+
+    Args:
+        arguments: the flags.
+        model: what records call the model.
+        data: what records call the data.
+
+    Returns:
+        The runs.
+
+    Raises:
+        ArgumentError: a model without a list, and no layers named.
+    """
+    own = lists.runs(model)
+    given = {name: getattr(arguments, name) for name in ("sentences", "rank", "k", "precision")}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if arguments.k == 0:
+        changes.setdefault("precision", "float64")
+    for layer in arguments.layers:
+        count("--layers", layer, 0)
+    if not own and not arguments.layers:
+        raise ArgumentError(
+            f"--layers: {model!r} has no list of runs; name layers, or say --model-name {' or '.join(lists.ENDS)}"
+        )
+    if arguments.layers and (changes or arguments.modules or not own):
+        modules = arguments.modules or lists.MODULES.get(model, lists.MODULES[lists.BERT])
+        own = [Setting(model, data, layer, modules) for layer in arguments.layers]
+    elif arguments.layers:
+        own = [one for one in own if one.layer in arguments.layers]
+    made = [dataclasses.replace(one, data=data, seed=arguments.seed, **changes) for one in own]
+    return [check(one) for one in dict.fromkeys(made)]
+
+
+def run(arguments: Arguments) -> int:
+    """Run what is asked for and not recorded.
+
+    Args:
+        arguments: the flags.
+
+    Returns:
+        The exit status: 130 after Ctrl-C.
+
+    Raises:
+        ArgumentError: results that are no folder.
+    """
+    from allora_analysis.finetune import data as text_data
+    from allora_analysis.finetune import sources
+    from allora_analysis.zero_initialisation import run as runs
+
+    if arguments.results.exists() and not arguments.results.is_dir():
+        raise ArgumentError(f"--results must be a folder, received the file {str(arguments.results)!r}")
+    name = arguments.model_name or sources.name_of(arguments.model)
+    data = text_data.load(arguments.data, arguments.data_name)
+    wanted = chosen(arguments, name, data.name)
+    digests = {"model": sources.digest(arguments.model), "data": data.digest}
+    known = [records.lookup(arguments.results, STUDY, one, PROTOCOL, digests) is not None for one in wanted]
+    if arguments.dry_run:
+        for one, is_known in zip(wanted, known, strict=True):
+            print(f"{'recorded' if is_known else 'to run  '}  {one.words()}")
+    print(f"{sum(known)} of {len(wanted)} runs recorded in {arguments.results}")
+    todo = [one for one, is_known in zip(wanted, known, strict=True) if not is_known]
+    try:
+        for one in () if arguments.dry_run else progress(todo, "layers measured"):
+            start = time.monotonic()
+            runs.run(one, arguments.model, data, digests, arguments.results)
+            print(f"recorded {one.words()}: {time.monotonic() - start:.0f} s", flush=True)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on with the layers that are not recorded", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The experiment's command.
+
+    Args:
+        argv: the words after the command; None for those of this process.
+
+    Returns:
+        The exit status.
+    """
+    name = "python -m experiments.hessian"
+    arguments = tyro.cli(Arguments, prog=name, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    return cli.guarded(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
