@@ -1,11 +1,32 @@
-"""The paper's figures redrawn from records, one file each: `load_data()` and `make_figure()`, nothing costly.
+"""The paper's figures and tables redrawn, and those that it lacks: one file each, nothing costly.
 
-| file | figure |
+| file | what it shows |
 | --- | --- |
 | `figure_1` | standard deviation of gradients over dropout masks, MNIST and CIFAR-10, with the controls it lacked |
-| `figure_5` | the adaptor 1/√(|x| + 1/η²), with the family beside it; from its closed form, no records |
+| `figure_2` | accuracy by epoch and drop rate; how fast the row norms of BA leave 0, under which optimiser |
+| `figure_3` | gaps between ALLoRA, LoRA and ALLoRA-0; `figure_4`: between ALLoRA and the rest of its family |
+| `figure_5` | the adaptor 1/√(|x| + 1/η²), with the family beside it |
+| `table_1` … `table_4` | as Markdown and as LaTeX, the paper's cell beside ours |
+| `ripple` | §3.3: the worst case of a scaling factor against a typical network |
+| `zero_initialisation` | §3.2: the spectrum of the Hessian in (A, B) at B = 0 and at A = B = 0 |
+| `deviation` | §3.1: the exact distance of an average over masks from its expectation, against the bound |
+| `crossover` | §3.1: the step from which dropout is ahead of plain gradient descent |
+| `escape` | §4.2: leaving zero under each optimiser |
+| `learning_rates` | every arm over a range of learning rates |
 
-`python -m paper_figures` draws all of them into `docs/`.
+A file of a picture has `load_data()` and `make_figure(loaded)`, one of a table `load_data()` and `make_table(loaded)`;
+`sources` says what they hand on, `numbers` and `gaps` what they share. The paper's numbers come from
+`allora_analysis.claims.reported`, ours from committed records and closed forms: where a record is missing the picture
+says which command makes it. `python -m paper_figures` draws all of them into `docs/`.
 """
 
-FIGURES = ("figure_1", "figure_5")
+NAMES = (
+    *(f"figure_{number}" for number in range(1, 6)),
+    *(f"table_{number}" for number in range(1, 5)),
+    "ripple",
+    "zero_initialisation",
+    "deviation",
+    "crossover",
+    "escape",
+    "learning_rates",
+)

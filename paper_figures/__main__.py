@@ -1,51 +1,86 @@
-"""`python -m paper_figures`: draw every figure of the paper from the committed records."""
+"""`python -m paper_figures [NAME…] [--out FOLDER]`: the paper's figures and tables, and those that it lacks."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
 
 from allora_analysis import cli
-from allora_analysis.validation import ArgumentError, choice, several
-from paper_figures import FIGURES
+from allora_analysis.validation import ArgumentError, choice
+from paper_figures import NAMES
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Draw the paper's figures from the committed records."""
+    """Draw the paper's figures and tables from what is committed: .png and .pdf, or .md and .tex.
 
-    only: tuple[str, ...] = FIGURES
-    """Which figures."""
-    folder: Path = Path("docs")
-    """Where the pictures go."""
+    A picture whose records are missing says which command makes them; the exit status is then 1.
+    """
+
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME ...]")] = ()
+    """Which: figure_1 … figure_5, table_1 … table_4, ripple, zero_initialisation, deviation, crossover, escape,
+    learning_rates; default: all."""
+    out: Annotated[Path, arg(metavar="FOLDER")] = Path("docs")
+    """Where the files go."""
 
 
 def run(arguments: Arguments) -> int:
-    """Draw the figures asked for.
+    """Draw what is asked for.
 
     Args:
         arguments: the flags.
 
     Returns:
-        The exit status.
+        The exit status: 1 if a record is missing.
 
     Raises:
-        ArgumentError: no such folder.
+        ArgumentError: no such name or folder, or a file that cannot be written.
     """
-    from allora_analysis import plotting
-
-    if not arguments.folder.is_dir():
-        raise ArgumentError(f"--folder {arguments.folder}: is not a folder; name one that is there")
-    for name in [choice("--only", name, FIGURES) for name in several("--only", arguments.only)]:
+    names = [choice("NAME", name, NAMES) for name in dict.fromkeys(arguments.names or NAMES)]
+    if not arguments.out.is_dir():
+        raise ArgumentError(f"--out {arguments.out}: is not a folder; name one that is there")
+    lacking = []
+    for name in names:
         module = importlib.import_module(f"paper_figures.{name}")
-        path = arguments.folder / f"{name}.png"
-        with plotting.style():
-            figure = module.make_figure(module.load_data())
-        cli.write_atomically(path, lambda target, drawn=figure, of=name: plotting.save(drawn, target, of))
-        print(path)
-    return 0
+        loaded = module.load_data()
+        for ending, write in _writers(name, module, loaded).items():
+            path = arguments.out / f"{name}.{ending}"
+            try:
+                cli.write_atomically(path, write)
+            except OSError as error:
+                raise ArgumentError(f"--out {path}: {error.strerror}; name a folder you can write to") from None
+            print(path)
+        if loaded.missing:
+            lacking.append(f"{name}: {'; '.join(missing.words() for missing in loaded.missing)}")
+    for line in lacking:
+        print(line, file=sys.stderr)
+    return 1 if lacking else 0
+
+
+def _writers(name: str, module: ModuleType, loaded: Any) -> dict[str, Callable[[Path], None]]:
+    from allora_analysis import plotting
+    from paper_figures.sources import provenance
+
+    source = provenance(loaded.records)
+    title = module.__doc__.partition("\n")[0]
+    if name.startswith("table_"):
+        table = module.make_table(loaded)
+        texts = {"md": table.markdown(source), "tex": table.latex(source)}
+        return {
+            ending: lambda path, text=text: path.write_text(text, encoding="utf-8") and None
+            for ending, text in texts.items()
+        }
+    figure = module.make_figure(loaded)
+    return dict.fromkeys(("png", "pdf"), lambda path: plotting.save(figure, path, f"{name}: {title}", source))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

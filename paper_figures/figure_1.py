@@ -6,8 +6,8 @@ half of the masks, measured on the others) over their values before training. (3
 dropout: the standard deviation over minibatches, every mask off, in the networks of (2) and in one trained without
 dropout. (4) How much of the gradient's variance is the masks'; the rest is the minibatch's.
 
-Everything is an average over seeds of recorded summaries; no entry is compared across seeds. Checked by
-`tests/test_paper_figure_1.py`.
+Everything is an average over seeds of recorded summaries, of logarithms in rows 2 and 3, with its 95 % interval; no
+entry is compared across seeds. Checked by `tests/test_paper_figure_1.py`.
 """
 
 from __future__ import annotations
@@ -18,36 +18,32 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from allora_analysis.gradient_std.grid import FIGURE_1, RESULTS, Arm, Grid, recorded
-from allora_analysis.plotting import COLOURS, COLUMN, panels, style
-from allora_analysis.validation import ArgumentError
+from allora_analysis.claims.section_3_1_figure_1 import COMMAND
+from allora_analysis.gradient_std.grid import FIGURE_1, RESULTS, Arm, Grid, found
+from allora_analysis.plotting import COLOURS, OPTIMISERS, page, page_style
+from paper_figures.numbers import over_seeds
+from paper_figures.sources import Loaded, Missing, say_missing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BANDS = (("q01", "q99", 0.18), ("q05", "q95", 0.28), ("q25", "q75", 0.42))
-OPTIMIZERS = {
-    "sgd": COLOURS["predicted"],
-    "momentum": COLOURS["other"],
-    "adam": COLOURS["bound"],
-    "adamw": COLOURS["attained"],
-}
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 ROWS = (
     "std over masks",
-    "std over masks / before training",
+    "std over masks /\nbefore training",
     "the same, over minibatches,\nno dropout",
-    "masks' share of the variance",
+    "masks' share\nof the variance",
 )
 WITHOUT = "mean, trained without dropout"
 STATISTICS = ("mean", "worst_held_out")
 Series = dict[str, np.ndarray]  # (seeds, epochs) by statistic
 
 
-def load_data(folder: Path | str = RESULTS, grid: Grid = FIGURE_1) -> dict[Arm, Series]:
+def load_data(folder: Path | str = RESULTS, grid: Grid = FIGURE_1) -> Loaded[dict[Arm, Series]]:
     """The recorded series at the grid's main drop rate and, for the control, at drop rate 0.
 
     Args:
@@ -55,17 +51,21 @@ def load_data(folder: Path | str = RESULTS, grid: Grid = FIGURE_1) -> dict[Arm, 
         grid: the grid.
 
     Returns:
-        By arm, (seeds, epochs) of each statistic over masks on the probe batch, of "control mean" and "control
-        worst_held_out" (over minibatches without dropout) and of "mask_share" (of the variance).
-
-    Raises:
-        ArgumentError: no record of the grid at its main drop rate.
+        By arm whose seeds are all recorded, (seeds, epochs) of each statistic over masks on the probe batch, of
+        "control mean" and "control worst_held_out" (over minibatches without dropout) and of "mask_share" (of the
+        variance).
     """
-    runs = recorded(folder, grid)
-    if not set(runs) & set(grid.arms()):
-        raise ArgumentError(f"{folder}: holds no run of Figure 1; run python -m experiments.gradient_std first")
     shown = (grid.drop_rate, 0.0)
-    return {arm: _series([of[seed] for seed in sorted(of)]) for arm, of in runs.items() if arm.drop_rate in shown}
+    wanted = [run for data in grid.data for run in grid.runs(data) if run[0].drop_rate in shown]
+    records = found(folder, grid)
+    lacking = sum(seed not in records.get(arm, {}) for arm, seed in wanted)
+    arms = {arm: records[arm] for arm in dict.fromkeys(arm for arm, _ in wanted) if arm in records}
+    whole = {arm: [runs[seed] for seed in sorted(runs)] for arm, runs in arms.items() if len(runs) == grid.seeds}
+    return Loaded(
+        {arm: _series([record.result["epochs"] for record in runs]) for arm, runs in whole.items()},
+        tuple(record.path.stem for runs in whole.values() for record in runs),
+        (Missing(f"{lacking} of {len(wanted)} runs are not recorded", COMMAND),) if lacking else (),
+    )
 
 
 def _series(runs: list[list[dict]]) -> Series:
@@ -79,58 +79,62 @@ def _series(runs: list[list[dict]]) -> Series:
     return series
 
 
-def make_figure(data: Mapping[Arm, Series]) -> Figure:
-    """Draw the figure: a column for each data set that has a record.
+@page_style()
+def make_figure(loaded: Loaded[dict[Arm, Series]]) -> Figure:
+    """Draw the figure: a column for each data set that has a setting in full.
 
     Args:
-        data: as from `load_data`.
+        loaded: as from `load_data`.
 
     Returns:
         The figure.
     """
-    names = list(dict.fromkeys(arm.data for arm in data))
-    with style():
-        figure, axes = panels(len(names), len(ROWS))
-        figure.set_size_inches(COLUMN * len(names), 2.7 * len(ROWS))
-        for column, name in enumerate(names):
-            dropped = {arm.optimizer: of for arm, of in data.items() if arm.data == name and arm.drop_rate > 0}
-            without = {arm.optimizer: of for arm, of in data.items() if arm.data == name and arm.drop_rate == 0}
-            top, middle, control, bottom = axes[column :: len(names)]
-            optimizer, first = next(iter(dropped.items()))
-            seeds = len(first["mean"])
-            top.set_title(f"{TITLES.get(name, name)}, {optimizer}, {seeds} seed{'s' if seeds > 1 else ''}")
-            _distribution(top, first)
-            _trends(middle, dropped, "")
-            _trends(control, dropped, "control ")
-            _without_dropout(control, without.get(optimizer))
-            _shares(bottom, dropped)
-        _finish(axes, len(names))
+    data = loaded.data
+    names = list(dict.fromkeys(arm.data for arm in data if arm.drop_rate > 0))
+    if not names:
+        figure, axes = page(2.0)
+        say_missing(axes[0, 0], loaded.missing[0])
+        return figure
+    heights = {"height_ratios": (1.25, 1.25, 1.25, 0.8)}
+    figure, axes = page(7.0, len(ROWS), len(names), sharex=True, sharey="row", gridspec_kw=heights)
+    for (top, middle, control, bottom), name in zip(axes.T, names, strict=True):
+        dropped = {arm.optimizer: of for arm, of in data.items() if arm.data == name and arm.drop_rate > 0}
+        without = {arm.optimizer: of for arm, of in data.items() if arm.data == name and arm.drop_rate == 0}
+        optimizer, first = next(iter(dropped.items()))
+        seeds = len(first["mean"])
+        label = OPTIMISERS[optimizer].label
+        top.set_title(f"{TITLES.get(name, name)}, {label}, {seeds} seed{'s' if seeds > 1 else ''}")
+        _distribution(top, first)
+        _trends(middle, dropped, "")
+        _trends(control, dropped, "control ")
+        _without_dropout(control, without.get(optimizer))
+        _shares(bottom, dropped)
+    _finish(figure, axes)
     return figure
 
 
-def _finish(axes: list[Axes], columns: int) -> None:
-    for index, label in enumerate(ROWS):
-        row = axes[index * columns : (index + 1) * columns]
+def _finish(figure: Figure, axes: np.ndarray) -> None:
+    for row, label in zip(axes, ROWS, strict=True):
         row[0].set_ylabel(label)
-        bottoms, tops = zip(*(axis.get_ylim() for axis in row), strict=True)
-        for axis in row:
-            axis.set_ylim(min(bottoms), max(tops))
-            axis.set_xlabel("epoch" if index == len(ROWS) - 1 else "")
-            if axis.get_yscale() == "log":
-                axis.yaxis.set_major_locator(LogLocator(subs=(1,) if index == 0 else (1, 2, 5)))
-                axis.yaxis.set_minor_locator(NullLocator())
-                axis.yaxis.set_major_formatter("{x:g}")
-    axes[0].legend(fontsize=7, ncols=2, loc="lower left")
-    axes[-columns].legend(fontsize=7, ncols=2, loc="lower left")
-    colours = axes[-columns].get_legend_handles_labels()[0]
+    for axis in axes[1:3].flat:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for axis in axes[:3].flat:
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter("{x:g}")
+    for axis in axes[-1]:
+        axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.align_ylabels(axes[:, 0])
     ink = COLOURS["measured"]
+    colours = [line for line in axes[-1, 0].get_lines() if not line.get_label().startswith("_")]
     dashes = [
         Line2D([], [], color=ink, ls=ls, label=label)
         for ls, label in (("-", "mean over entries"), ("--", "worst entry"))
     ]
-    axes[columns].legend(handles=[*colours, *dashes], fontsize=7, ncols=3, loc="upper left")
-    without = [line for line in axes[2 * columns].get_lines() if line.get_label() == WITHOUT]
-    axes[2 * columns].legend(handles=[*dashes, *without], fontsize=7, loc="lower left")
+    without = [line for line in axes[2].flat for line in line.get_lines() if line.get_label() == WITHOUT]
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), ncols=3, loc="outside upper center", title="first row")
+    below = [*colours, *dashes, *without[:1]]
+    figure.legend(handles=below, ncols=4, loc="outside lower center", title="other rows; shaded: 95 % over seeds")
 
 
 def _distribution(axis: Axes, series: Series) -> None:
@@ -139,38 +143,51 @@ def _distribution(axis: Axes, series: Series) -> None:
     for low, high, alpha in BANDS:
         label = f"{low[1:].lstrip('0')}–{high[1:]} % of entries"
         axis.fill_between(epochs, average[low], average[high], color=COLOURS["dropout"], alpha=alpha, lw=0, label=label)
-    axis.plot(epochs, average["worst_held_out"], "--", color=COLOURS["bound"], label="worst entry")
-    axis.plot(epochs, average["mean"], color=COLOURS["measured"], label="mean over entries")
-    axis.plot(epochs, average["control mean"], ":", color=COLOURS["plain"], label="mean, minibatches, no dropout")
+    for name, dashes, role, label in (
+        ("worst_held_out", "--", "bound", "worst entry"),
+        ("mean", "-", "measured", "mean over entries"),
+        ("control mean", ":", "plain", "mean, minibatches, no dropout"),
+    ):
+        mean, half = over_seeds(series[name])
+        axis.errorbar(epochs, mean, half, color=COLOURS[role], ls=dashes, elinewidth=0.7, label=label)
     axis.set_yscale("log")
-    # Entries of dead units have no spread at all: the axis begins at what most entries have, with room for the legend.
+    # Entries of dead units have no spread at all: the axis begins below what most entries have.
     smallest = min(average[name].min() for name in ("q25", "mean", "control mean") if average[name].min() > 0)
-    axis.set_ylim(bottom=smallest / 20)
+    shown = [smallest / 8, 1.5 * np.nanmax(series["worst_held_out"])]
+    low, high = axis.get_ylim() if axis.get_autoscaley_on() is False else shown
+    axis.set_ylim(min(low, shown[0]), max(high, shown[1]))
 
 
 def _trends(axis: Axes, of_data: Mapping[str, Series], prefix: str) -> None:
     for optimizer, series in of_data.items():
         for statistic, dashes in zip(STATISTICS, ("-", "--"), strict=True):
             ratio = series[prefix + statistic] / series[prefix + statistic][:, :1]
-            epochs, colour = np.arange(ratio.shape[1]), OPTIMIZERS.get(optimizer, COLOURS["other"])
-            axis.plot(epochs, ratio.T, dashes, color=colour, alpha=0.25, lw=0.6)
-            centre = np.exp(np.log(ratio).mean(axis=0))
-            axis.plot(epochs, centre, dashes, color=colour, label=f"{optimizer}, {statistic}")
-    axis.axhline(1, color=COLOURS["measured"], lw=0.8)
+            epochs, colour = np.arange(ratio.shape[1]), OPTIMISERS[optimizer].colour
+            logs = over_seeds(np.log(ratio))
+            axis.fill_between(epochs, np.exp(logs.low), np.exp(logs.high), color=colour, alpha=0.15, lw=0)
+            axis.plot(epochs, np.exp(logs.mean), dashes, color=colour, label=f"{optimizer}, {statistic}")
+    axis.axhline(1, color=COLOURS["measured"], lw=0.6)
     axis.set_yscale("log")
 
 
 def _without_dropout(axis: Axes, series: Series | None) -> None:
     if series is not None:
-        ratio = series["control mean"] / series["control mean"][:, :1]
-        centre = np.exp(np.log(ratio).mean(axis=0))
-        axis.plot(centre, ":", color=COLOURS["plain"], label=WITHOUT)
+        logs = over_seeds(np.log(series["control mean"] / series["control mean"][:, :1]))
+        axis.errorbar(
+            np.arange(len(logs.mean)),
+            np.exp(logs.mean),
+            [np.exp(logs.mean) - np.exp(logs.low), np.exp(logs.high) - np.exp(logs.mean)],
+            color=COLOURS["plain"],
+            ls=":",
+            elinewidth=0.7,
+        )
+        axis.lines[-1].set_label(WITHOUT)
 
 
 def _shares(axis: Axes, of_data: Mapping[str, Series]) -> None:
     for optimizer, series in of_data.items():
-        share = series["mask_share"]
-        epochs, colour = np.arange(share.shape[1]), OPTIMIZERS.get(optimizer, COLOURS["other"])
-        axis.fill_between(epochs, share.min(axis=0), share.max(axis=0), color=colour, alpha=0.15, lw=0)
-        axis.plot(epochs, share.mean(axis=0), color=colour, label=optimizer)
+        share, (label, colour, _) = over_seeds(series["mask_share"]), OPTIMISERS[optimizer]
+        epochs = np.arange(len(share.mean))
+        axis.fill_between(epochs, share.low, share.high, color=colour, alpha=0.15, lw=0)
+        axis.plot(epochs, share.mean, color=colour, label=label)
     axis.set_ylim(0, 1)

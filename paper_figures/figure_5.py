@@ -1,8 +1,8 @@
-"""Figure 5 of the paper, redrawn from `adaptors`: 1/√(|x| + 1/η²) for η² = 1, 2, 4; and beside it the family.
+"""Figure 5 of the paper: the adaptor 1/√(|x| + 1/η²) for η² = 1, 2, 4, and beside it the family.
 
 Left: the paper's figure. Right: the four adaptors at η² = 4 by the size of their argument, on logarithmic axes, where
-the tails tell them apart: |x|^(−1/2) is the paper's, 1/|x| is what its abstract says ("inversely proportional").
-Checked by `tests/test_paper_figure_5.py`.
+the tails tell them apart: |x|^(−1/2) is the paper's, 1/|x| is what its abstract says ("inversely proportional"). From
+the closed forms of `adaptors`. Checked by `tests/test_paper_figure_5.py`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from allora_analysis import adaptors
-from allora_analysis.plotting import COLOURS, panels
+from allora_analysis.plotting import COLOURS, page, page_style
+from paper_figures.sources import Loaded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ETA_SQUARES = (1.0, 2.0, 4.0)
-ROLES = ("plain", "bound", "predicted")
+STYLES = (("plain", ":"), ("bound", "--"), ("predicted", "-"))
 FAMILY = {
     "inverse_sqrt": ("predicted", "-", r"$(|x| + 1/\eta^2)^{-1/2}$, the paper's"),
     "inverse": ("bound", "--", r"$(|x| + 1/\eta)^{-1}$"),
@@ -30,7 +31,7 @@ FAMILY = {
 Curves = dict[str, dict[str, np.ndarray]]
 
 
-def load_data() -> Curves:
+def load_data() -> Loaded[Curves]:
     """The curves.
 
     Returns:
@@ -39,30 +40,31 @@ def load_data() -> Curves:
     x, size = np.linspace(-6, 6, 601), np.geomspace(1e-3, 1e3, 241)
     figure = {f"{square:g}": adaptors.inverse_sqrt(x, math.sqrt(square)) for square in ETA_SQUARES}
     family = {name: getattr(adaptors, name)(size, math.sqrt(ETA_SQUARES[-1])) for name in FAMILY}
-    return {"figure": {"x": x, **figure}, "family": {"x": size, **family}}
+    return Loaded({"figure": {"x": x, **figure}, "family": {"x": size, **family}})
 
 
-def make_figure(data: Curves) -> Figure:
+@page_style()
+def make_figure(loaded: Loaded[Curves]) -> Figure:
     """Draw the figure.
 
     Args:
-        data: as from `load_data`.
+        loaded: as from `load_data`.
 
     Returns:
         The figure.
     """
-    figure, (left, right) = panels(columns=2)
-    _paper(left, data["figure"])
-    _family(right, data["family"])
+    figure, ((left, right),) = page(2.5, 1, 2)
+    _paper(left, loaded.data["figure"])
+    _family(right, loaded.data["family"])
     return figure
 
 
 def _paper(axis: Axes, curves: dict[str, np.ndarray]) -> None:
-    for square, role in zip(ETA_SQUARES, ROLES, strict=True):
-        axis.plot(curves["x"], curves[f"{square:g}"], color=COLOURS[role], label=rf"$\eta^2 = {square:g}$")
-    axis.set(xlabel="x", ylabel=r"$1/\sqrt{|x| + 1/\eta^2}$", title="ALLoRA's adaptor (the paper's Figure 5)")
+    for square, (role, dashes) in zip(ETA_SQUARES, STYLES, strict=True):
+        axis.plot(curves["x"], curves[f"{square:g}"], dashes, color=COLOURS[role], label=rf"$\eta^2 = {square:g}$")
+    axis.set(xlabel="x", ylabel="1/√(|x| + 1/η²)", title="ALLoRA's adaptor (the paper's Figure 5)")
     axis.set_ylim(0, None)
-    axis.legend()
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=3)
 
 
 def _family(axis: Axes, curves: dict[str, np.ndarray]) -> None:
@@ -70,4 +72,4 @@ def _family(axis: Axes, curves: dict[str, np.ndarray]) -> None:
         axis.plot(curves["x"], curves[name], dashes, color=COLOURS[role], label=label)
     axis.set(xscale="log", yscale="log", xlabel="|x|", ylabel="factor", title=r"the family at $\eta^2 = 4$")
     axis.set_ylim(1e-3, 4)
-    axis.legend(fontsize=8, loc="lower left")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2)

@@ -1,4 +1,4 @@
-"""The paper's Figure 5 redrawn: its curves by the caption's formula, its panels, its command."""
+"""The paper's Figure 5 redrawn: its curves by the caption's formula, its panels."""
 
 import math
 
@@ -6,11 +6,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from allora_analysis.adaptors import ADAPTORS
-from paper_figures import __main__, figure_5
+from paper_figures import figure_5
+from tests.figure_layout import assert_readable
 
 
 def test_data_are_the_captions_formula():
-    curves = figure_5.load_data()["figure"]
+    curves = figure_5.load_data().data["figure"]
     assert set(curves) == {"x", "1", "2", "4"}
     for square in (1, 2, 4):
         expected = [1 / math.sqrt(abs(value) + 1 / square) for value in curves["x"]]
@@ -20,8 +21,10 @@ def test_data_are_the_captions_formula():
 
 
 def test_panels():
-    data = figure_5.load_data()
-    figure = figure_5.make_figure(data)
+    loaded = figure_5.load_data()
+    data, figure = loaded.data, figure_5.make_figure(loaded)
+    assert loaded.records == loaded.missing == ()
+    assert_readable(figure)
     assert isinstance(figure, Figure)
     left, right = figure.axes
     lines = {line.get_label(): line for line in left.get_lines()}
@@ -39,9 +42,3 @@ def test_panels():
     for name, slope in (("inverse_sqrt", -0.5), ("inverse", -1.0), ("constant", 0.0)):
         last = np.diff(np.log(data["family"][name][-2:])) / np.diff(np.log(x[-2:]))
         assert abs(last[0] - slope) < 0.01
-
-
-def test_the_command_draws_it(tmp_path, capsys):
-    assert __main__.main(["--only", "figure_5", "--folder", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.split() == [str(tmp_path / "figure_5.png")]
-    assert (tmp_path / "figure_5.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,120 @@
+"""The cells of Tables 3 and 4 in our runs, beside the printed ones; Figures 3 and 4 read them too.
+
+A cell is one arm on one model and data set at one η²; LoRA's learning rate is η·l_b. Checked by
+`tests/test_paper_figure_3.py`, `tests/test_paper_figure_4.py` and `tests/test_paper_tables.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from allora_analysis.claims.reported import ETA_SQUARED, Cell
+from allora_analysis.claims.tables.arithmetic import Key, by_key
+from allora_analysis.finetune.setting import Setting
+from allora_analysis.grid.presets import perception
+from allora_analysis.grid.reading import final_accuracy
+from paper_figures.sources import Loaded, Runs
+from paper_figures.tables import NONE, Table, averaged
+
+OWN_HEAD = "lora_eta, classifier at l_b"
+
+
+class Case(NamedTuple):
+    """A cell; the arm as `plotting.ARMS` names it, or `OWN_HEAD`: LoRA at η·l_b whose classifier stays at l_b."""
+
+    model: str
+    data: str
+    eta2: float
+    arm: str
+
+
+class Cells(NamedTuple):
+    """Printed accuracies by (model, data set, η², method); ours by cell, one a seed, None while a seed is missing."""
+
+    printed: Mapping[Key, float]
+    ours: Mapping[Case, list[float] | None]
+
+
+def cases(wanted: Iterable[Setting]) -> dict[Case, list[Setting]]:
+    """Runs of `experiments.perception` and `experiments.ablation` by cell.
+
+    Args:
+        wanted: the runs.
+
+    Returns:
+        The runs of each cell, in the order of seeds. At η² = 1 the three LoRA arms are one.
+    """
+    found: dict[Case, list[Setting]] = {}
+    for run in wanted:
+        eta2, arms = run.eta2, (run.arm,)
+        if run.arm == "lora":
+            eta2 = float(round((run.learning_rate / perception.RATE) ** 2))
+            arms = ("lora_eta",) if run.head_learning_rate == run.learning_rate else (OWN_HEAD,)
+            arms = ("lora_eta", OWN_HEAD, "lora_x_eta") if eta2 == 1 else arms
+        for arm in arms:
+            found.setdefault(Case(run.model, run.data, eta2, arm), []).append(run)
+    return {case: sorted(runs, key=lambda run: run.seed) for case, runs in found.items()}
+
+
+def accuracies(known: Runs, runs: Sequence[Setting]) -> list[float] | None:
+    """Final test accuracies of a cell, percent, one a seed.
+
+    Args:
+        known: what is recorded.
+        runs: of the cell.
+
+    Returns:
+        The accuracies; None while a seed is missing, or where one diverged before it was evaluated.
+    """
+    if not runs or not known.whole(runs):
+        return None
+    values = [final_accuracy(known.results[run]) for run in runs]
+    return None if None in values else [100 * value for value in values]
+
+
+def both(printed: Iterable[Cell], known: Runs, desk: Iterable[Setting], paper: Iterable[Setting]) -> Cells:
+    """A table's printed cells and ours.
+
+    Args:
+        printed: the table's.
+        known: what is recorded.
+        desk: runs whose cells always have a place.
+        paper: runs whose cells have one where they are recorded.
+
+    Returns:
+        Both.
+    """
+    ours: dict[Case, list[float] | None] = {case: accuracies(known, runs) for case, runs in cases(desk).items()}
+    extra = {case: accuracies(known, runs) for case, runs in cases(paper).items()}
+    return Cells(by_key(tuple(printed)), ours | {case: values for case, values in extra.items() if values is not None})
+
+
+def side_by_side(
+    title: str, caption: str, methods: Mapping[str, str], columns: Sequence[tuple[str, str]], loaded: Loaded[Cells]
+) -> Table:
+    """Table 3 or 4: a row an η² and a method, the paper's columns, then ours.
+
+    Args:
+        title: "Table 3".
+        caption: what it shows.
+        methods: arms by the paper's word, or by ours where the paper has no such method.
+        columns: the paper's (model, data set).
+        loaded: the cells.
+
+    Returns:
+        The table; a cell that the paper or the records lack is "—".
+    """
+    printed, ours = loaded.data
+    own = list(dict.fromkeys((case.model, case.data) for case in ours))
+    rows = []
+    for eta2 in ETA_SQUARED:
+        for method, arm in methods.items():
+            theirs = [printed.get((*column, eta2, method)) for column in columns]
+            cells = [NONE if value is None else f"{value:.2f}" for value in theirs]
+            cells += [averaged(ours.get(Case(*column, eta2, arm)), 2) for column in own]
+            rows.append([f"{eta2:g}", method, *cells])
+    heads = ["η²", "method", *("\n".join(column) for column in (*columns, *own))]
+    groups = (("", 2), ("the paper", len(columns)), ("ours", len(own)))
+    notes = tuple(f"Ours: {missing.what}; `{missing.command}` makes them." for missing in loaded.missing)
+    return Table(title, caption, groups, heads, rows, notes)

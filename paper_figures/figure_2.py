@@ -1,0 +1,185 @@
+"""Figure 2 of the paper: accuracy by epoch and drop rate, and how fast the row norms of BA leave 0.
+
+Top left: what the paper reports of its left panel, Table 2: accuracy after 3 and 10 epochs and the best one, at each
+drop rate (the lines between them only guide the eye). Top right: ours, `experiments.dropout_rates`, every epoch. Below:
+ours of its right panel, `experiments.row_norms`, by model and optimiser (the paper prints no number of its own): the
+row norm ‖(ηBA)_i‖, averaged over rows and layers, by step. A case is drawn when all its seeds are recorded; means over
+seeds (of logarithms, for norms) with 95 % intervals. Checked by `tests/test_paper_figure_2.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.lines import Line2D
+
+from allora_analysis.claims import section_3_1_dropout_rates as left
+from allora_analysis.claims import section_4_row_norms as right
+from allora_analysis.claims.reported import TABLE_2
+from allora_analysis.finetune.setting import Setting
+from allora_analysis.grid.presets import dropout_rates, row_norms
+from allora_analysis.grid.reading import average_norm
+from allora_analysis.plotting import ARMS, OPTIMISERS, page, page_style
+from paper_figures.numbers import Curve, accuracy_by_epoch, over_seeds
+from paper_figures.sources import Loaded, Missing, Runs, runs, say_missing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Panel = tuple[str, str]  # model, optimiser
+
+
+class Figure2(NamedTuple):
+    """What is drawn.
+
+    Attributes:
+        reported: by drop rate, Table 2's (epoch, accuracy) in percent, in the order of epochs.
+        accuracy: ours, percent, by drop rate.
+        norms: by model and optimiser, then by arm as `plotting.ARMS` names it; an arm with seeds missing has None.
+        missing: what is missing, by "accuracy" and by panel.
+    """
+
+    reported: Mapping[float, tuple[tuple[int, float], ...]]
+    accuracy: Mapping[float, Curve]
+    norms: Mapping[Panel, Mapping[str, Curve | None]]
+    missing: Mapping[str | Panel, Missing]
+
+
+def load_data(folder: Path | str | None = None) -> Loaded[Figure2]:
+    """Table 2's points; ours where a case is recorded in full.
+
+    Args:
+        folder: the folder of records; None for the repository's own.
+
+    Returns:
+        The data. The model of the ledger's row always has its panels, another one where a case of it is complete.
+    """
+    dropped = [run for run in dropout_rates.PRESETS["desk"] if run.placement == "input"]
+    trained = row_norms.PRESETS["desk"]
+    known = runs([*dropped, *trained], folder)
+    accuracy: dict[float, Curve] = {}
+    used: list[Setting] = []
+    for rate, case in _cases(dropped, lambda run: run.drop_rate).items():
+        if known.whole(case):
+            accuracy[rate] = accuracy_by_epoch([known.results[run] for run in case])
+            used += case
+    missing: dict[str | Panel, Missing] = {}
+    for one in known.missing(dropped, left.COMMAND):
+        missing["accuracy"] = one
+    norms, shown = {}, []
+    for panel, own in _cases(trained, lambda run: (run.model, run.optimizer)).items():
+        cases = _cases(own, _arm)
+        whole = {arm: case for arm, case in cases.items() if known.whole(case)}
+        if whole or panel[0] == right.MODEL:
+            norms[panel] = {arm: _norms(known, case) if arm in whole else None for arm, case in cases.items()}
+            used += [run for case in whole.values() for run in case]
+            for one in known.missing(own, right.COMMAND):
+                missing[panel] = one
+            shown += own
+    data = Figure2({column.drop_rate: _points(column) for column in TABLE_2}, accuracy, norms, missing)
+    told = (*known.missing(dropped, left.COMMAND), *known.missing(shown, right.COMMAND))
+    return Loaded(data, known.names(used), told)
+
+
+def _cases(wanted: Iterable[Setting], name) -> dict:
+    found: dict = {}
+    for run in wanted:
+        found.setdefault(name(run), []).append(run)
+    return found
+
+
+def _arm(run: Setting) -> str:
+    fast = run.arm == "lora" and run.learning_rate != row_norms.RATES[run.optimizer]
+    return "lora_eta" if fast else run.arm
+
+
+def _points(column) -> tuple[tuple[int, float], ...]:
+    points = {3: column.at_epoch_3, 10: column.at_epoch_10, column.best_epoch: column.best}
+    return tuple(sorted(points.items()))
+
+
+def _norms(known: Runs, case: list[Setting]) -> Curve:
+    shared = set.intersection(*(set(known.results[run]["row_norms"]["step"]) for run in case))
+    steps = sorted(step for step in shared if step > 0)
+    logs = np.log([[average_norm(known.results[run], step) for step in steps] for run in case])
+    return Curve(np.array(steps), over_seeds(logs), len(case))
+
+
+@page_style()
+def make_figure(loaded: Loaded[Figure2]) -> Figure:
+    """Draw the figure.
+
+    Args:
+        loaded: as from `load_data`.
+
+    Returns:
+        The figure.
+    """
+    data = loaded.data
+    panels = list(data.norms)
+    rows = 1 + (len(panels) + 1) // 2
+    figure, axes = page(0.6 + 2.1 * rows, rows, 2)
+    rates = sorted({*data.reported, *data.accuracy})
+    colours = {rate: colormaps["viridis"](0.85 * index / max(1, len(rates) - 1)) for index, rate in enumerate(rates)}
+    _reported(axes[0, 0], data.reported, colours)
+    _ours(axes[0, 1], data, colours)
+    for axis, panel in zip(axes[1:].flat, panels, strict=False):
+        _row_norms(axis, panel, data)
+    for axis in axes[1:].flat[len(panels) :]:
+        axis.remove()
+    handles = [Line2D([], [], color=colour, marker="o", label=f"{rate:g}") for rate, colour in colours.items()]
+    figure.legend(handles=handles, ncols=len(handles), loc="outside upper center", title="drop rate (first row)")
+    handles = [line for axis in axes[1:].flat for line in axis.get_lines() if not line.get_label().startswith("_")]
+    arms = {line.get_label().partition(":")[0]: line for line in handles}
+    if arms:
+        told = "arm (rows below)"
+        figure.legend(arms.values(), arms, ncols=len(arms), loc="outside lower center", title=told)
+    return figure
+
+
+def _reported(axis: Axes, reported: Mapping[float, tuple[tuple[int, float], ...]], colours: Mapping) -> None:
+    for rate, points in reported.items():
+        epochs, values = zip(*points, strict=True)
+        axis.plot(epochs, values, "o:", lw=0.8, color=colours[rate], label=f"{rate:g}")
+    axis.set(title="the paper\nQwen2-0.5B, bias_in_bios, 3 runs", xlabel="epoch", ylabel="test accuracy, %")
+
+
+def _ours(axis: Axes, data: Figure2, colours: Mapping) -> None:
+    first = dropout_rates.PRESETS["desk"][0]
+    if not data.accuracy:
+        axis.set_title(f"ours\n{first.model}, {first.data}")
+        say_missing(axis, data.missing["accuracy"])
+        return
+    for index, (rate, curve) in enumerate(data.accuracy.items()):
+        x = curve.x + 0.06 * (index - len(data.accuracy) / 2)  # intervals side by side, not one over the other
+        style = {"color": colours[rate], "fmt": "o-", "ms": 2.5, "lw": 0.9, "elinewidth": 0.6}
+        axis.errorbar(x, curve.average.mean, curve.average.half, label=f"{rate:g}", **style)
+    seeds = next(iter(data.accuracy.values())).seeds
+    axis.set(title=f"ours\n{first.model}, {first.data}, {seeds} seeds", xlabel="epoch", ylabel="test accuracy, %")
+    if "accuracy" in data.missing:
+        axis.text(0.98, 0.02, data.missing["accuracy"].what, ha="right", transform=axis.transAxes, fontsize=6)
+
+
+def _row_norms(axis: Axes, panel: Panel, data: Figure2) -> None:
+    model, optimiser = panel
+    curves = {arm: curve for arm, curve in data.norms[panel].items() if curve is not None}
+    title = f"ours\n{model}, {OPTIMISERS[optimiser].label}"
+    if not curves:
+        axis.set_title(title)
+        say_missing(axis, data.missing[panel])
+        return
+    for index, (arm, curve) in enumerate(curves.items()):
+        (label, colour, marker), norms = ARMS[arm], curve.average
+        every = {"marker": marker, "markevery": (index, len(curves))}  # where curves lie on each other, all show
+        axis.plot(curve.x, np.exp(norms.mean), color=colour, lw=1, label=label, **every)
+        axis.fill_between(curve.x, np.exp(norms.low), np.exp(norms.high), color=colour, alpha=0.2, lw=0)
+    seeds = next(iter(curves.values())).seeds
+    axis.set(title=f"{title}, {seeds} seeds", xlabel="step", ylabel="mean row norm of ηBA", xscale="log", yscale="log")
+    if absent := [ARMS[arm].label for arm, curve in data.norms[panel].items() if curve is None]:
+        told = "seeds missing: " + ", ".join(absent)
+        axis.text(0.98, 0.02, told, ha="right", transform=axis.transAxes, fontsize=6)

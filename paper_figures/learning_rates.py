@@ -1,0 +1,152 @@
+"""Every arm over a range of learning rates: ours alone, `experiments.learning_rates`; the paper has one rate an arm.
+
+A panel a model and optimiser: test accuracy after the last epoch by learning rate, mean over seeds with 95 % intervals;
+the rate that validation would choose is ringed. An arm is drawn when all its rates and seeds are recorded; a rate at
+which a run diverged before it was evaluated has a cross at the bottom. Checked by
+`tests/test_paper_figures_lacking.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from matplotlib.lines import Line2D
+
+from allora_analysis.claims.section_4_fine_tuning import COMMAND
+from allora_analysis.finetune.setting import Setting
+from allora_analysis.grid.presets.learning_rates import PRESETS
+from allora_analysis.grid.reading import final_accuracy
+from allora_analysis.plotting import ARMS, COLOURS, OPTIMISERS, page, page_style
+from paper_figures.numbers import Average, over_seeds
+from paper_figures.sources import Loaded, Missing, Runs, runs, say_missing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Panel = tuple[str, str, str]  # model, data set, optimiser
+
+
+class Arm(NamedTuple):
+    """An arm's curve, percent.
+
+    Attributes:
+        rates: learning rates at which all seeds have an accuracy, ascending.
+        test: test accuracy there, over seeds.
+        best: the index of the rate with the best mean validation accuracy; None if every rate diverged.
+        diverged: the other rates.
+        seeds: how many.
+    """
+
+    rates: np.ndarray
+    test: Average
+    best: int | None
+    diverged: tuple[float, ...]
+    seeds: int
+
+
+class Curves(NamedTuple):
+    """By panel the arms whose rates and seeds are all recorded, and what is missing."""
+
+    arms: Mapping[Panel, Mapping[str, Arm]]
+    missing: Mapping[Panel, Missing]
+
+
+def load_data(folder: Path | str | None = None) -> Loaded[Curves]:
+    """Our curves where an arm is recorded in full.
+
+    Args:
+        folder: the folder of records; None for the repository's own.
+
+    Returns:
+        By panel and arm.
+    """
+    wanted = PRESETS["desk"]
+    known = runs(wanted, folder)
+    command = COMMAND.format("learning_rates")
+    arms: dict[Panel, dict[str, Arm]] = {}
+    missing: dict[Panel, Missing] = {}
+    used: list[Setting] = []
+    for panel in dict.fromkeys((run.model, run.data, run.optimizer) for run in wanted):
+        own = [run for run in wanted if (run.model, run.data, run.optimizer) == panel]
+        arms[panel] = {}
+        for name in dict.fromkeys(run.arm for run in own):
+            if known.whole(of := [run for run in own if run.arm == name]):
+                arms[panel][name] = _arm(known, of)
+                used += of
+        for one in known.missing(own, command):
+            missing[panel] = one
+    return Loaded(Curves(arms, missing), known.names(used), known.missing(wanted, command))
+
+
+def _arm(known: Runs, of: list[Setting]) -> Arm:
+    rates = sorted({run.learning_rate for run in of})
+    values = {
+        split: {
+            rate: [final_accuracy(known.results[run], split) for run in of if run.learning_rate == rate]
+            for rate in rates
+        }
+        for split in ("test", "validation")
+    }
+    whole = [rate for rate in rates if None not in values["test"][rate]]
+    chosen = [float(np.mean(values["validation"][rate])) for rate in whole]
+    seeds = len({run.seed for run in of})
+    average = over_seeds(100 * np.array([values["test"][rate] for rate in whole]).reshape(len(whole), seeds).T)
+    lost = tuple(rate for rate in rates if rate not in whole)
+    return Arm(np.array(whole), average, int(np.argmax(chosen)) if whole else None, lost, seeds)
+
+
+@page_style()
+def make_figure(loaded: Loaded[Curves]) -> Figure:
+    """Draw the figure.
+
+    Args:
+        loaded: as from `load_data`.
+
+    Returns:
+        The figure.
+    """
+    arms, missing = loaded.data
+    rows = (len(arms) + 1) // 2
+    figure, axes = page(0.5 + 2.2 * rows, rows, 2)
+    for axis, (panel, of) in zip(axes.flat, arms.items(), strict=False):
+        model, data, optimiser = panel
+        seeds = f", {next(iter(of.values())).seeds} seeds" if of else ""
+        axis.set_title(f"{model}, {OPTIMISERS[optimiser].label}\n{data}{seeds}")
+        if not of:
+            say_missing(axis, missing[panel])
+            continue
+        _curves(axis, of)
+        lacking = f"\n({missing[panel].what})" if panel in missing else ""
+        axis.set(xscale="log", xlabel=f"learning rate{lacking}", ylabel="test accuracy, %")
+    for axis in axes.flat[len(arms) :]:
+        axis.remove()
+    drawn = dict.fromkeys(name for of in arms.values() for name in of)
+    if drawn:
+        figure.legend(handles=_handles(drawn), ncols=4, loc="outside lower center")
+    return figure
+
+
+def _handles(names: Iterable[str]) -> list[Line2D]:
+    ink = {"color": COLOURS["measured"], "ls": ""}
+    return [
+        *(Line2D([], [], color=ARMS[name].colour, marker=ARMS[name].marker, label=ARMS[name].label) for name in names),
+        Line2D([], [], marker="o", ms=7, mfc="none", label="chosen on validation", **ink),
+        Line2D([], [], marker="x", label="diverged", **ink),
+    ]
+
+
+def _curves(axis: Axes, of: Mapping[str, Arm]) -> None:
+    for index, (name, arm) in enumerate(of.items()):
+        label, colour, marker = ARMS[name]
+        shift = 1.06 ** (index - (len(of) - 1) / 2)  # intervals side by side, not one over the other
+        style = {"color": colour, "marker": marker, "lw": 0.9, "elinewidth": 0.6, "label": label}
+        axis.errorbar(shift * arm.rates, arm.test.mean, arm.test.half, **style)
+        if arm.best is not None:
+            place = shift * arm.rates[arm.best], arm.test.mean[arm.best]
+            axis.plot(*place, "o", ms=7, mfc="none", mew=0.8, color=colour)
+        for rate in arm.diverged:
+            axis.plot(shift * rate, 0.02, "x", color=colour, transform=axis.get_xaxis_transform())

@@ -1,0 +1,73 @@
+"""Table 1 of the paper: eight commonsense tasks, with its averages and parameter shares recomputed.
+
+The recomputed average is the mean of the row's eight printed accuracies; the recomputed share of trainable parameters
+follows from the models' sizes (§4.5's wording: of the pre-trained parameters). Nothing of ours is recorded: the list of
+runs of this repository has no model of 7 billion parameters. Checked by `tests/test_paper_tables.py`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from allora_analysis.claims.reported import ARCHITECTURES, TABLE_1, TASKS, CommonsenseRow
+from allora_analysis.claims.tables.arithmetic import table_1_averages
+from allora_analysis.claims.tables.parameters import table_1_parameters, trainable_percent
+from allora_analysis.claims.tables.rounding import Comparison
+from paper_figures.sources import Loaded
+from paper_figures.tables import NONE, Table
+
+
+class Row(NamedTuple):
+    """A printed row, its average against the recomputed one, and the recomputed share of trainable parameters."""
+
+    printed: CommonsenseRow
+    average: Comparison
+    parameters: float
+
+
+def load_data() -> Loaded[tuple[Row, ...]]:
+    """The printed rows and what they can be checked against.
+
+    Returns:
+        The rows in the paper's order.
+    """
+    return Loaded(
+        tuple(Row(row, average, _percent(row)) for row, average in zip(TABLE_1, table_1_averages(), strict=True))
+    )
+
+
+def _percent(row: CommonsenseRow) -> float:
+    method = "DoRA" if row.arm == "DoRA" else "LoRA"
+    return trainable_percent(ARCHITECTURES[row.model], row.rank, method, "pretrained")
+
+
+def make_table(loaded: Loaded[tuple[Row, ...]]) -> Table:
+    """The table.
+
+    Args:
+        loaded: as from `load_data`.
+
+    Returns:
+        The paper's columns, and the recomputed ones.
+    """
+    rows = loaded.data
+    lines = [
+        [
+            *(row.printed.model, str(row.printed.rank), row.printed.arm, f"{row.printed.parameters:.2f}"),
+            *(f"{value:.1f}" for value in (*row.printed.accuracies, row.printed.average)),
+            *(f"{row.parameters:.3f}", f"{float(row.average.recomputed):.3f}", NONE),
+        ]
+        for row in rows
+    ]
+    shares = table_1_parameters("pretrained")  # a model, rank and method each: ALLoRA's two arms share one
+    averages = [row.average for row in rows]
+    told = [f"{sum(not one.explained for one in of)} of {len(of)}" for of in (averages, shares)]
+    notes = (
+        f"Rounding does not explain {told[0]} printed averages, nor {told[1]} printed shares of parameters.",
+        f"Ours: {NONE}, no list of runs here has models of this size; one run of one model is "
+        "`python -m allora_analysis.finetune --task multiple_choice --model FOLDER --data FOLDER`.",
+    )
+    caption = "Accuracy (%) on eight commonsense tasks as printed (one run a cell, the best of several settings)."
+    groups = (("", 3), ("the paper", 2 + len(TASKS)), ("recomputed", 2), ("ours", 1))
+    columns = ("model", "r", "method", "params %", *TASKS, "avg", "params %", "avg", "avg")
+    return Table("Table 1", caption, groups, columns, lines, notes)

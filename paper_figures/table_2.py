@@ -1,0 +1,98 @@
+"""Table 2 of the paper: accuracy by dropout rate after short and long fine-tuning, the paper's beside ours.
+
+Ours, `experiments.dropout_rates`, on a smaller model and another data set, eight epochs where the paper has ten; also
+with the mask in the bottleneck, where the paper's prose has it. The best epoch is that of the mean over seeds. A drop
+rate is shown when all its seeds are recorded. Checked by `tests/test_paper_tables.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis.claims.reported import TABLE_2, DropoutColumn
+from allora_analysis.claims.section_3_1_dropout_rates import COMMAND, EARLY, LATE
+from allora_analysis.finetune.setting import Setting
+from allora_analysis.grid.presets.dropout_rates import PRESETS
+from paper_figures.numbers import Curve, accuracy_by_epoch
+from paper_figures.sources import Loaded, runs
+from paper_figures.tables import NONE, Table, with_half
+
+PAPER_LATE = 10
+
+
+class Rates(NamedTuple):
+    """What the paper prints by drop rate, and our accuracy by epoch, percent; None while a seed is missing."""
+
+    reported: Mapping[float, DropoutColumn]
+    ours: Mapping[tuple[str, float], Curve | None]
+
+
+def load_data(folder: Path | str | None = None) -> Loaded[Rates]:
+    """The printed columns; ours where a drop rate is recorded in full.
+
+    Args:
+        folder: the folder of records; None for the repository's own.
+
+    Returns:
+        Both; ours by placement and drop rate.
+    """
+    wanted = PRESETS["desk"]
+    known = runs(wanted, folder)
+    cases: dict[tuple[str, float], list[Setting]] = {}
+    for run in wanted:
+        cases.setdefault((run.placement, run.drop_rate), []).append(run)
+    ours = {
+        name: accuracy_by_epoch([known.results[run] for run in case]) if known.whole(case) else None
+        for name, case in cases.items()
+    }
+    used = [run for name, case in cases.items() if ours[name] is not None for run in case]
+    data = Rates({column.drop_rate: column for column in TABLE_2}, ours)
+    return Loaded(data, known.names(used), known.missing(wanted, COMMAND))
+
+
+def make_table(loaded: Loaded[Rates]) -> Table:
+    """The table: a row a drop rate.
+
+    Args:
+        loaded: as from `load_data`.
+
+    Returns:
+        The paper's four numbers, and ours.
+    """
+    reported, ours = loaded.data
+    first = PRESETS["desk"][0]
+    rows = [
+        [f"{rate:g}" if placement == "input" else f"{rate:g}, bottleneck"]
+        + (_printed(reported.get(rate)) if placement == "input" else [NONE] * 4)
+        + _measured(curve)
+        for (placement, rate), curve in ours.items()
+    ]
+    seeds = len({run.seed for run in PRESETS["desk"]})
+    caption = (
+        "Test accuracy (%) by drop rate. The paper: Qwen2-0.5B on bias_in_bios, means of 3 runs. Ours: "
+        f"{first.model} on {first.data}, means of {seeds} seeds ± half of the 95 % interval."
+    )
+    columns = [f"epoch {EARLY}", f"epoch {PAPER_LATE}", "best", "its epoch"]
+    columns += [f"epoch {EARLY}", f"epoch {LATE}", "best", "its epoch"]
+    notes = tuple(f"Ours: {missing.what}; `{missing.command}` makes them." for missing in loaded.missing)
+    return Table("Table 2", caption, (("", 1), ("the paper", 4), ("ours", 4)), ("drop rate", *columns), rows, notes)
+
+
+def _printed(column: DropoutColumn | None) -> list[str]:
+    if column is None:
+        return [NONE] * 4
+    return [f"{value:.2f}" for value in (column.at_epoch_3, column.at_epoch_10, column.best)] + [str(column.best_epoch)]
+
+
+def _measured(curve: Curve | None) -> list[str]:
+    if curve is None:
+        return [NONE] * 4
+    mean, half = curve.average
+    best = int(np.argmax(mean))
+    places = [list(curve.x).index(epoch) if epoch in curve.x else None for epoch in (EARLY, LATE)]
+    cells = [NONE if place is None else with_half(mean[place], half[place]) for place in (*places, best)]
+    return [*cells, f"{curve.x[best]:g}"]

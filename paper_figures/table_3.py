@@ -1,0 +1,50 @@
+"""Table 3 of the paper: accuracy of LoRA, ALLoRA and ALLoRA-0 by model, data set and η², the paper's beside ours.
+
+Ours, `experiments.perception`: means over seeds with half of the 95 % interval; also LoRA with its classifier at l_b
+like ALLoRA's, which the paper does not have. The paper's own models are among ours where they are recorded. Checked by
+`tests/test_paper_tables.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from allora_analysis.claims.reported import COLUMNS_3, TABLE_3
+from allora_analysis.claims.section_4_fine_tuning import COMMAND
+from allora_analysis.grid.presets import perception
+from paper_figures.cells import OWN_HEAD, Cells, both, side_by_side
+from paper_figures.sources import Loaded, runs
+from paper_figures.tables import Table
+
+METHODS = {"LoRA": "lora_eta", "LoRA, classifier at l_b": OWN_HEAD, "ALLoRA": "allora", "ALLoRA-0": "allora_0"}
+
+
+def load_data(folder: Path | str | None = None) -> Loaded[Cells]:
+    """The printed cells; ours where a cell is recorded in full.
+
+    Args:
+        folder: the folder of records; None for the repository's own.
+
+    Returns:
+        Both.
+    """
+    desk = perception.PRESETS["desk"]
+    known = runs([*desk, *perception.PRESETS["paper"]], folder)
+    data = both(TABLE_3, known, desk, perception.PRESETS["paper"])
+    return Loaded(data, known.names(known.results), known.missing(desk, COMMAND.format("perception")))
+
+
+def make_table(loaded: Loaded[Cells]) -> Table:
+    """The table: a row an η² and a method.
+
+    Args:
+        loaded: as from `load_data`.
+
+    Returns:
+        The paper's columns, and ours.
+    """
+    caption = (
+        "Test accuracy (%) after two epochs; ALLoRA at learning rate 1e-4, LoRA at η times that. The paper: means of 5 "
+        "runs. Ours: means over seeds ± half of the 95 % interval."
+    )
+    return side_by_side("Table 3", caption, METHODS, COLUMNS_3, loaded)

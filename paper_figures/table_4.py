@@ -1,0 +1,45 @@
+"""Table 4 of the paper: ALLoRA against the rest of its family by model, data set and η², the paper's beside ours.
+
+Ours, `experiments.ablation` with ALLoRA's runs of `experiments.perception`: means over seeds with half of the 95 %
+interval. The paper's own models are among ours where they are recorded. Checked by `tests/test_paper_tables.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from allora_analysis.claims.reported import COLUMNS_4, TABLE_4
+from paper_figures.cells import Cells, both, side_by_side
+from paper_figures.figure_4 import ARM_OF, lists, missing
+from paper_figures.sources import Loaded, runs
+from paper_figures.tables import Table
+
+
+def load_data(folder: Path | str | None = None) -> Loaded[Cells]:
+    """The printed cells; ours where a cell is recorded in full.
+
+    Args:
+        folder: the folder of records; None for the repository's own.
+
+    Returns:
+        Both.
+    """
+    desk, paper = lists("desk"), lists("paper")
+    known = runs([*desk, *paper], folder)
+    return Loaded(both(TABLE_4, known, desk, paper), known.names(known.results), missing(known))
+
+
+def make_table(loaded: Loaded[Cells]) -> Table:
+    """The table: a row an η² and a method.
+
+    Args:
+        loaded: as from `load_data`.
+
+    Returns:
+        The paper's columns, and ours.
+    """
+    caption = (
+        "Test accuracy (%) after two epochs at learning rate 1e-4. The paper: means of 5 runs. Ours: means over seeds "
+        "± half of the 95 % interval; at η = 1, LoRA×η is LoRA."
+    )
+    return side_by_side("Table 4", caption, ARM_OF, COLUMNS_4, loaded)

@@ -1,0 +1,101 @@
+"""The paper's Figure 2 redrawn: Table 2's points, ours from planted records, whole cases only."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from allora_analysis.claims.reported import TABLE_2
+from allora_analysis.grid.presets import dropout_rates, row_norms
+from allora_analysis.plotting import ARMS
+from paper_figures import figure_2
+from tests.figure_layout import assert_readable
+from tests.planted_finetune import STEPS, level, plant, speed
+
+DROPPED = [run for run in dropout_rates.PRESETS["desk"] if run.placement == "input"]
+MINI, SMALL = (
+    [run for run in row_norms.PRESETS["desk"] if run.model == model] for model in ("all-MiniLM-L6-v2", "SmolLM2-135M")
+)
+ADAMW, SGD = ("all-MiniLM-L6-v2", "adamw"), ("all-MiniLM-L6-v2", "sgd")
+
+
+@pytest.fixture(scope="module")
+def partial(tmp_path_factory):
+    """Without the last seed of drop rate 0.4 and of ALLoRA-OD under SGD, and without SmolLM2."""
+    folder = tmp_path_factory.mktemp("records")
+    plant(folder, DROPPED, skip=lambda run: (run.drop_rate, run.seed) == (0.4, 2))
+    plant(folder, MINI, skip=lambda run: (run.optimizer, run.arm, run.seed) == ("sgd", "allora_od", 2))
+    return figure_2.load_data(folder)
+
+
+def test_reported_points_are_table_2():
+    reported = figure_2.load_data("nowhere").data.reported
+    assert list(reported) == [column.drop_rate for column in TABLE_2]
+    assert reported[0.0] == ((3, 77.92), (6, 79.81), (10, 78.00))
+    assert reported[0.4] == ((3, 77.22), (10, 80.65))  # its best is the last
+
+
+def test_ours_are_the_records(partial):
+    data = partial.data
+    assert list(data.accuracy) == [0.0, 0.05, 0.1, 0.2]
+    case = [run for run in DROPPED if run.drop_rate == 0.1]
+    curve = data.accuracy[0.1]
+    assert (list(curve.x), curve.seeds) == (list(range(1, 9)), 3)
+    np.testing.assert_allclose(curve.average.mean[2], 100 * np.mean([level(run) + 0.02 for run in case]))
+    norms = data.norms[ADAMW]["lora_eta"]
+    assert list(norms.x) == list(STEPS[1:])
+    case = [run for run in MINI if run.optimizer == "adamw" and run.learning_rate == 2e-4]
+    expected = np.mean([math.log(2 * 267 * speed(run)) for run in case])  # the mean over layers is twice the first's
+    np.testing.assert_allclose(norms.average.mean[-1], expected)
+
+
+def test_a_case_without_all_its_seeds_is_named_and_not_drawn(partial):
+    data = partial.data
+    assert data.norms[SGD]["allora_od"] is None
+    assert all(curve is not None for arm, curve in data.norms[SGD].items() if arm != "allora_od")
+    assert [missing.what for missing in partial.missing] == [
+        "1 of 15 runs are not recorded",
+        "1 of 27 runs are not recorded",
+    ]
+    assert set(data.norms) == {ADAMW, SGD}  # the other model has no case in full
+    # No record of an incomplete case: 4 drop rates and 8 of 9 arms, three seeds each.
+    assert len(partial.records) == 3 * (4 + 8)
+
+
+def test_panels(partial):
+    figure = figure_2.make_figure(partial)
+    reported, ours, adamw, sgd = figure.axes
+    assert "the paper" in reported.get_title()
+    assert all("ours" in axis.get_title() and "3 seeds" in axis.get_title() for axis in (ours, adamw, sgd))
+    assert [line.get_label() for line in reported.get_lines()] == ["0", "0.05", "0.1", "0.2", "0.4"]
+    np.testing.assert_array_equal(reported.get_lines()[0].get_xydata(), [[3, 77.92], [6, 79.81], [10, 78.0]])
+    assert len(ours.containers) == 4
+    lines = {line.get_label(): line for line in adamw.get_lines()}
+    assert list(lines) == ["LoRA", "LoRA at η·l", "ALLoRA", "ALLoRAAdamW", "ALLoRA-OD"]
+    assert lines["ALLoRA"].get_color() == ARMS["allora"].colour
+    curve = partial.data.norms[ADAMW]["allora"]
+    np.testing.assert_allclose(lines["ALLoRA"].get_ydata(), np.exp(curve.average.mean))
+    assert len(adamw.collections) == 5  # an interval each
+    assert (adamw.get_xscale(), adamw.get_yscale()) == ("log", "log")
+    assert "seeds missing: ALLoRA-OD" in [text.get_text() for text in sgd.texts]
+    assert_readable(figure)
+
+
+def test_another_model_is_shown_once_a_case_is_whole(tmp_path):
+    plant(tmp_path, SMALL, skip=lambda run: run.optimizer == "sgd" or run.arm != "lora")
+    data = figure_2.load_data(tmp_path).data
+    assert set(data.norms) == {ADAMW, SGD, ("SmolLM2-135M", "adamw")}
+    assert {arm for arm, curve in data.norms["SmolLM2-135M", "adamw"].items() if curve} == {"lora", "lora_eta"}
+    assert_readable(figure_2.make_figure(figure_2.load_data(tmp_path)))
+
+
+def test_without_records_the_panels_say_the_commands():
+    loaded = figure_2.load_data("nowhere")
+    assert len(loaded.missing) == 2
+    figure = figure_2.make_figure(loaded)
+    told = [" ".join(text.get_text() for text in axis.texts) for axis in figure.axes]
+    assert "experiments.dropout_rates" in told[1]
+    assert all("experiments.row_norms" in one for one in told[2:])
+    assert_readable(figure)
