@@ -71,6 +71,11 @@ def inverse_sqrt(x: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
 
     Returns:
         The factor for each entry, in (0, η].
+
+    Examples:
+        >>> from allora_analysis.adaptors import inverse_sqrt
+        >>> inverse_sqrt([0.0, 3.75], eta=2.0).tolist()  # 1/√(3.75 + 1/4)
+        [2.0, 0.5]
     """
     return _evaluate(_inverse_sqrt, x, eta)
 
@@ -82,6 +87,11 @@ def inverse(x: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
 
     Returns:
         The factor for each entry, in (0, η].
+
+    Examples:
+        >>> from allora_analysis.adaptors import inverse
+        >>> inverse([0.0, 1.5], eta=2.0).tolist()  # 1/(1.5 + 1/2)
+        [2.0, 0.5]
     """
     return _evaluate(_inverse, x, eta)
 
@@ -93,6 +103,11 @@ def exponential(x: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
 
     Returns:
         The factor for each entry, in [0, η].
+
+    Examples:
+        >>> from allora_analysis.adaptors import exponential
+        >>> exponential([0.0, 0.5], eta=2.0).round(6).tolist()  # 2/e
+        [2.0, 0.735759]
     """
     return _evaluate(_exponential, x, eta)
 
@@ -102,6 +117,11 @@ def constant(x: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
 
     Returns:
         η for each entry.
+
+    Examples:
+        >>> from allora_analysis.adaptors import constant
+        >>> constant([0.0, 100.0], eta=2.0).tolist()
+        [2.0, 2.0]
     """
     return _evaluate(_constant, x, eta)
 

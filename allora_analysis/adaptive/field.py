@@ -26,6 +26,11 @@ def row_factor(a: ArrayLike, b: ArrayLike, eta: float) -> Float[np.ndarray, " n1
 
     Returns:
         d, each in (0, η].
+
+    Examples:
+        >>> from allora_analysis.adaptive import row_factor
+        >>> row_factor(a=[[3.0, 4.0]], b=[[0.0], [0.75]], eta=2.0).round(9).tolist()  # 1/√(3.75 + 1/4)
+        [2.0, 0.5]
     """
     a, b = checked_pair(a, b)
     return inverse_sqrt(np.linalg.norm(b @ a, axis=1), positive("eta", eta))

@@ -45,6 +45,11 @@ def asf(f: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
 
     Returns:
         f̃, of f's shape.
+
+    Examples:
+        >>> from allora_analysis.adaptive import asf
+        >>> asf([0.0, 3.75], eta=2.0).round(9).tolist()  # f/√(|f| + 1/4)
+        [0.0, 1.875]
     """
     return np.asarray(finite("f", f) * inverse_sqrt(f, eta))
 

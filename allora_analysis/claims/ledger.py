@@ -118,6 +118,11 @@ def settle(printed: Mapping[str, bool], corrected: Mapping[str, bool] | None = N
 
     Raises:
         ValueError: no case at all.
+
+    Examples:
+        >>> from allora_analysis.claims.ledger import settle
+        >>> settle({"c = 1": True, "c = 2": False}, corrected={"c = 1": True, "c = 2": True})
+        'conditional'
     """
     if not printed:
         raise ValueError("settle needs at least one case")

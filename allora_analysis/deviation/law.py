@@ -220,6 +220,11 @@ def mean_absolute_deviation(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob:
 
     Returns:
         The expectation, in the loss's unit.
+
+    Examples:
+        >>> from allora_analysis.deviation import mean_absolute_deviation
+        >>> print(round(mean_absolute_deviation([[1.0]], [[0.0]], [[2.0]], keep_prob=0.5, n=1), 9))  # 0 or 16, mean 8
+        8.0
     """
     return exact_deviation(x, y, w, keep_prob, n).value
 

@@ -90,6 +90,12 @@ def loss_moments(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float) -> 
 
     Returns:
         Mean and standard deviation, in the loss's unit.
+
+    Examples:
+        >>> from allora_analysis.deviation import loss_moments
+        >>> mean, std = loss_moments([[1.0]], [[0.0]], [[2.0]], keep_prob=0.5)  # the loss is 0 or 16, with equal chance
+        >>> print(round(mean, 9), round(std, 9))
+        8.0 8.0
     """
     design, targets, weights = problem(x, y, w)
     kept = keep_probability(keep_prob)
@@ -113,6 +119,11 @@ def bound(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, n: int) ->
 
     Returns:
         The bound, in the loss's unit.
+
+    Examples:
+        >>> from allora_analysis.deviation import bound
+        >>> print(round(bound([[1.0]], [[0.0]], [[2.0]], keep_prob=0.5, n=4), 9))  # 8/√4
+        4.0
     """
     return loss_moments(x, y, w, keep_prob)[1] / math.sqrt(count("n", n))
 
@@ -132,6 +143,11 @@ def gradient_std(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float) -> 
 
     Returns:
         The standard deviations (D×C), in the loss's unit over the weight's.
+
+    Examples:
+        >>> from allora_analysis.deviation import gradient_std
+        >>> gradient_std([[1.0]], [[0.0]], [[2.0]], keep_prob=0.5).round(9).tolist()  # the gradient is 0 or 16
+        [[8.0]]
     """
     design, targets, weights = problem(x, y, w)
     kept = keep_probability(keep_prob)

@@ -129,6 +129,12 @@ def trajectory(
 
     Returns:
         The trajectory.
+
+    Examples:
+        >>> from allora_analysis.dropout_sgd import trajectory
+        >>> run = trajectory([[1.0]], [[1.0]], 0.5, 0.1, 2, "output")  # E[W]: descent on (1 − w)² + w²
+        >>> run.mean.ravel().round(9).tolist(), run.covariance_trace[:2].round(9).tolist()  # Var[2lV] = 0.2²
+        ([0.0, 0.2, 0.32], [0.0, 0.04])
     """
     process = build(x, y, keep_prob, placement, batch_size, shared_mask)
     steps = validation.count("steps", steps)

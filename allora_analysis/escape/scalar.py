@@ -39,6 +39,11 @@ def trajectory(t: ArrayLike, gradient: float, eta: float, adaptor: str = "invers
 
     Returns:
         m at each time.
+
+    Examples:
+        >>> from allora_analysis.escape import trajectory
+        >>> trajectory([0.0, 7 / 3], gradient=2.0, eta=1.0).round(9).tolist()  # (3t + 1)^{2/3} − 1
+        [0.0, 3.0]
     """
     gradient, eta = validation.positive("gradient", gradient), validation.positive("eta", eta)
     impulse = np.asarray(gradient * _not_negative("t", t))
@@ -58,6 +63,11 @@ def time_to_reach(
 
     Returns:
         The time to reach each level.
+
+    Examples:
+        >>> from allora_analysis.escape import time_to_reach
+        >>> print(round(float(time_to_reach(3.0, gradient=2.0, eta=1.0)), 9))  # (4^{3/2} − 1)/3
+        2.333333333
     """
     gradient, eta = validation.positive("gradient", gradient), validation.positive("eta", eta)
     impulse = impulses(_not_negative("level", level), eta, validation.choice("adaptor", adaptor, ADAPTORS))

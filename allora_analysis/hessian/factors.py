@@ -84,6 +84,11 @@ def factor_spectrum(
 
     Returns:
         The eigenvalues, ascending, accurate to rounding relative to the largest.
+
+    Examples:
+        >>> from allora_analysis.hessian import factor_spectrum
+        >>> factor_spectrum(x=[[1.0]], g=[[3.0]], a=[[2.0]]).round(9).tolist()  # q = 4, σ = 3: 4 ± 5
+        [-1.0, 9.0]
     """
     spectrum = factor_spectrum_multiplicities(x, g, a, g_tolerance=g_tolerance)
     return np.repeat(spectrum.values, spectrum.multiplicities)
@@ -104,6 +109,11 @@ def inertia(x: ArrayLike, g: ArrayLike, a: ArrayLike, *, g_tolerance: float | No
 
     Returns:
         The three counts.
+
+    Examples:
+        >>> from allora_analysis.hessian import inertia
+        >>> inertia(x=[[1.0, 0.0]], g=[[3.0, 0.0]], a=[[2.0, 0.0]])
+        Inertia(negative=1, zero=1, positive=1)
     """
     x, g, a = _checked(x, g, a)
     (n1, n2), rank = g.shape, len(a)

@@ -74,6 +74,11 @@ def product_spectrum(x: ArrayLike, n_outputs: int) -> Float[np.ndarray, " DC"]:
 
     Returns:
         The eigenvalues (D·C), ascending.
+
+    Examples:
+        >>> from allora_analysis.hessian import product_spectrum
+        >>> product_spectrum([[1.0, 0.0], [0.0, 2.0]], n_outputs=1).round(9).tolist()  # 2 I ⊗ S
+        [2.0, 8.0]
     """
     x, n_outputs = matrix("x", x), count("n_outputs", n_outputs)
     return _spectrum(np.linalg.svd(x, compute_uv=False), x.shape[1], n_outputs)

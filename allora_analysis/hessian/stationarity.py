@@ -50,6 +50,11 @@ def is_stationary(g: ArrayLike, a: ArrayLike, b: ArrayLike | None = None) -> boo
 
     Returns:
         The answer.
+
+    Examples:
+        >>> from allora_analysis.hessian import is_stationary
+        >>> is_stationary(g=[[3.0]], a=[[2.0]]), is_stationary(g=[[3.0]], a=[[0.0]])  # LoRA's start; A = B = 0
+        (False, True)
     """
     g, a, b = _checked(g, a, b)
     limit = max(g.shape) * EPSILON * float(np.linalg.norm(g))
@@ -88,6 +93,12 @@ def escape_time(g: ArrayLike, epsilon: float) -> float:
 
     Raises:
         ArgumentError: epsilon outside (0, 1].
+
+    Examples:
+        >>> import math
+        >>> from allora_analysis.hessian import escape_time
+        >>> print(round(escape_time([[2.0]], epsilon=math.exp(-6)), 9))  # log(1/ε)/σ₁
+        3.0
     """
     if positive("epsilon", epsilon) > 1:
         raise ArgumentError(f"epsilon must be in (0, 1], received {epsilon!r}")

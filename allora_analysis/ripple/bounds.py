@@ -122,6 +122,11 @@ def worst_case(weight_norms: ArrayLike, adapter_norms: ArrayLike, eta: float) ->
 
     Raises:
         ArgumentError: a negative norm or eta, lengths that differ, every bound −∞ (a layer that is zero).
+
+    Examples:
+        >>> from allora_analysis.ripple import worst_case
+        >>> print(round(worst_case([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], eta=1.0).log_bound, 6))  # 3 log 2
+        2.079442
     """
     weights, adapters = (
         validation.vector("weight_norms", weight_norms),

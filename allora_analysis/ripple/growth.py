@@ -87,6 +87,12 @@ def growth_exponent(
 
     Returns:
         (mean, variance), natural logarithm.
+
+    Examples:
+        >>> from allora_analysis.ripple import growth_exponent
+        >>> mean, variance = growth_exponent(2, 1, 0.0, 1.0, 1.0, 1.0)  # η = 0: ½ log χ²₂
+        >>> print(round(mean, 6), round(variance, 6))  # (log 2 − γ)/2 and π²/24
+        0.057966 0.411234
     """
     validation.choice("architecture", architecture, ("linear", "relu"))
     width = validation.count("width", width)

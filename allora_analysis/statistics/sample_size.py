@@ -78,6 +78,11 @@ def required_n(effect: float, standard_deviation: float, power: float = 0.8, lev
 
     Raises:
         ArgumentError: effect 0, or so small against the deviation that no feasible n would do.
+
+    Examples:
+        >>> from allora_analysis.statistics import required_n
+        >>> required_n(effect=0.5, standard_deviation=1.0)
+        34
     """
     size, wanted = abs(number("effect", effect)), _wanted(power, level)
     ratio = size / positive("standard_deviation", standard_deviation)

@@ -176,6 +176,11 @@ def holm(p_values: ArrayLike) -> Float[np.ndarray, " m"]:
 
     Raises:
         ArgumentError: a value outside [0, 1], none at all.
+
+    Examples:
+        >>> from allora_analysis.statistics import holm
+        >>> holm([0.01, 0.04, 0.03]).round(9).tolist()
+        [0.03, 0.06, 0.06]
     """
     raw = vector("p_values", p_values)
     if raw.min() < 0 or raw.max() > 1:

@@ -119,6 +119,11 @@ def bottleneck_solution(fitted: ArrayLike, keep_prob: float, rank: int) -> Float
 
     Returns:
         XW (N×C).
+
+    Examples:
+        >>> from allora_analysis.tikhonov import bottleneck_solution
+        >>> bottleneck_solution([[3.0]], keep_prob=0.5, rank=1).round(9).tolist()  # τ = 1·3/(1 + 1·1)
+        [[1.5]]
     """
     fitted = validation.matrix("fitted", fitted)
     u, shrunk, vt = _shrunk(fitted, validation.keep_probability(keep_prob), validation.count("rank", rank))

@@ -100,6 +100,11 @@ def expected_loss(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, pl
 
     Returns:
         The expected loss, in the square of Y's unit.
+
+    Examples:
+        >>> from allora_analysis.tikhonov import expected_loss
+        >>> print(expected_loss([[1.0], [1.0]], [[2.0], [4.0]], [[3.0]], keep_prob=0.5, placement="output"))  # 2 + 1·18
+        20.0
     """
     x, y = design_and_targets(x, y)
     w = validation.matrix_of("w", w, (x.shape[1], y.shape[1]), "D of x and C of y")

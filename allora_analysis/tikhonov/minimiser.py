@@ -66,6 +66,14 @@ def dropout_solution(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: st
 
     Returns:
         W (D×C).
+
+    Examples:
+        >>> from allora_analysis.tikhonov import dropout_solution
+        >>> x, y = [[1.0], [1.0]], [[2.0], [4.0]]  # S = 2, XᵀY = 6, least squares W = 3
+        >>> dropout_solution(x, y, keep_prob=0.5, placement="output").round(9).tolist()
+        [[1.5]]
+        >>> dropout_solution(x, y, keep_prob=0.75, placement="input").round(9).tolist()  # 6/(2 + 2/3)
+        [[2.25]]
     """
     x, y = design_and_targets(x, y)
     keep_prob = validation.keep_probability(keep_prob)

@@ -166,6 +166,12 @@ def nearest_ridge(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: str) 
 
     Returns:
         λ and the distance; both 0 where W_drop = 0, that is XᵀY = 0.
+
+    Examples:
+        >>> from allora_analysis.tikhonov import nearest_ridge
+        >>> found = nearest_ridge([[1.0], [1.0]], [[2.0], [4.0]], keep_prob=0.5, placement="output")
+        >>> print(round(found.penalty, 6), round(found.distance, 6))  # c(1 − p)/p with c = 2, and exactly a ridge
+        2.0 0.0
     """
     w = dropout_solution(x, y, keep_prob, placement)
     x, y = design_and_targets(x, y)

@@ -59,6 +59,11 @@ def ridge_solution(x: ArrayLike, y: ArrayLike, penalty: float) -> Float[np.ndarr
 
     Returns:
         W (D×C).
+
+    Examples:
+        >>> from allora_analysis.tikhonov import ridge_solution
+        >>> ridge_solution([[1.0], [1.0]], [[2.0], [4.0]], penalty=2.0).round(9).tolist()  # 6/(2 + 2)
+        [[1.5]]
     """
     x, y = design_and_targets(x, y)
     return ridge_weights(x, y, _penalty(penalty))
@@ -131,5 +136,10 @@ def is_exact_ridge(x: ArrayLike, placement: str, of: str = "weights", tolerance:
 
     Returns:
         The answer.
+
+    Examples:
+        >>> from allora_analysis.tikhonov import is_exact_ridge
+        >>> is_exact_ridge([[2.0, 0.0], [0.0, 2.0]], "output"), is_exact_ridge([[1.0, 0.0], [0.0, 2.0]], "output")
+        (True, False)
     """
     return exact_penalty(x, 0.5, placement, of, tolerance) is not None
