@@ -154,12 +154,52 @@ def test_the_loss_is_of_the_answers_tokens_and_meaned_over_the_whole_batch(root,
 
 def test_accuracy_by_prompt_whatever_the_order():
     facts = np.array([[0, 1, 3], [0, 0, 3], [1, 0, 3], [1, 1, 5], [1, 0, 3], [2, 0, 1], [2, 1, 1]])
+    facts = np.column_stack([facts, [1, 1, 0, 0, 0, 0, 0]])  # the tasks: that of the first prompt is another
     scores = np.array([-1.0, -2.0, -1.0, -4.0, -5.0, -3.0, -3.0])  # right, wrong, and a tie, where the first counts
     for seed in range(5):
         order = np.random.default_rng(seed).permutation(5)
         order = np.concatenate([order, [5, 6]])
         prediction = types.SimpleNamespace(predictions=scores[order], label_ids=facts[order])
-        assert multiple_choice.measured(prediction) == {"accuracy": pytest.approx(1 / 3), "loss": pytest.approx(8 / 9)}
+        plain = {"accuracy": pytest.approx(1 / 3), "loss": pytest.approx(8 / 9)}
+        assert multiple_choice.measured(prediction) == plain
+        by_task = {"boolq_accuracy": 0, "piqa_accuracy": 1}
+        assert multiple_choice.measured(prediction, ["boolq", "piqa", "none"]) == plain | by_task
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    """Two tasks, one of them without a training set."""
+    folder = tmp_path / "tasks"
+    for seed, (name, size) in enumerate((("near/train", 12), ("near/test", 6), ("far/test", 8))):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        tiny.write(folder / f"{name}.jsonl", tiny.questions(size, seed))
+    (folder / "notes").mkdir()
+    return folder
+
+
+def test_a_folder_of_tasks_is_tested_task_by_task(root, tasks, capsys):
+    data = text_data.load(str(tasks))
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 12, "test": 14}
+    assert data.splits["test"].tasks == ("far",) * 8 + ("near",) * 6
+    command = flags(root, "--data", tasks, "--epochs", "1", "--json", "-")
+    assert main(STUDY, command) == 0
+    (last,) = json.loads(capsys.readouterr().out)["measured"]["epochs"]
+    shares = [last["test_far_accuracy"], last["test_near_accuracy"]]
+    assert last["test_accuracy"] == pytest.approx((8 * shares[0] + 6 * shares[1]) / 14)
+    (tasks / "near").rename(tasks / "close")
+    assert text_data.load(str(tasks)).digest != data.digest
+    tiny.write(tasks / "train.jsonl", tiny.questions(5, 7))  # a training set of the folder's own comes first
+    assert len(text_data.load(str(tasks)).splits["train"]) == 5
+
+
+@pytest.mark.bad_input
+def test_a_folder_of_tasks_that_are_no_multiple_choice(tasks):
+    tiny.write(tasks / "far" / "test.jsonl", [{"text": "x", "label": 0}])
+    with pytest.raises(ArgumentError, match="the task far has no multiple-choice rows"):
+        text_data.load(str(tasks))
+    tiny.write(tasks / "far" / "test.jsonl", [ROW, ROW | {"answer": "answer3"}])
+    with pytest.raises(ArgumentError, match=r"line 2 of far/test.jsonl"):
+        text_data.load(str(tasks))
 
 
 def flags(root, *more):

@@ -8,6 +8,7 @@ in the output's place is a candidate.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +36,33 @@ class Choices(Split):
         texts: the prompts.
         labels: which output is right, from 0.
         candidates: the outputs of each prompt.
+        tasks: the task that each prompt is of; empty: all are of one.
     """
 
     candidates: tuple[tuple[str, ...], ...] = ()
+    tasks: tuple[str, ...] = ()
+
+
+def joined(by_task: Mapping[str, Split]) -> Choices:
+    """The prompts of several tasks in one split, each with its task.
+
+    Args:
+        by_task: the tasks' splits.
+
+    Returns:
+        The prompts, task after task.
+
+    Raises:
+        ArgumentError: a task that is no multiple choice.
+    """
+    wrong = next((task for task, split in by_task.items() if not isinstance(split, Choices)), None)
+    if wrong is not None:
+        raise ArgumentError(f"data: the task {wrong} has no multiple-choice rows; a folder of tasks must have no other")
+    parts = {
+        name: tuple(value for split in by_task.values() for value in getattr(split, name))
+        for name in ("texts", "labels", "candidates")
+    }
+    return Choices(**parts, tasks=tuple(task for task, split in by_task.items() for _ in split.labels))
 
 
 def is_choice(row: Any) -> bool:

@@ -2,7 +2,8 @@
 
 A folder holds `train.jsonl`, `test.jsonl` and, if there is one, `validation.jsonl` (each may end in .gz), a row an
 object with `text` and an integer `label` from 0, or a multiple-choice row as `choices` has it. `info.json` may name the
-labels: {"label_names": [...]}.
+labels: {"label_names": [...]}. A folder without a test file may hold a folder a multiple-choice task instead: tested is
+on all of them, trained on its own `train.jsonl`, or without one on the tasks'.
 """
 
 from __future__ import annotations
@@ -113,21 +114,36 @@ def _digest(splits: dict[str, Split]) -> str:
             rows = [name, list(splits[name].texts), list(splits[name].labels)]
             if isinstance(splits[name], choices.Choices):
                 rows.append(splits[name].candidates)
+                rows += [splits[name].tasks] if splits[name].tasks else []
             whole.update(records.canonical_json("data", {"rows": rows}).encode("utf-8"))
     return whole.hexdigest()
 
 
 def _from_folder(folder: Path) -> tuple[dict[str, Split], list[str] | None]:
-    splits: dict[str, Split] = {}
-    for name in NAMES:
-        found = [path for ending in ("", ".gz") if (path := folder / f"{name}.jsonl{ending}").is_file()]
-        if found:
-            splits[name] = _split(found[0].name, _lines(found[0]))
+    splits = _files(folder)
+    if "test" not in splits:
+        splits = _of_tasks(folder) | splits
     if not splits:
         raise ArgumentError(
             f"data {str(folder)!r}: holds no train.jsonl or train.jsonl.gz; see the README for its form"
         )
     return splits, _label_names(folder / "info.json")
+
+
+def _files(folder: Path, above: str = "") -> dict[str, Split]:
+    splits: dict[str, Split] = {}
+    for name in NAMES:
+        found = [path for ending in ("", ".gz") if (path := folder / f"{name}.jsonl{ending}").is_file()]
+        if found:
+            splits[name] = _split(above + found[0].name, _lines(found[0]))
+    return splits
+
+
+def _of_tasks(folder: Path) -> dict[str, Split]:
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    tasks = {path.name: own for path in inside if "test" in (own := _files(path, f"{path.name}/"))}
+    by_split = {name: {task: own[name] for task, own in tasks.items() if name in own} for name in ("train", "test")}
+    return {name: choices.joined(of) for name, of in by_split.items() if of}
 
 
 def _label_names(path: Path) -> list[str] | None:

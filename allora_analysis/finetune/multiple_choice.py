@@ -6,6 +6,8 @@ largest score is the answer. Trained is −log P of the right output's tokens, t
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -109,20 +111,25 @@ class Scoring(Watched):
         return None, scores, facts
 
 
-def measured(prediction: Any) -> dict[str, float]:
+def measured(prediction: Any, tasks: Sequence[str] = ()) -> dict[str, float]:
     """The share of prompts whose right output has the largest score, and the right outputs' mean loss by token.
 
     Args:
-        prediction: the scores, and for each row the number of its prompt, whether it is right, its answer's tokens.
+        prediction: the scores, and for each row the number of its prompt, whether it is right, its answer's tokens, the
+            place of its task in `tasks`.
+        tasks: names of tasks.
 
     Returns:
-        {"accuracy": share, "loss": mean}. Of equal scores the first counts.
+        {"accuracy": share, "loss": mean}, and the share of each task's prompts as "TASK_accuracy". Of equal scores the
+        first counts.
     """
-    scores, (prompt, right, tokens) = prediction.predictions, prediction.label_ids.T
+    scores, (prompt, right, tokens, task) = prediction.predictions, prediction.label_ids.T
     order = np.lexsort((np.arange(len(scores)), -scores, prompt))  # within each prompt the largest score first
     best = order[np.unique(prompt[order], return_index=True)[1]]
     chosen = right.astype(bool)
-    return {"accuracy": float(chosen[best].mean()), "loss": float(-scores[chosen].sum() / tokens[chosen].sum())}
+    found = {"accuracy": float(chosen[best].mean()), "loss": float(-scores[chosen].sum() / tokens[chosen].sum())}
+    own = {name: chosen[best[task[best] == place]] for place, name in enumerate(tasks)}
+    return found | {f"{name}_accuracy": float(rights.mean()) for name, rights in own.items() if len(rights)}
 
 
 def asked(setting: Setting, pretrained: Pretrained, data: TextData) -> Asked:
@@ -138,15 +145,18 @@ def asked(setting: Setting, pretrained: Pretrained, data: TextData) -> Asked:
     """
     rows = {name: encode(split, pretrained.tokenizer, setting.max_length) for name, split in data.splits.items()}
     train = [of[right] for of, right in zip(rows["train"], data.splits["train"].labels, strict=True)]
-    evaluated = {name: Encoded(_scored(rows[name], data.splits[name])) for name in EVALUATED if name in rows}
+    tasks = list(dict.fromkeys(data.splits["test"].tasks))
+    evaluated = {name: Encoded(_scored(rows[name], data.splits[name], tasks)) for name in EVALUATED if name in rows}
     collator = DataCollatorForSeq2Seq(pretrained.tokenizer, label_pad_token_id=IGNORED)
-    return Asked(Scoring, Encoded(train), evaluated, collator, answer_loss, measured, BATCH)
+    metrics = functools.partial(measured, tasks=tasks)
+    return Asked(Scoring, Encoded(train), evaluated, collator, answer_loss, metrics, BATCH)
 
 
-def _scored(rows: list[list[dict[str, list[int]]]], split: Choices) -> list[dict[str, list[int]]]:
-    made = [
-        row | {"facts": [number, int(place == split.labels[number]), sum(label != IGNORED for label in row["labels"])]}
-        for number, of in enumerate(rows)
-        for place, row in enumerate(of)
-    ]
+def _scored(rows: list[list[dict[str, list[int]]]], split: Choices, tasks: list[str]) -> list[dict[str, list[int]]]:
+    places = [tasks.index(task) for task in split.tasks] or [-1] * len(split)
+    made = []
+    for number, of in enumerate(rows):
+        for place, row in enumerate(of):
+            answer = sum(label != IGNORED for label in row["labels"])
+            made.append(row | {"facts": [number, int(place == split.labels[number]), answer, places[number]]})
     return sorted(made, key=lambda row: len(row["input_ids"]))  # short ones together: less padding
