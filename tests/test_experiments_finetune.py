@@ -13,7 +13,8 @@ from allora_analysis.grid.command import main
 from allora_analysis.grid.sources import HUB
 from tests import tiny_grid
 
-NAMES = ("ablation", "dropout_rates", "learning_rates", "perception", "row_norms")
+NAMES = ("ablation", "commonsense", "dropout_rates", "learning_rates", "perception", "row_norms")
+LOCAL = {"commonsense", "openbookqa", "boolq"}  # data whose form no set on the hub has: the user says where they are
 STATED = ("Question", "Arms", "Seeds", "Test", "Stopping rule")
 
 
@@ -44,7 +45,7 @@ def test_the_docstring_states_all_of_it_before_the_run(name):
 def test_the_runs_are_valid_recorded_as_they_stand_and_differ(runs):
     assert [check(one) for one in runs] == runs
     assert len(set(runs)) == len(runs) > 0
-    assert {one.model for one in runs} | {one.data for one in runs} <= set(HUB)
+    assert {one.model for one in runs} | {one.data for one in runs} <= set(HUB) | LOCAL
 
 
 @pytest.mark.parametrize("runs", all_runs())
@@ -61,7 +62,7 @@ def test_all_arms_share_their_seeds(runs):
     own = ("arm", "eta2", "optimizer", "learning_rate", "head_learning_rate", "drop_rate", "placement", "seed")
     fields = [field.name for field in dataclasses.fields(runs[0]) if field.name not in own]
     rest = {tuple(getattr(one, name) for name in fields) for one in runs}
-    assert len(rest) == len({(one.model, one.data) for one in runs})
+    assert len(rest) == len({(one.model, one.data, one.rank) for one in runs})
 
 
 def test_no_run_is_of_two_experiments_that_are_judged_together():

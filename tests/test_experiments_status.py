@@ -77,7 +77,7 @@ def test_the_repositorys_own_records_are_whole():
     ("words", "told"),
     [
         (["status", "--results", "/nowhere/at/all"], "--results /nowhere/at/all: is not a folder"),
-        (["run"], "an experiment has a command of its own, python -m experiments.NAME: ablation, dropout_rates"),
+        (["run"], "an experiment has a command of its own, python -m experiments.NAME: ablation, commonsense"),
         ([], "say python -m experiments status; "),
     ],
 )

@@ -26,6 +26,7 @@ SECTIONS = (
     "section_4_listing",
     "section_4_output_dependent",
     "section_4_variants",
+    "section_4_commonsense",
     "section_4_fine_tuning",
     "section_4_tables",
 )

@@ -94,7 +94,8 @@ def run(presets: Presets, arguments: Arguments) -> int:
     choice("--device", arguments.device, ("auto", "cpu"))
     count("--checkpoint-steps", arguments.checkpoint_steps)
     chosen = select(presets[arguments.preset], arguments.only, arguments.seeds)
-    where = resolve([name for one in chosen for name in (one.model, one.data)], arguments.source)
+    names = [name for one in chosen for name in (one.model, one.data)]
+    where = resolve(names, arguments.source, to_run=not arguments.dry_run)
     tasks = tuple(plan.Task(check(one), where[one.model], where[one.data]) for one in chosen)
     grid = plan.Grid(
         tasks, arguments.results, arguments.device, arguments.checkpoint_steps, arguments.trust_remote_code

@@ -28,12 +28,13 @@ HUB = {
 }
 
 
-def resolve(names: Iterable[str], given: Iterable[str] = ()) -> dict[str, str]:
+def resolve(names: Iterable[str], given: Iterable[str] = (), to_run: bool = True) -> dict[str, str]:
     """The source of each name: what the user gives, or else the hub's.
 
     Args:
         names: of models and data sets.
         given: "NAME=SOURCE" each; a source is a folder, a GGUF file or a hub id.
+        to_run: False: for a list only, where a name without a source stands for itself.
 
     Returns:
         The source by name.
@@ -46,9 +47,9 @@ def resolve(names: Iterable[str], given: Iterable[str] = ()) -> dict[str, str]:
         if name not in wanted:
             raise ArgumentError(f"--source {name}=…: the runs know no such name, but {', '.join(wanted)}")
     for name in wanted:
-        if name not in own and name not in HUB:
+        if to_run and name not in own and name not in HUB:
             raise ArgumentError(f"--source: {name!r} has no source of its own; say --source {name}=FOLDER")
-    return {name: own.get(name) or HUB[name] for name in wanted}
+    return {name: own.get(name) or HUB.get(name, name) for name in wanted}
 
 
 def _given(words: Iterable[str]) -> Mapping[str, str]:
