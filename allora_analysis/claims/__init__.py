@@ -14,6 +14,7 @@ SECTIONS = (
     "section_3_1_figure_1",
     "section_3_2_zero_initialisation",
     "section_3_2_networks",
+    "section_3_2_pretrained",
     "section_3_3_ripple",
     "section_4_allora",
     "section_4_definition",

@@ -1,4 +1,4 @@
-"""What is recorded of a list of runs. Checked by `tests/test_claims_pretrained_hessian.py`."""
+"""What is recorded of a list of runs. Checked by `tests/test_claims_pretrained.py`."""
 
 from __future__ import annotations
 
