@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SMALL = "ALLORA_NOTEBOOKS_SMALL"
 """Set to 1, every notebook runs with sizes that fit continuous integration."""
-DPI = 100
+DPI, LABEL = 100, 9  # pixels to the inch for a figure whose labels have so many points
 SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\|*_<>$~`[]#"} | {"\n": "<br>"})
 
 
@@ -83,7 +83,9 @@ def png(figure: Figure) -> bytes:
     from PIL import Image
 
     drawn, content = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=DPI, bbox_inches="tight", facecolor="white")
+    # Labels come out alike, whether a figure was drawn for a screen or for a page in print.
+    size = figure.axes[0].xaxis.label.get_size() if figure.axes else LABEL
+    figure.savefig(drawn, format="png", dpi=round(DPI * LABEL / size), bbox_inches="tight", facecolor="white")
     # 256 colours, which a line drawing does not exceed by much: a third of the size.
     Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
     return content.getvalue()

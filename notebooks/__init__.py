@@ -12,4 +12,4 @@
 `python -m notebooks` executes all of them in place; `--check` executes them and writes nothing.
 """
 
-NOTEBOOKS = ("0_the_ledger", "1_dropout", "3_ripple")
+NOTEBOOKS = ("0_the_ledger", "1_dropout", "2_zero_initialisation", "3_ripple", "4_allora", "5_fine_tuning")
