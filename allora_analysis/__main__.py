@@ -28,6 +28,8 @@ class Arguments:
     """Check only these claims: ids as the table shows them, or a section (3.1, 3.2, 3.3, 4) for all of its claims."""
     json: Annotated[str | None, arg(metavar="PATH|-")] = None
     """Write the ledger as JSON to this path; - prints it to standard output instead of the table."""
+    report: Annotated[Path | None, arg(metavar="PATH.html")] = None
+    """Write the ledger as a page to this path: one HTML file that loads nothing from elsewhere."""
     results: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Records of your own runs, for the claims that long runs decide; default: the committed ones. The folder that an
     experiment's --results named, or one that holds finetune/ and gradient_std/."""
@@ -44,7 +46,7 @@ def run(arguments: Arguments) -> int:
     """
     if arguments.json not in (None, "-"):
         cli.check_writable("--json", Path(arguments.json))
-    _check_folders(arguments)
+    _check_paths(arguments)
     claims = ledger.select(ledger.all_claims(), arguments.only)
     rows, interrupted = sweep(claims, lambda claim: ledger.examine(claim, arguments.results), "claims checked")
     document = presentation.as_json(rows)
@@ -54,6 +56,10 @@ def run(arguments: Arguments) -> int:
         presentation.show(rows)
     if arguments.json not in (None, "-"):
         cli.write_text("--json", Path(arguments.json), document + "\n")
+    if arguments.report is not None:
+        from allora_analysis import report
+
+        cli.write_text("--report", arguments.report, report.page(rows))
     failed = [row for row in rows if row.error is not None]
     for row in failed:
         print(f"error of the toolkit in the check of {row.claim.id}: {row.error}", file=sys.stderr)
@@ -63,7 +69,11 @@ def run(arguments: Arguments) -> int:
     return 1 if failed else 0
 
 
-def _check_folders(arguments: Arguments) -> None:
+def _check_paths(arguments: Arguments) -> None:
+    if arguments.report is not None:
+        if arguments.report.suffix.lower() not in (".html", ".htm"):
+            raise ArgumentError(f"--report must end in .html, received {str(arguments.report)!r}")
+        cli.check_writable("--report", arguments.report)
     if arguments.results is not None and not arguments.results.is_dir():
         raise ArgumentError(
             f"--results must be a folder of records, received {str(arguments.results)!r}; "
