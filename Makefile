@@ -4,8 +4,9 @@
 # make notebooks   executes the notebooks again, in place
 # make pretrained   the tests on two real pretrained models (22 and 135 million parameters, from their packages)
 # make slurm    the grid's tests on a real Slurm of two nodes, started here (as root, with Debian's slurm-wlm and munge)
+# make browser   the ledger's page in a headless Chromium (Debian's chromium)
 # make stress   the statistical tests, 20 times, each with its own seeds
-.PHONY: verify test lint notebooks notebooks-check pretrained slurm stress bench figures readme clean
+.PHONY: verify test lint notebooks notebooks-check pretrained slurm browser stress bench figures readme clean
 .DEFAULT_GOAL := verify
 
 # The first interpreter that really is Python 3.11 to 3.13 (a name on the PATH may be a dead shim).
@@ -48,6 +49,10 @@ pretrained: $(VENV)/.dev
 slurm: $(VENV)/.dev
 	$(RUN) -m tests.slurm.cluster check
 	OMP_NUM_THREADS=1 $(PYTEST) -m slurm
+
+browser: $(VENV)/.dev
+	$(RUN) -m tests.chromium
+	OMP_NUM_THREADS=1 $(PYTEST) -m browser
 
 stress: $(VENV)/.dev
 	for round in $$(seq 20); do OMP_NUM_THREADS=1 $(PYTEST) -q -n auto -m statistical --vary-seed || exit 1; done
