@@ -109,11 +109,11 @@ def make_figure(loaded: Loaded[dict[Arm, Series]]) -> Figure:
         _trends(control, dropped, "control ")
         _without_dropout(control, without.get(optimizer))
         _shares(bottom, dropped)
-    _finish(figure, axes)
+    _finish(figure, axes, max(arm.drop_rate for arm in data))
     return figure
 
 
-def _finish(figure: Figure, axes: np.ndarray) -> None:
+def _finish(figure: Figure, axes: np.ndarray, drop_rate: float) -> None:
     for row, label in zip(axes, ROWS, strict=True):
         row[0].set_ylabel(label)
     for axis in axes[1:3].flat:
@@ -133,8 +133,9 @@ def _finish(figure: Figure, axes: np.ndarray) -> None:
     ]
     without = [line for line in axes[2].flat for line in line.get_lines() if line.get_label() == WITHOUT]
     figure.legend(*axes[0, 0].get_legend_handles_labels(), ncols=3, loc="outside upper center", title="first row")
+    told = f"other rows; shaded: 95 % over seeds; drop rate {drop_rate:g}"
     below = [*colours, *dashes, *without[:1]]
-    figure.legend(handles=below, ncols=4, loc="outside lower center", title="other rows; shaded: 95 % over seeds")
+    figure.legend(handles=below, ncols=4, loc="outside lower center", title=told)
 
 
 def _distribution(axis: Axes, series: Series) -> None:

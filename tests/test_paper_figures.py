@@ -34,6 +34,12 @@ def empty(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def still(monkeypatch):
+    """A repository in which nobody commits meanwhile."""
+    monkeypatch.setattr(sources, "_git", lambda *words: "0" * 40 if words[0] == "log" else "")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_is_a_file_that_loads_and_draws(name):
     module = importlib.import_module(f"paper_figures.{name}")
@@ -62,7 +68,7 @@ def test_a_picture_in_two_formats_says_where_it_is_from(tmp_path, capsys):
     assert b"CreationDate" not in (tmp_path / "figure_5.pdf").read_bytes()
 
 
-def test_bytes_repeat(tmp_path):
+def test_bytes_repeat(tmp_path, still):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         assert __main__.main(["figure_5", "table_1", "--out", str(tmp_path / folder)]) == 0
@@ -83,7 +89,7 @@ def test_what_is_missing_is_said_in_a_line_each_and_the_exit_status_is_1(empty, 
     assert "run python -m experiments.dropout_rates" in lines[1]
 
 
-def test_records_are_named_in_the_file(empty):
+def test_records_are_named_in_the_file(empty, still):
     from allora_analysis.grid.presets import perception
 
     plant(empty / "results", perception.PRESETS["desk"])
