@@ -2,11 +2,12 @@
 # make test     sets up and runs every check
 # make figures  redraws the paper's figures from the committed records
 # make notebooks   executes the notebooks again, in place
+# make docs     builds the documentation's pages into build/docs
 # make pretrained   the tests on two real pretrained models (22 and 135 million parameters, from their packages)
 # make slurm    the grid's tests on a real Slurm of two nodes, started here (as root, with Debian's slurm-wlm and munge)
 # make browser   the ledger's page in a headless Chromium (Debian's chromium)
 # make stress   the statistical tests, 20 times, each with its own seeds
-.PHONY: verify test lint notebooks notebooks-check pretrained slurm browser stress bench figures readme clean
+.PHONY: verify test docs lint notebooks notebooks-check pretrained slurm browser stress bench figures readme clean
 .DEFAULT_GOAL := verify
 
 # The first interpreter that really is Python 3.11 to 3.13 (a name on the PATH may be a dead shim).
@@ -27,6 +28,10 @@ $(VENV)/.core: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet --editable '.[dev]'
+	touch $(VENV)/.core $@
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --editable '.[docs]'
 	touch $(VENV)/.core $@
 
 verify: $(VENV)/.core
@@ -60,9 +65,9 @@ stress: $(VENV)/.dev
 bench: $(VENV)/.dev
 	for name in theory layer gradient_std; do OMP_NUM_THREADS=1 $(RUN) benchmarks/$$name.py || exit 1; done
 
-# The paper's figures, from the committed records.
+# All figures and tables, into docs/, from the committed records; ends with an error while runs are missing, and names them.
 figures: $(VENV)/.core
-	$(RUN) -m paper_figures
+	OMP_NUM_THREADS=1 $(RUN) -m paper_figures
 
 # Every notebook, from a fresh kernel each; the check runs small sizes and writes nothing.
 notebooks: $(VENV)/.dev
@@ -71,11 +76,14 @@ notebooks: $(VENV)/.dev
 notebooks-check: $(VENV)/.dev
 	$(RUN) -m notebooks --check True --small True
 
-# The README's verdicts and docs/ledger.md, from a fresh run of every check, and the pictures.
+# The README's verdicts and docs/ledger.md, from a fresh run of every check; its pictures are those of `make figures`.
 readme: $(VENV)/.core
 	$(RUN) -m allora_analysis.claims.readme README.md docs/ledger.md
-	OMP_NUM_THREADS=1 $(RUN) -m allora_analysis.ripple --depth 48 --width 256 --rank 8 --eta 0.25 0.5 1 2 4 --figure docs/ripple.png
-	OMP_NUM_THREADS=1 $(RUN) -m allora_analysis.escape --eta 2 --figure docs/escape.png
+
+# The documentation's pages: everything in them is made from the package. Their search wants a server, not a file:
+# .venv/bin/python -m http.server --directory build/docs
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(RUN) -m mkdocs build
 
 clean:
 	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache .coverage*

@@ -25,6 +25,7 @@ AUDIT = ("allora_analysis.claims.tables", "allora_analysis.claims.reported")
 """The claims' own code that is the mathematics: the audit of the paper's tables."""
 
 
+@functools.cache
 def functions(claim: Claim) -> tuple[str, ...]:
     """The public functions and classes of the package that a claim's check names, itself or through the claims' files.
 
@@ -92,18 +93,19 @@ def _named(function: Callable[..., Any]) -> Iterator[Any]:
 
 
 def _definition(function: Callable[..., Any]) -> ast.AST:
-    first = function.__code__.co_firstlineno
-    for node in ast.walk(_source(function.__code__.co_filename)):
-        if isinstance(node, ast.FunctionDef | ast.Lambda):
-            above = [item.lineno for item in getattr(node, "decorator_list", [])]
-            if min([node.lineno, *above]) == first:
-                return node
-    raise LookupError(f"no definition at line {first} of {function.__code__.co_filename}")
+    code = function.__code__
+    return _definitions(code.co_filename)[code.co_firstlineno]
 
 
 @functools.cache
-def _source(path: str) -> ast.Module:
-    return ast.parse(Path(path).read_text(encoding="utf-8"))
+def _definitions(path: str) -> dict[int, ast.AST]:
+    # The functions of a file by their first line, a decorator's where there is one.
+    found: dict[int, ast.AST] = {}
+    for node in ast.walk(ast.parse(Path(path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.Lambda):
+            above = [item.lineno for item in getattr(node, "decorator_list", [])]
+            found.setdefault(min([node.lineno, *above]), node)
+    return found
 
 
 def _imported(node: ast.AST) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""All pages of the site, and the way through them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from allora_analysis.claims import readme
+from docs.site import ledger, notebooks, prose, reference, studies
+
+
+@dataclass
+class Site:
+    """Files by their path in the site: Markdown, bytes, or a file that is there; and MkDocs' navigation."""
+
+    files: dict[str, str | bytes | Path] = field(default_factory=dict)
+    navigation: list = field(default_factory=list)
+
+
+def site() -> Site:
+    """Every page: the README, the ledger and its map, studies, notebooks, the reference, how to contribute.
+
+    Returns:
+        The site.
+    """
+    made, rows = Site(), ledger.rows()
+    made.files |= {path.name: path for path in (prose.ROOT / "docs").glob("*.*") if path.suffix in (".png", ".md")}
+    made.files |= {page: prose.page(name) for name, page in prose.PAGES.items()}
+    made.files |= {"ledger.md": ledger.WIDE + readme.page(rows), "map.md": ledger.map_page(rows)}
+    made.navigation += [
+        {"Home": "index.md"},
+        {"The paper": [{"From the paper to the code": "map.md"}, {"The ledger": "ledger.md"}, *_tables(made)]},
+        {"Studies": [_study(made, name, rows) for name in ledger.STUDIES]},
+    ]
+    if paths := notebooks.found():
+        made.navigation.append({"Notebooks": [_notebook(made, path) for path in paths]})
+    packages = [reference.tree(name) for name in reference.PACKAGES]
+    for module in (one for package in packages for one in package.all()):
+        made.files[module.page] = reference.page(module)
+    made.navigation.append({"Reference": [package.navigation() for package in packages]})
+    made.navigation.append({"Contribute": ["contributing.md", {"Changes": "changelog.md"}]})
+    return made
+
+
+def _tables(made: Site) -> list[dict[str, str]]:
+    pages = sorted(page for page in made.files if page.startswith("table_") and page.endswith(".md"))
+    return [{page.removesuffix(".md").replace("_", " ").capitalize(): page} for page in pages]
+
+
+def _study(made: Site, name: str, rows: tuple) -> dict[str, str]:
+    text, pictures = studies.page(name, rows)
+    made.files[f"studies/{name}.md"] = text
+    made.files |= {f"studies/{picture}": content for picture, content in pictures.items()}
+    return {name: f"studies/{name}.md"}
+
+
+def _notebook(made: Site, path: Path) -> dict[str, str]:
+    text, pictures = notebooks.page(path)
+    made.files[f"notebooks/{path.stem}.md"] = text
+    made.files |= {f"notebooks/{picture}": content for picture, content in pictures.items()}
+    return {notebooks.title(text) or path.stem: f"notebooks/{path.stem}.md"}

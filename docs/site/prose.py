@@ -1,0 +1,48 @@
+"""README, CONTRIBUTING and CHANGELOG as pages of the site: the same text, its links led to the site's pages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def page(name: str) -> str:
+    """A file of the repository's root as a page.
+
+    Args:
+        name: one of `PAGES`.
+
+    Returns:
+        Markdown.
+    """
+    return linked((ROOT / name).read_text(encoding="utf-8"))
+
+
+def linked(text: str) -> str:
+    """Links to files of the repository, led to the pages and pictures that the site makes of them.
+
+    Args:
+        text: Markdown of a file in the repository's root.
+
+    Returns:
+        Markdown of a page in the site's root.
+    """
+    return LINK.sub(lambda match: f"]({target(match[1])})", text)
+
+
+def target(link: str) -> str:
+    """Where a link of the repository's root leads in the site.
+
+    Args:
+        link: a path, with or without an anchor; anything else stays as it is.
+
+    Returns:
+        The site's path.
+    """
+    path, mark, anchor = link.partition("#")
+    path = PAGES.get(path, path).removeprefix("docs/")
+    return re.sub(r"\.ipynb$", ".md", path) + mark + anchor

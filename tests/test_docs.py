@@ -1,0 +1,205 @@
+"""The documentation's pages: each part that makes them, and a small site built whole. `make docs` builds all of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mkdocstrings_handlers.python")
+
+import griffe
+
+from allora_analysis.claims import readme
+from allora_analysis.claims.ledger import Claim, Evidence, Finding, Row, all_claims
+from docs.site import ledger, mathematics, notebooks, prose, reference, references, studies
+from paper_figures import NAMES
+
+ROOT = Path(__file__).parents[1]
+
+
+def row(check, where: str = "§3.3, last display") -> Row:
+    claim = Claim("3.3-x", where, "x", check, "command", "tests/test_ripple.py")
+    return Row(claim, Finding("conditional", Evidence({}, {}, ""), "only y"))
+
+
+def bound_check():
+    from allora_analysis import ripple
+
+    return ripple.worst_case
+
+
+bound_check.__module__ = "allora_analysis.claims.section_x"
+
+
+@pytest.mark.parametrize(
+    ("page", "parts"),
+    [
+        (r'<span class="arithmatex">\(x^2\)</span>', ['display="inline"', "<msup>"]),
+        (r'<div class="arithmatex">\[\mathbb E &lt; 1\]</div>', ['display="block"', "&#x1D53C;", "&#x0003C;"]),
+        (r'<div class="arithmatex">\[\min_W x\]</div>', ["<munder>"]),
+        (r'<div class="arithmatex">\[\big\langle x\big\rangle\]</div>', ["&#x027E8;"]),
+        ("no mathematics", ["no mathematics"]),
+    ],
+)
+def test_mathematics_becomes_mathml(page, parts):
+    drawn = mathematics.rendered(page)
+    assert "arithmatex" not in drawn
+    assert all(part in drawn for part in parts)
+
+
+def test_a_command_without_mathml_is_refused():
+    with pytest.raises(ValueError, match=r"\\nosuchcommand"):
+        mathematics.mathml(r"\nosuchcommand x", display=False)
+
+
+@pytest.mark.parametrize(
+    ("link", "page"),
+    [
+        ("docs/ripple.png", "ripple.png"),
+        ("docs/ledger.md#4-allora", "ledger.md#4-allora"),
+        ("CONTRIBUTING.md", "contributing.md"),
+        ("notebooks/1_dropout.ipynb", "notebooks/1_dropout.md"),
+        ("#in-one-minute", "#in-one-minute"),
+        ("https://example.org/a.md", "https://example.org/a.md"),
+    ],
+)
+def test_a_link_of_the_repository_leads_to_the_sites_page(link, page):
+    assert prose.linked(f"[a]({link})") == f"[a]({page})"
+
+
+def test_the_reference_has_a_page_for_every_module():
+    pages = {module.name for module in reference.tree("allora_analysis").all()}
+    there = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in (ROOT / "allora_analysis").rglob("*.py")
+        if path.name != "__main__.py" and (path.parent / "__init__.py").exists()
+    }
+    assert pages == there
+
+
+def test_a_packages_page_lists_what_it_hands_on():
+    module = next(one for one in reference.tree("allora_analysis").all() if one.name == "allora_analysis.tikhonov")
+    page = reference.page(module)
+    assert "[`dropout_solution`][allora_analysis.tikhonov.minimiser.dropout_solution]" in page
+    assert "members: false" in page
+
+
+def test_names_in_docstrings_link_to_what_they_name():
+    package = griffe.load("allora_analysis", search_paths=[str(ROOT)])
+    function = package["tikhonov.minimiser.dropout_solution"]
+    target = "allora_analysis.tikhonov.loss.expected_loss"
+    text = "`expected_loss`, `x`, `nothing_here` and `keep_prob`\n>>> `expected_loss`"
+    told = f"[`expected_loss`][{target}], `x`, `nothing_here` and `keep_prob`\n>>> `expected_loss`"
+    assert references.linked(text, function) == told
+    assert references.linked("`loss.py`", package["tikhonov"]) == "[`loss.py`][allora_analysis.tikhonov.loss]"
+
+
+def test_the_map_has_a_line_for_every_claim_with_its_code():
+    rows = [row(bound_check), *(Row(claim, None, "planted") for claim in all_claims()[::8])]
+    page = ledger.map_page(rows)
+    assert len(re.findall(r"\*\*\w+\*\* \|$", page, re.MULTILINE)) == len(rows)
+    line = next(line for line in page.splitlines() if "`3.3-x`" in line)
+    assert "[`ripple.worst_case`][allora_analysis.ripple.bounds.worst_case]" in line
+    assert "`test_ripple.py`" in line
+    assert line.endswith("**conditional** |")
+
+
+def test_figures_are_those_the_claim_names_or_that_draw_its_package():
+    assert "ripple" in ledger.figures(row(bound_check).claim)
+    assert ledger.figures(row(bound_check, "Figure 5").claim) == ["figure_5"]
+    assert ledger.figures(row(None).claim) == []
+    assert set(ledger.pictures("ripple")) <= set(NAMES)
+
+
+def test_packages_are_those_behind_the_check():
+    assert ledger.packages(row(bound_check).claim) == {"ripple"}
+
+
+def test_flags_are_the_configs_fields():
+    source = "class Config:\n    keep_prob: float = 0.7\n    '''Chance to\n    keep | it.'''\n    rank: int\n"
+    lines = studies.flags(source).splitlines()[2:]
+    assert lines == ["| `--keep-prob` | `0.7` | Chance to keep \\| it. |", "| `--rank` |  |  |"]
+
+
+def test_a_studys_page_shows_its_answer_and_its_claims():
+    page, pictures = studies.page("ripple", [row(bound_check), row(None)])
+    assert studies.command("ripple") in page
+    assert "| η |" in page or "η" in page
+    assert pictures["ripple.png"].startswith(b"\x89PNG")
+    assert "1 claims: 1 conditional." in page
+    assert readme.table([row(bound_check)]) in page
+
+
+@pytest.mark.parametrize("name", ledger.STUDIES)
+def test_every_study_has_a_command_and_flags(name):
+    assert studies.command(name).startswith(f"python -m allora_analysis.{name}")
+    assert "| `--" in studies.flags((ROOT / f"allora_analysis/{name}/study.py").read_text())
+
+
+def test_a_notebook_is_a_page_with_its_pictures(tmp_path):
+    png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    output = {"output_type": "display_data", "data": {"image/png": png, "text/plain": "x"}, "metadata": {}}
+    text = ["# Title\n", "See [next](2_next.ipynb) and [all](../docs/ledger.md), [home](../README.md)."]
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": text, "id": "a"},
+        {"cell_type": "code", "metadata": {}, "source": "1", "execution_count": 1, "outputs": [output], "id": "b"},
+    ]
+    path = tmp_path / "1_first.ipynb"
+    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    page, pictures = notebooks.page(path)
+    assert notebooks.title(page) == "Title"
+    assert "[next](2_next.md) and [all](../ledger.md), [home](../index.md)" in page
+    assert len(pictures) == 1
+    assert next(iter(pictures)) in page
+
+
+def test_no_notebooks_no_pages(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebooks, "FOLDER", tmp_path / "none")
+    assert notebooks.found() == []
+
+
+SMALL = """
+import sys
+from docs.site import contents
+text, folder = sys.argv[1:]
+page = "::: allora_analysis.adaptors\\n    options:\\n      show_root_heading: true\\n"
+contents.site = lambda: contents.Site({"index.md": text, "api.md": page}, ["index.md", "api.md"])
+sys.argv = ["mkdocs", "build", "--site-dir", folder]
+from mkdocs.__main__ import cli
+cli()
+"""
+
+
+def build(text: str, folder: Path) -> subprocess.CompletedProcess:
+    environment = dict(os.environ, NO_MKDOCS_2_WARNING="1")
+    command = [sys.executable, "-c", SMALL, text, str(folder)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_a_small_site_builds_without_warnings_and_fetches_nothing(tmp_path):
+    done = build("# Home\n\n$x^2$ and [the adaptor][allora_analysis.adaptors.inverse_sqrt]", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    home = (tmp_path / "index.html").read_text()
+    assert "<msup>" in home
+    assert 'href="api.html#allora_analysis.adaptors.inverse_sqrt"' in home
+    assert "1/√(|x| + 1/η²)" in (tmp_path / "api.html").read_text()
+
+
+def test_a_broken_link_fails_the_build(tmp_path):
+    done = build("# Home\n\n[gone](gone.md) and [gone][no.such.name]", tmp_path)
+    assert done.returncode == 1
+    assert "gone.md" in done.stderr
+    assert "no.such.name" in done.stderr
+
+
+def test_a_picture_from_elsewhere_fails_the_build(tmp_path):
+    done = build('# Home\n\n<img src="https://example.org/a.png">', tmp_path)
+    assert done.returncode == 1
+    assert "would fetch" in done.stderr
