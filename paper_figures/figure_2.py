@@ -17,9 +17,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.lines import Line2D
 
-from allora_analysis.claims import section_3_1_dropout_rates as left
-from allora_analysis.claims import section_4_row_norms as right
 from allora_analysis.claims.reported import TABLE_2
+from allora_analysis.claims.section_4_row_norms import MODEL
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets import dropout_rates, row_norms
 from allora_analysis.grid.reading import average_norm
@@ -69,20 +68,20 @@ def load_data(folder: Path | str | None = None) -> Loaded[Figure2]:
             accuracy[rate] = accuracy_by_epoch([known.results[run] for run in case])
             used += case
     missing: dict[str | Panel, Missing] = {}
-    for one in known.missing(dropped, left.COMMAND):
+    for one in known.missing(dropped, "dropout_rates"):
         missing["accuracy"] = one
     norms, shown = {}, []
     for panel, own in _cases(trained, lambda run: (run.model, run.optimizer)).items():
         cases = _cases(own, _arm)
         whole = {arm: case for arm, case in cases.items() if known.whole(case)}
-        if whole or panel[0] == right.MODEL:
+        if whole or panel[0] == MODEL:
             norms[panel] = {arm: _norms(known, case) if arm in whole else None for arm, case in cases.items()}
             used += [run for case in whole.values() for run in case]
-            for one in known.missing(own, right.COMMAND):
+            for one in known.missing(own, "row_norms"):
                 missing[panel] = one
             shown += own
     data = Figure2({column.drop_rate: _points(column) for column in TABLE_2}, accuracy, norms, missing)
-    told = (*known.missing(dropped, left.COMMAND), *known.missing(shown, right.COMMAND))
+    told = (*known.missing(dropped, "dropout_rates"), *known.missing(shown, "row_norms"))
     return Loaded(data, known.names(used), told)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allora_analysis.claims.reported import FIGURE_3
-from allora_analysis.claims.section_4_fine_tuning import COMMAND
 from allora_analysis.grid.presets import perception
 from allora_analysis.plotting import page, page_style
 from paper_figures.cells import OWN_HEAD, cases
@@ -42,7 +41,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[tuple[Comparison, ...]
         Comparison(left, "lora_eta", printed(left), {"": measured(known, of, "allora", "lora_eta"), OWN_HEAD: fair}),
         Comparison(right, "allora_0", printed(right), {"": without}),
     )
-    return Loaded(data, known.names(wanted), known.missing(desk, COMMAND.format("perception")))
+    return Loaded(data, known.names(wanted), known.missing(desk, "perception"))
 
 
 @page_style()

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allora_analysis.claims.reported import FIGURE_4
-from allora_analysis.claims.section_4_fine_tuning import COMMAND
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets import ablation, perception
 from allora_analysis.plotting import page, page_style
@@ -55,7 +54,7 @@ def missing(known: Runs) -> tuple[Missing, ...]:
     own = ablation.PRESETS["desk"]
     shared = [run for run in lists("desk") if run not in own]
     parts = {"ablation": own, "perception": shared}
-    return tuple(one for name, runs in parts.items() for one in known.missing(runs, COMMAND.format(name)))
+    return tuple(one for name, runs in parts.items() for one in known.missing(runs, name))
 
 
 def load_data(folder: Path | str | None = None) -> Loaded[tuple[Comparison, ...]]:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from matplotlib.lines import Line2D
 
-from allora_analysis.claims.section_4_fine_tuning import COMMAND
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets.learning_rates import PRESETS
 from allora_analysis.grid.reading import final_accuracy
@@ -66,7 +65,6 @@ def load_data(folder: Path | str | None = None) -> Loaded[Curves]:
     """
     wanted = PRESETS["desk"]
     known = runs(wanted, folder)
-    command = COMMAND.format("learning_rates")
     arms: dict[Panel, dict[str, Arm]] = {}
     missing: dict[Panel, Missing] = {}
     used: list[Setting] = []
@@ -77,9 +75,9 @@ def load_data(folder: Path | str | None = None) -> Loaded[Curves]:
             if known.whole(of := [run for run in own if run.arm == name]):
                 arms[panel][name] = _arm(known, of)
                 used += of
-        for one in known.missing(own, command):
+        for one in known.missing(own, "learning_rates"):
             missing[panel] = one
-    return Loaded(Curves(arms, missing), known.names(used), known.missing(wanted, command))
+    return Loaded(Curves(arms, missing), known.names(used), known.missing(wanted, "learning_rates"))
 
 
 def _arm(known: Runs, of: list[Setting]) -> Arm:

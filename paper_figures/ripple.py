@@ -86,7 +86,7 @@ def _growth(axis: Axes, data: Ripple) -> None:
     predicted, measured, eta = data.result.predicted, data.result.measured, data.config.eta
     axis.plot(eta, np.array(predicted["log_bound"]) / DECADE, color=COLOURS["bound"], label="bound")
     aligned = np.array(measured["log_aligned"]) / DECADE
-    axis.plot(eta, aligned, "D", color=COLOURS["attained"], label="aligned network: attains it")
+    axis.plot(eta, aligned, "D", color=COLOURS["attained"], label="aligned: attains it")
     axis.plot(data.eta, data.typical / DECADE, color=COLOURS["predicted"], label="typical, predicted")
     band = {"color": COLOURS["predicted"], "alpha": 0.2, "lw": 0, "label": "95 % of networks"}
     axis.fill_between(data.eta, *(data.band.T / DECADE), **band)
@@ -96,7 +96,7 @@ def _growth(axis: Axes, data: Ripple) -> None:
     # Growth itself would not fit a float at large η: the axis is linear in its logarithm.
     axis.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
     axis.set_ylabel(r"growth $\|f_L(x)\| \, / \, \|x\|$")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=2, columnspacing=1)
 
 
 def _simulated(axis: Axes, data: Ripple, name: str, **style) -> None:

@@ -83,19 +83,25 @@ class Runs(NamedTuple):
         """
         return tuple(dict.fromkeys(self.records[run] for run in used if run in self.records))
 
-    def missing(self, wanted: Iterable[Setting], command: str) -> tuple[Missing, ...]:
+    def missing(self, wanted: Iterable[Setting], experiment: str) -> tuple[Missing, ...]:
         """What of a list of runs is not recorded.
 
         Args:
             wanted: the runs.
-            command: records them.
+            experiment: whose list they are of.
 
         Returns:
-            One entry, or none if all are recorded.
+            One entry, with the experiment's command and the models and data that these runs need; or none if all are
+            recorded.
         """
         known = list(dict.fromkeys(wanted))
-        lacking = sum(run not in self.results for run in known)
-        return (Missing(f"{lacking} of {len(known)} runs are not recorded", command),) if lacking else ()
+        lacking = [run for run in known if run not in self.results]
+        if not lacking:
+            return ()
+        needed = dict.fromkeys([*(run.model for run in lacking), *(run.data for run in lacking)])
+        folders = " ".join(f"{name}=FOLDER" for name in needed)
+        told = f"{len(lacking)} of {len(known)} runs are not recorded"
+        return (Missing(told, f"python -m experiments.{experiment} --source {folders}"),)
 
 
 def runs(wanted: Iterable[Setting], folder: Path | str | None = None) -> Runs:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis.claims.reported import TABLE_2, DropoutColumn
-from allora_analysis.claims.section_3_1_dropout_rates import COMMAND, EARLY, LATE
+from allora_analysis.claims.section_3_1_dropout_rates import EARLY, LATE
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets.dropout_rates import PRESETS
 from paper_figures.numbers import Curve, accuracy_by_epoch
@@ -51,7 +51,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Rates]:
     }
     used = [run for name, case in cases.items() if ours[name] is not None for run in case]
     data = Rates({column.drop_rate: column for column in TABLE_2}, ours)
-    return Loaded(data, known.names(used), known.missing(wanted, COMMAND))
+    return Loaded(data, known.names(used), known.missing(wanted, "dropout_rates"))
 
 
 def make_table(loaded: Loaded[Rates]) -> Table:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from allora_analysis.claims.reported import COLUMNS_3, TABLE_3
-from allora_analysis.claims.section_4_fine_tuning import COMMAND
 from allora_analysis.grid.presets import perception
 from paper_figures.cells import OWN_HEAD, Cells, both, side_by_side
 from paper_figures.sources import Loaded, runs
@@ -31,7 +30,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Cells]:
     desk = perception.PRESETS["desk"]
     known = runs([*desk, *perception.PRESETS["paper"]], folder)
     data = both(TABLE_3, known, desk, perception.PRESETS["paper"])
-    return Loaded(data, known.names(known.results), known.missing(desk, COMMAND.format("perception")))
+    return Loaded(data, known.names(known.results), known.missing(desk, "perception"))
 
 
 def make_table(loaded: Loaded[Cells]) -> Table:

@@ -149,8 +149,11 @@ def test_runs(tmp_path):
     assert known.whole(RUNS[:2])
     assert not known.whole(RUNS)
     assert set(known.names(RUNS)) == {path.stem for path in tmp_path.glob("*.json")}
-    assert known.missing(RUNS, "do it") == (Missing("1 of 3 runs are not recorded", "do it"),)
-    assert known.missing(RUNS[:2], "do it") == ()
+    (missing,) = known.missing(RUNS, "row_norms")
+    command = "python -m experiments.row_norms --source tiny=FOLDER words=FOLDER"
+    assert missing == Missing("1 of 3 runs are not recorded", command)
+    assert missing.words() == f"1 of 3 runs are not recorded; run {command}"
+    assert known.missing(RUNS[:2], "row_norms") == ()
     assert runs(RUNS, tmp_path / "nowhere").results == {}
 
 
@@ -205,3 +208,10 @@ def test_accuracy_by_epoch_stops_where_the_first_run_does():
 
 def test_loaded_from_a_closed_form_has_no_records():
     assert Loaded(1) == Loaded(1, (), ())
+
+
+@pytest.mark.parametrize("name", ["figure_1", "figure_2", "figure_3", "figure_4", "table_2", "table_3", "table_4"])
+def test_the_command_that_is_named_is_an_experiment_s(name):
+    for missing in importlib.import_module(f"paper_figures.{name}").load_data("nowhere").missing:
+        (experiment,) = re.findall(r"^python -m experiments\.(\w+) --", missing.command)
+        assert (ROOT / "experiments" / f"{experiment}.py").exists()

@@ -33,7 +33,7 @@ def test_ripple():
     assert (data.typical < data.band[:, 1]).all()
     figure = ripple.make_figure(loaded)
     left, right = figure.axes
-    bound, aligned = (lines(left)[name].get_ydata() for name in ("bound", "aligned network: attains it"))
+    bound, aligned = (lines(left)[name].get_ydata() for name in ("bound", "aligned: attains it"))
     np.testing.assert_allclose(bound * np.log(10), data.result.predicted["log_bound"])
     np.testing.assert_allclose(bound, aligned, rtol=1e-6)
     assert len(left.containers) == 2  # simulated, with intervals: typical, and ASF-LoRA in its colour
