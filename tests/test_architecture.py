@@ -97,6 +97,7 @@ def loaded_by(module: str) -> set[str]:
         "allora_analysis.adaptive",
         "allora_analysis.lora",
         "allora_analysis.finetune.run",
+        "allora_analysis.zero_initialisation.run",
         "allora_analysis.grid",
         "allora_analysis.grid.command",
         "allora_analysis.statistics",
