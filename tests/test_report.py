@@ -132,6 +132,7 @@ def test_each_claim_with_its_statement_correction_evidence_command_and_test(pars
     assert "Run it python -m allora_analysis.tikhonov" in items["D-five"][1]
     for name in ("error 1.7 × 10", "tolerance 10", "rounding & <sums>", "n 2000", "seed 31", "seconds 0.25"):
         assert name in items["3.3-three"][1]
+    assert "Code tests.test_report Tests tests/test_tikhonov.py" in items["3.1-one"][1]
     assert items["3.1-two"][0]["data-verdict"] == "holds_corrected"
     assert items["3.1-two"][0]["data-search"].startswith("3.1-two §3.1, <where> & there holds_corrected so <it>")
 
@@ -186,8 +187,16 @@ def test_quantities_stand_side_by_side():
     assert measured == "interval [0.5, ∞]; seen yes"
 
 
+def test_a_prediction_that_nothing_is_measured_beside_is_a_line_of_its_own():
+    apart = Evidence({"average": "falls", "worst": "rises"}, {"mnist": 1.0}, "")
+    assert facts(apart)["predicted"] == "average falls; worst rises"
+    assert [(one.name, one.measured) for one in quantities(apart)] == [("mnist", "1")]
+    assert "predicted" not in facts(EVIDENCE)
+
+
 def test_values_and_facts():
-    assert value([1, -2.5e-7, None, "so & so", []]) == "[1, −2.5 × 10<sup>−7</sup>, –, so &amp; so, none]"
+    assert value([1, -2.5e-7, None, []]) == "[1, −2.5 × 10<sup>−7</sup>, –, none]"
+    assert value(["so & so", True]) == "[so &amp; so; yes]"
     assert list(facts(Evidence({}, {}, ""))) == []
     assert facts(Evidence({}, {}, "t", interval=(0.5, 1.0)))["interval"] == "[0.5, 1]"
 

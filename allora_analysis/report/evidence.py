@@ -19,6 +19,7 @@ from allora_analysis.report.notation import html, number
 from allora_analysis.study import text
 
 NOTHING = Markup("–")
+FEW = 4  # predictions that fit a line
 FIELD = re.compile(r"[A-Za-z0-9.]+(?:_[A-Za-z0-9.]+)+")  # log_change, a name out of the program
 
 
@@ -62,7 +63,8 @@ def value(thing: Any) -> Markup:
         case int() | float():
             return number(text(thing) if isinstance(thing, float) else str(thing))
         case list() | tuple():
-            return Markup("[{}]").format(Markup(", ").join(value(item) for item in thing)) if thing else Markup("none")
+            between = Markup("; " if any(isinstance(item, str) for item in thing) else ", ")
+            return Markup("[{}]").format(between.join(value(item) for item in thing)) if thing else Markup("none")
         case Mapping():
             parts = (Markup("{} {}").format(label(str(name)), value(item)) for name, item in thing.items())
             return Markup("; ").join(parts)
@@ -85,8 +87,21 @@ def _spaced(field: re.Match[str]) -> str:
     return field.group().replace("_", " ")
 
 
+def compared(evidence: Evidence) -> bool:
+    """Whether the table sets predictions beside measurements: some share a name, or they are too many for a line.
+
+    Args:
+        evidence: the evidence.
+
+    Returns:
+        False where the predictions are told in a line above it.
+    """
+    predicted, measured = dict(_flat(evidence.predicted)), dict(_flat(evidence.measured))
+    return len(predicted) > FEW or not predicted.keys().isdisjoint(measured)
+
+
 def quantities(evidence: Evidence) -> list[Quantity]:
-    """Every predicted and measured quantity in one table, in the order of the evidence.
+    """Every measured quantity in one table, beside its prediction if they are `compared`, in the evidence's order.
 
     Args:
         evidence: the evidence.
@@ -94,7 +109,8 @@ def quantities(evidence: Evidence) -> list[Quantity]:
     Returns:
         The rows; a quantity that only one side has shows a dash on the other.
     """
-    predicted, measured = dict(_flat(evidence.predicted)), dict(_flat(evidence.measured))
+    predicted = dict(_flat(evidence.predicted)) if compared(evidence) else {}
+    measured = dict(_flat(evidence.measured))
     paths = dict.fromkeys([*predicted, *measured])
     return [
         Quantity(
@@ -117,7 +133,7 @@ def _flat(mapping: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[t
 
 
 def facts(evidence: Evidence) -> dict[str, Markup]:
-    """What the verdict rests on besides the quantities: error or interval, tolerance and its source, n, seed, seconds.
+    """What the verdict rests on besides the table: error or interval, tolerance and its source, n, seed, seconds.
 
     Args:
         evidence: the evidence.
@@ -125,7 +141,9 @@ def facts(evidence: Evidence) -> dict[str, Markup]:
     Returns:
         HTML by name, only what is there.
     """
+    told = bool(evidence.predicted) and not compared(evidence)
     known = {
+        "predicted": value(evidence.predicted) if told else None,
         "error": evidence.error if evidence.error is None else number(text(float(evidence.error), 2)),
         "interval": evidence.interval and value([float(end) for end in evidence.interval]),
         "tolerance": evidence.tolerance if evidence.tolerance is None else number(text(float(evidence.tolerance), 2)),

@@ -11,10 +11,10 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from allora_analysis.claims import ledger, readme
+from allora_analysis.claims import behind, ledger, readme
 from allora_analysis.claims.ledger import VERDICTS, Row
 from allora_analysis.report import pictures
-from allora_analysis.report.evidence import NOTHING, Quantity, facts, quantities, summary
+from allora_analysis.report.evidence import NOTHING, Quantity, compared, facts, quantities, summary
 from allora_analysis.report.notation import html
 from allora_analysis.report.pictures import Picture
 from allora_analysis.study import environment
@@ -52,8 +52,9 @@ class Entry:
     short: Markup | None
     facts: Mapping[str, Markup]
     quantities: Sequence[Quantity]
-    predicted: bool
+    compared: bool
     commands: Sequence[str]
+    code: Sequence[str]
     tests: Sequence[str]
     picture: str | None
 
@@ -86,8 +87,9 @@ def entry(row: Row, part: str, drawn: Mapping[str, Picture]) -> Entry:
         short=summary(finding.evidence) if finding else None,
         facts=facts(finding.evidence) if finding else {},
         quantities=quantities(finding.evidence) if finding else (),
-        predicted=bool(finding and finding.evidence.predicted),
+        compared=finding is not None and compared(finding.evidence),
         commands=tuple(dict.fromkeys((mine, claim.command))),
+        code=behind.modules(claim),
         tests=tuple(word.strip() for word in claim.test.split(",")),
         picture=name if name in drawn else None,
     )
