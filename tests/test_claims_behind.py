@@ -46,9 +46,16 @@ def local_import():
     return product.product_hessian
 
 
+@here
+def annotated(design: tikhonov.NearestRidge) -> tikhonov.SampleMean:
+    kept: tikhonov.BottleneckFactors = adaptors.inverse_sqrt(design, 1.0)
+    return kept
+
+
 @pytest.mark.parametrize(
     ("check", "names"),
     [
+        (annotated, (ADAPTOR,)),
         (direct, (LOSS,)),
         (_through, (LOSS,)),
         (here(lambda: _through() or TABLE), (ADAPTOR, LOSS)),

@@ -117,6 +117,13 @@ def test_figures_are_those_the_claim_names_or_that_draw_its_package():
     assert set(ledger.pictures("ripple")) <= set(NAMES)
 
 
+def test_the_ledgers_page_leads_to_the_report_and_the_home_page():
+    page = ledger.page([row(bound_check)])
+    assert "](report.html)" in page
+    assert "](index.md)" in page
+    assert readme.table([row(bound_check)]) in page
+
+
 def test_packages_are_those_behind_the_check():
     assert ledger.packages(row(bound_check).claim) == {"ripple"}
 

@@ -82,7 +82,7 @@ def _named(function: Callable[..., Any]) -> Iterator[Any]:
     held = inspect.getclosurevars(function).nonlocals
     scope = {**function.__globals__, **held, **_imported(node)}
     yield from held.values()
-    for part in ast.walk(node):
+    for part in _evaluated(node):
         item = _resolve(part, scope)
         if isinstance(item, Mapping):
             yield from item.values()
@@ -90,6 +90,16 @@ def _named(function: Callable[..., Any]) -> Iterator[Any]:
             yield from item
         else:
             yield item
+
+
+def _evaluated(node: ast.AST) -> Iterator[ast.AST]:
+    # A node and all below it but annotations: what a value is said to be is not what is called.
+    yield node
+    for field, value in ast.iter_fields(node):
+        if field not in ("annotation", "returns"):
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    yield from _evaluated(child)
 
 
 def _definition(function: Callable[..., Any]) -> ast.AST:

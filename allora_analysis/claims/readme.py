@@ -97,17 +97,21 @@ def counts(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def table(rows: Sequence[Row]) -> str:
+HEADING = ("verdict", "where", "as printed → corrected, or on what it depends", "rerun: `--only`", "code", "tests")
+
+
+def table(rows: Sequence[Row], columns: int = len(HEADING)) -> str:
     """Rows of the ledger as a Markdown table.
 
     Args:
         rows: the rows.
+        columns: how many of `HEADING`, from the left.
 
     Returns:
         The table, with a row for each claim.
     """
-    heading = ["verdict", "where", "as printed → corrected, or on what it depends", "rerun: `--only`", "code", "tests"]
-    return "\n".join([_line(heading), _line(["---"] * len(heading)), *map(_claim, rows)])
+    lines = [HEADING, ["---"] * len(HEADING), *map(_claim, rows)]
+    return "\n".join(_line(line[:columns]) for line in lines)
 
 
 def block(rows: Sequence[Row], selected: Sequence[str] = SELECTED) -> str:
@@ -126,9 +130,8 @@ def block(rows: Sequence[Row], selected: Sequence[str] = SELECTED) -> str:
     known = {row.claim.id: row for row in rows}
     if missing := [name for name in selected if name not in known]:
         raise ValueError(f"selected claims that the ledger does not have: {', '.join(missing)}")
-    return "\n\n".join(
-        [presentation.summary(rows) + ".", counts(rows), table([known[name] for name in selected])],
-    )
+    shown = table([known[name] for name in selected], HEADING.index("code"))
+    return "\n\n".join([presentation.summary(rows) + ".", counts(rows), shown])
 
 
 def page(rows: Sequence[Row]) -> str:
@@ -140,7 +143,7 @@ def page(rows: Sequence[Row]) -> str:
     Returns:
         The page.
     """
-    about = "Written by `make readme` from a fresh run of every check. What a verdict means: see the README."
+    about = "Written by `make readme` from a fresh run of every check. The verdicts explained: [README](../README.md)."
     parts = [f"## {title}\n\n{table(members)}" for title, members in by_part(rows).items()]
     return "\n\n".join(["# The ledger", about, presentation.summary(rows) + ".", counts(rows), *parts]) + "\n"
 
@@ -174,12 +177,12 @@ def _escape(text: str) -> str:
     return re.sub(r"[|*]|(?<!\w)_", r"\\\g<0>", text).replace("<", "&lt;")
 
 
-def _claim(row: Row) -> str:
+def _claim(row: Row) -> list[str]:
     statement = _escape(presentation.statement_text(row)).replace("\n", "<br>")
     code = "<br>".join(f"`{name.removeprefix(behind.PACKAGE)}`" for name in behind.modules(row.claim))
     words = (word.strip() for word in row.claim.test.split(", "))
     tests = "<br>".join(f"`{word}`" if word.startswith("tests/") else word for word in words)
-    return _line([f"**{verdict(row)}**", row.claim.where, statement, f"`{row.claim.id}`", code, tests])
+    return [f"**{verdict(row)}**", _escape(row.claim.where), statement, f"`{row.claim.id}`", code, tests]
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from allora_analysis.claims import readme
+from allora_analysis import report
 from docs.site import ledger, notebooks, prose, reference, studies
+from docs.site.prose import WIDE
 
 
 @dataclass
@@ -24,9 +25,11 @@ def site() -> Site:
         The site.
     """
     made, rows = Site(), ledger.rows()
-    made.files |= {path.name: path for path in (prose.ROOT / "docs").glob("*.*") if path.suffix in (".png", ".md")}
+    made.files |= {path.name: path for path in ledger.PICTURES.glob("*.png")}
+    made.files |= {path.name: WIDE + path.read_text(encoding="utf-8") for path in ledger.PICTURES.glob("table_*.md")}
     made.files |= {page: prose.page(name) for name, page in prose.PAGES.items()}
-    made.files |= {"ledger.md": ledger.WIDE + readme.page(rows), "map.md": ledger.map_page(rows)}
+    made.files["index.md"] = f"---\nhide: [navigation]\n---\n\n{made.files['index.md']}"
+    made.files |= {"ledger.md": ledger.page(rows), "map.md": ledger.map_page(rows), "report.html": report.page(rows)}
     made.navigation += [
         {"Home": "index.md"},
         {"The paper": [{"From the paper to the code": "map.md"}, {"The ledger": "ledger.md"}, *_tables(made)]},

@@ -9,7 +9,7 @@ from functools import cache
 
 from allora_analysis.claims import behind, ledger, presentation, readme
 from allora_analysis.claims.ledger import Claim, Row
-from docs.site.prose import ROOT
+from docs.site.prose import ROOT, WIDE
 
 PICTURES = ROOT / "docs"
 
@@ -22,8 +22,6 @@ STUDIES = tuple(
     )
 )
 """Every package with a study, in the order of the README's map."""
-WIDE = "---\nhide: [toc]\n---\n\n"
-"""At the top of a page whose tables need its whole width."""
 
 
 @cache
@@ -34,6 +32,20 @@ def rows() -> tuple[Row, ...]:
         The rows, in the paper's order.
     """
     return tuple(ledger.examine(claim) for claim in ledger.all_claims())
+
+
+def page(of: Sequence[Row]) -> str:
+    """The ledger as `docs/ledger.md` has it, with a link to the report.
+
+    Args:
+        of: the rows.
+
+    Returns:
+        Markdown.
+    """
+    link = "[The same with mathematics, evidence, pictures and filters](report.html), in one page."
+    text = readme.page(of).replace("../README.md", "index.md")
+    return WIDE + text.replace("\n\n", f"\n\n{link} ", 1)
 
 
 def map_page(of: Sequence[Row]) -> str:

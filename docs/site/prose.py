@@ -7,6 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+WIDE = "---\nhide: [toc]\n---\n\n"
+"""At the top of a page whose tables need its whole width."""
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 

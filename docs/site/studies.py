@@ -13,7 +13,7 @@ from pathlib import Path
 from allora_analysis.claims.ledger import Row
 from allora_analysis.claims.readme import table
 from docs.site import ledger
-from docs.site.prose import ROOT
+from docs.site.prose import ROOT, WIDE
 
 PACKAGE = ROOT / "allora_analysis"
 SLOW = ("gradient_std", "finetune")
@@ -33,7 +33,7 @@ def page(name: str, rows: Sequence[Row]) -> tuple[str, dict[str, bytes]]:
     run, pictures = ("", {}) if name in SLOW else _answer(name)
     claims = [row for row in rows if name in ledger.packages(row.claim)]
     options = "    options:\n      members: false\n      heading_level: 2\n"
-    parts = [f"{ledger.WIDE}# `{name}`\n\n::: allora_analysis.{name}\n{options}"]
+    parts = [f"{WIDE}# `{name}`\n\n::: allora_analysis.{name}\n{options}"]
     parts += [f"## The command\n\n```sh\n{command(name)}\n```\n\n{run}", _committed(name)]
     parts += [f"### Flags\n\n{flags((PACKAGE / name / 'study.py').read_text(encoding='utf-8'))}"]
     if claims:
