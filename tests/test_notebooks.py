@@ -6,6 +6,8 @@ import ast
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -252,6 +254,13 @@ def test_what_may_not_be_kept_is_not_written(source, said, folder, capsys):
     assert command(folder) == 1
     assert said in capsys.readouterr().err
     assert path.read_bytes() == before
+
+
+def test_the_command_imports_nothing_heavy_to_say_its_help():
+    heavy = ("torch", "matplotlib", "IPython", "nbclient", "nbformat", "ipywidgets", "scipy.stats")
+    code = f"import sys, notebooks.__main__; print(*[m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parent, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
 @pytest.mark.bad_input
