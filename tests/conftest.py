@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import zlib
 
 import numpy as np
@@ -24,6 +25,9 @@ def pytest_configure(config):
         config.option.seed = worker["seed"]
     elif config.option.vary_seed:
         config.option.seed = secrets.randbelow(2**32)
+    # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Child processes (command-line tests) must see the same thread count whatever the machine.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if not config.option.untyped:

@@ -66,5 +66,5 @@ def test_recorded_reads_the_grid_and_leaves_the_rest_alone(tmp_path):
 def test_one_run_on_two_data_sets_of_one_name(tmp_path):
     for digest in ("0" * 64, "1" * 64):
         plant(tmp_path, lambda arm: (1.0, 1.0), SMALL, digest=digest)
-    with pytest.raises(ArgumentError, match="several data sets of one name: gradient_std-"):
+    with pytest.raises(ArgumentError, match="several models or data sets of one name, in gradient_std-"):
         recorded(tmp_path, SMALL)

@@ -7,6 +7,7 @@ the test. Checked by `tests/test_claims_pretrained.py`, which plants records.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, settle
 from allora_analysis.zero_initialisation import lists
 from allora_analysis.zero_initialisation.reading import recorded
-from allora_analysis.zero_initialisation.setting import Setting
+from allora_analysis.zero_initialisation.setting import STUDY, Setting
 
 ROUNDING = 1e-8  # of a gradient's norm
 # Of all eigenvalues in float64, relative to the largest: below is rounding.
@@ -96,13 +97,16 @@ def _measured(run: Recorded) -> dict[str, Any]:
     }
 
 
-def saddle() -> Finding:
+def saddle(folder: Path | None = None) -> Finding:
     """B = 0, A random, in one layer at a time: no critical point, but indefinite, with the signs foretold.
+
+    Args:
+        folder: the folder of records; None for the repository's own.
 
     Returns:
         The finding.
     """
-    runs = recorded(lists.RUNS)
+    runs = recorded(lists.RUNS, folder)
     if not runs:
         return Finding("not_run", Evidence({}, {}, f"none: 0 of {len(lists.RUNS)} runs are recorded"))
     printed, corrected, predicted, measured = {}, {}, {}, {}
@@ -144,6 +148,7 @@ def claims() -> tuple[Claim, ...]:
             f"The fine-tuning parameters start from a saddle point: in one layer of {models}",
             saddle,
             COMMAND.format("|".join(lists.ENDS)),
-            "tests/test_zero_initialisation.py",
+            "tests/test_claims_pretrained.py",
+            reads=STUDY,
         ),
     )

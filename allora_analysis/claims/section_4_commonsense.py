@@ -6,10 +6,13 @@ That file states arms, test and stopping rule, and what so small a model can say
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from allora_analysis.claims.accuracy import LEVEL, Pairs, Runs, described, differences, words
 from allora_analysis.claims.ledger import Claim, Evidence, Finding
+from allora_analysis.finetune.setting import STUDY
 from allora_analysis.grid.presets.commonsense import DESK_DATA, PRESETS
 from allora_analysis.grid.reading import recorded
 from allora_analysis.statistics import paired_family
@@ -43,14 +46,17 @@ def averaged(runs: Runs, other: str) -> dict[str, list[float]]:
     return found
 
 
-def table_1() -> Finding:
+def table_1(folder: Path | None = None) -> Finding:
     """ALLoRA and ALLoRA-0 minus DoRA, averaged over the tasks.
+
+    Args:
+        folder: the folder of records; None for the repository's own.
 
     Returns:
         The finding.
     """
     wanted = PRESETS["desk"]
-    runs = recorded(wanted)
+    runs = recorded(wanted, folder)
     gaps = averaged(runs, "dora")
     if not gaps:
         return Finding("not_run", Evidence({}, {}, f"none: {len(runs)} of {len(wanted)} runs are recorded"))
@@ -86,5 +92,6 @@ def claims() -> tuple[Claim, ...]:
             table_1,
             "python -m experiments.commonsense --source SmolLM2-135M=FILE.gguf openbookqa=FOLDER boolq=FOLDER",
             "tests/test_claims_commonsense.py",
+            reads=STUDY,
         ),
     )

@@ -13,7 +13,6 @@ from typing import Any
 
 from allora_analysis import records
 from allora_analysis.gradient_std.setting import LEARNING_RATES, OPTIMIZERS, PROTOCOL, WEIGHT_DECAYS, Setting
-from allora_analysis.validation import ArgumentError
 
 STUDY = "gradient_std"
 # In a clone of the repository; a package installed without one has no such folder.
@@ -131,18 +130,10 @@ def found(folder: Path | str = RESULTS, grid: Grid = FIGURE_1) -> dict[Arm, dict
     Raises:
         ArgumentError: a run recorded twice, on two data sets of one name.
     """
-    known: dict[str, list[records.Record]] = {}
-    for record in records.find(folder, STUDY) if Path(folder).is_dir() else ():
-        if record.protocol == PROTOCOL:
-            known.setdefault(records.canonical_json("config", record.config), []).append(record)
+    runs = {run: grid.setting(*run) for data in grid.data for run in grid.runs(data)}
     one_each: dict[Arm, dict[int, records.Record]] = {}
-    for arm, seed in (run for data in grid.data for run in grid.runs(data)):
-        same = known.get(records.canonical_json("config", grid.setting(arm, seed)), [])
-        if len(same) > 1:
-            names = ", ".join(record.path.name for record in same)
-            raise ArgumentError(f"{arm}, seed {seed}: recorded on several data sets of one name: {names}")
-        if same:
-            one_each.setdefault(arm, {})[seed] = same[0]
+    for (arm, seed), record in records.find_each(folder, STUDY, PROTOCOL, runs).items():
+        one_each.setdefault(arm, {})[seed] = record
     return one_each
 
 

@@ -25,20 +25,8 @@ def found(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[S
     Raises:
         ArgumentError: a run recorded twice, on models or data of one name and different content.
     """
-    where = Path(settings.RESULTS if folder is None else folder)
-    known: dict[str, list[records.Record]] = {}
-    for record in records.find(where, STUDY) if where.is_dir() else ():
-        if record.protocol == PROTOCOL:
-            known.setdefault(records.canonical_json("config", record.config), []).append(record)
-    one_each = {}
-    for run in wanted:
-        same = known.get(records.canonical_json("config", run), [])
-        if len(same) > 1:
-            names = ", ".join(record.path.name for record in same)
-            raise ArgumentError(f"{run.words()}: recorded on several models or data sets of one name: {names}")
-        if same:
-            one_each[run] = same[0]
-    return one_each
+    where = settings.RESULTS if folder is None else folder
+    return records.find_each(where, STUDY, PROTOCOL, {run: run for run in wanted})
 
 
 def recorded(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[Setting, dict[str, Any]]:

@@ -7,6 +7,7 @@
 | `origin` | provenance: git revision, versions, time |
 | `record` | a record, its file's content and verification, `load` |
 | `storage` | `save`, `lookup`, `find` |
+| `lists` | `find_each`: the records of a list of runs |
 | `files` | writing whole or not at all, setting aside |
 | `inventory` | `status` of a folder of records |
 
@@ -19,6 +20,7 @@ moved to `set_aside/` and named in a `SetAsideWarning`. No pickle, no NaN, no ma
 from allora_analysis.records.canonical import RecordError, canonical_json, key
 from allora_analysis.records.digests import digest_file, digest_folder
 from allora_analysis.records.inventory import Status, status
+from allora_analysis.records.lists import find_each
 from allora_analysis.records.origin import provenance
 from allora_analysis.records.record import Record, TornRecord, load
 from allora_analysis.records.storage import Saved, SetAsideWarning, find, lookup, save
@@ -34,6 +36,7 @@ __all__ = [
     "digest_file",
     "digest_folder",
     "find",
+    "find_each",
     "key",
     "load",
     "lookup",

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from allora_analysis import records
-from allora_analysis.validation import ArgumentError
 from allora_analysis.zero_initialisation import setting as settings
 from allora_analysis.zero_initialisation.setting import PROTOCOL, STUDY, Setting
 
@@ -25,17 +24,6 @@ def recorded(wanted: Iterable[Setting], folder: Path | str | None = None) -> dic
     Raises:
         ArgumentError: a run recorded twice, on models or data of one name and different content.
     """
-    where = Path(settings.RESULTS if folder is None else folder)
-    known: dict[str, list[records.Record]] = {}
-    for record in records.find(where, STUDY) if where.is_dir() else ():
-        if record.protocol == PROTOCOL:
-            known.setdefault(records.canonical_json("config", record.config), []).append(record)
-    found = {}
-    for run in wanted:
-        same = known.get(records.canonical_json("config", run), [])
-        if len(same) > 1:
-            names = ", ".join(record.path.name for record in same)
-            raise ArgumentError(f"{run.words()}: recorded on several models or data sets of one name: {names}")
-        if same:
-            found[run] = same[0].result
-    return found
+    where = settings.RESULTS if folder is None else folder
+    found = records.find_each(where, STUDY, PROTOCOL, {run: run for run in wanted})
+    return {run: record.result for run, record in found.items()}
