@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INTERRUPTED = 130
-INTERVAL = 2.0  # seconds between two lines of progress, where standard error is no terminal
+INTERVAL = 2.0  # seconds to the first line of progress, where standard error is no terminal; each next waits longer
+LONGEST = 60.0
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def as_json(study: Study, config: Any, result: Result) -> str:
 
 
 def progress(items: Sequence[Any], description: str) -> Iterator[Any]:
-    """Iterate with a progress bar on standard error (a line every 2 s where that is no terminal).
+    """Iterate with a progress bar on standard error (where that is no terminal, lines: after 2 s, then ever less often).
 
     Args:
         items: what to iterate over.
@@ -180,8 +181,10 @@ def progress(items: Sequence[Any], description: str) -> Iterator[Any]:
     done, finished = 0, threading.Event()
 
     def report() -> None:  # from a thread: the first item alone may take minutes
-        while not finished.wait(INTERVAL):
+        wait = INTERVAL
+        while not finished.wait(wait):
             print(f"{description}: {done} of {len(items)}", file=sys.stderr, flush=True)
+            wait = min(1.5 * wait, LONGEST)
 
     threading.Thread(target=report, daemon=True).start()
     try:
