@@ -163,7 +163,7 @@ def as_json(study: Study, config: Any, result: Result) -> str:
 
 
 def progress(items: Sequence[Any], description: str) -> Iterator[Any]:
-    """Iterate with a progress bar on standard error (where that is no terminal, lines: after 2 s, then ever less often).
+    """Iterate with a progress bar on standard error; where that is no terminal, lines: after 2 s, then ever less often.
 
     Args:
         items: what to iterate over.
