@@ -5,7 +5,7 @@ token), ASF-LoRA (the scaling adapts instead of the rate) and LoRA × η (a fixe
 
 **Arms.** ALLoRA-OD, ASF-LoRA and LoRA × η, η² in {1, 2, 4}, all at l_b = 1e-4 with drop rate 0.05; ALLoRA's own runs,
 and LoRA × 1, are those of `experiments.perception` (at η² = 1, LoRA × η is LoRA at l_b). Two epochs, AdamW, linear
-schedule, clipping at 1, batches of 32, r = 16, as there.
+schedule, clipping at 1, batches of 32, r = 16, desk runs in bf16 autocast, as there.
 
 **Seeds.** Desk: 0, 1, 2; paper: 0 to 4. Arms share seeds with one another and with `perception`.
 

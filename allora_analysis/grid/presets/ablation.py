@@ -12,18 +12,20 @@ PAPER = ("Qwen2-0.5B", "Snowflake-Arctic-L", "OpenELM-450M")
 DATA = ("rotten_tomatoes", "emotion")
 
 
-def runs(model: str, data: str, seeds: int) -> Iterator[Setting]:
+def runs(model: str, data: str, seeds: int, precision: str = "fp32") -> Iterator[Setting]:
     """The runs on one model and data set: every arm and η² before the second seed.
 
     Args:
         model: its name.
         data: its name.
         seeds: how many.
+        precision: "fp32" or "bf16".
 
     Yields:
         The settings.
     """
-    shared = {"learning_rate": RATE, "head_learning_rate": RATE, "drop_rate": DROP_RATE, "epochs": 2}
+    rates = {"learning_rate": RATE, "head_learning_rate": RATE, "drop_rate": DROP_RATE}
+    shared = rates | {"epochs": 2, "precision": precision}
     for seed in range(seeds):
         for eta2 in ETA2:
             for arm in ARMS:
@@ -32,6 +34,6 @@ def runs(model: str, data: str, seeds: int) -> Iterator[Setting]:
 
 
 PRESETS = {
-    "desk": [one for data in DATA for one in runs("all-MiniLM-L6-v2", data, 3)],
+    "desk": [one for data in DATA for one in runs("all-MiniLM-L6-v2", data, 3, "bf16")],
     "paper": [one for model in PAPER for data in DATA for one in runs(model, data, 5)],
 }

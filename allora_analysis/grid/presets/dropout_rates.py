@@ -10,7 +10,7 @@ DROP_RATES = (0.0, 0.05, 0.1, 0.2, 0.4)
 BOTTLENECK = (0.1, 0.4)
 
 
-def runs(model: str, data: str, seeds: int, epochs: int) -> Iterator[Setting]:
+def runs(model: str, data: str, seeds: int, epochs: int, precision: str) -> Iterator[Setting]:
     """The runs: every drop rate at the input before the second seed, the bottleneck's last.
 
     Args:
@@ -18,11 +18,13 @@ def runs(model: str, data: str, seeds: int, epochs: int) -> Iterator[Setting]:
         data: its name.
         seeds: how many.
         epochs: of each run.
+        precision: "fp32" or "bf16".
 
     Yields:
         The settings.
     """
-    shared = {"learning_rate": 3e-4, "head_learning_rate": 1e-3, "schedule": "constant", "epochs": epochs}
+    rates_of = {"learning_rate": 3e-4, "head_learning_rate": 1e-3, "schedule": "constant"}
+    shared = rates_of | {"epochs": epochs, "precision": precision}
     for placement, rates in (("input", DROP_RATES), ("bottleneck", BOTTLENECK)):
         for seed in range(seeds):
             for rate in rates:
@@ -32,6 +34,6 @@ def runs(model: str, data: str, seeds: int, epochs: int) -> Iterator[Setting]:
 
 
 PRESETS = {
-    "desk": [*runs("all-MiniLM-L6-v2", "rotten_tomatoes", 3, 8)],
-    "paper": [*runs("Snowflake-Arctic-XS", "rotten_tomatoes", 5, 10)],
+    "desk": [*runs("all-MiniLM-L6-v2", "rotten_tomatoes", 3, 8, "bf16")],
+    "paper": [*runs("Snowflake-Arctic-XS", "rotten_tomatoes", 5, 10, "fp32")],
 }

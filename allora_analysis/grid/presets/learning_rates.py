@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from allora_analysis.finetune.setting import WITH_ETA, Setting
 
@@ -15,7 +16,7 @@ ARMS = {
 }
 
 
-def runs(model: str, data: str, seeds: int, optimizer: str, arms: Iterable[str], **sizes: int) -> Iterator[Setting]:
+def runs(model: str, data: str, seeds: int, optimizer: str, arms: Iterable[str], **shared: Any) -> Iterator[Setting]:
     """The runs on one model and data set under one optimiser: all rates and arms before the second seed.
 
     Args:
@@ -24,7 +25,7 @@ def runs(model: str, data: str, seeds: int, optimizer: str, arms: Iterable[str],
         seeds: how many.
         optimizer: "adamw" or "sgd".
         arms: the arms.
-        **sizes: batch size and epochs.
+        **shared: what all runs share: batch size, epochs, precision.
 
     Yields:
         The settings.
@@ -41,15 +42,15 @@ def runs(model: str, data: str, seeds: int, optimizer: str, arms: Iterable[str],
                     learning_rate=rate,
                     head_learning_rate=HEAD_RATES[optimizer],
                     seed=seed,
-                    **sizes,
+                    **shared,
                 )
 
 
 def _desk() -> Iterator[Setting]:
-    small = {"batch_size": 32, "epochs": 1}
+    shared = {"epochs": 1, "precision": "bf16"}
     for optimizer, arms in ARMS.items():
-        yield from runs("all-MiniLM-L6-v2", "rotten_tomatoes", 3, optimizer, arms, **small)
-    yield from runs("SmolLM2-135M", "rotten_tomatoes", 3, "adamw", ARMS["adamw"][:3], batch_size=16, epochs=1)
+        yield from runs("all-MiniLM-L6-v2", "rotten_tomatoes", 3, optimizer, arms, batch_size=32, **shared)
+    yield from runs("SmolLM2-135M", "rotten_tomatoes", 3, "adamw", ARMS["adamw"][:3], batch_size=16, **shared)
 
 
 def _paper() -> Iterator[Setting]:

@@ -33,24 +33,25 @@ def arms(eta2: float) -> Iterator[dict[str, object]]:
         yield {"arm": "lora", "learning_rate": fast, "drop_rate": DROP_RATE}
 
 
-def runs(model: str, data: str, seeds: int) -> Iterator[Setting]:
+def runs(model: str, data: str, seeds: int, precision: str = "fp32") -> Iterator[Setting]:
     """The runs on one model and data set: every arm and η² before the second seed.
 
     Args:
         model: its name.
         data: its name.
         seeds: how many.
+        precision: "fp32" or "bf16".
 
     Yields:
         The settings.
     """
-    shared = {"learning_rate": RATE, "head_learning_rate": RATE, "epochs": 2}
+    shared = {"learning_rate": RATE, "head_learning_rate": RATE, "epochs": 2, "precision": precision}
     for seed in range(seeds):
         for eta2 in ETA2:
             yield from (Setting(model=model, data=data, seed=seed, **(shared | arm)) for arm in arms(eta2))
 
 
 PRESETS = {
-    "desk": [one for data in ("rotten_tomatoes", "emotion") for one in runs("all-MiniLM-L6-v2", data, 3)],
+    "desk": [one for data in ("rotten_tomatoes", "emotion") for one in runs("all-MiniLM-L6-v2", data, 3, "bf16")],
     "paper": [one for model, sets in PAPER.items() for data in sets for one in runs(model, data, 5)],
 }
