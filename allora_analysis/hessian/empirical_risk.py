@@ -7,6 +7,7 @@ mode and always float64, so that each can judge the other. Checked by `tests/tes
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,7 +108,8 @@ class EmpiricalRisk:
         Returns:
             A `scipy.sparse.linalg.LinearOperator` of shape P × P.
         """
-        from curvlinops import HessianLinearOperator
+        with quiet():
+            from curvlinops import HessianLinearOperator
 
         operator = HessianLinearOperator(
             _Touching(self.model),
@@ -118,6 +120,18 @@ class EmpiricalRisk:
             batch_size_fn=batch_size,
         )
         return operator.to_scipy()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what new releases of torch say of `torch.jit.script`, which curvlinops and torch itself still call.
+
+    Yields:
+        Nothing.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
+        yield
 
 
 class _Touching(nn.Module):

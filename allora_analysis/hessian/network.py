@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import nn
 
 from allora_analysis.hessian.certificate import NOT_A_HESSIAN, Certificate, certify
-from allora_analysis.hessian.empirical_risk import EmpiricalRisk, empirical_risk, evaluating
+from allora_analysis.hessian.empirical_risk import EmpiricalRisk, empirical_risk, evaluating, quiet
 from allora_analysis.hessian.lanczos import Ends, lanczos_ends
 from allora_analysis.validation import ArgumentError, count, positive
 
@@ -179,10 +179,11 @@ class HessianProducts:
             ArgumentError: torch cannot differentiate the model twice, or the product is not finite.
         """
         try:
-            pieces = [
-                self._operator.matmat(np.ascontiguousarray(columns[:, start : start + at_once]))
-                for start in range(0, columns.shape[1], at_once)
-            ]
+            with quiet():
+                pieces = [
+                    self._operator.matmat(np.ascontiguousarray(columns[:, start : start + at_once]))
+                    for start in range(0, columns.shape[1], at_once)
+                ]
         except (RuntimeError, NotImplementedError) as error:
             raise ArgumentError(NOT_A_HESSIAN.format(f"torch: {_first_line(error)}")) from error
         self.spent += columns.shape[1]

@@ -42,7 +42,7 @@ MpiDefault=none
 JobRequeue=1
 ReturnToService=2
 SlurmdTimeout=10
-KillWait=2
+KillWait=1
 InactiveLimit=0
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=1
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=1 RealMemory=1000
