@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 
 from allora_analysis.cli import write_atomically
 
-SECONDS = 900  # for one cell, on a machine that others share
+SECONDS = 240  # for one cell, on a machine that others share
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PROGRESS = re.compile(r"^[\w ]+: \d+ of \d+$")  # what a study says on standard error while it runs
 # Absolute paths as they begin on most machines, this machine's own, and addresses in memory.
@@ -47,21 +47,16 @@ def execute(path: Path, write: bool) -> None:
     """
     notebook = nbformat.read(path, as_version=4)
     before = shown_verdicts(notebook)
-    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
-    client = NotebookClient(
-        notebook,
-        timeout=SECONDS,
-        kernel_name=KERNEL["name"],
-        resources={"metadata": {"path": str(path.parent)}},
-        record_timing=False,
-        extra_arguments=["--HistoryManager.enabled=False", "--log-level=ERROR"],
-    )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the machinery's own; the kernel's are in the outputs
-            asyncio.run(client.async_execute(env=os.environ | ENVIRONMENT))
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        raise Failed(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()) from None
+    for again in (True, False):
+        try:
+            _run(notebook, path.parent)
+            break
+        except CellExecutionError as error:
+            raise Failed(_plain(error)) from None
+        except (CellTimeoutError, DeadKernelError, RuntimeError) as error:  # now and then a kernel's answer is lost
+            if not again:
+                raise Failed(_plain(error)) from None
+            print(f"{path.name}: no answer from the kernel; once more", file=sys.stderr)
     clean(notebook, path.parent.parent)
     if found := blemishes(notebook):
         raise Failed("; ".join(found))
@@ -70,6 +65,25 @@ def execute(path: Path, write: bool) -> None:
     elif (after := shown_verdicts(notebook)) != before:
         moved = sorted({claim for claim, _ in set(after) ^ set(before)})
         raise Failed(f"shows other verdicts than the ledger gives today ({', '.join(moved)}): make notebooks")
+
+
+def _run(notebook: NotebookNode, folder: Path) -> None:
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    client = NotebookClient(
+        notebook,
+        timeout=SECONDS,
+        kernel_name=KERNEL["name"],
+        resources={"metadata": {"path": str(folder)}},
+        record_timing=False,
+        extra_arguments=["--HistoryManager.enabled=False", "--log-level=ERROR"],
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the machinery's own; the kernel's are in the outputs
+        asyncio.run(client.async_execute(env=os.environ | ENVIRONMENT))
+
+
+def _plain(error: Exception) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
 
 
 def clean(notebook: NotebookNode, root: Path) -> None:

@@ -256,6 +256,26 @@ def test_what_may_not_be_kept_is_not_written(source, said, folder, capsys):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(("lost", "status"), [(1, 0), (2, 1)])
+def test_a_kernel_whose_answer_is_lost_is_asked_once_more(lost, status, folder, capsys, monkeypatch):
+    right, calls = execution._run, []
+
+    def run(notebook, where):
+        calls.append(where)
+        if len(calls) <= lost:
+            raise RuntimeError("Kernel didn't respond in 60 seconds")
+        right(notebook, where)
+
+    monkeypatch.setattr(execution, "_run", run)
+    path = written(folder, "1 + 1")
+    assert command(folder) == status
+    said = capsys.readouterr().err
+    assert "no answer from the kernel; once more" in said
+    assert ("Kernel didn't respond" in said) == bool(status)
+    assert len(calls) == 2
+    assert bool(code(nbformat.read(path, as_version=4))[0].outputs) == (not status)
+
+
 def test_the_command_imports_nothing_heavy_to_say_its_help():
     heavy = ("torch", "matplotlib", "IPython", "nbclient", "nbformat", "ipywidgets", "scipy.stats")
     code = f"import sys, notebooks.__main__; print(*[m for m in {heavy!r} if m in sys.modules])"
