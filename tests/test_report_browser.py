@@ -108,6 +108,7 @@ def test_filters_by_verdict_section_and_words(open_page):
     assert shown(page) == []
     assert page.is_visible("#none")
     page.click("#none button")
+    page.wait_for_selector("#none", state="hidden")  # a form is reset after its event
     assert len(shown(page)) == total
     assert page.input_value("#words") == ""
 
