@@ -7,7 +7,6 @@ entries. From `allora_analysis.deviation`. Checked by `tests/test_paper_figures_
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -46,7 +45,7 @@ def load_data(config: Config = CONFIG, keep_probs: tuple[float, ...] = KEEP_PROB
     Returns:
         The numbers.
     """
-    x, y, w = data(dataclasses.replace(config))
+    x, y, w = data(config)
     shares = {keep: [exact_deviation(x, y, w, keep, n).ratio for n in config.masks] for keep in keep_probs}
     return Loaded(Deviations(config, run(config), shares))
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from allora_analysis.claims.reported import FIGURE_4
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets import ablation, perception
-from allora_analysis.plotting import page, page_style
+from allora_analysis.plotting import page_style
 from paper_figures.cells import cases
-from paper_figures.gaps import Comparison, draw, legend, measured, printed
+from paper_figures.gaps import Comparison, drawn, measured, printed
 from paper_figures.sources import Loaded, Missing, Runs, runs
 
 if TYPE_CHECKING:
@@ -85,8 +85,4 @@ def make_figure(loaded: Loaded[tuple[Comparison, ...]]) -> Figure:
     Returns:
         The figure.
     """
-    figure, axes = page(7.8, len(loaded.data), 2)
-    for row, comparison in zip(axes, loaded.data, strict=True):
-        draw(row, comparison, next(iter(loaded.missing), None))
-    legend(figure, loaded.data)
-    return figure
+    return drawn(loaded, height=7.8)

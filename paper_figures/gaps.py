@@ -13,10 +13,10 @@ from matplotlib.lines import Line2D
 from allora_analysis.claims.reported import ETA_SQUARED, Panel
 from allora_analysis.claims.tables.arithmetic import panel_cells
 from allora_analysis.finetune.setting import Setting
-from allora_analysis.plotting import ARMS, COLOURS
+from allora_analysis.plotting import ARMS, COLOURS, page
 from paper_figures.cells import Case, accuracies
 from paper_figures.numbers import over_seeds
-from paper_figures.sources import Missing, Runs, say_missing
+from paper_figures.sources import Loaded, Missing, Runs, say_missing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,6 +103,23 @@ def printed(panel: Panel) -> Gaps:
         averages = zip(ETA_SQUARED, panel.column_averages, strict=True)
         gaps[AVERAGE] = {eta2: Gap(value) for eta2, value in averages}
     return gaps
+
+
+def drawn(loaded: Loaded[tuple[Comparison, ...]], height: float) -> Figure:
+    """Figure 3 or 4: a row for each of the paper's panels.
+
+    Args:
+        loaded: the panels.
+        height: of the page, inches.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = page(height, len(loaded.data), 2)
+    for row, comparison in zip(axes, loaded.data, strict=True):
+        draw(row, comparison, next(iter(loaded.missing), None))
+    legend(figure, loaded.data)
+    return figure
 
 
 def draw(axes: Sequence[Axes], comparison: Comparison, missing: Missing | None) -> None:
