@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from allora_analysis.claims.ledger import Evidence, Finding
+from allora_analysis.claims.ledger import Evidence, Finding, not_run
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.reading import final_accuracy
 from allora_analysis.statistics import Difference, paired_family
@@ -54,7 +54,7 @@ def universally_better(runs: Runs, cases: Mapping[str, Pairs], extra: Mapping[st
     """
     complete = differences(runs, cases)
     if not complete:
-        return Finding("not_run", Evidence({}, {}, "none: no case is recorded in full"))
+        return not_run("no case is recorded in full")
     family = paired_family(complete, LEVEL)
     signs = [one.sign for one in family.values()]
     missing = len(cases) - len(complete)

@@ -66,6 +66,18 @@ class Finding:
             raise ValueError(f"{self.verdict} must say the correction, the condition or the n it needs")
 
 
+def not_run(why: str) -> Finding:
+    """The finding of a check without evidence.
+
+    Args:
+        why: what is missing.
+
+    Returns:
+        The finding.
+    """
+    return Finding("not_run", Evidence({}, {}, f"none: {why}"))
+
+
 @dataclass(frozen=True)
 class Claim:
     """One decidable statement of the paper.
@@ -179,8 +191,7 @@ def examine(claim: Claim, results: Path | None = None) -> Row:
     """
     start = time.perf_counter()
     if claim.check is None:
-        evidence = Evidence({}, {}, "none: nothing was run")
-        return Row(claim, Finding("not_run", evidence))
+        return Row(claim, not_run("nothing was run"))
     folder = None if results is None or claim.reads is None else folder_of(results, claim.reads)
     try:
         finding = claim.check() if claim.reads is None else claim.check(folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from allora_analysis.claims.accuracy import LEVEL, SOURCE, described
-from allora_analysis.claims.ledger import Claim, Evidence, Finding
+from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run
 from allora_analysis.finetune.setting import STUDY
 from allora_analysis.grid.presets.dropout_rates import DROP_RATES, PRESETS
 from allora_analysis.grid.reading import recorded
@@ -37,7 +37,7 @@ def figure_2_left(folder: Path | None = None) -> Finding:
     known = {(one.drop_rate, one.seed): runs[one] for one in wanted if one in runs}
     rates = [rate for rate in DROP_RATES if all((rate, seed) in known for seed in seeds)]
     if 0.0 not in rates or HIGH not in rates:
-        return Finding("not_run", Evidence({}, {}, f"none: {len(runs)} of {len(wanted)} runs are recorded"))
+        return not_run(f"{len(runs)} of {len(wanted)} runs are recorded")
     family = paired_family(
         {
             (rate, epoch): [_accuracy(known[rate, seed], epoch) - _accuracy(known[0.0, seed], epoch) for seed in seeds]

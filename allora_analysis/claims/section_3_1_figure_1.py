@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from allora_analysis.claims.ledger import Claim, Evidence, Finding, settle
+from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run, settle
 from allora_analysis.gradient_std import grid as grids
 from allora_analysis.gradient_std.grid import Arm
 from allora_analysis.gradient_std.seeds import seed_component
@@ -45,7 +45,7 @@ def figure_1(folder: Path | None = None) -> Finding:
     runs = grids.recorded(grids.RESULTS if folder is None else folder, grid)
     complete = [arm for arm in grid.arms() if len(runs.get(arm, ())) == grid.seeds]
     if not complete:
-        return Finding("not_run", Evidence({}, {}, "none: no setting is recorded in full"))
+        return not_run("no setting is recorded in full")
     pairs = {name: _pairs(runs, complete, *baseline) for name, baseline in BASELINES.items()}
     outcomes = {arm: agreement(*pairs[PRIMARY][arm]) for arm in complete}
     verdict, text = judged(pairs[PRIMARY], outcomes, [arm for arm in grid.arms() if arm not in complete])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from allora_analysis.claims.ledger import Claim, Evidence, Finding, settle
+from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run, settle
 from allora_analysis.zero_initialisation import lists
 from allora_analysis.zero_initialisation.reading import recorded
 from allora_analysis.zero_initialisation.setting import STUDY, Setting
@@ -108,7 +108,7 @@ def saddle(folder: Path | None = None) -> Finding:
     """
     runs = recorded(lists.RUNS, folder)
     if not runs:
-        return Finding("not_run", Evidence({}, {}, f"none: 0 of {len(lists.RUNS)} runs are recorded"))
+        return not_run(f"0 of {len(lists.RUNS)} runs are recorded")
     printed, corrected, predicted, measured = {}, {}, {}, {}
     for setting, run in runs.items():
         name, told, slopes = case(setting), run["foretold"], run["gradient_norms"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from allora_analysis.claims.accuracy import LEVEL, Pairs, Runs, described, differences, words
-from allora_analysis.claims.ledger import Claim, Evidence, Finding
+from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run
 from allora_analysis.finetune.setting import STUDY
 from allora_analysis.grid.presets.commonsense import DESK_DATA, PRESETS
 from allora_analysis.grid.reading import recorded
@@ -59,7 +59,7 @@ def table_1(folder: Path | None = None) -> Finding:
     runs = recorded(wanted, folder)
     gaps = averaged(runs, "dora")
     if not gaps:
-        return Finding("not_run", Evidence({}, {}, f"none: {len(runs)} of {len(wanted)} runs are recorded"))
+        return not_run(f"{len(runs)} of {len(wanted)} runs are recorded")
     family = paired_family(gaps, LEVEL)
     signs = {one.sign for one in family.values()}
     missing = len(ARMS) - len(family)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from allora_analysis.claims.accuracy import LEVEL, Pairs, Runs, described, differences, universally_better, words
-from allora_analysis.claims.ledger import Claim, Evidence, Finding
+from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import ablation, learning_rates, perception
 from allora_analysis.grid.reading import final_accuracy, recorded
@@ -108,7 +108,7 @@ def own_best_rate(folder: Path | None = None) -> Finding:
     runs = recorded(wanted, folder)
     chosen = {arm: best for arm in learning_rates.ARMS["adamw"] if (best := _best(runs, wanted, arm)) is not None}
     if "lora" not in chosen or len(chosen) < 2:
-        return Finding("not_run", Evidence({}, {}, f"none: {len(runs)} of {len(wanted)} runs are recorded"))
+        return not_run(f"{len(runs)} of {len(wanted)} runs are recorded")
     cases = {arm: list(zip(best, chosen["lora"], strict=True)) for arm, best in chosen.items() if arm != "lora"}
     family = paired_family(differences(runs, cases), LEVEL)
     ours = {arm: one for arm, one in family.items() if arm.startswith("allora")}

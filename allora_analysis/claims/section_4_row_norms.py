@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from allora_analysis.claims.ledger import Claim, Evidence, Finding, settle
+from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run, settle
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import row_norms as preset
 from allora_analysis.grid.reading import average_norm, recorded
@@ -39,7 +39,7 @@ def figure_2(folder: Path | None = None) -> Finding:
     by_optimizer = {name: [one for one in wanted if one.optimizer == name] for name in preset.RATES}
     complete = [name for name, own in by_optimizer.items() if all(one in runs for one in own)]
     if not complete:
-        return Finding("not_run", Evidence({}, {}, f"none: {len(runs)} of {len(wanted)} runs are recorded"))
+        return not_run(f"{len(runs)} of {len(wanted)} runs are recorded")
     gaps = {name: _gaps(runs, by_optimizer[name]) for name in complete}
     outcomes = {name: outcome(gaps[name]["from LoRA at η·l"], gaps[name]["from LoRA at l"]) for name in complete}
     verdict, text = judged(outcomes, [name for name in by_optimizer if name not in complete])
