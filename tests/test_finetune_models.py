@@ -45,8 +45,9 @@ def padding_error(pretrained):
 
 
 @pytest.mark.parametrize("key", ["bert", *((f, t) for f in ("Qwen2", "Llama") for t in FAMILIES)], ids=str)
-def test_a_padded_batch_has_the_logits_of_its_sentences_one_by_one(folders, key):
-    loaded = models.load(str(folders[key]), 3)
+@pytest.mark.parametrize("attention", [None, "eager"])
+def test_a_padded_batch_has_the_logits_of_its_sentences_one_by_one(folders, key, attention):
+    loaded = models.load(str(folders[key]), 3, attention=attention)
     assert padding_error(loaded) < 1e-5
     token = "[SEP]" if "end" in key else "[PAD]"
     assert loaded.tokenizer.pad_token == token

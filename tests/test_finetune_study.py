@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from allora_analysis import records
 from allora_analysis.cli import main
 from allora_analysis.finetune.study import STUDY
 from tests import tiny_finetune as tiny
@@ -99,3 +100,10 @@ def test_the_table_says_that_a_run_diverged(root, capsys):
     more = ("--optimizer", "sgd", "--learning-rate", "1e30", "--max-grad-norm", "0", "--epochs", "3")
     assert main(STUDY, flags(root, *more)) == 0
     assert "the loss was no longer finite at step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("precision", "wanted"), [("bf16", "eager"), ("fp32", "sdpa")])
+def test_bf16_on_a_cpu_is_trained_with_plain_products(root, tmp_path, precision, wanted):
+    assert main(STUDY, flags(root, "--results", tmp_path, "--precision", precision, "--max-steps", 1)) == 0
+    (record,) = records.find(tmp_path, "finetune")
+    assert record.provenance["attention"] == wanted

@@ -141,7 +141,8 @@ def run(config: Config) -> Result:
     def load() -> Any:
         from allora_analysis.finetune import models
 
-        return models.load(config.model, data.classes, config.trust_remote_code)
+        attention = models.attention_for(config.precision, config.device)
+        return models.load(config.model, data.classes, config.trust_remote_code, attention)
 
     chosen = setting(config, name, data.name)
     options = {"save_steps": config.checkpoint_steps, "device": config.device}

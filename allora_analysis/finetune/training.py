@@ -77,6 +77,7 @@ def train(
     timed = next(callback for callback in made.callback_handler.callbacks if isinstance(callback, History))
     return result, records.provenance(PACKAGES) | {
         "device": kind,
+        "attention": made.model.config._attn_implementation,
         "processes": made.args.world_size,
         "seconds_a_step": timed.seconds / max(1, timed.timed),
         "peak_memory_bytes": memory.peak(kind),
