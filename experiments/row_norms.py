@@ -12,7 +12,7 @@ fell furthest at 1, which is LoRA's rate η·l here, and slowly at 0.3. (A first
 after its first run, which trained nothing. The other trials had seed 100, which is no seed of the experiment.) Constant
 rate, **no clipping** (at norm 1 it would undo the factor), no dropout, LoRA scaling 1, one rate for the classifier
 (1e-3 under AdamW, 0.1 under SGD) in all arms of an optimiser. One epoch of rotten_tomatoes in batches of 32;
-SmolLM2-135M: 250 steps of 16.
+SmolLM2-135M: 250 steps of 16 in bf16 autocast (adapters, classifier and optimiser in float32).
 
 **Seeds.** 0, 1, 2: of A, the classifier, the order of the data. Arms share seeds, so they start alike.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from allora_analysis.finetune.setting import Setting
 
@@ -13,7 +14,7 @@ HEAD_RATES = {"adamw": 1e-3, "sgd": 0.1}
 FIXED = {"schedule": "constant", "max_grad_norm": 0.0}
 DESK = {
     "all-MiniLM-L6-v2": {"batch_size": 32, "max_steps": 267},
-    "SmolLM2-135M": {"batch_size": 16, "max_steps": 250},
+    "SmolLM2-135M": {"batch_size": 16, "max_steps": 250, "precision": "bf16"},
 }
 
 
@@ -35,25 +36,25 @@ def arms(optimizer: str) -> Iterator[dict[str, object]]:
     yield {"arm": "allora_od", "eta2": ETA2, "learning_rate": rate}
 
 
-def runs(model: str, data: str, seeds: int, **sizes: int) -> Iterator[Setting]:
+def runs(model: str, data: str, seeds: int, **shared: Any) -> Iterator[Setting]:
     """The runs on one model and data set: every arm before the second seed.
 
     Args:
         model: its name.
         data: its name.
         seeds: how many.
-        **sizes: batch size and steps or epochs.
+        **shared: what all runs share: batch size, steps or epochs, precision.
 
     Yields:
         The settings.
     """
     for seed in range(seeds):
         for optimizer, head in HEAD_RATES.items():
-            shared = {"optimizer": optimizer, "head_learning_rate": head, "seed": seed} | FIXED | sizes
-            yield from (Setting(model=model, data=data, **arm, **shared) for arm in arms(optimizer))
+            own = {"optimizer": optimizer, "head_learning_rate": head, "seed": seed} | FIXED | shared
+            yield from (Setting(model=model, data=data, **arm, **own) for arm in arms(optimizer))
 
 
 PRESETS = {
-    "desk": [one for model, sizes in DESK.items() for one in runs(model, "rotten_tomatoes", 3, **sizes)],
+    "desk": [one for model, shared in DESK.items() for one in runs(model, "rotten_tomatoes", 3, **shared)],
     "paper": [*runs("Snowflake-Arctic-XS", "rotten_tomatoes", 5, epochs=2)],
 }
