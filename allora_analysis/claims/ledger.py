@@ -163,16 +163,10 @@ def relative_error(measured: ArrayLike, predicted: ArrayLike) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
-def folder_of(results: Path, study: str) -> Path:
-    """Where a study's records are: in a folder of the study's name, as in this repository, or in `results` itself.
-
-    Args:
-        results: a folder of records.
-        study: the study.
-
-    Returns:
-        The folder.
-    """
+def _folder(results: Path | None, study: str | None) -> Path | None:
+    # A study's records are in a folder of its name, as in this repository, or in `results` itself.
+    if results is None or study is None:
+        return None
     return results / study if (results / study).is_dir() else results
 
 
@@ -192,7 +186,7 @@ def examine(claim: Claim, results: Path | None = None) -> Row:
     start = time.perf_counter()
     if claim.check is None:
         return Row(claim, not_run("nothing was run"))
-    folder = None if results is None or claim.reads is None else folder_of(results, claim.reads)
+    folder = _folder(results, claim.reads)
     try:
         finding = claim.check() if claim.reads is None else claim.check(folder)
     except Exception as error:  # the ledger still prints the rest; the command line exits 1

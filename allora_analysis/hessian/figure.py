@@ -41,10 +41,11 @@ def _conditions(axes: Axes, features: int, result: Result) -> None:
     grid = np.geomspace(min(ratios.min(), 0.5), max(ratios.max(), 2.0), 400)
     curve = np.array([marchenko_pastur_condition(1 / value) for value in grid])
     axes.plot(grid, curve, color=COLOURS["predicted"], label="Marchenko–Pastur limit")
+    below, above = -np.exp(mean) * np.expm1(-2 * stderr), np.exp(mean) * np.expm1(2 * stderr)
     axes.errorbar(
         ratios,
         np.exp(mean),
-        yerr=[np.exp(mean) - np.exp(mean - 2 * stderr), np.exp(mean + 2 * stderr) - np.exp(mean)],
+        yerr=[below.tolist(), above.tolist()],  # lists: Matplotlib 3.8 to 3.10 trip over arrays of one element
         fmt="o",
         markersize=4,
         color=COLOURS["measured"],
