@@ -51,6 +51,17 @@ def test_listed_run_and_listed_again(flags, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "2 of 2 runs recorded"
 
 
+def test_a_run_left_out_may_have_a_source_and_needs_none(flags, monkeypatch):
+    tasks = []
+    monkeypatch.setattr(plan, "run", lambda grid_, *_: tasks.extend(grid_.tasks) or grid.Summary(0, 0, ()))
+    other = dataclasses.replace(SHORT["desk"][0], data="others")
+    with_other = {"desk": [*SHORT["desk"], other]}
+    assert command.main("tiny", with_other, [*flags, "--only", "films"]) == 0
+    assert command.main("tiny", with_other, [flags[0], "others=here", *flags[1:], "--only", "films"]) == 0
+    assert {task.setting.data for task in tasks} == {"films"}
+    assert len(tasks) == 2 * RUNS
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(5, "1 minutes"), (700, "12 minutes"), (9000, "2.5 hours")])
 def test_times_are_told_in_minutes_and_hours(seconds, words):
     assert command._time(seconds) == words

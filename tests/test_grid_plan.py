@@ -78,7 +78,7 @@ def test_sources_are_the_users_or_else_the_hubs(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     assert resolve(["emotion", "mine", "emotion"], ["mine=a/b=c"]) == {"emotion": HUB["emotion"], "mine": "a/b=c"}
     assert resolve(["emotion"], ["emotion=~/films"]) == {"emotion": "/home/someone/films"}
-    assert resolve(["films", "emotion"], to_run=False) == {"films": "films", "emotion": HUB["emotion"]}
+    assert resolve(["films", "emotion"], needed=["emotion"]) == {"films": "films", "emotion": HUB["emotion"]}
 
 
 @pytest.mark.bad_input

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,9 +93,10 @@ def run(presets: Presets, arguments: Arguments) -> int:
     choice("--executor", arguments.executor, plan.EXECUTORS)
     choice("--device", arguments.device, ("auto", "cpu"))
     count("--checkpoint-steps", arguments.checkpoint_steps)
-    chosen = select(presets[arguments.preset], arguments.only, arguments.seeds)
-    names = [name for one in chosen for name in (one.model, one.data)]
-    where = resolve(names, arguments.source, to_run=not arguments.dry_run)
+    preset = presets[arguments.preset]
+    chosen = select(preset, arguments.only, arguments.seeds)
+    needed = [] if arguments.dry_run else _names(chosen)
+    where = resolve(_names(preset), arguments.source, needed)
     tasks = tuple(plan.Task(check(one), where[one.model], where[one.data]) for one in chosen)
     grid = plan.Grid(
         tasks, arguments.results, arguments.device, arguments.checkpoint_steps, arguments.trust_remote_code
@@ -110,6 +111,10 @@ def run(presets: Presets, arguments: Arguments) -> int:
         print("interrupted: the same command goes on", file=sys.stderr)
         return INTERRUPTED
     return 1 if summary.failed else 0
+
+
+def _names(settings: Iterable[Setting]) -> list[str]:
+    return [name for one in settings for name in (one.model, one.data)]
 
 
 def select(settings: Sequence[Setting], only: Sequence[str], seeds: int | None) -> list[Setting]:

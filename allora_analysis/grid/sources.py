@@ -28,13 +28,13 @@ HUB = {
 }
 
 
-def resolve(names: Iterable[str], given: Iterable[str] = (), to_run: bool = True) -> dict[str, str]:
+def resolve(names: Iterable[str], given: Iterable[str] = (), needed: Iterable[str] | None = None) -> dict[str, str]:
     """The source of each name: what the user gives, or else the hub's.
 
     Args:
         names: of models and data sets.
         given: "NAME=SOURCE" each; a source is a folder, a GGUF file or a hub id.
-        to_run: False: for a list only, where a name without a source stands for itself.
+        needed: the names that must have a source; another without one stands for itself. None: all.
 
     Returns:
         The source by name.
@@ -46,8 +46,8 @@ def resolve(names: Iterable[str], given: Iterable[str] = (), to_run: bool = True
     for name in own:
         if name not in wanted:
             raise ArgumentError(f"--source {name}=…: the runs know no such name, but {', '.join(wanted)}")
-    for name in wanted:
-        if to_run and name not in own and name not in HUB:
+    for name in wanted if needed is None else needed:
+        if name not in own and name not in HUB:
             raise ArgumentError(f"--source: {name!r} has no source of its own; say --source {name}=FOLDER")
     return {name: own.get(name) or HUB.get(name, name) for name in wanted}
 
