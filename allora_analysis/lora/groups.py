@@ -1,6 +1,6 @@
 """Parameter groups of `optim.ALLoRAAdamW`: what a group may say, and the groups of a model.
 
-Checked by `tests/test_lora_optim_groups.py`.
+Checked by `tests/test_lora_param_groups.py`.
 """
 
 from __future__ import annotations
