@@ -129,3 +129,14 @@ def test_what_a_kill_left_of_a_recorded_run_is_taken_away(made, tmp_path):
         assert left.exists()
     assert grid.run(wanted) == grid.Summary(known=1, ran=1)
     assert len(tiny_grid.results_of(wanted.results)) == 2
+
+
+@pytest.mark.parametrize(("precision", "wanted"), [("bf16", "eager"), ("fp32", "sdpa")])
+def test_bf16_on_a_cpu_is_trained_with_plain_products(made, tmp_path, precision, wanted):
+    """As by the command of one run."""
+    some = short(made, tmp_path / "results", 1)
+    (task,) = some.tasks
+    task = dataclasses.replace(task, setting=dataclasses.replace(task.setting, precision=precision))
+    grid.run(dataclasses.replace(some, tasks=(task,)))
+    (record,) = records.find(some.results, STUDY)
+    assert record.provenance["attention"] == wanted

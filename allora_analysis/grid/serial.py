@@ -29,7 +29,8 @@ def run_task(grid: Grid, task: Task) -> bool:
     data = data_of(task.data, task.setting.data)
 
     def load() -> models.Pretrained:
-        return models.load(task.model, data.classes, grid.trust_remote_code)
+        attention = models.attention_for(task.setting.precision, grid.device)
+        return models.load(task.model, data.classes, grid.trust_remote_code, attention)
 
     options = {"save_steps": grid.checkpoint_steps, "device": grid.device}
     return runs.run(task.setting, load, data, digests(task), grid.results, **options).ran
