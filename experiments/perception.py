@@ -12,7 +12,7 @@ twice as fast on a core that multiplies bf16.
 **Seeds.** Desk: 0, 1, 2; paper: 0 to 4. Arms share seeds.
 
 **Test.** Test accuracy after the last epoch, ALLoRA minus LoRA, paired by seed; over all cells (data × η²) with seeds
-clustered in cells: `statistics.clustered` sign flips; per cell Student's t with Holm over the cells. "Universally
+clustered in cells: `statistics.clustered_test`, sign flips; per cell Student's t with Holm over the cells. "Universally
 better" holds if the difference is significantly above 0 in every cell, is refuted if it is significantly below in one,
 and is undecided otherwise, with the number of seeds that the differences seen would need.
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from allora_analysis.claims.accuracy import differences, universally_better
+from allora_analysis.claims.accuracy import OVERALL, differences, diverged, universally_better
 from allora_analysis.finetune.setting import Setting
 
 SEEDS = 5
@@ -59,10 +59,29 @@ def test_a_case_in_part_does_not_count_and_keeps_it_open():
     assert universally_better({}, cases).verdict == "not_run"
 
 
-def test_a_run_that_diverged_before_its_first_evaluation_leaves_its_case_out():
+@pytest.mark.parametrize("epochs", [[], [{"test_accuracy": 0.99}]])
+def test_a_run_that_diverged_leaves_its_case_out_and_open(epochs):
     runs, cases = recorded({1.0: 0.02, 2.0: 0.02})
-    runs[cases["2"][0][0]] = {"epochs": []}
+    runs[cases["2"][0][0]] = {"epochs": epochs, "diverged_at_step": 300}
     assert set(differences(runs, cases)) == {"1"}
+    assert diverged(runs, cases) == ["2"]
+    found = universally_better(runs, cases)
+    assert found.verdict == "undecided"
+    assert found.corrected.endswith("a run diverged in 2")
+
+
+def test_holms_correction_counts_cases_that_are_not_recorded():
+    runs, cases = recorded({1.0: 0.02})
+    alone = universally_better(runs, cases).evidence.measured["1"]["adjusted_p_value"]
+    more = cases | {f"{eta2}": pairs(float(eta2)) for eta2 in range(2, 12)}
+    assert universally_better(runs, more).evidence.measured["1"]["adjusted_p_value"] == pytest.approx(11 * alone)
+
+
+def test_over_all_cases_each_case_counts_once():
+    runs, cases = recorded({1.0: 0.02, 2.0: 0.03, 4.0: 0.01})
+    overall = universally_better(runs, cases).evidence.measured[OVERALL]
+    assert overall["difference"] == pytest.approx(0.02)
+    assert overall["p_value"] == 2 / 2**3
 
 
 def test_the_pairing_takes_the_seeds_luck_out():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from allora_analysis import records
 from allora_analysis.claims import section_3_1_dropout_rates as dropout
@@ -25,16 +27,19 @@ def folder(tmp_path, monkeypatch):
 
 
 def plant(folder, wanted, accuracy, skip=lambda run: False):
-    """Records whose test (and validation) accuracy, epoch by epoch, is what `accuracy(run)` lists."""
+    """Records whose test (and validation) accuracy, epoch by epoch, is as `accuracy(run)` lists it; None: diverged."""
     for run in wanted:
         if skip(run):
             continue
         epochs = [
             {"epoch": float(i), "test_accuracy": value + 0.01 * run.seed, "validation_accuracy": value}
             for i, value in enumerate(accuracy(run), 1)
+            if value is not None
         ]
         digests = {"model": "0" * 64, "data": "1" * 64}
-        records.save(folder, STUDY, run, {"epochs": epochs}, protocol=PROTOCOL, digests=digests, provenance={})
+        stopped = 7 if None in accuracy(run) else None
+        result = {"epochs": epochs, "diverged_at_step": stopped}
+        records.save(folder, STUDY, run, result, protocol=PROTOCOL, digests=digests, provenance={})
 
 
 def finding(identifier):
@@ -91,7 +96,7 @@ def test_table_4(folder):
     assert found.verdict == "refuted"
     assert "over asf_lora, emotion, η² = 1" in found.corrected
     assert found.evidence.measured["over lora_x_eta, emotion, η² = 1"]["difference"] == pytest.approx(0.02)
-    assert len(found.evidence.measured) == 18
+    assert len(found.evidence.measured) == 18 + 1
 
 
 def test_own_best_rate_is_chosen_on_validation(folder):
@@ -118,23 +123,111 @@ def test_own_best_rate_waits_for_every_rate_of_an_arm(folder):
     assert "dora" in finding("4-own-best-rate").evidence.measured
 
 
-@pytest.mark.parametrize(
-    ("early", "late", "verdict"),
-    [(-0.03, 0.03, "holds"), (0.03, 0.03, "refuted"), (-0.03, -0.03, "refuted"), (-0.03, 0.0, "undecided")],
-)
-def test_figure_2_left(folder, early, late, verdict):
+def by_drop_rate(early, late):
+    """Accuracies that change in proportion to the drop rate, by `early` and `late` at 0.4."""
+
     def accuracy(run):
         gain = run.drop_rate / 0.4
         return [0.7, 0.7, 0.8 + gain * (early + wiggle(run)), 0.7, 0.7, 0.7, 0.7, 0.8 + gain * (late + wiggle(run))]
 
-    plant(folder, dropout_rates.PRESETS["desk"], accuracy)
+    return accuracy
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "verdict"),
+    [(-0.05, 0.05, "holds"), (0.05, 0.05, "refuted"), (-0.05, -0.05, "refuted"), (-0.05, 0.0, "undecided")],
+)
+def test_figure_2_left(folder, early, late, verdict):
+    plant(folder, dropout_rates.PRESETS["desk"], by_drop_rate(early, late))
     found = finding("3.1-figure-2-left")
     assert found.verdict == verdict
     assert found.evidence.measured["drop rate 0.4 minus 0, epoch 3"]["difference"] == pytest.approx(early)
+    assert found.evidence.measured["drop rate 0.4 minus 0.2, epoch 8"]["difference"] == pytest.approx(late / 2)
+    assert found.evidence.measured["drop rate 0.2 minus 0, epoch 3"]["difference"] == pytest.approx(early / 2)
     assert found.evidence.measured["epoch of the best accuracy"]["0"] == [3, 3, 3]
 
 
-def test_a_drop_rate_in_part_does_not_count(folder):
-    flat = lambda run: [0.8] * 8  # noqa: E731
-    plant(folder, dropout_rates.PRESETS["desk"], flat, skip=lambda run: (run.drop_rate, run.seed) == (0.4, 2))
-    assert finding("3.1-figure-2-left").verdict == "not_run"
+def test_the_strongest_is_so_among_all_and_not_against_none_alone(folder):
+    """Planted: 0.4 is better than 0 late and worse early, and 0.2 more so."""
+
+    def accuracy(run):
+        gain = {0.0: 0.0, 0.4: 0.05}.get(run.drop_rate, 0.1)
+        change = gain * (1 + 10 * wiggle(run))
+        return [0.7, 0.7, 0.8 - change, 0.7, 0.7, 0.7, 0.7, 0.8 + change]
+
+    plant(folder, dropout_rates.PRESETS["desk"], accuracy)
+    found = finding("3.1-figure-2-left")
+    assert found.evidence.measured["drop rate 0.4 minus 0, epoch 8"]["difference"] == pytest.approx(0.05)
+    assert found.verdict == "refuted"
+    assert "after 8 epochs better than 1, worse than 3" in found.corrected
+
+
+def test_the_best_epochs_correlation_with_the_drop_rate():
+    rising = {rate: [1 + i, 2 + i, 2 + i] for i, rate in enumerate(dropout.DROP_RATES)}
+    found, turned = dropout.correlation(rising), dropout.correlation({-rate: epochs for rate, epochs in rising.items()})
+    expected = stats.spearmanr(np.repeat([*rising], 3), np.concatenate([*rising.values()]))
+    assert found["correlation"] == pytest.approx(expected.statistic)
+    assert found["p_value"] == 1e-4
+    assert turned["correlation"] == pytest.approx(-expected.statistic)
+    assert turned["p_value"] == 1e-4
+    assert dropout.correlation({0.0: [2, 3, 4], 0.4: [4, 3, 2]})["p_value"] == 1.0
+    assert dropout.correlation({0.0: [3, 3], 0.4: [3, 3]}) is None
+
+
+@pytest.mark.parametrize("diverge", [False, True])
+@pytest.mark.parametrize(("rate", "verdict"), [(0.2, "undecided"), (0.4, "not_run")])
+def test_a_drop_rate_in_part_does_not_count(folder, diverge, rate, verdict):
+    """Nor one of which a run diverged."""
+
+    whole = by_drop_rate(-0.05, 0.05)
+
+    def cut(run):
+        return (run.drop_rate, run.seed) == (rate, 2)
+
+    def accuracy(run):
+        return [0.7, 0.7, None] if cut(run) else whole(run)
+
+    plant(folder, dropout_rates.PRESETS["desk"], accuracy, skip=(lambda run: False) if diverge else cut)
+    found = finding("3.1-figure-2-left")
+    assert found.verdict == verdict
+    assert rate == 0.4 or "1 drop rates not recorded in full" in found.corrected
+
+
+# -- runs that diverged
+
+
+def test_a_run_that_diverged_after_an_evaluation_is_no_finished_run(folder):
+    """Planted: LoRA is ahead after its first epoch and diverges in its second; ALLoRA ends."""
+    plant(folder, perception.PRESETS["desk"], lambda run: [0.8, None] if run.arm == "lora" else [0.7, 0.75])
+    found = finding("4-table-3-desk")
+    assert found.verdict == "undecided"
+    assert found.corrected.startswith("a run diverged in rotten_tomatoes, η² = 1, ")
+    assert not any("η²" in case for case in found.evidence.measured)
+
+
+def test_a_rate_at_which_a_run_diverged_is_not_the_best(folder):
+    wanted = [one for one in learning_rates.PRESETS["desk"] if one.model == section.MODEL]
+
+    def accuracy(run):
+        gone = run.learning_rate == 3e-3 and run.seed == 0
+        return [None] if gone else [0.9 if run.learning_rate == 3e-3 else 0.8 + wiggle(run)]
+
+    plant(folder, wanted, accuracy)
+    assert finding("4-own-best-rate").evidence.measured["lora"] == {"learning_rate": 3e-5}
+    everywhere = folder / "everywhere"
+    plant(everywhere, wanted, lambda run: [None] if (run.arm, run.seed) == ("lora", 0) else [0.8 + wiggle(run)])
+    found = section.own_best_rate(everywhere)
+    assert found.verdict == "undecided"
+    assert "a run diverged in allora_0, allora_adamw, dora, loraplus, asf_lora" in found.corrected
+
+
+def test_own_best_rate_wants_both_of_alloras_arms(folder):
+    wanted = [one for one in learning_rates.PRESETS["desk"] if one.model == section.MODEL]
+    plant(folder, wanted, better(("allora_0",)), skip=lambda run: run.arm not in ("lora", "allora_0"))
+    found = finding("4-own-best-rate")
+    assert found.evidence.measured["allora_0"]["difference"] == pytest.approx(0.02)
+    assert found.verdict == "undecided"
+    assert "4 cases not recorded in full" in found.corrected
+    others = folder / "others"
+    plant(others, wanted, better(()), skip=lambda run: run.arm.startswith("allora"))
+    assert section.own_best_rate(others).verdict == "not_run"

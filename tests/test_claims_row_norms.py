@@ -99,3 +99,25 @@ def test_undecided_where_seeds_disagree(folder):
 )
 def test_the_words(mean, interval, match, differ):
     assert (section.matches((mean, interval)), section.differs((mean, interval))) == (match, differ)
+
+
+@pytest.mark.parametrize(
+    ("from_slow", "expected"), [((0.7, (0.6, 0.8)), True), ((-0.7, (-0.8, -0.6)), False), ((0.0, (-0.9, 0.9)), None)]
+)
+def test_a_lower_rate_must_be_slower_and_not_faster(from_slow, expected):
+    same = dict.fromkeys(section.START, (0.0, (-0.01, 0.01)))
+    assert section.outcome(same, dict.fromkeys(section.START, from_slow)) is expected
+
+
+def test_an_optimiser_under_which_a_run_diverged_stays_open(folder):
+    plant(folder, lambda run: FAST, skip=lambda run: (run.arm, run.optimizer, run.seed) == ("allora", "sgd", 1))
+    assert finding().verdict == "undecided"
+    (one,) = (run for run in RUNS if (run.arm, run.optimizer, run.seed) == ("allora", "sgd", 1))
+    norms = {"mean": [1.0], "max": [1.0]}
+    result = {"epochs": [], "diverged_at_step": 5, "row_norms": {"step": [1], "layers": {"a": norms}}}
+    digests = {"model": "0" * 64, "data": "1" * 64}
+    records.save(folder, STUDY, one, result, protocol=PROTOCOL, digests=digests, provenance={})
+    assert (finding().verdict, finding().corrected) == (
+        "undecided",
+        "true under adamw; open under sgd: more seeds or runs",
+    )

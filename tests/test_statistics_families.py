@@ -35,6 +35,21 @@ def test_what_was_too_little():
     assert paired_family({"same": [0.0, 0.0]})["same"].required_n is None
 
 
+def test_equal_differences_are_as_good_as_their_signs():
+    """Planted: Student's p-value of 0, by which one sentence in a thousand would be certain with three seeds."""
+    found = paired_family({"tiny": [1 / 1066] * 3, "many": [0.01] * 9, "none": [0.0] * 3})
+    assert [one.p_value for one in found.values()] == [2**-2, 2**-8, 1.0]
+    assert [one.sign for one in found.values()] == [0, 1, 0]
+    assert paired_test([1 / 1066] * 3, [0.0] * 3, method="t").p_value == 0.0
+
+
+def test_cases_without_differences_count_as_open():
+    alone, of_many = paired_family({"up": CASES["up"]})["up"], paired_family({"up": CASES["up"]}, cases=40)["up"]
+    assert of_many.p_value == alone.p_value == alone.adjusted_p_value
+    assert of_many.adjusted_p_value == pytest.approx(40 * alone.p_value)
+    assert of_many.detectable > alone.detectable
+
+
 @pytest.mark.statistical
 def test_the_familys_rate_of_false_findings(rng, monkeypatch):
     """2,000 families of 4 cases with no difference: 5 % of them find one, within 4.9 standard errors."""
@@ -57,7 +72,12 @@ def test_without_a_correction_there_would_be_more_findings():
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("cases", "options", "says"),
-    [({}, {}, "at least one"), ({"a": [1.0]}, {}, "at least 2"), (CASES, {"level": 0.0}, "level")],
+    [
+        ({}, {}, "at least one"),
+        ({"a": [1.0]}, {}, "at least 2"),
+        (CASES, {"level": 0.0}, "level"),
+        (CASES, {"cases": 2}, "cases"),
+    ],
 )
 def test_bad_input(cases, options, says):
     with pytest.raises(ArgumentError, match=says):

@@ -11,9 +11,10 @@ from typing import Any
 from allora_analysis.claims.ledger import Evidence, Finding, not_run
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.reading import final_accuracy
-from allora_analysis.statistics import Difference, paired_family
+from allora_analysis.statistics import Difference, clustered_test, paired_family
 
 LEVEL = 0.05
+OVERALL = "over all cases, signs flipped by case"
 Runs = Mapping[Setting, Mapping[str, Any]]
 Pairs = Sequence[tuple[Setting, Setting]]
 SOURCE = f"Student's t over seeds at {LEVEL}, Holm over the cases"
@@ -27,8 +28,7 @@ def differences(runs: Runs, cases: Mapping[str, Pairs]) -> dict[str, list[float]
         cases: pairs of runs by case, a pair a seed.
 
     Returns:
-        The differences by case; a case with a run that is missing, or that diverged before it was evaluated, is left
-        out.
+        The differences by case; a case with a run that is missing, or that diverged, is left out.
     """
     found = {}
     for case, pairs in cases.items():
@@ -38,11 +38,29 @@ def differences(runs: Runs, cases: Mapping[str, Pairs]) -> dict[str, list[float]
     return found
 
 
+def diverged(runs: Runs, cases: Mapping[str, Pairs]) -> list[str]:
+    """The cases that are recorded in full, and yet have no difference, since a run diverged.
+
+    Args:
+        runs: what is recorded.
+        cases: pairs of runs by case.
+
+    Returns:
+        Their names.
+    """
+    full = {case: {one for pair in pairs for one in pair} for case, pairs in cases.items()}
+    return [
+        case
+        for case, those in full.items()
+        if all(one in runs for one in those) and any(final_accuracy(runs[one]) is None for one in those)
+    ]
+
+
 def universally_better(runs: Runs, cases: Mapping[str, Pairs], extra: Mapping[str, Any] | None = None) -> Finding:
     """The verdict on "the first is better than the second in every case".
 
     It holds if the difference is clearly above 0 in every case, is refuted if it is clearly below in one, is not run
-    without a case in full, and is undecided otherwise.
+    without a case in full, and is undecided otherwise. Holm's correction is over all cases, recorded or not.
 
     Args:
         runs: what is recorded.
@@ -52,21 +70,38 @@ def universally_better(runs: Runs, cases: Mapping[str, Pairs], extra: Mapping[st
     Returns:
         The finding.
     """
-    complete = differences(runs, cases)
-    if not complete:
+    complete, stopped = differences(runs, cases), diverged(runs, cases)
+    if not complete and not stopped:
         return not_run("no case is recorded in full")
-    family = paired_family(complete, LEVEL)
+    family = paired_family(complete, LEVEL, cases=len(cases)) if complete else {}
     signs = [one.sign for one in family.values()]
-    missing = len(cases) - len(complete)
+    missing = len(cases) - len(complete) - len(stopped)
     verdict = "undecided"
     if -1 in signs:
         verdict = "refuted"
-    elif set(signs) == {1} and not missing:
+    elif signs == [1] * len(cases):
         verdict = "holds"
-    text = None if verdict == "holds" else words(family, missing)
-    measured = {case: described(one) for case, one in family.items()} | dict(extra or {})
+    text = None if verdict == "holds" else words(family, missing, stopped)
+    measured = {case: described(one) for case, one in family.items()} | overall(complete)
     n = len(next(iter(cases.values())))
-    return Finding(verdict, Evidence({"difference": "above 0 in every case"}, measured, SOURCE, n=n), text)
+    predicted = {"difference": "above 0 in every case"}
+    return Finding(verdict, Evidence(predicted, measured | dict(extra or {}), SOURCE, n=n), text)
+
+
+def overall(complete: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """The mean over all cases, a case's seeds one cluster: signs flipped case by case.
+
+    Args:
+        complete: the differences by case.
+
+    Returns:
+        Its numbers, named; none with fewer than two cases.
+    """
+    if len(complete) < 2:
+        return {}
+    labels = [case for case, values in complete.items() for _ in values]
+    test = clustered_test([value for values in complete.values() for value in values], labels, 1 - LEVEL)
+    return {OVERALL: {"difference": test.mean_difference, "interval": test.interval, "p_value": test.p_value}}
 
 
 def described(one: Difference) -> dict[str, Any]:
@@ -87,23 +122,27 @@ def described(one: Difference) -> dict[str, Any]:
     }
 
 
-def words(family: Mapping[str, Difference], missing: int) -> str:
+def words(family: Mapping[str, Difference], missing: int, stopped: Sequence[str] = ()) -> str:
     """Better, worse and open cases counted, and the seeds that the open ones would need.
 
     Args:
         family: the cases.
         missing: how many are not recorded in full.
+        stopped: those in which a run diverged.
 
     Returns:
         The text.
     """
     signs = [one.sign for one in family.values()]
-    parts = [f"better in {signs.count(1)}, worse in {signs.count(-1)}, open in {signs.count(0)} of {len(signs)} cases"]
+    counts = f"better in {signs.count(1)}, worse in {signs.count(-1)}, open in {signs.count(0)} of {len(signs)} cases"
+    parts = [counts] if signs else []
     if worse := [case for case, one in family.items() if one.sign < 0]:
         parts.append(f"worse: {', '.join(worse)}")
     needed = [one.required_n for one in family.values() if one.required_n is not None]
     if needed:
         parts.append(f"the open differences would need {min(needed)} to {max(needed)} seeds")
+    if stopped:
+        parts.append(f"a run diverged in {', '.join(stopped)}")
     if missing:
         parts.append(f"{missing} cases not recorded in full")
     return "; ".join(parts)

@@ -6,9 +6,11 @@ rule. Checked by `tests/test_claims_fine_tuning.py`, which plants records.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from allora_analysis.claims.accuracy import LEVEL, SOURCE, described
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run
@@ -19,11 +21,13 @@ from allora_analysis.statistics import Difference, paired_family
 
 EARLY, LATE = 3, 8  # epochs; the paper has 3 and 10
 HIGH = max(DROP_RATES)
+ACCURACY = "test_accuracy"
+PERMUTATIONS, SEED = 9999, 0
 COMMAND = "python -m experiments.dropout_rates --source all-MiniLM-L6-v2=FOLDER rotten_tomatoes=FOLDER"
 
 
 def figure_2_left(folder: Path | None = None) -> Finding:
-    """The highest drop rate minus none, at an early and at a late epoch; the other drop rates beside them.
+    """The highest drop rate minus each other at an early and at a late epoch; each minus none beside them.
 
     Args:
         folder: the folder of records; None for the repository's own.
@@ -34,56 +38,87 @@ def figure_2_left(folder: Path | None = None) -> Finding:
     wanted = [one for one in PRESETS["desk"] if one.placement == "input"]
     runs = recorded(wanted, folder)
     seeds = sorted({one.seed for one in wanted})
-    known = {(one.drop_rate, one.seed): runs[one] for one in wanted if one in runs}
-    rates = [rate for rate in DROP_RATES if all((rate, seed) in known for seed in seeds)]
-    if 0.0 not in rates or HIGH not in rates:
+    known = {(one.drop_rate, one.seed): runs[one]["epochs"] for one in wanted if one in runs}
+    rates = [rate for rate in DROP_RATES if all(len(known.get((rate, seed), ())) >= LATE for seed in seeds)]
+    if HIGH not in rates or len(rates) < 2:
         return not_run(f"{len(runs)} of {len(wanted)} runs are recorded")
-    family = paired_family(
-        {
-            (rate, epoch): [_accuracy(known[rate, seed], epoch) - _accuracy(known[0.0, seed], epoch) for seed in seeds]
-            for rate in rates
-            if rate > 0
+
+    def gaps(pairs: Iterable[tuple[float, float]]) -> dict[tuple[float, float, int], list[float]]:
+        return {
+            (first, second, epoch): [
+                known[first, seed][epoch - 1][ACCURACY] - known[second, seed][epoch - 1][ACCURACY] for seed in seeds
+            ]
+            for first, second in pairs
             for epoch in (EARLY, LATE)
-        },
-        LEVEL,
-    )
-    verdict, text = judged(family[HIGH, EARLY], family[HIGH, LATE])
+        }
+
+    others = [rate for rate in rates if rate != HIGH]
+    family = paired_family(gaps((HIGH, other) for other in others), LEVEL, cases=2 * (len(DROP_RATES) - 1))
+    verdict, text = judged(family, len(DROP_RATES) - len(rates))
+    beside = gaps((rate, 0.0) for rate in others if rate > 0 and 0.0 in rates)
     measured: dict[str, Any] = {
-        f"drop rate {rate:g} minus 0, epoch {epoch}": described(one) for (rate, epoch), one in family.items()
+        f"drop rate {first:g} minus {second:g}, epoch {epoch}": described(one)
+        for (first, second, epoch), one in (family | (paired_family(beside, LEVEL) if beside else {})).items()
     }
-    measured["epoch of the best accuracy"] = {
-        f"{rate:g}": [_best(known[rate, seed]) for seed in seeds] for rate in rates
-    }
-    return Finding(verdict, Evidence({"early": "below 0", "late": "above 0"}, measured, SOURCE, n=len(seeds)), text)
+    best = {rate: [_best(known[rate, seed]) for seed in seeds] for rate in rates}
+    measured["epoch of the best accuracy"] = {f"{rate:g}": epochs for rate, epochs in best.items()}
+    measured["Spearman's correlation of that epoch with the drop rate"] = correlation(best)
+    predicted = {"epoch 3": "below 0 for each", "epoch 8": "above 0 for each"}
+    return Finding(verdict, Evidence(predicted, measured, SOURCE, n=len(seeds)), text)
 
 
-def _accuracy(result: Mapping[str, Any], epoch: int) -> float:
-    return result["epochs"][epoch - 1]["test_accuracy"]
-
-
-def _best(result: Mapping[str, Any]) -> int:
-    accuracies = [entry["test_accuracy"] for entry in result["epochs"]]
+def _best(epochs: Sequence[Mapping[str, Any]]) -> int:
+    accuracies = [entry[ACCURACY] for entry in epochs]
     return 1 + accuracies.index(max(accuracies))
 
 
-def judged(early: Difference, late: Difference) -> tuple[str, str | None]:
+def correlation(best: Mapping[float, Sequence[int]]) -> dict[str, float] | None:
+    """Spearman's correlation of the best epoch with the drop rate, over all runs.
+
+    Args:
+        best: the runs' best epochs by drop rate.
+
+    Returns:
+        The correlation and its two-sided p-value by permutations of the epochs; None where all epochs are one.
+    """
+    from scipy.stats import rankdata
+
+    pairs = np.array([(rate, epoch) for rate, epochs in best.items() for epoch in epochs])
+    rates, epochs = (rankdata(column) - (len(pairs) + 1) / 2 for column in pairs.T)
+    scale = float(np.linalg.norm(rates) * np.linalg.norm(epochs))
+    if scale == 0:
+        return None
+    shuffled = np.random.default_rng(SEED).permuted(np.tile(epochs, (PERMUTATIONS, 1)), axis=1) @ rates
+    extreme = np.abs(shuffled) >= abs(rates @ epochs) * (1 - 1e-9)
+    return {
+        "correlation": float(rates @ epochs) / scale,
+        "p_value": (1 + int(extreme.sum())) / (1 + PERMUTATIONS),
+    }
+
+
+def judged(family: Mapping[tuple[float, float, int], Difference], missing: int) -> tuple[str, str | None]:
     """The verdict on "weakest after short, strongest after long fine-tuning".
 
     Args:
-        early: the high drop rate minus none after few epochs.
-        late: after many.
+        family: the high drop rate minus each other, early and late.
+        missing: the drop rates that are not recorded in full.
 
     Returns:
         The verdict, and what is seen or how many seeds it needs.
     """
-    words = {1: "better", -1: "worse", 0: "open"}
-    seen = f"drop rate {HIGH:g} against none: {words[early.sign]} after {EARLY} epochs, {words[late.sign]} after {LATE}"
-    if (early.sign, late.sign) == (-1, 1):
+    signs = {epoch: [one.sign for case, one in family.items() if case[-1] == epoch] for epoch in (EARLY, LATE)}
+    if not missing and set(signs[EARLY]) == {-1} and set(signs[LATE]) == {1}:
         return "holds", None
-    if early.sign == 1 or late.sign == -1:
+    seen = f"drop rate {HIGH:g} against each other: " + ", ".join(
+        f"after {epoch} epochs better than {of.count(1)}, worse than {of.count(-1)}, open against {of.count(0)}"
+        for epoch, of in signs.items()
+    )
+    if 1 in signs[EARLY] or -1 in signs[LATE]:
         return "refuted", seen
-    needed = [one.required_n for one in (early, late) if one.required_n is not None]
-    return "undecided", seen + (f"; would need {max(needed)} seeds" if needed else "")
+    needed = [one.required_n for one in family.values() if one.required_n is not None]
+    rest = [f"would need {min(needed)} to {max(needed)} seeds"] if needed else []
+    rest += [f"{missing} drop rates not recorded in full"] if missing else []
+    return "undecided", "; ".join([seen, *rest])
 
 
 def claims() -> tuple[Claim, ...]:

@@ -60,7 +60,7 @@ def table_1(folder: Path | None = None) -> Finding:
     gaps = averaged(runs, "dora")
     if not gaps:
         return not_run(f"{len(runs)} of {len(wanted)} runs are recorded")
-    family = paired_family(gaps, LEVEL)
+    family = paired_family(gaps, LEVEL, cases=len(ARMS))
     signs = {one.sign for one in family.values()}
     missing = len(ARMS) - len(family)
     verdict = "refuted" if -1 in signs else "holds" if signs == {1} and not missing else "undecided"

@@ -11,7 +11,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from allora_analysis.claims.accuracy import LEVEL, Pairs, Runs, described, differences, universally_better, words
+from allora_analysis.claims.accuracy import (
+    LEVEL,
+    Pairs,
+    Runs,
+    described,
+    differences,
+    diverged,
+    universally_better,
+    words,
+)
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import ablation, learning_rates, perception
@@ -105,20 +114,25 @@ def own_best_rate(folder: Path | None = None) -> Finding:
         The finding.
     """
     wanted = [one for one in learning_rates.PRESETS["desk"] if one.model == MODEL and one.optimizer == "adamw"]
-    runs = recorded(wanted, folder)
-    chosen = {arm: best for arm in learning_rates.ARMS["adamw"] if (best := _best(runs, wanted, arm)) is not None}
-    if "lora" not in chosen or len(chosen) < 2:
+    runs, arms = recorded(wanted, folder), learning_rates.ARMS["adamw"]
+    chosen = {arm: best for arm in arms if (best := _best(runs, wanted, arm)) is not None}
+    if "lora" not in chosen or not any(_ours(arm) for arm in chosen):
         return not_run(f"{len(runs)} of {len(wanted)} runs are recorded")
     cases = {arm: list(zip(best, chosen["lora"], strict=True)) for arm, best in chosen.items() if arm != "lora"}
-    family = paired_family(differences(runs, cases), LEVEL)
-    ours = {arm: one for arm, one in family.items() if arm.startswith("allora")}
-    signs = {one.sign for one in ours.values()}
-    verdict = "holds" if signs == {1} else "refuted" if -1 in signs else "undecided"
+    complete = differences(runs, cases)
+    family = paired_family(complete, LEVEL, cases=len(arms) - 1) if complete else {}
+    ours = {arm: one for arm, one in family.items() if _ours(arm)}
+    signs = [one.sign for one in ours.values()]
+    verdict = "holds" if signs == [1] * sum(map(_ours, arms)) else "refuted" if -1 in signs else "undecided"
     measured = {arm: described(one) | {"learning_rate": chosen[arm][0].learning_rate} for arm, one in family.items()}
     measured["lora"] = {"learning_rate": chosen["lora"][0].learning_rate}
     source = f"Student's t over seeds at {LEVEL}, Holm over the arms; the rate is chosen on validation"
-    text = None if verdict == "holds" else words(ours, len(learning_rates.ARMS["adamw"]) - len(chosen))
+    text = None if verdict == "holds" else words(ours, len(arms) - len(chosen), diverged(runs, cases))
     return Finding(verdict, Evidence({"difference": "above 0"}, measured, source, n=len(chosen["lora"])), text)
+
+
+def _ours(arm: str) -> bool:
+    return arm.startswith("allora")
 
 
 def _best(runs: Runs, wanted: Iterable[Setting], arm: str) -> list[Setting] | None:

@@ -37,7 +37,7 @@ def figure_2(folder: Path | None = None) -> Finding:
     wanted = [one for one in preset.PRESETS["desk"] if one.model == MODEL]
     runs = recorded(wanted, folder)
     by_optimizer = {name: [one for one in wanted if one.optimizer == name] for name in preset.RATES}
-    complete = [name for name, own in by_optimizer.items() if all(one in runs for one in own)]
+    complete = [name for name, own in by_optimizer.items() if all(_whole(runs, one) for one in own)]
     if not complete:
         return not_run(f"{len(runs)} of {len(wanted)} runs are recorded")
     gaps = {name: _gaps(runs, by_optimizer[name]) for name in complete}
@@ -54,6 +54,11 @@ def figure_2(folder: Path | None = None) -> Finding:
     )
     seeds = len({one.seed for one in wanted})
     return Finding(verdict, Evidence({"steps 1 and 10": "LoRA at η·l"}, measured, source, n=seeds), text)
+
+
+def _whole(runs: Runs, one: Setting) -> bool:
+    # Recorded, and not diverged before the last step compared.
+    return one in runs and {*START, one.max_steps} <= {*runs[one]["row_norms"]["step"]}
 
 
 def _gaps(runs: Runs, own: list[Setting]) -> dict[str, dict[int, Gap]]:
@@ -113,9 +118,12 @@ def outcome(fast: Mapping[int, Gap], slow: Mapping[int, Gap]) -> bool | None:
     Returns:
         True, False, or None where the runs do not decide it.
     """
-    if all(matches(fast[t]) and differs(slow[t]) for t in START):
+    faster, slower = (
+        {t: differs(slow[t]) and sign * slow[t][0] > 0 for t in START} for sign in (1, -1)
+    )  # than LoRA at l
+    if all(matches(fast[t]) and faster[t] for t in START):
         return True
-    return False if any(differs(fast[t]) for t in START) else None
+    return False if any(differs(fast[t]) or slower[t] for t in START) else None
 
 
 def judged(outcomes: Mapping[str, bool | None], missing: list[str]) -> tuple[str, str | None]:
@@ -123,7 +131,7 @@ def judged(outcomes: Mapping[str, bool | None], missing: list[str]) -> tuple[str
 
     Args:
         outcomes: by optimiser.
-        missing: optimisers whose runs are not all recorded.
+        missing: optimisers whose runs are not all recorded, or diverged.
 
     Returns:
         The verdict, and on what it depends or what is missing.

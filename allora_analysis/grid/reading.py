@@ -50,9 +50,11 @@ def final_accuracy(result: dict[str, Any], split: str = "test") -> float | None:
         split: "test" or "validation".
 
     Returns:
-        The accuracy; None where the run diverged before its first evaluation.
+        The accuracy; None where the run diverged.
     """
-    return result["epochs"][-1][f"{split}_accuracy"] if result["epochs"] else None
+    if result.get("diverged_at_step") is not None or not result["epochs"]:
+        return None
+    return result["epochs"][-1][f"{split}_accuracy"]
 
 
 def average_norm(result: dict[str, Any], step: int) -> float:

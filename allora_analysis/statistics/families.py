@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.statistics.paired import paired_test
+from allora_analysis.statistics.paired import PairedTest, paired_test
 from allora_analysis.statistics.sample_size import detectable_effect, required_n
 from allora_analysis.statistics.z_tests import holm, rate
-from allora_analysis.validation import ArgumentError, several, vector
+from allora_analysis.validation import ArgumentError, count, several, vector
 
 Case = TypeVar("Case", bound=Hashable)
 
@@ -30,7 +30,8 @@ class Difference:
         differences: of each pair.
         mean: their mean.
         interval: Student's interval of the mean at 1 − level, for this case alone.
-        p_value: two-sided, of no difference: Student's t over pairs.
+        p_value: two-sided, of no difference: Student's t over pairs; of n equal differences, whose own spread says
+            nothing, 2^(1 − n), as by flipping signs.
         adjusted_p_value: Holm's, over the family.
         detectable: the difference that this many pairs see with the stated power at the level of Holm's first step.
         required_n: pairs for that power at that level, were the mean the true difference; None if the case is clear,
@@ -54,17 +55,21 @@ class Difference:
 
 
 def paired_family(
-    differences: Mapping[Case, ArrayLike], level: float = 0.05, power: float = 0.8
+    differences: Mapping[Case, ArrayLike], level: float = 0.05, power: float = 0.8, cases: int | None = None
 ) -> dict[Case, Difference]:
-    """Student's t of each case's differences, Holm's correction over all cases.
+    """Student's t of each case's differences, Holm's correction over all cases of the family.
 
     Args:
         differences: of each case, at least 2 independent ones, assumed normal.
         level: the family's rate of false findings.
         power: for `detectable` and `required_n`.
+        cases: of the family, if some have no differences yet; these count as p = 1.
 
     Returns:
         The cases, in order.
+
+    Raises:
+        ArgumentError: no case, a case of fewer than 2 differences, or fewer `cases` than there are.
     """
     level, power = rate("level", level), rate("power", power)
     arrays = {case: vector("differences", differences[case]) for case in several("differences", differences)}
@@ -72,21 +77,28 @@ def paired_family(
         case: paired_test(array, np.zeros_like(array), method="t", confidence=1 - level)
         for case, array in arrays.items()
     }
-    adjusted = holm([test.p_value for test in tests.values()])
+    family = count("cases", len(tests) if cases is None else cases, len(tests))
+    p_values = [_p_value(test) for test in tests.values()]
+    adjusted = holm(p_values + [1.0] * (family - len(tests)))[: len(tests)]
     found = {}
-    for (case, test), p_value in zip(tests.items(), adjusted, strict=True):
-        deviation, first = float(arrays[case].std(ddof=1)), level / len(tests)
+    for (case, test), raw, p_value in zip(tests.items(), p_values, adjusted, strict=True):
+        deviation, first = float(arrays[case].std(ddof=1)), level / family
         found[case] = Difference(
             arrays[case],
             test.mean_difference,
             test.interval,
-            test.p_value,
+            raw,
             float(p_value),
             deviation * _unit_effect(test.n, power, first),
             _needed(test.mean_difference, deviation, power, first) if p_value > level else None,
             level,
         )
     return found
+
+
+def _p_value(test: PairedTest) -> float:
+    low, high = test.interval
+    return 2.0 ** (1 - test.n) if low == high != 0 else test.p_value
 
 
 @cache
