@@ -243,7 +243,7 @@ def test_the_bottleneck_arm_drops_there_and_nowhere_else(still):
     assert not torch.equal(*logits)
     model.eval()
     assert torch.equal(model(**inputs).logits, model(**inputs).logits)
-    none, _ = adapted(still, setting("lora", placement="bottleneck"))
+    none, _ = adapted(still, setting("lora", drop_rate=0.5))
     assert not any(module._forward_hooks for module in none.modules())
 
 
@@ -270,3 +270,15 @@ def test_a_model_that_the_arm_cannot_take_is_one_line(folder):
     with pytest.raises(ArgumentError) as caught:
         arms.adapt(models.load(folder, 2).model, made)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("arm", ["lora", "allora", "dora", "head_only"])
+def test_distilberts_classifier_has_a_layer_before_it(tmp_path, arm):
+    """PEFT trains that in full too, and must not adapt it as well."""
+    folder = str(tiny.distilbert(tmp_path / "distilbert"))
+    model, tokenizer = adapted(folder, setting(arm))
+    assert "pre_classifier" not in {pair.name.rpartition(".")[2] for pair in lora_pairs(model)}
+    model(**batch(tokenizer)).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any("pre_classifier" in name for name in trained) == (arm != "head_only")

@@ -107,3 +107,11 @@ def test_a_file_system_without_locks_is_not_a_neighbour(path, monkeypatch):
     with pytest.raises(OSError, match="No locks available") as error, claim(path, "it"):
         pass
     assert not isinstance(error.value, Busy)
+
+
+@pytest.mark.bad_input
+def test_a_folder_that_cannot_be_made_ends_in_an_error(tmp_path):
+    """A link to a disk that is not there: waiting for it would be for ever."""
+    (tmp_path / "results").symlink_to(tmp_path / "gone" / "disk")
+    with pytest.raises(FileExistsError), claim(tmp_path / "results" / "unfinished" / "run.lock", "it"):
+        pass

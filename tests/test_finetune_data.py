@@ -58,6 +58,32 @@ def test_info_names_labels_that_the_training_split_lacks(tmp_path):
     assert data.load(str(folder(tmp_path, info={"rows": 3}))).classes == 2
 
 
+def test_a_label_without_a_row_makes_it_another_set(tmp_path):
+    """Its classifier has another size. Naming the labels that are there changes nothing."""
+    plain, named, more = (
+        data.load(str(folder(tmp_path / name, info=info)))
+        for name, info in (
+            ("a", None),
+            ("b", {"label_names": ["no", "yes"]}),
+            ("c", {"label_names": ["no", "yes", "perhaps"]}),
+        )
+    )
+    assert plain.digest == named.digest != more.digest
+
+
+def test_a_sentence_may_look_like_a_path(tmp_path):
+    texts = ["/ good film", "~", "C:/x", "file:/ x"]
+    rows = [{"text": text, "label": i % 2} for i, text in enumerate(texts)]
+    assert data.load(str(folder(tmp_path, rows))).splits["train"].texts == tuple(texts)
+
+
+@pytest.mark.bad_input
+def test_an_empty_validation_split_is_named(tmp_path):
+    write(folder(tmp_path) / "validation.jsonl", [])
+    with pytest.raises(ArgumentError, match="its validation split is empty"):
+        data.load(str(tmp_path))
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("train", "test", "info", "named"),
@@ -127,7 +153,7 @@ def test_reads_a_set_of_the_hub(monkeypatch, tmp_path):
     hub(monkeypatch, lambda name: {part: Hub(ROWS, label=label) for part in ("train", "test", "unsupervised")})
     loaded = data.load("someone/films")
     assert (loaded.name, loaded.classes, set(loaded.splits)) == ("films", 3, {"train", "test"})
-    assert loaded.digest == data.load(str(folder(tmp_path))).digest
+    assert loaded.digest == data.load(str(folder(tmp_path, info={"label_names": label.names}))).digest
 
 
 def test_reads_multiple_choice_of_the_hub(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 
 import pytest
@@ -82,8 +83,6 @@ def test_names(folders, tmp_path, monkeypatch):
 
 
 def test_the_digest_is_of_the_contents_whatever_the_folder_is_called(folders, tmp_path):
-    import shutil
-
     first = models.digest(str(folders["bert"]))
     copy = shutil.copytree(folders["bert"], tmp_path / "copy")
     (copy / "README.md").write_text("words")
@@ -92,6 +91,14 @@ def test_the_digest_is_of_the_contents_whatever_the_folder_is_called(folders, tm
         stream.write(" ")
     assert models.digest(str(copy)) != first
     assert models.digest(str(copy / "config.json")) != first
+
+
+def test_the_authors_code_counts_where_it_is_run(folders, tmp_path):
+    copy = shutil.copytree(folders["bert"], tmp_path / "bert")
+    plain, whole = models.digest(str(copy)), models.digest(str(copy), remote_code=True)
+    (copy / "modeling_x.py").write_text("x = 1")
+    assert models.digest(str(copy)) == plain
+    assert models.digest(str(copy), remote_code=True) != whole
 
 
 @pytest.mark.bad_input
@@ -118,8 +125,6 @@ def test_what_transformers_cannot_load_is_one_line(tmp_path, monkeypatch, name):
 @pytest.mark.bad_input
 def test_weights_that_are_missing_are_an_error_and_not_drawn(folders, tmp_path):
     """transformers would draw them in silence, but for the report that a run does not show."""
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     copy = shutil.copytree(folders["bert"], tmp_path / "copy")

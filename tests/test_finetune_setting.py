@@ -74,7 +74,11 @@ def test_words_name_the_drop_rate_only_where_there_is_one():
         ({"arm": "allora", "eta2": -2.0}, "eta2"),
         ({"arm": "allora_0", "eta2": 2.0, "drop_rate": 0.05}, "drop_rate must be 0 for the arm allora_0"),
         ({"arm": "head_only", "drop_rate": 0.05}, "drop_rate must be 0"),
-        ({"arm": "dora", "placement": "bottleneck"}, "placement must be input for the arm dora"),
+        ({"arm": "dora", "placement": "bottleneck", "drop_rate": 0.1}, "placement must be input for the arm dora"),
+        ({"placement": "bottleneck"}, "placement must be input at drop rate 0"),
+        ({"optimizer": "sgd", "epsilon": 1e-6}, "epsilon must be left at 1e-08 for the optimizer sgd"),
+        ({"optimizer": "momentum", "betas": (0.5, 0.9)}, "betas must be left at"),
+        ({"seed": 2**32}, "seed"),
     ],
 )
 def test_a_run_that_makes_no_sense_is_refused(fields, named):

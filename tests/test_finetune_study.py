@@ -107,3 +107,17 @@ def test_bf16_on_a_cpu_is_trained_with_plain_products(root, tmp_path, precision,
     assert main(STUDY, flags(root, "--results", tmp_path, "--precision", precision, "--max-steps", 1)) == 0
     (record,) = records.find(tmp_path, "finetune")
     assert record.provenance["attention"] == wanted
+
+
+@pytest.mark.bad_input
+def test_a_row_longer_than_the_models_positions_is_one_line(root, tmp_path, capsys):
+    rows = [{"text": "good film " * 100, "label": i % 2} for i in range(8)]
+    (tmp_path / "long").mkdir()
+    for name in ("train", "test"):
+        tiny.write(tmp_path / "long" / f"{name}.jsonl", rows)
+    command = flags(root, "--max-length", 200)
+    command[command.index("--data") + 1] = str(tmp_path / "long")
+    assert main(STUDY, command) == 2
+    assert capsys.readouterr().err == (
+        "error: max_length must be at most 64, the positions of the model 'bert'; a row has 200 tokens\n"
+    )

@@ -118,3 +118,21 @@ def test_a_trainable_base_gets_its_gradient(rng):
     x = torch.as_tensor(rng.standard_normal((3, 7)))
     module(x).sum().backward()
     torch.testing.assert_close(module.base.weight.grad, x.sum(0).expand(5, 7))
+
+
+def test_a_gradient_that_stops_above_comes_back_as_none(rng):
+    """As nn.Linear does it."""
+
+    class Stop(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, output):
+            return output.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return None
+
+    x = torch.as_tensor(problem(rng)[0]).requires_grad_(True)
+    module = built()
+    found = torch.autograd.grad(Stop.apply(module(x)).sum(), (x, module.a, module.b), allow_unused=True)
+    assert found == (None, None, None)

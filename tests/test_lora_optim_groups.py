@@ -208,6 +208,15 @@ def test_a_state_of_adamw_loads_and_eta_and_the_pairs_stay():
 
 
 @pytest.mark.bad_input
+@pytest.mark.parametrize("rule", ["maximize", "amsgrad"])
+def test_a_state_of_another_rule_is_refused(rule):
+    params, optimizer = built()
+    other = torch.optim.AdamW([{"params": params[:2]}, {"params": params[2:]}], **{rule: True})
+    with pytest.raises(ArgumentError, match=f"{rule}=True"):
+        optimizer.load_state_dict(other.state_dict())
+
+
+@pytest.mark.bad_input
 def test_a_state_of_other_groups_is_refused():
     _, optimizer = built()
     step(optimizer, 0)

@@ -45,6 +45,17 @@ def bert(folder: Path, drop_rate: float = 0.1) -> Path:
     return folder
 
 
+def distilbert(folder: Path) -> Path:
+    """A DistilBERT of two layers, whose classifier has two."""
+    from transformers import DistilBertConfig, DistilBertModel
+
+    torch.manual_seed(0)
+    config = DistilBertConfig(dim=16, hidden_dim=16, n_layers=2, n_heads=2, vocab_size=SMALL["vocab_size"])
+    DistilBertModel(config).save_pretrained(folder)
+    tokenizer(pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]").save_pretrained(folder)
+    return folder
+
+
 def decoder(folder: Path, family: str = "Qwen2", causal: bool = False, **special: str) -> Path:
     """A decoder of two layers, without a padding token in its config; `special` are its tokenizer's."""
     import transformers

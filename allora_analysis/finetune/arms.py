@@ -49,6 +49,7 @@ def adapt(model: nn.Module, setting: Setting) -> nn.Module:
         "r": setting.rank,
         "lora_dropout": setting.drop_rate if setting.placement == "input" else 0.0,
         "target_modules": "all-linear",
+        "exclude_modules": _saved_too(model, head),
         "modules_to_save": None if causal else [head],
         "task_type": TaskType.CAUSAL_LM if causal else TaskType.SEQ_CLS,
     }
@@ -61,11 +62,16 @@ def adapt(model: nn.Module, setting: Setting) -> nn.Module:
     try:
         with quiet():
             adapted = get_peft_model(model, config)
-    except (ValueError, NotImplementedError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:
         raise ArgumentError(f"model {setting.model!r}, arm {setting.arm}: {error}") from None
-    if setting.placement == "bottleneck" and setting.drop_rate:
+    if setting.placement == "bottleneck":
         drop_bottleneck(adapted, setting.drop_rate)
     return adapted
+
+
+def _saved_too(model: nn.Module, head: str | None) -> list[str] | None:
+    # PEFT trains in full what ends in the classifier's name, DistilBERT's pre_classifier too, and must not adapt it.
+    return [name for name, _ in model.named_modules() if head and name.endswith(head) and name != head] or None
 
 
 def drop_bottleneck(model: nn.Module, drop_rate: float) -> None:

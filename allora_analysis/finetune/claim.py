@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from allora_analysis.validation import ArgumentError
+
+TRIES = 100
 
 
 class Busy(ArgumentError):
@@ -53,11 +56,12 @@ def claim(path: Path, words: str) -> Iterator[None]:
 
 
 def _open(path: Path) -> int:
-    while True:
+    for left in reversed(range(TRIES)):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except (FileNotFoundError, FileExistsError):
-            if path.parent.exists() and not path.parent.is_dir():
+            if not left or (path.parent.exists() and not path.parent.is_dir()):
                 raise
-            # else a neighbour that ended took the folder away, empty as it was, between the two
+            time.sleep(0.01)  # a neighbour that ended took the folder away, empty as it was, between the two
+    raise AssertionError

@@ -10,7 +10,7 @@ from transformers import DataCollatorWithPadding
 
 from allora_analysis.finetune.asked import EVALUATED, Asked, Encoded, Watched
 from allora_analysis.finetune.data import TextData
-from allora_analysis.finetune.models import Pretrained
+from allora_analysis.finetune.models import Pretrained, check_length
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.finetune.splits import Split
 
@@ -98,6 +98,7 @@ def asked(setting: Setting, pretrained: Pretrained, data: TextData) -> Asked:
         The parts.
     """
     rows = {name: encode(split, pretrained.tokenizer, setting.max_length) for name, split in data.splits.items()}
+    check_length(setting.model, pretrained.model, max(len(row["input_ids"]) for of in rows.values() for row in of))
     for name in EVALUATED:
         rows.get(name, []).sort(key=lambda row: len(row["input_ids"]))  # short ones together: less padding
     evaluated = {name: Encoded(rows[name]) for name in EVALUATED if name in rows}

@@ -9,6 +9,7 @@ on all of them, trained on its own `train.jsonl`, or without one on the tasks'.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -16,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allora_analysis import records
 from allora_analysis.finetune import choices
 from allora_analysis.finetune.splits import NAMES, Split
 from allora_analysis.validation import ArgumentError
@@ -78,11 +78,11 @@ def load(source: str, name: str | None = None) -> TextData:
         raise ArgumentError(f"data must be a folder of JSON lines or a hub id, received the file {source!r}")
     else:
         splits, names = _from_hub(source)
-    for part in ("train", "test"):
+    for part in {"train": 0, "test": 0, **splits}:
         if not len(splits.get(part, ())):
             raise ArgumentError(f"data {source!r}: its {part} split is empty or missing; give one with rows")
     classes = None if _are_choices(source, splits) else _classes(source, splits, names)
-    return TextData(name or folder.resolve().name, splits, classes, _digest(splits))
+    return TextData(name or folder.resolve().name, splits, classes, _digest(splits, classes))
 
 
 def _are_choices(source: str, splits: dict[str, Split]) -> bool:
@@ -105,17 +105,17 @@ def _classes(source: str, splits: dict[str, Split], names: list[str] | None) -> 
     return classes
 
 
-def _digest(splits: dict[str, Split]) -> str:
-    import hashlib
-
+def _digest(splits: dict[str, Split], classes: int | None) -> str:
     whole = hashlib.sha256()
+    if classes not in (None, max(splits["train"].labels) + 1):  # info.json names a label without a row
+        whole.update(f"{classes} classes".encode())
     for name in NAMES:
         if name in splits:
             rows = [name, list(splits[name].texts), list(splits[name].labels)]
             if isinstance(splits[name], choices.Choices):
                 rows.append(splits[name].candidates)
                 rows += [splits[name].tasks] if splits[name].tasks else []
-            whole.update(records.canonical_json("data", {"rows": rows}).encode("utf-8"))
+            whole.update(json.dumps({"rows": rows}, separators=(",", ":"), allow_nan=False).encode("ascii"))
     return whole.hexdigest()
 
 

@@ -22,7 +22,7 @@ from allora_analysis.validation import ArgumentError
 FRESH = ("classifier", "score", "pooler")  # what a checkpoint may lack: its weights are drawn
 
 
-__all__ = ["Pretrained", "attention_for", "digest", "load", "name_of", "pad"]
+__all__ = ["Pretrained", "attention_for", "check_length", "digest", "load", "name_of", "pad"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,24 @@ def attention_for(precision: str, device: str) -> str | None:
 
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     return "eager" if on_cpu and precision == "bf16" else None
+
+
+def check_length(source: str, model: Any, longest: int) -> None:
+    """Refuse rows that are longer than the model's positions.
+
+    Args:
+        source: the model's name, for the error.
+        model: with transformers' config.
+        longest: tokens in the longest row.
+
+    Raises:
+        ArgumentError: too long.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and longest > positions:
+        raise ArgumentError(
+            f"max_length must be at most {positions}, the positions of the model {source!r}; a row has {longest} tokens"
+        )
 
 
 def unmark(model: Any) -> None:

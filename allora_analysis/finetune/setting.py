@@ -120,7 +120,7 @@ class Setting:
 
 
 def check(setting: Setting) -> Setting:
-    """Refuse a run that makes no sense, or that would be another run's twin under another key.
+    """Refuse a run that makes no sense, or a field without effect, which would give a run's twin another key.
 
     Args:
         setting: the run.
@@ -141,8 +141,8 @@ def check(setting: Setting) -> Setting:
         raise ArgumentError(f"optimizer must be adamw for the arm allora_adamw, received {setting.optimizer!r}")
     for name, minimum in (("rank", 1), ("epochs", 1), ("batch_size", 1), ("accumulation", 1), ("max_length", 2)):
         count(name, getattr(setting, name), minimum)
-    for name in ("warmup_steps", "seed"):
-        count(name, getattr(setting, name), 0)
+    count("warmup_steps", setting.warmup_steps, 0)
+    count("seed", setting.seed, 0, 2**31)
     if setting.max_steps is not None:
         count("max_steps", setting.max_steps, 1)
     if setting.batch_size % setting.accumulation:
@@ -180,6 +180,15 @@ def _check_rule(setting: Setting) -> None:
         raise ArgumentError(f"eta2 must be given for the arm {setting.arm}, received none; the paper takes 1, 2 and 4")
     if setting.arm not in WITH_ETA and setting.eta2 is not None:
         raise ArgumentError(f"eta2: the arm {setting.arm} has no η; leave it out, received {setting.eta2!r}")
+    if setting.optimizer != "adamw":
+        for name in ("betas", "epsilon"):
+            if getattr(setting, name) != (default := getattr(Setting, name)):
+                raise ArgumentError(
+                    f"{name} must be left at {default} for the optimizer {setting.optimizer}, which has none, received "
+                    f"{getattr(setting, name)!r}"
+                )
+    if setting.placement == "bottleneck" and not setting.drop_rate:
+        raise ArgumentError("placement must be input at drop rate 0, where it has no effect, received 'bottleneck'")
     if setting.placement == "bottleneck" and setting.arm != "lora":
         raise ArgumentError(f"placement must be input for the arm {setting.arm}, received 'bottleneck'")
     if setting.task == "multiple_choice":

@@ -24,11 +24,12 @@ def name_of(source: str) -> str:
     return path.stem if path.is_file() else path.resolve().name if path.exists() else path.name
 
 
-def digest(source: str) -> str:
+def digest(source: str, remote_code: bool = False) -> str:
     """The content digest of a model's own files: weights, configs, vocabulary; a README does not count.
 
     Args:
         source: a folder, a file, or a hub id, which is fetched if it is not there yet.
+        remote_code: whether the code that its authors ship is run, and counts.
 
     Returns:
         64 hexadecimal digits.
@@ -50,6 +51,7 @@ def digest(source: str) -> str:
                 "config.json, weights and tokenizer, a .gguf file, or a hub id with network at hand"
             ) from None
     whole = hashlib.sha256()
-    for file in sorted(file for file in path.iterdir() if file.suffix in (*COUNTED, ".json")):
+    counted = (*COUNTED, ".json", *([".py"] if remote_code else []))
+    for file in sorted(file for file in path.iterdir() if file.suffix in counted):
         whole.update(f"{file.name}\0{records.digest_file(file)}".encode())
     return whole.hexdigest()

@@ -136,7 +136,7 @@ def run(config: Config) -> Result:
 
     data = text_data.load(config.data, config.data_name)
     name = config.model_name or sources.name_of(config.model)
-    digests = {"model": sources.digest(config.model), "data": data.digest}
+    digests = {"model": sources.digest(config.model, config.trust_remote_code), "data": data.digest}
 
     def load() -> Any:
         from allora_analysis.finetune import models

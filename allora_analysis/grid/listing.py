@@ -52,7 +52,7 @@ def listed(grid: Grid) -> dict[Task, records.Record | None]:
     for record in present(grid):
         by_config.setdefault(records.canonical_json("config", record.config), []).append(record)
     return {
-        task: next((one for one in by_config.get(_config(task), ()) if _same_content(task, one)), None)
+        task: next((one for one in by_config.get(_config(task), ()) if _same_content(grid, task, one)), None)
         for task in grid.tasks
     }
 
@@ -61,8 +61,8 @@ def _config(task: Task) -> str:
     return records.canonical_json("config", task.setting)
 
 
-def _same_content(task: Task, record: records.Record) -> bool:
-    if Path(task.model).exists() and model_digest(task.model) != record.digests["model"]:
+def _same_content(grid: Grid, task: Task, record: records.Record) -> bool:
+    if Path(task.model).exists() and model_digest(task.model, grid.trust_remote_code) != record.digests["model"]:
         return False
     return not Path(task.data).exists() or data_of(task.data, task.setting.data).digest == record.digests["data"]
 

@@ -119,30 +119,32 @@ def data_of(source: str, name: str) -> TextData:
 
 
 @cache
-def model_digest(source: str) -> str:
+def model_digest(source: str, remote_code: bool = False) -> str:
     """A model's content digest, computed once a process.
 
     Args:
         source: a folder, a GGUF file or a hub id.
+        remote_code: whether the code that its authors ship is run, and counts.
 
     Returns:
         64 hexadecimal digits.
     """
     from allora_analysis.finetune import models
 
-    return models.digest(source)
+    return models.digest(source, remote_code)
 
 
-def digests(task: Task) -> dict[str, str]:
+def digests(task: Task, remote_code: bool = False) -> dict[str, str]:
     """The content digests that stand in a task's key.
 
     Args:
         task: the task.
+        remote_code: as in `model_digest`.
 
     Returns:
         Of its model and its data.
     """
-    return {"model": model_digest(task.model), "data": data_of(task.data, task.setting.data).digest}
+    return {"model": model_digest(task.model, remote_code), "data": data_of(task.data, task.setting.data).digest}
 
 
 def recorded(grid: Grid) -> dict[Task, records.Record | None]:
@@ -155,7 +157,8 @@ def recorded(grid: Grid) -> dict[Task, records.Record | None]:
         The record, or None.
     """
     checked(grid)
-    return {task: records.lookup(grid.results, STUDY, task.setting, PROTOCOL, digests(task)) for task in grid.tasks}
+    found = {task: digests(task, grid.trust_remote_code) for task in grid.tasks}
+    return {task: records.lookup(grid.results, STUDY, task.setting, PROTOCOL, found[task]) for task in grid.tasks}
 
 
 def sweep(grid: Grid, known: Mapping[Task, records.Record | None]) -> None:

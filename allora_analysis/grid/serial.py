@@ -33,7 +33,7 @@ def run_task(grid: Grid, task: Task) -> bool:
         return models.load(task.model, data.classes, grid.trust_remote_code, attention)
 
     options = {"save_steps": grid.checkpoint_steps, "device": grid.device}
-    return runs.run(task.setting, load, data, digests(task), grid.results, **options).ran
+    return runs.run(task.setting, load, data, digests(task, grid.trust_remote_code), grid.results, **options).ran
 
 
 def run(grid: Grid) -> Summary:

@@ -48,7 +48,7 @@ class Array(Fleet):
         for program in ("sbatch", "srun", "squeue"):
             if shutil.which(program) is None:
                 raise ArgumentError(f"executor slurm: no {program} here; run on a cluster's login node, or take local")
-        keys = {task: records.key(task.setting, PROTOCOL, digests(task)) for task in todo}
+        keys = {task: records.key(task.setting, PROTOCOL, digests(task, grid.trust_remote_code)) for task in todo}
         queue = _queue()
         if queue is None:
             raise ArgumentError("executor slurm: squeue does not answer; is the cluster up?")

@@ -119,8 +119,8 @@ class _AdaptedLinear(torch.autograd.Function):
         grad_x = None
         if needs[0]:
             a = saved[1].to(saved[0].dtype)
-            if grad is None:
-                grad_x = found.hidden @ a
+            if grad is None:  # nothing comes back along this layer's output, and perhaps nothing at all
+                grad_x = None if found.hidden is None else found.hidden @ a
             elif torch.is_grad_enabled():  # a second backward pass, or torch.func, is to follow
                 grad_x = torch.addmm(grad @ weight.to(grad.dtype), found.hidden, a)
             else:

@@ -106,6 +106,9 @@ def check_same(theirs: dict[str, Any], ours: dict[str, Any], state: dict[Any, An
             f"state_dict: a group is {words[not ours['pair']]} there and {words[ours['pair']]} here; "
             "build the groups in the same way and order"
         )
+    for rule in ("maximize", "amsgrad"):
+        if theirs.get(rule):
+            raise ArgumentError(f"state_dict: its optimizer has {rule}=True, which ALLoRAAdamW has not")
     for key, parameter in zip(theirs["params"], ours["params"], strict=True):
         for moment in MOMENTS:
             saved = state.get(key, {}).get(moment)
