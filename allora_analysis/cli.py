@@ -104,6 +104,12 @@ def guarded(command: Callable[[], int]) -> int:
     except ArgumentError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"error: not enough memory ({str(error) or 'no more is free'}); ask for smaller sizes", file=sys.stderr)
+        return 2
+    except OverflowError as error:
+        print(f"error: a number leaves double precision's range ({error}); ask for less extreme ones", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as error:
         print(f"interrupted: {str(error) or 'nothing was finished yet'}", file=sys.stderr)
         return INTERRUPTED

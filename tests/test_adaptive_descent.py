@@ -80,6 +80,10 @@ def test_smallest_eigenvalue_at_equality():
     # No cancellation: b nearly an eigenvector of D_d, where s − t would lose every digit.
     tiny = adaptive.smallest_eigenvalue([[1.0], [1.0]], [1.0, 1.0 + 1e-9])
     assert tiny == pytest.approx(-(1e-18) / 8, rel=1e-6)
+    assert adaptive.smallest_eigenvalue([[0.1], [0.3], [0.7], [1.3]], [0.3] * 4) == 0.0
+    # ¼·Σ_ij (b_i b_j (d_i − d_j))²/top, top ≈ 2·‖b‖²·d = 6
+    nearly = adaptive.smallest_eigenvalue([[1.0], [3.0]], [0.3, 0.3 + 1e-12])
+    assert nearly == pytest.approx(-0.25 * 2 * 9 * ((0.3 + 1e-12) - 0.3) ** 2 / 6, rel=1e-9)
 
 
 def test_invariant_range_descends_at_rank_one_but_not_at_rank_two():

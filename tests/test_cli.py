@@ -175,3 +175,22 @@ def test_a_figure_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(plotting, "save", fails)
     with pytest.raises(ArgumentError, match=r"--figure .*No space left"):
         cli._draw(_study(_finished), _Config(), Result({}, {}), tmp_path / "a.png")
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError("7 TiB wanted"), "error: not enough memory (7 TiB wanted); ask for smaller sizes"),
+        (MemoryError(), "error: not enough memory (no more is free); ask for smaller sizes"),
+        (OverflowError("math range error"), "error: a number leaves double precision's range (math range error)"),
+    ],
+)
+def test_what_no_machine_can_do_is_one_line(capsys, error, says):
+    def command():
+        raise error
+
+    assert cli.guarded(command) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(says)

@@ -145,6 +145,12 @@ def test_the_advantage_has_its_limits(level, eta):
         assert exponential == pytest.approx(u / 2 / -math.expm1(-u / 2), rel=1e-9)
 
 
+def test_the_advantage_is_a_number_where_the_times_are_not():
+    """exp(u/2), u = η²m, leaves the range of double precision at u = 1420."""
+    for eta, expected in ((30.0, 450.0), (1425**0.5, 712.5), (100.0, 5000.0)):
+        assert escape.tradeoff(1.0, 1.0, eta, "exponential").advantage == pytest.approx(expected, rel=1e-12)
+
+
 def test_the_advantage_reaches_its_limits():
     assert escape.tradeoff(1e9, 1.0, 1.0).advantage == pytest.approx(1.5, rel=1e-6)
     assert escape.tradeoff(1e9, 1.0, 1.0, "inverse").advantage == pytest.approx(2.0, rel=1e-6)

@@ -67,6 +67,17 @@ def test_linearised_flow(layer):
     np.testing.assert_array_equal(start[1], a)
 
 
+@pytest.mark.parametrize("time", [20.0, 40.0, 1000.0])
+def test_linearised_flow_for_long(time):
+    """A and B alike only decay, as e^{−t}; of opposite sign, and as soon as there is any, they grow as e^t."""
+    b, a = hessian.linearised_flow([[1.0]], [[1e-3]], [[1e-3]], time)
+    assert b[0, 0] == a[0, 0] == pytest.approx(1e-3 * np.exp(-time), abs=1e-18)
+    b, a = hessian.linearised_flow([[1.0]], [[1e-3]], [[0.0]], time)
+    with np.errstate(over="ignore"):
+        assert b[0, 0] == pytest.approx(-1e-3 * np.sinh(time), rel=1e-12)
+        assert a[0, 0] == pytest.approx(1e-3 * np.cosh(time), rel=1e-12)
+
+
 def full_flow(x, g, a, b, time):
     """SciPy's integrator on autograd's gradient of the full quartic loss."""
 

@@ -154,3 +154,13 @@ def test_what_one_run_missed_is_found_by_the_next(rng, monkeypatch):
     monkeypatch.setattr(lanczos, "_arpack", first_run_misses)
     assert_ends(ends(matrix, 2), SPECTRA["symmetric, each 8 times"], 2)
     assert calls[:3] == [4, 2, 4]
+
+
+def test_a_space_too_small_to_look_again_is_taken_whole(rng):
+    """P = 2k + 2 leaves no room for a second run, and 2k + 2 < P ≤ 4k + 2 not for a third, which may be needed."""
+    values = np.array([-3.0, -1.0, 0.0, 1.0, 3.0, 3.0])
+    assert_ends(ends(symmetric(values, rng), 2), values, 2)
+    values = np.repeat([-1.0, -0.88, -0.58, 0.92, 1.18], [8, 5, 19, 14, 20])
+    for seed in range(6):
+        matrix = symmetric(values, np.random.default_rng(seed))
+        assert_ends(lanczos_ends(lambda v: matrix @ v, 66, 31, np.random.default_rng(seed)), values, 31)  # noqa: B023

@@ -100,9 +100,9 @@ def smallest_eigenvalue(b: ArrayLike, d: ArrayLike) -> float:
         half = b @ (b.T * d)
         return float(np.linalg.eigvalsh((half + half.T) / 2)[0])
     column = b[:, 0]
-    area = np.outer(column, d * column) - np.outer(d * column, column)
+    area = np.outer(column, column) * (d - d[:, None])
     top = column @ (d * column) + np.linalg.norm(column) * np.linalg.norm(d * column)
-    return float(-np.sum(area**2) / 4 / top) if top > 0 else 0.0
+    return float(0.0 - np.sum(area**2) / 4 / top) if top > 0 else 0.0
 
 
 def ascent_gradient(a: ArrayLike, b: ArrayLike, eta: float) -> Float[np.ndarray, "n1 n2"]:

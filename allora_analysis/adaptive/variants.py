@@ -134,9 +134,9 @@ def output_factor(sigma: float, eta: float) -> OutputFactor:
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
     length = np.log1p(TAIL * scaled)
     w = length * (nodes + 1) / 2
-    z = np.expm1(w) / scaled  # d = η·exp(−w/2)
+    z = np.expm1(w) / scaled
     density = np.sqrt(2 / np.pi) * np.exp(-(z**2) / 2 + w) / scaled * weights * length / 2
     density /= density.sum()
-    d = eta * np.exp(-w / 2)
-    mean = float(density @ d)
-    return OutputFactor(mean, float(density @ (d - mean) ** 2), float(density @ (d * z**2)))
+    below = eta * np.expm1(-w / 2)  # d − η: near σ = 0, where d is almost constant, its variance must not cancel
+    mean = float(density @ below)
+    return OutputFactor(eta + mean, float(density @ (below - mean) ** 2), float(density @ ((eta + below) * z**2)))

@@ -122,14 +122,16 @@ def saddle(folder: Path | None = None) -> Finding:
         f"number of layers that differ; the counts are [least, most]; {len(runs)} of {len(lists.RUNS)} runs recorded"
     )
     evidence = Evidence(predicted, measured, source, error, 0.0, n=len(runs), seed=lists.RUNS[0].seed)
-    return Finding(settle(printed, corrected), evidence, _words(measured, len(runs)))
+    whole = sum("all" in run for run in runs.values())
+    return Finding(settle(printed, corrected), evidence, _words(measured, whole))
 
 
-def _words(measured: Mapping[str, Mapping[str, float]], n: int) -> str:
-    depths = [of["−λ_min/λ_max"] for of in measured.values()]
+def _words(measured: Mapping[str, Mapping[str, float]], whole: int) -> str:
+    n, depths = len(measured), [of["−λ_min/λ_max"] for of in measured.values()]
     return (
-        "no critical point (∇_A = 0, ∇_B ≠ 0); the Hessian there is indefinite, as many directions of each sign as the "
-        f"ranks of G say; the lowest eigenvalue is −{min(depths):.2g} to −{max(depths):.2g} of the highest "
+        "no critical point (∇_A = 0, ∇_B ≠ 0); the Hessian there is indefinite: as many directions of each sign as the "
+        f"ranks of G say in the {whole} runs that have all eigenvalues, both ends of the sign foretold in the others; "
+        f"the lowest eigenvalue is −{min(depths):.2g} to −{max(depths):.2g} of the highest "
         f"({n} of {len(lists.RUNS)} runs)"
     )
 

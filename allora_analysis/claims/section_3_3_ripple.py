@@ -87,6 +87,7 @@ def check_mean() -> Finding:
 NORMS = {
     "equal norms": ([1.5, 1.5, 1.5], [0.3, 1.0, 2.0]),
     "the last norm the largest": ([0.5, 1.0, 4.0], [0.5, 1.0, 4.0]),
+    "the last norm the largest, its adapter alone": ([0.5, 1.0, 4.0], [0.0, 0.0, 1.0]),
     "the last norm the smallest": ([4.0, 1.0, 0.5], [4.0, 1.0, 0.5]),
 }
 
@@ -111,7 +112,7 @@ def check_mean_ratio() -> Finding:
         corrected[case] = measured[case] <= predicted[case] + TOLERANCE
     error = max(measured[case] - predicted[case] for case in predicted)
     text = "m̄ = (1/L) Σ ‖B_lA_l‖/‖W_l‖, each over its own norm (l, not L: perhaps a misprint); as printed it bounds "
-    text += "networks of equal ‖W_l‖, and fails where ‖W_L‖ is the largest"
+    text += "networks of equal ‖W_l‖, and can fail where ‖W_L‖ is larger than another's"
     return Finding(
         settle(printed, corrected), Evidence(predicted, measured, ROUNDING, error, TOLERANCE, seed=SEED), text
     )

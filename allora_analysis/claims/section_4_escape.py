@@ -75,25 +75,33 @@ def fixed_rate() -> Finding:
         The finding.
     """
     eta, target = 10.0, 4.0
-    printed, corrected, seen = {}, {}, {}
-    for product in (0.2, 1.0, 1.6, 2.5):
+    printed, corrected, seen, products = {}, {}, {}, (0.2, 1.0, 1.6, 1.9, 1.95, 2.5)
+    for product in products:
         case, rate = f"η·l = {product:g}", product / eta
         (fixed, fixed_steps), (adapted, steps) = (_descend(target, rate, eta, flag) for flag in (False, True))
         seen[case] = {"fixed rate settles": fixed, "ALLoRA settles": adapted, "steps, ALLoRA's": steps}
         seen[case] |= {"steps, fixed rate's": fixed_steps if fixed else None}
         printed[case] = adapted and not (fixed and fixed_steps <= steps)
-        corrected[case] = adapted and printed[case] == (product >= 2)
+        corrected[case] = adapted and printed[case] == (steps < _ringing(product))
     found = escape.tradeoff(target, 1.0, eta)
     advantage = target / found.rate_at_level / _time(target, eta)
     error = abs(found.advantage / advantage - 1)
     corrected["advantage at a constant gradient"] = error <= 1e-6 and found.advantage <= 1.5
     predicted = {"advantage over the fixed rate that is as measured": found.advantage, "at most": 1.5}
     evidence = Evidence(predicted, seen | {"advantage": advantage}, "Simpson's rule on 1/h, 1e-6", error, 1e-6)
+    late = [f"{product:g}" for product, holds in zip(products, printed.values(), strict=True) if holds]
     text = (
-        "only where η·l exceeds the stability limit (2 over the curvature): below it the fixed rate η·l starts as fast "
-        "and settles sooner, since the gradient itself tapers off"
+        "only where η·l comes close to the stability limit (2 over the curvature) or exceeds it (of the products "
+        f"{', '.join(map(str, products))}: {', '.join(late)}); elsewhere the fixed rate η·l starts as fast and settles "
+        "sooner, since the gradient itself tapers off"
     )
     return Finding(settle(printed, corrected), evidence, text)
+
+
+def _ringing(product: float) -> float:
+    # The first n with |1 − ηl|ⁿ ≤ 0.01: what is left of the distance to the target after n steps at a fixed rate.
+    left = abs(1 - product)
+    return np.inf if left >= 1 else 1 if left == 0 else float(np.ceil(np.log(0.01) / np.log(left)))
 
 
 def _time(level: float, eta: float) -> float:

@@ -129,7 +129,8 @@ def tradeoff(level: float, gradient: float, eta: float, adaptor: str = "inverse_
         The rates and times.
     """
     level = validation.positive("level", level)
-    time = float(time_to_reach(level, gradient, eta, adaptor))
+    with np.errstate(over="ignore"):
+        time = float(time_to_reach(level, gradient, eta, adaptor))
     at_level = float(ADAPTORS[adaptor](level, eta))
     measured = level / gradient / at_level if at_level > 0 else np.inf
     return Tradeoff(
@@ -139,8 +140,20 @@ def tradeoff(level: float, gradient: float, eta: float, adaptor: str = "inverse_
         fast_time=level / (gradient * eta),
         measured_time=measured,
         equal_time_rate=level / (gradient * time),
-        advantage=measured / time,
+        advantage=_advantage(level, eta, adaptor),
     )
+
+
+# In closed form: the two times may leave the range of numbers where their ratio does not.
+def _advantage(level: float, eta: float, adaptor: str) -> float:
+    u, v = eta * eta * level, eta * level
+    if adaptor == "inverse":
+        return (1 + v) / (1 + v / 2)
+    if adaptor == "constant" or u == 0:
+        return 1.0
+    if adaptor == "exponential":
+        return float(u / 2 / -np.expm1(-u / 2))
+    return float(1.5 * u / (1 + u) / -np.expm1(-1.5 * np.log1p(u)))
 
 
 def levels(impulse: Float[np.ndarray, "*shape"], eta: float, adaptor: str) -> Float[np.ndarray, "*shape"]:

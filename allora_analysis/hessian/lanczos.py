@@ -137,6 +137,8 @@ def lanczos_ends(
         if np.max(changes) <= 10 * tolerance * norm:
             break
         n_values = 2 * k
+    else:  # no room is left in which to look again: the space is nearly all of R^P, take it whole
+        ends, _, vectors = ritz_ends(product, np.eye(dimension), k)
     return _polished(product, ends, vectors, k, tolerance * norm)
 
 

@@ -107,9 +107,9 @@ def _gradients_and_ranks(risk: EmpiricalRisk) -> dict[str, tuple[np.ndarray, int
 def layer_gradient_ranks(model: nn.Module, loss: nn.Module, data: Iterable[Any]) -> dict[str, int]:
     """The rank of G_l for every LoRA layer, G_l = ∂L/∂(B_lA_l) = η ∂L/∂W_l, summed over the data.
 
-    At most min(n₁, n₂, number of examples); of a softmax cross-entropy's own layer at most n₁ − 1, since the gradient
-    of each example's logits sums to 0. Zero means: below 1e-10 of σ₁, or within what reversing the order of summation
-    changes. Checked by `tests/test_hessian_network_inertia.py::test_ranks`.
+    At most min(n₁, n₂, rows that the layer sees: examples, or their tokens); of a softmax cross-entropy's own layer at
+    most n₁ − 1, since the gradient of each example's logits sums to 0. Zero means: below 1e-10 of σ₁, or within what
+    reversing the order of summation changes. Checked by `tests/test_hessian_network_inertia.py::test_ranks`.
 
     Args:
         model: a model with `LowRankLinear` layers.

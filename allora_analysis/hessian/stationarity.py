@@ -111,7 +111,8 @@ def linearised_flow(
 ) -> tuple[Float[np.ndarray, "n1 r"], Float[np.ndarray, "r n2"]]:
     """Gradient flow linearised at A = B = 0: Ḃ = −GAᵀ, Ȧ = −BᵀG, solved through G = UΣVᵀ.
 
-    UᵀB(t) = cosh(Σt) UᵀB − sinh(Σt) VᵀAᵀ and the same with B and Aᵀ, U and V exchanged; null directions of G rest.
+    UᵀB(t) = cosh(Σt) UᵀB − sinh(Σt) VᵀAᵀ and the same with B and Aᵀ, U and V exchanged; null directions of G rest. By
+    modes: (UᵀB − VᵀAᵀ)/2 grows as e^{Σt}, (UᵀB + VᵀAᵀ)/2 decays as e^{−Σt}.
     Checked by `tests/test_hessian_escape.py::test_linearised_flow`.
 
     Args:
@@ -131,10 +132,12 @@ def _flow(
     g: Float[np.ndarray, "n1 n2"], a: Float[np.ndarray, "r n2"], b: Float[np.ndarray, "n1 r"], time: float
 ) -> tuple[Float[np.ndarray, "n1 r"], Float[np.ndarray, "r n2"]]:
     u, sigma, vt = np.linalg.svd(g, full_matrices=False)
-    grow, mix = np.cosh(sigma * time)[:, None], np.sinh(sigma * time)[:, None]
-    left, right = u.T @ b, vt @ a.T
-    b_t = b + u @ ((grow - 1) * left - mix * right)
-    return b_t, a + ((grow - 1) * right - mix * left).T @ vt
+    exponent, left, right = (sigma * time)[:, None], u.T @ b, vt @ a.T
+    rising, falling = (left - right) / 2, (left + right) / 2
+    with np.errstate(over="ignore", invalid="ignore"):
+        grown = np.where(rising == 0, 0.0, np.expm1(exponent) * rising)
+    decayed = np.expm1(-exponent) * falling
+    return b + u @ (decayed + grown), a + (decayed - grown).T @ vt
 
 
 def initial_speed_ratio(n2: int, rank: int, a_std: float) -> float:

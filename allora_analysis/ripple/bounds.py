@@ -128,19 +128,24 @@ def worst_case(weight_norms: ArrayLike, adapter_norms: ArrayLike, eta: float) ->
         >>> print(round(worst_case([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], eta=1.0).log_bound, 6))  # 3 log 2
         2.079442
     """
+    weights, adapters = _norms(weight_norms, adapter_norms)
+    eta = validation.non_negative("eta", eta)
+    if (weights + eta * adapters).min() == 0:
+        raise ArgumentError("weight_norms: a layer with W = 0 and ηBA = 0 maps everything to 0; its logarithm is −∞")
+    return _bounds(weights, adapters, eta)
+
+
+def _norms(weight_norms: ArrayLike, adapter_norms: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     weights, adapters = (
         validation.vector("weight_norms", weight_norms),
         validation.vector("adapter_norms", adapter_norms),
     )
-    eta = validation.non_negative("eta", eta)
     for name, norms in (("weight_norms", weights), ("adapter_norms", adapters)):
         if norms.min() < 0:
             raise ArgumentError(f"{name} must be norms, 0 or above; received {norms.min()}")
     if weights.shape != adapters.shape:
         raise ArgumentError(f"adapter_norms: {adapters.size} received, {weights.size} wanted, one per weight norm")
-    if (weights + eta * adapters).min() == 0:
-        raise ArgumentError("weight_norms: a layer with W = 0 and ηBA = 0 maps everything to 0; its logarithm is −∞")
-    return _bounds(weights, adapters, eta)
+    return weights, adapters
 
 
 def _bounds(weights: Float[np.ndarray, " L"], adapters: Float[np.ndarray, " L"], eta: float) -> WorstCase:
@@ -166,10 +171,10 @@ def residual_bound(weight_norms: ArrayLike, adapter_norms: ArrayLike, eta: float
 
     Returns:
         The bound on log(‖h_L‖/‖h₀‖), natural logarithm.
+
+    Raises:
+        ArgumentError: a negative norm or eta, lengths that differ, a width below 2.
     """
     validation.count("width", width, 2)
-    weights, adapters = (
-        validation.vector("weight_norms", weight_norms),
-        validation.vector("adapter_norms", adapter_norms),
-    )
+    weights, adapters = _norms(weight_norms, adapter_norms)
     return float(np.log1p((weights + validation.non_negative("eta", eta) * adapters).sum()))

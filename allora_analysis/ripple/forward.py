@@ -137,16 +137,18 @@ def log_output_growth(
     etas = check_etas(eta)
     validation.choice("architecture", architecture, ARCHITECTURES)
     validation.matrix_of("x", start[:, None], (checked[0].w.shape[1], 1), "the columns of the first W")
-    if np.linalg.norm(start if architecture != "prelayernorm" else start - start.mean()) == 0:
+    size = float(np.abs(start).max())
+    if size == 0 or (architecture == "prelayernorm" and np.ptp(start) == 0):
         raise ArgumentError("x must not be 0, nor constant before a layer norm: it has no direction")
-    length = float(np.linalg.norm(start))
-    direction, log_norm = np.tile((start / length)[:, None], etas.size), np.full((1, etas.size), math.log(length))
+    scaled = start / size  # no square overflows or vanishes
+    length, log_length = float(np.linalg.norm(scaled)), math.log(size) + math.log(np.linalg.norm(scaled))
+    direction, log_norm = np.tile((scaled / length)[:, None], etas.size), np.full((1, etas.size), log_length)
     for _ in range(validation.count("repeats", repeats)):
         for layer in checked:
             u = branch_input(direction, architecture)
             products = layer.w @ u, layer.b @ (layer.a @ u)
             direction, log_norm = advance(direction, log_norm, products, etas, np.full(etas.size, damped), architecture)
-    return log_norm[0] - math.log(length)
+    return log_norm[0] - log_length
 
 
 def check_etas(eta: ArrayLike) -> Float[np.ndarray, " etas"]:

@@ -36,7 +36,8 @@ class Simulation:
 
     Attributes:
         log_growth: log(‖f_L(x)‖/‖x‖), natural logarithm; −∞ where a ReLU network died.
-        cosine_square: cos²(Wu, BAu) averaged over the layers reached alive; None for "chi_square".
+        cosine_square: cos²(Wu, BAu) averaged over the layers reached alive, NaN if it is defined in none; None for
+            "chi_square".
     """
 
     log_growth: Float[np.ndarray, "replicas columns"]
@@ -159,13 +160,15 @@ def _propagate(
         square, defined = _cosine_square(*products)
         cosine, reached = cosine + square, reached + defined
         direction, log_norm = advance(direction, log_norm, products, etas, damped, architecture)
-    return log_norm[:, 0] - start, cosine / np.maximum(reached, 1)
+    with np.errstate(invalid="ignore"):
+        return log_norm[:, 0] - start, cosine / reached  # NaN where no layer had an angle
 
 
 def _cosine_square(
     w: Float[np.ndarray, "replicas n columns"], f: Float[np.ndarray, "replicas n columns"]
 ) -> tuple[np.ndarray, np.ndarray]:
     # cos² of the angle, and whether it is defined (neither is 0).
+    w, f = (part / np.where((size := np.abs(part).max(axis=1, keepdims=True)) > 0, size, 1.0) for part in (w, f))
     inner = np.einsum("rnc,rnc->rc", w, f)
     squares = np.einsum("rnc,rnc->rc", w, w) * np.einsum("rnc,rnc->rc", f, f)
     return inner * inner / np.where(squares > 0, squares, 1.0), squares > 0
