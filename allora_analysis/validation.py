@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -132,7 +133,7 @@ def keep_probability(value: Any, name: str = "keep_prob") -> float:
     """
     allowed = "a keep probability in (0, 1]: 1 - (drop rate)"
     result = number(name, value, allowed)
-    if not 0.0 < result <= 1.0:
+    if not sys.float_info.min <= result <= 1.0:  # below that 1/p is no number
         raise ArgumentError(f"{name} must be {allowed}, received {value!r}")
     return result
 

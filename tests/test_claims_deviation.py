@@ -63,7 +63,7 @@ def test_order_notices_another_limit(monkeypatch):
     assert ROWS.verdict("3.1-bound-order") == "refuted"
 
 
-@pytest.mark.parametrize(("power", "expected"), [(0.0, "holds"), (0.5, "refuted")])
+@pytest.mark.parametrize(("power", "expected"), [(0.0, "holds"), (0.21, "refuted"), (0.5, "refuted")])
 def test_large_n_notices_another_rate(monkeypatch, power, expected):
     monkeypatch.setattr(deviation, "mean_absolute_deviation", lambda x, y, w, p, n: n**-power)
     assert ROWS.verdict("3.1-benefit-large-n") == expected

@@ -73,6 +73,8 @@ def test_over_seeds_has_the_component_of_each_epoch_from_three_seeds_on():
     assert found["log_total_measurement_variance"] == pytest.approx([0.01, last.measurement])
     np.testing.assert_allclose(found["decomposition_total"], [1, 7 / 3])
     assert "log_total_seed_variance" not in over_seeds(runs[:2])
+    gone = over_seeds([[epoch(1.0, 0.1), epoch(total, 0.2)] for total in (0.0, 2.0, 4.0)])
+    assert gone["log_total_seed_variance"] == [pytest.approx(-0.01), None]  # a dead network's variance has no logarithm
     printed = tabulate(
         Config(),
         Result(

@@ -235,7 +235,7 @@ def test_lazy_names():
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--masks", "1"], "masks must be a whole number, 2 or above, received 1"),
+        (["--masks", "1"], "masks must be a whole number, 4 or above, received 1"),
         (["--drop-rate", "1"], "drop_rate must be a drop rate in [0, 1), received 1.0"),
         (["--drop-rate", "-0.1"], "drop_rate must be a drop rate in [0, 1), received -0.1"),
         (["--drop-rate", "nan"], "drop_rate must be a drop rate in [0, 1), received nan"),
@@ -251,7 +251,7 @@ def test_lazy_names():
         (["--seed", "-1"], "seed must be a whole number, 0 or above, received -1"),
         (["--learning-rate", "0"], "learning_rate must be a finite number above 0, received 0.0"),
         (["--weight-decay", "-1"], "weight_decay must be a finite number, 0 or above, received -1.0"),
-        (["--control-minibatches", "1"], "control_minibatches must be a whole number, 2 or above, received 1"),
+        (["--control-minibatches", "1"], "control_minibatches must be a whole number, 4 or above, received 1"),
         (["--nested-minibatches", "2"], "nested_minibatches must be a whole number, 3 or above, received 2"),
         (["--nested-masks", "1"], "nested_masks must be a whole number, 2 or above, received 1"),
         (["--device", "abacus"], "device must be one of auto, cpu, cuda; received 'abacus'"),

@@ -39,11 +39,11 @@ def test_against_a_reference_by_hand(rng):
 def test_directions_and_the_two_baselines():
     """Up by e from epoch 0, down by e² from epoch 1: the baseline is part of the question."""
     noise = 1 + 0.01 * np.arange(SEEDS)[:, None]
-    series = np.array([[1.0, np.e**3, np.e]]) * np.hstack([np.ones_like(noise), noise, noise])
+    series = np.array([[1.0, np.e**3, np.e]]) * np.hstack([np.ones_like(noise), noise, noise**2])
     (up,), (down,) = (trends.family_of_trends({"case": series}, first).values() for first in (0, 1))
     assert (up.direction, down.direction) == ("rises", "falls")
-    assert up.change.mean == pytest.approx(1 + np.log(noise).mean())
-    assert down.change.mean == pytest.approx(-2)
+    assert up.change.mean == pytest.approx(1 + 2 * np.log(noise).mean())
+    assert down.change.mean == pytest.approx(-2 + np.log(noise).mean())
     assert up.change.required_n is None
 
 
@@ -101,10 +101,11 @@ def test_a_trend_of_the_detectable_size_is_found_with_the_power_stated(rng):
     assert stats.binom.ppf(1e-6, 40, trends.POWER) <= hits
 
 
-def test_constant_changes_are_certain_and_none_is_no_trend():
-    series = {"same": [[1.0, 2.0]] * 3, "none": [[3.0, 3.0]] * 3}
+@pytest.mark.parametrize(("seeds", "direction"), [(3, "unclear"), (9, "rises")])
+def test_constant_changes_are_as_good_as_their_signs_and_none_is_no_trend(seeds, direction):
+    series = {"same": [[1.0, 2.0]] * seeds, "none": [[3.0, 3.0]] * seeds}
     found = trends.family_of_trends(series)
-    assert (found["same"].direction, found["none"].direction) == ("rises", "unclear")
+    assert (found["same"].direction, found["none"].direction) == (direction, "unclear")
     assert found["same"].change.interval == (np.log(2), np.log(2))
     assert (found["none"].change.detectable, found["none"].change.required_n) == (0.0, None)
 
@@ -125,7 +126,10 @@ AGREEMENT = {
     ("unclear", "rises"): "undecided",
     ("unclear", "unclear"): "undecided",
 }
-RATIOS = {"falls": [[1.0, 0.5]] * 5, "rises": [[1.0, 2.0]] * 5, "unclear": [[1.0, 1.0]] * 5}
+RATIOS = {
+    name: [[1.0, ratio * (1 + 0.01 * seed)] for seed in (-2, -1, 0, 1, 2)]
+    for name, ratio in (("falls", 0.5), ("rises", 2.0), ("unclear", 1.0))
+}
 
 
 @pytest.mark.parametrize("directions", AGREEMENT)

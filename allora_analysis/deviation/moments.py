@@ -169,4 +169,6 @@ def gradient_spread(
     Returns:
         The standard deviations (D×C).
     """
-    return 2 * math.sqrt((1 - keep_prob) / keep_prob) * np.sqrt((x**2).T @ residual**2)
+    of_x, of_residual = (np.where((top := np.abs(part).max(axis=0)) > 0, top, 1.0) for part in (x, residual))
+    sums = np.sqrt(((x / of_x) ** 2).T @ (residual / of_residual) ** 2)  # no square overflows or vanishes
+    return 2 * math.sqrt((1 - keep_prob) / keep_prob) * of_x[:, None] * sums * of_residual

@@ -180,7 +180,7 @@ def _row(
     at = risk.at(process.embed(state.mean))
     averaged = risk.at(process.embed(state.total_mean / divisor)) + np.sum(weights[1] * average)
     traces, risks = (
-        (np.trace(spread), np.trace(average)),
+        (max(np.trace(spread), 0.0), max(np.trace(average), 0.0)),  # rounding may leave less than 0
         (at + on_population, at, risk.at(process.embed(plain)), averaged),
     )
     return np.array([*traces, *expected, loss, objective, *losses(process, plain), *risks])

@@ -115,7 +115,7 @@ def covariance_operator(process: Process) -> CovarianceOperator:
         process: the placement.
 
     Returns:
-        The operator; with no direction at all where X = 0.
+        The operator, without directions whose curvature is below max(N, D)·ε of the largest; with none where X = 0.
     """
     eigenvalues, basis = np.linalg.eigh(process.curvature)
     moving = eigenvalues > max(process.design.shape) * np.finfo(float).eps * max(eigenvalues[-1], 0.0)

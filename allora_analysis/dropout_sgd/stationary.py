@@ -15,7 +15,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.dropout_sgd.process import build
+from allora_analysis.dropout_sgd.process import Process, build
 from allora_analysis.dropout_sgd.stability import CovarianceOperator, covariance_operator
 from allora_analysis.dropout_sgd.step_sizes import ROUNDING, refuse_unstable
 
@@ -51,6 +51,17 @@ def _solve(operator: CovarianceOperator, source: Float[np.ndarray, "d d"], rate:
     return operator.widen(solution.reshape(size, size))
 
 
+def _minimiser(process: Process, inverse: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d C"]:
+    # H⁻¹·pull, in units in which H has a unit diagonal: columns of X may differ by any factor. Without masks H may be
+    # singular there too, and its pseudo-inverse gives the minimum norm.
+    diagonal = np.diag(process.curvature)
+    if process.mask_variance == 0 and np.count_nonzero(process.curvature - np.diag(diagonal)):
+        return inverse @ process.pull
+    unit = 1 / np.sqrt(np.where(diagonal > 0, diagonal, np.inf))
+    scaled = unit[:, None] * process.curvature * unit + np.diag(diagonal <= 0)
+    return unit[:, None] * np.linalg.solve(scaled, unit[:, None] * process.pull)
+
+
 def stationary_moments(
     x: ArrayLike,
     y: ArrayLike,
@@ -62,6 +73,9 @@ def stationary_moments(
     shared_mask: bool = False,
 ) -> Stationary:
     """The moments of W_t as t → ∞ from W₀ = 0. `tests/test_dropout_sgd_stability.py` compares with a long trajectory.
+
+    The mean is the marginal objective's minimiser, whatever the scales of X's columns. Directions whose curvature is
+    below max(N, D)·ε of the largest have no covariance: SGD needs 1/ε steps to move there.
 
     Args:
         x: X, N × D.
@@ -80,7 +94,7 @@ def stationary_moments(
     refuse_unstable(process, rate, slack=-ROUNDING)  # at the limit itself no covariance is stationary
     operator = covariance_operator(process)
     inverse = (operator.basis / operator.eigenvalues) @ operator.basis.T
-    mean = inverse @ process.pull
+    mean = _minimiser(process, inverse)
     still = np.zeros_like(process.curvature)
     columns, averaging = [], 0.0
     for column, centre in zip(process.targets.T, mean.T, strict=True):

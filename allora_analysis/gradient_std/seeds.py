@@ -77,7 +77,8 @@ def _estimate(logs: Float[np.ndarray, " n"], noise: Float[np.ndarray, " n"]) -> 
 def over_seeds(runs: list[list[dict[str, Any]]]) -> dict[str, Any]:
     """Averages over seeds, epoch by epoch, over the epochs that all runs have, with the standard error over seeds.
 
-    From three seeds on, the seed's variance component of the logarithm of the total variance stands beside them.
+    From three seeds on, the seed's variance component of the logarithm of the total variance stands beside them (None
+    where a seed's total is 0).
 
     Args:
         runs: each run's epochs.
@@ -101,13 +102,21 @@ def over_seeds(runs: list[list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _seed_components(runs: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    # By epoch, of the logarithm of the total variance; three seeds or more have a component.
+    # By epoch, of the logarithm of the total variance; three seeds or more have one, unless a total is 0.
     if len(runs) < 3:
         return {}
     epochs = [[epoch["decomposition"] for epoch in several_seeds] for several_seeds in zip(*runs, strict=True)]
-    found = [seed_component(*([one[name] for one in epoch] for name in ("total", "total_stderr"))) for epoch in epochs]
+    found = [
+        seed_component(*([one[name] for one in epoch] for name in ("total", "total_stderr")))
+        if all(one["total"] > 0 for one in epoch)
+        else None
+        for epoch in epochs
+    ]
     return {
-        "log_total_seed_variance": [one.seed for one in found],
-        "log_total_seed_variance_stderr": [one.seed_stderr for one in found],
-        "log_total_measurement_variance": [one.measurement for one in found],
+        f"log_total_{name}": [None if one is None else getattr(one, of) for one in found]
+        for name, of in (
+            ("seed_variance", "seed"),
+            ("seed_variance_stderr", "seed_stderr"),
+            ("measurement_variance", "measurement"),
+        )
     }

@@ -55,9 +55,9 @@ class Config:
     batch_size: int = 128
     """Images in a batch, in training and when measured."""
     masks: int = 100
-    """K, masks on the probe batch and on the fresh one, 2 or more."""
+    """K, masks on the probe batch and on the fresh one, 4 or more: two for each half."""
     control_minibatches: int = 100
-    """Minibatches of the control without dropout, 2 or more."""
+    """Minibatches of the control without dropout, 4 or more."""
     nested_minibatches: int = 16
     """Minibatches of the nested design minibatch × mask, 3 or more."""
     nested_masks: int = 16
@@ -82,7 +82,7 @@ def _check(config: Config) -> None:
         positive("learning_rate", config.learning_rate)
     if config.weight_decay is not None:
         non_negative("weight_decay", config.weight_decay)
-    for name, minimum in (("epochs", 1), ("batch_size", 1), ("masks", 2), ("control_minibatches", 2)):
+    for name, minimum in (("epochs", 1), ("batch_size", 1), ("masks", 4), ("control_minibatches", 4)):
         count(name, getattr(config, name), minimum)
     count("nested_minibatches", config.nested_minibatches, 3)
     count("nested_masks", config.nested_masks, 2)

@@ -72,11 +72,10 @@ def enumerated_loss(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, 
     keep_prob = validation.keep_probability(keep_prob)
     if validation.choice("placement", placement, PLACEMENTS) == "input":
         masks, probability = all_masks(*x.shape, keep_prob)
-        predictions = (x * masks) @ w
-    else:
-        masks, probability = all_masks(*y.shape, keep_prob)
-        predictions = (x @ w) * masks
-    return expectation(probability, y - predictions)
+        columns = zip(y.T[:, :, None], w.T[:, :, None], strict=True)  # one at a time: C may be large
+        return sum(expectation(probability, target - (x * masks) @ weights) for target, weights in columns)
+    masks, probability = all_masks(*y.shape, keep_prob)
+    return expectation(probability, y - (x @ w) * masks)
 
 
 def enumerated_solution(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: str) -> Float[np.ndarray, "D C"]:
@@ -122,7 +121,9 @@ def enumerated_bottleneck_loss(x: ArrayLike, y: ArrayLike, a: ArrayLike, b: Arra
     """
     x, y, a, b = factored_problem(x, y, a, b)
     masks, probability = all_masks(len(x), len(a), validation.keep_probability(keep_prob))
-    return expectation(probability, y - ((x @ a.T) * masks) @ b.T)
+    latent = (x @ a.T) * masks
+    columns = zip(y.T[:, :, None], b, strict=True)  # one at a time: C may be large
+    return sum(expectation(probability, target - latent @ weights[:, None]) for target, weights in columns)
 
 
 def enumerated_bottleneck_minimum(

@@ -122,6 +122,8 @@ def nearest_to_fit(
         λ and the distance.
     """
     u, s, _ = singular_basis(x)
+    size = np.abs(y).max() or 1.0  # λ and the distance do not depend on it, and no square overflows or vanishes
+    y, fit = y / size, fit / size
     target, projected = u.T @ fit, u.T @ y
     outside, total = float(np.sum((fit - u @ target) ** 2)), float(np.sum(fit**2))
     square = np.sum(projected**2, axis=1)

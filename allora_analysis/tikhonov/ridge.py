@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.tikhonov.loss import PLACEMENTS, design_and_targets, noise_ratio
+from allora_analysis.tikhonov.loss import PLACEMENTS, column_norms, design_and_targets, noise_ratio
 
 
 def singular_basis(
@@ -111,18 +111,24 @@ def exact_penalty(
     if noise == 0 or not x.any():
         return 0.0
     if placement == "output":
-        return _common(singular_basis(x)[1] ** 2, noise, tolerance)
-    norms = np.sum(x**2, axis=0)
+        return _common(singular_basis(x)[1], noise, tolerance)
+    norms = column_norms(x)
     if of == "weights":
         return _common(norms[norms > 0], noise, tolerance)
-    rows = singular_basis(x)[2][:, norms > 0]
-    inverse = np.linalg.eigvalsh((rows / norms[norms > 0]) @ rows.T)
-    return _common(1 / inverse, noise, tolerance)
+    size = norms.max()
+    with np.errstate(over="ignore"):
+        rows = singular_basis(x)[2][:, norms > 0] / (norms[norms > 0] / size)
+    if not np.isfinite(rows @ rows.T).all():  # a column that vanishes beside the others, and whose row is rounding
+        return None
+    return _common(size / np.linalg.svd(rows, compute_uv=False), noise, tolerance)
 
 
-def _common(values: Float[np.ndarray, " R"], noise: float, tolerance: float) -> float | None:
-    spread = float(np.ptp(values))
-    return noise * float(values.mean()) if spread <= tolerance * float(values.max()) else None
+# λ = k·c² for sizes that are all c; relative to the largest, so that no square overflows or vanishes.
+def _common(sizes: Float[np.ndarray, " R"], noise: float, tolerance: float) -> float | None:
+    squares = (sizes / sizes.max()) ** 2
+    if np.ptp(squares) > tolerance:
+        return None
+    return noise * float(squares.mean()) * float(sizes.max()) ** 2
 
 
 def is_exact_ridge(x: ArrayLike, placement: str, of: str = "weights", tolerance: float = 1e-9) -> bool:

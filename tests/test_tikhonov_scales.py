@@ -1,0 +1,81 @@
+"""Designs and targets whose squares overflow or vanish: the answers are those of the same problem in other units."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from allora_analysis import deviation, tikhonov
+from allora_analysis.dropout_sgd import stationary_moments, trajectory
+from allora_analysis.validation import ArgumentError
+from tests.stat_assert import assert_rejects
+
+
+@pytest.mark.parametrize("size", [1e-170, 1.0, 1e150])
+def test_exact_ridges_in_any_unit(size):
+    assert tikhonov.is_exact_ridge(size * np.eye(2), "input")
+    assert tikhonov.is_exact_ridge(size * np.array([[1.0, 2.0, 3.0]]), "input", of="fit")
+    for placement in ("input", "output"):
+        assert not tikhonov.is_exact_ridge(size * np.diag([1.0, 2.0]), placement)
+        penalty = tikhonov.exact_penalty(size * np.eye(2), 0.5, placement)
+        assert penalty == pytest.approx(size**2, rel=1e-12, abs=0.0)
+
+
+def test_a_column_that_vanishes_beside_another_is_no_equal_one():
+    assert not tikhonov.is_exact_ridge(np.diag([1.0, 1e-170]), "input")
+    assert tikhonov.exact_penalty([[1.0, 1e-170, 3.0]], 0.5, "input", of="fit") == pytest.approx(10 / 3)
+
+
+@pytest.mark.parametrize("size", [1e-170, 1e160])
+def test_the_nearest_ridge_does_not_depend_on_the_targets_unit(size):
+    x, y = np.diag([1.0, 2.0]), np.array([[1.0], [-0.5]])
+    expected, found = (tikhonov.nearest_ridge(x, scale * y, 0.5, "output") for scale in (1.0, size))
+    assert found.penalty == pytest.approx(expected.penalty, rel=1e-12)
+    assert found.distance == pytest.approx(expected.distance, rel=1e-12)
+
+
+def test_the_gradients_spread_in_any_unit():
+    assert deviation.gradient_std([[1e-170]], [[1.0]], [[0.0]], 0.5) == pytest.approx(2e-170)
+    assert deviation.gradient_std([[1e160]], [[0.0]], [[0.0]], 0.5) == 0.0
+
+
+@pytest.mark.bad_input
+def test_a_keep_probability_without_an_inverse_is_refused():
+    with pytest.raises(ArgumentError, match="keep_prob"):
+        tikhonov.expected_loss([[1.0]], [[1.0]], [[0.0]], 1e-310, "output")
+
+
+@pytest.mark.parametrize("placement", ["output", "input"])
+@pytest.mark.parametrize("scale", [1.0, 1e-8, 1e-13])
+def test_the_stationary_mean_is_the_minimiser_whatever_the_columns_scales(rng, placement, scale):
+    x, y = rng.standard_normal((10, 2)) * [1, scale], rng.standard_normal((10, 1))
+    expected = tikhonov.dropout_solution(x, y, 0.8, placement)
+
+    def close(mean):
+        np.testing.assert_allclose(mean, expected, rtol=1e-9)
+
+    close(stationary_moments(x, y, 0.8, 0.01, placement).mean)
+    assert_rejects(close, expected * [[1], [0]])  # the small column left out
+
+
+def test_without_masks_the_stationary_mean_has_the_minimum_norm(rng):
+    x, y = np.repeat(rng.standard_normal((10, 1)), 2, axis=1), rng.standard_normal((10, 1))
+    for placement in ("output", "input"):
+        found = stationary_moments(x, y, 1.0, 0.01, placement).mean
+        np.testing.assert_allclose(found, np.linalg.pinv(x) @ y, rtol=1e-10)
+
+
+@pytest.mark.parametrize("placement", ["output", "input"])
+def test_a_variance_that_is_0_is_not_below_it(placement):
+    """One row drawn again and again, or equal ones: nothing varies."""
+    one = trajectory([[1.3]], [[0.7]], 1.0, 0.05, 50, placement, batch_size=1)
+    equal = trajectory(1.1 * np.ones((7, 1)), 0.3 * np.ones((7, 1)), 1.0, 0.01, 50, placement, batch_size=3)
+    for run in (one, equal):
+        assert 0 <= run.covariance_trace.min() <= run.covariance_trace.max() < 1e-15
+
+
+def test_a_large_c_is_enumerated_column_by_column(rng):
+    x, y, w = (rng.standard_normal(shape) for shape in ((3, 2), (3, 400), (2, 400)))
+    assert tikhonov.enumerated_loss(x, y, w, 0.7, "input") == pytest.approx(
+        tikhonov.expected_loss(x, y, w, 0.7, "input"), rel=1e-12
+    )
