@@ -137,8 +137,8 @@ def draw(axes: Sequence[Axes], comparison: Comparison, missing: Missing | None) 
     _points(left, comparison.paper, look.colour)
     known = {name: gaps for name, gaps in comparison.ours.items() if gaps}
     right.set_title(f"{words}\nours, 95 % over seeds")
-    for place, gaps in enumerate(known.values()):
-        _points(right, gaps, look.colour, hollow=place > 0)
+    for name, gaps in known.items():
+        _points(right, gaps, look.colour, hollow=bool(name))
     if not known and missing is not None:
         say_missing(right, missing)
     left.set_xlabel("percentage points")
@@ -179,7 +179,7 @@ def legend(figure: Figure, comparisons: Sequence[Comparison]) -> None:
     handles = [Line2D([], [], color=ink, marker=marker, ls="", label=f"η² = {x:g}") for x, marker in MARKERS.items()]
     if any(gap.table is not None for one in comparisons for of in one.paper.values() for gap in of.values()):
         handles.append(Line2D([], [], color=ink, marker="x", ls="", label="from the paper's own table"))
-    if any(len([gaps for gaps in one.ours.values() if gaps]) > 1 for one in comparisons):
+    if any(gaps for one in comparisons for name, gaps in one.ours.items() if name):
         label = "LoRA's classifier at $l_b$ too"
         handles.append(Line2D([], [], color=ink, marker="o", mfc="white", ls="", label=label))
     figure.legend(handles=handles, ncols=len(handles), columnspacing=1.2, loc="outside lower center")

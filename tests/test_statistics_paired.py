@@ -231,3 +231,11 @@ def test_the_hook_rejects_a_wrong_shape(request):
     if not request.config.option.untyped:
         with pytest.raises(TypeError, match="Type-check error"):
             student(np.ones((2, 2)), 0.95)
+
+
+def test_equal_differences_of_decimals_are_ties():
+    """81.91 − 81.92 and 55.85 − 55.86 differ by rounding: all seven sizes are 0.01, whatever the largest value is."""
+    found = paired_test(
+        [81.91, 55.85, 79.17, 70.12, 65.95, 75.25, 64.61], [81.92, 55.86, 79.16, 70.13, 65.94, 75.24, 64.60]
+    )
+    assert (found.statistic, found.p_value, found.n_nonzero) == (16.0, 1.0, 7)

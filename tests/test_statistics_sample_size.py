@@ -82,7 +82,7 @@ def test_required_n_by_walking_up():
 
 
 def test_tiny_effects_need_the_normal_limit_s_n():
-    z = scipy.stats.norm.isf(0.025) + scipy.stats.norm.isf(0.2)
+    z = scipy.scipy.stats.norm.isf(0.025) + scipy.scipy.stats.norm.isf(0.2)
     # The other tail adds Φ(−z_{0.025} − √n·effect) = 8e-7 to the power, so the limit's n is 3e-6 too large.
     assert required_n(1e-5, 1.0) == pytest.approx((z / 1e-5) ** 2, rel=5e-6)
 
@@ -122,3 +122,13 @@ def test_the_hook_rejects_a_wrong_type(request):
     if not request.config.option.untyped:
         with pytest.raises(TypeError, match="Type-check error"):
             _scaled_chi(3.5, [])
+
+
+@pytest.mark.parametrize("level", [1e-8, 1e-12, 1e-16])
+def test_very_small_levels(level):
+    """Many pairs see what few do not; at level 1e-12 two pairs would once have been enough for anything."""
+    assert power(2, 0.1, 1.0, level) < 2 * level
+    n = required_n(0.1, 1.0, 0.8, level)
+    expected = (scipy.stats.norm.isf(level / 2) + scipy.stats.norm.isf(0.2)) ** 2 / 0.1**2
+    assert expected < n < 1.02 * expected
+    assert power(10, detectable_effect(10, 1.0, 0.8, level), 1.0, level) == pytest.approx(0.8, rel=1e-6)

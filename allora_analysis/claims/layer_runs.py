@@ -191,7 +191,9 @@ def double_backward(task: Problem, b: np.ndarray, eta: float) -> np.ndarray:
     return torch.stack([torch.cat([part.ravel() for part in row]) for row in filled]).numpy()
 
 
-def differenced_field(task: Problem, b: np.ndarray, eta: float, step: float = 1e-5) -> np.ndarray:
+def differenced_field(
+    task: Problem, b: np.ndarray, eta: float, step: float = 1e-5, loss: str = "squared"
+) -> np.ndarray:
     """The Jacobian of the layer's gradients by central differences; arguments and order as in `double_backward`.
 
     Args:
@@ -199,17 +201,22 @@ def differenced_field(task: Problem, b: np.ndarray, eta: float, step: float = 1e
         b: B.
         eta: η.
         step: of the differences.
+        loss: "squared", or "cross-entropy" of the outputs' softmax with Y's largest entry of each row as its class.
 
     Returns:
         A square matrix.
     """
+    from scipy.special import softmax
+
     from allora_analysis.lora import functional
 
     start = np.concatenate([task.a.ravel(), b.ravel()])
+    classes = np.eye(task.y.shape[1])[task.y.argmax(axis=1)]
 
     def gradients(parameters: np.ndarray) -> np.ndarray:
         a, moved = parameters[: task.a.size].reshape(task.a.shape), parameters[task.a.size :].reshape(b.shape)
-        upstream = task.x @ (moved @ a).T - task.y
+        output = task.x @ (moved @ a).T
+        upstream = output - task.y if loss == "squared" else softmax(output, axis=1) - classes
         return np.concatenate(
             [part.ravel() for part in backward(functional.allora, task.x, upstream, a, moved, eta)[2:]]
         )

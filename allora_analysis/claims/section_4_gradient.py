@@ -5,6 +5,9 @@ Checked by `tests/test_claims_allora_gradient.py`, which plants wrong formulas.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 
 from allora_analysis import adaptive
@@ -34,7 +37,7 @@ def _kink(step: float = 1e-7) -> float:
 
 
 def potential() -> Finding:
-    """Is g̃ the gradient of some loss? Asymmetry of its Jacobian on a squared loss, the layer differenced.
+    """Is g̃ the gradient of some loss? Asymmetry of its Jacobian, the layer differenced.
 
     Returns:
         The finding.
@@ -62,6 +65,11 @@ def potential() -> Finding:
         printed[case] = seen[case] <= DIFFERENCES
         right = errors[-1] <= DIFFERENCES and exact[-1] <= ROUNDING and apart[-1] > DIFFERENCES
         corrected[case] = right and printed[case] == (n2 == 1 or zero)
+    for case, task, loss in _further():
+        b = np.random.default_rng(SEED).standard_normal((4, 1))
+        seen[case] = adaptive.relative_asymmetry(layer_runs.differenced_field(task, b, 2.0, loss=loss))
+        printed[case] = seen[case] <= DIFFERENCES
+        corrected[case] = printed[case] == (loss == "squared")
     seen["at B = 0, the kink over its closed form"] = kink = _kink()
     corrected["at B = 0 the field has the kink"] = abs(kink - 1) <= DIFFERENCES
     seen["the layer's double backward, from its closed form"] = max(exact)
@@ -70,11 +78,21 @@ def potential() -> Finding:
     predicted = {"asymmetry": "0 with one input, or of the smooth part at B = 0; else not"}
     evidence = Evidence(predicted, seen, source, max(errors), DIFFERENCES, seed=SEED)
     text = (
-        "with one input, or where each G_i is parallel to (BA)_i; otherwise ALLoRA is gradient descent on no loss. At "
+        "for a squared loss with one input, or where each G_i is parallel to (BA)_i; otherwise ALLoRA is gradient "
+        "descent on no loss, cross-entropy with one input included (it couples the outputs). At "
         "B = 0 the field has a kink, −½η³‖β_iA‖(GAᵀ)_i, beside η times LoRA's Hessian. The layer's double backward is "
         "neither a Hessian nor this Jacobian: it has d_i² for the d_i before the loss's curvature"
     )
     return Finding(settle(printed, corrected), evidence, text)
+
+
+def _further() -> Iterator[tuple[str, layer_runs.Problem, str]]:
+    # At the B that `potential` draws: XᵀX = I, and Y such that G_i = c_i(BA)_i; then a loss that couples the outputs.
+    task, b = layer_runs.problem(4, 3, 1), np.random.default_rng(SEED).standard_normal((4, 1))
+    x = np.linalg.qr(task.x)[0]
+    y = x @ (np.array([[1.5], [-0.5], [0.2], [3.0]]) * (b @ task.a)).T
+    yield "three inputs, each G_i parallel to (BA)_i", replace(task, x=x, y=y), "squared"
+    yield "one input, cross-entropy", layer_runs.problem(4, 1, 1), "cross-entropy"
 
 
 def survives_adam() -> Finding:

@@ -35,7 +35,7 @@ class Difference:
         adjusted_p_value: Holm's, over the family.
         detectable: the difference that this many pairs see with the stated power at the level of Holm's first step.
         required_n: pairs for that power at that level, were the mean the true difference; None if the case is clear,
-            or if no feasible number would do.
+            if no feasible number would do, or if all differences are equal.
         level: of the family.
     """
 

@@ -62,12 +62,11 @@ def paired_test(first: ArrayLike, second: ArrayLike, method: str = "wilcoxon", c
     choice("method", method, ("wilcoxon", "sign", "t"))
     differences, grain = _differences(first, second)
     interval, t_statistic, t_p_value = student(differences, rate("confidence", confidence))
-    snapped = np.rint(differences / grain) if grain > 0 else differences
-    nonzero = snapped[snapped != 0]
+    nonzero = differences[np.abs(differences) > grain]
     if method == "t":
         statistic, p_value = t_statistic, t_p_value
     else:
-        statistic, p_value = (_signed_ranks if method == "wilcoxon" else _signs)(nonzero)
+        statistic, p_value = _signed_ranks(nonzero, grain) if method == "wilcoxon" else _signs(nonzero)
     return PairedTest(statistic, p_value, float(differences.mean()), interval, differences.size, nonzero.size)
 
 
@@ -108,13 +107,15 @@ def _signs(nonzero: Float[np.ndarray, " m"]) -> tuple[float, float]:
     return float(positive), min(1.0, 2 * float(bdtr(fewer, nonzero.size, 0.5)))
 
 
-def _signed_ranks(nonzero: Float[np.ndarray, " m"]) -> tuple[float, float]:
+def _signed_ranks(nonzero: Float[np.ndarray, " m"], grain: float) -> tuple[float, float]:
     # Mean ranks are multiples of ½: twice the rank sum is an integer, its distribution over all signs is the product of
     # (1 + z^{2·rank})/2, and the two-sided p-value min(1, 2·P(sum ≤ min(observed, total − observed))).
     from scipy.special import ndtr
 
-    _, group, sizes = np.unique(np.abs(nonzero), return_inverse=True, return_counts=True)
-    doubled = (2 * np.cumsum(sizes) - sizes + 1)[group.reshape(-1)]
+    nonzero = nonzero[np.argsort(np.abs(nonzero))]
+    group = np.cumsum(np.diff(np.abs(nonzero), prepend=0.0) > grain) - 1  # a step within the grain is a tie
+    sizes = np.bincount(group)
+    doubled = (2 * np.cumsum(sizes) - sizes + 1)[group]
     total, observed = int(doubled.sum()), int(doubled[nonzero > 0].sum())
     smaller = min(observed, total - observed)
     if nonzero.size > EXACT_RANKS:

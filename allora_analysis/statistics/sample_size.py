@@ -24,7 +24,7 @@ def _power(n: int, ratio: float, level: float) -> float:
     # Not scipy.stats.nct: at 1 degree of freedom and noncentrality 17 it returns 1 for a tail of 0.817 (SciPy 1.17).
     from scipy.special import ndtr, stdtrit
 
-    df, critical, shift = n - 1, float(stdtrit(n - 1, 1 - level / 2)), float(np.sqrt(n)) * ratio
+    df, critical, shift = n - 1, -float(stdtrit(n - 1, level / 2)), float(np.sqrt(n)) * ratio
     deviation, weight = _scaled_chi(df, [(sign * shift + step) / critical for sign in (-1, 1) for step in (-9, 0, 9)])
     rejected = ndtr(shift - critical * deviation) + ndtr(-shift - critical * deviation)
     return min(1.0, float(rejected @ weight))
@@ -42,7 +42,7 @@ def _scaled_chi(df: int, breaks: list[float]) -> tuple[Float[np.ndarray, " nodes
     edges = np.unique(np.clip([low, 0.0, high, *np.subtract(breaks, 1)], low, high))
     node, weight = _legendre()
     half = np.diff(edges)[:, None] / 2
-    u = (edges[:-1, None] + half * (1 + node)).ravel()
+    u = np.maximum((edges[:-1, None] + half * (1 + node)).ravel(), np.nextafter(-1.0, 0.0))
     log_density = df * (np.log1p(u) - u - u**2 / 2) - np.log1p(u)
     mass = (half * weight).ravel() * np.exp(log_density - log_density.max())
     return 1 + u, mass / mass.sum()

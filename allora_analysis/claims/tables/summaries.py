@@ -85,14 +85,21 @@ def clusters_needed(means: ArrayLike, level: float, power: float, family: int = 
         family: number of contrasts.
 
     Returns:
-        The larger of that n and `clusters_to_reject`; None where the mean is 0.
+        The larger of that n and the least at which flips reject with this power; None where the mean is 0. That is
+        `clusters_to_reject`, where all clusters must share a sign, or one more.
     """
     return _needed(vector("means", means), level / count("family", family), power)
 
 
 def _needed(means: Float[np.ndarray, " clusters"], step: float, power: float) -> int | None:
+    from scipy.special import ndtr
+
     mean, spread = float(means.mean()), float(means.std(ddof=1))
-    return max(required_n(mean, spread, power, step), clusters_to_reject(step)) if mean else None
+    if not mean:
+        return None
+    least = clusters_to_reject(step)
+    one_sign = ndtr(mean / spread) ** least + ndtr(-mean / spread) ** least
+    return max(required_n(mean, spread, power, step), least + int(one_sign < power))
 
 
 def seeds_needed(

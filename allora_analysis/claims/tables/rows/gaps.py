@@ -96,7 +96,7 @@ def no_difference() -> Finding:
     outside = low >= MARGIN or high <= -MARGIN
     verdict = "holds" if low > -MARGIN and high < MARGIN else "refuted" if outside else "undecided"
     spread = float(np.std(list(found.by_cluster().values()), ddof=1))
-    clusters = required_n(MARGIN, spread, POWER, 2 * LEVEL)
+    clusters = required_n(MARGIN, spread, (1 + POWER) / 2, 2 * LEVEL)  # at 0, where both one-sided tests must reject
     measured = {"mean": test.mean_difference, "p_value": test.p_value, "t_p_value": test.t_p_value}
     source = f"two one-sided t-tests over clusters, level {LEVEL}, margin {MARGIN}: the improvement reported over LoRA"
     evidence = Evidence({"mean": 0.0}, measured, source, tolerance=MARGIN, interval=test.interval, n=test.n_clusters)
