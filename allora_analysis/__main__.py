@@ -14,7 +14,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from allora_analysis import cli
+from allora_analysis import cli, terminal
 from allora_analysis.claims import ledger, presentation
 from allora_analysis.study import INTERRUPTED, sweep
 from allora_analysis.validation import ArgumentError
@@ -49,11 +49,8 @@ def run(arguments: Arguments) -> int:
     _check_paths(arguments)
     claims = ledger.select(ledger.all_claims(), arguments.only)
     rows, interrupted = sweep(claims, lambda claim: ledger.examine(claim, arguments.results), "claims checked")
-    document = presentation.as_json(rows)
-    if arguments.json == "-":
-        print(document)
-    else:
-        presentation.show(rows)
+    document = presentation.as_json(rows, interrupted)
+    terminal.tell(lambda: print(document) if arguments.json == "-" else presentation.show(rows))
     if arguments.json not in (None, "-"):
         cli.write_text("--json", Path(arguments.json), document + "\n")
     if arguments.report is not None:

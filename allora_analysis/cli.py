@@ -9,12 +9,14 @@ import dataclasses
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from allora_analysis import terminal
 from allora_analysis.study import INTERRUPTED, Output, Study, as_json, show
 from allora_analysis.validation import ArgumentError
 
@@ -97,9 +99,12 @@ def guarded(command: Callable[[], int]) -> int:
     Returns:
         The exit status.
     """
+    terminal.prepare()
     try:
-        status = command()
-        sys.stdout.flush()
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line
+            status = command()
+        terminal.tell(lambda: None)
         return status
     except ArgumentError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -113,9 +118,13 @@ def guarded(command: Callable[[], int]) -> int:
     except KeyboardInterrupt as error:
         print(f"interrupted: {str(error) or 'nothing was finished yet'}", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # of a print outside `terminal.tell`
+        terminal.tell(lambda: None)
         return 0
+
+
+def _one_line(message: Warning | str, *_: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def parse(function: Callable[..., Any], program: str, argv: Sequence[str] | None) -> Any:
@@ -159,10 +168,7 @@ def _run(study: Study, config: Any, output: Output) -> int:
         check_writable("--figure", output.figure)
     result = study.run(config)
     document = as_json(study, config, result)
-    if output.json == "-":
-        print(document)
-    else:
-        show(study.table(config, result))
+    terminal.tell(lambda: print(document) if output.json == "-" else show(study.table(config, result)))
     if output.json not in (None, "-"):
         write_text("--json", Path(output.json), document + "\n")
     if output.figure is not None:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from tyro.conf import arg
 
+from allora_analysis import terminal
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -237,7 +239,7 @@ def show(table: Table) -> None:
     for row in table.rows:
         grid.add_row(*(Text(cell) for cell in row))
     needed = Console(width=100_000).measure(grid).maximum
-    console = Console(width=None if sys.stdout.isatty() else max(160, needed, shutil.get_terminal_size().columns))
+    console = terminal.console(None if sys.stdout.isatty() else max(160, needed, shutil.get_terminal_size().columns))
     console.print(grid, highlight=False, markup=False)
     for note in table.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)

@@ -68,7 +68,10 @@ def _one(folder: Path) -> int:
     _named("left by killed writers, deleted", found.cleaned)
     unfinished = sorted(path.name for path in (folder / UNFINISHED).glob("*-*") if path.suffix != ".lock")
     _named("unfinished: the command that began them goes on", unfinished)
-    _named("TORN or altered, set aside in set_aside/ and not read; run again what they recorded", found.set_aside)
+    _named(
+        "TORN or altered, set aside in set_aside/; run again what they recorded, and delete them there",
+        found.set_aside,
+    )
     return len(found.set_aside)
 
 

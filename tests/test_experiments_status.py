@@ -55,7 +55,9 @@ def test_a_torn_file_is_set_aside_named_and_status_1_until_someone_looks(tmp_pat
         assert status(tmp_path, tmp_path / "empty") == 1
         out = capsys.readouterr().out
         assert f"  {STUDY}: 1 records" in out
-        assert "  1 TORN or altered, set aside in set_aside/ and not read; run again what they recorded:" in out
+        assert (
+            "  1 TORN or altered, set aside in set_aside/; run again what they recorded, and delete them there:" in out
+        )
         assert f"    {bad.path.stem}-" in out
         assert out.endswith("empty:\n  no records\n")
         assert not bad.path.exists()

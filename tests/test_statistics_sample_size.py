@@ -82,7 +82,7 @@ def test_required_n_by_walking_up():
 
 
 def test_tiny_effects_need_the_normal_limit_s_n():
-    z = scipy.scipy.stats.norm.isf(0.025) + scipy.scipy.stats.norm.isf(0.2)
+    z = scipy.stats.norm.isf(0.025) + scipy.stats.norm.isf(0.2)
     # The other tail adds Φ(−z_{0.025} − √n·effect) = 8e-7 to the power, so the limit's n is 3e-6 too large.
     assert required_n(1e-5, 1.0) == pytest.approx((z / 1e-5) ** 2, rel=5e-6)
 

@@ -190,11 +190,11 @@ def examine(claim: Claim, results: Path | None = None) -> Row:
     try:
         finding = claim.check() if claim.reads is None else claim.check(folder)
     except Exception as error:  # the ledger still prints the rest; the command line exits 1
-        if folder is not None and isinstance(error, ArgumentError):
-            raise ArgumentError(f"--results {results}: {error}") from None
+        if folder is not None and isinstance(error, ArgumentError | LookupError):
+            why = error if isinstance(error, ArgumentError) else f"a record lacks {error}, which {claim.id} reads"
+            raise ArgumentError(f"--results {results}: {why}") from None
         return Row(claim, None, f"{type(error).__name__}: {error}")
-    seconds = time.perf_counter() - start
-    return Row(claim, replace(finding, evidence=replace(finding.evidence, seconds=seconds)))
+    return Row(claim, replace(finding, evidence=replace(finding.evidence, seconds=time.perf_counter() - start)))
 
 
 def all_claims() -> tuple[Claim, ...]:

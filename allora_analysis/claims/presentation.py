@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from allora_analysis import terminal
 from allora_analysis.claims.ledger import VERDICTS, Evidence, Row
 from allora_analysis.study import environment, plain, text
 
@@ -23,6 +24,10 @@ COLOURS = {
     "not_run": "bright_black",
 }
 WIDTH = 140  # characters, where standard output is no terminal
+ENOUGH = 110  # for four columns
+STATEMENT = "as printed → corrected, or on what it depends"
+WIDE = {"verdict": {"no_wrap": True}, "claim": {"width": 30}, STATEMENT: {"ratio": 1}, "evidence": {"width": 28}}
+NARROW = {"verdict, claim": {"width": 18}, f"{STATEMENT}; evidence": {"ratio": 1}}
 
 
 def evidence_text(evidence: Evidence) -> str:
@@ -71,11 +76,12 @@ def statement_text(row: Row) -> str:
     return row.claim.statement if below is None else f"{row.claim.statement}\n→ {below}"
 
 
-def table(rows: Sequence[Row]) -> Table:
+def table(rows: Sequence[Row], narrow: bool = False) -> Table:
     """The ledger's table, verdict first.
 
     Args:
         rows: the rows.
+        narrow: two columns, the place under the verdict and the evidence under the statement.
 
     Returns:
         A rich table.
@@ -85,19 +91,17 @@ def table(rows: Sequence[Row]) -> Table:
     from rich.text import Text
 
     grid = Table(box=box.HORIZONTALS, show_lines=True)
-    for heading, options in {
-        "verdict": {"no_wrap": True},
-        "claim": {"width": 30, "overflow": "fold"},
-        "as printed → corrected, or on what it depends": {"ratio": 1},
-        "evidence": {"width": 28},
-    }.items():
-        grid.add_column(heading, **options)
+    for heading, options in (NARROW if narrow else WIDE).items():
+        grid.add_column(heading, overflow="fold", **options)
     for row in rows:
         verdict = row.finding.verdict if row.finding else "error"
         evidence = evidence_text(row.finding.evidence) if row.finding else ""
         where = f"{row.claim.id}\n{row.claim.where}"
         style = COLOURS.get(verdict, "bold red")
-        grid.add_row(Text(verdict, style=style), Text(where), Text(statement_text(row)), Text(evidence))
+        cells = Text(verdict, style=style), Text(where), Text(statement_text(row)), Text(evidence)
+        if narrow:
+            cells = Text("\n").join(cells[:2]), Text("\n").join(cell for cell in cells[2:] if cell)
+        grid.add_row(*cells)
     return grid
 
 
@@ -120,23 +124,24 @@ def show(rows: Sequence[Row]) -> None:
     Args:
         rows: the rows.
     """
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    console.print(table(rows))
+    console = terminal.console(None if sys.stdout.isatty() else WIDTH)
+    console.print(table(rows, narrow=console.width < ENOUGH))
     console.print(summary(rows), highlight=False)
 
 
-def as_json(rows: Sequence[Row]) -> str:
+def as_json(rows: Sequence[Row], interrupted: bool = False) -> str:
     """The ledger's document: {"claims": [...], "environment": {...}}; a check that raised has verdict null and "error".
 
     Args:
         rows: the rows.
+        interrupted: whether others were to follow; "interrupted": true then says so.
 
     Returns:
         The document, indented, without NaN.
     """
     document = {"claims": [_entry(row) for row in rows], "environment": environment()}
+    if interrupted:
+        document["interrupted"] = True
     return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
 
 

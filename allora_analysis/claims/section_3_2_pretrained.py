@@ -149,7 +149,7 @@ def claims() -> tuple[Claim, ...]:
             "§1, second flaw",
             f"The fine-tuning parameters start from a saddle point: in one layer of {models}",
             saddle,
-            COMMAND.format("|".join(lists.ENDS)),
+            COMMAND.format("NAME"),
             "tests/test_claims_pretrained.py",
             reads=STUDY,
         ),

@@ -28,7 +28,7 @@ from allora_analysis.grid.reading import final_accuracy, recorded
 from allora_analysis.statistics import paired_family
 
 MODEL = "all-MiniLM-L6-v2"
-COMMAND = "python -m experiments.{} --source all-MiniLM-L6-v2=FOLDER rotten_tomatoes=FOLDER emotion=FOLDER"
+COMMAND = "python -m experiments.{} --source all-MiniLM-L6-v2=FOLDER {}"
 TEST = "tests/test_claims_fine_tuning.py"
 
 
@@ -157,6 +157,7 @@ ROWS = (
         "ALLoRA is universally better than LoRA in terms of accuracy (LoRA at η·l_b, its classifier too)",
         table_3,
         "perception",
+        "rotten_tomatoes=FOLDER emotion=FOLDER",
     ),
     (
         "4-table-4-desk",
@@ -164,6 +165,7 @@ ROWS = (
         "ALLoRA is universally better than the rest in the family",
         table_4,
         "ablation",
+        "rotten_tomatoes=FOLDER emotion=FOLDER",
     ),
     (
         "4-own-best-rate",
@@ -171,6 +173,7 @@ ROWS = (
         "ALLoRA admits better accuracy than LoRA",
         own_best_rate,
         "learning_rates",
+        "rotten_tomatoes=FOLDER",
     ),
 )
 
@@ -182,5 +185,6 @@ def claims() -> tuple[Claim, ...]:
         The claims.
     """
     return tuple(
-        Claim(name, where, text, check, COMMAND.format(of), TEST, reads=STUDY) for name, where, text, check, of in ROWS
+        Claim(name, where, text, check, COMMAND.format(of, data), TEST, reads=STUDY)
+        for name, where, text, check, of, data in ROWS
     )

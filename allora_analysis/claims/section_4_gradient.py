@@ -18,6 +18,13 @@ SEED = 43
 ROUNDING = 1e-10
 DIFFERENCES = 1e-6
 
+ON_WHAT = (
+    "for a squared loss with one input, or where each G_i is parallel to (BA)_i; otherwise ALLoRA is gradient "
+    "descent on no loss, cross-entropy with one input included (it couples the outputs). At "
+    "B = 0 the field has a kink, −½η³‖β_iA‖(GAᵀ)_i, beside η times LoRA's Hessian. The layer's double backward is "
+    "neither a Hessian nor this Jacobian: it has d_i² for the d_i before the loss's curvature"
+)
+
 
 def _kink(step: float = 1e-7) -> float:
     # The even part of the layer's one-sided derivative of ∂B at B = 0, over −½η³‖β_iA‖(GAᵀ)_i.
@@ -77,13 +84,7 @@ def potential() -> Finding:
     source = "central differences at 1e-5 (1e-7 at B = 0): 1e-6; the double backward against its closed form: 1e-10"
     predicted = {"asymmetry": "0 with one input, or of the smooth part at B = 0; else not"}
     evidence = Evidence(predicted, seen, source, max(errors), DIFFERENCES, seed=SEED)
-    text = (
-        "for a squared loss with one input, or where each G_i is parallel to (BA)_i; otherwise ALLoRA is gradient "
-        "descent on no loss, cross-entropy with one input included (it couples the outputs). At "
-        "B = 0 the field has a kink, −½η³‖β_iA‖(GAᵀ)_i, beside η times LoRA's Hessian. The layer's double backward is "
-        "neither a Hessian nor this Jacobian: it has d_i² for the d_i before the loss's curvature"
-    )
-    return Finding(settle(printed, corrected), evidence, text)
+    return Finding(settle(printed, corrected), evidence, ON_WHAT)
 
 
 def _further() -> Iterator[tuple[str, layer_runs.Problem, str]]:

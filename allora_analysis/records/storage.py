@@ -100,7 +100,8 @@ def _verified(path: Path) -> Record | None:
                 return decode(path, path.read_bytes())
             except TornRecord as error:
                 files.move(path, aside)
-                told = f"{path.name} is set aside in {files.SET_ASIDE}/ and not read: {error}"
+                why = str(error).removesuffix("; delete it and run again")
+                told = f"{path.name} is set aside in {files.SET_ASIDE}/ and not read: {why}"
     except FileNotFoundError:
         return None
     except OSError as error:

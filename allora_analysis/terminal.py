@@ -1,0 +1,64 @@
+"""Standard output as it may be: closed by its reader, full, missing, or in an encoding that lacks our letters.
+
+Checked by `tests/test_terminal.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from allora_analysis.validation import ArgumentError
+
+
+def prepare() -> None:
+    """Let both streams take any text: what the encoding lacks is escaped, a stream that is missing swallows it."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif "utf" not in (stream.encoding or "utf").lower() and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def console(width: int | None = None) -> Any:
+    """A rich console on standard output that leaves a closed pipe to its caller.
+
+    Args:
+        width: columns; None for the terminal's.
+
+    Returns:
+        The console.
+    """
+    from rich.console import Console
+
+    class Unbroken(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Unbroken(width=width)
+
+
+def tell(say: Callable[[], None]) -> None:
+    """Print; where nobody reads on, go on: what is to be written to files still is.
+
+    Args:
+        say: prints to standard output.
+
+    Raises:
+        ArgumentError: it cannot be written (a full disk, say).
+    """
+    try:
+        say()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _swallow()
+    except OSError as error:
+        _swallow()  # or the interpreter would try again at its end
+        raise ArgumentError(f"standard output: {error.strerror or error}; send it elsewhere") from None
+
+
+def _swallow() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

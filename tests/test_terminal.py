@@ -1,0 +1,79 @@
+"""Standard output that nobody reads, that is full, missing, narrow, not UTF-8: no traceback, and files written."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from allora_analysis.claims import presentation
+from allora_analysis.claims.ledger import Claim, Evidence, Finding, Row
+
+ROOT = Path(__file__).parents[1]
+LEDGER = f"'{sys.executable}' -m allora_analysis --only 3.1-minimiser"
+RIPPLE = f"'{sys.executable}' -m allora_analysis.ripple --depth 4 --width 16 --rank 2 --replicas 8"
+LONG = "the statement as it is printed in the paper, with a formula of forty characters: " + "x" * 40
+ROW = Row(
+    Claim("3.1-a-long-identifier", "§3.1, the place", LONG, None, "command", "test"),
+    Finding("holds_corrected", Evidence({}, {"measured": 0.123}, "none", error=0.5, tolerance=0.25), "the correction"),
+)
+
+
+def run(command, **environment):
+    return subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("command", [f"{LEDGER} --report FOLDER/page.html", RIPPLE], ids=["ledger", "study"])
+@pytest.mark.parametrize("out", ["FOLDER/all.json", "-"])
+def test_a_closed_pipe_is_no_error_and_loses_no_file(tmp_path, command, out):
+    command = f"{command} --json {out}".replace("FOLDER", str(tmp_path))
+    done = run(command + " | true; exit ${PIPESTATUS[0]}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "all.json").exists() == (out != "-")
+    assert (tmp_path / "page.html").exists() == ("--report" in command)
+
+
+@pytest.mark.parametrize("command", [LEDGER, RIPPLE], ids=["ledger", "study"])
+def test_letters_that_the_encoding_lacks_are_escaped(command):
+    for more in ("", " --json -"):
+        done = run(command + more, LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="latin-1")
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+
+
+@pytest.mark.bad_input
+def test_a_full_device_is_one_line():
+    done = run(f"{LEDGER} > /dev/full")
+    assert (done.returncode, done.stderr) == (2, "error: standard output: No space left on device; send it elsewhere\n")
+
+
+def test_streams_that_are_missing():
+    assert run(f"{LEDGER} >&-").returncode == 0
+    done = run(f"{LEDGER} 2>&-")
+    assert done.returncode == 0
+    assert "3.1-minimiser" in done.stdout
+
+
+@pytest.mark.parametrize("width", [40, 80, 109, 110, 200])
+def test_the_ledger_cuts_nothing_at_any_width(width):
+    console = Console(width=width, file=io.StringIO())
+    console.print(presentation.table([ROW], narrow=width < presentation.ENOUGH))
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    assert "…" not in shown
+    letters = "".join(shown.split())
+    for part in ("holds_corrected", "error0.5(allowed0.25)"):
+        assert part in letters or width == 40
+    assert shown.count("x") >= 40
+    assert "correction" in shown
