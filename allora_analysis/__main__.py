@@ -49,14 +49,15 @@ def run(arguments: Arguments) -> int:
     _check_paths(arguments)
     claims = ledger.select(ledger.all_claims(), arguments.only)
     rows, interrupted = sweep(claims, lambda claim: ledger.examine(claim, arguments.results), "claims checked")
-    document = presentation.as_json(rows, interrupted)
+    own = arguments.results is not None
+    document = presentation.as_json(rows, own, interrupted)
     terminal.tell(lambda: print(document) if arguments.json == "-" else presentation.show(rows))
     if arguments.json not in (None, "-"):
         cli.write_text("--json", Path(arguments.json), document + "\n")
     if arguments.report is not None:
         from allora_analysis import report
 
-        cli.write_text("--report", arguments.report, report.page(rows))
+        cli.write_text("--report", arguments.report, report.page(rows, own=own, interrupted=interrupted))
     failed = [row for row in rows if row.error is not None]
     for row in failed:
         print(f"error of the toolkit in the check of {row.claim.id}: {row.error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.resources
 import itertools
 import re
@@ -294,3 +295,13 @@ def test_a_bad_path_is_one_line_and_exit_2(few, tmp_path, monkeypatch, capsys, n
     assert out == ""
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_the_page_says_that_it_was_interrupted_and_whose_records_it_read():
+    reads = dataclasses.replace(ROWS[0], claim=dataclasses.replace(ROWS[0].claim, reads="finetune"))
+    plain, other = page([reads, *ROWS[1:]]), page([reads, *ROWS[1:]], own=True, interrupted=True)
+    command = f"python -m allora_analysis --only {reads.claim.id}"
+    for words in ("Its making was interrupted", "were judged by <code>--results</code>", f"{command} --results FOLDER"):
+        assert words not in plain
+        assert words in other
+    assert f"--only {ROWS[1].claim.id} --results" not in other

@@ -129,19 +129,19 @@ def show(rows: Sequence[Row]) -> None:
     console.print(summary(rows), highlight=False)
 
 
-def as_json(rows: Sequence[Row], interrupted: bool = False) -> str:
+def as_json(rows: Sequence[Row], own: bool = False, interrupted: bool = False) -> str:
     """The ledger's document: {"claims": [...], "environment": {...}}; a check that raised has verdict null and "error".
 
     Args:
         rows: the rows.
+        own: whether rows that read records read the caller's own; "own_records": true then says so.
         interrupted: whether others were to follow; "interrupted": true then says so.
 
     Returns:
         The document, indented, without NaN.
     """
     document = {"claims": [_entry(row) for row in rows], "environment": environment()}
-    if interrupted:
-        document["interrupted"] = True
+    document |= {name: True for name, so in (("own_records", own), ("interrupted", interrupted)) if so}
     return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
 
 

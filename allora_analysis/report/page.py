@@ -59,21 +59,23 @@ class Entry:
     picture: str | None
 
 
-def entry(row: Row, part: str, drawn: Mapping[str, Picture]) -> Entry:
+def entry(row: Row, part: str, drawn: Mapping[str, Picture], own: bool = False) -> Entry:
     """A row of the ledger for the page.
 
     Args:
         row: the row.
         part: the key of the part of the paper that it belongs to.
         drawn: the pictures at hand, by name.
+        own: whether rows that read records read the caller's own; the pictures are of the committed ones.
 
     Returns:
         The entry.
     """
     claim, finding, verdict = row.claim, row.finding, readme.verdict(row)
+    own = own and claim.reads is not None
     below = row.error if finding is None else finding.corrected
     name = pictures.name_for(claim)
-    mine = f"python -m allora_analysis --only {claim.id}"
+    mine = f"python -m allora_analysis --only {claim.id}" + (" --results FOLDER" if own else "")
     words = (claim.id, claim.where, verdict, claim.statement, below or "", claim.command, claim.test)
     return Entry(
         id=claim.id,
@@ -91,16 +93,18 @@ def entry(row: Row, part: str, drawn: Mapping[str, Picture]) -> Entry:
         commands=tuple(dict.fromkeys((mine, claim.command))),
         code=behind.modules(claim),
         tests=tuple(word.strip() for word in claim.test.split(",")),
-        picture=name if name in drawn else None,
+        picture=name if name in drawn and not own else None,
     )
 
 
-def page(rows: Sequence[Row], folder: Path | None = None) -> str:
+def page(rows: Sequence[Row], folder: Path | None = None, *, own: bool = False, interrupted: bool = False) -> str:
     """The ledger as one HTML document that loads nothing from elsewhere; the same rows give the same bytes.
 
     Args:
         rows: the ledger's rows.
         folder: where the pictures were drawn; None for the repository's own.
+        own: whether rows that read records read the caller's own.
+        interrupted: whether other rows were to follow.
 
     Returns:
         The document.
@@ -108,7 +112,9 @@ def page(rows: Sequence[Row], folder: Path | None = None) -> str:
     names = dict.fromkeys(name for row in rows if (name := pictures.name_for(row.claim)) is not None)
     drawn = {name: picture for name in names if (picture := pictures.load(name, folder)) is not None}
     parts = {f"part-{index}": title for index, title in enumerate(readme.by_part(rows))}
-    entries = {key: [entry(row, key, drawn) for row in readme.by_part(rows)[title]] for key, title in parts.items()}
+    entries = {
+        key: [entry(row, key, drawn, own) for row in readme.by_part(rows)[title]] for key, title in parts.items()
+    }
     counts = {key: Counter(one.verdict for one in of) for key, of in entries.items()}
     total = sum(counts.values(), Counter())
     templates = Environment(
@@ -126,6 +132,8 @@ def page(rows: Sequence[Row], folder: Path | None = None) -> str:
         verdicts=[verdict for verdict in (*VERDICTS, "error") if total[verdict]],
         meanings=MEANINGS,
         all_claims=len(ledger.all_claims()),
+        own=own,
+        interrupted=interrupted,
         pictures=drawn,
         environment={name: NOTHING if value is None else value for name, value in environment().items()},
         style=_part("ledger.css"),
