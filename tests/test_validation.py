@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -125,7 +126,9 @@ def test_numbers_pass_unchanged_on_their_side_of_zero(value):
 
 def test_edges_that_are_allowed():
     assert validation.keep_probability(1) == 1.0
-    assert validation.keep_probability(5e-324) == 5e-324
+    assert validation.keep_probability(sys.float_info.min) == sys.float_info.min
+    with pytest.raises(ArgumentError, match="keep_prob"):
+        validation.keep_probability(5e-324)  # its inverse is no number
     assert validation.non_negative("x", 0) == 0.0
     assert validation.count("x", np.int32(4), 4, 4) == 4
     assert type(validation.count("x", np.uint8(3))) is int
