@@ -162,10 +162,12 @@ def _of_node(folder: Path, node: str) -> list[int]:
 
 
 def kill_node(folder: Path, node: str) -> None:
-    """The node dies: its slurmd, slurmstepd and jobs at once."""
-    for pid in _of_node(folder, node):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    """The node dies: its slurmd, slurmstepd and jobs at once: none lives to tell that another was killed."""
+    dying = _of_node(folder, node)
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in dying:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
 def stop(folder: Path) -> None:
