@@ -72,6 +72,8 @@ def _check_paths(arguments: Arguments) -> None:
         if arguments.report.suffix.lower() not in (".html", ".htm"):
             raise ArgumentError(f"--report must end in .html, received {str(arguments.report)!r}")
         cli.check_writable("--report", arguments.report)
+        if arguments.json is not None and Path(arguments.json).resolve() == arguments.report.resolve():
+            raise ArgumentError(f"--json and --report must be two files, received {arguments.json!r} for both")
     if arguments.results is not None and not arguments.results.is_dir():
         raise ArgumentError(
             f"--results must be a folder of records, received {str(arguments.results)!r}; "

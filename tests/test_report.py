@@ -305,3 +305,11 @@ def test_the_page_says_that_it_was_interrupted_and_whose_records_it_read():
         assert words not in plain
         assert words in other
     assert f"--only {ROWS[1].claim.id} --results" not in other
+
+
+@pytest.mark.bad_input
+def test_one_file_cannot_be_both_page_and_json(few, tmp_path, capsys):
+    path = str(tmp_path / "both.html")
+    assert main(["--report", path, "--json", path]) == 2
+    assert "must be two files" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
