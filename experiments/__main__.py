@@ -29,7 +29,7 @@ class Arguments:
     """Count and verify the records, study by study; torn or altered ones are set aside and named (exit status 1)."""
 
     results: Annotated[tuple[Path, ...], arg(metavar="[FOLDER ...]")] = ()
-    """Folders of records; default: those of this repository."""
+    """Folders of records, or of such folders, as experiments/results is; default: those of this repository."""
 
 
 def status(arguments: Arguments) -> int:
@@ -47,10 +47,14 @@ def status(arguments: Arguments) -> int:
     for folder in arguments.results:
         if not folder.is_dir():
             raise ArgumentError(f"--results {folder}: is not a folder; name a folder of records")
-    torn = 0
-    for folder in arguments.results or [folder for folder in FOLDERS if folder.is_dir()]:
-        torn += _one(folder)
+    folders = [inner for folder in arguments.results for inner in _within(folder)]
+    torn = sum(_one(folder) for folder in folders or FOLDERS if folder.is_dir())
     return 1 if torn else 0
+
+
+def _within(folder: Path) -> list[Path]:
+    names = {known.name for known in FOLDERS} & {inner.name for inner in folder.iterdir() if inner.is_dir()}
+    return [folder / name for name in sorted(names)] or [folder]
 
 
 def _one(folder: Path) -> int:

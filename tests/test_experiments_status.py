@@ -66,6 +66,19 @@ def test_a_torn_file_is_set_aside_named_and_status_1_until_someone_looks(tmp_pat
     assert status(tmp_path) == 0
 
 
+def test_a_folder_of_folders_is_looked_into(tmp_path, capsys):
+    for study, protocol in ((STUDY, PROTOCOL), ("gradient_std", experiments.PROTOCOLS["gradient_std"])):
+        save(tmp_path / study, {"run": 0}, {}, study, protocol)
+    assert status(tmp_path) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out == [
+        f"{tmp_path / STUDY}:",
+        f"  {STUDY}: 1 records",
+        f"{tmp_path / 'gradient_std'}:",
+        "  gradient_std: 1 records",
+    ]
+
+
 def test_the_repositorys_own_records_are_whole():
     done = subprocess.run(
         [sys.executable, "-m", "experiments", "status"], cwd=ROOT, capture_output=True, text=True, timeout=120
