@@ -104,7 +104,7 @@ def guarded(command: Callable[[], int]) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _one_line
             status = command()
-        terminal.tell(lambda: None)
+        terminal.tell(sys.stdout.flush)
         return status
     except ArgumentError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -119,7 +119,7 @@ def guarded(command: Callable[[], int]) -> int:
         print(f"interrupted: {str(error) or 'nothing was finished yet'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # of a print outside `terminal.tell`
-        terminal.tell(lambda: None)
+        terminal.swallow()
         return 0
 
 

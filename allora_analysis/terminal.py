@@ -54,11 +54,12 @@ def tell(say: Callable[[], None]) -> None:
         say()
         sys.stdout.flush()
     except BrokenPipeError:
-        _swallow()
+        swallow()
     except OSError as error:
-        _swallow()  # or the interpreter would try again at its end
+        swallow()  # or the interpreter would try again at its end
         raise ArgumentError(f"standard output: {error.strerror or error}; send it elsewhere") from None
 
 
-def _swallow() -> None:
+def swallow() -> None:
+    """From here on, take what is printed to standard output and print it nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -20,7 +20,7 @@ from allora_analysis.zero_initialisation.setting import STUDY, Setting
 ROUNDING = 1e-8  # of a gradient's norm
 # Of all eigenvalues in float64, relative to the largest: below is rounding.
 ZERO = 1e-14
-COMMAND = "python -m experiments.hessian --model FOLDER --model-name {} --data rotten_tomatoes"
+COMMAND = "python -m experiments.hessian --model FOLDER --model-name NAME --data rotten_tomatoes"
 Recorded = Mapping[str, Any]
 
 
@@ -149,7 +149,7 @@ def claims() -> tuple[Claim, ...]:
             "§1, second flaw",
             f"The fine-tuning parameters start from a saddle point: in one layer of {models}",
             saddle,
-            COMMAND.format("NAME"),
+            COMMAND,
             "tests/test_claims_pretrained.py",
             reads=STUDY,
         ),

@@ -118,12 +118,10 @@ def outcome(fast: Mapping[int, Gap], slow: Mapping[int, Gap]) -> bool | None:
     Returns:
         True, False, or None where the runs do not decide it.
     """
-    faster, slower = (
-        {t: differs(slow[t]) and sign * slow[t][0] > 0 for t in START} for sign in (1, -1)
-    )  # than LoRA at l
-    if all(matches(fast[t]) and faster[t] for t in START):
+    ahead = {t: differs(slow[t]) and slow[t][0] > 0 for t in START}
+    if all(matches(fast[t]) and ahead[t] for t in START):
         return True
-    return False if any(differs(fast[t]) or slower[t] for t in START) else None
+    return False if any(differs(fast[t]) or (differs(slow[t]) and not ahead[t]) for t in START) else None
 
 
 def judged(outcomes: Mapping[str, bool | None], missing: list[str]) -> tuple[str, str | None]:

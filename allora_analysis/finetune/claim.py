@@ -56,12 +56,15 @@ def claim(path: Path, words: str) -> Iterator[None]:
 
 
 def _open(path: Path) -> int:
-    for left in reversed(range(TRIES)):
+    def attempt() -> int:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+
+    for _ in range(TRIES):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            return attempt()
         except (FileNotFoundError, FileExistsError):
-            if not left or (path.parent.exists() and not path.parent.is_dir()):
+            if path.parent.exists() and not path.parent.is_dir():
                 raise
             time.sleep(0.01)  # a neighbour that ended took the folder away, empty as it was, between the two
-    raise AssertionError
+    return attempt()

@@ -78,7 +78,7 @@ def load(source: str, name: str | None = None) -> TextData:
         raise ArgumentError(f"data must be a folder of JSON lines or a hub id, received the file {source!r}")
     else:
         splits, names = _from_hub(source)
-    for part in {"train": 0, "test": 0, **splits}:
+    for part in dict.fromkeys(("train", "test", *splits)):
         if not len(splits.get(part, ())):
             raise ArgumentError(f"data {source!r}: its {part} split is empty or missing; give one with rows")
     classes = None if _are_choices(source, splits) else _classes(source, splits, names)

@@ -141,8 +141,9 @@ def run(config: Config) -> Result:
     def load() -> Any:
         from allora_analysis.finetune import models
 
-        attention = models.attention_for(config.precision, config.device)
-        return models.load(config.model, data.classes, config.trust_remote_code, attention)
+        return models.load_to_train(
+            config.model, data.classes, config.trust_remote_code, config.precision, config.device
+        )
 
     chosen = setting(config, name, data.name)
     options = {"save_steps": config.checkpoint_steps, "device": config.device}

@@ -157,8 +157,10 @@ def recorded(grid: Grid) -> dict[Task, records.Record | None]:
         The record, or None.
     """
     checked(grid)
-    found = {task: digests(task, grid.trust_remote_code) for task in grid.tasks}
-    return {task: records.lookup(grid.results, STUDY, task.setting, PROTOCOL, found[task]) for task in grid.tasks}
+    return {
+        task: records.lookup(grid.results, STUDY, task.setting, PROTOCOL, digests(task, grid.trust_remote_code))
+        for task in grid.tasks
+    }
 
 
 def sweep(grid: Grid, known: Mapping[Task, records.Record | None]) -> None:

@@ -29,8 +29,9 @@ def run_task(grid: Grid, task: Task) -> bool:
     data = data_of(task.data, task.setting.data)
 
     def load() -> models.Pretrained:
-        attention = models.attention_for(task.setting.precision, grid.device)
-        return models.load(task.model, data.classes, grid.trust_remote_code, attention)
+        return models.load_to_train(
+            task.model, data.classes, grid.trust_remote_code, task.setting.precision, grid.device
+        )
 
     options = {"save_steps": grid.checkpoint_steps, "device": grid.device}
     return runs.run(task.setting, load, data, digests(task, grid.trust_remote_code), grid.results, **options).ran
