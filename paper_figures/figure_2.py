@@ -18,7 +18,6 @@ from matplotlib import colormaps
 from matplotlib.lines import Line2D
 
 from allora_analysis.claims.reported import TABLE_2
-from allora_analysis.claims.section_4_row_norms import MODEL
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets import dropout_rates, row_norms
 from allora_analysis.grid.reading import average_norm
@@ -56,7 +55,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Figure2]:
         folder: the folder of records; None for the repository's own.
 
     Returns:
-        The data. The model of the ledger's row always has its panels, another one where a case of it is complete.
+        The data.
     """
     dropped = [run for run in dropout_rates.PRESETS["desk"] if run.placement == "input"]
     trained = row_norms.PRESETS["desk"]
@@ -70,18 +69,16 @@ def load_data(folder: Path | str | None = None) -> Loaded[Figure2]:
     missing: dict[str | Panel, Missing] = {}
     for one in known.missing(dropped, "dropout_rates"):
         missing["accuracy"] = one
-    norms, shown = {}, []
+    norms = {}
     for panel, own in _cases(trained, lambda run: (run.model, run.optimizer)).items():
         cases = _cases(own, _arm)
         whole = {arm: case for arm, case in cases.items() if known.whole(case)}
-        if whole or panel[0] == MODEL:
-            norms[panel] = {arm: _norms(known, case) if arm in whole else None for arm, case in cases.items()}
-            used += [run for case in whole.values() for run in case]
-            for one in known.missing(own, "row_norms"):
-                missing[panel] = one
-            shown += own
+        norms[panel] = {arm: _norms(known, case) if arm in whole else None for arm, case in cases.items()}
+        used += [run for case in whole.values() for run in case]
+        for one in known.missing(own, "row_norms"):
+            missing[panel] = one
     data = Figure2({column.drop_rate: _points(column) for column in TABLE_2}, accuracy, norms, missing)
-    told = (*known.missing(dropped, "dropout_rates"), *known.missing(shown, "row_norms"))
+    told = (*known.missing(dropped, "dropout_rates"), *known.missing(trained, "row_norms"))
     return Loaded(data, known.names(used), told)
 
 

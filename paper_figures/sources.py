@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from allora_analysis import __version__
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.reading import found
+from allora_analysis.grid.sources import command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,10 +99,8 @@ class Runs(NamedTuple):
         lacking = [run for run in known if run not in self.results]
         if not lacking:
             return ()
-        needed = dict.fromkeys([*(run.model for run in lacking), *(run.data for run in lacking)])
-        folders = " ".join(f"{name}=FOLDER" for name in needed)
         told = f"{len(lacking)} of {len(known)} runs are not recorded"
-        return (Missing(told, f"python -m experiments.{experiment} --source {folders}"),)
+        return (Missing(told, command(experiment, lacking)),)
 
 
 def runs(wanted: Iterable[Setting], folder: Path | str | None = None) -> Runs:

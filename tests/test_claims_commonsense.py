@@ -70,3 +70,16 @@ def test_an_arm_in_part_does_not_count(folder):
     assert found.verdict == "undecided"
     assert "1 cases not recorded in full" in found.corrected
     assert "allora_0 over dora" not in found.evidence.measured
+
+
+@pytest.mark.parametrize("arms", [("allora_0",), section.ARMS])
+def test_an_arm_of_which_a_run_diverged_is_named(folder, arms):
+    whole = gains(0.02, 0.03)
+
+    def accuracy(run):
+        return [None] if (run.arm, run.data, run.seed) in {(arm, "boolq", 2) for arm in arms} else whole(run)
+
+    plant(folder, DESK, accuracy)
+    found = finding()
+    assert found.verdict == "undecided"
+    assert found.corrected.endswith(f"a run diverged in {', '.join(arms)}")

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from allora_analysis import grid, records
-from allora_analysis.finetune.setting import PROTOCOL, STUDY
+from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
 from allora_analysis.grid import plan, serial
-from allora_analysis.grid.sources import HUB, resolve
+from allora_analysis.grid.sources import HUB, command, resolve
 from allora_analysis.validation import ArgumentError
 from tests import tiny_grid
 
@@ -79,6 +79,11 @@ def test_sources_are_the_users_or_else_the_hubs(monkeypatch):
     assert resolve(["emotion", "mine", "emotion"], ["mine=a/b=c"]) == {"emotion": HUB["emotion"], "mine": "a/b=c"}
     assert resolve(["emotion"], ["emotion=~/films"]) == {"emotion": "/home/someone/films"}
     assert resolve(["films", "emotion"], needed=["emotion"]) == {"films": "films", "emotion": HUB["emotion"]}
+
+
+def test_a_command_names_every_model_and_data_set_once():
+    runs = [Setting(model, data, "lora") for model in ("a", "b") for data in ("x", "y")]
+    assert command("some", runs) == "python -m experiments.some --source a=FOLDER b=FOLDER x=FOLDER y=FOLDER"
 
 
 @pytest.mark.bad_input

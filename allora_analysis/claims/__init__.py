@@ -29,5 +29,6 @@ SECTIONS = (
     "section_4_variants",
     "section_4_commonsense",
     "section_4_fine_tuning",
+    "section_4_learning_rates",
     "section_4_tables",
 )

@@ -17,13 +17,14 @@ from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run
 from allora_analysis.finetune.setting import STUDY
 from allora_analysis.grid.presets.dropout_rates import DROP_RATES, PRESETS
 from allora_analysis.grid.reading import recorded
+from allora_analysis.grid.sources import command
 from allora_analysis.statistics import Difference, paired_family
 
 EARLY, LATE = 3, 8  # epochs; the paper has 3 and 10
 HIGH = max(DROP_RATES)
 ACCURACY = "test_accuracy"
 PERMUTATIONS, SEED = 9999, 0
-COMMAND = "python -m experiments.dropout_rates --source all-MiniLM-L6-v2=FOLDER rotten_tomatoes=FOLDER"
+WANTED = [one for one in PRESETS["desk"] if one.placement == "input"]
 
 
 def figure_2_left(folder: Path | None = None) -> Finding:
@@ -35,13 +36,15 @@ def figure_2_left(folder: Path | None = None) -> Finding:
     Returns:
         The finding.
     """
-    wanted = [one for one in PRESETS["desk"] if one.placement == "input"]
-    runs = recorded(wanted, folder)
-    seeds = sorted({one.seed for one in wanted})
-    known = {(one.drop_rate, one.seed): runs[one]["epochs"] for one in wanted if one in runs}
+    runs = recorded(WANTED, folder)
+    seeds = sorted({one.seed for one in WANTED})
+    known = {(one.drop_rate, one.seed): runs[one]["epochs"] for one in WANTED if one in runs}
     rates = [rate for rate in DROP_RATES if all(len(known.get((rate, seed), ())) >= LATE for seed in seeds)]
+    stopped = [rate for rate in DROP_RATES if rate not in rates and all((rate, seed) in known for seed in seeds)]
     if HIGH not in rates or len(rates) < 2:
-        return not_run(f"{len(runs)} of {len(wanted)} runs are recorded")
+        if stopped:
+            return Finding("undecided", Evidence({}, {}, SOURCE), _at(stopped))
+        return not_run(f"{len(runs)} of {len(WANTED)} runs are recorded")
 
     def gaps(pairs: Iterable[tuple[float, float]]) -> dict[tuple[float, float, int], list[float]]:
         return {
@@ -54,7 +57,7 @@ def figure_2_left(folder: Path | None = None) -> Finding:
 
     others = [rate for rate in rates if rate != HIGH]
     family = paired_family(gaps((HIGH, other) for other in others), LEVEL, cases=2 * (len(DROP_RATES) - 1))
-    verdict, text = judged(family, len(DROP_RATES) - len(rates))
+    verdict, text = judged(family, len(DROP_RATES) - len(rates) - len(stopped), stopped)
     beside = gaps((rate, 0.0) for rate in others if rate > 0 and 0.0 in rates)
     measured: dict[str, Any] = {
         f"drop rate {first:g} minus {second:g}, epoch {epoch}": described(one)
@@ -65,6 +68,10 @@ def figure_2_left(folder: Path | None = None) -> Finding:
     measured["Spearman's correlation of that epoch with the drop rate"] = correlation(best)
     predicted = {"epoch 3": "below 0 for each", "epoch 8": "above 0 for each"}
     return Finding(verdict, Evidence(predicted, measured, SOURCE, n=len(seeds)), text)
+
+
+def _at(stopped: Iterable[float]) -> str:
+    return f"a run diverged at drop rate {', '.join(f'{rate:g}' for rate in stopped)}"
 
 
 def _best(epochs: Sequence[Mapping[str, Any]]) -> int:
@@ -96,18 +103,21 @@ def correlation(best: Mapping[float, Sequence[int]]) -> dict[str, float] | None:
     }
 
 
-def judged(family: Mapping[tuple[float, float, int], Difference], missing: int) -> tuple[str, str | None]:
+def judged(
+    family: Mapping[tuple[float, float, int], Difference], missing: int, stopped: Sequence[float] = ()
+) -> tuple[str, str | None]:
     """The verdict on "weakest after short, strongest after long fine-tuning".
 
     Args:
         family: the high drop rate minus each other, early and late.
-        missing: the drop rates that are not recorded in full.
+        missing: how many drop rates are not recorded in full.
+        stopped: the drop rates at which a run diverged.
 
     Returns:
         The verdict, and what is seen or how many seeds it needs.
     """
     signs = {epoch: [one.sign for case, one in family.items() if case[-1] == epoch] for epoch in (EARLY, LATE)}
-    if not missing and set(signs[EARLY]) == {-1} and set(signs[LATE]) == {1}:
+    if not missing and not stopped and set(signs[EARLY]) == {-1} and set(signs[LATE]) == {1}:
         return "holds", None
     seen = f"drop rate {HIGH:g} against each other: " + ", ".join(
         f"after {epoch} epochs better than {of.count(1)}, worse than {of.count(-1)}, open against {of.count(0)}"
@@ -117,6 +127,7 @@ def judged(family: Mapping[tuple[float, float, int], Difference], missing: int) 
         return "refuted", seen
     needed = [one.required_n for one in family.values() if one.required_n is not None]
     rest = [f"would need {min(needed)} to {max(needed)} seeds"] if needed else []
+    rest += [_at(stopped)] if stopped else []
     rest += [f"{missing} drop rates not recorded in full"] if missing else []
     return "undecided", "; ".join([seen, *rest])
 
@@ -134,7 +145,7 @@ def claims() -> tuple[Claim, ...]:
             "High value of Dropout provides the strongest performance after long fine-tuning and the weakest "
             "performance after short fine-tuning.",
             figure_2_left,
-            COMMAND,
+            command("dropout_rates", WANTED),
             "tests/test_claims_fine_tuning.py",
             reads=STUDY,
         ),

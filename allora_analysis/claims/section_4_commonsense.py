@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from allora_analysis.claims.accuracy import LEVEL, Pairs, Runs, described, differences, words
+from allora_analysis.claims.accuracy import LEVEL, Pairs, Runs, described, differences, diverged, words
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run
 from allora_analysis.finetune.setting import STUDY
-from allora_analysis.grid.presets.commonsense import DESK_DATA, PRESETS
+from allora_analysis.grid.presets.commonsense import DESK_DATA, PRESETS, SEEDS
 from allora_analysis.grid.reading import recorded
+from allora_analysis.grid.sources import command
 from allora_analysis.statistics import paired_family
 
 ARMS = ("allora", "allora_0")
@@ -58,12 +59,12 @@ def table_1(folder: Path | None = None) -> Finding:
     wanted = PRESETS["desk"]
     runs = recorded(wanted, folder)
     gaps = averaged(runs, "dora")
-    if not gaps:
+    stopped = diverged(runs, {arm: [pair for data in DESK_DATA for pair in _pairs(arm, "dora", data)] for arm in ARMS})
+    if not gaps and not stopped:
         return not_run(f"{len(runs)} of {len(wanted)} runs are recorded")
-    family = paired_family(gaps, LEVEL, cases=len(ARMS))
-    signs = {one.sign for one in family.values()}
-    missing = len(ARMS) - len(family)
-    verdict = "refuted" if -1 in signs else "holds" if signs == {1} and not missing else "undecided"
+    family = paired_family(gaps, LEVEL, cases=len(ARMS)) if gaps else {}
+    signs = [one.sign for one in family.values()]
+    verdict = "refuted" if -1 in signs else "holds" if signs == [1] * len(ARMS) else "undecided"
     beside = {
         f"{arm} over {other}, {data}": _pairs(arm, other, data)
         for other in ("dora", "lora")
@@ -72,10 +73,12 @@ def table_1(folder: Path | None = None) -> Finding:
     }
     complete = differences(runs, beside)
     measured = {f"{arm} over dora": described(one) for arm, one in family.items()}
-    measured |= {case: described(one) for case, one in paired_family(complete, LEVEL).items()}
+    if complete:
+        measured |= {case: described(one) for case, one in paired_family(complete, LEVEL).items()}
     source = f"Student's t over seeds at {LEVEL}, Holm over the two arms"
-    evidence = Evidence({"difference": "above 0 for both"}, measured, source, n=len(next(iter(gaps.values()))))
-    return Finding(verdict, evidence, None if verdict == "holds" else words(family, missing))
+    evidence = Evidence({"difference": "above 0 for both"}, measured, source, n=SEEDS)
+    text = None if verdict == "holds" else words(family, len(ARMS) - len(family) - len(stopped), stopped)
+    return Finding(verdict, evidence, text)
 
 
 def claims() -> tuple[Claim, ...]:
@@ -90,7 +93,7 @@ def claims() -> tuple[Claim, ...]:
             f"§4.5, Table 1, on SmolLM2-135M and {' and '.join(DESK_DATA)}",
             "On average, ALLoRA and ALLoRA-0 each boosted accuracy over DoRA",
             table_1,
-            "python -m experiments.commonsense --source SmolLM2-135M=FILE.gguf openbookqa=FOLDER boolq=FOLDER",
+            command("commonsense", PRESETS["desk"]),
             "tests/test_claims_commonsense.py",
             reads=STUDY,
         ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from allora_analysis.finetune.setting import Setting
 from allora_analysis.validation import ArgumentError
 
 HUB = {
@@ -50,6 +51,21 @@ def resolve(names: Iterable[str], given: Iterable[str] = (), needed: Iterable[st
         if name not in own and name not in HUB:
             raise ArgumentError(f"--source: {name!r} has no source of its own; say --source {name}=FOLDER")
     return {name: own.get(name) or HUB.get(name, name) for name in wanted}
+
+
+def command(experiment: str, runs: Iterable[Setting]) -> str:
+    """The command line that makes runs, with a place for each model's and each data set's folder.
+
+    Args:
+        experiment: the module of `experiments` whose list they are on.
+        runs: the runs.
+
+    Returns:
+        The command.
+    """
+    known = list(runs)
+    names = dict.fromkeys([*(run.model for run in known), *(run.data for run in known)])
+    return f"python -m experiments.{experiment} --source {' '.join(f'{name}=FOLDER' for name in names)}"
 
 
 def _given(words: Iterable[str]) -> Mapping[str, str]:

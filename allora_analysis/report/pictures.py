@@ -37,7 +37,7 @@ ABOUT = {
         "4-escape-optimisers",
         "4-effective-rate",
     ),
-    "learning_rates": ("4-own-best-rate",),
+    "learning_rates": ("4-own-best-rate", "4-own-best-rate-sgd", "4-own-best-rate-smollm2"),
 }
 
 

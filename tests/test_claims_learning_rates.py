@@ -1,0 +1,103 @@
+"""The rows of each arm at its own best rate: verdicts follow from planted records, and from nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from allora_analysis.claims import section_4_learning_rates as section
+from allora_analysis.claims.ledger import examine
+from allora_analysis.finetune import setting as settings
+from allora_analysis.grid.presets.learning_rates import PRESETS
+from allora_analysis.study import plain
+from tests.test_claims_fine_tuning import better, plant, wiggle
+
+CLAIMS = {claim.id: claim for claim in section.claims()}
+ADAMW = ("all-MiniLM-L6-v2", "adamw")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def finding(identifier):
+    row = examine(CLAIMS[identifier])
+    assert row.error is None, row.error
+    json.dumps(plain(row.finding), allow_nan=False)
+    return row.finding
+
+
+@pytest.mark.parametrize("identifier", CLAIMS)
+def test_not_run_without_records_and_says_the_command(folder, identifier):
+    assert finding(identifier).verdict == "not_run"
+    assert CLAIMS[identifier].command.startswith("python -m experiments.learning_rates --source ")
+
+
+@pytest.mark.parametrize("identifier", CLAIMS)
+def test_every_row_reads_its_own_list(folder, identifier):
+    """Planted: ALLoRA is better on this row's list, LoRA on the other two."""
+    for name, of in section.LISTS.items():
+        gain = 0.02 if name == identifier else -0.02
+        plant(folder, section.wanted(*of), better(("allora_0", "allora_adamw"), gain))
+    assert finding(identifier).verdict == "holds"
+    assert all(finding(name).verdict == "refuted" for name in CLAIMS if name != identifier)
+
+
+def test_the_lists_are_the_preset():
+    listed = [run for of in section.LISTS.values() for run in section.wanted(*of)]
+    assert sorted(map(repr, listed)) == sorted(map(repr, PRESETS["desk"]))
+
+
+def test_own_best_rate_is_chosen_on_validation(folder):
+    wanted = section.wanted(*ADAMW)
+    best = {"lora": 1e-3, "allora_0": 3e-4}
+
+    def accuracy(run):
+        at_best = run.learning_rate == best.get(run.arm, 1e-4)
+        return [0.7 + 0.1 * at_best + (0.02 + wiggle(run)) * (run.arm.startswith("allora"))]
+
+    plant(folder, wanted, accuracy)
+    found = finding("4-own-best-rate")
+    assert found.verdict == "holds"
+    assert found.evidence.measured["lora"] == {"learning_rate": 1e-3}
+    assert found.evidence.measured["allora_0"]["learning_rate"] == 3e-4
+    assert found.evidence.measured["allora_0"]["difference"] == pytest.approx(0.02)
+
+
+def test_own_best_rate_waits_for_every_rate_of_an_arm(folder):
+    wanted = section.wanted(*ADAMW)
+    plant(folder, wanted, better(("allora_0", "allora_adamw")), skip=lambda run: run.arm == "dora" and run.seed == 2)
+    assert "dora" not in finding("4-own-best-rate").evidence.measured
+    plant(folder, wanted, better(("allora_0", "allora_adamw")))
+    assert "dora" in finding("4-own-best-rate").evidence.measured
+
+
+def test_a_rate_at_which_a_run_diverged_is_not_the_best(folder):
+    wanted = section.wanted(*ADAMW)
+
+    def accuracy(run):
+        gone = run.learning_rate == 3e-3 and run.seed == 0
+        return [None] if gone else [0.9 if run.learning_rate == 3e-3 else 0.8 + wiggle(run)]
+
+    plant(folder, wanted, accuracy)
+    assert finding("4-own-best-rate").evidence.measured["lora"] == {"learning_rate": 3e-5}
+    everywhere = folder / "everywhere"
+    plant(everywhere, wanted, lambda run: [None] if (run.arm, run.seed) == ("lora", 0) else [0.8 + wiggle(run)])
+    found = section.own_best_rate(*ADAMW, everywhere)
+    assert found.verdict == "undecided"
+    assert "a run diverged in allora_0, allora_adamw, dora, loraplus, asf_lora" in found.corrected
+
+
+def test_own_best_rate_wants_both_of_alloras_arms(folder):
+    wanted = section.wanted(*ADAMW)
+    plant(folder, wanted, better(("allora_0",)), skip=lambda run: run.arm not in ("lora", "allora_0"))
+    found = finding("4-own-best-rate")
+    assert found.evidence.measured["allora_0"]["difference"] == pytest.approx(0.02)
+    assert found.verdict == "undecided"
+    assert "4 cases not recorded in full" in found.corrected
+    others = folder / "others"
+    plant(others, wanted, better(()), skip=lambda run: run.arm.startswith("allora"))
+    assert section.own_best_rate(*ADAMW, others).verdict == "not_run"
