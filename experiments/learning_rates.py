@@ -14,7 +14,8 @@ in bf16 autocast (adapters, classifier and optimiser in float32), twice as fast 
 **Test.** For each arm, the rate with the highest validation accuracy, averaged over seeds; at that rate, the test
 accuracy of the arm minus LoRA's at LoRA's own best rate, paired by seed: Student's t over seeds, 95 % intervals, Holm
 over the arms of a model under an optimiser. An arm is better or worse than LoRA if its adjusted p-value is at most
-0.05, undecided otherwise, with the number of seeds that the difference seen would need. Validation chooses, the test split judges.
+0.05, undecided otherwise, with the number of seeds that the difference seen would need. Validation chooses, the test
+split judges.
 
 **Stopping rule.** The list of runs is fixed; every run is recorded whatever it shows, one that diverges as such; an arm
 is judged when all its rates and seeds are there.

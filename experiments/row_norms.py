@@ -22,7 +22,8 @@ SmolLM2-135M: 250 steps of 16 in bf16 autocast (adapters, classifier and optimis
 **Test.** D(t) = log n_ALLoRA(t) − log n_other(t), paired by seed, Student's t over seeds, for "other" LoRA at η·l and
 LoRA at l, at t = 1, 10 and the last step. ALLoRA *matches* another at t if the whole 95 % interval of D(t) is within
 ±log 1.1, *differs* if the interval excludes 0 and |mean| is above log 1.1, otherwise it is undecided. The paper's
-sentence holds of a model under an optimiser if ALLoRA matches LoRA at η·l at t = 1 and 10 and differs from LoRA at l there.
+sentence holds of a model under an optimiser if ALLoRA matches LoRA at η·l at t = 1 and 10 and differs from LoRA at l
+there.
 
 **Stopping rule.** The list of runs is fixed; every run is recorded whatever it shows, and a case is tested when its
 seeds are all there.
