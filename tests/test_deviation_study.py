@@ -88,10 +88,24 @@ def test_zero_initialisation(capsys, tmp_path):
 
 
 def test_a_constant_that_is_off_has_infinite_z():
-    exact = law.Deviation(1.0, 0.0, "closed form", 1.0, 1.0)
-    assert study.standardised(monte_carlo.Estimate(2.0, 0.0, 2), exact) == math.inf
-    assert study.standardised(monte_carlo.Estimate(0.0, 0.5, 2), exact) == -2.0
-    assert study.standardised(monte_carlo.Estimate(1.0, 0.0, 2), exact) == 0.0
+    constant = law.Deviation(1.0, 0.0, "closed form", 1.0, 1.0)
+    assert study.standardised(monte_carlo.Estimate(2.0, 0.0, 2), constant) == math.inf
+    assert study.standardised(monte_carlo.Estimate(1.0, 0.0, 2), constant) == 0.0
+
+
+def test_z_is_in_the_laws_own_standard_error():
+    """|D| is 0 or 2, each half the time: mean 1, E D² = 2, so the mean of four draws has standard error 1/2."""
+    exact = law.Deviation(1.0, 0.0, "closed form", math.sqrt(2), 1 / math.sqrt(2))
+    assert study.standardised(monte_carlo.Estimate(0.0, 0.1, 4), exact) == pytest.approx(-2.0)
+
+
+def test_a_mask_too_rare_to_be_drawn_is_no_discrepancy():
+    result = study.run(study.Config(keep_prob=1e-9, masks=(1, 100), draws=50))
+    assert all(abs(z) < 1 for z in result.measured["z"])
+    assert all(
+        measured < 0.6 * exact
+        for measured, exact in zip(result.measured["deviation"], result.predicted["deviation"], strict=True)
+    )
 
 
 @pytest.mark.bad_input

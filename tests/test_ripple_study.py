@@ -183,6 +183,7 @@ def test_interrupt_keeps_what_was_finished(monkeypatch):
         (["--eta"], "eta must have at least one value"),
         (["--eta", "-1"], "eta must be"),
         (["--eta", "nan"], "eta must be"),
+        (["--eta", "1", "1e300"], "eta must be at most 1e+100, received 1e+300"),
         (["--w-std", "-1"], "w_std must be"),
         (["--a-std", "-1"], "a_std must be"),
         (["--b-std", "inf"], "b_std must be"),

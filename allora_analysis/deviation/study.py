@@ -76,19 +76,23 @@ def data(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def standardised(measured: monte_carlo.Estimate, exact: Deviation) -> float:
-    """z, measured minus exact in standard errors; 0 where both agree to rounding.
+    """z, measured minus exact in the exact standard error √((E D² − (E D)²)/draws), D = |L̄_n − E L|, E D² = Std[L]²/n.
+
+    The sample's own error is 0 where no draw has met a rare mask that makes the mean.
 
     Args:
         measured: the sample mean.
         exact: the exact law.
 
     Returns:
-        z; ±∞ for a constant that is off.
+        z; 0 where both agree to rounding, ±∞ for a constant that is off.
     """
     gap = measured.mean - exact.value
     if abs(gap) <= 1e-10 * exact.value:
         return 0.0
-    return gap / measured.stderr if measured.stderr > 0 else math.copysign(math.inf, gap)
+    spread = (exact.bound - exact.value) * (exact.bound + exact.value)
+    stderr = math.sqrt(max(0.0, spread) / measured.draws)
+    return gap / stderr if stderr > 0 else math.copysign(math.inf, gap)
 
 
 def run(config: Config) -> Result:

@@ -77,6 +77,7 @@ OPTIONS = {
         "slurm_additional",
     ),
 }
+LEAST = {"processes": 1, "timeout_min": 1, "cpus_per_task": 1, "gpus_per_node": 0, "slurm_array_parallelism": 1}
 
 
 def run(presets: Presets, arguments: Arguments) -> int:
@@ -171,6 +172,8 @@ def _options(arguments: Arguments) -> dict[str, Any]:
         flag = "--" + name.replace("_", "-")
         raise ArgumentError(f"{flag} is for the executor {takers}, received --executor {arguments.executor}")
     options = {name: getattr(arguments, name) for name in given - {"slurm_additional"}}
+    for name in sorted(LEAST.keys() & options.keys()):
+        count(f"--{name.replace('_', '-')}", options[name], LEAST[name])
     pairs = [word.partition("=") for word in arguments.slurm_additional]
     for key, equals, value in pairs:
         if not (key and equals):

@@ -29,6 +29,8 @@ from allora_analysis.ripple.chi_square_moments import (
 )
 from allora_analysis.validation import ArgumentError
 
+LARGEST = 1e100  # of η: beyond, its square times a variance leaves the range of a float
+
 
 def check_scales(eta: float, w_std: float, a_std: float, b_std: float) -> tuple[float, float, float, float]:
     """η and the three standard deviations, each 0 or above, W + ηBA not identically 0.
@@ -43,9 +45,10 @@ def check_scales(eta: float, w_std: float, a_std: float, b_std: float) -> tuple[
         The four as floats.
 
     Raises:
-        ArgumentError: a negative one, or a map that is 0.
+        ArgumentError: a negative one, η above 1e100, or a map that is 0.
     """
-    eta = validation.non_negative("eta", eta)
+    if (eta := validation.non_negative("eta", eta)) > LARGEST:
+        raise ArgumentError(f"eta must be at most {LARGEST:g}, received {eta!r}")
     stds = (("w_std", w_std), ("a_std", a_std), ("b_std", b_std))
     w_std, a_std, b_std = (validation.non_negative(name, value) for name, value in stds)
     if w_std == 0 and 0 in (eta, a_std, b_std):
