@@ -11,7 +11,7 @@ from allora_analysis.claims.ledger import examine
 from allora_analysis.finetune import setting as settings
 from allora_analysis.grid.presets.commonsense import PRESETS
 from allora_analysis.study import plain
-from tests.test_claims_fine_tuning import plant, wiggle
+from tests.planted_finetune import plant, wiggle
 
 DESK = PRESETS["desk"]
 (CLAIM,) = section.claims()

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from allora_analysis import records
 from allora_analysis.claims import section_3_1_dropout_rates as dropout
 from allora_analysis.claims import section_4_fine_tuning as section
 from allora_analysis.claims.ledger import examine
 from allora_analysis.finetune import setting as settings
-from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from allora_analysis.grid.presets import ablation, dropout_rates, perception
 from allora_analysis.study import plain
+from tests.planted_finetune import better, plant, wiggle
 
 CLAIMS = {claim.id: claim for claim in (*dropout.claims(), *section.claims())}
 
@@ -24,22 +23,6 @@ CLAIMS = {claim.id: claim for claim in (*dropout.claims(), *section.claims())}
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(settings, "RESULTS", tmp_path)
     return tmp_path
-
-
-def plant(folder, wanted, accuracy, skip=lambda run: False):
-    """Records whose test (and validation) accuracy, epoch by epoch, is as `accuracy(run)` lists it; None: diverged."""
-    for run in wanted:
-        if skip(run):
-            continue
-        epochs = [
-            {"epoch": float(i), "test_accuracy": value + 0.01 * run.seed, "validation_accuracy": value}
-            for i, value in enumerate(accuracy(run), 1)
-            if value is not None
-        ]
-        digests = {"model": "0" * 64, "data": "1" * 64}
-        stopped = 7 if None in accuracy(run) else None
-        result = {"epochs": epochs, "diverged_at_step": stopped}
-        records.save(folder, STUDY, run, result, protocol=PROTOCOL, digests=digests, provenance={})
 
 
 def finding(identifier):
@@ -53,14 +36,6 @@ def finding(identifier):
 def test_not_run_without_records_and_says_the_command(folder, identifier):
     assert finding(identifier).verdict == "not_run"
     assert CLAIMS[identifier].command.startswith("python -m experiments.")
-
-
-def wiggle(run):
-    return 0.0005 * (run.seed - 1)
-
-
-def better(arms, by=0.02):
-    return lambda run: [0.5, 0.8 + (by + wiggle(run)) * (run.arm in arms)]
 
 
 def test_table_3(folder):

@@ -11,7 +11,7 @@ from allora_analysis.claims.ledger import examine
 from allora_analysis.finetune import setting as settings
 from allora_analysis.grid.presets.learning_rates import PRESETS
 from allora_analysis.study import plain
-from tests.test_claims_fine_tuning import better, plant, wiggle
+from tests.planted_finetune import better, plant, wiggle
 
 CLAIMS = {claim.id: claim for claim in section.claims()}
 ADAMW = ("all-MiniLM-L6-v2", "adamw")

@@ -14,6 +14,7 @@ from allora_analysis.finetune import setting as settings
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from allora_analysis.grid.presets import row_norms as preset
 from allora_analysis.study import plain
+from tests import planted_finetune
 
 CLAIM, SECOND = section.claims()
 RUNS = section.wanted("all-MiniLM-L6-v2")
@@ -27,18 +28,14 @@ def folder(tmp_path, monkeypatch):
 
 
 def plant(folder, speed, skip=lambda run: False, noise=0.01, runs=RUNS):
-    """Records whose norms grow as t times the arm's speed; `speed(run)` for ALLoRA, LoRA's is its rate over l."""
-    for run in runs:
-        if skip(run):
-            continue
-        own = run.learning_rate / preset.RATES[run.optimizer] if run.arm == "lora" else speed(run)
-        steps = [1, 10, run.max_steps]
-        norms = [own * t * math.exp(noise * (run.seed - 1) * (run.arm == "allora")) for t in steps]
-        layers = {"a": {"mean": norms, "max": norms}, "b": {"mean": norms, "max": norms}}
-        result = {"epochs": [], "row_norms": {"step": steps, "layers": layers}}
-        records.save(
-            folder, STUDY, run, result, protocol=PROTOCOL, digests={"model": "0" * 64, "data": "1" * 64}, provenance={}
-        )
+    """Norms that grow at LoRA's rate over l, and for the other arms at `speed(run)`."""
+
+    def norms(run):
+        if run.arm == "lora":
+            return run.learning_rate / preset.RATES[run.optimizer]
+        return speed(run) * math.exp(noise * (run.seed - 1) * (run.arm == "allora"))
+
+    planted_finetune.plant(folder, runs, lambda run: [0.5], norms, skip)
 
 
 def finding(claim=CLAIM):
