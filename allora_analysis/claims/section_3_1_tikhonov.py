@@ -17,7 +17,7 @@ from allora_analysis.tikhonov.spread import Problems
 TOLERANCE = 1e-9
 ROUNDING = "float64 rounding: sums over at most 2^9 masks and least squares on designs of condition number below 100"
 COMMAND = "python -m allora_analysis.tikhonov"
-TEST = "tests/test_tikhonov.py"
+TEST = "tests/test_tikhonov.py, tests/test_tikhonov_ridge.py"
 SEED = 31
 
 

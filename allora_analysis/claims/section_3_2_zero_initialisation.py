@@ -20,7 +20,7 @@ SEED = 20
 DRAWS = 200
 Z = 5.0  # two-sided false-fail rate 6e-7 for each comparison
 COMMAND = "python -m allora_analysis.hessian"
-TEST = "tests/test_hessian.py"
+TEST = "tests/test_hessian_product.py"
 EQ1, EQ2 = "§3.2, Eq. (1)", "§3.2, Eq. (2)"
 
 

@@ -2,7 +2,7 @@
 
 "As the training set size decreases, the landscape degenerates" (§3.2) depends on what decreases with N. For i.i.d.
 centred entries κ peaks at N = D and falls on both sides; where S stays what it is, N alone changes nothing.
-Checked by `tests/test_hessian.py`.
+Checked by `tests/test_hessian_product.py`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def marchenko_pastur_condition(gamma: float) -> float:
     For γ > 1 the non-zero part of S is that of XXᵀ, whose ratio is 1/γ: the same expression. Assumes i.i.d. *centred*
     entries of finite fourth moment (a common mean adds one eigenvalue of order N·D). The limit is biased at finite N,
     by a gap of order N^(−2/3). Source: Marchenko–Pastur 1967; Bai–Yin 1993 for the edges.
-    Checked by `tests/test_hessian.py::test_gap_to_marchenko_pastur_shrinks`.
+    Checked by `tests/test_hessian_product.py::test_gap_to_marchenko_pastur_shrinks`.
 
     Args:
         gamma: γ = D/N, above 0.
@@ -60,7 +60,7 @@ def square_log_condition(n: int) -> tuple[float, float]:
 
     κ(X)/N → x with P(x ≤ t) = exp(−2/t − 2/t²), so E log κ(S) → 2 log N + 3.0742 and the median → 2 log(3.6711 N). For
     few N that is too high: the mean by 3.07 at N = 1 (where κ = 1), by about 1.3 at 2 and 0.65 at 4.
-    Source: Edelman 1988, Theorem 6.1. Checked by `tests/test_hessian.py::test_peak_is_edelmans`.
+    Source: Edelman 1988, Theorem 6.1. Checked by `tests/test_hessian_product.py::test_peak_is_edelmans`.
 
     Args:
         n: N = D.
@@ -75,7 +75,7 @@ def square_log_condition(n: int) -> tuple[float, float]:
 def log_condition(x: ArrayLike) -> float:
     """Logarithm of κ of the non-zero part of XᵀX: 2 log(s₁/s_rank X), ranks by max(N, D)·ε·s₁.
 
-    Checked by `tests/test_hessian.py::test_log_condition`.
+    Checked by `tests/test_hessian_product.py::test_log_condition`.
 
     Args:
         x: X (N×D), not all zero.
@@ -101,7 +101,7 @@ def fixed_gram_design(x: ArrayLike, n_samples: int, generator: np.random.Generat
     """Another design with M rows and the same XᵀX: QX̃, Q (M×rank) with orthonormal columns, X̃ᵀX̃ = XᵀX.
 
     The counterexample to "as N decreases the landscape degenerates": the Hessian in Δ is the same for every M.
-    Checked by `tests/test_hessian.py::test_fixed_gram_changes_nothing`.
+    Checked by `tests/test_hessian_product.py::test_fixed_gram_changes_nothing`.
 
     Args:
         x: X (N×D).
@@ -127,7 +127,7 @@ def block_conditioning(x: ArrayLike, a: ArrayLike) -> BlockConditioning:
     """κ(ASAᵀ), of the Hessian in B at B = 0, beside κ(S) and κ(AAᵀ); κ(ASAᵀ) ≤ κ(S)·κ(AAᵀ).
 
     Better than S for a spread spectrum and r ≪ D (∞ against finite for r ≤ N < D), worse for white X, where it is
-    κ(AAᵀ) ≥ 1 = κ(S). Checked by `tests/test_hessian.py::test_block_conditioning`.
+    κ(AAᵀ) ≥ 1 = κ(S). Checked by `tests/test_hessian_product.py::test_block_conditioning`.
 
     Args:
         x: X (N×n₂).

@@ -1,6 +1,6 @@
 """What the closed forms are held against: sampled condition numbers, a dense Hessian by differences, integrated flow.
 
-None of it uses the closed forms. Checked by `tests/test_hessian.py` and `tests/test_hessian_escape.py`.
+None of it uses the closed forms. Checked by `tests/test_hessian_product.py` and `tests/test_hessian_escape.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Eq. (1) prints the last term transposed, Eq. (2) lacks the factor 2 and gives the identity the wrong size. The Hessian
 holds no Δ: it is the same at Δ = 0 as anywhere, so it cannot say anything about starting there.
-Checked by `tests/test_hessian.py` against automatic differentiation.
+Checked by `tests/test_hessian_product.py` against automatic differentiation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from allora_analysis.validation import count, matrix, matrix_of
 def product_gradient(x: ArrayLike, y: ArrayLike, w: ArrayLike, delta: ArrayLike) -> Float[np.ndarray, "D C"]:
     """∇_Δ ‖X(W + Δ) − Y‖² = 2SΔ − 2Xᵀ(Y − XW), S = XᵀX: Eq. (1) with its last term the right way round.
 
-    Source: paper §3.2, Eq. (1). Checked by `tests/test_hessian.py::test_product_gradient_is_autograds`.
+    Source: paper §3.2, Eq. (1). Checked by `tests/test_hessian_product.py::test_product_gradient_is_autograds`.
 
     Args:
         x: X (N×D), the design.
@@ -49,7 +49,7 @@ def product_hessian(x: ArrayLike, n_outputs: int) -> Float[np.ndarray, "DC DC"]:
     """∇²_Δ L = 2 I_C ⊗ XᵀX on vec Δ (columns stacked), dense: Eq. (2) with the factor 2 and the identity of size C.
 
     Source: paper §3.2, Eq. (2). For small problems only: (D·C)² numbers; `product_spectrum` needs none of them.
-    Checked by `tests/test_hessian.py::test_product_hessian_is_autograds_at_every_delta`.
+    Checked by `tests/test_hessian_product.py::test_product_hessian_is_autograds_at_every_delta`.
 
     Args:
         x: X (N×D).
@@ -66,7 +66,7 @@ def product_spectrum(x: ArrayLike, n_outputs: int) -> Float[np.ndarray, " DC"]:
     """All D·C eigenvalues of 2 I_C ⊗ XᵀX, ascending: 2s² for each singular value s of X, and D − N zeros, C times each.
 
     Source: paper §3.2, Eq. (2), mended. From X's singular values, never from XᵀX, whose small eigenvalues drown in
-    rounding. Non-negative: the loss in Δ is convex. Checked by `tests/test_hessian.py::test_product_spectrum`.
+    rounding. Non-negative: the loss in Δ is convex. Checked by `tests/test_hessian_product.py::test_product_spectrum`.
 
     Args:
         x: X (N×D).

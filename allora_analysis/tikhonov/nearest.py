@@ -2,7 +2,7 @@
 
 In X's singular basis, ridge's fit multiplies direction i of Y by h_i(λ) = s_i²/(s_i² + λ), so
 ‖Z − XW_λ‖² = Σ_i ‖G_i − h_i(λ)H_i‖² with G = UᵀZ, H = UᵀY: a sum of terms each unimodal in λ, but not unimodal itself.
-Checked by `tests/test_tikhonov.py` against a dense grid.
+Checked by `tests/test_tikhonov_ridge.py` against a dense grid.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Tikhonov's solution argmin ‖Y − XW‖² + λ‖W‖², and the designs on which dropout is exactly that (§3.1).
 
-Everything happens in X's singular basis, cut at the numerical rank. Checked by `tests/test_tikhonov.py`.
+Everything happens in X's singular basis, cut at the numerical rank. Checked by `tests/test_tikhonov_ridge.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `PeftModel.save_pretrained` writes `adapter_model.safetensors` and an `adapter_config.json` that holds the rule. Plain
 PEFT loads the file as LoRA, which is the same function (it warns of the fields it does not know); ASF-LoRA is another
-function, and plain PEFT raises on its file. Checked by `tests/test_lora_peft_saving.py`.
+function, and plain PEFT raises on its file. Checked by `tests/test_lora_peft_saving*.py`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,180 @@
+"""Adapters on disk that do not load, or do not export: one line, and nothing is changed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from allora_analysis.lora.peft import export_lora, load, train_on
+from allora_analysis.validation import ArgumentError
+from tests.test_lora_peft_refusals import refused, refused_and_unchanged, state
+from tests.test_lora_peft_saving import ETA, adapted, layers, lora
+from tests.tiny_peft_models import logits, qwen
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*gradient_checkpointing:FutureWarning", "ignore:Could not find a config file"
+)
+
+
+def damage(folder: Path, what: str) -> Path:
+    config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    first = sorted(tensors)[0]
+    if what == "no folder":
+        return folder / "missing"
+    if what == "no config":
+        config.unlink()
+    elif what == "torn config":
+        config.write_text(config.read_text()[:100])
+    elif what == "list config":
+        config.write_text("[]")
+    elif what == "no weights":
+        weights.unlink()
+    elif what == "torn weights":
+        weights.write_bytes(weights.read_bytes()[:-50])
+    elif what == "empty weights":
+        weights.write_bytes(b"")
+    elif what == "nan":
+        save_file(tensors | {first: tensors[first] * float("nan")}, weights)
+    elif what == "inf":
+        save_file(tensors | {first: tensors[first] + float("inf")}, weights)
+    elif what == "fewer keys":
+        save_file({key: value for key, value in tensors.items() if key != first}, weights)
+    elif what == "more keys":
+        save_file(tensors | {"base_model.model.other": torch.zeros(2)}, weights)
+    elif what == "other shapes":
+        save_file(tensors | {first: tensors[first][:1].clone()}, weights)
+    else:
+        saved = json.loads(config.read_text())
+        config.write_text(json.dumps(saved | json.loads(what)))
+    return folder
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("what", "match"),
+    [
+        ("no folder", r"folder '.*missing' has no adapter_config.json; give the folder that save_pretrained wrote"),
+        ("no config", r"has no adapter_config.json"),
+        ("torn config", r"adapter_config.json: torn, no JSON .* save the adapter again"),
+        ("list config", r"adapter_config.json: a JSON object wanted, received list"),
+        ("no weights", r"has no adapter_model.safetensors"),
+        ("torn weights", r"adapter_model.safetensors: torn .* save the adapter again"),
+        ("empty weights", r"adapter_model.safetensors: torn"),
+        ("nan", r"adapter_model.safetensors: NaN or infinity in base_model.*; take an earlier checkpoint"),
+        ("inf", r"NaN or infinity in"),
+        ("fewer keys", r"does not fit the model: 1 keys are in the file or in the model alone, first base_model"),
+        ("more keys", r"does not fit the model: 1 keys are in the file or in the model alone, first base_model.*other"),
+        ("other shapes", r"does not fit the model: .*size mismatch"),
+        ('{"variant": "allora_9"}', r"adapter_config.json: variant must be one of"),
+        ('{"eta": -1}', r"adapter_config.json: eta must be"),
+        ('{"lora_alpha": 9}', r"adapter_config.json: lora_alpha must be"),
+        ('{"use_dora": true}', r"adapter_config.json: use_dora must be left out"),
+        (
+            '{"of_a_later_peft": 1}',
+            r"adapter_config.json: unknown to this version of PEFT: of_a_later_peft; upgrade it",
+        ),
+        ('{"target_modules": ["up_proj"]}', r"does not fit the model"),
+        ('{"target_modules": ["nothing"]}', r"does not fit the model: .*"),
+        ('{"r": 17, "lora_alpha": 17}', r"does not fit the model: .*rank must be at most"),
+    ],
+)
+def test_folders_that_do_not_load(tmp_path, what, match):
+    adapted().save_pretrained(tmp_path)
+    folder, model = damage(tmp_path, what), qwen().train()
+    with refused_and_unchanged(model, match):
+        load(model, folder)
+    loaded = adapted()
+    before = logits(loaded)
+    with refused_and_unchanged(loaded, match):
+        load(loaded, folder, adapter_name="second")
+    assert torch.equal(logits(loaded), before)
+
+
+@pytest.mark.bad_input
+def test_eta_that_is_missing_from_the_file(tmp_path):
+    adapted().save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    saved = json.loads(path.read_text())
+    del saved["eta"]
+    path.write_text(json.dumps(saved))
+    with refused("adapter_config.json: eta is missing"):
+        load(qwen(), tmp_path)
+    del saved["variant"]
+    path.write_text(json.dumps(saved))
+    with refused(r"holds plain PEFT's adapter \(LORA\): load it with peft.PeftModel.from_pretrained, or .* train_on"):
+        load(qwen(), tmp_path)
+
+
+@pytest.mark.bad_input
+def test_a_name_that_is_taken(tmp_path):
+    model = adapted()
+    model.save_pretrained(tmp_path)
+    with refused_and_unchanged(model, "adapter_name: the model has an adapter 'default'; choose another name"):
+        load(model, tmp_path)
+
+
+@pytest.mark.bad_input
+def test_loading_onto_plain_peft(tmp_path):
+    adapted().save_pretrained(tmp_path)
+    model = lora()
+    with refused_and_unchanged(model, "layers are plain PEFT's"):
+        load(model, tmp_path, adapter_name="second")
+    assert list(model.peft_config) == ["default"]
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"use_dora": True}, r"use_dora must be left out"),
+        ({"rank_pattern": {"q_proj": 2}}, r"rank_pattern must be left out"),
+        ({"init_lora_weights": "olora"}, r"a LoRA adapter wanted, received .* init_lora_weights 'olora'; convert it"),
+    ],
+)
+def test_adapters_that_are_not_loras_alone(tmp_path, fields, match):
+    lora(**fields).save_pretrained(tmp_path)
+    model = qwen()
+    with refused_and_unchanged(model, match):
+        train_on(model, tmp_path, ETA)
+
+
+@pytest.mark.bad_input
+def test_asf_lora_is_another_function(tmp_path):
+    lora().save_pretrained(tmp_path / "lora")
+    adapted("asf_lora").save_pretrained(tmp_path / "asf")
+    with refused("not linear in x"):
+        train_on(qwen(), tmp_path / "lora", ETA, "asf_lora")
+    with refused("not linear in x"):
+        train_on(qwen(), tmp_path / "asf", ETA)
+    with refused("not linear in x"):
+        export_lora(adapted("asf_lora"), tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.bad_input
+def test_what_does_not_export(tmp_path):
+    model = adapted()
+    with refused(r"adapter_name must name an ALLoRA adapter of a PeftModel, received 'other'; it has \['default'\]"):
+        export_lora(model, tmp_path, "other")
+    with refused("adapter_name must name an ALLoRA adapter"):
+        export_lora(lora(), tmp_path)
+    layers(model)[0].lora_B["default"].weight.data[0, 0] = float("nan")
+    with refused("adapter 'default': NaN or infinity in base_model"):
+        export_lora(model, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.bad_input
+def test_errors_are_value_errors(tmp_path):
+    model = qwen()
+    before = state(model)
+    with pytest.raises(ValueError, match=r"has no adapter_config.json") as caught:
+        load(model, tmp_path)
+    assert isinstance(caught.value, ArgumentError)
+    assert state(model) == before

@@ -1,0 +1,178 @@
+"""§3.1 for output and input masks: ridge, where dropout is one, and the nearest."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from allora_analysis import tikhonov
+from tests.brute_force import tikhonov as brute
+from tests.tikhonov_designs import DESIGNS, PLACEMENTS, problem, targets
+
+# --- ridge -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("penalty", [1e-3, 1.0, 50.0])
+def test_ridge_is_the_normal_equations(name, penalty):
+    x = DESIGNS[name]
+    y = targets(x, 2)
+    np.testing.assert_allclose(tikhonov.ridge_solution(x, y, penalty), brute.ridge(x, y, penalty), atol=1e-11)
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_ridge_at_both_ends(name):
+    x = DESIGNS[name]
+    y = targets(x, 2)
+    np.testing.assert_allclose(tikhonov.ridge_solution(x, y, 0), np.linalg.pinv(x) @ y, atol=1e-12)
+    np.testing.assert_array_equal(tikhonov.ridge_solution(x, y, math.inf), 0)
+
+
+@pytest.mark.parametrize("of", ["weights", "fit"])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_equal_spectrum_is_an_exact_ridge(placement, of):
+    x = 2.0 * np.linalg.qr(problem(9, 6, 3, 1)[0])[0]
+    y = targets(x, 2)
+    penalty = tikhonov.exact_penalty(x, 0.8, placement, of)
+    assert penalty == pytest.approx(4.0 * 0.25)  # λ = kc
+    np.testing.assert_allclose(
+        tikhonov.ridge_solution(x, y, penalty), tikhonov.dropout_solution(x, y, 0.8, placement), atol=1e-12
+    )
+    assert tikhonov.is_exact_ridge(x, placement, of)
+    assert tikhonov.exact_penalty(x * [1, 1, 1.01], 0.8, placement, of) is None
+
+
+def test_output_exactness_wants_the_non_zero_singular_values_only():
+    basis = np.linalg.qr(problem(10, 6, 2, 1)[0])[0]
+    x = 3.0 * basis @ np.linalg.qr(problem(11, 5, 2, 1)[0])[0].T
+    y = targets(x, 2)
+    penalty = tikhonov.exact_penalty(x, 0.5, "output")
+    assert penalty == pytest.approx(9.0)
+    np.testing.assert_allclose(
+        tikhonov.ridge_solution(x, y, penalty), tikhonov.dropout_solution(x, y, 0.5, "output"), atol=1e-12
+    )
+
+
+def test_input_exactness_wants_equal_columns_and_a_zero_column_may_join():
+    x = problem(12, 6, 3, 1)[0]
+    x = 2.0 * x / np.linalg.norm(x, axis=0)
+    y = targets(x, 2)
+    for design in (x, np.column_stack([x, np.zeros(6)])):
+        penalty = tikhonov.exact_penalty(design, 0.5, "input")
+        assert penalty == pytest.approx(4.0)
+        np.testing.assert_allclose(
+            tikhonov.ridge_solution(design, y, penalty), tikhonov.dropout_solution(design, y, 0.5, "input"), atol=1e-12
+        )
+    assert not tikhonov.is_exact_ridge(x, "output")
+
+
+def test_the_fit_of_a_single_sample_is_always_a_ridge_but_its_weights_are_not():
+    x, y = np.array([[1.0, 2.0, 0.0, -0.5]]), np.array([[3.0, 1.0]])
+    assert tikhonov.exact_penalty(x, 0.4, "input", "weights") is None
+    penalty = tikhonov.exact_penalty(x, 0.4, "input", "fit")
+    difference = tikhonov.ridge_solution(x, y, penalty) - tikhonov.dropout_solution(x, y, 0.4, "input")
+    np.testing.assert_allclose(x @ difference, 0, atol=1e-12)
+    assert np.abs(difference).max() > 0.01
+    assert tikhonov.nearest_ridge(x, y, 0.4, "input").penalty == pytest.approx(penalty)
+
+
+def test_the_fit_of_wide_designs_can_be_a_ridge_with_unequal_columns():
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    x, y = np.hstack([turn, 3.0 * turn.T]), targets(np.eye(2), 3)
+    assert tikhonov.exact_penalty(x, 0.5, "input", "weights") is None
+    assert tikhonov.exact_penalty(x, 0.5, "input", "fit") == pytest.approx(5.0)  # XXᵀ = 10 I, X diag(XᵀX)⁻¹Xᵀ = 2 I
+    found = tikhonov.nearest_ridge(x, y, 0.5, "input")
+    assert found.penalty == pytest.approx(5.0)
+    assert found.distance < 1e-14
+    generic = DESIGNS["wide"]
+    assert tikhonov.exact_penalty(generic, 0.5, "input", "fit") is None
+    assert tikhonov.nearest_ridge(generic, y, 0.5, "input").distance > 1e-4
+
+
+@pytest.mark.parametrize("x", [np.zeros((2, 2)), problem(13, 4, 3, 1)[0]])
+def test_exactness_without_dropout_or_design(x):
+    keep_prob = 0.5 if not x.any() else 1.0
+    assert tikhonov.exact_penalty(x, keep_prob, "input") == 0.0
+
+
+# --- the nearest ridge -------------------------------------------------------------------------------------------
+
+GRID = np.exp(np.linspace(-25, 25, 3001))
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.95])
+@pytest.mark.parametrize("seed", range(3))
+def test_nearest_ridge_beats_a_dense_grid(placement, p, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((9, 5)) * np.exp(rng.uniform(-4, 4, 5))
+    y = rng.standard_normal((9, 2))
+    fit = x @ tikhonov.dropout_solution(x, y, p, placement)
+    found = tikhonov.nearest_ridge(x, y, p, placement)
+    grid = brute.grid_distance(x, y, fit, GRID)
+    assert found.distance <= grid.min() + 1e-9
+    assert found.distance >= grid.min() - 2e-3  # the grid is as fine as that
+    at = np.linalg.norm(fit - x @ tikhonov.ridge_solution(x, y, found.penalty)) / np.linalg.norm(fit)
+    assert found.distance == pytest.approx(at, abs=1e-12)
+
+
+@pytest.mark.parametrize(("small", "large", "expected"), [(1.0, 0.5, 1.0), (0.5, 1.0, 1e8)])
+def test_nearest_ridge_finds_the_global_of_two_minima(small, large, expected):
+    x, y = np.diag([1.0, 1e4]), np.diag([small, large])
+    fit = x @ tikhonov.dropout_solution(x, y, 0.5, "output")
+    grid = brute.grid_distance(x, y, fit, GRID)
+    inner = (grid[1:-1] < grid[:-2]) & (grid[1:-1] < grid[2:])
+    assert inner.sum() == 2  # a local search from the wrong end stops at the other
+    found = tikhonov.nearest_ridge(x, y, 0.5, "output")
+    assert found.penalty == pytest.approx(expected, rel=1e-6)
+    assert found.distance == pytest.approx(min(small, large) / math.hypot(small, large), rel=1e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10**6), p=st.floats(0.02, 0.98), scale=st.floats(-6, 6))
+def test_nearest_ridge_moves_with_the_square_of_the_design(seed, p, scale):
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((6, 3)), rng.standard_normal((6, 2))
+    one = tikhonov.nearest_ridge(x, y, p, "output")
+    other = tikhonov.nearest_ridge(x * 10.0**scale, 5 * y, p, "output")
+    assert other.distance == pytest.approx(one.distance, abs=1e-10)
+    assert 0 <= one.distance <= 1
+    s = np.linalg.svd(x, compute_uv=False)
+    k = (1 - p) / p
+    assert k * s[-1] ** 2 * (1 - 1e-9) <= one.penalty <= k * s[0] ** 2 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_nearest_ridge_is_exact_where_claimed(placement):
+    x = 0.5 * np.linalg.qr(problem(14, 7, 4, 1)[0])[0]
+    y = targets(x, 3)
+    found = tikhonov.nearest_ridge(x, y, 0.3, placement)
+    assert found.distance < 1e-14
+    assert found.penalty == pytest.approx(0.7 / 0.3 * 0.25, rel=1e-9)
+
+
+def test_nearest_ridge_at_both_ends():
+    x, y = problem(15, 6, 3, 2)
+    least_squares = x @ tikhonov.ridge_solution(x, y, 0)
+    assert tikhonov.nearest_ridge(x, y, 1.0, "input") == tikhonov.NearestRidge(0.0, 0.0)
+    above = tikhonov.nearest_ridge_to_fit(x, y, 2 * least_squares)
+    assert above.penalty == 0
+    assert above.distance == pytest.approx(0.5)
+    below = tikhonov.nearest_ridge_to_fit(x, y, -least_squares)
+    assert below == tikhonov.NearestRidge(math.inf, 1.0)
+
+
+def test_nearest_ridge_where_nothing_can_be_fitted():
+    x, y = np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])
+    assert tikhonov.nearest_ridge(x, y, 0.5, "output") == tikhonov.NearestRidge(0.0, 0.0)
+    assert tikhonov.nearest_ridge_to_fit(x, y, y) == tikhonov.NearestRidge(0.0, 1.0)
+
+
+def test_nearest_ridge_with_extreme_keep_probability():
+    x, y = problem(16, 6, 3, 2)
+    for p in (1e-12, 1e-100, 1 - 1e-12):
+        found = tikhonov.nearest_ridge(x, y, p, "output")
+        s = np.linalg.svd(x, compute_uv=False)
+        assert (1 - p) / p * s[-1] ** 2 * 0.99 <= found.penalty <= (1 - p) / p * s[0] ** 2 * 1.01
