@@ -63,6 +63,7 @@ def test_own_best_rate_is_chosen_on_validation(folder):
     found = finding("4-own-best-rate")
     assert found.verdict == "holds"
     assert found.evidence.measured["lora"] == {"learning_rate": 1e-3}
+    assert found.evidence.measured["best at an end of their range"] == []
     assert found.evidence.measured["allora_0"]["learning_rate"] == 3e-4
     assert found.evidence.measured["allora_0"]["difference"] == pytest.approx(0.02)
 
@@ -101,3 +102,16 @@ def test_own_best_rate_wants_both_of_alloras_arms(folder):
     others = folder / "others"
     plant(others, wanted, better(()), skip=lambda run: run.arm.startswith("allora"))
     assert section.own_best_rate(*ADAMW, others).verdict == "not_run"
+
+
+@pytest.mark.parametrize("rate", [3e-5, 1e-2])
+def test_a_best_rate_at_an_end_of_the_range_is_told(folder, rate):
+    def accuracy(run):
+        best = rate if run.arm == "lora" else 3e-4
+        return [0.7 + 0.1 * (run.learning_rate == best) + wiggle(run) * (run.seed == 1)]
+
+    plant(folder, section.wanted(*ADAMW), accuracy)
+    found = finding("4-own-best-rate")
+    assert found.verdict == "undecided"
+    assert found.evidence.measured["best at an end of their range"] == ["lora"]
+    assert found.corrected.endswith("best at an end of their range, so that better may lie beyond: lora")

@@ -146,15 +146,15 @@ def test_learning_rates(tmp_path):
     arms = loaded.data.arms[ADAMW]
     assert list(arms) == ["lora", "allora_0", "allora_adamw", "dora", "asf_lora"]  # LoRA+ lacks a seed
     assert [arms[name].rates[arms[name].best] for name in ("lora", "allora_0", "dora")] == [3e-4, 1e-3, 3e-3]
-    np.testing.assert_allclose(arms["lora"].test.mean, [61, 61, 71, 61, 61])
+    np.testing.assert_allclose(arms["lora"].test.mean, [61, 61, 71, 61, 61, 61])
     np.testing.assert_allclose(arms["lora"].test.half, 4.30265 / np.sqrt(3), rtol=1e-5)
     assert arms["dora"].diverged == (3e-5,)
-    assert len(loaded.records) == 5 * 5 * 3
+    assert len(loaded.records) == (5 * 5 + 3) * 3
     figure = learning_rates.make_figure(loaded)
     axis, *others = figure.axes
     assert len(axis.containers) == 5
     np.testing.assert_allclose(axis.containers[0][0].get_ydata(), arms["lora"].test.mean)
-    assert "5 of 90 runs are not recorded" in axis.get_xlabel()
+    assert "5 of 99 runs are not recorded" in axis.get_xlabel()
     assert axis.get_xscale() == "log"
     assert all("experiments.learning_rates" in " ".join(t.get_text() for t in other.texts) for other in others)
     assert_readable(figure)

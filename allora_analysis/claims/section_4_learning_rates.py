@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from allora_analysis.claims.accuracy import LEVEL, Runs, described, differences, diverged, words
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run
@@ -64,10 +65,18 @@ def own_best_rate(model: str, optimizer: str, folder: Path | None = None) -> Fin
     ours = {arm: one for arm, one in family.items() if _ours(arm)}
     signs = [one.sign for one in ours.values()]
     verdict = "holds" if signs == [1] * sum(map(_ours, arms)) else "refuted" if -1 in signs else "undecided"
-    measured = {arm: described(one) | {"learning_rate": chosen[arm][0].learning_rate} for arm, one in family.items()}
-    measured["lora"] = {"learning_rate": chosen["lora"][0].learning_rate}
-    text = None if verdict == "holds" else words(ours, len(arms) - len(chosen), diverged(runs, cases))
+    rates = {arm: best[0].learning_rate for arm, best in chosen.items()}
+    ends = [arm for arm, rate in rates.items() if rate in _ends(listed, arm)]
+    measured: dict[str, Any] = {arm: described(one) | {"learning_rate": rates[arm]} for arm, one in family.items()}
+    measured |= {"lora": {"learning_rate": rates["lora"]}, "best at an end of their range": ends}
+    beyond = f"; best at an end of their range, so that better may lie beyond: {', '.join(ends)}" if ends else ""
+    text = None if verdict == "holds" else words(ours, len(arms) - len(chosen), diverged(runs, cases)) + beyond
     return Finding(verdict, Evidence({"difference": "above 0"}, measured, SOURCE, n=len(chosen["lora"])), text)
+
+
+def _ends(listed: Iterable[Setting], arm: str) -> tuple[float, float]:
+    rates = [one.learning_rate for one in listed if one.arm == arm]
+    return min(rates), max(rates)
 
 
 def _ours(arm: str) -> bool:

@@ -16,7 +16,12 @@ ARMS = {
 }
 
 
-def runs(model: str, data: str, seeds: int, optimizer: str, arms: Iterable[str], **shared: Any) -> Iterator[Setting]:
+BEYOND, BEYOND_ARMS = (1e-2,), ("lora", "allora_0", "dora")  # as `experiments.learning_rates` says
+
+
+def runs(
+    model: str, data: str, seeds: int, optimizer: str, arms: Iterable[str], rates: Iterable[float], **shared: Any
+) -> Iterator[Setting]:
     """The runs on one model and data set under one optimiser: all rates and arms before the second seed.
 
     Args:
@@ -25,6 +30,7 @@ def runs(model: str, data: str, seeds: int, optimizer: str, arms: Iterable[str],
         seeds: how many.
         optimizer: "adamw" or "sgd".
         arms: the arms.
+        rates: the learning rates.
         **shared: what all runs share: batch size, epochs, precision.
 
     Yields:
@@ -32,7 +38,7 @@ def runs(model: str, data: str, seeds: int, optimizer: str, arms: Iterable[str],
     """
     for seed in range(seeds):
         for arm in arms:
-            for rate in RATES[optimizer]:
+            for rate in rates:
                 yield Setting(
                     model=model,
                     data=data,
@@ -48,15 +54,17 @@ def runs(model: str, data: str, seeds: int, optimizer: str, arms: Iterable[str],
 
 def _desk() -> Iterator[Setting]:
     shared = {"epochs": 1, "precision": "bf16"}
-    for optimizer, arms in ARMS.items():
-        yield from runs("all-MiniLM-L6-v2", "rotten_tomatoes", 3, optimizer, arms, batch_size=32, **shared)
-    yield from runs("SmolLM2-135M", "rotten_tomatoes", 3, "adamw", ARMS["adamw"][:3], batch_size=16, **shared)
+    mini, small = ("all-MiniLM-L6-v2", "rotten_tomatoes", 3), ("SmolLM2-135M", "rotten_tomatoes", 3)
+    yield from runs(*mini, "adamw", ARMS["adamw"], RATES["adamw"], batch_size=32, **shared)
+    yield from runs(*mini, "adamw", BEYOND_ARMS, BEYOND, batch_size=32, **shared)
+    yield from runs(*mini, "sgd", ARMS["sgd"], RATES["sgd"], batch_size=32, **shared)
+    yield from runs(*small, "adamw", ARMS["adamw"][:3], RATES["adamw"], batch_size=16, **shared)
 
 
 def _paper() -> Iterator[Setting]:
     for data in ("rotten_tomatoes", "emotion"):
         for optimizer, arms in ARMS.items():
-            yield from runs("Qwen2-0.5B", data, 5, optimizer, arms, batch_size=32, epochs=2)
+            yield from runs("Qwen2-0.5B", data, 5, optimizer, arms, RATES[optimizer], batch_size=32, epochs=2)
 
 
 PRESETS = {"desk": [*_desk()], "paper": [*_paper()]}
