@@ -1,8 +1,8 @@
 """Every arm over a range of learning rates: ours alone, `experiments.learning_rates`; the paper has one rate an arm.
 
-A panel a model and optimiser: test accuracy after the last epoch by learning rate, mean over seeds with 95 % intervals;
-the rate that validation would choose is ringed. An arm is drawn when all its rates and seeds are recorded; a rate at
-which a run diverged before it was evaluated has a cross at the bottom. Checked by
+A panel a model and optimiser: test accuracy after the last epoch by learning rate, mean over seeds with 95 % intervals,
+which may leave the panel; the rate that validation would choose is ringed. An arm is drawn when all its rates and seeds
+are recorded; a rate at which a run diverged before it was evaluated has a cross at the bottom. Checked by
 `tests/test_paper_figures_lacking.py`.
 """
 
@@ -119,13 +119,19 @@ def make_figure(loaded: Loaded[Curves]) -> Figure:
             continue
         _curves(axis, of)
         lacking = f"\n({missing[panel].what})" if panel in missing else ""
-        axis.set(xscale="log", xlabel=f"learning rate{lacking}", ylabel="test accuracy, %")
+        axis.set(xscale="log", xlabel=f"learning rate{lacking}", ylabel="test accuracy, %", ylim=_span(of.values()))
     for axis in axes.flat[len(arms) :]:
         axis.remove()
     drawn = dict.fromkeys(name for of in arms.values() for name in of)
     if drawn:
         figure.legend(handles=_handles(drawn), ncols=4, loc="outside lower center")
     return figure
+
+
+def _span(arms: Iterable[Arm]) -> tuple[float, float] | None:
+    # Of the means: where one seed of three is at chance, the interval is wider than all accuracies there are.
+    means = [mean for arm in arms for mean in arm.test.mean]
+    return (max(0, min(means) - 4), min(100, max(means) + 4)) if means else None
 
 
 def _handles(names: Iterable[str]) -> list[Line2D]:

@@ -156,6 +156,7 @@ def test_learning_rates(tmp_path):
     np.testing.assert_allclose(axis.containers[0][0].get_ydata(), arms["lora"].test.mean)
     assert "5 of 99 runs are not recorded" in axis.get_xlabel()
     assert axis.get_xscale() == "log"
+    assert axis.get_ylim() == pytest.approx((61 - 4, 71 + 4))  # of the means, whatever the intervals
     assert all("experiments.learning_rates" in " ".join(t.get_text() for t in other.texts) for other in others)
     assert_readable(figure)
 
