@@ -57,8 +57,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Figure2]:
     Returns:
         The data.
     """
-    dropped = [run for run in dropout_rates.PRESETS["desk"] if run.placement == "input"]
-    trained = row_norms.PRESETS["desk"]
+    dropped, trained = dropout_rates.AT_INPUT, row_norms.PRESETS["desk"]
     known = runs([*dropped, *trained], folder)
     accuracy: dict[float, Curve] = {}
     used: list[Setting] = []

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from allora_analysis.claims import section_4_commonsense as section
-from allora_analysis.claims.ledger import examine
 from allora_analysis.finetune import setting as settings
 from allora_analysis.grid.presets.commonsense import PRESETS
-from allora_analysis.study import plain
+from tests import ledger_rows
 from tests.planted_finetune import plant, wiggle
 
 DESK = PRESETS["desk"]
@@ -24,10 +21,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def finding():
-    row = examine(CLAIM)
-    assert row.error is None, row.error
-    json.dumps(plain(row.finding), allow_nan=False)
-    return row.finding
+    return ledger_rows.finding(CLAIM)
 
 
 def gains(allora, allora_0, on=section.DESK_DATA):

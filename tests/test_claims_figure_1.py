@@ -1,16 +1,15 @@
 """The ledger's row of Figure 1: its verdict follows from the records, and from nothing else."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
 from allora_analysis.claims import section_3_1_figure_1 as section
-from allora_analysis.claims.ledger import all_claims, examine
+from allora_analysis.claims.ledger import all_claims
 from allora_analysis.gradient_std import grid, trends
 from allora_analysis.statistics import required_n
-from allora_analysis.study import plain
+from tests import ledger_rows
 from tests.planted_runs import MAIN, plant
 
 (CLAIM,) = section.claims()
@@ -26,10 +25,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def finding():
-    row = examine(CLAIM)
-    assert row.error is None, row.error
-    json.dumps(plain(row.finding), allow_nan=False)
-    return row.finding
+    return ledger_rows.finding(CLAIM)
 
 
 def test_without_a_record_it_is_not_run_and_says_the_command(folder):

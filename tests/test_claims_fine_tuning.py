@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from scipy import stats
 
 from allora_analysis.claims import section_3_1_dropout_rates as dropout
 from allora_analysis.claims import section_4_fine_tuning as section
-from allora_analysis.claims.ledger import examine
 from allora_analysis.finetune import setting as settings
 from allora_analysis.grid.presets import ablation, dropout_rates, perception
-from allora_analysis.study import plain
+from tests import ledger_rows
 from tests.planted_finetune import better, plant, wiggle
 
 CLAIMS = {claim.id: claim for claim in (*dropout.claims(), *section.claims())}
@@ -26,10 +23,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def finding(identifier):
-    row = examine(CLAIMS[identifier])
-    assert row.error is None, row.error
-    json.dumps(plain(row.finding), allow_nan=False)
-    return row.finding
+    return ledger_rows.finding(CLAIMS[identifier])
 
 
 @pytest.mark.parametrize("identifier", CLAIMS)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from allora_analysis.claims import section_4_learning_rates as section
-from allora_analysis.claims.ledger import examine
 from allora_analysis.finetune import setting as settings
 from allora_analysis.grid.presets.learning_rates import PRESETS
-from allora_analysis.study import plain
+from tests import ledger_rows
 from tests.planted_finetune import better, plant, wiggle
 
 CLAIMS = {claim.id: claim for claim in section.claims()}
@@ -24,10 +21,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def finding(identifier):
-    row = examine(CLAIMS[identifier])
-    assert row.error is None, row.error
-    json.dumps(plain(row.finding), allow_nan=False)
-    return row.finding
+    return ledger_rows.finding(CLAIMS[identifier])
 
 
 @pytest.mark.parametrize("identifier", CLAIMS)

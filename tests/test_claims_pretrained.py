@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 from allora_analysis import records
 from allora_analysis.claims import section_3_2_pretrained as section
-from allora_analysis.claims.ledger import examine
-from allora_analysis.study import plain
 from allora_analysis.zero_initialisation import lists
 from allora_analysis.zero_initialisation import setting as settings
 from allora_analysis.zero_initialisation.setting import PROTOCOL, STUDY
+from tests import ledger_rows
 
 (CLAIM,) = section.claims()
 
@@ -48,10 +45,7 @@ def plant(folder, changes=None, wanted=lists.RUNS):
 
 
 def finding():
-    row = examine(CLAIM)
-    assert row.error is None, row.error
-    json.dumps(plain(row.finding), allow_nan=False)
-    return row.finding
+    return ledger_rows.finding(CLAIM)
 
 
 def test_not_run_without_records_and_says_the_command(folder):

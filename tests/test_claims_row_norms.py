@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
 
 from allora_analysis import records
 from allora_analysis.claims import section_4_row_norms as section
-from allora_analysis.claims.ledger import examine
 from allora_analysis.finetune import setting as settings
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from allora_analysis.grid.presets import row_norms as preset
-from allora_analysis.study import plain
-from tests import planted_finetune
+from tests import ledger_rows, planted_finetune
 
 CLAIM, SECOND = section.claims()
 RUNS = section.wanted("all-MiniLM-L6-v2")
@@ -39,10 +36,7 @@ def plant(folder, speed, skip=lambda run: False, noise=0.01, runs=RUNS):
 
 
 def finding(claim=CLAIM):
-    row = examine(claim)
-    assert row.error is None, row.error
-    json.dumps(plain(row.finding), allow_nan=False)
-    return row.finding
+    return ledger_rows.finding(claim)
 
 
 def test_not_run_without_records(folder):

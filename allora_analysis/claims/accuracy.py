@@ -6,7 +6,7 @@ Checked by `tests/test_claims_accuracy.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from allora_analysis.claims.ledger import Evidence, Finding, not_run
 from allora_analysis.finetune.setting import Setting
@@ -15,6 +15,7 @@ from allora_analysis.statistics import Difference, clustered_test, paired_family
 
 LEVEL = 0.05
 OVERALL = "over all cases, signs flipped by case"
+Case = TypeVar("Case")
 Runs = Mapping[Setting, Mapping[str, Any]]
 Pairs = Sequence[tuple[Setting, Setting]]
 SOURCE = f"Student's t over seeds at {LEVEL}, Holm over the cases"
@@ -36,6 +37,19 @@ def differences(runs: Runs, cases: Mapping[str, Pairs]) -> dict[str, list[float]
         if all(value is not None for pair in values for value in pair):
             found[case] = [first - second for first, second in values]
     return found
+
+
+def compared(differences: Mapping[Case, Sequence[float]], cases: int | None = None) -> dict[Case, Difference]:
+    """`statistics.paired_family` at our level, of which there may be no case yet.
+
+    Args:
+        differences: by case.
+        cases: of the family, recorded or not; None for those given.
+
+    Returns:
+        The cases, in order.
+    """
+    return paired_family(differences, LEVEL, cases=cases) if differences else {}
 
 
 def diverged(runs: Runs, cases: Mapping[str, Pairs]) -> list[str]:
@@ -73,7 +87,7 @@ def universally_better(runs: Runs, cases: Mapping[str, Pairs], extra: Mapping[st
     complete, stopped = differences(runs, cases), diverged(runs, cases)
     if not complete and not stopped:
         return not_run("no case is recorded in full")
-    family = paired_family(complete, LEVEL, cases=len(cases)) if complete else {}
+    family = compared(complete, len(cases))
     signs = [one.sign for one in family.values()]
     missing = len(cases) - len(complete) - len(stopped)
     verdict = "undecided"

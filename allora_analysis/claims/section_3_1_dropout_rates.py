@@ -12,19 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from allora_analysis.claims.accuracy import LEVEL, SOURCE, described
+from allora_analysis.claims.accuracy import SOURCE, compared, described
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run
 from allora_analysis.finetune.setting import STUDY
-from allora_analysis.grid.presets.dropout_rates import DROP_RATES, PRESETS
+from allora_analysis.grid.presets.dropout_rates import AT_INPUT, DROP_RATES
 from allora_analysis.grid.reading import recorded
 from allora_analysis.grid.sources import command
-from allora_analysis.statistics import Difference, paired_family
+from allora_analysis.statistics import Difference
 
 EARLY, LATE = 3, 8  # epochs; the paper has 3 and 10
 HIGH = max(DROP_RATES)
 ACCURACY = "test_accuracy"
 PERMUTATIONS, SEED = 9999, 0
-WANTED = [one for one in PRESETS["desk"] if one.placement == "input"]
 
 
 def figure_2_left(folder: Path | None = None) -> Finding:
@@ -36,15 +35,15 @@ def figure_2_left(folder: Path | None = None) -> Finding:
     Returns:
         The finding.
     """
-    runs = recorded(WANTED, folder)
-    seeds = sorted({one.seed for one in WANTED})
-    known = {(one.drop_rate, one.seed): runs[one]["epochs"] for one in WANTED if one in runs}
+    runs = recorded(AT_INPUT, folder)
+    seeds = sorted({one.seed for one in AT_INPUT})
+    known = {(one.drop_rate, one.seed): runs[one]["epochs"] for one in AT_INPUT if one in runs}
     rates = [rate for rate in DROP_RATES if all(len(known.get((rate, seed), ())) >= LATE for seed in seeds)]
     stopped = [rate for rate in DROP_RATES if rate not in rates and all((rate, seed) in known for seed in seeds)]
     if HIGH not in rates or len(rates) < 2:
         if stopped:
             return Finding("undecided", Evidence({}, {}, SOURCE), _at(stopped))
-        return not_run(f"{len(runs)} of {len(WANTED)} runs are recorded")
+        return not_run(f"{len(runs)} of {len(AT_INPUT)} runs are recorded")
 
     def gaps(pairs: Iterable[tuple[float, float]]) -> dict[tuple[float, float, int], list[float]]:
         return {
@@ -56,12 +55,12 @@ def figure_2_left(folder: Path | None = None) -> Finding:
         }
 
     others = [rate for rate in rates if rate != HIGH]
-    family = paired_family(gaps((HIGH, other) for other in others), LEVEL, cases=2 * (len(DROP_RATES) - 1))
+    family = compared(gaps((HIGH, other) for other in others), 2 * (len(DROP_RATES) - 1))
     verdict, text = judged(family, len(DROP_RATES) - len(rates) - len(stopped), stopped)
     beside = gaps((rate, 0.0) for rate in others if rate > 0 and 0.0 in rates)
     measured: dict[str, Any] = {
         f"drop rate {first:g} minus {second:g}, epoch {epoch}": described(one)
-        for (first, second, epoch), one in (family | (paired_family(beside, LEVEL) if beside else {})).items()
+        for (first, second, epoch), one in (family | compared(beside)).items()
     }
     best = {rate: [_best(known[rate, seed]) for seed in seeds] for rate in rates}
     measured["epoch of the best accuracy"] = {f"{rate:g}": epochs for rate, epochs in best.items()}
@@ -145,7 +144,7 @@ def claims() -> tuple[Claim, ...]:
             "High value of Dropout provides the strongest performance after long fine-tuning and the weakest "
             "performance after short fine-tuning.",
             figure_2_left,
-            command("dropout_rates", WANTED),
+            command("dropout_rates", AT_INPUT),
             "tests/test_claims_fine_tuning.py",
             reads=STUDY,
         ),

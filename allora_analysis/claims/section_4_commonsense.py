@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from allora_analysis.claims.accuracy import LEVEL, Pairs, Runs, described, differences, diverged, words
+from allora_analysis.claims.accuracy import LEVEL, Pairs, Runs, compared, described, differences, diverged, words
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run
 from allora_analysis.finetune.setting import STUDY
 from allora_analysis.grid.presets.commonsense import DESK_DATA, PRESETS, SEEDS
 from allora_analysis.grid.reading import recorded
 from allora_analysis.grid.sources import command
-from allora_analysis.statistics import paired_family
 
 ARMS = ("allora", "allora_0")
 
@@ -62,7 +61,7 @@ def table_1(folder: Path | None = None) -> Finding:
     stopped = diverged(runs, {arm: [pair for data in DESK_DATA for pair in _pairs(arm, "dora", data)] for arm in ARMS})
     if not gaps and not stopped:
         return not_run(f"{len(runs)} of {len(wanted)} runs are recorded")
-    family = paired_family(gaps, LEVEL, cases=len(ARMS)) if gaps else {}
+    family = compared(gaps, len(ARMS))
     signs = [one.sign for one in family.values()]
     verdict = "refuted" if -1 in signs else "holds" if signs == [1] * len(ARMS) else "undecided"
     beside = {
@@ -73,8 +72,7 @@ def table_1(folder: Path | None = None) -> Finding:
     }
     complete = differences(runs, beside)
     measured = {f"{arm} over dora": described(one) for arm, one in family.items()}
-    if complete:
-        measured |= {case: described(one) for case, one in paired_family(complete, LEVEL).items()}
+    measured |= {case: described(one) for case, one in compared(complete).items()}
     source = f"Student's t over seeds at {LEVEL}, Holm over the two arms"
     evidence = Evidence({"difference": "above 0 for both"}, measured, source, n=SEEDS)
     text = None if verdict == "holds" else words(family, len(ARMS) - len(family) - len(stopped), stopped)

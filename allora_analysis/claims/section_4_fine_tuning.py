@@ -10,13 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from allora_analysis.claims.accuracy import LEVEL, Pairs, described, differences, universally_better
+from allora_analysis.claims.accuracy import Pairs, compared, described, differences, universally_better
 from allora_analysis.claims.ledger import Claim, Finding
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import ablation, perception
 from allora_analysis.grid.reading import recorded
 from allora_analysis.grid.sources import command
-from allora_analysis.statistics import paired_family
 
 TEST = "tests/test_claims_fine_tuning.py"
 
@@ -66,7 +65,7 @@ def table_3(folder: Path | None = None) -> Finding:
     extra = {}
     for name, other in beside.items():
         complete = differences(runs, _by_case(wanted, {"arm": "allora"}, other))
-        extra[name] = {case: described(one) for case, one in paired_family(complete, LEVEL).items()} if complete else {}
+        extra[name] = {case: described(one) for case, one in compared(complete).items()}
     return universally_better(runs, _by_case(wanted, {"arm": "allora"}, _lora(own_head=False)), extra)
 
 

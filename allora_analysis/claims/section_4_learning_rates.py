@@ -12,13 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from allora_analysis.claims.accuracy import LEVEL, Runs, described, differences, diverged, words
+from allora_analysis.claims.accuracy import LEVEL, Runs, compared, described, differences, diverged, words
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets.learning_rates import PRESETS
 from allora_analysis.grid.reading import final_accuracy, recorded
 from allora_analysis.grid.sources import command
-from allora_analysis.statistics import paired_family
 
 SOURCE = f"Student's t over seeds at {LEVEL}, Holm over the arms; the rate is chosen on validation"
 # By the row's id: model and optimiser.
@@ -61,7 +60,7 @@ def own_best_rate(model: str, optimizer: str, folder: Path | None = None) -> Fin
         return not_run(f"{len(runs)} of {len(listed)} runs are recorded")
     cases = {arm: list(zip(best, chosen["lora"], strict=True)) for arm, best in chosen.items() if arm != "lora"}
     complete = differences(runs, cases)
-    family = paired_family(complete, LEVEL, cases=len(arms) - 1) if complete else {}
+    family = compared(complete, len(arms) - 1)
     ours = {arm: one for arm, one in family.items() if _ours(arm)}
     signs = [one.sign for one in ours.values()]
     verdict = "holds" if signs == [1] * sum(map(_ours, arms)) else "refuted" if -1 in signs else "undecided"
