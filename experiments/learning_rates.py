@@ -10,7 +10,8 @@ optimiser. all-MiniLM-L6-v2 in batches of 32; SmolLM2-135M in batches of 16, for
 in bf16 autocast (adapters, classifier and optimiser in float32), twice as fast on a core that multiplies bf16.
 
 Added after the first seed, before any arm was complete: on all-MiniLM-L6-v2 LoRA's and DoRA's validation accuracy was
-highest at the range's upper end, so LoRA, ALLoRA and DoRA, which had not fallen off there, have 1e-2 as well.
+highest at the range's upper end, so LoRA, ALLoRA and DoRA, which had not fallen off there, have 1e-2 as well. So too
+under SGD, where both arms' was highest at 3: both have 10 as well.
 
 **Seeds.** 0, 1, 2: of A, the classifier, the order of the data. Arms share seeds.
 

@@ -14,9 +14,8 @@ ARMS = {
     "adamw": ("lora", "allora_0", "allora_adamw", "dora", "loraplus", "asf_lora"),
     "sgd": ("lora", "allora_0"),
 }
-
-
-BEYOND, BEYOND_ARMS = (1e-2,), ("lora", "allora_0", "dora")  # as `experiments.learning_rates` says
+# Added past the range's end, as `experiments.learning_rates` says: the rates, the arms.
+BEYOND = {"adamw": ((1e-2,), ("lora", "allora_0", "dora")), "sgd": ((10.0,), ("lora", "allora_0"))}
 
 
 def runs(
@@ -55,9 +54,10 @@ def runs(
 def _desk() -> Iterator[Setting]:
     shared = {"epochs": 1, "precision": "bf16"}
     mini, small = ("all-MiniLM-L6-v2", "rotten_tomatoes", 3), ("SmolLM2-135M", "rotten_tomatoes", 3)
-    yield from runs(*mini, "adamw", ARMS["adamw"], RATES["adamw"], batch_size=32, **shared)
-    yield from runs(*mini, "adamw", BEYOND_ARMS, BEYOND, batch_size=32, **shared)
-    yield from runs(*mini, "sgd", ARMS["sgd"], RATES["sgd"], batch_size=32, **shared)
+    for optimizer, arms in ARMS.items():
+        rates, further = BEYOND[optimizer]
+        yield from runs(*mini, optimizer, arms, RATES[optimizer], batch_size=32, **shared)
+        yield from runs(*mini, optimizer, further, rates, batch_size=32, **shared)
     yield from runs(*small, "adamw", ARMS["adamw"][:3], RATES["adamw"], batch_size=16, **shared)
 
 
