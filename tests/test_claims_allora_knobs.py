@@ -12,7 +12,7 @@ from tests.ledger_rows import Rows
 
 VERDICTS = {
     "4-alpha": "conditional",
-    "4-no-new-hyper-parameter": "holds_corrected",
+    "4-no-new-hyper-parameter": "refuted",
     "4-two-hyper-parameters": "holds_corrected",
 }
 ROWS = Rows(VERDICTS, section)

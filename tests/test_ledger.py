@@ -56,6 +56,20 @@ def test_settle(printed, corrected, verdict):
     assert settle(printed, corrected) == verdict
 
 
+@pytest.mark.parametrize(
+    ("printed", "opposite", "verdict"),
+    [
+        ({"a": True, "b": True}, {"a": True, "b": True}, "holds"),
+        ({"a": False, "b": False}, {"a": True, "b": True}, "refuted"),
+        ({"a": False, "b": False}, {"a": True, "b": False}, "undecided"),
+        ({"a": True, "b": False}, {"a": True, "b": True}, "undecided"),
+        ({"a": False}, {}, "undecided"),
+    ],
+)
+def test_settle_by_the_contrary(printed, opposite, verdict):
+    assert settle(printed, opposite, contrary=True) == verdict
+
+
 def test_settle_needs_a_case():
     with pytest.raises(ValueError, match="at least one case"):
         settle({})

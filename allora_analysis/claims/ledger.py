@@ -110,7 +110,9 @@ class Row:
     error: str | None = None
 
 
-def settle(printed: Mapping[str, bool], corrected: Mapping[str, bool] | None = None) -> str:
+def settle(
+    printed: Mapping[str, bool], corrected: Mapping[str, bool] | None = None, contrary: bool = False
+) -> str:
     """The verdict of exact checks on named cases.
 
     `printed[case]`: the printed statement passes on that case. `corrected[case]`: the corrected statement, or the
@@ -121,9 +123,13 @@ def settle(printed: Mapping[str, bool], corrected: Mapping[str, bool] | None = N
     - none does, and the correction is right everywhere: holds_corrected
     - otherwise: refuted
 
+    A correction keeps what the sentence claims. Where it says the opposite it is no correction but the `contrary`:
+    refuted if that is right everywhere and no printed case passes, undecided if neither is right everywhere.
+
     Args:
         printed: outcome by case.
         corrected: outcome by case; None or empty where no correction is offered.
+        contrary: `corrected` is the outcome of the printed statement's opposite.
 
     Returns:
         One of `VERDICTS`.
@@ -140,7 +146,10 @@ def settle(printed: Mapping[str, bool], corrected: Mapping[str, bool] | None = N
         raise ValueError("settle needs at least one case")
     if all(printed.values()):
         return "holds"
-    if not corrected or not all(corrected.values()):
+    borne_out = bool(corrected) and all(corrected.values())
+    if contrary:
+        return "refuted" if borne_out and not any(printed.values()) else "undecided"
+    if not borne_out:
         return "refuted"
     return "conditional" if any(printed.values()) else "holds_corrected"
 

@@ -175,7 +175,8 @@ def check_loss_from_zero() -> Finding:
     text = "Compared to LoRA's zero initialisation Std[L] increases: Var[L] = ((1 − p)/p) Σ Z²(Z/p − 2Y)² is exactly 0 "
     text += "at Z = XW = 0 and positive once training has begun."
     error, source = max(measured[name] for name in predicted), "exact: every term has the factor Z = 0"
-    return Finding(settle(printed, corrected), Evidence(predicted, measured, source, error, 0.0, seed=0), text)
+    verdict = settle(printed, corrected, contrary=True)
+    return Finding(verdict, Evidence(predicted, measured, source, error, 0.0, seed=0), text)
 
 
 def check_gradient_from_zero() -> Finding:

@@ -89,7 +89,7 @@ def no_new_knob() -> Finding:
     predicted = {"independent of (η, l_b)": 2}
     evidence = Evidence(predicted, seen, "a rank: none allowed to differ", 0.0 if all(corrected.values()) else 1.0, 0.0)
     text = "(l_b, η) are two hyper-parameters: l_b·d_i = l_bη/√(1 + η²‖(BA)_i‖) tells them apart once BA ≠ 0"
-    return Finding(settle(printed, corrected), evidence, text)
+    return Finding(settle(printed, corrected, contrary=True), evidence, text)
 
 
 def removed() -> Finding:

@@ -172,7 +172,7 @@ def temporaries() -> Finding:
         "it forms BA (n₁×n₂) in every forward pass and hands autograd a gradient per sample, which autograd then sums; "
         "row norms through an r×r factor and batch sums need neither"
     )
-    return Finding(settle(printed, corrected), evidence, text)
+    return Finding(settle(printed, corrected, contrary=True), evidence, text)
 
 
 def _shapes_made(rule, parts: list[np.ndarray], *args) -> set[tuple[int, ...]]:
