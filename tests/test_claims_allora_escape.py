@@ -62,6 +62,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-escape-fixed-rate", adaptors, "inverse_sqrt", lambda m, eta: np.float64(eta), "refuted"),
     ("4-escape-fixed-rate", escape, "tradeoff", gain_of_two, "refuted"),
     ("4-figure-2-slower", escape, "time_to_reach", lambda m, g, eta: m / (g * eta), "refuted"),
+    ("4-figure-2-slower", scalar, "_longest", lambda eta: 1.0, "refuted"),
     ("4-figure-2-right", layer_runs, "products", lora_everywhere, "refuted"),
     ("4-figure-2-right", layer_runs, "products", sgd_always, "holds"),
     ("4-figure-2-right", escape, "drift", drift_of_sgd, "refuted"),

@@ -6,6 +6,9 @@ plants wrong formulas.
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 
 from allora_analysis import adaptors, escape
@@ -118,21 +121,33 @@ def slower() -> Finding:
     Returns:
         The finding.
     """
-    printed, corrected, seen, errors = {}, {}, {}, []
-    for level in (0.01, 0.1, 1.0, 2.3):
-        for eta in (2.0, 100.0):
-            case = f"level {level:g}, η = {eta:g}"
-            ratio = level / _time(level, eta)
-            errors.append(abs(ratio * float(escape.time_to_reach(level, 1.0, eta)) / level - 1))
-            seen[case], printed[case] = ratio, ratio >= 1.5
-            # ∫√(u + q) > (2/3)m^{3/2}, so the ratio is below 3/(2√m), whatever η: 3/2 needs m < 1, 1 needs m < 9/4.
-            corrected[case] = errors[-1] <= 1e-5 and ratio < 1.5 / level**0.5 and (ratio < 1 or level < 2.25)
-    evidence = Evidence({"ratio, below": "3/(2√level)"}, seen, "Simpson's rule near the kink, 1e-5", max(errors), 1e-5)
+    printed, corrected, seen, errors, squares = {}, {}, {}, [], (1.0, 2.0, 4.0, 1e4)  # the paper's η², and a large one
+    for level, square in itertools.product((0.01, 0.1, 0.35, 0.45, 0.99, 1.0, 2.3), squares):
+        eta, case = square**0.5, f"level {level:g}, η² = {square:g}"
+        ratio = level / _time(level, eta)
+        errors.append(abs(ratio * float(escape.time_to_reach(level, 1.0, eta)) / level - 1))
+        seen[case], printed[case] = ratio, ratio >= 1.5
+        # ∫√(u + q) > (2/3)m^{3/2}, so the ratio is below 3/(2√m), whatever η: beyond m = 9/4 it is below 1.
+        corrected[case] = errors[-1] <= 1e-5 and printed[case] == (level <= _longest(eta))
+        corrected[case] &= ratio < 1 or level < 2.25
+    longest = {f"η² = {square:g}": _longest(square**0.5) for square in squares}
+    source = "Simpson's rule near the kink, 1e-5"
+    evidence = Evidence({"3/2 up to the norm": longest}, seen, source, max(errors), 1e-5)
     text = (
-        "for rows that stay short: whatever η, the gain is below 3/(2√‖(BA)_i‖), so none is as large as 3/2 from norm "
-        "1 on, and beyond norm 9/4 LoRA at l is the faster one (constant gradient)"
+        f"only for η > 3/2 and while rows are short: up to ‖(BA)_i‖ = {_longest(2.0):.2f} at η² = 4, never at η² = 1 "
+        "and 2, never from norm 1 on; beyond norm 9/4 LoRA at l is the faster one, whatever η (constant gradient)"
     )
     return Finding(settle(printed, corrected), evidence, text)
+
+
+def _longest(eta: float) -> float:
+    # The row norm m up to which LoRA at l takes 3/2 of ALLoRA's time; 0 where it never does. With v = 1/η and
+    # u = √(m + v²) the times' ratio is 3/2 where u³ − v³ = u² − v²: u = v, or u² + uv + v² = u + v.
+    v = 1 / eta
+    if v >= 2 / 3:
+        return 0.0
+    u = (1 - v + math.sqrt((1 - v) * (1 + 3 * v))) / 2
+    return u**2 - v**2
 
 
 FIGURE = "§4.2 and Figure 2, right"
