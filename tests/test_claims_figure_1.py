@@ -86,7 +86,15 @@ def test_conditional_names_what_is_undecided(folder):
     plant(folder, lambda arm: {"mnist": AGREES, "cifar10": BOTH_RISE}[arm.data] if arm.optimizer != "adam" else FLAT)
     found = finding()
     assert found.verdict == "conditional"
-    assert found.corrected.endswith("undecided: mnist adam, cifar10 adam")
+    assert "; undecided: mnist adam, cifar10 adam; all this since before training" in found.corrected
+
+
+@pytest.mark.parametrize(("adam", "clear"), [(AGREES, (8, 8)), ((0.0, 1.0), (7, 8)), (FLAT, (7, 7))])
+def test_conditional_says_what_is_clear_from_epoch_1(folder, adam, clear):
+    plant(folder, lambda arm: BOTH_RISE if arm.data != "mnist" else adam if arm.optimizer == "adam" else AGREES)
+    average, worst = clear
+    text = f"from epoch 1 on, the average's change is clear in {average} and the worst's in {worst} of 8 settings"
+    assert finding().corrected.endswith(text)
 
 
 def test_where_everything_goes_one_other_way_that_is_the_correction(folder):
@@ -126,6 +134,13 @@ def test_undecided_while_settings_are_missing(folder):
     assert found.verdict == "undecided"
     assert "not run in full: cifar10 sgd, cifar10 momentum" in found.corrected
     assert found.evidence.measured["settings: agrees"] == 4
+
+
+def test_settings_that_are_missing_belong_to_the_family(folder):
+    plant(folder, lambda arm: AGREES if arm == MAIN.arms()[0] else None, deviation=0.3)
+    adjusted = finding().evidence.measured["mnist sgd"]["average, from epoch 0"]["adjusted_p_value"]
+    alone = trends.family_of_trends({"case": np.exp([[0, -1 + 0.3 * i] for i in range(-2, 3)])})["case"].change.p_value
+    assert adjusted == pytest.approx(16 * alone)
 
 
 def test_a_planted_wrong_worst_entry_changes_the_verdict(folder, monkeypatch):

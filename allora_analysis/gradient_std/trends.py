@@ -90,18 +90,21 @@ def changes(series: ArrayLike, first: int = 0) -> Float[np.ndarray, " seeds"]:
     return np.log(array[:, -1]) - np.log(array[:, start])
 
 
-def family_of_trends(series: Mapping[Any, ArrayLike], first: int = 0) -> dict[Any, Trend]:
+def family_of_trends(
+    series: Mapping[Any, ArrayLike], first: int = 0, cases: int | None = None
+) -> dict[Any, Trend]:
     """The trend of each case, the p-values adjusted over all of them.
 
     Args:
         series: s of each case, (seeds, epochs); at least 2 seeds.
         first: the epoch that the last one is compared with: 0, before training, or 1.
+        cases: of the family, recorded or not; None for those given.
 
     Returns:
         The trends by case.
     """
     moved = {case: changes(series[case], first) for case in several("series", series)}
-    return {case: Trend(change) for case, change in paired_family(moved, LEVEL, POWER).items()}
+    return {case: Trend(change) for case, change in paired_family(moved, LEVEL, POWER, cases).items()}
 
 
 def agreement(average: Trend, worst: Trend) -> str:
