@@ -39,7 +39,7 @@ def recorded(gains, noise=0.001):
         ({1.0: 0.02, 2.0: 0.03}, "holds", None),
         ({1.0: 0.02, 2.0: -0.03}, "refuted", "better in 1, worse in 1, open in 0 of 2 cases; worse: 2"),
         ({1.0: -0.02, 2.0: -0.03}, "refuted", "worse in 2"),
-        ({1.0: 0.02, 2.0: 0.0005}, "undecided", "better in 1, worse in 0, open in 1 of 2 cases; the open differences"),
+        ({1.0: 0.02, 2.0: 0.0005}, "undecided", "better in 1, worse in 0, open in 1 of 2 cases; the open difference"),
     ],
 )
 def test_verdicts(gains, verdict, says):
@@ -67,7 +67,7 @@ def test_a_run_that_diverged_leaves_its_case_out_and_open(epochs):
     assert diverged(runs, cases) == ["2"]
     found = universally_better(runs, cases)
     assert found.verdict == "undecided"
-    assert found.corrected.endswith("a run diverged in 2")
+    assert found.corrected.endswith("a run diverged among the pairs of 2")
 
 
 def test_holms_correction_counts_cases_that_are_not_recorded():
@@ -90,3 +90,10 @@ def test_the_pairing_takes_the_seeds_luck_out():
     assert universally_better(runs, cases).verdict == "holds"
     shifted = {"1": [(ours, cases["1"][(i + 1) % SEEDS][1]) for i, (ours, _) in enumerate(cases["1"])]}
     assert universally_better(runs, shifted).verdict == "undecided"
+
+
+def test_no_difference_at_all_says_what_would_have_been_detected():
+    found = universally_better(*recorded({1.0: 0.0}))
+    assert found.verdict == "undecided"
+    detectable = 100 * found.evidence.measured["1"]["detectable"]
+    assert found.corrected.endswith(f"no difference in 1, where {detectable:.1f} points would be detected")

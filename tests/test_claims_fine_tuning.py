@@ -147,5 +147,5 @@ def test_a_run_that_diverged_after_an_evaluation_is_no_finished_run(folder):
     plant(folder, perception.PRESETS["desk"], lambda run: [0.8, None] if run.arm == "lora" else [0.7, 0.75])
     found = finding("4-table-3-desk")
     assert found.verdict == "undecided"
-    assert found.corrected.startswith("a run diverged in rotten_tomatoes, η² = 1, ")
+    assert found.corrected.startswith("a run diverged among the pairs of rotten_tomatoes, η² = 1, ")
     assert not any("η²" in case for case in found.evidence.measured)

@@ -154,9 +154,14 @@ def words(family: Mapping[str, Difference], missing: int, stopped: Sequence[str]
         parts.append(f"worse: {', '.join(worse)}")
     needed = [one.required_n for one in family.values() if one.required_n is not None]
     if needed:
-        parts.append(f"the open differences would need {min(needed)} to {max(needed)} seeds")
+        several = min(needed) < max(needed)
+        seeds = f"{min(needed)} to {max(needed)}" if several else str(needed[0])
+        parts.append(f"the open difference{'s' if several else ''} would need {seeds} seeds")
+    if equal := {case: one.detectable for case, one in family.items() if one.sign == 0 and one.required_n is None}:
+        points = 100 * max(equal.values())
+        parts.append(f"no difference in {', '.join(equal)}, where {points:.1f} points would be detected")
     if stopped:
-        parts.append(f"a run diverged in {', '.join(stopped)}")
+        parts.append(f"a run diverged among the pairs of {', '.join(stopped)}")
     if missing:
         parts.append(f"{missing} cases not recorded in full")
     return "; ".join(parts)

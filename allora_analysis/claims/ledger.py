@@ -110,9 +110,7 @@ class Row:
     error: str | None = None
 
 
-def settle(
-    printed: Mapping[str, bool], corrected: Mapping[str, bool] | None = None, contrary: bool = False
-) -> str:
+def settle(printed: Mapping[str, bool], corrected: Mapping[str, bool] | None = None, contrary: bool = False) -> str:
     """The verdict of exact checks on named cases.
 
     `printed[case]`: the printed statement passes on that case. `corrected[case]`: the corrected statement, or the
