@@ -11,10 +11,11 @@ twice as fast on a core that multiplies bf16.
 
 **Seeds.** Desk: 0, 1, 2; paper: 0 to 4. Arms share seeds.
 
-**Test.** Test accuracy after the last epoch, ALLoRA minus LoRA, paired by seed; over all cells (data × η²) with seeds
-clustered in cells: `statistics.clustered_test`, sign flips; per cell Student's t with Holm over the cells. "Universally
-better" holds if the difference is significantly above 0 in every cell, is refuted if it is significantly below in one,
-and is undecided otherwise, with the number of seeds that the differences seen would need.
+**Test.** Test accuracy after the last epoch, ALLoRA minus LoRA, paired by seed; per cell (data × η²) Student's t over
+seeds with Holm over the cells. "Universally better" holds if the difference is significantly above 0 in every cell, is
+refuted if it is significantly below in one, and is undecided otherwise, with the number of seeds that the differences
+seen would need. Beside it the mean over all cells, seed by seed, and Student's t over seeds: cells share runs and data,
+so seeds are what is independent (changed before the first run: cells' signs were to be flipped).
 
 **Stopping rule.** The list of runs is fixed; every run is recorded whatever it shows, and a cell is tested when its
 seeds are all there.

@@ -77,11 +77,20 @@ def test_holms_correction_counts_cases_that_are_not_recorded():
     assert universally_better(runs, more).evidence.measured["1"]["adjusted_p_value"] == pytest.approx(11 * alone)
 
 
-def test_over_all_cases_each_case_counts_once():
-    runs, cases = recorded({1.0: 0.02, 2.0: 0.03, 4.0: 0.01})
-    overall = universally_better(runs, cases).evidence.measured[OVERALL]
+def test_over_all_cases_seeds_are_what_is_independent():
+    """Cases that are one and the same say no more than one of them."""
+    runs, cases = recorded({1.0: 0.02})
+    alone = universally_better(runs, cases).evidence.measured["1"]
+    copies = cases | {f"copy {i}": cases["1"] for i in range(3)}
+    overall = universally_better(runs, copies).evidence.measured[OVERALL]
     assert overall["difference"] == pytest.approx(0.02)
-    assert overall["p_value"] == 2 / 2**3
+    assert overall["adjusted_p_value"] == pytest.approx(alone["adjusted_p_value"])
+    assert overall["interval"] == pytest.approx(alone["interval"])
+
+
+def test_over_all_cases_each_case_counts_once():
+    overall = universally_better(*recorded({1.0: 0.02, 2.0: 0.03, 4.0: 0.04})).evidence.measured[OVERALL]
+    assert overall["difference"] == pytest.approx(0.03)
 
 
 def test_the_pairing_takes_the_seeds_luck_out():

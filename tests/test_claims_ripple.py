@@ -123,6 +123,15 @@ def test_a_planted_formula_is_refuted(identity, name, wrong, monkeypatch):
     assert row.finding.verdict == "refuted"
 
 
+def test_only_for_large_eta_is_tested(monkeypatch):
+    """Planted: the bound adds little at the smallest η, so that the sentence passes there."""
+    original = stack.bound_adapter_share
+    monkeypatch.setattr(
+        stack, "bound_adapter_share", lambda norms, eta, kind: original(norms, eta, kind) * (1e-3 if eta < 1 else 1)
+    )
+    assert examine(claim("3.3-typical")).finding.verdict == "refuted"
+
+
 def test_a_network_that_falls_short_refutes_proposition_1(monkeypatch):
     original = stack.aligned_growth
     monkeypatch.setattr(stack, "aligned_growth", lambda *arguments: 0.99 * original(*arguments))

@@ -120,9 +120,8 @@ def settle(printed: Mapping[str, bool], corrected: Mapping[str, bool] | None = N
     - some do, and the condition is right everywhere: conditional
     - none does, and the correction is right everywhere: holds_corrected
     - otherwise: refuted
-
-    A correction keeps what the sentence claims. Where it says the opposite it is no correction but the `contrary`:
-    refuted if that is right everywhere and no printed case passes, undecided if neither is right everywhere.
+    - with `contrary`, as a correction keeps what the sentence claims and this is its opposite: refuted if that is right
+      everywhere and no printed case passes; undecided if neither is
 
     Args:
         printed: outcome by case.
@@ -134,11 +133,6 @@ def settle(printed: Mapping[str, bool], corrected: Mapping[str, bool] | None = N
 
     Raises:
         ValueError: no case at all.
-
-    Examples:
-        >>> from allora_analysis.claims.ledger import settle
-        >>> settle({"c = 1": True, "c = 2": False}, corrected={"c = 1": True, "c = 2": True})
-        'conditional'
     """
     if not printed:
         raise ValueError("settle needs at least one case")
@@ -147,9 +141,8 @@ def settle(printed: Mapping[str, bool], corrected: Mapping[str, bool] | None = N
     borne_out = bool(corrected) and all(corrected.values())
     if contrary:
         return "refuted" if borne_out and not any(printed.values()) else "undecided"
-    if not borne_out:
-        return "refuted"
-    return "conditional" if any(printed.values()) else "holds_corrected"
+    passing = "conditional" if any(printed.values()) else "holds_corrected"
+    return passing if borne_out else "refuted"
 
 
 def relative_error(measured: ArrayLike, predicted: ArrayLike) -> float:

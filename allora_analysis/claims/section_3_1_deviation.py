@@ -19,7 +19,7 @@ DISPLAY, AFTER = "§3.1, the display of the bound; Appendix A", "§3.1, the para
 SEED = 34
 ROUNDING = "float64 rounding: sums over at most 2^12 outcomes"
 KEEP_PROBS = (0.1, 0.5, 0.95)
-FEW, MANY, HALF = 0.1, 4, 0.03  # drops or keeps a mask: rare, several; how near 1/2 the share left is then
+FEW, MANY, MOST = 0.1, 4, 0.75  # drops or keeps a mask: rare, several; what "most" of a deviation is at least
 
 
 def _problem(n: int, d: int, c: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -84,13 +84,10 @@ def check_proof() -> Finding:
         printed[case] = relative_error(line, truth) < 1e-9
         errors.append(relative_error(right, truth))
         corrected[case] = errors[-1] < 1e-9
-    text = (
-        "E[((1/N)Σ Lₙ)²] = (1/N)E[L²] + (1 − 1/N)(E L)², with L = ‖Y − (XW) ⊙ V‖²_F: the printed line has E[L] for "
-        "E[L²] and drops the cross terms. The line after it and the bound are right."
-    )
-    return Finding(
-        settle(printed, corrected), Evidence(predicted, measured, ROUNDING, max(errors), 1e-9, seed=SEED), text
-    )
+    text = "E[((1/N)Σ Lₙ)²] = (1/N)E[L²] + (1 − 1/N)(E L)², with L = ‖Y − (XW) ⊙ V‖²_F: the printed line has E[L] for "
+    text += "E[L²] and drops the cross terms. The line after it and the bound are right."
+    evidence = Evidence(predicted, measured, ROUNDING, max(errors), 1e-9, seed=SEED)
+    return Finding(settle(printed, corrected), evidence, text)
 
 
 def check_order() -> Finding:
@@ -117,29 +114,31 @@ def check_order() -> Finding:
 
 
 def check_large_n() -> Finding:
-    """Whether four masks leave more than three quarters of one mask's deviation: only where drops or keeps are rare.
+    """Whether four masks leave more than three quarters of one mask's deviation: where drops or keeps are rare.
 
     Returns:
         The finding.
     """
-    printed, corrected, predicted, measured, between, errors = {}, {}, {}, {}, [], []
-    for shape, p in itertools.product(((1, 1, 1), (4, 2, 2), (8, 4, 2)), (1e-4, 0.5, 0.95, 0.98, 0.9999)):
-        arguments, size = (*_problem(*shape), p), shape[0] * shape[2]
+    printed, corrected, predicted, measured, between, several = {}, {}, {}, {}, [], []
+    shapes, keep_probs = ((1, 1, 1), (4, 2, 2), (8, 4, 1), (8, 4, 2)), (1e-4, 0.3, 0.5, 0.95, 0.98, 0.9999)
+    for shape, p, seed in itertools.product(shapes, keep_probs, range(SEED, SEED + 5)):
+        arguments, size = (*_problem(*shape, seed), p), shape[0] * shape[2]
         rare = size * min(p, 1 - p)
-        case = f"{size} entries, p = {p}"
+        case = f"{size} entries, p = {p}, data {seed}"
         four, one = (deviation.mean_absolute_deviation(*arguments, n) for n in (4, 1))
         share = four / one
         predicted[f"{case}: drops or keeps a mask"], measured[f"{case}: share left after 4 masks"] = rare, share
-        printed[case] = share > 0.75
-        if rare >= MANY:
-            errors.append(abs(share - 0.5))
-        elif rare >= FEW:
-            between.append(share)
-        corrected[case] = printed[case] if rare < FEW else rare < MANY or errors[-1] <= HALF
-    text = f"Only where a mask drops (or keeps) less than {FEW} of the N × C entries on average. From {MANY} of both, "
-    text += f"four masks halve it, as 1/√N does; in between they leave {min(between):.2f} to {max(between):.2f} of it."
-    source = f"with {MANY} drops and keeps or more, the distance of the share left from 1/2"
-    evidence = Evidence(predicted, measured, source, max(errors), HALF, seed=SEED)
+        printed[case] = share > MOST
+        if rare >= FEW:
+            (several if rare >= MANY else between).append(share)
+        corrected[case] = printed[case] if rare < FEW else rare < MANY or not printed[case]
+    text = (
+        f"where a mask drops (or keeps) less than {FEW} of the N × C entries on average, and not from {MANY} of both: "
+        f"there four masks leave {min(several):.2f} to {max(several):.2f} of it (1/√N: 0.5), and in between, where it "
+        f"depends on the data, {min(between):.2f} to {max(between):.2f}"
+    )
+    source = f"with {MANY} drops and keeps or more, the largest share left by four masks; above {MOST} it is most"
+    evidence = Evidence(predicted, measured, source, max(several), MOST, seed=SEED)
     return Finding(settle(printed, corrected), evidence, text)
 
 
@@ -175,8 +174,8 @@ def check_loss_from_zero() -> Finding:
     text = "Compared to LoRA's zero initialisation Std[L] increases: Var[L] = ((1 − p)/p) Σ Z²(Z/p − 2Y)² is exactly 0 "
     text += "at Z = XW = 0 and positive once training has begun."
     error, source = max(measured[name] for name in predicted), "exact: every term has the factor Z = 0"
-    verdict = settle(printed, corrected, contrary=True)
-    return Finding(verdict, Evidence(predicted, measured, source, error, 0.0, seed=0), text)
+    evidence = Evidence(predicted, measured, source, error, 0.0, seed=0)
+    return Finding(settle(printed, corrected, contrary=True), evidence, text)
 
 
 def check_gradient_from_zero() -> Finding:

@@ -6,13 +6,13 @@ enumeration of all masks. Checked by `tests/test_claims_tikhonov.py`, which plan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
 from allora_analysis import tikhonov
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, relative_error, settle
-from allora_analysis.tikhonov.spread import Problems
+from allora_analysis.claims.section_3_1_spectrum import check_general_spectrum
 
 TOLERANCE = 1e-9
 ROUNDING = "float64 rounding: sums over at most 2^9 masks and least squares on designs of condition number below 100"
@@ -167,39 +167,6 @@ def check_unit_eigenvalue() -> Finding:
     text = "p = c/(c + λ), that is λ = c(1 − p)/p: the penalty moves with c, and p = 1/(1 + λ) is right at c = 1 alone"
     evidence = Evidence(predicted, measured, ROUNDING, error, TOLERANCE, seed=SEED)
     return Finding(settle(printed, corrected), evidence, text)
-
-
-def check_general_spectrum() -> Finding:
-    """The distance to the nearest ridge as X's spectrum spreads, against the condition for exactness.
-
-    Returns:
-        The finding.
-    """
-    problems, p = Problems(samples=40, features=6, outputs=3, noise=1.0, seed=SEED), 0.7
-    printed, corrected, predicted, measured, errors = {}, {}, {}, {}, []
-    cases = {f"condition number {spread:g}": (spread, p) for spread in (1.0, 1.1, 3.0, 10.0, 100.0)}
-    for case, (spread, keep) in (cases | {"condition number 10, no dropout": (10.0, 1.0)}).items():
-        x, y = problems.at(spread)
-        found = tikhonov.nearest_ridge(x, y, keep, "output")
-        fit = x @ tikhonov.dropout_solution(x, y, keep, "output")
-        gap = float(np.linalg.norm(fit - x @ tikhonov.ridge_solution(x, y, found.penalty)) / np.linalg.norm(fit))
-        exact = tikhonov.is_exact_ridge(x, "output") or keep == 1.0
-        printed[case] = gap < TOLERANCE
-        errors.append(abs(gap - found.distance))
-        corrected[case] = printed[case] == exact and errors[-1] < TOLERANCE
-        predicted[f"{case}: a ridge exactly"] = exact
-        measured[f"{case}: nearest λ"], measured[f"{case}: distance"] = found.penalty, gap
-    at = _distances(measured, (3, 10, 100))
-    text = (
-        "only where all non-zero singular values of X are equal (or p = 1). Otherwise dropout shrinks every singular "
-        f"direction by p, ridge by s²/(s² + λ); with Gaussian weights the nearest ridge is {at} of the fit's norm away"
-    )
-    evidence = Evidence(predicted, measured, ROUNDING, max(errors), TOLERANCE, seed=SEED)
-    return Finding(settle(printed, corrected), evidence, text)
-
-
-def _distances(measured: Mapping[str, float], spreads: tuple[int, ...]) -> str:
-    return ", ".join(f"{measured[f'condition number {s}: distance']:.1%} (condition number {s})" for s in spreads)
 
 
 def claims() -> tuple[Claim, ...]:

@@ -25,10 +25,10 @@ class Problems:
         features: D.
         outputs: C.
         noise: standard deviation of the targets' noise.
-        seed: of everything drawn.
+        seed: of everything drawn; one number or several, as NumPy takes them.
     """
 
-    def __init__(self, samples: int, features: int, outputs: int, noise: float, seed: int):
+    def __init__(self, samples: int, features: int, outputs: int, noise: float, seed: int | list[int]):
         generator = np.random.default_rng(seed)
         self.left = np.linalg.qr(generator.standard_normal((samples, features)))[0]
         self.right = np.linalg.qr(generator.standard_normal((features, features)))[0]

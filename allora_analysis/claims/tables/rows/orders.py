@@ -183,8 +183,11 @@ def claims() -> tuple[Claim, ...]:
     its, recent = outperform.format("its counter part [LoRA]"), outperform.format("recent variants such as DoRA")
     low = "we observe subpar accuracy when finetuning popular open-weight models for NLU and SA tasks (see Table 3)"
     best = "for all cases, either ALLoRA or ALLoRA-0 has the best average accuracy"
-    half = "over half of cases see ASF-LoRA's accuracy … lower than LoRA with a comparable fixed scaling factor"
-    optimal = "our solution is the optimal in a family of … approaches"
+    half = (
+        "over half of cases see ASF-LoRA's accuracy significantly lower than LoRA with a comparable fixed scaling "
+        'factor (read without "significantly", which is row 5.2-asf-significantly)'
+    )
+    optimal = "our solution is the optimal in a family of … approaches (read: by the averages printed, at each η²)"
     than_lora = "ALLoRA is universally better than LoRA in terms of accuracy"
     in_family = "ALLoRA is universally better than the rest in the family"
     family = ("ALLoRA-OD", "ASF-LoRA", "LoRA×η")
