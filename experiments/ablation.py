@@ -7,6 +7,9 @@ token), ASF-LoRA (the scaling adapts instead of the rate) and LoRA × η (a fixe
 and LoRA × 1, are those of `experiments.perception` (at η² = 1, LoRA × η is LoRA at l_b). Two epochs, AdamW, linear
 schedule, clipping at 1, batches of 32, r = 16, desk runs in bf16 autocast, as there.
 
+OpenELM-450M, of the paper's preset, comes with neither a tokenizer (it uses Llama 2's) nor a sequence classifier:
+`--source OpenELM-450M=FOLDER --trust-remote-code` with a folder that has both, or leave it out by `--only`.
+
 **Seeds.** Desk: 0, 1, 2; paper: 0 to 4. Arms share seeds with one another and with `perception`.
 
 **Test.** As in `experiments.perception`, ALLoRA minus each of the three: Holm over arms and cells.

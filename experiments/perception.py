@@ -9,6 +9,9 @@ l_b; LoRA with drop rate 0.05 at η·l_b, with the classifier at η·l_b too (th
 defaults, since the paper names none. Desk runs in bf16 autocast (adapters, classifier and optimiser in float32),
 twice as fast on a core that multiplies bf16.
 
+OpenELM-450M, of the paper's preset, comes with neither a tokenizer (it uses Llama 2's) nor a sequence classifier:
+`--source OpenELM-450M=FOLDER --trust-remote-code` with a folder that has both, or leave it out by `--only`.
+
 **Seeds.** Desk: 0, 1, 2; paper: 0 to 4. Arms share seeds.
 
 **Test.** Test accuracy after the last epoch, ALLoRA minus LoRA, paired by seed; per cell (data × η²) Student's t over

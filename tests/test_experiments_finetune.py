@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from allora_analysis.claims import reported
 from allora_analysis.finetune.setting import check
 from allora_analysis.grid.command import main
 from allora_analysis.grid.sources import HUB
@@ -44,8 +45,26 @@ def test_the_docstring_states_all_of_it_before_the_run(name):
 @pytest.mark.parametrize("runs", all_runs())
 def test_the_runs_are_valid_recorded_as_they_stand_and_differ(runs):
     assert [check(one) for one in runs] == runs
-    assert len(set(runs)) == len(runs) > 0
+    assert len(set(runs)) == len({one.words() for one in runs}) == len(runs) > 0
     assert {one.model for one in runs} | {one.data for one in runs} <= set(HUB) | LOCAL
+
+
+def test_the_papers_presets_are_of_the_papers_tables():
+    def preset(name):
+        return experiment(name).PRESETS["paper"]
+
+    def pairs(name):
+        return {(one.model, one.data) for one in preset(name)}
+
+    for name, table in (("perception", reported.TABLE_3), ("ablation", reported.TABLE_4)):
+        assert pairs(name) == {(cell.model, cell.dataset) for cell in table}
+        assert {one.eta2 for one in preset(name)} - {None} == {cell.eta_squared for cell in table}
+    ranks = {(row.model, row.rank) for row in reported.TABLE_1}
+    assert {(one.model, one.rank) for one in preset("commonsense")} == ranks
+    assert pairs("dropout_rates") == {("Qwen2-0.5B", "bias_in_bios")}  # §3.1; the table does not say
+    rates = {one.drop_rate for one in preset("dropout_rates")}
+    assert rates == {column.drop_rate for column in reported.TABLE_2}
+    assert pairs("row_norms") == {("Snowflake-Arctic-XS", "rotten_tomatoes")}  # §4.2
 
 
 @pytest.mark.parametrize("runs", all_runs())

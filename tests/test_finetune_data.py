@@ -100,6 +100,13 @@ def test_an_empty_validation_split_is_named(tmp_path):
         (ROWS[:1], ROWS[:1], None, "2 or more labels"),
         (ROWS, ROWS, {"label_names": "ab"}, "label_names in info.json must be a list"),
         (ROWS, ROWS, [1], "info.json is not a JSON object"),
+        ([*ROWS, {"text": "a stray", "label": 5}], ROWS, None, "label 5 in train, which has 4 rows; number the labels"),
+        (
+            [ROWS[0], {"text": "half \ud83d", "label": 1}],
+            ROWS,
+            None,
+            "line 2 of train.jsonl: text has half a surrogate",
+        ),
     ],
 )
 def test_wrong_rows_are_named(tmp_path, train, test, info, named):
@@ -114,6 +121,9 @@ def test_files_that_cannot_be_read(tmp_path):
     with (path / "train.jsonl").open("a") as stream:
         stream.write("\n{half a row\n")
     with pytest.raises(ArgumentError, match=r"line 5 of train\.jsonl is not a JSON object"):
+        data.load(str(path))
+    (path / "train.jsonl").write_text("[" * 100_000 + "\n")
+    with pytest.raises(ArgumentError, match=r"line 1 of train\.jsonl is not a JSON object"):
         data.load(str(path))
     (path / "train.jsonl").write_bytes(b"\xff\xfe\n")
     with pytest.raises(ArgumentError, match=r"train.jsonl cannot be read"):
@@ -160,6 +170,20 @@ def test_reads_multiple_choice_of_the_hub(monkeypatch, tmp_path):
     rows = questions(5, 0)
     hub(monkeypatch, lambda name: {part: Hub(rows) for part in ("train", "test")})
     assert data.load("someone/questions").digest == data.load(str(folder(tmp_path, rows, rows))).digest
+
+
+def test_the_papers_set_has_other_names_on_the_hub(monkeypatch, tmp_path):
+    from datasets import Dataset
+
+    rows = [{"hard_text": row["text"], "profession": row["label"], "gender": 0} for row in ROWS]
+    parts = {part: Dataset.from_list(rows) for part in ("train", "test", "dev")}
+    hub(monkeypatch, lambda name: parts)
+    loaded = data.load("LabHC/bias_in_bios")
+    write(folder(tmp_path) / "validation.jsonl", ROWS)
+    assert (loaded.name, loaded.classes) == ("bias_in_bios", 2)
+    assert loaded.digest == data.load(str(tmp_path)).digest
+    with pytest.raises(ArgumentError, match="its train split has the columns gender, hard_text, profession"):
+        data.load("someone/bias_in_bios")
 
 
 @pytest.mark.bad_input

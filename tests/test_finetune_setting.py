@@ -37,9 +37,12 @@ def test_equal_numbers_are_one_run_and_every_field_is_in_the_key():
     assert len(keys) == 1 + len(dataclasses.fields(Setting))
 
 
-def test_words_name_the_drop_rate_only_where_there_is_one():
+def test_words_name_dropout_and_rank_only_where_they_are_not_the_usual():
     assert "drop rate" not in setting().words()
-    assert "drop rate 0.05" in setting(drop_rate=0.05).words()
+    assert "drop rate 0.05, adamw" in setting(drop_rate=0.05).words()
+    assert "drop rate 0.1 in the bottleneck, adamw" in setting(drop_rate=0.1, placement="bottleneck").words()
+    assert "rank" not in setting().words()
+    assert "lora, rank 32, adamw" in setting(rank=32).words()
 
 
 @pytest.mark.bad_input
@@ -74,6 +77,11 @@ def test_words_name_the_drop_rate_only_where_there_is_one():
         ({"arm": "allora", "eta2": -2.0}, "eta2"),
         ({"arm": "allora_0", "eta2": 2.0, "drop_rate": 0.05}, "drop_rate must be 0 for the arm allora_0"),
         ({"arm": "head_only", "drop_rate": 0.05}, "drop_rate must be 0"),
+        ({"arm": "head_only", "rank": 8}, "rank must be left out for the arm head_only, received 8"),
+        ({"arm": "head_only", "learning_rate": 3.0}, "head_learning_rate must be left out for the arm head_only"),
+        ({"max_steps": 2, "epochs": 3}, "epochs must be left out where max_steps is given, received 3"),
+        ({"learning_rate": 1e39}, "learning_rate must be at most 1e.30"),
+        ({"arm": "allora", "eta2": 1e39}, "eta2 must be at most 1e.30"),
         ({"arm": "dora", "placement": "bottleneck", "drop_rate": 0.1}, "placement must be input for the arm dora"),
         ({"placement": "bottleneck"}, "placement must be input at drop rate 0"),
         ({"optimizer": "sgd", "epsilon": 1e-6}, "epsilon must be left at 1e-08 for the optimizer sgd"),

@@ -17,9 +17,13 @@ ROOT = Path(__file__).parents[1]
 SHARED = {"model": "bert", "data": "films", "rank": 2, "epochs": 8, "batch_size": 8, "learning_rate": 1e-2}
 PRESETS = {
     "desk": [
-        Setting(arm=arm, eta2=eta2, drop_rate=drop_rate, seed=seed, **SHARED)
+        Setting(arm=arm, seed=seed, **(SHARED | own))
         for seed in range(2)
-        for arm, eta2, drop_rate in (("lora", None, 0.1), ("allora_0", 4.0, 0.0), ("head_only", None, 0.0))
+        for arm, own in (
+            ("lora", {"drop_rate": 0.1}),
+            ("allora_0", {"eta2": 4.0}),
+            ("head_only", {"rank": Setting.rank, "head_learning_rate": SHARED["learning_rate"]}),
+        )
     ]
 }
 RUNS = len(PRESETS["desk"])

@@ -21,6 +21,8 @@ from allora_analysis.finetune import choices
 from allora_analysis.finetune.splits import NAMES, Split
 from allora_analysis.validation import ArgumentError
 
+# Sets of the paper whose columns and splits have other names on the hub.
+RENAMED = {"LabHC/bias_in_bios": {"hard_text": "text", "profession": "label", "dev": "validation"}}
 FORM = 'not a JSON object with "text" and "label", or with "instruction", "output" and "answer"'
 
 __all__ = ["Split", "TextData", "load"]
@@ -97,6 +99,11 @@ def _classes(source: str, splits: dict[str, Split], names: list[str] | None) -> 
     classes = trained if names is None else len(names)
     if classes < 2:
         raise ArgumentError(f"data {source!r}: 2 or more labels wanted, received {classes}")
+    if names is None and classes > len(splits["train"]):
+        raise ArgumentError(
+            f"data {source!r}: label {trained - 1} in train, which has {len(splits['train'])} rows; number the labels "
+            "from 0, or name them in info.json"
+        )
     for part, split in splits.items():
         wrong = next((label for label in split.labels if not 0 <= label < classes), None)
         if wrong is not None:
@@ -176,13 +183,19 @@ def _split(name: str, lines: Iterable[str]) -> Split:
             raise ArgumentError(f"data: line {number} of {name} is {FORM}: {json.dumps(row)[:60]!r}")
         if not isinstance(row["text"], str) or isinstance(row["label"], bool) or not isinstance(row["label"], int):
             raise ArgumentError(f"data: line {number} of {name}: text must be text, label an integer: {row!r:.80}")
+        if not _whole(row["text"]):
+            raise ArgumentError(f"data: line {number} of {name}: text has half a surrogate pair: {row['text']!r:.80}")
     return Split(tuple(row["text"] for _, row in rows), tuple(row["label"] for _, row in rows))
+
+
+def _whole(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _row(name: str, number: int, line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ArgumentError(f"data: line {number} of {name} is {FORM}: {line.strip()[:60]!r}") from None
 
 
@@ -198,8 +211,14 @@ def _from_hub(source: str) -> tuple[dict[str, Split], list[str] | None]:
         loaded: Any = load_dataset(source)
     except Exception as error:  # the hub's client fails in many ways of its own
         raise ArgumentError(f"data {source!r}: is no folder here, and the hub says {error!r:.150}; {way_out}") from None
-    splits = {name: _of_hub(source, name, of) for name, of in loaded.items() if name in NAMES}
-    names = getattr(next(iter(loaded.values())).features.get("label"), "names", None)
+    new = RENAMED.get(source, {})
+    parts = {new.get(name, name): of for name, of in loaded.items()}
+    if new:
+        parts = {
+            name: of.rename_columns({old: new[old] for old in of.features if old in new}) for name, of in parts.items()
+        }
+    splits = {name: _of_hub(source, name, of) for name, of in parts.items() if name in NAMES}
+    names = getattr(next(iter(parts.values())).features.get("label"), "names", None)
     return splits, names
 
 

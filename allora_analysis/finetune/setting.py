@@ -41,6 +41,8 @@ ARMS = (
     "pissa",
     "head_only",
 )
+ABOVE_ZERO, ZERO_TOO = ("learning_rate", "epsilon"), ("head_learning_rate", "weight_decay", "max_grad_norm")
+LARGEST = 1e30  # of any of them: float32 ends at 3e38
 LORAPLUS_RATIO = 16.0  # B's rate over A's: Hayou et al. (2024b), LoRA+, as its authors recommend
 
 
@@ -106,15 +108,17 @@ class Setting:
         return None if self.eta2 is None else self.eta2**0.5
 
     def words(self) -> str:
-        """The run in a line.
+        """The run in a line; no two of a preset's have the same.
 
         Returns:
-            Model, data, arm, η², optimiser, rates and seed.
+            Model, data, arm, η², dropout, optimiser, rates and seed; the rank where it is not 16.
         """
         eta = "" if self.eta2 is None else f", η² = {self.eta2:g}"
-        dropped = f", drop rate {self.drop_rate:g}" if self.drop_rate else ""
+        place = " in the bottleneck" if self.placement == "bottleneck" else ""
+        dropped = f", drop rate {self.drop_rate:g}{place}" if self.drop_rate else ""
+        rank = f", rank {self.rank}" if self.rank != Setting.rank else ""
         return (
-            f"{self.model}, {self.data}, {self.arm}{eta}{dropped}, {self.optimizer} at {self.learning_rate:g}"
+            f"{self.model}, {self.data}, {self.arm}{rank}{eta}{dropped}, {self.optimizer} at {self.learning_rate:g}"
             f" (head {self.head_learning_rate:g}), seed {self.seed}"
         )
 
@@ -145,6 +149,8 @@ def check(setting: Setting) -> Setting:
     count("seed", setting.seed, 0, 2**31)
     if setting.max_steps is not None:
         count("max_steps", setting.max_steps, 1)
+        if setting.epochs != Setting.epochs:
+            raise ArgumentError(f"epochs must be left out where max_steps is given, received {setting.epochs!r}")
     if setting.batch_size % setting.accumulation:
         raise ArgumentError(
             f"accumulation must divide the batch size {setting.batch_size}, received {setting.accumulation}"
@@ -161,12 +167,17 @@ def _checked_numbers(setting: Setting) -> dict[str, object]:
         raise ArgumentError(f"betas must be in [0, 1), received {setting.betas!r}")
     return {
         "betas": betas,
-        **{name: positive(name, getattr(setting, name)) for name in ("learning_rate", "epsilon")},
-        **{name: non_negative(name, getattr(setting, name)) for name in ("weight_decay", "max_grad_norm")},
-        "head_learning_rate": non_negative("head_learning_rate", setting.head_learning_rate),
-        "eta2": None if setting.eta2 is None else positive("eta2", setting.eta2),
+        **{name: _float32(name, positive(name, getattr(setting, name))) for name in ABOVE_ZERO},
+        **{name: _float32(name, non_negative(name, getattr(setting, name))) for name in ZERO_TOO},
+        "eta2": None if setting.eta2 is None else _float32("eta2", positive("eta2", setting.eta2)),
         "drop_rate": _drop_rate(setting.drop_rate),
     }
+
+
+def _float32(name: str, value: float) -> float:
+    if value > LARGEST:
+        raise ArgumentError(f"{name} must be at most {LARGEST:g}, or training in float32 overflows, received {value!r}")
+    return value
 
 
 def _drop_rate(value: float) -> float:
@@ -193,8 +204,21 @@ def _check_rule(setting: Setting) -> None:
         raise ArgumentError(f"placement must be input for the arm {setting.arm}, received 'bottleneck'")
     if setting.task == "multiple_choice":
         _check_causal(setting)
+    if setting.arm == "head_only":
+        _check_head_only(setting)
     if setting.arm in WITHOUT_DROPOUT and setting.drop_rate != 0:
         raise ArgumentError(f"drop_rate must be 0 for the arm {setting.arm}, received {setting.drop_rate!r}")
+
+
+def _check_head_only(setting: Setting) -> None:
+    # Without adapters their rank and their rate have no effect.
+    if setting.rank != Setting.rank:
+        raise ArgumentError(f"rank must be left out for the arm head_only, received {setting.rank!r}")
+    if setting.head_learning_rate != setting.learning_rate:
+        raise ArgumentError(
+            "head_learning_rate must be left out for the arm head_only, which trains the head at learning_rate, "
+            f"received {setting.head_learning_rate!r}"
+        )
 
 
 def _check_causal(setting: Setting) -> None:

@@ -35,6 +35,6 @@ def runs(model: str, data: str, seeds: int, epochs: int, precision: str) -> Iter
 
 PRESETS = {
     "desk": [*runs("all-MiniLM-L6-v2", "rotten_tomatoes", 3, 8, "bf16")],
-    "paper": [*runs("Snowflake-Arctic-XS", "rotten_tomatoes", 5, 10, "fp32")],
+    "paper": [*runs("Qwen2-0.5B", "bias_in_bios", 5, 10, "fp32")],
 }
 AT_INPUT = [one for one in PRESETS["desk"] if one.placement == "input"]  # what Figure 2 and its row are about
