@@ -17,6 +17,7 @@ from allora_analysis.finetune import arms, models, trainer
 from allora_analysis.finetune import data as text_data
 from allora_analysis.finetune.quiet import quiet
 from allora_analysis.lora.pairs import lora_pairs
+from allora_analysis.validation import ArgumentError
 
 RATE, HEAD = 0.05, 0.003
 
@@ -34,8 +35,8 @@ def still(tmp_path_factory):
 
 def setting(arm, **fields):
     eta2 = {"eta2": 4.0} if arm in WITH_ETA else {}
-    rates = {"learning_rate": RATE, "head_learning_rate": HEAD}
-    return check(Setting("m", "d", arm, rank=2, **({**eta2, **rates} | fields)))
+    own = {"learning_rate": HEAD} if arm == "head_only" else {"learning_rate": RATE, "rank": 2}
+    return check(Setting("m", "d", arm, **({**eta2, **own, "head_learning_rate": HEAD} | fields)))
 
 
 def adapted(folder, made):
@@ -262,8 +263,6 @@ def test_counts(folder):
 
 @pytest.mark.bad_input
 def test_a_model_that_the_arm_cannot_take_is_one_line(folder):
-    from allora_analysis.validation import ArgumentError
-
     with pytest.raises(ArgumentError, match="has no classifier"):
         arms.adapt(torch.nn.Linear(2, 2), setting("lora"))
     made = dataclasses.replace(setting("allora"), rank=10**6)
@@ -281,4 +280,19 @@ def test_distilberts_classifier_has_a_layer_before_it(tmp_path, arm):
     model(**batch(tokenizer)).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert any("pre_classifier" in name for name in trained) == (arm != "head_only")
+    assert any("pre_classifier" in name for name in trained)
+    assert arms.counts(model)["head"] == (16 * 16 + 16) + (2 * 16 + 2)  # one head for all arms
+
+
+@pytest.mark.bad_input
+def test_a_rank_that_the_arm_would_cut_in_silence(folder):
+    with pytest.raises(ArgumentError, match="rank must be at most 32 for the arm pissa here, received 33"):
+        arms.adapt(models.load(folder, 2).model, dataclasses.replace(setting("pissa"), rank=33))
+    wide = arms.adapt(models.load(folder, 2).model, dataclasses.replace(setting("lora"), rank=33))
+    assert {pair.a.shape[0] for pair in lora_pairs(wide)} == {33}
+
+
+@pytest.mark.bad_input
+def test_a_rank_too_large_for_the_memory_is_one_line(folder):
+    with pytest.raises(ArgumentError, match="rank: adapters of rank 10000000000000 do not fit into the memory"):
+        arms.adapt(models.load(folder, 2).model, dataclasses.replace(setting("lora"), rank=10**13))

@@ -131,7 +131,7 @@ def test_weights_that_are_missing_are_an_error_and_not_drawn(folders, tmp_path):
     weights = load_file(copy / "model.safetensors")
     del weights["encoder.layer.1.attention.self.query.weight"]
     save_file(weights, copy / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ArgumentError, match=r"1 weights are missing, .*query.weight for one"):
+    with pytest.raises(ArgumentError, match=r"1 weights of BertFor\w+ are missing, .*query.weight for one"):
         models.load(str(copy), 2)
 
 
@@ -158,3 +158,54 @@ def test_what_is_said_before_and_after_is_left_alone():
         with pytest.raises(UserWarning, match="other"):
             warnings.warn("other", stacklevel=1)
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+@pytest.mark.bad_input
+def test_weights_that_are_cut_off_are_one_line(folders, tmp_path):
+    copy = shutil.copytree(folders["bert"], tmp_path / "bert")
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:20_000])
+    with pytest.raises(ArgumentError, match="transformers cannot load it") as caught:
+        models.load(str(copy), 2)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.bad_input
+def test_a_language_model_that_sees_what_it_predicts_is_refused(tmp_path):
+    from transformers import BertConfig, BertForMaskedLM
+
+    fields = {"num_attention_heads": 2, "max_position_embeddings": 64}
+    BertForMaskedLM(BertConfig(**tiny.SMALL, **fields)).save_pretrained(tmp_path / "masked")
+    tiny.tokenizer(pad_token="[PAD]").save_pretrained(tmp_path / "masked")
+    with pytest.raises(ArgumentError, match="BertLMHeadModel sees the token that it is to predict"):
+        models.load(str(tmp_path / "masked"), None)
+    for family in ("Qwen2", "Llama"):
+        folder = tiny.decoder(tmp_path / family, family, causal=True, **FAMILIES["pad"])
+        assert models.load(str(folder), None).model.config.vocab_size == 48
+
+
+@pytest.mark.bad_input
+def test_positions_that_roberta_does_not_have(tmp_path):
+    from transformers import RobertaConfig, RobertaModel
+
+    fields = {"num_attention_heads": 2, "max_position_embeddings": 34, "pad_token_id": 1}
+    RobertaModel(RobertaConfig(**tiny.SMALL, **fields)).save_pretrained(tmp_path / "roberta")
+    tiny.tokenizer(pad_token="[UNK]").save_pretrained(tmp_path / "roberta")
+    model = models.load(str(tmp_path / "roberta"), 2).model
+    models.check_length("roberta", model, 32)
+    model(input_ids=torch.full((1, 32), 5))
+    with pytest.raises(ArgumentError, match="max_length must be at most 32, the positions of the model 'roberta'"):
+        models.check_length("roberta", model, 33)
+    with pytest.raises((IndexError, RuntimeError)):  # what the line above keeps from the user
+        model(input_ids=torch.full((1, 33), 5))
+
+
+@pytest.mark.bad_input
+def test_a_padding_token_that_the_model_does_not_know(folders, tmp_path):
+    copy = shutil.copytree(folders["bert"], tmp_path / "bert")
+    tokens = tiny.tokenizer(pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
+    tokens.add_tokens([f"more{i}" for i in range(40)])
+    tokens.add_special_tokens({"pad_token": "[NEW]"})
+    tokens.save_pretrained(copy)
+    with pytest.raises(ArgumentError, match="its tokenizer pads with token 58, and the model has 48"):
+        models.load(str(copy), 2)

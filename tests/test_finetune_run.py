@@ -31,6 +31,7 @@ def films(tmp_path_factory):
 
 def setting(**fields):
     given = {"arm": "lora", "rank": 2, "learning_rate": 0.01, "head_learning_rate": 0.01, "epochs": 3, "batch_size": 8}
+    given |= {"epochs": Setting.epochs} if "max_steps" in fields else {}
     return check(Setting("bert", "films", **(given | fields)))
 
 
@@ -225,9 +226,12 @@ def test_peak_memory_without_proc(tmp_path, monkeypatch):
 
 
 @pytest.mark.bad_input
-def test_a_batch_too_large_for_the_memory_is_one_line(films, monkeypatch):
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_a_batch_too_large_for_the_memory_is_one_line(films, monkeypatch, where):
     def full(*args, **kwargs):
-        raise torch.OutOfMemoryError("Tried to allocate 20 GiB")
+        if where == "cuda":
+            raise torch.OutOfMemoryError("Tried to allocate 20 GiB")
+        torch.empty(2**55)
 
     monkeypatch.setattr(asked.Watched, "train", full)
     with pytest.raises(ArgumentError, match="does not fit into the memory"):

@@ -25,7 +25,10 @@ def made(tmp_path_factory):
 def short(made, results, n=3):
     """The first few runs, of two steps each."""
     tasks = tiny_grid.grid(made, results).tasks[:n]
-    cut = [dataclasses.replace(task, setting=check(dataclasses.replace(task.setting, max_steps=2))) for task in tasks]
+    cut = [
+        dataclasses.replace(task, setting=check(dataclasses.replace(task.setting, max_steps=2, epochs=2)))
+        for task in tasks
+    ]
     return grid.Grid(tuple(cut), results, "cpu", 1)
 
 

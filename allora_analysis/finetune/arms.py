@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from allora_analysis.finetune import memory
 from allora_analysis.finetune.quiet import quiet
 from allora_analysis.finetune.setting import LORAPLUS_RATIO, MOMENTUM, Setting
 from allora_analysis.lora.pairs import lora_pairs
@@ -33,23 +34,26 @@ def adapt(model: nn.Module, setting: Setting) -> nn.Module:
         The model to train.
 
     Raises:
-        ArgumentError: no classifier where transformers puts it, or layers that the arm cannot take.
+        ArgumentError: no classifier where transformers puts it, layers that the arm cannot take, or a rank that is too
+            large for the arm or the memory.
     """
-    from peft import LoraConfig, TaskType, get_peft_model
+    from peft import LoraConfig, TaskType
 
     causal = setting.task == "multiple_choice"
     head = None if causal else next((name for name in HEADS if hasattr(model, name)), None)
     if head is None and not causal:
         raise ArgumentError(f"model {setting.model!r}: has no classifier called {' or '.join(HEADS)}")
+    also = [] if causal else _saved_too(model, head)
     if setting.arm == "head_only":
         model.requires_grad_(False)
-        getattr(model, head).requires_grad_(True)
+        for name in (head, *also):
+            model.get_submodule(name).requires_grad_(True)
         return model
     options: dict[str, Any] = {
         "r": setting.rank,
         "lora_dropout": setting.drop_rate if setting.placement == "input" else 0.0,
         "target_modules": "all-linear",
-        "exclude_modules": _saved_too(model, head),
+        "exclude_modules": also or None,
         "modules_to_save": None if causal else [head],
         "task_type": TaskType.CAUSAL_LM if causal else TaskType.SEQ_CLS,
     }
@@ -59,19 +63,33 @@ def adapt(model: nn.Module, setting: Setting) -> nn.Module:
         from allora_analysis.lora.peft import allora_config
 
         config = allora_config(setting.eta, variant=setting.arm, **options)
-    try:
-        with quiet():
-            adapted = get_peft_model(model, config)
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise ArgumentError(f"model {setting.model!r}, arm {setting.arm}: {error}") from None
+    adapted = _with_adapters(model, config, setting)
     if setting.placement == "bottleneck":
         drop_bottleneck(adapted, setting.drop_rate)
     return adapted
 
 
-def _saved_too(model: nn.Module, head: str | None) -> list[str] | None:
+def _with_adapters(model: nn.Module, config: Any, setting: Setting) -> nn.Module:
+    from peft import get_peft_model
+
+    try:
+        with quiet():
+            adapted = get_peft_model(model, config)
+    except Exception as error:
+        if memory.exhausted(error):
+            raise ArgumentError(f"rank: adapters of rank {setting.rank} do not fit into the memory; lower it") from None
+        if isinstance(error, TypeError | ValueError | NotImplementedError):
+            raise ArgumentError(f"model {setting.model!r}, arm {setting.arm}: {error}") from None
+        raise
+    most = min((pair.a.shape[0] for pair in lora_pairs(adapted)), default=setting.rank)
+    if most < setting.rank:  # PiSSA cuts the rank in silence
+        raise ArgumentError(f"rank must be at most {most} for the arm {setting.arm} here, received {setting.rank}")
+    return adapted
+
+
+def _saved_too(model: nn.Module, head: str) -> list[str]:
     # PEFT trains in full what ends in the classifier's name, DistilBERT's pre_classifier too, and must not adapt it.
-    return [name for name, _ in model.named_modules() if head and name.endswith(head) and name != head] or None
+    return [name for name, _ in model.named_modules() if name.endswith(head) and name != head]
 
 
 def drop_bottleneck(model: nn.Module, drop_rate: float) -> None:

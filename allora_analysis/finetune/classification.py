@@ -13,6 +13,7 @@ from allora_analysis.finetune.data import TextData
 from allora_analysis.finetune.models import Pretrained, check_length
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.finetune.splits import Split
+from allora_analysis.validation import ArgumentError
 
 
 def encode(split: Split, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
@@ -96,8 +97,15 @@ def asked(setting: Setting, pretrained: Pretrained, data: TextData) -> Asked:
 
     Returns:
         The parts.
+
+    Raises:
+        ArgumentError: a sentence without a token, or one that is too long for the model.
     """
     rows = {name: encode(split, pretrained.tokenizer, setting.max_length) for name, split in data.splits.items()}
+    for name, of in rows.items():
+        if (empty := next((place for place, row in enumerate(of, 1) if not row["input_ids"]), None)) is not None:
+            text = data.splits[name].texts[empty - 1]
+            raise ArgumentError(f"data {data.name!r}: row {empty} of {name} has no token for this model: {text!r:.60}")
     check_length(setting.model, pretrained.model, max(len(row["input_ids"]) for of in rows.values() for row in of))
     for name in EVALUATED:
         rows.get(name, []).sort(key=lambda row: len(row["input_ids"]))  # short ones together: less padding

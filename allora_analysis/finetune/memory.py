@@ -1,4 +1,7 @@
-"""The largest memory that a run held, for its record's provenance. Checked by `tests/test_finetune_run.py`."""
+"""The largest memory that a run held, for its record's provenance, and whether there was enough.
+
+Checked by `tests/test_finetune_run.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,19 @@ from pathlib import Path
 import torch
 
 PROCESS = Path("/proc/self")
+FULL = ("can't allocate memory", "Storage size calculation overflowed")
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether an error says that there is no more memory: on a CPU torch has no type of its own for it.
+
+    Args:
+        error: what was raised.
+
+    Returns:
+        True if so.
+    """
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in FULL)
 
 
 def start(device: str) -> None:

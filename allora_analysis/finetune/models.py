@@ -51,9 +51,11 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
         Model and tokenizer.
 
     Raises:
-        ArgumentError: nothing that transformers loads, weights that are missing, or neither a padding nor an end token.
+        ArgumentError: nothing that transformers loads, weights that are missing, a language model that sees what it is
+            to predict, or no padding token that the model knows.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     path = Path(source)
@@ -73,17 +75,20 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
             model, about = kind.from_pretrained(
                 where, dtype=torch.float32, output_loading_info=True, **chosen, **options
             )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ArgumentError(
             f"model {source!r}: transformers cannot load it ({error!s:.200}); give a folder with config.json, weights "
             "and tokenizer, a .gguf file, or a hub id with network at hand"
         ) from None
     if lacking := sorted(name for name in about["missing_keys"] if not any(word in name for word in FRESH)):
         raise ArgumentError(
-            f"model {source!r}: {len(lacking)} weights are missing, {lacking[0]} for one; fetch it again"
+            f"model {source!r}: {len(lacking)} weights of {type(model).__name__} are missing, {lacking[0]} for one; "
+            "fetch it again, or give a model that has them"
         )
     if gguf:
         unmark(model)
+    if classes is None:
+        check_causal(source, model)
     pad(source, model, tokenizer)
     return Pretrained(model, tokenizer)
 
@@ -121,9 +126,43 @@ def check_length(source: str, model: Any, longest: int) -> None:
         ArgumentError: too long.
     """
     positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None:
+        positions -= _before_the_first(model)
     if positions is not None and longest > positions:
         raise ArgumentError(
             f"max_length must be at most {positions}, the positions of the model {source!r}; a row has {longest} tokens"
+        )
+
+
+def _before_the_first(model: nn.Module) -> int:
+    # RoBERTa and its like count positions from the one after the padding token's.
+    known = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
+    return max((one.padding_idx + 1 for one in known if getattr(one, "padding_idx", None) is not None), default=0)
+
+
+def check_causal(source: str, model: nn.Module) -> None:
+    """Refuse a language model in which a token's logits depend on what comes after it.
+
+    transformers loads BERT as a causal model too, with attention to both sides: an answer's likelihood, each token's
+    given those before, would then be of tokens that the model has seen.
+
+    Args:
+        source: the model's name, for the error.
+        model: with logits, (rows, tokens, vocabulary).
+
+    Raises:
+        ArgumentError: it does.
+    """
+    import torch
+
+    rows = torch.zeros(2, 4, dtype=torch.long)
+    rows[1, -1] = 1
+    with torch.no_grad():
+        one, other = model(input_ids=rows).logits[:, :-1]
+    if (one - other).abs().max() > 1e-5 * one.abs().max():
+        raise ArgumentError(
+            f"model {source!r}: {type(model).__name__} sees the token that it is to predict; multiple choice wants a "
+            "causal language model, such as Qwen2's"
         )
 
 
@@ -151,7 +190,7 @@ def pad(source: str, model: nn.Module, tokenizer: Any) -> None:
         tokenizer: is set.
 
     Raises:
-        ArgumentError: neither token.
+        ArgumentError: neither token, or one that the model has no embedding of.
     """
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -160,4 +199,10 @@ def pad(source: str, model: nn.Module, tokenizer: Any) -> None:
                 "tokenizer_config.json"
             )
         tokenizer.pad_token = tokenizer.eos_token
+    known = model.get_input_embeddings().num_embeddings
+    if tokenizer.pad_token_id >= known:
+        raise ArgumentError(
+            f"model {source!r}: its tokenizer pads with token {tokenizer.pad_token_id}, and the model has {known}; "
+            "they are not of one model, or the embeddings were never resized"
+        )
     model.config.pad_token_id = tokenizer.pad_token_id

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import set_seed
 from safetensors import SafetensorError
 from transformers import Trainer
@@ -105,14 +104,14 @@ def _run(made: Trainer, checkpoint: Path | None) -> int | None:
             made.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except Diverged as error:
         return error.step
-    except torch.OutOfMemoryError as error:
-        raise ArgumentError(
-            f"batch_size: a part of a batch does not fit into the memory ({error!s:.80}); raise accumulation, or give "
-            "gradient_checkpointing"
-        ) from None
     except SafetensorError as error:
         raise OSError(str(error)) from None
     except RuntimeError as error:
+        if memory.exhausted(error):
+            raise ArgumentError(
+                f"batch_size: a part of a batch does not fit into the memory ({error!s:.80}); raise accumulation, give "
+                "gradient_checkpointing, or lower the rank"
+            ) from None
         if any(word in str(error) for word in WRITING):
             raise OSError(f"{error!s:.100}") from None
         raise
