@@ -10,6 +10,7 @@ import pytest
 
 from allora_analysis import grid
 from allora_analysis.grid import command, plan
+from allora_analysis.validation import ArgumentError
 from tests import tiny_grid
 from tests.tiny_grid import PRESETS, RUNS
 
@@ -30,7 +31,7 @@ def test_listed_run_and_listed_again(flags, tmp_path, capsys):
     some = [*flags, "--seeds", "1", "--only", "lora", "head_only"]
     assert command.main("tiny", SHORT, [*flags, "--dry-run"]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == "to run    bert, films, lora, drop rate 0.1, adamw at 0.01 (head 0.0001), seed 0"
+    assert out[0] == "to run    bert, films, lora, rank 2, drop rate 0.1, adamw at 0.01 (head 0.0001), seed 0"
     assert len(out) == RUNS + 1
     assert out[-1].startswith(f"0 of {RUNS} runs recorded; the rest, one after the other: {RUNS} that take an unknown")
     assert not (tmp_path / "results").exists()
@@ -81,6 +82,9 @@ def test_only_names_of_one_kind_add_up_and_kinds_narrow():
     chosen = command.select(runs, ["lora", "books", "head_only"], 1)
     assert [(one.data, one.arm, one.seed) for one in chosen] == [("books", "lora", 0), ("books", "head_only", 0)]
     assert command.select(runs, [], None) == runs
+    apart = [dataclasses.replace(runs[0], arm="dora"), dataclasses.replace(runs[0], optimizer="sgd")]
+    with pytest.raises(ArgumentError, match="--only: no run has all of dora sgd"):
+        command.select(apart, ["dora", "sgd"], None)
 
 
 def test_the_executors_flags_reach_it(flags, monkeypatch):

@@ -127,6 +127,34 @@ def test_a_job_waits_for_the_process_that_is_at_its_run(made, tmp_path, monkeypa
     assert again.args == (wanted, wanted.tasks[0])
 
 
+@pytest.mark.bad_input
+def test_no_room_for_the_next_job_stops_those_that_run(made, tmp_path, monkeypatch):
+    wanted = short(made, tmp_path / "results", 2, max_steps=3000)
+    started, right = [], local.LocalExecutor.submit
+
+    def submit(self, *arguments):
+        if started:
+            raise OSError(28, "No space left on device")
+        started.append(right(self, *arguments))
+        return started[0]
+
+    monkeypatch.setattr(local.LocalExecutor, "submit", submit)
+    with pytest.raises(ArgumentError, match=r"cannot be written \(No space left on device\)"):
+        grid.run(wanted, "local", processes=2)
+    assert started[0].done()
+    assert not list((tmp_path / "results").glob("*.json"))
+
+
+@pytest.mark.bad_input
+def test_gpus_that_are_not_numbered(monkeypatch):
+    monkeypatch.setattr(__import__("torch").cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8a1f, GPU-77c0")
+    with pytest.raises(ArgumentError, match="CUDA_VISIBLE_DEVICES names a GPU 'GPU-8a1f', where it must give numbers"):
+        local.visible_gpus()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1, 0")
+    assert local.visible_gpus() == [1, 0]
+
+
 def test_each_process_has_a_gpu_of_its_own_and_its_share_of_the_cores(made, tmp_path, monkeypatch):
     wanted = dataclasses.replace(short(made, tmp_path, 2), device="auto")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")

@@ -38,7 +38,7 @@ def test_what_is_recorded_is_not_run_again(made, tmp_path, capsys, monkeypatch):
     assert grid.run(wanted) == grid.Summary(known=1, ran=2)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("recorded")]
     assert [line.rpartition(": ")[2].split(", ")[1] for line in lines] == ["0 to go", "1 to go", "0 to go"]
-    assert lines[0].startswith("recorded bert, films, allora_0, η² = 4, adamw at 0.01 (head 0.0001), seed 0: ")
+    assert lines[0].startswith("recorded bert, films, allora_0, rank 2, η² = 4, adamw at 0.01 (head 0.0001), seed 0: ")
     before = tiny_grid.results_of(wanted.results)
     assert len(before) == 3
     monkeypatch.setattr(serial, "run_task", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import time
 
 import pytest
 
@@ -89,6 +90,23 @@ def half_written(results, fleet, nodes, node):
         if nodes.get(paths.job_id) == node and len(list(unfinished.glob("checkpoint-*"))) >= 2:
             return task, paths.job_id
     return None
+
+
+@pytest.mark.bad_input
+def test_jobs_that_cannot_be_written_down_are_cancelled(cluster, made, tmp_path, monkeypatch):
+    """Or the next start would not know them, and submit all again."""
+
+    def full(path, write):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(slurm, "write_atomically", full)
+    with pytest.raises(ArgumentError, match=r"cannot be written \(No space left on device\)"):
+        grid.run(long(made, tmp_path / "results"), "slurm", timeout_min=30)
+    until = time.monotonic() + 60
+    while (queued := clusters.command(cluster, "squeue", "--noheader")) and time.monotonic() < until:
+        time.sleep(0.5)
+    assert queued == ""
+    assert not list((tmp_path / "results").glob("*.json"))
 
 
 def test_ctrl_c_leaves_the_jobs_and_the_same_call_waits_for_them_on_both_nodes(

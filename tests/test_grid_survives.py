@@ -119,6 +119,24 @@ def test_a_full_disk_is_a_line_a_run_and_with_room_the_same_command_records_all(
 
 
 @pytest.mark.bad_input
+def test_a_full_disk_under_processes_is_one_line_and_with_room_the_same_command_records_all(made, tmp_path, reference):
+    results = tmp_path / "results"
+
+    def no_room():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
+
+    code, out, err = finish(start(made, results, "--executor", "local", preexec_fn=no_room))
+    assert (code, out) == (2, ""), err
+    assert "cannot be written (File too large)" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert not list(results.rglob("*.pkl"))
+    code, out, err = finish(start(made, results, "--executor", "local"))
+    assert (code, out) == (0, f"0 runs were recorded before, {RUNS} now, 0 could not be run\n"), err
+    assert results_of(results) == reference
+
+
+@pytest.mark.bad_input
 def test_a_model_that_cannot_be_loaded_stops_its_own_runs_only(made, tmp_path, capsys):
     shutil.copytree(made.bert, tmp_path / "bare")
     os.remove(tmp_path / "bare" / "model.safetensors")

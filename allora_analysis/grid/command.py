@@ -16,7 +16,7 @@ from allora_analysis.finetune.setting import RESULTS, Setting, check
 from allora_analysis.grid import listing, plan
 from allora_analysis.grid.sources import resolve
 from allora_analysis.study import INTERRUPTED
-from allora_analysis.validation import ArgumentError, choice, count, several
+from allora_analysis.validation import ArgumentError, choice, count
 
 KINDS = ("model", "data", "arm", "optimizer")
 Presets = Mapping[str, Sequence[Setting]]
@@ -145,7 +145,12 @@ def select(settings: Sequence[Setting], only: Sequence[str], seeds: int | None) 
         if all(not words or getattr(one, kind) in words for kind, words in wanted.items())
         and (below is None or one.seed < below)
     ]
-    return list(several("--only", left))
+    if not left:
+        asked = " ".join(only) + ("" if seeds is None else f" --seeds {seeds}")
+        raise ArgumentError(
+            f"--only: no run has all of {asked}; of one kind several are taken, of two kinds both count"
+        )
+    return left
 
 
 def _list(grid: plan.Grid) -> None:

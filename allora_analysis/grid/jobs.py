@@ -40,6 +40,9 @@ def run(grid: Grid, cluster: str, **parameters: Any) -> Summary:
 
     Returns:
         What became of the runs.
+
+    Raises:
+        ArgumentError: a parameter that the executor does not know, or a folder that cannot be written.
     """
     known = recorded(grid)
     sweep(grid, known)
@@ -58,6 +61,11 @@ def run(grid: Grid, cluster: str, **parameters: Any) -> Summary:
         if not lacking:
             fleet.clean()
         return Summary(len(known) - len(todo), len(todo) - len(lacking), failed, interrupted)
+    except OSError as error:
+        raise ArgumentError(
+            f"results {str(grid.results)!r}: cannot be written ({error.strerror or error}); what is recorded is kept: "
+            "make room, and the same command goes on"
+        ) from None
     finally:
         with contextlib.suppress(OSError):  # not empty: logs of jobs that failed, or of others that run
             folder.rmdir()
@@ -78,7 +86,7 @@ def _folder(top: Path) -> Path:
 def _fleet(cluster: str, folder: Path, grid: Grid, todo: list[Task], parameters: dict[str, Any]) -> Fleet:
     try:
         return FLEETS[cluster](folder, grid, todo, parameters)
-    except ArgumentError:
+    except (ArgumentError, OSError):
         shutil.rmtree(folder, ignore_errors=True)  # pickles of jobs that were never submitted
         raise
 
@@ -95,6 +103,9 @@ def _wait(fleet: Fleet) -> bool:
     except KeyboardInterrupt:
         print(fleet.stop(), file=sys.stderr, flush=True)
         return True
+    except OSError:  # no room for the next job's file, say
+        print(fleet.stop(), file=sys.stderr, flush=True)
+        raise
 
 
 def _why(fleet: Fleet, task: Task) -> str:

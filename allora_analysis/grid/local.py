@@ -107,11 +107,19 @@ def visible_gpus() -> list[int]:
 
     Returns:
         The numbers.
+
+    Raises:
+        ArgumentError: CUDA_VISIBLE_DEVICES names them otherwise: submitit knows them by number alone.
     """
     import torch
 
-    given = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    return [int(word) for word in given if word.strip().isdecimal()] or list(range(torch.cuda.device_count()))
+    given = [word.strip() for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    if (count := torch.cuda.device_count()) and (named := next((word for word in given if word[:1].isalpha()), None)):
+        raise ArgumentError(
+            f"executor local: CUDA_VISIBLE_DEVICES names a GPU {named!r}, where it must give numbers; set it to those "
+            "of nvidia-smi -L, or take serial"
+        )
+    return [int(word) for word in given if word.isdecimal()] or list(range(count))
 
 
 @contextlib.contextmanager

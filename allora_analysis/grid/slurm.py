@@ -42,6 +42,7 @@ class Array(Fleet):
 
     Raises:
         ArgumentError: no Slurm here, or a parameter or partition that it does not know.
+        OSError: the jobs cannot be written down; they are cancelled.
     """
 
     def __init__(self, folder: Path, grid: Grid, todo: list[Task], parameters: dict[str, Any]):
@@ -58,7 +59,11 @@ class Array(Fleet):
         if rest:
             self.paths |= zip(rest, _submit(folder, grid, rest, parameters), strict=True)
             ids = {self.paths[task].job_id: keys[task] for task in rest}
-            write_atomically(folder / SUBMITTED, lambda path: path.write_text(json.dumps(ids)) and None)
+            try:
+                write_atomically(folder / SUBMITTED, lambda path: path.write_text(json.dumps(ids)) and None)
+            except OSError:  # the next start would not know these jobs, and submit all again
+                subprocess.run(["scancel", *ids], capture_output=True, timeout=60)
+                raise
 
     def look(self) -> str | None:
         """Ask which jobs are queued or run.
