@@ -21,7 +21,6 @@ from allora_analysis.zero_initialisation import setting as hessian
 
 FOLDERS = (finetune.RESULTS, gradient_std.RESULTS, hessian.RESULTS)
 PROTOCOLS = {finetune.STUDY: finetune.PROTOCOL, gradient_std.STUDY: PROTOCOL, hessian.STUDY: hessian.PROTOCOL}
-UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def _one(folder: Path) -> int:
     _named("of a newer protocol: written by a later version", found.newer)
     _named("JSON files that are no records, left alone", found.foreign)
     _named("left by killed writers, deleted", found.cleaned)
-    unfinished = sorted(path.name for path in (folder / UNFINISHED).glob("*-*") if path.suffix != ".lock")
+    unfinished = sorted(path.name for path in (folder / records.UNFINISHED).glob("*-*") if path.suffix != ".lock")
     _named("unfinished: the command that began them goes on", unfinished)
     _named(
         "TORN or altered, set aside in set_aside/; run again what they recorded, and delete them there",

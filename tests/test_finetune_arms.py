@@ -35,8 +35,8 @@ def still(tmp_path_factory):
 
 def setting(arm, **fields):
     eta2 = {"eta2": 4.0} if arm in WITH_ETA else {}
-    own = {"learning_rate": HEAD} if arm == "head_only" else {"learning_rate": RATE, "rank": 2}
-    return check(Setting("m", "d", arm, **({**eta2, **own, "head_learning_rate": HEAD} | fields)))
+    rates = {"learning_rate": RATE, "head_learning_rate": HEAD}
+    return check(Setting("m", "d", arm, rank=2, **({**eta2, **rates} | fields)))
 
 
 def adapted(folder, made):

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from allora_analysis.finetune import models
+from allora_analysis.finetune import models, sources
 from allora_analysis.validation import ArgumentError
 from tests import tiny_finetune as tiny
 
@@ -76,29 +76,29 @@ def test_the_classifier_is_drawn_from_torchs_generator_and_the_rest_is_the_files
 def test_names(folders, tmp_path, monkeypatch):
     (tmp_path / "small.q8.gguf").touch()
     monkeypatch.chdir(tmp_path)
-    assert models.name_of(str(folders["bert"]) + "/") == "bert"
-    assert models.name_of("small.q8.gguf") == "small.q8"
-    assert models.name_of(".") == tmp_path.name
-    assert models.name_of("Qwen/Qwen2-0.5B") == "Qwen2-0.5B"
+    assert sources.name_of(str(folders["bert"]) + "/") == "bert"
+    assert sources.name_of("small.q8.gguf") == "small.q8"
+    assert sources.name_of(".") == tmp_path.name
+    assert sources.name_of("Qwen/Qwen2-0.5B") == "Qwen2-0.5B"
 
 
 def test_the_digest_is_of_the_contents_whatever_the_folder_is_called(folders, tmp_path):
-    first = models.digest(str(folders["bert"]))
+    first = sources.digest(str(folders["bert"]))
     copy = shutil.copytree(folders["bert"], tmp_path / "copy")
     (copy / "README.md").write_text("words")
-    assert models.digest(str(copy)) == first
+    assert sources.digest(str(copy)) == first
     with (copy / "config.json").open("a") as stream:
         stream.write(" ")
-    assert models.digest(str(copy)) != first
-    assert models.digest(str(copy / "config.json")) != first
+    assert sources.digest(str(copy)) != first
+    assert sources.digest(str(copy / "config.json")) != first
 
 
 def test_the_authors_code_counts_where_it_is_run(folders, tmp_path):
     copy = shutil.copytree(folders["bert"], tmp_path / "bert")
-    plain, whole = models.digest(str(copy)), models.digest(str(copy), remote_code=True)
+    plain, whole = sources.digest(str(copy)), sources.digest(str(copy), remote_code=True)
     (copy / "modeling_x.py").write_text("x = 1")
-    assert models.digest(str(copy)) == plain
-    assert models.digest(str(copy), remote_code=True) != whole
+    assert sources.digest(str(copy)) == plain
+    assert sources.digest(str(copy), remote_code=True) != whole
 
 
 @pytest.mark.bad_input
@@ -119,7 +119,7 @@ def test_what_transformers_cannot_load_is_one_line(tmp_path, monkeypatch, name):
     assert "\n" not in str(caught.value)
     if name != "empty":
         with pytest.raises(ArgumentError, match=r"give a folder with config.json"):
-            models.digest(name)
+            sources.digest(name)
 
 
 @pytest.mark.bad_input

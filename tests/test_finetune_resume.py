@@ -23,7 +23,7 @@ from allora_analysis.validation import ArgumentError
 from tests import tiny_finetune as tiny
 
 pytest.importorskip("peft")
-from allora_analysis.finetune import asked, history, models, run
+from allora_analysis.finetune import asked, history, models, run, sources
 
 ROOT = Path(__file__).parents[1]
 # Dropout of the model's own and of the adapters, a warm-up and parts of a batch: all of it must go on where it was.
@@ -61,7 +61,7 @@ def start(folder, films, results, made=SETTING):
     def load():
         return models.load(str(folder / "bert"), films.classes)
 
-    digests = {"model": models.digest(str(folder / "bert")), "data": films.digest}
+    digests = {"model": sources.digest(str(folder / "bert")), "data": films.digest}
     return run.run(made, load, films, digests, results, save_steps=4, device="cpu")
 
 
@@ -248,9 +248,8 @@ def test_norms_are_in_the_log_once(undisturbed):
 @pytest.mark.parametrize("arm", ["asf_lora", "allora_od", "lora_x_eta", "pissa", "dora", "head_only", "allora_adamw"])
 def test_every_kind_of_arm_goes_on(folder, films, tmp_path, monkeypatch, arm):
     """Each kind of checkpoint: ALLoRA's files, PEFT's, a full model's, an optimiser of our own."""
-    own = {"learning_rate": 1e-4} if arm == "head_only" else {"learning_rate": 0.01, "rank": 2}
-    own |= {"eta2": 2.0} if arm in WITH_ETA else {}
-    made = check(Setting("bert", "films", arm, batch_size=8, max_steps=6, **own))
+    eta2 = {"eta2": 2.0} if arm in WITH_ETA else {}
+    made = check(Setting("bert", "films", arm, rank=2, learning_rate=0.01, batch_size=8, max_steps=6, **eta2))
     whole = plain(start(folder, films, tmp_path / "whole", made).result)
     with monkeypatch.context() as patch:
         stop_at(patch, 5, Killed())

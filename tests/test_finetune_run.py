@@ -31,7 +31,6 @@ def films(tmp_path_factory):
 
 def setting(**fields):
     given = {"arm": "lora", "rank": 2, "learning_rate": 0.01, "head_learning_rate": 0.01, "epochs": 3, "batch_size": 8}
-    given |= {"epochs": Setting.epochs} if "max_steps" in fields else {}
     return check(Setting("bert", "films", **(given | fields)))
 
 
@@ -83,8 +82,8 @@ def test_norms_are_taken_at_the_first_steps_and_the_last(total):
 
 
 def test_the_last_step(films):
-    assert trainer.last_step(setting(batch_size=7), 48) == 21
-    assert trainer.last_step(setting(max_steps=5), 48) == 5
+    assert setting(batch_size=7).steps(48) == 21
+    assert setting(max_steps=5).steps(48) == 5
     result = start(films, setting(max_steps=8)).result
     assert result["steps"] == 8
     assert [entry["step"] for entry in result["epochs"]] == [6, 8]

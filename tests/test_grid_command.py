@@ -14,7 +14,7 @@ from allora_analysis.validation import ArgumentError
 from tests import tiny_grid
 from tests.tiny_grid import PRESETS, RUNS
 
-SHORT = {"desk": [dataclasses.replace(one, max_steps=2, epochs=2) for one in PRESETS["desk"]]}
+SHORT = {"desk": [dataclasses.replace(one, max_steps=2) for one in PRESETS["desk"]]}
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def made(tmp_path_factory):
 def short(made, results, n=2, **changed):
     """The first few runs, of two steps each."""
     tasks = tiny_grid.grid(made, results).tasks[:n]
-    changed = {"max_steps": 2, "epochs": 2} | changed
+    changed = {"max_steps": 2} | changed
     cut = [dataclasses.replace(task, setting=check(dataclasses.replace(task.setting, **changed))) for task in tasks]
     return grid.Grid(tuple(cut), results, "cpu", 1)
 

@@ -60,7 +60,7 @@ def test_a_run_takes_its_steps_times_the_median_pace_of_its_like(made, tmp_path)
     seconds, unknown = listing.forecast(grid, known)
     assert seconds == pytest.approx(8 * 7 * 2 * (0.4 + 0.3))
     assert unknown == 0
-    assert listing.steps(dataclasses.replace(lora, max_steps=5), 50) == 5
+    assert dataclasses.replace(lora, max_steps=5).steps(50) == 5
     fresh = {Task(dataclasses.replace(lora, max_steps=10, seed=9), "m", "d"): None}
     assert listing.forecast(grid, fresh).seconds == pytest.approx(2.0)
     fresh = {Task(dataclasses.replace(lora, batch_size=2), "m", "d"): None}

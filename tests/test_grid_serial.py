@@ -9,7 +9,6 @@ import time
 import pytest
 
 from allora_analysis import grid, records
-from allora_analysis.finetune import run as runs
 from allora_analysis.finetune.claim import claim
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, check
 from allora_analysis.grid import plan, serial
@@ -25,10 +24,7 @@ def made(tmp_path_factory):
 def short(made, results, n=3):
     """The first few runs, of two steps each."""
     tasks = tiny_grid.grid(made, results).tasks[:n]
-    cut = [
-        dataclasses.replace(task, setting=check(dataclasses.replace(task.setting, max_steps=2, epochs=2)))
-        for task in tasks
-    ]
+    cut = [dataclasses.replace(task, setting=check(dataclasses.replace(task.setting, max_steps=2))) for task in tasks]
     return grid.Grid(tuple(cut), results, "cpu", 1)
 
 
@@ -56,7 +52,7 @@ def test_a_run_that_a_neighbour_is_at_comes_last_and_is_not_run_twice(made, tmp_
     held, others = threading.Event(), threading.Event()
 
     def neighbour():
-        with claim(wanted.results / runs.UNFINISHED / f"{STUDY}-{key[:20]}.lock", "it"):
+        with claim(records.unfinished(wanted.results, STUDY, key).with_suffix(".lock"), "it"):
             held.set()
             others.wait(60)
             time.sleep(0.3)
@@ -125,7 +121,7 @@ def test_what_a_kill_left_of_a_recorded_run_is_taken_away(made, tmp_path):
     wanted = short(made, tmp_path / "results", 2)
     grid.run(dataclasses.replace(wanted, tasks=wanted.tasks[:1]))
     (path,) = wanted.results.glob("*.json")
-    left = wanted.results / runs.UNFINISHED / path.stem
+    left = wanted.results / records.UNFINISHED / path.stem
     (left / "checkpoint-1").mkdir(parents=True)
     with claim(left.with_suffix(".lock"), "it"):  # its process is still tidying up
         plan.sweep(wanted, plan.recorded(wanted))

@@ -48,8 +48,7 @@ def made(tmp_path_factory):
 def long(made, results, n=3):
     tasks = tiny_grid.grid(made, results).tasks[:n]
     slow = [
-        dataclasses.replace(task, setting=check(dataclasses.replace(task.setting, max_steps=STEPS, epochs=2)))
-        for task in tasks
+        dataclasses.replace(task, setting=check(dataclasses.replace(task.setting, max_steps=STEPS))) for task in tasks
     ]
     return grid.Grid(tuple(slow), results, "cpu", 20)
 

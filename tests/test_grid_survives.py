@@ -140,7 +140,7 @@ def test_a_full_disk_under_processes_is_one_line_and_with_room_the_same_command_
 def test_a_model_that_cannot_be_loaded_stops_its_own_runs_only(made, tmp_path, capsys):
     shutil.copytree(made.bert, tmp_path / "bare")
     os.remove(tmp_path / "bare" / "model.safetensors")
-    some = [dataclasses.replace(one, max_steps=2, epochs=2) for one in PRESETS["desk"][:2]]
+    some = [dataclasses.replace(one, max_steps=2) for one in PRESETS["desk"][:2]]
     presets = {"desk": [dataclasses.replace(some[0], model="bare"), *some]}
     flags = tiny_grid.flags(made, tmp_path / "results")
     flags.insert(1, f"bare={tmp_path / 'bare'}")

@@ -22,7 +22,7 @@ PRESETS = {
         for arm, own in (
             ("lora", {"drop_rate": 0.1}),
             ("allora_0", {"eta2": 4.0}),
-            ("head_only", {"rank": Setting.rank, "head_learning_rate": SHARED["learning_rate"]}),
+            ("head_only", {}),
         )
     ]
 }

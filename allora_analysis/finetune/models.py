@@ -16,13 +16,9 @@ from typing import Any
 from torch import nn
 
 from allora_analysis.finetune.quiet import quiet
-from allora_analysis.finetune.sources import digest, name_of
 from allora_analysis.validation import ArgumentError
 
 FRESH = ("classifier", "score", "pooler")  # what a checkpoint may lack: its weights are drawn
-
-
-__all__ = ["Pretrained", "check_length", "digest", "load", "load_to_train", "name_of", "pad"]
 
 
 @dataclass(frozen=True)

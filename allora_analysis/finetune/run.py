@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from allora_analysis.finetune.data import TextData
     from allora_analysis.finetune.models import Pretrained
 
-UNFINISHED = "unfinished"
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -97,7 +95,7 @@ def run(
     if results is None:
         with tempfile.TemporaryDirectory() as scratch:
             return Outcome(train(Path(scratch), 10**9)[0], True)
-    folder = results / UNFINISHED / f"{STUDY}-{records.key(setting, PROTOCOL, digests)[:20]}"
+    folder = records.unfinished(results, STUDY, records.key(setting, PROTOCOL, digests))
     try:
         with _held(folder, setting):
             known = lookup(results, setting, digests)  # again: a neighbour may have recorded it meanwhile

@@ -107,6 +107,17 @@ class Setting:
         """η, the root of `eta2`; None for arms without one."""
         return None if self.eta2 is None else self.eta2**0.5
 
+    def steps(self, rows: int) -> int:
+        """The run's number of optimiser steps.
+
+        Args:
+            rows: of the training split.
+
+        Returns:
+            The steps.
+        """
+        return self.max_steps or self.epochs * -(-rows // self.batch_size)
+
     def words(self) -> str:
         """The run in a line; no two of a preset's have the same.
 
@@ -124,13 +135,14 @@ class Setting:
 
 
 def check(setting: Setting) -> Setting:
-    """Refuse a run that makes no sense, or a field without effect, which would give a run's twin another key.
+    """Refuse a run that makes no sense, or a wish that has no effect; a run's twin has no other key.
 
     Args:
         setting: the run.
 
     Returns:
-        The same run, its numbers as they are recorded.
+        The same run as it is recorded: numbers are floats, `epochs` beside `max_steps` and `head_only`'s `rank` and
+        `learning_rate`, which it does not read, are at their defaults.
 
     Raises:
         ArgumentError: which field, what was received, what would work.
@@ -149,8 +161,6 @@ def check(setting: Setting) -> Setting:
     count("seed", setting.seed, 0, 2**31)
     if setting.max_steps is not None:
         count("max_steps", setting.max_steps, 1)
-        if setting.epochs != Setting.epochs:
-            raise ArgumentError(f"epochs must be left out where max_steps is given, received {setting.epochs!r}")
     if setting.batch_size % setting.accumulation:
         raise ArgumentError(
             f"accumulation must divide the batch size {setting.batch_size}, received {setting.accumulation}"
@@ -158,7 +168,14 @@ def check(setting: Setting) -> Setting:
     if len(several("betas", setting.betas)) != 2:
         raise ArgumentError(f"betas must be two numbers, received {setting.betas!r}")
     _check_rule(setting)
-    return dataclasses.replace(setting, **_checked_numbers(setting))
+    return dataclasses.replace(setting, **(_checked_numbers(setting) | _of_no_effect(setting)))
+
+
+def _of_no_effect(setting: Setting) -> dict[str, object]:
+    # What the run does not read is recorded at its default: a run has one key.
+    names = ["epochs"] if setting.max_steps is not None else []
+    names += ["rank", "learning_rate"] if setting.arm == "head_only" else []
+    return {name: getattr(Setting, name) for name in names}
 
 
 def _checked_numbers(setting: Setting) -> dict[str, object]:
@@ -204,21 +221,8 @@ def _check_rule(setting: Setting) -> None:
         raise ArgumentError(f"placement must be input for the arm {setting.arm}, received 'bottleneck'")
     if setting.task == "multiple_choice":
         _check_causal(setting)
-    if setting.arm == "head_only":
-        _check_head_only(setting)
     if setting.arm in WITHOUT_DROPOUT and setting.drop_rate != 0:
         raise ArgumentError(f"drop_rate must be 0 for the arm {setting.arm}, received {setting.drop_rate!r}")
-
-
-def _check_head_only(setting: Setting) -> None:
-    # Without adapters their rank and their rate have no effect.
-    if setting.rank != Setting.rank:
-        raise ArgumentError(f"rank must be left out for the arm head_only, received {setting.rank!r}")
-    if setting.head_learning_rate != setting.learning_rate:
-        raise ArgumentError(
-            "head_learning_rate must be left out for the arm head_only, which trains the head at learning_rate, "
-            f"received {setting.head_learning_rate!r}"
-        )
 
 
 def _check_causal(setting: Setting) -> None:

@@ -28,19 +28,6 @@ TWICE = {
 }
 
 
-def last_step(setting: Setting, rows: int) -> int:
-    """The run's number of optimiser steps.
-
-    Args:
-        setting: the run.
-        rows: of the training split.
-
-    Returns:
-        The steps.
-    """
-    return setting.max_steps or setting.epochs * math.ceil(rows / setting.batch_size)
-
-
 def make(
     setting: Setting,
     pretrained: Pretrained,
@@ -66,7 +53,7 @@ def make(
         The Trainer.
     """
     model = arms.adapt(pretrained.model, setting)
-    total = last_step(setting, len(data.splits["train"]))
+    total = setting.steps(len(data.splits["train"]))
     asked = (classification if data.classes is not None else multiple_choice).asked(setting, pretrained, data)
     callbacks: list[TrainerCallback] = [
         History(total, math.ceil(len(data.splits["train"]) / setting.batch_size)),

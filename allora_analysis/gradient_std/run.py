@@ -26,7 +26,6 @@ from allora_analysis.gradient_std.training import Diverged, make_optimizer, trai
 from allora_analysis.validation import ArgumentError
 
 STUDY = "gradient_std"
-UNFINISHED = "unfinished"
 
 
 class Run:
@@ -52,7 +51,7 @@ class Run:
 
     @property
     def _state(self) -> Path:
-        return self._results / UNFINISHED / f"{STUDY}-{self._key[:20]}.npz"
+        return records.unfinished(self._results, STUDY, self._key).with_suffix(".npz")
 
     def entry(self, epoch: int) -> dict[str, Any]:
         """An epoch's entry: known, or trained for and measured now. Epochs are asked for in order.

@@ -18,7 +18,7 @@ from typing import Any
 
 from submitit.core.utils import pickle_load
 
-from allora_analysis.finetune.run import UNFINISHED
+from allora_analysis import records
 from allora_analysis.grid.job import Fleet
 from allora_analysis.grid.local import Processes
 from allora_analysis.grid.plan import Grid, Summary, Task, recorded, sweep
@@ -49,7 +49,7 @@ def run(grid: Grid, cluster: str, **parameters: Any) -> Summary:
     todo = [task for task, record in known.items() if record is None]
     if not todo:
         return Summary(known=len(known))
-    top = grid.results / UNFINISHED / "jobs"
+    top = grid.results / records.UNFINISHED / "jobs"
     folder = _folder(top)
     try:
         fleet = _fleet(cluster, folder, grid, todo, parameters)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from allora_analysis import records
-from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
+from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from allora_analysis.grid.plan import Grid, Task, checked, data_of, model_digest
 
 
@@ -93,21 +93,8 @@ def forecast(grid: Grid, known: Mapping[Task, records.Record | None]) -> Forecas
             unknown += 1
         else:
             pace = statistics.median(record.provenance["seconds_a_step"] for record in same)
-            seconds += pace * steps(task.setting, same[0].result["rows"]["train"])
+            seconds += pace * task.setting.steps(same[0].result["rows"]["train"])
     return Forecast(seconds, unknown)
-
-
-def steps(setting: Setting, rows: int) -> int:
-    """A run's number of optimiser steps.
-
-    Args:
-        setting: the run.
-        rows: of the training split.
-
-    Returns:
-        The steps.
-    """
-    return setting.max_steps or setting.epochs * -(-rows // setting.batch_size)
 
 
 def _like(config: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allora_analysis import records
+from allora_analysis.finetune import sources
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
 from allora_analysis.validation import ArgumentError, choice
 
@@ -129,9 +130,7 @@ def model_digest(source: str, remote_code: bool = False) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    from allora_analysis.finetune import models
-
-    return models.digest(source, remote_code)
+    return sources.digest(source, remote_code)
 
 
 def digests(task: Task, remote_code: bool = False) -> dict[str, str]:
@@ -171,15 +170,14 @@ def sweep(grid: Grid, known: Mapping[Task, records.Record | None]) -> None:
         known: as `recorded` returned it.
     """
     from allora_analysis.finetune.claim import Busy, claim
-    from allora_analysis.finetune.run import UNFINISHED
 
     for record in (record for record in known.values() if record is not None):
-        folder = grid.results / UNFINISHED / f"{STUDY}-{record.key[:20]}"
+        folder = records.unfinished(grid.results, STUDY, record.key)
         if folder.is_dir():
             with contextlib.suppress(Busy, OSError), claim(folder.with_suffix(".lock"), folder.name):
                 shutil.rmtree(folder)
     with contextlib.suppress(OSError):  # not there, or not empty: other runs are unfinished
-        (grid.results / UNFINISHED).rmdir()
+        (grid.results / records.UNFINISHED).rmdir()
 
 
 def checked(grid: Grid) -> None:

@@ -22,10 +22,11 @@ from allora_analysis.records.digests import digest_file, digest_folder
 from allora_analysis.records.inventory import Status, status
 from allora_analysis.records.lists import find_each
 from allora_analysis.records.origin import provenance
-from allora_analysis.records.record import Record, TornRecord, load
+from allora_analysis.records.record import UNFINISHED, Record, TornRecord, load, unfinished
 from allora_analysis.records.storage import Saved, SetAsideWarning, find, lookup, save
 
 __all__ = [
+    "UNFINISHED",
     "Record",
     "RecordError",
     "Saved",
@@ -43,4 +44,5 @@ __all__ = [
     "provenance",
     "save",
     "status",
+    "unfinished",
 ]

@@ -17,6 +17,7 @@ from typing import Any
 from allora_analysis.records.canonical import RecordError, key
 from allora_analysis.validation import ArgumentError
 
+UNFINISHED = "unfinished"  # the folder, below one of records, of runs that are not recorded yet
 NAME = re.compile(r"([A-Za-z0-9_]+)-([0-9a-f]{20})\.json")
 _CHECKSUM = ',\n  "checksum": "{}"\n}}\n'
 _ENTRIES = ("study", "key", "protocol", "config", "digests", "result", "provenance")
@@ -51,6 +52,33 @@ class Record:
     path: Path
 
 
+def stem(study: str, run_key: str) -> str:
+    """What a run's file is called, but for its ending.
+
+    Args:
+        study: the study.
+        run_key: the run's key.
+
+    Returns:
+        The study and the key's first 20 digits.
+    """
+    return f"{study}-{run_key[:20]}"
+
+
+def unfinished(folder: Path, study: str, run_key: str) -> Path:
+    """Where a run keeps what it needs to go on, until it is recorded.
+
+    Args:
+        folder: of records.
+        study: the study.
+        run_key: the run's key.
+
+    Returns:
+        A path in `UNFINISHED`, below that folder.
+    """
+    return folder / UNFINISHED / stem(study, run_key)
+
+
 def record_path(folder: Path, study: str, run_key: str) -> Path:
     """The file of a run.
 
@@ -65,7 +93,7 @@ def record_path(folder: Path, study: str, run_key: str) -> Path:
     Raises:
         ArgumentError: another name.
     """
-    name = f"{study}-{run_key[:20]}.json"
+    name = f"{stem(study, run_key)}.json"
     if not NAME.fullmatch(name):
         raise ArgumentError(f"study must be of letters, digits and _, received {study!r}")
     return folder / name
