@@ -75,7 +75,8 @@ def _one(folder: Path) -> int:
         "TORN or altered, set aside in set_aside/; run again what they recorded, and delete them there",
         found.set_aside,
     )
-    return len(found.set_aside)
+    _named("TORN or altered, in a folder that cannot be written, so they stay where they are", found.torn)
+    return len(found.set_aside) + len(found.torn)
 
 
 def _named(words: str, names: Sequence[str]) -> None:

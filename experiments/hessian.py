@@ -128,8 +128,12 @@ def run(arguments: Arguments) -> int:
     name = arguments.model_name or sources.name_of(arguments.model)
     data = text_data.load(arguments.data, arguments.data_name)
     wanted = chosen(arguments, name, data.name)
-    digests = {"model": sources.digest(arguments.model), "data": data.digest}
-    known = [records.lookup(arguments.results, STUDY, one, PROTOCOL, digests) is not None for one in wanted]
+    if arguments.dry_run and not Path(arguments.model).exists():  # of a model on the hub any record of its name will do
+        same = records.find_each(arguments.results, STUDY, PROTOCOL, {one: one for one in wanted})
+        known = [one in same for one in wanted]
+    else:
+        digests = {"model": sources.digest(arguments.model), "data": data.digest}
+        known = [records.lookup(arguments.results, STUDY, one, PROTOCOL, digests) is not None for one in wanted]
     if arguments.dry_run:
         for one, is_known in zip(wanted, known, strict=True):
             print(f"{'recorded' if is_known else 'to run  '}  {one.words()}")

@@ -115,9 +115,8 @@ def _steps(axis: Axes, config: Config, steps: Mapping[str, Mapping[float, list[i
         (role, marker, dashes), noises = PLACEMENTS[placement], list(of)
         heights = {noise: [never if step is None else step for step in found] for noise, found in of.items()}
         middle = [statistics.median_high(heights[noise]) for noise in noises]
-        axis.plot(
-            noises, middle, dashes, color=COLOURS[role], label=f"{placement} masks, median of {len(of[noises[0]])}"
-        )
+        label = f"{placement} masks, upper median of {len(of[noises[0]])}"
+        axis.plot(noises, middle, dashes, color=COLOURS[role], label=label)
         for noise, found in heights.items():
             axis.plot([shift * noise] * len(found), found, marker, color=COLOURS[role], ms=3, mfc="none", mew=0.7)
     axis.axhline(never, color=COLOURS["measured"], lw=0.6, ls=":")

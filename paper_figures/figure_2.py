@@ -2,9 +2,11 @@
 
 Top left: what the paper reports of its left panel, Table 2: accuracy after 3 and 10 epochs and the best one, at each
 drop rate (the lines between them only guide the eye). Top right: ours, `experiments.dropout_rates`, every epoch. Below:
-ours of its right panel, `experiments.row_norms`, by model and optimiser (the paper prints no number of its own): the
-row norm ‖(ηBA)_i‖, averaged over rows and layers, by step. A case is drawn when all its seeds are recorded; means over
-seeds (of logarithms, for norms) with 95 % intervals. Checked by `tests/test_paper_figure_2.py`.
+ours of its right panel, `experiments.row_norms`, by model and optimiser (the paper prints no number of its own): row
+norm ‖(BA)_i‖ (the LoRA scaling is 1), averaged over rows and layers, by step. A case is drawn when all its seeds
+are recorded; means over seeds (of logarithms, for norms) with 95 % intervals.
+
+Checked by `tests/test_paper_figure_2.py`.
 """
 
 from __future__ import annotations
@@ -174,7 +176,8 @@ def _row_norms(axis: Axes, panel: Panel, data: Figure2) -> None:
         axis.plot(curve.x, np.exp(norms.mean), color=colour, lw=1, label=label, **every)
         axis.fill_between(curve.x, np.exp(norms.low), np.exp(norms.high), color=colour, alpha=0.2, lw=0)
     seeds = next(iter(curves.values())).seeds
-    axis.set(title=f"{title}, {seeds} seeds", xlabel="step", ylabel="mean row norm of ηBA", xscale="log", yscale="log")
+    axis.set(title=f"{title}, {seeds} seeds", xscale="log", yscale="log")
+    axis.set(xlabel="step (shaded: 95 % over seeds)", ylabel="mean row norm of BA")
     if absent := [ARMS[arm].label for arm, curve in data.norms[panel].items() if curve is None]:
         told = "seeds missing: " + ", ".join(absent)
         axis.text(0.98, 0.02, told, ha="right", transform=axis.transAxes, fontsize=6)

@@ -117,18 +117,18 @@ def drawn(loaded: Loaded[tuple[Comparison, ...]], height: float) -> Figure:
     """
     figure, axes = page(height, len(loaded.data), 2)
     for row, comparison in zip(axes, loaded.data, strict=True):
-        draw(row, comparison, next(iter(loaded.missing), None))
+        draw(row, comparison, loaded.missing)
     legend(figure, loaded.data)
     return figure
 
 
-def draw(axes: Sequence[Axes], comparison: Comparison, missing: Missing | None) -> None:
+def draw(axes: Sequence[Axes], comparison: Comparison, missing: Sequence[Missing]) -> None:
     """A row of the figure: the paper's panel on the left, ours on the right.
 
     Args:
         axes: left and right.
         comparison: the numbers.
-        missing: what is not recorded, if anything.
+        missing: what is not recorded.
     """
     left, right = axes
     panel, look = comparison.panel, ARMS[comparison.arm]
@@ -139,11 +139,12 @@ def draw(axes: Sequence[Axes], comparison: Comparison, missing: Missing | None) 
     right.set_title(f"{words}\nours, 95 % over seeds")
     for name, gaps in known.items():
         _points(right, gaps, look.colour, hollow=bool(name))
-    if not known and missing is not None:
-        say_missing(right, missing)
+    if not known and missing:
+        say_missing(right, *missing)
     left.set_xlabel("percentage points")
     if known:
-        right.set_xlabel("percentage points" + (f"\n({missing.what})" if missing else ""))
+        told = "; ".join(one.what for one in missing)
+        right.set_xlabel("percentage points" + (f"\n({told})" if missing else ""))
 
 
 def _points(axis: Axes, gaps: Gaps, colour: str, hollow: bool = False) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -117,19 +118,21 @@ def runs(wanted: Iterable[Setting], folder: Path | str | None = None) -> Runs:
     return Runs({run: one.result for run, one in records.items()}, {run: one.path.stem for run, one in records.items()})
 
 
-def say_missing(axis: Axes, missing: Missing) -> None:
-    """Fill an empty panel with what is missing and the command that makes it.
+def say_missing(axis: Axes, *missing: Missing) -> None:
+    """Fill an empty panel with what is missing and the commands that make it.
 
     Args:
         axis: the panel.
-        missing: what is missing.
+        *missing: what is missing, one entry a command.
     """
-    words = textwrap.fill(missing.command, 32, break_on_hyphens=False, break_long_words=False, subsequent_indent="  ")
+    wrap = partial(textwrap.fill, width=32, break_on_hyphens=False, break_long_words=False, subsequent_indent="  ")
+    words = "\n".join(wrap(one.command) for one in missing)
     axis.grid(False)
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set(visible=True, color="0.75", linestyle=":")
-    axis.text(0.08, 0.6, f"{missing.what}.\nThis makes them:", va="bottom", transform=axis.transAxes)
-    axis.text(0.08, 0.54, words, va="top", family="monospace", fontsize=6, transform=axis.transAxes)
+    told = "".join(f"{one.what}.\n" for one in missing)
+    axis.text(0.08, 0.72, f"{told}This makes them:", va="bottom", transform=axis.transAxes)
+    axis.text(0.08, 0.66, words, va="top", family="monospace", fontsize=6, transform=axis.transAxes)
 
 
 def provenance(records: Iterable[str]) -> str:

@@ -101,8 +101,23 @@ def test_the_pairing_takes_the_seeds_luck_out():
     assert universally_better(runs, shifted).verdict == "undecided"
 
 
+def test_one_sentence_more_in_every_pair_is_as_good_as_its_signs():
+    """Planted: Student's p-value of 1e-25, where (k + 1)/n − k/n differ by the rounding of k/n alone."""
+    runs, cases = recorded({1.0: 0.0})
+    for (ours, lora), k in zip(cases["1"], (8286, 7221, 8932, 7000, 6111), strict=True):
+        runs[ours], runs[lora] = ({"epochs": [{"test_accuracy": right / 10042}]} for right in (k + 1, k))
+    gaps = differences(runs, cases)["1"]
+    assert max(gaps) > min(gaps)
+    found = universally_better(runs, cases)
+    assert found.evidence.measured["1"]["adjusted_p_value"] == 2.0 ** (1 - SEEDS)
+    assert found.verdict == "undecided"
+    assert found.corrected.endswith("one and the same difference in every pair of 1, and too few pairs to tell")
+
+
 def test_no_difference_at_all_says_what_would_have_been_detected():
     found = universally_better(*recorded({1.0: 0.0}))
     assert found.verdict == "undecided"
     detectable = 100 * found.evidence.measured["1"]["detectable"]
-    assert found.corrected.endswith(f"no difference in 1, where {detectable:.1f} points would be detected")
+    assert found.corrected.endswith(
+        f"no difference in 1, where {detectable:.1f} points would be detected; half a point would need 4 seeds"
+    )

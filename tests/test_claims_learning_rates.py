@@ -27,7 +27,7 @@ def finding(identifier):
 @pytest.mark.parametrize("identifier", CLAIMS)
 def test_not_run_without_records_and_says_the_command(folder, identifier):
     assert finding(identifier).verdict == "not_run"
-    assert CLAIMS[identifier].command.startswith("python -m experiments.learning_rates --source ")
+    assert CLAIMS[identifier].command.startswith("python -m experiments.learning_rates --only ")
 
 
 @pytest.mark.parametrize("identifier", CLAIMS)
@@ -83,7 +83,7 @@ def test_a_rate_at_which_a_run_diverged_is_not_the_best(folder):
     plant(everywhere, wanted, lambda run: [None] if (run.arm, run.seed) == ("lora", 0) else [0.8 + wiggle(run)])
     found = section.own_best_rate(*ADAMW, everywhere)
     assert found.verdict == "undecided"
-    assert "a run diverged among the pairs of allora_0" in found.corrected
+    assert "a run diverged among the pairs of ALLoRA-0" in found.corrected
 
 
 @pytest.mark.parametrize("identifier", CLAIMS)
@@ -131,4 +131,4 @@ def test_a_best_rate_at_an_end_of_the_range_is_told(folder, rate):
     found = finding("4-own-best-rate")
     assert found.verdict == "undecided"
     assert found.evidence.measured["best at an end of their range"] == ["lora"]
-    assert found.corrected.endswith("best at an end of their range, so that better may lie beyond: lora")
+    assert found.corrected.endswith("best at an end of their range, so that better may lie beyond: LoRA")

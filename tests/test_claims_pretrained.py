@@ -58,7 +58,7 @@ def test_signs_as_foretold_but_no_critical_point(folder):
     found = finding()
     assert found.verdict == "holds_corrected"
     assert found.evidence.n == len(lists.RUNS)
-    assert f"−1 to −1 of the highest ({len(lists.RUNS)} of {len(lists.RUNS)} runs)" in found.corrected
+    assert f"minus the highest, to 0 of it ({len(lists.RUNS)} of {len(lists.RUNS)} runs)" in found.corrected
     first = found.evidence.measured[section.case(lists.RUNS[0])]
     assert (first["negative"], first["zero"], first["positive"]) == (20, 8, 20)
     assert first["λ_max/σ₁(G)"] == 1

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
+from allora_analysis.records import files
 from experiments import __main__ as experiments
 from tests.tiny_grid import ROOT
 from tests.toy_run import save, spoil
@@ -108,3 +109,18 @@ def test_help(capsys):
         experiments.main(["--help"])
     assert done.value.code == 0
     assert "--results" in capsys.readouterr().out
+
+
+def test_a_torn_file_in_a_folder_that_cannot_be_written_is_named_too(tmp_path, capsys, monkeypatch):
+    bad = save(tmp_path, {"run": 1}, {}, STUDY, PROTOCOL)
+    spoil(bad.path)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files, "locked", refuse)
+    assert status(tmp_path) == 1
+    out = capsys.readouterr().out
+    assert "  1 TORN or altered, in a folder that cannot be written, so they stay where they are:" in out
+    assert f"    {bad.path.name}" in out
+    assert bad.path.exists()

@@ -111,7 +111,7 @@ def test_the_executors_flags_reach_it(flags, monkeypatch):
         (["--device", "tpu"], "--device must be one of auto, cpu"),
         (["--checkpoint-steps", "0"], "--checkpoint-steps must be a whole number, 1 or above"),
         (["--seeds", "0"], "--seeds must be a whole number, 1 or above"),
-        (["--only", "dora"], "--only: no run has 'dora'; known are model: bert; data: films; arm: lora, allora_0"),
+        (["--only", "dora"], "no run has 'dora'; known are model: bert; data: films; optimizer: adamw; arm: lora"),
         (["--slurm-partition", "gpu"], "--slurm-partition is for the executor slurm, received --executor serial"),
         (["--processes", "2", "--executor", "slurm"], "--processes is for the executor local, received"),
         (["--timeout-min", "2"], "--timeout-min is for the executor local or slurm, received"),

@@ -8,8 +8,10 @@ import sys
 import pytest
 
 from allora_analysis import grid, records
-from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
+from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from allora_analysis.grid import plan, serial
+from allora_analysis.grid.command import select
+from allora_analysis.grid.presets import learning_rates, perception, row_norms
 from allora_analysis.grid.sources import HUB, command, resolve
 from allora_analysis.validation import ArgumentError
 from tests import tiny_grid
@@ -82,8 +84,27 @@ def test_sources_are_the_users_or_else_the_hubs(monkeypatch):
 
 
 def test_a_command_names_every_model_and_data_set_once():
-    runs = [Setting(model, data, "lora") for model in ("a", "b") for data in ("x", "y")]
-    assert command("some", runs) == "python -m experiments.some --source a=FOLDER b=FOLDER x=FOLDER y=FOLDER"
+    told = command("learning_rates", learning_rates.PRESETS["desk"])
+    folders = "all-MiniLM-L6-v2=FOLDER SmolLM2-135M=FOLDER rotten_tomatoes=FOLDER"
+    assert told == f"python -m experiments.learning_rates --source {folders}"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "only", "wanted"),
+    [
+        (learning_rates, "SmolLM2-135M", lambda one: one.model == "SmolLM2-135M"),
+        (learning_rates, "all-MiniLM-L6-v2 sgd", lambda one: one.optimizer == "sgd"),
+        (learning_rates, "all-MiniLM-L6-v2 adamw", lambda one: one.model[0] == "a" and one.optimizer == "adamw"),
+        (row_norms, "all-MiniLM-L6-v2", lambda one: one.model == "all-MiniLM-L6-v2"),
+        (perception, "emotion", lambda one: one.data == "emotion"),
+    ],
+)
+def test_a_command_makes_no_other_runs(experiment, only, wanted):
+    everything = experiment.PRESETS["desk"]
+    runs = [one for one in everything if wanted(one)]
+    told = command(experiment.__name__.rpartition(".")[2], runs)
+    assert f" --only {only} --source " in told
+    assert select(everything, only.split(), None) == runs
 
 
 @pytest.mark.bad_input

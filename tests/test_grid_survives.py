@@ -105,7 +105,8 @@ def test_a_full_disk_is_a_line_a_run_and_with_room_the_same_command_records_all(
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # torch 2.7 writes a small module while it is imported
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
 
-    code, out, err = finish(start(made, results, preexec_fn=no_room))
+    whole = tiny_grid.environment(PYTHONDONTWRITEBYTECODE="1")
+    code, out, err = finish(start(made, results, preexec_fn=no_room, env=whole))
     assert code == 1, err
     assert out == f"0 runs were recorded before, 0 now, {RUNS} could not be run\n"
     assert "Traceback" not in err
@@ -126,7 +127,8 @@ def test_a_full_disk_under_processes_is_one_line_and_with_room_the_same_command_
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
 
-    code, out, err = finish(start(made, results, "--executor", "local", preexec_fn=no_room))
+    whole = tiny_grid.environment(PYTHONDONTWRITEBYTECODE="1")  # Python would leave its own files cut, and read them
+    code, out, err = finish(start(made, results, "--executor", "local", preexec_fn=no_room, env=whole))
     assert (code, out) == (2, ""), err
     assert "cannot be written (File too large)" in err.splitlines()[-1]
     assert "Traceback" not in err

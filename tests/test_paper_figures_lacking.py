@@ -94,7 +94,7 @@ def test_crossover():
     assert f"crossover, step {loaded.data.result.predicted['crossover']}" in drawn
     np.testing.assert_array_equal(drawn["dropout SGD"].get_ydata(), loaded.data.result.predicted["curve_risk"])
     assert len(left.containers) == 1
-    medians = lines(right)["output masks, median of 3"]
+    medians = lines(right)["output masks, upper median of 3"]
     assert list(medians.get_xdata()) == [0.5, 1.0, 2.0]
     assert list(medians.get_ydata()) == [180, 7, 4]  # two of three have none within 60 steps
     assert "none within 60 steps" in [text.get_text() for text in right.texts]

@@ -11,7 +11,7 @@ from torch import nn
 
 from allora_analysis import records
 from allora_analysis.finetune import data as text_data
-from allora_analysis.finetune import models
+from allora_analysis.finetune import models, sources
 from allora_analysis.validation import ArgumentError
 from allora_analysis.zero_initialisation import lists, measurement
 from allora_analysis.zero_initialisation import run as runs
@@ -152,7 +152,7 @@ def arguments(made, kind="bert", **changes):
     return experiment.Arguments(**(fields | changes))
 
 
-def test_a_layer_is_recorded_once_and_read(made, tmp_path, capsys):
+def test_a_layer_is_recorded_once_and_read(made, tmp_path, capsys, monkeypatch):
     asked = arguments(made, results=tmp_path / "results")
     assert experiment.run(dataclasses.replace(asked, dry_run=True)) == 0
     assert "to run    bert, films, layer 1 (query, value), r = 1, 2 eigenvalues at each end" in capsys.readouterr().out
@@ -164,6 +164,11 @@ def test_a_layer_is_recorded_once_and_read(made, tmp_path, capsys):
     capsys.readouterr()
     assert experiment.run(asked) == 0
     assert capsys.readouterr().out == f"1 of 1 runs recorded in {asked.results}\n"
+    elsewhere = dataclasses.replace(asked, model="someone/bert", dry_run=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "digest", None)  # a dry run fetches nothing
+        assert experiment.run(elsewhere) == 0
+        assert capsys.readouterr().out.startswith("recorded  bert, films, layer 1")
     (setting,) = experiment.chosen(asked, "bert", "films")
     assert recorded([setting, dataclasses.replace(setting, seed=1)], asked.results) == {setting: record.result}
     other = {"model": "0" * 64, "data": "1" * 64}

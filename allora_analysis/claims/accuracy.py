@@ -6,13 +6,14 @@ Checked by `tests/test_claims_accuracy.py`.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from allora_analysis.claims.ledger import Evidence, Finding, not_run
-from allora_analysis.finetune.setting import Setting
+from allora_analysis.finetune.setting import ARMS, Setting
 from allora_analysis.grid.reading import final_accuracy
-from allora_analysis.statistics import Difference, paired_family
+from allora_analysis.statistics import Difference, paired_family, required_n
+from allora_analysis.statistics.paired import TIE
 
 LEVEL = 0.05
 OVERALL = "mean over all cases, Student's t over seeds"
@@ -50,7 +51,7 @@ def compared(differences: Mapping[Case, Sequence[float]], cases: int | None = No
     Returns:
         The cases, in order.
     """
-    return paired_family(differences, LEVEL, cases=cases) if differences else {}
+    return paired_family(differences, LEVEL, cases=cases, grain=TIE) if differences else {}  # accuracies are shares
 
 
 def diverged(runs: Runs, cases: Mapping[str, Pairs]) -> list[str]:
@@ -153,17 +154,28 @@ def words(family: Mapping[str, Difference], missing: int, stopped: Sequence[str]
     counts = f"better in {signs.count(1)}, worse in {signs.count(-1)}, open in {signs.count(0)} of {len(signs)} cases"
     parts = [counts] if signs else []
     if worse := [case for case, one in family.items() if one.sign < 0]:
-        parts.append(f"worse: {', '.join(worse)}")
+        parts.append(f"worse: {_names(worse)}")
     needed = [one.required_n for one in family.values() if one.required_n is not None]
     if needed:
         several = min(needed) < max(needed)
         seeds = f"{min(needed)} to {max(needed)}" if several else str(needed[0])
         parts.append(f"the open difference{'s' if several else ''} would need {seeds} seeds")
-    if equal := {case: one.detectable for case, one in family.items() if one.sign == 0 and one.required_n is None}:
+    unsure = {case: one.detectable for case, one in family.items() if one.sign == 0 and one.required_n is None}
+    if alike := [case for case, detectable in unsure.items() if detectable == 0]:
+        parts.append(f"one and the same difference in every pair of {_names(alike)}, and too few pairs to tell")
+    if equal := {case: detectable for case, detectable in unsure.items() if detectable > 0}:
         points = 100 * max(equal.values())
-        parts.append(f"no difference in {', '.join(equal)}, where {points:.1f} points would be detected")
+        parts.append(f"no difference in {_names(equal)}, where {points:.1f} points would be detected")
+        spread = max(float(family[case].differences.std(ddof=1)) for case in equal)
+        if spread > 0:
+            parts.append(f"half a point would need {required_n(0.005, spread, level=LEVEL / len(family))} seeds")
     if stopped:
-        parts.append(f"a run diverged among the pairs of {', '.join(stopped)}")
+        parts.append(f"a run diverged among the pairs of {_names(stopped)}")
     if missing:
         parts.append(f"{missing} cases not recorded in full")
     return "; ".join(parts)
+
+
+def _names(cases: Iterable[str]) -> str:
+    # A case may be an arm.
+    return ", ".join(ARMS.get(case, case) for case in cases)

@@ -20,7 +20,7 @@ from allora_analysis.zero_initialisation.setting import STUDY, Setting
 ROUNDING = 1e-8  # of a gradient's norm
 # Of all eigenvalues in float64, relative to the largest: below is rounding.
 ZERO = 1e-14
-COMMAND = "python -m experiments.hessian --model FOLDER --model-name NAME --data rotten_tomatoes"
+COMMAND = "python -m experiments.hessian --model FOLDER --model-name NAME --data FOLDER"
 Recorded = Mapping[str, Any]
 
 
@@ -131,7 +131,7 @@ def _words(measured: Mapping[str, Mapping[str, float]], whole: int) -> str:
     return (
         "no critical point (∇_A = 0, ∇_B ≠ 0); the Hessian there is indefinite: as many directions of each sign as the "
         f"ranks of G say in the {whole} runs that have all eigenvalues, both ends of the sign foretold in the others; "
-        f"the lowest eigenvalue is −{min(depths):.2g} to −{max(depths):.2g} of the highest "
+        f"the lowest eigenvalue is minus the highest, to {max(abs(1 - depth) for depth in depths):.1g} of it "
         f"({n} of {len(lists.RUNS)} runs)"
     )
 
@@ -147,7 +147,7 @@ def claims() -> tuple[Claim, ...]:
         Claim(
             "3.2-pretrained-saddle",
             "§1, second flaw",
-            f"The fine-tuning parameters start from a saddle point: in one layer of {models}",
+            f"The fine-tuning parameters start from a saddle point: in one layer at a time of {models}",
             saddle,
             COMMAND,
             "tests/test_claims_pretrained.py",

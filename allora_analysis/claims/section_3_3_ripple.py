@@ -33,8 +33,9 @@ def check_equality() -> Finding:
         measured[case] = float(ripple.log_output_growth(layers, x, eta)[0])
         printed[case] = abs(measured[case] - predicted[case]) < TOLERANCE
         corrected[case] = measured[case] <= predicted[case] + TOLERANCE
-    error = max(predicted[case] - measured[case] for case in predicted)
-    text = f"‖f_L(x)‖ ≤ ‖M_L ⋯ M_1‖ ‖x‖, equal for top right singular vectors only (here up to e^{error:.1f} below)"
+    error = max(measured[case] - predicted[case] for case in predicted)
+    below = max(predicted[case] - measured[case] for case in predicted)
+    text = f"‖f_L(x)‖ ≤ ‖M_L ⋯ M_1‖ ‖x‖, equal for top right singular vectors only (here up to e^{below:.1f} below)"
     return Finding(
         settle(printed, corrected), Evidence(predicted, measured, ROUNDING, error, TOLERANCE, seed=SEED), text
     )

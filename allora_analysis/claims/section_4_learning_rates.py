@@ -14,7 +14,7 @@ from typing import Any
 
 from allora_analysis.claims.accuracy import LEVEL, Runs, compared, described, differences, diverged, words
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run
-from allora_analysis.finetune.setting import STUDY, Setting
+from allora_analysis.finetune.setting import ARMS, STUDY, Setting
 from allora_analysis.grid.presets.learning_rates import PRESETS
 from allora_analysis.grid.reading import final_accuracy, recorded
 from allora_analysis.grid.sources import command
@@ -67,7 +67,11 @@ def own_best_rate(model: str, optimizer: str, folder: Path | None = None) -> Fin
     ends = [arm for arm, rate in rates.items() if rate in _ends(listed, arm)]
     measured: dict[str, Any] = {arm: described(one) | {"learning_rate": rates[arm]} for arm, one in family.items()}
     measured |= {"lora": {"learning_rate": rates["lora"]}, "best at an end of their range": ends}
-    beyond = f"; best at an end of their range, so that better may lie beyond: {', '.join(ends)}" if ends else ""
+    beyond = (
+        f"; best at an end of their range, so that better may lie beyond: {', '.join(ARMS[arm] for arm in ends)}"
+        if ends
+        else ""
+    )
     text = None if verdict == "holds" else words(ours, 0, diverged(runs, {OURS: cases[OURS]})) + beyond
     return Finding(verdict, Evidence({"difference": "above 0"}, measured, SOURCE, n=len(chosen["lora"])), text)
 

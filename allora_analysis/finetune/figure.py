@@ -42,5 +42,5 @@ def draw(config: Any, result: Result) -> Figure:
         average = np.mean([layer["mean"] for layer in layers.values()], axis=0)
         right.plot(steps, average, color=COLOURS["measured"], label="mean over layers")
         right.legend(fontsize=7)
-    right.set(xlabel="step", ylabel="mean row norm of ηBA", xscale="symlog")
+    right.set(xlabel="step", ylabel="mean row norm of (α/r)BA", xscale="symlog")
     return figure

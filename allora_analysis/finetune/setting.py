@@ -27,20 +27,20 @@ MOMENTUM = 0.9
 # Arms whose rule has an η, and arms whose definition is "no dropout".
 WITH_ETA = ("lora_x_eta", "allora", "allora_0", "allora_od", "asf_lora", "allora_adamw")
 WITHOUT_DROPOUT = ("allora_0", "head_only")
-ARMS = (
-    "lora",
-    "lora_x_eta",
-    "allora",
-    "allora_0",
-    "allora_od",
-    "asf_lora",
-    "allora_adamw",
-    "dora",
-    "loraplus",
-    "rslora",
-    "pissa",
-    "head_only",
-)
+ARMS = {  # and how each is written
+    "lora": "LoRA",
+    "lora_x_eta": "LoRA × η",
+    "allora": "ALLoRA",
+    "allora_0": "ALLoRA-0",
+    "allora_od": "ALLoRA-OD",
+    "asf_lora": "ASF-LoRA",
+    "allora_adamw": "ALLoRAAdamW",
+    "dora": "DoRA",
+    "loraplus": "LoRA+",
+    "rslora": "rsLoRA",
+    "pissa": "PiSSA",
+    "head_only": "classifier alone",
+}
 ABOVE_ZERO, ZERO_TOO = ("learning_rate", "epsilon"), ("head_learning_rate", "weight_decay", "max_grad_norm")
 LARGEST = 1e30  # of any of them: float32 ends at 3e38
 LORAPLUS_RATIO = 16.0  # B's rate over A's: Hayou et al. (2024b), LoRA+, as its authors recommend

@@ -181,7 +181,7 @@ def table(config: Config, result: Result) -> Table:
     ]
     if m["diverged_at_step"] is not None:
         notes.append(f"the loss was no longer finite at step {m['diverged_at_step']}; the run stopped there")
-    columns = ("epoch", "step", *(f"{name} accuracy" for name in known), "mean ‖(ηBA)_i‖")
+    columns = ("epoch", "step", *(f"{name} accuracy" for name in known), "mean ‖(α/r · BA)_i‖")
     eta = "" if config.eta2 is None else f", η² = {config.eta2:g}"
     return Table(
         f"{config.arm}{eta}, {config.optimizer} at {config.learning_rate:g}, seed {config.seed}", columns, rows, notes

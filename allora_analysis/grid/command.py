@@ -14,11 +14,10 @@ from tyro.conf import arg
 from allora_analysis import cli
 from allora_analysis.finetune.setting import RESULTS, Setting, check
 from allora_analysis.grid import listing, plan
-from allora_analysis.grid.sources import resolve
+from allora_analysis.grid.sources import KINDS, resolve
 from allora_analysis.study import INTERRUPTED
 from allora_analysis.validation import ArgumentError, choice, count
 
-KINDS = ("model", "data", "arm", "optimizer")
 Presets = Mapping[str, Sequence[Setting]]
 
 

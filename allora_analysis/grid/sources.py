@@ -7,11 +7,13 @@ The paper's own are hub ids; a user's folders take their place by `--source NAME
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.validation import ArgumentError
 
+KINDS = ("model", "data", "optimizer", "arm")  # whose names `--only` takes
 HUB = {
     "Qwen2-0.5B": "Qwen/Qwen2-0.5B",
     "Snowflake-Arctic-XS": "Snowflake/snowflake-arctic-embed-xs",
@@ -54,18 +56,31 @@ def resolve(names: Iterable[str], given: Iterable[str] = (), needed: Iterable[st
 
 
 def command(experiment: str, runs: Iterable[Setting]) -> str:
-    """The command line that makes runs, with a place for each model's and each data set's folder.
+    """The command line that makes runs, and no others where `--only` can tell them apart.
 
     Args:
-        experiment: the module of `experiments` whose list they are on.
+        experiment: the module of `experiments` on whose desk list they are.
         runs: the runs.
 
     Returns:
-        The command.
+        The command, with a place for each model's and each data set's folder.
     """
     known = list(runs)
     names = dict.fromkeys([*(run.model for run in known), *(run.data for run in known)])
-    return f"python -m experiments.{experiment} --source {' '.join(f'{name}=FOLDER' for name in names)}"
+    words = _only(known, import_module(f"allora_analysis.grid.presets.{experiment}").PRESETS["desk"])
+    narrowed = f" --only {' '.join(words)}" if words else ""
+    return f"python -m experiments.{experiment}{narrowed} --source {' '.join(f'{name}=FOLDER' for name in names)}"
+
+
+def _only(runs: Iterable[Setting], everything: Iterable[Setting]) -> list[str]:
+    # The fewest kinds of names that leave of the whole list as little beside these runs as any would.
+    wanted, left, words = set(runs), list(everything), []
+    for kind in KINDS:
+        names = dict.fromkeys(getattr(run, kind) for run in left if run in wanted)
+        fewer = [run for run in left if getattr(run, kind) in names]
+        if len(left) > len(wanted) and len(fewer) < len(left):
+            left, words = fewer, [*words, *names]
+    return words
 
 
 def _given(words: Iterable[str]) -> Mapping[str, str]:

@@ -21,6 +21,7 @@ class Status:
         newer: records of a protocol above it: written by a later version of the toolkit.
         unknown: records of a study that has no present protocol.
         set_aside: torn or altered files in `set_aside/`, those found just now among them.
+        torn: those that could not be set aside, as in a folder that cannot be written.
         foreign: other JSON files in the folder, which are not read.
         cleaned: neighbours of killed writers, deleted just now.
     """
@@ -30,6 +31,7 @@ class Status:
     newer: tuple[str, ...]
     unknown: tuple[str, ...]
     set_aside: tuple[str, ...]
+    torn: tuple[str, ...]
     foreign: tuple[str, ...]
     cleaned: tuple[str, ...]
 
@@ -45,7 +47,8 @@ def status(folder: Path | str, protocols: Mapping[str, int]) -> Status:
         The status.
     """
     folder = Path(folder)
-    records = find(folder)
+    before, records = record_files(folder), find(folder)
+    sound = {record.path.name for record in records}
 
     def names(wanted: int) -> tuple[str, ...]:
         return tuple(
@@ -63,6 +66,7 @@ def status(folder: Path | str, protocols: Mapping[str, int]) -> Status:
         newer=names(1),
         unknown=tuple(sorted(record.path.name for record in records if record.study not in protocols)),
         set_aside=tuple(sorted(path.name for path in (folder / files.SET_ASIDE).glob("*"))),
+        torn=tuple(path.name for path in before if path.name not in sound and path.exists()),
         foreign=tuple(sorted(others)),
         cleaned=tuple(files.remove_stale(folder)),
     )

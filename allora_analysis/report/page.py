@@ -28,6 +28,7 @@ MEANINGS = {
     "not_run": "needs a long run; the claim names the command",
     "error": "the check itself failed: an error of the toolkit",
 }
+BEYOND = "beyond the paper"  # so begins `where` of what the paper does not say
 BELOW = {  # what stands under the printed statement
     "holds_corrected": "Corrected",
     "conditional": "On what it depends",
@@ -46,6 +47,7 @@ class Entry:
     verdict: str
     part: str
     search: str
+    says: str
     printed: Markup
     below: str | None
     corrected: Markup | None
@@ -83,6 +85,7 @@ def entry(row: Row, part: str, drawn: Mapping[str, Picture], own: bool = False) 
         verdict=verdict,
         part=part,
         search=" ".join(words).casefold(),
+        says="Ours" if claim.where.startswith(BEYOND) else "Printed",
         printed=html(claim.statement),
         below=BELOW.get(verdict, "Note") if below else None,
         corrected=html(below) if below else None,

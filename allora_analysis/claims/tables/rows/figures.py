@@ -33,6 +33,7 @@ def figure_cells(panels: tuple[Panel, ...], exchanged: bool) -> Callable[[], Fin
             {name: numbers_agree(items) for name, items in printed.items()},
             {name: numbers_agree(items) for name, items in mended.items()},
         )
+        wrong = [item for items in printed.values() for item in items if not item.explained]
         model, dataset, eta = arithmetic.EXCHANGED
         words = (
             f"both panels follow once LoRA's and ALLoRA's accuracies at {model}, {dataset}, η² = {eta:g} are exchanged "
@@ -40,7 +41,10 @@ def figure_cells(panels: tuple[Panel, ...], exchanged: bool) -> Callable[[], Fin
         )
         return Finding(
             verdict,
-            evidence([item for items in printed.values() for item in items]),
+            evidence(
+                [item for items in (mended if verdict == "holds_corrected" else printed).values() for item in items],
+                more={"as_printed_disagreeing": {i.where: float(i.recomputed) for i in wrong}} if wrong else None,
+            ),
             words if verdict in ("holds_corrected", "conditional") else None,
         )
 

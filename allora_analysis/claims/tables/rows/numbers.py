@@ -88,14 +88,22 @@ def parameters_of(arms: tuple[str, ...], correction: str) -> Callable[[], Findin
             for base in parameters.DENOMINATORS
         )
         verdict = settle({"column": numbers_agree(printed, "agrees")}, {"column": numbers_agree(corrected, "agrees")})
-        left = {item.where: float(item.recomputed) for item in corrected if not item.agrees}
+        left = _left(corrected)
         return Finding(
             verdict,
-            evidence(printed, "half a unit of the second decimal", {"of_all_parameters_disagreeing": left}),
+            evidence(
+                corrected if verdict == "holds_corrected" else printed,
+                "half a unit of the second decimal",
+                {"of_all_parameters_disagreeing": left, "as_printed_disagreeing": _left(printed)},
+            ),
             correction if verdict != "holds" else None,
         )
 
     return check
+
+
+def _left(comparisons: Iterable[Comparison]) -> dict[str, float]:
+    return {item.where: float(item.recomputed) for item in comparisons if not item.agrees}
 
 
 def dora_rows() -> Finding:
