@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -54,6 +55,15 @@ def test_outputs_are_there_and_clean(committed, content):
     pictures = [output for cell in code(content) for output in cell.outputs if "image/png" in output.get("data", {})]
     assert pictures
     assert sum(bool(cell.outputs) for cell in code(content)) >= 0.7 * len(code(content))
+
+
+def test_names_of_the_package_in_the_prose_are_there(content):
+    prose = "\n".join(cell.source for cell in content.cells if cell.cell_type == "markdown")
+    named = re.findall(r"`(?:allora_analysis\.)?([a-z_]+(?:\.[A-Za-z_]+)+)[^`\n]*`", prose)
+    own = [name for name in named if (Path(allora_analysis.__file__).parent / name.split(".")[0]).is_dir()]
+    assert all(pkgutil.resolve_name(f"allora_analysis.{name}") is not None for name in own)
+    with pytest.raises(AttributeError):
+        pkgutil.resolve_name("allora_analysis.escape.clipped_step")
 
 
 def test_what_differs_between_machines_is_left_out(content):
