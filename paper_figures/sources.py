@@ -126,13 +126,15 @@ def say_missing(axis: Axes, *missing: Missing) -> None:
         *missing: what is missing, one entry a command.
     """
     wrap = partial(textwrap.fill, width=32, break_on_hyphens=False, break_long_words=False, subsequent_indent="  ")
-    words = "\n".join(wrap(one.command) for one in missing)
+    first = [one.command.split(" --")[0] + " …" for one in missing]  # the whole of several would not fit
+    words = "\n".join(first) if len(missing) > 1 else wrap(missing[0].command)
     axis.grid(False)
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set(visible=True, color="0.75", linestyle=":")
     told = "".join(f"{one.what}.\n" for one in missing)
-    axis.text(0.08, 0.72, f"{told}This makes them:", va="bottom", transform=axis.transAxes)
-    axis.text(0.08, 0.66, words, va="top", family="monospace", fontsize=6, transform=axis.transAxes)
+    axis.text(0.08, 0.9, f"{told}This makes them:", va="top", transform=axis.transAxes)
+    below = 0.8 - 0.12 * len(missing)
+    axis.text(0.08, below, words, va="top", family="monospace", fontsize=6, transform=axis.transAxes)
 
 
 def provenance(records: Iterable[str]) -> str:
