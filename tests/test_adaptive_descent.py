@@ -54,6 +54,15 @@ def test_b_part_never_climbs(seed, eta, log_scale):
     assert change.total == change.a_part + change.b_part
 
 
+@pytest.mark.parametrize("size", [1e-150, 1e-90, 1e80, 1e150])
+@pytest.mark.parametrize("b", [[[1.0], [1.0]], [[1.0, 2.0], [1.0, 3.0]]])
+def test_smallest_eigenvalue_in_any_unit(size, b):
+    expected = adaptive.smallest_eigenvalue(b, [1.0, 2.0])
+    assert expected == pytest.approx((3 - 10**0.5) / 2 if len(b[0]) == 1 else -0.4034879005639)
+    assert adaptive.smallest_eigenvalue(size * np.array(b), [1.0, 2.0]) / size / size == pytest.approx(expected)
+    assert adaptive.smallest_eigenvalue(b, [size, 2 * size]) / size == pytest.approx(expected)
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 6))
 def test_smallest_eigenvalue_is_the_dense_one(seed, n1, rank):

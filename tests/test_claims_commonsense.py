@@ -76,4 +76,6 @@ def test_an_arm_of_which_a_run_diverged_is_named(folder, arms):
     plant(folder, DESK, accuracy)
     found = finding()
     assert found.verdict == "undecided"
-    assert found.corrected.endswith(f"a run diverged among the pairs of {', '.join(settings.ARMS[arm] for arm in arms)}")
+    assert found.corrected.endswith(
+        f"a run diverged among the pairs of {', '.join(settings.ARMS[arm] for arm in arms)}"
+    )

@@ -12,6 +12,7 @@ from allora_analysis.dropout_sgd.output_masks import output_masks
 from allora_analysis.dropout_sgd.stability import CovarianceOperator, covariance_operator
 from allora_analysis.dropout_sgd.stationary import _solve
 from allora_analysis.dropout_sgd.step_sizes import learning_rates
+from allora_analysis.validation import ArgumentError
 from tests.brute_force import dropout_sgd as brute_force
 from tests.stat_assert import assert_rejects
 
@@ -43,6 +44,35 @@ def test_limits_equal_those_of_the_enumerated_step(placement, batch_size, shared
     curvature = gram + k * (gram if placement == "output" else np.diag(np.diag(gram)))
     np.testing.assert_allclose(found.mean, 1 / np.linalg.eigvalsh(curvature)[-1], rtol=1e-12)
     assert found.mean_square <= found.mean
+
+
+@pytest.mark.parametrize(("placement", "batch_size", "shared"), CASES)
+@pytest.mark.parametrize("scale", [1e-120, 1e-82, 1e-81, 1e77, 1e120])
+def test_limits_in_any_unit(placement, batch_size, shared, scale):
+    x = DESIGNS["generic"]
+    expected, found = (stability_limits(s * x, 0.7, placement, batch_size, shared_mask=shared) for s in (1.0, scale))
+    for name in ("mean", "mean_square"):
+        in_units = getattr(found, name) * scale * scale
+        assert in_units == pytest.approx(getattr(expected, name), rel=1e-9)
+
+
+@pytest.mark.parametrize("placement", ["output", "input"])
+@pytest.mark.parametrize("scale", [1e-100, 1e90])
+def test_the_stationary_moments_in_any_unit(placement, scale):
+    x, y = even_problem(1)
+    rate = 0.5 * stability_limits(x, 0.7, placement).mean_square
+    expected = stationary_moments(x, y, 0.7, rate, placement)
+    found = stationary_moments(scale * x, scale * y, 0.7, rate / scale / scale, placement)
+    for name in ("mean", "covariance", "covariance_trace", "average_covariance_rate"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("placement", ["output", "input"])
+def test_a_keep_probability_without_a_limit_is_refused(placement):
+    assert 0 < stability_limits(DESIGNS["generic"], 1e-90, placement).mean_square < 1e-90
+    with pytest.raises(ArgumentError, match="keep_prob: 1e-160 is too small"):
+        stability_limits(DESIGNS["generic"], 1e-160, placement)
 
 
 def test_nothing_moves_without_data():

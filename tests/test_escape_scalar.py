@@ -151,6 +151,33 @@ def test_the_advantage_is_a_number_where_the_times_are_not():
         assert escape.tradeoff(1.0, 1.0, eta, "exponential").advantage == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("eta", [1e-50, 1e50])
+def test_the_ends_of_the_range_of_eta(name, eta):
+    assert escape.trajectory(1e-190, 1.0, eta, name) == pytest.approx(eta * 1e-190, rel=1e-12, abs=0)
+    assert escape.time_to_reach(1e-190, 1.0, eta, name) == pytest.approx(1e-190 / eta, rel=1e-12, abs=0)
+    log_eta = math.log(eta)
+    late = {
+        "inverse_sqrt": 1.5 ** (2 / 3) * 1e160,
+        "inverse": 2**0.5 * 1e120,
+        "exponential": 2 * math.exp(-2 * log_eta) * (240 * math.log(10) + 3 * log_eta - math.log(2)),
+        "constant": eta * 1e240,
+    }[name]
+    assert escape.trajectory(1e240, 1.0, eta, name) == pytest.approx(late, rel=1e-9)
+    if name in ("inverse_sqrt", "inverse"):
+        assert escape.time_to_reach(1e140, 1.0, eta, name) == pytest.approx(
+            1e210 * 2 / 3 if name == "inverse_sqrt" else 0.5e280, rel=1e-9
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("level", "gradient", "eta"), [(1e-300, 1.0, 1e50), (1e-200, 1e-300, 1e50), (1.0, 1e300, 2.0)])
+def test_a_tradeoff_whose_times_leave_the_range_has_its_rates(name, level, gradient, eta):
+    found = escape.tradeoff(level, gradient, eta, name)
+    assert found.equal_time_rate == pytest.approx(found.rate_at_level * found.advantage, rel=1e-9)
+    assert found.fast_time == pytest.approx(level / gradient / eta)
+
+
 def test_the_advantage_reaches_its_limits():
     assert escape.tradeoff(1e9, 1.0, 1.0).advantage == pytest.approx(1.5, rel=1e-6)
     assert escape.tradeoff(1e9, 1.0, 1.0, "inverse").advantage == pytest.approx(2.0, rel=1e-6)
@@ -204,7 +231,13 @@ def test_bad_input():
             call(1.0, 1.0, -2.0)
         with pytest.raises(ArgumentError, match="adaptor must be one of"):
             call(1.0, 1.0, 1.0, "sqrt")
-    with pytest.raises(ArgumentError, match="eta"):
+        for eta in (1e-120, 1e-51, 1e51, 1e120):
+            with pytest.raises(ArgumentError, match=r"eta must be in \[1e-50, 1e\+50\]"):
+                call(1.0, 1.0, eta)
+    for eta in (1e-80, 1e110):
+        with pytest.raises(ArgumentError, match="eta must be in"):
+            escape.tradeoff(1e-200, 1.0, eta)
+    with pytest.raises(ArgumentError, match="rate"):
         escape.lora_trajectory(1.0, 1.0, 0.0)
     with pytest.raises(ArgumentError, match="level"):
         escape.tradeoff(0.0, 1.0, 1.0)

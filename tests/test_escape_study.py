@@ -226,6 +226,35 @@ def test_bad_input(field, value):
         run(Config(**SMALL | {field: value}))
 
 
+UNSEEN = [
+    {"optimiser": ("sgd", "momentum"), "learning_rate": 1e-161},
+    {"optimiser": ("adamw",), "learning_rate": 1e-200},
+    {"optimiser": ("adamw",), "eps": 1e300},
+    {"optimiser": ("sgd",), "max_grad_norm": 1e-320},
+]
+
+
+@pytest.mark.parametrize("options", UNSEEN, ids=lambda options: "-".join(options))
+def test_a_first_step_too_small_to_see_has_no_ratio(options):
+    config = Config(**SMALL | {"steps": 3} | options)
+    result = run(config)
+    for name in config.optimiser:
+        assert result.predicted[name]["lora_eta"]["first_ratio"] == pytest.approx(2)
+        assert all(result.measured[name][arm]["first_ratio"] is None for arm in escape.ARMS)
+    assert json.loads(studies.as_json(STUDY, config, result))["measured"]
+    assert [row[4] for row in study.table(config, result).rows] == ["–"] * 3 * len(config.optimiser)
+    study.plot(config, result).draw_without_rendering()
+
+
+def test_the_ratio_under_a_tiny_clipping_norm_is_that_under_a_small_one():
+    teacher = escape.linear_teacher(**{key: value for key, value in SMALL.items() if key != "steps"})
+    tiny, small = (
+        prediction.first_ratio(teacher, "allora", 2.0, escape.Recipe("sgd", 0.1, max_grad_norm=norm))
+        for norm in (1e-320, 1e-8)
+    )
+    np.testing.assert_allclose(tiny, small, rtol=1e-12)
+
+
 @pytest.mark.bad_input
 def test_divergence_is_said():
     with pytest.raises(ArgumentError, match="training diverged under sgd"):

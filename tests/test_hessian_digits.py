@@ -86,7 +86,13 @@ def test_gradient_norms_of_b_alone_at_the_start():
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("kwargs", "words"),
-    [({"rank": 11}, "at most"), ({"rank": 0}, "rank"), ({"steps": 0}, "steps"), ({"seed": -1}, "seed")],
+    [
+        ({"rank": 11}, "at most"),
+        ({"rank": 0}, "rank"),
+        ({"steps": 0}, "steps"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"),
+    ],
 )
 def test_bad_input(kwargs, words):
     with pytest.raises(ArgumentError, match=words):

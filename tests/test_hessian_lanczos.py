@@ -19,6 +19,7 @@ SPECTRA = {
     "one spike": np.concatenate([[7.0], np.zeros(P - 1)]),
     "a multiple of the identity": np.full(P, -4.0),
     "zero": np.zeros(P),
+    "geometric": np.geomspace(1e-6, 1.0, P),
     "of size 1e-8": 1e-8 * np.linspace(-2, 5, P),
 }
 
@@ -102,9 +103,25 @@ def test_an_unreachable_tolerance_is_refused(rng, monkeypatch):
     import scipy.sparse.linalg
 
     original = scipy.sparse.linalg.eigsh
-    monkeypatch.setattr(scipy.sparse.linalg, "eigsh", lambda *args, **kwargs: original(*args, maxiter=1, **kwargs))
+    monkeypatch.setattr(
+        scipy.sparse.linalg, "eigsh", lambda *args, **kwargs: original(*args, **kwargs | {"maxiter": 1})
+    )
+    monkeypatch.setattr(lanczos, "WHOLE", 399)
     with pytest.raises(ArgumentError, match="tolerance: 1e-10 was not reached"):
         ends(symmetric(rng.standard_normal(400), rng), 9)
+
+
+def test_an_end_that_lanczos_cannot_separate_costs_a_few_p_products(rng):
+    matrix, spent = symmetric(SPECTRA["geometric"], rng), []
+
+    def product(v):
+        spent.append(1)
+        return matrix @ v
+
+    found = lanczos_ends(product, P, 3, np.random.default_rng(5))
+    assert_ends(found, SPECTRA["geometric"], 3)
+    np.testing.assert_allclose(found.smallest, np.geomspace(1e-6, 1.0, P)[:3], rtol=1e-8)
+    assert P < len(spent) < 8 * P
 
 
 def test_a_wrong_shape_is_rejected_by_the_hook(request):

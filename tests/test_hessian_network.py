@@ -163,6 +163,14 @@ def test_all_p_eigenvalues_of_least_squares():
     assert np.array_equal(spectrum.smallest, spectrum.largest)
 
 
+def test_least_squares_with_columns_of_many_scales(rng):
+    """The smallest eigenvalues lie closer together than Lanczos on ‖H‖'s scale can tell: the whole space is taken."""
+    x = torch.tensor(rng.standard_normal((90, 70)) * np.geomspace(1e-3, 1, 70))
+    spectrum = network_spectrum(nn.Linear(70, 1, bias=False).double(), nn.MSELoss(), (x, x[:, :1]), 3)
+    assert_spectrum(spectrum, 2 / 90 * (x.T @ x).numpy(), 3)
+    assert spectrum.products < 12 * 70
+
+
 class Unused(nn.Module):
     """A hundred parameters that the loss never sees, beside a layer that it does."""
 

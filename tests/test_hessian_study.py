@@ -143,13 +143,22 @@ BAD = [
     (["--rank", "0"], "rank must be"),
     (["--features", "0"], "features must be"),
     (["--outputs", "-1"], "outputs must be"),
-    (["--ratios", "0.001"], "ratios must give N of 1 or more"),
+    (["--ratios", "0.001"], "ratios must give N of 1 or more, in X that memory can hold: above 0.04167"),
     (["--ratios", "-1"], "ratios must be a finite number above 0, received -1.0"),
     (["--ratios", "nan"], "ratios must be"),
     (["--ratios"], "ratios must have at least one value"),
     (["--draws", "1"], "draws must be"),
     (["--samples", "0"], "samples must be"),
     (["--seed", "-1"], "seed must be"),
+    (
+        ["--network", "True", "--seed", "99999999999999999999"],
+        "seed must be a whole number in [0, 18446744073709551615]",
+    ),
+    (["--ratios", "1e16"], "ratios must give N of 1 or more, in X that memory can hold"),
+    (["--ratios", "1e30"], "ratios must give N of 1 or more, in X that memory can hold"),
+    (["--ratios", "1e308"], "ratios must give N of 1 or more, in X that memory can hold"),
+    (["--samples", "1000000000000000000"], "samples must be a whole number in [1, "),
+    (["--features", "10000000000"], "matrices that fit into no memory"),
 ]
 
 

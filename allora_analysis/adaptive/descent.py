@@ -19,6 +19,7 @@ Checked by `tests/test_adaptive_descent.py`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,6 +97,12 @@ def smallest_eigenvalue(b: ArrayLike, d: ArrayLike) -> float:
     b, d = matrix("b", b), vector("d", d)
     if d.shape != b.shape[:1] or d.min() <= 0:
         raise ArgumentError(f"d must hold {len(b)} positive factors, one per row of b, received {d}")
+    # λ is b's scale squared times d's; powers of two, which round nothing, keep the fourth powers below in range.
+    b_unit, d_unit = (math.ldexp(1.0, math.frexp(float(np.abs(array).max()))[1] - 1) for array in (b, d))
+    return _lowest(b / b_unit, d / d_unit) * d_unit * b_unit * b_unit
+
+
+def _lowest(b: Float[np.ndarray, "n1 r"], d: Float[np.ndarray, " n1"]) -> float:
     if b.shape[1] > 1 or len(b) == 1:
         half = b @ (b.T * d)
         return float(np.linalg.eigvalsh((half + half.T) / 2)[0])

@@ -14,7 +14,8 @@ scaled by N/b, so its expectation is that of the full sum.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -130,6 +131,23 @@ class Process:
         """
         half = self.embed(covariance)
         return self.embed(np.ascontiguousarray(np.swapaxes(half, -1, -2)))
+
+
+def in_units(process: Process) -> tuple[Process, float]:
+    """The same process in units of X's largest entry, so that no square or fourth power of X leaves the floats' range.
+
+    X and Y over u and the learning rate times u² are the same iteration of W. u is a power of two: dividing by it
+    rounds nothing.
+
+    Args:
+        process: the placement.
+
+    Returns:
+        The process with X and Y over u, and u; u = 1 where X = 0.
+    """
+    largest = float(np.abs(process.design).max())
+    unit = math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0 else 1.0
+    return replace(process, design=process.design / unit, targets=process.targets / unit), unit
 
 
 def build(x: ArrayLike, y: ArrayLike, keep_prob: Any, placement: str, batch_size: Any, shared_mask: bool) -> Process:

@@ -21,12 +21,15 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.dropout_sgd.process import Process, build
+from allora_analysis.dropout_sgd.process import Process, build, in_units
+from allora_analysis.validation import ArgumentError
+
+LARGEST = 1e290  # of K's entries: Lanczos' sums over them must stay finite
 
 
 @dataclass(frozen=True)
 class StabilityLimits:
-    """Learning rates below which moments stay bounded; ∞ where X = 0 and nothing ever moves.
+    """Learning rates below which moments stay bounded; ∞ where X = 0, and 0 or ∞ beyond the floats' range.
 
     Attributes:
         mean: the limit of E W, 1/λ_max(H).
@@ -130,20 +133,44 @@ def limits(process: Process) -> StabilityLimits:
 
     Returns:
         The limits.
+
+    Raises:
+        ArgumentError: a keep probability whose third power leaves the floats' range.
+    """
+    scaled, unit = in_units(process)
+    operator = covariance_operator(scaled)
+    if len(operator.eigenvalues) == 0:
+        return StabilityLimits(math.inf, math.inf)
+    mean = 1.0 / float(operator.eigenvalues[-1])
+    mean_square = min(mean, 1.0 / _radius(operator))
+    return StabilityLimits(mean / unit / unit, mean_square / unit / unit)
+
+
+def _radius(operator: CovarianceOperator) -> float:
+    """The largest eigenvalue of K.
+
+    Returns:
+        The eigenvalue.
+
+    Raises:
+        ArgumentError: K's entries leave the floats' range.
     """
     from scipy.sparse.linalg import LinearOperator, eigsh
 
-    operator = covariance_operator(process)
-    size = len(operator.eigenvalues)
-    if size == 0:
-        return StabilityLimits(math.inf, math.inf)
-    mean = 1.0 / float(operator.eigenvalues[-1])
-    if size == 1:
-        return StabilityLimits(mean, min(mean, 1.0 / float(operator(np.ones((1, 1)))[0, 0])))
-    linear = LinearOperator((size**2, size**2), operator.flat(), dtype=np.float64)
+    size, apply = len(operator.eigenvalues), operator.flat()
     # The dominant eigenvector is positive semi-definite, so the identity is never orthogonal to it.
-    radius = eigsh(linear, k=1, which="LA", v0=np.eye(size).ravel(), tol=1e-11, return_eigenvectors=False)[0]
-    return StabilityLimits(mean, min(mean, 1.0 / float(radius)))
+    start = np.eye(size).ravel()
+    with np.errstate(over="ignore", invalid="ignore"):
+        image = apply(start)
+    if not np.abs(image).max() < LARGEST:
+        raise ArgumentError(
+            f"keep_prob: {operator.process.keep_prob:g} is too small for a mean-square stability limit in double "
+            "precision; give 1e-90 or above"
+        )
+    if size == 1:
+        return float(image[0])
+    linear = LinearOperator((size**2, size**2), apply, dtype=np.float64)
+    return float(eigsh(linear, k=1, which="LA", v0=start, tol=1e-11, return_eigenvectors=False)[0])
 
 
 def stability_limits(

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.dropout_sgd.process import Process, build
+from allora_analysis.dropout_sgd.process import Process, build, in_units
 from allora_analysis.dropout_sgd.stability import CovarianceOperator, covariance_operator
 from allora_analysis.dropout_sgd.step_sizes import ROUNDING, refuse_unstable
 
@@ -92,6 +92,8 @@ def stationary_moments(
     process = build(x, y, keep_prob, placement, batch_size, shared_mask)
     rate = validation.positive("learning_rate", learning_rate)
     refuse_unstable(process, rate, slack=-ROUNDING)  # at the limit itself no covariance is stationary
+    process, unit = in_units(process)
+    rate = rate * unit * unit
     operator = covariance_operator(process)
     inverse = (operator.basis / operator.eigenvalues) @ operator.basis.T
     mean = _minimiser(process, inverse)

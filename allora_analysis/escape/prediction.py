@@ -19,6 +19,8 @@ from allora_analysis.escape.recipe import Recipe, rate_factor
 from allora_analysis.escape.scalar import levels
 from allora_analysis.escape.teacher import Teacher
 
+LEAST = 1e-100  # a norm to clip at far below `CLIP_EPS`: every arm is clipped, and no ratio depends on it
+
 
 def clock(recipe: Recipe) -> Float[np.ndarray, " times"]:
     """The time after each step: what the optimiser moves a parameter by under the constant gradient −1.
@@ -104,5 +106,6 @@ def first_ratio(teacher: Teacher, arm: str, eta: float, recipe: Recipe) -> Float
         fast = arm == "lora_eta" or (arm == "allora" and recipe.optimiser == "allora_adamw")
         return np.full(len(teacher.a), eta if fast else 1.0)
     sizes = np.linalg.norm(teacher.cross @ teacher.a.swapaxes(1, 2), axis=(1, 2))
-    steps = [clipped_step(float(size), eta, recipe.max_grad_norm) for size in sizes]
+    limit = None if recipe.max_grad_norm is None else max(recipe.max_grad_norm, LEAST)
+    steps = [clipped_step(float(size), eta, limit) for size in sizes]
     return np.array([getattr(step, arm) / step.lora for step in steps])

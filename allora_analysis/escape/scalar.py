@@ -27,6 +27,26 @@ from allora_analysis import validation
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.validation import ArgumentError
 
+ETAS = (1e-50, 1e50)  # beyond, η³ leaves the range of a float
+
+
+def usable_eta(eta: float) -> float:
+    """An η whose powers in the closed forms are numbers.
+
+    Args:
+        eta: η.
+
+    Returns:
+        η as float.
+
+    Raises:
+        ArgumentError: not in [1e-50, 1e50].
+    """
+    result = validation.positive("eta", eta)
+    if not ETAS[0] <= result <= ETAS[1]:
+        raise ArgumentError(f"eta must be in [{ETAS[0]:g}, {ETAS[1]:g}], received {eta!r}")
+    return result
+
 
 def trajectory(t: ArrayLike, gradient: float, eta: float, adaptor: str = "inverse_sqrt") -> Float[np.ndarray, "*shape"]:
     """m(t) of the scalar model; for the paper's adaptor (3gt/2 + η⁻³)^(2/3) − η⁻².
@@ -34,7 +54,7 @@ def trajectory(t: ArrayLike, gradient: float, eta: float, adaptor: str = "invers
     Args:
         t: times, 0 or above, of any shape; l·steps.
         gradient: g > 0.
-        eta: η > 0, the factor at m = 0.
+        eta: η in [1e-50, 1e50], the factor at m = 0.
         adaptor: a name of `adaptors.ADAPTORS`.
 
     Returns:
@@ -45,7 +65,7 @@ def trajectory(t: ArrayLike, gradient: float, eta: float, adaptor: str = "invers
         >>> trajectory([0.0, 7 / 3], gradient=2.0, eta=1.0).round(9).tolist()  # (3t + 1)^{2/3} − 1
         [0.0, 3.0]
     """
-    gradient, eta = validation.positive("gradient", gradient), validation.positive("eta", eta)
+    gradient, eta = validation.positive("gradient", gradient), usable_eta(eta)
     impulse = np.asarray(gradient * _not_negative("t", t))
     return levels(impulse, eta, validation.choice("adaptor", adaptor, ADAPTORS))
 
@@ -58,7 +78,7 @@ def time_to_reach(
     Args:
         level: values of m, 0 or above, of any shape.
         gradient: g > 0.
-        eta: η > 0.
+        eta: η in [1e-50, 1e50].
         adaptor: a name of `adaptors.ADAPTORS`.
 
     Returns:
@@ -69,7 +89,7 @@ def time_to_reach(
         >>> print(round(float(time_to_reach(3.0, gradient=2.0, eta=1.0)), 9))  # (4^{3/2} − 1)/3
         2.333333333
     """
-    gradient, eta = validation.positive("gradient", gradient), validation.positive("eta", eta)
+    gradient, eta = validation.positive("gradient", gradient), usable_eta(eta)
     impulse = impulses(_not_negative("level", level), eta, validation.choice("adaptor", adaptor, ADAPTORS))
     return np.asarray(impulse / gradient)
 
@@ -80,12 +100,13 @@ def lora_trajectory(t: ArrayLike, gradient: float, rate: float = 1.0) -> Float[n
     Args:
         t: times, 0 or above; l·steps.
         gradient: g > 0.
-        rate: the learning rate over l.
+        rate: the learning rate over l, above 0.
 
     Returns:
         m at each time.
     """
-    return trajectory(t, gradient, rate, "constant")
+    impulse = np.asarray(validation.positive("gradient", gradient) * _not_negative("t", t))
+    return levels(impulse, validation.positive("rate", rate), "constant")
 
 
 @dataclass(frozen=True)
@@ -122,25 +143,26 @@ def tradeoff(level: float, gradient: float, eta: float, adaptor: str = "inverse_
     Args:
         level: m > 0.
         gradient: g > 0.
-        eta: η > 0.
+        eta: η in [1e-50, 1e50].
         adaptor: a name of `adaptors.ADAPTORS`.
 
     Returns:
-        The rates and times.
+        The rates and times; a time beyond the range of a float is 0 or ∞.
     """
     level = validation.positive("level", level)
     with np.errstate(over="ignore"):
         time = float(time_to_reach(level, gradient, eta, adaptor))
-    at_level = float(ADAPTORS[adaptor](level, eta))
+    at_level, advantage = float(ADAPTORS[adaptor](level, eta)), _advantage(level, eta, adaptor)
+    speed = gradient * time
     measured = level / gradient / at_level if at_level > 0 else np.inf
     return Tradeoff(
         rate_at_zero=eta,
         rate_at_level=at_level,
         time=time,
-        fast_time=level / (gradient * eta),
+        fast_time=level / gradient / eta,
         measured_time=measured,
-        equal_time_rate=level / (gradient * time),
-        advantage=_advantage(level, eta, adaptor),
+        equal_time_rate=level / speed if 0 < speed < np.inf else at_level * advantage,
+        advantage=advantage,
     )
 
 
@@ -167,13 +189,19 @@ def levels(impulse: Float[np.ndarray, "*shape"], eta: float, adaptor: str) -> Fl
     Returns:
         m for each s.
     """
-    if adaptor == "inverse_sqrt":
-        return np.asarray(np.expm1(2 / 3 * np.log1p(1.5 * eta**3 * impulse)) / eta**2)
-    if adaptor == "inverse":
-        return np.asarray(2 * eta * impulse / (1 + np.sqrt(1 + 2 * eta**2 * impulse)))
-    if adaptor == "exponential":
-        return np.asarray(2 / eta**2 * np.log1p(eta**3 / 2 * impulse))
-    return np.asarray(eta * impulse)
+    start = np.asarray(eta * impulse)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        if adaptor == "inverse_sqrt":
+            x = 1.5 * eta**3 * impulse
+            return _between(x, start, np.expm1(2 / 3 * np.log1p(x)) / eta**2, np.cbrt(1.5 * impulse) ** 2)
+        if adaptor == "inverse":
+            x = 2 * eta**2 * impulse
+            return _between(x, start, 2 * eta * impulse / (1 + np.sqrt(1 + x)), np.sqrt(2 * impulse))
+        if adaptor == "exponential":
+            x = eta**3 / 2 * impulse
+            late = 2 / eta**2 * (3 * np.log(eta) + np.log(impulse / 2))
+            return _between(x, start, 2 / eta**2 * np.log1p(x), late)
+    return start
 
 
 def impulses(level: Float[np.ndarray, "*shape"], eta: float, adaptor: str) -> Float[np.ndarray, "*shape"]:
@@ -182,13 +210,22 @@ def impulses(level: Float[np.ndarray, "*shape"], eta: float, adaptor: str) -> Fl
     Returns:
         s for each m.
     """
-    if adaptor == "inverse_sqrt":
-        return np.asarray(2 / (3 * eta**3) * np.expm1(1.5 * np.log1p(eta**2 * level)))
-    if adaptor == "inverse":
-        return np.asarray(level * (level / 2 + 1 / eta))
-    if adaptor == "exponential":
-        return np.asarray(2 / eta**3 * np.expm1(eta**2 / 2 * level))
-    return np.asarray(level / eta)
+    start, u = np.asarray(level / eta), eta**2 * level
+    with np.errstate(over="ignore"):
+        if adaptor == "inverse_sqrt":
+            exact = 2 / (3 * eta**3) * np.expm1(1.5 * np.log1p(u))
+            return _between(u, start, exact, 2 / 3 * level * np.sqrt(level))
+        if adaptor == "inverse":
+            return np.asarray(level * (level / 2 + 1 / eta))
+        if adaptor == "exponential":
+            exact = 2 / eta**3 * np.expm1(eta**2 / 2 * level)
+            return _between(u, start, exact, exact)
+    return start
+
+
+# The closed form, and its limits where its powers leave the floats' range.
+def _between(x: ArrayLike, small: ArrayLike, exact: ArrayLike, large: ArrayLike) -> Float[np.ndarray, "*shape"]:
+    return np.where(x < 1e-200, small, np.where(x > 1e200, large, exact))
 
 
 def _not_negative(name: str, value: ArrayLike) -> Float[np.ndarray, "*shape"]:

@@ -12,12 +12,12 @@ from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.escape.drift import Drift, drift
 from allora_analysis.escape.figure import plot
 from allora_analysis.escape.recipe import OPTIMISERS, Recipe, check
+from allora_analysis.escape.scalar import usable_eta
 from allora_analysis.escape.summary import measure, predict, scalar_part, table
 from allora_analysis.escape.teacher import Teacher, linear_teacher
 from allora_analysis.study import Result, Study, sweep
 from allora_analysis.validation import ArgumentError
 
-ETAS = (1e-50, 1e50)  # beyond, η³ leaves the range of a float
 LEARNING_RATES = {"sgd": 0.02, "momentum": 0.002, "adamw": 0.005, "allora_adamw": 0.005}
 OPTIONS = ("momentum", "betas", "eps", "weight_decay", "max_grad_norm", "warmup", "schedule", "steps")
 
@@ -85,8 +85,7 @@ def recipes(config: Config) -> list[Recipe]:
     Raises:
         ArgumentError: which flag, what was received, what would work.
     """
-    if not ETAS[0] <= validation.positive("eta", config.eta) <= ETAS[1]:
-        raise ArgumentError(f"eta must be in [{ETAS[0]:g}, {ETAS[1]:g}], received {config.eta!r}")
+    usable_eta(config.eta)
     validation.choice("adaptor", config.adaptor, ADAPTORS)
     validation.count("seeds", config.seeds, 2)
     for level in validation.several("levels", config.levels):

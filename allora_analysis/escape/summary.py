@@ -17,6 +17,7 @@ from allora_analysis.study import Result, Table, text
 
 LABELS = {"lora": "LoRA at l", "lora_eta": "LoRA at η·l", "allora": "ALLoRA at l"}
 SCALAR_STEPS = 400
+SMALLEST = 1e-150  # norms: the squares of smaller ones lose digits
 SCALAR_REACH = 4.0  # the scalar panel's last time, in units in which LoRA at η·l reaches the teacher's row norm
 
 
@@ -88,7 +89,8 @@ def measure(config: Any, teacher: Teacher, recipe: Recipe, drift: Drift) -> dict
         drift: the trained arms.
 
     Returns:
-        By arm: `first_ratio` (‖BA‖ over LoRA's at l after the first step whose rate is not 0), `steps` to reach each
+        By arm: `first_ratio` (‖BA‖ over LoRA's at l after the first step whose rate is not 0; null where
+        one of the norms is below 1e-150), `steps` to reach each
         level (null if a seed does not), `norms` and `max_norms` (mean and largest ‖(BA)_i‖) and `loss` by step,
         `final_loss` over the loss at B = 0; and ALLoRA's relative distances by step `to_lora`, `to_lora_eta` (of BA)
         and `parameters_to_lora`, `parameters_to_lora_eta` (of the way travelled by A and B).
@@ -97,7 +99,7 @@ def measure(config: Any, teacher: Teacher, recipe: Recipe, drift: Drift) -> dict
     found: dict[str, Any] = {"target": float(teacher.target.mean())}
     for index, arm in enumerate(ARMS):
         norms, loss = drift.norms[index], drift.losses[index]
-        ratio, ratio_error = _mean(norms[:, first] / drift.norms[0, :, first])
+        ratio, ratio_error = _mean(_ratios(norms[:, first], drift.norms[0, :, first]))
         final, final_error = _mean(loss[:, -1] / teacher.offset)
         found[arm] = {"first_ratio": ratio, "first_ratio_stderr": ratio_error, **_steps(norms, teacher, config)}
         found[arm] |= _by_step("norms", norms) | _by_step("max_norms", drift.max_norms[index]) | _by_step("loss", loss)
@@ -105,6 +107,10 @@ def measure(config: Any, teacher: Teacher, recipe: Recipe, drift: Drift) -> dict
     for name in ("to_lora", "to_lora_eta", "parameters_to_lora", "parameters_to_lora_eta"):
         found |= _by_step(name, getattr(drift, name))
     return found
+
+
+def _ratios(norms: Float[np.ndarray, " seeds"], of: Float[np.ndarray, " seeds"]) -> list[float | None]:
+    return [float(norm / size) if min(norm, size) >= SMALLEST else None for norm, size in zip(norms, of, strict=True)]
 
 
 def _by_step(name: str, values: Float[np.ndarray, "seeds times"]) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from allora_analysis.hessian.digits_part import LARGEST_SEED
 from allora_analysis.hessian.lowrank import LowRankLinear, add_adapters
 from allora_analysis.hessian.network import NetworkSpectrum, network_spectrum
 from allora_analysis.hessian.network_inertia import NetworkInertia, negative_directions
@@ -84,14 +85,14 @@ def adapted_mlp(seed: int, rank: int, eta: float = 1.0) -> nn.Module:
     """The MLP, pretrained on the digits 0 to 4, frozen, a LoRA adapter with B = 0 on both layers.
 
     Args:
-        seed: of the initial weights and of A.
+        seed: of the initial weights and of A, below 2⁶⁴.
         rank: r ≤ 10, the narrowest side.
         eta: η.
 
     Returns:
         The model, float64; what trains is A and B.
     """
-    seed, rank = count("seed", seed, 0), adapter_rank(rank, 10, HIDDEN)
+    seed, rank = count("seed", seed, 0, LARGEST_SEED), adapter_rank(rank, 10, HIDDEN)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

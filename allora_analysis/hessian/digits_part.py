@@ -14,6 +14,8 @@ from allora_analysis.study import text
 if TYPE_CHECKING:
     from allora_analysis.hessian.network import NetworkSpectrum
 
+LARGEST_SEED = 2**64 - 1  # torch's
+
 
 def digits_part(seed: int, rank: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The digits MLP with LoRA: the counts that §3.2's structure predicts, and what Lanczos measures.

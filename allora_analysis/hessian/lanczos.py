@@ -20,6 +20,8 @@ from allora_analysis.validation import ArgumentError
 
 Product = Callable[[np.ndarray], np.ndarray]
 POLISHING = 10
+WHOLE = 4096  # dimension up to which the whole space is taken where Lanczos does not converge
+PATIENCE = 4  # products a run may cost there, over the dimension: the whole space costs one
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,10 @@ def ritz_ends(product: Product, basis: Float[np.ndarray, "P m"], k: int) -> tupl
     return ends, values, vectors
 
 
+class NotConverged(ArgumentError):
+    """ARPACK gave up; the message is for whoever cannot take the whole space."""
+
+
 # Eigenvectors at both ends. The shift, about 2‖H‖, makes ARPACK's relative tolerance relative to ‖H‖, near 0 too.
 def _arpack(
     product: Product, start: Float[np.ndarray, " P"], n_values: int, shift: float, tolerance: float
@@ -72,10 +78,12 @@ def _arpack(
     dimension = start.size
     operator = LinearOperator((dimension, dimension), matvec=lambda v: product(v) + shift * v, dtype=np.float64)
     basis_size = min(dimension - 1, max(2 * n_values + 1, 40))
+    restarts = 10 * dimension if dimension > WHOLE else PATIENCE * dimension // (basis_size - n_values) + 1
+    options = {"tol": tolerance / 3, "ncv": basis_size, "maxiter": restarts}
     try:
-        return eigsh(operator, n_values, which="BE", v0=start, tol=tolerance / 3, ncv=basis_size)[1]
+        return eigsh(operator, n_values, which="BE", v0=start, **options)[1]
     except ArpackNoConvergence as error:
-        raise ArgumentError(
+        raise NotConverged(
             f"tolerance: {tolerance:g} was not reached, {len(error.eigenvalues)} of {n_values} eigenvalues converged; "
             "a larger tolerance or another k would work"
         ) from error
@@ -101,7 +109,8 @@ def lanczos_ends(
 
     Rounds: 2k extreme pairs; then, on the operator with every pair found so far moved to the middle of the spectrum,
     the extremes again from a fresh start; until these are no more extreme than the k already there. With
-    probability 1 over the start vectors nothing is missed but what lies within the tolerance of the k-th value.
+    probability 1 over the start vectors nothing is missed but what lies within the tolerance of the k-th value. Where
+    a run does not converge (an end whose gaps are tiny beside ‖H‖) and P ≤ 4096, the whole space is taken: P products.
 
     Args:
         product: v ↦ Hv, H symmetric.
@@ -114,7 +123,8 @@ def lanczos_ends(
         The ends.
 
     Raises:
-        ArgumentError: the dimension is too small (take the dense matrix), or no convergence.
+        ArgumentError: the dimension is too small (take the dense matrix), or residuals above the tolerance.
+        NotConverged: no convergence and P > 4096.
     """
     if dimension < 2 * k + 2:
         raise ArgumentError(f"dimension must be at least 2k + 2 = {2 * k + 2}, received {dimension}")
@@ -122,9 +132,21 @@ def lanczos_ends(
     norm = _scale(product, start)
     if norm == 0:  # H = 0; a random vector in the kernel of another H has probability 0
         return Ends(*(np.zeros(k) for _ in range(4)))
-    ends, values, vectors = ritz_ends(
-        product, _arpack(product, generator.standard_normal(dimension), 2 * k, 2 * norm, tolerance), k
-    )
+    try:
+        ends, vectors = _runs(product, k, generator.standard_normal(dimension), generator, norm, tolerance)
+    except NotConverged:
+        if dimension > WHOLE:
+            raise
+        ends, _, vectors = ritz_ends(product, np.eye(dimension), k)
+    return _polished(product, ends, vectors, k, tolerance * norm)
+
+
+# The first run and the deflated ones after it: the ends found and every vector so far.
+def _runs(
+    product: Product, k: int, start: np.ndarray, generator: np.random.Generator, norm: float, tolerance: float
+) -> tuple[Ends, np.ndarray]:
+    dimension = start.size
+    ends, values, vectors = ritz_ends(product, _arpack(product, start, 2 * k, 2 * norm, tolerance), k)
     n_values = 2  # enough to see whether anything is missing; all 2k once something was
     while vectors.shape[1] + n_values < dimension:
         moved = (values - (ends.smallest[-1] + ends.largest[0]) / 2)[:, None] * vectors.T
@@ -139,7 +161,7 @@ def lanczos_ends(
         n_values = 2 * k
     else:  # no room is left in which to look again: the space is nearly all of R^P, take it whole
         ends, _, vectors = ritz_ends(product, np.eye(dimension), k)
-    return _polished(product, ends, vectors, k, tolerance * norm)
+    return ends, vectors
 
 
 # ARPACK judges by an estimate that a degenerate spectrum can fool. Rayleigh–Ritz on the vectors and their residuals,

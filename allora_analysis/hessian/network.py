@@ -38,7 +38,7 @@ class NetworkSpectrum:
         loss: L.
         gradient_norm: ‖∇L‖.
         products: Hessian-vector products spent.
-        method: "lanczos", or "dense" for a small P.
+        method: "lanczos" (`lanczos_ends`, which takes the whole space where it must), or "dense" for a small P.
         certificate: how well the operator was found to be the Hessian.
     """
 

@@ -19,7 +19,7 @@ from allora_analysis.hessian.conditioning import (
     marchenko_pastur_condition,
     square_log_condition,
 )
-from allora_analysis.hessian.digits_part import digits_notes, digits_part
+from allora_analysis.hessian.digits_part import LARGEST_SEED, digits_notes, digits_part
 from allora_analysis.hessian.factors import factor_spectrum, inertia
 from allora_analysis.hessian.monte_carlo import dense_factor_hessian, sample_log_conditions
 from allora_analysis.hessian.stationarity import factor_gradient
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DENSE_LIMIT = 1500  # parameters up to which the dense Hessian is built: 2 s
+
+ENTRIES = 1 << 59  # of a matrix: beyond, its bytes are no size that NumPy knows
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,21 @@ def _check(config: Config) -> None:
     count("features", config.features)
     count("outputs", config.outputs)
     adapter_rank(config.rank, config.outputs, config.features)
+    most = ENTRIES // (4 * max(config.features, config.outputs))
+    if most < max(config.features, config.outputs):
+        raise ArgumentError(
+            f"features, outputs: {config.features} and {config.outputs} received, matrices that fit into no memory; "
+            "give smaller ones"
+        )
     for ratio in several("ratios", config.ratios):
-        if round(positive("ratios", ratio) * config.features) < 1:
-            least = 0.5 / config.features
-            raise ArgumentError(f"ratios must give N of 1 or more: above {least:.4g} here, received {ratio!r}")
+        if not 0.5 < positive("ratios", ratio) * config.features <= most:
+            raise ArgumentError(
+                f"ratios must give N of 1 or more, in X that memory can hold: above {0.5 / config.features:.4g} and at "
+                f"most {most / config.features:.4g} here, received {ratio!r}"
+            )
     count("draws", config.draws, minimum=2)
-    count("samples", config.samples)
-    count("seed", config.seed, minimum=0)
+    count("samples", config.samples, maximum=most)
+    count("seed", config.seed, minimum=0, maximum=LARGEST_SEED if config.network else None)
 
 
 def run(config: Config) -> Result:
