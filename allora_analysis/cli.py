@@ -20,6 +20,9 @@ from allora_analysis import terminal
 from allora_analysis.study import INTERRUPTED, Output, Study, as_json, show
 from allora_analysis.validation import ArgumentError
 
+# How NumPy refuses an array whose size in bytes is no 64-bit number: as a ValueError.
+TOO_LARGE = ("array is too big", "Maximum allowed dimension", "Maximum allowed size", "iterator is too large")
+
 
 def check_writable(flag: str, path: Path) -> None:
     """Refuse a path that cannot be written, before anything is computed.
@@ -98,6 +101,9 @@ def guarded(command: Callable[[], int]) -> int:
 
     Returns:
         The exit status.
+
+    Raises:
+        ValueError: the toolkit's own error, neither the caller's nor for want of memory.
     """
     terminal.prepare()
     try:
@@ -110,8 +116,11 @@ def guarded(command: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except MemoryError as error:
-        print(f"error: not enough memory ({str(error) or 'no more is free'}); ask for smaller sizes", file=sys.stderr)
-        return 2
+        return _too_large(str(error) or "no more is free")
+    except ValueError as error:
+        if not str(error).startswith(TOO_LARGE):
+            raise
+        return _too_large("an array larger than any memory")
     except OverflowError as error:
         print(f"error: a number leaves double precision's range ({error}); ask for less extreme ones", file=sys.stderr)
         return 2
@@ -121,6 +130,11 @@ def guarded(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # of a print outside `terminal.tell`
         terminal.swallow()
         return 0
+
+
+def _too_large(why: str) -> int:
+    print(f"error: not enough memory ({why}); ask for smaller sizes", file=sys.stderr)
+    return 2
 
 
 def _one_line(message: Warning | str, *_: object) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from allora_analysis import cli
-from allora_analysis.study import Result, Study, Table
+from allora_analysis.study import Result, Study, Table, plain
 from allora_analysis.validation import ArgumentError
 
 ROOT = Path(__file__).parents[1]
@@ -183,6 +185,7 @@ def test_a_figure_that_cannot_be_written(tmp_path, monkeypatch):
     [
         (MemoryError("7 TiB wanted"), "error: not enough memory (7 TiB wanted); ask for smaller sizes"),
         (MemoryError(), "error: not enough memory (no more is free); ask for smaller sizes"),
+        (ValueError("array is too big; `arr.size` is"), "error: not enough memory (an array larger than any memory); "),
         (OverflowError("math range error"), "error: a number leaves double precision's range (math range error)"),
     ],
 )
@@ -194,3 +197,25 @@ def test_what_no_machine_can_do_is_one_line(capsys, error, says):
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith(says)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("tikhonov", ["--samples", str(10**18)]),
+        ("deviation", ["--samples", str(10**18)]),
+        ("ripple", ["--width", str(10**11)]),
+        ("ripple", ["--width", str(2**62), "--method", "chi_square"]),
+    ],
+)
+def test_sizes_beyond_any_memory_are_one_line(capsys, name, flags):
+    """Planted: a traceback, as NumPy refuses such a size with a ValueError."""
+    assert cli.main(importlib.import_module(f"allora_analysis.{name}.study").STUDY, flags) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "error: not enough memory (an array larger than any memory); ask for smaller sizes\n")
+
+
+def test_another_value_error_is_the_toolkits_own_and_stays_loud():
+    with pytest.raises(ValueError, match="a result holds a NaN"):
+        cli.guarded(lambda: plain(math.nan))

@@ -50,6 +50,7 @@ def test_series_meets_the_table():
 @pytest.mark.parametrize("p", [1e-4, 0.5])
 def test_window_holds_all_that_matters(trials, p):
     k = binomial.window(trials, p)
+    assert len(k) == binomial.window_length(trials, p)
     assert np.sum(binomial.probabilities(k, np.full_like(k, trials), p)) == pytest.approx(1.0, abs=1e-11)
     if trials == 1:
         assert list(k) == [0, 1]

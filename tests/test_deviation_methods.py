@@ -59,6 +59,13 @@ def test_a_half_that_cannot_fit_is_given_up():
     assert enumeration.meet_in_the_middle(groups, floor) is None
 
 
+def test_what_cannot_be_enumerated_is_refused_before_its_atoms_are_built(monkeypatch):
+    """Planted: half a gigabyte of atoms, of groups of which no two fit."""
+    groups, floor = units(enumeration.group(np.sqrt([1.0, 2.0, 3.0, 5.0]), 10**9, 0.5))
+    monkeypatch.setattr(enumeration, "atoms_of", None)
+    assert enumeration.meet_in_the_middle(groups, floor) is None
+
+
 HANDOVER = {
     "few entries, many masks": (3, 0.8, 120),
     "many entries, one mask": (24, 0.95, 1),

@@ -154,6 +154,25 @@ def test_damped_branch_at_extreme_lengths():
     assert ripple.damped_branch(np.ones((2, 3)), [1.0, 2.0, 3.0]).shape == (2, 3)
 
 
+@pytest.mark.parametrize(("eta", "f"), [(1e160, 1.0), (1e300, 1e300), (1e308, 1e-300), (1e160, -1e-200)])
+def test_damped_branch_is_a_square_root_however_large_eta(eta, f):
+    np.testing.assert_allclose(ripple.damped_branch([0.0, f], eta), [0.0, math.copysign(math.sqrt(abs(f)), f)])
+
+
+def test_damped_branch_is_loras_however_small_eta():
+    np.testing.assert_allclose(ripple.damped_branch([3.0, -1e200], 1e-200), [3e-200, -1.0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-170, 1e160, 1e300])
+@pytest.mark.parametrize("architecture", ["linear", "relu"])
+def test_growth_of_layers_whose_squares_leave_the_range(size, architecture):
+    layer, dead = ((scale * np.eye(2), np.zeros((2, 1)), np.zeros((1, 2))) for scale in (size, 0.0))
+    for x in ([1.0, 1.0], [1.0, 0.0]):
+        grown = ripple.log_output_growth([layer, layer], x, [1.0], architecture=architecture)
+        assert grown[0] == pytest.approx(2 * math.log(size), rel=1e-14)
+    assert np.isneginf(ripple.log_output_growth([layer, dead, layer], [1.0, 1.0], 1.0, architecture=architecture))
+
+
 def test_layer_norm_has_norm_root_n(rng):
     out = forward.layer_norm(rng.standard_normal((3, 7, 2)))
     np.testing.assert_allclose(np.linalg.norm(out, axis=-2), math.sqrt(7), rtol=1e-14)

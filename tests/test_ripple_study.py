@@ -173,6 +173,17 @@ def test_interrupt_keeps_what_was_finished(monkeypatch):
     assert result.measured["replicas"] == 4
 
 
+@pytest.mark.parametrize("w_std", [1e-170, 1e160])
+def test_networks_whose_squares_leave_the_range_grow_as_predicted(w_std):
+    """Planted: NaN at 1e160, and at 1e-170 every network dead."""
+    config = Config(w_std=w_std, depth=2, width=4, rank=2, replicas=60)
+    result = STUDY.run(config)
+    assert result.measured["survival"] == [1.0] * len(config.eta)
+    assert max(abs(z) for z in result.measured["log_typical_z"]) < 5
+    np.testing.assert_allclose(result.measured["log_aligned"], result.predicted["log_bound"], rtol=1e-12)
+    assert f"mean ‖W_l‖ = {result.measured['mean_weight_norm']:.4g}, " in STUDY.table(config, result).notes[1]
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("flags", "words"),

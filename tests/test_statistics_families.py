@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from allora_analysis.statistics import detectable_effect, families, holm, paired_family, paired_test, power, required_n
+from allora_analysis.statistics.paired import TIE
 from allora_analysis.validation import ArgumentError
 
 CASES = {"up": [1.0, 1.2, 0.9, 1.1], "down": [-3.0, -3.3, -2.8, -3.1], "open": [0.5, -0.4, 0.9, -0.1]}
@@ -43,6 +44,19 @@ def test_equal_differences_are_as_good_as_their_signs():
     assert paired_test([1 / 1066] * 3, [0.0] * 3, method="t").p_value == 0.0
 
 
+@pytest.mark.parametrize("more", [1, 3, -5])
+def test_equal_differences_of_shares_are_equal_whatever_their_rounding(more):
+    """Planted: p = 1e-25 and a need for two pairs, where (k + more)/n − k/n differ by the rounding of k/n alone."""
+    n, right = 10042, np.array([8286, 7221, 8932])
+    gaps = {"more": (right + more) / n - right / n, "none": [1e-17, 2e-17, -1e-17]}
+    found = paired_family(gaps, grain=TIE)
+    assert np.ptp(gaps["more"]) > 0
+    assert [one.p_value for one in found.values()] == [0.25, 1.0]
+    assert [one.sign for one in found.values()] == [0, 0]
+    assert [(one.detectable, one.required_n) for one in found.values()] == [(0.0, None)] * 2
+    assert paired_family({"apart": [0.1, 0.1 + 1e-6, 0.1]}, grain=TIE)["apart"].p_value < 1e-9
+
+
 def test_cases_without_differences_count_as_open():
     alone, of_many = paired_family({"up": CASES["up"]})["up"], paired_family({"up": CASES["up"]}, cases=40)["up"]
     assert of_many.p_value == alone.p_value == alone.adjusted_p_value
@@ -77,6 +91,7 @@ def test_without_a_correction_there_would_be_more_findings():
         ({"a": [1.0]}, {}, "at least 2"),
         (CASES, {"level": 0.0}, "level"),
         (CASES, {"cases": 2}, "cases"),
+        (CASES, {"grain": -1.0}, "grain"),
     ],
 )
 def test_bad_input(cases, options, says):

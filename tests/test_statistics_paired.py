@@ -125,6 +125,27 @@ def test_a_constant_difference_has_an_infinite_t_and_an_honest_sign_test():
     assert paired_test([1.5, 2.5, 3.5], [1.0, 2.0, 3.0], "sign").p_value == 0.25
 
 
+def test_a_constant_difference_is_constant_whatever_its_sides_rounding():
+    right = np.array([8286, 7221, 8932])
+    outcome = paired_test((right + 1) / 10042, right / 10042, "t")
+    assert (outcome.statistic, outcome.p_value) == (np.inf, 0.0)
+    assert paired_test([0.1 + 0.2, 0.7], [0.3, 0.7], "t").p_value == 1.0
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-200, 1e200, 1e300])
+def test_students_t_at_extreme_sizes(size):
+    expected = paired_test([1.0, 2.0, 4.0], np.zeros(3), "t")
+    outcome = paired_test(np.multiply([1.0, 2.0, 4.0], size), np.zeros(3), "t")
+    assert outcome.statistic == pytest.approx(expected.statistic, rel=1e-12)
+    assert outcome.p_value == pytest.approx(expected.p_value, rel=1e-12)
+    assert np.divide(outcome.interval, size) == pytest.approx(expected.interval, rel=1e-12)
+
+
+def test_a_units_rounding_is_no_difference():
+    outcome = sign_flip_test([0.1 + 0.2 - 0.3, 1.0, 2.0])
+    assert (outcome.n_nonzero, outcome.smallest_p_value, outcome.p_value) == (2, 0.5, 0.5)
+
+
 @settings(deadline=None, max_examples=30)
 @given(DIFFERENCES, st.sampled_from(("wilcoxon", "sign", "t")), st.sampled_from((0.5, 3.0, 1e-6)))
 def test_p_values_ignore_scale_order_and_direction(differences, method, scale):

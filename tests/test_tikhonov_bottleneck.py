@@ -109,6 +109,20 @@ def test_threshold_is_non_negative_least_squares(values, p, rank):
     np.testing.assert_allclose(shrunk, expected, atol=1e-9 * (1 + max(values)))
 
 
+@pytest.mark.parametrize("p", [1e-8, 1e-16, 1e-17, 1e-200, 1e-300])
+@pytest.mark.parametrize("rank", [1, 3])
+def test_a_small_keep_probability_shrinks_to_almost_nothing(p, rank):
+    """Planted: no shrinkage at all, where the threshold rounds to σ. In exact terms t = rσ/(r + k)."""
+    exact = 3.0 * rank / (rank + 1 / p)
+    np.testing.assert_allclose(tikhonov.bottleneck_solution([[3.0]], p, rank), [[exact]], rtol=1e-7)
+    np.testing.assert_allclose(tikhonov.bottleneck_minimum([[1.0]], [[3.0]], p, rank), 9.0, rtol=1e-6)
+    assert tikhonov.bottleneck_threshold([3.0], p, rank) == pytest.approx(3.0, rel=1e-6)
+    equal = tikhonov.bottleneck_solution(np.diag([3.0, 3.0, 1.0]), p, 2)  # 1 is below every threshold
+    np.testing.assert_allclose(equal, np.diag([6.0 / (2 + 2 / p)] * 2 + [0.0]), rtol=1e-7)
+    factors = tikhonov.bottleneck_factors([[1.0]], [[3.0]], p, rank)
+    np.testing.assert_allclose(factors.b @ factors.a, [[exact]], rtol=1e-7)
+
+
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10**6), rank=st.integers(1, 5), p=st.floats(0.05, 0.99))
 def test_penalty_is_at_least_the_nuclear_norm_squared_over_the_width(seed, rank, p):

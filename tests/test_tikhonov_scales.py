@@ -11,14 +11,33 @@ from allora_analysis.validation import ArgumentError
 from tests.stat_assert import assert_rejects
 
 
-@pytest.mark.parametrize("size", [1e-170, 1.0, 1e150])
+@pytest.mark.parametrize("size", [1e-300, 1e-170, 1e-150, 1.0, 1e150, 1e160, 1e300])
 def test_exact_ridges_in_any_unit(size):
     assert tikhonov.is_exact_ridge(size * np.eye(2), "input")
     assert tikhonov.is_exact_ridge(size * np.array([[1.0, 2.0, 3.0]]), "input", of="fit")
     for placement in ("input", "output"):
+        assert tikhonov.is_exact_ridge(size * np.eye(2), placement)
         assert not tikhonov.is_exact_ridge(size * np.diag([1.0, 2.0]), placement)
-        penalty = tikhonov.exact_penalty(size * np.eye(2), 0.5, placement)
-        assert penalty == pytest.approx(size**2, rel=1e-12, abs=0.0)
+        assert tikhonov.exact_penalty(size * np.diag([1.0, 2.0]), 0.5, placement) is None
+        if 1e-150 <= size <= 1e150:
+            penalty = tikhonov.exact_penalty(size * np.eye(2), 0.5, placement)
+            assert penalty == pytest.approx(size * size, rel=1e-12, abs=0.0)
+
+
+def test_a_penalty_counts_whose_square_alone_leaves_the_range():
+    k = 1e30
+    assert tikhonov.exact_penalty(1e-160 * np.eye(2), 1 / (1 + k), "output") == pytest.approx(1e-290, rel=1e-9, abs=0)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("size", [1e-170, 1e160])
+@pytest.mark.parametrize("placement", ["input", "output"])
+def test_a_penalty_that_is_no_number_is_refused(size, placement):
+    with pytest.raises(
+        ArgumentError, match=r"x: the penalty .* with c = 1e.* leaves float64's range; scale x to c = 1"
+    ):
+        tikhonov.exact_penalty(size * np.eye(2), 0.5, placement)
+    assert tikhonov.exact_penalty(size * np.eye(2), 1.0, placement) == 0.0
 
 
 def test_a_column_that_vanishes_beside_another_is_no_equal_one():
@@ -37,6 +56,8 @@ def test_the_nearest_ridge_does_not_depend_on_the_targets_unit(size):
 def test_the_gradients_spread_in_any_unit():
     assert deviation.gradient_std([[1e-170]], [[1.0]], [[0.0]], 0.5) == pytest.approx(2e-170)
     assert deviation.gradient_std([[1e160]], [[0.0]], [[0.0]], 0.5) == 0.0
+    crossed = deviation.gradient_std([[1.0], [1e-170]], [[1e-170], [1.0]], [[0.0]], 0.5)
+    assert crossed == pytest.approx(2 * np.sqrt(2) * 1e-170, rel=1e-12, abs=0.0)
 
 
 @pytest.mark.bad_input

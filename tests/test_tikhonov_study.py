@@ -86,8 +86,22 @@ def test_no_dropout_has_no_noise():
 
 @pytest.mark.parametrize(("gap", "stderr", "z"), [(2.0, 0.5, 4.0), (2.0, 0.0, np.inf), (-2.0, 0.0, -np.inf), (0, 0, 0)])
 def test_standardised(gap, stderr, z):
-    row = study.Row(tikhonov.NearestRidge(0.0, 0.0), 10.0, tikhonov.SampleMean(10.0 + gap, float(stderr)))
+    row = study.Row(tikhonov.NearestRidge(0.0, 0.0), 10.0, tikhonov.SampleMean(10.0 + gap, 0.1), float(stderr))
     assert study.standardised(row) == pytest.approx(z)
+
+
+@pytest.mark.parametrize("placement", ["output", "input", "bottleneck"])
+@pytest.mark.parametrize("p", [1e-6, 1e-3, 0.999, 0.9999999])
+def test_z_of_a_correct_prediction_where_masks_hardly_vary(placement, p):
+    """Planted: z of −1e8 to −∞, in the standard error of a sample that has met none of the rare masks."""
+    config = Config(keep_prob=p, placement=placement, spread=(1.0, 10.0), draws=50)
+    assert max(abs(z) for z in study.run(config).measured["z"]) < 5
+
+
+def test_z_is_in_the_samples_own_standard_error_where_masks_vary():
+    result = study.run(Config(spread=(3.0,), draws=100))
+    gap = result.measured["loss"][0] - result.predicted["loss"][0]
+    assert result.measured["z"][0] == gap / result.measured["loss_stderr"][0]
 
 
 def test_wrong_shapes_are_rejected_by_the_hook(request):

@@ -100,7 +100,26 @@ def window(trials: float, probability: float) -> Float[np.ndarray, " size"]:
     Returns:
         Consecutive whole numbers.
     """
+    low, high = _ends(trials, probability)
+    return np.arange(low, high + 1, dtype=np.float64)
+
+
+def window_length(trials: float, probability: float) -> int:
+    """How many values `window` has, without them.
+
+    Args:
+        trials: N.
+        probability: p.
+
+    Returns:
+        The number.
+    """
+    low, high = _ends(trials, probability)
+    return int(high - low) + 1
+
+
+def _ends(trials: float, probability: float) -> tuple[float, float]:
     exponent = 51.0
     reach = exponent / 3 + math.sqrt(exponent**2 / 9 + 2 * exponent * trials * probability * (1 - probability))
     low = max(0, math.floor(trials * probability - reach))
-    return np.arange(low, min(trials, math.ceil(trials * probability + reach)) + 1, dtype=np.float64)
+    return low, min(trials, math.ceil(trials * probability + reach))

@@ -123,19 +123,29 @@ def half_law(
     Returns:
         Sorted values, probabilities and the error of merging; or None.
     """
-    parts = [atoms_of(groups, index) for index in members]
-    left = sum(math.log(len(part[0])) for part in parts)
+    lengths = [binomial.window_length(float(groups.trials[index]), groups.probability) for index in members]
+    if _too_many(groups, members, lengths, width):
+        return None
+    left = sum(math.log(length) for length in lengths)
     value, weight, error = np.zeros(1), np.ones(1), 0.0
-    for more, chance in parts:
-        size = len(value) * len(more)
+    for index, length in zip(members, lengths, strict=True):
+        size = len(value) * length
         if size > HALF:
             return None
-        left -= math.log(len(more))
+        left -= math.log(length)
+        more, chance = atoms_of(groups, index)
         value, weight, change = merge((value[:, None] + more).ravel(), (weight[:, None] * chance).ravel(), width)
         error += change
         if size > 4096 and len(value) > 0.8 * size and math.log(size) + left > math.log(HALF):
             return None  # nothing coincides and the rest does not fit
     return value, weight, error
+
+
+def _too_many(groups: Groups, members: list[int], lengths: list[int], width: float) -> bool:
+    # Whether the first two groups do not fit, before either has an atom: the first one's atoms are |δ| apart.
+    if len(members) < 2 or abs(groups.size[members[0]]) <= width:
+        return False
+    return lengths[0] * lengths[1] > HALF
 
 
 def halves(groups: Groups) -> tuple[list[int], list[int]]:
@@ -147,7 +157,7 @@ def halves(groups: Groups) -> tuple[list[int], list[int]]:
     Returns:
         Indices of the two sides.
     """
-    sizes = np.array([math.log(len(binomial.window(float(t), groups.probability))) for t in groups.trials])
+    sizes = np.array([math.log(binomial.window_length(float(t), groups.probability)) for t in groups.trials])
     sides: tuple[list[int], list[int]] = ([], [])
     loads = [0.0, 0.0]
     for index in np.argsort(-sizes, kind="stable"):

@@ -170,5 +170,11 @@ def gradient_spread(
         The standard deviations (D×C).
     """
     of_x, of_residual = (np.where((top := np.abs(part).max(axis=0)) > 0, top, 1.0) for part in (x, residual))
-    sums = np.sqrt(((x / of_x) ** 2).T @ (residual / of_residual) ** 2)  # no square overflows or vanishes
+    left, right = x / of_x, residual / of_residual
+    sums = np.sqrt((left**2).T @ right**2)  # no square overflows
+    crossed = (sums < 1e-140) & left.any(axis=0)[:, None] & right.any(axis=0)
+    for d, c in np.argwhere(crossed):  # squares that vanish, as large entries meet small ones alone
+        products = left[:, d] * right[:, c]
+        top = float(np.abs(products).max()) or 1.0
+        sums[d, c] = top * np.linalg.norm(products / top)
     return 2 * math.sqrt((1 - keep_prob) / keep_prob) * of_x[:, None] * sums * of_residual

@@ -18,14 +18,14 @@ from allora_analysis.ripple.bounds import checked_layers
 from allora_analysis.validation import ArgumentError
 
 ARCHITECTURES = ("linear", "relu", "prelayernorm")
+SQUARES = (1e-140, 1e150)  # norms within are sums of squares that neither vanish nor overflow
 
 
 def damped_branch(f: ArrayLike, eta: ArrayLike) -> np.ndarray:
     """ASF-LoRA's branch f̃_i = f_i/√(|f_i| + 1/η²) for f = BAx (§4.3), in place of LoRA's ηf_i.
 
     |f̃_i| ≤ min(η|f_i|, √|f_i|): never above LoRA's, and a square root where |f_i| ≫ 1/η². ALLoRA's own forward pass has
-    no such factor: it is LoRA's at η = 1. Written ηf/√(η²|f| + 1), which stands at η = 0. Checked by
-    `tests/test_ripple.py`.
+    no such factor: it is LoRA's at η = 1. It is 0 at η = 0. Checked by `tests/test_ripple.py`.
 
     Args:
         f: the adapter's output, any shape.
@@ -41,8 +41,9 @@ def damped_branch(f: ArrayLike, eta: ArrayLike) -> np.ndarray:
 
 def _damped(f: np.ndarray, eta: np.ndarray, log_scale: np.ndarray) -> np.ndarray | np.floating:
     # f and the result are divided by exp(log_scale). e^600 stands for anything larger: f̃ is then nothing beside Wx.
-    scale = np.exp(np.minimum(log_scale, 600.0))
-    return eta * f / np.sqrt(eta * eta * scale * np.abs(f) + 1.0)
+    root = np.exp(0.5 * np.minimum(log_scale, 600.0)) * np.sqrt(np.abs(f))
+    with np.errstate(divide="ignore", over="ignore"):
+        return f / np.hypot(root, 1.0 / eta)  # no square is formed; 1/η = ∞ gives 0
 
 
 def layer_norm(h: Float[np.ndarray, "*batch n columns"]) -> Float[np.ndarray, "*batch n columns"]:
@@ -102,10 +103,24 @@ def advance(
         h = direction + np.exp(-log_norm) * h
     if architecture == "relu":
         h = np.maximum(h, 0.0)
-    norm = np.linalg.norm(h, axis=-2, keepdims=True)
-    with np.errstate(divide="ignore"):
-        log_norm = log_norm + np.log(norm)
-    return h / np.where(norm > 0, norm, 1.0), log_norm
+    direction, log_length = _polar(h)
+    return direction, log_norm + log_length
+
+
+def _polar(
+    h: Float[np.ndarray, "*batch n columns"],
+) -> tuple[Float[np.ndarray, "*batch n columns"], Float[np.ndarray, "*batch 1 columns"]]:
+    # ĥ and log‖h‖; a column whose squares overflow or vanish is divided by its largest entry first.
+    with np.errstate(over="ignore", divide="ignore"):
+        norm = np.linalg.norm(h, axis=-2, keepdims=True)
+        extreme = (norm < SQUARES[0]) | (norm > SQUARES[1])
+        if not extreme.any():
+            return h / norm, np.log(norm)
+        largest = np.abs(h).max(axis=-2, keepdims=True)
+        scale = np.where(extreme & (largest > 0), largest, 1.0)
+        h = h / scale
+        norm = np.linalg.norm(h, axis=-2, keepdims=True)
+        return h / np.where(norm > 0, norm, 1.0), np.log(scale) + np.log(norm)
 
 
 def log_output_growth(

@@ -111,6 +111,10 @@ def _pair(value: float | None, spread: float | None) -> str:
     return "–" if value is None else f"{value:.3f} ± {text(spread, 2)}"
 
 
+def _decimal(value: float) -> str:
+    return f"{value:.4f}" if value == 0 or 1e-3 <= value < 1e6 else text(value)
+
+
 def table(config: Any, result: Result) -> Table:
     """One row per η: bounds, aligned network, typical growth predicted and measured, the adapters' share, ASF-LoRA.
 
@@ -151,8 +155,8 @@ def _notes(config: Any, predicted: Any, measured: Any) -> list[str]:
     notes = [
         f"At η = {text(config.eta[top])} the worst case is 10^{digits[0]:.1f}, a typical network 10^{digits[1]:.1f} "
         "(divide by log 10 = 2.303 for powers of ten).",
-        f"Drawn layers: {stds}; mean ‖W_l‖ = {measured['mean_weight_norm']:.4f}, m̄ = {text(measured['mean_ratio'])}. "
-        "Unless given: W neither grows nor shrinks a typical x, and m ≈ 1.",
+        f"Drawn layers: {stds}; mean ‖W_l‖ = {_decimal(measured['mean_weight_norm'])}, "
+        f"m̄ = {text(measured['mean_ratio'])}. Unless given: W neither grows nor shrinks a typical x, and m ≈ 1.",
         "Bounds use these layers' spectral norms; aligned: the forward pass of a network that has the same norms and "
         "lines up all top singular vectors.",
         f"{measured['replicas']} networks simulated; ALLoRA's forward pass (η absent) is LoRA's at η = 1: predicted "

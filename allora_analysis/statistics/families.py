@@ -5,6 +5,7 @@ Checked by `tests/test_statistics_families.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,10 +15,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.statistics.paired import PairedTest, paired_test
+from allora_analysis.statistics.paired import PairedTest, difference_test
 from allora_analysis.statistics.sample_size import detectable_effect, required_n
 from allora_analysis.statistics.z_tests import holm, rate
-from allora_analysis.validation import ArgumentError, count, several, vector
+from allora_analysis.validation import ArgumentError, count, non_negative, several, vector
 
 Case = TypeVar("Case", bound=Hashable)
 
@@ -55,7 +56,11 @@ class Difference:
 
 
 def paired_family(
-    differences: Mapping[Case, ArrayLike], level: float = 0.05, power: float = 0.8, cases: int | None = None
+    differences: Mapping[Case, ArrayLike],
+    level: float = 0.05,
+    power: float = 0.8,
+    cases: int | None = None,
+    grain: float = 0.0,
 ) -> dict[Case, Difference]:
     """Student's t of each case's differences, Holm's correction over all cases of the family.
 
@@ -64,25 +69,25 @@ def paired_family(
         level: the family's rate of false findings.
         power: for `detectable` and `required_n`.
         cases: of the family, if some have no differences yet; these count as p = 1.
+        grain: differences of one case that all lie this close together are equal. A difference of two rounded numbers
+            carries their rounding, however small it is itself: give `TIE` times the largest of them.
 
     Returns:
         The cases, in order.
 
     Raises:
-        ArgumentError: no case, a case of fewer than 2 differences, or fewer `cases` than there are.
+        ArgumentError: no case, a case of fewer than 2 differences, fewer `cases` than there are, or a negative grain.
     """
     level, power = rate("level", level), rate("power", power)
     arrays = {case: vector("differences", differences[case]) for case in several("differences", differences)}
-    tests = {
-        case: paired_test(array, np.zeros_like(array), method="t", confidence=1 - level)
-        for case, array in arrays.items()
-    }
+    grain = non_negative("grain", grain)
+    tests = {case: difference_test(array, 1 - level, grain) for case, array in arrays.items()}
     family = count("cases", len(tests) if cases is None else cases, len(tests))
     p_values = [_p_value(test) for test in tests.values()]
     adjusted = holm(p_values + [1.0] * (family - len(tests)))[: len(tests)]
     found = {}
     for (case, test), raw, p_value in zip(tests.items(), p_values, adjusted, strict=True):
-        deviation, first = float(arrays[case].std(ddof=1)), level / family
+        deviation, first = _deviation(test, arrays[case]), level / family
         found[case] = Difference(
             arrays[case],
             test.mean_difference,
@@ -97,8 +102,12 @@ def paired_family(
 
 
 def _p_value(test: PairedTest) -> float:
+    return 2.0 ** (1 - test.n) if math.isinf(test.statistic) else test.p_value
+
+
+def _deviation(test: PairedTest, differences: Float[np.ndarray, " n"]) -> float:
     low, high = test.interval
-    return 2.0 ** (1 - test.n) if low == high != 0 else test.p_value
+    return 0.0 if low == high else float(differences.std(ddof=1))  # equal ones have none but their rounding
 
 
 @cache

@@ -6,6 +6,8 @@ Checked by `tests/test_statistics_paired.py` against enumeration of all signs.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,13 +63,33 @@ def paired_test(first: ArrayLike, second: ArrayLike, method: str = "wilcoxon", c
     """
     choice("method", method, ("wilcoxon", "sign", "t"))
     differences, grain = _differences(first, second)
-    interval, t_statistic, t_p_value = student(differences, rate("confidence", confidence))
-    nonzero = differences[np.abs(differences) > grain]
+    by_t = difference_test(differences, rate("confidence", confidence), grain)
     if method == "t":
-        statistic, p_value = t_statistic, t_p_value
-    else:
-        statistic, p_value = _signed_ranks(nonzero, grain) if method == "wilcoxon" else _signs(nonzero)
-    return PairedTest(statistic, p_value, float(differences.mean()), interval, differences.size, nonzero.size)
+        return by_t
+    nonzero = differences[np.abs(differences) > grain]
+    statistic, p_value = _signed_ranks(nonzero, grain) if method == "wilcoxon" else _signs(nonzero)
+    return dataclasses.replace(by_t, statistic=statistic, p_value=p_value, n_nonzero=nonzero.size)
+
+
+def difference_test(differences: Float[np.ndarray, " n"], confidence: float, grain: float = 0.0) -> PairedTest:
+    """`paired_test` by Student's t, of differences whose two sides are not at hand.
+
+    Args:
+        differences: at least two.
+        confidence: of the interval, in (0, 1).
+        grain: what rounding may have added to a difference, 0 or above.
+
+    Returns:
+        The outcome.
+
+    Raises:
+        ArgumentError: fewer than two differences.
+    """
+    if differences.size < 2:
+        raise ArgumentError(f"differences: at least 2 are needed, received {differences.size}")
+    interval, statistic, p_value = student(differences, confidence, grain)
+    nonzero = int((np.abs(differences) > max(grain, TIE * np.abs(differences).max())).sum())
+    return PairedTest(statistic, p_value, float(differences.mean()), interval, differences.size, nonzero)
 
 
 def _differences(first: ArrayLike, second: ArrayLike) -> tuple[Float[np.ndarray, " n"], float]:
@@ -79,24 +101,34 @@ def _differences(first: ArrayLike, second: ArrayLike) -> tuple[Float[np.ndarray,
     return left - right, TIE * float(max(np.abs(left).max(), np.abs(right).max()))
 
 
-def student(values: Float[np.ndarray, " n"], confidence: float) -> tuple[tuple[float, float], float, float]:
+def student(
+    values: Float[np.ndarray, " n"], confidence: float, grain: float = 0.0
+) -> tuple[tuple[float, float], float, float]:
     """Student's t over n ≥ 2 independent values: mean ± t_{(1 + confidence)/2, n − 1}·s/√n.
 
     Args:
         values: the values; equal ones (up to rounding) have s = 0 and t = 0 or ±∞.
         confidence: in (0, 1).
+        grain: what rounding may have added to a value; that of a difference is relative to its two sides.
 
     Returns:
         Interval of the mean, t, two-sided p-value of mean 0.
     """
     from scipy.special import stdtr, stdtrit
 
-    mean, n = float(values.mean()), values.size
-    if np.ptp(values) <= TIE * np.abs(values).max():
-        return (mean, mean), float(np.copysign(np.inf, mean)) if mean else 0.0, 0.0 if mean else 1.0
-    stderr = float(values.std(ddof=1) / np.sqrt(n))
+    size, n = float(np.abs(values).max()), values.size
+    exponent = math.frexp(size)[1]
+    scaled = np.ldexp(values, -exponent)  # at most 1, with the same digits: no square overflows or vanishes
+    mean = float(scaled.mean())
+    if np.ptp(values) <= max(grain, TIE * size):
+        centre = float(np.ldexp(mean, exponent))
+        differs = abs(centre) > grain
+        return (centre, centre), math.copysign(math.inf, centre) if differs else 0.0, 0.0 if differs else 1.0
+    stderr = float(scaled.std(ddof=1) / np.sqrt(n))
     half = float(stdtrit(n - 1, (1 + confidence) / 2)) * stderr
-    return (mean - half, mean + half), mean / stderr, float(2 * stdtr(n - 1, -abs(mean) / stderr))
+    with np.errstate(over="ignore"):
+        low, high = np.ldexp([mean - half, mean + half], exponent)
+    return (float(low), float(high)), mean / stderr, float(2 * stdtr(n - 1, -abs(mean) / stderr))
 
 
 def _signs(nonzero: Float[np.ndarray, " m"]) -> tuple[float, float]:

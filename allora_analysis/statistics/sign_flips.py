@@ -30,7 +30,7 @@ class SignFlipTest:
         p_value: share of sign patterns whose |mean| is at least the observed one.
         smallest_p_value: the least that this many non-zero units can give, 2^{1 − n_nonzero}.
         n: number of units.
-        n_nonzero: number of non-zero units.
+        n_nonzero: number of non-zero units; one that is nothing but rounding beside the largest is 0.
         exact: whether all patterns were counted; otherwise they were sampled.
     """
 
@@ -86,7 +86,7 @@ def sign_flip_test(
         ArgumentError: more than `EXACT_FLIPS` non-zero units and no generator.
     """
     values, draws = vector("differences", differences), count("draws", draws)
-    nonzero = values[values != 0]
+    nonzero = values[np.abs(values) > TIE * np.abs(values).max()]
     exact = nonzero.size <= EXACT_FLIPS
     if not exact and generator is None:
         raise ArgumentError(

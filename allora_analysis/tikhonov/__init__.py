@@ -18,6 +18,7 @@ as shipped masks A's input. With k = (1 − keep_prob)/keep_prob, each adds its 
 | `nearest` | the nearest ridge otherwise |
 | `enumeration` | every mask of a small problem, the brute-force twin |
 | `monte_carlo` | drawn masks, the simulation |
+| `fluctuation` | the masked loss's standard deviation, which the simulation is measured against |
 | `spread` | designs whose spectrum spreads |
 | `figure`, `study` | `python -m allora_analysis.tikhonov` |
 """
@@ -36,6 +37,7 @@ from allora_analysis.tikhonov.enumeration import (
     enumerated_loss,
     enumerated_solution,
 )
+from allora_analysis.tikhonov.fluctuation import bottleneck_loss_std, loss_std
 from allora_analysis.tikhonov.loss import PLACEMENTS, expected_loss
 from allora_analysis.tikhonov.minimiser import dropout_solution, reduced_rank_solution
 from allora_analysis.tikhonov.monte_carlo import (
@@ -54,6 +56,7 @@ __all__ = [
     "SampleMean",
     "bottleneck_factors",
     "bottleneck_loss",
+    "bottleneck_loss_std",
     "bottleneck_minimum",
     "bottleneck_solution",
     "bottleneck_threshold",
@@ -65,6 +68,7 @@ __all__ = [
     "exact_penalty",
     "expected_loss",
     "is_exact_ridge",
+    "loss_std",
     "nearest_ridge",
     "nearest_ridge_to_fit",
     "reduced_rank_solution",

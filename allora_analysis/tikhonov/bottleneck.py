@@ -91,18 +91,42 @@ def bottleneck_threshold(singular_values: ArrayLike, keep_prob: float, rank: int
 
 
 def _threshold(values: Float[np.ndarray, " K"], noise: float, rank: int) -> float:
+    width, weight, active = _active(values, noise, rank)
+    return weight * float(values[:active].sum()) / (width + weight * active)
+
+
+def _active(values: Float[np.ndarray, " K"], noise: float, rank: int) -> tuple[float, float, int]:
+    # r and k, divided by k where it is large, and ρ. σ_ρ > τ_ρ is rσ_ρ > kΣ_{i≤ρ}(σ_i − σ_ρ), which no rounding of τ
+    # beside σ spoils; once it fails it stays so: the left side falls with ρ and the right one grows.
+    width, weight = rank / max(noise, 1.0), min(noise, 1.0)
     largest = values[:rank]
-    candidates = noise * np.cumsum(largest) / (rank + noise * np.arange(1, len(largest) + 1))
-    # Once σ_ρ ≤ τ_ρ it stays so: rσ_ρ falls with ρ and kΣ_{i≤ρ}(σ_i − σ_ρ) grows.
-    active = int(np.sum(largest > candidates))
-    return float(candidates[active - 1]) if active else 0.0
+    excess = np.cumsum(np.arange(len(largest)) * -np.diff(largest, prepend=largest[:1]))
+    return width, weight, int(np.sum(width * largest > weight * excess))
+
+
+def soft_threshold(values: Float[np.ndarray, " K"], keep_prob: float, rank: int) -> Float[np.ndarray, " K"]:
+    """(σ_i − τ)₊ for the r largest σ_i and 0 for the others, accurate where τ is all but σ_i.
+
+    Args:
+        values: σ ≥ 0, descending.
+        keep_prob: p in (0, 1].
+        rank: the width r of the bottleneck.
+
+    Returns:
+        The shrunk values, (rσ_i + kΣ_{j≤ρ}(σ_i − σ_j))/(r + kρ) for i ≤ ρ.
+    """
+    width, weight, active = _active(values, noise_ratio(keep_prob), rank)
+    kept, shrunk = values[:active], np.zeros_like(values)
+    above = np.sum(kept[:, None] - kept, axis=1)
+    shrunk[:active] = np.maximum((width * kept + weight * above) / (width + weight * active), 0.0)
+    return shrunk
 
 
 def _shrunk(
     fitted: Float[np.ndarray, "N C"], keep_prob: float, rank: int
 ) -> tuple[Float[np.ndarray, "N K"], Float[np.ndarray, " K"], Float[np.ndarray, "K C"]]:
     u, values, vt = np.linalg.svd(fitted, full_matrices=False)
-    shrunk = np.maximum(values - _threshold(values, noise_ratio(keep_prob), rank), 0.0)[:rank]
+    shrunk = soft_threshold(values, keep_prob, rank)[:rank]
     return u[:, : len(shrunk)], shrunk, vt[: len(shrunk)]
 
 
@@ -146,7 +170,8 @@ def bottleneck_minimum(x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int) 
     basis = singular_basis(x)[0]
     keep_prob, rank = validation.keep_probability(keep_prob), validation.count("rank", rank)
     u, shrunk, vt = _shrunk(basis @ (basis.T @ y), keep_prob, rank)
-    return float(np.sum((y - (u * shrunk) @ vt) ** 2)) + noise_ratio(keep_prob) / rank * float(shrunk.sum()) ** 2
+    total = float(shrunk.sum())
+    return float(np.sum((y - (u * shrunk) @ vt) ** 2)) + noise_ratio(keep_prob) / rank * total * total
 
 
 def equalising_rotation(values: Float[np.ndarray, " K"], width: int) -> Float[np.ndarray, "K width"]:

@@ -6,6 +6,7 @@ Everything happens in X's singular basis, cut at the numerical rank. Checked by 
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -102,33 +103,47 @@ def exact_penalty(
 
     Returns:
         λ ≥ 0, or None.
+
+    Raises:
+        ArgumentError: λ is no number of float64, besides what the checks of single arguments refuse.
     """
-    x = validation.matrix("x", x)
     noise = noise_ratio(validation.keep_probability(keep_prob))
+    design, sizes = _sizes(x, placement, of)
+    tolerance = validation.non_negative("tolerance", tolerance)
+    if noise == 0 or not design.any():
+        return 0.0
+    if not _equal(sizes, tolerance):
+        return None
+    top = float(sizes.max())
+    penalty = noise * float(np.mean((sizes / top) ** 2)) * top * top
+    if not sys.float_info.min <= penalty < math.inf:
+        raise validation.ArgumentError(
+            f"x: the penalty (1 - keep_prob)/keep_prob·c² with c = {top:.3g} leaves float64's range; scale x to c = 1"
+        )
+    return penalty
+
+
+def _sizes(x: ArrayLike, placement: str, of: str) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, " R"]]:
+    # The checked design, and what must all be one c; none for X = 0.
+    x = validation.matrix("x", x)
     validation.choice("placement", placement, PLACEMENTS)
     validation.choice("of", of, ("weights", "fit"))
-    tolerance = validation.non_negative("tolerance", tolerance)
-    if noise == 0 or not x.any():
-        return 0.0
     if placement == "output":
-        return _common(singular_basis(x)[1], noise, tolerance)
+        return x, singular_basis(x)[1]
     norms = column_norms(x)
-    if of == "weights":
-        return _common(norms[norms > 0], noise, tolerance)
+    if of == "weights" or not x.any():
+        return x, norms[norms > 0]
     size = norms.max()
     with np.errstate(over="ignore"):
         rows = singular_basis(x)[2][:, norms > 0] / (norms[norms > 0] / size)
     if not np.isfinite(rows @ rows.T).all():  # a column that vanishes beside the others, and whose row is rounding
-        return None
-    return _common(size / np.linalg.svd(rows, compute_uv=False), noise, tolerance)
+        return x, np.array([0.0, size])
+    return x, size / np.linalg.svd(rows, compute_uv=False)
 
 
-# λ = k·c² for sizes that are all c; relative to the largest, so that no square overflows or vanishes.
-def _common(sizes: Float[np.ndarray, " R"], noise: float, tolerance: float) -> float | None:
-    squares = (sizes / sizes.max()) ** 2
-    if np.ptp(squares) > tolerance:
-        return None
-    return noise * float(squares.mean()) * float(sizes.max()) ** 2
+# Relative to the largest, so that no square overflows or vanishes.
+def _equal(sizes: Float[np.ndarray, " R"], tolerance: float) -> bool:
+    return sizes.size == 0 or bool(np.ptp((sizes / sizes.max()) ** 2) <= tolerance)
 
 
 def is_exact_ridge(x: ArrayLike, placement: str, of: str = "weights", tolerance: float = 1e-9) -> bool:
@@ -148,4 +163,5 @@ def is_exact_ridge(x: ArrayLike, placement: str, of: str = "weights", tolerance:
         >>> is_exact_ridge([[2.0, 0.0], [0.0, 2.0]], "output"), is_exact_ridge([[1.0, 0.0], [0.0, 2.0]], "output")
         (True, False)
     """
-    return exact_penalty(x, 0.5, placement, of, tolerance) is not None
+    sizes = _sizes(x, placement, of)[1]
+    return _equal(sizes, validation.non_negative("tolerance", tolerance))

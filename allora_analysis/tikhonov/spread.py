@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from allora_analysis.tikhonov.bottleneck import bottleneck_solution, bottleneck_threshold
+from allora_analysis.tikhonov.bottleneck import bottleneck_solution, soft_threshold
 from allora_analysis.tikhonov.loss import PLACEMENTS
 from allora_analysis.tikhonov.minimiser import dropout_solution
 from allora_analysis.tikhonov.nearest import NearestRidge, nearest_ridge, nearest_ridge_to_fit
@@ -125,5 +125,4 @@ def bottleneck_shrinkage(
     """
     basis = singular_basis(x)[0]
     _, values, _ = singular_basis(basis @ (basis.T @ y))
-    shrunk = np.maximum(values - bottleneck_threshold(values, keep_prob, rank), 0.0)
-    return values, np.where(np.arange(len(values)) < rank, shrunk, 0.0) / values
+    return values, soft_threshold(values, keep_prob, rank) / values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 from allora_analysis import validation
 from allora_analysis.study import Result, Study, Table, sweep, text
 from allora_analysis.tikhonov.bottleneck import bottleneck_factors, bottleneck_loss
+from allora_analysis.tikhonov.fluctuation import bottleneck_loss_std, loss_std
 from allora_analysis.tikhonov.loss import PLACEMENTS, expected_loss
 from allora_analysis.tikhonov.minimiser import dropout_solution
 from allora_analysis.tikhonov.monte_carlo import SampleMean, sample_mean, sampled_bottleneck_losses, sampled_losses
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CURVE_POINTS = 25
+RARE = 1000  # kept or dropped mask entries, whichever are rarer, that a sample needs to tell its own standard error
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Row:
     nearest: NearestRidge
     loss: float
     sampled: SampleMean
+    stderr: float
+    """Of the sampled mean: its own, or the exact one where the draws hold too few rare entries to tell."""
 
 
 def bottleneck_width(config: Config) -> int:
@@ -117,28 +122,31 @@ def study_row(config: Config, x: np.ndarray, y: np.ndarray, generator: np.random
     if placement == "bottleneck":
         factors = bottleneck_factors(x, y, p, bottleneck_width(config))
         loss = bottleneck_loss(x, y, factors.a, factors.b, p)
+        std, entries = bottleneck_loss_std(x, y, factors.a, factors.b, p), len(x) * len(factors.a)
         draws = sampled_bottleneck_losses(x, y, factors.a, factors.b, p, config.draws, generator)
     else:
         w = dropout_solution(x, y, p, placement)
         loss = expected_loss(x, y, w, p, placement)
+        std, entries = loss_std(x, y, w, p, placement), (x if placement == "input" else y).size
         draws = sampled_losses(x, y, w, p, placement, config.draws, generator)
     found = nearest_ridge_anywhere(x, y, p, placement, bottleneck_width(config))
-    return Row(found, loss, sample_mean(draws))
+    sampled, enough = sample_mean(draws), config.draws * entries * min(p, 1 - p) >= RARE
+    return Row(found, loss, sampled, sampled.stderr if enough else std / math.sqrt(config.draws))
 
 
 def standardised(row: Row) -> float:
-    """z, the measured minus the predicted loss in standard errors; 0 where no mask drops anything and both agree.
+    """z, the measured minus the predicted loss in standard errors.
 
     Args:
         row: the row.
 
     Returns:
-        z; ±∞ for a constant loss that is off.
+        z; 0 where both agree to rounding, ±∞ for a loss that is off and that no mask changes.
     """
     gap = row.sampled.mean - row.loss
     if abs(gap) <= 1e-10 * row.loss:
         return 0.0
-    return gap / row.sampled.stderr if row.sampled.stderr > 0 else float(np.copysign(np.inf, gap))
+    return gap / row.stderr if row.stderr > 0 else math.copysign(math.inf, gap)
 
 
 def run(config: Config) -> Result:
