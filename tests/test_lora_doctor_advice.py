@@ -14,6 +14,7 @@ from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 from allora_analysis.lora.pairs import lora_pairs
 from tests.test_lora_doctor import ETA, backward, in_peft
+from tests.test_lora_param_groups import NOT_PRODUCTS
 
 peft = pytest.importorskip("peft")
 
@@ -107,6 +108,47 @@ def test_clipping_that_leaves_the_ratio_is_a_note():
     advice = lines(model, sgd(model), 1.0)
     assert advice["clipping"].level == "note"
     assert "max_grad_norm=0" not in advice["clipping"].text
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_verdict_says_that_clipping_undoes_it(momentum):
+    model = toy()
+    for part in (model[2].weight, model[2].bias):
+        part.requires_grad_(False)
+    whole = doctor(backward(model), sgd(model, momentum=momentum), 1e-3)
+    assert whole.verdict == "clipped"
+    assert [row.effect for row in whole.layers] == ["clipped"]
+    assert (whole.clipping.gain, whole.clipping.gain_after) == pytest.approx((ETA, 1.0), rel=1e-4)
+    assert str(whole).startswith("ALLoRA is on, and clipping undoes it")
+    assert "ok" not in {line.level for line in whole.advice}
+    assert "as it is" not in str(whole)
+    assert ("momentum" in {line.code for line in whole.advice}) == bool(momentum)
+    half = doctor(model, sgd(model), whole.clipping.norm / 2)
+    assert 1 < half.clipping.gain_after < ETA
+    assert half.verdict == "clipped"
+    for maximum in (None, 0.0, 1.01 * whole.clipping.norm):
+        assert doctor(model, sgd(model), maximum).verdict == "on"
+    assert doctor(model, torch.optim.AdamW(model.parameters()), 1e-3).verdict == "off"
+    assert doctor(model, None, 1e-3).verdict == "unknown"
+
+
+def test_clipping_of_a_factor_that_is_no_rows_is_noted():
+    model = toy("allora_od")
+    diagnosis = doctor(backward(model), sgd(model), 1e-3)
+    assert (diagnosis.verdict, diagnosis.clipping.gain) == ("on", None)
+    (note,) = [line for line in diagnosis.advice if line.code == "clipping"]
+    assert note.level == "note"
+    assert re.search(r"takes 100% of .* how much of the factor in 0 .* cannot be told; max_grad_norm=0", note.text)
+    assert "clipping" not in lines(model, sgd(model), 1e6)
+    assert "clipping" not in lines(backward(toy("asf_lora")), sgd(model), 1e-3)
+
+
+def test_clipping_to_nothing_and_of_infinite_gradients():
+    model = backward(toy())
+    with torch.no_grad():
+        model[0].b.grad[0, 0] = float("inf")
+    for maximum in (1e-300, 1.0):
+        assert str(doctor(model, sgd(model), maximum))
 
 
 def test_no_gradients_yet():
@@ -218,6 +260,51 @@ def test_another_variant_of_pefts_is_no_allora():
     assert {(row.variant, row.effect, row.factors) for row in diagnosis.layers} == {("DoraLinearVariant", "off", None)}
     optimizer = ALLoRAAdamW(param_groups(model), 0.1, ETA)
     assert {row.effect for row in doctor(model, optimizer).layers} == {"on the update"}
+
+
+@pytest.mark.parametrize("kind", NOT_PRODUCTS)
+@pytest.mark.parametrize("make", [torch.optim.AdamW, lambda ps: ALLoRAAdamW(ps, 0.1, ETA), None])
+def test_a_delta_that_is_not_the_product_is_a_problem(kind, make):
+    model = NOT_PRODUCTS[kind]()
+    (pair,) = lora_pairs(model)
+    diagnosis = doctor(model, make and make([pair.a, pair.b]))
+    (row,) = diagnosis.layers
+    assert (diagnosis.verdict, row.effect, row.variant) == ("off", "not BA", kind)
+    assert (row.norms, row.factors, row.backward) == (None, None, None)
+    assert (diagnosis.advice[0].level, diagnosis.advice[0].code) == ("problem", "not BA")
+    assert f"PEFT's {kind}" in diagnosis.advice[0].text
+    assert {"unmeasured", "off", "on the update"}.isdisjoint(line.code for line in diagnosis.advice)
+
+
+def square():
+    return add_adapters(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), 2, 1.0, torch.Generator().manual_seed(0))
+
+
+def test_a_of_one_layer_with_b_of_another_is_no_pair():
+    model = square()
+    crossed = [{"params": [model[i].a, model[1 - i].b], "pair": True, "scaling": 9.0} for i in (0, 1)]
+    diagnosis = doctor(model, ALLoRAAdamW(crossed, 1e-3, ETA))
+    assert diagnosis.verdict == "off"
+    assert {(row.effect, row.factors) for row in diagnosis.layers} == {("no pair", None)}
+    assert {line.code for line in diagnosis.advice if line.level == "problem"} == {"no pair"}
+    assert "another layer's" in diagnosis.advice[0].text
+    straight = ALLoRAAdamW([{"params": [layer.a, layer.b]} for layer in model], 1e-3, ETA)
+    assert doctor(model, straight).verdict == "on"
+
+
+def test_a_matrix_that_no_group_holds():
+    model = toy()
+    for left_out, held in (("a", "b"), ("b", "a")):
+        optimizer = torch.optim.SGD([getattr(model[0], held)], 0.1)
+        diagnosis = doctor(model, optimizer)
+        assert (diagnosis.verdict, diagnosis.layers[0].effect) == ("partly", "half in the optimizer")
+        assert "only one of A and B of 0" in diagnosis.advice[0].text
+        getattr(model[0], left_out).requires_grad_(False)  # on purpose, as in LoRA-FA
+        assert doctor(model, optimizer).verdict == "on"
+        getattr(model[0], left_out).requires_grad_(True)
+    model = square()
+    alone = ALLoRAAdamW([{"params": [layer.b]} for layer in model], 1e-3, ETA)
+    assert {row.effect for row in doctor(model, alone).layers} == {"no pair"}
 
 
 def test_layers_that_cannot_be_tried_alone():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
 
 from allora_analysis.lora import functional, layers
 from allora_analysis.lora.fused import allora_linear, fusible
+from allora_analysis.validation import ArgumentError
 from tests.brute_force import lora as twin
 from tests.test_lora_functional import assert_agree, backward, by_hand, problem
 from tests.test_lora_layers import built, through
@@ -136,3 +138,44 @@ def test_a_gradient_that_stops_above_comes_back_as_none(rng):
     module = built()
     found = torch.autograd.grad(Stop.apply(module(x)).sum(), (x, module.a, module.b), allow_unused=True)
     assert found == (None, None, None)
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_backward_inside_autocast_of_a_forward_outside(fused, per_token, rng):
+    x, a, b, grad = (torch.as_tensor(part).float() for part in problem(rng))
+    found, frozen = [], torch.ones(b.shape[0], a.shape[1])
+    plain = functional.allora_od if per_token else functional.allora
+    for inside in (False, True):
+        leaves = [part.clone().requires_grad_(True) for part in (x, a, b)]
+        if fused:
+            output = allora_linear(leaves[0], frozen, None, *leaves[1:], 2.0, per_token=per_token)
+        else:
+            output = plain(*leaves, 2.0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            found.append(torch.autograd.grad(output, leaves, grad))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_base_of_another_dtype_is_refused(dtype):
+    x, a, b = torch.ones(3, 4), torch.ones(2, 4), torch.ones(5, 2)
+    weight, bias = torch.ones(5, 4), torch.ones(5)
+    for name, parts in (("weight", (weight.to(dtype), bias)), ("bias", (weight, bias.to(dtype)))):
+        with pytest.raises(ArgumentError, match=f"{name}: torch.float32 wanted, .* received {dtype}; cast it"):
+            allora_linear(x, *parts, a, b, 2.0)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert allora_linear(x, *parts, a, b, 2.0).dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ArgumentError, match=r"weight: torch.float64 wanted"):
+        allora_linear(x.double(), weight, bias, a.double(), b.double(), 2.0)  # autocast leaves float64 alone
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_base_of_integers_is_refused(autocast, request):
+    error = ArgumentError if request.config.option.untyped else jaxtyping.TypeCheckError
+    frozen = torch.ones(5, 4, dtype=torch.int8)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), pytest.raises(error, match=r"weight") as caught:
+        allora_linear(torch.ones(3, 4), frozen, None, torch.ones(2, 4), torch.ones(5, 2), 2.0)
+    assert not request.config.option.untyped or str(caught.value).endswith("received torch.int8; cast it")

@@ -147,6 +147,83 @@ def test_a_convolutions_adapter_is_refused():
         param_groups(model)
 
 
+class Experts(nn.Module):
+    """Four weights in one parameter, as a mixture of experts has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stack, self.gate = nn.Parameter(torch.ones(4, 8, 6)), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return torch.einsum("ni,eoi,ne->no", x, self.stack, self.gate(x).softmax(-1))
+
+
+def experts():
+    config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=[], target_parameters=["0.stack"])
+    return peft.get_peft_model(nn.Sequential(Experts()), config)
+
+
+def kasa():
+    config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["0"], kasa_config=peft.KasaConfig())
+    return peft.get_peft_model(nn.Sequential(nn.Linear(6, 8)), config)
+
+
+def adalora():
+    config = peft.AdaLoraConfig(init_r=2, target_r=2, target_modules=["0"], total_step=9)
+    return peft.get_peft_model(nn.Sequential(nn.Linear(6, 8)), config)
+
+
+NOT_PRODUCTS = {"ParamWrapper": experts, "KasaLinearVariant": kasa, "SVDLinear": adalora}
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("kind", NOT_PRODUCTS)
+def test_layers_whose_delta_is_not_the_product_are_refused(kind):
+    """Their A and B chain: nothing in the shapes gives them away."""
+    model = NOT_PRODUCTS[kind]()
+    (pair,) = lora_pairs(model)
+    assert pair.a.shape[0] == pair.b.shape[1]
+    with pytest.raises(
+        ArgumentError, match=f"0 \\(default\\) is PEFT's {kind}, whose change .* is not s·BA.*plain LoRA"
+    ):
+        param_groups(model)
+
+
+class WithOwnPair(nn.Module):
+    """PEFT's model hands `a` and `b` on from the model inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.base, self.a, self.b = nn.Linear(7, 5), nn.Parameter(torch.ones(2, 7)), nn.Parameter(torch.ones(5, 2))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ALLoRALinear(nn.Linear(7, 5), 2, 3.0, "lora_x_eta"),
+        lambda: nn.Sequential(torch.compile(ALLoRALinear(nn.Linear(7, 5), 2, 3.0, "lora_x_eta"))),
+        lambda: peft.get_peft_model(WithOwnPair(), peft.LoraConfig(r=2, target_modules=["base"])),
+        adapted,
+    ],
+)
+def test_a_wrapper_that_hands_attributes_on_is_no_second_pair(make):
+    model = make()
+    wrapped = torch.compile(model)
+    assert [pair.a for pair in lora_pairs(wrapped)] == [pair.a for pair in lora_pairs(model)]
+    assert len(lora_pairs(model)) == len({id(pair.a) for pair in lora_pairs(model)})
+    assert_each_trainable_once(wrapped, param_groups(wrapped))
+
+
+def test_a_pair_that_is_parametrised_or_in_buffers_is_found():
+    model = ALLoRALinear(nn.Linear(7, 5), 2, 3.0, "lora_x_eta")
+    nn.utils.parametrize.register_parametrization(model, "a", nn.Identity())
+    assert len(lora_pairs(model)) == 1
+    frozen = nn.Module()
+    frozen.register_buffer("a", torch.ones(2, 7))
+    frozen.register_buffer("b", torch.ones(5, 2))
+    assert len(lora_pairs(frozen)) == 1
+
+
 @pytest.mark.bad_input
 def test_a_matrix_in_two_pairs_is_refused():
     model = add_adapters(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), 2, 1.0, torch.Generator())

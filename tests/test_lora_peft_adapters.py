@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from torch import nn
 
 from allora_analysis.lora.peft import ALLoRALayer, Rule, allora_config
+from allora_analysis.validation import ArgumentError
 from tests.tiny_peft_models import BERT_TARGETS, QWEN_TARGETS, batch, bert, logits, qwen, randomise
 
 pytestmark = pytest.mark.filterwarnings(
@@ -97,6 +98,20 @@ def test_the_variant_is_chosen_per_adapter():
     model.set_adapter("default")
     before = logits(model)
     assert near(logits(model.merge_and_unload()), before)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("combination", ["linear", "svd", "cat"])
+def test_a_weighted_adapter_of_lora_times_eta_comes_second_or_not_at_all(combination):
+    model = adapted("lora_x_eta")
+    with pytest.raises(ArgumentError, match=r"adapter 'default': add_weighted_adapter .* lora_x_eta's is eta; name an"):
+        model.add_weighted_adapter(["default"], [1.0], "sum", combination_type=combination)
+    assert list(model.peft_config) == ["default"]
+    expected = logits(model)
+    model.add_adapter("plain", config())  # B = 0
+    model.add_weighted_adapter(["plain", "default"], [1.0, 1.0], "sum", combination_type="cat")
+    model.set_adapter("sum")
+    assert near(logits(model), expected)
 
 
 def modules(model):

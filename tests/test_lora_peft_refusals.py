@@ -167,7 +167,7 @@ def planned():
         ),
         (packed, r"quantised weight"),
         (lambda: nn.Linear(8, 8).to(torch.float8_e4m3fn), r"quantised weight \(Linear, torch.float8_e4m3fn\)"),
-        (sharded, r"sharded weight, which is not supported"),
+        (sharded, r"sharded weight, which is not supported: call get_peft_model first, then shard whole transformer"),
         (planned, r"sharded weight"),
         (lambda: Conv1D(8, 8), r"layer '1' is a Conv1D; ALLoRA is for nn.Linear"),
         (lambda: nn.Embedding(8, 8), r"is a Embedding"),
@@ -181,6 +181,56 @@ def test_layers_that_cannot_carry_an_adapter(layer, match):
     model = nn.Sequential(nn.Linear(8, 8), layer())
     with refused_and_unchanged(model, match):
         get_peft_model(model, allora_config(2.0, r=2, target_modules=["0", "1"]))
+
+
+def flattened(weight):
+    return nn.Parameter(weight.detach().flatten())
+
+
+def emptied(weight):
+    return nn.Parameter(weight.detach()[:0])
+
+
+def of_a_mesh(weight):
+    class Shards(torch.Tensor):
+        device_mesh = "two devices"
+
+    return nn.Parameter(weight.detach().as_subclass(Shards))
+
+
+class Wrapper(nn.Module):
+    """What FSDP puts in a wrapped module's place, which hands on its attributes."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self._fsdp_wrapped_module = layer
+
+    def __getattr__(self, name):
+        return getattr(self._modules["_fsdp_wrapped_module"], name) if name == "weight" else super().__getattr__(name)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("side", ["lora_A", "lora_B"])
+def test_adapters_in_fsdps_wrapper(side):
+    model = get_peft_model(nn.Sequential(nn.Linear(6, 4)), allora_config(2.0, r=2, target_modules=["0"]))
+    parts = getattr(model.base_model.model[0], side)
+    parts["default"] = Wrapper(parts["default"])
+    with refused(r"received shapes \(2, 6\) and \(4, 2\): FSDP must not wrap lora_A and lora_B on their own"):
+        model(torch.ones(3, 6))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("shard", [flattened, emptied, of_a_mesh])
+@pytest.mark.parametrize("side", ["lora_A", "lora_B"])
+@pytest.mark.parametrize("fields", [{}, {"lora_dropout": 0.1}], ids=["fused", "unfused"])
+def test_adapters_that_fsdp_wrapped_on_their_own(shard, side, fields):
+    model = get_peft_model(nn.Sequential(nn.Linear(6, 4)), allora_config(2.0, r=2, target_modules=["0"], **fields))
+    part = getattr(model.base_model.model[0], side)["default"]
+    part.weight = shard(part.weight)
+    with refused(
+        r"adapter 'default': A \(r, 6\) and B \(4, r\) wanted, whole, received sha.*FSDP must not.*transformer blocks"
+    ):
+        model(torch.ones(3, 6))
 
 
 @pytest.mark.bad_input

@@ -145,6 +145,26 @@ def test_adapters_that_are_not_loras_alone(tmp_path, fields, match):
 
 
 @pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("what", "match"),
+    [
+        ('{"r": 0}', "r must be a whole number, 1 or above, received 0"),
+        ('{"r": "8"}', "r must be a whole number, 1 or above, received '8'"),
+        ('{"r": null}', "r must be a whole number, 1 or above, received None"),
+        ('{"r": 2.5, "use_rslora": true}', "r must be a whole number, 1 or above, received 2.5"),
+        ('{"lora_alpha": null}', "lora_alpha must be a finite number, received None"),
+        ('{"lora_alpha": "x"}', "lora_alpha must be a finite number, received 'x'"),
+        ('{"lora_alpha": NaN}', "lora_alpha must be a finite number, received nan"),
+    ],
+)
+def test_a_scaling_that_cannot_be_read_from_the_file(tmp_path, what, match):
+    lora().save_pretrained(tmp_path)
+    damage(tmp_path, what)
+    with refused_and_unchanged(base := qwen(), f"adapter_config.json: {match}; save the adapter again"):
+        train_on(base, tmp_path, ETA)
+
+
+@pytest.mark.bad_input
 def test_asf_lora_is_another_function(tmp_path):
     lora().save_pretrained(tmp_path / "lora")
     adapted("asf_lora").save_pretrained(tmp_path / "asf")

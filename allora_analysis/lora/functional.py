@@ -25,11 +25,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.lora.gradients import adapter_gradients
+from allora_analysis.lora.gradients import adapter_gradients, without_autocast
 from allora_analysis.lora.row_norms import factor_of_rows, norms_of_rows
 from allora_analysis.validation import ArgumentError, choice, positive
-
-VARIANTS = ("lora", "allora", "allora_od", "asf_lora")
 
 
 def row_norms(a: Float[Tensor, "r n2"], b: Float[Tensor, "n1 _"]) -> Float[Tensor, " n1"]:
@@ -158,12 +156,23 @@ def check(x: Tensor, a: Tensor, b: Tensor, eta: float, adaptor: str) -> tuple[to
         )
     if x.device != a.device:
         raise ArgumentError(f"x: it must be on the device of a and b ({a.device}), received {x.device}")
-    dtype, kind = x.dtype, x.device.type
-    if kind != "meta" and dtype != torch.float64 and torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind), *check_rule(eta, adaptor)
-    if dtype != a.dtype:
-        raise ArgumentError(f"x: {dtype} received with a and b of {a.dtype}; cast x, or use torch.autocast")
-    return dtype, *check_rule(eta, adaptor)
+    if autocasts(x):
+        return torch.get_autocast_dtype(x.device.type), *check_rule(eta, adaptor)
+    if x.dtype != a.dtype:
+        raise ArgumentError(f"x: {x.dtype} received with a and b of {a.dtype}; cast x, or use torch.autocast")
+    return x.dtype, *check_rule(eta, adaptor)
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether a product with x is autocast's; float64 is left as it is, by `nn.Linear` too.
+
+    Args:
+        x: inputs.
+
+    Returns:
+        False outside autocast.
+    """
+    return x.device.type != "meta" and x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type)
 
 
 def check_rule(eta: float, adaptor: str) -> tuple[float, str]:
@@ -223,6 +232,7 @@ class _Adapter(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, grad_hidden):
         saved, needs = ctx.saved_tensors, ctx.needs_input_grad
-        found = adapter_gradients(grad, grad_hidden, saved, tuple(ctx.rule), needs[:3])
-        grad_x = None if found.hidden is None else found.hidden @ saved[1].to(found.hidden.dtype)
+        with without_autocast(grad, grad_hidden):
+            found = adapter_gradients(grad, grad_hidden, saved, tuple(ctx.rule), needs[:3])
+            grad_x = None if found.hidden is None else found.hidden @ saved[1].to(found.hidden.dtype)
         return grad_x, found.a, found.b, None, None, None

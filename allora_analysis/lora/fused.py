@@ -2,9 +2,10 @@
 
 y = xWᵀ + bias + xAᵀBᵀ with ALLoRA's gradients (`gradients.py`); W and the bias are frozen. The adapter's products are
 added in place to the frozen layer's output and to its ∂/∂x, so that nothing of size tokens × n₁ or n₁×n₂ is written
-beside the two results, and autograd records one node for about eight. What is left above the frozen layer is the
-arithmetic of the adapter, 7r/(2n) of the layer's own at n₁ = n₂ = n. The constant adaptor with η = 1 is LoRA, at this
-speed. Checked by `tests/test_lora_fused.py`, measured by `benchmarks/layer.py`.
+beside the two results, and autograd records one node for about eight. Two exceptions: per token, the backward pass
+computes f and its factor again, tokens × n₁ in float32 or better; under autocast W is written in autocast's dtype. What
+is left above the frozen layer is the arithmetic of the adapter, 7r/(2n) of the layer's own at n₁ = n₂ = n. The constant
+adaptor with η = 1 is LoRA, at this speed. Checked by `tests/test_lora_fused.py`, measured by `benchmarks/layer.py`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from allora_analysis.lora.functional import check
-from allora_analysis.lora.gradients import adapter_gradients
+from allora_analysis.lora.functional import autocasts, check
+from allora_analysis.lora.gradients import adapter_gradients, without_autocast
 from allora_analysis.validation import ArgumentError
 
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -34,8 +36,8 @@ def allora_linear(
 
     Args:
         x: inputs.
-        weight: W, frozen.
-        bias: the layer's, frozen, or None.
+        weight: W, frozen, of x's dtype; under autocast of any of `FLOATS`.
+        bias: the layer's, frozen, or None; of the same dtype.
         a: A.
         b: B.
         eta: the factor of a row of zeros.
@@ -49,7 +51,7 @@ def allora_linear(
         ArgumentError: W or the bias is trainable, shapes, dtypes or devices do not match, no such rule.
     """
     dtype, eta, adaptor = check(x, a, b, eta, adaptor)
-    _check_layer(weight, bias, a, b)
+    _check_layer(weight, bias, a, b, FLOATS if autocasts(x) else (dtype,))
     flat = x.to(dtype).reshape(-1, x.shape[-1])
     output, _ = _AdaptedLinear.apply(flat, weight, bias, a, b, eta, adaptor, per_token)
     return output.reshape(*x.shape[:-1], b.shape[0])
@@ -74,7 +76,7 @@ def fusible(base: nn.Module) -> bool:
     )
 
 
-def _check_layer(weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> None:
+def _check_layer(weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
     shape = (b.shape[0], a.shape[1])
     if tuple(weight.shape) != shape or (bias is not None and tuple(bias.shape) != shape[:1]):
         received = f"{tuple(weight.shape)} and {None if bias is None else tuple(bias.shape)} received"
@@ -90,10 +92,22 @@ def _check_layer(weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> N
             )
         if part.device != a.device:
             raise ArgumentError(f"{name}: it must be on the device of a and b ({a.device}), received {part.device}")
+        if part.dtype not in dtypes:
+            wanted = " or ".join(map(str, dtypes))
+            raise ArgumentError(f"{name}: {wanted} wanted, as of x or for autocast, received {part.dtype}; cast it")
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def _through(grad: Tensor | None, hidden: Tensor | None, weight: Tensor, a: Tensor) -> Tensor | None:
+    # ∂L/∂x
+    if grad is None:  # nothing comes back along this layer's output, and perhaps nothing at all
+        return None if hidden is None else hidden @ a
+    if torch.is_grad_enabled():  # a second backward pass, or torch.func, is to follow
+        return torch.addmm(grad @ weight.to(grad.dtype), hidden, a)
+    return (grad @ weight.to(grad.dtype)).addmm_(hidden, a)
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -113,18 +127,10 @@ class _AdaptedLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, grad_hidden):
-        *saved, weight = ctx.saved_tensors
-        needs = ctx.needs_input_grad
-        found = adapter_gradients(grad, grad_hidden, saved, tuple(ctx.rule), (needs[0], needs[3], needs[4]))
-        grad_x = None
-        if needs[0]:
-            a = saved[1].to(saved[0].dtype)
-            if grad is None:  # nothing comes back along this layer's output, and perhaps nothing at all
-                grad_x = None if found.hidden is None else found.hidden @ a
-            elif torch.is_grad_enabled():  # a second backward pass, or torch.func, is to follow
-                grad_x = torch.addmm(grad @ weight.to(grad.dtype), found.hidden, a)
-            else:
-                grad_x = (grad @ weight.to(grad.dtype)).addmm_(found.hidden, a)
+        (*saved, weight), needs = ctx.saved_tensors, ctx.needs_input_grad
+        with without_autocast(grad, grad_hidden):
+            found = adapter_gradients(grad, grad_hidden, saved, tuple(ctx.rule), (needs[0], needs[3], needs[4]))
+            grad_x = _through(grad, found.hidden, weight, saved[1].to(saved[0].dtype)) if needs[0] else None
         return grad_x, None, None, found.a, found.b, None, None, None
 
     @staticmethod

@@ -8,6 +8,7 @@ Everything is differentiable, for a second backward pass. Checked by `tests/test
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,21 @@ class Gradients(NamedTuple):
     hidden: Tensor | None
     a: Tensor | None
     b: Tensor | None
+
+
+def without_autocast(*gradients: Tensor | None) -> AbstractContextManager:
+    """What a backward pass runs in: in the dtypes of its forward pass, also where it is called inside autocast.
+
+    Args:
+        *gradients: of the outputs.
+
+    Returns:
+        A context, for the device of the gradients.
+    """
+    kind = next((gradient.device.type for gradient in gradients if gradient is not None), "meta")
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 def row_gradients(grad: Tensor, saved, eta: float, adaptor: str, needs: tuple[bool, ...]) -> Gradients:

@@ -141,7 +141,8 @@ def param_groups(
 
     Raises:
         ArgumentError: no trainable LoRA pair, a layer of ALLoRA's own family (train those with SGD), an adapter that is
-            no pair of matrices (a convolution's), or a matrix shared by several pairs.
+            no pair of matrices (a convolution's) or whose ΔW is not s·BA (a stack of experts', KaSA's), or a matrix
+            shared by several pairs.
     """
     rates = {"lr": lr, "weight_decay": weight_decay}
     pairs = [pair for pair in lora_pairs(model) if pair.trainable]
@@ -192,6 +193,11 @@ def _check_pair(pair: Pair, taken: set[Tensor]) -> None:
         raise ArgumentError(
             f"model: {pair.label} has no pair of matrices but {tuple(pair.a.shape)} and {tuple(pair.b.shape)}; leave "
             "it out of target_modules"
+        )
+    if not pair.is_product:
+        raise ArgumentError(
+            f"model: {pair.label} is PEFT's {pair.variant}, whose change of the weight is not s·BA, nor are its row "
+            "norms BA's; adapt nn.Linear layers by plain LoRA or DoRA (no target_parameters)"
         )
     if taken & {pair.a, pair.b}:
         raise ArgumentError(f"model: {pair.label} shares a matrix with another pair; untie them (ensure_weight_tying)")

@@ -15,6 +15,10 @@ from torch import Tensor, nn
 
 # Plain LoRA forwards and gradients; LoRA×η is LoRA at scaling η.
 PLAIN = ("lora", "lora_x_eta")
+# Whose ΔW is s·BA, DoRA's up to a magnitude for each row.
+PRODUCTS = (*PLAIN, "allora", "allora_0", "allora_od", "asf_lora", "DoraLinearVariant", "DoraEmbeddingVariant")
+# What PEFT's layers have whose own ΔW is no BA: a stack of experts' (ParamWrapper), and one with a diagonal (AdaLoRA).
+OTHERS = ("parameter_name", "lora_E")
 QUANTISED_WORDS = ("4bit", "8bit", "quant", "gptq", "awq", "hqq", "eetq", "aqlm")
 
 
@@ -29,7 +33,7 @@ class Pair:
         a: A, (r, n₂).
         b: B, (n₁, r).
         scaling: s.
-        variant: "lora", one of ALLoRA's family, or the class name of another of PEFT's variants.
+        variant: "lora", one of ALLoRA's family, or the class name of another of PEFT's variants or layers.
         eta: the variant's η, or None.
         adaptor: the variant's adaptor, or None.
         drop_rate: of the adapter's dropout.
@@ -64,6 +68,11 @@ class Pair:
         """A or B is trained."""
         return self.a.requires_grad or self.b.requires_grad
 
+    @property
+    def is_product(self) -> bool:
+        """The adapter's ΔW is s·BA, so that the norms of its rows are those of a product of A and B."""
+        return self.variant in PRODUCTS and chained(self.a, self.b)
+
 
 def chained(a: Any, b: Any) -> bool:
     """Whether BA exists: matrices of shapes (r, n₂) and (n₁, r).
@@ -90,15 +99,22 @@ def lora_pairs(model: nn.Module) -> tuple[Pair, ...]:
     """
     found: list[Pair] = []
     for name, module in model.named_modules():
-        if all(hasattr(module, attribute) for attribute in ("lora_A", "lora_B", "scaling")):
+        if _has(module, "lora_A", "lora_B", "scaling"):
             found += _peft_pairs(name, module)
-        elif chained(getattr(module, "a", None), getattr(module, "b", None)):
+        elif _has(module, "a", "b") and chained(module.a, module.b):
             found.append(_bare_pair(name, module))
     return tuple(found)
 
 
+def _has(module: nn.Module, *names: str) -> bool:
+    # Of its own: wrappers (a compiled module, PeftModel) hand on the attributes of the module inside.
+    own = {*vars(module), *module._parameters, *module._buffers, *module._modules}
+    return all(name in own or hasattr(type(module), name) for name in names)
+
+
 def _peft_pairs(name: str, layer: Any) -> Iterator[Pair]:
-    weights = {key: (layer.lora_A[key].weight, layer.lora_B[key].weight) for key in layer.lora_A}
+    plain = type(layer).__name__ if any(hasattr(layer, mark) for mark in OTHERS) else "lora"
+    weights = {key: tuple(_weight(side[key]) for side in (layer.lora_A, layer.lora_B)) for key in layer.lora_A}
     embedding = getattr(layer, "lora_embedding_A", {})
     weights |= {key: (embedding[key], layer.lora_embedding_B[key]) for key in embedding}
     for adapter, (a, b) in weights.items():
@@ -110,7 +126,7 @@ def _peft_pairs(name: str, layer: Any) -> Iterator[Pair]:
             a,
             b,
             float(layer.scaling[adapter]),
-            "lora" if rule is None else getattr(rule, "name", type(rule).__name__),
+            plain if rule is None else getattr(rule, "name", type(rule).__name__),
             getattr(rule, "eta", None),
             getattr(rule, "adaptor", None),
             float(getattr(layer.lora_dropout[adapter], "p", 0.0)) if adapter in layer.lora_dropout else 0.0,
@@ -119,6 +135,10 @@ def _peft_pairs(name: str, layer: Any) -> Iterator[Pair]:
             bool(layer.disable_adapters),
             getattr(layer, "quantization_backend", None) is not None or _quantised(layer.get_base_layer()),
         )
+
+
+def _weight(part: Any) -> Tensor:
+    return part if isinstance(part, Tensor) else part.weight
 
 
 def _bare_pair(name: str, module: Any) -> Pair:

@@ -10,18 +10,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from allora_analysis.lora.doctor.layer_report import LayerReport
+from allora_analysis.lora.doctor.layer_report import LayerReport, holds
 from allora_analysis.lora.doctor.prognosis import Clipping, OptimizerEffect
 from allora_analysis.lora.pairs import PLAIN, Pair
 
 LEVELS = ("problem", "note", "ok")
-KEPT = 0.9  # of the logarithm of the gain: below, clipping is a problem
+ON_GRADIENT = ("on the gradient", "clipped")
 IDLE = ("merged", "disabled", "inactive", "frozen")
 ALLORA_ADAMW = (
     "plain LoRA layers (peft.LoraConfig) with allora_analysis.lora.optim.ALLoRAAdamW(param_groups(model), lr, eta)"
 )
 
-# effect → (level, text); {layers} says which, {optimizer} and {response} what the optimizer was found to do.
+# effect → (level, text); {layers} and {variants} say which, {optimizer} and {response} what the optimizer does.
+# "clipped" has none: the line on clipping says it, with numbers.
 TEXTS = {
     "undone": (
         "problem",
@@ -45,12 +46,22 @@ TEXTS = {
     ),
     "no pair": (
         "problem",
-        "ALLoRAAdamW holds {layers} in groups that are no pair, and trains them by plain AdamW; build the groups with "
-        "param_groups(model)",
+        "ALLoRAAdamW does not hold A and B of {layers} together as a pair, so the factor on their update is none or "
+        "another layer's; build the groups with param_groups(model)",
+    ),
+    "not BA": (
+        "problem",
+        "what {layers} add to the weight is not s·BA (PEFT's {variants}), so ALLoRA has no row norms there; adapt "
+        "nn.Linear layers by allora_config or plain LoRA (no target_parameters)",
     ),
     "not in the optimizer": (
         "problem",
-        "{optimizer} does not hold B of {layers}, which will not move; build the optimizer after the adapters",
+        "{optimizer} does not hold A and B of {layers}, which will not move; build the optimizer after the adapters",
+    ),
+    "half in the optimizer": (
+        "problem",
+        "{optimizer} holds only one of A and B of {layers}, and the other will not move; build the optimizer from all "
+        "trainable parameters, or freeze what is to stay (requires_grad_(False))",
     ),
     "backward is LoRA's": (
         "problem",
@@ -63,7 +74,7 @@ TEXTS = {
         "note",
         "what becomes of the factor in {layers} depends on the optimizer; call doctor(model, optimizer)",
     ),
-    "on the gradient": ("ok", "the factor reaches the parameters of {layers} as it is ({optimizer}: {response})"),
+    "on the gradient": ("ok", "{optimizer} hands the factor of {layers} on to the step as it is ({response})"),
     "on the update": ("ok", "ALLoRAAdamW puts the factor on the update of {layers}; clipping does not touch it"),
     "in the forward": ("ok", "the rule of {layers} is in the forward pass, where no optimizer undoes it"),
 }
@@ -159,10 +170,13 @@ def _on_effects(layers: Sequence[LayerReport], optimizer: OptimizerEffect | None
         source = "measured" if optimizer.measured else "by its name"
         response = f"a factor c on a row becomes c^{abs(optimizer.response):.2f}, {source}"
     for effect, (level, text) in TEXTS.items():
-        names = [layer.name for layer in layers if layer.effect == effect]
-        if names:
-            yield Advice(level, effect, text.format(layers=which(names), optimizer=name, response=response))
-    if optimizer is not None and optimizer.momentum and any(layer.effect == "on the gradient" for layer in layers):
+        found = [layer for layer in layers if layer.effect == effect]
+        if found:
+            words = {"layers": which([layer.name for layer in found]), "optimizer": name, "response": response}
+            yield Advice(
+                level, effect, text.format(variants=", ".join(sorted({one.variant for one in found})), **words)
+            )
+    if optimizer is not None and optimizer.momentum and any(layer.effect in ON_GRADIENT for layer in layers):
         yield Advice("note", "momentum", f"{name}'s momentum carries earlier factors on: the step lags behind d")
 
 
@@ -173,7 +187,7 @@ def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: di
         "registration lost": [p.variant == "lora" and stated.get(p.adapter) not in (None, *PLAIN) for p in pairs],
         "backward": [row.backward == "another" and (p.variant in PLAIN or p.eta is not None) for p, row in rows],
         "scaling": [p.variant not in PLAIN and p.eta is not None and p.scaling != 1 for p in pairs],
-        "unmeasured": [row.backward is None and row.effect not in IDLE for row in layers],
+        "unmeasured": [row.backward is None and row.effect not in (*IDLE, "not BA") for row in layers],
         "not finite": [row.norms is not None and not math.isfinite(sum(row.norms)) for row in layers],
         "dropout": [row.drop_rate > 0 for row in layers],
         "quantised": [row.quantised for row in layers],
@@ -190,8 +204,9 @@ def _on_groups(
 ) -> Iterator[Advice]:
     if optimizer is None or not optimizer.on_update:
         return
-    groups = [(pair, homes[id(pair.b)]) for pair in pairs if id(pair.b) in homes]
-    names = [pair.label for pair, group in groups if group["pair"] and not math.isclose(group["scaling"], pair.scaling)]
+    groups = [(pair, homes.get(id(pair.b))) for pair in pairs]
+    held = [(pair, group) for pair, group in groups if holds(group, pair)]
+    names = [pair.label for pair, group in held if not math.isclose(group["scaling"], pair.scaling)]
     if names:
         yield Advice(
             "problem",
@@ -206,17 +221,26 @@ def _on_gradients(
 ) -> Iterator[Advice]:
     if all(pair.b.grad is None for pair in pairs):
         yield Advice("note", "no gradients", "no gradient yet: call doctor after loss.backward(), before the step")
-    scaling = [layer for layer in layers if layer.effect in ("on the gradient", "unknown", "partly undone")]
+    scaling = [layer for layer in layers if layer.effect in (*ON_GRADIENT, "unknown", "partly undone")]
     acting = scaling and any(pair.variant not in PLAIN for pair in pairs)
     if acting and clipping is None:
         text = "transformers' Trainer clips the gradient's norm at 1 unless max_grad_norm=0; pass max_grad_norm to see"
         yield Advice("note", "max_grad_norm", text)
-    if clipping is None or clipping.gain is None or clipping.gain_after is None or not acting or clipping.removed <= 0:
-        return
-    undone = abs(math.log(clipping.gain_after)) < KEPT * abs(math.log(clipping.gain))
+    if clipping is not None and acting and clipping.removed > 0:
+        yield _on_clipping(clipping, scaling)
+
+
+def _on_clipping(clipping: Clipping, layers: Sequence[LayerReport]) -> Advice:
     text = (
         f"clipping at {clipping.max_norm:g} takes {clipping.removed:.0%} of the gradient's norm, {clipping.norm:.3g}: "
+    )
+    if clipping.gain is None or clipping.gain_after is None:
+        names = which([layer.name for layer in layers])
+        text += f"how much of the factor in {names} that undoes cannot be told; max_grad_norm=0 leaves all of it"
+        return Advice("note", "clipping", text)
+    text += (
         f"the gradient of B is {clipping.gain:.3g} times LoRA's, and {clipping.gain_after:.3g} times with both clipped"
     )
-    way_out = "; set max_grad_norm=0, or use " + ALLORA_ADAMW if undone else ""
-    yield Advice("problem" if undone else "note", "clipping", text + way_out)
+    if not clipping.undoes:
+        return Advice("note", "clipping", text)
+    return Advice("problem", "clipping", text + "; set max_grad_norm=0, or use " + ALLORA_ADAMW)

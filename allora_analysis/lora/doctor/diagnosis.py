@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from allora_analysis.lora.doctor.advice import Advice, advise
-from allora_analysis.lora.doctor.layer_report import LayerReport, layer_factor, report
+from allora_analysis.lora.doctor.layer_report import LayerReport, clipped, layer_factor, report
 from allora_analysis.lora.doctor.prognosis import (
     Clipping,
     OptimizerEffect,
@@ -28,8 +28,9 @@ from allora_analysis.lora.doctor.table import table
 from allora_analysis.lora.pairs import Pair, lora_pairs
 from allora_analysis.validation import ArgumentError, non_negative
 
-ON = ("on the gradient", "on the update", "twice", "in the forward")
-OFF = ("off", "undone", "no pair", "not in the optimizer", "backward is LoRA's")
+ON = ("on the gradient", "clipped", "on the update", "twice", "in the forward")
+PARTLY = ("partly undone", "half in the optimizer")
+OFF = ("off", "undone", "no pair", "not BA", "not in the optimizer", "backward is LoRA's")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Diagnosis:
     """The doctor's findings.
 
     Attributes:
-        verdict: "on", "off", "partly" or "unknown", over the layers that are trained.
+        verdict: "on", "clipped" (on, and clipping undoes it), "off", "partly" or "unknown", over the layers that are
+            trained.
         layers: one report for each adapter of each layer.
         optimizer: what the optimizer makes of a row factor, or None if none was given.
         clipping: what clipping makes of the last gradients, or None without a maximum or gradients.
@@ -87,8 +89,8 @@ def doctor(model: nn.Module, optimizer: Any = None, max_grad_norm: float | None 
     configs = _configs(model)
     with torch.no_grad():
         effect = None if optimizer is None else _optimizer_effect(optimizer, homes, pairs)
-        layers = tuple(report(pair, effect, homes.get(id(pair.b)), configs) for pair in pairs)
         clipping = clipping_effect(maximum, *_gradients(model, pairs)) if maximum else None
+        layers = tuple(clipped(report(pair, effect, homes, configs), clipping) for pair in pairs)
     verdict = _verdict([layer.effect for layer in layers])
     advice = advise(pairs, layers, effect, clipping, homes, configs)
     return Diagnosis(verdict, layers, effect, clipping, advice)
@@ -114,12 +116,11 @@ def _gradients(model: nn.Module, pairs: tuple[Pair, ...]) -> tuple[list[Tensor],
 
 def _verdict(effects: list[str]) -> str:
     on, off = ([effect in words for effect in effects].count(True) for words in (ON, OFF))
-    partly, unknown = effects.count("partly undone"), effects.count("unknown")
-    if unknown:
+    if "unknown" in effects:
         return "unknown"
-    if partly or (on and off):
+    if any(effect in PARTLY for effect in effects) or (on and off):
         return "partly"
-    return "on" if on else "off"
+    return "clipped" if "clipped" in effects else "on" if on else "off"
 
 
 def _plain(value: Any) -> Any:

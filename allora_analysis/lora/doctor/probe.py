@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.lora.pairs import PLAIN, Pair, chained
+from allora_analysis.lora.pairs import PLAIN, Pair
 from allora_analysis.lora.row_norms import norms_of_rows
 
 TOKENS = 4
@@ -33,7 +33,7 @@ def backward_word(pair: Pair) -> str | None:
         "as stated", "lora's" (T = 1 although the layer states another) or "another"; None where the layer
             cannot be called alone, or its output does not depend on B (merged, disabled).
     """
-    if not chained(pair.a, pair.b) or pair.a.is_meta or not pair.b.requires_grad:
+    if not pair.is_product or pair.a.is_meta or not pair.b.requires_grad:
         return None
     dtype = _input_dtype(pair)
     x, v = (_normal(pair.a, size).to(dtype) for size in (pair.a.shape[1], pair.b.shape[0]))

@@ -6,6 +6,7 @@ Checked by `tests/test_lora_doctor_prognosis.py`.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from allora_analysis.lora.optim import ALLoRAAdamW
 
+KEPT = 0.9  # of the logarithm of the gain: below, clipping undoes the factor
 STEPS = 20  # RAdam adapts from its sixth step on
 # Where an optimizer cannot be tried (it needs a GPU, a closure, …): families that divide a gradient by its own size.
 NORMALISING = ("adam", "lion", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "rprop", "signsgd", "sophia")
@@ -119,6 +121,13 @@ class Clipping:
     removed: float
     gain: float | None
     gain_after: float | None
+
+    @property
+    def undoes(self) -> bool:
+        """A good part of the factor is gone, or all of it: of log(gain), clipping leaves less than nine tenths."""
+        if not self.gain or self.gain_after is None or not self.removed > 0:
+            return False
+        return self.gain_after == 0 or abs(math.log(self.gain_after)) < KEPT * abs(math.log(self.gain))
 
 
 def clipping_effect(

@@ -11,6 +11,7 @@ from allora_analysis.lora.doctor.prognosis import Clipping, OptimizerEffect
 HEAD = ("layer", "variant", "s", "r", "‖s(BA)_i‖ min/median/max", "d min/median/max", "‖g_B‖/LoRA's", "effect")
 VERDICTS = {
     "on": "ALLoRA is on.",
+    "clipped": "ALLoRA is on, and clipping undoes it, in part or altogether.",
     "off": "ALLoRA is OFF.",
     "partly": "ALLoRA is on in part.",
     "unknown": "Whether ALLoRA is on depends on the optimizer.",
@@ -28,7 +29,7 @@ def table(
     """A diagnosis, readable.
 
     Args:
-        verdict: "on", "off", "partly" or "unknown".
+        verdict: "on", "clipped", "off", "partly" or "unknown".
         layers: a line each.
         optimizer: what it makes of a row factor.
         clipping: what it makes of the last gradients.

@@ -13,7 +13,7 @@ from peft.tuners.lora.layer import Linear, LoraVariant
 from torch import Tensor, nn
 
 from allora_analysis.lora.fused import allora_linear, fusible
-from allora_analysis.lora.peft.rule import Rule, refuse_merge
+from allora_analysis.lora.peft.rule import Rule, matrices, refuse_merge
 from allora_analysis.lora.peft.targets import check_target, is_finite
 from allora_analysis.validation import ArgumentError
 
@@ -89,10 +89,10 @@ class ALLoRALayer(Linear):
         dropout, base = self.lora_dropout[name], self.base_layer
         if self.scaling[name] != 1 or (dropout.training and type(dropout) is not nn.Identity) or not fusible(base):
             return None
-        weight, a = base.weight, self.lora_A[name].weight
+        weight, (a, b) = base.weight, matrices(self, name)
         if not x.dtype == weight.dtype == a.dtype and not torch.is_autocast_enabled(x.device.type):
             return None
-        return rule, weight, base.bias, a, self.lora_B[name].weight
+        return rule, weight, base.bias, a, b
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """s·BA.

@@ -1,5 +1,8 @@
 """PEFT's tuner for LoRA, all or nothing: an adapter that cannot be made or merged leaves the model as it was.
 
+Two exceptions, outside the tuner: a `task_type` that the model cannot do, at which `get_peft_model` raises with the
+adapter in place, and `mixed=True`, which has a tuner of PEFT's own; build the model again after an error there.
+
 PEFT replaces layers one by one and stops at the first that fails. `ALLoRAModel` takes LoRA's place in PEFT's registry
 of tuners; for plain LoRA configs it does what `LoraModel` does. Checked by `tests/test_lora_peft_refusals.py`.
 """
@@ -18,7 +21,7 @@ from torch import nn
 
 from allora_analysis.lora.peft.config import ALLoRAConfig
 from allora_analysis.lora.peft.layer import ALLoRALayer, is_foreign
-from allora_analysis.lora.peft.rule import refuse_merge
+from allora_analysis.lora.peft.rule import LORA_X_ETA, refuse_merge
 from allora_analysis.validation import ArgumentError
 
 
@@ -129,15 +132,25 @@ class ALLoRAModel(LoraModel):
         return super().merge_and_unload(progressbar=progressbar, safe_merge=safe_merge, adapter_names=adapter_names)
 
     def add_weighted_adapter(self, adapters: list[str], *args: Any, **kwargs: Any) -> None:
-        """PEFT's, from adapters that are matrices.
+        """PEFT's, from adapters that are matrices. The new one has the rule of the first, and scaling 1.
 
         Args:
             adapters: their names.
             *args: PEFT's.
             **kwargs: PEFT's.
+
+        Raises:
+            ArgumentError: ASF-LoRA among them, or LoRA×η first.
         """
-        for name in adapters:
-            refuse_merge([getattr(self.peft_config.get(name), "variant", "")], name)
+        variants = [getattr(self.peft_config.get(name), "variant", "") for name in adapters]
+        for name, variant in zip(adapters, variants, strict=True):
+            refuse_merge([variant], name)
+        if variants[:1] == [LORA_X_ETA]:
+            raise ArgumentError(
+                f"adapter {adapters[0]!r}: add_weighted_adapter gives the new adapter the first one's rule and scaling "
+                "1, but lora_x_eta's is eta; name an adapter of another variant first, or combine them in plain PEFT "
+                "(export_lora)"
+            )
         super().add_weighted_adapter(adapters, *args, **kwargs)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peft.tuners.lora.layer import LoraVariant
-from torch import Tensor
+from torch import Tensor, nn
 
 from allora_analysis.lora.functional import allora, allora_od, asf_lora
 from allora_analysis.validation import ArgumentError
@@ -67,7 +67,7 @@ class Rule(LoraVariant):
             The sum.
         """
         x = module.lora_dropout[active_adapter](x)
-        a, b = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
+        a, b = matrices(module, active_adapter)
         output = FUNCTIONS[self.name](x, a, b, self.eta, self.adaptor)
         scaling = module.scaling[active_adapter]
         return result + (output if scaling == 1 else output * scaling)
@@ -107,6 +107,33 @@ class Rule(LoraVariant):
             A new tensor.
         """
         return orig_weight.data - module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+
+def matrices(layer: Any, adapter: str) -> tuple[Tensor, Tensor]:
+    """A and B as they are stored: they are read, and their modules never called.
+
+    Args:
+        layer: has the adapter.
+        adapter: its name.
+
+    Returns:
+        A, (r, n₂), and B, (n₁, r).
+
+    Raises:
+        ArgumentError: flattened or sharded, as FSDP leaves a module that it wrapped until that module is called.
+    """
+    parts = layer.lora_A[adapter], layer.lora_B[adapter]
+    a, b = (part.weight for part in parts)
+    shapes = tuple(a.shape), tuple(b.shape)
+    whole = a.ndim == b.ndim == 2 and shapes == ((b.shape[1], layer.in_features), (layer.out_features, a.shape[0]))
+    sharded = any(type(one) not in (Tensor, nn.Parameter) and hasattr(one, "device_mesh") for one in (a, b))
+    if sharded or not whole or any("_fsdp_wrapped_module" in part._modules for part in parts):
+        received = "shards" if sharded else f"shapes {shapes[0]} and {shapes[1]}"
+        raise ArgumentError(
+            f"adapter {adapter!r}: A (r, {layer.in_features}) and B ({layer.out_features}, r) wanted, whole, "
+            f"received {received}: FSDP must not wrap lora_A and lora_B on their own; wrap whole transformer blocks"
+        )
+    return a, b
 
 
 def refuse_merge(names: list[str], adapter: str = "") -> None:

@@ -25,7 +25,7 @@ from allora_analysis.lora.peft.layer import layers_with
 from allora_analysis.lora.peft.model import Snapshot
 from allora_analysis.lora.peft.rule import refuse_merge
 from allora_analysis.lora.peft.targets import is_finite
-from allora_analysis.validation import ArgumentError
+from allora_analysis.validation import ArgumentError, count, number
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # What these leave of an adapter once its weights are read is LoRA; the others have changed the base weight.
@@ -97,8 +97,7 @@ def train_on(
             f"folder {str(folder)!r}: a LoRA adapter wanted, received peft_type {saved.get('peft_type')!r} with "
             f"init_lora_weights {saved.get('init_lora_weights')!r}; convert it to LoRA first"
         )
-    rank, alpha = saved.get("r", 8), saved.get("lora_alpha", 8)
-    scaling = alpha / (math.sqrt(rank) if saved.get("use_rslora") else rank)
+    scaling = _scaling(folder, saved)
     own = {"lora_alpha": None, "use_rslora": False, "init_lora_weights": True}
     rule = {"eta": eta, "variant": variant, "adaptor": adaptor}
     config = _config(folder, saved | own | rule)
@@ -151,6 +150,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(saved, dict):
         raise ArgumentError(f"{path}: a JSON object wanted, received {type(saved).__name__}")
     return saved
+
+
+def _scaling(folder: Path, saved: dict[str, Any]) -> float:
+    # LoRA's α/r, or rsLoRA's
+    try:
+        rank, alpha = count("r", saved.get("r", 8)), number("lora_alpha", saved.get("lora_alpha", 8))
+    except ArgumentError as error:
+        raise ArgumentError(f"{folder / CONFIG}: {error}; save the adapter again") from None
+    return alpha / (math.sqrt(rank) if saved.get("use_rslora") else rank)
 
 
 def _config(folder: Path, saved: dict[str, Any]) -> ALLoRAConfig:

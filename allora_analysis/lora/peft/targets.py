@@ -34,7 +34,10 @@ def check_target(layer: nn.Module, rank: int, name: str = "") -> None:
         refuse(layer, target_name=name)
     weight = layer.weight
     if any(hasattr(weight, mark) for mark in SHARDED) or getattr(layer, "_hf_tp_plan", None) is not None:
-        raise ArgumentError(f"{where} has a sharded weight, which is not supported: wrap the model before sharding it")
+        raise ArgumentError(
+            f"{where} has a sharded weight, which is not supported: call get_peft_model first, then shard whole "
+            "transformer blocks, the adapters' A and B with them"
+        )
     if type(weight) not in (nn.Parameter, torch.Tensor) or weight.dtype not in DTYPES:
         raise ArgumentError(
             f"{where} has a quantised weight ({type(layer).__name__}, {weight.dtype}), which is not supported: load "
