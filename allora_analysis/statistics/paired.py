@@ -86,7 +86,7 @@ def difference_test(differences: Float[np.ndarray, " n"], confidence: float, gra
         ArgumentError: fewer than two differences.
     """
     if differences.size < 2:
-        raise ArgumentError(f"differences: at least 2 are needed, received {differences.size}")
+        raise ArgumentError(f"differences: at least 2 pairs are needed, received {differences.size}")
     interval, statistic, p_value = student(differences, confidence, grain)
     nonzero = int((np.abs(differences) > max(grain, TIE * np.abs(differences).max())).sum())
     return PairedTest(statistic, p_value, float(differences.mean()), interval, differences.size, nonzero)
