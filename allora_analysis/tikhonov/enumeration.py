@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from allora_analysis import validation
 from allora_analysis.tikhonov.bottleneck import factored_problem
-from allora_analysis.tikhonov.loss import PLACEMENTS, design_and_targets
+from allora_analysis.tikhonov.loss import PLACEMENTS, design_and_targets, weighted_problem
 
 LARGEST = 16  # mask entries: 65,536 masks
 
@@ -67,8 +67,7 @@ def enumerated_loss(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, 
     Returns:
         The expected loss.
     """
-    x, y = design_and_targets(x, y)
-    w = validation.matrix_of("w", w, (x.shape[1], y.shape[1]), "D of x and C of y")
+    x, y, w = weighted_problem(x, y, w)
     keep_prob = validation.keep_probability(keep_prob)
     if validation.choice("placement", placement, PLACEMENTS) == "input":
         masks, probability = all_masks(*x.shape, keep_prob)

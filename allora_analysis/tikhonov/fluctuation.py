@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from allora_analysis import validation
 from allora_analysis.deviation.moments import loss_moments
 from allora_analysis.tikhonov.bottleneck import factored_problem
-from allora_analysis.tikhonov.loss import PLACEMENTS, design_and_targets, noise_ratio
+from allora_analysis.tikhonov.loss import PLACEMENTS, noise_ratio, weighted_problem
 
 
 def loss_std(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, placement: str) -> float:
@@ -41,8 +41,7 @@ def loss_std(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, placeme
         >>> print(round(loss_std([[1.0]], [[0.0]], [[2.0]], 0.5, "input"), 9))  # the loss is 0 or 16, with equal chance
         8.0
     """
-    x, y = design_and_targets(x, y)
-    w = validation.matrix_of("w", w, (x.shape[1], y.shape[1]), "D of x and C of y")
+    x, y, w = weighted_problem(x, y, w)
     noise = noise_ratio(validation.keep_probability(keep_prob))
     if validation.choice("placement", placement, PLACEMENTS) == "output":
         return loss_moments(x, y, w, keep_prob)[1]

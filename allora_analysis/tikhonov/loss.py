@@ -45,6 +45,23 @@ def design_and_targets(x: ArrayLike, y: ArrayLike) -> tuple[Float[np.ndarray, "N
     return x, validation.matrix_of("y", y, (x.shape[0], None), "the N rows of x")
 
 
+def weighted_problem(
+    x: ArrayLike, y: ArrayLike, w: ArrayLike
+) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N C"], Float[np.ndarray, "D C"]]:
+    """Design, targets and the model's weights, checked to fit together.
+
+    Args:
+        x: X (N×D).
+        y: Y (N×C).
+        w: W (D×C).
+
+    Returns:
+        All three as float64 matrices.
+    """
+    x, y = design_and_targets(x, y)
+    return x, y, validation.matrix_of("w", w, (x.shape[1], y.shape[1]), "D of x and C of y")
+
+
 def column_norms(x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, " D"]:
     """‖X_:d‖, each column scaled before squaring so that no square overflows or vanishes.
 
@@ -106,8 +123,7 @@ def expected_loss(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, pl
         >>> print(expected_loss([[1.0], [1.0]], [[2.0], [4.0]], [[3.0]], keep_prob=0.5, placement="output"))  # 2 + 1·18
         20.0
     """
-    x, y = design_and_targets(x, y)
-    w = validation.matrix_of("w", w, (x.shape[1], y.shape[1]), "D of x and C of y")
+    x, y, w = weighted_problem(x, y, w)
     noise = noise_ratio(validation.keep_probability(keep_prob))
     penalty = {"output": output_penalty, "input": input_penalty}[validation.choice("placement", placement, PLACEMENTS)]
     return float(np.sum((y - x @ w) ** 2)) + noise * penalty(x, w)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from allora_analysis import validation
 from allora_analysis.tikhonov.bottleneck import factored_problem
-from allora_analysis.tikhonov.loss import PLACEMENTS, design_and_targets
+from allora_analysis.tikhonov.loss import PLACEMENTS, weighted_problem
 
 # Entries of masks and of masked outputs held at once: 32 MB each.
 CHUNK_ENTRIES = 4_000_000
@@ -117,8 +117,7 @@ def sampled_losses(
     Returns:
         The losses; their mean estimates `expected_loss`.
     """
-    x, y = design_and_targets(x, y)
-    w = validation.matrix_of("w", w, (x.shape[1], y.shape[1]), "D of x and C of y")
+    x, y, w = weighted_problem(x, y, w)
     keep_prob, draws = validation.keep_probability(keep_prob), validation.count("draws", draws)
     inside = validation.choice("placement", placement, PLACEMENTS) == "input"
     masks = mask_chunks(len(x), x.shape[1] if inside else y.shape[1], keep_prob, draws, generator, y.shape[1])
