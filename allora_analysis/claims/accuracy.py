@@ -167,8 +167,7 @@ def words(family: Mapping[str, Difference], missing: int, stopped: Sequence[str]
         points = 100 * max(equal.values())
         parts.append(f"no difference in {_names(equal)}, where {points:.1f} points would be detected")
         spread = max(float(family[case].differences.std(ddof=1)) for case in equal)
-        if spread > 0:
-            parts.append(f"half a point would need {required_n(0.005, spread, level=LEVEL / len(family))} seeds")
+        parts.append(f"half a point would need {required_n(0.005, spread, level=LEVEL / len(family))} seeds")
     if stopped:
         parts.append(f"a run diverged among the pairs of {_names(stopped)}")
     if missing:
