@@ -74,7 +74,7 @@ notebooks: $(VENV)/.dev
 	$(RUN) -m notebooks
 
 notebooks-check: $(VENV)/.dev
-	$(RUN) -m notebooks --check True --small True
+	$(RUN) -m notebooks --check --small
 
 # The README's verdicts and docs/ledger.md, from a fresh run of every check; its pictures are those of `make figures`.
 readme: $(VENV)/.core

@@ -144,6 +144,8 @@ def _one_line(message: Warning | str, *_: object) -> None:
 def parse(function: Callable[..., Any], program: str, argv: Sequence[str] | None) -> Any:
     """Parse flags into the arguments of `function`, which are dataclasses, and call it.
 
+    A switch takes no value: `--download`; one that is on by default is turned off, `--no-explained`.
+
     Args:
         function: takes dataclasses, whose fields become the flags.
         program: the command as the user typed it, for the help.
@@ -152,7 +154,7 @@ def parse(function: Callable[..., Any], program: str, argv: Sequence[str] | None
     Returns:
         What `function` returns.
     """
-    return tyro.cli(function, prog=program, args=argv, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff))
+    return tyro.cli(function, prog=program, args=argv, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
 
 
 def main(study: Study, argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from tyro.conf import arg
 
 from allora_analysis import cli, records
@@ -102,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs = f"an experiment has a command of its own, python -m experiments.NAME: {', '.join(names)}"
         print(f"error: say {program}; {runs}", file=sys.stderr)
         return 2
-    arguments = tyro.cli(Arguments, prog=program, args=words[words[:1] == ["status"] :])
+    arguments = cli.parse(Arguments, program, words[words[:1] == ["status"] :])
     return cli.guarded(lambda: status(arguments))
 
 

@@ -31,7 +31,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from tyro.conf import arg
 
 from allora_analysis import cli, records
@@ -160,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     name = "python -m experiments.hessian"
-    arguments = tyro.cli(Arguments, prog=name, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    arguments = cli.parse(Arguments, name, argv)
     return cli.guarded(lambda: run(arguments))
 
 

@@ -30,9 +30,9 @@ class Arguments:
     folder: Path = FOLDER
     """Where they are."""
     small: bool = False
-    """True: small sizes, as continuous integration runs them; with --check only, as outputs are kept at full size."""
+    """Small sizes, as continuous integration runs them; with --check only, as outputs are kept at full size."""
     check: bool = False
-    """True: execute and compare the verdicts shown with those committed; write nothing."""
+    """Execute and compare the verdicts shown with those committed; write nothing."""
 
 
 def run(arguments: Arguments) -> int:
@@ -48,7 +48,7 @@ def run(arguments: Arguments) -> int:
         ArgumentError: small sizes without --check, a notebook that is not there, an extra that is not installed.
     """
     if arguments.small and not arguments.check:
-        raise ArgumentError("--small True: outputs are committed at full size; add --check True")
+        raise ArgumentError("--small: outputs are committed at full size; add --check")
     names = [choice("--only", name, NOTEBOOKS) for name in several("--only", arguments.only)]
     paths = [arguments.folder / f"{name}.ipynb" for name in names]
     for path in paths:

@@ -17,7 +17,7 @@ def test_table_and_notes(capsys):
     output = capsys.readouterr().out
     for words in ("Figure 3 left, Snowflake-Arctic-L, yelp", "-0.1500", "NO", "Holm", "35.59 against 34.75", "seeds"):
         assert words in output
-    assert cli.main(study.STUDY, ["--explained", "False"]) == 0
+    assert cli.main(study.STUDY, ["--no-explained"]) == 0
     assert " yes " not in capsys.readouterr().out
 
 
@@ -84,6 +84,6 @@ def test_help_is_light():
 
 
 def test_runs_as_a_module():
-    command = [sys.executable, "-m", "allora_analysis.claims.tables", "--explained", "False", "--json", "-"]
+    command = [sys.executable, "-m", "allora_analysis.claims.tables", "--no-explained", "--json", "-"]
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
     assert len(json.loads(output)["measured"]["disagreements"]) == 8

@@ -88,6 +88,20 @@ def test_help_is_quick(module):
     assert min(seconds) < 2.5
 
 
+@dataclass(frozen=True)
+class Switches:
+    """Two."""
+
+    download: bool = False
+    explained: bool = True
+
+
+def test_a_switch_takes_no_value():
+    both = cli.parse(Switches, "python -m allora_analysis.some", ["--download", "--no-explained"])
+    assert both == Switches(download=True, explained=False)
+    assert cli.parse(Switches, "python -m allora_analysis.some", []) == Switches()
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("words", "message"),

@@ -130,8 +130,13 @@ def test_packages_are_those_behind_the_check():
 
 def test_flags_are_the_configs_fields():
     source = "class Config:\n    keep_prob: float = 0.7\n    '''Chance to\n    keep | it.'''\n    rank: int\n"
+    source += "    on: bool = True\n"
     lines = studies.flags(source).splitlines()[2:]
-    assert lines == ["| `--keep-prob` | `0.7` | Chance to keep \\| it. |", "| `--rank` |  |  |"]
+    assert lines == [
+        "| `--keep-prob` | `0.7` | Chance to keep \\| it. |",
+        "| `--rank` |  |  |",
+        "| `--no-on` | `True` |  |",
+    ]
 
 
 def test_a_studys_page_shows_its_answer_and_its_claims():

@@ -32,7 +32,7 @@ def test_table_and_json_and_figure(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--placement", "input"], ["--placement", "input", "--shared-mask", "True"], ["--batch-size", "3"]]
+    "flags", [["--placement", "input"], ["--placement", "input", "--shared-mask"], ["--batch-size", "3"]]
 )
 def test_same_seed_same_bytes(flags, capsys):
     documents = []

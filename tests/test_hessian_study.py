@@ -151,7 +151,7 @@ BAD = [
     (["--samples", "0"], "samples must be"),
     (["--seed", "-1"], "seed must be"),
     (
-        ["--network", "True", "--seed", "99999999999999999999"],
+        ["--network", "--seed", "99999999999999999999"],
         "seed must be a whole number in [0, 18446744073709551615]",
     ),
     (["--ratios", "1e16"], "ratios must give N of 1 or more, in X that memory can hold"),
@@ -187,7 +187,7 @@ def test_the_study_imports_nothing_heavy():
 
 
 def test_the_network_part(capsys):
-    assert cli.main(STUDY, ["--network", "True", "--rank", "2", "--draws", "2", "--ratios", "1", "--json", "-"]) == 0
+    assert cli.main(STUDY, ["--network", "--rank", "2", "--draws", "2", "--ratios", "1", "--json", "-"]) == 0
     document = json.loads(capsys.readouterr().out)
     predicted, measured = document["predicted"]["network"], document["measured"]["network"]
     assert (

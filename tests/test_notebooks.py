@@ -234,16 +234,16 @@ def test_executed_in_place_and_cleaned(folder, capsys):
 
 def test_a_check_writes_nothing_and_sees_an_old_verdict(folder, capsys):
     path = written(folder, GOOD[0], GOOD[-1])
-    assert command(folder, "--check", "True", "--small", "True") == 1  # no verdict was committed
+    assert command(folder, "--check", "--small") == 1  # no verdict was committed
     assert "make notebooks" in capsys.readouterr().err
     assert command(folder) == 0
     good = path.read_bytes()
-    assert command(folder, "--check", "True", "--small", "True") == 0
+    assert command(folder, "--check", "--small") == 0
     assert path.read_bytes() == good
     path.write_text(good.decode().replace("| holds |", "| refuted |"), encoding="utf-8")
     old = path.read_bytes()
     capsys.readouterr()
-    assert command(folder, "--check", "True") == 1
+    assert command(folder, "--check") == 1
     assert "T1-averages" in capsys.readouterr().err
     assert path.read_bytes() == old
     assert os.environ[shared.SMALL] == "0"
@@ -297,7 +297,7 @@ def test_the_command_imports_nothing_heavy_to_say_its_help():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--small", "True"], "--check"),
+        (["--small"], "--check"),
         (["--only", "6_conclusion"], "6_conclusion"),
         (["--folder", "."], "has no"),
         (["--only"], "only"),

@@ -16,7 +16,7 @@ ROUNDING = 1e-8
 # Of a dense Hessian's eigenvalues, relative to the largest: below is rounding; the smallest true ones are 1e-6 here.
 ZERO = 1e-11
 STEPS = 300
-COMMAND = "python -m allora_analysis.hessian --network True --rank {}"
+COMMAND = "python -m allora_analysis.hessian --network --rank {}"
 
 
 def _signs(values: np.ndarray) -> dict[str, int]:

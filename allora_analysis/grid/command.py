@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
 from tyro.conf import arg
 
 from allora_analysis import cli
@@ -197,5 +196,5 @@ def main(name: str, presets: Presets, argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     program = f"python -m experiments.{name}"
-    arguments = tyro.cli(Arguments, prog=program, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    arguments = cli.parse(Arguments, program, argv)
     return cli.guarded(lambda: run(presets, arguments))

@@ -55,7 +55,7 @@ class Config:
     samples: int = 96
     """N of the one problem whose spectrum in (B, A) is computed."""
     network: bool = False
-    """True: also both ends of the Hessian of a small MLP with LoRA on the digits, before and after training (6 s)."""
+    """Also both ends of the Hessian of a small MLP with LoRA on the digits, before and after training (6 s)."""
     seed: int = 0
     """Seed of all random numbers."""
 

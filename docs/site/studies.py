@@ -69,7 +69,9 @@ def flags(source: str) -> str:
         if isinstance(field, ast.AnnAssign):
             default = "" if field.value is None else f"`{ast.unparse(field.value)}`"
             meaning = " ".join(ast.literal_eval(text.value).split()) if isinstance(text, ast.Expr) else ""
-            lines.append(f"| `--{field.target.id.replace('_', '-')}` | {default} | {_escape(meaning)} |")
+            on = isinstance(field.value, ast.Constant) and field.value.value is True  # turned off by its negation
+            flag = ("--no-" if on else "--") + field.target.id.replace("_", "-")
+            lines.append(f"| `{flag}` | {default} | {_escape(meaning)} |")
     return "\n".join(lines)
 
 
