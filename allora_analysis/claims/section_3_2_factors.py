@@ -1,7 +1,8 @@
-"""§3.2 in the parameters that LoRA trains, A and B: conditioning of the B block, saddle points, escape from zero.
+"""§3.2 in the parameters that LoRA trains, A and B: saddle points and escape from zero.
 
-`section_3_2_zero_initialisation.claims` lists these rows after its own. Measured against a dense Hessian by differences
-and against integrated gradient flow. Checked by `tests/test_claims_hessian.py`, which plants wrong formulas.
+The rows on conditioning are checked in `section_3_2_conditioning`; `section_3_2_zero_initialisation.claims` lists all
+after its own. Measured against a dense Hessian by differences and against integrated gradient flow.
+Checked by `tests/test_claims_hessian.py`, which plants wrong formulas.
 """
 
 from __future__ import annotations
@@ -11,79 +12,16 @@ import math
 import numpy as np
 
 from allora_analysis import hessian
+from allora_analysis.claims import student_t
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, relative_error, settle
+from allora_analysis.claims.section_3_2_conditioning import block_conditioning, block_rank
 from allora_analysis.hessian.monte_carlo import loss_gradient
 
 ROUNDING = 1e-8
 SEED = 21
 DRAWS = 4000
-Z = 5.0  # two-sided false-fail rate 6e-7 for each comparison
 COMMAND = "python -m allora_analysis.hessian"
 ZERO, START = "§1, second flaw; Abstract", "§1, second flaw"
-
-
-def _design(n: int, d: int, spread: float, generator: np.random.Generator) -> np.ndarray:
-    # X (n×d) with singular values from 1 to `spread`, evenly in the logarithm.
-    left, right = (np.linalg.qr(generator.standard_normal((size, min(n, d))))[0] for size in (n, d))
-    return left * np.geomspace(1, spread, min(n, d)) @ right.T
-
-
-def _dense_block_condition(x: np.ndarray, a: np.ndarray) -> float:
-    # κ of the B block of the dense Hessian of a layer with two outputs.
-    block = hessian.dense_factor_hessian(x, np.zeros((2, x.shape[1])), a)[: 2 * len(a), : 2 * len(a)]
-    values = np.linalg.eigvalsh(block)
-    return float(values[-1] / values[0]) if values[0] > 1e-12 * values[-1] else math.inf
-
-
-def block_conditioning() -> Finding:
-    """Is what LoRA trains first, B, worse conditioned than V? κ(ASAᵀ) against κ(S).
-
-    Returns:
-        The finding.
-    """
-    d, generator = 24, np.random.default_rng(SEED)
-    cases = {
-        "white X, r = 2": (_design(48, d, 1.0, generator), 2, True),
-        "white X, r = 8": (_design(48, d, 1.0, generator), 8, True),
-        "singular values of X from 1 to 100, r = 2": (_design(48, d, 100.0, generator), 2, False),
-        "N = D/2, r = 4": (_design(d // 2, d, 2.0, generator), 4, False),
-    }
-    printed, corrected, seen, errors = {}, {}, {}, []
-    for case, (x, rank, worse) in cases.items():
-        a = generator.standard_normal((rank, d))
-        found, dense = hessian.block_conditioning(x, a), _dense_block_condition(x, a)
-        seen[case] = {"block": dense, "gram": found.gram, "adapter": found.adapter}
-        printed[case] = dense > found.gram * (1 + ROUNDING)
-        errors.append(relative_error(found.block, dense))
-        corrected[case] = printed[case] == worse and errors[-1] <= ROUNDING
-    source = "float64 rounding of the dense Hessian's condition number"
-    evidence = Evidence({"bound": "κ(ASAᵀ) ≤ κ(S)κ(AAᵀ)"}, seen, source, max(errors), ROUNDING, seed=SEED)
-    return Finding(
-        settle(printed, corrected), evidence, "only for (nearly) white X; better than V's if X's spectrum is spread"
-    )
-
-
-def block_rank() -> Finding:
-    """Does the B block degenerate as n decreases? Its rank against min(r, N).
-
-    Returns:
-        The finding.
-    """
-    d, rank, generator = 16, 4, np.random.default_rng(SEED)
-    a = generator.standard_normal((rank, d))
-    printed, corrected, seen = {}, {}, {}
-    for n in (32, 8, 4, 2):
-        x = generator.standard_normal((n, d))
-        found = hessian.block_conditioning(x, a).block
-        case = f"N = {n}, r = {rank}, D = {d}"
-        seen[case] = [found, _dense_block_condition(x, a)]
-        printed[case] = math.isinf(seen[case][1])
-        corrected[case] = printed[case] == (n < rank) == math.isinf(found)
-    error = 0.0 if all(corrected.values()) else 1.0
-    evidence = Evidence({"degenerate": "iff N < r"}, seen, "singular or not: none may differ", error, 0.0, seed=SEED)
-    return Finding(
-        settle(printed, corrected), evidence, "only once n < r: with r ≤ n < D the Hessian in V is flat, B's is not"
-    )
 
 
 def saddle_of_lora() -> Finding:
@@ -110,8 +48,9 @@ def saddle_of_lora() -> Finding:
     source = "counts: none may differ; the spectrum to float64 rounding"
     error = 0.0 if all(corrected.values()) else 1.0
     evidence = Evidence({"negative": "r·rank G", "‖∇_B‖": "‖GAᵀ‖ > 0"}, seen, source, error, 0.0, seed=SEED)
-    text = "no critical point (∇_B = GAᵀ ≠ 0); the Hessian there is indefinite, with r·rank G negative directions"
-    return Finding(settle(printed, corrected), evidence, text)
+    text = "no critical point (∇_B = GAᵀ ≠ 0), hence no saddle point; the Hessian there is indefinite, with r·rank G "
+    text += f"negative directions ({', '.join(str(found['negative']) for found in seen.values())} in the cases run)"
+    return Finding(settle(printed, corrected, contrary=True), evidence, text)
 
 
 def saddle_by_start() -> Finding:
@@ -186,7 +125,7 @@ def slow_start() -> Finding:
         "A std 1/√(3 n2), PEFT's": (3 * n2) ** -0.5,
         "A std 1": 1.0,
     }
-    printed, corrected, seen, worst = {}, {}, {}, 0.0
+    printed, corrected, seen, worst, limit = {}, {}, {}, 0.0, student_t.standard_errors(DRAWS)
     for case, a_std in cases.items():
         a = a_std * generator.standard_normal((DRAWS, rank, n2))
         squares = ((g @ a.transpose(0, 2, 1) @ a) ** 2).sum((1, 2)) / (g**2).sum()
@@ -195,8 +134,9 @@ def slow_start() -> Finding:
         seen[case] = {"ratio": math.sqrt(squares.mean()), "predicted": predicted, "z": z}
         worst = max(worst, abs(z))
         printed[case] = bool(math.sqrt(squares.mean()) < 1)
-        corrected[case] = abs(z) <= Z and printed[case] == (predicted < 1)
-    evidence = Evidence({"ratio": "s²√(r(n2 + r + 1))"}, seen, f"{Z} standard errors", worst, Z, n=DRAWS, seed=SEED)
+        corrected[case] = abs(z) <= limit and printed[case] == (predicted < 1)
+    told = {"ratio": "s²√(r(n2 + r + 1))"}
+    evidence = Evidence(told, seen, student_t.source(DRAWS), worst, limit, n=DRAWS, seed=SEED)
     return Finding(
         settle(printed, corrected), evidence, "if A's std s < (r(n2 + r + 1))^(−1/4): A's scale decides, not B = 0"
     )
@@ -213,13 +153,22 @@ def claims() -> tuple[Claim, ...]:
         "tests/test_hessian.py",
         "tests/test_hessian_escape.py",
     )
-    poorly = "Initialization at 0 makes the landscape poorly conditioned during the first steps of training"
+    poorly = (
+        "Initialization at 0 makes the optimization landscape poorly conditioned during the first steps of training"
+    )
     rows = (
-        ("b-conditioning", ZERO, f"{poorly}: for B, worse than for V", block_conditioning, dense),
+        (
+            "b-conditioning",
+            ZERO,
+            f"{poorly} (read: worse in B, which moves first, than in V)",
+            block_conditioning,
+            dense,
+        ),
         (
             "b-degenerate",
             "§3.2, last sentence",
-            "As n decreases the landscape becomes degenerate: for B",
+            "As the training set size n decreases, the optimization landscape for V will become degenerate (read: for "
+            "B, which moves first)",
             block_rank,
             dense,
         ),

@@ -6,6 +6,7 @@ The counts that ranks predict stand beside the signs of a dense Hessian's eigenv
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -73,10 +74,17 @@ def saddle() -> Finding:
         seed=0,
     )
     return Finding(
-        settle(printed, corrected),
+        settle(printed, corrected, contrary=True),
         evidence,
-        "no critical point (∇_A = 0, ∇_B ≠ 0); the Hessian there is indefinite, with Σ_l r·rank G_l negative "
-        "directions and those of K on ker C besides",
+        "no critical point (∇_A = 0, ∇_B ≠ 0), hence no saddle point; the Hessian there is indefinite, with "
+        f"Σ_l r·rank G_l negative directions and those of K on ker C besides ({_counts(predicted, seen)})",
+    )
+
+
+def _counts(predicted: Mapping[str, Mapping[str, int]], seen: Mapping[str, Mapping[str, Any]]) -> str:
+    ranks = "Σ r·rank G"
+    return "; ".join(
+        f"{seen[case]['negative']}, of them {told[ranks]} Σ_l r·rank G_l: {case}" for case, told in predicted.items()
     )
 
 

@@ -123,14 +123,15 @@ def saddle(folder: Path | None = None) -> Finding:
     )
     evidence = Evidence(predicted, measured, source, error, 0.0, n=len(runs), seed=lists.RUNS[0].seed)
     whole = sum("all" in run for run in runs.values())
-    return Finding(settle(printed, corrected), evidence, _words(measured, whole))
+    return Finding(settle(printed, corrected, contrary=True), evidence, _words(measured, whole))
 
 
 def _words(measured: Mapping[str, Mapping[str, float]], whole: int) -> str:
     n, depths = len(measured), [of["−λ_min/λ_max"] for of in measured.values()]
     return (
-        "no critical point (∇_A = 0, ∇_B ≠ 0); the Hessian there is indefinite: as many directions of each sign as the "
-        f"ranks of G say in the {whole} runs that have all eigenvalues, both ends of the sign foretold in the others; "
+        "no critical point (∇_A = 0, ∇_B ≠ 0), hence no saddle point; the Hessian there is indefinite: as many "
+        f"directions of each sign as the ranks of G say in the {whole} runs that have all eigenvalues, both ends of "
+        "the sign foretold in the others; "
         f"the lowest eigenvalue is minus the highest, to {max(abs(1 - depth) for depth in depths):.1g} of it "
         f"({n} of {len(lists.RUNS)} runs)"
     )
