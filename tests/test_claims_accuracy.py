@@ -6,10 +6,12 @@ import dataclasses
 
 import pytest
 
-from allora_analysis.claims.accuracy import OVERALL, differences, diverged, universally_better
+from allora_analysis.claims.accuracy import LEVEL, compared, differences, diverged, universally_better, words
 from allora_analysis.finetune.setting import Setting
+from allora_analysis.statistics import required_n
 
 SEEDS = 5
+OVERALL = "mean over {} cases, Student's t over seeds"
 LORA = Setting(model="m", data="d", arm="lora")
 OURS = dataclasses.replace(LORA, arm="allora_0", eta2=4.0)
 
@@ -82,15 +84,36 @@ def test_over_all_cases_seeds_are_what_is_independent():
     runs, cases = recorded({1.0: 0.02})
     alone = universally_better(runs, cases).evidence.measured["1"]
     copies = cases | {f"copy {i}": cases["1"] for i in range(3)}
-    overall = universally_better(runs, copies).evidence.measured[OVERALL]
+    overall = universally_better(runs, copies).evidence.measured[OVERALL.format("all 4")]
     assert overall["difference"] == pytest.approx(0.02)
     assert overall["adjusted_p_value"] == pytest.approx(alone["adjusted_p_value"])
     assert overall["interval"] == pytest.approx(alone["interval"])
 
 
 def test_over_all_cases_each_case_counts_once():
-    overall = universally_better(*recorded({1.0: 0.02, 2.0: 0.03, 4.0: 0.04})).evidence.measured[OVERALL]
-    assert overall["difference"] == pytest.approx(0.03)
+    overall = universally_better(*recorded({1.0: 0.02, 2.0: 0.03, 4.0: 0.04})).evidence.measured
+    assert overall[OVERALL.format("all 3")]["difference"] == pytest.approx(0.03)
+
+
+def test_a_mean_over_the_recorded_cases_says_how_many_of_how_many():
+    runs, cases = recorded({1.0: 0.02, 2.0: 0.03, 4.0: 0.04})
+    del runs[cases["4"][0][0]]
+    measured = universally_better(runs, cases).evidence.measured
+    assert measured[OVERALL.format("2 of 3")]["difference"] == pytest.approx(0.025)
+    assert OVERALL.format("all 3") not in measured
+
+
+def test_half_a_point_needs_more_seeds_in_a_larger_family():
+    """Planted: the seeds of the recorded case alone, where Holm's correction is over twelve."""
+    runs, cases = recorded({1.0: 0.0}, noise=0.01)
+    deviation = compared(differences(runs, cases))["1"].differences.std(ddof=1)
+    more = cases | {f"{eta2}": pairs(float(eta2)) for eta2 in range(2, 13)}
+    seeds = {n: required_n(0.005, deviation, level=LEVEL / n) for n in (1, 12)}
+    assert seeds[1] < seeds[12]
+    for those in (cases, more):
+        assert f"half a point would need {seeds[len(those)]} seeds" in universally_better(runs, those).corrected
+    alone = words(compared(differences(runs, cases), 12), 0, cases=12)  # a row about one case of a family
+    assert alone.endswith(f"half a point would need {seeds[12]} seeds")
 
 
 def test_the_pairing_takes_the_seeds_luck_out():

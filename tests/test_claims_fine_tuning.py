@@ -10,6 +10,7 @@ from allora_analysis.claims import section_3_1_dropout_rates as dropout
 from allora_analysis.claims import section_4_fine_tuning as section
 from allora_analysis.finetune import setting as settings
 from allora_analysis.grid.presets import ablation, dropout_rates, perception
+from allora_analysis.statistics import required_n
 from tests import ledger_rows
 from tests.planted_finetune import better, plant, wiggle
 
@@ -105,6 +106,20 @@ def test_the_strongest_is_so_among_all_and_not_against_none_alone(folder):
     assert found.evidence.measured["drop rate 0.4 minus 0, epoch 8"]["difference"] == pytest.approx(0.05)
     assert found.verdict == "refuted"
     assert "after 8 epochs better than 1, worse than 3" in found.corrected
+
+
+def test_an_open_drop_rate_says_how_many_seeds_would_do(folder):
+    """Planted: after 8 epochs nothing but noise of mean 0, of which no n can be asked: half a point's is told."""
+    plant(folder, dropout_rates.PRESETS["desk"], by_drop_rate(-0.05, 0.0))
+    found = finding("3.1-figure-2-left")
+    assert found.verdict == "undecided"
+    spread = max(
+        np.std([(0.4 - rate) / 0.4 * wiggle(run) for run in dropout.AT_INPUT if run.drop_rate == 0.4], ddof=1)
+        for rate in dropout.DROP_RATES
+    )
+    seeds = required_n(0.005, spread, level=0.05 / dropout.CASES)
+    assert "no difference in 0 after 8 epochs, 0.05 after 8 epochs" in found.corrected
+    assert found.corrected.endswith(f"half a point would need {seeds} seeds")
 
 
 def test_the_best_epochs_correlation_with_the_drop_rate():

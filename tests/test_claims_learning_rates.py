@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from allora_analysis.claims import section_4_learning_rates as section
+from allora_analysis.claims.accuracy import LEVEL
 from allora_analysis.finetune import setting as settings
 from allora_analysis.grid.presets.learning_rates import PRESETS
+from allora_analysis.statistics import required_n
 from tests import ledger_rows
 from tests.planted_finetune import better, plant, wiggle
 
@@ -119,6 +121,20 @@ def test_arms_that_are_missing_belong_to_the_family(folder):
     plant(alone, wanted, better(("allora_0",)), skip=lambda run: run.arm not in ("lora", "allora_0"))
     found = section.own_best_rate(*ADAMW, alone).evidence.measured["allora_0"]["adjusted_p_value"]
     assert found == pytest.approx(whole)
+
+
+def test_half_a_point_is_asked_of_the_whole_family(folder):
+    """Planted: no difference at all; Holm's family has every arm but LoRA, recorded or not."""
+    arms = {run.arm for run in section.wanted(*ADAMW)} - {"lora"}
+    plant(
+        folder,
+        section.wanted(*ADAMW),
+        lambda run: [0.8 + (run.arm == "allora_0") * 0.02 * (run.seed - 1)],
+        skip=lambda run: run.arm not in ("lora", "allora_0"),
+    )
+    needed, alone = (required_n(0.005, 0.02, level=LEVEL / n) for n in (len(arms), 1))
+    assert needed > alone
+    assert f"half a point would need {needed} seeds" in finding("4-own-best-rate").corrected
 
 
 @pytest.mark.parametrize("rate", [3e-5, 1e-2])

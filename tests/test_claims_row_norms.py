@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
+from scipy import stats
 
 from allora_analysis import records
 from allora_analysis.claims import section_4_row_norms as section
@@ -81,6 +83,32 @@ def test_every_model_has_a_row_of_its_own(folder):
 def test_undecided_where_seeds_disagree(folder):
     plant(folder, lambda run: FAST, noise=0.4)
     assert finding().verdict == "undecided"
+    needed = r"would need (\d+) seeds of these means and spreads"
+    adamw, sgd = re.fullmatch(f"open under adamw: {needed}; open under sgd: {needed}", finding().corrected).groups()
+    assert int(adamw) == int(sgd) > 3
+
+
+@pytest.mark.parametrize("deviation", [0.1, 0.4])
+def test_the_seeds_needed_are_the_fewest_that_decide(deviation):
+    """Against SciPy's interval at n and at one seed fewer: ALLoRA 0.05 from LoRA at η·l, the margin 0.095."""
+
+    def gap(mean, n):
+        low, high = stats.t.interval(0.95, n - 1, mean, deviation / math.sqrt(n))
+        return mean, (float(low), float(high))
+
+    fast, slow = dict.fromkeys(section.START, gap(0.05, 3)), dict.fromkeys(section.START, gap(math.log(2), 3))
+    n = section.seeds_needed(fast, slow, 3)
+    assert n > 3
+    for seeds, decides in ((n, True), (n - 1, False)):
+        assert section.matches(gap(0.05, seeds)) is decides
+
+
+def test_a_mean_that_meets_neither_condition_is_not_decided_by_more_seeds():
+    """LoRA at l within the margin of ALLoRA is neither slower nor faster."""
+    near = dict.fromkeys(section.START, (0.01, (-0.2, 0.22)))
+    assert section.seeds_needed(near, near, 3) is None
+    verdict, text = section.judged({"sgd": None}, needed={"sgd": None})
+    assert (verdict, text) == ("undecided", f"open under sgd: at these means {10**6} seeds do not decide it either")
 
 
 @pytest.mark.parametrize(

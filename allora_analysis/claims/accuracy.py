@@ -16,7 +16,6 @@ from allora_analysis.statistics import Difference, paired_family, required_n
 from allora_analysis.statistics.paired import TIE
 
 LEVEL = 0.05
-OVERALL = "mean over all cases, Student's t over seeds"
 Case = TypeVar("Case")
 Runs = Mapping[Setting, Mapping[str, Any]]
 Pairs = Sequence[tuple[Setting, Setting]]
@@ -98,27 +97,30 @@ def universally_better(runs: Runs, cases: Mapping[str, Pairs], extra: Mapping[st
     elif signs == [1] * len(cases):
         verdict = "holds"
     text = None if verdict == "holds" else words(family, missing, stopped)
-    measured = {case: described(one) for case, one in family.items()} | overall(complete)
+    measured = {case: described(one) for case, one in family.items()} | overall(complete, len(cases))
     n = len(next(iter(cases.values())))
     predicted = {"difference": "above 0 in every case"}
     return Finding(verdict, Evidence(predicted, measured | dict(extra or {}), SOURCE, n=n), text)
 
 
-def overall(complete: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """The mean over all cases, seed by seed, and Student's t over seeds.
+def overall(complete: Mapping[str, Sequence[float]], cases: int) -> dict[str, Any]:
+    """The mean over the cases recorded in full, seed by seed, and Student's t over seeds.
 
     Seeds are what is independent: cases share runs (LoRA's, or ALLoRA's against several others) and data sets.
 
     Args:
         complete: the differences by case.
+        cases: of the family, recorded or not; the name says how many of them the mean is over.
 
     Returns:
         Its numbers, named; none with fewer than two cases.
     """
     if len(complete) < 2:
         return {}
+    those = f"all {cases}" if len(complete) == cases else f"{len(complete)} of {cases}"
+    name = f"mean over {those} cases, Student's t over seeds"
     by_seed = [statistics.fmean(of) for of in zip(*complete.values(), strict=True)]
-    return {OVERALL: described(compared({OVERALL: by_seed})[OVERALL])}
+    return {name: described(compared({name: by_seed})[name])}
 
 
 def described(one: Difference) -> dict[str, Any]:
@@ -139,13 +141,14 @@ def described(one: Difference) -> dict[str, Any]:
     }
 
 
-def words(family: Mapping[str, Difference], missing: int, stopped: Sequence[str] = ()) -> str:
+def words(family: Mapping[str, Difference], missing: int, stopped: Sequence[str] = (), cases: int | None = None) -> str:
     """Better, worse and open cases counted, and the seeds that the open ones would need.
 
     Args:
         family: the cases.
         missing: how many are not recorded in full.
         stopped: those in which a run diverged.
+        cases: of the family that Holm's correction is over; None for those here, missing and stopped ones included.
 
     Returns:
         The text.
@@ -155,24 +158,39 @@ def words(family: Mapping[str, Difference], missing: int, stopped: Sequence[str]
     parts = [counts] if signs else []
     if worse := [case for case, one in family.items() if one.sign < 0]:
         parts.append(f"worse: {_names(worse)}")
-    needed = [one.required_n for one in family.values() if one.required_n is not None]
-    if needed:
-        several = min(needed) < max(needed)
-        seeds = f"{min(needed)} to {max(needed)}" if several else str(needed[0])
-        parts.append(f"the open difference{'s' if several else ''} would need {seeds} seeds")
-    unsure = {case: one.detectable for case, one in family.items() if one.sign == 0 and one.required_n is None}
-    if alike := [case for case, detectable in unsure.items() if detectable == 0]:
-        parts.append(f"one and the same difference in every pair of {_names(alike)}, and too few pairs to tell")
-    if equal := {case: detectable for case, detectable in unsure.items() if detectable > 0}:
-        points = 100 * max(equal.values())
-        parts.append(f"no difference in {_names(equal)}, where {points:.1f} points would be detected")
-        spread = max(float(family[case].differences.std(ddof=1)) for case in equal)
-        parts.append(f"half a point would need {required_n(0.005, spread, level=LEVEL / len(family))} seeds")
+    whole = len(family) + missing + len(stopped) if cases is None else cases
+    parts += wanting({ARMS.get(case, case): one for case, one in family.items()}, whole)
     if stopped:
         parts.append(f"a run diverged among the pairs of {_names(stopped)}")
     if missing:
         parts.append(f"{missing} cases not recorded in full")
     return "; ".join(parts)
+
+
+def wanting(family: Mapping[str, Difference], cases: int) -> list[str]:
+    """What would decide the open cases: the seeds that their differences, or half a point, would need.
+
+    Args:
+        family: by the name to print.
+        cases: of the family that Holm's correction is over, recorded or not.
+
+    Returns:
+        Parts of a sentence; none where no case is open.
+    """
+    parts = []
+    if needed := [one.required_n for one in family.values() if one.required_n is not None]:
+        several = min(needed) < max(needed)
+        seeds = f"{min(needed)} to {max(needed)}" if several else str(needed[0])
+        parts.append(f"the open difference{'s' if several else ''} would need {seeds} seeds")
+    unsure = {case: one.detectable for case, one in family.items() if one.sign == 0 and one.required_n is None}
+    if alike := [case for case, detectable in unsure.items() if detectable == 0]:
+        parts.append(f"one and the same difference in every pair of {', '.join(alike)}, and too few pairs to tell")
+    if equal := {case: detectable for case, detectable in unsure.items() if detectable > 0}:
+        points = 100 * max(equal.values())
+        parts.append(f"no difference in {', '.join(equal)}, where {points:.1f} points would be detected")
+        spread = max(float(family[case].differences.std(ddof=1)) for case in equal)
+        parts.append(f"half a point would need {required_n(0.005, spread, level=LEVEL / cases)} seeds")
+    return parts
 
 
 def _names(cases: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from allora_analysis.claims.accuracy import SOURCE, compared, described
+from allora_analysis.claims.accuracy import SOURCE, compared, described, wanting
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run
 from allora_analysis.finetune.setting import STUDY
 from allora_analysis.grid.presets.dropout_rates import AT_INPUT, DROP_RATES
@@ -22,6 +22,7 @@ from allora_analysis.statistics import Difference
 
 EARLY, LATE = 3, 8  # epochs; the paper has 3 and 10
 HIGH = max(DROP_RATES)
+CASES = 2 * (len(DROP_RATES) - 1)  # each other drop rate, early and late: Holm's family, recorded or not
 ACCURACY = "test_accuracy"
 PERMUTATIONS, SEED = 9999, 0
 
@@ -55,7 +56,7 @@ def figure_2_left(folder: Path | None = None) -> Finding:
         }
 
     others = [rate for rate in rates if rate != HIGH]
-    family = compared(gaps((HIGH, other) for other in others), 2 * (len(DROP_RATES) - 1))
+    family = compared(gaps((HIGH, other) for other in others), CASES)
     verdict, text = judged(family, len(DROP_RATES) - len(rates) - len(stopped), stopped)
     beside = gaps((rate, 0.0) for rate in others if rate > 0 and 0.0 in rates)
     measured: dict[str, Any] = {
@@ -124,8 +125,7 @@ def judged(
     )
     if 1 in signs[EARLY] or -1 in signs[LATE]:
         return "refuted", seen
-    needed = [one.required_n for one in family.values() if one.required_n is not None]
-    rest = [f"would need {min(needed)} to {max(needed)} seeds"] if needed else []
+    rest = wanting({f"{other:g} after {epoch} epochs": one for (_, other, epoch), one in family.items()}, CASES)
     rest += [_at(stopped)] if stopped else []
     rest += [f"{missing} drop rates not recorded in full"] if missing else []
     return "undecided", "; ".join([seen, *rest])

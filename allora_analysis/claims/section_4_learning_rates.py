@@ -60,7 +60,8 @@ def own_best_rate(model: str, optimizer: str, folder: Path | None = None) -> Fin
     if "lora" not in chosen or OURS not in chosen:
         return not_run(f"{len(runs)} of {len(listed)} runs are recorded")
     cases = {arm: list(zip(best, chosen["lora"], strict=True)) for arm, best in chosen.items() if arm != "lora"}
-    family = compared(differences(runs, cases), len(arms) - 1)
+    others = len(arms) - 1  # Holm's family, recorded or not
+    family = compared(differences(runs, cases), others)
     ours = {arm: one for arm, one in family.items() if arm == OURS}
     verdict = {1: "holds", -1: "refuted", 0: "undecided"}[ours[OURS].sign if ours else 0]
     rates = {arm: best[0].learning_rate for arm, best in chosen.items()}
@@ -72,7 +73,8 @@ def own_best_rate(model: str, optimizer: str, folder: Path | None = None) -> Fin
         if ends
         else ""
     )
-    text = None if verdict == "holds" else words(ours, 0, diverged(runs, {OURS: cases[OURS]})) + beyond
+    stopped = diverged(runs, {OURS: cases[OURS]})
+    text = None if verdict == "holds" else words(ours, 0, stopped, others) + beyond
     return Finding(verdict, Evidence({"difference": "above 0"}, measured, SOURCE, n=len(chosen["lora"])), text)
 
 

@@ -7,9 +7,11 @@ and the stopping rule. Checked by `tests/test_claims_row_norms.py`, which plants
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run, settle
@@ -23,6 +25,7 @@ from allora_analysis.statistics import paired_test
 MODELS = {"4-figure-2-measured": "all-MiniLM-L6-v2", "4-figure-2-measured-smollm2": "SmolLM2-135M"}
 START = (1, 10)
 MARGIN = math.log(1.1)
+MOST_SEEDS = 10**6
 Runs = Mapping[Setting, Mapping[str, Any]]
 Gap = tuple[float, tuple[float, float]]  # mean of log(n_ALLoRA/n_other) and its 95 % interval over seeds
 
@@ -59,7 +62,13 @@ def figure_2(model: str, folder: Path | None = None) -> Finding:
         return not_run(f"{len(runs)} of {len(listed)} runs are recorded")
     gaps = {name: _gaps(runs, by_optimizer[name]) for name in complete}
     outcomes = {name: outcome(gaps[name]["from LoRA at η·l"], gaps[name]["from LoRA at l"]) for name in complete}
-    verdict, text = judged(outcomes, missing, stopped)
+    seeds = len({one.seed for one in listed})
+    needed = {
+        name: seeds_needed(gaps[name]["from LoRA at η·l"], gaps[name]["from LoRA at l"], seeds)
+        for name, holds in outcomes.items()
+        if holds is None
+    }
+    verdict, text = judged(outcomes, missing, stopped, needed)
     measured = {
         name: {
             what: {f"step {t}": {"log_ratio": m, "interval": i} for t, (m, i) in of.items()} for what, of in own.items()
@@ -69,7 +78,6 @@ def figure_2(model: str, folder: Path | None = None) -> Finding:
     source = (
         f"95 % intervals over seeds; ALLoRA matches another if the whole interval is within ±log 1.1 = ±{MARGIN:.3f}"
     )
-    seeds = len({one.seed for one in listed})
     return Finding(verdict, Evidence({"steps 1 and 10": "LoRA at η·l"}, measured, source, n=seeds), text)
 
 
@@ -141,8 +149,41 @@ def outcome(fast: Mapping[int, Gap], slow: Mapping[int, Gap]) -> bool | None:
     return False if any(differs(fast[t]) or (differs(slow[t]) and not ahead[t]) for t in START) else None
 
 
+def seeds_needed(fast: Mapping[int, Gap], slow: Mapping[int, Gap], seeds: int) -> int | None:
+    """The seeds at which `outcome` decides, were every later seed to leave means and spreads as they are.
+
+    An interval's half-width is t_{0.975, n − 1}·s/√n; once it decides, a narrower one says the same.
+
+    Args:
+        fast: ALLoRA's gaps from LoRA at η·l, by step.
+        slow: from LoRA at l.
+        seeds: that the gaps are from, n.
+
+    Returns:
+        The number, above n; None where even `MOST_SEEDS` do not decide: a mean that meets neither condition.
+    """
+    from scipy.special import stdtrit
+
+    def decided(n: int) -> bool:
+        narrower = float(stdtrit(n - 1, 0.975) / stdtrit(seeds - 1, 0.975)) * math.sqrt(seeds / n)
+
+        def at_n(gaps: Mapping[int, Gap]) -> dict[int, Gap]:
+            return {
+                t: (m, (m - (m - low) * narrower, m + (high - m) * narrower)) for t, (m, (low, high)) in gaps.items()
+            }
+
+        return outcome(at_n(fast), at_n(slow)) is not None
+
+    if not decided(MOST_SEEDS):
+        return None
+    return bisect_left(range(seeds, MOST_SEEDS), True, key=decided) + seeds
+
+
 def judged(
-    outcomes: Mapping[str, bool | None], missing: Sequence[str] = (), stopped: Sequence[str] = ()
+    outcomes: Mapping[str, bool | None],
+    missing: Sequence[str] = (),
+    stopped: Sequence[str] = (),
+    needed: Mapping[str, int | None] = MappingProxyType({}),
 ) -> tuple[str, str | None]:
     """The verdict over optimisers.
 
@@ -150,17 +191,16 @@ def judged(
         outcomes: by optimiser.
         missing: optimisers whose runs are not all recorded.
         stopped: optimisers under which a run diverged.
+        needed: the seeds that an open optimiser needs, None where no number would do.
 
     Returns:
         The verdict, and on what it depends or what is missing.
     """
     decided = {name: holds for name, holds in outcomes.items() if holds is not None}
-    reasons = {
-        "open under {}: more seeds": [name for name, holds in outcomes.items() if holds is None],
-        "open under {}: not recorded in full": missing,
-        "open under {}: a run diverged": stopped,
-    }
-    open_ones = [why.format(", ".join(names)) for why, names in reasons.items() if names]
+    undecided = [name for name, holds in outcomes.items() if holds is None]
+    open_ones = [f"open under {name}: {_wanting(needed.get(name))}" for name in undecided]
+    reasons = {"open under {}: not recorded in full": missing, "open under {}: a run diverged": stopped}
+    open_ones += [why.format(", ".join(names)) for why, names in reasons.items() if names]
     if open_ones and len(set(decided.values())) < 2:
         said = [f"{'true' if holds else 'false'} under {name}" for name, holds in decided.items()]
         return "undecided", "; ".join([*said, *open_ones])
@@ -172,6 +212,12 @@ def judged(
     return settle(
         decided, dict.fromkeys(decided, True)
     ), f"true under {', '.join(true)}; false under {', '.join(false)}"
+
+
+def _wanting(seeds: int | None) -> str:
+    if seeds is None:
+        return f"at these means {MOST_SEEDS} seeds do not decide it either"
+    return f"would need {seeds} seeds of these means and spreads"
 
 
 def claims() -> tuple[Claim, ...]:
