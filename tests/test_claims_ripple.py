@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from allora_analysis import ripple
-from allora_analysis.claims import section_3_3_ripple, section_3_3_worst_case
+from allora_analysis.claims import (
+    section_3_3_growth,
+    section_3_3_residual,
+    section_3_3_ripple,
+    section_3_3_worst_case,
+    student_t,
+)
 from allora_analysis.claims.ledger import examine
 from allora_analysis.ripple import stack
 
@@ -145,3 +151,57 @@ def test_lines_up_knows_aligned_from_random_and_from_a_flipped_sign():
     assert not section_3_3_worst_case.lines_up(layers, network.x + 0.1)
     flipped = [layers[0]._replace(b=-layers[0].b), layers[1]]
     assert not section_3_3_worst_case.lines_up(flipped, network.x)
+
+
+def test_what_is_no_sentence_of_the_paper_says_so():
+    beyond = [claim.id for claim in section_3_3_ripple.claims() if claim.where.startswith("beyond the paper")]
+    assert beyond == ["3.3-typical", "3.3-small-eta"]
+
+
+def test_the_aligned_network_itself_is_run_for_small_eta(monkeypatch):
+    """Planted: a network that attains the bound whose log growth is quadratic in η."""
+    original = stack.aligned_growth
+    monkeypatch.setattr(stack, "aligned_growth", lambda *arguments: original(*arguments) ** 2)
+    assert section_3_3_growth.aligned_gains(1e-3)[1] > 3.9 * section_3_3_growth.aligned_gains(1e-3)[0]
+    assert examine(claim("3.3-small-eta")).finding.verdict == "refuted"
+
+
+def test_an_inequality_has_an_excess_of_0_and_is_attained(monkeypatch):
+    evidence = examine(claim("3.3-norm")).finding.evidence
+    assert evidence.error == 0
+    assert evidence.tolerance_source.startswith("the error is the largest excess over the bound")
+    right = section_3_3_ripple.product
+    monkeypatch.setattr(section_3_3_ripple, "product", lambda layers, eta: np.flip(right(layers, eta), axis=1))
+    assert examine(claim("3.3-norm")).finding.verdict == "refuted"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("plain_worst_case", lambda depth: 1.0),
+        ("plain_random", lambda scales: np.ones((9, 2)) + 0.01 * np.random.default_rng(0).standard_normal((9, 2))),
+    ],
+)
+def test_a_residual_stack_that_does_not_grow_without_normalisation_refutes(name, wrong, monkeypatch):
+    monkeypatch.setattr(section_3_3_residual, name, wrong)
+    assert examine(claim("3.3-residual")).finding.verdict == "refuted"
+
+
+def test_exponential_growth_with_normalisation_too_would_hold(monkeypatch):
+    monkeypatch.setattr(
+        section_3_3_residual, "worst_cases", lambda: {"residual with pre-LayerNorm, worst case": (2, 2)}
+    )
+    monkeypatch.setattr(section_3_3_residual, "random_normalised", lambda scales: ((2.0, 2.0), 0.0))
+    assert section_3_3_residual.random_plain(ripple.fair_scales(16, 2))[0][1] == pytest.approx(2, abs=0.1)
+    monkeypatch.setattr(section_3_3_residual, "words", lambda measured: "")
+    assert examine(claim("3.3-residual")).finding.verdict == "holds"
+
+
+@pytest.mark.parametrize("n", [48, 200, 4000])
+def test_standard_errors(n):
+    """SciPy's own law; five standard errors are too few at n = 48."""
+    from scipy import stats
+
+    assert 2 * stats.t.sf(student_t.standard_errors(n), n - 1) == pytest.approx(student_t.FALSE_FAIL, rel=1e-6)
+    assert (student_t.standard_errors(n) > 5) == (n <= 200)
+    assert f"n − 1 = {n - 1}, false-fail rate 1e-6 a comparison" in student_t.source(n)

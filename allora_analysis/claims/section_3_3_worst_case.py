@@ -39,6 +39,22 @@ def drawn(widths: tuple[int, ...], rank: int) -> tuple[list[Layer], np.ndarray]:
     return layers, generator.standard_normal(widths[0])
 
 
+def product(layers: list[Layer], eta: float) -> np.ndarray:
+    """∏(W_l + ηB_lA_l), dense, the first layer applied first.
+
+    Args:
+        layers: the layers.
+        eta: η.
+
+    Returns:
+        The matrix (n_L×n₀).
+    """
+    matrix = np.eye(layers[0].w.shape[1])
+    for layer in layers:
+        matrix = (layer.w + eta * layer.b @ layer.a) @ matrix
+    return matrix
+
+
 def product_norm(layers: list[Layer], eta: float) -> float:
     """‖∏(W_l + ηB_lA_l)‖ from the product itself.
 
@@ -49,10 +65,7 @@ def product_norm(layers: list[Layer], eta: float) -> float:
     Returns:
         Its largest singular value.
     """
-    product = np.eye(layers[0].w.shape[1])
-    for layer in layers:
-        product = (layer.w + eta * layer.b @ layer.a) @ product
-    return float(np.linalg.norm(product, 2))
+    return float(np.linalg.norm(product(layers, eta), 2))
 
 
 RANDOM = {

@@ -5,6 +5,8 @@ Checked by `tests/test_claims_ripple.py`.
 
 from __future__ import annotations
 
+import numpy as np
+
 FALSE_FAIL = 1e-6  # two-sided, of a comparison
 
 
@@ -34,7 +36,8 @@ def source(n: int) -> str:
     Returns:
         A phrase.
     """
+    rate = f"1e{np.log10(FALSE_FAIL):.0f}"
     return (
-        f"{standard_errors(n):.3g} standard errors: Student's t of n − 1 = {n - 1}, false-fail rate {FALSE_FAIL:g} a "
+        f"{standard_errors(n):.3g} standard errors: Student's t of n − 1 = {n - 1}, false-fail rate {rate} a "
         "comparison, n fixed beforehand"
     )
