@@ -171,6 +171,8 @@ def test_percent_conventions():
         (lambda a: granularity.reachable(50.0, 2, 0), "answers must be"),
         (lambda a: granularity.reachable(float("nan"), 2, 5), "percent must be"),
         (lambda a: granularity.reachable(50.0, -1, 5), "decimals must be"),
+        (lambda a: granularity.ways(50.0, 2, 1066, 7), "runs: .* must be below"),
+        (lambda a: granularity.ways(50.0, 2, 0, 5), "examples must be"),
         (lambda a: granularity.restored_gaps("rotten_tomatoes", 0), "runs must be"),
         (lambda a: contrasts.gaps("Table 2", "LoRA", "DoRA"), "table must be one of"),
         (lambda a: contrasts.gaps("Table 3", "DoRA", "LoRA"), "better must be one of"),
@@ -211,6 +213,35 @@ def test_true_accuracies_are_reachable_and_restored(answers, data):
     assert granularity.reachable(printed, 2, answers)
     if answers < 5_000:  # then neighbours are further apart than the printed digits blur
         assert granularity.restored(printed, answers) == Fraction(100 * k, answers)
+
+
+@pytest.mark.parametrize(("examples", "runs", "decimals"), [(1, 2, 0), (7, 3, 1), (13, 2, 1), (17, 3, 0), (53, 2, 1)])
+def test_ways_against_every_tuple(examples, runs, decimals):
+    """Each run noted first: all tuples one by one, ties of a run upwards and of the mean to both sides."""
+    unit = 10**decimals
+    noted = [int(Fraction(100 * k * unit, examples) + Fraction(1, 2)) for k in range(examples + 1)]
+    expected = np.zeros(100 * unit + 1, dtype=int)
+    for those in itertools.product(noted, repeat=runs):
+        mean = Fraction(sum(those), runs)
+        for step in {int(mean), int(mean) + 1}:
+            expected[step : step + 1] += abs(step - mean) <= Fraction(1, 2)
+    found = [granularity.ways(step / unit, decimals, examples, runs) for step in range(100 * unit + 1)]
+    assert found == expected.tolist()
+
+
+def test_runs_noted_first_give_a_mean_that_unrounded_ones_do_not():
+    right = (823, 831, 831, 831, 852)
+    noted = [round(100 * k / 1066, 2) for k in right]
+    assert noted == [77.2, 77.95, 77.95, 77.95, 79.92]
+    assert round(sum(noted) / 5, 2) == 78.19
+    assert not granularity.reachable(78.19, 2, 5 * 1066)
+    assert granularity.ways(78.19, 2, 1066, 5) > 0
+    assert granularity.ways(30.46, 2, 1066, 5) == 0
+    assert granularity.frequency(78.19, 2, 1066, 5) < 1e-5
+    assert granularity.frequency(78.20, 2, 1066, 5) > 1
+    # An allowance of half a digit for it, instead of the count, no number could fail.
+    assert 100 / (5 * 1066) < 0.02
+    assert granularity.reachable_share(2, 5 * 2000) == 1.0  # the other test sets cannot tell
 
 
 def test_distinct_cells_are_distinct_runs():

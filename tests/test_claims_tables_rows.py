@@ -75,6 +75,8 @@ def test_verdicts():
     assert found["D-universally-better"].corrected == "in 19 of 27 cells"
     assert found["D-universally-better"].evidence.measured["better_as_figure_3_has_it"] == 20
     assert found["T3-five-runs"].evidence.measured["p_value_of_chance"] < 1e-11
+    assert "ALLoRA-0, η² = 1 (78.19) only if each run is rounded" in found["T3-five-runs"].corrected
+    assert found["T3-five-runs"].corrected.endswith("of 1 to 6 runs 2, 4, 6 would give it")
     assert "DoRA 0.0125 ahead" in found["4.5-best-average"].corrected
     assert "needs 10 clusters" in found["5.2-better-than-eta"].corrected
 
@@ -95,6 +97,13 @@ def wrong_mean(values):
     return sum((rounding.exact(v) for v in values), Decimal(0)) / (len(values) + 1)
 
 
+def raised_accuracies(by, only=None):
+    return tuple(
+        dataclasses.replace(cell, accuracy=round(cell.accuracy + by * (only in (None, cell.accuracy)), 2))
+        for cell in reported.TABLE_3
+    )
+
+
 # DoRA's share at LLaMA3-8B, r = 16 as the architecture gives it; no label ahead of another.
 MENDED_TABLE_1 = tuple(
     dataclasses.replace(r, parameters=0.36) if (r.model, r.rank, r.arm) == ("LLaMA3-8B", 16, "DoRA") else r
@@ -112,7 +121,10 @@ PLANTED = [
     ("4.5-fewer-parameters", parameters, "trainable_parameters", lambda a, r, m: 5 - len(m), "refuted"),
     ("T2-derived", numbers, "TABLE_2", (dataclasses.replace(reported.TABLE_2[0], best=70.0),), "refuted"),
     ("T4-shared-arms", numbers, "TABLE_4", shifted(reported.TABLE_4, 0.01), "refuted"),
-    ("T3-five-runs", granularity, "reachable", lambda p, d, a: True, "holds"),
+    ("T3-five-runs", granularity, "reachable", lambda p, d, a: True, "refuted"),  # of made-up numbers all would pass
+    ("T3-five-runs", granularity, "ways", lambda p, d, n, s: 0, "refuted"),
+    ("T3-five-runs", granularity, "TABLE_3", raised_accuracies(0.01), "refuted"),
+    ("T3-five-runs", granularity, "TABLE_3", raised_accuracies(0.01, only=78.19), "holds"),
     ("F3-cells", arithmetic, "EXCHANGED", ("Snowflake-Arctic-L", "yelp", 2.0), "refuted"),
     ("F4-cells", arithmetic, "TABLES", {"Table 4": shifted(reported.TABLE_4, 0.05)}, "refuted"),
     ("T2-overfit", contrasts, "gap", lambda a, b: 1.0, "refuted"),

@@ -2,12 +2,18 @@
 
 The mean of s runs on n examples is 100k/(sn) percent. Where the printed digits are finer than 100/(sn), a number that
 rounds from no whole k tells that the split, the number of runs or the number itself is another (the GRIM test, Brown
-and Heathers 2017). Checked by `tests/test_claims_tables.py` against enumeration of every k.
+and Heathers 2017). That takes the runs to be averaged unrounded; where each is noted to d decimals first, the mean can
+be off by another 10^{−d}/2, and `ways` counts the runs that a number can come from.
+Checked by `tests/test_claims_tables.py` against enumeration of every k, and of every tuple of them.
 """
 
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache
+
+import numpy as np
+from jaxtyping import UInt64
 
 from allora_analysis.claims.reported import (
     ETA_SQUARED,
@@ -22,7 +28,7 @@ from allora_analysis.claims.reported import (
 )
 from allora_analysis.claims.tables.arithmetic import TABLES, by_key
 from allora_analysis.claims.tables.rounding import Comparison, exact, half_unit
-from allora_analysis.validation import count, number
+from allora_analysis.validation import ArgumentError, count, number
 
 
 def reachable(percent: float, decimals: int, answers: int) -> bool:
@@ -56,6 +62,59 @@ def reachable_share(decimals: int, answers: int) -> float:
     """
     grid = range(100 * 10 ** count("decimals", decimals, 0) + 1)
     return sum(reachable(step / 10**decimals, decimals, answers) for step in grid) / len(grid)
+
+
+def ways(percent: float, decimals: int, examples: int, runs: int) -> int:
+    """How many tuples of right answers print as this, each run noted to so many decimals before they are averaged.
+
+    #{(k₁, …, k_s) ∈ {0, …, n}^s: |(1/s)·Σ_i round(100kᵢ/n) − percent| ≤ 10^{−decimals}/2}, counted exactly.
+
+    Args:
+        percent: as printed.
+        decimals: printed digits after the point, of each run and of their mean.
+        examples: n.
+        runs: s, with (n + 1)^s below 2⁶⁴.
+
+    Returns:
+        The number; 0 if no such runs can print so.
+
+    Raises:
+        ArgumentError: too many tuples to count.
+    """
+    unit, s = 10 ** count("decimals", decimals, 0), count("runs", runs)
+    if (count("examples", examples) + 1) ** s >= 2**64:
+        raise ArgumentError(f"runs: (examples + 1)^runs must be below 2^64, received {examples + 1}^{runs}")
+    printed = Fraction(exact(number("percent", percent))) * unit
+    low, high = (s * (printed + half) for half in (Fraction(-1, 2), Fraction(1, 2)))
+    return int(_tuples_by_sum(unit, examples, s)[max(-(-low // 1), 0) : max(high // 1 + 1, 0)].sum())
+
+
+@cache
+def _tuples_by_sum(unit: int, examples: int, runs: int) -> UInt64[np.ndarray, " sums"]:
+    # The coefficients of (Σ_k z^{noted accuracy of k})^runs, as one whole number to the base 2⁶⁴.
+    noted = [(200 * unit * k + examples) // (2 * examples) for k in range(examples + 1)]
+    base = np.bincount(noted, minlength=100 * unit + 1).astype("<u8")
+    power = int.from_bytes(base.tobytes(), "little") ** runs
+    return np.frombuffer(power.to_bytes(8 * (100 * unit * runs + 1), "little"), dtype="<u8")
+
+
+def frequency(percent: float, decimals: int, examples: int, runs: int, around: int = 50) -> float:
+    """`ways` against the average of the numbers around it: 1 for a number as likely as its neighbours.
+
+    Args:
+        percent: as printed.
+        decimals: printed digits after the point.
+        examples: of each run.
+        runs: how many.
+        around: neighbours on either side, in units of the last digit.
+
+    Returns:
+        The quotient, 0 or above; `percent` itself counts among the neighbours.
+    """
+    step = Fraction(1, 10 ** count("decimals", decimals, 0))
+    near = [Fraction(exact(percent)) + i * step for i in range(-around, around + 1)]
+    found = [ways(float(value), decimals, examples, runs) for value in near if 0 <= value <= 100]
+    return ways(percent, decimals, examples, runs) * len(found) / sum(found)
 
 
 def distinct_cells(dataset: str) -> tuple[Cell, ...]:
