@@ -73,3 +73,13 @@ def test_another_kink_changes_the_verdict(monkeypatch):
     assert abs(section._kink() - 1) < 1e-6
     monkeypatch.setattr(adaptive, "directional_derivative", lambda *args: tuple(2 * part for part in right(*args)))
     assert ROWS.verdict("4-adapted-gradient") == "refuted"
+
+
+def test_one_token_is_no_input_feature(monkeypatch):
+    """A case whose expected outcome is turned round changes the verdict: one token with n₂ = 3 is not symmetric."""
+    right = section._further()
+    task, loss, expected = right["n₂ = 3, one token"]
+    assert len(task.x) == 1
+    assert not expected
+    monkeypatch.setattr(section, "_further", lambda: {**right, "n₂ = 3, one token": (task, loss, True)})
+    assert ROWS.verdict("4-adapted-gradient") == "refuted"

@@ -12,7 +12,7 @@ import numpy as np
 
 SEED = 41
 OPTIMISERS = ("sgd", "momentum", "adamw", "allora_adamw")
-ARMS = ("lora", "constant", "allora")
+ARMS = ("lora", "scaled", "constant", "allora", "asf")  # "scaled": LoRA×η
 
 
 @dataclass(frozen=True)
@@ -99,36 +99,55 @@ def problem(n1: int = 5, n2: int = 4, rank: int = 2, samples: int = 12, scale: f
 def products(
     task: Problem, optimiser: str, arm: str, eta: float, rate: float, steps: int, clip: float | None = None
 ) -> np.ndarray:
-    """BA after 0, 1, … steps of the real layer under a real optimiser.
+    """BA after 0, 1, … steps from B = 0; arguments as in `pairs`.
+
+    Returns:
+        The products (steps + 1, n₁, n₂).
+    """
+    return np.array([b @ a for a, b in pairs(task, optimiser, arm, eta, rate, steps, clip)])
+
+
+def pairs(
+    task: Problem,
+    optimiser: str,
+    arm: str,
+    eta: float,
+    rate: float,
+    steps: int,
+    clip: float | None = None,
+    start: np.ndarray | None = None,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(A, B) after 0, 1, … steps of the real layer under a real optimiser.
 
     Args:
         task: the problem.
         optimiser: one of `OPTIMISERS`; for "allora_adamw" the arm must be "lora" or "allora", and "allora" puts the
             factor into the optimiser.
-        arm: "lora", "allora", or "constant" (the gradient times η, no adaptation).
+        arm: one of `ARMS`: "constant" is the gradient times η, no adaptation.
         eta: η.
         rate: the learning rate.
         steps: how many.
         clip: clip the gradients' norm at this; None for no clipping.
+        start: B at the start (n₁×r); None for 0.
 
     Returns:
-        The products (steps + 1, n₁, n₂).
+        steps + 1 pairs.
     """
     import torch
 
     x, y = (torch.tensor(part) for part in (task.x, task.y))
-    a = torch.tensor(task.a).requires_grad_()
-    b = torch.zeros(y.shape[1], len(a), dtype=a.dtype, requires_grad=True)
+    zero = np.zeros((y.shape[1], len(task.a)))
+    a, b = (torch.tensor(part, requires_grad=True) for part in (task.a, zero if start is None else start))
     rule, in_layer = _optimiser(optimiser, (a, b), arm, eta, rate)
     path = []
     for _ in range(steps + 1):
-        path.append((b @ a).detach().numpy().copy())
+        path.append((a.detach().numpy().copy(), b.detach().numpy().copy()))
         rule.zero_grad()
         (((forward(in_layer, x, a, b, eta) - y) ** 2).sum() / (2 * len(x))).backward()
         if clip is not None:
             torch.nn.utils.clip_grad_norm_([a, b], clip)
         rule.step()
-    return np.array(path)
+    return path
 
 
 def _optimiser(name: str, pair: tuple, arm: str, eta: float, rate: float) -> tuple:
@@ -164,62 +183,22 @@ def forward(arm: str, x, a, b, eta: float):
 
     if arm == "lora":
         return lora(x, a, b)
+    if arm == "scaled":
+        return eta * lora(x, a, b)
+    if arm == "asf":
+        return functional.asf_lora(x, a, b, eta)
     return functional.allora(x, a, b, eta, "constant" if arm == "constant" else "inverse_sqrt")
 
 
-def double_backward(task: Problem, b: np.ndarray, eta: float) -> np.ndarray:
-    """∂(the layer's gradients of A and B)/∂(A, B) by a second backward pass; the loss is ‖Y − X(BA)ᵀ‖²_F/2.
+def gradient_norms(task: Problem, path: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """The norm of LoRA's own gradient of A and B together at each pair of `pairs`: what clipping looks at.
 
     Args:
-        task: X, Y and A.
-        b: B.
-        eta: η.
+        task: the problem.
+        path: pairs (A, B).
 
     Returns:
-        A square matrix, the parameters ordered as A, then B, row by row.
+        A norm for each pair.
     """
-    import torch
-
-    a, b = (torch.tensor(part, requires_grad=True) for part in (task.a, b))
-    output = forward("allora", torch.tensor(task.x), a, b, eta)
-    loss = ((output - torch.tensor(task.y)) ** 2).sum() / 2
-    gradients = torch.autograd.grad(loss, (a, b), create_graph=True)
-    flat = torch.cat([part.ravel() for part in gradients])
-    rows = (torch.autograd.grad(entry, (a, b), retain_graph=True, allow_unused=True) for entry in flat)
-    zeros = tuple(torch.zeros_like(part) for part in (a, b))
-    filled = ([z if p is None else p for p, z in zip(row, zeros, strict=True)] for row in rows)
-    return torch.stack([torch.cat([part.ravel() for part in row]) for row in filled]).numpy()
-
-
-def differenced_field(
-    task: Problem, b: np.ndarray, eta: float, step: float = 1e-5, loss: str = "squared"
-) -> np.ndarray:
-    """The Jacobian of the layer's gradients by central differences; arguments and order as in `double_backward`.
-
-    Args:
-        task: X, Y and A.
-        b: B.
-        eta: η.
-        step: of the differences.
-        loss: "squared", or "cross-entropy" of the outputs' softmax with Y's largest entry of each row as its class.
-
-    Returns:
-        A square matrix.
-    """
-    from scipy.special import softmax
-
-    from allora_analysis.lora import functional
-
-    start = np.concatenate([task.a.ravel(), b.ravel()])
-    classes = np.eye(task.y.shape[1])[task.y.argmax(axis=1)]
-
-    def gradients(parameters: np.ndarray) -> np.ndarray:
-        a, moved = parameters[: task.a.size].reshape(task.a.shape), parameters[task.a.size :].reshape(b.shape)
-        output = task.x @ (moved @ a).T
-        upstream = output - task.y if loss == "squared" else softmax(output, axis=1) - classes
-        return np.concatenate(
-            [part.ravel() for part in backward(functional.allora, task.x, upstream, a, moved, eta)[2:]]
-        )
-
-    columns = [gradients(start + step * e) - gradients(start - step * e) for e in np.eye(start.size)]
-    return np.array(columns).T / (2 * step)
+    gradients = [((task.x @ (b @ a).T - task.y).T @ task.x / len(task.x), a, b) for a, b in path]
+    return np.array([np.hypot(np.linalg.norm(b.T @ g), np.linalg.norm(g @ a.T)) for g, a, b in gradients])

@@ -161,7 +161,9 @@ def scaled_gradient() -> Finding:
         expected = not product.any() or eta == 1 or kind == "linear"
         corrected[case] = errors[-1] <= ROUNDING and printed[case] == expected
     evidence = Evidence({"relative error": 0.0}, seen, ROUNDING_SOURCE, max(errors), ROUNDING, seed=layer_runs.SEED)
-    text = "g̃ = η·g evaluated at the scaled output ηf; η·g(f) only at BA = 0, η = 1 or a loss linear in f"
+    text = (
+        "g̃ = κ∘g (not κ∘f) = η·g evaluated at the scaled output ηf; η·g(f) only at BA = 0, η = 1 or a loss linear in f"
+    )
     return Finding(settle(printed, corrected), evidence, text)
 
 
@@ -173,29 +175,38 @@ def scaling_as_rate() -> Finding:
     """
     task, eta, rate, steps = layer_runs.problem(), 2.0, 0.01, 10
     printed, corrected, seen = {}, {}, {}
-    cases = {
-        "SGD": ("sgd", None),
-        "momentum": ("momentum", None),
-        "SGD, clipped": ("sgd", 0.5),
-        "AdamW": ("adamw", None),
+    cases = {  # optimiser, clipping; LoRA at which rate?
+        "SGD": ("sgd", None, "η·l"),
+        "momentum": ("momentum", None, "η·l"),
+        "SGD, clipped below LoRA's gradient at every step": ("sgd", 0.5, "l"),
+        "SGD, clipped above η times it at every step": ("sgd", 40.0, "η·l"),
+        "AdamW": ("adamw", None, "l"),
     }
-    for case, (optimiser, clip) in cases.items():
+    for case, (optimiser, clip, like) in cases.items():
         scaled, plain, fast = (
             layer_runs.products(task, optimiser, arm, eta, lr, steps, clip)[-1]
             for arm, lr in (("constant", rate), ("lora", rate), ("lora", eta * rate))
         )
         seen[case] = {"from LoRA at η·l": relative_error(scaled, fast), "from LoRA at l": relative_error(scaled, plain)}
         printed[case] = seen[case]["from LoRA at η·l"] <= ROUNDING
-        blind = case in ("SGD, clipped", "AdamW")
         close = seen[case]["from LoRA at l"] <= 1e-5
-        corrected[case] = printed[case] != blind and close == blind
+        corrected[case] = printed[case] == (like == "η·l") and close == (like == "l")
+        if clip is not None:
+            reached = eta * rate if like == "η·l" else rate
+            norms = layer_runs.gradient_norms(
+                task, layer_runs.pairs(task, optimiser, "lora", eta, reached, steps, clip)
+            )
+            corrected[f"{case}: it is"] = bool((norms > clip).all() if like == "l" else (eta * norms < clip).all())
     evidence = Evidence(
-        {"clipped and AdamW": "LoRA at l"},
+        {case: f"LoRA at {like}" for case, (_, _, like) in cases.items()},
         seen,
         "rounding; 1e-5 for what is LoRA at l (Adam's ε, clipping's 1e-6)",
         n=1,
     )
-    text = "under SGD and momentum without clipping; Adam and clipping divide η out again: LoRA at l, not at η·l"
+    text = (
+        "under SGD and momentum while nothing is clipped; Adam divides η out again, and so does clipping wherever "
+        "LoRA's own gradient exceeds the threshold: LoRA at l, not at η·l"
+    )
     return Finding(settle(printed, corrected), evidence, text)
 
 
@@ -219,7 +230,7 @@ ROWS = (
         dropout_rate,
     ),
     ("identity", "§4.1, Definition 2", "All learning is adaptive learning (when f_o = I and f_g = I)", identity),
-    ("scaled-gradient", "§4.2, Eq. (6)", "f̃ = ηf, g̃ = ηg", scaled_gradient),
+    ("scaled-gradient", "§4.2, Eq. (6)", "f̃ = κ∘f = ηf, g̃ = κ∘f = ηg (read: g̃ = κ∘g)", scaled_gradient),
     (
         "scaling-as-rate",
         "§4.2, below Eq. (6)",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from allora_analysis import adaptive, escape
+from allora_analysis import escape
 from allora_analysis.claims import layer_runs
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, relative_error, settle
 
@@ -15,14 +15,22 @@ ADAM = 1e-5  # Adam's ε over |g|, and PyTorch's 1e-6 in a clipped norm
 COMMAND = "python -m allora_analysis.escape"
 TEST = "tests/test_escape_drift.py"
 ETA, RATE = 2.0, 0.01
-CLIP = 0.5  # below the norm of the first gradients of the problem
-SETTINGS = {  # case: optimiser, clipping; does ALLoRA's factor reach the step?
-    "SGD": ("sgd", None, True),
-    "momentum": ("momentum", None, True),
-    "SGD, clipped": ("sgd", CLIP, False),
-    "AdamW": ("adamw", None, False),
-    "ALLoRAAdamW (not the paper's)": ("allora_adamw", None, True),
+CLIPS = {"below": 0.5, "between": 8.0, "above": 20.0}  # the first gradients: LoRA's 6.8, ALLoRA's η times that
+SETTINGS = {  # case: optimiser, clipping; is ALLoRA's first step that of LoRA at η·l, at l, or neither?
+    "SGD": ("sgd", None, "η·l"),
+    "momentum": ("momentum", None, "η·l"),
+    "SGD, clipped below LoRA's gradient": ("sgd", CLIPS["below"], "l"),
+    "SGD, clipped between LoRA's gradient and η times it": ("sgd", CLIPS["between"], "neither"),
+    "SGD, clipped above η times LoRA's gradient": ("sgd", CLIPS["above"], "η·l"),
+    "AdamW": ("adamw", None, "l"),
+    "ALLoRAAdamW (not the paper's)": ("allora_adamw", None, "η·l"),
 }
+
+
+def _clips_as_said(task: layer_runs.Problem) -> bool:
+    # Are the thresholds where the cases' names have them, the lowest at every one of ten steps?
+    low = layer_runs.gradient_norms(task, layer_runs.pairs(task, "sgd", "lora", ETA, RATE, 10, CLIPS["below"]))
+    return bool(low.min() > CLIPS["below"] and low[0] < CLIPS["between"] < ETA * low[0] < CLIPS["above"])
 
 
 def start() -> Finding:
@@ -34,7 +42,7 @@ def start() -> Finding:
     task = layer_runs.problem()
     teacher = escape.data_teacher(task.x, task.y, task.a)
     printed, corrected, seen, errors = {}, {}, {}, []
-    for case, (optimiser, clip, reaches) in SETTINGS.items():
+    for case, (optimiser, clip, like) in SETTINGS.items():
         runs = {
             name: layer_runs.products(task, optimiser, arm, ETA, rate, 10, clip)
             for name, arm, rate in (("slow", "lora", RATE), ("fast", "lora", ETA * RATE), ("allora", "allora", RATE))
@@ -44,18 +52,23 @@ def start() -> Finding:
         predicted = escape.drift(optimiser, ETA, RATE, 10, teacher=teacher, max_grad_norm=clip)
         norms = [np.linalg.norm(runs[name], axis=2).mean(axis=1) for name in ("slow", "fast", "allora")]
         errors.append(relative_error(norms, predicted.norms[:, 0]))
-        printed[case] = gaps[0][0] <= ADAM
-        matches_slow = gaps[1][0] <= ADAM
-        corrected[case] = errors[-1] <= 1e-7 and printed[case] == reaches and matches_slow != reaches
+        matches = {"η·l": gaps[0][0] <= ADAM, "l": gaps[1][0] <= ADAM}
+        printed[case] = matches["η·l"]
+        corrected[case] = errors[-1] <= 1e-7 and matches == {rate: rate == like for rate in matches}
+    corrected["the thresholds are where the cases say"] = _clips_as_said(task)
     evidence = Evidence(
-        {"SGD, momentum, ALLoRAAdamW": "LoRA at η·l", "clipped, AdamW": "LoRA at l"},
+        {case: like for case, (_, _, like) in SETTINGS.items()},
         seen,
         f"{ADAM:g} for a match (Adam's ε, clipping's 1e-6); row norms against `escape.drift`: 1e-7",
         max(errors),
         1e-7,
         seed=layer_runs.SEED,
     )
-    text = "under SGD or momentum without clipping, first step; under AdamW, or clipped, ALLoRA starts as LoRA at l_b"
+    text = (
+        "under SGD or momentum, first step, while nothing is clipped; under AdamW, or where LoRA's own gradient "
+        "exceeds the clipping threshold (η ≥ 1), ALLoRA starts as LoRA at l_b; with the threshold between LoRA's "
+        "gradient and η times it, between the two"
+    )
     return Finding(settle(printed, corrected), evidence, text)
 
 
@@ -68,7 +81,7 @@ def under_optimisers() -> Finding:
     task = layer_runs.problem()
     teacher = escape.data_teacher(task.x, task.y, task.a)
     printed, corrected, seen, errors = {}, {}, {}, []
-    for case, (optimiser, clip, reaches) in SETTINGS.items():
+    for case, (optimiser, clip, like) in SETTINGS.items():
         lora, allora = (
             np.linalg.norm(layer_runs.products(task, optimiser, arm, ETA, RATE, 5, clip)[-1], axis=1).mean()
             for arm in ("lora", "allora")
@@ -77,7 +90,9 @@ def under_optimisers() -> Finding:
         norms = escape.drift(optimiser, ETA, RATE, 5, teacher=teacher, max_grad_norm=clip).norms[:, 0, -1]
         errors.append(float(abs(seen[case] * norms[0] / norms[2] - 1)))
         printed[case] = seen[case] >= (1 + ETA) / 2
-        corrected[case] = errors[-1] <= 1e-7 and printed[case] == reaches
+        right = 1 < seen[case] < seen["SGD"] if like == "neither" else printed[case] == (like == "η·l")
+        corrected[case] = errors[-1] <= 1e-7 and right
+    corrected["the thresholds are where the cases say"] = _clips_as_said(task)
     evidence = Evidence(
         {"ratio to LoRA at l, at least": (1 + ETA) / 2},
         seen,
@@ -86,36 +101,47 @@ def under_optimisers() -> Finding:
         1e-7,
         seed=layer_runs.SEED,
     )
-    text = "under SGD and momentum; not under AdamW, nor clipped; ALLoRAAdamW, with the factor after Adam, restores it"
+    text = (
+        "under SGD and momentum while nothing is clipped; not under AdamW, nor where LoRA's own gradient exceeds the "
+        "clipping threshold at every step (less so with the threshold between that and η times it); ALLoRAAdamW, with "
+        "the factor after Adam, restores it"
+    )
     return Finding(settle(printed, corrected), evidence, text)
 
 
 def effective_rate() -> Finding:
-    """The rate that a row's gradient is multiplied with in a step of the layer, over η·l_b.
+    """The rate that a row's gradient of B is multiplied with in one step of the layer, over η·l_b.
 
     Returns:
-        The finding.
+        The finding; for rows of BA of length 0, 1/η² and 10/η², the latter from B ≠ 0.
     """
     task = layer_runs.problem()
-    first = task.y.T @ task.x / len(task.x) @ task.a.T  # −GAᵀ at B = 0
-    step = first @ task.a
-    seen = {}
-    for case, optimiser in {"SGD, BA = 0": "sgd", "AdamW, BA = 0": "adamw"}.items():
-        moved = layer_runs.products(task, optimiser, "allora", ETA, RATE, 1)[1]
-        unit = step if optimiser == "sgd" else np.sign(first) @ task.a
-        seen[case] = float(np.sum(moved * unit) / np.sum(unit * unit) / (ETA * RATE))
-    expected = {"SGD, BA = 0": 1.0, "AdamW, BA = 0": 1 / ETA}
-    for u in (1.0, 10.0):
-        a, b = np.array([[1.0]]), np.array([[u / ETA**2]])
-        seen[f"SGD, ‖(BA)_i‖ = {u:g}/η²"] = float(adaptive.row_factor(a, b, ETA)[0] / ETA)
-        expected[f"SGD, ‖(BA)_i‖ = {u:g}/η²"] = (1 + u) ** -0.5
-    errors = {case: abs(seen[case] - expected[case]) for case in seen}
-    printed = {case: abs(value - 1) <= ADAM for case, value in seen.items()}
-    corrected = {case: errors[case] <= ADAM and printed[case] == (case == "SGD, BA = 0") for case in seen}
+    seen, expected = {}, {}
+    for u, optimiser in ((0.0, "sgd"), (1.0, "sgd"), (10.0, "sgd"), (0.0, "adamw"), (1.0, "adamw")):
+        case = f"{'SGD' if optimiser == 'sgd' else 'AdamW'}, ‖(BA)_i‖ = {f'{u:g}/η²' if u else 0}"
+        seen[case] = _rates(task, optimiser, _rows_of(task, u / ETA**2)) / (ETA * RATE)
+        expected[case] = (1 + u) ** -0.5 if optimiser == "sgd" else 1 / ETA
+    errors = {case: float(np.abs(seen[case] - expected[case]).max()) for case in seen}
+    printed = {case: bool((np.abs(rates - 1) <= ADAM).all()) for case, rates in seen.items()}
+    corrected = {case: errors[case] <= ADAM and printed[case] == (case == "SGD, ‖(BA)_i‖ = 0") for case in seen}
     source = f"{ADAM:g}: Adam's ε over |g|"
     evidence = Evidence(expected, seen, source, max(errors.values()), ADAM, seed=layer_runs.SEED)
     text = "at BA = 0 only, and where the step follows the gradient's size: η·l_b/√(1 + η²‖(BA)_i‖) later; l_b in Adam"
     return Finding(settle(printed, corrected), evidence, text)
+
+
+def _rows_of(task: layer_runs.Problem, size: float) -> np.ndarray:
+    # A B whose rows of BA all have that length.
+    b = np.random.default_rng(layer_runs.SEED).standard_normal((task.y.shape[1], len(task.a)))
+    return size * b / np.linalg.norm(b @ task.a, axis=1, keepdims=True)
+
+
+def _rates(task: layer_runs.Problem, optimiser: str, start: np.ndarray) -> np.ndarray:
+    # Each row's step of B over LoRA's gradient GAᵀ (its signs for AdamW), one step of the layer taken from B = start.
+    gradient = (task.x @ (start @ task.a).T - task.y).T @ task.x / len(task.x) @ task.a.T
+    after = layer_runs.pairs(task, optimiser, "allora", ETA, RATE, 1, start=start)[1][1]
+    unit = gradient if optimiser == "sgd" else np.sign(gradient)
+    return np.sum((start - after) * unit, axis=1) / np.sum(unit * unit, axis=1)
 
 
 FIGURE = "§4.2 and Figure 2, right"

@@ -5,13 +5,12 @@ Checked by `tests/test_claims_allora_gradient.py`, which plants wrong formulas.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from allora_analysis import adaptive
-from allora_analysis.claims import layer_runs
+from allora_analysis.claims import layer_derivatives, layer_runs
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, relative_error, settle
 
 SEED = 43
@@ -19,10 +18,10 @@ ROUNDING = 1e-10
 DIFFERENCES = 1e-6
 
 ON_WHAT = (
-    "for a squared loss with one input, or where each G_i is parallel to (BA)_i; otherwise ALLoRA is gradient "
-    "descent on no loss, cross-entropy with one input included (it couples the outputs). At "
-    "B = 0 the field has a kink, −½η³‖β_iA‖(GAᵀ)_i, beside η times LoRA's Hessian. The layer's double backward is "
-    "neither a Hessian nor this Jacobian: it has d_i² for the d_i before the loss's curvature"
+    "for a squared loss with one input feature (n₂ = 1), or where each G_i is parallel to (BA)_i; otherwise ALLoRA is "
+    "gradient descent on no loss, one token (n₂ > 1) and cross-entropy with one input feature included (it couples the "
+    "outputs). At B = 0 the field has a kink, −½η³‖β_iA‖(GAᵀ)_i, beside η times LoRA's Hessian. The layer's double "
+    "backward is neither a Hessian nor this Jacobian: it has d_i² for the d_i before the loss's curvature"
 )
 
 
@@ -52,48 +51,52 @@ def potential() -> Finding:
     printed, corrected, seen = {}, {}, {}
     errors, exact, apart = [], [], []
     for case, (n2, rank, zero) in {
-        "one input": (1, 1, False),
-        "three inputs, rank 1": (3, 1, False),
-        "three inputs, rank 2": (3, 2, False),
-        "three inputs, B = 0, its smooth part": (3, 2, True),
+        "one input feature (n₂ = 1)": (1, 1, False),
+        "n₂ = 3, rank 1": (3, 1, False),
+        "n₂ = 3, rank 2": (3, 2, False),
+        "n₂ = 3, B = 0, its smooth part": (3, 2, True),
     }.items():
         task = layer_runs.problem(4, n2, rank)
         b = np.zeros((4, rank)) if zero else np.random.default_rng(SEED).standard_normal((4, rank))
         g = (task.x @ (b @ task.a).T - task.y).T @ task.x
         predicted = adaptive.update_jacobian(task.a, b, g, task.x.T @ task.x, 2.0)
         # Central differences leave out the kink, which is even, but for a term of the step's size.
-        measured = layer_runs.differenced_field(task, b, 2.0, 1e-7 if zero else 1e-5)
+        measured = layer_derivatives.differenced_field(task, b, 2.0, 1e-7 if zero else 1e-5)
         errors.append(relative_error(measured, predicted))
         twice = adaptive.layer_double_backward(task.a, b, g, task.x.T @ task.x, 2.0)
-        backward = layer_runs.double_backward(task, b, 2.0)
+        backward = layer_derivatives.double_backward(task, b, 2.0)
         exact.append(relative_error(backward, twice))
         apart.append(relative_error(backward, predicted))
         seen[case] = adaptive.relative_asymmetry(measured)
         printed[case] = seen[case] <= DIFFERENCES
         right = errors[-1] <= DIFFERENCES and exact[-1] <= ROUNDING and apart[-1] > DIFFERENCES
         corrected[case] = right and printed[case] == (n2 == 1 or zero)
-    for case, task, loss in _further():
+    for case, (task, loss, expected) in _further().items():
         b = np.random.default_rng(SEED).standard_normal((4, 1))
-        seen[case] = adaptive.relative_asymmetry(layer_runs.differenced_field(task, b, 2.0, loss=loss))
+        seen[case] = adaptive.relative_asymmetry(layer_derivatives.differenced_field(task, b, 2.0, loss=loss))
         printed[case] = seen[case] <= DIFFERENCES
-        corrected[case] = printed[case] == (loss == "squared")
+        corrected[case] = printed[case] == expected
     seen["at B = 0, the kink over its closed form"] = kink = _kink()
     corrected["at B = 0 the field has the kink"] = abs(kink - 1) <= DIFFERENCES
     seen["the layer's double backward, from its closed form"] = max(exact)
     seen["the same, from the Jacobian"] = min(apart)
     source = "central differences at 1e-5 (1e-7 at B = 0): 1e-6; the double backward against its closed form: 1e-10"
-    predicted = {"asymmetry": "0 with one input, or of the smooth part at B = 0; else not"}
+    predicted = {"asymmetry": "0 at n₂ = 1, or of the smooth part at B = 0; else not"}
     evidence = Evidence(predicted, seen, source, max(errors), DIFFERENCES, seed=SEED)
     return Finding(settle(printed, corrected), evidence, ON_WHAT)
 
 
-def _further() -> Iterator[tuple[str, layer_runs.Problem, str]]:
-    # At the B that `potential` draws: XᵀX = I, and Y such that G_i = c_i(BA)_i; then a loss that couples the outputs.
+def _further() -> dict[str, tuple[layer_runs.Problem, str, bool]]:
+    # At the B that `potential` draws, with a loss and whether the field is to be symmetric: XᵀX = I, and Y such that
+    # G_i = c_i(BA)_i; one token, of which G is a row's multiple; a loss that couples the outputs.
     task, b = layer_runs.problem(4, 3, 1), np.random.default_rng(SEED).standard_normal((4, 1))
     x = np.linalg.qr(task.x)[0]
     y = x @ (np.array([[1.5], [-0.5], [0.2], [3.0]]) * (b @ task.a)).T
-    yield "three inputs, each G_i parallel to (BA)_i", replace(task, x=x, y=y), "squared"
-    yield "one input, cross-entropy", layer_runs.problem(4, 1, 1), "cross-entropy"
+    return {
+        "n₂ = 3, each G_i parallel to (BA)_i": (replace(task, x=x, y=y), "squared", True),
+        "n₂ = 3, one token": (layer_runs.problem(4, 3, 1, samples=1), "squared", False),
+        "one input feature, cross-entropy": (layer_runs.problem(4, 1, 1), "cross-entropy", False),
+    }
 
 
 def survives_adam() -> Finding:
