@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from allora_analysis import adaptive, adaptors, escape
-from allora_analysis.claims import layer_runs
+from allora_analysis import adaptors, escape
+from allora_analysis.claims import layer_derivatives, layer_runs
 from allora_analysis.claims import section_4_escape as scalar
 from allora_analysis.claims import section_4_figure_2 as figure
 from allora_analysis.lora import functional
@@ -25,9 +25,10 @@ VERDICTS = {
 }
 ROWS = Rows(VERDICTS, scalar, figure)
 RIGHT = {name: getattr(escape, name) for name in escape.__all__} | {
-    "inverse_sqrt": adaptors.inverse_sqrt,
-    "row_factor": adaptive.row_factor,
+    "inverse": adaptors.inverse,
     "products": layer_runs.products,
+    "pairs": layer_runs.pairs,
+    "allora": functional.allora,
 }
 
 
@@ -42,6 +43,22 @@ def test_verdict(identifier):
 
 def lora_everywhere(task, optimiser, arm, *args):
     return RIGHT["products"](task, optimiser, "lora", *args)
+
+
+def lora_pairs(task, optimiser, arm, *args, **options):
+    return RIGHT["pairs"](task, optimiser, "lora", *args, **options)
+
+
+def never_tapering(x, a, b, eta, adaptor="inverse_sqrt"):
+    return RIGHT["allora"](x, a, b, eta, "constant")
+
+
+def tapering_too_fast(x, a, b, eta, adaptor="inverse_sqrt"):
+    return RIGHT["allora"](x, a, b, eta, "inverse")
+
+
+def never_clipped(task, optimiser, arm, eta, rate, steps, clip=None):
+    return RIGHT["products"](task, optimiser, arm, eta, rate, steps)
 
 
 def sgd_always(task, optimiser, *args):
@@ -61,6 +78,9 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-escape", escape, "trajectory", lambda t, g, eta: RIGHT["trajectory"](t, g, eta, "inverse"), "refuted"),
     ("4-escape-fixed-rate", adaptors, "inverse_sqrt", lambda m, eta: np.float64(eta), "refuted"),
     ("4-escape-fixed-rate", escape, "tradeoff", gain_of_two, "refuted"),
+    ("4-escape-fixed-rate", adaptors, "inverse_sqrt", lambda m, eta: RIGHT["inverse"](m, eta), "refuted"),
+    ("4-escape-fixed-rate", scalar, "advantageous", lambda product, target, eta: product > 1.9, "refuted"),
+    ("4-escape-fixed-rate", scalar, "PRODUCTS", (1.8, 1.9), "holds"),
     ("4-figure-2-slower", escape, "time_to_reach", lambda m, g, eta: m / (g * eta), "refuted"),
     ("4-figure-2-slower", scalar, "_longest", lambda eta: 1.0, "refuted"),
     ("4-figure-2-right", layer_runs, "products", lora_everywhere, "refuted"),
@@ -69,8 +89,12 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-escape-optimisers", layer_runs, "products", lora_everywhere, "refuted"),
     ("4-escape-optimisers", layer_runs, "products", sgd_always, "holds"),
     ("4-escape-optimisers", escape, "drift", drift_of_sgd, "refuted"),
-    ("4-effective-rate", adaptive, "row_factor", lambda a, b, eta: np.array([eta]), "refuted"),
-    ("4-effective-rate", layer_runs, "products", lora_everywhere, "refuted"),
+    ("4-figure-2-right", layer_runs, "products", never_clipped, "refuted"),
+    ("4-figure-2-right", figure, "CLIPS", {"below": 0.5, "between": 8.0, "above": 0.5}, "refuted"),
+    ("4-escape-optimisers", layer_runs, "products", never_clipped, "refuted"),
+    ("4-effective-rate", functional, "allora", never_tapering, "refuted"),
+    ("4-effective-rate", functional, "allora", tapering_too_fast, "refuted"),
+    ("4-effective-rate", layer_runs, "pairs", lora_pairs, "refuted"),
 ]
 
 
@@ -102,7 +126,10 @@ def test_differences_and_double_backward_agree_for_lora(monkeypatch):
 
     task, b = layer_runs.problem(3, 2, 1), np.array([[1.0], [-0.5], [2.0]])
     monkeypatch.setattr(functional, "allora", plain)
-    twice, differenced = layer_runs.double_backward(task, b, 2.0), layer_runs.differenced_field(task, b, 2.0)
+    twice, differenced = (
+        layer_derivatives.double_backward(task, b, 2.0),
+        layer_derivatives.differenced_field(task, b, 2.0),
+    )
     np.testing.assert_allclose(twice, differenced, rtol=1e-6, atol=1e-6 * np.abs(twice).max())
     np.testing.assert_allclose(twice, twice.T, rtol=1e-12)
 
