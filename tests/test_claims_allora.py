@@ -26,7 +26,7 @@ VERDICTS = {
     "4-scaling-as-rate": "conditional",
     "4-adaptor": "holds",
     "4-inversely-proportional": "holds_corrected",
-    "4-per-sample": "holds_corrected",
+    "4-per-sample": "refuted",
     "4-definition": "holds",
     "4-not-back-propagated": "holds",
     "4-descent": "conditional",
@@ -87,6 +87,10 @@ def never_scaled(task, optimiser, arm, *args):
     return RIGHT[layer_runs]["products"](task, optimiser, "lora", *args)
 
 
+def never_clipped(task, optimiser, arm, eta, rate, steps, clip=None):
+    return RIGHT[layer_runs]["products"](task, optimiser, arm, eta, rate, steps)
+
+
 def lora_after_step(example, factor):
     return RIGHT[adaptive]["loss_after_step"](example, [Fraction(1), Fraction(1)])
 
@@ -101,12 +105,14 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-dropout-rate", adaptive, "masked_field", b_unscaled, "refuted"),
     ("4-identity", functional, "allora", scaled_input_gradient, "refuted"),
     ("4-scaling-as-rate", layer_runs, "products", never_scaled, "refuted"),
+    ("4-scaling-as-rate", layer_runs, "products", never_clipped, "refuted"),
+    ("4-scaling-as-rate", layer_runs, "gradient_norms", lambda task, path: np.zeros(len(path)), "refuted"),
     ("4-adaptor", adaptors, "inverse_sqrt", RIGHT[adaptors]["inverse"], "refuted"),
     ("4-adaptor", functional, "row_factor", norms_of_b, "refuted"),
     ("4-inversely-proportional", adaptors, "inverse_sqrt", lambda x, eta: 1 / x, "holds"),
     ("4-inversely-proportional", adaptors, "inverse_sqrt", RIGHT[adaptors]["inverse"], "refuted"),
     ("4-per-sample", functional, "allora", per_sample, "holds"),
-    ("4-per-sample", adaptive, "row_factor", lambda a, b, eta: np.full(len(b), eta), "refuted"),
+    ("4-per-sample", adaptive, "row_factor", lambda a, b, eta: np.full(len(b), eta), "undecided"),
     ("4-definition", functional, "allora", lora_instead, "refuted"),
     ("4-definition", adaptive, "update_field", no_d, "refuted"),
     ("4-not-back-propagated", functional, "allora", scaled_input_gradient, "refuted"),
@@ -155,3 +161,19 @@ def test_without_unequal_factors_the_example_descends(monkeypatch):
 
 def test_the_text_quotes_the_exact_derivative():
     assert "41/15" in ROWS.finding("4-descent").corrected
+
+
+def test_the_text_says_how_the_draws_were_made(monkeypatch):
+    """Shares without B's size and the number of tokens say nothing: both stand beside them, one setting with B as A."""
+    monkeypatch.setattr(descent, "DRAWS", 2000)
+    found = ROWS.finding("4-descent")
+    shares = found.evidence.measured["share of draws that ascend, its standard error"]
+    assert 0.05 < max(share for share, _ in shares["B 30 times A, one token"].values()) < 0.08
+    assert max(share for share, _ in shares["B as large as A, one token"].values()) < 0.005
+    assert max(share for share, _ in shares["B 30 times A, 32 tokens"].values()) < 0.01
+    assert all(f"({case})" in found.corrected for case in shares)
+
+
+def test_the_text_names_the_misprint_of_equation_6():
+    assert "κ∘f" in ROWS.claims["4-scaled-gradient"].statement
+    assert "κ∘g (not κ∘f)" in ROWS.finding("4-scaled-gradient").corrected

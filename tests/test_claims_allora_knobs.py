@@ -77,3 +77,14 @@ def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, na
 def test_adam_at_zero_epsilon():
     assert section._first_adam_step(1e-8)
     assert not section._first_adam_step(0.0)
+
+
+def test_the_two_rows_on_the_count_agree(monkeypatch):
+    """η stands where LoRA's scaling factor stood: if LoRA had one knob less, the first text would be wrong."""
+    new, removed = (ROWS.finding(name).evidence.measured for name in list(VERDICTS)[1:])
+    for optimiser in section.OPTIMISERS:
+        assert new[optimiser]["independent of (η, l_b)"] == removed[optimiser]["ALLoRA-0"]
+        assert new[optimiser]["of LoRA's (s, l)"] == removed[optimiser]["LoRA"] - 1
+    fewer = lambda x, y, a, setting, knobs, *args, **options: 1 if "scaling" in knobs else 2  # noqa: E731
+    monkeypatch.setattr(adaptive, "degrees_of_freedom", fewer)
+    assert ROWS.verdict("4-no-new-hyper-parameter") == "undecided"

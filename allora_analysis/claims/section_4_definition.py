@@ -94,9 +94,8 @@ def per_sample() -> Finding:
         seed=layer_runs.SEED,
     )
     text = "one coefficient for a row of ∂L/∂(BA), the same for every sample; ALLoRA-OD's is per sample"
-    return Finding(
-        settle({"varies over samples": spread > DISTINCT}, {"row factor": error <= ROUNDING}), evidence, text
-    )
+    opposite = {"the row's factor for every sample": error <= ROUNDING and spread <= ROUNDING}
+    return Finding(settle({"varies over samples": spread > DISTINCT}, opposite, contrary=True), evidence, text)
 
 
 def definition() -> Finding:

@@ -83,12 +83,16 @@ def no_new_knob() -> Finding:
         one = replace(PLAIN, scaling=1.0, eta=2.0)
         other = replace(one, eta=4.0, rate_a=one.rate_a / 2, rate_b=one.rate_b / 2)
         distance, degrees = _gap(one, other, optimiser), _knobs(one, ("eta", "rate"), optimiser)
-        seen[name] = {"distance of two splits": distance, "independent of (η, l_b)": degrees}
+        lora = _knobs(PLAIN, ("scaling", "rate"), optimiser)
+        seen[name] = {"distance of two splits": distance, "independent of (η, l_b)": degrees, "of LoRA's (s, l)": lora}
         printed[name] = distance <= ROUNDING or degrees < 2
-        corrected[name] = distance > 1e-2 and degrees == 2
-    predicted = {"independent of (η, l_b)": 2}
+        corrected[name] = distance > 1e-2 and degrees == lora == 2
+    predicted = {"independent of (η, l_b)": 2, "of LoRA's (s, l)": 2}
     evidence = Evidence(predicted, seen, "a rank: none allowed to differ", 0.0 if all(corrected.values()) else 1.0, 0.0)
-    text = "(l_b, η) are two hyper-parameters: l_b·d_i = l_bη/√(1 + η²‖(BA)_i‖) tells them apart once BA ≠ 0"
+    text = (
+        "(l_b, η) are two hyper-parameters, not one split in two: l_b·d_i = l_bη/√(1 + η²‖(BA)_i‖) tells them apart "
+        "once BA ≠ 0. LoRA's are two as well, s and l: η is new beside l and stands where the scaling factor s stood"
+    )
     return Finding(settle(printed, corrected, contrary=True), evidence, text)
 
 
