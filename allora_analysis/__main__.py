@@ -6,6 +6,7 @@ Exit status: 0 every check ran, whatever its verdict; 1 a check raised (an error
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from allora_analysis import cli, terminal
+from allora_analysis import cli, outputs, terminal
 from allora_analysis.claims import ledger, presentation
 from allora_analysis.study import INTERRUPTED, sweep
 from allora_analysis.validation import ArgumentError
@@ -45,7 +46,7 @@ def run(arguments: Arguments) -> int:
         The exit status.
     """
     if arguments.json not in (None, "-"):
-        cli.check_writable("--json", Path(arguments.json))
+        outputs.check_writable("--json", Path(arguments.json))
     _check_paths(arguments)
     claims = ledger.select(ledger.all_claims(), arguments.only)
     rows, interrupted = sweep(claims, lambda claim: ledger.examine(claim, arguments.results), "claims checked")
@@ -53,11 +54,11 @@ def run(arguments: Arguments) -> int:
     document = presentation.as_json(rows, own, interrupted)
     terminal.tell(lambda: print(document) if arguments.json == "-" else presentation.show(rows))
     if arguments.json not in (None, "-"):
-        cli.write_text("--json", Path(arguments.json), document + "\n")
+        outputs.write_text("--json", Path(arguments.json), document + "\n")
     if arguments.report is not None:
         from allora_analysis import report
 
-        cli.write_text("--report", arguments.report, report.page(rows, own=own, interrupted=interrupted))
+        outputs.write_text("--report", arguments.report, report.page(rows, own=own, interrupted=interrupted))
     failed = [row for row in rows if row.error is not None]
     for row in failed:
         print(f"error of the toolkit in the check of {row.claim.id}: {row.error}", file=sys.stderr)
@@ -71,10 +72,10 @@ def _check_paths(arguments: Arguments) -> None:
     if arguments.report is not None:
         if arguments.report.suffix.lower() not in (".html", ".htm"):
             raise ArgumentError(f"--report must end in .html, received {str(arguments.report)!r}")
-        cli.check_writable("--report", arguments.report)
-        if arguments.json is not None and Path(arguments.json).resolve() == arguments.report.resolve():
-            raise ArgumentError(f"--json and --report must be two files, received {arguments.json!r} for both")
-    if arguments.results is not None and not arguments.results.is_dir():
+        outputs.check_writable("--report", arguments.report)
+        if arguments.json not in (None, "-"):
+            outputs.check_apart({"--json": Path(arguments.json), "--report": arguments.report})
+    if arguments.results is not None and not os.path.isdir(arguments.results):
         raise ArgumentError(
             f"--results must be a folder of records, received {str(arguments.results)!r}; "
             "the experiments write one where their own --results says"
@@ -90,8 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    arguments = cli.parse(Arguments, "python -m allora_analysis", argv)
-    return cli.guarded(lambda: run(arguments))
+    return cli.guarded(lambda: run(cli.parse(Arguments, "python -m allora_analysis", argv)))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ Checked by `tests/test_cli.py`, which runs each study as a user does.
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,81 +14,14 @@ from typing import Any
 
 import tyro
 
-from allora_analysis import terminal
+from allora_analysis import outputs, terminal
 from allora_analysis.study import INTERRUPTED, Output, Study, as_json, show
 from allora_analysis.validation import ArgumentError
 
+# How torch says that there is no more memory, on a CPU without a type of its own: as a RuntimeError.
+TOO_LARGE_FOR_TORCH = ("can't allocate memory", "Storage size calculation overflowed", "out of memory")
 # How NumPy refuses an array whose size in bytes is no 64-bit number: as a ValueError.
 TOO_LARGE = ("array is too big", "Maximum allowed dimension", "Maximum allowed size", "iterator is too large")
-
-
-def check_writable(flag: str, path: Path) -> None:
-    """Refuse a path that cannot be written, before anything is computed.
-
-    Args:
-        flag: the flag's name, for the error.
-        path: the file to be written later.
-
-    Raises:
-        ArgumentError: a folder, a missing or a read-only parent.
-    """
-    if path.is_dir():
-        raise ArgumentError(f"{flag} {path}: is a folder; name a file in it")
-    try:
-        if path.exists() and not path.is_file():
-            return  # a device or a pipe: the write itself will tell
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise ArgumentError(
-            f"{flag} {path}: cannot be written ({error.strerror}); name a file in a folder you can write to"
-        ) from None
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file whole or not at all: a neighbour first, then renamed. Devices and pipes are written to directly.
-
-    Args:
-        path: the file.
-        write: writes the content to the path that it is given.
-    """
-    if path.exists() and not path.is_file():
-        write(path)
-        return
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    neighbour = Path(name)
-    try:
-        write(neighbour)
-        os.chmod(neighbour, 0o666 & ~_umask())
-        os.replace(neighbour, path)
-    finally:
-        neighbour.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_text(flag: str, path: Path, content: str) -> None:
-    """Write a text file atomically.
-
-    Args:
-        flag: the flag that asked for it, for the error.
-        path: the file.
-        content: the text.
-
-    Raises:
-        ArgumentError: the write failed (a full disk, say).
-    """
-    try:
-        write_atomically(path, lambda target: target.write_text(content, encoding="utf-8") and None)
-    except OSError as error:
-        raise ArgumentError(
-            f"{flag} {path}: {error.strerror}; what was computed is printed above, the file is not written"
-        ) from None
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -104,6 +35,8 @@ def guarded(command: Callable[[], int]) -> int:
 
     Raises:
         ValueError: the toolkit's own error, neither the caller's nor for want of memory.
+        RuntimeError: likewise.
+        OSError: one that names no file.
     """
     terminal.prepare()
     try:
@@ -130,6 +63,15 @@ def guarded(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # of a print outside `terminal.tell`
         terminal.swallow()
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}; name one that can be read and written", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if not any(words in str(error) for words in TOO_LARGE_FOR_TORCH):
+            raise
+        return _too_large(f"{error!s:.80}")
 
 
 def _too_large(why: str) -> int:
@@ -170,23 +112,30 @@ def main(study: Study, argv: Sequence[str] | None = None) -> int:
     # A class made here, not a function with replaced annotations: the tests' typing hook wraps functions.
     fields = [("config", study.config), ("output", Output)]
     arguments = dataclasses.make_dataclass("Arguments", fields, namespace={"__doc__": study.config.__doc__})
-    parsed = parse(arguments, f"python -m allora_analysis.{study.name}", argv)
-    return guarded(lambda: _run(study, parsed.config, parsed.output))
+
+    def command() -> int:
+        parsed = parse(arguments, f"python -m allora_analysis.{study.name}", argv)
+        return _run(study, parsed.config, parsed.output)
+
+    return guarded(command)
 
 
 def _run(study: Study, config: Any, output: Output) -> int:
+    wanted = {"--json": output.json, "--figure": output.figure}
+    read = {"--" + name.replace("_", "-"): value for name, value in vars(config).items()}
+    outputs.check_apart({flag: Path(path) for flag, path in wanted.items() if path not in (None, "-")}, read)
     if output.json not in (None, "-"):
-        check_writable("--json", Path(output.json))
+        outputs.check_writable("--json", Path(output.json))
     if output.figure is not None:
         from allora_analysis import plotting
 
         plotting.check_path(output.figure)
-        check_writable("--figure", output.figure)
+        outputs.check_writable("--figure", output.figure)
     result = study.run(config)
     document = as_json(study, config, result)
     terminal.tell(lambda: print(document) if output.json == "-" else show(study.table(config, result)))
     if output.json not in (None, "-"):
-        write_text("--json", Path(output.json), document + "\n")
+        outputs.write_text("--json", Path(output.json), document + "\n")
     if output.figure is not None:
         _draw(study, config, result, output.figure)
     if result.interrupted:
@@ -200,6 +149,6 @@ def _draw(study: Study, config: Any, result: Any, path: Path) -> None:
     try:
         with plotting.style():
             figure = study.plot(config, result)
-        write_atomically(path, lambda target: plotting.save(figure, target, f"{study.name}: {config}"))
+        outputs.write_atomically(path, lambda target: plotting.save(figure, target, f"{study.name}: {config}"))
     except OSError as error:
         raise ArgumentError(f"--figure {path}: {error.strerror}; what was computed is printed above") from None

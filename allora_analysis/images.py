@@ -136,13 +136,14 @@ def _prepared(data: str, raw: dict[str, np.ndarray], name: str) -> Images:
     classes = _classes(data, raw["y_train"], raw["y_test"])
     flat = {key: value.reshape(len(value), -1) for key, value in raw.items() if key.startswith("x")}
     labels = {key: value.astype(np.int64) for key, value in raw.items() if key.startswith("y")}
-    mean, deviation = _mean_and_deviation(flat["x_train"])
-    if not deviation > 0:
-        raise ArgumentError(f"--data {data}: every pixel of x_train has one value, {mean:g}; give images that differ")
+    if flat["x_train"].min() == flat["x_train"].max():
+        value = flat["x_train"].flat[0]
+        raise ArgumentError(f"--data {data}: every pixel of x_train has one value, {value:g}; give images that differ")
+    x_train, x_test = _normalised(data, flat)
     return Images(
-        _normalised(flat["x_train"], mean, deviation),
+        x_train,
         labels["y_train"],
-        _normalised(flat["x_test"], mean, deviation),
+        x_test,
         labels["y_test"],
         name,
         classes,
@@ -190,11 +191,22 @@ def _mean_and_deviation(x: np.ndarray) -> tuple[float, float]:
     return mean, (squares / x.size) ** 0.5
 
 
-def _normalised(x: np.ndarray, mean: float, deviation: float) -> Float32[np.ndarray, "N D"]:
-    result = np.empty(x.shape, dtype=np.float32)
-    for source, target in zip(_chunks(x), _chunks(result), strict=True):
-        target[...] = (source - mean) / deviation
-    return result
+def _normalised(data: str, flat: dict[str, np.ndarray]) -> list[Float32[np.ndarray, "N D"]]:
+    # By x_train's mean and deviation; refused where these or what they give leave the floating-point range.
+    results = []
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        mean, deviation = _mean_and_deviation(flat["x_train"])
+        for key in ("x_train", "x_test"):
+            result = np.empty(flat[key].shape, dtype=np.float32)
+            for source, target in zip(_chunks(flat[key]), _chunks(result), strict=True):
+                target[...] = (source - mean) / deviation
+            if not (0 < deviation < np.inf and all(np.isfinite(part).all() for part in _chunks(result))):
+                raise ArgumentError(
+                    f"--data {data}: {key} over the deviation of x_train, {deviation:.3g}, leaves single precision's "
+                    "range; give pixels of one scale"
+                )
+            results.append(result)
+    return results
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:

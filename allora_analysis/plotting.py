@@ -157,7 +157,7 @@ def check_path(path: Path) -> None:
     Raises:
         ArgumentError: an ending that matplotlib cannot write.
     """
-    known = FigureCanvasBase.get_supported_filetypes()
+    known = FigureCanvasBase.get_supported_filetypes().keys() - {"pgf"}  # which runs LaTeX
     if path.suffix.removeprefix(".").lower() not in known:
         raise ArgumentError(f"--figure must end in one of {', '.join(sorted(known))}; received {path.name!r}")
 

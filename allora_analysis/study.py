@@ -185,7 +185,7 @@ def progress(items: Sequence[Any], description: str) -> Iterator[Any]:
     def report() -> None:  # from a thread: the first item alone may take minutes
         wait = INTERVAL
         while not finished.wait(wait):
-            print(f"{description}: {done} of {len(items)}", file=sys.stderr, flush=True)
+            terminal.remark(f"{description}: {done} of {len(items)}")
             wait = min(1.5 * wait, LONGEST)
 
     threading.Thread(target=report, daemon=True).start()

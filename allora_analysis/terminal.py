@@ -1,4 +1,4 @@
-"""Standard output as it may be: closed by its reader, full, missing, or in an encoding that lacks our letters.
+"""Standard output and error as they may be: closed by their reader, full, missing, or without our letters.
 
 Checked by `tests/test_terminal.py`.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 from allora_analysis.validation import ArgumentError
 
@@ -60,6 +60,34 @@ def tell(say: Callable[[], None]) -> None:
         raise ArgumentError(f"standard output: {error.strerror or error}; send it elsewhere") from None
 
 
-def swallow() -> None:
-    """From here on, take what is printed to standard output and print it nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def say(line: str) -> None:
+    """Print a line to standard output as `tell` does.
+
+    Args:
+        line: the line.
+
+    Raises:
+        ArgumentError: it cannot be written (a full disk, say).
+    """
+    tell(lambda: print(line))
+
+
+def remark(line: str) -> None:
+    """Print a line to standard error; where it cannot be read or written, long work goes on without.
+
+    Args:
+        line: the line.
+    """
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        swallow(sys.stderr)
+
+
+def swallow(stream: TextIO | None = None) -> None:
+    """From here on, take what is printed and print it nowhere.
+
+    Args:
+        stream: the stream; None for standard output.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from allora_analysis import cli, records
+from allora_analysis import cli, records, terminal
 from allora_analysis.finetune import setting as finetune
 from allora_analysis.gradient_std import grid as gradient_std
 from allora_analysis.gradient_std.setting import PROTOCOL
@@ -43,10 +44,10 @@ def status(arguments: Arguments) -> int:
         ArgumentError: a folder that was asked for is not there.
     """
     for folder in arguments.results:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise ArgumentError(f"--results {folder}: is not a folder; name a folder of records")
     folders = [inner for folder in arguments.results for inner in _within(folder)]
-    torn = sum(_one(folder) for folder in folders or FOLDERS if folder.is_dir())
+    torn = sum(_one(folder) for folder in folders or FOLDERS if os.path.isdir(folder))
     return 1 if torn else 0
 
 
@@ -59,11 +60,13 @@ def _one(folder: Path) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", records.SetAsideWarning)  # named below, all of them
         found = records.status(folder, PROTOCOLS)
-    print(f"{folder}:")
+    terminal.say(f"{folder}:")
     for study, number in found.counts.items():
-        print(f"  {study}: {number} records" + ("" if study in PROTOCOLS else ", a study that this version has not"))
+        terminal.say(
+            f"  {study}: {number} records" + ("" if study in PROTOCOLS else ", a study that this version has not")
+        )
     if not found.counts:
-        print("  no records")
+        terminal.say("  no records")
     _named("of an older protocol, which no command reads", found.older)
     _named("of a newer protocol: written by a later version", found.newer)
     _named("JSON files that are no records, left alone", found.foreign)
@@ -80,9 +83,9 @@ def _one(folder: Path) -> int:
 
 def _named(words: str, names: Sequence[str]) -> None:
     if names:
-        print(f"  {len(names)} {words}:")
+        terminal.say(f"  {len(names)} {words}:")
         for name in names:
-            print(f"    {name}")
+            terminal.say(f"    {name}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,8 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs = f"an experiment has a command of its own, python -m experiments.NAME: {', '.join(names)}"
         print(f"error: say {program}; {runs}", file=sys.stderr)
         return 2
-    arguments = cli.parse(Arguments, program, words[words[:1] == ["status"] :])
-    return cli.guarded(lambda: status(arguments))
+    words = words[words[:1] == ["status"] :]
+    return cli.guarded(lambda: status(cli.parse(Arguments, program, words)))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ stopped goes on after its last finished epoch, so the same command resumes.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from allora_analysis import cli, records
+from allora_analysis import cli, records, terminal
 from allora_analysis.gradient_std.grid import FIGURE_1, RESULTS, STUDY, Arm, Grid
 from allora_analysis.gradient_std.setting import PROTOCOL
 from allora_analysis.study import INTERRUPTED, progress
@@ -86,14 +85,14 @@ def run(arguments: Arguments, grid: Grid = FIGURE_1) -> int:
     runs = list(grid.runs(loaded.name))
     todo = [each for each in runs if not _recorded(arguments.results, grid, each, loaded.digest)]
     for arm, seed in runs if arguments.dry_run else ():
-        print(f"{'to run  ' if (arm, seed) in todo else 'recorded'}  {_words(arm, seed)}")
-    print(f"{loaded.name}: {len(runs) - len(todo)} of {len(runs)} runs recorded in {arguments.results}")
+        terminal.say(f"{'to run  ' if (arm, seed) in todo else 'recorded'}  {_words(arm, seed)}")
+    terminal.say(f"{loaded.name}: {len(runs) - len(todo)} of {len(runs)} runs recorded in {arguments.results}")
     if arguments.dry_run:
         return 0
     try:
         failed = [each for each in todo if not _run(arguments.results, grid, each, loaded)]
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on after the last finished epoch", file=sys.stderr)
+        terminal.remark("interrupted: the same command goes on after the last finished epoch")
         return INTERRUPTED
     return 1 if failed else 0
 
@@ -103,7 +102,12 @@ def _words(arm: Arm, seed: int) -> str:
 
 
 def _recorded(folder: Path, grid: Grid, run: tuple[Arm, int], digest: str) -> bool:
-    return records.lookup(folder, STUDY, grid.setting(*run), PROTOCOL, {"data": digest}) is not None
+    record = records.lookup(folder, STUDY, grid.setting(*run), PROTOCOL, {"data": digest})
+    if record is not None:
+        from allora_analysis.gradient_std.run import tidy
+
+        tidy(folder, record.key)
+    return record is not None
 
 
 def _run(folder: Path, grid: Grid, run: tuple[Arm, int], loaded: Images) -> bool:
@@ -124,9 +128,9 @@ def _run(folder: Path, grid: Grid, run: tuple[Arm, int], loaded: Images) -> bool
         for epoch in progress(range(grid.epochs + 1), f"{words}: epochs measured"):
             opened.entry(epoch)
     except Diverged as error:
-        print(f"diverged, not recorded: {words}: {error}", file=sys.stderr)
+        terminal.remark(f"diverged, not recorded: {words}: {error}")
         return False
-    print(f"recorded {words}: {time.monotonic() - start:.0f} s", flush=True)
+    terminal.say(f"recorded {words}: {time.monotonic() - start:.0f} s")
     return True
 
 
@@ -140,8 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     name = "python -m experiments.gradient_std"
-    arguments = cli.parse(Arguments, name, argv)
-    return cli.guarded(lambda: run(arguments))
+    return cli.guarded(lambda: run(cli.parse(Arguments, name, argv)))
 
 
 if __name__ == "__main__":

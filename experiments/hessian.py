@@ -24,7 +24,7 @@ ledger's row 3.2-pretrained-saddle; −λ_min/λ_max and the ends over σ₁(G),
 from __future__ import annotations
 
 import dataclasses
-import sys
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from allora_analysis import cli, records
+from allora_analysis import cli, outputs, records, terminal
 from allora_analysis.study import INTERRUPTED, progress
 from allora_analysis.validation import ArgumentError, count
 from allora_analysis.zero_initialisation import lists
@@ -101,7 +101,9 @@ def chosen(arguments: Arguments, model: str, data: str) -> list[Setting]:
         modules = arguments.modules or lists.MODULES.get(model, lists.MODULES[lists.BERT])
         own = [Setting(model, data, layer, modules) for layer in arguments.layers]
     elif arguments.layers:
+        lacking = [layer for layer in arguments.layers if layer not in {one.layer for one in own}]
         own = [one for one in own if one.layer in arguments.layers]
+        own += [Setting(model, data, layer, lists.MODULES[model]) for layer in lacking]
     made = [dataclasses.replace(one, data=data, seed=arguments.seed, **changes) for one in own]
     return [check(one) for one in dict.fromkeys(made)]
 
@@ -122,8 +124,10 @@ def run(arguments: Arguments) -> int:
     from allora_analysis.finetune import sources
     from allora_analysis.zero_initialisation import run as runs
 
-    if arguments.results.exists() and not arguments.results.is_dir():
+    if os.path.exists(arguments.results) and not os.path.isdir(arguments.results):
         raise ArgumentError(f"--results must be a folder, received the file {str(arguments.results)!r}")
+    if not arguments.dry_run:  # a run takes minutes: its folder is tried before the first
+        outputs.check_folder("--results", arguments.results)
     name = arguments.model_name or sources.name_of(arguments.model)
     data = text_data.load(arguments.data, arguments.data_name)
     wanted = chosen(arguments, name, data.name)
@@ -135,16 +139,16 @@ def run(arguments: Arguments) -> int:
         known = [records.lookup(arguments.results, STUDY, one, PROTOCOL, digests) is not None for one in wanted]
     if arguments.dry_run:
         for one, is_known in zip(wanted, known, strict=True):
-            print(f"{'recorded' if is_known else 'to run  '}  {one.words()}")
-    print(f"{sum(known)} of {len(wanted)} runs recorded in {arguments.results}")
+            terminal.say(f"{'recorded' if is_known else 'to run  '}  {one.words()}")
+    terminal.say(f"{sum(known)} of {len(wanted)} runs recorded in {arguments.results}")
     todo = [one for one, is_known in zip(wanted, known, strict=True) if not is_known]
     try:
         for one in () if arguments.dry_run else progress(todo, "layers measured"):
             start = time.monotonic()
             runs.run(one, arguments.model, data, digests, arguments.results)
-            print(f"recorded {one.words()}: {time.monotonic() - start:.0f} s", flush=True)
+            terminal.say(f"recorded {one.words()}: {time.monotonic() - start:.0f} s")
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on with the layers that are not recorded", file=sys.stderr)
+        terminal.remark("interrupted: the same command goes on with the layers that are not recorded")
         return INTERRUPTED
     return 0
 
@@ -159,8 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     name = "python -m experiments.hessian"
-    arguments = cli.parse(Arguments, name, argv)
-    return cli.guarded(lambda: run(arguments))
+    return cli.guarded(lambda: run(cli.parse(Arguments, name, argv)))
 
 
 if __name__ == "__main__":

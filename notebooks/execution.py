@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-from allora_analysis.cli import write_atomically
+from allora_analysis.outputs import write_atomically
 
 SECONDS = 240  # for one cell, on a machine that others share
 WIDGET = "application/vnd.jupyter.widget-view+json"

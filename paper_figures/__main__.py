@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from allora_analysis import cli
+from allora_analysis import cli, outputs
 from allora_analysis.validation import ArgumentError, choice
 from paper_figures import NAMES
 
@@ -55,7 +55,7 @@ def run(arguments: Arguments) -> int:
         for ending, write in _writers(name, module, loaded).items():
             path = arguments.out / f"{name}.{ending}"
             try:
-                cli.write_atomically(path, write)
+                outputs.write_atomically(path, write)
             except OSError as error:
                 raise ArgumentError(f"--out {path}: {error.strerror}; name a folder you can write to") from None
             print(path)

@@ -168,20 +168,6 @@ def test_ctrl_c_before_anything_was_finished(capsys):
     assert "nothing was finished" in capsys.readouterr().err
 
 
-def test_atomic_writing_leaves_the_old_file_when_it_fails(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text("old")
-
-    def fails(target):
-        target.write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        cli.write_atomically(path, fails)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_a_figure_that_cannot_be_written(tmp_path, monkeypatch):
     from allora_analysis import plotting
 
@@ -201,6 +187,14 @@ def test_a_figure_that_cannot_be_written(tmp_path, monkeypatch):
         (MemoryError(), "error: not enough memory (no more is free); ask for smaller sizes"),
         (ValueError("array is too big; `arr.size` is"), "error: not enough memory (an array larger than any memory); "),
         (OverflowError("math range error"), "error: a number leaves double precision's range (math range error)"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you"),
+            "error: not enough memory (DefaultCPUAllocator",
+        ),
+        (
+            PermissionError(13, "Permission denied", "private/a"),
+            "error: private/a: Permission denied; name one that can",
+        ),
     ],
 )
 def test_what_no_machine_can_do_is_one_line(capsys, error, says):
@@ -230,6 +224,40 @@ def test_sizes_beyond_any_memory_are_one_line(capsys, name, flags):
     assert (out, err) == ("", "error: not enough memory (an array larger than any memory); ask for smaller sizes\n")
 
 
-def test_another_value_error_is_the_toolkits_own_and_stays_loud():
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes"), OSError("no file's")], ids=lambda error: type(error).__name__
+)
+def test_the_toolkits_own_errors_stay_loud(error):
+    def command():
+        raise error
+
     with pytest.raises(ValueError, match="a result holds a NaN"):
         cli.guarded(lambda: plain(math.nan))
+    with pytest.raises(type(error)):
+        cli.guarded(command)
+
+
+@pytest.mark.bad_input
+def test_two_outputs_in_one_file_and_one_over_the_data_are_refused(tmp_path, capsys):
+    """Planted: the figure took the JSON's place, and the JSON the data's."""
+    flags = [*STUDIES["ripple"][0], "--json", f"{tmp_path}/a.svg", "--figure", f"{tmp_path}/../{tmp_path.name}/a.svg"]
+    assert cli.main(importlib.import_module("allora_analysis.ripple.study").STUDY, flags) == 2
+    assert "--json and --figure must be two files" in capsys.readouterr().err
+    data = tmp_path / "mine.npz"
+    data.write_bytes(b"data")
+    flags = ["--data", str(data), "--json", str(data)]
+    assert cli.main(importlib.import_module("allora_analysis.gradient_std.study").STUDY, flags) == 2
+    assert "--data and --json must be two files" in capsys.readouterr().err
+    assert data.read_bytes() == b"data"
+
+
+@pytest.mark.bad_input
+def test_a_figure_that_would_run_latex_is_refused(capsys):
+    assert cli.main(importlib.import_module("allora_analysis.ripple.study").STUDY, ["--figure", "a.pgf"]) == 2
+    assert "must end in one of" in capsys.readouterr().err
+
+
+def test_help_that_nobody_reads_on_is_no_error():
+    command = f"PYTHONUNBUFFERED=1 '{sys.executable}' -m allora_analysis.ripple --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -123,6 +123,33 @@ def _kept(folder):
     return 0
 
 
+def test_a_state_left_by_a_kill_after_the_record_is_taken_away(open_run, measured, tmp_path):
+    """Planted: it stayed for good, and was said to be unfinished."""
+    run = open_run(tmp_path, epochs=1)
+    run.entry(0)
+    content = run._state.read_bytes()
+    finish(run)
+    run._state.parent.mkdir()
+    run._state.write_bytes(content)
+    open_run(tmp_path, epochs=1)
+    only_record(tmp_path)
+
+
+def test_a_neighbour_that_takes_the_empty_folder_away_is_survived(open_run, measured, tmp_path, monkeypatch):
+    run, write = open_run(tmp_path, epochs=1), run_module.write_atomically
+    calls = []
+
+    def removed_first(path, writer):
+        calls.append(path)
+        if len(calls) == 1:
+            path.parent.rmdir()
+        write(path, writer)
+
+    monkeypatch.setattr(run_module, "write_atomically", removed_first)
+    run.entry(0)
+    assert (len(calls), run._state.exists()) == (2, True)
+
+
 def test_a_torn_state_is_told_and_started_again(open_run, measured, tmp_path, capsys):
     open_run(tmp_path, epochs=2).entry(0)
     (state,) = (tmp_path / "unfinished").glob("*.npz")

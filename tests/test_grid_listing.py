@@ -63,5 +63,11 @@ def test_a_run_takes_its_steps_times_the_median_pace_of_its_like(made, tmp_path)
     assert dataclasses.replace(lora, max_steps=5).steps(50) == 5
     fresh = {Task(dataclasses.replace(lora, max_steps=10, seed=9), "m", "d"): None}
     assert listing.forecast(grid, fresh).seconds == pytest.approx(2.0)
+    # A run that diverged in its first step was not timed; of another study's hand a record may lack the field.
+    record(tmp_path, dataclasses.replace(lora, seed=10), {"n": "a"}, None)
+    records.save(
+        tmp_path, STUDY, dataclasses.replace(lora, seed=11), {"rows": {"train": 50}}, protocol=PROTOCOL, provenance={}
+    )
+    assert listing.forecast(grid, fresh).seconds == pytest.approx(2.0)
     fresh = {Task(dataclasses.replace(lora, batch_size=2), "m", "d"): None}
     assert listing.forecast(grid, fresh) == (0.0, 1)

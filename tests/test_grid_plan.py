@@ -116,6 +116,7 @@ def test_a_command_makes_no_other_runs(experiment, only, wanted):
         (["emotion"], ["emotion"], "must be NAME=FOLDER, received 'emotion'"),
         (["emotion"], ["emotion="], "must be NAME=FOLDER"),
         (["emotion"], ["=here"], "must be NAME=FOLDER"),
+        (["emotion"], ["emotion=here", "emotion=there"], "is given twice, 'here' and 'there'"),
     ],
 )
 def test_a_source_that_makes_no_sense_is_refused(names, given, words):

@@ -168,6 +168,12 @@ BAD = {
     "NaN": ({"x_train": NAN}, "x_train holds NaN"),
     "infinity": ({"x_test": np.full((2, 2, 3), np.inf)}, "x_test holds NaN"),
     "constant": ({"x_train": np.full((6, 2, 3), 7)}, "one value, 7"),
+    "constant to rounding": ({"x_train": np.full((6, 2, 3), 0.1)}, "one value, 0.1"),
+    "beyond float64's squares": ({"x_train": 1e200 * GOOD["x_train"]}, "x_train over the deviation of x_train, inf"),
+    "test images of another scale": (
+        {"x_train": 1e-30 * GOOD["x_train"], "x_test": np.full((2, 2, 3), 1e20)},
+        "x_test over",
+    ),
     "real labels": ({"y_train": np.zeros(6)}, "integers"),
     "boolean labels": ({"y_train": np.arange(6) > 2}, "integers"),
     "one-hot labels": ({"y_train": np.zeros((6, 3), dtype=int)}, r"shape \(6,\)"),

@@ -187,6 +187,8 @@ def test_an_empty_folder_has_no_records_and_a_missing_one_is_a_mistake(tmp_path)
         ({"config": {"model": Path("relative")}}, "config.model: a record holds no path of a machine"),
         ({"config": {"model": "/home/me/model"}}, "config.model: a record holds no path of a machine"),
         ({"config": {"models": ["a", "~/model"]}}, "config.models[1]: a record holds no path"),
+        ({"config": {"model": "../../model"}}, "config.model: a record holds no path"),
+        ({"config": {"model": "./model"}}, "config.model: a record holds no path"),
         ({"config": {"model": "C:\\model"}}, "config.model: a record holds no path"),
         ({"config": {"model": "\\\\host\\share"}}, "config.model: a record holds no path"),
         ({"config": {"model": "FILE:///x"}}, "config.model: a record holds no path"),

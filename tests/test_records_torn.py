@@ -154,10 +154,14 @@ def test_status_counts_and_names(tmp_path):
     other = save(tmp_path, study="other").path.name
     torn, _ = save(tmp_path, Config(rank=2), protocol=2)
     spoil(torn)
-    fresh, stale = tmp_path / ".finetune-a-1.part", tmp_path / ".finetune-b-2.part"
-    for part in (fresh, stale):
+    fresh, stale, theirs = (
+        tmp_path / f".{name}.part"
+        for name in (f"finetune-{20 * 'a'}-{16 * '1'}", f"finetune-{20 * 'b'}-{16 * '2'}", "thesis.pdf")
+    )
+    for part in (fresh, stale, theirs):
         part.write_text("half")
-    os.utime(stale, (time.time() - 7200, time.time() - 7200))
+    for part in (stale, theirs):
+        os.utime(part, (time.time() - 7200, time.time() - 7200))
     with pytest.warns(records.SetAsideWarning):
         found = records.status(tmp_path, {"finetune": 2})
     assert found.counts == {"finetune": 3, "other": 1}
@@ -165,5 +169,6 @@ def test_status_counts_and_names(tmp_path):
     assert [name[:29] for name in found.set_aside] == [torn.stem]
     assert found.cleaned == (stale.name,)
     assert fresh.exists()
+    assert theirs.exists(), "a hidden file of the user's own"
     assert not stale.exists()
     assert now in os.listdir(tmp_path)

@@ -153,6 +153,12 @@ def test_special_characters_are_escaped():
     )
 
 
+@pytest.mark.parametrize("text", ["‖x‖2y is not finite", "X²5y", "|x|2y", "1{X}6e"])
+def test_formulas_side_by_side_are_no_error(text):
+    """Planted: an error's words, which are anyone's, took the whole page down."""
+    assert len(html(text)) > len(text)
+
+
 def test_brackets_and_commas_stay_on_the_line_of_their_formula():
     assert [line.count("(") + line.count("),") for line in html("at once (η), then").split("</span>")] == [2, 0]
     assert html("A's (B)").count("'") == 0  # &#39;s, behind A and on its line

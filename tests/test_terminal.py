@@ -58,6 +58,19 @@ def test_a_full_device_is_one_line():
     assert (done.returncode, done.stderr) == (2, "error: standard output: No space left on device; send it elsewhere\n")
 
 
+@pytest.mark.parametrize(("spoken", "into"), [("say", "| true"), ("remark", "2>&1 >/dev/null | true")])
+def test_long_work_goes_on_where_nobody_reads(tmp_path, spoken, into):
+    """Planted: a reader that closed the pipe ended the work between two runs, with status 0."""
+    script = tmp_path / "work.py"
+    script.write_text(
+        f"from allora_analysis import terminal\nfor run in range(3):\n    terminal.{spoken}('x' * 100000)\n"
+        f"open({str(tmp_path / 'done')!r}, 'w').close()\n"
+    )
+    done = run(f"'{sys.executable}' {script} {into}; exit ${{PIPESTATUS[0]}}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "done").exists()
+
+
 def test_streams_that_are_missing():
     assert run(f"{LEDGER} >&-").returncode == 0
     done = run(f"{LEDGER} 2>&-")

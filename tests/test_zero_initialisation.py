@@ -185,6 +185,8 @@ def test_the_lists():
         assert f"\n**{title}.**" in words
     asked = experiment.Arguments(model="m", data="d", layers=(5,))
     assert {one.layer for one in experiment.chosen(asked, lists.BERT, lists.DATA)} == {5}
+    further = experiment.Arguments(model="m", data="d", layers=(20, 7))  # planted: layer 7, of no list, was passed over
+    assert [one.layer for one in experiment.chosen(further, lists.LLAMA, lists.DATA)] == [20, 7]
     whole = experiment.Arguments(model="m", data="d", layers=(3,), k=0)
     (one,) = experiment.chosen(whole, lists.LLAMA, "films")
     assert (one.precision, one.modules, one.data) == ("float64", lists.MODULES[lists.LLAMA], "films")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import zipfile
 from pathlib import Path
+
+from allora_analysis import terminal
 
 TORCH = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")
 
@@ -29,7 +30,7 @@ def newest_whole(folder: Path) -> Path | None:
         reason = _broken(path)
         if reason is None:
             return path
-        print(f"{path.name}: half written or damaged ({reason}); an older one is taken", file=sys.stderr)
+        terminal.remark(f"{path.name}: half written or damaged ({reason}); an older one is taken")
         shutil.rmtree(path, ignore_errors=True)
     return None
 

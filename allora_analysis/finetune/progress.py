@@ -11,6 +11,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from allora_analysis import terminal
+
 INTERVAL = 20.0  # seconds between two lines, where standard error is no terminal
 
 
@@ -41,7 +43,7 @@ class Progress(TrainerCallback):
         elif state.is_world_process_zero and time.monotonic() - self.last > INTERVAL:
             self.last = time.monotonic()
             line = f"{self.description}: step {state.global_step} of {state.max_steps}{self.loss}"
-            print(line, file=sys.stderr, flush=True)
+            terminal.remark(line)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Remember the loss."""

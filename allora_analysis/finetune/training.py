@@ -78,7 +78,7 @@ def train(
         "device": kind,
         "attention": made.model.config._attn_implementation,
         "processes": made.args.world_size,
-        "seconds_a_step": timed.seconds / max(1, timed.timed),
+        "seconds_a_step": timed.seconds / timed.timed if timed.timed else None,
         "peak_memory_bytes": memory.peak(kind),
         "resumed": checkpoint is not None,
     }

@@ -10,22 +10,39 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from allora_analysis import records
-from allora_analysis.cli import write_atomically
+from allora_analysis import records, terminal
 from allora_analysis.gradient_std.measurement import Data, generator, measure
 from allora_analysis.gradient_std.mlp import initialise
 from allora_analysis.gradient_std.setting import PROTOCOL, Setting
 from allora_analysis.gradient_std.training import Diverged, make_optimizer, train_epoch
+from allora_analysis.outputs import write_atomically
 from allora_analysis.validation import ArgumentError
 
 STUDY = "gradient_std"
+
+
+def _state(results: Path, key: str) -> Path:
+    return records.unfinished(results, STUDY, key).with_suffix(".npz")
+
+
+def tidy(results: Path, key: str) -> None:
+    """Delete the state of a run that is recorded: a process may be killed between the record and its tidying up.
+
+    Args:
+        results: the folder of records.
+        key: the run's.
+    """
+    state = _state(results, key)
+    with contextlib.suppress(OSError):  # not there; a folder that is not empty: other runs are unfinished
+        state.unlink()
+    with contextlib.suppress(OSError):
+        state.parent.rmdir()
 
 
 class Run:
@@ -51,7 +68,7 @@ class Run:
 
     @property
     def _state(self) -> Path:
-        return records.unfinished(self._results, STUDY, self._key).with_suffix(".npz")
+        return _state(self._results, self._key)
 
     def entry(self, epoch: int) -> dict[str, Any]:
         """An epoch's entry: known, or trained for and measured now. Epochs are asked for in order.
@@ -90,9 +107,7 @@ class Run:
         records.save(
             self._results, STUDY, self.setting, result, protocol=PROTOCOL, digests=self._digests, provenance=facts
         )
-        self._state.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty: other runs are unfinished
-            self._state.parent.rmdir()
+        tidy(self._results, self._key)
 
     def _diverged(self, epoch: int) -> Diverged:
         kept = f"the {epoch} before are kept in memory only (--results FOLDER keeps them)"
@@ -111,8 +126,14 @@ class Run:
                     arrays[f"optimizer_{i}_{name}"] = value.cpu().numpy()
         text = {"key": np.array(self._key), "epochs": np.array(json.dumps(self.epochs, allow_nan=False))}
         try:
-            self._state.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._state, lambda target: np.savez(target, **arrays, **text))
+            for last in (False, True):
+                self._state.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    write_atomically(self._state, lambda target: np.savez(target, **arrays, **text))
+                    break
+                except FileNotFoundError:  # a neighbour that finished took the empty folder away
+                    if last:
+                        raise
         except OSError as error:
             raise ArgumentError(f"--results {self._results}: cannot be written ({error.strerror})") from None
 
@@ -120,6 +141,7 @@ class Run:
         record = records.lookup(self._results, STUDY, self.setting, PROTOCOL, self._digests)
         if record is not None:
             self.epochs = list(record.result["epochs"])
+            tidy(self._results, self._key)
             return
         try:
             with self._state.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
@@ -127,7 +149,7 @@ class Run:
         except FileNotFoundError:
             return
         except Exception as error:  # a torn archive fails in zipfile's, zlib's or NumPy's own way
-            print(f"{self._state.name}: not readable ({error}); this run starts again", file=sys.stderr)
+            terminal.remark(f"{self._state.name}: not readable ({error}); this run starts again")
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         if str(arrays["key"]) != self._key:

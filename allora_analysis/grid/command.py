@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from allora_analysis import cli
+from allora_analysis import cli, terminal
 from allora_analysis.finetune.setting import RESULTS, Setting, check
 from allora_analysis.grid import listing, plan
 from allora_analysis.grid.sources import KINDS, resolve
@@ -105,9 +104,11 @@ def run(presets: Presets, arguments: Arguments) -> int:
         _list(grid)
         return 0
     summary = plan.run(grid, arguments.executor, **options)
-    print(f"{summary.known} runs were recorded before, {summary.ran} now, {len(summary.failed)} could not be run")
+    terminal.say(
+        f"{summary.known} runs were recorded before, {summary.ran} now, {len(summary.failed)} could not be run"
+    )
     if summary.interrupted:
-        print("interrupted: the same command goes on", file=sys.stderr)
+        terminal.remark("interrupted: the same command goes on")
         return INTERRUPTED
     return 1 if summary.failed else 0
 
@@ -154,14 +155,14 @@ def select(settings: Sequence[Setting], only: Sequence[str], seeds: int | None) 
 def _list(grid: plan.Grid) -> None:
     known = listing.listed(grid)
     for task, record in known.items():
-        print(f"{'to run  ' if record is None else 'recorded'}  {task.setting.words()}")
+        terminal.say(f"{'to run  ' if record is None else 'recorded'}  {task.setting.words()}")
     done = sum(record is not None for record in known.values())
     seconds, unknown = listing.forecast(grid, known)
     times = [f"about {_time(seconds)}"] if seconds else []
     if unknown:
         times.append(f"{unknown} that take an unknown time: no record of their like")
     rest = f"; the rest, one after the other: {', and '.join(times)}" if times else ""
-    print(f"{done} of {len(known)} runs recorded{rest}")
+    terminal.say(f"{done} of {len(known)} runs recorded{rest}")
 
 
 def _time(seconds: float) -> str:
@@ -196,5 +197,4 @@ def main(name: str, presets: Presets, argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     program = f"python -m experiments.{name}"
-    arguments = cli.parse(Arguments, program, argv)
-    return cli.guarded(lambda: run(presets, arguments))
+    return cli.guarded(lambda: run(presets, cli.parse(Arguments, program, argv)))

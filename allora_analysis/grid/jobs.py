@@ -11,14 +11,13 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from submitit.core.utils import pickle_load
 
-from allora_analysis import records
+from allora_analysis import records, terminal
 from allora_analysis.grid.job import Fleet
 from allora_analysis.grid.local import Processes
 from allora_analysis.grid.plan import Grid, Summary, Task, recorded, sweep
@@ -57,7 +56,7 @@ def run(grid: Grid, cluster: str, **parameters: Any) -> Summary:
         lacking = [task for task, record in recorded(grid).items() if record is None]
         failed = () if interrupted else tuple(f"{task.setting.words()}: {_why(fleet, task)}" for task in lacking)
         for words in failed:
-            print(f"not run: {words}", file=sys.stderr, flush=True)
+            terminal.remark(f"not run: {words}")
         if not lacking:
             fleet.clean()
         return Summary(len(known) - len(todo), len(todo) - len(lacking), failed, interrupted)
@@ -97,14 +96,14 @@ def _wait(fleet: Fleet) -> bool:
         while (words := fleet.look()) is not None:
             if time.monotonic() - last > TELL:
                 last = time.monotonic()
-                print(words, file=sys.stderr, flush=True)
+                terminal.remark(words)
             time.sleep(POLL)
         return False
     except KeyboardInterrupt:
-        print(fleet.stop(), file=sys.stderr, flush=True)
+        terminal.remark(fleet.stop())
         return True
     except OSError:  # no room for the next job's file, say
-        print(fleet.stop(), file=sys.stderr, flush=True)
+        terminal.remark(fleet.stop())
         raise
 
 

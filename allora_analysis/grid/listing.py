@@ -81,7 +81,7 @@ def forecast(grid: Grid, known: Mapping[Task, records.Record | None]) -> Forecas
         The forecast.
     """
     like: dict[tuple[Any, ...], list[records.Record]] = {}
-    for record in present(grid):
+    for record in (one for one in present(grid) if _pace(one)):
         base = _like(record.config)
         for key in (base, (*base, record.config["arm"])):
             like.setdefault(key, []).append(record)
@@ -92,9 +92,14 @@ def forecast(grid: Grid, known: Mapping[Task, records.Record | None]) -> Forecas
         if same is None:
             unknown += 1
         else:
-            pace = statistics.median(record.provenance["seconds_a_step"] for record in same)
+            pace = statistics.median(_pace(record) for record in same)
             seconds += pace * task.setting.steps(same[0].result["rows"]["train"])
     return Forecast(seconds, unknown)
+
+
+def _pace(record: records.Record) -> float:
+    # Of a run that diverged in its first step nothing was timed.
+    return record.provenance.get("seconds_a_step") or 0.0
 
 
 def _like(config: Mapping[str, Any]) -> tuple[Any, ...]:

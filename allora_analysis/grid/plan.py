@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -191,5 +192,5 @@ def checked(grid: Grid) -> None:
     """
     if len(set(grid.tasks)) < len(grid.tasks):
         raise ArgumentError("tasks must differ from one another; a run is done once")
-    if grid.results.exists() and not grid.results.is_dir():
+    if os.path.exists(grid.results) and not os.path.isdir(grid.results):
         raise ArgumentError(f"results must be a folder, received the file {str(grid.results)!r}")

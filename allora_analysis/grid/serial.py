@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import traceback
 
+from allora_analysis import terminal
 from allora_analysis.finetune.claim import Busy
 from allora_analysis.grid.plan import Grid, Summary, Task, data_of, digests, recorded, sweep
 from allora_analysis.validation import ArgumentError
@@ -65,7 +65,9 @@ def run(grid: Grid) -> Summary:
                     ran, before = ran + mine, before + (not mine)  # not mine: a neighbour recorded it meanwhile
                     if mine:
                         left = len(todo) - position - 1 + len(busy)
-                        _say(f"recorded {task.setting.words()}: {time.monotonic() - start:.0f} s, {left} to go")
+                        terminal.remark(
+                            f"recorded {task.setting.words()}: {time.monotonic() - start:.0f} s, {left} to go"
+                        )
             todo = busy
             if todo:
                 time.sleep(PATIENCE)
@@ -78,11 +80,7 @@ def _told(task: Task, error: Exception) -> str:
     if isinstance(error, ArgumentError):
         words = f"{task.setting.words()}: {error}"
     else:  # not the user's mistake: whoever repairs it wants to see where it came from
-        traceback.print_exception(error)
+        terminal.remark("".join(traceback.format_exception(error)).rstrip())
         words = f"{task.setting.words()}: {type(error).__name__}: {' '.join(str(error).split()):.200}"
-    _say(f"not run: {words}")
+    terminal.remark(f"not run: {words}")
     return words
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -19,10 +19,10 @@ from submitit import AutoExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
 
 from allora_analysis import records
-from allora_analysis.cli import write_atomically
 from allora_analysis.finetune.setting import PROTOCOL
 from allora_analysis.grid.job import Fleet, Job
 from allora_analysis.grid.plan import Grid, Task, digests
+from allora_analysis.outputs import write_atomically
 from allora_analysis.validation import ArgumentError
 
 TIMEOUT_MIN = 240  # submitit's own is 5 minutes

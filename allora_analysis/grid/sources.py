@@ -6,9 +6,9 @@ The paper's own are hub ids; a user's folders take their place by `--source NAME
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from importlib import import_module
-from pathlib import Path
 
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.validation import ArgumentError
@@ -89,5 +89,7 @@ def _given(words: Iterable[str]) -> Mapping[str, str]:
         name, equals, source = word.partition("=")
         if not (name and equals and source):
             raise ArgumentError(f"--source must be NAME=FOLDER, received {word!r}")
-        pairs[name] = str(Path(source).expanduser()) if source.startswith("~") else source
+        if name in pairs:
+            raise ArgumentError(f"--source {name}=…: is given twice, {pairs[name]!r} and {source!r}; say one")
+        pairs[name] = os.path.expanduser(source)
     return pairs

@@ -18,8 +18,8 @@ import numpy as np
 
 from allora_analysis.validation import ArgumentError, count
 
-# Text that is a machine's path: absolute (POSIX, Windows, UNC), under a home folder, or a file: address.
-_PATH = re.compile(r"/|~([A-Za-z_][\w.-]*)?(/|$)|[A-Za-z]:[\\/]|\\\\|file:/", re.IGNORECASE)
+# Text that is a machine's path: absolute (POSIX, Windows, UNC), under a home or this folder, or a file: address.
+_PATH = re.compile(r"/|\\|\.{1,2}[\\/]|~([A-Za-z_][\w.-]*)?(/|$)|[A-Za-z]:[\\/]|file:/", re.IGNORECASE)
 
 
 class RecordError(ArgumentError):

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from allora_analysis.records.canonical import RecordError
 SET_ASIDE = "set_aside"
 # A neighbour lives for the milliseconds of one write; one this old belongs to a writer that was killed.
 STALE_SECONDS = 3600.0
+_PART = re.compile(r"\.[A-Za-z0-9_]+-[0-9a-f]{20}-[0-9a-f]{16}\.part")  # a record's: others' hidden files are theirs
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
@@ -122,7 +124,7 @@ def remove_stale(folder: Path) -> list[str]:
         The names of those deleted.
     """
     removed = []
-    for part in sorted(folder.glob(".*.part")):
+    for part in sorted(path for path in folder.glob(".*.part") if _PART.fullmatch(path.name)):
         with contextlib.suppress(OSError):
             if time.time() - part.stat().st_mtime > STALE_SECONDS:
                 part.unlink()

@@ -75,11 +75,11 @@ def _kept_together(found: list[str | Formula]) -> Iterator[Markup]:
     # A bracket before a formula and a comma behind it stay on its line.
     for before, piece, after in zip((None, *found), found, (*found[1:], None), strict=False):
         if isinstance(piece, str):
-            start = TAIL.match(piece).end() if before else 0
-            yield _prose(piece[start : HEAD.search(piece, start).start() if after else None])
+            start = TAIL.match(piece).end() if isinstance(before, Formula) else 0
+            yield _prose(piece[start : HEAD.search(piece, start).start() if isinstance(after, Formula) else None])
             continue
-        head = HEAD.search(before).group() if before else ""
-        tail = TAIL.match(after).group() if after else ""
+        head = HEAD.search(before).group() if isinstance(before, str) else ""
+        tail = TAIL.match(after).group() if isinstance(after, str) else ""
         lines = [_math(line) for line in _lines(piece.tree)]
         lines[0] = escape(head) + lines[0]
         lines[-1] += escape(tail)

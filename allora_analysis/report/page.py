@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from allora_analysis.claims import behind, ledger, readme
 from allora_analysis.claims.ledger import VERDICTS, Row
@@ -84,11 +84,11 @@ def entry(row: Row, part: str, drawn: Mapping[str, Picture], own: bool = False) 
         where=claim.where,
         verdict=verdict,
         part=part,
-        search=" ".join(words).casefold(),
+        search=" ".join(words).casefold().replace("ς", "σ"),
         says="Ours" if claim.where.startswith(BEYOND) else "Printed",
         printed=html(claim.statement),
         below=BELOW.get(verdict, "Note") if below else None,
-        corrected=html(below) if below else None,
+        corrected=(html(below) if row.error is None else escape(below)) if below else None,
         short=summary(finding.evidence) if finding else None,
         facts=facts(finding.evidence) if finding else {},
         quantities=quantities(finding.evidence) if finding else (),

@@ -8,7 +8,7 @@
 
   // Filters: every group that asks for something must be met.
   function apply() {
-    const asked = words.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const asked = words.value.toLowerCase().replaceAll("ς", "σ").split(/\s+/).filter(Boolean);
     const verdicts = [...form.querySelectorAll("[name=verdict]:checked")].map((box) => box.value);
     let count = 0;
     for (const claim of claims) {
