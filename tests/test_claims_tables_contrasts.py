@@ -56,6 +56,18 @@ def test_summaries_against_enumeration_and_scipy():
     np.testing.assert_allclose([item.adjusted_p_value for item in found.values()], expected, atol=1e-12)
 
 
+def test_smallest_adjusted_p_value_against_drawn_families(rng):
+    """No family of p-values that so many clusters can give comes below it, and gaps of one sign come down to it."""
+    clusters = [9, 9, 6, 6, 6, 6, 6, 6]
+    least = np.array(summaries.smallest_adjusted(clusters))
+    assert least.tolist() == pytest.approx([8 / 256] * 2 + [6 / 32] * 6)
+    for _ in range(200):
+        drawn = [flips(rng.standard_normal(n) + rng.choice([0, 3])) for n in clusters]
+        assert np.all(summaries.holm(drawn) >= least - 1e-12)
+    np.testing.assert_allclose(summaries.holm([flips(np.ones(n)) for n in clusters]), least)
+    assert [item.smallest_adjusted_p_value for item in summaries.contrast_summaries().values()] == least.tolist()
+
+
 @pytest.mark.parametrize("level", [0.5, 0.05, 0.00625, 0.001])
 def test_clusters_to_reject(level):
     least = summaries.clusters_to_reject(level)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from decimal import Decimal
 
 import numpy as np
@@ -14,6 +15,7 @@ from allora_analysis.claims import reported, section_4_tables
 from allora_analysis.claims.ledger import VERDICTS, examine
 from allora_analysis.claims.tables import arithmetic, contrasts, granularity, majority, parameters, rounding, summaries
 from allora_analysis.claims.tables.rows import gaps, numbers, orders
+from allora_analysis.claims.tables.rows.everywhere import everywhere
 from allora_analysis.study import plain
 
 EXPECTED = {
@@ -42,7 +44,7 @@ EXPECTED = {
     "1-consistently-lora": "refuted",
     "1-consistently-dora": "refuted",
     "4.4-subpar": "conditional",
-    "4.5-dora-universally": "conditional",
+    "4.5-dora-universally": "refuted",
     "4.5-best-average": "conditional",
     "5.2-over-half": "holds",
     "6-optimal": "holds",
@@ -79,6 +81,11 @@ def test_verdicts():
     assert found["T3-five-runs"].corrected.endswith("of 1 to 6 runs 2, 4, 6 would give it")
     assert "DoRA 0.0125 ahead" in found["4.5-best-average"].corrected
     assert "needs 10 clusters" in found["5.2-better-than-eta"].corrected
+    assert found["4.5-dora-universally"].corrected == (
+        "in 28 of 32 (model, rank, task), against LoRA; of their averages, in 4 of 4"
+    )
+    assert found["6-better-than-lora"].corrected.startswith("in 9 of 10 averages: not on yelp, -0.045")
+    assert found["4.5-best-average"].corrected.startswith("if a tie counts as best: ahead by the printed averages in 5")
 
 
 def raised_gap(original, by):
@@ -144,7 +151,7 @@ PLANTED = [
     ("E-universally-better", contrasts, "gaps", raised_gap(contrasts.gaps, 5.0), "holds"),
     ("6-optimal", contrasts, "gaps", raised_gap(contrasts.gaps, -0.5), "refuted"),
     ("5.2-over-half", contrasts, "gaps", raised_gap(contrasts.gaps, -0.5), "refuted"),
-    ("4.5-dora-universally", contrasts, "gap", lambda a, b: -1.0, "refuted"),
+    ("4.5-dora-universally", contrasts, "gap", lambda a, b: 1.0, "holds"),
     ("4.5-best-average", orders, "exact", lambda v: Decimal(50) + Decimal(v) * (v != 78.4), "holds"),
     ("4.4-subpar", majority, "PERCEPTION_LABELS", NO_MAJORITY, "refuted"),
     ("4.4-better-than-lora", summaries, "gaps", raised_gap(contrasts.gaps, 9.0), "holds"),
@@ -161,6 +168,67 @@ def test_planted_errors_change_verdicts(monkeypatch, id, module, name, wrong, ex
     row = examine(claim)
     assert row.error is None
     assert row.finding.verdict == expected
+
+
+UNIVERSAL = re.compile(r"\b(universally|consistently|all cases)\b")
+
+
+def test_a_sentence_that_claims_every_case_is_refuted_by_one_exception(monkeypatch):
+    """Planted: one number of many is on the wrong side."""
+    one = ("LLaMA3-8B", "DoRA", 32)
+    better = {key: (*[v + 9 * (key[1] == "DoRA") for v in row],) for key, row in reported.DORA_PUBLISHED.items()}
+    monkeypatch.setattr(numbers, "DORA_PUBLISHED", better)
+    assert numbers.dora_universally().verdict == "holds"
+    monkeypatch.setattr(numbers, "DORA_PUBLISHED", better | {one: (70.0, *better[one][1:])})
+    found = numbers.dora_universally()
+    assert (found.verdict, found.corrected[:32]) == ("refuted", "in 31 of 32 (model, rank, task),")
+    assert everywhere({"a": True, "b": True}, "cells") == ("holds", None)
+    assert everywhere({"a": True, "b": False}, "cells") == ("refuted", "in 1 of 2 cells")
+
+
+def test_no_universal_sentence_is_conditional_but_for_a_tie():
+    found = verdicts()
+    universal = [claim.id for claim in section_4_tables.claims() if UNIVERSAL.search(claim.statement)]
+    assert len(universal) >= 6
+    kinds = {id: found[id].verdict for id in universal if "average improvement" not in statement(id)}
+    assert {id for id, verdict in kinds.items() if verdict == "conditional"} == {"4.5-best-average"}
+
+
+def statement(id):
+    return next(claim.statement for claim in section_4_tables.claims() if claim.id == id)
+
+
+def test_statements_of_figure_4_and_table_4_say_what_is_read():
+    assert statement("F4-averages").endswith("by row alone in 2 of 4 panels, whose last row is not at hand)")
+    assert "panels" not in statement("F3-averages")
+    assert "(read: " in statement("T4-shared-arms")
+
+
+SIX = [id for id in EXPECTED if id.startswith(("4.5-better", "4.5-allora-0", "5.1-better", "5.2-better", "5.2-asf"))]
+
+
+def test_six_clusters_say_that_no_gaps_could_have_decided_it(monkeypatch):
+    assert len(SIX) == 6
+    monkeypatch.setattr(summaries, "gaps", raised_gap(contrasts.gaps, 100.0))
+    found = verdicts()
+    told = "no gaps whatever of 6 clusters could decide it, adjusted p ≥ 0.19; 9 could"
+    assert all((found[id].verdict, told in found[id].corrected) == ("undecided", True) for id in SIX)
+    assert found["4.4-better-than-lora"].verdict == found["A-dropout-free-better"].verdict == "holds"
+
+
+def test_twice_the_clusters_could_have_decided_it(monkeypatch):
+    """Planted: each cluster once more under another name, and gaps that share a sign."""
+
+    def doubled(*arguments):
+        found = contrasts.gaps(*arguments)
+        again = tuple((*cluster, "again") for cluster in found.clusters)
+        values = np.abs(np.concatenate([found.values, found.values])) + 1
+        return contrasts.Gaps(values, found.labels * 2, found.clusters + again)
+
+    monkeypatch.setattr(summaries, "gaps", doubled)
+    found = verdicts()
+    assert {found[id].verdict for id in SIX} == {"holds"}
+    assert "could decide" not in gaps.needed(summaries.contrast_summaries()["ALLoRA − DoRA"])
 
 
 def test_an_undecided_row_at_mean_zero_says_that_no_n_will_do():

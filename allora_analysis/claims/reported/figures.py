@@ -68,7 +68,7 @@ FIGURE_3 = (
 )
 
 # The "Average" rows of the two lower panels are cut off in the source at hand: None, not recomputed.
-# Lower right, Qwen2-0.5B, rotten_tomatoes, η² = 4: the last of the OCR's repeated lines reads 0.71 %, the five before
+# Lower right, Qwen2-0.5B, rotten_tomatoes, η² = 4: the last of the OCR's repeated lines reads 0.71 %, the four before
 # it −0.71 %. Kept as −0.71: the row's printed average −0.22 needs it (with +0.71 it would be +0.26).
 FIGURE_4 = (
     Panel(

@@ -16,6 +16,9 @@ COLUMNS_3 = (
     ("OpenELM-450M", "rotten_tomatoes"),
     ("OpenELM-450M", "yelp"),
 )
+# The OCR damages two of the three blocks' labels: "m² 1.0" over "η = 1.0" in the first, "2 10" over "η = 4.0" in the
+# third. They are η² = 1.0 and 4.0: §4.4 runs η² ∈ {1, 2, 4}, the second block reads η² = 2.0, and Figure 3's columns,
+# headed η² = 1.0, 2.0, 4.0, have the blocks' differences in this order (all cells but one: see the row F3-cells).
 _ROWS = {
     (1.0, "LoRA"): (70.81, 35.59, 53.19, 87.06, 77.71, 63.61, 84.98, 87.95, 71.41),
     (1.0, "ALLoRA"): (71.29, 37.18, 53.64, 86.93, 78.29, 63.55, 86.07, 88.20, 71.32),

@@ -35,6 +35,8 @@ class Summary:
         p_value: exact sign flips of the cluster means.
         adjusted_p_value: the same, Holm-adjusted over all contrasts.
         smallest_p_value: the least that this many clusters can give, before adjustment.
+        smallest_adjusted_p_value: the least after Holm's adjustment, whatever the gaps of this and of the other
+            contrasts: above the level, no gaps could have decided it.
         t_p_value: Student's t over clusters.
         wilcoxon_clusters: signed ranks over clusters.
         sign_clusters: signs over clusters.
@@ -55,6 +57,7 @@ class Summary:
     p_value: float
     adjusted_p_value: float
     smallest_p_value: float
+    smallest_adjusted_p_value: float
     t_p_value: float
     wilcoxon_clusters: float
     sign_clusters: float
@@ -136,20 +139,34 @@ def contrast_summaries(level: float = 0.05, power: float = 0.8) -> dict[str, Sum
     """
     found = {contrast.name: gaps(contrast.table, contrast.better, contrast.worse) for contrast in CONTRASTS}
     flips = [sign_flip_test(list(item.by_cluster().values())).p_value for item in found.values()]
-    adjusted = holm(flips)
+    least = smallest_adjusted([len(item.by_cluster()) for item in found.values()])
     return {
-        name: summary(name, item, float(p_value), level, power)
-        for (name, item), p_value in zip(found.items(), adjusted, strict=True)
+        name: summary(name, item, (float(p_value), smallest), level, power)
+        for (name, item), p_value, smallest in zip(found.items(), holm(flips), least, strict=True)
     }
 
 
-def summary(name: str, item: Gaps, adjusted_p_value: float, level: float, power: float) -> Summary:
+def smallest_adjusted(clusters: Sequence[int]) -> list[float]:
+    """The least Holm-adjusted p-value that each contrast can have, whatever the gaps: Holm's of 2^{1 − n}.
+
+    An adjusted p-value rises with every p-value of the family, and n clusters, none of mean 0, give 2^{1 − n} or more.
+
+    Args:
+        clusters: of each contrast of the family, n.
+
+    Returns:
+        One p-value a contrast.
+    """
+    return [float(p_value) for p_value in holm([2.0 ** (1 - count("clusters", n)) for n in clusters])]
+
+
+def summary(name: str, item: Gaps, adjusted: tuple[float, float], level: float, power: float) -> Summary:
     """One contrast's summary.
 
     Args:
         name: the contrast's.
         item: its gaps.
-        adjusted_p_value: of the sign flips, from the family.
+        adjusted: p-value of the sign flips, and the least that it could have been, both from the family.
         level: the intervals have confidence 1 − level.
         power: for the clusters needed.
 
@@ -169,8 +186,9 @@ def summary(name: str, item: Gaps, adjusted_p_value: float, level: float, power:
         clusters_positive=int((means > 0).sum()),
         interval=clustered.interval,
         p_value=clustered.p_value,
-        adjusted_p_value=adjusted_p_value,
+        adjusted_p_value=adjusted[0],
         smallest_p_value=sign_flip_test(means).smallest_p_value,
+        smallest_adjusted_p_value=adjusted[1],
         t_p_value=clustered.t_p_value,
         wilcoxon_clusters=paired_test(means, zeros, "wilcoxon").p_value,
         sign_clusters=paired_test(means, zeros, "sign").p_value,

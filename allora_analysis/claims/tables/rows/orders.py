@@ -13,24 +13,11 @@ from allora_analysis.claims.ledger import Claim, Evidence, Finding, settle
 from allora_analysis.claims.reported import TABLE_1
 from allora_analysis.claims.tables import arithmetic, contrasts, majority
 from allora_analysis.claims.tables.rounding import exact, mean
+from allora_analysis.claims.tables.rows.everywhere import everywhere
 from allora_analysis.claims.tables.rows.numbers import COMMAND, TEST
 
 PRINTED = "order of printed numbers; whether it is more than chance: the rows on gaps"
 LOW = (("Qwen2-0.5B", "emotion"), ("Qwen2-0.5B", "rotten_tomatoes"))
-
-
-def share_of(cases: dict[str, bool], things: str) -> str | None:
-    """What is true instead, where not every case passes.
-
-    Args:
-        cases: outcome by case.
-        things: what a case is.
-
-    Returns:
-        "in k of n …", or None if all pass.
-    """
-    passed = sum(cases.values())
-    return None if passed == len(cases) else f"in {passed} of {len(cases)} {things}"
 
 
 def universally(table: str, better: str, others: tuple[str, ...]) -> Callable[[], Finding]:
@@ -58,8 +45,8 @@ def universally(table: str, better: str, others: tuple[str, ...]) -> Callable[[]
         if others == ("LoRA",):
             mended = contrasts.gaps(table, better, "LoRA", arithmetic.with_exchanged())
             measured["better_as_figure_3_has_it"] = int((mended.values > 0).sum())
-        found = Evidence({"better": len(cases)}, measured, PRINTED, n=len(cases))
-        return Finding(settle(cases), found, share_of(cases, "cells"))
+        verdict, instead = everywhere(cases, "cells")
+        return Finding(verdict, Evidence({"better": len(cases)}, measured, PRINTED, n=len(cases)), instead)
 
     return check
 
@@ -83,13 +70,16 @@ def consistently(table: str, pairs: tuple[tuple[str, str], ...]) -> Callable[[],
         }
         cases = {name: value > 0 for name, value in means.items()}
         found = Evidence({"mean_gap": "> 0 in each"}, means, PRINTED, n=len(cases))
-        return Finding(settle(cases), found, share_of(cases, "(model, setting) means"))
+        verdict, instead = everywhere(cases, "(model, setting) means")
+        return Finding(verdict, found, instead)
 
     return check
 
 
 def best_average() -> Finding:
     """§4.5's "for all cases" over the six (model, rank), by the printed averages and by the recomputed ones.
+
+    A tie is no exception if "best" is read as "none is better": the condition.
 
     Returns:
         The finding.
@@ -106,7 +96,10 @@ def best_average() -> Finding:
     verdict = settle({s: value > 0 for s, value in lead.items()}, {s: value >= 0 for s, value in lead.items()})
     ties = [setting for setting, value in lead.items() if value == 0]
     behind = ", ".join(f"{-exactly[setting]:.4f}" for setting in ties)
-    words = f"best or tied by the printed averages; tied at {'; '.join(ties)}, where the cells put DoRA {behind} ahead"
+    words = (
+        f"if a tie counts as best: ahead by the printed averages in {len(lead) - len(ties)} of {len(lead)}, tied at "
+        f"{'; '.join(ties)}, where the cells put DoRA {behind} ahead"
+    )
     source = f"{PRINTED}; the better of two arms, each the best of three η², against the best of two learning rates"
     found = Evidence({"lead_of_printed_averages": lead}, {"lead_of_recomputed_averages": exactly}, source, n=len(lead))
     return Finding(verdict, found, words if verdict == "conditional" else None)
