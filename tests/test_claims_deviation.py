@@ -7,6 +7,7 @@ import pytest
 
 from allora_analysis import deviation
 from allora_analysis.claims import section_3_1_deviation as section
+from allora_analysis.claims import section_3_1_from_start as from_start
 from tests.ledger_rows import Rows
 
 VERDICTS = {
@@ -15,7 +16,8 @@ VERDICTS = {
     "3.1-bound-order": "holds",
     "3.1-benefit-large-n": "conditional",
     "3.1-loss-std-from-zero": "refuted",
-    "3.1-gradient-std-from-zero": "holds_corrected",
+    "3.1-loss-std-from-random": "conditional",
+    "3.1-gradient-std-from-zero": "conditional",
 }
 ROWS = Rows(VERDICTS, section)
 
@@ -52,7 +54,7 @@ def test_proof_holds_where_it_does(monkeypatch):
     # Of a loss that is 0 or 1, E[L²] = E[L]; at N = 1 there are no cross terms: the printed line is then right.
     x, y, w = np.ones((1, 1)), np.ones((1, 1)), np.full((1, 1), 0.5)
     assert deviation.loss_moments(x, y, w, 0.5) == pytest.approx((0.5, 0.5))
-    monkeypatch.setattr(section, "_problem", lambda *shape: (x, y, w))
+    monkeypatch.setattr(section, "problem", lambda *shape: (x, y, w))
     monkeypatch.setattr(section, "KEEP_PROBS", (0.5,))
     assert ROWS.verdict("3.1-bound-proof") == "conditional"
 
@@ -85,3 +87,41 @@ def test_gradient_from_zero_notices_a_wrong_formula(monkeypatch):
     right = deviation.gradient_std
     monkeypatch.setattr(deviation, "gradient_std", lambda *arguments: 1.01 * right(*arguments))
     assert ROWS.verdict("3.1-gradient-std-from-zero") == "refuted"
+
+
+def test_gradient_from_zero_is_reversed_where_the_signal_is_clear(monkeypatch):
+    monkeypatch.setattr(from_start, "NOISES", (0.5,))
+    assert ROWS.verdict("3.1-gradient-std-from-zero") == "refuted"
+
+
+def test_gradient_from_zero_holds_on_data_that_show_it(monkeypatch):
+    monkeypatch.setattr(from_start, "_shares", lambda x, y, p: (0.9, 1.1, 0.0, 0.1))
+    assert ROWS.verdict("3.1-gradient-std-from-zero") == "holds"
+
+
+def test_gradient_from_zero_notices_a_well_explained_case_that_rises(monkeypatch):
+    right = from_start._shares
+    monkeypatch.setattr(from_start, "_shares", lambda x, y, p: (*right(x, y, p)[:3], 0.9))
+    assert ROWS.verdict("3.1-gradient-std-from-zero") == "refuted"
+
+
+@pytest.mark.parametrize(("name", "factor"), [("_threshold", 5.0), ("_threshold", 0.1), ("_random_start", 1.5)])
+def test_loss_from_random_notices_a_wrong_closed_form(monkeypatch, name, factor):
+    right = getattr(from_start, name)
+    monkeypatch.setattr(from_start, name, lambda *arguments: factor * right(*arguments))
+    assert ROWS.verdict("3.1-loss-std-from-random") == "refuted"
+
+
+@pytest.mark.parametrize(("scales", "expected"), [((1.0, 3.0), "holds"), ((0.01, 1.0), "conditional")])
+def test_loss_from_random_depends_on_the_scales(monkeypatch, scales, expected):
+    monkeypatch.setattr(from_start, "SCALES", scales)
+    assert ROWS.verdict("3.1-loss-std-from-random") == expected
+
+
+def test_the_threshold_is_where_the_two_closed_forms_meet():
+    """The random start's Std[L] at `_threshold` times p is that at Z = pXX⁺Y, for every p."""
+    x, y = from_start._trained(1)
+    best = np.linalg.lstsq(x, y, rcond=None)[0]
+    for p in (0.2, 0.7):
+        start = from_start._random_start(x, y, p, p * from_start._threshold(x, y))
+        assert start == pytest.approx(deviation.loss_moments(x, y, p * best, p)[1])
