@@ -9,15 +9,20 @@ import pytest
 
 from allora_analysis import hessian
 from allora_analysis.claims import section_3_2_conditioning as conditioning
+from allora_analysis.claims import section_3_2_convexity as convexity
 from allora_analysis.claims import section_3_2_factors as factors
+from allora_analysis.claims import section_3_2_start as start
 from allora_analysis.claims import section_3_2_zero_initialisation as section
 from tests.ledger_rows import Rows
 
 VERDICTS = {
+    "3.2-pretrained-mapping": "holds",
+    "3.2-inference-cost": "holds",
     "3.2-gradient": "holds_corrected",
     "3.2-hessian": "holds_corrected",
     "3.2-vectorisation": "holds_corrected",
     "3.2-semidefinite": "holds",
+    "3.2-convex": "conditional",
     "3.2-start-conditioning": "refuted",
     "3.2-degenerate-rank": "conditional",
     "3.2-degenerate-condition": "conditional",
@@ -59,6 +64,8 @@ PLANTED = [  # row, function, wrong formula, the verdict that it must lead to
     ("3.2-gradient", "product_gradient", halved("product_gradient"), "refuted"),
     ("3.2-hessian", "product_hessian", halved("product_hessian"), "refuted"),
     ("3.2-hessian", "product_hessian", lambda x, c: 2 * np.kron(np.eye(len(x)), x.T @ x), "refuted"),
+    ("3.2-convex", "product_spectrum", lambda x, c: RIGHT["product_spectrum"](x, c) - 1, "refuted"),
+    ("3.2-convex", "factor_spectrum", halved("factor_spectrum"), "refuted"),
     ("3.2-semidefinite", "product_spectrum", lambda x, c: RIGHT["product_spectrum"](x, c) - 1, "refuted"),
     # A gradient whose derivative does depend on Δ, and is worst conditioned at 0: the printed statement would hold.
     (
@@ -132,3 +139,33 @@ def test_white_designs_alone_would_hold(monkeypatch):
     right = conditioning.design
     monkeypatch.setattr(conditioning, "design", lambda n, d, spread, generator: right(d, d, 1.0, generator))
     assert ROWS.verdict("3.2-b-conditioning") == "holds"
+
+
+def test_a_problem_that_is_convex_in_the_factors_too_would_not_be_conditional(monkeypatch):
+    """Planted: curvatures that are never negative and losses that are quadratic along every line."""
+    right = convexity.second_difference
+    monkeypatch.setattr(convexity, "second_difference", lambda *args: abs(right(*args)))
+    monkeypatch.setattr(convexity, "third_difference", lambda *args: 0.0)
+    assert ROWS.verdict("3.2-convex") == "refuted"
+
+
+def test_another_start_is_not_the_pretrained_map(monkeypatch):
+    right = start.network
+    monkeypatch.setattr(start, "network", lambda dtype, a=1.0, b=0.0: right(dtype, a, b + 1e-3))
+    assert ROWS.verdict("3.2-pretrained-mapping") == "refuted"
+
+
+def test_a_network_that_ignores_its_adapters_says_nothing_of_the_start(monkeypatch):
+    right = start.network
+    monkeypatch.setattr(start, "network", lambda dtype, a=1.0, b=0.0: right(dtype, a, 0.0))
+    assert ROWS.verdict("3.2-pretrained-mapping") == "refuted"
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda layer: layer, lambda layer: layer.base], ids=["not merged", "merged without the adapter"]
+)
+def test_a_merge_that_costs_or_changes_something_is_refuted(monkeypatch, wrong):
+    from allora_analysis.lora.layers import ALLoRALinear
+
+    monkeypatch.setattr(ALLoRALinear, "merge", wrong)
+    assert ROWS.verdict("3.2-inference-cost") == "refuted"

@@ -10,6 +10,7 @@ import pytest
 from allora_analysis import ripple
 from allora_analysis.claims import (
     section_3_3_growth,
+    section_3_3_interactions,
     section_3_3_residual,
     section_3_3_ripple,
     section_3_3_worst_case,
@@ -19,6 +20,7 @@ from allora_analysis.claims.ledger import examine
 from allora_analysis.ripple import stack
 
 VERDICTS = {
+    "3.3-interactions": "refuted",
     "3.3-norm": "holds_corrected",
     "3.3-product": "holds",
     "3.3-constant": "conditional",
@@ -205,3 +207,32 @@ def test_standard_errors(n):
     assert 2 * stats.t.sf(student_t.standard_errors(n), n - 1) == pytest.approx(student_t.FALSE_FAIL, rel=1e-6)
     assert (student_t.standard_errors(n) > 5) == (n <= 200)
     assert f"n − 1 = {n - 1}, false-fail rate 1e-6 a comparison" in student_t.source(n)
+
+
+def test_interactions_that_need_a_scaling_factor_would_hold(monkeypatch):
+    module, right = section_3_3_interactions, section_3_3_interactions.interaction
+    monkeypatch.setattr(module, "interaction", lambda layers, x, eta: (eta != 1) * right(layers, x, eta))
+    assert examine(claim("3.3-interactions")).finding.verdict == "holds"
+
+
+def root_of_eta(layers, x, eta):
+    return ORIGINAL["log_output_growth"](layers, x, np.sqrt(eta))
+
+
+@pytest.mark.parametrize("planted", ["terms of an order too high", "a forward pass where η is no factor of B"])
+def test_a_wrong_expansion_leaves_the_interactions_undecided(planted, monkeypatch):
+    module, right = section_3_3_interactions, section_3_3_interactions.orders
+    if planted.startswith("terms"):
+        monkeypatch.setattr(module, "orders", lambda layers, x: [right(layers, x)[0], *right(layers, x)])
+    else:
+        monkeypatch.setattr(ripple, "log_output_growth", root_of_eta)
+    assert examine(claim("3.3-interactions")).finding.verdict == "undecided"
+
+
+def test_the_expansion_is_the_forward_pass():
+    layers, x = section_3_3_worst_case.drawn((3, 4, 2, 3), 2)
+    terms = section_3_3_interactions.orders(layers, x)
+    for eta in (0.5, 3.0):
+        total = sum(eta**k * term for k, term in enumerate(terms))
+        growth = float(np.log(np.linalg.norm(total) / np.linalg.norm(x)))
+        assert ripple.log_output_growth(layers, x, eta)[0] == pytest.approx(growth, rel=1e-12)

@@ -1,6 +1,7 @@
-"""§3.2, "a poor optimization landscape": Eqs. (1) and (2), what they can say about starting at zero, and what N does.
+"""§3.2, "a poor optimization landscape": Eqs. (1) and (2), and what they can say about starting at zero.
 
-The rows on LoRA's own parameters (A, B) are checked in `section_3_2_factors`; `claims` lists both.
+What N does is checked in `section_3_2_samples`. The rows on LoRA's own parameters (A, B) are in
+`section_3_2_factors`, on its design in `section_3_2_start`.
 Checked by `tests/test_claims_hessian.py`, which plants wrong formulas.
 """
 
@@ -12,13 +13,14 @@ import numpy as np
 
 from allora_analysis import hessian
 from allora_analysis.claims import section_3_2_factors as factors
-from allora_analysis.claims import student_t
+from allora_analysis.claims import section_3_2_start as start
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, relative_error, settle
+from allora_analysis.claims.section_3_2_convexity import convexity
+from allora_analysis.claims.section_3_2_samples import conditioning_by_samples, flat_directions
 
 ROUNDING = 1e-9
 ROUNDING_SOURCE = "float64 rounding of differences that are exact for a quadratic; seen: below 1e-12"
 SEED = 20
-DRAWS = 200
 COMMAND = "python -m allora_analysis.hessian"
 TEST = "tests/test_hessian_product.py"
 EQ1, EQ2 = "§3.2, Eq. (1)", "§3.2, Eq. (2)"
@@ -161,63 +163,6 @@ def start_conditioning() -> Finding:
     )
 
 
-def flat_directions() -> Finding:
-    """Flat directions as N halves: i.i.d. rows on both sides of N = D, and with S held fixed.
-
-    Returns:
-        The finding.
-    """
-    d, c, generator = 8, 2, np.random.default_rng(SEED)
-    rows = generator.standard_normal((4 * d, d))
-    fixed = {n: hessian.fixed_gram_design(rows, n, generator) for n in (4 * d, d)}
-    cases = {
-        "i.i.d. rows, N = 4D → 2D": (rows, rows[: 2 * d], False),
-        "i.i.d. rows, N = D → D/2": (rows[:d], rows[: d // 2], True),
-        "i.i.d. rows, N = D/2 → D/4": (rows[: d // 2], rows[: d // 4], True),
-        "XᵀX held fixed, N = 4D → D": (fixed[4 * d], fixed[d], False),
-    }
-    printed, corrected, seen = {}, {}, {}
-    for case, (many, few, expected) in cases.items():
-        values = [hessian.product_spectrum(x, c) for x in (many, few)]
-        seen[case] = [int((value <= 1e-12 * value[-1]).sum()) for value in values]
-        printed[case] = seen[case][1] > seen[case][0]
-        counts = [c * (d - min(len(x), d)) for x in (many, few)]
-        corrected[case] = printed[case] == expected and seen[case] == counts
-    predicted = {"flat directions": "C·(D − N) for N < D, else 0"}
-    evidence = Evidence(predicted, seen, "counts: none allowed to differ", 0.0 if all(corrected.values()) else 1.0, 0.0)
-    return Finding(
-        settle(printed, corrected), evidence, "only below N = D, and only if XᵀX loses rank with the samples"
-    )
-
-
-def conditioning_by_samples() -> Finding:
-    """Does κ of S's non-zero part rise as N falls? Sampled, with the sign that Marchenko and Pastur give.
-
-    Returns:
-        The finding.
-    """
-    d, ratios = 30, (10.0, 3.0, 1.5, 1.0, 0.6, 0.3, 0.1)
-    generator = np.random.default_rng(SEED)
-    logs = [hessian.sample_log_conditions(round(ratio * d), d, DRAWS, generator) for ratio in ratios]
-    mean, error = np.array([v.mean() for v in logs]), np.array([v.std(ddof=1) / np.sqrt(DRAWS) for v in logs])
-    limit = np.log([hessian.marchenko_pastur_condition(1 / ratio) for ratio in ratios])
-    printed, corrected, allowed = {}, {}, student_t.standard_errors(DRAWS)
-    for i in range(len(ratios) - 1):
-        case, noise = f"i.i.d. entries, N/D = {ratios[i]} → {ratios[i + 1]}", allowed * np.hypot(*error[i : i + 2])
-        printed[case] = bool(mean[i + 1] - mean[i] > noise)
-        corrected[case] = bool((mean[i + 1] - mean[i]) * np.sign(limit[i + 1] - limit[i]) > noise)
-    x = generator.standard_normal((2 * d, d))
-    same = [hessian.log_condition(hessian.fixed_gram_design(x, n, generator)) for n in (8 * d, d)]
-    printed["XᵀX held fixed"] = same[1] > same[0] + ROUNDING
-    corrected["XᵀX held fixed"] = abs(same[1] - same[0]) <= ROUNDING
-    measured = {"N/D": ratios, "log_condition": mean, "log_condition_stderr": error, "log_condition_fixed_gram": same}
-    source = f"each difference between neighbouring N/D: {student_t.source(DRAWS)}"
-    evidence = Evidence({"log_condition": limit}, measured, source, n=DRAWS, seed=SEED)
-    return Finding(
-        settle(printed, corrected), evidence, "κ rises as N falls to D and falls again below; fixed XᵀX: never"
-    )
-
-
 def claims() -> tuple[Claim, ...]:
     """The statements of §3.2 and what the abstract and §1 conclude from it.
 
@@ -230,6 +175,12 @@ def claims() -> tuple[Claim, ...]:
         ("hessian", EQ2, "H_vec(V) L(V) = (I_n ⊗ X)ᵀ(I_n ⊗ X) = I_n ⊗ XᵀX", second_derivative),
         ("vectorisation", "§3.2, below Eq. (2)", "‖X(W+V) − Y‖² = ‖(I_n ⊗ X)vec(W+V) − vec(Y)‖²", vectorisation),
         ("semidefinite", "§3.2, below Eq. (2)", "The Hessian (in V) is semidefinite positive", semidefinite),
+        (
+            "convex",
+            "§3.2, below Eq. (2)",
+            "as expected given the convex quadratic nature of the optimization problem",
+            convexity,
+        ),
         (
             "start-conditioning",
             "Abstract, from §3.2's Eq. (2)",
@@ -245,4 +196,4 @@ def claims() -> tuple[Claim, ...]:
         ),
     )
     own = tuple(Claim(f"3.2-{name}", where, text, check, COMMAND, TEST) for name, where, text, check in rows)
-    return own + factors.claims()
+    return start.claims() + own + factors.claims()

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from allora_analysis import ripple
-from allora_analysis.claims import section_3_3_growth, section_3_3_worst_case
+from allora_analysis.claims import section_3_3_growth, section_3_3_interactions, section_3_3_worst_case
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, relative_error, settle
 from allora_analysis.claims.section_3_3_worst_case import RANDOM, ROUNDING, SEED, TOLERANCE, product, product_norm
 
@@ -154,6 +154,12 @@ def claims() -> tuple[Claim, ...]:
         In the paper's order.
     """
     rows = (
+        (
+            "3.3-interactions",
+            "§1, third flaw; Abstract",
+            "the scaling parameter that introduces nonlinear interactions between LoRA modules of different layers",
+            section_3_3_interactions.check_interactions,
+        ),
         (
             "3.3-norm",
             "§3.3, display before the triangle inequality",
