@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from allora_analysis import adaptive, ripple
+from allora_analysis.claims import layer_runs
 from allora_analysis.claims import section_4_output_dependent as output_dependent
 from allora_analysis.claims import section_4_variants as asf
 from allora_analysis.lora import functional, layers
@@ -17,12 +18,14 @@ VERDICTS = {
     "4-define-each-other": "conditional",
     "4-od-noise": "conditional",
     "4-od-update": "conditional",
+    "4-asf-similar": "conditional",
     "4-asf-gradient": "holds",
     "4-asf-ripple": "conditional",
     "4-asf-merge": "holds",
 }
 ROWS = Rows(VERDICTS, output_dependent, asf)
 RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
+PRODUCTS = layer_runs.products
 LOG_GROWTH = ripple.log_output_growth
 
 
@@ -66,11 +69,23 @@ class Merging(layers.ALLoRALinear):
         return self.base
 
 
+def allora_for_asf(task, optimiser, arm, *args, **options):
+    return PRODUCTS(task, optimiser, "allora", *args, **options)
+
+
+def lora_for_asf(task, optimiser, arm, *args, **options):
+    return PRODUCTS(task, optimiser, "lora" if arm == "asf" else arm, *args, **options)
+
+
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
     ("4-od-noise", functional, "allora_od", by_row, "refuted"),
     ("4-od-noise", adaptive, "output_factor", doubled_variance, "refuted"),
     ("4-od-update", adaptive, "output_factor", isotropic, "refuted"),
     ("4-od-update", functional, "allora_od", by_row, "holds"),
+    ("4-asf-similar", layer_runs, "products", allora_for_asf, "holds"),
+    ("4-asf-similar", layer_runs, "products", lora_for_asf, "refuted"),
+    ("4-asf-similar", adaptive, "asf", lambda f, eta: eta * f, "refuted"),
+    ("4-asf-similar", asf, "SIMILAR", 1.0, "holds"),
     ("4-asf-gradient", functional, "asf_lora", scaled, "refuted"),
     ("4-asf-gradient", adaptive, "asf_derivative", lambda f, eta: (abs(f) + eta**-2) ** -0.5, "refuted"),
     ("4-asf-ripple", ripple, "log_output_growth", undamped, "refuted"),
