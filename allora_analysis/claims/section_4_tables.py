@@ -6,7 +6,7 @@ The numbers stand in `reported`, the arithmetic and the tests in `tables`, the c
 from __future__ import annotations
 
 from allora_analysis.claims.ledger import Claim
-from allora_analysis.claims.tables.rows import averages, dropout, figures, gaps, numbers, orders
+from allora_analysis.claims.tables.rows import averages, dropout, figures, gaps, numbers, orders, setup
 
 
 def claims() -> tuple[Claim, ...]:
@@ -15,4 +15,6 @@ def claims() -> tuple[Claim, ...]:
     Returns:
         The claims.
     """
-    return tuple(claim for kind in (numbers, figures, dropout, averages, orders, gaps) for claim in kind.claims())
+    return tuple(
+        claim for kind in (numbers, figures, dropout, averages, setup, orders, gaps) for claim in kind.claims()
+    )

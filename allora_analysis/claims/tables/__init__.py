@@ -8,6 +8,7 @@
 | `granularity` | which accuracies so many test examples can produce |
 | `majority` | distance to the majority label's rate, binomial standard errors |
 | `contrasts` | gaps between arms, cell by cell, and the clusters that they fall into |
+| `selection` | what the best of several settings gains by chance |
 | `summaries` | sign flips, signed ranks, signs and t over clusters and cells; clusters and seeds needed |
 | `audit` | all of the printed numbers that their recomputation does not round to |
 

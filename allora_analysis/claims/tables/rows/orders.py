@@ -136,6 +136,27 @@ def over_half() -> Finding:
     return Finding(settle({"count": 2 * lower > values.size}), found)
 
 
+def asf_not_better() -> Finding:
+    """Figure 4's caption: ASF-LoRA no better than LoRA×η on the average of each (model, data set), but on Qwen2-0.5B.
+
+    Returns:
+        The finding.
+    """
+    found = contrasts.gaps("Table 4", "ASF-LoRA", "LoRA×η")
+    ahead = found.by_cluster()
+    cases = {", ".join(pair): value <= 0 for pair, value in ahead.items()}
+    verdict = settle(cases, {", ".join(pair): (value <= 0) == (pair not in LOW) for pair, value in ahead.items()})
+    cells = int((found.values > 0).sum())
+    measured = {"asf_ahead": {", ".join(pair): value for pair, value in ahead.items()}, "cells_with_asf_ahead": cells}
+    best = ", ".join(f"{ahead[pair]:+.2f} on {pair[1]}" for pair in LOW)
+    words = (
+        f"in {sum(cases.values())} of {len(cases)}: not on {LOW[0][0]} ({best}); ahead in {cells} of "
+        f"{found.values.size} cells, by {float(found.values.mean()):+.2f} points on the average of all"
+    )
+    evidence = Evidence({"asf_ahead": "≤ 0 in each"}, measured, PRINTED, n=found.values.size)
+    return Finding(verdict, evidence, words if verdict == "conditional" else None)
+
+
 def subpar() -> Finding:
     """Which (model, data set) stay nearer to the majority label's rate than to 100 % in every cell of Table 3.
 
@@ -180,6 +201,9 @@ def claims() -> tuple[Claim, ...]:
         "over half of cases see ASF-LoRA's accuracy significantly lower than LoRA with a comparable fixed scaling "
         'factor (read without "significantly", which is row 5.2-asf-significantly)'
     )
+    not_better = (
+        "Adaptive scale factor is not better than a fixed scale factor (read: on the average of each (model, data set))"
+    )
     optimal = "our solution is the optimal in a family of … approaches (read: by the averages printed, at each η²)"
     than_lora = "ALLoRA is universally better than LoRA in terms of accuracy"
     in_family = "ALLoRA is universally better than the rest in the family"
@@ -190,6 +214,7 @@ def claims() -> tuple[Claim, ...]:
         ("4.4-subpar", "§4.4", low, subpar),
         ("4.5-best-average", "§4.5", best, best_average),
         ("5.2-over-half", "§5.2", half, over_half),
+        ("5.2-asf-not-better", "Figure 4, caption", not_better, asf_not_better),
         ("6-optimal", "Abstract, §6", optimal, optimal_in_family),
         ("D-universally-better", "Appendix D", than_lora, universally("Table 3", "ALLoRA", ("LoRA",))),
         ("E-universally-better", "Appendix E", in_family, universally("Table 4", "ALLoRA", family)),
