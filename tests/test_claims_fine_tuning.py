@@ -57,6 +57,16 @@ def test_table_3_compares_with_the_papers_arm_and_not_with_the_corrected_one(fol
     assert found.evidence.measured["classifier at l_b in both"]["emotion, η² = 2"]["difference"] > 0
 
 
+def test_what_stands_beside_table_3_is_a_family_of_its_own_recorded_or_not(folder):
+    """Planted: the data sets one after the other; Holm's correction is over both from the start."""
+    plant(folder / "both", perception.PRESETS["desk"], better(("allora",)))
+    plant(folder / "one", perception.PRESETS["desk"], better(("allora",)), skip=lambda run: run.data == "emotion")
+    whole, part = (section.table_3(folder / name).evidence.measured for name in ("both", "one"))
+    case, beside = "rotten_tomatoes, η² = 4", "classifier at l_b in both"
+    assert set(part[beside]) < set(whole[beside])
+    assert part[beside][case]["adjusted_p_value"] == pytest.approx(whole[beside][case]["adjusted_p_value"])
+
+
 def test_table_4(folder):
     both = [*perception.PRESETS["desk"], *ablation.PRESETS["desk"]]
     plant(

@@ -72,7 +72,7 @@ def table_1(folder: Path | None = None) -> Finding:
     }
     complete = differences(runs, beside)
     measured = {f"{arm} over dora": described(one) for arm, one in family.items()}
-    measured |= {case: described(one) for case, one in compared(complete).items()}
+    measured |= {case: described(one) for case, one in compared(complete, len(beside)).items()}
     source = f"Student's t over seeds at {LEVEL}, Holm over the two arms"
     evidence = Evidence({"difference": "above 0 for both"}, measured, source, n=SEEDS)
     text = None if verdict == "holds" else words(family, len(ARMS) - len(family) - len(stopped), stopped)

@@ -64,8 +64,9 @@ def table_3(folder: Path | None = None) -> Finding:
     }
     extra = {}
     for name, other in beside.items():
-        complete = differences(runs, _by_case(wanted, {"arm": "allora"}, other))
-        extra[name] = {case: described(one) for case, one in compared(complete).items()}
+        cases = _by_case(wanted, {"arm": "allora"}, other)
+        family = compared(differences(runs, cases), len(cases))
+        extra[name] = {case: described(one) for case, one in family.items()}
     return universally_better(runs, _by_case(wanted, {"arm": "allora"}, _lora(own_head=False)), extra)
 
 
