@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from allora_analysis import dropout_sgd
-from allora_analysis.claims import section_3_1_sgd
+from allora_analysis.claims import section_3_1_sgd, section_3_1_sgd_comparison
 from allora_analysis.dropout_sgd.input_masks import InputMasks
 from allora_analysis.dropout_sgd.output_masks import OutputMasks
 from allora_analysis.dropout_sgd.process import Process
 from tests.ledger_rows import Rows
 
 VERDICTS = {
-    "3.1-sgd-variance": "holds",
+    "3.1-sgd-variance": "conditional",
     "3.1-sgd-convergence": "conditional",
     "3.1-sgd-expectation": "refuted",
     "3.1-sgd-crossover": "conditional",
-    "3.1-sgd-first-step": "holds",
+    "3.1-sgd-first-step": "conditional",
     "3.1-sgd-training-fit": "conditional",
 }
 ROWS = Rows(VERDICTS, section_3_1_sgd)
@@ -54,8 +54,12 @@ def altered(change):
         ("3.1-sgd-convergence", lambda run: {"covariance_trace": 1.01 * run.covariance_trace}, "refuted"),
         ("3.1-sgd-convergence", lambda run: {"average_covariance_trace": run.covariance_trace}, "refuted"),
         ("3.1-sgd-first-step", lambda run: {"risk": run.risk_plain}, "refuted"),
-        ("3.1-sgd-crossover", lambda run: {"crossover": None}, "holds"),
-        ("3.1-sgd-crossover", lambda run: {"crossover": 2}, "refuted"),
+        ("3.1-sgd-variance", lambda run: {"risk_plain": 0.9 * run.risk_marginal}, "holds"),
+        ("3.1-sgd-variance", lambda run: {"risk_plain": 2 * run.risk}, "refuted"),
+        ("3.1-sgd-first-step", lambda run: {"mean": run.mean + run.covariance_trace[:, None, None]}, "refuted"),
+        ("3.1-sgd-crossover", lambda run: {"crossover": 300}, "holds"),
+        ("3.1-sgd-crossover", lambda run: {"crossover": None}, "refuted"),  # late where the limit is ahead
+        ("3.1-sgd-crossover", lambda run: {"crossover": 2}, "undecided"),  # early without any noise
         ("3.1-sgd-training-fit", lambda run: {"training_loss": run.training_loss_plain}, "holds"),
     ],
 )
@@ -88,3 +92,27 @@ def test_a_wrong_formula_changes_the_verdict(name, kind, formula, instead, monke
 def test_a_wrong_mean_is_seen_by_the_enumeration(monkeypatch):
     monkeypatch.setattr(section_3_1_sgd, "_regularised_descent", lambda *args: np.ones((4, 2, 1)))
     assert ROWS.verdict("3.1-sgd-expectation") == "holds"
+
+
+def test_never_ahead_is_not_late(monkeypatch):
+    monkeypatch.setattr(section_3_1_sgd_comparison, "NOISES", (0.0,))
+    assert ROWS.verdict("3.1-sgd-crossover") == "refuted"
+
+
+def test_never_asks_the_limit(monkeypatch):
+    """A crossover later than the horizon is late; dropout behind in the limit too is never ahead."""
+    x, y, w_true = section_3_1_sgd_comparison.problem(20, 10, 3.0)
+    monkeypatch.setattr(section_3_1_sgd_comparison, "HORIZON", 2)
+    assert section_3_1_sgd_comparison._outcome(x, y, w_true, 0.1, "output") == ("late", None)
+    far = dropout_sgd.stationary_moments(x, y, 0.9, 1e-3)
+    rest = dataclasses.replace(far, covariance_trace=1e9)
+    monkeypatch.setattr(dropout_sgd, "stationary_moments", lambda *args: rest)
+    assert section_3_1_sgd_comparison._outcome(x, y, w_true, 0.1, "output") == ("never", None)
+
+
+@pytest.mark.parametrize(("noises", "instead"), [((0.0,), "holds"), ((10.0,), "conditional")])
+def test_the_noise_decides_what_a_few_steps_show(noises, instead, monkeypatch):
+    monkeypatch.setattr(section_3_1_sgd, "NOISES", noises)
+    assert ROWS.verdict("3.1-sgd-variance") == instead
+    monkeypatch.setattr(section_3_1_sgd_comparison, "SHORT_NOISES", noises)
+    assert ROWS.verdict("3.1-sgd-first-step") == instead

@@ -173,8 +173,8 @@ def check_gradient_from_zero() -> Finding:
     text = (
         f"only on some data whose noise hides the signal: {by_noise} times the signal. Where XX⁺Y explains "
         f"{EXPLAINED:g} of ‖Y‖² or more, average and worst entry both fell, in all {len(well)} such data sets. Entry "
-        "(d, c) has Std 2√(((1 − p)/p) Σ X²(Y − Z/p)²), not 0 at Z = 0, and training leaves the same share of it at every "
-        "p. Figure 1 shows an MLP, another model"
+        "(d, c) has Std 2√(((1 − p)/p) Σ X²(Y − Z/p)²), not 0 at Z = 0, and training leaves the same share of it at "
+        "every p. Figure 1 shows an MLP, another model"
     )
     source = "float64 rounding: the formula at W = 0, and shares that no p changes"
     evidence = Evidence({"formula and shares: error": 0.0}, measured, source, max(errors), 1e-9, n=len(printed), seed=0)
