@@ -159,8 +159,8 @@ def claims() -> tuple[Claim, ...]:
         Claim(
             "3.1-placement-latent",
             opening,
-            "LoRA's Dropout applies a multiplicative binary mask to the latent space of the matrix factorization "
-            "(analysed as ‖Y − (XW) ⊙ V‖²: the fit is p times least squares)",
+            "LoRA's regularization hinges on using Dropout […], i.e., on applying a multiplicative binary mask to the "
+            "latent space of the matrix factorization (read: as ‖Y − (XW) ⊙ V‖² is solved, by p times least squares)",
             check_latent_placement,
             f"{command} bottleneck",
             "tests/test_tikhonov_bottleneck.py",
@@ -177,7 +177,8 @@ def claims() -> tuple[Claim, ...]:
         Claim(
             "3.1-mask-mean",
             setting,
-            "V ∈ {0, 1/p}: such parametrization of Dropout ensures that its expectation is equal to 1",
+            "V ∈ {0, 1/p} […] such parametrization of Dropout is commonly employed in the literature to ensure that "
+            "its expectation is equal to 1",
             check_mask_mean,
             f"{command} output",
             "tests/test_tikhonov.py",
@@ -185,7 +186,8 @@ def claims() -> tuple[Claim, ...]:
         Claim(
             "3.1-placement-input",
             setting,
-            "‖Y − (XW) ⊙ V‖² is LoRA's Dropout in the linear regime (in LoRA's code the mask acts on A's input)",
+            "Let's consider in the linear regime the following Ordinary Least Squares (OLS) setting "
+            "‖Y − (XW) ⊙ V‖²_F (read: solved as LoRA's Dropout is, whose mask in LoRA's code acts on A's input)",
             check_input_placement,
             f"{command} input",
             "tests/test_tikhonov.py",

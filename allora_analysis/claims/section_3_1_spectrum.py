@@ -45,9 +45,10 @@ def check_general_spectrum() -> Finding:
         measured[f"condition number {spread:g}: distance over {DRAWS} draws"] = np.quantile(far, (0.5, 0, 1)).tolist()
     at = _distances(measured, (3, 10, 100))
     text = (
-        "only where all non-zero singular values of X are equal (or p = 1). Otherwise dropout shrinks every singular "
-        f"direction by p, ridge by s²/(s² + λ); over {DRAWS} draws of Gaussian weights the nearest ridge is, at the "
-        f"median, {at} of the fit's norm away"
+        "only where all non-zero singular values of X are equal, to which the sentences before restrict the result "
+        "(or p = 1). Otherwise dropout shrinks every singular direction by p, ridge by s²/(s² + λ): still a "
+        f"regulariser, but not Tikhonov's; over {DRAWS} draws of Gaussian weights the nearest ridge is, at the median, "
+        f"{at} of the fit's norm away"
     )
     evidence = Evidence(predicted, measured, ROUNDING, max(errors), TOLERANCE, seed=SEED)
     return Finding(settle(printed, corrected), evidence, text)
