@@ -78,8 +78,8 @@ def needed(found: summaries.Summary) -> str:
     least = summaries.clusters_to_reject(LEVEL / len(contrasts.CONTRASTS))
     could = f"{least} at least to reject whatever the other contrasts show"
     if found.smallest_adjusted_p_value > LEVEL:
-        smallest = f"{found.smallest_adjusted_p_value:.2g}"
-        could = f"no gaps whatever of {found.clusters} clusters could decide it: adjusted p {smallest} at best; {least} could"
+        best = f"adjusted p {found.smallest_adjusted_p_value:.2g} at best"
+        could = f"no gaps whatever of {found.clusters} clusters could decide it: {best}; {least} could"
     return (
         f"needs {wanted} of this spread ({could}); mean {found.mean:+.2f} points, "
         f"{found.positive} of {found.cells} cells and {found.clusters_positive} of {found.clusters} clusters positive; "
