@@ -103,8 +103,8 @@ def under_optimisers() -> Finding:
     )
     text = (
         "under SGD and momentum while nothing is clipped; not under AdamW, nor where LoRA's own gradient exceeds the "
-        "clipping threshold at every step (less so with the threshold between that and η times it); ALLoRAAdamW, with "
-        "the factor after Adam, restores it"
+        "clipping threshold at every step (with the threshold between that and η times it the gain is smaller); "
+        "ALLoRAAdamW, with the factor after Adam, restores it"
     )
     return Finding(settle(printed, corrected), evidence, text)
 
