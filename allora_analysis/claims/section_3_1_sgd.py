@@ -181,7 +181,7 @@ def _on_variance(behind: dict[float, list[tuple[bool, bool]]]) -> str:
     return (
         "it can, but need not: the variance is always there. At the first step it alone puts dropout behind training "
         f"without it, as the means are equal; after {STEPS} steps dropout is behind only where the noise in Y is well "
-        f"below the signal, 1: {after}. At several times the signal the shrinkage gains more than the variance costs"
+        f"below the signal (1): {after}. At several times the signal the shrinkage gains more than the variance costs"
     )
 
 
