@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from allora_analysis import cli
+from allora_analysis import outputs
 from allora_analysis.claims import behind, ledger, presentation
 from allora_analysis.claims.ledger import VERDICTS, Row
 from allora_analysis.study import progress
@@ -189,5 +189,5 @@ if __name__ == "__main__":
     checked = [ledger.examine(claim) for claim in progress(ledger.all_claims(), "claims checked")]
     readme, full = map(Path, sys.argv[1:])
     # Read after the checks, which take a while: another hand may have written into the README meanwhile.
-    cli.write_text("README", readme, rewrite(readme.read_text(encoding="utf-8"), checked))
-    cli.write_text("ledger", full, page(checked))
+    outputs.write_text("README", readme, rewrite(readme.read_text(encoding="utf-8"), checked))
+    outputs.write_text("ledger", full, page(checked))
