@@ -11,6 +11,7 @@ Checked by `tests/test_paper_figure_2.py`.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -179,5 +180,5 @@ def _row_norms(axis: Axes, panel: Panel, data: Figure2) -> None:
     axis.set(title=f"{title}, {seeds} seeds", xscale="log", yscale="log")
     axis.set(xlabel="step (shaded: 95 % over seeds)", ylabel="mean row norm of BA")
     if absent := [ARMS[arm].label for arm, curve in data.norms[panel].items() if curve is None]:
-        told = "seeds missing: " + ", ".join(absent)
+        told = textwrap.fill("seeds missing: " + ", ".join(absent), 34)  # within the axes
         axis.text(0.98, 0.02, told, ha="right", transform=axis.transAxes, fontsize=6)
