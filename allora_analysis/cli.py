@@ -18,8 +18,8 @@ from allora_analysis import outputs, terminal
 from allora_analysis.study import INTERRUPTED, Output, Study, as_json, show
 from allora_analysis.validation import ArgumentError
 
-# How torch says that there is no more memory, on a CPU without a type of its own: as a RuntimeError.
-TOO_LARGE_FOR_TORCH = ("can't allocate memory", "Storage size calculation overflowed", "out of memory")
+# How torch says that a CPU has no more memory, without a type of its own for it: as a RuntimeError.
+TORCH_FULL = ("can't allocate memory", "Storage size calculation overflowed")
 # How NumPy refuses an array whose size in bytes is no 64-bit number: as a ValueError.
 TOO_LARGE = ("array is too big", "Maximum allowed dimension", "Maximum allowed size", "iterator is too large")
 
@@ -69,7 +69,7 @@ def guarded(command: Callable[[], int]) -> int:
         print(f"error: {error.filename}: {error.strerror}; name one that can be read and written", file=sys.stderr)
         return 2
     except RuntimeError as error:
-        if not any(words in str(error) for words in TOO_LARGE_FOR_TORCH):
+        if not any(words in str(error) for words in (*TORCH_FULL, "out of memory")):
             raise
         return _too_large(f"{error!s:.80}")
 

@@ -33,7 +33,7 @@ stopped goes on after its last finished epoch, so the same command resumes.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -83,12 +83,14 @@ def run(arguments: Arguments, grid: Grid = FIGURE_1) -> int:
     loaded = images.load(arguments.data, arguments.data_root, arguments.download, arguments.data_name)
     choice("--data-name", loaded.name, grid.data)
     runs = list(grid.runs(loaded.name))
-    todo = [each for each in runs if not _recorded(arguments.results, grid, each, loaded.digest)]
+    found = {each: _record(arguments.results, grid, each, loaded.digest) for each in runs}
+    todo = [each for each, record in found.items() if record is None]
     for arm, seed in runs if arguments.dry_run else ():
         terminal.say(f"{'to run  ' if (arm, seed) in todo else 'recorded'}  {_words(arm, seed)}")
     terminal.say(f"{loaded.name}: {len(runs) - len(todo)} of {len(runs)} runs recorded in {arguments.results}")
     if arguments.dry_run:
         return 0
+    _tidy(arguments.results, found.values())
     try:
         failed = [each for each in todo if not _run(arguments.results, grid, each, loaded)]
     except KeyboardInterrupt:
@@ -101,13 +103,16 @@ def _words(arm: Arm, seed: int) -> str:
     return f"{arm.data}, {arm.optimizer}, drop rate {arm.drop_rate:g}, seed {seed}"
 
 
-def _recorded(folder: Path, grid: Grid, run: tuple[Arm, int], digest: str) -> bool:
-    record = records.lookup(folder, STUDY, grid.setting(*run), PROTOCOL, {"data": digest})
-    if record is not None:
-        from allora_analysis.gradient_std.run import tidy
+def _record(folder: Path, grid: Grid, run: tuple[Arm, int], digest: str) -> records.Record | None:
+    return records.lookup(folder, STUDY, grid.setting(*run), PROTOCOL, {"data": digest})
 
-        tidy(folder, record.key)
-    return record is not None
+
+def _tidy(folder: Path, found: Iterable[records.Record | None]) -> None:
+    from allora_analysis.gradient_std.run import tidy
+
+    for record in found:
+        if record is not None:
+            tidy(folder, record.key)
 
 
 def _run(folder: Path, grid: Grid, run: tuple[Arm, int], loaded: Images) -> bool:
@@ -117,7 +122,7 @@ def _run(folder: Path, grid: Grid, run: tuple[Arm, int], loaded: Images) -> bool
     from allora_analysis.gradient_std.run import Run
     from allora_analysis.gradient_std.training import Diverged
 
-    if _recorded(folder, grid, run, loaded.digest):  # by a neighbour, meanwhile
+    if _record(folder, grid, run, loaded.digest) is not None:  # by a neighbour, meanwhile
         return True
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parts = (loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test)

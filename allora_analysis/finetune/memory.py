@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
+from allora_analysis.cli import TORCH_FULL
+
 PROCESS = Path("/proc/self")
-FULL = ("can't allocate memory", "Storage size calculation overflowed")
 
 
 def exhausted(error: BaseException) -> bool:
@@ -24,7 +25,7 @@ def exhausted(error: BaseException) -> bool:
     Returns:
         True if so.
     """
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in FULL)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in TORCH_FULL)
 
 
 def start(device: str) -> None:
