@@ -15,7 +15,7 @@ from allora_analysis.claims import section_4_allora as framework
 from allora_analysis.claims import section_4_definition as definition
 from allora_analysis.claims import section_4_descent as descent
 from allora_analysis.lora import functional
-from tests.ledger_rows import Rows
+from tests.ledger_rows import Rows, lora_instead
 
 VERDICTS = {
     "4-dropout-forward": "conditional",
@@ -55,10 +55,6 @@ RIGHT = {
         (framework, ("row_scaled",)),
     )
 }
-
-
-def lora_instead(x, a, b, eta, adaptor="inverse_sqrt"):
-    return x @ a.mT @ b.mT
 
 
 def scaled_input_gradient(x, a, b, eta, adaptor="inverse_sqrt"):

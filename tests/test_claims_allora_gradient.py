@@ -9,7 +9,7 @@ import torch
 from allora_analysis import adaptive
 from allora_analysis.claims import section_4_gradient as section
 from allora_analysis.lora import functional, optim
-from tests.ledger_rows import Rows
+from tests.ledger_rows import Rows, lora_instead
 
 VERDICTS = {"4-adapted-gradient": "conditional", "4-allora-adamw": "holds"}
 ROWS = Rows(VERDICTS, section)
@@ -23,10 +23,6 @@ def test_every_row_has_a_verdict_here():
 @pytest.mark.parametrize("identifier", VERDICTS)
 def test_verdict(identifier):
     ROWS.check(identifier)
-
-
-def lora_instead(x, a, b, eta, adaptor="inverse_sqrt"):
-    return x @ a.mT @ b.mT
 
 
 def without_the_factors_slope(a, b, g, s, eta):

@@ -9,7 +9,7 @@ from allora_analysis import ripple
 from allora_analysis.claims import layer_runs
 from allora_analysis.claims import section_4_limitations as section
 from allora_analysis.lora import functional
-from tests.ledger_rows import Rows
+from tests.ledger_rows import Rows, lora_instead
 
 VERDICTS = {"4-three-limitations": "conditional"}
 ROWS = Rows(VERDICTS, section)
@@ -23,10 +23,6 @@ def test_every_row_has_a_verdict_here():
 @pytest.mark.parametrize("identifier", VERDICTS)
 def test_verdict(identifier):
     ROWS.check(identifier)
-
-
-def lora_instead(x, a, b, eta, adaptor="inverse_sqrt"):
-    return x @ a.mT @ b.mT
 
 
 def by_token(x, a, b, eta, adaptor="inverse_sqrt"):

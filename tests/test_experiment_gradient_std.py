@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from allora_analysis import records
 from allora_analysis.gradient_std import grid as grids
 from allora_analysis.gradient_std import run as runs
 from allora_analysis.gradient_std.training import Diverged
@@ -37,6 +38,15 @@ def test_a_grid_from_start_to_end_and_not_twice(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(runs, "measure", None)  # nothing is measured again
     assert experiment.run(arguments(tmp_path), TINY) == 0
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    # What a kill between a record and its tidying up left is taken away, though nothing is run; a list takes nothing.
+    left = runs._state(tmp_path, records.find(tmp_path)[0].key)
+    left.parent.mkdir()
+    left.touch()
+    assert experiment.run(arguments(tmp_path, dry_run=True), TINY) == 0
+    assert left.exists()
+    assert experiment.run(arguments(tmp_path), TINY) == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    capsys.readouterr()
     assert experiment.run(arguments(tmp_path, dry_run=True), TINY) == 0
     assert "to run" not in capsys.readouterr().out
     # Without dropout the masks have no spread, the minibatches have; with dropout both have.
