@@ -50,7 +50,7 @@ EXPECTED = {
     "5.2-asf-not-better": "conditional",
     "D-all-experiments": "refuted",
     "5-same-setup": "refuted",
-    "4.5-best-of-three": "holds_corrected",
+    "4.5-best-of-three": "refuted",
     "6-optimal": "holds",
     "D-universally-better": "refuted",
     "E-universally-better": "refuted",

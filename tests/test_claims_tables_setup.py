@@ -60,7 +60,7 @@ def test_a_table_with_every_pair_would_hold(monkeypatch, id):
 
 def test_best_of_three(monkeypatch):
     found = finding("4.5-best-of-three")
-    assert found.verdict == "holds_corrected"
+    assert found.verdict == "refuted"
     assert "0.85σ too high against 0.56σ, 0.28σ in favour of ALLoRA" in found.corrected
     monkeypatch.setattr(setup, "DORA_RATES", (1e-4, 2e-4, 3e-4))
     assert finding("4.5-best-of-three").verdict == "holds"
@@ -69,4 +69,4 @@ def test_best_of_three(monkeypatch):
 def test_a_wrong_expectation_of_the_largest_is_found_out(monkeypatch):
     right = selection.expected_maximum
     monkeypatch.setattr(selection, "expected_maximum", lambda n: right(n) * (1 + 1e-6))
-    assert finding("4.5-best-of-three").verdict == "refuted"
+    assert finding("4.5-best-of-three").verdict == "undecided"

@@ -10,12 +10,11 @@ import math
 import numpy as np
 
 from allora_analysis import adaptive
-from allora_analysis.claims import layer_runs
+from allora_analysis.claims import layer_runs, student_t
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, relative_error, settle
 
 SEED = 46
 TOKENS = 20_000
-Z = 5.0  # two-sided false-fail rate 6e-7 a comparison
 ROUNDING = 1e-10
 TEST = "tests/test_adaptive_variants.py"
 
@@ -71,6 +70,7 @@ def output_noise() -> Finding:
     od = _factors(functional.allora_od, x, a, b, eta)
     plain = _factors(functional.allora, x[:200], a, b, eta)
     printed, corrected, predicted, seen, z = {}, {}, {}, {}, []
+    allowed = student_t.standard_errors(TOKENS)
     for i, norm in enumerate(np.linalg.norm(b @ a, axis=1)):
         case, law = f"‖(BA)_i‖ = {norm:.3g}", adaptive.output_factor(float(norm), eta)
         spread = float(od[:, i].std())
@@ -80,10 +80,10 @@ def output_noise() -> Finding:
         fourth = math.sqrt(max(float(np.mean((od[:, i] - od[:, i].mean()) ** 4)) - spread**4, 0.0) / TOKENS) + 1e-12
         z += [abs(seen[case]["mean"] - law.mean) / noise, abs(spread**2 - law.variance) / fourth]
         printed[case] = spread > 1e-9
-        right = max(z[-2:]) < Z and seen[case]["std, ALLoRA's"] < 1e-9
+        right = max(z[-2:]) < allowed and seen[case]["std, ALLoRA's"] < 1e-9
         corrected[case] = right and printed[case] == bool(norm > 0)
-    source = f"{Z:g} standard errors of mean and variance, false-fail rate 6e-7 a comparison, n fixed beforehand"
-    evidence = Evidence(predicted, seen, source, max(z), Z, n=TOKENS, seed=SEED)
+    source = f"of mean and variance: {student_t.source(TOKENS)}"
+    evidence = Evidence(predicted, seen, source, max(z), allowed, n=TOKENS, seed=SEED)
     text = "once (BA)_i ≠ 0: the factor varies over tokens, ALLoRA's does not; at B = 0 both are η for every token"
     return Finding(settle(printed, corrected), evidence, text)
 
@@ -97,6 +97,7 @@ def expected_update() -> Finding:
     eta, generator = 2.0, np.random.default_rng(SEED + 1)
     x, target = generator.standard_normal((TOKENS, 3)), np.array([0.3, 1.0, -0.7])
     printed, corrected, predicted, seen, z = {}, {}, {}, {}, []
+    allowed = student_t.standard_errors(TOKENS)
     for case, row in {"(BA)_i = 0": np.zeros(3), "(BA)_i ≠ 0": np.array([1.5, -0.5, 0.2])}.items():
         factor = _factors_of_row(x, row, eta)
         samples = (factor * (x @ (row - target)))[:, None] * x
@@ -107,11 +108,11 @@ def expected_update() -> Finding:
         z.append(float(np.max(np.abs(mean - expected) / stderr)))
         g = row - target
         apart = np.max(np.abs(mean - (mean @ g) / (g @ g) * g) / stderr)
-        printed[case] = bool(apart < Z)
-        corrected[case] = z[-1] < Z and printed[case] == (size == 0)
+        printed[case] = bool(apart < allowed)
+        corrected[case] = z[-1] < allowed and printed[case] == (size == 0)
         predicted[case], seen[case] = expected, mean
-    source = f"{Z:g} standard errors, false-fail rate 6e-7 a comparison, n fixed beforehand"
-    evidence = Evidence(predicted, seen, source, max(z), Z, n=TOKENS, seed=SEED + 1)
+    source = student_t.source(TOKENS)
+    evidence = Evidence(predicted, seen, source, max(z), allowed, n=TOKENS, seed=SEED + 1)
     text = (
         "at B = 0; later the expected update is (E[d]·across + E[dz²]·along (BA)_i) of g_i, with E[dz²] < E[d]: it is "
         "turned away from the row's own direction, so no factor η_i on g_i gives it, on average either"
