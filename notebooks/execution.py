@@ -18,6 +18,7 @@ from nbformat import NotebookNode
 from allora_analysis.outputs import write_atomically
 
 SECONDS = 240  # for one cell, on a machine that others share
+PAUSE = 2.0  # seconds between two questions to the kernel
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PROGRESS = re.compile(r"^[\w ]+: \d+ of \d+$")  # what a study says on standard error while it runs
 # Absolute paths as they begin on most machines, this machine's own, and addresses in memory.
@@ -79,7 +80,25 @@ def _run(notebook: NotebookNode, folder: Path) -> None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the machinery's own; the kernel's are in the outputs
-        asyncio.run(client.async_execute(env=os.environ | ENVIRONMENT))
+        asyncio.run(_executed(client))
+
+
+async def _executed(client: NotebookClient) -> None:
+    ready = asyncio.Event()
+    client.on_notebook_start = lambda notebook: ready.set()
+    questions = asyncio.ensure_future(_ask(client, ready))
+    try:
+        await client.async_execute(env=os.environ | ENVIRONMENT)
+    finally:
+        questions.cancel()
+
+
+async def _ask(client: NotebookClient, ready: asyncio.Event) -> None:
+    # Now and then an answer arrives and nobody is woken, for as long as a cell may take: the next one wakes them.
+    await ready.wait()
+    while client.kc is not None:
+        client.kc.kernel_info()
+        await asyncio.sleep(PAUSE)
 
 
 def _plain(error: Exception) -> str:

@@ -211,7 +211,7 @@ def test_killed_while_a_neighbour_starts(folder, undisturbed, tmp_path, capsys):
     """SIGKILL once there is a checkpoint; before it, a second process at the same run; after it, the same command."""
     program = [sys.executable, "-m", "allora_analysis.finetune", *command(folder, tmp_path)]
     options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    options["env"] = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    options["env"] = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     first = subprocess.Popen(program, **options)
     for _ in range(12000):
         if checkpoints(tmp_path) or first.poll() is not None:

@@ -80,7 +80,6 @@ def test_the_table_has_an_epoch_a_row(root, capsys):
     ],
 )
 def test_a_mistake_is_one_line(root, capsys, monkeypatch, more, named):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(STUDY, flags(root, *more)) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

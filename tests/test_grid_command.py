@@ -123,7 +123,6 @@ def test_the_executors_flags_reach_it(flags, monkeypatch):
     ],
 )
 def test_mistakes_are_one_line_and_status_2(flags, capsys, monkeypatch, more, words):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert command.main("tiny", SHORT, [*flags, *more]) == 2
     shown = capsys.readouterr()
     assert words in shown.err

@@ -37,7 +37,6 @@ def classifier():
 
 
 def trainer(folder, steps, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     model = classifier()
     optimizer = ALLoRAAdamW(param_groups(model, head_lr=1e-3), 1e-2, 4.0)
     arguments = transformers.TrainingArguments(

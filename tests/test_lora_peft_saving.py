@@ -61,7 +61,7 @@ def in_plain_peft(tmp_path_factory):
                 export_lora(model, folders.setdefault(f"{variant}, exported", root / f"{variant}_lora"))
     done = subprocess.run(
         [sys.executable, "-m", "tests.plain_peft_loads", *map(str, folders.values())],
-        cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)

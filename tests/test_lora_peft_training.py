@@ -85,7 +85,7 @@ def test_trainer_resumes_with_the_rule(tmp_path):
 def two_processes(tmp_path_factory):
     meeting = tmp_path_factory.mktemp("ddp") / "file"
     command = [sys.executable, "-m", "tests.peft_in_two_processes"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
             [*command, str(rank), str(meeting)],

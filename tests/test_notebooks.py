@@ -9,10 +9,12 @@ import pkgutil
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.channels import AsyncZMQSocketChannel
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import allora_analysis
@@ -284,6 +286,34 @@ def test_a_kernel_whose_answer_is_lost_is_asked_once_more(lost, status, folder, 
     assert ("Kernel didn't respond" in said) == bool(status)
     assert len(calls) == 2
     assert bool(code(nbformat.read(path, as_version=4))[0].outputs) == (not status)
+
+
+def test_an_answer_that_wakes_nobody_is_read_with_the_next_one(folder, monkeypatch):
+    right, held = AsyncZMQSocketChannel.get_msg, []
+
+    async def asleep(self, timeout=None):
+        message = await right(self, timeout)
+        if message["msg_type"] == "execute_reply" and not held:
+            held.append(message)
+            await right(self, timeout)
+        return message
+
+    monkeypatch.setattr(AsyncZMQSocketChannel, "get_msg", asleep)
+    monkeypatch.setattr(execution, "SECONDS", 60)
+    path, start = written(folder, "1 + 1"), time.monotonic()
+    assert command(folder) == 0
+    assert held
+    assert time.monotonic() - start < 60  # it was not waited for until the limit, and then run once more
+    assert code(nbformat.read(path, as_version=4))[0].outputs[0].data["text/plain"] == "2"
+
+
+def test_questions_change_no_output(folder, monkeypatch):
+    path = written(folder, *GOOD)
+    assert command(folder) == 0
+    first = path.read_bytes()
+    monkeypatch.setattr(execution, "PAUSE", 0.05)
+    assert command(folder) == 0
+    assert path.read_bytes() == first
 
 
 def test_the_command_imports_nothing_heavy_to_say_its_help():

@@ -207,7 +207,6 @@ def test_the_lists():
     ],
 )
 def test_mistakes_are_one_line(made, tmp_path, monkeypatch, changes, words):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ArgumentError, match=words):
         experiment.run(arguments(made, results=tmp_path, **changes))
     (tmp_path / "file").write_text("")
