@@ -92,7 +92,7 @@ def _cases(wanted: Iterable[Setting], name) -> dict:
 
 
 def _arm(run: Setting) -> str:
-    fast = run.arm == "lora" and run.learning_rate != row_norms.RATES[run.optimizer]
+    fast = run.arm == "lora" and run.learning_rate != row_norms.base_rate(run)
     return "lora_eta" if fast else run.arm
 
 

@@ -31,7 +31,7 @@ def plant(folder, speed, skip=lambda run: False, noise=0.01, runs=RUNS):
 
     def norms(run):
         if run.arm == "lora":
-            return run.learning_rate / preset.RATES[run.optimizer]
+            return run.learning_rate / preset.base_rate(run)
         return speed(run) * math.exp(noise * (run.seed - 1) * (run.arm == "allora"))
 
     planted_finetune.plant(folder, runs, lambda run: [0.5], norms, skip)
@@ -134,15 +134,29 @@ def test_a_lower_rate_must_be_slower_and_not_faster(from_slow, expected):
     assert section.outcome(same, dict.fromkeys(section.START, from_slow)) is expected
 
 
-def test_an_optimiser_under_which_a_run_diverged_stays_open(folder):
-    plant(folder, lambda run: FAST, skip=lambda run: (run.arm, run.optimizer, run.seed) == ("allora", "sgd", 1))
+def cut_off(folder, name, steps):
+    """ALLoRA's run of seed 1 under an optimiser is planted with norms at these steps only; the others in full."""
+    (one,) = (run for run in RUNS if (run.arm, run.optimizer, run.seed) == ("allora", name, 1))
+    plant(folder, lambda run: FAST, skip=lambda run: run == one)
     assert finding().verdict == "undecided"
-    (one,) = (run for run in RUNS if (run.arm, run.optimizer, run.seed) == ("allora", "sgd", 1))
-    norms = {"mean": [1.0], "max": [1.0]}
-    result = {"epochs": [], "diverged_at_step": 5, "row_norms": {"step": [1], "layers": {"a": norms}}}
-    digests = {"model": "0" * 64, "data": "1" * 64}
-    records.save(folder, STUDY, one, result, protocol=PROTOCOL, digests=digests, provenance={})
+    row = [2 * FAST * step for step in steps]  # as the layers' average is of those planted in full
+    norms = {"step": [*steps], "layers": {"a": {"mean": row, "max": row}}}
+    result = {"epochs": [], "diverged_at_step": steps[-1] + 4, "row_norms": norms}
+    records.save(folder, STUDY, one, result, protocol=PROTOCOL, digests=planted_finetune.DIGESTS, provenance={})
+
+
+def test_an_optimiser_under_which_a_run_diverged_stays_open(folder):
+    cut_off(folder, "sgd", (1,))
     assert (finding().verdict, finding().corrected) == (
         "undecided",
         "true under adamw; open under sgd: a run diverged",
     )
+
+
+def test_a_run_that_diverged_after_the_steps_compared_decides_nothing(folder):
+    """The sentence is on steps 1 and 10: only what stands beside them, the last step, is left out."""
+    cut_off(folder, "sgd", (1, 10, 20))
+    found = finding()
+    assert found.verdict == "holds"
+    assert [*found.evidence.measured["sgd"]["from LoRA at l"]] == ["step 1", "step 10"]
+    assert [*found.evidence.measured["adamw"]["from LoRA at l"]] == ["step 1", "step 10", "step 267"]

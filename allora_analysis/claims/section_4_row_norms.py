@@ -54,8 +54,8 @@ def figure_2(model: str, folder: Path | None = None) -> Finding:
     """
     listed = wanted(model)
     runs = recorded(listed, folder)
-    by_optimizer = {name: [one for one in listed if one.optimizer == name] for name in preset.RATES}
-    complete = [name for name, own in by_optimizer.items() if all(_whole(runs, one) for one in own)]
+    by_optimizer = {name: [one for one in listed if one.optimizer == name] for name in preset.RATES[model]}
+    complete = [name for name, own in by_optimizer.items() if all(_reached(runs, one, START) for one in own)]
     missing = [name for name, own in by_optimizer.items() if not all(one in runs for one in own)]
     stopped = [name for name in by_optimizer if name not in complete and name not in missing]
     if not complete and not stopped:
@@ -81,21 +81,21 @@ def figure_2(model: str, folder: Path | None = None) -> Finding:
     return Finding(verdict, Evidence({"steps 1 and 10": "LoRA at η·l"}, measured, source, n=seeds), text)
 
 
-def _whole(runs: Runs, one: Setting) -> bool:
-    # Recorded, and not diverged before the last step compared.
-    return one in runs and {*START, one.max_steps} <= {*runs[one]["row_norms"]["step"]}
+def _reached(runs: Runs, one: Setting, steps: Sequence[int]) -> bool:
+    # Recorded, and not diverged before one of these steps.
+    return one in runs and {*steps} <= {*runs[one]["row_norms"]["step"]}
 
 
 def _gaps(runs: Runs, own: list[Setting]) -> dict[str, dict[int, Gap]]:
-    rate, last = preset.RATES[own[0].optimizer], own[0].max_steps
-    found = {}
-    for what, arm, factor in (("from LoRA at η·l", "lora", preset.ETA), ("from LoRA at l", "lora", 1.0)):
-        found[what] = {t: _gap(runs, own, "allora", (arm, factor * rate), t) for t in (*START, last)}
+    rate, last = preset.base_rate(own[0]), own[0].max_steps
+    steps = (*START, last) if all(_reached(runs, one, [last]) for one in own) else START
+    pairs = {"from LoRA at η·l": ("allora", preset.ETA), "from LoRA at l": ("allora", 1.0)}
     if any(one.arm == "allora_adamw" for one in own):
-        found["ALLoRAAdamW from LoRA at η·l"] = {
-            t: _gap(runs, own, "allora_adamw", ("lora", preset.ETA * rate), t) for t in (*START, last)
-        }
-    return found
+        pairs["ALLoRAAdamW from LoRA at η·l"] = "allora_adamw", preset.ETA
+    return {
+        what: {t: _gap(runs, own, arm, ("lora", factor * rate), t) for t in steps}
+        for what, (arm, factor) in pairs.items()
+    }
 
 
 def _gap(runs: Runs, own: list[Setting], arm: str, other: tuple[str, float], step: int) -> Gap:

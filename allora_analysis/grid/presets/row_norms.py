@@ -9,8 +9,13 @@ from allora_analysis.finetune.setting import Setting
 
 ETA2 = 4.0
 ETA = ETA2**0.5
-RATES = {"adamw": 1e-4, "sgd": 0.5}
-HEAD_RATES = {"adamw": 1e-3, "sgd": 0.1}
+MINILM = {"adamw": (1e-4, 1e-3), "sgd": (0.5, 0.1)}
+RATES = {
+    "all-MiniLM-L6-v2": MINILM,
+    "SmolLM2-135M": {"adamw": (1e-4, 1e-3), "sgd": (0.1, 1e-3)},
+    "Snowflake-Arctic-XS": MINILM,
+}
+"""By model and optimiser: l, and the classifier's rate."""
 FIXED = {"schedule": "constant", "max_grad_norm": 0.0}
 DESK = {
     "all-MiniLM-L6-v2": {"batch_size": 32, "max_steps": 267},
@@ -18,16 +23,28 @@ DESK = {
 }
 
 
-def arms(optimizer: str) -> Iterator[dict[str, object]]:
+def base_rate(run: Setting) -> float:
+    """The rate l of a run's model and optimiser; the run's own is l or η·l.
+
+    Args:
+        run: the run.
+
+    Returns:
+        The rate.
+    """
+    return RATES[run.model][run.optimizer][0]
+
+
+def arms(optimizer: str, rate: float) -> Iterator[dict[str, object]]:
     """The arms under an optimiser, at their rates.
 
     Args:
         optimizer: "sgd" or "adamw".
+        rate: l.
 
     Yields:
         Arm, η² and learning rate.
     """
-    rate = RATES[optimizer]
     yield {"arm": "lora", "learning_rate": rate}
     yield {"arm": "lora", "learning_rate": ETA * rate}
     yield {"arm": "allora", "eta2": ETA2, "learning_rate": rate}
@@ -49,9 +66,9 @@ def runs(model: str, data: str, seeds: int, **shared: Any) -> Iterator[Setting]:
         The settings.
     """
     for seed in range(seeds):
-        for optimizer, head in HEAD_RATES.items():
+        for optimizer, (rate, head) in RATES[model].items():
             own = {"optimizer": optimizer, "head_learning_rate": head, "seed": seed} | FIXED | shared
-            yield from (Setting(model=model, data=data, **arm, **own) for arm in arms(optimizer))
+            yield from (Setting(model=model, data=data, **arm, **own) for arm in arms(optimizer, rate))
 
 
 PRESETS = {
