@@ -1,4 +1,4 @@
-"""One notebook executed, its outputs cleaned and judged. Checked by `tests/test_notebooks.py`."""
+"""One notebook executed, its outputs cleaned and judged. Checked by `tests/test_notebooks_runner.py`."""
 
 from __future__ import annotations
 
