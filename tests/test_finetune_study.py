@@ -79,7 +79,7 @@ def test_the_table_has_an_epoch_a_row(root, capsys):
         (["--results", __file__], "results must be a folder"),
     ],
 )
-def test_a_mistake_is_one_line(root, capsys, monkeypatch, more, named):
+def test_a_mistake_is_one_line(root, capsys, more, named):
     assert main(STUDY, flags(root, *more)) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -122,7 +122,7 @@ def test_the_executors_flags_reach_it(flags, monkeypatch):
         (["--source", "bert=/nowhere/at/all", "films=/nowhere"], "/nowhere"),
     ],
 )
-def test_mistakes_are_one_line_and_status_2(flags, capsys, monkeypatch, more, words):
+def test_mistakes_are_one_line_and_status_2(flags, capsys, more, words):
     assert command.main("tiny", SHORT, [*flags, *more]) == 2
     shown = capsys.readouterr()
     assert words in shown.err

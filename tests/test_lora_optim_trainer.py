@@ -36,7 +36,7 @@ def classifier():
     return peft.get_peft_model(model, peft.LoraConfig(**fields))
 
 
-def trainer(folder, steps, monkeypatch):
+def trainer(folder, steps):
     model = classifier()
     optimizer = ALLoRAAdamW(param_groups(model, head_lr=1e-3), 1e-2, 4.0)
     arguments = transformers.TrainingArguments(
@@ -91,8 +91,8 @@ def weights(model):
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def test_trains_and_resumes_in_transformers_trainer(tmp_path, monkeypatch):
-    whole = trainer(tmp_path / "whole", 6, monkeypatch)
+def test_trains_and_resumes_in_transformers_trainer(tmp_path):
+    whole = trainer(tmp_path / "whole", 6)
     start = weights(whole.model)
     whole.train()
     end = weights(whole.model)
@@ -100,7 +100,7 @@ def test_trains_and_resumes_in_transformers_trainer(tmp_path, monkeypatch):
     # warm-up worked on the rates of both kinds of group, each from its own
     assert {group["lr"] for group in whole.optimizer.param_groups} == {1e-2, 1e-3}
 
-    resumed = trainer(tmp_path / "resumed", 6, monkeypatch)
+    resumed = trainer(tmp_path / "resumed", 6)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
     assert resumed.state.global_step == 6
     again = weights(resumed.model)

@@ -206,7 +206,7 @@ def test_the_lists():
         ({"model": "/nowhere/at/all"}, "is no folder or file here"),
     ],
 )
-def test_mistakes_are_one_line(made, tmp_path, monkeypatch, changes, words):
+def test_mistakes_are_one_line(made, tmp_path, changes, words):
     with pytest.raises(ArgumentError, match=words):
         experiment.run(arguments(made, results=tmp_path, **changes))
     (tmp_path / "file").write_text("")
