@@ -1,4 +1,4 @@
-"""`python -m allora_analysis`: the ledger, a verdict with evidence for every statement of the paper.
+"""`python -m allora_analysis`: the ledger, a verdict with evidence for each statement of the paper.
 
 Exit status: 0 every check ran, whatever its verdict; 1 a check raised (an error of the toolkit; the rest is printed);
 2 a mistake of the caller's; 130 Ctrl-C, after printing what was finished. Checked by `tests/test_ledger.py`.
@@ -23,7 +23,7 @@ from allora_analysis.validation import ArgumentError
 
 @dataclass(frozen=True)
 class Arguments:
-    """A computed verdict on every statement of the ALLoRA paper, with the evidence for it."""
+    """A computed verdict on each statement of the ALLoRA paper, with the evidence for it."""
 
     only: Annotated[tuple[str, ...] | None, arg(metavar="ID [ID ...]")] = None
     """Check only these claims: ids as the table shows them, or a section (3.1, 3.2, 3.3, 4) for all of its claims."""

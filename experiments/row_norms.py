@@ -10,7 +10,7 @@ with the row factor after Adam) at l. η² = 4, the paper's largest, so η = 2. 
 rate) and 0.5 under SGD: of 0.3, 1 and 3, tried for at most 267 steps with LoRA, training ended at chance at 3, the loss
 fell furthest at 1, which is LoRA's rate η·l here, and slowly at 0.3. (A first list had l = 3 under SGD; it was given up
 after its first run, which trained nothing. The other trials had seed 100, which is no seed of the experiment.) Constant
-rate, **no clipping** (at norm 1 it would undo the factor), no dropout, LoRA scaling 1, one rate for the classifier
+rate, **no clipping** (at 1 it would undo some of the factor), no dropout, LoRA scaling 1, one rate for the classifier
 (1e-3 under AdamW, 0.1 under SGD) in all arms of an optimiser. One epoch of rotten_tomatoes in batches of 32;
 SmolLM2-135M: 250 steps of 16 in bf16 autocast (adapters, classifier and optimiser in float32). There, under SGD, l =
 0.1 and 1e-3 for the classifier. (A first list had MiniLM's two rates there too; it was given up after 8 of its 12 runs,

@@ -12,6 +12,7 @@ from allora_analysis import adaptors, escape
 from allora_analysis.claims import layer_derivatives, layer_runs
 from allora_analysis.claims import section_4_escape as scalar
 from allora_analysis.claims import section_4_figure_2 as figure
+from allora_analysis.escape import first_step
 from allora_analysis.lora import functional
 from tests.ledger_rows import Rows
 
@@ -26,6 +27,7 @@ VERDICTS = {
 ROWS = Rows(VERDICTS, scalar, figure)
 RIGHT = {name: getattr(escape, name) for name in escape.__all__} | {
     "inverse": adaptors.inverse,
+    "clipped_step": first_step.clipped_step,
     "products": layer_runs.products,
     "pairs": layer_runs.pairs,
     "allora": functional.allora,
@@ -57,7 +59,7 @@ def tapering_too_fast(x, a, b, eta, adaptor="inverse_sqrt"):
     return RIGHT["allora"](x, a, b, eta, "inverse")
 
 
-def never_clipped(task, optimiser, arm, eta, rate, steps, clip=None):
+def never_clipped(task, optimiser, arm, eta, rate, steps, *clipping):
     return RIGHT["products"](task, optimiser, arm, eta, rate, steps)
 
 
@@ -67,6 +69,10 @@ def sgd_always(task, optimiser, *args):
 
 def drift_of_sgd(optimiser, *args, **options):
     return RIGHT["drift"]("sgd", *args, **options)
+
+
+def by_itself(gradient_norm, eta, max_grad_norm, other_norm):
+    return RIGHT["clipped_step"](gradient_norm, eta, max_grad_norm)
 
 
 def gain_of_two(*args):
@@ -90,6 +96,8 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-escape-optimisers", layer_runs, "products", sgd_always, "holds"),
     ("4-escape-optimisers", escape, "drift", drift_of_sgd, "refuted"),
     ("4-figure-2-right", layer_runs, "products", never_clipped, "refuted"),
+    ("4-figure-2-right", first_step, "clipped_step", by_itself, "refuted"),
+    ("4-figure-2-right", figure, "OTHER", 0.0, "refuted"),
     ("4-figure-2-right", figure, "CLIPS", {"below": 0.5, "between": 8.0, "above": 0.5}, "refuted"),
     ("4-escape-optimisers", layer_runs, "products", never_clipped, "refuted"),
     ("4-effective-rate", functional, "allora", never_tapering, "refuted"),
@@ -116,6 +124,8 @@ def test_clipping_is_torchs():
     step = layer_runs.products(task, "sgd", "lora", 2.0, 1.0, 1, clip=0.5)[1]
     g = -(task.y.T @ task.x) / len(task.x) @ task.a.T
     np.testing.assert_allclose(step, -0.5 / (np.linalg.norm(g) + 1e-6) * g @ task.a, rtol=1e-12)
+    shared = layer_runs.products(task, "sgd", "lora", 2.0, 1.0, 1, 0.5, 3.0)[1]
+    np.testing.assert_allclose(shared, -0.5 / (np.hypot(np.linalg.norm(g), 3.0) + 1e-6) * g @ task.a, rtol=1e-12)
 
 
 def test_differences_and_double_backward_agree_for_lora(monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from allora_analysis import adaptive
+from allora_analysis.claims import layer_derivatives
 from allora_analysis.claims import section_4_gradient as section
 from allora_analysis.lora import functional, optim
 from tests.ledger_rows import Rows, lora_instead
@@ -71,11 +72,18 @@ def test_another_kink_changes_the_verdict(monkeypatch):
     assert ROWS.verdict("4-adapted-gradient") == "refuted"
 
 
-def test_one_token_is_no_input_feature(monkeypatch):
-    """A case whose expected outcome is turned round changes the verdict: one token with n₂ = 3 is not symmetric."""
+@pytest.mark.parametrize("case", section._further())
+def test_a_case_whose_expected_outcome_is_turned_round_changes_the_verdict(monkeypatch, case):
+    """So none is there without being looked at: one token is no input feature, Huber's loss couples no outputs."""
     right = section._further()
-    task, loss, expected = right["n₂ = 3, one token"]
-    assert len(task.x) == 1
-    assert not expected
-    monkeypatch.setattr(section, "_further", lambda: {**right, "n₂ = 3, one token": (task, loss, True)})
+    task, loss, expected = right[case]
+    monkeypatch.setattr(section, "_further", lambda: {**right, case: (task, loss, not expected)})
     assert ROWS.verdict("4-adapted-gradient") == "refuted"
+
+
+def test_hubers_loss_is_clipped_in_its_case():
+    """Otherwise it would be the squared loss again."""
+    task, loss, _ = section._further()["one input feature, Huber"]
+    b = np.random.default_rng(section.SEED).standard_normal((4, 1))
+    fields = [layer_derivatives.differenced_field(task, b, 2.0, loss=name) for name in (loss, "squared")]
+    assert np.abs(fields[0] - fields[1]).max() > 0.1 * np.abs(fields[1]).max()

@@ -82,6 +82,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-od-noise", adaptive, "output_factor", doubled_variance, "refuted"),
     ("4-od-update", adaptive, "output_factor", isotropic, "refuted"),
     ("4-od-update", functional, "allora_od", by_row, "holds"),
+    ("4-od-update", output_dependent, "inverse_sqrt", lambda m, eta: eta, "refuted"),
     ("4-asf-similar", layer_runs, "products", allora_for_asf, "holds"),
     ("4-asf-similar", layer_runs, "products", lora_for_asf, "refuted"),
     ("4-asf-similar", adaptive, "asf", lambda f, eta: eta * f, "refuted"),

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from allora_analysis import dropout_sgd
-from allora_analysis.claims import section_3_1_sgd, section_3_1_sgd_comparison
+from allora_analysis.claims import section_3_1_sgd, section_3_1_sgd_comparison, section_3_1_sgd_variance
 from allora_analysis.dropout_sgd.input_masks import InputMasks
 from allora_analysis.dropout_sgd.output_masks import OutputMasks
 from allora_analysis.dropout_sgd.process import Process
 from tests.ledger_rows import Rows
 
 VERDICTS = {
+    "3.1-sgd-reliable": "conditional",
     "3.1-sgd-variance": "conditional",
     "3.1-sgd-convergence": "conditional",
     "3.1-sgd-expectation": "refuted",
@@ -61,6 +62,9 @@ def altered(change):
         ("3.1-sgd-crossover", lambda run: {"crossover": None}, "refuted"),  # late where the limit is ahead
         ("3.1-sgd-crossover", lambda run: {"crossover": 2}, "undecided"),  # early without any noise
         ("3.1-sgd-training-fit", lambda run: {"training_loss": run.training_loss_plain}, "holds"),
+        ("3.1-sgd-reliable", lambda run: {"covariance_trace": 0 * run.covariance_trace}, "refuted"),  # at once
+        ("3.1-sgd-reliable", lambda run: {"covariance_trace": 1e9 + run.covariance_trace}, "refuted"),  # never
+        ("3.1-sgd-reliable", lambda run: {"mean": 0 * run.mean}, "refuted"),
     ],
 )
 def test_a_wrong_trajectory_changes_the_verdict(name, change, instead, monkeypatch):
@@ -110,9 +114,22 @@ def test_never_asks_the_limit(monkeypatch):
     assert section_3_1_sgd_comparison._outcome(x, y, w_true, 0.1, "output") == ("never", None)
 
 
+def test_what_more_noise_does_is_looked_at(monkeypatch):
+    """Planted: the noises in falling order, so that dropout is behind the more often, the later in the list."""
+    monkeypatch.setattr(section_3_1_sgd_variance, "NOISES", (3.0, 0.0))
+    assert ROWS.verdict("3.1-sgd-variance") == "refuted"
+    monkeypatch.setattr(section_3_1_sgd_comparison, "SHORT_NOISES", (10.0, 0.0))
+    assert ROWS.verdict("3.1-sgd-first-step") == "refuted"
+
+
+def test_what_is_added_late_at_each_rate_is_late(monkeypatch):
+    monkeypatch.setattr(section_3_1_sgd_variance, "RATES", (0.01,))
+    assert ROWS.verdict("3.1-sgd-reliable") == "holds"
+
+
 @pytest.mark.parametrize(("noises", "instead"), [((0.0,), "holds"), ((10.0,), "conditional")])
 def test_the_noise_decides_what_a_few_steps_show(noises, instead, monkeypatch):
-    monkeypatch.setattr(section_3_1_sgd, "NOISES", noises)
+    monkeypatch.setattr(section_3_1_sgd_variance, "NOISES", noises)
     assert ROWS.verdict("3.1-sgd-variance") == instead
     monkeypatch.setattr(section_3_1_sgd_comparison, "SHORT_NOISES", noises)
     assert ROWS.verdict("3.1-sgd-first-step") == instead

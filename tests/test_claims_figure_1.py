@@ -97,11 +97,15 @@ def test_conditional_says_what_is_clear_from_epoch_1(folder, adam, clear):
     assert finding().corrected.endswith(text)
 
 
-def test_where_everything_goes_one_other_way_that_is_the_correction(folder):
-    plant(folder, lambda arm: BOTH_FALL)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(BOTH_FALL, "the average falls, the worst falls"), ((1.0, -1.0), "the average rises, the worst falls")],
+)
+def test_where_everything_goes_one_other_way_that_is_no_correction(folder, change, words):
+    plant(folder, lambda arm: change)
     found = finding()
-    assert found.verdict == "holds_corrected"
-    assert found.corrected.startswith("the average falls, the worst falls: mnist sgd")
+    assert found.verdict == "refuted"
+    assert found.corrected.startswith(f"{words}: mnist sgd")
 
 
 def test_refuted_where_it_fails_in_several_ways(folder):
@@ -147,14 +151,14 @@ def test_a_planted_wrong_worst_entry_changes_the_verdict(folder, monkeypatch):
     plant(folder, lambda arm: AGREES)
     assert finding().verdict == "holds"
     monkeypatch.setattr(section, "WORST", "mean")
-    assert finding().verdict == "holds_corrected"
+    assert finding().verdict == "refuted"
 
 
 def test_a_planted_reversal_of_time_changes_the_verdict(folder, monkeypatch):
     plant(folder, lambda arm: AGREES)
     right = trends.changes
     monkeypatch.setattr(trends, "changes", lambda series, first=0: -right(series, first))
-    assert finding().verdict == "holds_corrected"
+    assert finding().verdict == "refuted"
 
 
 def test_the_probe_batch_counts(folder):

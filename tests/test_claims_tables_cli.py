@@ -51,7 +51,7 @@ def test_figure(capsys, tmp_path):
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == [c.name for c in contrasts.CONTRASTS]
     drawn = sum(line.get_xdata().size for line in axis.lines if line.get_marker() == "|")
-    assert drawn == 2 * 27 + 2 * 48 + 4 * 18
+    assert drawn == 2 * 27 + 2 * 48 + 5 * 18
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"cell", "cluster", "95% interval"}
 
 

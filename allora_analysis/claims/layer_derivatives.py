@@ -44,7 +44,8 @@ def differenced_field(
         b: B.
         eta: η.
         step: of the differences.
-        loss: "squared", or "cross-entropy" of the outputs' softmax with Y's largest entry of each row as its class.
+        loss: "squared"; "Huber", which is linear where an entry is more than 1 off; or "cross-entropy" of the outputs'
+            softmax with Y's largest entry of each row as its class.
 
     Returns:
         A square matrix.
@@ -55,14 +56,16 @@ def differenced_field(
 
     start = np.concatenate([task.a.ravel(), b.ravel()])
     classes = np.eye(task.y.shape[1])[task.y.argmax(axis=1)]
+    upstream = {
+        "squared": lambda output: output - task.y,
+        "Huber": lambda output: np.clip(output - task.y, -1, 1),
+        "cross-entropy": lambda output: softmax(output, axis=1) - classes,
+    }[loss]
 
     def gradients(parameters: np.ndarray) -> np.ndarray:
         a, moved = parameters[: task.a.size].reshape(task.a.shape), parameters[task.a.size :].reshape(b.shape)
-        output = task.x @ (moved @ a).T
-        upstream = output - task.y if loss == "squared" else softmax(output, axis=1) - classes
-        return np.concatenate(
-            [part.ravel() for part in backward(functional.allora, task.x, upstream, a, moved, eta)[2:]]
-        )
+        g = upstream(task.x @ (moved @ a).T)
+        return np.concatenate([part.ravel() for part in backward(functional.allora, task.x, g, a, moved, eta)[2:]])
 
     columns = [gradients(start + step * e) - gradients(start - step * e) for e in np.eye(start.size)]
     return np.array(columns).T / (2 * step)

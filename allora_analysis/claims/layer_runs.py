@@ -97,14 +97,21 @@ def problem(n1: int = 5, n2: int = 4, rank: int = 2, samples: int = 12, scale: f
 
 
 def products(
-    task: Problem, optimiser: str, arm: str, eta: float, rate: float, steps: int, clip: float | None = None
+    task: Problem,
+    optimiser: str,
+    arm: str,
+    eta: float,
+    rate: float,
+    steps: int,
+    clip: float | None = None,
+    other_norm: float = 0.0,
 ) -> np.ndarray:
     """BA after 0, 1, … steps from B = 0; arguments as in `pairs`.
 
     Returns:
         The products (steps + 1, n₁, n₂).
     """
-    return np.array([b @ a for a, b in pairs(task, optimiser, arm, eta, rate, steps, clip)])
+    return np.array([b @ a for a, b in pairs(task, optimiser, arm, eta, rate, steps, clip, other_norm=other_norm)])
 
 
 def pairs(
@@ -116,6 +123,7 @@ def pairs(
     steps: int,
     clip: float | None = None,
     start: np.ndarray | None = None,
+    other_norm: float = 0.0,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """(A, B) after 0, 1, … steps of the real layer under a real optimiser.
 
@@ -129,6 +137,7 @@ def pairs(
         steps: how many.
         clip: clip the gradients' norm at this; None for no clipping.
         start: B at the start (n₁×r); None for 0.
+        other_norm: of a gradient that is clipped with those of A and B, as a classifier's is.
 
     Returns:
         steps + 1 pairs.
@@ -138,6 +147,7 @@ def pairs(
     x, y = (torch.tensor(part) for part in (task.x, task.y))
     zero = np.zeros((y.shape[1], len(task.a)))
     a, b = (torch.tensor(part, requires_grad=True) for part in (task.a, zero if start is None else start))
+    other = torch.zeros((), dtype=x.dtype, requires_grad=True)
     rule, in_layer = _optimiser(optimiser, (a, b), arm, eta, rate)
     path = []
     for _ in range(steps + 1):
@@ -145,7 +155,8 @@ def pairs(
         rule.zero_grad()
         (((forward(in_layer, x, a, b, eta) - y) ** 2).sum() / (2 * len(x))).backward()
         if clip is not None:
-            torch.nn.utils.clip_grad_norm_([a, b], clip)
+            other.grad = torch.tensor(other_norm, dtype=x.dtype)
+            torch.nn.utils.clip_grad_norm_([a, b, other], clip)
         rule.step()
     return path
 

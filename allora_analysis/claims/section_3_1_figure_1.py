@@ -149,18 +149,13 @@ def judged(pairs: Pairs, outcomes: Mapping[Arm, str], missing: Sequence[Arm] = (
         parts = [condition(decided), *_patterns(against)]
         parts += [f"{what}: {_names(arms)}" for what, arms in (("undecided", open_ones), ("not run", missing)) if arms]
         return settle(_named(decided), dict.fromkeys(_named(decided), True)), "; ".join(parts)
-    one = len({_directions(pair) for pair in against.values()}) == 1 and "unclear" not in "".join(_patterns(against))
-    return settle(_named(decided), dict.fromkeys(_named(decided), one)), "; ".join(_patterns(against))
-
-
-def _directions(pair: tuple[Trend, Trend]) -> tuple[str, str]:
-    return pair[0].direction, pair[1].direction
+    return settle(_named(decided)), "; ".join(_patterns(against))
 
 
 def _patterns(pairs: Pairs) -> list[str]:
     by_directions: dict[tuple[str, str], list[Arm]] = {}
     for arm, pair in pairs.items():
-        by_directions.setdefault(_directions(pair), []).append(arm)
+        by_directions.setdefault((pair[0].direction, pair[1].direction), []).append(arm)
     words = {"falls": "falls", "rises": "rises", "unclear": "is unclear"}
     return [
         f"the average {words[average]}, the worst {words[worst]}: {_names(arms)}"
@@ -223,7 +218,7 @@ def claims() -> tuple[Claim, ...]:
             "Figure 1, caption",
             (
                 "While the average variance of the gradient decreases slightly during training, the worst case "
-                "increases. (read: it falls, by however much)"
+                "increases […] (read: it falls, by however much)"
             ),
             figure_1,
             COMMAND,

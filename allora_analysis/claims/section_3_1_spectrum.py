@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from allora_analysis.tikhonov.spread import Problems
 
 TOLERANCE, ROUNDING = 1e-9, "float64 rounding: least squares on designs of condition number at most 100"
 SEED, DRAWS = 31, 20
+KEPT, SPREADS = (0.7, 0.95), (3.0, 10.0, 100.0)  # over the draws
 
 
 def check_general_spectrum() -> Finding:
@@ -40,24 +42,28 @@ def check_general_spectrum() -> Finding:
         predicted[f"{case}: a ridge exactly"] = exact
         measured[f"{case}: nearest λ"], measured[f"{case}: distance"] = found.penalty, gap
     drawn = [Problems(**shape, seed=[SEED, draw]) for draw in range(DRAWS)]
-    for spread in (3.0, 10.0, 100.0):
-        far = [tikhonov.nearest_ridge(*one.at(spread), p, "output").distance for one in drawn]
-        measured[f"condition number {spread:g}: distance over {DRAWS} draws"] = np.quantile(far, (0.5, 0, 1)).tolist()
-    at = _distances(measured, (3, 10, 100))
+    for keep, spread in product(KEPT, SPREADS):
+        far = [tikhonov.nearest_ridge(*one.at(spread), keep, "output").distance for one in drawn]
+        measured[_over_draws(keep, spread)] = np.quantile(far, (0.5, 0, 1)).tolist()
     text = (
-        "only where all non-zero singular values of X are equal, to which the sentences before restrict the result "
-        "(or p = 1). Otherwise dropout shrinks every singular direction by p, ridge by s²/(s² + λ): still a "
-        f"regulariser, but not Tikhonov's; over {DRAWS} draws of Gaussian weights the nearest ridge is, at the median, "
-        f"{at} of the fit's norm away"
+        "only where all non-zero singular values of X are equal, to which the sentences before restrict the result (or "
+        "p = 1). Otherwise dropout shrinks every singular direction by p, ridge by s²/(s² + λ): still a regulariser, "
+        "but not Tikhonov's. The nearest ridge's fit differs from dropout's by (share of its norm, median and range "
+        f"over {DRAWS} draws of Gaussian weights, condition numbers {', '.join(f'{spread:g}' for spread in SPREADS)}) "
+        f"{_distances(measured)}"
     )
     evidence = Evidence(predicted, measured, ROUNDING, max(errors), TOLERANCE, seed=SEED)
     return Finding(settle(printed, corrected), evidence, text)
 
 
-def _distances(measured: Mapping[str, Any], spreads: tuple[int, ...]) -> str:
+def _over_draws(keep_prob: float, spread: float) -> str:
+    return f"condition number {spread:g}, p = {keep_prob}: distance over {DRAWS} draws"
+
+
+def _distances(measured: Mapping[str, Any]) -> str:
     # Median, least and greatest.
-    of = {
-        s: [f"{100 * share:.0f}" for share in measured[f"condition number {s}: distance over {DRAWS} draws"]]
-        for s in spreads
-    }
-    return ", ".join(f"{m} % ({low} to {high}) for condition number {s}" for s, (m, low, high) in of.items())
+    def of(keep_prob: float, spread: float) -> str:
+        median, low, high = (f"{100 * share:.0f}" for share in measured[_over_draws(keep_prob, spread)])
+        return f"{median} % ({low} to {high})"
+
+    return "; ".join(f"at p = {keep}: " + ", ".join(of(keep, spread) for spread in SPREADS) for keep in KEPT)

@@ -21,7 +21,7 @@ ROUNDING = 1e-8
 SEED = 21
 DRAWS = 4000
 COMMAND = "python -m allora_analysis.hessian"
-ZERO, START = "§1, second flaw; Abstract", "§1, second flaw"
+ZERO, START = "Abstract", "§1, second flaw"
 
 
 def saddle_of_lora() -> Finding:
@@ -138,7 +138,9 @@ def slow_start() -> Finding:
     told = {"ratio": "s²√(r(n2 + r + 1))"}
     evidence = Evidence(told, seen, student_t.source(DRAWS), worst, limit, n=DRAWS, seed=SEED)
     return Finding(
-        settle(printed, corrected), evidence, "if A's std s < (r(n2 + r + 1))^(−1/4): A's scale decides, not B = 0"
+        settle(printed, corrected),
+        evidence,
+        "if A's std s < (r(n2 + r + 1))^(−1/4), n2 inputs, as PEFT's 1/√(3 n2) is: A's scale decides, not B = 0",
     )
 
 
@@ -155,6 +157,10 @@ def claims() -> tuple[Claim, ...]:
     )
     poorly = (
         "Initialization at 0 makes the optimization landscape poorly conditioned during the first steps of training"
+    )
+    slow = (
+        "The need to move away from 0 leads to slow training dynamics (read: at first BA moves more slowly than V "
+        "would, trained itself at the same rate)"
     )
     rows = (
         (
@@ -175,6 +181,6 @@ def claims() -> tuple[Claim, ...]:
         ("saddle-lora", START, f"{saddle}: B = 0, A random", saddle_of_lora, dense),
         ("saddle-starts", START, f"{saddle}: whichever zero-initialization", saddle_by_start, flow),
         ("escape", START, "Zero-initialization is difficult to escape from", escape, flow),
-        ("slow-start", "Abstract", "The need to move away from 0 leads to slow training dynamics", slow_start, flow),
+        ("slow-start", ZERO, slow, slow_start, flow),
     )
     return tuple(Claim(f"3.2-{name}", where, text, check, COMMAND, test) for name, where, text, check, test in rows)

@@ -204,8 +204,8 @@ def scaling_as_rate() -> Finding:
         n=1,
     )
     text = (
-        "under SGD and momentum while nothing is clipped; Adam divides η out again, and so does clipping wherever "
-        "LoRA's own gradient exceeds the threshold: LoRA at l, not at η·l"
+        "under SGD and momentum while nothing is clipped; Adam divides η out again, and so does clipping of the "
+        "adapters' gradients alone, wherever LoRA's exceeds the threshold: LoRA at l, not at η·l"
     )
     return Finding(settle(printed, corrected), evidence, text)
 

@@ -6,6 +6,8 @@ formulas.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from allora_analysis import adaptive, adaptors
@@ -16,6 +18,7 @@ ROUNDING = 1e-11
 ROUNDING_SOURCE = "float64 rounding; seen: below 1e-14"
 DISTINCT = 1e-3  # what is not equal differs by more than this, relatively
 ETAS = (0.5, 1.0, 2.0**0.5, 2.0)
+DEPTH = 8  # layers of the backward ripple
 TEST = "tests/test_adaptive_field.py"
 
 
@@ -151,6 +154,47 @@ def not_back_propagated() -> Finding:
     return Finding(settle({case: error <= ROUNDING for case, error in errors.items()}), evidence)
 
 
+def _input_gradient(size: float, eta: float, adapted: bool) -> float:
+    # ‖∂L/∂x‖ through DEPTH layers x + BAx of the real layer with BA = size·I, all in one direction: the worst case.
+    import torch
+
+    from allora_analysis.lora import functional
+
+    a = torch.eye(2, dtype=torch.float64)
+    b, x = size * a, torch.tensor([[0.6, 0.8]], dtype=torch.float64, requires_grad=True)
+    h = x
+    for _ in range(DEPTH):
+        f = functional.allora(h, a, b, eta)
+        d = functional.row_factor(a, b, eta) if adapted else 1.0
+        h = h + d * f + ((1 - d) * f).detach()  # the value of h + f, and d times f's gradient
+    h.sum().backward()
+    return float(x.grad.norm())
+
+
+def backward_ripple() -> Finding:
+    """Growth of the input's gradient through the layers, over that with the input's gradient adapted as well.
+
+    Returns:
+        The finding.
+    """
+    printed, corrected, predicted, seen, errors = {}, {}, {}, {}, []
+    for eta, size in itertools.product((1.0, 2.0), (0.0, 0.1, 0.5, 1.0, 10.0)):
+        case, d = f"η = {eta:g}, ‖(BA)_i‖ = {size:g}", (size + eta**-2) ** -0.5
+        seen[case] = _input_gradient(size, eta, adapted=False) / _input_gradient(size, eta, adapted=True)
+        predicted[case] = ((1 + size) / (1 + d * size)) ** DEPTH
+        errors.append(abs(seen[case] / predicted[case] - 1))
+        printed[case] = seen[case] < 1 - ROUNDING
+        corrected[case] = errors[-1] <= ROUNDING and printed[case] == (0 < size < 1 - eta**-2)
+    evidence = Evidence(predicted, {"ratio": seen}, ROUNDING_SOURCE, max(errors), ROUNDING)
+    text = (
+        "while 0 < ‖(BA)_i‖ < 1 − 1/η² (never for η ≤ 1): there the factor is above 1. At B = 0 the gradient of the "
+        f"input does not pass BA at all, and past 1 − 1/η² it grows more than if adapted: over {DEPTH} layers that add "
+        f"up, at η = 2, {seen['η = 2, ‖(BA)_i‖ = 0.1']:.2g} times as much at ‖(BA)_i‖ = 0.1, "
+        f"{seen['η = 2, ‖(BA)_i‖ = 1']:.2g} times at 1"
+    )
+    return Finding(settle(printed, corrected), evidence, text)
+
+
 ROWS = (
     (
         "adaptor",
@@ -176,6 +220,13 @@ ROWS = (
         "§4.2, implementation detail; run on the layer",
         "We only modify the gradients of A and B, but not that of the input",
         not_back_propagated,
+    ),
+    (
+        "backward-ripple",
+        "§4.2, implementation detail; run on the layer",
+        "This helps further restrict the changes within each layer and reduce ripple effect (read: the input's "
+        "gradient grows less through the layers than if it were adapted too)",
+        backward_ripple,
     ),
 )
 

@@ -137,12 +137,20 @@ def optimal_direction() -> Finding:
     Returns:
         The finding.
     """
+    from scipy.linalg import hadamard
+
     eta, generator = 3.0, np.random.default_rng(SEED)
     rows = np.array([6.0, 3.0, 1.5, 0.75])[:, None]
     full = rows * generator.standard_normal((4, 4))
     exact = rows * (generator.standard_normal((4, 1)) @ generator.standard_normal((1, 4)))
+    even = hadamard(4) / 2 * [6.0, 2.0, 1.0, 0.0]  # each singular direction has rows of one length
+    cases = {
+        "the target has the adapter's rank": (exact, True),
+        "the target's rank is higher": (full, False),
+        "higher, and the rows of the best fit are equally long": (even, True),
+    }
     printed, corrected, seen, errors, rests = {}, {}, {}, [], {}
-    for case, target in {"the target has the adapter's rank": exact, "the target's rank is higher": full}.items():
+    for case, (target, best) in cases.items():
         rest = adaptive.rest_point(target, 1, eta)
         reached = adaptive.run_to_rest(target, 0.3 * generator.standard_normal((1, 4)), eta, 0.05, 4000)
         values = np.linalg.svd(target, compute_uv=False)[1:]
@@ -152,12 +160,13 @@ def optimal_direction() -> Finding:
         printed[case] = seen[case] <= 1e-9
         errors.append(relative_error(reached, rest.product))
         rests[case] = float(np.sum((rest.product - target) ** 2) - values @ values) / scale
-        corrected[case] = errors[-1] <= 1e-6 and printed[case] == (case == "the target has the adapter's rank")
+        corrected[case] = errors[-1] <= 1e-6 and printed[case] == best
     source = "what is left after the steps taken; 1e-6 allowed"
     evidence = Evidence({"excess loss": rests}, {"excess loss": seen}, source, max(errors), 1e-6, seed=SEED)
     text = (
-        "where the rank suffices to fit; otherwise it rests at the row-weighted fit Σ_i d_i‖(BA − T)_i‖², d its own "
-        "row factors, whose loss is above the best of that rank and where LoRA's gradient is not 0"
+        "(squared loss, white inputs, T the least-squares fit) where the rank suffices to fit, or the best fit's rows "
+        "are equally long; otherwise it rests at the row-weighted fit Σ_i d_i‖(BA − T)_i‖², d its own row factors "
+        "(where there is one), whose loss is above the best of that rank and where LoRA's gradient is not 0"
     )
     return Finding(settle(printed, corrected), evidence, text)
 

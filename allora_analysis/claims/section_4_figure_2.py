@@ -10,11 +10,13 @@ import numpy as np
 from allora_analysis import escape
 from allora_analysis.claims import layer_runs
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, relative_error, settle
+from allora_analysis.escape import first_step
 
 ADAM = 1e-5  # Adam's ε over |g|, and PyTorch's 1e-6 in a clipped norm
 COMMAND = "python -m allora_analysis.escape"
 TEST = "tests/test_escape_drift.py"
 ETA, RATE = 2.0, 0.01
+OTHER = 5.0  # a classifier's gradient over LoRA's
 CLIPS = {"below": 0.5, "between": 8.0, "above": 20.0}  # the first gradients: LoRA's 6.8, ALLoRA's η times that
 SETTINGS = {  # case: optimiser, clipping; is ALLoRA's first step that of LoRA at η·l, at l, or neither?
     "SGD": ("sgd", None, "η·l"),
@@ -31,6 +33,18 @@ def _clips_as_said(task: layer_runs.Problem) -> bool:
     # Are the thresholds where the cases' names have them, the lowest at every one of ten steps?
     low = layer_runs.gradient_norms(task, layer_runs.pairs(task, "sgd", "lora", ETA, RATE, 10, CLIPS["below"]))
     return bool(low.min() > CLIPS["below"] and low[0] < CLIPS["between"] < ETA * low[0] < CLIPS["above"])
+
+
+def _beside_a_classifier(task: layer_runs.Problem) -> tuple[float, float]:
+    # The first step's length, ALLoRA's over LoRA's at l, both clipped with a gradient OTHER times as long; and its law.
+    gradient = float(layer_runs.gradient_norms(task, [(task.a, np.zeros((task.y.shape[1], len(task.a))))])[0])
+    clip, other = CLIPS["below"], OTHER * gradient
+    lora, allora = (
+        float(np.linalg.norm(layer_runs.products(task, "sgd", arm, ETA, RATE, 1, clip, other)[1]))
+        for arm in ("lora", "allora")
+    )
+    law = first_step.clipped_step(gradient, ETA, clip, other)
+    return allora / lora, law.allora / law.lora
 
 
 def start() -> Finding:
@@ -56,6 +70,11 @@ def start() -> Finding:
         printed[case] = matches["η·l"]
         corrected[case] = errors[-1] <= 1e-7 and matches == {rate: rate == like for rate in matches}
     corrected["the thresholds are where the cases say"] = _clips_as_said(task)
+    shared, law = _beside_a_classifier(task)
+    case = f"SGD, clipped with a classifier's gradient {OTHER:g} times LoRA's"
+    seen[case] = {"first step over LoRA's at l": shared}
+    printed[case] = abs(shared / ETA - 1) <= ADAM
+    corrected[case] = abs(shared / law - 1) <= ADAM and 1 + ADAM < shared < ETA - ADAM
     evidence = Evidence(
         {case: like for case, (_, _, like) in SETTINGS.items()},
         seen,
@@ -65,9 +84,10 @@ def start() -> Finding:
         seed=layer_runs.SEED,
     )
     text = (
-        "under SGD or momentum, first step, while nothing is clipped; under AdamW, or where LoRA's own gradient "
-        "exceeds the clipping threshold (η ≥ 1), ALLoRA starts as LoRA at l_b; with the threshold between LoRA's "
-        "gradient and η times it, between the two"
+        "under SGD or momentum, first step, while nothing is clipped; under AdamW, or where the adapters' gradients "
+        "are clipped by themselves and LoRA's norm g exceeds the threshold (η ≥ 1), ALLoRA starts as LoRA at l_b; with "
+        "the threshold between g and ηg, between the two; so too where a classifier's gradient h is clipped with them: "
+        f"η√(g² + h²)/√(η²g² + h²) times LoRA's step at l_b ({shared:.3g} for h = {OTHER:g}g, η = {ETA:g})"
     )
     return Finding(settle(printed, corrected), evidence, text)
 
@@ -102,9 +122,10 @@ def under_optimisers() -> Finding:
         seed=layer_runs.SEED,
     )
     text = (
-        "under SGD and momentum while nothing is clipped; not under AdamW, nor where LoRA's own gradient exceeds the "
-        "clipping threshold at every step (with the threshold between that and η times it the gain is smaller); "
-        "ALLoRAAdamW, with the factor after Adam, restores it"
+        "under SGD and momentum while nothing is clipped; not under AdamW, nor where the adapters' gradients are "
+        "clipped by themselves and LoRA's norm exceeds the threshold at every step (with the threshold between that "
+        "and η times it, or a classifier's gradient in the same norm, the gain is smaller); ALLoRAAdamW, with the "
+        "factor after Adam, restores it"
     )
     return Finding(settle(printed, corrected), evidence, text)
 

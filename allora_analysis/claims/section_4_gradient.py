@@ -18,10 +18,11 @@ ROUNDING = 1e-10
 DIFFERENCES = 1e-6
 
 ON_WHAT = (
-    "for a squared loss with one input feature (n₂ = 1), or where each G_i is parallel to (BA)_i; otherwise ALLoRA is "
-    "gradient descent on no loss, one token (n₂ > 1) and cross-entropy with one input feature included (it couples the "
-    "outputs). At B = 0 the field has a kink, −½η³‖β_iA‖(GAᵀ)_i, beside η times LoRA's Hessian. The layer's double "
-    "backward is neither a Hessian nor this Jacobian: it has d_i² for the d_i before the loss's curvature"
+    "for a loss that does not couple the outputs (squared, Huber) with one input feature (n₂ = 1), or where each G_i "
+    "is parallel to (BA)_i; otherwise ALLoRA is gradient descent on no loss, one token (n₂ > 1) and cross-entropy with "
+    "one input feature included (it couples the outputs). At B = 0 the field has a kink, −½η³‖β_iA‖(GAᵀ)_i, beside η "
+    "times LoRA's Hessian. The layer's double backward is neither a Hessian nor this Jacobian: it has d_i² for the d_i "
+    "before the loss's curvature"
 )
 
 
@@ -95,6 +96,7 @@ def _further() -> dict[str, tuple[layer_runs.Problem, str, bool]]:
     return {
         "n₂ = 3, each G_i parallel to (BA)_i": (replace(task, x=x, y=y), "squared", True),
         "n₂ = 3, one token": (layer_runs.problem(4, 3, 1, samples=1), "squared", False),
+        "one input feature, Huber": (layer_runs.problem(4, 1, 1), "Huber", True),
         "one input feature, cross-entropy": (layer_runs.problem(4, 1, 1), "cross-entropy", False),
     }
 

@@ -108,7 +108,7 @@ def claims() -> tuple[Claim, ...]:
         Claim(
             name,
             f"Abstract, read: at each method's own best learning rate, on {model} under {SPELT[optimizer]}",
-            "ALLoRA admits better accuracy than LoRA",
+            "ALLoRA admits better accuracy than LoRA (read: ALLoRA-0, as no arm here has dropout)",
             partial(own_best_rate, model, optimizer),
             command("learning_rates", wanted(model, optimizer)),
             "tests/test_claims_learning_rates.py",

@@ -131,9 +131,9 @@ def three_limitations() -> Finding:
     text = (
         "each by a setting of its own, and LoRA so set does the same. Dropout's variance is gone where the drop rate "
         f"is 0 (ALLoRA-0, or LoRA at 0); at ALLoRA's {DROP_RATE:g} the spread of B's gradient over its mean is LoRA's. "
-        "Zero is left faster for η > 1 under SGD without clipping, as by LoRA at η·l; not under AdamW, nor where "
-        "LoRA's gradient is clipped. The output grows less than LoRA×η's for η > 1 and the same BA, as at LoRA's "
-        "scaling 1; once both have learnt the same matrix it grows as much"
+        "Zero is left faster for η > 1 under SGD without clipping, as by LoRA at η·l; not under AdamW, nor where the "
+        "adapters' gradients are clipped by themselves. The output grows less than LoRA×η's for η > 1 and the same BA, "
+        "as at LoRA's scaling 1; once both have learnt the same matrix it grows as much"
     )
     return Finding(settle(printed, corrected), evidence, text)
 

@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from allora_analysis import adaptive
+from allora_analysis.adaptors import inverse_sqrt
 from allora_analysis.claims import layer_runs, student_t
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, relative_error, settle
 
@@ -111,11 +112,17 @@ def expected_update() -> Finding:
         printed[case] = bool(apart < allowed)
         corrected[case] = z[-1] < allowed and printed[case] == (size == 0)
         predicted[case], seen[case] = expected, mean
+    signs, row = np.sign(x), np.array([1.5, 0.0, 0.0])  # as white, and |f| the same for every input
+    factor, case = _factors_of_row(signs, row, eta), "entries ±1, (BA)_i along an axis"
+    printed[case] = bool(np.ptp(factor) <= ROUNDING)
+    corrected[case] = printed[case] and abs(factor[0] - inverse_sqrt(1.5, eta)) <= ROUNDING
+    predicted[case], seen[case] = inverse_sqrt(1.5, eta), {"least factor": factor.min(), "greatest": factor.max()}
     source = student_t.source(TOKENS)
     evidence = Evidence(predicted, seen, source, max(z), allowed, n=TOKENS, seed=SEED + 1)
     text = (
-        "at B = 0; later the expected update is (E[d]·across + E[dz²]·along (BA)_i) of g_i, with E[dz²] < E[d]: it is "
-        "turned away from the row's own direction, so no factor η_i on g_i gives it, on average either"
+        "at B = 0, or where |f_i| is the same for every input (entries ±1, (BA)_i along an axis). For white Gaussian "
+        "inputs and a squared loss the expected update is (E[d]·across + E[dz²]·along (BA)_i) of g_i, with E[dz²] < "
+        "E[d]: it is turned away from the row's own direction, so no factor η_i on g_i gives it, on average either"
     )
     return Finding(settle(printed, corrected), evidence, text)
 

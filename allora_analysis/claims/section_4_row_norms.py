@@ -229,7 +229,7 @@ def claims() -> tuple[Claim, ...]:
     return tuple(
         Claim(
             name,
-            f"Figure 2, right, as measured in fine-tuning {model}",
+            f"Figure 2, right, as measured in fine-tuning {model}, nothing clipped",
             "The starting phase matches that of LoRA with learning rate η·l_b; LoRA with a lower rate reaches the same "
             "level of L2 norm but much slower (read: it is behind ALLoRA at steps 1 and 10)",
             partial(figure_2, model),

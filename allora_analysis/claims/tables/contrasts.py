@@ -49,6 +49,7 @@ CONTRASTS = (
     Contrast("ALLoRA − ASF-LoRA", "Table 4", "ALLoRA", "ASF-LoRA"),
     Contrast("ALLoRA − LoRA×η", "Table 4", "ALLoRA", "LoRA×η"),
     Contrast("LoRA×η − ASF-LoRA", "Table 4", "LoRA×η", "ASF-LoRA"),
+    Contrast("ALLoRA-OD − ASF-LoRA", "Table 4", "ALLoRA-OD", "ASF-LoRA"),
 )
 
 
