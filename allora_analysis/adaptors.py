@@ -17,8 +17,8 @@ shares the slope too is η/(1 + uη²/2) = (2/η)·1/(u + 2/η²); it is no memb
 
 `ADAPTORS` maps the names to cores of operators alone, which take NumPy arrays, torch tensors and numbers and check
 nothing; the functions of this module check their arguments and return float64. They are written with η outside, so that
-h(0) is η to the last bit and a small η does not overflow; η²|x| must stay below the largest floating-point number.
-Checked by `tests/test_adaptors.py`.
+h(0) is η to the last bit and a small η does not overflow. Where η²|x| is beyond the largest floating-point number, a
+core gives 0; the functions give the tail, which is then h to rounding. Checked by `tests/test_adaptors.py`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def inverse_sqrt(x: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
         >>> inverse_sqrt([0.0, 3.75], eta=2.0).tolist()  # 1/√(3.75 + 1/4)
         [2.0, 0.5]
     """
-    return _evaluate(_inverse_sqrt, x, eta)
+    return _evaluate(_inverse_sqrt, x, eta, tail=-0.5)
 
 
 def inverse(x: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
@@ -93,7 +93,7 @@ def inverse(x: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
         >>> inverse([0.0, 1.5], eta=2.0).tolist()  # 1/(1.5 + 1/2)
         [2.0, 0.5]
     """
-    return _evaluate(_inverse, x, eta)
+    return _evaluate(_inverse, x, eta, tail=-1.0)
 
 
 def exponential(x: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
@@ -126,6 +126,13 @@ def constant(x: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
     return _evaluate(_constant, x, eta)
 
 
-def _evaluate(core: Callable[[Any, float], Any], x: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
-    eta = validation.positive("eta", eta)
-    return np.asarray(core(validation.finite("x", x), eta), dtype=np.float64)
+# tail: the power of |x| that h is where the core's η²|x| overflows, and h comes out as 0.
+def _evaluate(
+    core: Callable[[Any, float], Any], x: ArrayLike, eta: float, tail: float | None = None
+) -> Float[np.ndarray, "*shape"]:
+    eta, x = validation.positive("eta", eta), validation.finite("x", x)
+    with np.errstate(over="ignore"):
+        values = np.asarray(core(x, eta), dtype=np.float64)
+    if tail is not None and not values.all():
+        values = np.where(values == 0, np.abs(np.where(values == 0, x, 1.0)) ** tail, values)
+    return values

@@ -194,6 +194,68 @@ def test_where_the_rank_suffices_allora_rests_where_lora_does(rng):
     assert (rest.excess, rest.lora_gradient) == (0.0, 0.0)
 
 
+def settled(t, rank, eta, mix):
+    """The fit by log d ← (1 − mix)·log d + mix·log d(P) and the singular values of D^{1/2}T; None if it circles."""
+    s = np.linalg.svd(t)[1]
+    d = np.full(len(t), 1 / np.sqrt(s[0] + eta**-2))
+    for _ in range(3000):
+        u, s, v = np.linalg.svd(np.sqrt(d)[:, None] * t, full_matrices=False)
+        p = (u[:, :rank] * s[:rank]) @ v[:rank] / np.sqrt(d)[:, None]
+        new = 1 / np.sqrt(np.sqrt((p * p).sum(axis=1)) + eta**-2)
+        if np.abs(np.log(new / d)).max() < 1e-13:
+            return p, s
+        d = d ** (1 - mix) * new**mix
+    return None, s
+
+
+CIRCLED = (
+    ([[-1.0, 0.0, -3.0], [2.0, 3.0, 0.0]], 1, 2.0),
+    ([[1.0, 2.0, 3.0], [3.0, 3.0, -3.0], [2.0, 0.0, 1.0]], 1, 4.0),
+)
+
+
+@pytest.mark.parametrize(("target", "rank", "eta"), CIRCLED)
+def test_rest_points_that_the_plain_iteration_circles(target, rank, eta, rng):
+    t = np.array(target)
+    assert settled(t, rank, eta, 1.0)[0] is None
+    expected, values = settled(t, rank, eta, 0.1)
+    assert values[rank - 1] / values[rank] > 1.05  # no tie
+    rest = adaptive.rest_point(t, rank, eta)
+    np.testing.assert_allclose(rest.product, expected, atol=1e-12)
+    reached = adaptive.run_to_rest(t, 0.3 * rng.standard_normal((rank, 3)), eta, 0.02, 20_000)
+    np.testing.assert_allclose(reached, rest.product, atol=1e-9)
+
+
+def test_most_gaussian_targets_have_their_rest_point():
+    """The plain iteration circles at 8 of these 30; all but the 2 where no damping settles have the reference's fit."""
+    generator, refused = np.random.default_rng(0), 0
+    for t in generator.standard_normal((10, 3, 3)):
+        for eta in (1.0, 2.0, 4.0):
+            expected = settled(t, 1, eta, 0.1)[0]
+            if expected is None:
+                refused += 1
+                with pytest.raises(ArgumentError, match="no self-consistent fit"):
+                    adaptive.rest_point(t, 1, eta)
+            else:
+                np.testing.assert_allclose(adaptive.rest_point(t, 1, eta).product, expected, atol=1e-11)
+    assert refused == 2
+
+
+def test_a_target_without_a_fit_of_its_own_weights():
+    """diag(1, 0.9): a fit along either axis weighs it down below the other; ALLoRA rests off both, at the tie."""
+    t, eta = np.diag([1.0, 0.9]), 4.0
+    for axis, other in ((0, 1), (1, 0)):
+        root = (np.array([t[0, 0], t[1, 1]]) * (np.arange(2) == axis) + eta**-2) ** -0.25
+        assert root[axis] * t[axis, axis] < root[other] * t[other, other]
+    with pytest.raises(ArgumentError, match=r"no self-consistent fit of rank 1 at eta = 4 .*run_to_rest"):
+        adaptive.rest_point(t, 1, eta)
+    reached = adaptive.run_to_rest(t, [[0.3, 0.2]], eta, 0.05, 20_000)
+    root = (np.linalg.norm(reached, axis=1) + eta**-2)[:, None] ** -0.25
+    values = np.linalg.svd(root * t, compute_uv=False)
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
+    assert np.abs(reached).min() > 0.1
+
+
 def test_rest_point_that_does_not_settle(monkeypatch):
     monkeypatch.setattr(fixed_points, "ITERATIONS", 1)
     with pytest.raises(ArgumentError, match="self-consistent"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jaxtyping
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -63,6 +64,29 @@ def test_no_matrix_serves_the_pair(rng):
     assert np.linalg.norm(linear - inputs @ np.linalg.lstsq(inputs, linear, rcond=None)[0]) < 1e-12
 
 
+@pytest.mark.parametrize("eta", [1e-3, 1.0, 40.0])
+@pytest.mark.parametrize("scale", [1e-200, 1e-20, 1e-6, 1.0, 1e6, 1e200])
+def test_the_gap_has_all_digits_at_every_scale(scale, eta):
+    a, b = [[0.6, -0.8]], [[1.0 * scale], [0.0], [-0.3 * scale]]
+    pair = adaptive.unmergeable_pair(a, b, eta)
+    with mpmath.workdps(500):
+        c, f = 1 / mpmath.mpf(eta) ** 2, [mpmath.mpf(scale), 3 * mpmath.mpf(scale) / 10]
+        once = [2 * s / mpmath.sqrt(s + c) for s in f]
+        apart = [2 * s / mpmath.sqrt(2 * s + c) - one for s, one in zip(f, once, strict=True)]
+        expected = mpmath.norm(apart) / mpmath.norm(once)
+    assert pair.gap == pytest.approx(float(expected), rel=1e-12, abs=0)
+    assert pair.gap > 0
+
+
+def test_the_gap_of_a_small_adapter():
+    assert adaptive.unmergeable_pair([[1e-10, 0]], [[1e-10]], 1.0).gap == pytest.approx(5e-21, rel=1e-12, abs=0)
+
+
+def test_asf_of_a_large_output():
+    assert float(adaptive.asf(-1e300, 1e10)) == pytest.approx(-1e150, rel=1e-15)
+    assert float(adaptive.asf_derivative(1e300, 1e10)) == pytest.approx(5e-151, rel=1e-12, abs=0)
+
+
 @pytest.mark.parametrize("sigma", [1e-9, 1e-3, 0.3, 1.0, 20.0, 1e4, 1e8, 1e12])
 @pytest.mark.parametrize("eta", [0.5, 1.0, 2.0])
 def test_output_factor_is_mpmaths(sigma, eta):
@@ -114,6 +138,8 @@ def test_expected_update_of_the_output_dependent_rule(rng):
         (lambda: adaptive.unmergeable_pair([[1.0]], [[0.0]], 1.0), "BA is 0"),
         (lambda: adaptive.output_factor(-1.0, 1.0), "sigma"),
         (lambda: adaptive.output_factor(1.0, -1.0), "eta"),
+        (lambda: adaptive.output_factor(1.0, 1e200), r"eta² .* at most 1e307, received 1e\+200"),
+        (lambda: adaptive.output_factor(1e300, 1e10), r"eta²·sigma must be at most 1e307, .* sigma 1e\+300"),
     ],
 )
 def test_bad_input(call, message):

@@ -142,6 +142,19 @@ def test_extreme_eta(name):
     assert PUBLIC[name](1e-320, 1e150) == pytest.approx(1e150)
 
 
+@pytest.mark.parametrize(("name", "power"), [("inverse_sqrt", -0.5), ("inverse", -1.0)])
+def test_the_tail_where_eta_square_x_is_beyond_a_float(name, power):
+    for x, eta in ((1e300, 1e10), (-1e200, 1e150), (1e20, 1e300)):
+        assert PUBLIC[name]([x, 0.0], eta).tolist() == pytest.approx([abs(x) ** power, eta], rel=1e-15, abs=0)
+    # Just below the end of the range the closed form and the tail are one.
+    assert PUBLIC[name](1.7e288, 1e10) == pytest.approx(1.7e288**power, rel=1e-15, abs=0)
+
+
+def test_where_eta_square_x_is_beyond_a_float_the_others_have_their_values():
+    assert adaptors.exponential([1e300, 0.0], 1e10).tolist() == [0.0, 1e10]
+    assert adaptors.constant([1e300, 0.0], 1e10).tolist() == [1e10, 1e10]
+
+
 def test_any_shape():
     for name, function in PUBLIC.items():
         assert function(1, 2).shape == (), name

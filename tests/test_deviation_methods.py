@@ -66,6 +66,26 @@ def test_what_cannot_be_enumerated_is_refused_before_its_atoms_are_built(monkeyp
     assert enumeration.meet_in_the_middle(groups, floor) is None
 
 
+@pytest.mark.parametrize("n", [10**12, 10**14, 10**16])
+def test_a_group_that_cannot_be_peeled_is_left_before_its_atoms_are_built(n, monkeypatch):
+    """Planted: up to 10⁹ atoms of one group. So many masks are the central limit's, up to O(1/n)."""
+    monkeypatch.setattr(enumeration, "atoms_of", None)
+    found = exact([1.0, -0.3], 0.3, n)
+    assert found.method == "characteristic function"
+    assert found.ratio == pytest.approx(law.LIMIT, rel=1e-8)
+    assert found.error <= 1e-6 * found.value
+
+
+def test_what_may_be_peeled_is_peeled():
+    """1.02·10⁶ atoms and 1.05·10⁶ are on either side of 2²⁰; the answers go on across it."""
+    found = []
+    for n, depths in ((120 * 10**8, [0, 1]), (132 * 10**8, [0])):
+        groups, floor = units(enumeration.group(np.array([1.0, -0.3]), n, 0.3))
+        assert [state.depth for state in law.peel(groups, 1e-14 * floor, most=2**20)] == depths
+        found.append(exact([1.0, -0.3], 0.3, n).ratio)
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+
+
 HANDOVER = {
     "few entries, many masks": (3, 0.8, 120),
     "many entries, one mask": (24, 0.95, 1),

@@ -178,6 +178,16 @@ def test_a_tradeoff_whose_times_leave_the_range_has_its_rates(name, level, gradi
     assert found.fast_time == pytest.approx(level / gradient / eta)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("level", "eta"), [(9e227, 1e40), (9e207, 1e50), (1e307, 1.0)])
+def test_a_tradeoff_is_a_number_up_to_the_end_of_the_range(name, level, eta):
+    found = escape.tradeoff(level, 1.0, eta, name)
+    limit = {"inverse_sqrt": 1.5, "inverse": 2.0, "exponential": eta**2 * level / 2, "constant": 1.0}[name]
+    assert found.advantage == pytest.approx(limit, rel=1e-9)
+    assert found.rate_at_level == pytest.approx(ADAPTORS[name](level, eta), rel=1e-9, abs=0)
+    assert not any(math.isnan(value) for value in vars(found).values())
+
+
 def test_the_advantage_reaches_its_limits():
     assert escape.tradeoff(1e9, 1.0, 1.0).advantage == pytest.approx(1.5, rel=1e-6)
     assert escape.tradeoff(1e9, 1.0, 1.0, "inverse").advantage == pytest.approx(2.0, rel=1e-6)
@@ -241,6 +251,9 @@ def test_bad_input():
         escape.lora_trajectory(1.0, 1.0, 0.0)
     with pytest.raises(ArgumentError, match="level"):
         escape.tradeoff(0.0, 1.0, 1.0)
+    for level, name in ((1e250, "inverse_sqrt"), (1e300, "inverse")):
+        with pytest.raises(ArgumentError, match=r"level: eta²·level must be at most 1e308, received 1e\+"):
+            escape.tradeoff(level, 1.0, 1e40, name)
     with pytest.raises(ArgumentError, match="level"):
         escape.pair_time(-1.0, 1.0, 1.0, 1.0)
     with pytest.raises(ArgumentError, match="start"):

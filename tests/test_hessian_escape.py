@@ -13,6 +13,7 @@ from scipy.linalg import expm
 
 from allora_analysis import hessian
 from allora_analysis.hessian import stationarity
+from allora_analysis.validation import ArgumentError
 from tests.brute_force import hessian as reference
 from tests.stat_assert import assert_mean, assert_rejects
 
@@ -72,10 +73,22 @@ def test_linearised_flow_for_long(time):
     """A and B alike only decay, as e^{−t}; of opposite sign, and as soon as there is any, they grow as e^t."""
     b, a = hessian.linearised_flow([[1.0]], [[1e-3]], [[1e-3]], time)
     assert b[0, 0] == a[0, 0] == pytest.approx(1e-3 * np.exp(-time), abs=1e-18)
-    b, a = hessian.linearised_flow([[1.0]], [[1e-3]], [[0.0]], time)
-    with np.errstate(over="ignore"):
+    if time > 709:
+        with pytest.raises(ArgumentError, match=r"^time: by 1000 .*σ₁ = 1; .*give a shorter one$"):
+            hessian.linearised_flow([[1.0]], [[1e-3]], [[0.0]], time)
+    else:
+        b, a = hessian.linearised_flow([[1.0]], [[1e-3]], [[0.0]], time)
         assert b[0, 0] == pytest.approx(-1e-3 * np.sinh(time), rel=1e-12)
         assert a[0, 0] == pytest.approx(1e-3 * np.cosh(time), rel=1e-12)
+
+
+@pytest.mark.bad_input
+def test_a_flow_beyond_the_floats_range_is_refused():
+    """Of two modes the fast one alone overflows: neither −∞ nor, by 0·∞ in the other, NaN comes back."""
+    start = np.diag([1.0, 0.1]), [[1e-3, 2e-3], [1e-3, -1e-3]], np.zeros((2, 2))
+    assert np.isfinite(hessian.linearised_flow(*start, 700.0)).all()
+    with pytest.raises(ArgumentError, match="time: by 1000 the flow has left float64's range"):
+        hessian.linearised_flow(*start, 1000.0)
 
 
 def full_flow(x, g, a, b, time):

@@ -153,6 +153,59 @@ def test_bad_input(change, words):
         network_spectrum(model, loss, data, k)
 
 
+WEIGHT = torch.arange(1.0, 6.0, dtype=torch.float64)
+LABELS = torch.arange(9) % 5
+SOME_IGNORED = torch.where(torch.arange(9) < 2, -100, LABELS)
+
+
+def two(x, targets):
+    return [(x[:4], targets[:4]), (x[4:], targets[4:])]
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("kind", [nn.CrossEntropyLoss, nn.NLLLoss])
+@pytest.mark.parametrize(
+    ("options", "labels", "words"),
+    [
+        (
+            {"weight": WEIGHT},
+            LABELS,
+            'loss: "mean" with class weights divides each of 2 batches .*give reduction="sum"',
+        ),
+        ({}, SOME_IGNORED, 'data: targets hold ignore_index -100, .*reduction="sum" or one batch'),
+        ({"ignore_index": 3}, LABELS, "data: targets hold ignore_index 3, "),
+    ],
+)
+def test_a_mean_that_hangs_on_the_batches_is_refused(kind, options, labels, words):
+    """torch divides by the weights of each batch's own labels; a sum, and one batch, have no such trouble."""
+    model, x = nn.Sequential(nn.Linear(6, 5).double(), nn.LogSoftmax(1)), DATA[0]
+    loss, summed = kind(**options), kind(**options, reduction="sum")
+    with pytest.raises(ArgumentError, match=words):
+        network_spectrum(model, loss, two(x, labels), 2)
+    whole, apart = network_spectrum(model, summed, (x, labels), 2), network_spectrum(model, summed, two(x, labels), 2)
+    assert apart.loss == pytest.approx(whole.loss, rel=1e-12)
+    np.testing.assert_allclose(apart.largest, whole.largest, rtol=1e-10)
+    one = network_spectrum(model, loss, (x, labels), 2)
+    weights = torch.where(labels == loss.ignore_index, 0.0, options.get("weight", torch.ones(5))[labels.clamp(min=0)])
+    assert one.loss * weights.sum().item() == pytest.approx(whole.loss, rel=1e-12)
+    np.testing.assert_allclose(one.largest * weights.sum().item(), whole.largest, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        (nn.CrossEntropyLoss(ignore_index=7), LABELS),
+        (nn.CrossEntropyLoss(weight=WEIGHT), DATA[1].softmax(1)),  # probabilities: their mean is over the examples
+        (nn.BCEWithLogitsLoss(weight=WEIGHT), DATA[1].sigmoid()),
+    ],
+)
+def test_a_mean_over_the_examples_goes_by_batches(loss, targets):
+    model, x = nn.Linear(6, 5).double(), DATA[0]
+    whole, apart = (network_spectrum(model, loss, data, 2) for data in ((x, targets), two(x, targets)))
+    assert apart.loss == pytest.approx(whole.loss, rel=1e-12)
+    np.testing.assert_allclose(apart.largest, whole.largest, rtol=1e-10)
+
+
 @pytest.mark.bad_input
 def test_a_tolerance_must_be_positive():
     with pytest.raises(ArgumentError, match="tolerance"):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from allora_analysis.ripple import fair_scales, stack
+from allora_analysis.ripple import fair_scales, residual_log_growth, stack
 from allora_analysis.ripple.by_depth import by_depth
 
 
@@ -19,6 +19,14 @@ def test_lines_are_the_bound_and_the_typical_growth(architecture):
     norms = stack.drawn_norms(6, 8, 2, scales, np.random.default_rng([0, 1]))
     assert bound[-1] == pytest.approx(stack.stack_bound(norms, 1.5, 8, architecture).log_bound)
     assert typical[-1] == pytest.approx(stack.typical_growth(6, 8, 2, 1.5, scales, architecture).mean)
+    band = axis.collections[0].get_paths()[0].vertices * math.log(10)
+    ends = band[np.isclose(band[:, 0], 6 * math.log(10)), 1]
+    centre = 0.5 * (ends.min() + ends.max())
+    if architecture == "prelayernorm":  # about the mean of the logarithm, below the root mean square's
+        assert centre == pytest.approx(residual_log_growth(6, 8, 2, 1.5, *scales).mean)
+        assert centre < typical[-1] - 0.02
+    else:
+        assert centre == pytest.approx(typical[-1])
     assert np.all(np.diff(bound) > 0)
     assert np.all(bound > typical)
 

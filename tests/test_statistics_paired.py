@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis.statistics import clustered_test, paired_test, sign_flip_test
-from allora_analysis.statistics.paired import EXACT_RANKS, student
+from allora_analysis.statistics.paired import EXACT_RANKS, TIE, student
 from allora_analysis.statistics.sign_flips import EXACT_FLIPS
 from allora_analysis.validation import ArgumentError
 from tests.stat_assert import assert_mean, assert_rejects
@@ -146,6 +146,38 @@ def test_a_units_rounding_is_no_difference():
     assert (outcome.n_nonzero, outcome.smallest_p_value, outcome.p_value) == (2, 0.5, 0.5)
 
 
+def test_a_clusters_mean_of_rounding_is_no_difference():
+    """0.3 − 0.1 − 0.2 leaves −3e-17, eight times, and eight units of one sign would be significant."""
+    values, labels = [0.3, -0.1, -0.2] * 8, np.repeat(range(8), 3).tolist()
+    outcome = clustered_test(values, labels)
+    assert (outcome.p_value, outcome.t_p_value) == (1.0, 1.0)
+    assert (outcome.mean_difference, outcome.interval) == (0.0, (0.0, 0.0))
+    apart = clustered_test(np.add(values, 1e-9), labels)  # one that is none counts in full
+    assert (apart.p_value, apart.t_p_value) == (2.0**-7, 0.0)
+    assert apart.mean_difference == pytest.approx(1e-9, rel=1e-6)
+
+
+def test_differences_carry_their_sides_rounding():
+    """0.1 + 0.2 − 0.3 ten times: the test cannot know what the sides were unless it is told their grain."""
+    left, right = np.full(10, 0.1 + 0.2), np.full(10, 0.3)
+    labels = np.repeat(range(5), 2).tolist()
+    assert paired_test(left, right).p_value == 1.0
+    assert sign_flip_test(left - right).p_value == 2.0**-9
+    outcome = sign_flip_test(left - right, grain=TIE * 0.3)
+    assert (outcome.p_value, outcome.n_nonzero, outcome.smallest_p_value) == (1.0, 0, 1.0)
+    clustered = clustered_test(left - right, labels, grain=TIE * 0.3)
+    assert (clustered.p_value, clustered.t_p_value) == (1.0, 1.0)
+    assert clustered_test(left - right, labels).p_value == 2.0**-4
+
+
+def test_sums_within_the_grain_are_ties():
+    """8191.02 − 8191.01 and 0.02 − 0.01 are one size, 0.01, but for 10⁻¹³: flipping either gives the observed sum."""
+    differences = np.array([8191.02 - 8191.01, 0.01 - 0.02, 8191.03 - 8191.01])
+    exact = enumerated_flips(np.round(differences, 2))
+    assert sign_flip_test(differences, grain=TIE * 8192).p_value == exact == 0.75
+    assert sign_flip_test(differences).p_value == 0.5
+
+
 @settings(deadline=None, max_examples=30)
 @given(DIFFERENCES, st.sampled_from(("wilcoxon", "sign", "t")), st.sampled_from((0.5, 3.0, 1e-6)))
 def test_p_values_ignore_scale_order_and_direction(differences, method, scale):
@@ -176,10 +208,12 @@ def test_sampled_sign_flips_agree_with_the_exact_count(rng, monkeypatch):
 
 
 def test_many_units_need_a_generator_and_the_seed_fixes_the_answer():
-    differences = np.linspace(-1.0, 1.5, EXACT_FLIPS + 1)
+    differences = np.linspace(-1.0, 1.6, EXACT_FLIPS + 1)  # none is 0
     first, second = (sign_flip_test(differences, np.random.default_rng(3), draws=999) for _ in range(2))
     assert first == second
-    assert first.p_value >= 1 / 1000
+    assert first.p_value >= first.smallest_p_value == 1 / 1000
+    clear = sign_flip_test(np.ones(EXACT_FLIPS + 1), np.random.default_rng(3), draws=999)
+    assert clear.p_value == clear.smallest_p_value == 1 / 1000
 
 
 @pytest.mark.statistical
@@ -237,6 +271,8 @@ def test_one_cell_a_cluster_is_the_plain_sign_flip(rng):
         (lambda: sign_flip_test([]), "differences: shape"),
         (lambda: sign_flip_test([1.0], draws=0), "draws must be a whole number"),
         (lambda: sign_flip_test(np.ones(EXACT_FLIPS + 1)), "generator: give one, 41 non-zero units"),
+        (lambda: sign_flip_test([1.0], grain=-1.0), "grain must be"),
+        (lambda: clustered_test([1.0, 2.0], ["a", "b"], grain=-1.0), "grain must be"),
         (lambda: clustered_test([1.0, 2.0], ["a"]), "clusters: 1 labels received, 2 wanted"),
         (lambda: clustered_test([1.0, 2.0], ["a", "a"]), "at least 2 distinct labels"),
     ],

@@ -8,6 +8,7 @@ import pytest
 from allora_analysis import deviation, tikhonov
 from allora_analysis.dropout_sgd import stationary_moments, trajectory
 from allora_analysis.validation import ArgumentError
+from tests.brute_force import tikhonov as brute
 from tests.stat_assert import assert_rejects
 
 
@@ -66,17 +67,28 @@ def test_a_keep_probability_without_an_inverse_is_refused():
         tikhonov.expected_loss([[1.0]], [[1.0]], [[0.0]], 1e-310, "output")
 
 
-@pytest.mark.parametrize("placement", ["output", "input"])
-@pytest.mark.parametrize("scale", [1.0, 1e-8, 1e-13])
-def test_the_stationary_mean_is_the_minimiser_whatever_the_columns_scales(rng, placement, scale):
+@pytest.mark.parametrize(("placement", "shared"), [("output", False), ("input", False), ("input", True)])
+@pytest.mark.parametrize("keep_prob", [0.8, 1.0])
+@pytest.mark.parametrize("scale", [1.0, 1e-7, 1e-8, 1e-10, 1e-12, 1e-13])
+def test_the_stationary_mean_is_the_minimiser_whatever_the_columns_scales(rng, placement, shared, keep_prob, scale):
     x, y = rng.standard_normal((10, 2)) * [1, scale], rng.standard_normal((10, 1))
-    expected = tikhonov.dropout_solution(x, y, 0.8, placement)
+    expected = brute.exact_minimiser(x, y, keep_prob, placement)
 
     def close(mean):
         np.testing.assert_allclose(mean, expected, rtol=1e-9)
 
-    close(stationary_moments(x, y, 0.8, 0.01, placement).mean)
+    close(stationary_moments(x, y, keep_prob, 0.01, placement, shared_mask=shared).mean)
+    close(tikhonov.dropout_solution(x, y, keep_prob, placement))
     assert_rejects(close, expected * [[1], [0]])  # the small column left out
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("drop_rate", [0.5, 1e-8, 1e-12, 1e-14, 2.3e-16])
+def test_the_stationary_mean_of_a_column_given_twice(rng, drop_rate, shared):
+    """However few masks there are, H is invertible, with a condition of about 1/k, and both copies share the weight."""
+    x, y = rng.standard_normal((6, 2))[:, [0, 0, 1]], rng.standard_normal((6, 1))
+    found = stationary_moments(x, y, 1 - drop_rate, 0.01, "input", shared_mask=shared).mean
+    np.testing.assert_allclose(found, brute.exact_minimiser(x, y, 1 - drop_rate, "input"), rtol=1e-9)
 
 
 def test_without_masks_the_stationary_mean_has_the_minimum_norm(rng):

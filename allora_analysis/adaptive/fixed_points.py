@@ -2,12 +2,14 @@
 
 F(A, B) = 0 iff BᵀD_dG = 0 and GAᵀ = 0. LoRA rests where BᵀG = 0 and GAᵀ = 0. The two agree where G = 0 (the rank
 suffices to fit), and else differ: with white inputs, L = ½‖P − T‖²_F, G = P − T, ALLoRA's rest points are those of the
-*row-weighted* low-rank fit Σ_i d_i‖P_i − T_i‖² with the weights that the fit itself implies. The lowest of them is
+*row-weighted* low-rank fit Σ_i d_i‖P_i − T_i‖² with the weights that the fit itself implies. The best fit for its own
+weights is
 
     P = D_d^{−1/2}·[D_d^{1/2}T]_r,    d = d(P),    [·]_r the best rank-r approximation,
 
-and ALLoRA trades rows that have grown for rows that have not. Source: this toolkit. Checked by
-`tests/test_adaptive_descent.py` against ALLoRA run to rest.
+and ALLoRA trades rows that have grown for rows that have not. Not every target has one (T = diag(1, 0.9), r = 1, η = 4:
+the fit along either axis makes the other axis the larger), and ALLoRA can rest elsewhere too, on other singular
+directions of D_d^{1/2}T. Source: this toolkit. Checked by `tests/test_adaptive_descent.py` against ALLoRA run to rest.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from allora_analysis.adaptors import inverse_sqrt
 from allora_analysis.validation import ArgumentError, adapter_rank, count, matrix, matrix_of, positive
 
 ITERATIONS = 10_000
+PATIENCE = 5  # steps without a new smallest change after which the next ones are half as long
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ class RestPoint:
 def rest_point(target: ArrayLike, rank: int, eta: float) -> RestPoint:
     """The self-consistent weighted fit, by iterating d from the unweighted one; see the module's docstring.
 
+    The iteration s ← s + m(‖P(d(s))_i‖ − s) on the row norms s, which fix d, starts at m = 1 and halves m whenever the
+    bracket stops shrinking: undamped, it circles some rest points for ever. It ends when the bracket, whatever m, is
+    below 1e-13 of T's largest entry. Checked by `tests/test_adaptive_descent.py`.
+
     Args:
         target: T (n₁×n₂), the least-squares solution; inputs white.
         rank: r.
@@ -53,17 +60,27 @@ def rest_point(target: ArrayLike, rank: int, eta: float) -> RestPoint:
         The rest point.
 
     Raises:
-        ArgumentError: the iteration does not settle (two singular values of D^{1/2}T nearly equal at r).
+        ArgumentError: it settles for no m. Then, as far as seen, no such fit exists: on the way to it the r-th and the
+            next singular value of D^{1/2}T change places. ALLoRA still rests somewhere: `run_to_rest`.
     """
     t = matrix("target", target)
     rank, eta = adapter_rank(rank, *t.shape), positive("eta", eta)
-    product = truncated(t, rank)
+    size, mix, least, stale = np.linalg.norm(truncated(t, rank), axis=1), 1.0, np.inf, 0
     for _ in range(ITERATIONS):
-        root = np.sqrt(inverse_sqrt(np.linalg.norm(product, axis=1), eta))[:, None]
-        previous, product = product, truncated(root * t, rank) / root
-        if np.max(np.abs(product - previous)) <= 1e-13 * np.max(np.abs(t)):
+        root = np.sqrt(inverse_sqrt(size, eta))[:, None]
+        product = truncated(root * t, rank) / root
+        change = np.linalg.norm(product, axis=1) - size
+        gap = float(np.max(np.abs(change)))
+        if gap <= 1e-13 * np.max(np.abs(t)):
             return _described(product, t, rank, eta)
-    raise ArgumentError(f"target: no self-consistent fit of rank {rank} found in {ITERATIONS} iterations")
+        stale = 0 if gap < least else stale + 1
+        if stale == PATIENCE:
+            mix, stale = mix / 2, 0
+        size, least = size + mix * change, min(gap, least)
+    raise ArgumentError(
+        f"target: no self-consistent fit of rank {rank} at eta = {eta:g} in {ITERATIONS} iterations; "
+        "try another rank or eta, or see where run_to_rest ends"
+    )
 
 
 def run_to_rest(

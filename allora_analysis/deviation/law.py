@@ -25,6 +25,8 @@ TARGET = 2e-9
 """Relative error that the characteristic function aims at."""
 FEW = 64
 """Most atoms of an enumerated part that go through the characteristic function."""
+OUTCOMES = 2**20
+"""Most joint outcomes of the settled atoms and one more group, above which its atoms are not even built."""
 METHODS = ("constant", "closed form", "meet in the middle", "enumeration", "characteristic function")
 
 
@@ -89,9 +91,9 @@ def peel(groups: Groups, width: float, most: int = 4096, steps: int = 2000) -> l
     state = Peeled(0, 0.0, np.zeros(1), np.ones(1), 0.0)
     states = [state]
     for index in range(min(len(groups.size), steps)):
-        value, weight = enumeration.atoms_of(groups, index)
-        if len(value) * len(state.place) > 2**20:
+        if binomial.window_length(float(groups.trials[index]), groups.probability) * len(state.place) > OUTCOMES:
             break
+        value, weight = enumeration.atoms_of(groups, index)
         place, mass, error = enumeration.merge(
             (state.place[:, None] + value).ravel(), (state.mass[:, None] * weight).ravel(), width
         )

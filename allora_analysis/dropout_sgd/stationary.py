@@ -15,9 +15,11 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
+from allora_analysis.dropout_sgd.output_masks import OutputMasks
 from allora_analysis.dropout_sgd.process import Process, build, in_units
 from allora_analysis.dropout_sgd.stability import CovarianceOperator, covariance_operator
 from allora_analysis.dropout_sgd.step_sizes import ROUNDING, refuse_unstable
+from allora_analysis.tikhonov.minimiser import input_weights
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,12 @@ def _solve(operator: CovarianceOperator, source: Float[np.ndarray, "d d"], rate:
     return operator.widen(solution.reshape(size, size))
 
 
-def _minimiser(process: Process, inverse: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d C"]:
-    # H⁻¹·pull, in units in which H has a unit diagonal: columns of X may differ by any factor. Without masks H may be
-    # singular there too, and its pseudo-inverse gives the minimum norm.
-    diagonal = np.diag(process.curvature)
-    if process.mask_variance == 0 and np.count_nonzero(process.curvature - np.diag(diagonal)):
-        return inverse @ process.pull
-    unit = 1 / np.sqrt(np.where(diagonal > 0, diagonal, np.inf))
-    scaled = unit[:, None] * process.curvature * unit + np.diag(diagonal <= 0)
-    return unit[:, None] * np.linalg.solve(scaled, unit[:, None] * process.pull)
+def _minimiser(process: Process) -> Float[np.ndarray, "d C"]:
+    # H⁺·pull. Input masks: by X's singular values, since H has their squares, of which rounding leaves half the digits.
+    if not isinstance(process, OutputMasks):
+        return input_weights(process.design, process.targets, process.keep_prob)
+    curvature = process.eigenvalues[:, None]
+    return process.pull / np.where(curvature > 0, curvature, np.inf)
 
 
 def stationary_moments(
@@ -74,8 +73,10 @@ def stationary_moments(
 ) -> Stationary:
     """The moments of W_t as t → ∞ from W₀ = 0. `tests/test_dropout_sgd_stability.py` compares with a long trajectory.
 
-    The mean is the marginal objective's minimiser, whatever the scales of X's columns. Directions whose curvature is
-    below max(N, D)·ε of the largest have no covariance: SGD needs 1/ε steps to move there.
+    The mean is the marginal objective's minimiser, whatever the scales of X's columns, up to X's numerical rank: for
+    output masks, and without masks, singular values below max(N, D)·ε of the largest count as 0
+    (`tests/test_tikhonov_scales.py` compares with exact fractions). Directions whose curvature is below max(N, D)·ε of
+    the largest have no covariance: SGD needs 1/ε steps to move there.
 
     Args:
         x: X, N × D.
@@ -96,7 +97,7 @@ def stationary_moments(
     rate = rate * unit * unit
     operator = covariance_operator(process)
     inverse = (operator.basis / operator.eigenvalues) @ operator.basis.T
-    mean = _minimiser(process, inverse)
+    mean = _minimiser(process)
     still = np.zeros_like(process.curvature)
     columns, averaging = [], 0.0
     for column, centre in zip(process.targets.T, mean.T, strict=True):

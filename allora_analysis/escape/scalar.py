@@ -148,8 +148,13 @@ def tradeoff(level: float, gradient: float, eta: float, adaptor: str = "inverse_
 
     Returns:
         The rates and times; a time beyond the range of a float is 0 or ∞.
+
+    Raises:
+        ArgumentError: η²m above 1e308, near the end of the range of a float.
     """
-    level = validation.positive("level", level)
+    level, eta = validation.positive("level", level), usable_eta(eta)
+    if eta * eta * level > 1e308:
+        raise ArgumentError(f"level: eta²·level must be at most 1e308, received {level!r} with eta {eta!r}")
     with np.errstate(over="ignore"):
         time = float(time_to_reach(level, gradient, eta, adaptor))
     at_level, advantage = float(ADAPTORS[adaptor](level, eta)), _advantage(level, eta, adaptor)

@@ -5,9 +5,9 @@
 - `factors`: the spectrum in (B, A) at B = 0 with multiplicities, and the inertia
 - `stationarity`: which starts are critical points, and the rate and time of leaving them
 - `monte_carlo`: sampled condition numbers, a dense Hessian by differences, integrated gradient flow
-- `network`, with `lanczos`, `certificate` and `empirical_risk`: both ends of a torch model's spectrum, matrix-free;
-  `network_inertia`: the exact count of its negative directions; `lowrank`: a plain LoRA layer; `digits_mlp`: all of it
-  on the digits. These import torch, when a name of theirs is first asked for
+- `network`, with `lanczos`, `certificate`, `empirical_risk` and `batches`: both ends of a torch model's spectrum,
+  matrix-free; `network_inertia`: the exact count of its negative directions; `lowrank`: a plain LoRA layer;
+  `digits_mlp`: all of it on the digits. These import torch, when a name of theirs is first asked for
 - `study`: `python -m allora_analysis.hessian`
 """
 

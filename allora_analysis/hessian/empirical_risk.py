@@ -1,8 +1,9 @@
 """The empirical risk of a torch model as a function of its trainable parameters: value, gradient, Hessian products.
 
 L(θ) = c Σ_n ℓ(f_θ(x_n), y_n), c = 1 for a loss with reduction "sum", 1/N for "mean" (batches then weigh by their number
-of examples). The Hessian products are curvlinops' (forward over reverse); values and gradients here are plain reverse
-mode and always float64, so that each can judge the other. Checked by `tests/test_hessian_network.py`.
+of examples). With class weights w or ignored labels (w = 0) torch's "mean" has c = 1/Σ_n w(y_n): one batch only then.
+The Hessian products are curvlinops' (forward over reverse); values and gradients here are plain reverse mode and always
+float64, so that each can judge the other. Checked by `tests/test_hessian_network.py`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from allora_analysis.hessian.batches import Batch, batch_size, checked_batches, refuse_uneven_means
 from allora_analysis.validation import ArgumentError
-
-Batch = tuple[Any, Tensor]
 
 
 @dataclass(frozen=True)
@@ -147,18 +147,6 @@ class _Touching(nn.Module):
         return output + 0.0 * sum(value.square().sum() for value in trainable)
 
 
-def batch_size(inputs: Any) -> int:
-    """The number of examples: the first axis of a tensor, or of the first tensor in a mapping.
-
-    Args:
-        inputs: one batch's inputs.
-
-    Returns:
-        The number.
-    """
-    return len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
-
-
 # Floating-point tensors as float64, through mappings; anything else as it is.
 def _double(value: Any) -> Any:
     if isinstance(value, Mapping):
@@ -188,28 +176,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _batches(data: Iterable[Any], device: torch.device) -> list[Batch]:
-    def moved(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: moved(item) for name, item in value.items()}
-        return value.to(device) if isinstance(value, Tensor) else value
-
-    one_pair = isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor)
-    pairs = [data] if one_pair else list(data)
-    if not all(isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[1], Tensor) for pair in pairs):
-        raise ArgumentError("data: each batch must be a pair (inputs, targets) with targets a tensor")
-    if not pairs or any(batch_size(inputs) == 0 for inputs, _ in pairs):
-        raise ArgumentError("data: at least one example wanted in every batch and one batch, received none")
-    return [(moved(inputs), moved(targets)) for inputs, targets in pairs]
-
-
 def empirical_risk(model: nn.Module, loss: nn.Module, data: Iterable[Any]) -> EmpiricalRisk:
     """Check a model, a loss and data, and put them together.
 
     Args:
         model: any torch model whose trainable parameters share one device and are float64 or float32; no module of it
             may say `double_backward_is_hessian = False`.
-        loss: a loss module with reduction "sum" or "mean".
+        loss: a loss module with reduction "sum" or "mean" (several batches: no class weights, no ignored labels).
         data: one pair (inputs, targets), or an iterable of such batches (read once); inputs a tensor or a mapping of
             tensors, examples along the first axis.
 
@@ -237,4 +210,6 @@ def empirical_risk(model: nn.Module, loss: nn.Module, data: Iterable[Any]) -> Em
     if getattr(loss, "reduction", None) not in ("sum", "mean"):
         received = getattr(loss, "reduction", "none at all")
         raise ArgumentError(f'loss: its reduction must be "sum" or "mean", received {received!r}')
-    return EmpiricalRisk(model, loss, _batches(data, trainable[0].device))
+    batches = checked_batches(data, trainable[0].device)
+    refuse_uneven_means(loss, batches)
+    return EmpiricalRisk(model, loss, batches)

@@ -66,8 +66,9 @@ def network_spectrum(
     """Both ends of the spectrum of ∇²L(θ), L(θ) = Σ_n ℓ(f_θ(x_n), y_n) or its mean, as the loss's `reduction` says.
 
     θ: the parameters with `requires_grad`. The model is in eval mode meanwhile (no dropout), and left as it was.
-    With "mean" and several batches each batch weighs by its number of examples. Every value comes with its residual;
-    repeated deflated runs look for what one start vector cannot see (`lanczos.lanczos_ends`).
+    With "mean" and several batches each batch weighs by its number of examples; class weights and ignored labels, by
+    which torch's "mean" divides, want "sum" or one batch then. Every value comes with its residual; repeated deflated
+    runs look for what one start vector cannot see (`lanczos.lanczos_ends`).
 
     Assumes twice differentiable at θ (almost everywhere will do, as for ReLU), by layers whose backward is their
     derivative: ALLoRA's are not, and are refused, by a module's attribute `double_backward_is_hessian = False` or,
@@ -85,8 +86,8 @@ def network_spectrum(
         The spectrum's ends.
 
     Raises:
-        ArgumentError: no trainable parameter, no data, a loss that is not finite, k out of range, a model whose
-            double backward is not a Hessian, or no convergence.
+        ArgumentError: no trainable parameter, no data, a loss that is not finite or that depends on the batches, k out
+            of range, a model whose double backward is not a Hessian, or no convergence.
     """
     risk = empirical_risk(model, loss, data)
     k = count("k", k, 1, risk.dimension)

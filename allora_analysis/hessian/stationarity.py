@@ -123,9 +123,20 @@ def linearised_flow(
 
     Returns:
         (B(t), A(t)).
+
+    Raises:
+        ArgumentError: a time after which e^{σ₁(G)·t} has left float64's range.
     """
     g, a, b = _checked(g, a, b)
-    return _flow(g, a, b, non_negative("time", time))
+    time = non_negative("time", time)
+    with np.errstate(over="ignore", invalid="ignore"):
+        flow = _flow(g, a, b, time)
+    if not all(np.isfinite(part).all() for part in flow):
+        raise ArgumentError(
+            f"time: by {time:g} the flow has left float64's range (it grows as e^{{σ₁·time}}, σ₁ = {escape_rate(g):g}; "
+            "e^709 is the largest); give a shorter one"
+        )
+    return flow
 
 
 def _flow(
@@ -134,8 +145,7 @@ def _flow(
     u, sigma, vt = np.linalg.svd(g, full_matrices=False)
     exponent, left, right = (sigma * time)[:, None], u.T @ b, vt @ a.T
     rising, falling = (left - right) / 2, (left + right) / 2
-    with np.errstate(over="ignore", invalid="ignore"):
-        grown = np.where(rising == 0, 0.0, np.expm1(exponent) * rising)
+    grown = np.where(rising == 0, 0.0, np.expm1(exponent) * rising)
     decayed = np.expm1(-exponent) * falling
     return b + u @ (decayed + grown), a + (decayed - grown).T @ vt
 

@@ -26,7 +26,7 @@ from allora_analysis.ripple.growth import (
     network_growth,
 )
 from allora_analysis.ripple.monte_carlo import Simulation, simulate
-from allora_analysis.ripple.residual import residual_growth, residual_square
+from allora_analysis.ripple.residual import residual_growth, residual_log_growth, residual_square
 from allora_analysis.ripple.scales import adapter_norm_limit, fair_scales
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "network_growth",
     "residual_bound",
     "residual_growth",
+    "residual_log_growth",
     "residual_square",
     "simulate",
     "spectral_norms",

@@ -15,7 +15,6 @@ from allora_analysis import validation
 from allora_analysis.plotting import COLOURS, panels, style
 from allora_analysis.ripple import stack
 from allora_analysis.ripple.chi_square import chi_square_growth
-from allora_analysis.ripple.growth import fluctuation_band
 from allora_analysis.ripple.scales import fair_scales
 
 DEPTHS = 12  # at which networks are simulated
@@ -54,7 +53,7 @@ def by_depth(
     layers = np.arange(1, depth + 1)
     bound = [stack.stack_bound((weights[:at], adapters[:at]), eta, width, architecture).log_bound for at in layers]
     typical = [stack.typical_growth(int(at), width, rank, eta, scales, architecture) for at in layers]
-    bands = np.array([fluctuation_band(growth) for growth in typical])
+    bands = np.array([stack.typical_band(int(at), width, rank, eta, scales, architecture) for at in layers])
     with style():
         figure, (axes,) = panels()
         axes.plot(layers, np.array(bound) / DECADE, color=COLOURS["bound"], label="bound (attained if all lines up)")

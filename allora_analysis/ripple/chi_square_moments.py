@@ -1,4 +1,4 @@
-"""Mean and variance of log χ²_n, log(1 + ρχ²_r), and log χ²_K for a binomial K: exact to rounding.
+"""Mean and variance of log χ²_n, log(1 + ρχ²_r), and log χ²_K for a binomial K: exact to rounding; of log‖e + √q z‖².
 
 Mean and variance of log χ² are ψ(·/2) + log 2 and ψ₁(·/2). Those of log(1 + ρχ²_r) are integrals, taken to rounding: in
 t = log(χ²_r/r) the density is ∝ exp(k(t − e^t)), k = r/2; it and the integrand are analytic in the strip |Im t| < π/2
@@ -53,6 +53,32 @@ def log1p_chi_square(rank: int, log_ratio: float) -> Growth:
     values = np.logaddexp(-pivot, t + (shift - pivot))
     mean = float(weights @ values)
     return Growth(pivot + mean, float(weights @ (values - mean) ** 2))
+
+
+def log_shifted_square(width: int, degrees: int, offset: float, scale: float) -> Growth:
+    """Mean and variance of log‖e + √q z‖², e a unit vector, z ~ N(0, I_n), q = offset + scale·χ²_k independent of z.
+
+    Given q the square has mean m = 1 + nq and relative variance κ = (2/n)(1 − m⁻²); a multiple of χ²_ν with these two,
+    ν = 2/κ ≥ n, stands for it (Patnaik 1949), whose logarithm has mean log m + ψ(ν/2) − log(ν/2) and variance ψ₁(ν/2).
+    Over q: quadrature. For q → ∞ exact, else to O(1/n): `tests/test_ripple_monte_carlo.py` has the measured errors.
+
+    Args:
+        width: n.
+        degrees: k.
+        offset: q's least value, 0 or above.
+        scale: what multiplies χ²_k, 0 or above; not both 0.
+
+    Returns:
+        The two moments.
+    """
+    from scipy.special import digamma, polygamma
+
+    t, weights = _density(degrees)
+    log_mean = math.log1p(width * offset) + np.log1p(width * scale * degrees / (1 + width * offset) * np.exp(t))
+    half = width / 2 / np.maximum(-np.expm1(-2 * log_mean), 1e-300)  # ν/2
+    means = log_mean + np.where(half > 1e6, -0.5 / half, digamma(half) - np.log(half))  # the difference cancels
+    mean = float(weights @ means)
+    return Growth(mean, float(weights @ ((means - mean) ** 2 + polygamma(1, half))))
 
 
 def log_chi_square(degrees: int) -> Growth:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from allora_analysis.ripple import stack
-from allora_analysis.ripple.growth import Growth, fluctuation_band
 from allora_analysis.ripple.scales import Scales
 from allora_analysis.study import Result
 
@@ -69,7 +68,7 @@ def _growth(axes: Axes, config: Any, result: Result, eta: np.ndarray, order: np.
     grid = _fine(eta)
     shape = config.depth, config.width, config.rank
     growths = [stack.typical_growth(*shape, float(value), scales, config.architecture) for value in grid]
-    bands = np.array([fluctuation_band(Growth(*growth)) for growth in growths]) / decade
+    bands = np.array([stack.typical_band(*shape, float(value), scales, config.architecture) for value in grid]) / decade
     marker = "" if len(eta) > 1 else "_"  # a single point draws no line
     blue, bound = COLOURS["predicted"], np.array(predicted["log_bound"])[order] / decade
     aligned, typical = np.array(measured["log_aligned"])[order] / decade, [growth.mean / decade for growth in growths]

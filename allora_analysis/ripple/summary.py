@@ -179,6 +179,7 @@ def _notes(config: Any, predicted: Any, measured: Any) -> list[str]:
         notes.append("ReLU: means are over networks that did not die (probability 2⁻ⁿ a layer).")
     if config.architecture == "prelayernorm":
         notes.append(
-            "Pre-LayerNorm: growth of the root mean square, from ‖h₀‖ = √n; the bound is additive, not a product."
+            "Pre-LayerNorm: growth of the root mean square, from ‖h₀‖ = √n; std: of log ‖h_L‖, whose mean is lower; "
+            "the bound is additive, not a product."
         )
     return notes

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from allora_analysis.statistics.paired import TIE, student
 from allora_analysis.statistics.z_tests import rate
-from allora_analysis.validation import ArgumentError, count, vector
+from allora_analysis.validation import ArgumentError, count, non_negative, vector
 
 # Up to this many non-zero units all sign patterns are counted, by halves of at most 2²⁰ patterns.
 EXACT_FLIPS = 40
@@ -28,7 +28,8 @@ class SignFlipTest:
     Attributes:
         mean_difference: the statistic.
         p_value: share of sign patterns whose |mean| is at least the observed one.
-        smallest_p_value: the least that this many non-zero units can give, 2^{1 − n_nonzero}.
+        smallest_p_value: the least that could have come out: 2^{1 − n_nonzero} (1 if all are 0) where all patterns
+            were counted, 1/(1 + draws) where they were sampled.
         n: number of units.
         n_nonzero: number of non-zero units; one that is nothing but rounding beside the largest is 0.
         exact: whether all patterns were counted; otherwise they were sampled.
@@ -66,7 +67,7 @@ class ClusteredTest:
 
 
 def sign_flip_test(
-    differences: ArrayLike, generator: np.random.Generator | None = None, draws: int = 99_999
+    differences: ArrayLike, generator: np.random.Generator | None = None, draws: int = 99_999, grain: float = 0.0
 ) -> SignFlipTest:
     """Permutation test of the mean: under the null each unit's difference is as likely to have either sign.
 
@@ -78,22 +79,28 @@ def sign_flip_test(
         differences: one a unit.
         generator: draws the patterns where they are too many to count.
         draws: how many are drawn then.
+        grain: what rounding may have added to a difference; one that is no larger is 0, and sums that differ by no more
+            than n grains are equal. A difference of two rounded numbers carries their rounding, however small it is
+            itself: give `TIE` times the largest of them.
 
     Returns:
         The outcome; p = 1 where every difference is 0.
 
     Raises:
-        ArgumentError: more than `EXACT_FLIPS` non-zero units and no generator.
+        ArgumentError: more than `EXACT_FLIPS` non-zero units and no generator, or a negative grain.
     """
     values, draws = vector("differences", differences), count("draws", draws)
-    nonzero = values[np.abs(values) > TIE * np.abs(values).max()]
+    grain = non_negative("grain", grain)
+    nonzero = values[np.abs(values) > max(grain, TIE * np.abs(values).max())]
     exact = nonzero.size <= EXACT_FLIPS
     if not exact and generator is None:
         raise ArgumentError(
             f"generator: give one, {nonzero.size} non-zero units are too many to count every sign pattern"
         )
-    p_value = _flips_counted(nonzero) if exact else _flips_drawn(nonzero, generator, draws)
-    smallest = min(1.0, 2.0 ** (1 - nonzero.size))
+    # Rounding must not drop the observed pattern itself, nor its ties.
+    least = abs(nonzero.sum()) - max(TIE * np.abs(nonzero).sum(), grain * nonzero.size)
+    p_value = _flips_counted(nonzero, least) if exact else _flips_drawn(nonzero, least, generator, draws)
+    smallest = min(1.0, 2.0 ** (1 - nonzero.size)) if exact else 1 / (1 + draws)
     return SignFlipTest(float(values.mean()), p_value, smallest, values.size, nonzero.size, exact)
 
 
@@ -104,21 +111,18 @@ def _sums(values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " patterns"]:
     return sums
 
 
-def _flips_counted(values: Float[np.ndarray, " m"]) -> float:
-    half = values.size // 2
-    left, right = _sums(values[:half]), np.sort(_sums(values[half:]))
-    # Rounding must not drop the observed pattern itself, nor its ties.
-    least = abs(values.sum()) - TIE * np.abs(values).sum()
+def _flips_counted(values: Float[np.ndarray, " m"], least: float) -> float:
     if least <= 0:
         return 1.0
+    half = values.size // 2
+    left, right = _sums(values[:half]), np.sort(_sums(values[half:]))
     above = right.size - np.searchsorted(right, least - left, side="left")
     # The patterns come in pairs ±s, so the lower tail has the upper one's count.
     return float(2 * above.sum() / 2.0**values.size)
 
 
-def _flips_drawn(values: Float[np.ndarray, " m"], generator: np.random.Generator, draws: int) -> float:
-    least, hits = abs(values.sum()) - TIE * np.abs(values).sum(), 0
-    chunk = max(1, 2**22 // values.size)
+def _flips_drawn(values: Float[np.ndarray, " m"], least: float, generator: np.random.Generator, draws: int) -> float:
+    hits, chunk = 0, max(1, 2**22 // values.size)
     for start in range(0, draws, chunk):
         signs = generator.integers(0, 2, size=(min(chunk, draws - start), values.size), dtype=np.int8)
         hits += int((np.abs((2.0 * signs - 1.0) @ values) >= least).sum())
@@ -130,23 +134,26 @@ def clustered_test(
     clusters: Sequence[Hashable],
     confidence: float = 0.95,
     generator: np.random.Generator | None = None,
+    grain: float = 0.0,
 ) -> ClusteredTest:
     """Test of the mean difference where differences within a cluster depend on one another and clusters do not.
 
     Each cluster counts as one unit, its mean: exact sign flips over clusters give the p-value, Student's t over them
     the interval, both right for any dependence within. The estimand weighs clusters equally, whatever their sizes.
+    A mean of at most `TIE` times the largest difference is what the sum's rounding left of 0, and counts as 0.
 
     Args:
         differences: one a cell.
         clusters: each cell's cluster, any labels; at least two distinct.
         confidence: of the interval.
         generator: only for more than `EXACT_FLIPS` clusters.
+        grain: what rounding may have added to a difference, as in `sign_flip_test`.
 
     Returns:
-        The outcome.
+        The outcome; both p = 1 where every mean is 0.
 
     Raises:
-        ArgumentError: as many labels as differences are wanted, and two clusters.
+        ArgumentError: as many labels as differences are wanted, and two clusters; or a negative grain.
     """
     values, labels = vector("differences", differences), list(clusters)
     if len(labels) != values.size:
@@ -157,8 +164,10 @@ def clustered_test(
     if len(groups) < 2:
         raise ArgumentError("clusters: at least 2 distinct labels are needed, received 1")
     means = np.array([np.mean(group) for group in groups.values()])
-    flips = sign_flip_test(means, generator)
-    interval, _, t_p_value = student(means, rate("confidence", confidence))
+    grain = max(non_negative("grain", grain), TIE * float(np.abs(values).max()))
+    means[np.abs(means) <= grain] = 0.0
+    flips = sign_flip_test(means, generator, grain=grain)
+    interval, _, t_p_value = student(means, rate("confidence", confidence), grain)
     return ClusteredTest(
         flips.mean_difference, flips.p_value, interval, t_p_value, values.size, len(groups), exact=flips.exact
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 from scipy.optimize import minimize, nnls
@@ -44,6 +45,24 @@ def quadratic_minimiser(loss, shape):
     for i, j in itertools.combinations(range(size), 2):
         hessian[i, j] = hessian[j, i] = loss(unit[i] + unit[j]) - plus[i] - plus[j] + at_zero
     return (-np.linalg.pinv(hessian, rcond=1e-10) @ gradient).reshape(shape)
+
+
+def exact_minimiser(x, y, keep_prob, placement):
+    """The W with S/p·W = XᵀY (output) or (S + k diag S)W = XᵀY (input), in exact fractions; H must be invertible."""
+    x, y = ([[Fraction(value) for value in row] for row in array.tolist()] for array in (x, y))
+    p, d = Fraction(keep_prob), len(x[0])
+    rows = []
+    for i in range(d):
+        left = [sum(row[i] * row[j] for row in x) for j in range(d)]
+        left = [s / p if placement == "output" or i == j else s for j, s in enumerate(left)]  # 1 + k = 1/p
+        rows.append(
+            left + [sum(row[i] * target[c] for row, target in zip(x, y, strict=True)) for c in range(len(y[0]))]
+        )
+    for i in range(d):
+        rows[i] = [value / rows[i][i] for value in rows[i]]
+        for j in set(range(d)) - {i}:
+            rows[j] = [value - rows[j][i] * other for value, other in zip(rows[j], rows[i], strict=True)]
+    return np.array([[float(value) for value in row[d:]] for row in rows])
 
 
 def bottleneck_minimum(x, y, keep_prob, rank, starts, generator):
