@@ -46,3 +46,40 @@ def test_a_broken_one_is_named_deleted_and_an_older_one_taken(tmp_path, capsys, 
     assert "checkpoint-10: half written or damaged" in capsys.readouterr().err
     (old / name).write_bytes(b"")
     assert newest_whole(tmp_path) is None
+
+
+def in_the_directory(content: bytes, place: int, value: int) -> bytes:
+    """A zip archive, one 16-bit field of each entry of its central directory another."""
+    found, changed = 0, bytearray(content)
+    while (found := content.find(b"PK\x01\x02", found)) >= 0:
+        changed[found + place : found + place + 2] = value.to_bytes(2, "little")
+        found += 4
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "named"),
+    [
+        ("optimizer.pt", lambda content: in_the_directory(content, 8, 1), "RuntimeError"),  # encrypted
+        ("scheduler.pt", lambda content: in_the_directory(content, 10, 99), "NotImplementedError"),  # packed so, how?
+        ("rng_state.pth", lambda content: in_the_directory(content, 10, 8), "error: "),  # packed, and is not: zlib's
+        ("trainer_state.json", lambda content: b"[" * 100_000, "RecursionError"),
+    ],
+)
+def test_damage_of_every_kind_lets_an_older_one_be_taken(tmp_path, capsys, name, damage, named):
+    old, new = checkpoint(tmp_path, 5), checkpoint(tmp_path, 10)
+    (new / name).write_bytes(damage((new / name).read_bytes()))
+    assert newest_whole(tmp_path) == old
+    assert f"checkpoint-10: half written or damaged ({named}" in capsys.readouterr().err
+
+
+def test_too_little_memory_deletes_nothing(tmp_path, monkeypatch):
+    new = checkpoint(tmp_path, 10)
+
+    def full(path):
+        raise MemoryError
+
+    monkeypatch.setattr("safetensors.torch.load_file", full)
+    with pytest.raises(MemoryError):
+        newest_whole(tmp_path)
+    assert new.exists()

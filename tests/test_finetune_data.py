@@ -53,6 +53,20 @@ def test_gzip_and_plain_files_have_one_digest_and_any_change_another(tmp_path):
     assert len({plain.digest, *(data.load(str(path)).digest for path in changed)}) == 4
 
 
+def test_a_byte_order_mark_is_no_part_of_a_row(tmp_path):
+    """Windows' editors write one; the set is the same."""
+    info = {"label_names": ["a", "b", "c"]}
+    plain = data.load(str(folder(tmp_path / "a", info=info))).digest
+    marked = folder(tmp_path / "b", info=info)
+    for path in marked.iterdir():
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert data.load(str(marked)).digest == plain
+    with gzip.open(marked / "train.jsonl.gz", "wb") as stream:
+        stream.write((marked / "train.jsonl").read_bytes())
+    (marked / "train.jsonl").unlink()
+    assert data.load(str(marked)).digest == plain
+
+
 def test_info_names_labels_that_the_training_split_lacks(tmp_path):
     assert data.load(str(folder(tmp_path, info={"label_names": ["a", "b", "c"]}))).classes == 3
     assert data.load(str(folder(tmp_path, info={"rows": 3}))).classes == 2
@@ -132,6 +146,12 @@ def test_files_that_cannot_be_read(tmp_path):
     (path / "train.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x", "label": 0}\n' * 99)[:-9])
     with pytest.raises(ArgumentError, match=r"train.jsonl.gz cannot be read"):
         data.load(str(path))
+    packed = bytearray((path / "train.jsonl.gz").read_bytes())
+    packed[10] = 0xFF  # a block of no known kind
+    (path / "train.jsonl.gz").write_bytes(packed)
+    with pytest.raises(ArgumentError, match=r"train.jsonl.gz cannot be read") as caught:
+        data.load(str(path))
+    assert "\n" not in str(caught.value)
     with pytest.raises(ArgumentError, match="must be a folder"):
         data.load(str(path / "test.jsonl"))
     (tmp_path / "empty").mkdir()
@@ -191,6 +211,20 @@ def test_other_columns_are_named(monkeypatch):
     hub(monkeypatch, lambda name: {"train": Hub([{"sentence": "x", "label": 0}])})
     with pytest.raises(ArgumentError, match="its train split has the columns label, sentence"):
         data.load("someone/films")
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    "wrong",
+    [{"label": "pos"}, {"label": True}, {"label": 1.0}, {"label": None}, {"label": [1, 0]}, {"text": None}],
+    ids=str,
+)
+def test_rows_of_the_hub_are_checked_as_a_folders_are(monkeypatch, wrong):
+    hub(monkeypatch, lambda name: {part: Hub([ROWS[0], ROWS[1] | wrong, ROWS[2]]) for part in ("train", "test")})
+    named = "row 2 of train in 'someone/films': text must be text, label an integer"
+    with pytest.raises(ArgumentError, match=named) as caught:
+        data.load("someone/films")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.bad_input

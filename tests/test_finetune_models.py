@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 
@@ -9,10 +10,15 @@ import pytest
 import torch
 
 from allora_analysis.finetune import models, sources
+from allora_analysis.finetune.choices import Choices
+from allora_analysis.finetune.data import TextData
+from allora_analysis.finetune.setting import Setting
 from allora_analysis.validation import ArgumentError
 from tests import tiny_finetune as tiny
 
 pytest.importorskip("peft")
+from allora_analysis.finetune import classification, multiple_choice
+
 SENTENCES = ["a good film", "the plot was not bad and the film is great a fine film", "awful"]
 FAMILIES = {"pad": {"pad_token": "[PAD]", "eos_token": "[SEP]"}, "end": {"eos_token": "[SEP]"}}
 
@@ -91,6 +97,19 @@ def test_the_digest_is_of_the_contents_whatever_the_folder_is_called(folders, tm
         stream.write(" ")
     assert sources.digest(str(copy)) != first
     assert sources.digest(str(copy / "config.json")) != first
+
+
+def test_pickled_weights_beside_safetensors_make_no_other_model(folders, tmp_path):
+    """A hub's whole snapshot has both; transformers loads the safetensors, and fetches no others."""
+    copy = shutil.copytree(folders["bert"], tmp_path / "bert")
+    first = sources.digest(str(copy))
+    for name in ("pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"):
+        (copy / name).write_text("{}")
+    assert sources.digest(str(copy)) == first
+    (copy / "model.safetensors").unlink()  # now the others are loaded, and count
+    others = sources.digest(str(copy))
+    (copy / "pytorch_model.bin").write_text("{ }")
+    assert sources.digest(str(copy)) != others
 
 
 def test_the_authors_code_counts_where_it_is_run(folders, tmp_path):
@@ -191,12 +210,88 @@ def test_positions_that_roberta_does_not_have(tmp_path):
     RobertaModel(RobertaConfig(**tiny.SMALL, **fields)).save_pretrained(tmp_path / "roberta")
     tiny.tokenizer(pad_token="[UNK]").save_pretrained(tmp_path / "roberta")
     model = models.load(str(tmp_path / "roberta"), 2).model
-    models.check_length("roberta", model, 32)
+    models.check_rows("roberta", model, [[5] * 32, [5]])
     model(input_ids=torch.full((1, 32), 5))
     with pytest.raises(ArgumentError, match="max_length must be at most 32, the positions of the model 'roberta'"):
-        models.check_length("roberta", model, 33)
+        models.check_rows("roberta", model, [[5] * 33, [5]])
     with pytest.raises((IndexError, RuntimeError)):  # what the line above keeps from the user
         model(input_ids=torch.full((1, 33), 5))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("asking", [classification, multiple_choice], ids=lambda module: module.__name__)
+def test_a_tokenizer_of_another_model(folders, asking):
+    loaded = models.load(str(folders["bert"]), 2)
+    loaded.tokenizer.add_tokens([f"more{i}" for i in range(31)])  # the last of them is token 48
+
+    def asked(word):
+        split = Choices((f"a {word}",), (0,), (("film", "plot"),))
+        data = TextData("films", {"train": split, "test": split}, 2, "")
+        return asking.asked(Setting("bert", "films", "lora"), loaded, data)
+
+    assert asked("more29").train[0]["input_ids"][1] == 47
+    with pytest.raises(ArgumentError, match="'bert': its tokenizer gives token 48, and the model has 48; they are not"):
+        asked("more30")
+    with pytest.raises(IndexError):  # what the line above keeps from the user
+        loaded.model(input_ids=torch.tensor([[48, 5]]))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("key", ["bert", ("Qwen2", "pad"), ("Llama", "pad")], ids=str)
+def test_a_folder_without_a_tokenizer(folders, tmp_path, key):
+    """transformers makes an empty one in silence, but for Llama's, of which it says that it cannot."""
+    copy = shutil.copytree(folders[key], tmp_path / "copy", ignore=shutil.ignore_patterns("*token*", "vocab*"))
+    assert sorted(path.name for path in copy.iterdir()) == ["config.json", "model.safetensors"]
+    with pytest.raises(ArgumentError, match=r"holds no tokenizer \(tokenizer.json|cannot load it.*tokenizer") as caught:
+        models.load(str(copy), 2)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("family", ["deberta-v2", "t5"])
+def test_an_empty_tokenizer_of_another_kind(tmp_path, family):
+    """One has two ids for a special token, the other the mark of a word's start."""
+    from transformers import AutoTokenizer
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    empty = AutoTokenizer.from_pretrained(str(tmp_path), local_files_only=True)
+    with pytest.raises(ArgumentError, match="holds no tokenizer"):
+        models.check_tokenizer(family, empty)
+    empty.add_tokens(["word"])
+    models.check_tokenizer(family, empty)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "[]"),
+        ("config.json", '{"model_type": "bert", "hidden_size": "big"}'),
+        ("tokenizer_config.json", "[]"),
+        ("cut.gguf", b"GGUF\x03\x00\x00\x00\x01"),
+    ],
+)
+def test_files_that_are_not_what_they_should_be_are_one_line(folders, tmp_path, name, content):
+    copy = shutil.copytree(folders["bert"], tmp_path / "bert")
+    (copy / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ArgumentError, match="transformers cannot load it") as caught:
+        models.load(str(copy / name if name.endswith(".gguf") else copy), 2)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_too_little_memory_is_not_taken_for_a_broken_file(folders, monkeypatch, error):
+    from transformers import AutoModelForSequenceClassification
+
+    def full(*args, **options):
+        raise error
+
+    monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", full)
+    with pytest.raises(type(error)) as caught:
+        models.load(str(folders["bert"]), 2)
+    assert caught.value is error
 
 
 @pytest.mark.bad_input

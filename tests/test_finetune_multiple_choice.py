@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import types
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_reads_rows_and_their_candidates(root):
         assert text.endswith("### Response:\n")
         assert candidates[right] == row["output"]
         assert len(candidates) == len(set(candidates)) == row["instruction"].count("answer") // 2
-    one = choices.split("x", [(1, ROW | {"input": "Context."})])
+    one = choices.split([("x", ROW | {"input": "Context."})])
     assert "### Input:\nContext.\n" in one.texts[0]
     assert one.candidates[0] == tuple(f"the correct answer is answer{place}" for place in (1, 2, 3))
 
@@ -202,6 +203,13 @@ def test_a_folder_of_tasks_that_are_no_multiple_choice(tasks):
         text_data.load(str(tasks))
 
 
+@pytest.mark.bad_input
+def test_a_tasks_name_that_no_record_can_hold(tasks):
+    os.rename(tasks / "far", os.fsencode(tasks) + b"/f\xe4r")
+    with pytest.raises(ArgumentError, match=r"the name of its task 'f\\udce4r' is not UTF-8; rename that folder"):
+        text_data.load(str(tasks))
+
+
 def flags(root, *more):
     given = {"--model": root / "qwen", "--data": root / "questions", "--arm": "lora", "--task": "multiple_choice"}
     given |= {"--rank": 4, "--batch-size": 8, "--device": "cpu", "--learning-rate": 0.05, "--max-length": 300}
@@ -235,6 +243,9 @@ def test_a_run(root, tmp_path, capsys, arm):
         ({"output": "it is answer3"}, "does not end with the answer 'answer2'"),
         ({"instruction": "Answer format: answer2"}, "is not one of"),
         ({"instruction": "Answer format: answer2/answer2"}, "is not one of"),
+        ({"instruction": "half \ud83d" + ROW["instruction"]}, "its text has half a surrogate pair"),
+        ({"input": "half \ud83d"}, "its text has half a surrogate pair"),
+        ({"output": "half \ud83d answer2"}, "its text has half a surrogate pair"),
     ],
 )
 def test_a_wrong_row_is_named(tmp_path, change, named):

@@ -24,7 +24,7 @@ def drive(shown, first=True):
         shown.on_step_end(None, state, None)
         shown.on_log(None, state, None, logs={"loss": 0.25, "epoch": 1.0})
     shown.on_log(None, state, None, logs={"eval_loss": 1.0})
-    shown.on_train_end(None, state, None)
+    shown.stop()
 
 
 def test_a_bar_on_a_terminal(monkeypatch):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import itertools
 import json
 import math
+import sys
 
 import pytest
 
@@ -235,6 +238,26 @@ def test_a_batch_too_large_for_the_memory_is_one_line(films, monkeypatch, where)
     monkeypatch.setattr(asked.Watched, "train", full)
     with pytest.raises(ArgumentError, match="does not fit into the memory"):
         start(films, setting())
+
+
+@pytest.mark.parametrize("ending", [None, KeyboardInterrupt, history.Diverged(2), RuntimeError("shapes")], ids=repr)
+def test_the_bar_is_taken_off_the_terminal_however_a_run_ends(films, monkeypatch, ending):
+    """Else it goes on being drawn over what follows, and the cursor stays hidden."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    def ended(*args, **kwargs):
+        if ending is not None:
+            raise ending
+
+    monkeypatch.setattr(history.History, "on_step_end", ended)
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    with contextlib.suppress(KeyboardInterrupt, RuntimeError):
+        start(films, setting(max_steps=2))
+    assert sys.stderr is terminal  # the bar puts itself in its place
+    assert terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count("\x1b[?25h") == 1
 
 
 def test_other_errors_keep_their_traceback(films, monkeypatch):

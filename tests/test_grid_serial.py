@@ -43,7 +43,7 @@ def test_what_is_recorded_is_not_run_again(made, tmp_path, capsys, monkeypatch):
     assert list(plan.recorded(wanted)) == list(wanted.tasks)
 
 
-def test_a_run_that_a_neighbour_is_at_comes_last_and_is_not_run_twice(made, tmp_path, monkeypatch):
+def test_a_run_that_a_neighbour_is_at_comes_last_and_is_not_run_twice(made, tmp_path, capsys, monkeypatch):
     wanted = short(made, tmp_path / "results")
     first = wanted.tasks[0]
     key = records.key(first.setting, PROTOCOL, plan.digests(first))
@@ -62,7 +62,7 @@ def test_a_run_that_a_neighbour_is_at_comes_last_and_is_not_run_twice(made, tmp_
 
     def watched(of, task):
         order.append(task)
-        if len(order) >= 3:
+        if len(order) >= 5:  # it was looked at again, and was still held
             others.set()
         return right(of, task)
 
@@ -75,6 +75,8 @@ def test_a_run_that_a_neighbour_is_at_comes_last_and_is_not_run_twice(made, tmp_
     assert order[:3] == list(wanted.tasks)
     assert set(order[3:]) == {first}
     assert len(records.find(wanted.results)) == 3
+    words = f"waiting for 1 of the runs: {first.setting.words()}: another process is at this run"
+    assert capsys.readouterr().err.count(words) == 1
 
 
 def test_ctrl_c_stops_and_the_same_call_goes_on(made, tmp_path, monkeypatch):

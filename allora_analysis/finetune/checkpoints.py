@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 from allora_analysis import terminal
+from allora_analysis.finetune.memory import exhausted
 
 TORCH = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")
 
@@ -24,6 +25,9 @@ def newest_whole(folder: Path) -> Path | None:
 
     Returns:
         The checkpoint, or None.
+
+    Raises:
+        MemoryError: none is left to read one with, or torch's own error that says so; nothing is deleted then.
     """
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
     for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
@@ -36,7 +40,6 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def _broken(path: Path) -> str | None:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -52,6 +55,8 @@ def _broken(path: Path) -> str | None:
                     load_file(file)
                 elif wrong := zipfile.ZipFile(file).testzip():
                     return f"{file.name}: {wrong} has another checksum"
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, zipfile.BadZipFile) as error:
+    except Exception as error:  # what is damaged fails in many ways
+        if exhausted(error):
+            raise
         return f"{type(error).__name__}: {error!s:.80}"
     return None

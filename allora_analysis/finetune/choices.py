@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from allora_analysis.finetune.splits import Split
+from allora_analysis.finetune.splits import Split, whole
 from allora_analysis.validation import ArgumentError
 
 FORMAT = re.compile(r"Answer format: *(\S+)\s*$")
@@ -77,17 +77,19 @@ def is_choice(row: Any) -> bool:
     return isinstance(row, dict) and "instruction" in row
 
 
-def split(name: str, rows: list[tuple[int, Any]]) -> Choices:
-    """A file's rows.
+def split(rows: list[tuple[str, Any]]) -> Choices:
+    """A split's rows.
 
     Args:
-        name: the file's name, for errors.
-        rows: each with the number of its line.
+        rows: each with where it stands, for errors.
 
     Returns:
         The prompts and their candidates.
+
+    Raises:
+        ArgumentError: a row that is not of this form, or has half a surrogate pair.
     """
-    made = [_row(f"line {number} of {name}", row) for number, row in rows]
+    made = [_row(where, row) for where, row in rows]
     return Choices(tuple(one[0] for one in made), tuple(one[1] for one in made), tuple(one[2] for one in made))
 
 
@@ -105,4 +107,6 @@ def _row(where: str, row: Any) -> tuple[str, int, tuple[str, ...]]:
         raise ArgumentError(f"data: {where}: output {row['output']!r:.60} does not end with the answer {right!r:.40}")
     stem = row["output"].removesuffix(right)
     prompt = (PROMPT_WITH_INPUT if row.get("input") else PROMPT).format(**{"input": "", **row})
+    if not whole(prompt + row["output"]):
+        raise ArgumentError(f"data: {where}: its text has half a surrogate pair: {row!r:.80}")
     return prompt, answers.index(right), tuple(stem + answer for answer in answers)

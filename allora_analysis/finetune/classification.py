@@ -10,7 +10,7 @@ from transformers import DataCollatorWithPadding
 
 from allora_analysis.finetune.asked import EVALUATED, Asked, Encoded, Watched
 from allora_analysis.finetune.data import TextData
-from allora_analysis.finetune.models import Pretrained, check_length
+from allora_analysis.finetune.models import Pretrained, check_rows
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.finetune.splits import Split
 from allora_analysis.validation import ArgumentError
@@ -106,7 +106,7 @@ def asked(setting: Setting, pretrained: Pretrained, data: TextData) -> Asked:
         if (empty := next((place for place, row in enumerate(of, 1) if not row["input_ids"]), None)) is not None:
             text = data.splits[name].texts[empty - 1]
             raise ArgumentError(f"data {data.name!r}: row {empty} of {name} has no token for this model: {text!r:.60}")
-    check_length(setting.model, pretrained.model, max(len(row["input_ids"]) for of in rows.values() for row in of))
+    check_rows(setting.model, pretrained.model, (row["input_ids"] for of in rows.values() for row in of))
     for name in EVALUATED:
         rows.get(name, []).sort(key=lambda row: len(row["input_ids"]))  # short ones together: less padding
     evaluated = {name: Encoded(rows[name]) for name in EVALUATED if name in rows}

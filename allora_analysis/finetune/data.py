@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from allora_analysis.finetune import choices
-from allora_analysis.finetune.splits import NAMES, Split
+from allora_analysis.finetune.splits import NAMES, Split, whole
 from allora_analysis.validation import ArgumentError
 
 # Sets of the paper whose columns and splits have other names on the hub.
@@ -113,17 +114,17 @@ def _classes(source: str, splits: dict[str, Split], names: list[str] | None) -> 
 
 
 def _digest(splits: dict[str, Split], classes: int | None) -> str:
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     if classes not in (None, max(splits["train"].labels) + 1):  # info.json names a label without a row
-        whole.update(f"{classes} classes".encode())
+        digest.update(f"{classes} classes".encode())
     for name in NAMES:
         if name in splits:
             rows = [name, list(splits[name].texts), list(splits[name].labels)]
             if isinstance(splits[name], choices.Choices):
                 rows.append(splits[name].candidates)
                 rows += [splits[name].tasks] if splits[name].tasks else []
-            whole.update(json.dumps({"rows": rows}, separators=(",", ":"), allow_nan=False).encode("ascii"))
-    return whole.hexdigest()
+            digest.update(json.dumps({"rows": rows}, separators=(",", ":"), allow_nan=False).encode("ascii"))
+    return digest.hexdigest()
 
 
 def _from_folder(folder: Path) -> tuple[dict[str, Split], list[str] | None]:
@@ -142,13 +143,17 @@ def _files(folder: Path, above: str = "") -> dict[str, Split]:
     for name in NAMES:
         found = [path for ending in ("", ".gz") if (path := folder / f"{name}.jsonl{ending}").is_file()]
         if found:
-            splits[name] = _split(above + found[0].name, _lines(found[0]))
+            splits[name] = _split(_rows(above + found[0].name, _lines(found[0])))
     return splits
 
 
 def _of_tasks(folder: Path) -> dict[str, Split]:
     inside = sorted(path for path in folder.iterdir() if path.is_dir())
     tasks = {path.name: own for path in inside if "test" in (own := _files(path, f"{path.name}/"))}
+    if (unwritten := next((task for task in tasks if not whole(task)), None)) is not None:
+        raise ArgumentError(
+            f"data {str(folder)!r}: the name of its task {unwritten!r} is not UTF-8; rename that folder"
+        )
     by_split = {name: {task: own[name] for task, own in tasks.items() if name in own} for name in ("train", "test")}
     return {name: choices.joined(of) for name, of in by_split.items() if of}
 
@@ -157,7 +162,7 @@ def _label_names(path: Path) -> list[str] | None:
     if not path.is_file():
         return None
     try:
-        names = json.loads(path.read_text(encoding="utf-8")).get("label_names")
+        names = json.loads(path.read_text(encoding="utf-8-sig")).get("label_names")
     except (OSError, ValueError, AttributeError) as error:
         raise ArgumentError(f"data: {path.name} is not a JSON object ({error})") from None
     if names is not None and not isinstance(names, list):
@@ -168,35 +173,36 @@ def _label_names(path: Path) -> list[str] | None:
 def _lines(path: Path) -> Iterable[str]:
     opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8") as stream:
+        with opened(path, "rt", encoding="utf-8-sig") as stream:  # a byte order mark at the start is no part of a row
             yield from stream
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ArgumentError(f"data: {path.name} cannot be read ({error})") from None
 
 
-def _split(name: str, lines: Iterable[str]) -> Split:
-    rows = [(number, _row(name, number, line)) for number, line in enumerate(lines, 1) if line.strip()]
+def _split(rows: list[tuple[str, Any]]) -> Split:
+    # Checks them, a folder's as the hub's; each comes with where it stands.
     if rows and choices.is_choice(rows[0][1]):
-        return choices.split(name, rows)
-    for number, row in rows:
+        return choices.split(rows)
+    for where, row in rows:
         if not isinstance(row, dict) or not {"text", "label"} <= set(row):
-            raise ArgumentError(f"data: line {number} of {name} is {FORM}: {json.dumps(row)[:60]!r}")
+            raise ArgumentError(f"data: {where} is {FORM}: {json.dumps(row)[:60]!r}")
         if not isinstance(row["text"], str) or isinstance(row["label"], bool) or not isinstance(row["label"], int):
-            raise ArgumentError(f"data: line {number} of {name}: text must be text, label an integer: {row!r:.80}")
-        if not _whole(row["text"]):
-            raise ArgumentError(f"data: line {number} of {name}: text has half a surrogate pair: {row['text']!r:.80}")
+            raise ArgumentError(f"data: {where}: text must be text, label an integer: {row!r:.80}")
+        if not whole(row["text"]):
+            raise ArgumentError(f"data: {where}: text has half a surrogate pair: {row['text']!r:.80}")
     return Split(tuple(row["text"] for _, row in rows), tuple(row["label"] for _, row in rows))
 
 
-def _whole(text: str) -> bool:
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+def _rows(name: str, lines: Iterable[str]) -> list[tuple[str, Any]]:
+    numbered = ((f"line {number} of {name}", line) for number, line in enumerate(lines, 1) if line.strip())
+    return [(where, _row(where, line)) for where, line in numbered]
 
 
-def _row(name: str, number: int, line: str) -> Any:
+def _row(where: str, line: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
-        raise ArgumentError(f"data: line {number} of {name} is {FORM}: {line.strip()[:60]!r}") from None
+        raise ArgumentError(f"data: {where} is {FORM}: {line.strip()[:60]!r}") from None
 
 
 def _from_hub(source: str) -> tuple[dict[str, Split], list[str] | None]:
@@ -225,10 +231,12 @@ def _from_hub(source: str) -> tuple[dict[str, Split], list[str] | None]:
 def _of_hub(source: str, name: str, of: Any) -> Split:
     columns = set(of.features)
     if "instruction" in columns:
-        return choices.split(name, list(enumerate(of, 1)))
-    if not {"text", "label"} <= columns:
+        rows = iter(of)
+    elif {"text", "label"} <= columns:
+        rows = ({"text": text, "label": label} for text, label in zip(of["text"], of["label"], strict=True))
+    else:
         raise ArgumentError(
             f'data {source!r}: its {name} split has the columns {", ".join(sorted(columns))}; "text" and "label" are '
             "wanted: write it as a folder with train.jsonl and test.jsonl"
         )
-    return Split(tuple(of["text"]), tuple(of["label"]))
+    return _split([(f"row {number} of {name} in {source!r}", row) for number, row in enumerate(rows, 1)])

@@ -9,12 +9,14 @@ on it, or the accuracy is chance's in silence.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from allora_analysis.finetune.memory import exhausted
 from allora_analysis.finetune.quiet import quiet
 from allora_analysis.validation import ArgumentError
 
@@ -47,11 +49,11 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
         Model and tokenizer.
 
     Raises:
-        ArgumentError: nothing that transformers loads, weights that are missing, a language model that sees what it is
-            to predict, or no padding token that the model knows.
+        ArgumentError: nothing that transformers loads, no tokenizer, weights that are missing, a language model that
+            sees what it is to predict, or no padding token that the model knows.
+        MemoryError: it does not fit, or torch's own error that says so.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     path = Path(source)
@@ -71,7 +73,9 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
             model, about = kind.from_pretrained(
                 where, dtype=torch.float32, output_loading_info=True, **chosen, **options
             )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except Exception as error:  # each broken file fails in a way of its own
+        if exhausted(error):
+            raise
         raise ArgumentError(
             f"model {source!r}: transformers cannot load it ({error!s:.200}); give a folder with config.json, weights "
             "and tokenizer, a .gguf file, or a hub id with network at hand"
@@ -81,6 +85,7 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
             f"model {source!r}: {len(lacking)} weights of {type(model).__name__} are missing, {lacking[0]} for one; "
             "fetch it again, or give a model that has them"
         )
+    check_tokenizer(source, tokenizer)
     if gguf:
         unmark(model)
     if classes is None:
@@ -110,23 +115,56 @@ def load_to_train(source: str, classes: int | None, trust_remote_code: bool, pre
     return load(source, classes, trust_remote_code, "eager" if on_cpu and precision == "bf16" else None)
 
 
-def check_length(source: str, model: Any, longest: int) -> None:
-    """Refuse rows that are longer than the model's positions.
+def check_tokenizer(source: str, tokenizer: Any) -> None:
+    """Refuse a tokenizer without a vocabulary.
+
+    Where a folder holds no tokenizer's file, transformers makes an empty one, which takes every word for [UNK], or for
+    nothing.
+
+    Args:
+        source: the model's name, for the error.
+        tokenizer: as transformers made it.
+
+    Raises:
+        ArgumentError: it has special tokens only, or SentencePiece's mark of a word's start beside them.
+    """
+    if set(tokenizer.get_vocab()) <= {*tokenizer.all_special_tokens, "▁"}:
+        raise ArgumentError(
+            f"model {source!r}: holds no tokenizer (tokenizer.json, vocab.txt or another vocabulary); save its own "
+            "beside the weights: tokenizer.save_pretrained"
+        )
+
+
+def check_rows(source: str, model: Any, rows: Iterable[Sequence[int]]) -> None:
+    """Refuse rows that are longer than the model's positions, or with a token that it has no embedding of.
 
     Args:
         source: the model's name, for the error.
         model: with transformers' config.
-        longest: tokens in the longest row.
+        rows: token ids.
 
     Raises:
-        ArgumentError: too long.
+        ArgumentError: too long, or a tokenizer of another model.
     """
+    longest = largest = 0
+    for row in rows:
+        longest, largest = max(longest, len(row)), max(largest, *row, 0)
+    _check_token(source, model, "gives", largest)
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None:
         positions -= _before_the_first(model)
     if positions is not None and longest > positions:
         raise ArgumentError(
             f"max_length must be at most {positions}, the positions of the model {source!r}; a row has {longest} tokens"
+        )
+
+
+def _check_token(source: str, model: Any, does: str, token: int) -> None:
+    known = model.get_input_embeddings().num_embeddings
+    if token >= known:
+        raise ArgumentError(
+            f"model {source!r}: its tokenizer {does} token {token}, and the model has {known}; they are not of one "
+            "model, or the embeddings were never resized"
         )
 
 
@@ -195,10 +233,5 @@ def pad(source: str, model: nn.Module, tokenizer: Any) -> None:
                 "tokenizer_config.json"
             )
         tokenizer.pad_token = tokenizer.eos_token
-    known = model.get_input_embeddings().num_embeddings
-    if tokenizer.pad_token_id >= known:
-        raise ArgumentError(
-            f"model {source!r}: its tokenizer pads with token {tokenizer.pad_token_id}, and the model has {known}; "
-            "they are not of one model, or the embeddings were never resized"
-        )
+    _check_token(source, model, "pads with", tokenizer.pad_token_id)
     model.config.pad_token_id = tokenizer.pad_token_id

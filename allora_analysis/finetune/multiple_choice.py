@@ -19,7 +19,7 @@ from transformers import DataCollatorForSeq2Seq
 from allora_analysis.finetune.asked import EVALUATED, Asked, Encoded, Watched
 from allora_analysis.finetune.choices import Choices
 from allora_analysis.finetune.data import TextData
-from allora_analysis.finetune.models import Pretrained, check_length
+from allora_analysis.finetune.models import Pretrained, check_rows
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.validation import ArgumentError
 
@@ -144,8 +144,8 @@ def asked(setting: Setting, pretrained: Pretrained, data: TextData) -> Asked:
         The parts.
     """
     rows = {name: encode(split, pretrained.tokenizer, setting.max_length) for name, split in data.splits.items()}
-    lengths = (len(row["input_ids"]) for split in rows.values() for question in split for row in question)
-    check_length(setting.model, pretrained.model, max(lengths))
+    tokens = (row["input_ids"] for split in rows.values() for question in split for row in question)
+    check_rows(setting.model, pretrained.model, tokens)
     train = [of[right] for of, right in zip(rows["train"], data.splits["train"].labels, strict=True)]
     tasks = list(dict.fromkeys(data.splits["test"].tasks))
     evaluated = {name: Encoded(_scored(rows[name], data.splits[name], tasks)) for name in EVALUATED if name in rows}

@@ -50,7 +50,7 @@ class Progress(TrainerCallback):
         if "loss" in (logs or {}):
             self.loss = f", loss {logs['loss']:.4f}"
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the bar away."""
+    def stop(self) -> None:
+        """Take the bar away, however the run ended: transformers calls no `on_train_end` after Ctrl-C or an error."""
         if self.bar is not None:
             self.bar.stop()

@@ -8,6 +8,8 @@ from pathlib import Path
 from allora_analysis import records
 from allora_analysis.validation import ArgumentError
 
+SAFE = {"model.safetensors", "model.safetensors.index.json"}  # where one is, transformers loads no other weights
+UNSAFE = "pytorch_model"  # what their names start with
 COUNTED = (".safetensors", ".gguf", ".bin", ".txt", ".model")  # and every .json: what makes a model what it is
 
 
@@ -26,6 +28,8 @@ def name_of(source: str) -> str:
 
 def digest(source: str, remote_code: bool = False) -> str:
     """The content digest of a model's own files: weights, configs, vocabulary; a README does not count.
+
+    Nor do pickled weights beside safetensors, which a hub's whole snapshot has and the files that were loaded have not.
 
     Args:
         source: a folder, a file, or a hub id, which is fetched if it is not there yet.
@@ -52,6 +56,9 @@ def digest(source: str, remote_code: bool = False) -> str:
             ) from None
     whole = hashlib.sha256()
     counted = (*COUNTED, ".json", *([".py"] if remote_code else []))
-    for file in sorted(file for file in path.iterdir() if file.suffix in counted):
+    found = sorted(file for file in path.iterdir() if file.suffix in counted)
+    if any(file.name in SAFE for file in found):
+        found = [file for file in found if not file.name.startswith(UNSAFE)]
+    for file in found:
         whole.update(f"{file.name}\0{records.digest_file(file)}".encode())
     return whole.hexdigest()

@@ -21,3 +21,15 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def whole(text: str) -> bool:
+    """Whether a text can be written as UTF-8, and so tokenised and recorded: it has no half of a surrogate pair.
+
+    Args:
+        text: as JSON or the file system has it.
+
+    Returns:
+        True if it can.
+    """
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)

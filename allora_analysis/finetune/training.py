@@ -15,6 +15,7 @@ from allora_analysis.finetune import arms, checkpoints, memory, trainer
 from allora_analysis.finetune.data import TextData
 from allora_analysis.finetune.history import Diverged, History, collect
 from allora_analysis.finetune.models import Pretrained
+from allora_analysis.finetune.progress import Progress
 from allora_analysis.finetune.quiet import quiet
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.validation import ArgumentError
@@ -73,7 +74,7 @@ def train(
     }
     if not made.is_world_process_zero():
         return result, None
-    timed = next(callback for callback in made.callback_handler.callbacks if isinstance(callback, History))
+    timed = _callback(made, History)
     return result, records.provenance(PACKAGES) | {
         "device": kind,
         "attention": made.model.config._attn_implementation,
@@ -115,4 +116,10 @@ def _run(made: Trainer, checkpoint: Path | None) -> int | None:
         if any(word in str(error) for word in WRITING):
             raise OSError(f"{error!s:.100}") from None
         raise
+    finally:
+        _callback(made, Progress).stop()
     return None
+
+
+def _callback(made: Trainer, kind: type) -> Any:
+    return next(callback for callback in made.callback_handler.callbacks if isinstance(callback, kind))

@@ -49,16 +49,16 @@ def run(grid: Grid) -> Summary:
     known = recorded(grid)
     sweep(grid, known)
     todo = [task for task, record in known.items() if record is None]
-    before, ran, failed = len(known) - len(todo), 0, []
+    before, ran, failed, waited = len(known) - len(todo), 0, [], False
     try:
         while todo:
-            busy: list[Task] = []
+            busy: dict[Task, Busy] = {}
             for position, task in enumerate(todo):
                 start = time.monotonic()
                 try:
                     mine = run_task(grid, task)
-                except Busy:
-                    busy.append(task)
+                except Busy as error:
+                    busy[task] = error
                 except Exception as error:  # of this run: the others need not wait for its repair
                     failed.append(_told(task, error))
                 else:
@@ -68,8 +68,11 @@ def run(grid: Grid) -> Summary:
                         terminal.remark(
                             f"recorded {task.setting.words()}: {time.monotonic() - start:.0f} s, {left} to go"
                         )
-            todo = busy
+            todo = list(busy)
             if todo:
+                if not waited:
+                    terminal.remark(f"waiting for {len(todo)} of the runs: {busy[todo[0]]}")
+                waited = True
                 time.sleep(PATIENCE)
     except KeyboardInterrupt:
         return Summary(before, ran, tuple(failed), interrupted=True)
