@@ -8,20 +8,24 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from allora_analysis import images, records
 from allora_analysis.gradient_std import run as run_module
 from allora_analysis.gradient_std import study
 from allora_analysis.gradient_std.measurement import Data, measure
+from allora_analysis.gradient_std.mlp import MLP
 from allora_analysis.gradient_std.run import PROTOCOL, Run
 from allora_analysis.gradient_std.setting import OPTIMIZERS
 from allora_analysis.gradient_std.study import Config
-from allora_analysis.gradient_std.training import Diverged
+from allora_analysis.gradient_std.training import Diverged, make_optimizer
+from allora_analysis.validation import ArgumentError
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"hidden": (16, 12), "masks": 16, "control_minibatches": 8, "nested_minibatches": 3, "nested_masks": 2}
@@ -89,6 +93,41 @@ def test_a_run_in_pieces_gives_the_record_of_a_run_in_one(open_run, measured, tm
     assert len(measured) == 8, "a recorded run is not measured again"
     assert finish(open_run(None, **fields)) == whole
     assert finish(open_run(None, **fields, seed=1)) != whole
+
+
+class OnAGpu:
+    """What `Run._restore` reads of a parameter; a true one on a GPU cannot be filled where there is none."""
+
+    device = torch.device("cuda:0")
+
+    def __init__(self):
+        self.data = torch.empty(3, 2)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_what_is_restored_is_where_a_fused_optimiser_wants_it(optimizer):
+    """Planted: Adam's step count came back on the CPU, where a GPU's fused kernel refuses it. Devices alone, no GPU."""
+    setting = study.settings(Config(**SMALL, optimizer=optimizer), "digits")[0]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        parameter, bias = (torch.nn.Parameter(torch.empty(n, 2, device=OnAGpu.device)) for n in (3, 1))
+        fresh = make_optimizer(setting, MLP((parameter,), (bias,)))
+        parameter.grad = torch.empty_like(parameter)
+        fresh.step()
+        wanted = {name: value.device for name, value in fresh.state[parameter].items() if value is not None}
+        arrays = {f"optimizer_0_{name}": np.zeros(fresh.state[parameter][name].shape, np.float32) for name in wanted}
+        arrays |= {"key": np.array("k"), "epochs": np.array("[]"), "parameter_0": np.zeros((3, 2), np.float32)}
+        restored, state = OnAGpu(), {}
+        mlp, again = types.SimpleNamespace(parameters=[restored]), types.SimpleNamespace(state=state)
+        Run._restore(types.SimpleNamespace(_key="k", _mlp=mlp, _optimizer=again), arrays)
+        assert {name: value.device for name, value in state[restored].items()} == wanted
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_an_epoch(open_run, measured, tmp_path):
+    """Planted: it was told after the first epoch's measurement."""
+    (tmp_path / "folder").symlink_to(tmp_path / "nowhere" / "at all")
+    with pytest.raises(ArgumentError, match=r"--results .*folder: cannot be written .*; name another folder"):
+        open_run(tmp_path / "folder", epochs=1).entry(0)
+    assert measured == []
 
 
 def test_kill_9_measures_no_finished_epoch_twice(open_run, measured, tmp_path):

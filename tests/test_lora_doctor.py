@@ -222,6 +222,17 @@ def test_lora_times_eta_in_peft():
     assert (row.variant, row.scaling, row.effect, row.backward) == ("lora_x_eta", ETA, "in the forward", "as stated")
 
 
+def test_the_table_says_whose_eta_it_is():
+    """Planted: of LoRA×η at η = 4 under ALLoRAAdamW at η = 3 it said "lora_x_eta, η = 3"."""
+    model = in_peft("lora_x_eta")
+    assert "lora_x_eta, η = 4 " in str(doctor(model, torch.optim.AdamW(model.parameters())))
+    diagnosis = doctor(model, ALLoRAAdamW(param_groups(model), 1e-3, 3.0))
+    assert "lora_x_eta, η = 4; update's η = 3 " in str(diagnosis)
+    assert diagnosis.layers[0].eta == 3
+    plain = in_peft()
+    assert "lora, η = 3 " in str(doctor(plain, ALLoRAAdamW(param_groups(plain), 1e-3, 3.0)))
+
+
 def test_plain_lora_in_peft_with_its_scaling():
     model = in_peft(lora_alpha=6)
     pair = lora_pairs(model)[0]

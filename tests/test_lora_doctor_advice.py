@@ -153,8 +153,44 @@ def test_clipping_to_nothing_and_of_infinite_gradients():
 
 def test_no_gradients_yet():
     model = toy()
-    assert "before the step" in lines(model, sgd(model))["no gradients"].text
+    text = lines(model, sgd(model))["no gradients"].text
+    assert "after loss.backward() and before the step" in text
+    assert "with a GradScaler, after scaler.unscale_(optimizer)" in text
     assert doctor(model, sgd(model), 1.0).clipping is None
+
+
+@pytest.mark.parametrize("frozen", ["a", "b"])
+def test_a_gradient_of_one_of_the_two_is_a_gradient(frozen):
+    """Planted: with B frozen it said that there was none, beside a line on clipping."""
+    model = toy()
+    with torch.no_grad():
+        model[0].b.normal_()
+    getattr(model[0], frozen).requires_grad_(False)
+    advice = lines(backward(model), sgd(model), 1e-3)
+    assert "clipping" in advice
+    assert "no gradients" not in advice
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["a", "b"])
+def test_a_gradient_that_is_not_finite_is_a_problem(part, value):
+    model = backward(toy())
+    assert "gradient not finite" not in lines(model, sgd(model), 1.0)
+    getattr(model[0], part).grad[0, 0] = value
+    advice = lines(model, sgd(model), 1.0)["gradient not finite"]
+    assert advice.level == "problem"
+    assert "the gradient of 0 is not finite" in advice.text
+    assert "GradScaler" in advice.text
+
+
+def test_a_sparse_gradient_that_is_not_finite_is_a_problem():
+    model = peft.get_peft_model(
+        nn.Sequential(nn.Embedding(9, 4, sparse=True)), peft.LoraConfig(r=2, target_modules=["0"])
+    )
+    (pair,) = lora_pairs(model)
+    for value, expected in ((1.0, False), (float("nan"), True)):
+        pair.a.grad = torch.sparse_coo_tensor([[0], [1]], [value], tuple(pair.a.shape), check_invariants=True)
+        assert ("gradient not finite" in lines(model)) == expected
 
 
 def test_a_registration_that_was_lost():

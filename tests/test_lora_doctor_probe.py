@@ -63,6 +63,17 @@ def test_adapters_in_float32_over_a_base_in_bfloat16(variant):
     assert word(model) == "as stated"
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_called_inside_autocast_it_measures_in_the_layers_own_precision(variant):
+    """Planted: in bfloat16, against float32's tolerance, every layer did "another" than it states."""
+    layer = started(ALLoRALinear(nn.Linear(64, 48), 4, 3.0, variant))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert word(layer) == "as stated"
+        layer.forward = lambda x: layer.base(x) + 1.1 * x @ layer.a.T @ layer.b.T
+        assert word(layer) == "another"
+        assert torch.is_autocast_enabled("cpu")
+
+
 @pytest.mark.parametrize("variant", ["allora", "allora_0", "allora_od", "asf_lora"])
 def test_a_forward_put_in_the_layers_place_is_found_out(variant):
     layer = started(ALLoRALinear(nn.Linear(6, 8), 2, 3.0, variant))

@@ -189,6 +189,23 @@ def test_foreach_changes_nothing(dtype):
         assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_step_count_is_torchs_whatever_the_default_dtype(default, foreach, request):
+    """Planted: the count was of the default dtype, and stayed at 256 in bfloat16."""
+    request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
+    torch.set_default_dtype(default)
+    ours, theirs = (nn.Parameter(torch.ones(3, dtype=torch.float32)) for _ in range(2))
+    optimizer = ALLoRAAdamW([ours], 1e-2, 2.0, foreach=foreach)
+    peer = torch.optim.AdamW([theirs], 1e-2, foreach=foreach)
+    for t in range(300):
+        ours.grad, theirs.grad = (torch.tensor([1.0, -2.0, t % 3 - 1.0], dtype=torch.float32) for _ in range(2))
+        optimizer.step(), peer.step()
+    count = optimizer.state[ours]["step"]
+    assert (count.item(), count.dtype) == (300, peer.state[theirs]["step"].dtype)
+    assert torch.equal(ours, theirs)
+
+
 def test_the_first_step_in_low_precision_has_the_factor_in_float32(rng):
     """Norms of BA near 1e-22 vanish in bfloat16's squares, not in float32's; and d = 2.65 differs from the η = 4."""
     a, b = pair(rng, 5, 7, 2, dtype=torch.bfloat16)

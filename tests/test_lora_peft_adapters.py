@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 
+import accelerate
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
@@ -58,6 +59,21 @@ def test_bert_merges_too():
     randomise(model)
     before = logits(model)
     assert near(logits(model.merge_and_unload()), before)
+
+
+@pytest.mark.parametrize("variant", [*MERGEABLE, "asf_lora"])
+def test_offloaded_adapters_serve_and_are_not_trained(variant):
+    """Planted: under accelerate's offloading, where PEFT's LoRA works, A and B were said to be on the wrong device."""
+    model = adapted(variant)
+    expected = logits(model)
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert torch.equal(logits(model), expected)
+    if variant != "lora_x_eta":  # which is PEFT's own
+        with pytest.raises(ArgumentError, match=r"adapter 'default': accelerate offloads its A and B, .*no_grad"):
+            model(**batch())
+    model.requires_grad_(False)
+    assert torch.equal(model(**batch()).logits, expected)
 
 
 def test_a_new_adapter_changes_nothing():

@@ -6,8 +6,10 @@ import json
 import os
 from pathlib import Path
 
+import accelerate
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from allora_analysis.lora.peft import export_lora, load, train_on
@@ -188,6 +190,41 @@ def test_what_does_not_export(tmp_path):
     with refused("adapter 'default': NaN or infinity in base_model"):
         export_lora(model, tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("failing", ["weights", "config"])
+def test_an_export_that_fails_leaves_the_earlier_one(tmp_path, monkeypatch, failing):
+    """Planted: a disk that was full when the config's turn came left new weights beside the old config."""
+    export_lora(adapted(), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before.keys() == {"adapter_config.json", "adapter_model.safetensors"}
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    if failing == "weights":
+        monkeypatch.setattr("allora_analysis.lora.peft.export.save_file", full)
+    else:
+        monkeypatch.setattr(LoraConfig, "save_pretrained", full)
+    with refused(r"folder '.*': cannot be written \(No space left on device\); name another folder"):
+        export_lora(adapted(r=2), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+    export_lora(adapted(r=2), tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == 2
+    assert {path.name for path in tmp_path.iterdir()} == before.keys()
+
+
+@pytest.mark.bad_input
+def test_exports_to_no_folder_and_of_weights_that_are_elsewhere(tmp_path):
+    (tmp_path / "file").write_text("")
+    with refused(r"folder '.*file': cannot be written \(File exists\); name another folder"):
+        export_lora(adapted(), tmp_path / "file")
+    offloaded = accelerate.cpu_offload(adapted(), execution_device=torch.device("cpu"))
+    with refused("adapter 'default': its weights are offloaded; export it before offloading"):
+        export_lora(offloaded, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
 
 
 @pytest.mark.bad_input

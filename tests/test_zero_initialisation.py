@@ -203,6 +203,9 @@ def test_the_lists():
         ({"modules": ("dense",)}, "'dense' names 3 linear maps"),
         ({"sentences": 400}, "sentences must be at most 48, received 400"),
         ({"rank": 0}, "rank must be"),
+        ({"modules": ("query", "query")}, r"modules must differ from one another, received \('query', 'query'\)"),
+        ({"seed": 2**33}, r"seed must be a whole number in \[0, 2147483648\], received 8589934592"),
+        ({"seed": 2**70}, "seed must be a whole number in"),
         ({"model": "/nowhere/at/all"}, "is no folder or file here"),
     ],
 )

@@ -21,7 +21,7 @@ from allora_analysis.gradient_std.measurement import Data, generator, measure
 from allora_analysis.gradient_std.mlp import initialise
 from allora_analysis.gradient_std.setting import PROTOCOL, Setting
 from allora_analysis.gradient_std.training import Diverged, make_optimizer, train_epoch
-from allora_analysis.outputs import write_atomically
+from allora_analysis.outputs import check_folder, write_atomically
 from allora_analysis.validation import ArgumentError
 
 STUDY = "gradient_std"
@@ -50,6 +50,9 @@ class Run:
 
     Attributes:
         epochs: what was measured, an entry an epoch, from 0.
+
+    Raises:
+        ArgumentError: a run that is not recorded yet, and a folder of records that cannot be written.
     """
 
     def __init__(self, setting: Setting, data: Data, classes: int, digest: str, results: Path | None):
@@ -143,6 +146,7 @@ class Run:
             self.epochs = list(record.result["epochs"])
             tidy(self._results, self._key)
             return
+        check_folder("--results", self._results)  # before an epoch's work; to read a recorded run, nothing is written
         try:
             with self._state.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 self._restore({name: arrays[name] for name in arrays.files})
@@ -157,10 +161,9 @@ class Run:
         for i, tensor in enumerate(self._mlp.parameters):
             prefix = f"optimizer_{i}_"
             kept = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-            # Adam's step count stays on the CPU, as PyTorch has it.
+            # Adam's step count too: a fused optimiser wants it on the parameter's device.
             self._optimizer.state[tensor] = {
-                name: torch.from_numpy(value).to("cpu" if name == "step" else tensor.device)
-                for name, value in kept.items()
+                name: torch.from_numpy(value).to(tensor.device) for name, value in kept.items()
             }
             tensor.data.copy_(torch.from_numpy(arrays[f"parameter_{i}"]))
         self.epochs = json.loads(str(arrays["epochs"]))

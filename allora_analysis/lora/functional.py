@@ -128,9 +128,17 @@ def asf_lora(
         Outputs, as of `allora`.
     """
     dtype, eta, adaptor = check(x, a, b, eta, adaptor)
-    f = x.to(dtype) @ a.to(dtype).mT @ b.to(dtype).mT
-    wide = f.to(torch.promote_types(dtype, torch.float32))
-    return (wide * ADAPTORS[adaptor](wide, eta)).to(dtype)
+    return scaled_output(x.to(dtype) @ a.to(dtype).mT @ b.to(dtype).mT, eta, adaptor)
+
+
+def scaled_output(f: Tensor, eta: float, adaptor: str) -> Tensor:
+    """ASF-LoRA's f̃ = f · adaptor(|f|) of an output f, formed in float32 or better; unchecked core of `asf_lora`.
+
+    Returns:
+        f̃, in f's dtype.
+    """
+    wide = f.to(torch.promote_types(f.dtype, torch.float32))
+    return (wide * ADAPTORS[adaptor](wide, eta)).to(f.dtype)
 
 
 def check(x: Tensor, a: Tensor, b: Tensor, eta: float, adaptor: str) -> tuple[torch.dtype, float, str]:

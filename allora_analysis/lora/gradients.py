@@ -32,16 +32,16 @@ class Gradients(NamedTuple):
     b: Tensor | None
 
 
-def without_autocast(*gradients: Tensor | None) -> AbstractContextManager:
+def without_autocast(*tensors: Tensor | None) -> AbstractContextManager:
     """What a backward pass runs in: in the dtypes of its forward pass, also where it is called inside autocast.
 
     Args:
-        *gradients: of the outputs.
+        *tensors: the first that is not None says on which device.
 
     Returns:
-        A context, for the device of the gradients.
+        A context, for that device.
     """
-    kind = next((gradient.device.type for gradient in gradients if gradient is not None), "meta")
+    kind = next((tensor.device.type for tensor in tensors if tensor is not None), "meta")
     if kind == "meta" or not torch.is_autocast_enabled(kind):
         return nullcontext()
     return torch.autocast(kind, enabled=False)

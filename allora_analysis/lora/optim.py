@@ -153,11 +153,16 @@ class ALLoRAAdamW(Optimizer):
         for parameter, factor in zip(trained, factors, strict=True):
             state = self.state[parameter]
             if not state:
-                state["step"] = torch.tensor(0.0)
+                state["step"] = torch.tensor(0.0, dtype=_count_dtype())
                 state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
                 state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             slots.append(_Slot(parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], state["step"], factor))
         return slots
+
+
+def _count_dtype() -> torch.dtype:
+    # As torch's own: a count in bfloat16, a default that large models are built under, would stop at 256.
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 
 def _update(slots: list[_Slot], lr: float, beta1: float, beta2: float, eps: float, weight_decay: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from allora_analysis.validation import choice, count, several
+from allora_analysis.validation import ArgumentError, choice, count, several
 
 STUDY = "hessian"
 # In a clone of the repository; a package installed without one has no such folder.
@@ -59,16 +59,22 @@ class Setting:
 
 
 def check(setting: Setting) -> Setting:
-    """Refuse a run that makes no sense; `ArgumentError` says which field, what was received, what would work.
+    """Refuse a run that makes no sense.
 
     Args:
         setting: the run.
 
     Returns:
         The same run.
+
+    Raises:
+        ArgumentError: says which field, what was received, what would work.
     """
     choice("precision", setting.precision, PRECISIONS)
-    several("modules", setting.modules)
-    for name, minimum in (("layer", 0), ("rank", 1), ("k", 0), ("sentences", 1), ("max_length", 2), ("seed", 0)):
+    modules = several("modules", setting.modules)
+    if len(set(modules)) < len(modules):
+        raise ArgumentError(f"modules must differ from one another, received {modules!r}")
+    for name, minimum in (("layer", 0), ("rank", 1), ("k", 0), ("sentences", 1), ("max_length", 2)):
         count(name, getattr(setting, name), minimum)
+    count("seed", setting.seed, 0, 2**31)  # of a larger one PyTorch takes the low bits: another key, the same draws
     return setting

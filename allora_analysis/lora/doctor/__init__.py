@@ -4,7 +4,7 @@
 - `layer_report.py`: one adapter's numbers, and what is left of its factor when the parameters move
 - `probe.py`: a layer's backward pass, measured on the layer alone
 - `prognosis.py`: what an optimizer makes of a row factor, measured on a fresh one; what clipping makes of the gradients
-- `advice.py`: what to say about it, with the way out
+- `advice.py`: what to say about it, with the way out; `texts.py`: the sentences
 - `table.py`: all of it as text
 """
 

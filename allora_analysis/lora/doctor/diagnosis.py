@@ -1,7 +1,8 @@
 """Is ALLoRA really on? What each adapted layer does, and what the optimizer and the clipping will make of it (§4.2).
 
-`print(doctor(model, optimizer, max_grad_norm))` after a backward pass and before the step: a table of the layers, then
-advice with the way out. It trains nothing and leaves model, gradients and random state as they were.
+`print(doctor(model, optimizer, max_grad_norm))` after a backward pass and before the step (with a GradScaler, after
+`scaler.unscale_(optimizer)`: clipping is of the gradients as they are): a table of the layers, then advice with the way
+out. It trains nothing and leaves model, gradients and random state as they were.
 Checked by `tests/test_lora_doctor.py` (against autograd and by really stepping models) and
 `tests/test_lora_doctor_advice.py`.
 """
@@ -70,7 +71,8 @@ def doctor(model: nn.Module, optimizer: Any = None, max_grad_norm: float | None 
     Args:
         model: with LoRA adapters of any kind: PEFT's, ALLoRA's in PEFT, `ALLoRALinear`, `LowRankLinear`.
         optimizer: that trains it; without one, what becomes of the factor stays unknown.
-        max_grad_norm: at which the gradient's norm is clipped; None or 0: it is not. transformers' default is 1.
+        max_grad_norm: at which the gradient's norm is clipped; None or 0: it is not. transformers' default is 1. It is
+            compared with the gradients as they are: a GradScaler's must be unscaled.
 
     Returns:
         The diagnosis.

@@ -25,7 +25,7 @@ class LayerReport:
         name: the layer's path in the model.
         adapter: PEFT's name of the adapter, or None.
         variant: what the layer does: "lora", "allora", ….
-        eta: η of the variant, or of `ALLoRAAdamW`'s group.
+        eta: η of the variant, or of `ALLoRAAdamW`'s group where the variant's layers have none; LoRA×η's own is s.
         adaptor: likewise.
         scaling: the LoRA scaling s.
         rank: r.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.lora.gradients import without_autocast
 from allora_analysis.lora.pairs import PLAIN, Pair
 from allora_analysis.lora.row_norms import norms_of_rows
 
@@ -24,7 +25,8 @@ def backward_word(pair: Pair) -> str | None:
     """∂L/∂B of the layer, dropout off, for L = Σ v ⊙ layer(X), beside s·(v ⊙ T)ᵀ(XAᵀ).
 
     T is 1 for LoRA, d_i for ALLoRA, adaptor(|f|) for ALLoRA-OD and the derivative of f·adaptor(|f|) for ASF-LoRA, with
-    f = XAᵀBᵀ. Random numbers come from a generator of its own, and no `.grad` is touched.
+    f = XAᵀBᵀ. Random numbers come from a generator of its own, and no `.grad` is touched. Autocast is off meanwhile:
+    both sides are in the layer's own precision.
 
     Args:
         pair: an adapter and its layer.
@@ -35,6 +37,11 @@ def backward_word(pair: Pair) -> str | None:
     """
     if not pair.is_product or pair.a.is_meta or not pair.b.requires_grad:
         return None
+    with without_autocast(pair.b):
+        return _word(pair)
+
+
+def _word(pair: Pair) -> str | None:
     dtype = _input_dtype(pair)
     x, v = (_normal(pair.a, size).to(dtype) for size in (pair.a.shape[1], pair.b.shape[0]))
     try:

@@ -62,7 +62,7 @@ def _optimizer(effect: OptimizerEffect) -> str:
 def _cells(layer: LayerReport) -> tuple[str, ...]:
     return (
         f"{layer.name} ({layer.adapter})" if layer.adapter else layer.name,
-        layer.variant if layer.eta is None else f"{layer.variant}, η = {layer.eta:g}",
+        _rule(layer),
         f"{layer.scaling:g}",
         str(layer.rank),
         _spread(layer.norms),
@@ -70,6 +70,13 @@ def _cells(layer: LayerReport) -> tuple[str, ...]:
         ABSENT if layer.gradient_ratio is None else f"{layer.gradient_ratio:.3g}",
         layer.effect,
     )
+
+
+def _rule(layer: LayerReport) -> str:
+    if layer.variant == "lora_x_eta":  # its η is the scaling; another is ALLoRAAdamW's
+        own = f"lora_x_eta, η = {layer.scaling:g}"
+        return own if layer.eta is None else f"{own}; update's η = {layer.eta:g}"
+    return layer.variant if layer.eta is None else f"{layer.variant}, η = {layer.eta:g}"
 
 
 def _spread(values: tuple[float, float, float] | None) -> str:

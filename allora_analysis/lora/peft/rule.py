@@ -1,6 +1,7 @@
 """§4: what one adapter of a PEFT layer does beside LoRA: its forward pass in PEFT's order, and how it merges.
 
-Checked by `tests/test_lora_peft.py` (gradients, merging) against a twin by hand.
+Checked against a twin by hand: `tests/test_lora_peft.py` (gradients), `tests/test_lora_peft_adapters.py` (merging,
+offloading).
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from peft.tuners.lora.layer import LoraVariant
 from torch import Tensor, nn
 
-from allora_analysis.lora.functional import allora, allora_od, asf_lora
+from allora_analysis.lora.functional import allora, allora_od, asf_lora, scaled_output
 from allora_analysis.validation import ArgumentError
 
 FUNCTIONS = {"allora": allora, "allora_0": allora, "allora_od": allora_od, "asf_lora": asf_lora}
@@ -65,12 +67,29 @@ class Rule(LoraVariant):
 
         Returns:
             The sum.
+
+        Raises:
+            ArgumentError: A or B is trained while accelerate keeps them elsewhere; what `matrices` and the rule refuse.
         """
         x = module.lora_dropout[active_adapter](x)
         a, b = matrices(module, active_adapter)
-        output = FUNCTIONS[self.name](x, a, b, self.eta, self.adaptor)
+        if a.is_meta and hasattr(module.lora_A[active_adapter], "_hf_hook"):
+            trains = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+            output = self._offloaded(module, active_adapter, x, trains)
+        else:
+            output = FUNCTIONS[self.name](x, a, b, self.eta, self.adaptor)
         scaling = module.scaling[active_adapter]
         return result + (output if scaling == 1 else output * scaling)
+
+    def _offloaded(self, module: Any, name: str, x: Tensor, trains: bool) -> Tensor:
+        # accelerate's hooks bring A and B here for the time of a call of their modules alone: the output, no gradient.
+        if trains:
+            raise ArgumentError(
+                f"adapter {name!r}: accelerate offloads its A and B, which therefore cannot be trained; call the model "
+                "under torch.no_grad(), or train without offloading them"
+            )
+        f = module.lora_B[name](module.lora_A[name](x))
+        return f if self.is_lora_forward else scaled_output(f, self.eta, self.adaptor)
 
     def merge_safe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """W + sBA.

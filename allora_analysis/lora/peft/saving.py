@@ -1,4 +1,4 @@
-"""Adapters on disk: loading the rule again, training LoRA's adapters on, and handing ALLoRA's to plain PEFT (§4).
+"""Adapters on disk: loading the rule again, and training LoRA's adapters on (§4).
 
 `PeftModel.save_pretrained` writes `adapter_model.safetensors` and an `adapter_config.json` that holds the rule. Plain
 PEFT loads the file as LoRA, which is the same function (it warns of the fields it does not know); ASF-LoRA is another
@@ -11,13 +11,12 @@ import json
 import math
 import os
 import warnings
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from allora_analysis.lora.peft.config import ALLoRAConfig
@@ -107,36 +106,6 @@ def train_on(
     return model
 
 
-def export_lora(model: PeftModel, folder: str | os.PathLike[str], adapter_name: str = "default") -> None:
-    """The adapter as plain LoRA, with no field that plain PEFT does not know: it loads without a warning.
-
-    Args:
-        model: has the adapter.
-        folder: to write `adapter_config.json` and `adapter_model.safetensors` to; made if missing.
-        adapter_name: which adapter.
-
-    Raises:
-        ArgumentError: no such adapter, ASF-LoRA, NaN weights.
-    """
-    configs = model.peft_config if isinstance(model, PeftModel) else {}
-    config = configs.get(adapter_name)
-    if not isinstance(config, ALLoRAConfig):
-        raise ArgumentError(
-            f"adapter_name must name an ALLoRA adapter of a PeftModel, received {adapter_name!r}; it has {[*configs]}"
-        )
-    refuse_merge([config.variant], adapter_name)
-    state = get_peft_model_state_dict(model, adapter_name=adapter_name)
-    weights = {key: value.detach().cpu().clone() for key, value in state.items()}
-    _check_finite(weights, f"adapter {adapter_name!r}")
-    plain = LoraConfig(**{f.name: getattr(config, f.name) for f in fields(LoraConfig) if f.init})
-    plain.inference_mode = True
-    base = type(model.get_base_model())
-    found = {"base_model_class": base.__name__, "parent_library": base.__module__}
-    os.makedirs(folder, exist_ok=True)
-    save_file(weights, Path(folder) / WEIGHTS, metadata={"format": "pt"})
-    plain.save_pretrained(str(folder), auto_mapping_dict=None if config.task_type else found)
-
-
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
@@ -176,11 +145,20 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ArgumentError(f"{path}: torn ({error}); save the adapter again") from None
-    _check_finite(weights, str(path))
+    check_finite(weights, str(path))
     return weights
 
 
-def _check_finite(weights: dict[str, Tensor], where: str) -> None:
+def check_finite(weights: dict[str, Tensor], where: str) -> None:
+    """Weights that are all numbers.
+
+    Args:
+        weights: by key.
+        where: they are, for the error.
+
+    Raises:
+        ArgumentError: NaN or infinity.
+    """
     for key, value in weights.items():
         if value.is_floating_point() and not is_finite(value):
             raise ArgumentError(f"{where}: NaN or infinity in {key}; take an earlier checkpoint")
