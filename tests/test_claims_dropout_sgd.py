@@ -35,6 +35,17 @@ def test_verdict(name):
     ROWS.check(name)
 
 
+@pytest.fixture
+def few_data(monkeypatch):
+    """A wrong formula shows on few data sets as on many."""
+    for module, names in (
+        (section_3_1_sgd_variance, ("SEEDS", "DATA")),
+        (section_3_1_sgd_comparison, ("SEEDS", "SHORT_SEEDS")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, 1 if name == "DATA" else 2)
+
+
 def altered(change):
     """A `trajectory` whose result is changed."""
     right = dropout_sgd.trajectory
@@ -67,7 +78,7 @@ def altered(change):
         ("3.1-sgd-reliable", lambda run: {"mean": 0 * run.mean}, "refuted"),
     ],
 )
-def test_a_wrong_trajectory_changes_the_verdict(name, change, instead, monkeypatch):
+def test_a_wrong_trajectory_changes_the_verdict(name, change, instead, monkeypatch, few_data):
     monkeypatch.setattr(dropout_sgd, "trajectory", altered(change))
     assert ROWS.verdict(name) == instead
 
@@ -81,7 +92,7 @@ def test_a_wrong_trajectory_changes_the_verdict(name, change, instead, monkeypat
         ("3.1-sgd-training-fit", Process, "drift", "refuted"),
     ],
 )
-def test_a_wrong_formula_changes_the_verdict(name, kind, formula, instead, monkeypatch):
+def test_a_wrong_formula_changes_the_verdict(name, kind, formula, instead, monkeypatch, few_data):
     right = getattr(kind, formula)
 
     def planted(self, *args):
@@ -114,7 +125,7 @@ def test_never_asks_the_limit(monkeypatch):
     assert section_3_1_sgd_comparison._outcome(x, y, w_true, 0.1, "output") == ("never", None)
 
 
-def test_what_more_noise_does_is_looked_at(monkeypatch):
+def test_what_more_noise_does_is_looked_at(monkeypatch, few_data):
     """Planted: the noises in falling order, so that dropout is behind the more often, the later in the list."""
     monkeypatch.setattr(section_3_1_sgd_variance, "NOISES", (3.0, 0.0))
     assert ROWS.verdict("3.1-sgd-variance") == "refuted"
@@ -122,13 +133,13 @@ def test_what_more_noise_does_is_looked_at(monkeypatch):
     assert ROWS.verdict("3.1-sgd-first-step") == "refuted"
 
 
-def test_what_is_added_late_at_each_rate_is_late(monkeypatch):
+def test_what_is_added_late_at_each_rate_is_late(monkeypatch, few_data):
     monkeypatch.setattr(section_3_1_sgd_variance, "RATES", (0.01,))
     assert ROWS.verdict("3.1-sgd-reliable") == "holds"
 
 
 @pytest.mark.parametrize(("noises", "instead"), [((0.0,), "holds"), ((10.0,), "conditional")])
-def test_the_noise_decides_what_a_few_steps_show(noises, instead, monkeypatch):
+def test_the_noise_decides_what_a_few_steps_show(noises, instead, monkeypatch, few_data):
     monkeypatch.setattr(section_3_1_sgd_variance, "NOISES", noises)
     assert ROWS.verdict("3.1-sgd-variance") == instead
     monkeypatch.setattr(section_3_1_sgd_comparison, "SHORT_NOISES", noises)

@@ -49,9 +49,8 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
         Model and tokenizer.
 
     Raises:
-        ArgumentError: nothing that transformers loads, no tokenizer, weights that are missing, a language model that
-            sees what it is to predict, or no padding token that the model knows.
-        MemoryError: it does not fit, or torch's own error that says so.
+        ArgumentError: nothing that transformers loads, more than the memory holds, no tokenizer, weights that are
+            missing, a language model that sees what it is to predict, or no padding token that the model knows.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -75,7 +74,7 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
             )
     except Exception as error:  # each broken file fails in a way of its own
         if exhausted(error):
-            raise
+            raise ArgumentError(f"model {source!r} does not fit into the memory; take a smaller one") from None
         raise ArgumentError(
             f"model {source!r}: transformers cannot load it ({error!s:.200}); give a folder with config.json, weights "
             "and tokenizer, a .gguf file, or a hub id with network at hand"
