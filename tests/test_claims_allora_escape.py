@@ -43,8 +43,8 @@ def test_verdict(identifier):
     ROWS.check(identifier)
 
 
-def lora_everywhere(task, optimiser, arm, *args):
-    return RIGHT["products"](task, optimiser, "lora", *args)
+def lora_everywhere(task, optimiser, arm, *args, **options):
+    return RIGHT["products"](task, optimiser, "lora", *args, **options)
 
 
 def lora_pairs(task, optimiser, arm, *args, **options):
@@ -59,11 +59,11 @@ def tapering_too_fast(x, a, b, eta, adaptor="inverse_sqrt"):
     return RIGHT["allora"](x, a, b, eta, "inverse")
 
 
-def never_clipped(task, optimiser, arm, eta, rate, steps, *clipping):
+def never_clipped(task, optimiser, arm, eta, rate, steps, clip=None, other_norm=0.0):
     return RIGHT["products"](task, optimiser, arm, eta, rate, steps)
 
 
-def sgd_always(task, optimiser, *args):
+def sgd_always(task, optimiser, *args, **clipping):
     return RIGHT["products"](task, "sgd", *args[:4])
 
 
@@ -124,7 +124,7 @@ def test_clipping_is_torchs():
     step = layer_runs.products(task, "sgd", "lora", 2.0, 1.0, 1, clip=0.5)[1]
     g = -(task.y.T @ task.x) / len(task.x) @ task.a.T
     np.testing.assert_allclose(step, -0.5 / (np.linalg.norm(g) + 1e-6) * g @ task.a, rtol=1e-12)
-    shared = layer_runs.products(task, "sgd", "lora", 2.0, 1.0, 1, 0.5, 3.0)[1]
+    shared = layer_runs.products(task, "sgd", "lora", 2.0, 1.0, 1, clip=0.5, other_norm=3.0)[1]
     np.testing.assert_allclose(shared, -0.5 / (np.hypot(np.linalg.norm(g), 3.0) + 1e-6) * g @ task.a, rtol=1e-12)
 
 

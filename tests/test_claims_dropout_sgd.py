@@ -105,7 +105,7 @@ def test_a_wrong_formula_changes_the_verdict(name, kind, formula, instead, monke
 
 
 def test_a_wrong_mean_is_seen_by_the_enumeration(monkeypatch):
-    monkeypatch.setattr(section_3_1_sgd, "_regularised_descent", lambda *args: np.ones((4, 2, 1)))
+    monkeypatch.setattr(section_3_1_sgd, "regularised_descent", lambda *args: np.ones((4, 2, 1)))
     assert ROWS.verdict("3.1-sgd-expectation") == "holds"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -96,22 +97,17 @@ def problem(n1: int = 5, n2: int = 4, rank: int = 2, samples: int = 12, scale: f
     return Problem(x, x @ teacher.T, generator.standard_normal((rank, n2)) / np.sqrt(n2))
 
 
-def products(
-    task: Problem,
-    optimiser: str,
-    arm: str,
-    eta: float,
-    rate: float,
-    steps: int,
-    clip: float | None = None,
-    other_norm: float = 0.0,
-) -> np.ndarray:
-    """BA after 0, 1, … steps from B = 0; arguments as in `pairs`.
+def products(*args: Any, **options: Any) -> np.ndarray:
+    """BA after 0, 1, … steps.
+
+    Args:
+        *args: as for `pairs`.
+        **options: likewise.
 
     Returns:
         The products (steps + 1, n₁, n₂).
     """
-    return np.array([b @ a for a, b in pairs(task, optimiser, arm, eta, rate, steps, clip, other_norm=other_norm)])
+    return np.array([b @ a for a, b in pairs(*args, **options)])
 
 
 def pairs(

@@ -21,6 +21,7 @@ from allora_analysis.claims.section_3_1_sgd_comparison import (
     crossover,
     first_step,
     problem,
+    regularised_descent,
     training_fit,
 )
 from allora_analysis.claims.section_3_1_sgd_variance import FEW, reliable, variance
@@ -50,20 +51,6 @@ def _enumerated_mean(x: np.ndarray, y: np.ndarray, p: float, rate: float, steps:
     return np.array(means)
 
 
-def _regularised_descent(x: np.ndarray, y: np.ndarray, p: float, rate: float, steps: int, placement: str) -> np.ndarray:
-    """Gradient descent on ‖Y − XW‖² plus k‖XW‖² (output) or k‖diag(S)^{1/2} W‖² (input), from 0.
-
-    Returns:
-        steps + 1 weights.
-    """
-    gram, k = x.T @ x, (1 - p) / p
-    penalty = k * gram if placement == "output" else k * np.diag(np.diag(gram))
-    path = [np.zeros((x.shape[1], 1))]
-    for _ in range(steps):
-        path.append(path[-1] - rate * (2 * (gram + penalty) @ path[-1] - 2 * x.T @ y))
-    return np.array(path)
-
-
 def expectation() -> Finding:
     """Is E W_t anything but gradient descent on the regularised objective at a finite step?
 
@@ -75,7 +62,7 @@ def expectation() -> Finding:
     for placement in PLACEMENTS:
         rate = 0.5 * dropout_sgd.stability_limits(x, 0.7, placement).mean_square
         mean = dropout_sgd.trajectory(x, y, 0.7, rate, 3, placement).mean
-        path = _regularised_descent(x, y, 0.7, rate, 3, placement)
+        path = regularised_descent(x, y, 0.7, rate, 3, placement)
         errors[f"{placement}, enumeration"] = relative_error(_enumerated_mean(x, y, 0.7, rate, 3, placement), path)
         errors[f"{placement}, closed form"] = relative_error(mean, path)
         printed[placement] = any(errors[f"{placement}, {way}"] > ROUNDING for way in ("enumeration", "closed form"))

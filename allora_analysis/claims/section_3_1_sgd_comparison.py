@@ -41,6 +41,28 @@ def problem(n: int, d: int, noise: float, seed: int = SEED) -> tuple[np.ndarray,
     return x, x @ w_true + noise * generator.standard_normal((n, 1)), w_true
 
 
+def regularised_descent(x: np.ndarray, y: np.ndarray, p: float, rate: float, steps: int, placement: str) -> np.ndarray:
+    """Gradient descent on ‖Y − XW‖² plus k‖XW‖² (output) or k‖diag(S)^{1/2} W‖² (input), from 0.
+
+    Args:
+        x: X.
+        y: Y.
+        p: the keep probability, k = (1 − p)/p; 1 is plain descent.
+        rate: the learning rate.
+        steps: how many.
+        placement: "output" or "input".
+
+    Returns:
+        steps + 1 weights.
+    """
+    gram, k = x.T @ x, (1 - p) / p
+    penalty = k * gram if placement == "output" else k * np.diag(np.diag(gram))
+    path = [np.zeros((x.shape[1], 1))]
+    for _ in range(steps):
+        path.append(path[-1] - rate * (2 * (gram + penalty) @ path[-1] - 2 * x.T @ y))
+    return np.array(path)
+
+
 def falling(counts: Iterable[int]) -> bool:
     """Whether counts never rise from one to the next.
 

@@ -14,7 +14,14 @@ import numpy as np
 
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.ledger import Evidence, Finding, settle
-from allora_analysis.claims.section_3_1_sgd_comparison import PLACEMENTS, ROUNDING, SEED, falling, problem
+from allora_analysis.claims.section_3_1_sgd_comparison import (
+    PLACEMENTS,
+    ROUNDING,
+    SEED,
+    falling,
+    problem,
+    regularised_descent,
+)
 
 REPLICAS, STEPS, NOISES, SEEDS = 2000, 30, (0.0, 0.3, 1.0, 2.0, 3.0), 8
 FEW, MANY, RATES, DATA = 10, 200, (0.01, 0.1, 0.5), 3  # steps; learning rates over the mean-square limit
@@ -93,7 +100,8 @@ def reliable() -> Finding:
         x, y, _ = problem(20, 5, noise, seed)
         rate = fraction * dropout_sgd.stability_limits(x, p, placement).mean_square
         run = dropout_sgd.trajectory(x, y, p, rate, MANY, placement)
-        added, spread = np.linalg.norm(run.mean - _descent(x, y, rate), axis=(1, 2)), np.sqrt(run.covariance_trace)
+        plain = regularised_descent(x, y, 1.0, rate, MANY, placement)
+        added, spread = np.linalg.norm(run.mean - plain, axis=(1, 2)), np.sqrt(run.covariance_trace)
         ahead = np.flatnonzero(added[1:] > spread[1:]) + 1
         step = int(ahead[0]) if len(ahead) else None
         case = f"{placement}, noise {noise:g} of signal 1, p = {p}, data {seed}, {fraction:g} of the limit"
@@ -109,14 +117,6 @@ def reliable() -> Finding:
     )
     evidence = Evidence({"step": f"above {FEW}"}, seen, "exact moments; no tolerance: an order", seed=SEED)
     return Finding(settle(printed, corrected), evidence, text)
-
-
-def _descent(x: np.ndarray, y: np.ndarray, rate: float) -> np.ndarray:
-    # W_t without dropout, t = 0 … MANY.
-    path = [np.zeros((x.shape[1], y.shape[1]))]
-    for _ in range(MANY):
-        path.append(path[-1] + 2 * rate * x.T @ (y - x @ path[-1]))
-    return np.array(path)
 
 
 def _spans(found: Mapping[float, list[int | None]]) -> str:

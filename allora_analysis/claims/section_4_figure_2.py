@@ -40,7 +40,7 @@ def _beside_a_classifier(task: layer_runs.Problem) -> tuple[float, float]:
     gradient = float(layer_runs.gradient_norms(task, [(task.a, np.zeros((task.y.shape[1], len(task.a))))])[0])
     clip, other = CLIPS["below"], OTHER * gradient
     lora, allora = (
-        float(np.linalg.norm(layer_runs.products(task, "sgd", arm, ETA, RATE, 1, clip, other)[1]))
+        float(np.linalg.norm(layer_runs.products(task, "sgd", arm, ETA, RATE, 1, clip, other_norm=other)[1]))
         for arm in ("lora", "allora")
     )
     law = first_step.clipped_step(gradient, ETA, clip, other)
