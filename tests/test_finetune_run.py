@@ -65,6 +65,15 @@ def test_a_recorded_run_is_not_run_again(films, tmp_path):
     assert first.result["loss"]["step"] == list(range(1, 19))
 
 
+def test_a_run_that_ends_before_its_first_checkpoint_leaves_no_folder(films, tmp_path):
+    def broken():
+        raise ArgumentError("model 'bert': is broken")
+
+    with pytest.raises(ArgumentError, match="is broken"):
+        run.run(setting(), broken, films[1], {"model": "0", "data": films[1].digest}, tmp_path, device="cpu")
+    assert not list(tmp_path.iterdir())
+
+
 def test_learns(films, tmp_path):
     """One word tells the label: a tiny model with random weights finds it, far above the most frequent label's rate."""
     made = setting(epochs=8, batch_size=20, learning_rate=0.02, head_learning_rate=0.02, rank=8)

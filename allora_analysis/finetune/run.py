@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,8 +101,8 @@ def run(
             known = lookup(results, setting, digests)  # again: a neighbour may have recorded it meanwhile
             if (known := processes.agree(known, device)) is not None:
                 return Outcome(known, False)
-            folder.mkdir(parents=True, exist_ok=True)
-            result, facts = train(folder, save_steps)
+            with _checkpoints_in(folder):
+                result, facts = train(folder, save_steps)
             if facts is not None:
                 records.save(results, STUDY, setting, result, protocol=PROTOCOL, digests=digests, provenance=facts)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -113,9 +113,22 @@ def run(
         ) from None
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_goes_on(folder)) from None
-    with contextlib.suppress(OSError):  # not empty: other runs are unfinished
-        folder.parent.rmdir()
+    finally:
+        with contextlib.suppress(OSError):  # not empty: other runs are unfinished
+            folder.parent.rmdir()
     return Outcome(result, True)
+
+
+@contextlib.contextmanager
+def _checkpoints_in(folder: Path) -> Iterator[None]:
+    # Makes the folder; an error before the first checkpoint takes it away again.
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty: it goes on from there
+            folder.rmdir()
+        raise
 
 
 def _goes_on(folder: Path) -> str:
