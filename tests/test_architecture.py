@@ -44,7 +44,8 @@ def test_no_module_has_an_empty_name():
 @pytest.mark.parametrize("path", FILES, ids=relative)
 def test_no_pickle(path):
     if path == Path(__file__):
-        return
+        return  # it names what it forbids
+    # Reading a pickle runs what its writer put there. Submitit's own files between a grid and its jobs are submitit's.
     assert not re.search(r"^\s*(import|from) (pickle|dill|joblib)\b|allow_pickle=True", path.read_text(), re.MULTILINE)
 
 
