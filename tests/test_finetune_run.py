@@ -65,11 +65,18 @@ def test_a_recorded_run_is_not_run_again(films, tmp_path):
     assert first.result["loss"]["step"] == list(range(1, 19))
 
 
-def test_a_run_that_ends_before_its_first_checkpoint_leaves_no_folder(films, tmp_path):
+@pytest.mark.parametrize(
+    ("ending", "told"),
+    [
+        (ArgumentError("model 'bert': is broken"), "is broken"),
+        (KeyboardInterrupt(), "from the start: no checkpoint yet"),
+    ],
+)
+def test_a_run_that_ends_before_its_first_checkpoint_leaves_no_folder(films, tmp_path, ending, told):
     def broken():
-        raise ArgumentError("model 'bert': is broken")
+        raise ending
 
-    with pytest.raises(ArgumentError, match="is broken"):
+    with pytest.raises(type(ending), match=told):
         run.run(setting(), broken, films[1], {"model": "0", "data": films[1].digest}, tmp_path, device="cpu")
     assert not list(tmp_path.iterdir())
 
