@@ -98,7 +98,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-figure-2-right", layer_runs, "products", never_clipped, "refuted"),
     ("4-figure-2-right", first_step, "clipped_step", by_itself, "refuted"),
     ("4-figure-2-right", figure, "OTHER", 0.0, "refuted"),
-    ("4-figure-2-right", figure, "CLIPS", {"below": 0.5, "between": 8.0, "above": 0.5}, "refuted"),
+    ("4-figure-2-right", figure, "CLIPS", {"below": 0.07, "between": 1.2, "above": 0.07}, "refuted"),
     ("4-escape-optimisers", layer_runs, "products", never_clipped, "refuted"),
     ("4-effective-rate", functional, "allora", never_tapering, "refuted"),
     ("4-effective-rate", functional, "allora", tapering_too_fast, "refuted"),

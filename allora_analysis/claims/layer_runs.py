@@ -197,6 +197,18 @@ def forward(arm: str, x, a, b, eta: float):
     return functional.allora(x, a, b, eta, "constant" if arm == "constant" else "inverse_sqrt")
 
 
+def first_gradient(task: Problem) -> float:
+    """The norm of LoRA's gradient at B = 0, the measure of a clipping threshold.
+
+    Args:
+        task: the problem.
+
+    Returns:
+        It.
+    """
+    return float(gradient_norms(task, [(task.a, np.zeros((task.y.shape[1], len(task.a))))])[0])
+
+
 def gradient_norms(task: Problem, path: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """The norm of LoRA's own gradient of A and B together at each pair of `pairs`: what clipping looks at.
 

@@ -24,7 +24,7 @@ from allora_analysis.claims.section_3_1_sgd_comparison import (
 )
 
 REPLICAS, STEPS, NOISES, SEEDS = 2000, 30, (0.0, 0.3, 1.0, 2.0, 3.0), 8
-FEW, MANY, RATES, DATA = 10, 200, (0.01, 0.1, 0.5), 3  # steps; learning rates over the mean-square limit
+FEW, MANY, RATES, DATA = 10, 300, (0.01, 0.1, 0.5), 3  # steps; learning rates over the mean-square limit
 
 
 def _simulated(

@@ -173,13 +173,14 @@ def scaling_as_rate() -> Finding:
     Returns:
         The finding; measured are relative distances of BA after 10 steps.
     """
-    task, eta, rate, steps = layer_runs.problem(), 2.0, 0.01, 10
+    task, eta, rate, steps = layer_runs.problem(), 2.0, 0.001, 10
+    first = layer_runs.first_gradient(task)
     printed, corrected, seen = {}, {}, {}
     cases = {  # optimiser, clipping; LoRA at which rate?
         "SGD": ("sgd", None, "η·l"),
         "momentum": ("momentum", None, "η·l"),
-        "SGD, clipped below LoRA's gradient at every step": ("sgd", 0.5, "l"),
-        "SGD, clipped above η times it at every step": ("sgd", 40.0, "η·l"),
+        "SGD, clipped below LoRA's gradient at every step": ("sgd", 0.07 * first, "l"),
+        "SGD, clipped above η times it at every step": ("sgd", 10.0 * first, "η·l"),
         "AdamW": ("adamw", None, "l"),
     }
     for case, (optimiser, clip, like) in cases.items():
@@ -193,9 +194,8 @@ def scaling_as_rate() -> Finding:
         corrected[case] = printed[case] == (like == "η·l") and close == (like == "l")
         if clip is not None:
             reached = eta * rate if like == "η·l" else rate
-            norms = layer_runs.gradient_norms(
-                task, layer_runs.pairs(task, optimiser, "lora", eta, reached, steps, clip)
-            )
+            path = layer_runs.pairs(task, optimiser, "lora", eta, reached, steps, clip)
+            norms = layer_runs.gradient_norms(task, path)
             corrected[f"{case}: it is"] = bool((norms > clip).all() if like == "l" else (eta * norms < clip).all())
     evidence = Evidence(
         {case: f"LoRA at {like}" for case, (_, _, like) in cases.items()},

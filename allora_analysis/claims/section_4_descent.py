@@ -140,10 +140,10 @@ def optimal_direction() -> Finding:
     from scipy.linalg import hadamard
 
     eta, generator = 3.0, np.random.default_rng(SEED)
-    rows = np.array([6.0, 3.0, 1.5, 0.75])[:, None]
-    full = rows * generator.standard_normal((4, 4))
-    exact = rows * (generator.standard_normal((4, 1)) @ generator.standard_normal((1, 4)))
-    even = hadamard(4) / 2 * [6.0, 2.0, 1.0, 0.0]  # each singular direction has rows of one length
+    sizes = np.array([6.0, 2.0, 1.0, 0.0])
+    left, right = (np.linalg.qr(generator.standard_normal((4, 4)))[0] for _ in range(2))
+    exact, full = left[:, :1] * sizes[0] @ right[:1], left * sizes @ right
+    even = hadamard(4) / 2 * sizes  # each singular direction has rows of one length
     cases = {
         "the target has the adapter's rank": (exact, True),
         "the target's rank is higher": (full, False),

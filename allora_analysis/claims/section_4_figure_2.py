@@ -15,30 +15,40 @@ from allora_analysis.escape import first_step
 ADAM = 1e-5  # Adam's ε over |g|, and PyTorch's 1e-6 in a clipped norm
 COMMAND = "python -m allora_analysis.escape"
 TEST = "tests/test_escape_drift.py"
-ETA, RATE = 2.0, 0.01
+ETA, RATE = 2.0, 0.001
 OTHER = 5.0  # a classifier's gradient over LoRA's
-CLIPS = {"below": 0.5, "between": 8.0, "above": 20.0}  # the first gradients: LoRA's 6.8, ALLoRA's η times that
-SETTINGS = {  # case: optimiser, clipping; is ALLoRA's first step that of LoRA at η·l, at l, or neither?
+CLIPS = {"below": 0.07, "between": 1.2, "above": 3.0}  # over LoRA's first gradient; ALLoRA's is η times that
+SETTINGS = {  # case: optimiser, threshold; is ALLoRA's first step that of LoRA at η·l, at l, or neither?
     "SGD": ("sgd", None, "η·l"),
     "momentum": ("momentum", None, "η·l"),
-    "SGD, clipped below LoRA's gradient": ("sgd", CLIPS["below"], "l"),
-    "SGD, clipped between LoRA's gradient and η times it": ("sgd", CLIPS["between"], "neither"),
-    "SGD, clipped above η times LoRA's gradient": ("sgd", CLIPS["above"], "η·l"),
+    "SGD, clipped below LoRA's gradient": ("sgd", "below", "l"),
+    "SGD, clipped between LoRA's gradient and η times it": ("sgd", "between", "neither"),
+    "SGD, clipped above η times LoRA's gradient": ("sgd", "above", "η·l"),
     "AdamW": ("adamw", None, "l"),
     "ALLoRAAdamW (not the paper's)": ("allora_adamw", None, "η·l"),
 }
 
 
+def _settings(task: layer_runs.Problem) -> dict[str, tuple[str, float | None, str]]:
+    # SETTINGS with the thresholds as the norms that torch clips at.
+    first = layer_runs.first_gradient(task)
+    return {
+        case: (optimiser, CLIPS[clip] * first if clip else None, like)
+        for case, (optimiser, clip, like) in SETTINGS.items()
+    }
+
+
 def _clips_as_said(task: layer_runs.Problem) -> bool:
     # Are the thresholds where the cases' names have them, the lowest at every one of ten steps?
-    low = layer_runs.gradient_norms(task, layer_runs.pairs(task, "sgd", "lora", ETA, RATE, 10, CLIPS["below"]))
-    return bool(low.min() > CLIPS["below"] and low[0] < CLIPS["between"] < ETA * low[0] < CLIPS["above"])
+    below, between, above = (CLIPS[name] * layer_runs.first_gradient(task) for name in ("below", "between", "above"))
+    low = layer_runs.gradient_norms(task, layer_runs.pairs(task, "sgd", "lora", ETA, RATE, 10, below))
+    return bool(low.min() > below and low[0] < between < ETA * low[0] < above)
 
 
 def _beside_a_classifier(task: layer_runs.Problem) -> tuple[float, float]:
     # The first step's length, ALLoRA's over LoRA's at l, both clipped with a gradient OTHER times as long; and its law.
-    gradient = float(layer_runs.gradient_norms(task, [(task.a, np.zeros((task.y.shape[1], len(task.a))))])[0])
-    clip, other = CLIPS["below"], OTHER * gradient
+    gradient = layer_runs.first_gradient(task)
+    clip, other = CLIPS["below"] * gradient, OTHER * gradient
     lora, allora = (
         float(np.linalg.norm(layer_runs.products(task, "sgd", arm, ETA, RATE, 1, clip, other_norm=other)[1]))
         for arm in ("lora", "allora")
@@ -56,7 +66,7 @@ def start() -> Finding:
     task = layer_runs.problem()
     teacher = escape.data_teacher(task.x, task.y, task.a)
     printed, corrected, seen, errors = {}, {}, {}, []
-    for case, (optimiser, clip, like) in SETTINGS.items():
+    for case, (optimiser, clip, like) in _settings(task).items():
         runs = {
             name: layer_runs.products(task, optimiser, arm, ETA, rate, 10, clip)
             for name, arm, rate in (("slow", "lora", RATE), ("fast", "lora", ETA * RATE), ("allora", "allora", RATE))
@@ -101,7 +111,7 @@ def under_optimisers() -> Finding:
     task = layer_runs.problem()
     teacher = escape.data_teacher(task.x, task.y, task.a)
     printed, corrected, seen, errors = {}, {}, {}, []
-    for case, (optimiser, clip, like) in SETTINGS.items():
+    for case, (optimiser, clip, like) in _settings(task).items():
         lora, allora = (
             np.linalg.norm(layer_runs.products(task, optimiser, arm, ETA, RATE, 5, clip)[-1], axis=1).mean()
             for arm in ("lora", "allora")

@@ -82,10 +82,11 @@ def _growth(stack: list[tuple[np.ndarray, ...]], arm: str, eta: float) -> float:
 
 
 def _fitted() -> layer_runs.Problem:
-    # White inputs, full rank, A = I: both arms can fit, and do so in few steps.
-    task = layer_runs.problem(4, 4, 4, scale=0.3)
+    # White inputs, full rank, A = I, a teacher of spectral norm 1: both arms can fit, and do so in few steps.
+    task = layer_runs.problem(4, 4, 4)
     x = np.linalg.qr(task.x)[0] * len(task.x) ** 0.5
-    return layer_runs.Problem(x, x @ np.linalg.lstsq(task.x, task.y, rcond=None)[0], np.eye(4))
+    teacher = np.linalg.lstsq(task.x, task.y, rcond=None)[0]
+    return layer_runs.Problem(x, x @ teacher / np.linalg.norm(teacher, 2), np.eye(4))
 
 
 def through_layers() -> tuple[Cases, float]:
