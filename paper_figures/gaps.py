@@ -143,7 +143,7 @@ def draw(axes: Sequence[Axes], comparison: Comparison, missing: Sequence[Missing
         say_missing(right, *missing)
     left.set_xlabel("percentage points")
     if known:
-        told = "; ".join(one.what for one in missing)
+        told = ";\n".join(one.what for one in missing)
         right.set_xlabel("percentage points" + (f"\n({told})" if missing else ""))
 
 

@@ -65,3 +65,13 @@ def test_without_records():
     figure = figure_4.make_figure(figure_4.load_data("nowhere"))
     assert all("experiments.ablation" in " ".join(t.get_text() for t in axis.texts) for axis in figure.axes[1::2])
     assert_readable(figure)
+
+
+def test_what_both_experiments_lack_fits_below_a_panel(tmp_path):
+    listed = [*ablation.PRESETS["desk"], *perception.PRESETS["desk"]]
+    plant(tmp_path, [one for one in listed if one.data == "rotten_tomatoes"], lambda run: [LEVELS[run.arm]])
+    loaded = figure_4.load_data(tmp_path)
+    assert len(loaded.missing) == 2
+    figure = figure_4.make_figure(loaded)
+    assert all(figure.axes[1].get_xlabel().count(one.what) for one in loaded.missing)
+    assert_readable(figure)
