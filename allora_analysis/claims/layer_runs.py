@@ -78,7 +78,7 @@ def lora(x, a, b):
     return x @ a.mT @ b.mT
 
 
-def problem(n1: int = 5, n2: int = 4, rank: int = 2, samples: int = 12, scale: float = 1.0) -> Problem:
+def problem(n1: int = 5, n2: int = 4, rank: int = 2, samples: int = 12) -> Problem:
     """A teacher with rows of different size.
 
     Args:
@@ -86,14 +86,13 @@ def problem(n1: int = 5, n2: int = 4, rank: int = 2, samples: int = 12, scale: f
         n2: inputs.
         rank: of the adapter.
         samples: N.
-        scale: of the teacher.
 
     Returns:
         The problem.
     """
     generator = np.random.default_rng(SEED)
     x = generator.standard_normal((samples, n2))
-    teacher = scale * np.geomspace(4.0, 0.5, n1)[:, None] * generator.standard_normal((n1, n2))
+    teacher = np.geomspace(4.0, 0.5, n1)[:, None] * generator.standard_normal((n1, n2))
     return Problem(x, x @ teacher.T, generator.standard_normal((rank, n2)) / np.sqrt(n2))
 
 

@@ -40,9 +40,10 @@ def _settings(task: layer_runs.Problem) -> dict[str, tuple[str, float | None, st
 
 def _clips_as_said(task: layer_runs.Problem) -> bool:
     # Are the thresholds where the cases' names have them, the lowest at every one of ten steps?
-    below, between, above = (CLIPS[name] * layer_runs.first_gradient(task) for name in ("below", "between", "above"))
+    first = layer_runs.first_gradient(task)
+    below, between, above = (CLIPS[name] * first for name in ("below", "between", "above"))
     low = layer_runs.gradient_norms(task, layer_runs.pairs(task, "sgd", "lora", ETA, RATE, 10, below))
-    return bool(low.min() > below and low[0] < between < ETA * low[0] < above)
+    return bool(low.min() > below and first < between < ETA * first < above)
 
 
 def _beside_a_classifier(task: layer_runs.Problem) -> tuple[float, float]:
