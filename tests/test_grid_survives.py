@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import resource
 import shutil
@@ -31,10 +32,18 @@ def reference(made, tmp_path_factory):
     return results_of(results)
 
 
+def written(path):
+    """Whether a checkpoint's last file is written to its end; it is there, and empty, before."""
+    try:
+        return "global_step" in json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+
+
 def unfinished(results):
-    """Checkpoints of runs that are not recorded."""
+    """Whole checkpoints of runs that are not recorded."""
     found = results.glob("unfinished/finetune-*/checkpoint-*/trainer_state.json")
-    return [path for path in found if not (results / f"{path.parts[-3]}.json").exists()]
+    return [path for path in found if written(path) and not (results / f"{path.parts[-3]}.json").exists()]
 
 
 def in_the_middle(process, results, recorded=1):
