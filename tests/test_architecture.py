@@ -29,7 +29,7 @@ def relative(path: Path) -> str:
 @pytest.mark.parametrize("path", SHORT, ids=relative)
 def test_files_and_functions_are_short(path):
     source = path.read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= 420  # a file holds one object, whole
+    assert len(source.splitlines()) <= 450  # a file holds one object, whole
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body
