@@ -15,8 +15,9 @@ pytest.importorskip("mkdocstrings_handlers.python")
 
 import griffe
 
-from allora_analysis.claims import readme
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, Row, all_claims
+from allora_analysis.render import markdown
+from allora_analysis.render.view import view
 from docs.site import ledger, mathematics, notebooks, prose, reference, references, studies
 from paper_figures import NAMES
 
@@ -121,7 +122,7 @@ def test_the_ledgers_page_leads_to_the_report_and_the_home_page():
     page = ledger.page([row(bound_check)])
     assert "](report.html)" in page
     assert "](index.md)" in page
-    assert readme.table([row(bound_check)]) in page
+    assert markdown.table([view(row(bound_check))]) in page
 
 
 def test_packages_are_those_behind_the_check():
@@ -145,7 +146,7 @@ def test_a_studys_page_shows_its_answer_and_its_claims():
     assert "| η |" in page or "η" in page
     assert pictures["ripple.png"].startswith(b"\x89PNG")
     assert "1 claims: 1 conditional." in page
-    assert readme.table([row(bound_check)]) in page
+    assert markdown.table([view(row(bound_check))], "../ledger.md") in page
 
 
 @pytest.mark.parametrize("name", ledger.STUDIES)

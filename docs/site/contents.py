@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from allora_analysis import report
+from allora_analysis.render import html
 from docs.site import ledger, notebooks, prose, reference, studies
 from docs.site.prose import WIDE
 
@@ -29,7 +29,7 @@ def site() -> Site:
     made.files |= {path.name: WIDE + path.read_text(encoding="utf-8") for path in ledger.PICTURES.glob("table_*.md")}
     made.files |= {page: prose.page(name) for name, page in prose.PAGES.items()}
     made.files["index.md"] = f"---\nhide: [navigation]\n---\n\n{made.files['index.md']}"
-    made.files |= {"ledger.md": ledger.page(rows), "map.md": ledger.map_page(rows), "report.html": report.page(rows)}
+    made.files |= {"ledger.md": ledger.page(rows), "map.md": ledger.map_page(rows), "report.html": html.page(rows)}
     made.navigation += [
         {"Home": "index.md"},
         {"The paper": [{"From the paper to the code": "map.md"}, {"The ledger": "ledger.md"}, *_tables(made)]},

@@ -7,8 +7,10 @@ import re
 from collections.abc import Sequence
 from functools import cache
 
-from allora_analysis.claims import behind, ledger, presentation, readme
-from allora_analysis.claims.ledger import Claim, Row
+from allora_analysis.claims import ledger
+from allora_analysis.claims.claim import Claim
+from allora_analysis.claims.ledger import Row
+from allora_analysis.render import code, markdown, view
 from docs.site.prose import ROOT, WIDE
 
 PICTURES = ROOT / "docs"
@@ -31,7 +33,7 @@ def rows() -> tuple[Row, ...]:
     Returns:
         The rows, in the paper's order.
     """
-    return tuple(ledger.examine(claim) for claim in ledger.all_claims())
+    return tuple(ledger.run(ledger.all_claims())[0])
 
 
 def page(of: Sequence[Row]) -> str:
@@ -43,8 +45,8 @@ def page(of: Sequence[Row]) -> str:
     Returns:
         Markdown.
     """
-    link = "[The same with mathematics, evidence, pictures and filters](report.html), in one page."
-    text = readme.page(of).replace("../README.md", "index.md")
+    link = "[The same with evidence, pictures and filters](report.html), in one page."
+    text = markdown.page(view.views(of), target=lambda path: None, home="index.md")
     return WIDE + text.replace("\n\n", f"\n\n{link} ", 1)
 
 
@@ -64,9 +66,22 @@ def map_page(of: Sequence[Row]) -> str:
     parts = [
         f"## {title}\n\n| paper | claim | functions behind it | tests | figure | verdict |\n|---|---|---|---|---|---|\n"
         + "\n".join(map(_line, members))
-        for title, members in readme.by_part(of).items()
+        for title, members in by_part(of).items()
     ]
     return "\n\n".join([f"{WIDE}# From the paper to the code", about, *parts]) + "\n"
+
+
+def by_part(of: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows by the part of the paper, in the paper's order.
+
+    Args:
+        of: the rows.
+
+    Returns:
+        Those of each part.
+    """
+    known = {row.claim.id: row for row in of}
+    return {title: [known[one.id] for one in members] for title, members in view.by_part(view.views(of)).items()}
 
 
 def packages(claim: Claim) -> set[str]:
@@ -78,7 +93,7 @@ def packages(claim: Claim) -> set[str]:
     Returns:
         Their names.
     """
-    return {name.split(".")[1] for name in behind.modules(claim)} - {"claims", "statistics"}
+    return {name.split(".")[1] for name in code.modules(claim)} - {"claims", "statistics"}
 
 
 def figures(claim: Claim) -> list[str]:
@@ -132,17 +147,17 @@ def _shown(name: str) -> bool:
 
 def _line(row: Row) -> str:
     claim = row.claim
-    functions = behind.functions(claim) or behind.modules(claim)
-    code = "<br>".join(f"[`{_short(name)}`][{name}]" for name in functions)
+    functions = code.functions(claim) or code.modules(claim)
+    links = "<br>".join(f"[`{_short(name)}`][{name}]" for name in functions)
     tests = "<br>".join(f"`{word.strip().removeprefix('tests/')}`" for word in claim.test.split(", "))
     shown = "<br>".join(f"[{name}]({name}.{'md' if name.startswith('table') else 'png'})" for name in figures(claim))
     where = re.sub(r"[|*]|(?<!\w)_", r"\\\g<0>", claim.where)
-    return f"| {where} | `{claim.id}` | {code} | {tests} | {shown} | **{readme.verdict(row)}** |"
+    return f"| {where} | `{claim.id}` | {links} | {tests} | {shown} | **{view.view(row).word}** |"
 
 
 def _short(name: str) -> str:
     # "tikhonov.loss.expected_loss" as a user writes it: tikhonov.expected_loss.
-    words = name.removeprefix(behind.PACKAGE).removeprefix("claims.").split(".")
+    words = name.removeprefix(code.PACKAGE).removeprefix("claims.").split(".")
     return ".".join(dict.fromkeys((words[0], words[-1])))
 
 
@@ -155,4 +170,4 @@ def summary(of: Sequence[Row]) -> str:
     Returns:
         One sentence.
     """
-    return presentation.summary(of) + "."
+    return view.summary(view.views(of)) + "."

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from allora_analysis.claims.ledger import Row
-from allora_analysis.claims.readme import table
+from allora_analysis.render.markdown import table
+from allora_analysis.render.view import views
 from docs.site import ledger
 from docs.site.prose import ROOT, WIDE
 
@@ -37,7 +38,9 @@ def page(name: str, rows: Sequence[Row]) -> tuple[str, dict[str, bytes]]:
     parts += [f"## The command\n\n```sh\n{command(name)}\n```\n\n{run}", _committed(name)]
     parts += [f"### Flags\n\n{flags((PACKAGE / name / 'study.py').read_text(encoding='utf-8'))}"]
     if claims:
-        parts.append(f"## What it says of the paper\n\n{ledger.summary(claims)}\n\n{table(claims)}")
+        parts.append(
+            f"## What it says of the paper\n\n{ledger.summary(claims)}\n\n{table(views(claims), '../ledger.md')}"
+        )
     parts.append(f"All functions: [`allora_analysis.{name}`](../api/allora_analysis/{name}/index.md).")
     return "\n\n".join(part for part in parts if part) + "\n", pictures
 

@@ -2,7 +2,7 @@
 
 Read from the check's source, not from a list that someone keeps: its names are looked up, and functions of the claims'
 own files are followed. What is only called through an object (a method of a result) is not seen.
-Checked by `tests/test_claims_behind.py`.
+Checked by `tests/test_render_code.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from allora_analysis.claims.ledger import Claim
+from allora_analysis.claims.claim import Claim
 
 PACKAGE = "allora_analysis."
 SHARED = ("allora_analysis.claims", "allora_analysis.study", "allora_analysis.validation", "allora_analysis.cli")
@@ -52,10 +52,18 @@ def modules(claim: Claim) -> tuple[str, ...]:
         Their full names, sorted; empty without a check.
     """
     names = {".".join(name.split(".")[:-1]) for name in functions(claim)}
-    return tuple(sorted(names)) or tuple([] if claim.check is None else [_bare(claim.check).__module__])
+    return tuple(sorted(names)) or tuple([] if claim.check is None else [bare(claim.check).__module__])
 
 
-def _bare(check: Any) -> Any:
+def bare(check: Any) -> Any:
+    """The function that a check is, without what wraps it.
+
+    Args:
+        check: a function, or a partial of one.
+
+    Returns:
+        The function.
+    """
     return inspect.unwrap(check.func if isinstance(check, functools.partial) else check)
 
 
@@ -64,7 +72,7 @@ def _within(module: str, packages: tuple[str, ...]) -> bool:
 
 
 def _follow(item: Any, found: set[str], seen: set[int]) -> None:
-    item = _bare(item)
+    item = bare(item)
     if id(item) in seen or not (inspect.isfunction(item) or inspect.isclass(item)):
         return
     seen.add(id(item))

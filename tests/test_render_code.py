@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from allora_analysis import adaptors, ripple, tikhonov
-from allora_analysis.claims import behind
-from allora_analysis.claims.ledger import Claim, all_claims
+from allora_analysis.claims.claim import Claim
+from allora_analysis.claims.ledger import all_claims
+from allora_analysis.render import code
 
 LOSS = "allora_analysis.tikhonov.loss.expected_loss"
 ADAPTOR = "allora_analysis.adaptors.inverse_sqrt"
@@ -66,7 +67,7 @@ def annotated(design: tikhonov.NearestRidge) -> tikhonov.SampleMean:
     ],
 )
 def test_functions(check, names):
-    assert behind.functions(claim(check)) == names
+    assert code.functions(claim(check)) == names
 
 
 def test_a_closure_holds_functions():
@@ -76,23 +77,23 @@ def test_a_closure_holds_functions():
     def check():
         return held(0.0, 1.0)
 
-    assert behind.functions(claim(check)) == (ADAPTOR,)
+    assert code.functions(claim(check)) == (ADAPTOR,)
 
 
 def test_what_the_theory_calls_itself_is_not_the_claims():
     check = here(lambda: ripple.simulate)
-    assert behind.functions(claim(check)) == ("allora_analysis.ripple.monte_carlo.simulate",)
+    assert code.functions(claim(check)) == ("allora_analysis.ripple.monte_carlo.simulate",)
 
 
 def test_modules_are_those_of_the_functions_or_the_claims_own_file():
-    assert behind.modules(claim(_through)) == ("allora_analysis.tikhonov.loss",)
-    assert behind.modules(claim(here(lambda: 1))) == ("allora_analysis.claims.section_x",)
-    assert behind.modules(claim(None)) == ()
+    assert code.modules(claim(_through)) == ("allora_analysis.tikhonov.loss",)
+    assert code.modules(claim(here(lambda: 1))) == ("allora_analysis.claims.section_x",)
+    assert code.modules(claim(None)) == ()
 
 
 def test_every_claim_leads_to_code_that_is_there():
     for item in all_claims():
-        assert behind.modules(item) or item.check is None
-        for name in behind.functions(item):
+        assert code.modules(item) or item.check is None
+        for name in code.functions(item):
             module, _, attribute = name.rpartition(".")
             assert callable(getattr(importlib.import_module(module), attribute)), name

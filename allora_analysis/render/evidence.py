@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from allora_analysis.claims.ledger import Evidence
-from allora_analysis.claims.presentation import evidence_text
-from allora_analysis.report.notation import html, number
+from allora_analysis.claims.claim import Evidence
+from allora_analysis.render.notation import html, number
+from allora_analysis.render.terminal import evidence_text
 from allora_analysis.study import text
 
 NOTHING = Markup("–")

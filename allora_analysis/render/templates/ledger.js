@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const by = (id) => document.getElementById(id);
-  const form = by("filters"), words = by("words"), part = by("part"), shown = by("shown"), unfold = by("unfold");
+  const form = by("filters"), words = by("words"), part = by("part"), paper = by("paper"), shown = by("shown"), unfold = by("unfold");
   const claims = [...document.querySelectorAll(".claim")];
   const details = [...document.querySelectorAll(".claim details")];
   const root = document.documentElement;
@@ -14,6 +14,7 @@
     for (const claim of claims) {
       const data = claim.dataset;
       const wanted = (!part.value || data.part === part.value)
+        && (!paper.value || data.paper === paper.value)
         && (!verdicts.length || verdicts.includes(data.verdict))
         && asked.every((word) => data.search.includes(word));
       claim.hidden = !wanted;
@@ -64,16 +65,6 @@
     tell();
   });
   system.addEventListener("change", tell);
-
-  // On paper every claim that is shown is open.
-  let closed = [];
-  addEventListener("beforeprint", () => {
-    closed = details.filter((each) => !each.open);
-    for (const each of closed) each.open = true;
-  });
-  addEventListener("afterprint", () => {
-    for (const each of closed) each.open = false;
-  });
 
   form.hidden = toggle.hidden = false;
   tell();

@@ -11,9 +11,6 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from allora_analysis.claims import ledger
-from allora_analysis.claims.ledger import Claim
-
 FOLDER = Path(__file__).resolve().parents[2] / "docs"
 WIDTH = 1400  # pixels: twice a column of the page
 COLOURS = 128
@@ -52,16 +49,16 @@ class Picture:
     description: str
 
 
-def name_for(claim: Claim) -> str | None:
+def name_for(identifier: str) -> str | None:
     """The picture about a claim.
 
     Args:
-        claim: the claim.
+        identifier: the claim's id.
 
     Returns:
         Its name; None where there is none.
     """
-    keys = (claim.id, ledger.section(claim))
+    keys = (identifier, identifier.partition("-")[0])
     return next((name for name, about in ABOUT.items() if any(key in about for key in keys)), None)
 
 
