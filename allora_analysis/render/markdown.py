@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,23 +25,22 @@ from allora_analysis.render.view import BEYOND, View, by_part, record, size_text
 
 BEGIN, END = "<!-- ledger: written by `make readme` -->", "<!-- end of the ledger -->"
 SELECTED = (
-    "3.1-general-spectrum",
     "3.1-sgd-expectation",
-    "3.1-figure-1",
-    "3.2-start-conditioning",
     "3.2-saddle-lora",
-    "3.2-escape",
     "3.3-worst-case",
-    "3.3-typical",
     "4-figure-2-right",
-    "4-descent",
     "4-two-hyper-parameters",
-    "D-universally-better",
     "4.4-better-than-lora",
-    "4-table-3-desk",
-    "4-own-best-rate",
 )
-"""What a reader with one minute wants to know: the three flaws, the layer, what the tables show, what our runs show."""
+"""What a reader with one minute wants to know: the three flaws, the layer, its knobs, its tables."""
+QUESTIONS = {
+    "Should I use ALLoRA?": "4-own-best-rate",
+    "Does LoRA's dropout help?": "3.1-figure-2-left",
+    "Is α worth tuning beside rank and learning rate?": "4-alpha",
+    "Is starting at zero a problem?": "3.2-escape",
+    "Do more layers make adapters explode?": "3.3-typical",
+}
+"""What people ask, and the row that answers."""
 
 
 def counts(of: Sequence[View]) -> str:
@@ -61,36 +60,32 @@ def counts(of: Sequence[View]) -> str:
     return "\n".join(lines)
 
 
-def table(of: Sequence[View], link: str = "", statements: bool = False) -> str:
+def _anchor(identifier: str) -> str:
+    """The name of a row's heading in a link, as GitHub and Python-Markdown make it."""
+    return re.sub(r"[^a-z0-9_ -]", "", identifier.lower())
+
+
+def on_this_page(identifier: str) -> str:
+    """A link to a row on the same page."""
+    return f"#{_anchor(identifier)}"
+
+
+def table(of: Sequence[View], page_of: Callable[[str], str] = on_this_page) -> str:
     """The answers as a Markdown table.
 
     Args:
         of: the rows.
-        link: the page on which each row stands in full; empty for the same page.
-        statements: the printed sentence too.
+        page_of: where a row stands in full, from its id.
 
     Returns:
         A row for each claim: verdict, id, answer, whether it is true at the paper's setting, size.
     """
-    heading = [
-        "verdict",
-        "claim",
-        *(["the paper says"] if statements else []),
-        "what came out",
-        "true in the paper",
-        "size",
-    ]
+    heading = ["verdict", "claim", "what came out", "true in the paper", "size"]
     lines = [heading, ["---"] * len(heading)]
     for one in of:
-        said = [escaped(one.statement)] if statements else []
-        name = f"[`{one.id}`]({link}#{_anchor(one.id)})"
-        lines.append([f"**{one.word}**", name, *said, escaped(one.answer), one.setting, escaped(size_text(one.size))])
+        name = f"[`{one.id}`]({page_of(one.id)})"
+        lines.append([f"**{one.word}**", name, escaped(one.answer), one.setting, escaped(size_text(one.size))])
     return "\n".join(map(_line, lines))
-
-
-def _anchor(identifier: str) -> str:
-    """The name of a row's heading in a link, as GitHub and Python-Markdown make it."""
-    return re.sub(r"[^a-z0-9_ -]", "", identifier.lower())
 
 
 def _to_file(path: str) -> str:
@@ -98,12 +93,19 @@ def _to_file(path: str) -> str:
     return f"../{path}"
 
 
-def in_full(one: View, target: Callable[[str], str | None] = _to_file) -> str:
+def in_full(
+    one: View,
+    target: Callable[[str], str | None] = _to_file,
+    page_of: Callable[[str], str] = on_this_page,
+    level: int = 3,
+) -> str:
     """A row in full, as Markdown.
 
     Args:
         one: the row.
         target: where a file of the repository is found; None for one that is not.
+        page_of: where another row stands in full, from its id.
+        level: of the heading.
 
     Returns:
         A heading, the verdict and answer, the printed sentence, and what else the row holds.
@@ -128,7 +130,7 @@ def in_full(one: View, target: Callable[[str], str | None] = _to_file) -> str:
     lines = [f"- **{name}:** {escaped(words)}" for name, words in facts.items() if words]
     for name, ids in (("Rests on", one.depends_on), ("Supports", one.supports)):
         if ids:
-            lines.append(f"- **{name}:** " + ", ".join(f"[`{other}`](#{_anchor(other)})" for other in ids))
+            lines.append(f"- **{name}:** " + ", ".join(f"[`{other}`]({page_of(other)})" for other in ids))
     if one.check:
         path, _, function = one.check.partition(": ")
         names = dict.fromkeys(".".join(name.split(".")[:-1]) for name in one.code)
@@ -140,15 +142,18 @@ def in_full(one: View, target: Callable[[str], str | None] = _to_file) -> str:
     )
     said = f"> {escaped(one.statement)}" + (" *(ours)*" if ours else "")
     where = escaped(one.where)
-    return "\n\n".join([f"### {one.id}", f"**{one.word}** · {escaped(one.answer)}", said, where, "\n".join(lines)])
+    return "\n\n".join(
+        [f"{'#' * level} {one.id}", f"**{one.word}** · {escaped(one.answer)}", said, where, "\n".join(lines)]
+    )
 
 
-def block(of: Sequence[View], selected: Sequence[str] = SELECTED) -> str:
-    """What the README shows of the ledger: the counts by part, and the selected rows.
+def block(of: Sequence[View], selected: Sequence[str] = SELECTED, questions: Mapping[str, str] = QUESTIONS) -> str:
+    """What the README shows of the ledger: the selected sentences, the questions, and the verdicts counted.
 
     Args:
         of: the ledger's rows.
         selected: the ids of the rows to show, in the order wanted.
+        questions: the ids of the rows that answer them.
 
     Returns:
         The text between the README's two markers.
@@ -157,10 +162,19 @@ def block(of: Sequence[View], selected: Sequence[str] = SELECTED) -> str:
         ValueError: an id that the ledger does not have.
     """
     known = {one.id: one for one in of}
-    if missing := [name for name in selected if name not in known]:
+    if missing := [name for name in (*selected, *questions.values()) if name not in known]:
         raise ValueError(f"selected claims that the ledger does not have: {', '.join(missing)}")
-    shown = table([known[name] for name in selected], "docs/ledger.md", statements=True)
-    return "\n\n".join([summary(of) + ".", counts(of), shown])
+    lines = [("the paper says", "what came out"), ("---", "---")]
+    lines += [(escaped(known[name].statement), _answered(known[name])) for name in selected]
+    asked = [("question", "answer"), ("---", "---")]
+    asked += [(question, _answered(known[name])) for question, name in questions.items()]
+    tables = ["\n".join(_line(cells) for cells in of) for of in (lines, asked)]
+    return "\n\n".join([tables[0], tables[1], f"In all, {summary(of)}: [docs/ledger.md](docs/ledger.md)."])
+
+
+def _answered(one: View) -> str:
+    size = f" {escaped(size_text(one.size))}: {escaped(one.size.of)}." if one.size else ""
+    return f"{escaped(one.answer)}{size} **{one.word}** [`{one.id}`](docs/ledger.md#{_anchor(one.id)})"
 
 
 def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, home: str = "../README.md") -> str:
@@ -182,13 +196,16 @@ def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, hom
     return "\n\n".join(["# The ledger", about, summary(of) + ".", counts(of), *parts]) + "\n"
 
 
-def rewrite(text: str, of: Sequence[View], selected: Sequence[str] = SELECTED) -> str:
+def rewrite(
+    text: str, of: Sequence[View], selected: Sequence[str] = SELECTED, questions: Mapping[str, str] = QUESTIONS
+) -> str:
     """A README with its ledger replaced.
 
     Args:
         text: the README.
         of: the ledger's rows.
         selected: the ids of the rows to show.
+        questions: the ids of the rows that answer them.
 
     Returns:
         The new text.
@@ -199,7 +216,7 @@ def rewrite(text: str, of: Sequence[View], selected: Sequence[str] = SELECTED) -
     if BEGIN not in text or END not in text:
         raise ValueError(f"the markers {BEGIN} and {END} are wanted, around the ledger")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    return f"{before}{BEGIN}\n{block(of, selected)}\n{END}{after}"
+    return f"{before}{BEGIN}\n{block(of, selected, questions)}\n{END}{after}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import html
+import json
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -16,14 +18,14 @@ from docs.site.prose import ROOT, WIDE
 PICTURES = ROOT / "docs"
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("studies.md", "experiments.md"))
 STUDIES = tuple(
     sorted(
         (path.parent.name for path in (ROOT / "allora_analysis").glob("*/study.py")),
-        key=lambda name: README.find(f"`allora_analysis.{name}`"),
+        key=lambda name: PAGE.find(f"`allora_analysis.{name}`"),
     )
 )
-"""Every package with a study, in the order of the README's map."""
+"""Every package with a study, in the order of the map in docs/studies.md."""
 
 
 @cache
@@ -36,8 +38,20 @@ def rows() -> tuple[Row, ...]:
     return tuple(ledger.run(ledger.all_claims())[0])
 
 
+def claim_page(identifier: str) -> str:
+    """The page of a claim, from the site's root.
+
+    Args:
+        identifier: its id.
+
+    Returns:
+        The path.
+    """
+    return f"claims/{identifier}.md"
+
+
 def page(of: Sequence[Row]) -> str:
-    """The ledger as `docs/ledger.md` has it, with a link to the report.
+    """The ledger: the verdicts counted, and the answers part by part, each leading to its claim's page.
 
     Args:
         of: the rows.
@@ -45,9 +59,68 @@ def page(of: Sequence[Row]) -> str:
     Returns:
         Markdown.
     """
-    link = "[The same with evidence, pictures and filters](report.html), in one page."
-    text = markdown.page(view.views(of), target=lambda path: None, home="index.md")
-    return WIDE + text.replace("\n\n", f"\n\n{link} ", 1)
+    shown = view.views(of)
+    about = (
+        f"{view.summary(shown)}. [The same with filters and evidence](report.html), in one page; "
+        "[what rests on what](graph.md)."
+    )
+    parts = [f"## {title}\n\n{markdown.table(some, claim_page)}" for title, some in view.by_part(shown).items()]
+    return "\n\n".join([f"{WIDE}# The ledger", about, markdown.counts(shown), *parts]) + "\n"
+
+
+def claim_pages(of: Sequence[Row]) -> dict[str, str]:
+    """A page for each claim: answer, printed sentence, size, condition, what would change it, code, tests, picture.
+
+    Args:
+        of: the rows.
+
+    Returns:
+        Markdown by the page's path in the site.
+    """
+    found = {}
+    for row, one in zip(of, view.views(of), strict=True):
+        text = markdown.in_full(one, lambda path: None, lambda other: f"{other}.md", level=1)
+        functions = ", ".join(f"[`{_short(name)}`][{name}]" for name in code.functions(row.claim))
+        shown = "\n\n".join(f"![{name}](../{name}.png)" for name in figures(row.claim) if _drawn_as_picture(name))
+        head = f"---\ntitle: {one.id}\ndescription: {json.dumps(one.answer, ensure_ascii=False)}\n---\n\n"
+        parts = [text, f"**Functions:** {functions}" if functions else "", shown, "[All answers](../ledger.md)"]
+        found[claim_page(one.id)] = head + "\n\n".join(filter(None, parts)) + "\n"
+    return found
+
+
+def graph(of: Sequence[Row]) -> str:
+    """What rests on what: an arrow from each claim to those that rest on it, as an inline SVG whose boxes are links.
+
+    Args:
+        of: the rows.
+
+    Returns:
+        A page in Markdown.
+    """
+    known = {row.claim.id: view.view(row) for row in of}
+    edges = [(one, row.claim.id) for row in of for one in row.claim.depends_on if one in known]
+    linked = [name for name in known if any(name in edge for edge in edges)]
+    column = dict.fromkeys(linked, 0)
+    for _ in linked:  # the longest way to each
+        column |= {end: max(column[end], column[start] + 1) for start, end in edges if column[end] <= column[start]}
+    rank = {name: [other for other in linked if column[other] == column[name]].index(name) for name in linked}
+    place = {name: (20 + 260 * column[name], 20 + 40 * rank[name]) for name in linked}
+    lines = [
+        f'<path d="M {place[start][0] + 210} {place[start][1] + 14} L {place[end][0]} {place[end][1] + 14}"/>'
+        for start, end in edges
+    ]
+    boxes = [
+        f'<a href="claims/{name}.html"><title>{html.escape(known[name].answer)}</title>'
+        f'<rect class="{known[name].word}" x="{x}" y="{y}" width="210" height="28" rx="6"/>'
+        f'<text x="{x + 8}" y="{y + 19}">{name}</text></a>'
+        for name, (x, y) in place.items()
+    ]
+    width = max((x for x, _ in place.values()), default=0) + 230
+    height = max((y for _, y in place.values()), default=0) + 48
+    head = f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="claims that rest on others">'
+    drawn = f'<div class="graph">{head}{"".join(lines)}{"".join(boxes)}</svg></div>'
+    text = "Each box is a claim and leads to its page; a line leads from a claim to those on its right that rest on it."
+    return f"{WIDE}# What rests on what\n\n{text}\n\n{drawn}\n"
 
 
 def map_page(of: Sequence[Row]) -> str:
@@ -141,6 +214,10 @@ def _imports(source: str) -> set[str]:
     return names & {"adaptors", "adaptive", "lora", *STUDIES}
 
 
+def _drawn_as_picture(name: str) -> bool:
+    return (PICTURES / f"{name}.png").exists()
+
+
 def _shown(name: str) -> bool:
     return any((PICTURES / f"{name}.{ending}").exists() for ending in ("png", "md"))
 
@@ -152,7 +229,9 @@ def _line(row: Row) -> str:
     tests = "<br>".join(f"`{word.strip().removeprefix('tests/')}`" for word in claim.test.split(", "))
     shown = "<br>".join(f"[{name}]({name}.{'md' if name.startswith('table') else 'png'})" for name in figures(claim))
     where = re.sub(r"[|*]|(?<!\w)_", r"\\\g<0>", claim.where)
-    return f"| {where} | `{claim.id}` | {links} | {tests} | {shown} | **{view.view(row).word}** |"
+    return (
+        f"| {where} | [`{claim.id}`](claims/{claim.id}.md) | {links} | {tests} | {shown} | **{view.view(row).word}** |"
+    )
 
 
 def _short(name: str) -> str:

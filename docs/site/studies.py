@@ -1,4 +1,4 @@
-"""A page for each study: what it is, the README's command with what it printed and drew, its flags, its claims."""
+"""A page for each study: what it is, its command with what it printed and drew, its flags, its claims."""
 
 from __future__ import annotations
 
@@ -38,15 +38,18 @@ def page(name: str, rows: Sequence[Row]) -> tuple[str, dict[str, bytes]]:
     parts += [f"## The command\n\n```sh\n{command(name)}\n```\n\n{run}", _committed(name)]
     parts += [f"### Flags\n\n{flags((PACKAGE / name / 'study.py').read_text(encoding='utf-8'))}"]
     if claims:
-        parts.append(
-            f"## What it says of the paper\n\n{ledger.summary(claims)}\n\n{table(views(claims), '../ledger.md')}"
-        )
+        answers = table(views(claims), lambda name: f"../{ledger.claim_page(name)}")
+        parts.append(f"## What it says of the paper
+
+{ledger.summary(claims)}
+
+{answers}")
     parts.append(f"All functions: [`allora_analysis.{name}`](../api/allora_analysis/{name}/index.md).")
     return "\n\n".join(part for part in parts if part) + "\n", pictures
 
 
 def command(name: str) -> str:
-    """The README's command of a study.
+    """The command of a study, as docs/studies.md or docs/experiments.md has it.
 
     Args:
         name: the study.
@@ -54,7 +57,7 @@ def command(name: str) -> str:
     Returns:
         The command.
     """
-    return re.search(rf"^`?(python -m allora_analysis\.{name}\b[^`\n#]*)", ledger.README, re.MULTILINE)[1].strip()
+    return re.search(rf"^`?(python -m allora_analysis\.{name}\b[^`\n#]*)", ledger.PAGE, re.MULTILINE)[1].strip()
 
 
 def flags(source: str) -> str:
