@@ -39,11 +39,7 @@ def page(name: str, rows: Sequence[Row]) -> tuple[str, dict[str, bytes]]:
     parts += [f"### Flags\n\n{flags((PACKAGE / name / 'study.py').read_text(encoding='utf-8'))}"]
     if claims:
         answers = table(views(claims), lambda name: f"../{ledger.claim_page(name)}")
-        parts.append(f"## What it says of the paper
-
-{ledger.summary(claims)}
-
-{answers}")
+        parts.append(f"## What it says of the paper\n\n{ledger.summary(claims)}\n\n{answers}")
     parts.append(f"All functions: [`allora_analysis.{name}`](../api/allora_analysis/{name}/index.md).")
     return "\n\n".join(part for part in parts if part) + "\n", pictures
 
