@@ -110,7 +110,7 @@ def anchor(heading: str) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_the_files_and_headings_that_a_page_links_to_exist(page):
     links = re.findall(r"\]\(([^):]+)\)", page.read_text(encoding="utf-8"))
-    assert links
+    assert links or page.stem in ("library", "training")
     for link in links:
         path, _, name = link.partition("#")
         target = page.parent / path if path else page
