@@ -19,7 +19,7 @@ from allora_analysis.dropout_sgd.output_masks import OutputMasks
 from allora_analysis.dropout_sgd.process import Process, build, in_units
 from allora_analysis.dropout_sgd.stability import CovarianceOperator, covariance_operator
 from allora_analysis.dropout_sgd.step_sizes import ROUNDING, refuse_unstable
-from allora_analysis.tikhonov.minimiser import input_weights
+from allora_analysis.tikhonov.loss import input_weights
 
 
 @dataclass(frozen=True)
