@@ -88,13 +88,13 @@ def test_the_reference_has_a_page_for_every_module():
 def test_a_packages_page_lists_what_it_hands_on():
     module = next(one for one in reference.tree("allora_analysis").all() if one.name == "allora_analysis.tikhonov")
     page = reference.page(module)
-    assert "[`dropout_solution`][allora_analysis.tikhonov.minimiser.dropout_solution]" in page
+    assert "[`dropout_solution`][allora_analysis.tikhonov.loss.dropout_solution]" in page
     assert "members: false" in page
 
 
 def test_names_in_docstrings_link_to_what_they_name():
     package = griffe.load("allora_analysis", search_paths=[str(ROOT)])
-    function = package["tikhonov.minimiser.dropout_solution"]
+    function = package["tikhonov.ridge.nearest_ridge"]
     target = "allora_analysis.tikhonov.loss.expected_loss"
     text = "`expected_loss`, `x`, `nothing_here` and `keep_prob`\n>>> `expected_loss`"
     told = f"[`expected_loss`][{target}], `x`, `nothing_here` and `keep_prob`\n>>> `expected_loss`"

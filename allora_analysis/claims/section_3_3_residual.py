@@ -15,8 +15,7 @@ from allora_analysis import ripple
 from allora_analysis.claims import student_t
 from allora_analysis.claims.ledger import Evidence, Finding, settle
 from allora_analysis.ripple import stack
-from allora_analysis.ripple.bounds import Layer
-from allora_analysis.ripple.scales import Scales
+from allora_analysis.ripple.bounds import Layer, Scales
 
 SEED, ROUNDING = 35, 1e-9
 WIDTH, RANK, ETA, DEPTH, REPLICAS = 16, 2, 4.0, 16, 1000
