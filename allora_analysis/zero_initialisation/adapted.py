@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from allora_analysis.finetune.models import Pretrained
 from allora_analysis.finetune.splits import Split
-from allora_analysis.hessian.lowrank import LowRankLinear
+from allora_analysis.hessian import LowRankLinear
 from allora_analysis.validation import ArgumentError
 from allora_analysis.zero_initialisation.setting import Setting
 

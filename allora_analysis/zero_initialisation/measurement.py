@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
+from allora_analysis.hessian import LowRankLinear
 from allora_analysis.hessian.empirical_risk import empirical_risk, evaluating
-from allora_analysis.hessian.lowrank import LowRankLinear
 from allora_analysis.hessian.network import NetworkSpectrum, network_spectrum
 from allora_analysis.hessian.network_inertia import layer_gradient_ranks, negative_directions
 from allora_analysis.zero_initialisation.adapted import Adapted
