@@ -2,8 +2,8 @@
 
 **Question.** The paper says that the parameters "start from a saddle point" and that zero initialisation makes the
 landscape "poorly conditioned". In a network with B = 0 the Hessian is [[0, C], [Cᵀ, K]], so that the ranks of
-G = ∂L/∂(BA) foretell how many directions have a negative curvature (`allora_analysis.hessian.negative_directions`). Do the
-ends of the spectrum of real pretrained models agree, layer by layer, and how deep is the negative end?
+G = ∂L/∂(BA) foretell how many directions have a negative curvature (`hessian.negative_directions`). Do the ends of the
+spectrum of real pretrained models agree, layer by layer, and how deep is the negative end?
 
 **Arms.** LoRA at B = 0, A as PEFT draws it, α = r, on the query and value maps of one layer at a time, all else frozen,
 a classifier as it is drawn, no dropout, mean cross-entropy over sentences of rotten_tomatoes. r = 4 and 5 eigenvalues

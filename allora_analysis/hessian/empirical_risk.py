@@ -48,9 +48,9 @@ def _checked_batches(data: Iterable[Any], device: torch.device) -> list[Batch]:
 
 
 def _refuse_uneven_means(loss: nn.Module, batches: Sequence[Batch]) -> None:
-    # torch takes the "mean" of nn.CrossEntropyLoss and nn.NLLLoss over Σ_n w(y_n) of a batch, w the class weights, 0 for
-    # ignored labels: such means do not add up to the whole's. Both losses are known by their `ignore_index`. Targets
-    # that are probabilities are averaged over the examples whatever w.
+    # torch divides the "mean" of nn.CrossEntropyLoss and nn.NLLLoss (known by their `ignore_index`) by Σ_n w(y_n) of a
+    # batch, w the class weights, 0 for ignored labels: such means do not add up to the whole's. Targets that are
+    # probabilities are averaged over the examples whatever w.
     labels = [targets for _, targets in batches if not targets.is_floating_point()]
     if loss.reduction == "sum" or len(batches) == 1 or not labels or not hasattr(loss, "ignore_index"):
         return
@@ -185,7 +185,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def empirical_risk(model: nn.Module, loss: nn.Module, data: Iterable[Any]) -> EmpiricalRisk:
-    """The risk of a model, a loss and data: a pair, or batches, read once; inputs a tensor or a mapping. All checked."""
+    """The checked risk of a model, a loss and data: a pair or batches, read once; inputs a tensor or a mapping."""
     for name, module in model.named_modules():
         if getattr(module, "double_backward_is_hessian", True) is False:
             raise ArgumentError(
