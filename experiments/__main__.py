@@ -15,7 +15,7 @@ from tyro.conf import arg
 from allora_analysis import cli, records, terminal
 from allora_analysis.finetune import setting as finetune
 from allora_analysis.gradient_std import grid as gradient_std
-from allora_analysis.gradient_std.setting import PROTOCOL
+from allora_analysis.gradient_std.grid import PROTOCOL
 from allora_analysis.validation import ArgumentError
 from allora_analysis.zero_initialisation import run as hessian
 
