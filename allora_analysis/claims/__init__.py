@@ -37,7 +37,6 @@ SECTIONS = (
     "section_3_2_zero_initialisation",
     "section_3_2_networks",
     "section_3_2_pretrained",
-    "section_3_3_ripple",
     "section_4_limitations",
     "section_4_allora",
     "section_4_framework",
