@@ -11,6 +11,7 @@ SECTIONS = (
     "s3_1_figure_1",
     "s3_2_in_v",
     "s3_2_in_a_and_b",
+    "s3_2_first_steps",
     "s3_2_real_networks",
     "s3_3_interactions",
     "s3_3_worst_case",
