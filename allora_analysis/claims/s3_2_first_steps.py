@@ -17,7 +17,7 @@ from allora_analysis.claims.cases import Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size
 from allora_analysis.claims.s3_2_in_a_and_b import ROUNDING, factor_claim, flow_claim
 from allora_analysis.claims.s3_2_in_v import DEGENERATE, POORLY, Fewer, fewer_rows, power_law
-from allora_analysis.hessian.monte_carlo import loss_gradient
+from allora_analysis.hessian.factors import loss_gradient
 
 
 class Speed(NamedTuple):

@@ -19,7 +19,7 @@ from allora_analysis import hessian
 from allora_analysis.claims.cases import Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.s3_2_in_v import Problem, loss, power_law, problem
-from allora_analysis.hessian.monte_carlo import loss_gradient
+from allora_analysis.hessian.factors import loss_gradient
 
 ROUNDING = 1e-8
 factor_claim = functools.partial(claim, command="python -m allora_analysis.hessian", test="tests/test_hessian.py")

@@ -18,8 +18,7 @@ from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Finding, Size
 from allora_analysis.claims.s3_3_worst_case import PAPER_ETAS, ripple_claim
 from allora_analysis.ripple import stack
-from allora_analysis.ripple.bounds import Layer
-from allora_analysis.ripple.scales import Scales
+from allora_analysis.ripple.bounds import Layer, Scales
 
 MONTE_CARLO = "tests/test_ripple_monte_carlo.py"
 
