@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool
+
 from allora_analysis import records
 from allora_analysis.finetune import setting as settings
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
@@ -96,6 +99,23 @@ def paired_differences(
             break
         found.append(final_value(runs[first], endpoint) - final_value(runs[second], endpoint))
     return found
+
+
+def right_rows(result: Mapping[str, Any], split: str = "test") -> Bool[np.ndarray, " rows"] | None:
+    """Which rows of a split a run predicted rightly after its last epoch, in the split's order.
+
+    Args:
+        result: the run's.
+        split: "test" or "validation".
+
+    Returns:
+        A truth value a row; None where the record has none, as those before November 27, 2026.
+    """
+    packed = result.get("right", {}).get(split)
+    if packed is None:
+        return None
+    bits = np.frombuffer(bytes.fromhex(packed), dtype=np.uint8)
+    return np.unpackbits(bits, count=result["rows"][split]).astype(bool)
 
 
 def average_norm(result: dict[str, Any], step: int) -> float:
