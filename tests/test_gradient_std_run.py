@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -77,7 +78,9 @@ def finish(run):
 def only_record(folder):
     (path,) = folder.glob("*.json")
     assert not (folder / "unfinished").exists()
-    return path.read_bytes()
+    text = path.read_text(encoding="utf-8")
+    # Whether it was resumed, how long it took, and so the checksum, may differ; not a byte else.
+    return re.sub(r'"(resumed|seconds|checksum)": \S+', r'"\1": …', text)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class Run:
     def __init__(self, setting: Setting, data: Data, classes: int, digest: str, results: Path | None):
         self.setting, self._data, self._results = setting, data, results
         self._digests = {"data": digest}
+        self._begun, self._resumed_at = time.perf_counter(), 0
         self.epochs: list[dict[str, Any]] = []
         sizes = (data.x.shape[1], *setting.hidden, classes)
         self._mlp = initialise(sizes, generator(setting, "start"))
@@ -88,7 +90,11 @@ class Run:
         if len(self.epochs) <= self.setting.epochs:
             self._save_state()
             return
-        facts = records.provenance(["torchvision"]) | {"device": str(self._data.x.device.type)}
+        facts = records.provenance(["torchvision"]) | {
+            "device": str(self._data.x.device.type),
+            "resumed": self._resumed_at > 0,
+            "seconds": time.perf_counter() - self._begun,  # of this process: the epochs after a resumed one alone
+        }
         result = {"epochs": self.epochs}
         records.save(
             self._results, STUDY, self.setting, result, protocol=PROTOCOL, digests=self._digests, provenance=facts
@@ -150,6 +156,7 @@ class Run:
             }
             tensor.data.copy_(torch.from_numpy(arrays[f"parameter_{i}"]))
         self.epochs = json.loads(str(arrays["epochs"]))
+        self._resumed_at = len(self.epochs)
 
 
 def _finite(value: Any) -> bool:
