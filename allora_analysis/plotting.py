@@ -14,6 +14,7 @@ from matplotlib import rc_context
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
+from allora_analysis import arms
 from allora_analysis.validation import ArgumentError
 
 # Okabe and Ito's colours, told apart by readers with any of the usual colour vision deficiencies.
@@ -42,23 +43,7 @@ class Look(NamedTuple):
     marker: str
 
 
-# "lora_eta" is LoRA at the learning rate η·l. With any of the usual colour vision deficiencies, two arms that share an
-# axis stay apart (CIELAB distance 14 or more).
-ARMS = {
-    "lora": Look("LoRA", COLOURS["plain"], "o"),
-    "lora_eta": Look("LoRA at η·l", COLOURS["bound"], "s"),
-    "lora_x_eta": Look("LoRA × η", "#7F3C00", "v"),
-    "allora": Look("ALLoRA", COLOURS["predicted"], "D"),
-    "allora_0": Look("ALLoRA-0", COLOURS["other"], "^"),
-    "allora_od": Look("ALLoRA-OD", COLOURS["attained"], "P"),
-    "asf_lora": Look("ASF-LoRA", "#999933", "X"),
-    "allora_adamw": Look("ALLoRAAdamW", COLOURS["dropout"], "p"),
-    "dora": Look("DoRA", "#000000", "*"),
-    "loraplus": Look("LoRA+", "#332288", "h"),
-    "rslora": Look("rsLoRA", "#44AA99", "<"),
-    "pissa": Look("PiSSA", "#882255", ">"),
-    "head_only": Look("classifier alone", "#777777", "."),
-}
+ARMS = {name: Look(arm.label, arm.colour, arm.marker) for name, arm in arms.ARMS.items()}
 OPTIMISERS = {
     "sgd": Look("SGD", "#332288", "o"),
     "momentum": Look("momentum", "#88CCEE", "s"),
