@@ -136,7 +136,7 @@ def as_json(study: Study, config: Any, result: Result) -> str:
 def progress(items: Sequence[Any], description: str) -> Iterator[Any]:
     """Iterate with a progress bar on standard error; where that is no terminal, lines."""
     # After 2 s, then ever less often.
-    if sys.stderr.isatty():
+    if terminal.redraws():
         from rich.console import Console
         from rich.progress import track
 

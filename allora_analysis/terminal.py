@@ -34,6 +34,11 @@ def console(width: int | None = None) -> Any:
     return Unbroken(width=width)
 
 
+def redraws() -> bool:
+    """Whether standard error is a terminal on which a bar can be redrawn; TERM=dumb is none."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
 def tell(say: Callable[[], None]) -> None:
     """Print; where nobody reads on, go on: what is to be written to files still is."""
     try:

@@ -75,6 +75,14 @@ def test_long_work_goes_on_where_nobody_reads(tmp_path, spoken, into):
     assert (tmp_path / "done").exists()
 
 
+@pytest.mark.parametrize(("name", "drawn"), [("xterm", True), ("dumb", False), ("unknown", False)])
+def test_a_dumb_terminal_gets_lines_and_no_bar(monkeypatch, capsys, name, drawn):
+    """Planted: a bar on a terminal that cannot redraw showed nothing at all."""
+    monkeypatch.setenv("TERM", name)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert terminal.redraws() == drawn
+
+
 def test_streams_that_are_missing():
     assert run(f"{LEDGER} >&-").returncode == 0
     done = run(f"{LEDGER} 2>&-")
