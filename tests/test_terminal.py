@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from allora_analysis import terminal
 from allora_analysis.claims.claim import Claim, Evidence, Finding, Size
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render.terminal import ENOUGH, table
