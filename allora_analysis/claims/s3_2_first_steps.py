@@ -147,6 +147,9 @@ def limit_condition(squares: np.ndarray, rank: int) -> float:
     )
 
 
+NEAR_SHARE = 0.7  # of the cases, within a factor of two of the boundary
+
+
 @factor_claim(
     "3.2-b-conditioning",
     where="Abstract",
@@ -161,7 +164,7 @@ def block_conditioning(cases: Cases) -> Finding:
         return found.block / found.gram
 
     def draw(rng: np.random.Generator) -> Block:
-        near = rng.random() < 0.7
+        near = rng.random() < NEAR_SHARE
         while True:
             spread, rank = 1.0 if rng.random() < 0.1 else float(np.exp(rng.uniform(0, 3))), int(rng.integers(4, 25))
             one = Block(design(48, 48, spread, rng), rng.standard_normal((rank, 48)))

@@ -156,9 +156,9 @@ def paper_start(rng: np.random.Generator, a: float = 1.0, b: float = 0.0, rank: 
     return start(x, -2 * rng.standard_normal((16, 96)) @ x, rank, rng, a, b)
 
 
-def signs(values: np.ndarray) -> dict[str, int]:
-    """How many eigenvalues are negative, zero and positive; zero is up to 1e-11 of the largest."""
-    limit = 1e-11 * float(np.abs(values).max())
+def signs(values: np.ndarray, zero: float = 1e-11) -> dict[str, int]:
+    """How many eigenvalues are negative, zero and positive; zero is up to `zero` of the largest."""
+    limit = zero * float(np.abs(values).max())
     negative, positive = int((values < -limit).sum()), int((values > limit).sum())
     return {"negative": negative, "zero": len(values) - negative - positive, "positive": positive}
 

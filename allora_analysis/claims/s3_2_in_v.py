@@ -64,7 +64,7 @@ def problems(cases: Cases) -> list[Case]:
 
 def loss(one: Problem, points: np.ndarray) -> np.ndarray:
     """L at many V (…×D×C)."""
-    return ((one.x @ (one.w + points) - one.y) ** 2).sum(axis=(-2, -1))
+    return np.asarray(((one.x @ (one.w + points) - one.y) ** 2).sum(axis=(-2, -1)))
 
 
 def slopes(one: Problem) -> np.ndarray:
@@ -118,7 +118,7 @@ def second_derivative(cases: Cases) -> Finding:
 
     def form(one: Problem, matrix: np.ndarray) -> np.ndarray:
         flat = columns(one.directions)
-        return flat @ matrix @ flat.T
+        return flat @ matrix @ flat.T if len(matrix) == flat.shape[1] else np.zeros(0)
 
     def as_printed(one: Problem, seen: np.ndarray) -> bool:
         (n, c), gram = one.y.shape, one.x.T @ one.x
