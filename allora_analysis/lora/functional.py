@@ -19,13 +19,14 @@ All take x with any leading dimensions, on any device, under autocast as `nn.Lin
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.lora.gradients import adapter_gradients, without_autocast
+from allora_analysis.lora.gradients import adapter_gradients, tangents_of, without_autocast
 from allora_analysis.lora.row_norms import factor_of_rows, norms_of_rows
 from allora_analysis.validation import ArgumentError, choice, positive
 
@@ -213,8 +214,19 @@ def _check_pair(a: Tensor, b: Tensor) -> None:
 def _adapt(x: Tensor, a: Tensor, b: Tensor, eta: float, adaptor: str, per_token: bool) -> Tensor:
     dtype, eta, adaptor = check(x, a, b, eta, adaptor)
     flat = x.to(dtype).reshape(-1, x.shape[-1])
-    output, _ = _Adapter.apply(flat, a, b, eta, adaptor, per_token)
+    output, _ = recorded(_Adapter, _DualAdapter, (flat, a, b), eta, adaptor, per_token)
     return output.reshape(*x.shape[:-1], b.shape[0])
+
+
+def recorded(
+    plain: type[torch.autograd.Function], dual: type, tensors: tuple[Tensor | None, ...], *rule: Any
+) -> tuple[Tensor, Tensor]:
+    """`dual.apply`. Dynamo records no function with a `jvp`, and none at all where no gradient is needed."""
+    if not torch.compiler.is_compiling():
+        return dual.apply(*tensors, *rule)
+    if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in tensors):
+        return plain.apply(*tensors, *rule)
+    return plain.forward(*tensors)
 
 
 class _Adapter(torch.autograd.Function):
@@ -235,6 +247,7 @@ class _Adapter(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         x, a, b, *ctx.rule = inputs
         ctx.save_for_backward(x, a, b, output[1])
+        ctx.save_for_forward(x, a, b, output[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -244,3 +257,11 @@ class _Adapter(torch.autograd.Function):
             found = adapter_gradients(grad, grad_hidden, saved, tuple(ctx.rule), needs[:3])
             grad_x = None if found.hidden is None else found.hidden @ saved[1].to(found.hidden.dtype)
         return grad_x, found.a, found.b, None, None, None
+
+
+class _DualAdapter(_Adapter):
+    """`_Adapter` in forward mode too, where the derivative is the output's own."""
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        return tangents_of(ctx.saved_tensors, tangents[:3])

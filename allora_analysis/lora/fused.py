@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from allora_analysis.lora.functional import autocasts, check
-from allora_analysis.lora.gradients import adapter_gradients, without_autocast
+from allora_analysis.lora.functional import autocasts, check, recorded
+from allora_analysis.lora.gradients import adapter_gradients, tangents_of, without_autocast
 from allora_analysis.validation import ArgumentError
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -53,7 +53,7 @@ def allora_linear(
     dtype, eta, adaptor = check(x, a, b, eta, adaptor)
     _check_layer(weight, bias, a, b, FLOATS if autocasts(x) else (dtype,))
     flat = x.to(dtype).reshape(-1, x.shape[-1])
-    output, _ = _AdaptedLinear.apply(flat, weight, bias, a, b, eta, adaptor, per_token)
+    output, _ = recorded(_AdaptedLinear, _DualAdaptedLinear, (flat, weight, bias, a, b), eta, adaptor, per_token)
     return output.reshape(*x.shape[:-1], b.shape[0])
 
 
@@ -123,6 +123,7 @@ class _AdaptedLinear(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         x, weight, _, a, b, *ctx.rule = inputs
         ctx.save_for_backward(x, a, b, output[1], weight)
+        ctx.save_for_forward(x, a, b, output[1], weight)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -142,3 +143,16 @@ class _AdaptedLinear(torch.autograd.Function):
         # The products cannot be added in place where only A or B has the mapped axis.
         mapped = torch.vmap(separate, in_dims=in_dims[:5], randomness=info.randomness)
         return mapped(x, weight, bias, a, b), (0, 0)
+
+
+class _DualAdaptedLinear(_AdaptedLinear):
+    """`_AdaptedLinear` in forward mode too, where the derivative is the output's own."""
+
+    @staticmethod
+    def jvp(ctx, x, weight, bias, a, b, *rule):
+        (*saved, frozen), (output, hidden) = ctx.saved_tensors, tangents_of(ctx.saved_tensors[:4], (x, a, b))
+        if x is not None:
+            output = output + x @ frozen.to(x.dtype).mT
+        if weight is not None:
+            output = output + saved[0] @ weight.mT
+        return output if bias is None else output + bias, hidden

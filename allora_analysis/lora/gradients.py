@@ -122,6 +122,17 @@ def adapter_gradients(grad: Tensor | None, grad_hidden: Tensor | None, saved, ru
     )
 
 
+def tangents_of(saved, tangents: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
+    """The directional derivatives of f and h, as of LoRA: the rule is the backward pass's alone."""
+    (x, a, b, hidden), (dx, da, db) = saved, tangents
+    dtype = x.dtype
+    dh = torch.zeros_like(hidden)
+    dh = dh if dx is None else dh + dx @ a.to(dtype).mT
+    dh = dh if da is None else dh + x @ da.to(dtype).mT
+    df = dh @ b.to(dtype).mT
+    return df if db is None else df + hidden @ db.to(dtype).mT, dh
+
+
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     if first is None or second is None:
         return second if first is None else first

@@ -9,10 +9,16 @@ Checked by `tests/test_lora_functional_norms.py`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from allora_analysis.adaptors import ADAPTORS
+
+EPS = torch.finfo(torch.float64).eps
+LARGEST_CONDITION = 4.0  # of A, up to which float32 is enough for AAᵀ
+SMALLEST_TRACE = 1e-25  # of AAᵀ: below, squares vanish in float32
 
 
 def triangular_norms(a: Tensor, b: Tensor) -> Tensor:
@@ -38,6 +44,41 @@ def gram_norms(a: Tensor, b: Tensor) -> Tensor:
     wide_a, wide_b = a.double(), b.double()
     squares = ((wide_b @ (wide_a @ wide_a.mT)) * wide_b).sum(-1)
     return squares.clamp_min(0).sqrt().to(a.dtype)
+
+
+def norms_of_pairs(pairs: Sequence[tuple[Tensor, Tensor]], many: int) -> Tensor:
+    """‖(BA)_i‖ of pairs of one shape, `many` at a time, without a graph: (pairs, n₁), float32 or better."""
+    dtype = torch.promote_types(pairs[0][0].dtype, torch.float32)
+    roots = _roots(torch.stack([a for a, _ in pairs]).to(dtype))
+    starts = range(0, len(pairs), many)
+    stacks = (torch.stack([b for _, b in pairs[start : start + many]]).to(dtype) for start in starts)
+    products = (b @ roots[start : start + many] for start, b in zip(starts, stacks, strict=True))
+    return torch.cat([torch.linalg.vector_norm(product, dim=-1) for product in products])
+
+
+def _roots(a: Tensor) -> Tensor:
+    """R with RRᵀ = AAᵀ for a stack of A, so that ‖(BA)_i‖ = ‖B_iR‖ to a few units in the last place of ‖B_i‖‖A‖."""
+    # The Cholesky factor where that is as good as QR's: AAᵀ in float32 errs by a few u‖A‖², the norm by a few
+    # uκ‖A‖‖B_i‖, u = 6e-8; and κ(A)² ≤ tr(G)tr(G⁻¹) − r² + 2. On a GPU and in a compiled step, where asking costs more
+    # than computing, AAᵀ is in float64 and its diagonal raised by what rounding may take.
+    rank, triangles = a.shape[1], lambda stack: torch.linalg.qr(stack.mT, mode="r").R.mT
+    if a.dtype == torch.float64 or rank > a.shape[2]:
+        return triangles(a)
+    if a.is_cuda or torch.compiler.is_compiling():
+        grams = (wide := a.double()) @ wide.mT
+        diagonals = grams.diagonal(dim1=-2, dim2=-1)
+        diagonals += 4 * rank * EPS * diagonals.sum(-1, keepdim=True)
+        return torch.linalg.cholesky_ex(grams).L.to(a.dtype)
+    grams = (a @ a.mT).double()
+    lower, failed = torch.linalg.cholesky_ex(grams)
+    eye = torch.eye(rank, dtype=torch.float64, device=a.device)
+    of_inverses = torch.linalg.solve_triangular(lower, eye, upper=False).square().sum((-2, -1))
+    traces = grams.diagonal(dim1=-2, dim2=-1).sum(-1)
+    good = (failed == 0) & (traces * of_inverses - rank**2 + 2 <= LARGEST_CONDITION**2) & (traces > SMALLEST_TRACE)
+    roots, bad = lower.to(a.dtype), (~good).nonzero().flatten()
+    if len(bad):
+        roots[bad] = triangles(a[bad])
+    return roots
 
 
 def _norms(a: Tensor, b: Tensor) -> Tensor:
