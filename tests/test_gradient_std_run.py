@@ -19,10 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from allora_analysis import images, records
 from allora_analysis.gradient_std import run as run_module
 from allora_analysis.gradient_std import study
+from allora_analysis.gradient_std.grid import OPTIMIZERS
 from allora_analysis.gradient_std.measurement import Data, measure
 from allora_analysis.gradient_std.mlp import MLP
 from allora_analysis.gradient_std.run import PROTOCOL, Run
-from allora_analysis.gradient_std.setting import OPTIMIZERS
 from allora_analysis.gradient_std.study import Config
 from allora_analysis.gradient_std.training import Diverged, make_optimizer
 from allora_analysis.validation import ArgumentError

@@ -1,11 +1,34 @@
-"""The paper's statements, one file per section, and the ledger that gives each a computed verdict.
+"""The paper's statements, a file a heading in the paper's order, and the ledger that gives each a computed verdict.
 
-To add a claim: write its check in its section's file and list it in that file's `claims()`. A new file joins
-`SECTIONS`.
+To add a claim: write the sentence and its check, `@claim(...)` above a function, into the file of its heading.
 """
 
 # In the paper's order. Names, so that importing the package costs nothing.
 SECTIONS = (
+    "s3_1_tikhonov",
+    "s3_1_deviation",
+    "s3_1_few_steps",
+    "s3_1_figure_1",
+    "s3_2_in_v",
+    "s3_2_in_a_and_b",
+    "s3_2_first_steps",
+    "s3_2_real_networks",
+    "s3_3_interactions",
+    "s3_3_worst_case",
+    "s3_3_at_random",
+    "s4_1_framework",
+    "s4_2_definition",
+    "s4_2_leaving_zero",
+    "s4_2_row_norms",
+    "s4_2_descent",
+    "s4_2_hyper_parameters",
+    "s4_3_family",
+    "s4_4_our_runs",
+    "app_f_listing",
+    "table_1",
+    "tables_2_to_4",
+    "figures_3_and_4",
+    "prose_of_results",
     "section_3_1_tikhonov",
     "section_3_1_placement",
     "section_3_1_deviation",
@@ -15,7 +38,6 @@ SECTIONS = (
     "section_3_2_zero_initialisation",
     "section_3_2_networks",
     "section_3_2_pretrained",
-    "section_3_3_ripple",
     "section_4_limitations",
     "section_4_allora",
     "section_4_framework",

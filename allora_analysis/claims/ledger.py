@@ -1,104 +1,31 @@
 """The ledger: each statement of the paper with a verdict that a check computes from evidence.
 
-A claim's check returns a `Finding`. Its verdict comes from `settle` (exact checks on named cases) or from an interval
-and a test (empirical claims); nothing here or in the claims' files types a verdict in. Checked by
-`tests/test_ledger.py`, which plants wrong formulas and asks that verdicts change.
+A claim stands above its check in its section's file (`claim.claim`); its verdict follows from cases or from a test
+(`cases.Cases`), and nothing here or there types one in. Checked by `tests/test_ledger.py`.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
+import importlib.util
+import os
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import ArrayLike
 
 from allora_analysis.claims import SECTIONS
+from allora_analysis.claims.cases import Cases, relative_error
+from allora_analysis.claims.claim import VERDICTS, Claim, Evidence, Finding, not_run
+from allora_analysis.study import sweep
 from allora_analysis.validation import ArgumentError, several
 
-VERDICTS = ("holds", "holds_corrected", "conditional", "refuted", "undecided", "not_run")
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a verdict rests on.
-
-    Attributes:
-        predicted: what the statement (printed or corrected) says, by name.
-        measured: what was computed independently of it, by name.
-        error: the largest deviation between the two, in the tolerance's unit.
-        interval: a confidence interval instead of an error, for empirical claims.
-        tolerance: the deviation allowed.
-        tolerance_source: where the tolerance comes from (rounding, a standard error and false-fail rate, …).
-        n: sample size; None where nothing was sampled.
-        seed: the generator's seed; None where nothing was sampled.
-        seconds: the check's time, filled in by the ledger.
-    """
-
-    predicted: Mapping[str, Any]
-    measured: Mapping[str, Any]
-    tolerance_source: str
-    error: float | None = None
-    tolerance: float | None = None
-    interval: tuple[float, float] | None = None
-    n: int | None = None
-    seed: int | None = None
-    seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A check's outcome: the verdict, its evidence, and the corrected statement or the condition (None: as printed)."""
-
-    verdict: str
-    evidence: Evidence
-    corrected: str | None = None
-
-    def __post_init__(self):
-        if self.verdict not in VERDICTS:
-            raise ValueError(f"verdict {self.verdict!r} is none of {VERDICTS}")
-        if self.verdict in ("holds_corrected", "conditional", "undecided") and not self.corrected:
-            raise ValueError(f"{self.verdict} must say the correction, the condition or the n it needs")
-
-
-def not_run(why: str) -> Finding:
-    """The finding of a check without evidence.
-
-    Args:
-        why: what is missing.
-
-    Returns:
-        The finding.
-    """
-    return Finding("not_run", Evidence({}, {}, f"none: {why}"))
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One decidable statement of the paper.
-
-    Attributes:
-        id: section and slug, for example "3.1-expectation".
-        where: section, equation, figure or table.
-        statement: as printed.
-        check: computes the finding; None where only a long run can (then `command` says which).
-        command: what reruns or deepens the evidence.
-        test: the test that checks the mathematics behind it.
-        reads: the study whose records the check reads; it then takes their folder, None for the committed ones.
-    """
-
-    id: str
-    where: str
-    statement: str
-    check: Callable[..., Finding] | None
-    command: str
-    test: str
-    reads: str | None = None
+__all__ = ["VERDICTS", "Claim", "Evidence", "Finding", "Row", "all_claims", "examine", "not_run", "relative_error"]
 
 
 @dataclass(frozen=True)
@@ -111,29 +38,7 @@ class Row:
 
 
 def settle(printed: Mapping[str, bool], corrected: Mapping[str, bool] | None = None, contrary: bool = False) -> str:
-    """The verdict of exact checks on named cases.
-
-    `printed[case]`: the printed statement passes on that case. `corrected[case]`: the corrected statement, or the
-    condition that is to tell which cases pass, is borne out on that case.
-
-    - every printed case passes: holds
-    - some do, and the condition is right everywhere: conditional
-    - none does, and the correction is right everywhere: holds_corrected
-    - otherwise: refuted
-    - with `contrary`, as a correction keeps what the sentence claims and this is its opposite: refuted if that is right
-      everywhere and no printed case passes; undecided if neither is
-
-    Args:
-        printed: outcome by case.
-        corrected: outcome by case; None or empty where no correction is offered.
-        contrary: `corrected` is the outcome of the printed statement's opposite.
-
-    Returns:
-        One of `VERDICTS`.
-
-    Raises:
-        ValueError: no case at all.
-    """
+    """The verdict of the sections that are not yet written with `Cases`."""
     if not printed:
         raise ValueError("settle needs at least one case")
     if all(printed.values()):
@@ -145,24 +50,6 @@ def settle(printed: Mapping[str, bool], corrected: Mapping[str, bool] | None = N
     return passing if borne_out else "refuted"
 
 
-def relative_error(measured: ArrayLike, predicted: ArrayLike) -> float:
-    """Largest |measured − predicted| over largest |predicted| (absolute if that is 0); ∞ if the shapes differ.
-
-    Args:
-        measured: an array.
-        predicted: an array.
-
-    Returns:
-        The error, never NaN.
-    """
-    measured, predicted = np.asarray(measured, dtype=float), np.asarray(predicted, dtype=float)
-    if measured.shape != predicted.shape:
-        return float("inf")
-    scale = float(np.max(np.abs(predicted), initial=0.0)) or 1.0
-    error = float(np.max(np.abs(measured - predicted), initial=0.0)) / scale
-    return error if np.isfinite(error) else float("inf")
-
-
 def _folder(results: Path | None, study: str | None) -> Path | None:
     # A study's records are in a folder of its name, as in this repository, or in `results` itself.
     if results is None or study is None:
@@ -170,12 +57,13 @@ def _folder(results: Path | None, study: str | None) -> Path | None:
     return results / study if (results / study).is_dir() else results
 
 
-def examine(claim: Claim, results: Path | None = None) -> Row:
-    """Run one claim's check and time it; an exception becomes the row's error.
+def examine(claim: Claim, results: Path | None = None, seed: int = 0) -> Row:
+    """Runs one claim's check and times it; an exception becomes the row's error.
 
     Args:
         claim: the claim.
         results: the folder of records for a check that reads some; None for the committed ones.
+        seed: of every draw of cases.
 
     Returns:
         The row.
@@ -187,14 +75,23 @@ def examine(claim: Claim, results: Path | None = None) -> Row:
     if claim.check is None:
         return Row(claim, not_run("nothing was run"))
     folder = _folder(results, claim.reads)
+    arguments = ([Cases(seed, claim.id)] if claim.draws else []) + ([] if claim.reads is None else [folder])
     try:
-        finding = claim.check() if claim.reads is None else claim.check(folder)
+        finding = claim.check(*arguments)
     except Exception as error:  # the ledger still prints the rest; the command line exits 1
         if folder is not None and isinstance(error, ArgumentError | LookupError):
             why = error if isinstance(error, ArgumentError) else f"a record lacks {error}, which {claim.id} reads"
             raise ArgumentError(f"--results {results}: {why}") from None
         return Row(claim, None, f"{type(error).__name__}: {error}")
     return Row(claim, replace(finding, evidence=replace(finding.evidence, seconds=time.perf_counter() - start)))
+
+
+def _of(module: object) -> tuple[Claim, ...]:
+    # The claims written in a section's file, in its order.
+    if hasattr(module, "claims"):
+        return module.claims()
+    own = (item for item in vars(module).values() if isinstance(item, Claim))
+    return tuple(item for item in own if item.check.__module__ == module.__name__)
 
 
 def all_claims() -> tuple[Claim, ...]:
@@ -206,19 +103,21 @@ def all_claims() -> tuple[Claim, ...]:
     Raises:
         ValueError: two claims with one id.
     """
-    sections = (importlib.import_module(f"allora_analysis.claims.{name}") for name in SECTIONS)
-    claims = tuple(claim for section in sections for claim in section.claims())
+    names = [f"allora_analysis.claims.{name}" for name in SECTIONS]
+    there = [name for name in names if importlib.util.find_spec(name) is not None]
+    claims = tuple(claim for name in there for claim in _of(importlib.import_module(name)))
     if len({claim.id for claim in claims}) != len(claims):
         raise ValueError("two claims share an id")
     return claims
 
 
-def select(claims: Sequence[Claim], only: Sequence[str] | None) -> tuple[Claim, ...]:
+def select(claims: Sequence[Claim], only: Sequence[str] | None, flag: str = "--only") -> tuple[Claim, ...]:
     """The claims named by id or by section, in the ledger's order.
 
     Args:
         claims: all claims.
         only: ids or sections (the part of an id before its first dash); None for all.
+        flag: what the caller asked with, for the error.
 
     Returns:
         The claims asked for.
@@ -228,23 +127,78 @@ def select(claims: Sequence[Claim], only: Sequence[str] | None) -> tuple[Claim, 
     """
     if only is None:
         return tuple(claims)
-    names = several("--only", only)
-    known = {claim.id for claim in claims} | {section(claim) for claim in claims}
+    names = several(flag, only)
+    known = {claim.id for claim in claims} | {claim.section for claim in claims}
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.3)
-            hint = f"did you mean {', '.join(close)}?" if close else "the ledger's table lists the ids"
-            raise ArgumentError(f"--only: unknown claim id {name!r}; {hint}")
-    return tuple(claim for claim in claims if claim.id in names or section(claim) in names)
+            hint = f"did you mean {', '.join(close)}?" if close else "--list shows the ids"
+            raise ArgumentError(f"{flag}: unknown claim id {name!r}; {hint}")
+    return tuple(claim for claim in claims if claim.id in names or claim.section in names)
 
 
-def section(claim: Claim) -> str:
-    """The part of a claim's id before its first dash: "3.1" of "3.1-expectation".
+def supports(claims: Sequence[Claim]) -> dict[str, tuple[str, ...]]:
+    """Which claims rest on each: the inverse of `depends_on`.
 
     Args:
-        claim: the claim.
+        claims: all claims.
 
     Returns:
-        The section.
+        Ids by id.
+
+    Raises:
+        ValueError: a claim rests on an id that no claim has.
     """
-    return claim.id.partition("-")[0]
+    known = {claim.id for claim in claims}
+    if missing := {one for claim in claims for one in claim.depends_on} - known:
+        raise ValueError(f"claims rest on ids that the ledger does not have: {', '.join(sorted(missing))}")
+    return {name: tuple(claim.id for claim in claims if name in claim.depends_on) for name in known}
+
+
+MANY = 12  # claims from which a second process pays
+
+
+def run(claims: Sequence[Claim], results: Path | None = None, seed: int = 0) -> tuple[list[Row], bool]:
+    """Runs the checks, on as many processes as there are cores where they are many.
+
+    Args:
+        claims: the claims to check.
+        results: the folder of records; None for the committed ones.
+        seed: of every draw of cases.
+
+    Returns:
+        The rows that were finished, in order, and whether Ctrl-C came before the last.
+    """
+    workers = min(_cores(), 4)
+    if workers == 1 or len(claims) < MANY:
+        return sweep(claims, lambda claim: examine(claim, results, seed), "claims checked")
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        waiting = [pool.submit(_examine, claim.id, results, seed) for claim in claims]
+        order = dict(zip((claim.id for claim in claims), waiting, strict=True))
+        try:
+            return sweep(claims, lambda claim: Row(claim, *order[claim.id].result()), "claims checked")
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _one_thread() -> None:
+    # In a worker: one thread each, and Ctrl-C is the parent's.
+    from threadpoolctl import threadpool_limits
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    threadpool_limits(1)
+
+
+@functools.cache
+def _by_id() -> dict[str, Claim]:
+    return {claim.id: claim for claim in all_claims()}
+
+
+def _examine(identifier: str, results: Path | None, seed: int) -> tuple[Finding | None, str | None]:
+    row = examine(_by_id()[identifier], results, seed)
+    return row.finding, row.error

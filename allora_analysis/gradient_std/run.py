@@ -17,14 +17,12 @@ import numpy as np
 import torch
 
 from allora_analysis import records, terminal
+from allora_analysis.gradient_std.grid import PROTOCOL, STUDY, Setting
 from allora_analysis.gradient_std.measurement import Data, generator, measure
 from allora_analysis.gradient_std.mlp import initialise
-from allora_analysis.gradient_std.setting import PROTOCOL, Setting
 from allora_analysis.gradient_std.training import Diverged, make_optimizer, train_epoch
 from allora_analysis.outputs import check_folder, write_atomically
 from allora_analysis.validation import ArgumentError
-
-STUDY = "gradient_std"
 
 
 def _state(results: Path, key: str) -> Path:
@@ -32,12 +30,7 @@ def _state(results: Path, key: str) -> Path:
 
 
 def tidy(results: Path, key: str) -> None:
-    """Delete the state of a run that is recorded: a process may be killed between the record and its tidying up.
-
-    Args:
-        results: the folder of records.
-        key: the run's.
-    """
+    """Delete the state of a run that is recorded: a process may be killed between the record and its tidying up."""
     state = _state(results, key)
     with contextlib.suppress(OSError):  # not there; a folder that is not empty: other runs are unfinished
         state.unlink()
@@ -50,9 +43,6 @@ class Run:
 
     Attributes:
         epochs: what was measured, an entry an epoch, from 0.
-
-    Raises:
-        ArgumentError: a run that is not recorded yet, and a folder of records that cannot be written.
     """
 
     def __init__(self, setting: Setting, data: Data, classes: int, digest: str, results: Path | None):
@@ -74,14 +64,7 @@ class Run:
         return _state(self._results, self._key)
 
     def entry(self, epoch: int) -> dict[str, Any]:
-        """An epoch's entry: known, or trained for and measured now. Epochs are asked for in order.
-
-        Args:
-            epoch: 0 before training.
-
-        Returns:
-            The entry; see `measurement.measure`.
-        """
+        """An epoch's entry: known, or trained for and measured now. Epochs are asked for in order."""
         if epoch >= len(self.epochs):
             self._advance(epoch)
         return self.epochs[epoch]

@@ -1,0 +1,438 @@
+"""The cases on which a check judges a printed sentence, and the verdict that follows.
+
+A case is its inputs. What is measured on it, whether the printed sentence agrees with that, and what a condition
+foretold from the inputs alone are three functions, so that no condition can read the outcome that it is to foretell;
+the verdict follows from the three. A sentence about samples is judged by a rule on paired differences instead.
+Checked by `tests/test_ledger.py`, which scrambles the outcomes and asks that no verdict survives.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from allora_analysis.claims.claim import Evidence, Finding, Size
+
+NEAR = 2.0  # a case is near a condition's boundary when it is within this factor of it
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case: a name for the evidence, the inputs, and whether they are the paper's own setting.
+
+    The paper's own setting: LoRA's shapes with n₂ > 1, r from 8 to 32, η² of 1, 2 or 4, drop rate 0.05, AdamW at 1e-4,
+    a few hundred steps, real spectra; `paper` is fixed where the case is written, before anything is measured.
+    """
+
+    name: str
+    inputs: Any
+    paper: bool = False
+
+
+def settle(
+    printed: Mapping[str, bool],
+    corrected: Mapping[str, bool] | None = None,
+    condition: Mapping[str, bool] | None = None,
+) -> str:
+    """The verdict on named cases.
+
+    - the printed sentence passes on every case: holds
+    - a condition is given, foretells every outcome, and both truth values occur: conditional
+    - no condition is given and the corrected sentence passes on every case: holds_corrected
+    - otherwise: refuted
+
+    A corrected sentence that is given must pass on every case for either of the middle two.
+
+    Args:
+        printed: whether the printed sentence passes, by case.
+        corrected: whether the corrected sentence passes, by case; None where no correction is offered.
+        condition: whether the condition says that the printed sentence passes, by case; None where none is offered.
+
+    Returns:
+        One of "holds", "conditional", "holds_corrected", "refuted".
+
+    Raises:
+        ValueError: no case at all.
+    """
+    if not printed:
+        raise ValueError("settle needs at least one case")
+    if all(printed.values()):
+        return "holds"
+    if corrected is not None and not all(corrected.values()):
+        return "refuted"
+    if condition is not None:
+        foretold = all(condition[name] == passes for name, passes in printed.items())
+        return "conditional" if foretold and any(printed.values()) else "refuted"
+    return "refuted" if corrected is None else "holds_corrected"
+
+
+GENERIC = {
+    "holds": "Yes: it passes on every case.",
+    "holds_corrected": "Not as printed: the corrected sentence passes on every case.",
+    "conditional": "Depends on the condition below, on every case.",
+    "refuted": "No: it fails, and what was to mend it fails too.",
+    "undecided": "Undecided: the evidence allows both answers.",
+    "not_run": "Not run.",
+}
+
+
+def _finding(
+    verdict: str,
+    evidence: Evidence,
+    at_paper: bool | str | None,
+    answers: Mapping[str, str],
+    texts: Mapping[str, Any],
+) -> Finding:
+    texts = dict(texts)
+    if verdict == "holds":
+        texts |= {"corrected": None, "condition": None}
+    if verdict != "conditional" and texts.get("corrected"):
+        texts["condition"] = None
+    return Finding(verdict, evidence, answer=answers.get(verdict, GENERIC[verdict]), at_paper=at_paper, **texts)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Cases with what was measured on each; the predicates are evaluated when a verdict is asked for."""
+
+    cases: Sequence[Case]
+    measured: Sequence[Any]
+    passes: Callable[[Any, Any], bool]
+    mended: Callable[[Any, Any], bool] | None = None
+    foretells: Callable[[Any], bool | float] | None = None
+    seed: int | None = None
+
+    @property
+    def pairs(self) -> list[tuple[Case, Any]]:
+        """Each case with what was measured on it."""
+        return list(zip(self.cases, self.measured, strict=True))
+
+    @property
+    def printed(self) -> dict[str, bool]:
+        """Whether the printed sentence passes, by case."""
+        return {case.name: bool(self.passes(case.inputs, seen)) for case, seen in self.pairs}
+
+    @property
+    def corrected(self) -> dict[str, bool] | None:
+        """Whether the corrected sentence passes, by case; None without one."""
+        if self.mended is None:
+            return None
+        return {case.name: bool(self.mended(case.inputs, seen)) for case, seen in self.pairs}
+
+    @property
+    def distance(self) -> dict[str, bool | float]:
+        """What the condition says by case: a truth value, or the inputs' distance from its boundary as a ratio."""
+        return {} if self.foretells is None else {case.name: self.foretells(case.inputs) for case in self.cases}
+
+    @property
+    def condition(self) -> dict[str, bool] | None:
+        """Whether the condition says that the printed sentence passes, by case; None without one."""
+        if self.foretells is None:
+            return None
+        return {
+            name: value if isinstance(value, bool | np.bool_) else value > 1 for name, value in self.distance.items()
+        }
+
+    @property
+    def near(self) -> float | None:
+        """The share of cases within a factor of two of the condition's boundary; None where it has no distance."""
+        ratios = [value for value in self.distance.values() if not isinstance(value, bool | np.bool_)]
+        return None if not ratios else float(np.mean([1 / NEAR <= ratio <= NEAR for ratio in ratios]))
+
+    @property
+    def verdict(self) -> str:
+        """The verdict that `settle` gives."""
+        return settle(self.printed, self.corrected, self.condition)
+
+    @property
+    def at_paper(self) -> bool | str | None:
+        """Whether the printed sentence passes on the cases at the paper's own setting; None where no case is one."""
+        printed = self.printed
+        own = {printed[case.name] for case in self.cases if case.paper}
+        return None if not own else own.pop() if len(own) == 1 else "mixed"
+
+    def by_case(self, value: Callable[[Any], Any]) -> dict[str, Any]:
+        """A function of the inputs, by case.
+
+        Args:
+            value: the function.
+
+        Returns:
+            Its value by the case's name.
+        """
+        return {case.name: value(case.inputs) for case in self.cases}
+
+    def evidence(
+        self,
+        tolerance_source: str,
+        predicted: Callable[[Any], Any] | Mapping[str, Any] | None = None,
+        *,
+        tolerance: float | None = None,
+        error: float | None = None,
+        n: int | None = None,
+    ) -> Evidence:
+        """What was measured by case beside what the sentence, printed or corrected, predicts of the inputs.
+
+        Args:
+            tolerance_source: where the tolerance comes from.
+            predicted: the prediction from a case's inputs, or predictions by name where they are not by case.
+            tolerance: the deviation allowed.
+            error: the largest deviation; None where there is no single one.
+            n: sample size of one case.
+
+        Returns:
+            The evidence, with the seed.
+        """
+        told = predicted or {} if not callable(predicted) else self.by_case(predicted)
+        seen = {case.name: value for case, value in self.pairs}
+        return Evidence(told, seen, tolerance_source, error, tolerance, n=n, seed=self.seed)
+
+    def finding(
+        self,
+        answers: Mapping[str, str],
+        *,
+        evidence: Evidence,
+        flips_if: str,
+        size: Size | None = None,
+        corrected: str | None = None,
+        condition: str | None = None,
+        at_paper: bool | str | None = None,
+    ) -> Finding:
+        """The finding: the verdict and `at_paper` follow from the cases, the texts are the check's.
+
+        Args:
+            answers: the answer by verdict; a verdict that is not here gets a general one.
+            evidence: what it rests on; the seed is filled in.
+            flips_if: what evidence would change the verdict.
+            size: how large the effect is.
+            corrected: the mended sentence.
+            condition: when the printed sentence is true.
+            at_paper: given only where it does not follow from cases marked as the paper's.
+
+        Returns:
+            The finding.
+        """
+        own = self.at_paper if at_paper is None else at_paper
+        texts = {"flips_if": flips_if, "size": size, "corrected": corrected, "condition": condition}
+        return _finding(self.verdict, replace(evidence, seed=self.seed), own, answers, texts)
+
+    def scrambled(self, rng: np.random.Generator) -> str:
+        """The verdict if what was measured on one case had been measured on another.
+
+        Where that changes nothing, since both saw the same, an arbitrary outcome takes its place. A predicate that
+        cannot take the other case's outcome fails on it.
+
+        Args:
+            rng: chooses the permutation.
+
+        Returns:
+            The verdict.
+        """
+        order = rng.permutation(len(self.measured))
+        moved = [
+            self.measured[other] if not _same(self.measured[other], own) else _arbitrary(own, rng)
+            for other, own in zip(order, self.measured, strict=True)
+        ]
+        guarded = replace(self, measured=moved, passes=_guarded(self.passes))
+        return (guarded if self.mended is None else replace(guarded, mended=_guarded(self.mended))).verdict
+
+
+def _guarded(predicate: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    # A predicate that is False where the outcome is of another case's shape.
+    def guarded(inputs: Any, measured: Any) -> bool:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return bool(predicate(inputs, measured))
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError, np.linalg.LinAlgError):
+                return False
+
+    return guarded
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    try:
+        return np.shape(one) == np.shape(other) and bool(np.all(np.asarray(one) == np.asarray(other)))
+    except ValueError:
+        return one is other
+
+
+def _arbitrary(value: Any, rng: np.random.Generator) -> Any:
+    # Another outcome of the same kind.
+    if isinstance(value, bool | np.bool_):
+        return not value
+    if isinstance(value, Mapping):
+        return {key: _arbitrary(item, rng) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_arbitrary(item, rng) for item in value)
+    if isinstance(value, int | float | np.number | np.ndarray):
+        array = np.asarray(value, dtype=float)
+        return array * (1 + rng.standard_normal(array.shape)) + rng.standard_normal(array.shape)
+    return None
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Paired differences by case, and the rule that reads a verdict off them."""
+
+    samples: Mapping[str, np.ndarray]
+    rule: Callable[[Mapping[str, np.ndarray]], str]
+    seed: int | None = None
+
+    @property
+    def verdict(self) -> str:
+        """What the rule says."""
+        return self.rule(self.samples)
+
+    def finding(
+        self,
+        answers: Mapping[str, str],
+        *,
+        evidence: Evidence,
+        flips_if: str,
+        at_paper: bool | str | None,
+        size: Size | None = None,
+        corrected: str | None = None,
+        condition: str | None = None,
+    ) -> Finding:
+        """The finding: the verdict is the rule's, the texts are the check's.
+
+        Args:
+            answers: the answer by verdict; a verdict that is not here gets a general one.
+            evidence: what it rests on.
+            flips_if: what evidence would change the verdict.
+            at_paper: whether the sentence is true at the paper's own setting; None where no sample is one.
+            size: how large the effect is.
+            corrected: the mended sentence, or what would decide it.
+            condition: when the printed sentence is true.
+
+        Returns:
+            The finding.
+        """
+        texts = {"flips_if": flips_if, "size": size, "corrected": corrected, "condition": condition}
+        return _finding(self.verdict, evidence, at_paper, answers, texts)
+
+    def scrambled(self, rng: np.random.Generator) -> str:
+        """The verdict if each difference had come out with the other sign as often as with its own.
+
+        Args:
+            rng: chooses the signs.
+
+        Returns:
+            The verdict.
+        """
+        flipped = {
+            name: np.asarray(values) * rng.choice([-1, 1], size=np.shape(values))
+            for name, values in self.samples.items()
+        }
+        return self.rule(flipped)
+
+
+@dataclass
+class Cases:
+    """What a check draws its cases from and is judged on.
+
+    Attributes:
+        seed: the ledger's seed; with the claim's id it fixes every draw.
+        identifier: the claim's id.
+        rng: the claim's own generator.
+        judged: what the check was judged on, for the ledger's scramble test.
+    """
+
+    seed: int
+    identifier: str
+    rng: np.random.Generator = field(init=False)
+    judged: Judged | Tested | None = field(default=None, init=False)
+
+    def __post_init__(self):
+        self.rng = np.random.default_rng([self.seed, zlib.crc32(self.identifier.encode())])
+
+    def draw(
+        self, draw: Callable[[np.random.Generator], Any], n: int, name: str = "draw", paper: bool = False
+    ) -> list[Case]:
+        """Fresh cases.
+
+        Args:
+            draw: inputs from a generator.
+            n: how many, fixed beforehand.
+            name: their name in the evidence; a number is appended.
+            paper: whether they are at the paper's own setting.
+
+        Returns:
+            n cases.
+        """
+        return [Case(f"{name} {index + 1}", draw(self.rng), paper) for index in range(n)]
+
+    def judge(
+        self,
+        cases: Sequence[Case],
+        measure: Callable[[Any], Any],
+        printed: Callable[[Any, Any], bool],
+        *,
+        corrected: Callable[[Any, Any], bool] | None = None,
+        condition: Callable[[Any], bool | float] | None = None,
+    ) -> Judged:
+        """Judges a printed sentence on cases.
+
+        Args:
+            cases: the cases, at least one, with names of their own.
+            measure: what is computed on a case's inputs, independently of the sentence.
+            printed: whether the printed sentence agrees with the inputs and what was measured on them.
+            corrected: whether the corrected sentence does.
+            condition: whether, by the inputs alone, the printed sentence should pass: a truth value, or a ratio that is
+                above 1 where it should, so that the distance from the boundary is known.
+
+        Returns:
+            The cases judged.
+
+        Raises:
+            ValueError: two cases of one name.
+        """
+        if len({case.name for case in cases}) != len(cases):
+            raise ValueError("two cases share a name")
+        measured = [measure(case.inputs) for case in cases]
+        self.judged = Judged(tuple(cases), measured, printed, corrected, condition, self.seed)
+        return self.judged
+
+    def test(self, samples: Mapping[str, ArrayLike], rule: Callable[[Mapping[str, np.ndarray]], str]) -> Tested:
+        """Judges a sentence about samples by a rule on their paired differences.
+
+        Args:
+            samples: paired differences (n,) by case.
+            rule: the verdict from such differences.
+
+        Returns:
+            The samples judged.
+        """
+        self.judged = Tested(
+            {name: np.asarray(values, dtype=float) for name, values in samples.items()}, rule, self.seed
+        )
+        return self.judged
+
+
+def relative_error(measured: ArrayLike, predicted: ArrayLike) -> float:
+    """Largest |measured − predicted| over largest |predicted| (absolute if that is 0); ∞ if the shapes differ.
+
+    Args:
+        measured: an array.
+        predicted: an array.
+
+    Returns:
+        The error, never NaN.
+    """
+    measured, predicted = np.asarray(measured, dtype=float), np.asarray(predicted, dtype=float)
+    if measured.shape != predicted.shape:
+        return float("inf")
+    scale = float(np.max(np.abs(predicted), initial=0.0)) or 1.0
+    error = float(np.max(np.abs(measured - predicted), initial=0.0)) / scale
+    return error if np.isfinite(error) else float("inf")

@@ -1,0 +1,205 @@
+"""What a claim is: one printed sentence above one check, and what the check finds.
+
+A section's file reads as the paper does: `@claim(...)` carries the sentence, the function below it judges the sentence
+on `Cases` and returns a `Finding`. Checked by `tests/test_ledger.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+VERDICTS = ("holds", "holds_corrected", "conditional", "refuted", "undecided", "not_run")
+OPENINGS = ("Yes", "No", "Only", "Mostly", "Partly", "Depends", "Undecided", "Not")
+"""What an answer begins with."""
+WORDS = 20  # the most that an answer has
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict rests on.
+
+    Attributes:
+        predicted: what the statement (printed or corrected) says, by name.
+        measured: what was computed independently of it, by name.
+        tolerance_source: where the tolerance comes from (rounding, a standard error and false-fail rate, …).
+        error: the largest deviation between the two, in the tolerance's unit.
+        tolerance: the deviation allowed.
+        interval: a confidence interval instead of an error, for empirical claims.
+        n: sample size; None where nothing was sampled.
+        seed: the generator's seed; None where nothing was sampled.
+        seconds: the check's time, filled in by the ledger.
+    """
+
+    predicted: Mapping[str, Any]
+    measured: Mapping[str, Any]
+    tolerance_source: str
+    error: float | None = None
+    tolerance: float | None = None
+    interval: tuple[float, float] | None = None
+    n: int | None = None
+    seed: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Size:
+    """The one number that says how large an effect is.
+
+    Attributes:
+        value: the number.
+        unit: its unit, in words; "" for a pure number.
+        of: what it is the size of, in words that need no key.
+        low: the lower end of its interval or range; None where there is none.
+        high: the upper end.
+    """
+
+    value: float
+    unit: str
+    of: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found.
+
+    Attributes:
+        verdict: one of `VERDICTS`.
+        evidence: what it rests on.
+        corrected: the mended formula or sentence; None where none is offered.
+        answer: at most 20 words, which begin with the answer ("No: …", "Only under SGD: …").
+        at_paper: whether the printed sentence is true at the paper's own setting: True, False, "mixed", or None where
+            the sentence has no setting.
+        size: how large the effect is.
+        condition: when the printed sentence is true, as a formula in the inputs.
+        flips_if: what evidence would change the verdict.
+    """
+
+    verdict: str
+    evidence: Evidence
+    corrected: str | None = None
+    answer: str = ""
+    at_paper: bool | str | None = None
+    size: Size | None = None
+    condition: str | None = None
+    flips_if: str = ""
+
+    def __post_init__(self):
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"verdict {self.verdict!r} is none of {VERDICTS}")
+        if self.verdict in ("holds_corrected", "conditional", "undecided") and not (self.corrected or self.condition):
+            raise ValueError(f"{self.verdict} must say the correction, the condition or what would decide it")
+        if self.answer:
+            _check_answer(self.answer)
+
+
+def _check_answer(answer: str) -> None:
+    words = re.findall(r"[^\s]+", answer)
+    if len(words) > WORDS or words[0].rstrip(":,.") not in OPENINGS:
+        raise ValueError(f"an answer has at most {WORDS} words and begins with one of {OPENINGS}: {answer!r}")
+
+
+def not_run(why: str) -> Finding:
+    """The finding of a check without evidence: nobody has run what it needs."""
+    return Finding(
+        "not_run",
+        Evidence({}, {}, f"none: {why}"),
+        answer=f"Not run: {why}." if len(why.split()) < WORDS - 2 else "Not run.",
+        flips_if="any record",
+    )
+
+
+@dataclass(frozen=True)
+class Reliance:
+    """Where others lean on a sentence in print: who, in which words or work, and where to read it."""
+
+    who: str
+    title: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One decidable sentence of the paper and the check that judges it.
+
+    Attributes:
+        id: section and slug, for example "3.1-expectation".
+        where: section, equation, figure or table.
+        statement: as printed, verbatim; nothing of ours inside it.
+        check: computes the finding, from `Cases`; from the folder of records too where the claim `reads` some.
+        command: what reruns or deepens the evidence.
+        test: the test that checks the mathematics behind it.
+        reads: the study whose records the check reads; it then takes their folder, None for the committed ones.
+        reading: how the sentence was made checkable, in one sentence; None where it is checkable as it stands.
+        depends_on: ids of the claims that this one rests on.
+        relied_on_by: where others lean on the sentence in print.
+        draws: whether the check takes `Cases`, as every check written with `@claim` does.
+    """
+
+    id: str
+    where: str
+    statement: str
+    check: Callable[..., Finding] | None
+    command: str
+    test: str
+    reads: str | None = None
+    reading: str | None = None
+    depends_on: Sequence[str] = ()
+    relied_on_by: Sequence[Reliance] = ()
+    draws: bool = False
+
+    @property
+    def section(self) -> str:
+        """The part of the id before its first dash: "3.1" of "3.1-expectation"."""
+        return self.id.partition("-")[0]
+
+
+def claim(
+    identifier: str,
+    *,
+    where: str,
+    says: str,
+    command: str,
+    test: str,
+    reads: str | None = None,
+    reading: str | None = None,
+    depends_on: Sequence[str] = (),
+    relied_on_by: Sequence[Reliance] = (),
+) -> Callable[[Callable[..., Finding]], Claim]:
+    """Makes the function below it the check of a printed sentence.
+
+    Args:
+        identifier: section and slug, for example "3.3-norm".
+        where: section, equation, figure or table.
+        says: the printed sentence, verbatim.
+        command: what reruns or deepens the evidence.
+        test: the test that checks the mathematics behind it.
+        reads: the study whose records the check reads, as its second argument.
+        reading: how the sentence was made checkable; the kindest reading comes first.
+        depends_on: ids of the claims that this one rests on.
+        relied_on_by: where others lean on the sentence in print.
+
+    Returns:
+        A decorator that puts a `Claim` in the function's place.
+    """
+
+    def made(check: Callable[..., Finding]) -> Claim:
+        return Claim(
+            identifier,
+            where,
+            says,
+            check,
+            command,
+            test,
+            reads,
+            reading,
+            tuple(depends_on),
+            tuple(relied_on_by),
+            draws=True,
+        )
+
+    return made

@@ -1,0 +1,422 @@
+"""§3.3, the ripple effect in the worst case: each line of the derivation, tightness, Θ((1 + η)^L), Proposition 1.
+
+f_L(x) = M_L ⋯ M_1 x with M_l = W_l + ηB_lA_l; m_l = ‖B_lA_l‖/‖W_l‖. The bounds are judged by dense matrices and forward
+passes. Checked by `tests/test_claims_3_3.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import ripple
+from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.ripple import stack
+from allora_analysis.ripple.bounds import Layer
+
+ripple_claim = functools.partial(claim, command="python -m allora_analysis.ripple", test="tests/test_ripple.py")
+TOLERANCE = 1e-10
+ROUNDING = "float64 rounding in products of at most 24 matrices, relative to a log growth of order 1 to 100"
+PAPER_ETAS = (1.0, 2**0.5, 2.0)  # η² of 1, 2, 4
+
+
+class Network(NamedTuple):
+    """Layers, an input and η."""
+
+    layers: Sequence[Layer]
+    x: np.ndarray
+    eta: float
+
+
+def gaussian(widths: Sequence[int], rank: int, eta: float, rng: np.random.Generator) -> Network:
+    """Layers and an input with standard normal entries."""
+    layers = [
+        Layer(*(rng.standard_normal(shape) for shape in ((n, m), (n, rank), (rank, m))))
+        for m, n in itertools.pairwise(widths)
+    ]
+    return Network(layers, rng.standard_normal(widths[0]), eta)
+
+
+def aligned(widths: Sequence[int], rank: int, weights: object, adapters: object, eta: float, rng: object) -> Network:
+    """The network that attains the bound, of the given ‖W_l‖ and ‖B_lA_l‖."""
+    network = ripple.aligned_network(widths, rank, weights, adapters, generator=rng)
+    return Network(list(network.layers), network.x, eta)
+
+
+def networks_at_random(cases: Cases) -> list[Case]:
+    """Gaussian networks of several shapes, with η from 1/4 to 100, and of LoRA's shapes at the paper's η."""
+
+    def draw(rng: np.random.Generator) -> Network:
+        widths = rng.integers(3, 10, size=rng.integers(2, 13)).tolist()
+        return gaussian(widths, int(rng.integers(1, 4)), float(np.exp(rng.uniform(np.log(0.25), np.log(100)))), rng)
+
+    own = [
+        Case(f"width 64, r = 8, L = 24, η = {eta:.3g}", gaussian((64,) * 25, 8, eta, cases.rng), paper=True)
+        for eta in PAPER_ETAS
+    ]
+    return own + cases.draw(draw, 12)
+
+
+def product(network: Network) -> np.ndarray:
+    """M_L ⋯ M_1, dense."""
+    matrix = np.eye(network.layers[0].w.shape[1])
+    for layer in network.layers:
+        matrix = (layer.w + network.eta * layer.b @ layer.a) @ matrix
+    return matrix
+
+
+def log_norm(network: Network) -> float:
+    """log‖M_L ⋯ M_1‖, from the product itself."""
+    return float(np.log(np.linalg.norm(product(network), 2)))
+
+
+def log_growth(network: Network) -> float:
+    """log(‖f_L(x)‖/‖x‖) of a forward pass."""
+    return float(ripple.log_output_growth(network.layers, network.x, network.eta)[0])
+
+
+def worst(network: Network) -> ripple.WorstCase:
+    """The paper's bounds on the network's log growth."""
+    return ripple.worst_case(*ripple.spectral_norms(network.layers), network.eta)
+
+
+@ripple_claim(
+    "3.3-norm",
+    where="§3.3, display before the triangle inequality",
+    says="‖f_L(x)‖ = ‖(W_L + ηB_LA_L) ⋯ (W_1 + ηB_1A_1)‖ · ‖x‖",
+)
+def norm(cases: Cases) -> Finding:
+    """= as printed and ≤ in its place, for an x at random; = for a top right singular vector."""
+    judged = cases.judge(
+        networks_at_random(cases),
+        measure=lambda one: {
+            "x at random": log_growth(one),
+            "top right singular vector": log_growth(one._replace(x=np.linalg.svd(product(one))[2][0])),
+        },
+        printed=lambda one, seen: abs(seen["x at random"] - log_norm(one)) < TOLERANCE,
+        corrected=lambda one, seen: (
+            seen["x at random"] <= log_norm(one) + TOLERANCE
+            and abs(seen["top right singular vector"] - log_norm(one)) < TOLERANCE
+        ),
+    )
+    below = [log_norm(case.inputs) - seen["x at random"] for case, seen in judged.pairs]
+    return judged.finding(
+        {"holds_corrected": "Not as printed: the right side is an upper bound, equal for one direction of x only."},
+        evidence=judged.evidence(ROUNDING, log_norm, tolerance=TOLERANCE, error=max(0.0, -min(below))),
+        size=Size(
+            float(np.median(below)), "nats", "how far log‖f_L(x)‖ is below it, x at random", min(below), max(below)
+        ),
+        corrected="‖f_L(x)‖ ≤ ‖(W_L + ηB_LA_L) ⋯ (W_1 + ηB_1A_1)‖ · ‖x‖",
+        flips_if="one forward pass above the bound, or a top right singular vector below it",
+    )
+
+
+@ripple_claim(
+    "3.3-product",
+    where="§3.3, triangle inequality",
+    says="‖f_L(x)‖ ≤ (‖W_L‖ + η‖B_LA_L‖) ⋯ (‖W_1‖ + η‖B_1A_1‖) ‖x‖",
+    depends_on=("3.3-norm",),
+)
+def triangle(cases: Cases) -> Finding:
+    """Dense products at random, and the aligned network, where the bound is attained."""
+    known = [
+        Case(f"aligned, η = {eta:.3g}", aligned((6, 4, 9, 5), 3, 1.5, 0.8, eta, cases.rng))
+        for eta in (0.25, 2.0, 100.0)
+    ]
+    judged = cases.judge(
+        known + networks_at_random(cases),
+        measure=log_norm,
+        printed=lambda one, seen: (
+            seen <= worst(one).log_bound + TOLERANCE
+            and (not lines_up(one) or abs(seen - worst(one).log_bound) < TOLERANCE)
+        ),
+    )
+    slack = [worst(case.inputs).log_bound - seen for case, seen in judged.pairs if case.paper]
+    return judged.finding(
+        {"holds": "Yes: it is an upper bound everywhere, and attained by aligned layers."},
+        evidence=judged.evidence(ROUNDING, lambda one: worst(one).log_bound, tolerance=TOLERANCE),
+        size=Size(
+            float(np.median(slack)), "nats", "the bound above the norm, 24 layers at random", min(slack), max(slack)
+        ),
+        flips_if="one product of layers with a norm above the bound",
+    )
+
+
+class Change(NamedTuple):
+    """What becomes of C = ∏‖W_l‖ when one thing changes: the norms, and what changes."""
+
+    norm: float
+    depth: int
+    changed: str
+
+
+@ripple_claim(
+    "3.3-constant",
+    where="§3.3, after the triangle inequality",
+    says="C = ‖W_L‖ ⋯ ‖W_1‖ is a constant",
+    reading="Constant in all that the last display lets vary: x, η, the adapters, and the number of layers L.",
+)
+def constant(cases: Cases) -> Finding:
+    """C before and after another η, other adapters, or three times as many layers."""
+
+    def log_c(change: Change) -> float:
+        other = {"η": ((1.0, 1.0, 1), (5.0, 1.0, 1)), "adapters": ((1.0, 1.0, 1), (1.0, 0.2, 1))}
+        pair = other.get(change.changed, ((1.0, 1.0, 1), (1.0, 1.0, 3)))
+        logs = [
+            ripple.worst_case([change.norm] * (times * change.depth), [adapter] * (times * change.depth), eta).log_c
+            for eta, adapter, times in pair
+        ]
+        return float(logs[1] - logs[0])
+
+    def draw(rng: np.random.Generator) -> Change:
+        norm = 1.0 if rng.random() < 0.3 else float(rng.choice([0.5, 2.0]) ** rng.uniform(0.01, 1))
+        return Change(norm, int(rng.integers(2, 40)), str(rng.choice(["η", "adapters", "L"])))
+
+    own = [Case(f"‖W_l‖ = 2, another {what}", Change(2.0, 24, what), True) for what in ("η", "adapters", "L")]
+    judged = cases.judge(
+        own + cases.draw(draw, 24),
+        measure=log_c,
+        printed=lambda one, seen: abs(seen) < TOLERANCE,
+        corrected=lambda one, seen: abs(seen - (one.changed == "L") * 2 * one.depth * np.log(one.norm)) < 1e-8,
+        condition=lambda one: one.changed != "L" or one.norm == 1.0,
+    )
+    return judged.finding(
+        {"conditional": "Only in x, η and the adapters: in the number of layers L it grows or falls exponentially."},
+        evidence=judged.evidence(ROUNDING, {"change of log C": "0"}, tolerance=1e-8),
+        size=Size(float(np.log(2.0)), "nats a layer", "growth of log C where ‖W_l‖ = 2"),
+        condition="L is fixed, or the geometric mean of ‖W_l‖ is 1",
+        flips_if="a C that moves with η or the adapters, or stays as L grows while ‖W_l‖ ≠ 1",
+    )
+
+
+@ripple_claim(
+    "3.3-mean",
+    where="§3.3, last display",
+    says="C(1 + η‖B_LA_L‖/‖W_L‖) ⋯ (1 + η‖B_1A_1‖/‖W_1‖)‖x‖ ≤ C(1 + ηm̄)^L ‖x‖",
+    reading="With m̄ the mean of m_l = ‖B_lA_l‖/‖W_l‖; an equality exactly where all m_l are equal.",
+)
+def mean(cases: Cases) -> Finding:
+    """The inequality of arithmetic and geometric means, on ratios from equal to a thousandfold apart."""
+
+    def draw(rng: np.random.Generator) -> tuple[np.ndarray, float]:
+        spread = rng.choice([0.0, 0.01, 1.0, 3.0])
+        return np.exp(spread * rng.standard_normal(rng.integers(2, 9))), float(np.exp(rng.uniform(-2, 5)))
+
+    own = [Case(f"24 layers, η = {eta:.3g}", (cases.rng.uniform(0.01, 0.1, 24), eta), True) for eta in PAPER_ETAS]
+
+    def bound(one: tuple[np.ndarray, float]) -> float:
+        return ripple.worst_case(np.ones(len(one[0])), *one).log_amgm_bound
+
+    judged = cases.judge(
+        own + cases.draw(draw, 20),
+        measure=lambda one: float(np.log1p(one[1] * one[0]).sum()),
+        printed=lambda one, seen: (
+            seen <= bound(one) + TOLERANCE and (abs(seen - bound(one)) < TOLERANCE) == bool(np.ptp(one[0]) < 1e-12)
+        ),
+    )
+    slack = [bound(case.inputs) - seen for case, seen in judged.pairs if case.paper]
+    return judged.finding(
+        {"holds": "Yes: geometric means do not exceed arithmetic ones; equal where all ratios are."},
+        evidence=judged.evidence(ROUNDING, bound, tolerance=TOLERANCE),
+        size=Size(float(np.median(slack)), "nats", "what the step gives away, 24 layers", min(slack), max(slack)),
+        flips_if="ratios m_l whose product of 1 + ηm_l exceeds (1 + ηm̄)^L",
+    )
+
+
+@ripple_claim(
+    "3.3-mean-ratio",
+    where="§3.3, definition of m̄",
+    says="m̄ = (1/L) Σ_{l∈L} ‖B_lA_l‖/‖W_L‖ is also a constant in a single forward pass",
+    reading="C(1 + ηm̄)^L‖x‖ with this m̄ bounds ‖f_L(x)‖. Layer L's norm under layer l's adapter looks like a misprint.",
+)
+def mean_ratio(cases: Cases) -> Finding:
+    """The bound with ‖W_L‖ under every term, as printed, and with each layer's own norm, on aligned networks."""
+
+    def draw(rng: np.random.Generator) -> Network:
+        depth = int(rng.integers(2, 6))
+        norms = np.exp(rng.uniform(-1, 1, (2, depth)))
+        return aligned((4,) * (depth + 1), 2, norms[0], norms[1], float(np.exp(rng.uniform(-1, 4))), rng)
+
+    def as_printed(one: Network) -> float:
+        weights, adapters = ripple.spectral_norms(one.layers)
+        return worst(one).log_c + len(weights) * float(np.log1p(one.eta * np.mean(adapters) / weights[-1]))
+
+    own = [
+        Case(
+            f"norms of 0.5 to 4, η = {eta:.3g}",
+            aligned((64,) * 4, 8, [0.5, 1.0, 4.0], [0.5, 1.0, 4.0], eta, cases.rng),
+            paper=True,
+        )
+        for eta in PAPER_ETAS
+    ]
+    judged = cases.judge(
+        own + cases.draw(draw, 20),
+        measure=log_growth,
+        printed=lambda one, seen: seen <= as_printed(one) + TOLERANCE,
+        corrected=lambda one, seen: (
+            seen <= worst(one).log_amgm_bound + TOLERANCE and abs(seen - worst(one).log_bound) < TOLERANCE
+        ),
+    )
+    over = [seen - as_printed(case.inputs) for case, seen in judged.pairs]
+    return judged.finding(
+        {"holds_corrected": "Not as printed, a likely misprint: each adapter belongs over its own layer's norm."},
+        evidence=judged.evidence(ROUNDING, lambda one: worst(one).log_amgm_bound, tolerance=TOLERANCE),
+        size=Size(max(over), "nats", "the most by which a network exceeds the bound as printed"),
+        corrected="m̄ = (1/L) Σ_l ‖B_lA_l‖/‖W_l‖",
+        flips_if="a network above the corrected bound",
+    )
+
+
+def lines_up(network: Network, tolerance: float = 1e-9) -> bool:
+    """Whether x, W's and BA's top singular vectors line up through the network, from dense decompositions."""
+    direction = network.x / np.linalg.norm(network.x)
+    for layer in network.layers:
+        pair = layer.w @ direction, layer.b @ (layer.a @ direction)
+        for matrix, image in zip((layer.w, layer.b @ layer.a), pair, strict=True):
+            if np.linalg.norm(image) < (1 - tolerance) * np.linalg.norm(matrix, 2):
+                return False
+        if pair[0] @ pair[1] < (1 - tolerance) * np.linalg.norm(pair[0]) * np.linalg.norm(pair[1]):
+            return False
+        direction = pair[0] / np.linalg.norm(pair[0])
+    return True
+
+
+def _all_equal(network: Network) -> bool:
+    weights, adapters = ripple.spectral_norms(network.layers)
+    return bool(np.ptp(adapters / weights) < 1e-9 * np.max(adapters / weights))
+
+
+@ripple_claim(
+    "3.3-tight",
+    where="§3.3, before the last display",
+    says="all the inequalities are tight",
+    reading="On the network at hand ‖f_L(x)‖ = C(1 + ηm̄)^L‖x‖. That some network attains it is Proposition 1.",
+    depends_on=("3.3-norm", "3.3-product", "3.3-mean"),
+)
+def tight(cases: Cases) -> Finding:
+    """Networks at random, aligned ones, and aligned ones turned or stretched by a part in a thousand."""
+
+    def draw(rng: np.random.Generator) -> Network:
+        depth, eta = int(rng.integers(2, 6)), float(np.exp(rng.uniform(-1, 4)))
+        spread, turn = rng.choice([[0.0, 0.0], [0.0, 0.0], [1e-3, 0.0], [0.0, 1e-3]])
+        one = aligned((5,) * (depth + 1), 2, 1.5, 0.6 * np.exp(spread * np.linspace(-1, 1, depth)), eta, rng)
+        across = np.cross(one.x[:3], [1.0, 0.0, 0.0])  # at right angles to x in its first three coordinates
+        return one._replace(x=one.x + turn * np.linalg.norm(one.x) * np.array([*across / np.linalg.norm(across), 0, 0]))
+
+    judged = cases.judge(
+        cases.draw(draw, 24, "aligned or nearly so") + networks_at_random(cases),
+        measure=log_growth,
+        printed=lambda one, seen: abs(seen - worst(one).log_amgm_bound) < TOLERANCE,
+        condition=lambda one: lines_up(one) and _all_equal(one),
+    )
+    below = [worst(case.inputs).log_amgm_bound - seen for case, seen in judged.pairs if case.paper]
+    return judged.finding(
+        {"conditional": "Only for aligned layers, so in practice no: networks at random stay far below the bound."},
+        evidence=judged.evidence(ROUNDING, lambda one: worst(one).log_amgm_bound, tolerance=TOLERANCE),
+        size=Size(float(np.median(below)), "nats", "how far 24 random layers stay below it", min(below), max(below)),
+        condition="W_l and B_lA_l share their top singular vectors, which line up from layer to layer and with x, "
+        "and all ‖B_lA_l‖/‖W_l‖ are equal",
+        flips_if="a network at random that attains the bound, or an aligned one that does not",
+    )
+
+
+class Rates(NamedTuple):
+    """‖W_l‖, m_l and η, the same in every layer."""
+
+    weight: float
+    ratio: float
+    eta: float
+
+
+def _rate(one: Rates, seed: int) -> float:
+    # The log growth that an aligned layer adds, from forward passes at L = 6 and L = 12.
+    network = ripple.aligned_network(
+        (5, 5), 2, one.weight, one.ratio * one.weight, generator=np.random.default_rng(seed), closed=True
+    )
+    growth = [ripple.log_output_growth(network.layers, network.x, one.eta, repeats=depth)[0] for depth in (6, 12)]
+    return float(growth[1] - growth[0]) / 6
+
+
+@ripple_claim(
+    "3.3-theta",
+    where="§3.3, last display",
+    says="C(1 + ηm̄)^L ‖x‖ = Θ((1 + η)^L)",
+    reading="In L, at the given ‖W_l‖, m̄ and η.",
+    depends_on=("3.3-constant",),
+)
+def theta(cases: Cases) -> Finding:
+    """Growth per layer of networks that attain the bound, over ‖W_l‖, m̄ and η, half of them a percent off equality."""
+
+    def draw(rng: np.random.Generator) -> Rates:
+        eta, weight = float(np.exp(rng.uniform(-1, 4))), float(np.exp(rng.uniform(-0.2, 0.2)))
+        exact = ((1 + eta) / weight - 1) / eta
+        return Rates(weight, exact * float(rng.choice([1.0, 1.01, 0.99, 3.0])), eta)
+
+    own = [Case(f"‖W_l‖ = 2, m̄ = 0.01, η = {eta:.3g}", Rates(2.0, 0.01, eta), True) for eta in PAPER_ETAS]
+
+    def bound(one: Rates) -> float:
+        return ripple.worst_case([one.weight], [one.ratio * one.weight], one.eta).log_amgm_bound
+
+    judged = cases.judge(
+        own + cases.draw(draw, 24),
+        measure=lambda one: _rate(one, cases.seed),
+        printed=lambda one, seen: abs(seen - np.log1p(one.eta)) < TOLERANCE,
+        corrected=lambda one, seen: abs(seen - bound(one)) < TOLERANCE,
+        condition=lambda one: abs(one.weight * (1 + one.eta * one.ratio) / (1 + one.eta) - 1) < 1e-9,
+    )
+    return judged.finding(
+        {"conditional": "Only where ‖W_l‖ = 1 and adapters are as large as weights: otherwise another exponential."},
+        evidence=judged.evidence(ROUNDING, bound, tolerance=TOLERANCE),
+        corrected="C(1 + ηm̄)^L = Θ((w(1 + ηm̄))^L), w the geometric mean of ‖W_l‖",
+        condition="w(1 + ηm̄) = 1 + η, for example w = m̄ = 1",
+        flips_if="a network that attains the bound and grows at another rate than w(1 + ηm̄)",
+    )
+
+
+class Deep(NamedTuple):
+    """A network of L layers with ‖W_l‖ = ‖B_lA_l‖ = 1 that attains the bound."""
+
+    depth: int
+    eta: float
+    architecture: str
+
+
+@ripple_claim(
+    "3.3-worst-case",
+    where="§3.3, Proposition 1",
+    says="In the worst case, a constant scaling factor η may cause the final output of a single forward pass of a LoRA "
+    "finetuned model to grow exponentially w.r.t. the number of layers in the model",
+)
+def worst_case(cases: Cases) -> Finding:
+    """Some network with ‖W_l‖ = ‖B_lA_l‖ = 1 grows as (1 + η)^L, also under ReLU; L up to 10⁵."""
+
+    def grown(one: Deep) -> float:
+        norms, rng = np.ones(one.depth), np.random.default_rng(cases.seed)
+        return float(stack.aligned_growth((norms, norms), 2, (one.eta,), 6, one.architecture, rng)[0])
+
+    def draw(rng: np.random.Generator) -> Deep:
+        return Deep(
+            int(10 ** rng.uniform(0.5, 4)), float(np.exp(rng.uniform(-4, 5))), str(rng.choice(["linear", "relu"]))
+        )
+
+    own = [Case(f"L = 24, η = {eta:.3g}", Deep(24, eta, "relu"), True) for eta in PAPER_ETAS]
+    judged = cases.judge(
+        [*own, Case("L = 100000, η = 100", Deep(100_000, 100.0, "linear")), *cases.draw(draw, 12)],
+        measure=grown,
+        printed=lambda one, seen: abs(seen / (one.depth * np.log1p(one.eta)) - 1) < TOLERANCE,
+    )
+
+    def bound(one: Deep) -> float:
+        return ripple.worst_case([1.0] * one.depth, [1.0] * one.depth, one.eta).log_bound
+
+    return judged.finding(
+        {"holds": "Yes: an aligned network grows as (1 + η)^L. Networks at random do not come near it."},
+        evidence=judged.evidence(ROUNDING, bound, tolerance=TOLERANCE),
+        size=Size(float(np.log1p(2.0)), "nats a layer", "growth in the worst case at η = 2, ‖W_l‖ = ‖B_lA_l‖ = 1"),
+        flips_if="no network of any alignment with growth linear in L on the log scale",
+    )
