@@ -13,7 +13,7 @@ import torch
 from peft import get_peft_model
 from transformers import Trainer, TrainingArguments
 
-from allora_analysis.lora.peft import ALLoRALayer, allora_config, load
+from allora_analysis.lora.peft import ALLoRALinearLayer, allora_config, load
 from tests.tiny_peft_models import QWEN_TARGETS, batch, logits, qwen, randomise
 
 pytestmark = pytest.mark.filterwarnings(
@@ -77,7 +77,7 @@ def test_trainer_resumes_with_the_rule(tmp_path):
     trainer(adapted(), tmp_path / "parts", 2).train()
     resumed = adapted()
     trainer(resumed, tmp_path / "parts", 4).train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-2"))
-    assert {m.lora_variant["default"].name for m in resumed.modules() if isinstance(m, ALLoRALayer)} == {"allora"}
+    assert {m.lora_variant["default"].name for m in resumed.modules() if isinstance(m, ALLoRALinearLayer)} == {"allora"}
     torch.testing.assert_close(logits(resumed), logits(through), rtol=1e-6, atol=1e-6)
 
 

@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from allora_analysis.lora.peft import ALLoRALayer, allora_config, export_lora, load
+from allora_analysis.lora.peft import ALLoRALinearLayer, allora_config, export_lora, load
 
 pytestmark = [
     pytest.mark.pretrained,
@@ -114,7 +114,7 @@ def test_saved_equals_loaded_here_and_in_plain_peft(trained, tmp_path):
     model.save_pretrained(tmp_path / "adapter")
     loaded = load(base(), tmp_path / "adapter")
     torch.testing.assert_close(logits(loaded), wanted, rtol=1e-5, atol=1e-6)
-    assert {m.lora_variant["default"].name for m in loaded.modules() if isinstance(m, ALLoRALayer)} == {variant}
+    assert {m.lora_variant["default"].name for m in loaded.modules() if isinstance(m, ALLoRALinearLayer)} == {variant}
     if variant == "asf_lora":
         with pytest.raises(KeyError, match="ASF_LORA"):
             PeftModel.from_pretrained(base(), tmp_path / "adapter")
@@ -123,5 +123,5 @@ def test_saved_equals_loaded_here_and_in_plain_peft(trained, tmp_path):
     with pytest.warns(UserWarning, match="Unexpected keyword arguments"):
         as_lora = PeftModel.from_pretrained(base(), tmp_path / "adapter")
     for plain in (as_lora, PeftModel.from_pretrained(base(), tmp_path / "lora")):
-        assert not any(isinstance(module, ALLoRALayer) for module in plain.modules())
+        assert not any(isinstance(module, ALLoRALinearLayer) for module in plain.modules())
         torch.testing.assert_close(logits(plain), wanted, rtol=1e-4, atol=1e-5)

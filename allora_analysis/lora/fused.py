@@ -19,7 +19,7 @@ from allora_analysis.lora.gradients import adapter_gradients, tangents_of, witho
 from allora_analysis.validation import ArgumentError
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def allora_linear(
@@ -67,7 +67,7 @@ def fusible(base: nn.Module) -> bool:
         False for a subclass of `nn.Linear` (quantised, parametrised), for one with hooks, a replaced `forward`, a
         weight of another tensor class (sharded) or a trainable parameter.
     """
-    if type(base) is not nn.Linear or "forward" in base.__dict__ or any(getattr(base, name) for name in _HOOKS):
+    if type(base) is not nn.Linear or "forward" in base.__dict__ or any(getattr(base, name) for name in HOOKS):
         return False
     return all(
         type(part) in (Tensor, nn.Parameter) and not part.requires_grad

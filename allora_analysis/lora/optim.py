@@ -11,8 +11,8 @@ keeps the sign of AdamW's own; with β₁ = 0 and λ = 0 that sign is −sign(gr
 of the batch loss. With momentum nothing beyond the sign is promised. The decay is AdamW's: it does not see d.
 
 The moments are torch's own: −l·u is what `torch.optim.adamw.adamw` (its loop, foreach or fused kernel) makes of zeros,
-a stack of pairs of one shape at a time. Checked by `tests/test_lora_optim.py` (against a NumPy twin and torch's AdamW) and
-`tests/test_lora_optim_groups.py`; timed by `benchmarks/optimizer.py`.
+a stack of pairs of one shape at a time. Checked by `tests/test_lora_optim.py` (against a NumPy twin and torch's AdamW)
+and `tests/test_lora_optim_groups.py`; timed by `benchmarks/optimizer.py`.
 """
 
 from __future__ import annotations
