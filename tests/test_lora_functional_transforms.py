@@ -12,8 +12,7 @@ import torch
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
-from allora_analysis.lora.functional import allora, allora_od, asf_lora, row_factor
-from allora_analysis.lora.fused import allora_linear
+from allora_analysis.lora.functional import allora, allora_linear, allora_od, asf_lora, row_factor
 from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
 
 ROOT = Path(__file__).parents[1]

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from allora_analysis.lora.autograd import norms_of_pairs
 from allora_analysis.lora.functional import allora
 from allora_analysis.lora.optim import ALLoRAAdamW
-from allora_analysis.lora.row_norms import norms_of_pairs
 from tests.brute_force import optim as reference
 from tests.stat_assert import assert_rejects
 

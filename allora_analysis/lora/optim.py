@@ -27,9 +27,8 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.lora.gradients import without_autocast
+from allora_analysis.lora.autograd import norms_of_pairs, without_autocast
 from allora_analysis.lora.pairs import chained, param_groups
-from allora_analysis.lora.row_norms import norms_of_pairs
 from allora_analysis.validation import ArgumentError, choice, non_negative, number, positive
 
 __all__ = ["ALLoRAAdamW", "param_groups"]

@@ -17,8 +17,7 @@ from peft.tuners.lora.layer import Linear, LoraVariant
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from allora_analysis.lora.functional import allora, allora_od, asf_lora, scaled_output
-from allora_analysis.lora.fused import HOOKS, allora_linear, fusible
+from allora_analysis.lora.functional import HOOKS, allora, allora_linear, allora_od, asf_lora, fusible, scaled_output
 from allora_analysis.validation import ArgumentError, adapter_rank
 
 # What a DTensor and DeepSpeed's ZeRO-3 have.
