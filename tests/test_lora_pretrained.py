@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from allora_analysis.lora.doctor import doctor
+from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 from allora_analysis.lora.peft import ALLoRALinearLayer, allora_config, export_lora, load
 
 pytestmark = [
@@ -125,3 +127,35 @@ def test_saved_equals_loaded_here_and_in_plain_peft(trained, tmp_path):
     for plain in (as_lora, PeftModel.from_pretrained(base(), tmp_path / "lora")):
         assert not any(isinstance(module, ALLoRALinearLayer) for module in plain.modules())
         torch.testing.assert_close(logits(plain), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_allora_adamw_learns_and_starts_eta_times_as_fast():
+    """all-MiniLM-L6-v2, plain LoRA on every linear layer, a few sentences to learn by heart."""
+    sizes, losses, eta = {}, [], 4.0
+    generator = torch.Generator().manual_seed(0)
+    tokens, labels = torch.randint(1000, 20000, (8, 12), generator=generator), torch.arange(8) % 2
+    for name in ("ALLoRAAdamW", "AdamW"):
+        torch.manual_seed(0)
+        config = LoraConfig(r=4, lora_alpha=4, target_modules="all-linear", task_type="SEQ_CLS")
+        model = get_peft_model(base().eval(), config)
+        groups = param_groups(model, head_lr=1e-3)
+        plain = [group["params"] for group in groups]
+        optimizer = (
+            ALLoRAAdamW(groups, 2e-4, eta, weight_decay=0.0)
+            if name == "ALLoRAAdamW"
+            else torch.optim.AdamW([{"params": params} for params in plain], 2e-4, weight_decay=0.0)
+        )
+        for step in range(30 if name == "ALLoRAAdamW" else 1):
+            optimizer.zero_grad()
+            loss = model(input_ids=tokens, labels=labels).loss
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            if step == 0:
+                sizes[name] = [params[1].norm().item() for params in plain[:-1]]
+        assert doctor(model, optimizer).verdict == ("on" if name == "ALLoRAAdamW" else "off")
+    assert losses[29] < 0.2 < losses[0]
+    assert len(sizes["AdamW"]) == 37
+    ratios = [ours / theirs for ours, theirs in zip(sizes["ALLoRAAdamW"], sizes["AdamW"], strict=True)]
+    assert ratios == pytest.approx([eta] * 37, rel=1e-4)
