@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from allora_analysis.lora.fused import allora_linear
+from allora_analysis.lora.functional import allora_linear
 from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.validation import ArgumentError
 from tests.test_lora_layers import built

@@ -53,10 +53,10 @@ def built(seed=0, **options):
 def test_two_matrices_whose_shapes_chain_are_a_pair_unless_said_otherwise(first, second, said, is_pair):
     params = [nn.Parameter(torch.ones(first)), nn.Parameter(torch.ones(second))]
     group = {"params": params} | ({} if said is None else {"pair": said})
-    assert ALLoRAAdamW([group], 0.1, 2.0).param_groups[0]["pair"] is is_pair
+    assert ALLoRAAdamW([group], 0.1, 1.0).param_groups[0]["pair"] is is_pair
     if said is None:
-        assert ALLoRAAdamW(params, 0.1, 2.0).param_groups[0]["pair"] is is_pair
-        assert ALLoRAAdamW(iter(params), 0.1, 2.0).param_groups[0]["pair"] is is_pair
+        assert ALLoRAAdamW(params, 0.1, 1.0).param_groups[0]["pair"] is is_pair
+        assert ALLoRAAdamW(iter(params), 0.1, 1.0).param_groups[0]["pair"] is is_pair
 
 
 def test_of_two_square_matrices_the_first_is_a():
@@ -89,6 +89,45 @@ def test_named_parameters_are_taken():
     optimizer = ALLoRAAdamW([("down", a), ("up", b)], 0.1, 2.0)
     assert optimizer.param_groups[0]["pair"]
     assert optimizer.param_groups[0]["param_names"] == ["down", "up"]
+
+
+def test_a_group_that_holds_pairs_among_others_is_counted_in_a_warning():
+    """Planted: they got plain AdamW without a word."""
+    (a, b), (c, d), (e, f) = (matrices(seed) for seed in range(3))
+    bias = nn.Parameter(torch.ones(3))
+    with pytest.warns(UserWarning, match=r"2 pairs \(A, B\) in groups of more than two parameters get plain AdamW"):
+        ALLoRAAdamW([{"params": [a, b]}, {"params": [c, d, bias, e, f]}], 0.1, 2.0)
+    ALLoRAAdamW([{"params": [a, b]}, {"params": [c, d, bias, e, f], "pair": False}], 0.1, 2.0)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("eta", [2.0, 0.5])
+def test_without_a_pair_it_would_be_adamw(eta):
+    """Planted: bit for bit AdamW, without a word. At η = 1 it is AdamW by its own formula at BA = 0."""
+    four = [parameter for seed in range(2) for parameter in matrices(seed)]
+    for params in (four, [{"params": four}], [nn.Parameter(torch.ones(2))], [{"params": matrices(), "pair": False}]):
+        with pytest.raises(ArgumentError, match=r"no group is a pair \(A, B\), so eta = .* would do nothing") as caught:
+            ALLoRAAdamW(params, 0.1, eta)
+        assert str(caught.value).endswith("call ALLoRAAdamW(param_groups(model), lr, eta)")
+        assert "\n" not in str(caught.value)
+    ALLoRAAdamW(four, 0.1, 1.0)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_tuples_of_tensors_are_refused(wrapped):
+    """Planted: of [(A, B)] only B was trained, A taken for its name."""
+    tuples = [tuple(matrices())]
+    with pytest.raises(
+        ArgumentError, match=r'received a tuple of tensors; give each pair as \{"params": \[A, B\], "pair"'
+    ):
+        ALLoRAAdamW([{"params": tuples}] if wrapped else tuples, 0.1, 2.0)
+
+
+@pytest.mark.bad_input
+def test_a_model_is_no_list_of_groups():
+    with pytest.raises(ArgumentError, match=r"received the model; call ALLoRAAdamW\(param_groups\(model\)"):
+        ALLoRAAdamW(nn.Linear(2, 3), 0.1, 2.0)
 
 
 def test_a_users_dictionary_is_left_as_it_is():
@@ -207,13 +246,22 @@ def test_a_state_of_adamw_loads_and_eta_and_the_pairs_stay():
     assert optimizer.state[params[0]]["step"].item() == 2
 
 
-@pytest.mark.bad_input
-@pytest.mark.parametrize("rule", ["maximize", "amsgrad"])
-def test_a_state_of_another_rule_is_refused(rule):
+@pytest.mark.parametrize("rule", ["maximize", "amsgrad", "fused"])
+def test_a_state_of_another_rule_brings_its_rule(rule):
+    """As in torch: with the saved groups; planted: an optimizer that was built with the rule steps alike."""
     params, optimizer = built()
-    other = torch.optim.AdamW([{"params": params[:2]}, {"params": params[2:]}], **{rule: True})
-    with pytest.raises(ArgumentError, match=f"{rule}=True"):
-        optimizer.load_state_dict(other.state_dict())
+    twins, twin = built(**{rule: True})
+    other = torch.optim.AdamW([{"params": params[:2]}, {"params": params[2:], "lr": 0.5}], lr=0.1, **{rule: True})
+    for one in (other, twin):
+        step(one, 0)
+    with torch.no_grad():
+        for new, old in zip(twins, params, strict=True):
+            new.copy_(old)
+    for one in (optimizer, twin):
+        one.load_state_dict(copy.deepcopy(other.state_dict()))
+        assert one.param_groups[0][rule]
+        step(one, 1)
+    assert all(torch.equal(x, y) for x, y in zip(params, twins, strict=True))
 
 
 @pytest.mark.bad_input
@@ -224,7 +272,7 @@ def test_a_state_of_other_groups_is_refused():
     other = ALLoRAAdamW([{"params": [a, b]}, {"params": [nn.Parameter(torch.ones(3))]}], 0.1, 2.0)
     with pytest.raises(ArgumentError, match=r"state_dict: exp_avg of shape \(5, 2\) for a parameter of shape \(4, 2\)"):
         other.load_state_dict(optimizer.state_dict())
-    off = ALLoRAAdamW([{"params": [a, b], "pair": False}, {"params": [nn.Parameter(torch.ones(3))]}], 0.1, 2.0)
+    off = ALLoRAAdamW([{"params": [a, b], "pair": False}, {"params": [nn.Parameter(torch.ones(3))]}], 0.1, 1.0)
     with pytest.raises(ArgumentError, match="state_dict: a group is a pair there and no pair here"):
         off.load_state_dict(optimizer.state_dict())
     with pytest.raises(ValueError, match="group"):
@@ -232,6 +280,10 @@ def test_a_state_of_other_groups_is_refused():
 
 
 # -- a caller's mistakes
+
+
+class FlatParameter(nn.Parameter):
+    """As FSDP1 makes it of all parameters of a block."""
 
 
 @pytest.mark.bad_input
@@ -257,7 +309,7 @@ def test_values_out_of_range(wrong, words):
     with pytest.raises(ArgumentError, match=words) as caught:
         ALLoRAAdamW(matrices(), **({"lr": 0.1, "eta": 2.0} | wrong))
     assert "\n" not in str(caught.value)
-    optimizer = ALLoRAAdamW([nn.Parameter(torch.ones(2))], 0.1, 2.0)
+    optimizer = ALLoRAAdamW(matrices(), 0.1, 2.0)
     with pytest.raises(ArgumentError, match=words):
         optimizer.add_param_group({"params": matrices()} | wrong)
     assert len(optimizer.param_groups) == 1
@@ -271,10 +323,13 @@ def test_values_out_of_range(wrong, words):
         ({"params": [torch.ones(5, 2)], "pair": True}, r"received shapes \(5, 2\)"),
         ({"params": [torch.ones(2, 6), torch.ones(5, 2), torch.ones(5)], "pair": True}, "a pair is A"),
         ({"params": [torch.ones(2, 6), torch.ones(5, 2)], "pair": "yes"}, "pair must be True or False"),
-        ({"params": [torch.ones(2, 6), torch.ones(5, 2)], "foreach": "yes"}, "foreach must be"),
+        ({"params": [torch.ones(2, 6), torch.ones(5, 2)], "foreach": "yes"}, "foreach must be None or True or"),
+        ({"params": [torch.ones(2, 6), torch.ones(5, 2)], "amsgrad": None}, "amsgrad must be True or False, received"),
+        ({"params": [torch.ones(2, 6), torch.ones(5, 2)], "fused": True, "foreach": True}, "at most one can be True"),
         ({"params": [torch.ones(2, 6), torch.ones(5, 2)], "scaling": float("inf")}, "scaling must be"),
         ({"params": [torch.ones(2, 6), torch.ones(5, 2).double()]}, "A and B of one dtype wanted"),
         ({"params": [torch.ones(2, 6), torch.ones(5, 2, device="meta")]}, "A and B of one device wanted"),
+        ({"params": [FlatParameter(torch.ones(12))]}, r"FSDP's flattened one; wrap with use_orig_params=True"),
         ({"params": [torch.ones(3, dtype=torch.complex64)]}, "real floating-point parameters wanted"),
         ({"params": torch.ones(3, dtype=torch.int32)}, "real floating-point parameters wanted"),
     ],

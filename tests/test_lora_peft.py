@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from allora_analysis.lora.peft import ALLoRALayer, Rule, allora_config
+from allora_analysis.lora.peft import ALLoRALinearLayer, Rule, allora_config
 from tests.tiny_peft_models import BERT_TARGETS, QWEN_TARGETS, batch, bert, logits, qwen, randomise
 
 pytestmark = pytest.mark.filterwarnings(
@@ -247,7 +247,7 @@ def test_asf_lora_and_lora_x_eta_take_pefts_order():
 def test_a_layer_says_what_it_is():
     model = adapted("qwen", variant="allora_od", adaptor="inverse")
     for layer in layers(model).values():
-        assert isinstance(layer, ALLoRALayer)
+        assert isinstance(layer, ALLoRALinearLayer)
         assert layer.lora_variant["default"] == Rule("allora_od", ETA, "inverse")
         assert layer.double_backward_is_hessian is False
     assert "default: allora_od, eta=3, inverse" in repr(model)

@@ -9,11 +9,12 @@ import importlib.util
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from peft.tuners.lora.layer import Linear
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import allora_analysis.lora.peft
-from allora_analysis.lora.peft import ALLoRAConfig, allora_config
+from allora_analysis.lora.peft import ALLoRAConfig, ALLoRALinearLayer, allora_config
 from allora_analysis.validation import ArgumentError
 from tests.tiny_peft_models import QWEN_TARGETS, batch, logits, qwen, randomise
 
@@ -217,6 +218,56 @@ def test_adapters_in_fsdps_wrapper(side):
     parts["default"] = Wrapper(parts["default"])
     with refused(r"received shapes \(2, 6\) and \(4, 2\): FSDP must not wrap lora_A and lora_B on their own"):
         model(torch.ones(3, 6))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("fields", [{}, {"lora_dropout": 0.1}], ids=["fused", "unfused"])
+@pytest.mark.parametrize("way", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
+@pytest.mark.parametrize("side", ["lora_A", "lora_B"])
+def test_hooks_that_would_never_be_called(side, way, fields):
+    """Planted: they were registered, and nothing came of them."""
+    model = get_peft_model(nn.Sequential(nn.Linear(6, 4)), allora_config(2.0, r=2, target_modules=["0"], **fields))
+    layer, called = model.base_model.model[0], []
+    handle = getattr(getattr(layer, side)["default"], way)(lambda *_: None)
+    with refused(r"adapter 'default': hooks on lora_A or lora_B would not be called.*; hook the layer that holds them"):
+        model(torch.ones(3, 6))
+    handle.remove()
+    layer.register_forward_hook(lambda *_: called.append(1))
+    model(torch.ones(3, 6))
+    assert called == [1]
+
+
+class OwnLayer(Linear):
+    """As a user writes it for PEFT's `_register_custom_module`."""
+
+
+class OwnALLoRALinear(ALLoRALinearLayer):
+    """The same, with the rule."""
+
+
+@pytest.mark.bad_input
+def test_a_users_own_layers():
+    """Planted: "Invalid or unsupported variant combination"."""
+    config = allora_config(2.0, r=2, target_modules=["0"])
+    with refused(r"_register_custom_module: a subclass of ALLoRALinearLayer wanted, received OwnLayer, which knows no"):
+        config._register_custom_module({nn.Linear: OwnLayer})
+    config._register_custom_module({nn.Linear: OwnALLoRALinear})
+    assert type(get_peft_model(nn.Sequential(nn.Linear(6, 4)), config).base_model.model[0]) is OwnALLoRALinear
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_experts_that_all_linear_leaves_out_are_counted(count):
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate = nn.Linear(4, 4)
+            self.convolution = nn.Conv1d(2, 2, 1)  # no experts
+            for index in range(count):
+                self.register_parameter(f"stack_{index}", nn.Parameter(torch.ones(3, 4, 4)))
+
+    words = rf"all-linear leaves out {count} stacked weights? \(experts in one 3-D parameter\), .*; they stay frozen"
+    with pytest.warns(UserWarning, match=words):
+        get_peft_model(nn.Sequential(Experts()), allora_config(2.0, r=2, target_modules="all-linear"))
 
 
 @pytest.mark.bad_input

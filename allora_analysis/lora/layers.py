@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from allora_analysis.lora.functional import allora, allora_od, asf_lora, check_rule
-from allora_analysis.lora.fused import allora_linear, fusible
+from allora_analysis.lora.functional import allora, allora_linear, allora_od, asf_lora, check_rule, fusible
 from allora_analysis.validation import ArgumentError, adapter_rank, choice, number
 
 VARIANTS = ("allora", "allora_0", "allora_od", "asf_lora", "lora_x_eta")
