@@ -109,9 +109,14 @@ class Rule(LoraVariant):
             trains = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
             output = self._offloaded(module, active_adapter, x, trains)
         else:
-            output = _FUNCTIONS[self.name](x, a, b, self.eta, self.adaptor)
-        scaling = module.scaling[active_adapter]
-        return result + (output if scaling == 1 else output * scaling)
+            output = self._output(x, a, b, module.scaling[active_adapter])
+        return result + output
+
+    def _output(self, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+        # The rule at scaling s is the rule of (A, sB): d from ‖s(BA)_i‖. ASF-LoRA's output is scaled as a whole.
+        if self.is_lora_forward:
+            return _FUNCTIONS[self.name](x, a, scaled(b, scaling), self.eta, self.adaptor)
+        return scaled(asf_lora(x, a, b, self.eta, self.adaptor), scaling)
 
     def _offloaded(self, module: Any, name: str, x: Tensor, trains: bool) -> Tensor:
         # accelerate's hooks bring A and B here for the time of a call of their modules alone: the output, no gradient.
@@ -121,7 +126,7 @@ class Rule(LoraVariant):
                 "under torch.no_grad(), or train without offloading them"
             )
         f = module.lora_B[name](module.lora_A[name](x))
-        return f if self.is_lora_forward else scaled_output(f, self.eta, self.adaptor)
+        return scaled(f if self.is_lora_forward else scaled_output(f, self.eta, self.adaptor), module.scaling[name])
 
     def merge_safe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """W + sBA."""
@@ -134,6 +139,11 @@ class Rule(LoraVariant):
     def unmerge(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """W − sBA."""
         return orig_weight.data - module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+
+def scaled(tensor: Tensor, scaling: float) -> Tensor:
+    """Times the LoRA scaling s, which mostly is 1."""
+    return tensor if scaling == 1 else tensor * scaling
 
 
 def _matrices(layer: Any, adapter: str) -> tuple[Tensor, Tensor]:
@@ -203,12 +213,12 @@ class ALLoRALinearLayer(Linear):
         if not isinstance(rule, Rule) or not rule.is_lora_forward or self._disable_adapters or self.merged_adapters:
             return None
         dropout, base = self.lora_dropout[name], self.base_layer
-        if self.scaling[name] != 1 or (dropout.training and type(dropout) is not nn.Identity) or not fusible(base):
+        if (dropout.training and type(dropout) is not nn.Identity) or not fusible(base):
             return None
         weight, (a, b) = base.weight, _matrices(self, name)
         if not x.dtype == weight.dtype == a.dtype and not torch.is_autocast_enabled(x.device.type):
             return None
-        return rule, weight, base.bias, a, b
+        return rule, weight, base.bias, a, scaled(b, self.scaling[name])
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """s·BA."""
