@@ -10,15 +10,25 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import GPT2Config, GPT2ForSequenceClassification
+from transformers.pytorch_utils import Conv1D
 
-from allora_analysis.lora.peft import ALLoRALinearLayer, Rule, allora_config
+from allora_analysis.lora.peft import ALLoRALinearLayer, Rule, allora_config, load
 from tests.tiny_peft_models import BERT_TARGETS, QWEN_TARGETS, batch, bert, logits, qwen, randomise
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*gradient_checkpointing:FutureWarning", "ignore:Could not find a config file"
 )
 ETA = 3.0
-MODELS = {"qwen": (qwen, QWEN_TARGETS), "bert": (bert, BERT_TARGETS)}
+
+
+def gpt2():
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 16}
+    return GPT2ForSequenceClassification(GPT2Config(**sizes, vocab_size=50, num_labels=3, pad_token_id=0))
+
+
+MODELS = {"qwen": (qwen, QWEN_TARGETS), "bert": (bert, BERT_TARGETS), "gpt2": (gpt2, ["c_attn", "c_proj"])}
 HAND_ADAPTORS = {
     "inverse_sqrt": lambda x: 1 / np.sqrt(np.abs(x) + 1 / ETA**2),
     "inverse": lambda x: 1 / (np.abs(x) + 1 / ETA),
@@ -44,7 +54,7 @@ def adapted(name, config=None, dtype=torch.float64, **fields):
 def plain(name, **fields):
     """The same model with PEFT's own LoRA at scaling 1."""
     fields = {"r": 3, "lora_alpha": 3, "target_modules": MODELS[name][1], "task_type": "SEQ_CLS"} | fields
-    return adapted(name, LoraConfig(**fields))
+    return adapted(name, LoraConfig(fan_in_fan_out=name == "gpt2", **fields))
 
 
 def layers(model):
@@ -136,6 +146,15 @@ def test_gradients_at_another_scaling_are_loras_with_rows_scaled_at_that_scaling
         d, wrong = (HAND_ADAPTORS["inverse_sqrt"](k * np.linalg.norm(b @ a, axis=1))[:, None] for k in (s, 1.0))
         assert relative(gradients(layer)[1], d * gradients(other)[1]) < 1e-12
         assert s == 1 or relative(gradients(layer)[1], wrong * gradients(other)[1]) > 1e-3
+
+
+def test_gpt2s_conv1d_is_a_linear_layer_whose_weight_is_transposed(tmp_path):
+    model = adapted("gpt2", lora_alpha=6).eval()
+    assert {type(layer.base_layer) for layer in layers(model).values()} == {Conv1D}
+    expected = logits(model)
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(logits(load(gpt2().double(), tmp_path)), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(logits(model.merge_and_unload()), expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

@@ -11,7 +11,6 @@ import torch
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from peft.tuners.lora.layer import Linear
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 import allora_analysis.lora.peft
 from allora_analysis.lora.peft import ALLoRAConfig, ALLoRALinearLayer, allora_config
@@ -176,8 +175,7 @@ def planned():
         (lambda: nn.Linear(8, 8).to(torch.float8_e4m3fn), r"quantised weight \(Linear, torch.float8_e4m3fn\)"),
         (sharded, r"sharded weight, which is not supported: call get_peft_model first, then shard whole transformer"),
         (planned, r"sharded weight"),
-        (lambda: Conv1D(8, 8), r"layer '1' is a Conv1D; ALLoRA is for nn.Linear"),
-        (lambda: nn.Embedding(8, 8), r"is a Embedding"),
+        (lambda: nn.Embedding(8, 8), r"layer '1' is a Embedding; ALLoRA is for nn.Linear"),
         (lambda: nn.Conv1d(8, 8, 1), r"is a Conv1d"),
         (lambda: nn.MultiheadAttention(8, 2), r"is a MultiheadAttention"),
         (lambda: nn.MultiheadAttention(8, 2).out_proj, r"NonDynamicallyQuantizableLinear"),

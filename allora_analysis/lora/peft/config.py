@@ -23,6 +23,7 @@ from peft.utils import PeftType, hotswap
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from transformers.pytorch_utils import Conv1D
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.peft.layer import (
@@ -83,7 +84,8 @@ class ALLoRAConfig(LoraConfig):
     def __post_init__(self) -> None:
         self.check()
         super().__post_init__()
-        super()._register_custom_module({nn.Linear: ALLoRALinearLayer, nn.Module: refuse})
+        ours = dict.fromkeys((nn.Linear, Conv1D), ALLoRALinearLayer)
+        super()._register_custom_module(ours | {nn.Module: refuse})
 
     def _register_custom_module(self, mapping: dict[type[nn.Module], type[nn.Module]]) -> None:
         """PEFT's way to bring one's own layers, which would bring them without the rule."""

@@ -1,8 +1,8 @@
 """§4: PEFT's LoRA layer whose adapters may each follow ALLoRA's rule or one of its family's.
 
-What it may be put on (plain, dense, finite `nn.Linear`), what one adapter does beside LoRA (`Rule`), and the layer,
-which picks the rule per adapter. Saving, switching, mixed batches, disabling and merging are PEFT's. Checked by
-`tests/test_lora_peft.py` (gradients, against a twin by hand), `tests/test_lora_peft_adapters.py` and
+What it may be put on (plain, dense, finite `nn.Linear` or GPT-2's `Conv1D`), what one adapter does beside LoRA
+(`Rule`), and the layer, which picks the rule per adapter. Saving, switching, mixed batches, disabling and merging are
+PEFT's. Checked by `tests/test_lora_peft.py` (gradients, against a twin by hand), `tests/test_lora_peft_adapters.py` and
 `tests/test_lora_peft_refusals.py`.
 """
 
@@ -14,8 +14,10 @@ from typing import Any, NoReturn
 import torch
 from peft.tuners.lora import LoraConfig, LoraLayer
 from peft.tuners.lora.layer import Linear, LoraVariant
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from transformers.pytorch_utils import Conv1D
 
 from allora_analysis.lora.functional import HOOKS, allora, allora_linear, allora_od, asf_lora, fusible, scaled_output
 from allora_analysis.validation import ArgumentError, adapter_rank
@@ -28,7 +30,7 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def _check_target(layer: nn.Module, rank: int, name: str = "") -> None:
     """The layer can carry an adapter of this rank."""
     where = f"target_modules: layer {name!r}" if name else f"the layer {type(layer).__name__}"
-    if not isinstance(layer, nn.Linear) or isinstance(layer, NonDynamicallyQuantizableLinear):
+    if not isinstance(layer, nn.Linear | Conv1D) or isinstance(layer, NonDynamicallyQuantizableLinear):
         refuse(layer, target_name=name)
     weight = layer.weight
     if any(hasattr(weight, mark) for mark in _SHARDED) or getattr(layer, "_hf_tp_plan", None) is not None:
@@ -61,8 +63,7 @@ def refuse(target: nn.Module, *args: Any, **kwargs: Any) -> NoReturn:
     """Called by PEFT for a target that is no `nn.Linear`, on which it would train plain LoRA in silence."""
     raise ArgumentError(
         f"target_modules: layer {kwargs.get('target_name', '')!r} is a {type(target).__name__}; ALLoRA is for nn.Linear"
-        " that is called (no Embedding, convolution, Conv1D of GPT-2, or nn.MultiheadAttention): leave it "
-        "out of target_modules"
+        " that is called (no Embedding, convolution or nn.MultiheadAttention): leave it out of target_modules"
     )
 
 
@@ -177,7 +178,14 @@ class ALLoRALinearLayer(Linear):
     """x ↦ Wx + Σ over active adapters of s·BAx, the gradients by each adapter's rule in `lora_variant`.
 
     "Linear" is in its name because PEFT's `all-linear` finds adapted layers by that word in the name of their class.
+    GPT-2's `Conv1D` is a linear layer too, whose weight is Wᵀ.
     """
+
+    def __init__(self, base_layer: nn.Module, *args: Any, **kwargs: Any):
+        inner = base_layer.get_base_layer() if isinstance(base_layer, BaseTunerLayer) else base_layer
+        is_transposed = isinstance(inner, Conv1D)
+        super().__init__(base_layer, *args, is_target_conv_1d_layer=is_transposed, **kwargs)
+        self.fan_in_fan_out = is_transposed
 
     @property
     def double_backward_is_hessian(self) -> bool:
