@@ -13,6 +13,7 @@ SECTIONS = (
     "s3_2_in_a_and_b",
     "s3_2_first_steps",
     "s3_2_real_networks",
+    "s3_3_scaling_factor",
     "s3_3_interactions",
     "s3_3_worst_case",
     "s3_3_at_random",

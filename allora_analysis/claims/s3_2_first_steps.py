@@ -147,6 +147,19 @@ def limit_condition(squares: np.ndarray, rank: int) -> float:
     )
 
 
+def ratio(one: Block) -> float:
+    """κ(ASAᵀ)/κ(S) from the closed form."""
+    found = hessian.block_conditioning(one.x, one.a)
+    return found.block / found.gram
+
+
+def is_block(one: Block, seen: float) -> bool:
+    """Whether κ by differences is the closed form's, and of the size that the limit of large r and n₂ says."""
+    limit = limit_condition(np.linalg.svd(one.x, compute_uv=False) ** 2, len(one.a))
+    exact = relative_error(hessian.block_conditioning(one.x, one.a).block, seen) <= ROUNDING
+    return exact and limit / 8 <= seen <= 2 * limit
+
+
 NEAR_SHARE = 0.7  # of the cases, within a factor of two of the boundary
 
 
@@ -159,10 +172,6 @@ NEAR_SHARE = 0.7  # of the cases, within a factor of two of the boundary
 def block_conditioning(cases: Cases) -> Finding:
     """κ of the Hessian in B by differences against κ(S), over spectra from white to spread and ranks, A drawn."""
 
-    def ratio(one: Block) -> float:
-        found = hessian.block_conditioning(one.x, one.a)
-        return found.block / found.gram
-
     def draw(rng: np.random.Generator) -> Block:
         near = rng.random() < NEAR_SHARE
         while True:
@@ -170,11 +179,6 @@ def block_conditioning(cases: Cases) -> Finding:
             one = Block(design(48, 48, spread, rng), rng.standard_normal((rank, 48)))
             if not near or 0.5 <= ratio(one) <= 2:
                 return one
-
-    def mended(one: Block, seen: float) -> bool:
-        limit = limit_condition(np.linalg.svd(one.x, compute_uv=False) ** 2, len(one.a))
-        exact = relative_error(hessian.block_conditioning(one.x, one.a).block, seen) <= ROUNDING
-        return exact and limit / 8 <= seen <= 2 * limit
 
     own = [
         Case(
@@ -188,7 +192,7 @@ def block_conditioning(cases: Cases) -> Finding:
         own + cases.draw(draw, 16),
         block_condition,
         printed=lambda one, seen: seen > float(np.linalg.cond(one.x)) ** 2,
-        corrected=mended,
+        corrected=is_block,
         condition=ratio,
     )
     shares = [ratio(case.inputs) for case in own]
