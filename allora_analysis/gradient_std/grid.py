@@ -1,4 +1,4 @@
-"""One run's setting, which its record's key holds beside the data's digest; Figure 1's runs and what is recorded of them.
+"""One run's setting, which its record's key holds beside the data's digest; Figure 1's runs; what is recorded of them.
 
 The grid is stated in full by `experiments/gradient_std.py`, which runs it; the ledger's row and the figure read it.
 Numbers only, no torch. Checked by `tests/test_gradient_std_study.py` and `tests/test_gradient_std_grid.py`.
