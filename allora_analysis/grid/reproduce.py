@@ -22,6 +22,7 @@ from allora_analysis.gradient_std.grid import STUDY as GRADIENT_STD
 from allora_analysis.validation import ArgumentError
 from allora_analysis.zero_initialisation import setting as hessian
 
+EMBEDDED = "digits"  # data that need no source
 ROUNDING = 1e-6  # some ten units in the last place of float32
 OF_THE_MOMENT = ("time_utc", "seconds", "seconds_a_step", "peak_memory_bytes", "git_revision", "git_dirty")
 Leaf = tuple[str, float | None]  # where in the result, and at which step or epoch
@@ -161,7 +162,7 @@ def again(record: records.Record, sources: Mapping[str, str], trust_remote_code:
     Raises:
         ArgumentError: a source that is missing, or whose content is not what the record's run read.
     """
-    wanted = [record.config[name] for name in ("model", "data") if name in record.config]
+    wanted = [record.config[name] for name in ("model", "data") if record.config.get(name, EMBEDDED) != EMBEDDED]
     if lacking := [name for name in wanted if name not in sources]:
         raise ArgumentError(f"--source: {record.path.stem} needs {' '.join(f'{name}=FOLDER' for name in lacking)}")
     makers = {finetune.STUDY: _finetune, GRADIENT_STD: _gradient_std, hessian.STUDY: _hessian}
@@ -213,8 +214,9 @@ def _gradient_std(record: records.Record, sources: Mapping[str, str], scratch: P
     from allora_analysis.gradient_std.run import Run
     from allora_analysis.gradient_std.setting import Setting
 
-    setting, source = _made(Setting, record.config), sources[record.config["data"]]
-    npz = source.endswith(".npz")
+    setting = _made(Setting, record.config)
+    source = sources.get(setting.data)
+    npz = source is not None and source.endswith(".npz")
     loaded = images.load(source if npz else setting.data, None if npz else source, name=setting.data)
     digests = {"data": loaded.digest}
     if digests == record.digests:
