@@ -108,7 +108,8 @@ def encode(document: Mapping[str, Any]) -> bytes:
     Returns:
         The bytes.
     """
-    body = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False).removesuffix("\n}").encode("utf-8")
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    body = text.removesuffix("}").encode("utf-8")
     return body + _CHECKSUM.format(hashlib.sha256(body).hexdigest()).encode("ascii")
 
 
@@ -134,7 +135,7 @@ def decode(path: Path, content: bytes) -> Record:
         record = Record(**{entry: document[entry] for entry in _ENTRIES}, path=path)
         right = key(record.config, record.protocol, record.digests) == record.key
         named = record_path(path.parent, record.study, record.key).name == path.name
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # the last: JSON nested too deep to be a record
         raise TornRecord(f"{path}: is not a record ({type(error).__name__}); delete it") from None
     if not right or not named:
         raise TornRecord(f"{path}: its {'name' if right else 'key'} is not that of its config; delete it and run again")
