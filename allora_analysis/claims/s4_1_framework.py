@@ -1,4 +1,4 @@
-"""§4.1, the framework of Definition 2: is it of the output f(x), and does it hold the scaling factor and dropout?
+"""§4.1, the framework of Definition 2: is it of the output, what does it hold, and is g̃ a gradient?
 
 Here f(x) = BAx; a mask m ∈ {0, 1} is drawn without its factor 1/(keep probability), which changes none
 of these statements. Checked by `tests/test_claims_4_1_framework.py`, which plants wrong formulas.
@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import Case, Cases, relative_error
 from allora_analysis.claims.claim import Evidence, Finding, Size
-from allora_analysis.claims.layer_training import ROUNDING, Pass, close
+from allora_analysis.claims.layer_training import ROUNDING, Pass, Problem, close
 
 framework_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_field.py")
 TOLERANCE = 1e-9
@@ -180,4 +181,120 @@ def identity(cases: Cases) -> Finding:
         {"holds": "Yes: with both adaptors the identity, output and gradients are LoRA's."},
         evidence=layer_training.deviations(judged, plain, ROUNDING, TOLERANCE),
         flips_if="an output or a gradient other than LoRA's",
+    )
+
+
+class Field(NamedTuple):
+    """ALLoRA's update field at (A, B): X, Y, A, B, η and the loss."""
+
+    task: Problem
+    b: np.ndarray
+    eta: float
+    loss: str
+
+
+DIFFERENCES = 1e-5
+
+
+def product_slope(case: Field) -> np.ndarray:
+    """G = ∂L/∂(BA)."""
+    output = case.task.x @ (case.b @ case.task.a).T
+    return layer_training.loss_gradient(case.loss, case.task.y, output).T @ case.task.x
+
+
+def kink(case: Field, step: float = 1e-7) -> float:
+    """The even part of the layer's one-sided derivative of ∂B at B = 0, over its closed form −½η³‖β_iA‖(GAᵀ)_i."""
+    x, y, a = case.task
+    zero, beta = 0 * case.b, np.ones_like(case.b)
+
+    def grad_b(b: np.ndarray) -> np.ndarray:
+        return layer_training.backward(
+            lambda *parts: layer_training.forward("allora", *parts, case.eta), Pass(x, -y, a, b)
+        )[3]
+
+    even = (grad_b(step * beta) + grad_b(-step * beta) - 2 * grad_b(zero)) / (2 * step)
+    flat, g = np.zeros((a.shape[1], a.shape[1])), -y.T @ x
+    ways = (
+        adaptive.directional_derivative(a, zero, g, flat, case.eta, (np.zeros_like(a), s * beta))[1] for s in (1, -1)
+    )
+    closed = sum(ways) / 2
+    return float(np.sum(even * closed) / np.sum(closed * closed))
+
+
+def derivatives(case: Field) -> dict[str, object]:
+    """The layer's gradients differenced; of the squared loss also its double backward, and the kink at B = 0."""
+    found = {"Jacobian": layer_training.differenced_field(case.task, case.b, case.eta, loss=case.loss)}
+    if case.loss == "squared":
+        found["double backward"] = layer_training.double_backward(case.task, case.b, case.eta)
+        found["kink"] = kink(case)
+    return found
+
+
+def as_derived(case: Field, seen: dict[str, object]) -> bool:
+    """Whether Jacobian, double backward and kink have their closed forms, the first two not being the same."""
+    if case.loss != "squared":
+        return True
+    place = (case.task.a, case.b, product_slope(case), case.task.x.T @ case.task.x, case.eta)
+    field, twice = adaptive.update_jacobian(*place), adaptive.layer_double_backward(*place)
+    return (
+        relative_error(seen["Jacobian"], field) <= DIFFERENCES
+        and relative_error(seen["double backward"], twice) <= TOLERANCE
+        and relative_error(seen["double backward"], field) > DIFFERENCES
+        and abs(seen["kink"] - 1) <= DIFFERENCES
+    )
+
+
+def has_potential(case: Field) -> bool:
+    """One input feature and a loss that does not couple outputs, or every G_i parallel to (BA)_i."""
+    g, p = product_slope(case), case.b @ case.task.a
+    across = np.abs(g[:, :, None] * p[:, None, :] - p[:, :, None] * g[:, None, :]).max()
+    parallel = case.loss == "squared" and across <= TOLERANCE * np.abs(g).max() * np.abs(p).max()
+    return bool(parallel and p.shape[1] > 1) or (p.shape[1] == 1 and case.loss != "cross-entropy")
+
+
+def fields(rng: np.random.Generator) -> Field:
+    """One to three input features, three losses, one token or many; now and then every G_i parallel to (BA)_i."""
+    n2, loss = int(rng.choice([1, 1, 2, 3])), str(rng.choice(["squared", "Huber", "cross-entropy"]))
+    rank = int(rng.integers(1, n2 + 1))
+    task = layer_training.draw_problem(rng, 4, n2, rank, int(rng.choice([1, 12])) if n2 > 1 else 12)
+    b = rng.standard_normal((4, rank))
+    if n2 > 1 and rng.random() < 0.4:
+        x = np.linalg.qr(rng.standard_normal((12, n2)))[0]
+        nudge = 1e-3 * float(rng.random() < 0.5) * rng.standard_normal((4, n2))
+        y = x @ (rng.standard_normal((4, 1)) * (b @ task.a) + nudge).T
+        return Field(Problem(x, y, task.a), b, float(np.exp(rng.uniform(0, 1))), "squared")
+    return Field(task, b, float(np.exp(rng.uniform(0, 1))), loss)
+
+
+@framework_claim(
+    "4-adapted-gradient",
+    where="§4.1, Definition 2, for ALLoRA's f_g",
+    says="Define adapted output f̃ and adapted gradient g̃",
+    reading="ALLoRA's adapted gradient of A and B is the gradient of some loss: its Jacobian is symmetric.",
+    depends_on=("4-definition",),
+)
+def adapted_gradient(cases: Cases) -> Finding:
+    """Asymmetry of the Jacobian of the layer's gradients, by central differences."""
+    rng = cases.rng
+    task = layer_training.draw_problem(rng, 8, 12, 8, 32, 0.5)
+    b = rng.standard_normal((8, 8))
+    own = Field(task, 0.1 * b / np.linalg.norm(b @ task.a, axis=1).mean(), 2.0, "cross-entropy")
+    judged = cases.judge(
+        [Case("n₂ = 12, r = 8, cross-entropy, rows near 0.1, η² = 4", own, True), *cases.draw(fields, 24)],
+        measure=derivatives,
+        printed=lambda case, seen: adaptive.relative_asymmetry(seen["Jacobian"]) <= DIFFERENCES,
+        corrected=as_derived,
+        condition=has_potential,
+    )
+    seen = {case.name: adaptive.relative_asymmetry(found["Jacobian"]) for case, found in judged.pairs}
+    return judged.finding(
+        {"conditional": "No: with n₂ > 1 ALLoRA's update is in general the gradient of no loss."},
+        evidence=Evidence(
+            {"asymmetry ‖J − Jᵀ‖/(2‖J‖)": 0.0}, seen, "central differences at 1e-5: 1e-5", tolerance=DIFFERENCES
+        ),
+        size=Size(seen[judged.cases[0].name], "of the Jacobian", "its antisymmetric part, n₂ = 12, r = 8"),
+        corrected="J − Jᵀ = Kᵀ diag(½d_i³ (P_iG_iᵀ − G_iP_iᵀ)/‖P_i‖) K, P = BA, K: (dA, dB) ↦ B dA + dB A; at B = 0 a "
+        "kink, −½η³‖β_iA‖(GAᵀ)_i along β; the layer's double backward is neither this nor a Hessian",
+        condition="one input feature (n₂ = 1) and a loss separable over outputs, or every G_i parallel to (BA)_i",
+        flips_if="a symmetric Jacobian at n₂ > 1 where some G_i is not parallel to (BA)_i",
     )
