@@ -179,7 +179,7 @@ def test_select_keeps_the_ledgers_order(few):
 
 
 def test_two_claims_with_one_id(monkeypatch):
-    monkeypatch.setattr(ledger, "SECTIONS", ("section_4_allora", "section_4_allora"))
+    monkeypatch.setattr(ledger, "SECTIONS", ("s4_1_framework", "s4_1_framework"))
     with pytest.raises(ValueError, match="share an id"):
         ledger.all_claims()
 
