@@ -7,6 +7,7 @@
 | `paired` | paired tests: Wilcoxon, sign, t |
 | `families` | paired comparisons tested together, with what was too little |
 | `sign_flips` | exact sign-flip tests, over units and over clusters |
+| `directional` | one-sided tests, equivalence, families of both: the rule by which the ledger judges a comparison |
 | `sample_size` | power of the paired t-test, the n that it needs, the effect that it sees |
 | `bootstrap` | BCa bootstrap interval |
 
@@ -14,6 +15,7 @@ SciPy is imported where a function needs it. Every number is float64; n is fixed
 """
 
 from allora_analysis.statistics.bootstrap import bootstrap_interval
+from allora_analysis.statistics.directional import Judgement, OneSided, judge_family, one_sided, units_to_reject
 from allora_analysis.statistics.families import Difference, paired_family
 from allora_analysis.statistics.moments import Moments
 from allora_analysis.statistics.paired import PairedTest, paired_test
@@ -24,7 +26,9 @@ from allora_analysis.statistics.z_tests import ZTest, accuracy_stderr, holm, mea
 __all__ = [
     "ClusteredTest",
     "Difference",
+    "Judgement",
     "Moments",
+    "OneSided",
     "PairedTest",
     "SignFlipTest",
     "ZTest",
@@ -33,11 +37,14 @@ __all__ = [
     "clustered_test",
     "detectable_effect",
     "holm",
+    "judge_family",
     "mean_and_stderr",
+    "one_sided",
     "paired_family",
     "paired_test",
     "power",
     "required_n",
     "sign_flip_test",
+    "units_to_reject",
     "z_test",
 ]
