@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from allora_analysis.claims import reported
+from allora_analysis.claims.tables import reported
 from tests.brute_force import reported_transcription as text
 
 

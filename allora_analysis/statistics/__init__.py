@@ -15,7 +15,16 @@ SciPy is imported where a function needs it. Every number is float64; n is fixed
 """
 
 from allora_analysis.statistics.bootstrap import bootstrap_interval
-from allora_analysis.statistics.directional import Judgement, OneSided, judge_family, one_sided, units_to_reject
+from allora_analysis.statistics.directional import (
+    Decision,
+    Judgement,
+    OneSided,
+    decide,
+    judge_family,
+    one_sided,
+    sides,
+    units_to_reject,
+)
 from allora_analysis.statistics.families import Difference, paired_family
 from allora_analysis.statistics.moments import Moments
 from allora_analysis.statistics.paired import PairedTest, paired_test
@@ -25,6 +34,7 @@ from allora_analysis.statistics.z_tests import ZTest, accuracy_stderr, holm, mea
 
 __all__ = [
     "ClusteredTest",
+    "Decision",
     "Difference",
     "Judgement",
     "Moments",
@@ -35,6 +45,7 @@ __all__ = [
     "accuracy_stderr",
     "bootstrap_interval",
     "clustered_test",
+    "decide",
     "detectable_effect",
     "holm",
     "judge_family",
@@ -44,6 +55,7 @@ __all__ = [
     "paired_test",
     "power",
     "required_n",
+    "sides",
     "sign_flip_test",
     "units_to_reject",
     "z_test",

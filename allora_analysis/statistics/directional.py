@@ -27,10 +27,9 @@ Schuirmann 1987. Checked by `tests/test_statistics_directional.py` against enume
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -179,37 +178,75 @@ def judge_family(
     """
     arrays = {case: vector("differences", differences[case]) for case in several("differences", differences)}
     limits = {case: positive("margins", margin) for case, margin in (margins or {}).items()}
-    tested = partial(one_sided, test=test, level=level, grain=grain)
-    alone = {case: tested(values) for case, values in arrays.items()}
-    p_values = {case: _p_values(arrays[case], alone[case], limits.get(case), tested) for case in arrays}
-    sides = [holm([pair[side] for pair in p_values.values()]) for side in (0, 1)]
+    decided = decide({case: sides(array, limits.get(case)) for case, array in arrays.items()}, test, level, grain)
     found = {}
-    for case, adjusted, opposite in zip(arrays, *sides, strict=True):
-        verdict = "holds" if adjusted <= level else "refuted" if opposite <= level else "undecided"
+    for case, one in decided.items():
+        alone, size = one_sided(arrays[case], test, level, grain), arrays[case].size
         open_at = (level / len(arrays), power, limits.get(case))
         found[case] = Judgement(
-            verdict,
-            arrays[case].size,
-            alone[case].mean,
-            alone[case].interval,
-            p_values[case][0],
-            float(adjusted),
-            p_values[case][1],
-            float(opposite),
-            2.0 ** -arrays[case].size if test == "sign flips" else None,
+            one.verdict,
+            size,
+            alone.mean,
+            alone.interval,
+            one.p_value,
+            one.adjusted_p_value,
+            one.opposite_p_value,
+            one.adjusted_opposite_p_value,
+            2.0**-size if test == "sign flips" else None,
             len(arrays),
             limits.get(case),
-            *(_needed(arrays[case], test, *open_at) if verdict == "undecided" else (None, None)),
+            *(_needed(arrays[case], test, *open_at) if one.verdict == "undecided" else (None, None)),
         )
     return found
 
 
-def _p_values(values: Float[np.ndarray, " n"], alone: OneSided, margin: float | None, tested: partial) -> tuple:
-    # Of the sentence and of its opposite.
-    if margin is None:
-        return alone.p_above, alone.p_below
-    upper, lower = tested(values - margin), tested(values + margin)
-    return max(upper.p_below, lower.p_above), min(1.0, 2 * min(upper.p_above, lower.p_below))
+def sides(differences: Float[np.ndarray, " n"], margin: float | None) -> tuple[Float[np.ndarray, " n"], ...]:
+    """What a sentence says is above 0 on average: the differences; of equality, the distances to either margin.
+
+    Args:
+        differences: of the units.
+        margin: m of a sentence of equality; None for one of direction.
+
+    Returns:
+        d, or d + m and m − d.
+    """
+    return (differences,) if margin is None else (differences + margin, margin - differences)
+
+
+class Decision(NamedTuple):
+    """A sentence's verdict within its family, its p-value and its opposite's, unadjusted and by Holm."""
+
+    verdict: str
+    p_value: float
+    adjusted_p_value: float
+    opposite_p_value: float
+    adjusted_opposite_p_value: float
+
+
+def decide(
+    sentences: Mapping[Case, Sequence[ArrayLike]], test: str = "sign flips", level: float = 0.05, grain: float = 0.0
+) -> dict[Case, Decision]:
+    """The verdicts of a family, each sentence given as `sides`, all of whose means it says are above 0.
+
+    p is the largest of the sides' p-values; the opposite's is the smallest of those of "below 0", times their number.
+
+    Args:
+        sentences: the sides of each.
+        test: "sign flips" or "t".
+        level: of the tests, family-wise within a direction.
+        grain: as in `one_sided`.
+
+    Returns:
+        A decision a sentence, in order.
+    """
+    tested = {case: [one_sided(side, test, level, grain) for side in of] for case, of in sentences.items()}
+    p_values = [max(side.p_above for side in of) for of in tested.values()]
+    opposite = [min(1.0, len(of) * min(side.p_below for side in of)) for of in tested.values()]
+    found = {}
+    for case, *of in zip(tested, p_values, holm(p_values), opposite, holm(opposite), strict=True):
+        verdict = "holds" if of[1] <= level else "refuted" if of[3] <= level else "undecided"
+        found[case] = Decision(verdict, *map(float, of))
+    return found
 
 
 def units_to_reject(level: float) -> int:
