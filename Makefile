@@ -78,7 +78,7 @@ notebooks-check: $(VENV)/.dev
 
 # The README's verdicts and docs/ledger.md, from a fresh run of every check; its pictures are those of `make figures`.
 readme: $(VENV)/.core
-	$(RUN) -m allora_analysis.claims.readme README.md docs/ledger.md
+	$(RUN) -m allora_analysis.render.markdown README.md docs/ledger.md
 
 # The documentation's pages: everything in them is made from the package. Their search wants a server, not a file:
 # .venv/bin/python -m http.server --directory build/docs

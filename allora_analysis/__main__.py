@@ -16,17 +16,33 @@ from typing import Annotated
 from tyro.conf import arg
 
 from allora_analysis import cli, outputs, terminal
-from allora_analysis.claims import ledger, presentation
-from allora_analysis.study import INTERRUPTED, sweep
-from allora_analysis.validation import ArgumentError
+from allora_analysis.claims import ledger
+from allora_analysis.claims.claim import VERDICTS, Claim
+from allora_analysis.render import terminal as written
+from allora_analysis.render.view import View, as_json, views
+from allora_analysis.study import INTERRUPTED
+from allora_analysis.validation import ArgumentError, choice, count
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """A computed verdict on each statement of the ALLoRA paper, with the evidence for it."""
+    """What came out of checking each statement of the ALLoRA paper: the answer, how large the effect is, and whether
+    the statement is true in the paper's own setting. One row in full: --only 3.1-sgd-expectation. What failed:
+    --verdict refuted. One section: --section 3.3. Nothing run: --list.
+    """
 
     only: Annotated[tuple[str, ...] | None, arg(metavar="ID [ID ...]")] = None
-    """Check only these claims: ids as the table shows them, or a section (3.1, 3.2, 3.3, 4) for all of its claims."""
+    """Check only these claims, and show each in full: ids as the table shows them, or a section for its claims."""
+    section: Annotated[tuple[str, ...] | None, arg(metavar="3.1 [3.2 ...]")] = None
+    """Check only these sections; 3.1, 3.2, 3.3 and 4 are the paper's, T1 to T4, F3, F4, … its tables and figures."""
+    verdict: Annotated[str | None, arg(metavar="WORD[,WORD...]")] = None
+    """Show only rows of these verdicts: holds, holds_corrected, conditional, refuted, undecided, not_run."""
+    long: bool = False
+    """Show every row in full: the printed sentence, size, correction, condition, evidence, code, tests."""
+    list: bool = False
+    """List ids and the recorded answers; runs nothing."""
+    seed: int = 0
+    """Seed of every draw of cases; the verdicts are the same under others."""
     json: Annotated[str | None, arg(metavar="PATH|-")] = None
     """Write the ledger as JSON to this path; - prints it to standard output instead of the table."""
     report: Annotated[Path | None, arg(metavar="PATH.html")] = None
@@ -34,6 +50,18 @@ class Arguments:
     results: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Records of your own runs, for the claims that long runs decide; default: the committed ones. The folder that an
     experiment's --results named, or one that holds finetune/ and gradient_std/."""
+
+
+def _selected(arguments: Arguments) -> tuple[Claim, ...]:
+    claims = ledger.select(ledger.all_claims(), arguments.only)
+    return ledger.select(claims, arguments.section, "--section") if arguments.section is not None else claims
+
+
+def _wanted(arguments: Arguments) -> tuple[str, ...]:
+    words = VERDICTS if arguments.verdict is None else tuple(arguments.verdict.split(","))
+    for word in words:
+        choice("--verdict", word, VERDICTS)
+    return words
 
 
 def run(arguments: Arguments) -> int:
@@ -47,18 +75,14 @@ def run(arguments: Arguments) -> int:
     """
     if arguments.json not in (None, "-"):
         outputs.check_writable("--json", Path(arguments.json))
-    _check_paths(arguments)
-    claims = ledger.select(ledger.all_claims(), arguments.only)
-    rows, interrupted = sweep(claims, lambda claim: ledger.examine(claim, arguments.results), "claims checked")
-    own = arguments.results is not None
-    document = presentation.as_json(rows, own, interrupted)
-    terminal.tell(lambda: print(document) if arguments.json == "-" else presentation.show(rows))
-    if arguments.json not in (None, "-"):
-        outputs.write_text("--json", Path(arguments.json), document + "\n")
-    if arguments.report is not None:
-        from allora_analysis import report
-
-        outputs.write_text("--report", arguments.report, report.page(rows, own=own, interrupted=interrupted))
+    _check(arguments)
+    claims, words = _selected(arguments), _wanted(arguments)
+    if arguments.list:
+        terminal.tell(lambda: written.show_list([claim.id for claim in claims], words))
+        return 0
+    rows, interrupted = ledger.run(claims, arguments.results, arguments.seed)
+    shown = [row for row in rows if row.finding is None or row.finding.verdict in words]
+    _write(arguments, shown, interrupted)
     failed = [row for row in rows if row.error is not None]
     for row in failed:
         print(f"error of the toolkit in the check of {row.claim.id}: {row.error}", file=sys.stderr)
@@ -68,7 +92,24 @@ def run(arguments: Arguments) -> int:
     return 1 if failed else 0
 
 
-def _check_paths(arguments: Arguments) -> None:
+def _write(arguments: Arguments, rows: Sequence[ledger.Row], interrupted: bool) -> None:
+    of, own = views(rows), arguments.results is not None
+    document = as_json(of, own, interrupted)
+    terminal.tell(lambda: print(document) if arguments.json == "-" else written.show(of, _in_full(arguments, of)))
+    if arguments.json not in (None, "-"):
+        outputs.write_text("--json", Path(arguments.json), document + "\n")
+    if arguments.report is not None:
+        from allora_analysis.render import html
+
+        outputs.write_text("--report", arguments.report, html.page(rows, own=own, interrupted=interrupted))
+
+
+def _in_full(arguments: Arguments, of: Sequence[View]) -> bool:
+    return arguments.long or (arguments.only is not None and {one.id for one in of} <= set(arguments.only))
+
+
+def _check(arguments: Arguments) -> None:
+    count("--seed", arguments.seed, minimum=0)
     if arguments.report is not None:
         if arguments.report.suffix.lower() not in (".html", ".htm"):
             raise ArgumentError(f"--report must end in .html, received {str(arguments.report)!r}")

@@ -25,19 +25,7 @@ TOO_LARGE = ("array is too big", "Maximum allowed dimension", "Maximum allowed s
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Run a command; a caller's mistake is one line and status 2, Ctrl-C status 130, a closed pipe is no error.
-
-    Args:
-        command: what to run; returns the exit status.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        ValueError: the toolkit's own error, neither the caller's nor for want of memory.
-        RuntimeError: likewise.
-        OSError: one that names no file.
-    """
+    """Run a command; a caller's mistake is one line and status 2, Ctrl-C status 130, a closed pipe is no error."""
     terminal.prepare()
     try:
         with warnings.catch_warnings():
@@ -84,31 +72,13 @@ def _one_line(message: Warning | str, *_: object) -> None:
 
 
 def parse(function: Callable[..., Any], program: str, argv: Sequence[str] | None) -> Any:
-    """Parse flags into the arguments of `function`, which are dataclasses, and call it.
-
-    A switch takes no value: `--download`; one that is on by default is turned off, `--no-explained`.
-
-    Args:
-        function: takes dataclasses, whose fields become the flags.
-        program: the command as the user typed it, for the help.
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        What `function` returns.
-    """
+    """Parse flags into the arguments of `function`, which are dataclasses, and call it."""
+    # A switch takes no value: `--download`; one that is on by default is turned off, `--no-explained`.
     return tyro.cli(function, prog=program, args=argv, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
 
 
 def main(study: Study, argv: Sequence[str] | None = None) -> int:
-    """A study's command: parse, check the outputs, run, print, write.
-
-    Args:
-        study: the study.
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """A study's command: parse, check the outputs, run, print, write."""
     # A class made here, not a function with replaced annotations: the tests' typing hook wraps functions.
     fields = [("config", study.config), ("output", Output)]
     arguments = dataclasses.make_dataclass("Arguments", fields, namespace={"__doc__": study.config.__doc__})

@@ -150,11 +150,11 @@ def verdicts(*only: str) -> Markdown:
     """
     from allora_analysis.claims import ledger
 
-    return verdict_table([ledger.examine(claim) for claim in ledger.select(ledger.all_claims(), only)])
+    return verdict_table(ledger.run(ledger.select(ledger.all_claims(), only))[0])
 
 
 def verdict_table(rows: Sequence[Row], title: str = "") -> Markdown:
-    """Rows of the ledger: verdict, id, the statement as printed, and what it is corrected to or depends on.
+    """Rows of the ledger: verdict, id, the printed sentence, what came out, and how large it is.
 
     Args:
         rows: the rows, examined.
@@ -166,15 +166,16 @@ def verdict_table(rows: Sequence[Row], title: str = "") -> Markdown:
     Raises:
         ArgumentError: a check raised, which is an error of the toolkit.
     """
-    from allora_analysis.claims import presentation
+    from allora_analysis.render.view import size_text, summary, views
 
     if failed := [f"{row.claim.id} ({row.error})" for row in rows if row.finding is None]:
         raise ArgumentError(f"rows: the check failed of {'; '.join(failed)}")
-    cells = [[row.finding.verdict, row.claim.id, presentation.statement_text(row)] for row in rows if row.finding]
-    result = markdown(("verdict", "claim", "as printed → corrected, or on what it depends"), cells)
+    of = views(rows)
+    cells = [[one.word, one.id, one.statement, one.answer, one.setting, size_text(one.size)] for one in of]
+    headings = ("verdict", "claim", "the paper says", "what came out", "true in the paper", "size")
+    result = markdown(headings, cells)
     if title:
-        heading = f"{title}: {presentation.summary(rows)}"
-        result.data = f"<details>\n<summary>{heading}</summary>\n\n{result.data}\n\n</details>"
+        result.data = f"<details>\n<summary>{title}: {summary(of)}</summary>\n\n{result.data}\n\n</details>"
     return result
 
 

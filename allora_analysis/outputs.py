@@ -16,15 +16,7 @@ from allora_analysis.validation import ArgumentError
 
 
 def check_writable(flag: str, path: Path) -> None:
-    """Refuse a path that cannot be written, before anything is computed.
-
-    Args:
-        flag: the flag's name, for the error.
-        path: the file to be written later.
-
-    Raises:
-        ArgumentError: a folder, a missing or a read-only parent.
-    """
+    """Refuse a path that cannot be written, before anything is computed."""
     target = _target(path)
     if os.path.isdir(target):
         raise ArgumentError(f"{flag} {path}: is a folder; name a file in it")
@@ -42,15 +34,7 @@ def check_writable(flag: str, path: Path) -> None:
 
 
 def check_folder(flag: str, folder: Path) -> None:
-    """Make a folder of records where there is none, and refuse one that cannot be written, before anything is computed.
-
-    Args:
-        flag: the flag's name, for the error.
-        folder: the folder.
-
-    Raises:
-        ArgumentError: it cannot be made or written to.
-    """
+    """Make a folder of records where there is none; refuse one that cannot be written, before anything is computed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -69,12 +53,8 @@ def _is_stream(path: Path) -> bool:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file whole or not at all: a neighbour, to the disk, then renamed. Devices and pipes are written directly.
-
-    Args:
-        path: the file, or a link to it.
-        write: writes the content to the path that it is given.
-    """
+    """Write a file whole or not at all: a neighbour, to the disk, then renamed."""
+    # Devices and pipes are written directly.
     if _is_stream(path):
         write(path)
         return
@@ -98,16 +78,7 @@ def _umask() -> int:
 
 
 def write_text(flag: str, path: Path, content: str) -> None:
-    """Write a text file atomically.
-
-    Args:
-        flag: the flag that asked for it, for the error.
-        path: the file.
-        content: the text.
-
-    Raises:
-        ArgumentError: the write failed (a full disk, say).
-    """
+    """Write a text file atomically."""
     try:
         write_atomically(path, lambda target: _write_text(target, content))
     except OSError as error:
@@ -122,15 +93,7 @@ def _write_text(path: Path, content: str) -> None:
 
 
 def check_apart(written: Mapping[str, Path], read: Mapping[str, Any] | None = None) -> None:
-    """Refuse two outputs in one file, and an output over a file that is read.
-
-    Args:
-        written: the outputs' paths by flag.
-        read: what else the flags name, by flag; what is no file is passed over.
-
-    Raises:
-        ArgumentError: two are one file.
-    """
+    """Refuse two outputs in one file, and an output over a file that is read."""
     named = {flag: Path(value) for flag, value in (read or {}).items() if isinstance(value, str | Path)}
     taken = {_target(path): flag for flag, path in named.items() if os.path.isfile(path)}
     for flag, path in written.items():

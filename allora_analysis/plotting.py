@@ -14,6 +14,7 @@ from matplotlib import rc_context
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
+from allora_analysis import arms
 from allora_analysis.validation import ArgumentError
 
 # Okabe and Ito's colours, told apart by readers with any of the usual colour vision deficiencies.
@@ -42,23 +43,7 @@ class Look(NamedTuple):
     marker: str
 
 
-# "lora_eta" is LoRA at the learning rate η·l. With any of the usual colour vision deficiencies, two arms that share an
-# axis stay apart (CIELAB distance 14 or more).
-ARMS = {
-    "lora": Look("LoRA", COLOURS["plain"], "o"),
-    "lora_eta": Look("LoRA at η·l", COLOURS["bound"], "s"),
-    "lora_x_eta": Look("LoRA × η", "#7F3C00", "v"),
-    "allora": Look("ALLoRA", COLOURS["predicted"], "D"),
-    "allora_0": Look("ALLoRA-0", COLOURS["other"], "^"),
-    "allora_od": Look("ALLoRA-OD", COLOURS["attained"], "P"),
-    "asf_lora": Look("ASF-LoRA", "#999933", "X"),
-    "allora_adamw": Look("ALLoRAAdamW", COLOURS["dropout"], "p"),
-    "dora": Look("DoRA", "#000000", "*"),
-    "loraplus": Look("LoRA+", "#332288", "h"),
-    "rslora": Look("rsLoRA", "#44AA99", "<"),
-    "pissa": Look("PiSSA", "#882255", ">"),
-    "head_only": Look("classifier alone", "#777777", "."),
-}
+ARMS = {name: Look(arm.label, arm.colour, arm.marker) for name, arm in arms.ARMS.items()}
 OPTIMISERS = {
     "sgd": Look("SGD", "#332288", "o"),
     "momentum": Look("momentum", "#88CCEE", "s"),
@@ -97,35 +82,17 @@ PAGE_STYLE = STYLE | {
 
 
 def style() -> AbstractContextManager:
-    """The house style, for as long as a figure is drawn: legends and texts read it when they are made.
-
-    Returns:
-        A context manager.
-    """
+    """The house style, for as long as a figure is drawn: legends and texts read it when they are made."""
     return rc_context(STYLE)
 
 
 def page_style() -> AbstractContextManager:
-    """The house style in the sizes of a printed page.
-
-    Returns:
-        A context manager, and a decorator.
-    """
+    """The house style in the sizes of a printed page."""
     return rc_context(PAGE_STYLE)
 
 
 def page(height: float, rows: int = 1, columns: int = 1, **options) -> tuple[Figure, np.ndarray]:
-    """An empty figure as wide as a page's text, of rows × columns panels.
-
-    Args:
-        height: inches.
-        rows: panels one above the other.
-        columns: panels side by side.
-        **options: of matplotlib's `Figure.subplots`.
-
-    Returns:
-        The figure and its axes (rows, columns).
-    """
+    """An empty figure as wide as a page's text, of rows × columns panels."""
     with page_style():
         figure = Figure(figsize=(PAGE, height), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **options)
@@ -133,15 +100,7 @@ def page(height: float, rows: int = 1, columns: int = 1, **options) -> tuple[Fig
 
 
 def panels(columns: int = 1, rows: int = 1) -> tuple[Figure, list]:
-    """An empty figure of rows × columns panels in the house style.
-
-    Args:
-        columns: panels side by side.
-        rows: panels one above the other.
-
-    Returns:
-        The figure and its axes, row by row.
-    """
+    """An empty figure of rows × columns panels in the house style."""
     with style():
         figure = Figure(figsize=(COLUMN * columns, 3.4 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
@@ -149,28 +108,14 @@ def panels(columns: int = 1, rows: int = 1) -> tuple[Figure, list]:
 
 
 def check_path(path: Path) -> None:
-    """Refuse a figure's path whose ending names no picture format.
-
-    Args:
-        path: the path.
-
-    Raises:
-        ArgumentError: an ending that matplotlib cannot write.
-    """
+    """Refuse a figure's path whose ending names no picture format."""
     known = FigureCanvasBase.get_supported_filetypes().keys() - {"pgf"}  # which runs LaTeX
     if path.suffix.removeprefix(".").lower() not in known:
         raise ArgumentError(f"--figure must end in one of {', '.join(sorted(known))}; received {path.name!r}")
 
 
 def save(figure: Figure, path: Path, description: str, source: str | None = None) -> None:
-    """Write a figure, what made it in the file's metadata. No date, so the same figure is the same bytes.
-
-    Args:
-        figure: the figure.
-        path: the file.
-        description: what made it: the study and its config, or the picture's name.
-        source: what it was drawn from; None: nothing beyond the description.
-    """
+    """Write a figure, what made it in the file's metadata. No date, so the same figure is the same bytes."""
     keys = {"png": ("Description", "Source"), "svg": ("Description", "Source"), "pdf": ("Subject", "Keywords")}
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     kind = path.suffix.removeprefix(".").lower()

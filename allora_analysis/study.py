@@ -75,15 +75,7 @@ class Output:
 
 
 def text(value: float | None, digits: int = 4) -> str:
-    """A number for a table's cell, in `digits` significant digits; "∞" for infinity, "–" for none.
-
-    Args:
-        value: the number, or None.
-        digits: significant digits.
-
-    Returns:
-        The text.
-    """
+    """A number for a table's cell, in `digits` significant digits; "∞" for infinity, "–" for none."""
     if value is None:
         return "–"
     if math.isinf(value):
@@ -92,17 +84,7 @@ def text(value: float | None, digits: int = 4) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: arrays as lists, NumPy scalars as numbers, infinity as null.
-
-    Args:
-        value: numbers, text, arrays, dataclasses, mappings and sequences of these.
-
-    Returns:
-        The same of dict, list, str, int, float, bool and None.
-
-    Raises:
-        ValueError: a NaN, which no result may hold.
-    """
+    """A value as JSON has it: arrays as lists, NumPy scalars as numbers, infinity as null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -119,11 +101,7 @@ def plain(value: Any) -> Any:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, platform and threads: what a result depends on besides its config.
-
-    Returns:
-        The facts by name; imports none of the libraries it names.
-    """
+    """Versions, platform and threads: what a result depends on besides its config."""
     import os
     import platform
     from importlib.metadata import PackageNotFoundError, version
@@ -148,16 +126,7 @@ def environment() -> dict[str, Any]:
 
 
 def as_json(study: Study, config: Any, result: Result) -> str:
-    """The study's JSON document: {"study", "config", "predicted", "measured", "environment"}.
-
-    Args:
-        study: the study.
-        config: its config.
-        result: its result.
-
-    Returns:
-        The document, indented, without NaN.
-    """
+    """The study's JSON document: {"study", "config", "predicted", "measured", "environment"}."""
     document = {"study": study.name, "config": config, "predicted": result.predicted, "measured": result.measured}
     if result.interrupted:
         document["interrupted"] = True
@@ -165,16 +134,9 @@ def as_json(study: Study, config: Any, result: Result) -> str:
 
 
 def progress(items: Sequence[Any], description: str) -> Iterator[Any]:
-    """Iterate with a progress bar on standard error; where that is no terminal, lines: after 2 s, then ever less often.
-
-    Args:
-        items: what to iterate over.
-        description: what is being done.
-
-    Yields:
-        The items in order.
-    """
-    if sys.stderr.isatty():
+    """Iterate with a progress bar on standard error; where that is no terminal, lines."""
+    # After 2 s, then ever less often.
+    if terminal.redraws():
         from rich.console import Console
         from rich.progress import track
 
@@ -198,19 +160,7 @@ def progress(items: Sequence[Any], description: str) -> Iterator[Any]:
 
 
 def sweep(items: Iterable[Any], task: Callable[[Any], Any], description: str) -> tuple[list[Any], bool]:
-    """Run a task on each item with a progress bar; Ctrl-C keeps what was finished.
-
-    Args:
-        items: the tasks' arguments.
-        task: what to run on each.
-        description: for the progress bar.
-
-    Returns:
-        The finished results in order, and whether Ctrl-C came before the last.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C before the first was finished.
-    """
+    """Run a task on each item with a progress bar; Ctrl-C keeps what was finished."""
     finished: list[Any] = []
     try:
         for item in progress(list(items), description):
@@ -223,11 +173,7 @@ def sweep(items: Iterable[Any], task: Callable[[Any], Any], description: str) ->
 
 
 def show(table: Table) -> None:
-    """Print a table to standard output: as wide as the terminal, or as the table needs where there is none.
-
-    Args:
-        table: the table.
-    """
+    """Print a table to standard output: as wide as the terminal, or as the table needs where there is none."""
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text

@@ -24,14 +24,7 @@ def prepare() -> None:
 
 
 def console(width: int | None = None) -> Any:
-    """A rich console on standard output that leaves a closed pipe to its caller.
-
-    Args:
-        width: columns; None for the terminal's.
-
-    Returns:
-        The console.
-    """
+    """A rich console on standard output that leaves a closed pipe to its caller."""
     from rich.console import Console
 
     class Unbroken(Console):
@@ -41,15 +34,13 @@ def console(width: int | None = None) -> Any:
     return Unbroken(width=width)
 
 
+def redraws() -> bool:
+    """Whether standard error is a terminal on which a bar can be redrawn; TERM=dumb is none."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
 def tell(say: Callable[[], None]) -> None:
-    """Print; where nobody reads on, go on: what is to be written to files still is.
-
-    Args:
-        say: prints to standard output.
-
-    Raises:
-        ArgumentError: it cannot be written (a full disk, say).
-    """
+    """Print; where nobody reads on, go on: what is to be written to files still is."""
     try:
         say()
         sys.stdout.flush()
@@ -61,23 +52,12 @@ def tell(say: Callable[[], None]) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line to standard output as `tell` does.
-
-    Args:
-        line: the line.
-
-    Raises:
-        ArgumentError: it cannot be written (a full disk, say).
-    """
+    """Print a line to standard output as `tell` does."""
     tell(lambda: print(line))
 
 
 def remark(line: str) -> None:
-    """Print a line to standard error; where it cannot be read or written, long work goes on without.
-
-    Args:
-        line: the line.
-    """
+    """Print a line to standard error; where it cannot be read or written, long work goes on without."""
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:
@@ -85,9 +65,5 @@ def remark(line: str) -> None:
 
 
 def swallow(stream: TextIO | None = None) -> None:
-    """From here on, take what is printed and print it nowhere.
-
-    Args:
-        stream: the stream; None for standard output.
-    """
+    """From here on, take what is printed and print it nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())

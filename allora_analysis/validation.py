@@ -43,51 +43,22 @@ def _array(name: str, value: ArrayLike, dimensions: int | None, shape_words: str
 
 
 def matrix(name: str, value: ArrayLike) -> Float[np.ndarray, "rows columns"]:
-    """A finite float64 matrix with at least one row and one column (a copy).
-
-    Args:
-        name: the argument's name, for the error.
-        value: anything NumPy makes a two-dimensional real array of.
-
-    Returns:
-        A new float64 array.
-    """
+    """A finite float64 matrix with at least one row and one column (a copy)."""
     return _array(name, value, 2, "a matrix (two dimensions)")
 
 
 def vector(name: str, value: ArrayLike) -> Float[np.ndarray, " size"]:
-    """A finite, non-empty float64 vector (a copy); arguments as in `matrix`.
-
-    Returns:
-        A new float64 array.
-    """
+    """A finite, non-empty float64 vector (a copy); arguments as in `matrix`."""
     return _array(name, value, 1, "a vector (one dimension)")
 
 
 def finite(name: str, value: ArrayLike) -> Float[np.ndarray, "*shape"]:
-    """A finite, non-empty float64 array of any rank, a scalar's included (a copy); arguments as in `matrix`.
-
-    Returns:
-        A new float64 array.
-    """
+    """A finite, non-empty float64 array of any rank, a scalar's included (a copy); arguments as in `matrix`."""
     return _array(name, value, None, "numbers or an array of them")
 
 
 def matrix_of(name: str, value: ArrayLike, shape: tuple[int | None, int | None], why: str) -> np.ndarray:
-    """A matrix whose shape must match; None in `shape` leaves that size free.
-
-    Args:
-        name: the argument's name.
-        value: the array.
-        shape: the required sizes.
-        why: what the sizes must match, for the error (for example "N and C of y").
-
-    Returns:
-        A new float64 array of that shape.
-
-    Raises:
-        ArgumentError: another shape, or what `matrix` refuses.
-    """
+    """A matrix whose shape must match; None in `shape` leaves that size free."""
     array = matrix(name, value)
     if any(want is not None and want != got for want, got in zip(shape, array.shape, strict=True)):
         wanted = " × ".join("any" if size is None else str(size) for size in shape)
@@ -96,19 +67,7 @@ def matrix_of(name: str, value: ArrayLike, shape: tuple[int | None, int | None],
 
 
 def number(name: str, value: Any, allowed: str = "a finite number") -> float:
-    """A finite real number.
-
-    Args:
-        name: the argument's name.
-        value: an int, a float or a NumPy scalar.
-        allowed: what would work, for the error.
-
-    Returns:
-        The value as float.
-
-    Raises:
-        ArgumentError: not a real number, NaN or infinite.
-    """
+    """A finite real number."""
     try:
         result = math.nan if isinstance(value, bool | np.bool_ | str | np.ndarray) else float(value)
     except (TypeError, ValueError, OverflowError) as error:
@@ -119,18 +78,7 @@ def number(name: str, value: Any, allowed: str = "a finite number") -> float:
 
 
 def keep_probability(value: Any, name: str = "keep_prob") -> float:
-    """A keep probability, in (0, 1]: 1 keeps everything. PyTorch's `Dropout` takes 1 − keep_prob.
-
-    Args:
-        value: the number.
-        name: the argument's name.
-
-    Returns:
-        The value as float.
-
-    Raises:
-        ArgumentError: outside (0, 1].
-    """
+    """A keep probability, in (0, 1]: 1 keeps everything. PyTorch's `Dropout` takes 1 − keep_prob."""
     allowed = "a keep probability in (0, 1]: 1 - (drop rate)"
     result = number(name, value, allowed)
     if not sys.float_info.min <= result <= 1.0:  # below that 1/p is no number
@@ -139,14 +87,7 @@ def keep_probability(value: Any, name: str = "keep_prob") -> float:
 
 
 def positive(name: str, value: Any) -> float:
-    """A finite number above 0.
-
-    Returns:
-        The value as float.
-
-    Raises:
-        ArgumentError: 0 or below, NaN or infinite.
-    """
+    """A finite number above 0."""
     result = number(name, value, "a finite number above 0")
     if result <= 0:
         raise ArgumentError(f"{name} must be a finite number above 0, received {value!r}")
@@ -154,14 +95,7 @@ def positive(name: str, value: Any) -> float:
 
 
 def non_negative(name: str, value: Any) -> float:
-    """A finite number, 0 or above.
-
-    Returns:
-        The value as float.
-
-    Raises:
-        ArgumentError: below 0, NaN or infinite.
-    """
+    """A finite number, 0 or above."""
     result = number(name, value, "a finite number, 0 or above")
     if result < 0:
         raise ArgumentError(f"{name} must be a finite number, 0 or above, received {value!r}")
@@ -169,14 +103,7 @@ def non_negative(name: str, value: Any) -> float:
 
 
 def count(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -> int:
-    """A whole number in [minimum, maximum].
-
-    Returns:
-        The value as int.
-
-    Raises:
-        ArgumentError: not an integer, or out of range.
-    """
+    """A whole number in [minimum, maximum]."""
     allowed = f"a whole number, {minimum} or above" if maximum is None else f"a whole number in [{minimum}, {maximum}]"
     try:
         result = operator.index(value)
@@ -188,14 +115,7 @@ def count(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -
 
 
 def adapter_rank(value: Any, n1: int, n2: int) -> int:
-    """A LoRA rank, 1 ≤ r ≤ min(n₁, n₂).
-
-    Returns:
-        The value as int.
-
-    Raises:
-        ArgumentError: out of range.
-    """
+    """A LoRA rank, 1 ≤ r ≤ min(n₁, n₂)."""
     result = count("rank", value)
     if result > min(n1, n2):
         raise ArgumentError(f"rank must be at most min(n1, n2) = {min(n1, n2)}, received {value!r}")
@@ -203,28 +123,14 @@ def adapter_rank(value: Any, n1: int, n2: int) -> int:
 
 
 def choice(name: str, value: str, allowed: Collection[str]) -> str:
-    """One of a few words.
-
-    Returns:
-        The value.
-
-    Raises:
-        ArgumentError: another word.
-    """
+    """One of a few words."""
     if value not in allowed:
         raise ArgumentError(f"{name} must be one of {', '.join(allowed)}; received {value!r}")
     return value
 
 
 def several(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
-    """At least one value.
-
-    Returns:
-        The values as a tuple.
-
-    Raises:
-        ArgumentError: none at all.
-    """
+    """At least one value."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ArgumentError(f"{name} must be a sequence of values, received {values!r}")
     result = tuple(values)

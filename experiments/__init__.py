@@ -10,4 +10,5 @@
 | `ablation` | Table 4, Figure 4: is ALLoRA better than the rest of its family? |
 | `hessian` | §3.2: do both ends of pretrained models' Hessians at B = 0 have the signs that the ranks foretell? |
 | `learning_rates` | ours: every arm at its own best learning rate |
+| `own_best_rate` | ours: each arm at its own best rate, with seeds until it is decided; rules before runs |
 """

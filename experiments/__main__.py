@@ -15,9 +15,9 @@ from tyro.conf import arg
 from allora_analysis import cli, records, terminal
 from allora_analysis.finetune import setting as finetune
 from allora_analysis.gradient_std import grid as gradient_std
-from allora_analysis.gradient_std.setting import PROTOCOL
+from allora_analysis.gradient_std.grid import PROTOCOL
 from allora_analysis.validation import ArgumentError
-from allora_analysis.zero_initialisation import setting as hessian
+from allora_analysis.zero_initialisation import run as hessian
 
 FOLDERS = (finetune.RESULTS, gradient_std.RESULTS, hessian.RESULTS)
 PROTOCOLS = {finetune.STUDY: finetune.PROTOCOL, gradient_std.STUDY: PROTOCOL, hessian.STUDY: hessian.PROTOCOL}

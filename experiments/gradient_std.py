@@ -41,8 +41,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from allora_analysis import cli, records, terminal
-from allora_analysis.gradient_std.grid import FIGURE_1, RESULTS, STUDY, Arm, Grid
-from allora_analysis.gradient_std.setting import PROTOCOL
+from allora_analysis.gradient_std.grid import FIGURE_1, PROTOCOL, RESULTS, STUDY, Arm, Grid
 from allora_analysis.study import INTERRUPTED, progress
 from allora_analysis.validation import choice
 

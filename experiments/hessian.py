@@ -2,8 +2,8 @@
 
 **Question.** The paper says that the parameters "start from a saddle point" and that zero initialisation makes the
 landscape "poorly conditioned". In a network with B = 0 the Hessian is [[0, C], [Cᵀ, K]], so that the ranks of
-G = ∂L/∂(BA) foretell how many directions have a negative curvature (`allora_analysis.hessian.network_inertia`). Do the
-ends of the spectrum of real pretrained models agree, layer by layer, and how deep is the negative end?
+G = ∂L/∂(BA) foretell how many directions have a negative curvature (`hessian.negative_directions`). Do the ends of the
+spectrum of real pretrained models agree, layer by layer, and how deep is the negative end?
 
 **Arms.** LoRA at B = 0, A as PEFT draws it, α = r, on the query and value maps of one layer at a time, all else frozen,
 a classifier as it is drawn, no dropout, mean cross-entropy over sentences of rotten_tomatoes. r = 4 and 5 eigenvalues
@@ -36,8 +36,8 @@ from tyro.conf import arg
 from allora_analysis import cli, outputs, records, terminal
 from allora_analysis.study import INTERRUPTED, progress
 from allora_analysis.validation import ArgumentError, count
-from allora_analysis.zero_initialisation import lists
-from allora_analysis.zero_initialisation.setting import PROTOCOL, RESULTS, STUDY, Setting, check
+from allora_analysis.zero_initialisation import run as runs
+from allora_analysis.zero_initialisation.run import PROTOCOL, RESULTS, STUDY, Setting, check
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def chosen(arguments: Arguments, model: str, data: str) -> list[Setting]:
     Raises:
         ArgumentError: a model without a list, and no layers named.
     """
-    own = lists.runs(model)
+    own = runs.runs(model)
     given = {name: getattr(arguments, name) for name in ("sentences", "rank", "k", "precision")}
     changes = {name: value for name, value in given.items() if value is not None}
     if arguments.k == 0:
@@ -95,15 +95,15 @@ def chosen(arguments: Arguments, model: str, data: str) -> list[Setting]:
         count("--layers", layer, 0)
     if not own and not arguments.layers:
         raise ArgumentError(
-            f"--layers: {model!r} has no list of runs; name layers, or say --model-name {' or '.join(lists.ENDS)}"
+            f"--layers: {model!r} has no list of runs; name layers, or say --model-name {' or '.join(runs.ENDS)}"
         )
     if arguments.layers and (changes or arguments.modules or not own):
-        modules = arguments.modules or lists.MODULES.get(model, lists.MODULES[lists.BERT])
+        modules = arguments.modules or runs.MODULES.get(model, runs.MODULES[runs.BERT])
         own = [Setting(model, data, layer, modules) for layer in arguments.layers]
     elif arguments.layers:
         lacking = [layer for layer in arguments.layers if layer not in {one.layer for one in own}]
         own = [one for one in own if one.layer in arguments.layers]
-        own += [Setting(model, data, layer, lists.MODULES[model]) for layer in lacking]
+        own += [Setting(model, data, layer, runs.MODULES[model]) for layer in lacking]
     made = [dataclasses.replace(one, data=data, seed=arguments.seed, **changes) for one in own]
     return [check(one) for one in dict.fromkeys(made)]
 
@@ -122,7 +122,6 @@ def run(arguments: Arguments) -> int:
     """
     from allora_analysis.finetune import data as text_data
     from allora_analysis.finetune import sources
-    from allora_analysis.zero_initialisation import run as runs
 
     if os.path.exists(arguments.results) and not os.path.isdir(arguments.results):
         raise ArgumentError(f"--results must be a folder, received the file {str(arguments.results)!r}")

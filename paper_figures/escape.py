@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from matplotlib.lines import Line2D
 
-from allora_analysis.escape.figure import LABELS
-from allora_analysis.escape.study import Config, run
+from allora_analysis.escape.study import LABELS, Config, run
 from allora_analysis.plotting import ARMS, COLOURS, OPTIMISERS, page, page_style
 from allora_analysis.study import Result
 from paper_figures.sources import Loaded

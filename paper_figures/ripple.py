@@ -16,8 +16,8 @@ from matplotlib.ticker import NullLocator
 
 from allora_analysis.plotting import ARMS, COLOURS, page, page_style
 from allora_analysis.ripple import stack
+from allora_analysis.ripple.bounds import Scales
 from allora_analysis.ripple.growth import Growth, fluctuation_band
-from allora_analysis.ripple.scales import Scales
 from allora_analysis.ripple.study import Config, run
 from allora_analysis.study import Result
 from paper_figures.sources import Loaded

@@ -30,6 +30,10 @@ def pytest_configure(config):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # Child processes (command-line tests) must see the same thread count whatever the machine.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # No test depends on the terminal that it is started from, child processes included.
+    os.environ["TERM"] = "xterm-256color"
+    for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
+        os.environ.pop(name, None)
     # The hub's client reads it on import: a name that is no folder is an error at once, in child processes too.
     os.environ["HF_HUB_OFFLINE"] = "1"
     if not config.option.untyped:

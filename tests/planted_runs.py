@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 
 from allora_analysis import records
-from allora_analysis.gradient_std.grid import FIGURE_1, STUDY
-from allora_analysis.gradient_std.setting import PROTOCOL
+from allora_analysis.gradient_std.grid import FIGURE_1, PROTOCOL, STUDY
 
 STATISTICS = ("median", "q01", "q05", "q25", "q75", "q95", "q99", "max", "relative_mean", "snr_median")
 # Figure 1's own arms and seeds, but short runs: many are written and read.

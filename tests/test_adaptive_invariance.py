@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis import adaptive
-from allora_analysis.adaptive import Setting, training
+from allora_analysis.adaptive import Setting, invariance
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import adaptive as brute
 
@@ -152,4 +152,4 @@ def test_bad_input(data, call, message):
 def test_the_hook_checks_shapes(data, request):
     if not request.config.option.untyped:
         with pytest.raises(jaxtyping.TypeCheckError):
-            training._gradients(data[0], data[1], data[2], np.ones((3, 5)), LORA)
+            invariance._gradients(data[0], data[1], data[2], np.ones((3, 5)), LORA)

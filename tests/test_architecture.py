@@ -37,6 +37,31 @@ def test_files_and_functions_are_short(path):
             assert lines <= 40, f"{node.name} has {lines} lines"
 
 
+def exported() -> list[str]:
+    """What the packages' `__all__` export: functions, by their full name."""
+    names = []
+    for path in PACKAGE:
+        source = path.read_text(encoding="utf-8")
+        if path.name == "__init__.py" and "__all__" in source:
+            package = ".".join(path.parent.relative_to(ROOT).parts)
+            listed = next(
+                n for n in ast.parse(source).body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__"
+            )
+            names += [f"{package}:{name}" for name in ast.literal_eval(listed.value)]
+    return names
+
+
+@pytest.mark.parametrize("name", exported())
+def test_what_a_package_exports_says_its_arguments_and_its_result(name):
+    package, _, item = name.partition(":")
+    function = getattr(importlib.import_module(package), item)
+    if not inspect.isfunction(function):
+        return
+    told = inspect.getdoc(function)
+    assert not inspect.signature(function).parameters or "Args:" in told or "rguments" in told
+    assert inspect.signature(function).return_annotation in (None, "None") or re.search("(Returns|Yields):", told)
+
+
 def test_no_module_has_an_empty_name():
     assert not [path for path in PACKAGE if path.stem in ("utils", "util", "helpers", "common", "misc")]
 

@@ -7,9 +7,8 @@ import pytest
 
 from allora_analysis import records
 from allora_analysis.claims import section_3_2_pretrained as section
-from allora_analysis.zero_initialisation import lists
-from allora_analysis.zero_initialisation import setting as settings
-from allora_analysis.zero_initialisation.setting import PROTOCOL, STUDY
+from allora_analysis.zero_initialisation import run as lists
+from allora_analysis.zero_initialisation.run import PROTOCOL, STUDY
 from tests import ledger_rows
 
 (CLAIM,) = section.claims()
@@ -17,7 +16,7 @@ from tests import ledger_rows
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(settings, "RESULTS", tmp_path)
+    monkeypatch.setattr(lists, "RESULTS", tmp_path)
     return tmp_path
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from allora_analysis import tikhonov
 from allora_analysis.claims import section_3_1_placement, section_3_1_tikhonov
-from allora_analysis.tikhonov import enumeration
+from allora_analysis.tikhonov import masks
+from allora_analysis.tikhonov.masks import all_masks
 from tests.ledger_rows import Rows
 
 VERDICTS = {
@@ -49,11 +50,9 @@ def moved(function, **factors):
 
 
 def masks_without_rescaling(rows, columns, keep_prob):
-    masks, probability = true_masks(rows, columns, keep_prob)
-    return masks * keep_prob, probability
+    drawn, probability = all_masks(rows, columns, keep_prob)
+    return drawn * keep_prob, probability
 
-
-true_masks = enumeration.all_masks
 
 PLANTED = [
     ("3.1-expectation", "expected_loss", scaled(tikhonov.expected_loss)),
@@ -82,7 +81,7 @@ def test_a_planted_wrong_formula_is_refuted(claim_id, name, wrong, monkeypatch):
 
 
 def test_masks_without_rescaling_are_refuted(monkeypatch):
-    monkeypatch.setattr(enumeration, "all_masks", masks_without_rescaling)
+    monkeypatch.setattr(masks, "all_masks", masks_without_rescaling)
     assert ROWS.verdict("3.1-mask-mean") == "refuted"
     assert ROWS.verdict("3.1-expectation") == "refuted"
 

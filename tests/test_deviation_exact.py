@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
 from allora_analysis import deviation
-from allora_analysis.deviation import characteristic, enumeration, exponential_sums, law
+from allora_analysis.deviation import characteristic, enumeration, law
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import deviation as reference
 
@@ -163,4 +163,4 @@ def test_wrong_shape_is_rejected_by_the_hook(request):
         with pytest.raises(TypeCheckError):
             enumeration.group(np.ones((2, 2)), 1, 0.5)
         with pytest.raises(TypeCheckError):
-            exponential_sums.exponential_sums(np.ones(2, dtype=complex), np.ones(3), 4)
+            characteristic.exponential_sums(np.ones(2, dtype=complex), np.ones(3), 4)

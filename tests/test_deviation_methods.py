@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from allora_analysis.deviation import characteristic, enumeration, exponential_sums, law
+from allora_analysis.deviation import characteristic, enumeration, law
 from tests.brute_force import deviation as reference
 
 
@@ -166,7 +166,7 @@ def test_transform_is_the_sum(rng):
     coefficient = rng.standard_normal(40) + 1j * rng.standard_normal(40)
     angle = rng.uniform(-20, 20, 40)
     direct = np.exp(1j * np.multiply.outer(np.arange(512), angle)) @ coefficient
-    assert np.max(np.abs(exponential_sums.exponential_sums(coefficient, angle, 512) - direct)) < 1e-10
+    assert np.max(np.abs(characteristic.exponential_sums(coefficient, angle, 512) - direct)) < 1e-10
 
 
 def test_transform_takes_over_for_many_entries(rng):
@@ -182,6 +182,6 @@ def test_transform_takes_over_for_many_entries(rng):
 
 
 def test_transform_is_refused_where_its_series_is_long(rng):
-    assert exponential_sums.terms(enumeration.group(rng.standard_normal(50), 1, 0.5)) > 1000
+    assert characteristic.terms(enumeration.group(rng.standard_normal(50), 1, 0.5)) > 1000
     many = enumeration.group(rng.standard_normal(50), 10**6, 0.9)
     assert not characteristic.worth_transforming(many, 1e9)

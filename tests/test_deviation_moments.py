@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
 from allora_analysis import deviation
-from allora_analysis.deviation import moments
+from allora_analysis.deviation import law
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import deviation as reference
 from tests.stat_assert import assert_mean, assert_rejects
@@ -40,7 +40,7 @@ def test_all_masks(rng, shape, keep_prob):
 def test_a_planted_wrong_gradient_is_rejected(rng):
     x, y, w = random_problem(rng, 3, 2, 2)
     _, stds = reference.moments(lambda mask: reference.gradient(x, y, w, mask), y.shape, 0.6)
-    wrong = moments.gradient_spread(x, y - x @ w, 0.6)  # Z where Z/p belongs
+    wrong = law.gradient_spread(x, y - x @ w, 0.6)  # Z where Z/p belongs
     assert np.max(np.abs(wrong / stds - 1)) > 1e-2
 
 
@@ -128,6 +128,6 @@ def test_array_likes_are_converted():
 def test_wrong_shape_is_rejected_by_the_hook(request):
     if not request.config.option.untyped:
         with pytest.raises(TypeCheckError):
-            moments.jumps(np.ones((2, 2)), np.ones((2, 3)), 0.5)
+            law.jumps(np.ones((2, 2)), np.ones((2, 3)), 0.5)
         with pytest.raises(TypeCheckError):
-            moments.gradient_spread(np.ones((2, 2)), np.ones((3, 2)), 0.5)
+            law.gradient_spread(np.ones((2, 2)), np.ones((3, 2)), 0.5)

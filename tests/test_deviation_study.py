@@ -9,7 +9,7 @@ from jaxtyping import TypeCheckError
 
 from allora_analysis import deviation
 from allora_analysis.cli import main
-from allora_analysis.deviation import law, monte_carlo, study
+from allora_analysis.deviation import law, study
 from allora_analysis.deviation.study import STUDY, Config
 from allora_analysis.validation import ArgumentError
 from tests.stat_assert import assert_mean, assert_rejects
@@ -22,25 +22,25 @@ SMALL = ["--samples", "4", "--features", "2", "--outputs", "2", "--draws", "200"
 def test_drawn_averages(rng, entries, keep_prob, n):
     delta = rng.standard_normal(entries)
     exact = law.deviation_of(delta, keep_prob, n)
-    sample = monte_carlo.deviations(delta, keep_prob, n, 40_000, rng) / exact.value
+    sample = law.deviations(delta, keep_prob, n, 40_000, rng) / exact.value
     assert_mean(sample, 1.0, smallest_error=0.12)
     assert_rejects(assert_mean, sample, exact.bound / exact.value, smallest_error=0.12)  # the bound is not the law
 
 
 def test_chunks_do_not_change_the_draws(monkeypatch):
     delta = np.linspace(-1, 2, 7)
-    whole = monte_carlo.deviations(delta, 0.3, 50, 100, np.random.default_rng(0))
-    monkeypatch.setattr(monte_carlo, "CHUNK", 21)
-    np.testing.assert_array_equal(monte_carlo.deviations(delta, 0.3, 50, 100, np.random.default_rng(0)), whole)
+    whole = law.deviations(delta, 0.3, 50, 100, np.random.default_rng(0))
+    monkeypatch.setattr(law, "CHUNK", 21)
+    np.testing.assert_array_equal(law.deviations(delta, 0.3, 50, 100, np.random.default_rng(0)), whole)
 
 
 def test_twin_takes_the_law_s_arguments(rng):
     problem = np.ones((2, 1)), np.array([[0.0], [1.0]]), np.ones((1, 1))
-    found = monte_carlo.mean_absolute_deviation(*problem, 0.6, 5, 2000, rng)
+    found = law.sampled_deviation(*problem, 0.6, 5, 2000, rng)
     assert abs(found.mean - deviation.mean_absolute_deviation(*problem, 0.6, 5)) < 6 * found.stderr
     assert found.draws == 2000
     with pytest.raises(ArgumentError, match="draws must be a whole number, 2 or above, received 1"):
-        monte_carlo.mean_absolute_deviation(*problem, 0.6, 5, 1, rng)
+        law.sampled_deviation(*problem, 0.6, 5, 1, rng)
 
 
 def test_json_is_complete_and_reproducible(capsys):
@@ -89,14 +89,14 @@ def test_zero_initialisation(capsys, tmp_path):
 
 def test_a_constant_that_is_off_has_infinite_z():
     constant = law.Deviation(1.0, 0.0, "closed form", 1.0, 1.0)
-    assert study.standardised(monte_carlo.Estimate(2.0, 0.0, 2), constant) == math.inf
-    assert study.standardised(monte_carlo.Estimate(1.0, 0.0, 2), constant) == 0.0
+    assert study.standardised(law.Estimate(2.0, 0.0, 2), constant) == math.inf
+    assert study.standardised(law.Estimate(1.0, 0.0, 2), constant) == 0.0
 
 
 def test_z_is_in_the_laws_own_standard_error():
     """|D| is 0 or 2, each half the time: mean 1, E D² = 2, so the mean of four draws has standard error 1/2."""
     exact = law.Deviation(1.0, 0.0, "closed form", math.sqrt(2), 1 / math.sqrt(2))
-    assert study.standardised(monte_carlo.Estimate(0.0, 0.1, 4), exact) == pytest.approx(-2.0)
+    assert study.standardised(law.Estimate(0.0, 0.1, 4), exact) == pytest.approx(-2.0)
 
 
 def test_a_mask_too_rare_to_be_drawn_is_no_discrepancy():
@@ -139,4 +139,4 @@ def test_no_masks_at_all():
 def test_wrong_shape_is_rejected_by_the_hook(request, rng):
     if not request.config.option.untyped:
         with pytest.raises(TypeCheckError):
-            monte_carlo.deviations(np.ones((2, 2)), 0.5, 1, 1, rng)
+            law.deviations(np.ones((2, 2)), 0.5, 1, 1, rng)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -15,8 +16,9 @@ pytest.importorskip("mkdocstrings_handlers.python")
 
 import griffe
 
-from allora_analysis.claims import readme
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, Row, all_claims
+from allora_analysis.render import markdown
+from allora_analysis.render.view import view
 from docs.site import ledger, mathematics, notebooks, prose, reference, references, studies
 from paper_figures import NAMES
 
@@ -86,13 +88,13 @@ def test_the_reference_has_a_page_for_every_module():
 def test_a_packages_page_lists_what_it_hands_on():
     module = next(one for one in reference.tree("allora_analysis").all() if one.name == "allora_analysis.tikhonov")
     page = reference.page(module)
-    assert "[`dropout_solution`][allora_analysis.tikhonov.minimiser.dropout_solution]" in page
+    assert "[`dropout_solution`][allora_analysis.tikhonov.loss.dropout_solution]" in page
     assert "members: false" in page
 
 
 def test_names_in_docstrings_link_to_what_they_name():
     package = griffe.load("allora_analysis", search_paths=[str(ROOT)])
-    function = package["tikhonov.minimiser.dropout_solution"]
+    function = package["tikhonov.ridge.nearest_ridge"]
     target = "allora_analysis.tikhonov.loss.expected_loss"
     text = "`expected_loss`, `x`, `nothing_here` and `keep_prob`\n>>> `expected_loss`"
     told = f"[`expected_loss`][{target}], `x`, `nothing_here` and `keep_prob`\n>>> `expected_loss`"
@@ -104,7 +106,7 @@ def test_the_map_has_a_line_for_every_claim_with_its_code():
     rows = [row(bound_check), *(Row(claim, None, "planted") for claim in all_claims()[::8])]
     page = ledger.map_page(rows)
     assert len(re.findall(r"\*\*\w+\*\* \|$", page, re.MULTILINE)) == len(rows)
-    line = next(line for line in page.splitlines() if "`3.3-x`" in line)
+    line = next(line for line in page.splitlines() if "[`3.3-x`](claims/3.3-x.md)" in line)
     assert "[`ripple.worst_case`][allora_analysis.ripple.bounds.worst_case]" in line
     assert "`test_ripple.py`" in line
     assert line.endswith("**conditional** |")
@@ -117,11 +119,26 @@ def test_figures_are_those_the_claim_names_or_that_draw_its_package():
     assert set(ledger.pictures("ripple")) <= set(NAMES)
 
 
-def test_the_ledgers_page_leads_to_the_report_and_the_home_page():
+def test_the_ledgers_page_leads_to_the_report_and_to_the_claims():
     page = ledger.page([row(bound_check)])
     assert "](report.html)" in page
-    assert "](index.md)" in page
-    assert readme.table([row(bound_check)]) in page
+    assert markdown.table([view(row(bound_check))], ledger.claim_page) in page
+
+
+def test_a_claim_has_a_page_with_its_code_and_its_neighbours():
+    (path, text), *rest = ledger.claim_pages([row(bound_check)]).items()
+    assert (path, rest) == ("claims/3.3-x.md", [])
+    assert "[`ripple.worst_case`][allora_analysis.ripple.bounds.worst_case]" in text
+    assert "> x" in text
+
+
+def test_the_graph_draws_what_rests_on_what():
+    one, other = row(bound_check), row(bound_check)
+    other = dataclasses.replace(other, claim=dataclasses.replace(other.claim, id="3.3-y", depends_on=("3.3-x",)))
+    page = ledger.graph([one, other])
+    assert page.count("<rect") == 2
+    assert page.count("<path") == 1
+    assert 'href="claims/3.3-y.html"' in page
 
 
 def test_packages_are_those_behind_the_check():
@@ -145,7 +162,7 @@ def test_a_studys_page_shows_its_answer_and_its_claims():
     assert "| η |" in page or "η" in page
     assert pictures["ripple.png"].startswith(b"\x89PNG")
     assert "1 claims: 1 conditional." in page
-    assert readme.table([row(bound_check)]) in page
+    assert markdown.table([view(row(bound_check))], lambda name: f"../claims/{name}.md") in page
 
 
 @pytest.mark.parametrize("name", ledger.STUDIES)

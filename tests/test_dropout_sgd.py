@@ -8,11 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis.dropout_sgd import stability_limits, trajectory
-from allora_analysis.dropout_sgd.input_masks import InputMasks
+from allora_analysis.dropout_sgd.moments import advance, start
 from allora_analysis.dropout_sgd.monte_carlo import _gradient
-from allora_analysis.dropout_sgd.output_masks import output_masks
-from allora_analysis.dropout_sgd.recursion import advance, start
-from allora_analysis.dropout_sgd.shared_mask import SharedInputMask
+from allora_analysis.dropout_sgd.placements import InputMasks, OutputMasks, SharedInputMask, build, checked
 from tests.brute_force import dropout_sgd as brute_force
 from tests.stat_assert import assert_rejects
 
@@ -74,7 +72,7 @@ def test_moments_equal_the_enumeration(case, keep_prob):
 @pytest.mark.parametrize("case", [CASES[0], CASES[5], CASES[9]], ids=["output", "input", "shared"])
 @pytest.mark.parametrize("wrong", ["no feedback of the covariance", "a fourth moment of the mask missing"])
 def test_a_wrong_noise_is_rejected(case, wrong, monkeypatch):
-    kind = {"output": type(output_masks(np.eye(2), np.eye(2), 0.5, None)), "input": InputMasks}[case[0]]
+    kind = {"output": OutputMasks, "input": InputMasks}[case[0]]
     kind = SharedInputMask if case[6] else kind
     right = kind.noise
 
@@ -212,7 +210,8 @@ def test_wrong_shapes_are_rejected_by_the_hook(request):
         from jaxtyping import TypeCheckError
 
         x, y = np.eye(3), np.ones((3, 1))
-        processes = (output_masks(x, y, 0.5, None), InputMasks(x, y, 0.5, None), SharedInputMask(x, y, 0.5, None))
+        options = (("output", None, False), ("input", None, False), ("input", None, True))
+        processes = [build(checked(x, y, 0.5, *option)) for option in options]
         for process in processes:
             with pytest.raises(TypeCheckError):
                 process.noise(np.ones(3), np.ones(3), np.ones((3, 4)))

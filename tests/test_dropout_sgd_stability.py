@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from allora_analysis.dropout_sgd import stability_limits, stationary_moments, trajectory
-from allora_analysis.dropout_sgd.output_masks import output_masks
-from allora_analysis.dropout_sgd.stability import CovarianceOperator, covariance_operator
-from allora_analysis.dropout_sgd.stationary import _solve
-from allora_analysis.dropout_sgd.step_sizes import learning_rates
+from allora_analysis.dropout_sgd.placements import build, checked
+from allora_analysis.dropout_sgd.stability import CovarianceOperator, _solve, covariance_operator, learning_rates
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import dropout_sgd as brute_force
 from tests.stat_assert import assert_rejects
@@ -166,7 +164,7 @@ def test_wrong_shapes_are_rejected_by_the_hook(request):
     if not request.config.option.untyped:
         from jaxtyping import TypeCheckError
 
-        process = output_masks(np.eye(3), np.ones((3, 1)), 0.5, None)
+        process = build(checked(np.eye(3), np.ones((3, 1)), 0.5, "output", None, False))
         operator = covariance_operator(process)
         with pytest.raises(TypeCheckError):
             operator(np.ones((3, 2)))

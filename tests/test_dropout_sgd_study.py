@@ -10,8 +10,7 @@ import pytest
 
 from allora_analysis import cli, study
 from allora_analysis.dropout_sgd import study as module
-from allora_analysis.dropout_sgd.figure import plot
-from allora_analysis.dropout_sgd.study import STUDY, Config, run, snapshots, table
+from allora_analysis.dropout_sgd.study import STUDY, Config, plot, run, snapshots, table
 
 SMALL = ["--samples", "12", "--features", "4", "--steps", "30", "--replicas", "40", "--noise", "2"]
 
@@ -76,7 +75,7 @@ def test_an_interrupted_run_shows_what_was_finished(monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "simulate", interrupted)
+    monkeypatch.setattr(module, "replicas_of", interrupted)
     config = Config(samples=12, features=4, steps=20, replicas=4)
     result = run(config)
     assert result.interrupted

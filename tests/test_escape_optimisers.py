@@ -9,7 +9,7 @@ import torch
 
 from allora_analysis import escape
 from allora_analysis.escape import optimisers
-from allora_analysis.escape.recipe import check, rate_factor
+from allora_analysis.escape.optimisers import check, rate_factor
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import escape as brute_force
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from allora_analysis import cli, escape
 from allora_analysis import study as studies
-from allora_analysis.escape import prediction, study, summary
+from allora_analysis.escape import prediction, study
 from allora_analysis.escape.study import STUDY, Config, recipes, run
 from allora_analysis.validation import ArgumentError
 
@@ -79,8 +79,8 @@ def test_clock():
 
 def test_crossing():
     norms = np.array([[0.0, 1.0, 3.0, 2.0, 5.0], [0.0, 1.0, 1.0, 1.0, 1.0]])
-    assert summary.crossing(norms, np.array([2.5, 2.0])) == [1.75, None]
-    assert summary.crossing(norms, np.array([1.0, 0.5])) == [1.0, 0.5]
+    assert prediction.crossing(norms, np.array([2.5, 2.0])) == [1.75, None]
+    assert prediction.crossing(norms, np.array([1.0, 0.5])) == [1.0, 0.5]
 
 
 def test_what_is_measured_is_the_drift(small):
@@ -188,7 +188,7 @@ def test_command_line(tmp_path, capsys):
 
 
 def test_interrupted(monkeypatch, capsys):
-    right, calls = study.drift, []
+    right, calls = study.compared, []
 
     def stops(*arguments, **options):
         calls.append(1)
@@ -196,7 +196,7 @@ def test_interrupted(monkeypatch, capsys):
             raise KeyboardInterrupt
         return right(*arguments, **options)
 
-    monkeypatch.setattr(study, "drift", stops)
+    monkeypatch.setattr(study, "compared", stops)
     assert cli.main(STUDY, FLAGS) == studies.INTERRUPTED
     out = capsys.readouterr().out
     assert "sgd" in out
@@ -266,6 +266,6 @@ def test_divergence_is_said():
 def test_shapes_are_checked(request):
     if not request.config.option.untyped:
         with pytest.raises(jaxtyping.TypeCheckError):
-            summary.crossing(np.zeros(3), np.zeros(3))
+            prediction.crossing(np.zeros(3), np.zeros(3))
         with pytest.raises(jaxtyping.TypeCheckError):
             prediction.row_gradients(np.zeros(3), "sgd")

@@ -161,7 +161,7 @@ def test_accuracy_by_prompt_whatever_the_order():
         order = np.random.default_rng(seed).permutation(5)
         order = np.concatenate([order, [5, 6]])
         prediction = types.SimpleNamespace(predictions=scores[order], label_ids=facts[order])
-        plain = {"accuracy": pytest.approx(1 / 3), "loss": pytest.approx(8 / 9)}
+        plain = {"accuracy": pytest.approx(1 / 3), "loss": pytest.approx(8 / 9), "right": "80"}
         assert multiple_choice.measured(prediction) == plain
         by_task = {"boolq_accuracy": 0, "piqa_accuracy": 1}
         assert multiple_choice.measured(prediction, ["boolq", "piqa", "none"]) == plain | by_task

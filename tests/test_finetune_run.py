@@ -9,7 +9,9 @@ import itertools
 import json
 import math
 import sys
+import types
 
+import numpy as np
 import pytest
 
 from allora_analysis import records
@@ -23,6 +25,7 @@ from transformers import TrainerCallback
 
 from allora_analysis.finetune import asked, classification, history, memory, models, run, trainer
 from allora_analysis.finetune.quiet import quiet
+from allora_analysis.grid.reading import right_rows
 from allora_analysis.validation import ArgumentError
 
 
@@ -283,3 +286,24 @@ def test_other_errors_keep_their_traceback(films, monkeypatch):
     monkeypatch.setattr(asked.Watched, "train", wrong)
     with pytest.raises(RuntimeError, match="shapes"):
         start(films, setting())
+
+
+def test_which_sentences_were_right_is_recorded_in_the_splits_order(films, tmp_path):
+    made = setting()
+    outcome = start(films, made, tmp_path)
+    model, data = films
+    for split in ("validation", "test"):
+        right = right_rows(outcome.result, split)
+        assert right.shape == (outcome.result["rows"][split],)
+        assert right.mean() == pytest.approx(outcome.result["epochs"][-1][f"{split}_accuracy"])
+    # Planted: the order in which sentences are evaluated, short ones first.
+    loaded = models.load(model, data.classes)
+    rows = classification.encode(data.splits["test"], loaded.tokenizer, made.max_length)
+    placed = classification._short_first(rows)
+    assert [row["place"] for row in placed] != list(range(len(rows)))
+    logits = np.eye(2)[[rows[row["place"]]["labels"] ^ (row["place"] % 3 == 0) for row in placed]]
+    labels = np.array([[row["labels"], row["place"]] for row in placed])
+    found = classification.measured(types.SimpleNamespace(predictions=logits, label_ids=labels))
+    result = {"right": {"test": found["right"]}, "rows": {"test": len(rows)}}
+    assert right_rows(result).tolist() == [place % 3 != 0 for place in range(len(rows))]
+    assert right_rows({}) is None

@@ -14,12 +14,15 @@ from scipy.stats import binomtest
 
 from allora_analysis import deviation
 from allora_analysis.gradient_std import estimator
-from allora_analysis.gradient_std.enumeration import exact_moments
-from allora_analysis.gradient_std.estimator import gradient_moments, streaming_moments
-from allora_analysis.gradient_std.linear import LinearGradient
-from allora_analysis.gradient_std.masks import MaskStream
-from allora_analysis.gradient_std.mlp import MLPGradient, initialise
-from allora_analysis.gradient_std.moments import Block, Moments
+from allora_analysis.gradient_std.estimator import (
+    Block,
+    MaskStream,
+    Moments,
+    exact_moments,
+    gradient_moments,
+    streaming_moments,
+)
+from allora_analysis.gradient_std.mlp import LinearGradient, MLPGradient, initialise
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import gradient_std as reference
 from tests.stat_assert import FALSE_FAIL, assert_close_to_stderr, assert_mean, assert_rejects

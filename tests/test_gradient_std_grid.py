@@ -6,8 +6,7 @@ import re
 import pytest
 
 import experiments.gradient_std
-from allora_analysis.gradient_std.grid import FIGURE_1, RESULTS, Arm, recorded
-from allora_analysis.gradient_std.setting import LEARNING_RATES, PROTOCOL, WEIGHT_DECAYS
+from allora_analysis.gradient_std.grid import FIGURE_1, LEARNING_RATES, PROTOCOL, RESULTS, WEIGHT_DECAYS, Arm, recorded
 from allora_analysis.validation import ArgumentError
 from tests.planted_runs import plant
 

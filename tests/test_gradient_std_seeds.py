@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from allora_analysis.gradient_std.figure import tabulate
-from allora_analysis.gradient_std.seeds import over_seeds, seed_component
-from allora_analysis.gradient_std.study import Config
+from allora_analysis.gradient_std.study import Config, table
+from allora_analysis.gradient_std.summary import over_seeds, seed_component
 from allora_analysis.study import Result
 from allora_analysis.validation import ArgumentError
 from tests.stat_assert import assert_mean, assert_rejects
@@ -75,7 +74,7 @@ def test_over_seeds_has_the_component_of_each_epoch_from_three_seeds_on():
     assert "log_total_seed_variance" not in over_seeds(runs[:2])
     gone = over_seeds([[epoch(1.0, 0.1), epoch(total, 0.2)] for total in (0.0, 2.0, 4.0)])
     assert gone["log_total_seed_variance"] == [pytest.approx(-0.01), None]  # a dead network's variance has no logarithm
-    printed = tabulate(
+    printed = table(
         Config(),
         Result(
             {"linear_mean": 1.0},

@@ -9,9 +9,9 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from allora_analysis.gradient_std.masks import MaskStream
+from allora_analysis.gradient_std.estimator import MaskStream
+from allora_analysis.gradient_std.grid import OPTIMIZERS, Setting
 from allora_analysis.gradient_std.mlp import initialise
-from allora_analysis.gradient_std.setting import OPTIMIZERS, Setting
 from allora_analysis.gradient_std.training import batches, evaluate, make_optimizer, train_epoch
 
 SETTING = Setting("tiny", (6, 5), 0.5, "sgd", 0.1, 0.0, 1, 8, 4, 4, 3, 2, 0)

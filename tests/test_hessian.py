@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis import hessian
-from allora_analysis.hessian import conditioning, factors, monte_carlo, product
+from allora_analysis.hessian import factors, product
 from tests.brute_force import hessian as reference
 from tests.hessian_problems import assert_close, low_rank
 from tests.stat_assert import assert_rejects
@@ -215,8 +215,8 @@ def test_wrong_shapes_are_refused_by_the_hook(request):
     one, two = np.ones(3), np.ones((2, 3))
     assert_shape_refused(request, product._gradient, two, two, two, two)
     assert_shape_refused(request, factors._assemble, two, one, 3, 3)
-    assert_shape_refused(request, conditioning._log_condition, two, 1e-10)
-    assert_shape_refused(request, monte_carlo.loss_gradient, two, two.T, two, two)
+    assert_shape_refused(request, product._log_condition, two, 1e-10)
+    assert_shape_refused(request, hessian.loss_gradient, two, two.T, two, two)
 
 
 def test_lists_are_arrays_and_inputs_stay_as_they_were():

@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
 from allora_analysis import hessian
-from allora_analysis.hessian import stationarity
+from allora_analysis.hessian import factors
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import hessian as reference
 from tests.stat_assert import assert_mean, assert_rejects
@@ -222,4 +222,4 @@ def test_bad_input(call, message):
 def test_wrong_shapes_are_refused_by_the_hook(request):
     if not request.config.option.untyped:
         with pytest.raises(Exception, match=r"(?i)type-check"):
-            stationarity._flow(G, B, A, 1.0)
+            factors._flow(G, B, A, 1.0)

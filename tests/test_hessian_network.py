@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from allora_analysis.hessian import factor_spectrum
+from allora_analysis.hessian import LowRankLinear, add_adapters, factor_spectrum
 from allora_analysis.hessian.empirical_risk import empirical_risk
-from allora_analysis.hessian.lowrank import LowRankLinear, add_adapters
 from allora_analysis.hessian.network import HessianProducts, network_spectrum
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import network_hessian as brute

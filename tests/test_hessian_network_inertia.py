@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from allora_analysis.hessian.lowrank import LowRankLinear, add_adapters
+from allora_analysis.hessian import LowRankLinear, add_adapters
 from allora_analysis.hessian.network_inertia import (
     inertia_on_kernel,
     layer_gradient_ranks,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from allora_analysis.hessian.lowrank import LowRankLinear, add_adapters
+from allora_analysis.hessian import LowRankLinear, add_adapters
 from allora_analysis.hessian.network import network_spectrum
 from allora_analysis.validation import ArgumentError
 from tests.test_hessian_network import DATA

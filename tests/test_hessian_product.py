@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis import hessian
-from allora_analysis.hessian import conditioning, monte_carlo
+from allora_analysis.hessian import product
 from tests.brute_force import hessian as reference
 from tests.hessian_problems import assert_close, low_rank
 from tests.stat_assert import assert_close_to_stderr, assert_rejects, detectable
@@ -109,8 +109,8 @@ def test_edelmans_constants():
         return -s * (2 * u + 4 * u * u) * math.exp(-2 * u - 2 * u * u)
 
     mean = quad(integrand, -40, 0)[0] + quad(integrand, 0, 3)[0]
-    assert pytest.approx(mean, abs=1e-6) == conditioning.SQUARE_LOG_MEAN
-    t = conditioning.SQUARE_MEDIAN
+    assert pytest.approx(mean, abs=1e-6) == product.SQUARE_LOG_MEAN
+    t = product.SQUARE_MEDIAN
     assert math.exp(-2 / t - 2 / t**2) == pytest.approx(0.5, rel=1e-12)
 
 
@@ -138,7 +138,7 @@ def test_log_condition(rng):
 
 def test_draws_do_not_depend_on_the_chunk(monkeypatch):
     whole = hessian.sample_log_conditions(7, 5, 40, np.random.default_rng(1))
-    monkeypatch.setattr(monte_carlo, "CHUNK", 7 * 5 * 3)
+    monkeypatch.setattr(product, "CHUNK", 7 * 5 * 3)
     np.testing.assert_array_equal(hessian.sample_log_conditions(7, 5, 40, np.random.default_rng(1)), whole)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from allora_analysis import cli, hessian
-from allora_analysis.hessian import digits_part, study
+from allora_analysis.hessian import study
 from allora_analysis.hessian.study import STUDY, Config
 from allora_analysis.study import plain
 
@@ -197,6 +197,6 @@ def test_the_network_part(capsys):
     assert measured["gradient_b_norm"] > 0.1
     assert measured["start"]["smallest"][0] < -0.1
     assert measured["trained"]["loss"] < measured["start"]["loss"]
-    notes = digits_part.digits_notes(predicted, measured)
+    notes = study._digits_notes(predicted, measured)
     assert f"{predicted['negative']} negative directions of {measured['start']['parameters']}" in notes[0]
     assert "after training" in notes[1]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from allora_analysis.hessian.lowrank import LowRankLinear
+from allora_analysis.hessian import LowRankLinear
 from allora_analysis.lora.doctor import doctor
 from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW, param_groups

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from allora_analysis.hessian.lowrank import add_adapters
+from allora_analysis.hessian import add_adapters
 from allora_analysis.lora.doctor import doctor
 from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW, param_groups

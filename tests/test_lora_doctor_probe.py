@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from allora_analysis.hessian.lowrank import LowRankLinear
+from allora_analysis.hessian import LowRankLinear
 from allora_analysis.lora.doctor.probe import backward_word
 from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
 from allora_analysis.lora.pairs import lora_pairs

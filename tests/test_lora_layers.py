@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.hessian.lowrank import LowRankLinear
+from allora_analysis.hessian import LowRankLinear
 from allora_analysis.hessian.network import network_spectrum
 from allora_analysis.lora import layers
 from allora_analysis.lora.layers import VARIANTS, ALLoRALinear

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 import allora_analysis
 from allora_analysis import notebook as shared
-from allora_analysis.claims.ledger import Claim, Evidence, Finding, Row, all_claims, section
+from allora_analysis.claims.ledger import Claim, Evidence, Finding, Row, all_claims
 from allora_analysis.plotting import panels
 from allora_analysis.study import Table
 from allora_analysis.validation import ArgumentError
@@ -85,7 +85,7 @@ def test_definitions_belong_to_the_package(content):
 
 def test_claims_that_are_named_are_in_the_ledger(content):
     claims = all_claims()
-    known, sections = {claim.id for claim in claims}, "|".join({re.escape(section(claim)) for claim in claims})
+    known, sections = {claim.id for claim in claims}, "|".join({re.escape(claim.section) for claim in claims})
     prose = "\n".join(cell.source for cell in content.cells if cell.cell_type == "markdown")
     named = re.findall(rf"`((?:{sections})-[a-z][a-z0-9-]*)`", prose)
     assert set(named) <= known

@@ -1,4 +1,4 @@
-"""The README: its ledger is what the ledger says today, its commands and its code run."""
+"""The README and its pages: its ledger is what the ledger says today, its commands and its code run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from allora_analysis.claims import readme
-from allora_analysis.claims.ledger import Claim, Evidence, Finding, Row
+from allora_analysis.claims.claim import Claim, Evidence, Finding
+from allora_analysis.claims.ledger import Row
+from allora_analysis.render import markdown
+from allora_analysis.render.view import PARTS, REPORTED, View, view
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("studies", "experiments", "library", "training")),
+]
+ALL = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
 LEDGER = (ROOT / "docs/ledger.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", ALL, re.MULTILINE | re.DOTALL)
 COMMANDS = [
     line.partition("#")[0].strip()
     for language, block in BLOCKS
@@ -38,7 +45,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess:
 def rows_of(text: str) -> list[tuple[str, str]]:
     """(id, verdict) of every row of a ledger's table."""
     rows = [re.split(r"(?<!\\)\|", line) for line in text.splitlines() if line.startswith("| **") and "`" in line]
-    return [(row[4].strip(" `"), row[1].strip(" *")) for row in rows]
+    return [(re.search("`(.*?)`", row[2])[1], row[1].strip(" *")) for row in rows]
 
 
 def counts_of(text: str) -> list[list[str]]:
@@ -50,42 +57,48 @@ def counts_of(text: str) -> list[list[str]]:
 
 
 def part(name: str) -> str:
-    return readme.PARTS.get(name.partition("-")[0], readme.REPORTED)
+    return PARTS.get(name.partition("-")[0], REPORTED)
 
 
 def test_the_ledger_runs_and_its_pages_show_its_verdicts(tmp_path):
     done = run("python -m allora_analysis --json -", tmp_path)
     assert done.returncode == 0, done.stderr
     today = {claim["id"]: claim["verdict"] for claim in json.loads(done.stdout)["claims"]}
-    shown = TEXT.split(readme.BEGIN)[1].split(readme.END)[0]
+    shown = TEXT.split(markdown.BEGIN)[1].split(markdown.END)[0]
     assert sorted(rows_of(LEDGER)) == sorted(today.items())
-    assert rows_of(shown) == [(name, today[name]) for name in readme.SELECTED]
+    asked = [*markdown.SELECTED, *markdown.QUESTIONS.values()]
+    assert re.findall(r"\*\*(\w+)\*\* \[`([^`]+)`\]", shown) == [(today[name], name) for name in asked]
     for text in (shown, LEDGER):
-        assert int(re.search(r"^(\d+) claims: (.*)\.$", text, re.MULTILINE)[1]) == len(today)
-        heading, *lines = counts_of(text)
-        assert [line[0] for line in lines] == [*readme.PARTS.values(), readme.REPORTED, "all"]
-        for line in lines:
-            here = [verdict for name, verdict in today.items() if line[0] in ("all", part(name))]
-            assert int(line[1]) == len(here)
-            assert [int(cell or 0) for cell in line[2:]] == [here.count(word) for word in heading[2:]]
-            assert set(here) <= set(heading[2:])
+        assert int(re.search(r"(\d+) claims[^|]*: \d+ holds", text)[1]) == len(today)
+    heading, *lines = counts_of(LEDGER)
+    assert [line[0] for line in lines] == [*PARTS.values(), REPORTED, "all"]
+    for line in lines:
+        here = [verdict for name, verdict in today.items() if line[0] in ("all", part(name))]
+        assert int(line[1]) == len(here)
+        assert [int(cell or 0) for cell in line[2:]] == [here.count(word) for word in heading[2:]]
+        assert set(here) <= set(heading[2:])
+
+
+def test_the_readme_is_short():
+    assert len(TEXT.splitlines()) <= 150
+    assert len(re.findall(r"\S+", re.sub(r"^\|[-: |]+$", "", TEXT, flags=re.MULTILINE))) <= 1200
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "python -m allora_analysis"])
-def test_a_command_of_the_readme_runs(command, tmp_path):
+def test_a_command_of_the_pages_runs(command, tmp_path):
     done = run(command, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
 
-def test_the_readme_has_commands_for_every_study():
+def test_the_pages_have_commands_for_every_study():
     for name in ("tikhonov", "deviation", "dropout_sgd", "hessian", "ripple", "gradient_std", "escape"):
         assert any(f"allora_analysis.{name}" in command for command in COMMANDS)
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's own, under a new transformers
 @pytest.mark.parametrize("block", [block for language, block in BLOCKS if language == "python"])
-def test_the_code_of_the_readme_runs(block):
+def test_the_code_of_the_pages_runs(block):
     exec(compile(block, "README.md", "exec"), {})
 
 
@@ -94,49 +107,53 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^a-z0-9 -]", "", heading.lower()).strip().replace(" ", "-")
 
 
-def test_the_files_and_headings_that_the_readme_links_to_exist():
-    links = re.findall(r"\]\(([^):]+)\)", TEXT)
-    assert links
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_the_files_and_headings_that_a_page_links_to_exist(page):
+    links = re.findall(r"\]\(([^):]+)\)", page.read_text(encoding="utf-8"))
+    assert links or page.stem in ("library", "training")
     for link in links:
         path, _, name = link.partition("#")
-        target = ROOT / (path or "README.md")
+        target = page.parent / path if path else page
         assert target.exists(), link
         assert not name or name in map(anchor, re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE)), link
 
 
-def row(name: str, finding: Finding | None, statement: str = "x") -> Row:
-    return Row(Claim(name, "§3.1", statement, None, "command", "tests/test_x.py"), finding, finding and "planted")
+def row(name: str, finding: Finding | None, statement: str = "x") -> View:
+    claim = Claim(name, "§3.1", statement, None, "command", "tests/test_x.py")
+    return view(Row(claim, finding, None if finding else "planted"))
 
 
-CONDITIONAL = Finding("conditional", Evidence({}, {}, ""), "only a | b")
+CONDITIONAL = Finding("conditional", Evidence({}, {}, ""), condition="a | b", answer="Only a | b.")
 
 
 def test_rewrite_replaces_the_ledger_and_nothing_else():
     rows = [row("3.1-shown", CONDITIONAL), row("T1-left-out", None)]
-    new = readme.rewrite(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter", rows, ["3.1-shown"])
+    new = markdown.rewrite(
+        f"before\n{markdown.BEGIN}\nold\n{markdown.END}\nafter", rows, ["3.1-shown"], {"why?": "T1-left-out"}
+    )
     assert new.startswith("before\n")
     assert new.endswith("\nafter")
     assert "old" not in new
-    assert "→ only a \\| b" in new
-    assert "2 claims: 1 conditional, 1 error." in new
-    assert rows_of(new) == [("3.1-shown", "conditional")]
+    assert "Only a \\| b." in new
+    assert "2 claims on 1 printed statements: 1 conditional, 1 error" in new
+    assert "| why? | Error: the check failed: planted" in new
     with pytest.raises(ValueError, match="markers"):
-        readme.rewrite("no markers", rows, ["3.1-shown"])
+        markdown.rewrite("no markers", rows, ["3.1-shown"])
 
 
 def test_a_selected_claim_that_is_gone_is_an_error():
     with pytest.raises(ValueError, match=r"3\.1-gone"):
-        readme.block([row("3.1-shown", CONDITIONAL)], ["3.1-shown", "3.1-gone"])
+        markdown.block([row("3.1-shown", CONDITIONAL)], ["3.1-shown"], {"why?": "3.1-gone"})
 
 
 def test_the_page_has_every_claim_under_its_part():
-    page = readme.page([row("3.1-a", CONDITIONAL), row("T1-b", None), row("4-c", CONDITIONAL)])
+    page = markdown.page([row("3.1-a", CONDITIONAL), row("T1-b", None), row("4-c", CONDITIONAL)])
     assert rows_of(page) == [("3.1-a", "conditional"), ("4-c", "conditional"), ("T1-b", "error")]
-    assert re.findall("^## (.*)", page, re.MULTILINE) == [readme.PARTS["3.1"], readme.PARTS["4"], readme.REPORTED]
+    assert re.findall("^## (.*)", page, re.MULTILINE) == [PARTS["3.1"], PARTS["4"], REPORTED]
     assert counts_of(page)[0] == ["", "claims", "conditional", "error"]
     assert counts_of(page)[-1] == ["all", "3", "2", "1"]
 
 
 def test_mathematics_is_no_markup():
-    shown = readme.table([row("3.1-a", CONDITIONAL, "‖W*‖_F * (BA)_i < n")])
+    shown = markdown.in_full(row("3.1-a", CONDITIONAL, "‖W*‖_F * (BA)_i < n"))
     assert r"‖W\*‖\_F \* (BA)\_i &lt; n" in shown

@@ -131,3 +131,16 @@ def test_importing_and_saving_needs_no_heavy_library(tmp_path):
     )
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_the_processor_is_named_with_its_instruction_sets(tmp_path, monkeypatch):
+    listed = tmp_path / "cpuinfo"
+    listed.write_text(
+        "model name\t: Some CPU w/ care\nflags\t\t: fpu avx2 avx512f avx512_bf16\n\nmodel name\t: other\n"
+    )
+    monkeypatch.setattr(origin, "CPU", listed)
+    known = {"cpu": "Some CPU w  care", "instructions": ["avx2", "avx512f", "avx512_bf16"]}
+    assert records.processor() == known
+    assert known.items() <= records.provenance().items()
+    monkeypatch.setattr(origin, "CPU", tmp_path / "none")
+    assert records.processor()["instructions"] is None

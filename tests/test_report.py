@@ -14,9 +14,12 @@ from PIL import Image, PngImagePlugin
 
 from allora_analysis.__main__ import main
 from allora_analysis.claims import ledger
-from allora_analysis.claims.ledger import Claim, Evidence, Finding, Row
-from allora_analysis.report import page, pictures
-from allora_analysis.report.evidence import facts, quantities, value
+from allora_analysis.claims.claim import VERDICTS, Claim, Evidence, Finding
+from allora_analysis.claims.ledger import Row
+from allora_analysis.render import pictures
+from allora_analysis.render.evidence import facts, quantities, value
+from allora_analysis.render.html import page
+from allora_analysis.render.notation import html
 from paper_figures import NAMES
 
 VOID = {"meta", "link", "input", "wbr", "br", "use", "image", "mspace"}
@@ -37,7 +40,7 @@ def claim(name, statement="W = pX⁺Y", command="python -m allora_analysis.tikho
 
 
 ROWS = (
-    Row(claim("3.1-one"), Finding("holds", EVIDENCE)),
+    Row(claim("3.1-one"), Finding("holds", EVIDENCE, flips_if="another sum")),
     Row(claim("3.1-two", "so <it> & n < r"), Finding("holds_corrected", EVIDENCE, 'now "<so>" & p = 1')),
     Row(claim("3.3-three"), Finding("refuted", EVIDENCE)),
     Row(claim("4-four", test="tests/test_a.py, tests/test_b.py"), None, "RuntimeError: <planted>"),
@@ -133,7 +136,9 @@ def test_each_claim_with_its_statement_correction_evidence_command_and_test(pars
     assert "Run it python -m allora_analysis.tikhonov" in items["D-five"][1]
     for name in ("error 1.7 × 10", "tolerance 10", "rounding & <sums>", "n 2000", "seed 31", "seconds 0.25"):
         assert name in items["3.3-three"][1]
-    assert "Code tests.test_report Tests tests/test_tikhonov.py" in items["3.1-one"][1]
+    assert "Tests tests/test_tikhonov.py" in items["3.1-one"][1]
+    assert "Changes if another sum" in items["3.1-one"][1]
+    assert "Yes: it passes on every case." in items["3.1-one"][1]
     assert items["3.1-two"][0]["data-verdict"] == "holds_corrected"
     assert items["3.1-two"][0]["data-search"].startswith("3.1-two §3.1, <where> & there holds_corrected so <it>")
 
@@ -204,7 +209,7 @@ def test_values_and_facts():
 
 def test_each_picture_is_one_that_is_drawn_and_about_claims_that_exist():
     claims = ledger.all_claims()
-    known = {one.id for one in claims} | {ledger.section(one) for one in claims}
+    known = {one.id for one in claims} | {one.section for one in claims}
     assert set(pictures.ABOUT) <= set(NAMES)
     assert {key for about in pictures.ABOUT.values() for key in about} <= known
 
@@ -224,12 +229,12 @@ def test_a_picture_is_embedded_once_small_and_described(tmp_path):
 
 
 # The palette: each theme's colours out of the style sheet, and the pairs that are read.
-STYLE = importlib.resources.files("allora_analysis.report").joinpath("templates", "ledger.css").read_text("utf-8")
+STYLE = importlib.resources.files("allora_analysis.render").joinpath("templates", "ledger.css").read_text("utf-8")
 COLOURS = re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\);", STYLE)
 PALETTES = {"light": {name: light for name, light, _ in COLOURS}, "dark": {name: dark for name, _, dark in COLOURS}}
 PAIRS = [
     *itertools.product(("text", "muted", "link"), ("page", "card")),
-    *((verdict, f"{verdict}-ground") for verdict in (*ledger.VERDICTS, "error")),
+    *((verdict, f"{verdict}-ground") for verdict in (*VERDICTS, "error")),
 ]
 
 
@@ -273,7 +278,7 @@ def test_the_command_writes_the_page(few, tmp_path, capsys):
         row.claim.id for row in ROWS[:3]
     ]
     assert "This page has" not in text
-    assert "3 claims: 3 holds" in capsys.readouterr().out
+    assert "3 claims on 2 printed statements: 3 holds" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -313,3 +318,18 @@ def test_one_file_cannot_be_both_page_and_json(few, tmp_path, capsys):
     assert main(["--report", path, "--json", path]) == 2
     assert "must be two files" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("‖B_lA_l‖", "‖B<sub>l</sub>A<sub>l</sub>‖"),
+        ("(BA)_i, W_true, s_max²", "(BA)<sub>i</sub>, W<sub>true</sub>, s<sub>max</sub>²"),
+        ("Σ_{k≥2} η^k c_k", "Σ<sub>k≥2</sub> η<sup>k</sup> c<sub>k</sub>"),
+        ("(1 + η)^L < 1e-16", "(1 + η)<sup>L</sup> &lt; 10<sup>−16</sup>"),
+        ("rotten_tomatoes, log_change", "rotten_tomatoes, log_change"),
+        ("1.7e-5 & so", "1.7 × 10<sup>−5</sup> &amp; so"),
+    ],
+)
+def test_subscripts_superscripts_and_powers_are_set(text, shown):
+    assert html(text) == shown

@@ -1,4 +1,4 @@
-"""Proof-reading of `claims/reported`: every cell against a second transcription of the paper's text."""
+"""Proof-reading of `claims/tables/reported`: every cell against a second transcription of the paper's text."""
 
 from __future__ import annotations
 

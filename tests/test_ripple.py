@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis import ripple
-from allora_analysis.ripple import bounds, forward
+from allora_analysis.ripple import bounds, monte_carlo
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import ripple as brute
 
@@ -125,7 +125,7 @@ def test_no_weights_leave_the_amgm_bound_without_content():
     assert (worst.log_amgm_bound, worst.log_c, worst.mean_ratio) == (math.inf, -math.inf, math.inf)
 
 
-@pytest.mark.parametrize("architecture", forward.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", bounds.ARCHITECTURES)
 @pytest.mark.parametrize("damped", [False, True])
 def test_forward_pass_equals_the_plain_loop(architecture, damped, rng):
     layers, x = random_layers((24,) * 5, 2, rng), rng.standard_normal(24)  # 2⁻²⁴ a layer to die
@@ -142,14 +142,14 @@ def test_damped_branch_lies_below_both_of_its_bounds(f, eta, log_scale):
     assert abs(damped) <= min(eta * abs(f), math.sqrt(abs(f))) * (1 + 1e-12)
     assert math.copysign(1, damped) == math.copysign(1, f) or damped == 0
     unscaled = ripple.damped_branch([f * math.exp(log_scale)], eta)[0] / math.exp(log_scale)
-    scaled = forward._damped(np.array([f]), np.array(eta), np.array(log_scale))[0]
+    scaled = monte_carlo._damped(np.array([f]), np.array(eta), np.array(log_scale))[0]
     assert scaled == pytest.approx(unscaled, rel=1e-9, abs=1e-300)
 
 
 def test_damped_branch_at_extreme_lengths():
     f, eta = np.ones(1), np.full(1, 2.0)
-    assert forward._damped(f, eta, np.array(1e9)) == pytest.approx(0, abs=1e-100)  # f̃ ≈ √f: nothing beside Wx
-    assert forward._damped(f, eta, np.array(-math.inf)) == 2.0  # LoRA's ηf
+    assert monte_carlo._damped(f, eta, np.array(1e9)) == pytest.approx(0, abs=1e-100)  # f̃ ≈ √f: nothing beside Wx
+    assert monte_carlo._damped(f, eta, np.array(-math.inf)) == 2.0  # LoRA's ηf
     assert ripple.damped_branch(3.0, 0.0) == 0.0
     assert ripple.damped_branch(np.ones((2, 3)), [1.0, 2.0, 3.0]).shape == (2, 3)
 
@@ -174,7 +174,7 @@ def test_growth_of_layers_whose_squares_leave_the_range(size, architecture):
 
 
 def test_layer_norm_has_norm_root_n(rng):
-    out = forward.layer_norm(rng.standard_normal((3, 7, 2)))
+    out = monte_carlo.layer_norm(rng.standard_normal((3, 7, 2)))
     np.testing.assert_allclose(np.linalg.norm(out, axis=-2), math.sqrt(7), rtol=1e-14)
     np.testing.assert_allclose(out.mean(axis=-2), 0, atol=1e-14)
 
@@ -260,7 +260,7 @@ def test_the_hook_rejects_wrong_shapes(request, rng):
         with pytest.raises(TypeCheckError):
             bounds._adapter_norm(np.ones((3, 2)), np.ones((3, 4)))
         with pytest.raises(TypeCheckError):
-            forward.advance(
+            monte_carlo.advance(
                 np.ones((3, 2)),
                 np.ones((1, 2)),
                 (np.ones((4, 2)), np.ones((3, 2))),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from allora_analysis.ripple import fair_scales, residual_log_growth, stack
-from allora_analysis.ripple.by_depth import by_depth
+from allora_analysis.ripple.figure import by_depth
 
 
 @pytest.mark.parametrize("architecture", ["linear", "relu", "prelayernorm"])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis import ripple
-from allora_analysis.ripple import chi_square_moments, growth
+from allora_analysis.ripple import growth
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import ripple as brute
 from tests.stat_assert import assert_mean, assert_rejects
@@ -61,7 +61,7 @@ def test_growth_exponent_assembles_both_parts(n):
 @pytest.mark.parametrize("n", [1, 2, 5, 40])
 def test_relu_moments_equal_exact_binomial_weights(n):
     mean, variance = brute.relu_log_moments(n)
-    ours = chi_square_moments.log_chi_square_relu(n)
+    ours = growth.log_chi_square_relu(n)
     assert ours.mean == pytest.approx(mean, abs=1e-11)
     assert ours.variance == pytest.approx(variance, rel=1e-10)
     layer = ripple.growth_exponent(n, 1, 0.0, 1.0, 1.0, 1.0, architecture="relu")
@@ -69,7 +69,7 @@ def test_relu_moments_equal_exact_binomial_weights(n):
 
 
 def test_relu_at_large_width_is_finite_and_near_half_the_width():
-    assert chi_square_moments.log_chi_square_relu(100_000).mean == pytest.approx(math.log(50_000), abs=1e-4)
+    assert growth.log_chi_square_relu(100_000).mean == pytest.approx(math.log(50_000), abs=1e-4)
 
 
 def test_survival_counts_dead_layers():

@@ -9,7 +9,7 @@ import pytest
 
 from allora_analysis import ripple
 from allora_analysis.ripple import monte_carlo
-from allora_analysis.ripple.scales import Scales
+from allora_analysis.ripple.bounds import Scales
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import ripple as brute
 from tests.stat_assert import assert_close_to_stderr, assert_mean, assert_rejects

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from allora_analysis.cli import main
-from allora_analysis.ripple import stack, study, summary
-from allora_analysis.ripple.figure import plot
-from allora_analysis.ripple.scales import fair_scales
-from allora_analysis.ripple.study import STUDY, Config, run
+from allora_analysis.ripple import stack, study
+from allora_analysis.ripple.bounds import fair_scales
+from allora_analysis.ripple.study import STUDY, Config, plot, run
 
 SMALL = ["--depth", "6", "--width", "16", "--rank", "2", "--eta", "0.5", "2", "--replicas", "8"]
 
@@ -95,7 +94,7 @@ def test_all_dead_networks_give_none_and_dashes():
     result = run(config)
     assert result.measured["log_typical"] == [None]
     assert result.measured["survival"] == [0.0]
-    assert "–" in summary.table(config, result).rows[0]
+    assert "–" in study.table(config, result).rows[0]
 
 
 def test_deep_stack_at_eta_100():
@@ -137,13 +136,13 @@ def test_shares_are_differences_to_eta_0():
 
 def test_estimate_of_the_root_mean_square():
     growth = np.log([1.0, 2.0, 3.0]) + 500  # squares beyond a float's range
-    mean, stderr, z = summary.estimate(growth, 500.0, "prelayernorm")
+    mean, stderr, z = study.estimate(growth, 500.0, "prelayernorm")
     squares = np.array([1.0, 4.0, 9.0])
     assert mean == pytest.approx(500 + 0.5 * math.log(squares.mean()))
     error = squares.std(ddof=1) / math.sqrt(3)
     assert stderr == pytest.approx(error / (2 * squares.mean()))
     assert z == pytest.approx((squares.mean() - 1) / error)
-    assert summary.estimate(np.full(3, 2.0), 2.0, "linear") == (2.0, 0.0, None)
+    assert study.estimate(np.full(3, 2.0), 2.0, "linear") == (2.0, 0.0, None)
 
 
 def test_figure_draws_the_data():
@@ -166,8 +165,8 @@ def test_interrupt_keeps_what_was_finished(monkeypatch):
         done.append(1)
         return original(*arguments, **options)
 
-    original = study.simulate
-    monkeypatch.setattr(study, "simulate", simulate)
+    original = study.simulated
+    monkeypatch.setattr(study, "simulated", simulate)
     result = run(Config(depth=3, width=8, rank=2, replicas=8, method="matrices"))
     assert result.interrupted
     assert result.measured["replicas"] == 4

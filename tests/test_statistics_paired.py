@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis.statistics import clustered_test, paired_test, sign_flip_test
-from allora_analysis.statistics.paired import EXACT_RANKS, TIE, student
-from allora_analysis.statistics.sign_flips import EXACT_FLIPS
+from allora_analysis.statistics.paired import EXACT_FLIPS, EXACT_RANKS, TIE, student
 from allora_analysis.validation import ArgumentError
 from tests.stat_assert import assert_mean, assert_rejects
 
@@ -195,11 +194,11 @@ def test_p_values_ignore_scale_order_and_direction(differences, method, scale):
 
 @pytest.mark.statistical
 def test_sampled_sign_flips_agree_with_the_exact_count(rng, monkeypatch):
-    from allora_analysis.statistics import sign_flips
+    from allora_analysis.statistics import paired
 
     differences = np.linspace(-1.0, 1.8, 14) ** 3
     exact = sign_flip_test(differences).p_value
-    monkeypatch.setattr(sign_flips, "EXACT_FLIPS", 5)
+    monkeypatch.setattr(paired, "EXACT_FLIPS", 5)
     sampled = [sign_flip_test(differences, rng, draws=2000) for _ in range(60)]
     assert not any(outcome.exact for outcome in sampled)
     hits = [(outcome.p_value * 2001 - 1) / 2000 for outcome in sampled]

@@ -11,16 +11,21 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from allora_analysis.claims import presentation
-from allora_analysis.claims.ledger import Claim, Evidence, Finding, Row
+from allora_analysis import terminal
+from allora_analysis.claims.claim import Claim, Evidence, Finding, Size
+from allora_analysis.claims.ledger import Row
+from allora_analysis.render.terminal import ENOUGH, table
+from allora_analysis.render.view import view
 
 ROOT = Path(__file__).parents[1]
 LEDGER = f"'{sys.executable}' -m allora_analysis --only 3.1-minimiser"
 RIPPLE = f"'{sys.executable}' -m allora_analysis.ripple --depth 4 --width 16 --rank 2 --replicas 8"
-LONG = "the statement as it is printed in the paper, with a formula of forty characters: " + "x" * 40
+LONG = "Not as printed: with a formula of forty characters: " + "x" * 40
 ROW = Row(
-    Claim("3.1-a-long-identifier", "§3.1, the place", LONG, None, "command", "test"),
-    Finding("holds_corrected", Evidence({}, {"measured": 0.123}, "none", error=0.5, tolerance=0.25), "the correction"),
+    Claim("3.1-a-long-identifier", "§3.1, the place", "the statement", None, "command", "test"),
+    Finding(
+        "holds_corrected", Evidence({}, {}, ""), "the correction", LONG, False, Size(0.5, "of it", "it", 0.25, 0.75)
+    ),
 )
 
 
@@ -71,6 +76,14 @@ def test_long_work_goes_on_where_nobody_reads(tmp_path, spoken, into):
     assert (tmp_path / "done").exists()
 
 
+@pytest.mark.parametrize(("name", "drawn"), [("xterm", True), ("dumb", False), ("unknown", False)])
+def test_a_dumb_terminal_gets_lines_and_no_bar(monkeypatch, capsys, name, drawn):
+    """Planted: a bar on a terminal that cannot redraw showed nothing at all."""
+    monkeypatch.setenv("TERM", name)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert terminal.redraws() == drawn
+
+
 def test_streams_that_are_missing():
     assert run(f"{LEDGER} >&-").returncode == 0
     done = run(f"{LEDGER} 2>&-")
@@ -81,12 +94,11 @@ def test_streams_that_are_missing():
 @pytest.mark.parametrize("width", [40, 80, 109, 110, 200])
 def test_the_ledger_cuts_nothing_at_any_width(width):
     console = Console(width=width, file=io.StringIO())
-    console.print(presentation.table([ROW], narrow=width < presentation.ENOUGH))
+    console.print(table([view(ROW)], narrow=width < ENOUGH))
     shown = console.file.getvalue()
     assert max(map(len, shown.splitlines())) <= width
     assert "…" not in shown
     letters = "".join(shown.split())
-    for part in ("holds_corrected", "error0.5(allowed0.25)"):
+    for part in ("holds_corrected", "0.5ofit(0.25to0.75)"):
         assert part in letters or width == 40
     assert shown.count("x") >= 40
-    assert "correction" in shown

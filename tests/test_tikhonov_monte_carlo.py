@@ -5,7 +5,7 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from allora_analysis import tikhonov
-from allora_analysis.tikhonov import monte_carlo
+from allora_analysis.tikhonov import masks
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import tikhonov as brute
 from tests.stat_assert import assert_mean, assert_rejects
@@ -84,7 +84,7 @@ def test_std_of_the_loss_at_a_tiny_keep_probability_is_a_number():
 def test_draws_do_not_depend_on_the_chunks(placement, monkeypatch):
     whole = tikhonov.sampled_losses(X, Y, W, KEEP, placement, 50, np.random.default_rng(5))
     bottleneck = tikhonov.sampled_bottleneck_losses(X, Y, A, B, KEEP, 50, np.random.default_rng(5))
-    monkeypatch.setattr(monte_carlo, "CHUNK_ENTRIES", 7 * N * D)
+    monkeypatch.setattr(masks, "CHUNK_ENTRIES", 7 * N * D)
     again = tikhonov.sampled_losses(X, Y, W, KEEP, placement, 50, np.random.default_rng(5))
     np.testing.assert_allclose(again, whole, rtol=1e-13)
     again = tikhonov.sampled_bottleneck_losses(X, Y, A, B, KEEP, 50, np.random.default_rng(5))
@@ -107,7 +107,7 @@ def test_sample_mean():
 def test_wrong_shapes_are_rejected_by_the_hook(request):
     if not request.config.option.untyped:
         with pytest.raises(TypeCheckError):
-            monte_carlo.masked_losses(np.ones(3), iter([np.ones((2, 3, 1))]), lambda mask: mask)
+            masks.masked_losses(np.ones(3), iter([np.ones((2, 3, 1))]), lambda mask: mask)
 
 
 @pytest.mark.bad_input

@@ -8,8 +8,7 @@ from jaxtyping import TypeCheckError
 
 from allora_analysis import tikhonov
 from allora_analysis.cli import main
-from allora_analysis.tikhonov import spread, study
-from allora_analysis.tikhonov.figure import draw
+from allora_analysis.tikhonov import study
 from allora_analysis.tikhonov.study import STUDY, Config
 from allora_analysis.validation import ArgumentError
 
@@ -35,7 +34,7 @@ def test_json_is_complete_and_reproducible(placement, capsys):
 def test_rows_are_the_library_s_answers():
     config = Config(samples=12, features=3, outputs=2, draws=20, spread=(7.0,), placement="input")
     predicted = study.run(config).predicted
-    x, y = spread.Problems(12, 3, 2, 1.0, 0).at(7.0)
+    x, y = study.Problems(12, 3, 2, 1.0, 0).at(7.0)
     s = np.linalg.svd(x, compute_uv=False)
     assert s[0] / s[-1] == pytest.approx(7.0)
     assert np.mean(x**2) == pytest.approx(1.0)
@@ -46,15 +45,15 @@ def test_rows_are_the_library_s_answers():
 
 
 def test_shrinkage_is_the_diagonal_of_the_hat_matrix():
-    x, y = spread.Problems(12, 3, 2, 1.0, 4).at(30.0)
-    values, factor = spread.shrinkage(x, 0.6, "input")
+    x, y = study.Problems(12, 3, 2, 1.0, 4).at(30.0)
+    values, factor = study.shrinkage(x, 0.6, "input")
     u = np.linalg.svd(x, full_matrices=False)[0]
     s = x.T @ x
     hat = x @ np.linalg.inv(s + 0.4 / 0.6 * np.diag(np.diag(s))) @ x.T
     np.testing.assert_allclose(factor, np.diag(u.T @ hat @ u), atol=1e-12)
     np.testing.assert_allclose(values, np.linalg.svd(x, compute_uv=False))
-    fitted, shrunk = spread.bottleneck_shrinkage(x, y, 0.6, 1)
-    fit = spread.dropout_fit(x, y, 0.6, "bottleneck", 1)
+    fitted, shrunk = study.bottleneck_shrinkage(x, y, 0.6, 1)
+    fit = study.dropout_fit(x, y, 0.6, "bottleneck", 1)
     np.testing.assert_allclose(np.linalg.svd(fit, compute_uv=False), fitted * shrunk, atol=1e-12)
 
 
@@ -70,7 +69,7 @@ def test_table_and_figure(tmp_path, capsys):
 def test_figure_shows_the_result():
     config = Config(samples=12, features=3, outputs=2, draws=20)
     result = study.run(config)
-    distance, linear, bottleneck = draw(config, result).axes
+    distance, linear, bottleneck = study.plot(config, result).axes
     assert distance.get_xscale() == "log"
     curve = distance.lines[0]
     np.testing.assert_array_equal(curve.get_ydata(), result.predicted["curve_distance_output"])
@@ -107,7 +106,7 @@ def test_z_is_in_the_samples_own_standard_error_where_masks_vary():
 def test_wrong_shapes_are_rejected_by_the_hook(request):
     if not request.config.option.untyped:
         with pytest.raises(TypeCheckError):
-            spread.bottleneck_shrinkage(np.ones((3, 2)), np.ones((4, 1)), 0.5, 1)
+            study.bottleneck_shrinkage(np.ones((3, 2)), np.ones((4, 1)), 0.5, 1)
 
 
 @pytest.mark.bad_input

@@ -13,11 +13,10 @@ from allora_analysis import records
 from allora_analysis.finetune import data as text_data
 from allora_analysis.finetune import models, sources
 from allora_analysis.validation import ArgumentError
-from allora_analysis.zero_initialisation import lists, measurement
+from allora_analysis.zero_initialisation import measurement
 from allora_analysis.zero_initialisation import run as runs
-from allora_analysis.zero_initialisation.adapted import Silu, adapted
-from allora_analysis.zero_initialisation.reading import recorded
-from allora_analysis.zero_initialisation.setting import PROTOCOL, STUDY, Setting, check
+from allora_analysis.zero_initialisation.measurement import Silu, adapted
+from allora_analysis.zero_initialisation.run import PROTOCOL, STUDY, Setting, check, recorded
 from experiments import hessian as experiment
 from tests import tiny_finetune
 
@@ -178,18 +177,18 @@ def test_a_layer_is_recorded_once_and_read(made, tmp_path, capsys, monkeypatch):
 
 
 def test_the_lists():
-    assert [check(one) for one in lists.RUNS] == lists.RUNS
-    assert len(set(lists.RUNS)) == len(lists.RUNS)
+    assert [check(one) for one in runs.RUNS] == runs.RUNS
+    assert len(set(runs.RUNS)) == len(runs.RUNS)
     words = experiment.__doc__
     for title in ("Question", "Arms", "Seeds", "Test", "Stopping rule"):
         assert f"\n**{title}.**" in words
     asked = experiment.Arguments(model="m", data="d", layers=(5,))
-    assert {one.layer for one in experiment.chosen(asked, lists.BERT, lists.DATA)} == {5}
+    assert {one.layer for one in experiment.chosen(asked, runs.BERT, runs.DATA)} == {5}
     further = experiment.Arguments(model="m", data="d", layers=(20, 7))  # planted: layer 7, of no list, was passed over
-    assert [one.layer for one in experiment.chosen(further, lists.LLAMA, lists.DATA)] == [20, 7]
+    assert [one.layer for one in experiment.chosen(further, runs.LLAMA, runs.DATA)] == [20, 7]
     whole = experiment.Arguments(model="m", data="d", layers=(3,), k=0)
-    (one,) = experiment.chosen(whole, lists.LLAMA, "films")
-    assert (one.precision, one.modules, one.data) == ("float64", lists.MODULES[lists.LLAMA], "films")
+    (one,) = experiment.chosen(whole, runs.LLAMA, "films")
+    assert (one.precision, one.modules, one.data) == ("float64", runs.MODULES[runs.LLAMA], "films")
 
 
 @pytest.mark.bad_input

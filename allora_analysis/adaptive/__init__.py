@@ -2,36 +2,35 @@
 
 | file | object |
 | --- | --- |
-| `field.py` | F(A, B) = (BᵀD_dG, D_dGAᵀ) |
-| `jacobian.py` | its Jacobian, how far that is from symmetric, and what a double backward returns |
-| `descent.py` | first-order change of the loss: B's part descends, A's need not |
+| `field.py` | F(A, B) = (BᵀD_dG, D_dGAᵀ); its Jacobian and asymmetry; what a double backward returns |
+| `descent.py` | first-order change of the loss: B's part descends, A's need not; how often a random step climbs |
 | `counterexample.py` | a rational example whose loss rises at every step, in exact arithmetic |
 | `fixed_points.py` | where ALLoRA comes to rest: a row-weighted low-rank fit |
-| `monte_carlo.py` | how often a random step climbs |
-| `invariance.py` | rescalings that leave training unchanged; which hyper-parameters are real |
-| `training.py` | an adapter trained by hand; how many of its knobs act independently |
+| `invariance.py` | rescalings that leave training unchanged, judged by hand-written training; real knobs |
 | `variants.py` | ASF-LoRA's output, ALLoRA-OD's factor |
 """
 
 from allora_analysis.adaptive.counterexample import EXAMPLE, Counterexample, evaluate, first_return, loss_after_step
 from allora_analysis.adaptive.descent import (
+    AscentFrequency,
     FirstOrderChange,
+    ascent_frequency,
     ascent_gradient,
     first_order_change,
     lora_first_order_change,
     smallest_eigenvalue,
 )
-from allora_analysis.adaptive.field import masked_field, row_factor, update_field
-from allora_analysis.adaptive.fixed_points import RestPoint, rest_point, run_to_rest
-from allora_analysis.adaptive.invariance import Setting, eta_as_scaling, rescaled
-from allora_analysis.adaptive.jacobian import (
+from allora_analysis.adaptive.field import (
     directional_derivative,
     layer_double_backward,
+    masked_field,
     relative_asymmetry,
+    row_factor,
+    update_field,
     update_jacobian,
 )
-from allora_analysis.adaptive.monte_carlo import AscentFrequency, ascent_frequency
-from allora_analysis.adaptive.training import degrees_of_freedom, train
+from allora_analysis.adaptive.fixed_points import RestPoint, rest_point, run_to_rest
+from allora_analysis.adaptive.invariance import Setting, degrees_of_freedom, eta_as_scaling, rescaled, train
 from allora_analysis.adaptive.variants import (
     OutputFactor,
     UnmergeablePair,

@@ -22,6 +22,7 @@ from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Float
+from numpy.polynomial.polynomial import polyadd, polyder, polydiv, polymul, polysub
 
 from allora_analysis.validation import ArgumentError
 
@@ -45,27 +46,15 @@ class Counterexample:
     eta: Fraction
 
     def gradient(self) -> tuple[Fraction, ...]:
-        """The gradient with respect to the product, g = ba − y.
-
-        Returns:
-            One number per output.
-        """
+        """The gradient with respect to the product, g = ba − y."""
         return tuple(b * self.a - y for b, y in zip(self.b, self.y, strict=True))
 
     def factor(self) -> tuple[Fraction, ...]:
-        """d_i = 1/√(|b_i a| + 1/η²), exactly.
-
-        Returns:
-            One number per output.
-        """
+        """d_i = 1/√(|b_i a| + 1/η²), exactly."""
         return tuple(1 / _square_root(abs(b * self.a) + 1 / self.eta**2) for b in self.b)
 
     def arrays(self) -> tuple[Float[np.ndarray, "1 1"], Float[np.ndarray, "n1 1"], Float[np.ndarray, "1 n1"]]:
-        """The same as float64 A (1×1), B (n₁×1) and Y (1×n₁), for the layers; X is [[1]].
-
-        Returns:
-            A, B, Y.
-        """
+        """The same as float64 A (1×1), B (n₁×1) and Y (1×n₁), for the layers; X is [[1]]."""
         return (
             np.array([[float(self.a)]]),
             np.array([[float(v)] for v in self.b]),
@@ -88,11 +77,11 @@ def loss_after_step(example: Counterexample, factor: Sequence[Fraction]) -> Poly
     """
     adapted = [d * g for d, g in zip(factor, example.gradient(), strict=True)]
     slope_a = -sum((b * g for b, g in zip(example.b, adapted, strict=True)), Fraction(0))
-    total: Polynomial = (Fraction(0),)
+    total = (Fraction(0),)
     for b, g, y in zip(example.b, adapted, example.y, strict=True):
-        residual = _add(_multiply((b, -g * example.a), (example.a, slope_a)), (-y,))
-        total = _add(total, _multiply((Fraction(1, 2),), _multiply(residual, residual)))
-    return total
+        residual = polysub(polymul((b, -g * example.a), (example.a, slope_a)), (y,))
+        total = polyadd(total, Fraction(1, 2) * polymul(residual, residual))
+    return tuple(total)
 
 
 def first_return(loss: Polynomial, digits: int = 12) -> tuple[Fraction, Fraction] | None:
@@ -144,40 +133,14 @@ def _square_root(value: Fraction) -> Fraction:
     return root
 
 
-def _trim(coefficients: Sequence[Fraction]) -> Polynomial:
-    last = max((i for i, c in enumerate(coefficients) if c != 0), default=0)
-    return tuple(coefficients[: last + 1])
-
-
-def _add(left: Polynomial, right: Polynomial) -> Polynomial:
-    size = max(len(left), len(right))
-    pad = [(*p, *[Fraction(0)] * (size - len(p))) for p in (left, right)]
-    return _trim([x + y for x, y in zip(*pad, strict=True)])
-
-
-def _multiply(left: Polynomial, right: Polynomial) -> Polynomial:
-    product = [Fraction(0)] * (len(left) + len(right) - 1)
-    for i, x in enumerate(left):
-        for j, y in enumerate(right):
-            product[i + j] += x * y
-    return _trim(product)
-
-
-def _remainder(left: Polynomial, right: Polynomial) -> Polynomial:
-    while len(left) >= len(right) and any(left):
-        quotient = (*[Fraction(0)] * (len(left) - len(right)), -left[-1] / right[-1])
-        left = _add(left, _multiply(quotient, right))
-    return left
-
-
-def _sturm_chain(polynomial: Polynomial) -> tuple[Polynomial, ...]:
-    chain = [polynomial, _trim([i * c for i, c in enumerate(polynomial)][1:] or [Fraction(0)])]
+def _sturm_chain(polynomial: Polynomial) -> list[Polynomial]:
+    chain = [polynomial, tuple(polyder(np.array(polynomial, dtype=object)))]
     while any(chain[-1]):
-        chain.append(tuple(-c for c in _remainder(chain[-2], chain[-1])))
-    return tuple(chain[:-1])
+        chain.append(tuple(-polydiv(chain[-2], chain[-1])[1]))
+    return chain[:-1]
 
 
-def _roots_between(chain: tuple[Polynomial, ...], low: Fraction, high: Fraction) -> int:
+def _roots_between(chain: list[Polynomial], low: Fraction, high: Fraction) -> int:
     # Sturm: the number of distinct real roots in (low, high].
     counts = []
     for point in (low, high):

@@ -14,7 +14,7 @@ So scaling B alone by any D_d > 0 cannot ascend. A's part descends for every G i
   (never for unequal d and a generic B), some G makes A's part ascend. For r = 1 this is also enough; not for r ≥ 2.
 - If also r < n₂, G = v wᵀ with Aw = 0 and v the lowest eigenvector stops B: the whole step ascends.
 
-Checked by `tests/test_adaptive_descent.py`.
+`ascent_frequency` samples how often. Checked by `tests/test_adaptive_descent.py`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.adaptive.field import checked_gradient, checked_pair, field, row_factor
-from allora_analysis.validation import ArgumentError, matrix, vector
+from allora_analysis.adaptive.field import checked_gradient, checked_pair, factor_of, field
+from allora_analysis.adaptors import inverse_sqrt
+from allora_analysis.validation import ArgumentError, adapter_rank, count, matrix, positive, vector
 
 
 @dataclass(frozen=True)
@@ -44,28 +45,20 @@ class FirstOrderChange:
 
     @property
     def total(self) -> float:
-        """The whole step's.
-
-        Returns:
-            a_part + b_part.
-        """
+        """The whole step's."""
         return self.a_part + self.b_part
 
 
 def first_order_change(a: ArrayLike, b: ArrayLike, g: ArrayLike, eta: float) -> FirstOrderChange:
     """The loss's first-order change under an ALLoRA step, per unit of learning rate; see the module's docstring.
 
-    Args:
-        a: A (r×n₂).
-        b: B (n₁×r).
-        g: G (n₁×n₂) = ∂L/∂(BA).
-        eta: η > 0.
+    Arguments as in `update_field`.
 
     Returns:
         A's part and B's part.
     """
     a, b, g = checked_gradient(a, b, g)
-    return _change(a, b, g, row_factor(a, b, eta))
+    return _change(a, b, g, factor_of(a, b, eta))
 
 
 def lora_first_order_change(a: ArrayLike, b: ArrayLike, g: ArrayLike) -> FirstOrderChange:
@@ -129,7 +122,7 @@ def ascent_gradient(a: ArrayLike, b: ArrayLike, eta: float) -> Float[np.ndarray,
     a, b = checked_pair(a, b)
     if len(a) == a.shape[1]:
         raise ArgumentError(f"a: rank {len(a)} equals n2, no direction leaves B alone; give r < n2")
-    half = b @ (b.T * row_factor(a, b, eta))
+    half = b @ (b.T * factor_of(a, b, eta))
     values, vectors = np.linalg.eigh((half + half.T) / 2)
     if values[0] >= -1e-12 * abs(values[-1]):
         raise ArgumentError(
@@ -146,3 +139,71 @@ def _change(
 ) -> FirstOrderChange:
     part_a, part_b = field(a, b, g, d)
     return FirstOrderChange(-float(np.sum((b.T @ g) * part_a)), -float(np.sum((g @ a.T) * part_b)))
+
+
+CHUNK = 2**18  # numbers a batch may draw at once
+
+
+@dataclass(frozen=True)
+class AscentFrequency:
+    """The share of draws whose first-order change is positive, with its standard error.
+
+    Attributes:
+        a_part: A's part climbs.
+        a_part_stderr: its standard error.
+        total: the whole step climbs.
+        total_stderr: its standard error.
+        draws: sample size.
+    """
+
+    a_part: float
+    a_part_stderr: float
+    total: float
+    total_stderr: float
+    draws: int
+
+
+def ascent_frequency(
+    shape: tuple[int, int, int],
+    eta: float,
+    a_std: float,
+    b_std: float,
+    *,
+    samples: int,
+    draws: int,
+    generator: np.random.Generator,
+) -> AscentFrequency:
+    """How often ⟨G, BΔA + ΔB A⟩ > 0 for independent Gaussian entries of A, B and of G's parts (their scale drops out).
+
+    Args:
+        shape: n₁, n₂ and r.
+        eta: η > 0.
+        a_std: standard deviation of A's entries.
+        b_std: of B's.
+        samples: G = Σ_k δ_k x_kᵀ over so many tokens: its rank, at most.
+        draws: sample size.
+        generator: the randomness; the result does not depend on the chunks it is drawn in.
+
+    Returns:
+        The frequencies.
+    """
+    n1, n2 = count("n1", shape[0]), count("n2", shape[1])
+    rank, draws, samples = adapter_rank(shape[2], n1, n2), count("draws", draws), count("samples", samples)
+    eta, a_std, b_std = positive("eta", eta), positive("a_std", a_std), positive("b_std", b_std)
+    each = (samples + rank) * (n1 + n2)
+    climbs = np.zeros(2)
+    for start in range(0, draws, max(1, CHUNK // each)):
+        size = min(max(1, CHUNK // each), draws - start)
+        numbers = generator.standard_normal((size, each))
+        ends = np.cumsum([samples * n1, samples * n2, rank * n2])
+        delta, x, a, b = np.split(numbers, ends, axis=1)
+        g = delta.reshape(size, n1, samples) @ x.reshape(size, samples, n2)
+        a, b = a_std * a.reshape(size, rank, n2), b_std * b.reshape(size, n1, rank)
+        d = inverse_sqrt(np.linalg.norm(b @ a, axis=2), eta)[:, :, None]
+        transposed = b.transpose(0, 2, 1)
+        a_part = -np.sum((transposed @ g) * (transposed @ (d * g)), axis=(1, 2))
+        b_part = -np.sum(d * (g @ a.transpose(0, 2, 1)) ** 2, axis=(1, 2))
+        climbs += [np.count_nonzero(a_part > 0), np.count_nonzero(a_part + b_part > 0)]
+    shares = climbs / draws
+    errors = [math.sqrt(share * (1 - share) / draws) for share in shares]
+    return AscentFrequency(float(shares[0]), errors[0], float(shares[1]), errors[1], draws)

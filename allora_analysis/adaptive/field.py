@@ -1,17 +1,37 @@
-"""ALLoRA's update field F(A, B) = (BᵀD_dG, D_dGAᵀ) (§4.2): what its backward pass hands to the optimiser.
+"""ALLoRA's update field F(A, B) = (BᵀD_dG, D_dGAᵀ) (§4.2), which the optimiser receives, and its Jacobian.
 
-A step at learning rate l is (A, B) ← (A, B) − l·F. G = ∂L/∂(BA) (n₁×n₂), P = BA, d_i = 1/√(‖P_i‖ + 1/η²). Its Jacobian:
-`jacobian.py`. Checked by `tests/test_adaptive_field.py`.
+A step at learning rate l is (A, B) ← (A, B) − l·F. G = ∂L/∂(BA) (n₁×n₂), P = BA, d_i = 1/√(‖P_i‖ + 1/η²).
+
+The loss enters F through G, and J through S by dG = dP·S: exact for a squared loss, S = XᵀX for L = ½‖XPᵀ − Y‖²_F.
+Where P_i ≠ 0, ν_i = ‖P_i‖, d(d_iG_i) = T_i dP_i with T_i = d_i S − ½d_i³ G_i P_iᵀ/ν_i; so, with
+K: (dA, dB) ↦ B dA + dB A,
+
+    J = N + Kᵀ diag(T_i) K,    J − Jᵀ = Kᵀ diag(½d_i³ (P_iG_iᵀ − G_iP_iᵀ)/ν_i) K,
+
+N the symmetric coupling (dA, dB) ↦ (dBᵀD_dG, D_dG dAᵀ). J is symmetric where each G_i is parallel to P_i. With one
+input (n₂ = 1) that is everywhere, and F is the gradient of another loss, Σ_i ∫ d(|t|)G_i(t) dt, for uncoupled rows.
+With more inputs it is not: F has no potential, ALLoRA is gradient descent on no loss in these coordinates.
+
+**The layer's double backward is not J either.** Automatic differentiation reaches ∂L/∂f's own dependence on A and B
+through the layer's backward rule, which puts D_d a second time: it returns N + Kᵀ diag(T̃_i) K with
+T̃_i = d_i² S − ½d_i³ G_iP_iᵀ/ν_i. Neither a Hessian nor the derivative of the update.
+
+At B = 0 every d_i = η. F_A is differentiable there, F_B has a kink: its one-sided derivative along (α, β) is
+η·(the derivative for LoRA) − ½η³‖β_iA‖(GAᵀ)_i. The linear part is η times LoRA's (symmetric) Hessian; the kink is even
+in β, so where GAᵀ ≠ 0, as at LoRA's start, no Jacobian exists. Checked by `tests/test_adaptive_field.py` against
+automatic differentiation.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis.adaptors import inverse_sqrt
-from allora_analysis.validation import ArgumentError, adapter_rank, matrix, matrix_of, positive, vector
+from allora_analysis.validation import ArgumentError, adapter_rank, matrix, matrix_of, vector
 
 Field = tuple[Float[np.ndarray, "r n2"], Float[np.ndarray, "n1 r"]]
 
@@ -32,8 +52,12 @@ def row_factor(a: ArrayLike, b: ArrayLike, eta: float) -> Float[np.ndarray, " n1
         >>> row_factor(a=[[3.0, 4.0]], b=[[0.0], [0.75]], eta=2.0).round(9).tolist()  # 1/√(3.75 + 1/4)
         [2.0, 0.5]
     """
-    a, b = checked_pair(a, b)
-    return inverse_sqrt(np.linalg.norm(b @ a, axis=1), positive("eta", eta))
+    return factor_of(*checked_pair(a, b), eta)
+
+
+def factor_of(a: Float[np.ndarray, "r n2"], b: Float[np.ndarray, "n1 r"], eta: float) -> Float[np.ndarray, " n1"]:
+    """The core of `row_factor`; η is checked by the adaptor."""
+    return inverse_sqrt(np.linalg.norm(b @ a, axis=1), eta)
 
 
 def update_field(a: ArrayLike, b: ArrayLike, g: ArrayLike, eta: float) -> Field:
@@ -49,7 +73,7 @@ def update_field(a: ArrayLike, b: ArrayLike, g: ArrayLike, eta: float) -> Field:
         The parts of A (r×n₂) and of B (n₁×r).
     """
     a, b, g = checked_gradient(a, b, g)
-    return field(a, b, g, row_factor(a, b, eta))
+    return field(a, b, g, factor_of(a, b, eta))
 
 
 def field(
@@ -58,29 +82,15 @@ def field(
     g: Float[np.ndarray, "n1 n2"],
     d: Float[np.ndarray, " n1"],
 ) -> Field:
-    """(BᵀD_dG, D_dGAᵀ) for any factor d; d = 1 gives LoRA's gradient.
-
-    Args:
-        a: A (r×n₂).
-        b: B (n₁×r).
-        g: G (n₁×n₂).
-        d: a factor for each row.
-
-    Returns:
-        The parts of A and of B.
-    """
+    """(BᵀD_dG, D_dGAᵀ) for any factor d; d = 1 gives LoRA's gradient."""
     adapted = d[:, None] * g
     return b.T @ adapted, adapted @ a.T
 
 
 def masked_field(a: ArrayLike, b: ArrayLike, g: ArrayLike, factor: ArrayLike) -> Field:
-    """(BᵀDG, DGAᵀ) for a factor of one's own on each row of G: 1 is LoRA, 0 a dropped output; as `update_field`.
+    """(BᵀDG, DGAᵀ) for a factor of one's own on each row of G: 1 is LoRA, 0 a dropped output.
 
-    Args:
-        a: A (r×n₂).
-        b: B (n₁×r).
-        g: G (n₁×n₂).
-        factor: D's diagonal (n₁).
+    `factor` is D's diagonal (n₁); the other arguments are those of `update_field`.
 
     Returns:
         The parts of A and of B.
@@ -96,15 +106,7 @@ def masked_field(a: ArrayLike, b: ArrayLike, g: ArrayLike, factor: ArrayLike) ->
 
 
 def checked_pair(a: ArrayLike, b: ArrayLike) -> Field:
-    """A (r×n₂) and B (n₁×r) of one rank.
-
-    Args:
-        a: A.
-        b: B.
-
-    Returns:
-        Both as float64 matrices.
-    """
+    """A (r×n₂) and B (n₁×r) of one rank."""
     a = matrix("a", a)
     b = matrix_of("b", b, (None, len(a)), "r, the rows of a")
     adapter_rank(len(a), len(b), a.shape[1])
@@ -114,15 +116,117 @@ def checked_pair(a: ArrayLike, b: ArrayLike) -> Field:
 def checked_gradient(
     a: ArrayLike, b: ArrayLike, g: ArrayLike
 ) -> tuple[Float[np.ndarray, "r n2"], Float[np.ndarray, "n1 r"], Float[np.ndarray, "n1 n2"]]:
-    """A, B and G = ∂L/∂(BA) of matching shapes.
+    """A, B and G = ∂L/∂(BA) of matching shapes."""
+    a, b = checked_pair(a, b)
+    return a, b, matrix_of("g", g, (len(b), a.shape[1]), "n1 and n2, the shape of BA")
+
+
+def directional_derivative(
+    a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float, direction: tuple[ArrayLike, ArrayLike]
+) -> Field:
+    """lim_{t↓0} (F(A + tα, B + tβ) − F(A, B))/t, also where rows of BA are 0 (one-sided there).
+
+    `direction` is (α, β), of A's and B's shapes; the other arguments are those of `update_jacobian`.
+
+    Returns:
+        The derivatives of F_A and F_B.
+    """
+    a, b, g = checked_gradient(a, b, g)
+    s = _curvature(s, a.shape[1])
+    alpha = matrix_of("direction", direction[0], a.shape, "a")
+    beta = matrix_of("direction", direction[1], b.shape, "b")
+    product, change = b @ a, b @ alpha + beta @ a
+    norms, d = np.linalg.norm(product, axis=1), factor_of(a, b, eta)
+    inner = np.einsum("ij,ij->i", product, change) / np.where(norms > 0, norms, 1.0)
+    slope = -0.5 * d**3 * np.where(norms > 0, inner, np.linalg.norm(change, axis=1))
+    adapted, moved = d[:, None] * g, slope[:, None] * g + d[:, None] * (change @ s)
+    return beta.T @ adapted + b.T @ moved, moved @ a.T + adapted @ alpha.T
+
+
+def update_jacobian(
+    a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float
+) -> Float[np.ndarray, "parameters parameters"]:
+    """J = ∂F/∂(A, B), parameters ordered as A row by row, then B row by row; see the module's docstring.
+
+    For a row with P_i = 0 the kink is left out, as automatic differentiation does: exact for LoRA's part, one-sided
+    truth in `directional_derivative`. Checked by `tests/test_adaptive_field.py::test_jacobian_is_autograds`.
 
     Args:
         a: A (r×n₂).
         b: B (n₁×r).
-        g: G (n₁×n₂).
+        g: G (n₁×n₂) at (A, B).
+        s: S (n₂×n₂), symmetric, with dG = dP·S.
+        eta: η > 0.
 
     Returns:
-        The three as float64 matrices.
+        J, r(n₁ + n₂) square.
     """
-    a, b = checked_pair(a, b)
-    return a, b, matrix_of("g", g, (len(b), a.shape[1]), "n1 and n2, the shape of BA")
+    return _blocks(a, b, g, s, eta, lambda d: d)
+
+
+def layer_double_backward(
+    a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float
+) -> Float[np.ndarray, "parameters parameters"]:
+    """What differentiating the layer's backward pass returns: J with d_i² S in place of d_i S.
+
+    Arguments as in `update_jacobian`.
+
+    Returns:
+        A matrix, r(n₁ + n₂) square.
+    """
+    return _blocks(a, b, g, s, eta, np.square)
+
+
+def relative_asymmetry(jacobian: ArrayLike) -> float:
+    """‖(J − Jᵀ)/2‖_F/‖J‖_F, in [0, 1]: 0 for a Hessian, 1 for a pure rotation.
+
+    Args:
+        jacobian: J.
+
+    Returns:
+        The ratio; 0 for J = 0.
+
+    Raises:
+        ArgumentError: J is not square.
+    """
+    j = matrix("jacobian", jacobian)
+    if len(j) != j.shape[1]:
+        raise ArgumentError(f"jacobian: shape {j.shape} received; give a square matrix")
+    return float(np.linalg.norm(j - j.T) / 2 / (np.linalg.norm(j) or 1.0))
+
+
+def _blocks(a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float, curved: Callable) -> np.ndarray:
+    # N + Kᵀ diag(curved(d_i) S − ½d_i³ G_i P_iᵀ/ν_i) K.
+    a, b, g = checked_gradient(a, b, g)
+    s, d = _curvature(s, a.shape[1]), factor_of(a, b, eta)
+    product = b @ a
+    norms = np.linalg.norm(product, axis=1)
+    weight = np.where(norms > 0, 0.5 * d**3 / np.where(norms > 0, norms, 1.0), 0.0)
+    rows = curved(d)[:, None, None] * s - weight[:, None, None] * g[:, :, None] * product[:, None, :]
+    return _assemble(a, b, d[:, None] * g, rows)
+
+
+def _assemble(
+    a: Float[np.ndarray, "r n2"],
+    b: Float[np.ndarray, "n1 r"],
+    adapted: Float[np.ndarray, "n1 n2"],
+    rows: Float[np.ndarray, "n1 n2 n2"],
+) -> Float[np.ndarray, "parameters parameters"]:
+    # The four blocks of N + Kᵀ diag(T_i) K; index k, q run over ranks, i, p over rows, j, m over inputs.
+    (rank, n2), n1 = a.shape, len(b)
+    unit, same = np.eye(rank), np.eye(n1)
+    aa = np.einsum("ik,iq,ijm->kjqm", b, b, rows)
+    ab = np.einsum("kq,ij->kjiq", unit, adapted) + np.einsum("ik,ijm,qm->kjiq", b, rows, a)
+    ba = np.einsum("kq,ij->ikqj", unit, adapted) + np.einsum("iq,kj,ijm->ikqm", b, a, rows)
+    bb = np.einsum("ip,kj,ijm,qm->ikpq", same, a, rows, a)
+    top = np.concatenate([aa.reshape(rank * n2, -1), ab.reshape(rank * n2, -1)], axis=1)
+    return np.concatenate([top, np.concatenate([ba.reshape(n1 * rank, -1), bb.reshape(n1 * rank, -1)], axis=1)])
+
+
+def _curvature(s: ArrayLike, n2: int) -> Float[np.ndarray, "n2 n2"]:
+    s = matrix_of("s", s, (n2, n2), "n2, the columns of a")
+    if np.max(np.abs(s - s.T)) > 1e-12 * np.max(np.abs(s), initial=0.0):
+        raise ArgumentError(
+            f"s must be symmetric (XᵀX of a squared loss), received an asymmetry of {np.max(s - s.T):g}"
+        )
+    return s

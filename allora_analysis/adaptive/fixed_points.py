@@ -110,15 +110,7 @@ def run_to_rest(
 
 
 def truncated(matrix_: Float[np.ndarray, "n1 n2"], rank: int) -> Float[np.ndarray, "n1 n2"]:
-    """[M]_r, the best rank-r approximation in the Frobenius norm (Eckart–Young).
-
-    Args:
-        matrix_: M.
-        rank: r.
-
-    Returns:
-        An array of M's shape.
-    """
+    """[M]_r, the best rank-r approximation in the Frobenius norm (Eckart–Young)."""
     u, s, v = np.linalg.svd(matrix_, full_matrices=False)
     return (u[:, :rank] * s[:rank]) @ v[:rank]
 

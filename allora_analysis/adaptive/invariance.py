@@ -17,16 +17,27 @@ ALLoRA fixes s = 1 and has η. With Ã = ηA, B̃ = ηB: ‖(BA)_i‖ + 1/η² =
     ALLoRA(s = 1, η, init_A, l)  =  ALLoRA(s = 1/η², η = 1, η·init_A, l̃),
     l̃ = η³l (SGD; λ → λ/η³)  or  ηl (Adam; ε → ε/η², λ → λ/η):
 
-**η is the scaling factor under another name**, s = 1/η². Checked by `tests/test_adaptive_invariance.py`.
+**η is the scaling factor under another name**, s = 1/η².
+
+`train` judges all that: one adapter trained by hand, every hyper-parameter in sight; it knows of no rescaling. The
+model is small and not linear, x ↦ tanh(s·BAx), the loss squared, the batch full. Checked by
+`tests/test_adaptive_invariance.py` against torch's own optimisers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
-from allora_analysis.validation import ArgumentError, choice, positive
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from allora_analysis.adaptive.field import factor_of, field
+from allora_analysis.validation import ArgumentError, adapter_rank, choice, count, matrix, matrix_of, positive, several
 
 OPTIMISERS = ("adam", "sgd")
+BETAS = (0.9, 0.999)
 
 
 @dataclass(frozen=True)
@@ -117,3 +128,140 @@ def eta_as_scaling(setting: Setting, optimiser: str = "adam") -> Setting:
         decay_a=setting.decay_a / eta**power,
         decay_b=setting.decay_b / eta**power,
     )
+
+
+def train(
+    x: ArrayLike,
+    y: ArrayLike,
+    a_draw: ArrayLike,
+    setting: Setting,
+    steps: int,
+    *,
+    optimiser: str = "adam",
+    max_norm: float | None = None,
+) -> Float[np.ndarray, "times n1 n2"]:
+    """s·BA after 0, 1, …, `steps` full-batch steps on L = ‖tanh(s·x(BA)ᵀ) − y‖²_F/(2N), B from 0, by hand.
+
+    Args:
+        x: inputs (N×n₂).
+        y: targets (N×n₁).
+        a_draw: A's draw (r×n₂); A starts at init_a times it.
+        setting: the knobs.
+        steps: number of steps.
+        optimiser: "adam" (bias-corrected, β = 0.9, 0.999) or "sgd".
+        max_norm: clip the gradient's global norm; None for no clipping.
+
+    Returns:
+        The products, the first one 0.
+    """
+    data = _data(x, y, a_draw)
+    _check(setting, choice("optimiser", optimiser, OPTIMISERS))
+    limit = np.inf if max_norm is None else positive("max_norm", max_norm)
+    return _path(*data, setting, count("steps", steps), optimiser, limit)
+
+
+def _data(x: ArrayLike, y: ArrayLike, a_draw: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    x = matrix("x", x)
+    y = matrix_of("y", y, (len(x), None), "N, the rows of x")
+    a_draw = matrix_of("a_draw", a_draw, (None, x.shape[1]), "n2, the columns of x")
+    adapter_rank(len(a_draw), y.shape[1], x.shape[1])
+    return x, y, a_draw
+
+
+def _path(
+    x: Float[np.ndarray, "N n2"],
+    y: Float[np.ndarray, "N n1"],
+    a_draw: Float[np.ndarray, "r n2"],
+    setting: Setting,
+    steps: int,
+    optimiser: str,
+    limit: float,
+) -> Float[np.ndarray, "times n1 n2"]:
+    a, b = setting.init_a * a_draw, np.zeros((y.shape[1], len(a_draw)))
+    moments = [np.zeros((2, *part.shape)) for part in (a, b)]
+    path = [setting.scaling * (b @ a)]
+    for step in range(1, steps + 1):
+        gradients = _gradients(x, y, a, b, setting)
+        shrink = min(1.0, limit / max(float(np.sqrt(sum(np.sum(g**2) for g in gradients))), 1e-300))
+        knobs = ((setting.rate_a, setting.eps_a, setting.decay_a), (setting.rate_b, setting.eps_b, setting.decay_b))
+        a, b = (
+            _moved(part, shrink * g, m, knob, step, optimiser)
+            for part, g, m, knob in zip((a, b), gradients, moments, knobs, strict=True)
+        )
+        path.append(setting.scaling * (b @ a))
+    return np.array(path)
+
+
+def degrees_of_freedom(
+    x: ArrayLike,
+    y: ArrayLike,
+    a_draw: ArrayLike,
+    setting: Setting,
+    knobs: Sequence[str],
+    steps: int,
+    *,
+    optimiser: str = "adam",
+) -> int:
+    """How many of the named knobs act independently: the rank of the trajectory's derivative in their logarithms.
+
+    `knobs` names fields of `Setting` with values above 0, "rate" for both rates at once; the derivative is taken at the
+    setting. The other arguments are those of `train`.
+
+    Returns:
+        The rank: singular values above 1e-6 of the largest count (central differences err by about 1e-9).
+    """
+    data, steps, names = _data(x, y, a_draw), count("steps", steps), several("knobs", knobs)
+    _check(setting, choice("optimiser", optimiser, OPTIMISERS))
+    for name in names:
+        choice("knobs", name, ("rate", *(f.name for f in fields(Setting))))
+    step = 1e-4
+    columns = []
+    for name in names:
+        parts = ("rate_a", "rate_b") if name == "rate" else (name,)
+        ends = [
+            replace(setting, **{p: positive(p, getattr(setting, p)) * np.exp(sign * step) for p in parts})
+            for sign in (1, -1)
+        ]
+        up, down = (_path(*data, end, steps, optimiser, np.inf) for end in ends)
+        columns.append(((up - down) / (2 * step)).ravel())
+    values = np.linalg.svd(np.array(columns), compute_uv=False)
+    return int(np.count_nonzero(values > 1e-6 * values[0])) if values[0] > 0 else 0
+
+
+def _check(setting: Setting, optimiser: str) -> None:
+    for name in ("scaling", "init_a", "rate_a", "rate_b"):
+        positive(name, getattr(setting, name))
+    if setting.eta is not None:
+        positive("eta", setting.eta)
+    for name in ("eps_a", "eps_b") if optimiser == "adam" else ():
+        if not getattr(setting, name) > 0:
+            raise ArgumentError(
+                f"{name} must be above 0, received {getattr(setting, name)}: at B = 0 the gradient of A is 0 and "
+                "Adam's first step 0/0"
+            )
+
+
+def _gradients(
+    x: Float[np.ndarray, "N n2"],
+    y: Float[np.ndarray, "N n1"],
+    a: Float[np.ndarray, "r n2"],
+    b: Float[np.ndarray, "n1 r"],
+    setting: Setting,
+) -> tuple[Float[np.ndarray, "r n2"], Float[np.ndarray, "n1 r"]]:
+    output = np.tanh(setting.scaling * (x @ a.T @ b.T))
+    g = setting.scaling * ((output - y) * (1 - output**2)).T @ x / len(x)
+    d = np.ones(len(b)) if setting.eta is None else factor_of(a, b, setting.eta)
+    return field(a, b, g, d)
+
+
+def _moved(
+    part: np.ndarray, g: np.ndarray, moments: np.ndarray, knob: tuple[float, float, float], step: int, optimiser: str
+) -> np.ndarray:
+    # One decoupled-decay step; `moments` is advanced in place.
+    rate, eps, decay = knob
+    if optimiser == "sgd":
+        return part - rate * decay * part - rate * g
+    for moment, beta, power in zip(moments, BETAS, (g, g * g), strict=True):
+        moment += (1 - beta) * (power - moment)
+    mean, square = (moment / (1 - beta**step) for moment, beta in zip(moments, BETAS, strict=True))
+    return part - rate * decay * part - rate * mean / (np.sqrt(square) + eps)

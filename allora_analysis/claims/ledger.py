@@ -137,11 +137,6 @@ def select(claims: Sequence[Claim], only: Sequence[str] | None, flag: str = "--o
     return tuple(claim for claim in claims if claim.id in names or claim.section in names)
 
 
-def section(claim: Claim) -> str:
-    """The part of a claim's id before its first dash."""
-    return claim.section
-
-
 def supports(claims: Sequence[Claim]) -> dict[str, tuple[str, ...]]:
     """Which claims rest on each: the inverse of `depends_on`.
 

@@ -60,7 +60,7 @@ def interactions(cases: Cases) -> Finding:
     """Forward passes with some adapters off, against the expansion f_L(x) = Σ_k η^k c_k; at η = 1 beside it."""
 
     def draw(rng: np.random.Generator) -> Network:
-        widths = rng.integers(3, 9, size=rng.integers(3, 6))
+        widths = rng.integers(3, 9, size=rng.integers(3, 6)).tolist()
         return gaussian(widths, int(rng.integers(1, 4)), float(rng.choice([0.25, 1.5, 4.0])), rng)
 
     own = [gaussian((64,) * 4, 8, eta, cases.rng) for eta in PAPER_ETAS[1:]]

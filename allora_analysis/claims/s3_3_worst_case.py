@@ -52,7 +52,7 @@ def networks_at_random(cases: Cases) -> list[Case]:
     """Gaussian networks of several shapes, with η from 1/4 to 100, and of LoRA's shapes at the paper's η."""
 
     def draw(rng: np.random.Generator) -> Network:
-        widths = rng.integers(3, 10, size=rng.integers(2, 13))
+        widths = rng.integers(3, 10, size=rng.integers(2, 13)).tolist()
         return gaussian(widths, int(rng.integers(1, 4)), float(np.exp(rng.uniform(np.log(0.25), np.log(100)))), rng)
 
     own = [

@@ -17,7 +17,7 @@ from typing import Any
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run, settle
 from allora_analysis.gradient_std import grid as grids
 from allora_analysis.gradient_std.grid import Arm
-from allora_analysis.gradient_std.seeds import seed_component
+from allora_analysis.gradient_std.summary import seed_component
 from allora_analysis.gradient_std.trends import AVERAGE, LEVEL, WORST, Trend, agreement, family_of_trends, values
 
 COMMAND = "python -m experiments.gradient_std --data mnist --data-root FOLDER"

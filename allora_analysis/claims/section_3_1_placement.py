@@ -9,7 +9,7 @@ import numpy as np
 
 from allora_analysis import tikhonov
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, relative_error, settle
-from allora_analysis.tikhonov import enumeration
+from allora_analysis.tikhonov import masks as mask_law
 
 TOLERANCE = 1e-9
 SEARCH_TOLERANCE = 1e-6
@@ -36,7 +36,7 @@ def check_mask_mean() -> Finding:
     """
     printed, measured = {}, {}
     for p in (0.1, 0.5, 0.9, 1.0):
-        masks, probability = enumeration.all_masks(2, 3, p)
+        masks, probability = mask_law.all_masks(2, 3, p)
         mean = np.tensordot(probability, masks, axes=1)
         measured[f"p = {p}"] = mean
         printed[f"p = {p}"] = relative_error(mean, np.ones((2, 3))) < TOLERANCE

@@ -13,7 +13,7 @@ import numpy as np
 
 from allora_analysis import tikhonov
 from allora_analysis.claims.ledger import Evidence, Finding, settle
-from allora_analysis.tikhonov.spread import Problems
+from allora_analysis.tikhonov.study import Problems
 
 TOLERANCE, ROUNDING = 1e-9, "float64 rounding: least squares on designs of condition number at most 100"
 SEED, DRAWS = 31, 20

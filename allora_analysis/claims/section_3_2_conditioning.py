@@ -12,7 +12,7 @@ import numpy as np
 
 from allora_analysis import hessian
 from allora_analysis.claims.ledger import Evidence, Finding, relative_error, settle
-from allora_analysis.hessian.monte_carlo import loss_gradient
+from allora_analysis.hessian import loss_gradient
 
 ROUNDING = 1e-8
 SEED = 22

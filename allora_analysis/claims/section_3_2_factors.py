@@ -15,7 +15,7 @@ from allora_analysis import hessian
 from allora_analysis.claims import student_t
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, relative_error, settle
 from allora_analysis.claims.section_3_2_conditioning import block_conditioning, block_rank
-from allora_analysis.hessian.monte_carlo import loss_gradient
+from allora_analysis.hessian import loss_gradient
 
 ROUNDING = 1e-8
 SEED = 21

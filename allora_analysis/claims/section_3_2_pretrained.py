@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from allora_analysis.claims.ledger import Claim, Evidence, Finding, not_run, settle
-from allora_analysis.zero_initialisation import lists
-from allora_analysis.zero_initialisation.reading import recorded
-from allora_analysis.zero_initialisation.setting import STUDY, Setting
+from allora_analysis.zero_initialisation import run as lists
+from allora_analysis.zero_initialisation.run import STUDY, Setting, recorded
 
 ROUNDING = 1e-8  # of a gradient's norm
 # Of all eigenvalues in float64, relative to the largest: below is rounding.

@@ -1,6 +1,6 @@
 """How many standard errors a sampled mean may be off, where the standard deviation is estimated from the same sample.
 
-Checked by `tests/test_claims_ripple.py`.
+Checked by `tests/test_claims_3_3.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def standard_errors(n: int) -> float:
     """Student's two-sided quantile t_{n − 1}: |mean − μ| is above that many of s/√n once in 1/`FALSE_FAIL` samples.
 
     Exact for normal samples; for others in the limit of large n. Of a difference of two means with n each it is an
-    upper limit. Source: Student 1908. Checked by `tests/test_claims_ripple.py::test_standard_errors`.
+    upper limit. Source: Student 1908. Checked by `tests/test_claims_3_3.py::test_standard_errors`.
 
     Args:
         n: sample size, at least 2.

@@ -2,15 +2,21 @@
 
 | file | object |
 | --- | --- |
-| `moments` | mean and Std of the loss, Std of the gradient's entries, the paper's bound Std/√n |
-| `law` | E|L̄_n − E L| exactly, with method and error bar; its ratio to the bound |
-| `binomial`, `enumeration`, `characteristic` | the three ways to that number |
-| `monte_carlo` | its sampled twin |
+| `law` | moments of loss and gradient, the paper's bound Std/√n, E|L̄_n − E L| exactly and sampled |
+| `enumeration`, `characteristic` | the ways to that number, with the binomial law they rest on |
 | `study` | the command line |
 """
 
-from allora_analysis.deviation.law import LIMIT, Deviation, exact_deviation, mean_absolute_deviation, ratio
-from allora_analysis.deviation.moments import bound, gradient_std, loss_moments
+from allora_analysis.deviation.law import (
+    LIMIT,
+    Deviation,
+    bound,
+    exact_deviation,
+    gradient_std,
+    loss_moments,
+    mean_absolute_deviation,
+    ratio,
+)
 
 __all__ = [
     "LIMIT",

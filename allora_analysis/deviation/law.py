@@ -1,8 +1,13 @@
-"""The exact law of the Monte Carlo error: E|L̄_n − E L| over n masks, and how it compares with the paper's bound.
+"""The law of the masked loss: its moments, the paper's bound, and how far an average over n masks is from its mean.
 
-Methods, by size: one distinct δ: de Moivre's closed form; up to about 10¹³ joint outcomes (more on a lattice): meet in
-the middle; beyond: the characteristic function, after enumerating what dominates. `tests/test_deviation_exact.py`
-checks the answers against brute force, `tests/test_deviation_methods.py` the methods against one another.
+Mask on the output, as the paper draws it (§3.1, Appendix A). Entry j = (n, c) of L = ‖Y − Z⊙V‖², Z = XW, is a two-point
+variable: Y² where the mask drops it and (Y − Z/p)² where it keeps it, so L − E L = Σ_j δ_j (v_j − p) with independent
+v_j ~ Bernoulli(p) and δ_j = Z_j (Z_j/p − 2Y_j)/p.
+
+E|L̄_n − E L| exactly, by size: one distinct δ: de Moivre's closed form; up to about 10¹³ joint outcomes (more on a
+lattice): meet in the middle; beyond: the characteristic function, after enumerating what dominates.
+`tests/test_deviation_moments.py` and `tests/test_deviation_exact.py` check the answers against brute force,
+`tests/test_deviation_methods.py` the methods against one another.
 """
 
 from __future__ import annotations
@@ -14,10 +19,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.deviation import binomial, characteristic, enumeration
-from allora_analysis.deviation.enumeration import Groups
-from allora_analysis.deviation.moments import jumps, problem, spread
-from allora_analysis.validation import count, keep_probability
+from allora_analysis.deviation import characteristic, enumeration
+from allora_analysis.deviation.enumeration import Groups, binomial_deviation
+from allora_analysis.validation import ArgumentError, count, keep_probability, matrix, matrix_of
 
 LIMIT = math.sqrt(2 / math.pi)
 """The ratio of the exact deviation to the bound as n → ∞ (central limit theorem)."""
@@ -28,6 +32,139 @@ FEW = 64
 OUTCOMES = 2**20
 """Most joint outcomes of the settled atoms and one more group, above which its atoms are not even built."""
 METHODS = ("constant", "closed form", "meet in the middle", "enumeration", "characteristic function")
+CHUNK = 2**18
+"""Binomial draws of the sampled twin held at once."""
+
+
+def problem(
+    x: ArrayLike, y: ArrayLike, w: ArrayLike
+) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N C"], Float[np.ndarray, "D C"]]:
+    """The three matrices of the linear model, with matching shapes."""
+    design = matrix("x", x)
+    targets = matrix_of("y", y, (design.shape[0], None), "the N rows of x")
+    weights = matrix_of("w", w, (design.shape[1], targets.shape[1]), "the D columns of x and the C columns of y")
+    return design, targets, weights
+
+
+def jumps(z: Float[np.ndarray, "N C"], y: Float[np.ndarray, "N C"], keep_prob: float) -> Float[np.ndarray, "N C"]:
+    """δ = Z(Z/p − 2Y)/p: by how much the loss changes when an entry is kept instead of dropped."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        delta = z / keep_prob * (z / keep_prob - 2 * y)
+        loss = np.sum(y**2) + np.sum((z / keep_prob) ** 2) + np.sum(np.abs(delta))
+    if not np.isfinite(loss):
+        raise ArgumentError(
+            f"x, y, w: the loss overflows float64 (max |XW|/keep_prob = {np.max(np.abs(z)) / keep_prob:.3g}, "
+            f"max |y| = {np.max(np.abs(y)):.3g}); scale the targets and weights below 1e150"
+        )
+    return delta
+
+
+def spread(delta: Float[np.ndarray, "N C"], keep_prob: float) -> float:
+    """Std[L] = √(p(1 − p) Σδ²), free of overflow and underflow."""
+    scale = float(np.max(np.abs(delta)))
+    if scale == 0.0 or keep_prob == 1.0:
+        return 0.0
+    return scale * math.sqrt(keep_prob * (1 - keep_prob) * float(np.sum((delta / scale) ** 2)))
+
+
+def loss_moments(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float) -> tuple[float, float]:
+    """E L = ‖Y − Z‖² + k‖Z‖² and Std[L] = √(k Σ Z²(Z/p − 2Y)²), k = (1 − p)/p, over masks V with entries in {0, 1/p}.
+
+    Source: §3.1 (the expectation) and Appendix A (the variance is left open there). Std is exactly 0 at Z = 0, LoRA's
+    initialisation. Test: `tests/test_deviation_moments.py`, against all masks.
+
+    Args:
+        x: X (N×D), the design.
+        y: Y (N×C), the targets (with a frozen W*, the residual Y − XW*).
+        w: W (D×C), the weights.
+        keep_prob: p in (0, 1].
+
+    Returns:
+        Mean and standard deviation, in the loss's unit.
+
+    Examples:
+        >>> from allora_analysis.deviation import loss_moments
+        >>> mean, std = loss_moments([[1.0]], [[0.0]], [[2.0]], keep_prob=0.5)  # the loss is 0 or 16, with equal chance
+        >>> print(round(mean, 9), round(std, 9))
+        8.0 8.0
+    """
+    return moments_of(*problem(x, y, w), keep_probability(keep_prob))
+
+
+def moments_of(
+    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], w: Float[np.ndarray, "D C"], keep_prob: float
+) -> tuple[float, float]:
+    """The core of `loss_moments`."""
+    z = x @ w
+    delta = jumps(z, y, keep_prob)
+    mean = float(np.sum((y - z) ** 2) + (1 - keep_prob) / keep_prob * np.sum(z**2))
+    return mean, spread(delta, keep_prob)
+
+
+def bound(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, n: int) -> float:
+    """The paper's bound Std[L]/√n on E|L̄_n − E L|, the mean distance of an average over n masks from its expectation.
+
+    Source: §3.1, display "A first naive bound"; Appendix A. It is the Cauchy–Schwarz inequality E|T| ≤ √(E T²).
+
+    Args:
+        x: X (N×D).
+        y: Y (N×C).
+        w: W (D×C).
+        keep_prob: p in (0, 1].
+        n: number of masks, 1 or above.
+
+    Returns:
+        The bound, in the loss's unit.
+
+    Examples:
+        >>> from allora_analysis.deviation import bound
+        >>> print(round(bound([[1.0]], [[0.0]], [[2.0]], keep_prob=0.5, n=4), 9))  # 8/√4
+        4.0
+    """
+    return loss_moments(x, y, w, keep_prob)[1] / math.sqrt(count("n", n))
+
+
+def gradient_std(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float) -> Float[np.ndarray, "D C"]:
+    """Std over masks of entry (d, c) of ∂L/∂W: √(4k Σ_n X²_nd (Y_nc − Z_nc/p)²), k = (1 − p)/p.
+
+    ∂L/∂W_dc = −2 Σ_n X_nd v_nc (Y_nc − Z_nc v_nc) with v in {0, 1/p}: a kept entry contributes
+    −2 X_nd (Y_nc − Z_nc/p)/p, a dropped one nothing. At Z = 0 this is 2√(k Σ X²Y²), not zero, where Std[L] is.
+    Source: claim behind Figure 1, for the linear model of §3.1. Test: `tests/test_deviation_moments.py`.
+
+    Args:
+        x: X (N×D).
+        y: Y (N×C).
+        w: W (D×C).
+        keep_prob: p in (0, 1].
+
+    Returns:
+        The standard deviations (D×C), in the loss's unit over the weight's.
+
+    Examples:
+        >>> from allora_analysis.deviation import gradient_std
+        >>> gradient_std([[1.0]], [[0.0]], [[2.0]], keep_prob=0.5).round(9).tolist()  # the gradient is 0 or 16
+        [[8.0]]
+    """
+    design, targets, weights = problem(x, y, w)
+    kept = keep_probability(keep_prob)
+    jumps(design @ weights, targets, kept)  # refuses what overflows
+    residual = targets - design @ weights / kept
+    return gradient_spread(design, residual, kept)
+
+
+def gradient_spread(
+    x: Float[np.ndarray, "N D"], residual: Float[np.ndarray, "N C"], keep_prob: float
+) -> Float[np.ndarray, "D C"]:
+    """√(4k (X²)ᵀ(Y − Z/p)²), the core of `gradient_std`."""
+    of_x, of_residual = (np.where((top := np.abs(part).max(axis=0)) > 0, top, 1.0) for part in (x, residual))
+    left, right = x / of_x, residual / of_residual
+    sums = np.sqrt((left**2).T @ right**2)  # no square overflows
+    crossed = (sums < 1e-140) & left.any(axis=0)[:, None] & right.any(axis=0)
+    for d, c in np.argwhere(crossed):  # squares that vanish, as large entries meet small ones alone
+        products = left[:, d] * right[:, c]
+        top = float(np.abs(products).max()) or 1.0
+        sums[d, c] = top * np.linalg.norm(products / top)
+    return 2 * math.sqrt((1 - keep_prob) / keep_prob) * of_x[:, None] * sums * of_residual
 
 
 @dataclass(frozen=True)
@@ -50,17 +187,10 @@ class Deviation:
 
 
 def floor_ratio(groups: Groups) -> float:
-    """A lower bound of E|T|/√(E T²): the largest term's own (Jensen), or (E T²)^{3/2}/(E T⁴)^{1/2} (Hölder).
-
-    Args:
-        groups: the terms of T.
-
-    Returns:
-        The bound, in (0, 1].
-    """
+    """A lower bound of E|T|/√(E T²): the largest term's own (Jensen), or (E T²)^{3/2}/(E T⁴)^{1/2} (Hölder)."""
     variance, p = groups.variance, groups.probability
     total = float(np.sum(variance))
-    own = np.abs(groups.size[:64]) * binomial.mean_absolute_deviation(groups.trials[:64], p)
+    own = np.abs(groups.size[:64]) * binomial_deviation(groups.trials[:64], p)
     fourth = 3 + (1 - 6 * p * (1 - p)) * float(np.sum(variance / total * (groups.size**2 / total)))
     return max(float(np.max(own)) / math.sqrt(total), 1 / math.sqrt(fourth))
 
@@ -77,21 +207,11 @@ class Peeled:
 
 
 def peel(groups: Groups, width: float, most: int = 4096, steps: int = 2000) -> list[Peeled]:
-    """Enumerate the groups one after another, largest first, settling each atom that the rest cannot bring to 0.
-
-    Args:
-        groups: the terms.
-        width: atoms closer than this are one.
-        most: stop where more atoms than this stay unsettled.
-        steps: stop after so many groups.
-
-    Returns:
-        The state after 0, 1, 2, … groups.
-    """
+    """Enumerate the groups one after another, largest first, settling each atom that the rest cannot bring to 0."""
     state = Peeled(0, 0.0, np.zeros(1), np.ones(1), 0.0)
     states = [state]
     for index in range(min(len(groups.size), steps)):
-        if binomial.window_length(float(groups.trials[index]), groups.probability) * len(state.place) > OUTCOMES:
+        if enumeration.window_length(float(groups.trials[index]), groups.probability) * len(state.place) > OUTCOMES:
             break
         value, weight = enumeration.atoms_of(groups, index)
         place, mass, error = enumeration.merge(
@@ -110,29 +230,14 @@ def peel(groups: Groups, width: float, most: int = 4096, steps: int = 2000) -> l
 
 
 def smoothness(groups: Groups) -> float:
-    """Largest jump over standard deviation: small where a sum of many terms has no visible atoms.
-
-    Args:
-        groups: the terms.
-
-    Returns:
-        The ratio; ∞ for no terms.
-    """
+    """Largest jump over standard deviation: small where a sum of many terms has no visible atoms."""
     if len(groups.size) == 0:
         return math.inf
     return float(np.max(np.abs(groups.size))) / math.sqrt(float(np.sum(groups.variance)))
 
 
 def by_characteristic_function(groups: Groups, floor: float) -> tuple[float, float, str]:
-    """E|T| by enumerating what dominates (nothing, usually) and the characteristic function of the rest.
-
-    Args:
-        groups: the terms.
-        floor: a lower bound of E|T|.
-
-    Returns:
-        The value, its error and the method.
-    """
+    """E|T| by enumerating what dominates (nothing, usually) and the characteristic function of the rest."""
     states = peel(groups, 1e-14 * floor)
     last = states[-1]
     if last.depth == len(groups.size) or len(last.place) == 0:
@@ -155,18 +260,9 @@ def _finish(groups: Groups, state: Peeled, floor: float) -> tuple[float, float]:
 
 
 def expected_absolute(groups: Groups) -> tuple[float, float, str]:
-    """E|T| by the first method that fits, for T of standard deviation about 1.
-
-    Args:
-        groups: the terms, at least one.
-
-    Returns:
-        The value, a bound on its error, and the method.
-    """
+    """E|T| by the first method that fits, for T of standard deviation about 1."""
     if len(groups.size) == 1:
-        value = abs(float(groups.size[0])) * float(
-            binomial.mean_absolute_deviation(groups.trials, groups.probability)[0]
-        )
+        value = abs(float(groups.size[0])) * float(binomial_deviation(groups.trials, groups.probability)[0])
         return value, 1e-13 * value, "closed form"
     floor = floor_ratio(groups) * math.sqrt(float(np.sum(groups.variance)))
     exact = enumeration.meet_in_the_middle(groups, floor)
@@ -176,16 +272,7 @@ def expected_absolute(groups: Groups) -> tuple[float, float, str]:
 
 
 def deviation_of(delta: Float[np.ndarray, " entries"], keep_prob: float, n: int) -> Deviation:
-    """The core of `exact_deviation`: from the entries' δ.
-
-    Args:
-        delta: δ of each entry.
-        keep_prob: p in (0, 1].
-        n: number of masks.
-
-    Returns:
-        The deviation.
-    """
+    """The core of `exact_deviation`: from the entries' δ."""
     std = spread(delta[None, :], keep_prob)
     limit = std / math.sqrt(n)
     if limit == 0.0:
@@ -238,3 +325,63 @@ def ratio(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, n: int) ->
         The ratio; arguments as in `exact_deviation`.
     """
     return exact_deviation(x, y, w, keep_prob, n).ratio
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A sample mean and its standard error over `draws` independent draws."""
+
+    mean: float
+    stderr: float
+    draws: int
+
+
+def deviations(
+    delta: Float[np.ndarray, " entries"], keep_prob: float, n: int, draws: int, generator: np.random.Generator
+) -> Float[np.ndarray, " draws"]:
+    """Independent draws of |Σ_j δ_j (K_j/n − p)|; the draws do not depend on the size of the chunks."""
+    rows = max(1, CHUNK // len(delta))
+    parts = []
+    for first in range(0, draws, rows):
+        kept = generator.binomial(n, keep_prob, size=(min(rows, draws - first), len(delta)))
+        parts.append(np.abs((kept - n * keep_prob) @ delta / n))
+    return np.concatenate(parts)
+
+
+def sampled_deviation(
+    x: ArrayLike,
+    y: ArrayLike,
+    w: ArrayLike,
+    keep_prob: float,
+    n: int,
+    draws: int,
+    generator: np.random.Generator,
+) -> Estimate:
+    """E|L̄_n − E L| estimated: the twin of `mean_absolute_deviation`, by drawing how often each entry was kept.
+
+    K_j ~ Bin(n, p) carries all that n masks do to an average, so n = 10⁶ masks cost one draw an entry. Checked by
+    `tests/test_deviation_study.py`.
+
+    Args:
+        x: X (N×D).
+        y: Y (N×C).
+        w: W (D×C).
+        keep_prob: p in (0, 1].
+        n: number of masks in each average.
+        draws: number of averages, 2 or above.
+        generator: the source of randomness.
+
+    Returns:
+        The mean and its standard error.
+    """
+    design, targets, weights = problem(x, y, w)
+    kept, masks, size = keep_probability(keep_prob), count("n", n), count("draws", draws, minimum=2)
+    return sample_of(jumps(design @ weights, targets, kept).ravel(), kept, masks, size, generator)
+
+
+def sample_of(
+    delta: Float[np.ndarray, " entries"], keep_prob: float, n: int, draws: int, generator: np.random.Generator
+) -> Estimate:
+    """The core of `sampled_deviation`: from the entries' δ."""
+    sample = deviations(delta, keep_prob, n, draws, generator)
+    return Estimate(float(np.mean(sample)), float(np.std(sample, ddof=1)) / math.sqrt(draws), draws)

@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from allora_analysis import validation
-from allora_analysis.deviation import monte_carlo
-from allora_analysis.deviation.law import LIMIT, Deviation, exact_deviation
-from allora_analysis.deviation.moments import gradient_std, loss_moments
+from allora_analysis.deviation.law import (
+    LIMIT,
+    Deviation,
+    Estimate,
+    deviation_of,
+    gradient_std,
+    jumps,
+    moments_of,
+    sample_of,
+)
 from allora_analysis.study import Result, Study, Table, sweep, text
 
 if TYPE_CHECKING:
@@ -43,11 +50,7 @@ class Config:
 
 
 def validate(config: Config) -> None:
-    """Refuse a config that makes no sense, before anything is computed.
-
-    Args:
-        config: the config.
-    """
+    """Refuse a config that makes no sense, before anything is computed."""
     for name in ("samples", "features", "outputs"):
         validation.count(name, getattr(config, name))
     validation.keep_probability(config.keep_prob)
@@ -60,14 +63,7 @@ def validate(config: Config) -> None:
 
 
 def data(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """X standard normal, Y = XW_true + noise, and weights W of their own, drawn afresh and scaled.
-
-    Args:
-        config: the config.
-
-    Returns:
-        X, Y and W.
-    """
+    """X standard normal, Y = XW_true + noise, and weights W of their own, drawn afresh and scaled."""
     generator = np.random.default_rng([config.seed, 0])
     x = generator.standard_normal((config.samples, config.features))
     true, other = generator.standard_normal((2, config.features, config.outputs)) / math.sqrt(config.features)
@@ -75,18 +71,10 @@ def data(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, y, config.weight_scale * other
 
 
-def standardised(measured: monte_carlo.Estimate, exact: Deviation) -> float:
-    """z, measured minus exact in the exact standard error √((E D² − (E D)²)/draws), D = |L̄_n − E L|, E D² = Std[L]²/n.
-
-    The sample's own error is 0 where no draw has met a rare mask that makes the mean.
-
-    Args:
-        measured: the sample mean.
-        exact: the exact law.
-
-    Returns:
-        z; 0 where both agree to rounding, ±∞ for a constant that is off.
-    """
+def standardised(measured: Estimate, exact: Deviation) -> float:
+    """z, measured minus exact in the exact standard error √((E D² − (E D)²)/draws), D = |L̄_n − E L|."""
+    # E D² = Std[L]²/n.
+    # The sample's own error is 0 where no draw has met a rare mask that makes the mean.
     gap = measured.mean - exact.value
     if abs(gap) <= 1e-10 * exact.value:
         return 0.0
@@ -96,27 +84,20 @@ def standardised(measured: monte_carlo.Estimate, exact: Deviation) -> float:
 
 
 def run(config: Config) -> Result:
-    """The exact law and its sampled twin for each number of masks.
-
-    Args:
-        config: the config.
-
-    Returns:
-        Predicted: moments of the loss, Std of the gradient's entries, and by n the bound, the exact deviation, its
-        error bar, ratio and method. Measured: the deviation over drawn masks, and z.
-    """
+    """The exact law and its sampled twin for each number of masks."""
     validate(config)
     x, y, w = data(config)
+    delta = jumps(x @ w, y, config.keep_prob).ravel()
     generators = np.random.default_rng([config.seed, 1]).spawn(len(config.masks))
 
-    def task(item: tuple[int, np.random.Generator]) -> tuple[Deviation, monte_carlo.Estimate]:
+    def task(item: tuple[int, np.random.Generator]) -> tuple[Deviation, Estimate]:
         n, generator = item
-        exact = exact_deviation(x, y, w, config.keep_prob, n)
-        return exact, monte_carlo.mean_absolute_deviation(x, y, w, config.keep_prob, n, config.draws, generator)
+        exact = deviation_of(delta, config.keep_prob, n)
+        return exact, sample_of(delta, config.keep_prob, n, config.draws, generator)
 
     tasks = list(zip(config.masks, generators, strict=True))
     rows, interrupted = sweep(tasks, task, "numbers of masks")
-    mean, std = loss_moments(x, y, w, config.keep_prob)
+    mean, std = moments_of(x, y, w, config.keep_prob)
     gradient = gradient_std(x, y, w, config.keep_prob)
     predicted: dict[str, Any] = {
         "loss_mean": mean,
@@ -141,15 +122,7 @@ def run(config: Config) -> Result:
 
 
 def table(config: Config, result: Result) -> Table:
-    """A row for each number of masks.
-
-    Args:
-        config: the config.
-        result: what `run` returned.
-
-    Returns:
-        The table.
-    """
+    """A row for each number of masks."""
     p, m = result.predicted, result.measured
     names = (p["bound"], p["deviation"], p["ratio"], p["method"], m["deviation"], m["deviation_stderr"], m["z"])
     rows = [
@@ -172,15 +145,7 @@ def table(config: Config, result: Result) -> Table:
 
 
 def plot(config: Config, result: Result) -> Figure:
-    """Left: deviation and bound over n. Right: their ratio, approaching √(2/π).
-
-    Args:
-        config: the config.
-        result: what `run` returned.
-
-    Returns:
-        The figure.
-    """
+    """Left: deviation and bound over n. Right: their ratio, approaching √(2/π)."""
     from allora_analysis.plotting import COLOURS, panels
 
     p, m = result.predicted, result.measured

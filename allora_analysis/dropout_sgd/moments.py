@@ -1,12 +1,15 @@
-"""The study's entry point: exact mean and covariance of SGD under dropout, and what they cost and gain.
+"""Exact mean and covariance of SGD under dropout at every step from W₀ = 0, and what they cost and gain.
 
-E[W_t] is gradient descent on the marginal (regularised) objective at every step; what dropout adds is the covariance.
+E[W_t] is gradient descent on the marginal (regularised) objective at every step; what dropout adds is the covariance,
+by the recursion of `process`. Both stand beside gradient descent on that objective and plain gradient descent.
+Cross-covariances for the average W̄_t = (W₁ + … + W_t)/t: with A_t = tW̄_t and B_t = Cov(A_t, W_t),
+B_{t+1} = B_t F + Cov W_{t+1} and Cov A_{t+1} = Cov A_t + B_t F + (B_t F)ᵀ + Cov W_{t+1}.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +17,133 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.dropout_sgd.process import build
-from allora_analysis.dropout_sgd.recursion import COLUMNS, Risk, record
-from allora_analysis.dropout_sgd.step_sizes import learning_rates
+from allora_analysis.dropout_sgd.placements import build, checked
+from allora_analysis.dropout_sgd.process import Process
+from allora_analysis.dropout_sgd.stability import learning_rates, refuse_divergence
 from allora_analysis.validation import ArgumentError
 
 # Risks that agree to this much are equal: the first step's means are the same but for rounding.
 ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class State:
+    """The moments after t steps: of W_t, of the sum A_t of the iterates, and their cross-covariance B_t, per column."""
+
+    mean: Float[np.ndarray, "d C"]
+    covariance: Float[np.ndarray, "C d d"]
+    total_mean: Float[np.ndarray, "d C"]
+    cross: Float[np.ndarray, "C d d"]
+    total_covariance: Float[np.ndarray, "C d d"]
+
+
+def start(process: Process) -> State:
+    """W₀ = 0."""
+    mean, covariance = np.zeros_like(process.pull), np.zeros((process.pull.shape[1], *process.curvature.shape))
+    return State(mean, covariance, mean, covariance, covariance)
+
+
+def advance(process: Process, state: State, rate: float) -> State:
+    """One step's moments, exactly."""
+    mean = state.mean + 2.0 * rate * process.drift(state.mean)
+    covariance, cross, total = (np.empty_like(state.covariance) for _ in range(3))
+    for c, before in enumerate(state.covariance):
+        noise = process.noise(process.targets[:, c], state.mean[:, c], before)
+        after = process.contract(process.contract(before, rate).T, rate) + 4.0 * rate**2 * noise
+        covariance[c] = 0.5 * (after + after.T)
+        carried = process.contract(state.cross[c], rate)
+        cross[c] = carried + covariance[c]
+        total[c] = state.total_covariance[c] + carried + carried.T + covariance[c]
+    return State(mean, covariance, state.total_mean + mean, cross, total)
+
+
+@dataclass(frozen=True)
+class Risk:
+    """E‖W − W_true‖²_Σ over the population: of a point, and what a covariance adds to it."""
+
+    w_true: Float[np.ndarray, "D C"]
+    sigma: Float[np.ndarray, "D D"]
+
+    def at(self, weights: Float[np.ndarray, "D C"]) -> float:
+        """‖W − W_true‖²_Σ."""
+        gap = weights - self.w_true
+        return float(np.sum(gap * (self.sigma @ gap)))
+
+    def inside(self, process: Process) -> Float[np.ndarray, "d d"]:
+        """Σ in the process's coordinates."""
+        basis = process.embed(np.eye(len(process.pull)))
+        return basis.T @ self.sigma @ basis
+
+
+def losses(process: Process, weights: Float[np.ndarray, "d C"]) -> tuple[float, float]:
+    """‖Y − XW‖² and the marginal objective E‖Y − masked XW‖²."""
+    loss = float(np.sum((process.targets - process.design @ weights) ** 2))
+    return loss, loss + float(np.sum(process.penalty[:, None] * weights**2))
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that a run keeps: a row of figures a step, in the order of `COLUMNS`, the means, and the last state."""
+
+    rows: Float[np.ndarray, "steps columns"]
+    mean: Float[np.ndarray, "steps D C"]
+    last: State
+
+
+COLUMNS = (
+    "covariance_trace",
+    "average_covariance_trace",
+    "training_loss",
+    "objective",
+    "training_loss_marginal",
+    "objective_marginal",
+    "training_loss_plain",
+    "objective_plain",
+    "risk",
+    "risk_marginal",
+    "risk_plain",
+    "risk_average",
+)
+
+
+def record(process: Process, rates: Float[np.ndarray, " T"], risk: Risk) -> Record:
+    """Run the recursion."""
+    undropped, state, plain = replace(process, keep_prob=1.0), start(process), np.zeros_like(process.pull)
+    weights = np.stack([process.gram, risk.inside(process)])
+    rows = np.empty((len(rates) + 1, len(COLUMNS)))
+    mean = np.zeros((len(rates) + 1, *risk.w_true.shape))
+    rows[0] = _row(process, state, plain, risk, weights, 1)
+    # A schedule may overflow: that is reported below, with its step, not as a warning.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for step, rate in enumerate(rates, start=1):
+            state = advance(process, state, float(rate))
+            plain = plain + 2.0 * rate * undropped.drift(plain)
+            rows[step] = _row(process, state, plain, risk, weights, step)
+            mean[step] = process.embed(state.mean)
+            refuse_divergence(process, step, float(rate), rows[step], state.covariance)
+    return Record(rows, mean, state)
+
+
+def _row(
+    process: Process,
+    state: State,
+    plain: Float[np.ndarray, "d C"],
+    risk: Risk,
+    weights: Float[np.ndarray, "2 d d"],
+    divisor: int,
+) -> Float[np.ndarray, " columns"]:
+    """The figures of one step, in the order of `COLUMNS`."""
+    spread, average = state.covariance.sum(axis=0), state.total_covariance.sum(axis=0) / divisor**2
+    on_data, on_population = np.tensordot(weights, spread, 2)
+    loss, objective = losses(process, state.mean)
+    expected = loss + on_data, objective + on_data + process.penalty @ np.diag(spread)
+    at = risk.at(process.embed(state.mean))
+    averaged = risk.at(process.embed(state.total_mean / divisor)) + np.sum(weights[1] * average)
+    traces, risks = (
+        (max(np.trace(spread), 0.0), max(np.trace(average), 0.0)),  # rounding may leave less than 0
+        (at + on_population, at, risk.at(process.embed(plain)), averaged),
+    )
+    return np.array([*traces, *expected, loss, objective, *losses(process, plain), *risks])
 
 
 @dataclass(frozen=True)
@@ -108,9 +231,9 @@ def trajectory(
 ) -> Trajectory:
     """Exact moments of W ← W + 2l·(masked X)ᵀ(Y − masked XW) from W₀ = 0, fresh masks each step; nothing is sampled.
 
-    Cov W ← F Cov W F + 4l²Q, F = I − 2lH: `process` has the statement, `output_masks`, `input_masks` and `shared_mask`
-    its H and Q. Paper §3.1. Columns: with output masks each has masks of its own and on the full batch they are
-    independent; with input masks (and in any minibatch) they are correlated, which no trace or risk here sees.
+    Cov W ← F Cov W F + 4l²Q, F = I − 2lH: `process` has the statement, `placements` its H and Q. Paper §3.1. Columns:
+    with output masks each has masks of its own and on the full batch they are independent; with input masks (and in any
+    minibatch) they are correlated, which no trace or risk here sees.
     Time O(N·D² + D³) per column and step; memory (T + 1)·D·C + O(C·D² + N·D) numbers.
     `tests/test_dropout_sgd.py` enumerates every sequence of masks and draws on tiny problems.
 
@@ -136,17 +259,22 @@ def trajectory(
         >>> run.mean.ravel().round(9).tolist(), run.covariance_trace[:2].round(9).tolist()  # Var[2lV] = 0.2²
         ([0.0, 0.2, 0.32], [0.0, 0.04])
     """
-    process = build(x, y, keep_prob, placement, batch_size, shared_mask)
-    steps = validation.count("steps", steps)
-    population = _population(w_true, risk_covariance, (np.shape(x)[1], np.shape(y)[1]))
-    done = record(process, learning_rates(process, learning_rate, steps), population)
+    problem = checked(x, y, keep_prob, placement, batch_size, shared_mask)
+    process, steps = build(problem), validation.count("steps", steps)
+    population = _population(w_true, risk_covariance, (problem.x.shape[1], problem.y.shape[1]))
+    return moments_at(process, learning_rates(process, learning_rate, steps), population, known=w_true is not None)
+
+
+def moments_at(process: Process, rates: Float[np.ndarray, " T"], population: Risk, known: bool) -> Trajectory:
+    """The core of `trajectory`; without a known population the risks are left out."""
+    done = record(process, rates, population)
     series = dict(zip(COLUMNS, np.ascontiguousarray(done.rows.T), strict=True))
-    if w_true is None:
+    if not known:
         series |= {name: None for name in COLUMNS if name.startswith("risk")}
     return Trajectory(
         mean=done.mean,
         covariance=process.embed_covariance(done.last.covariance),
-        average_covariance=process.embed_covariance(done.last.total_covariance) / steps**2,
-        crossover=None if w_true is None else _crossover(series["risk"], series["risk_plain"]),
+        average_covariance=process.embed_covariance(done.last.total_covariance) / len(rates) ** 2,
+        crossover=None if not known else _crossover(series["risk"], series["risk_plain"]),
         **series,
     )

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.dropout_sgd.process import build
-from allora_analysis.dropout_sgd.step_sizes import schedule
+from allora_analysis.dropout_sgd.placements import Problem, checked
+from allora_analysis.dropout_sgd.stability import schedule
 from allora_analysis.validation import ArgumentError
 
 BLOCK = 2**21  # numbers drawn at once: 16 MiB
@@ -67,11 +67,7 @@ class Simulation:
 def _gradient(
     w: Float[np.ndarray, "R D C"], x: Float[np.ndarray, "#R n D"], y: Float[np.ndarray, "#R n C"], masks: np.ndarray
 ) -> Float[np.ndarray, "R D C"]:
-    """The gradient of each replica's masked loss: masks (R, n, D) are the input's, (R, n, 1, C) the output's.
-
-    Returns:
-        The gradient.
-    """
+    """The gradient of each replica's masked loss: masks (R, n, D) are the input's, (R, n, 1, C) the output's."""
     if masks.ndim == 4:
         masks = masks[:, :, 0]
         return -2.0 * np.swapaxes(x, 1, 2) @ (masks * (y - masks * (x @ w)))
@@ -79,19 +75,9 @@ def _gradient(
     return -2.0 * np.swapaxes(masked, 1, 2) @ (y - masked @ w)
 
 
-def _stepper(
-    x: Float[np.ndarray, "N D"],
-    y: Float[np.ndarray, "N C"],
-    keep_prob: float,
-    placement: str,
-    batch_size: int | None,
-    shared_mask: bool,
-) -> Callable[[np.ndarray, float, np.random.Generator], np.ndarray]:
-    """One step of a block of replicas (R × D × C), as a function of the block, the rate and the generator.
-
-    Returns:
-        The function.
-    """
+def _stepper(problem: Problem) -> Callable[[np.ndarray, float, np.random.Generator], np.ndarray]:
+    """One step of a block of replicas (R × D × C), as a function of the block, the rate and the generator."""
+    x, y, keep_prob, placement, batch_size, shared_mask = problem
     n, drawn = len(x), batch_size or len(x)
     features = x.shape[1]
     shape = (drawn, 1, y.shape[1]) if placement == "output" else (1 if shared_mask else drawn, features)
@@ -145,19 +131,29 @@ def simulate(
     Raises:
         ArgumentError: what cannot be used; more than 1 GiB of snapshots.
     """
-    build(x, y, keep_prob, placement, batch_size, shared_mask)
-    x, y = validation.matrix("x", x), validation.matrix("y", y)
+    problem = checked(x, y, keep_prob, placement, batch_size, shared_mask)
     steps, replicas = validation.count("steps", steps), validation.count("replicas", replicas, 2)
     rates = schedule(learning_rate, steps)
-    kept = np.array(sorted({validation.count("record", t, 0, steps) for t in ((steps,) if record is None else record)}))
+    kept = {validation.count("record", t, 0, steps) for t in ((steps,) if record is None else record)}
+    return replicas_of(problem, rates, sorted(kept), replicas, generator)
+
+
+def replicas_of(
+    problem: Problem,
+    rates: Float[np.ndarray, " T"],
+    kept: Sequence[int],
+    replicas: int,
+    generator: np.random.Generator,
+) -> Simulation:
+    """The core of `simulate`."""
+    x, y, batch_size = problem.x, problem.y, problem.batch_size
     shape = (len(kept), replicas, x.shape[1], y.shape[1])
     if 2 * np.prod(shape, dtype=float) > KEPT:
         raise ArgumentError(
             f"replicas: {replicas} copies of {shape[2]} × {shape[3]} weights at {len(kept)} steps need "
             f"more than 1 GiB; give fewer than {int(replicas * KEPT / (2 * np.prod(shape, dtype=float)))}"
         )
-    step = _stepper(x, y, float(keep_prob), placement, batch_size, shared_mask)
-    outcome = Simulation(kept, np.zeros(shape), np.zeros(shape))
+    step, outcome = _stepper(problem), Simulation(np.array(kept), np.zeros(shape), np.zeros(shape))
     size = max(1, BLOCK // ((batch_size or len(x)) * (x.shape[1] + y.shape[1])))
     for first in range(0, replicas, size):
         _block(step, rates, generator, outcome, slice(first, min(first + size, replicas)))

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from allora_analysis import validation
-from allora_analysis.dropout_sgd.figure import plot
-from allora_analysis.dropout_sgd.moments import Trajectory, trajectory
-from allora_analysis.dropout_sgd.monte_carlo import Simulation, simulate
-from allora_analysis.dropout_sgd.stability import stability_limits
-from allora_analysis.dropout_sgd.stationary import stationary_moments
+from allora_analysis.dropout_sgd.moments import Risk, Trajectory, moments_at
+from allora_analysis.dropout_sgd.monte_carlo import Simulation, replicas_of
+from allora_analysis.dropout_sgd.placements import Problem, build, checked
+from allora_analysis.dropout_sgd.process import Process
+from allora_analysis.dropout_sgd.stability import limits, resting
 from allora_analysis.study import Result, Study, Table, sweep, text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FRACTION = 0.1  # of the mean-square limit: the default learning rate
 GROUPS = 10  # the replicas run in so many parts, so that Ctrl-C keeps those finished
@@ -60,14 +63,7 @@ class Config:
 
 
 def snapshots(steps: int) -> tuple[int, ...]:
-    """The steps 1, 2, 5, 10, 20, 50, … below T, and T.
-
-    Args:
-        steps: T.
-
-    Returns:
-        The steps.
-    """
+    """The steps 1, 2, 5, 10, 20, 50, … below T, and T."""
     series = (lead * 10**power for power in range(len(str(steps))) for lead in (1, 2, 5))
     return (*(step for step in series if step < steps), steps)
 
@@ -80,10 +76,6 @@ def _data(config: Config, generator: np.random.Generator) -> tuple[np.ndarray, n
     x = generator.standard_normal((n, d))
     w_true = generator.standard_normal((d, c)) / np.sqrt(d)
     return x, x @ w_true + noise * generator.standard_normal((n, c)), w_true
-
-
-def _options(config: Config) -> dict[str, Any]:
-    return {"batch_size": config.batch_size, "shared_mask": config.shared_mask}
 
 
 def _predicted(run: Trajectory, kept: tuple[int, ...], replicas: int) -> dict[str, Any]:
@@ -120,66 +112,50 @@ def _measured(run: Trajectory, parts: list[Simulation], w_true: np.ndarray) -> d
     return outcome
 
 
-def _tasks(config: Config, x: np.ndarray, y: np.ndarray, w_true: np.ndarray, rate: float) -> list[Callable[[], Any]]:
-    """The trajectory first, then the replicas in parts, each with a generator of its own.
-
-    Returns:
-        The tasks.
-    """
-    replicas = validation.count("replicas", config.replicas, 2)
-    shared = (x, y, config.keep_prob, rate, config.steps, config.placement)
-    options = _options(config)
+def _tasks(
+    config: Config, problem: Problem, process: Process, w_true: np.ndarray, rate: float
+) -> list[Callable[[], Any]]:
+    """The trajectory first, then the replicas in parts, each with a generator of its own."""
+    replicas, rates = validation.count("replicas", config.replicas, 2), np.full(config.steps, rate)
     kept, groups = snapshots(config.steps), min(GROUPS, replicas // 2)
     sizes = [len(part) for part in np.array_split(np.arange(replicas), groups)]
     generators = np.random.default_rng([config.seed, 1]).spawn(groups)
 
     def simulation(size: int, generator: np.random.Generator) -> Callable[[], Simulation]:
-        return lambda: simulate(*shared, replicas=size, generator=generator, record=kept, **options)
+        return lambda: replicas_of(problem, rates, kept, size, generator)
 
     return [
-        lambda: trajectory(*shared, w_true=w_true, **options),
+        lambda: moments_at(process, rates, Risk(w_true, np.eye(len(w_true))), known=True),
         *(simulation(size, generator) for size, generator in zip(sizes, generators, strict=True)),
     ]
 
 
 def run(config: Config) -> Result:
-    """Predict, simulate, compare.
-
-    Args:
-        config: the study's arguments.
-
-    Returns:
-        The result.
-    """
+    """Predict, simulate, compare."""
     validation.count("steps", config.steps)
     seed = validation.count("seed", config.seed, 0)
     x, y, w_true = _data(config, np.random.default_rng([seed, 0]))
-    options = _options(config)
-    limits = stability_limits(x, config.keep_prob, config.placement, **options)
-    rate = FRACTION * limits.mean_square if config.learning_rate is None else config.learning_rate
-    resting = stationary_moments(x, y, config.keep_prob, rate, config.placement, **options)
-    outcome, interrupted = sweep(_tasks(config, x, y, w_true, rate), lambda task: task(), "dropout_sgd")
+    problem = checked(x, y, config.keep_prob, config.placement, config.batch_size, config.shared_mask)
+    process = build(problem)
+    stable = limits(process)
+    rate = FRACTION * stable.mean_square
+    if config.learning_rate is not None:
+        rate = validation.positive("learning_rate", config.learning_rate)
+    rest = resting(process, stable, rate)
+    outcome, interrupted = sweep(_tasks(config, problem, process, w_true, rate), lambda task: task(), "dropout_sgd")
     exact, parts = outcome[0], outcome[1:]
     predicted = {
         "learning_rate": rate,
-        "limit_mean": limits.mean,
-        "limit_mean_square": limits.mean_square,
-        "stationary_covariance_trace": resting.covariance_trace,
+        "limit_mean": stable.mean,
+        "limit_mean_square": stable.mean_square,
+        "stationary_covariance_trace": rest.covariance_trace,
         **_predicted(exact, snapshots(config.steps), config.replicas),
     }
     return Result(predicted, _measured(exact, parts, w_true) if parts else {}, interrupted)
 
 
 def table(config: Config, result: Result) -> Table:
-    """The predictions beside the measurements at a few steps.
-
-    Args:
-        config: the study's arguments.
-        result: what `run` returned.
-
-    Returns:
-        The table.
-    """
+    """The predictions beside the measurements at a few steps."""
     p, m = result.predicted, result.measured
 
     def measured(name: str, row: int) -> str:
@@ -209,6 +185,31 @@ def table(config: Config, result: Result) -> Table:
         f"{text(p['limit_mean'])} (mean). As t → ∞ tr Cov → {text(p['stationary_covariance_trace'])}.",
     )
     return Table(f"SGD under {config.placement} dropout, keep_prob = {config.keep_prob:g}", HEADINGS, rows, notes)
+
+
+def plot(config: Any, result: Result) -> Figure:
+    """Risks over steps, both axes logarithmic, the crossover marked."""
+    from allora_analysis.plotting import COLOURS, panels
+
+    figure, (axes,) = panels()
+    p, m = result.predicted, result.measured
+    for name, colour, style, label in (
+        ("risk_plain", "plain", "-", "plain gradient descent"),
+        ("risk_marginal", "predicted", "--", "gradient descent, regularised\n(= mean of dropout)"),
+        ("risk_average", "other", "-.", "dropout, averaged iterates"),
+        ("risk", "dropout", "-", "dropout SGD"),
+    ):
+        axes.plot(p["curve_step"], p[f"curve_{name}"], style, color=COLOURS[colour], label=label)
+    if m:
+        bars = {"color": COLOURS["measured"], "fmt": ".", "label": f"dropout, {m['replicas']} runs (± 2 s.e.)"}
+        axes.errorbar(p["step"], m["risk"], 2 * np.asarray(m["risk_stderr"]), **bars)
+    if p["crossover"] is not None:
+        style = {"color": COLOURS["measured"], "linewidth": 0.8, "linestyle": ":"}
+        axes.axvline(p["crossover"], label=f"crossover: step {p['crossover']}", **style)
+    axes.set(xscale="log", yscale="log", xlabel="step", ylabel="population risk E‖W − W_true‖²")
+    axes.set_title(f"{config.placement} masks, keep_prob = {config.keep_prob:g}, noise {config.noise:g}")
+    axes.legend(fontsize=7, frameon=False)
+    return figure
 
 
 STUDY = Study("dropout_sgd", Config, run, table, plot)

@@ -1,4 +1,4 @@
-"""§4.2, escape from zero in the scalar model: m' = g·h(m), m(0) = 0, in closed form for each adaptor h.
+"""§4.2, escape from zero in the scalar model: m' = g·h(m), m(0) = 0, in closed form for each adaptor h; and its end.
 
 m is the norm of a row of BA, g > 0 the size of its gradient through a fixed A, l·steps the time t. LoRA at learning
 rate ρ·l is h = ρ: m = ρgt. With h at 0 equal to η every adaptor starts as LoRA at η·l does, m ≈ ηgt, and then
@@ -10,13 +10,21 @@ rate ρ·l is h = ρ: m = ρgt. With h at 0 equal to η every adaptor starts as 
 | `exponential` | (2/η²)·log(1 + sη³/2) | (2/η³)·[exp(mη²/2) − 1] | (2/η²)·log(sη³/2) |
 | `constant` | ηs | m/η | ηs |
 
-each written so that it does not cancel at small t. Assumptions: the gradient's direction and A stay as they are;
-`pair.py` says when A's own training ends that. Checked by `tests/test_escape_scalar.py` against an ODE solver and 50
-digits.
+each written so that it does not cancel at small t. Assumptions: the gradient's direction and A stay as they are.
+
+A's own training ends that. One output, rank one, constant gradient −γvᵀ with ‖v‖ = 1, A = √s·vᵀ and b = 0 at the
+start, so BA = b·√s·vᵀ at first with g = γs. Both factors move, a' = γh(m)b, b' = γh(m)a for m = |ab|: a² − b² = s is
+kept, a² + b² = √(s² + 4m²), and m' = γ·h(m)·√(s² + 4m²). While m ≪ s/2 this is the scalar model. Beyond it A's growth
+feeds back: LoRA at rate ρ·l (h = ρ) grows exponentially, m = (s/2)·sinh(2ργt), where the scalar model says ρgt, and
+ALLoRA as (γt)², **not** as t^(2/3), while the gradient lasts.
+
+Checked by `tests/test_escape_scalar.py` against an ODE solver and 50 digits and, as the limit of small steps, by
+`tests/test_escape_teacher.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,21 +35,12 @@ from allora_analysis import validation
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.validation import ArgumentError
 
+TOLERANCE = 1e-11  # relative, of the quadrature
 ETAS = (1e-50, 1e50)  # beyond, η³ leaves the range of a float
 
 
 def usable_eta(eta: float) -> float:
-    """An η whose powers in the closed forms are numbers.
-
-    Args:
-        eta: η.
-
-    Returns:
-        η as float.
-
-    Raises:
-        ArgumentError: not in [1e-50, 1e50].
-    """
+    """An η whose powers in the closed forms are numbers."""
     result = validation.positive("eta", eta)
     if not ETAS[0] <= result <= ETAS[1]:
         raise ArgumentError(f"eta must be in [{ETAS[0]:g}, {ETAS[1]:g}], received {eta!r}")
@@ -90,7 +89,7 @@ def time_to_reach(
         2.333333333
     """
     gradient, eta = validation.positive("gradient", gradient), usable_eta(eta)
-    impulse = impulses(_not_negative("level", level), eta, validation.choice("adaptor", adaptor, ADAPTORS))
+    impulse = _impulses(_not_negative("level", level), eta, validation.choice("adaptor", adaptor, ADAPTORS))
     return np.asarray(impulse / gradient)
 
 
@@ -184,16 +183,7 @@ def _advantage(level: float, eta: float, adaptor: str) -> float:
 
 
 def levels(impulse: Float[np.ndarray, "*shape"], eta: float, adaptor: str) -> Float[np.ndarray, "*shape"]:
-    """The level m where the impulse is s = g·t: the core of `trajectory`, which checks nothing.
-
-    Args:
-        impulse: s, 0 or above.
-        eta: η.
-        adaptor: a name of `adaptors.ADAPTORS`.
-
-    Returns:
-        m for each s.
-    """
+    """The level m where the impulse is s = g·t: the core of `trajectory`, which checks nothing."""
     start = np.asarray(eta * impulse)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         if adaptor == "inverse_sqrt":
@@ -209,12 +199,8 @@ def levels(impulse: Float[np.ndarray, "*shape"], eta: float, adaptor: str) -> Fl
     return start
 
 
-def impulses(level: Float[np.ndarray, "*shape"], eta: float, adaptor: str) -> Float[np.ndarray, "*shape"]:
-    """∫₀^level du/h(u), the impulse g·t that reaches a level: the core of `time_to_reach`; arguments as in `levels`.
-
-    Returns:
-        s for each m.
-    """
+def _impulses(level: Float[np.ndarray, "*shape"], eta: float, adaptor: str) -> Float[np.ndarray, "*shape"]:
+    """∫₀^level du/h(u), the impulse g·t that reaches a level: the core of `time_to_reach`; arguments as in `levels`."""
     start, u = np.asarray(level / eta), eta**2 * level
     with np.errstate(over="ignore"):
         if adaptor == "inverse_sqrt":
@@ -238,3 +224,50 @@ def _not_negative(name: str, value: ArrayLike) -> Float[np.ndarray, "*shape"]:
     if array.min() < 0:
         raise ArgumentError(f"{name} must be 0 or above everywhere, received {array.min():g}")
     return array
+
+
+def pair_time(
+    level: ArrayLike, gradient: float, eta: float, start: float, adaptor: str = "inverse_sqrt"
+) -> Float[np.ndarray, "*shape"]:
+    """The time at which m reaches a level when A is trained too: ∫₀^level du/(γ·h(u)·√(s² + 4u²)).
+
+    Args:
+        level: values of m, 0 or above, of any shape.
+        gradient: g = γs > 0, as in the scalar model.
+        eta: η > 0.
+        start: s = ‖A‖² at the start, above 0.
+        adaptor: a name of `adaptors.ADAPTORS`.
+
+    Returns:
+        The time for each level, below `time_to_reach`.
+    """
+    levels = _not_negative("level", level)
+    gradient, eta = validation.positive("gradient", gradient), validation.positive("eta", eta)
+    start, core = validation.positive("start", start), ADAPTORS[validation.choice("adaptor", adaptor, ADAPTORS)]
+    # u = (s/2)·sinh(z) takes the root away, du/√(s² + 4u²) = dz/2; z = x² softens 1/h's bend near 0.
+    ends = np.sqrt(np.arcsinh(2 * levels / start))
+    times = [_quadrature(lambda x: x / core(start / 2 * np.sinh(x * x), eta), end) for end in ends.flat]
+    return np.asarray(np.reshape(times, levels.shape) * start / gradient)
+
+
+def _quadrature(integrand: Callable[[float], float], end: float) -> float:
+    from scipy.integrate import quad  # here: the study's --help does without it
+
+    return quad(integrand, 0.0, end, epsabs=0, epsrel=TOLERANCE, limit=200)[0] if end > 0 else 0.0
+
+
+def lora_pair(t: ArrayLike, gradient: float, start: float, rate: float = 1.0) -> Float[np.ndarray, "*shape"]:
+    """(s/2)·sinh(2·rate·γt): LoRA at learning rate rate·l with A trained too, γ = gradient/start.
+
+    Args:
+        t: times, 0 or above, of any shape; l·steps.
+        gradient: g > 0.
+        start: s = ‖A‖² at the start, above 0.
+        rate: the learning rate over l.
+
+    Returns:
+        m at each time.
+    """
+    times, start = _not_negative("t", t), validation.positive("start", start)
+    growth = 2 * validation.positive("rate", rate) * validation.positive("gradient", gradient) / start
+    return np.asarray(start / 2 * np.sinh(growth * times))

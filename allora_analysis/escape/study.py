@@ -1,24 +1,31 @@
-"""The showcase of §4.2's escape: what LoRA at l, LoRA at η·l and ALLoRA do from B = 0 under each optimiser."""
+"""The showcase of §4.2's escape: what LoRA at l, LoRA at η·l and ALLoRA do from B = 0 under each optimiser.
+
+Checked by `tests/test_escape_study.py`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from allora_analysis import validation
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.escape.drift import Drift, drift
-from allora_analysis.escape.figure import plot
-from allora_analysis.escape.recipe import OPTIMISERS, Recipe, check
+from allora_analysis.escape.optimisers import OPTIMISERS, Recipe, check
+from allora_analysis.escape.prediction import measure, predict, scalar_part
 from allora_analysis.escape.scalar import usable_eta
-from allora_analysis.escape.summary import measure, predict, scalar_part, table
-from allora_analysis.escape.teacher import Teacher, linear_teacher
-from allora_analysis.study import Result, Study, sweep
+from allora_analysis.escape.teacher import ARMS, Drift, Teacher, compared, linear_teacher
+from allora_analysis.study import Result, Study, Table, sweep, text
 from allora_analysis.validation import ArgumentError
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
 LEARNING_RATES = {"sgd": 0.02, "momentum": 0.002, "adamw": 0.005, "allora_adamw": 0.005}
+LABELS = {"lora": "LoRA at l", "lora_eta": "LoRA at η·l", "allora": "ALLoRA at l"}
 OPTIONS = ("momentum", "betas", "eps", "weight_decay", "max_grad_norm", "warmup", "schedule", "steps")
 
 
@@ -74,17 +81,7 @@ class Config:
 
 
 def recipes(config: Config) -> list[Recipe]:
-    """Refuse a config that makes no sense; its optimisers.
-
-    Args:
-        config: the config.
-
-    Returns:
-        A recipe for each optimiser, in the config's order, each once.
-
-    Raises:
-        ArgumentError: which flag, what was received, what would work.
-    """
+    """Refuse a config that makes no sense; its optimisers."""
     usable_eta(config.eta)
     validation.choice("adaptor", config.adaptor, ADAPTORS)
     validation.count("seeds", config.seeds, 2)
@@ -99,15 +96,7 @@ def recipes(config: Config) -> list[Recipe]:
 
 
 def run(config: Config) -> Result:
-    """Train every arm under every optimiser, from the same starts.
-
-    Args:
-        config: the config.
-
-    Returns:
-        By optimiser and arm, what `summary.predict` and `summary.measure` say; "scalar": the closed form beside its
-        simulation; "tradeoff": what a fixed rate gives up.
-    """
+    """Train every arm under every optimiser, from the same starts."""
     chosen = recipes(config)
     sizes = ("seeds", "seed", "n_outputs", "n_inputs", "samples", "rank", "teacher_rank", "noise")
     teacher = linear_teacher(**{name: getattr(config, name) for name in sizes})
@@ -120,23 +109,132 @@ def run(config: Config) -> Result:
 
 
 def _train(config: Config, teacher: Teacher, recipe: Recipe) -> Drift:
-    options = {name: getattr(config, name) for name in OPTIONS if name != "steps"}
     with np.errstate(over="ignore", invalid="ignore"):
-        result = drift(
-            recipe.optimiser,
-            config.eta,
-            recipe.learning_rate,
-            config.steps,
-            teacher=teacher,
-            adaptor=config.adaptor,
-            **options,
-        )
+        result = compared(teacher, config.eta, recipe, config.adaptor)
     if not np.isfinite(result.losses).all():
         raise ArgumentError(
             f"learning_rate {recipe.learning_rate:g}: training diverged under {recipe.optimiser}; "
             "a smaller one, or fewer steps, would work"
         )
     return result
+
+
+def table(config: Any, result: Result) -> Table:
+    """One row per optimiser and arm: the first step, steps to each level, the final loss; predicted beside measured."""
+    done = [name for name in dict.fromkeys(config.optimiser) if name in result.measured]
+    rows = []
+    for name in done:
+        for arm in ARMS:
+            said, seen = result.predicted[name][arm], result.measured[name][arm]
+            cells = [text(said["first_ratio"]), _pair(seen, "first_ratio")]
+            for index in range(len(config.levels)):
+                cells += [text(said["steps"][index], 3), _pair(seen, "steps", index)]
+            label = "ALLoRAAdamW at l" if (name, arm) == ("allora_adamw", "allora") else LABELS[arm]
+            rows.append([name, label, text(result.predicted[name]["learning_rate"]), *cells, _pair(seen, "final_loss")])
+    columns = ["optimiser", "arm", "l", "first step: predicted", "measured"]
+    columns += [part for level in config.levels for part in (f"steps to {level:g}: scalar model", "measured")]
+    title = f"Leaving B = 0 on a linear teacher: η = {config.eta:g}, {config.adaptor}, {config.seeds} seeds"
+    return Table(title, [*columns, "loss"], rows, _notes(config, result, done))
+
+
+def _pair(of: dict[str, Any], name: str, index: int | None = None) -> str:
+    value, error = (of[key] if index is None else of[key][index] for key in (name, f"{name}_stderr"))
+    return "–" if value is None else f"{text(value, 4)} ± {text(error, 1)}"
+
+
+def _notes(config: Any, result: Result, done: list[str]) -> list[str]:
+    trade = result.predicted["tradeoff"]
+    notes = [
+        "First step: ‖BA‖ over that of LoRA at l. Steps: until the mean row norm of BA is that part of the teacher's. "
+        "Loss: the last over the first. ±: standard errors over seeds, which the arms share.",
+        "Scalar model: A and the gradient stay as they are at B = 0. So it does not see A's growth, which speeds up, "
+        "nor the residual's decline, which slows down. –: not reached (or, for clipped SGD, not treated).",
+        f"A fixed rate cannot have both: ALLoRA's is {text(trade['rate_at_zero'])}·l at 0 and "
+        f"{text(trade['rate_at_level'])}·l at half of the teacher's row norm; in the scalar model it gets there "
+        f"{text(trade['advantage'])} times as fast as the fixed rate {text(trade['rate_at_level'])}·l.",
+    ]
+    marks = [step for step in (1, 2, 10, 100, 1000) if step <= config.steps]
+    for name in done:
+        pairs = [(result.measured[name]["to_lora"][k], result.measured[name]["to_lora_eta"][k]) for k in marks]
+        words = ", ".join(f"{text(a, 2)} | {text(b, 2)}" for a, b in pairs)
+        steps = ", ".join(map(str, marks))
+        notes.append(f"{name}: ALLoRA's BA from LoRA's at l | at η·l, relatively, after {steps} steps: {words}")
+    return notes
+
+
+def plot(config: Any, result: Result) -> Figure:
+    """A panel per optimiser (mean row norm by step, scalar model dotted), the scalar model, ALLoRA's distances."""
+    from allora_analysis.plotting import panels
+
+    names = [name for name in dict.fromkeys(config.optimiser) if name in result.measured]
+    columns = min(3, len(names) + 2)
+    rows = -(-(len(names) + 2) // columns)
+    figure, axes = panels(columns, rows)
+    for axis, name in zip(axes, names, strict=False):
+        _escape(axis, result, name)
+    _scalar(axes[len(names)], result)
+    _distances(axes[len(names) + 1], result, names)
+    for axis in axes[len(names) + 2 :]:
+        axis.remove()
+    axes[0].legend(fontsize=8, loc="lower right")
+    figure.suptitle(f"Leaving B = 0 on a linear teacher: η = {config.eta:g}, {config.seeds} seeds")
+    return figure
+
+
+def _escape(axis: Axes, result: Result, name: str) -> None:
+    from allora_analysis.plotting import ARMS, COLOURS, OPTIMISERS
+
+    measured, predicted = result.measured[name], result.predicted[name]
+    top = 0.0
+    for arm, label in LABELS.items():
+        colour = ARMS[arm].colour
+        norms, errors = np.asarray(measured[arm]["norms"]), np.asarray(measured[arm]["norms_stderr"])
+        steps = np.arange(len(norms))
+        axis.plot(steps, norms, color=colour, label=label)
+        axis.fill_between(steps, norms - 2 * errors, norms + 2 * errors, color=colour, alpha=0.12, lw=0)
+        if predicted[arm]["norms"] is not None:
+            axis.plot(steps, predicted[arm]["norms"], ":", color=colour, lw=1)
+        top = max(top, float(norms.max()))
+    axis.axhline(measured["target"], color=COLOURS["measured"], lw=0.8, ls="--")
+    axis.plot([], [], ":", color=COLOURS["measured"], lw=1, label="scalar model")
+    axis.plot([], [], "--", color=COLOURS["measured"], lw=0.8, label="teacher")
+    axis.set_ylim(0, 1.15 * max(top, measured["target"]))
+    axis.set_xlim(0, None)
+    axis.set(xlabel="step", ylabel="mean ‖(BA)$_i$‖")
+    axis.set_title(f"{OPTIMISERS[name].label}, l = {predicted['learning_rate']:g}")
+
+
+def _scalar(axis: Axes, result: Result) -> None:
+    from allora_analysis.plotting import ARMS, COLOURS
+
+    predicted, measured = result.predicted["scalar"], result.measured["scalar"]
+    every = slice(None, None, 40)
+    for arm in LABELS:
+        axis.plot(predicted["times"], predicted[arm], color=ARMS[arm].colour)
+        axis.plot(measured["times"][every], measured[arm][every], "o", ms=3.5, color=ARMS[arm].colour)
+    axis.plot([], [], color=COLOURS["measured"], label="closed form")
+    axis.plot([], [], "o", ms=3.5, color=COLOURS["measured"], label="SGD, small steps")
+    axis.set(xlabel="time g·l·steps", ylabel="m", title="scalar model: A and the gradient fixed")
+    axis.set_xlim(0, None)
+    axis.set_ylim(0, None)
+    axis.legend(fontsize=8)
+
+
+def _distances(axis: Axes, result: Result, names: list[str]) -> None:
+    from allora_analysis.plotting import COLOURS, OPTIMISERS
+
+    for name in names:
+        label, colour, _ = OPTIMISERS[name]
+        for key, dashes in (("to_lora", "-"), ("to_lora_eta", "--")):
+            values = np.asarray(result.measured[name][key])
+            steps = np.arange(1, len(values))
+            axis.plot(steps, np.where(values[1:] > 0, values[1:], np.nan), dashes, color=colour)
+        axis.plot([], [], color=colour, label=label)
+    for dashes, label in (("-", "from LoRA at l"), ("--", "from LoRA at η·l")):
+        axis.plot([], [], dashes, color=COLOURS["measured"], lw=1, label=label)
+    axis.set(xscale="log", yscale="log", xlabel="step", ylabel="‖difference of BA‖ / ‖BA‖", title="ALLoRA's distance")
+    axis.set_ylim(1e-4, 2)
+    axis.legend(fontsize=7, ncols=2, loc="lower right")
 
 
 STUDY = Study("escape", Config, run, table, plot)

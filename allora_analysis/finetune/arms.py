@@ -12,14 +12,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from allora_analysis.arms import TRAINED
 from allora_analysis.finetune import memory
 from allora_analysis.finetune.quiet import quiet
 from allora_analysis.finetune.setting import LORAPLUS_RATIO, MOMENTUM, Setting
 from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.validation import ArgumentError
 
-PLAIN = {"lora": {}, "allora_adamw": {}, "loraplus": {}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
-PLAIN["pissa"] = {"init_lora_weights": "pissa"}
 HEADS = ("classifier", "score")  # as transformers names the last layer of a sequence classifier
 
 
@@ -57,8 +56,8 @@ def adapt(model: nn.Module, setting: Setting) -> nn.Module:
         "modules_to_save": None if causal else [head],
         "task_type": TaskType.CAUSAL_LM if causal else TaskType.SEQ_CLS,
     }
-    if setting.arm in PLAIN:
-        config = LoraConfig(lora_alpha=setting.rank, **options, **PLAIN[setting.arm])
+    if (theirs := TRAINED[setting.arm].peft) is not None:
+        config = LoraConfig(lora_alpha=setting.rank, **options, **theirs)
     else:
         from allora_analysis.lora.peft import allora_config
 

@@ -6,13 +6,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Bool
 from torch.utils.data import Dataset
 from transformers import Trainer
 
 from allora_analysis.finetune.history import Diverged
 
 EVALUATED = ("validation", "test")
+
+
+def packed(right: Bool[np.ndarray, " rows"]) -> str:
+    """Which rows were right, eight to a byte, as hexadecimal digits: what a record keeps of each prediction.
+
+    Args:
+        right: in the order of the split's rows.
+
+    Returns:
+        Two digits for each eight rows; `grid.reading.right_rows` unpacks them.
+    """
+    return np.packbits(right).tobytes().hex()
 
 
 class Watched(Trainer):
@@ -73,5 +87,5 @@ class Asked:
     evaluated: dict[str, Encoded]
     collator: Callable[..., Any]
     loss: Callable[..., torch.Tensor]
-    metrics: Callable[[Any], dict[str, float]]
+    metrics: Callable[[Any], dict[str, float | str]]
     evaluation_batch: int

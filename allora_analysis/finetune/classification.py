@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import DataCollatorWithPadding
 
-from allora_analysis.finetune.asked import EVALUATED, Asked, Encoded, Watched
+from allora_analysis.finetune.asked import EVALUATED, Asked, Encoded, Watched, packed
 from allora_analysis.finetune.data import TextData
 from allora_analysis.finetune.models import Pretrained, check_rows
 from allora_analysis.finetune.setting import Setting
@@ -44,29 +44,30 @@ class Classifying(Watched):
             ignore_keys: the Trainer's; not used.
 
         Returns:
-            No loss, the logits, the labels.
+            No loss, the logits, and each sentence's label and place in its split.
         """
         inputs = self._prepare_inputs(inputs)
-        labels = inputs.pop("labels")
+        labels = torch.stack([inputs.pop("labels"), inputs.pop("place")], dim=1)
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(**inputs).logits.float()
         return None, logits, labels
 
 
-def measured(prediction: Any) -> dict[str, float]:
+def measured(prediction: Any) -> dict[str, float | str]:
     """The share of sentences whose largest logit is the label's, and the mean of −log of its softmax.
 
     Args:
-        prediction: logits and labels, as the Trainer has them.
+        prediction: logits, and labels with places, as the Trainer has them.
 
     Returns:
-        {"accuracy": share, "loss": mean}.
+        {"accuracy": share, "loss": mean, "right": which sentences, `packed` in the split's order}.
     """
-    logits, labels = prediction.predictions.astype(np.float64), prediction.label_ids
+    logits, (labels, places) = prediction.predictions.astype(np.float64), prediction.label_ids.T
     right = logits.argmax(axis=-1) == labels
+    in_order = right[np.argsort(places)]
     with np.errstate(invalid="ignore"):  # broken weights: the loss says so
         losses = np.logaddexp.reduce(logits, axis=-1) - logits[np.arange(len(labels)), labels]
-    return {"accuracy": float(right.mean()), "loss": float(losses.mean())}
+    return {"accuracy": float(right.mean()), "loss": float(losses.mean()), "right": packed(in_order)}
 
 
 def cross_entropy(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -107,8 +108,12 @@ def asked(setting: Setting, pretrained: Pretrained, data: TextData) -> Asked:
             text = data.splits[name].texts[empty - 1]
             raise ArgumentError(f"data {data.name!r}: row {empty} of {name} has no token for this model: {text!r:.60}")
     check_rows(setting.model, pretrained.model, (row["input_ids"] for of in rows.values() for row in of))
-    for name in EVALUATED:
-        rows.get(name, []).sort(key=lambda row: len(row["input_ids"]))  # short ones together: less padding
-    evaluated = {name: Encoded(rows[name]) for name in EVALUATED if name in rows}
+    evaluated = {name: Encoded(_short_first(rows[name])) for name in EVALUATED if name in rows}
     collator = DataCollatorWithPadding(pretrained.tokenizer)
     return Asked(Classifying, Encoded(rows["train"]), evaluated, collator, cross_entropy, measured, 64)
+
+
+def _short_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    # Sentences of about one length stand together, so that little is padded.
+    placed = [row | {"place": place} for place, row in enumerate(rows)]
+    return sorted(placed, key=lambda row: len(row["input_ids"]))

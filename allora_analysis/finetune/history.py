@@ -114,8 +114,9 @@ def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
         log: `state.log_history`.
 
     Returns:
-        `epochs` (accuracy and loss on each split that was evaluated), `loss` (of training) and `row_norms` (by layer);
-        all finite: what a diverged run's last step left is not among them.
+        `epochs` (accuracy and loss on each split that was evaluated), `loss` (of training), `row_norms` (by layer) and
+        `right` (by split, the rows predicted rightly at the last evaluation, `asked.packed`); all finite: what a
+        diverged run's last step left is not among them.
     """
     epochs: dict[int, dict[str, Any]] = {}
     for entry in log:
@@ -135,7 +136,14 @@ def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
                 for layer in (norms[0]["row_norms"] if norms else ())
             },
         },
+        "right": _right(log, whole[-1]["step"] if whole else None),
     }
+
+
+def _right(log: list[dict[str, Any]], step: int | None) -> dict[str, str]:
+    last = [entry for entry in log if entry["step"] == step]
+    ends = {key: value for entry in last for key, value in entry.items() if key.endswith("_right")}
+    return {key.removeprefix("eval_").removesuffix("_right"): value for key, value in ends.items()}
 
 
 def _measured(key: str) -> bool:

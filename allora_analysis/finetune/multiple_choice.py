@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import DataCollatorForSeq2Seq
 
-from allora_analysis.finetune.asked import EVALUATED, Asked, Encoded, Watched
+from allora_analysis.finetune.asked import EVALUATED, Asked, Encoded, Watched, packed
 from allora_analysis.finetune.choices import Choices
 from allora_analysis.finetune.data import TextData
 from allora_analysis.finetune.models import Pretrained, check_rows
@@ -111,7 +111,7 @@ class Scoring(Watched):
         return None, scores, facts
 
 
-def measured(prediction: Any, tasks: Sequence[str] = ()) -> dict[str, float]:
+def measured(prediction: Any, tasks: Sequence[str] = ()) -> dict[str, float | str]:
     """The share of prompts whose right output has the largest score, and the right outputs' mean loss by token.
 
     Args:
@@ -120,15 +120,19 @@ def measured(prediction: Any, tasks: Sequence[str] = ()) -> dict[str, float]:
         tasks: names of tasks.
 
     Returns:
-        {"accuracy": share, "loss": mean}, and the share of each task's prompts as "TASK_accuracy". Of equal scores the
-        first counts.
+        {"accuracy": share, "loss": mean, "right": which prompts, `packed` in their order}, and the share of each
+        task's prompts as "TASK_accuracy". Of equal scores the first counts.
     """
     scores, (prompt, right, tokens, task) = prediction.predictions, prediction.label_ids.T
     order = np.lexsort((np.arange(len(scores)), -scores, prompt))  # within each prompt the largest score first
     best = order[np.unique(prompt[order], return_index=True)[1]]
     chosen = right.astype(bool)
-    found = {"accuracy": float(chosen[best].mean()), "loss": float(-scores[chosen].sum() / tokens[chosen].sum())}
+    found: dict[str, float | str] = {
+        "accuracy": float(chosen[best].mean()),
+        "loss": float(-scores[chosen].sum() / tokens[chosen].sum()),
+    }
     own = {name: chosen[best[task[best] == place]] for place, name in enumerate(tasks)}
+    found["right"] = packed(chosen[best])
     return found | {f"{name}_accuracy": float(rights.mean()) for name, rights in own.items() if len(rights)}
 
 

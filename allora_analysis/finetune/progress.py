@@ -5,7 +5,6 @@ Checked by `tests/test_finetune_progress.py`.
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
@@ -28,7 +27,7 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Draw the bar."""
-        if sys.stderr.isatty() and state.is_world_process_zero:
+        if terminal.redraws() and state.is_world_process_zero:
             from rich.console import Console
             from rich.progress import Progress as Bar
 

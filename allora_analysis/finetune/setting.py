@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from allora_analysis.arms import TRAINED
 from allora_analysis.validation import (
     ArgumentError,
     choice,
@@ -24,23 +25,8 @@ PROTOCOL = 1  # grows when the meaning of a run changes
 OPTIMIZERS = ("sgd", "momentum", "adamw")
 TASKS = ("classification", "multiple_choice")
 MOMENTUM = 0.9
-# Arms whose rule has an η, and arms whose definition is "no dropout".
-WITH_ETA = ("lora_x_eta", "allora", "allora_0", "allora_od", "asf_lora", "allora_adamw")
-WITHOUT_DROPOUT = ("allora_0", "head_only")
-ARMS = {  # and how each is written
-    "lora": "LoRA",
-    "lora_x_eta": "LoRA × η",
-    "allora": "ALLoRA",
-    "allora_0": "ALLoRA-0",
-    "allora_od": "ALLoRA-OD",
-    "asf_lora": "ASF-LoRA",
-    "allora_adamw": "ALLoRAAdamW",
-    "dora": "DoRA",
-    "loraplus": "LoRA+",
-    "rslora": "rsLoRA",
-    "pissa": "PiSSA",
-    "head_only": "classifier alone",
-}
+WITH_ETA = tuple(name for name, arm in TRAINED.items() if arm.has_eta)
+ARMS = {name: arm.label for name, arm in TRAINED.items()}
 ABOVE_ZERO, ZERO_TOO = ("learning_rate", "epsilon"), ("head_learning_rate", "weight_decay", "max_grad_norm")
 LARGEST = 1e30  # of any of them: float32 ends at 3e38
 LORAPLUS_RATIO = 16.0  # B's rate over A's: Hayou et al. (2024b), LoRA+, as its authors recommend
@@ -135,7 +121,7 @@ class Setting:
 
 
 def check(setting: Setting) -> Setting:
-    """Refuse a run that makes no sense, or a wish that has no effect; a run's twin has no other key.
+    """Refuse a run that makes no sense. Fields that the run ignores are set to their defaults: equal runs, equal keys.
 
     Args:
         setting: the run.
@@ -221,7 +207,7 @@ def _check_rule(setting: Setting) -> None:
         raise ArgumentError(f"placement must be input for the arm {setting.arm}, received 'bottleneck'")
     if setting.task == "multiple_choice":
         _check_causal(setting)
-    if setting.arm in WITHOUT_DROPOUT and setting.drop_rate != 0:
+    if not TRAINED[setting.arm].dropout and setting.drop_rate != 0:
         raise ArgumentError(f"drop_rate must be 0 for the arm {setting.arm}, received {setting.drop_rate!r}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def train(
     Returns:
         The result, and what belongs to its record's provenance: None on all processes but the first.
     """
+    begun = time.perf_counter()
     set_seed(setting.seed)
     with quiet():
         made = trainer.make(
@@ -79,10 +81,22 @@ def train(
         "device": kind,
         "attention": made.model.config._attn_implementation,
         "processes": made.args.world_size,
+        "bf16": _bf16_path(setting.precision, kind),
+        "seconds": time.perf_counter() - begun,
         "seconds_a_step": timed.seconds / timed.timed if timed.timed else None,
         "peak_memory_bytes": memory.peak(kind),
         "resumed": checkpoint is not None,
     }
+
+
+def _bf16_path(precision: str, kind: str) -> str | None:
+    # What multiplies bf16 on a CPU decides its last bits.
+    if precision != "bf16":
+        return None
+    if kind != "cpu":
+        return kind
+    flags = set(records.processor()["instructions"] or ())
+    return next((path for path in ("amx_bf16", "avx512_bf16", "bf16") if path in flags), "emulated")
 
 
 def _run(made: Trainer, checkpoint: Path | None) -> int | None:

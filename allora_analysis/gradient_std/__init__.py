@@ -1,12 +1,12 @@
 """Figure 1 (§3.1): the standard deviation of a network's gradient across dropout masks, over training.
 
-- `masks`, `mlp`, `linear`: masks from random bytes; the network and the linear model as functions of a mask
-- `moments`, `estimator`, `entries`: streaming moments over K masks, memory independent of K
-- `enumeration`: over all masks, exact; `oracle`: the linear model's closed form beside the estimator, in every run
-- `summary`, `decomposition`, `seeds`: what is reported of them; variance components of masks, minibatches and the seed
-- `setting`, `training`, `measurement`, `run`: one run, measured at each epoch, recorded, safe against interruption
-- `grid`, `trends`: Figure 1's runs, and the tests of its sentence, stated before them
-- `study`, `figure`: `python -m allora_analysis.gradient_std`
+- `mlp`: the network and the linear model as functions of a mask
+- `estimator`: streaming moments over K masks, memory independent of K; over all masks, exact
+- `summary`: what is reported of them; variance components of masks, minibatches and the seed
+- `grid`, `training`, `measurement`, `run`: Figure 1's runs; one run, measured at each epoch, beside the linear model's
+  closed form; recorded, safe against interruption
+- `trends`: the tests of Figure 1's sentence, stated before the runs
+- `study`: `python -m allora_analysis.gradient_std`
 
 Names that need torch are loaded when they are first asked for.
 """
@@ -16,27 +16,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from allora_analysis.gradient_std.decomposition import Components, components
-from allora_analysis.gradient_std.entries import GradientMoments
-from allora_analysis.gradient_std.seeds import SeedComponent, seed_component
-from allora_analysis.gradient_std.setting import Setting
-from allora_analysis.gradient_std.summary import summarise, worst_held_out
+from allora_analysis.gradient_std.grid import Setting
+from allora_analysis.gradient_std.summary import (
+    Components,
+    GradientMoments,
+    SeedComponent,
+    components,
+    seed_component,
+    summarise,
+    worst_held_out,
+)
 
 if TYPE_CHECKING:
-    from allora_analysis.gradient_std.enumeration import exact_moments
-    from allora_analysis.gradient_std.estimator import gradient_moments, streaming_moments
-    from allora_analysis.gradient_std.linear import LinearGradient
-    from allora_analysis.gradient_std.mlp import MLP, MLPGradient, initialise
+    from allora_analysis.gradient_std.estimator import exact_moments, gradient_moments, streaming_moments
+    from allora_analysis.gradient_std.mlp import MLP, LinearGradient, MLPGradient, initialise
 
-_LAZY = {
-    "LinearGradient": "linear",
-    "MLP": "mlp",
-    "MLPGradient": "mlp",
-    "exact_moments": "enumeration",
-    "gradient_moments": "estimator",
-    "initialise": "mlp",
-    "streaming_moments": "estimator",
-}
+_LAZY = dict.fromkeys(("exact_moments", "gradient_moments", "streaming_moments"), "estimator") | dict.fromkeys(
+    ("MLP", "LinearGradient", "MLPGradient", "initialise"), "mlp"
+)
 
 __all__ = [
     "MLP",

@@ -1,28 +1,124 @@
 """The standard deviation, over dropout masks, of each entry of a gradient: one pass, memory independent of K.
 
 The same code estimates it for the network, for the linear model (whose closed form judges it) and, with minibatches in
-place of masks, for the control without dropout. Checked by `tests/test_gradient_std_estimator.py`.
+place of masks, for the control without dropout. Masks come from random bytes: exactly Bernoulli(keep_prob), one byte an
+entry for nearly all of them. Each gradient is leftᵀ right. A block of them is summed in the gradient's own dtype as
+deviations from the running mean (subtracted by the GEMM itself), then merged into float64 by Chan, Golub and LeVeque
+(1983): with nothing but small deviations squared, nothing cancels. `exact_moments` sums over all masks, each with its
+probability. Checked by `tests/test_gradient_std_estimator.py` against two passes in float64.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from allora_analysis.gradient_std.entries import GradientMoments
-from allora_analysis.gradient_std.masks import MaskStream
-from allora_analysis.gradient_std.moments import Block, Moments
-from allora_analysis.validation import count
+from allora_analysis.gradient_std.summary import GradientMoments
+from allora_analysis.validation import ArgumentError, count, keep_probability
 
+LEVELS = 256  # of a mask's byte
 MEMORY_LIMIT = 16 * 2**20  # bytes for a chunk of masks: what the caches near a core hold
 FIRST = 4  # gradients in the first block, whose offset is their own mean's
 BLOCK = 64  # gradients summed in their own dtype before they are merged into float64, half of them in each half
 SEGMENTS = 8  # batch means behind the standard error
 LEAST = 8  # gradients in each of them
+ENUMERABLE = 20  # mask entries: a million masks
+CODES = 1024  # masks enumerated at a time
+
+
+class MaskStream:
+    """Independent Bernoulli(p) entries U < p, U uniform, by the first byte of U; only a tie draws the rest of U.
+
+    A byte below ⌊256p⌋ keeps its entry and one above drops it; at ⌊256p⌋ (one entry in 256) the rest of U decides,
+    uniform again: keep with probability 256p − ⌊256p⌋. So p need not be a multiple of 1/256.
+    """
+
+    def __init__(self, keep_prob: float, generator: np.random.Generator):
+        self.keep_prob = keep_probability(keep_prob)
+        self._tie = math.floor(LEVELS * self.keep_prob)
+        self._rest = LEVELS * self.keep_prob - self._tie
+        self.threshold = min(max(self._tie, 1), LEVELS - 1)
+        self._generator = generator
+
+    def fill(self, out: UInt8[np.ndarray, "masks entries"]) -> None:
+        """Draw masks one after the other, so that they depend on the stream and not on how many are asked for."""
+        if self.keep_prob == 1.0:
+            out[...] = 0
+            return
+        for row in out:
+            words = self._generator.integers(0, 2**64 - 1, -(-row.size // 8), dtype=np.uint64, endpoint=True)
+            row[:] = words.view(np.uint8)[: row.size]
+            if self._rest:
+                ties = np.flatnonzero(row == self._tie)
+                row[ties] = np.where(self._generator.random(ties.size) < self._rest, 0, LEVELS - 1)
+
+
+@dataclass
+class Moments:
+    """Count, mean and Σ(g − mean)² of some gradients, float64.
+
+    Attributes:
+        n: how many.
+        mean: their mean.
+        squares: Σ(g − mean)².
+    """
+
+    n: int
+    mean: Float[Tensor, "rows columns"]
+    squares: Float[Tensor, "rows columns"]
+
+    @staticmethod
+    def empty(like: Tensor) -> Moments:
+        """Moments of nothing."""
+        zeros = torch.zeros_like(like, dtype=torch.float64)
+        return Moments(0, zeros, zeros.clone())
+
+    def merge(self, n: int, mean: Float[Tensor, "rows columns"], squares: Float[Tensor, "rows columns"]) -> None:
+        """Add another group: M ← M + M' + (mean' − mean)² nn'/(n + n')."""
+        total = self.n + n
+        delta = mean.sub_(self.mean)
+        self.mean.add_(delta, alpha=n / total)
+        self.squares.add_(squares).addcmul_(delta, delta, value=self.n * n / total)
+        self.n = total
+
+    def variance(self) -> Float[Tensor, "rows columns"]:
+        """The unbiased variance, entry by entry; at least two gradients."""
+        return self.squares / (self.n - 1)
+
+
+class Block:
+    """Σd and Σd² of the deviations d = leftᵀ right + offset, in the gradient's own dtype; the offset is about −mean."""
+
+    def __init__(self, offset: Float[Tensor, "rows columns"]):
+        self.n = 0
+        self._offset = offset
+        self._sum, self._squares, self._gradient = (torch.zeros_like(offset) for _ in range(3))
+
+    def add(self, left: Float[Tensor, "N rows"], right: Float[Tensor, "N columns"]) -> None:
+        """Add one gradient."""
+        deviation = torch.addmm(self._offset, left.T, right, out=self._gradient)
+        self._sum.add_(deviation)
+        self._squares.addcmul_(deviation, deviation)
+        self.n += 1
+
+    def flush(self, into: Moments) -> None:
+        """Merge the block into float64 moments and empty it."""
+        if self.n:
+            total = self._sum.double()
+            # One deviation alone has no spread: its rounding is no variance.
+            squares = self._squares.double().addcmul_(total, total, value=-1 / self.n).clamp_(min=0)
+            squares = torch.zeros_like(total) if self.n == 1 else squares
+            into.merge(self.n, total.div_(self.n).sub_(self._offset), squares)
+        self._sum.zero_()
+        self._squares.zero_()
+        self.n = 0
 
 
 @runtime_checkable
@@ -160,3 +256,32 @@ def _merged(groups: list[Moments]) -> Moments:
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.double().cpu().numpy()
+
+
+def exact_moments(
+    model: MaskedGradient,
+) -> tuple[Float[np.ndarray, "rows columns"], Float[np.ndarray, "rows columns"]]:
+    """Mean and standard deviation of each entry: E G = Σ_v P(v) G(v), P(v) = Π p^{v_j}(1 − p)^{1 − v_j}, in two passes.
+
+    Args:
+        model: at most 20 mask entries in all.
+
+    Returns:
+        Mean and standard deviation, float64.
+
+    Raises:
+        ArgumentError: too many mask entries.
+    """
+    size, keep = model.mask_size, model.keep_prob
+    if size > ENUMERABLE:
+        raise ArgumentError(f"model must have at most {ENUMERABLE} mask entries to enumerate all, received {size}")
+    codes = np.arange(2**size)[:, None] >> np.arange(size) & 1
+    weights = np.prod(np.where(codes == 1, keep, 1 - keep), axis=1)
+    gradients = np.concatenate([_gradients(model, codes[at : at + CODES]) for at in range(0, len(codes), CODES)])
+    mean = np.tensordot(weights, gradients, 1)
+    return mean, np.sqrt(np.tensordot(weights, (gradients - mean) ** 2, 1))
+
+
+def _gradients(model: MaskedGradient, codes: np.ndarray) -> np.ndarray:
+    left, right = model.factors(torch.as_tensor(codes, dtype=torch.bool, device=model.below.device))
+    return torch.einsum("kni,knj->kij", left, right).double().cpu().numpy()

@@ -1,4 +1,6 @@
-"""What is measured of a network at one epoch: see `measure`. Checked by `tests/test_gradient_std_study.py`."""
+"""What is measured of a network at one epoch, and the estimator's own check in every run: a linear model on the same
+images, whose answer is known in closed form. Checked by `tests/test_gradient_std_study.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from allora_analysis.gradient_std.decomposition import components
+from allora_analysis import deviation
 from allora_analysis.gradient_std.estimator import gradient_moments, streaming_moments
-from allora_analysis.gradient_std.mlp import MLP, MLPGradient
-from allora_analysis.gradient_std.setting import Setting
-from allora_analysis.gradient_std.summary import summarise
+from allora_analysis.gradient_std.grid import Setting
+from allora_analysis.gradient_std.mlp import MLP, LinearGradient, MLPGradient
+from allora_analysis.gradient_std.summary import components, summarise
 from allora_analysis.gradient_std.training import EVALUATED, evaluate
+from allora_analysis.images import Images
 
 # Each purpose has a stream of its own at each epoch, so that nothing depends on what else was measured, or resumed.
 STREAMS = {name: index for index, name in enumerate(("start", "train", "batch", "probe", "fresh", "control", "nested"))}
@@ -41,36 +44,16 @@ class Data:
 
 
 def generator(setting: Setting, stream: str, epoch: int = 0) -> np.random.Generator:
-    """The randomness of one purpose at one epoch.
-
-    Args:
-        setting: the run.
-        stream: a name in `STREAMS`.
-        epoch: the epoch; 0 for what is drawn once.
-
-    Returns:
-        The generator.
-    """
+    """The randomness of one purpose at one epoch."""
     return np.random.Generator(np.random.SFC64([setting.seed, STREAMS[stream], epoch]))
 
 
 @torch.no_grad()
 def measure(mlp: MLP, data: Data, setting: Setting, epoch: int) -> dict[str, Any]:
-    """One epoch's entry of a record.
-
-    - `probe`: over K masks, on a batch that is the same at all epochs; `fresh`: on a new batch.
-    - `no_dropout_fresh`: the control, the spread across minibatches with nothing dropped.
-    - `decomposition`: variance components of masks and minibatches, averaged over entries.
-
-    Args:
-        mlp: the network.
-        data: the images.
-        setting: the run.
-        epoch: 0 before training, e after e epochs.
-
-    Returns:
-        The entry; without its parts if the loss is not finite.
-    """
+    """One epoch's entry of a record."""
+    # - `probe`: over K masks, on a batch that is the same at all epochs; `fresh`: on a new batch.
+    # - `no_dropout_fresh`: the control, the spread across minibatches with nothing dropped.
+    # - `decomposition`: variance components of masks and minibatches, averaged over entries.
     measured = [tensor.detach() for tensor in mlp.parameters]
     mlp = MLP(tuple(measured[::2]), tuple(measured[1::2]))
     train_loss, _ = evaluate(mlp, data.x[:EVALUATED], data.y[:EVALUATED])
@@ -95,16 +78,7 @@ def _fresh(mlp: MLP, data: Data, setting: Setting, epoch: int) -> dict[str, Any]
 
 
 def minibatch(data: Data, setting: Setting, draws: np.random.Generator) -> Tensor:
-    """Indices of a random minibatch: without replacement, independent of every other.
-
-    Args:
-        data: the images.
-        setting: the run.
-        draws: the randomness.
-
-    Returns:
-        The indices.
-    """
+    """Indices of a random minibatch: without replacement, independent of every other."""
     return torch.from_numpy(draws.choice(len(data.x), setting.batch_size, replace=False)).to(data.x.device)
 
 
@@ -137,3 +111,18 @@ def _nested(mlp: MLP, data: Data, setting: Setting, epoch: int) -> dict[str, flo
 
 
 _PARTS = {"probe": _probe, "fresh": _fresh, "no_dropout_fresh": _control, "decomposition": _nested}
+
+
+def linear_average(
+    images: Images, batch_size: int, keep_prob: float, masks: int, seed: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The average over entries of the gradient's standard deviation, in closed form and by the estimator."""
+    # X: the first images; Y: their classes, one-hot; W: Gaussian.
+    generator = np.random.Generator(np.random.SFC64([seed, 7]))
+    x = images.x_train[:batch_size].astype(np.float64)
+    y = np.eye(images.classes)[images.y_train[:batch_size]]
+    w = generator.standard_normal((x.shape[1], images.classes)) / math.sqrt(x.shape[1])
+    predicted = float(deviation.gradient_std(x, y, w, keep_prob).mean())
+    model = LinearGradient(*(torch.from_numpy(part) for part in (x, y, w)), keep_prob)
+    moments = gradient_moments(model, masks, generator)
+    return {"linear_mean": predicted}, {"linear_mean": moments.average, "linear_mean_stderr": moments.average_stderr}

@@ -1,7 +1,9 @@
-"""A ReLU network with inverted dropout after each hidden layer's ReLU, and the gradient of its second weight matrix.
+"""What is measured as a function of its dropout masks: a ReLU network's second-layer gradient, and a linear model's.
 
-Layers h_0 = x, z_l = h_{l−1}W_lᵀ + b_l, h_l = relu(z_l) ⊙ V_l with V_l in {0, 1/p}, logits z_{L+1}; L the mean
-cross-entropy. Figure 1 of the paper is about ∂L/∂W₂. Checked by `tests/test_gradient_std_mlp.py`.
+Layers h_0 = x, z_l = h_{l−1}W_lᵀ + b_l, h_l = relu(z_l) ⊙ V_l with V_l in {0, 1/p} (inverted dropout), logits z_{L+1};
+L the mean cross-entropy. Figure 1 of the paper is about ∂L/∂W₂. The linear model of §3.1, mask on the output, has a
+closed form, which is the estimator's oracle. Checked by `tests/test_gradient_std_mlp.py` and, against
+`deviation.gradient_std`, by `tests/test_gradient_std_estimator.py`.
 """
 
 from __future__ import annotations
@@ -61,17 +63,7 @@ def initialise(sizes: Sequence[int], generator: np.random.Generator, dtype: torc
 def forward(
     mlp: MLP, x: Float[Tensor, "N D"], kept: Sequence[Tensor] | None = None, keep_prob: float = 1.0
 ) -> Float[Tensor, "N C"]:
-    """The logits.
-
-    Args:
-        mlp: the network.
-        x: inputs.
-        kept: for each hidden layer, which entries (N × width) are kept; None for no dropout.
-        keep_prob: p.
-
-    Returns:
-        The logits.
-    """
+    """The logits."""
     hidden = x
     for layer, (weight, bias) in enumerate(zip(mlp.weights, mlp.biases, strict=True)):
         hidden = functional.linear(hidden, weight, bias)
@@ -119,14 +111,7 @@ class MLPGradient:
     def factors(
         self, kept: Bool[Tensor, "masks entries"]
     ) -> tuple[Float[Tensor, "masks N rows"], Float[Tensor, "masks N columns"]]:
-        """`left` and `right` for each of a chunk of masks, stacked along the batch: one GEMM a layer.
-
-        Args:
-            kept: the masks.
-
-        Returns:
-            `left` and `right`, in memory that the next call overwrites.
-        """
+        """`left` and `right` for each of a chunk of masks, stacked along the batch: one GEMM a layer."""
         masks, n = kept.shape[0], self.samples
         # A product with bytes is several times as fast as one with booleans.
         parts = kept.view(torch.uint8).split([n * width for width in self.widths], dim=1)
@@ -150,3 +135,27 @@ class MLPGradient:
             # A unit passes its gradient on where it is above 0, which says that it is both active and kept.
             back = torch.mm(back, self.weights[depth], out=delta).mul_(hidden[depth].sign_())
         return back
+
+
+class LinearGradient:
+    """∂‖Y − (XW)⊙V‖²/∂W = −2 Xᵀ(V ⊙ (Y − XW⊙V)), V in {0, 1/p}, as a function of the mask: leftᵀ right, left = X."""
+
+    def __init__(self, x: Float[Tensor, "N D"], y: Float[Tensor, "N C"], w: Float[Tensor, "D C"], keep_prob: float):
+        self.keep_prob = keep_probability(keep_prob)
+        self.below = x
+        self.shape = tuple(w.shape)
+        self.mask_size = y.numel()
+        # A kept entry contributes −2(Y − Z/p)/p, a dropped one nothing.
+        self._kept = -2 * (y - x @ w / self.keep_prob) / self.keep_prob
+
+    @property
+    def bytes_per_mask(self) -> int:
+        """What one mask of a chunk takes."""
+        return self.mask_size * (2 + self.below.element_size())
+
+    def factors(
+        self, kept: Bool[Tensor, "masks entries"]
+    ) -> tuple[Float[Tensor, "masks N rows"], Float[Tensor, "masks N columns"]]:
+        """`left` and `right` for each of a chunk of masks."""
+        right = torch.mul(self._kept, kept.unflatten(1, tuple(self._kept.shape)))
+        return self.below.expand(len(kept), -1, -1), right

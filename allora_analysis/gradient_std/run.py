@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,12 @@ import numpy as np
 import torch
 
 from allora_analysis import records, terminal
+from allora_analysis.gradient_std.grid import PROTOCOL, STUDY, Setting
 from allora_analysis.gradient_std.measurement import Data, generator, measure
 from allora_analysis.gradient_std.mlp import initialise
-from allora_analysis.gradient_std.setting import PROTOCOL, Setting
 from allora_analysis.gradient_std.training import Diverged, make_optimizer, train_epoch
 from allora_analysis.outputs import check_folder, write_atomically
 from allora_analysis.validation import ArgumentError
-
-STUDY = "gradient_std"
 
 
 def _state(results: Path, key: str) -> Path:
@@ -32,12 +31,7 @@ def _state(results: Path, key: str) -> Path:
 
 
 def tidy(results: Path, key: str) -> None:
-    """Delete the state of a run that is recorded: a process may be killed between the record and its tidying up.
-
-    Args:
-        results: the folder of records.
-        key: the run's.
-    """
+    """Delete the state of a run that is recorded: a process may be killed between the record and its tidying up."""
     state = _state(results, key)
     with contextlib.suppress(OSError):  # not there; a folder that is not empty: other runs are unfinished
         state.unlink()
@@ -50,14 +44,12 @@ class Run:
 
     Attributes:
         epochs: what was measured, an entry an epoch, from 0.
-
-    Raises:
-        ArgumentError: a run that is not recorded yet, and a folder of records that cannot be written.
     """
 
     def __init__(self, setting: Setting, data: Data, classes: int, digest: str, results: Path | None):
         self.setting, self._data, self._results = setting, data, results
         self._digests = {"data": digest}
+        self._begun, self._resumed_at = time.perf_counter(), 0
         self.epochs: list[dict[str, Any]] = []
         sizes = (data.x.shape[1], *setting.hidden, classes)
         self._mlp = initialise(sizes, generator(setting, "start"))
@@ -74,14 +66,7 @@ class Run:
         return _state(self._results, self._key)
 
     def entry(self, epoch: int) -> dict[str, Any]:
-        """An epoch's entry: known, or trained for and measured now. Epochs are asked for in order.
-
-        Args:
-            epoch: 0 before training.
-
-        Returns:
-            The entry; see `measurement.measure`.
-        """
+        """An epoch's entry: known, or trained for and measured now. Epochs are asked for in order."""
         if epoch >= len(self.epochs):
             self._advance(epoch)
         return self.epochs[epoch]
@@ -105,7 +90,11 @@ class Run:
         if len(self.epochs) <= self.setting.epochs:
             self._save_state()
             return
-        facts = records.provenance(["torchvision"]) | {"device": str(self._data.x.device.type)}
+        facts = records.provenance(["torchvision"]) | {
+            "device": str(self._data.x.device.type),
+            "resumed": self._resumed_at > 0,
+            "seconds": time.perf_counter() - self._begun,  # of this process: the epochs after a resumed one alone
+        }
         result = {"epochs": self.epochs}
         records.save(
             self._results, STUDY, self.setting, result, protocol=PROTOCOL, digests=self._digests, provenance=facts
@@ -167,6 +156,7 @@ class Run:
             }
             tensor.data.copy_(torch.from_numpy(arrays[f"parameter_{i}"]))
         self.epochs = json.loads(str(arrays["epochs"]))
+        self._resumed_at = len(self.epochs)
 
 
 def _finite(value: Any) -> bool:

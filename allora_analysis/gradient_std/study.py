@@ -6,15 +6,17 @@ Predicted: the linear model's entrywise closed form; measured: the same estimato
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 from tyro.conf import arg
 
-from allora_analysis.gradient_std.seeds import over_seeds
-from allora_analysis.gradient_std.setting import LEARNING_RATES, OPTIMIZERS, WEIGHT_DECAYS, Setting
-from allora_analysis.study import Result, Study, Table, sweep
+from allora_analysis.gradient_std.grid import LEARNING_RATES, OPTIMIZERS, WEIGHT_DECAYS, Setting
+from allora_analysis.gradient_std.summary import over_seeds
+from allora_analysis.study import Result, Study, Table, sweep, text
 from allora_analysis.validation import ArgumentError, choice, count, non_negative, number, positive, several
 
 if TYPE_CHECKING:
@@ -94,14 +96,7 @@ def _check(config: Config) -> None:
 
 
 def seeds(config: Config) -> tuple[int, ...]:
-    """The seeds: `seeds` themselves, or so many from `seed` on.
-
-    Args:
-        config: the study's settings.
-
-    Returns:
-        The seeds.
-    """
+    """The seeds: `seeds` themselves, or so many from `seed` on."""
     first, given = count("seed", config.seed, 0), several("seeds", config.seeds)
     if len(given) == 1:
         return tuple(range(first, first + count("seeds", given[0])))
@@ -109,15 +104,7 @@ def seeds(config: Config) -> tuple[int, ...]:
 
 
 def settings(config: Config, name: str) -> list[Setting]:
-    """The runs, one a seed.
-
-    Args:
-        config: the study's settings.
-        name: the data set's.
-
-    Returns:
-        The settings in full, defaults filled in.
-    """
+    """The runs, one a seed."""
     same = ("hidden", "drop_rate", "optimizer", "epochs", "batch_size", "masks")
     same += ("control_minibatches", "nested_minibatches", "nested_masks")
     fields = {field: getattr(config, field) for field in same}
@@ -128,17 +115,7 @@ def settings(config: Config, name: str) -> list[Setting]:
 
 
 def run(config: Config) -> Result:
-    """Check the estimator on the linear model, then train and measure, a run a seed.
-
-    Args:
-        config: the study's settings.
-
-    Returns:
-        Predicted and measured: the linear model's average, and what each run measured at each epoch.
-
-    Raises:
-        ArgumentError: fewer training images than a batch has.
-    """
+    """Check the estimator on the linear model, then train and measure, a run a seed."""
     _check(config)
     from allora_analysis import images
 
@@ -148,7 +125,7 @@ def run(config: Config) -> Result:
             f"batch_size must be at most the {len(loaded.x_train)} training images of {loaded.name}, "
             f"received {config.batch_size}"
         )
-    from allora_analysis.gradient_std.oracle import linear_average
+    from allora_analysis.gradient_std.measurement import linear_average
 
     predicted, measured = linear_average(loaded, config.batch_size, 1.0 - config.drop_rate, config.masks, config.seed)
     runs, interrupted = _runs(config, loaded)
@@ -188,33 +165,68 @@ def _runs(config: Config, loaded: Images) -> tuple[dict[int, list[dict[str, Any]
 
 
 def table(config: Config, result: Result) -> Table:
-    """The result as text: a row an epoch.
+    """A row an epoch: averages over seeds, ± their standard error where there are several."""
+    m, p = result.measured, result.predicted
+    names = ("probe_mean", "probe_worst_held_out", "fresh_mean", "no_dropout_fresh_mean")
+    rows = []
+    for epoch, accuracy in enumerate(m["test_accuracy"]):
+        mask, minibatch = m["decomposition_mask"][epoch], m["decomposition_minibatch"][epoch]
+        share = mask / (mask + minibatch) if mask + minibatch > 0 else None
+        cells = [_cell(m[name][epoch], m[f"{name}_stderr"][epoch]) for name in names]
+        rows.append((str(epoch), f"{accuracy:.4f}", *cells, "–" if share is None else f"{100 * share:.1f} %"))
+    columns = ("epoch", "test accuracy", "mean std", "worst, held out", "fresh batch", "no dropout, minibatches")
+    title = (
+        f"Std of the entries of ∂L/∂W₂ over {config.masks} masks: {m['data']}, {config.optimizer}, "
+        f"drop rate {config.drop_rate:g}, {len(m['seeds'])} seed(s)"
+    )
+    stderr = m["linear_mean_stderr"]
+    check = f"{text(m['linear_mean'], 5)}{'' if stderr is None else f' ± {text(stderr, 2)}'}"
+    note = f"the estimator on a linear model: {check}, closed form {text(p['linear_mean'], 5)}"
+    return Table(title, (*columns, "variance due to masks"), rows, (note, *_seeds(m)))
 
-    Args:
-        config: the study's settings.
-        result: what `run` returned.
 
-    Returns:
-        The table.
-    """
-    from allora_analysis.gradient_std.figure import tabulate
+def _seeds(m: Mapping[str, Any]) -> tuple[str, ...]:
+    if "log_total_seed_variance" not in m:
+        return ()
+    component, stderr, error = (
+        text(m[f"log_total_{name}"][-1], 2)
+        for name in ("seed_variance", "seed_variance_stderr", "measurement_variance")
+    )
+    return (
+        f"log of the total variance, last epoch: variance over seeds {component} ± {stderr}, of one seed's {error}",
+    )
 
-    return tabulate(config, result)
+
+def _cell(value: float, stderr: float | None) -> str:
+    return text(value) if stderr is None else f"{text(value)} ± {text(stderr, 2)}"
 
 
 def plot(config: Config, result: Result) -> Figure:
-    """Two panels; see `allora_analysis.gradient_std.figure`.
+    """Left: the paper's figure, average and worst case over training. Right: the controls that it lacks."""
+    from allora_analysis.plotting import COLOURS, panels
 
-    Args:
-        config: the study's settings.
-        result: what `run` returned.
-
-    Returns:
-        The figure.
-    """
-    from allora_analysis.gradient_std.figure import draw
-
-    return draw(result)
+    figure, (left, right) = panels(columns=2)
+    m = result.measured
+    lines = (
+        (left, "probe_mean", "dropout", "average over entries"),
+        (left, "probe_worst_held_out", "bound", "worst entry, held out"),
+        (right, "probe_mean", "dropout", "masks, probe batch"),
+        (right, "fresh_mean", "other", "masks, fresh batch"),
+        (right, "no_dropout_fresh_mean", "plain", "minibatches, no dropout"),
+    )
+    for axes, name, colour, label in lines:
+        value = np.asarray(m[name], dtype=float)
+        error = np.array([0.0 if e is None else e for e in m[f"{name}_stderr"]], dtype=float)
+        epochs = np.arange(len(value))
+        if (value > 0).any():
+            axes.plot(epochs, value, marker=".", color=COLOURS[colour], label=label)
+            axes.fill_between(epochs, value - error, value + error, color=COLOURS[colour], alpha=0.25, linewidth=0)
+    for axes, title in ((left, "Across dropout masks"), (right, "Beside its controls: average over entries")):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set(xlabel="epoch (0: before training)", ylabel="std of an entry of ∂L/∂W₂", yscale="log", title=title)
+        if axes.lines:  # none without dropout: nothing varies across its masks
+            axes.legend(fontsize=7)
+    return figure
 
 
 STUDY = Study("gradient_std", Config, run, table, plot)

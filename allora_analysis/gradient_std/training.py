@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from allora_analysis.gradient_std.masks import MaskStream
+from allora_analysis.gradient_std.estimator import MaskStream
+from allora_analysis.gradient_std.grid import BETAS, EPSILON, MOMENTUM, Setting
 from allora_analysis.gradient_std.mlp import MLP, forward
-from allora_analysis.gradient_std.setting import BETAS, EPSILON, MOMENTUM, Setting
 from allora_analysis.validation import ArgumentError
 
 EVALUATED = 10_000  # training images whose loss is reported, the first ones
@@ -32,15 +32,7 @@ class Diverged(ArgumentError):
 
 
 def make_optimizer(setting: Setting, mlp: MLP) -> torch.optim.Optimizer:
-    """PyTorch's optimiser of a setting's name.
-
-    Args:
-        setting: the run.
-        mlp: whose parameters it moves.
-
-    Returns:
-        The optimiser.
-    """
+    """PyTorch's optimiser of a setting's name."""
     shared = {"lr": setting.learning_rate, "weight_decay": setting.weight_decay, "fused": True}
     if setting.optimizer in ("sgd", "momentum"):
         momentum = MOMENTUM if setting.optimizer == "momentum" else 0.0
@@ -50,16 +42,7 @@ def make_optimizer(setting: Setting, mlp: MLP) -> torch.optim.Optimizer:
 
 
 def batches(samples: int, batch_size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """One shuffled pass; the last, incomplete batch is left out, so that all have one size.
-
-    Args:
-        samples: N.
-        batch_size: images in a batch.
-        generator: the order.
-
-    Yields:
-        The batch's indices.
-    """
+    """One shuffled pass; the last, incomplete batch is left out, so that all have one size."""
     order = generator.permutation(samples)
     for start in range(0, samples - batch_size + 1, batch_size):
         yield order[start : start + batch_size]
@@ -72,18 +55,7 @@ def train_epoch(
     setting: Setting,
     generator: np.random.Generator,
 ) -> bool:
-    """One pass over the training images, masks fresh at each step.
-
-    Args:
-        mlp: the network, changed in place.
-        optimizer: its optimiser.
-        data: images and labels.
-        setting: the run.
-        generator: of the order and the masks.
-
-    Returns:
-        Whether every step's loss was finite; it stops at the first that is not.
-    """
+    """One pass over the training images, masks fresh at each step."""
     x, y = data
     parameters = mlp.parameters
     stream = MaskStream(setting.keep_prob, generator)
@@ -107,16 +79,7 @@ def train_epoch(
 
 @torch.no_grad()
 def evaluate(mlp: MLP, x: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy without dropout.
-
-    Args:
-        mlp: the network.
-        x: images.
-        y: labels.
-
-    Returns:
-        Loss and accuracy.
-    """
+    """Mean cross-entropy and accuracy without dropout."""
     loss, right = 0.0, 0
     for part, labels in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
         logits = forward(mlp, part)

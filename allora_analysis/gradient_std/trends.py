@@ -22,13 +22,13 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from allora_analysis.gradient_std.summary import BATCHES
 from allora_analysis.statistics import Difference, paired_family
 from allora_analysis.validation import ArgumentError, choice, count, finite, several
 
 LEVEL = 0.05
 POWER = 0.8
 AVERAGE, WORST = "mean", "worst_held_out"
-BATCHES = ("probe", "fresh", "no_dropout_fresh")
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,7 @@ class Trend:
 
 
 def values(runs: Sequence[Sequence[Mapping[str, Any]]], statistic: str, batch: str = "probe") -> np.ndarray:
-    """A statistic of some runs, epoch by epoch.
-
-    Args:
-        runs: each run's epochs, as recorded: {"epoch": 0, "probe": {statistic: value, …}, "fresh": {…}, …}, …
-        statistic: for example "mean" or "worst_held_out".
-        batch: over masks on "probe", the fixed batch, or on "fresh"; or "no_dropout_fresh", over minibatches.
-
-    Returns:
-        The values, (runs, epochs).
-
-    Raises:
-        ArgumentError: no run, or runs of different lengths.
-    """
+    """A statistic of some runs, epoch by epoch."""
     choice("batch", batch, BATCHES)
     rows = [[epoch[batch][statistic] for epoch in run] for run in several("runs", runs)]
     if len({len(row) for row in rows}) != 1:
@@ -69,18 +57,7 @@ def values(runs: Sequence[Sequence[Mapping[str, Any]]], statistic: str, batch: s
 
 
 def changes(series: ArrayLike, first: int = 0) -> Float[np.ndarray, " seeds"]:
-    """Δ_i = log(s_i(last)/s_i(first)) of each seed.
-
-    Args:
-        series: s, (seeds, epochs), above 0.
-        first: the epoch that the last one is compared with.
-
-    Returns:
-        The changes.
-
-    Raises:
-        ArgumentError: not a matrix of positive numbers with a later epoch than `first`.
-    """
+    """Δ_i = log(s_i(last)/s_i(first)) of each seed."""
     array = finite("series", series)
     if array.ndim != 2 or array.shape[1] < 2:
         raise ArgumentError(f"series must be (seeds, epochs), at least 2 epochs, received shape {array.shape}")
@@ -91,30 +68,13 @@ def changes(series: ArrayLike, first: int = 0) -> Float[np.ndarray, " seeds"]:
 
 
 def family_of_trends(series: Mapping[Any, ArrayLike], first: int = 0, cases: int | None = None) -> dict[Any, Trend]:
-    """The trend of each case, the p-values adjusted over all of them.
-
-    Args:
-        series: s of each case, (seeds, epochs); at least 2 seeds.
-        first: the epoch that the last one is compared with: 0, before training, or 1.
-        cases: of the family, recorded or not; None for those given.
-
-    Returns:
-        The trends by case.
-    """
+    """The trend of each case, the p-values adjusted over all of them."""
     moved = {case: changes(series[case], first) for case in several("series", series)}
     return {case: Trend(change) for case, change in paired_family(moved, LEVEL, POWER, cases).items()}
 
 
 def agreement(average: Trend, worst: Trend) -> str:
-    """What a setting says of "the average falls while the worst case rises".
-
-    Args:
-        average: the trend of the average over entries.
-        worst: the trend of the worst entry.
-
-    Returns:
-        "agrees", "contradicts" or "undecided".
-    """
+    """What a setting says of "the average falls while the worst case rises"."""
     if average.direction == "rises" or worst.direction == "falls":
         return "contradicts"
     return "agrees" if (average.direction, worst.direction) == ("falls", "rises") else "undecided"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
 
 from allora_analysis import records
 from allora_analysis.finetune import setting as settings
@@ -55,6 +59,63 @@ def final_accuracy(result: dict[str, Any], split: str = "test") -> float | None:
     if result.get("diverged_at_step") is not None or not result["epochs"]:
         return None
     return result["epochs"][-1][f"{split}_accuracy"]
+
+
+def final_value(result: Mapping[str, Any], endpoint: str) -> float:
+    """An endpoint after a run's last epoch, a diverged run counted as a guess, so that no seed is left out.
+
+    Args:
+        result: the run's.
+        endpoint: "test_accuracy", "test_loss", or the same of "validation".
+
+    Returns:
+        The value; where the loss was not finite, the share of the most frequent label, or −log of it for a loss.
+    """
+    if result.get("diverged_at_step") is None and result["epochs"]:
+        return result["epochs"][-1][endpoint]
+    split, _, kind = endpoint.partition("_")
+    share = result["majority_rates"][split]
+    return share if kind == "accuracy" else -math.log(share)
+
+
+def paired_differences(
+    runs: Mapping[Setting, Mapping[str, Any]], pairs: Sequence[tuple[Setting, Setting]], endpoint: str
+) -> list[float]:
+    """An endpoint of the first run of each pair minus that of the second, up to the first pair that is not recorded.
+
+    What `statistics.e_values.decide` takes: pairs in the order that was fixed before the runs, none left out.
+
+    Args:
+        runs: the recorded results by run.
+        pairs: of runs that share a seed, in their order.
+        endpoint: as in `final_value`.
+
+    Returns:
+        The differences; none if the first pair is not recorded in full.
+    """
+    found = []
+    for first, second in pairs:
+        if first not in runs or second not in runs:
+            break
+        found.append(final_value(runs[first], endpoint) - final_value(runs[second], endpoint))
+    return found
+
+
+def right_rows(result: Mapping[str, Any], split: str = "test") -> Bool[np.ndarray, " rows"] | None:
+    """Which rows of a split a run predicted rightly after its last epoch, in the split's order.
+
+    Args:
+        result: the run's.
+        split: "test" or "validation".
+
+    Returns:
+        A truth value a row; None where the record has none, as those before November 27, 2026.
+    """
+    packed = result.get("right", {}).get(split)
+    if packed is None:
+        return None
+    bits = np.frombuffer(bytes.fromhex(packed), dtype=np.uint8)
+    return np.unpackbits(bits, count=result["rows"][split]).astype(bool)
 
 
 def average_norm(result: dict[str, Any], step: int) -> float:

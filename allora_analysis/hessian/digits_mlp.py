@@ -13,12 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from allora_analysis.hessian.digits_part import LARGEST_SEED
-from allora_analysis.hessian.lowrank import LowRankLinear, add_adapters
 from allora_analysis.hessian.network import NetworkSpectrum, network_spectrum
-from allora_analysis.hessian.network_inertia import NetworkInertia, negative_directions
+from allora_analysis.hessian.network_inertia import LowRankLinear, NetworkInertia, add_adapters, negative_directions
 from allora_analysis.validation import adapter_rank, count, positive
 
+LARGEST_SEED = 2**64 - 1  # torch's
 HIDDEN = 32
 PRETRAINING_STEPS = 100
 PRETRAINING_RATE = 0.5
@@ -46,16 +45,7 @@ class DigitsSpectra:
 
 
 def digits(first: int, last: int, limit: int | None = None) -> tuple[Float[Tensor, "N 64"], Int[Tensor, " N"]]:
-    """scikit-learn's digits of the classes first, …, last; pixels in [0, 1].
-
-    Args:
-        first: the first class.
-        last: the last class.
-        limit: how many images, the first ones; all if None.
-
-    Returns:
-        Images and classes.
-    """
+    """scikit-learn's digits of the classes first, …, last; pixels in [0, 1]."""
     from sklearn.datasets import load_digits
 
     images, classes = load_digits(return_X_y=True)
@@ -64,15 +54,7 @@ def digits(first: int, last: int, limit: int | None = None) -> tuple[Float[Tenso
 
 
 def descend(model: nn.Module, loss: nn.Module, data: tuple[Tensor, Tensor], steps: int, learning_rate: float) -> None:
-    """Full-batch gradient descent on the trainable parameters, in place.
-
-    Args:
-        model: the model.
-        loss: the loss.
-        data: inputs and targets.
-        steps: number of steps.
-        learning_rate: l.
-    """
+    """Full-batch gradient descent on the trainable parameters, in place."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for _ in range(steps):
         gradients = torch.autograd.grad(loss(model(data[0]), data[1]), parameters)
@@ -82,16 +64,7 @@ def descend(model: nn.Module, loss: nn.Module, data: tuple[Tensor, Tensor], step
 
 
 def adapted_mlp(seed: int, rank: int, eta: float = 1.0) -> nn.Module:
-    """The MLP, pretrained on the digits 0 to 4, frozen, a LoRA adapter with B = 0 on both layers.
-
-    Args:
-        seed: of the initial weights and of A, below 2⁶⁴.
-        rank: r ≤ 10, the narrowest side.
-        eta: η.
-
-    Returns:
-        The model, float64; what trains is A and B.
-    """
+    """The MLP, pretrained on the digits 0 to 4, frozen, a LoRA adapter with B = 0 on both layers."""
     seed, rank = count("seed", seed, 0, LARGEST_SEED), adapter_rank(rank, 10, HIDDEN)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -102,16 +75,7 @@ def adapted_mlp(seed: int, rank: int, eta: float = 1.0) -> nn.Module:
 
 
 def gradient_norms(model: nn.Module, loss: nn.Module, data: tuple[Tensor, Tensor]) -> tuple[float, float]:
-    """‖∇_A L‖ and ‖∇_B L‖ over all adapters.
-
-    Args:
-        model: a model with `LowRankLinear` layers.
-        loss: the loss.
-        data: inputs and targets.
-
-    Returns:
-        Both norms.
-    """
+    """‖∇_A L‖ and ‖∇_B L‖ over all adapters."""
     layers = [module for module in model.modules() if isinstance(module, LowRankLinear)]
     factors = [layer.a for layer in layers] + [layer.b for layer in layers]
     gradients = torch.autograd.grad(loss(model(data[0]), data[1]), factors)
@@ -120,26 +84,12 @@ def gradient_norms(model: nn.Module, loss: nn.Module, data: tuple[Tensor, Tensor
 
 
 def new_digits() -> tuple[Float[Tensor, "N 64"], Int[Tensor, " N"]]:
-    """What the adapters learn: the first 300 images of the digits 5 to 9.
-
-    Returns:
-        Images and classes.
-    """
+    """What the adapters learn: the first 300 images of the digits 5 to 9."""
     return digits(5, 9, NEW_IMAGES)
 
 
 def digits_spectra(seed: int = 0, rank: int = 2, k: int = 6, steps: int = 300) -> DigitsSpectra:
-    """The Hessian of the mean cross-entropy on `new_digits` in the adapters' (A, B), at B = 0 and after training.
-
-    Args:
-        seed: of the network, the adapters and Lanczos.
-        rank: r ≤ 10 of both adapters.
-        k: eigenvalues at each end.
-        steps: of gradient descent on the adapters, learning rate 0.05.
-
-    Returns:
-        Both spectra and the exact inertia at B = 0.
-    """
+    """The Hessian of the mean cross-entropy on `new_digits` in the adapters' (A, B), at B = 0 and after training."""
     steps = count("steps", steps)
     model, loss, data = adapted_mlp(seed, rank), nn.CrossEntropyLoss(), new_digits()
     start = network_spectrum(model, loss, data, k, generator=np.random.default_rng(seed))

@@ -3,13 +3,14 @@
 L(θ) = c Σ_n ℓ(f_θ(x_n), y_n), c = 1 for a loss with reduction "sum", 1/N for "mean" (batches then weigh by their number
 of examples). With class weights w or ignored labels (w = 0) torch's "mean" has c = 1/Σ_n w(y_n): one batch only then.
 The Hessian products are curvlinops' (forward over reverse); values and gradients here are plain reverse mode and always
-float64, so that each can judge the other. Checked by `tests/test_hessian_network.py`.
+float64, so that each can judge the other. Checked by `tests/test_hessian_network.py` and
+`tests/test_hessian_network_refusals.py`.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,45 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from allora_analysis.hessian.batches import Batch, batch_size, checked_batches, refuse_uneven_means
 from allora_analysis.validation import ArgumentError
+
+Batch = tuple[Any, Tensor]
+
+
+def each_tensor(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The function of a tensor, or of each one in a mapping; anything else as it is."""
+    if isinstance(value, Mapping):
+        return {name: each_tensor(function, item) for name, item in value.items()}
+    return function(value) if isinstance(value, Tensor) else value
+
+
+def _batch_size(inputs: Any) -> int:
+    # Examples lie along the first axis of a tensor, or of the first tensor in a mapping.
+    return len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
+
+
+def _checked_batches(data: Iterable[Any], device: torch.device) -> list[Batch]:
+    one_pair = isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor)
+    pairs = [data] if one_pair else list(data)
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[1], Tensor) for pair in pairs):
+        raise ArgumentError("data: each batch must be a pair (inputs, targets) with targets a tensor")
+    if not pairs or any(_batch_size(inputs) == 0 for inputs, _ in pairs):
+        raise ArgumentError("data: at least one example wanted in every batch and one batch, received none")
+    return [tuple(each_tensor(lambda tensor: tensor.to(device), part) for part in pair) for pair in pairs]
+
+
+def _refuse_uneven_means(loss: nn.Module, batches: Sequence[Batch]) -> None:
+    # torch divides the "mean" of nn.CrossEntropyLoss and nn.NLLLoss (known by their `ignore_index`) by Σ_n w(y_n) of a
+    # batch, w the class weights, 0 for ignored labels: such means do not add up to the whole's. Targets that are
+    # probabilities are averaged over the examples whatever w.
+    labels = [targets for _, targets in batches if not targets.is_floating_point()]
+    if loss.reduction == "sum" or len(batches) == 1 or not labels or not hasattr(loss, "ignore_index"):
+        return
+    way_out = f'divides each of {len(batches)} batches by its labels\' weights; give reduction="sum" or one batch'
+    if getattr(loss, "weight", None) is not None:
+        raise ArgumentError(f'loss: "mean" with class weights {way_out}')
+    if any(bool((targets == loss.ignore_index).any()) for targets in labels):
+        raise ArgumentError(f'data: targets hold ignore_index {loss.ignore_index}, with which "mean" {way_out}')
 
 
 @dataclass(frozen=True)
@@ -53,25 +91,13 @@ class EmpiricalRisk:
         return sum(value.numel() for value in self.parameters.values())
 
     def theta(self) -> Float[np.ndarray, " P"]:
-        """The parameters as they are now.
-
-        Returns:
-            θ.
-        """
+        """The parameters as they are now."""
         return np.concatenate([value.detach().double().cpu().numpy().ravel() for value in self.parameters.values()])
 
     def value_and_gradient(
         self, theta: Float[np.ndarray, " P"] | None = None, names: Sequence[str] | None = None
     ) -> tuple[float, list[np.ndarray]]:
-        """L and its gradient in float64, by reverse mode.
-
-        Args:
-            theta: the trainable parameters' values; as they are now, if None.
-            names: the parameters to differentiate, trainable or not; the trainable ones if None.
-
-        Returns:
-            L(θ), and the gradient with respect to each named parameter, in that parameter's shape.
-        """
+        """L and its gradient at θ (None: as it is) in the named parameters (None: the trainable); in float64."""
         trainable = self.parameters
         state = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         values = {name: _double(value.detach()) for name, value in state.items()}
@@ -96,18 +122,14 @@ class EmpiricalRisk:
     # Each batch's share of L, in float64.
     def _batch_losses(self, values: Mapping[str, Tensor]) -> Iterator[Tensor]:
         loss_state = {name: _double(value) for name, value in self.loss.state_dict().items()}
-        n_data = sum(batch_size(inputs) for inputs, _ in self.batches)
+        n_data = sum(_batch_size(inputs) for inputs, _ in self.batches)
         for inputs, targets in self.batches:
-            weight = batch_size(inputs) / n_data if self.loss.reduction == "mean" else 1.0
+            weight = _batch_size(inputs) / n_data if self.loss.reduction == "mean" else 1.0
             output = torch.func.functional_call(self.model, dict(values), (_double(inputs),))
             yield weight * torch.func.functional_call(self.loss, loss_state, (output, _double(targets)))
 
     def hessian(self):
-        """The matrix-free Hessian of curvlinops, as a SciPy operator.
-
-        Returns:
-            A `scipy.sparse.linalg.LinearOperator` of shape P × P.
-        """
+        """The matrix-free Hessian of curvlinops, as a SciPy operator."""
         with quiet():
             from curvlinops import HessianLinearOperator
 
@@ -117,18 +139,14 @@ class EmpiricalRisk:
             list(self.parameters.values()),
             self.batches,
             check_deterministic=False,  # fails on a parameter that the loss does not use; `certificate` is stricter
-            batch_size_fn=batch_size,
+            batch_size_fn=_batch_size,
         )
         return operator.to_scipy()
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what new releases of torch say of `torch.jit.script`, which curvlinops and torch itself still call.
-
-    Yields:
-        Nothing.
-    """
+    """Without what new releases of torch say of `torch.jit.script`, which curvlinops and torch itself still call."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
         yield
@@ -147,23 +165,13 @@ class _Touching(nn.Module):
         return output + 0.0 * sum(value.square().sum() for value in trainable)
 
 
-# Floating-point tensors as float64, through mappings; anything else as it is.
 def _double(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _double(item) for name, item in value.items()}
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+    return each_tensor(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, value)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, with attention by kernels that have second derivatives; each module's own mode is restored.
-
-    Args:
-        model: the model.
-
-    Yields:
-        Nothing.
-    """
+    """Eval mode, with attention by kernels that have second derivatives; each module's own mode is restored."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     modes = [(module, module.training) for module in model.modules()]
@@ -177,21 +185,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def empirical_risk(model: nn.Module, loss: nn.Module, data: Iterable[Any]) -> EmpiricalRisk:
-    """Check a model, a loss and data, and put them together.
-
-    Args:
-        model: any torch model whose trainable parameters share one device and are float64 or float32; no module of it
-            may say `double_backward_is_hessian = False`.
-        loss: a loss module with reduction "sum" or "mean" (several batches: no class weights, no ignored labels).
-        data: one pair (inputs, targets), or an iterable of such batches (read once); inputs a tensor or a mapping of
-            tensors, examples along the first axis.
-
-    Returns:
-        The risk.
-
-    Raises:
-        ArgumentError: what is refused, and what would work.
-    """
+    """The checked risk of a model, a loss and data: a pair or batches, read once; inputs a tensor or a mapping."""
     for name, module in model.named_modules():
         if getattr(module, "double_backward_is_hessian", True) is False:
             raise ArgumentError(
@@ -210,6 +204,6 @@ def empirical_risk(model: nn.Module, loss: nn.Module, data: Iterable[Any]) -> Em
     if getattr(loss, "reduction", None) not in ("sum", "mean"):
         received = getattr(loss, "reduction", "none at all")
         raise ArgumentError(f'loss: its reduction must be "sum" or "mean", received {received!r}')
-    batches = checked_batches(data, trainable[0].device)
-    refuse_uneven_means(loss, batches)
+    batches = _checked_batches(data, trainable[0].device)
+    _refuse_uneven_means(loss, batches)
     return EmpiricalRisk(model, loss, batches)

@@ -1,4 +1,4 @@
-"""The Hessian in LoRA's own parameters (B, A) at B = 0: every eigenvalue with its multiplicity, and the inertia.
+"""§3.2 in LoRA's own parameters (B, A): the Hessian's spectrum at B = 0, and how gradient flow leaves the start.
 
 With P = BA the part of a squared loss that matters is L(B, A) = ⟨G, P⟩ + ‖XPᵀ‖²_F + const: G = ∂L/∂P at P = 0
 (n₁×n₂), X (N×n₂) the rows fed to x ↦ (W* + BA)x. For L = ‖X(W* + BA)ᵀ − Y‖²_F (summed over samples, η = 1) that is
@@ -9,18 +9,24 @@ and c·η·G. To second order around B = 0 a step (β, α) changes L by
 
 so H(β, α) = (2βM + Gαᵀ, βᵀG). In the eigenbasis of M (q_k) and the singular bases of G (σ_i) H falls apart into the
 blocks [[2q_k, σ_i], [σ_i, 0]], into 2q_k for left null directions of G, and into 0 for right ones.
-Checked by `tests/test_hessian.py` against automatic differentiation's dense Hessian.
+
+B = 0 with A random is no critical point: ∇_B = GAᵀ. Only A = B = 0 is, a saddle left like e^{σ₁t} by gradient flow
+(Ḃ, Ȧ) = −∇L; its time t is learning rate × steps.
+
+`dense_factor_hessian` and `simulated_escape_time` use no closed form. Checked by `tests/test_hessian.py` against
+automatic differentiation's dense Hessian and by `tests/test_hessian_escape.py` against SciPy's integrator.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from allora_analysis.validation import adapter_rank, matrix, matrix_of, non_negative
+from allora_analysis.validation import ArgumentError, adapter_rank, count, matrix, matrix_of, non_negative, positive
 
 EPSILON = float(np.finfo(np.float64).eps)
 
@@ -63,7 +69,7 @@ def factor_spectrum_multiplicities(
     Returns:
         Distinct eigenvalues, ascending, and their multiplicities.
     """
-    x, g, a = _checked(x, g, a)
+    x, g, a = _with_x(x, g, a)
     sigma, q = _gradient_values(g, g_tolerance), _curvatures(x, a)
     return _assemble(q, sigma, *g.shape)
 
@@ -76,11 +82,7 @@ def factor_spectrum(
     Costs one SVD of G and one of XAᵀ: O(n₁n₂·min(n₁, n₂) + N·n₂·r), no matrix of size r(n₁ + n₂).
     Checked by `tests/test_hessian.py::test_factor_spectrum_is_autograds`.
 
-    Args:
-        x: X (N×n₂).
-        g: G (n₁×n₂).
-        a: A (r×n₂).
-        g_tolerance: as in `factor_spectrum_multiplicities`.
+    Arguments as in `factor_spectrum_multiplicities`.
 
     Returns:
         The eigenvalues, ascending, accurate to rounding relative to the largest.
@@ -101,11 +103,7 @@ def inertia(x: ArrayLike, g: ArrayLike, a: ArrayLike, *, g_tolerance: float | No
     σ ≪ q can lie far below the rounding error of the largest one, and is counted all the same.
     Checked by `tests/test_hessian.py::test_inertia`.
 
-    Args:
-        x: X (N×n₂).
-        g: G (n₁×n₂).
-        a: A (r×n₂).
-        g_tolerance: as in `factor_spectrum_multiplicities`.
+    Arguments as in `factor_spectrum_multiplicities`.
 
     Returns:
         The three counts.
@@ -115,19 +113,11 @@ def inertia(x: ArrayLike, g: ArrayLike, a: ArrayLike, *, g_tolerance: float | No
         >>> inertia(x=[[1.0, 0.0]], g=[[3.0, 0.0]], a=[[2.0, 0.0]])
         Inertia(negative=1, zero=1, positive=1)
     """
-    x, g, a = _checked(x, g, a)
+    x, g, a = _with_x(x, g, a)
     (n1, n2), rank = g.shape, len(a)
     gradient_rank, curved = len(_gradient_values(g, g_tolerance)), int(np.count_nonzero(_curvatures(x, a)))
     negative, positive = rank * gradient_rank, rank * gradient_rank + (n1 - gradient_rank) * curved
     return Inertia(negative, rank * (n1 + n2) - negative - positive, positive)
-
-
-def _checked(x: ArrayLike, g: ArrayLike, a: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    g = matrix("g", g)
-    x = matrix_of("x", x, (None, g.shape[1]), "n2, the columns of g")
-    a = matrix_of("a", a, (None, g.shape[1]), "n2, the columns of g")
-    adapter_rank(len(a), *g.shape)
-    return x, g, a
 
 
 def _gradient_values(g: Float[np.ndarray, "n1 n2"], tolerance: float | None) -> Float[np.ndarray, " rank_g"]:
@@ -156,3 +146,242 @@ def _assemble(q: Float[np.ndarray, " r"], sigma: Float[np.ndarray, " rank_g"], n
     copies = np.concatenate([pairs, *null])
     distinct, which = np.unique(values[copies > 0], return_inverse=True)
     return FactorSpectrum(distinct, np.bincount(which, weights=copies[copies > 0]).astype(np.int64))
+
+
+def factor_gradient(
+    g: ArrayLike, a: ArrayLike, b: ArrayLike | None = None
+) -> tuple[Float[np.ndarray, "n1 r"], Float[np.ndarray, "r n2"]]:
+    """(∇_B L, ∇_A L) = (GAᵀ, BᵀG), G = ∂L/∂(BA) at these A and B. With B = 0: (GAᵀ, 0).
+
+    Checked by `tests/test_hessian_escape.py::test_factor_gradient_is_autograds`.
+
+    Args:
+        g: G (n₁×n₂).
+        a: A (r×n₂).
+        b: B (n₁×r); None for 0.
+
+    Returns:
+        The gradients, shaped like B and A.
+    """
+    g, a, b = _with_b(g, a, b)
+    return g @ a.T, b.T @ g
+
+
+def is_stationary(g: ArrayLike, a: ArrayLike, b: ArrayLike | None = None) -> bool:
+    """Whether (B, A) is a critical point: GAᵀ = 0 and BᵀG = 0, up to the products' own rounding error.
+
+    Of the usual initialisations only A = B = 0 is one (or G = 0, where there is nothing to learn). Where B = 0, so also
+    if A's rows happen to lie in G's kernel. Arguments as in `factor_gradient`.
+    Checked by `tests/test_hessian_escape.py::test_is_stationary`.
+
+    Returns:
+        The answer.
+
+    Examples:
+        >>> from allora_analysis.hessian import is_stationary
+        >>> is_stationary(g=[[3.0]], a=[[2.0]]), is_stationary(g=[[3.0]], a=[[0.0]])  # LoRA's start; A = B = 0
+        (False, True)
+    """
+    g, a, b = _with_b(g, a, b)
+    limit = max(g.shape) * EPSILON * float(np.linalg.norm(g))
+    return all(
+        bool(np.linalg.norm(product) <= limit * np.linalg.norm(factor))
+        for product, factor in ((g @ a.T, a), (b.T @ g, b))
+    )
+
+
+def escape_rate(g: ArrayLike) -> float:
+    """σ₁(G): the rate of gradient flow's escape from A = B = 0, (B, A) ~ e^{σ₁t}; −σ₁ is the lowest eigenvalue.
+
+    Checked by `tests/test_hessian_escape.py::test_escape_time_against_the_flow`.
+
+    Args:
+        g: G (n₁×n₂) at A = B = 0.
+
+    Returns:
+        The rate, per unit of learning rate × steps; 0 where G = 0.
+    """
+    return float(np.linalg.svd(matrix("g", g), compute_uv=False)[0])
+
+
+def escape_time(g: ArrayLike, epsilon: float) -> float:
+    """log(1/ε)/σ₁(G): gradient flow's time from A and B of size ε to size 1, to leading order in log(1/ε).
+
+    It diverges as ε → 0; from B = 0 and a random A of fixed size the time is finite at ε = 0.
+    Checked by `tests/test_hessian_escape.py::test_escape_time_against_the_flow`.
+
+    Args:
+        g: G (n₁×n₂) at A = B = 0.
+        epsilon: the size of the first A and B, in (0, 1].
+
+    Returns:
+        The time in learning rate × steps; ∞ where G = 0.
+
+    Raises:
+        ArgumentError: epsilon outside (0, 1].
+
+    Examples:
+        >>> import math
+        >>> from allora_analysis.hessian import escape_time
+        >>> print(round(escape_time([[2.0]], epsilon=math.exp(-6)), 9))  # log(1/ε)/σ₁
+        3.0
+    """
+    if positive("epsilon", epsilon) > 1:
+        raise ArgumentError(f"epsilon must be in (0, 1], received {epsilon!r}")
+    rate = escape_rate(g)
+    return -math.log(epsilon) / rate if rate else math.inf
+
+
+def linearised_flow(
+    g: ArrayLike, a: ArrayLike, b: ArrayLike, time: float
+) -> tuple[Float[np.ndarray, "n1 r"], Float[np.ndarray, "r n2"]]:
+    """Gradient flow linearised at A = B = 0: Ḃ = −GAᵀ, Ȧ = −BᵀG, solved through G = UΣVᵀ.
+
+    UᵀB(t) = cosh(Σt) UᵀB − sinh(Σt) VᵀAᵀ and the same with B and Aᵀ, U and V exchanged; null directions of G rest. By
+    modes: (UᵀB − VᵀAᵀ)/2 grows as e^{Σt}, (UᵀB + VᵀAᵀ)/2 decays as e^{−Σt}.
+    Checked by `tests/test_hessian_escape.py::test_linearised_flow`.
+
+    Args:
+        g: G (n₁×n₂) at A = B = 0.
+        a: A (r×n₂) at time 0, small.
+        b: B (n₁×r) at time 0, small.
+        time: t, 0 or above, in learning rate × steps.
+
+    Returns:
+        (B(t), A(t)).
+
+    Raises:
+        ArgumentError: a time after which e^{σ₁(G)·t} has left float64's range.
+    """
+    g, a, b = _with_b(g, a, b)
+    time = non_negative("time", time)
+    with np.errstate(over="ignore", invalid="ignore"):
+        flow = _flow(g, a, b, time)
+    if not all(np.isfinite(part).all() for part in flow):
+        raise ArgumentError(
+            f"time: by {time:g} the flow has left float64's range (it grows as e^{{σ₁·time}}, σ₁ = {escape_rate(g):g}; "
+            "e^709 is the largest); give a shorter one"
+        )
+    return flow
+
+
+def _flow(
+    g: Float[np.ndarray, "n1 n2"], a: Float[np.ndarray, "r n2"], b: Float[np.ndarray, "n1 r"], time: float
+) -> tuple[Float[np.ndarray, "n1 r"], Float[np.ndarray, "r n2"]]:
+    u, sigma, vt = np.linalg.svd(g, full_matrices=False)
+    exponent, left, right = (sigma * time)[:, None], u.T @ b, vt @ a.T
+    rising, falling = (left - right) / 2, (left + right) / 2
+    grown = np.where(rising == 0, 0.0, np.expm1(exponent) * rising)
+    decayed = np.expm1(-exponent) * falling
+    return b + u @ (decayed + grown), a + (decayed - grown).T @ vt
+
+
+def initial_speed_ratio(n2: int, rank: int, a_std: float) -> float:
+    """Root mean square over A of ‖d(BA)/dt‖/‖dΔ/dt‖ at B = 0: s²√(r(n₂ + r + 1)) for A with i.i.d. N(0, s²) entries.
+
+    d(BA)/dt = −GAᵀA where full fine-tuning has −G, at one learning rate; E(AᵀA)² = s⁴r(n₂ + r + 1)I (Wishart), so the
+    ratio does not depend on G. Below 1, LoRA's module starts slower than Δ, above 1 faster: A's scale decides, not B's.
+    Checked by `tests/test_hessian_escape.py::test_initial_speed_ratio`.
+
+    Args:
+        n2: n₂, the module's input size.
+        rank: r.
+        a_std: s, the standard deviation of A's entries.
+
+    Returns:
+        The ratio.
+    """
+    n2, rank = count("n2", n2), count("rank", rank)
+    return positive("a_std", a_std) ** 2 * math.sqrt(rank * (n2 + rank + 1))
+
+
+def _gradient_and_a(g: ArrayLike, a: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    g = matrix("g", g)
+    a = matrix_of("a", a, (None, g.shape[1]), "n2, the columns of g")
+    adapter_rank(len(a), *g.shape)
+    return g, a
+
+
+def _with_x(x: ArrayLike, g: ArrayLike, a: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    g, a = _gradient_and_a(g, a)
+    return matrix_of("x", x, (None, g.shape[1]), "n2, the columns of g"), g, a
+
+
+def _with_b(g: ArrayLike, a: ArrayLike, b: ArrayLike | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    g, a = _gradient_and_a(g, a)
+    shape = (len(g), len(a))
+    return g, a, np.zeros(shape) if b is None else matrix_of("b", b, shape, "n1 of g and r of a")
+
+
+def loss_gradient(
+    x: Float[np.ndarray, "N n2"],
+    g: Float[np.ndarray, "n1 n2"],
+    b: Float[np.ndarray, "n1 r"],
+    a: Float[np.ndarray, "r n2"],
+) -> tuple[Float[np.ndarray, "n1 r"], Float[np.ndarray, "r n2"]]:
+    """∇_B and ∇_A of L(B, A) = ⟨G, BA⟩ + ‖X(BA)ᵀ‖²_F, anywhere."""
+    outer = g + 2 * (b @ (a @ x.T)) @ x
+    return outer @ a.T, b.T @ outer
+
+
+def dense_factor_hessian(x: ArrayLike, g: ArrayLike, a: ArrayLike) -> Float[np.ndarray, "parameters parameters"]:
+    """The (B, A) Hessian at B = 0 by central differences of the gradient, coordinate by coordinate; small sizes only.
+
+    Exact up to rounding at any step: from B = 0 a step along one coordinate changes the gradient by a polynomial of
+    degree 2, whose even part central differences remove. Order: B row by row, then A row by row.
+
+    Args:
+        x: X (N×n₂).
+        g: G (n₁×n₂).
+        a: A (r×n₂).
+
+    Returns:
+        The symmetric matrix, r(n₁ + n₂) square.
+    """
+    g = matrix("g", g)
+    x, a = (matrix_of(name, value, (None, g.shape[1]), "n2 of g") for name, value in (("x", x), ("a", a)))
+    split, step = len(g) * len(a), float(np.abs(a).max()) or 1.0
+    point = np.concatenate([np.zeros(split), a.ravel()])
+
+    def gradient(theta: np.ndarray) -> np.ndarray:
+        b_part, a_part = loss_gradient(x, g, theta[:split].reshape(len(g), -1), theta[split:].reshape(a.shape))
+        return np.concatenate([b_part.ravel(), a_part.ravel()])
+
+    steps = step * np.eye(len(point))
+    return np.array([(gradient(point + e) - gradient(point - e)) / (2 * step) for e in steps])
+
+
+def simulated_escape_time(x: ArrayLike, g: ArrayLike, a: ArrayLike, b: ArrayLike, size: float) -> float | None:
+    """Gradient flow of the full quartic loss from (B, A) until ‖BA‖_F = size, by SciPy's DOP853.
+
+    Args:
+        x: X (N×n₂).
+        g: G (n₁×n₂).
+        a: A (r×n₂) at time 0.
+        b: B (n₁×r) at time 0.
+        size: the norm to reach.
+
+    Returns:
+        The time in learning rate × steps; None where the flow has not got there by 10⁶/σ₁(G).
+    """
+    from scipy.integrate import solve_ivp
+
+    g, size = matrix("g", g), positive("size", size)
+    x, a = (matrix_of(name, value, (None, g.shape[1]), "n2 of g") for name, value in (("x", x), ("a", a)))
+    b = matrix_of("b", b, (len(g), len(a)), "n1 of g and r of a")
+    split = b.size
+
+    def parts(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return theta[:split].reshape(b.shape), theta[split:].reshape(a.shape)
+
+    def velocity(_time: float, theta: np.ndarray) -> np.ndarray:
+        return -np.concatenate([part.ravel() for part in loss_gradient(x, g, *parts(theta))])
+
+    def arrived(_time: float, theta: np.ndarray) -> float:
+        return float(np.linalg.norm(np.matmul(*parts(theta)))) - size
+
+    arrived.terminal, arrived.direction = True, 1.0
+    horizon = 1e6 / (float(np.linalg.norm(g, 2)) or 1.0)
+    start = np.concatenate([b.ravel(), a.ravel()])
+    answer = solve_ivp(velocity, (0.0, horizon), start, "DOP853", events=arrived, rtol=1e-9, atol=1e-14)
+    return float(answer.t_events[0][0]) if answer.t_events[0].size else None

@@ -45,16 +45,7 @@ class Ends:
 
 
 def ritz_ends(product: Product, basis: Float[np.ndarray, "P m"], k: int) -> tuple[Ends, np.ndarray, np.ndarray]:
-    """Rayleigh–Ritz: the eigenpairs of QᵀHQ, Q an orthonormal basis of the span of `basis`; exact for all of R^P.
-
-    Args:
-        product: v ↦ Hv.
-        basis: m vectors, the columns.
-        k: how many at each end, at most m.
-
-    Returns:
-        The ends, all m Ritz values in ascending order, and their vectors.
-    """
+    """Rayleigh–Ritz: the eigenpairs of QᵀHQ, Q an orthonormal basis of the span of `basis`; exact for all of R^P."""
     basis = np.linalg.qr(basis)[0]
     image = np.stack([product(column) for column in basis.T], axis=1)
     projected = basis.T @ image
@@ -65,7 +56,7 @@ def ritz_ends(product: Product, basis: Float[np.ndarray, "P m"], k: int) -> tupl
     return ends, values, vectors
 
 
-class NotConverged(ArgumentError):
+class _NotConverged(ArgumentError):
     """ARPACK gave up; the message is for whoever cannot take the whole space."""
 
 
@@ -83,7 +74,7 @@ def _arpack(
     try:
         return eigsh(operator, n_values, which="BE", v0=start, **options)[1]
     except ArpackNoConvergence as error:
-        raise NotConverged(
+        raise _NotConverged(
             f"tolerance: {tolerance:g} was not reached, {len(error.eigenvalues)} of {n_values} eigenvalues converged; "
             "a larger tolerance or another k would work"
         ) from error
@@ -105,27 +96,11 @@ def _scale(product: Product, start: Float[np.ndarray, " P"]) -> float:
 def lanczos_ends(
     product: Product, dimension: int, k: int, generator: np.random.Generator, tolerance: float = 1e-10
 ) -> Ends:
-    """The k smallest and k largest eigenvalues of a symmetric operator on R^P, with multiplicities.
-
-    Rounds: 2k extreme pairs; then, on the operator with every pair found so far moved to the middle of the spectrum,
-    the extremes again from a fresh start; until these are no more extreme than the k already there. With
-    probability 1 over the start vectors nothing is missed but what lies within the tolerance of the k-th value. Where
-    a run does not converge (an end whose gaps are tiny beside ‖H‖) and P ≤ 4096, the whole space is taken: P products.
-
-    Args:
-        product: v ↦ Hv, H symmetric.
-        dimension: P, at least 2k + 2.
-        k: how many at each end.
-        generator: draws the start vectors.
-        tolerance: largest residual, relative to ‖H‖ (estimated from below).
-
-    Returns:
-        The ends.
-
-    Raises:
-        ArgumentError: the dimension is too small (take the dense matrix), or residuals above the tolerance.
-        NotConverged: no convergence and P > 4096.
-    """
+    """The k smallest and k largest eigenvalues of a symmetric operator on R^P, with multiplicities."""
+    # Rounds: 2k extreme pairs; then, on the operator with every pair found so far moved to the middle of the spectrum,
+    # the extremes again from a fresh start; until these are no more extreme than the k already there. With probability
+    # 1 over the start vectors nothing is missed but what lies within the tolerance of the k-th value. Where a run does
+    # not converge (an end whose gaps are tiny beside ‖H‖) and P ≤ 4096, the whole space is taken: P products.
     if dimension < 2 * k + 2:
         raise ArgumentError(f"dimension must be at least 2k + 2 = {2 * k + 2}, received {dimension}")
     start = generator.standard_normal(dimension)
@@ -134,7 +109,7 @@ def lanczos_ends(
         return Ends(*(np.zeros(k) for _ in range(4)))
     try:
         ends, vectors = _runs(product, k, generator.standard_normal(dimension), generator, norm, tolerance)
-    except NotConverged:
+    except _NotConverged:
         if dimension > WHOLE:
             raise
         ends, _, vectors = ritz_ends(product, np.eye(dimension), k)

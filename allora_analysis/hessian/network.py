@@ -1,7 +1,15 @@
 """Both ends of the Hessian's spectrum of a torch model's loss, matrix-free: curvlinops' products, SciPy's Lanczos.
 
 §3.2 says that LoRA's parameters start from a saddle point; in a network that is a statement on the smallest
-eigenvalues. Checked by `tests/test_hessian_network.py` against a dense Hessian by double backward.
+eigenvalues.
+
+Is the operator the Hessian of that loss? Asked numerically, so that a custom autograd function needs no marker. A layer
+that rescales gradients (ALLoRA's, by design) has a double backward, but what comes out is the Jacobian of its update
+field: not symmetric in general, and not the loss's second derivative. Three questions settle it, at random points and
+directions: is the reverse-mode gradient the loss's derivative, is Hv the gradient's derivative, is H symmetric. Central
+differences in float64, in steps from 1e-5 out both ways: one that meets the tolerance is enough, since a large step
+sees kinks (ReLU) and a small one rounding. Checked by `tests/test_hessian_network.py` against a dense Hessian by double
+backward, and by `tests/test_hessian_network_refusals.py`.
 """
 
 from __future__ import annotations
@@ -16,24 +24,118 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from allora_analysis.hessian.certificate import NOT_A_HESSIAN, Certificate, certify
 from allora_analysis.hessian.empirical_risk import EmpiricalRisk, empirical_risk, evaluating, quiet
-from allora_analysis.hessian.lanczos import Ends, lanczos_ends
+from allora_analysis.hessian.lanczos import Ends, Product, lanczos_ends
 from allora_analysis.validation import ArgumentError, count, positive
 
-TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
+RESIDUALS = {torch.float64: 1e-10, torch.float32: 1e-5}
 DENSE_DIMENSION = 64
+TRIALS = 3
+STEPS = (1e-5, 1e-6, 1e-4, 1e-7, 1e-3, 1e-2)
+AGREEMENT = {torch.float64: 1e-5, torch.float32: 1e-3}  # of the certificate
+NOT_A_HESSIAN = (
+    "model: its double backward is not a Hessian ({0}); a custom autograd function that rescales gradients (ALLoRA's, "
+    "for example) or a random forward does this: give a model of plain, deterministic layers"
+)
 
 
 @dataclass(frozen=True)
-class NetworkSpectrum:
-    """The k smallest and k largest eigenvalues of the Hessian of L with respect to the trainable parameters.
+class Certificate:
+    """Relative deviations found, each at most the tolerance of the parameters' dtype (1e-5 or, for float32, 1e-3).
 
     Attributes:
-        smallest: λ_1 ≤ … ≤ λ_k, with multiplicities.
-        largest: λ_{P−k+1} ≤ … ≤ λ_P.
-        smallest_residuals: ‖Hv − λv‖ with ‖v‖ = 1 beside `smallest`: an eigenvalue of H lies this close.
-        largest_residuals: beside `largest`.
+        gradient: the loss's central difference against gᵀv, over the sum of the parameters' ‖g‖, at a nearby point.
+        product: the gradient's central difference against Hv, over their norms.
+        symmetry: |uᵀHv − vᵀHu| over ‖u‖‖Hv‖ + ‖v‖‖Hu‖.
+    """
+
+    gradient: float
+    product: float
+    symmetry: float
+
+
+def _certify(risk: EmpiricalRisk, product: Product, generator: np.random.Generator) -> Certificate:
+    """Check that `product` multiplies with the Hessian of `risk` at its parameters."""
+    theta = risk.theta()
+    scale, tolerance = max(float(np.linalg.norm(theta)), 1.0), AGREEMENT[risk.dtype]
+    product_error = _product_error(risk, product, theta, scale, tolerance, _unit(generator, theta.size))
+    nearby = theta + 0.05 * scale * _unit(generator, theta.size)
+    gradient_error = _gradient_error(risk, nearby, scale, tolerance, generator)
+    symmetry_error = _symmetry_error(product, *(_unit(generator, theta.size) for _ in range(2)))
+    certificate = Certificate(gradient_error, product_error, symmetry_error)
+    for error, what in (
+        (certificate.gradient, "the gradient differs from the loss's own differences by {0:.1e}"),
+        (certificate.product, "Hv differs from the gradient's differences by {0:.1e}"),
+        (certificate.symmetry, "it is asymmetric by {0:.1e}"),
+    ):
+        if not error <= tolerance:
+            raise ArgumentError(NOT_A_HESSIAN.format(f"{what.format(error)}, relative, {tolerance:.0e} allowed"))
+    return certificate
+
+
+def _unit(generator: np.random.Generator, size: int) -> Float[np.ndarray, " P"]:
+    direction = generator.standard_normal(size)
+    return direction / np.linalg.norm(direction)
+
+
+def _flat(gradients: list[np.ndarray]) -> Float[np.ndarray, " P"]:
+    return np.concatenate([gradient.ravel() for gradient in gradients])
+
+
+# Along every parameter's own gradient at once, with random signs, and a random direction: a rescaled gradient of any
+# parameter differs from the loss's slope along it.
+def _gradient_error(
+    risk: EmpiricalRisk, point: np.ndarray, scale: float, tolerance: float, generator: np.random.Generator
+) -> float:
+    parts = risk.value_and_gradient(point)[1]
+    gradient, sizes = _flat(parts), [float(np.linalg.norm(part)) for part in parts]
+    worst = 0.0
+    for _ in range(TRIALS if any(sizes) else 0):
+        signs = generator.choice([-1.0, 1.0], len(parts))
+        units = [sign * part / (size or 1.0) for sign, part, size in zip(signs, parts, sizes, strict=True)]
+        direction = _flat(units) + len(parts) ** 0.5 * _unit(generator, point.size)
+        errors = []
+        for step in STEPS:
+            above, below = (risk.value_and_gradient(point + sign * step * scale * direction)[0] for sign in (1, -1))
+            errors.append(abs((above - below) / (2 * step * scale) - gradient @ direction) / sum(sizes))
+            if errors[-1] <= tolerance:
+                break
+        worst = max(worst, float(np.min(errors)))
+    return worst
+
+
+def _product_error(
+    risk: EmpiricalRisk,
+    product: Product,
+    theta: np.ndarray,
+    scale: float,
+    tolerance: float,
+    direction: np.ndarray,
+) -> float:
+    image, errors = product(direction), []
+    for step in STEPS:
+        above, below = (_flat(risk.value_and_gradient(theta + sign * step * scale * direction)[1]) for sign in (1, -1))
+        difference = (above - below) / (2 * step * scale)
+        # Where H is small beside the gradient, the difference holds nothing but the gradient's rounding.
+        rounding = 1e-15 * float(np.linalg.norm(above)) / (step * scale)
+        gap = max(float(np.linalg.norm(image - difference)) - rounding, 0.0)
+        errors.append(gap / (float(np.linalg.norm(image) + np.linalg.norm(difference)) or 1.0))
+        if errors[-1] <= tolerance:
+            break
+    return float(np.min(errors))
+
+
+def _symmetry_error(product: Product, u: np.ndarray, v: np.ndarray) -> float:
+    image_u, image_v = product(u), product(v)
+    size = float(np.linalg.norm(image_u) + np.linalg.norm(image_v))
+    return abs(float(u @ image_v - v @ image_u)) / (size or 1.0)
+
+
+@dataclass(frozen=True)
+class NetworkSpectrum(Ends):
+    """The `Ends` (smallest, largest, their residuals) of the Hessian of L in the trainable parameters.
+
+    Attributes:
         dimension: P.
         loss: L.
         gradient_norm: ‖∇L‖.
@@ -42,10 +144,6 @@ class NetworkSpectrum:
         certificate: how well the operator was found to be the Hessian.
     """
 
-    smallest: Float[np.ndarray, " k"]
-    largest: Float[np.ndarray, " k"]
-    smallest_residuals: Float[np.ndarray, " k"]
-    largest_residuals: Float[np.ndarray, " k"]
     dimension: int
     loss: float
     gradient_norm: float
@@ -91,44 +189,25 @@ def network_spectrum(
     """
     risk = empirical_risk(model, loss, data)
     k = count("k", k, 1, risk.dimension)
-    tolerance = TOLERANCES[risk.dtype] if tolerance is None else positive("tolerance", tolerance)
+    tolerance = RESIDUALS[risk.dtype] if tolerance is None else positive("tolerance", tolerance)
     generator = np.random.default_rng(0) if generator is None else generator
     with evaluating(model):
         value, gradient_norm = checked_value(risk)
         products = HessianProducts(risk)
-        certificate = certify(risk, products.vector, generator)
+        certificate = _certify(risk, products.vector, generator)
         dense = risk.dimension <= max(DENSE_DIMENSION, 2 * k + 2)
-        ends = (
-            _dense_ends(products, k)
-            if dense
-            else lanczos_ends(products.vector, risk.dimension, k, generator, tolerance)
-        )
+        if dense:
+            ends = _dense_ends(products, k)
+        else:
+            ends = lanczos_ends(products.vector, risk.dimension, k, generator, tolerance)
+    method = "dense" if dense else "lanczos"
     return NetworkSpectrum(
-        ends.smallest,
-        ends.largest,
-        ends.smallest_residuals,
-        ends.largest_residuals,
-        risk.dimension,
-        value,
-        gradient_norm,
-        products.spent,
-        "dense" if dense else "lanczos",
-        certificate,
+        *vars(ends).values(), risk.dimension, value, gradient_norm, products.spent, method, certificate
     )
 
 
 def checked_value(risk: EmpiricalRisk) -> tuple[float, float]:
-    """L and ‖∇L‖ at the parameters as they are.
-
-    Args:
-        risk: the loss.
-
-    Returns:
-        Both.
-
-    Raises:
-        ArgumentError: the forward fails on the data, or either is not finite.
-    """
+    """L and ‖∇L‖ at the parameters as they are."""
     try:
         value, gradients = risk.value_and_gradient()
     except (RuntimeError, IndexError, TypeError) as error:
@@ -144,9 +223,6 @@ def checked_value(risk: EmpiricalRisk) -> tuple[float, float]:
 class HessianProducts:
     """Hv and HV for a risk, in NumPy float64 on the outside, counted.
 
-    Args:
-        risk: the loss.
-
     Attributes:
         spent: products with a vector so far.
         dimension: P.
@@ -156,29 +232,11 @@ class HessianProducts:
         self._operator, self.dimension, self.spent = risk.hessian(), risk.dimension, 0
 
     def vector(self, v: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
-        """Hv.
-
-        Args:
-            v: a vector.
-
-        Returns:
-            The product.
-        """
+        """Hv."""
         return self.matrix(v[:, None])[:, 0]
 
     def matrix(self, columns: Float[np.ndarray, "P m"], at_once: int = 32) -> Float[np.ndarray, "P m"]:
-        """HV, a few columns at once to bound memory.
-
-        Args:
-            columns: V.
-            at_once: columns in one pass.
-
-        Returns:
-            The product.
-
-        Raises:
-            ArgumentError: torch cannot differentiate the model twice, or the product is not finite.
-        """
+        """HV, a few columns at once to bound memory."""
         try:
             with quiet():
                 pieces = [

@@ -12,7 +12,7 @@ ker C, as ∂L/∂A_l = 0 at B = 0 for all their values. Checked by `tests/test_
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,68 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from allora_analysis.hessian.empirical_risk import EmpiricalRisk, empirical_risk, evaluating
-from allora_analysis.hessian.lowrank import LowRankLinear
+from allora_analysis.hessian.empirical_risk import EmpiricalRisk, each_tensor, empirical_risk, evaluating
 from allora_analysis.hessian.network import HessianProducts, checked_value
-from allora_analysis.validation import ArgumentError
+from allora_analysis.validation import ArgumentError, adapter_rank, positive
 
 # Below this, relative to the largest singular value or eigenvalue, a number is a zero that rounding blurred.
 ZERO = 1e-10
 LARGEST_BLOCK = 4096
+
+
+class LowRankLinear(nn.Module):
+    """x ↦ W*x + b + ηBAx with A (r×n₂) drawn N(0, 1/n₂) and B (n₁×r) zero (paper, Definition 1); W* and b are frozen.
+
+    Args:
+        base: the pretrained layer, n₂ inputs and n₁ outputs; its parameters stop being trainable.
+        rank: r.
+        eta: η = α/r.
+        generator: draws A, on the CPU.
+
+    Attributes:
+        base: the frozen layer.
+        a: A.
+        b: B.
+        eta: η.
+    """
+
+    def __init__(self, base: nn.Linear, rank: int, eta: float, generator: torch.Generator):
+        super().__init__()
+        rank, weight = adapter_rank(rank, base.out_features, base.in_features), base.weight
+        self.base, self.eta = base.requires_grad_(False), positive("eta", eta)
+        a = torch.randn(rank, base.in_features, generator=generator, dtype=weight.dtype) / base.in_features**0.5
+        self.a = nn.Parameter(a.to(weight.device))
+        self.b = nn.Parameter(torch.zeros(base.out_features, rank, dtype=weight.dtype, device=weight.device))
+
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        """Apply the layer."""
+        return self.base(x) + self.eta * (x @ self.a.T) @ self.b.T
+
+
+def add_adapters(model: nn.Module, rank: int, eta: float, generator: torch.Generator) -> nn.Module:
+    """Freeze a model and put a `LowRankLinear` in the place of every `nn.Linear` below it, in place.
+
+    Args:
+        model: the pretrained model; every parameter stops being trainable.
+        rank: r of every adapter.
+        eta: η of every adapter.
+        generator: draws each A, in the order of `model.named_modules()`.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ArgumentError: no `nn.Linear` below the model.
+    """
+    places = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name]
+    if not places:
+        raise ArgumentError("model: it must hold an nn.Linear to adapt, received none")
+    model.requires_grad_(False)
+    for place in places:
+        parent, _, child = place.rpartition(".")
+        owner = model.get_submodule(parent)
+        setattr(owner, child, LowRankLinear(getattr(owner, child), rank, eta, generator))
+    return model
 
 
 @dataclass(frozen=True)
@@ -54,15 +108,7 @@ class NetworkInertia:
 
 
 def numerical_rank(g: Float[np.ndarray, "n1 n2"], noise: float = 0.0) -> int:
-    """The number of singular values above `ZERO`·σ₁ and above 100 times the noise in the matrix.
-
-    Args:
-        g: a matrix.
-        noise: the norm of its rounding error.
-
-    Returns:
-        The rank.
-    """
+    """The number of singular values above `ZERO`·σ₁ and above 100 times the noise in the matrix."""
     values = np.linalg.svd(g, compute_uv=False)
     return int(np.sum(values > max(ZERO * values[0], 100 * noise)))
 
@@ -83,21 +129,13 @@ def _inside(layer: str, name: str) -> str:
     return f"{layer}.{name}".lstrip(".")
 
 
-# The same risk summed in the opposite order: what changes is rounding.
-def _reversed(risk: EmpiricalRisk) -> EmpiricalRisk:
-    def flipped(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: flipped(item) for name, item in value.items()}
-        return value.flip(0) if isinstance(value, Tensor) else value
-
-    return EmpiricalRisk(risk.model, risk.loss, [tuple(map(flipped, batch)) for batch in reversed(risk.batches)])
-
-
 # G_l = η ∂L/∂W_l and its numerical rank, by layer.
 def _gradients_and_ranks(risk: EmpiricalRisk) -> dict[str, tuple[np.ndarray, int]]:
     layers = _adapters(risk.model)
     weights = [_inside(name, "base.weight") for name in layers]
-    forth, back = (each.value_and_gradient(names=weights)[1] for each in (risk, _reversed(risk)))
+    # The same risk summed in the opposite order: what changes is rounding.
+    batches = [tuple(each_tensor(lambda part: part.flip(0), part) for part in batch) for batch in risk.batches[::-1]]
+    forth, back = (each.value_and_gradient(names=weights)[1] for each in (risk, replace(risk, batches=batches)))
     return {
         name: (layer.eta * g, numerical_rank(g, float(np.linalg.norm(g - again))))
         for (name, layer), g, again in zip(layers.items(), forth, back, strict=True)
@@ -126,22 +164,10 @@ def layer_gradient_ranks(model: nn.Module, loss: nn.Module, data: Iterable[Any])
 
 
 def inertia_on_kernel(k: Float[np.ndarray, "m m"], kernel: Float[np.ndarray, "m d"]) -> tuple[int, int]:
-    """n₋ and n₊ of ZᵀKZ, zero being below `ZERO`·‖K‖.
-
-    Args:
-        k: K, symmetric.
-        kernel: Z, an orthonormal basis of ker C.
-
-    Returns:
-        Both counts.
-    """
+    """n₋ and n₊ of ZᵀKZ, zero being below `ZERO`·‖K‖."""
     limit = ZERO * float(np.linalg.norm(k, 2)) if k.size else 0.0
     values = np.linalg.eigvalsh(kernel.T @ k @ kernel) if kernel.shape[1] else np.zeros(0)
     return int(np.sum(values < -limit)), int(np.sum(values > limit))
-
-
-def _left_kernel(g: Float[np.ndarray, "n1 n2"], rank: int) -> Float[np.ndarray, "n1 d"]:
-    return np.linalg.svd(g)[0][:, rank:]
 
 
 def negative_directions(model: nn.Module, loss: nn.Module, data: Iterable[Any]) -> NetworkInertia:
@@ -215,7 +241,8 @@ def _kernel(others: Mapping[str, Tensor], gradients: Mapping[str, tuple[np.ndarr
     blocks = []
     for name, value in others.items():
         if name in gradients:
-            blocks.append(np.kron(_left_kernel(*gradients[name]), np.eye(value.shape[1])))
+            g, rank = gradients[name]
+            blocks.append(np.kron(np.linalg.svd(g)[0][:, rank:], np.eye(value.shape[1])))
         else:
             blocks.append(np.eye(value.numel()))
     return block_diag(*blocks) if blocks else np.zeros((0, 0))

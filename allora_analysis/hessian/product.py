@@ -1,17 +1,29 @@
-"""The loss in the product: L(Δ) = ‖X(W + Δ) − Y‖²_F, its gradient and its Hessian (§3.2, Eqs. 1 and 2, mended).
+"""§3.2 in the product: L(Δ) = ‖X(W + Δ) − Y‖²_F, its gradient, Hessian and condition number (Eqs. 1 and 2, mended).
 
 Eq. (1) prints the last term transposed, Eq. (2) lacks the factor 2 and gives the identity the wrong size. The Hessian
 holds no Δ: it is the same at Δ = 0 as anywhere, so it cannot say anything about starting there.
-Checked by `tests/test_hessian_product.py` against automatic differentiation.
+
+"As the training set size decreases, the landscape degenerates" depends on what decreases with N. For i.i.d. centred
+entries κ(S), S = XᵀX, peaks at N = D and falls on both sides; where S stays what it is, N alone changes nothing.
+Checked by `tests/test_hessian_product.py` against automatic differentiation, Marchenko and Pastur, and Edelman.
 """
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.validation import count, matrix, matrix_of
+from allora_analysis.validation import ArgumentError, count, matrix, matrix_of, positive
+
+EPSILON = float(np.finfo(np.float64).eps)
+CHUNK = 1 << 21  # entries drawn at a time: 16 MiB
+# E log x for x with distribution function exp(−2/x − 2/x²), Edelman's limit of κ(X)/N.
+SQUARE_LOG_MEAN = 1.5370894
+SQUARE_MEDIAN = 2 / (math.sqrt(1 + 2 * math.log(2)) - 1)
 
 
 def product_gradient(x: ArrayLike, y: ArrayLike, w: ArrayLike, delta: ArrayLike) -> Float[np.ndarray, "D C"]:
@@ -28,7 +40,7 @@ def product_gradient(x: ArrayLike, y: ArrayLike, w: ArrayLike, delta: ArrayLike)
     Returns:
         The gradient (D×C), in loss per unit of Δ.
     """
-    x, y = matrix("x", x), matrix("y", y)
+    x = matrix("x", x)
     y = matrix_of("y", y, (len(x), None), "N of x")
     shape = (x.shape[1], y.shape[1])
     w = matrix_of("w", w, shape, "D of x and C of y")
@@ -87,3 +99,161 @@ def product_spectrum(x: ArrayLike, n_outputs: int) -> Float[np.ndarray, " DC"]:
 def _spectrum(singular: Float[np.ndarray, " s"], features: int, n_outputs: int) -> Float[np.ndarray, " DC"]:
     flat = np.zeros(features - len(singular))
     return np.repeat(np.concatenate([flat, 2 * singular[::-1] ** 2]), n_outputs)
+
+
+@dataclass(frozen=True)
+class BlockConditioning:
+    """Condition numbers of the B block and of what it is made of; ∞ where singular.
+
+    Attributes:
+        block: κ(ASAᵀ), that of ∇²_B L = 2 I ⊗ ASAᵀ.
+        gram: κ(S), that of ∇²_Δ L.
+        adapter: κ(AAᵀ).
+    """
+
+    block: float
+    gram: float
+    adapter: float
+
+
+def marchenko_pastur_condition(gamma: float) -> float:
+    """κ of the non-zero part of S as N, D → ∞ with D/N → γ: ((1 + √γ)/(1 − √γ))², ∞ at γ = 1.
+
+    For γ > 1 the non-zero part of S is that of XXᵀ, whose ratio is 1/γ: the same expression. Assumes i.i.d. *centred*
+    entries of finite fourth moment (a common mean adds one eigenvalue of order N·D). The limit is biased at finite N,
+    by a gap of order N^(−2/3). Source: Marchenko–Pastur 1967; Bai–Yin 1993 for the edges.
+    Checked by `tests/test_hessian_product.py::test_gap_to_marchenko_pastur_shrinks`.
+
+    Args:
+        gamma: γ = D/N, above 0.
+
+    Returns:
+        κ, 1 or above, ∞ at γ = 1.
+    """
+    root = math.sqrt(positive("gamma", gamma))
+    return math.inf if root == 1.0 else ((1 + root) / (1 - root)) ** 2
+
+
+def square_log_condition(n: int) -> tuple[float, float]:
+    """Limits of mean and median of log κ(S) at the peak N = D, Gaussian entries: finite, where E κ(S) is infinite.
+
+    κ(X)/N → x with P(x ≤ t) = exp(−2/t − 2/t²), so E log κ(S) → 2 log N + 3.0742 and the median → 2 log(3.6711 N). For
+    few N that is too high: the mean by 3.07 at N = 1 (where κ = 1), by about 1.3 at 2 and 0.65 at 4.
+    Source: Edelman 1988, Theorem 6.1. Checked by `tests/test_hessian_product.py::test_peak_is_edelmans`.
+
+    Args:
+        n: N = D.
+
+    Returns:
+        (mean, median) of log κ(S) to leading order, natural logarithm.
+    """
+    log_n = math.log(count("n", n))
+    return 2 * (log_n + SQUARE_LOG_MEAN), 2 * (log_n + math.log(SQUARE_MEDIAN))
+
+
+def log_condition(x: ArrayLike) -> float:
+    """Logarithm of κ of the non-zero part of XᵀX: 2 log(s₁/s_rank X), ranks by max(N, D)·ε·s₁.
+
+    Checked by `tests/test_hessian_product.py::test_log_condition`.
+
+    Args:
+        x: X (N×D), not all zero.
+
+    Returns:
+        The natural logarithm, 0 or above.
+
+    Raises:
+        ArgumentError: X = 0 has no non-zero part.
+    """
+    x = matrix("x", x)
+    if not x.any():
+        raise ArgumentError("x: all entries are 0, so XᵀX has no non-zero part; give at least one non-zero entry")
+    return _log_condition(np.linalg.svd(x, compute_uv=False), max(x.shape) * EPSILON)
+
+
+def _log_condition(singular: Float[np.ndarray, " s"], relative: float) -> float:
+    kept = singular[singular > relative * singular[0]]
+    return 2 * math.log(kept[0] / kept[-1])
+
+
+def fixed_gram_design(x: ArrayLike, n_samples: int, generator: np.random.Generator) -> Float[np.ndarray, "M D"]:
+    """Another design with M rows and the same XᵀX: QX̃, Q (M×rank) with orthonormal columns, X̃ᵀX̃ = XᵀX.
+
+    The counterexample to "as N decreases the landscape degenerates": the Hessian in Δ is the same for every M.
+    Checked by `tests/test_hessian_product.py::test_fixed_gram_changes_nothing`.
+
+    Args:
+        x: X (N×D).
+        n_samples: M, at least rank X (with fewer rows no design has this XᵀX).
+        generator: draws Q.
+
+    Returns:
+        The design (M×D).
+
+    Raises:
+        ArgumentError: M below rank X.
+    """
+    x = matrix("x", x)
+    _, singular, vt = np.linalg.svd(x, full_matrices=False)
+    rank = int(np.count_nonzero(singular > max(x.shape) * EPSILON * singular[0]))
+    if count("n_samples", n_samples) < rank:
+        raise ArgumentError(f"n_samples must be at least the rank of x, {rank}, received {n_samples!r}")
+    q, _ = np.linalg.qr(generator.standard_normal((n_samples, rank)))
+    return q @ (singular[:rank, None] * vt[:rank])
+
+
+def block_conditioning(x: ArrayLike, a: ArrayLike) -> BlockConditioning:
+    """κ(ASAᵀ), of the Hessian in B at B = 0, beside κ(S) and κ(AAᵀ); κ(ASAᵀ) ≤ κ(S)·κ(AAᵀ).
+
+    Better than S for a spread spectrum and r ≪ D (∞ against finite for r ≤ N < D), worse for white X, where it is
+    κ(AAᵀ) ≥ 1 = κ(S). Checked by `tests/test_hessian_product.py::test_block_conditioning`.
+
+    Args:
+        x: X (N×n₂).
+        a: A (r×n₂).
+
+    Returns:
+        The three condition numbers, ∞ where the matrix is numerically singular.
+    """
+    x = matrix("x", x)
+    a = matrix_of("a", a, (None, x.shape[1]), "D, the columns of x")
+    product_scale = float(np.linalg.norm(x)) * float(np.linalg.norm(a))
+    relative = max(*x.shape, len(a)) * EPSILON
+    block = _condition(np.linalg.svd(x @ a.T, compute_uv=False), len(a), relative * product_scale)
+    gram, adapter = np.linalg.svd(x, compute_uv=False), np.linalg.svd(a, compute_uv=False)
+    gram_condition = _condition(gram, x.shape[1], relative * float(gram[0]))
+    return BlockConditioning(block, gram_condition, _condition(adapter, len(a), relative * float(adapter[0])))
+
+
+def _condition(singular: Float[np.ndarray, " s"], size: int, limit: float) -> float:
+    # κ of a size × size Gram matrix whose factor has these singular values.
+    if len(singular) < size or singular[size - 1] <= limit:
+        return math.inf
+    return float((singular[0] / singular[size - 1]) ** 2)
+
+
+def sample_log_conditions(
+    n_samples: int, n_features: int, draws: int, generator: np.random.Generator
+) -> Float[np.ndarray, " draws"]:
+    """Logarithms of κ of the non-zero part of XᵀX for X (N×D) with i.i.d. standard normal entries, each drawn afresh.
+
+    E κ is infinite at N = D: average these logarithms, or take medians. The draws do not depend on the chunk size.
+
+    Args:
+        n_samples: N.
+        n_features: D.
+        draws: how many.
+        generator: the source of randomness.
+
+    Returns:
+        The logarithms (draws).
+    """
+    shape = count("n_samples", n_samples), count("n_features", n_features)
+    count("draws", draws)
+    step = max(1, CHUNK // (shape[0] * shape[1]))
+    parts = [
+        np.linalg.svd(generator.standard_normal((min(step, draws - start), *shape)), compute_uv=False)
+        for start in range(0, draws, step)
+    ]
+    singular = np.concatenate(parts)
+    return 2 * np.log(singular[:, 0] / singular[:, -1])

@@ -1,7 +1,7 @@
 """The study of §3.2: condition numbers over N/D, and the spectrum in (B, A) at LoRA's start and at A = B = 0.
 
 Predicted: Marchenko–Pastur, Edelman's peak, closed-form spectra. Measured: sampled designs, a dense Hessian by
-differences. Checked by `tests/test_hessian_study.py`.
+differences; with `--network` both ends of a real network's Hessian. Checked by `tests/test_hessian_study.py`.
 """
 
 from __future__ import annotations
@@ -12,25 +12,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from allora_analysis.hessian.conditioning import (
+from allora_analysis.hessian.factors import dense_factor_hessian, factor_gradient, factor_spectrum, inertia
+from allora_analysis.hessian.product import (
     block_conditioning,
     fixed_gram_design,
     log_condition,
     marchenko_pastur_condition,
+    sample_log_conditions,
     square_log_condition,
 )
-from allora_analysis.hessian.digits_part import LARGEST_SEED, digits_notes, digits_part
-from allora_analysis.hessian.factors import factor_spectrum, inertia
-from allora_analysis.hessian.monte_carlo import dense_factor_hessian, sample_log_conditions
-from allora_analysis.hessian.stationarity import factor_gradient
 from allora_analysis.study import Result, Study, Table, sweep, text
 from allora_analysis.validation import ArgumentError, adapter_rank, count, positive, several
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DENSE_LIMIT = 1500  # parameters up to which the dense Hessian is built: 2 s
+    from allora_analysis.hessian.network import NetworkSpectrum
 
+
+STARTS = {"lora": ("B = 0, A random", "predicted"), "both_zero": ("A = B = 0", "attained")}
+DENSE_LIMIT = 1500  # parameters up to which the dense Hessian is built: 2 s
 ENTRIES = 1 << 59  # of a matrix: beyond, its bytes are no size that NumPy knows
 
 
@@ -78,24 +80,23 @@ def _check(config: Config) -> None:
             )
     count("draws", config.draws, minimum=2)
     count("samples", config.samples, maximum=most)
-    count("seed", config.seed, minimum=0, maximum=LARGEST_SEED if config.network else None)
+    count("seed", config.seed, minimum=0, maximum=_largest_seed() if config.network else None)
+
+
+def _largest_seed() -> int:
+    from allora_analysis.hessian.digits_mlp import LARGEST_SEED
+
+    return LARGEST_SEED
 
 
 def run(config: Config) -> Result:
-    """Sample condition numbers over N/D, then compute the (B, A) spectra of one problem.
-
-    Args:
-        config: the study's settings.
-
-    Returns:
-        Predicted and measured, by ratio (lists in the order of `ratios`) and for the two starts.
-    """
+    """Sample condition numbers over N/D, then compute the (B, A) spectra of one problem."""
     _check(config)
     starts = {"lora": _start(config, zero_a=False), "both_zero": _start(config, zero_a=True)}
     rows, interrupted = sweep(config.ratios, lambda ratio: _ratio(config, ratio), "condition numbers")
     predicted, measured = ({name: [row[side][name] for row in rows] for name in rows[0][side]} for side in (0, 1))
     if config.network and not interrupted:
-        starts["network"] = digits_part(config.seed, config.rank)
+        starts["network"] = _digits_part(config.seed, config.rank)
     for name, (theory, dense) in starts.items():
         predicted[name], measured[name] = theory, dense
     return Result(predicted, measured, interrupted)
@@ -126,14 +127,7 @@ def _ratio(config: Config, ratio: float) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def problem(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The problem whose (B, A) spectrum is computed: X (N×n₂), G = −2RᵀX (n₁×n₂), A (r×n₂).
-
-    Args:
-        config: the study's settings.
-
-    Returns:
-        X, G and A.
-    """
+    """The problem whose (B, A) spectrum is computed: X (N×n₂), G = −2RᵀX (n₁×n₂), A (r×n₂)."""
     generator = np.random.default_rng([config.seed, 3])
     x = generator.standard_normal((config.samples, config.features))
     residual = generator.standard_normal((config.samples, config.outputs))
@@ -180,15 +174,7 @@ def _dense(x: np.ndarray, g: np.ndarray, a: np.ndarray) -> dict[str, Any]:
 
 
 def table(config: Config, result: Result) -> Table:
-    """The result as text: a row per ratio, then what the two starts look like.
-
-    Args:
-        config: the study's settings.
-        result: what `run` returned.
-
-    Returns:
-        The table.
-    """
+    """The result as text: a row per ratio, then what the two starts look like."""
     p, m = result.predicted, result.measured
     rows = []
     for i, n in enumerate(p["n_samples"]):
@@ -201,14 +187,14 @@ def table(config: Config, result: Result) -> Table:
         rows.append([*row, text(None if fixed is None else math.exp(fixed))])
     columns = ["N/D", "N", "rank S", "κ predicted", "κ median", "log κ predicted", "log κ mean ± s.e."]
     columns += ["κ, S held fixed"]
-    notes = [note for name in ("lora", "both_zero") for note in _notes(name, p[name], m[name])]
+    notes = [note for name in STARTS for note in _notes(name, p[name], m[name])]
     if "network" in p:
-        notes += digits_notes(p["network"], m["network"])
+        notes += _digits_notes(p["network"], m["network"])
     return Table(f"Condition number of the non-zero part of S = XᵀX, D = {config.features}", columns, rows, notes)
 
 
 def _notes(name: str, predicted: dict[str, Any], measured: dict[str, Any]) -> list[str]:
-    where = {"lora": "Hessian in (B, A) at B = 0, A random", "both_zero": "Hessian in (B, A) at A = B = 0"}[name]
+    where = f"Hessian in (B, A) at {STARTS[name][0]}"
     eigenvalues, dense = predicted["eigenvalues"], measured["eigenvalues"]
     ends = f"{text(eigenvalues[0], 6)} to {text(eigenvalues[-1], 6)}"
     seen = "not measured at this size" if dense is None else f"{text(dense[0], 6)} to {text(dense[-1], 6)}"
@@ -223,19 +209,121 @@ def _notes(name: str, predicted: dict[str, Any], measured: dict[str, Any]) -> li
     return notes
 
 
+def _digits_part(seed: int, rank: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The digits MLP with LoRA: the counts that §3.2's structure predicts, and what Lanczos measures."""
+    from allora_analysis.hessian.digits_mlp import digits_spectra
+
+    spectra = digits_spectra(seed, min(rank, 10))
+    counts = spectra.inertia
+    predicted = {
+        "rank": min(rank, 10),
+        "layer_gradient_ranks": dict(counts.layer_ranks),
+        "negative_at_least": counts.bound,
+        "negative": counts.negative,
+        "zero": counts.zero,
+        "positive": counts.positive,
+        "gradient_a_norm": 0.0,
+    }
+    measured = {
+        "gradient_a_norm": spectra.gradient_a,
+        "gradient_b_norm": spectra.gradient_b,
+        "start": _ends(spectra.start),
+        "trained": _ends(spectra.trained),
+    }
+    return predicted, measured
+
+
+def _ends(spectrum: NetworkSpectrum) -> dict[str, Any]:
+    worst = max(np.max(spectrum.smallest_residuals), np.max(spectrum.largest_residuals))
+    return {
+        "parameters": spectrum.dimension,
+        "loss": spectrum.loss,
+        "smallest": spectrum.smallest,
+        "largest": spectrum.largest,
+        "largest_residual": float(worst),
+        "hessian_vector_products": spectrum.products,
+    }
+
+
+def _digits_notes(predicted: dict[str, Any], measured: dict[str, Any]) -> list[str]:
+    """The part's lines below the study's table."""
+    start, trained = measured["start"], measured["trained"]
+    signs = f"{predicted['negative']} negative directions of {start['parameters']}, predicted from the ranks of G"
+    signs += f" (at least {predicted['negative_at_least']})"
+    return [
+        f"Digits MLP with LoRA (r = {predicted['rank']}) at B = 0: {signs}; "
+        f"eigenvalues {_range(start)}; ‖∇_A‖ = {text(measured['gradient_a_norm'])}, "
+        f"‖∇_B‖ = {text(measured['gradient_b_norm'])}; loss {text(start['loss'])}",
+        f"  after training the adapters: eigenvalues {_range(trained)}; loss {text(trained['loss'])}",
+    ]
+
+
+def _range(ends: dict[str, Any]) -> str:
+    return (
+        f"{text(ends['smallest'][0])} to {text(ends['largest'][-1])} (residuals ≤ {text(ends['largest_residual'], 2)})"
+    )
+
+
 def plot(config: Config, result: Result) -> Figure:
-    """Two panels; see `allora_analysis.hessian.figure`.
+    """Left: κ of S's non-zero part against N/D, predicted and measured. Right: sorted eigenvalues of both starts."""
+    from allora_analysis.plotting import panels
 
-    Args:
-        config: the study's settings.
-        result: what `run` returned.
+    figure, (left, right) = panels(2)
+    _conditions(left, config.features, result)
+    _spectra(right, result)
+    return figure
 
-    Returns:
-        The figure.
-    """
-    from allora_analysis.hessian.figure import draw
 
-    return draw(config.features, result)
+def _conditions(axes: Axes, features: int, result: Result) -> None:
+    from allora_analysis.plotting import COLOURS
+
+    order = np.argsort(result.predicted["n_samples"])
+    ratios = np.array(result.predicted["n_samples"])[order] / features
+    mean, stderr, median = (
+        np.array(result.measured[f"log_condition{part}"])[order] for part in ("", "_stderr", "_median")
+    )
+    # A grid that avoids N = D itself, where the limit is infinite.
+    grid = np.geomspace(min(ratios.min(), 0.5), max(ratios.max(), 2.0), 400)
+    curve = np.array([marchenko_pastur_condition(1 / value) for value in grid])
+    axes.plot(grid, curve, color=COLOURS["predicted"], label="Marchenko–Pastur limit")
+    below, above = -np.exp(mean) * np.expm1(-2 * stderr), np.exp(mean) * np.expm1(2 * stderr)
+    axes.errorbar(
+        ratios,
+        np.exp(mean),
+        yerr=[below.tolist(), above.tolist()],  # lists: Matplotlib 3.8 to 3.10 trip over arrays of one element
+        fmt="o",
+        markersize=4,
+        color=COLOURS["measured"],
+        label="exp(mean log κ) ± 2 s.e.",
+    )
+    axes.plot(ratios, np.exp(median), "x", color=COLOURS["plain"], label="median κ")
+    for ratio, square in zip(
+        ratios, np.array(result.predicted["log_condition_square"], dtype=object)[order], strict=True
+    ):
+        if square is not None:
+            axes.plot(ratio, math.exp(square), "D", mfc="none", color=COLOURS["bound"], label="Edelman at N = D")
+    axes.set(xscale="log", yscale="log", xlabel="N/D, samples per feature", ylabel="κ of the non-zero part of XᵀX")
+    axes.set_ylim(1, 3 * max(float(np.exp(mean.max())), 10.0))
+    axes.set_title(f"Conditioning peaks at N = D (D = {features})")
+    axes.legend(fontsize=7, frameon=False, loc="upper left", handlelength=1.2)
+
+
+def _spectra(axes: Axes, result: Result) -> None:
+    from allora_analysis.plotting import COLOURS
+
+    for name, (label, colour) in STARTS.items():
+        predicted, dense = (
+            np.array(side[name]["eigenvalues"], dtype=object) for side in (result.predicted, result.measured)
+        )
+        index = np.arange(1, predicted.size + 1)
+        axes.step(index, predicted.astype(float), where="mid", color=COLOURS[colour], label=f"{label}: closed form")
+        if dense.shape == predicted.shape:
+            shown = slice(None, None, max(1, predicted.size // 60))
+            axes.plot(index[shown], dense[shown].astype(float), ".", markersize=4, color=COLOURS["measured"])
+    axes.plot([], [], ".", color=COLOURS["measured"], label="dense Hessian (every few)")
+    axes.set(xlabel="eigenvalue, in ascending order", ylabel="eigenvalue of ∇²L in (B, A)")
+    axes.set_title("At zero initialisation the Hessian is indefinite")
+    axes.legend(fontsize=7, frameon=False)
 
 
 STUDY = Study("hessian", Config, run, table, plot)

@@ -31,7 +31,7 @@ def __getattr__(name: str) -> Any:
 class ALLoRALinear(nn.Module):
     """x ↦ W*x + bias + BAx, W* and the bias frozen, A and B trained by one of §4's rules.
 
-    A (r×n₂) is drawn N(0, 1/n₂), as in the paper's Definition 1 and `hessian.lowrank.LowRankLinear`: the same generator
+    A (r×n₂) is drawn N(0, 1/n₂), as in the paper's Definition 1 and `hessian.LowRankLinear`: the same generator
     gives both layers the same start. (PEFT draws it uniform with a third of that variance.) B (n₁×r) is zero, so that
     the layer starts as the base.
 

@@ -4,7 +4,7 @@
 | --- | --- |
 | `canonical` | what a record may hold, its canonical JSON, and the run's key |
 | `digests` | content digests of data and models, which stand in a record in place of paths |
-| `origin` | provenance: git revision, versions, time |
+| `origin` | provenance: git revision, versions, processor, time |
 | `record` | a record, its file's content and verification, `load` |
 | `storage` | `save`, `lookup`, `find` |
 | `lists` | `find_each`: the records of a list of runs |
@@ -21,7 +21,7 @@ from allora_analysis.records.canonical import RecordError, canonical_json, key
 from allora_analysis.records.digests import digest_file, digest_folder
 from allora_analysis.records.inventory import Status, status
 from allora_analysis.records.lists import find_each
-from allora_analysis.records.origin import provenance
+from allora_analysis.records.origin import processor, provenance
 from allora_analysis.records.record import UNFINISHED, Record, TornRecord, load, unfinished
 from allora_analysis.records.storage import Saved, SetAsideWarning, find, lookup, save
 
@@ -41,6 +41,7 @@ __all__ = [
     "key",
     "load",
     "lookup",
+    "processor",
     "provenance",
     "save",
     "status",

@@ -16,13 +16,23 @@ inequality then fails for some networks whose norms differ (ledger row `3.3-mean
 in L.
 
 Equality holds line by line iff: x is a top right singular vector of the product; the layers line up; within each layer
-W_l and B_lA_l share both top singular vectors; all m_l are equal. `aligned.aligned_network` builds such a network.
+W_l and B_lA_l share both top singular vectors; all m_l are equal. `aligned_network` builds such a network: W_l =
+U_l diag(σ) U_{l−1}ᵀ and B_lA_l = U_l diag(τ) U_{l−1}ᵀ share orthonormal bases, U_l's first column is both the top left
+direction of layer l and the top right one of layer l + 1, and x is U_0's first column. Then M_l maps U_{l−1}e₁ to
+(σ₁ + ητ₁) U_l e₁ with ‖W_l‖ = σ₁ and ‖B_lA_l‖ = τ₁, so ‖f_L(x)‖ = ∏(‖W_l‖ + η‖B_lA_l‖)‖x‖, and the AM–GM bound is
+attained too if all τ₁/σ₁ are equal. The first columns are non-negative, so ReLU passes them.
+
+What makes the comparison of worst and typical case a fair one, `fair_scales`: s_W = 1/√n (He's √(2/n) under ReLU):
+without adapters a typical stack neither grows nor decays. s_A = 1/√n: LoRA's variance 1/fan-in. s_B: such that
+‖BA‖ = ‖W‖ in spectral norm, m = 1, the paper's implicit choice in Θ((1 + η)^L). Both spectral norms are taken in the
+limit of large width at fixed r/n. `tests/test_ripple.py` checks all of this, against dense singular values.
 
 Everything is in natural logarithms: at η = 100 and L = 10⁵ the bound itself is 10^200432.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -33,6 +43,8 @@ from numpy.typing import ArrayLike
 
 from allora_analysis import validation
 from allora_analysis.validation import ArgumentError
+
+ARCHITECTURES = ("linear", "relu", "prelayernorm")
 
 
 class Layer(NamedTuple):
@@ -61,17 +73,7 @@ class WorstCase:
 
 
 def checked_layers(layers: Sequence[Sequence[ArrayLike]]) -> tuple[Layer, ...]:
-    """The layers as float64, with shapes that chain: n₂ and r within a layer, widths from one layer to the next.
-
-    Args:
-        layers: (W, B, A) triples, the first applied first.
-
-    Returns:
-        The layers, copied.
-
-    Raises:
-        ArgumentError: none at all, a layer that is no triple, or sizes that do not match.
-    """
+    """The layers as float64, with shapes that chain: n₂ and r within a layer, widths from one layer to the next."""
     result: list[Layer] = []
     for index, triple in enumerate(validation.several("layers", layers)):
         if len(triple) != 3:
@@ -95,9 +97,13 @@ def spectral_norms(layers: Sequence[Sequence[ArrayLike]]) -> tuple[np.ndarray, n
     Returns:
         Two arrays of length L.
     """
-    checked = checked_layers(layers)
-    weights = np.array([np.linalg.norm(layer.w, 2) for layer in checked])
-    return weights, np.array([_adapter_norm(layer.b, layer.a) for layer in checked])
+    return norms_of(checked_layers(layers))
+
+
+def norms_of(layers: Sequence[Layer]) -> tuple[np.ndarray, np.ndarray]:
+    """The core of `spectral_norms`."""
+    weights = np.array([np.linalg.norm(layer.w, 2) for layer in layers])
+    return weights, np.array([_adapter_norm(layer.b, layer.a) for layer in layers])
 
 
 def _adapter_norm(b: Float[np.ndarray, "n1 r"], a: Float[np.ndarray, "r n2"]) -> float:
@@ -132,7 +138,7 @@ def worst_case(weight_norms: ArrayLike, adapter_norms: ArrayLike, eta: float) ->
     eta = validation.non_negative("eta", eta)
     if (weights + eta * adapters).min() == 0:
         raise ArgumentError("weight_norms: a layer with W = 0 and ηBA = 0 maps everything to 0; its logarithm is −∞")
-    return _bounds(weights, adapters, eta)
+    return bounds_of(weights, adapters, eta)
 
 
 def _norms(weight_norms: ArrayLike, adapter_norms: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -148,7 +154,8 @@ def _norms(weight_norms: ArrayLike, adapter_norms: ArrayLike) -> tuple[np.ndarra
     return weights, adapters
 
 
-def _bounds(weights: Float[np.ndarray, " L"], adapters: Float[np.ndarray, " L"], eta: float) -> WorstCase:
+def bounds_of(weights: Float[np.ndarray, " L"], adapters: Float[np.ndarray, " L"], eta: float) -> WorstCase:
+    """The core of `worst_case`."""
     log_bound = float(np.log(weights + eta * adapters).sum())
     if weights.min() == 0:
         return WorstCase(log_bound, np.inf, -np.inf, np.inf)
@@ -177,4 +184,186 @@ def residual_bound(weight_norms: ArrayLike, adapter_norms: ArrayLike, eta: float
     """
     validation.count("width", width, 2)
     weights, adapters = _norms(weight_norms, adapter_norms)
-    return float(np.log1p((weights + validation.non_negative("eta", eta) * adapters).sum()))
+    return residual_bound_of(weights, adapters, validation.non_negative("eta", eta))
+
+
+def residual_bound_of(weights: Float[np.ndarray, " L"], adapters: Float[np.ndarray, " L"], eta: float) -> float:
+    """The core of `residual_bound`, which does not depend on the width."""
+    return float(np.log1p((weights + eta * adapters).sum()))
+
+
+def check_widths(widths: Sequence[int], rank: int) -> tuple[int, ...]:
+    """The widths n₀, …, n_L of a stack: at least one layer, each at least the rank."""
+    result = tuple(validation.count("widths", width) for width in widths)
+    if len(result) < 2:
+        raise ArgumentError(f"widths must name the input's and at least one layer's width, received {len(result)}")
+    validation.adapter_rank(rank, min(result), min(result))
+    return result
+
+
+def check_layer_norm(widths: Sequence[int], architecture: str) -> None:
+    """A residual stack has one width, of 2 or more: the layer norm of one number is 0/0."""
+    if architecture == "prelayernorm" and (len(set(widths)) > 1 or widths[0] < 2):
+        raise ArgumentError(f"widths must be equal and at least 2 for prelayernorm, received {sorted(set(widths))}")
+
+
+@dataclass(frozen=True)
+class AlignedNetwork:
+    """Layers whose top singular vectors line up, and the unit input x that they stretch the most."""
+
+    layers: tuple[Layer, ...]
+    x: Float[np.ndarray, " n0"]
+
+
+def aligned_network(
+    widths: Sequence[int],
+    rank: int,
+    weight_norms: ArrayLike = 1.0,
+    adapter_norms: ArrayLike = 1.0,
+    *,
+    generator: np.random.Generator,
+    architecture: str = "linear",
+    closed: bool = False,
+) -> AlignedNetwork:
+    """A network with these norms whose output is as long as the bound allows: the worst case of §3.3, attained.
+
+    Args:
+        widths: n₀, …, n_L; need not be equal (except for "prelayernorm").
+        rank: r of every adapter, 1 to the smallest width; the adapters have rank exactly r.
+        weight_norms: ‖W_l‖, one for all layers or one each.
+        adapter_norms: ‖B_lA_l‖, likewise; proportional to `weight_norms` (equal m_l) attains the AM–GM bound as well.
+        generator: draws the bases and the smaller singular values.
+        architecture: "linear" and "relu" take non-negative directions; "prelayernorm" takes one direction of mean 0 for
+            all layers, which the layer norm only rescales.
+        closed: the last direction is x again, so that the stack can be repeated; needs n_L = n₀.
+
+    Returns:
+        The layers and x, ‖x‖ = 1.
+
+    Raises:
+        ArgumentError: widths that differ where they must not, a norm below 0.
+    """
+    widths = check_widths(widths, rank)
+    validation.choice("architecture", architecture, ARCHITECTURES)
+    check_layer_norm(widths, architecture)
+    if closed and widths[0] != widths[-1]:
+        raise ArgumentError(f"widths must end as they begin for a closed stack, received {widths[0]} and {widths[-1]}")
+    norms = (("weight_norms", weight_norms), ("adapter_norms", adapter_norms))
+    weights, adapters = (_per_layer(name, value, len(widths) - 1) for name, value in norms)
+    return aligned(widths, rank, weights, adapters, generator, architecture, closed)
+
+
+def aligned(
+    widths: Sequence[int],
+    rank: int,
+    weights: Float[np.ndarray, " L"],
+    adapters: Float[np.ndarray, " L"],
+    generator: np.random.Generator,
+    architecture: str,
+    closed: bool,
+) -> AlignedNetwork:
+    """The core of `aligned_network`."""
+    residual = architecture == "prelayernorm"
+    bases = [_basis(_direction(n, residual, generator), generator) for n in widths]
+    if closed or residual:
+        bases = [bases[0], *(bases[1:-1] if not residual else bases[:1] * (len(widths) - 2)), bases[0]]
+    layers = [_layer(bases[i + 1], bases[i], rank, weights[i], adapters[i], generator) for i in range(len(widths) - 1)]
+    return AlignedNetwork(tuple(layers), bases[0][:, 0].copy())
+
+
+def _per_layer(name: str, value: ArrayLike, depth: int) -> np.ndarray:
+    norms = validation.vector(name, np.atleast_1d(value))
+    if norms.min() < 0 or norms.size not in (1, depth):
+        raise ArgumentError(
+            f"{name} must be one norm or {depth}, 0 or above; received {norms.size}, least {norms.min()}"
+        )
+    return np.broadcast_to(norms, (depth,))
+
+
+def _direction(size: int, mean_zero: bool, generator: np.random.Generator) -> Float[np.ndarray, " n"]:
+    u = generator.standard_normal(size)
+    u = u - u.mean() if mean_zero else np.abs(u)
+    return u / np.linalg.norm(u)
+
+
+def _basis(first: Float[np.ndarray, " n"], generator: np.random.Generator) -> Float[np.ndarray, "n n"]:
+    # Orthogonal, its first column the given unit vector, the others at random.
+    columns = np.column_stack([first, generator.standard_normal((first.size, first.size - 1))])
+    basis = np.linalg.qr(columns)[0]
+    # QR fixes the first column up to sign and rounding; the sign matters to ReLU.
+    return basis * np.where(np.arange(first.size) == 0, np.sign(basis[:, 0] @ first), 1.0)
+
+
+def _layer(
+    left: Float[np.ndarray, "n1 n1"],
+    right: Float[np.ndarray, "n2 n2"],
+    rank: int,
+    weight_norm: float,
+    adapter_norm: float,
+    generator: np.random.Generator,
+) -> Layer:
+    def values(size: int, top: float) -> np.ndarray:
+        return top * np.concatenate([[1.0], generator.uniform(0.2, 0.9, size - 1)])
+
+    full = min(len(left), len(right))
+    root = np.sqrt(values(rank, adapter_norm))
+    w = (left[:, :full] * values(full, weight_norm)) @ right[:, :full].T
+    return Layer(w, left[:, :rank] * root, root[:, None] * right[:, :rank].T)
+
+
+class Scales(NamedTuple):
+    """Standard deviations of the entries of W, A and B."""
+
+    w_std: float
+    a_std: float
+    b_std: float
+
+
+def adapter_norm_limit(width: int, rank: int) -> float:
+    """‖BA‖ for B (n×r), A (r×n) with standard Gaussian entries, as n → ∞ at fixed y = r/n: n√λ.
+
+    (1/n²)BᵀB AAᵀ is a product of two free Marchenko–Pastur variables, S-transform (1 + yz)⁻² (Voiculescu 1987; Müller
+    2002): the edge λ is the least value of (1 + z)(1 + yz)²/z, at 2yz² + yz = 1. λ = 27/4 at r = n, → 1 as r/n → 0.
+
+    Args:
+        width: n.
+        rank: r ≤ n.
+
+    Returns:
+        The norm.
+    """
+    width = validation.count("width", width)
+    y = validation.adapter_rank(rank, width, width) / width
+    z = (math.sqrt(y * y + 8 * y) - y) / (4 * y)
+    return width * math.sqrt((1 + z) / z) * (1 + y * z)
+
+
+def fair_scales(
+    width: int,
+    rank: int,
+    architecture: str = "linear",
+    w_std: float | None = None,
+    a_std: float | None = None,
+    b_std: float | None = None,
+) -> Scales:
+    """The scales of the module's rule where None is given; a given one stays, b_std follows the given w_std and a_std.
+
+    Args:
+        width: n.
+        rank: r.
+        architecture: "linear", "relu" or "prelayernorm".
+        w_std: s_W or None.
+        a_std: s_A or None.
+        b_std: s_B or None; 1/√n where w_std or a_std is 0 and m = 1 thus out of reach.
+
+    Returns:
+        Three standard deviations.
+    """
+    validation.choice("architecture", architecture, ARCHITECTURES)
+    limit, root = adapter_norm_limit(width, rank), math.sqrt(width)
+    he = math.sqrt(2) if architecture == "relu" else 1.0
+    w = he / root if w_std is None else validation.non_negative("w_std", w_std)
+    a = 1 / root if a_std is None else validation.non_negative("a_std", a_std)
+    if b_std is not None:
+        return Scales(w, a, validation.non_negative("b_std", b_std))
+    return Scales(w, a, 2 * root * w / (a * limit) if w * a > 0 else 1 / root)

@@ -1,38 +1,33 @@
-"""The study's figure: growth against η on one logarithmic axis, and what η adds to the bound and to typical growth."""
+"""The study's figure, over η, and one for a single η, layer by layer. Imported only when a figure is drawn.
+
+Checked by `tests/test_ripple_study.py` and `tests/test_ripple_by_depth.py`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 
+from allora_analysis import validation
+from allora_analysis.plotting import ARMS, COLOURS, panels, style
 from allora_analysis.ripple import stack
-from allora_analysis.ripple.scales import Scales
+from allora_analysis.ripple.bounds import Scales, fair_scales
+from allora_analysis.ripple.monte_carlo import chi_square_growth
 from allora_analysis.study import Result
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 POINTS = 60
+DEPTHS = 12  # at which networks are simulated layer by layer
+DECADE = math.log(10)
 
 
 def plot(config: Any, result: Result) -> Figure:
-    """Left: worst case, aligned network, typical growth with its 95 % band and the simulation. Right: η's own share.
-
-    Args:
-        config: the study's config.
-        result: its result.
-
-    Returns:
-        The figure.
-    """
-    from matplotlib.ticker import NullLocator
-
-    from allora_analysis.plotting import panels
-
+    """Left: worst case, aligned network, typical growth with its 95 % band and the simulation. Right: η's own share."""
     figure, (left, right) = panels(columns=2)
     order = np.argsort(config.eta)
     eta = np.asarray(config.eta, dtype=float)[order]
@@ -60,18 +55,15 @@ def _fine(eta: np.ndarray) -> np.ndarray:
 
 
 def _growth(axes: Axes, config: Any, result: Result, eta: np.ndarray, order: np.ndarray) -> None:
-    from allora_analysis.plotting import ARMS, COLOURS
-
-    decade = math.log(10)
     predicted, measured = result.predicted, result.measured
     scales = Scales(*(predicted[name] for name in Scales._fields))
     grid = _fine(eta)
     shape = config.depth, config.width, config.rank
     growths = [stack.typical_growth(*shape, float(value), scales, config.architecture) for value in grid]
-    bands = np.array([stack.typical_band(*shape, float(value), scales, config.architecture) for value in grid]) / decade
+    bands = np.array([stack.typical_band(*shape, float(value), scales, config.architecture) for value in grid]) / DECADE
     marker = "" if len(eta) > 1 else "_"  # a single point draws no line
-    blue, bound = COLOURS["predicted"], np.array(predicted["log_bound"])[order] / decade
-    aligned, typical = np.array(measured["log_aligned"])[order] / decade, [growth.mean / decade for growth in growths]
+    blue, bound = COLOURS["predicted"], np.array(predicted["log_bound"])[order] / DECADE
+    aligned, typical = np.array(measured["log_aligned"])[order] / DECADE, [growth.mean / DECADE for growth in growths]
     axes.plot(eta, bound, color=COLOURS["bound"], marker=marker, label="bound")
     axes.plot(eta, aligned, "D", ms=4, color=COLOURS["attained"], label="aligned network (attains it)")
     axes.plot(grid, typical, color=blue, marker=marker, label="typical, predicted")
@@ -88,13 +80,11 @@ def _simulated(
 ) -> None:
     means, errors = ([measured[key][i] for i in order] for key in (f"log_{name}", f"log_{name}_stderr"))
     known = [i for i, value in enumerate(means) if value is not None]
-    heights, bars = ([values[i] / math.log(10) for i in known] for values in (means, errors))
+    heights, bars = ([values[i] / DECADE for i in known] for values in (means, errors))
     axes.errorbar(eta[known], heights, [2 * bar for bar in bars], ms=4, **style)
 
 
 def _shares(axes: Axes, config: Any, result: Result, eta: np.ndarray, order: np.ndarray) -> None:
-    from allora_analysis.plotting import COLOURS
-
     for name, role, label in (
         ("log_bound_adapter", "bound", "bound: linear in η while ηm ≪ 1"),
         ("log_typical_adapter", "predicted", "typical: quadratic in η at first"),
@@ -108,3 +98,55 @@ def _shares(axes: Axes, config: Any, result: Result, eta: np.ndarray, order: np.
         axes.set_yscale("log", nonpositive="clip")
     axes.set_ylabel("what η adds to log growth (nats)")
     axes.legend(fontsize=8)
+
+
+def by_depth(
+    depth: int = 48,
+    width: int = 64,
+    rank: int = 8,
+    eta: float = 1.0,
+    architecture: str = "linear",
+    replicas: int = 40,
+    seed: int = 0,
+) -> Figure:
+    """log₁₀(‖f_l(x)‖/‖x‖) for l = 1, …, L: the bound, typical growth with its 95 % band, and simulated networks.
+
+    The scales are `fair_scales`: without an adapter nothing grows, and ‖BA‖ ≈ ‖W‖. Each simulated depth has networks of
+    its own, drawn by the law of the norm.
+
+    Args:
+        depth: L.
+        width: n of every layer.
+        rank: r of every adapter.
+        eta: the scaling factor η.
+        architecture: "linear", "relu" or "prelayernorm".
+        replicas: networks simulated at each of twelve depths.
+        seed: of the layers whose norms make the bound, and of the networks.
+
+    Returns:
+        The figure.
+    """
+    depth, replicas = validation.count("depth", depth), validation.count("replicas", replicas)
+    scales = fair_scales(width, rank, architecture)
+    weights, adapters = stack.drawn_norms(depth, width, rank, scales, np.random.default_rng([seed, 1]))
+    layers = np.arange(1, depth + 1)
+    bound = [stack.stack_bound((weights[:at], adapters[:at]), eta, width, architecture).log_bound for at in layers]
+    typical = [stack.typical_growth(int(at), width, rank, eta, scales, architecture) for at in layers]
+    bands = np.array([stack.typical_band(int(at), width, rank, eta, scales, architecture) for at in layers])
+    with style():
+        figure, (axes,) = panels()
+        axes.plot(layers, np.array(bound) / DECADE, color=COLOURS["bound"], label="bound (attained if all lines up)")
+        axes.plot(layers, [growth.mean / DECADE for growth in typical], color=COLOURS["predicted"], label="typical")
+        axes.fill_between(layers, *bands.T / DECADE, color=COLOURS["predicted"], alpha=0.2, lw=0, label="95 % of them")
+        for at in np.unique(np.linspace(1, depth, min(DEPTHS, depth)).astype(int)):
+            widths, generator = np.full(at + 1, width), np.random.default_rng([seed, 2, int(at)])
+            drawn = chi_square_growth(widths, rank, np.array([eta]), scales, replicas, generator, architecture)
+            label = "simulated networks" if at == 1 else None
+            axes.plot(np.full(replicas, at), drawn[:, 0] / DECADE, ".", ms=2.5, color=COLOURS["measured"], label=label)
+        axes.set_ylim(top=1.35 * max(bound) / DECADE)  # room for the legend
+        axes.yaxis.set_major_locator(MaxNLocator(7, integer=max(bound) > 3 * DECADE))
+        axes.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
+        axes.set(xlabel="layer l", ylabel=r"growth $\|f_l(x)\| \, / \, \|x\|$", xlim=(0, None))
+        axes.set_title(f"{architecture}: η = {eta:g}, n = {width}, r = {rank}")
+        axes.legend(fontsize=8, loc="upper left")
+    return figure

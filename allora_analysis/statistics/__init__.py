@@ -2,19 +2,15 @@
 
 | file | object |
 | --- | --- |
-| `z_tests` | z-test with stated power, means and standard errors, Holm's correction |
-| `moments` | mean and variance of a stream, in bounded memory |
-| `paired` | paired tests: Wilcoxon, sign, t |
+| `z_tests` | z-test with stated power, means and standard errors, of a stream too; BCa bootstrap; Holm's correction |
+| `paired` | paired tests: Wilcoxon, sign, t; exact sign flips, over units and over clusters |
 | `families` | paired comparisons tested together, with what was too little |
-| `sign_flips` | exact sign-flip tests, over units and over clusters |
 | `directional` | one-sided tests, equivalence, families of both: the rule by which the ledger judges a comparison |
 | `sample_size` | power of the paired t-test, the n that it needs, the effect that it sees |
-| `bootstrap` | BCa bootstrap interval |
 
 SciPy is imported where a function needs it. Every number is float64; n is fixed before the data are seen.
 """
 
-from allora_analysis.statistics.bootstrap import bootstrap_interval
 from allora_analysis.statistics.directional import (
     Decision,
     Judgement,
@@ -26,11 +22,24 @@ from allora_analysis.statistics.directional import (
     units_to_reject,
 )
 from allora_analysis.statistics.families import Difference, paired_family
-from allora_analysis.statistics.moments import Moments
-from allora_analysis.statistics.paired import PairedTest, paired_test
+from allora_analysis.statistics.paired import (
+    ClusteredTest,
+    PairedTest,
+    SignFlipTest,
+    clustered_test,
+    paired_test,
+    sign_flip_test,
+)
 from allora_analysis.statistics.sample_size import detectable_effect, power, required_n
-from allora_analysis.statistics.sign_flips import ClusteredTest, SignFlipTest, clustered_test, sign_flip_test
-from allora_analysis.statistics.z_tests import ZTest, accuracy_stderr, holm, mean_and_stderr, z_test
+from allora_analysis.statistics.z_tests import (
+    Moments,
+    ZTest,
+    accuracy_stderr,
+    bootstrap_interval,
+    holm,
+    mean_and_stderr,
+    z_test,
+)
 
 __all__ = [
     "ClusteredTest",

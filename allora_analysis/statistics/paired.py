@@ -1,13 +1,15 @@
-"""Paired tests: Wilcoxon's signed ranks, signs, Student's t.
+"""Paired tests: Wilcoxon's signed ranks, signs, Student's t; exact sign flips, over units and over clusters of cells.
 
-The ranks' null distribution is exact (conditional on the differences' sizes, ties included) wherever that is feasible.
-Checked by `tests/test_statistics_paired.py` against enumeration of all signs.
+The ranks' null distribution is exact (conditional on the differences' sizes, ties included) wherever that is feasible;
+that of the sign flips is counted, not approximated, up to `EXACT_FLIPS` units. Checked by
+`tests/test_statistics_paired.py` against enumeration of all signs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +17,14 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis.statistics.z_tests import rate
-from allora_analysis.validation import ArgumentError, choice, vector
+from allora_analysis.validation import ArgumentError, choice, count, non_negative, vector
 
 # Differences this close, relative to the largest value, are ties: 90.4 − 90.1 and 60.3 − 60.0 are one number.
 TIE = 1e-12
 # Above this many non-zero differences the signed ranks' distribution is replaced by its normal limit.
 EXACT_RANKS = 300
+# Up to this many non-zero units all sign patterns are counted, by halves of at most 2²⁰ patterns.
+EXACT_FLIPS = 40
 
 
 @dataclass(frozen=True)
@@ -72,19 +76,7 @@ def paired_test(first: ArrayLike, second: ArrayLike, method: str = "wilcoxon", c
 
 
 def difference_test(differences: Float[np.ndarray, " n"], confidence: float, grain: float = 0.0) -> PairedTest:
-    """`paired_test` by Student's t, of differences whose two sides are not at hand.
-
-    Args:
-        differences: at least two.
-        confidence: of the interval, in (0, 1).
-        grain: what rounding may have added to a difference, 0 or above.
-
-    Returns:
-        The outcome.
-
-    Raises:
-        ArgumentError: fewer than two differences.
-    """
+    """`paired_test` by Student's t, of differences whose two sides are not at hand."""
     if differences.size < 2:
         raise ArgumentError(f"differences: at least 2 pairs are needed, received {differences.size}")
     interval, statistic, p_value = student(differences, confidence, grain)
@@ -104,16 +96,7 @@ def _differences(first: ArrayLike, second: ArrayLike) -> tuple[Float[np.ndarray,
 def student(
     values: Float[np.ndarray, " n"], confidence: float, grain: float = 0.0
 ) -> tuple[tuple[float, float], float, float]:
-    """Student's t over n ≥ 2 independent values: mean ± t_{(1 + confidence)/2, n − 1}·s/√n.
-
-    Args:
-        values: the values; equal ones (up to rounding) have s = 0 and t = 0 or ±∞.
-        confidence: in (0, 1).
-        grain: what rounding may have added to a value; that of a difference is relative to its two sides.
-
-    Returns:
-        Interval of the mean, t, two-sided p-value of mean 0.
-    """
+    """Student's t over n ≥ 2 independent values: mean ± t_{(1 + confidence)/2, n − 1}·s/√n."""
     from scipy.special import stdtr, stdtrit
 
     size, n = float(np.abs(values).max()), values.size
@@ -159,3 +142,155 @@ def _signed_ranks(nonzero: Float[np.ndarray, " m"], grain: float) -> tuple[float
         share[rank:] += share[:-rank].copy()
         share /= 2
     return observed / 2, min(1.0, 2 * float(share[: smaller + 1].sum()))
+
+
+@dataclass(frozen=True)
+class SignFlipTest:
+    """Outcome of a sign-flip test, two-sided.
+
+    Attributes:
+        mean_difference: the statistic.
+        p_value: share of sign patterns whose |mean| is at least the observed one.
+        smallest_p_value: the least that could have come out: 2^{1 − n_nonzero} (1 if all are 0) where all patterns
+            were counted, 1/(1 + draws) where they were sampled.
+        n: number of units.
+        n_nonzero: number of non-zero units; one that is nothing but rounding beside the largest is 0.
+        exact: whether all patterns were counted; otherwise they were sampled.
+    """
+
+    mean_difference: float
+    p_value: float
+    smallest_p_value: float
+    n: int
+    n_nonzero: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class ClusteredTest:
+    """Outcome of a test over clusters, each one unit, two-sided.
+
+    Attributes:
+        mean_difference: mean of the clusters' means (each cluster weighs the same).
+        p_value: of the exact sign flips of the clusters' means.
+        interval: Student's t interval of `mean_difference` over clusters.
+        t_p_value: p-value of Student's t over clusters.
+        n: number of differences.
+        n_clusters: number of clusters.
+        exact: as in `SignFlipTest`.
+    """
+
+    mean_difference: float
+    p_value: float
+    interval: tuple[float, float]
+    t_p_value: float
+    n: int
+    n_clusters: int
+    exact: bool
+
+
+def sign_flip_test(
+    differences: ArrayLike, generator: np.random.Generator | None = None, draws: int = 99_999, grain: float = 0.0
+) -> SignFlipTest:
+    """Permutation test of the mean: under the null each unit's difference is as likely to have either sign.
+
+    Exact p = #{s ∈ {±1}ⁿ : |Σ s_i d_i| ≥ |Σ d_i|}/2ⁿ up to `EXACT_FLIPS` non-zero units, by a meet in the middle;
+    beyond, p = (1 + hits)/(1 + draws) over sampled patterns, itself a valid p-value (Phipson–Smyth 2010). Assumes
+    independent units.
+
+    Args:
+        differences: one a unit.
+        generator: draws the patterns where they are too many to count.
+        draws: how many are drawn then.
+        grain: what rounding may have added to a difference; one that is no larger is 0, and sums that differ by no more
+            than n grains are equal. A difference of two rounded numbers carries their rounding, however small it is
+            itself: give `TIE` times the largest of them.
+
+    Returns:
+        The outcome; p = 1 where every difference is 0.
+
+    Raises:
+        ArgumentError: more than `EXACT_FLIPS` non-zero units and no generator, or a negative grain.
+    """
+    values, draws = vector("differences", differences), count("draws", draws)
+    grain = non_negative("grain", grain)
+    nonzero = values[np.abs(values) > max(grain, TIE * np.abs(values).max())]
+    exact = nonzero.size <= EXACT_FLIPS
+    if not exact and generator is None:
+        raise ArgumentError(
+            f"generator: give one, {nonzero.size} non-zero units are too many to count every sign pattern"
+        )
+    # Rounding must not drop the observed pattern itself, nor its ties.
+    least = abs(nonzero.sum()) - max(TIE * np.abs(nonzero).sum(), grain * nonzero.size)
+    p_value = _flips_counted(nonzero, least) if exact else _flips_drawn(nonzero, least, generator, draws)
+    smallest = min(1.0, 2.0 ** (1 - nonzero.size)) if exact else 1 / (1 + draws)
+    return SignFlipTest(float(values.mean()), p_value, smallest, values.size, nonzero.size, exact)
+
+
+def _sums(values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " patterns"]:
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate((sums + value, sums - value))
+    return sums
+
+
+def _flips_counted(values: Float[np.ndarray, " m"], least: float) -> float:
+    if least <= 0:
+        return 1.0
+    half = values.size // 2
+    left, right = _sums(values[:half]), np.sort(_sums(values[half:]))
+    above = right.size - np.searchsorted(right, least - left, side="left")
+    # The patterns come in pairs ±s, so the lower tail has the upper one's count.
+    return float(2 * above.sum() / 2.0**values.size)
+
+
+def _flips_drawn(values: Float[np.ndarray, " m"], least: float, generator: np.random.Generator, draws: int) -> float:
+    hits, chunk = 0, max(1, 2**22 // values.size)
+    for start in range(0, draws, chunk):
+        signs = generator.integers(0, 2, size=(min(chunk, draws - start), values.size), dtype=np.int8)
+        hits += int((np.abs((2.0 * signs - 1.0) @ values) >= least).sum())
+    return (1 + hits) / (1 + draws)
+
+
+def clustered_test(
+    differences: ArrayLike,
+    clusters: Sequence[Hashable],
+    confidence: float = 0.95,
+    generator: np.random.Generator | None = None,
+    grain: float = 0.0,
+) -> ClusteredTest:
+    """Test of the mean difference where differences within a cluster depend on one another and clusters do not.
+
+    Each cluster counts as one unit, its mean: exact sign flips over clusters give the p-value, Student's t over them
+    the interval, both right for any dependence within. The estimand weighs clusters equally, whatever their sizes.
+    A mean of at most `TIE` times the largest difference is what the sum's rounding left of 0, and counts as 0.
+
+    Args:
+        differences: one a cell.
+        clusters: each cell's cluster, any labels; at least two distinct.
+        confidence: of the interval.
+        generator: only for more than `EXACT_FLIPS` clusters.
+        grain: what rounding may have added to a difference, as in `sign_flip_test`.
+
+    Returns:
+        The outcome; both p = 1 where every mean is 0.
+
+    Raises:
+        ArgumentError: as many labels as differences are wanted, and two clusters; or a negative grain.
+    """
+    values, labels = vector("differences", differences), list(clusters)
+    if len(labels) != values.size:
+        raise ArgumentError(f"clusters: {len(labels)} labels received, {values.size} wanted, one for each difference")
+    groups: dict[Hashable, list[float]] = {}
+    for label, value in zip(labels, values, strict=True):
+        groups.setdefault(label, []).append(value)
+    if len(groups) < 2:
+        raise ArgumentError("clusters: at least 2 distinct labels are needed, received 1")
+    means = np.array([np.mean(group) for group in groups.values()])
+    grain = max(non_negative("grain", grain), TIE * float(np.abs(values).max()))
+    means[np.abs(means) <= grain] = 0.0
+    flips = sign_flip_test(means, generator, grain=grain)
+    interval, _, t_p_value = student(means, rate("confidence", confidence), grain)
+    return ClusteredTest(
+        flips.mean_difference, flips.p_value, interval, t_p_value, values.size, len(groups), exact=flips.exact
+    )

@@ -11,43 +11,47 @@ as shipped masks A's input. With k = (1 − keep_prob)/keep_prob, each adds its 
 
 | file | object |
 | --- | --- |
-| `loss` | the expected masked loss, in closed form |
-| `minimiser` | its minimiser for output and input masks, of full and of reduced rank |
-| `bottleneck` | the same for bottleneck masks, with the factors that attain it |
-| `ridge` | Tikhonov's solution, and when dropout is exactly that |
-| `nearest` | the nearest ridge otherwise |
-| `enumeration` | every mask of a small problem, the brute-force twin |
-| `monte_carlo` | drawn masks, the simulation |
-| `fluctuation` | the masked loss's standard deviation, which the simulation is measured against |
-| `spread` | designs whose spectrum spreads |
-| `figure`, `study` | `python -m allora_analysis.tikhonov` |
+| `loss` | output and input masks: the expected masked loss, its Std, its minimiser of full and of reduced rank |
+| `bottleneck` | the same for bottleneck masks, with the factors that attain the minimum |
+| `ridge` | Tikhonov's solution, when dropout is exactly that, and the nearest ridge otherwise |
+| `masks` | every mask of a small problem, the brute-force twin; drawn masks, the simulation |
+| `study` | `python -m allora_analysis.tikhonov`: designs whose spectrum spreads |
 """
 
 from allora_analysis.tikhonov.bottleneck import (
     BottleneckFactors,
     bottleneck_factors,
     bottleneck_loss,
+    bottleneck_loss_std,
     bottleneck_minimum,
     bottleneck_solution,
     bottleneck_threshold,
 )
-from allora_analysis.tikhonov.enumeration import (
+from allora_analysis.tikhonov.loss import (
+    PLACEMENTS,
+    dropout_solution,
+    expected_loss,
+    loss_std,
+    reduced_rank_solution,
+)
+from allora_analysis.tikhonov.masks import (
+    SampleMean,
     enumerated_bottleneck_loss,
     enumerated_bottleneck_minimum,
     enumerated_loss,
     enumerated_solution,
-)
-from allora_analysis.tikhonov.fluctuation import bottleneck_loss_std, loss_std
-from allora_analysis.tikhonov.loss import PLACEMENTS, expected_loss
-from allora_analysis.tikhonov.minimiser import dropout_solution, reduced_rank_solution
-from allora_analysis.tikhonov.monte_carlo import (
-    SampleMean,
     sample_mean,
     sampled_bottleneck_losses,
     sampled_losses,
 )
-from allora_analysis.tikhonov.nearest import NearestRidge, nearest_ridge, nearest_ridge_to_fit
-from allora_analysis.tikhonov.ridge import exact_penalty, is_exact_ridge, ridge_solution
+from allora_analysis.tikhonov.ridge import (
+    NearestRidge,
+    exact_penalty,
+    is_exact_ridge,
+    nearest_ridge,
+    nearest_ridge_to_fit,
+    ridge_solution,
+)
 
 __all__ = [
     "PLACEMENTS",

@@ -14,8 +14,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.tikhonov.loss import design_and_targets, noise_ratio
-from allora_analysis.tikhonov.ridge import singular_basis
+from allora_analysis.tikhonov.loss import design_and_targets, input_std, noise_ratio, singular_basis
 
 
 @dataclass(frozen=True)
@@ -45,25 +44,21 @@ def bottleneck_loss(x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike, keep
         The expected loss, a sum over samples and outputs.
     """
     x, y, a, b = factored_problem(x, y, a, b)
-    latent = x @ a.T
+    return mean_factored_loss(x @ a.T, y, b, validation.keep_probability(keep_prob))
+
+
+def mean_factored_loss(
+    latent: Float[np.ndarray, "N r"], y: Float[np.ndarray, "N C"], b: Float[np.ndarray, "C r"], keep_prob: float
+) -> float:
+    """The core of `bottleneck_loss`, from XAᵀ."""
     penalty = float(np.sum(latent**2, axis=0) @ np.sum(b**2, axis=0))
-    return float(np.sum((y - latent @ b.T) ** 2)) + noise_ratio(validation.keep_probability(keep_prob)) * penalty
+    return float(np.sum((y - latent @ b.T) ** 2)) + noise_ratio(keep_prob) * penalty
 
 
 def factored_problem(
     x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike
 ) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N C"], Float[np.ndarray, "r D"], Float[np.ndarray, "C r"]]:
-    """Design, targets and LoRA's factors, checked to fit together.
-
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-        a: A (r×D).
-        b: B (C×r).
-
-    Returns:
-        All four as float64 matrices.
-    """
+    """Design, targets and LoRA's factors, checked to fit together."""
     x, y = design_and_targets(x, y)
     a = validation.matrix_of("a", a, (None, x.shape[1]), "D of x")
     return x, y, a, validation.matrix_of("b", b, (y.shape[1], a.shape[0]), "C of y and r of a")
@@ -105,16 +100,7 @@ def _active(values: Float[np.ndarray, " K"], noise: float, rank: int) -> tuple[f
 
 
 def soft_threshold(values: Float[np.ndarray, " K"], keep_prob: float, rank: int) -> Float[np.ndarray, " K"]:
-    """(σ_i − τ)₊ for the r largest σ_i and 0 for the others, accurate where τ is all but σ_i.
-
-    Args:
-        values: σ ≥ 0, descending.
-        keep_prob: p in (0, 1].
-        rank: the width r of the bottleneck.
-
-    Returns:
-        The shrunk values, (rσ_i + kΣ_{j≤ρ}(σ_i − σ_j))/(r + kρ) for i ≤ ρ.
-    """
+    """(σ_i − τ)₊ for the r largest σ_i and 0 for the others, accurate where τ is all but σ_i."""
     width, weight, active = _active(values, noise_ratio(keep_prob), rank)
     kept, shrunk = values[:active], np.zeros_like(values)
     above = np.sum(kept[:, None] - kept, axis=1)
@@ -150,7 +136,12 @@ def bottleneck_solution(fitted: ArrayLike, keep_prob: float, rank: int) -> Float
         [[1.5]]
     """
     fitted = validation.matrix("fitted", fitted)
-    u, shrunk, vt = _shrunk(fitted, validation.keep_probability(keep_prob), validation.count("rank", rank))
+    return least_fit(fitted, validation.keep_probability(keep_prob), validation.count("rank", rank))
+
+
+def least_fit(fitted: Float[np.ndarray, "N C"], keep_prob: float, rank: int) -> Float[np.ndarray, "N C"]:
+    """The core of `bottleneck_solution`."""
+    u, shrunk, vt = _shrunk(fitted, keep_prob, rank)
     return (u * shrunk) @ vt
 
 
@@ -175,18 +166,9 @@ def bottleneck_minimum(x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int) 
 
 
 def equalising_rotation(values: Float[np.ndarray, " K"], width: int) -> Float[np.ndarray, "K width"]:
-    """The first K rows of an orthogonal Q (width × width) with a constant diagonal of Qᵀ diag(values, 0) Q.
-
-    Each plane rotation brings one diagonal entry to the mean (Schur–Horn, by the construction of Chan and Li 1983), so
-    width − 1 of them suffice.
-
-    Args:
-        values: K ≤ width numbers ≥ 0.
-        width: the number of columns.
-
-    Returns:
-        Q's first K rows, orthonormal.
-    """
+    """The first K rows of an orthogonal Q (width × width) with a constant diagonal of Qᵀ diag(values, 0) Q."""
+    # Each plane rotation brings one diagonal entry to the mean (Schur–Horn, by the construction of Chan and Li 1983),
+    # so width − 1 of them suffice.
     q = np.eye(width)
     scaled = values / (values.max() or 1.0)  # so that no product below underflows
     weight = np.concatenate([scaled, np.zeros(width - len(values))])
@@ -225,9 +207,32 @@ def bottleneck_factors(x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int) 
         The factors, ‖XA_j‖ = ‖B_:j‖ for every j.
     """
     x, y = design_and_targets(x, y)
-    keep_prob, rank = validation.keep_probability(keep_prob), validation.count("rank", rank)
+    return least_factors(x, y, validation.keep_probability(keep_prob), validation.count("rank", rank))
+
+
+def least_factors(
+    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], keep_prob: float, rank: int
+) -> BottleneckFactors:
+    """The core of `bottleneck_factors`."""
     basis, scale, rows = singular_basis(x)
     u, shrunk, vt = _shrunk(basis @ (basis.T @ y), keep_prob, rank)
     half = np.sqrt(shrunk)[:, None] * equalising_rotation(shrunk, rank)
     latent = basis.T @ (u @ half)
     return BottleneckFactors(a=(rows.T @ (latent / scale[:, None])).T, b=vt.T @ half)
+
+
+def bottleneck_loss_std(x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike, keep_prob: float) -> float:
+    """Std of ‖Y − ((XAᵀ) ⊙ V)Bᵀ‖² over the masks V: `loss_std` of inputs XAᵀ and weights Bᵀ.
+
+    Args:
+        x: X (N×D).
+        y: Y (N×C).
+        a: A (r×D).
+        b: B (C×r).
+        keep_prob: p in (0, 1].
+
+    Returns:
+        The standard deviation, in the loss's unit.
+    """
+    x, y, a, b = factored_problem(x, y, a, b)
+    return input_std(x @ a.T, y, b.T, validation.keep_probability(keep_prob))

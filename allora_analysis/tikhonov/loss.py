@@ -1,46 +1,35 @@
-"""E_V of the masked squared loss of a linear model XW, in closed form (§3.1, the display before the bound).
+"""The masked squared loss of a linear model XW, in closed form: mean and Std over masks, and what minimises the mean.
 
-With V's entries i.i.d., 1/keep_prob with probability keep_prob and 0 otherwise, k = (1 − keep_prob)/keep_prob:
+With V's entries i.i.d., 1/keep_prob with probability keep_prob and 0 otherwise, k = (1 − keep_prob)/keep_prob (§3.1):
 
 - output: E‖Y − (XW) ⊙ V‖² = ‖Y − XW‖² + k‖XW‖² = ‖Y‖² − 2Tr(YᵀXW) + ‖XW‖²/keep_prob (as printed),
 - input: E‖Y − (X ⊙ V)W‖² = ‖Y − XW‖² + k Σ_d ‖X_:d‖²‖W_d:‖² (Wager, Wang and Liang 2013).
 
-Checked by `tests/test_tikhonov.py` against the enumeration of all masks and by Monte Carlo.
+Linear problems are solved in X's singular basis, cut at the numerical rank. Checked by `tests/test_tikhonov.py` against
+the enumeration of all masks, by least squares on it, and by Monte Carlo.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
+from allora_analysis.deviation.law import loss_moments
 
 PLACEMENTS = ("output", "input")
 
 
 def noise_ratio(keep_prob: float) -> float:
-    """The variance k = (1 − p)/p of a mask's entry.
-
-    Args:
-        keep_prob: p in (0, 1].
-
-    Returns:
-        k ≥ 0.
-    """
+    """The variance k = (1 − p)/p of a mask's entry."""
     return (1.0 - keep_prob) / keep_prob
 
 
 def design_and_targets(x: ArrayLike, y: ArrayLike) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N C"]]:
-    """The design and the targets, checked to have one row each per sample.
-
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-
-    Returns:
-        Both as float64 matrices.
-    """
+    """X and Y as float64 matrices, checked to have one row each per sample."""
     x = validation.matrix("x", x)
     return x, validation.matrix_of("y", y, (x.shape[0], None), "the N rows of x")
 
@@ -48,58 +37,31 @@ def design_and_targets(x: ArrayLike, y: ArrayLike) -> tuple[Float[np.ndarray, "N
 def weighted_problem(
     x: ArrayLike, y: ArrayLike, w: ArrayLike
 ) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N C"], Float[np.ndarray, "D C"]]:
-    """Design, targets and the model's weights, checked to fit together.
-
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-        w: W (D×C).
-
-    Returns:
-        All three as float64 matrices.
-    """
+    """X, Y and the model's weights as float64 matrices, checked to fit together."""
     x, y = design_and_targets(x, y)
     return x, y, validation.matrix_of("w", w, (x.shape[1], y.shape[1]), "D of x and C of y")
 
 
 def column_norms(x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, " D"]:
-    """‖X_:d‖, each column scaled before squaring so that no square overflows or vanishes.
-
-    Args:
-        x: X (N×D).
-
-    Returns:
-        The norms; 0 for zero columns alone.
-    """
+    """‖X_:d‖, each column scaled before squaring so that no square overflows or vanishes; 0 for zero columns alone."""
     largest = np.max(np.abs(x), axis=0)
     scale = np.where(largest > 0, largest, 1.0)
     return scale * np.linalg.norm(x / scale, axis=0)
 
 
-def output_penalty(x: Float[np.ndarray, "N D"], w: Float[np.ndarray, "D C"]) -> float:
-    """‖XW‖²_F, what output masks penalise.
-
-    Args:
-        x: X (N×D).
-        w: W (D×C).
-
-    Returns:
-        The penalty, to be multiplied by k.
-    """
-    return float(np.sum((x @ w) ** 2))
+def singular_basis(
+    x: Float[np.ndarray, "N D"],
+) -> tuple[Float[np.ndarray, "N R"], Float[np.ndarray, " R"], Float[np.ndarray, "R D"]]:
+    """X = U diag(s) Vᵀ over its numerical rank R: s > max(N, D)·ε·s_max, descending; R = 0 for X = 0."""
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    rank = int(np.sum(s > max(x.shape) * np.finfo(float).eps * s[0]))
+    return u[:, :rank], s[:rank], vt[:rank]
 
 
-def input_penalty(x: Float[np.ndarray, "N D"], w: Float[np.ndarray, "D C"]) -> float:
-    """Σ_d ‖X_:d‖²‖W_d:‖² = ‖diag(XᵀX)^{1/2}W‖²_F, what input masks penalise.
-
-    Args:
-        x: X (N×D).
-        w: W (D×C).
-
-    Returns:
-        The penalty, to be multiplied by k.
-    """
-    return float(np.sum(x**2, axis=0) @ np.sum(w**2, axis=1))
+def ridge_weights(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], penalty: float) -> Float[np.ndarray, "D C"]:
+    """V diag(s/(s² + λ)) UᵀY, written 1/(s + λ/s) so that no square underflows; X⁺Y at λ = 0, zero at λ = ∞."""
+    u, s, vt = singular_basis(x)
+    return vt.T @ ((u.T @ y) / (s + penalty / s)[:, None])
 
 
 def expected_loss(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, placement: str) -> float:
@@ -124,6 +86,131 @@ def expected_loss(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, pl
         20.0
     """
     x, y, w = weighted_problem(x, y, w)
-    noise = noise_ratio(validation.keep_probability(keep_prob))
-    penalty = {"output": output_penalty, "input": input_penalty}[validation.choice("placement", placement, PLACEMENTS)]
-    return float(np.sum((y - x @ w) ** 2)) + noise * penalty(x, w)
+    keep_prob = validation.keep_probability(keep_prob)
+    return mean_loss(x, y, w, keep_prob, validation.choice("placement", placement, PLACEMENTS))
+
+
+def mean_loss(
+    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], w: Float[np.ndarray, "D C"], keep_prob: float, place: str
+) -> float:
+    """The core of `expected_loss`: ‖XW‖² is what output masks penalise, ‖diag(XᵀX)^{1/2}W‖² what input masks do."""
+    fit = x @ w
+    penalty = np.sum(fit**2) if place == "output" else np.sum(x**2, axis=0) @ np.sum(w**2, axis=1)
+    return float(np.sum((y - fit) ** 2)) + noise_ratio(keep_prob) * float(penalty)
+
+
+def loss_std(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, placement: str) -> float:
+    """Std of ‖Y − (XW) ⊙ V‖² (output) or ‖Y − (X ⊙ V)W‖² (input) over the masks V, exact.
+
+    A mean over drawn masks is measured against it: a sample's own standard error is 0, or nearly, where no draw has met
+    a rare mask entry. Input: with R = Y − XW, H = RWᵀ, M = WWᵀ and k = (1 − p)/p, the variance is
+
+        k Σ_nd (2X_nd H_nd − (k − 1)X²_nd M_dd)² + 2k² Σ_n Σ_{d≠e} X²_nd X²_ne M²_de,
+
+    as the loss is Σ_n of a quadratic form in u = v − 1, whose moments are k, k(k − 1) and k(k² − k + 1).
+    `tests/test_tikhonov_monte_carlo.py` enumerates all masks.
+
+    Args:
+        x: X (N×D).
+        y: Y (N×C).
+        w: W (D×C).
+        keep_prob: p in (0, 1].
+        placement: "output" or "input".
+
+    Returns:
+        The standard deviation, in the loss's unit.
+
+    Examples:
+        >>> from allora_analysis.tikhonov import loss_std
+        >>> print(round(loss_std([[1.0]], [[0.0]], [[2.0]], 0.5, "input"), 9))  # the loss is 0 or 16, with equal chance
+        8.0
+    """
+    if validation.choice("placement", placement, PLACEMENTS) == "output":
+        return loss_moments(x, y, w, keep_prob)[1]
+    return input_std(*weighted_problem(x, y, w), validation.keep_probability(keep_prob))
+
+
+def input_std(
+    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], w: Float[np.ndarray, "D C"], keep_prob: float
+) -> float:
+    """The core of `loss_std` for input masks."""
+    noise, between, squares = noise_ratio(keep_prob), w @ w.T, x**2
+    own = math.sqrt(noise) * (2 * x * ((y - x @ w) @ w.T) - (noise - 1) * squares * np.diag(between))
+    pairs = noise * between  # before the square: k² may overflow where p is tiny, and W with it
+    np.fill_diagonal(pairs, 0.0)
+    return math.sqrt(float(np.sum(own**2)) + 2 * float(np.sum((squares @ pairs**2) * squares)))
+
+
+def dropout_solution(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: str) -> Float[np.ndarray, "D C"]:
+    """The W of least norm that minimises `expected_loss`.
+
+    - output: p·X⁺Y = p(XᵀX)⁻¹XᵀY for X of full column rank (§3.1 prints YᵀX for XᵀY),
+    - input: (S + k diag S)⁺XᵀY with S = XᵀX, k = (1 − p)/p (Wager, Wang and Liang 2013).
+
+    Args:
+        x: X (N×D).
+        y: Y (N×C).
+        keep_prob: p in (0, 1].
+        placement: "output" or "input".
+
+    Returns:
+        W (D×C).
+
+    Examples:
+        >>> from allora_analysis.tikhonov import dropout_solution
+        >>> x, y = [[1.0], [1.0]], [[2.0], [4.0]]  # S = 2, XᵀY = 6, least squares W = 3
+        >>> dropout_solution(x, y, keep_prob=0.5, placement="output").round(9).tolist()
+        [[1.5]]
+        >>> dropout_solution(x, y, keep_prob=0.75, placement="input").round(9).tolist()  # 6/(2 + 2/3)
+        [[2.25]]
+    """
+    x, y = design_and_targets(x, y)
+    keep_prob = validation.keep_probability(keep_prob)
+    return dropout_weights(x, y, keep_prob, validation.choice("placement", placement, PLACEMENTS))
+
+
+def dropout_weights(
+    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], keep_prob: float, place: str
+) -> Float[np.ndarray, "D C"]:
+    """The core of `dropout_solution`; output masks shrink every singular direction by the same factor."""
+    return keep_prob * ridge_weights(x, y, 0.0) if place == "output" else input_weights(x, y, keep_prob)
+
+
+def input_weights(
+    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], keep_prob: float
+) -> Float[np.ndarray, "D C"]:
+    """(S + k diag S)⁺XᵀY, computed as ridge with λ = k on the design of unit columns, then unscaled."""
+    if keep_prob == 1.0:  # without a penalty the norm to be minimal is W's own, not the rescaled one
+        return ridge_weights(x, y, 0.0)
+    # Unit columns keep the smallest pivot at √k whatever X's scales; weights of zero columns are 0 (minimum norm).
+    norms = column_norms(x)
+    scale = np.where(norms > 0, norms, 1.0)
+    return ridge_weights(x / scale, y, noise_ratio(keep_prob)) / scale[:, None]
+
+
+def reduced_rank_solution(
+    x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int, placement: str = "input"
+) -> Float[np.ndarray, "D C"]:
+    """A minimiser of `expected_loss` over W of rank ≤ r: LoRA's W = AᵀBᵀ, whatever the scales of A and B.
+
+    The expected loss is ‖Ỹ − X̃W‖² plus a constant with X̃ = [X; √k P], P = X (output) or diag(S)^{1/2} (input), so the
+    unrestricted minimiser is projected on the first r right singular vectors of X̃W (Eckart–Young, Izenman 1975).
+
+    Args:
+        x: X (N×D).
+        y: Y (N×C).
+        keep_prob: p in (0, 1].
+        rank: r ≤ min(D, C).
+        placement: "input" (LoRA as shipped) or "output".
+
+    Returns:
+        W (D×C).
+    """
+    x, y = design_and_targets(x, y)
+    keep_prob = validation.keep_probability(keep_prob)
+    w = dropout_weights(x, y, keep_prob, validation.choice("placement", placement, PLACEMENTS))
+    rank = validation.adapter_rank(rank, *w.shape)
+    extra = x @ w if placement == "output" else column_norms(x)[:, None] * w
+    stacked = np.vstack([x @ w, math.sqrt(noise_ratio(keep_prob)) * extra])
+    directions = np.linalg.svd(stacked, full_matrices=False)[2][:rank]
+    return w @ directions.T @ directions

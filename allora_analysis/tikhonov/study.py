@@ -1,33 +1,29 @@
-"""`python -m allora_analysis.tikhonov`: the ridge nearest to dropout as the spectrum of X spreads."""
+"""`python -m allora_analysis.tikhonov`: the ridge nearest to dropout as the spectrum of X spreads.
+
+Checked by `tests/test_tikhonov_study.py`.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from allora_analysis import validation
+from allora_analysis.deviation.law import moments_of
 from allora_analysis.study import Result, Study, Table, sweep, text
-from allora_analysis.tikhonov.bottleneck import bottleneck_factors, bottleneck_loss
-from allora_analysis.tikhonov.fluctuation import bottleneck_loss_std, loss_std
-from allora_analysis.tikhonov.loss import PLACEMENTS, expected_loss
-from allora_analysis.tikhonov.minimiser import dropout_solution
-from allora_analysis.tikhonov.monte_carlo import SampleMean, sample_mean, sampled_bottleneck_losses, sampled_losses
-from allora_analysis.tikhonov.nearest import NearestRidge
-from allora_analysis.tikhonov.spread import (
-    EVERYWHERE,
-    Problems,
-    bottleneck_shrinkage,
-    nearest_ridge_anywhere,
-    shrinkage,
-)
+from allora_analysis.tikhonov import masks
+from allora_analysis.tikhonov.bottleneck import least_factors, least_fit, mean_factored_loss, soft_threshold
+from allora_analysis.tikhonov.loss import PLACEMENTS, dropout_weights, input_std, mean_loss, singular_basis
+from allora_analysis.tikhonov.masks import SampleMean, sample_mean
+from allora_analysis.tikhonov.ridge import NearestRidge, nearest_to_fit
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+EVERYWHERE = (*PLACEMENTS, "bottleneck")
 CURVE_POINTS = 25
+MARKS = {"output": ("plain", "o"), "input": ("predicted", "s"), "bottleneck": ("dropout", "^")}
 RARE = 1000  # kept or dropped mask entries, whichever are rarer, that a sample needs to tell its own standard error
 
 
@@ -57,6 +53,60 @@ class Config:
     """Seed of the data and of the masks."""
 
 
+class Problems:
+    """One X per condition number: the singular bases, true weights and noise stay, only singular values move."""
+
+    def __init__(self, samples: int, features: int, outputs: int, noise: float, seed: int | list[int]):
+        generator = np.random.default_rng(seed)
+        self.left = np.linalg.qr(generator.standard_normal((samples, features)))[0]
+        self.right = np.linalg.qr(generator.standard_normal((features, features)))[0]
+        self.weights = generator.standard_normal((features, outputs))
+        self.noise = noise * generator.standard_normal((samples, outputs))
+
+    def at(self, condition: float) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N C"]]:
+        """X with this condition number, entries of unit mean square, and Y = X·weights + noise."""
+        s = np.geomspace(1.0, 1.0 / condition, len(self.right))
+        x = (self.left * (s * np.sqrt(self.left.size / np.sum(s**2)))) @ self.right.T
+        return x, x @ self.weights + self.noise
+
+
+def dropout_fit(
+    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], keep_prob: float, placement: str, rank: int
+) -> Float[np.ndarray, "N C"]:
+    """XW at dropout's minimiser; the rank is a bottleneck's alone."""
+    if placement == "bottleneck":
+        basis = singular_basis(x)[0]
+        return least_fit(basis @ (basis.T @ y), keep_prob, rank)
+    return x @ dropout_weights(x, y, keep_prob, placement)
+
+
+def nearest(
+    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], keep_prob: float, placement: str, rank: int
+) -> NearestRidge:
+    """The nearest ridge for any of the three placements; without dropout least squares itself."""
+    if keep_prob == 1 and placement != "bottleneck":
+        return NearestRidge(0.0, 0.0)
+    return nearest_to_fit(x, y, dropout_fit(x, y, keep_prob, placement, rank))
+
+
+def shrinkage(
+    x: Float[np.ndarray, "N D"], keep_prob: float, placement: str
+) -> tuple[Float[np.ndarray, " R"], Float[np.ndarray, " R"]]:
+    """By how much dropout's fit multiplies targets that lie along one singular direction u of X: uᵀ·fit(Y = u)."""
+    # It is p for output masks and s²/(s² + λ) for a ridge. Input masks also turn the fit; this is the part along u.
+    u, s, _ = singular_basis(x)
+    return s, np.sum(u * (x @ dropout_weights(x, u, keep_prob, placement)), axis=0)
+
+
+def bottleneck_shrinkage(
+    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], keep_prob: float, rank: int
+) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
+    """By how much a bottleneck's fit multiplies each singular direction of the least-squares fit XX⁺Y: (σ − τ)₊/σ."""
+    basis = singular_basis(x)[0]
+    _, values, _ = singular_basis(basis @ (basis.T @ y))
+    return values, soft_threshold(values, keep_prob, rank) / values
+
+
 @dataclass(frozen=True)
 class Row:
     """One condition number's outcome."""
@@ -69,28 +119,14 @@ class Row:
 
 
 def bottleneck_width(config: Config) -> int:
-    """The rank asked for, or the default that fits the model.
-
-    Args:
-        config: the config.
-
-    Returns:
-        r ≤ min(D, C).
-    """
+    """The rank asked for, or the default that fits the model."""
     if config.rank is None:
         return min(4, config.features, config.outputs)
     return validation.adapter_rank(config.rank, config.features, config.outputs)
 
 
 def validate(config: Config) -> None:
-    """Refuse a config that makes no sense, before anything is computed.
-
-    Args:
-        config: the config.
-
-    Raises:
-        ArgumentError: the first field that makes no sense.
-    """
+    """Refuse a config that makes no sense, before anything is computed."""
     features = validation.count("features", config.features, minimum=2)
     validation.count("outputs", config.outputs)
     if validation.count("samples", config.samples) < features:
@@ -106,43 +142,28 @@ def validate(config: Config) -> None:
     validation.count("seed", config.seed, minimum=0)
 
 
-def study_row(config: Config, x: np.ndarray, y: np.ndarray, generator: np.random.Generator) -> Row:
-    """The nearest ridge, and the loss at dropout's minimiser in closed form and with drawn masks.
-
-    Args:
-        config: the config.
-        x: X.
-        y: Y.
-        generator: the masks' source.
-
-    Returns:
-        The row.
-    """
-    p, placement = config.keep_prob, config.placement
+def _row(config: Config, x: np.ndarray, y: np.ndarray, generator: np.random.Generator) -> Row:
+    # The nearest ridge, and the loss at dropout's minimiser in closed form and with drawn masks.
+    p, placement, rank = config.keep_prob, config.placement, bottleneck_width(config)
     if placement == "bottleneck":
-        factors = bottleneck_factors(x, y, p, bottleneck_width(config))
-        loss = bottleneck_loss(x, y, factors.a, factors.b, p)
-        std, entries = bottleneck_loss_std(x, y, factors.a, factors.b, p), len(x) * len(factors.a)
-        draws = sampled_bottleneck_losses(x, y, factors.a, factors.b, p, config.draws, generator)
+        factors = least_factors(x, y, p, rank)
+        latent, w = x @ factors.a.T, factors.b.T
+        loss, std = mean_factored_loss(latent, y, factors.b, p), input_std(latent, y, w, p)
+        entries, draws = latent.size, masks.input_losses(latent, y, w, p, config.draws, generator)
     else:
-        w = dropout_solution(x, y, p, placement)
-        loss = expected_loss(x, y, w, p, placement)
-        std, entries = loss_std(x, y, w, p, placement), (x if placement == "input" else y).size
-        draws = sampled_losses(x, y, w, p, placement, config.draws, generator)
-    found = nearest_ridge_anywhere(x, y, p, placement, bottleneck_width(config))
+        w = dropout_weights(x, y, p, placement)
+        loss = mean_loss(x, y, w, p, placement)
+        inside = placement == "input"
+        std, entries = input_std(x, y, w, p) if inside else moments_of(x, y, w, p)[1], (x if inside else y).size
+        draw = masks.input_losses if inside else masks.output_losses
+        draws = draw(x, y, w, p, config.draws, generator)
     sampled, enough = sample_mean(draws), config.draws * entries * min(p, 1 - p) >= RARE
-    return Row(found, loss, sampled, sampled.stderr if enough else std / math.sqrt(config.draws))
+    stderr = sampled.stderr if enough else std / math.sqrt(config.draws)
+    return Row(nearest(x, y, p, placement, rank), loss, sampled, stderr)
 
 
 def standardised(row: Row) -> float:
-    """z, the measured minus the predicted loss in standard errors.
-
-    Args:
-        row: the row.
-
-    Returns:
-        z; 0 where both agree to rounding, ±∞ for a loss that is off and that no mask changes.
-    """
+    """z, measured minus predicted loss in standard errors; 0 for rounding, ±∞ for what no mask changes and is off."""
     gap = row.sampled.mean - row.loss
     if abs(gap) <= 1e-10 * row.loss:
         return 0.0
@@ -150,22 +171,12 @@ def standardised(row: Row) -> float:
 
 
 def run(config: Config) -> Result:
-    """Sweep X's condition number.
-
-    Args:
-        config: the config.
-
-    Returns:
-        Predicted: nearest λ, distance, expected loss by condition number; the distance of every placement on a finer
-        grid; shrinkage by singular direction at the largest spread. Measured: the mean loss over drawn masks and z.
-    """
+    """Sweep X's condition number; curves on a finer grid, and shrinkage by singular direction at the largest spread."""
     validate(config)
     problems = Problems(config.samples, config.features, config.outputs, config.noise, config.seed)
     generators = np.random.default_rng([config.seed, 1]).spawn(len(config.spread))
     tasks = list(zip(config.spread, generators, strict=True))
-    rows, interrupted = sweep(
-        tasks, lambda task: study_row(config, *problems.at(task[0]), task[1]), "condition numbers"
-    )
+    rows, interrupted = sweep(tasks, lambda task: _row(config, *problems.at(task[0]), task[1]), "condition numbers")
     done = config.spread[: len(rows)]
     predicted = {
         "spread": np.array(done),
@@ -187,10 +198,10 @@ def _curves(config: Config, problems: Problems, largest: float) -> dict[str, Any
     p, rank = config.keep_prob, bottleneck_width(config)
     spreads = np.geomspace(1.0, max(largest, 10.0), CURVE_POINTS)
     x, y = problems.at(largest)
-    penalty = nearest_ridge_anywhere(x, y, p, config.placement, rank).penalty
+    penalty = nearest(x, y, p, config.placement, rank).penalty
     curves: dict[str, Any] = {"curve_spread": spreads}
     for placement in EVERYWHERE:
-        found = [nearest_ridge_anywhere(*problems.at(spread), p, placement, rank) for spread in spreads]
+        found = [nearest(*problems.at(spread), p, placement, rank) for spread in spreads]
         curves[f"curve_distance_{placement}"] = np.array([ridge.distance for ridge in found])
     for placement in PLACEMENTS:
         curves["singular_values"], curves[f"shrinkage_{placement}"] = shrinkage(x, p, placement)
@@ -200,15 +211,7 @@ def _curves(config: Config, problems: Problems, largest: float) -> dict[str, Any
 
 
 def table(config: Config, result: Result) -> Table:
-    """A row for each condition number.
-
-    Args:
-        config: the config.
-        result: what `run` returned.
-
-    Returns:
-        The table.
-    """
+    """A row for each condition number."""
     predicted, measured = result.predicted, result.measured
     columns = ("penalty", "distance", "loss")
     rows = [
@@ -230,19 +233,41 @@ def table(config: Config, result: Result) -> Table:
     )
 
 
-def plot(config: Config, result: Result) -> Figure:
-    """Distance to the nearest ridge as the spectrum spreads; shrinkage by singular direction at the largest spread.
+def plot(config: Config, result: Result) -> Any:  # a Figure, of which nothing is imported until it is drawn
+    """Left: distance to the nearest ridge as the spectrum spreads. Then: shrinkage by singular direction."""
+    from allora_analysis.plotting import COLOURS, panels
 
-    Args:
-        config: the config.
-        result: what `run` returned.
+    predicted = result.predicted
+    figure, (distance, linear, bottleneck) = panels(columns=3)
+    for placement, (role, _) in MARKS.items():
+        curve = predicted[f"curve_distance_{placement}"]
+        distance.plot(predicted["curve_spread"], curve, color=COLOURS[role], label=placement)
+    rows = {"color": COLOURS["measured"], "ms": 4, "label": "rows of the table"}
+    distance.plot(predicted["spread"], predicted["distance"], "o", **rows)
+    distance.set(xscale="log", xlabel="condition number of X", ylabel="‖X(W_drop − W_λ)‖ / ‖XW_drop‖")
+    distance.set_title("distance to the nearest ridge")
+    distance.set_ylim(0, 1.3 * distance.dataLim.y1)  # room for the legend
+    for placement in ("output", "input"):
+        _share(linear, predicted["singular_values"], predicted[f"shrinkage_{placement}"], placement)
+    ridge = {"color": COLOURS["measured"], "lw": 1.2, "label": f"ridge nearest to {config.placement}"}
+    linear.plot(predicted["singular_values"], predicted["shrinkage_ridge"], **ridge)
+    linear.set(xscale="log", xlabel="singular value of X", ylabel="factor on the fit along it", ylim=(-0.05, 1.05))
+    linear.set_title(f"shrinkage at condition number {text(max(predicted['spread']))}")
+    _share(bottleneck, predicted["fitted_singular_values"], predicted["shrinkage_bottleneck"], "bottleneck")
+    bottleneck.axhline(config.keep_prob, color=COLOURS["plain"], ls=":", lw=1.2, label="keep_prob")
+    bottleneck.set(xlabel="singular value of XX⁺Y", ylabel="factor on the fit along it", ylim=(-0.05, 1.05))
+    bottleneck.set_title("soft thresholding by a bottleneck")
+    distance.legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
+    for axes in (linear, bottleneck):
+        axes.legend(fontsize=8, frameon=False)
+    return figure
 
-    Returns:
-        The figure.
-    """
-    from allora_analysis.tikhonov.figure import draw
 
-    return draw(config, result)
+def _share(axes: Any, values: Any, factor: Any, placement: str) -> None:
+    from allora_analysis.plotting import COLOURS
+
+    role, mark = MARKS[placement]
+    axes.plot(values, factor, mark, color=COLOURS[role], ls=":", lw=0.8, ms=5, label=placement)
 
 
 STUDY = Study("tikhonov", Config, run, table, plot)

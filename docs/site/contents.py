@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from allora_analysis import report
+from allora_analysis.render import html
 from docs.site import ledger, notebooks, prose, reference, studies
 from docs.site.prose import WIDE
 
@@ -29,18 +29,29 @@ def site() -> Site:
     made.files |= {path.name: WIDE + path.read_text(encoding="utf-8") for path in ledger.PICTURES.glob("table_*.md")}
     made.files |= {page: prose.page(name) for name, page in prose.PAGES.items()}
     made.files["index.md"] = f"---\nhide: [navigation]\n---\n\n{made.files['index.md']}"
-    made.files |= {"ledger.md": ledger.page(rows), "map.md": ledger.map_page(rows), "report.html": report.page(rows)}
+    made.files |= ledger.claim_pages(rows) | {"graph.md": ledger.graph(rows)}
+    made.files |= {"ledger.md": ledger.page(rows), "map.md": ledger.map_page(rows), "report.html": html.page(rows)}
     made.navigation += [
         {"Home": "index.md"},
-        {"The paper": [{"From the paper to the code": "map.md"}, {"The ledger": "ledger.md"}, *_tables(made)]},
-        {"Studies": [_study(made, name, rows) for name in ledger.STUDIES]},
+        {"Train": "training.md"},
+        {
+            "The paper": [
+                {"The ledger": "ledger.md"},
+                {"What rests on what": "graph.md"},
+                {"From the paper to the code": "map.md"},
+                *_tables(made),
+                {"Claims": [{row.claim.id: ledger.claim_page(row.claim.id)} for row in rows]},
+            ]
+        },
+        {"Studies": ["studies.md", *(_study(made, name, rows) for name in ledger.STUDIES)]},
+        {"Experiments": "experiments.md"},
     ]
     if paths := notebooks.found():
         made.navigation.append({"Notebooks": [_notebook(made, path) for path in paths]})
     packages = [reference.tree(name) for name in reference.PACKAGES]
     for module in (one for package in packages for one in package.all()):
         made.files[module.page] = reference.page(module)
-    made.navigation.append({"Reference": [package.navigation() for package in packages]})
+    made.navigation.append({"Reference": ["library.md", *(package.navigation() for package in packages)]})
     made.navigation.append({"Contribute": ["contributing.md", {"Changes": "changelog.md"}]})
     return made
 

@@ -1,4 +1,4 @@
-"""README, CONTRIBUTING and CHANGELOG as pages of the site: the same text, its links led to the site's pages."""
+"""README, CONTRIBUTING, CHANGELOG and the pages in docs/ as pages of the site, their links led to its pages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "docs/studies.md": "studies.md",
+    "docs/training.md": "training.md",
+    "docs/experiments.md": "experiments.md",
+    "docs/library.md": "library.md",
+}
 WIDE = "---\nhide: [toc]\n---\n\n"
 """At the top of a page whose tables need its whole width."""
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -21,7 +29,13 @@ def page(name: str) -> str:
     Returns:
         Markdown.
     """
-    return linked((ROOT / name).read_text(encoding="utf-8"))
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return linked(text if "/" not in name else LINK.sub(lambda match: f"]({_of_the_root(match[1])})", text))
+
+
+def _of_the_root(link: str) -> str:
+    # A link of a page in docs/, as a page in the root would have it.
+    return link if re.match(r"(https?:|#)", link) else link.removeprefix("../") if "../" in link else f"docs/{link}"
 
 
 def linked(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A page for each study: what it is, the README's command with what it printed and drew, its flags, its claims."""
+"""A page for each study: what it is, its command with what it printed and drew, its flags, its claims."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from allora_analysis.claims.ledger import Row
-from allora_analysis.claims.readme import table
+from allora_analysis.render.markdown import table
+from allora_analysis.render.view import views
 from docs.site import ledger
 from docs.site.prose import ROOT, WIDE
 
@@ -37,13 +38,14 @@ def page(name: str, rows: Sequence[Row]) -> tuple[str, dict[str, bytes]]:
     parts += [f"## The command\n\n```sh\n{command(name)}\n```\n\n{run}", _committed(name)]
     parts += [f"### Flags\n\n{flags((PACKAGE / name / 'study.py').read_text(encoding='utf-8'))}"]
     if claims:
-        parts.append(f"## What it says of the paper\n\n{ledger.summary(claims)}\n\n{table(claims)}")
+        answers = table(views(claims), lambda name: f"../{ledger.claim_page(name)}")
+        parts.append(f"## What it says of the paper\n\n{ledger.summary(claims)}\n\n{answers}")
     parts.append(f"All functions: [`allora_analysis.{name}`](../api/allora_analysis/{name}/index.md).")
     return "\n\n".join(part for part in parts if part) + "\n", pictures
 
 
 def command(name: str) -> str:
-    """The README's command of a study.
+    """The command of a study, as docs/studies.md or docs/experiments.md has it.
 
     Args:
         name: the study.
@@ -51,7 +53,7 @@ def command(name: str) -> str:
     Returns:
         The command.
     """
-    return re.search(rf"^`?(python -m allora_analysis\.{name}\b[^`\n#]*)", ledger.README, re.MULTILINE)[1].strip()
+    return re.search(rf"^`?(python -m allora_analysis\.{name}\b[^`\n#]*)", ledger.PAGE, re.MULTILINE)[1].strip()
 
 
 def flags(source: str) -> str:

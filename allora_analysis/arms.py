@@ -1,0 +1,54 @@
+"""The arms: what is compared. A baseline of PEFT's is one entry here, with the options that make it.
+
+`finetune` trains them, `grid` lists their runs, figures draw them. A rule of ours has its adapters in `lora` as well.
+Checked by `tests/test_finetune_arms.py`, which asks of every arm what its first step must be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm, in every table, figure and run.
+
+    Attributes:
+        label: how it is written.
+        colour: of its lines and points. With any of the usual colour vision deficiencies, two arms that share an axis
+            stay apart (CIELAB distance 14 or more).
+        marker: of its points, so that no two arms of a figure differ by colour alone.
+        has_eta: whether its rule has an η.
+        dropout: whether it may have dropout.
+        peft: options of PEFT's `LoraConfig`; None where the adapters are a rule of ours, or there are none.
+        trained: whether it is an arm of a run; LoRA at η·l is the arm "lora" at another rate.
+    """
+
+    label: str
+    colour: str
+    marker: str
+    has_eta: bool = False
+    dropout: bool = True
+    peft: Mapping[str, Any] | None = None
+    trained: bool = True
+
+
+LORA: Mapping[str, Any] = {}
+ARMS = {
+    "lora": Arm("LoRA", "#009E73", "o", peft=LORA),
+    "lora_eta": Arm("LoRA at η·l", "#D55E00", "s", trained=False),
+    "lora_x_eta": Arm("LoRA × η", "#7F3C00", "v", has_eta=True),
+    "allora": Arm("ALLoRA", "#0072B2", "D", has_eta=True),
+    "allora_0": Arm("ALLoRA-0", "#56B4E9", "^", has_eta=True, dropout=False),
+    "allora_od": Arm("ALLoRA-OD", "#E69F00", "P", has_eta=True),
+    "asf_lora": Arm("ASF-LoRA", "#999933", "X", has_eta=True),
+    "allora_adamw": Arm("ALLoRAAdamW", "#CC79A7", "p", has_eta=True, peft=LORA),
+    "dora": Arm("DoRA", "#000000", "*", peft={"use_dora": True}),
+    "loraplus": Arm("LoRA+", "#332288", "h", peft=LORA),
+    "rslora": Arm("rsLoRA", "#44AA99", "<", peft={"use_rslora": True}),
+    "pissa": Arm("PiSSA", "#882255", ">", peft={"init_lora_weights": "pissa"}),
+    "head_only": Arm("classifier alone", "#777777", ".", dropout=False),
+}
+TRAINED = {name: arm for name, arm in ARMS.items() if arm.trained}

@@ -1,0 +1,258 @@
+"""The Abstract's second flaw, the first steps: B moves first. Is its landscape worse than V's, its start slower?
+
+V = (BA)ᵀ, B is n₁×r, A is r×n₂, S = XᵀX, κ a condition number. Judged by differences of the loss's gradient and by
+steps over draws of A. Checked by `tests/test_claims_3_2.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import hessian
+from allora_analysis.claims import student_t
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.s3_2_in_a_and_b import ROUNDING, factor_claim, flow_claim
+from allora_analysis.claims.s3_2_in_v import DEGENERATE, POORLY, Fewer, fewer_rows, power_law
+from allora_analysis.hessian.factors import loss_gradient
+
+
+class Speed(NamedTuple):
+    """n₂, r, the standard deviation s of A's entries, and the optimizer of the first step."""
+
+    n2: int
+    rank: int
+    a_std: float
+    optimizer: str
+
+    @property
+    def ratio(self) -> float:
+        """Root mean square over A of ‖Δ(BA)‖/‖ΔV‖ of the first step, in closed form."""
+        if self.optimizer == "gradient descent":
+            return hessian.initial_speed_ratio(self.n2, self.rank, self.a_std)
+        return adam_speed_ratio(self.n2, self.rank, self.a_std)
+
+
+def adam_speed_ratio(n2: int, rank: int, a_std: float) -> float:
+    """s√(r(1 + 2(r − 1)/(πn₂))): Adam's first step is l·sign of the gradient, and E sign(gᵀA_k)A_k = √(2/π) s g/‖g‖."""
+    return a_std * math.sqrt(rank * (1 + 2 * (rank - 1) / (math.pi * n2)))
+
+
+DRAWS = 4000  # of A
+
+
+def first_steps(one: Speed, rng: np.random.Generator) -> dict[str, float]:
+    """Mean square over draws of A of ‖Δ(BA)‖/‖ΔV‖, of the first step at one rate, and its standard error."""
+    g, a = rng.standard_normal((4, one.n2)), one.a_std * rng.standard_normal((DRAWS, one.rank, one.n2))
+    step, full = g @ a.transpose(0, 2, 1), g
+    if one.optimizer == "Adam":
+        step, full = np.sign(step), np.sign(full)
+    squares = ((step @ a) ** 2).sum((1, 2)) / (full**2).sum()
+    return {"mean square": float(squares.mean()), "stderr": float(squares.std(ddof=1) / math.sqrt(DRAWS))}
+
+
+@flow_claim(
+    "3.2-slow-start",
+    where="Abstract",
+    says="the need to move away from 0 lead to slow training dynamics",
+    reading="The first step moves BA less than training V at the same rate would, under gradient descent and Adam.",
+)
+def slow_start(cases: Cases) -> Finding:
+    """The first step's length over draws of A, with A's scale on both sides of where the two are equal."""
+
+    def draw(rng: np.random.Generator) -> Speed:
+        one = Speed(
+            int(rng.integers(16, 49)), int(rng.integers(1, 9)), 1.0, str(rng.choice(["gradient descent", "Adam"]))
+        )
+        wanted = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.08, 0.65)))
+        power = 2 if one.optimizer == "gradient descent" else 1
+        return one._replace(a_std=(wanted / one.ratio) ** (1 / power))
+
+    own = [
+        Case(f"n₂ = 64, r = 8, A of PEFT's size, {optimizer}", Speed(64, 8, (3 * 64) ** -0.5, optimizer), True)
+        for optimizer in ("gradient descent", "Adam")
+    ]
+    limit = student_t.standard_errors(DRAWS)
+    judged = cases.judge(
+        own + cases.draw(draw, 10),
+        lambda one: first_steps(one, cases.rng),
+        printed=lambda one, seen: seen["mean square"] < 1,
+        corrected=lambda one, seen: abs(seen["mean square"] - one.ratio**2) <= limit * seen["stderr"],
+        condition=lambda one: 1 / one.ratio,
+    )
+    peft = [Speed(896, rank, (3 * 896) ** -0.5, "Adam").ratio for rank in (8, 32)]
+    return judged.finding(
+        {
+            "conditional": "Depends on A's scale, not on zero: with PEFT's the first step is "
+            f"{peft[0]:.0%} to {peft[1]:.0%} of V's."
+        },
+        evidence=judged.evidence(student_t.source(DRAWS), lambda one: one.ratio**2, n=DRAWS),
+        size=Size(
+            peft[0],
+            "of V's own step",
+            "BA's first step under Adam, n₂ = 896 (Qwen2-0.5B), r = 8 to 32",
+            peft[0],
+            peft[1],
+        ),
+        condition="A's entries have a standard deviation s below (r(n₂ + r + 1))^(−1/4) under gradient descent, below "
+        "(r(1 + 2(r − 1)/(πn₂)))^(−1/2) under Adam; PEFT's s is 1/√(3n₂)",
+        flips_if="a mean square on the other side of 1 than s says",
+    )
+
+
+class Block(NamedTuple):
+    """X (N×n₂) and a drawn A (r×n₂)."""
+
+    x: np.ndarray
+    a: np.ndarray
+
+
+def design(n: int, d: int, spread: float, rng: np.random.Generator) -> np.ndarray:
+    """X with singular values from 1 to `spread`, evenly in the logarithm."""
+    left, right = (np.linalg.qr(rng.standard_normal((size, min(n, d))))[0] for size in (n, d))
+    return left * np.geomspace(1, spread, min(n, d)) @ right.T
+
+
+def block_values(one: Block) -> np.ndarray:
+    """Eigenvalues of the Hessian in B at B = 0, two outputs, by differences of the gradient (exact: affine in B)."""
+    shape, none = (2, len(one.a)), np.zeros((2, one.x.shape[1]))
+    steps = np.eye(2 * len(one.a)).reshape(-1, *shape)
+    pairs = [[loss_gradient(one.x, none, sign * step, one.a)[0].ravel() for sign in (1, -1)] for step in steps]
+    return np.linalg.eigvalsh(np.array([(up - down) / 2 for up, down in pairs]))
+
+
+def block_condition(one: Block) -> float:
+    """κ of the Hessian in B, ∞ where it is singular."""
+    values = block_values(one)
+    return float(values[-1] / values[0]) if values[0] > 1e-12 * values[-1] else math.inf
+
+
+def limit_condition(squares: np.ndarray, rank: int) -> float:
+    """κ(ASAᵀ) for A with i.i.d. entries in the limit of large r and n₂ at this r/n₂ and this spectrum of S.
+
+    The eigenvalues fill intervals whose ends are extremes of z(m) = −1/m + (1/r) Σ_i s_i/(1 + s_i m): the highest is
+    the least z on (−1/s_max, 0), the lowest the largest z on (0, ∞). For S = I it is Marchenko and Pastur's. At finite
+    r it is too high. Source: Silverstein and Choi 1995. Checked by `tests/test_claims_3_2.py::test_limit_condition`.
+    """
+    top, low = float(squares.max()), float(squares.min())
+
+    def ends(m: np.ndarray) -> np.ndarray:
+        return -1 / m + (squares / (1 + np.multiply.outer(m, squares))).sum(axis=1) / rank
+
+    return float(
+        ends(-np.linspace(0, 1, 4001)[1:-1] / top).min() / ends(np.geomspace(1e-3 / top, 1e4 / low, 4001)).max()
+    )
+
+
+@factor_claim(
+    "3.2-b-conditioning",
+    where="Abstract",
+    says=POORLY,
+    reading="B moves first: the Hessian in B at the start has a larger condition number than the Hessian in V.",
+)
+def block_conditioning(cases: Cases) -> Finding:
+    """κ of the Hessian in B by differences against κ(S), over spectra from white to spread and ranks, A drawn."""
+
+    def ratio(one: Block) -> float:
+        found = hessian.block_conditioning(one.x, one.a)
+        return found.block / found.gram
+
+    def draw(rng: np.random.Generator) -> Block:
+        near = rng.random() < 0.7
+        while True:
+            spread, rank = 1.0 if rng.random() < 0.1 else float(np.exp(rng.uniform(0, 3))), int(rng.integers(4, 25))
+            one = Block(design(48, 48, spread, rng), rng.standard_normal((rank, 48)))
+            if not near or 0.5 <= ratio(one) <= 2:
+                return one
+
+    def mended(one: Block, seen: float) -> bool:
+        limit = limit_condition(np.linalg.svd(one.x, compute_uv=False) ** 2, len(one.a))
+        exact = relative_error(hessian.block_conditioning(one.x, one.a).block, seen) <= ROUNDING
+        return exact and limit / 8 <= seen <= 2 * limit
+
+    own = [
+        Case(
+            f"power-law X, n₂ = 64, r = {rank}",
+            Block(power_law(256, 64, cases.rng), cases.rng.standard_normal((rank, 64))),
+            True,
+        )
+        for rank in (8, 16, 32)
+    ]
+    judged = cases.judge(
+        own + cases.draw(draw, 16),
+        block_condition,
+        printed=lambda one, seen: seen > float(np.linalg.cond(one.x)) ** 2,
+        corrected=mended,
+        condition=ratio,
+    )
+    shares = [ratio(case.inputs) for case in own]
+    return judged.finding(
+        {"conditional": "Depends on the inputs' spectrum: real ones condition B better than V, white ones worse."},
+        evidence=judged.evidence(
+            "float64 rounding of κ by differences; the limit of large r, n₂ to a factor of 8 below and 2 above",
+            lambda one: hessian.block_conditioning(one.x, one.a).block,
+            tolerance=ROUNDING,
+        ),
+        size=Size(shares[0], "of κ(S)", "κ in B, power-law X, r = 8 (range: r = 8 to 32)", min(shares), max(shares)),
+        condition="κ(ASAᵀ) > κ(S), the Hessian in B being 2I ⊗ ASAᵀ: where S is nearly white, or r not ≪ n₂",
+        flips_if="a spread spectrum and r ≪ n₂ with κ(ASAᵀ) above κ(S)",
+    )
+
+
+class FewerB(NamedTuple):
+    """A training set and a smaller one as in `Fewer`, and A."""
+
+    sets: Fewer
+    a: np.ndarray
+
+
+def _flat_in_b(x: np.ndarray, a: np.ndarray) -> int:
+    values = block_values(Block(x, a))
+    return int((values <= 1e-12 * values[-1]).sum())
+
+
+@factor_claim(
+    "3.2-b-degenerate",
+    where="§3.2, last sentence",
+    says=DEGENERATE,
+    reading="The landscape of B, which moves first, gains flat directions.",
+    depends_on=("3.2-degenerate-rank",),
+)
+def block_rank(cases: Cases) -> Finding:
+    """Flat directions of the Hessian in B before and after rows are taken away, and where XᵀX is held fixed."""
+    rank = 4
+    drawn = [
+        Case(
+            case.name,
+            FewerB(case.inputs, cases.rng.standard_normal((8 if case.paper else rank, case.inputs.few.shape[1]))),
+            case.paper,
+        )
+        for case in fewer_rows(cases, lambda x: rank)
+    ]
+
+    def mended(one: FewerB, seen: dict[str, int]) -> bool:
+        r, designs = len(one.a), {"many rows": one.sets.many, "few rows": one.sets.few}
+        singular = math.isinf(hessian.block_conditioning(one.sets.few, one.a).block)
+        return singular == (len(one.sets.few) < r) and seen == {
+            name: 2 * max(0, r - len(x)) for name, x in designs.items()
+        }
+
+    judged = cases.judge(
+        drawn,
+        lambda one: {
+            "many rows": _flat_in_b(one.sets.many, one.a),
+            "few rows": _flat_in_b(one.sets.few, one.a),
+        },
+        printed=lambda one, seen: seen["few rows"] > seen["many rows"],
+        corrected=mended,
+        condition=lambda one: len(one.a) / len(one.sets.few) if one.sets.fresh else 0.0,
+    )
+    return judged.finding(
+        {"conditional": "Only once there are fewer samples than the rank r, which no fine-tuning task has."},
+        evidence=judged.evidence("counts: none may differ", {"flat directions": "C·(r − n) for n < r, else 0"}),
+        condition="n < r: with r ≤ n < n₂ the Hessian in V has flat directions, that in B has none",
+        flips_if="a design with n ≥ r independent rows and a flat direction in B",
+    )

@@ -1,0 +1,322 @@
+"""§3.2 in the parameters that LoRA trains, (B, A) with V = (BA)ᵀ: is it convex, is the start a saddle point?
+
+B is n₁×r, A is r×n₂, G = ∂L/∂(BA) (n₁×n₂), S = XᵀX, κ a condition number. A paper case has n₂ = 48 or 64 inputs with a
+power-law spectrum and r = 8 or 16. Judged by differences of the loss and by integrated gradient flow. Checked by
+`tests/test_claims_3_2.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import hessian
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.s3_2_in_v import Problem, loss, power_law, problem
+from allora_analysis.hessian.factors import loss_gradient
+
+ROUNDING = 1e-8
+factor_claim = functools.partial(claim, command="python -m allora_analysis.hessian", test="tests/test_hessian.py")
+flow_claim = functools.partial(claim, command="python -m allora_analysis.hessian", test="tests/test_hessian_escape.py")
+SADDLE = "the fine-tuning parameters start from a saddle point"
+DIFFICULT = "the zero-initialization which is difficult to escape from"
+
+
+class Space(NamedTuple):
+    """A problem in one of three sets of variables: V, the V of rank at most r, or (B, A) at B = 0."""
+
+    name: str
+    one: Problem
+    rank: int
+    a: np.ndarray
+
+
+STEP, CURVATURE = 1e-3, 1e-5  # of second differences; tolerance, of the highest curvature
+
+
+def second_difference(function: Callable[[np.ndarray], float], point: np.ndarray, direction: np.ndarray) -> float:
+    """Curvature along a unit direction, to O(STEP²)."""
+    up, down = function(point + STEP * direction), function(point - STEP * direction)
+    return float(up + down - 2 * function(point)) / STEP**2
+
+
+def third_difference(function: Callable[[np.ndarray], float], point: np.ndarray, direction: np.ndarray) -> float:
+    """Third difference over three steps, relative to the largest of the four values: 0 for a quadratic."""
+    values = np.array([function(point + step * direction) for step in range(4)])
+    return float(values @ [-1, 3, -3, 1] / values.max())
+
+
+def shape_of(space: Space, rng: np.random.Generator) -> dict[str, float]:
+    """Lowest curvature and third difference of the loss; over the V of rank at most r the rank of a midpoint."""
+    one, (d, c) = space.one, space.one.v.shape
+    if space.name == "V of rank at most r":
+        ends = [rng.standard_normal((d, space.rank)) @ rng.standard_normal((space.rank, c)) for _ in range(2)]
+        return {"midpoint's rank": float(np.linalg.matrix_rank(ends[0] + ends[1]))}
+    if space.name == "V":
+        point, lowest = np.zeros(d * c), np.zeros((d, c))
+        lowest[:, 0] = np.linalg.svd(one.x)[2][-1]
+        spectrum = hessian.product_spectrum(one.x, c)
+
+        def function(flat: np.ndarray) -> float:
+            return float(loss(one, flat.reshape(d, c)))
+    else:
+        g, split = -2 * (one.y - one.x @ one.w).T @ one.x, c * space.rank
+        point = np.concatenate([np.zeros(split), space.a.ravel()])
+        lowest = np.linalg.eigh(hessian.dense_factor_hessian(one.x, g, space.a))[1][:, 0]
+        spectrum = hessian.factor_spectrum(one.x, g, space.a)
+
+        def function(flat: np.ndarray) -> float:
+            return float(loss(one, (flat[:split].reshape(c, -1) @ flat[split:].reshape(space.a.shape)).T))
+
+    curvature, highest = second_difference(function, point, lowest.ravel()), float(spectrum[-1])
+    third = third_difference(function, point, np.ones(point.size))
+    return {
+        "lowest curvature": curvature / highest,
+        "third difference": third,
+        "off the closed form": abs(curvature - spectrum[0]) / highest,
+    }
+
+
+@factor_claim(
+    "3.2-convex",
+    where="§3.2, below Eq. (2)",
+    says="as expected given the convex quadratic nature of the optimization problem",
+    reading="Over V as printed; over the V of rank at most r, which a LoRA module is; and in (B, A), which it trains.",
+    depends_on=("3.2-semidefinite",),
+)
+def convexity(cases: Cases) -> Finding:
+    """Lowest curvature and third differences of the loss, and whether midpoints of low-rank matrices have low rank."""
+
+    def space(name: str, x: np.ndarray, c: int, rank: int, rng: np.random.Generator) -> Space:
+        return Space(name, problem(x, c, rng), rank, rng.standard_normal((rank, x.shape[1])))
+
+    def draw(rng: np.random.Generator) -> Space:
+        n, (d, c) = int(rng.integers(3, 13)), (int(size) for size in rng.integers(2, 7, size=2))
+        name = ("V", "V of rank at most r", "V of rank at most r", "(B, A) at B = 0")[rng.integers(4)]
+        return space(name, rng.standard_normal((n, d)), c, max(1, min(d, c) - int(rng.integers(0, 2))), rng)
+
+    def passes(one: Space, seen: dict[str, float]) -> bool:
+        if one.name == "V of rank at most r":
+            return seen["midpoint's rank"] <= one.rank
+        return seen["lowest curvature"] >= -CURVATURE and abs(seen["third difference"]) <= CURVATURE
+
+    names = ("V of rank at most r", "(B, A) at B = 0")
+    own = [
+        Case(f"{name}: r = 8, D = 32, C = 12", space(name, power_law(64, 32, cases.rng), 12, 8, cases.rng), True)
+        for name in names
+    ]
+    judged = cases.judge(
+        own + cases.draw(draw, 20),
+        lambda one: shape_of(one, cases.rng),
+        printed=passes,
+        corrected=lambda one, seen: (
+            seen.get("off the closed form", 0.0) <= CURVATURE
+            and seen.get("midpoint's rank", 0) == min(2 * one.rank, *one.one.v.shape) * ("midpoint's rank" in seen)
+        ),
+        condition=lambda one: (
+            one.name == "V" or (one.name == "V of rank at most r" and one.rank >= min(one.one.v.shape))
+        ),
+    )
+    lowest = next(seen["lowest curvature"] for case, seen in judged.pairs if case.paper and "(B" in case.name)
+    return judged.finding(
+        {"conditional": "Only if V may have full rank: over LoRA's low-rank V, or in B and A, it is neither."},
+        evidence=judged.evidence(
+            f"differences of step {STEP:g}, relative to the highest curvature", tolerance=CURVATURE
+        ),
+        size=Size(lowest, "of the highest curvature", "lowest curvature in (B, A) at B = 0, r = 8, power-law spectrum"),
+        condition="the variable is V itself, of rank up to min(D, C)",
+        flips_if="low-rank matrices with a midpoint of low rank, or a start B = 0 without negative curvature",
+    )
+
+
+class Start(NamedTuple):
+    """X (N×n₂), G at BA = 0 (n₁×n₂), and the first A and B."""
+
+    x: np.ndarray
+    g: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+
+
+def start(x: np.ndarray, g: np.ndarray, rank: int, rng: np.random.Generator, a: float = 1.0, b: float = 0.0) -> Start:
+    """A and B of the given standard deviations, A's times 1/√n₂."""
+    n1, n2 = g.shape
+    return Start(x, g, a / math.sqrt(n2) * rng.standard_normal((rank, n2)), b * rng.standard_normal((n1, rank)))
+
+
+def paper_start(rng: np.random.Generator, a: float = 1.0, b: float = 0.0, rank: int = 8) -> Start:
+    """A LoRA module's: 48 inputs with a power-law spectrum, 16 outputs, the gradient of residuals at random."""
+    x = power_law(96, 48, rng)
+    return start(x, -2 * rng.standard_normal((16, 96)) @ x, rank, rng, a, b)
+
+
+def signs(values: np.ndarray) -> dict[str, int]:
+    """How many eigenvalues are negative, zero and positive; zero is up to 1e-11 of the largest."""
+    limit = 1e-11 * float(np.abs(values).max())
+    negative, positive = int((values < -limit).sum()), int((values > limit).sum())
+    return {"negative": negative, "zero": len(values) - negative - positive, "positive": positive}
+
+
+def at_start(one: Start) -> dict[str, object]:
+    """The slope, and where it is 0 (only a critical point can be a saddle; B = 0 there) the Hessian's eigenvalues."""
+    slope = math.hypot(*(float(np.linalg.norm(part)) for part in loss_gradient(one.x, one.g, one.b, one.a)))
+    critical = slope <= ROUNDING * float(np.linalg.norm(one.g))
+    values = np.linalg.eigvalsh(hessian.dense_factor_hessian(one.x, one.g, one.a)) if not one.b.any() else None
+    return {"‖∇L‖": slope, "critical": critical, "eigenvalues": values}
+
+
+def is_saddle(seen: dict[str, object]) -> bool:
+    """Critical, with curvature of both signs."""
+    values = seen["eigenvalues"]
+    return bool(seen["critical"]) and values is not None and bool(values[0] < -ROUNDING and values[-1] > ROUNDING)
+
+
+@factor_claim(
+    "3.2-saddle-lora",
+    where="§1, second flaw",
+    says=SADDLE,
+    reading="LoRA's own start, B = 0 and A random: a critical point whose Hessian has eigenvalues of both signs.",
+)
+def saddle_of_lora(cases: Cases) -> Finding:
+    """Slope and Hessian at B = 0, A random, over shapes and ranks of G, against the closed forms."""
+
+    def draw(rng: np.random.Generator) -> Start:
+        n1, n2 = (int(size) for size in rng.integers(3, 9, size=2))
+        rank_g, rank = (int(rng.integers(1, min(n1, n2) + 1)) for _ in range(2))
+        g = rng.standard_normal((n1, rank_g)) @ rng.standard_normal((rank_g, n2))
+        return start(rng.standard_normal((12, n2)), g, rank, rng)
+
+    def exact(one: Start, seen: dict[str, object]) -> bool:
+        told, negative = hessian.inertia(one.x, one.g, one.a), len(one.a) * int(np.linalg.matrix_rank(one.g))
+        counted = signs(seen["eigenvalues"]) == dataclasses.asdict(told) and told.negative == negative
+        close = relative_error(hessian.factor_spectrum(one.x, one.g, one.a), seen["eigenvalues"]) <= ROUNDING
+        return counted and close and not seen["critical"] and not hessian.is_stationary(one.g, one.a)
+
+    judged = cases.judge(
+        [Case("power-law X, r = 8", paper_start(cases.rng), True), *cases.draw(draw, 12)],
+        at_start,
+        printed=lambda one, seen: is_saddle(seen),
+    )
+    values = judged.measured[0]["eigenvalues"]
+    finding = judged.finding(
+        {"refuted": "No: at B = 0 with random A the loss has a slope, though also negative curvature."},
+        evidence=judged.evidence(
+            "counts: none may differ; the spectrum to float64 rounding",
+            lambda one: {"‖∇L‖": float(np.linalg.norm(one.g @ one.a.T)), "negative": "r·rank G"},
+        ),
+        size=Size(
+            float(-values[0] / values[-1]), "of the highest curvature", "depth of the lowest, power-law X, r = 8"
+        ),
+        corrected="no critical point, as ∇_B = GAᵀ ≠ 0; the Hessian there has exactly r·rank G negative directions",
+        flips_if="a start B = 0 with random A at which the gradient is 0",
+    )
+    return against(finding, all(exact(case.inputs, seen) for case, seen in judged.pairs))
+
+
+def against(finding: Finding, contrary: bool) -> Finding:
+    """A refuted sentence's finding; undecided where what contradicts the sentence is not borne out either."""
+    if finding.verdict != "refuted" or contrary:
+        return finding
+    return dataclasses.replace(finding, verdict="undecided", answer="Undecided: what contradicts it fails too.")
+
+
+@flow_claim(
+    "3.2-saddle-starts",
+    where="§1, second flaw",
+    says=SADDLE,
+    reading="Whichever zero-initialization is meant: A, B, neither or both at 0, and A in the kernel of G.",
+    depends_on=("3.2-saddle-lora",),
+)
+def saddle_by_start(cases: Cases) -> Finding:
+    """Slope and Hessian at starts of every kind, A and B at 0 or of sizes down to 1e-3."""
+
+    def draw(rng: np.random.Generator) -> Start:
+        n1, n2 = (int(size) for size in rng.integers(3, 7, size=2))
+        sizes = [(0.0, 0.0), (1.0, 0.0), (1e-3, 0.0), (0.0, 1.0), (0.0, 1e-3), (1.0, 1.0), (1e-3, 1e-3)]
+        a, b = sizes[rng.choice(7, p=[0.4, *[0.1] * 6])]
+        one = start(rng.standard_normal((12, n2)), rng.standard_normal((n1, n2)), 2, rng, a, b)
+        if a and not b and rng.random() < 0.5:
+            inside = np.linalg.pinv(one.a) @ one.a
+            for _ in range(2):  # twice, so that GAᵀ is 0 to its own rounding
+                one = one._replace(g=one.g - one.g @ inside)
+        return one
+
+    own = [
+        Case("power-law X, r = 8, B = 0, A random (LoRA, PEFT)", paper_start(cases.rng), True),
+        Case("power-law X, r = 8, A = B = 0", paper_start(cases.rng, 0.0)),
+    ]
+    judged = cases.judge(
+        own + cases.draw(draw, 20),
+        at_start,
+        printed=lambda one, seen: is_saddle(seen),
+        condition=lambda one: hessian.is_stationary(one.g + 2 * one.b @ one.a @ one.x.T @ one.x, one.a, one.b),
+    )
+    return judged.finding(
+        {"conditional": "Only if A and B both start at zero; LoRA draws one of them at random, so in practice no."},
+        evidence=judged.evidence("critical or not: none may differ", {"saddle point": "iff GAᵀ = 0 and BᵀG = 0"}),
+        condition="GAᵀ = 0 and BᵀG = 0: in practice A = B = 0",
+        flips_if="a start with one factor drawn at random that is a critical point",
+    )
+
+
+class Leaving(NamedTuple):
+    """A start whose B, or whose A and B, are shrunk to size ε; G and X as in `Start`, A and B of size 1."""
+
+    one: Start
+    both: bool
+
+
+SMALL, SMALLER, LEADING = 1e-5, 1e-9, 0.05  # ε before and after; error of the leading order, of the time
+
+
+def escape_times(case: Leaving) -> list[float]:
+    """Gradient flow's time until ‖BA‖ = 0.01 from both ε; ∞ where it does not get there."""
+    x, g, a, b = case.one
+    found = [hessian.simulated_escape_time(x, g, e * a if case.both else a, e * b, 0.01) for e in (SMALL, SMALLER)]
+    return [math.inf if time is None else time for time in found]
+
+
+@flow_claim(
+    "3.2-escape",
+    where="§1, second flaw",
+    says=DIFFICULT,
+    reading="Leaving takes ever longer the closer to 0 the start is: from ε = 1e-5 to 1e-9 by more than half of the "
+    "time log(1e4)/σ₁(G) that a saddle costs.",
+    depends_on=("3.2-saddle-starts",),
+)
+def escape(cases: Cases) -> Finding:
+    """Gradient flow from B of size ε with A at random, and from both of size ε."""
+
+    def draw(rng: np.random.Generator) -> Leaving:
+        n1, n2 = (int(size) for size in rng.integers(4, 7, size=2))
+        u, v = (np.linalg.qr(rng.standard_normal((size, 4)))[0] for size in (n1, n2))
+        g = u * np.array([1.0, *rng.uniform(0.1, 0.7, 3)]) * float(rng.uniform(1, 5)) @ v.T
+        return Leaving(start(rng.standard_normal((8, n2)) / 3, g, 2, rng, 1.0, 1.0), bool(rng.random() < 0.5))
+
+    def further(one: Leaving) -> float:
+        return hessian.escape_time(one.one.g, SMALLER) - hessian.escape_time(one.one.g, SMALL)
+
+    own = Case("power-law X, r = 8, B of size ε, A random", Leaving(paper_start(cases.rng, 1.0, 1.0), False), True)
+    judged = cases.judge(
+        [own, *cases.draw(draw, 8)],
+        escape_times,
+        printed=lambda one, seen: seen[1] - seen[0] > further(one) / 2 or math.isinf(seen[1]),
+        corrected=lambda one, seen: abs(seen[1] - seen[0] - further(one) * one.both) <= LEADING * further(one),
+        condition=lambda one: one.both,
+    )
+    shares = [(seen[1] - seen[0]) / further(case.inputs) for case, seen in judged.pairs if not case.inputs.both]
+    return judged.finding(
+        {"conditional": "Only from A = B = 0: with A random, as LoRA has it, BA grows at once."},
+        evidence=judged.evidence(
+            "what the leading order leaves out, of the time", lambda one: further(one) * one.both, tolerance=LEADING
+        ),
+        size=Size(max(shares), "of a saddle's", "further time that LoRA's start takes from a smaller B, the most seen"),
+        condition="A and B both of size ε, where the time is log(1/ε)/σ₁(G); with A random BA grows at rate ‖GAᵀA‖",
+        flips_if="a start with A at random that takes ever longer to leave as B shrinks",
+    )

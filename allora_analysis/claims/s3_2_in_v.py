@@ -1,0 +1,408 @@
+"""§3.2, the loss L(V) = ‖X(W + V) − Y‖²_F in the module's matrix V: Eqs. (1) and (2), convexity, and what n does to it.
+
+X is N×D, Y is N×C, W and V are D×C; S = XᵀX; κ is the condition number of a matrix's non-zero part. Gradients and
+Hessians are judged by differences of the loss, which are exact for a quadratic. Checked by `tests/test_claims_3_2.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import hessian
+from allora_analysis.claims import student_t
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Finding, Size, claim
+
+quadratic_claim = functools.partial(
+    claim, command="python -m allora_analysis.hessian", test="tests/test_hessian_product.py"
+)
+ROUNDING = 1e-9
+ROUNDING_SOURCE = "float64 rounding of differences that are exact for a quadratic, relative; seen: below 1e-11"
+DEGENERATE = (
+    "as the training set size (n) decreases, the optimization landscape for V will become degenerate"  # three readings
+)
+
+
+class Problem(NamedTuple):
+    """X, Y, W, a point V, and directions in which differences are taken (directions×D×C)."""
+
+    x: np.ndarray
+    y: np.ndarray
+    w: np.ndarray
+    v: np.ndarray
+    directions: np.ndarray
+
+
+def power_law(n: int, d: int, rng: np.random.Generator) -> np.ndarray:
+    """X (N×D) whose rows have covariance eigenvalues falling as 1/i, as features of trained networks have about."""
+    basis = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    return rng.standard_normal((n, d)) * np.arange(1, d + 1) ** -0.5 @ basis
+
+
+def problem(x: np.ndarray, c: int, rng: np.random.Generator) -> Problem:
+    """Y, W, V and six directions with standard normal entries."""
+    (n, d), normal = x.shape, rng.standard_normal
+    return Problem(x, normal((n, c)), normal((d, c)), normal((d, c)), normal((6, d, c)))
+
+
+def problems(cases: Cases) -> list[Case]:
+    """Shapes at random, half of them with C = N or C = D, and a LoRA module's with a power-law spectrum."""
+
+    def draw(rng: np.random.Generator) -> Problem:
+        n, d, c = (int(size) for size in rng.integers(2, 10, size=3))
+        c = [c, c, n, d][rng.integers(4)]
+        return problem(rng.standard_normal((n, d)), c, rng)
+
+    own = Case("power-law X, N = 128, D = 64, C = 16", problem(power_law(128, 64, cases.rng), 16, cases.rng), True)
+    return [own, *cases.draw(draw, 12)]
+
+
+def loss(one: Problem, points: np.ndarray) -> np.ndarray:
+    """L at many V (…×D×C)."""
+    return ((one.x @ (one.w + points) - one.y) ** 2).sum(axis=(-2, -1))
+
+
+def slopes(one: Problem) -> np.ndarray:
+    """⟨∇L(V), E⟩ along each direction E."""
+    return (loss(one, one.v + one.directions) - loss(one, one.v - one.directions)) / 2
+
+
+def curvatures(one: Problem) -> np.ndarray:
+    """⟨E, ∇²L(V) F⟩ for each pair of directions."""
+    e, f = one.directions[:, None], one.directions[None]
+    signs = itertools.product((1, -1), repeat=2)
+    return sum(s * t * loss(one, one.v + s * e + t * f) for s, t in signs) / 4
+
+
+def columns(matrices: np.ndarray) -> np.ndarray:
+    """Vec of each matrix, its columns stacked."""
+    return matrices.swapaxes(-2, -1).reshape(*matrices.shape[:-2], -1)
+
+
+@quadratic_claim("3.2-gradient", where="§3.2, Eq. (1)", says="∇_V L(V) = 2XᵀXV − 2(Y − XW)ᵀX")
+def gradient(cases: Cases) -> Finding:
+    """Eq. (1) as printed and with its last term transposed, against differences of the loss."""
+
+    def along(one: Problem, matrix: np.ndarray) -> np.ndarray:
+        return (one.directions * matrix).sum(axis=(1, 2))
+
+    def as_printed(one: Problem, seen: np.ndarray) -> bool:
+        first, last = 2 * one.x.T @ one.x @ one.v, 2 * (one.y - one.x @ one.w).T @ one.x
+        return first.shape == last.shape and relative_error(along(one, first - last), seen) <= ROUNDING
+
+    def mended(one: Problem) -> np.ndarray:
+        return along(one, hessian.product_gradient(*one[:4]))
+
+    judged = cases.judge(
+        problems(cases),
+        slopes,
+        printed=as_printed,
+        corrected=lambda one, seen: relative_error(mended(one), seen) <= ROUNDING,
+    )
+    return judged.finding(
+        {"holds_corrected": "Not as printed, a misprint: the last term is transposed, so the shapes do not match."},
+        evidence=judged.evidence(ROUNDING_SOURCE, mended, tolerance=ROUNDING),
+        corrected="∇L(V) = 2XᵀXV − 2Xᵀ(Y − XW)",
+        flips_if="a loss whose slopes are those of the transposed term",
+    )
+
+
+@quadratic_claim("3.2-hessian", where="§3.2, Eq. (2)", says="H_vec(V) L(V) = (I_n ⊗ X)ᵀ(I_n ⊗ X) = I_n ⊗ XᵀX")
+def second_derivative(cases: Cases) -> Finding:
+    """Eq. (2) with n the number of samples, and with 2 and the number of outputs, against second differences."""
+
+    def form(one: Problem, matrix: np.ndarray) -> np.ndarray:
+        flat = columns(one.directions)
+        return flat @ matrix @ flat.T
+
+    def as_printed(one: Problem, seen: np.ndarray) -> bool:
+        (n, c), gram = one.y.shape, one.x.T @ one.x
+        return n == c and relative_error(form(one, np.kron(np.eye(n), gram)), seen) <= ROUNDING
+
+    def mended(one: Problem) -> np.ndarray:
+        return form(one, hessian.product_hessian(one.x, one.y.shape[1]))
+
+    judged = cases.judge(
+        problems(cases),
+        curvatures,
+        printed=as_printed,
+        corrected=lambda one, seen: relative_error(mended(one), seen) <= ROUNDING,
+    )
+    return judged.finding(
+        {"holds_corrected": "Not as printed: a factor 2 is missing, and I has the number of outputs, not of samples."},
+        evidence=judged.evidence(ROUNDING_SOURCE, mended, tolerance=ROUNDING),
+        corrected="2 I_C ⊗ XᵀX, C the number of outputs",
+        flips_if="a loss with half the curvature, or one that couples outputs",
+    )
+
+
+@quadratic_claim(
+    "3.2-vectorisation",
+    where="§3.2, below Eq. (2)",
+    says="‖X(W+V) − Y‖_F² = ‖(I_n ⊗ X)vec(W+V) − vec(Y)‖₂²",
+    reading="n is the number of samples, as in the section's last sentence.",
+)
+def vectorisation(cases: Cases) -> Finding:
+    """Both sides, with the identity of size n as printed and of size C, the number of outputs."""
+
+    def right(one: Problem, size: int) -> float | None:
+        if size != one.y.shape[1]:
+            return None  # undefined: I ⊗ X does not fit vec(W + V)
+        residual = np.kron(np.eye(size), one.x) @ columns(one.w + one.v) - columns(one.y)
+        return float(residual @ residual)
+
+    def same(value: float | None, seen: float) -> bool:
+        return value is not None and relative_error(value, seen) <= ROUNDING
+
+    judged = cases.judge(
+        problems(cases),
+        lambda one: float(loss(one, one.v)),
+        printed=lambda one, seen: same(right(one, len(one.y)), seen),
+        corrected=lambda one, seen: same(right(one, one.y.shape[1]), seen),
+    )
+    return judged.finding(
+        {"holds_corrected": "Not as printed, a misprint: the identity has the number of outputs, not of samples."},
+        evidence=judged.evidence(ROUNDING_SOURCE, lambda one: right(one, one.y.shape[1]), tolerance=ROUNDING),
+        corrected="‖(I_C ⊗ X)vec(W + V) − vec(Y)‖², C the number of outputs",
+        flips_if="a shape with n ≠ C for which I_n ⊗ X fits vec(W + V)",
+    )
+
+
+def dense_hessian(one: Problem) -> np.ndarray:
+    """∇²L at V by second differences along every pair of coordinates."""
+    size = one.v.size
+    return curvatures(one._replace(directions=np.eye(size).reshape(size, *one.v.shape)))
+
+
+@quadratic_claim(
+    "3.2-semidefinite", where="§3.2, below Eq. (2)", says="The Hessian is semidefinite positive", reading="In V."
+)
+def semidefinite(cases: Cases) -> Finding:
+    """All eigenvalues of the Hessian by differences, for N above and below D, against the closed form."""
+
+    def draw(rng: np.random.Generator) -> Problem:
+        n, d, c = (int(size) for size in rng.integers(1, 7, size=3))
+        return problem(rng.standard_normal((n, d)), c, rng)
+
+    def told(one: Problem) -> np.ndarray:
+        return hessian.product_spectrum(one.x, one.y.shape[1])
+
+    own = Case("power-law X, N = 48, D = 24, C = 3", problem(power_law(48, 24, cases.rng), 3, cases.rng), True)
+    judged = cases.judge(
+        [own, *cases.draw(draw, 12)],
+        lambda one: np.linalg.eigvalsh(dense_hessian(one)),
+        printed=lambda one, seen: bool(seen[0] >= -ROUNDING * seen[-1] and relative_error(told(one), seen) <= ROUNDING),
+    )
+    return judged.finding(
+        {"holds": "Yes: no direction in V has negative curvature."},
+        evidence=judged.evidence(ROUNDING_SOURCE, told, tolerance=ROUNDING),
+        flips_if="one eigenvalue below 0 beyond rounding",
+    )
+
+
+POORLY = (
+    "LoRA's parameters initialization is at 0 makes the optimization landscape poorly conditioned during the first "
+    "steps of training"
+)
+
+
+def log_condition_at(one: Problem, point: np.ndarray) -> float:
+    """Log κ of the Hessian in V at a point, by differences of the gradient."""
+    unit = np.eye(point.size).reshape(-1, *point.shape)
+    pairs = [
+        [hessian.product_gradient(one.x, one.y, one.w, point + sign * e).ravel() for sign in (1, -1)] for e in unit
+    ]
+    return float(np.log(np.linalg.cond(np.array([(up - down) / 2 for up, down in pairs]))))
+
+
+@quadratic_claim(
+    "3.2-start-conditioning",
+    where="Abstract, from §3.2's Eq. (2)",
+    says=POORLY,
+    reading="In V, whose Hessian is Eq. (2): its condition number at V = 0 is above that at another V.",
+    depends_on=("3.2-hessian",),
+)
+def start_conditioning(cases: Cases) -> Finding:
+    """Log κ of the Hessian at V = 0 against that at V of size 1 to 150, by differences of the gradient."""
+
+    def draw(rng: np.random.Generator) -> Problem:
+        n, d, c = int(rng.integers(6, 12)), int(rng.integers(2, 6)), int(rng.integers(2, 4))
+        one = problem(rng.standard_normal((n, d)), c, rng)
+        return one._replace(v=float(np.exp(rng.uniform(0, 5))) * one.v)
+
+    own = Case("power-law X, N = 48, D = 24, C = 3", problem(power_law(48, 24, cases.rng), 3, cases.rng), True)
+    judged = cases.judge(
+        [own, *cases.draw(draw, 12)],
+        lambda one: {"V = 0": log_condition_at(one, 0 * one.v), "V": log_condition_at(one, one.v)},
+        printed=lambda one, seen: seen["V = 0"] > seen["V"] + 1e-6,
+    )
+    ratios = [float(np.exp(seen["V = 0"] - seen["V"])) for _, seen in judged.pairs]
+    return judged.finding(
+        {"refuted": "No: V's curvature is the same everywhere, so starting at zero makes nothing worse."},
+        evidence=judged.evidence(
+            "float64 rounding of log κ: 1e-6", lambda one: {"V = 0": hessian.log_condition(one.x)}, tolerance=1e-6
+        ),
+        size=Size(max(ratios), "times", "condition number at V = 0 over that at another V, the largest of all cases"),
+        corrected="the Hessian in V does not contain V: zero is as well conditioned as any V",
+        flips_if="a condition number that is larger at V = 0 than elsewhere",
+    )
+
+
+class Fewer(NamedTuple):
+    """A training set and a smaller one: rows drawn afresh (i.i.d.), or so rescaled that XᵀX stays what it is."""
+
+    many: np.ndarray
+    few: np.ndarray
+    fresh: bool
+
+
+def fewer_rows(cases: Cases, compared: Callable[[np.ndarray], int]) -> list[Case]:
+    """Designs that lose rows, half of them near n = the number that decides; the paper's: far more rows than inputs."""
+
+    def fresh(rng: np.random.Generator, low: float, high: float) -> Fewer:
+        d = int(rng.integers(6, 17))
+        few = max(1, int(compared(np.empty((0, d))) * np.exp(rng.uniform(low, high))))
+        x = rng.standard_normal((few + int(rng.integers(1, 2 * d)), d))
+        return Fewer(x, x[:few], True)
+
+    def fixed(rng: np.random.Generator) -> Fewer:
+        x = rng.standard_normal((40, int(rng.integers(6, 17))))
+        return Fewer(x, hessian.fixed_gram_design(x, x.shape[1], rng), False)
+
+    near = cases.draw(lambda rng: fresh(rng, -0.65, 0), 8, "n below") + cases.draw(
+        lambda rng: fresh(rng, 0, 0.65), 8, "n above"
+    )
+    far = cases.draw(lambda rng: fresh(rng, 1, 2), 4, "n far above") + cases.draw(fixed, 4, "XᵀX held fixed")
+    x = power_law(512, 64, cases.rng)
+    own = Case("power-law X, D = 64, n = 512 → 256", Fewer(x, x[:256], True), True)
+    return [own, *near, *far]
+
+
+def _flat(x: np.ndarray) -> int:
+    values = hessian.product_spectrum(x, 2)
+    return int((values <= 1e-12 * values[-1]).sum())
+
+
+@quadratic_claim(
+    "3.2-degenerate-rank",
+    where="§3.2, last sentence",
+    says=DEGENERATE,
+    reading="Degenerate: the Hessian in V gains flat directions.",
+    depends_on=("3.2-hessian",),
+)
+def flat_directions(cases: Cases) -> Finding:
+    """Flat directions before and after rows are taken away, and where XᵀX is held fixed."""
+    judged = cases.judge(
+        fewer_rows(cases, lambda x: x.shape[1]),
+        lambda one: {"many rows": _flat(one.many), "few rows": _flat(one.few)},
+        printed=lambda one, seen: seen["few rows"] > seen["many rows"],
+        corrected=lambda one, seen: (
+            seen
+            == {name: 2 * max(0, x.shape[1] - len(x)) for name, x in (("many rows", one.many), ("few rows", one.few))}
+        ),
+        condition=lambda one: one.many.shape[1] / len(one.few) if one.fresh else 0.0,
+    )
+    return judged.finding(
+        {"conditional": "Only once there are fewer samples than inputs; the paper's tasks have far more."},
+        evidence=judged.evidence("counts: none may differ", {"flat directions": "C·(D − n) for n < D, else 0"}),
+        condition="n < D, and XᵀX loses rank with the samples",
+        flips_if="a design with n ≥ D independent rows and a flat direction",
+    )
+
+
+class Counts(NamedTuple):
+    """Two numbers of samples and D; rows drawn afresh (i.i.d., Gaussian) or so rescaled that XᵀX stays what it is."""
+
+    many: int
+    few: int
+    d: int
+    fresh: bool
+    spread: bool = False  # covariance eigenvalues 1/i instead of 1
+
+
+DRAWS = 100  # designs at each number of samples
+
+
+def log_conditions(one: Counts, rng: np.random.Generator) -> dict[str, list[float]]:
+    """Mean and standard error of log κ of XᵀX's non-zero part, at both numbers of samples."""
+    if not one.fresh:
+        x = rng.standard_normal((2 * one.d, one.d))
+        designs = [hessian.fixed_gram_design(x, n, rng) for n in (one.many, one.few)]
+        return {
+            name: [hessian.log_condition(x), 0.0]
+            for name, x in zip(("many samples", "few samples"), designs, strict=True)
+        }
+    found = {}
+    for name, n in (("many samples", one.many), ("few samples", one.few)):
+        if one.spread:
+            logs = np.array([hessian.log_condition(power_law(n, one.d, rng)) for _ in range(DRAWS)])
+        else:
+            logs = hessian.sample_log_conditions(n, one.d, DRAWS, rng)
+        found[name] = [float(logs.mean()), float(logs.std(ddof=1) / np.sqrt(DRAWS))]
+    return found
+
+
+def limits(one: Counts) -> tuple[float, float]:
+    """Log κ at both numbers of samples for i.i.d. entries in the limit of many: Marchenko and Pastur's."""
+    many, few = (float(np.log(hessian.marchenko_pastur_condition(one.d / n))) for n in (one.many, one.few))
+    return many, few
+
+
+@quadratic_claim(
+    "3.2-degenerate-condition",
+    where="§3.2, last sentence",
+    says=DEGENERATE,
+    reading="Degenerate: the condition number κ of XᵀX's non-zero part rises, in the mean of log κ.",
+    depends_on=("3.2-hessian",),
+)
+def conditioning_by_samples(cases: Cases) -> Finding:
+    """Log κ over designs drawn at two numbers of samples, on both sides of n = D, and where XᵀX is held fixed."""
+
+    def draw(rng: np.random.Generator) -> Counts:
+        d = 30
+        if rng.random() < 0.15:
+            return Counts(8 * d, int(rng.integers(d, 4 * d)), d, False)
+        inner = float(rng.uniform(0.15, 0.6)) * rng.choice([-1, 1])  # log(n/D) of the one nearer to n = D
+        outer = (1 if rng.random() < 0.5 else -1) * abs(inner) * float(rng.uniform(1.5, 2.2))
+        few, many = sorted(max(2, round(d * np.exp(u))) for u in (inner, outer))
+        return Counts(many, few, d, True)
+
+    def ratio(one: Counts) -> float:
+        many, few = limits(one)
+        return few / many if one.fresh else 0.0
+
+    def noise(seen: dict[str, list[float]]) -> float:
+        return student_t.standard_errors(DRAWS) * float(np.hypot(*(error for _, error in seen.values())))
+
+    def rise(seen: dict[str, list[float]]) -> float:
+        return seen["few samples"][0] - seen["many samples"][0]
+
+    own = Case("power-law X, D = 48, n = 384 → 192", Counts(384, 192, 48, True, spread=True), True)
+    judged = cases.judge(
+        [own, *cases.draw(draw, 16)],
+        lambda one: log_conditions(one, cases.rng),
+        printed=lambda one, seen: rise(seen) > noise(seen) + ROUNDING,
+        corrected=lambda one, seen: (
+            rise(seen) * np.sign(np.subtract(*limits(one)[::-1])) > noise(seen)
+            if one.fresh
+            else abs(rise(seen)) <= 1e-6
+        ),
+        condition=ratio,
+    )
+    return judged.finding(
+        {"conditional": "Only while there are more samples than inputs: below that the condition number falls again."},
+        evidence=judged.evidence(
+            f"each difference between two means: {student_t.source(DRAWS)}",
+            lambda one: dict(zip(("many samples", "few samples"), limits(one), strict=True)) if one.fresh else 0.0,
+            n=DRAWS,
+        ),
+        size=Size(rise(judged.measured[0]), "nats", "rise of log κ from n = 8D to 4D, power-law spectrum"),
+        condition="n comes nearer to D, |log(n/D)| falling: κ → ((1 + √γ)/(1 − √γ))², γ = D/n; and rows are drawn "
+        "afresh, as κ of a fixed XᵀX does not change",
+        flips_if="a κ that keeps rising as n falls below D",
+    )

@@ -1,0 +1,223 @@
+"""The placements of the mask: each one's curvature H and noise covariance Q, the moments of one step.
+
+**Output masks**, ‖Y − (XW) ⊙ V‖² (the paper's §3.1), in the singular basis of X. With e = y − Xw/p a row's
+gradient is −2 v_n e_n x_n (because v² = v/p), so H = S/p and, per column,
+
+    Q = k Xᵀ diag(E e²) X,   E e² = (y − X E w/p)² + diag(X Cov w Xᵀ)/p².
+
+In the basis of X's right singular vectors H is diagonal and the directions outside X's row space, which never move,
+drop out. Each column has masks of its own: on the full batch the columns of W are independent.
+
+**Input masks**, ‖Y − (X ⊙ V)W‖² (LoRA as PEFT ships it), with mask moments to order 4 in a row. For one row x,
+one column, write v_i = 1 + ζ_i, a_i = x_i w_i, f = y − Σa, A = Σ a². Because v_i² = v_i/p, entry i of −½ gradient is
+c_i = x_i v_i (f − k a_i − Σ_{j≠i} ζ_j a_j), so over the mask
+
+    E c_i = x_i (f − k a_i)                                                       (hence H = S + k diag S)
+    Var c_i = k x_i² [(f − k a_i)² + (1 + k)(A − a_i²)]
+    Cov(c_i, c_j) = k x_i x_j [A − f(a_i + a_j) + (k − 1)(a_i² + a_j²) + k a_i a_j],   i ≠ j,
+
+which is quadratic in w: its expectation needs E w and Cov w only. Rows add up. Columns of W share their masks, so that
+they are correlated with one another; the covariance within each column, and so every trace and risk, closes per column.
+
+**An input mask that all rows of a step share** (Clara, Langer, Schmidt-Hieber, JMLR 2024, arXiv:2306.10529).
+−½ gradient is then c_i = v_i (g_i − Σ_j S_ij v_j w_j). The mean is that of independent masks, H = S + k diag S; the
+covariance is another one. With e = g − Hw, over the mask
+
+    Var c_i = k e_i² + k(1 + k) Σ_{l≠i} S_il² w_l²
+    Cov(c_i, c_j) = k [S diag(w²) S]_ij − k S_ij (S_ii w_i² + S_jj w_j² + e_i w_i + e_j w_j) + k² S_ij² w_i w_j,  i ≠ j.
+
+With one row the two kinds of mask are the same.
+
+`tests/test_dropout_sgd.py` enumerates every sequence of masks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from allora_analysis import validation
+from allora_analysis.dropout_sgd.process import Process
+from allora_analysis.validation import ArgumentError
+
+
+@dataclass(frozen=True)
+class OutputMasks(Process):
+    """See the module. `design` is XV = U diag(s), d = max(rank X, 1).
+
+    Attributes:
+        basis: V, the right singular vectors of X with a non-zero singular value (D × d).
+    """
+
+    basis: Float[np.ndarray, "D d"]
+
+    @cached_property
+    def eigenvalues(self) -> Float[np.ndarray, " d"]:
+        """The diagonal of H = S/p."""
+        return np.einsum("nd,nd->d", self.design, self.design) / self.keep_prob
+
+    @cached_property
+    def penalty(self) -> Float[np.ndarray, " d"]:
+        """The diagonal of H − S = kS."""
+        return self.mask_variance * self.keep_prob * self.eigenvalues
+
+    @cached_property
+    def curvature(self) -> Float[np.ndarray, "d d"]:
+        """H, diagonal."""
+        return np.diag(self.eigenvalues)
+
+    def drift(self, mean: Float[np.ndarray, "d C"]) -> Float[np.ndarray, "d C"]:
+        """As in `Process`, with H diagonal."""
+        return self.pull - self.eigenvalues[:, None] * mean
+
+    def contract(self, matrix: Float[np.ndarray, "d d"], rate: float) -> Float[np.ndarray, "d d"]:
+        """As in `Process`, with H diagonal."""
+        return matrix * (1.0 - 2.0 * rate * self.eigenvalues)
+
+    def noise(
+        self, targets: Float[np.ndarray, " N"], mean: Float[np.ndarray, " d"], covariance: Float[np.ndarray, "d d"]
+    ) -> Float[np.ndarray, "d d"]:
+        """Q as in the module; for b draws of a row (N(1 + k) Xᵀ diag(E e²) X − E[Xᵀe eᵀX])/b."""
+        error = targets - (self.design @ mean) / self.keep_prob
+        spread = np.einsum("nd,nd->n", self.design @ covariance, self.design) / self.keep_prob**2
+        raw = self.design.T @ ((error**2 + spread)[:, None] * self.design)
+        if self.batch_size is None:
+            return self.mask_variance * raw
+        pull = self.design.T @ error
+        common = np.outer(pull, pull) + self.eigenvalues[:, None] * covariance * self.eigenvalues
+        return (len(self.design) / self.keep_prob * raw - common) / self.batch_size
+
+    def embed(self, weights: Float[np.ndarray, "... d columns"]) -> Float[np.ndarray, "... D columns"]:
+        """As in `Process`: V times the weights."""
+        return self.basis @ weights
+
+
+@dataclass(frozen=True)
+class InputMasks(Process):
+    """See the module: each row, and each draw of a row, has a mask of its own."""
+
+    @cached_property
+    def squares(self) -> Float[np.ndarray, "N d"]:
+        """X², entrywise."""
+        return self.design**2
+
+    @cached_property
+    def cubes(self) -> Float[np.ndarray, "d d"]:
+        """Σ_n x_i³ x_j."""
+        return (self.design**3).T @ self.design
+
+    @cached_property
+    def square_pairs(self) -> Float[np.ndarray, "d d"]:
+        """Σ_n x_i² x_j²."""
+        return self.squares.T @ self.squares
+
+    def noise(
+        self, targets: Float[np.ndarray, " N"], mean: Float[np.ndarray, " d"], covariance: Float[np.ndarray, "d d"]
+    ) -> Float[np.ndarray, "d d"]:
+        """Q as in the module; for b draws of a row (N Σ_n E c cᵀ − E[ḡḡᵀ])/b with ḡ = Σ_n E[c | w]."""
+        if self.batch_size is None:
+            return self._rows(targets, mean, covariance, 0.0)
+        raw = self._rows(targets, mean, covariance, 1.0)
+        pull = self.design.T @ targets - self.curvature @ mean
+        common = np.outer(pull, pull) + self.curvature @ covariance @ self.curvature
+        return (len(self.design) * raw - common) / self.batch_size
+
+    def _rows(
+        self,
+        targets: Float[np.ndarray, " N"],
+        mean: Float[np.ndarray, " d"],
+        covariance: Float[np.ndarray, "d d"],
+        products: float,
+    ) -> Float[np.ndarray, "d d"]:
+        """Σ_n E_w [Cov(c | w) + products · E[c | w] E[c | w]ᵀ]: products 0 for the masks' part, 1 for E[c cᵀ]."""
+        k, x, second = self.mask_variance, self.design, np.outer(mean, mean) + covariance
+        carried = x @ covariance
+        error = targets - x @ mean
+        errors = error**2 + np.einsum("nd,nd->n", carried, x)  # E f²
+        cross = error[:, None] * mean - carried  # E f w_i
+        lengths = self.squares @ np.diag(second)  # E A
+        half = x * (0.5 * (products * errors + k * lengths))[:, None] - (k * (1.0 + products)) * self.squares * cross
+        half = half.T @ x + (k * k - k) * np.diag(second)[:, None] * self.cubes
+        result = half + half.T + (k * k * (1.0 + products)) * self.square_pairs * second
+        np.fill_diagonal(result, self._diagonal(errors, cross, lengths, np.diag(second), products))
+        return result
+
+    def _diagonal(
+        self,
+        errors: Float[np.ndarray, " N"],
+        cross: Float[np.ndarray, "N d"],
+        lengths: Float[np.ndarray, " N"],
+        second: Float[np.ndarray, " d"],
+        products: float,
+    ) -> Float[np.ndarray, " d"]:
+        """The diagonal of `_rows`, where a mask meets itself, from E f², E f w, E A and E w²."""
+        k, fourth = self.mask_variance, np.diag(self.square_pairs) * second  # Σ_n E x_i² a_i²
+        own = errors @ self.squares - 2.0 * k * np.einsum("nd,nd,nd->d", self.squares, self.design, cross)
+        return (k + products) * (own + k * k * fourth) + k * (1.0 + k) * (lengths @ self.squares - fourth)
+
+
+@dataclass(frozen=True)
+class SharedInputMask(Process):
+    """See the module: one mask of d entries a step, full batch only."""
+
+    def noise(
+        self, targets: Float[np.ndarray, " N"], mean: Float[np.ndarray, " d"], covariance: Float[np.ndarray, "d d"]
+    ) -> Float[np.ndarray, "d d"]:
+        """Q as in the module."""
+        k, gram, own = self.mask_variance, self.gram, np.diag(self.gram)
+        second = np.outer(mean, mean) + covariance
+        square = np.diag(second)
+        error = self.design.T @ targets - self.curvature @ mean
+        carried = self.curvature @ covariance
+        errors = error**2 + np.einsum("ij,ij->i", carried, self.curvature)  # E e²
+        cross = error * mean - np.diag(carried)  # E e_i w_i
+        pairs = own * square + cross
+        result = k * ((gram * square) @ gram - gram * (pairs[:, None] + pairs)) + k * k * gram**2 * second
+        np.fill_diagonal(result, k * errors + k * (1.0 + k) * (gram**2 @ square - own**2 * square))
+        return result
+
+
+class Problem(NamedTuple):
+    """The arguments that every entry point of this study shares, checked."""
+
+    x: Float[np.ndarray, "N D"]
+    y: Float[np.ndarray, "N C"]
+    keep_prob: float
+    placement: str
+    batch_size: int | None
+    shared_mask: bool
+
+
+def checked(x: ArrayLike, y: ArrayLike, keep_prob: Any, placement: str, batch_size: Any, shared_mask: bool) -> Problem:
+    """Check the arguments; moments close for output and input masks alone."""
+    x = validation.matrix("x", x)
+    y = validation.matrix_of("y", y, (len(x), None), "N of x")
+    keep_prob = validation.keep_probability(keep_prob)
+    batch_size = None if batch_size is None else validation.count("batch_size", batch_size)
+    if placement == "bottleneck":
+        raise ArgumentError(
+            "placement must be output or input; received 'bottleneck': training (A, B) is not affine in the weights, "
+            "so each moment needs a higher one and no finite set of them closes"
+        )
+    validation.choice("placement", placement, ("output", "input"))
+    if shared_mask and (placement != "input" or batch_size is not None):
+        raise ArgumentError(
+            f"shared_mask is for input masks on the full batch; received placement {placement!r} with batch_size "
+            f"{batch_size}"
+        )
+    return Problem(x, y, keep_prob, placement, batch_size, shared_mask)
+
+
+def build(problem: Problem) -> Process:
+    """The placement's process; for output masks singular values below max(N, D)·ε·s_max count as 0."""
+    x, y, keep_prob, placement, batch_size, shared_mask = problem
+    if placement == "input":
+        return (SharedInputMask if shared_mask else InputMasks)(x, y, keep_prob, batch_size)
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    rank = max(int(np.count_nonzero(s > max(x.shape) * np.finfo(float).eps * s[0])), 1)
+    return OutputMasks(u[:, :rank] * s[:rank], y, keep_prob, batch_size, vt[:rank].T)

@@ -1,0 +1,155 @@
+"""A claim's evidence as a reader sees it: facts, and a row for each quantity with what is predicted and measured.
+
+Checked by `tests/test_report.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from allora_analysis.claims.claim import Evidence
+from allora_analysis.render.notation import html, number
+from allora_analysis.render.terminal import evidence_text
+from allora_analysis.study import text
+
+NOTHING = Markup("–")
+FEW = 4  # predictions that fit a line
+FIELD = re.compile(r"[A-Za-z0-9.]+(?:_[A-Za-z0-9.]+)+")  # log_change, a name out of the program
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A row of the evidence's table, as HTML."""
+
+    name: Markup
+    predicted: Markup
+    measured: Markup
+
+
+def summary(evidence: Evidence) -> Markup:
+    """The evidence in one line, as the ledger's table has it.
+
+    Args:
+        evidence: the evidence.
+
+    Returns:
+        The HTML.
+    """
+    return html(FIELD.sub(_spaced, evidence_text(evidence)))
+
+
+def value(thing: Any) -> Markup:
+    """Anything that evidence holds, as HTML.
+
+    Args:
+        thing: a number, a truth value, a text, None, or sequences and mappings of these.
+
+    Returns:
+        The HTML.
+    """
+    if isinstance(thing, np.ndarray | np.generic):
+        thing = thing.tolist()
+    match thing:
+        case None:
+            return NOTHING
+        case bool():
+            return Markup("yes" if thing else "no")
+        case int() | float():
+            return number(text(thing) if isinstance(thing, float) else str(thing))
+        case list() | tuple():
+            between = Markup("; " if any(isinstance(item, str) for item in thing) else ", ")
+            return Markup("[{}]").format(between.join(value(item) for item in thing)) if thing else Markup("none")
+        case Mapping():
+            parts = (Markup("{} {}").format(label(str(name)), value(item)) for name, item in thing.items())
+            return Markup("; ").join(parts)
+    return html(str(thing))
+
+
+def label(name: str) -> Markup:
+    """A quantity's name: formulas set, a field's underscores as spaces.
+
+    Args:
+        name: the name in the evidence.
+
+    Returns:
+        The HTML.
+    """
+    return html(FIELD.sub(_spaced, name) if FIELD.fullmatch(name) else name)
+
+
+def _spaced(field: re.Match[str]) -> str:
+    return field.group().replace("_", " ")
+
+
+def compared(evidence: Evidence) -> bool:
+    """Whether the table sets predictions beside measurements: some share a name, or they are too many for a line.
+
+    Args:
+        evidence: the evidence.
+
+    Returns:
+        False where the predictions are told in a line above it.
+    """
+    predicted, measured = dict(_flat(evidence.predicted)), dict(_flat(evidence.measured))
+    return len(predicted) > FEW or not predicted.keys().isdisjoint(measured)
+
+
+def quantities(evidence: Evidence) -> list[Quantity]:
+    """Every measured quantity in one table, beside its prediction if they are `compared`, in the evidence's order.
+
+    Args:
+        evidence: the evidence.
+
+    Returns:
+        The rows; a quantity that only one side has shows a dash on the other.
+    """
+    predicted = dict(_flat(evidence.predicted)) if compared(evidence) else {}
+    measured = dict(_flat(evidence.measured))
+    paths = dict.fromkeys([*predicted, *measured])
+    return [
+        Quantity(
+            Markup(", ").join(label(name) for name in path),
+            *(value(side[path]) if path in side else NOTHING for side in (predicted, measured)),
+        )
+        for path in paths
+    ]
+
+
+def _flat(mapping: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    # Mappings become paths; one that holds no further mapping and lies two deep stays together, as one row.
+    for name, item in mapping.items():
+        path = (*above, str(name))
+        together = above and isinstance(item, Mapping) and not any(isinstance(x, Mapping) for x in item.values())
+        if isinstance(item, Mapping) and not together:
+            yield from _flat(item, path)
+        else:
+            yield path, item
+
+
+def facts(evidence: Evidence) -> dict[str, Markup]:
+    """What the verdict rests on besides the table: error or interval, tolerance and its source, n, seed, seconds.
+
+    Args:
+        evidence: the evidence.
+
+    Returns:
+        HTML by name, only what is there.
+    """
+    told = bool(evidence.predicted) and not compared(evidence)
+    known = {
+        "predicted": value(evidence.predicted) if told else None,
+        "error": evidence.error if evidence.error is None else number(text(float(evidence.error), 2)),
+        "interval": evidence.interval and value([float(end) for end in evidence.interval]),
+        "tolerance": evidence.tolerance if evidence.tolerance is None else number(text(float(evidence.tolerance), 2)),
+        "judged by": html(evidence.tolerance_source) if evidence.tolerance_source else None,
+        "n": evidence.n if evidence.n is None else number(str(evidence.n)),
+        "seed": evidence.seed if evidence.seed is None else escape(evidence.seed),
+        "seconds": evidence.seconds if evidence.seconds is None else number(text(float(evidence.seconds), 2)),
+    }
+    return {name: fact for name, fact in known.items() if fact is not None}

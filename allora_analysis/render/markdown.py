@@ -1,0 +1,264 @@
+"""`python -m allora_analysis.render.markdown README.md docs/ledger.md`: the answers in prose, from a fresh run.
+
+The README gets the rows of `SELECTED` and the counts, between two markers; the ledger's page is written whole: a table
+of answers for each part of the paper, and below it each row in full, with links to its code and tests. What the run
+answered is recorded beside the claims, for `--list`. Checked by `tests/test_readme.py`, which fails when these and a
+fresh run disagree.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional
+
+from allora_analysis import cli, outputs
+from allora_analysis.claims import ledger
+from allora_analysis.claims.claim import VERDICTS
+from allora_analysis.render.terminal import evidence_text
+from allora_analysis.render.view import BEYOND, View, by_part, record, size_text, summary, views
+
+BEGIN, END = "<!-- ledger: written by `make readme` -->", "<!-- end of the ledger -->"
+SELECTED = (
+    "3.1-sgd-expectation",
+    "3.2-saddle-lora",
+    "3.3-worst-case",
+    "4-figure-2-right",
+    "4-two-hyper-parameters",
+    "4.4-better-than-lora",
+)
+"""What a reader with one minute wants to know: the three flaws, the layer, its knobs, its tables."""
+QUESTIONS = {
+    "Should I use ALLoRA?": "4-own-best-rate",
+    "Does LoRA's dropout help?": "3.1-figure-2-left",
+    "Is α worth tuning beside rank and learning rate?": "4-alpha",
+    "Is starting at zero a problem?": "3.2-escape",
+    "Do more layers make adapters explode?": "3.3-typical",
+}
+"""What people ask, and the row that answers."""
+
+
+def counts(of: Sequence[View]) -> str:
+    """How many claims of each part have each verdict, as a Markdown table.
+
+    Args:
+        of: the rows.
+
+    Returns:
+        A row for each part and one for all; a column for each verdict that occurs.
+    """
+    shown = [word for word in (*VERDICTS, "error") if any(one.word == word for one in of)]
+    lines = [_line(["", "claims", *(f"`{word}`" for word in shown)]), _line(["---", *["---:"] * (1 + len(shown))])]
+    for title, members in (*by_part(of).items(), ("**all**", list(of))):
+        count = Counter(one.word for one in members)
+        lines.append(_line([title, str(len(members)), *(str(count[word] or "") for word in shown)]))
+    return "\n".join(lines)
+
+
+def _anchor(identifier: str) -> str:
+    """The name of a row's heading in a link, as GitHub and Python-Markdown make it."""
+    return re.sub(r"[^a-z0-9_ -]", "", identifier.lower())
+
+
+def on_this_page(identifier: str) -> str:
+    """A link to a row on the same page."""
+    return f"#{_anchor(identifier)}"
+
+
+def table(of: Sequence[View], page_of: Callable[[str], str] = on_this_page) -> str:
+    """The answers as a Markdown table.
+
+    Args:
+        of: the rows.
+        page_of: where a row stands in full, from its id.
+
+    Returns:
+        A row for each claim: verdict, id, answer, whether it is true at the paper's setting, size.
+    """
+    heading = ["verdict", "claim", "what came out", "true in the paper", "size"]
+    lines = [heading, ["---"] * len(heading)]
+    for one in of:
+        name = f"[`{one.id}`]({page_of(one.id)})"
+        lines.append([f"**{one.word}**", name, escaped(one.answer), one.setting, escaped(size_text(one.size))])
+    return "\n".join(map(_line, lines))
+
+
+def _to_file(path: str) -> str:
+    # A link from docs/ledger.md to a file of the repository.
+    return f"../{path}"
+
+
+def in_full(
+    one: View,
+    target: Callable[[str], str | None] = _to_file,
+    page_of: Callable[[str], str] = on_this_page,
+    level: int = 3,
+) -> str:
+    """A row in full, as Markdown.
+
+    Args:
+        one: the row.
+        target: where a file of the repository is found; None for one that is not.
+        page_of: where another row stands in full, from its id.
+        level: of the heading.
+
+    Returns:
+        A heading, the verdict and answer, the printed sentence, and what else the row holds.
+    """
+
+    def linked(path: str, words: str) -> str:
+        return f"[`{words}`]({where})" if (where := target(path)) else f"`{words}`"
+
+    ours = one.where.startswith(BEYOND)
+    size = f"{size_text(one.size)}: {one.size.of}" if one.size else ""
+    evidence = one.evidence and "; ".join(p for p in (evidence_text(one.evidence), one.evidence.tolerance_source) if p)
+    facts = {
+        "Read as": one.reading,
+        "True in the paper": None if one.at_paper is None else one.setting,
+        "Size": size,
+        "Corrected": one.corrected,
+        "True when": one.condition,
+        "Evidence": evidence,
+        "Changes if": one.flips_if,
+        "Relied on by": "; ".join(f"{by.who}, {by.title} ({by.where})" for by in one.relied_on_by),
+    }
+    lines = [f"- **{name}:** {escaped(words)}" for name, words in facts.items() if words]
+    for name, ids in (("Rests on", one.depends_on), ("Supports", one.supports)):
+        if ids:
+            lines.append(f"- **{name}:** " + ", ".join(f"[`{other}`]({page_of(other)})" for other in ids))
+    if one.check:
+        path, _, function = one.check.partition(": ")
+        names = dict.fromkeys(".".join(name.split(".")[:-1]) for name in one.code)
+        modules = [linked(name.replace(".", "/") + ".py", name.removeprefix("allora_analysis.")) for name in names]
+        lines.append("- **Check:** " + ", ".join([linked(path, f"{Path(path).stem}.{function}"), *modules]))
+    tests = [linked(word, word) if word.startswith("tests/") else word for word in one.test.split(", ")]
+    lines.append(
+        f"- **Tests:** {', '.join(tests)} · **Rerun:** `python -m allora_analysis --only {one.id}`, `{one.command}`"
+    )
+    said = f"> {escaped(one.statement)}" + (" *(ours)*" if ours else "")
+    where = escaped(one.where)
+    return "\n\n".join(
+        [f"{'#' * level} {one.id}", f"**{one.word}** · {escaped(one.answer)}", said, where, "\n".join(lines)]
+    )
+
+
+def block(of: Sequence[View], selected: Sequence[str] = SELECTED, questions: Mapping[str, str] = QUESTIONS) -> str:
+    """What the README shows of the ledger: the selected sentences, the questions, and the verdicts counted.
+
+    Args:
+        of: the ledger's rows.
+        selected: the ids of the rows to show, in the order wanted.
+        questions: the ids of the rows that answer them.
+
+    Returns:
+        The text between the README's two markers.
+
+    Raises:
+        ValueError: an id that the ledger does not have.
+    """
+    known = {one.id: one for one in of}
+    if missing := [name for name in (*selected, *questions.values()) if name not in known]:
+        raise ValueError(f"selected claims that the ledger does not have: {', '.join(missing)}")
+    lines = [("the paper says", "what came out"), ("---", "---")]
+    lines += [(escaped(known[name].statement), _answered(known[name])) for name in selected]
+    asked = [("question", "answer"), ("---", "---")]
+    asked += [(question, _answered(known[name])) for question, name in questions.items()]
+    tables = ["\n".join(_line(cells) for cells in of) for of in (lines, asked)]
+    return "\n\n".join([tables[0], tables[1], f"In all, {summary(of)}: [docs/ledger.md](docs/ledger.md)."])
+
+
+def _answered(one: View) -> str:
+    size = f" {escaped(size_text(one.size))}: {escaped(one.size.of)}." if one.size else ""
+    return f"{escaped(one.answer)}{size} **{one.word}** [`{one.id}`](docs/ledger.md#{_anchor(one.id)})"
+
+
+def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, home: str = "../README.md") -> str:
+    """The whole ledger as a Markdown page, part by part: a table of answers, then each row in full.
+
+    Args:
+        of: the ledger's rows.
+        target: where a file of the repository is found; None for one that is not.
+        home: the page that explains the verdicts.
+
+    Returns:
+        The page.
+    """
+    about = f"Written by `make readme` from a fresh run of every check. The verdicts explained: [README]({home})."
+    parts = [
+        f"## {title}\n\n{table(members)}\n\n" + "\n\n".join(in_full(one, target) for one in members)
+        for title, members in by_part(of).items()
+    ]
+    return "\n\n".join(["# The ledger", about, summary(of) + ".", counts(of), *parts]) + "\n"
+
+
+def rewrite(
+    text: str, of: Sequence[View], selected: Sequence[str] = SELECTED, questions: Mapping[str, str] = QUESTIONS
+) -> str:
+    """A README with its ledger replaced.
+
+    Args:
+        text: the README.
+        of: the ledger's rows.
+        selected: the ids of the rows to show.
+        questions: the ids of the rows that answer them.
+
+    Returns:
+        The new text.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"the markers {BEGIN} and {END} are wanted, around the ledger")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    return f"{before}{BEGIN}\n{block(of, selected, questions)}\n{END}{after}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def escaped(text: str) -> str:
+    """A text in which nothing means anything to Markdown: |, *, <, and _ where no letter stands before it (‖·‖_F).
+
+    Args:
+        text: the text.
+
+    Returns:
+        The text, escaped.
+    """
+    return re.sub(r"[|*]|(?<!\w)_", r"\\\g<0>", text).replace("<", "&lt;")
+
+
+def write(readme: Positional[Path], page_of_the_ledger: Positional[Annotated[Path, "PATH"]]) -> int:
+    """Writes the ledger into the README and its page, from a fresh run of every check.
+
+    Args:
+        readme: the README, with its two markers.
+        page_of_the_ledger: the ledger's page, written whole.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, before anything was written.
+    """
+    rows, interrupted = ledger.run(ledger.all_claims())
+    if interrupted:
+        raise KeyboardInterrupt("nothing was written")
+    of = views(rows)
+    path, kept = record(of)
+    outputs.write_text("recorded answers", path, kept)
+    # Read after the checks, which take a while: another hand may have written into the README meanwhile.
+    outputs.write_text("README", readme, rewrite(readme.read_text(encoding="utf-8"), of))
+    outputs.write_text("ledger", page_of_the_ledger, page(of))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(lambda: cli.parse(write, "python -m allora_analysis.render.markdown", None)))

@@ -1,0 +1,156 @@
+"""The ledger in a terminal: a table of answers, one row in full, a list. Checked by `tests/test_ledger.py`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from allora_analysis import terminal
+from allora_analysis.claims.claim import Evidence
+from allora_analysis.render.view import BEYOND, View, line, recorded, size_text, summary
+from allora_analysis.study import plain, text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+COLOURS = {
+    "holds": "green",
+    "holds_corrected": "cyan",
+    "conditional": "yellow",
+    "refuted": "red",
+    "undecided": "magenta",
+    "not_run": "bright_black",
+}
+WIDTH = 140  # characters, where standard output is no terminal
+ENOUGH = 100  # for five columns
+
+
+def evidence_text(evidence: Evidence) -> str:
+    """An evidence in one line: the error beside its tolerance, or the interval, and n.
+
+    Args:
+        evidence: the evidence.
+
+    Returns:
+        One short line; empty where nothing was run.
+    """
+    parts = []
+    if evidence.error is not None:
+        limit = "" if evidence.tolerance is None else f" (allowed {text(evidence.tolerance, 2)})"
+        parts.append(f"error {text(evidence.error, 2)}{limit}")
+    if evidence.interval is not None:
+        parts.append("interval [{}, {}]".format(*(text(end, 3) for end in evidence.interval)))
+    if not parts:
+        parts = [f"{name}: {number}" for name, number in list(_numbers(evidence.measured).items())[:2]]
+    if evidence.n is not None:
+        parts.append(f"n = {evidence.n}")
+    return ", ".join(parts)
+
+
+def _numbers(measured: Mapping[str, Any]) -> dict[str, str]:
+    scalars = {name: plain(value) for name, value in measured.items()}
+    return {
+        name: str(value) if isinstance(value, bool) else text(value, 3)
+        for name, value in scalars.items()
+        if isinstance(value, int | float)
+    }
+
+
+def table(of: Sequence[View], narrow: bool = False) -> Table:
+    """The answers: verdict, id, answer, whether the sentence is true at the paper's setting, how large the effect is.
+
+    Args:
+        of: the rows.
+        narrow: two columns, the id under the verdict, the rest under the answer.
+
+    Returns:
+        A rich table.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=box.HORIZONTALS, show_lines=narrow)
+    headings = ("verdict, id", "answer") if narrow else ("verdict", "id", "answer", "true in\nthe paper", "size")
+    for heading in headings:
+        fixed = heading.startswith(("verdict", "id", "true"))
+        grid.add_column(heading, overflow="fold", no_wrap=fixed and not narrow, ratio=None if fixed else 1)
+    for one in of:
+        verdict = Text(one.word, style=COLOURS.get(one.word, "bold red"))
+        cells = [verdict, Text(one.id), Text(one.answer), Text(one.setting), Text(size_text(one.size))]
+        if narrow:
+            below = [Text(f"true in the paper: {one.setting}")] if one.at_paper is not None else []
+            cells = [Text("\n").join(cells[:2]), Text("\n").join([cells[2], *below, *[c for c in cells[4:] if c]])]
+        grid.add_row(*cells)
+    return grid
+
+
+def _in_full(one: View) -> Iterator[tuple[str, str]]:
+    # Label and text of each thing that a row holds.
+    yield "beyond the paper" if one.where.startswith(BEYOND) else "the paper says", f"{one.statement}  ({one.where})"
+    size = f"{size_text(one.size)}: {one.size.of}" if one.size else ""
+    yield from (("read as", one.reading or ""), ("true in the paper", one.setting), ("size", size))
+    yield from (("corrected", one.corrected or ""), ("true when", one.condition or ""))
+    if one.evidence is not None:
+        yield (
+            "evidence",
+            "; ".join(part for part in (evidence_text(one.evidence), one.evidence.tolerance_source) if part),
+        )
+    yield from (
+        ("changes if", one.flips_if),
+        ("rests on", ", ".join(one.depends_on)),
+        ("supports", ", ".join(one.supports)),
+    )
+    yield "relied on by", "; ".join(f"{by.who}, {by.title} ({by.where})" for by in one.relied_on_by)
+    at = line(one)
+    yield from (("check", f"{one.check} (line {at})" if at else one.check or ""), ("code", ", ".join(one.code)))
+    yield from (("tests", one.test), ("rerun", one.command))
+
+
+def _print_in_full(console: Console, of: Sequence[View]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    for one in of:
+        heading = Text.assemble((one.word, COLOURS.get(one.word, "bold red")), "  ", (one.id, "bold"), "  ", one.answer)
+        console.print(heading, highlight=False)
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True, style="dim", min_width=17)
+        grid.add_column(overflow="fold")
+        for label, words in _in_full(one):
+            if words:
+                grid.add_row(Text(f"  {label}"), Text(words))
+        console.print(grid)
+        console.print()
+
+
+def show(of: Sequence[View], long: bool = False) -> None:
+    """Print the ledger to standard output, in colour if it is a terminal.
+
+    Args:
+        of: the rows.
+        long: each row in full instead of a table of answers.
+    """
+    console = terminal.console(None if sys.stdout.isatty() else WIDTH)
+    if long:
+        _print_in_full(console, of)
+    else:
+        console.print(table(of, narrow=console.width < ENOUGH))
+    console.print(summary(of), highlight=False)
+    if not long:
+        console.print("One row in full: --only ID; all of them: --long.", highlight=False, style="dim")
+
+
+def show_list(ids: Sequence[str], verdicts: Sequence[str]) -> None:
+    """Print ids with the answers that the last full run recorded; nothing is run.
+
+    Args:
+        ids: the claims.
+        verdicts: those to show.
+    """
+    known = {name: one for name, one in recorded().items() if name in ids and one["verdict"] in verdicts}
+    width = max(map(len, known), default=0)
+    for name, one in known.items():
+        print(f"{name:<{width}}  {one['verdict']:<15}  {one['answer']}")

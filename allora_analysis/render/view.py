@@ -1,0 +1,251 @@
+"""A row of the ledger as a reader sees it, the answer first: what every writer writes.
+
+Checked by `tests/test_ledger.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from allora_analysis.claims import ledger
+from allora_analysis.claims.cases import GENERIC
+from allora_analysis.claims.claim import VERDICTS, Claim, Evidence, Reliance, Size
+from allora_analysis.claims.ledger import Row
+from allora_analysis.render import code
+from allora_analysis.study import environment, plain, text
+
+PARTS = {
+    "3.1": "§3.1, dropout",
+    "3.2": "§3.2, initialisation at zero",
+    "3.3": "§3.3, the ripple effect",
+    "4": "§4, ALLoRA",
+}
+REPORTED = "Tables 1–4, Figures 3–4 and their prose, as reported"
+MEANINGS = {
+    "holds": "as printed",
+    "holds_corrected": "after a correction that keeps what it claims",
+    "conditional": "only under a condition on the inputs, which is shown",
+    "refuted": "its kindest checkable reading fails",
+    "undecided": "the evidence allows both answers; the row says how much would decide",
+    "not_run": "needs a long run; the row names the command",
+    "error": "the check itself failed: an error of the toolkit",
+}
+AT_PAPER = {True: "yes", False: "no", "mixed": "mixed", None: "–"}
+BEYOND = "beyond the paper"  # so begins `where` of what the paper does not say
+
+
+@dataclass(frozen=True)
+class View:
+    """A row for every writer; the fields are those of its JSON.
+
+    `verdict` is None where the check raised, and `error` says what. `supports` is the inverse of `depends_on`. `code`
+    names the functions that the check calls, `check` where the check itself stands.
+    """
+
+    id: str
+    where: str
+    statement: str
+    reading: str | None
+    verdict: str | None
+    answer: str
+    at_paper: bool | str | None
+    size: Size | None
+    corrected: str | None
+    condition: str | None
+    flips_if: str
+    depends_on: Sequence[str]
+    supports: Sequence[str]
+    relied_on_by: Sequence[Reliance]
+    check: str | None
+    code: Sequence[str]
+    test: str
+    command: str
+    evidence: Evidence | None
+    error: str | None = None
+
+    @property
+    def word(self) -> str:
+        """The verdict, or "error"."""
+        return self.verdict or "error"
+
+    @property
+    def part(self) -> str:
+        """The part of the paper that the row belongs to."""
+        return PARTS.get(self.id.partition("-")[0], REPORTED)
+
+    @property
+    def setting(self) -> str:
+        """Whether the sentence is true at the paper's own setting, in a word."""
+        return AT_PAPER[self.at_paper]
+
+
+@cache
+def _supports() -> dict[str, tuple[str, ...]]:
+    return ledger.supports(ledger.all_claims())
+
+
+def _check(claim: Claim) -> str | None:
+    # "allora_analysis/claims/s3_3_worst_case.py: norm"
+    if claim.check is None:
+        return None
+    function = code.bare(claim.check)
+    return f"{function.__module__.replace('.', '/')}.py: {function.__name__}"
+
+
+def line(view: View) -> int | None:
+    """The line of its file on which a row's check stands; None without one.
+
+    Args:
+        view: the row.
+
+    Returns:
+        The line.
+    """
+    claim = {one.id: one for one in ledger.all_claims()}.get(view.id)
+    return None if claim is None or claim.check is None else inspect.getsourcelines(code.bare(claim.check))[1]
+
+
+def view(row: Row) -> View:
+    """A row as a reader sees it.
+
+    Args:
+        row: the row.
+
+    Returns:
+        The view.
+    """
+    claim, finding = row.claim, row.finding
+    return View(
+        id=claim.id,
+        where=claim.where,
+        statement=claim.statement,
+        reading=claim.reading,
+        verdict=finding and finding.verdict,
+        answer=(finding.answer or GENERIC[finding.verdict]) if finding else f"Error: the check failed: {row.error}",
+        at_paper=finding and finding.at_paper,
+        size=finding and finding.size,
+        corrected=finding and finding.corrected,
+        condition=finding and finding.condition,
+        flips_if=finding.flips_if if finding else "",
+        depends_on=claim.depends_on,
+        supports=_supports().get(claim.id, ()),
+        relied_on_by=claim.relied_on_by,
+        check=_check(claim),
+        code=code.functions(claim),
+        test=claim.test,
+        command=claim.command,
+        evidence=finding and finding.evidence,
+        error=row.error,
+    )
+
+
+def views(rows: Sequence[Row]) -> list[View]:
+    """Rows as a reader sees them.
+
+    Args:
+        rows: the rows.
+
+    Returns:
+        The views, in order.
+    """
+    return [view(row) for row in rows]
+
+
+def by_part(of: Sequence[View]) -> dict[str, list[View]]:
+    """The rows by the part of the paper, in the paper's order.
+
+    Args:
+        of: the rows.
+
+    Returns:
+        Those of each part; no part without rows.
+    """
+    parts = {title: [one for one in of if one.part == title] for title in (*PARTS.values(), REPORTED)}
+    return {title: members for title, members in parts.items() if members}
+
+
+def summary(of: Sequence[View]) -> str:
+    """The verdicts counted, in one line: rows, and the printed statements that they are about.
+
+    Args:
+        of: the rows.
+
+    Returns:
+        For example "15 claims on 13 statements: 12 holds, 3 refuted".
+    """
+    counts, statements = Counter(one.word for one in of), len({one.statement for one in of})
+    about = f"{len(of)} claims" if statements == len(of) else f"{len(of)} claims on {statements} printed statements"
+    return f"{about}: " + ", ".join(f"{counts[word]} {word}" for word in (*VERDICTS, "error") if counts[word])
+
+
+def size_text(size: Size | None) -> str:
+    """How large an effect is, in one line.
+
+    Args:
+        size: the size.
+
+    Returns:
+        For example "1.2 points (0.3 to 2.1)"; empty for None.
+    """
+    if size is None:
+        return ""
+    unit = f" {size.unit}" if size.unit and not size.unit.startswith("%") else f" {size.unit}".replace(" %", " %")
+    ends = [text(end, 2) for end in (size.low, size.high) if end is not None]
+    between = "" if not ends else f" ({' to '.join(ends)})" if len(ends) == 2 else f" ({_one_end(size, ends[0])})"
+    return f"{text(size.value, 2)}{unit.rstrip()}{between}"
+
+
+def _one_end(size: Size, end: str) -> str:
+    return f"at least {end}" if size.low is not None else f"at most {end}"
+
+
+def as_json(of: Sequence[View], own: bool = False, interrupted: bool = False) -> str:
+    """The ledger's document: {"claims": [...], "environment": {...}}; a check that raised has verdict null and "error".
+
+    Args:
+        of: the rows.
+        own: whether rows that read records read the caller's own; "own_records": true then says so.
+        interrupted: whether others were to follow; "interrupted": true then says so.
+
+    Returns:
+        The document, indented, without NaN.
+    """
+    entries = [{name: value for name, value in plain(one).items() if name != "error" or value} for one in of]
+    document: dict[str, Any] = {"claims": entries, "environment": environment()}
+    document |= {name: True for name, so in (("own_records", own), ("interrupted", interrupted)) if so}
+    return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
+
+
+RECORDED = "recorded.json"  # in the package `claims`: what the last full run answered
+KEPT = ("statement", "verdict", "at_paper", "answer")
+
+
+def recorded() -> Mapping[str, Mapping[str, Any]]:
+    """What the last full run of the ledger answered, by id: statement, verdict, at_paper, answer.
+
+    Returns:
+        The rows that `--list` shows without running anything; `tests/test_ledger.py` holds them against a fresh run.
+    """
+    return json.loads(files("allora_analysis.claims").joinpath(RECORDED).read_text(encoding="utf-8"))
+
+
+def record(of: Sequence[View]) -> tuple[Path, str]:
+    """Where the answers of a full run are kept, and the text to keep.
+
+    Args:
+        of: the rows of a full run.
+
+    Returns:
+        The path and the text.
+    """
+    path = Path(ledger.__file__).with_name(RECORDED)
+    kept = {one.id: {name: plain(getattr(one, name)) for name in KEPT} for one in of}
+    return path, json.dumps(kept, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,150 @@
+"""Each arm at its own best rate, with seeds until it is decided: `python -m experiments.own_best_rate`.
+
+These rules were committed before any of the runs they speak of (seeds 3 and above).
+
+**Question.** Each method at the learning rate that suits it best: is ALLoRA's accuracy above LoRA's, below it, or the
+same within 0.3 points? `experiments.learning_rates` asked this with three seeds, which could hardly have decided it.
+
+**Arms.** rotten_tomatoes, no dropout, η² = 4, linear schedule, gradient clipped at 1, bf16 autocast, as in
+`experiments.learning_rates`. The rates are frozen: those of the highest validation accuracy, averaged over the seeds 0,
+1 and 2, in that experiment's records (`python -m experiments.own_best_rate --rates` prints them again):
+
+| list | arm | frozen rate | validation accuracy there | at the next best rate |
+| --- | --- | --- | --- | --- |
+| minilm-adamw | ALLoRA-0 | 1e-3 | 0.8133 | 0.7939 at 3e-4 |
+| | ALLoRAAdamW | 1e-3 | 0.8149 | 0.8089 at 3e-4 |
+| | LoRA | 1e-3 | 0.8108 | 0.8061 at 3e-3 |
+| minilm-sgd | ALLoRA-0 | 1 | 0.8033 | 0.7964 at 3 |
+| | LoRA | 3 | 0.8064 | 0.7936 at 1 |
+| smollm2-adamw | ALLoRA-0 | 1e-3 | 0.8655 | 0.8627 at 3e-4 |
+| | ALLoRAAdamW | 3e-4 | 0.8634 | 0.8565 at 1e-4 |
+| | LoRA | 1e-3 | 0.8668 | 0.8599 at 3e-4 |
+
+SGD keeps the clipping under which its rates were chosen. Without clipping no run has chosen any: in the records of
+`experiments.row_norms`, at a constant rate and unclipped, LoRA ends between 0.50 and 0.77 on validation at rate 1.
+
+**Seeds.** 3 to 62, in this order, of A, the classifier, the order of the data; arms share seeds. Seeds 0, 1 and 2
+chose the rates and are not counted. The lists take turns of eight seeds, since fewer pairs cannot decide.
+
+**Endpoints.** Test accuracy after the last step decides. Test loss is reported beside it by the same test. A run whose
+loss is no longer finite counts as a guess (the most frequent label's share, and −log of it); no seed is left out.
+
+**Test.** Differences arm − LoRA, paired by seed, through `statistics.e_values.decide`: e-values of Student's t at an
+effect of ±0.5 standard deviations. "ALLoRA is better" holds where the e-value against "the mean is at most 0" reaches
+20; is refuted where that against "the mean is at least 0" does, or where both bounds lie within the margin, which is
+±0.3 points of accuracy and ±0.004 of loss. Each of the three errs with probability at most 0.05, whenever one looks.
+The margin of loss is what 0.3 points cost along LoRA's own curve: from rate 3e-4 to 1e-3 its validation accuracy rises
+by 1.63 points and its loss falls by 0.0219. A verdict is of one arm, ALLoRA-0, on one list: each list is a family of
+one. ALLoRAAdamW, and the loss, are reported beside it with e-values of their own; read together with it, the m
+comparisons of a list need an e-value of 20·m each.
+
+**Stopping rule.** A list stops at the first seed after which all its arms are decided on accuracy, or after 60 seeds. A
+comparison's verdict is that of its first decision; later seeds change nothing. At 60 seeds without a decision the
+verdict says which effects the bounds exclude. Every run is recorded whatever it shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from allora_analysis import cli, terminal
+from allora_analysis.finetune.setting import Setting
+from allora_analysis.grid import command
+from allora_analysis.grid.presets import learning_rates
+from allora_analysis.grid.presets.own_best_rate import LISTS, MARGINS, PRESETS, REFERENCE, blocks, decided, verdicts
+from allora_analysis.grid.reading import final_value, recorded
+
+
+def best_rates(name: str) -> dict[str, dict[float, float]]:
+    """What chose the rates.
+
+    Args:
+        name: the list's.
+
+    Returns:
+        By arm and rate, the validation accuracy averaged over the seeds of `experiments.learning_rates`.
+    """
+    listed, scores = LISTS[name], {}
+    runs = recorded(learning_rates.PRESETS["desk"])
+    for arm in listed.rates:
+        for one, result in runs.items():
+            if (one.model, one.optimizer, one.arm) == (listed.model, listed.optimizer, arm):
+                value = final_value(result, "validation_accuracy")
+                scores.setdefault(arm, {}).setdefault(one.learning_rate, []).append(value)
+    return {arm: {rate: statistics.fmean(of) for rate, of in rates.items()} for arm, rates in scores.items()}
+
+
+def _run(arguments: command.Arguments) -> int:
+    # Seed after seed, what is not decided.
+    folder, status = arguments.results, 0
+    chosen = set(command.select(PRESETS["desk"], arguments.only, None))
+    wanted = [(name, [one for one in runs if one in chosen]) for name, runs in blocks()]
+    if arguments.seeds is not None:
+        first = min(one.seed for one in chosen)
+        wanted = [(name, [one for one in runs if one.seed < first + arguments.seeds]) for name, runs in wanted]
+    wanted = [(name, runs) for name, runs in wanted if runs]
+    if arguments.dry_run or arguments.executor != "serial":
+        opened = {name for name in LISTS if not decided(name, folder)}
+        listed = [one for name, runs in wanted if name in opened for one in runs]
+        return _all(arguments, listed) if listed else 0
+    closed: set[str] = set()
+    for name, runs in wanted:
+        if name in closed or decided(name, folder):
+            closed.add(name)
+        elif (status := max(status, _all(arguments, runs))) > 1:
+            break
+    _tell(folder)
+    return status
+
+
+def _all(arguments: command.Arguments, runs: Sequence[Setting]) -> int:
+    narrowed = dataclasses.replace(arguments, only=(), seeds=None, source=_sources(arguments, runs))
+    return command.run({arguments.preset: list(runs)}, narrowed)
+
+
+def _sources(arguments: command.Arguments, runs: Sequence[Setting]) -> tuple[str, ...]:
+    names = {name for one in runs for name in (one.model, one.data)}
+    return tuple(word for word in arguments.source if word.partition("=")[0] in names)
+
+
+def _tell(folder: Path) -> None:
+    for name in LISTS:
+        for endpoint in MARGINS:
+            for arm, (_, one) in verdicts(name, endpoint, folder).items():
+                bounds = "no bounds yet" if one.low is None else f"bounds {one.low:+.5f} to {one.high:+.5f}"
+                terminal.say(
+                    f"{name}, {arm} − {REFERENCE}, {endpoint}: {one.verdict} after {one.n} seeds; "
+                    f"mean {one.mean:+.5f}, e-values {one.above:.3g} above and {one.below:.3g} below, {bounds}"
+                )
+
+
+def _rates() -> int:
+    for name in LISTS:
+        for arm, scores in best_rates(name).items():
+            words = ", ".join(f"{rate:g}: {score:.4f}" for rate, score in sorted(scores.items()))
+            terminal.say(f"{name}, {arm}: {max(scores, key=scores.get):g} of {words}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: the runs, or with `--rates` alone what the old records chose.
+
+    Args:
+        argv: the words after the command; None for those of this process.
+
+    Returns:
+        The exit status.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words == ["--rates"]:
+        return cli.guarded(_rates)
+    program = "python -m experiments.own_best_rate"
+    return cli.guarded(lambda: _run(cli.parse(command.Arguments, program, words)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

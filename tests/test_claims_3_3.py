@@ -1,0 +1,139 @@
+"""The ledger's rows on §3.3 and the third flaw: a wrong formula planted behind a row changes its verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from allora_analysis import ripple
+from allora_analysis.claims import s3_3_at_random, s3_3_interactions, s3_3_worst_case, student_t
+from allora_analysis.claims.claim import Claim
+from allora_analysis.ripple import stack
+from tests import ledger_rows
+
+SECTIONS = (s3_3_interactions, s3_3_worst_case, s3_3_at_random)
+ROWS = {item.id: item for section in SECTIONS for item in vars(section).values() if isinstance(item, Claim)}
+RIGHT = {name: getattr(ripple, name) for name in ripple.__all__}
+
+
+def verdict(identifier):
+    return ledger_rows.finding(ROWS[identifier]).verdict
+
+
+def bounds(**changes):
+    """`worst_case` with some of its bounds replaced by functions of the true ones and the arguments."""
+
+    def wrong(weights, adapters, eta):
+        worst = RIGHT["worst_case"](weights, adapters, eta)
+        ratios = np.asarray(adapters, float) / np.asarray(weights, float)
+        return dataclasses.replace(worst, **{name: change(worst, ratios, eta) for name, change in changes.items()})
+
+    return wrong
+
+
+def amgm(mean):
+    return bounds(
+        log_amgm_bound=lambda worst, ratios, eta: worst.log_c + len(ratios) * float(np.log1p(eta * mean(ratios)))
+    )
+
+
+def width_once(depth, width, *rest):
+    square = RIGHT["residual_square"](depth, width, *rest)
+    return square._replace(mean=width + (square.mean - width) / width)
+
+
+def without_depth(one, rng, right=s3_3_at_random.added_at_random):
+    """Planted: growth that η adds once, however many layers follow."""
+    once = right(one, rng)["L"]
+    return {"L": once, "2L": once}
+
+
+PLANTED = [
+    ("3.3-norm", ripple, "log_output_growth", lambda *a, **k: RIGHT["log_output_growth"](*a, **k) + 3),
+    ("3.3-norm", s3_3_worst_case, "product", lambda network: np.eye(len(network.layers[-1].w), len(network.x))),
+    ("3.3-product", ripple, "worst_case", bounds(log_bound=lambda worst, *_: worst.log_c)),
+    ("3.3-product", ripple, "worst_case", bounds(log_bound=lambda worst, *_: worst.log_bound + 0.1)),
+    ("3.3-constant", ripple, "worst_case", bounds(log_c=lambda worst, ratios, eta: worst.log_c + np.log1p(eta))),
+    ("3.3-mean", ripple, "worst_case", amgm(lambda ratios: np.exp(np.log(np.maximum(ratios, 1e-9)).mean()))),
+    ("3.3-mean-ratio", ripple, "worst_case", amgm(lambda ratios: ratios[-1])),
+    ("3.3-tight", ripple, "worst_case", bounds(log_amgm_bound=lambda worst, *_: worst.log_amgm_bound + 0.1)),
+    ("3.3-tight", s3_3_worst_case, "lines_up", lambda network: True),
+    ("3.3-tight", s3_3_worst_case, "_all_equal", lambda network: True),
+    ("3.3-theta", ripple, "worst_case", bounds(log_amgm_bound=lambda worst, *_: worst.log_amgm_bound + 0.1)),
+    ("3.3-worst-case", stack, "aligned_growth", lambda *a, right=stack.aligned_growth: 0.99 * right(*a)),
+    ("3.3-interactions", s3_3_interactions, "interaction", lambda network: 0 * network.x),
+    (
+        "3.3-interactions",
+        s3_3_interactions,
+        "orders",
+        lambda network, right=s3_3_interactions.orders: [right(network)[0], *right(network)],
+    ),
+    (
+        "3.3-interactions",
+        s3_3_interactions,
+        "product",
+        lambda network, right=s3_3_worst_case.product: right(network._replace(eta=network.eta**0.5)),
+    ),
+    ("3.3-typical", ripple, "adapter_gain", lambda *a: 1.6 * RIGHT["adapter_gain"](*a)),
+    ("3.3-typical", s3_3_at_random, "added_at_random", without_depth),
+    ("3.3-small-eta", ripple, "adapter_gain", lambda *a: 1.3 * RIGHT["adapter_gain"](*a)),
+    ("3.3-small-eta", stack, "aligned_growth", lambda *a, right=stack.aligned_growth: right(*a) ** 2),
+    ("3.3-residual", ripple, "residual_square", width_once),
+    ("3.3-residual", s3_3_at_random, "plain_worst_case", lambda *a: 1.0),
+    ("3.3-residual", s3_3_at_random, "plain_random", lambda one, rng: 1 + 0.01 * rng.standard_normal((9, 2))),
+]
+
+
+@pytest.mark.parametrize(("identifier", "module", "name", "wrong"), PLANTED, ids=[row[0] for row in PLANTED])
+def test_a_planted_formula_is_refuted(identifier, module, name, wrong, monkeypatch):
+    monkeypatch.setattr(module, name, wrong)
+    assert verdict(identifier) == "refuted"
+
+
+def test_a_constant_that_ignores_the_layers_would_hold(monkeypatch):
+    monkeypatch.setattr(ripple, "worst_case", bounds(log_c=lambda *_: 0.0))
+    assert verdict("3.3-constant") == "holds"
+
+
+def test_lines_up_knows_aligned_from_random_and_from_a_flipped_sign():
+    network = s3_3_worst_case.aligned((5, 4, 6), 2, 1.0, 1.0, 1.0, np.random.default_rng(1))
+    first, second = network.layers
+    assert s3_3_worst_case.lines_up(network)
+    assert not s3_3_worst_case.lines_up(network._replace(x=network.x + 0.1))
+    assert not s3_3_worst_case.lines_up(network._replace(layers=[first._replace(b=-first.b), second]))
+
+
+def test_an_inequality_has_an_excess_of_0():
+    assert ledger_rows.finding(ROWS["3.3-norm"]).evidence.error == 0
+
+
+def test_the_expansion_is_the_forward_pass():
+    network = s3_3_worst_case.gaussian((3, 4, 2, 3), 2, 1.0, np.random.default_rng(2))
+    terms = s3_3_interactions.orders(network)
+    for eta in (0.5, 3.0):
+        total = sum(eta**k * term for k, term in enumerate(terms))
+        growth = float(np.log(np.linalg.norm(total) / np.linalg.norm(network.x)))
+        assert ripple.log_output_growth(network.layers, network.x, eta)[0] == pytest.approx(growth, rel=1e-12)
+
+
+def test_a_mean_at_random_that_is_linear_in_eta_would_hold(monkeypatch):
+    monkeypatch.setattr(s3_3_at_random, "_exponent", lambda gains: 1.0)
+    assert verdict("3.3-small-eta") == "holds"
+
+
+def test_exponential_growth_with_normalisation_too_would_hold(monkeypatch):
+    right = s3_3_at_random.residual_growth
+    monkeypatch.setattr(s3_3_at_random, "residual_growth", lambda one, rng: right(one._replace(normalised=False), rng))
+    assert verdict("3.3-residual") == "holds"
+
+
+@pytest.mark.parametrize("n", [48, 200, 4000])
+def test_standard_errors(n):
+    """SciPy's own law; five standard errors are too few at n = 48."""
+    from scipy import stats
+
+    assert 2 * stats.t.sf(student_t.standard_errors(n), n - 1) == pytest.approx(student_t.FALSE_FAIL, rel=1e-6)
+    assert (student_t.standard_errors(n) > 5) == (n <= 200)
+    assert f"n − 1 = {n - 1}, false-fail rate 1e-6 a comparison" in student_t.source(n)

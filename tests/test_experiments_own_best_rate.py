@@ -1,0 +1,151 @@
+"""Each arm at its own best rate: the rules stand beside what the old records say, and verdicts follow them."""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import cache
+
+import numpy as np
+import pytest
+
+from allora_analysis import records
+from allora_analysis.finetune.setting import PROTOCOL, STUDY, check
+from allora_analysis.grid.presets import learning_rates
+from allora_analysis.grid.presets.own_best_rate import (
+    BLOCK,
+    FIRST_SEED,
+    LISTS,
+    MARGINS,
+    PRESETS,
+    blocks,
+    decided,
+    pairs,
+    verdicts,
+)
+from allora_analysis.grid.reading import final_value, paired_differences, recorded
+from allora_analysis.statistics.e_values import CAP
+from experiments import own_best_rate
+from tests.planted_finetune import DIGESTS
+from tests.test_experiments_finetune import STATED
+
+
+def plant(folder, runs, accuracy, loss=lambda run: 0.4):
+    """Records with these test values; a None of accuracy: the run diverged."""
+    for one in runs:
+        value = accuracy(one)
+        ended = value is not None
+        epochs = [{"epoch": 1.0, "step": 2, "test_accuracy": value, "test_loss": loss(one)}] if ended else []
+        result = {"epochs": epochs, "diverged_at_step": None if ended else 3, "majority_rates": {"test": 0.5}}
+        records.save(folder, STUDY, one, result, protocol=PROTOCOL, digests=DIGESTS, provenance={})
+
+
+def seeds_of(name, seeds):
+    return [one for listed, runs in blocks() if listed == name for one in runs if one.seed < FIRST_SEED + seeds]
+
+
+@cache
+def old():
+    return recorded(learning_rates.PRESETS["desk"])
+
+
+def noise(run):
+    return float(np.random.default_rng([run.seed, len(run.arm)]).normal(0.0, 0.003))
+
+
+def test_the_rules_are_stated_and_the_runs_are_valid():
+    words = own_best_rate.__doc__
+    assert [title for title in re.findall(r"^\*\*(.+?)\.\*\*", words, re.MULTILINE) if title in STATED] == list(STATED)
+    runs = PRESETS["desk"]
+    assert [check(one) for one in runs] == runs
+    assert len(set(runs)) == len(runs) == CAP * sum(len(listed.rates) for listed in LISTS.values())
+    assert not set(runs) & set(learning_rates.PRESETS["desk"]), "a seed that chose the rates would judge them"
+
+
+def test_every_arm_of_a_list_has_the_same_seeds_in_blocks():
+    for _, runs in blocks():
+        assert len({one.seed for one in runs}) == 1
+    first = [(name, runs[0].seed) for name, runs in blocks()]
+    assert first[: 2 * BLOCK] == [
+        *(("minilm-adamw", seed) for seed in range(3, 3 + BLOCK)),
+        *(("minilm-sgd", seed) for seed in range(3, 3 + BLOCK)),
+    ]
+    for name, listed in LISTS.items():
+        assert [runs[0].seed for other, runs in blocks() if other == name] == list(range(3, 3 + CAP))
+        for arm in listed.rates:
+            assert [first.seed for first, _ in pairs(name, arm)] == list(range(3, 3 + CAP))
+
+
+@pytest.mark.parametrize("name", list(LISTS))
+def test_the_frozen_rates_are_what_the_old_records_chose(name, monkeypatch):
+    monkeypatch.setattr(own_best_rate, "recorded", lambda runs: old())
+    scores = own_best_rate.best_rates(name)
+    assert scores.keys() == LISTS[name].rates.keys()
+    for arm, by_rate in scores.items():
+        frozen = LISTS[name].rates[arm]
+        assert max(by_rate, key=by_rate.get) == frozen
+        first, second = sorted(by_rate.values(), reverse=True)[:2]
+        assert f"| {first:.4f} | {second:.4f} at" in own_best_rate.__doc__
+
+
+def test_the_margin_of_loss_is_what_the_margin_of_accuracy_costs_along_loras_curve():
+    scores = {}
+    for one, result in old().items():
+        if (one.model, one.optimizer, one.arm) == ("all-MiniLM-L6-v2", "adamw", "lora"):
+            last = result["epochs"][-1]
+            scores.setdefault(one.learning_rate, []).append((last["validation_accuracy"], last["validation_loss"]))
+    low, high = (np.mean(scores[rate], axis=0) for rate in (3e-4, 1e-3))
+    slope = (low[1] - high[1]) / (high[0] - low[0])
+    assert MARGINS["test_loss"] == round(slope * MARGINS["test_accuracy"], 3)
+
+
+def test_a_clear_difference_stops_a_list_and_a_later_seed_changes_nothing(tmp_path):
+    better = {"allora_0": 0.02, "allora_adamw": 0.03, "lora": 0.0}
+    plant(tmp_path, seeds_of("minilm-adamw", 9), lambda one: 0.8 + better[one.arm] + noise(one))
+    found = verdicts("minilm-adamw", folder=tmp_path)
+    assert {arm: one.verdict for arm, (_, one) in found.items()} == {"allora_0": "above", "allora_adamw": "above"}
+    assert decided("minilm-adamw", tmp_path)
+    plant(tmp_path, [one for one in seeds_of("minilm-adamw", 14) if one.seed >= FIRST_SEED + 9], lambda one: 0.5)
+    again = verdicts("minilm-adamw", folder=tmp_path)
+    assert [one for _, one in again.values()] == [one for _, one in found.values()]
+    assert [len(values) for values, _ in again.values()] == [14, 14]
+
+
+def test_equal_arms_end_equivalent_and_few_seeds_stay_open(tmp_path):
+    plant(tmp_path, seeds_of("minilm-sgd", 30), lambda one: 0.8 + noise(one) / 3)
+    assert verdicts("minilm-sgd", folder=tmp_path)["allora_0"][1].verdict == "equivalent"
+    plant(tmp_path, seeds_of("smollm2-adamw", 5), lambda one: 0.8 + 0.1 * (one.arm == "lora") + noise(one))
+    assert not decided("smollm2-adamw", tmp_path)
+    assert not decided("minilm-adamw", tmp_path)
+
+
+def test_differences_end_at_the_first_gap_and_a_diverged_run_counts_as_a_guess(tmp_path):
+    runs = seeds_of("minilm-sgd", 4)
+    plant(tmp_path, [one for one in runs if one.seed != 5], lambda one: None if one.arm == "lora" else 0.8)
+    found, listed = recorded(runs, tmp_path), pairs("minilm-sgd", "allora_0")
+    assert paired_differences(found, listed, "test_accuracy") == pytest.approx([0.3, 0.3])
+    assert paired_differences(found, listed, "test_loss") == pytest.approx([0.4 - math.log(2)] * 2)
+    assert paired_differences(found, listed[2:], "test_loss") == []
+    assert final_value({"epochs": [{"validation_loss": 0.3}]}, "validation_loss") == 0.3
+
+
+def test_the_command_runs_only_what_is_open(tmp_path, capsys, monkeypatch):
+    plant(tmp_path, seeds_of("minilm-adamw", 9), lambda one: 0.8 + 0.02 * (one.arm != "lora") + noise(one))
+    asked = []
+
+    def run(presets, arguments):
+        asked.append((presets["desk"], arguments.source))
+        plant(tmp_path, presets["desk"], lambda one: 0.8 + 0.02 * (one.arm != "lora") + noise(one))
+        return 0
+
+    monkeypatch.setattr(own_best_rate.command, "run", run)
+    sources = ["all-MiniLM-L6-v2=here", "rotten_tomatoes=there"]
+    command = ["--results", str(tmp_path), "--only", "all-MiniLM-L6-v2", "--source", *sources]
+    assert own_best_rate.main(command) == 0
+    assert {one.optimizer for runs, _ in asked for one in runs} == {"sgd"}
+    assert len(asked) == 8  # a clear difference is decided at the first number of pairs that can decide
+    assert asked[0][1] == tuple(sources)
+    said = capsys.readouterr().out
+    assert "minilm-sgd, allora_0 − lora, test_accuracy: above after 8 seeds" in said
+    assert own_best_rate.main([*command, "--dry-run"]) == 0
+    assert asked[8:] == []
