@@ -16,8 +16,8 @@
 
 A file of a picture has `load_data()` and `make_figure(loaded)`, one of a table `load_data()` and `make_table(loaded)`;
 `sources` says what they hand on, `numbers` and `gaps` what they share. The paper's numbers come from
-`allora_analysis.claims.reported`, ours from committed records and closed forms: where a record is missing the picture
-says which command makes it. `python -m paper_figures` draws all of them into `docs/`.
+`allora_analysis.claims.tables.reported`, ours from committed records and closed forms: where a record is missing the
+picture says which command makes it. `python -m paper_figures` draws all of them into `docs/`.
 """
 
 NAMES = (

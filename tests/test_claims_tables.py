@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allora_analysis.claims import reported
+from allora_analysis.claims.tables import reported
 from allora_analysis.claims.tables import (
     arithmetic,
     audit,
