@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allora_analysis.claims.tables import reported
 from allora_analysis.claims.tables import (
     arithmetic,
     audit,
@@ -20,6 +19,7 @@ from allora_analysis.claims.tables import (
     granularity,
     majority,
     parameters,
+    reported,
     rounding,
     summaries,
 )

@@ -20,7 +20,7 @@ from allora_analysis.finetune import setting as finetune
 from allora_analysis.finetune.results import summarised
 from allora_analysis.gradient_std.grid import STUDY as GRADIENT_STD
 from allora_analysis.validation import ArgumentError
-from allora_analysis.zero_initialisation import setting as hessian
+from allora_analysis.zero_initialisation import run as hessian
 
 EMBEDDED = "digits"  # data that need no source
 ROUNDING = 1e-6  # some ten units in the last place of float32
@@ -210,9 +210,9 @@ def _gradient_std(record: records.Record, sources: Mapping[str, str], scratch: P
     import torch
 
     from allora_analysis import images
+    from allora_analysis.gradient_std.grid import Setting
     from allora_analysis.gradient_std.measurement import Data
     from allora_analysis.gradient_std.run import Run
-    from allora_analysis.gradient_std.setting import Setting
 
     setting = _made(Setting, record.config)
     source = sources.get(setting.data)
