@@ -6,7 +6,10 @@ To add a claim: write the sentence and its check, `@claim(...)` above a function
 # In the paper's order. Names, so that importing the package costs nothing.
 SECTIONS = (
     "s3_1_tikhonov",
+    "s3_1_placement",
     "s3_1_deviation",
+    "s3_1_in_training",
+    "s3_1_convergence",
     "s3_1_few_steps",
     "s3_1_figure_1",
     "s3_2_in_v",
@@ -34,10 +37,4 @@ SECTIONS = (
     "tables.tables_2_to_4",
     "tables.procedures",
     "tables.prose_of_results",
-    "section_3_1_tikhonov",
-    "section_3_1_placement",
-    "section_3_1_deviation",
-    "section_3_1_sgd",
-    "section_3_1_dropout_rates",
-    "section_3_1_figure_1",
 )
