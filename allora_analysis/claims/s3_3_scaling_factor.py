@@ -51,7 +51,7 @@ def average_weight_norm(model: str) -> float:
     where="§3.3, first paragraph",
     says="The scaling factor plays an important role to match ||BA|| to a comparable level with ||W*||",
     reading="After fine-tuning, rows of ηBA have on average at least a tenth of the norm of rows of W*. The verdict is "
-    "the same at a fifth and at a twentieth.",
+    "the same at a fifth and at a twentieth. Spectral norms were not recorded.",
     command="python -m experiments.row_norms --model FOLDER --model-name NAME --data FOLDER",
     test="tests/test_claims_3_3.py",
     reads=STUDY,
