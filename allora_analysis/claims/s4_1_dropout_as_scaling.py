@@ -1,7 +1,7 @@
 """§4.1: W* = 0 without loss of generality, and a dropped output as a factor on rows, gradients and the learning rate.
 
 G = ∂L/∂(BA), f(x) = BAx; a mask m ∈ {0, 1} is drawn without its factor 1/(keep probability), which changes none
-of these statements. Checked by `tests/test_claims_4_1_framework.py`, which plants wrong formulas.
+of these statements. Checked by `tests/test_claims_4_1.py`, which plants wrong formulas.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def shift_invariant(case: Rewritten) -> bool:
 
 @framework_claim(
     "4-without-loss-of-generality",
-    test="tests/test_claims_4_1_framework.py",
+    test="tests/test_claims_4_1.py",
     where="§4.1, above Eq. (4)",
     says="WLOG, we can further simply the model by assuming W* = 0, which is equivalent to defining ỹ = y − W*x and "
     "rewrite the loss function by ỹ",
@@ -288,7 +288,7 @@ def coupled(case: Dropped) -> bool:
 
 @framework_claim(
     "4-dropout-other-rows",
-    test="tests/test_claims_4_1_framework.py",
+    test="tests/test_claims_4_1.py",
     where="§4.1, below Eq. (4)",
     says="Note that this is true only for (BA)_{i,:}, the effect on (BA)_{j,:}, j ≠ i is slightly different",
     reading="Dropping output i changes the step of some other row (BA)_j, for a loss that does not couple outputs.",

@@ -1,7 +1,7 @@
 """§4.1, the framework of Definition 2: is it of the output, what does it hold, and is g̃ a gradient?
 
 Here f(x) = BAx; a mask m ∈ {0, 1} is drawn without its factor 1/(keep probability), which changes none
-of these statements. Checked by `tests/test_claims_4_1_framework.py`, which plants wrong formulas.
+of these statements. Checked by `tests/test_claims_4_1.py`, which plants wrong formulas.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def same_f(one: Pass) -> np.ndarray:
 
 @framework_claim(
     "4-both-adaptions",
-    test="tests/test_claims_4_1_framework.py",
+    test="tests/test_claims_4_1.py",
     where="§4.1, below Eq. (4)",
     says="both scaling factor and dropout are adaptions on LoRA output f(x), and both have effects on gradient",
     reading="Two inputs with one f(x) have one adapted output; dropout as in §4.1 (outputs), as in §3.1 (latent "
@@ -131,7 +131,7 @@ def both_adaptions(cases: Cases) -> Finding:
 
 @framework_claim(
     "4-subsumes",
-    test="tests/test_claims_4_1_framework.py",
+    test="tests/test_claims_4_1.py",
     where="§4.1, above Definition 2",
     says="We are inspired to formalize a general framework that subsumes both",
     reading="f̃ = f_o∘f for a function f_o, which may be drawn anew at every step, for the scaling factor and for each "

@@ -1,7 +1,7 @@
 """Abstract and §4.1, the central claim: does ALLoRA alleviate the three limitations, and where?
 
 Each limitation is measured on the layer beside LoRA's, and beside that of LoRA so set that it does the same.
-Checked by `tests/test_claims_4_1_three_limitations.py`, which plants wrong formulas.
+Checked by `tests/test_claims_4_1.py`, which plants wrong formulas.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def draw(rng: np.random.Generator) -> Dropout | Zero | Depth:
     reading=f"In its own measure each flaw is below {SMALLER:g} of LoRA's: the spread of B's gradient over masks, ‖BA‖ "
     "after the first step, growth of the output through the layers beside LoRA scaled by η.",
     command="python -m allora_analysis --only 4-three-limitations",
-    test="tests/test_claims_4_1_three_limitations.py",
+    test="tests/test_claims_4_1.py",
     depends_on=("4-scaling-as-rate", "4-figure-2-right"),
 )
 def three_limitations(cases: Cases) -> Finding:

@@ -119,13 +119,14 @@ def exact_example(seen: float) -> bool:
     follows = relative_error(np.divide(layer, told), np.ones(len(STEPS))) <= 1e-6
     rises = polynomial[1] > 0 and adaptive.first_return(polynomial) is None
     falls = lora[1] < 0 and small_step(example(), "lora", 1e-6) < 0
-    return follows and rises and falls and abs(seen / float(polynomial[1]) - 1) <= 1e-4
+    return bool(follows and rises and falls and abs(seen / float(polynomial[1]) - 1) <= 1e-4)
 
 
 def as_told(one: State, seen: float) -> bool:
     """Whether the change has the sign of A's and B's parts together, B's being below 0; the example exactly."""
     a_part, b_part = parts_of_change(one)
-    return b_part < 0 and np.sign(seen) == np.sign(a_part + b_part) and (len(one.task.x) > 1 or exact_example(seen))
+    right = b_part < 0 and np.sign(seen) == np.sign(a_part + b_part)
+    return bool(right and (len(one.task.x) > 1 or exact_example(seen)))
 
 
 @descent_claim(

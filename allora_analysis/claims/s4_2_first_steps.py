@@ -1,6 +1,6 @@
 """§4.2 and Figure 2 (right), the layers' first steps from zero under each optimizer, with and without clipping.
 
-Torch's own optimizers beside what `escape` predicts. Checked by `tests/test_claims_4_2_first_steps.py`, which plants
+Torch's own optimizers beside what `escape` predicts. Checked by `tests/test_claims_4_2_leaving_zero.py`, which plants
 wrong formulas.
 """
 

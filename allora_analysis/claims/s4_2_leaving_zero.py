@@ -78,7 +78,7 @@ def rapid(cases: Cases) -> Finding:
     def told(one: Row, seen: dict[str, np.ndarray]) -> bool:
         if one.optimizer == "flow":
             return relative_error(seen["m"], escape.trajectory(times_of(one), one.size, one.eta)) <= 1e-8
-        return abs(seen["m"][1] / PAPER_RATE - 1) <= ADAM
+        return bool(abs(seen["m"][1] / PAPER_RATE - 1) <= ADAM)
 
     def draw(rng: np.random.Generator) -> Row:
         eta = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.01, 1.0)))

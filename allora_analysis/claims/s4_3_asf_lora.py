@@ -1,6 +1,6 @@
 """§4.3 and §5.2, ASF-LoRA: its likeness to ALLoRA, its gradient, its ripple, and that it cannot be merged.
 
-The layer is run. f̃_i = f_i/√(|f_i| + 1/η²), f = BAx. Checked by `tests/test_claims_4_3_asf_lora.py`, which plants
+The layer is run. f̃_i = f_i/√(|f_i| + 1/η²), f = BAx. Checked by `tests/test_claims_4_3.py`, which plants
 wrong formulas.
 """
 

@@ -1,7 +1,7 @@
 """§4.3, the family and ALLoRA-OD: what each member depends on, and ALLoRA-OD's noise and update.
 
 The layers are run. ALLoRA-OD puts d = 1/√(|f(x)_i| + 1/η²) on each token's gradient. ASF-LoRA: `s4_3_asf_lora`.
-Checked by `tests/test_claims_4_3_family.py`, which plants wrong formulas.
+Checked by `tests/test_claims_4_3.py`, which plants wrong formulas.
 """
 
 from __future__ import annotations
