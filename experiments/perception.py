@@ -18,8 +18,9 @@ OpenELM-450M, of the paper's preset, comes with neither a tokenizer (it uses Lla
 seeds, one-sided in either direction, with Holm over the cells run: the rule of `allora_analysis.statistics.directional`
 (changed after the first runs: it was two-sided, with Holm over all planned cells). "Universally better" holds if the
 difference is significantly above 0 in every cell run, is refuted if it is significantly below in one, and is undecided
-otherwise, with the number of seeds that the differences seen would need. Test loss stands beside accuracy. Beside it the mean over all cells, seed by seed, and Student's t over seeds: cells share runs and data,
-so seeds are what is independent (changed before the first run: cells' signs were to be flipped).
+otherwise, with the number of seeds that the differences seen would need. Test loss stands beside accuracy. Beside it
+the mean over all cells, seed by seed, and Student's t over seeds: cells share runs and data, so seeds are what is
+independent (changed before the first run: cells' signs were to be flipped).
 
 **Stopping rule.** The list of runs is fixed; every run is recorded whatever it shows, and a cell is tested when its
 seeds are all there.
