@@ -132,6 +132,7 @@ def test_needed_units_come_with_the_spreads_interval(rng):
     assert by_flips.needed >= units_to_reject(0.05)
     assert judge_family({"one": [1.0, -1.0, 0.0]}, "t")["one"].needed is None
     assert judge_family({"one": np.ones(9)})["one"].needed is None  # decided
+    assert judge_family({"one": np.ones(4)}, "t")["one"].needed is None  # no spread
 
 
 @pytest.mark.statistical
@@ -174,3 +175,9 @@ def test_an_unadjusted_test_is_found_out(monkeypatch, rng):
 def test_bad_input(call, words):
     with pytest.raises(ArgumentError, match=words):
         call()
+
+
+def test_hook_rejects_a_wrong_shape(request):
+    if not request.config.option.untyped:
+        with pytest.raises(Exception, match="Type-check"):
+            directional.sides(np.ones((2, 2)), None)

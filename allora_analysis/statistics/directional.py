@@ -182,7 +182,7 @@ def judge_family(
     found = {}
     for case, one in decided.items():
         alone, size = one_sided(arrays[case], test, level, grain), arrays[case].size
-        open_at = (level / len(arrays), power, limits.get(case))
+        open_at = (level / len(arrays), power, limits.get(case), grain)
         found[case] = Judgement(
             one.verdict,
             size,
@@ -261,10 +261,14 @@ def units_to_reject(level: float) -> int:
     return int(np.ceil(-np.log2(rate("level", level)) - 1e-12))
 
 
-def _needed(values: Float[np.ndarray, " n"], test: str, step: float, power: float, margin: float | None) -> tuple:
+def _needed(
+    values: Float[np.ndarray, " n"], test: str, step: float, power: float, margin: float | None, grain: float
+) -> tuple:
     from scipy.special import chdtri, ndtr
 
     df, spread = values.size - 1, float(values.std(ddof=1))
+    if np.ptp(values) <= max(grain, TIE * float(np.abs(values).max())):
+        return None, None  # equal ones have no spread but their rounding
     ends = (spread, *(spread * math.sqrt(df / float(chdtri(df, tail))) for tail in (0.05, 0.95)))
 
     def units(deviation: float) -> int:
@@ -280,6 +284,6 @@ def _needed(values: Float[np.ndarray, " n"], test: str, step: float, power: floa
 
     try:
         number, low, high = (units(deviation) for deviation in ends)
-    except ArgumentError:  # a mean or a spread of 0: no such number
+    except ArgumentError:  # a mean of 0: no such number
         return None, None
     return number, (low, high)

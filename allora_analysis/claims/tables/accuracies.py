@@ -105,7 +105,7 @@ def frequency(percent: float, decimals: int, examples: int, runs: int, around: i
     step = Fraction(1, 10 ** count("decimals", decimals, 0))
     near = [Fraction(exact(percent)) + i * step for i in range(-around, around + 1)]
     found = [ways(float(value), decimals, examples, runs) for value in near if 0 <= value <= 100]
-    return ways(percent, decimals, examples, runs) * len(found) / sum(found)
+    return ways(percent, decimals, examples, runs) * len(found) / max(sum(found), 1)
 
 
 def distinct_cells(dataset: str) -> tuple[Cell, ...]:

@@ -302,11 +302,15 @@ def best_of_three(cases: Cases) -> Finding:
     )
     lead = judged.measured[0]
     reported = float(contrasts.of("ALLoRA − DoRA").values.mean())
-    more = f"its reported {reported:.2f} points would be chance alone if σ were {reported / lead:.2f} points"
+    more = (
+        f"; its reported {reported:.2f} points would be chance alone if σ were {reported / lead:.2f}"
+        if lead > 0
+        else ""
+    )
     return judged.finding(
         {"conditional": f"Not with three settings against two: by chance alone ALLoRA gains {lead:.2f}σ on DoRA."},
         evidence=judged.evidence(
-            f"quadrature; {more}", lambda one: CLOSED_FORM[one[0]] - CLOSED_FORM[one[1]], tolerance=tolerance
+            f"quadrature{more}", lambda one: CLOSED_FORM[one[0]] - CLOSED_FORM[one[1]], tolerance=tolerance
         ),
         size=Size(lead, "σ", "what the best of three gains on the best of two by chance"),
         condition="ALLoRA's best is of no more settings than DoRA's",
