@@ -14,7 +14,7 @@ from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 from allora_analysis.lora.pairs import lora_pairs
 from tests.test_lora_doctor import ETA, backward, in_peft
-from tests.test_lora_param_groups import NOT_PRODUCTS
+from tests.test_lora_optim_groups import NOT_PRODUCTS
 
 peft = pytest.importorskip("peft")
 
@@ -208,10 +208,18 @@ def test_a_registration_that_was_lost():
 
 def test_a_scaling_other_than_one():
     model = in_peft("allora")
-    lora_pairs(model)[0].module.scaling["default"] = 2.0
+    pair = lora_pairs(model)[0]
+    pair.module.scaling["default"] = 2.0
+    with torch.no_grad():
+        pair.b.normal_()
     advice = lines(model)["scaling"]
+    assert advice.level == "note"
     assert "first" in advice.text
-    assert "set lora_alpha = r" in advice.text
+    assert "rate s·l, from √s times A and B" in advice.text
+    row = doctor(model, torch.optim.SGD(model.parameters(), 0.1)).layers[0]
+    assert (row.backward, row.effect) == ("as stated", "on the gradient")
+    norms = 2.0 * (pair.b @ pair.a).detach().norm(dim=1)
+    assert row.factors[0] == pytest.approx(float((norms.max() + pair.eta**-2) ** -0.5), rel=1e-5)
     assert "scaling" not in lines(in_peft("allora"))
     assert "scaling" not in lines(in_peft(lora_alpha=7))
 

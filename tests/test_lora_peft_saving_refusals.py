@@ -75,7 +75,7 @@ def damage(folder: Path, what: str) -> Path:
         ("other shapes", r"does not fit the model: .*size mismatch"),
         ('{"variant": "allora_9"}', r"adapter_config.json: variant must be one of"),
         ('{"eta": -1}', r"adapter_config.json: eta must be"),
-        ('{"lora_alpha": 9}', r"adapter_config.json: lora_alpha must be"),
+        ('{"lora_alpha": -9}', r"adapter_config.json: lora_alpha must be"),
         ('{"use_dora": true}', r"adapter_config.json: use_dora must be left out"),
         (
             '{"of_a_later_peft": 1}',

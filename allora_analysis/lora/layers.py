@@ -1,7 +1,7 @@
 """§4.1: ALLoRA and the arms that the paper compares it with as a plain `nn.Module`, for toy networks.
 
 For a pretrained model use `allora_config` (in `peft.py`, and from here once it is asked for) with
-`peft.get_peft_model`. Checked by `tests/test_lora_layers.py` and `tests/test_lora_layers_refusals.py`.
+`peft.get_peft_model`. Checked by `tests/test_lora_layers.py`.
 """
 
 from __future__ import annotations

@@ -90,8 +90,9 @@ LAYER_TEXTS = {
         "replaced forward",
     ),
     "scaling": (
-        "problem",
-        "{layers} have a LoRA scaling other than 1, which multiplies the step beside d; set lora_alpha = r",
+        "note",
+        "{layers} have a LoRA scaling s other than 1: d is of ‖s(BA)_i‖, and SGD at rate l trains s·BA as it would at "
+        "s = 1, rate s·l, from √s times A and B",
     ),
     "unmeasured": (
         "note",

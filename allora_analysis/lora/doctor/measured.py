@@ -194,10 +194,10 @@ def _factor(pair: Pair, hidden: Tensor) -> Tensor:
         return torch.ones((), dtype=hidden.dtype, device=hidden.device)
     adaptor, b = ADAPTORS[pair.adaptor], pair.b.detach().to(hidden.dtype)
     if pair.variant not in ("allora_od", "asf_lora"):
-        return adaptor(norms_of_rows(pair.a.detach(), pair.b.detach()), pair.eta)
+        return adaptor(abs(pair.scaling) * norms_of_rows(pair.a.detach(), pair.b.detach()), pair.eta)
     output = (hidden @ b.T).requires_grad_()
     if pair.variant == "allora_od":
-        return adaptor(output.detach().abs(), pair.eta)
+        return adaptor(abs(pair.scaling) * output.detach().abs(), pair.eta)
     with torch.enable_grad():
         return torch.autograd.grad((output * adaptor(output.abs(), pair.eta)).sum(), output)[0]
 
@@ -271,7 +271,7 @@ def layer_factor(pair: Pair) -> Tensor | None:
     """The d by which the layer's backward pass multiplies the rows of B's gradient."""
     if pair.variant not in ("allora", "allora_0") or not pair.is_product or pair.a.is_meta:
         return None
-    return ADAPTORS[pair.adaptor](norms_of_rows(pair.a, pair.b), pair.eta)
+    return ADAPTORS[pair.adaptor](abs(pair.scaling) * norms_of_rows(pair.a, pair.b), pair.eta)
 
 
 def holds(group: dict[str, Any] | None, pair: Pair) -> bool:

@@ -23,6 +23,7 @@ from peft.utils import PeftType, hotswap
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from transformers.pytorch_utils import Conv1D
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.peft.layer import (
@@ -37,17 +38,18 @@ from allora_analysis.lora.peft.layer import (
 from allora_analysis.validation import ArgumentError, choice, count, number, positive
 
 _INITS = (True, False, "gaussian", "orthogonal")
-# Each would change the scaling, the forward pass or the base weight, or put the adapter on what is no nn.Linear.
+# Each would change the forward pass or the base weight, or put the adapter on what is no nn.Linear.
 # fmt: off
 _LEFT_OUT = (
-    "use_rslora", "use_dora", "use_qalora", "lora_bias",
-    "rank_pattern", "alpha_pattern", "fan_in_fan_out", "layer_replication",
+    "use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "layer_replication",
     "target_parameters", "megatron_config", "loftq_config", "eva_config",
     "corda_config", "lora_ga_config", "arrow_config", "use_bdlora",
     "alora_invocation_tokens", "velora_config", "monteclora_config", "kasa_config",
     "ensure_weight_tying",
 )
 # fmt: on
+# LoRA×η is LoRA at scaling η, and ASF-LoRA's output at scaling s is no ASF-LoRA of (A, sB).
+_OF_ONE_SCALING = (LORA_X_ETA, "asf_lora")
 # ASF-LoRA's file must not be taken for LoRA's, neither by PEFT (peft_type, which is the text of its KeyError) nor by
 # readers that look at r and lora_alpha alone. Older files say the first type.
 _ASF_TYPES = ("ASF_LORA", "ASF_LORA, which is not LoRA: load it with allora_analysis.lora.peft.load")
@@ -58,14 +60,19 @@ _NOTE = "allora_analysis: plain PEFT rightly loads this as LoRA (the rule is for
 
 @dataclass
 class ALLoRAConfig(LoraConfig):
-    """A `LoraConfig` with a rule for the gradients; scaling is 1, or η for LoRA×η.
+    """A `LoraConfig` with a rule for the gradients.
+
+    At LoRA scaling s (α/r; α/√r with `use_rslora`) the rule is that of the pair (A, sB): d_i = adaptor(‖s(BA)_i‖). Then
+    SGD at rate l trains s·BA as it does BA at s = 1, rate s·l, from (√s A, √s B); so s is no knob of its own beside A's
+    initialisation and the rate (`tests/test_lora_peft.py::test_scaling_is_a_rate_and_a_start`).
 
     Attributes:
         eta: η, the adaptor's value at 0; the paper's η² is 4 in Listing 1.
         variant: "allora"; "allora_0", without dropout; "allora_od", the factor per token; "asf_lora", the factor on
             the output; "lora_x_eta", LoRA at scaling η.
         adaptor: a key of `allora_analysis.adaptors.ADAPTORS`.
-        lora_alpha: r (η·r for LoRA×η), whatever r is; another value is refused.
+        lora_alpha: α > 0; r by default, so that s = 1. For LoRA×η it is η·r and for ASF-LoRA r: no other, nor
+            `use_rslora`, `rank_pattern` or `alpha_pattern`.
     """
 
     lora_alpha: float | None = field(default=None)
@@ -77,7 +84,8 @@ class ALLoRAConfig(LoraConfig):
     def __post_init__(self) -> None:
         self.check()
         super().__post_init__()
-        super()._register_custom_module({nn.Linear: ALLoRALinearLayer, nn.Module: refuse})
+        ours = dict.fromkeys((nn.Linear, Conv1D), ALLoRALinearLayer)
+        super()._register_custom_module(ours | {nn.Module: refuse})
 
     def _register_custom_module(self, mapping: dict[type[nn.Module], type[nn.Module]]) -> None:
         """PEFT's way to bring one's own layers, which would bring them without the rule."""
@@ -95,11 +103,7 @@ class ALLoRAConfig(LoraConfig):
         choice("variant", self.variant, VARIANTS)
         choice("adaptor", self.adaptor, ADAPTORS)
         self.r = count("r", self.r)
-        alpha = self.eta * self.r if self.variant == LORA_X_ETA else self.r
-        if self.lora_alpha not in (None, alpha):
-            wanted = "eta * r" if self.variant == LORA_X_ETA else "r (scaling 1; the step size is eta's)"
-            raise ArgumentError(f"lora_alpha must be left out or {wanted} = {alpha}, received {self.lora_alpha!r}")
-        self.lora_alpha = alpha
+        self._check_scaling()
         self._check_dropout()
         if not any(self.init_lora_weights is init or self.init_lora_weights == init for init in _INITS):
             raise ArgumentError(
@@ -109,6 +113,21 @@ class ALLoRAConfig(LoraConfig):
         for name in {*_LEFT_OUT, *others}:
             if getattr(self, name, None):
                 raise ArgumentError(f"{name} must be left out with ALLoRA's variants, received {getattr(self, name)!r}")
+
+    def _check_scaling(self) -> None:
+        alpha = self.eta * self.r if self.variant == LORA_X_ETA else self.r
+        if self.variant not in _OF_ONE_SCALING:
+            self.lora_alpha = positive("lora_alpha", alpha if self.lora_alpha is None else self.lora_alpha)
+            for key, value in (self.alpha_pattern or {}).items():
+                positive(f"alpha_pattern[{key!r}]", value)
+            return
+        if self.lora_alpha not in (None, alpha):
+            wanted = "eta * r" if self.variant == LORA_X_ETA else "r (asf_lora is no multiple of itself at scaling 1)"
+            raise ArgumentError(f"lora_alpha must be left out or {wanted} = {alpha}, received {self.lora_alpha!r}")
+        self.lora_alpha = alpha
+        for name in ("use_rslora", "rank_pattern", "alpha_pattern"):
+            if getattr(self, name):
+                raise ArgumentError(f"{name} must be left out with {self.variant}, received {getattr(self, name)!r}")
 
     def _check_dropout(self) -> None:
         if not 0 <= number("lora_dropout", self.lora_dropout) < 1:
@@ -150,7 +169,7 @@ def allora_config(eta: float, variant: str = "allora", adaptor: str = "inverse_s
     """A config for `peft.get_peft_model` and `add_adapter` (§4.1; Listing 1).
 
     Everything else is PEFT's: `r`, `target_modules`, `lora_dropout` (which masks A's input), `modules_to_save`, `bias`,
-    `task_type`, … `lora_alpha` is set, so that the scaling is 1 (η for LoRA×η).
+    `task_type`, … `lora_alpha` is r where it is left out, so that the scaling is 1 (η for LoRA×η).
 
     Args:
         eta: η > 0, the factor of a row of zeros: the paper's 1/√(‖(BA)_i‖ + 1/η²) is η at the start.
@@ -275,6 +294,11 @@ class ALLoRAModel(LoraModel):
                 f"adapter {adapters[0]!r}: add_weighted_adapter gives the new adapter the first one's rule and scaling "
                 "1, but lora_x_eta's is eta; name an adapter of another variant first, or combine them in plain PEFT "
                 "(export_lora)"
+            )
+        if getattr(self.peft_config.get(adapters[0] if adapters else None), "use_rslora", False):
+            raise ArgumentError(
+                f"adapter {adapters[0]!r}: add_weighted_adapter would scale the new adapter by rsLoRA's factor again; "
+                "name an adapter without use_rslora first"
             )
         super().add_weighted_adapter(adapters, *args, **kwargs)
 

@@ -1,8 +1,8 @@
 """§4: PEFT's LoRA layer whose adapters may each follow ALLoRA's rule or one of its family's.
 
-What it may be put on (plain, dense, finite `nn.Linear`), what one adapter does beside LoRA (`Rule`), and the layer,
-which picks the rule per adapter. Saving, switching, mixed batches, disabling and merging are PEFT's. Checked by
-`tests/test_lora_peft.py` (gradients, against a twin by hand), `tests/test_lora_peft_adapters.py` and
+What it may be put on (plain, dense, finite `nn.Linear` or GPT-2's `Conv1D`), what one adapter does beside LoRA
+(`Rule`), and the layer, which picks the rule per adapter. Saving, switching, mixed batches, disabling and merging are
+PEFT's. Checked by `tests/test_lora_peft.py` (gradients, against a twin by hand), `tests/test_lora_peft_adapters.py` and
 `tests/test_lora_peft_refusals.py`.
 """
 
@@ -14,8 +14,10 @@ from typing import Any, NoReturn
 import torch
 from peft.tuners.lora import LoraConfig, LoraLayer
 from peft.tuners.lora.layer import Linear, LoraVariant
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from transformers.pytorch_utils import Conv1D
 
 from allora_analysis.lora.functional import HOOKS, allora, allora_linear, allora_od, asf_lora, fusible, scaled_output
 from allora_analysis.validation import ArgumentError, adapter_rank
@@ -28,7 +30,7 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def _check_target(layer: nn.Module, rank: int, name: str = "") -> None:
     """The layer can carry an adapter of this rank."""
     where = f"target_modules: layer {name!r}" if name else f"the layer {type(layer).__name__}"
-    if not isinstance(layer, nn.Linear) or isinstance(layer, NonDynamicallyQuantizableLinear):
+    if not isinstance(layer, nn.Linear | Conv1D) or isinstance(layer, NonDynamicallyQuantizableLinear):
         refuse(layer, target_name=name)
     weight = layer.weight
     if any(hasattr(weight, mark) for mark in _SHARDED) or getattr(layer, "_hf_tp_plan", None) is not None:
@@ -61,8 +63,7 @@ def refuse(target: nn.Module, *args: Any, **kwargs: Any) -> NoReturn:
     """Called by PEFT for a target that is no `nn.Linear`, on which it would train plain LoRA in silence."""
     raise ArgumentError(
         f"target_modules: layer {kwargs.get('target_name', '')!r} is a {type(target).__name__}; ALLoRA is for nn.Linear"
-        " that is called (no Embedding, convolution, Conv1D of GPT-2, or nn.MultiheadAttention): leave it "
-        "out of target_modules"
+        " that is called (no Embedding, convolution or nn.MultiheadAttention): leave it out of target_modules"
     )
 
 
@@ -109,9 +110,14 @@ class Rule(LoraVariant):
             trains = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
             output = self._offloaded(module, active_adapter, x, trains)
         else:
-            output = _FUNCTIONS[self.name](x, a, b, self.eta, self.adaptor)
-        scaling = module.scaling[active_adapter]
-        return result + (output if scaling == 1 else output * scaling)
+            output = self._output(x, a, b, module.scaling[active_adapter])
+        return result + output
+
+    def _output(self, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+        # The rule at scaling s is the rule of (A, sB): d from ‖s(BA)_i‖. ASF-LoRA's output is scaled as a whole.
+        if self.is_lora_forward:
+            return _FUNCTIONS[self.name](x, a, scaled(b, scaling), self.eta, self.adaptor)
+        return scaled(asf_lora(x, a, b, self.eta, self.adaptor), scaling)
 
     def _offloaded(self, module: Any, name: str, x: Tensor, trains: bool) -> Tensor:
         # accelerate's hooks bring A and B here for the time of a call of their modules alone: the output, no gradient.
@@ -121,7 +127,7 @@ class Rule(LoraVariant):
                 "under torch.no_grad(), or train without offloading them"
             )
         f = module.lora_B[name](module.lora_A[name](x))
-        return f if self.is_lora_forward else scaled_output(f, self.eta, self.adaptor)
+        return scaled(f if self.is_lora_forward else scaled_output(f, self.eta, self.adaptor), module.scaling[name])
 
     def merge_safe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """W + sBA."""
@@ -134,6 +140,11 @@ class Rule(LoraVariant):
     def unmerge(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """W − sBA."""
         return orig_weight.data - module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+
+def scaled(tensor: Tensor, scaling: float) -> Tensor:
+    """Times the LoRA scaling s, which mostly is 1."""
+    return tensor if scaling == 1 else tensor * scaling
 
 
 def _matrices(layer: Any, adapter: str) -> tuple[Tensor, Tensor]:
@@ -167,7 +178,14 @@ class ALLoRALinearLayer(Linear):
     """x ↦ Wx + Σ over active adapters of s·BAx, the gradients by each adapter's rule in `lora_variant`.
 
     "Linear" is in its name because PEFT's `all-linear` finds adapted layers by that word in the name of their class.
+    GPT-2's `Conv1D` is a linear layer too, whose weight is Wᵀ.
     """
+
+    def __init__(self, base_layer: nn.Module, *args: Any, **kwargs: Any):
+        inner = base_layer.get_base_layer() if isinstance(base_layer, BaseTunerLayer) else base_layer
+        is_transposed = isinstance(inner, Conv1D)
+        super().__init__(base_layer, *args, is_target_conv_1d_layer=is_transposed, **kwargs)
+        self.fan_in_fan_out = is_transposed
 
     @property
     def double_backward_is_hessian(self) -> bool:
@@ -203,12 +221,12 @@ class ALLoRALinearLayer(Linear):
         if not isinstance(rule, Rule) or not rule.is_lora_forward or self._disable_adapters or self.merged_adapters:
             return None
         dropout, base = self.lora_dropout[name], self.base_layer
-        if self.scaling[name] != 1 or (dropout.training and type(dropout) is not nn.Identity) or not fusible(base):
+        if (dropout.training and type(dropout) is not nn.Identity) or not fusible(base):
             return None
         weight, (a, b) = base.weight, _matrices(self, name)
         if not x.dtype == weight.dtype == a.dtype and not torch.is_autocast_enabled(x.device.type):
             return None
-        return rule, weight, base.bias, a, b
+        return rule, weight, base.bias, a, scaled(b, self.scaling[name])
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """s·BA."""

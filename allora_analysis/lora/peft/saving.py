@@ -96,6 +96,11 @@ def train_on(
             f"folder {str(folder)!r}: a LoRA adapter wanted, received peft_type {saved.get('peft_type')!r} with "
             f"init_lora_weights {saved.get('init_lora_weights')!r}; convert it to LoRA first"
         )
+    for name in ("rank_pattern", "alpha_pattern"):
+        if saved.get(name):
+            raise ArgumentError(
+                f"{folder / _CONFIG}: {name} must be left out, received {saved[name]!r}; load it as LoRA"
+            )
     scaling, weights = _scaling(folder, saved), _read_weights(folder)
     own = {"lora_alpha": None, "use_rslora": False, "init_lora_weights": True}
     rule = {"eta": eta, "variant": variant, "adaptor": adaptor}
