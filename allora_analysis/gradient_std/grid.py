@@ -15,8 +15,7 @@ from allora_analysis import records
 from allora_analysis.gradient_std.setting import LEARNING_RATES, OPTIMIZERS, PROTOCOL, WEIGHT_DECAYS, Setting
 
 STUDY = "gradient_std"
-# In a clone of the repository; a package installed without one has no such folder.
-RESULTS = Path(__file__).resolve().parents[2] / "experiments" / "results" / STUDY
+RESULTS = records.results_folder(STUDY)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,12 @@ Checked by `tests/test_zero_initialisation.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from allora_analysis.records import results_folder
 from allora_analysis.validation import ArgumentError, choice, count, several
 
 STUDY = "hessian"
-# In a clone of the repository; a package installed without one has no such folder.
-RESULTS = Path(__file__).resolve().parents[2] / "experiments" / "results" / STUDY
+RESULTS = results_folder(STUDY)
 PROTOCOL = 1  # grows when the meaning of a run changes
 PRECISIONS = ("float32", "float64")
 
