@@ -2,7 +2,7 @@
 
 The first line names the data by digest and says where it was begun. Every line ends in a checksum of itself and all
 lines before it, so that an altered line shows. A table that was cut off goes on after its last whole line, to the bytes
-of a table that was not. Checked by `tests/test_laboratory_table.py`.
+of a table that was not. Checked by `tests/test_laboratory.py`.
 """
 
 from __future__ import annotations
