@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
+from allora_analysis import records
 from allora_analysis.finetune.results import summarised
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
 from allora_analysis.grid.reading import average_norm, recorded
-from allora_analysis.records import files
+from allora_analysis.records import files, record
 from experiments import __main__ as experiments
 from tests.tiny_grid import ROOT
 from tests.toy_run import save, spoil
@@ -171,3 +173,22 @@ def test_a_migration_that_would_change_a_number_writes_nothing(tmp_path, capsys,
     assert experiments.main(["migrate", "--results", str(tmp_path)]) == 2
     assert "a row would read something else; nothing is written" in capsys.readouterr().err
     assert path.read_bytes() == content
+
+
+def test_the_committed_records_fit_in_a_hand_and_are_in_the_present_form(capsys):
+    listed = [path for folder in experiments.FOLDERS for path in records.record_files(folder)]
+    assert len(listed) > 400
+    assert sum(path.stat().st_size for path in listed) < 5e6
+    assert experiments.main(["migrate", "--dry-run"]) == 0
+    assert "0 records would change" in capsys.readouterr().out
+
+
+def test_an_installed_package_has_the_records_inside(tmp_path, monkeypatch):
+    package = tmp_path / "site-packages" / "allora_analysis"
+    monkeypatch.setattr(record, "PACKAGE", package)
+    assert records.results_folder("finetune") == package / "results" / "finetune"
+    (tmp_path / "site-packages" / "experiments" / "results").mkdir(parents=True)
+    assert records.results_folder("finetune") == tmp_path / "site-packages" / "experiments" / "results" / "finetune"
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]
+    assert wheel["wheel"]["sources"] == {"experiments/results": "allora_analysis/results"}
+    assert "experiments/results" in wheel["wheel"]["only-include"]

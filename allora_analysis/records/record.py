@@ -19,6 +19,7 @@ from allora_analysis.validation import ArgumentError
 
 UNFINISHED = "unfinished"  # the folder, below one of records, of runs that are not recorded yet
 NAME = re.compile(r"([A-Za-z0-9_]+)-([0-9a-f]{20})\.json")
+PACKAGE = Path(__file__).resolve().parents[1]
 _CHECKSUM = ',\n  "checksum": "{}"\n}}\n'
 _ENTRIES = ("study", "key", "protocol", "config", "digests", "result", "provenance")
 
@@ -50,6 +51,19 @@ class Record:
     result: dict[str, Any]
     provenance: dict[str, Any]
     path: Path
+
+
+def results_folder(study: str) -> Path:
+    """Where the toolkit's own records of a study are: in a clone of the repository, or else in the installed package.
+
+    Args:
+        study: the study's name.
+
+    Returns:
+        experiments/results/STUDY of a clone; results/STUDY of the package, where a wheel has the same files.
+    """
+    clone = PACKAGE.parent / "experiments" / "results"
+    return (clone if clone.is_dir() else PACKAGE / "results") / study
 
 
 def stem(study: str, run_key: str) -> str:
