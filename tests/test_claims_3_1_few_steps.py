@@ -9,8 +9,7 @@ import pytest
 
 from allora_analysis import dropout_sgd
 from allora_analysis.claims import ledger, masked_descent, s3_1_convergence, s3_1_few_steps
-from allora_analysis.dropout_sgd.input_masks import InputMasks
-from allora_analysis.dropout_sgd.output_masks import OutputMasks
+from allora_analysis.dropout_sgd.placements import InputMasks, OutputMasks
 from allora_analysis.dropout_sgd.process import Process
 from tests import ledger_rows
 

@@ -7,7 +7,7 @@ import pytest
 
 from allora_analysis import tikhonov
 from allora_analysis.claims import ledger, s3_1_placement, s3_1_tikhonov
-from allora_analysis.tikhonov import enumeration
+from allora_analysis.tikhonov import masks as enumeration
 from tests import ledger_rows
 
 CLAIMS = {claim.id: claim for module in (s3_1_tikhonov, s3_1_placement) for claim in ledger._of(module)}

@@ -24,7 +24,7 @@ from allora_analysis.finetune.setting import STUDY
 from allora_analysis.gradient_std import grid as grids
 from allora_analysis.gradient_std import trends
 from allora_analysis.gradient_std.grid import Arm
-from allora_analysis.gradient_std.seeds import seed_component
+from allora_analysis.gradient_std.summary import seed_component
 from allora_analysis.gradient_std.trends import AVERAGE, LEVEL, POWER, WORST, Trend, agreement, family_of_trends, values
 from allora_analysis.grid.presets.dropout_rates import AT_INPUT, DROP_RATES
 from allora_analysis.grid.reading import recorded

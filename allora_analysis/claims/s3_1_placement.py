@@ -15,7 +15,7 @@ from allora_analysis import tikhonov
 from allora_analysis.claims.cases import Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, ROUNDING, TOLERANCE, Regression, design
-from allora_analysis.tikhonov import enumeration
+from allora_analysis.tikhonov import masks as enumeration
 
 SEARCH_TOLERANCE = 1e-6
 SEARCH = "where L-BFGS on the sum over all masks stops, relative to the loss"

@@ -15,7 +15,7 @@ import numpy as np
 from allora_analysis import tikhonov
 from allora_analysis.claims.cases import Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
-from allora_analysis.tikhonov.spread import Problems
+from allora_analysis.tikhonov.study import Problems
 
 tikhonov_claim = functools.partial(
     claim,
