@@ -19,7 +19,7 @@ def test_a_sentence_has_rows_or_a_reason_why_not():
     for one in SENTENCES:
         assert set(one) in ({"says", "rows"}, {"says", "none"}), one
         assert one["says"]
-            assert one.get("rows") or one.get("none"), one
+        assert one.get("rows") or one.get("none"), one
     assert len({one["says"] for one in SENTENCES}) == len(SENTENCES)
 
 
