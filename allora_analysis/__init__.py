@@ -10,7 +10,7 @@
 | §3.1, Figure 1: the gradient's standard deviation across masks | `gradient_std`, with `images` |
 | §3.2, zero initialisation | `hessian` |
 | §3.3, the ripple effect | `ripple` |
-| Tables 1-4 and Figures 3-4 as reported | `claims.reported` |
+| Tables 1-4 and Figures 3-4 as reported | `claims.tables.reported` |
 """
 
 __version__ = "0.1.0"

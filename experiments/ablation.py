@@ -12,7 +12,7 @@ OpenELM-450M, of the paper's preset, comes with neither a tokenizer (it uses Lla
 
 **Seeds.** Desk: 0, 1, 2; paper: 0 to 4. Arms share seeds with one another and with `perception`.
 
-**Test.** As in `experiments.perception`, ALLoRA minus each of the three: Holm over arms and cells.
+**Test.** As in `experiments.perception`, ALLoRA minus each of the three: Holm over the arms and cells run.
 
 **Stopping rule.** The list of runs is fixed; every run is recorded whatever it shows, and a cell is tested when its
 seeds are all there.

@@ -24,9 +24,9 @@ it. It shows that the path runs, and would see a gap of many points, not one of 
 share seeds.
 
 **Test.** Desk: test accuracy after the last step, ALLoRA and ALLoRA-0 minus DoRA, averaged over the tasks, paired by
-seed: Student's t over seeds, Holm over the two. "Each boosted" holds if both are clearly above 0, is refuted if one is
-clearly below, and is undecided otherwise, with the number of seeds that the differences seen would need. Beside it:
-task by task, and over LoRA.
+seed: Student's t over seeds, one-sided in either direction, Holm over the two. "Each boosted" holds if both are clearly
+above 0, is refuted if one is clearly below, and is undecided otherwise, with the number of seeds that the differences
+seen would need. Beside it: task by task, and over LoRA.
 
 **Stopping rule.** The list of runs is fixed; every run is recorded whatever it shows, and an arm is tested when its
 seeds are all there on every task.

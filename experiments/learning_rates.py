@@ -18,9 +18,10 @@ under SGD, where both arms' was highest at 3: both have 10 as well.
 **Seeds.** 0, 1, 2: of A, the classifier, the order of the data. Arms share seeds.
 
 **Test.** For each arm, the rate with the highest validation accuracy, averaged over seeds; at that rate, the test
-accuracy of the arm minus LoRA's at LoRA's own best rate, paired by seed: Student's t over seeds, 95 % intervals, Holm
-over the arms of a model under an optimiser. An arm is better or worse than LoRA if its adjusted p-value is at most
-0.05, undecided otherwise, with the number of seeds that the difference seen would need. Validation chooses, the test
+accuracy of the arm minus LoRA's at LoRA's own best rate, paired by seed: Student's t over seeds, one-sided in either
+direction at 0.05. The paper's sentence is one comparison, ALLoRA's; the other arms are a family of their own, with
+Holm's correction (changed after the runs: it was two-sided, with Holm over all arms). A difference that neither test
+shows is undecided, with the number of seeds that it would need. Validation chooses, the test
 split judges.
 
 **Stopping rule.** The list of runs is fixed; every run is recorded whatever it shows, one that diverges as such; an arm

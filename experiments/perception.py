@@ -15,10 +15,12 @@ OpenELM-450M, of the paper's preset, comes with neither a tokenizer (it uses Lla
 **Seeds.** Desk: 0, 1, 2; paper: 0 to 4. Arms share seeds.
 
 **Test.** Test accuracy after the last epoch, ALLoRA minus LoRA, paired by seed; per cell (data × η²) Student's t over
-seeds with Holm over the cells. "Universally better" holds if the difference is significantly above 0 in every cell, is
-refuted if it is significantly below in one, and is undecided otherwise, with the number of seeds that the differences
-seen would need. Beside it the mean over all cells, seed by seed, and Student's t over seeds: cells share runs and data,
-so seeds are what is independent (changed before the first run: cells' signs were to be flipped).
+seeds, one-sided in either direction, with Holm over the cells run: the rule of `allora_analysis.statistics.directional`
+(changed after the first runs: it was two-sided, with Holm over all planned cells). "Universally better" holds if the
+difference is significantly above 0 in every cell run, is refuted if it is significantly below in one, and is undecided
+otherwise, with the number of seeds that the differences seen would need. Test loss stands beside accuracy. Beside it
+the mean over all cells, seed by seed, and Student's t over seeds: cells share runs and data, so seeds are what is
+independent (changed before the first run: cells' signs were to be flipped).
 
 **Stopping rule.** The list of runs is fixed; every run is recorded whatever it shows, and a cell is tested when its
 seeds are all there.

@@ -13,11 +13,12 @@
 | `crossover` | §3.1: the step from which dropout is ahead of plain gradient descent |
 | `escape` | §4.2: leaving zero under each optimiser |
 | `learning_rates` | every arm over a range of learning rates |
+| `procedures` | Table 3's rise with η² beside what seven training procedures predict |
 
 A file of a picture has `load_data()` and `make_figure(loaded)`, one of a table `load_data()` and `make_table(loaded)`;
 `sources` says what they hand on, `numbers` and `gaps` what they share. The paper's numbers come from
-`allora_analysis.claims.reported`, ours from committed records and closed forms: where a record is missing the picture
-says which command makes it. `python -m paper_figures` draws all of them into `docs/`.
+`allora_analysis.claims.tables.reported`, ours from committed records and closed forms: where a record is missing the
+picture says which command makes it. `python -m paper_figures` draws all of them into `docs/`.
 """
 
 NAMES = (
@@ -29,4 +30,5 @@ NAMES = (
     "crossover",
     "escape",
     "learning_rates",
+    "procedures",
 )

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.lines import Line2D
 
-from allora_analysis.claims.reported import TABLE_2
+from allora_analysis.claims.tables.reported import TABLE_2
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets import dropout_rates, row_norms
 from allora_analysis.grid.reading import average_norm

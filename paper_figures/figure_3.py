@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allora_analysis.claims.reported import FIGURE_3
+from allora_analysis.claims.tables.reported import FIGURE_3
 from allora_analysis.grid.presets import perception
 from allora_analysis.plotting import page_style
 from paper_figures.cells import OWN_HEAD, cases

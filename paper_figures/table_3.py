@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from allora_analysis.claims.reported import COLUMNS_3, TABLE_3
+from allora_analysis.claims.tables.reported import COLUMNS_3, TABLE_3
 from allora_analysis.grid.presets import perception
 from paper_figures.cells import OWN_HEAD, Cells, both, side_by_side
 from paper_figures.sources import Loaded, runs

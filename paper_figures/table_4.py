@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from allora_analysis.claims.reported import COLUMNS_4, TABLE_4
+from allora_analysis.claims.tables.reported import COLUMNS_4, TABLE_4
 from paper_figures.cells import Cells, both, side_by_side
 from paper_figures.figure_4 import ARM_OF, lists, missing
 from paper_figures.sources import Loaded, runs

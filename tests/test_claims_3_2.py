@@ -97,6 +97,22 @@ HELPERS = [
         lambda squares, rank: np.inf if np.ptp(squares) < 1e-9 else 0.0,
         "refuted",
     ),
+    # Outputs that depend on A as they do at B of A's size.
+    (
+        "3.2-factor-conditioning",
+        s3_2_first_steps,
+        "curvatures_of_output",
+        lambda one, share, right=s3_2_first_steps.curvatures_of_output: right(one, 1.0),
+        "refuted",
+    ),
+    # A condition number of the first power of 1/‖B‖.
+    (
+        "3.2-factor-conditioning",
+        s3_2_first_steps,
+        "curvatures_of_output",
+        lambda one, share, right=s3_2_first_steps.curvatures_of_output: right(one, share**0.5),
+        "refuted",
+    ),
     ("3.2-pretrained-mapping", s3_2_real_networks, "change_of_output", lambda one: 0.0, "refuted"),
     ("3.2-network-saddle", digits_mlp, "gradient_norms", lambda *args: (0.0, 0.0), "holds"),
     ("3.2-network-escape", digits_mlp, "gradient_norms", lambda *args: (0.0, 0.0), "refuted"),

@@ -12,17 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allora_analysis.claims import reported
-from allora_analysis.claims.tables import (
-    arithmetic,
-    audit,
-    contrasts,
-    granularity,
-    majority,
-    parameters,
-    rounding,
-    summaries,
-)
+from allora_analysis.claims.tables import accuracies, arithmetic, contrasts, reported
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import llama_parameters
 
@@ -30,7 +20,7 @@ from tests.brute_force import llama_parameters
 
 
 def comparison(printed, recomputed, half="0.05", inputs="0.05"):
-    return rounding.Comparison("here", "there", *(Decimal(x) for x in (printed, recomputed, half, inputs)))
+    return arithmetic.Comparison("here", "there", *(Decimal(x) for x in (printed, recomputed, half, inputs)))
 
 
 @pytest.mark.parametrize(
@@ -56,8 +46,8 @@ def test_true_values_are_always_explained(thousandths, shift):
     true = [Fraction(100 * t + shift, 10_000) for t in thousandths]
     printed = [float(round(float(value), 1)) for value in true]
     average = float(round(float(sum(true) / len(true)), 1))
-    item = rounding.Comparison(
-        "", "", rounding.exact(average), rounding.mean(printed), rounding.half_unit(1), rounding.half_unit(1)
+    item = arithmetic.Comparison(
+        "", "", arithmetic.exact(average), arithmetic.mean(printed), arithmetic.half_unit(1), arithmetic.half_unit(1)
     )
     assert item.explained
 
@@ -103,7 +93,7 @@ def test_panel_averages_against_numpy():
 
 
 def test_every_disagreement_beyond_rounding():
-    beyond = {row.where: (row.printed, row.recomputed) for row in audit.disagreements(explained=False)}
+    beyond = {row.where: (row.printed, row.recomputed) for row in arithmetic.disagreements(explained=False)}
     figure = {where: pair for where, pair in beyond.items() if where.startswith("Figure")}
     assert figure == {
         "Figure 3 left, Snowflake-Arctic-L, yelp, η² = 4": (0.14, -0.15),
@@ -111,7 +101,7 @@ def test_every_disagreement_beyond_rounding():
     }
     assert len(beyond) == 8
     assert all("# Params %" in where for where in beyond.keys() - figure.keys())
-    everything = audit.disagreements()
+    everything = arithmetic.disagreements()
     assert {row.where for row in everything} > beyond.keys()
     assert sum(row.explained_by_rounding for row in everything) == len(everything) - 8
 
@@ -139,22 +129,22 @@ def test_exchange_is_an_involution_and_mends_figure_3():
 @pytest.mark.parametrize("model", list(llama_parameters.SIZES))
 def test_parameters_against_models_in_torch(model):
     sizes, architecture = llama_parameters.SIZES[model], reported.ARCHITECTURES[model]
-    assert parameters.pretrained_parameters(architecture) == llama_parameters.pretrained(sizes)
+    assert arithmetic.pretrained_parameters(architecture) == llama_parameters.pretrained(sizes)
     for rank, method in itertools.product((16, 32), ("LoRA", "DoRA")):
         expected = llama_parameters.trainable(sizes, rank, method == "DoRA")
-        assert parameters.trainable_parameters(architecture, rank, method) == expected
+        assert arithmetic.trainable_parameters(architecture, rank, method) == expected
 
 
 def test_known_sizes():
     """The published totals: 6.74 and 8.03 billion."""
-    counts = [parameters.pretrained_parameters(reported.ARCHITECTURES[m]) for m in ("LLaMA-7B", "LLaMA3-8B")]
+    counts = [arithmetic.pretrained_parameters(reported.ARCHITECTURES[m]) for m in ("LLaMA-7B", "LLaMA3-8B")]
     assert counts == [6_738_415_616, 8_030_261_248]
 
 
 def test_percent_conventions():
     architecture = reported.ARCHITECTURES["LLaMA3-8B"]
-    trainable, base = parameters.trainable_parameters(architecture, 32, "LoRA"), 8_030_261_248
-    of_base, of_all = (parameters.trainable_percent(architecture, 32, "LoRA", d) for d in parameters.DENOMINATORS)
+    trainable, base = arithmetic.trainable_parameters(architecture, 32, "LoRA"), 8_030_261_248
+    of_base, of_all = (arithmetic.trainable_percent(architecture, 32, "LoRA", d) for d in arithmetic.DENOMINATORS)
     assert of_base == pytest.approx(100 * trainable / base, rel=1e-14)
     assert 1 / of_all - 1 / of_base == pytest.approx(0.01, rel=1e-9)
 
@@ -163,25 +153,24 @@ def test_percent_conventions():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda a: parameters.trainable_parameters(a, 0, "LoRA"), "rank must be"),
-        (lambda a: parameters.trainable_parameters(a, 2000, "LoRA"), "rank must be at most"),
-        (lambda a: parameters.trainable_parameters(a, 8, "PiSSA"), "method must be one of"),
-        (lambda a: parameters.trainable_parameters(a, 8, "LoRA", ("q",)), "modules must be one of"),
-        (lambda a: parameters.trainable_percent(a, 8, "LoRA", "none"), "denominator must be one of"),
-        (lambda a: granularity.reachable(50.0, 2, 0), "answers must be"),
-        (lambda a: granularity.reachable(float("nan"), 2, 5), "percent must be"),
-        (lambda a: granularity.reachable(50.0, -1, 5), "decimals must be"),
-        (lambda a: granularity.ways(50.0, 2, 1066, 7), "runs: .* must be below"),
-        (lambda a: granularity.ways(50.0, 2, 0, 5), "examples must be"),
-        (lambda a: granularity.restored_gaps("rotten_tomatoes", 0), "runs must be"),
+        (lambda a: arithmetic.trainable_parameters(a, 0, "LoRA"), "rank must be"),
+        (lambda a: arithmetic.trainable_parameters(a, 2000, "LoRA"), "rank must be at most"),
+        (lambda a: arithmetic.trainable_parameters(a, 8, "PiSSA"), "method must be one of"),
+        (lambda a: arithmetic.trainable_parameters(a, 8, "LoRA", ("q",)), "modules must be one of"),
+        (lambda a: arithmetic.trainable_percent(a, 8, "LoRA", "none"), "denominator must be one of"),
+        (lambda a: accuracies.reachable(50.0, 2, 0), "answers must be"),
+        (lambda a: accuracies.reachable(float("nan"), 2, 5), "percent must be"),
+        (lambda a: accuracies.reachable(50.0, -1, 5), "decimals must be"),
+        (lambda a: accuracies.ways(50.0, 2, 1066, 7), "runs: .* must be below"),
+        (lambda a: accuracies.ways(50.0, 2, 0, 5), "examples must be"),
+        (lambda a: accuracies.restored_gaps("rotten_tomatoes", 0), "runs must be"),
         (lambda a: contrasts.gaps("Table 2", "LoRA", "DoRA"), "table must be one of"),
         (lambda a: contrasts.gaps("Table 3", "DoRA", "LoRA"), "better must be one of"),
         (lambda a: contrasts.gaps("Table 1", "ALLoRA", "LoRA"), "worse must be one of"),
-        (lambda a: summaries.seeds_needed(0.3, (0.0,)), "standard_deviations must be"),
-        (lambda a: summaries.seeds_needed(0.3, ()), "at least one"),
-        (lambda a: summaries.clusters_needed([], 0.05, 0.8), "means"),
-        (lambda a: summaries.clusters_needed([0.1, 0.2], 0.05, 0.8, family=0), "family must be"),
-        (lambda a: summaries.clusters_to_reject(0.0), "level must be"),
+        (lambda a: contrasts.seeds_needed(0.3, (0.0,)), "standard_deviations must be"),
+        (lambda a: contrasts.seeds_needed(0.3, ()), "at least one"),
+        (lambda a: contrasts.clusters_needed([], 0.05, 0.8), "means"),
+        (lambda a: contrasts.clusters_needed([0.1, 0.2], 0.05, 0.8, family=0), "family must be"),
     ],
 )
 def test_bad_input(call, words):
@@ -200,9 +189,9 @@ def test_reachable_against_every_k(answers, decimals):
         exactly = Fraction(100 * k * unit, answers)
         for step in (int(exactly), int(exactly) + 1):
             expected[step : step + 1] |= abs(step - exactly) <= Fraction(1, 2)
-    found = [granularity.reachable(step / unit, decimals, answers) for step in range(100 * unit + 1)]
+    found = [accuracies.reachable(step / unit, decimals, answers) for step in range(100 * unit + 1)]
     assert found == expected.tolist()
-    assert granularity.reachable_share(decimals, answers) == pytest.approx(expected.mean(), abs=1e-15)
+    assert accuracies.reachable_share(decimals, answers) == pytest.approx(expected.mean(), abs=1e-15)
 
 
 @given(st.integers(1, 10_000), st.data())
@@ -210,9 +199,9 @@ def test_reachable_against_every_k(answers, decimals):
 def test_true_accuracies_are_reachable_and_restored(answers, data):
     k = data.draw(st.integers(0, answers))
     printed = round(100 * k / answers, 2)
-    assert granularity.reachable(printed, 2, answers)
+    assert accuracies.reachable(printed, 2, answers)
     if answers < 5_000:  # then neighbours are further apart than the printed digits blur
-        assert granularity.restored(printed, answers) == Fraction(100 * k, answers)
+        assert accuracies.restored(printed, answers) == Fraction(100 * k, answers)
 
 
 @pytest.mark.parametrize(("examples", "runs", "decimals"), [(1, 2, 0), (7, 3, 1), (13, 2, 1), (17, 3, 0), (53, 2, 1)])
@@ -225,7 +214,7 @@ def test_ways_against_every_tuple(examples, runs, decimals):
         mean = Fraction(sum(those), runs)
         for step in {int(mean), int(mean) + 1}:
             expected[step : step + 1] += abs(step - mean) <= Fraction(1, 2)
-    found = [granularity.ways(step / unit, decimals, examples, runs) for step in range(100 * unit + 1)]
+    found = [accuracies.ways(step / unit, decimals, examples, runs) for step in range(100 * unit + 1)]
     assert found == expected.tolist()
 
 
@@ -234,35 +223,35 @@ def test_runs_noted_first_give_a_mean_that_unrounded_ones_do_not():
     noted = [round(100 * k / 1066, 2) for k in right]
     assert noted == [77.2, 77.95, 77.95, 77.95, 79.92]
     assert round(sum(noted) / 5, 2) == 78.19
-    assert not granularity.reachable(78.19, 2, 5 * 1066)
-    assert granularity.ways(78.19, 2, 1066, 5) > 0
-    assert granularity.ways(30.46, 2, 1066, 5) == 0
-    assert granularity.frequency(78.19, 2, 1066, 5) < 1e-5
-    assert granularity.frequency(78.20, 2, 1066, 5) > 1
+    assert not accuracies.reachable(78.19, 2, 5 * 1066)
+    assert accuracies.ways(78.19, 2, 1066, 5) > 0
+    assert accuracies.ways(30.46, 2, 1066, 5) == 0
+    assert accuracies.frequency(78.19, 2, 1066, 5) < 1e-5
+    assert accuracies.frequency(78.20, 2, 1066, 5) > 1
     # An allowance of half a digit for it, instead of the count, no number could fail.
     assert 100 / (5 * 1066) < 0.02
-    assert granularity.reachable_share(2, 5 * 2000) == 1.0  # the other test sets cannot tell
+    assert accuracies.reachable_share(2, 5 * 2000) == 1.0  # the other test sets cannot tell
 
 
 def test_distinct_cells_are_distinct_runs():
-    cells = granularity.distinct_cells("rotten_tomatoes")
+    cells = accuracies.distinct_cells("rotten_tomatoes")
     keys = [(c.model, c.eta_squared, c.arm) for c in cells]
     assert len(cells) == len(set(keys)) == 27 + 24
     assert not any(c.arm == "LoRA×η" and c.eta_squared == 1.0 for c in cells)
 
 
 def test_rotten_tomatoes_gaps_are_exact_but_one():
-    wrong = [item for item in granularity.restored_gaps("rotten_tomatoes", 5) if not item.agrees]
+    wrong = [item for item in accuracies.restored_gaps("rotten_tomatoes", 5) if not item.agrees]
     assert [item.where for item in wrong] == ["Figure 3 right, Snowflake-Arctic-L, rotten_tomatoes, η² = 1"]
     # A wrong number of runs is found out: the figures do not follow from fourths of the answers.
-    assert sum(not item.agrees for item in granularity.restored_gaps("rotten_tomatoes", 4)) > 10
+    assert sum(not item.agrees for item in accuracies.restored_gaps("rotten_tomatoes", 4)) > 10
 
 
 # ---- majority
 
 
 def test_majority_by_hand():
-    cell = next(c for c in majority.perception_cells() if "Qwen2-0.5B, emotion, LoRA, η² = 1" in c.where)
+    cell = next(c for c in accuracies.perception_cells() if "Qwen2-0.5B, emotion, LoRA, η² = 1" in c.where)
     assert cell.distance == pytest.approx(35.59 - 34.75)
     assert cell.stderr == pytest.approx(100 * np.sqrt(0.3559 * 0.6441 / 2000))
     assert cell.headroom_used == pytest.approx((35.59 - 34.75) / 65.25)
@@ -271,8 +260,8 @@ def test_majority_by_hand():
 
 
 def test_majority_covers_every_cell_and_hellaswag_is_open():
-    assert len(majority.perception_cells()) == 81 + 54
-    cells = majority.commonsense_cells()
+    assert len(accuracies.perception_cells()) == 81 + 54
+    cells = accuracies.commonsense_cells()
     assert len(cells) == 18 * 8
     open_cells = [cell for cell in cells if cell.majority is None]
     assert {cell.dataset for cell in open_cells} == {"HSwag"}

@@ -76,7 +76,7 @@ def test_bad_flags_are_one_line(capsys, flags, words):
 
 def test_help_is_light():
     code = (
-        "import sys, allora_analysis.claims.section_4_tables, allora_analysis.claims.tables.study as s;"
+        "import sys, allora_analysis.claims.tables.study as s;"
         "heavy = {'torch', 'matplotlib', 'sklearn', 'scipy.stats', 'scipy', 'transformers'} & set(sys.modules);"
         "assert not heavy, heavy"
     )

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from allora_analysis.claims.tables import contrasts, summaries
-from allora_analysis.statistics import power
+from allora_analysis.claims.tables import contrasts
+from allora_analysis.statistics import power, units_to_reject
 
 
 def test_gaps_are_antisymmetric_and_cluster_means_by_hand():
@@ -32,7 +32,7 @@ def flips(values):
 def test_summaries_against_enumeration_and_scipy():
     from scipy import stats
 
-    found = summaries.contrast_summaries()
+    found = contrasts.contrast_summaries()
     p_values = []
     for contrast in contrasts.CONTRASTS:
         item, values = found[contrast.name], contrasts.gaps(contrast.table, contrast.better, contrast.worse)
@@ -59,37 +59,63 @@ def test_summaries_against_enumeration_and_scipy():
 def test_smallest_adjusted_p_value_against_drawn_families(rng):
     """No family of p-values that so many clusters can give comes below it, and gaps of one sign come down to it."""
     clusters = [9, 9, 6, 6, 6, 6, 6, 6, 6]
-    least = np.array(summaries.smallest_adjusted(clusters))
+    least = np.array(contrasts.smallest_adjusted(clusters))
     assert least.tolist() == pytest.approx([9 / 256] * 2 + [7 / 32] * 7)
     for _ in range(200):
         drawn = [flips(rng.standard_normal(n) + rng.choice([0, 3])) for n in clusters]
-        assert np.all(summaries.holm(drawn) >= least - 1e-12)
-    np.testing.assert_allclose(summaries.holm([flips(np.ones(n)) for n in clusters]), least)
-    assert [item.smallest_adjusted_p_value for item in summaries.contrast_summaries().values()] == least.tolist()
+        assert np.all(contrasts.holm(drawn) >= least - 1e-12)
+    np.testing.assert_allclose(contrasts.holm([flips(np.ones(n)) for n in clusters]), least)
+    assert [item.smallest_adjusted_p_value for item in contrasts.contrast_summaries().values()] == least.tolist()
 
 
 @pytest.mark.parametrize("level", [0.5, 0.05, 0.00625, 0.001])
-def test_clusters_to_reject(level):
-    least = summaries.clusters_to_reject(level)
+def test_the_least_clusters_of_two_sided_flips(level):
+    least = units_to_reject(level / 2)
     assert flips(np.ones(least)) <= level
     assert flips(np.ones(least - 1)) > level
 
 
+def one_sided(values):
+    signs = np.array(list(itertools.product((1, -1), repeat=len(values))))
+    return np.mean(signs @ values >= np.sum(values) - 1e-9)
+
+
+@pytest.mark.parametrize("names", contrasts.QUESTIONS.values())
+def test_the_rule_is_one_sided_and_within_the_question(names):
+    """Against enumeration, Holm by hand; equality by its two sides."""
+    found, means = contrasts.judged(contrasts.family(names[0])), contrasts.family(names[0])
+    raw = [
+        max(one_sided(means[name] + 0.5), one_sided(0.5 - means[name]))
+        if name == contrasts.EQUAL.name
+        else one_sided(means[name])
+        for name in names
+    ]
+    assert [found[name].p_value for name in names] == pytest.approx(raw)
+    running = 0.0
+    for rank, index in enumerate(np.argsort(raw, kind="stable")):
+        running = max(running, min(1.0, (len(raw) - rank) * raw[index]))
+        assert found[names[index]].adjusted_p_value == pytest.approx(running)
+
+
+def test_every_contrast_has_one_question():
+    asked = [name for names in contrasts.QUESTIONS.values() for name in names]
+    assert sorted(asked) == sorted(contrasts.BY_NAME)
+    assert all(len({contrasts.BY_NAME[name].table for name in names}) == 1 for names in contrasts.QUESTIONS.values())
+
+
 def test_clusters_needed_and_seeds_needed_are_minimal():
     means = [0.9, 0.2, 0.5, 0.1]
-    n = summaries.clusters_needed(means, 0.05, 0.8, family=1)
+    n = contrasts.clusters_needed(means, 0.05, 0.8, family=1)
     deviation = float(np.std(means, ddof=1))
     assert power(n, np.mean(means), deviation) >= 0.8 > power(n - 1, np.mean(means), deviation)
-    assert summaries.clusters_needed([1.0, -1.0], 0.05, 0.8) is None
-    assert summaries.clusters_needed([1.0, 1.01, 1.02], 0.05, 0.8) == 9  # the spread asks for fewer, the flips do not
-    for std, seeds in summaries.seeds_needed(0.28, (0.1, 0.5, 2.0)).items():
+    assert contrasts.clusters_needed([1.0, -1.0], 0.05, 0.8) is None
+    assert contrasts.clusters_needed([1.0, 1.01, 1.02], 0.05, 0.8) == 9  # the spread asks for fewer, the flips do not
+    for std, seeds in contrasts.seeds_needed(0.28, (0.1, 0.5, 2.0)).items():
         assert power(seeds, 0.28, std) >= 0.8 > power(max(seeds - 1, 2), 0.28, std) - (seeds <= 3)
-    assert summaries.seeds_needed(0.0, (0.5,)) == {0.5: None}
+    assert contrasts.seeds_needed(0.0, (0.5,)) == {0.5: None}
 
 
 def test_hook_rejects_a_wrong_shape(request):
     if not request.config.option.untyped:
         with pytest.raises(Exception, match="Type-check"):
-            summaries._needed(np.ones((3, 2)), 0.05, 0.8)
-        with pytest.raises(Exception, match="Type-check"):
-            contrasts.Gaps(np.ones((2, 2)), (("a",),), (("a",),))
+            contrasts.Gaps(np.ones((2, 2)), (), ())

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from allora_analysis.claims import reported
+from allora_analysis.claims.tables import reported
 from allora_analysis.finetune.setting import check
 from allora_analysis.grid.command import main
 from allora_analysis.grid.sources import HUB

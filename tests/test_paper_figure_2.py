@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from allora_analysis.claims.reported import TABLE_2
+from allora_analysis.claims.tables.reported import TABLE_2
 from allora_analysis.grid.presets import dropout_rates, row_norms
 from allora_analysis.plotting import ARMS
 from paper_figures import figure_2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from allora_analysis.claims.reported import FIGURE_3
+from allora_analysis.claims.tables.reported import FIGURE_3
 from allora_analysis.grid.presets import perception
 from allora_analysis.plotting import ARMS
 from paper_figures import figure_3

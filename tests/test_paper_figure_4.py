@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from allora_analysis.claims.reported import FIGURE_4
+from allora_analysis.claims.tables.reported import FIGURE_4
 from allora_analysis.grid.presets import ablation, perception
 from allora_analysis.plotting import ARMS
 from paper_figures import figure_4

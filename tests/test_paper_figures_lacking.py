@@ -14,7 +14,7 @@ from allora_analysis.grid.presets.learning_rates import PRESETS
 from allora_analysis.hessian.study import Config as HessianConfig
 from allora_analysis.plotting import ARMS
 from allora_analysis.ripple.study import Config as RippleConfig
-from paper_figures import crossover, deviation, escape, learning_rates, ripple, zero_initialisation
+from paper_figures import crossover, deviation, escape, learning_rates, procedures, ripple, zero_initialisation
 from tests.figure_layout import assert_readable
 from tests.planted_finetune import plant
 
@@ -125,6 +125,27 @@ def test_escape():
     assert first["sgd"] == [1, 2]
     assert first["adamw"] == [2, 1]
     assert first["allora_adamw"] == [1, 2]
+    assert_readable(figure)
+
+
+def test_procedures():
+    loaded = procedures.load_data((0,))
+    figure = procedures.make_figure(loaded)
+    left, right = figure.axes
+    points = np.concatenate([line.get_xydata() for line in left.get_lines() if line.get_marker() in "os^"])
+    np.testing.assert_allclose(sorted(points[:, 0]), sorted(loaded.data.gains["LoRA"]))
+    np.testing.assert_allclose(sorted(points[:, 1]), sorted(loaded.data.gains["ALLoRA"]))
+    named = [label.get_text() for label in right.get_yticklabels()]
+    assert named == list(loaded.data.predicted)
+    drawn = {
+        int(-line.get_ydata()[0]): line.get_xdata()[0]
+        for line in right.get_lines()
+        if line.get_marker() == "o" and len(line.get_xdata())
+    }
+    shapes = [of[0] for of in loaded.data.predicted.values()]
+    assert drawn == {place: one.ratio for place, one in enumerate(shapes) if one.progress > procedures.TRAINED}
+    assert [text.get_text() for text in right.texts] == ["trains next to nothing"]
+    assert figure.get_suptitle().startswith("Table 3's ALLoRA rises")
     assert_readable(figure)
 
 

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from allora_analysis.claims import reported
+from allora_analysis.claims.tables import reported
 from allora_analysis.grid.presets import ablation, dropout_rates, perception
 from paper_figures import table_1, table_2, table_3, table_4, tables
 from paper_figures.sources import Loaded

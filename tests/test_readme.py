@@ -120,7 +120,7 @@ def test_the_files_and_headings_that_a_page_links_to_exist(page):
 
 
 def row(name: str, finding: Finding | None, statement: str = "x") -> View:
-    claim = Claim(name, "§3.1", statement, None, "command", "tests/test_x.py")
+    claim = Claim(name, "§3.1", statement, print, "command", "tests/test_x.py")
     return view(Row(claim, finding, None if finding else "planted"))
 
 

@@ -1,4 +1,4 @@
-"""Proof-reading of `claims/reported`: every cell against a second transcription of the paper's text."""
+"""Proof-reading of `claims/tables/reported`: every cell against a second transcription of the paper's text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from allora_analysis.claims import reported
+from allora_analysis.claims.tables import reported
 from tests.brute_force import reported_transcription as text
 
 

@@ -218,14 +218,20 @@ def adapted_mlp(one: Start) -> tuple[Any, Any, Any]:
     return model, nn.CrossEntropyLoss(), (images[: one.images], classes[: one.images])
 
 
+def _all_eigenvalues(model: Any, loss: Any, data: Any) -> np.ndarray:
+    from allora_analysis.hessian import network
+
+    size = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    return network.network_spectrum(model, loss, data, size).smallest
+
+
 def at_start(one: Start) -> dict[str, Any]:
     """Slopes and signs of all eigenvalues at the start, the counts that ranks foretell, and both ends by Lanczos."""
     from allora_analysis.hessian import digits_mlp, network, network_inertia
 
     model, loss, data = adapted_mlp(one)
     slope_a, slope_b = digits_mlp.gradient_norms(model, loss, data)
-    size = sum(value.numel() for value in model.parameters() if value.requires_grad)
-    values = network.network_spectrum(model, loss, data, size).smallest
+    values = _all_eigenvalues(model, loss, data)
     told = network_inertia.negative_directions(model, loss, data)
     seen = {"‖∇_A‖": slope_a, "‖∇_B‖": slope_b, "ends": values[[0, -1]], "signs": signs(values)}
     seen["foretold"] = {"negative": told.negative, "zero": told.zero, "positive": told.positive}
@@ -282,14 +288,20 @@ def network_saddle(cases: Cases) -> Finding:
 STEPS = 100
 
 
-def descended(one: Start) -> dict[str, float]:
-    """The loss before and after plain gradient descent, and the slope at the start."""
+def descended(one: Start) -> dict[str, Any]:
+    """The loss before and after plain gradient descent, the slope at the start; at r = 1 negative directions too."""
     from allora_analysis.hessian import digits_mlp
 
     model, loss, data = adapted_mlp(one)
     start, slope = loss(model(data[0]), data[1]).item(), sum(digits_mlp.gradient_norms(model, loss, data))
+    before = _all_eigenvalues(model, loss, data) if one.rank == 1 else None
     digits_mlp.descend(model, loss, data, STEPS, digits_mlp.LEARNING_RATE)
-    return {"loss at the start": start, "loss at the end": loss(model(data[0]), data[1]).item(), "slope": slope}
+    seen = {"loss at the start": start, "loss at the end": loss(model(data[0]), data[1]).item(), "slope": slope}
+    if before is not None:
+        both = before, _all_eigenvalues(model, loss, data)
+        seen["negative directions"] = [signs(values)["negative"] for values in both]
+        seen["lowest over highest eigenvalue"] = [float(values[0] / values[-1]) for values in both]
+    return seen
 
 
 @claim(
@@ -307,7 +319,7 @@ def network_escape(cases: Cases) -> Finding:
     judged = cases.judge(
         [
             Case("r = 8, B = 0, A random (LoRA)", Start(seeds[0], 8, 300), True),
-            Case("r = 1, B = 0, A random (LoRA)", Start(seeds[1], 1, 300)),
+            Case("r = 1, B = 0, A random (LoRA)", Start(seeds[1], 1, 60)),
             Case("r = 8, A = B = 0", Start(seeds[2], 8, 300, zero=True)),
         ],
         descended,

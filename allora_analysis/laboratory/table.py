@@ -2,7 +2,7 @@
 
 The first line names the data by digest and says where it was begun. Every line ends in a checksum of itself and all
 lines before it, so that an altered line shows. A table that was cut off goes on after its last whole line, to the bytes
-of a table that was not. Checked by `tests/test_laboratory_table.py`.
+of a table that was not. Checked by `tests/test_laboratory.py`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis.laboratory.design import FAMILY, PROTOCOL, Cell, Contrast, reference
+from allora_analysis.records import results_folder
 from allora_analysis.statistics import Difference, paired_family
 from allora_analysis.statistics.paired import TIE
 from allora_analysis.validation import ArgumentError, choice
 
 STUDY = "laboratory"
-RESULTS = Path(__file__).resolve().parents[2] / "experiments" / "results" / STUDY
+RESULTS = results_folder(STUDY)
 TUNING = range(1000, 1005)  # seeds that choose the rates and judge nothing
 SCREENING = range(10)
 ALL_SEEDS = range(100)

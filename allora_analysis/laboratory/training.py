@@ -200,7 +200,7 @@ def _by_peft(network: nn.Sequential, cell: Cell, generator: torch.Generator) -> 
 def _optimizer(model: nn.Module, cell: Cell, rate: float) -> torch.optim.Optimizer:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if cell.rule == "allora_adamw":
-        from allora_analysis.lora.groups import param_groups
+        from allora_analysis.lora.optim import param_groups
 
         eta = math.sqrt(cell.eta2)
         return ALLoRAAdamW(param_groups(model), lr=rate, eta=eta, weight_decay=0.0, adaptor=cell.adaptor)

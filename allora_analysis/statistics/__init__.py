@@ -5,11 +5,22 @@
 | `z_tests` | z-test with stated power, means and standard errors, of a stream too; BCa bootstrap; Holm's correction |
 | `paired` | paired tests: Wilcoxon, sign, t; exact sign flips, over units and over clusters |
 | `families` | paired comparisons tested together, with what was too little |
+| `directional` | one-sided tests, equivalence, families of both: the rule by which the ledger judges a comparison |
 | `sample_size` | power of the paired t-test, the n that it needs, the effect that it sees |
 
 SciPy is imported where a function needs it. Every number is float64; n is fixed before the data are seen.
 """
 
+from allora_analysis.statistics.directional import (
+    Decision,
+    Judgement,
+    OneSided,
+    decide,
+    judge_family,
+    one_sided,
+    sides,
+    units_to_reject,
+)
 from allora_analysis.statistics.families import Difference, paired_family
 from allora_analysis.statistics.paired import (
     ClusteredTest,
@@ -32,21 +43,29 @@ from allora_analysis.statistics.z_tests import (
 
 __all__ = [
     "ClusteredTest",
+    "Decision",
     "Difference",
+    "Judgement",
     "Moments",
+    "OneSided",
     "PairedTest",
     "SignFlipTest",
     "ZTest",
     "accuracy_stderr",
     "bootstrap_interval",
     "clustered_test",
+    "decide",
     "detectable_effect",
     "holm",
+    "judge_family",
     "mean_and_stderr",
+    "one_sided",
     "paired_family",
     "paired_test",
     "power",
     "required_n",
+    "sides",
     "sign_flip_test",
+    "units_to_reject",
     "z_test",
 ]

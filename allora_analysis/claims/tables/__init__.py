@@ -2,28 +2,34 @@
 
 | file | object |
 | --- | --- |
-| `rounding` | a printed number against a recomputed one, in exact decimals |
-| `arithmetic` | Table 1's averages; every cell and average of Figures 3 and 4 |
-| `parameters` | Table 1's trainable parameters, from the architectures |
-| `granularity` | which accuracies so many test examples can produce |
-| `majority` | distance to the majority label's rate, binomial standard errors |
-| `contrasts` | gaps between arms, cell by cell, and the clusters that they fall into |
-| `selection` | what the best of several settings gains by chance |
-| `summaries` | sign flips, signed ranks, signs and t over clusters and cells; clusters and seeds needed |
-| `audit` | all of the printed numbers that their recomputation does not round to |
-
-`python -m allora_analysis.claims.tables` prints the disagreements and the contrasts. The numbers themselves stand in
-`allora_analysis.claims.reported`; the ledger's rows in `allora_analysis.claims.section_4_tables`.
+| `reported.toml`, `reported.py` | the printed numbers, and what they are compared with |
+| `arithmetic.py` | a printed number against a recomputed one: averages, gaps, parameters; all disagreements |
+| `accuracies.py` | which accuracies so many test examples can produce; distance to the majority label's rate |
+| `contrasts.py` | gaps between arms, their clusters, the questions that they answer, and what tests say |
+| `table_1.py`, `tables_2_to_4.py` (Figures 3 and 4 with them), `prose_of_results.py` | the ledger's rows |
+| `study.py` | `python -m allora_analysis.claims.tables` prints the disagreements and the contrasts |
 """
 
-from allora_analysis.claims.tables.arithmetic import Disagreement, disagreements_among
-from allora_analysis.claims.tables.audit import disagreements
-from allora_analysis.claims.tables.contrasts import CONTRASTS, Contrast, Gaps, gaps
-from allora_analysis.claims.tables.granularity import reachable
-from allora_analysis.claims.tables.majority import AboveMajority, commonsense_cells, perception_cells
-from allora_analysis.claims.tables.parameters import pretrained_parameters, trainable_parameters, trainable_percent
-from allora_analysis.claims.tables.rounding import Comparison
-from allora_analysis.claims.tables.summaries import Summary, clusters_needed, contrast_summaries, seeds_needed
+from allora_analysis.claims.tables.accuracies import AboveMajority, commonsense_cells, perception_cells, reachable
+from allora_analysis.claims.tables.arithmetic import (
+    Comparison,
+    Disagreement,
+    disagreements,
+    disagreements_among,
+    pretrained_parameters,
+    trainable_parameters,
+    trainable_percent,
+)
+from allora_analysis.claims.tables.contrasts import (
+    CONTRASTS,
+    Contrast,
+    Gaps,
+    Summary,
+    clusters_needed,
+    contrast_summaries,
+    gaps,
+    seeds_needed,
+)
 
 __all__ = [
     "CONTRASTS",

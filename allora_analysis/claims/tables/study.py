@@ -6,11 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from allora_analysis.claims.tables.audit import disagreements
-from allora_analysis.claims.tables.contrasts import CONTRASTS, gaps
-from allora_analysis.claims.tables.majority import commonsense_cells, perception_cells
-from allora_analysis.claims.tables.parameters import DENOMINATORS, table_1_parameters
-from allora_analysis.claims.tables.summaries import contrast_summaries, seeds_needed
+from allora_analysis.claims.tables.accuracies import commonsense_cells, perception_cells
+from allora_analysis.claims.tables.arithmetic import DENOMINATORS, disagreements, table_1_parameters
+from allora_analysis.claims.tables.contrasts import CONTRASTS, contrast_summaries, of, seeds_needed
 from allora_analysis.statistics.z_tests import rate
 from allora_analysis.study import Result, Study, Table, text
 from allora_analysis.validation import ArgumentError, positive, several
@@ -44,17 +42,7 @@ class Config:
 
 
 def run(config: Config) -> Result:
-    """All disagreements, contrasts and distances to the majority rates.
-
-    Args:
-        config: the study's.
-
-    Returns:
-        Printed numbers as predicted, recomputed ones as measured.
-
-    Raises:
-        ArgumentError: a level or a power outside (0, 1), a power not above the level, deviations of 0 or below.
-    """
+    """All disagreements, contrasts and distances to the majority rates."""
     level, power = rate("level", config.level), rate("power", config.power)
     if power <= level:
         raise ArgumentError(f"power must be above level = {level:g} (that much comes by chance), received {power:g}")
@@ -95,13 +83,6 @@ def table(config: Config, result: Result) -> Table:
     """The disagreements, those that rounding cannot explain first; contrasts and majority rates as notes.
 
     The column "rounding?" says whether rounding of inputs and result can explain the difference.
-
-    Args:
-        config: the study's.
-        result: its result.
-
-    Returns:
-        The table.
     """
     measured = result.measured
     columns = ("disagreement_places", "disagreement_bases", "disagreements", "explained_by_rounding")
@@ -122,23 +103,20 @@ def table(config: Config, result: Result) -> Table:
 
 
 def notes(config: Config, measured: dict) -> list[str]:
-    """One line a contrast, then the cells that the majority label alone would reach.
-
-    Args:
-        config: the study's.
-        measured: of the result.
-
-    Returns:
-        The lines.
-    """
-    lines = ["", "Mean gaps over cells, tested over clusters by exact sign flips (percentage points):"]
+    """One line a contrast, then the cells that the majority label alone would reach."""
+    lines = [
+        "",
+        "Mean gaps over cells (points), by exact sign flips over clusters: one-sided, Holm within the question,",
+    ]
+    lines += ["as the ledger judges them; in brackets two-sided, Holm over all nine contrasts:"]
     for name, item in measured["contrasts"].items():
         seeds = ", ".join(f"{n} at {d}" for d, n in measured["seeds_needed_by_paired_std"][name].items())
-        low, high = item["interval"]
+        (low, high), rule = item["interval"], item["by_the_rule"]
         lines.append(
             f"  {name:19} {item['mean']:+.2f} [{low:+.2f}, {high:+.2f}]  cells {item['positive']}+ {item['negative']}− "
             f"of {item['cells']}, clusters {item['clusters_positive']}+ of {item['clusters']}, "
-            f"p = {text(item['p_value'], 2)}, Holm {text(item['adjusted_p_value'], 2)}; "
+            f"p = {text(rule['p_value'], 2)}, Holm {text(rule['adjusted_p_value'], 2)} "
+            f"({text(item['p_value'], 2)}, {text(item['adjusted_p_value'], 2)}): {rule['verdict']}; "
             f"needs {item['clusters_needed']} clusters, or seeds a cell: {seeds}"
         )
     near = [cell for cell in measured["above_majority"] if cell["distance"] is not None]
@@ -150,24 +128,13 @@ def notes(config: Config, measured: dict) -> list[str]:
 
 
 def plot(config: Config, result: Result) -> Figure:
-    """Every contrast's cells, cluster means and interval on one axis of percentage points.
-
-    Args:
-        config: the study's.
-        result: its result.
-
-    Returns:
-        The figure.
-    """
+    """Every contrast's cells, cluster means and interval on one axis of percentage points."""
     from allora_analysis.plotting import COLOURS, panels
 
     figure, (axis,) = panels()
     names = [contrast.name for contrast in CONTRASTS]
     for height, contrast in enumerate(CONTRASTS):
-        found, summary = (
-            gaps(contrast.table, contrast.better, contrast.worse),
-            result.measured["contrasts"][contrast.name],
-        )
+        found, summary = of(contrast.name), result.measured["contrasts"][contrast.name]
         means = list(found.by_cluster().values())
         first = height == 0
         axis.plot(found.values, [height + 0.22] * found.values.size, "|", color=COLOURS["other"], label="cell" * first)

@@ -1,0 +1,404 @@
+"""§4.4 to §5.2 on models that fit a desk, from the recorded runs: Tables 1, 3 and 4, early epochs, own best rates.
+
+The runs are long: the rows read what `experiments/{commonsense,perception,ablation,learning_rates}.py` recorded, which
+state arms and stopping rules. Verdicts follow the rule of `statistics.directional`: cases that were not run are left
+out, and each row says what it covers. The rule was changed after these runs: one-sided, Holm over the cases run, where
+it was two-sided over all planned. Test loss stands beside accuracy. Checked by `tests/test_claims_our_runs.py`, which
+plants records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from allora_analysis.claims.accuracy import (
+    LEVEL,
+    RULE,
+    Pairs,
+    Runs,
+    differences,
+    diverged,
+    judged,
+    needed,
+    value,
+)
+from allora_analysis.claims.cases import Cases
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim
+from allora_analysis.finetune.setting import STUDY, Setting
+from allora_analysis.grid.presets import ablation, commonsense, learning_rates, perception
+from allora_analysis.grid.reading import recorded
+from allora_analysis.grid.sources import command
+from allora_analysis.statistics import Judgement, decide
+from allora_analysis.statistics.paired import TIE
+
+our_claim = functools.partial(claim, test="tests/test_claims_our_runs.py", reads=STUDY)
+PERCEIVED, ABLATED = perception.PRESETS["desk"], ablation.PRESETS["desk"]
+Rule = Callable[[Mapping[str, str]], str]
+
+
+def in_every(verdicts: Mapping[str, str]) -> str:
+    """A sentence about every case: one that is refuted refutes it, one that is open leaves it open."""
+    return next((worse for worse in ("refuted", "undecided") if worse in verdicts.values()), "holds")
+
+
+def not_run(why: str, answer: str) -> Finding:
+    """The finding where too little is recorded."""
+    return Finding("not_run", Evidence({}, {}, f"none: {why}"), answer=answer, flips_if="any record")
+
+
+def shown(family: Mapping[str, Judgement]) -> dict[str, Any]:
+    """Judgements for the evidence, by case."""
+    return {case: dataclasses.asdict(one) for case, one in family.items()}
+
+
+def over_seeds(complete: Mapping[str, list[float]]) -> list[float]:
+    """The mean over the cases recorded in full, seed by seed: seeds are what is independent."""
+    return [statistics.fmean(of) for of in zip(*complete.values(), strict=True)]
+
+
+def on_runs(
+    cases: Cases,
+    runs: Runs,
+    pairs: Mapping[str, Pairs],
+    answers: Mapping[str, str],
+    *,
+    rule: Rule = in_every,
+    own: Callable[[str], dict[str, list[float]]] | None = None,
+    more: Mapping[str, Any] | None = None,
+    at_paper: bool | str | None = None,
+) -> Finding:
+    """The first of each pair is better, case by case, by accuracy; test loss, the mean over cases and `more` beside it.
+
+    Args:
+        cases: the row's.
+        runs: what is recorded.
+        pairs: of runs by case, a pair a seed.
+        answers: by verdict; may hold {better}, {worse}, {open}, {n} cases, {mean} points, {names} of the worse ones.
+        rule: the row's verdict from the cases'.
+        own: the differences by endpoint, where they are not those of `pairs`.
+        more: evidence.
+        at_paper: where it does not follow from the signs of the means.
+
+    Returns:
+        The finding.
+    """
+    of = own or (lambda endpoint: differences(runs, pairs, endpoint))
+    complete, stopped = of("test_accuracy"), diverged(runs, pairs)
+    if not complete:
+        why = f"a run diverged among the pairs of {', '.join(stopped)}" if stopped else f"{len(runs)} runs are recorded"
+        found = not_run(why, "Not run: no case is recorded in full.")
+        return (
+            dataclasses.replace(found, verdict="undecided", corrected=why, answer="Undecided: runs diverged.")
+            if stopped
+            else found
+        )
+
+    def verdict(samples: Mapping[str, np.ndarray]) -> str:
+        found = decide({case: [sample] for case, sample in samples.items()}, "t", LEVEL, TIE)
+        return rule({case: one.verdict for case, one in found.items()})
+
+    tested, family = cases.test(complete, verdict), judged(complete)
+    signs = {
+        word: [case for case, one in family.items() if one.verdict == word]
+        for word in ("holds", "refuted", "undecided")
+    }
+    overall = judged({"mean over the cases": over_seeds(complete)})["mean over the cases"]
+    told = {
+        "better": len(signs["holds"]),
+        "worse": len(signs["refuted"]),
+        "open": len(signs["undecided"]),
+        "n": len(family),
+    }
+    told |= {"mean": f"{round(100 * overall.mean, 1) + 0.0:+.1f}", "names": "; ".join(signs["refuted"])}
+    lost = f"; {len(pairs) - len(complete)} more cases planned" if not own and len(complete) < len(pairs) else ""
+    measured = shown(family | {"mean over the cases": overall})
+    loss = shown(judged(of("test_loss")))
+    measured |= {
+        "test loss, its fall": loss,
+        "covers": f"{', '.join(complete)}{lost}",
+        "a run diverged in": stopped,
+    } | dict(more or {})
+    means = {one.mean > 0 for one in family.values()}
+    undecided = tested.verdict == "undecided"
+    return tested.finding(
+        {word: text.format(**told) for word, text in answers.items()},
+        evidence=Evidence({"difference": "above 0"}, measured, RULE, interval=overall.interval, n=overall.n),
+        size=Size(
+            100 * overall.mean,
+            "percentage points",
+            "the mean difference over the cases run",
+            *(100 * end for end in overall.interval),
+        ),
+        corrected=f"would be decided by {needed(family)}" if undecided else None,
+        flips_if=needed(family)
+        if undecided
+        else "seeds in which the difference is no longer clear in the cases that decide",
+        at_paper=("mixed" if len(means) > 1 else means.pop())
+        if at_paper is None
+        else at_paper
+        if at_paper != "none"
+        else None,
+    )
+
+
+def by_case(
+    wanted: Iterable[Setting], first: Mapping[str, Any], second: Callable[[Setting, Setting], bool]
+) -> dict[str, Pairs]:
+    """Pairs of one seed for each data set and η²: `first` names fields of the one, `second` finds the other."""
+    known = list(wanted)
+    cases: dict[str, list[tuple[Setting, Setting]]] = {}
+    for one in known:
+        if all(getattr(one, name) == field for name, field in first.items()):
+            other = next(run for run in known if second(one, run))
+            cases.setdefault(f"{one.data}, η² = {one.eta2:g}", []).append((one, other))
+    return cases
+
+
+def _same(one: Setting, other: Setting) -> bool:
+    return (one.data, one.seed) == (other.data, other.seed)
+
+
+def _lora(own_head: bool) -> Callable[[Setting, Setting], bool]:
+    def is_lora(one: Setting, run: Setting) -> bool:
+        rate = one.eta * perception.RATE
+        head = perception.RATE if own_head else rate
+        return _same(one, run) and run.arm == "lora" and (run.learning_rate, run.head_learning_rate) == (rate, head)
+
+    return is_lora
+
+
+def _arm(arm: str) -> Callable[[Setting, Setting], bool]:
+    def is_arm(one: Setting, run: Setting) -> bool:
+        if arm == "lora_x_eta" and one.eta2 == 1:  # LoRA × 1 is LoRA at l_b
+            return _lora(own_head=False)(one, run)
+        return _same(one, run) and (run.arm, run.eta2) == (arm, one.eta2)
+
+    return is_arm
+
+
+@our_claim(
+    "4-table-1-desk",
+    where=f"§4.5, Table 1, on SmolLM2-135M and {' and '.join(commonsense.DESK_DATA)}",
+    says="On average, ALLoRA and ALLoRA-0 each boosted accuracy by 0.3% over DoRA.",
+    reading="Both are better than DoRA on average over two tasks that have a training set of their own.",
+    command=command("commonsense", commonsense.PRESETS["desk"]),
+)
+def table_1(cases: Cases, folder: Path | None) -> Finding:
+    """ALLoRA and ALLoRA-0 minus DoRA, averaged over the tasks; task by task, and over LoRA, beside it."""
+    wanted = commonsense.PRESETS["desk"]
+    runs = recorded(wanted, folder)
+
+    def pairs(arm: str, other: str, data: str) -> Pairs:
+        those = [
+            sorted((one for one in wanted if (one.arm, one.data) == (name, data)), key=lambda one: one.seed)
+            for name in (arm, other)
+        ]
+        return list(zip(*those, strict=True))
+
+    every = {
+        f"{arm} over {other}, {data}": pairs(arm, other, data)
+        for other in ("dora", "lora")
+        for arm in ("allora", "allora_0")
+        for data in commonsense.DESK_DATA
+    }
+
+    def averaged(endpoint: str) -> dict[str, list[float]]:
+        found = differences(runs, every, endpoint)
+        tasks = {arm: [f"{arm} over dora, {data}" for data in commonsense.DESK_DATA] for arm in ("allora", "allora_0")}
+        return {
+            f"{arm} over dora": np.mean([found[task] for task in of], axis=0).tolist()
+            for arm, of in tasks.items()
+            if all(task in found for task in of)
+        }
+
+    ours = {case: of for case, of in every.items() if " over dora" in case}
+    if not averaged("test_accuracy") and not diverged(runs, ours):
+        return not_run(
+            f"{len(runs)} of {len(wanted)} runs are recorded",
+            f"Not run: {len(wanted)} runs of about 80 minutes each on two cores are out of reach here.",
+        )
+    beside = shown(judged(differences(runs, every)))
+    answers = {
+        "holds": "Yes: both by clearly more than chance on the desk, {mean} points on average.",
+        "refuted": "No: {names} is clearly worse on the desk.",
+        "undecided": "Undecided: {mean} points on average on the desk, of which chance cannot be excluded.",
+    }
+    return on_runs(cases, runs, ours, answers, own=averaged, more={"task by task": beside})
+
+
+@our_claim(
+    "4-table-3-desk",
+    where="Appendix D, on all-MiniLM-L6-v2",
+    says="Each cell is an average of 5 runs. ALLoRA is universally better than LoRA in terms of accuracy.",
+    reading="On another model, 3 seeds, the data sets recorded; LoRA at η·l_b, its classifier too, as in the caption.",
+    command=command("perception", PERCEIVED),
+    depends_on=("D-universally-better",),
+)
+def table_3(cases: Cases, folder: Path | None) -> Finding:
+    """ALLoRA minus LoRA at η·l_b; beside it with the classifier at l_b in both, and with dropout minus without."""
+    runs = recorded(PERCEIVED, folder)
+    beside = {"classifier at l_b in both": _lora(own_head=True), "ALLoRA with dropout minus without": _arm("allora_0")}
+    more = {
+        name: shown(judged(differences(runs, by_case(PERCEIVED, {"arm": "allora"}, other))))
+        for name, other in beside.items()
+    }
+    answers = {
+        "refuted": "No: clearly worse in {worse} of {n} cases on the desk, {mean} points on average.",
+        "undecided": "Undecided on the desk: clearly better in {better} of {n} cases, {mean} points on average.",
+        "holds": "Yes: clearly better in all {n} cases on the desk, {mean} points on average.",
+    }
+    return on_runs(cases, runs, by_case(PERCEIVED, {"arm": "allora"}, _lora(own_head=False)), answers, more=more)
+
+
+@our_claim(
+    "4-table-4-desk",
+    where="Appendix E, on all-MiniLM-L6-v2",
+    says="Each cell is an average of 5 runs. ALLoRA is universally better than the rest in the family.",
+    reading="On another model, 3 seeds and the data sets recorded: ALLoRA-OD, ASF-LoRA and LoRA × η at each η².",
+    command=f"{command('perception', PERCEIVED)} && {command('ablation', ABLATED)}",
+    depends_on=("E-universally-better",),
+)
+def table_4(cases: Cases, folder: Path | None) -> Finding:
+    """ALLoRA minus each of ALLoRA-OD, ASF-LoRA and LoRA × η."""
+    wanted = [*PERCEIVED, *ABLATED]
+    pairs = {
+        f"over {arm}, {case}": those
+        for arm in ablation.ARMS
+        for case, those in by_case(wanted, {"arm": "allora"}, _arm(arm)).items()
+    }
+    answers = {
+        "refuted": "No: clearly worse in {worse} of {n} cases on the desk, {mean} points on average.",
+        "undecided": "Undecided on the desk: clearly better in {better}, clearly worse in {worse} of {n} cases.",
+        "holds": "Yes: clearly better in all {n} cases on the desk, {mean} points on average.",
+    }
+    return on_runs(cases, recorded(wanted, folder), pairs, answers)
+
+
+@our_claim(
+    "5.1-early-epochs",
+    where="§5.1, on all-MiniLM-L6-v2",
+    says="The result matches our conjecture that stochastic noise experienced by ALLoRA-OD might have dragged down "
+    "accuracy at early epochs.",
+    reading="After the first of two epochs ALLoRA is ahead of ALLoRA-OD on average over η² and the data sets recorded; "
+    "Table 4 prints the last epoch alone.",
+    command=f"{command('perception', PERCEIVED)} && {command('ablation', ABLATED)}",
+    depends_on=("5.1-better-than-od", "4-od-noise"),
+)
+def early_epochs(cases: Cases, folder: Path | None) -> Finding:
+    """ALLoRA minus ALLoRA-OD after epoch 1, seed by seed; case by case beside it."""
+    wanted = [*PERCEIVED, *ABLATED]
+    runs, pairs = recorded(wanted, folder), by_case(wanted, {"arm": "allora"}, _arm("allora_od"))
+
+    def average(endpoint: str) -> dict[str, list[float]]:
+        found = differences(runs, pairs, endpoint, epoch=0)
+        return {"over allora_od, epoch 1": over_seeds(found)} if found else {}
+
+    beside = shown(judged(differences(runs, pairs, epoch=0)))
+    answers = {
+        "undecided": "Undecided: {mean} points after one epoch on the desk; Table 4 has no early epoch.",
+        "holds": "Yes: after one epoch ALLoRA is {mean} points ahead on the desk.",
+        "refuted": "No: after one epoch ALLoRA is {mean} points from ALLoRA-OD on the desk.",
+    }
+    return on_runs(cases, runs, pairs, answers, own=average, more={"case by case": beside})
+
+
+OURS = "allora_0"  # the paper's ALLoRA, as all arms here without dropout: the others stand beside it in the evidence
+ABSTRACT = (
+    "Empirical results show that ALLoRA admits better accuracy than LoRA on various settings, including against recent "
+    "LoRA variants such as Weight-Decomposed Low-Rank Adaptation (DoRA)."
+)
+
+
+def listed(model: str, optimizer: str) -> list[Setting]:
+    """The runs of one list of `experiments.learning_rates`."""
+    return [one for one in learning_rates.PRESETS["desk"] if (one.model, one.optimizer) == (model, optimizer)]
+
+
+def at_rate(wanted: Iterable[Setting], arm: str, rate: float) -> list[Setting]:
+    """An arm's runs at a rate, a seed each."""
+    return sorted((one for one in wanted if (one.arm, one.learning_rate) == (arm, rate)), key=lambda one: one.seed)
+
+
+def best_rate(runs: Runs, wanted: Iterable[Setting], arm: str) -> float | None:
+    """The rate of an arm's best average validation accuracy; None while a run is missing."""
+    rates = dict.fromkeys(one.learning_rate for one in wanted if one.arm == arm)
+    if not all(one in runs for one in wanted if one.arm == arm):
+        return None
+    return max(
+        rates,
+        key=lambda rate: statistics.fmean(
+            value(runs[one], "validation_accuracy") or 0.0 for one in at_rate(wanted, arm, rate)
+        ),
+    )
+
+
+def own_best_rate(cases: Cases, model: str, optimizer: str, folder: Path | None) -> Finding:
+    """ALLoRA-0 at the rate that validation chose, minus LoRA at its own, on the test split; the other arms beside it.
+
+    One comparison is the paper's sentence; the other arms are a family of their own in the evidence.
+    """
+    wanted = listed(model, optimizer)
+    runs, arms = recorded(wanted, folder), dict.fromkeys(one.arm for one in wanted)
+    rates = {arm: best for arm in arms if (best := best_rate(runs, wanted, arm)) is not None}
+    if "lora" not in rates or OURS not in rates:
+        return not_run(f"{len(runs)} of {len(wanted)} runs are recorded", "Not run: an arm lacks runs.")
+    lora = at_rate(wanted, "lora", rates["lora"])
+    pairs = {
+        arm: list(zip(at_rate(wanted, arm, rate), lora, strict=True)) for arm, rate in rates.items() if arm != "lora"
+    }
+    ends = {
+        arm: (min(of), max(of)) for arm in rates for of in [{one.learning_rate for one in wanted if one.arm == arm}]
+    }
+    others = judged({arm: of for arm, of in differences(runs, pairs).items() if arm != OURS})
+    more = {
+        "learning_rate": rates,
+        "best at an end of their range": [arm for arm, rate in rates.items() if rate in ends[arm]],
+        "other arms": shown(others),
+    }
+    same = {"at 1e-4": list(zip(*(at_rate(wanted, arm, perception.RATE) for arm in (OURS, "lora")), strict=True))}
+    paper = differences(runs, same).get("at 1e-4") if optimizer == "adamw" else None
+    apart = f"LoRA at {rates['lora']:g}, ALLoRA-0 at {rates[OURS]:g}"
+    answers = {
+        "undecided": f"Undecided: {{mean}} points apart at their own best rates ({apart}).",
+        "holds": f"Yes: {{mean}} points ahead at their own best rates ({apart}).",
+        "refuted": f"No: {{mean}} points at their own best rates ({apart}).",
+    }
+    return on_runs(
+        cases, runs, {OURS: pairs[OURS]}, answers, more=more, at_paper=statistics.fmean(paper) > 0 if paper else "none"
+    )
+
+
+def best_rate_claim(identifier: str, model: str, optimizer: str, spelt: str) -> Callable:
+    """A row's sentence, at each method's own best learning rate."""
+    return our_claim(
+        identifier,
+        where=f"Abstract, on {model} under {spelt}",
+        says=ABSTRACT,
+        reading="ALLoRA-0 against LoRA, as no arm here has dropout, each at its own best learning rate of those tried.",
+        command=command("learning_rates", listed(model, optimizer)),
+    )
+
+
+@best_rate_claim("4-own-best-rate", "all-MiniLM-L6-v2", "adamw", "AdamW")
+def own_best_rate_adamw(cases: Cases, folder: Path | None) -> Finding:
+    """On all-MiniLM-L6-v2 under AdamW."""
+    return own_best_rate(cases, "all-MiniLM-L6-v2", "adamw", folder)
+
+
+@best_rate_claim("4-own-best-rate-sgd", "all-MiniLM-L6-v2", "sgd", "SGD")
+def own_best_rate_sgd(cases: Cases, folder: Path | None) -> Finding:
+    """On all-MiniLM-L6-v2 under SGD."""
+    return own_best_rate(cases, "all-MiniLM-L6-v2", "sgd", folder)
+
+
+@best_rate_claim("4-own-best-rate-smollm2", "SmolLM2-135M", "adamw", "AdamW")
+def own_best_rate_smollm2(cases: Cases, folder: Path | None) -> Finding:
+    """On SmolLM2-135M under AdamW."""
+    return own_best_rate(cases, "SmolLM2-135M", "adamw", folder)

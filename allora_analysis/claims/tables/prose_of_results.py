@@ -1,0 +1,395 @@
+"""The sentences that rest on Tables 3 and 4 and Figures 3 and 4: better, universally, comparable, fair, optimal.
+
+A sentence of direction or equality is judged by the rule of `statistics.directional`, within its question
+(`contrasts.QUESTIONS`); one that claims every case by the order of the printed numbers. ALLoRA against DoRA: `table_1`.
+Checked by `tests/test_claims_tables_rows.py`, which plants wrong numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.claims.tables import arithmetic, contrasts
+from allora_analysis.claims.tables.contrasts import BY_NAME, MARGIN, RULE, average_is, by_the_rule, everywhere
+from allora_analysis.claims.tables.procedures import rises
+from allora_analysis.claims.tables.reported import COLUMNS_3, ETA_SQUARED, FIGURE_3, FIGURE_4
+from allora_analysis.claims.tables.table_1 import CONSISTENTLY, SECTION_6, reported_claim
+from allora_analysis.statistics import judge_family
+
+OVER_HALF = (
+    "ASF-LoRA is not a competitive method, as over half of cases see ASF-LoRA's accuracy significantly lower than LoRA "
+    "with a comparable fixed scaling factor (positive numbers in Figure 4 Bottom Right)."
+)
+DIFFERENCE = "Overall speaking, ALLoRA has better accuracy than ALLoRA-OD. But the difference is moderate, as average "
+DIFFERENCE += "improvement over all cases is 0.3%."
+ADVANTAGE = "ALLoRA has a significant advantage over ASF-LoRA as average improvement over all cases is 1.0%."
+OVER_ETA = (
+    "ALLoRA is significantly better than LoRA with a comparable fixed scaling factor, as average improvement over "
+)
+OVER_ETA += "all cases is 0.9%."
+ANSWERS = {
+    "holds": "Yes: by {mean} points on average, in {clusters} pairs of model and data set (p = {p}).",
+    "undecided": "Undecided: {mean} points on average, better in {clusters} pairs; may be chance (p = {p}).",
+    "refuted": "No: by {mean} points on average, better in {clusters} pairs (p = {p}).",
+}
+
+
+def _rows(name: str, panel: int) -> Mapping[str, float]:
+    # A panel's row averages, as printed.
+    (one,) = [
+        each for each in (*FIGURE_3, *FIGURE_4)[panel : panel + 1] if name == f"{each.minuend} − {each.subtrahend}"
+    ]
+    return {f"{row.model}, {row.dataset}": row.average for row in one.rows}
+
+
+def stated(cases: Cases, value: float, name: str, panel: int) -> Finding:
+    """A stated average against the table's cells, and pair by pair against the figure's printed averages."""
+    return average_is(cases, value, (name,), lambda which: _rows(which, panel))
+
+
+def exchanged(name: str) -> dict[str, object]:
+    """A contrast of Table 3 with the two accuracies exchanged that Figure 3 has the other way round."""
+    found = contrasts.of(name, arithmetic.with_exchanged())
+    return {"as Figure 3 has the cells": {"mean": float(found.values.mean()), "by part": found.by_part()}}
+
+
+@reported_claim("4.4-average", where="§4.4", says="Average improvement over all cases is 0.3%.")
+def average_over_lora(cases: Cases) -> Finding:
+    """ALLoRA − LoRA."""
+    return stated(cases, 0.3, "ALLoRA − LoRA", 0)
+
+
+@reported_claim("5.1-average", where="§5.1", says=DIFFERENCE, reading="The average is 0.3.")
+def average_over_od(cases: Cases) -> Finding:
+    """ALLoRA − ALLoRA-OD."""
+    return stated(cases, 0.3, "ALLoRA − ALLoRA-OD", 2)
+
+
+@reported_claim("5.2-average-asf", where="§5.2", says=ADVANTAGE, reading="The average is 1.0.")
+def average_over_asf(cases: Cases) -> Finding:
+    """ALLoRA − ASF-LoRA."""
+    return stated(cases, 1.0, "ALLoRA − ASF-LoRA", 3)
+
+
+@reported_claim("5.2-average-eta", where="§5.2", says=OVER_ETA, reading="The average is 0.9.")
+def average_over_eta(cases: Cases) -> Finding:
+    """ALLoRA − LoRA×η."""
+    return stated(cases, 0.9, "ALLoRA − LoRA×η", 4)
+
+
+@reported_claim(
+    "4.4-better-than-lora",
+    where="§4.4, Figure 3 left",
+    says="The result shows that ALLoRA in general admits better accuracy over plain LoRA.",
+    reading="On average over models and data sets; LoRA at η·l_b.",
+    depends_on=("F3-cells",),
+)
+def better_than_lora(cases: Cases) -> Finding:
+    """ALLoRA − LoRA in Table 3."""
+    return by_the_rule(cases, "ALLoRA − LoRA", ANSWERS, exchanged("ALLoRA − LoRA"))
+
+
+@reported_claim(
+    "A-dropout-free-better",
+    where="Abstract",
+    says="Empirical results show that ALLoRA admits better accuracy than LoRA on various settings, including against "
+    "recent LoRA variants such as Weight-Decomposed Low-Rank Adaptation (DoRA).",
+    reading='ALLoRA-0, as the abstract calls its solution "Dropout-free"; against LoRA.',
+)
+def dropout_free_better(cases: Cases) -> Finding:
+    """ALLoRA-0 − LoRA in Table 3."""
+    return by_the_rule(cases, "ALLoRA-0 − LoRA", ANSWERS, exchanged("ALLoRA-0 − LoRA"))
+
+
+@reported_claim(
+    "4.4-no-difference",
+    where="§4.4, Figure 3 right",
+    says="Figure 3 Right shows that there is no evident difference between ALLoRA and ALLoRA-0, matching our "
+    "theoretical result from 3.1.",
+    reading="Less than half a point apart; the evidence has a quarter of a point and a whole one too.",
+)
+def no_difference(cases: Cases) -> Finding:
+    """ALLoRA-0 − ALLoRA in Table 3, by equivalence."""
+    means = contrasts.family("ALLoRA-0 − ALLoRA")
+    other = {f"{m:g}": contrasts.judged(means, margin=m)["ALLoRA-0 − ALLoRA"].verdict for m in (MARGIN / 2, 2 * MARGIN)}
+    answers = {
+        "holds": f"Yes: {{mean}} points, shown to be within ± {MARGIN:g} (adjusted p = {{p}}).",
+        "undecided": f"Undecided: {{mean}} points, not shown to be within ± {MARGIN:g} (adjusted p = {{p}}).",
+    }
+    return by_the_rule(cases, "ALLoRA-0 − ALLoRA", answers, {"verdict at another margin": other})
+
+
+@reported_claim(
+    "6-better-than-lora",
+    where="§6",
+    says=SECTION_6,
+    reading="ALLoRA against LoRA over the models, data sets and rates of Table 3, multiple of each.",
+)
+def better_over_multiple(cases: Cases) -> Finding:
+    """ALLoRA − LoRA in Table 3, the same comparison as 4.4-better-than-lora; by model, data set and η² beside it."""
+    parts = contrasts.of("ALLoRA − LoRA").by_part()
+    against = [part for part, value in parts.items() if value <= 0]
+    k = len(parts) - len(against)
+    words = f"Yes: {{mean}} points on average, above 0 in {k} of {len(parts)} averages, not on {', '.join(against)}."
+    return by_the_rule(cases, "ALLoRA − LoRA", ANSWERS | {"holds": words}, exchanged("ALLoRA − LoRA"))
+
+
+@reported_claim(
+    "6-over-backbones",
+    where="§6",
+    says=SECTION_6,
+    reading="A new backbone would show it too: the unit is the model, of which Tables 1, 3 and 4 have three each.",
+)
+def over_backbones(cases: Cases) -> Finding:
+    """Every contrast with the model as the unit: what no gaps of three models could have decided."""
+    models = {name: list(contrasts.of(name).by_part((0,)).values()) for name in BY_NAME}
+
+    def rule(samples: Mapping[str, np.ndarray]) -> str:
+        return judge_family({"ALLoRA − LoRA": samples["ALLoRA − LoRA"]})["ALLoRA − LoRA"].verdict
+
+    tested, one = cases.test(models, rule), judge_family({0: models["ALLoRA − LoRA"]})[0]
+    p_values = {name: judge_family({0: values})[0].p_value for name, values in models.items()}
+    n, least = f"{one.needed} models" if one.needed else "more models", one.smallest_p_value
+    return tested.finding(
+        {"undecided": f"Undecided, whatever the gaps: three models cannot tell (p is at least {least:g})."},
+        evidence=Evidence({"mean gap": "above 0"}, {"by model": models, "p_values": p_values}, RULE, n=one.n),
+        size=Size(one.mean, "percentage points", "the mean gap ALLoRA − LoRA over models"),
+        corrected=f"would be decided by {n}",
+        flips_if=n,
+        at_paper=one.mean > 0,
+    )
+
+
+@reported_claim(
+    "1-consistently-lora",
+    where="§1, contribution 3",
+    says=CONSISTENTLY,
+    reading="In Table 3, in the average of every model and of every data set.",
+)
+def consistently_lora(cases: Cases) -> Finding:
+    """ALLoRA − LoRA by model and by data set; by (model, data set) beside it."""
+    found = contrasts.of("ALLoRA − LoRA")
+    more = {"by model and data set": {", ".join(pair): value for pair, value in found.by_cluster().items()}}
+    words = "No: on average over {k} of the {n} models and data sets, not over the other."
+    return everywhere(cases, found.by_part((0, 1)), words, more | exchanged("ALLoRA − LoRA"))
+
+
+def universally(cases: Cases, names: tuple[str, ...]) -> Finding:
+    """Whether every cell of a table has a gap above 0, in each contrast; averages beside it."""
+    cells, parts = {}, {}
+    for name in names:
+        found = contrasts.of(name)
+        cells |= {f"{name}: {', '.join(label)}": float(v) for label, v in zip(found.labels, found.values, strict=True)}
+        parts |= {f"{name}: {part}": value for part, value in found.by_part().items()}
+    above = sum(value > 0 for value in parts.values())
+    words = f"No: in {{k}} of {{n}} cells; in {above} of {len(parts)} averages by model, data set or η²."
+    more = {"averages not above 0": {part: value for part, value in parts.items() if value <= 0}}
+    return everywhere(cases, cells, words, more)
+
+
+@reported_claim(
+    "D-universally-better",
+    where="Appendix D",
+    says="Each cell is an average of 5 runs. ALLoRA is universally better than LoRA in terms of accuracy.",
+    reading="In every cell of Table 3, of which the sentence before speaks; whether more than chance is another row.",
+)
+def universally_better_than_lora(cases: Cases) -> Finding:
+    """ALLoRA − LoRA, cell by cell."""
+    return universally(cases, ("ALLoRA − LoRA",))
+
+
+FAMILY = ("ALLoRA − ALLoRA-OD", "ALLoRA − ASF-LoRA", "ALLoRA − LoRA×η")
+
+
+@reported_claim(
+    "E-universally-better",
+    where="Appendix E",
+    says="Each cell is an average of 5 runs. ALLoRA is universally better than the rest in the family.",
+    reading="In every cell of Table 4, of which the sentence before speaks; whether more than chance is another row.",
+)
+def universally_better_in_family(cases: Cases) -> Finding:
+    """ALLoRA against the three others of Table 4, cell by cell."""
+    return universally(cases, FAMILY)
+
+
+@reported_claim(
+    "6-optimal",
+    where="Abstract; §6",
+    says="Ablation studies show our solution is the optimal in a family of weight-dependent / output-dependent "
+    "approaches.",
+    reading="Better on average than each other member of Table 4: all three comparisons must hold.",
+)
+def optimal_in_family(cases: Cases) -> Finding:
+    """The three contrasts of the question together; the lead at each η² beside them."""
+    means = contrasts.family(FAMILY[0])
+
+    def rule(samples: Mapping[str, np.ndarray]) -> str:
+        verdicts = {one.verdict for one in contrasts.judged(dict(samples)).values()}
+        return "refuted" if "refuted" in verdicts else "undecided" if "undecided" in verdicts else "holds"
+
+    tested, found = cases.test(means, rule), contrasts.judged(means)
+    leads = {f"{name}, {eta}": v for name in means for eta, v in contrasts.of(name).by_part((2,)).items()}
+    open_ones = [name.removeprefix("ALLoRA − ") for name, one in found.items() if one.verdict == "undecided"]
+    least, behind = min(found.values(), key=lambda one: one.mean), ", ".join(open_ones)
+    return tested.finding(
+        {
+            "undecided": f"Undecided: highest average at each η², but the lead over {behind} may be chance.",
+            "holds": "Yes: better than each other member by more than chance.",
+        },
+        evidence=Evidence({"lead": "above 0 in each"}, {"judged": found, "lead at each η²": leads}, RULE, n=least.n),
+        size=Size(least.mean, "percentage points", "the least lead over another member", *least.interval),
+        corrected=f"would be decided by {least.needed} pairs of model and data set {least.needed_interval}",
+        flips_if=f"{least.needed} pairs of model and data set of this mean and spread",
+        at_paper=all(value > 0 for value in leads.values()),
+    )
+
+
+@reported_claim("5.1-better-than-od", where="§5.1", says=DIFFERENCE)
+def better_than_od(cases: Cases) -> Finding:
+    """ALLoRA − ALLoRA-OD in Table 4."""
+    return by_the_rule(cases, "ALLoRA − ALLoRA-OD", ANSWERS)
+
+
+@reported_claim("5.2-better-than-asf", where="§5.2", says=ADVANTAGE)
+def better_than_asf(cases: Cases) -> Finding:
+    """ALLoRA − ASF-LoRA in Table 4."""
+    return by_the_rule(cases, "ALLoRA − ASF-LoRA", ANSWERS)
+
+
+@reported_claim("5.2-better-than-eta", where="§5.2", says=OVER_ETA)
+def better_than_eta(cases: Cases) -> Finding:
+    """ALLoRA − LoRA×η in Table 4."""
+    return by_the_rule(cases, "ALLoRA − LoRA×η", ANSWERS)
+
+
+@reported_claim(
+    "5.2-over-half",
+    where="§5.2",
+    says=OVER_HALF,
+    reading="Lower in over half of the cells; whether significantly is row 5.2-asf-significantly.",
+)
+def over_half(cases: Cases) -> Finding:
+    """The 18 gaps of Figure 4, bottom right, against Table 4's, and how many are positive in both."""
+    comparisons = arithmetic.panel_cells(FIGURE_4[3])
+    positive = sum(item.printed > 0 for item in comparisons)
+    judged = cases.judge(
+        [Case(item.where, item, True) for item in comparisons],
+        measure=lambda item: float(item.recomputed),
+        printed=lambda item, seen: 2 * positive > len(comparisons) and abs(float(item.printed) - seen) <= 0.015 + 1e-9,
+    )
+    return judged.finding(
+        {"holds": f"Yes: lower in {positive} of {len(comparisons)} cells; whether significantly is another row."},
+        evidence=judged.evidence(
+            "rounding; order of printed numbers", lambda item: float(item.printed), tolerance=0.015
+        ),
+        size=Size(float(positive), "cells", f"of {len(comparisons)} have ASF-LoRA below LoRA × η"),
+        flips_if="a positive gap in half of the cells or fewer",
+    )
+
+
+@reported_claim("5.2-asf-significantly", where="§5.2", says=OVER_HALF, reading="Significantly lower on average.")
+def asf_significantly(cases: Cases) -> Finding:
+    """LoRA×η − ASF-LoRA in Table 4."""
+    return by_the_rule(cases, "LoRA×η − ASF-LoRA", ANSWERS)
+
+
+@reported_claim(
+    "5.2-asf-not-better",
+    where="Figure 4, caption",
+    says="Bottom right: Adaptive scale factor is not better than a fixed scale factor.",
+    reading="The fixed one is as good or better on average: the same comparison as 5.2-asf-significantly.",
+)
+def asf_not_better(cases: Cases) -> Finding:
+    """LoRA×η − ASF-LoRA in Table 4; the pairs in which ASF-LoRA is ahead beside it."""
+    ahead = {", ".join(p): -v for p, v in contrasts.of("LoRA×η − ASF-LoRA").by_cluster().items() if v < 0}
+    words = "Undecided: the fixed one is {mean} points ahead, in {clusters} pairs; may be chance (p = {p})."
+    return by_the_rule(cases, "LoRA×η − ASF-LoRA", ANSWERS | {"undecided": words}, {"ASF-LoRA ahead": ahead})
+
+
+@reported_claim(
+    "5.2-better-family",
+    where="§5.2",
+    says="Since we know that ALLoRA-OD is only slightly worse than ALLoRA, the evidence leans toward that Adaptive "
+    "Learning Rate is in general a better solution family than Adaptive Scaling Factor.",
+    reading="ALLoRA-OD, the family's other member, is better than ASF-LoRA as well.",
+)
+def better_family(cases: Cases) -> Finding:
+    """ALLoRA-OD − ASF-LoRA in Table 4."""
+    return by_the_rule(cases, "ALLoRA-OD − ASF-LoRA", ANSWERS)
+
+
+@reported_claim(
+    "4.4-fair-to-lora",
+    where="§4.4",
+    says="To be fair for LoRA, we run LoRA at learning rate l ∈ {1e−4, √2e−4, 2e−4}, respectively.",
+    reading="LoRA has as many settings as ALLoRA, and with each at the best of its three ALLoRA is still ahead.",
+    depends_on=("4.4-better-than-lora",),
+)
+def fair_to_lora(cases: Cases) -> Finding:
+    """The best of three η² of ALLoRA against the best of three rates of LoRA, a (model, data set) each."""
+    found = {arm: _best(arm) for arm in ("ALLoRA", "LoRA")}
+    lead = np.array([ours[0] - lora[0] for ours, lora in zip(found["ALLoRA"], found["LoRA"], strict=True)])
+    tested = cases.test({"best": lead}, lambda samples: judge_family(samples, grain=1e-9)["best"].verdict)
+    one = judge_family({"best": lead}, grain=1e-9)["best"]
+    at_end = {arm: sum(eta == max(ETA_SQUARED) for _, eta in of) for arm, of in found.items()}
+    told = (
+        f"{one.mean:+.2f} points best against best; LoRA still rises at its range's end in {at_end['LoRA']} of {one.n}"
+    )
+    return tested.finding(
+        {"holds": f"Yes: {told}.", "undecided": f"Undecided: {told}."},
+        evidence=Evidence(
+            {"lead": "above 0"},
+            {"judged": one, "best at the range's end": at_end},
+            RULE,
+            interval=one.interval,
+            n=one.n,
+        ),
+        size=Size(one.mean, "percentage points", "ALLoRA's lead, each at the best of three", *one.interval),
+        corrected=f"would be decided by {one.needed} pairs {one.needed_interval}"
+        if one.needed
+        else "a wider range of rates",
+        flips_if="a range of rates that has LoRA's best inside it",
+        at_paper=one.mean > 0,
+    )
+
+
+def _best(arm: str) -> list[tuple[float, float]]:
+    # The best accuracy over η² and its η², a (model, data set) each.
+    table = arithmetic.by_key(arithmetic.TABLE_3)
+    return [max((table[(*pair, eta, arm)], eta) for eta in ETA_SQUARED) for pair in COLUMNS_3]
+
+
+@reported_claim(
+    "1-no-cross-validation",
+    where="§1; §4.5",
+    says="First, by removing the Dropout regularization and the scaling factor, ALLoRA is simpler to employ as it no "
+    "longer requires cross-validation of those parameters.",
+    reading="What is left to choose moves Table 3's accuracies by less than half a point: dropout (ALLoRA-0 − ALLoRA) "
+    "and η, which §4.5 chooses from three (η² = 4 minus η² = 1).",
+    depends_on=("4.4-no-difference",),
+)
+def no_cross_validation(cases: Cases) -> Finding:
+    """Two equivalences in Table 3, margin half a point: of the drop rate, and of η."""
+    dropout = np.array(list(contrasts.of("ALLoRA-0 − ALLoRA").by_cluster().values()))
+    samples, margins = {"dropout": dropout, "η": rises("ALLoRA")}, {"dropout": MARGIN, "η": MARGIN}
+
+    def rule(those: Mapping[str, np.ndarray]) -> str:
+        verdicts = {one.verdict for one in judge_family(those, margins=margins).values()}
+        return "refuted" if "refuted" in verdicts else "undecided" if "undecided" in verdicts else "holds"
+
+    tested, found = cases.test(samples, rule), judge_family(samples, margins=margins)
+    eta = found["η"]
+    return tested.finding(
+        {"refuted": f"Partly: dropout does not matter; η, still chosen, moves accuracy by {eta.mean:.1f} points."},
+        evidence=Evidence(
+            dict.fromkeys(samples, f"within ± {MARGIN:g}"), {"judged": found}, RULE, tolerance=MARGIN, n=eta.n
+        ),
+        size=Size(eta.mean, "percentage points", "ALLoRA's gain from η² = 1 to η² = 4", *eta.interval),
+        corrected="would be decided by more pairs of model and data set" if tested.verdict == "undecided" else None,
+        flips_if="accuracies that stay within half a point over η²",
+        at_paper=all(abs(one.mean) < MARGIN for one in found.values()),
+    )

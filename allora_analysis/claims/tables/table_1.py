@@ -1,0 +1,422 @@
+"""Table 1 and its sentences: averages, parameters, DoRA's rows, and ALLoRA against DoRA.
+
+Checked by `tests/test_claims_tables_rows.py`, which plants wrong numbers. Comparisons are judged by the rule of
+`statistics.directional`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from allora_analysis.claims.cases import Case, Cases, Judged
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim
+from allora_analysis.claims.tables import arithmetic, contrasts
+from allora_analysis.claims.tables.arithmetic import Comparison
+from allora_analysis.claims.tables.contrasts import average_is, by_the_rule, everywhere
+from allora_analysis.claims.tables.reported import (
+    ARCHITECTURES,
+    DORA_PUBLISHED,
+    DORA_SOURCE,
+    ETA_SQUARED,
+    TABLE_1,
+    TASKS,
+)
+from allora_analysis.validation import count
+
+reported_claim = functools.partial(
+    claim, command="python -m allora_analysis.claims.tables", test="tests/test_claims_tables_rows.py"
+)
+ROUNDING = "half a unit of the printed number's last digit, and what rounding of its inputs can add"
+DORA_RATES = (1e-4, 2e-4)  # §4.5: DoRA's learning rates, of which its authors report the best
+CONSISTENTLY = (
+    "We obtain that despite ALLoRA employing less hyperparameters than LoRA, it is able to outperform its counter part "
+    "and recent variants such as DoRA consistently."
+)
+SECTION_6 = (
+    "Empirical results show that ALLoRA admits better accuracy than plain LoRA over multiple backbones, datasets, and "
+    "learning rates; and better accuracy than recent successful LoRA variants such as DoRA."
+)
+PARAMETERS = (
+    "In Table 1 we also report the number of trainable parameters as a percentage of the number of pre trained "
+    "parameters."
+)
+BOOSTED = "On average, ALLoRA and ALLoRA-0 each boosted accuracy by 0.3% over DoRA."
+UNIVERSALLY = "Since DoRA results are universally better than other PEFT methods, we only compare ALLoRA to DoRA."
+
+
+def compared(cases: Cases, comparisons: Sequence[Comparison], allowed: str = "explained", **texts: Any) -> Finding:
+    """Printed numbers against recomputed ones; `texts` are the finding's, `mended` comparisons that must agree."""
+    mended: Mapping[str, Comparison] = {item.where: item for item in texts.pop("mended", ())}
+    judged = cases.judge(
+        [Case(item.where, item) for item in comparisons],
+        measure=lambda item: float(item.recomputed),
+        printed=lambda item, seen: _agrees(item, seen, allowed),
+        corrected=(lambda item, seen: _agrees_mended(item, seen, mended, allowed)) if mended else None,
+    )
+    return judged.finding(
+        texts.pop("answers"), evidence=_evidence(judged, mended, allowed), **({"flips_if": "another digit"} | texts)
+    )
+
+
+def _agrees(item: Comparison, seen: float, allowed: str) -> bool:
+    return bool(getattr(dataclasses.replace(item, recomputed=arithmetic.exact(seen)), allowed))
+
+
+def _agrees_mended(item: Comparison, seen: float, mended: Mapping[str, Comparison], allowed: str) -> bool:
+    # What was measured must be the comparison's own; the mended one must agree.
+    return math.isclose(seen, float(item.recomputed), abs_tol=1e-9) and bool(getattr(mended[item.where], allowed))
+
+
+def _evidence(judged: Judged, mended: Mapping[str, Comparison], allowed: str) -> Evidence:
+    items = [mended.get(case.name, case.inputs) for case in judged.cases]
+    rows = arithmetic.disagreements_among(items)
+    beyond = [case.name for case in judged.cases if not getattr(case.inputs, allowed)]
+    worst = max(items, key=lambda item: abs(item.difference))
+    return Evidence(
+        {row.where: row.printed for row in rows},
+        {row.where: row.recomputed for row in rows} | {"as_printed_disagreeing": beyond},
+        ROUNDING if allowed == "explained" else "half a unit of the printed number's last digit",
+        float(abs(worst.difference)),
+        float(max(item.half_unit + item.input_error * (allowed == "explained") for item in items)),
+        n=len(items),
+    )
+
+
+@reported_claim("T1-averages", where="Table 1", says="Avg", reading="The mean of the row's eight accuracies.")
+def averages(cases: Cases) -> Finding:
+    """Each "Avg" against the mean of its row."""
+    return compared(
+        cases,
+        arithmetic.table_1_averages(),
+        answers={"holds": "Yes: all 18 averages follow from their rows, within rounding."},
+        flips_if="an average further from its row's mean than rounding of both can explain",
+    )
+
+
+# DoRA's share at LLaMA3-8B, r = 16 is 0.36 from the architecture; 0.35 is LoRA's there.
+MISPRINTED = {"Table 1, LLaMA3-8B, r = 16, DoRA, # Params %": 0.36}
+
+
+def parameters_of(cases: Cases, arm: str, answer: str, formula: str) -> Finding:
+    """Table 1's parameter column for ALLoRA or DoRA, as a share of the pre-trained and of all parameters."""
+    pretrained, of_all = (
+        [item for item in arithmetic.table_1_parameters(base) if f", {arm}," in item.where]
+        for base in arithmetic.DENOMINATORS
+    )
+    mended = [
+        dataclasses.replace(item, printed=arithmetic.exact(MISPRINTED.get(item.where, float(item.printed))))
+        for item in of_all
+    ]
+    return compared(
+        cases,
+        pretrained,
+        "agrees",
+        mended=mended,
+        answers={"holds_corrected": answer},
+        corrected=formula,
+        flips_if="another list of adapted modules, or sizes of the models, that makes the printed shares",
+    )
+
+
+@reported_claim("T1-parameters-allora", where="Table 1; §4.5", says=PARAMETERS, reading="Of ALLoRA's rows.")
+def parameters_of_allora(cases: Cases) -> Finding:
+    """ALLoRA's shares."""
+    return parameters_of(
+        cases,
+        "ALLoRA",
+        "Not of the pre-trained ones: the column is a share of all parameters, trainable ones included.",
+        "trainable / (pre-trained + trainable)",
+    )
+
+
+@reported_claim(
+    "T1-parameters-dora",
+    where="Table 1; §4.5",
+    says=PARAMETERS,
+    reading="Of DoRA's rows, one of which looks like a misprint: LLaMA3-8B, r = 16 has LoRA's share.",
+)
+def parameters_of_dora(cases: Cases) -> Finding:
+    """DoRA's shares."""
+    return parameters_of(
+        cases,
+        "DoRA",
+        "Not of the pre-trained ones: a share of all parameters, and once 0.35 where 0.36 belongs.",
+        "trainable / (pre-trained + trainable), with 0.36 for DoRA on LLaMA3-8B, r = 16",
+    )
+
+
+@reported_claim("T1-dora-rows", where="Table 1, caption", says="DoRA results are taken from Liu et al. (2024a).")
+def dora_rows(cases: Cases) -> Finding:
+    """Table 1's DoRA rows against the table that DoRA's authors publish."""
+    judged = cases.judge(
+        [Case(f"{row.model}, r = {row.rank}", row) for row in TABLE_1 if row.arm == "DoRA"],
+        measure=lambda row: np.array(DORA_PUBLISHED[row.model, row.arm, row.rank]),
+        printed=lambda row, seen: (*row.accuracies, row.average) == tuple(seen),
+    )
+    return judged.finding(
+        {"holds": "Yes: all six rows are those that DoRA's authors publish."},
+        evidence=judged.evidence(f"equality; {DORA_SOURCE}", lambda row: (*row.accuracies, row.average)),
+        flips_if="one digit that differs from the table published",
+    )
+
+
+def _published(method: str) -> dict[tuple[str, int], tuple[float, ...]]:
+    # By (model, rank) at which LoRA's results are published too.
+    ranks = [(model, rank) for model, other, rank in DORA_PUBLISHED if other == "LoRA"]
+    return {pair: DORA_PUBLISHED[pair[0], method, pair[1]] for pair in ranks}
+
+
+@reported_claim(
+    "4.5-dora-universally",
+    where="§4.5",
+    says=UNIVERSALLY,
+    reading="By the averages over the eight tasks, against LoRA, whose results DoRA's authors publish beside theirs.",
+)
+def dora_universally(cases: Cases) -> Finding:
+    """The published averages against those of the published accuracies, and DoRA's against LoRA's."""
+    lora, dora = _published("LoRA"), _published("DoRA")
+    judged = cases.judge(
+        [Case(f"{m}, r = {r}", {"DoRA": dora[m, r][-1], "LoRA": lora[m, r][-1]}) for m, r in lora],
+        measure=lambda one: {method: float(np.mean(_row(method, one[method])[:-1])) for method in one},
+        printed=lambda one, seen: (
+            all(abs(one[method] - seen[method]) < 0.1 for method in one) and seen["DoRA"] > seen["LoRA"]
+        ),
+    )
+    leads = [seen["DoRA"] - seen["LoRA"] for _, seen in judged.pairs]
+    return judged.finding(
+        {"holds": f"Yes, over LoRA on average: in {len(leads)} of {len(leads)} settings; not on every task."},
+        evidence=judged.evidence(f"rounding of averages to one decimal; {DORA_SOURCE}", lambda one: one, tolerance=0.1),
+        size=Size(float(np.mean(leads)), "percentage points", "DoRA's average over LoRA's", min(leads), max(leads)),
+        flips_if="a model and rank at which LoRA's average is as high as DoRA's",
+        at_paper=all(lead > 0 for lead in leads),
+    )
+
+
+def _row(method: str, average: float) -> tuple[float, ...]:
+    (row,) = (row for (_, other, _), row in DORA_PUBLISHED.items() if (other, row[-1]) == (method, average))
+    return row
+
+
+@reported_claim(
+    "4.5-dora-every-task",
+    where="§4.5",
+    says=UNIVERSALLY,
+    reading='On every task, against LoRA: what "universally" often means.',
+)
+def dora_every_task(cases: Cases) -> Finding:
+    """DoRA against LoRA, task by task."""
+    lora, dora = _published("LoRA"), _published("DoRA")
+    gaps = {
+        f"{model}, r = {rank}, {task}": contrasts.gap(better, worse)
+        for model, rank in lora
+        for task, better, worse in zip(TASKS, dora[model, rank][:-1], lora[model, rank][:-1], strict=True)
+    }
+    return everywhere(cases, gaps, "Not on every task: DoRA is above LoRA in {k} of {n} (model, rank, task).")
+
+
+@reported_claim(
+    "4.5-fewer-parameters",
+    where="§4.5",
+    says="Since ALLoRA does not introduce additional trainable parameters, its trainable parameters are slightly lower "
+    "than that of DoRA.",
+)
+def fewer_parameters(cases: Cases) -> Finding:
+    """LoRA's trainable parameters against DoRA's, which has a magnitude for each output of an adapted module more."""
+
+    def magnitudes(inputs: tuple) -> int:
+        sizes, _ = inputs
+        return sizes.layers * (2 * sizes.hidden + 2 * sizes.key_value + sizes.intermediate)  # q, down; k, v; up
+
+    judged = cases.judge(
+        [
+            Case(f"{model}, r = {rank}", (sizes, rank), True)
+            for model, sizes in ARCHITECTURES.items()
+            for rank in (16, 32)
+        ],
+        measure=lambda one: {method: arithmetic.trainable_parameters(*one, method) for method in ("LoRA", "DoRA")},
+        printed=lambda one, seen: (
+            seen["LoRA"] < seen["DoRA"] == seen["LoRA"] + magnitudes(one) and seen["LoRA"] % one[1] == 0
+        ),
+    )
+    less = [100 * (1 - seen["LoRA"] / seen["DoRA"]) for _, seen in judged.pairs]
+    return judged.finding(
+        {"holds": f"Yes: by {min(less):.1f} to {max(less):.1f} %, the magnitudes that DoRA adds."},
+        evidence=judged.evidence("exact counts", magnitudes),
+        size=Size(float(np.mean(less)), "%", "fewer trainable parameters than DoRA", min(less), max(less)),
+        flips_if="a rank or a list of modules at which ALLoRA has as many",
+    )
+
+
+def expected_maximum(tries: int) -> float:
+    """E[max(Z₁, …, Z_n)] of n = 1 to 1,000 independent standard normals: ∫ x·n·φ(x)·Φ(x)^{n − 1} dx, by Gauss–Legendre.
+
+    Settings that are equally good and measured with independent normal noise of deviation σ differ by that noise; the
+    best of n is reported that many σ above their common accuracy. 0 for n = 1, 1/√π for 2, 3/(2√π) for 3.
+    """
+    from scipy.special import ndtr
+
+    n = count("tries", tries, 1, 1000)
+    node, weight = _legendre()
+    x = 12 * node
+    density = n * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi) * ndtr(x) ** (n - 1)
+    return float(12 * weight @ (x * density))
+
+
+@functools.cache
+def _legendre() -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(200)
+
+
+CLOSED_FORM = {1: 0.0, 2: 1 / math.sqrt(math.pi), 3: 1.5 / math.sqrt(math.pi)}
+"""The expected largest of so many standard normals."""
+
+
+@reported_claim(
+    "4.5-best-of-three",
+    where="§4.5",
+    says="Note that we run experiments with various η² ∈ {1, 2, 4} and report the best accuracy, this follows DoRA's "
+    "practices to run with various learning rate l ∈ {1e−4, 2e−4} and report the best.",
+    reading="Choosing the best favours both methods alike: of equally good settings with independent normal noise of "
+    "one deviation σ, the best of ours is reported no further above the truth than the best of theirs.",
+)
+def best_of_three(cases: Cases) -> Finding:
+    """What the best of a and of b settings gain by chance, by quadrature against the closed forms."""
+    tries = [(len(ETA_SQUARED), len(DORA_RATES)), *itertools.product(CLOSED_FORM, repeat=2)]
+    tolerance = 1e-10
+    judged = cases.judge(
+        [
+            Case(f"best of {a} against best of {b}" + " (paper)" * (i == 0), (a, b), i == 0)
+            for i, (a, b) in enumerate(tries)
+        ],
+        measure=lambda one: expected_maximum(one[0]) - expected_maximum(one[1]),
+        printed=lambda one, seen: seen <= tolerance,
+        corrected=lambda one, seen: abs(seen - (CLOSED_FORM[one[0]] - CLOSED_FORM[one[1]])) < tolerance,
+        condition=lambda one: one[0] <= one[1],
+    )
+    lead = judged.measured[0]
+    reported = float(contrasts.of("ALLoRA − DoRA").values.mean())
+    more = (
+        f"; its reported {reported:.2f} points would be chance alone if σ were {reported / lead:.2f}"
+        if lead > 0
+        else ""
+    )
+    return judged.finding(
+        {"conditional": f"Not with three settings against two: by chance alone ALLoRA gains {lead:.2f}σ on DoRA."},
+        evidence=judged.evidence(
+            f"quadrature{more}", lambda one: CLOSED_FORM[one[0]] - CLOSED_FORM[one[1]], tolerance=tolerance
+        ),
+        size=Size(lead, "σ", "what the best of three gains on the best of two by chance"),
+        condition="ALLoRA's best is of no more settings than DoRA's",
+        flips_if="as many settings for both methods",
+    )
+
+
+@reported_claim(
+    "4.5-average", where="§4.5", says=BOOSTED, reading='Mean gaps over all cells of Table 1; "%" are percentage points.'
+)
+def average(cases: Cases) -> Finding:
+    """The mean gaps of both arms over DoRA, a (model, rank) at a time against the averages printed."""
+    rows = {(row.model, f"r = {row.rank}", row.arm): row.average for row in TABLE_1}
+
+    def printed(name: str) -> dict[str, float]:
+        arms = contrasts.BY_NAME[name]
+        settings = dict.fromkeys(key[:2] for key in rows)
+        return {", ".join(one): rows[*one, arms.better] - rows[*one, arms.worse] for one in settings}
+
+    return average_is(cases, 0.3, ("ALLoRA − DoRA", "ALLoRA-0 − DoRA"), printed)
+
+
+@reported_claim(
+    "4.5-best-average",
+    where="§4.5",
+    says="Table 1 shows that for all cases, either ALLoRA or ALLoRA-0 has the best average accuracy.",
+    reading="By the averages printed; a tie counts as best.",
+    depends_on=("T1-averages",),
+)
+def best_average(cases: Cases) -> Finding:
+    """The averages printed against those of the rows, and the better of ALLoRA's two against DoRA's."""
+    rows: dict[str, dict[str, Any]] = {}
+    for row in TABLE_1:
+        rows.setdefault(f"{row.model}, r = {row.rank}", {})[row.arm] = row
+
+    def lead(averages: Mapping[str, float]) -> float:
+        return contrasts.gap(max(averages["ALLoRA"], averages["ALLoRA-0"]), averages["DoRA"])
+
+    judged = cases.judge(
+        [Case(name, {arm: row.average for arm, row in own.items()}, True) for name, own in rows.items()],
+        measure=lambda printed: {
+            arm: float(arithmetic.mean(row.accuracies)) for arm, row in _rows_of(rows, printed).items()
+        },
+        printed=lambda printed, seen: (
+            lead(printed) >= 0 and all(abs(printed[arm] - seen[arm]) <= 0.1 for arm in printed)
+        ),
+    )
+    leads = [lead(case.inputs) for case in judged.cases]
+    exactly = [lead(seen) for _, seen in judged.pairs]
+    ahead, behind = sum(value > 0 for value in leads), -min(exactly)
+    return judged.finding(
+        {"holds": f"Yes: ahead in {ahead} of {len(leads)}, tied in one, where unrounded DoRA is {behind:.4f} ahead."},
+        evidence=judged.evidence(
+            "order of printed averages; the better of two arms, each the best of three η²", lambda one: one
+        ),
+        size=Size(
+            float(np.mean(leads)), "percentage points", "the better ALLoRA's lead over DoRA", min(leads), max(leads)
+        ),
+        flips_if="a model and rank at which DoRA's printed average is the highest",
+    )
+
+
+def _rows_of(rows: Mapping[str, dict[str, Any]], printed: Mapping[str, float]) -> dict[str, Any]:
+    return next(own for own in rows.values() if {arm: row.average for arm, row in own.items()} == printed)
+
+
+@reported_claim(
+    "1-consistently-dora",
+    where="§1, contribution 3",
+    says=CONSISTENTLY,
+    reading="In Table 1, in the average of every model and of every data set.",
+)
+def consistently_dora(cases: Cases) -> Finding:
+    """ALLoRA − DoRA by model and by task; by (model, rank) beside it."""
+    found = contrasts.of("ALLoRA − DoRA")
+    more = {"by model and rank": {", ".join(pair): value for pair, value in found.by_cluster().items()}}
+    return everywhere(
+        cases, found.by_part((0, 2)), "No: on average over {k} of the {n} models and tasks, not over the others.", more
+    )
+
+
+@reported_claim(
+    "4.5-better-than-dora", where="§6; Table 1", says=SECTION_6, reading="ALLoRA against DoRA, over (model, rank)."
+)
+def better_than_dora(cases: Cases) -> Finding:
+    """ALLoRA − DoRA in Table 1."""
+    return by_the_rule(
+        cases,
+        "ALLoRA − DoRA",
+        {
+            "undecided": "Undecided: {mean} points on average, better in {clusters} settings; may be chance (p = {p}).",
+            "holds": "Yes: {mean} points on average, more than chance (p = {p}).",
+        },
+    )
+
+
+@reported_claim(
+    "4.5-allora-0-better-than-dora", where="§4.5", says=BOOSTED, reading="ALLoRA-0 is better, over (model, rank)."
+)
+def allora_0_better_than_dora(cases: Cases) -> Finding:
+    """ALLoRA-0 − DoRA in Table 1."""
+    return by_the_rule(
+        cases,
+        "ALLoRA-0 − DoRA",
+        {
+            "undecided": "Undecided: {mean} points on average, better in {clusters} settings; may be chance (p = {p}).",
+            "holds": "Yes: {mean} points on average, more than chance (p = {p}).",
+        },
+    )

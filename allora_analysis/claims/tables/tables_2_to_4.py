@@ -1,0 +1,398 @@
+"""Tables 2 to 4 and Figures 3 and 4 as printed: their own numbers, what they were run on, and Table 2's sentences.
+
+Checked by `tests/test_claims_tables_rows.py`, which plants wrong numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.claims.tables import accuracies, arithmetic, contrasts
+from allora_analysis.claims.tables.contrasts import everywhere
+from allora_analysis.claims.tables.reported import (
+    COLUMNS_3,
+    COLUMNS_4,
+    ETA_SQUARED,
+    FIGURE_3,
+    FIGURE_4,
+    PERCEPTION_LABELS,
+    TABLE_2,
+    TABLE_3,
+    TABLE_4,
+    DropoutColumn,
+    Panel,
+)
+from allora_analysis.claims.tables.table_1 import compared, reported_claim
+from allora_analysis.statistics import accuracy_stderr, holm
+
+LEVEL = 0.05
+CAPTION_2 = (
+    "Reprise of Figure 2 Left depicting that the epoch at which the LoRA fine-tuned model reaches the best accuracy "
+    "increases with the Dropout rate, i.e., the larger the probability to drop dimensions, the more regularization is "
+    "applied and the better the final performance–but only after very long fine-tuning."
+)
+DROPOUT = (
+    "It shows that large dropout rates successfully avoid overfitting, but at the cost of lower accuracy at lower "
+    "number of epochs, while no dropout sees higher accuracy at lower number of epochs, but will overfit at later "
+    "epochs."
+)
+# §4.4: "we pick three midsized LLMs … and four NLU and SA datasets".
+MODELS = ("Qwen2-0.5B", "Snowflake-Arctic-L", "OpenELM-450M")
+DATASETS = ("bias_in_bios", "emotion", "rotten_tomatoes", "yelp")
+SAME_SETUP = (
+    "Using the same setup in 4.4, we run experiments with ALLoRA-OD, the output-dependent variant, and ASF-LoRA, the "
+    "adaptive scaling factor variant."
+)
+ABSENT = "a table in which another of them is absent, or none is"
+CHANCE = 1e-6  # the rate at which made-up numbers may pass for means of five runs
+
+
+@reported_claim(
+    "T2-derived",
+    where="Table 2",
+    says="Max acc. / Epoch of max acc.",
+    reading="No lower than the accuracies at epochs 3 and 10, and equal to them where the epoch is 3 or 10.",
+)
+def derived(cases: Cases) -> Finding:
+    """Table 2's two derived rows against the two printed accuracies; those between are not printed."""
+    judged = cases.judge(
+        [Case(f"drop rate {one.drop_rate:g}", one) for one in TABLE_2],
+        measure=lambda one: {"best": one.best, "epoch": one.best_epoch, "of": one.drop_rate},
+        printed=lambda one, seen: (
+            seen["of"] == one.drop_rate
+            and seen["best"] >= max(one.at_epoch_3, one.at_epoch_10)
+            and 1 <= seen["epoch"] <= 10
+            and {3: one.at_epoch_3, 10: one.at_epoch_10}.get(seen["epoch"], seen["best"]) == seen["best"]
+        ),
+    )
+    return judged.finding(
+        {"holds": "Yes: all five columns are consistent with the accuracies printed above them."},
+        evidence=judged.evidence("order of printed numbers"),
+        flips_if="a best accuracy below one printed above it",
+    )
+
+
+# What Table 2's sentences say: a value by drop rate that rises (1) or falls (−1), and the question it belongs to.
+TRENDS: dict[str, tuple[Callable[[DropoutColumn], float], int, str]] = {
+    "T2-epoch-of-best": (lambda one: float(one.best_epoch), 1, "long"),
+    "T2-long": (lambda one: one.at_epoch_10, 1, "long"),
+    "T2-overfit": (lambda one: contrasts.gap(one.best, one.at_epoch_10), -1, "long"),
+    "T2-short": (lambda one: one.at_epoch_3, -1, "short"),
+}
+
+
+def _steps(name: str) -> dict[str, float]:
+    # The change in the sentence's direction from each drop rate to each larger one.
+    value, sign, _ = TRENDS[name]
+    pairs = itertools.combinations(TABLE_2, 2)
+    return {f"{a.drop_rate:g} to {b.drop_rate:g}": sign * contrasts.gap(value(b), value(a)) for a, b in pairs}
+
+
+def _order_p(name: str, score: float) -> float:
+    # Kendall's test: the share of the 5! orders of the values whose pairs are in order as often as `score` or more.
+    value, sign, _ = TRENDS[name]
+    orders = itertools.permutations([sign * value(one) for one in TABLE_2])
+    scores = [sum(np.sign(b - a) for a, b in itertools.combinations(order, 2)) for order in orders]
+    return float(np.mean(np.array(scores) >= score - 1e-9))
+
+
+def _adjusted(names: Sequence[str], name: str, score: float) -> tuple[float, float]:
+    # Holm's p of the sentence and of its opposite, among the sentences named, each of its own score but this one.
+    scores = {other: float(np.sign(list(_steps(other).values())).sum()) for other in names} | {name: score}
+    sentence = {other: _order_p(other, own) for other, own in scores.items()}
+    opposite = {other: 1 - _order_p(other, own + 1) for other, own in scores.items()}
+    return tuple(float(holm(list(side.values()))[list(scores).index(name)]) for side in (sentence, opposite))
+
+
+def trend(cases: Cases, name: str, answer: str) -> Finding:
+    """A value that changes with the drop rate, by Kendall's exact test over the ten pairs of drop rates, one-sided.
+
+    The sentences about long fine-tuning are one question, that about short is another; Holm over all four stands in the
+    evidence. {k} of {n} pairs are in the order stated, all but {but}.
+    """
+    question = [other for other in TRENDS if TRENDS[other][2] == TRENDS[name][2]]
+
+    def rule(samples: Mapping[str, np.ndarray]) -> str:
+        up, down = _adjusted(question, name, float(sum(np.sign(value) for (value,) in samples.values())))
+        return "holds" if up <= LEVEL + 1e-12 else "refuted" if down <= LEVEL + 1e-12 else "undecided"
+
+    steps = _steps(name)
+    tested, own = (
+        cases.test({pair: [step] for pair, step in steps.items()}, rule),
+        float(np.sign([*steps.values()]).sum()),
+    )
+    against, over_all = {pair: step for pair, step in steps.items() if step <= 0}, _adjusted(list(TRENDS), name, own)[0]
+    measured = {
+        "values": [TRENDS[name][0](one) for one in TABLE_2],
+        "pairs not in the order stated": against,
+        "p_value": _order_p(name, own),
+        "adjusted_p_value": _adjusted(question, name, own)[0],
+        "adjusted over all four sentences": over_all,
+        "smallest_p_value": 1 / math.factorial(len(TABLE_2)),
+        "accuracy_stderr_of_one_test_set": 100 * accuracy_stderr(0.8, PERCEPTION_LABELS["bias_in_bios"].examples),
+    }
+    source = f"Kendall's exact test of order, one-sided at {LEVEL}, Holm within the question; means of 3 runs"
+    told = {"k": len(steps) - len(against), "n": len(steps), "values": measured["values"]}
+    told["but"] = "; ".join(pair + (f", {-step:.2f} points" if step else ", a tie") for pair, step in against.items())
+    four = f"one question for all four sentences of Table 2 (adjusted p = {over_all:.3f})"
+    return tested.finding(
+        {"holds": answer.format(**told)},
+        evidence=Evidence({"pairs in the order stated": len(steps)}, measured, source, n=len(TABLE_2)),
+        size=Size(100 * told["k"] / len(steps), "%", "of the pairs of drop rates are in the order stated"),
+        corrected="would be decided by more drop rates" if tested.verdict == "undecided" else None,
+        flips_if=four if over_all > LEVEL + 1e-12 else "two more pairs of drop rates in the other order",
+        at_paper="mixed" if against else True,
+    )
+
+
+dropout_claim = functools.partial(reported_claim, where="Table 2, caption", says=CAPTION_2)
+short_claim = functools.partial(reported_claim, where="§3.1", says=DROPOUT)
+AS_A_TREND = "Yes, as a trend: in {k} of {n} pairs of drop rates; not from {but}."
+
+
+@dropout_claim("T2-epoch-of-best", reading="The best epoch, as a trend over the drop rates.")
+def epoch_of_best(cases: Cases) -> Finding:
+    """Table 2's last row."""
+    return trend(cases, "T2-epoch-of-best", AS_A_TREND)
+
+
+@dropout_claim("T2-long", reading="Accuracy after 10 epochs, as a trend over the drop rates.")
+def after_10_epochs(cases: Cases) -> Finding:
+    """Accuracy after long fine-tuning."""
+    return trend(cases, "T2-long", AS_A_TREND)
+
+
+@short_claim("T2-short", reading="Accuracy after 3 epochs falls, as a trend over the drop rates.")
+def after_3_epochs(cases: Cases) -> Finding:
+    """Accuracy after short fine-tuning."""
+    return trend(cases, "T2-short", AS_A_TREND)
+
+
+@short_claim("T2-overfit", reading="What is lost from the best epoch to the tenth falls with the drop rate.")
+def overfit(cases: Cases) -> Finding:
+    """How far the accuracy after 10 epochs is below the best."""
+    words = "Yes: {values[0]:.2f} points are lost without dropout, {values[4]:.2f} at the largest drop rate."
+    return trend(cases, "T2-overfit", words)
+
+
+@reported_claim(
+    "T3-five-runs",
+    where="Tables 3 and 4, captions",
+    says="Each cell is an average over 5 runs.",
+    reading="On rotten_tomatoes, whose test set alone is small enough for the digits to tell.",
+)
+def five_runs(cases: Cases) -> Finding:
+    """Each accuracy against the nearest 100k/5330, unrounded; and with each run noted to two decimals first."""
+    from scipy.special import bdtrc
+
+    examples = PERCEPTION_LABELS["rotten_tomatoes"].examples
+    distinct = accuracies.distinct_cells("rotten_tomatoes")
+    cells = {f"{c.model}, {c.arm}, η² = {c.eta_squared:g}": c.accuracy for c in distinct}
+    hits = {runs: sum(accuracies.reachable(v, 2, runs * examples) for v in cells.values()) for runs in range(1, 7)}
+    chance = accuracies.reachable_share(2, 5 * examples)
+    p_value = float(bdtrc(hits[5] - 1, len(cells), chance))
+
+    def near(value: float, seen: float) -> bool:
+        return p_value <= CHANCE and abs(float(seen) - value) <= 0.01
+
+    judged = cases.judge(
+        [Case(name, value) for name, value in cells.items()],
+        measure=lambda value: float(accuracies.restored(value, 5 * examples)),
+        printed=lambda value, seen: near(value, seen) and accuracies.reachable(value, 2, 5 * examples),
+        corrected=lambda value, seen: near(value, seen) and accuracies.ways(value, 2, examples, 5) > 0,
+    )
+    left = {name: cells[name] for name, passes in judged.printed.items() if not passes}
+    gaps = accuracies.restored_gaps("rotten_tomatoes", 5)
+    measured = {
+        "reachable_by_runs": {str(runs): number for runs, number in hits.items()},
+        "share_by_chance": chance,
+        "p_value_of_chance": p_value,
+        "unreachable_unless_noted_first": left,
+        "as_often_as_numbers_near_it": {name: accuracies.frequency(v, 2, examples, 5) for name, v in left.items()},
+        "gaps_of_figures_restored": sum(item.agrees for item in gaps),
+        "gaps_disagreeing": {item.where: float(item.recomputed) for item in gaps if not item.agrees},
+    }
+    source = f"whole numbers of right answers on {examples} test sentences; rounding to two decimals"
+    words = ", ".join(map(str, left.values()))
+    told = f"Mostly: {len(cells) - len(left)} of {len(cells)} cells are such averages; {words}"
+    return judged.finding(
+        {"holds_corrected": f"{told} is one only if each run is rounded first."},
+        evidence=Evidence({"cells": len(cells), "gaps": len(gaps)}, measured, source, n=len(cells)),
+        size=Size(float(hits[5]), "cells", f"of {len(cells)} are k of 5·{examples} right answers"),
+        corrected="each cell is an average over 5 runs, each rounded to two decimals before they are averaged",
+        flips_if="accuracies that no five runs can give, or no more often than made-up numbers",
+    )
+
+
+def figure_cells(cases: Cases, panels: Sequence[Panel], answers: Mapping[str, str], exchanged: bool) -> Finding:
+    """A figure's gaps against the differences of its table's accuracies."""
+    printed = [item for panel in panels for item in arithmetic.panel_cells(panel)]
+    other = arithmetic.with_exchanged()
+    mended = [item for panel in panels for item in arithmetic.panel_cells(panel, other)] if exchanged else ()
+    model, dataset, eta = arithmetic.EXCHANGED
+    return compared(
+        cases,
+        printed,
+        mended=mended,
+        answers=answers,
+        corrected=f"with LoRA's and ALLoRA's accuracies at {model}, {dataset}, η² = {eta:g} exchanged (64.76, 64.61)"
+        if exchanged
+        else None,
+        flips_if="a second gap that no rounding of its table's accuracies explains",
+    )
+
+
+@reported_claim(
+    "F3-cells",
+    where="Figure 3",
+    says="Accuracy gap between ALLoRA and LoRA.",
+    reading="Its cells are the differences of Table 3's accuracies.",
+)
+def figure_3_cells(cases: Cases) -> Finding:
+    """Both panels of Figure 3 against Table 3."""
+    words = "Mostly: table or figure has LoRA's and ALLoRA's accuracies exchanged in one place."
+    return figure_cells(cases, FIGURE_3, {"holds_corrected": words}, exchanged=True)
+
+
+@reported_claim(
+    "F4-cells",
+    where="Figure 4",
+    says="Accuracy gap between ALLoRA and other adaptive approaches.",
+    reading="Its cells are the differences of Table 4's accuracies.",
+)
+def figure_4_cells(cases: Cases) -> Finding:
+    """The four panels of Figure 4 against Table 4."""
+    words = "Yes: all gaps follow from Table 4, within rounding."
+    return figure_cells(cases, FIGURE_4, {"holds": words}, exchanged=False)
+
+
+def figure_averages(cases: Cases, panels: Sequence[Panel]) -> Finding:
+    """A figure's averages against its own cells."""
+    comparisons = [item for panel in panels for item in arithmetic.panel_averages(panel)]
+    return compared(
+        cases,
+        comparisons,
+        answers={"holds": f"Yes: all {len(comparisons)} averages follow from the figure's own cells, within rounding."},
+        flips_if="an average that no rounding of the figure's cells explains",
+    )
+
+
+@reported_claim("F3-averages", where="Figure 3", says="Average", reading="By row, by column and over all cells.")
+def figure_3_averages(cases: Cases) -> Finding:
+    """Figure 3's averages."""
+    return figure_averages(cases, FIGURE_3)
+
+
+@reported_claim(
+    "F4-averages",
+    where="Figure 4",
+    says="Average",
+    reading="By row, by column and over all cells; by row alone in the lower panels, whose last row is not at hand.",
+)
+def figure_4_averages(cases: Cases) -> Finding:
+    """Figure 4's averages."""
+    return figure_averages(cases, FIGURE_4)
+
+
+@reported_claim(
+    "T4-shared-arms",
+    where="§5; Tables 3 and 4",
+    says=SAME_SETUP,
+    reading="Table 4's ALLoRA, and its LoRA × η at η = 1, have Table 3's numbers.",
+)
+def shared_arms(cases: Cases) -> Finding:
+    """Table 4's ALLoRA against Table 3's; its LoRA×η at η² = 1 against LoRA."""
+    third = arithmetic.by_key(TABLE_3)
+    shared = {
+        key: value
+        for key, value in arithmetic.by_key(TABLE_4).items()
+        if key[3] == "ALLoRA" or key[2:] == (1.0, "LoRA×η")
+    }
+    judged = cases.judge(
+        [Case(", ".join(map(str, key)), (key, value)) for key, value in shared.items()],
+        measure=lambda one: third[(*one[0][:3], "ALLoRA" if one[0][3] == "ALLoRA" else "LoRA")],
+        printed=lambda one, seen: seen == one[1],
+    )
+    return judged.finding(
+        {"holds": f"Yes: the {len(shared)} cells that both tables have are equal."},
+        evidence=judged.evidence("equality of printed numbers", lambda one: one[1]),
+        flips_if="a cell of which the two tables print different numbers",
+    )
+
+
+@reported_claim(
+    "D-all-experiments",
+    where="Appendix D; §4.4",
+    says="Table 3 shows the accuracy data of all of our experiments on perception tasks.",
+    reading="Every model, every data set and every η² that §4.4 names appears; that each model ran on each data set is "
+    "not said.",
+)
+def all_experiments(cases: Cases) -> Finding:
+    """Table 3's models, data sets and η²."""
+    shown = {part for cell in TABLE_3 for part in (cell.model, cell.dataset, cell.eta_squared)}
+    named = {str(part): 1.0 if part in shown else -1.0 for part in (*MODELS, *DATASETS, *ETA_SQUARED)}
+    found = everywhere(cases, named, "No: {k} of the {n} models, data sets and η² appear.")
+    pairs = f"{len(COLUMNS_3)} of {len(MODELS) * len(DATASETS)}"
+    answer = f"Yes: every model, data set and η² of §4.4 appears, and {pairs} pairs of model and data set."
+    return dataclasses.replace(found, answer=answer if found.verdict == "holds" else found.answer, flips_if=ABSENT)
+
+
+@reported_claim(
+    "5-same-setup",
+    where="§5, Table 4; §4.4",
+    says=SAME_SETUP,
+    reading="On the same models and data sets; that the setting is the same is T4-shared-arms.",
+)
+def same_setup(cases: Cases) -> Finding:
+    """Table 4's models and data sets against §4.4's."""
+    shown = {part for column in COLUMNS_4 for part in column}
+    named = {part: 1.0 if part in shown else -1.0 for part in (*MODELS, *DATASETS)}
+    found = everywhere(cases, named, "No: of the {n} models and data sets {k} are in the ablation.")
+    return dataclasses.replace(found, flips_if=ABSENT)
+
+
+@reported_claim(
+    "4.4-subpar",
+    where="§4.4",
+    says="In fact, we observe subpar accuracy when finetuning popular open-weight models for NLU and SA tasks "
+    "(see Table 3).",
+    reading="Some model on some data set stays nearer to the majority label's rate than to 100 % at every arm and η²; "
+    "beside that bar, halfway, the evidence has one at a quarter of the way and one at three quarters.",
+)
+def subpar(cases: Cases) -> Finding:
+    """Accuracies of Table 3 against the bar between the majority label's rate, from the test splits, and 100 %."""
+    cells = [cell for cell in accuracies.perception_cells() if cell.where.startswith("Table 3")]
+    used: dict[str, list[float]] = {}
+    for cell in cells:
+        used.setdefault(f"{cell.model}, {cell.dataset}", []).append(cell.headroom_used)
+
+    def rule(samples: Mapping[str, np.ndarray]) -> str:
+        return "holds" if any(np.all(values < 0) for values in samples.values()) else "refuted"
+
+    tested = cases.test({pair: np.array(values) - 0.5 for pair, values in used.items()}, rule)
+    low = [pair for pair, values in used.items() if max(values) < 0.5]
+    largest = {pair: max(values) for pair, values in used.items()}
+    measured = {
+        "largest share of the way from the majority label's rate to 100 %": largest,
+        "subpar at another bar": {f"{bar:g}": sum(value < bar for value in largest.values()) for bar in (0.25, 0.75)},
+        "not above the majority label's rate by 1.96 standard errors": [
+            cell.where for cell in accuracies.perception_cells() if cell.beyond(1.96) is False
+        ],
+    }
+    source = "(accuracy − majority)/(100 − majority) below ½; majority rates from the test splits"
+    names = "; ".join(low).replace(",", " on")
+    return tested.finding(
+        {"holds": f"Yes, in {len(low)} of {len(used)} pairs of model and data set: {names}."},
+        evidence=Evidence({"pairs below the bar": "1 at least"}, measured, source, n=len(cells)),
+        size=Size(float(len(low)), "pairs", f"of {len(used)} stay nearer to the majority label's rate"),
+        flips_if="every pair past the bar at some arm and η²",
+        at_paper=bool(low),
+    )

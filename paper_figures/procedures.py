@@ -1,0 +1,93 @@
+"""Table 3's ALLoRA rises with η² as if its steps were multiplied by η; as listed, under AdamW, it could not.
+
+Left: what LoRA at η·l_b and ALLoRA at l_b gain from η² = 1 to η² = 4 in the paper's Table 3, a (model, data set) each;
+on the diagonal both gain as much. Right: ALLoRA's gain over LoRA's that seven procedures predict (training loss of a
+small model, `allora_analysis.claims.tables.procedures`), a ring a draw, beside the table's ratio and its 90 % interval.
+Nothing is said of what was run or meant. Checked by `tests/test_paper_figures_lacking.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from allora_analysis.claims.tables.procedures import PROCEDURES, TRAINED, Shape, reported_ratio, rises, shape
+from allora_analysis.claims.tables.reported import COLUMNS_3
+from allora_analysis.plotting import COLOURS, page, page_style
+from paper_figures.sources import Loaded
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SEEDS = (0, 1, 2, 3)
+MARKERS = {"Qwen2-0.5B": "o", "Snowflake-Arctic-L": "s", "OpenELM-450M": "^"}
+
+
+class Rises(NamedTuple):
+    """Gains by arm, the table's ratio with its interval, and the predicted shapes by procedure, a draw each."""
+
+    gains: Mapping[str, np.ndarray]
+    ratio: tuple[float, float, float]
+    predicted: Mapping[str, list[Shape]]
+
+
+def load_data(seeds: tuple[int, ...] = SEEDS) -> Loaded[Rises]:
+    """The printed gains, and each procedure's prediction.
+
+    Args:
+        seeds: of the draws.
+
+    Returns:
+        The numbers.
+    """
+    predicted = {one.name: [shape(one, seed) for seed in seeds] for one in PROCEDURES}
+    return Loaded(Rises({arm: rises(arm) for arm in ("LoRA", "ALLoRA")}, reported_ratio(), predicted))
+
+
+@page_style()
+def make_figure(loaded: Loaded[Rises]) -> Figure:
+    """Draw the figure.
+
+    Args:
+        loaded: as from `load_data`.
+
+    Returns:
+        The figure.
+    """
+    figure, ((left, right),) = page(2.7, 1, 2, width_ratios=(1, 1.3))
+    _gains(left, loaded.data.gains)
+    _predictions(right, loaded.data)
+    figure.suptitle("Table 3's ALLoRA rises with η² as if its steps were multiplied by η", fontsize=8)
+    return figure
+
+
+def _gains(axis: Axes, gains: Mapping[str, np.ndarray]) -> None:
+    for model, marker in MARKERS.items():
+        chosen = [index for index, (own, _) in enumerate(COLUMNS_3) if own == model]
+        axis.plot(
+            gains["LoRA"][chosen], gains["ALLoRA"][chosen], marker, mfc="none", color=COLOURS["measured"], label=model
+        )
+    end = 1.1 * max(map(np.max, gains.values()))
+    axis.plot([0, end], [0, end], color=COLOURS["predicted"], lw=0.8)
+    axis.axhline(0, color=COLOURS["bound"], lw=0.8, ls="--", label="as listed, under AdamW")
+    axis.set(xlim=(0, end), ylim=(-0.06 * end, end), xlabel="LoRA at η·l, points", ylabel="ALLoRA at l, points")
+    axis.set_title("gained from η² = 1 to 4, Table 3")
+    axis.legend(loc="lower right", bbox_to_anchor=(1.0, 0.1))
+
+
+def _predictions(axis: Axes, data: Rises) -> None:
+    ratio, low, high = data.ratio
+    axis.axvspan(low, high, color=COLOURS["measured"], alpha=0.12, lw=0, label="Table 3, 90 %")
+    axis.axvline(ratio, color=COLOURS["measured"], lw=0.8)
+    for place, shapes in enumerate(data.predicted.values()):
+        trained = [one.ratio for one in shapes if one.progress > TRAINED]
+        axis.plot(trained, [-place] * len(trained), "o", mfc="none", color=COLOURS["predicted"])
+        if not trained:
+            axis.text(-0.25, -place, "trains next to nothing", va="center", fontsize=6)
+    axis.set_yticks([-place for place in range(len(data.predicted))], list(data.predicted))
+    axis.set(xlim=(-0.3, 1.35), ylim=(-len(data.predicted) + 0.4, 0.6), xlabel="ALLoRA's gain over LoRA's")
+    axis.set_title("predicted by procedure")
+    axis.legend(loc="lower left")

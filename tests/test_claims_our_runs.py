@@ -1,0 +1,329 @@
+"""The rows that read our fine-tuning runs: verdicts follow from planted records, and from nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from allora_analysis.claims import s4_4_our_runs as section
+from allora_analysis.claims.accuracy import differences, diverged, judged, needed
+from allora_analysis.claims.claim import Claim
+from allora_analysis.claims.ledger import examine
+from allora_analysis.finetune import setting as settings
+from allora_analysis.finetune.setting import ARMS
+from allora_analysis.grid.presets import ablation, commonsense, learning_rates, perception
+from allora_analysis.study import plain
+from tests.planted_finetune import better, plant, wiggle
+
+CLAIMS = {claim.id: claim for claim in vars(section).values() if isinstance(claim, Claim)}
+PERCEIVED, ABLATED, DESK = perception.PRESETS["desk"], ablation.PRESETS["desk"], commonsense.PRESETS["desk"]
+LISTS = {
+    "4-own-best-rate": ("all-MiniLM-L6-v2", "adamw"),
+    "4-own-best-rate-sgd": ("all-MiniLM-L6-v2", "sgd"),
+    "4-own-best-rate-smollm2": ("SmolLM2-135M", "adamw"),
+}
+CASES = {f"{data}, η² = {eta2}" for data in ("rotten_tomatoes", "emotion") for eta2 in (1, 2, 4)}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def finding(identifier, results=None):
+    row = examine(CLAIMS[identifier], results)
+    assert row.error is None, row.error
+    json.dumps(plain(row.finding), allow_nan=False)
+    return row.finding
+
+
+@pytest.mark.parametrize("identifier", CLAIMS)
+def test_not_run_without_records_and_says_the_command(folder, identifier):
+    assert finding(identifier).verdict == "not_run"
+    assert finding(identifier).answer.startswith("Not run: ")
+    assert CLAIMS[identifier].command.startswith("python -m experiments.")
+
+
+# -- Tables 3 and 4
+
+
+def test_table_3(folder):
+    plant(folder, PERCEIVED, better(("allora",)))
+    found = finding("4-table-3-desk")
+    assert (found.verdict, found.at_paper) == ("holds", True)
+    measured = found.evidence.measured
+    assert measured["emotion, η² = 4"]["mean"] == pytest.approx(0.02)
+    assert set(measured["classifier at l_b in both"]) == CASES
+    assert found.size.value == pytest.approx(2.0)
+
+
+def test_table_3_compares_with_the_papers_arm_and_not_with_the_corrected_one(folder):
+    """Planted: LoRA with its classifier at η·l_b is better, with the classifier at l_b worse."""
+
+    def accuracy(run):
+        fast = run.arm == "lora" and run.head_learning_rate > perception.RATE
+        return [0.8 + (0.02 + wiggle(run)) * fast + (0.01 + wiggle(run) / 2) * (run.arm == "allora")]
+
+    plant(folder, PERCEIVED, accuracy)
+    found = finding("4-table-3-desk")
+    assert (found.verdict, found.at_paper) == ("refuted", "mixed")
+    assert found.evidence.measured["rotten_tomatoes, η² = 2"]["verdict"] == "refuted"
+    assert found.evidence.measured["classifier at l_b in both"]["emotion, η² = 2"]["mean"] > 0
+
+
+def test_a_case_that_was_not_run_is_left_out_and_told(folder):
+    """Planted: one data set; Holm's correction is over its three cases, not over six."""
+    plant(folder, PERCEIVED, better(("allora",)), skip=lambda run: run.data == "emotion")
+    found = finding("4-table-3-desk")
+    measured = found.evidence.measured
+    assert found.verdict == "holds"
+    assert measured["rotten_tomatoes, η² = 4"]["family"] == 3
+    assert measured["covers"].endswith("; 3 more cases planned")
+    assert not any(case.startswith("emotion") for case in measured)
+
+
+def test_test_loss_stands_beside_accuracy(folder, monkeypatch):
+    """Planted: losses of which ALLoRA's are lower by 0.1; more of the fall is better."""
+    plant(folder, PERCEIVED, better(("allora",)))
+    real = section.recorded
+
+    def with_losses(wanted, folder):
+        runs = real(wanted, folder)
+        for run, result in runs.items():
+            result["epochs"][-1]["test_loss"] = 0.6 + 0.01 * run.seed - (0.1 + wiggle(run)) * (run.arm == "allora")
+        return runs
+
+    assert finding("4-table-3-desk").evidence.measured["test loss, its fall"] == {}
+    monkeypatch.setattr(section, "recorded", with_losses)
+    found = finding("4-table-3-desk").evidence.measured["test loss, its fall"]
+    assert set(found) == CASES
+    assert found["emotion, η² = 1"]["mean"] == pytest.approx(0.1)
+
+
+def test_table_4(folder):
+    def accuracy(run):
+        return [0.9 + 3 * wiggle(run) if run.arm == "asf_lora" else 0.8 + (0.02 + wiggle(run)) * (run.arm == "allora")]
+
+    plant(folder, [*PERCEIVED, *ABLATED], accuracy)
+    found = finding("4-table-4-desk")
+    assert found.verdict == "refuted"
+    assert found.evidence.measured["over asf_lora, emotion, η² = 1"]["verdict"] == "refuted"
+    assert found.evidence.measured["over lora_x_eta, emotion, η² = 1"]["mean"] == pytest.approx(0.02)
+    assert found.evidence.measured["mean over the cases"]["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [((0.02, 0.03), "holds"), ((0.02, -0.03), "refuted"), ((-0.02, -0.03), "refuted"), ((0.02, 0.0002), "undecided")],
+)
+def test_every_case_must_be_better(folder, gains, verdict):
+    by_data = dict(zip(("rotten_tomatoes", "emotion"), gains, strict=True))
+
+    def accuracy(run):
+        return [0.8 + 0.01 * run.seed + (by_data[run.data] + wiggle(run)) * (run.arm == "allora")]
+
+    plant(folder, PERCEIVED, accuracy)
+    found = finding("4-table-3-desk")
+    assert found.verdict == verdict
+    assert (found.corrected is not None) == (verdict == "undecided")
+
+
+def test_the_pairing_takes_the_seeds_luck_out():
+    """Planted: accuracies vary by 4 points over seeds, the gain by 0.2: unpaired, nothing would be seen."""
+    case = section.by_case(PERCEIVED, {"arm": "allora"}, section._lora(own_head=False))["emotion, η² = 2"]
+    runs = {run: {"epochs": [{"test_accuracy": 0.8 + 0.02 * run.seed}]} for pair in case for run in pair}
+    for ours, _ in case:
+        runs[ours]["epochs"][0]["test_accuracy"] += 0.004 + wiggle(ours)
+    assert judged(differences(runs, {"one": case}))["one"].verdict == "holds"
+    shifted = {"one": [(ours, case[(i + 1) % 3][1]) for i, (ours, _) in enumerate(case)]}
+    assert judged(differences(runs, shifted))["one"].verdict == "undecided"
+
+
+def test_one_sentence_more_in_every_pair_is_as_good_as_its_signs():
+    """Planted: Student's p-value of 1e-25, where (k + 1)/n − k/n differ by the rounding of k/n alone."""
+    gaps = [(k + 1) / 10042 - k / 10042 for k in (8286, 7221, 8932, 7000)]
+    assert max(gaps) > min(gaps)
+    one = judged({"one": gaps})["one"]
+    assert (one.p_value, one.verdict) == (2.0**-4, "undecided")
+    assert needed({"one": one}) == "more seeds"
+
+
+def test_the_mean_over_cases_is_seed_by_seed(folder):
+    """Cases that are one and the same say no more than one of them."""
+    plant(folder, PERCEIVED, better(("allora",)))
+    measured = finding("4-table-3-desk").evidence.measured
+    one, overall = measured["rotten_tomatoes, η² = 4"], measured["mean over the cases"]
+    assert overall["p_value"] == pytest.approx(one["p_value"])
+    assert overall["interval"] == pytest.approx(one["interval"])
+
+
+# -- runs that diverged
+
+
+def test_a_run_that_diverged_after_an_evaluation_is_no_finished_run(folder):
+    """Planted: LoRA is ahead after its first epoch and diverges in its second; ALLoRA ends."""
+    plant(folder, PERCEIVED, lambda run: [0.8, None] if run.arm == "lora" else [0.7, 0.75])
+    found = finding("4-table-3-desk")
+    assert found.verdict == "undecided"
+    assert found.corrected.startswith("a run diverged among the pairs of rotten_tomatoes, η² = 1, ")
+
+
+def test_a_case_in_which_a_run_diverged_is_left_out_and_named(folder):
+    gone = next(run for run in PERCEIVED if (run.arm, run.data, run.eta2, run.seed) == ("allora", "emotion", 2.0, 1))
+    whole = better(("allora",))
+    plant(folder, PERCEIVED, lambda run: [None] if run == gone else whole(run))
+    found = finding("4-table-3-desk")
+    assert found.evidence.measured["a run diverged in"] == ["emotion, η² = 2"]
+    assert "emotion, η² = 2" not in found.evidence.measured
+    assert diverged({}, {"one": [(gone, gone)]}) == []
+
+
+# -- early epochs
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.02, "holds"), (-0.02, "refuted"), (0.0002, "undecided")])
+def test_early_epochs_reads_the_first_epoch(folder, gain, verdict):
+    """Planted: the second epoch says the opposite."""
+
+    def accuracy(run):
+        ahead = (gain + wiggle(run)) * (run.arm == "allora")
+        return [0.7 + 0.01 * run.seed + ahead, 0.8 - 10 * ahead]
+
+    plant(folder, [*PERCEIVED, *ABLATED], accuracy)
+    found = finding("5.1-early-epochs")
+    assert found.verdict == verdict
+    assert found.evidence.measured["over allora_od, epoch 1"]["mean"] == pytest.approx(gain)
+
+
+# -- Table 1
+
+
+def gains(allora, allora_0, on=commonsense.DESK_DATA):
+    by_arm = {"allora": allora, "allora_0": allora_0}
+    return lambda run: [0.3 + (by_arm[run.arm] + wiggle(run) if run.arm in by_arm and run.data in on else 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("allora", "allora_0", "verdict"),
+    [(0.02, 0.03, "holds"), (0.02, -0.02, "refuted"), (-0.02, 0.03, "refuted"), (0.02, 0.0002, "undecided")],
+)
+def test_table_1(folder, allora, allora_0, verdict):
+    plant(folder, DESK, gains(allora, allora_0))
+    found = finding("4-table-1-desk")
+    assert (found.verdict, found.evidence.n) == (verdict, 3)
+    measured = found.evidence.measured
+    assert measured["allora over dora"]["mean"] == pytest.approx(allora)
+    assert measured["task by task"]["allora_0 over lora, boolq"]["mean"] == pytest.approx(allora_0)
+    assert verdict != "undecided" or "seeds" in found.corrected
+
+
+def test_table_1_is_averaged_over_the_tasks_and_an_arm_in_part_does_not_count(folder):
+    plant(folder, DESK, gains(0.02, 0.03, on=("boolq",)))
+    assert finding("4-table-1-desk").evidence.measured["allora over dora"]["mean"] == pytest.approx(0.01)
+    part = folder / "part"
+    plant(part, DESK, gains(0.02, 0.03), skip=lambda run: (run.arm, run.data, run.seed) == ("allora_0", "boolq", 2))
+    found = finding("4-table-1-desk", part)
+    assert found.evidence.measured["covers"] == "allora over dora"
+    assert "allora_0 over dora" not in found.evidence.measured
+
+
+# -- own best rates
+
+
+@pytest.mark.parametrize("identifier", LISTS)
+def test_every_row_reads_its_own_list(folder, identifier):
+    """Planted: ALLoRA is better on this row's list, LoRA on the other two."""
+    for name, of in LISTS.items():
+        gain = 0.02 if name == identifier else -0.02
+        plant(folder, section.listed(*of), better(("allora_0", "allora_adamw"), gain))
+    assert finding(identifier).verdict == "holds"
+    assert all(finding(name).verdict == "refuted" for name in LISTS if name != identifier)
+    assert (finding("4-own-best-rate-sgd").at_paper is None) is True
+
+
+def test_the_lists_are_the_preset():
+    of_rows = [run for of in LISTS.values() for run in section.listed(*of)]
+    assert sorted(map(repr, of_rows)) == sorted(map(repr, learning_rates.PRESETS["desk"]))
+
+
+def test_own_best_rate_is_chosen_on_validation(folder):
+    best = {"lora": 1e-3, "allora_0": 3e-4}
+
+    def accuracy(run):
+        at_best = run.learning_rate == best.get(run.arm, 1e-4)
+        return [0.7 + 0.1 * at_best + (0.02 + wiggle(run)) * (run.arm.startswith("allora"))]
+
+    plant(folder, section.listed(*LISTS["4-own-best-rate"]), accuracy)
+    found = finding("4-own-best-rate")
+    measured = found.evidence.measured
+    assert (found.verdict, measured["allora_0"]["mean"]) == ("holds", pytest.approx(0.02))
+    assert measured["learning_rate"]["lora"] == 1e-3
+    assert measured["learning_rate"]["allora_0"] == 3e-4
+    assert measured["best at an end of their range"] == []
+    assert set(measured["other arms"]) == set(ARMS) & {"allora_adamw", "dora", "loraplus", "asf_lora"}
+
+
+@pytest.mark.parametrize("rate", [3e-5, 1e-2])
+def test_a_best_rate_at_an_end_of_the_range_is_told(folder, rate):
+    def accuracy(run):
+        best = rate if run.arm == "lora" else 3e-4
+        return [0.7 + 0.1 * (run.learning_rate == best) + wiggle(run) * (run.seed == 1)]
+
+    plant(folder, section.listed(*LISTS["4-own-best-rate"]), accuracy)
+    found = finding("4-own-best-rate")
+    assert found.verdict == "undecided"
+    assert found.evidence.measured["best at an end of their range"] == ["lora"]
+
+
+def test_a_rate_at_which_a_run_diverged_is_not_the_best(folder):
+    wanted = section.listed(*LISTS["4-own-best-rate"])
+
+    def accuracy(run):
+        gone = run.learning_rate == 3e-3 and run.seed == 0
+        return [None] if gone else [0.9 if run.learning_rate == 3e-3 else 0.8 + wiggle(run)]
+
+    plant(folder, wanted, accuracy)
+    assert finding("4-own-best-rate").evidence.measured["learning_rate"]["lora"] == 3e-5
+    everywhere = folder / "everywhere"
+    plant(everywhere, wanted, lambda run: [None] if (run.arm, run.seed) == ("lora", 0) else [0.8 + wiggle(run)])
+    found = finding("4-own-best-rate", everywhere)
+    assert found.verdict == "undecided"
+    assert found.corrected == "a run diverged among the pairs of allora_0"
+
+
+@pytest.mark.parametrize("identifier", LISTS)
+@pytest.mark.parametrize(("gain", "verdict"), [(0.02, "holds"), (-0.02, "refuted")])
+def test_own_best_rate_judges_the_papers_own_layer(folder, identifier, gain, verdict):
+    """ALLoRAAdamW, which the paper does not have, goes the other way by as much."""
+
+    def accuracy(run):
+        of = {"allora_0": gain, "allora_adamw": -gain}.get(run.arm, 0.0)
+        return [0.8 + of + wiggle(run) * (run.arm != "lora")]
+
+    plant(folder, section.listed(*LISTS[identifier]), accuracy)
+    assert finding(identifier).verdict == verdict
+
+
+def test_own_best_rate_waits_for_every_rate_of_an_arm_and_for_lora_and_allora_alone(folder):
+    wanted = section.listed(*LISTS["4-own-best-rate"])
+    plant(folder, wanted, better(("allora_0",)), skip=lambda run: run.arm == "dora" and run.seed == 2)
+    found = finding("4-own-best-rate")
+    assert "dora" not in found.evidence.measured["other arms"]
+    assert found.verdict == "holds"
+    for without in ("allora_0", "lora"):
+        plant(folder / without, wanted, better(()), skip=lambda run, arm=without: run.arm == arm)
+        assert finding("4-own-best-rate", folder / without).verdict == "not_run"
+
+
+def test_the_papers_sentence_is_one_comparison(folder):
+    """The other arms, recorded or not, do not change its p-value: it is Student's, one-sided."""
+    wanted = section.listed(*LISTS["4-own-best-rate"])
+    plant(folder, wanted, better(("allora_0",), 0.001))
+    one = finding("4-own-best-rate").evidence.measured["allora_0"]
+    values = 0.001 + 0.0005 * np.array([-1, 0, 1])
+    assert one["p_value"] == one["adjusted_p_value"]
+    assert one["p_value"] == pytest.approx(stats.ttest_1samp(values, 0, alternative="greater").pvalue)

@@ -1,0 +1,123 @@
+"""Table 3's procedures: predicted shapes against torch, the reported ratio by hand, planted errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from allora_analysis.claims.ledger import examine
+from allora_analysis.claims.tables import procedures
+from allora_analysis.claims.tables.procedures import PROCEDURES, Procedure, can_rise, shape
+
+BY_NAME = {one.name: one for one in PROCEDURES}
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    """What is planted must be computed anew."""
+    yield
+    shape.cache_clear()
+    procedures._gain.cache_clear()
+
+
+def in_torch(seed, eta, rates, sgd=False):
+    """The fall of the loss by autograd and torch's own optimizer; ALLoRA's factor on the gradient of BA."""
+    rng = np.random.default_rng(seed)
+    n, r, samples = procedures.WIDTH, procedures.RANK, procedures.SAMPLES
+    x = rng.standard_normal((samples, n)) / np.sqrt(np.arange(1, n + 1))
+    frozen = rng.standard_normal((n, n)) / np.sqrt(n)
+    y = np.sign(x @ rng.standard_normal(n) + 0.3 * rng.standard_normal(samples))
+    a = rng.uniform(-1, 1, (r, n)) / np.sqrt(n)
+    c = 0.1 * rng.standard_normal(n)
+    x, frozen, y = (torch.tensor(array) for array in (x, frozen, y))
+    a, b, c = (torch.tensor(array, requires_grad=True) for array in (a, np.zeros((n, r)), c))
+    groups = [{"params": [p], "lr": rate} for p, rate in zip((a, b, c), rates, strict=True)]
+    optimizer = torch.optim.SGD(groups) if sgd else torch.optim.Adam(groups)
+
+    def loss():
+        product = b @ a
+        if eta is not None and product.requires_grad:
+            d = (product.detach().norm(dim=1) + eta**-2) ** -0.5
+            product.register_hook(lambda gradient: d[:, None] * gradient)
+        return torch.nn.functional.softplus(-y * (x @ (frozen + product).T @ c)).mean()
+
+    start = loss().item()
+    for _ in range(procedures.STEPS):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    return start - loss().item()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("name", "head"), [("as listed, under AdamW", 1.0), ("as listed, classifier at η·l", 2.0)])
+def test_adam_against_torch(seed, name, head):
+    rate = procedures.RATE
+    assert procedures._gain(BY_NAME[name], seed, 2.0, 1.0) == pytest.approx(
+        in_torch(seed, 2.0, (rate, rate, head * rate)), rel=1e-6
+    )
+
+
+def test_lora_and_sgd_against_torch():
+    rates = (2 * procedures.RATE,) * 3
+    assert procedures._gain(Procedure("LoRA"), 0, None, 2.0) == pytest.approx(in_torch(0, None, rates), rel=1e-6)
+    assert procedures._gain(Procedure("LoRA", "sgd"), 0, None, 2.0) == pytest.approx(
+        in_torch(0, None, rates, sgd=True), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("one", PROCEDURES)
+def test_the_predicted_shapes_are_as_theory_has_them(one):
+    ratios = [shape(one, seed) for seed in range(4)]
+    if one.optimizer == "sgd":
+        assert all(found.progress < 0.15 for found in ratios)
+    elif can_rise(one):
+        assert all(found.ratio > procedures.PART for found in ratios)
+    else:
+        assert all(abs(found.ratio) < procedures.PART for found in ratios)
+
+
+def test_the_reported_ratio_is_what_sign_flips_leave():
+    ratio, low, high = procedures.reported_ratio()
+    ours, lora = procedures.rises("ALLoRA"), procedures.rises("LoRA")
+    assert ratio == pytest.approx(ours.sum() / lora.sum())
+    assert np.all(ours > 0)
+    assert np.all(lora > 0)
+    signs = np.array(np.meshgrid(*[(1, -1)] * 9)).reshape(9, -1).T
+
+    def p(ratio):
+        return np.mean(signs @ (ours - ratio * lora) >= np.sum(ours - ratio * lora) - 1e-12)
+
+    assert p(low - 0.01) <= 0.05 < p(low + 0.01)
+    assert p(high - 0.01) < 0.95 <= p(high + 0.01) + 0.01
+
+
+def finding(seed=0):
+    (claim,) = (one for one in vars(procedures).values() if getattr(one, "id", None) == "T3-procedure")
+    row = examine(claim, seed=seed)
+    assert row.error is None, row.error
+    return row.finding
+
+
+def test_the_row():
+    found = finding()
+    assert (found.verdict, found.at_paper) == ("conditional", False)
+    assert found.size.low < 0.89 < found.size.high
+
+
+def test_a_factor_that_did_not_cancel_would_be_seen(monkeypatch):
+    """Planted: the listed factor after Adam's division, where theory says that it is before it."""
+    original = procedures._gain
+
+    def planted(one, *rest):
+        return original(one._replace(factor_after=True), *rest)
+
+    monkeypatch.setattr(procedures, "_gain", planted)
+    assert finding(seed=3).verdict == "refuted"
+    monkeypatch.setattr(procedures, "_gain", original)
+
+
+def test_a_condition_that_is_wrong_is_found_out(monkeypatch):
+    monkeypatch.setattr(procedures, "can_rise", lambda one: one.optimizer == "adamw")
+    assert finding().verdict == "refuted"
