@@ -18,10 +18,10 @@ from allora_analysis.validation import ArgumentError
 # Plain LoRA forwards and gradients; LoRA×η is LoRA at scaling η.
 PLAIN = ("lora", "lora_x_eta")
 # Whose ΔW is s·BA, DoRA's up to a magnitude for each row.
-PRODUCTS = (*PLAIN, "allora", "allora_0", "allora_od", "asf_lora", "DoraLinearVariant", "DoraEmbeddingVariant")
+_PRODUCTS = (*PLAIN, "allora", "allora_0", "allora_od", "asf_lora", "DoraLinearVariant", "DoraEmbeddingVariant")
 # What PEFT's layers have whose own ΔW is no BA: a stack of experts' (ParamWrapper), and one with a diagonal (AdaLoRA).
-OTHERS = ("parameter_name", "lora_E")
-QUANTISED_WORDS = ("4bit", "8bit", "quant", "gptq", "awq", "hqq", "eetq", "aqlm")
+_OTHERS = ("parameter_name", "lora_E")
+_QUANTISED_WORDS = ("4bit", "8bit", "quant", "gptq", "awq", "hqq", "eetq", "aqlm")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Pair:
     @property
     def is_product(self) -> bool:
         """The adapter's ΔW is s·BA, so that the norms of its rows are those of a product of A and B."""
-        return self.variant in PRODUCTS and chained(self.a, self.b)
+        return self.variant in _PRODUCTS and chained(self.a, self.b)
 
 
 def chained(a: Any, b: Any) -> bool:
@@ -115,7 +115,7 @@ def _has(module: nn.Module, *names: str) -> bool:
 
 
 def _peft_pairs(name: str, layer: Any) -> Iterator[Pair]:
-    plain = type(layer).__name__ if any(hasattr(layer, mark) for mark in OTHERS) else "lora"
+    plain = type(layer).__name__ if any(hasattr(layer, mark) for mark in _OTHERS) else "lora"
     weights = {key: tuple(_weight(side[key]) for side in (layer.lora_A, layer.lora_B)) for key in layer.lora_A}
     embedding = getattr(layer, "lora_embedding_A", {})
     weights |= {key: (embedding[key], layer.lora_embedding_B[key]) for key in embedding}
@@ -166,7 +166,7 @@ def _bare_pair(name: str, module: Any) -> Pair:
 def _quantised(base: Any) -> bool:
     weight = getattr(base, "weight", None)
     integers = isinstance(weight, Tensor) and not weight.is_floating_point()
-    return integers or any(word in type(base).__name__.lower() for word in QUANTISED_WORDS)
+    return integers or any(word in type(base).__name__.lower() for word in _QUANTISED_WORDS)
 
 
 def param_groups(

@@ -37,9 +37,9 @@ from allora_analysis.validation import ArgumentError, non_negative
 
 __all__ = ["Advice", "Clipping", "Diagnosis", "LayerReport", "OptimizerEffect", "doctor"]
 
-ON = ("on the gradient", "clipped", "on the update", "twice", "in the forward")
-PARTLY = ("partly undone", "half in the optimizer")
-OFF = ("off", "undone", "no pair", "not BA", "not in the optimizer", "backward is LoRA's")
+_ON = ("on the gradient", "clipped", "on the update", "twice", "in the forward")
+_PARTLY = ("partly undone", "half in the optimizer")
+_OFF = ("off", "undone", "no pair", "not BA", "not in the optimizer", "backward is LoRA's")
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,10 @@ def _gradients(model: nn.Module, pairs: tuple[Pair, ...]) -> tuple[list[Tensor],
 
 
 def _verdict(effects: list[str]) -> str:
-    on, off = ([effect in words for effect in effects].count(True) for words in (ON, OFF))
+    on, off = ([effect in words for effect in effects].count(True) for words in (_ON, _OFF))
     if "unknown" in effects:
         return "unknown"
-    if any(effect in PARTLY for effect in effects) or (on and off):
+    if any(effect in _PARTLY for effect in effects) or (on and off):
         return "partly"
     return "clipped" if "clipped" in effects else "on" if on else "off"
 

@@ -16,32 +16,32 @@ from torch import Tensor
 from allora_analysis.lora.doctor.measured import Clipping, LayerReport, OptimizerEffect, holds
 from allora_analysis.lora.pairs import PLAIN, Pair
 
-ALLORA_ADAMW = (
+_ALLORA_ADAMW = (
     "plain LoRA layers (peft.LoraConfig) with allora_analysis.lora.optim.ALLoRAAdamW(param_groups(model), lr, eta)"
 )
 
 # effect → (level, text); {layers} and {variants} say which, {optimizer} and {response} what the optimizer does.
 # "clipped" has none: the line on clipping says it, with numbers.
-TEXTS = {
+_TEXTS = {
     "undone": (
         "problem",
         "{optimizer} divides a gradient by its own size ({response}), so {layers} train as LoRA: the first step is "
-        "LoRA's at the same rate, later ones drift from it slowly; use torch.optim.SGD, or " + ALLORA_ADAMW,
+        "LoRA's at the same rate, later ones drift from it slowly; use torch.optim.SGD, or " + _ALLORA_ADAMW,
     ),
     "partly undone": (
         "problem",
-        "{optimizer} undoes a part of the factor ({response}) in {layers}; use torch.optim.SGD, or " + ALLORA_ADAMW,
+        "{optimizer} undoes a part of the factor ({response}) in {layers}; use torch.optim.SGD, or " + _ALLORA_ADAMW,
     ),
     "twice": (
         "problem",
         "ALLoRAAdamW puts its factor on the update of {layers}, which scale their gradients already: Adam undoes that "
         "at the first step, but remembers earlier factors in its moments, so a part acts a second time; use "
-        + ALLORA_ADAMW,
+        + _ALLORA_ADAMW,
     ),
     "off": (
         "problem",
         "{layers} are plain LoRA and {optimizer} knows no factor; use peft.get_peft_model with allora_config(eta=…) "
-        "and SGD, or " + ALLORA_ADAMW,
+        "and SGD, or " + _ALLORA_ADAMW,
     ),
     "no pair": (
         "problem",
@@ -65,7 +65,7 @@ TEXTS = {
     "backward is LoRA's": (
         "problem",
         "{layers} state a factor that their backward pass does not apply (measured): something replaced the layer's "
-        "forward; call the layer's own, or use " + ALLORA_ADAMW,
+        "forward; call the layer's own, or use " + _ALLORA_ADAMW,
     ),
     "merged": ("problem", "{layers} are merged into the base weight and get no gradient; call unmerge_adapter()"),
     "disabled": ("problem", "{layers} are disabled and get no gradient; call enable_adapter_layers()"),
@@ -78,7 +78,7 @@ TEXTS = {
     "in the forward": ("ok", "the rule of {layers} is in the forward pass, where no optimizer undoes it"),
 }
 
-LAYER_TEXTS = {
+_LAYER_TEXTS = {
     "registration lost": (
         "problem",
         "the config states a variant of ALLoRA, but {layers} are plain LoRA; make the adapter with get_peft_model and "
@@ -108,15 +108,15 @@ LAYER_TEXTS = {
     "quantised": ("note", "the base weight of {layers} is quantised: d is of BA alone and does not see it"),
 }
 
-NO_GRADIENTS = (
+_NO_GRADIENTS = (
     "no gradient yet: call doctor after loss.backward() and before the step; with a GradScaler, after "
     "scaler.unscale_(optimizer)"
 )
 
 
-LEVELS = ("problem", "note", "ok")
-ON_GRADIENT = ("on the gradient", "clipped")
-IDLE = ("merged", "disabled", "inactive", "frozen")
+_LEVELS = ("problem", "note", "ok")
+_ON_GRADIENT = ("on the gradient", "clipped")
+_IDLE = ("merged", "disabled", "inactive", "frozen")
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def advise(
         *_on_groups(pairs, homes, optimizer),
         *_on_gradients(pairs, layers, optimizer, clipping),
     ]
-    return tuple(sorted(lines, key=lambda line: LEVELS.index(line.level)))
+    return tuple(sorted(lines, key=lambda line: _LEVELS.index(line.level)))
 
 
 def which(names: Sequence[str]) -> str:
@@ -158,21 +158,21 @@ def which(names: Sequence[str]) -> str:
 
 
 def _on_effects(layers: Sequence[LayerReport], optimizer: OptimizerEffect | None) -> Iterator[Advice]:
-    if all(layer.effect in IDLE for layer in layers):
+    if all(layer.effect in _IDLE for layer in layers):
         yield Advice("problem", "nothing trained", "no adapter is trained; load with is_trainable=True, or set_adapter")
     name = "no optimizer" if optimizer is None else optimizer.name
     response = "what it does to a factor is not known"
     if optimizer is not None and optimizer.response is not None:
         source = "measured" if optimizer.measured else "by its name"
         response = f"a factor c on a row becomes c^{abs(optimizer.response):.2f}, {source}"
-    for effect, (level, text) in TEXTS.items():
+    for effect, (level, text) in _TEXTS.items():
         found = [layer for layer in layers if layer.effect == effect]
         if found:
             words = {"layers": which([layer.name for layer in found]), "optimizer": name, "response": response}
             yield Advice(
                 level, effect, text.format(variants=", ".join(sorted({one.variant for one in found})), **words)
             )
-    if optimizer is not None and optimizer.momentum and any(layer.effect in ON_GRADIENT for layer in layers):
+    if optimizer is not None and optimizer.momentum and any(layer.effect in _ON_GRADIENT for layer in layers):
         yield Advice("note", "momentum", f"{name}'s momentum carries earlier factors on: the step lags behind d")
 
 
@@ -183,7 +183,7 @@ def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: di
         "registration lost": [p.variant == "lora" and stated.get(p.adapter) not in (None, *PLAIN) for p in pairs],
         "backward": [row.backward == "another" and (p.variant in PLAIN or p.eta is not None) for p, row in rows],
         "scaling": [p.variant not in PLAIN and p.eta is not None and p.scaling != 1 for p in pairs],
-        "unmeasured": [row.backward is None and row.effect not in (*IDLE, "not BA") for row in layers],
+        "unmeasured": [row.backward is None and row.effect not in (*_IDLE, "not BA") for row in layers],
         "not finite": [row.norms is not None and not math.isfinite(sum(row.norms)) for row in layers],
         "gradient not finite": [not (_finite(pair.a.grad) and _finite(pair.b.grad)) for pair in pairs],
         "dropout": [row.drop_rate > 0 for row in layers],
@@ -192,7 +192,7 @@ def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: di
     for code, flags in found.items():
         names = [pair.label for pair, flag in zip(pairs, flags, strict=True) if flag]
         if names:
-            level, text = LAYER_TEXTS[code]
+            level, text = _LAYER_TEXTS[code]
             yield Advice(level, code, text.format(layers=which(names)))
 
 
@@ -223,8 +223,8 @@ def _on_gradients(
     pairs: Sequence[Pair], layers: Sequence[LayerReport], optimizer: OptimizerEffect | None, clipping: Clipping | None
 ) -> Iterator[Advice]:
     if all(pair.a.grad is None and pair.b.grad is None for pair in pairs):
-        yield Advice("note", "no gradients", NO_GRADIENTS)
-    scaling = [layer for layer in layers if layer.effect in (*ON_GRADIENT, "unknown", "partly undone")]
+        yield Advice("note", "no gradients", _NO_GRADIENTS)
+    scaling = [layer for layer in layers if layer.effect in (*_ON_GRADIENT, "unknown", "partly undone")]
     acting = scaling and any(pair.variant not in PLAIN for pair in pairs)
     if acting and clipping is None:
         text = "transformers' Trainer clips the gradient's norm at 1 unless max_grad_norm=0; pass max_grad_norm to see"
@@ -246,18 +246,18 @@ def _on_clipping(clipping: Clipping, layers: Sequence[LayerReport]) -> Advice:
     )
     if not clipping.undoes:
         return Advice("note", "clipping", text)
-    return Advice("problem", "clipping", text + "; set max_grad_norm=0, or use " + ALLORA_ADAMW)
+    return Advice("problem", "clipping", text + "; set max_grad_norm=0, or use " + _ALLORA_ADAMW)
 
 
-HEAD = ("layer", "variant", "s", "r", "‖s(BA)_i‖ min/median/max", "d min/median/max", "‖g_B‖/LoRA's", "effect")
-VERDICTS = {
+_HEAD = ("layer", "variant", "s", "r", "‖s(BA)_i‖ min/median/max", "d min/median/max", "‖g_B‖/LoRA's", "effect")
+_VERDICTS = {
     "on": "ALLoRA is on.",
     "clipped": "ALLoRA is on, and clipping undoes it, in part or altogether.",
     "off": "ALLoRA is OFF.",
     "partly": "ALLoRA is on in part.",
     "unknown": "Whether ALLoRA is on depends on the optimizer.",
 }
-ABSENT = "–"
+_ABSENT = "–"
 
 
 def table(
@@ -268,8 +268,8 @@ def table(
     advice: Sequence[Advice],
 ) -> str:
     """A diagnosis, readable."""
-    rows = [HEAD, *(_cells(layer) for layer in layers)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    rows = [_HEAD, *(_cells(layer) for layer in layers)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     if optimizer is not None:
@@ -279,7 +279,7 @@ def table(
             f"clipping at {clipping.max_norm:g}: {clipping.removed:.0%} of the gradient's norm, {clipping.norm:.3g}"
         )
     said = [f"[{line.level}] {line.text}" for line in advice]
-    return "\n".join([VERDICTS[verdict], "", *lines, "", *said])
+    return "\n".join([_VERDICTS[verdict], "", *lines, "", *said])
 
 
 def _optimizer(effect: OptimizerEffect) -> str:
@@ -297,7 +297,7 @@ def _cells(layer: LayerReport) -> tuple[str, ...]:
         str(layer.rank),
         _spread(layer.norms),
         _spread(layer.factors),
-        ABSENT if layer.gradient_ratio is None else f"{layer.gradient_ratio:.3g}",
+        _ABSENT if layer.gradient_ratio is None else f"{layer.gradient_ratio:.3g}",
         layer.effect,
     )
 
@@ -310,4 +310,4 @@ def _rule(layer: LayerReport) -> str:
 
 
 def _spread(values: tuple[float, float, float] | None) -> str:
-    return ABSENT if values is None else "/".join(f"{value:.3g}" for value in values)
+    return _ABSENT if values is None else "/".join(f"{value:.3g}" for value in values)

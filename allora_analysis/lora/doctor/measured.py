@@ -22,10 +22,10 @@ from allora_analysis.lora.autograd import norms_of_rows, without_autocast
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import PLAIN, Pair
 
-KEPT = 0.9  # of the logarithm of the gain: below, clipping undoes the factor
-STEPS = 20  # RAdam adapts from its sixth step on
+_KEPT = 0.9  # of the logarithm of the gain: below, clipping undoes the factor
+_STEPS = 20  # RAdam adapts from its sixth step on
 # Where an optimizer cannot be tried (it needs a GPU, a closure, …): families that divide a gradient by its own size.
-NORMALISING = ("adam", "lion", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "rprop", "signsgd", "sophia")
+_NORMALISING = ("adam", "lion", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "rprop", "signsgd", "sophia")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def optimizer_effect(optimizer: Any, group: dict[str, Any], size: float = 1.0) -
     momentum = bool(group.get("momentum") or (group.get("betas") or (0.0,))[0])
     response = _response(optimizer, group, size)
     measured = response is not None
-    if not measured and any(word in name.lower() for word in NORMALISING):
+    if not measured and any(word in name.lower() for word in _NORMALISING):
         response = 0.0
     return OptimizerEffect(name, response, measured, momentum, isinstance(optimizer, ALLoRAAdamW))
 
@@ -90,7 +90,7 @@ def _last_step(optimizer: Any, group: dict[str, Any], gradient: Tensor) -> Tenso
         settings["eta"] = 1.0  # one matrix is no pair
     parameter = nn.Parameter(torch.zeros_like(gradient))
     fresh = type(optimizer)([{"params": [parameter]}], **settings)
-    for _ in range(STEPS):
+    for _ in range(_STEPS):
         before, parameter.grad = parameter.detach().clone(), gradient.clone()
         fresh.step()
     return parameter.detach() - before
@@ -119,7 +119,7 @@ class Clipping:
         """A good part of the factor is gone, or all of it: of log(gain), clipping leaves less than nine tenths."""
         if not self.gain or self.gain_after is None or not self.removed > 0:
             return False
-        return self.gain_after == 0 or abs(math.log(self.gain_after)) < KEPT * abs(math.log(self.gain))
+        return self.gain_after == 0 or abs(math.log(self.gain_after)) < _KEPT * abs(math.log(self.gain))
 
 
 def clipping_effect(
@@ -151,9 +151,9 @@ def _coefficient(max_norm: float, square: float) -> float:
     return min(1.0, max_norm / (max(square, 0.0) ** 0.5 + 1e-6))
 
 
-TOKENS = 4
-TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
-LOW_PRECISION = 0.1
+_TOKENS = 4
+_TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
+_LOW_PRECISION = 0.1
 
 
 def backward_word(pair: Pair) -> str | None:
@@ -181,7 +181,7 @@ def _word(pair: Pair) -> str | None:
     hidden = x.to(exact) @ pair.a.detach().to(exact).T
     lora = pair.scaling * v.to(exact).T @ hidden
     stated = pair.scaling * (v.to(exact) * _factor(pair, hidden)).T @ hidden
-    tolerance = max(TOLERANCES.get(kind, LOW_PRECISION) for kind in (pair.b.dtype, dtype))
+    tolerance = max(_TOLERANCES.get(kind, _LOW_PRECISION) for kind in (pair.b.dtype, dtype))
     for word, expected in (("as stated", stated), ("lora's", lora)):
         if (found.to(exact) - expected).norm() <= tolerance * expected.norm():
             return word
@@ -210,7 +210,7 @@ def _input_dtype(pair: Pair) -> torch.dtype:
 
 
 def _normal(like: Tensor, size: int) -> Tensor:
-    return torch.randn(TOKENS, size, generator=torch.Generator().manual_seed(0)).to(like.device)
+    return torch.randn(_TOKENS, size, generator=torch.Generator().manual_seed(0)).to(like.device)
 
 
 @contextmanager
