@@ -221,7 +221,7 @@ def output_noise(cases: Cases) -> Finding:
     )
     relative = [math.sqrt(law(case.inputs).variance) / law(case.inputs).mean for case in judged.cases[:3]]
     return judged.finding(
-        {"conditional": f"Only once BA ≠ 0, and little: {relative[2]:.0%} of the factor for rows of 0.1 at η² = 4."},
+        {"conditional": f"Yes once BA ≠ 0, but little: {relative[2]:.0%} of the factor for rows of 0.1, η² = 4."},
         evidence=judged.evidence(
             f"of mean and variance: {student_t.source(TOKENS)}",
             lambda case: {"mean": law(case).mean, "std": math.sqrt(law(case).variance)},
