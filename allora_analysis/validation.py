@@ -7,15 +7,22 @@ Checked by `tests/test_validation.py`.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import math
 import operator
+import os
 import sys
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
+
+Function = TypeVar("Function", bound=Callable)
+MEMORY = 1 << 36  # bytes, where the machine does not say how many it has
 
 
 class ArgumentError(ValueError):
@@ -35,7 +42,8 @@ def _array(name: str, value: ArrayLike, dimensions: int | None, shape_words: str
         raise ArgumentError(f"{name}: real numbers wanted, received dtype {array.dtype}")
     if (dimensions is not None and array.ndim != dimensions) or array.size == 0:
         raise ArgumentError(f"{name}: shape {array.shape} received; give {shape_words}, none of its sizes 0")
-    array = array.astype(np.float64)
+    with np.errstate(over="ignore"):  # a longdouble beyond float64's range becomes ∞, which is refused below
+        array = array.astype(np.float64)
     if not np.isfinite(array).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ArgumentError(f"{name}: every entry must be finite, received {array[where]} at index {where}")
@@ -137,3 +145,88 @@ def several(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
     if not result:
         raise ArgumentError(f"{name} must have at least one value, received none")
     return result
+
+
+def affordable(name: str, value: Any, *sizes: int) -> None:
+    """Refuse an argument that asks for an array of float64 of these sizes, more than the machine's memory holds.
+
+    Raises:
+        ArgumentError: too many bytes.
+    """
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        memory = MEMORY
+    if 8 * math.prod(sizes) > memory:
+        shape = " × ".join(map(str, sizes))
+        raise ArgumentError(f"{name}: {value!r} asks for {shape} numbers, more than memory holds; give a smaller one")
+
+
+def unit_scaled(array: Float[np.ndarray, "*shape"]) -> tuple[Float[np.ndarray, "*shape"], int]:
+    """The array over the power of two 2ᵉ just above its largest entry, which rounds nothing, and e.
+
+    Returns:
+        Entries in [−1, 1], whose squares stay in range; and e.
+    """
+    exponent = math.frexp(float(np.abs(array).max()))[1]
+    return np.ldexp(array, -exponent), exponent
+
+
+def in_range(infinite: bool = False) -> Callable[[Function], Function]:
+    """A public function's last check: a result beyond float64's range is refused, with the sizes of the arguments.
+
+    Args:
+        infinite: whether ∞ is among the function's documented answers; NaN never is.
+
+    Returns:
+        The decorator. What overflows inside the function warns of nothing.
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            try:
+                with np.errstate(all="ignore"):
+                    result = function(*args, **kwargs)
+                fits = _fits(result, infinite)
+            except (OverflowError, ZeroDivisionError, MemoryError, np.linalg.LinAlgError):
+                fits = False
+            if not fits:
+                given = _sizes(inspect.signature(function).bind(*args, **kwargs).arguments)
+                raise ArgumentError(f"{given}: {function.__name__} leaves float64's range; give numbers nearer to 1")
+            return result
+
+        return checked
+
+    return decorate
+
+
+def _fits(result: Any, infinite: bool) -> bool:
+    if dataclasses.is_dataclass(result):
+        return all(_fits(getattr(result, field.name), infinite) for field in dataclasses.fields(result))
+    if isinstance(result, Mapping):
+        return _fits(list(result.values()), infinite)
+    if isinstance(result, tuple | list):
+        return all(_fits(part, infinite) for part in result)
+    if not isinstance(result, float | np.ndarray | np.floating):
+        return True
+    return not np.isnan(result).any() if infinite else bool(np.isfinite(result).all())
+
+
+def _sizes(arguments: Mapping[str, Any]) -> str:
+    words = []
+    for name, value in arguments.items():
+        if dataclasses.is_dataclass(value):  # of a config, what was asked for
+            fields = [(field.name, getattr(value, field.name), field.default) for field in dataclasses.fields(value)]
+            words += filter(None, [_sizes({field: given for field, given, default in fields if given is not default})])
+            continue
+        try:
+            array = np.abs(np.asarray(value, dtype=np.float64))
+        except OverflowError:
+            words.append(f"{name} beyond float64")
+            continue
+        except (TypeError, ValueError):
+            continue
+        if array.size:
+            words.append(f"{name} {'up to ' if array.ndim else ''}{array.max():.3g}")
+    return ", ".join(words)

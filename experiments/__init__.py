@@ -11,4 +11,5 @@
 | `hessian` | §3.2: do both ends of pretrained models' Hessians at B = 0 have the signs that the ranks foretell? |
 | `learning_rates` | ours: every arm at its own best learning rate |
 | `own_best_rate` | ours: each arm at its own best rate, with seeds until it is decided; rules before runs |
+| `laboratory` | ours: a network of seconds a run: rule, adaptor, η², optimizer, dropout and length crossed |
 """

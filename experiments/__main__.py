@@ -1,22 +1,34 @@
-"""What the experiments recorded, and what is wrong with it: `python -m experiments status [--results FOLDER …]`."""
+"""What the experiments recorded: `python -m experiments status`, `migrate` and `reproduce`.
+
+| command | what it does |
+| --- | --- |
+| `status` | counts and verifies the records, names what is torn |
+| `migrate` | writes records in the present, smaller form, after checking that rows and figures read the same |
+| `reproduce` | runs recorded runs again and says how far they agree |
+"""
 
 from __future__ import annotations
 
 import os
+import random
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from allora_analysis import cli, records, terminal
 from allora_analysis.finetune import setting as finetune
+from allora_analysis.finetune.results import check_result, summarised
 from allora_analysis.gradient_std import grid as gradient_std
 from allora_analysis.gradient_std.grid import PROTOCOL
-from allora_analysis.validation import ArgumentError
+from allora_analysis.grid.reading import average_norm
+from allora_analysis.grid.reproduce import again, compare, named
+from allora_analysis.grid.sources import resolve
+from allora_analysis.validation import ArgumentError, count
 from allora_analysis.zero_initialisation import run as hessian
 
 FOLDERS = (finetune.RESULTS, gradient_std.RESULTS, hessian.RESULTS)
@@ -39,15 +51,8 @@ def status(arguments: Arguments) -> int:
 
     Returns:
         The exit status: 1 if a file is torn.
-
-    Raises:
-        ArgumentError: a folder that was asked for is not there.
     """
-    for folder in arguments.results:
-        if not os.path.isdir(folder):
-            raise ArgumentError(f"--results {folder}: is not a folder; name a folder of records")
-    folders = [inner for folder in arguments.results for inner in _within(folder)]
-    torn = sum(_one(folder) for folder in folders or FOLDERS if os.path.isdir(folder))
+    torn = sum(_one(folder) for folder in _folders(arguments.results))
     return 1 if torn else 0
 
 
@@ -88,6 +93,129 @@ def _named(words: str, names: Sequence[str]) -> None:
             terminal.say(f"    {name}")
 
 
+@dataclass(frozen=True)
+class Migration:
+    """Write records in the present form: no indentation, row norms over all layers in place of each layer's."""
+
+    results: Annotated[tuple[Path, ...], arg(metavar="[FOLDER ...]")] = ()
+    """Folders of records, or of such folders, as experiments/results is; default: those of this repository."""
+    dry_run: bool = False
+    """Check, and say what would change; write nothing."""
+
+
+def migrate(arguments: Migration) -> int:
+    """Migrate what each folder holds, record by record, each only after the check.
+
+    Args:
+        arguments: the flags.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ArgumentError: a folder that is not there, a torn record, or one of which a row would read something else.
+    """
+    before, after, changed = 0, 0, 0
+    for folder in _folders(arguments.results):
+        for path in records.record_files(folder):
+            record = records.load(path)
+            result = _smaller(record)
+            before += path.stat().st_size
+            if arguments.dry_run:
+                content = records.encoded(record, result)
+                changed, after = changed + (content != path.read_bytes()), after + len(content)
+            else:
+                changed += records.rewrite(record, result)
+                after += path.stat().st_size
+    told = "would change" if arguments.dry_run else "changed"
+    terminal.say(f"{changed} records {told}: {before / 1e6:.1f} MB, then {after / 1e6:.1f} MB; each was checked")
+    return 0
+
+
+def _smaller(record: records.Record) -> dict[str, Any]:
+    # What rows and figures read: all of a result but each layer's own norms, of which they read the mean over layers.
+    if record.study != finetune.STUDY or "row_norms" not in record.result:
+        return record.result
+    result = record.result | {"row_norms": summarised(record.result["row_norms"])}
+    same = [average_norm(one, step) for one in (record.result, result) for step in result["row_norms"]["step"]]
+    half = len(same) // 2
+    if same[:half] != same[half:] or any(result[name] != record.result[name] for name in result if name != "row_norms"):
+        raise ArgumentError(f"{record.path}: a row would read something else; nothing is written")
+    check_result(record.path.name, result)
+    return result
+
+
+def _folders(given: Sequence[Path]) -> list[Path]:
+    for folder in given:
+        if not os.path.isdir(folder):
+            raise ArgumentError(f"--results {folder}: is not a folder; name a folder of records")
+    asked = [inner for folder in given for inner in _within(folder)]
+    return [folder for folder in asked or FOLDERS if os.path.isdir(folder)]
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """Make recorded runs again and say how far they agree: bitwise equal, within rounding, or different (status 1)."""
+
+    keys: Positional[tuple[str, ...]] = ()
+    """Records: the names of their files, or the first digits of their keys."""
+    sample: int | None = None
+    """This many records drawn at random, instead of KEYs."""
+    seed: int = 0
+    """Of that draw."""
+    source: Annotated[tuple[str, ...], arg(metavar="[NAME=FOLDER ...]")] = ()
+    """Where models and data are, by the names that records call them: NAME=FOLDER, NAME=FILE.gguf or NAME=HUB_ID."""
+    results: Annotated[tuple[Path, ...], arg(metavar="[FOLDER ...]")] = ()
+    """Folders of records, or of such folders, as experiments/results is; default: those of this repository."""
+    trust_remote_code: bool = False
+    """Run the code that a model's authors ship with it."""
+
+
+def reproduce(arguments: Repetition) -> int:
+    """Make each run again, one after the other.
+
+    Args:
+        arguments: the flags.
+
+    Returns:
+        The exit status: 1 if a run came out different.
+
+    Raises:
+        ArgumentError: neither KEYs nor a sample, or both; a record or a source that is not there.
+    """
+    if bool(arguments.keys) == (arguments.sample is not None):
+        raise ArgumentError("KEY: name records, or give --sample N")
+    folders = _folders(arguments.results)
+    if arguments.keys:
+        chosen = [_only_one(folders, name) for name in arguments.keys]
+    else:
+        paths = [path for folder in folders for path in records.record_files(folder)]
+        number = min(count("--sample", arguments.sample), len(paths))
+        chosen = [records.load(path) for path in sorted(random.Random(arguments.seed).sample(paths, number))]
+    names = dict.fromkeys(one.config[kind] for one in chosen for kind in ("model", "data") if kind in one.config)
+    known = [word for word in arguments.source if word.partition("=")[0] in names]
+    sources = {name: where for name, where in resolve(names, known, []).items() if where != name}
+    different = 0
+    for record in chosen:
+        terminal.remark(f"running {record.path.stem} again: {_words(record)}")
+        found = compare(record, again(record, sources, arguments.trust_remote_code))
+        different += found.verdict == "different"
+        terminal.say(f"{record.path.stem}, {_words(record)}: " + "\n".join(found.words()))
+    return 1 if different else 0
+
+
+def _words(record: records.Record) -> str:
+    told = ("model", "data", "arm", "optimizer", "learning_rate", "layer", "seed")
+    return ", ".join(f"{name} {record.config[name]}" for name in told if name in record.config)
+
+
+def _only_one(folders: Sequence[Path], name: str) -> records.Record:
+    found = [one for folder in folders for one in named(folder, name)]
+    if len(found) != 1:
+        raise ArgumentError(f"KEY {name!r}: {len(found)} records have it; give more digits of a record's name")
+    return found[0]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command.
 
@@ -98,14 +226,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    program = "python -m experiments status"
-    if words[:1] != ["status"] and words[:1] not in (["--help"], ["-h"]):
+    name = words[0] if words else ""
+    if name in ("--help", "-h"):
+        name = "status"
+    elif name not in COMMANDS:
         names = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
         runs = f"an experiment has a command of its own, python -m experiments.NAME: {', '.join(names)}"
-        print(f"error: say {program}; {runs}", file=sys.stderr)
+        print(f"error: say python -m experiments {' or '.join(COMMANDS)}; {runs}", file=sys.stderr)
         return 2
-    words = words[words[:1] == ["status"] :]
-    return cli.guarded(lambda: status(cli.parse(Arguments, program, words)))
+    flags, command = COMMANDS[name]
+    rest = words[words[:1] == [name] :]
+    return cli.guarded(lambda: command(cli.parse(flags, f"python -m experiments {name}", rest)))
+
+
+COMMANDS = {"status": (Arguments, status), "migrate": (Migration, migrate), "reproduce": (Repetition, reproduce)}
 
 
 if __name__ == "__main__":

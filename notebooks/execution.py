@@ -191,7 +191,7 @@ def shown_verdicts(notebook: NotebookNode) -> list[tuple[str, str]]:
     Returns:
         Claim and verdict, sorted, each pair once.
     """
-    from allora_analysis.claims.ledger import VERDICTS
+    from allora_analysis.claims.claim import VERDICTS
 
     rows = [match for text in texts(notebook) for match in VERDICT.findall(text)]
     pairs = {(claim, verdict.replace("\\", "")) for verdict, claim in rows}

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from allora_analysis.claims.section_3_1_figure_1 import COMMAND
+from allora_analysis.claims.s3_1_figure_1 import COMMAND
 from allora_analysis.gradient_std.grid import FIGURE_1, RESULTS, Arm, Grid, found
 from allora_analysis.plotting import COLOURS, OPTIMISERS, page, page_style
 from paper_figures.numbers import over_seeds

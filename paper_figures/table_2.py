@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from allora_analysis.claims.section_3_1_dropout_rates import EARLY, LATE
+from allora_analysis.claims.s3_1_figure_1 import EARLY, LATE
 from allora_analysis.claims.tables.reported import TABLE_2, DropoutColumn
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets.dropout_rates import PRESETS

@@ -1,45 +1,18 @@
-"""What the tests of the ledger's rows share: run the check behind a row, and hold it against the verdict expected."""
+"""What the tests of the ledger's rows share: run the check behind a row, with a plant for what is to be missed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from types import ModuleType
+from pathlib import Path
 
-from allora_analysis.claims.ledger import Claim, Finding, examine
+from allora_analysis.claims.claim import Claim, Finding
+from allora_analysis.claims.ledger import examine
 from allora_analysis.study import plain
 
 
-class Rows:
-    """The rows of sections of the ledger, by id, and the verdict that each must have."""
-
-    def __init__(self, verdicts: Mapping[str, str], *sections: ModuleType):
-        self.verdicts = verdicts
-        self.claims = {claim.id: claim for section in sections for claim in section.claims()}
-
-    def finding(self, identifier: str) -> Finding:
-        return finding(self.claims[identifier])
-
-    def verdict(self, identifier: str) -> str:
-        return self.finding(identifier).verdict
-
-    def check_all_are_here(self) -> None:
-        assert list(self.claims) == list(self.verdicts)
-
-    def check(self, identifier: str) -> Finding:
-        found = self.finding(identifier)
-        assert found.verdict == self.verdicts[identifier]
-        assert found.evidence.measured
-        if found.evidence.error is not None and found.evidence.tolerance is not None:
-            assert found.evidence.predicted
-            assert found.evidence.error <= found.evidence.tolerance
-        assert (found.corrected is None) == (found.verdict == "holds")
-        return found
-
-
-def finding(claim: Claim) -> Finding:
+def finding(claim: Claim, results: Path | None = None) -> Finding:
     """What a row's check finds; the check may not raise, and JSON can hold what it finds."""
-    row = examine(claim)
+    row = examine(claim, results)
     assert row.error is None, row.error
     json.dumps(plain(row.finding), allow_nan=False)
     return row.finding

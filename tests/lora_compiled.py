@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from allora_analysis.lora.functional import allora
+from allora_analysis.lora.functional import allora, allora_od
 from allora_analysis.lora.layers import ALLoRALinear
+from allora_analysis.lora.optim import ALLoRAAdamW
 
 
 def assert_compiled_equals_eager(module: nn.Module, backend: str) -> None:
@@ -45,6 +46,37 @@ def layer(variant: str) -> ALLoRALinear:
     return module
 
 
+def assert_compiled_step_equals_eager() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pairs = [[nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((2, 9), (12, 2))]]
+    pairs.append([nn.Parameter(part.detach().clone()) for part in pairs[0]])
+    eager, compiled = (ALLoRAAdamW([{"params": pair, "pair": True}], 0.01, 3.0) for pair in pairs)
+    step = torch.compile(compiled.step, backend="eager", fullgraph=True)
+    for _ in range(4):
+        for part, other in zip(*pairs, strict=True):
+            part.grad = torch.randn(part.shape, generator=generator)
+            other.grad = part.grad.clone()
+        eager.step(), step()
+    for part, other in zip(*pairs, strict=True):
+        torch.testing.assert_close(other, part, rtol=1e-5, atol=1e-7)
+
+
+def assert_compiled_without_gradients(module: nn.Module) -> None:
+    torch.compiler.reset()  # dynamo compiles one piece of code a few times only
+    x, compiled = torch.randn(3, 7, dtype=torch.float64), torch.compile(module, fullgraph=True, backend="aot_eager")
+    expected = module(x).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(x), expected)
+    torch.testing.assert_close(compiled(x).detach(), expected)
+    module.requires_grad_(False)
+    torch.testing.assert_close(compiled(x), expected)
+    leaf = x.clone().requires_grad_(True)
+    found, wanted = (torch.autograd.grad(one(leaf).sin().sum(), leaf) for one in (compiled, module))
+    torch.testing.assert_close(found, wanted)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     backend = "inductor" if shutil.which("g++") else "aot_eager"
@@ -52,4 +84,7 @@ if __name__ == "__main__":
     assert_compiled_equals_eager(Function(allora), "aot_eager")
     for variant in ("allora_od", "asf_lora"):
         assert_compiled_equals_eager(layer(variant), "aot_eager")
+    for module in (layer("allora"), layer("allora_od"), Function(allora), Function(allora_od)):
+        assert_compiled_without_gradients(module)
+    assert_compiled_step_equals_eager()
     print("compiled equals eager", backend)

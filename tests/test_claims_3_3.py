@@ -7,13 +7,21 @@ import dataclasses
 import numpy as np
 import pytest
 
-from allora_analysis import ripple
-from allora_analysis.claims import s3_3_at_random, s3_3_interactions, s3_3_worst_case, student_t
+from allora_analysis import adaptive, ripple
+from allora_analysis.claims import (
+    ledger,
+    pretrained_norms,
+    s3_3_at_random,
+    s3_3_interactions,
+    s3_3_scaling_factor,
+    s3_3_worst_case,
+    student_t,
+)
 from allora_analysis.claims.claim import Claim
 from allora_analysis.ripple import stack
 from tests import ledger_rows
 
-SECTIONS = (s3_3_interactions, s3_3_worst_case, s3_3_at_random)
+SECTIONS = (s3_3_scaling_factor, s3_3_interactions, s3_3_worst_case, s3_3_at_random)
 ROWS = {item.id: item for section in SECTIONS for item in vars(section).values() if isinstance(item, Claim)}
 RIGHT = {name: getattr(ripple, name) for name in ripple.__all__}
 
@@ -137,3 +145,78 @@ def test_standard_errors(n):
     assert 2 * stats.t.sf(student_t.standard_errors(n), n - 1) == pytest.approx(student_t.FALSE_FAIL, rel=1e-6)
     assert (student_t.standard_errors(n) > 5) == (n <= 200)
     assert f"n − 1 = {n - 1}, false-fail rate 1e-6 a comparison" in student_t.source(n)
+
+
+SCALING = [
+    (
+        "3.3-unstable",
+        s3_3_interactions.Deep,
+        "sharpness",
+        property(lambda one: float(one.eta * np.linalg.norm(one.x @ one.a.T, 2)) ** 2),  # without the layers after
+        "refuted",
+    ),
+    ("3.3-unstable", s3_3_interactions, "trained_loss", lambda one: 2.0, "holds"),
+    ("3.3-unstable", s3_3_interactions, "trained_loss", lambda one: float(one.eta > 2), "refuted"),
+    ("3.3-comparable-level", pretrained_norms, "read", lambda model: {"one": {"mean": 1e-3}}, "holds"),
+    ("3.3-comparable-level", s3_3_scaling_factor, "average_norm", lambda result, step: 10.0, "holds"),
+    ("3.3-tune-carefully", s3_3_scaling_factor, "HU_4_1", "we recommend to tune α carefully", "holds"),
+    (
+        "3.3-tune-carefully",
+        adaptive,
+        "rescaled",
+        lambda setting, a, b: setting_with_init_left(setting, a, b),
+        "undecided",
+    ),
+    (
+        "3.3-tune-carefully",
+        s3_3_scaling_factor,
+        "apart",
+        lambda one: dict.fromkeys(("α and rate exchanged", "α alone"), 0.0),
+        "undecided",
+    ),
+    ("3.3-either-zero", s3_3_scaling_factor, "fall", lambda one: one.eta * float(np.square(one.b).sum()), "refuted"),
+    ("3.3-either-zero", s3_3_scaling_factor, "first_step", lambda one: {"moved": 0.0, "fall": 1.0}, "refuted"),
+    (
+        "3.3-depth",
+        s3_3_scaling_factor,
+        "growth",
+        lambda families: {name: {"depth": 4.0, "width": 2.0, "depth's share": 0.5} for name in families},
+        "holds",
+    ),
+]
+
+
+def setting_with_init_left(setting, a, b, right=adaptive.rescaled):
+    return dataclasses.replace(right(setting, a, b), init_a=setting.init_a)
+
+
+@pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), SCALING)
+def test_other_data_or_formulas_change_the_verdict(identifier, module, name, wrong, expected, monkeypatch):
+    monkeypatch.setattr(module, name, wrong)
+    assert verdict(identifier) == expected
+
+
+def test_comparable_level_needs_records(tmp_path):
+    row = ledger.examine(ROWS["3.3-comparable-level"], tmp_path)
+    assert row.finding.verdict == "not_run"
+
+
+def test_norms_of_a_pretrained_model(tmp_path):
+    from torch import nn
+
+    layer = nn.Linear(3, 2)
+    nn.init.constant_(layer.weight, 2.0)
+    found = pretrained_norms.of_model(nn.Sequential(layer, nn.Tanh()))
+    assert found == {"0": {"mean": pytest.approx(12**0.5, rel=1e-5), "max": pytest.approx(12**0.5, rel=1e-5)}}
+    for model in ("all-MiniLM-L6-v2", "SmolLM2-135M"):
+        assert all(0 < layer["mean"] <= layer["max"] for layer in pretrained_norms.read(model).values())
+
+
+def test_depth_s_share_is_that_of_the_parameters():
+    """12·L·width² parameters in the blocks: twice the depth alone is all of the growth, twice the width none."""
+    shape, family = s3_3_scaling_factor.Shape, s3_3_scaling_factor.Family
+    small = shape(2, 8)
+    found = s3_3_scaling_factor.growth(
+        {"deep": family(small, shape(4, 8), ""), "wide": family(small, shape(2, 16), "")}
+    )
+    assert [of["depth's share"] for of in found.values()] == [1.0, 0.0]

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from allora_analysis import records
-from allora_analysis.claims import section_3_2_pretrained as section
+from allora_analysis.claims import s3_2_real_networks as section
 from allora_analysis.zero_initialisation import run as lists
 from allora_analysis.zero_initialisation.run import PROTOCOL, STUDY
 from tests import ledger_rows
 
-(CLAIM,) = section.claims()
+CLAIM = section.pretrained_saddle
 
 
 @pytest.fixture
@@ -57,15 +57,15 @@ def test_signs_as_foretold_but_no_critical_point(folder):
     found = finding()
     assert found.verdict == "refuted"
     assert found.evidence.n == len(lists.RUNS)
-    assert f"minus the highest, to 0 of it ({len(lists.RUNS)} of {len(lists.RUNS)} runs)" in found.corrected
-    first = found.evidence.measured[section.case(lists.RUNS[0])]
+    assert (found.size.low, found.size.value, found.size.high) == (1, 1, 1)
+    first = found.evidence.measured[section.case_name(lists.RUNS[0])]
     assert (first["negative"], first["zero"], first["positive"]) == (20, 8, 20)
     assert first["λ_max/σ₁(G)"] == 1
 
 
 def test_a_part_of_the_list_is_told_as_such(folder):
     plant(folder, wanted=lists.RUNS[:3])
-    assert f"(3 of {len(lists.RUNS)} runs)" in finding().corrected
+    assert f"3 of {len(lists.RUNS)} runs" in finding().evidence.tolerance_source
 
 
 def test_a_critical_point_would_be_as_printed(folder):

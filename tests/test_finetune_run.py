@@ -25,6 +25,7 @@ from transformers import TrainerCallback
 
 from allora_analysis.finetune import asked, classification, history, memory, models, run, trainer
 from allora_analysis.finetune.quiet import quiet
+from allora_analysis.finetune.results import SERIES
 from allora_analysis.grid.reading import right_rows
 from allora_analysis.validation import ArgumentError
 
@@ -161,7 +162,7 @@ def test_weights_that_the_last_step_of_an_epoch_breaks(films, monkeypatch):
 def test_norms_that_are_not_finite_are_left_out():
     norms = [{"step": i, "row_norms": {"a": {"mean": m, "max": m}}} for i, m in ((0, 0.0), (1, 1.5), (2, math.nan))]
     collected = history.collect(norms)
-    assert collected["row_norms"] == {"step": [0, 1], "layers": {"a": {"mean": [0.0, 1.5], "max": [0.0, 1.5]}}}
+    assert collected["row_norms"] == {"step": [0, 1]} | {name: [0.0, 1.5] for name in SERIES[1:]}
 
 
 def test_accumulated_parts_are_the_whole_batchs_gradient(tmp_path):

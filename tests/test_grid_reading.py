@@ -16,7 +16,10 @@ RUN = Setting(model="tiny", data="words", arm="lora")
 OTHER = dataclasses.replace(RUN, seed=1)
 RESULT = {
     "epochs": [{"epoch": 1.0, "step": 2, "test_accuracy": 0.5}, {"epoch": 2.0, "step": 4, "test_accuracy": 0.75}],
-    "row_norms": {"step": [0, 4], "layers": {"q": {"mean": [0.0, 1.0]}, "v": {"mean": [0.0, 2.0]}}},
+    "row_norms": {
+        "step": [0, 4],
+        "layers": {"q": {"mean": [0.0, 1.0], "max": [0.0, 1.0]}, "v": {"mean": [0.0, 2.0], "max": [0.0, 2.0]}},
+    },
 }
 
 

@@ -1,5 +1,7 @@
 """The digits MLP: what its start promises, what training does, and that a run depends on its seed alone."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -81,6 +83,16 @@ def test_gradient_norms_of_b_alone_at_the_start():
     gradients = torch.autograd.grad(loss(model(data[0]), data[1]), weights)
     products = [g @ model[i].a.T for g, i in zip(gradients, (0, 2), strict=True)]
     assert norms == (0.0, pytest.approx(sum(p.square().sum() for p in products).sqrt().item(), rel=1e-12))
+
+
+def test_gradient_norms_of_both_factors_once_b_has_moved():
+    model, loss, data = adapted_mlp(0, 1), nn.CrossEntropyLoss(), digits(5, 9, 20)
+    descend(model, loss, data, 5, 0.5)
+    loss(model(data[0]), data[1]).backward()
+    gradients = {name: value.grad for name, value in model.named_parameters() if value.requires_grad}
+    sizes = [math.sqrt(sum(float((g**2).sum()) for name, g in gradients.items() if name[-1] == end)) for end in "ab"]
+    assert min(sizes) > 1e-3
+    assert gradient_norms(model, loss, data) == pytest.approx(sizes, rel=1e-12)
 
 
 @pytest.mark.bad_input

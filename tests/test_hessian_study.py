@@ -143,7 +143,7 @@ BAD = [
     (["--rank", "0"], "rank must be"),
     (["--features", "0"], "features must be"),
     (["--outputs", "-1"], "outputs must be"),
-    (["--ratios", "0.001"], "ratios must give N of 1 or more, in X that memory can hold: above 0.04167"),
+    (["--ratios", "0.001"], "ratios must give N of 1 or more, above 0.04167 here, received 0.001"),
     (["--ratios", "-1"], "ratios must be a finite number above 0, received -1.0"),
     (["--ratios", "nan"], "ratios must be"),
     (["--ratios"], "ratios must have at least one value"),
@@ -154,11 +154,11 @@ BAD = [
         ["--network", "--seed", "99999999999999999999"],
         "seed must be a whole number in [0, 18446744073709551615]",
     ),
-    (["--ratios", "1e16"], "ratios must give N of 1 or more, in X that memory can hold"),
-    (["--ratios", "1e30"], "ratios must give N of 1 or more, in X that memory can hold"),
-    (["--ratios", "1e308"], "ratios must give N of 1 or more, in X that memory can hold"),
-    (["--samples", "1000000000000000000"], "samples must be a whole number in [1, "),
-    (["--features", "10000000000"], "matrices that fit into no memory"),
+    (["--ratios", "1e16"], "ratios: 1e+16 asks for"),
+    (["--ratios", "1e30"], "ratios: 1e+30 asks for"),
+    (["--ratios", "1e308"], "ratios: 1e+308 asks for"),
+    (["--samples", "1000000000000000000"], "samples: 1000000000000000000 asks for"),
+    (["--features", "10000000000"], "asks for 40000000000 × 10000000000 numbers, more than memory holds"),
 ]
 
 

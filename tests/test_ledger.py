@@ -13,7 +13,7 @@ import pytest
 from allora_analysis.__main__ import main
 from allora_analysis.claims import ledger
 from allora_analysis.claims.cases import Case, Cases, relative_error, settle
-from allora_analysis.claims.claim import OPENINGS, VERDICTS, Claim, Evidence, Finding, Size
+from allora_analysis.claims.claim import OPENINGS, VERDICTS, Claim, Evidence, Finding, Size, not_run
 from allora_analysis.claims.claim import claim as claimed
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import terminal as written
@@ -24,23 +24,23 @@ from allora_analysis.validation import ArgumentError
 EVIDENCE = Evidence({"a": 1.0}, {"a": np.float64(1.0)}, "rounding", error=1e-16, tolerance=1e-12)
 
 
-def claim(name="3.1-test", check=lambda: Finding("holds", EVIDENCE)):
+def claim(name="3.1-test", check=lambda cases: Finding("holds", EVIDENCE)):
     return Claim(name, "§3.1", "1 = 1", check, "python -m allora_analysis", "tests/test_ledger.py")
 
 
 @pytest.fixture
 def few(monkeypatch):
-    """A ledger of four claims: one holds, one is corrected, one raises, one has no check."""
+    """A ledger of four claims: one holds, one is corrected, one raises, one was not run."""
 
-    def raises():
+    def raises(cases):
         raise RuntimeError("planted")
 
     corrected = Finding("holds_corrected", EVIDENCE, "2 = 2")
     claims = (
         claim(),
-        claim("3.1-corrected", lambda: corrected),
+        claim("3.1-corrected", lambda cases: corrected),
         claim("3.2-raises", raises),
-        claim("4-later", None),
+        claim("4-later", lambda cases: not_run("nothing was run")),
     )
     monkeypatch.setattr(ledger, "all_claims", lambda: claims)
     return claims
@@ -131,7 +131,7 @@ def test_a_check_that_raises_is_exit_1_and_the_rest_is_printed(few, capsys, tmp_
 
 
 def test_ctrl_c_prints_what_was_finished(few, capsys, monkeypatch):
-    def interrupted():
+    def interrupted(cases):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ledger, "all_claims", lambda: (few[0], claim("3.1-slow", interrupted), few[1]))
@@ -202,7 +202,7 @@ def test_colour_only_on_a_terminal(capsys):
 def reading(monkeypatch):
     """A ledger of one claim that reads records: it holds if its folder has a file `true`, and says where it looked."""
 
-    def check(folder=None):
+    def check(cases, folder):
         if folder is not None and (folder / "twice").exists():
             raise ArgumentError("recorded twice")
         measured = {"folder": "the committed one" if folder is None else folder.name}

@@ -14,7 +14,7 @@ from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 from allora_analysis.lora.pairs import lora_pairs
 from tests.test_lora_doctor import ETA, backward, in_peft
-from tests.test_lora_param_groups import NOT_PRODUCTS
+from tests.test_lora_optim_groups import NOT_PRODUCTS
 
 peft = pytest.importorskip("peft")
 
@@ -47,7 +47,7 @@ CASES = {
     "clipping": ("problem", "4 times LoRA's.*max_grad_norm=0", toy, sgd, 1e-3),
     "off": ("problem", "allora_config", lambda: toy(None), lambda m: torch.optim.AdamW(m.parameters()), None),
     "on the update": ("ok", "on the update", lambda: toy(None), lambda m: ALLoRAAdamW(param_groups(m), 0.1, ETA), 1e-3),
-    "no pair": ("problem", r"param_groups\(model\)", lambda: toy(None), lambda m: ALLoRAAdamW(m.parameters(), 0.1, ETA),
+    "no pair": ("problem", r"param_groups\(model\)", lambda: toy(None), lambda m: ALLoRAAdamW(m.parameters(), 0.1, 1.0),
                 None),
     "twice": ("problem", "scale their gradients already", toy,
               lambda m: ALLoRAAdamW([{"params": [m[0].a, m[0].b]}], 0.1, ETA), None),
@@ -208,10 +208,18 @@ def test_a_registration_that_was_lost():
 
 def test_a_scaling_other_than_one():
     model = in_peft("allora")
-    lora_pairs(model)[0].module.scaling["default"] = 2.0
+    pair = lora_pairs(model)[0]
+    pair.module.scaling["default"] = 2.0
+    with torch.no_grad():
+        pair.b.normal_()
     advice = lines(model)["scaling"]
+    assert advice.level == "note"
     assert "first" in advice.text
-    assert "set lora_alpha = r" in advice.text
+    assert "rate s·l, from √s times A and B" in advice.text
+    row = doctor(model, torch.optim.SGD(model.parameters(), 0.1)).layers[0]
+    assert (row.backward, row.effect) == ("as stated", "on the gradient")
+    norms = 2.0 * (pair.b @ pair.a).detach().norm(dim=1)
+    assert row.factors[0] == pytest.approx(float((norms.max() + pair.eta**-2) ** -0.5), rel=1e-5)
     assert "scaling" not in lines(in_peft("allora"))
     assert "scaling" not in lines(in_peft(lora_alpha=7))
 
@@ -299,7 +307,7 @@ def test_another_variant_of_pefts_is_no_allora():
 
 
 @pytest.mark.parametrize("kind", NOT_PRODUCTS)
-@pytest.mark.parametrize("make", [torch.optim.AdamW, lambda ps: ALLoRAAdamW(ps, 0.1, ETA), None])
+@pytest.mark.parametrize("make", [torch.optim.AdamW, lambda ps: ALLoRAAdamW(ps, 0.1, 1.0), None])
 def test_a_delta_that_is_not_the_product_is_a_problem(kind, make):
     model = NOT_PRODUCTS[kind]()
     (pair,) = lora_pairs(model)
@@ -339,7 +347,7 @@ def test_a_matrix_that_no_group_holds():
         assert doctor(model, optimizer).verdict == "on"
         getattr(model[0], left_out).requires_grad_(True)
     model = square()
-    alone = ALLoRAAdamW([{"params": [layer.b]} for layer in model], 1e-3, ETA)
+    alone = ALLoRAAdamW([{"params": [layer.b]} for layer in model], 1e-3, 1.0)
     assert {row.effect for row in doctor(model, alone).layers} == {"no pair"}
 
 

@@ -9,9 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.lora.functional import allora, allora_od, asf_lora, row_factor, row_norms
-from allora_analysis.lora.fused import allora_linear
-from allora_analysis.lora.row_norms import gram_norms, triangular_norms
+from allora_analysis.lora.autograd import gram_norms, triangular_norms
+from allora_analysis.lora.functional import allora, allora_linear, allora_od, asf_lora, row_factor, row_norms
 from tests.brute_force import lora as twin
 
 

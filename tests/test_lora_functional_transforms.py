@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.func import functional_call, grad, jacrev, vmap
+from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
-from allora_analysis.lora.functional import allora, allora_od, asf_lora, row_factor
-from allora_analysis.lora.fused import allora_linear
+from allora_analysis.lora.functional import allora, allora_linear, allora_od, asf_lora, row_factor
 from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +80,31 @@ def test_the_jacobian_of_the_update_field_by_torch_func(rule, tensors):
         (row,) = torch.autograd.grad(first[3, 1], leaf)
         torch.testing.assert_close(jacobian[3, 1], row)
         assert jacobian.isfinite().all()
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("needs_gradients", [False, True])
+def test_forward_mode_gives_the_outputs_own_derivative(rule, needs_gradients, tensors, rng):
+    """By central differences. Planted: it raised."""
+    point = [tensors[name].requires_grad_(needs_gradients) for name in ("x", "a", "b")]
+    directions = [torch.as_tensor(rng.standard_normal(part.shape)) for part in point]
+    for chosen in ((0,), (1,), (2,), (0, 1, 2)):
+        along = [d if k in chosen else torch.zeros_like(d) for k, d in enumerate(directions)]
+        ends = [rule(*(p.detach() + s * d for p, d in zip(point, along, strict=True)), 2.0) for s in (1e-6, -1e-6)]
+
+        def function(*moved, chosen=chosen):
+            places = iter(moved)
+            return rule(*(next(places) if k in chosen else part for k, part in enumerate(point)), 2.0)
+
+        output, tangent = jvp(function, tuple(point[k] for k in chosen), tuple(directions[k] for k in chosen))
+        torch.testing.assert_close(output, rule(*point, 2.0))
+        torch.testing.assert_close(tangent, (ends[0] - ends[1]) / 2e-6, rtol=1e-7, atol=1e-8)
+    batched = vmap(lambda d: jvp(lambda b: rule(*point[:2], b, 2.0), (point[2],), (d,))[1])
+    torch.testing.assert_close(batched(torch.stack([directions[2]] * 2))[1], jvp_of_b(rule, point, directions[2]))
+
+
+def jvp_of_b(rule, point, direction):
+    return jvp(lambda b: rule(*point[:2], b, 2.0), (point[2],), (direction,))[1]
 
 
 def test_the_factor_maps(tensors, rng):

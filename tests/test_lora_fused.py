@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from allora_analysis.lora import functional, layers
-from allora_analysis.lora.fused import allora_linear, fusible
+from allora_analysis.lora.functional import allora_linear, fusible
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import lora as twin
 from tests.test_lora_functional import assert_agree, backward, by_hand, problem

@@ -1,4 +1,4 @@
-"""Groups, states and refusals of `ALLoRAAdamW`."""
+"""Groups, states and refusals of `ALLoRAAdamW`; `param_groups` of a model, PEFT's or the toolkit's own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from allora_analysis.hessian import add_adapters
 from allora_analysis.lora.functional import row_factor
-from allora_analysis.lora.optim import ALLoRAAdamW
+from allora_analysis.lora.layers import ALLoRALinear
+from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
+from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.validation import ArgumentError
 
 
@@ -53,10 +56,10 @@ def built(seed=0, **options):
 def test_two_matrices_whose_shapes_chain_are_a_pair_unless_said_otherwise(first, second, said, is_pair):
     params = [nn.Parameter(torch.ones(first)), nn.Parameter(torch.ones(second))]
     group = {"params": params} | ({} if said is None else {"pair": said})
-    assert ALLoRAAdamW([group], 0.1, 2.0).param_groups[0]["pair"] is is_pair
+    assert ALLoRAAdamW([group], 0.1, 1.0).param_groups[0]["pair"] is is_pair
     if said is None:
-        assert ALLoRAAdamW(params, 0.1, 2.0).param_groups[0]["pair"] is is_pair
-        assert ALLoRAAdamW(iter(params), 0.1, 2.0).param_groups[0]["pair"] is is_pair
+        assert ALLoRAAdamW(params, 0.1, 1.0).param_groups[0]["pair"] is is_pair
+        assert ALLoRAAdamW(iter(params), 0.1, 1.0).param_groups[0]["pair"] is is_pair
 
 
 def test_of_two_square_matrices_the_first_is_a():
@@ -89,6 +92,45 @@ def test_named_parameters_are_taken():
     optimizer = ALLoRAAdamW([("down", a), ("up", b)], 0.1, 2.0)
     assert optimizer.param_groups[0]["pair"]
     assert optimizer.param_groups[0]["param_names"] == ["down", "up"]
+
+
+def test_a_group_that_holds_pairs_among_others_is_counted_in_a_warning():
+    """Planted: they got plain AdamW without a word."""
+    (a, b), (c, d), (e, f) = (matrices(seed) for seed in range(3))
+    bias = nn.Parameter(torch.ones(3))
+    with pytest.warns(UserWarning, match=r"2 pairs \(A, B\) in groups of more than two parameters get plain AdamW"):
+        ALLoRAAdamW([{"params": [a, b]}, {"params": [c, d, bias, e, f]}], 0.1, 2.0)
+    ALLoRAAdamW([{"params": [a, b]}, {"params": [c, d, bias, e, f], "pair": False}], 0.1, 2.0)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("eta", [2.0, 0.5])
+def test_without_a_pair_it_would_be_adamw(eta):
+    """Planted: bit for bit AdamW, without a word. At η = 1 it is AdamW by its own formula at BA = 0."""
+    four = [parameter for seed in range(2) for parameter in matrices(seed)]
+    for params in (four, [{"params": four}], [nn.Parameter(torch.ones(2))], [{"params": matrices(), "pair": False}]):
+        with pytest.raises(ArgumentError, match=r"no group is a pair \(A, B\), so eta = .* would do nothing") as caught:
+            ALLoRAAdamW(params, 0.1, eta)
+        assert str(caught.value).endswith("call ALLoRAAdamW(param_groups(model), lr, eta)")
+        assert "\n" not in str(caught.value)
+    ALLoRAAdamW(four, 0.1, 1.0)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_tuples_of_tensors_are_refused(wrapped):
+    """Planted: of [(A, B)] only B was trained, A taken for its name."""
+    tuples = [tuple(matrices())]
+    with pytest.raises(
+        ArgumentError, match=r'received a tuple of tensors; give each pair as \{"params": \[A, B\], "pair"'
+    ):
+        ALLoRAAdamW([{"params": tuples}] if wrapped else tuples, 0.1, 2.0)
+
+
+@pytest.mark.bad_input
+def test_a_model_is_no_list_of_groups():
+    with pytest.raises(ArgumentError, match=r"received the model; call ALLoRAAdamW\(param_groups\(model\)"):
+        ALLoRAAdamW(nn.Linear(2, 3), 0.1, 2.0)
 
 
 def test_a_users_dictionary_is_left_as_it_is():
@@ -207,13 +249,22 @@ def test_a_state_of_adamw_loads_and_eta_and_the_pairs_stay():
     assert optimizer.state[params[0]]["step"].item() == 2
 
 
-@pytest.mark.bad_input
-@pytest.mark.parametrize("rule", ["maximize", "amsgrad"])
-def test_a_state_of_another_rule_is_refused(rule):
+@pytest.mark.parametrize("rule", ["maximize", "amsgrad", "fused"])
+def test_a_state_of_another_rule_brings_its_rule(rule):
+    """As in torch: with the saved groups; planted: an optimizer that was built with the rule steps alike."""
     params, optimizer = built()
-    other = torch.optim.AdamW([{"params": params[:2]}, {"params": params[2:]}], **{rule: True})
-    with pytest.raises(ArgumentError, match=f"{rule}=True"):
-        optimizer.load_state_dict(other.state_dict())
+    twins, twin = built(**{rule: True})
+    other = torch.optim.AdamW([{"params": params[:2]}, {"params": params[2:], "lr": 0.5}], lr=0.1, **{rule: True})
+    for one in (other, twin):
+        step(one, 0)
+    with torch.no_grad():
+        for new, old in zip(twins, params, strict=True):
+            new.copy_(old)
+    for one in (optimizer, twin):
+        one.load_state_dict(copy.deepcopy(other.state_dict()))
+        assert one.param_groups[0][rule]
+        step(one, 1)
+    assert all(torch.equal(x, y) for x, y in zip(params, twins, strict=True))
 
 
 @pytest.mark.bad_input
@@ -224,7 +275,7 @@ def test_a_state_of_other_groups_is_refused():
     other = ALLoRAAdamW([{"params": [a, b]}, {"params": [nn.Parameter(torch.ones(3))]}], 0.1, 2.0)
     with pytest.raises(ArgumentError, match=r"state_dict: exp_avg of shape \(5, 2\) for a parameter of shape \(4, 2\)"):
         other.load_state_dict(optimizer.state_dict())
-    off = ALLoRAAdamW([{"params": [a, b], "pair": False}, {"params": [nn.Parameter(torch.ones(3))]}], 0.1, 2.0)
+    off = ALLoRAAdamW([{"params": [a, b], "pair": False}, {"params": [nn.Parameter(torch.ones(3))]}], 0.1, 1.0)
     with pytest.raises(ArgumentError, match="state_dict: a group is a pair there and no pair here"):
         off.load_state_dict(optimizer.state_dict())
     with pytest.raises(ValueError, match="group"):
@@ -232,6 +283,10 @@ def test_a_state_of_other_groups_is_refused():
 
 
 # -- a caller's mistakes
+
+
+class FlatParameter(nn.Parameter):
+    """As FSDP1 makes it of all parameters of a block."""
 
 
 @pytest.mark.bad_input
@@ -257,7 +312,7 @@ def test_values_out_of_range(wrong, words):
     with pytest.raises(ArgumentError, match=words) as caught:
         ALLoRAAdamW(matrices(), **({"lr": 0.1, "eta": 2.0} | wrong))
     assert "\n" not in str(caught.value)
-    optimizer = ALLoRAAdamW([nn.Parameter(torch.ones(2))], 0.1, 2.0)
+    optimizer = ALLoRAAdamW(matrices(), 0.1, 2.0)
     with pytest.raises(ArgumentError, match=words):
         optimizer.add_param_group({"params": matrices()} | wrong)
     assert len(optimizer.param_groups) == 1
@@ -271,10 +326,13 @@ def test_values_out_of_range(wrong, words):
         ({"params": [torch.ones(5, 2)], "pair": True}, r"received shapes \(5, 2\)"),
         ({"params": [torch.ones(2, 6), torch.ones(5, 2), torch.ones(5)], "pair": True}, "a pair is A"),
         ({"params": [torch.ones(2, 6), torch.ones(5, 2)], "pair": "yes"}, "pair must be True or False"),
-        ({"params": [torch.ones(2, 6), torch.ones(5, 2)], "foreach": "yes"}, "foreach must be"),
+        ({"params": [torch.ones(2, 6), torch.ones(5, 2)], "foreach": "yes"}, "foreach must be None or True or"),
+        ({"params": [torch.ones(2, 6), torch.ones(5, 2)], "amsgrad": None}, "amsgrad must be True or False, received"),
+        ({"params": [torch.ones(2, 6), torch.ones(5, 2)], "fused": True, "foreach": True}, "at most one can be True"),
         ({"params": [torch.ones(2, 6), torch.ones(5, 2)], "scaling": float("inf")}, "scaling must be"),
         ({"params": [torch.ones(2, 6), torch.ones(5, 2).double()]}, "A and B of one dtype wanted"),
         ({"params": [torch.ones(2, 6), torch.ones(5, 2, device="meta")]}, "A and B of one device wanted"),
+        ({"params": [FlatParameter(torch.ones(12))]}, r"FSDP's flattened one; wrap with use_orig_params=True"),
         ({"params": [torch.ones(3, dtype=torch.complex64)]}, "real floating-point parameters wanted"),
         ({"params": torch.ones(3, dtype=torch.int32)}, "real floating-point parameters wanted"),
     ],
@@ -293,3 +351,235 @@ def test_sparse_gradients_are_refused_before_anything_moves():
     with pytest.raises(ArgumentError, match="dense gradients wanted, received sparse ones"):
         optimizer.step()
     assert torch.equal(before, params[1])
+
+
+peft = pytest.importorskip("peft")
+
+
+class MLP(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.first, self.norm = nn.Embedding(11, 6), nn.Linear(6, 8), nn.LayerNorm(8)
+        self.second, self.classifier = nn.Linear(8, 7), nn.Linear(7, 3)
+
+    def forward(self, tokens):
+        return self.classifier(torch.tanh(self.second(self.norm(self.first(self.embed(tokens))))).mean(1))
+
+
+def adapted(**options):
+    fields = {"r": 2, "lora_alpha": 6, "target_modules": ["first", "second"], "modules_to_save": ["classifier"]}
+    return peft.get_peft_model(MLP(), peft.LoraConfig(**(fields | options)))
+
+
+def names_of(model, groups):
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [[names[parameter] for parameter in group["params"]] for group in groups]
+
+
+def assert_each_trainable_once(model, groups):
+    held = [parameter for group in groups for parameter in group["params"] if parameter.requires_grad]
+    assert len(held) == len(set(held))
+    assert set(held) == {parameter for parameter in model.parameters() if parameter.requires_grad}
+
+
+def test_groups_of_a_peft_model():
+    model = adapted()
+    groups = param_groups(model, lr=1e-3, head_lr=1e-4, weight_decay=0.1)
+    assert_each_trainable_once(model, groups)
+    assert [group["name"] for group in groups] == [
+        "base_model.model.first (default)",
+        "base_model.model.second (default)",
+        "head",
+    ]
+    assert [group["pair"] for group in groups] == [True, True, False]
+    assert [group["scaling"] for group in groups[:2]] == [3.0, 3.0]
+    assert [group["lr"] for group in groups] == [1e-3, 1e-3, 1e-4]
+    assert [group["weight_decay"] for group in groups] == [0.1] * 3
+    assert names_of(model, groups)[0] == [
+        "base_model.model.first.lora_A.default.weight",
+        "base_model.model.first.lora_B.default.weight",
+    ]
+    assert all("classifier" in name for name in names_of(model, groups)[2])
+    optimizer = ALLoRAAdamW(param_groups(model, head_lr=0.5), 0.1, 2.0)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1, 0.5]
+
+
+def test_only_the_active_adapter_of_several_is_trained():
+    model = adapted(modules_to_save=None)
+    model.add_adapter("other", peft.LoraConfig(r=3, lora_alpha=3, target_modules=["second"]))
+    assert [group["name"] for group in param_groups(model)] == [
+        "base_model.model.first (default)",
+        "base_model.model.second (default)",
+    ]
+    model.set_adapter("other")
+    (group,) = param_groups(model)
+    assert group["name"] == "base_model.model.second (other)"
+    assert group["scaling"] == 1.0
+    assert_each_trainable_once(model, [group])
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"lora_bias": True}, "lora_B.default.bias"), ({"use_dora": True}, "lora_magnitude_vector.default.weight")],
+)
+def test_what_else_an_adapter_trains_goes_at_its_rate(options, word):
+    model = adapted(**options)
+    groups = param_groups(model, lr=1e-3, head_lr=1e-4)
+    assert_each_trainable_once(model, groups)
+    assert [group["name"] for group in groups[2:]] == ["adapters", "head"]
+    assert [group["lr"] for group in groups[2:]] == [1e-3, 1e-4]
+    assert [name.endswith(word) for name in names_of(model, groups)[2]] == [True, True]
+
+
+def test_an_embeddings_adapter_is_a_pair_and_a_frozen_matrix_stays_in_its_pair():
+    model = adapted(target_modules=["embed"])
+    groups = param_groups(model)
+    assert groups[0]["name"] == "base_model.model.embed (default)"
+    assert [tuple(parameter.shape) for parameter in groups[0]["params"]] == [(2, 11), (6, 2)]
+    groups[0]["params"][0].requires_grad_(False)
+    assert_each_trainable_once(model, param_groups(model))
+    assert len(param_groups(model)[0]["params"]) == 2
+
+
+def test_groups_of_the_toolkits_own_layers():
+    model = add_adapters(MLP(), 2, 5.0, torch.Generator().manual_seed(0))
+    model.norm.requires_grad_(True)
+    groups = param_groups(model, weight_decay=0.0)
+    assert_each_trainable_once(model, groups)
+    assert [(group["name"], group["pair"], group.get("scaling")) for group in groups] == [
+        ("first", True, 5.0),
+        ("second", True, 5.0),
+        ("classifier", True, 5.0),
+        ("head", False, None),
+    ]
+
+
+def test_one_step_of_a_peft_model_moves_b_by_the_factor():
+    model = adapted().double()
+    optimizer = ALLoRAAdamW(param_groups(model), 1e-3, 4.0, weight_decay=0.0)
+    pairs = lora_pairs(model)
+    with torch.no_grad():
+        for pair in pairs:
+            pair.b.copy_(torch.randn(pair.b.shape))
+    d = [row_factor(pair.a * 3.0, pair.b, 4.0).detach() for pair in pairs]
+    before = [pair.b.detach().clone() for pair in pairs]
+    model(torch.arange(8).reshape(2, 4)).square().sum().backward()
+    optimizer.step()
+    for pair, start, factor in zip(pairs, before, d, strict=True):
+        moved = (pair.b.detach() - start).abs() / 1e-3
+        torch.testing.assert_close(moved, factor[:, None].expand_as(moved), rtol=1e-4, atol=0)
+
+
+@pytest.mark.bad_input
+def test_models_without_a_trainable_pair_are_refused():
+    for model in (MLP(), adapted(inference_mode=True), nn.Linear(2, 3)):
+        with pytest.raises(ArgumentError, match="no trainable LoRA pair found"):
+            param_groups(model)
+
+
+@pytest.mark.bad_input
+def test_a_convolutions_adapter_is_refused():
+    model = peft.get_peft_model(
+        nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten()), peft.LoraConfig(r=1, target_modules=["0"])
+    )
+    with pytest.raises(ArgumentError, match="leave it out of target_modules"):
+        param_groups(model)
+
+
+class Experts(nn.Module):
+    """Four weights in one parameter, as a mixture of experts has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stack, self.gate = nn.Parameter(torch.ones(4, 8, 6)), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return torch.einsum("ni,eoi,ne->no", x, self.stack, self.gate(x).softmax(-1))
+
+
+def experts():
+    config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=[], target_parameters=["0.stack"])
+    return peft.get_peft_model(nn.Sequential(Experts()), config)
+
+
+def kasa():
+    config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["0"], kasa_config=peft.KasaConfig())
+    return peft.get_peft_model(nn.Sequential(nn.Linear(6, 8)), config)
+
+
+def adalora():
+    config = peft.AdaLoraConfig(init_r=2, target_r=2, target_modules=["0"], total_step=9)
+    return peft.get_peft_model(nn.Sequential(nn.Linear(6, 8)), config)
+
+
+NOT_PRODUCTS = {"ParamWrapper": experts, "KasaLinearVariant": kasa, "SVDLinear": adalora}
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("kind", NOT_PRODUCTS)
+def test_layers_whose_delta_is_not_the_product_are_refused(kind):
+    """Their A and B chain: nothing in the shapes gives them away."""
+    model = NOT_PRODUCTS[kind]()
+    (pair,) = lora_pairs(model)
+    assert pair.a.shape[0] == pair.b.shape[1]
+    with pytest.raises(
+        ArgumentError, match=f"0 \\(default\\) is PEFT's {kind}, whose change .* is not s·BA.*plain LoRA"
+    ):
+        param_groups(model)
+
+
+class WithOwnPair(nn.Module):
+    """PEFT's model hands `a` and `b` on from the model inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.base, self.a, self.b = nn.Linear(7, 5), nn.Parameter(torch.ones(2, 7)), nn.Parameter(torch.ones(5, 2))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ALLoRALinear(nn.Linear(7, 5), 2, 3.0, "lora_x_eta"),
+        lambda: nn.Sequential(torch.compile(ALLoRALinear(nn.Linear(7, 5), 2, 3.0, "lora_x_eta"))),
+        lambda: peft.get_peft_model(WithOwnPair(), peft.LoraConfig(r=2, target_modules=["base"])),
+        adapted,
+    ],
+)
+def test_a_wrapper_that_hands_attributes_on_is_no_second_pair(make):
+    model = make()
+    wrapped = torch.compile(model)
+    assert [pair.a for pair in lora_pairs(wrapped)] == [pair.a for pair in lora_pairs(model)]
+    assert len(lora_pairs(model)) == len({id(pair.a) for pair in lora_pairs(model)})
+    assert_each_trainable_once(wrapped, param_groups(wrapped))
+
+
+def test_a_pair_that_is_parametrised_or_in_buffers_is_found():
+    model = ALLoRALinear(nn.Linear(7, 5), 2, 3.0, "lora_x_eta")
+    nn.utils.parametrize.register_parametrization(model, "a", nn.Identity())
+    assert len(lora_pairs(model)) == 1
+    frozen = nn.Module()
+    frozen.register_buffer("a", torch.ones(2, 7))
+    frozen.register_buffer("b", torch.ones(5, 2))
+    assert len(lora_pairs(frozen)) == 1
+
+
+@pytest.mark.bad_input
+def test_a_matrix_in_two_pairs_is_refused():
+    model = add_adapters(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), 2, 1.0, torch.Generator())
+    model[1].a = model[0].a
+    with pytest.raises(ArgumentError, match="1 shares a matrix with another pair"):
+        param_groups(model)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("variant", ["allora", "allora_0", "allora_od", "asf_lora"])
+def test_layers_of_alloras_family_are_refused(variant):
+    model = nn.Sequential(ALLoRALinear(nn.Linear(4, 4), 2, 3.0, variant))
+    with pytest.raises(ArgumentError, match=f"0 trains '{variant}'.*plain LoRA layers"):
+        param_groups(model)
+
+
+def test_lora_times_eta_is_plain_lora():
+    (group,) = param_groups(nn.Sequential(ALLoRALinear(nn.Linear(4, 4), 2, 3.0, "lora_x_eta")))
+    assert (group["pair"], group["scaling"]) == (True, 3.0)

@@ -10,15 +10,25 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import GPT2Config, GPT2ForSequenceClassification
+from transformers.pytorch_utils import Conv1D
 
-from allora_analysis.lora.peft import ALLoRALayer, Rule, allora_config
+from allora_analysis.lora.peft import ALLoRALinearLayer, Rule, allora_config, load
 from tests.tiny_peft_models import BERT_TARGETS, QWEN_TARGETS, batch, bert, logits, qwen, randomise
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*gradient_checkpointing:FutureWarning", "ignore:Could not find a config file"
 )
 ETA = 3.0
-MODELS = {"qwen": (qwen, QWEN_TARGETS), "bert": (bert, BERT_TARGETS)}
+
+
+def gpt2():
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 16}
+    return GPT2ForSequenceClassification(GPT2Config(**sizes, vocab_size=50, num_labels=3, pad_token_id=0))
+
+
+MODELS = {"qwen": (qwen, QWEN_TARGETS), "bert": (bert, BERT_TARGETS), "gpt2": (gpt2, ["c_attn", "c_proj"])}
 HAND_ADAPTORS = {
     "inverse_sqrt": lambda x: 1 / np.sqrt(np.abs(x) + 1 / ETA**2),
     "inverse": lambda x: 1 / (np.abs(x) + 1 / ETA),
@@ -44,7 +54,7 @@ def adapted(name, config=None, dtype=torch.float64, **fields):
 def plain(name, **fields):
     """The same model with PEFT's own LoRA at scaling 1."""
     fields = {"r": 3, "lora_alpha": 3, "target_modules": MODELS[name][1], "task_type": "SEQ_CLS"} | fields
-    return adapted(name, LoraConfig(**fields))
+    return adapted(name, LoraConfig(fan_in_fan_out=name == "gpt2", **fields))
 
 
 def layers(model):
@@ -106,6 +116,80 @@ def test_gradients_are_loras_with_scaled_rows(name, adaptor):
         # Planted: norms of B's rows in the place of BA's.
         wrong = HAND_ADAPTORS["inverse_sqrt"](np.linalg.norm(one.b, axis=1))[:, None]
         assert adaptor == "constant" or relative(grad_b, wrong * one.grad_b) > 1e-3
+
+
+SCALINGS = {
+    "alpha": ({"lora_alpha": 6}, lambda name, r: 2.0),
+    "rslora": ({"use_rslora": True, "lora_alpha": 3}, lambda name, r: 3 / 3**0.5),
+    "patterns": (
+        {"lora_alpha": 3, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"o_proj": 12}},
+        lambda name, r: 1.5 if "q_proj" in name else 4.0 if "o_proj" in name else 1.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3], ids=["fused", "unfused"])
+@pytest.mark.parametrize("case", SCALINGS)
+def test_gradients_at_another_scaling_are_loras_with_rows_scaled_at_that_scaling(case, dropout):
+    """d from ‖s(BA)_i‖. Planted: from ‖(BA)_i‖."""
+    fields, scaling_of = SCALINGS[case]
+    model, twin = adapted("qwen", **fields, lora_dropout=dropout), plain("qwen", **fields, lora_dropout=dropout)
+    losses = []
+    for one in (model.train(), twin.train()):
+        torch.manual_seed(5)
+        losses.append(backward(one))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-13)
+    for (name, layer), other in zip(layers(model).items(), layers(twin).values(), strict=True):
+        a, b = (part["default"].weight.detach().numpy() for part in (other.lora_A, other.lora_B))
+        s = scaling_of(name, a.shape[0])
+        assert layer.scaling["default"] == other.scaling["default"] == pytest.approx(s)
+        d, wrong = (HAND_ADAPTORS["inverse_sqrt"](k * np.linalg.norm(b @ a, axis=1))[:, None] for k in (s, 1.0))
+        assert relative(gradients(layer)[1], d * gradients(other)[1]) < 1e-12
+        assert s == 1 or relative(gradients(layer)[1], wrong * gradients(other)[1]) > 1e-3
+
+
+def test_gpt2s_conv1d_is_a_linear_layer_whose_weight_is_transposed(tmp_path):
+    model = adapted("gpt2", lora_alpha=6).eval()
+    assert {type(layer.base_layer) for layer in layers(model).values()} == {Conv1D}
+    expected = logits(model)
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(logits(load(gpt2().double(), tmp_path)), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(logits(model.merge_and_unload()), expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("variant", ["allora", "allora_od"])
+def test_scaling_is_a_rate_and_a_start(variant, momentum):
+    """At scaling s, rate l, from (A, B): s·BA moves as BA does at scaling 1, rate s·l, from (√s A, √s B).
+
+    With A' = √s A and B' = √s B, s·BA = B'A', and ∂L/∂B = s·D_dG Aᵀ = √s·D_dG A'ᵀ, so that √s·l·∂L/∂B = (s·l)·D_dG A'ᵀ;
+    A likewise.
+    """
+    s, rate, ends = 4.0, 0.02, []
+    for scaling in (s, 1.0):
+        config = allora_config(ETA, variant, r=2, lora_alpha=2 * scaling, target_modules=["0"])
+        torch.manual_seed(0)
+        model = get_peft_model(nn.Sequential(nn.Linear(5, 4)).double(), config)
+        layer = model.base_model.model[0]
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for part in (a, b):
+                part.copy_((s / scaling) ** 0.5 * torch.randn(part.shape, generator=generator, dtype=part.dtype))
+        optimizer = torch.optim.SGD([a, b], rate * s / scaling, momentum=momentum)
+        for _ in range(10):
+            x, y = (torch.randn(6, n, generator=generator, dtype=torch.float64) for n in (5, 4))
+            optimizer.zero_grad()
+            (model(x) - y).square().mean().backward()
+            optimizer.step()
+        ends.append((scaling * b @ a).detach())
+    torch.testing.assert_close(*ends, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(model.merge_and_unload()[0].weight - model_base(), ends[1], rtol=1e-10, atol=1e-10)
+
+
+def model_base():
+    torch.manual_seed(0)
+    return nn.Linear(5, 4).double().weight
 
 
 def test_gradients_of_allora_od_are_scaled_by_token():
@@ -224,7 +308,7 @@ def test_base_and_adapter_are_one_function_only_where_that_is_the_same(variant):
     first.lora_dropout["default"].eval()
     assert peft_order() == 0
     first.scaling["default"] = 0.5
-    assert peft_order(same=False) == 1
+    assert peft_order(same=False) == 0
     first.scaling["default"] = 1.0
     model.add_adapter("other", allora_config(ETA, r=2, target_modules=MODELS["qwen"][1]))
     model.base_model.set_adapter(["default", "other"])
@@ -247,7 +331,7 @@ def test_asf_lora_and_lora_x_eta_take_pefts_order():
 def test_a_layer_says_what_it_is():
     model = adapted("qwen", variant="allora_od", adaptor="inverse")
     for layer in layers(model).values():
-        assert isinstance(layer, ALLoRALayer)
+        assert isinstance(layer, ALLoRALinearLayer)
         assert layer.lora_variant["default"] == Rule("allora_od", ETA, "inverse")
         assert layer.double_backward_is_hessian is False
     assert "default: allora_od, eta=3, inverse" in repr(model)

@@ -9,9 +9,10 @@ import accelerate
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from allora_analysis.lora.peft import ALLoRALayer, Rule, allora_config
+from allora_analysis.lora.peft import ALLoRALinearLayer, Rule, allora_config
 from allora_analysis.validation import ArgumentError
 from tests.tiny_peft_models import BERT_TARGETS, QWEN_TARGETS, batch, bert, logits, qwen, randomise
 
@@ -50,7 +51,7 @@ def test_merged_equals_unmerged(variant, safe_merge):
         assert near(logits(model), base)
     merged = model.merge_and_unload(safe_merge=safe_merge)
     assert near(logits(merged), before)
-    assert not any(isinstance(module, ALLoRALayer) for module in merged.modules())
+    assert not any(isinstance(module, ALLoRALinearLayer) for module in merged.modules())
     assert {name for name, _ in merged.named_parameters()} == {name for name, _ in qwen().named_parameters()}
 
 
@@ -131,7 +132,7 @@ def test_a_weighted_adapter_of_lora_times_eta_comes_second_or_not_at_all(combina
 
 
 def modules(model):
-    return [module for module in model.modules() if isinstance(module, ALLoRALayer)]
+    return [module for module in model.modules() if isinstance(module, ALLoRALinearLayer)]
 
 
 def test_an_adapter_on_other_layers_leaves_these_alone():
@@ -216,7 +217,7 @@ def test_plain_lora_models_are_left_to_peft():
     """The tuner that stands in LoRA's place in PEFT's registry does for a plain config what PEFT's own does."""
     fields = {"r": 3, "target_modules": QWEN_TARGETS}
     model = get_peft_model(qwen(), LoraConfig(**fields))
-    assert not any(isinstance(module, ALLoRALayer) for module in model.modules())
+    assert not any(isinstance(module, ALLoRALinearLayer) for module in model.modules())
     randomise(model)
     before = logits(model)
     model.add_adapter("dora", LoraConfig(use_dora=True, **fields))
@@ -239,7 +240,7 @@ def test_any_module_takes_adapters():
     model = inject_adapter_in_model(
         config(target_modules=["0", "2"]), nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
     )
-    assert [type(module) for module in model] == [ALLoRALayer, nn.Tanh, ALLoRALayer]
+    assert [type(module) for module in model] == [ALLoRALinearLayer, nn.Tanh, ALLoRALinearLayer]
     assert model(torch.zeros(0, 5)).shape == (0, 3)
     assert model(torch.zeros(5)).shape == (3,)
 
@@ -254,6 +255,15 @@ def test_nothing_warns_but_peft():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=FutureWarning)
         adapted()
+
+
+@pytest.mark.parametrize("first", [QWEN_TARGETS, "all-linear", ["o_proj"]], ids=str)
+@pytest.mark.parametrize("second", [config("allora_od", target_modules="all-linear"), None], ids=["allora_od", "lora"])
+def test_all_linear_sees_layers_that_have_an_adapter(first, second):
+    """Planted: PEFT knows adapted layers by "Linear" in their class's name; ours were left out."""
+    model = adapted(target_modules=first)
+    model.add_adapter("second", copy.deepcopy(second) or LoraConfig(r=2, target_modules="all-linear"))
+    assert sum("second" in module.lora_A for module in model.modules() if isinstance(module, LoraLayer)) == 15
 
 
 def test_conversion_to_lora_knows_what_is_lora():

@@ -9,11 +9,11 @@ import importlib.util
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from peft.tuners.lora.layer import Linear
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 import allora_analysis.lora.peft
-from allora_analysis.lora.peft import ALLoRAConfig, allora_config
+from allora_analysis.lora.peft import ALLoRAConfig, ALLoRALinearLayer, allora_config
 from allora_analysis.validation import ArgumentError
 from tests.tiny_peft_models import QWEN_TARGETS, batch, logits, qwen, randomise
 
@@ -68,16 +68,22 @@ def refused_and_unchanged(model, match):
         ({"variant": "allora_1"}, r"variant must be one of allora, .*lora_x_eta; received 'allora_1'"),
         ({"adaptor": "cubic"}, r"adaptor must be one of inverse_sqrt, .*received 'cubic'"),
         ({"r": 0}, r"r must be a whole number, 1 or above, received 0"),
-        ({"lora_alpha": 16}, r"lora_alpha must be left out or r .* = 3, received 16"),
+        ({"lora_alpha": 0}, r"lora_alpha must be a finite number above 0, received 0"),
+        ({"lora_alpha": -1.0}, r"lora_alpha must be a finite number above 0, received -1.0"),
+        ({"alpha_pattern": {"q_proj": 0}}, r"alpha_pattern\['q_proj'\] must be a finite number above 0, received 0"),
+        ({"variant": "asf_lora", "lora_alpha": 16}, r"lora_alpha must be left out or r .* = 3, received 16"),
+        ({"variant": "asf_lora", "use_rslora": True}, r"use_rslora must be left out with asf_lora, received True"),
         ({"variant": "lora_x_eta", "lora_alpha": 3}, r"lora_alpha must be left out or eta \* r = 6.0, received 3"),
         ({"variant": "allora_0", "lora_dropout": 0.1}, r"lora_dropout must be 0 with variant 'allora_0', received 0.1"),
         ({"lora_dropout": 1.0}, r"lora_dropout must be a drop rate in \[0, 1\), received 1.0"),
         ({"lora_dropout": -0.1}, r"lora_dropout"),
-        ({"use_rslora": True}, r"use_rslora must be left out with ALLoRA's variants, received True"),
-        ({"use_dora": True}, r"use_dora must be left out"),
+        ({"use_dora": True}, r"use_dora must be left out with ALLoRA's variants, received True"),
         ({"lora_bias": True}, r"lora_bias must be left out"),
-        ({"rank_pattern": {"q_proj": 2}}, r"rank_pattern must be left out .* received \{'q_proj': 2\}"),
-        ({"alpha_pattern": {"q_proj": 2}}, r"alpha_pattern must be left out"),
+        (
+            {"variant": "lora_x_eta", "rank_pattern": {"q_proj": 2}},
+            r"rank_pattern must be left out .* received \{'q_proj': 2\}",
+        ),
+        ({"variant": "asf_lora", "alpha_pattern": {"q_proj": 2}}, r"alpha_pattern must be left out"),
         ({"fan_in_fan_out": True}, r"fan_in_fan_out must be left out"),
         ({"layer_replication": [(0, 1), (0, 1)]}, r"layer_replication must be left out"),
         ({"target_parameters": ["weight"]}, r"target_parameters must be left out"),
@@ -95,7 +101,7 @@ def test_configs(fields, match):
 
 def test_what_a_config_fills_in():
     assert (allora_config(2.0).r, allora_config(2.0).lora_alpha) == (8, 8)
-    assert allora_config(2, r=5, lora_alpha=5).lora_alpha == 5
+    assert allora_config(2, r=5, lora_alpha=7).lora_alpha == 7
     assert allora_config(2.0, "lora_x_eta", r=5).lora_alpha == 10
     for init in (True, False, "gaussian", "orthogonal"):
         assert allora_config(2.0, init_lora_weights=init).init_lora_weights is init
@@ -106,7 +112,7 @@ def test_what_a_config_fills_in():
 @pytest.mark.bad_input
 def test_a_config_that_was_changed_is_checked_again():
     model, config = qwen(), allora_config(2.0, **FIELDS)
-    config.lora_alpha = 16
+    config.lora_alpha = -16
     with refused_and_unchanged(model, "lora_alpha"):
         get_peft_model(model, config)
 
@@ -169,8 +175,7 @@ def planned():
         (lambda: nn.Linear(8, 8).to(torch.float8_e4m3fn), r"quantised weight \(Linear, torch.float8_e4m3fn\)"),
         (sharded, r"sharded weight, which is not supported: call get_peft_model first, then shard whole transformer"),
         (planned, r"sharded weight"),
-        (lambda: Conv1D(8, 8), r"layer '1' is a Conv1D; ALLoRA is for nn.Linear"),
-        (lambda: nn.Embedding(8, 8), r"is a Embedding"),
+        (lambda: nn.Embedding(8, 8), r"layer '1' is a Embedding; ALLoRA is for nn.Linear"),
         (lambda: nn.Conv1d(8, 8, 1), r"is a Conv1d"),
         (lambda: nn.MultiheadAttention(8, 2), r"is a MultiheadAttention"),
         (lambda: nn.MultiheadAttention(8, 2).out_proj, r"NonDynamicallyQuantizableLinear"),
@@ -217,6 +222,56 @@ def test_adapters_in_fsdps_wrapper(side):
     parts["default"] = Wrapper(parts["default"])
     with refused(r"received shapes \(2, 6\) and \(4, 2\): FSDP must not wrap lora_A and lora_B on their own"):
         model(torch.ones(3, 6))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("fields", [{}, {"lora_dropout": 0.1}], ids=["fused", "unfused"])
+@pytest.mark.parametrize("way", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
+@pytest.mark.parametrize("side", ["lora_A", "lora_B"])
+def test_hooks_that_would_never_be_called(side, way, fields):
+    """Planted: they were registered, and nothing came of them."""
+    model = get_peft_model(nn.Sequential(nn.Linear(6, 4)), allora_config(2.0, r=2, target_modules=["0"], **fields))
+    layer, called = model.base_model.model[0], []
+    handle = getattr(getattr(layer, side)["default"], way)(lambda *_: None)
+    with refused(r"adapter 'default': hooks on lora_A or lora_B would not be called.*; hook the layer that holds them"):
+        model(torch.ones(3, 6))
+    handle.remove()
+    layer.register_forward_hook(lambda *_: called.append(1))
+    model(torch.ones(3, 6))
+    assert called == [1]
+
+
+class OwnLayer(Linear):
+    """As a user writes it for PEFT's `_register_custom_module`."""
+
+
+class OwnALLoRALinear(ALLoRALinearLayer):
+    """The same, with the rule."""
+
+
+@pytest.mark.bad_input
+def test_a_users_own_layers():
+    """Planted: "Invalid or unsupported variant combination"."""
+    config = allora_config(2.0, r=2, target_modules=["0"])
+    with refused(r"_register_custom_module: a subclass of ALLoRALinearLayer wanted, received OwnLayer, which knows no"):
+        config._register_custom_module({nn.Linear: OwnLayer})
+    config._register_custom_module({nn.Linear: OwnALLoRALinear})
+    assert type(get_peft_model(nn.Sequential(nn.Linear(6, 4)), config).base_model.model[0]) is OwnALLoRALinear
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_experts_that_all_linear_leaves_out_are_counted(count):
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate = nn.Linear(4, 4)
+            self.convolution = nn.Conv1d(2, 2, 1)  # no experts
+            for index in range(count):
+                self.register_parameter(f"stack_{index}", nn.Parameter(torch.ones(3, 4, 4)))
+
+    words = rf"all-linear leaves out {count} stacked weights? \(experts in one 3-D parameter\), .*; they stay frozen"
+    with pytest.warns(UserWarning, match=words):
+        get_peft_model(nn.Sequential(Experts()), allora_config(2.0, r=2, target_modules="all-linear"))
 
 
 @pytest.mark.bad_input

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.hotswap import hotswap_adapter
 
-from allora_analysis.lora.peft import ALLoRAConfig, ALLoRALayer, Rule, allora_config, export_lora, load, train_on
+from allora_analysis.lora.peft import ALLoRAConfig, ALLoRALinearLayer, Rule, allora_config, export_lora, load, train_on
 from tests.test_lora_peft_refusals import refused
 from tests.tiny_peft_models import QWEN_TARGETS, batch, logits, qwen, randomise
 
@@ -39,7 +40,7 @@ def lora(**fields):
 
 
 def layers(model):
-    return [module for module in model.modules() if isinstance(module, ALLoRALayer)]
+    return [module for module in model.modules() if isinstance(module, ALLoRALinearLayer)]
 
 
 def near(one, other):
@@ -73,14 +74,14 @@ def in_plain_peft(tmp_path_factory):
 def test_plain_peft_reads_allora_as_lora_and_asf_lora_not_at_all(in_plain_peft, variant):
     expected, _, results = in_plain_peft
     if variant == "asf_lora":
-        assert results[variant]["model"]["error"] == "KeyError: 'ASF_LORA'"
-        assert results[variant]["config"]["error"] == "KeyError: 'ASF_LORA'"
-        assert results[variant]["lora_config"]["error"] == "KeyError: 'ASF_LORA'"
+        words = "KeyError: 'ASF_LORA, which is not LoRA: load it with allora_analysis.lora.peft.load'"
+        assert {results[variant][way]["error"] for way in ("model", "config", "lora_config")} == {words}
         return
     found = results[variant]["model"]
     assert near(torch.tensor(found["result"]), expected[variant])
     assert len(found["warnings"]) == 1
-    assert "['adaptor', 'eta', 'variant']" in found["warnings"][0]
+    note = "allora_analysis: plain PEFT rightly loads this as LoRA (the rule is for training), no upgrade is needed"
+    assert f"['adaptor', '{note}', 'eta', 'variant']" in found["warnings"][0]
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "asf_lora"])
@@ -100,7 +101,7 @@ def test_what_the_files_hold(in_plain_peft):
         saved = json.loads((folders[variant] / "adapter_config.json").read_text())
         assert (saved["variant"], saved["eta"], saved["adaptor"]) == (variant, ETA, "inverse_sqrt")
         assert sorted(os.listdir(folders[variant])) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
-        assert saved["peft_type"] == ("ASF_LORA" if variant == "asf_lora" else "LORA")
+        assert saved["peft_type"].startswith("ASF_LORA" if variant == "asf_lora" else "LORA")
         # Nor do readers that look at these alone take ASF-LoRA's file for LoRA's.
         assert ("r" in saved) == ("lora_alpha" in saved) == (variant != "asf_lora")
 
@@ -118,6 +119,47 @@ def test_saved_equals_loaded_with_the_rule(in_plain_peft, variant, is_trainable)
     wanted = None if variant == "lora_x_eta" else Rule(variant, ETA, "inverse_sqrt")
     assert [layer.lora_variant.get("default") for layer in layers(model)] == [wanted] * 6
     assert [p.requires_grad for name, p in model.named_parameters() if "lora_" in name] == [is_trainable] * 12
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_pefts_own_loading_keeps_the_rule_where_the_package_is_imported(in_plain_peft, variant):
+    """Planted: `PeftModel.from_pretrained` and `load_adapter` went on as LoRA, or raised a bare KeyError."""
+    expected, folders, _ = in_plain_peft
+    model = PeftModel.from_pretrained(qwen(), folders[variant], is_trainable=True)
+    wanted = None if variant == "lora_x_eta" else Rule(variant, ETA, "inverse_sqrt")
+    assert [layer.lora_variant.get("default") for layer in layers(model)] == [wanted] * 6
+    assert torch.equal(logits(model), expected[variant])
+    model.load_adapter(folders[variant], "second")
+    assert [layer.lora_variant.get("second") for layer in layers(model)] == [wanted] * 6
+
+
+def test_a_file_of_asf_lora_from_before_its_type_said_what_it_is(in_plain_peft, tmp_path):
+    expected, folders, _ = in_plain_peft
+    for file in folders["asf_lora"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"peft_type": "ASF_LORA"}))
+    for model in (load(qwen(), tmp_path), PeftModel.from_pretrained(qwen(), tmp_path)):
+        assert torch.equal(logits(model), expected["asf_lora"])
+
+
+def test_hot_swapping_takes_the_same_rule_alone(tmp_path):
+    """Planted: asf_lora's weights under another rule, in silence."""
+    models = {variant: adapted(variant, task_type=None) for variant in ("allora", "allora_od", "asf_lora")}
+    models["lora"] = lora(lora_alpha=3, task_type=None)
+    expected = {variant: logits(model) for variant, model in models.items()}
+    for variant, model in models.items():
+        model.save_pretrained(tmp_path / variant)
+        randomise(model, seed=9)
+    for variant, model in models.items():
+        before = logits(model)
+        assert not torch.equal(before, expected[variant])
+        for other in set(models) - {variant}:
+            with pytest.raises(ValueError, match=r"Configs are incompatible: for variant,"):
+                hotswap_adapter(model, tmp_path / other, "default", torch_device="cpu")
+            assert torch.equal(logits(model), before)
+        hotswap_adapter(model, tmp_path / variant, "default", torch_device="cpu")
+        assert torch.equal(logits(model), expected[variant])
 
 
 def test_training_goes_on_after_loading_as_if_nothing_had_been(tmp_path):

@@ -75,7 +75,7 @@ def damage(folder: Path, what: str) -> Path:
         ("other shapes", r"does not fit the model: .*size mismatch"),
         ('{"variant": "allora_9"}', r"adapter_config.json: variant must be one of"),
         ('{"eta": -1}', r"adapter_config.json: eta must be"),
-        ('{"lora_alpha": 9}', r"adapter_config.json: lora_alpha must be"),
+        ('{"lora_alpha": -9}', r"adapter_config.json: lora_alpha must be"),
         ('{"use_dora": true}', r"adapter_config.json: use_dora must be left out"),
         (
             '{"of_a_later_peft": 1}',
@@ -154,9 +154,11 @@ def test_adapters_that_are_not_loras_alone(tmp_path, fields, match):
         ('{"r": "8"}', "r must be a whole number, 1 or above, received '8'"),
         ('{"r": null}', "r must be a whole number, 1 or above, received None"),
         ('{"r": 2.5, "use_rslora": true}', "r must be a whole number, 1 or above, received 2.5"),
-        ('{"lora_alpha": null}', "lora_alpha must be a finite number, received None"),
-        ('{"lora_alpha": "x"}', "lora_alpha must be a finite number, received 'x'"),
-        ('{"lora_alpha": NaN}', "lora_alpha must be a finite number, received nan"),
+        ('{"lora_alpha": null}', "lora_alpha must be a finite number above 0, received None"),
+        ('{"lora_alpha": "x"}', "lora_alpha must be a finite number above 0, received 'x'"),
+        ('{"lora_alpha": 0}', "lora_alpha must be a finite number above 0, received 0"),
+        ('{"lora_alpha": -1}', "lora_alpha must be a finite number above 0, received -1"),
+        ('{"lora_alpha": NaN}', "lora_alpha must be a finite number above 0, received nan"),
     ],
 )
 def test_a_scaling_that_cannot_be_read_from_the_file(tmp_path, what, match):
@@ -164,6 +166,31 @@ def test_a_scaling_that_cannot_be_read_from_the_file(tmp_path, what, match):
     damage(tmp_path, what)
     with refused_and_unchanged(base := qwen(), f"adapter_config.json: {match}; save the adapter again"):
         train_on(base, tmp_path, ETA)
+
+
+@pytest.mark.bad_input
+def test_a_scaling_that_float32_does_not_hold(tmp_path):
+    lora().save_pretrained(tmp_path)
+    damage(tmp_path, '{"lora_alpha": 1e308}')
+    with refused_and_unchanged(base := qwen(), r"lora_alpha 1e\+308 gives: NaN or infinity in base_model.*lora_B"):
+        train_on(base, tmp_path, ETA)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("way", [load, lambda model, folder: train_on(model, folder, ETA)], ids=["load", "train_on"])
+def test_files_that_are_hostile(tmp_path, way):
+    """Weights that a header calls integers, which PEFT casts to another function, and JSON that no stack holds."""
+    adapted().save_pretrained(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {(key := sorted(tensors)[0]): tensors[key].view(torch.int32)}, path)
+    with refused_and_unchanged(
+        base := qwen(), r"lora_A.weight is torch.int32, floating wanted; save the adapter again"
+    ):
+        way(base, tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"r": ' + "[" * 10**5 + "]" * 10**5 + "}")
+    with refused_and_unchanged(base, r"adapter_config.json: torn, no JSON \(.*recursion"):
+        way(base, tmp_path)
 
 
 @pytest.mark.bad_input
@@ -204,7 +231,7 @@ def test_an_export_that_fails_leaves_the_earlier_one(tmp_path, monkeypatch, fail
         raise OSError(28, "No space left on device")
 
     if failing == "weights":
-        monkeypatch.setattr("allora_analysis.lora.peft.export.save_file", full)
+        monkeypatch.setattr("allora_analysis.lora.peft.saving.save_file", full)
     else:
         monkeypatch.setattr(LoraConfig, "save_pretrained", full)
     with refused(r"folder '.*': cannot be written \(No space left on device\); name another folder"):

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from allora_analysis.lora.peft import ALLoRALayer, allora_config, export_lora, load
+from allora_analysis.lora.doctor import doctor
+from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
+from allora_analysis.lora.peft import ALLoRALinearLayer, allora_config, export_lora, load
 
 pytestmark = [
     pytest.mark.pretrained,
@@ -114,7 +116,7 @@ def test_saved_equals_loaded_here_and_in_plain_peft(trained, tmp_path):
     model.save_pretrained(tmp_path / "adapter")
     loaded = load(base(), tmp_path / "adapter")
     torch.testing.assert_close(logits(loaded), wanted, rtol=1e-5, atol=1e-6)
-    assert {m.lora_variant["default"].name for m in loaded.modules() if isinstance(m, ALLoRALayer)} == {variant}
+    assert {m.lora_variant["default"].name for m in loaded.modules() if isinstance(m, ALLoRALinearLayer)} == {variant}
     if variant == "asf_lora":
         with pytest.raises(KeyError, match="ASF_LORA"):
             PeftModel.from_pretrained(base(), tmp_path / "adapter")
@@ -123,5 +125,37 @@ def test_saved_equals_loaded_here_and_in_plain_peft(trained, tmp_path):
     with pytest.warns(UserWarning, match="Unexpected keyword arguments"):
         as_lora = PeftModel.from_pretrained(base(), tmp_path / "adapter")
     for plain in (as_lora, PeftModel.from_pretrained(base(), tmp_path / "lora")):
-        assert not any(isinstance(module, ALLoRALayer) for module in plain.modules())
+        assert not any(isinstance(module, ALLoRALinearLayer) for module in plain.modules())
         torch.testing.assert_close(logits(plain), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_allora_adamw_learns_and_starts_eta_times_as_fast():
+    """all-MiniLM-L6-v2, plain LoRA on every linear layer, a few sentences to learn by heart."""
+    sizes, losses, eta = {}, [], 4.0
+    generator = torch.Generator().manual_seed(0)
+    tokens, labels = torch.randint(1000, 20000, (8, 12), generator=generator), torch.arange(8) % 2
+    for name in ("ALLoRAAdamW", "AdamW"):
+        torch.manual_seed(0)
+        config = LoraConfig(r=4, lora_alpha=4, target_modules="all-linear", task_type="SEQ_CLS")
+        model = get_peft_model(base().eval(), config)
+        groups = param_groups(model, head_lr=1e-3)
+        plain = [group["params"] for group in groups]
+        optimizer = (
+            ALLoRAAdamW(groups, 2e-4, eta, weight_decay=0.0)
+            if name == "ALLoRAAdamW"
+            else torch.optim.AdamW([{"params": params} for params in plain], 2e-4, weight_decay=0.0)
+        )
+        for step in range(30 if name == "ALLoRAAdamW" else 1):
+            optimizer.zero_grad()
+            loss = model(input_ids=tokens, labels=labels).loss
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            if step == 0:
+                sizes[name] = [params[1].norm().item() for params in plain[:-1]]
+        assert doctor(model, optimizer).verdict == ("on" if name == "ALLoRAAdamW" else "off")
+    assert losses[29] < 0.2 < losses[0]
+    assert len(sizes["AdamW"]) == 37
+    ratios = [ours / theirs for ours, theirs in zip(sizes["ALLoRAAdamW"], sizes["AdamW"], strict=True)]
+    assert ratios == pytest.approx([eta] * 37, rel=1e-4)

@@ -14,7 +14,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 import allora_analysis
 from allora_analysis import notebook as shared
-from allora_analysis.claims.ledger import Claim, Evidence, Finding, Row, all_claims
+from allora_analysis.claims.claim import Claim, Evidence, Finding
+from allora_analysis.claims.ledger import Row, all_claims
 from allora_analysis.plotting import panels
 from allora_analysis.study import Table
 from allora_analysis.validation import ArgumentError

@@ -97,6 +97,7 @@ def test_the_pages_have_commands_for_every_study():
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's own, under a new transformers
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument", "ignore:Could not find a config file")
 @pytest.mark.parametrize("block", [block for language, block in BLOCKS if language == "python"])
 def test_the_code_of_the_pages_runs(block):
     exec(compile(block, "README.md", "exec"), {})
@@ -119,7 +120,7 @@ def test_the_files_and_headings_that_a_page_links_to_exist(page):
 
 
 def row(name: str, finding: Finding | None, statement: str = "x") -> View:
-    claim = Claim(name, "§3.1", statement, None, "command", "tests/test_x.py")
+    claim = Claim(name, "§3.1", statement, print, "command", "tests/test_x.py")
     return view(Row(claim, finding, None if finding else "planted"))
 
 

@@ -172,3 +172,48 @@ def test_status_counts_and_names(tmp_path):
     assert theirs.exists(), "a hidden file of the user's own"
     assert not stale.exists()
     assert now in os.listdir(tmp_path)
+
+
+def test_json_nested_too_deep_is_one_line(tmp_path):
+    path, _ = save(tmp_path)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    del document["checksum"]
+    deep = json.dumps(document | {"result": "here"}).replace('"here"', "[" * 100_000 + "]" * 100_000)
+    body = deep.removesuffix("}").encode()
+    path.write_bytes(body + f',\n  "checksum": "{sha256(body).hexdigest()}"\n}}\n'.encode())
+    with pytest.raises(records.TornRecord, match=r"is not a record \(RecursionError\); delete it") as caught:
+        records.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_link_to_nothing_is_one_line(tmp_path):
+    path, _ = save(tmp_path / "there")
+    (tmp_path / "here").mkdir()
+    link = tmp_path / "here" / path.name
+    link.symlink_to(path)
+    assert len(records.find(tmp_path / "here")) == 1
+    path.unlink()
+    words = f"{path.name}: is a link to a file that is not there; delete it, or bring that back"
+    with pytest.raises(records.RecordError, match=words):
+        records.find(tmp_path / "here")
+    with pytest.raises(records.RecordError, match=words):
+        save(tmp_path / "here")
+
+
+def test_a_record_is_rewritten_with_its_key_and_only_if_it_differs(tmp_path):
+    path, _ = save(tmp_path, {"x": 1}, {"y": 2, "z": [1.5]})
+    record, content = records.load(path), path.read_bytes()
+    assert records.rewrite(record, record.result) is False
+    assert path.read_bytes() == content
+    forged(path)  # as older versions wrote it, with indentation
+    assert len(path.read_bytes()) > len(content)
+    assert records.rewrite(records.load(path), record.result) is True
+    assert path.read_bytes() == content
+    assert records.rewrite(record, {"y": 2}) is True
+    again = records.load(path)
+    assert (again.key, again.config, again.provenance, again.result) == (
+        record.key,
+        record.config,
+        record.provenance,
+        {"y": 2},
+    )

@@ -63,7 +63,6 @@ def annotated(design: tikhonov.NearestRidge) -> tikhonov.SampleMean:
         (functools.partial(direct), (LOSS,)),
         (local_import, ("allora_analysis.hessian.product.product_hessian",)),
         (here(lambda: np.eye(2)), ()),
-        (None, ()),
     ],
 )
 def test_functions(check, names):
@@ -88,12 +87,11 @@ def test_what_the_theory_calls_itself_is_not_the_claims():
 def test_modules_are_those_of_the_functions_or_the_claims_own_file():
     assert code.modules(claim(_through)) == ("allora_analysis.tikhonov.loss",)
     assert code.modules(claim(here(lambda: 1))) == ("allora_analysis.claims.section_x",)
-    assert code.modules(claim(None)) == ()
 
 
 def test_every_claim_leads_to_code_that_is_there():
     for item in all_claims():
-        assert code.modules(item) or item.check is None
+        assert code.modules(item)
         for name in code.functions(item):
             module, _, attribute = name.rpartition(".")
             assert callable(getattr(importlib.import_module(module), attribute)), name

@@ -22,7 +22,7 @@ LEDGER = f"'{sys.executable}' -m allora_analysis --only 3.1-minimiser"
 RIPPLE = f"'{sys.executable}' -m allora_analysis.ripple --depth 4 --width 16 --rank 2 --replicas 8"
 LONG = "Not as printed: with a formula of forty characters: " + "x" * 40
 ROW = Row(
-    Claim("3.1-a-long-identifier", "§3.1, the place", "the statement", None, "command", "test"),
+    Claim("3.1-a-long-identifier", "§3.1, the place", "the statement", print, "command", "test"),
     Finding(
         "holds_corrected", Evidence({}, {}, ""), "the correction", LONG, False, Size(0.5, "of it", "it", 0.25, 0.75)
     ),

@@ -28,7 +28,16 @@ from numpy.typing import ArrayLike
 
 from allora_analysis.adaptive.field import checked_gradient, checked_pair, factor_of, field
 from allora_analysis.adaptors import inverse_sqrt
-from allora_analysis.validation import ArgumentError, adapter_rank, count, matrix, positive, vector
+from allora_analysis.validation import (
+    ArgumentError,
+    adapter_rank,
+    affordable,
+    count,
+    in_range,
+    matrix,
+    positive,
+    vector,
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,7 @@ class FirstOrderChange:
         return self.a_part + self.b_part
 
 
+@in_range()
 def first_order_change(a: ArrayLike, b: ArrayLike, g: ArrayLike, eta: float) -> FirstOrderChange:
     """The loss's first-order change under an ALLoRA step, per unit of learning rate; see the module's docstring.
 
@@ -61,6 +71,7 @@ def first_order_change(a: ArrayLike, b: ArrayLike, g: ArrayLike, eta: float) -> 
     return _change(a, b, g, factor_of(a, b, eta))
 
 
+@in_range()
 def lora_first_order_change(a: ArrayLike, b: ArrayLike, g: ArrayLike) -> FirstOrderChange:
     """The same for LoRA, d = 1: −‖BᵀG‖² and −‖GAᵀ‖², both ≤ 0; arguments as in `first_order_change`.
 
@@ -71,6 +82,7 @@ def lora_first_order_change(a: ArrayLike, b: ArrayLike, g: ArrayLike) -> FirstOr
     return _change(a, b, g, np.ones(len(b)))
 
 
+@in_range()
 def smallest_eigenvalue(b: ArrayLike, d: ArrayLike) -> float:
     """λ_min of sym(BBᵀD_d): below 0, some gradient makes A's part of the step climb.
 
@@ -105,6 +117,7 @@ def _lowest(b: Float[np.ndarray, "n1 r"], d: Float[np.ndarray, " n1"]) -> float:
     return float(0.0 - np.sum(area**2) / 4 / top) if top > 0 else 0.0
 
 
+@in_range()
 def ascent_gradient(a: ArrayLike, b: ArrayLike, eta: float) -> Float[np.ndarray, "n1 n2"]:
     """A gradient G = v wᵀ under which B stands still and the whole ALLoRA step climbs while LoRA's descends or rests.
 
@@ -191,6 +204,7 @@ def ascent_frequency(
     rank, draws, samples = adapter_rank(shape[2], n1, n2), count("draws", draws), count("samples", samples)
     eta, a_std, b_std = positive("eta", eta), positive("a_std", a_std), positive("b_std", b_std)
     each = (samples + rank) * (n1 + n2)
+    affordable("shape, samples", (shape, samples), each)
     climbs = np.zeros(2)
     for start in range(0, draws, max(1, CHUNK // each)):
         size = min(max(1, CHUNK // each), draws - start)

@@ -31,11 +31,12 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis.adaptors import inverse_sqrt
-from allora_analysis.validation import ArgumentError, adapter_rank, matrix, matrix_of, vector
+from allora_analysis.validation import ArgumentError, adapter_rank, in_range, matrix, matrix_of, vector
 
 Field = tuple[Float[np.ndarray, "r n2"], Float[np.ndarray, "n1 r"]]
 
 
+@in_range()
 def row_factor(a: ArrayLike, b: ArrayLike, eta: float) -> Float[np.ndarray, " n1"]:
     """d_i = 1/√(‖(BA)_i‖ + 1/η²), ALLoRA's factor of row i (§4.2).
 
@@ -57,9 +58,19 @@ def row_factor(a: ArrayLike, b: ArrayLike, eta: float) -> Float[np.ndarray, " n1
 
 def factor_of(a: Float[np.ndarray, "r n2"], b: Float[np.ndarray, "n1 r"], eta: float) -> Float[np.ndarray, " n1"]:
     """The core of `row_factor`; η is checked by the adaptor."""
-    return inverse_sqrt(np.linalg.norm(b @ a, axis=1), eta)
+    product = b @ a
+    if not np.isfinite(product).all():
+        raise ArgumentError("a, b: BA leaves float64's range; give smaller ones")
+    return inverse_sqrt(_row_norms(product), eta)
 
 
+def _row_norms(product: Float[np.ndarray, "n1 n2"]) -> Float[np.ndarray, " n1"]:
+    # Each row over a power of two of its own size, so that no square leaves float64's range.
+    exponents = np.frexp(np.abs(product).max(axis=1))[1]
+    return np.ldexp(np.linalg.norm(np.ldexp(product, -exponents[:, None]), axis=1), exponents)
+
+
+@in_range()
 def update_field(a: ArrayLike, b: ArrayLike, g: ArrayLike, eta: float) -> Field:
     """F(A, B) = (BᵀD_dG, D_dGAᵀ): what ALLoRA's backward pass hands to the optimiser.
 
@@ -87,6 +98,7 @@ def field(
     return b.T @ adapted, adapted @ a.T
 
 
+@in_range()
 def masked_field(a: ArrayLike, b: ArrayLike, g: ArrayLike, factor: ArrayLike) -> Field:
     """(BᵀDG, DGAᵀ) for a factor of one's own on each row of G: 1 is LoRA, 0 a dropped output.
 
@@ -121,6 +133,7 @@ def checked_gradient(
     return a, b, matrix_of("g", g, (len(b), a.shape[1]), "n1 and n2, the shape of BA")
 
 
+@in_range()
 def directional_derivative(
     a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float, direction: tuple[ArrayLike, ArrayLike]
 ) -> Field:
@@ -136,13 +149,14 @@ def directional_derivative(
     alpha = matrix_of("direction", direction[0], a.shape, "a")
     beta = matrix_of("direction", direction[1], b.shape, "b")
     product, change = b @ a, b @ alpha + beta @ a
-    norms, d = np.linalg.norm(product, axis=1), factor_of(a, b, eta)
+    norms, d = _row_norms(product), factor_of(a, b, eta)
     inner = np.einsum("ij,ij->i", product, change) / np.where(norms > 0, norms, 1.0)
     slope = -0.5 * d**3 * np.where(norms > 0, inner, np.linalg.norm(change, axis=1))
     adapted, moved = d[:, None] * g, slope[:, None] * g + d[:, None] * (change @ s)
     return beta.T @ adapted + b.T @ moved, moved @ a.T + adapted @ alpha.T
 
 
+@in_range()
 def update_jacobian(
     a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float
 ) -> Float[np.ndarray, "parameters parameters"]:
@@ -164,6 +178,7 @@ def update_jacobian(
     return _blocks(a, b, g, s, eta, lambda d: d)
 
 
+@in_range()
 def layer_double_backward(
     a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float
 ) -> Float[np.ndarray, "parameters parameters"]:
@@ -177,6 +192,7 @@ def layer_double_backward(
     return _blocks(a, b, g, s, eta, np.square)
 
 
+@in_range()
 def relative_asymmetry(jacobian: ArrayLike) -> float:
     """‖(J − Jᵀ)/2‖_F/‖J‖_F, in [0, 1]: 0 for a Hessian, 1 for a pure rotation.
 
@@ -200,7 +216,7 @@ def _blocks(a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float, 
     a, b, g = checked_gradient(a, b, g)
     s, d = _curvature(s, a.shape[1]), factor_of(a, b, eta)
     product = b @ a
-    norms = np.linalg.norm(product, axis=1)
+    norms = _row_norms(product)
     weight = np.where(norms > 0, 0.5 * d**3 / np.where(norms > 0, norms, 1.0), 0.0)
     rows = curved(d)[:, None, None] * s - weight[:, None, None] * g[:, :, None] * product[:, None, :]
     return _assemble(a, b, d[:, None] * g, rows)

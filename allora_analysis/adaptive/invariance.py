@@ -34,7 +34,17 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis.adaptive.field import factor_of, field
-from allora_analysis.validation import ArgumentError, adapter_rank, choice, count, matrix, matrix_of, positive, several
+from allora_analysis.validation import (
+    ArgumentError,
+    adapter_rank,
+    choice,
+    count,
+    in_range,
+    matrix,
+    matrix_of,
+    positive,
+    several,
+)
 
 OPTIMISERS = ("adam", "sgd")
 BETAS = (0.9, 0.999)
@@ -67,6 +77,7 @@ class Setting:
     eta: float | None = None
 
 
+@in_range()
 def rescaled(setting: Setting, a: float, b: float, optimiser: str = "adam") -> Setting:
     """The setting that trains the same s·BA with A multiplied by a and B by b; LoRA only.
 
@@ -99,6 +110,7 @@ def rescaled(setting: Setting, a: float, b: float, optimiser: str = "adam") -> S
     )
 
 
+@in_range()
 def eta_as_scaling(setting: Setting, optimiser: str = "adam") -> Setting:
     """The ALLoRA setting with η = 1 and scaling 1/η² (times its own) that trains the same s·BA.
 
@@ -130,6 +142,7 @@ def eta_as_scaling(setting: Setting, optimiser: str = "adam") -> Setting:
     )
 
 
+@in_range()
 def train(
     x: ArrayLike,
     y: ArrayLike,
@@ -192,6 +205,7 @@ def _path(
     return np.array(path)
 
 
+@in_range()
 def degrees_of_freedom(
     x: ArrayLike,
     y: ArrayLike,

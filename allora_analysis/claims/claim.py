@@ -130,27 +130,25 @@ class Claim:
         id: section and slug, for example "3.1-expectation".
         where: section, equation, figure or table.
         statement: as printed, verbatim; nothing of ours inside it.
-        check: computes the finding, from `Cases`; from the folder of records too where the claim `reads` some.
+        check: computes the finding from `Cases`, and from the folder of records where the claim `reads` some.
         command: what reruns or deepens the evidence.
         test: the test that checks the mathematics behind it.
         reads: the study whose records the check reads; it then takes their folder, None for the committed ones.
         reading: how the sentence was made checkable, in one sentence; None where it is checkable as it stands.
         depends_on: ids of the claims that this one rests on.
         relied_on_by: where others lean on the sentence in print.
-        draws: whether the check takes `Cases`, as every check written with `@claim` does.
     """
 
     id: str
     where: str
     statement: str
-    check: Callable[..., Finding] | None
+    check: Callable[..., Finding]
     command: str
     test: str
     reads: str | None = None
     reading: str | None = None
     depends_on: Sequence[str] = ()
     relied_on_by: Sequence[Reliance] = ()
-    draws: bool = False
 
     @property
     def section(self) -> str:
@@ -199,7 +197,6 @@ def claim(
             reading,
             tuple(depends_on),
             tuple(relied_on_by),
-            draws=True,
         )
 
     return made

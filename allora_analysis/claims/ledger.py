@@ -9,23 +9,21 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
-import importlib.util
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 
 from allora_analysis.claims import SECTIONS
-from allora_analysis.claims.cases import Cases, relative_error
-from allora_analysis.claims.claim import VERDICTS, Claim, Evidence, Finding, not_run
+from allora_analysis.claims.cases import Cases
+from allora_analysis.claims.claim import Claim, Finding
 from allora_analysis.study import sweep
 from allora_analysis.validation import ArgumentError, several
-
-__all__ = ["VERDICTS", "Claim", "Evidence", "Finding", "Row", "all_claims", "examine", "not_run", "relative_error"]
 
 
 @dataclass(frozen=True)
@@ -35,19 +33,6 @@ class Row:
     claim: Claim
     finding: Finding | None
     error: str | None = None
-
-
-def settle(printed: Mapping[str, bool], corrected: Mapping[str, bool] | None = None, contrary: bool = False) -> str:
-    """The verdict of the sections that are not yet written with `Cases`."""
-    if not printed:
-        raise ValueError("settle needs at least one case")
-    if all(printed.values()):
-        return "holds"
-    borne_out = bool(corrected) and all(corrected.values())
-    if contrary:
-        return "refuted" if borne_out and not any(printed.values()) else "undecided"
-    passing = "conditional" if any(printed.values()) else "holds_corrected"
-    return passing if borne_out else "refuted"
 
 
 def _folder(results: Path | None, study: str | None) -> Path | None:
@@ -72,10 +57,8 @@ def examine(claim: Claim, results: Path | None = None, seed: int = 0) -> Row:
         ArgumentError: records in the caller's own folder that cannot be what a row rests on.
     """
     start = time.perf_counter()
-    if claim.check is None:
-        return Row(claim, not_run("nothing was run"))
     folder = _folder(results, claim.reads)
-    arguments = ([Cases(seed, claim.id)] if claim.draws else []) + ([] if claim.reads is None else [folder])
+    arguments = [Cases(seed, claim.id)] if claim.reads is None else [Cases(seed, claim.id), folder]
     try:
         finding = claim.check(*arguments)
     except Exception as error:  # the ledger still prints the rest; the command line exits 1
@@ -86,10 +69,8 @@ def examine(claim: Claim, results: Path | None = None, seed: int = 0) -> Row:
     return Row(claim, replace(finding, evidence=replace(finding.evidence, seconds=time.perf_counter() - start)))
 
 
-def _of(module: object) -> tuple[Claim, ...]:
+def _of(module: ModuleType) -> tuple[Claim, ...]:
     # The claims written in a section's file, in its order.
-    if hasattr(module, "claims"):
-        return module.claims()
     own = (item for item in vars(module).values() if isinstance(item, Claim))
     return tuple(item for item in own if item.check.__module__ == module.__name__)
 
@@ -103,9 +84,8 @@ def all_claims() -> tuple[Claim, ...]:
     Raises:
         ValueError: two claims with one id.
     """
-    names = [f"allora_analysis.claims.{name}" for name in SECTIONS]
-    there = [name for name in names if importlib.util.find_spec(name) is not None]
-    claims = tuple(claim for name in there for claim in _of(importlib.import_module(name)))
+    modules = (importlib.import_module(f"allora_analysis.claims.{name}") for name in SECTIONS)
+    claims = tuple(claim for module in modules for claim in _of(module))
     if len({claim.id for claim in claims}) != len(claims):
         raise ValueError("two claims share an id")
     return claims

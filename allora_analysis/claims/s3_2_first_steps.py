@@ -147,6 +147,22 @@ def limit_condition(squares: np.ndarray, rank: int) -> float:
     )
 
 
+def ratio(one: Block) -> float:
+    """κ(ASAᵀ)/κ(S) from the closed form."""
+    found = hessian.block_conditioning(one.x, one.a)
+    return found.block / found.gram
+
+
+def is_block(one: Block, seen: float) -> bool:
+    """Whether κ by differences is the closed form's, and of the size that the limit of large r and n₂ says."""
+    limit = limit_condition(np.linalg.svd(one.x, compute_uv=False) ** 2, len(one.a))
+    exact = relative_error(hessian.block_conditioning(one.x, one.a).block, seen) <= ROUNDING
+    return exact and limit / 8 <= seen <= 2 * limit
+
+
+NEAR_SHARE = 0.7  # of the cases, within a factor of two of the boundary
+
+
 @factor_claim(
     "3.2-b-conditioning",
     where="Abstract",
@@ -156,22 +172,13 @@ def limit_condition(squares: np.ndarray, rank: int) -> float:
 def block_conditioning(cases: Cases) -> Finding:
     """κ of the Hessian in B by differences against κ(S), over spectra from white to spread and ranks, A drawn."""
 
-    def ratio(one: Block) -> float:
-        found = hessian.block_conditioning(one.x, one.a)
-        return found.block / found.gram
-
     def draw(rng: np.random.Generator) -> Block:
-        near = rng.random() < 0.7
+        near = rng.random() < NEAR_SHARE
         while True:
             spread, rank = 1.0 if rng.random() < 0.1 else float(np.exp(rng.uniform(0, 3))), int(rng.integers(4, 25))
             one = Block(design(48, 48, spread, rng), rng.standard_normal((rank, 48)))
             if not near or 0.5 <= ratio(one) <= 2:
                 return one
-
-    def mended(one: Block, seen: float) -> bool:
-        limit = limit_condition(np.linalg.svd(one.x, compute_uv=False) ** 2, len(one.a))
-        exact = relative_error(hessian.block_conditioning(one.x, one.a).block, seen) <= ROUNDING
-        return exact and limit / 8 <= seen <= 2 * limit
 
     own = [
         Case(
@@ -185,7 +192,7 @@ def block_conditioning(cases: Cases) -> Finding:
         own + cases.draw(draw, 16),
         block_condition,
         printed=lambda one, seen: seen > float(np.linalg.cond(one.x)) ** 2,
-        corrected=mended,
+        corrected=is_block,
         condition=ratio,
     )
     shares = [ratio(case.inputs) for case in own]
@@ -199,6 +206,76 @@ def block_conditioning(cases: Cases) -> Finding:
         size=Size(shares[0], "of κ(S)", "κ in B, power-law X, r = 8 (range: r = 8 to 32)", min(shares), max(shares)),
         condition="κ(ASAᵀ) > κ(S), the Hessian in B being 2I ⊗ ASAᵀ: where S is nearly white, or r not ≪ n₂",
         flips_if="a spread spectrum and r ≪ n₂ with κ(ASAᵀ) above κ(S)",
+    )
+
+
+class Point(NamedTuple):
+    """X (N×n₂), A, and a B of A's size."""
+
+    x: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+
+
+def curvatures_of_output(one: Point, share: float) -> np.ndarray:
+    """Eigenvalues of JᵀJ, J the derivative of the outputs X(BA)ᵀ in (B, A), with `share` times B in B's place.
+
+    The Hessian is 2JᵀJ and what the residuals add. J by differences, which are exact for a product.
+    """
+    columns = []
+    for which in (0, 1):
+        for entry in np.ndindex((one.b, one.a)[which].shape):
+            step = [np.zeros(one.b.shape), np.zeros(one.a.shape)]
+            step[which][entry] = 1.0
+            up, down = ((share * one.b + sign * step[0]) @ (one.a + sign * step[1]) @ one.x.T for sign in (1, -1))
+            columns.append((up - down).ravel() / 2)
+    return np.linalg.svd(np.array(columns), compute_uv=False) ** 2
+
+
+SHARES = (0.0, 1e-3, 1e-2, 1.0)
+
+
+@factor_claim(
+    "3.2-factor-conditioning",
+    where="Abstract",
+    says=POORLY,
+    reading="In (A, B) together, of the curvature 2JᵀJ, J the derivative of the outputs: at B = 0 it has more flat "
+    "directions than elsewhere, and near it a larger condition number of the others.",
+)
+def factor_conditioning(cases: Cases) -> Finding:
+    """Flat directions and condition number at B = 0, at a thousandth and a hundredth of A's size, and at A's size."""
+
+    def made(rng: np.random.Generator, n2: int, n1: int, rank: int, x: np.ndarray) -> Point:
+        return Point(x, rng.standard_normal((rank, n2)), rng.standard_normal((n1, rank)))
+
+    def draw(rng: np.random.Generator) -> Point:
+        rank = int(rng.integers(1, 4))
+        n2, n1 = (int(size) for size in rng.integers(rank + 1, rank + 6, size=2))
+        return made(rng, n2, n1, rank, rng.standard_normal((n2 + int(rng.integers(2, 9)), n2)))
+
+    def look(one: Point) -> dict[str, list[float]]:
+        values = [curvatures_of_output(one, share) for share in SHARES]
+        kept = [each[each > 1e-13 * each[0]] for each in values]
+        flat = one.a.size + one.b.size
+        return {"flat": [flat - len(each) for each in kept], "κ": [float(each[0] / each[-1]) for each in kept]}
+
+    def foretold(one: Point, seen: dict[str, list[float]]) -> bool:
+        (rank, n2), at_zero = one.a.shape, seen["flat"][0]
+        return (
+            at_zero == rank * n2 > rank * rank == seen["flat"][-1] and seen["κ"][1] > 20 * seen["κ"][2] > seen["κ"][3]
+        )
+
+    own = [Case("power-law X, n₂ = 24, n₁ = 12, r = 8", made(cases.rng, 24, 12, 8, power_law(64, 24, cases.rng)), True)]
+    judged = cases.judge(own + cases.draw(draw, 12), look, printed=foretold)
+    near, far = judged.measured[0]["κ"][2:]
+    return judged.finding(
+        {"holds": "Yes, in A and B together: at B = 0 the outputs do not depend on A."},
+        evidence=judged.evidence(
+            "counts: none may differ; κ up by more than 20 times where B shrinks 10 times",
+            lambda one: {"flat": [one.a.size, len(one.a) ** 2], "κ": "∝ 1/‖B‖² near 0"},
+        ),
+        size=Size(near / far, "times", "condition number at B of a hundredth of A's size over that at A's size, r = 8"),
+        flips_if="as many flat directions at B of A's size as at 0, or a condition number that does not rise towards 0",
     )
 
 

@@ -156,9 +156,9 @@ def paper_start(rng: np.random.Generator, a: float = 1.0, b: float = 0.0, rank: 
     return start(x, -2 * rng.standard_normal((16, 96)) @ x, rank, rng, a, b)
 
 
-def signs(values: np.ndarray) -> dict[str, int]:
-    """How many eigenvalues are negative, zero and positive; zero is up to 1e-11 of the largest."""
-    limit = 1e-11 * float(np.abs(values).max())
+def signs(values: np.ndarray, zero: float = 1e-11) -> dict[str, int]:
+    """How many eigenvalues are negative, zero and positive; zero is up to `zero` of the largest."""
+    limit = zero * float(np.abs(values).max())
     negative, positive = int((values < -limit).sum()), int((values > limit).sum())
     return {"negative": negative, "zero": len(values) - negative - positive, "positive": positive}
 
@@ -310,13 +310,11 @@ def escape(cases: Cases) -> Finding:
         corrected=lambda one, seen: abs(seen[1] - seen[0] - further(one) * one.both) <= LEADING * further(one),
         condition=lambda one: one.both,
     )
-    shares = [(seen[1] - seen[0]) / further(case.inputs) for case, seen in judged.pairs if not case.inputs.both]
     return judged.finding(
         {"conditional": "Only from A = B = 0: with A random, as LoRA has it, BA grows at once."},
         evidence=judged.evidence(
             "what the leading order leaves out, of the time", lambda one: further(one) * one.both, tolerance=LEADING
         ),
-        size=Size(max(shares), "of a saddle's", "further time that LoRA's start takes from a smaller B, the most seen"),
         condition="A and B both of size ε, where the time is log(1/ε)/σ₁(G); with A random BA grows at rate ‖GAᵀA‖",
         flips_if="a start with A at random that takes ever longer to leave as B shrinks",
     )

@@ -64,7 +64,7 @@ def problems(cases: Cases) -> list[Case]:
 
 def loss(one: Problem, points: np.ndarray) -> np.ndarray:
     """L at many V (…×D×C)."""
-    return ((one.x @ (one.w + points) - one.y) ** 2).sum(axis=(-2, -1))
+    return np.asarray(((one.x @ (one.w + points) - one.y) ** 2).sum(axis=(-2, -1)))
 
 
 def slopes(one: Problem) -> np.ndarray:
@@ -118,7 +118,7 @@ def second_derivative(cases: Cases) -> Finding:
 
     def form(one: Problem, matrix: np.ndarray) -> np.ndarray:
         flat = columns(one.directions)
-        return flat @ matrix @ flat.T
+        return flat @ matrix @ flat.T if len(matrix) == flat.shape[1] else np.zeros(0)
 
     def as_printed(one: Problem, seen: np.ndarray) -> bool:
         (n, c), gram = one.y.shape, one.x.T @ one.x
@@ -353,6 +353,17 @@ def limits(one: Counts) -> tuple[float, float]:
     return many, few
 
 
+def two_counts(rng: np.random.Generator) -> Counts:
+    """Two n at unequal distances from n = D, within a factor of 2.2 in |log(n/D)|; or XᵀX held fixed."""
+    d = 30
+    if rng.random() < 0.15:
+        return Counts(8 * d, int(rng.integers(d, 4 * d)), d, False)
+    inner = float(rng.uniform(0.15, 0.6)) * rng.choice([-1, 1])  # log(n/D) of the one nearer to n = D
+    outer = (1 if rng.random() < 0.5 else -1) * abs(inner) * float(rng.uniform(1.5, 2.2))
+    few, many = sorted(max(2, round(d * np.exp(u))) for u in (inner, outer))
+    return Counts(many, few, d, True)
+
+
 @quadratic_claim(
     "3.2-degenerate-condition",
     where="§3.2, last sentence",
@@ -362,15 +373,6 @@ def limits(one: Counts) -> tuple[float, float]:
 )
 def conditioning_by_samples(cases: Cases) -> Finding:
     """Log κ over designs drawn at two numbers of samples, on both sides of n = D, and where XᵀX is held fixed."""
-
-    def draw(rng: np.random.Generator) -> Counts:
-        d = 30
-        if rng.random() < 0.15:
-            return Counts(8 * d, int(rng.integers(d, 4 * d)), d, False)
-        inner = float(rng.uniform(0.15, 0.6)) * rng.choice([-1, 1])  # log(n/D) of the one nearer to n = D
-        outer = (1 if rng.random() < 0.5 else -1) * abs(inner) * float(rng.uniform(1.5, 2.2))
-        few, many = sorted(max(2, round(d * np.exp(u))) for u in (inner, outer))
-        return Counts(many, few, d, True)
 
     def ratio(one: Counts) -> float:
         many, few = limits(one)
@@ -384,7 +386,7 @@ def conditioning_by_samples(cases: Cases) -> Finding:
 
     own = Case("power-law X, D = 48, n = 384 → 192", Counts(384, 192, 48, True, spread=True), True)
     judged = cases.judge(
-        [own, *cases.draw(draw, 16)],
+        [own, *cases.draw(two_counts, 16)],
         lambda one: log_conditions(one, cases.rng),
         printed=lambda one, seen: rise(seen) > noise(seen) + ROUNDING,
         corrected=lambda one, seen: (

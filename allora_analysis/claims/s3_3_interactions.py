@@ -1,4 +1,4 @@
-"""§1, third flaw: does the scaling factor introduce the interactions between LoRA modules of different layers?
+"""§1, third flaw, and §3.3: does η introduce interactions between LoRA modules of different layers, and instability?
 
 f_L(x) = ∏(W_l + ηB_lA_l)x = Σ_k η^k c_k, c_k the sum of the products with k adapters. What layers do together is what
 is left of f_L when each adapter's own effect is taken off, Σ_{k≥2} η^k c_k. Checked by `tests/test_claims_3_3.py`.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.s3_2_in_v import power_law
 from allora_analysis.claims.s3_3_worst_case import (
     PAPER_ETAS,
     ROUNDING,
@@ -88,4 +90,103 @@ def interactions(cases: Cases) -> Finding:
             min(alone), "of ‖f_L(x)‖", "what the adapters of several layers do together at η = 1", high=max(alone)
         ),
         flips_if="forward passes in which each adapter's own effects add up to the whole, or another power of η",
+    )
+
+
+class Deep(NamedTuple):
+    """One layer's B in a stack of W_l + ηB_lA_l: its inputs X (N×n₂), the layers after it (P), A, targets, η, l."""
+
+    x: np.ndarray
+    after: np.ndarray
+    a: np.ndarray
+    y: np.ndarray
+    eta: float
+    rate: float
+    optimizer: str
+
+    @property
+    def sharpness(self) -> float:
+        """Half the loss's largest curvature in B: η²‖P‖²λ_max(ASAᵀ), P the product of all W_k + ηB_kA_k after it."""
+        return float(self.eta * np.linalg.norm(self.after, 2) * np.linalg.norm(self.x @ self.a.T, 2)) ** 2
+
+
+def deep(rng: np.random.Generator, width: int, rank: int, depth: int, eta: float, optimizer: str) -> Deep:
+    """A random stack of L layers whose middle layer's B is trained from 0, at rate 1e-4; m̄ is about a tenth."""
+    layers = [
+        (
+            rng.standard_normal((width, width)) / width**0.5,
+            0.1 * rng.standard_normal((width, rank)) / width**0.5,
+            rng.standard_normal((rank, width)) / rank**0.5,
+        )
+        for _ in range(depth)
+    ]
+    at, x, after = depth // 2, power_law(32, width, rng), np.eye(width)
+    for w, b, a in layers[:at]:
+        x = x @ (w + eta * b @ a).T
+    for w, b, a in layers[at + 1 :]:
+        after = (w + eta * b @ a) @ after
+    return Deep(x, after, layers[at][2], rng.standard_normal((32, width)), eta, 1e-4, optimizer)
+
+
+def trained_loss(one: Deep, steps: int = 150) -> float:
+    """‖ηX(PBA)ᵀ − Y‖²_F after full-batch steps on B from 0, over that before them."""
+    b, inner = np.zeros((one.after.shape[1], len(one.a))), one.x @ one.a.T
+    mean, square = np.zeros_like(b), np.zeros_like(b)
+
+    for step in range(1, steps + 1):
+        residual = one.eta * inner @ (one.after @ b).T - one.y
+        gradient = 2 * one.eta * one.after.T @ residual.T @ inner
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        adam = mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+        b = b - one.rate * (adam if one.optimizer == "Adam" else gradient)
+        loss = float(np.square(one.eta * inner @ (one.after @ b).T - one.y).sum() / np.square(one.y).sum())
+        if loss > 1e12:  # diverged
+            break
+    return loss
+
+
+@claim(
+    "3.3-unstable",
+    where="§3.3, first paragraph",
+    says="the scaling factor creates a ripple effect across layers of a LLM and may make finetuning unstable",
+    reading="With η, and what η does to the layers after, 150 steps on a layer's B end at a higher loss than at first.",
+    command="python -m allora_analysis --only 3.3-unstable",
+    test="tests/test_claims_3_3.py",
+    depends_on=("3.3-product",),
+)
+def unstable(cases: Cases) -> Finding:
+    """Gradient descent at rates on both sides of the limit that η and the layers set, and Adam at 1e-4."""
+
+    def draw(rng: np.random.Generator) -> Deep:
+        one = deep(rng, int(rng.integers(5, 9)), 2, int(rng.integers(3, 7)), float(rng.uniform(0.5, 4)), "descent")
+        wanted = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.06, 0.65)))
+        return one._replace(rate=wanted / one.sharpness)
+
+    own = [
+        Case(
+            f"Adam at 1e-4, width 32, r = 8, L = 24, η = {eta:.3g}",
+            deep(np.random.default_rng([cases.seed, 3]), 32, 8, 24, eta, "Adam"),
+            True,
+        )
+        for eta in PAPER_ETAS
+    ]
+    judged = cases.judge(
+        own + cases.draw(draw, 16),
+        trained_loss,
+        printed=lambda one, seen: not seen <= 1,
+        condition=lambda one: one.rate * one.sharpness if one.optimizer == "descent" else 0.0,
+    )
+    limits = [case.inputs.sharpness for case in own]
+    return judged.finding(
+        {
+            "conditional": "Depends on the optimizer: gradient descent diverges above a rate that falls "
+            "with η; Adam at 1e-4 does not."
+        },
+        evidence=judged.evidence("none: the loss rises or not", lambda one: one.rate * one.sharpness),
+        size=Size(
+            limits[-1] / limits[0], "times", "largest curvature at η = 2 over that at η = 1, 24 layers at random"
+        ),
+        condition="gradient descent at a rate above 1/(η²‖P‖²λ_max(ASAᵀ)), P the product of the layers after with "
+        "their own ηBA, S the Gram matrix of the layer's inputs",
+        flips_if="descent that is stable above that rate or not below it, or Adam at 1e-4 ending at a higher loss",
     )

@@ -80,7 +80,7 @@ def crossing(norms: Float[np.ndarray, "seeds times"], level: Float[np.ndarray, "
             found.append(None)
             continue
         last = int(above[0])
-        found.append(float(last - (path[last] - goal) / (path[last] - path[last - 1])))
+        found.append(float(last - (path[last] - goal) / (path[last] - path[last - 1])) if last else 0.0)
     return found
 
 

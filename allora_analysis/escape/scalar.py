@@ -33,7 +33,7 @@ from numpy.typing import ArrayLike
 
 from allora_analysis import validation
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.validation import ArgumentError
+from allora_analysis.validation import ArgumentError, in_range
 
 TOLERANCE = 1e-11  # relative, of the quadrature
 ETAS = (1e-50, 1e50)  # beyond, η³ leaves the range of a float
@@ -47,6 +47,7 @@ def usable_eta(eta: float) -> float:
     return result
 
 
+@in_range()
 def trajectory(t: ArrayLike, gradient: float, eta: float, adaptor: str = "inverse_sqrt") -> Float[np.ndarray, "*shape"]:
     """m(t) of the scalar model; for the paper's adaptor (3gt/2 + η⁻³)^(2/3) − η⁻².
 
@@ -69,6 +70,7 @@ def trajectory(t: ArrayLike, gradient: float, eta: float, adaptor: str = "invers
     return levels(impulse, eta, validation.choice("adaptor", adaptor, ADAPTORS))
 
 
+@in_range()
 def time_to_reach(
     level: ArrayLike, gradient: float, eta: float, adaptor: str = "inverse_sqrt"
 ) -> Float[np.ndarray, "*shape"]:
@@ -93,6 +95,7 @@ def time_to_reach(
     return np.asarray(impulse / gradient)
 
 
+@in_range()
 def lora_trajectory(t: ArrayLike, gradient: float, rate: float = 1.0) -> Float[np.ndarray, "*shape"]:
     """m(t) = rate·g·t, LoRA at learning rate rate·l: rate 1 is LoRA at l, rate η LoRA at η·l.
 
@@ -131,6 +134,7 @@ class Tradeoff:
     """measured_time/time = equal_time_rate/h(m) ≥ 1, with equality for `constant`."""
 
 
+@in_range(infinite=True)
 def tradeoff(level: float, gradient: float, eta: float, adaptor: str = "inverse_sqrt") -> Tradeoff:
     """What "a fixed rate cannot both escape fast and then take measured steps" (§4.2) amounts to.
 
@@ -154,8 +158,8 @@ def tradeoff(level: float, gradient: float, eta: float, adaptor: str = "inverse_
     level, eta = validation.positive("level", level), usable_eta(eta)
     if eta * eta * level > 1e308:
         raise ArgumentError(f"level: eta²·level must be at most 1e308, received {level!r} with eta {eta!r}")
-    with np.errstate(over="ignore"):
-        time = float(time_to_reach(level, gradient, eta, adaptor))
+    gradient = validation.positive("gradient", gradient)
+    time = float(_impulses(np.asarray(level), eta, validation.choice("adaptor", adaptor, ADAPTORS)) / gradient)
     at_level, advantage = float(ADAPTORS[adaptor](level, eta)), _advantage(level, eta, adaptor)
     speed = gradient * time
     measured = level / gradient / at_level if at_level > 0 else np.inf
@@ -226,6 +230,7 @@ def _not_negative(name: str, value: ArrayLike) -> Float[np.ndarray, "*shape"]:
     return array
 
 
+@in_range()
 def pair_time(
     level: ArrayLike, gradient: float, eta: float, start: float, adaptor: str = "inverse_sqrt"
 ) -> Float[np.ndarray, "*shape"]:
@@ -256,6 +261,7 @@ def _quadrature(integrand: Callable[[float], float], end: float) -> float:
     return quad(integrand, 0.0, end, epsabs=0, epsrel=TOLERANCE, limit=200)[0] if end > 0 else 0.0
 
 
+@in_range()
 def lora_pair(t: ArrayLike, gradient: float, start: float, rate: float = 1.0) -> Float[np.ndarray, "*shape"]:
     """(s/2)·sinh(2·rate·γt): LoRA at learning rate rate·l with A trained too, γ = gradient/start.
 

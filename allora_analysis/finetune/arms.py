@@ -127,8 +127,7 @@ def optimizer(model: nn.Module, setting: Setting) -> Optimizer:
         return SGD(_loraplus(model, setting, groups, SGD), lr=setting.learning_rate, momentum=momentum, **decay)
     adam = {"lr": setting.learning_rate, "betas": setting.betas, "eps": setting.epsilon, **decay}
     if setting.arm == "allora_adamw":
-        from allora_analysis.lora.groups import param_groups
-        from allora_analysis.lora.optim import ALLoRAAdamW
+        from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 
         return ALLoRAAdamW(param_groups(model, head_lr=setting.head_learning_rate), eta=setting.eta, **adam)
     return AdamW(_loraplus(model, setting, groups, AdamW), **adam)

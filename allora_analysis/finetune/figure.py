@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from allora_analysis.finetune.results import summarised
 from allora_analysis.plotting import COLOURS, panels
 from allora_analysis.study import Result
 
@@ -35,12 +34,11 @@ def draw(config: Any, result: Result) -> Figure:
     left.legend(fontsize=7)
     middle.plot(m["loss"]["step"], m["loss"]["value"], color=COLOURS["predicted"])
     middle.set(xlabel="step", ylabel="training loss")
-    steps, layers = np.array(m["row_norms"]["step"]), m["row_norms"]["layers"]
-    for layer in layers.values():
-        right.plot(steps, layer["mean"], color=COLOURS["plain"], lw=0.5, alpha=0.5)
-    if layers:
-        average = np.mean([layer["mean"] for layer in layers.values()], axis=0)
-        right.plot(steps, average, color=COLOURS["measured"], label="mean over layers")
+    norms = summarised(m["row_norms"])
+    if norms["mean"]:
+        span = {"color": COLOURS["plain"], "alpha": 0.3, "lw": 0, "label": "from the least layer to the most"}
+        right.fill_between(norms["step"], norms["least"], norms["most"], **span)
+        right.plot(norms["step"], norms["mean"], color=COLOURS["measured"], label="mean over layers")
         right.legend(fontsize=7)
     right.set(xlabel="step", ylabel="mean row norm of (α/r)BA", xscale="symlog")
     return figure

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from allora_analysis.finetune.results import summarised
 from allora_analysis.lora.functional import row_norms
 from allora_analysis.lora.pairs import lora_pairs
 
@@ -114,8 +115,8 @@ def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
         log: `state.log_history`.
 
     Returns:
-        `epochs` (accuracy and loss on each split that was evaluated), `loss` (of training), `row_norms` (by layer) and
-        `right` (by split, the rows predicted rightly at the last evaluation, `asked.packed`); all finite: what a
+        `epochs` (accuracy and loss on each split that was evaluated), `loss` (of training), `row_norms` (`summarised`)
+        and `right` (by split, the rows predicted rightly at the last evaluation, `asked.packed`); all finite: what a
         diverged run's last step left is not among them.
     """
     epochs: dict[int, dict[str, Any]] = {}
@@ -129,13 +130,15 @@ def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "epochs": whole,
         "loss": {"step": [step for step, _ in losses], "value": [value for _, value in losses]},
-        "row_norms": {
-            "step": [entry["step"] for entry in norms],
-            "layers": {
-                layer: {which: [entry["row_norms"][layer][which] for entry in norms] for which in ("mean", "max")}
-                for layer in (norms[0]["row_norms"] if norms else ())
-            },
-        },
+        "row_norms": summarised(
+            {
+                "step": [entry["step"] for entry in norms],
+                "layers": {
+                    layer: {which: [entry["row_norms"][layer][which] for entry in norms] for which in ("mean", "max")}
+                    for layer in (norms[0]["row_norms"] if norms else ())
+                },
+            }
+        ),
         "right": _right(log, whole[-1]["step"] if whole else None),
     }
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 from allora_analysis.arms import TRAINED
+from allora_analysis.records import results_folder
 from allora_analysis.validation import (
     ArgumentError,
     choice,
@@ -19,8 +19,7 @@ from allora_analysis.validation import (
 )
 
 STUDY = "finetune"
-# In a clone of the repository; a package installed without one has no such folder.
-RESULTS = Path(__file__).resolve().parents[2] / "experiments" / "results" / STUDY
+RESULTS = results_folder(STUDY)
 PROTOCOL = 1  # grows when the meaning of a run changes
 OPTIMIZERS = ("sgd", "momentum", "adamw")
 TASKS = ("classification", "multiple_choice")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
+from allora_analysis.finetune.results import summarised
 from allora_analysis.finetune.setting import ARMS, Setting, check
 from allora_analysis.study import Result, Study, Table, text
 from allora_analysis.validation import ArgumentError, choice, count
@@ -189,9 +190,8 @@ def table(config: Config, result: Result) -> Table:
 
 
 def _norm(norms: dict[str, Any], step: int) -> str:
-    known = [i for i, at in enumerate(norms["step"]) if at <= step]
-    layers = norms["layers"].values()
-    return text(sum(layer["mean"][known[-1]] for layer in layers) / len(layers)) if layers and known else text(None)
+    known = [mean for at, mean in zip(norms["step"], summarised(norms)["mean"], strict=False) if at <= step]
+    return text(known[-1] if known else None)
 
 
 def plot(config: Config, result: Result) -> Figure:

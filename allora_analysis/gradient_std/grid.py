@@ -15,8 +15,7 @@ from typing import Any
 from allora_analysis import records
 
 STUDY = "gradient_std"
-# In a clone of the repository; a package installed without one has no such folder.
-RESULTS = Path(__file__).resolve().parents[2] / "experiments" / "results" / STUDY
+RESULTS = records.results_folder(STUDY)
 # Grows when the meaning of a run with the same setting changes.
 PROTOCOL = 1
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")

@@ -12,6 +12,7 @@ from jaxtyping import Bool
 
 from allora_analysis import records
 from allora_analysis.finetune import setting as settings
+from allora_analysis.finetune.results import check_result, summarised
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
 from allora_analysis.validation import ArgumentError
 
@@ -27,10 +28,14 @@ def found(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[S
         The record by run, in the order wanted.
 
     Raises:
-        ArgumentError: a run recorded twice, on models or data of one name and different content.
+        ArgumentError: a run recorded twice, on models or data of one name and different content; a record whose result
+            lacks a number that rows read.
     """
     where = settings.RESULTS if folder is None else folder
-    return records.find_each(where, STUDY, PROTOCOL, {run: run for run in wanted})
+    known = records.find_each(where, STUDY, PROTOCOL, {run: run for run in wanted})
+    for record in known.values():
+        check_result(record.path.name, record.result)
+    return known
 
 
 def recorded(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[Setting, dict[str, Any]]:
@@ -134,6 +139,4 @@ def average_norm(result: dict[str, Any], step: int) -> float:
     norms = result["row_norms"]
     if step not in norms["step"]:
         raise ArgumentError(f"step must be one of {norms['step']}, received {step}")
-    at = norms["step"].index(step)
-    layers = norms["layers"].values()
-    return sum(layer["mean"][at] for layer in layers) / len(layers)
+    return summarised(norms)["mean"][norms["step"].index(step)]

@@ -13,8 +13,7 @@ blocks [[2q_k, σ_i], [σ_i, 0]], into 2q_k for left null directions of G, and i
 B = 0 with A random is no critical point: ∇_B = GAᵀ. Only A = B = 0 is, a saddle left like e^{σ₁t} by gradient flow
 (Ḃ, Ȧ) = −∇L; its time t is learning rate × steps.
 
-`dense_factor_hessian` and `simulated_escape_time` use no closed form. Checked by `tests/test_hessian.py` against
-automatic differentiation's dense Hessian and by `tests/test_hessian_escape.py` against SciPy's integrator.
+Checked by `tests/test_hessian.py` against automatic differentiation and `tests/test_hessian_escape.py`, an ODE solver.
 """
 
 from __future__ import annotations
@@ -26,9 +25,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from allora_analysis.validation import ArgumentError, adapter_rank, count, matrix, matrix_of, non_negative, positive
+from allora_analysis import validation
+from allora_analysis.validation import ArgumentError, in_range, unit_scaled
 
 EPSILON = float(np.finfo(np.float64).eps)
+HORIZON, EVALUATIONS = 1e6, 100_000  # of the integrated flow: time · σ₁(G), velocities
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Inertia:
     positive: int
 
 
+@in_range()
 def factor_spectrum_multiplicities(
     x: ArrayLike, g: ArrayLike, a: ArrayLike, *, g_tolerance: float | None = None
 ) -> FactorSpectrum:
@@ -69,20 +71,19 @@ def factor_spectrum_multiplicities(
     Returns:
         Distinct eigenvalues, ascending, and their multiplicities.
     """
-    x, g, a = _with_x(x, g, a)
-    sigma, q = _gradient_values(g, g_tolerance), _curvatures(x, a)
-    return _assemble(q, sigma, *g.shape)
+    g, a = _gradient_and_a(g, a)
+    q, exponent = _curvatures(_inputs(x, g), a)
+    return _assemble(np.ldexp(q, exponent), _gradient_values(g, g_tolerance), *g.shape)
 
 
+@in_range()
 def factor_spectrum(
     x: ArrayLike, g: ArrayLike, a: ArrayLike, *, g_tolerance: float | None = None
 ) -> Float[np.ndarray, " parameters"]:
     """All r(n₁ + n₂) eigenvalues of the (B, A) Hessian at B = 0, ascending; see `factor_spectrum_multiplicities`.
 
     Costs one SVD of G and one of XAᵀ: O(n₁n₂·min(n₁, n₂) + N·n₂·r), no matrix of size r(n₁ + n₂).
-    Checked by `tests/test_hessian.py::test_factor_spectrum_is_autograds`.
-
-    Arguments as in `factor_spectrum_multiplicities`.
+    Arguments as there. Checked by `tests/test_hessian.py::test_factor_spectrum_is_autograds`.
 
     Returns:
         The eigenvalues, ascending, accurate to rounding relative to the largest.
@@ -96,14 +97,13 @@ def factor_spectrum(
     return np.repeat(spectrum.values, spectrum.multiplicities)
 
 
+@in_range()
 def inertia(x: ArrayLike, g: ArrayLike, a: ArrayLike, *, g_tolerance: float | None = None) -> Inertia:
     """The (B, A) Hessian's inertia at B = 0, from the ranks of G and XAᵀ, never from the signs of small numbers.
 
     n₋ = r·rank G, n₊ = r·rank G + (n₁ − rank G)·rank(XAᵀ), the rest 0. A negative eigenvalue −σ²/(q + √(q² + σ²)) with
     σ ≪ q can lie far below the rounding error of the largest one, and is counted all the same.
-    Checked by `tests/test_hessian.py::test_inertia`.
-
-    Arguments as in `factor_spectrum_multiplicities`.
+    Arguments as in `factor_spectrum_multiplicities`. Checked by `tests/test_hessian.py::test_inertia`.
 
     Returns:
         The three counts.
@@ -113,27 +113,34 @@ def inertia(x: ArrayLike, g: ArrayLike, a: ArrayLike, *, g_tolerance: float | No
         >>> inertia(x=[[1.0, 0.0]], g=[[3.0, 0.0]], a=[[2.0, 0.0]])
         Inertia(negative=1, zero=1, positive=1)
     """
-    x, g, a = _with_x(x, g, a)
+    g, a = _gradient_and_a(g, a)
     (n1, n2), rank = g.shape, len(a)
-    gradient_rank, curved = len(_gradient_values(g, g_tolerance)), int(np.count_nonzero(_curvatures(x, a)))
+    gradient_rank, curved = (
+        len(_gradient_values(g, g_tolerance)),
+        int(np.count_nonzero(_curvatures(_inputs(x, g), a)[0])),
+    )
     negative, positive = rank * gradient_rank, rank * gradient_rank + (n1 - gradient_rank) * curved
     return Inertia(negative, rank * (n1 + n2) - negative - positive, positive)
 
 
 def _gradient_values(g: Float[np.ndarray, "n1 n2"], tolerance: float | None) -> Float[np.ndarray, " rank_g"]:
-    # The non-zero singular values σ_i of G.
-    sigma = np.linalg.svd(g, compute_uv=False)
-    limit = max(g.shape) * EPSILON * sigma[0] if tolerance is None else non_negative("g_tolerance", tolerance)
-    return sigma[sigma > limit]
+    # The non-zero singular values σ_i of G, ∞ where float64 ends.
+    scaled, exponent = unit_scaled(g)
+    sigma = np.linalg.svd(scaled, compute_uv=False)
+    values = np.ldexp(sigma, exponent)
+    if tolerance is None:
+        return values[sigma > max(g.shape) * EPSILON * sigma[0]]
+    return values[values > validation.non_negative("g_tolerance", tolerance)]
 
 
-def _curvatures(x: Float[np.ndarray, "N n2"], a: Float[np.ndarray, "r n2"]) -> Float[np.ndarray, " r"]:
-    # The eigenvalues q_k of ASAᵀ: squared singular values of XAᵀ, exactly 0 below the product's rounding error.
+def _curvatures(x: Float[np.ndarray, "N n2"], a: Float[np.ndarray, "r n2"]) -> tuple[Float[np.ndarray, " r"], int]:
+    # The eigenvalues q_k of ASAᵀ over 2ᵉ, and e: squared singular values of XAᵀ, 0 below that product's rounding error.
+    (x, of_x), (a, of_a) = unit_scaled(x), unit_scaled(a)
     singular = np.linalg.svd(x @ a.T, compute_uv=False)
     limit = max(*x.shape, len(a)) * EPSILON * float(np.linalg.norm(x)) * float(np.linalg.norm(a))
     q = np.zeros(len(a))
     q[: len(singular)] = np.where(singular > limit, singular, 0.0) ** 2
-    return q
+    return q, 2 * (of_x + of_a)
 
 
 def _assemble(q: Float[np.ndarray, " r"], sigma: Float[np.ndarray, " rank_g"], n1: int, n2: int) -> FactorSpectrum:
@@ -148,6 +155,7 @@ def _assemble(q: Float[np.ndarray, " r"], sigma: Float[np.ndarray, " rank_g"], n
     return FactorSpectrum(distinct, np.bincount(which, weights=copies[copies > 0]).astype(np.int64))
 
 
+@in_range()
 def factor_gradient(
     g: ArrayLike, a: ArrayLike, b: ArrayLike | None = None
 ) -> tuple[Float[np.ndarray, "n1 r"], Float[np.ndarray, "r n2"]]:
@@ -163,10 +171,12 @@ def factor_gradient(
     Returns:
         The gradients, shaped like B and A.
     """
-    g, a, b = _with_b(g, a, b)
+    g, a = _gradient_and_a(g, a)
+    b = _outputs(b, g, a)
     return g @ a.T, b.T @ g
 
 
+@in_range()
 def is_stationary(g: ArrayLike, a: ArrayLike, b: ArrayLike | None = None) -> bool:
     """Whether (B, A) is a critical point: GAᵀ = 0 and BᵀG = 0, up to the products' own rounding error.
 
@@ -182,7 +192,8 @@ def is_stationary(g: ArrayLike, a: ArrayLike, b: ArrayLike | None = None) -> boo
         >>> is_stationary(g=[[3.0]], a=[[2.0]]), is_stationary(g=[[3.0]], a=[[0.0]])  # LoRA's start; A = B = 0
         (False, True)
     """
-    g, a, b = _with_b(g, a, b)
+    g, a = _gradient_and_a(g, a)
+    g, a, b = (unit_scaled(part)[0] for part in (g, a, _outputs(b, g, a)))
     limit = max(g.shape) * EPSILON * float(np.linalg.norm(g))
     return all(
         bool(np.linalg.norm(product) <= limit * np.linalg.norm(factor))
@@ -190,6 +201,7 @@ def is_stationary(g: ArrayLike, a: ArrayLike, b: ArrayLike | None = None) -> boo
     )
 
 
+@in_range()
 def escape_rate(g: ArrayLike) -> float:
     """σ₁(G): the rate of gradient flow's escape from A = B = 0, (B, A) ~ e^{σ₁t}; −σ₁ is the lowest eigenvalue.
 
@@ -201,9 +213,15 @@ def escape_rate(g: ArrayLike) -> float:
     Returns:
         The rate, per unit of learning rate × steps; 0 where G = 0.
     """
-    return float(np.linalg.svd(matrix("g", g), compute_uv=False)[0])
+    return _largest_singular_value(validation.matrix("g", g))
 
 
+def _largest_singular_value(g: Float[np.ndarray, "n1 n2"]) -> float:
+    scaled, exponent = unit_scaled(g)
+    return float(np.ldexp(np.linalg.svd(scaled, compute_uv=False)[0], exponent))
+
+
+@in_range(infinite=True)
 def escape_time(g: ArrayLike, epsilon: float) -> float:
     """log(1/ε)/σ₁(G): gradient flow's time from A and B of size ε to size 1, to leading order in log(1/ε).
 
@@ -215,7 +233,7 @@ def escape_time(g: ArrayLike, epsilon: float) -> float:
         epsilon: the size of the first A and B, in (0, 1].
 
     Returns:
-        The time in learning rate × steps; ∞ where G = 0.
+        The time in learning rate × steps; ∞ where G = 0 or where it is beyond float64's range.
 
     Raises:
         ArgumentError: epsilon outside (0, 1].
@@ -226,12 +244,13 @@ def escape_time(g: ArrayLike, epsilon: float) -> float:
         >>> print(round(escape_time([[2.0]], epsilon=math.exp(-6)), 9))  # log(1/ε)/σ₁
         3.0
     """
-    if positive("epsilon", epsilon) > 1:
+    if validation.positive("epsilon", epsilon) > 1:
         raise ArgumentError(f"epsilon must be in (0, 1], received {epsilon!r}")
-    rate = escape_rate(g)
+    rate = _largest_singular_value(validation.matrix("g", g))
     return -math.log(epsilon) / rate if rate else math.inf
 
 
+@in_range()
 def linearised_flow(
     g: ArrayLike, a: ArrayLike, b: ArrayLike, time: float
 ) -> tuple[Float[np.ndarray, "n1 r"], Float[np.ndarray, "r n2"]]:
@@ -253,14 +272,14 @@ def linearised_flow(
     Raises:
         ArgumentError: a time after which e^{σ₁(G)·t} has left float64's range.
     """
-    g, a, b = _with_b(g, a, b)
-    time = non_negative("time", time)
-    with np.errstate(over="ignore", invalid="ignore"):
-        flow = _flow(g, a, b, time)
+    g, a = _gradient_and_a(g, a)
+    b = _outputs(b, g, a)
+    time = validation.non_negative("time", time)
+    flow = _flow(g, a, b, time)
     if not all(np.isfinite(part).all() for part in flow):
         raise ArgumentError(
-            f"time: by {time:g} the flow has left float64's range (it grows as e^{{σ₁·time}}, σ₁ = {escape_rate(g):g}; "
-            "e^709 is the largest); give a shorter one"
+            f"time: by {time:g} the flow has left float64's range (it grows as e^{{σ₁·time}}, σ₁ = "
+            f"{_largest_singular_value(g):g}; e^709 is the largest); give a shorter one"
         )
     return flow
 
@@ -276,6 +295,7 @@ def _flow(
     return b + u @ (decayed + grown), a + (decayed - grown).T @ vt
 
 
+@in_range()
 def initial_speed_ratio(n2: int, rank: int, a_std: float) -> float:
     """Root mean square over A of ‖d(BA)/dt‖/‖dΔ/dt‖ at B = 0: s²√(r(n₂ + r + 1)) for A with i.i.d. N(0, s²) entries.
 
@@ -291,26 +311,25 @@ def initial_speed_ratio(n2: int, rank: int, a_std: float) -> float:
     Returns:
         The ratio.
     """
-    n2, rank = count("n2", n2), count("rank", rank)
-    return positive("a_std", a_std) ** 2 * math.sqrt(rank * (n2 + rank + 1))
+    n2, rank = validation.count("n2", n2), validation.count("rank", rank)
+    return validation.positive("a_std", a_std) ** 2 * math.sqrt(rank * (n2 + rank + 1))
 
 
-def _gradient_and_a(g: ArrayLike, a: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    g = matrix("g", g)
-    a = matrix_of("a", a, (None, g.shape[1]), "n2, the columns of g")
-    adapter_rank(len(a), *g.shape)
+def _gradient_and_a(g: ArrayLike, a: ArrayLike, any_rank: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    g = validation.matrix("g", g)
+    a = validation.matrix_of("a", a, (None, g.shape[1]), "n2, the columns of g")
+    if not any_rank:
+        validation.adapter_rank(len(a), *g.shape)
     return g, a
 
 
-def _with_x(x: ArrayLike, g: ArrayLike, a: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    g, a = _gradient_and_a(g, a)
-    return matrix_of("x", x, (None, g.shape[1]), "n2, the columns of g"), g, a
+def _inputs(x: ArrayLike, g: Float[np.ndarray, "n1 n2"]) -> Float[np.ndarray, "N n2"]:
+    return validation.matrix_of("x", x, (None, g.shape[1]), "n2, the columns of g")
 
 
-def _with_b(g: ArrayLike, a: ArrayLike, b: ArrayLike | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    g, a = _gradient_and_a(g, a)
+def _outputs(b: ArrayLike | None, g: np.ndarray, a: np.ndarray) -> Float[np.ndarray, "n1 r"]:
     shape = (len(g), len(a))
-    return g, a, np.zeros(shape) if b is None else matrix_of("b", b, shape, "n1 of g and r of a")
+    return np.zeros(shape) if b is None else validation.matrix_of("b", b, shape, "n1 of g and r of a")
 
 
 def loss_gradient(
@@ -324,6 +343,7 @@ def loss_gradient(
     return outer @ a.T, b.T @ outer
 
 
+@in_range()
 def dense_factor_hessian(x: ArrayLike, g: ArrayLike, a: ArrayLike) -> Float[np.ndarray, "parameters parameters"]:
     """The (B, A) Hessian at B = 0 by central differences of the gradient, coordinate by coordinate; small sizes only.
 
@@ -338,8 +358,9 @@ def dense_factor_hessian(x: ArrayLike, g: ArrayLike, a: ArrayLike) -> Float[np.n
     Returns:
         The symmetric matrix, r(n₁ + n₂) square.
     """
-    g = matrix("g", g)
-    x, a = (matrix_of(name, value, (None, g.shape[1]), "n2 of g") for name, value in (("x", x), ("a", a)))
+    g, a = _gradient_and_a(g, a, any_rank=True)
+    x, size = _inputs(x, g), len(a) * sum(g.shape)
+    validation.affordable("g, a", (g.shape, a.shape), size, size)
     split, step = len(g) * len(a), float(np.abs(a).max()) or 1.0
     point = np.concatenate([np.zeros(split), a.ravel()])
 
@@ -351,37 +372,41 @@ def dense_factor_hessian(x: ArrayLike, g: ArrayLike, a: ArrayLike) -> Float[np.n
     return np.array([(gradient(point + e) - gradient(point - e)) / (2 * step) for e in steps])
 
 
+@in_range()
 def simulated_escape_time(x: ArrayLike, g: ArrayLike, a: ArrayLike, b: ArrayLike, size: float) -> float | None:
-    """Gradient flow of the full quartic loss from (B, A) until ‖BA‖_F = size, by SciPy's DOP853.
+    """Gradient flow of the full quartic loss from (B, A) until ‖BA‖_F = size, by SciPy's LSODA.
 
-    Args:
-        x: X (N×n₂).
-        g: G (n₁×n₂).
-        a: A (r×n₂) at time 0.
-        b: B (n₁×r) at time 0.
-        size: the norm to reach.
+    LSODA takes implicit, ever longer steps where the flow has come to rest, so that a size never reached costs little.
+    x, g, a and b (n₁×r) are as in `dense_factor_hessian`, a and b those at time 0; `size` is the norm to reach.
 
     Returns:
-        The time in learning rate × steps; None where the flow has not got there by 10⁶/σ₁(G).
+        The time in learning rate × steps, 0 where ‖BA‖_F is `size` or more at once; None where the flow has not got
+        there by 10⁶/σ₁(G).
+
+    Raises:
+        ArgumentError: a flow that leaves float64's range, or that 10⁵ evaluations of its velocity do not follow.
     """
     from scipy.integrate import solve_ivp
 
-    g, size = matrix("g", g), positive("size", size)
-    x, a = (matrix_of(name, value, (None, g.shape[1]), "n2 of g") for name, value in (("x", x), ("a", a)))
-    b = matrix_of("b", b, (len(g), len(a)), "n1 of g and r of a")
-    split = b.size
+    g, a = _gradient_and_a(g, a, any_rank=True)
+    x, b, size = _inputs(x, g), _outputs(b, g, a), validation.positive("size", size)
+    split, rate, left = b.size, _largest_singular_value(g) or 1.0, iter(range(EVALUATIONS))
 
     def parts(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return theta[:split].reshape(b.shape), theta[split:].reshape(a.shape)
 
     def velocity(_time: float, theta: np.ndarray) -> np.ndarray:
-        return -np.concatenate([part.ravel() for part in loss_gradient(x, g, *parts(theta))])
+        speed = np.concatenate([part.ravel() for part in loss_gradient(x, g, *parts(theta))]) / -rate
+        if next(left, None) is None or not np.isfinite(speed).all():
+            raise ArgumentError("x, g, a, b: the flow is too fast for float64 or for the integrator; give smaller ones")
+        return speed
 
     def arrived(_time: float, theta: np.ndarray) -> float:
         return float(np.linalg.norm(np.matmul(*parts(theta)))) - size
 
     arrived.terminal, arrived.direction = True, 1.0
-    horizon = 1e6 / (float(np.linalg.norm(g, 2)) or 1.0)
     start = np.concatenate([b.ravel(), a.ravel()])
-    answer = solve_ivp(velocity, (0.0, horizon), start, "DOP853", events=arrived, rtol=1e-9, atol=1e-14)
-    return float(answer.t_events[0][0]) if answer.t_events[0].size else None
+    if arrived(0.0, start) >= 0:
+        return 0.0
+    answer = solve_ivp(velocity, (0.0, HORIZON), start, "LSODA", events=arrived, rtol=1e-9, atol=1e-14)
+    return float(answer.t_events[0][0]) / rate if answer.t_events[0].size else None

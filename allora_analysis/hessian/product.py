@@ -17,7 +17,16 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.validation import ArgumentError, count, matrix, matrix_of, positive
+from allora_analysis.validation import (
+    ArgumentError,
+    affordable,
+    count,
+    in_range,
+    matrix,
+    matrix_of,
+    positive,
+    unit_scaled,
+)
 
 EPSILON = float(np.finfo(np.float64).eps)
 CHUNK = 1 << 21  # entries drawn at a time: 16 MiB
@@ -26,6 +35,7 @@ SQUARE_LOG_MEAN = 1.5370894
 SQUARE_MEDIAN = 2 / (math.sqrt(1 + 2 * math.log(2)) - 1)
 
 
+@in_range()
 def product_gradient(x: ArrayLike, y: ArrayLike, w: ArrayLike, delta: ArrayLike) -> Float[np.ndarray, "D C"]:
     """∇_Δ ‖X(W + Δ) − Y‖² = 2SΔ − 2Xᵀ(Y − XW), S = XᵀX: Eq. (1) with its last term the right way round.
 
@@ -57,6 +67,7 @@ def _gradient(
     return 2 * x.T @ (x @ (w + delta) - y)
 
 
+@in_range()
 def product_hessian(x: ArrayLike, n_outputs: int) -> Float[np.ndarray, "DC DC"]:
     """∇²_Δ L = 2 I_C ⊗ XᵀX on vec Δ (columns stacked), dense: Eq. (2) with the factor 2 and the identity of size C.
 
@@ -71,9 +82,11 @@ def product_hessian(x: ArrayLike, n_outputs: int) -> Float[np.ndarray, "DC DC"]:
         The Hessian (D·C × D·C), independent of Δ, W and Y.
     """
     x, n_outputs = matrix("x", x), count("n_outputs", n_outputs)
+    affordable("n_outputs", n_outputs, n_outputs * x.shape[1], n_outputs * x.shape[1])
     return np.kron(np.eye(n_outputs), 2 * x.T @ x)
 
 
+@in_range()
 def product_spectrum(x: ArrayLike, n_outputs: int) -> Float[np.ndarray, " DC"]:
     """All D·C eigenvalues of 2 I_C ⊗ XᵀX, ascending: 2s² for each singular value s of X, and D − N zeros, C times each.
 
@@ -93,12 +106,10 @@ def product_spectrum(x: ArrayLike, n_outputs: int) -> Float[np.ndarray, " DC"]:
         [2.0, 8.0]
     """
     x, n_outputs = matrix("x", x), count("n_outputs", n_outputs)
-    return _spectrum(np.linalg.svd(x, compute_uv=False), x.shape[1], n_outputs)
-
-
-def _spectrum(singular: Float[np.ndarray, " s"], features: int, n_outputs: int) -> Float[np.ndarray, " DC"]:
-    flat = np.zeros(features - len(singular))
-    return np.repeat(np.concatenate([flat, 2 * singular[::-1] ** 2]), n_outputs)
+    affordable("n_outputs", n_outputs, n_outputs, x.shape[1])
+    scaled, exponent = unit_scaled(x)
+    squares = np.ldexp(2 * np.linalg.svd(scaled, compute_uv=False)[::-1] ** 2, 2 * exponent)
+    return np.repeat(np.concatenate([np.zeros(x.shape[1] - len(squares)), squares]), n_outputs)
 
 
 @dataclass(frozen=True)
@@ -151,6 +162,7 @@ def square_log_condition(n: int) -> tuple[float, float]:
     return 2 * (log_n + SQUARE_LOG_MEAN), 2 * (log_n + math.log(SQUARE_MEDIAN))
 
 
+@in_range()
 def log_condition(x: ArrayLike) -> float:
     """Logarithm of κ of the non-zero part of XᵀX: 2 log(s₁/s_rank X), ranks by max(N, D)·ε·s₁.
 
@@ -168,7 +180,7 @@ def log_condition(x: ArrayLike) -> float:
     x = matrix("x", x)
     if not x.any():
         raise ArgumentError("x: all entries are 0, so XᵀX has no non-zero part; give at least one non-zero entry")
-    return _log_condition(np.linalg.svd(x, compute_uv=False), max(x.shape) * EPSILON)
+    return _log_condition(np.linalg.svd(unit_scaled(x)[0], compute_uv=False), max(x.shape) * EPSILON)
 
 
 def _log_condition(singular: Float[np.ndarray, " s"], relative: float) -> float:
@@ -176,6 +188,7 @@ def _log_condition(singular: Float[np.ndarray, " s"], relative: float) -> float:
     return 2 * math.log(kept[0] / kept[-1])
 
 
+@in_range()
 def fixed_gram_design(x: ArrayLike, n_samples: int, generator: np.random.Generator) -> Float[np.ndarray, "M D"]:
     """Another design with M rows and the same XᵀX: QX̃, Q (M×rank) with orthonormal columns, X̃ᵀX̃ = XᵀX.
 
@@ -193,15 +206,17 @@ def fixed_gram_design(x: ArrayLike, n_samples: int, generator: np.random.Generat
     Raises:
         ArgumentError: M below rank X.
     """
-    x = matrix("x", x)
+    x, exponent = unit_scaled(matrix("x", x))
     _, singular, vt = np.linalg.svd(x, full_matrices=False)
     rank = int(np.count_nonzero(singular > max(x.shape) * EPSILON * singular[0]))
     if count("n_samples", n_samples) < rank:
         raise ArgumentError(f"n_samples must be at least the rank of x, {rank}, received {n_samples!r}")
+    affordable("n_samples", n_samples, n_samples, x.shape[1])
     q, _ = np.linalg.qr(generator.standard_normal((n_samples, rank)))
-    return q @ (singular[:rank, None] * vt[:rank])
+    return q @ np.ldexp(singular[:rank, None] * vt[:rank], exponent)
 
 
+@in_range(infinite=True)
 def block_conditioning(x: ArrayLike, a: ArrayLike) -> BlockConditioning:
     """κ(ASAᵀ), of the Hessian in B at B = 0, beside κ(S) and κ(AAᵀ); κ(ASAᵀ) ≤ κ(S)·κ(AAᵀ).
 
@@ -217,6 +232,7 @@ def block_conditioning(x: ArrayLike, a: ArrayLike) -> BlockConditioning:
     """
     x = matrix("x", x)
     a = matrix_of("a", a, (None, x.shape[1]), "D, the columns of x")
+    x, a = unit_scaled(x)[0], unit_scaled(a)[0]
     product_scale = float(np.linalg.norm(x)) * float(np.linalg.norm(a))
     relative = max(*x.shape, len(a)) * EPSILON
     block = _condition(np.linalg.svd(x @ a.T, compute_uv=False), len(a), relative * product_scale)
@@ -232,6 +248,7 @@ def _condition(singular: Float[np.ndarray, " s"], size: int, limit: float) -> fl
     return float((singular[0] / singular[size - 1]) ** 2)
 
 
+@in_range()
 def sample_log_conditions(
     n_samples: int, n_features: int, draws: int, generator: np.random.Generator
 ) -> Float[np.ndarray, " draws"]:
@@ -249,7 +266,8 @@ def sample_log_conditions(
         The logarithms (draws).
     """
     shape = count("n_samples", n_samples), count("n_features", n_features)
-    count("draws", draws)
+    affordable("draws", count("draws", draws), draws, min(shape))
+    affordable("n_samples, n_features", shape, *shape)
     step = max(1, CHUNK // (shape[0] * shape[1]))
     parts = [
         np.linalg.svd(generator.standard_normal((min(step, draws - start), *shape)), compute_uv=False)

@@ -22,7 +22,7 @@ from allora_analysis.hessian.product import (
     square_log_condition,
 )
 from allora_analysis.study import Result, Study, Table, sweep, text
-from allora_analysis.validation import ArgumentError, adapter_rank, count, positive, several
+from allora_analysis.validation import ArgumentError, adapter_rank, affordable, count, positive, several
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 STARTS = {"lora": ("B = 0, A random", "predicted"), "both_zero": ("A = B = 0", "attained")}
 DENSE_LIMIT = 1500  # parameters up to which the dense Hessian is built: 2 s
-ENTRIES = 1 << 59  # of a matrix: beyond, its bytes are no size that NumPy knows
 
 
 @dataclass(frozen=True)
@@ -66,20 +65,16 @@ def _check(config: Config) -> None:
     count("features", config.features)
     count("outputs", config.outputs)
     adapter_rank(config.rank, config.outputs, config.features)
-    most = ENTRIES // (4 * max(config.features, config.outputs))
-    if most < max(config.features, config.outputs):
-        raise ArgumentError(
-            f"features, outputs: {config.features} and {config.outputs} received, matrices that fit into no memory; "
-            "give smaller ones"
-        )
+    size = max(config.features, config.outputs)
+    affordable("features, outputs", (config.features, config.outputs), 4 * size, size)
     for ratio in several("ratios", config.ratios):
-        if not 0.5 < positive("ratios", ratio) * config.features <= most:
-            raise ArgumentError(
-                f"ratios must give N of 1 or more, in X that memory can hold: above {0.5 / config.features:.4g} and at "
-                f"most {most / config.features:.4g} here, received {ratio!r}"
-            )
-    count("draws", config.draws, minimum=2)
-    count("samples", config.samples, maximum=most)
+        n = positive("ratios", ratio) * config.features
+        if n <= 0.5:
+            least = f"{0.5 / config.features:.4g}"
+            raise ArgumentError(f"ratios must give N of 1 or more, above {least} here, received {ratio!r}")
+        affordable("ratios", ratio, math.ceil(min(n, 1e30)), size)
+    affordable("draws", count("draws", config.draws, minimum=2), config.draws, 1)
+    affordable("samples", count("samples", config.samples), config.samples, size)
     count("seed", config.seed, minimum=0, maximum=_largest_seed() if config.network else None)
 
 

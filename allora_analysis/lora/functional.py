@@ -12,22 +12,29 @@ has d_i (`adaptive.layer_double_backward`). d is computed in the backward pass, 
 autocast), in float32 or better. Nothing of size n₁×n₂, and no weight gradient per token, is ever formed.
 
 All take x with any leading dimensions, on any device, under autocast as `nn.Linear` does, and compose with
-`torch.compile`, `torch.func` (reverse mode and vmap), activation checkpointing and DDP. Checked by
-`tests/test_lora_functional.py` against a hand-written twin of the paper's Listing 1.
+`torch.compile`, `torch.func` (reverse and forward mode, vmap), activation checkpointing and DDP. `allora_linear` is a
+frozen linear layer and its adapter in one, for speed. The arguments are checked here; the passes are in `autograd.py`.
+Checked by `tests/test_lora_functional.py` against a hand-written twin of the paper's Listing 1, and by
+`tests/test_lora_functional_transforms.py`.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.lora.gradients import adapter_gradients, without_autocast
-from allora_analysis.lora.row_norms import factor_of_rows, norms_of_rows
+from allora_analysis.lora import autograd
 from allora_analysis.validation import ArgumentError, choice, positive
+
+__all__ = ["allora", "allora_linear", "allora_od", "asf_lora", "row_factor", "row_norms"]
+
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def row_norms(a: Float[Tensor, "r n2"], b: Float[Tensor, "n1 _"]) -> Float[Tensor, " n1"]:
@@ -41,7 +48,7 @@ def row_norms(a: Float[Tensor, "r n2"], b: Float[Tensor, "n1 _"]) -> Float[Tenso
         Norms, float32 or better.
     """
     _check_pair(a, b)
-    return norms_of_rows(a, b)
+    return autograd.norms_of_rows(a, b)
 
 
 def row_factor(
@@ -59,7 +66,7 @@ def row_factor(
         Factors, float32 or better.
     """
     _check_pair(a, b)
-    return factor_of_rows(a, b, *check_rule(eta, adaptor))
+    return autograd.factor_of_rows(a, b, *check_rule(eta, adaptor))
 
 
 def allora(
@@ -127,72 +134,40 @@ def asf_lora(
     Returns:
         Outputs, as of `allora`.
     """
-    dtype, eta, adaptor = check(x, a, b, eta, adaptor)
+    dtype, eta, adaptor = _check(x, a, b, eta, adaptor)
     return scaled_output(x.to(dtype) @ a.to(dtype).mT @ b.to(dtype).mT, eta, adaptor)
 
 
 def scaled_output(f: Tensor, eta: float, adaptor: str) -> Tensor:
-    """ASF-LoRA's f̃ = f · adaptor(|f|) of an output f, formed in float32 or better; unchecked core of `asf_lora`.
-
-    Returns:
-        f̃, in f's dtype.
-    """
+    """ASF-LoRA's f̃ = f · adaptor(|f|) of an output f, formed in float32 or better; unchecked core of `asf_lora`."""
     wide = f.to(torch.promote_types(f.dtype, torch.float32))
     return (wide * ADAPTORS[adaptor](wide, eta)).to(f.dtype)
 
 
-def check(x: Tensor, a: Tensor, b: Tensor, eta: float, adaptor: str) -> tuple[torch.dtype, float, str]:
-    """What a call needs: matching shapes, devices and dtypes, a rule; cheap, and no value of a tensor is read.
-
-    Args:
-        x: inputs.
-        a: A.
-        b: B.
-        eta: the factor at 0.
-        adaptor: a name.
-
-    Returns:
-        The dtype to compute in (x's, or autocast's), η, the adaptor.
-
-    Raises:
-        ArgumentError: what does not match, or what `check_rule` refuses.
-    """
+def _check(x: Tensor, a: Tensor, b: Tensor, eta: float, adaptor: str) -> tuple[torch.dtype, float, str]:
+    """What a call needs: matching shapes, devices and dtypes, a rule; cheap, and no value of a tensor is read."""
     _check_pair(a, b)
+    _check_tensors(x=x)
     if x.ndim == 0 or x.shape[-1] != a.shape[1]:
         raise ArgumentError(
             f"x: shape {tuple(x.shape)} received, n2 = {a.shape[1]} wanted on the last axis, to match a"
         )
     if x.device != a.device:
         raise ArgumentError(f"x: it must be on the device of a and b ({a.device}), received {x.device}")
-    if autocasts(x):
+    if _autocasts(x):
         return torch.get_autocast_dtype(x.device.type), *check_rule(eta, adaptor)
     if x.dtype != a.dtype:
         raise ArgumentError(f"x: {x.dtype} received with a and b of {a.dtype}; cast x, or use torch.autocast")
     return x.dtype, *check_rule(eta, adaptor)
 
 
-def autocasts(x: Tensor) -> bool:
-    """Whether a product with x is autocast's; float64 is left as it is, by `nn.Linear` too.
-
-    Args:
-        x: inputs.
-
-    Returns:
-        False outside autocast.
-    """
+def _autocasts(x: Tensor) -> bool:
+    """Whether a product with x is autocast's; float64 is left as it is, by `nn.Linear` too."""
     return x.device.type != "meta" and x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type)
 
 
 def check_rule(eta: float, adaptor: str) -> tuple[float, str]:
-    """A finite η above 0 and the name of an adaptor.
-
-    Args:
-        eta: η.
-        adaptor: the name.
-
-    Returns:
-        Both.
-    """
+    """A finite η above 0 and the name of an adaptor."""
     if adaptor not in ADAPTORS:
         choice("adaptor", adaptor, ADAPTORS)
     if type(eta) is not float or not 0 < eta < math.inf:
@@ -201,6 +176,7 @@ def check_rule(eta: float, adaptor: str) -> tuple[float, str]:
 
 
 def _check_pair(a: Tensor, b: Tensor) -> None:
+    _check_tensors(a=a, b=b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
         shapes = f"{tuple(a.shape)} and {tuple(b.shape)} received"
         raise ArgumentError(f"a, b: shapes {shapes}; A is r × n2 and B is n1 × r, of the same rank r")
@@ -210,37 +186,82 @@ def _check_pair(a: Tensor, b: Tensor) -> None:
         raise ArgumentError(f"a, b: they must have the same floating dtype, received {a.dtype} and {b.dtype}")
 
 
+def _check_tensors(**parts: Any) -> None:
+    for name, part in parts.items():
+        if not isinstance(part, Tensor):
+            raise ArgumentError(f"{name}: a torch.Tensor wanted, received {type(part).__name__}; use torch.as_tensor")
+
+
 def _adapt(x: Tensor, a: Tensor, b: Tensor, eta: float, adaptor: str, per_token: bool) -> Tensor:
-    dtype, eta, adaptor = check(x, a, b, eta, adaptor)
+    dtype, eta, adaptor = _check(x, a, b, eta, adaptor)
     flat = x.to(dtype).reshape(-1, x.shape[-1])
-    output, _ = _Adapter.apply(flat, a, b, eta, adaptor, per_token)
+    output = autograd.adapter(flat, a, b, eta, adaptor, per_token)
     return output.reshape(*x.shape[:-1], b.shape[0])
 
 
-class _Adapter(torch.autograd.Function):
-    """x ↦ (xAᵀBᵀ, xAᵀ) of a matrix x, with the family's gradients.
+def allora_linear(
+    x: Float[Tensor, "*batch n2"],
+    weight: Float[Tensor, "n1 _"],
+    bias: Float[Tensor, " _"] | None,
+    a: Float[Tensor, "r _"],
+    b: Float[Tensor, "_ _"],
+    eta: float,
+    adaptor: str = "inverse_sqrt",
+    per_token: bool = False,
+) -> Float[Tensor, "*batch n1"]:
+    """xWᵀ + bias + `allora(x, a, b, eta, adaptor)` in one function; W and the bias get no gradient.
 
-    xAᵀ is an output so that it can be saved and still be differentiated through in a second backward pass.
+    Args:
+        x: inputs.
+        weight: W, frozen, of x's dtype; under autocast of any of `_FLOATS`.
+        bias: the layer's, frozen, or None; of the same dtype.
+        a: A.
+        b: B.
+        eta: the factor of a row of zeros.
+        adaptor: a key of `allora_analysis.adaptors.ADAPTORS`.
+        per_token: `allora_od` in the place of `allora`.
+
+    Returns:
+        Outputs, in x's dtype or autocast's.
+
+    Raises:
+        ArgumentError: W or the bias is trainable, shapes, dtypes or devices do not match, no such rule.
     """
+    dtype, eta, adaptor = _check(x, a, b, eta, adaptor)
+    _check_layer(weight, bias, a, b, _FLOATS if _autocasts(x) else (dtype,))
+    flat = x.to(dtype).reshape(-1, x.shape[-1])
+    output = autograd.adapted_linear(flat, weight, bias, a, b, eta, adaptor, per_token)
+    return output.reshape(*x.shape[:-1], b.shape[0])
 
-    generate_vmap_rule = True
 
-    @staticmethod
-    def forward(*inputs):  # unnamed: `apply` binds names anew on each call, at a cost
-        x, a, b = inputs[:3]
-        hidden = x @ a.to(x.dtype).mT
-        return hidden @ b.to(x.dtype).mT, hidden
+def fusible(base: nn.Module) -> bool:
+    """Whether calling a layer is xWᵀ + bias and nothing else, W and the bias frozen: `allora_linear` may do it then."""
+    if type(base) is not nn.Linear or "forward" in base.__dict__ or any(getattr(base, name) for name in HOOKS):
+        return False
+    return all(
+        type(part) in (Tensor, nn.Parameter) and not part.requires_grad
+        for part in (base.weight, base.bias)
+        if part is not None
+    )
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        x, a, b, *ctx.rule = inputs
-        ctx.save_for_backward(x, a, b, output[1])
-        ctx.set_materialize_grads(False)
 
-    @staticmethod
-    def backward(ctx, grad, grad_hidden):
-        saved, needs = ctx.saved_tensors, ctx.needs_input_grad
-        with without_autocast(grad, grad_hidden):
-            found = adapter_gradients(grad, grad_hidden, saved, tuple(ctx.rule), needs[:3])
-            grad_x = None if found.hidden is None else found.hidden @ saved[1].to(found.hidden.dtype)
-        return grad_x, found.a, found.b, None, None, None
+def _check_layer(weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
+    _check_tensors(weight=weight, **({} if bias is None else {"bias": bias}))
+    shape = (b.shape[0], a.shape[1])
+    if tuple(weight.shape) != shape or (bias is not None and tuple(bias.shape) != shape[:1]):
+        received = f"{tuple(weight.shape)} and {None if bias is None else tuple(bias.shape)} received"
+        raise ArgumentError(
+            f"weight, bias: shapes {received}, {shape} and {shape[:1]} or None wanted, to match a and b"
+        )
+    for name, part in (("weight", weight), ("bias", bias)):
+        if part is None:
+            continue
+        if part.requires_grad:
+            raise ArgumentError(
+                f"{name}: it is frozen here, received one that requires grad; call requires_grad_(False)"
+            )
+        if part.device != a.device:
+            raise ArgumentError(f"{name}: it must be on the device of a and b ({a.device}), received {part.device}")
+        if part.dtype not in dtypes:
+            wanted = " or ".join(map(str, dtypes))
+            raise ArgumentError(f"{name}: {wanted} wanted, as of x or for autocast, received {part.dtype}; cast it")

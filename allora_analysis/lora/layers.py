@@ -1,7 +1,7 @@
 """§4.1: ALLoRA and the arms that the paper compares it with as a plain `nn.Module`, for toy networks.
 
 For a pretrained model use `allora_config` (in `peft.py`, and from here once it is asked for) with
-`peft.get_peft_model`. Checked by `tests/test_lora_layers.py` and `tests/test_lora_layers_refusals.py`.
+`peft.get_peft_model`. Checked by `tests/test_lora_layers.py`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from allora_analysis.lora.functional import allora, allora_od, asf_lora, check_rule
-from allora_analysis.lora.fused import allora_linear, fusible
+from allora_analysis.lora.functional import allora, allora_linear, allora_od, asf_lora, check_rule, fusible
 from allora_analysis.validation import ArgumentError, adapter_rank, choice, number
 
 VARIANTS = ("allora", "allora_0", "allora_od", "asf_lora", "lora_x_eta")

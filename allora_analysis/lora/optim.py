@@ -9,35 +9,56 @@ comes after Adam: with u_A, u_B AdamW's own updates m̂/(√v̂ + ε), s the LoR
 h the adaptor (1/√(x + 1/η²) by default), d from the parameters before the step. d > 0, so every entry of the update
 keeps the sign of AdamW's own; with β₁ = 0 and λ = 0 that sign is −sign(gradient), and each step is a descent direction
 of the batch loss. With momentum nothing beyond the sign is promised. The decay is AdamW's: it does not see d.
-Checked by `tests/test_lora_optim.py` (against a NumPy twin and torch's AdamW) and `tests/test_lora_optim_groups.py`.
+
+The moments are torch's own: −l·u is what `torch.optim.adamw.adamw` (its loop, foreach or fused kernel) makes of zeros,
+a stack of pairs of one shape at a time. Checked by `tests/test_lora_optim.py` (against a NumPy twin and torch's AdamW)
+and `tests/test_lora_optim_groups.py`; timed by `benchmarks/optimizer.py`.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.adamw import adamw
 
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.lora.functional import row_norms
-from allora_analysis.lora.groups import check_same, checked_group, checked_options, param_groups
-from allora_analysis.validation import ArgumentError
+from allora_analysis.lora.autograd import norms_of_pairs, without_autocast
+from allora_analysis.lora.pairs import chained, param_groups
+from allora_analysis.validation import ArgumentError, choice, non_negative, number, positive
 
 __all__ = ["ALLoRAAdamW", "param_groups"]
 
+_MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+_RECIPE = "ALLoRAAdamW(param_groups(model), lr, eta)"
+# Entries that one call updates on a CPU: all that it touches stays in the cache.
+_CHUNK = 2**19
 
-class _Slot(NamedTuple):
-    """One parameter's part of a step; `factor` broadcasts over it, or is None for plain AdamW."""
 
-    parameter: Tensor
-    grad: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
-    step: Tensor
-    factor: Tensor | None
+class _Hyper(NamedTuple):
+    """What must be equal for parameters to be updated in one call."""
+
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    amsgrad: bool
+    maximize: bool
+    foreach: bool | None
+    fused: bool | None
+
+
+class _Member(NamedTuple):
+    """A pair in a step; `trained` says which of A (0) and B (1) have a gradient."""
+
+    a: Tensor
+    b: Tensor
+    scaling: float
+    trained: tuple[int, ...]
 
 
 class ALLoRAAdamW(Optimizer):
@@ -60,12 +81,19 @@ class ALLoRAAdamW(Optimizer):
         eps: ε, 0 or above.
         weight_decay: λ, 0 or above, applied as lλ, without d.
         adaptor: "inverse_sqrt", "inverse", "exponential" or "constant"; with "constant" and η = 1 this is AdamW.
-        foreach: updates many tensors in one call; the default does so for parameters on a GPU.
+        foreach: updates many tensors in one call, as in torch.
+        fused: uses torch's fused kernel. The default takes it for pairs on a CPU; None elsewhere is torch's default.
+        amsgrad: as in torch.
+        maximize: as in torch.
+
+    Raises:
+        ArgumentError: a value out of range; no group is a pair although η ≠ 1, so that this would be AdamW; tuples
+            (A, B), or parameters that are sparse, sharded or flattened.
     """
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: Any,
         lr: float,
         eta: float,
         betas: Sequence[float] = (0.9, 0.999),
@@ -73,10 +101,20 @@ class ALLoRAAdamW(Optimizer):
         weight_decay: float = 0.01,
         adaptor: str = "inverse_sqrt",
         foreach: bool | None = None,
+        fused: bool | None = None,
+        amsgrad: bool = False,
+        maximize: bool = False,
     ):
-        defaults = {"lr": lr, "eta": eta, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        defaults |= {"adaptor": adaptor, "foreach": foreach}
-        super().__init__(params, checked_options(defaults))
+        defaults = {"lr": lr, "eta": eta, "betas": betas, "eps": eps, "weight_decay": weight_decay, "adaptor": adaptor}
+        switches = {"foreach": foreach, "fused": fused, "amsgrad": amsgrad, "maximize": maximize}
+        if isinstance(params, nn.Module):
+            raise ArgumentError(f"params: parameter groups wanted, received the model; call {_RECIPE}")
+        params = params if isinstance(params, Tensor | dict) else list(params)
+        unsaid = [group for group in params if isinstance(group, dict) and group.get("pair") is None]
+        super().__init__(params, _checked_options(defaults | switches))
+        if not any(group["pair"] for group in self.param_groups) and any(g["eta"] != 1 for g in self.param_groups):
+            raise ArgumentError(f"params: no group is a pair (A, B), so eta = {eta:g} would do nothing; call {_RECIPE}")
+        _warn_of_left_out([group for group in unsaid if not _is_pair(_tensors(group["params"]), None)])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; `"pair"` and `"scaling"` as in the class's docstring.
@@ -85,7 +123,7 @@ class ALLoRAAdamW(Optimizer):
             param_group: `params` and what the group sets for itself; a value out of range, a pair of wrong shapes,
                 complex or integer parameters raise an `ArgumentError`.
         """
-        super().add_param_group(checked_group(self.defaults | param_group))
+        super().add_param_group(_checked_group(self.defaults | param_group))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict()` gave; from torch.optim.AdamW's, what it lacks (η, the pairs) stays as it is here.
@@ -97,7 +135,7 @@ class ALLoRAAdamW(Optimizer):
         saved, own = state_dict["param_groups"], self.param_groups
         if [len(group["params"]) for group in saved] == [len(group["params"]) for group in own]:
             for theirs, ours in zip(saved, own, strict=True):
-                check_same(theirs, ours, state_dict["state"])
+                _check_same(theirs, ours, state_dict["state"])
             merged = [{**ours, **theirs} for theirs, ours in zip(saved, own, strict=True)]
             state_dict = {**state_dict, "param_groups": merged}
         super().load_state_dict(state_dict)
@@ -116,83 +154,211 @@ class ALLoRAAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        batches: dict[tuple, list[_Slot]] = {}
+        plain: dict[_Hyper, list[Tensor]] = {}
+        pairs: dict[tuple, list[_Member]] = {}
         for group in self.param_groups:
-            for slot in self._slots(group):
-                parameter, foreach = slot.parameter, group["foreach"]
-                many = parameter.is_cuda if foreach is None else foreach
-                hyper = (group["lr"], *group["betas"], group["eps"], group["weight_decay"])
-                key = (hyper, many, parameter.device, parameter.dtype, slot.factor is None)
-                batches.setdefault(key, []).append(slot)
-        for (hyper, many, *_), slots in batches.items():
-            for batch in [slots] if many else [[slot] for slot in slots]:
-                (_update_together if many else _update)(batch, *hyper)
+            trained = self._ready(group)
+            if not trained:
+                continue
+            hyper = _hyper(group)
+            if group["pair"] and group["adaptor"] != "constant":
+                a, b = group["params"]
+                which = tuple(k for k in (0, 1) if group["params"][k].grad is not None)
+                key = (hyper, group["eta"], group["adaptor"], a.device, a.dtype, a.shape, b.shape, which)
+                pairs.setdefault(key, []).append(_Member(a, b, abs(group["scaling"]), which))
+                continue
+            if group["pair"]:  # a factor η on all rows: AdamW at rate ηl
+                eta = group["eta"]
+                hyper = hyper._replace(lr=eta * hyper.lr, weight_decay=hyper.weight_decay / eta)
+            plain.setdefault(hyper, []).extend(trained)
+        for hyper, parameters in plain.items():
+            self._adamw(parameters, parameters, hyper)
+        for (hyper, eta, adaptor, *_), members in pairs.items():
+            self._update_pairs(members, hyper, eta, adaptor)
         return loss
 
-    def _slots(self, group: dict[str, Any]) -> list[_Slot]:
-        """Of the group's parameters those that have a gradient, with their state and factor.
-
-        Args:
-            group: the group.
-
-        Returns:
-            Their slots.
-
-        Raises:
-            ArgumentError: a sparse gradient.
-        """
+    def _ready(self, group: dict[str, Any]) -> list[Tensor]:
+        """Of the group's parameters those that have a gradient, each with its state."""
         trained = [parameter for parameter in group["params"] if parameter.grad is not None]
-        if any(parameter.grad.layout is not torch.strided for parameter in trained):
-            raise ArgumentError("params: dense gradients wanted, received sparse ones; use nn.Embedding(sparse=False)")
-        factors: list[Tensor | None] = [None] * len(trained)
-        if group["pair"] and trained:
-            a, b = group["params"]
-            d = ADAPTORS[group["adaptor"]](abs(group["scaling"]) * row_norms(a, b), group["eta"])
-            factors = [(d[:, None] if parameter is b else d.mean()).to(parameter.dtype) for parameter in trained]
-        slots = []
-        for parameter, factor in zip(trained, factors, strict=True):
+        for parameter in trained:
             state = self.state[parameter]
+            if parameter.grad.layout is not torch.strided:
+                raise ArgumentError(
+                    "params: dense gradients wanted, received sparse ones; use nn.Embedding(sparse=False)"
+                )
             if not state:
-                state["step"] = torch.tensor(0.0, dtype=_count_dtype())
-                state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-                state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            slots.append(_Slot(parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], state["step"], factor))
-        return slots
+                on_device = {"device": parameter.device} if group["fused"] else {}
+                state["step"] = torch.zeros((), dtype=_count_dtype(group["fused"]), **on_device)
+                for moment in _MOMENTS[: 3 if group["amsgrad"] else 2]:
+                    state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        return trained
+
+    def _adamw(self, targets: list[Tensor], parameters: list[Tensor], hyper: _Hyper) -> None:
+        """Torch's AdamW on `targets`, with the gradients and the state of `parameters`."""
+        states = [self.state[parameter] for parameter in parameters]
+        adamw(
+            targets,
+            [parameter.grad for parameter in parameters],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [state["max_exp_avg_sq"] for state in states] if hyper.amsgrad else [],
+            [state["step"] for state in states],
+            foreach=hyper.foreach,
+            fused=hyper.fused,
+            amsgrad=hyper.amsgrad,
+            beta1=hyper.betas[0],
+            beta2=hyper.betas[1],
+            lr=hyper.lr,
+            weight_decay=hyper.weight_decay,
+            eps=hyper.eps,
+            maximize=hyper.maximize,
+        )
+
+    def _update_pairs(self, members: list[_Member], hyper: _Hyper, eta: float, adaptor: str) -> None:
+        """AdamW's step of pairs of one shape, device and dtype, each matrix's times its factor."""
+        pairs = [(member.a, member.b) for member in members]
+        (a, b), on_cpu = pairs[0], members[0].a.device.type == "cpu"
+        if on_cpu and hyper.fused is None and hyper.foreach is None:
+            hyper = hyper._replace(fused=not torch.compiler.is_compiling())
+        many = max(1, _CHUNK // (a.numel() + b.numel())) if on_cpu else len(pairs)
+        with without_autocast(a):
+            norms = norms_of_pairs(pairs, many)
+        if any(member.scaling != 1 for member in members):
+            norms *= torch.tensor([[member.scaling] for member in members], dtype=norms.dtype, device=norms.device)
+        d = ADAPTORS[adaptor](norms, eta).to(a.dtype)[:, :, None]
+        factors = d.mean(1, keepdim=True), d
+        for start in range(0, len(pairs), many):
+            for k in members[0].trained:
+                self._move([pair[k] for pair in pairs[start : start + many]], factors[k][start : start + many], hyper)
+
+    def _move(self, parameters: list[Tensor], factors: Tensor, hyper: _Hyper) -> None:
+        """AdamW's step of parameters of one shape, times their factors."""
+        moves = torch.zeros(len(parameters), *parameters[0].shape, dtype=factors.dtype, device=factors.device)
+        self._adamw(list(moves), parameters, hyper._replace(weight_decay=0.0))
+        moves *= factors
+        if hyper.weight_decay != 0:
+            torch._foreach_mul_(parameters, 1 - hyper.lr * hyper.weight_decay)
+        torch._foreach_add_(parameters, list(moves))
 
 
-def _count_dtype() -> torch.dtype:
+def _hyper(group: dict[str, Any]) -> _Hyper:
+    return _Hyper(*(group[field] for field in _Hyper._fields))
+
+
+def _count_dtype(fused: bool | None) -> torch.dtype:
     # As torch's own: a count in bfloat16, a default that large models are built under, would stop at 256.
-    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+    return torch.float64 if torch.get_default_dtype() == torch.float64 and not fused else torch.float32
 
 
-def _update(slots: list[_Slot], lr: float, beta1: float, beta2: float, eps: float, weight_decay: float) -> None:
-    """AdamW's step of one tensor, its numerator times the factor: operation for operation torch's loop."""
-    (slot,) = slots
-    slot.step.add_(1)
-    step = slot.step.item()
-    if weight_decay != 0:
-        slot.parameter.mul_(1 - lr * weight_decay)
-    slot.exp_avg.lerp_(slot.grad, 1 - beta1)
-    slot.exp_avg_sq.mul_(beta2).addcmul_(slot.grad, slot.grad, value=1 - beta2)
-    denominator = (slot.exp_avg_sq.sqrt() / (1 - beta2**step) ** 0.5).add_(eps)
-    numerator = slot.exp_avg if slot.factor is None else slot.exp_avg * slot.factor
-    slot.parameter.addcdiv_(numerator, denominator, value=-lr / (1 - beta1**step))
+def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The optimizer's options, checked and as plain numbers; what else is in the dictionary stays."""
+    betas = options["betas"]
+    if not isinstance(betas, Sequence) or len(betas) != 2:
+        raise ArgumentError(f"betas must be two numbers in [0, 1), received {betas!r}")
+    betas = tuple(number("betas", beta, "two numbers in [0, 1)") for beta in betas)
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ArgumentError(f"betas must be two numbers in [0, 1), received {betas!r}")
+    for name, allowed in (
+        ("foreach", (None, True, False)),
+        ("fused", (None, True, False)),
+        ("amsgrad", (True, False)),
+        ("maximize", (True, False)),
+    ):
+        if options[name] not in allowed:
+            raise ArgumentError(f"{name} must be {' or '.join(map(str, allowed))}, received {options[name]!r}")
+    if options["foreach"] and options["fused"]:
+        raise ArgumentError("fused, foreach: at most one can be True, received both; leave foreach out")
+    return options | {
+        "lr": non_negative("lr", options["lr"]),
+        "eta": positive("eta", options["eta"]),
+        "betas": betas,
+        "eps": non_negative("eps", options["eps"]),
+        "weight_decay": non_negative("weight_decay", options["weight_decay"]),
+        "adaptor": choice("adaptor", options["adaptor"], ADAPTORS),
+    }
 
 
-def _update_together(
-    slots: list[_Slot], lr: float, beta1: float, beta2: float, eps: float, weight_decay: float
-) -> None:
-    """`_update` for tensors of one device and dtype, which all have a factor or none."""
-    parameters, grads, exp_avgs, exp_avg_sqs, counts, factors = (list(column) for column in zip(*slots, strict=True))
-    torch._foreach_add_(counts, 1)
-    steps = [count.item() for count in counts]
-    if weight_decay != 0:
-        torch._foreach_mul_(parameters, 1 - lr * weight_decay)
-    torch._foreach_lerp_(exp_avgs, grads, 1 - beta1)
-    torch._foreach_mul_(exp_avg_sqs, beta2)
-    torch._foreach_addcmul_(exp_avg_sqs, grads, grads, 1 - beta2)
-    denominators = torch._foreach_sqrt(exp_avg_sqs)
-    torch._foreach_div_(denominators, [(1 - beta2**step) ** 0.5 for step in steps])
-    torch._foreach_add_(denominators, eps)
-    numerators = exp_avgs if factors[0] is None else torch._foreach_mul(exp_avgs, factors)
-    torch._foreach_addcdiv_(parameters, numerators, denominators, [-lr / (1 - beta1**step) for step in steps])
+def _checked_group(group: dict[str, Any]) -> dict[str, Any]:
+    """A parameter group, checked, with `pair` and `scaling` filled in."""
+    params = group["params"]
+    if isinstance(params, Iterable) and not isinstance(params, Tensor | set):
+        params = list(params)
+    tensors = _tensors(params)
+    for tensor in tensors:
+        if isinstance(tensor, Tensor) and not tensor.is_floating_point():
+            raise ArgumentError(f"params: real floating-point parameters wanted, received {tensor.dtype}")
+        if hasattr(tensor, "_is_flat_param") or type(tensor).__name__ == "FlatParameter":
+            raise ArgumentError(
+                "params: A and B wanted as matrices, received FSDP's flattened one; wrap with use_orig_params=True"
+            )
+    scaling = number("scaling", group.get("scaling", 1.0))
+    pair = _is_pair(tensors, group.get("pair"))
+    return _checked_options(group) | {"params": params, "pair": pair, "scaling": scaling}
+
+
+def _tensors(params: Any) -> list[Any]:
+    """A group's parameters without their names."""
+    if isinstance(params, Tensor):
+        return [params]
+    for parameter in params:
+        if isinstance(parameter, tuple) and not isinstance(parameter[0], str):
+            raise ArgumentError(
+                "params: parameters or groups wanted, received a tuple of tensors; give each pair as "
+                '{"params": [A, B], "pair": True, "scaling": s}, or call ' + _RECIPE
+            )
+    return [parameter[1] if isinstance(parameter, tuple) else parameter for parameter in params]
+
+
+def _is_pair(tensors: list[Any], said: Any) -> bool:
+    if said not in (None, True, False):
+        raise ArgumentError(f"pair must be True or False, received {said!r}")
+    if said and not (len(tensors) == 2 and chained(*tensors)):
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise ArgumentError(f"params: a pair is A (r, n2), then B (n1, r); received shapes {shapes}")
+    if said is None:
+        said = len(tensors) == 2 and _looks_like_a_pair(*tensors)
+    if not said:
+        return False
+    for what in ("device", "dtype"):
+        a, b = (getattr(tensor, what) for tensor in tensors)
+        if a != b:
+            raise ArgumentError(f"params: A and B of one {what} wanted, received {a} and {b}")
+    return True
+
+
+def _looks_like_a_pair(a: Any, b: Any) -> bool:
+    return chained(a, b) and a.shape[0] <= min(b.shape[0], a.shape[1])
+
+
+def _warn_of_left_out(groups: list[dict[str, Any]]) -> None:
+    """Counts in a warning the pairs in larger groups that do not say `"pair"`, which get plain AdamW."""
+    count = 0
+    for tensors in (_tensors(group["params"]) for group in groups):
+        place = 0
+        while place < len(tensors) - 1:
+            found = _looks_like_a_pair(*tensors[place : place + 2])
+            count, place = count + found, place + 1 + found
+    if count:
+        warnings.warn(
+            f"ALLoRAAdamW: {count} pair{'s' if count > 1 else ''} (A, B) in groups of more than two parameters get "
+            f'plain AdamW; call {_RECIPE}, or say "pair": False in the group',
+            stacklevel=3,
+        )
+
+
+def _check_same(theirs: dict[str, Any], ours: dict[str, Any], state: dict[Any, Any]) -> None:
+    """A saved group fits this one: torch would load moments of another shape and fail at the next step."""
+    if bool(theirs.get("pair", ours["pair"])) != ours["pair"]:
+        words = {True: "a pair", False: "no pair"}
+        raise ArgumentError(
+            f"state_dict: a group is {words[not ours['pair']]} there and {words[ours['pair']]} here; "
+            "build the groups in the same way and order"
+        )
+    for key, parameter in zip(theirs["params"], ours["params"], strict=True):
+        for moment in _MOMENTS:
+            saved = state.get(key, {}).get(moment)
+            if saved is not None and saved.shape != parameter.shape:
+                raise ArgumentError(
+                    f"state_dict: {moment} of shape {tuple(saved.shape)} for a parameter of shape "
+                    f"{tuple(parameter.shape)}; build the groups in the same way and order"
+                )

@@ -1,7 +1,7 @@
 """The LoRA pairs (A, B) of a model, wherever they come from: PEFT's LoRA layers, or modules with matrices `a` and `b`.
 
 Found by their attributes, so that nothing needs PEFT: a PEFT layer has `lora_A`, `lora_B` and `scaling` by adapter, and
-`lora_variant[adapter]` if the adapter is not plain LoRA. Checked by `tests/test_lora_param_groups.py` and
+`lora_variant[adapter]` if the adapter is not plain LoRA. Checked by `tests/test_lora_optim_groups.py` and
 `tests/test_lora_doctor.py`.
 """
 
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+
+from allora_analysis.validation import ArgumentError
 
 # Plain LoRA forwards and gradients; LoRA×η is LoRA at scaling η.
 PLAIN = ("lora", "lora_x_eta")
@@ -165,3 +167,80 @@ def _quantised(base: Any) -> bool:
     weight = getattr(base, "weight", None)
     integers = isinstance(weight, Tensor) and not weight.is_floating_point()
     return integers or any(word in type(base).__name__.lower() for word in QUANTISED_WORDS)
+
+
+def param_groups(
+    model: nn.Module, lr: float | None = None, head_lr: float | None = None, weight_decay: float | None = None
+) -> list[dict[str, Any]]:
+    """Groups for `ALLoRAAdamW`: each LoRA pair of a model, and the rest of what is trainable.
+
+    Each pair (per layer and adapter; of PEFT's LoRA layers, or of modules with matrices `a` and `b`) is a group with
+    its LoRA scaling; what else the adapted layers train (PEFT's lora_bias, DoRA's magnitude) is a plain group at the
+    pairs' rate; all the rest (a classifier head, modules_to_save) is a plain group at a rate of its own: LoRA at
+    learning rate η·l would train the head at η·l too, ALLoRA does not. Every trainable parameter is in exactly one
+    group. A pair of which one matrix is frozen keeps both: the norms need them.
+
+    Args:
+        model: a model with LoRA adapters whose forward is plain LoRA's.
+        lr: the pairs' learning rate; None leaves it to the optimizer's.
+        head_lr: the rest's; None leaves it to the optimizer's.
+        weight_decay: of all groups; None leaves it to the optimizer's.
+
+    Returns:
+        The groups, pairs first.
+
+    Raises:
+        ArgumentError: no trainable LoRA pair, a layer of ALLoRA's own family (train those with SGD), an adapter that is
+            no pair of matrices (a convolution's) or whose ΔW is not s·BA (a stack of experts', KaSA's), or a matrix
+            shared by several pairs.
+    """
+    rates = {"lr": lr, "weight_decay": weight_decay}
+    pairs = [pair for pair in lora_pairs(model) if pair.trainable]
+    if not pairs:
+        raise ArgumentError("model: no trainable LoRA pair found; add adapters first, for example peft.get_peft_model")
+    taken: set[Tensor] = set()
+    groups = []
+    for pair in pairs:
+        _check_pair(pair, taken)
+        taken |= {pair.a, pair.b}
+        groups.append(_group([pair.a, pair.b], pair.label, rates) | {"pair": True, "scaling": pair.scaling})
+    inside = {parameter for pair in pairs for parameter in _adapter_parameters(pair.module)}
+    rest = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in taken]
+    plain = [
+        _group([parameter for parameter in rest if parameter in inside], "adapters", rates),
+        _group([parameter for parameter in rest if parameter not in inside], "head", rates | {"lr": head_lr}),
+    ]
+    return groups + [group | {"pair": False} for group in plain if group["params"]]
+
+
+def _group(params: list[Tensor], name: str, rates: dict[str, float | None]) -> dict[str, Any]:
+    return {"params": params, "name": name} | {key: value for key, value in rates.items() if value is not None}
+
+
+def _adapter_parameters(module: nn.Module) -> list[Tensor]:
+    """What a layer holds beside its pair and its base: PEFT keeps that in `base_layer`, the toolkit in `base`."""
+    return [
+        parameter
+        for name, parameter in module.named_parameters()
+        if not name.startswith(("base_layer.", "base.")) and name not in ("a", "b")
+    ]
+
+
+def _check_pair(pair: Pair, taken: set[Tensor]) -> None:
+    if pair.eta is not None and pair.variant not in PLAIN:
+        raise ArgumentError(
+            f"model: {pair.label} trains {pair.variant!r}, whose own rule ALLoRAAdamW would come on top of; "
+            "give it plain LoRA layers (peft.LoraConfig), or train these with SGD"
+        )
+    if not chained(pair.a, pair.b):
+        raise ArgumentError(
+            f"model: {pair.label} has no pair of matrices but {tuple(pair.a.shape)} and {tuple(pair.b.shape)}; leave "
+            "it out of target_modules"
+        )
+    if not pair.is_product:
+        raise ArgumentError(
+            f"model: {pair.label} is PEFT's {pair.variant}, whose change of the weight is not s·BA, nor are its row "
+            "norms BA's; adapt nn.Linear layers by plain LoRA or DoRA (no target_parameters)"
+        )
+    if taken & {pair.a, pair.b}:
+        raise ArgumentError(f"model: {pair.label} shares a matrix with another pair; untie them (ensure_weight_tying)")

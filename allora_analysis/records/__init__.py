@@ -22,8 +22,8 @@ from allora_analysis.records.digests import digest_file, digest_folder
 from allora_analysis.records.inventory import Status, status
 from allora_analysis.records.lists import find_each
 from allora_analysis.records.origin import processor, provenance
-from allora_analysis.records.record import UNFINISHED, Record, TornRecord, load, unfinished
-from allora_analysis.records.storage import Saved, SetAsideWarning, find, lookup, save
+from allora_analysis.records.record import UNFINISHED, Record, TornRecord, load, results_folder, unfinished
+from allora_analysis.records.storage import Saved, SetAsideWarning, encoded, find, lookup, record_files, rewrite, save
 
 __all__ = [
     "UNFINISHED",
@@ -36,6 +36,7 @@ __all__ = [
     "canonical_json",
     "digest_file",
     "digest_folder",
+    "encoded",
     "find",
     "find_each",
     "key",
@@ -43,6 +44,9 @@ __all__ = [
     "lookup",
     "processor",
     "provenance",
+    "record_files",
+    "results_folder",
+    "rewrite",
     "save",
     "status",
     "unfinished",

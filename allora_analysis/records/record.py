@@ -19,6 +19,7 @@ from allora_analysis.validation import ArgumentError
 
 UNFINISHED = "unfinished"  # the folder, below one of records, of runs that are not recorded yet
 NAME = re.compile(r"([A-Za-z0-9_]+)-([0-9a-f]{20})\.json")
+PACKAGE = Path(__file__).resolve().parents[1]
 _CHECKSUM = ',\n  "checksum": "{}"\n}}\n'
 _ENTRIES = ("study", "key", "protocol", "config", "digests", "result", "provenance")
 
@@ -50,6 +51,19 @@ class Record:
     result: dict[str, Any]
     provenance: dict[str, Any]
     path: Path
+
+
+def results_folder(study: str) -> Path:
+    """Where the toolkit's own records of a study are: in a clone of the repository, or else in the installed package.
+
+    Args:
+        study: the study's name.
+
+    Returns:
+        experiments/results/STUDY of a clone; results/STUDY of the package, where a wheel has the same files.
+    """
+    clone = PACKAGE.parent / "experiments" / "results"
+    return (clone if clone.is_dir() else PACKAGE / "results") / study
 
 
 def stem(study: str, run_key: str) -> str:
@@ -108,7 +122,8 @@ def encode(document: Mapping[str, Any]) -> bytes:
     Returns:
         The bytes.
     """
-    body = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False).removesuffix("\n}").encode("utf-8")
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    body = text.removesuffix("}").encode("utf-8")
     return body + _CHECKSUM.format(hashlib.sha256(body).hexdigest()).encode("ascii")
 
 
@@ -134,7 +149,7 @@ def decode(path: Path, content: bytes) -> Record:
         record = Record(**{entry: document[entry] for entry in _ENTRIES}, path=path)
         right = key(record.config, record.protocol, record.digests) == record.key
         named = record_path(path.parent, record.study, record.key).name == path.name
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # the last: JSON nested too deep to be a record
         raise TornRecord(f"{path}: is not a record ({type(error).__name__}); delete it") from None
     if not right or not named:
         raise TornRecord(f"{path}: its {'name' if right else 'key'} is not that of its config; delete it and run again")

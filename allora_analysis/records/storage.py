@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from allora_analysis.outputs import write_atomically
 from allora_analysis.records import files
 from allora_analysis.records.canonical import RecordError, canonical_json, checked_digests, key, portable
 from allora_analysis.records.origin import provenance as own_provenance
@@ -74,6 +75,37 @@ def save(
     return Saved(path, _publish(path, encode(document)))
 
 
+def encoded(record: Record, result: Mapping[str, Any]) -> bytes:
+    """A record's file in the present form, its result replaced; its run, key and provenance stay.
+
+    Args:
+        record: as it was read.
+        result: what stands in place of its result.
+
+    Returns:
+        The bytes.
+    """
+    document = {name: getattr(record, name) for name in ("study", "key", "protocol", "config", "digests")}
+    return encode(document | {"result": portable("result", dict(result)), "provenance": record.provenance})
+
+
+def rewrite(record: Record, result: Mapping[str, Any]) -> bool:
+    """Write a record anew, as `encoded`; the caller vouches that no reader sees a difference.
+
+    Args:
+        record: as it was read.
+        result: what stands in place of its result.
+
+    Returns:
+        Whether its file changed.
+    """
+    content = encoded(record, result)
+    if content == record.path.read_bytes():
+        return False
+    write_atomically(record.path, lambda target: target.write_bytes(content))
+    return True
+
+
 def _publish(path: Path, content: bytes) -> bool:
     for _ in range(10):
         if _verified(path) is not None:
@@ -89,6 +121,8 @@ def _verified(path: Path) -> Record | None:
     try:
         return decode(path, path.read_bytes())
     except FileNotFoundError:
+        if path.is_symlink():
+            raise RecordError(f"{path}: is a link to a file that is not there; delete it, or bring that back") from None
         return None
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})") from None

@@ -34,11 +34,10 @@ def functions(claim: Claim) -> tuple[str, ...]:
 
     Returns:
         Their full names as defined ("allora_analysis.tikhonov.loss.expected_loss"), sorted; empty where the check
-        needs none, or there is no check.
+        needs none.
     """
     found: set[str] = set()
-    if claim.check is not None:
-        _follow(claim.check, found, set())
+    _follow(claim.check, found, set())
     return tuple(sorted(found))
 
 
@@ -49,10 +48,10 @@ def modules(claim: Claim) -> tuple[str, ...]:
         claim: the claim.
 
     Returns:
-        Their full names, sorted; empty without a check.
+        Their full names, sorted.
     """
     names = {".".join(name.split(".")[:-1]) for name in functions(claim)}
-    return tuple(sorted(names)) or tuple([] if claim.check is None else [bare(claim.check).__module__])
+    return tuple(sorted(names)) or (bare(claim.check).__module__,)
 
 
 def bare(check: Any) -> Any:

@@ -64,7 +64,7 @@ class View:
     depends_on: Sequence[str]
     supports: Sequence[str]
     relied_on_by: Sequence[Reliance]
-    check: str | None
+    check: str
     code: Sequence[str]
     test: str
     command: str
@@ -92,10 +92,8 @@ def _supports() -> dict[str, tuple[str, ...]]:
     return ledger.supports(ledger.all_claims())
 
 
-def _check(claim: Claim) -> str | None:
+def _check(claim: Claim) -> str:
     # "allora_analysis/claims/s3_3_worst_case.py: norm"
-    if claim.check is None:
-        return None
     function = code.bare(claim.check)
     return f"{function.__module__.replace('.', '/')}.py: {function.__name__}"
 
@@ -110,7 +108,7 @@ def line(view: View) -> int | None:
         The line.
     """
     claim = {one.id: one for one in ledger.all_claims()}.get(view.id)
-    return None if claim is None or claim.check is None else inspect.getsourcelines(code.bare(claim.check))[1]
+    return None if claim is None else inspect.getsourcelines(code.bare(claim.check))[1]
 
 
 def view(row: Row) -> View:

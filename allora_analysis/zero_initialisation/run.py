@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 
 STUDY = "hessian"
-# In a clone of the repository; a package installed without one has no such folder.
-RESULTS = Path(__file__).resolve().parents[2] / "experiments" / "results" / STUDY
+RESULTS = records.results_folder(STUDY)
 PROTOCOL = 1  # grows when the meaning of a run changes
 PRECISIONS = ("float32", "float64")
 

@@ -1,16 +1,141 @@
-"""§4, the doctor: is ALLoRA really on, and what do the optimizer and the clipping make of it?
+"""§4, the doctor: is ALLoRA really on? What each layer does, and what optimizer and clipping will make of it (§4.2).
 
-- `diagnosis.py`: `doctor(model, optimizer, max_grad_norm)` and the `Diagnosis` that it returns
-- `layer_report.py`: one adapter's numbers, and what is left of its factor when the parameters move
-- `probe.py`: a layer's backward pass, measured on the layer alone
-- `prognosis.py`: what an optimizer makes of a row factor, measured on a fresh one; what clipping makes of the gradients
-- `advice.py`: what to say about it, with the way out; `texts.py`: the sentences
-- `table.py`: all of it as text
+`print(doctor(model, optimizer, max_grad_norm))` after a backward pass and before the step (with a GradScaler, after
+`scaler.unscale_(optimizer)`: clipping is of the gradients as they are): a table of the layers, then advice with the way
+out. It trains nothing and leaves model, gradients and random state as they were.
+Checked by `tests/test_lora_doctor.py` (against autograd and by really stepping models) and
+`tests/test_lora_doctor_advice.py`.
+
+- `measured.py`: what an optimizer makes of a row factor, what clipping makes of the gradients, what a layer's backward
+  pass does; one adapter's line
+- `advice.py`: what to say about it, with the way out, and all of it as text
 """
 
-from allora_analysis.lora.doctor.advice import Advice
-from allora_analysis.lora.doctor.diagnosis import Diagnosis, doctor
-from allora_analysis.lora.doctor.layer_report import LayerReport
-from allora_analysis.lora.doctor.prognosis import Clipping, OptimizerEffect
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from allora_analysis.lora.doctor.advice import Advice, advise, table
+from allora_analysis.lora.doctor.measured import (
+    Clipping,
+    LayerReport,
+    OptimizerEffect,
+    clipped,
+    clipping_effect,
+    layer_factor,
+    optimizer_effect,
+    report,
+    unwrapped,
+)
+from allora_analysis.lora.pairs import Pair, lora_pairs
+from allora_analysis.validation import ArgumentError, non_negative
 
 __all__ = ["Advice", "Clipping", "Diagnosis", "LayerReport", "OptimizerEffect", "doctor"]
+
+ON = ("on the gradient", "clipped", "on the update", "twice", "in the forward")
+PARTLY = ("partly undone", "half in the optimizer")
+OFF = ("off", "undone", "no pair", "not BA", "not in the optimizer", "backward is LoRA's")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The doctor's findings.
+
+    Attributes:
+        verdict: "on", "clipped" (on, and clipping undoes it), "off", "partly" or "unknown", over the layers that are
+            trained.
+        layers: one report for each adapter of each layer.
+        optimizer: what the optimizer makes of a row factor, or None if none was given.
+        clipping: what clipping makes of the last gradients, or None without a maximum or gradients.
+        advice: what to know and what to change, the worst first.
+    """
+
+    verdict: str
+    layers: tuple[LayerReport, ...]
+    optimizer: OptimizerEffect | None
+    clipping: Clipping | None
+    advice: tuple[Advice, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: plain numbers, words and lists; what is not finite is None.
+
+        Returns:
+            A dictionary.
+        """
+        return _plain(asdict(self))
+
+    def __str__(self) -> str:
+        return table(self.verdict, self.layers, self.optimizer, self.clipping, self.advice)
+
+
+def doctor(model: nn.Module, optimizer: Any = None, max_grad_norm: float | None = None) -> Diagnosis:
+    """Whether ALLoRA acts on this model, and if not, why and what to change.
+
+    Args:
+        model: with LoRA adapters of any kind: PEFT's, ALLoRA's in PEFT, `ALLoRALinear`, `LowRankLinear`.
+        optimizer: that trains it; without one, what becomes of the factor stays unknown.
+        max_grad_norm: at which the gradient's norm is clipped; None or 0: it is not. transformers' default is 1. It is
+            compared with the gradients as they are: a GradScaler's must be unscaled.
+
+    Returns:
+        The diagnosis.
+
+    Raises:
+        ArgumentError: no adapter in the model, a negative maximum, an optimizer without parameter groups.
+    """
+    pairs = lora_pairs(model)
+    if not pairs:
+        raise ArgumentError("model: no LoRA adapter found; add one, for example peft.get_peft_model")
+    maximum = non_negative("max_grad_norm", 0.0 if max_grad_norm is None else max_grad_norm)
+    optimizer = None if optimizer is None else unwrapped(optimizer)
+    if optimizer is not None and not hasattr(optimizer, "param_groups"):
+        raise ArgumentError(f"optimizer must have param_groups, received {type(optimizer).__name__}")
+    homes = {id(p): group for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
+    configs = _configs(model)
+    with torch.no_grad():
+        effect = None if optimizer is None else _optimizer_effect(optimizer, homes, pairs)
+        clipping = clipping_effect(maximum, *_gradients(model, pairs)) if maximum else None
+        layers = tuple(clipped(report(pair, effect, homes, configs), clipping) for pair in pairs)
+    verdict = _verdict([layer.effect for layer in layers])
+    advice = advise(pairs, layers, effect, clipping, homes, configs)
+    return Diagnosis(verdict, layers, effect, clipping, advice)
+
+
+def _configs(model: nn.Module) -> dict[str, Any]:
+    found = (getattr(module, "peft_config", None) for module in model.modules())
+    return next((config for config in found if isinstance(config, dict)), {})
+
+
+def _optimizer_effect(optimizer: Any, homes: dict[int, Any], pairs: tuple[Pair, ...]) -> OptimizerEffect:
+    # On the settings of the first group that trains an adapter, at the size of the adapters' own gradients.
+    group = next((homes[id(pair.b)] for pair in pairs if id(pair.b) in homes), optimizer.param_groups[0])
+    entries = [pair.b.grad.double().abs().mean().item() for pair in pairs if pair.b.grad is not None]
+    size = sum(entries) / len(entries) if entries else 0.0
+    return optimizer_effect(optimizer, group, size if 0 < size < math.inf else 1.0)
+
+
+def _gradients(model: nn.Module, pairs: tuple[Pair, ...]) -> tuple[list[Tensor], list[tuple]]:
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return gradients, [(pair.a.grad, pair.b.grad, d) for pair in pairs if (d := layer_factor(pair)) is not None]
+
+
+def _verdict(effects: list[str]) -> str:
+    on, off = ([effect in words for effect in effects].count(True) for words in (ON, OFF))
+    if "unknown" in effects:
+        return "unknown"
+    if any(effect in PARTLY for effect in effects) or (on and off):
+        return "partly"
+    return "clipped" if "clipped" in effects else "on" if on else "off"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""What `doctor` has to say about its findings, and the way out of each.
+"""What the doctor says: its advice with the way out of each finding, and a diagnosis as text.
 
 Checked case by case by `tests/test_lora_doctor_advice.py`.
 """
@@ -13,10 +13,106 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allora_analysis.lora.doctor.layer_report import LayerReport, holds
-from allora_analysis.lora.doctor.prognosis import Clipping, OptimizerEffect
-from allora_analysis.lora.doctor.texts import ALLORA_ADAMW, LAYER_TEXTS, NO_GRADIENTS, TEXTS
+from allora_analysis.lora.doctor.measured import Clipping, LayerReport, OptimizerEffect, holds
 from allora_analysis.lora.pairs import PLAIN, Pair
+
+ALLORA_ADAMW = (
+    "plain LoRA layers (peft.LoraConfig) with allora_analysis.lora.optim.ALLoRAAdamW(param_groups(model), lr, eta)"
+)
+
+# effect → (level, text); {layers} and {variants} say which, {optimizer} and {response} what the optimizer does.
+# "clipped" has none: the line on clipping says it, with numbers.
+TEXTS = {
+    "undone": (
+        "problem",
+        "{optimizer} divides a gradient by its own size ({response}), so {layers} train as LoRA: the first step is "
+        "LoRA's at the same rate, later ones drift from it slowly; use torch.optim.SGD, or " + ALLORA_ADAMW,
+    ),
+    "partly undone": (
+        "problem",
+        "{optimizer} undoes a part of the factor ({response}) in {layers}; use torch.optim.SGD, or " + ALLORA_ADAMW,
+    ),
+    "twice": (
+        "problem",
+        "ALLoRAAdamW puts its factor on the update of {layers}, which scale their gradients already: Adam undoes that "
+        "at the first step, but remembers earlier factors in its moments, so a part acts a second time; use "
+        + ALLORA_ADAMW,
+    ),
+    "off": (
+        "problem",
+        "{layers} are plain LoRA and {optimizer} knows no factor; use peft.get_peft_model with allora_config(eta=…) "
+        "and SGD, or " + ALLORA_ADAMW,
+    ),
+    "no pair": (
+        "problem",
+        "ALLoRAAdamW does not hold A and B of {layers} together as a pair, so the factor on their update is none or "
+        "another layer's; build the groups with param_groups(model)",
+    ),
+    "not BA": (
+        "problem",
+        "what {layers} add to the weight is not s·BA (PEFT's {variants}), so ALLoRA has no row norms there; adapt "
+        "nn.Linear layers by allora_config or plain LoRA (no target_parameters)",
+    ),
+    "not in the optimizer": (
+        "problem",
+        "{optimizer} does not hold A and B of {layers}, which will not move; build the optimizer after the adapters",
+    ),
+    "half in the optimizer": (
+        "problem",
+        "{optimizer} holds only one of A and B of {layers}, and the other will not move; build the optimizer from all "
+        "trainable parameters, or freeze what is to stay (requires_grad_(False))",
+    ),
+    "backward is LoRA's": (
+        "problem",
+        "{layers} state a factor that their backward pass does not apply (measured): something replaced the layer's "
+        "forward; call the layer's own, or use " + ALLORA_ADAMW,
+    ),
+    "merged": ("problem", "{layers} are merged into the base weight and get no gradient; call unmerge_adapter()"),
+    "disabled": ("problem", "{layers} are disabled and get no gradient; call enable_adapter_layers()"),
+    "unknown": (
+        "note",
+        "what becomes of the factor in {layers} depends on the optimizer; call doctor(model, optimizer)",
+    ),
+    "on the gradient": ("ok", "{optimizer} hands the factor of {layers} on to the step as it is ({response})"),
+    "on the update": ("ok", "ALLoRAAdamW puts the factor on the update of {layers}; clipping does not touch it"),
+    "in the forward": ("ok", "the rule of {layers} is in the forward pass, where no optimizer undoes it"),
+}
+
+LAYER_TEXTS = {
+    "registration lost": (
+        "problem",
+        "the config states a variant of ALLoRA, but {layers} are plain LoRA; make the adapter with get_peft_model and "
+        "allora_config, or load it with allora_analysis.lora.peft.load",
+    ),
+    "backward": (
+        "problem",
+        "the gradient of B in {layers} is neither LoRA's nor what the layer states (measured); look for hooks or a "
+        "replaced forward",
+    ),
+    "scaling": (
+        "note",
+        "{layers} have a LoRA scaling s other than 1: d is of ‖s(BA)_i‖, and SGD at rate l trains s·BA as it would at "
+        "s = 1, rate s·l, from √s times A and B",
+    ),
+    "unmeasured": (
+        "note",
+        "the backward pass of {layers} could not be tried on the layer alone: it is taken to be what the layer states",
+    ),
+    "not finite": ("problem", "BA of {layers} is not finite; go back to an earlier checkpoint"),
+    "gradient not finite": (
+        "problem",
+        "the gradient of {layers} is not finite, and a step would ruin the weights; leave this step out (a GradScaler "
+        "does), and look at the loss, the data and the learning rate",
+    ),
+    "dropout": ("note", "{layers} have dropout on the adapter; lora_dropout=0 is the paper's ALLoRA-0"),
+    "quantised": ("note", "the base weight of {layers} is quantised: d is of BA alone and does not see it"),
+}
+
+NO_GRADIENTS = (
+    "no gradient yet: call doctor after loss.backward() and before the step; with a GradScaler, after "
+    "scaler.unscale_(optimizer)"
+)
+
 
 LEVELS = ("problem", "note", "ok")
 ON_GRADIENT = ("on the gradient", "clipped")
@@ -46,19 +142,7 @@ def advise(
     homes: dict[int, dict[str, Any]],
     configs: dict[str, Any],
 ) -> tuple[Advice, ...]:
-    """All that there is to say.
-
-    Args:
-        pairs: the adapters.
-        layers: their reports, in the same order.
-        optimizer: what it makes of a row factor.
-        clipping: what it makes of the last gradients.
-        homes: by a parameter's id, the optimizer's group that holds it.
-        configs: PEFT's configs by adapter.
-
-    Returns:
-        The advice, the worst first.
-    """
+    """All that there is to say."""
     lines = [
         *_on_effects(layers, optimizer),
         *_on_layers(pairs, layers, configs),
@@ -69,14 +153,7 @@ def advise(
 
 
 def which(names: Sequence[str]) -> str:
-    """A few names, or their number.
-
-    Args:
-        names: of layers.
-
-    Returns:
-        Words.
-    """
+    """A few names, or their number."""
     return names[0] if len(names) == 1 else f"{len(names)} layers ({names[0]}, …)"
 
 
@@ -170,3 +247,67 @@ def _on_clipping(clipping: Clipping, layers: Sequence[LayerReport]) -> Advice:
     if not clipping.undoes:
         return Advice("note", "clipping", text)
     return Advice("problem", "clipping", text + "; set max_grad_norm=0, or use " + ALLORA_ADAMW)
+
+
+HEAD = ("layer", "variant", "s", "r", "‖s(BA)_i‖ min/median/max", "d min/median/max", "‖g_B‖/LoRA's", "effect")
+VERDICTS = {
+    "on": "ALLoRA is on.",
+    "clipped": "ALLoRA is on, and clipping undoes it, in part or altogether.",
+    "off": "ALLoRA is OFF.",
+    "partly": "ALLoRA is on in part.",
+    "unknown": "Whether ALLoRA is on depends on the optimizer.",
+}
+ABSENT = "–"
+
+
+def table(
+    verdict: str,
+    layers: Sequence[LayerReport],
+    optimizer: OptimizerEffect | None,
+    clipping: Clipping | None,
+    advice: Sequence[Advice],
+) -> str:
+    """A diagnosis, readable."""
+    rows = [HEAD, *(_cells(layer) for layer in layers)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    if optimizer is not None:
+        lines.append(_optimizer(optimizer))
+    if clipping is not None:
+        lines.append(
+            f"clipping at {clipping.max_norm:g}: {clipping.removed:.0%} of the gradient's norm, {clipping.norm:.3g}"
+        )
+    said = [f"[{line.level}] {line.text}" for line in advice]
+    return "\n".join([VERDICTS[verdict], "", *lines, "", *said])
+
+
+def _optimizer(effect: OptimizerEffect) -> str:
+    if effect.on_update:
+        return f"optimizer: {effect.name}, which puts the factor on its update"
+    response = "unknown" if effect.response is None else f"{abs(effect.response):.2f}"
+    return f"optimizer: {effect.name}, where a factor c on a gradient's row becomes c^h on the step, h = {response}"
+
+
+def _cells(layer: LayerReport) -> tuple[str, ...]:
+    return (
+        f"{layer.name} ({layer.adapter})" if layer.adapter else layer.name,
+        _rule(layer),
+        f"{layer.scaling:g}",
+        str(layer.rank),
+        _spread(layer.norms),
+        _spread(layer.factors),
+        ABSENT if layer.gradient_ratio is None else f"{layer.gradient_ratio:.3g}",
+        layer.effect,
+    )
+
+
+def _rule(layer: LayerReport) -> str:
+    if layer.variant == "lora_x_eta":  # its η is the scaling; another is ALLoRAAdamW's
+        own = f"lora_x_eta, η = {layer.scaling:g}"
+        return own if layer.eta is None else f"{own}; update's η = {layer.eta:g}"
+    return layer.variant if layer.eta is None else f"{layer.variant}, η = {layer.eta:g}"
+
+
+def _spread(values: tuple[float, float, float] | None) -> str:
+    return ABSENT if values is None else "/".join(f"{value:.3g}" for value in values)

@@ -1,49 +1,78 @@
-"""`allora_config`: the config that `peft.get_peft_model` takes to train with ALLoRA or one of its family (§4).
+"""§4 in PEFT: `allora_config`, the config that `peft.get_peft_model` takes, and the tuner behind it, all or nothing.
 
-Checked by `tests/test_lora_peft_refusals.py`.
+PEFT replaces layers one by one and stops at the first that fails; here an adapter that cannot be made or merged leaves
+the model as it was. Two exceptions, outside the tuner: a `task_type` that the model cannot do, at which
+`get_peft_model` raises with the adapter in place, and `mixed=True`, which has a tuner of PEFT's own; build the model
+again after an error there. `ALLoRAModel` and the config stand in LoRA's place in PEFT's registries; for plain LoRA
+they do what PEFT's do. Checked by `tests/test_lora_peft_refusals.py`.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 from peft import LoraConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.lora import LoraModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import PeftType, hotswap
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from transformers.pytorch_utils import Conv1D
 
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.lora.peft.layer import ALLoRALayer
-from allora_analysis.lora.peft.rule import LORA_X_ETA, VARIANTS, Rule
-from allora_analysis.lora.peft.targets import refuse
+from allora_analysis.lora.peft.layer import (
+    LORA_X_ETA,
+    VARIANTS,
+    ALLoRALinearLayer,
+    Rule,
+    is_foreign,
+    refuse,
+    refuse_merge,
+)
 from allora_analysis.validation import ArgumentError, choice, count, number, positive
 
-INITS = (True, False, "gaussian", "orthogonal")
-# Each would change the scaling, the forward pass or the base weight, or put the adapter on what is no nn.Linear.
+_INITS = (True, False, "gaussian", "orthogonal")
+# Each would change the forward pass or the base weight, or put the adapter on what is no nn.Linear.
 # fmt: off
-LEFT_OUT = (
-    "use_rslora", "use_dora", "use_qalora", "lora_bias",
-    "rank_pattern", "alpha_pattern", "fan_in_fan_out", "layer_replication",
+_LEFT_OUT = (
+    "use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "layer_replication",
     "target_parameters", "megatron_config", "loftq_config", "eva_config",
     "corda_config", "lora_ga_config", "arrow_config", "use_bdlora",
     "alora_invocation_tokens", "velora_config", "monteclora_config", "kasa_config",
     "ensure_weight_tying",
 )
 # fmt: on
-# Its file must not be taken for LoRA's, neither by PEFT (peft_type) nor by readers that look at r and lora_alpha alone.
-ASF_TYPE, ASF_RANK = "ASF_LORA", "asf_lora_r"
+# LoRA×η is LoRA at scaling η, and ASF-LoRA's output at scaling s is no ASF-LoRA of (A, sB).
+_OF_ONE_SCALING = (LORA_X_ETA, "asf_lora")
+# ASF-LoRA's file must not be taken for LoRA's, neither by PEFT (peft_type, which is the text of its KeyError) nor by
+# readers that look at r and lora_alpha alone. Older files say the first type.
+_ASF_TYPES = ("ASF_LORA", "ASF_LORA, which is not LoRA: load it with allora_analysis.lora.peft.load")
+_ASF_RANK = "asf_lora_r"
+# A field of ALLoRA's files, because plain PEFT names the fields that it does not know and advises an upgrade.
+_NOTE = "allora_analysis: plain PEFT rightly loads this as LoRA (the rule is for training), no upgrade is needed"
 
 
 @dataclass
 class ALLoRAConfig(LoraConfig):
-    """A `LoraConfig` with a rule for the gradients; scaling is 1, or η for LoRA×η.
+    """A `LoraConfig` with a rule for the gradients.
+
+    At LoRA scaling s (α/r; α/√r with `use_rslora`) the rule is that of the pair (A, sB): d_i = adaptor(‖s(BA)_i‖). Then
+    SGD at rate l trains s·BA as it does BA at s = 1, rate s·l, from (√s A, √s B); so s is no knob of its own beside A's
+    initialisation and the rate (`tests/test_lora_peft.py::test_scaling_is_a_rate_and_a_start`).
 
     Attributes:
         eta: η, the adaptor's value at 0; the paper's η² is 4 in Listing 1.
         variant: "allora"; "allora_0", without dropout; "allora_od", the factor per token; "asf_lora", the factor on
             the output; "lora_x_eta", LoRA at scaling η.
         adaptor: a key of `allora_analysis.adaptors.ADAPTORS`.
-        lora_alpha: r (η·r for LoRA×η), whatever r is; another value is refused.
+        lora_alpha: α > 0; r by default, so that s = 1. For LoRA×η it is η·r and for ASF-LoRA r: no other, nor
+            `use_rslora`, `rank_pattern` or `alpha_pattern`.
     """
 
     lora_alpha: float | None = field(default=None)
@@ -55,32 +84,50 @@ class ALLoRAConfig(LoraConfig):
     def __post_init__(self) -> None:
         self.check()
         super().__post_init__()
-        self._register_custom_module({nn.Linear: ALLoRALayer, nn.Module: refuse})
+        ours = dict.fromkeys((nn.Linear, Conv1D), ALLoRALinearLayer)
+        super()._register_custom_module(ours | {nn.Module: refuse})
+
+    def _register_custom_module(self, mapping: dict[type[nn.Module], type[nn.Module]]) -> None:
+        """PEFT's way to bring one's own layers, which would bring them without the rule."""
+        own = [layer for layer in mapping.values() if not issubclass(layer, ALLoRALinearLayer)]
+        if own:
+            raise ArgumentError(
+                f"_register_custom_module: a subclass of ALLoRALinearLayer wanted, received {own[0].__name__}, which "
+                "knows no rule of ALLoRA's; leave it out, or train it with peft.LoraConfig and ALLoRAAdamW"
+            )
+        self._custom_modules = {**mapping, **self._custom_modules, **mapping}  # the first that fits is taken
 
     def check(self) -> None:
-        """The fields make sense together; `lora_alpha` is filled in. Called again when an adapter is made.
-
-        Raises:
-            ArgumentError: a field that cannot be, or that ALLoRA has no meaning for.
-        """
+        """The fields make sense together; `lora_alpha` is filled in. Called again when an adapter is made."""
         self.eta = positive("eta", self.eta)
         choice("variant", self.variant, VARIANTS)
         choice("adaptor", self.adaptor, ADAPTORS)
         self.r = count("r", self.r)
-        alpha = self.eta * self.r if self.variant == LORA_X_ETA else self.r
-        if self.lora_alpha not in (None, alpha):
-            wanted = "eta * r" if self.variant == LORA_X_ETA else "r (scaling 1; the step size is eta's)"
-            raise ArgumentError(f"lora_alpha must be left out or {wanted} = {alpha}, received {self.lora_alpha!r}")
-        self.lora_alpha = alpha
+        self._check_scaling()
         self._check_dropout()
-        if not any(self.init_lora_weights is init or self.init_lora_weights == init for init in INITS):
+        if not any(self.init_lora_weights is init or self.init_lora_weights == init for init in _INITS):
             raise ArgumentError(
-                f"init_lora_weights must be one of {', '.join(map(str, INITS))}, received {self.init_lora_weights!r}"
+                f"init_lora_weights must be one of {', '.join(map(str, _INITS))}, received {self.init_lora_weights!r}"
             )
         others = [f.name for f in dataclasses.fields(self) if f.metadata.get("is_lora_variant") and f.name != "variant"]
-        for name in {*LEFT_OUT, *others}:
+        for name in {*_LEFT_OUT, *others}:
             if getattr(self, name, None):
                 raise ArgumentError(f"{name} must be left out with ALLoRA's variants, received {getattr(self, name)!r}")
+
+    def _check_scaling(self) -> None:
+        alpha = self.eta * self.r if self.variant == LORA_X_ETA else self.r
+        if self.variant not in _OF_ONE_SCALING:
+            self.lora_alpha = positive("lora_alpha", alpha if self.lora_alpha is None else self.lora_alpha)
+            for key, value in (self.alpha_pattern or {}).items():
+                positive(f"alpha_pattern[{key!r}]", value)
+            return
+        if self.lora_alpha not in (None, alpha):
+            wanted = "eta * r" if self.variant == LORA_X_ETA else "r (asf_lora is no multiple of itself at scaling 1)"
+            raise ArgumentError(f"lora_alpha must be left out or {wanted} = {alpha}, received {self.lora_alpha!r}")
+        self.lora_alpha = alpha
+        for name in ("use_rslora", "rank_pattern", "alpha_pattern"):
+            if getattr(self, name):
+                raise ArgumentError(f"{name} must be left out with {self.variant}, received {getattr(self, name)!r}")
 
     def _check_dropout(self) -> None:
         if not 0 <= number("lora_dropout", self.lora_dropout) < 1:
@@ -96,35 +143,19 @@ class ALLoRAConfig(LoraConfig):
         return None if self.variant == LORA_X_ETA else Rule(self.variant, self.eta, self.adaptor)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `adapter_config.json` holds: LoRA's fields and the rule.
-
-        ASF-LoRA's is of a type of its own, and has no r: plain PEFT raises on it, where it would load another function.
-
-        Returns:
-            A dictionary for JSON.
-        """
+        """The fields of `adapter_config.json`: LoRA's and the rule; no r for ASF-LoRA, which is another function."""
         fields = super().to_dict()
-        if self.variant == "asf_lora":
-            fields |= {"peft_type": ASF_TYPE, ASF_RANK: fields.pop("r")}
-            del fields["lora_alpha"]
-        return fields
+        if self.variant != "asf_lora":
+            return fields | {_NOTE: True}
+        del fields["lora_alpha"]
+        return fields | {"peft_type": _ASF_TYPES[-1], _ASF_RANK: fields.pop("r")}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> ALLoRAConfig:
-        """The config that `to_dict` wrote. Fields that this version of PEFT does not know are dropped if falsy.
-
-        Args:
-            fields: the JSON's.
-
-        Returns:
-            The config.
-
-        Raises:
-            ArgumentError: an unknown field with a value, or what `check` refuses.
-        """
-        fields = {name: value for name, value in fields.items() if name != "peft_type"}
-        if ASF_RANK in fields:
-            fields["r"] = fields.pop(ASF_RANK)
+        """The config that `to_dict` wrote. Fields that this version of PEFT does not know are dropped if falsy."""
+        fields = {name: value for name, value in fields.items() if name not in ("peft_type", _NOTE)}
+        if _ASF_RANK in fields:
+            fields["r"] = fields.pop(_ASF_RANK)
         known = {f.name for f in dataclasses.fields(cls) if f.init}
         unknown = sorted(name for name in set(fields) - known if fields[name])
         if unknown:
@@ -138,7 +169,7 @@ def allora_config(eta: float, variant: str = "allora", adaptor: str = "inverse_s
     """A config for `peft.get_peft_model` and `add_adapter` (§4.1; Listing 1).
 
     Everything else is PEFT's: `r`, `target_modules`, `lora_dropout` (which masks A's input), `modules_to_save`, `bias`,
-    `task_type`, … `lora_alpha` is set, so that the scaling is 1 (η for LoRA×η).
+    `task_type`, … `lora_alpha` is r where it is left out, so that the scaling is 1 (η for LoRA×η).
 
     Args:
         eta: η > 0, the factor of a row of zeros: the paper's 1/√(‖(BA)_i‖ + 1/η²) is η at the start.
@@ -158,3 +189,133 @@ def allora_config(eta: float, variant: str = "allora", adaptor: str = "inverse_s
         if name not in known:
             raise ArgumentError(f"{name}: no field of peft.LoraConfig; received {fields[name]!r}")
     return ALLoRAConfig(eta=eta, variant=variant, adaptor=adaptor, **fields)
+
+
+class _ByContent(type(LoraConfig)):
+    """Makes an `ALLoRAConfig` of the fields that have a rule, and PEFT's own config of others."""
+
+    def __call__(cls, **fields: Any) -> LoraConfig:
+        return ALLoRAConfig.from_dict(fields) if {"eta", "variant"} <= set(fields) else LoraConfig(**fields)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, LoraConfig)
+
+
+class _SavedConfig(LoraConfig, metaclass=_ByContent):
+    """What PEFT reads adapters of type LORA as, so that its own `from_pretrained` and `load_adapter` keep the rule."""
+
+
+class Snapshot:
+    """A model's tree of modules, its adapters' settings, and what is trained; no weight is copied."""
+
+    def __init__(self, model: nn.Module):
+        self._root = (model, dict(vars(model)))
+        self._modules = [(m, m.training, dict(m._modules), dict(m._parameters)) for m in model.modules()]
+        self._settings = [(m, _settings(m)) for m in model.modules()]
+        self._trained = [(p, p.requires_grad) for p in model.parameters()]
+
+    def restore(self) -> None:
+        """Put everything back."""
+        root, attributes = self._root
+        vars(root).clear()
+        vars(root).update(attributes)
+        for module, training, children, parameters in self._modules:
+            module.training = training
+            for now, before in ((module._modules, children), (module._parameters, parameters)):
+                now.clear()
+                now.update(before)
+        for module, settings in self._settings:
+            vars(module).update(settings)
+        for parameter, requires_grad in self._trained:
+            parameter.requires_grad_(requires_grad)
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    if not isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+        return {}
+    kinds = (bool, str, list, set, tuple, dict)
+    return {key: copy.copy(value) for key, value in vars(module).items() if type(value) in kinds and "hooks" not in key}
+
+
+class ALLoRAModel(LoraModel):
+    """`LoraModel`, which checks ALLoRA's configs and puts the model back if an adapter fails."""
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """An adapter on every target, or none."""
+        config = self.peft_config[adapter_name]
+        if not isinstance(config, ALLoRAConfig):
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+            return
+        config.check()
+        before, names, targets = Snapshot(model), list(self.targeted_module_names), config.target_modules
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        except BaseException:
+            before.restore()
+            self.targeted_module_names = names
+            self.peft_config.pop(adapter_name, None)
+            raise
+        if isinstance(targets, str) and targets.lower() == "all-linear":
+            _warn_of_experts(model)
+
+    def _create_and_replace(self, lora_config, adapter_name, target, *args, **kwargs) -> None:
+        if isinstance(lora_config, ALLoRAConfig) and is_foreign(target):
+            raise ArgumentError(
+                f"adapter {adapter_name!r}: the model's layers are plain PEFT's ({type(target).__name__}) and would "
+                "train LoRA in silence; make the model with allora_config from the start, or unload() it first"
+            )
+        super()._create_and_replace(lora_config, adapter_name, target, *args, **kwargs)
+
+    def check_merge(self, adapter_names: list[str] | None = None) -> None:
+        """Every layer can merge these adapters."""
+        for module in self.model.modules():
+            if isinstance(module, ALLoRALinearLayer):
+                module.check_merge(adapter_names)
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """PEFT's, in all layers or in none."""
+        self.check_merge(adapter_names)
+        super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
+
+    def merge_and_unload(
+        self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
+    ) -> nn.Module:
+        """PEFT's, in all layers or in none."""
+        self.check_merge(adapter_names)
+        return super().merge_and_unload(progressbar=progressbar, safe_merge=safe_merge, adapter_names=adapter_names)
+
+    def add_weighted_adapter(self, adapters: list[str], *args: Any, **kwargs: Any) -> None:
+        """PEFT's, from adapters that are matrices. The new one has the rule of the first, and scaling 1."""
+        variants = [getattr(self.peft_config.get(name), "variant", "") for name in adapters]
+        for name, variant in zip(adapters, variants, strict=True):
+            refuse_merge([variant], name)
+        if variants[:1] == [LORA_X_ETA]:
+            raise ArgumentError(
+                f"adapter {adapters[0]!r}: add_weighted_adapter gives the new adapter the first one's rule and scaling "
+                "1, but lora_x_eta's is eta; name an adapter of another variant first, or combine them in plain PEFT "
+                "(export_lora)"
+            )
+        if getattr(self.peft_config.get(adapters[0] if adapters else None), "use_rslora", False):
+            raise ArgumentError(
+                f"adapter {adapters[0]!r}: add_weighted_adapter would scale the new adapter by rsLoRA's factor again; "
+                "name an adapter without use_rslora first"
+            )
+        super().add_weighted_adapter(adapters, *args, **kwargs)
+
+
+def _warn_of_experts(model: nn.Module) -> None:
+    """Counts in a warning the stacked weights (of a mixture of experts), which `all-linear` does not see."""
+    modules = [module for module in model.modules() if not isinstance(module, _ConvNd)]
+    count = sum(part.ndim == 3 for module in modules for part in module.parameters(recurse=False))
+    if count:
+        warnings.warn(
+            f"all-linear leaves out {count} stacked weight{'s' if count > 1 else ''} (experts in one 3-D parameter), "
+            "which ALLoRA has no rule for; they stay frozen",
+            stacklevel=2,
+        )
+
+
+PEFT_TYPE_TO_TUNER_MAPPING[PeftType.LORA] = ALLoRAModel
+PEFT_TYPE_TO_CONFIG_MAPPING |= dict.fromkeys((PeftType.LORA, *_ASF_TYPES), _SavedConfig)
+# What must be equal for `peft.utils.hotswap` to put another adapter's weights into this one's place.
+hotswap.CONFIG_KEYS_TO_CHECK[PeftType.LORA] += ["variant", "eta", "adaptor"]

@@ -1,25 +1,191 @@
 """§4: PEFT's LoRA layer whose adapters may each follow ALLoRA's rule or one of its family's.
 
-Saving, switching, mixed batches, disabling and merging are PEFT's. Checked by `tests/test_lora_peft.py`.
+What it may be put on (plain, dense, finite `nn.Linear` or GPT-2's `Conv1D`), what one adapter does beside LoRA
+(`Rule`), and the layer, which picks the rule per adapter. Saving, switching, mixed batches, disabling and merging are
+PEFT's. Checked by `tests/test_lora_peft.py` (gradients, against a twin by hand), `tests/test_lora_peft_adapters.py` and
+`tests/test_lora_peft_refusals.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import torch
 from peft.tuners.lora import LoraConfig, LoraLayer
 from peft.tuners.lora.layer import Linear, LoraVariant
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from transformers.pytorch_utils import Conv1D
 
-from allora_analysis.lora.fused import allora_linear, fusible
-from allora_analysis.lora.peft.rule import Rule, matrices, refuse_merge
-from allora_analysis.lora.peft.targets import check_target, is_finite
-from allora_analysis.validation import ArgumentError
+from allora_analysis.lora.functional import HOOKS, allora, allora_linear, allora_od, asf_lora, fusible, scaled_output
+from allora_analysis.validation import ArgumentError, adapter_rank
+
+# What a DTensor and DeepSpeed's ZeRO-3 have.
+_SHARDED = ("device_mesh", "ds_id")
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-class ALLoRALayer(Linear):
-    """x ↦ Wx + Σ over active adapters of s·BAx, the gradients by each adapter's rule in `lora_variant`."""
+def _check_target(layer: nn.Module, rank: int, name: str = "") -> None:
+    """The layer can carry an adapter of this rank."""
+    where = f"target_modules: layer {name!r}" if name else f"the layer {type(layer).__name__}"
+    if not isinstance(layer, nn.Linear | Conv1D) or isinstance(layer, NonDynamicallyQuantizableLinear):
+        refuse(layer, target_name=name)
+    weight = layer.weight
+    if any(hasattr(weight, mark) for mark in _SHARDED) or getattr(layer, "_hf_tp_plan", None) is not None:
+        raise ArgumentError(
+            f"{where} has a sharded weight, which is not supported: call get_peft_model first, then shard whole "
+            "transformer blocks, the adapters' A and B with them"
+        )
+    if type(weight) not in (nn.Parameter, torch.Tensor) or weight.dtype not in DTYPES:
+        raise ArgumentError(
+            f"{where} has a quantised weight ({type(layer).__name__}, {weight.dtype}), which is not supported: load "
+            "the model in float32, bfloat16 or float16"
+        )
+    try:
+        adapter_rank(rank, *weight.shape)
+    except ArgumentError as error:
+        raise ArgumentError(f"{where}: {error}; lower r or leave the layer out of target_modules") from None
+    if not is_finite(weight):
+        raise ArgumentError(f"{where} has NaN or infinity in its weight: load the base model again")
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Every entry is a finite number; in one pass and without a copy. A tensor without data (meta) passes."""
+    if tensor.is_meta or tensor.numel() == 0:
+        return True
+    low, high = torch.aminmax(tensor.detach())
+    return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def refuse(target: nn.Module, *args: Any, **kwargs: Any) -> NoReturn:
+    """Called by PEFT for a target that is no `nn.Linear`, on which it would train plain LoRA in silence."""
+    raise ArgumentError(
+        f"target_modules: layer {kwargs.get('target_name', '')!r} is a {type(target).__name__}; ALLoRA is for nn.Linear"
+        " that is called (no Embedding, convolution or nn.MultiheadAttention): leave it out of target_modules"
+    )
+
+
+_FUNCTIONS = {"allora": allora, "allora_0": allora, "allora_od": allora_od, "asf_lora": asf_lora}
+LORA_X_ETA = "lora_x_eta"
+VARIANTS = (*_FUNCTIONS, LORA_X_ETA)
+_NOT_MERGEABLE = (
+    "asf_lora cannot be merged or turned into LoRA: its output f·adaptor(|f|) is not linear in x, so no W + ΔW gives "
+    "it; keep the adapter beside the base weight, or train with variant 'allora'"
+)
+
+
+@dataclass(frozen=True)
+class Rule(LoraVariant):
+    """The variant of one adapter in one layer. LoRA×η has none: it is LoRA at scaling η.
+
+    Attributes:
+        name: "allora", "allora_0", "allora_od" or "asf_lora".
+        eta: η, the adaptor's value at 0.
+        adaptor: a key of `allora_analysis.adaptors.ADAPTORS`.
+    """
+
+    name: str
+    eta: float
+    adaptor: str
+
+    @property
+    def is_lora_forward(self) -> bool:
+        """The output is LoRA's: s·BAx, for every variant but ASF-LoRA."""
+        return self.name != "asf_lora"
+
+    def supports_lora_conversion(self) -> bool:
+        """Whether PEFT may turn the adapter into plain LoRA."""
+        return self.is_lora_forward
+
+    def init(self, module: Any, adapter_name: str, **kwargs: Any) -> None:
+        """Nothing beside LoRA's own initialisation: A as it draws it, B = 0."""
+
+    def forward(self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
+        """Base output plus the adapter's, in PEFT's order: dropout, then A and B, then the scaling."""
+        x = module.lora_dropout[active_adapter](x)
+        a, b = _matrices(module, active_adapter)
+        if a.is_meta and hasattr(module.lora_A[active_adapter], "_hf_hook"):
+            trains = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+            output = self._offloaded(module, active_adapter, x, trains)
+        else:
+            output = self._output(x, a, b, module.scaling[active_adapter])
+        return result + output
+
+    def _output(self, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+        # The rule at scaling s is the rule of (A, sB): d from ‖s(BA)_i‖. ASF-LoRA's output is scaled as a whole.
+        if self.is_lora_forward:
+            return _FUNCTIONS[self.name](x, a, scaled(b, scaling), self.eta, self.adaptor)
+        return scaled(asf_lora(x, a, b, self.eta, self.adaptor), scaling)
+
+    def _offloaded(self, module: Any, name: str, x: Tensor, trains: bool) -> Tensor:
+        # accelerate's hooks bring A and B here for the time of a call of their modules alone: the output, no gradient.
+        if trains:
+            raise ArgumentError(
+                f"adapter {name!r}: accelerate offloads its A and B, which therefore cannot be trained; call the model "
+                "under torch.no_grad(), or train without offloading them"
+            )
+        f = module.lora_B[name](module.lora_A[name](x))
+        return scaled(f if self.is_lora_forward else scaled_output(f, self.eta, self.adaptor), module.scaling[name])
+
+    def merge_safe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """W + sBA."""
+        return orig_weight + module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+    def merge_unsafe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> None:
+        """W ← W + sBA, in place."""
+        orig_weight.data += module.get_delta_weight(active_adapter)  # rounded once, as PEFT does
+
+    def unmerge(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """W − sBA."""
+        return orig_weight.data - module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+
+def scaled(tensor: Tensor, scaling: float) -> Tensor:
+    """Times the LoRA scaling s, which mostly is 1."""
+    return tensor if scaling == 1 else tensor * scaling
+
+
+def _matrices(layer: Any, adapter: str) -> tuple[Tensor, Tensor]:
+    """A and B as they are stored: they are read, and their modules never called."""
+    parts = layer.lora_A[adapter], layer.lora_B[adapter]
+    if any(getattr(part, hooks) for part in parts for hooks in HOOKS):
+        raise ArgumentError(
+            f"adapter {adapter!r}: hooks on lora_A or lora_B would not be called, because ALLoRA reads their weights; "
+            "hook the layer that holds them"
+        )
+    a, b = (part.weight for part in parts)
+    shapes = tuple(a.shape), tuple(b.shape)
+    whole = a.ndim == b.ndim == 2 and shapes == ((b.shape[1], layer.in_features), (layer.out_features, a.shape[0]))
+    sharded = any(type(one) not in (Tensor, nn.Parameter) and hasattr(one, "device_mesh") for one in (a, b))
+    if sharded or not whole or any("_fsdp_wrapped_module" in part._modules for part in parts):
+        received = "shards" if sharded else f"shapes {shapes[0]} and {shapes[1]}"
+        raise ArgumentError(
+            f"adapter {adapter!r}: A (r, {layer.in_features}) and B ({layer.out_features}, r) wanted, whole, "
+            f"received {received}: FSDP must not wrap lora_A and lora_B on their own; wrap whole transformer blocks"
+        )
+    return a, b
+
+
+def refuse_merge(names: list[str], adapter: str = "") -> None:
+    """ASF-LoRA among the variants to merge."""
+    if "asf_lora" in names:
+        raise ArgumentError(f"adapter {adapter!r}: {_NOT_MERGEABLE}")
+
+
+class ALLoRALinearLayer(Linear):
+    """x ↦ Wx + Σ over active adapters of s·BAx, the gradients by each adapter's rule in `lora_variant`.
+
+    "Linear" is in its name because PEFT's `all-linear` finds adapted layers by that word in the name of their class.
+    GPT-2's `Conv1D` is a linear layer too, whose weight is Wᵀ.
+    """
+
+    def __init__(self, base_layer: nn.Module, *args: Any, **kwargs: Any):
+        inner = base_layer.get_base_layer() if isinstance(base_layer, BaseTunerLayer) else base_layer
+        is_transposed = isinstance(inner, Conv1D)
+        super().__init__(base_layer, *args, is_target_conv_1d_layer=is_transposed, **kwargs)
+        self.fan_in_fan_out = is_transposed
 
     @property
     def double_backward_is_hessian(self) -> bool:
@@ -28,43 +194,18 @@ class ALLoRALayer(Linear):
         return not any(isinstance(rule, Rule) and rule.is_lora_forward for rule in rules)
 
     def resolve_lora_variant(self, *, config: LoraConfig, **kwargs: Any) -> LoraVariant | None:
-        """The rule of an ALLoRA config, None for LoRA×η; PEFT's own answer for a plain LoraConfig.
-
-        Args:
-            config: of the adapter to come.
-            **kwargs: PEFT's.
-
-        Returns:
-            The variant.
-        """
+        """The rule of an ALLoRA config, None for LoRA×η; PEFT's own answer for a plain LoraConfig."""
         return config.rule if hasattr(config, "rule") else super().resolve_lora_variant(config=config, **kwargs)
 
     def update_layer(self, adapter_name: str, r: int, lora_alpha: float, config: LoraConfig, **kwargs: Any) -> None:
-        """A new adapter on this layer; nothing is touched if the layer cannot carry it.
-
-        Args:
-            adapter_name: its name.
-            r: rank.
-            lora_alpha: r, or η·r for LoRA×η.
-            config: `ALLoRAConfig` or a plain `LoraConfig`.
-            **kwargs: PEFT's.
-        """
+        """A new adapter on this layer; nothing is touched if the layer cannot carry it."""
         if hasattr(config, "rule"):
-            check_target(self.get_base_layer(), r, kwargs.get("target_name", ""))
+            _check_target(self.get_base_layer(), r, kwargs.get("target_name", ""))
         self.lora_variant.pop(adapter_name, None)
         super().update_layer(adapter_name, r, lora_alpha=lora_alpha, config=config, **kwargs)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The base layer's output plus the active adapters', in one function where that is the same; else PEFT's.
-
-        Args:
-            x: inputs.
-            *args: PEFT's.
-            **kwargs: PEFT's, `adapter_names` of a mixed batch among them.
-
-        Returns:
-            Outputs.
-        """
+        """The base layer's output plus the active adapters', in one function where that is the same; else PEFT's."""
         fused = None if args or kwargs else self._fused(x)
         if fused is None:
             return super().forward(x, *args, **kwargs)
@@ -72,14 +213,7 @@ class ALLoRALayer(Linear):
         return allora_linear(x, weight, bias, a, b, rule.eta, rule.adaptor, rule.name == "allora_od")
 
     def _fused(self, x: Tensor) -> tuple[Rule, Tensor, Tensor | None, Tensor, Tensor] | None:
-        """The one active adapter, if base and adapter in one function give what PEFT's order gives.
-
-        Args:
-            x: inputs.
-
-        Returns:
-            Its rule, W, the bias, A and B; or None.
-        """
+        """The one active adapter, if base and adapter in one function give what PEFT's order gives."""
         name = self._active_adapter
         if not isinstance(name, str):
             name = name[0] if len(name) == 1 else None
@@ -87,44 +221,25 @@ class ALLoRALayer(Linear):
         if not isinstance(rule, Rule) or not rule.is_lora_forward or self._disable_adapters or self.merged_adapters:
             return None
         dropout, base = self.lora_dropout[name], self.base_layer
-        if self.scaling[name] != 1 or (dropout.training and type(dropout) is not nn.Identity) or not fusible(base):
+        if (dropout.training and type(dropout) is not nn.Identity) or not fusible(base):
             return None
-        weight, (a, b) = base.weight, matrices(self, name)
+        weight, (a, b) = base.weight, _matrices(self, name)
         if not x.dtype == weight.dtype == a.dtype and not torch.is_autocast_enabled(x.device.type):
             return None
-        return rule, weight, base.bias, a, b
+        return rule, weight, base.bias, a, scaled(b, self.scaling[name])
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """s·BA.
-
-        Args:
-            adapter: its name.
-
-        Returns:
-            A matrix of the base weight's shape.
-        """
+        """s·BA."""
         self._refuse_asf([adapter])
         return super().get_delta_weight(adapter)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """W ← W + Σ s·BA, unless one of the adapters is ASF-LoRA's or has NaN weights: then nothing is merged.
-
-        Args:
-            safe_merge: see PEFT.
-            adapter_names: which; the active ones, if None.
-        """
+        """W ← W + Σ s·BA, unless one of the adapters is ASF-LoRA's or has NaN weights: then nothing is merged."""
         self.check_merge(adapter_names)
         super().merge(safe_merge=safe_merge, adapter_names=adapter_names)
 
     def check_merge(self, adapter_names: list[str] | None = None) -> None:
-        """The adapters can be merged.
-
-        Args:
-            adapter_names: which; the active ones, if None.
-
-        Raises:
-            ArgumentError: ASF-LoRA, or weights that are not finite.
-        """
+        """The adapters can be merged."""
         names = [name for name in adapter_names or self.active_adapters if name in self.lora_A]
         self._refuse_asf(names)
         for name in names:
@@ -134,23 +249,12 @@ class ALLoRALayer(Linear):
                 )
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Without its rule, too.
-
-        Args:
-            adapter_name: which.
-        """
+        """Without its rule, too."""
         super().delete_adapter(adapter_name)
         self.lora_variant.pop(adapter_name, None)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Whether the adapter is W + ΔW.
-
-        Args:
-            adapter_name: which.
-
-        Returns:
-            False for ASF-LoRA.
-        """
+        """Whether the adapter is W + ΔW."""
         rule = self.lora_variant.get(adapter_name)
         return rule is None or rule.supports_lora_conversion()
 
@@ -160,35 +264,16 @@ class ALLoRALayer(Linear):
             refuse_merge([rule.name] if isinstance(rule, Rule) else [], name)
 
     def extra_repr(self) -> str:
-        """Each adapter's rule, for `print(model)`.
-
-        Returns:
-            One line.
-        """
+        """Each adapter's rule, for `print(model)`."""
         rules = ((name, rule) for name, rule in self.lora_variant.items() if isinstance(rule, Rule))
         return ", ".join(f"{name}: {rule.name}, eta={rule.eta:g}, {rule.adaptor}" for name, rule in rules)
 
 
-def layers_with(model: Any, adapter_name: str) -> list[ALLoRALayer]:
-    """The layers that carry the adapter.
-
-    Args:
-        model: any module.
-        adapter_name: the adapter's name.
-
-    Returns:
-        In the order of the model.
-    """
-    return [m for m in model.modules() if isinstance(m, ALLoRALayer) and adapter_name in m.lora_A]
+def layers_with(model: Any, adapter_name: str) -> list[ALLoRALinearLayer]:
+    """The layers that carry the adapter."""
+    return [m for m in model.modules() if isinstance(m, ALLoRALinearLayer) and adapter_name in m.lora_A]
 
 
 def is_foreign(module: Any) -> bool:
-    """A LoRA layer of PEFT's own, which would train LoRA in silence whatever the config says.
-
-    Args:
-        module: any module.
-
-    Returns:
-        Whether it is.
-    """
-    return isinstance(module, LoraLayer) and not isinstance(module, ALLoRALayer)
+    """A LoRA layer of PEFT's own, which would train LoRA in silence whatever the config says."""
+    return isinstance(module, LoraLayer) and not isinstance(module, ALLoRALinearLayer)

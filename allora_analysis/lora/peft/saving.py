@@ -1,8 +1,9 @@
-"""Adapters on disk: loading the rule again, and training LoRA's adapters on (§4).
+"""Adapters on disk: loading the rule again, training LoRA's adapters on, and exporting ALLoRA's as LoRA's (§4).
 
-`PeftModel.save_pretrained` writes `adapter_model.safetensors` and an `adapter_config.json` that holds the rule. Plain
-PEFT loads the file as LoRA, which is the same function (it warns of the fields it does not know); ASF-LoRA is another
-function, and plain PEFT raises on its file. Checked by `tests/test_lora_peft_saving*.py`.
+`PeftModel.save_pretrained` writes `adapter_model.safetensors` and an `adapter_config.json` that holds the rule. Where
+this package is imported, PEFT's own loading keeps the rule; elsewhere PEFT loads the file as LoRA, which is the same
+function (it warns of the fields it does not know); ASF-LoRA is another function, and there PEFT raises on its file.
+Checked by `tests/test_lora_peft_saving.py` and `tests/test_lora_peft_saving_refusals.py`.
 """
 
 from __future__ import annotations
@@ -10,31 +11,30 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from allora_analysis.lora.peft.config import ALLoRAConfig
-from allora_analysis.lora.peft.layer import layers_with
-from allora_analysis.lora.peft.model import Snapshot
-from allora_analysis.lora.peft.rule import refuse_merge
-from allora_analysis.lora.peft.targets import is_finite
-from allora_analysis.validation import ArgumentError, count, number
+from allora_analysis.lora.peft.config import ALLoRAConfig, Snapshot
+from allora_analysis.lora.peft.layer import DTYPES, is_finite, layers_with, refuse_merge
+from allora_analysis.validation import ArgumentError, count, positive
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # What these leave of an adapter once its weights are read is LoRA; the others have changed the base weight.
-HARMLESS_INITS = (True, False, "gaussian", "orthogonal", "eva")
+_HARMLESS_INITS = (True, False, "gaussian", "orthogonal", "eva")
 
 
 def load(
     model: nn.Module, folder: str | os.PathLike[str], adapter_name: str = "default", is_trainable: bool = False
 ) -> PeftModel:
-    """An adapter that `save_pretrained` wrote, with its rule; `PeftModel.from_pretrained` would load it as LoRA.
+    """An adapter that `save_pretrained` wrote, with its rule; where it does not fit, the model stays as it was.
 
     Args:
         model: the base model, or a `PeftModel` made with ALLoRA (which then gets one more adapter, not yet active).
@@ -91,30 +91,38 @@ def train_on(
     folder = Path(folder)
     saved = _read_config(folder)
     refuse_merge([variant, saved.get("variant", "")], adapter_name)
-    if saved.get("peft_type") != "LORA" or saved.get("init_lora_weights", True) not in HARMLESS_INITS:
+    if saved.get("peft_type") != "LORA" or saved.get("init_lora_weights", True) not in _HARMLESS_INITS:
         raise ArgumentError(
             f"folder {str(folder)!r}: a LoRA adapter wanted, received peft_type {saved.get('peft_type')!r} with "
             f"init_lora_weights {saved.get('init_lora_weights')!r}; convert it to LoRA first"
         )
-    scaling = _scaling(folder, saved)
+    for name in ("rank_pattern", "alpha_pattern"):
+        if saved.get(name):
+            raise ArgumentError(
+                f"{folder / _CONFIG}: {name} must be left out, received {saved[name]!r}; load it as LoRA"
+            )
+    scaling, weights = _scaling(folder, saved), _read_weights(folder)
     own = {"lora_alpha": None, "use_rslora": False, "init_lora_weights": True}
     rule = {"eta": eta, "variant": variant, "adaptor": adaptor}
     config = _config(folder, saved | own | rule)
+    factor = scaling / (config.lora_alpha / config.r)
+    scaled = {key: factor * value.float() for key, value in weights.items() if "lora_B" in key}
+    _check_finite(scaled, f"{folder / _CONFIG}: lora_alpha {saved.get('lora_alpha')!r} gives")
     model = _attach(model, folder, config, adapter_name, is_trainable=True)
     for layer in layers_with(model, adapter_name):
-        layer.lora_B[adapter_name].weight.data *= scaling / layer.scaling[adapter_name]
+        layer.lora_B[adapter_name].weight.data *= factor
     return model
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
+    path = folder / _CONFIG
     if not path.is_file():
-        below = sorted(p.parent.name for p in folder.glob(f"*/{CONFIG}")) if folder.is_dir() else []
+        below = sorted(p.parent.name for p in folder.glob(f"*/{_CONFIG}")) if folder.is_dir() else []
         hint = f"; there is one in {', '.join(below)}" if below else "; give the folder that save_pretrained wrote"
-        raise ArgumentError(f"folder {str(folder)!r} has no {CONFIG}{hint}")
+        raise ArgumentError(f"folder {str(folder)!r} has no {_CONFIG}{hint}")
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArgumentError(f"{path}: torn, no JSON ({error}); save the adapter again") from None
     if not isinstance(saved, dict):
         raise ArgumentError(f"{path}: a JSON object wanted, received {type(saved).__name__}")
@@ -124,9 +132,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _scaling(folder: Path, saved: dict[str, Any]) -> float:
     # LoRA's α/r, or rsLoRA's
     try:
-        rank, alpha = count("r", saved.get("r", 8)), number("lora_alpha", saved.get("lora_alpha", 8))
+        rank, alpha = count("r", saved.get("r", 8)), positive("lora_alpha", saved.get("lora_alpha", 8))
     except ArgumentError as error:
-        raise ArgumentError(f"{folder / CONFIG}: {error}; save the adapter again") from None
+        raise ArgumentError(f"{folder / _CONFIG}: {error}; save the adapter again") from None
     return alpha / (math.sqrt(rank) if saved.get("use_rslora") else rank)
 
 
@@ -134,49 +142,34 @@ def _config(folder: Path, saved: dict[str, Any]) -> ALLoRAConfig:
     try:
         return ALLoRAConfig.from_dict(saved)
     except (TypeError, ValueError) as error:
-        raise ArgumentError(f"{folder / CONFIG}: {error}") from error
+        raise ArgumentError(f"{folder / _CONFIG}: {error}") from error
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    path = folder / WEIGHTS
+    path = folder / _WEIGHTS
     if not path.is_file():
-        raise ArgumentError(f"folder {str(folder)!r} has no {WEIGHTS} (no pickle is read); save the adapter again")
+        raise ArgumentError(f"folder {str(folder)!r} has no {_WEIGHTS} (no pickle is read); save the adapter again")
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ArgumentError(f"{path}: torn ({error}); save the adapter again") from None
-    check_finite(weights, str(path))
+    for key, value in weights.items():
+        if "lora_" in key and value.dtype not in DTYPES:
+            raise ArgumentError(f"{path}: {key} is {value.dtype}, floating wanted; save the adapter again")
+    _check_finite(weights, str(path))
     return weights
 
 
-def check_finite(weights: dict[str, Tensor], where: str) -> None:
-    """Weights that are all numbers.
-
-    Args:
-        weights: by key.
-        where: they are, for the error.
-
-    Raises:
-        ArgumentError: NaN or infinity.
-    """
+def _check_finite(weights: dict[str, Tensor], where: str) -> None:
+    """Weights that are all numbers."""
     for key, value in weights.items():
         if value.is_floating_point() and not is_finite(value):
             raise ArgumentError(f"{where}: NaN or infinity in {key}; take an earlier checkpoint")
 
 
 def _check_keys(keys: set[str], model: PeftModel, adapter_name: str) -> None:
-    """The file has the adapter's weights, and none that the model lacks, which PEFT would pass over.
-
-    Embeddings, which PEFT saves where they were resized, are the model's.
-
-    Args:
-        keys: the file's.
-        model: has the adapter.
-        adapter_name: its name.
-
-    Raises:
-        ArgumentError: if not.
-    """
+    """The file has the adapter's weights, and none that the model lacks, which PEFT would pass over."""
+    # Embeddings, which PEFT saves where they were resized, are the model's.
     wanted = set(get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False))
     differing = sorted((wanted - keys) | (keys - wanted - set(model.state_dict())))
     if differing:
@@ -184,21 +177,7 @@ def _check_keys(keys: set[str], model: PeftModel, adapter_name: str) -> None:
 
 
 def _attach(model: nn.Module, folder: Path, config: ALLoRAConfig, adapter_name: str, is_trainable: bool) -> PeftModel:
-    """PEFT's own loading, with a config that it would not have read; all or nothing.
-
-    Args:
-        model: a base model or a `PeftModel`.
-        folder: the adapter's.
-        config: to load it with.
-        adapter_name: its name in the model.
-        is_trainable: train it on.
-
-    Returns:
-        The `PeftModel`.
-
-    Raises:
-        ArgumentError: what is wrong with the files, or does not fit.
-    """
+    """PEFT's own loading, with a config that it would not have read; all or nothing."""
     keys = set(_read_weights(folder))
     configs = model.peft_config if isinstance(model, PeftModel) else {}
     if adapter_name in configs:
@@ -225,3 +204,44 @@ def _load(model: nn.Module, folder: str, config: ALLoRAConfig, adapter_name: str
     model.load_adapter(folder, adapter_name, is_trainable=is_trainable)
     model.set_requires_grad(adapter_name, is_trainable)
     return model
+
+
+def export_lora(model: PeftModel, folder: str | os.PathLike[str], adapter_name: str = "default") -> None:
+    """The adapter as plain LoRA, with no field that plain PEFT does not know: it loads without a warning.
+
+    Both files are written beside the old ones first, so that what fails leaves an earlier export as it was.
+
+    Args:
+        model: has the adapter.
+        folder: to write `adapter_config.json` and `adapter_model.safetensors` to; made if missing.
+        adapter_name: which adapter.
+
+    Raises:
+        ArgumentError: no such adapter, ASF-LoRA, NaN weights, offloaded ones, a folder that cannot be written.
+    """
+    configs = model.peft_config if isinstance(model, PeftModel) else {}
+    config = configs.get(adapter_name)
+    if not isinstance(config, ALLoRAConfig):
+        raise ArgumentError(
+            f"adapter_name must name an ALLoRA adapter of a PeftModel, received {adapter_name!r}; it has {[*configs]}"
+        )
+    refuse_merge([config.variant], adapter_name)
+    state = get_peft_model_state_dict(model, adapter_name=adapter_name)
+    if any(value.is_meta for value in state.values()):
+        raise ArgumentError(f"adapter {adapter_name!r}: its weights are offloaded; export it before offloading")
+    weights = {key: value.detach().cpu().clone() for key, value in state.items()}
+    _check_finite(weights, f"adapter {adapter_name!r}")
+    plain = LoraConfig(**{f.name: getattr(config, f.name) for f in fields(LoraConfig) if f.init})
+    plain.inference_mode = True
+    base = type(model.get_base_model())
+    found = {"base_model_class": base.__name__, "parent_library": base.__module__}
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as beside:
+            save_file(weights, Path(beside) / _WEIGHTS, metadata={"format": "pt"})
+            plain.save_pretrained(beside, auto_mapping_dict=None if config.task_type else found)
+            for name in (_WEIGHTS, _CONFIG):
+                os.replace(Path(beside) / name, Path(folder) / name)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ArgumentError(f"folder {str(folder)!r}: cannot be written ({reason}); name another folder") from None

@@ -1,0 +1,279 @@
+"""Appendix F, Listing 1: the paper's own autograd function, executed as printed and with its class name mended.
+
+The text below is the paper's, less line numbers, which the comparison needs to the letter; the toolkit's layer shares
+nothing with it. Checked by `tests/test_claims_app_f_listing.py`, which plants other listings.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import adaptive
+from allora_analysis.claims import layer_training
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.layer_training import PAPER_ETAS, Pass
+
+TOLERANCE = 1e-9
+ROUNDING = "float64 rounding where it runs; seen: 1e-15"
+CLASS_ETA = 2.0  # rsq_scale = 1/4, 1/η²
+LISTING = """
+class ALLoRA(torch.autograd.Function):
+  rsq_scale = 1. / 4. # 1 / \\eta^2
+
+  @staticmethod
+  def forward(ctx, input_x, weight_A, weight_B):
+    output = input_x @ weight_A.t() @ weight_B.t()
+    norms = torch.norm(weight_B @ weight_A, dim=1)
+    ctx.save_for_backward(input_x, weight_A, weight_B, norms)
+    return output
+
+  @staticmethod
+  def backward(ctx, grad_output):
+    input_x, weight_A, weight_B, norms = ctx.saved_tensors
+    accelerate = 1. / torch.sqrt(norms + LinearLayer2.rsq_scale)
+    grad_input = grad_output @ weight_B @ weight_A
+    temp = grad_output.mul(accelerate) @ weight_B
+    temp = torch.transpose(temp, 1, 2)
+    grad_weight_A = temp @ input_x
+    temp = grad_output.mul(accelerate).transpose(1, 2)
+    grad_weight_B = temp @ (input_x @ weight_A.t())
+    return grad_input, grad_weight_A, grad_weight_B
+"""
+listing_claim = functools.partial(
+    layer_training.alone, where="Appendix F, Listing 1", test="tests/test_claims_app_f_listing.py"
+)
+
+
+class Call(NamedTuple):
+    """A pass whose x and ∂L/∂f have any leading axes, and the η that the layer is to have."""
+
+    one: Pass
+    eta: float
+
+
+def mended() -> str:
+    """The listing with the name that it is defined under in place of `LinearLayer2`."""
+    return LISTING.replace("LinearLayer2", "ALLoRA")
+
+
+def compiled(source: str, **names) -> type:
+    """The autograd function that a listing defines; `names` are further global names that it may use."""
+    import torch
+
+    scope = {"torch": torch, **names}
+    exec(source, scope)  # the module's own constant
+    return scope["ALLoRA"]
+
+
+def with_axes(rng: np.random.Generator, leading: tuple[int, ...], n1: int, n2: int, rank: int) -> Pass:
+    """A pass of inputs with these leading axes."""
+    shapes = ((*leading, n2), (*leading, n1), (rank, n2), (n1, rank))
+    return Pass(*(rng.standard_normal(shape) for shape in shapes))
+
+
+def calls(cases: Cases) -> list[Case]:
+    """Inputs of one to four axes at η = 2, the class's; LoRA's shapes as batch × tokens."""
+
+    def draw(rng: np.random.Generator) -> Call:
+        leading = tuple(int(size) for size in rng.integers(2, 5, size=rng.integers(0, 4)))
+        n1, n2 = (int(size) for size in rng.integers(3, 7, size=2))
+        return Call(with_axes(rng, leading, n1, n2, int(rng.integers(1, 4))), CLASS_ETA)
+
+    own = Call(with_axes(cases.rng, (4, 16), 48, 64, 8), CLASS_ETA)
+    two = Call(with_axes(cases.rng, (16,), 48, 64, 8), CLASS_ETA)
+    known = [Case("batch × tokens × n₂ = 64, r = 8", own, True), Case("tokens × n₂ = 64, r = 8", two)]
+    return [*known, *cases.draw(draw, 20)]
+
+
+def outcome(source: str, call: Call) -> dict[str, object]:
+    """Whether a listing's pass runs, and what it returns."""
+    try:
+        return {"outcome": "runs", "found": layer_training.backward(compiled(source).apply, call.one)}
+    except (NameError, RuntimeError, IndexError) as error:
+        return {"outcome": f"{type(error).__name__}: {str(error).splitlines()[0]}", "found": None}
+
+
+def is_allora(found: list[np.ndarray] | None, call: Call) -> float:
+    """The largest relative error of output and gradients against the definition, batch axes summed; ∞ without them."""
+    if found is None:
+        return float("inf")
+    x, upstream, a, b = call.one
+    flat, rows = upstream.reshape(-1, len(b)), x.reshape(-1, a.shape[1])
+    expected = (x @ a.T @ b.T, upstream @ b @ a, *adaptive.update_field(a, b, flat.T @ rows, call.eta))
+    return max(map(relative_error, found, expected))
+
+
+def three_axes(call: Call) -> bool:
+    """Whether the input is batch × tokens × n₂."""
+    return call.one.x.ndim == 3
+
+
+def told(seen: dict[str, object]) -> object:
+    """The outcome, without the arrays."""
+    return {key: value for key, value in seen.items() if not key.startswith("found")}
+
+
+@listing_claim(
+    "4-listing-1",
+    says="Listing 1: ALLoRA Code",
+    reading="The listing as printed runs and implements ALLoRA on a batch of sentences (three axes).",
+    depends_on=("4-definition",),
+)
+def as_printed(cases: Cases) -> Finding:
+    """One forward and backward pass of the listing as printed, and with its own class name in place of another."""
+
+    def draw(rng: np.random.Generator) -> Call:
+        sizes = [int(size) for size in rng.integers(3, 7, size=4)]
+        return Call(with_axes(rng, tuple(sizes[:2]), *sizes[2:], int(rng.integers(1, 4))), CLASS_ETA)
+
+    own = Call(with_axes(cases.rng, (4, 16), 48, 64, 8), CLASS_ETA)
+    judged = cases.judge(
+        [Case("batch × tokens × n₂ = 64, r = 8", own, True), *cases.draw(draw, 6)],
+        measure=lambda call: outcome(LISTING, call) | {"found, mended": outcome(mended(), call)["found"]},
+        printed=lambda call, seen: is_allora(seen["found"], call) <= TOLERANCE,
+        corrected=lambda call, seen: is_allora(seen["found, mended"], call) <= TOLERANCE,
+    )
+    found = judged.evidence(ROUNDING, {"outcome": "runs"}, tolerance=TOLERANCE)
+    return judged.finding(
+        {"holds_corrected": "Not as printed: every backward pass raises a NameError; with the class's own name it is."},
+        evidence=replace(found, measured={case.name: told(seen) for case, seen in judged.pairs}),
+        corrected="ALLoRA.rsq_scale for LinearLayer2.rsq_scale, a name that nothing defines",
+        flips_if="the listing running as printed, or its mended form computing something else",
+    )
+
+
+@listing_claim(
+    "4-listing-inputs",
+    says="Listing 1: ALLoRA Code",
+    reading="With its class name mended it implements ALLoRA for any input that a linear layer takes.",
+    depends_on=("4-listing-1",),
+)
+def mended_inputs(cases: Cases) -> Finding:
+    """The mended listing on inputs of one to four axes, and the toolkit's layer on the same."""
+    from allora_analysis.lora import functional
+
+    judged = cases.judge(
+        calls(cases),
+        measure=lambda call: (
+            outcome(mended(), call) | {"found, layer": layer_training.backward(functional.allora, call.one, call.eta)}
+        ),
+        printed=lambda call, seen: is_allora(seen["found"], call) <= TOLERANCE,
+        corrected=lambda call, seen: is_allora(seen["found, layer"], call) <= TOLERANCE,
+        condition=three_axes,
+    )
+    found = judged.evidence(ROUNDING, {"outcome": "runs"}, tolerance=TOLERANCE)
+    return judged.finding(
+        {"conditional": "Only for inputs of exactly three axes, as a Transformer's are: it transposes axes 1 and 2."},
+        evidence=replace(found, measured={case.name: told(seen) for case, seen in judged.pairs}),
+        corrected="the toolkit's layer takes any leading axes",
+        condition="the input has exactly three axes",
+        flips_if="the mended listing running on inputs of two axes",
+    )
+
+
+@listing_claim(
+    "4-listing-eta",
+    says="Listing 1: ALLoRA Code",
+    reading="With its class name mended it implements ALLoRA at the paper's η² of 1, 2 and 4 without another change.",
+    depends_on=("4-listing-1",),
+)
+def fixed_eta(cases: Cases) -> Finding:
+    """The mended listing against the definition at each η² of the paper's, and at others."""
+
+    def draw(rng: np.random.Generator) -> Call:
+        eta = CLASS_ETA if rng.random() < 0.4 else CLASS_ETA * float(np.exp(rng.choice([-1, 1]) * rng.uniform(1e-3, 1)))
+        return Call(with_axes(rng, (3, 4), 4, 5, 2), eta)
+
+    own = [Case(f"η² = {eta**2:.3g}", Call(with_axes(cases.rng, (4, 16), 48, 64, 8), eta), True) for eta in PAPER_ETAS]
+    judged = cases.judge(
+        [*own, *cases.draw(draw, 12)],
+        measure=lambda call: outcome(mended(), call)["found"],
+        printed=lambda call, seen: is_allora(seen, call) <= TOLERANCE,
+        condition=lambda call: call.eta == CLASS_ETA,
+    )
+    found = judged.evidence(ROUNDING, {"relative error": 0.0}, tolerance=TOLERANCE)
+    errors = {case.name: is_allora(seen, case.inputs) for case, seen in judged.pairs}
+    return judged.finding(
+        {"conditional": "Only at η² = 4, which is written into the class."},
+        evidence=replace(found, measured=errors),
+        size=Size(errors[own[0].name], "of their size", "error of its gradients at η² = 1"),
+        condition="η² = 4: rsq_scale = 1/4",
+        flips_if="the listing taking η as an argument",
+    )
+
+
+def shapes_made(rule, one: Pass, *args) -> set[tuple[int, ...]]:
+    """Every shape that an operation of a pass returns."""
+    from torch import Tensor
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    made: set[tuple[int, ...]] = set()
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            result = function(*arguments, **(options or {}))
+            made.update(
+                tuple(r.shape)
+                for r in (result if isinstance(result, tuple | list) else [result])
+                if isinstance(r, Tensor)
+            )
+            return result
+
+    with Record():
+        layer_training.backward(rule, one, *args)
+    return made
+
+
+class Rule(NamedTuple):
+    """Whose pass, and the pass."""
+
+    name: str
+    one: Pass
+
+
+@layer_training.alone(
+    "4-listing-cost",
+    where="beyond the paper: the cost of Listing 1",
+    says="Listing 1 forms BA (n₁×n₂) in every forward pass, and hands autograd a weight gradient per sample; LoRA "
+    "makes neither, nor does ALLoRA need them",
+    test="tests/test_claims_app_f_listing.py",
+    depends_on=("4-listing-1",),
+)
+def temporaries(cases: Cases) -> Finding:
+    """The shapes that a pass makes, the listing's, LoRA's and the layer's: is BA among them, a gradient per sample?"""
+    from allora_analysis.lora import functional
+
+    def made(case: Rule) -> dict[str, bool]:
+        rule, args = {
+            "Listing 1": (compiled(mended()).apply, ()),
+            "LoRA by autograd": (layer_training.lora, ()),
+            "the toolkit's layer": (functional.allora, (2.0,)),
+        }[case.name]
+        shapes, (batch, *_), (rank, n2), n1 = (
+            shapes_made(rule, case.one, *args),
+            case.one.x.shape,
+            case.one.a.shape,
+            len(case.one.b),
+        )
+        return {"BA": (n1, n2) in shapes, "a gradient per sample": {(batch, rank, n2), (batch, n1, rank)} <= shapes}
+
+    def draw(rng: np.random.Generator, name: str) -> Rule:
+        n1, n2 = (int(size) for size in rng.permutation(np.arange(30, 60))[:2])
+        return Rule(name, with_axes(rng, (int(rng.integers(3, 6)), 2), n1, n2, int(rng.integers(7, 12))))
+
+    names = ("Listing 1", "LoRA by autograd", "the toolkit's layer")
+    judged = cases.judge(
+        [Case(f"{name}, {index + 1}", draw(cases.rng, name)) for name in names for index in range(3)],
+        measure=made,
+        printed=lambda case, seen: all(found == (case.name == "Listing 1") for found in seen.values()),
+    )
+    return judged.finding(
+        {"holds": "Yes: the listing forms both, LoRA and the toolkit's layer neither."},
+        evidence=judged.evidence("shapes: none allowed to differ", {"makes them": "Listing 1 alone"}),
+        flips_if="a pass of the toolkit's layer that forms an n₁×n₂ matrix",
+    )

@@ -1,0 +1,252 @@
+"""§4's layers run: one backward pass, training on a linear teacher under torch's own optimizers, second derivatives.
+
+The measured side of §4's rows; nothing is predicted here. Checked by `tests/test_claims_4_2_leaving_zero.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from allora_analysis.claims.cases import relative_error
+from allora_analysis.claims.claim import Claim, Evidence, claim
+
+OPTIMIZERS = ("sgd", "momentum", "adamw", "allora_adamw")
+ARMS = ("lora", "scaled", "constant", "allora", "asf")  # "scaled": LoRA×η; "constant": the gradient times η
+PAPER_ETAS = (1.0, 2**0.5, 2.0)  # η² of 1, 2, 4
+PAPER_RATE = 1e-4
+ROUNDING = "float64 rounding; seen: below 1e-13"
+
+
+def alone(identifier: str, **fields: Any) -> Callable[[Callable], Claim]:
+    """`claim` with the command that runs the row alone."""
+    return claim(identifier, command=f"python -m allora_analysis --only {identifier}", **fields)
+
+
+class Pass(NamedTuple):
+    """What one backward pass needs: tokens x (N×n₂), ∂L/∂f (N×n₁), A, B."""
+
+    x: np.ndarray
+    upstream: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+
+
+class Problem(NamedTuple):
+    """Inputs X (N×n₂), targets Y (N×n₁), A at the start (r×n₂); the loss is ‖Y − X(BA)ᵀ‖²_F/(2N)."""
+
+    x: np.ndarray
+    y: np.ndarray
+    a: np.ndarray
+
+
+class Run(NamedTuple):
+    """A training of one layer: the problem, the optimizer, η, the rate l, its steps, and the norm clipped at."""
+
+    task: Problem
+    optimizer: str
+    eta: float
+    rate: float
+    steps: int
+    clip: float | None = None
+
+
+def inputs(rng: np.random.Generator, samples: int, n2: int, decay: float = 0.0) -> np.ndarray:
+    """Gaussian tokens whose covariance has the spectrum k^{−2·decay}, in a random basis; decay 0 is white."""
+    basis = np.linalg.qr(rng.standard_normal((n2, n2)))[0]
+    return rng.standard_normal((samples, n2)) * np.arange(1, n2 + 1) ** -decay @ basis.T
+
+
+def draw_pass(rng: np.random.Generator, n1: int = 0, n2: int = 0, rank: int = 0, tokens: int = 0) -> Pass:
+    """Gaussian numbers for one backward pass; 0 draws a small size."""
+    n1, n2, tokens = n1 or int(rng.integers(3, 8)), n2 or int(rng.integers(3, 8)), tokens or int(rng.integers(2, 8))
+    rank = rank or int(rng.integers(1, 4))
+    shapes = ((tokens, n2), (tokens, n1), (rank, n2), (n1, rank))
+    return Pass(*(rng.standard_normal(shape) for shape in shapes))
+
+
+def paper_pass(rng: np.random.Generator, size: float = 0.1) -> Pass:
+    """A pass at LoRA's shapes, r = 8, on inputs with a power-law spectrum; `size` is the rows' mean norm in BA."""
+    one = draw_pass(rng, 48, 64, 8, 32)
+    b = one.b * size / np.linalg.norm(one.b @ one.a, axis=1).mean()
+    return one._replace(x=inputs(rng, 32, 64, 0.5), b=b)
+
+
+def draw_problem(
+    rng: np.random.Generator, n1: int = 5, n2: int = 4, rank: int = 2, samples: int = 12, decay: float = 0.0
+) -> Problem:
+    """A teacher with rows of different size."""
+    x = inputs(rng, samples, n2, decay)
+    teacher = np.geomspace(4.0, 0.5, n1)[:, None] * rng.standard_normal((n1, n2))
+    return Problem(x, x @ teacher.T, rng.standard_normal((rank, n2)) / np.sqrt(n2))
+
+
+def paper_problem(rng: np.random.Generator) -> Problem:
+    """A teacher at LoRA's shapes, r = 8, inputs with a power-law spectrum."""
+    return draw_problem(rng, 48, 64, 8, 96, 0.5)
+
+
+def backward(rule: Callable, one: Pass, *args: Any) -> list[np.ndarray]:
+    """A layer's output and the gradients of x, A and B; `rule` maps tensors (x, a, b, *args) to the output."""
+    import torch
+
+    tensors = [torch.tensor(part, requires_grad=True) for part in (one.x, one.a, one.b)]
+    output = rule(*tensors, *args)
+    output.backward(torch.tensor(one.upstream))
+    return [output.detach().numpy(), *(t.grad.numpy() for t in tensors)]
+
+
+def lora(x, a, b):
+    """X AᵀBᵀ on tensors, with autograd's own gradients."""
+    return x @ a.mT @ b.mT
+
+
+def forward(arm: str, x, a, b, eta: float):
+    """The layer of an arm of `ARMS`, on tensors."""
+    from allora_analysis.lora import functional
+
+    if arm == "lora":
+        return lora(x, a, b)
+    if arm == "scaled":
+        return eta * lora(x, a, b)
+    if arm == "asf":
+        return functional.asf_lora(x, a, b, eta)
+    return functional.allora(x, a, b, eta, "constant" if arm == "constant" else "inverse_sqrt")
+
+
+def _optimizer(name: str, pair: tuple, arm: str, eta: float, rate: float) -> tuple:
+    # The optimizer, and the arm that the layer itself takes.
+    import torch
+
+    if name == "sgd":
+        return torch.optim.SGD(pair, lr=rate), arm
+    if name == "momentum":
+        return torch.optim.SGD(pair, lr=rate, momentum=0.9), arm
+    if name == "allora_adamw" and arm == "allora":
+        from allora_analysis.lora.optim import ALLoRAAdamW
+
+        group = {"params": list(pair), "pair": True, "scaling": 1.0}
+        return ALLoRAAdamW([group], lr=rate, eta=eta, weight_decay=0.0), "lora"
+    return torch.optim.AdamW(pair, lr=rate, weight_decay=0.0), arm
+
+
+def pairs(
+    run: Run, arm: str, speed: float = 1.0, start: np.ndarray | None = None, other_norm: float = 0.0
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(A, B) after 0, 1, … steps of an arm at `speed` times the run's rate.
+
+    Args:
+        run: the training; under "allora_adamw" the arm is "lora" or "allora", and "allora" has its factor in the
+            optimizer.
+        arm: one of `ARMS`.
+        speed: multiplies the rate.
+        start: B at the start (n₁×r); None for 0.
+        other_norm: of a gradient that is clipped with those of A and B, as a classifier's is.
+    """
+    import torch
+
+    x, y = (torch.tensor(part) for part in run.task[:2])
+    zero = np.zeros((y.shape[1], len(run.task.a)))
+    a, b = (torch.tensor(part, requires_grad=True) for part in (run.task.a, zero if start is None else start))
+    other = torch.zeros((), dtype=x.dtype, requires_grad=True)
+    rule, in_layer = _optimizer(run.optimizer, (a, b), arm, run.eta, speed * run.rate)
+    path = []
+    for step in range(run.steps + 1):
+        path.append((a.detach().numpy().copy(), b.detach().numpy().copy()))
+        if step == run.steps:
+            break
+        rule.zero_grad()
+        (((forward(in_layer, x, a, b, run.eta) - y) ** 2).sum() / (2 * len(x))).backward()
+        if run.clip is not None:
+            other.grad = torch.tensor(other_norm, dtype=x.dtype)
+            torch.nn.utils.clip_grad_norm_([a, b, other], run.clip)
+        rule.step()
+    return path
+
+
+def products(run: Run, arm: str, speed: float = 1.0, **options: Any) -> np.ndarray:
+    """BA (steps + 1, n₁, n₂) after 0, 1, … steps; arguments as in `pairs`."""
+    return np.array([b @ a for a, b in pairs(run, arm, speed, **options)])
+
+
+def first_gradient(task: Problem) -> float:
+    """The norm of LoRA's gradient at B = 0, what clipping looks at before the first step."""
+    return float(np.linalg.norm(task.y.T @ task.x @ task.a.T) / len(task.x))
+
+
+def one_row(
+    optimizer: str, slope: Callable[[float], float], rate: float, steps: int, stop: float = np.inf
+) -> np.ndarray:
+    """One number m, its gradient −slope(m), after 0, 1, … steps of torch's optimizer, up to the first m ≥ stop."""
+    import torch
+
+    m = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    rule = {
+        "sgd": lambda: torch.optim.SGD([m], lr=rate),
+        "adamw": lambda: torch.optim.AdamW([m], lr=rate, weight_decay=0.0),
+    }[optimizer]()
+    path = [0.0]
+    for _ in range(steps):
+        m.grad = torch.tensor([-slope(path[-1])], dtype=m.dtype)
+        rule.step()
+        path.append(float(m.detach()))
+        if path[-1] >= stop or not np.isfinite(path[-1]):
+            break
+    return np.array(path)
+
+
+def double_backward(task: Problem, b: np.ndarray, eta: float) -> np.ndarray:
+    """∂(the layer's gradients of A and B)/∂(A, B) by a second backward pass; the loss is ‖Y − X(BA)ᵀ‖²_F/2.
+
+    Parameters are ordered as A, then B, row by row.
+    """
+    import torch
+
+    a, b = (torch.tensor(part, requires_grad=True) for part in (task.a, b))
+    loss = ((forward("allora", torch.tensor(task.x), a, b, eta) - torch.tensor(task.y)) ** 2).sum() / 2
+    gradients = torch.autograd.grad(loss, (a, b), create_graph=True)
+    flat = torch.cat([part.ravel() for part in gradients])
+    rows = (torch.autograd.grad(entry, (a, b), retain_graph=True, allow_unused=True) for entry in flat)
+    zeros = tuple(torch.zeros_like(part) for part in (a, b))
+    filled = ([z if p is None else p for p, z in zip(row, zeros, strict=True)] for row in rows)
+    return torch.stack([torch.cat([part.ravel() for part in row]) for row in filled]).numpy()
+
+
+def loss_gradient(loss: str, y: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """∂L/∂f of the squared loss, of Huber's, or of the cross-entropy with Y's largest entry of a row as its class."""
+    from scipy.special import softmax
+
+    if loss == "squared":
+        return output - y
+    if loss == "Huber":
+        return np.clip(output - y, -1, 1)
+    return softmax(output, axis=1) - np.eye(y.shape[1])[y.argmax(axis=1)]
+
+
+def differenced_field(
+    task: Problem, b: np.ndarray, eta: float, step: float = 1e-5, loss: str = "squared"
+) -> np.ndarray:
+    """The Jacobian of the layer's gradients by central differences of `step`; parameters as in `double_backward`."""
+    start = np.concatenate([task.a.ravel(), b.ravel()])
+
+    def gradients(parameters: np.ndarray) -> np.ndarray:
+        a, moved = parameters[: task.a.size].reshape(task.a.shape), parameters[task.a.size :].reshape(b.shape)
+        one = Pass(task.x, loss_gradient(loss, task.y, task.x @ (moved @ a).T), a, moved)
+        found = backward(lambda *parts: forward("allora", *parts, eta), one)
+        return np.concatenate([part.ravel() for part in found[2:]])
+
+    columns = [gradients(start + step * e) - gradients(start - step * e) for e in np.eye(start.size)]
+    return np.array(columns).T / (2 * step)
+
+
+def deviations(judged, expected: Callable, source: str, tolerance: float) -> Evidence:
+    """Evidence of outcomes that are arrays: the relative error of each against what its inputs make expected."""
+    errors = {case.name: max(map(relative_error, seen, expected(case.inputs))) for case, seen in judged.pairs}
+    return Evidence({"relative error": 0.0}, errors, source, max(errors.values()), tolerance)
+
+
+def close(seen: Any, expected: Any, tolerance: float) -> bool:
+    """Whether arrays, one after the other, are as expected to a relative error."""
+    return all(relative_error(*both) <= tolerance for both in zip(seen, expected, strict=True))

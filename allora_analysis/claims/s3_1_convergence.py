@@ -1,0 +1,344 @@
+"""§3.1, "a stochastic regularization that will not converge": the mean of the weights, and their noise.
+
+The model and its symbols are `masked_descent`'s. Judged by `dropout_sgd`'s closed forms and by enumeration of every
+sequence of masks. Checked by `tests/test_claims_3_1_few_steps.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import dropout_sgd
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.masked_descent import (
+    PLACEMENTS,
+    Sgd,
+    limit_moments,
+    moments,
+    papers_own,
+    ranged,
+    setting,
+    turned,
+)
+from allora_analysis.claims.s3_1_few_steps import EXACT, ROUNDING, sgd_claim
+from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, on_both_sides
+
+
+class Tiny(NamedTuple):
+    """X (N×D), Y (N×C), what is trained from zero, the keep probability, l, a number of steps, and the masks' place.
+
+    A (r×D) is where A starts, with B = 0 and W = AᵀBᵀ; None where W is trained itself.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    a: np.ndarray | None
+    keep_prob: float
+    rate: float
+    steps: int
+    placement: str
+
+
+def all_masks(one: Tiny) -> tuple[np.ndarray, np.ndarray]:
+    """Every mask of a step, (masks × N × columns), and their probabilities."""
+    shape = one.y.shape if one.placement == "output" else one.x.shape
+    kept = np.array(list(itertools.product((0, 1), repeat=int(np.prod(shape)))), dtype=float)
+    number, p = kept.sum(axis=1), one.keep_prob
+    return kept.reshape(-1, *shape) / p, p**number * (1 - p) ** (kept.shape[1] - number)
+
+
+def masked_gradient(one: Tiny, w: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """∂‖Y − masked XW‖²/∂W for each W (… × D × C) and each mask."""
+    if one.placement == "output":
+        return 2 * one.x.T @ (masks * ((one.x @ w) * masks - one.y))
+    masked = one.x * masks
+    return 2 * np.swapaxes(masked, -1, -2) @ (masked @ w - one.y)
+
+
+def moved(one: Tiny, state: tuple[np.ndarray, ...], gradient: np.ndarray) -> tuple[np.ndarray, ...]:
+    """W, or A and B by the chain rule, one step on."""
+    if one.a is None:
+        return (state[0] - one.rate * gradient,)
+    a, b = state
+    turned_gradient = np.swapaxes(gradient, -1, -2)  # C×D, as BA
+    return (
+        a - one.rate * np.swapaxes(b, -1, -2) @ turned_gradient,
+        b - one.rate * turned_gradient @ np.swapaxes(a, -1, -2),
+    )
+
+
+def product(one: Tiny, state: tuple[np.ndarray, ...]) -> np.ndarray:
+    """W."""
+    return state[0] if one.a is None else np.swapaxes(state[1] @ state[0], -1, -2)
+
+
+def start(one: Tiny) -> tuple[np.ndarray, ...]:
+    """W = 0, by itself or with A at random and B = 0."""
+    d, c = one.x.shape[1], one.y.shape[1]
+    return (np.zeros((d, c)),) if one.a is None else (one.a, np.zeros((c, len(one.a))))
+
+
+def enumerated_mean(one: Tiny) -> np.ndarray:
+    """E W_t after `steps`, over every sequence of masks."""
+    masks, chance = all_masks(one)
+    state, weight = tuple(part[None] for part in start(one)), np.ones(1)
+    for _ in range(one.steps):
+        wide = tuple(part[:, None] for part in state)
+        gradient = masked_gradient(one, product(one, wide), masks)
+        following = moved(one, wide, gradient)
+        shape = (len(weight), len(chance))
+        state = tuple(np.broadcast_to(part, shape + part.shape[2:]).reshape(-1, *part.shape[2:]) for part in following)
+        weight = np.multiply.outer(weight, chance).ravel()
+    return np.tensordot(weight, product(one, state), 1)
+
+
+def regularised_descent(one: Tiny) -> np.ndarray:
+    """W_t of gradient descent, on W or on A and B, on ‖Y − XW‖² + k‖XW‖² (output) or k‖diag(S)^{1/2}W‖² (input)."""
+    gram, k, state = one.x.T @ one.x, (1 - one.keep_prob) / one.keep_prob, start(one)
+    curvature = gram + k * (gram if one.placement == "output" else np.diag(np.diag(gram)))
+    for _ in range(one.steps):
+        state = moved(one, state, 2 * (curvature @ product(one, state) - one.x.T @ one.y))
+    return product(one, state)
+
+
+@sgd_claim(
+    "3.1-sgd-expectation",
+    where="§3.1, the paragraph after the first display",
+    says="However, those derivations only emerge from taking expectation of the loss, i.e., considering infinite "
+    "training steps.",
+    reading="After finitely many steps the mean of the weights is not yet descent on the regularised objective: of W, "
+    "which §3.1 trains, and of LoRA's A and B.",
+    depends_on=("3.1-expectation",),
+)
+def expectation(cases: Cases) -> Finding:
+    """E W_t and E[BA]_t over all sequences of masks of 1 to 3 steps, against descent on the regularised objective."""
+
+    def draw(rng: np.random.Generator) -> Tiny:
+        n, d, c = [(2, 2, 1), (1, 3, 1), (2, 1, 2), (1, 2, 2)][rng.integers(4)]
+        a = None if rng.random() < 0.4 else rng.standard_normal((int(rng.integers(1, 4)), d))
+        steps = int(rng.choice([1, 1, 2, 2, 3]))
+        x, y = rng.standard_normal((n, d)), rng.standard_normal((n, c))
+        keep = float(rng.choice([0.5, 0.9, 1.0], p=[0.45, 0.45, 0.1]))
+        return Tiny(x, y, a, keep, float(rng.uniform(0.02, 0.1)), steps, str(rng.choice(PLACEMENTS)))
+
+    def off(one: Tiny) -> float:
+        return relative_error(enumerated_mean(one), regularised_descent(one))
+
+    def library(rng: np.random.Generator) -> float:
+        one = Tiny(rng.standard_normal((2, 2)), rng.standard_normal((2, 1)), None, 0.7, 0.02, 3, "output")
+        run = dropout_sgd.trajectory(one.x, one.y, one.keep_prob, one.rate, one.steps, one.placement)
+        return relative_error(run.mean[-1], enumerated_mean(one))
+
+    lora = Tiny(
+        cases.rng.standard_normal((1, 6)),
+        cases.rng.standard_normal((1, 2)),
+        cases.rng.standard_normal((8, 6)) / 6**0.5,
+        PAPER_KEEP,
+        0.01,
+        2,
+        "input",
+    )
+    agrees = library(cases.rng) < ROUNDING
+    judged = cases.judge(
+        [
+            Case("A and B, r = 8, p = 0.95, input masks, step 2", lora, paper=True),
+            Case("W, p = 0.95, input masks, step 2", lora._replace(a=None)),
+            *cases.draw(draw, 30),
+        ],
+        measure=off,
+        printed=lambda one, seen: not agrees or seen > 1e-9,
+        condition=lambda one: one.a is not None and one.steps >= 2 and one.keep_prob < 1,
+    )
+    return judged.finding(
+        {"conditional": "Not of W: its mean is regularised descent at every step; LoRA's BA leaves it from step 2."},
+        evidence=judged.evidence(
+            "float64 rounding, 1e-16, against 1e-9", {"E W_t off by": "0 for W, and for BA at step 1"}, tolerance=1e-9
+        ),
+        size=Size(
+            100 * judged.measured[0], "% of BA", "how far E[BA] is from it at step 2, r = 8, drop rate 0.05, l = 0.01"
+        ),
+        condition="A and B are trained, t ≥ 2 and p < 1",
+        flips_if="an E W_t that is not regularised descent with W trained itself, or an E[BA]_t that is with A and B",
+    )
+
+
+class Run(NamedTuple):
+    """X, Y (N×1), the keep probability, the masks' place, and what is asked to converge."""
+
+    x: np.ndarray
+    y: np.ndarray
+    keep_prob: float
+    placement: str
+    what: str
+
+
+EARLY, LATE, KEPT = 40, 160, 0.75
+KINDS = ("last iterate, constant rate", "last iterate, rate 1/√t", "average, constant rate")
+
+
+def noisy_at_the_optimum(one: Run) -> bool:
+    """Whether the masked gradient still varies where the regularised objective is least."""
+    if one.placement == "input":
+        return one.x.shape[1] > 1
+    residual = one.y - one.x @ np.linalg.lstsq(one.x, one.y, rcond=None)[0]
+    return bool(np.linalg.norm(residual) > ROUNDING * np.linalg.norm(one.y))
+
+
+@sgd_claim(
+    "3.1-sgd-convergence",
+    where="§3.1, title",
+    says="FIRST FLAW: A STOCHASTIC REGULARIZATION THAT WILL NOT CONVERGE",
+    reading=f"tr Cov W_t at step {LATE} is above {KEPT:g} of that at step {EARLY}; in the long run it is 1, a half "
+    "and a quarter of it for the last iterate, a rate that falls as 1/√t, and the average.",
+)
+def convergence(cases: Cases) -> Finding:
+    """The trace of Cov W_t at a constant rate, at a falling rate, of the average, and with and without noise in Y."""
+
+    def measure(one: Run) -> dict[str, float]:
+        rate = 0.5 * dropout_sgd.stability_limits(one.x, one.keep_prob, one.placement).mean_square
+        rates = rate / np.sqrt(np.arange(1, LATE + 1)) if one.what == KINDS[1] else rate
+        run = dropout_sgd.trajectory(one.x, one.y, one.keep_prob, rates, LATE, one.placement)
+        trace = run.average_covariance_trace if one.what == KINDS[2] else run.covariance_trace
+        rest = dropout_sgd.stationary_moments(one.x, one.y, one.keep_prob, rate, one.placement)
+        seen = {"early": trace[EARLY], "late": trace[LATE], "limit": rest.covariance_trace}
+        # t·tr Cov of the average is its limit + c/t + what dies out exponentially: c/t cancels between t and t/2.
+        seen["t·tr Cov"] = 2 * LATE * trace[LATE] - LATE // 2 * trace[LATE // 2]
+        return {name: float(value) for name, value in seen.items()} | {"rate": rest.average_covariance_rate}
+
+    def corrected(one: Run, seen: dict[str, float]) -> bool:
+        if one.what == KINDS[0]:
+            return abs(seen["late"] - seen["limit"]) <= 1e-6 * max(seen["limit"], 1e-6)
+        return one.what == KINDS[1] or abs(seen["t·tr Cov"] - seen["rate"]) <= 1e-6 * max(seen["rate"], 1e-6)
+
+    def run(rng: np.random.Generator, what: str, placement: str, keep_prob: float, noise: float) -> Run:
+        x = turned(8, np.array([1.4, 1.2, 1.0]), rng)  # a spectrum so even that a hundred steps are long
+        return Run(x, x @ rng.standard_normal((3, 1)) + noise * rng.standard_normal((8, 1)), keep_prob, placement, what)
+
+    def draw(rng: np.random.Generator) -> Run:
+        what, place = str(rng.choice(KINDS, p=[0.5, 0.25, 0.25])), str(rng.choice(PLACEMENTS))
+        return run(rng, what, place, float(rng.choice([0.8, 0.95])), float(rng.choice([0.0, 0.01, 1.0])))
+
+    own = [
+        Case(f"{place} masks, p = 0.95", run(cases.rng, KINDS[0], place, PAPER_KEEP, 0.5), True) for place in PLACEMENTS
+    ]
+    each = [
+        Case(f"{what}, {place} masks", run(cases.rng, what, place, 0.8, 0.5))
+        for what in KINDS[1:]
+        for place in PLACEMENTS
+    ]
+    judged = cases.judge(
+        [*own, *each, Case("no noise in Y", run(cases.rng, KINDS[0], "output", 0.8, 0.0)), *cases.draw(draw, 8)],
+        measure=measure,
+        printed=lambda one, seen: seen["late"] > max(KEPT * seen["early"], 1e-20 * float(np.sum(one.y**2))),
+        corrected=corrected,
+        condition=lambda one: one.what == KINDS[0] and noisy_at_the_optimum(one),
+    )
+    return judged.finding(
+        {
+            "conditional": "Only the last iterate at a constant rate: a falling rate or the average of iterates "
+            "converges."
+        },
+        evidence=judged.evidence("float64 rounding and CG's; the limits solve equations of their own", tolerance=1e-6),
+        size=ranged(
+            [100 * np.sqrt(seen["limit"]) / np.linalg.norm(case.inputs.y) for case, seen in judged.pairs if case.paper],
+            "% of ‖Y‖",
+            "the weights' standard deviation in the long run, drop rate 0.05, half the largest rate, s between 1 "
+            "and 1.4",
+        ),
+        corrected="E W_t converges to the regularised optimum; at a constant rate Cov W_t tends to a limit instead "
+        "of 0",
+        condition="the last iterate, at a constant rate, and masked gradients that vary at the regularised optimum "
+        "(with masks on the output: Y ≠ XX⁺Y)",
+        flips_if="a last iterate at a constant rate whose covariance vanishes on noisy labels, or an average's that "
+        "stays",
+    )
+
+
+FEW = 10
+
+
+class Labelled(NamedTuple):
+    """A setting and its labels Y, one column with noise in it."""
+
+    of: Sgd
+    y: np.ndarray
+
+
+def labelled(one: Sgd, rng: np.random.Generator) -> Labelled:
+    """Labels with noise."""
+    return Labelled(one, one.x @ one.w[:, None] + one.noise * rng.standard_normal((len(one.x), 1)))
+
+
+def added_over_spread(one: Labelled) -> np.ndarray:
+    """‖what dropout adds to E W_t‖/√tr Cov W_t at t = 1, …, T, from moments summed over masks."""
+    masked, plain = (moments(one.of, one.y, p) for p in (one.of.keep_prob, 1.0))
+    return np.linalg.norm(masked.mean - plain.mean, axis=(1, 2))[1:] / masked.spread[1:]
+
+
+def added_over_spread_in_the_limit(one: Labelled) -> float:
+    """The same as t → ∞."""
+    rest, least = limit_moments(one.of, one.y), np.linalg.lstsq(one.of.x, one.y, rcond=None)[0]
+    return float(np.linalg.norm(rest.mean[0] - least) / rest.spread[0])
+
+
+@sgd_claim(
+    "3.1-sgd-reliable",
+    where="Abstract; §1, first flaw",
+    says="We prove that Dropout is only suitable for long training episodes but fails to reliably regularize "
+    "training for short training episodes, e.g., finetuning.",
+    reading=f"What dropout adds to the mean of the weights is below their standard deviation up to step {FEW}, "
+    "above it in the long run; for 5 (20) steps rates may be three times as high (low).",
+    depends_on=("3.1-sgd-expectation",),
+)
+def reliable(cases: Cases) -> Finding:
+    """What masks add to E W_t over √tr Cov W_t, up to step 10 and in the limit, on both sides of the boundary."""
+
+    def measure(one: Labelled) -> dict[str, float]:
+        (x, *_), y, at = one.of, one.y, (one.of.rate, one.of.steps, one.of.placement)
+        masked, plain = (dropout_sgd.trajectory(x, y, p, *at) for p in (one.of.keep_prob, 1.0))
+        rest = dropout_sgd.stationary_moments(x, y, one.of.keep_prob, one.of.rate, one.of.placement)
+        added = np.linalg.norm(masked.mean - plain.mean, axis=(1, 2))[1:]
+        least = np.linalg.lstsq(x, y, rcond=None)[0]
+        return {
+            "most up to step 10": float(np.max(added / np.sqrt(masked.covariance_trace[1:]))),
+            "limit": float(np.linalg.norm(rest.mean - least) / np.sqrt(rest.covariance_trace)),
+        }
+
+    def ratio(one: Labelled) -> float:
+        return min(1 / float(added_over_spread(one).max()), added_over_spread_in_the_limit(one))
+
+    def draw(rng: np.random.Generator) -> Labelled:
+        one = setting(rng, float(rng.choice([0.5, 0.9])), FEW, float(np.exp(rng.uniform(np.log(0.02), np.log(0.7)))))
+        return labelled(one._replace(noise=float(10 ** rng.uniform(-1.5, 0))), rng)
+
+    own = [Case(case.name, labelled(case.inputs, cases.rng), True) for case in papers_own(cases.rng, FEW)]
+    judged = cases.judge(
+        own + on_both_sides(cases.rng, draw, ratio, 6, margin=1.02),
+        measure=measure,
+        printed=lambda one, seen: seen["most up to step 10"] < 1 < seen["limit"],
+        condition=ratio,
+    )
+    steps = [
+        1 + int(np.sum(added_over_spread(one._replace(of=one.of._replace(rate=share * one.of.rate, steps=300))) < 1))
+        for one in (case.inputs for case in own)
+        for share in (0.2, 1.0, 5.0)
+    ]
+    return judged.finding(
+        {
+            "conditional": "Depends on the learning rate: low ones need many steps until bias outgrows noise, high "
+            "ones few."
+        },
+        evidence=judged.evidence(EXACT, ratio),
+        size=ranged(
+            steps,
+            "steps",
+            "until bias outgrows noise, drop rate 0.05, rates 0.02 to 0.5 of the largest; 301: not within 300",
+        ),
+        condition="‖E W_t − W_t without dropout‖ < √tr Cov W_t up to t = 10, with masks on the output and small rates "
+        "l√k(t − 1)√t‖SXᵀY‖ < √(Σ_n Y_n²‖X_n‖²); and above it as t → ∞, there (1 − p)‖X⁺Y‖² > lΣ_n h_n(Y − XX⁺Y)_n²",
+        flips_if="a rate at which bias outgrows noise within ten steps though these moments say later, or never does",
+    )

@@ -1,0 +1,289 @@
+"""§3.1 and Appendix A: how far an average over masks is from its expectation, and how that moves in training.
+
+L = ‖Y − (XW) ⊙ V‖²_F, masks on the output; Z = XW, p the keep probability, k = (1 − p)/p, F = XX⁺Y. Judged by sums over
+all masks and along gradient descent. Checked by `tests/test_claims_3_1_deviation.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import deviation
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, design, on_both_sides
+
+deviation_claim = functools.partial(
+    claim, command="python -m allora_analysis.deviation", test="tests/test_deviation_exact.py"
+)
+DISPLAY, AFTER = "§3.1, the display of the bound; Appendix A", "§3.1, the paragraph after the bound"
+ROUNDING = "float64 rounding: sums over at most 2^12 outcomes"
+
+
+class Masked(NamedTuple):
+    """X (N×D), Y (N×C), W (D×C), the keep probability and a number of masks."""
+
+    x: np.ndarray
+    y: np.ndarray
+    w: np.ndarray
+    keep_prob: float
+    masks: int = 1
+
+    @property
+    def arguments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        """What `deviation`'s functions take."""
+        return self[:4]
+
+
+def masked(shape: tuple[int, int, int], keep_prob: float, masks: int, rng: np.random.Generator) -> Masked:
+    """Standard normal X and Y, and normal weights of standard deviation 1/√D."""
+    n, d, c = shape
+    x, y, w = (rng.standard_normal(size) for size in ((n, d), (n, c), (d, c)))
+    return Masked(x, y, w / math.sqrt(d), keep_prob, masks)
+
+
+def enumerable(rng: np.random.Generator) -> Masked:
+    """A problem with at most 12 masked entries in all."""
+    n, c, masks = [(2, 1, 6), (3, 1, 4), (2, 2, 3), (1, 1, 5), (1, 2, 1), (2, 1, 1)][rng.integers(6)]
+    return masked((n, int(rng.integers(1, 3)), c), float(rng.choice([0.1, 0.5, 0.95])), masks, rng)
+
+
+def papers_own(rng: np.random.Generator) -> list[Case]:
+    """Two outputs, drop rate 0.05, as large as the enumeration of three masks allows."""
+    return [Case("two outputs, p = 0.95, n = 3", masked((2, 2, 2), PAPER_KEEP, 3, rng), paper=True)]
+
+
+def averages(one: Masked) -> tuple[np.ndarray, np.ndarray]:
+    """The average loss over every sequence of masks, and each sequence's probability."""
+    z, p = one.x @ one.w, one.keep_prob
+    kept = np.array(list(itertools.product((0, 1), repeat=z.size)), dtype=float)
+    losses = np.sum((one.y.ravel() - z.ravel() * kept / p) ** 2, axis=1)
+    number = kept.sum(axis=1)
+    chances = p**number * (1 - p) ** (z.size - number)
+    total, weight = losses, chances
+    for _ in range(one.masks - 1):
+        total, weight = np.add.outer(total, losses).ravel(), np.multiply.outer(weight, chances).ravel()
+    return total / one.masks, weight
+
+
+@deviation_claim(
+    "3.1-bound",
+    where=DISPLAY,
+    says="E[|(1/N)Σ‖Y − (XW) ⊙ V_n‖²_F − E[‖Y − (XW) ⊙ V‖²_F]|] ≤ Std[‖Y − (XW) ⊙ V‖²_F]/√N",
+)
+def bound(cases: Cases) -> Finding:
+    """Std[L]/√n against the deviation summed over every sequence of n masks; and the case that attains it."""
+
+    def measure(one: Masked) -> dict[str, float]:
+        values, weight = averages(one)
+        centred = values - weight @ values
+        return {"mean |·|": float(weight @ np.abs(centred)), "√ mean square": math.sqrt(float(weight @ centred**2))}
+
+    def printed(one: Masked, seen: dict[str, float]) -> bool:
+        exact = deviation.exact_deviation(*one.arguments, one.masks)
+        right = max(relative_error(exact.value, seen["mean |·|"]), relative_error(exact.bound, seen["√ mean square"]))
+        return seen["mean |·|"] <= exact.bound * (1 + 1e-12) and right < 1e-10
+
+    attained = Masked(np.ones((1, 1)), np.ones((1, 1)), np.full((1, 1), 3.0), 0.5, 1)
+    judged = cases.judge(
+        [*papers_own(cases.rng), Case("one entry, p = 0.5, n = 1", attained), *cases.draw(enumerable, 12)],
+        measure=measure,
+        printed=printed,
+    )
+    shares = [seen["mean |·|"] / seen["√ mean square"] for _, seen in judged.pairs]
+    return judged.finding(
+        {"holds": "Yes: it is the Cauchy–Schwarz inequality, attained by one entry at p = 1/2."},
+        evidence=judged.evidence(ROUNDING, lambda one: deviation.bound(*one.arguments, one.masks), tolerance=1e-10),
+        size=Size(float(np.median(shares)), "of the bound", "the deviation itself", min(shares), max(shares)),
+        flips_if="one problem on which the sum over all sequences of masks exceeds Std[L]/√N",
+    )
+
+
+@deviation_claim(
+    "3.1-bound-proof",
+    where="Appendix A, the line before the last but one",
+    says="= √((1/N²) Σ E[‖Y − (XW) ⊙ V_n‖²_F] − E[‖Y − (XW) ⊙ V‖²_F]²)",
+    reading="The line before it has E[((1/N) Σ ‖Y − (XW) ⊙ V_n‖²_F)²] in the first term's place.",
+)
+def proof(cases: Cases) -> Finding:
+    """(1/N²)Σ E[L_n], and what should stand there, against the mean square over every sequence of masks."""
+
+    def right(one: Masked) -> float:
+        mean, std = deviation.loss_moments(*one.arguments)
+        return (std**2 + mean**2) / one.masks + (1 - 1 / one.masks) * mean**2
+
+    def mean_square(one: Masked) -> float:
+        values, weight = averages(one)
+        return float(weight @ values**2)
+
+    judged = cases.judge(
+        papers_own(cases.rng) + cases.draw(enumerable, 12),
+        measure=mean_square,
+        printed=lambda one, seen: relative_error(deviation.loss_moments(*one.arguments)[0] / one.masks, seen) < 1e-9,
+        corrected=lambda one, seen: relative_error(right(one), seen) < 1e-9,
+    )
+    return judged.finding(
+        {"holds_corrected": "Not as printed: a square and the cross terms are missing; the lines around it are right."},
+        evidence=judged.evidence(ROUNDING, right, tolerance=1e-9),
+        corrected="= √((1/N) E[L²] + (1 − 1/N)(E L)² − (E L)²), L = ‖Y − (XW) ⊙ V‖²_F",
+        flips_if="a mean square over all sequences of masks that is not the corrected one",
+    )
+
+
+@deviation_claim(
+    "3.1-bound-order",
+    where=DISPLAY,
+    says='A first naive bound on "how far off" is the expectation can be obtained (derivations in appendix A) as '
+    "follows",
+    reading="Naive as it is, it is right in order: the exact deviation over the bound tends to a constant.",
+    depends_on=("3.1-bound",),
+)
+def order(cases: Cases) -> Finding:
+    """Exact deviation over the bound for growing n: within Goldstein's (2010) bound of √(2/π), for the mean of |·|."""
+
+    def allowed(one: Masked) -> float:
+        (x, y, w, p), n = one.arguments, one.masks
+        delta = x @ w / p * (x @ w / p - 2 * y)
+        third = float(np.sum(np.abs(delta) ** 3)) * p * (1 - p) * (p**2 + (1 - p) ** 2)
+        return third / deviation.loss_moments(x, y, w, p)[1] ** 3 / math.sqrt(n)
+
+    def draw(rng: np.random.Generator) -> Masked:
+        shape = ((1, 1, 1), (4, 2, 2))[rng.integers(2)]
+        return masked(shape, float(rng.choice([0.1, 0.5, 0.95])), int(10 ** rng.uniform(1, 6)), rng)
+
+    own = masked((4, 2, 2), PAPER_KEEP, 10**4, cases.rng)
+    judged = cases.judge(
+        [Case("8 entries, p = 0.95, n = 10,000", own, paper=True), *cases.draw(draw, 16)],
+        measure=lambda one: deviation.ratio(*one.arguments, one.masks),
+        printed=lambda one, seen: abs(seen - math.sqrt(2 / math.pi)) <= allowed(one),
+    )
+    return judged.finding(
+        {"holds": "Yes: over many masks the deviation is four fifths of the bound, √(2/π) exactly."},
+        evidence=judged.evidence(
+            "distance of a standardised sum from the normal law (Goldstein 2010): Σ E|X|³ / Std³, by case", allowed
+        ),
+        size=Size(math.sqrt(2 / math.pi), "of the bound", "the deviation as the number of masks grows"),
+        flips_if="a ratio that is further from √(2/π) than Goldstein's bound",
+    )
+
+
+LARGE, CLOSE = 10, 0.1  # masks that are not yet many; how close to E L is close
+
+
+def masks_needed(one: Masked) -> float:
+    """Var[L]/(CLOSE·E L)² = k Σ Z²(Z/p − 2Y)²/(CLOSE·(‖Y − Z‖² + k‖Z‖²))²: the masks after which L̄ is that close."""
+    z, k = one.x @ one.w, (1 - one.keep_prob) / one.keep_prob
+    variance = k * np.sum(z**2 * (z / one.keep_prob - 2 * one.y) ** 2)
+    return float(variance / (CLOSE * (np.sum((one.y - z) ** 2) + k * np.sum(z**2))) ** 2)
+
+
+@deviation_claim(
+    "3.1-benefit-large-n",
+    where=AFTER,
+    says="As a result, the benefit of N, in our case the number of training steps, only appears for large N.",
+    reading=f"The average loss over N masks is off by more than {CLOSE:g} of E L (root mean square) up to N = {LARGE}; "
+    "for half of that deviation N is fourfold, for twice a quarter.",
+    depends_on=("3.1-bound",),
+)
+def benefit_large_n(cases: Cases) -> Finding:
+    """The deviation after ten masks, from all masks of small problems, against the number that moments ask for."""
+
+    def off(one: Masked) -> float:
+        if one.y.size > 12:
+            return deviation.bound(*one.arguments, LARGE) / deviation.loss_moments(*one.arguments)[0]
+        losses, weight = averages(one)
+        return math.sqrt(float(weight @ (losses - weight @ losses) ** 2) / LARGE) / float(weight @ losses)
+
+    def draw(rng: np.random.Generator) -> Masked:
+        shape = (int(rng.integers(1, 6)), int(rng.integers(1, 4)), int(rng.integers(1, 3)))
+        one = masked(shape, float(rng.uniform(0.02, 0.98)), 1, rng)
+        return one._replace(w=one.w * np.exp(rng.uniform(-3, 1)))
+
+    def layer(tokens: int, d: int, outputs: int) -> Masked:
+        w, noise = map(cases.rng.standard_normal, ((d, outputs), (tokens, outputs)))
+        x = design(tokens, d, 30.0, cases.rng)
+        return Masked(x, x @ w + noise, PAPER_KEEP * w, PAPER_KEEP)
+
+    own = [Case(f"{n} tokens, {c} outputs, p = 0.95", layer(n, 48, c), paper=True) for n, c in ((64, 64), (512, 128))]
+    judged = cases.judge(
+        own + on_both_sides(cases.rng, draw, lambda one: masks_needed(one) / LARGE, 8),
+        measure=off,
+        printed=lambda one, seen: seen > CLOSE,
+        condition=lambda one: masks_needed(one) / LARGE,
+    )
+    one_mask = [100 * math.sqrt(LARGE) * seen for case, seen in judged.pairs if case.paper]
+    return judged.finding(
+        {
+            "conditional": f"Only for few masked entries: at a layer's size one mask is within {max(one_mask):.1f} % "
+            "of expectation."
+        },
+        evidence=judged.evidence(ROUNDING, masks_needed),
+        size=Size(max(one_mask), "% of E L", "how far one mask's loss is off, 64 tokens, 64 outputs, drop rate 0.05"),
+        condition=f"N = {LARGE} is below Var[L]/({CLOSE:g}·E L)² = k Σ Z²(Z/p − 2Y)²/({CLOSE:g}·(‖Y − Z‖² + k‖Z‖²))²",
+        flips_if="a problem whose sum over all masks needs another number of them",
+    )
+
+
+FOUR, MOST = 4, 0.75
+ALONE = math.log(1 / MOST) / (FOUR - 1)  # dropped entries a mask, below which four masks leave MOST
+
+
+class Alike(NamedTuple):
+    """m entries that all change the loss by the same amount when dropped, each dropped with chance q < 1/2."""
+
+    entries: int
+    drop_rate: float
+
+    @property
+    def dropped(self) -> float:
+        """mq: how many entries a mask drops on average."""
+        return self.entries * self.drop_rate
+
+
+@deviation_claim(
+    "3.1-benefit-few-masks",
+    where=AFTER,
+    says="As a result, the benefit of N, in our case the number of training steps, only appears for large N.",
+    reading=f"Most (above {MOST:g}) of one mask's mean deviation is left after {FOUR} masks, for entries of equal "
+    f"weight; a share s is left where a mask drops fewer than ln(1/s)/{FOUR - 1} entries.",
+    depends_on=("3.1-bound-order",),
+)
+def benefit_few_masks(cases: Cases) -> Finding:
+    """Exact deviations of one mask and of four; entries dropped a mask near ln(4/3)/3, and at a layer's size."""
+
+    def share(one: Alike) -> float:
+        x = np.ones((one.entries, 1))
+        four, single = (
+            deviation.mean_absolute_deviation(x, 0 * x, np.ones((1, 1)), 1 - one.drop_rate, n) for n in (FOUR, 1)
+        )
+        return four / single
+
+    def draw(rng: np.random.Generator) -> Alike:
+        m = int(rng.integers(1, 13))
+        return Alike(m, ALONE * 2.0 ** rng.uniform(-1, 1) / m)
+
+    judged = cases.judge(
+        [
+            Case("4,096 entries, drop rate 0.05", Alike(4096, 0.05), paper=True),
+            *on_both_sides(cases.rng, draw, lambda one: ALONE / one.dropped, 8, margin=1.1),
+        ],
+        measure=share,
+        printed=lambda one, seen: seen > MOST,
+        condition=lambda one: ALONE / one.dropped,
+    )
+    own = judged.measured[0]
+    return judged.finding(
+        {
+            "conditional": f"Only where a mask drops fewer than {ALONE:.1f} entries: else four masks halve the "
+            "deviation."
+        },
+        evidence=judged.evidence("exact deviations to 1e-9", {"share": f"above {MOST:g} where mq < {ALONE:.3f}"}),
+        size=Size(own, "of one mask's deviation", "what four masks leave, 4,096 entries, drop rate 0.05"),
+        condition=f"a mask drops (or keeps) fewer than ln(1/{MOST:g})/{FOUR - 1} = {ALONE:.3f} entries on average",
+        flips_if="four masks that leave most of it where a mask drops many entries, or half where it drops few",
+    )

@@ -1,0 +1,387 @@
+"""Figure 1, and Figure 2's left half with Table 2, on runs that were recorded here.
+
+The runs are long: the rows read what `python -m experiments.gradient_std` and `python -m experiments.dropout_rates`
+recorded, which state arms, tests and stopping rule, and are `not_run` without a record. Checked by
+`tests/test_claims_3_1_figure_1.py`, which plants records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from allora_analysis.claims.accuracy import SOURCE, described, wanting
+from allora_analysis.claims.cases import Cases
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
+from allora_analysis.finetune.setting import STUDY
+from allora_analysis.gradient_std import grid as grids
+from allora_analysis.gradient_std import trends
+from allora_analysis.gradient_std.grid import Arm
+from allora_analysis.gradient_std.summary import seed_component
+from allora_analysis.gradient_std.trends import AVERAGE, LEVEL, POWER, WORST, Trend, agreement, family_of_trends, values
+from allora_analysis.grid.presets.dropout_rates import AT_INPUT, DROP_RATES
+from allora_analysis.grid.reading import recorded
+from allora_analysis.grid.sources import command
+from allora_analysis.statistics import Difference, paired_family
+from allora_analysis.statistics.paired import TIE
+
+COMMAND = "python -m experiments.gradient_std --data mnist --data-root FOLDER"
+PRIMARY = "from epoch 0"
+# Which spread, and the epoch that the last one is compared with. The verdict is the first's; the rest stand beside it.
+BASELINES = {
+    PRIMARY: ("probe", 0),
+    "from epoch 1": ("probe", 1),
+    "fresh batches, from epoch 0": ("fresh", 0),
+    "over minibatches without dropout, from epoch 0": ("no_dropout_fresh", 0),
+}
+Changes = Mapping[tuple[Arm, str], np.ndarray]
+Pairs = Mapping[Arm, tuple[Trend, Trend]]
+
+
+def series(runs: Mapping[Arm, Mapping[int, Any]], arms: Iterable[Arm], batch: str) -> dict[tuple[Arm, str], np.ndarray]:
+    """The average and the worst entry, (seeds, epochs), of each setting."""
+    return {
+        (arm, statistic): values([runs[arm][seed] for seed in sorted(runs[arm])], statistic, batch)
+        for arm in arms
+        for statistic in (AVERAGE, WORST)
+    }
+
+
+def tested(changes: Changes) -> Pairs:
+    """The trends of each setting's average and worst entry, p-values adjusted over all of them."""
+    found = {case: Trend(change) for case, change in paired_family(changes, LEVEL, POWER).items()}
+    return {arm: (found[arm, AVERAGE], found[arm, WORST]) for arm in dict.fromkeys(arm for arm, _ in changes)}
+
+
+def by_data_set(outcomes: Mapping[Arm, str]) -> dict[str, set[str]]:
+    """What the decided settings of each data set say; empty where none is decided."""
+    return {
+        data: {word for arm, word in outcomes.items() if arm.data == data and word != "undecided"}
+        for data in dict.fromkeys(arm.data for arm in outcomes)
+    }
+
+
+def verdict_on_figure_1(changes: Changes, arms: Sequence[Arm]) -> str:
+    """The verdict over settings; the data set, the caption's left and right, is the only condition that is allowed.
+
+    Undecided and missing settings matter only as long as the others all say one thing.
+    """
+    outcomes = {arm: agreement(*pair) for arm, pair in tested(changes).items()}
+    decided = set().union(*(said := by_data_set(outcomes)).values())
+    if len(decided) < 2 and ("undecided" in outcomes.values() or set(arms) - set(outcomes)):
+        return "undecided"
+    if decided == {"agrees"}:
+        return "holds"
+    return "conditional" if len(decided) == 2 and all(len(words) <= 1 for words in said.values()) else "refuted"
+
+
+def _name(arm: Arm) -> str:
+    return f"{arm.data} {arm.optimizer}"
+
+
+def _directions(pairs: Pairs) -> str:
+    # What the settings that contradict show.
+    told = dict.fromkeys(
+        f"the average {average.direction}, the worst {worst.direction}".replace("unclear", "is unclear")
+        for average, worst in pairs.values()
+        if agreement(average, worst) == "contradicts"
+    )
+    return "; or ".join(told)
+
+
+def needed(pairs: Pairs, missing: Sequence[Arm]) -> str:
+    """What would decide the open settings."""
+    parts = []
+    for arm, pair in pairs.items():
+        if agreement(*pair) == "undecided":
+            seeds = [n for trend in pair if (n := trend.change.required_n) is not None]
+            parts.append(f"{_name(arm)} needs {max(seeds)} seeds" if seeds else f"{_name(arm)} no change to detect")
+    return "; ".join(parts + ([f"not run in full: {', '.join(map(_name, missing))}"] if missing else []))
+
+
+def _measured(pairs: Mapping[str, Pairs], arm: Arm) -> dict[str, Any]:
+    return {
+        f"{what}, {baseline}": {
+            "direction": (trend := both[arm][index]).direction,
+            "log_change": trend.change.mean,
+            "interval": trend.change.interval,
+            "p_value": trend.change.p_value,
+            "adjusted_p_value": trend.change.adjusted_p_value,
+            "detectable": trend.change.detectable,
+        }
+        for baseline, both in pairs.items()
+        for index, what in enumerate(("average", "worst"))
+    }
+
+
+def _other_drop_rates(runs: Mapping[Arm, Mapping[int, Any]], grid: grids.Grid) -> dict[str, Any]:
+    # A family of its own, beside the verdict: over masks, or over minibatches where training has no dropout.
+    arms = [arm for arm in runs if arm.drop_rate in grid.extra_drop_rates and len(runs[arm]) == grid.seeds]
+    found: dict[Any, Trend] = {}
+    for_each = [series(runs, [arm], "probe" if arm.drop_rate else "no_dropout_fresh") for arm in arms]
+    if for_each:
+        found = family_of_trends({case: of for one in for_each for case, of in one.items()})
+    return {
+        f"drop rate {arm.drop_rate:g}, {_name(arm)}": {
+            what: {
+                "direction": (trend := found[arm, what_is]).direction,
+                "log_change": trend.change.mean,
+                "interval": trend.change.interval,
+            }
+            for what, what_is in (("average", AVERAGE), ("worst", WORST))
+        }
+        for arm in arms
+    }
+
+
+def _components(runs: Mapping[int, Any]) -> dict[str, Any]:
+    # Of the gradient's variance: the masks' share, averaged over seeds, and what the seed adds to its logarithm.
+    found: dict[str, Any] = {}
+    for when, epoch in (("before training", 0), ("at the end", -1)):
+        parts = [run[epoch]["decomposition"] for run in runs.values()]
+        share = statistics.fmean(part["mask"] / part["total"] for part in parts)
+        seed = seed_component([part["total"] for part in parts], [part["total_stderr"] for part in parts])
+        found[f"variance components, {when}"] = {"mask_share": share, **dataclasses.asdict(seed)}
+    return found
+
+
+@claim(
+    "3.1-figure-1",
+    where="Figure 1, caption",
+    says="We clearly see that while the average variance of the gradient decreases slightly during training, the "
+    "worst case increases, hence leading to unstable training in finetuning regimes.",
+    reading="From before training to the last epoch the average over entries falls, by however much, and the worst "
+    "entry rises; that training is unstable for it is not judged.",
+    command=COMMAND,
+    test="tests/test_gradient_std_trends.py",
+    reads=grids.STUDY,
+)
+def figure_1(cases: Cases, folder: Path | None = None) -> Finding:
+    """Log changes over training of the average and of the worst entry's Std over masks, per setting over seeds."""
+    grid = grids.FIGURE_1
+    runs = grids.recorded(grids.RESULTS if folder is None else folder, grid)
+    complete = [arm for arm in grid.arms() if len(runs.get(arm, ())) == grid.seeds]
+    if not complete:
+        return not_run("no setting is recorded in full")
+    changes = {
+        name: {case: trends.changes(of, first) for case, of in series(runs, complete, batch).items()}
+        for name, (batch, first) in BASELINES.items()
+    }
+    case_of = {f"{_name(arm)}, {statistic}": (arm, statistic) for arm, statistic in changes[PRIMARY]}
+    judged = cases.test(
+        {name: changes[PRIMARY][case] for name, case in case_of.items()},
+        lambda samples: verdict_on_figure_1({case_of[name]: of for name, of in samples.items()}, grid.arms()),
+    )
+    pairs = {name: tested(of) for name, of in changes.items()}
+    outcomes = {arm: agreement(*pair) for arm, pair in pairs[PRIMARY].items()}
+    counted = Counter(outcomes.values())
+    measured: dict[str, Any] = {f"settings: {word}": counted[word] for word in ("agrees", "contradicts", "undecided")}
+    measured |= {
+        f"settings with a clear change from epoch 1: {what}": sum(
+            pair[index].direction != "unclear" for pair in pairs["from epoch 1"].values()
+        )
+        for index, what in enumerate(("average", "worst"))
+    }
+    measured |= {_name(arm): _measured(pairs, arm) | _components(runs[arm]) for arm in complete}
+    measured |= _other_drop_rates(runs, grid)
+    source = f"Student's t over seeds at {LEVEL}, Holm over {2 * len(complete)} cases; {PRIMARY} to the last"
+    return judged.finding(
+        _answers(outcomes, pairs[PRIMARY]),
+        evidence=Evidence({"average": "falls", "worst": "rises"}, measured, source, n=grid.seeds),
+        at_paper="mixed" if len(set().union(*by_data_set(outcomes).values())) == 2 else _only(outcomes),
+        size=_change(pairs[PRIMARY], outcomes),
+        corrected=None
+        if judged.verdict in ("holds", "conditional")
+        else needed(pairs[PRIMARY], [arm for arm in grid.arms() if arm not in complete])
+        if judged.verdict == "undecided"
+        else _directions(pairs[PRIMARY]),
+        condition=_condition(outcomes),
+        flips_if="a clear change the other way on the data set where it is true, or as printed on the other; within "
+        "the first epoch most of it happens: from epoch 1 on the changes are other ones, in the evidence",
+    )
+
+
+def _sides(outcomes: Mapping[Arm, str]) -> tuple[str, str]:
+    said = by_data_set(outcomes)
+    return tuple(", ".join(data for data, words in said.items() if word in words) for word in ("agrees", "contradicts"))
+
+
+def _only(outcomes: Mapping[Arm, str]) -> bool | None:
+    decided = set(outcomes.values()) - {"undecided"}
+    return None if not decided else decided == {"agrees"}
+
+
+def _condition(outcomes: Mapping[Arm, str]) -> str:
+    true, false = _sides(outcomes)
+    return f"the data set is {true}, not {false}"
+
+
+def _answers(outcomes: Mapping[Arm, str], pairs: Pairs) -> dict[str, str]:
+    true, false = _sides(outcomes)
+    return {
+        "holds": "Yes: on every data set and with every optimizer the average falls and the worst entry rises.",
+        "conditional": f"Only on {true}: on {false} {_directions(pairs).split(';')[0]}.",
+        "refuted": f"No: {_directions(pairs).split(';')[0]}.",
+        "undecided": "Undecided: some settings show no clear change.",
+    }
+
+
+def _change(pairs: Pairs, outcomes: Mapping[Arm, str]) -> Size | None:
+    agreeing = [pair for arm, pair in pairs.items() if outcomes[arm] == "agrees"]
+    if not agreeing:
+        return None
+    worst = [100 * math.expm1(pair[1].change.mean) for pair in agreeing]
+    return Size(
+        statistics.median(worst),
+        "%",
+        "rise of the worst entry over training, where the sentence is true",
+        min(worst),
+        max(worst),
+    )
+
+
+EARLY, LATE = 3, 8  # epochs; the paper has 3 and 10
+HIGH = max(DROP_RATES)
+ACCURACY = "test_accuracy"
+PERMUTATIONS, SEED = 9999, 0
+Gaps = Mapping[tuple[float, float, int], np.ndarray]
+
+
+def best_epoch(epochs: Sequence[Mapping[str, Any]]) -> int:
+    """The first epoch of the highest accuracy, from 1."""
+    accuracies = [entry[ACCURACY] for entry in epochs]
+    return 1 + accuracies.index(max(accuracies))
+
+
+def correlation(best: Mapping[float, Sequence[int]]) -> dict[str, float] | None:
+    """Spearman's, of the best epoch with the drop rate over all runs, and its p by permutations; None for one epoch."""
+    from scipy.stats import rankdata
+
+    pairs = np.array([(rate, epoch) for rate, epochs in best.items() for epoch in epochs])
+    rates, epochs = (rankdata(column) - (len(pairs) + 1) / 2 for column in pairs.T)
+    scale = float(np.linalg.norm(rates) * np.linalg.norm(epochs))
+    if scale == 0:
+        return None
+    shuffled = np.random.default_rng(SEED).permuted(np.tile(epochs, (PERMUTATIONS, 1)), axis=1) @ rates
+    extreme = np.abs(shuffled) >= abs(rates @ epochs) * (1 - 1e-9)
+    return {"correlation": float(rates @ epochs) / scale, "p_value": (1 + int(extreme.sum())) / (1 + PERMUTATIONS)}
+
+
+def compared(gaps: Gaps) -> dict[tuple[float, float, int], Difference]:
+    """Student's t over seeds, Holm over the cases given; accuracies are shares, equal up to a grain."""
+    return paired_family(gaps, LEVEL, grain=TIE) if gaps else {}
+
+
+def verdict_on_figure_2(gaps: Gaps, whole: bool) -> str:
+    """HIGH minus each other rate: below 0 early and above 0 late in all cases, the contrary in one, or neither."""
+    family = compared(gaps)
+    signs = {epoch: {one.sign for case, one in family.items() if case[-1] == epoch} for epoch in (EARLY, LATE)}
+    if whole and signs == {EARLY: {-1}, LATE: {1}}:
+        return "holds"
+    return "refuted" if 1 in signs[EARLY] or -1 in signs[LATE] else "undecided"
+
+
+def _counted(family: Mapping[tuple[float, float, int], Difference]) -> dict[str, str]:
+    signs = {epoch: [one.sign for case, one in family.items() if case[-1] == epoch] for epoch in (EARLY, LATE)}
+    return {
+        f"drop rate {HIGH:g} after {epoch} epochs": ", ".join(
+            f"{word} {of.count(sign)}" for word, sign in (("better than", 1), ("worse than", -1), ("open against", 0))
+        )
+        for epoch, of in signs.items()
+    }
+
+
+def _wanted(family: Mapping[tuple[float, float, int], Difference], rest: Sequence[str]) -> str:
+    named = {f"{other:g} after {epoch} epochs": one for (_, other, epoch), one in family.items()}
+    clear = [f"{name}: {'above' if one.sign > 0 else 'below'}" for name, one in named.items() if one.sign]
+    against = [f"drop rate {HIGH:g} against {', '.join(clear)}"] if clear else []
+    return "; ".join([*against, *wanting(named, len(family)), *rest])
+
+
+def _told(one: Difference) -> dict[str, Any]:
+    return described(one) | {"p_value": one.p_value}
+
+
+@claim(
+    "3.1-figure-2-left",
+    where="Figure 2 left, Table 2; on all-MiniLM-L6-v2",
+    says="High value of Dropout provides the strongest performance after long fine-tuning and the weakest performance "
+    "after short fine-tuning.",
+    reading=f"Test accuracy at drop rate {HIGH:g} is below that at each other rate after {EARLY} epochs and above "
+    f"it after {LATE}, on a model that fits a desk.",
+    command=command("dropout_rates", AT_INPUT),
+    test="tests/test_claims_3_1_figure_1.py",
+    reads=STUDY,
+)
+def figure_2_left(cases: Cases, folder: Path | None = None) -> Finding:
+    """The highest drop rate minus each other at an early and at a late epoch; each minus none beside them."""
+    runs = recorded(AT_INPUT, folder)
+    seeds = sorted({one.seed for one in AT_INPUT})
+    known = {(one.drop_rate, one.seed): runs[one]["epochs"] for one in AT_INPUT if one in runs}
+    rates = [rate for rate in DROP_RATES if all(len(known.get((rate, seed), ())) >= LATE for seed in seeds)]
+    stopped = [rate for rate in DROP_RATES if rate not in rates and all((rate, seed) in known for seed in seeds)]
+    rest = [f"a run diverged at drop rate {', '.join(f'{rate:g}' for rate in stopped)}"] if stopped else []
+    if missing := len(DROP_RATES) - len(rates) - len(stopped):
+        rest.append(f"{missing} drop rates not recorded in full")
+    if HIGH not in rates or len(rates) < 2:
+        if stopped:
+            return Finding("undecided", Evidence({}, {}, SOURCE), rest[0], answer="Undecided: a run diverged.")
+        return not_run(f"{len(runs)} of {len(AT_INPUT)} runs are recorded")
+
+    def gaps(pairs: Iterable[tuple[float, float]]) -> dict[tuple[float, float, int], np.ndarray]:
+        accuracy = {
+            (rate, epoch): np.array([known[rate, seed][epoch - 1][ACCURACY] for seed in seeds])
+            for rate in rates
+            for epoch in (EARLY, LATE)
+        }
+        return {(one, two, t): accuracy[one, t] - accuracy[two, t] for one, two in pairs for t in (EARLY, LATE)}
+
+    others = [rate for rate in rates if rate != HIGH]
+    high = gaps((HIGH, other) for other in others)
+    case_of = {f"{HIGH:g} minus {case[1]:g}, epoch {case[2]}": case for case in high}
+    judged = cases.test(
+        {name: high[case] for name, case in case_of.items()},
+        lambda samples: verdict_on_figure_2({case_of[name]: of for name, of in samples.items()}, not rest),
+    )
+    family = compared(high)
+    beside = compared(gaps((rate, 0.0) for rate in others if rate > 0 and 0.0 in rates))
+    measured: dict[str, Any] = {
+        f"drop rate {first:g} minus {second:g}, epoch {epoch}": _told(one)
+        for (first, second, epoch), one in (family | beside).items()
+    }
+    measured |= _counted(family)
+    best = {rate: [best_epoch(known[rate, seed]) for seed in seeds] for rate in rates}
+    measured["epoch of the best accuracy"] = {f"{rate:g}": epochs for rate, epochs in best.items()}
+    measured["Spearman's correlation of that epoch with the drop rate"] = correlation(best)
+    late = family[HIGH, min(others), LATE]
+    return judged.finding(
+        _answers_2(len(seeds)),
+        evidence=Evidence(
+            {"epoch 3": "below 0 for each", "epoch 8": "above 0 for each"}, measured, SOURCE, n=len(seeds)
+        ),
+        at_paper={"holds": True, "refuted": False}.get(judged.verdict),
+        size=Size(
+            100 * late.mean,
+            "points of accuracy",
+            f"drop rate {HIGH:g} minus {min(others):g} after {LATE} epochs",
+            *(100 * end for end in late.interval),
+        ),
+        corrected=None if judged.verdict == "holds" else _wanted(family, rest),
+        flips_if="more seeds, at which the drop rate of 0.4 is clearly above each other late and below it early, or "
+        "not",
+    )
+
+
+def _answers_2(seeds: int) -> dict[str, str]:
+    return {
+        "holds": f"Yes: drop rate {HIGH:g} is last after {EARLY} epochs and first after {LATE}.",
+        "refuted": f"No: drop rate {HIGH:g} is ahead of another early, or behind another late.",
+        "undecided": f"Undecided: {seeds} seeds on a small model tell no drop rate from another.",
+    }

@@ -1,0 +1,339 @@
+"""§3.1, after the bound: how the standard deviations over masks move in training, from zero and from random matrices.
+
+L = ‖Y − (XW) ⊙ V‖²_F, Z = XW, p the keep probability, F = XX⁺Y; training is gradient descent on E L, which ends at
+Z = pF. Var[L] = k Σ Z²(Z/p − 2Y)² and Var[∂L/∂W_dc] = 4k Σ_n X²_nd (Y_nc − Z_nc/p)², k = (1 − p)/p. Checked by
+`tests/test_claims_3_1_deviation.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import deviation
+from allora_analysis.claims.cases import Case, Cases, Judged, relative_error
+from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.s3_1_deviation import AFTER, deviation_claim
+from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, design, on_both_sides
+
+EXACT = "closed forms at the start and where descent ends; descent to 1e-9"
+SENTENCE = (
+    "This is particularly true as training progresses where the variance of the current approximation against the "
+    "targets (Std[‖Y − (XW) ⊙ V‖²_F]) will decrease on average but increase in the worst case compared to "
+    "initialization with random matrices, or zero matrices with LoRA."
+)
+
+
+class Training(NamedTuple):
+    """X (N×D), Y (N×C), the keep probability and the weights (D×C) at the start."""
+
+    x: np.ndarray
+    y: np.ndarray
+    keep_prob: float
+    start: np.ndarray
+
+    @property
+    def fit(self) -> np.ndarray:
+        """F = XX⁺Y."""
+        return self.x @ np.linalg.lstsq(self.x, self.y, rcond=None)[0]
+
+
+def training(
+    noise: float, keep_prob: float, rng: np.random.Generator, scale: float = 0.0, tails: bool = False
+) -> Training:
+    """Y = XW_true + noise, in units of the signal; a start of normal entries, scale/√D; large rows with `tails`."""
+    n, d, c = int(rng.integers(8, 25)), int(rng.integers(2, 5)), int(rng.integers(1, 4))
+    x, w = design(n, d, 3.0, rng), rng.standard_normal((d, c))
+    if tails:
+        x = np.linalg.qr(x * rng.standard_t(2, (n, 1)))[0] * (math.sqrt(n) * np.geomspace(1, 1 / 3, d))
+    y = x @ w + noise * rng.standard_normal((n, c))
+    return Training(x, y, keep_prob, scale / math.sqrt(d) * rng.standard_normal((d, c)))
+
+
+def any_training(rng: np.random.Generator) -> Training:
+    """Noise from a tenth to fifty times the signal, p from 0.1 to 0.95, from zero."""
+    return training(float(10 ** rng.uniform(-1, 1.7)), float(rng.choice([0.1, 0.5, 0.95])), rng)
+
+
+def papers_own(rng: np.random.Generator, n: int = 4) -> list[Case]:
+    """From zero, as LoRA starts, at drop rate 0.05, with noise half of the signal."""
+    return [Case(f"from zero, p = 0.95, data {i + 1}", training(0.5, PAPER_KEEP, rng), paper=True) for i in range(n)]
+
+
+def trained(one: Training) -> np.ndarray:
+    """W after 150 steps of gradient descent on the expected loss."""
+    gram, w = one.x.T @ one.x, one.start
+    rate = one.keep_prob / (2 * np.linalg.norm(gram, 2))
+    for _ in range(150):
+        w = w - 2 * rate * (gram @ w / one.keep_prob - one.x.T @ one.y)
+    return w
+
+
+def loss_stds(one: Training) -> dict[str, float]:
+    """Std[L] at the start and after training."""
+    stds = [deviation.loss_moments(one.x, one.y, w, one.keep_prob)[1] for w in (one.start, trained(one))]
+    return {"at the start": stds[0], "after training": stds[1]}
+
+
+@deviation_claim(
+    "3.1-loss-std-from-zero",
+    where=AFTER,
+    says=SENTENCE,
+    reading="As printed, Std of the loss over masks decreases, compared to initialization with zero matrices.",
+)
+def loss_std_from_zero(cases: Cases) -> Finding:
+    """Std[L] after training from W = 0 against the start's, which is exactly 0, so that it can only rise."""
+    judged = cases.judge(
+        papers_own(cases.rng) + cases.draw(any_training, 8),
+        measure=loss_stds,
+        printed=lambda one, seen: seen["after training"] < seen["at the start"],
+    )
+    risen = all(seen["after training"] > seen["at the start"] == 0 for _, seen in judged.pairs)
+    return judged.finding(
+        {
+            "refuted": "No: at zero it is exactly 0, so it increases."
+            if risen
+            else "No: it does not decrease on every case."
+        },
+        evidence=judged.evidence("exact: every term has the factor Z = 0", {"at the start": 0.0}, tolerance=0.0),
+        corrected="compared to zero matrices Std[L] increases: Var[L] = ((1 − p)/p) Σ Z²(Z/p − 2Y)² is 0 at Z = XW = 0",
+        flips_if="a Std[L] above 0 at W = 0",
+    )
+
+
+def mean_square_start(one: Training, scale: float) -> float:
+    """Σ (3σ⁴/p² + 4Y²σ²), σ² = scale²‖X_n‖²/D: E Var[L]/k over W with independent N(0, scale²/D) entries."""
+    square = scale**2 * np.mean(one.x**2, axis=1, keepdims=True)
+    return float(np.sum(3 * square**2 / one.keep_prob**2 + 4 * one.y**2 * square))
+
+
+def turning_scale(one: Training) -> float:
+    """p√v with 3(Σm²)v² + 4(ΣY²m)v = Σ F²(F − 2Y)², m_n = ‖X_n‖²/D: the scale at which start and end are equal."""
+    mean, fit = np.mean(one.x**2, axis=1, keepdims=True), one.fit
+    a, b = 3 * one.y.shape[1] * float(np.sum(mean**2)), 4 * float(np.sum(one.y**2 * mean))
+    c = float(np.sum(fit**2 * (fit - 2 * one.y) ** 2))
+    return one.keep_prob * math.sqrt((math.sqrt(b**2 + 4 * a * c) - b) / (2 * a))
+
+
+class Random(NamedTuple):
+    """A training and the standard deviation, times √D, of the normal matrices it starts from."""
+
+    of: Training
+    scale: float
+
+
+def random_start(one: Random) -> float:
+    """√(E Var[L]) over the starts, by Gauss–Hermite nodes, exact as Var[L] is of degree 4 in each entry of Z alone."""
+    (x, y, p, _), total = one.of, 0.0
+    deviations = one.scale * np.sqrt(np.mean(x**2, axis=1, keepdims=True)) * np.ones_like(y)
+    for node, weight in ((-math.sqrt(3), 1 / 6), (0.0, 2 / 3), (math.sqrt(3), 1 / 6)):
+        total += weight * deviation.loss_moments(np.eye(len(x)), y, node * deviations, p)[1] ** 2
+    return math.sqrt(total)
+
+
+@deviation_claim(
+    "3.1-loss-std-from-random",
+    where=AFTER,
+    says=SENTENCE,
+    reading="Std of the loss over masks decreases, compared to the root mean square over normal matrices at the start.",
+)
+def loss_std_from_random(cases: Cases) -> Finding:
+    """Std[L] after training over that of random starts, with the scale at which it turns."""
+
+    def measure(one: Random) -> dict[str, float]:
+        return loss_stds(one.of) | {"at the start": random_start(one)}
+
+    def corrected(one: Random, seen: dict[str, float]) -> bool:
+        k = (1 - one.of.keep_prob) / one.of.keep_prob
+        return relative_error(seen["at the start"] ** 2, k * mean_square_start(one.of, one.scale)) < 1e-9
+
+    def draw(rng: np.random.Generator) -> Random:
+        return Random(any_training(rng), float(10 ** rng.uniform(-1.5, 0.7)))
+
+    def ratio(one: Random) -> float:
+        return one.scale / turning_scale(one.of)
+
+    own = [
+        Case(f"p = 0.95, start of scale {scale:g}", Random(training(0.5, PAPER_KEEP, cases.rng), scale), paper=True)
+        for scale in (0.1, 3.0)
+    ]
+    judged = cases.judge(
+        own + on_both_sides(cases.rng, draw, ratio, 8),
+        measure=measure,
+        printed=lambda one, seen: seen["after training"] < seen["at the start"],
+        corrected=corrected,
+        condition=ratio,
+    )
+    turns = [turning_scale(case.inputs.of) / case.inputs.of.keep_prob for case in judged.cases]
+    return judged.finding(
+        {"conditional": "Depends on the start's scale: it falls from large random matrices and rises from small ones."},
+        evidence=judged.evidence(EXACT, turning_scale_of, tolerance=1e-9),
+        size=Size(
+            float(np.median(turns)),
+            "p times the true weights' standard deviation",
+            "the start's, at which it turns; noise a tenth to fifty times the signal",
+            min(turns),
+            max(turns),
+        ),
+        condition="the start's standard deviation times √D is above p√v, 3(Σm²)v² + 4(ΣY²m)v = Σ F²(F − 2Y)², "
+        "m_n = ‖X_n‖²/D, F = XX⁺Y",
+        flips_if="a start above that scale from which Std[L] rises, or one below it from which it falls",
+    )
+
+
+def turning_scale_of(one: Random) -> float:
+    """The scale at which start and end are equal, for the evidence."""
+    return turning_scale(one.of)
+
+
+def gradient_stds(one: Training, w: np.ndarray) -> tuple[float, float]:
+    """Average and worst entry of the gradient's Std over masks."""
+    stds = deviation.gradient_std(one.x, one.y, w, one.keep_prob)
+    return float(np.mean(stds)), float(np.max(stds))
+
+
+def shares(one: Training) -> dict[str, float]:
+    """Average and worst entry of the gradient's Std after training, over the start's."""
+    before, after = (gradient_stds(one, w) for w in (one.start, trained(one)))
+    return {"average": after[0] / before[0], "worst": after[1] / before[1], "average at the start": before[0]}
+
+
+def told_shares(one: Training) -> tuple[float, float, float]:
+    """The same from X, Y, p and the start alone: residuals R = Y − F in the end, Y − Z/p at the start."""
+    residuals = one.y - one.fit, one.y - one.x @ one.start / one.keep_prob
+    after, before = (np.sqrt((one.x**2).T @ residual**2) for residual in residuals)
+    unit = 2 * math.sqrt((1 - one.keep_prob) / one.keep_prob)
+    return float(np.mean(after) / np.mean(before)), float(np.max(after) / np.max(before)), unit * float(np.mean(before))
+
+
+def falls_and_rises(one: Training) -> float:
+    """Above 1 where the average falls and the worst entry rises: the smaller of 1/average share and worst share."""
+    average, worst, _ = told_shares(one)
+    return min(1 / average, worst)
+
+
+def _gradient_row(cases: Cases, draw: Callable[[np.random.Generator], Training], own: list[Case]) -> Judged:
+    return cases.judge(
+        own + on_both_sides(cases.rng, draw, falls_and_rises, 8, margin=1.005),
+        measure=shares,
+        printed=lambda one, seen: seen["average"] < 1 < seen["worst"],
+        corrected=lambda one, seen: relative_error([*seen.values()], [*told_shares(one)]) < 1e-6,
+        condition=falls_and_rises,
+    )
+
+
+ENTRIES = "√(Σ_n X²_nd R²_nc) with R = Y − XX⁺Y has a smaller average over (d, c) and a larger maximum than with "
+
+
+@deviation_claim(
+    "3.1-gradient-std-from-zero",
+    where=AFTER,
+    says=SENTENCE,
+    reading="Of the gradients' entries, which the next sentence looks at: average and worst, from zero, in this model.",
+    depends_on=("3.1-loss-std-from-zero",),
+)
+def gradient_std_from_zero(cases: Cases) -> Finding:
+    """Std of the gradient's entries along training from W = 0 in this linear model, with more and more noise in Y."""
+
+    def draw(rng: np.random.Generator) -> Training:
+        return training(float(10 ** rng.uniform(0, 2)), 0.5, rng, tails=True)
+
+    own = papers_own(cases.rng)
+    judged = _gradient_row(cases, draw, own)
+    fallen = [seen["worst"] for case, seen in judged.pairs if case.paper]
+    return judged.finding(
+        {"conditional": "Only on some data whose noise hides the signal; else average and worst entry both fall."},
+        evidence=judged.evidence(EXACT, told_shares, tolerance=1e-6),
+        size=Size(max(fallen), "of the start's", "what is left of the worst entry, noise half of the signal"),
+        condition=ENTRIES + "R = Y, as at the start",
+        flips_if="a training that does otherwise than the residuals say",
+    )
+
+
+@deviation_claim(
+    "3.1-gradient-std-from-random",
+    where=AFTER,
+    says=SENTENCE,
+    reading="Of the gradients' entries: average and worst, from normal matrices at the start, in this model.",
+    depends_on=("3.1-loss-std-from-random",),
+)
+def gradient_std_from_random(cases: Cases) -> Finding:
+    """The same from random matrices of a hundredth to ten times the true weights' size."""
+
+    def draw(rng: np.random.Generator) -> Training:
+        noise, scale = 10 ** rng.uniform(0, 2), 10 ** rng.uniform(-2, 1)
+        return training(float(noise), float(rng.choice([0.5, 0.9])), rng, float(scale), tails=True)
+
+    own = [
+        Case(f"p = 0.95, data {i + 1}", training(0.5, PAPER_KEEP, cases.rng, scale=1.0), paper=True) for i in range(4)
+    ]
+    judged = _gradient_row(cases, draw, own)
+    fallen = [seen["worst"] for case, seen in judged.pairs if case.paper]
+    return judged.finding(
+        {"conditional": "Only on some data whose noise hides the signal; else average and worst entry both fall."},
+        evidence=judged.evidence(EXACT, told_shares, tolerance=1e-6),
+        size=Size(max(fallen), "of the start's", "what is left of the worst entry, noise half of the signal"),
+        condition=ENTRIES + "R = Y − Z/p at the start",
+        flips_if="a training that does otherwise than the residuals say",
+    )
+
+
+def alike(one: Training) -> float:
+    """Above 1 where Std[L] and the gradient's average Std change in one direction: the lesser change, from R and F."""
+    (x, y, p, start), fit = one, one.fit
+    z = x @ start
+    with np.errstate(divide="ignore"):
+        of_loss = 0.5 * np.log(
+            np.sum((p * fit) ** 2 * (fit - 2 * y) ** 2) / np.sum(z**2 * (z / p - 2 * y) ** 2) if z.any() else np.inf
+        )
+    of_gradient = math.log(told_shares(one)[0])
+    return float(np.exp(np.sign(of_loss * of_gradient) * min(abs(of_loss), abs(of_gradient))))
+
+
+@deviation_claim(
+    "3.1-figure-1-illustrates",
+    where="§3.1, before Figure 1",
+    says="We illustrate that dynamics in Figure 1 looking at the standard deviation of the gradients as a function of "
+    "Dropout realisation in a simple MLP with MNIST classification task as training progresses.",
+    reading="The gradient's average Std, which Figure 1 shows, moves as the loss's Std, of which the sentence "
+    "before it speaks: from start to end of training in §3.1's own model.",
+    depends_on=("3.1-loss-std-from-zero", "3.1-loss-std-from-random", "3.1-gradient-std-from-zero"),
+)
+def figure_1_illustrates(cases: Cases) -> Finding:
+    """Std[L] and the gradient's average Std, after training over before it, from zero and from random matrices."""
+
+    def measure(one: Training) -> dict[str, float]:
+        return {"gradient, average": shares(one)["average"]} | loss_stds(one)
+
+    def draw(rng: np.random.Generator) -> Training:
+        return training(
+            float(10 ** rng.uniform(-1, 1)), float(rng.choice([0.5, 0.95])), rng, float(rng.uniform(0.1, 3))
+        )
+
+    judged = cases.judge(
+        papers_own(cases.rng) + on_both_sides(cases.rng, draw, alike, 8, margin=1.02),
+        measure=measure,
+        printed=lambda one, seen: (seen["after training"] > seen["at the start"]) == (seen["gradient, average"] > 1),
+        condition=alike,
+    )
+    left = [seen["gradient, average"] for case, seen in judged.pairs if case.paper]
+    return judged.finding(
+        {
+            "conditional": "Not from LoRA's zero start: there the loss's deviation rises from 0 while the gradient's "
+            "falls."
+        },
+        evidence=judged.evidence(EXACT, lambda one: {"one direction": alike(one) > 1}, tolerance=1e-9),
+        size=Size(
+            float(np.median(left)),
+            "of the start's",
+            "what is left of the gradient's average deviation, from zero, as the loss's rises from 0",
+            min(left),
+            max(left),
+        ),
+        condition="Σ Z²(Z/p − 2Y)² and the average of √(Σ_n X²_nd (Y_nc − Z_nc/p)²) both rise, or both fall, from Z at "
+        "the start to Z = pXX⁺Y",
+        flips_if="a training from zero in which the gradient's deviation over masks rises too",
+    )

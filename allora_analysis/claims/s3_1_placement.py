@@ -1,0 +1,314 @@
+"""§3.1, where the mask acts. The paper's formula masks the output, its prose the latent space, LoRA's code A's input.
+
+k = (1 − p)/p; S = XᵀX. Judged by sums over all masks. Checked by `tests/test_claims_3_1_tikhonov.py`, which plants
+wrong formulas and looks at PEFT's own layer.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import tikhonov
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, ROUNDING, TOLERANCE, Regression, design
+from allora_analysis.tikhonov import masks as enumeration
+
+SEARCH_TOLERANCE = 1e-6
+SEARCH = "where L-BFGS on the sum over all masks stops, relative to the loss"
+STARTS = 4
+OPENING, SETTING = "§3.1, first paragraph", "§3.1, the setting before the first display"
+placement_claim = functools.partial(claim, test="tests/test_tikhonov.py")
+COMMAND = "python -m allora_analysis.tikhonov --placement"
+LATENT = (
+    "LoRA's regularization hinges on using Dropout Srivastava et al. (2014), i.e., on applying a multiplicative binary "
+    "mask to the latent space of the matrix factorization."
+)
+
+
+class Layer(NamedTuple):
+    """A LoRA layer n₂ → r → n₁ with a drop rate."""
+
+    n1: int
+    n2: int
+    rank: int
+    drop_rate: float
+
+
+def adapter_output(one: Layer, seed: int) -> np.ndarray:
+    """What LoRA's adapter adds for each unit input while it trains, (n₂, n₁); A's entries are not 0, B = [I; 0]."""
+    import torch
+
+    from allora_analysis.lora.layers import ALLoRALinear
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        base = torch.nn.Linear(one.n2, one.n1, bias=False, dtype=torch.float64)
+        layer = ALLoRALinear(base, one.rank, 1.0, variant="lora_x_eta", drop_rate=one.drop_rate)
+        layer.b.copy_(torch.eye(one.n1, one.rank))
+        unit = torch.eye(one.n2, dtype=torch.float64)
+        return (layer.train()(unit) - base(unit)).numpy()
+
+
+def struck(output: np.ndarray, rank: int) -> dict[str, int]:
+    """How many unit inputs a mask strikes as a whole, and of how many it strikes some of the r latent entries."""
+    dropped = (output[:, :rank] == 0).sum(axis=1)
+    return {"whole": int((dropped == rank).sum()), "in part": int(((dropped > 0) & (dropped < rank)).sum())}
+
+
+@placement_claim(
+    "3.1-placement-in-code",
+    where=OPENING,
+    says=LATENT,
+    reading="As a fact about LoRA's code: a mask strikes single entries of Ax, r numbers between A and B.",
+    command="python -m allora_analysis --only 3.1-placement-in-code",
+)
+def placement_in_code(cases: Cases) -> Finding:
+    """Unit inputs through a training layer: a mask on the input strikes Ax as a whole, one on Ax single entries."""
+
+    def draw(rng: np.random.Generator) -> Layer:
+        return Layer(
+            *(int(size) for size in rng.integers(16, 65, 2)), int(rng.integers(4, 17)), float(rng.uniform(0.2, 0.8))
+        )
+
+    seeds = iter(cases.rng.integers(2**31, size=99))
+    own = [Case(f"r = {r}, drop rate 0.05", Layer(512, 512, r, 0.05), paper=True) for r in (8, 16, 32)]
+    judged = cases.judge(
+        own + cases.draw(draw, 6),
+        measure=lambda one: struck(adapter_output(one, int(next(seeds))), one.rank),
+        printed=lambda one, seen: seen["in part"] > 0,
+    )
+    whole = sum(seen["whole"] for case, seen in judged.pairs if case.paper)
+    return judged.finding(
+        {"refuted": "No: LoRA's code, PEFT's as well as loralib's, masks A's input, n₂ numbers a token."},
+        evidence=judged.evidence(
+            "none: masks on Ax would strike no input in part with a chance below 1e-6 a case",
+            lambda one: {"whole": f"{one.drop_rate:g} of {one.n2}", "in part": 0},
+        ),
+        size=Size(100 * whole / (512 * len(own)), "%", "inputs struck as a whole at drop rate 0.05"),
+        corrected="the mask acts on A's input: x ↦ W*x + ηBA(x ⊙ V)",
+        flips_if="a layer of LoRA's code in training that strikes some of an input's r latent numbers and keeps others",
+    )
+
+
+class Bottleneck(NamedTuple):
+    """A regression and the width r between A and B."""
+
+    of: Regression
+    rank: int
+
+    @property
+    def fitted(self) -> np.ndarray:
+        """XX⁺Y."""
+        return self.of.x @ np.linalg.lstsq(self.of.x, self.of.y, rcond=None)[0]
+
+
+def bottleneck_cases(cases: Cases) -> list[Case]:
+    """Fits with r equal singular values and without, r below and above the fit's rank, with masks and without."""
+    rng = cases.rng
+
+    def equal(n: int, keep_prob: float, rank: int) -> Bottleneck:
+        x = np.linalg.qr(rng.standard_normal((n, 2)))[0]
+        return Bottleneck(Regression(x, 1.5 * x, keep_prob), rank)
+
+    def unequal(n: int, d: int, c: int, keep_prob: float, rank: int) -> Bottleneck:
+        return Bottleneck(Regression(design(n, d, 2.0, rng), rng.standard_normal((n, c)), keep_prob), rank)
+
+    return [
+        Case("r equal singular values", equal(4, 0.5, 2)),
+        Case("r equal singular values, p = 0.9", equal(3, 0.9, 2)),
+        Case("two equal singular values, r = 3", equal(3, 0.5, 3)),
+        Case("unequal singular values", unequal(4, 3, 2, 0.6, 2)),
+        Case("unequal, few kept", unequal(4, 2, 3, 0.2, 2)),
+        Case("unequal, p = 0.95", unequal(4, 2, 3, PAPER_KEEP, 2), paper=True),
+        Case("unequal, no dropout, r at least the fit's rank", unequal(4, 2, 3, 1.0, 2)),
+        Case("r below the fit's rank", unequal(4, 3, 2, 0.6, 1)),
+        Case("r below the fit's rank, p = 0.95", unequal(4, 3, 2, PAPER_KEEP, 1), paper=True),
+    ]
+
+
+def keeps_the_shape(one: Bottleneck) -> bool:
+    """Whether XX⁺Y has exactly r non-zero singular values, all equal, or p = 1 and r ≥ rank(XX⁺Y)."""
+    values = np.linalg.svd(one.fitted, compute_uv=False)
+    values = values[values > TOLERANCE * values[0]]
+    equal = len(values) == one.rank and float(np.ptp(values)) < TOLERANCE * float(values[0])
+    return equal or (one.of.keep_prob == 1.0 and len(values) <= one.rank)
+
+
+@placement_claim(
+    "3.1-placement-latent",
+    where=OPENING,
+    says=LATENT,
+    reading="Masks between A and B do what the paper's display, with masks on the output, does: p times least squares.",
+    command=f"{COMMAND} bottleneck",
+    depends_on=("3.1-minimiser",),
+)
+def placement_latent(cases: Cases) -> Finding:
+    """Whether the fit p·XX⁺Y minimises the loss under masks between A and B, found by a search on all masks."""
+
+    def measure(one: Bottleneck) -> dict[str, float]:
+        (x, y, p), r = one.of, one.rank
+        factors = tikhonov.bottleneck_factors(x, y, p, r)
+        fit = x @ factors.a.T @ factors.b.T
+        return {
+            "least loss, searched": tikhonov.enumerated_bottleneck_minimum(x, y, p, r, STARTS, cases.rng),
+            "loss of the closed form": tikhonov.enumerated_bottleneck_loss(x, y, factors.a, factors.b, p),
+            "closed-form minimum": tikhonov.bottleneck_minimum(x, y, p, r),
+            "soft thresholding off by": relative_error(tikhonov.bottleneck_solution(one.fitted, p, r), fit),
+            "p·XX⁺Y off by": relative_error(p * one.fitted, fit),
+        }
+
+    def corrected(one: Bottleneck, seen: dict[str, float]) -> bool:
+        least, scale = seen["least loss, searched"], SEARCH_TOLERANCE * float(np.sum(one.of.y**2))
+        others = seen["loss of the closed form"], seen["closed-form minimum"]
+        return max(abs(value - least) for value in others) < scale and seen["soft thresholding off by"] < TOLERANCE
+
+    judged = cases.judge(
+        bottleneck_cases(cases),
+        measure=measure,
+        printed=lambda one, seen: seen["p·XX⁺Y off by"] < TOLERANCE,
+        corrected=corrected,
+        condition=keeps_the_shape,
+    )
+    off = [100 * seen["p·XX⁺Y off by"] for case, seen in judged.pairs if case.paper]
+    return judged.finding(
+        {"conditional": "Only for fits of r equal singular values, so in practice no: others lose a constant each."},
+        evidence=judged.evidence(SEARCH, lambda one: {"p·XX⁺Y": keeps_the_shape(one)}, tolerance=SEARCH_TOLERANCE),
+        size=Size(
+            off[0], "% of its largest entry", "how far p·XX⁺Y is from the minimiser at drop rate 0.05, r the fit's rank"
+        ),
+        corrected="XW = U diag((σ_i − τ)₊)Vᵀ over the r largest singular values of XX⁺Y = UΣVᵀ: soft thresholding",
+        condition="XX⁺Y has exactly r non-zero singular values, all equal; or p = 1 and r ≥ rank(XX⁺Y)",
+        flips_if="a fit of unequal singular values that p times least squares solves, or equal ones that it does not",
+    )
+
+
+def scaled_columns(rng: np.random.Generator) -> Regression:
+    """At most 9 masked inputs; columns whose norms spread up to a hundredfold; N above or below D."""
+    n, d = [(4, 2), (2, 4), (3, 3), (2, 3)][rng.integers(4)]
+    x = design(n, d, 5.0, rng) * np.exp(rng.uniform(-2.3, 2.3, d))
+    return Regression(x, rng.standard_normal((n, 2)), float(rng.choice([0.3, 0.8, 0.95])))
+
+
+@placement_claim(
+    "3.1-normalised-inputs",
+    where=OPENING,
+    says="in the linear regime dropout acts as some variant of ℓ2 regularization on normalized design matrix (inputs)",
+    command=f"{COMMAND} input",
+)
+def normalised_inputs(cases: Cases) -> Finding:
+    """Input masks: the minimiser over all masks, against ridge with λ = k on X with columns of norm 1, rescaled."""
+
+    def normalised_ridge(one: Regression) -> np.ndarray:
+        (x, y, p), norms = one, np.linalg.norm(one.x, axis=0)
+        d, c = x.shape[1], y.shape[1]
+        stacked = np.vstack([x / norms, np.sqrt((1 - p) / p) * np.eye(d)]), np.vstack([y, np.zeros((d, c))])
+        return np.linalg.lstsq(*stacked, rcond=None)[0] / norms[:, None]
+
+    own = [Case("p = 0.95", scaled_columns(cases.rng)._replace(keep_prob=PAPER_KEEP), paper=True)]
+    judged = cases.judge(
+        own + cases.draw(scaled_columns, 12),
+        measure=lambda one: tikhonov.enumerated_solution(one.x, one.y, one.keep_prob, "input"),
+        printed=lambda one, best: (
+            max(
+                relative_error(normalised_ridge(one), best),
+                relative_error(tikhonov.dropout_solution(one.x, one.y, one.keep_prob, "input"), best),
+            )
+            < TOLERANCE
+        ),
+    )
+    return judged.finding(
+        {"holds": "Yes, exactly, for masks on the inputs: ridge with λ = (1 − p)/p on columns of norm 1."},
+        evidence=judged.evidence(ROUNDING, normalised_ridge, tolerance=TOLERANCE),
+        flips_if="a design on which the sum over all input masks has another minimiser",
+    )
+
+
+class Masks(NamedTuple):
+    """The shape of V and p."""
+
+    rows: int
+    columns: int
+    keep_prob: float
+
+
+@placement_claim(
+    "3.1-mask-mean",
+    where=SETTING,
+    says="such parametrization of Dropout is commonly employed in the literature to ensure that its "
+    "expectation is equal to 1",
+    reading="E V = 1 for V with entries in {0, 1/p}; how common it is in the literature is not judged.",
+    command=f"{COMMAND} output",
+)
+def mask_mean(cases: Cases) -> Finding:
+    """The mean of every entry over all masks."""
+
+    def mean(one: Masks) -> np.ndarray:
+        masks, probability = enumeration.all_masks(*one)
+        return np.tensordot(probability, masks, axes=1)
+
+    def draw(rng: np.random.Generator) -> Masks:
+        return Masks(*(int(size) for size in rng.integers(1, 4, 2)), float(rng.uniform(0.05, 1)))
+
+    judged = cases.judge(
+        [Case("p = 0.95", Masks(3, 3, PAPER_KEEP), paper=True), *cases.draw(draw, 8)],
+        measure=mean,
+        printed=lambda one, seen: relative_error(seen, np.ones((one.rows, one.columns))) < TOLERANCE,
+    )
+    return judged.finding(
+        {"holds": "Yes: each entry has mean 1."},
+        evidence=judged.evidence(ROUNDING, {"every entry": 1.0}, tolerance=TOLERANCE),
+        flips_if="an entry whose mean over all masks is not 1",
+    )
+
+
+def uncorrelated(one: Regression) -> bool:
+    """Whether XᵀX is diagonal, or p = 1."""
+    gram = one.x.T @ one.x
+    return one.keep_prob == 1.0 or bool(np.abs(gram - np.diag(np.diag(gram))).max() < TOLERANCE * gram.max())
+
+
+@placement_claim(
+    "3.1-placement-input",
+    where=SETTING,
+    says="Let's consider in the linear regime the following Ordinary Least Squares (OLS) setting ‖Y − (XW) ⊙ V‖²_F",
+    reading="As a model of LoRA's dropout, whose code masks A's input: both are solved by one W.",
+    command=f"{COMMAND} input",
+    depends_on=("3.1-minimiser", "3.1-placement-in-code"),
+)
+def placement_input(cases: Cases) -> Finding:
+    """Whether the output formula's minimiser also minimises the loss under input masks; correlations down to 1e-3."""
+
+    def draw(rng: np.random.Generator) -> Regression:
+        x = np.linalg.qr(rng.standard_normal((4, 2)))[0] * np.exp(rng.uniform(-1.5, 1.5, 2))
+        turn = float(rng.choice([0.0, 0.0, 1e-3, 0.1, 1.0]))
+        return Regression(
+            x @ np.array([[1, turn], [0, 1]]), rng.standard_normal((4, 1)), float(rng.choice([0.3, 0.6, 0.95]))
+        )
+
+    features = Regression(design(4, 2, 4.0, cases.rng), cases.rng.standard_normal((4, 2)), PAPER_KEEP)
+    judged = cases.judge(
+        [
+            Case("p = 0.95, a falling spectrum", features, paper=True),
+            Case("the same, no dropout", features._replace(keep_prob=1.0)),
+            *cases.draw(draw, 20),
+        ],
+        measure=lambda one: tikhonov.enumerated_solution(one.x, one.y, one.keep_prob, "input"),
+        printed=lambda one, best: (
+            relative_error(tikhonov.dropout_solution(one.x, one.y, one.keep_prob, "output"), best) < TOLERANCE
+        ),
+        corrected=lambda one, best: (
+            relative_error(tikhonov.dropout_solution(one.x, one.y, one.keep_prob, "input"), best) < TOLERANCE
+        ),
+        condition=uncorrelated,
+    )
+    return judged.finding(
+        {"conditional": "Only for uncorrelated features, so in practice no: input masks solve another regression."},
+        evidence=judged.evidence(ROUNDING, lambda one: {"one W": uncorrelated(one)}, tolerance=TOLERANCE),
+        corrected="under input masks W = (S + k diag S)⁺XᵀY, S = XᵀX, k = (1 − p)/p",
+        condition="S = XᵀX is diagonal, or p = 1",
+        flips_if="correlated features on which both placements have one minimiser, or uncorrelated ones with two",
+    )

@@ -1,0 +1,414 @@
+"""§1's design and second flaw in networks: what B = 0 and merging give, and where LoRA's start is in real networks.
+
+The MLP is a tanh network on scikit-learn's digits; pretrained transformers are read from the runs that
+`python -m experiments.hessian` recorded. Checked by `tests/test_claims_3_2.py` and `tests/test_claims_pretrained.py`,
+which plant wrong formulas and records.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Finding, Size, claim, not_run
+from allora_analysis.claims.s3_2_in_a_and_b import DIFFICULT, SADDLE, against, signs
+from allora_analysis.zero_initialisation import run as lists
+from allora_analysis.zero_initialisation.run import STUDY, Setting, recorded
+
+ROUNDING = 1e-8
+NETWORK = "python -m allora_analysis.hessian --network --rank {}"
+
+
+class Net(NamedTuple):
+    """Two layers with LoRA of rank r: widths n₀, n₁, n₂; sizes of A's and B's entries; torch's type; a seed."""
+
+    widths: tuple[int, int, int]
+    rank: int
+    a: float
+    b: float
+    dtype: str
+    seed: int
+
+
+ETA, ROWS = 2.0, 16
+
+
+def network(one: Net) -> tuple[Any, Any, Any]:
+    """A pretrained network, the same with LoRA in both layers (sharing its weights), and inputs."""
+    import torch
+    from torch import nn
+
+    from allora_analysis.lora.layers import ALLoRALinear
+
+    generator, kind = torch.Generator().manual_seed(one.seed), getattr(torch, one.dtype)
+    bases = [nn.Linear(n, m, dtype=kind) for n, m in itertools.pairwise(one.widths)]
+    adapted = []
+    with torch.no_grad():
+        for base in bases:
+            for part in (base.weight, base.bias):
+                part.copy_(torch.randn(part.shape, generator=generator, dtype=kind) / base.in_features**0.5)
+            layer = ALLoRALinear(base, one.rank, ETA, "lora_x_eta", generator=generator)
+            layer.a.mul_(one.a)
+            layer.b.copy_(one.b * torch.randn(layer.b.shape, generator=generator, dtype=kind))
+            adapted.append(layer)
+    inputs = torch.randn(ROWS, one.widths[0], generator=generator, dtype=kind)
+    base, lora = (nn.Sequential(layers[0], nn.Tanh(), layers[1]) for layers in (bases, adapted))
+    return base, lora, inputs
+
+
+def _drawn_net(rng: np.random.Generator, a: float = 1.0, b: float = 1.0) -> Net:
+    widths = tuple(int(width) for width in rng.integers(8, 41, size=3))
+    dtype = str(rng.choice(["float32", "float64"]))
+    return Net(widths, int(rng.integers(1, 9)), a, b, dtype, int(rng.integers(2**31)))
+
+
+def _paper_net(cases: Cases, a: float, b: float) -> Net:
+    return Net((64, 64, 32), 8, a, b, "float32", int(cases.rng.integers(2**31)))
+
+
+def change_of_output(one: Net) -> float:
+    """The largest difference of the adapted network's outputs from the pretrained one's."""
+    import torch
+
+    base, adapted, inputs = network(one)
+    with torch.no_grad():
+        return float((base(inputs) - adapted(inputs)).abs().max())
+
+
+@claim(
+    "3.2-pretrained-mapping",
+    where="§1, LoRA's design",
+    says="zero-initialization to ensure that training starts from the LLM's pretrained mapping",
+    reading="With A or B at 0 every output is the pretrained network's, bit by bit; with neither it is not.",
+    command="python -m allora_analysis --only 3.2-pretrained-mapping",
+    test="tests/test_lora_layers.py",
+)
+def pretrained_mapping(cases: Cases) -> Finding:
+    """Outputs with B = 0, with A = 0, and with both drawn, in float32 and float64."""
+    kinds = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
+    own = [Case(f"r = 8, A of size {a:g}, B of size {b:g}, float32", _paper_net(cases, a, b), True) for a, b in kinds]
+    drawn = [
+        case
+        for a, b in kinds
+        for case in cases.draw(lambda rng, a=a, b=b: _drawn_net(rng, a, b), 3, f"A of size {a:g}, B of size {b:g},")
+    ]
+    judged = cases.judge(
+        own + drawn,
+        change_of_output,
+        printed=lambda one, seen: (seen == 0) == (one.a * one.b == 0),
+    )
+    moved = [seen for case, seen in judged.pairs if case.inputs.a * case.inputs.b]
+    return judged.finding(
+        {"holds": "Yes, bit by bit: with A or B at zero the network is the pretrained one."},
+        evidence=judged.evidence("none: bit by bit", lambda one: "0" if one.a * one.b == 0 else "not 0", tolerance=0.0),
+        size=Size(min(moved), "", "least change of an output where A and B are both drawn with standard deviation 1"),
+        flips_if="an output that differs in one bit with A or B at 0",
+    )
+
+
+def operations(module: Any, inputs: Any) -> int:
+    """Floating-point operations of a forward pass's matrix products: 2 for each entry of a weight and each row."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Counter(TorchFunctionMode):
+        total = 0
+
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is torch.nn.functional.linear:
+                x, weight = args[:2]
+                self.total += 2 * weight.numel() * (x.numel() // x.shape[-1])
+            return function(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Counter() as counter:
+        module(inputs)
+    return counter.total
+
+
+def merged_cost(one: Net) -> dict[str, float]:
+    """Operations and parameters of the network merged, operations unmerged, and how far its outputs are off, in ε."""
+    import torch
+    from torch import nn
+
+    _, adapted, inputs = network(one)
+    merged = nn.Sequential(adapted[0].merge(), nn.Tanh(), adapted[2].merge())
+    with torch.no_grad():
+        outputs, reference = merged(inputs).double().numpy(), adapted(inputs).double().numpy()
+    return {
+        "operations": operations(merged, inputs),
+        "parameters": sum(part.numel() for part in merged.parameters()),
+        "unmerged": operations(adapted, inputs),
+        "off": relative_error(outputs, reference) / torch.finfo(getattr(torch, one.dtype)).eps,
+    }
+
+
+def _pretrained_cost(one: Net) -> dict[str, int]:
+    # Of two layers with biases; unmerged, A and B add 2r(n + m) for each input row.
+    pairs = list(itertools.pairwise(one.widths))
+    base = 2 * ROWS * sum(n * m for n, m in pairs)
+    return {
+        "operations": base,
+        "parameters": sum(n * m + m for n, m in pairs),
+        "unmerged": base + 2 * ROWS * one.rank * sum(n + m for n, m in pairs),
+    }
+
+
+@claim(
+    "3.2-inference-cost",
+    where="§2, LoRA",
+    says="Since low-rank matrices can be merged back to original weights, LoRA does not incur any additional cost at "
+    "inference",
+    reading="The merged network has the outputs of the adapted one, and the operations and parameters of the base.",
+    command="python -m allora_analysis --only 3.2-inference-cost",
+    test="tests/test_lora_layers.py",
+)
+def inference_cost(cases: Cases) -> Finding:
+    """Counted operations and parameters, merged and unmerged, against the pretrained network's; outputs beside."""
+    judged = cases.judge(
+        [Case("r = 8, widths 64, 64, 32, float32", _paper_net(cases, 1.0, 1.0), True), *cases.draw(_drawn_net, 7)],
+        merged_cost,
+        printed=lambda one, seen: (
+            {name: seen[name] for name in ("operations", "parameters", "unmerged")} == _pretrained_cost(one)
+            and seen["off"] <= max(one.widths)
+        ),
+    )
+    own = judged.measured[0]
+    return judged.finding(
+        {"holds": "Yes, once merged; left unmerged, it costs the products with A and B on top."},
+        evidence=judged.evidence(
+            "of the outputs, in units of the type's ε: the largest width, for sums in another order; counts are exact",
+            _pretrained_cost,
+            error=max(seen["off"] for _, seen in judged.pairs),
+            tolerance=64.0,
+        ),
+        size=Size(
+            own["unmerged"] / own["operations"] - 1, "of the pretrained cost", "what r = 8 adds unmerged at width 64"
+        ),
+        flips_if="a merged layer with more operations or parameters, or with other outputs",
+    )
+
+
+class Start(NamedTuple):
+    """The digits' MLP with LoRA on both layers: seed, rank, images; whether A too is 0; whether Lanczos runs too."""
+
+    seed: int
+    rank: int
+    images: int
+    zero: bool = False
+    lanczos: bool = False
+
+
+def adapted_mlp(one: Start) -> tuple[Any, Any, Any]:
+    """The model, its loss and its data."""
+    import torch
+    from torch import nn
+
+    from allora_analysis.hessian import digits_mlp
+
+    model, (images, classes) = digits_mlp.adapted_mlp(one.seed, one.rank), digits_mlp.new_digits()
+    if one.zero:
+        with torch.no_grad():
+            for layer in (model[0], model[2]):
+                layer.a.zero_()
+    return model, nn.CrossEntropyLoss(), (images[: one.images], classes[: one.images])
+
+
+def _all_eigenvalues(model: Any, loss: Any, data: Any) -> np.ndarray:
+    from allora_analysis.hessian import network
+
+    size = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    return network.network_spectrum(model, loss, data, size).smallest
+
+
+def at_start(one: Start) -> dict[str, Any]:
+    """Slopes and signs of all eigenvalues at the start, the counts that ranks foretell, and both ends by Lanczos."""
+    from allora_analysis.hessian import digits_mlp, network, network_inertia
+
+    model, loss, data = adapted_mlp(one)
+    slope_a, slope_b = digits_mlp.gradient_norms(model, loss, data)
+    values = _all_eigenvalues(model, loss, data)
+    told = network_inertia.negative_directions(model, loss, data)
+    seen = {"‖∇_A‖": slope_a, "‖∇_B‖": slope_b, "ends": values[[0, -1]], "signs": signs(values)}
+    seen["foretold"] = {"negative": told.negative, "zero": told.zero, "positive": told.positive}
+    seen["Σ r·rank G"] = one.rank * sum(told.layer_ranks.values())
+    if one.lanczos:
+        found = network.network_spectrum(model, loss, data, 1)
+        seen["ends by Lanczos"] = np.r_[found.smallest, found.largest]
+    return seen
+
+
+def as_foretold(seen: Mapping[str, Any]) -> bool:
+    """A slope along B alone; the counts foretold, at least Σ r·rank G of them negative; Lanczos's ends."""
+    sloped = seen["‖∇_B‖"] > ROUNDING and seen["‖∇_A‖"] == 0
+    counted = seen["signs"] == seen["foretold"] and seen["signs"]["negative"] >= seen["Σ r·rank G"] > 0
+    return sloped and counted and relative_error(seen.get("ends by Lanczos", seen["ends"]), seen["ends"]) <= ROUNDING
+
+
+@claim(
+    "3.2-network-saddle",
+    where="§1, second flaw",
+    says=SADDLE,
+    reading="LoRA's start in both layers of an MLP on the digits: critical, with curvature of both signs.",
+    command=NETWORK.format(2),
+    test="tests/test_hessian_network_inertia.py",
+    depends_on=("3.2-saddle-lora",),
+)
+def network_saddle(cases: Cases) -> Finding:
+    """Slopes and eigenvalues of the MLP's Hessian at B = 0, A random, against the counts that the ranks of G give."""
+    seeds = [int(seed) for seed in cases.rng.integers(2**31, size=3)]
+    judged = cases.judge(
+        [
+            Case("r = 8, 20 digits", Start(seeds[0], 8, 20), True),
+            Case("r = 1, 60 digits", Start(seeds[1], 1, 60, lanczos=True)),
+            Case("r = 2, 8 digits", Start(seeds[2], 2, 8)),
+        ],
+        at_start,
+        printed=lambda one, seen: seen["‖∇_B‖"] <= ROUNDING and seen["ends"][0] < 0 < seen["ends"][-1],
+    )
+    ends = judged.measured[0]["ends"]
+    finding = judged.finding(
+        {"refuted": "No: the start has a slope along B, though also negative curvature."},
+        evidence=judged.evidence(
+            "counts: none may differ; both ends by Lanczos to 1e-8",
+            {"‖∇_A‖": 0.0, "negative": "Σ_l r·rank G_l and those of K on ker C, by `network_inertia`"},
+            tolerance=ROUNDING,
+        ),
+        size=Size(float(-ends[0] / ends[-1]), "of the highest curvature", "depth of the lowest, r = 8, 20 digits"),
+        corrected="no critical point, as ∇_B ≠ 0; the Hessian there has at least Σ_l r·rank G_l negative directions",
+        flips_if="a gradient of 0 at LoRA's start",
+    )
+    return against(finding, all(as_foretold(seen) for _, seen in judged.pairs))
+
+
+STEPS = 100
+
+
+def descended(one: Start) -> dict[str, Any]:
+    """The loss before and after plain gradient descent, the slope at the start; at r = 1 negative directions too."""
+    from allora_analysis.hessian import digits_mlp
+
+    model, loss, data = adapted_mlp(one)
+    start, slope = loss(model(data[0]), data[1]).item(), sum(digits_mlp.gradient_norms(model, loss, data))
+    before = _all_eigenvalues(model, loss, data) if one.rank == 1 else None
+    digits_mlp.descend(model, loss, data, STEPS, digits_mlp.LEARNING_RATE)
+    seen = {"loss at the start": start, "loss at the end": loss(model(data[0]), data[1]).item(), "slope": slope}
+    if before is not None:
+        both = before, _all_eigenvalues(model, loss, data)
+        seen["negative directions"] = [signs(values)["negative"] for values in both]
+        seen["lowest over highest eigenvalue"] = [float(values[0] / values[-1]) for values in both]
+    return seen
+
+
+@claim(
+    "3.2-network-escape",
+    where="§1, second flaw",
+    says=DIFFICULT,
+    reading="An MLP on the digits: 100 steps of plain gradient descent do not lower the loss.",
+    command=NETWORK.format(1),
+    test="tests/test_hessian_digits.py",
+    depends_on=("3.2-network-saddle",),
+)
+def network_escape(cases: Cases) -> Finding:
+    """The loss over 100 steps from LoRA's start and from A = B = 0, the one start with no slope."""
+    seeds = [int(seed) for seed in cases.rng.integers(2**31, size=3)]
+    judged = cases.judge(
+        [
+            Case("r = 8, B = 0, A random (LoRA)", Start(seeds[0], 8, 300), True),
+            Case("r = 1, B = 0, A random (LoRA)", Start(seeds[1], 1, 60)),
+            Case("r = 8, A = B = 0", Start(seeds[2], 8, 300, zero=True)),
+        ],
+        descended,
+        printed=lambda one, seen: seen["loss at the end"] >= seen["loss at the start"] * (1 - ROUNDING),
+        corrected=lambda one, seen: (seen["slope"] <= ROUNDING) == one.zero,
+        condition=lambda one: one.zero,
+    )
+    own = judged.measured[0]
+    return judged.finding(
+        {"conditional": "Only from A = B = 0: from LoRA's start plain descent leaves at once."},
+        evidence=judged.evidence("stays or leaves: none may differ", {"stays": "iff A = B = 0"}),
+        size=Size(
+            1 - own["loss at the end"] / own["loss at the start"],
+            "of the loss at the start",
+            "fall of the loss in 100 steps of gradient descent from LoRA's start, r = 8",
+        ),
+        condition="A and B both start at 0",
+        flips_if="a descent that stands still from A at random",
+    )
+
+
+def _foretold(told: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+    # All eigenvalues: each count is the one foretold, [least, most]. Ends: as many as the least count says, or all that
+    # were asked for, lie beyond their residual on the side foretold.
+    if "all" in run:
+        counts = signs(np.array(run["all"]), 1e-14)
+        return all(told[sign] == [number, number] for sign, number in counts.items())
+    low, high = np.array(run["smallest"]), np.array(run["largest"])[::-1]
+    low_error, high_error = np.array(run["smallest_residuals"]), np.array(run["largest_residuals"])[::-1]
+    below, above = min(len(low), told["negative"][0]), min(len(high), told["positive"][0])
+    return bool(np.all((low + low_error)[:below] < 0) and np.all((high - high_error)[:above] > 0))
+
+
+def case_name(setting: Setting) -> str:
+    """A run's name in the evidence."""
+    asked = "all eigenvalues" if setting.k == 0 else "both ends"
+    return f"{setting.model}, layer {setting.layer} ({', '.join(setting.modules)}), r = {setting.rank}, {asked}"
+
+
+def _measured(run: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = (run["all"][0], run["all"][-1]) if "all" in run else (run["smallest"][0], run["largest"][-1])
+    sigma = max(of[0] for of in run["singular_values"].values())
+    return {
+        "‖∇_A‖": run["gradient_norms"]["a"],
+        "‖∇_B‖": run["gradient_norms"]["b"],
+        "λ_min": low,
+        "λ_max": high,
+        "−λ_min/λ_max": -low / high,
+        "λ_max/σ₁(G)": high / sigma,
+        "signs as foretold": _foretold(run["foretold"], run),
+        **(signs(np.array(run["all"]), 1e-14) if "all" in run else {}),
+    }
+
+
+@claim(
+    "3.2-pretrained-saddle",
+    where="§1, second flaw",
+    says=SADDLE,
+    reading=f"LoRA's start, r = 4 or 1, in one layer at a time of {' and '.join(lists.ENDS)}: critical, with curvature "
+    "of both signs.",
+    command="python -m experiments.hessian --model FOLDER --model-name NAME --data FOLDER",
+    test="tests/test_claims_pretrained.py",
+    reads=STUDY,
+    depends_on=("3.2-saddle-lora",),
+)
+def pretrained_saddle(cases: Cases, folder: Path | None) -> Finding:
+    """Recorded slopes and eigenvalues at B = 0, A random, against the signs that the ranks of G foretell."""
+    runs = recorded(lists.RUNS, folder)
+    if not runs:
+        return not_run(f"0 of {len(lists.RUNS)} runs are recorded")
+    judged = cases.judge(
+        [Case(case_name(setting), setting, True) for setting in runs],
+        lambda setting: _measured(runs[setting]),
+        printed=lambda setting, seen: seen["‖∇_B‖"] <= ROUNDING and seen["signs as foretold"],
+    )
+    depths = [seen["−λ_min/λ_max"] for _, seen in judged.pairs]
+    finding = judged.finding(
+        {"refuted": "No: in every layer there is a slope along B, though curvature of both signs."},
+        evidence=judged.evidence(
+            f"counts, [least, most]: none may differ; {len(runs)} of {len(lists.RUNS)} runs recorded",
+            lambda setting: {sign: runs[setting]["foretold"][sign] for sign in ("negative", "zero", "positive")},
+            tolerance=0.0,
+            n=len(runs),
+        ),
+        size=Size(
+            float(np.median(depths)), "of the highest curvature", "depth of the lowest", min(depths), max(depths)
+        ),
+        corrected="no critical point, as ∇_B ≠ 0; the Hessian there has the signs that the ranks foretell",
+        flips_if="a gradient of 0 at LoRA's start",
+    )
+    contrary = all(seen["signs as foretold"] and seen["‖∇_B‖"] > ROUNDING >= seen["‖∇_A‖"] for _, seen in judged.pairs)
+    return against(finding, contrary)

@@ -1,0 +1,365 @@
+"""§3.3, around the derivation: what the scaling factor η = α/r is for, how to start A and B, how language models grow.
+
+Two rows rest on data: on what the cited authors write and on published configurations, which stand here with their
+sources. Checked by `tests/test_claims_3_3.py`, which plants other quotations, configurations, norms and formulas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import adaptive
+from allora_analysis.claims import pretrained_norms
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Finding, Size, claim, not_run
+from allora_analysis.claims.s3_2_in_a_and_b import against
+from allora_analysis.claims.s3_2_in_v import power_law
+from allora_analysis.claims.s3_3_worst_case import PAPER_ETAS
+from allora_analysis.finetune.setting import STUDY, Setting
+from allora_analysis.grid.presets import ablation, perception, row_norms
+from allora_analysis.grid.reading import average_norm, recorded
+
+COMPARABLE = 0.1  # of ‖W*‖, at least
+
+
+def fine_tuned() -> list[Setting]:
+    """Our runs of LoRA under AdamW at the paper's rates, 1e-4 to 2e-4, and with η as a factor of the output."""
+    listed = [*row_norms.PRESETS["desk"], *perception.PRESETS["desk"], *ablation.PRESETS["desk"]]
+    return [
+        one
+        for one in dict.fromkeys(listed)
+        if one.arm in ("lora", "lora_x_eta")
+        and one.optimizer == "adamw"
+        and 1e-4 <= one.learning_rate <= 2e-4
+        and one.data == "rotten_tomatoes"
+    ]
+
+
+def average_weight_norm(model: str) -> float:
+    """‖W*_i‖ averaged over rows and adapted layers, all linear maps of the model."""
+    return float(np.mean([layer["mean"] for layer in pretrained_norms.read(model).values()]))
+
+
+@claim(
+    "3.3-comparable-level",
+    where="§3.3, first paragraph",
+    says="The scaling factor plays an important role to match ||BA|| to a comparable level with ||W*||",
+    reading="After fine-tuning, rows of ηBA have on average at least a tenth of the norm of rows of W*. The verdict is "
+    "the same at a fifth and at a twentieth. Spectral norms were not recorded.",
+    command="python -m experiments.row_norms --model FOLDER --model-name NAME --data FOLDER",
+    test="tests/test_claims_3_3.py",
+    reads=STUDY,
+)
+def comparable_level(cases: Cases, folder: Path | None) -> Finding:
+    """Row norms of ηBA after the last step of each recorded run over those of the pretrained weights."""
+    runs = recorded(fine_tuned(), folder)
+    if not runs:
+        return not_run(f"0 of {len(fine_tuned())} runs are recorded")
+
+    def share(one: Setting) -> float:
+        result = runs[one]
+        return average_norm(result, result["row_norms"]["step"][-1]) / average_weight_norm(one.model)
+
+    judged = cases.judge(
+        [Case(f"{one.words()}", one, True) for one in runs], share, printed=lambda one, seen: seen >= COMPARABLE
+    )
+    shares = np.array(judged.measured)
+    doubled = _median(judged.pairs, 4.0) / _median(judged.pairs, 1.0)
+    return judged.finding(
+        {
+            "refuted": f"No: after fine-tuning ηBA has {shares.min():.1%} to {shares.max():.1%} of W*'s size; "
+            f"η = 2 makes it {doubled:.1f} times as large."
+        },
+        evidence=judged.evidence(
+            f"none: a threshold of {COMPARABLE:g}; {len(runs)} of {len(fine_tuned())} runs recorded, their last step",
+            {"‖ηBA‖/‖W*‖": "0.1 or more"},
+            tolerance=COMPARABLE,
+            n=len(runs),
+        ),
+        size=Size(
+            float(np.median(shares)),
+            "of ‖W*‖",
+            "‖ηBA‖ after fine-tuning, rows averaged",
+            float(shares.min()),
+            float(shares.max()),
+        ),
+        flips_if="runs at the paper's rates in which the rows of ηBA reach a tenth of W*'s",
+    )
+
+
+def _median(pairs: list, eta2: float) -> float:
+    # Of the two arms that differ in η alone, on the model that has both.
+    chosen = [
+        seen
+        for case, seen in pairs
+        if case.inputs.learning_rate == 1e-4
+        and case.inputs.drop_rate > 0
+        and (case.inputs.eta2 or 1.0) == eta2
+        and case.inputs.arm == ("lora" if eta2 == 1 else "lora_x_eta")
+    ]
+    return float(np.median(chosen)) if chosen else math.nan
+
+
+HU_4_1 = (
+    "When optimizing with Adam, tuning α is roughly the same as tuning the learning rate if we scale the "
+    "initialization appropriately. As a result, we simply set α to the first r we try and do not tune it. This scaling "
+    "helps to reduce the need to retune hyperparameters when we vary r"
+)
+"""Hu et al. (2021), LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685, §4.1."""
+
+
+class Alpha(NamedTuple):
+    """A problem with A's draw, and what α is multiplied by."""
+
+    x: np.ndarray
+    y: np.ndarray
+    a: np.ndarray
+    times: float
+
+
+def apart(one: Alpha) -> dict[str, float]:
+    """Distance over 20 Adam steps: of α alone multiplied, and of α against the rate, with A's scale adjusted."""
+    base, root = adaptive.Setting(rate_a=1e-2 * one.times**0.5, rate_b=1e-2 * one.times**0.5), one.times**-0.5
+    paths = [
+        adaptive.train(one.x, one.y, one.a, setting, 20)
+        for setting in (base, adaptive.rescaled(base, root, root), dataclasses.replace(base, scaling=one.times))
+    ]
+    return {
+        "α and rate exchanged": relative_error(paths[1], paths[0]),
+        "α alone": relative_error(paths[2], paths[0]),
+    }
+
+
+class Quotation(NamedTuple):
+    """What a cited work writes, and where."""
+
+    text: str
+    where: str
+
+
+def advises_tuning(text: str) -> bool:
+    """Whether the words recommend tuning: they have the verb, and do not say that it is not done."""
+    return "tun" in text and "not tune" not in text
+
+
+@claim(
+    "3.3-tune-carefully",
+    where="§3.3, first paragraph",
+    says="Hu et al. (2021) discussed the importance of the scaling factor and suggest to tune it carefully to prevent "
+    "BA from overwhelming W*",
+    reading="The cited work's own section on the scaling, §4.1, recommends tuning α. The reason given there, that "
+    "under Adam α acts as the learning rate, is checked beside.",
+    command="python -m allora_analysis --only 3.3-tune-carefully",
+    test="tests/test_adaptive_invariance.py",
+)
+def tune_carefully(cases: Cases) -> Finding:
+    """What Hu et al. write; and Adam's path with α multiplied by c against that with the rates multiplied by √c."""
+
+    def draw(rng: np.random.Generator) -> Alpha:
+        n2, n1, rank = (int(size) for size in rng.integers((4, 3, 1), (9, 6, 4)))
+        y = 2 * rng.standard_normal((12, n1))
+        return Alpha(power_law(12, n2, rng), y, rng.standard_normal((rank, n2)), float(np.exp(rng.uniform(0.5, 2))))
+
+    judged = cases.judge(
+        [Case("Hu et al. (2021), §4.1", Quotation(HU_4_1, "arXiv 2106.09685, §4.1"))],
+        lambda one: {"recommends tuning": advises_tuning(one.text), "quotation": one.text},
+        printed=lambda one, seen: seen["recommends tuning"],
+    )
+    distances = {case.name: apart(case.inputs) for case in cases.draw(draw, 6, "α times 1.6 to 7.4,")}
+    alone = [seen["α alone"] for seen in distances.values()]
+    evidence = judged.evidence(
+        "float64 rounding of 20 steps, relative: 1e-9", {"α and rate exchanged": 0.0}, tolerance=1e-9
+    )
+    evidence = dataclasses.replace(evidence, measured={**evidence.measured, **distances})
+    finding = judged.finding(
+        {"refuted": "No: they write that they do not tune it, as under Adam it acts like the learning rate."},
+        evidence=evidence,
+        size=Size(
+            float(np.median(alone)), "of the path", "what α alone, without the rate, changes", min(alone), max(alone)
+        ),
+        corrected="Hu et al. set α to the first r tried and do not tune it; under Adam c·α trains the same model as α "
+        "where A's start and both rates are divided by √c and ε is multiplied by it",
+        flips_if="a passage of theirs that recommends tuning α",
+    )
+    exact = all(seen["α and rate exchanged"] <= 1e-9 < 1e-3 < seen["α alone"] for seen in distances.values())
+    return against(finding, exact)
+
+
+class First(NamedTuple):
+    """A module at its start: X (N×n₂), targets (N×n₁) beyond W*'s outputs, A, B, η; whether W* gives up ηBA."""
+
+    x: np.ndarray
+    y: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+    eta: float
+    subtracted: bool
+
+
+def first_step(one: First) -> dict[str, float]:
+    """How far the outputs are from the pretrained ones, and the loss's fall per learning rate in a small first step."""
+    given = one.eta * one.b @ one.a if one.subtracted else np.zeros((one.y.shape[1], one.x.shape[1]))
+
+    def outputs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return one.x @ (one.eta * b @ a - given).T
+
+    def loss(a: np.ndarray, b: np.ndarray) -> float:
+        return float(((outputs(a, b) - one.y) ** 2).sum())
+
+    slopes = []
+    for which in (0, 1):
+        parts = [one.a, one.b]
+        for entry in np.ndindex(parts[which].shape):
+            step = np.zeros(parts[which].shape)
+            step[entry] = 1e-4
+            up, down = ([*parts[:which], parts[which] + sign * step, *parts[which + 1 :]] for sign in (1, -1))
+            slopes.append((loss(*up) - loss(*down)) / 2e-4)
+    return {"moved": float(np.abs(outputs(one.a, one.b)).max()), "fall": float(np.square(slopes).sum())}
+
+
+def fall(one: First) -> float:
+    """η²(‖GAᵀ‖² + ‖BᵀG‖²), G the gradient in the module's matrix: the fall of the loss per rate, in closed form."""
+    moved = 0 if one.subtracted else one.eta * one.x @ (one.b @ one.a).T
+    g = 2 * (moved - one.y).T @ one.x
+    return one.eta**2 * float((np.square(g @ one.a.T)).sum() + (np.square(one.b.T @ g)).sum())
+
+
+@claim(
+    "3.3-either-zero",
+    where="§3.3, first paragraph, of Hayou et al. (2024a)",
+    says="for the best performance, either A or B must be initialized at 0",
+    reading="A start that has the pretrained outputs and from which the first step lowers the loss has A = 0 or B = 0.",
+    command="python -m allora_analysis --only 3.3-either-zero",
+    test="tests/test_claims_3_3.py",
+    depends_on=("3.2-pretrained-mapping", "3.2-saddle-starts"),
+)
+def either_zero(cases: Cases) -> Finding:
+    """Outputs and the first step's descent with A, B, neither or both at 0, with W* left as it is or less ηBA."""
+
+    def made(rng: np.random.Generator, a: float, b: float, subtracted: bool, shape: tuple[int, int, int]) -> First:
+        n2, n1, rank = shape
+        normal, eta = rng.standard_normal, float(rng.choice(PAPER_ETAS))
+        return First(
+            power_law(8, n2, rng), normal((8, n1)), a * normal((rank, n2)), b * normal((n1, rank)), eta, subtracted
+        )
+
+    def draw(rng: np.random.Generator) -> First:
+        a, b = rng.choice([0.0, 0.01, 1.0], size=2)
+        shape = tuple(int(size) for size in rng.integers((3, 2, 1), (7, 6, 3)))
+        return made(rng, float(a), float(b), bool(rng.random() < 0.5), shape)
+
+    kinds = {"B = 0": (0.2, 0.0), "A = 0": (0.0, 0.2), "A = B = 0": (0.0, 0.0), "neither at 0": (0.2, 0.2)}
+    own = [
+        Case(f"n₂ = 24, r = 8, {name}", made(cases.rng, *sizes, False, (24, 12, 8)), True)
+        for name, sizes in kinds.items()
+    ]
+    given = Case("n₂ = 24, r = 8, neither at 0, W* less ηBA", made(cases.rng, 0.2, 0.2, True, (24, 12, 8)))
+
+    def one_is_zero(one: First) -> bool:
+        return not one.a.any() or not one.b.any()
+
+    judged = cases.judge(
+        [*own, given, *cases.draw(draw, 16)],
+        first_step,
+        printed=lambda one, seen: one_is_zero(one) or not (seen["moved"] <= 1e-12 and seen["fall"] > 1e-9),
+        corrected=lambda one, seen: (
+            relative_error(seen["fall"], fall(one)) <= 1e-6
+            and (seen["moved"] <= 1e-12) == (one_is_zero(one) or one.subtracted)
+        ),
+        condition=lambda one: one_is_zero(one) or not one.subtracted,
+    )
+    return judged.finding(
+        {"conditional": "Only if W* stays as it is: W* less ηBA allows any A and B, as PiSSA does."},
+        evidence=judged.evidence("central differences of step 1e-4, relative: 1e-6", fall, tolerance=1e-6),
+        condition="W* is not changed at the start; with W* − ηBA in its place the outputs are the pretrained ones for "
+        "any A and B, and the loss falls by η²(‖GAᵀ‖² + ‖BᵀG‖²) per learning rate, G = ∂L/∂(ηBA)",
+        flips_if="a start without a zero factor that keeps both W* and the pretrained outputs and is not at rest",
+    )
+
+
+class Shape(NamedTuple):
+    """Layers and width of a model."""
+
+    layers: int
+    width: int
+
+
+class Family(NamedTuple):
+    """The smallest and the largest model of a family, and where they are published."""
+
+    smallest: Shape
+    largest: Shape
+    source: str
+
+
+FAMILIES = {
+    "GPT-2": Family(Shape(12, 768), Shape(48, 1600), "Radford et al. 2019, Table 2"),
+    "GPT-3": Family(Shape(12, 768), Shape(96, 12288), "Brown et al. 2020, Table 2.1"),
+    "OPT": Family(Shape(12, 768), Shape(96, 12288), "Zhang et al. 2022, Table 1"),
+    "BLOOM": Family(Shape(24, 1024), Shape(70, 14336), "BigScience 2022, model cards of 560M and 176B"),
+    "Pythia": Family(Shape(6, 512), Shape(36, 5120), "Biderman et al. 2023, Table 1"),
+    "LLaMA": Family(Shape(32, 4096), Shape(80, 8192), "Touvron et al. 2023a, Table 2"),
+    "Llama 2": Family(Shape(32, 4096), Shape(80, 8192), "Touvron et al. 2023b, config.json of 7B and 70B"),
+    "Llama 3": Family(Shape(32, 4096), Shape(126, 16384), "Dubey et al. 2024, Table 3"),
+    "Gemma": Family(Shape(18, 2048), Shape(28, 3072), "Gemma Team 2024, Table 1"),
+    "Qwen2": Family(Shape(24, 896), Shape(80, 8192), "Yang et al. 2024, Table 1"),
+    "OpenELM": Family(Shape(16, 1280), Shape(36, 3072), "Mehta et al. 2024, config.json of 270M and 3B"),
+}
+"""The paper's own decoder families, those that its §1 names, and the five best known before them."""
+
+
+def growth(families: Mapping[str, Family]) -> dict[str, dict[str, float]]:
+    """By what factor depth and width grow in each family, and depth's share of log parameters, which go as L·width²."""
+    found = {}
+    for name, (small, large, _) in families.items():
+        depth, width = large.layers / small.layers, large.width / small.width
+        share = math.log(depth) / (math.log(depth) + 2 * math.log(width))
+        found[name] = {"depth": depth, "width": width, "depth's share": share}
+    return found
+
+
+@claim(
+    "3.3-depth",
+    where="§3.3, below Proposition 1",
+    says="LLMs that most commonly resort to increased depth rather than increased width to scale up their capacity",
+    reading="In more than half of the families, depth grows by a larger factor than width from the smallest model to "
+    "the largest.",
+    command="python -m allora_analysis --only 3.3-depth",
+    test="tests/test_claims_3_3.py",
+)
+def depth_rather_than_width(cases: Cases) -> Finding:
+    """Published layers and widths of eleven families; depth's share of the growth in parameters beside."""
+
+    def deeper(seen: Mapping[str, Mapping[str, float]]) -> int:
+        return sum(of["depth"] > of["width"] for of in seen.values())
+
+    judged = cases.judge(
+        [Case("published families", FAMILIES, True)],
+        growth,
+        printed=lambda one, seen: deeper(seen) > len(one) / 2,
+    )
+    (seen,) = judged.measured
+    shares = [of["depth's share"] for of in seen.values()]
+    return judged.finding(
+        {
+            "refuted": f"No: depth grew by the larger factor in {deeper(seen)} of {len(FAMILIES)} families; "
+            "width brings most of the parameters."
+        },
+        evidence=judged.evidence(
+            "none: published integers", {name: family.source for name, family in FAMILIES.items()}, n=len(FAMILIES)
+        ),
+        size=Size(
+            float(np.median(shares)),
+            "of the growth",
+            "depth's part in the growth of log parameters, median of families",
+            min(shares),
+            max(shares),
+        ),
+        flips_if=f"{len(FAMILIES) // 2 + 1} of {len(FAMILIES)} families that grow more in depth than in width",
+    )

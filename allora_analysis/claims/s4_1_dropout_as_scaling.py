@@ -1,0 +1,332 @@
+"""§4.1: W* = 0 without loss of generality, and a dropped output as a factor on rows, gradients and the learning rate.
+
+G = ∂L/∂(BA), f(x) = BAx; a mask m ∈ {0, 1} is drawn without its factor 1/(keep probability), which changes none
+of these statements. Checked by `tests/test_claims_4_1.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import adaptive
+from allora_analysis.claims import layer_training
+from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.layer_training import ROUNDING, Pass, close
+
+framework_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_field.py")
+TOLERANCE = 1e-9
+DROP_RATE = 0.05  # the paper's
+
+
+class Rewritten(NamedTuple):
+    """A loss L(y, f) by name and weight, a pass with its frozen W*, and targets y."""
+
+    loss: str
+    weight: float
+    one: Pass
+    frozen: np.ndarray
+    y: np.ndarray
+
+
+def loss_of(case: Rewritten, y, f):
+    """A loss of y − f alone, or with a term that is not: `weight` times ‖f‖²/2; cross-entropy with classes y."""
+    from torch.nn import functional as torch_functional
+
+    if case.loss == "cross-entropy":
+        return -(y * torch_functional.log_softmax(f, dim=1)).sum()
+    if case.loss == "Huber":
+        return torch_functional.huber_loss(f, y, reduction="sum")
+    return ((y - f) ** 2).sum() / 2 + case.weight * (f**2).sum() / 2
+
+
+def factor_gradients(case: Rewritten, y: np.ndarray, frozen: np.ndarray) -> list[np.ndarray]:
+    """∂/∂A and ∂/∂B of L(y, (W* + BA)x), by autograd."""
+    import torch
+
+    x, a, b = (torch.tensor(part, requires_grad=True) for part in (case.one.x, case.one.a, case.one.b))
+    loss_of(case, torch.tensor(y), x @ torch.tensor(frozen).mT + layer_training.lora(x, a, b)).backward()
+    return [a.grad.numpy(), b.grad.numpy()]
+
+
+def shift_invariant(case: Rewritten) -> bool:
+    """Whether L(y + s, f + s) = L(y, f), at the s = −W*x of the rewriting."""
+    import torch
+
+    f = case.one.x @ (case.one.b @ case.one.a).T
+    s = case.one.x @ case.frozen.T
+    values = [float(loss_of(case, torch.tensor(case.y - t), torch.tensor(f + s - t))) for t in (0 * s, s)]
+    return bool(abs(values[1] - values[0]) <= TOLERANCE * abs(values[0]))
+
+
+@framework_claim(
+    "4-without-loss-of-generality",
+    test="tests/test_claims_4_1.py",
+    where="§4.1, above Eq. (4)",
+    says="WLOG, we can further simply the model by assuming W* = 0, which is equivalent to defining ỹ = y − W*x and "
+    "rewrite the loss function by ỹ",
+    reading="A and B have the same gradients under L(y, (W* + BA)x) and under L(ỹ, BAx).",
+)
+def without_loss_of_generality(cases: Cases) -> Finding:
+    """Autograd under both losses: squared, Huber's, squared with a term in f alone, cross-entropy."""
+
+    def drawn(one: Pass, loss: str, weight: float, rng: np.random.Generator) -> Rewritten:
+        n1, n2 = one.b.shape[0], one.a.shape[1]
+        y = np.eye(n1)[rng.integers(n1, size=len(one.x))]
+        return Rewritten(loss, weight, one, rng.standard_normal((n1, n2)) / np.sqrt(n2), y)
+
+    def draw(rng: np.random.Generator) -> Rewritten:
+        loss = str(rng.choice(["squared", "Huber", "cross-entropy"]))
+        weight = float(rng.choice([0.0, 1e-4, 1e-2])) * (loss == "squared")
+        return drawn(layer_training.draw_pass(rng), loss, weight, rng)
+
+    own = drawn(layer_training.paper_pass(cases.rng), "cross-entropy", 0.0, cases.rng)
+    judged = cases.judge(
+        [Case("cross-entropy, n₂ = 64, r = 8", own, paper=True), *cases.draw(draw, 20)],
+        measure=lambda case: factor_gradients(case, case.y - case.one.x @ case.frozen.T, 0 * case.frozen),
+        printed=lambda case, seen: close(seen, factor_gradients(case, case.y, case.frozen), TOLERANCE),
+        condition=shift_invariant,
+    )
+    evidence = layer_training.deviations(
+        judged, lambda case: factor_gradients(case, case.y, case.frozen), ROUNDING, TOLERANCE
+    )
+    return judged.finding(
+        {"conditional": "Only for losses of y − f: with cross-entropy, which fine-tuning uses, W*x stays."},
+        evidence=evidence,
+        size=Size(
+            evidence.measured[judged.cases[0].name], "of their size", "error of A's or B's gradient, cross-entropy"
+        ),
+        condition="L(y + s, f + s) = L(y, f)",
+        flips_if="cross-entropy with the same gradients at ỹ, or a loss of y − f with others",
+    )
+
+
+class Masked(NamedTuple):
+    """A pass, and a mask (tokens×n₁) on its outputs."""
+
+    one: Pass
+    mask: np.ndarray
+
+
+def masked_cases(cases: Cases) -> list[Case]:
+    """One token; several that share a mask; several of which one token's mask differs in one output; a mask each."""
+
+    def draw(rng: np.random.Generator) -> Masked:
+        kind = rng.integers(4)
+        one = layer_training.draw_pass(rng, tokens=1 if kind == 0 else 0)
+        mask = np.tile(rng.random(one.upstream.shape[1]) < 0.5, (len(one.x), 1)).astype(float)
+        if kind == 2:
+            mask[-1, rng.integers(mask.shape[1])] -= 1
+        if kind == 3:
+            mask = (rng.random(mask.shape) < 0.5).astype(float)
+        return Masked(one, np.abs(mask))
+
+    own = layer_training.paper_pass(cases.rng)
+    mask = (cases.rng.random(own.upstream.shape) >= DROP_RATE).astype(float)
+    return [Case("a mask for each of 32 tokens, drop rate 0.05", Masked(own, mask), True), *cases.draw(draw, 24)]
+
+
+def one_mask(case: Masked) -> bool:
+    """Whether every token has the same mask."""
+    return bool((case.mask == case.mask[0]).all())
+
+
+def row_scaled(case: Masked) -> np.ndarray:
+    """f(x) with row i of BA multiplied by η_i, the first token's mask."""
+    return case.one.x @ (case.mask[0][:, None] * (case.one.b @ case.one.a)).T
+
+
+ONE_MASK = "one token, or one mask for all tokens"
+
+
+@framework_claim(
+    "4-dropout-forward",
+    where="§4.1, below Eq. (4)",
+    says="The effect of dropping out (f(x))_i for a given i is equivalent to applying a per-row scaling factor η_i = 0 "
+    "to (BA)_{i,:}",
+)
+def dropout_forward(cases: Cases) -> Finding:
+    """Masked outputs against outputs of the row-scaled BA, for one token and for several."""
+    judged = cases.judge(
+        masked_cases(cases),
+        measure=lambda case: [case.mask * (case.one.x @ case.one.a.T @ case.one.b.T)],
+        printed=lambda case, seen: close(seen, [row_scaled(case)], TOLERANCE),
+        condition=one_mask,
+    )
+    return judged.finding(
+        {"conditional": "Only for one token or one mask for all: in training every token draws its own mask."},
+        evidence=layer_training.deviations(judged, lambda case: [row_scaled(case)], ROUNDING, TOLERANCE),
+        condition=ONE_MASK,
+        flips_if="a factor a row that serves tokens with different masks",
+    )
+
+
+def product_gradient(case: Masked) -> np.ndarray:
+    """∂L/∂(BA) with the mask on the outputs, by autograd."""
+    import torch
+
+    product = torch.tensor(case.one.b @ case.one.a, requires_grad=True)
+    output = torch.tensor(case.mask) * (torch.tensor(case.one.x) @ product.mT)
+    output.backward(torch.tensor(case.one.upstream))
+    return product.grad.numpy()
+
+
+def masked_rows(case: Masked) -> np.ndarray:
+    """η_i g_i: LoRA's own gradient with its rows scaled by the first token's mask."""
+    return case.mask[0][:, None] * (case.one.upstream.T @ case.one.x)
+
+
+@framework_claim(
+    "4-dropout-gradient",
+    where="§4.1, below Eq. (4)",
+    says="η_i = 0 is implicitly applied to the i-th row of the gradient g_i = (∂L/∂(BA))_{i,:}",
+    depends_on=("4-dropout-forward",),
+)
+def dropout_gradient(cases: Cases) -> Finding:
+    """Autograd's gradient of BA under masked outputs; with a mask each, row i sums the tokens that keep i."""
+    judged = cases.judge(
+        masked_cases(cases),
+        measure=lambda case: [product_gradient(case)],
+        printed=lambda case, seen: close(seen, [masked_rows(case)], TOLERANCE),
+        corrected=lambda case, seen: close(seen, [(case.mask * case.one.upstream).T @ case.one.x], TOLERANCE),
+        condition=one_mask,
+    )
+    return judged.finding(
+        {"conditional": "Only for one token or one mask for all: otherwise row i sums the tokens that keep output i."},
+        evidence=layer_training.deviations(judged, lambda case: [masked_rows(case)], ROUNDING, TOLERANCE),
+        corrected="g_i = Σ_t m_ti (∂L/∂f_i)_t x_tᵀ, m_ti the mask of token t",
+        condition=ONE_MASK,
+        flips_if="an autograd gradient of BA other than the masked sum over tokens",
+    )
+
+
+class Dropped(NamedTuple):
+    """A pass, the dropped output i, and the rate of one SGD step."""
+
+    one: Pass
+    i: int
+    rate: float
+
+
+def dropped_cases(cases: Cases) -> list[Case]:
+    """B at random; B_i = 0; B_i at right angles to the other rows of B; almost so."""
+
+    def draw(rng: np.random.Generator) -> Dropped:
+        one, kind = layer_training.draw_pass(rng, n1=4, rank=3), rng.integers(4)
+        b = one.b.copy()
+        if kind == 1:
+            b[0] = 0.0
+        if kind > 1:
+            b[1:] -= np.outer(b[1:] @ b[0], b[0]) / (b[0] @ b[0])  # B_j at right angles to B_i
+        if kind == 3:
+            b[1:] += 1e-4 * b[0]
+        return Dropped(one._replace(b=b), 0, 0.1)
+
+    own = layer_training.paper_pass(cases.rng)
+    return [Case("n₂ = 64, r = 8", Dropped(own, 0, 1e-4), True), *cases.draw(draw, 24)]
+
+
+def kept_gradient(case: Dropped, kept: bool) -> np.ndarray:
+    """∂L/∂(BA) with output i kept or dropped."""
+    upstream = case.one.upstream.copy()
+    upstream[:, case.i] *= kept
+    return upstream.T @ case.one.x
+
+
+def stepped(case: Dropped, kept: bool) -> np.ndarray:
+    """The change of BA in one SGD step of the layer, by its own backward pass."""
+    one = case.one._replace(upstream=case.one.upstream * (kept | (np.arange(len(case.one.b)) != case.i)))
+    *_, grad_a, grad_b = layer_training.backward(layer_training.lora, one)
+    return (one.b - case.rate * grad_b) @ (one.a - case.rate * grad_a) - one.b @ one.a
+
+
+@framework_claim(
+    "4-dropout-rate",
+    where="§4.1, below Eq. (4)",
+    says="which is again a scaling factor applied to the learning rate l",
+    reading="The dropped row (BA)_i has the learning rate 0: it stays where it is when A and B take a step.",
+    depends_on=("4-dropout-gradient",),
+)
+def dropout_rate(cases: Cases) -> Finding:
+    """One SGD step of the layer with output i dropped, against B_iΔA from the masked gradient."""
+
+    def through_a(case: Dropped) -> np.ndarray:
+        keep = (np.arange(len(case.one.b)) != case.i).astype(float)
+        grad_a, _ = adaptive.masked_field(case.one.a, case.one.b, kept_gradient(case, True), keep)
+        return -case.rate * case.one.b[case.i] @ grad_a
+
+    def size(case: Dropped) -> float:
+        return float(np.linalg.norm(stepped(case, True)[case.i]))
+
+    judged = cases.judge(
+        dropped_cases(cases),
+        measure=lambda case: stepped(case, False)[case.i],
+        printed=lambda case, seen: np.linalg.norm(seen) <= TOLERANCE * size(case),
+        corrected=lambda case, seen: np.linalg.norm(seen - through_a(case)) <= TOLERANCE * size(case),
+        condition=lambda case: bool(
+            np.linalg.norm(case.one.b[case.i] @ case.one.b.T @ kept_gradient(case, False)) <= TOLERANCE
+        ),
+    )
+    moves = {case.name: float(np.linalg.norm(seen)) / size(case.inputs) for case, seen in judged.pairs}
+    return judged.finding(
+        {"conditional": "Only while B_i = 0 or at right angles to B's other rows: they move (BA)_i through A."},
+        evidence=judged.evidence(ROUNDING, {"Δ(BA)_i": "B_i ΔA"}, tolerance=TOLERANCE),
+        size=Size(moves[judged.cases[0].name], "of its step undropped", "how far a dropped row still moves, r = 8"),
+        corrected="Δ(BA)_i = B_i ΔA",
+        condition="B_i Σ_{j≠i} B_jᵀg_j = 0",
+        flips_if="a step of the layer that moves a dropped row otherwise than through A",
+    )
+
+
+def coupled(case: Dropped) -> bool:
+    """Whether some B_j, j ≠ i, is not at right angles to B_i."""
+    return bool((np.abs(np.delete(case.one.b, case.i, axis=0) @ case.one.b[case.i]) > TOLERANCE).any())
+
+
+@framework_claim(
+    "4-dropout-other-rows",
+    test="tests/test_claims_4_1.py",
+    where="§4.1, below Eq. (4)",
+    says="Note that this is true only for (BA)_{i,:}, the effect on (BA)_{j,:}, j ≠ i is slightly different",
+    reading="Dropping output i changes the step of some other row (BA)_j, for a loss that does not couple outputs.",
+    depends_on=("4-dropout-rate",),
+)
+def dropout_other_rows(cases: Cases) -> Finding:
+    """First-order steps of the other rows with output i kept and dropped, by the layer's own gradients."""
+
+    def change(case: Dropped) -> np.ndarray:
+        # −(B ∂A + ∂B A), what BA moves by over l to first order, dropped less kept.
+        ends = []
+        for kept in (False, True):
+            keep = kept | (np.arange(len(case.one.b)) != case.i)
+            one = case.one._replace(upstream=case.one.upstream * keep)
+            *_, grad_a, grad_b = layer_training.backward(layer_training.lora, one)
+            ends.append(-(one.b @ grad_a + grad_b @ one.a))
+        return np.delete(ends[0] - ends[1], case.i, axis=0)
+
+    def told(case: Dropped) -> np.ndarray:
+        others = np.delete(case.one.b, case.i, axis=0)
+        return np.outer(others @ case.one.b[case.i], kept_gradient(case, True)[case.i])
+
+    def own_steps(case: Dropped) -> np.ndarray:
+        return np.linalg.norm(np.delete(stepped(case._replace(rate=1e-6), True), case.i, axis=0), axis=1) * 1e6
+
+    judged = cases.judge(
+        dropped_cases(cases),
+        measure=change,
+        printed=lambda case, seen: bool(np.abs(seen).max() > TOLERANCE),
+        corrected=lambda case, seen: np.abs(seen - told(case)).max() <= TOLERANCE * max(1.0, np.abs(told(case)).max()),
+        condition=coupled,
+    )
+    shares = np.linalg.norm(judged.measured[0], axis=1) / own_steps(judged.cases[0].inputs)
+    return judged.finding(
+        {"conditional": "Only where B_i and B_j are not at right angles: not at the start, where B = 0."},
+        evidence=judged.evidence(ROUNDING, {"change of row j's step, over l": "(B_j·B_i) g_i"}, tolerance=TOLERANCE),
+        size=Size(float(np.median(shares)), "of the row's own step", "change of another row's step, r = 8, 32 tokens"),
+        corrected="row j's step changes by l(B_j·B_i)g_i, to first order in l",
+        condition="B_j·B_i ≠ 0 for some j ≠ i",
+        flips_if="a change of another row's step where B_j·B_i = 0, or none where it is not",
+    )

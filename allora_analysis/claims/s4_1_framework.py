@@ -1,0 +1,300 @@
+"""§4.1, the framework of Definition 2: is it of the output, what does it hold, and is g̃ a gradient?
+
+Here f(x) = BAx; a mask m ∈ {0, 1} is drawn without its factor 1/(keep probability), which changes none
+of these statements. Checked by `tests/test_claims_4_1.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import adaptive
+from allora_analysis.claims import layer_training
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.claims.layer_training import ROUNDING, Pass, Problem, close
+
+framework_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_field.py")
+TOLERANCE = 1e-9
+DROP_RATE = 0.05  # the paper's
+
+
+class Adaption(NamedTuple):
+    """A scaling factor, or a mask on a LoRA layer's outputs, latent space or inputs; inputs to probe it with."""
+
+    kind: str
+    eta: float
+    mask: np.ndarray
+    one: Pass
+    probes: np.ndarray
+
+
+def adapted(case: Adaption, x, a, b):
+    """The layer's output, masked where dropout is: "output" (§4.1), "latent" (§3.1), "input" (LoRA's code)."""
+    import torch
+
+    m = torch.tensor(case.mask)
+    if case.kind == "scaling":
+        return layer_training.forward("scaled", x, a, b, case.eta)
+    if case.kind == "output":
+        return m * layer_training.lora(x, a, b)
+    return (m * (x @ a.mT)) @ b.mT if case.kind == "latent" else layer_training.lora(m * x, a, b)
+
+
+def output_and_gradient(case: Adaption, one: Pass) -> list[np.ndarray]:
+    """The adapted output, and the gradient of B through it."""
+    found = layer_training.backward(lambda *parts: adapted(case, *parts), one)
+    return [found[0], found[3]]
+
+
+def plain(one: Pass) -> list[np.ndarray]:
+    """LoRA's output and gradients of x, A and B."""
+    g = one.upstream.T @ one.x
+    return [one.x @ (one.b @ one.a).T, one.upstream @ one.b @ one.a, one.b.T @ g, g @ one.a.T]
+
+
+def adaptions(cases: Cases) -> list[Case]:
+    """The scaling factor and the three masks, ranks below, at and above n₁ and n₂, and LoRA's own at its shapes."""
+
+    def drawn(kind: str, one: Pass, drop_rate: float, rng: np.random.Generator) -> Adaption:
+        size = {"latent": len(one.a), "input": one.a.shape[1]}.get(kind, len(one.b))
+        mask = np.ones(size)
+        mask[rng.choice(size, max(1, round(drop_rate * size)), replace=False)] = 0.0
+        eta, probes = float(np.exp(rng.uniform(0.1, 1.0))), rng.standard_normal((200, one.a.shape[1]))
+        return Adaption(kind, eta, mask, one, probes)
+
+    def draw(rng: np.random.Generator) -> Adaption:
+        n1, n2, rank = (int(rng.integers(*ends)) for ends in ((2, 6), (2, 6), (1, 5)))
+        kind = str(rng.choice(["scaling", "output", "latent", "input"]))
+        return drawn(kind, layer_training.draw_pass(rng, n1, n2, rank), float(rng.choice([0.2, 0.5])), rng)
+
+    own = layer_training.paper_pass(cases.rng)
+    return [
+        Case("the scaling factor, n₂ = 64, r = 8", drawn("scaling", own, 0.0, cases.rng), paper=True),
+        Case("LoRA's own dropout, n₂ = 64, r = 8", drawn("input", own, DROP_RATE, cases.rng), paper=True),
+        *cases.draw(draw, 32),
+    ]
+
+
+def follows_from_f(case: Adaption) -> bool:
+    """Whether the adapted map is a function of f = BAx: its rows lie in those of BA."""
+    a, b, m = case.one.a, case.one.b, case.mask
+    if case.kind in ("scaling", "output"):
+        return True
+    other = (b * m) @ a if case.kind == "latent" else b @ (a * m)
+    return bool(np.linalg.matrix_rank(np.vstack([b @ a, other]), 1e-8) == np.linalg.matrix_rank(b @ a, 1e-8))
+
+
+def same_f(one: Pass) -> np.ndarray:
+    """Inputs x moved as far as f(x) = BAx allows: by all of BA's null space."""
+    _, values, basis = np.linalg.svd(one.b @ one.a)
+    rank = int(np.sum(values > 1e-8 * values[0]))
+    return one.x + basis[rank:].sum(axis=0)
+
+
+@framework_claim(
+    "4-both-adaptions",
+    test="tests/test_claims_4_1.py",
+    where="§4.1, below Eq. (4)",
+    says="both scaling factor and dropout are adaptions on LoRA output f(x), and both have effects on gradient",
+    reading="Two inputs with one f(x) have one adapted output; dropout as in §4.1 (outputs), as in §3.1 (latent "
+    "space) and as in LoRA's code (inputs).",
+)
+def both_adaptions(cases: Cases) -> Finding:
+    """The masked layers on two inputs that BA maps to one output."""
+    judged = cases.judge(
+        adaptions(cases),
+        measure=lambda case: output_and_gradient(case, case.one._replace(x=same_f(case.one))),
+        printed=lambda case, seen: (
+            relative_error(seen[0], output_and_gradient(case, case.one)[0]) <= 1e-7
+            and relative_error(seen[1], plain(case.one._replace(x=same_f(case.one)))[3]) > 1e-7
+        ),
+        condition=follows_from_f,
+    )
+    distance = {
+        case.name: relative_error(seen[0], output_and_gradient(case.inputs, case.inputs.one)[0])
+        for case, seen in judged.pairs
+    }
+    own = judged.cases[1].name
+    return judged.finding(
+        {"conditional": "Partly: scaling and masked outputs are; LoRA's own dropout masks inputs."},
+        evidence=Evidence({"distance of two outputs at one f(x)": 0.0}, distance, ROUNDING, error=None, tolerance=1e-7),
+        size=Size(distance[own], "of the output", "distance of LoRA's masked outputs at one f(x)"),
+        condition="rows of the masked product lie in those of BA: scaling, masked outputs, a masked latent space "
+        "with r ≤ n₁; a masked input only if BA reads each masked feature by itself or not at all",
+        flips_if="LoRA's own dropout giving one output for two inputs of one f(x)",
+    )
+
+
+@framework_claim(
+    "4-subsumes",
+    test="tests/test_claims_4_1.py",
+    where="§4.1, above Definition 2",
+    says="We are inspired to formalize a general framework that subsumes both",
+    reading="f̃ = f_o∘f for a function f_o, which may be drawn anew at every step, for the scaling factor and for each "
+    "of three dropouts.",
+    depends_on=("4-both-adaptions",),
+)
+def subsumes(cases: Cases) -> Finding:
+    """Is the adapted output f_o(f(x)) for one linear f_o? The best f_o fitted on many inputs, and what it leaves."""
+
+    def left(case: Adaption) -> dict[str, float]:
+        f = case.probes @ case.one.a.T @ case.one.b.T
+        told = output_and_gradient(case, case.one._replace(x=case.probes, upstream=0 * f))[0]
+        fitted = f @ np.linalg.lstsq(f, told, rcond=1e-10)[0]
+        return {"left": float(np.linalg.norm(told - fitted)), "size": float(np.linalg.norm(f))}
+
+    judged = cases.judge(
+        adaptions(cases),
+        measure=left,
+        printed=lambda case, seen: seen["left"] <= 1e-7 * seen["size"],
+        condition=follows_from_f,
+    )
+    own = judged.measured[1]
+    return judged.finding(
+        {"conditional": "Partly: the scaling factor and masked outputs; not LoRA's own dropout: it masks inputs."},
+        evidence=judged.evidence(ROUNDING, {"left": 0.0}, tolerance=1e-7),
+        size=Size(own["left"] / own["size"], "of f(x)", "what no f_o explains of LoRA's own dropout at 0.05, r = 8"),
+        condition="the rows of the masked product lie in those of BA",
+        flips_if="an f_o that gives LoRA's own dropout",
+    )
+
+
+@framework_claim(
+    "4-identity",
+    where="§4.1, below Definition 2",
+    says="Then a natural corollary is that all learning is adaptive learning (when f_o = I and f_g = I)",
+)
+def identity(cases: Cases) -> Finding:
+    """The layer with the constant adaptor at η = 1 (f_o = f_g = I) against LoRA's output and gradients."""
+    from allora_analysis.lora import functional
+
+    judged = cases.judge(
+        [Case("n₂ = 64, r = 8", layer_training.paper_pass(cases.rng), True), *cases.draw(layer_training.draw_pass, 12)],
+        measure=lambda one: layer_training.backward(functional.allora, one, 1.0, "constant"),
+        printed=lambda one, seen: close(seen, plain(one), TOLERANCE),
+    )
+    return judged.finding(
+        {"holds": "Yes: with both adaptors the identity, output and gradients are LoRA's."},
+        evidence=layer_training.deviations(judged, plain, ROUNDING, TOLERANCE),
+        flips_if="an output or a gradient other than LoRA's",
+    )
+
+
+class Field(NamedTuple):
+    """ALLoRA's update field at (A, B): X, Y, A, B, η and the loss."""
+
+    task: Problem
+    b: np.ndarray
+    eta: float
+    loss: str
+
+
+DIFFERENCES = 1e-5
+
+
+def product_slope(case: Field) -> np.ndarray:
+    """G = ∂L/∂(BA)."""
+    output = case.task.x @ (case.b @ case.task.a).T
+    return layer_training.loss_gradient(case.loss, case.task.y, output).T @ case.task.x
+
+
+def kink(case: Field, step: float = 1e-7) -> float:
+    """The even part of the layer's one-sided derivative of ∂B at B = 0, over its closed form −½η³‖β_iA‖(GAᵀ)_i."""
+    x, y, a = case.task
+    zero, beta = 0 * case.b, np.ones_like(case.b)
+
+    def grad_b(b: np.ndarray) -> np.ndarray:
+        return layer_training.backward(
+            lambda *parts: layer_training.forward("allora", *parts, case.eta), Pass(x, -y, a, b)
+        )[3]
+
+    even = (grad_b(step * beta) + grad_b(-step * beta) - 2 * grad_b(zero)) / (2 * step)
+    flat, g = np.zeros((a.shape[1], a.shape[1])), -y.T @ x
+    ways = (
+        adaptive.directional_derivative(a, zero, g, flat, case.eta, (np.zeros_like(a), s * beta))[1] for s in (1, -1)
+    )
+    closed = sum(ways) / 2
+    return float(np.sum(even * closed) / np.sum(closed * closed))
+
+
+def derivatives(case: Field) -> dict[str, object]:
+    """The layer's gradients differenced; of the squared loss also its double backward, and the kink at B = 0."""
+    found = {"Jacobian": layer_training.differenced_field(case.task, case.b, case.eta, loss=case.loss)}
+    if case.loss == "squared":
+        found["double backward"] = layer_training.double_backward(case.task, case.b, case.eta)
+        found["kink"] = kink(case)
+    return found
+
+
+def as_derived(case: Field, seen: dict[str, object]) -> bool:
+    """Whether Jacobian, double backward and kink have their closed forms, the first two not being the same."""
+    if case.loss != "squared":
+        return True
+    place = (case.task.a, case.b, product_slope(case), case.task.x.T @ case.task.x, case.eta)
+    field, twice = adaptive.update_jacobian(*place), adaptive.layer_double_backward(*place)
+    return (
+        relative_error(seen["Jacobian"], field) <= DIFFERENCES
+        and relative_error(seen["double backward"], twice) <= TOLERANCE
+        and relative_error(seen["double backward"], field) > DIFFERENCES
+        and abs(seen["kink"] - 1) <= DIFFERENCES
+    )
+
+
+def has_potential(case: Field) -> bool:
+    """One input feature and a loss that does not couple outputs, or every G_i parallel to (BA)_i."""
+    g, p = product_slope(case), case.b @ case.task.a
+    across = np.abs(g[:, :, None] * p[:, None, :] - p[:, :, None] * g[:, None, :]).max()
+    parallel = case.loss == "squared" and across <= TOLERANCE * np.abs(g).max() * np.abs(p).max()
+    return bool(parallel and p.shape[1] > 1) or (p.shape[1] == 1 and case.loss != "cross-entropy")
+
+
+def fields(rng: np.random.Generator) -> Field:
+    """One to three input features, three losses, one token or many; now and then every G_i parallel to (BA)_i."""
+    n2, loss = int(rng.choice([1, 1, 2, 3])), str(rng.choice(["squared", "Huber", "cross-entropy"]))
+    rank = int(rng.integers(1, n2 + 1))
+    task = layer_training.draw_problem(rng, 4, n2, rank, int(rng.choice([1, 12])) if n2 > 1 else 12)
+    b = rng.standard_normal((4, rank))
+    if n2 > 1 and rng.random() < 0.4:
+        x = np.linalg.qr(rng.standard_normal((12, n2)))[0]
+        nudge = 1e-3 * float(rng.random() < 0.5) * rng.standard_normal((4, n2))
+        y = x @ (rng.standard_normal((4, 1)) * (b @ task.a) + nudge).T
+        return Field(Problem(x, y, task.a), b, float(np.exp(rng.uniform(0, 1))), "squared")
+    return Field(task, b, float(np.exp(rng.uniform(0, 1))), loss)
+
+
+@framework_claim(
+    "4-adapted-gradient",
+    where="§4.1, Definition 2, for ALLoRA's f_g",
+    says="Define adapted output f̃ and adapted gradient g̃",
+    reading="ALLoRA's adapted gradient of A and B is the gradient of some loss: its Jacobian is symmetric.",
+    depends_on=("4-definition",),
+)
+def adapted_gradient(cases: Cases) -> Finding:
+    """Asymmetry of the Jacobian of the layer's gradients, by central differences."""
+    rng = cases.rng
+    task = layer_training.draw_problem(rng, 8, 12, 8, 32, 0.5)
+    b = rng.standard_normal((8, 8))
+    own = Field(task, 0.1 * b / np.linalg.norm(b @ task.a, axis=1).mean(), 2.0, "cross-entropy")
+    judged = cases.judge(
+        [Case("n₂ = 12, r = 8, cross-entropy, rows near 0.1, η² = 4", own, True), *cases.draw(fields, 24)],
+        measure=derivatives,
+        printed=lambda case, seen: adaptive.relative_asymmetry(seen["Jacobian"]) <= DIFFERENCES,
+        corrected=as_derived,
+        condition=has_potential,
+    )
+    seen = {case.name: adaptive.relative_asymmetry(found["Jacobian"]) for case, found in judged.pairs}
+    return judged.finding(
+        {"conditional": "No: with n₂ > 1 ALLoRA's update is in general the gradient of no loss."},
+        evidence=Evidence(
+            {"asymmetry ‖J − Jᵀ‖/(2‖J‖)": 0.0}, seen, "central differences at 1e-5: 1e-5", tolerance=DIFFERENCES
+        ),
+        size=Size(seen[judged.cases[0].name], "of the Jacobian", "its antisymmetric part, n₂ = 12, r = 8"),
+        corrected="J − Jᵀ = Kᵀ diag(½d_i³ (P_iG_iᵀ − G_iP_iᵀ)/‖P_i‖) K, P = BA, K: (dA, dB) ↦ B dA + dB A; at B = 0 a "
+        "kink, −½η³‖β_iA‖(GAᵀ)_i along β; the layer's double backward is neither this nor a Hessian",
+        condition="one input feature (n₂ = 1) and a loss separable over outputs, or every G_i parallel to (BA)_i",
+        flips_if="a symmetric Jacobian at n₂ > 1 where some G_i is not parallel to (BA)_i",
+    )

@@ -1,0 +1,445 @@
+"""§4.2, Eq. (6) and the definition of ALLoRA: its adaptor (Figure 5), what it scales, and whether the layer is that.
+
+The layer is run (`lora.functional`, `lora.layers`). d_i = 1/√(‖(BA)_i‖ + 1/η²), G = ∂L/∂(BA). Checked by
+`tests/test_claims_4_2_definition.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import adaptive, adaptors
+from allora_analysis.claims import layer_training
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.claims.layer_training import PAPER_ETAS, PAPER_RATE, ROUNDING, Pass, Run, close
+
+TOLERANCE = 1e-9
+definition_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_field.py")
+
+
+class Scaled(NamedTuple):
+    """A pass whose upstream is the target, η, and the loss of η·f: squared, or linear in the output."""
+
+    one: Pass
+    eta: float
+    loss: str
+
+
+def scaled_gradient_of(case: Scaled) -> list[np.ndarray]:
+    """η·f, and ∂L(η·f)/∂(BA) by autograd."""
+    import torch
+
+    p = torch.tensor(case.one.b @ case.one.a, requires_grad=True)
+    f, y = case.eta * torch.tensor(case.one.x) @ p.mT, torch.tensor(case.one.upstream)
+    (((f - y) ** 2).sum() / 2 if case.loss == "squared" else -(f * y).sum()).backward()
+    return [f.detach().numpy(), p.grad.numpy()]
+
+
+def eta_times_g(case: Scaled, at: float) -> np.ndarray:
+    """η·g with ∂L/∂f taken at `at`·f."""
+    output = at * case.one.x @ (case.one.b @ case.one.a).T
+    return case.eta * ((output - case.one.upstream) if case.loss == "squared" else -case.one.upstream).T @ case.one.x
+
+
+@definition_claim(
+    "4-scaled-gradient",
+    where="§4.2, Eq. (6)",
+    says="f̃ = κ∘f = ηf, g̃ = κ∘f = ηg",
+    reading="κ: x ↦ ηx; κ∘f in the second line stands for κ∘g, with Definition 2's g, the gradient at f(x).",
+)
+def scaled_gradient(cases: Cases) -> Finding:
+    """Autograd's ∂L(ηf)/∂(BA) against η·g at f and at ηf; the loss squared or linear."""
+
+    def draw(rng: np.random.Generator) -> Scaled:
+        one = layer_training.draw_pass(rng)
+        loss = str(rng.choice(["squared", "linear"]))
+        return Scaled(one._replace(b=one.b * float(rng.random() < 0.8)), float(np.exp(rng.uniform(-1, 1))), loss)
+
+    own = [
+        Case(f"n₂ = 64, r = 8, η = {eta:.3g}", Scaled(layer_training.paper_pass(cases.rng), eta, "squared"), True)
+        for eta in PAPER_ETAS
+    ]
+    judged = cases.judge(
+        [*own, *cases.draw(draw, 16)],
+        measure=scaled_gradient_of,
+        printed=lambda case, seen: relative_error(seen[1], eta_times_g(case, 1.0)) <= TOLERANCE,
+        corrected=lambda case, seen: relative_error(seen[1], eta_times_g(case, case.eta)) <= TOLERANCE,
+    )
+    two = judged.cases[2].inputs
+    return judged.finding(
+        {"holds_corrected": "Not as printed, a misprint: g̃ = κ∘g, with g at the scaled output."},
+        evidence=layer_training.deviations(
+            judged, lambda case: [case.eta * plain_output(case.one), eta_times_g(case, case.eta)], ROUNDING, TOLERANCE
+        ),
+        size=Size(
+            relative_error(eta_times_g(two, two.eta), eta_times_g(two, 1.0)),
+            "of its size",
+            "what g changes by when taken at ηf in place of f, r = 8, η² = 4",
+        ),
+        corrected="g̃ = κ∘g = ηg, with ∂L/∂f in g taken at ηf",
+        flips_if="a gradient of the scaled layer other than η times ∂L/∂f at ηf, xᵀ",
+    )
+
+
+def plain_output(one: Pass) -> np.ndarray:
+    """BAx for every token."""
+    return one.x @ (one.b @ one.a).T
+
+
+def rate_cases(cases: Cases) -> list[Case]:
+    """AdamW at the paper's setting; plain SGD and momentum for ten steps; SGD clipped near η times LoRA's gradient."""
+
+    def draw(rng: np.random.Generator) -> Run:
+        task, eta = layer_training.draw_problem(rng), float(np.exp(rng.uniform(0.2, 1.0)))
+        kind = rng.integers(4)
+        if kind < 2:
+            over = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.02, 0.69)))
+            return Run(task, "sgd", eta, 1e-3, 1, over * eta * layer_training.first_gradient(task))
+        return Run(task, str(rng.choice(["sgd", "momentum"])) if kind == 2 else "adamw", eta, 1e-3, 10)
+
+    own = [
+        Case(f"AdamW, η = {eta:.3g}", Run(layer_training.paper_problem(cases.rng), "adamw", eta, PAPER_RATE, 20), True)
+        for eta in PAPER_ETAS[1:]
+    ]
+    return [*own, *cases.draw(draw, 20)]
+
+
+def follows_the_gradient(run: Run) -> bool | float:
+    """Whether steps grow with the gradient: SGD or momentum; where clipped, the norm clipped at over η‖g‖."""
+    if run.clip is not None:
+        return run.clip / (run.eta * layer_training.first_gradient(run.task))
+    return run.optimizer in ("sgd", "momentum")
+
+
+@definition_claim(
+    "4-scaling-as-rate",
+    where="§4.2, below Eq. (6)",
+    says="force f_o = I, while keeping g̃ intact, which is to use a larger learning rate η·l",
+    reading="A layer whose gradient is multiplied by η > 1 trains at l as LoRA does at η·l.",
+    depends_on=("4-scaled-gradient",),
+)
+def scaling_as_rate(cases: Cases) -> Finding:
+    """The layer with a constant adaptor at l against LoRA at η·l and at l, under each optimizer."""
+
+    def distances(run: Run) -> dict[str, float]:
+        scaled, plain, fast = (
+            layer_training.products(run, *arm)[-1] for arm in (("constant",), ("lora",), ("lora", run.eta))
+        )
+        return {"from LoRA at η·l": relative_error(scaled, fast), "from LoRA at l": relative_error(scaled, plain)}
+
+    judged = cases.judge(
+        rate_cases(cases),
+        measure=distances,
+        printed=lambda run, seen: seen["from LoRA at η·l"] <= TOLERANCE,
+        corrected=lambda run, seen: run.optimizer != "adamw" or seen["from LoRA at l"] <= 1e-3,
+        condition=follows_the_gradient,
+    )
+    own = [seen["from LoRA at l"] for case, seen in judged.pairs if case.paper]
+    return judged.finding(
+        {"conditional": "Only where steps grow with the gradient (SGD, unclipped): AdamW divides η out."},
+        evidence=judged.evidence("rounding; 1e-3 for AdamW, its ε over small gradients", tolerance=TOLERANCE),
+        size=Size(max(own), "of ‖BA‖", "distance from LoRA at l after 20 steps of AdamW at 1e-4"),
+        corrected="under SGD or momentum unclipped it is LoRA at η·l, under AdamW LoRA at l",
+        condition="SGD or momentum, clipped at no less than η times the norm of LoRA's gradient",
+        flips_if="AdamW moving BA by η times as much",
+    )
+
+
+class Adaptor(NamedTuple):
+    """η, and sizes ‖(BA)_i‖ in increasing order, the first 0."""
+
+    eta: float
+    sizes: np.ndarray
+
+
+def layer_factor(case: Adaptor) -> np.ndarray:
+    """The layer's own factor for rows of these sizes."""
+    import torch
+
+    from allora_analysis.lora import functional
+
+    one = torch.ones(1, 1, dtype=torch.float64)
+    return functional.row_factor(one, torch.tensor(case.sizes[:, None]), case.eta).numpy()
+
+
+@definition_claim(
+    "4-adaptor",
+    where="§4.2, Figure 5, Appendix C",
+    says="the function 1/√(‖(BA)_{i,:}‖ + 1/η²) which reaches maximum at ‖(BA)_{i,:}‖ = 0 and then tapers down when "
+    "‖(BA)_{i,:}‖ increases",
+)
+def adaptor(cases: Cases) -> Finding:
+    """The layer's factor and the library's, over sizes from 0 to 10⁶."""
+
+    def draw(rng: np.random.Generator) -> Adaptor:
+        sizes = np.sort(np.exp(rng.uniform(np.log(1e-6), np.log(1e6), 12)))
+        return Adaptor(float(np.exp(rng.uniform(-2, 2))), np.array([0.0, *sizes]))
+
+    own = [Adaptor(eta, np.array([0.0, *np.geomspace(1e-4, 4, 12)])) for eta in PAPER_ETAS]
+    judged = cases.judge(
+        [Case(f"η = {one.eta:.3g}", one, True) for one in own] + cases.draw(draw, 12),
+        measure=lambda case: [layer_factor(case), adaptors.inverse_sqrt(case.sizes, case.eta)],
+        printed=lambda case, seen: (
+            close(seen, [1 / np.sqrt(case.sizes + case.eta**-2)] * 2, TOLERANCE)
+            and abs(seen[0][0] - case.eta) <= TOLERANCE * case.eta
+            and bool((np.diff(seen[0]) < 0).all())
+        ),
+    )
+    at_tenth = {case.inputs.eta: (0.1 + case.inputs.eta**-2) ** -0.5 / case.inputs.eta for case in judged.cases[:3]}
+    return judged.finding(
+        {"holds": "Yes: its maximum is η, at 0, and it falls from there."},
+        evidence=judged.evidence(ROUNDING, {"everywhere": "1/√(size + 1/η²), η at 0, falling"}, tolerance=TOLERANCE),
+        size=Size(
+            at_tenth[2.0], "of η", "the factor at ‖(BA)_i‖ = 0.1, for η² from 4 to 1", at_tenth[2.0], at_tenth[1.0]
+        ),
+        flips_if="a factor of the layer that rises anywhere, or is not η at 0",
+    )
+
+
+class Slope(NamedTuple):
+    """η and u = η²‖(BA)_i‖."""
+
+    eta: float
+    u: float
+
+
+@definition_claim(
+    "4-inversely-proportional",
+    where="Abstract; §4.2",
+    says="with a coefficient inversely proportional to parameters' ℓ2 norm",
+    reading="The slope of log d_i in log ‖(BA)_i‖ is −1, to 1 in 100.",
+    depends_on=("4-adaptor",),
+)
+def inversely_proportional(cases: Cases) -> Finding:
+    """The slope of the layer's factor in logarithms, over norms from far below 1/η² to far above."""
+    step = 1e-5
+
+    def slope(case: Slope) -> float:
+        sizes = case.u / case.eta**2 * np.exp(np.array([-step, step]))
+        return float(np.diff(np.log(layer_factor(Adaptor(case.eta, sizes))))[0] / (2 * step))
+
+    def told(case: Slope) -> float:
+        return -0.5 * case.u / (1 + case.u)
+
+    own = [Case(f"‖(BA)_i‖ = 0.1, η = {eta:.3g}", Slope(eta, 0.1 * eta**2), True) for eta in PAPER_ETAS]
+    judged = cases.judge(
+        own + cases.draw(lambda rng: Slope(float(np.exp(rng.uniform(-1, 1))), float(10 ** rng.uniform(-3, 6))), 20),
+        measure=slope,
+        printed=lambda case, seen: abs(seen + 1) < 0.01,
+        corrected=lambda case, seen: abs(seen - told(case)) < 1e-7,
+    )
+    return judged.finding(
+        {"holds_corrected": "Not quite: it falls as the square root of the norm, and below 1/η² it hardly falls."},
+        evidence=judged.evidence(
+            "central differences at 1e-5 in log norm: h²/6 and rounding/h, below 1e-10", told, tolerance=1e-7
+        ),
+        size=Size(told(own[2].inputs), "log per log", "slope at ‖(BA)_i‖ = 0.1, η² = 4; −1 is inversely proportional"),
+        corrected="inversely proportional to √(‖(BA)_i‖ + 1/η²): slope −½·u/(1 + u), u = η²‖(BA)_i‖",
+        flips_if="a slope of −1",
+    )
+
+
+class Layer(NamedTuple):
+    """A pass and η."""
+
+    one: Pass
+    eta: float
+
+
+def layers(cases: Cases, n: int = 12) -> list[Case]:
+    """Passes at random, B = 0 among them, and at LoRA's shapes for the paper's η."""
+
+    def draw(rng: np.random.Generator) -> Layer:
+        one = layer_training.draw_pass(rng)
+        return Layer(one._replace(b=one.b * float(rng.random() < 0.8)), float(np.exp(rng.uniform(-1, 1))))
+
+    own = [
+        Case(f"n₂ = 64, r = 8, η = {eta:.3g}", Layer(layer_training.paper_pass(cases.rng), eta), True)
+        for eta in PAPER_ETAS
+    ]
+    return [*own, *cases.draw(draw, n)]
+
+
+@definition_claim(
+    "4-per-sample",
+    where="Abstract",
+    says="By scaling the per sample and per parameter gradients with a coefficient",
+    reading="Each sample's gradient of a row of B is LoRA's times d_i, one for all samples; that A's is not "
+    "scaled entry by entry is 4-per-parameter.",
+    depends_on=("4-definition",),
+)
+def per_sample(cases: Cases) -> Finding:
+    """The layer's gradient of B sample by sample, over LoRA's."""
+    from allora_analysis.lora import functional
+
+    def coefficients(case: Layer) -> np.ndarray:
+        x, upstream, a, b = case.one
+        ratios = []
+        for token in range(min(len(x), 6)):
+            one = Pass(x[token : token + 1], upstream[token : token + 1], a, b)
+            ratios.append(
+                layer_training.backward(functional.allora, one, case.eta)[3]
+                / layer_training.backward(layer_training.lora, one)[3]
+            )
+        return np.array(ratios)
+
+    def told(case: Layer) -> np.ndarray:
+        return adaptive.row_factor(case.one.a, case.one.b, case.eta)[:, None]
+
+    judged = cases.judge(
+        layers(cases),
+        measure=coefficients,
+        printed=lambda case, seen: relative_error(seen, np.broadcast_to(told(case), seen.shape)) <= TOLERANCE,
+    )
+    spread = {case.name: float(np.ptp(seen, axis=0).max() / seen.max()) for case, seen in judged.pairs}
+    return judged.finding(
+        {"holds": "Yes, for B: by one coefficient a row, the same for all samples."},
+        evidence=Evidence({"relative spread over samples": 0.0}, spread, ROUNDING, max(spread.values()), TOLERANCE),
+        flips_if="a coefficient that varies over samples, as ALLoRA-OD's does, or is not d_i",
+    )
+
+
+@definition_claim(
+    "4-definition",
+    where="§4.2, definition of ALLoRA",
+    says="f̃ = I∘f, g̃_i = 1/√(‖(BA)_{i,:}‖ + 1/η²)·g_i, i ∈ [n₁]",
+    reading="The toolkit's layer is that: its output is f, the gradients of A and B are those through g̃.",
+)
+def definition(cases: Cases) -> Finding:
+    """The layer's output and gradients against f, BᵀD_dG and D_dGAᵀ."""
+    from allora_analysis.lora import functional
+
+    def told(case: Layer) -> list[np.ndarray]:
+        x, upstream, a, b = case.one
+        return [x @ a.T @ b.T, *adaptive.update_field(a, b, upstream.T @ x, case.eta)]
+
+    judged = cases.judge(
+        layers(cases),
+        measure=lambda case: [
+            layer_training.backward(functional.allora, case.one, case.eta)[index] for index in (0, 2, 3)
+        ],
+        printed=lambda case, seen: close(seen, told(case), TOLERANCE),
+    )
+    return judged.finding(
+        {"holds": "Yes: the layer of this toolkit implements exactly this."},
+        evidence=layer_training.deviations(judged, told, ROUNDING, TOLERANCE),
+        flips_if="an output or a gradient of the layer other than the definition's",
+    )
+
+
+@definition_claim(
+    "4-not-back-propagated",
+    where="§4.2, implementation detail",
+    says="We only modify the gradients of A and B, but not that of the input",
+    depends_on=("4-definition",),
+)
+def not_back_propagated(cases: Cases) -> Finding:
+    """∂L/∂x of the layer, and of the module with its frozen weight, against LoRA's."""
+    import torch
+
+    from allora_analysis.lora import functional
+    from allora_analysis.lora.layers import ALLoRALinear
+
+    def through_module(case: Layer) -> np.ndarray:
+        x, upstream, a, b = case.one
+        module = ALLoRALinear(
+            torch.nn.Linear(x.shape[1], len(b), dtype=torch.float64), rank=min(len(a), *b.shape), eta=case.eta
+        )
+        inputs = torch.tensor(x, requires_grad=True)
+        with torch.no_grad():
+            module.b.copy_(torch.tensor(b[:, : module.b.shape[1]]))
+        module(inputs).backward(torch.tensor(upstream))
+        weight = (module.base.weight + module.b @ module.a).detach().numpy()
+        return inputs.grad.numpy() - upstream @ weight
+
+    judged = cases.judge(
+        layers(cases),
+        measure=lambda case: [
+            layer_training.backward(functional.allora, case.one, case.eta)[1],
+            through_module(case),
+        ],
+        printed=lambda case, seen: (
+            relative_error(seen[0], case.one.upstream @ case.one.b @ case.one.a) <= TOLERANCE
+            and np.abs(seen[1]).max() <= TOLERANCE * max(1.0, np.abs(case.one.upstream).max())
+        ),
+    )
+    return judged.finding(
+        {"holds": "Yes: the gradient passed to the layer below is LoRA's."},
+        evidence=layer_training.deviations(
+            judged, lambda case: [case.one.upstream @ case.one.b @ case.one.a, 0 * case.one.x], ROUNDING, TOLERANCE
+        ),
+        flips_if="a gradient of the input that carries the factor",
+    )
+
+
+class Ripple(NamedTuple):
+    """η, ‖(BA)_i‖ and the number of layers."""
+
+    eta: float
+    size: float
+    depth: int
+
+
+def input_gradient(case: Ripple, adapted: bool) -> float:
+    """‖∂L/∂x‖ through layers x + BAx of the real layer with BA = size·I, all in one direction: the worst case."""
+    import torch
+
+    from allora_analysis.lora import functional
+
+    a = torch.eye(2, dtype=torch.float64)
+    b, x = case.size * a, torch.tensor([[0.6, 0.8]], dtype=torch.float64, requires_grad=True)
+    h = x
+    for _ in range(case.depth):
+        f = functional.allora(h, a, b, case.eta)
+        d = functional.row_factor(a, b, case.eta) if adapted else 1.0
+        h = h + d * f + ((1 - d) * f).detach()  # the value of h + f, and d times f's gradient
+    h.sum().backward()
+    return float(x.grad.norm())
+
+
+@definition_claim(
+    "4-backward-ripple",
+    where="§4.2, implementation detail",
+    says="This helps further restrict the changes within each layer and reduce ripple effect",
+    reading="The input's gradient grows less through the layers than if it were adapted too.",
+    depends_on=("4-not-back-propagated",),
+)
+def backward_ripple(cases: Cases) -> Finding:
+    """Growth of the input's gradient through aligned layers, over that with the input's gradient adapted as well."""
+
+    def boundary(case: Ripple) -> bool | float:
+        return (1 - case.eta**-2) / case.size if case.eta > 1 and case.size > 0 else False
+
+    def told(case: Ripple) -> float:
+        d = (case.size + case.eta**-2) ** -0.5
+        return ((1 + case.size) / (1 + d * case.size)) ** case.depth
+
+    def draw(rng: np.random.Generator) -> Ripple:
+        eta, near = float(np.exp(rng.uniform(-0.5, 1.5))), float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.01, 0.69)))
+        size = near * abs(1 - eta**-2) if rng.random() < 0.8 else 0.0
+        return Ripple(eta, size, int(rng.integers(1, 25)))
+
+    own = [Case(f"‖(BA)_i‖ = 0.1, L = 24, η = {eta:.3g}", Ripple(eta, 0.1, 24), True) for eta in PAPER_ETAS]
+    judged = cases.judge(
+        own + cases.draw(draw, 24),
+        measure=lambda case: input_gradient(case, adapted=False) / input_gradient(case, adapted=True),
+        printed=lambda case, seen: seen < 1 - TOLERANCE,
+        corrected=lambda case, seen: abs(seen / told(case) - 1) <= TOLERANCE,
+        condition=boundary,
+    )
+    return judged.finding(
+        {"conditional": "Only for rows shorter than 1 − 1/η², so never at η² = 1; longer ones it makes grow more."},
+        evidence=judged.evidence(ROUNDING, told, tolerance=TOLERANCE),
+        size=Size(
+            judged.measured[2],
+            "times",
+            "growth of the input's gradient over that if adapted, 24 aligned layers, rows of 0.1, η² = 4",
+        ),
+        corrected="over L aligned layers ((1 + ‖(BA)_i‖)/(1 + d_i‖(BA)_i‖))^L of what it would grow if adapted",
+        condition="0 < ‖(BA)_i‖ < 1 − 1/η²",
+        flips_if="a layer whose input gradient carries the factor, or growth on the other side of 1 − 1/η²",
+    )

@@ -1,0 +1,416 @@
+"""§4.2, is the adaptive gradient a learning rate? Does it descend, where does it rest, is it the gradient of a loss?
+
+ΔA = −l BᵀD_dG and ΔB = −l D_dGAᵀ, G = ∂L/∂(BA), for L = ½‖XPᵀ − Y‖²_F, P = BA: with its ½. The real layer takes
+the steps. Checked by `tests/test_claims_4_2_descent.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+import functools
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import adaptive
+from allora_analysis.claims import layer_training
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.claims.layer_training import PAPER_ETAS, Pass, Problem
+
+TOLERANCE = 1e-9
+DRAWS = 4000
+descent_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_descent.py")
+
+
+class State(NamedTuple):
+    """A training's state: X, Y and A, B, η, and the optimizer whose first small step is taken from here."""
+
+    task: Problem
+    b: np.ndarray
+    eta: float
+    optimizer: str
+
+
+def gradient(one: State) -> np.ndarray:
+    """G = (XPᵀ − Y)ᵀX."""
+    return (one.task.x @ (one.b @ one.task.a).T - one.task.y).T @ one.task.x
+
+
+def small_step(one: State, arm: str, rate: float) -> float:
+    """The loss's change in one step of the real layer over the rate, without cancellation."""
+    import torch
+
+    x, y, a = one.task
+    parts = [torch.tensor(part, requires_grad=True) for part in (a, one.b)]
+    rule = {"sgd": torch.optim.SGD, "adamw": functools.partial(torch.optim.AdamW, weight_decay=0.0)}[one.optimizer]
+    optimizer, inputs, target = rule(parts, lr=rate), torch.tensor(x), torch.tensor(y)
+    before = layer_training.forward(arm, inputs, *parts, one.eta)
+    ((before - target) ** 2).sum().div(2).backward()
+    optimizer.step()
+    (new_a, new_b), (old_a, old_b) = (p.detach().numpy() for p in parts), (a, one.b)
+    moved = x @ (new_b @ (new_a - old_a) + (new_b - old_b) @ old_a).T
+    return float(np.sum(moved * (before.detach().numpy() - y + moved / 2))) / rate
+
+
+def parts_of_change(one: State) -> tuple[float, float]:
+    """A's and B's parts of dL/dl: under SGD −⟨BᵀG, BᵀD_dG⟩ and −‖D_d^{1/2}GAᵀ‖²; signs in their place under AdamW."""
+    g = gradient(one)
+    if one.optimizer == "sgd":
+        change = adaptive.first_order_change(one.task.a, one.b, g, one.eta)
+        return change.a_part, change.b_part
+    step_a, step_b = adaptive.update_field(one.task.a, one.b, g, one.eta)
+    lora_a, lora_b = one.b.T @ g, g @ one.task.a.T
+    return -float(np.sum(lora_a * np.sign(step_a))), -float(np.sum(lora_b * np.sign(step_b)))
+
+
+def descends(one: State) -> bool | float:
+    """B's descent over A's ascent; True where A's part descends too."""
+    a_part, b_part = parts_of_change(one)
+    return True if a_part <= 0 else -b_part / a_part
+
+
+def near_ascent(rng: np.random.Generator) -> State:
+    """A state in which A's part climbs, and B's descent is within a factor of two of that: by A → cA, B → B/c."""
+    while True:
+        n1, n2, rank = (int(rng.integers(*ends)) for ends in ((3, 7), (2, 6), (1, 3)))
+        rank, eta = min(rank, n2 - 1), float(np.exp(rng.uniform(0, 1)))
+        a, b = rng.standard_normal((rank, n2)), 3 * rng.standard_normal((n1, rank))
+        y = b @ a - adaptive.ascent_gradient(a, b, eta) - 0.02 * rng.standard_normal((n1, n2))
+        one = State(Problem(np.eye(n2), y.T, a), b, eta, "sgd")
+        ratio = descends(one)
+        if ratio is not True:
+            wanted = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.03, 0.69)))
+            scale = (wanted / ratio) ** 0.25
+            return one._replace(task=one.task._replace(a=scale * a), b=b / scale)
+
+
+def mid_training(rng: np.random.Generator, eta: float, optimizer: str) -> State:
+    """LoRA's shapes, r = 8, rows of BA near 0.1."""
+    task, b = layer_training.paper_problem(rng), rng.standard_normal((48, 8))
+    return State(task, 0.1 * b / np.linalg.norm(b @ task.a, axis=1).mean(), eta, optimizer)
+
+
+def example() -> State:
+    """The rational counterexample: A = 1, B = (8, 24), y = (10, 23), x = 1, η = 1; its loss rises at every step."""
+    a, b, y = adaptive.EXAMPLE.arrays()
+    return State(Problem(np.ones((1, 1)), y, a), b, float(adaptive.EXAMPLE.eta), "sgd")
+
+
+def shares(rng: np.random.Generator) -> dict[str, tuple[float, float]]:
+    """How often a random step ascends, with its standard error, η = 2: by rank, B's entries over A's, tokens."""
+    found = {}
+    for rank, n, ratio, tokens in ((1, 16, 30, 1), (4, 16, 30, 1), (4, 16, 30, 32), (1, 16, 1, 1), (8, 64, 30, 1)):
+        scales, draws = (n**-0.5, ratio * n**-0.5), DRAWS // (4 if n > 16 else 1)
+        one = adaptive.ascent_frequency((n, n, rank), 2.0, *scales, samples=tokens, draws=draws, generator=rng)
+        found[f"r = {rank}, {n}×{n}, B {ratio} times A, tokens {tokens}"] = one.total, one.total_stderr
+    return found
+
+
+STEPS = (1e-6, 1e-4, 1e-2, 1.0)
+
+
+def exact_example(seen: float) -> bool:
+    """The layer's change on the example against the polynomial: the loss rises at every l > 0, LoRA's falls first."""
+    polynomial = adaptive.loss_after_step(adaptive.EXAMPLE, adaptive.EXAMPLE.factor())
+    lora = adaptive.loss_after_step(adaptive.EXAMPLE, [Fraction(1)] * len(adaptive.EXAMPLE.b))
+    layer = [small_step(example(), "allora", rate) * rate for rate in STEPS]
+    told = [float(adaptive.evaluate(polynomial, Fraction(rate)) - polynomial[0]) for rate in STEPS]
+    follows = relative_error(np.divide(layer, told), np.ones(len(STEPS))) <= 1e-6
+    rises = polynomial[1] > 0 and adaptive.first_return(polynomial) is None
+    falls = lora[1] < 0 and small_step(example(), "lora", 1e-6) < 0
+    return bool(follows and rises and falls and abs(seen / float(polynomial[1]) - 1) <= 1e-4)
+
+
+def as_told(one: State, seen: float) -> bool:
+    """Whether the change has the sign of A's and B's parts together, B's being below 0; the example exactly."""
+    a_part, b_part = parts_of_change(one)
+    right = b_part < 0 and np.sign(seen) == np.sign(a_part + b_part)
+    return bool(right and (len(one.task.x) > 1 or exact_example(seen)))
+
+
+@descent_claim(
+    "4-descent",
+    where="§1",
+    says="adding an adaptive learning rate for the low-rank matrices entries",
+    reading="As under a learning rate, a small step along ALLoRA's gradients of A and B lowers the loss.",
+    depends_on=("4-definition",),
+)
+def descent(cases: Cases) -> Finding:
+    """The loss's change in a small step of the layer: near ascent, at random, at LoRA's shapes, at the example."""
+
+    def draw(rng: np.random.Generator) -> State:
+        if rng.random() < 0.7:
+            return near_ascent(rng)
+        task = layer_training.draw_problem(rng)
+        return State(task, rng.standard_normal((5, 2)), float(np.exp(rng.uniform(-1, 1))), "sgd")
+
+    own = [
+        Case(f"{name}, n₂ = 64, r = 8, η = {eta:.3g}", mid_training(cases.rng, eta, optimizer), True)
+        for eta in PAPER_ETAS
+        for name, optimizer in (("AdamW", "adamw"), ("SGD", "sgd"))
+    ]
+    judged = cases.judge(
+        [*own, Case("the rational example, n₂ = 1", example()), *cases.draw(draw, 24)],
+        measure=lambda one: small_step(one, "allora", 1e-7 / (1 + np.sum(one.b**2) + np.sum(one.task.a**2))),
+        printed=lambda one, seen: seen < 0,
+        corrected=as_told,
+        condition=descends,
+    )
+    found = shares(cases.rng)
+    most, error = next(iter(found.values()))
+    at_eight = next(share for case, (share, _) in found.items() if case.startswith("r = 8"))
+    evidence = judged.evidence("the sign of a step of 1e-7; the example exactly, 1e-6", parts_of_change, n=DRAWS)
+    return judged.finding(
+        {
+            "conditional": f"Mostly: B's part always descends; A's may climb, in {most:.1%} of rank-1 draws, "
+            f"{at_eight:.2g} of rank 8's."
+        },
+        evidence=Evidence(
+            {"dL/dl, A's part and B's": evidence.predicted},
+            {"dL/dl": evidence.measured, "share of draws that ascend, its standard error": found},
+            evidence.tolerance_source,
+            n=DRAWS,
+        ),
+        size=Size(
+            most,
+            "of draws",
+            "random steps that ascend at rank 1, one token, B 30 times A: outside LoRA's use",
+            most - 2 * error,
+            most + 2 * error,
+        ),
+        corrected="dL/dl = −⟨BᵀG, BᵀD_dG⟩ − ‖D_d^{1/2}GAᵀ‖²: the second part, B's, is never above 0",
+        condition="‖D_d^{1/2}GAᵀ‖² > −⟨BᵀG, BᵀD_dG⟩, L = ½‖XPᵀ − Y‖²; at A = 1, B = (8, 24), y = (10, 23), x = 1, "
+        f"η = 1 dL/dl = {adaptive.loss_after_step(adaptive.EXAMPLE, adaptive.EXAMPLE.factor())[1]}, LoRA's "
+        f"{adaptive.loss_after_step(adaptive.EXAMPLE, [Fraction(1)] * len(adaptive.EXAMPLE.b))[1]}",
+        flips_if="a step of B alone that ascends, or none of A and B that does",
+    )
+
+
+class Entries(NamedTuple):
+    """A pass, η, and whose gradient is looked at."""
+
+    one: Pass
+    eta: float
+    which: str
+
+
+@descent_claim(
+    "4-per-parameter",
+    where="Abstract",
+    says="By scaling the per sample and per parameter gradients with a coefficient",
+    reading="Each entry of A's and of B's gradient is LoRA's times a coefficient above 0.",
+    depends_on=("4-definition", "4-per-sample"),
+)
+def per_parameter(cases: Cases) -> Finding:
+    """The layer's gradient of A or of B over LoRA's, entry by entry."""
+    from allora_analysis.lora import functional
+
+    def ratios(case: Entries) -> np.ndarray:
+        index = 2 if case.which == "A" else 3
+        allora, lora = (
+            layer_training.backward(*rule)[index]
+            for rule in ((functional.allora, case.one, case.eta), (layer_training.lora, case.one))
+        )
+        return allora / lora
+
+    def told(case: Entries) -> np.ndarray:
+        x, upstream, a, b = case.one
+        d = adaptive.row_factor(a, b, case.eta)
+        if case.which == "B":
+            return np.broadcast_to(d[:, None], b.shape)
+        g = upstream.T @ x
+        return (b.T @ (d[:, None] * g)) / (b.T @ g)
+
+    def draw(rng: np.random.Generator) -> Entries:
+        one = layer_training.draw_pass(rng, n2=3, rank=1)
+        return Entries(
+            one._replace(b=one.b * np.exp(rng.uniform(0, 3))),
+            float(np.exp(rng.uniform(0, 1))),
+            str(rng.choice(["A", "A", "B"])),
+        )
+
+    shape = layer_training.paper_pass(cases.rng)
+    own = [Case(f"{which}'s, n₂ = 64, r = 8, η = 2", Entries(shape, 2.0, which), True) for which in ("A", "B")]
+    a, b, y = adaptive.EXAMPLE.arrays()
+    counter = Pass(np.ones((1, 1)), (b @ a).T - y, a, b)
+    judged = cases.judge(
+        [*own, Case("A's, the rational example", Entries(counter, 1.0, "A")), *cases.draw(draw, 24)],
+        measure=ratios,
+        printed=lambda case, seen: bool((seen > 0).all()),
+        corrected=lambda case, seen: relative_error(seen, told(case)) <= 1e-6,
+        condition=lambda case: case.which == "B" or bool((told(case) > 0).all()),
+    )
+    changed = float(np.mean(judged.measured[0] <= 0))
+    return judged.finding(
+        {"conditional": "Only B's: A's gradient is a re-weighted sum over rows, and some entries change sign."},
+        evidence=Evidence(
+            {case.name: [told(case.inputs).min(), told(case.inputs).max()] for case in judged.cases},
+            {case.name: [seen.min(), seen.max()] for case, seen in judged.pairs},
+            "float64 rounding over entries near 0, 1e-6",
+            tolerance=1e-6,
+        ),
+        size=Size(changed, "of A's entries", "entries of A's gradient that change sign, r = 8, rows near 0.1, η = 2"),
+        corrected="B_i's entries times d_i; A's gradient BᵀD_dG in place of BᵀG",
+        condition="B's gradient, or (BᵀD_dG)_kj (BᵀG)_kj > 0 for all entries",
+        flips_if="A's gradient keeping its signs wherever rows of BA differ in length",
+    )
+
+
+class Target(NamedTuple):
+    """T (n₁×n₂), the adapter's rank, η, and A's draw."""
+
+    target: np.ndarray
+    rank: int
+    eta: float
+    a: np.ndarray
+    steps: int
+
+
+def excess(one: Target, product: np.ndarray) -> float:
+    """½‖P − T‖² above the best of that rank, over ‖T‖²/2."""
+    left = np.linalg.svd(one.target, compute_uv=False)[one.rank :]
+    return float((np.sum((product - one.target) ** 2) - left @ left) / np.sum(one.target**2))
+
+
+def rests_at_best(one: Target) -> bool:
+    """Whether the rank suffices, or the best fit's rows are equally long."""
+    u, s, v = np.linalg.svd(one.target)
+    rows = np.linalg.norm((u[:, : one.rank] * s[: one.rank]) @ v[: one.rank], axis=1)
+    return bool(np.sum(s > 1e-9 * s[0]) <= one.rank or np.ptp(rows) <= 1e-9 * rows.max())
+
+
+def targets(rng: np.random.Generator) -> Target:
+    """Of the adapter's rank; higher; higher with a best fit of equally long rows; almost so."""
+    from scipy.linalg import hadamard
+
+    kind, sizes = rng.integers(4), np.array([6.0, 2.0, 1.0, 0.0])
+    left, right = (np.linalg.qr(rng.standard_normal((4, 4)))[0] for _ in range(2))
+    if kind == 0:
+        target = left[:, :1] * sizes[0] @ right[:1]
+    elif kind == 1:
+        target = left * sizes @ right
+    else:
+        target = (hadamard(4) / 2 * sizes @ right) * np.exp((kind == 3) * 0.05 * rng.standard_normal((4, 1)))
+    return Target(target, 1, float(np.exp(rng.uniform(0, 1.2))), 0.3 * rng.standard_normal((1, 4)), 2500)
+
+
+@descent_claim(
+    "4-optimal-direction",
+    where="§4.2, below Figure 2's description",
+    says="Then it finds an approriate level and enters measured discovery of optimal directions.",
+    reading="Run to rest, it reaches the least loss that its rank allows, as LoRA does; squared loss, white inputs.",
+    depends_on=("4-descent",),
+)
+def optimal_direction(cases: Cases) -> Finding:
+    """ALLoRA's own steps, run to rest, against the best fit of its rank and the row-weighted one."""
+
+    def rests_as_told(one: Target, seen: np.ndarray) -> bool:
+        return relative_error(seen, adaptive.rest_point(one.target, one.rank, one.eta).product) <= 1e-5
+
+    rng = cases.rng
+    left, right = (np.linalg.qr(rng.standard_normal((16, 16)))[0] for _ in range(2))
+    target = left * np.array([6.0, 5.5, 5.0, 4.5, 4.0, 3.5, 3.0, 2.5, *np.full(8, 0.5)]) @ right
+    own = Target(target, 8, 2.0, 0.3 * rng.standard_normal((8, 16)), 2500)
+    judged = cases.judge(
+        [Case("16×16, r = 8, η² = 4", own, True), *cases.draw(targets, 12)],
+        measure=lambda one: adaptive.run_to_rest(one.target, one.a, one.eta, 0.05, one.steps),
+        printed=lambda one, seen: excess(one, seen) <= 1e-9,
+        corrected=rests_as_told,
+        condition=rests_at_best,
+    )
+    seen = {case.name: excess(case.inputs, product) for case, product in judged.pairs}
+    return judged.finding(
+        {"conditional": "Only where its rank suffices or the best fit's rows are equally long."},
+        evidence=Evidence(
+            {
+                case.name: excess(
+                    case.inputs, adaptive.rest_point(case.inputs.target, case.inputs.rank, case.inputs.eta).product
+                )
+                for case in judged.cases
+            },
+            seen,
+            "what is left after the steps taken; the rest point to 1e-5",
+            tolerance=1e-5,
+        ),
+        size=Size(seen[judged.cases[0].name], "of ‖T‖²/2", "loss at rest above the least, 16×16, r = 8, η² = 4"),
+        corrected="it rests at the row-weighted fit, the least Σ_i d_i‖(BA − T)_i‖² with d its own row factors",
+        condition="rank T ≤ r, or the rows of T's best rank-r fit are equally long",
+        flips_if="a rest point other than the row-weighted fit",
+    )
+
+
+class AdamState(NamedTuple):
+    """A pass of which (x, ∂L/∂f, A, B) is known, and η."""
+
+    one: Pass
+    eta: float
+
+
+def first_update(case: AdamState, adapted: bool) -> list[np.ndarray]:
+    """What one step at rate 1 and β₁ = 0 adds to A and B: ALLoRAAdamW's, or AdamW's."""
+    import torch
+
+    from allora_analysis.lora.optim import ALLoRAAdamW
+
+    x, upstream, a, b = case.one
+    g = upstream.T @ x
+    pair = [torch.tensor(part, requires_grad=True) for part in (a, b)]
+    for part, slope in zip(pair, (b.T @ g, g @ a.T), strict=True):
+        part.grad = torch.tensor(slope)
+    if adapted:
+        ALLoRAAdamW([{"params": pair, "pair": True}], 1.0, case.eta, (0.0, 0.9), weight_decay=0.0).step()
+    else:
+        torch.optim.AdamW(pair, 1.0, (0.0, 0.9), weight_decay=0.0).step()
+    return [part.detach().numpy() - old for part, old in zip(pair, (a, b), strict=True)]
+
+
+@layer_training.alone(
+    "4-allora-adamw",
+    where="beyond the paper: §4.2's factor on AdamW's update",
+    says="With β₁ = 0 every step of ALLoRAAdamW keeps the signs of AdamW's and is a direction of descent",
+    test="tests/test_lora_optim.py",
+    depends_on=("4-descent",),
+)
+def survives_adam(cases: Cases) -> Finding:
+    """ALLoRAAdamW's step against AdamW's times d (B) and mean d (A), and the first-order change of the loss."""
+
+    def expected(case: AdamState) -> list[np.ndarray]:
+        factor = adaptive.row_factor(case.one.a, case.one.b, case.eta)
+        plain = first_update(case, adapted=False)
+        return [plain[0] * factor.mean(), plain[1] * factor[:, None]]
+
+    def slope(case: AdamState, steps: list[np.ndarray]) -> float:
+        g = case.one.upstream.T @ case.one.x
+        return float(np.sum((case.one.b.T @ g) * steps[0]) + np.sum((g @ case.one.a.T) * steps[1]))
+
+    def keeps(case: AdamState, seen: list[np.ndarray]) -> bool:
+        right = max(map(relative_error, seen, expected(case))) <= TOLERANCE
+        same = all(
+            bool((np.sign(one) == np.sign(other)).all())
+            for one, other in zip(seen, first_update(case, adapted=False), strict=True)
+        )
+        return right and same and slope(case, seen) < 0
+
+    def draw(rng: np.random.Generator) -> AdamState:
+        one = layer_training.draw_pass(rng)
+        return AdamState(one._replace(b=3 * one.b), float(np.exp(rng.uniform(-1, 1))))
+
+    a, b, y = adaptive.EXAMPLE.arrays()
+    counter = AdamState(Pass(np.ones((1, 1)), (b @ a).T - y, a, b), float(adaptive.EXAMPLE.eta))
+    judged = cases.judge(
+        [Case("4-descent's example", counter), *cases.draw(draw, 12)],
+        measure=lambda case: first_update(case, adapted=True),
+        printed=keeps,
+    )
+    return judged.finding(
+        {"holds": "Yes: it is AdamW's step, each row of B's times its own factor, A's times their mean."},
+        evidence=Evidence(
+            {"dL/dl": "below 0"},
+            {case.name: slope(case.inputs, seen) for case, seen in judged.pairs},
+            "rounding of a step of size 1 subtracted from weights near 10",
+            max(max(map(relative_error, seen, expected(case.inputs))) for case, seen in judged.pairs),
+            TOLERANCE,
+        ),
+        flips_if="an entry whose sign differs from that of AdamW's step",
+    )

@@ -1,0 +1,226 @@
+"""§4.2 and Figure 2 (right), the layers' first steps from zero under each optimizer, with and without clipping.
+
+Torch's own optimizers beside what `escape` predicts. Checked by `tests/test_claims_4_2_leaving_zero.py`, which plants
+wrong formulas.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import escape
+from allora_analysis.claims import layer_training
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.layer_training import PAPER_ETAS, PAPER_RATE, Problem, Run, first_gradient
+from allora_analysis.escape import first_step
+
+ADAM = 1e-3  # Adam's ε over small gradients
+SAME = 1e-7
+drift_claim = functools.partial(layer_training.alone, test="tests/test_escape_drift.py")
+
+
+class Start(NamedTuple):
+    """A training from B = 0, and the norm of a classifier's gradient that is clipped with A's and B's."""
+
+    run: Run
+    other: float
+
+
+def starts(cases: Cases) -> list[Case]:
+    """AdamW at the paper's setting; every optimizer; SGD clipped near where clipping begins, alone or with a head."""
+
+    def draw(rng: np.random.Generator) -> Start:
+        task, eta = layer_training.draw_problem(rng), float(np.exp(rng.uniform(0.3, 1.0)))
+        kind, near = rng.integers(8), float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.03, 0.69)))
+        if kind < 4:
+            return Start(Run(task, ("sgd", "momentum", "adamw", "allora_adamw")[kind], eta, 1e-4, 5), 0.0)
+        g, other = first_gradient(task), float(rng.choice([0.0, 0.5, 5.0]))
+        edge = math.hypot(eta if rng.random() < 0.5 else (1 + eta) / 2, other) * g
+        return Start(Run(task, "sgd", eta, 1e-4, 5, near * edge), other * g)
+
+    own = [
+        Case(f"AdamW at 1e-4, η = {eta:.3g}", Start(Run(paper_task, "adamw", eta, PAPER_RATE, 5), 0.0), True)
+        for eta in PAPER_ETAS[1:]
+        for paper_task in [layer_training.paper_problem(cases.rng)]
+    ]
+    return [*own, *cases.draw(draw, 32)]
+
+
+def law(one: Start) -> first_step.ClippedStep:
+    """The first step's length in each arm, over LoRA's at l unclipped."""
+    run = one.run
+    if run.optimizer == "adamw":
+        return first_step.ClippedStep(1.0, run.eta, 1.0)
+    return first_step.clipped_step(first_gradient(run.task), run.eta, run.clip, one.other)
+
+
+def lengths(one: Start) -> dict[str, float]:
+    """ALLoRA's ‖BA‖ over LoRA's at η·l and at l after the first step, and its rows over those at l after five."""
+    lora, fast, allora = (
+        layer_training.products(one.run, *arm, other_norm=one.other)
+        for arm in (("lora",), ("lora", one.run.eta), ("allora",))
+    )
+    rows = [np.linalg.norm(path[-1], axis=1).mean() for path in (lora, fast, allora)]
+    first = [np.linalg.norm(path[1]) for path in (lora, fast, allora)]
+    return {
+        "over LoRA at η·l": float(first[2] / first[1]),
+        "distance": relative_error(allora[1], fast[1]),
+        "over LoRA at l": float(first[2] / first[0]),
+        "rows after 5 steps": float(rows[2] / rows[0]),
+    }
+
+
+def drifts(one: Start, seen: dict[str, float]) -> bool:
+    """Whether the first step is the law's, and the rows' norms after 5 steps `escape.drift`'s."""
+    run, first = one.run, law(one)
+    if abs(seen["over LoRA at l"] * first.lora / first.allora - 1) > ADAM:
+        return False
+    if one.other:
+        return True
+    teacher = escape.data_teacher(run.task.x, run.task.y, run.task.a)
+    norms = escape.drift(run.optimizer, run.eta, run.rate, 5, teacher=teacher, max_grad_norm=run.clip).norms[:, 0, -1]
+    return bool(abs(seen["rows after 5 steps"] * norms[0] / norms[2] - 1) <= 1e-6)
+
+
+@drift_claim(
+    "4-figure-2-right",
+    where="Figure 2, right, caption",
+    says="The starting phase matches that of LoRA with a much higher learning rate.",
+    reading="BA after ALLoRA's first step at l_b is LoRA's after its first at η·l_b, η > 1.",
+)
+def starts_as_faster(cases: Cases) -> Finding:
+    """The first step of the layers under torch's optimizers, ALLoRA at l beside LoRA at η·l and at l."""
+
+    def unclipped(one: Start) -> bool | float:
+        run = one.run
+        if run.clip is None:
+            return run.optimizer != "adamw"
+        return run.clip / math.hypot(run.eta * first_gradient(run.task), one.other)
+
+    judged = cases.judge(
+        starts(cases),
+        measure=lengths,
+        printed=lambda one, seen: seen["distance"] <= ADAM,
+        corrected=drifts,
+        condition=unclipped,
+    )
+    return judged.finding(
+        {"conditional": "Only under SGD without clipping: under AdamW ALLoRA starts as LoRA at l_b."},
+        evidence=judged.evidence(
+            "1e-3 for a match (Adam's ε over small gradients); rows against `escape.drift`: 1e-6",
+            lambda one: {"over LoRA at l": law(one).allora / law(one).lora},
+            tolerance=ADAM,
+        ),
+        size=Size(judged.measured[1]["over LoRA at l"], "times LoRA's at l_b", "ALLoRA's first step, AdamW, η² = 4"),
+        corrected="its first step over LoRA's at l_b is η·min(1, c/√(η²g² + h²))/min(1, c/√(g² + h²)) under SGD, g and "
+        "h the norms of LoRA's and the classifier's gradients, c that clipped at; 1 under AdamW",
+        condition="SGD or momentum with c ≥ √(η²g² + h²), or a factor after Adam (ALLoRAAdamW, not the paper's)",
+        flips_if="a first step of η times LoRA's under AdamW",
+    )
+
+
+@drift_claim(
+    "4-escape-optimisers",
+    where="§4.2",
+    says="adaptive learning rate escapes from 0 rapidly, the speed matches with LoRA with a learning rate that is "
+    "η·l_b",
+    reading="After five steps ALLoRA's rows are longer than those of LoRA at l_b by (1 + η)/2 or more, halfway to η: a "
+    "threshold of ours.",
+    depends_on=("4-figure-2-right",),
+)
+def under_optimizers(cases: Cases) -> Finding:
+    """Mean row norm after five steps of the layers, ALLoRA's over LoRA's at l."""
+    judged = cases.judge(
+        starts(cases),
+        measure=lengths,
+        printed=lambda one, seen: seen["rows after 5 steps"] >= (1 + one.run.eta) / 2,
+        corrected=drifts,
+        condition=lambda one: law(one).allora / law(one).lora / ((1 + one.run.eta) / 2),
+    )
+    ratio = judged.measured[1]["rows after 5 steps"]
+    return judged.finding(
+        {"conditional": f"Only under SGD, hardly clipped: under AdamW rows are {ratio:.2f} times LoRA's at l_b."},
+        evidence=judged.evidence(
+            "rows against `escape.drift`: 1e-6", lambda one: law(one).allora / law(one).lora, tolerance=1e-6
+        ),
+        size=Size(ratio, "times LoRA's at l_b", "rows after five steps of AdamW at 1e-4, η² = 4"),
+        corrected="their length over LoRA's at l_b is that of the first steps",
+        condition="first step over LoRA's (4-figure-2-right) at least (1 + η)/2; any threshold between 1 and η parts "
+        "SGD unclipped from AdamW in the same way",
+        flips_if="rows under AdamW that are longer than LoRA's at l_b by (1 + η)/2",
+    )
+
+
+class OneStep(NamedTuple):
+    """A problem, the optimizer, η, l, and u = η²‖(BA)_i‖ of every row at the start."""
+
+    task: Problem
+    optimizer: str
+    eta: float
+    rate: float
+    u: float
+    direction: np.ndarray
+
+
+def rates(one: OneStep) -> np.ndarray:
+    """Each row's step of B in the layer over LoRA's gradient GAᵀ (its signs under AdamW), over η·l."""
+    x, y, a = one.task
+    start = one.u / one.eta**2 * one.direction / np.linalg.norm(one.direction @ a, axis=1, keepdims=True)
+    gradient = (x @ (start @ a).T - y).T @ x / len(x) @ a.T
+    run = Run(one.task, one.optimizer, one.eta, one.rate, 1)
+    after = layer_training.pairs(run, "allora", start=start)[1][1]
+    unit = gradient if one.optimizer == "sgd" else np.sign(gradient)
+    return np.sum((start - after) * unit, axis=1) / np.sum(unit * unit, axis=1) / (one.eta * one.rate)
+
+
+@drift_claim(
+    "4-effective-rate",
+    where="§4.2, below the definition",
+    says="We split learning rate into a constant base learning rate l_b and η, and the effective learning rate is "
+    "η·l_b.",
+    reading="A row's step of B is η·l_b times LoRA's gradient (times its signs under AdamW).",
+    depends_on=("4-figure-2-right",),
+)
+def effective_rate(cases: Cases) -> Finding:
+    """The rate that a row's gradient of B is multiplied with in one step of the layer, over η·l_b."""
+
+    def drawn(task: Problem, optimizer: str, eta: float, rate: float, u: float, rng: np.random.Generator) -> OneStep:
+        return OneStep(task, optimizer, eta, rate, u, rng.standard_normal((task.y.shape[1], len(task.a))))
+
+    def draw(rng: np.random.Generator) -> OneStep:
+        u = 0.0 if rng.random() < 0.4 else float(10 ** rng.uniform(-4, 1))
+        optimizer = "sgd" if rng.random() < 0.7 else "adamw"
+        return drawn(layer_training.draw_problem(rng), optimizer, float(np.exp(rng.uniform(0.2, 1))), 1e-3, u, rng)
+
+    def told(one: OneStep) -> float:
+        return (1 + one.u) ** -0.5 if one.optimizer == "sgd" else 1 / one.eta
+
+    own = [
+        Case(
+            f"AdamW at 1e-4, η = {eta:.3g}, ‖(BA)_i‖ = {size:g}",
+            drawn(layer_training.paper_problem(cases.rng), "adamw", eta, PAPER_RATE, size * eta**2, cases.rng),
+            True,
+        )
+        for eta in PAPER_ETAS[1:]
+        for size in (0.0, 0.1)
+    ]
+    judged = cases.judge(
+        [*own, *cases.draw(draw, 24)],
+        measure=rates,
+        printed=lambda one, seen: bool(np.abs(seen - 1).max() <= SAME),
+        corrected=lambda one, seen: np.abs(seen - told(one)).max() <= (SAME if one.optimizer == "sgd" else ADAM),
+        condition=lambda one: one.optimizer == "sgd" and one.u == 0,
+    )
+    return judged.finding(
+        {"conditional": "Only under SGD and at BA = 0: lower later, and under AdamW it is l_b throughout."},
+        evidence=judged.evidence("1e-7; AdamW: 1e-3, its ε over small gradients", told, tolerance=SAME),
+        size=Size(float(np.mean(judged.measured[2])), "of η·l_b", "AdamW's rate for a row at zero, η² = 4"),
+        corrected="η·l_b/√(1 + η²‖(BA)_i‖) under SGD; l_b in AdamW's first step",
+        condition="SGD and (BA)_i = 0",
+        flips_if="a step under AdamW of η·l_b",
+    )

@@ -1,0 +1,287 @@
+"""Abstract, §1, Definition 1 and §4.2: which hyper-parameters there are, and which of them are redundant.
+
+They are counted as the rank of the trajectory's derivative in their logarithms (`adaptive.degrees_of_freedom`); and
+equal trainings are run. s = α/r is LoRA's scaling factor. Checked by `tests/test_claims_4_2_hyper_parameters.py`, which
+plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import adaptive
+from allora_analysis.adaptive import Setting
+from allora_analysis.claims import layer_training
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Finding, Size
+
+TOLERANCE = 1e-9
+STEPS = 30
+SOURCE = "float64 rounding over 30 steps; a rank: singular values above 1e-6 of the largest"
+PAPER = Setting(scaling=1.0, rate_a=1e-4, rate_b=1e-4)
+knob_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_invariance.py")
+
+
+class Training(NamedTuple):
+    """Data X, Y, A's draw; LoRA's knobs, the optimizer ("adam" or "sgd"), η, and what is tuned beside s."""
+
+    data: tuple[np.ndarray, np.ndarray, np.ndarray]
+    setting: Setting
+    optimizer: str
+    eta: float
+    tuned: tuple[str, ...]
+    dropout: bool = False
+
+
+def drawn(rng: np.random.Generator, setting: Setting, optimizer: str, tuned: tuple[str, ...] = ()) -> Training:
+    """A training on data at random, η from 1.2 to 2.5."""
+    x = rng.standard_normal((12, 4))
+    data = x, np.tanh(x @ rng.standard_normal((4, 3))), rng.standard_normal((2, 4))
+    return Training(data, setting, optimizer, float(rng.uniform(1.2, 2.5)), tuned)
+
+
+def knobs(rng: np.random.Generator) -> Setting:
+    """Scaling, initialisation and rates at random; ε so small that Adam does not see the gradients' scale."""
+    scaling, init, rate = (float(np.exp(rng.uniform(*np.log(ends)))) for ends in ((0.7, 1.4), (0.7, 1.4), (0.01, 0.02)))
+    return Setting(scaling=scaling, init_a=init, rate_a=rate, rate_b=rate, eps_a=1e-14, eps_b=1e-14)
+
+
+def degrees(one: Training, setting: Setting, names: tuple[str, ...]) -> int:
+    """How many of the named knobs act independently."""
+    return adaptive.degrees_of_freedom(*one.data, setting, names, 20, optimiser=one.optimizer) if names else 0
+
+
+def path(one: Training, setting: Setting, max_norm: float | None = None) -> np.ndarray:
+    """s·BA after every step."""
+    return adaptive.train(*one.data, setting, STEPS, optimiser=one.optimizer, max_norm=max_norm)
+
+
+def adapted(one: Training) -> Setting:
+    """The same knobs with ALLoRA's η, and scaling 1."""
+    return replace(one.setting, eta=one.eta, scaling=1.0)
+
+
+OTHERS = (
+    (),
+    ("rate",),
+    ("init_a",),
+    ("rate_a",),
+    ("rate_b",),
+    ("init_a", "rate"),
+    ("init_a", "rate_a"),
+    ("init_a", "rate_b"),
+    ("rate_a", "rate_b"),
+    ("init_a", "rate_a", "rate_b"),
+)
+
+
+def matters(one: Training) -> bool:
+    """Whether s is no other knob in disguise: B's rate is not tuned by itself, nor init_A with A's rate or both."""
+    tuned = {*one.tuned}
+    return "rate_b" not in tuned and not ("init_a" in tuned and tuned & {"rate", "rate_a"})
+
+
+@knob_claim(
+    "4-alpha",
+    where="Definition 1",
+    says="The rank r ≪ min(n₁, n₂) and α ∈ ℝ are tunable constants.",
+    reading="α adds a degree of freedom to what is tuned beside it, among init_A, one rate or two.",
+)
+def scaling_is_tunable(cases: Cases) -> Finding:
+    """The knobs' rank with α and without; rescaled trainings, which must be the same, clipped ones not."""
+
+    def compared(one: Training) -> dict[str, object]:
+        with_it, without = (degrees(one, one.setting, (*first, *one.tuned)) for first in (("scaling",), ()))
+        detailed = replace(one.setting, eps_a=1e-3, eps_b=2e-3, decay_a=0.3, decay_b=0.2)
+        return {
+            "degrees with α": with_it,
+            "without": without,
+            "s·BA": path(one, detailed)[-1],
+            "clipped": path(one, detailed, 0.05)[-1],
+        }
+
+    def same(one: Training, seen: dict[str, object]) -> bool:
+        detailed = replace(one.setting, eps_a=1e-3, eps_b=2e-3, decay_a=0.3, decay_b=0.2)
+        other = adaptive.rescaled(detailed, 1.3, 0.4, one.optimizer)
+        return (
+            relative_error(path(one, other)[-1], seen["s·BA"]) <= TOLERANCE
+            and relative_error(path(one, other, 0.05)[-1], seen["clipped"]) > 1e-3
+        )
+
+    own = Case("AdamW at 1e-4, one rate tuned, init_A fixed", drawn(cases.rng, PAPER, "adam", ("rate",)), True)
+    others = [
+        Case(f"{name}, {' and '.join(tuned) or 'nothing'} tuned", drawn(cases.rng, knobs(cases.rng), name, tuned))
+        for name in ("adam", "sgd")
+        for tuned in OTHERS
+    ]
+    judged = cases.judge(
+        [own, *others],
+        measure=compared,
+        printed=lambda one, seen: seen["degrees with α"] > seen["without"],
+        corrected=same,
+        condition=matters,
+    )
+    return judged.finding(
+        {"conditional": "Depends on what else is tuned: beside B's own learning rate α is redundant."},
+        evidence=judged.evidence(SOURCE, tolerance=TOLERANCE, n=STEPS),
+        corrected="the same training: α/(ab), a·init_A, a·l_A, b·l_B, ε_A/a, ε_B/b, decays λ_A/a, λ_B/b under Adam "
+        "(a²l_A, b²l_B under SGD), without clipping",
+        condition="B's rate is not tuned by itself, nor init_A together with A's rate or a common one (ε aside)",
+        flips_if="a training that α changes and B's own rate cannot",
+    )
+
+
+def count_cases(cases: Cases) -> list[Case]:
+    """The paper's AdamW at 1e-4, and trainings at random under Adam and SGD."""
+
+    def draw(rng: np.random.Generator) -> Training:
+        return drawn(rng, knobs(rng), str(rng.choice(["adam", "sgd"])))
+
+    own = [
+        Case(f"AdamW at 1e-4, η² = {square:g}", drawn(cases.rng, PAPER, "adam")._replace(eta=square**0.5), True)
+        for square in (2.0, 4.0)
+    ]
+    return [*own, *cases.draw(draw, 12)]
+
+
+NO_NEW = "Note that this does not introduce a new hyperparameter."
+
+
+@knob_claim(
+    "4-no-new-hyper-parameter",
+    where="§4.2, below the definition",
+    says=NO_NEW,
+    reading="ALLoRA's (η, l_b) are no more hyper-parameters than LoRA's (s, l): η stands where s stood.",
+    depends_on=("4-alpha",),
+)
+def no_new_knob(cases: Cases) -> Finding:
+    """Independent knobs of both; and ALLoRA at η run as ALLoRA at η = 1 with scaling 1/η²."""
+
+    def counted(one: Training) -> dict[str, object]:
+        return {
+            "of (η, l_b)": degrees(one, adapted(one), ("eta", "rate")),
+            "of LoRA's (s, l)": degrees(one, one.setting, ("scaling", "rate")),
+            "BA": path(one, adapted(one))[-1],
+        }
+
+    def exchanged(one: Training) -> np.ndarray:
+        return path(one, adaptive.eta_as_scaling(adapted(one), one.optimizer))[-1]
+
+    judged = cases.judge(
+        count_cases(cases),
+        measure=counted,
+        printed=lambda one, seen: (
+            seen["of (η, l_b)"] <= seen["of LoRA's (s, l)"] and relative_error(exchanged(one), seen["BA"]) <= TOLERANCE
+        ),
+    )
+    return judged.finding(
+        {"holds": "Yes, beside LoRA: η takes the scaling factor's place, s = 1/η². It is not a part of the rate."},
+        evidence=judged.evidence(SOURCE, exchanged, tolerance=TOLERANCE, n=STEPS),
+        size=Size(2, "hyper-parameters", "independent ones of ALLoRA, η and l_b; LoRA's s and l are as many"),
+        flips_if="LoRA's s and l acting as one, or no scaling factor that trains as η does",
+    )
+
+
+@knob_claim(
+    "4-split-learning-rate",
+    where="§4.2, below the definition",
+    says=f"{NO_NEW} We split learning rate into a constant base learning rate l_b and η",
+    reading="η and l_b are one learning rate in two factors: they act through η·l_b alone.",
+    depends_on=("4-effective-rate", "4-no-new-hyper-parameter"),
+)
+def split_rate(cases: Cases) -> Finding:
+    """Trainings at (η, l_b) and (2η, l_b/2): do they differ?"""
+
+    def split(one: Training) -> np.ndarray:
+        first = adapted(one)
+        half = replace(first, eta=2 * one.eta, rate_a=first.rate_a / 2, rate_b=first.rate_b / 2)
+        return path(one, half)[-1]
+
+    judged = cases.judge(
+        count_cases(cases),
+        measure=split,
+        printed=lambda one, seen: relative_error(seen, path(one, adapted(one))[-1]) <= TOLERANCE,
+    )
+    apart = [relative_error(seen, path(case.inputs, adapted(case.inputs))[-1]) for case, seen in judged.pairs]
+    return judged.finding(
+        {"refuted": "No: η and l_b act apart; under AdamW doubling η and halving l_b halves the step."},
+        evidence=judged.evidence(SOURCE, tolerance=TOLERANCE, n=STEPS),
+        size=Size(apart[0], "of ‖BA‖", "what (2η, l_b/2) trains apart from (η, l_b) in 30 steps of AdamW at 1e-4"),
+        corrected="l_b·d_i = l_bη/√(1 + η²‖(BA)_i‖) under SGD; under AdamW l_b alone sets the first step",
+        flips_if="equal trainings at (η, l_b) and (2η, l_b/2)",
+    )
+
+
+def independent(one: Training) -> dict[str, int]:
+    """Independent knobs of LoRA (s, l and the drop rate) and of ALLoRA (η, l_b, and the drop rate where it is kept)."""
+    return {
+        "LoRA": degrees(one, one.setting, ("scaling", "rate")) + 1,
+        "ALLoRA": degrees(one, adapted(one), ("eta", "rate")) + one.dropout,
+    }
+
+
+@knob_claim(
+    "4-two-hyper-parameters",
+    where="Abstract; §1",
+    says="ALLoRA removes two hyper-parameters from LoRA: the scaling factor and the dropout rate.",
+    reading="Of LoRA's s, l and drop rate, which act independently, ALLoRA-0 leaves one.",
+    depends_on=("4-no-new-hyper-parameter",),
+)
+def removed(cases: Cases) -> Finding:
+    """Independent knobs of LoRA less those of ALLoRA-0."""
+    judged = cases.judge(
+        count_cases(cases), measure=independent, printed=lambda one, seen: seen["LoRA"] - seen["ALLoRA"] == 2
+    )
+    seen = judged.measured[0]
+    return judged.finding(
+        {"refuted": "No: one, the dropout rate, where it is set to 0; the scaling factor stays as η, s = 1/η²."},
+        evidence=judged.evidence(SOURCE, {"removed": 2}),
+        size=Size(seen["LoRA"] - seen["ALLoRA"], "hyper-parameters", "removed by ALLoRA-0; two are said to be"),
+        corrected="it removes one, the dropout rate, by setting it to 0 (ALLoRA as run keeps 0.05): ALLoRA at η is "
+        "ALLoRA at η = 1 with scaling 1/η², init η·init_A and rate ηl (Adam) or η³l (SGD)",
+        flips_if="ALLoRA's η and l_b acting as one knob",
+    )
+
+
+@knob_claim(
+    "4-fewer-hyper-parameters",
+    where="§1",
+    says="all while employing less hyper-parameters",
+    reading="ALLoRA-0, and ALLoRA as run at a drop rate of 0.05, have fewer independent knobs than LoRA.",
+    depends_on=("4-two-hyper-parameters",),
+)
+def fewer(cases: Cases) -> Finding:
+    """Independent knobs of LoRA beside those of ALLoRA-0 and of ALLoRA as run."""
+    listed = count_cases(cases)
+    judged = cases.judge(
+        [
+            Case(f"{case.name}, {name}", case.inputs._replace(dropout=dropout), case.paper)
+            for case in listed
+            for name, dropout in (("ALLoRA-0", False), ("ALLoRA as run", True))
+        ],
+        measure=independent,
+        printed=lambda one, seen: seen["ALLoRA"] < seen["LoRA"],
+        condition=lambda one: not one.dropout,
+    )
+    return judged.finding(
+        {"conditional": "Only ALLoRA-0, by one, the dropout rate; ALLoRA as run has as many as LoRA."},
+        evidence=judged.evidence(SOURCE),
+        size=Size(1, "hyper-parameter", "fewer in ALLoRA-0 than in LoRA"),
+        condition="the drop rate is fixed at 0",
+        flips_if="ALLoRA-0 with three independent hyper-parameters",
+    )
+
+
+def first_adam_step(one: Training, eps: float) -> bool:
+    """Whether torch's first Adam step from B = 0 is finite: A's first gradient is 0, and 0/0 at ε = 0."""
+    import torch
+
+    x, y, draw = one.data
+    a, b = torch.tensor(draw, requires_grad=True), torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)
+    ((torch.tensor(x) @ a.T @ b.T - torch.tensor(y)) ** 2).sum().backward()
+    torch.optim.Adam([a, b], lr=0.01, eps=eps).step()
+    return bool(a.isfinite().all())

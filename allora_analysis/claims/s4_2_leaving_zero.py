@@ -1,0 +1,297 @@
+"""§4.2 and Figure 2 (right), leaving zero as one row does: how fast, how measured, to what level.
+
+A row's norm m at a constant gradient or towards a target, under SGD and AdamW. The layers themselves:
+`s4_2_first_steps`. Checked by `tests/test_claims_4_2_leaving_zero.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import adaptors, escape
+from allora_analysis.claims import layer_training
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.layer_training import PAPER_ETAS, PAPER_RATE
+
+ADAM = 1e-3  # Adam's ε over small gradients
+SAME = 1e-7
+escape_claim = functools.partial(layer_training.alone, test="tests/test_escape_scalar.py")
+
+
+class Row(NamedTuple):
+    """A row's norm m from 0: its optimizer ("flow" is SGD at small rates), η, and its gradient g or target T."""
+
+    optimizer: str
+    eta: float
+    size: float
+
+
+def flow(one: Row, times: np.ndarray, steps: int = 100) -> np.ndarray:
+    """M at the times, from m' = g/√(m + 1/η²) by Runge–Kutta of order 4."""
+
+    def slope(m: float) -> float:
+        return one.size / (m + one.eta**-2) ** 0.5
+
+    m, path = 0.0, [0.0]
+    for h in np.diff(times) / steps:
+        for _ in range(steps):
+            k1 = slope(m)
+            k2 = slope(m + h / 2 * k1)
+            k3 = slope(m + h / 2 * k2)
+            m += h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(m + h * k3))
+        path.append(m)
+    return np.array(path)
+
+
+def times_of(one: Row) -> np.ndarray:
+    """Times from far below to far above that of the bend, 1/(gη³)."""
+    return np.array([0.0, 1e-6, 1e-2, 0.3, 3.0]) / (one.size * one.eta**3)
+
+
+ADAMW_STEPS = 100
+ESCAPES = "ALLoRA escapes from 0 rapidly, and then tapers off into a measured move."
+
+
+@escape_claim(
+    "4-escape",
+    where="Figure 2, right, caption",
+    says=ESCAPES,
+    reading="At a constant gradient a row grows faster than LoRA's at l_b at first, and ever more slowly.",
+)
+def rapid(cases: Cases) -> Finding:
+    """One row at a constant gradient: SGD at small rates by Runge–Kutta, AdamW by torch."""
+
+    def speeds(one: Row) -> dict[str, np.ndarray]:
+        if one.optimizer == "flow":
+            path = flow(one, times_of(one))
+            return {"m": path, "speed over LoRA's": np.diff(path) / np.diff(times_of(one)) / one.size}
+        slope = lambda m: one.size * (abs(m) + one.eta**-2) ** -0.5  # noqa: E731
+        path = layer_training.one_row("adamw", slope, PAPER_RATE, ADAMW_STEPS)
+        lora = layer_training.one_row("adamw", lambda m: one.size, PAPER_RATE, ADAMW_STEPS)
+        return {"m": path[[0, 1, -1]], "speed over LoRA's": np.diff(path)[[0, -1]] / np.diff(lora)[[0, -1]]}
+
+    def told(one: Row, seen: dict[str, np.ndarray]) -> bool:
+        if one.optimizer == "flow":
+            return relative_error(seen["m"], escape.trajectory(times_of(one), one.size, one.eta)) <= 1e-8
+        return bool(abs(seen["m"][1] / PAPER_RATE - 1) <= ADAM)
+
+    def draw(rng: np.random.Generator) -> Row:
+        eta = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.01, 1.0)))
+        return Row("flow" if rng.random() < 0.8 else "adamw", eta, float(np.exp(rng.uniform(-1, 1))))
+
+    own = [Case(f"AdamW, η = {eta:.3g}", Row("adamw", eta, 1.5), True) for eta in PAPER_ETAS]
+    judged = cases.judge(
+        own + cases.draw(draw, 24),
+        measure=speeds,
+        printed=lambda one, seen: (
+            seen["speed over LoRA's"][0] > 1 + SAME and bool((np.diff(seen["speed over LoRA's"]) < 0).all())
+        ),
+        corrected=told,
+        condition=lambda one: one.eta if one.optimizer == "flow" else False,
+    )
+    return judged.finding(
+        {"conditional": "Only under SGD and for η > 1: AdamW's first step has the same length in both."},
+        evidence=judged.evidence("Runge–Kutta's own error, below 1e-9; AdamW: its ε", tolerance=1e-8),
+        size=Size(float(judged.measured[2]["speed over LoRA's"][0]), "times LoRA's", "first step under AdamW, η² = 4"),
+        corrected="SGD: m(t) = (3gt/2 + η⁻³)^(2/3) − η⁻², η times as fast as LoRA at first; AdamW: a first step of l",
+        condition="SGD without clipping, and η > 1",
+        flips_if="a first step under AdamW longer than LoRA's, or one under SGD at η > 1 that is not",
+    )
+
+
+def settling_rate(one: Row, product: float, adapted: bool, steps: int = 3000) -> float:
+    """By what m ← m − l·d(m)(m − T) multiplies the distance to T a step, near it; 1 where it does not settle."""
+    m, gaps = 0.0, []
+    for _ in range(steps):
+        factor = float(adaptors.inverse_sqrt(abs(m), one.eta)) / one.eta if adapted else 1.0
+        m -= product * factor * (m - one.size)
+        gaps.append(abs(m - one.size) / one.size)
+        if gaps[-1] < 1e-11 or gaps[-1] > 1e9:
+            break
+    if gaps[-1] > 1e-8:
+        return 1.0
+    last = [gap for gap in gaps if gap > 1e-11][-20:]
+    return float((last[-1] / last[0]) ** (1 / (len(last) - 1))) if len(last) > 1 else 0.0
+
+
+class Approach(NamedTuple):
+    """A row with a target under a squared loss of curvature 1, and η·l."""
+
+    row: Row
+    product: float
+
+
+def advantage(one: Approach) -> bool | float:
+    """How far η·l is inside (2s/(1 + s), 2s), s = √(1 + η²T), where ALLoRA settles sooner; never under AdamW.
+
+    Near T a step multiplies the distance by 1 − ηl at the fixed rate and by 1 − ηl/s in ALLoRA, whose factor there is
+    η/s. |1 − ηl/s| < |1 − ηl| from 2s/(1 + s) on, and ALLoRA is stable below 2s. A faster fixed rate gains nothing.
+    """
+    if one.row.optimizer != "sgd":
+        return False
+    s = math.sqrt(1 + one.row.eta**2 * one.row.size)
+    return min(one.product * (1 + s) / (2 * s), 2 * s / one.product)
+
+
+def settling(one: Approach) -> dict[str, float]:
+    """SGD: what a step leaves of the distance, at η·l and in ALLoRA at l. AdamW: steps to 9/10 of T, both at l."""
+    if one.row.optimizer == "sgd":
+        return {
+            name: settling_rate(one.row, one.product, adapted) for name, adapted in (("fixed", False), ("ALLoRA", True))
+        }
+    eta, target, rate = one.row.eta, one.row.size, one.product / one.row.eta
+    slopes = {"fixed": lambda m: target - m, "ALLoRA": lambda m: (target - m) * (abs(m) + eta**-2) ** -0.5}
+    paths = {
+        name: layer_training.one_row("adamw", slope, rate, 400, stop=0.9 * target) for name, slope in slopes.items()
+    }
+    return {name: float(len(path) - 1) for name, path in paths.items()}
+
+
+def time_to(level: float, eta: float) -> float:
+    """∫₀^level √(u + 1/η²) du by Simpson's rule, ALLoRA's time at a constant gradient of 1."""
+    u = np.linspace(0.0, level, 20_001)
+    weights = np.ones_like(u)
+    weights[1:-1:2], weights[2:-1:2] = 4, 2
+    return float(weights @ np.sqrt(u + eta**-2) * (u[1] - u[0]) / 3)
+
+
+@escape_claim(
+    "4-escape-fixed-rate",
+    where="§4.2",
+    says="a fixed learning rate cannot simultaneously achieve both fast escape from 0 and, once away from 0, measured "
+    "discovery of optimal direction",
+    reading="No fixed rate starts as fast as ALLoRA at l and settles as fast on a target; one row, a squared loss of "
+    "curvature 1.",
+    depends_on=("4-escape",),
+)
+def fixed_rate(cases: Cases) -> Finding:
+    """One row towards its target: the fixed rate η·l (l under AdamW) against ALLoRA at l."""
+
+    def told(one: Approach, seen: dict[str, float]) -> bool:
+        found = escape.tradeoff(one.row.size, 1.0, one.row.eta)
+        gain = one.row.size / found.rate_at_level / time_to(one.row.size, one.row.eta)
+        return abs(found.advantage / gain - 1) <= 1e-5 and found.advantage <= 1.5
+
+    def draw(rng: np.random.Generator) -> Approach:
+        row = Row("sgd", float(np.exp(rng.uniform(-0.5, 1))), float(np.exp(rng.uniform(-2.5, 2.5))))
+        s = math.sqrt(1 + row.eta**2 * row.size)
+        near = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.02, 0.69)))
+        return Approach(row, near * float(rng.choice([2 * s / (1 + s), 2 * s])))
+
+    own = [
+        Case(f"AdamW, η = {eta:.3g}, T = {target:g}", Approach(Row("adamw", eta, target), eta * PAPER_RATE), True)
+        for eta in PAPER_ETAS
+        for target in (0.005, 0.02)
+    ]
+    slow = [
+        Case(f"SGD at 0.01, η = {eta:.3g}, T = 1", Approach(Row("sgd", eta, 1.0), eta * 0.01)) for eta in PAPER_ETAS
+    ]
+    judged = cases.judge(
+        [*own, *slow, *cases.draw(draw, 30)],
+        measure=settling,
+        printed=lambda one, seen: seen["ALLoRA"] < seen["fixed"],
+        corrected=told,
+        condition=advantage,
+    )
+    first = {eta: 2 * math.sqrt(1 + eta**2) / (1 + math.sqrt(1 + eta**2)) for eta in PAPER_ETAS}
+    return judged.finding(
+        {"conditional": "Mostly not: LoRA at ηl starts as fast and settles no later up to ηl = 2s/(1 + s)."},
+        evidence=judged.evidence("20 steps near the target; Simpson's rule on 1/d, 1e-5", tolerance=1e-5),
+        size=Size(
+            first[2.0], "", "ηl from which ALLoRA settles sooner, T = 1, for η² from 1 to 4", first[1.0], first[2.0]
+        ),
+        corrected="at a constant gradient ALLoRA arrives at most 3/2 times as early as the fixed rate that is as "
+        "measured at the level reached",
+        condition="2s/(1 + s) < ηl < 2s under SGD, s = √(1 + η²T), T the target's norm, curvature 1; a fixed rate is "
+        "stable up to 2, ALLoRA up to 2s; never under AdamW",
+        flips_if="ALLoRA settling sooner at a smaller ηl, or under AdamW at 1e-4",
+    )
+
+
+def longest(eta: float, times: float = 1.5) -> float:
+    """The norm m up to which LoRA at l takes `times` ALLoRA's time at a constant gradient; 0 where it never does.
+
+    With v = 1/η and u = √(m + v²) the ratio of the times is κ where κ(u³ − v³) = (3/2)(u² − v²): u = v, or the root of
+    κ(u² + uv + v²) = (3/2)(u + v), beyond v only if v < 1/κ.
+    """
+    v = 1 / eta
+    if v >= 1 / times:
+        return 0.0
+    linear = v - 1.5 / times
+    u = (-linear + math.sqrt(linear**2 - 4 * (v**2 - 1.5 * v / times))) / 2
+    return u**2 - v**2
+
+
+class Level(NamedTuple):
+    """The optimizer, η, and the row norm to be reached."""
+
+    optimizer: str
+    eta: float
+    level: float
+
+
+def lora_over_allora(one: Level) -> float:
+    """LoRA's time at l over ALLoRA's to the level, at a constant gradient."""
+    if one.optimizer == "flow":
+        return one.level / time_to(one.level, one.eta)
+    slopes = (lambda m: 1.0, lambda m: (abs(m) + one.eta**-2) ** -0.5)
+    steps = [
+        len(layer_training.one_row("adamw", slope, PAPER_RATE, 1000, stop=one.level * (1 - SAME))) for slope in slopes
+    ]
+    return (steps[0] - 1) / (steps[1] - 1)
+
+
+@escape_claim(
+    "4-figure-2-slower",
+    where="§4.2",
+    says="LoRA with a learning rate lower than η·l_b can reach the same level, but at a much slower pace",
+    reading="LoRA at l_b takes 3/2 of ALLoRA's time at a constant gradient; that is a threshold of ours.",
+    depends_on=("4-escape",),
+)
+def slower(cases: Cases) -> Finding:
+    """The two times to a level, by Simpson's rule under SGD, in steps of torch's AdamW."""
+
+    def told(one: Level, seen: float) -> bool:
+        if one.optimizer != "flow":
+            return abs(seen - 1) <= 0.02
+        return abs(seen * float(escape.time_to_reach(one.level, 1.0, one.eta)) / one.level - 1) <= 1e-5
+
+    def boundary(one: Level) -> bool | float:
+        return longest(one.eta) / one.level if one.optimizer == "flow" and one.eta > 1.5 else False
+
+    def draw(rng: np.random.Generator) -> Level:
+        eta = float(np.exp(rng.uniform(0.45, 3)) if rng.random() < 0.8 else np.exp(rng.uniform(-1, 0.4)))
+        near = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.01, 0.69)))
+        return Level("flow", eta, near * (longest(eta) or 1.0))
+
+    own = [Case(f"AdamW, to 0.02, η = {eta:.3g}", Level("adamw", eta, 0.02), True) for eta in PAPER_ETAS]
+    known = [Case(f"SGD, to 0.1, η = {eta:.3g}", Level("flow", eta, 0.1)) for eta in PAPER_ETAS]
+    judged = cases.judge(
+        [*own, *known, *cases.draw(draw, 24)],
+        measure=lora_over_allora,
+        printed=lambda one, seen: seen >= 1.5,
+        corrected=told,
+        condition=boundary,
+    )
+    seen = dict(zip((case.name for case in judged.cases), judged.measured, strict=True))
+    to_tenth = [seen[case.name] for case in known]
+    return judged.finding(
+        {"conditional": f"Only under SGD, for short rows: up to {longest(2.0):.2g} at η² = 4. AdamW takes as long."},
+        evidence=judged.evidence("Simpson's rule near the kink, 1e-5; AdamW: a step in 200", tolerance=1e-5),
+        size=Size(
+            to_tenth[2],
+            "times",
+            "LoRA's time at l over ALLoRA's to a row norm of 0.1 under SGD, for η² from 1 to 4",
+            to_tenth[0],
+            to_tenth[2],
+        ),
+        corrected="LoRA's time over ALLoRA's is m/∫₀^m √(u + 1/η²) du under SGD, 1 under AdamW",
+        condition=f"SGD, η > 3/2 and ‖(BA)_i‖ ≤ m, 3(u² + uv + v²) = 3(u + v) with v = 1/η, u = √(m + v²): at η² = 4 "
+        f"{longest(2.0):.2g}; for a threshold of 3/4 {longest(2.0, 0.75):.2g}, for one of 3 {longest(2.0, 3.0):.2g}",
+        flips_if="LoRA at l taking 3/2 of ALLoRA's steps under AdamW",
+    )

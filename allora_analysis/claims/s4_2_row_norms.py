@@ -1,0 +1,388 @@
+"""Figure 2 (right) as measured in fine-tuning: how the row norms of BA leave 0, and whether they taper off.
+
+The runs are long: the rows read what `python -m experiments.row_norms` recorded, whose file states the arms, the test
+and the stopping rule of the first two. Checked by `tests/test_claims_4_2_row_norms.py`, which plants records.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from allora_analysis.claims.cases import Cases
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
+from allora_analysis.claims.s4_2_leaving_zero import ESCAPES
+from allora_analysis.finetune.setting import STUDY, Setting
+from allora_analysis.grid.presets import row_norms as preset
+from allora_analysis.grid.reading import average_norm, recorded
+from allora_analysis.grid.sources import command
+from allora_analysis.statistics import holm, paired_test
+
+START = (1, 10)
+MARGIN = math.log(1.1)
+MOST_SEEDS = 10**6
+FAST, SLOW = "from LoRA at η·l", "from LoRA at l"
+FORETOLD = {"sgd": True, "adamw": False}  # by 4-figure-2-right, nothing being clipped
+MINILM, SMOLLM2 = "all-MiniLM-L6-v2", "SmolLM2-135M"
+Runs = Mapping[Setting, Mapping[str, Any]]
+Gap = tuple[float, tuple[float, float]]  # mean of log(n_ALLoRA/n_other) and its 95 % interval over seeds
+
+
+def wanted(model: str) -> list[Setting]:
+    """The runs on one model."""
+    return [one for one in preset.PRESETS["desk"] if one.model == model]
+
+
+def reached(runs: Runs, one: Setting, steps: Sequence[int]) -> bool:
+    """Whether a run is recorded, and did not diverge before one of these steps."""
+    return one in runs and {*steps} <= {*runs[one]["row_norms"]["step"]}
+
+
+def of_arm(own: Sequence[Setting], arm: str, rate: float | None = None) -> list[Setting]:
+    """An arm's runs, at a rate, by seed."""
+    same = [one for one in own if one.arm == arm and rate in (None, one.learning_rate)]
+    return sorted(same, key=lambda one: one.seed)
+
+
+def log_gaps(runs: Runs, own: Sequence[Setting], steps: Sequence[int]) -> dict[str, dict[int, np.ndarray]]:
+    """ALLoRA's log n(t) less LoRA's at η·l and at l, by step, a number a seed."""
+    base = preset.base_rate(own[0])
+
+    def logs(arm: str, rate: float | None, step: int) -> np.ndarray:
+        return np.array([math.log(average_norm(runs[one], step)) for one in of_arm(own, arm, rate)])
+
+    return {
+        what: {t: logs("allora", None, t) - logs("lora", factor * base, t) for t in steps}
+        for what, factor in ((FAST, preset.ETA), (SLOW, 1.0))
+    }
+
+
+def gap(differences: np.ndarray) -> Gap:
+    """Their mean and its 95 % interval, Student's."""
+    found = paired_test(differences, np.zeros(len(differences)), method="t")
+    return found.mean_difference, found.interval
+
+
+def matches(of: Gap) -> bool:
+    """Whether the whole interval is within the margin."""
+    return max(abs(end) for end in of[1]) <= MARGIN
+
+
+def differs(of: Gap) -> bool:
+    """Whether the interval excludes 0 and the mean is beyond the margin."""
+    return of[1][0] * of[1][1] > 0 and abs(of[0]) > MARGIN
+
+
+def outcome(fast: Mapping[int, Gap], slow: Mapping[int, Gap]) -> bool | None:
+    """Does ALLoRA match LoRA at η·l, and is LoRA at l slower, at both steps? None where the runs leave it open."""
+    ahead = {t: differs(slow[t]) and slow[t][0] > 0 for t in START}
+    if all(matches(fast[t]) and ahead[t] for t in START):
+        return True
+    return False if any(differs(fast[t]) or (differs(slow[t]) and not ahead[t]) for t in START) else None
+
+
+def seeds_needed(fast: Mapping[int, Gap], slow: Mapping[int, Gap], seeds: int) -> int | None:
+    """The seeds at which `outcome` decides, were every later seed to leave means and spreads as they are.
+
+    An interval's half-width is t_{0.975, n − 1}·s/√n; once it decides, a narrower one says the same. None where even
+    `MOST_SEEDS` do not decide: a mean that meets neither condition.
+    """
+    from scipy.special import stdtrit
+
+    def decided(n: int) -> bool:
+        narrower = float(stdtrit(n - 1, 0.975) / stdtrit(seeds - 1, 0.975)) * math.sqrt(seeds / n)
+
+        def at_n(gaps: Mapping[int, Gap]) -> dict[int, Gap]:
+            return {
+                t: (m, (m - (m - low) * narrower, m + (high - m) * narrower)) for t, (m, (low, high)) in gaps.items()
+            }
+
+        return outcome(at_n(fast), at_n(slow)) is not None
+
+    if not decided(MOST_SEEDS):
+        return None
+    return bisect_left(range(seeds, MOST_SEEDS), True, key=decided) + seeds
+
+
+def outcomes(samples: Mapping[str, np.ndarray]) -> dict[str, bool | None]:
+    """`outcome` by optimizer, from differences named "optimizer, from which arm, step"."""
+    gaps: dict[str, dict[str, dict[int, Gap]]] = {}
+    for name, values in samples.items():
+        optimizer, what, step = name.split(", ")
+        gaps.setdefault(optimizer, {FAST: {}, SLOW: {}})[what][int(step.removeprefix("step "))] = gap(values)
+    return {name: outcome(own[FAST], own[SLOW]) for name, own in gaps.items()}
+
+
+def verdict(found: Mapping[str, bool | None], open_ones: Sequence[str]) -> str:
+    """True under SGD and false under AdamW, as foretold: conditional; with an optimizer open: undecided, unless so."""
+    decided = {name: holds for name, holds in found.items() if holds is not None}
+    if len(decided) < len(found) or open_ones:
+        return "undecided"
+    if all(decided.values()):
+        return "holds"
+    return "conditional" if decided == FORETOLD else "refuted"
+
+
+def wanting(found: Mapping[str, bool | None], samples: Mapping[str, np.ndarray], open_ones: Sequence[str]) -> str:
+    """What is true, what is false, and what would decide the rest."""
+    said = [f"{'true' if holds else 'false'} under {name}" for name, holds in found.items() if holds is not None]
+    for name in (name for name, holds in found.items() if holds is None):
+        gaps = {what: {t: gap(samples[f"{name}, {what}, step {t}"]) for t in START} for what in (FAST, SLOW)}
+        n = seeds_needed(gaps[FAST], gaps[SLOW], len(samples[f"{name}, {FAST}, step {START[0]}"]))
+        said.append(
+            f"open under {name}: at these means {MOST_SEEDS} seeds do not decide it either"
+            if n is None
+            else f"open under {name}: would need {n} seeds of these means and spreads"
+        )
+    return "; ".join([*said, *open_ones])
+
+
+def figure_2(cases: Cases, model: str, folder: Path | None) -> Finding:
+    """The verdict over the optimizers whose runs are all recorded."""
+    listed = wanted(model)
+    runs = recorded(listed, folder)
+    by_optimizer = {name: [one for one in listed if one.optimizer == name] for name in preset.RATES[model]}
+    complete = [name for name, own in by_optimizer.items() if all(reached(runs, one, START) for one in own)]
+    missing = [name for name, own in by_optimizer.items() if not all(one in runs for one in own)]
+    stopped = [name for name in by_optimizer if name not in complete and name not in missing]
+    if not complete:
+        return not_run(f"{len(runs)} of {len(listed)} runs are recorded")
+    samples = {
+        f"{name}, {what}, step {t}": values
+        for name in complete
+        for what, by_step in log_gaps(runs, by_optimizer[name], START).items()
+        for t, values in by_step.items()
+    }
+    open_ones = [f"open under {name}: not recorded in full" for name in missing]
+    open_ones += [f"open under {name}: a run diverged" for name in stopped]
+    tested = cases.test(samples, lambda values: verdict(outcomes(values), open_ones))
+    found, seeds = outcomes(samples), len({one.seed for one in listed})
+    measured = {
+        name: {"log_ratio": m, "interval": i} for name, (m, i) in {n: gap(v) for n, v in samples.items()}.items()
+    }
+    size = measured.get(f"adamw, {SLOW}, step {START[1]}")
+    return tested.finding(
+        {
+            "holds": "Yes, under both optimizers.",
+            "conditional": "Only under SGD: under AdamW ALLoRA's rows grow as LoRA's at l_b do.",
+            "refuted": "No, or not where theory says: see by optimizer.",
+            "undecided": "Undecided: the runs leave an optimizer open.",
+        },
+        evidence=Evidence(
+            {FAST: "0", SLOW: "above 0"},
+            measured,
+            f"95 % intervals over seeds; ALLoRA matches another within ±log 1.1 = ±{MARGIN:.3f}",
+            n=seeds,
+        ),
+        at_paper=found.get("adamw"),
+        size=size
+        and Size(
+            math.exp(size["log_ratio"]),
+            "times LoRA's at l_b",
+            f"ALLoRA's mean row norm after {START[1]} steps of AdamW",
+            *map(math.exp, size["interval"]),
+        ),
+        corrected=wanting(found, samples, open_ones),
+        condition="SGD; nothing is clipped",
+        flips_if="runs under AdamW in which ALLoRA's rows are as long as those of LoRA at η·l_b",
+    )
+
+
+def figure_claim(identifier: str, model: str) -> Any:
+    """A row of Figure 2 (right) on one model."""
+    return claim(
+        identifier,
+        where=f"Figure 2, right, caption; measured in fine-tuning {model}, nothing clipped",
+        says="The starting phase matches that of LoRA with a much higher learning rate. LoRA with a lower learning "
+        "rate can reach the same level of L² norm but much slower.",
+        reading="At steps 1 and 10 ALLoRA's mean row norm is within 10 % of LoRA's at η·l_b, and LoRA's at l_b is "
+        "behind by more than that.",
+        command=command("row_norms", wanted(model)),
+        test="tests/test_claims_4_2_row_norms.py",
+        reads=STUDY,
+        depends_on=("4-figure-2-right",),
+    )
+
+
+@figure_claim("4-figure-2-measured", MINILM)
+def measured_minilm(cases: Cases, folder: Path | None) -> Finding:
+    """ALLoRA's mean row norm beside LoRA's at η·l_b and at l_b, seeds paired."""
+    return figure_2(cases, MINILM, folder)
+
+
+@figure_claim("4-figure-2-measured-smollm2", SMOLLM2)
+def measured_smollm2(cases: Cases, folder: Path | None) -> Finding:
+    """ALLoRA's mean row norm beside LoRA's at η·l_b and at l_b, seeds paired."""
+    return figure_2(cases, SMOLLM2, folder)
+
+
+def complete_runs(folder: Path | None) -> tuple[Runs, dict[str, list[Setting]]]:
+    """Records and, by model and optimizer, the lists of runs that are recorded to their last step."""
+    listed = [one for model in (MINILM, SMOLLM2) for one in wanted(model)]
+    runs = recorded(listed, folder)
+    lists = {
+        f"{model}, {optimizer}": [one for one in listed if (one.model, one.optimizer) == (model, optimizer)]
+        for model in (MINILM, SMOLLM2)
+        for optimizer in preset.RATES[model]
+    }
+    return runs, {
+        name: own for name, own in lists.items() if all(reached(runs, one, (*START, one.max_steps)) for one in own)
+    }
+
+
+def below_zero(samples: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """By case, the one-sided p that the mean is 0 or above, Student's, Holm-adjusted over the cases."""
+    from scipy.special import stdtr
+
+    raw = []
+    for values in samples.values():
+        error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+        t = float(np.mean(values)) / error if error > 0 else math.copysign(math.inf, float(np.mean(values)))
+        raw.append(float(stdtr(len(values) - 1, t)))
+    return dict(zip(samples, map(float, holm(raw)), strict=True))
+
+
+def all_below(samples: Mapping[str, np.ndarray], yes: str, no: str) -> str:
+    """`yes` where every mean is below 0, `no` where every mean is above it, at 0.05; otherwise undecided."""
+    if max(below_zero(samples).values()) < 0.05:
+        return yes
+    return no if max(below_zero({name: -values for name, values in samples.items()}).values()) < 0.05 else "undecided"
+
+
+def bends(result: Mapping[str, Any]) -> tuple[float, float]:
+    """Logarithms of growth a step from step 10 to mid-run over that before, and from there on over that until then."""
+    steps = result["row_norms"]["step"]
+    ends = (0, START[1], min(steps, key=lambda step: abs(step - steps[-1] / 2)), steps[-1])
+    speed = np.diff([average_norm(result, step) for step in ends]) / np.diff(ends)
+    return math.log(speed[1] / speed[0]), math.log(speed[2] / speed[1])
+
+
+PHASES = "steps 10 to mid-run over steps 0 to 10", "second half over steps 10 to mid-run"
+
+
+def slowing(runs: Runs, own: Sequence[Setting]) -> dict[str, np.ndarray]:
+    """`bends` of some runs, a number a seed, by phase."""
+    return dict(zip(PHASES, np.array([bends(runs[one]) for one in own]).T, strict=True))
+
+
+tapers_claim = functools.partial(
+    claim,
+    where="Figure 2, right, caption",
+    says=ESCAPES,
+    command=command("row_norms", [one for model in (MINILM, SMOLLM2) for one in wanted(model)]),
+    test="tests/test_claims_4_2_row_norms.py",
+    reads=STUDY,
+)
+
+
+@tapers_claim(
+    "4-figure-2-tapers",
+    reading="In our fine-tuning under AdamW, ALLoRA's mean row norm grows ever less a step: over ten steps, to "
+    "mid-run, over the second half.",
+    depends_on=("4-escape",),
+)
+def tapers(cases: Cases, folder: Path | None) -> Finding:
+    """Late growth over early growth, on two models; LoRA's at l_b beside it."""
+    runs, lists = complete_runs(folder)
+    adamw = {name: own for name, own in lists.items() if name.endswith("adamw")}
+    if not adamw:
+        return not_run(f"{len(runs)} runs are recorded, none in full")
+    samples = {
+        f"{name}, {phase}": values
+        for name, own in adamw.items()
+        for phase, values in slowing(runs, of_arm(own, "allora")).items()
+    }
+    tested = cases.test(samples, lambda values: all_below(values, "holds", "refuted"))
+    measured = {
+        name: {
+            "ALLoRA": slowing(runs, of_arm(own, "allora")),
+            "LoRA at l": slowing(runs, of_arm(own, "lora", preset.base_rate(own[0]))),
+        }
+        for name, own in lists.items()
+    }
+    total = {name: {arm: float(np.mean(sum(of.values()))) for arm, of in measured[name].items()} for name in adamw}
+    ratios = [math.exp(of["ALLoRA"]) for of in total.values()]
+    beside = max(math.expm1(abs(of["ALLoRA"] - of["LoRA at l"])) for of in total.values())
+    return tested.finding(
+        {
+            "holds": f"Yes, but LoRA's do as much, to within {beside:.1%}.",
+            "refuted": "No: they grow ever faster.",
+            "undecided": "Undecided: seeds disagree.",
+        },
+        evidence=Evidence({"ALLoRA": "below 0"}, measured, f"Student's t, one-sided, Holm: {below_zero(samples)}", n=3),
+        at_paper={"holds": True, "refuted": False}.get(tested.verdict),
+        size=Size(
+            float(np.mean(ratios)),
+            "times",
+            "growth a step in the second half over that in ten steps, ALLoRA under AdamW, two models",
+            min(ratios),
+            max(ratios),
+        ),
+        condition="more seeds" if tested.verdict == "undecided" else None,
+        flips_if="growth a step that does not fall",
+    )
+
+
+FALL = 0.1
+
+
+@tapers_claim(
+    "4-figure-2-factor",
+    reading=f"By ALLoRA's own factor: averaged over rows it falls by {FALL:g} of η or more within a run, a threshold "
+    "of ours.",
+    depends_on=("4-adaptor", "4-figure-2-tapers"),
+)
+def factor_falls(cases: Cases, folder: Path | None) -> Finding:
+    """How far 1/√(1 + η²n) falls, n the mean row norm at the last step: d is convex, so the mean factor falls less."""
+    runs, lists = complete_runs(folder)
+    if not lists:
+        return not_run(f"{len(runs)} runs are recorded, none in full")
+
+    def falls(one: Setting, norm: float) -> float:
+        return 1 - (1 + one.eta2 * norm) ** -0.5
+
+    samples, longest = {}, {}
+    for name, own in lists.items():
+        results = {one: runs[one] for one in of_arm(own, "allora")}
+        samples[name] = np.array([falls(one, average_norm(r, one.max_steps)) for one, r in results.items()])
+        longest[name] = max(
+            falls(one, layer["max"][-1]) for one, r in results.items() for layer in r["row_norms"]["layers"].values()
+        )
+    tested = cases.test(
+        {name: values - FALL for name, values in samples.items()},
+        lambda values: all_below(values, "refuted", "holds"),
+    )
+    most = max(float(np.mean(values)) for values in samples.values())
+    other = {
+        limit: all_below({name: values - limit for name, values in samples.items()}, "no", "yes")
+        for limit in (FALL / 2, 2 * FALL)
+    }
+    return tested.finding(
+        {
+            "refuted": f"No: on average it falls by at most {most:.1%} of η, so ALLoRA hardly adapts.",
+            "holds": "Yes: on average the factor falls by a tenth or more.",
+            "undecided": "Undecided: seeds disagree.",
+        },
+        evidence=Evidence(
+            {"falls by, at least": FALL},
+            {"mean over rows, at most": samples, "longest row": longest, "the same at other thresholds": other},
+            f"Student's t over seeds, one-sided, Holm: {below_zero({n: v - FALL for n, v in samples.items()})}",
+            n=3,
+        ),
+        at_paper={"holds": True, "refuted": False}.get(tested.verdict),
+        size=Size(
+            most,
+            "of η",
+            "the factor's fall averaged over rows, at most, by model and optimizer; η² = 4",
+            min(float(np.mean(values)) for values in samples.values()),
+            most,
+        ),
+        condition="more seeds" if tested.verdict == "undecided" else None,
+        flips_if=f"mean row norms at which the factor has fallen by {FALL:g} of η",
+    )

@@ -1,0 +1,334 @@
+"""§4.3 and §5.2, ASF-LoRA: its likeness to ALLoRA, its gradient, its ripple, and that it cannot be merged.
+
+The layer is run. f̃_i = f_i/√(|f_i| + 1/η²), f = BAx. Checked by `tests/test_claims_4_3.py`, which plants
+wrong formulas.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import adaptive
+from allora_analysis.claims import layer_training
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.claims.layer_training import PAPER_ETAS, PAPER_RATE, ROUNDING, Pass, Run, close
+
+TOLERANCE = 1e-9
+family_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_variants.py")
+
+
+def asf_backward(one: Pass, eta: float) -> list[np.ndarray]:
+    """ASF-LoRA's output and gradients."""
+    return layer_training.backward(lambda *parts: layer_training.forward("asf", *parts, eta), one)
+
+
+@family_claim(
+    "4-asf-similar",
+    where="§4.3",
+    says="we may achieve similar effect by switching from adaptive learning rate to Adaptive Scaling Factor",
+    reading="BA is the same after the same training; how far apart it is later is the size.",
+    depends_on=("4-scaling-as-rate",),
+)
+def asf_similar(cases: Cases) -> Finding:
+    """BA of ASF-LoRA against ALLoRA's at the same rate, from the first step on; its output over ALLoRA's."""
+
+    def draw(rng: np.random.Generator) -> Run:
+        steps = 1 if rng.random() < 0.5 else int(rng.integers(2, 12))
+        task, eta = layer_training.draw_problem(rng), float(np.exp(rng.uniform(0, 1)))
+        return Run(task, str(rng.choice(["sgd", "momentum", "adamw"])), eta, 0.01, steps)
+
+    def trained(run: Run) -> dict[str, np.ndarray]:
+        a, b = layer_training.pairs(run, "asf")[-1]
+        f = run.task.x @ (b @ a).T
+        one = Pass(run.task.x, 0 * run.task.y, a, b)
+        output = asf_backward(one, run.eta)[0]
+        return {"ASF": b @ a, "ALLoRA": layer_training.products(run, "allora")[-1], "output": output, "f": f}
+
+    own = [
+        Case(f"AdamW at 1e-4, η² = 4, steps: {steps}", Run(task, "adamw", 2.0, PAPER_RATE, steps), True)
+        for task in [layer_training.paper_problem(cases.rng)]
+        for steps in (1, 200)
+    ]
+    judged = cases.judge(
+        [*own, *cases.draw(draw, 14)],
+        measure=trained,
+        printed=lambda run, seen: relative_error(seen["ASF"], seen["ALLoRA"]) <= 1e-7,
+        corrected=lambda run, seen: relative_error(seen["output"], adaptive.asf(seen["f"], run.eta)) <= TOLERANCE,
+        condition=lambda run: run.steps == 1,
+    )
+
+    def apart(seen: dict[str, np.ndarray]) -> float:
+        return float(np.linalg.norm(seen["ASF"] - seen["ALLoRA"]) / np.linalg.norm(seen["ALLoRA"]))
+
+    last = judged.measured[1]
+    ratio = float(np.linalg.norm(last["output"]) / np.linalg.norm(last["f"]))
+    return judged.finding(
+        {
+            "conditional": f"Only for the first step: after 200 of AdamW BA is {apart(last):.0%} apart, and its output "
+            f"{ratio:.1f} times as large."
+        },
+        evidence=Evidence(
+            {"distance of BA": 0.0},
+            {
+                case.name: {
+                    "distance of BA": apart(seen),
+                    "output over BAx": float(np.linalg.norm(seen["output"]) / np.linalg.norm(seen["f"])),
+                }
+                for case, seen in judged.pairs
+            },
+            "1e-7 for the same BA; outputs: float64 rounding",
+            tolerance=1e-7,
+        ),
+        size=Size(apart(last), "of ‖BA‖", "distance from ALLoRA's after 200 steps of AdamW at 1e-4, η² = 4"),
+        corrected="BA is ALLoRA's after the first step from B = 0; the output is f̃ = BAx/√(|BAx| + 1/η²) from then on",
+        condition="one step from B = 0",
+        flips_if="ASF-LoRA's BA staying on ALLoRA's beyond the first step",
+    )
+
+
+class Layer(NamedTuple):
+    """A pass and η."""
+
+    one: Pass
+    eta: float
+
+
+@family_claim(
+    "4-asf-gradient",
+    where="§4.3",
+    says="Note that g̃ is naturally defined by using f̃ in place of f.",
+    reading="The layer's output is f̃, and its gradients are those of a loss of f̃.",
+)
+def natural_gradient(cases: Cases) -> Finding:
+    """The layer's output and gradient of B against f̃ and f̃′(f)·∂L/∂f."""
+
+    def draw(rng: np.random.Generator) -> Layer:
+        one = layer_training.draw_pass(rng)
+        return Layer(one._replace(x=one.x * 10 ** rng.uniform(-2, 2)), float(np.exp(rng.uniform(-1, 1))))
+
+    def told(case: Layer) -> list[np.ndarray]:
+        f = case.one.x @ case.one.a.T @ case.one.b.T
+        slope = adaptive.asf_derivative(f, case.eta) * case.one.upstream
+        return [adaptive.asf(f, case.eta), slope.T @ (case.one.x @ case.one.a.T)]
+
+    own = [
+        Case(f"n₂ = 64, η = {eta:.3g}", Layer(layer_training.paper_pass(cases.rng), eta), True) for eta in PAPER_ETAS
+    ]
+    judged = cases.judge(
+        [*own, *cases.draw(draw, 12)],
+        measure=lambda case: [asf_backward(case.one, case.eta)[index] for index in (0, 3)],
+        printed=lambda case, seen: close(seen, told(case), TOLERANCE),
+    )
+    return judged.finding(
+        {"holds": "Yes: the toolkit's layer differentiates f̃ itself."},
+        evidence=layer_training.deviations(judged, told, ROUNDING, TOLERANCE),
+        flips_if="a gradient of the layer other than f̃'s own",
+    )
+
+
+class Outputs(NamedTuple):
+    """An output f of one layer and η."""
+
+    f: float
+    eta: float
+
+
+SIMILAR = 0.1
+
+
+@family_claim(
+    "4-output-scales-gradient",
+    where="§5.2",
+    says="Since a scaling factor on output is implicitly also a scaling factor on gradient, we use the same η",
+    reading=f"ASF-LoRA's output factor d = 1/√(|f| + 1/η²) scales the gradient by d as well, to {SIMILAR:g} of it: a "
+    "threshold of ours. A constant factor is 4-scaled-gradient.",
+    depends_on=("4-scaled-gradient", "4-asf-gradient"),
+)
+def output_scales_gradient(cases: Cases) -> Finding:
+    """The layer's ∂f̃/∂f by autograd over d(|f|)."""
+
+    def slope(one: Outputs) -> float:
+        unit, f = np.ones((1, 1)), np.full((1, 1), one.f)
+        found = asf_backward(Pass(f, unit, unit, unit), one.eta)
+        return float(found[3][0, 0] / one.f * np.sqrt(abs(one.f) + one.eta**-2))
+
+    def told(one: Outputs) -> float:
+        u = one.eta**2 * abs(one.f)
+        return 1 - u / (2 * (1 + u))
+
+    def edge(limit: float) -> float:
+        return 2 * limit / (1 - 2 * limit)  # η²|f| at which u/(2(1 + u)) is the limit
+
+    def draw(rng: np.random.Generator) -> Outputs:
+        eta, near = float(np.exp(rng.uniform(-1, 1))), float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.01, 0.69)))
+        return Outputs(float(rng.choice([-1, 1])) * near * edge(SIMILAR) / eta**2, eta)
+
+    own = [Case(f"|f| = {f:g}, η = {eta:.3g}", Outputs(f, eta), True) for eta in PAPER_ETAS for f in (0.001, 0.05, 0.1)]
+    judged = cases.judge(
+        [*own, *cases.draw(draw, 24)],
+        measure=slope,
+        printed=lambda one, seen: abs(seen - 1) <= SIMILAR,
+        corrected=lambda one, seen: abs(seen - told(one)) <= TOLERANCE,
+        condition=lambda one: edge(SIMILAR) / (one.eta**2 * abs(one.f)),
+    )
+    return judged.finding(
+        {"conditional": "Only for outputs well below 1/η²: then by the same factor, later by down to half of it."},
+        evidence=judged.evidence(ROUNDING, told, tolerance=TOLERANCE),
+        size=Size(told(own[-1].inputs), "of d", "ASF-LoRA's gradient factor at |f| = 0.1, η² = 4", 0.5, 1.0),
+        corrected="∂f̃/∂f = d·(1 − u/(2(1 + u))), u = η²|f|: between d/2 and d",
+        condition=f"η²|f| ≤ {edge(SIMILAR):g}; for half the threshold {edge(SIMILAR / 2):.2g}, for twice "
+        f"{edge(2 * SIMILAR):.2g}",
+        flips_if="a gradient factor of d for large outputs",
+    )
+
+
+class Stack(NamedTuple):
+    """Aligned layers x + BAx with BA = m·I, the entries of x, their number, the depth, and η."""
+
+    m: float
+    x: float
+    width: int
+    depth: int
+    eta: float
+
+
+def asf_growth(one: Stack) -> float:
+    """The logarithm of ‖f_L(x)‖/‖x‖ through ASF-LoRA's layers."""
+    import torch
+
+    eye = torch.eye(one.width, dtype=torch.float64)
+    h = torch.full((1, one.width), one.x, dtype=torch.float64)
+    for _ in range(one.depth):
+        h = h + layer_training.forward("asf", h, eye, one.m * eye, one.eta)
+    return float(torch.log(h[0, 0])) - float(np.log(one.x))
+
+
+def outputs_of(one: Stack) -> list[float]:
+    """|f| in each layer, by the closed form."""
+    h, found = one.x, []
+    for _ in range(one.depth):
+        found.append(one.m * h)
+        h += float(adaptive.asf(one.m * h, one.eta))
+    return found
+
+
+@family_claim(
+    "4-asf-ripple",
+    where="§4.3",
+    says="The potential downside is that it introduces ripple effect across layers, which may blur accuracy.",
+    reading="Aligned layers, the worst case, grow more than with ALLoRA's own forward pass, LoRA's at scaling 1.",
+    depends_on=("4-asf-gradient",),
+)
+def asf_ripple(cases: Cases) -> Finding:
+    """Growth through aligned layers against (1 + m)^L, outputs below, near and above 1 − 1/η²."""
+
+    def told(one: Stack) -> float:
+        return float(np.log1p(sum(adaptive.asf(f, one.eta) for f in outputs_of(one)) / one.x))
+
+    def edge(one: Stack) -> bool | float:
+        f, limit = outputs_of(one), 1 - one.eta**-2
+        return False if limit <= 0 else limit / (max(f) if max(f) < limit else min(f))
+
+    def draw(rng: np.random.Generator) -> Stack:
+        while True:
+            eta, m = float(np.exp(rng.uniform(-0.3, 1.2))), float(np.exp(rng.uniform(-3, 0)))
+            one = Stack(m, float(np.exp(rng.uniform(-2, 2))), 4, int(rng.integers(2, 6)), eta)
+            f, limit = outputs_of(one), 1 - eta**-2
+            clear = max(f) < 0.98 * limit or min(f) > 1.02 * limit
+            if clear and (rng.random() < 0.2 or 0.5 < edge(one) < 2):
+                return one
+
+    own = [Case(f"|f| from 0.1, L = 4, η = {eta:.3g}", Stack(0.1, 1.0, 64, 4, eta), True) for eta in PAPER_ETAS]
+    judged = cases.judge(
+        [*own, *cases.draw(draw, 30)],
+        measure=asf_growth,
+        printed=lambda one, seen: seen > one.depth * np.log1p(one.m) + TOLERANCE,
+        corrected=lambda one, seen: abs(seen - told(one)) <= TOLERANCE,
+        condition=edge,
+    )
+    ours = judged.cases[2].inputs
+    return judged.finding(
+        {"conditional": "Only for outputs below 1 − 1/η², so never at η² = 1: larger ones it damps."},
+        evidence=judged.evidence(ROUNDING, told, tolerance=TOLERANCE),
+        size=Size(
+            float(judged.measured[2] / (ours.depth * np.log1p(ours.m))),
+            "times",
+            "log growth over that at scaling 1, outputs near 0.1, η² = 4",
+        ),
+        corrected="|f̃| ≤ min(η|f|, √|f|): as LoRA×η for |f| well below 1/η², at most √|f| beyond 1",
+        condition="|f| < 1 − 1/η² in every layer (where above it in every layer the growth is less)",
+        flips_if="outputs above 1 in every layer that grow more than at scaling 1",
+    )
+
+
+def refuses_to_merge(case: Layer) -> bool:
+    """Whether the toolkit's ASF-LoRA module of these shapes raises when merged."""
+    import torch
+
+    from allora_analysis.lora.layers import ALLoRALinear
+    from allora_analysis.validation import ArgumentError
+
+    base = torch.nn.Linear(case.one.a.shape[1], len(case.one.b), dtype=torch.float64)
+    try:
+        ALLoRALinear(base, rank=1, eta=case.eta, variant="asf_lora").merge()
+    except ArgumentError:
+        return True
+    return False
+
+
+def at_x_and_twice(case: Layer, arm: str) -> tuple[float, float]:
+    """What the best matrix leaves of an arm's outputs at x and 2x, and ‖f(2x) − 2f(x)‖/‖2f(x)‖."""
+    import torch
+
+    pair = adaptive.unmergeable_pair(case.one.a, case.one.b, case.eta)
+    inputs = np.stack([pair.x, pair.twice])
+    values = layer_training.forward(arm, *map(torch.tensor, (inputs, case.one.a, case.one.b)), case.eta).numpy()
+    fitted = inputs @ np.linalg.lstsq(inputs, values, rcond=None)[0]
+    left = np.linalg.norm(values - fitted) / np.linalg.norm(values)
+    return float(left), float(np.linalg.norm(values[1] - 2 * values[0]) / np.linalg.norm(2 * values[0]))
+
+
+@family_claim(
+    "4-asf-merge",
+    where="§4.3",
+    says="One more caveat of ASF-LoRA is that we cannot merge BA back to W* as we need to apply f_o to the LoRA "
+    "output.",
+)
+def asf_merge(cases: Cases) -> Finding:
+    """The best matrix for ASF-LoRA's outputs at x and 2x, LoRA's beside it; and what merging the module says."""
+
+    def measured(case: Layer) -> dict[str, object]:
+        return {
+            "ASF-LoRA": at_x_and_twice(case, "asf"),
+            "LoRA": at_x_and_twice(case, "lora"),
+            "refuses": refuses_to_merge(case),
+        }
+
+    def gap(case: Layer) -> float:
+        return adaptive.unmergeable_pair(case.one.a, case.one.b, case.eta).gap
+
+    def cannot(case: Layer, seen: dict[str, object]) -> bool:
+        (left, apart), (left_lora, _) = seen["ASF-LoRA"], seen["LoRA"]
+        right = abs(apart - gap(case)) <= TOLERANCE and left > 0.1 * gap(case)
+        return right and left_lora <= TOLERANCE and bool(seen["refuses"])
+
+    def draw(rng: np.random.Generator) -> Layer:
+        return Layer(layer_training.draw_pass(rng), float(np.exp(rng.uniform(-1, 1))))
+
+    own = [
+        Case(f"n₂ = 64, η = {eta:.3g}", Layer(layer_training.paper_pass(cases.rng), eta), True) for eta in PAPER_ETAS
+    ]
+    judged = cases.judge([*own, *cases.draw(draw, 12)], measure=measured, printed=cannot)
+    gaps = [gap(case.inputs) for case in own]
+    return judged.finding(
+        {"holds": "Yes: its output is not linear in x, so no matrix gives it; the toolkit refuses to merge it."},
+        evidence=judged.evidence(ROUNDING, gap, tolerance=TOLERANCE),
+        size=Size(
+            gaps[2], "of 2f̃(x)", "‖f̃(2x) − 2f̃(x)‖, x BA's first singular vector, η² from 1 to 4", gaps[0], gaps[2]
+        ),
+        flips_if="a matrix that gives ASF-LoRA's outputs at x and 2x",
+    )

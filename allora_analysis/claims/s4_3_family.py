@@ -1,0 +1,326 @@
+"""§4.3, the family and ALLoRA-OD: what each member depends on, and ALLoRA-OD's noise and update.
+
+The layers are run. ALLoRA-OD puts d = 1/√(|f(x)_i| + 1/η²) on each token's gradient. ASF-LoRA: `s4_3_asf_lora`.
+Checked by `tests/test_claims_4_3.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import adaptive
+from allora_analysis.adaptors import inverse_sqrt
+from allora_analysis.claims import layer_training, student_t
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.claims.layer_training import PAPER_ETAS, ROUNDING, Pass
+
+TOLERANCE = 1e-9
+TOKENS = 4000
+family_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_variants.py")
+
+
+class Member(NamedTuple):
+    """A member of the family, a pass of one token, and what turns (A, B) into others of one f, or of one BA."""
+
+    arm: str
+    one: Pass
+    eta: float
+    other: Pass
+    same: Pass
+
+
+def applied(arm: str, one: Pass, eta: float) -> np.ndarray:
+    """An output adaptor's output f̃, or a gradient adaptor's factor on each row of g, through the layer."""
+    from allora_analysis.lora import functional
+
+    if arm in ("scaled", "asf"):
+        return layer_training.backward(lambda *parts: layer_training.forward(arm, *parts, eta), one)[0]
+    rule = functional.allora_od if arm == "od" else functools.partial(layer_training.forward, arm)
+    found = layer_training.backward(rule, one, eta)[3] if arm == "od" else backward_of(arm, one, eta)
+    return np.divide(found, layer_training.backward(layer_training.lora, one)[3])[:, 0]
+
+
+def backward_of(arm: str, one: Pass, eta: float) -> np.ndarray:
+    """The gradient of B in an arm's layer."""
+    return layer_training.backward(lambda *parts: layer_training.forward(arm, *parts, eta), one)[3]
+
+
+def members(rng: np.random.Generator, arm: str | None = None) -> Member:
+    """A pass; one of the same g, or f for an output adaptor; one that keeps BA or f as well."""
+    one = layer_training.draw_pass(rng, n2=4, rank=2, tokens=1)
+    arm = arm or str(rng.choice(["scaled", "asf", "constant", "allora", "od"]))
+    across = rng.standard_normal(4)
+    across -= across @ one.x[0] / (one.x[0] @ one.x[0]) * one.x[0]
+    same_f = one._replace(a=one.a + np.outer(rng.standard_normal(2), across))
+    turn = rng.standard_normal((2, 2)) + 3 * np.eye(2)
+    same_product = one._replace(a=turn @ one.a, b=one.b @ np.linalg.inv(turn))
+    moved = one._replace(a=one.a + rng.standard_normal(one.a.shape))
+    other = same_f if arm in ("scaled", "asf") else moved
+    return Member(arm, one, float(np.exp(rng.uniform(0.2, 1))), other, same_product if arm == "allora" else same_f)
+
+
+@family_claim(
+    "4-family-in-framework",
+    where="§4.3",
+    says="We adopt a principled approach to explore other reasonable designs that fall into the adaptive learning "
+    "framework defined by Definition 2.",
+    reading="As Definition 2 has it, f_o is a function of f alone and f_g one of g alone; the two designs and ALLoRA.",
+    depends_on=("4-subsumes",),
+)
+def in_framework(cases: Cases) -> Finding:
+    """The same f or g twice, all else changed, through the layers."""
+    own = [Case(f"{name}, η² = 4", members(cases.rng, arm)._replace(eta=2.0), True) for name, arm in NAMED.items()]
+    judged = cases.judge(
+        [*own, *cases.draw(members, 20)],
+        measure=lambda one: [applied(one.arm, part, one.eta) for part in (one.other, one.same)],
+        printed=lambda one, seen: relative_error(seen[0], applied(one.arm, one.one, one.eta)) <= TOLERANCE,
+        corrected=lambda one, seen: relative_error(seen[1], applied(one.arm, one.one, one.eta)) <= TOLERANCE,
+        condition=lambda one: one.arm in ("scaled", "asf", "constant"),
+    )
+    distance = {
+        case.name: relative_error(seen[0], applied(case.inputs.arm, case.inputs.one, case.inputs.eta))
+        for case, seen in judged.pairs
+    }
+    return judged.finding(
+        {"conditional": "Only ASF-LoRA, to the letter: ALLoRA's f_g takes BA beside g, ALLoRA-OD's takes f(x)."},
+        evidence=Evidence({"distance at one f or g": 0.0}, distance, ROUNDING, tolerance=TOLERANCE),
+        corrected="f_g may take BA (ALLoRA) or f(x) (ALLoRA-OD) beside g; then all are in the framework",
+        condition="a scaling factor, a learning rate, or ASF-LoRA",
+        flips_if="ALLoRA's factor on g being the same at two BA",
+    )
+
+
+NAMED = {"ALLoRA": "allora", "ALLoRA-OD": "od", "ASF-LoRA": "asf"}
+
+
+class Inputs(NamedTuple):
+    """Inputs (N×n₂) and a row of BA."""
+
+    x: np.ndarray
+    row: np.ndarray
+
+
+@family_claim(
+    "4-define-each-other",
+    where="§4.3",
+    says="First notice that in (f(x))_i = (BA)_{i,:}x, (f(x))_i and (BA)_{i,:} define each other.",
+    reading="Given the inputs, a row's outputs are of no other row.",
+)
+def define_each_other(cases: Cases) -> Finding:
+    """The row of least norm with the same outputs, by least squares."""
+
+    def draw(rng: np.random.Generator) -> Inputs:
+        n2, count = int(rng.integers(2, 9)), int(rng.integers(1, 13))
+        rank = int(rng.integers(1, min(n2, count) + 1)) if rng.random() < 0.3 else min(n2, count)
+        x = rng.standard_normal((count, rank)) @ rng.standard_normal((rank, n2))
+        return Inputs(x, rng.standard_normal(n2))
+
+    own = Inputs(layer_training.inputs(cases.rng, 1, 64, 0.5), cases.rng.standard_normal(64))
+    judged = cases.judge(
+        [Case("one token, n₂ = 64", own, True), *cases.draw(draw, 24)],
+        measure=lambda one: np.linalg.lstsq(one.x, one.x @ one.row, rcond=1e-9)[0],
+        printed=lambda one, seen: relative_error(seen, one.row) <= 1e-6,
+        condition=lambda one: float(np.linalg.matrix_rank(one.x, 1e-9 * np.linalg.norm(one.x)) / (len(one.row) - 0.5)),
+    )
+    return judged.finding(
+        {"conditional": "Only one way: f(x) gives the row back only from n₂ independent inputs, never from one."},
+        evidence=judged.evidence("least squares on inputs of condition number below 1e4: 1e-6", tolerance=1e-6),
+        size=Size(63, "of 64 numbers", "left open in a row by its output for one token, n₂ = 64"),
+        condition="n₂ linearly independent inputs",
+        flips_if="a row found from fewer inputs than it has entries",
+    )
+
+
+class Noise(NamedTuple):
+    """Gaussian inputs, rows of BA of the given norms, η."""
+
+    x: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+    eta: float
+
+
+def factors(case: Noise, arm: str) -> np.ndarray:
+    """The factor that a layer puts on each token's gradient: B's gradients token by token over LoRA's, tokens×n₁."""
+    import torch
+
+    from allora_analysis.lora import functional
+
+    rule = {"od": functional.allora_od, "allora": functional.allora}[arm]
+
+    def per_token(function, *args):
+        wide = torch.tensor(case.b).expand(len(case.x), *case.b.shape).clone().requires_grad_()
+        outputs = torch.func.vmap(lambda t, w: function(t, torch.tensor(case.a), w, *args))(torch.tensor(case.x), wide)
+        return torch.autograd.grad(outputs.sum(), wide)[0]
+
+    return (per_token(rule, case.eta) / per_token(layer_training.lora))[:, :, 0].numpy()
+
+
+def noise_cases(cases: Cases) -> list[Case]:
+    """One row of BA each: 0, short or long; rows of 0.1, the paper's η."""
+
+    def drawn(norm: float, eta: float, rng: np.random.Generator) -> Noise:
+        a, b = rng.standard_normal((2, 3)), rng.standard_normal((1, 2))
+        return Noise(rng.standard_normal((TOKENS, 3)), a, norm * b / np.linalg.norm(b @ a), eta)
+
+    def draw(rng: np.random.Generator) -> Noise:
+        return drawn(
+            0.0 if rng.random() < 0.3 else float(10 ** rng.uniform(-3, 1)), float(np.exp(rng.uniform(0, 1))), rng
+        )
+
+    own = [Case(f"‖(BA)_i‖ = 0.1, η = {eta:.3g}", drawn(0.1, eta, cases.rng), True) for eta in PAPER_ETAS]
+    return [*own, Case("B = 0", drawn(0.0, 2.0, cases.rng)), *cases.draw(draw, 12)]
+
+
+@family_claim(
+    "4-od-noise",
+    where="§4.3",
+    says="Qualitatively, ALLoRA-OD subjects to the stochastic noise in x because (f(x))_i = (BA)_{i,:}x.",
+    reading="ALLoRA-OD's factor varies over inputs; ALLoRA's does not.",
+)
+def output_noise(cases: Cases) -> Finding:
+    """The factor of each token, read off the layers' gradients over Gaussian inputs, against its law."""
+    allowed = student_t.standard_errors(TOKENS)
+
+    def seen_of(case: Noise) -> dict[str, float]:
+        od, plain = factors(case, "od")[:, 0], factors(case._replace(x=case.x[:200]), "allora")[:, 0]
+        fourth = float(np.mean((od - od.mean()) ** 4))
+        return {
+            "mean": float(od.mean()),
+            "std": float(od.std()),
+            "std, ALLoRA's": float(plain.std()),
+            "stderr": float(od.std()) / math.sqrt(TOKENS) + 1e-12,
+            "stderr of the variance": math.sqrt(max(fourth - float(od.std()) ** 4, 0.0) / TOKENS) + 1e-12,
+        }
+
+    def law(case: Noise) -> adaptive.OutputFactor:
+        return adaptive.output_factor(float(np.linalg.norm(case.b @ case.a)), case.eta)
+
+    def off(case: Noise, seen: dict[str, float]) -> float:
+        told = law(case)
+        mean = abs(seen["mean"] - told.mean) / seen["stderr"]
+        return max(mean, abs(seen["std"] ** 2 - told.variance) / seen["stderr of the variance"])
+
+    judged = cases.judge(
+        noise_cases(cases),
+        measure=seen_of,
+        printed=lambda case, seen: seen["std"] > TOLERANCE and seen["std, ALLoRA's"] < TOLERANCE,
+        corrected=lambda case, seen: off(case, seen) < allowed and seen["std, ALLoRA's"] < TOLERANCE,
+        condition=lambda case: bool(case.b.any()),
+    )
+    relative = [math.sqrt(law(case.inputs).variance) / law(case.inputs).mean for case in judged.cases[:3]]
+    return judged.finding(
+        {"conditional": f"Only once BA ≠ 0, and little: {relative[2]:.0%} of the factor for rows of 0.1 at η² = 4."},
+        evidence=judged.evidence(
+            f"of mean and variance: {student_t.source(TOKENS)}",
+            lambda case: {"mean": law(case).mean, "std": math.sqrt(law(case).variance)},
+            tolerance=allowed,
+            error=max(off(case.inputs, seen) for case, seen in judged.pairs),
+            n=TOKENS,
+        ),
+        size=Size(
+            relative[2],
+            "of its mean",
+            "spread of the factor over inputs, rows of 0.1, η² from 1 to 4",
+            relative[0],
+            relative[2],
+        ),
+        corrected="its mean and variance over Gaussian inputs are those of 1/√(|z|·‖(BA)_i‖ + 1/η²), z standard normal",
+        condition="(BA)_i ≠ 0",
+        flips_if="a factor of ALLoRA-OD that is the same for every token, or one of ALLoRA that is not",
+    )
+
+
+class Batch(NamedTuple):
+    """Tokens, a row of BA, its target, and η; the loss is squared."""
+
+    x: np.ndarray
+    row: np.ndarray
+    target: np.ndarray
+    eta: float
+
+
+def od_samples(one: Batch) -> np.ndarray:
+    """Each token's gradient of the row through ALLoRA-OD, by the layer: A = I, B the row."""
+    case = Noise(one.x, np.eye(len(one.row)), one.row[None, :], one.eta)
+    return (factors(case, "od")[:, 0] * (one.x @ (one.row - one.target)))[:, None] * one.x
+
+
+@family_claim(
+    "4-od-update",
+    where="§4.3",
+    says="g̃_i = 1/√(|(f(x))_i| + 1/η²)·g_i, i ∈ [n₁]",
+    reading="For a batch, too, g̃_i is a multiple of g_i, its sum over tokens.",
+    depends_on=("4-od-noise",),
+)
+def expected_update(cases: Cases) -> Finding:
+    """The row's gradient over a batch against g_i; for white Gaussian inputs, its expectation."""
+    allowed = student_t.standard_errors(TOKENS)
+
+    def summed(one: Batch) -> dict[str, np.ndarray]:
+        samples = od_samples(one)
+        error = samples.std(axis=0) / math.sqrt(len(samples))
+        return {"mean": samples.mean(axis=0), "stderr": error if len(samples) == TOKENS else 0 * error}
+
+    def g(one: Batch) -> np.ndarray:
+        return one.x.T @ (one.x @ (one.row - one.target)) / len(one.x)
+
+    def parallel(one: Batch, seen: dict[str, np.ndarray]) -> bool:
+        left = seen["mean"] - (seen["mean"] @ g(one)) / (g(one) @ g(one)) * g(one)
+        return bool(np.linalg.norm(left) <= TOLERANCE * np.linalg.norm(seen["mean"]))
+
+    def told(one: Batch) -> np.ndarray:
+        size = float(np.linalg.norm(one.row))
+        law, along = adaptive.output_factor(size, one.eta), np.outer(one.row, one.row) / size**2
+        return (one.row - one.target) @ (law.mean * (np.eye(len(one.row)) - along) + law.along * along)
+
+    def expected(one: Batch, seen: dict[str, np.ndarray]) -> bool:
+        if len(one.x) == 1:
+            return relative_error(seen["mean"], inverse_sqrt(one.x @ one.row, one.eta) * g(one)) <= 1e-7
+        if len(one.x) < TOKENS:
+            return True
+        return bool(np.all(np.abs(seen["mean"] - told(one)) <= allowed * seen["stderr"]))
+
+    def draw(rng: np.random.Generator) -> Batch:
+        kind = rng.integers(5)
+        x = rng.standard_normal((1 if kind == 0 else int(rng.integers(2, 9)), 3))
+        row = rng.standard_normal(3) * (kind != 1)
+        if kind == 2:  # entries ±1 and a row along an axis: |f| is the same for every token
+            x, row = np.sign(x), row * [1.0, 0.0, 0.0]
+        return Batch(x, row, rng.standard_normal(3), float(np.exp(rng.uniform(0, 1))))
+
+    def equal_sizes(one: Batch) -> bool:
+        return bool(np.ptp(np.abs(one.x @ one.row)) <= TOLERANCE)
+
+    rng = cases.rng
+    white = Batch(rng.standard_normal((TOKENS, 3)), np.array([1.5, -0.5, 0.2]), np.array([0.3, 1.0, -0.7]), 2.0)
+    own = Batch(
+        layer_training.inputs(rng, 32, 64, 0.5), 0.1 * rng.standard_normal(64) / 8, rng.standard_normal(64), 2.0
+    )
+    judged = cases.judge(
+        [
+            Case("32 tokens, n₂ = 64, ‖(BA)_i‖ near 0.1, η² = 4", own, True),
+            Case("white inputs", white),
+            *cases.draw(draw, 24),
+        ],
+        measure=summed,
+        printed=parallel,
+        corrected=expected,
+        condition=equal_sizes,
+    )
+    seen, ours = judged.measured[0]["mean"], g(own)
+    cosine = float(seen @ ours / np.linalg.norm(seen) / np.linalg.norm(ours))
+    return judged.finding(
+        {"conditional": "Only for one token: over a batch the factors differ, and turn the row's gradient a little."},
+        evidence=judged.evidence(student_t.source(TOKENS), {"white inputs": told(white)}, tolerance=allowed, n=TOKENS),
+        size=Size(math.degrees(math.acos(min(1.0, cosine))), "degrees", "between g̃_i and g_i, 32 tokens, rows of 0.1"),
+        corrected="token by token; over white Gaussian inputs and a squared loss E[g̃_i] = g_i(E[d]·across + "
+        "E[dz²]·along (BA)_i), with E[dz²] < E[d]: turned away from the row's own direction",
+        condition="one token, or |f(x)_i| the same for every token, as at B = 0",
+        flips_if="a batch of different |f(x)_i| whose g̃_i is parallel to g_i",
+    )

@@ -1,0 +1,11 @@
+"""A laboratory where a run takes about a second: a small network pretrained on some classes, adapted to the others.
+
+| file | object |
+| --- | --- |
+| `design` | a cell (rule, adaptor, η², optimizer, dropout, steps), the screening design, the named contrasts |
+| `training` | the pretrained network, one run of one cell |
+| `table` | the compact table of a list: written run by run, resumed, read; effects with their intervals |
+
+`python -m experiments.laboratory` states the rules and runs the list. Nothing is imported here: torch loads with
+`training` alone.
+"""

@@ -1,0 +1,162 @@
+"""What the laboratory varies: cells, the screening design, the contrasts that statements name.
+
+Checked by `tests/test_laboratory.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.validation import ArgumentError, choice, count, number, positive
+
+PROTOCOL = 1  # grows when the meaning of a run changes
+FAMILY = ("allora", "asf_lora", "allora_adamw")  # rules with an adaptor and η
+PEFT = ("rslora", "pissa", "dora", "loraplus")
+RULES = ("lora", *FAMILY, *PEFT)
+OPTIMIZERS = ("sgd", "momentum", "adamw")
+ETA2 = (1.0, 2.0, 4.0, 16.0)
+DROP_RATES = (0.0, 0.05, 0.4)
+FEW, MANY = 50, 300
+STEPS = (FEW, MANY)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of levels; its learning rate is chosen on validation.
+
+    Attributes:
+        rule: "lora"; "allora" (the factor on the gradient), "asf_lora" (on the output; with the constant adaptor this
+            is LoRA × η), "allora_adamw" (on AdamW's update); or a baseline of PEFT's.
+        optimizer: "sgd", "momentum" (0.9) or "adamw".
+        steps: of training.
+        drop_rate: of the dropout on the adapters' input.
+        adaptor: of `FAMILY`'s rules; None for the others.
+        eta2: η² of `FAMILY`'s rules; None for the others.
+    """
+
+    rule: str = "lora"
+    optimizer: str = "adamw"
+    steps: int = FEW
+    drop_rate: float = 0.0
+    adaptor: str | None = None
+    eta2: float | None = None
+
+    def words(self) -> str:
+        """The cell in a few words.
+
+        Returns:
+            Rule, adaptor, η², optimizer, dropout and steps.
+        """
+        own = f" ({self.adaptor}, η² = {self.eta2:g})" if self.adaptor else ""
+        dropped = f", drop rate {self.drop_rate:g}" if self.drop_rate else ""
+        return f"{self.rule}{own}, {self.optimizer}{dropped}, {self.steps} steps"
+
+
+def check(cell: Cell) -> Cell:
+    """Refuse a cell that makes no sense.
+
+    Args:
+        cell: the cell.
+
+    Returns:
+        The same cell.
+
+    Raises:
+        ArgumentError: which field, what was received, what would work.
+    """
+    choice("rule", cell.rule, RULES)
+    choice("optimizer", cell.optimizer, OPTIMIZERS)
+    count("steps", cell.steps)
+    if not 0 <= number("drop_rate", cell.drop_rate) < 1:
+        raise ArgumentError(f"drop_rate must be in [0, 1), received {cell.drop_rate!r}")
+    if cell.rule in FAMILY:
+        choice("adaptor", str(cell.adaptor), tuple(ADAPTORS))
+        positive("eta2", cell.eta2)
+    elif cell.adaptor is not None or cell.eta2 is not None:
+        raise ArgumentError(f"adaptor and eta2 must be left out for the rule {cell.rule}, which has neither")
+    if cell.rule in ("allora_adamw", "loraplus") and cell.optimizer != "adamw":
+        raise ArgumentError(f"optimizer must be adamw for the rule {cell.rule}, received {cell.optimizer!r}")
+    return cell
+
+
+def screening() -> list[Cell]:
+    """At most 200 cells: LoRA at every level, a quarter of the family's factorial, PEFT's baselines under AdamW.
+
+    The family's 672 combinations have seven ways (rule and optimizer), four adaptors, four η², three drop rates and two
+    lengths. Those are kept whose indices add up to a multiple of 4 (the length counts twice): each combination of all
+    factors but the adaptor then has one adaptor, and the pairs of two factors' levels occur equally often, up to one.
+
+    Returns:
+        The cells.
+    """
+    ways = [(rule, optimizer) for rule in ("allora", "asf_lora") for optimizer in OPTIMIZERS]
+    ways.append(("allora_adamw", "adamw"))
+    levels = (enumerate(ways), enumerate(ADAPTORS), enumerate(ETA2), enumerate(DROP_RATES), enumerate(STEPS))
+    family = [
+        Cell(rule, optimizer, steps, drop_rate, adaptor, eta2)
+        for (w, (rule, optimizer)), (a, adaptor), (e, eta2), (d, drop_rate), (s, steps) in itertools.product(*levels)
+        if (w + a + e + d + 2 * s) % 4 == 0
+    ]
+    plain = [Cell("lora", *of) for of in itertools.product(OPTIMIZERS, STEPS, DROP_RATES)]
+    return plain + [Cell(rule, "adamw", steps) for rule, steps in itertools.product(PEFT, STEPS)] + family
+
+
+def reference(cell: Cell) -> Cell:
+    """LoRA under the same optimizer, dropout and length: what a cell of another rule is compared with.
+
+    Args:
+        cell: the cell.
+
+    Returns:
+        Its reference.
+    """
+    return dataclasses.replace(cell, rule="lora", adaptor=None, eta2=None)
+
+
+class Contrast(NamedTuple):
+    """Two cells whose difference a statement names.
+
+    Attributes:
+        question: the family of contrasts that Holm's correction is over.
+        name: of the contrast.
+        first: minus `second`.
+        second: the other cell.
+    """
+
+    question: str
+    name: str
+    first: Cell
+    second: Cell
+
+
+def contrasts() -> list[Contrast]:
+    """The contrasts that statements name, few steps and many each.
+
+    Returns:
+        The contrasts.
+    """
+    return [one for steps in STEPS for one in _contrasts(steps)]
+
+
+def _contrasts(steps: int) -> list[Contrast]:
+    def allora(optimizer: str, adaptor: str = "inverse_sqrt", eta2: float = 4.0, rule: str = "allora") -> Cell:
+        return Cell(rule, optimizer, steps, 0.0, adaptor, eta2)
+
+    lora = {optimizer: Cell("lora", optimizer, steps) for optimizer in OPTIMIZERS}
+    adamw, sgd = lora["adamw"], allora("sgd")
+    dropped = {rate: dataclasses.replace(adamw, drop_rate=rate) for rate in DROP_RATES[1:]}
+    after = allora("adamw", rule="allora_adamw")
+    found = [Contrast("rule", f"ALLoRA − LoRA, {name}", allora(name), lora[name]) for name in OPTIMIZERS]
+    found += [Contrast("rule", "ALLoRAAdamW − LoRA, adamw", after, adamw)]
+    found += [Contrast("rule", "ALLoRA − LoRA with dropout 0.05, adamw", allora("adamw"), dropped[0.05])]
+    found += [Contrast("dropout", f"LoRA, dropout {rate:g} − none", dropped[rate], adamw) for rate in dropped]
+    others = [name for name in ADAPTORS if name != "inverse_sqrt"]
+    found += [Contrast("adaptor", f"{name} − inverse_sqrt, sgd", allora("sgd", name), sgd) for name in others]
+    rest = [eta2 for eta2 in ETA2 if eta2 != 4]
+    found += [Contrast("eta2", f"η² = {eta2:g} − 4, sgd", allora("sgd", eta2=eta2), sgd) for eta2 in rest]
+    found += [Contrast("baselines", f"{rule} − LoRA, adamw", Cell(rule, "adamw", steps), adamw) for rule in PEFT]
+    return [one._replace(name=f"{one.name}, {steps} steps") for one in found]

@@ -1,0 +1,337 @@
+"""The laboratory's compact table: one JSON line for some seeds of one cell at one rate; and what it says.
+
+The first line names the data by digest and says where it was begun. Every line ends in a checksum of itself and all
+lines before it, so that an altered line shows. A table that was cut off goes on after its last whole line, to the bytes
+of a table that was not. Checked by `tests/test_laboratory.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from allora_analysis.laboratory.design import FAMILY, PROTOCOL, Cell, Contrast, reference
+from allora_analysis.records import results_folder
+from allora_analysis.statistics import Difference, paired_family
+from allora_analysis.statistics.paired import TIE
+from allora_analysis.validation import ArgumentError, choice
+
+STUDY = "laboratory"
+RESULTS = results_folder(STUDY)
+TUNING = range(1000, 1005)  # seeds that choose the rates and judge nothing
+SCREENING = range(10)
+ALL_SEEDS = range(100)
+START = {"sgd": 0.1, "momentum": 0.01, "adamw": 1e-2}  # the middle of the first five rates, half a decade apart
+ENDPOINTS = ("accuracy", "loss")
+_SUM = ',"sum":"{}"}}\n'
+
+
+class Row(NamedTuple):
+    """Some seeds of a cell at a rate: by seed the validation loss, test images right, test loss (None: diverged)."""
+
+    validation: tuple[float | None, ...]
+    right: tuple[int, ...]
+    loss: tuple[float | None, ...]
+
+
+Key = tuple[Cell, float, int, int]  # cell, rate, first seed, seeds
+
+
+@dataclass
+class Table:
+    """A table in memory.
+
+    Attributes:
+        header: the first line.
+        rows: by cell, rate, first seed and number of seeds.
+        path: its file.
+        last: the checksum of its last line.
+    """
+
+    header: dict[str, Any]
+    rows: dict[Key, Row] = field(default_factory=dict)
+    path: Path | None = None
+    last: str = ""
+
+    def best_rate(self, cell: Cell) -> float | None:
+        """The rate of the least mean validation loss, of those with room: no tuning seed diverges at the next higher.
+
+        A rate at the brink is no rate for a hundred seeds: some of them would fall over it.
+
+        Args:
+            cell: the cell.
+
+        Returns:
+            The rate; None before any was tried, or where none has room.
+        """
+        scores = self.scores(cell)
+        above = [*list(scores.values())[1:], 0.0]
+        safe = {
+            rate: score
+            for (rate, score), upper in zip(scores.items(), above, strict=False)
+            if math.isfinite(score) and math.isfinite(upper)
+        }
+        return min(safe, key=safe.__getitem__) if safe else None
+
+    def scores(self, cell: Cell) -> dict[float, float]:
+        """What chooses the rate.
+
+        Args:
+            cell: the cell.
+
+        Returns:
+            By rate, the mean validation loss over the tuning seeds, ∞ where one diverged.
+        """
+        found = {}
+        for (other, rate, first, _), row in self.rows.items():
+            if other == cell and first == TUNING.start:
+                losses = [math.inf if value is None else value for value in row.validation]
+                found[rate] = float(np.mean(losses))
+        return dict(sorted(found.items()))
+
+    def values(self, cell: Cell, endpoint: str) -> dict[int, float]:
+        """What judges a cell, at its best rate; a diverged run counts as a guess.
+
+        Args:
+            cell: the cell.
+            endpoint: "accuracy" or "loss".
+
+        Returns:
+            The test value by judging seed.
+        """
+        choice("endpoint", endpoint, ENDPOINTS)
+        best, found = self.best_rate(cell), {}
+        images, classes = self.header["test_images"], self.header["classes"]
+        for (other, rate, first, _), row in self.rows.items():
+            if (other, rate) != (cell, best) or first == TUNING.start:
+                continue
+            for seed, (right, loss) in enumerate(zip(row.right, row.loss, strict=True), first):
+                if endpoint == "loss":
+                    found[seed] = math.log(classes) if loss is None else loss
+                else:
+                    found[seed] = 1 / classes if loss is None else right / images
+        return dict(sorted(found.items()))
+
+    def differences(self, first: Cell, second: Cell, endpoint: str) -> list[float]:
+        """First minus second by seed, for the seeds that both have.
+
+        Args:
+            first: a cell.
+            second: another.
+            endpoint: "accuracy" or "loss".
+
+        Returns:
+            The differences.
+        """
+        ours, theirs = self.values(first, endpoint), self.values(second, endpoint)
+        return [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
+
+    def contrasts(self, wanted: Iterable[Contrast], endpoint: str) -> dict[str, dict[str, Difference]]:
+        """By question and name, each recorded contrast with its interval, and Holm's p-values within its question.
+
+        Args:
+            wanted: the contrasts.
+            endpoint: "accuracy" or "loss".
+
+        Returns:
+            Contrasts with fewer than two common seeds are left out.
+        """
+        found: dict[str, dict[str, list[float]]] = {}
+        for one in wanted:
+            values = self.differences(one.first, one.second, endpoint)
+            if len(values) > 1:
+                found.setdefault(one.question, {})[one.name] = values
+        return {question: paired_family(of, grain=TIE) for question, of in found.items()}
+
+    def marginal(self, cells: Sequence[Cell], factor: str, endpoint: str) -> dict[Any, Difference]:
+        """The mean difference from LoRA under the same optimizer, dropout and length, by the level of one factor.
+
+        Args:
+            cells: of the screening design.
+            factor: a field of `Cell`.
+            endpoint: "accuracy" or "loss".
+
+        Returns:
+            By level: the mean over the family's cells at that level, seed by seed, with Student's interval over seeds.
+        """
+        found: dict[Any, list[list[float]]] = {}
+        for cell in cells:
+            if cell.rule in FAMILY:
+                values = self.differences(cell, reference(cell), endpoint)
+                if len(values) >= len(SCREENING):
+                    found.setdefault(getattr(cell, factor), []).append(values[: len(SCREENING)])
+        means = {level: np.mean(of, axis=0) for level, of in found.items()}
+        return paired_family(means, grain=TIE) if means else {}
+
+
+def header(data: str, digest: str, classes: int, test_images: int, **facts: Any) -> dict[str, Any]:
+    """The first line of a table.
+
+    Args:
+        data: the data set's name.
+        digest: of its raw images.
+        classes: to adapt to.
+        test_images: of these classes.
+        **facts: what else is told: the pretrained accuracy, provenance.
+
+    Returns:
+        The line.
+    """
+    own = {"study": STUDY, "protocol": PROTOCOL, "data": data, "digest": digest}
+    return own | {"classes": classes, "test_images": test_images} | facts
+
+
+def read(path: Path) -> Table:
+    """A table from its file; a last line that was cut off is left out.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The table.
+
+    Raises:
+        ArgumentError: it cannot be read, is no table, is of another protocol, or a line was altered.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"{path}: cannot be read ({error})") from None
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    if not lines:
+        raise ArgumentError(f"{path}: holds no whole line; delete it and run again")
+    documents, last = [], ""
+    for number, line in enumerate(lines, 1):
+        body, last = _checked(path, number, line, last)
+        documents.append(body)
+    first = documents[0]
+    if (first.get("study"), first.get("protocol")) != (STUDY, PROTOCOL):
+        raise ArgumentError(f"{path}: is no table of this laboratory, protocol {PROTOCOL}; give another --results")
+    return Table(first, dict(map(_row, documents[1:])), path, last)
+
+
+def _checked(path: Path, number: int, line: str, last: str) -> tuple[dict[str, Any], str]:
+    size = len(_SUM.format("0" * 16))
+    body, own = line[:-size] + "}", _sum(last, line[:-size] + "}")
+    if line[-size:] != _SUM.format(own):
+        raise ArgumentError(f"{path}: line {number} was altered; delete the file and run again")
+    return json.loads(body), own
+
+
+def _sum(last: str, body: str) -> str:
+    return hashlib.sha256((last + body).encode("utf-8")).hexdigest()[:16]
+
+
+def _row(document: Mapping[str, Any]) -> tuple[Key, Row]:
+    first, seeds = document["seeds"]
+    columns = (tuple(document[name]) for name in Row._fields)
+    return (Cell(**document["cell"]), document["rate"], first, seeds), Row(*columns)
+
+
+def begin(path: Path, first: dict[str, Any]) -> Table:
+    """Open a table to add to: a new one, or one of the same data, without the line at which it was cut off.
+
+    Args:
+        path: the file.
+        first: its first line, as `header` made it; of a table that is there, study, protocol and data must be the same.
+
+    Returns:
+        The table.
+
+    Raises:
+        ArgumentError: a table of other data, one that cannot be read, or a folder that cannot be written.
+    """
+    try:
+        if path.exists() and path.stat().st_size:
+            table = read(path)
+            same = ("study", "protocol", "digest", "classes", "test_images")
+            if any(table.header[name] != first[name] for name in same):
+                raise ArgumentError(f"{path}: is a table of other data; give another --results")
+            content = path.read_bytes()
+            if cut := len(content) - content.rfind(b"\n") - 1:
+                path.write_bytes(content[:-cut])
+            return table
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table = Table(first, {}, path)
+        _append(table, first)
+    except OSError as error:
+        raise ArgumentError(f"{path}: cannot be written ({error.strerror or error})") from None
+    return table
+
+
+def add(table: Table, key: Key, row: Row) -> None:
+    """Write a line.
+
+    Args:
+        table: as `begin` returned it.
+        key: cell, rate, first seed, seeds.
+        row: what they found.
+
+    Raises:
+        ArgumentError: it cannot be written.
+    """
+    cell, rate, first, seeds = key
+    default = Cell()
+    told = {name: value for name, value in dataclasses.asdict(cell).items() if value != getattr(default, name)}
+    columns = {name: list(values) for name, values in zip(Row._fields, row, strict=True)}
+    try:
+        _append(table, {"cell": told, "rate": rate, "seeds": [first, seeds]} | columns)
+    except OSError as error:
+        raise ArgumentError(f"{table.path}: cannot be written ({error.strerror or error})") from None
+    table.rows[key] = row
+
+
+def _append(table: Table, document: Mapping[str, Any]) -> None:
+    body = json.dumps(document, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    own = _sum(table.last, body)
+    with table.path.open("ab") as stream:
+        stream.write((body[:-1] + _SUM.format(own)).encode("utf-8"))
+    table.last = own
+
+
+def rates(cell: Cell) -> list[float]:
+    """The first five rates of a cell, half a decade apart; `further` says which are tried next.
+
+    Args:
+        cell: the cell.
+
+    Returns:
+        The rates, ascending.
+    """
+    return [_rounded(START[cell.optimizer] * 10 ** (k / 2)) for k in range(-2, 3)]
+
+
+def further(scores: Mapping[float, float], most: int = 12) -> float | None:
+    """The next rate to try: half a decade beyond an end at which the best one is, or else half-way to its neighbours.
+
+    Args:
+        scores: mean validation loss by rate.
+        most: rates to try in all.
+
+    Returns:
+        The rate; None where the best one's neighbours are a quarter of a decade away, or as many were tried.
+    """
+    tried = sorted(scores)
+    best = min(tried, key=scores.__getitem__)
+    if len(tried) >= most or math.isinf(scores[best]):
+        return None
+    place = tried.index(best)
+    if place in (0, len(tried) - 1):
+        return _rounded(best * 10 ** (-0.5 if place == 0 else 0.5))
+    for other in (tried[place + 1], tried[place - 1]):
+        if abs(math.log10(other / best)) > 0.4:
+            return _rounded(math.sqrt(other * best))
+    return None
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.2g}")

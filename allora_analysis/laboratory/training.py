@@ -1,0 +1,215 @@
+"""The pretrained network, and one run of one cell on it. Checked by `tests/test_laboratory.py`.
+
+A network of inputs-64-64-outputs with ReLU is pretrained on the first half of the classes and adapted to the second
+half, whose labels take the first half's outputs. All linear layers are adapted at rank 4 (LoRA scaling 1), nothing else
+is trained. The baselines are PEFT's; LoRA and ALLoRA's family are `ALLoRALinear`'s, from one and the same A.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from allora_analysis.laboratory.design import PEFT, Cell
+from allora_analysis.lora.layers import ALLoRALinear
+from allora_analysis.lora.optim import ALLoRAAdamW
+from allora_analysis.lora.pairs import lora_pairs
+from allora_analysis.validation import ArgumentError
+
+if TYPE_CHECKING:
+    from allora_analysis.images import Images
+
+HIDDEN, RANK, BATCH = (64, 64), 4, 32
+TRAIN = 200  # images that a run adapts to, drawn by its seed
+PRETRAINING = {"steps": 1000, "batch": 64, "rate": 1e-3, "seed": 0}
+LORAPLUS_RATIO = 16.0
+LIMIT = 100.0  # nats; a guess among five classes is at 1.6
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Task:
+    """The pretrained network, and images of the classes to adapt to.
+
+    Attributes:
+        network: pretrained, frozen.
+        pool: training images and labels: a run draws `TRAIN` of them, the rest are its validation images.
+        test: test images and labels.
+        pretrained_accuracy: on test images of the classes of pretraining.
+    """
+
+    network: nn.Sequential
+    pool: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    pretrained_accuracy: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run found; a run that diverged (a loss not finite, or above `LIMIT`) has no losses and no image right.
+
+    Attributes:
+        validation: mean loss on the validation images, or None.
+        right: how many test images are classified rightly.
+        loss: mean loss on the test images, or None.
+    """
+
+    validation: float | None
+    right: int
+    loss: float | None
+
+
+def prepare(images: Images) -> Task:
+    """Pretrain on classes 0, …, C/2 − 1; the images of the others are the task. The same images give the same task.
+
+    Args:
+        images: the data set, of an even number of classes.
+
+    Returns:
+        The task.
+
+    Raises:
+        ArgumentError: an odd number of classes, or too few images of the second half.
+    """
+    if images.classes % 2:
+        raise ArgumentError(f"data: an even number of classes is needed, received {images.classes}")
+    half = images.classes // 2
+    pool, test = _of(images.x_train, images.y_train, half, True), _of(images.x_test, images.y_test, half, True)
+    if len(pool[1]) < 2 * TRAIN:
+        raise ArgumentError(f"data: {2 * TRAIN} training images of the second half are needed, received {len(pool[1])}")
+    first = _of(images.x_train, images.y_train, half, False)
+    generator = torch.Generator().manual_seed(PRETRAINING["seed"])
+    network = _network((pool[0].shape[1], *HIDDEN, half), generator)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=PRETRAINING["rate"], weight_decay=0.0)
+    for _ in range(PRETRAINING["steps"]):
+        batch = torch.randint(len(first[1]), (PRETRAINING["batch"],), generator=generator)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(first[0][batch]), first[1][batch]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        seen = _of(images.x_test, images.y_test, half, False)
+        accuracy = float((network(seen[0]).argmax(dim=1) == seen[1]).double().mean())
+    return Task(network.requires_grad_(False), pool, test, accuracy)
+
+
+def _of(x: np.ndarray, y: np.ndarray, half: int, second: bool) -> tuple[Tensor, Tensor]:
+    chosen = (y >= half) == second
+    return torch.from_numpy(x[chosen]), torch.from_numpy(y[chosen] - half * second)
+
+
+def _network(sizes: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
+        linear.weight = nn.Parameter(torch.randn(outputs, inputs, generator=generator) * math.sqrt(2 / inputs))
+        linear.bias = nn.Parameter(torch.zeros(outputs))
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def run(task: Task, cell: Cell, rate: float, seed: int) -> Outcome:
+    """Adapt the network; of one seed, every cell has the same images, the same order and the same A (PiSSA its own).
+
+    Args:
+        task: the task.
+        cell: what to run.
+        rate: the learning rate, which falls linearly to 0.
+        seed: of the training images, their order, A and the masks.
+
+    Returns:
+        What it found.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(len(task.pool[1]), generator=generator)
+    x, y = (part[drawn[:TRAIN]] for part in task.pool)
+    batches = torch.randint(TRAIN, (cell.steps, BATCH), generator=generator)
+    torch.manual_seed(seed)  # the masks, and what PEFT draws
+    model = _adapted(task.network, cell, generator)
+    optimizer = _optimizer(model, cell, rate)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    model.train()
+    for step, batch in enumerate(batches):
+        for group, start in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = start * (1 - step / cell.steps)
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
+        if not float(loss.detach()) < LIMIT:
+            return Outcome(None, 0, None)
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    validation, _ = _evaluate(model, *(part[drawn[TRAIN:]] for part in task.pool))
+    loss, right = _evaluate(model, *task.test)
+    if validation is None or loss is None:
+        return Outcome(None, 0, None)
+    return Outcome(validation, right, loss)
+
+
+@torch.no_grad()
+def _evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float | None, int]:
+    logits = model(x)
+    loss = float(nn.functional.cross_entropy(logits.double(), y))
+    return (float(f"{loss:.6g}") if loss < LIMIT else None), int((logits.argmax(dim=1) == y).sum())
+
+
+def _adapted(network: nn.Sequential, cell: Cell, generator: torch.Generator) -> nn.Module:
+    if cell.rule in PEFT:
+        return _by_peft(copy.deepcopy(network), cell, generator)
+    variant = cell.rule if cell.rule in ("allora", "asf_lora") else "lora_x_eta"  # of η = 1: plain LoRA
+    eta = math.sqrt(cell.eta2) if variant != "lora_x_eta" else 1.0
+    adaptor = cell.adaptor if variant != "lora_x_eta" else "inverse_sqrt"
+    layers = [
+        ALLoRALinear(_same(layer), RANK, eta, variant, adaptor, cell.drop_rate, generator)
+        if isinstance(layer, nn.Linear)
+        else layer
+        for layer in network
+    ]
+    return nn.Sequential(*layers)
+
+
+def _same(layer: nn.Linear) -> nn.Linear:
+    shared = nn.utils.skip_init(nn.Linear, layer.in_features, layer.out_features)
+    shared.weight, shared.bias = layer.weight, layer.bias  # frozen: nothing is copied
+    return shared
+
+
+def _by_peft(network: nn.Sequential, cell: Cell, generator: torch.Generator) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    own: dict[str, Any] = {"dora": {"use_dora": True}, "rslora": {"use_rslora": True}}.get(cell.rule, {})
+    if cell.rule == "pissa":
+        own = {"init_lora_weights": "pissa"}
+    names = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
+    config = LoraConfig(r=RANK, lora_alpha=RANK, lora_dropout=cell.drop_rate, target_modules=names, **own)
+    model = get_peft_model(network, config)
+    if cell.rule != "pissa":  # whose A is a part of the weight
+        with torch.no_grad():
+            for pair in lora_pairs(model):
+                inputs = pair.a.shape[1]
+                pair.a.copy_(torch.randn(RANK, inputs, generator=generator) / inputs**0.5)
+    return model
+
+
+def _optimizer(model: nn.Module, cell: Cell, rate: float) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if cell.rule == "allora_adamw":
+        from allora_analysis.lora.optim import param_groups
+
+        eta = math.sqrt(cell.eta2)
+        return ALLoRAAdamW(param_groups(model), lr=rate, eta=eta, weight_decay=0.0, adaptor=cell.adaptor)
+    if cell.rule == "loraplus":
+        from peft.optimizers import create_loraplus_optimizer
+
+        return create_loraplus_optimizer(
+            model, torch.optim.AdamW, lr=rate, loraplus_lr_ratio=LORAPLUS_RATIO, loraplus_weight_decay=0.0
+        )
+    if cell.optimizer == "adamw":
+        return torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
+    return torch.optim.SGD(trained, lr=rate, momentum=MOMENTUM if cell.optimizer == "momentum" else 0.0)

@@ -1,0 +1,115 @@
+"""§4, the doctor in transformers' Trainer: under its defaults (AdamW, clipping at 1) `allora_config` trains plain LoRA.
+
+`Trainer(…, callbacks=[DoctorCallback()])` asks before the first step and at the n-th, logs what it finds, and warns
+where ALLoRA is off. Checked by `tests/test_lora_training.py`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+from torch import Tensor, nn
+
+from allora_analysis.lora.doctor import Diagnosis, doctor
+from allora_analysis.validation import count
+
+if importlib.util.find_spec("transformers") is None:
+    raise ModuleNotFoundError("transformers is not installed: pip install 'allora-analysis[llm]'", name="transformers")
+
+from transformers import TrainerCallback
+
+__all__ = ["DoctorCallback"]
+
+_ON = {"on": 1.0, "off": 0.0}  # anything between is one half
+
+
+class DoctorCallback(TrainerCallback):
+    """Runs `doctor` before the first step and at step n, on that step's gradients as they are before clipping.
+
+    Each finding is an entry of the Trainer's `state.log_history`, of numbers named `allora/…`: `allora/on` (1, 0, or ½
+    for what is neither), the share of layers where the factor acts, the median row norm, the smallest, median and
+    largest factor, and what clipping takes from the gradient's norm. Where ALLoRA is off, in part, or undone by
+    clipping, a warning gives the reason and the way out.
+
+    Args:
+        step: n, 1 for the first step; there BA = 0 and every factor is η, so that a later step shows whether it tapers.
+        log: takes the numbers too, for example `trainer.log`, which hands them on to W&B or TensorBoard.
+
+    Attributes:
+        diagnoses: what `doctor` found, by the number of steps made before.
+    """
+
+    def __init__(self, step: int = 10, log: Callable[[dict[str, float]], Any] | None = None):
+        self.step, self.log = count("step", step), log
+        self.diagnoses: dict[int, Diagnosis] = {}
+        self._unclipped: dict[nn.Parameter, Tensor] = {}
+        self._hooks: list[Any] = []
+
+    def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs) -> None:
+        """Before the first step, where there are no gradients yet."""
+        self._examine(args, state, model, optimizer)
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:
+        """At step n: keep each gradient as the backward pass leaves it, because the Trainer clips in place."""
+        if state.global_step != self.step - 1 or self._hooks:
+            return
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._hooks = [parameter.register_post_accumulate_grad_hook(self._keep) for parameter in trained]
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs) -> None:
+        """At step n: the doctor, on the gradients that were kept."""
+        if not self._hooks:
+            return
+        for hook in self._hooks:
+            hook.remove()
+        scaler = getattr(optimizer, "scaler", None)
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        with self._gradients(scale):
+            self._examine(args, state, model, optimizer)
+        self._hooks, self._unclipped = [], {}
+
+    def _keep(self, parameter: nn.Parameter) -> None:
+        self._unclipped[parameter] = parameter.grad.detach().clone()
+
+    @contextmanager
+    def _gradients(self, scale: float) -> Iterator[None]:
+        clipped = {parameter: parameter.grad for parameter in self._unclipped}
+        try:
+            for parameter, gradient in self._unclipped.items():
+                parameter.grad = gradient / scale
+            yield
+        finally:
+            for parameter, gradient in clipped.items():
+                parameter.grad = gradient
+
+    def _examine(self, args: Any, state: Any, model: nn.Module, optimizer: Any) -> None:
+        found = self.diagnoses[state.global_step] = doctor(model, optimizer, args.max_grad_norm)
+        numbers = _numbers(found)
+        state.log_history.append({**numbers, "step": state.global_step})
+        if self.log is not None:
+            self.log(numbers)
+        problems = [line.text for line in found.advice if line.level == "problem"]
+        if found.verdict != "on" and problems and state.is_world_process_zero:
+            words = {"off": "is OFF", "clipped": "is on and clipping undoes it"}.get(found.verdict, "is on in part")
+            warnings.warn(f"ALLoRA {words} (step {state.global_step}): {problems[0]}", stacklevel=2)
+
+
+def _numbers(found: Diagnosis) -> dict[str, float]:
+    """A diagnosis as the numbers of a log."""
+    acting = [layer.effect in ("on the gradient", "on the update", "in the forward") for layer in found.layers]
+    numbers = {"allora/on": _ON.get(found.verdict, 0.5), "allora/layers_on": sum(acting) / len(acting)}
+    norms = [layer.norms[1] for layer in found.layers if layer.norms is not None]
+    factors = [layer.factors for layer in found.layers if layer.factors is not None]
+    if norms:
+        numbers["allora/row_norm"] = median(norms)
+    if factors:
+        low, middle, high = zip(*factors, strict=True)
+        numbers |= {"allora/d_min": min(low), "allora/d": median(middle), "allora/d_max": max(high)}
+    if found.clipping is not None:
+        numbers["allora/clipped"] = found.clipping.removed
+    return numbers

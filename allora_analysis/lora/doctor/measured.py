@@ -1,0 +1,369 @@
+"""What the doctor measures: an optimizer on a row factor, clipping, a layer's backward pass and its factor.
+
+Nothing is looked up by name that can be tried: a fresh optimizer of the class steps with and without factors on a
+gradient's rows, and a layer runs alone on a few random inputs. `report` is one adapter's line. Checked by
+`tests/test_lora_doctor.py` and `tests/test_lora_doctor_measured.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.lora.autograd import norms_of_rows, without_autocast
+from allora_analysis.lora.optim import ALLoRAAdamW
+from allora_analysis.lora.pairs import PLAIN, Pair
+
+KEPT = 0.9  # of the logarithm of the gain: below, clipping undoes the factor
+STEPS = 20  # RAdam adapts from its sixth step on
+# Where an optimizer cannot be tried (it needs a GPU, a closure, …): families that divide a gradient by its own size.
+NORMALISING = ("adam", "lion", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "rprop", "signsgd", "sophia")
+
+
+@dataclass(frozen=True)
+class OptimizerEffect:
+    """What an optimizer makes of ALLoRA.
+
+    Attributes:
+        name: the optimizer's class.
+        response: h, where multiplying a gradient's rows by c_i multiplies the step's rows by c_iʰ: 1 for SGD, 0 for
+            Adam; None where that is not known.
+        measured: h was measured on a fresh optimizer of this class with these settings; else it is by the name.
+        momentum: earlier gradients stay in the step, and so do the factors that they had.
+        on_update: `ALLoRAAdamW`, which puts the factor on its update.
+    """
+
+    name: str
+    response: float | None
+    measured: bool
+    momentum: bool
+    on_update: bool
+
+
+def unwrapped(optimizer: Any) -> Any:
+    """The torch optimizer inside wrappers (Accelerate's)."""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def optimizer_effect(optimizer: Any, group: dict[str, Any], size: float = 1.0) -> OptimizerEffect:
+    """A fresh optimizer of this class with this group's settings, tried with and without factors on gradient rows."""
+    name = type(optimizer).__name__
+    momentum = bool(group.get("momentum") or (group.get("betas") or (0.0,))[0])
+    response = _response(optimizer, group, size)
+    measured = response is not None
+    if not measured and any(word in name.lower() for word in NORMALISING):
+        response = 0.0
+    return OptimizerEffect(name, response, measured, momentum, isinstance(optimizer, ALLoRAAdamW))
+
+
+def _response(optimizer: Any, group: dict[str, Any], size: float) -> float | None:
+    # The least-squares slope of log ‖Δ_i(c)‖/‖Δ_i(1)‖ over log c_i, Δ the last of some steps from 0.
+    factors = 2.0 ** torch.arange(-2.0, 4.0, dtype=torch.float64)
+    gradient = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * size
+    try:
+        plain, scaled = (_last_step(optimizer, group, c[:, None] * gradient) for c in (torch.ones(6), factors))
+    except Exception:  # another's code, called in a way that it may not foresee
+        return None
+    ratio, x = (scaled.norm(dim=1) / plain.norm(dim=1)).log(), factors.log()
+    slope = float(((x - x.mean()) * ratio).sum() / ((x - x.mean()) ** 2).sum())
+    return slope if abs(slope) < float("inf") else None
+
+
+def _last_step(optimizer: Any, group: dict[str, Any], gradient: Tensor) -> Tensor:
+    accepted = inspect.signature(type(optimizer).__init__).parameters
+    settings = {key: group[key] for key in optimizer.defaults if key in accepted and key in group}
+    if settings.get("lr") is not None:
+        settings["lr"] = 1.0  # a warm-up starts at 0
+    if "weight_decay" in settings:
+        settings["weight_decay"] = 0.0
+    if isinstance(optimizer, ALLoRAAdamW):
+        settings["eta"] = 1.0  # one matrix is no pair
+    parameter = nn.Parameter(torch.zeros_like(gradient))
+    fresh = type(optimizer)([{"params": [parameter]}], **settings)
+    for _ in range(STEPS):
+        before, parameter.grad = parameter.detach().clone(), gradient.clone()
+        fresh.step()
+    return parameter.detach() - before
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """What clipping the total gradient norm to a maximum makes of the last gradients.
+
+    Attributes:
+        max_norm: the maximum; transformers' default is 1.
+        norm: of all gradients together, as they are.
+        removed: the fraction of that norm that clipping takes away, 1 − min(1, max/norm).
+        gain: ‖ALLoRA's gradient‖ / ‖LoRA's‖ over all B of layers that scale theirs; None without such layers.
+        gain_after: the same with both clipped; 1 means that clipping undid the factor.
+    """
+
+    max_norm: float
+    norm: float
+    removed: float
+    gain: float | None
+    gain_after: float | None
+
+    @property
+    def undoes(self) -> bool:
+        """A good part of the factor is gone, or all of it: of log(gain), clipping leaves less than nine tenths."""
+        if not self.gain or self.gain_after is None or not self.removed > 0:
+            return False
+        return self.gain_after == 0 or abs(math.log(self.gain_after)) < KEPT * abs(math.log(self.gain))
+
+
+def clipping_effect(
+    max_norm: float, gradients: Sequence[Tensor], scaled: Sequence[tuple[Tensor | None, Tensor | None, Tensor]]
+) -> Clipping | None:
+    """The last gradients, clipped as `torch.nn.utils.clip_grad_norm_` clips them, beside LoRA's."""
+    # LoRA's gradient of B is g/d exactly. LoRA's of A cannot be had from ALLoRA's Σ_i d_i B_iᵀG_i unless all d are
+    # equal, as at BA = 0; it is taken as g/mean(d), which enters through the total norm alone.
+    if not gradients:
+        return None
+    square = sum(_square(gradient) for gradient in gradients)
+    own_b = sum(_square(b) for _, b, _ in scaled)
+    own = own_b + sum(_square(a) for a, _, _ in scaled)
+    lora_b = sum(_square(None if b is None else b / d[:, None]) for _, b, d in scaled)
+    lora_a = sum(_square(None if a is None else a / d.mean()) for a, _, d in scaled)
+    clip, norm = _coefficient(max_norm, square), square**0.5
+    if not lora_b > 0:
+        return Clipping(max_norm, norm, 1 - clip, None, None)
+    gain = (own_b / lora_b) ** 0.5
+    lora_clip = _coefficient(max_norm, square - own + lora_a + lora_b)
+    return Clipping(max_norm, norm, 1 - clip, gain, gain * clip / lora_clip)
+
+
+def _square(gradient: Tensor | None) -> float:
+    return 0.0 if gradient is None else float(torch.linalg.vector_norm(gradient.double()) ** 2)
+
+
+def _coefficient(max_norm: float, square: float) -> float:
+    return min(1.0, max_norm / (max(square, 0.0) ** 0.5 + 1e-6))
+
+
+TOKENS = 4
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
+LOW_PRECISION = 0.1
+
+
+def backward_word(pair: Pair) -> str | None:
+    """∂L/∂B of the layer, dropout off, for L = Σ v ⊙ layer(X), beside s·(v ⊙ T)ᵀ(XAᵀ): is it what the layer states?"""
+    # T is 1 for LoRA, d_i for ALLoRA, adaptor(|f|) for ALLoRA-OD and the derivative of f·adaptor(|f|) for ASF-LoRA,
+    # f = XAᵀBᵀ. Random numbers come from a generator of its own, and no `.grad` is touched. Autocast is off meanwhile:
+    # both sides are in the layer's own precision.
+    if not pair.is_product or pair.a.is_meta or not pair.b.requires_grad:
+        return None
+    with without_autocast(pair.b):
+        return _word(pair)
+
+
+def _word(pair: Pair) -> str | None:
+    dtype = _input_dtype(pair)
+    x, v = (_normal(pair.a, size).to(dtype) for size in (pair.a.shape[1], pair.b.shape[0]))
+    try:
+        with evaluating(pair.module), torch.enable_grad():
+            (found,) = torch.autograd.grad((pair.module.forward(x) * v).sum(), pair.b, allow_unused=True)
+    except Exception:  # a layer that takes no plain inputs (an embedding, a sharded or quantised base) stays unmeasured
+        return None
+    if found is None:
+        return None
+    exact = torch.promote_types(pair.b.dtype, torch.float32)
+    hidden = x.to(exact) @ pair.a.detach().to(exact).T
+    lora = pair.scaling * v.to(exact).T @ hidden
+    stated = pair.scaling * (v.to(exact) * _factor(pair, hidden)).T @ hidden
+    tolerance = max(TOLERANCES.get(kind, LOW_PRECISION) for kind in (pair.b.dtype, dtype))
+    for word, expected in (("as stated", stated), ("lora's", lora)):
+        if (found.to(exact) - expected).norm() <= tolerance * expected.norm():
+            return word
+    return "another"
+
+
+def _factor(pair: Pair, hidden: Tensor) -> Tensor:
+    """T, (tokens, n₁) or what broadcasts to it."""
+    if pair.variant in PLAIN or pair.adaptor not in ADAPTORS:
+        return torch.ones((), dtype=hidden.dtype, device=hidden.device)
+    adaptor, b = ADAPTORS[pair.adaptor], pair.b.detach().to(hidden.dtype)
+    if pair.variant not in ("allora_od", "asf_lora"):
+        return adaptor(abs(pair.scaling) * norms_of_rows(pair.a.detach(), pair.b.detach()), pair.eta)
+    output = (hidden @ b.T).requires_grad_()
+    if pair.variant == "allora_od":
+        return adaptor(abs(pair.scaling) * output.detach().abs(), pair.eta)
+    with torch.enable_grad():
+        return torch.autograd.grad((output * adaptor(output.abs(), pair.eta)).sum(), output)[0]
+
+
+def _input_dtype(pair: Pair) -> torch.dtype:
+    # The base's: PEFT keeps float32 adapters over a bfloat16 base.
+    base = getattr(pair.module, "base_layer", getattr(pair.module, "base", None))
+    weight = getattr(base, "weight", None)
+    return weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else pair.a.dtype
+
+
+def _normal(like: Tensor, size: int) -> Tensor:
+    return torch.randn(TOKENS, size, generator=torch.Generator().manual_seed(0)).to(like.device)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Every part of a module in eval mode meanwhile."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One adapter of one layer.
+
+    Attributes:
+        name: the layer's path in the model.
+        adapter: PEFT's name of the adapter, or None.
+        variant: what the layer does: "lora", "allora", ….
+        eta: η of the variant, or of `ALLoRAAdamW`'s group where the variant's layers have none; LoRA×η's own is s.
+        adaptor: likewise.
+        scaling: the LoRA scaling s.
+        rank: r.
+        norms: smallest, median and largest ‖s(BA)_i‖; None if the adapter's ΔW is not s·BA.
+        factors: likewise of d_i, where the layer or the optimizer has such a factor per row.
+        gradient_ratio: ‖g_B‖ / ‖LoRA's g_B‖ of the last gradient; LoRA's is g_B/d exactly, as long as no step was taken
+            since. None before a backward pass, and where the factor is no row's.
+        backward: ∂L/∂B measured on the layer alone: "as stated", "lora's", "another"; None where that cannot be done.
+        drop_rate: of the adapter's dropout.
+        quantised: the base weight is kept in few bits.
+        effect: what is left of the factor when the parameters move: "on the gradient", "on the update", "twice" (layer
+            and optimizer), "in the forward", "clipped" (clipping undoes it), "partly undone", "undone", "off",
+            "no pair" (no group of ALLoRAAdamW is this A and B), "not BA", "backward is LoRA's",
+            "half in the optimizer", "not in the optimizer", "unknown", or why nothing is trained: "merged", "disabled",
+            "inactive", "frozen".
+    """
+
+    name: str
+    adapter: str | None
+    variant: str
+    eta: float | None
+    adaptor: str | None
+    scaling: float
+    rank: int
+    norms: tuple[float, float, float] | None
+    factors: tuple[float, float, float] | None
+    gradient_ratio: float | None
+    backward: str | None
+    drop_rate: float
+    quantised: bool
+    effect: str
+
+
+def layer_factor(pair: Pair) -> Tensor | None:
+    """The d by which the layer's backward pass multiplies the rows of B's gradient."""
+    if pair.variant not in ("allora", "allora_0") or not pair.is_product or pair.a.is_meta:
+        return None
+    return ADAPTORS[pair.adaptor](abs(pair.scaling) * norms_of_rows(pair.a, pair.b), pair.eta)
+
+
+def holds(group: dict[str, Any] | None, pair: Pair) -> bool:
+    """Whether a group of `ALLoRAAdamW` is this pair: A, then B, of the one layer."""
+    if group is None or not group.get("pair"):
+        return False
+    return group["params"][0] is pair.a and group["params"][1] is pair.b
+
+
+def report(
+    pair: Pair, effect: OptimizerEffect | None, homes: dict[int, dict[str, Any]], configs: dict[str, Any]
+) -> LayerReport:
+    """The line of one adapter."""
+    norms = norms_of_rows(pair.a, pair.b) if pair.is_product and not pair.a.is_meta else None
+    group = homes.get(id(pair.b))
+    d, eta, adaptor, ratio, gradient = layer_factor(pair), pair.eta, pair.adaptor, None, pair.b.grad
+    if gradient is not None and gradient.any() and (d is not None or pair.variant in PLAIN):
+        lora = gradient if d is None else gradient / d[:, None]
+        ratio = float(gradient.double().norm() / lora.double().norm())
+    if pair.eta is None and norms is not None and effect and effect.on_update and holds(group, pair):
+        eta, adaptor = group["eta"], group["adaptor"]
+        d = ADAPTORS[adaptor](abs(group["scaling"]) * norms, eta)
+    backward, stated = backward_word(pair), getattr(configs.get(pair.adapter), "variant", "")
+    variant = stated if (pair.variant, stated) == ("lora", "lora_x_eta") else pair.variant
+    return LayerReport(
+        pair.name,
+        pair.adapter,
+        variant,
+        eta,
+        adaptor,
+        pair.scaling,
+        pair.a.shape[0],
+        None if norms is None else _spread(abs(pair.scaling) * norms),
+        None if d is None else _spread(d),
+        ratio,
+        backward,
+        pair.drop_rate,
+        pair.quantised,
+        _effect(pair, variant, backward, effect, homes),
+    )
+
+
+def _spread(values: Tensor) -> tuple[float, float, float]:
+    return (float(values.min()), float(values.median()), float(values.max()))
+
+
+def clipped(layer: LayerReport, clipping: Clipping | None) -> LayerReport:
+    """A report, with what clipping makes of the effect."""
+    undone = clipping is not None and clipping.undoes and layer.effect == "on the gradient"
+    return replace(layer, effect="clipped") if undone else layer
+
+
+def _effect(
+    pair: Pair, variant: str, backward: str | None, optimizer: OptimizerEffect | None, homes: dict[int, dict[str, Any]]
+) -> str:
+    for idle, word in ((pair.merged, "merged"), (pair.disabled, "disabled"), (not pair.active, "inactive")):
+        if idle:
+            return word
+    if not pair.trainable:
+        return "frozen"
+    trained = [matrix for matrix in (pair.a, pair.b) if matrix.requires_grad]
+    held = [matrix for matrix in trained if id(matrix) in homes]
+    if optimizer is not None and not held:
+        return "not in the optimizer"
+    if not pair.is_product:
+        return "not BA"
+    found = _factors_effect(pair, variant, backward, optimizer, homes)
+    half = optimizer is not None and len(held) < len(trained)
+    return (
+        "half in the optimizer" if half and found in ("on the gradient", "in the forward", "partly undone") else found
+    )
+
+
+def _factors_effect(
+    pair: Pair, variant: str, backward: str | None, optimizer: OptimizerEffect | None, homes: dict[int, dict[str, Any]]
+) -> str:
+    if variant in ("asf_lora", "lora_x_eta"):
+        return "in the forward"
+    scales = variant not in PLAIN and pair.eta is not None
+    if scales and backward == "lora's":
+        return "backward is LoRA's"
+    if optimizer is None:
+        return "unknown"
+    group = homes.get(id(pair.b), homes.get(id(pair.a)))
+    if optimizer.on_update and group["pair"]:
+        return "no pair" if not holds(group, pair) else "twice" if scales else "on the update"
+    if not scales:
+        return "no pair" if optimizer.on_update else "off"
+    return _survival(optimizer.response)
+
+
+def _survival(response: float | None) -> str:
+    if response is None:
+        return "unknown"
+    return "on the gradient" if response > 0.9 else "undone" if response < 0.1 else "partly undone"

@@ -1,0 +1,229 @@
+"""A laboratory where a run takes about a second: `python -m experiments.laboratory`.
+
+These rules were committed before any of the runs they speak of.
+
+**Question.** What the fine-tuning of pretrained language models leaves open because a run takes minutes: does the row
+factor help, and where it acts (gradient, AdamW's update, output); which adaptor; which η²; does dropout help late and
+harm early; is there an interaction of these; how do PEFT's baselines compare. Few steps (50) against many (300).
+
+**Arms.** A network of inputs-64-64-outputs is pretrained on the first half of the classes and adapted at rank 4 to the
+second half, 200 images a run, batches of 32, the rate falling linearly to 0, nothing clipped, float32
+(`allora_analysis.laboratory`). *Screening*: 194 cells, `design.screening`, a quarter of {ALLoRA, ASF-LoRA} × {SGD,
+momentum, AdamW} and ALLoRAAdamW × {inverse square root, inverse, exponential, constant} × η² {1, 2, 4, 16} × drop rate
+{0, 0.05, 0.4} × steps {50, 300}, beside LoRA at each optimizer, drop rate and length, and rsLoRA, PiSSA, DoRA and LoRA+
+through PEFT. *Contrasts*: the 34 of `design.contrasts`, that statements of the paper and its reviewers' questions name.
+**Each cell has its own best rate**: five rates half a decade apart, further ones while the best is at an end, then the
+two half-way between the best and its neighbours (twelve at most); of these the one of the least validation loss,
+averaged over the seeds 1000 to 1004, among those with room: at the next higher rate tried, none of these seeds
+diverges. Validation images are those training images that a run does not draw.
+
+**Seeds.** 0 to 99 in the contrasts, 0 to 9 in the screening: of the images drawn, their order, A, the masks. Cells
+share seeds. What seeds do not vary is the data set and the pretrained network: intervals speak of these.
+
+**Test.** Test accuracy and test loss, each a family of its own. Differences paired by seed, Student's t over seeds,
+95 % intervals, Holm over the contrasts of one question (`rule`, `dropout`, `adaptor`, `eta2`, `baselines`; both
+lengths). In accuracy two arms are equivalent if the 90 % interval is within ±0.3 points. The screening tests nothing:
+it shows the mean difference from LoRA by each factor's level, with intervals over ten seeds. A run that diverges (a
+loss that is not finite, or above 100 nats) counts as a guess.
+
+**Stopping rule.** The lists are fixed; the contrasts, which are named beforehand, run first. Every run is recorded
+whatever it shows. A contrast is judged when its 100 seeds are there.
+
+The default data are scikit-learn's embedded digits (191 test images of the second half); `--data mnist --data-root
+FOLDER` has 4,861. What is recorded is skipped; a table that was cut off goes on to the same bytes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+from allora_analysis import cli, records, terminal
+from allora_analysis.laboratory import table as tables
+from allora_analysis.laboratory.design import Cell, contrasts, screening
+from allora_analysis.laboratory.table import ENDPOINTS, RESULTS, SCREENING, TUNING, Row, Table
+from allora_analysis.study import progress
+from allora_analysis.validation import ArgumentError, choice, count
+
+if TYPE_CHECKING:
+    from allora_analysis.laboratory.training import Task
+
+PARTS = ("contrasts", "screening", "all")
+CHUNK = 10  # seeds in a line of the table
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Run the laboratory's lists on one data set; what is recorded is skipped."""
+
+    data: Annotated[str, arg(metavar="digits|mnist|cifar10|FILE.npz")] = "digits"
+    """The images."""
+    data_root: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """torchvision's folder, for mnist and cifar10."""
+    part: str = "all"
+    """contrasts (38 cells, 100 seeds), screening (194 cells, 10 seeds) or all."""
+    only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]")] = ()
+    """Only cells of these rules or optimizers."""
+    seeds: int | None = None
+    """Only this many judging seeds, from 0; default: the list's."""
+    results: Annotated[Path, arg(metavar="FOLDER")] = RESULTS
+    """Where the table goes; default: experiments/results/laboratory of this repository."""
+    dry_run: bool = False
+    """Say what is recorded and what it shows; run nothing."""
+
+
+def _chosen(arguments: Arguments) -> list[tuple[list[Cell], int]]:
+    # The lists in their order, each with its number of judging seeds.
+    contrasted = list(dict.fromkeys(cell for one in contrasts() for cell in (one.first, one.second)))
+    lists = {"screening": (screening(), len(SCREENING)), "contrasts": (contrasted, len(tables.ALL_SEEDS))}
+    asked = [lists[name] for name in PARTS[:2] if arguments.part in (name, "all")]
+    known = [dict.fromkeys(getattr(cell, kind) for cell in screening()) for kind in ("rule", "optimizer")]
+    for word in arguments.only:
+        if not any(word in names for names in known):
+            names = "; ".join(", ".join(of) for of in known)
+            raise ArgumentError(f"--only: no cell has {word!r}; known are {names}")
+    wanted = [set(arguments.only) & set(names) for names in known]
+
+    def asked_for(cell: Cell) -> bool:
+        own = (cell.rule, cell.optimizer)
+        return all(not words or name in words for words, name in zip(wanted, own, strict=True))
+
+    seeds = arguments.seeds
+    most = [least if seeds is None else min(least, count("--seeds", seeds)) for _, least in asked]
+    return [([cell for cell in cells if asked_for(cell)], n) for (cells, _), n in zip(asked, most, strict=True)]
+
+
+class Bench:
+    """Runs what a table has not.
+
+    Args:
+        table: as `tables.begin` returned it.
+        task: the pretrained network and its images.
+    """
+
+    def __init__(self, table: Table, task: Task):
+        from allora_analysis.laboratory.training import run
+
+        self.table, self._task, self._run = table, task, run
+
+    def ask(self, cell: Cell, rate: float, seeds: range) -> Row:
+        """A line of the table: known, or run and written now.
+
+        Args:
+            cell: the cell.
+            rate: its learning rate.
+            seeds: of the line.
+
+        Returns:
+            What the seeds found.
+        """
+        key = (cell, rate, seeds.start, len(seeds))
+        if key not in self.table.rows:
+            outcomes = [self._run(self._task, cell, rate, seed) for seed in seeds]
+            columns = (tuple(getattr(one, name) for one in outcomes) for name in Row._fields)
+            tables.add(self.table, key, Row(*columns))
+        return self.table.rows[key]
+
+    def tune(self, cell: Cell) -> float:
+        """Choose a cell's rate.
+
+        Args:
+            cell: the cell.
+
+        Returns:
+            The best on the tuning seeds.
+        """
+        for rate in tables.rates(cell):
+            self.ask(cell, rate, TUNING)
+        while (rate := tables.further(self.table.scores(cell))) is not None:
+            self.ask(cell, rate, TUNING)
+        return self.table.best_rate(cell)
+
+
+def _work(lists: Sequence[tuple[list[Cell], int]]) -> Iterator[Callable[[Bench], object]]:
+    # Tuning and the first seeds cell by cell, further seeds ten at a time over all cells: pairs are always complete.
+    for cells, seeds in lists:
+        for start in range(0, seeds, CHUNK):
+            for cell in cells:
+                chunk = range(start, min(start + CHUNK, seeds))
+                yield lambda bench, cell=cell, chunk=chunk: bench.ask(cell, bench.tune(cell), chunk)
+
+
+def run(arguments: Arguments) -> int:
+    """Run, and say what the table shows.
+
+    Args:
+        arguments: the flags.
+
+    Returns:
+        The exit status.
+    """
+    choice("--part", arguments.part, PARTS)
+    lists = _chosen(arguments)
+    name = arguments.data if arguments.data in ("digits", "mnist", "cifar10") else Path(arguments.data).stem
+    path = arguments.results / f"{name}.jsonl"
+    if not arguments.dry_run:
+        table = _begun(arguments, path)
+        items = list(_work(lists))
+        for work in progress(items, f"laboratory, {name}"):
+            work(table)
+    if not path.exists():
+        terminal.say(f"{path.name}: nothing is recorded yet")
+        return 0
+    _tell(tables.read(path))
+    return 0
+
+
+def _begun(arguments: Arguments, path: Path) -> Bench:
+    import torch
+
+    from allora_analysis import images
+    from allora_analysis.laboratory import training
+
+    torch.set_num_threads(1)  # such small products are slower on several
+    loaded = images.load(arguments.data, arguments.data_root)
+    task = training.prepare(loaded)
+    facts = {"pretrained_accuracy": task.pretrained_accuracy, "begun": records.provenance(("peft",))}
+    first = tables.header(loaded.name, loaded.digest, loaded.classes // 2, len(task.test[1]), **facts)
+    return Bench(tables.begin(path, first), task)
+
+
+def _tell(table: Table) -> None:
+    runs = sum(seeds for _, _, _, seeds in table.rows)
+    terminal.say(f"{table.header['data']}: {runs} runs of {len({key[0] for key in table.rows})} cells")
+    for endpoint in ENDPOINTS:
+        unit, scale = ("points", 100) if endpoint == "accuracy" else ("nats", 1)
+        for factor in ("rule", "adaptor", "eta2", "drop_rate", "steps", "optimizer"):
+            for level, one in table.marginal(screening(), factor, endpoint).items():
+                low, high = (scale * end for end in one.interval)
+                terminal.say(
+                    f"screening, {endpoint}, {factor} {level}: {scale * one.mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+                )
+        for question, of in table.contrasts(contrasts(), endpoint).items():
+            for name, one in of.items():
+                low, high = (scale * end for end in one.interval)
+                told = f"{scale * one.mean:+.3f} {unit} [{low:+.3f}, {high:+.3f}], n = {len(one.differences)}"
+                terminal.say(f"{question}, {endpoint}: {name}: {told}, Holm's p {one.adjusted_p_value:.2g}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command.
+
+    Args:
+        argv: the words after the command; None for those of this process.
+
+    Returns:
+        The exit status.
+    """
+    program = "python -m experiments.laboratory"
+    words = sys.argv[1:] if argv is None else argv
+    return cli.guarded(lambda: run(cli.parse(Arguments, program, words)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

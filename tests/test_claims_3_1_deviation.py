@@ -1,0 +1,136 @@
+"""The ledger's rows on the Monte Carlo bound and on Std in training: planted wrong formulas change their verdicts."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from allora_analysis import deviation
+from allora_analysis.claims import ledger, s3_1_deviation, s3_1_in_training
+from allora_analysis.claims.cases import Case
+from tests import ledger_rows
+
+CLAIMS = {claim.id: claim for module in (s3_1_deviation, s3_1_in_training) for claim in ledger._of(module)}
+
+
+def verdict(claim_id):
+    return ledger_rows.finding(CLAIMS[claim_id]).verdict
+
+
+@pytest.mark.parametrize("field", ["bound", "value"])
+def test_bound_notices_a_wrong_law(monkeypatch, field):
+    right = deviation.exact_deviation
+
+    def wrong(*arguments):
+        found = right(*arguments)
+        return dataclasses.replace(found, **{field: 0.99 * getattr(found, field)})
+
+    monkeypatch.setattr(deviation, "exact_deviation", wrong)
+    assert verdict("3.1-bound") == "refuted"
+
+
+@pytest.mark.parametrize("factors", [(1.0, 1.01), (1.01, 1.0)])
+def test_proof_notices_wrong_moments(monkeypatch, factors):
+    right = deviation.loss_moments
+    monkeypatch.setattr(deviation, "loss_moments", lambda *a: tuple(np.multiply(right(*a), factors).tolist()))
+    assert verdict("3.1-bound-proof") == "refuted"
+
+
+def test_proof_holds_where_it_does(monkeypatch):
+    # Of a loss that is 0 or 1, E[L²] = E[L]; at N = 1 there are no cross terms: the printed line is then right.
+    one = s3_1_deviation.Masked(np.ones((1, 1)), np.ones((1, 1)), np.full((1, 1), 0.5), 0.5)
+    assert deviation.loss_moments(*one.arguments) == pytest.approx((0.5, 0.5))
+    monkeypatch.setattr(s3_1_deviation, "papers_own", lambda rng: [Case("one entry", one)])
+    monkeypatch.setattr(s3_1_deviation, "enumerable", lambda rng: one)
+    assert verdict("3.1-bound-proof") == "holds"
+
+
+def test_order_notices_another_limit(monkeypatch):
+    right = deviation.ratio
+    monkeypatch.setattr(deviation, "ratio", lambda *arguments: 0.9 * right(*arguments))
+    assert verdict("3.1-bound-order") == "refuted"
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_large_n_notices_another_number_of_masks(monkeypatch, factor):
+    right, moved = s3_1_deviation.averages, deviation.bound
+    monkeypatch.setattr(s3_1_deviation, "averages", lambda one: (right(one)[0] ** factor, right(one)[1]))
+    monkeypatch.setattr(deviation, "bound", lambda *arguments: factor**3 * moved(*arguments))
+    assert verdict("3.1-benefit-large-n") == "refuted"
+
+
+@pytest.mark.parametrize(("power", "expected"), [(0.0, "holds"), (0.21, "refuted"), (0.5, "refuted")])
+def test_few_masks_notices_another_rate(monkeypatch, power, expected):
+    monkeypatch.setattr(deviation, "mean_absolute_deviation", lambda x, y, w, p, n: n**-power)
+    assert verdict("3.1-benefit-few-masks") == expected
+
+
+@pytest.mark.parametrize(("start", "expected"), [(1e9, "holds"), (1.0, "refuted")])
+def test_loss_from_zero_notices_a_start_above_zero(monkeypatch, start, expected):
+    right = deviation.loss_moments
+
+    def wrong(x, y, w, keep_prob):
+        mean, std = right(x, y, w, keep_prob)
+        return mean, std if np.any(w) else start
+
+    monkeypatch.setattr(deviation, "loss_moments", wrong)
+    assert verdict("3.1-loss-std-from-zero") == expected
+
+
+@pytest.mark.parametrize("claim_id", ["3.1-gradient-std-from-zero", "3.1-gradient-std-from-random"])
+@pytest.mark.parametrize("wrong", ["gradient_std", "told_shares", "all fall"])
+def test_gradient_notices_a_wrong_formula(monkeypatch, claim_id, wrong):
+    right, told = deviation.gradient_std, s3_1_in_training.told_shares
+    assert verdict(claim_id) == "conditional"
+    if wrong == "gradient_std":
+        monkeypatch.setattr(deviation, "gradient_std", lambda *arguments: 1.01 * right(*arguments))
+    elif wrong == "told_shares":
+        monkeypatch.setattr(s3_1_in_training, "told_shares", lambda one: (told(one)[0], 1.01 * told(one)[1], 1.0))
+    else:
+        monkeypatch.setattr(
+            s3_1_in_training, "shares", lambda one: {"average": 0.9, "worst": 0.9, "average at the start": 1.0}
+        )
+    assert verdict(claim_id) == "refuted"
+
+
+def test_gradient_holds_on_data_that_show_it(monkeypatch):
+    monkeypatch.setattr(
+        s3_1_in_training, "shares", lambda one: {"average": 0.9, "worst": 1.1, "average at the start": 1.0}
+    )
+    assert verdict("3.1-gradient-std-from-zero") == "holds"
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"), [("turning_scale", 5.0), ("turning_scale", 0.1), ("mean_square_start", 1.5)]
+)
+def test_loss_from_random_notices_a_wrong_closed_form(monkeypatch, name, factor):
+    right = getattr(s3_1_in_training, name)
+    measured = s3_1_in_training.loss_stds
+    monkeypatch.setattr(s3_1_in_training, name, lambda *arguments: factor * right(*arguments))
+    monkeypatch.setattr(s3_1_in_training, "loss_stds", measured)
+    assert verdict("3.1-loss-std-from-random") == "refuted"
+
+
+def test_the_turning_scale_is_where_the_two_closed_forms_meet():
+    """The random start's Std[L] at `turning_scale` is that at Z = pXX⁺Y, for every p, and its closed form is right."""
+    for p in (0.2, 0.7):
+        one = s3_1_in_training.training(0.5, p, np.random.default_rng(1))
+        scale = s3_1_in_training.turning_scale(one)
+        start = np.sqrt((1 - p) / p * s3_1_in_training.mean_square_start(one, scale))
+        best = np.linalg.lstsq(one.x, one.y, rcond=None)[0]
+        assert start == pytest.approx(deviation.loss_moments(one.x, one.y, p * best, p)[1])
+        assert s3_1_in_training.random_start(s3_1_in_training.Random(one, scale)) == pytest.approx(start)
+
+
+@pytest.mark.parametrize("expected", ["holds", "refuted"])
+def test_figure_1_would_illustrate_a_loss_that_moved_with_the_gradient(monkeypatch, expected):
+    right = s3_1_in_training.loss_stds
+
+    def wrong(one):
+        rises = s3_1_in_training.shares(one)["average"] > 1
+        return {"at the start": 1.0, "after training": 2.0 if rises == (expected == "holds") else 0.5}
+
+    assert verdict("3.1-figure-1-illustrates") == "conditional"
+    monkeypatch.setattr(s3_1_in_training, "loss_stds", wrong)
+    assert verdict("3.1-figure-1-illustrates") == expected
+    monkeypatch.setattr(s3_1_in_training, "loss_stds", right)

@@ -1,0 +1,184 @@
+"""§3.1's rows about training steps: planted wrong formulas change their verdicts, and the theorems they rest on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from allora_analysis import dropout_sgd
+from allora_analysis.claims import ledger, masked_descent, s3_1_convergence, s3_1_few_steps
+from allora_analysis.dropout_sgd.placements import InputMasks, OutputMasks
+from allora_analysis.dropout_sgd.process import Process
+from tests import ledger_rows
+
+CLAIMS = {claim.id: claim for module in (s3_1_convergence, s3_1_few_steps) for claim in ledger._of(module)}
+
+
+def verdict(claim_id):
+    return ledger_rows.finding(CLAIMS[claim_id]).verdict
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_as_committed_no_row_is_refuted(name):
+    assert verdict(name) in ("holds", "conditional")
+
+
+def altered(right, change):
+    """A function whose result, a dataclass, is changed."""
+
+    def planted(*args, **kwargs):
+        run = right(*args, **kwargs)
+        return dataclasses.replace(run, **change(run))
+
+    return planted
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "instead"),
+    [
+        ("3.1-sgd-expectation", lambda run: {"mean": 0.99 * run.mean}, "holds"),
+        ("3.1-sgd-variance", lambda run: {"covariance_trace": 1.5 * run.covariance_trace}, "refuted"),
+        ("3.1-sgd-variance", lambda run: {"risk": run.risk_marginal}, "refuted"),
+        ("3.1-sgd-benefits-vanish", lambda run: {"risk_plain": 0.9 * run.risk_marginal}, "holds"),
+        ("3.1-sgd-benefits-vanish", lambda run: {"risk_plain": 2 * run.risk}, "refuted"),
+        ("3.1-sgd-convergence", lambda run: {"covariance_trace": 1.01 * run.covariance_trace}, "refuted"),
+        ("3.1-sgd-convergence", lambda run: {"average_covariance_trace": run.covariance_trace}, "refuted"),
+        ("3.1-sgd-first-step", lambda run: {"risk": run.risk_plain}, "refuted"),
+        ("3.1-sgd-crossover", lambda run: {"risk": 0 * run.risk}, "refuted"),  # always early
+        ("3.1-sgd-training-fit", lambda run: {"training_loss": run.training_loss_plain}, "holds"),
+        ("3.1-sgd-reliable", lambda run: {"covariance_trace": 1e-30 + 0 * run.covariance_trace}, "refuted"),  # at once
+        ("3.1-sgd-reliable", lambda run: {"mean": 0 * run.mean}, "refuted"),
+        ("3.1-not-a-must-have", lambda run: {"risk": run.risk_plain + 1}, "holds"),
+        ("3.1-not-a-must-have", lambda run: {"risk": 0.5 * run.risk}, "refuted"),
+    ],
+)
+def test_a_wrong_trajectory_changes_the_verdict(name, change, instead, monkeypatch):
+    monkeypatch.setattr(dropout_sgd, "trajectory", altered(dropout_sgd.trajectory, change))
+    assert verdict(name) == instead
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("3.1-sgd-crossover", lambda rest: {"covariance_trace": 1e9}),  # never ahead
+        ("3.1-sgd-crossover", lambda rest: {"mean": 0.8 * rest.mean}),
+        ("3.1-sgd-reliable", lambda rest: {"covariance_trace": 1e9}),  # never outgrown
+        ("3.1-sgd-convergence", lambda rest: {"covariance_trace": 1.001 * rest.covariance_trace}),
+        ("3.1-sgd-convergence", lambda rest: {"average_covariance_rate": 1.001 * rest.average_covariance_rate}),
+    ],
+)
+def test_a_wrong_limit_changes_the_verdict(name, change, monkeypatch):
+    monkeypatch.setattr(dropout_sgd, "stationary_moments", altered(dropout_sgd.stationary_moments, change))
+    assert verdict(name) == "refuted"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "formula"),
+    [
+        ("3.1-sgd-variance", InputMasks, "noise"),
+        ("3.1-sgd-variance", OutputMasks, "noise"),
+        ("3.1-sgd-benefits-vanish", OutputMasks, "noise"),
+        ("3.1-sgd-first-step", OutputMasks, "noise"),
+        ("3.1-sgd-training-fit", Process, "drift"),
+    ],
+)
+def test_a_wrong_formula_changes_the_verdict(name, kind, formula, monkeypatch):
+    right = getattr(kind, formula)
+
+    def planted(self, *args):
+        if formula == "noise":
+            return right(self, *args) * (1.5 if name.endswith("variance") else 0.0)
+        return self.pull - self.gram @ args[0]  # the penalty forgotten
+
+    monkeypatch.setattr(kind, formula, planted)
+    assert verdict(name) == "refuted"
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "condition", "wrong"),
+    [
+        ("3.1-sgd-crossover", s3_1_few_steps, "pays_in_the_limit", lambda right: lambda one: 1.5 * right(one)),
+        ("3.1-sgd-crossover", s3_1_few_steps, "behind", lambda right: lambda one: 0.5),
+        ("3.1-sgd-training-fit", s3_1_few_steps, "never_ahead", lambda right: lambda one: True),
+        ("3.1-sgd-training-fit", s3_1_few_steps, "never_ahead", lambda right: lambda one: one.share <= 0.5),
+        ("3.1-sgd-convergence", s3_1_convergence, "noisy_at_the_optimum", lambda right: lambda one: True),
+        ("3.1-sgd-expectation", s3_1_convergence, "enumerated_mean", lambda right: lambda one: 1.01 * right(one)),
+    ],
+)
+def test_a_condition_that_is_wrong_is_refuted(name, module, condition, wrong, monkeypatch):
+    monkeypatch.setattr(module, condition, wrong(getattr(module, condition)))
+    assert verdict(name) in ("refuted", "holds" if name.endswith("expectation") else "refuted")
+
+
+def one_setting(placement, seed, noise=0.5, steps=20):
+    rng = np.random.default_rng(seed)
+    x = masked_descent.turned(7, np.array([1.0, 0.7, 0.4]), rng)
+    rate = 0.1 * dropout_sgd.stability_limits(x, 0.8, placement).mean_square
+    return masked_descent.Sgd(x, rng.standard_normal(3), noise, 0.8, rate, steps, placement)
+
+
+@pytest.mark.parametrize("placement", ["output", "input"])
+def test_moments_summed_over_masks_are_the_closed_forms(placement):
+    one = one_setting(placement, 0)
+    run = dropout_sgd.trajectory(one.x, one.labels, 0.8, one.rate, one.steps, placement, w_true=one.truth)
+    own = masked_descent.moments(one, one.labels, 0.8)
+    np.testing.assert_allclose(own.mean, run.mean, atol=1e-13)
+    np.testing.assert_allclose(own.spread**2, run.covariance_trace, rtol=1e-10)
+    signal, labels = masked_descent.risks(one, 0.8)
+    np.testing.assert_allclose(signal + one.noise**2 * labels, run.risk, rtol=1e-10)
+    rest = dropout_sgd.stationary_moments(one.x, one.labels, 0.8, one.rate, placement)
+    limit = masked_descent.limit_moments(one, one.labels)
+    np.testing.assert_allclose(limit.mean[0], rest.mean, atol=1e-12)
+    np.testing.assert_allclose(limit.spread[0] ** 2, rest.covariance_trace, rtol=1e-9)
+
+
+def test_where_dropout_pays_in_the_limit():
+    """(1 − p)‖w‖²/((1 + p) tr S⁻¹) with masks on the output; to first order in l the covariance adds lΣ h(1 − h)."""
+    one = one_setting("output", 1)
+    gram, p = one.x.T @ one.x, one.keep_prob
+    trace, length = np.trace(np.linalg.inv(gram)), one.w @ one.w
+    assert s3_1_few_steps.pays_in_the_limit(one) == pytest.approx((1 - p) * length / ((1 + p) * trace))
+    h = np.diag(one.x @ np.linalg.solve(gram, one.x.T))
+    errors = []
+    for rate in (one.rate / 10, one.rate / 20):
+        of = masked_descent.limit_moments(one._replace(rate=rate), np.eye(len(one.x)))
+        ahead = trace - np.sum(of.mean**2) - of.spread[0] ** 2  # less than least squares, by unit of σ²
+        told = (1 - p) * ((1 + p) * trace - rate * np.sum(h * (1 - h)))
+        errors.append(abs(ahead - told))
+    assert errors[1] < 0.3 * errors[0] < 1e-3  # what is left is of second order
+
+
+def test_in_one_direction_dropout_overtakes_only_past_the_best_step():
+    """Risks (1 − f)²w² + f²σ²/s² with f = a (dropout) or b > a (without) meet where (a + b)/2 is the best f."""
+    rng = np.random.default_rng(2)
+    for p, u, best in zip(
+        rng.uniform(0.1, 0.99, 50), rng.uniform(0.01, 5, 50), rng.uniform(0.05, 0.99, 50), strict=True
+    ):
+        a, b = p * (1 - np.exp(-u / p)), 1 - np.exp(-u)
+        assert a < b
+        risk = [(1 - f) ** 2 * best + f**2 * (1 - best) for f in (a, b)]
+        assert (risk[0] < risk[1]) == ((a + b) / 2 > best)
+
+
+def test_bias_outgrows_noise_to_leading_order():
+    """‖E W_t − W_t without‖/√tr Cov W_t → l√k(t − 1)√t‖SXᵀY‖/√(Σ Y_n²‖X_n‖²) as l → 0."""
+    one = one_setting("output", 3, steps=10)._replace(rate=1e-5)
+    y = one.x @ one.w[:, None] + np.random.default_rng(3).standard_normal((7, 1))
+    t, k, gram = 10, 0.25, one.x.T @ one.x
+    told = one.rate * np.sqrt(k) * (t - 1) * np.sqrt(t) * np.linalg.norm(gram @ one.x.T @ y)
+    told /= np.sqrt(np.sum(y**2 * np.sum(one.x**2, axis=1, keepdims=True)))
+    measured = s3_1_convergence.added_over_spread(s3_1_convergence.Labelled(one, y))[-1]
+    assert measured == pytest.approx(told, rel=1e-3)
+
+
+def test_a_and_b_leave_regularised_descent_at_step_2_and_not_before():
+    rng = np.random.default_rng(4)
+    one = s3_1_convergence.Tiny(
+        rng.standard_normal((2, 2)), rng.standard_normal((2, 1)), rng.standard_normal((2, 2)), 0.7, 0.05, 1, "input"
+    )
+    for steps, alike in ((1, True), (2, False), (3, False)):
+        now = one._replace(steps=steps)
+        gap = np.abs(s3_1_convergence.enumerated_mean(now) - s3_1_convergence.regularised_descent(now)).max()
+        assert (gap < 1e-14) == alike

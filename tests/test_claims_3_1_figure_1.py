@@ -1,0 +1,311 @@
+"""The ledger's rows of Figures 1 and 2 (left): verdicts follow from the records, and from nothing else."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from allora_analysis.claims import ledger
+from allora_analysis.claims import s3_1_figure_1 as section
+from allora_analysis.claims.cases import Cases
+from allora_analysis.claims.ledger import all_claims
+from allora_analysis.finetune import setting as settings
+from allora_analysis.gradient_std import grid, trends
+from allora_analysis.grid.presets import dropout_rates
+from allora_analysis.statistics import required_n
+from tests import ledger_rows
+from tests.planted_finetune import plant as plant_runs
+from tests.planted_finetune import wiggle
+from tests.planted_runs import MAIN, plant
+
+CLAIM, FIGURE_2 = ledger._of(section)
+EXTRA = dataclasses.replace(grid.FIGURE_1, epochs=2)
+AGREES, BOTH_RISE, BOTH_FALL, FLAT = (-1.0, 1.0), (1.0, 1.0), (-1.0, -1.0), (0.0, 0.0)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "RESULTS", tmp_path)
+    monkeypatch.setattr(grid, "FIGURE_1", MAIN)
+    return tmp_path
+
+
+def finding():
+    return ledger_rows.finding(CLAIM)
+
+
+def test_without_a_record_it_is_not_run_and_says_the_command(folder):
+    assert finding().verdict == "not_run"
+    assert CLAIM.id == "3.1-figure-1"
+    assert CLAIM.command.startswith("python -m experiments.gradient_std --data")
+
+
+def test_the_row_is_in_the_ledger():
+    assert CLAIM.id in [claim.id for claim in all_claims()]
+
+
+def test_with_too_few_seeds_it_is_not_run(folder):
+    plant(folder, lambda arm: AGREES, seeds=4)
+    assert finding().verdict == "not_run"
+
+
+def test_holds_where_every_average_falls_and_every_worst_rises(folder):
+    plant(folder, lambda arm: AGREES)
+    found = finding()
+    assert (found.verdict, found.corrected, found.evidence.n) == ("holds", None, 5)
+    assert found.evidence.measured["settings: agrees"] == 8
+    average = found.evidence.measured["cifar10 adam"]["average, from epoch 0"]
+    assert average["direction"] == "falls"
+    assert average["log_change"] == pytest.approx(-1)
+    assert average["interval"][0] < -1 < average["interval"][1]
+    control = found.evidence.measured["cifar10 adam"]["worst, over minibatches without dropout, from epoch 0"]
+    assert control["log_change"] == pytest.approx(1)
+    # From epoch 1 half of the straight line is left.
+    assert found.evidence.measured["cifar10 adam"]["worst, from epoch 1"]["log_change"] == pytest.approx(0.5)
+
+
+def test_conditional_says_on_which_data_set(folder):
+    plant(folder, lambda arm: AGREES if arm.data == "mnist" else BOTH_RISE)
+    found = finding()
+    assert found.verdict == "conditional"
+    assert found.condition == "the data set is mnist, not cifar10"
+    assert found.answer == "Only on mnist: on cifar10 the average rises, the worst rises."
+    assert found.at_paper == "mixed"
+    assert found.size.value == pytest.approx(100 * (np.e - 1))
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        lambda arm: AGREES if arm.optimizer in ("sgd", "momentum") else BOTH_FALL,
+        lambda arm: AGREES if (arm.data, arm.optimizer) == ("mnist", "adam") else BOTH_FALL,
+    ],
+)
+def test_what_no_data_set_tells_is_no_condition(folder, planted):
+    """A condition found in the outcome alone, as an optimizer's here, is none: the caption has two data sets."""
+    plant(folder, planted)
+    assert finding().verdict == "refuted"
+    assert finding().corrected == "the average falls, the worst falls"
+
+
+def test_an_undecided_setting_does_not_change_a_condition(folder):
+    plant(folder, lambda arm: {"mnist": AGREES, "cifar10": BOTH_RISE}[arm.data] if arm.optimizer != "adam" else FLAT)
+    found = finding()
+    assert found.verdict == "conditional"
+    assert found.evidence.measured["settings: undecided"] == 2
+
+
+@pytest.mark.parametrize(("adam", "clear"), [(AGREES, (8, 8)), ((0.0, 1.0), (7, 8)), (FLAT, (7, 7))])
+def test_the_evidence_says_what_is_clear_from_epoch_1(folder, adam, clear):
+    plant(folder, lambda arm: BOTH_RISE if arm.data != "mnist" else adam if arm.optimizer == "adam" else AGREES)
+    measured = finding().evidence.measured
+    told = [measured[f"settings with a clear change from epoch 1: {what}"] for what in ("average", "worst")]
+    assert tuple(told) == clear
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(BOTH_FALL, "the average falls, the worst falls"), ((1.0, -1.0), "the average rises, the worst falls")],
+)
+def test_where_everything_goes_one_other_way_that_is_no_correction(folder, change, words):
+    plant(folder, lambda arm: change)
+    found = finding()
+    assert found.verdict == "refuted"
+    assert found.corrected == words
+
+
+def test_refuted_where_it_fails_in_several_ways(folder):
+    plant(folder, lambda arm: BOTH_FALL if arm.data == "mnist" else BOTH_RISE)
+    found = finding()
+    assert found.verdict == "refuted"
+    assert found.corrected == "the average falls, the worst falls; or the average rises, the worst rises"
+
+
+def test_undecided_says_the_seeds_it_needs(folder):
+    plant(folder, lambda arm: AGREES if arm.optimizer != "sgd" else (-0.01, 1.0), deviation=0.02)
+    found = finding()
+    assert found.verdict == "undecided"
+    change = 0.02 * np.arange(-2, 3) - 0.01
+    needed = required_n(change.mean(), change.std(ddof=1), trends.POWER, trends.LEVEL / 16)
+    assert f"mnist sgd needs {needed} seeds" in found.corrected
+
+
+def test_undecided_where_nothing_changes_at_all(folder):
+    plant(folder, lambda arm: FLAT, deviation=0.0)
+    found = finding()
+    assert found.verdict == "undecided"
+    assert "mnist sgd no change to detect" in found.corrected
+
+
+def test_undecided_while_settings_are_missing(folder):
+    plant(folder, lambda arm: AGREES if arm.data == "mnist" else None)
+    found = finding()
+    assert found.verdict == "undecided"
+    assert "not run in full: cifar10 sgd, cifar10 momentum" in found.corrected
+    assert found.evidence.measured["settings: agrees"] == 4
+
+
+def test_settings_that_are_missing_are_left_out_of_the_family(folder):
+    plant(folder, lambda arm: AGREES if arm == MAIN.arms()[0] else None, deviation=0.3)
+    found = finding()
+    adjusted = found.evidence.measured["mnist sgd"]["average, from epoch 0"]["adjusted_p_value"]
+    alone = trends.family_of_trends({"case": np.exp([[0, -1 + 0.3 * i] for i in range(-2, 3)])})["case"].change.p_value
+    assert adjusted == pytest.approx(2 * alone)
+    assert "Holm over 2 cases" in found.evidence.tolerance_source
+
+
+def test_scrambled_signs_leave_no_verdict(folder):
+    plant(folder, lambda arm: AGREES if arm.data == "mnist" else BOTH_RISE)
+    cases = Cases(0, CLAIM.id)
+    CLAIM.check(cases, None)
+    kept = [cases.judged.scrambled(np.random.default_rng(seed)) == cases.judged.verdict for seed in range(20)]
+    assert sum(kept) <= 1
+
+
+def test_a_planted_wrong_worst_entry_changes_the_verdict(folder, monkeypatch):
+    plant(folder, lambda arm: AGREES)
+    assert finding().verdict == "holds"
+    monkeypatch.setattr(section, "WORST", "mean")
+    assert finding().verdict == "refuted"
+
+
+def test_a_planted_reversal_of_time_changes_the_verdict(folder, monkeypatch):
+    plant(folder, lambda arm: AGREES)
+    right = trends.changes
+    monkeypatch.setattr(trends, "changes", lambda series, first=0: -right(series, first))
+    assert finding().verdict == "refuted"
+
+
+def test_the_probe_batch_counts(folder):
+    """The fresh batch is reported by the figure's study; a verdict from it would see a jump of the batch, not time."""
+    plant(folder, lambda arm: AGREES)
+    values = trends.values([grid.recorded(folder, MAIN)[grid.Arm("mnist", "sgd", 0.5)][0]], trends.AVERAGE)
+    assert values[0, 0] == 1.0
+
+
+def test_the_seeds_component_stands_beside_the_masks_share(folder):
+    """Planted: a total variance of 4·average, with a standard error of a tenth, seeds apart by `wiggle`."""
+    plant(folder, lambda arm: AGREES, deviation=0.5)
+    measured = finding().evidence.measured["mnist sgd"]
+    before, end = (measured[f"variance components, {when}"] for when in ("before training", "at the end"))
+    assert before["mask_share"] == end["mask_share"] == 0.75
+    assert before["seed"] == pytest.approx(-0.01)
+    assert end["seed"] == pytest.approx(0.5**2 * np.var([-2, -1, 0, 1, 2], ddof=1) - 0.01)
+    assert end["measurement"] == pytest.approx(0.01)
+
+
+def test_other_drop_rates_stand_beside_and_change_no_verdict(folder, monkeypatch):
+    monkeypatch.setattr(grid, "FIGURE_1", EXTRA)
+    plant(folder, lambda arm: AGREES if arm.drop_rate == 0.5 else BOTH_FALL, grid=EXTRA)
+    found = finding()
+    assert found.verdict == "holds"
+    assert found.evidence.measured["drop rate 0.2, mnist sgd"]["worst"]["direction"] == "falls"
+    assert found.evidence.measured["drop rate 0, cifar10 adam"]["average"]["log_change"] == pytest.approx(-1)
+    assert sum(name.startswith("drop rate") for name in found.evidence.measured) == 8
+
+
+def test_committed_records_if_any_are_of_whole_runs():
+    """What is committed is whole: every run has all its epochs, and the same grid's settings."""
+    for arm, runs in grid.recorded().items():
+        for seed, epochs in runs.items():
+            assert [epoch["epoch"] for epoch in epochs] == list(range(grid.FIGURE_1.epochs + 1)), (arm, seed)
+
+
+# -- Figure 2, left
+
+
+@pytest.fixture
+def runs_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def test_figure_2_without_records_is_not_run(runs_folder):
+    assert ledger_rows.finding(FIGURE_2).verdict == "not_run"
+    assert FIGURE_2.command.startswith("python -m experiments.")
+
+
+def by_drop_rate(early, late):
+    """Accuracies that change in proportion to the drop rate, by `early` and `late` at 0.4."""
+
+    def accuracy(run):
+        gain = run.drop_rate / 0.4
+        return [0.7, 0.7, 0.8 + gain * (early + wiggle(run)), 0.7, 0.7, 0.7, 0.7, 0.8 + gain * (late + wiggle(run))]
+
+    return accuracy
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "verdict"),
+    [(-0.05, 0.05, "holds"), (0.05, 0.05, "refuted"), (-0.05, -0.05, "refuted"), (-0.05, 0.0, "undecided")],
+)
+def test_figure_2_left(runs_folder, early, late, verdict):
+    plant_runs(runs_folder, dropout_rates.PRESETS["desk"], by_drop_rate(early, late))
+    found = ledger_rows.finding(FIGURE_2)
+    assert found.verdict == verdict
+    assert found.evidence.measured["drop rate 0.4 minus 0, epoch 3"]["difference"] == pytest.approx(early)
+    assert found.evidence.measured["drop rate 0.4 minus 0.2, epoch 8"]["difference"] == pytest.approx(late / 2)
+    assert found.evidence.measured["drop rate 0.2 minus 0, epoch 3"]["difference"] == pytest.approx(early / 2)
+    assert found.evidence.measured["epoch of the best accuracy"]["0"] == [3, 3, 3]
+
+
+def test_the_strongest_is_so_among_all_and_not_against_none_alone(runs_folder):
+    """Planted: 0.4 is better than 0 late and worse early, and 0.2 more so."""
+
+    def accuracy(run):
+        gain = {0.0: 0.0, 0.4: 0.05}.get(run.drop_rate, 0.1)
+        change = gain * (1 + 10 * wiggle(run))
+        return [0.7, 0.7, 0.8 - change, 0.7, 0.7, 0.7, 0.7, 0.8 + change]
+
+    plant_runs(runs_folder, dropout_rates.PRESETS["desk"], accuracy)
+    found = ledger_rows.finding(FIGURE_2)
+    assert found.evidence.measured["drop rate 0.4 minus 0, epoch 8"]["difference"] == pytest.approx(0.05)
+    assert found.verdict == "refuted"
+    assert found.evidence.measured["drop rate 0.4 after 8 epochs"] == "better than 1, worse than 3, open against 0"
+
+
+def test_an_open_drop_rate_says_how_many_seeds_would_do(runs_folder):
+    """Planted: after 8 epochs nothing but noise of mean 0, of which no n can be asked: half a point's is told."""
+    plant_runs(runs_folder, dropout_rates.PRESETS["desk"], by_drop_rate(-0.05, 0.0))
+    found = ledger_rows.finding(FIGURE_2)
+    assert found.verdict == "undecided"
+    spread = max(
+        np.std([(0.4 - rate) / 0.4 * wiggle(run) for run in section.AT_INPUT if run.drop_rate == 0.4], ddof=1)
+        for rate in section.DROP_RATES
+    )
+    seeds = required_n(0.005, spread, level=0.05 / section.CASES)
+    assert "no difference in 0 after 8 epochs, 0.05 after 8 epochs" in found.corrected
+    assert found.corrected.endswith(f"half a point would need {seeds} seeds")
+
+
+def test_the_best_epochs_correlation_with_the_drop_rate():
+    rising = {rate: [1 + i, 2 + i, 2 + i] for i, rate in enumerate(section.DROP_RATES)}
+    found, turned = section.correlation(rising), section.correlation({-rate: epochs for rate, epochs in rising.items()})
+    expected = stats.spearmanr(np.repeat([*rising], 3), np.concatenate([*rising.values()]))
+    assert found["correlation"] == pytest.approx(expected.statistic)
+    assert found["p_value"] == 1e-4
+    assert turned["correlation"] == pytest.approx(-expected.statistic)
+    assert turned["p_value"] == 1e-4
+    assert section.correlation({0.0: [2, 3, 4], 0.4: [4, 3, 2]})["p_value"] == 1.0
+    assert section.correlation({0.0: [3, 3], 0.4: [3, 3]}) is None
+
+
+@pytest.mark.parametrize("diverge", [False, True])
+@pytest.mark.parametrize(("rate", "verdict"), [(0.2, "undecided"), (0.4, "not_run")])
+def test_a_drop_rate_in_part_does_not_count(runs_folder, diverge, rate, verdict):
+    """Nor one of which a run diverged."""
+
+    whole = by_drop_rate(-0.05, 0.05)
+
+    def cut(run):
+        return (run.drop_rate, run.seed) == (rate, 2)
+
+    def accuracy(run):
+        return [0.7, 0.7, None] if cut(run) else whole(run)
+
+    plant_runs(runs_folder, dropout_rates.PRESETS["desk"], accuracy, skip=(lambda run: False) if diverge else cut)
+    found = ledger_rows.finding(FIGURE_2)
+    assert found.verdict == ("undecided" if diverge else verdict)
+    told = f"a run diverged at drop rate {rate:g}" if diverge else "1 drop rates not recorded in full"
+    assert (verdict == "not_run" and not diverge) or told in found.corrected

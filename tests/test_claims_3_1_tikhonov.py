@@ -1,0 +1,133 @@
+"""The rows on dropout's expectation and on where the mask acts: planted wrong formulas change their verdicts."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from allora_analysis import tikhonov
+from allora_analysis.claims import ledger, s3_1_placement, s3_1_tikhonov
+from allora_analysis.tikhonov import masks as enumeration
+from tests import ledger_rows
+
+CLAIMS = {claim.id: claim for module in (s3_1_tikhonov, s3_1_placement) for claim in ledger._of(module)}
+
+
+def verdict(claim_id):
+    return ledger_rows.finding(CLAIMS[claim_id]).verdict
+
+
+def scaled(function, factor=1.01):
+    return lambda *arguments, **options: factor * function(*arguments, **options)
+
+
+def moved(function, **factors):
+    """A dataclass's fields multiplied by factors."""
+
+    def wrong(*arguments):
+        value = function(*arguments)
+        return dataclasses.replace(value, **{name: factor * getattr(value, name) for name, factor in factors.items()})
+
+    return wrong
+
+
+def masks_without_rescaling(rows, columns, keep_prob):
+    masks, probability = true_masks(rows, columns, keep_prob)
+    return masks * keep_prob, probability
+
+
+true_masks = enumeration.all_masks
+
+PLANTED = [
+    ("3.1-expectation", "expected_loss", scaled(tikhonov.expected_loss)),
+    ("3.1-minimiser", "dropout_solution", lambda x, y, p, place: tikhonov.ridge_solution(x, y, (1 - p) / p)),
+    ("3.1-minimiser", "dropout_solution", scaled(tikhonov.dropout_solution, 1 + 1e-6)),
+    ("3.1-tikhonov-solution", "ridge_solution", scaled(tikhonov.ridge_solution)),
+    ("3.1-equal-spectrum", "dropout_solution", scaled(tikhonov.dropout_solution)),
+    ("3.1-equal-spectrum", "ridge_solution", scaled(tikhonov.ridge_solution)),
+    ("3.1-unit-eigenvalue", "nearest_ridge", moved(tikhonov.nearest_ridge, penalty=1.001)),
+    ("3.1-implicit-regularizer", "enumerated_solution", scaled(tikhonov.enumerated_solution)),
+    ("3.1-general-spectrum", "nearest_ridge", moved(tikhonov.nearest_ridge, distance=1.001)),
+    ("3.1-general-spectrum", "is_exact_ridge", lambda x, placement: True),
+    ("3.1-placement-latent", "bottleneck_factors", moved(tikhonov.bottleneck_factors, a=1.05)),
+    ("3.1-placement-latent", "bottleneck_minimum", scaled(tikhonov.bottleneck_minimum)),
+    ("3.1-placement-latent", "bottleneck_solution", lambda fitted, p, rank: p * fitted),
+    ("3.1-normalised-inputs", "dropout_solution", scaled(tikhonov.dropout_solution)),
+    ("3.1-placement-input", "dropout_solution", scaled(tikhonov.dropout_solution)),
+    ("3.1-placement-input", "dropout_solution", lambda x, y, p, place: p * np.linalg.pinv(x) @ y),
+]
+
+
+@pytest.mark.parametrize(("claim_id", "name", "wrong"), PLANTED)
+def test_a_planted_wrong_formula_is_refuted(claim_id, name, wrong, monkeypatch):
+    assert verdict(claim_id) != "refuted"
+    monkeypatch.setattr(tikhonov, name, wrong)
+    assert verdict(claim_id) == "refuted"
+
+
+@pytest.mark.parametrize(
+    ("claim_id", "module", "name"),
+    [
+        ("3.1-placement-latent", s3_1_placement, "keeps_the_shape"),
+        ("3.1-placement-input", s3_1_placement, "uncorrelated"),
+    ],
+)
+def test_a_condition_that_is_always_true_is_refuted(claim_id, module, name, monkeypatch):
+    monkeypatch.setattr(module, name, lambda one: True)
+    assert verdict(claim_id) == "refuted"
+
+
+def test_masks_without_rescaling_are_refuted(monkeypatch):
+    monkeypatch.setattr(enumeration, "all_masks", masks_without_rescaling)
+    assert verdict("3.1-mask-mean") == "refuted"
+    assert verdict("3.1-expectation") == "refuted"
+
+
+def test_a_unit_of_x_that_moved_the_fit_would_be_seen(monkeypatch):
+    right = tikhonov.dropout_solution
+    monkeypatch.setattr(tikhonov, "dropout_solution", lambda x, *rest: right(x, *rest) * (1 + np.abs(x).max() / 100))
+    assert verdict("3.1-unit-eigenvalue") == "refuted"
+
+
+def test_the_corrected_formula_in_print_would_hold(monkeypatch):
+    """The verdict follows the printed formula's value: were that right, the rows would hold."""
+    monkeypatch.setattr(s3_1_tikhonov, "_error", lambda value, reference: 0.0)
+    assert {verdict(name) for name in ("3.1-minimiser", "3.1-tikhonov-solution", "3.1-equal-spectrum")} == {"holds"}
+
+
+def test_printed_minimiser_is_right_for_symmetric_products():
+    """With XᵀY symmetric the printed expression is the minimiser."""
+    x = np.random.default_rng(0).standard_normal((4, 2))
+    gram = x.T @ x
+    y = x @ np.linalg.inv(gram) @ np.array([[2.0, 0.5], [0.5, 1.0]])
+    printed = 0.6 * np.linalg.inv(gram) @ y.T @ x
+    np.testing.assert_allclose(printed, tikhonov.enumerated_solution(x, y, 0.6, "output"), atol=1e-10)
+
+
+def test_a_layer_that_masks_its_latent_space_would_hold(monkeypatch):
+    def masked_inside(one, seed):
+        rng, output = np.random.default_rng(seed), np.ones((one.n2, one.n1))
+        output[:, : one.rank] *= rng.random((one.n2, one.rank)) >= one.drop_rate
+        return output
+
+    monkeypatch.setattr(s3_1_placement, "adapter_output", masked_inside)
+    assert verdict("3.1-placement-in-code") == "holds"
+
+
+def test_pefts_own_layer_masks_what_ours_does():
+    """The row's fact about PEFT: what reaches A is the layer's input with entries dropped, and A's output is whole."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(48, 32))
+    layer = get_peft_model(model, LoraConfig(r=8, lora_dropout=0.5, target_modules=["0"])).base_model.model[0]
+    seen = {}
+    layer.lora_A["default"].register_forward_hook(lambda module, given, out: seen.update(into_a=given[0], out_of_a=out))
+    layer.lora_B["default"].register_forward_hook(lambda module, given, out: seen.update(into_b=given[0]))
+    x = torch.rand(64, 48) + 1
+    layer.train()(x)
+    dropped = seen["into_a"] == 0
+    assert 0.4 < dropped.float().mean() < 0.6
+    torch.testing.assert_close(seen["into_a"][~dropped], 2 * x[~dropped])
+    torch.testing.assert_close(seen["into_b"], seen["out_of_a"])

@@ -1,0 +1,234 @@
+"""The ledger's rows on §3.2 and the second flaw: a wrong formula planted behind a row changes its verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from allora_analysis import hessian
+from allora_analysis.claims import s3_2_first_steps, s3_2_in_a_and_b, s3_2_in_v, s3_2_real_networks
+from allora_analysis.claims.claim import Claim
+from allora_analysis.hessian import digits_mlp, network, network_inertia
+from allora_analysis.lora.layers import ALLoRALinear
+from tests import ledger_rows
+
+SECTIONS = (s3_2_in_v, s3_2_in_a_and_b, s3_2_first_steps, s3_2_real_networks)
+ROWS = {item.id: item for section in SECTIONS for item in vars(section).values() if isinstance(item, Claim)}
+RIGHT = {name: getattr(hessian, name) for name in hessian.__all__ if name not in hessian._LAZY}
+COUNT, SPECTRUM = network_inertia.negative_directions, network.network_spectrum
+
+
+def verdict(identifier):
+    return ledger_rows.finding(ROWS[identifier]).verdict
+
+
+def halved(name):
+    return lambda *args: RIGHT[name](*args) / 2
+
+
+def off_by_one(x, g, a):
+    counts = RIGHT["inertia"](x, g, a)
+    return dataclasses.replace(counts, negative=counts.negative - 1, zero=counts.zero + 1)
+
+
+def block_without_s(x, a):
+    found = RIGHT["block_conditioning"](x, a)
+    return dataclasses.replace(found, block=found.adapter)
+
+
+def steeper_away_from_zero(*args):
+    """A gradient whose derivative does depend on V, and is worst conditioned at 0."""
+    return RIGHT["product_gradient"](*args) + 1e3 * max(np.linalg.norm(args[3]) - 1, 0) * args[3]
+
+
+PLANTED = [  # row, function, wrong formula, the verdict that it must lead to
+    ("3.2-gradient", "product_gradient", halved("product_gradient"), "refuted"),
+    ("3.2-hessian", "product_hessian", halved("product_hessian"), "refuted"),
+    ("3.2-hessian", "product_hessian", lambda x, c: np.kron(2 * x.T @ x, np.eye(c)), "refuted"),
+    ("3.2-hessian", "product_hessian", lambda x, c: 2 * np.kron(np.eye(min(len(x), 9)), x.T @ x), "refuted"),
+    ("3.2-convex", "product_spectrum", lambda x, c: RIGHT["product_spectrum"](x, c) - 1, "refuted"),
+    ("3.2-convex", "factor_spectrum", halved("factor_spectrum"), "refuted"),
+    ("3.2-semidefinite", "product_spectrum", lambda x, c: RIGHT["product_spectrum"](x, c) - 1, "refuted"),
+    ("3.2-start-conditioning", "product_gradient", steeper_away_from_zero, "holds"),
+    ("3.2-degenerate-rank", "product_spectrum", lambda x, c: RIGHT["product_spectrum"](x, c) + 1, "refuted"),
+    ("3.2-degenerate-condition", "marchenko_pastur_condition", lambda gamma: (1 + gamma) ** 2, "refuted"),
+    ("3.2-degenerate-condition", "fixed_gram_design", lambda x, n, rng: x[: n // 2], "refuted"),
+    ("3.2-b-conditioning", "block_conditioning", block_without_s, "refuted"),
+    ("3.2-b-degenerate", "block_conditioning", block_without_s, "refuted"),
+    ("3.2-saddle-lora", "inertia", off_by_one, "undecided"),
+    ("3.2-saddle-lora", "factor_spectrum", halved("factor_spectrum"), "undecided"),
+    ("3.2-saddle-lora", "is_stationary", lambda *args: True, "undecided"),
+    ("3.2-saddle-starts", "is_stationary", lambda *args: True, "refuted"),
+    ("3.2-saddle-starts", "is_stationary", lambda *args: False, "refuted"),
+    ("3.2-escape", "escape_time", halved("escape_time"), "refuted"),
+    ("3.2-slow-start", "initial_speed_ratio", lambda n2, rank, s: s**2 * (rank * n2) ** 0.5, "refuted"),
+]
+
+
+@pytest.mark.parametrize(("identifier", "name", "wrong", "expected"), PLANTED)
+def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, name, wrong, expected):
+    monkeypatch.setattr(hessian, name, wrong)
+    assert verdict(identifier) == expected
+
+
+def steps_as_under_descent(one, rng, right=s3_2_first_steps.first_steps):
+    return right(one._replace(optimizer="gradient descent"), rng)
+
+
+HELPERS = [
+    ("3.2-gradient", s3_2_in_v, "loss", lambda *args, right=s3_2_in_v.loss: 2 * right(*args), "refuted"),
+    ("3.2-vectorisation", s3_2_in_v, "loss", lambda *args, right=s3_2_in_v.loss: 2 * right(*args), "refuted"),
+    ("3.2-vectorisation", s3_2_in_v, "columns", lambda matrices: matrices.reshape(*matrices.shape[:-2], -1), "refuted"),
+    ("3.2-convex", s3_2_in_a_and_b, "third_difference", lambda *args: 1.0, "refuted"),
+    # A start without slope would be a saddle as printed.
+    ("3.2-saddle-lora", s3_2_in_a_and_b, "loss_gradient", lambda x, g, b, a: (0 * b, 0 * a), "holds"),
+    ("3.2-escape", s3_2_in_a_and_b, "escape_times", lambda case: [1.0, 1.0], "refuted"),
+    ("3.2-slow-start", s3_2_first_steps, "adam_speed_ratio", lambda n2, rank, s: s * rank, "refuted"),
+    ("3.2-slow-start", s3_2_first_steps, "first_steps", steps_as_under_descent, "refuted"),
+    ("3.2-b-conditioning", s3_2_first_steps, "limit_condition", lambda squares, rank: np.inf, "refuted"),
+    ("3.2-b-conditioning", s3_2_first_steps, "limit_condition", lambda squares, rank: 1.0, "refuted"),
+    # The rank decides as well as the spread: worse for white X alone is refuted by the larger ranks.
+    (
+        "3.2-b-conditioning",
+        s3_2_first_steps,
+        "limit_condition",
+        lambda squares, rank: np.inf if np.ptp(squares) < 1e-9 else 0.0,
+        "refuted",
+    ),
+    # Outputs that depend on A as they do at B of A's size.
+    (
+        "3.2-factor-conditioning",
+        s3_2_first_steps,
+        "curvatures_of_output",
+        lambda one, share, right=s3_2_first_steps.curvatures_of_output: right(one, 1.0),
+        "refuted",
+    ),
+    # A condition number of the first power of 1/‖B‖.
+    (
+        "3.2-factor-conditioning",
+        s3_2_first_steps,
+        "curvatures_of_output",
+        lambda one, share, right=s3_2_first_steps.curvatures_of_output: right(one, share**0.5),
+        "refuted",
+    ),
+    ("3.2-pretrained-mapping", s3_2_real_networks, "change_of_output", lambda one: 0.0, "refuted"),
+    ("3.2-network-saddle", digits_mlp, "gradient_norms", lambda *args: (0.0, 0.0), "holds"),
+    ("3.2-network-escape", digits_mlp, "gradient_norms", lambda *args: (0.0, 0.0), "refuted"),
+    ("3.2-network-escape", digits_mlp, "descend", lambda *args: None, "holds"),
+    ("3.2-inference-cost", ALLoRALinear, "merge", lambda layer: layer, "refuted"),
+    ("3.2-inference-cost", ALLoRALinear, "merge", lambda layer: layer.base, "refuted"),
+]
+
+
+@pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), HELPERS)
+def test_another_measurement_changes_the_verdict(monkeypatch, identifier, module, name, wrong, expected):
+    if name == "descend":  # the pretraining that precedes it uses the same function
+        monkeypatch.setattr(digits_mlp, "adapted_mlp", _undescended())
+    monkeypatch.setattr(module, name, wrong)
+    assert verdict(identifier) == expected
+
+
+def _undescended():
+    right, descend = digits_mlp.adapted_mlp, digits_mlp.descend
+
+    def adapted(*args):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(digits_mlp, "descend", descend)
+            return right(*args)
+
+    return adapted
+
+
+def test_a_problem_that_is_convex_in_the_factors_too_would_not_be_conditional(monkeypatch):
+    """Planted: curvatures that are never negative and losses that are quadratic along every line."""
+    right = s3_2_in_a_and_b.second_difference
+    monkeypatch.setattr(s3_2_in_a_and_b, "second_difference", lambda *args: abs(right(*args)))
+    monkeypatch.setattr(s3_2_in_a_and_b, "third_difference", lambda *args: 0.0)
+    assert verdict("3.2-convex") == "refuted"
+
+
+def test_white_designs_alone_would_hold(monkeypatch):
+    def white(n, d, *_):
+        return np.eye(n, d)
+
+    monkeypatch.setattr(s3_2_first_steps, "design", white)
+    monkeypatch.setattr(s3_2_first_steps, "power_law", white)
+    monkeypatch.setattr(s3_2_first_steps, "NEAR_SHARE", 0.0)
+    assert verdict("3.2-b-conditioning") == "holds"
+
+
+def test_limit_condition():
+    """Of the identity it is Marchenko and Pastur's; of a spread spectrum, drawn A at large r and n₂ come near."""
+    limit_condition = s3_2_first_steps.limit_condition
+    for gamma in (0.05, 0.3, 0.8):
+        found = limit_condition(np.ones(1000), round(1000 * gamma))
+        assert found == pytest.approx(hessian.marchenko_pastur_condition(gamma), rel=1e-4)
+    squares, generator = np.geomspace(1, 100, 900), np.random.default_rng(0)
+    singular = np.linalg.svd(generator.standard_normal((300, 900)) * squares**0.5, compute_uv=False)
+    # The ends of a sample's spectrum are within about r^(-2/3) of the limit's.
+    assert (singular[0] / singular[-1]) ** 2 == pytest.approx(limit_condition(squares, 300), rel=0.15)
+
+
+def test_adam_speed_ratio_is_the_first_adam_steps():
+    """Against torch's own optimizer: one step of B from 0, and one of V, at the same rate."""
+    import torch
+
+    n1, n2, rank, draws, generator = 3, 12, 3, 400, torch.Generator().manual_seed(0)
+    g = torch.randn(n1, n2, generator=generator, dtype=torch.float64)
+
+    def step(parameter, gradient):
+        before = parameter.detach().clone()
+        parameter.grad = gradient
+        torch.optim.Adam([parameter], lr=0.1, eps=1e-12).step()
+        return parameter.detach() - before
+
+    full = step(torch.zeros(n1, n2, dtype=torch.float64, requires_grad=True), g).norm()
+    squares = []
+    for _ in range(draws):
+        a = 0.3 * torch.randn(rank, n2, generator=generator, dtype=torch.float64)
+        b = step(torch.zeros(n1, rank, dtype=torch.float64, requires_grad=True), g @ a.T)
+        squares.append(float((b @ a).norm() / full) ** 2)
+    error = np.std(squares, ddof=1) / draws**0.5
+    told = s3_2_first_steps.adam_speed_ratio(n2, rank, 0.3) ** 2
+    assert np.mean(squares) == pytest.approx(told, abs=5 * error)
+    assert 5 * error < 0.1 * told
+
+
+@pytest.mark.parametrize("b", [1e-3, 0.0], ids=["another start", "a network that ignores its adapters"])
+def test_another_start_is_not_the_pretrained_map(monkeypatch, b):
+    right = s3_2_real_networks.network
+    monkeypatch.setattr(s3_2_real_networks, "network", lambda one: right(one._replace(b=one.b + b if b else 0.0)))
+    assert verdict("3.2-pretrained-mapping") == "refuted"
+
+
+def test_the_counts_are_exact_where_the_bound_is_not():
+    seen = s3_2_real_networks.at_start(s3_2_real_networks.Start(1, 2, 8))
+    assert seen["signs"] == seen["foretold"]
+    assert seen["signs"]["negative"] > seen["Σ r·rank G"]
+
+
+def bound_alone(model, loss, data):
+    counts = COUNT(model, loss, data)
+    return dataclasses.replace(counts, negative=counts.bound)
+
+
+def one_too_many(model, loss, data):
+    counts = COUNT(model, loss, data)
+    return dataclasses.replace(counts, positive=counts.positive + 1, zero=counts.zero - 1)
+
+
+@pytest.mark.parametrize("wrong", [bound_alone, one_too_many])
+def test_a_wrong_count_leaves_it_undecided(wrong, monkeypatch):
+    monkeypatch.setattr(network_inertia, "negative_directions", wrong)
+    assert verdict("3.2-network-saddle") == "undecided"
+
+
+def test_a_wrong_end_of_the_spectrum_leaves_it_undecided(monkeypatch):
+    def shifted(model, loss, data, k):
+        found = SPECTRUM(model, loss, data, k)
+        return dataclasses.replace(found, smallest=found.smallest * 1.001) if k == 1 else found
+
+    monkeypatch.setattr(network, "network_spectrum", shifted)
+    assert verdict("3.2-network-saddle") == "undecided"

@@ -1,0 +1,153 @@
+"""The ledger's rows on §4.1: what a wrong formula, another loss or another mask does to their verdicts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from allora_analysis import adaptive, ripple
+from allora_analysis.claims import layer_training, s4_1_dropout_as_scaling, s4_1_framework, s4_1_three_limitations
+from allora_analysis.claims.cases import Cases
+from allora_analysis.lora import functional
+from tests.drawn_rows import DrawnRows, lora_instead
+
+limits, dropped, framework = s4_1_three_limitations, s4_1_dropout_as_scaling, s4_1_framework
+ROWS = DrawnRows(limits, dropped, framework)
+RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
+ALLORA, LORA, PRODUCTS = functional.allora, layer_training.lora, layer_training.products
+LOSS, GRADIENTS, STEP = dropped.loss_of, dropped.factor_gradients, dropped.stepped
+
+
+def test_the_verdicts():
+    assert {name: verdict for name, verdict in ROWS.committed.items() if verdict != "conditional"} == {
+        "4-identity": "holds"
+    }
+
+
+def of_f_alone(case, y, f):
+    """Its gradients know neither y nor W*."""
+    return f.sum() + (y**2).sum()
+
+
+def squared_always(case, y, f):
+    return ((y - f) ** 2).sum() / 2
+
+
+def without_the_frozen_weight(case, y, frozen):
+    return GRADIENTS(case, y, 0 * frozen)
+
+
+def cut_off_from_a(x, a, b):
+    """No gradient reaches A: rows of BA share nothing."""
+    return LORA(x, a.detach() + 0 * a, b)
+
+
+def b_unscaled(a, b, g, factor):
+    return b.T @ g, g @ a.T
+
+
+def scaled_input_gradient(x, a, b, eta, adaptor="inverse_sqrt"):
+    """∂/∂x scaled too: autograd through d·f with the forward value of f."""
+    f = x @ a.mT @ b.mT
+    return (f * functional.row_factor(a, b, eta).detach()) + (f * (1 - functional.row_factor(a, b, eta))).detach()
+
+
+def by_token(x, a, b, eta, adaptor="inverse_sqrt"):
+    return functional.allora_od(x, a, b, eta)
+
+
+def scaled_output(x, a, b, eta, adaptor="inverse_sqrt"):
+    return eta * ALLORA(x, a, b, eta, adaptor)
+
+
+def sgd_always(run, *args, **options):
+    return PRODUCTS(run._replace(optimizer="sgd"), *args, **options)
+
+
+def never_clipped(run, *args, **options):
+    return PRODUCTS(run._replace(clip=None), *args, **options)
+
+
+def masked_outputs_always(case, x, a, b):
+    return LORA(x, a, b) * 0.5
+
+
+def without_the_factors_slope(a, b, g, s, eta):
+    return RIGHT["update_jacobian"](a, b, g, s, eta) - RIGHT["update_jacobian"](a, b, g, 0 * s, eta)
+
+
+def twice_the_kink(*args):
+    return tuple(2 * part for part in RIGHT["directional_derivative"](*args))
+
+
+PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
+    ("4-without-loss-of-generality", dropped, "loss_of", squared_always, "holds"),
+    ("4-without-loss-of-generality", dropped, "loss_of", of_f_alone, "holds"),
+    ("4-without-loss-of-generality", dropped, "factor_gradients", without_the_frozen_weight, "refuted"),
+    ("4-without-loss-of-generality", dropped, "shift_invariant", lambda case: case.loss != "Huber", "refuted"),
+    ("4-dropout-forward", dropped, "row_scaled", lambda case: case.one.x @ (case.one.b @ case.one.a).T, "refuted"),
+    ("4-dropout-forward", dropped, "one_mask", lambda case: len(case.mask) == 1, "refuted"),
+    ("4-dropout-gradient", dropped, "product_gradient", lambda case: case.one.upstream.T @ case.one.x, "refuted"),
+    ("4-dropout-rate", adaptive, "masked_field", b_unscaled, "refuted"),
+    ("4-dropout-rate", layer_training, "lora", cut_off_from_a, "holds"),
+    ("4-dropout-other-rows", layer_training, "lora", cut_off_from_a, "refuted"),
+    ("4-both-adaptions", framework, "adapted", masked_outputs_always, "holds"),
+    ("4-both-adaptions", framework, "follows_from_f", lambda case: case.kind == "scaling", "refuted"),
+    ("4-both-adaptions", framework, "follows_from_f", lambda case: case.kind != "input", "refuted"),
+    ("4-subsumes", framework, "adapted", masked_outputs_always, "holds"),
+    ("4-subsumes", framework, "follows_from_f", lambda case: case.kind in ("scaling", "output"), "refuted"),
+    ("4-identity", functional, "allora", scaled_input_gradient, "refuted"),
+    ("4-three-limitations", functional, "allora", lora_instead, "refuted"),
+    ("4-three-limitations", functional, "allora", by_token, "refuted"),
+    ("4-three-limitations", functional, "allora", scaled_output, "refuted"),
+    ("4-three-limitations", layer_training, "products", sgd_always, "refuted"),
+    ("4-three-limitations", layer_training, "products", never_clipped, "refuted"),
+    ("4-three-limitations", limits, "mask_spread", lambda case, arm, drop_rate: 1.0, "refuted"),
+    ("4-three-limitations", limits, "growth", lambda case, arm, eta: 1.0, "refuted"),
+    ("4-three-limitations", limits, "SMALLER", 1.01, "refuted"),
+    ("4-adapted-gradient", functional, "allora", lora_instead, "holds"),
+    ("4-adapted-gradient", adaptive, "update_jacobian", without_the_factors_slope, "refuted"),
+    ("4-adapted-gradient", adaptive, "layer_double_backward", RIGHT["update_jacobian"], "refuted"),
+    ("4-adapted-gradient", adaptive, "directional_derivative", twice_the_kink, "refuted"),
+    ("4-adapted-gradient", framework, "has_potential", lambda case: case.task.x.shape[1] == 1, "refuted"),
+]
+
+
+@pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), PLANTED)
+def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, module, name, wrong, expected):
+    assert ROWS.planted(monkeypatch, identifier, module, name, wrong) == expected
+
+
+def test_one_mask_for_all_tokens_would_make_the_rows_hold(monkeypatch):
+    right = dropped.masked_cases
+    shared = lambda cases: [case for case in right(cases) if dropped.one_mask(case.inputs)]  # noqa: E731
+    monkeypatch.setattr(dropped, "masked_cases", shared)
+    assert ROWS.finding("4-dropout-forward").verdict == "holds"
+    assert ROWS.finding("4-dropout-gradient").verdict == "holds"
+
+
+def test_the_changed_step_by_brute_force():
+    """l(B_j·B_i)g_i against two finite SGD steps with output i kept and dropped."""
+    case = next(case.inputs for case in dropped.dropped_cases(Cases(0, "4-dropout-other-rows"))[1:])
+    x, upstream, a, b = case.one
+    ends = []
+    for keep in (np.ones(4), np.array([0.0, 1.0, 1.0, 1.0])):
+        g = (upstream * keep).T @ x
+        ends.append((b - 1e-6 * g @ a.T) @ (a - 1e-6 * b.T @ g))
+    change = (ends[1] - ends[0])[1:] / 1e-6
+    np.testing.assert_allclose(change, np.outer(b[1:] @ b[0], (upstream.T @ x)[0]), rtol=1e-3, atol=1e-4)
+
+
+def test_limits_of_each_kind_are_drawn():
+    drawn = [limits.draw(np.random.default_rng(seed)) for seed in range(40)]
+    assert {type(case) for case in drawn} == {limits.Dropout, limits.Zero, limits.Depth}
+    assert {bool(limits.alleviated(case)) for case in drawn} == {True, False}
+
+
+def test_growth_at_scaling_one_is_the_librarys():
+    """The layers' forward passes against `ripple.log_output_growth`."""
+    rng = np.random.default_rng(0)
+    layers = limits.layers(rng, 16, 4)
+    case = limits.Depth(2.0, layers, None, rng.standard_normal((1, 16)))
+    found = limits.growth(case, "lora", 1.0)
+    assert np.log(found) == pytest.approx(ripple.log_output_growth([layers] * limits.DEPTH, case.x[0], 1.0)[0])

@@ -1,0 +1,102 @@
+"""The ledger's rows on Eq. (6) and the definition of ALLoRA: what a wrong formula does to their verdicts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from allora_analysis import adaptive, adaptors
+from allora_analysis.claims import layer_training
+from allora_analysis.claims import s4_2_definition as section
+from allora_analysis.lora import functional
+from tests.drawn_rows import DrawnRows, lora_instead
+
+ROWS = DrawnRows(section)
+RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
+INVERSE, FACTOR, PRODUCTS, GRADIENT = (
+    adaptors.inverse,
+    functional.row_factor,
+    layer_training.products,
+    section.scaled_gradient_of,
+)
+
+
+def test_the_verdicts():
+    assert ROWS.committed == {
+        "4-scaled-gradient": "holds_corrected",
+        "4-scaling-as-rate": "conditional",
+        "4-adaptor": "holds",
+        "4-inversely-proportional": "holds_corrected",
+        "4-per-sample": "holds",
+        "4-definition": "holds",
+        "4-not-back-propagated": "holds",
+        "4-backward-ripple": "conditional",
+    }
+
+
+def scaled_input_gradient(x, a, b, eta, adaptor="inverse_sqrt"):
+    """∂/∂x scaled too: autograd through d·f with the forward value of f."""
+    f = x @ a.mT @ b.mT
+    return (f * functional.row_factor(a, b, eta).detach()) + (f * (1 - functional.row_factor(a, b, eta))).detach()
+
+
+def by_token(x, a, b, eta, adaptor="inverse_sqrt"):
+    return functional.allora_od(x, a, b, eta)
+
+
+def norms_of_b(a, b, eta, adaptor="inverse_sqrt"):
+    return (b.norm(dim=1) + eta**-2 + 1).rsqrt()
+
+
+def inverse_factor(a, b, eta, adaptor="inverse_sqrt"):
+    return FACTOR(a, b, eta, "inverse")
+
+
+def twice_for_a(a, b, g, eta):
+    return RIGHT["update_field"](a, b, g, eta)[0] * 2, RIGHT["update_field"](a, b, g, eta)[1]
+
+
+def never_scaled(run, arm, *args, **options):
+    return PRODUCTS(run, "lora", *args, **options)
+
+
+def never_clipped(run, *args, **options):
+    return PRODUCTS(run._replace(clip=None), *args, **options)
+
+
+def at_the_unscaled_output(case):
+    return [GRADIENT(case)[0], section.eta_times_g(case, 1.0)]
+
+
+def scaled_twice(case):
+    return [GRADIENT(case)[0], case.eta * GRADIENT(case)[1]]
+
+
+PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
+    ("4-scaled-gradient", section, "scaled_gradient_of", at_the_unscaled_output, "holds"),
+    ("4-scaled-gradient", section, "scaled_gradient_of", scaled_twice, "refuted"),
+    ("4-scaling-as-rate", layer_training, "products", never_scaled, "refuted"),
+    ("4-scaling-as-rate", layer_training, "products", never_clipped, "refuted"),
+    ("4-scaling-as-rate", section, "follows_the_gradient", lambda run: run.optimizer != "adamw", "refuted"),
+    ("4-adaptor", adaptors, "inverse_sqrt", INVERSE, "refuted"),
+    ("4-adaptor", functional, "row_factor", norms_of_b, "refuted"),
+    ("4-inversely-proportional", section, "layer_factor", lambda case: 1 / case.sizes, "holds"),
+    ("4-inversely-proportional", functional, "row_factor", inverse_factor, "refuted"),
+    ("4-per-sample", functional, "allora", by_token, "refuted"),
+    ("4-per-sample", adaptive, "row_factor", lambda a, b, eta: np.full(len(b), eta), "refuted"),
+    ("4-definition", functional, "allora", lora_instead, "refuted"),
+    ("4-definition", adaptive, "update_field", twice_for_a, "refuted"),
+    ("4-not-back-propagated", functional, "allora", scaled_input_gradient, "refuted"),
+    ("4-backward-ripple", functional, "allora", scaled_input_gradient, "refuted"),
+    ("4-backward-ripple", functional, "row_factor", norms_of_b, "refuted"),
+]
+
+
+@pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), PLANTED)
+def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, module, name, wrong, expected):
+    assert ROWS.planted(monkeypatch, identifier, module, name, wrong) == expected
+
+
+def test_the_text_names_the_misprint_of_equation_6():
+    assert "κ∘f = ηg" in ROWS.claims["4-scaled-gradient"].statement
+    assert ROWS.finding("4-scaled-gradient").corrected.startswith("g̃ = κ∘g")

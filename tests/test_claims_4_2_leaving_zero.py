@@ -1,0 +1,165 @@
+"""The ledger's rows on leaving zero (§4.2, Figure 2 right): what a wrong formula does to them; the layers as run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from allora_analysis import adaptors, escape
+from allora_analysis.claims import layer_training, s4_2_first_steps, s4_2_leaving_zero
+from allora_analysis.claims.layer_training import Pass, Run
+from allora_analysis.escape import first_step
+from allora_analysis.lora import functional
+from tests.drawn_rows import DrawnRows
+
+scalar, steps = s4_2_leaving_zero, s4_2_first_steps
+ROWS = DrawnRows(scalar, steps)
+RIGHT = {name: getattr(escape, name) for name in escape.__all__} | {
+    "inverse": adaptors.inverse,
+    "clipped_step": first_step.clipped_step,
+    "products": layer_training.products,
+    "pairs": layer_training.pairs,
+    "one_row": layer_training.one_row,
+    "allora": functional.allora,
+}
+
+
+def test_the_verdicts():
+    assert set(ROWS.committed.values()) == {"conditional"}
+
+
+def lora_everywhere(run, arm, *args, **options):
+    return RIGHT["products"](run, "lora", *args, **options)
+
+
+def lora_pairs(run, arm, *args, **options):
+    return RIGHT["pairs"](run, "lora", *args, **options)
+
+
+def never_tapering(x, a, b, eta, adaptor="inverse_sqrt"):
+    return RIGHT["allora"](x, a, b, eta, "constant")
+
+
+def tapering_too_fast(x, a, b, eta, adaptor="inverse_sqrt"):
+    return RIGHT["allora"](x, a, b, eta, "inverse")
+
+
+def never_clipped(run, *args, **options):
+    return RIGHT["products"](run._replace(clip=None), *args, **options)
+
+
+def sgd_always(run, *args, **options):
+    return RIGHT["products"](run._replace(optimizer="sgd", clip=None), *args)
+
+
+def sgd_row(optimizer, slope, rate, count, stop=np.inf):
+    return RIGHT["one_row"]("sgd", slope, rate, count, stop)
+
+
+def drift_of_sgd(optimizer, *args, **options):
+    return RIGHT["drift"]("sgd", *args, **options)
+
+
+def by_itself(gradient_norm, eta, max_grad_norm=None, other_norm=0.0):
+    return RIGHT["clipped_step"](gradient_norm, eta, max_grad_norm)
+
+
+def gain_of_two(*args):
+    return dataclasses.replace(RIGHT["tradeoff"](*args), advantage=2.0)
+
+
+def at_unit_products(one):
+    return one.product if one.row.optimizer == "sgd" else False
+
+
+PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
+    ("4-escape", escape, "trajectory", lambda t, g, eta: eta * g * t, "refuted"),
+    ("4-escape", escape, "trajectory", lambda t, g, eta: RIGHT["trajectory"](t, g, eta, "inverse"), "refuted"),
+    ("4-escape", layer_training, "one_row", sgd_row, "refuted"),
+    ("4-escape-fixed-rate", adaptors, "inverse_sqrt", lambda m, eta: np.float64(eta), "refuted"),
+    ("4-escape-fixed-rate", escape, "tradeoff", gain_of_two, "refuted"),
+    ("4-escape-fixed-rate", adaptors, "inverse_sqrt", lambda m, eta: RIGHT["inverse"](m, eta), "refuted"),
+    ("4-escape-fixed-rate", scalar, "advantage", at_unit_products, "refuted"),
+    ("4-escape-fixed-rate", scalar, "settling", lambda one: {"fixed": 0.9, "ALLoRA": 0.8}, "holds"),
+    ("4-figure-2-slower", escape, "time_to_reach", lambda m, g, eta: m / (g * eta), "refuted"),
+    ("4-figure-2-slower", scalar, "longest", lambda eta, times=1.5: 1.0, "refuted"),
+    ("4-figure-2-slower", layer_training, "one_row", sgd_row, "refuted"),
+    ("4-figure-2-right", layer_training, "products", lora_everywhere, "refuted"),
+    ("4-figure-2-right", layer_training, "products", sgd_always, "holds"),
+    ("4-figure-2-right", layer_training, "products", never_clipped, "refuted"),
+    ("4-figure-2-right", escape, "drift", drift_of_sgd, "refuted"),
+    ("4-figure-2-right", first_step, "clipped_step", by_itself, "refuted"),
+    ("4-escape-optimisers", layer_training, "products", lora_everywhere, "refuted"),
+    ("4-escape-optimisers", layer_training, "products", sgd_always, "holds"),
+    ("4-escape-optimisers", layer_training, "products", never_clipped, "refuted"),
+    ("4-escape-optimisers", escape, "drift", drift_of_sgd, "refuted"),
+    ("4-effective-rate", functional, "allora", never_tapering, "refuted"),
+    ("4-effective-rate", functional, "allora", tapering_too_fast, "refuted"),
+    ("4-effective-rate", layer_training, "pairs", lora_pairs, "refuted"),
+]
+
+
+@pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), PLANTED)
+def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, module, name, wrong, expected):
+    assert ROWS.planted(monkeypatch, identifier, module, name, wrong) == expected
+
+
+@pytest.mark.parametrize("times", [0.75, 1.5, 3.0])
+def test_the_longest_row_is_where_the_times_have_that_ratio(times):
+    for eta in (4.0, 20.0):
+        level = scalar.longest(eta, times)
+        assert level / scalar.time_to(level, eta) == pytest.approx(times, rel=1e-4)
+
+
+def problem(n1=5, n2=4, rank=2):
+    return layer_training.draw_problem(np.random.default_rng(1), n1, n2, rank)
+
+
+def test_the_constant_arm_is_lora_with_a_scaled_gradient():
+    one = layer_training.products(Run(problem(), "sgd", 3.0, 0.01, 4), "constant")
+    other = layer_training.products(Run(problem(), "sgd", 3.0, 0.01, 4), "lora", 3.0)
+    np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15)
+
+
+def test_clipping_is_torchs():
+    task = problem()
+    clipped = Run(task, "sgd", 2.0, 1.0, 1, 0.5)
+    g = -(task.y.T @ task.x) / len(task.x) @ task.a.T
+    assert np.linalg.norm(g) == pytest.approx(layer_training.first_gradient(task))
+    step = layer_training.products(clipped, "lora")[1]
+    np.testing.assert_allclose(step, -0.5 / (np.linalg.norm(g) + 1e-6) * g @ task.a, rtol=1e-12)
+    shared = layer_training.products(clipped, "lora", other_norm=3.0)[1]
+    np.testing.assert_allclose(shared, -0.5 / (np.hypot(np.linalg.norm(g), 3.0) + 1e-6) * g @ task.a, rtol=1e-12)
+
+
+def test_differences_and_double_backward_agree_for_lora(monkeypatch):
+    """With d = 1 both are LoRA's Hessian: the two ways to measure are not what tells ALLoRA's apart."""
+    task, b = problem(3, 2, 1), np.array([[1.0], [-0.5], [2.0]])
+    monkeypatch.setattr(functional, "allora", lambda x, a, b, eta, adaptor="inverse_sqrt": x @ a.mT @ b.mT)
+    twice, differenced = (
+        layer_training.double_backward(task, b, 2.0),
+        layer_training.differenced_field(task, b, 2.0),
+    )
+    np.testing.assert_allclose(twice, differenced, rtol=1e-6, atol=1e-6 * np.abs(twice).max())
+    np.testing.assert_allclose(twice, twice.T, rtol=1e-12, atol=1e-12)
+
+
+def test_hubers_loss_is_clipped_in_its_field():
+    """Otherwise it would be the squared loss again."""
+    task, b = problem(4, 1, 1), np.array([[1.0], [-0.5], [2.0], [0.1]])
+    fields = [layer_training.differenced_field(task, b, 2.0, loss=name) for name in ("Huber", "squared")]
+    assert np.abs(fields[0] - fields[1]).max() > 0.1 * np.abs(fields[1]).max()
+
+
+def test_backward_gives_autograds():
+    one = layer_training.draw_pass(np.random.default_rng(0))
+    x, upstream, a, b = one
+    output, grad_x, grad_a, grad_b = layer_training.backward(layer_training.lora, Pass(*one))
+    np.testing.assert_allclose(output, x @ (b @ a).T, rtol=1e-12)
+    np.testing.assert_allclose(grad_x, upstream @ b @ a, rtol=1e-12)
+    np.testing.assert_allclose(grad_a, b.T @ upstream.T @ x, rtol=1e-12)
+    np.testing.assert_allclose(grad_b, upstream.T @ x @ a.T, rtol=1e-12)
+    assert torch.is_grad_enabled()

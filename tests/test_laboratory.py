@@ -1,0 +1,234 @@
+"""The laboratory: its design is balanced, its arms start alike, its identities hold, its table survives being cut."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from allora_analysis import images
+from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.laboratory import table as tables
+from allora_analysis.laboratory import training
+from allora_analysis.laboratory.design import (
+    DROP_RATES,
+    ETA2,
+    FAMILY,
+    PEFT,
+    STEPS,
+    Cell,
+    check,
+    contrasts,
+    reference,
+    screening,
+)
+from allora_analysis.laboratory.table import Row, Table
+from allora_analysis.lora.pairs import lora_pairs
+from allora_analysis.validation import ArgumentError
+from experiments import laboratory
+from tests.test_experiments_finetune import STATED
+
+ALLORA = Cell("allora", "sgd", 5, 0.0, "inverse_sqrt", 4.0)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return training.prepare(images.load("digits"))
+
+
+def test_the_screening_is_balanced_and_has_every_reference():
+    cells = screening()
+    assert len(set(cells)) == len(cells) <= 200
+    assert [check(cell) for cell in cells] == cells
+    family = [cell for cell in cells if cell.rule in FAMILY]
+    assert {reference(cell) for cell in family} <= set(cells)
+    levels = {"adaptor": tuple(ADAPTORS), "eta2": ETA2, "drop_rate": DROP_RATES, "steps": STEPS}
+    for (one, ours), (other, theirs) in itertools.combinations(levels.items(), 2):
+        seen = collections.Counter((getattr(cell, one), getattr(cell, other)) for cell in family)
+        assert set(seen) == set(itertools.product(ours, theirs))
+        assert max(seen.values()) - min(seen.values()) <= 1, (one, other)
+    ways = collections.Counter((cell.rule, cell.optimizer, cell.eta2, cell.steps) for cell in family)
+    assert set(ways.values()) == {3}
+
+
+def test_every_contrast_differs_in_what_it_names():
+    for one in contrasts():
+        assert one.first != one.second
+        assert one.first.steps == one.second.steps
+    names = [one.name for one in contrasts()]
+    assert len(set(names)) == len(names)
+    assert {rule for one in contrasts() for rule in (one.first.rule,)} >= {*PEFT, "allora", "allora_adamw"}
+
+
+def test_the_rules_are_stated():
+    words = laboratory.__doc__
+    assert all(f"**{title}.**" in words for title in STATED)
+    assert f"{len(screening())} cells" in words
+    assert f"the {len(contrasts())} of" in words
+    assert f"({STEPS[0]}) against many ({STEPS[1]})" in words
+
+
+def test_pretraining_is_reproducible_and_knows_the_first_half(task):
+    again = training.prepare(images.load("digits"))
+    assert task.pretrained_accuracy > 0.97
+    for ours, theirs in zip(task.network.parameters(), again.network.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert set(task.test[1].tolist()) == set(range(5))
+
+
+@pytest.mark.parametrize("rule", ["lora", "dora", "rslora", "loraplus"])
+def test_every_arm_starts_as_the_pretrained_network_from_one_a(task, rule):
+    cell = Cell(rule)
+    ours = training._adapted(task.network, ALLORA, torch.Generator().manual_seed(3))
+    theirs = training._adapted(task.network, cell, torch.Generator().manual_seed(3))
+    for one, other in zip(lora_pairs(ours), lora_pairs(theirs), strict=True):
+        assert torch.equal(one.a, other.a)
+        assert not other.b.any()
+    x = task.test[0][:20]
+    torch.testing.assert_close(theirs.eval()(x), task.network(x))
+
+
+def test_pissa_starts_as_the_pretrained_network_too(task):
+    x = task.test[0][:20]
+    model = training._adapted(task.network, Cell("pissa"), torch.Generator().manual_seed(3)).eval()
+    torch.testing.assert_close(model(x), task.network(x), rtol=1e-3, atol=1e-3)
+
+
+def test_the_constant_adaptor_is_lora_at_a_higher_rate(task):
+    """ALLoRA with the constant adaptor η at rate l under SGD is LoRA at ηl. Planted: at l."""
+    constant = Cell("allora", "sgd", 20, 0.0, "constant", 4.0)
+    found = training.run(task, constant, 0.01, 7)
+    wanted = training.run(task, Cell("lora", "sgd", 20), 0.02, 7)
+    assert found.loss == pytest.approx(wanted.loss, rel=1e-4)
+    assert training.run(task, Cell("lora", "sgd", 20), 0.01, 7).loss > 1.02 * wanted.loss
+
+
+def test_allora_adamw_without_a_factor_is_lora_under_adamw(task):
+    plain = Cell("allora_adamw", "adamw", 20, 0.0, "constant", 1.0)
+    wanted = training.run(task, Cell("lora", "adamw", 20), 0.01, 7)
+    assert training.run(task, plain, 0.01, 7).loss == pytest.approx(wanted.loss, rel=1e-4)
+
+
+def test_a_run_is_reproducible_and_the_dropout_is_drawn(task):
+    cell = dataclasses.replace(ALLORA, drop_rate=0.4, steps=20)
+    first = training.run(task, cell, 0.03, 1)
+    assert training.run(task, cell, 0.03, 1) == first
+    assert training.run(task, dataclasses.replace(cell, drop_rate=0.0), 0.03, 1) != first
+    assert training.run(task, cell, 0.03, 2) != first
+
+
+def test_a_run_that_diverges_says_so(task):
+    assert training.run(task, ALLORA, 1e6, 0) == training.Outcome(None, 0, None)
+
+
+def test_a_table_goes_on_to_the_same_bytes_and_shows_an_altered_line(tmp_path, monkeypatch):
+    calls = []
+
+    def told(task, cell, rate, seed):
+        calls.append((cell, rate, seed))
+        return training.Outcome(abs(math.log10(rate) + 1.3) + seed / 1e5, seed % 90, None if rate > 1 else 0.25)
+
+    monkeypatch.setattr(training, "run", told)
+    monkeypatch.setattr(laboratory.records, "provenance", lambda packages=(): {"time_utc": "then"})
+    command = ["--part", "screening", "--only", "lora", "sgd", "--seeds", "12"]
+    whole = tmp_path / "whole" / "digits.jsonl"
+    assert laboratory.main([*command, "--results", str(whole.parent)]) == 0
+    content, ran = whole.read_bytes(), len(calls)
+    for cut in (1, 700, len(content) // 2, len(content) - 3):
+        path = tmp_path / f"cut{cut}" / "digits.jsonl"
+        path.parent.mkdir()
+        path.write_bytes(content[:cut] if cut > 600 else b"")
+        assert laboratory.main([*command, "--results", str(path.parent)]) == 0
+        assert path.read_bytes() == content
+    assert laboratory.main([*command, "--results", str(whole.parent)]) == 0
+    assert len(calls) < 5 * ran, "what is recorded was run again"
+    whole.write_bytes(content.replace(b'"rate":0.1,', b'"rate":0.2,', 1))
+    with pytest.raises(ArgumentError, match=r"line \d+ was altered"):
+        tables.read(whole)
+
+
+def filled(values: dict[Cell, tuple[float, np.ndarray]]) -> Table:
+    """A table: by cell its best rate and the share of test images right by seed."""
+    table = Table(tables.header("toy", "0", 5, 1000))
+    for cell, (rate, right) in values.items():
+        for tried in (rate, 10 * rate):
+            table.rows[cell, tried, 1000, 5] = Row((tried / rate,) * 5, (0,) * 5, (1.0,) * 5)
+        shares = tuple(int(one) for one in 1000 * right)
+        table.rows[cell, rate, 0, len(right)] = Row((0.1,) * len(right), shares, (0.3,) * len(right))
+        table.rows[cell, 10 * rate, 0, len(right)] = Row((0.1,) * len(right), (0,) * len(right), (9.0,) * len(right))
+    return table
+
+
+def test_contrasts_are_read_at_the_best_rates_and_paired_by_seed():
+    one = contrasts()[0]
+    shared = np.random.default_rng(0).normal(0.8, 0.05, 100)
+    own = np.random.default_rng(1).normal(0.0, 0.002, 100)
+    table = filled({one.first: (0.1, shared + 0.004 + own), one.second: (0.3, shared)})
+    found = table.contrasts(contrasts(), "accuracy")[one.question][one.name]
+    assert len(found.differences) == 100
+    assert found.mean == pytest.approx(0.004, abs=0.001)
+    assert found.sign == 1
+    assert np.ptp(found.interval) < 0.002  # pairing takes the seeds' own spread away
+    assert list(table.contrasts(contrasts(), "accuracy")) == ["rule"]
+
+
+def test_a_marginal_is_the_mean_over_cells_of_a_level():
+    family = [cell for cell in screening() if cell.rule in FAMILY]
+    gain = {"inverse_sqrt": 0.02, "inverse": 0.01, "exponential": 0.0, "constant": -0.01}
+    noise = np.random.default_rng(2)
+    values = {cell: (0.1, np.full(10, 0.8 + gain[cell.adaptor]) + noise.normal(0, 0.002, 10)) for cell in family}
+    values |= {reference(cell): (0.1, np.full(10, 0.8)) for cell in family}
+    found = filled(values).marginal(screening(), "adaptor", "accuracy")
+    assert {level: round(one.mean, 2) for level, one in found.items()} == gain
+
+
+def test_the_best_rate_has_room_and_the_search_closes_in():
+    table = Table(tables.header("toy", "0", 5, 100))
+    cell = Cell("lora", "sgd")
+
+    def loss(rate):
+        return None if rate > 0.15 else abs(math.log10(rate / 0.12)) + 0.1
+
+    def tried(rate):
+        table.rows[cell, rate, 1000, 5] = Row((loss(rate),) * 5, (0,) * 5, (None,) * 5)
+
+    for rate in tables.rates(cell):
+        tried(rate)
+    while (rate := tables.further(table.scores(cell))) is not None:
+        tried(rate)
+    assert list(table.scores(cell)) == [0.01, 0.032, 0.057, 0.1, 0.18, 0.32, 1.0]
+    assert table.best_rate(cell) == 0.057  # at 0.18 the next seed may fall
+    assert tables.further({0.01: 3.0, 0.03: 2.0, 0.1: 1.0}) == 0.32
+    assert tables.further({0.01: math.inf, 0.1: math.inf}) is None
+    values = table.values(cell, "loss")
+    assert values == {}
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        (Cell("lora", adaptor="inverse"), "adaptor and eta2 must be left out"),
+        (Cell("allora", eta2=4.0), "adaptor"),
+        (Cell("allora_adamw", "sgd", adaptor="inverse", eta2=4.0), "optimizer must be adamw"),
+        (Cell("lora", drop_rate=1.0), r"drop_rate must be in \[0, 1\)"),
+        (Cell("nothing"), "rule"),
+    ],
+)
+def test_cells_that_make_no_sense(cell, words):
+    with pytest.raises(ArgumentError, match=words):
+        check(cell)
+
+
+@pytest.mark.bad_input
+def test_a_table_of_other_data_is_refused(tmp_path):
+    path = tmp_path / "digits.jsonl"
+    tables.begin(path, tables.header("digits", "0", 5, 100))
+    with pytest.raises(ArgumentError, match="is a table of other data"):
+        tables.begin(path, tables.header("digits", "1", 5, 100))
+    assert laboratory.main(["--only", "nothing"]) == 2

@@ -1,0 +1,260 @@
+"""What the doctor measures: a layer's backward pass alone, and what optimizers and clipping make of a row factor."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from allora_analysis.hessian import LowRankLinear
+from allora_analysis.lora.doctor.measured import backward_word, clipping_effect, optimizer_effect, unwrapped
+from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
+from allora_analysis.lora.optim import ALLoRAAdamW
+from allora_analysis.lora.pairs import lora_pairs
+
+peft = pytest.importorskip("peft")
+
+
+def started(layer, seed=0):
+    """B away from 0, so that d differs by row and from η."""
+    with torch.no_grad():
+        for pair in lora_pairs(layer):
+            pair.b.copy_(torch.randn(pair.b.shape, generator=torch.Generator().manual_seed(seed)))
+    return layer
+
+
+def word(layer):
+    (pair,) = lora_pairs(layer)
+    return backward_word(pair)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_does_what_it_states(variant, dtype):
+    drop = 0.0 if variant == "allora_0" else 0.4
+    layer = started(ALLoRALinear(nn.Linear(6, 8), 2, 3.0, variant, drop_rate=drop).to(dtype))
+    assert word(layer) == "as stated"
+
+
+@pytest.mark.parametrize("adaptor", ["inverse", "exponential", "constant"])
+def test_every_adaptor_does(adaptor):
+    assert word(started(ALLoRALinear(nn.Linear(6, 8), 2, 0.7, adaptor=adaptor))) == "as stated"
+
+
+def test_plain_layers_do():
+    assert word(started(LowRankLinear(nn.Linear(6, 8), 2, 5.0, torch.Generator()))) == "as stated"
+    model = peft.get_peft_model(
+        nn.Sequential(nn.Linear(6, 8)), peft.LoraConfig(r=2, lora_alpha=6, lora_dropout=0.3, target_modules=["0"])
+    )
+    assert word(started(model)) == "as stated"
+
+
+@pytest.mark.parametrize("variant", [None, "allora", "allora_od", "asf_lora"])
+def test_adapters_in_float32_over_a_base_in_bfloat16(variant):
+    """As PEFT makes them unless told otherwise."""
+    fields = {"r": 2, "target_modules": ["0"]}
+    if variant is None:
+        config = peft.LoraConfig(**fields)
+    else:
+        from allora_analysis.lora.peft import allora_config
+
+        config = allora_config(eta=3.0, variant=variant, **fields)
+    model = started(peft.get_peft_model(nn.Sequential(nn.Linear(6, 8)).to(torch.bfloat16), config))
+    assert lora_pairs(model)[0].b.dtype == torch.float32
+    assert word(model) == "as stated"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_called_inside_autocast_it_measures_in_the_layers_own_precision(variant):
+    """Planted: in bfloat16, against float32's tolerance, every layer did "another" than it states."""
+    layer = started(ALLoRALinear(nn.Linear(64, 48), 4, 3.0, variant))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert word(layer) == "as stated"
+        layer.forward = lambda x: layer.base(x) + 1.1 * x @ layer.a.T @ layer.b.T
+        assert word(layer) == "another"
+        assert torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("variant", ["allora", "allora_0", "allora_od", "asf_lora"])
+def test_a_forward_put_in_the_layers_place_is_found_out(variant):
+    layer = started(ALLoRALinear(nn.Linear(6, 8), 2, 3.0, variant))
+    layer.forward = lambda x: layer.base(x) + x @ layer.a.T @ layer.b.T
+    assert word(layer) == "lora's"
+    layer.forward = lambda x: layer.base(x) + 1.1 * x @ layer.a.T @ layer.b.T
+    assert word(layer) == "another"
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1.0, "another"), (0.0, "as stated")])
+def test_a_wrong_norm_is_found_out(size, expected):
+    """d from B's own rows: right at B = 0 alone."""
+
+    class NormsOfB(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.randn(2, 6)), nn.Parameter(size * torch.randn(8, 2))
+            self.variant, self.eta, self.adaptor = "allora", 3.0, "inverse_sqrt"
+
+        def forward(self, x):
+            b = self.b
+            d = (b.detach().norm(dim=1) + 1 / 9).rsqrt()
+            scaled = (d[:, None] * b) + ((1 - d[:, None]) * b).detach()
+            return x @ self.a.T @ scaled.T
+
+    torch.manual_seed(0)
+    assert word(NormsOfB()) == expected
+
+
+def test_what_cannot_be_called_alone_is_left_unmeasured():
+    model = peft.get_peft_model(
+        nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4)), peft.LoraConfig(r=2, target_modules=["0"])
+    )
+    assert word(model) is None
+    merged = started(peft.get_peft_model(nn.Sequential(nn.Linear(6, 8)), peft.LoraConfig(r=2, target_modules=["0"])))
+    merged.merge_adapter()
+    assert word(merged) is None
+    frozen = ALLoRALinear(nn.Linear(6, 8), 2, 3.0)
+    frozen.b.requires_grad_(False)
+    assert word(frozen) is None
+
+
+def test_nothing_is_left_behind():
+    model = started(ALLoRALinear(nn.Linear(6, 8), 2, 3.0, drop_rate=0.5)).train()
+    model.base.eval()
+    state, modes = torch.get_rng_state(), [part.training for part in model.modules()]
+    with torch.no_grad():
+        assert word(model) == "as stated"
+    assert torch.equal(state, torch.get_rng_state())
+    assert [part.training for part in model.modules()] == modes
+    assert model.b.grad is None
+
+
+def effect_of(kind, size=1.0, **options):
+    optimizer = kind([nn.Parameter(torch.ones(6, 4))], **({"lr": 1e-3} | options))
+    return optimizer_effect(optimizer, optimizer.param_groups[0], size)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "response"),
+    [
+        (torch.optim.SGD, {}, 1),
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}, 1),
+        (torch.optim.ASGD, {}, 1),
+        (torch.optim.Adam, {}, 0),
+        (torch.optim.AdamW, {"weight_decay": 0.5, "amsgrad": True}, 0),
+        (torch.optim.NAdam, {}, 0),
+        (torch.optim.RAdam, {}, 0),  # its first five steps are not adaptive
+        (torch.optim.Adamax, {}, 0),
+        (torch.optim.RMSprop, {}, 0),
+        (torch.optim.Adagrad, {}, 0),
+        (torch.optim.Adadelta, {}, 0),
+        (torch.optim.Rprop, {}, 0),
+        (ALLoRAAdamW, {"eta": 1.0}, 0),
+    ],
+)
+def test_the_response_is_measured(kind, options, response):
+    effect = effect_of(kind, **options)
+    assert effect.measured
+    assert effect.response == pytest.approx(response, abs=2e-3)
+    assert effect.on_update is (kind is ALLoRAAdamW)
+
+
+def test_an_epsilon_far_above_the_gradients_makes_adam_sgd():
+    assert effect_of(torch.optim.AdamW, size=1e-12).response == pytest.approx(1, abs=0.01)
+    assert effect_of(torch.optim.AdamW, eps=1e3).response == pytest.approx(1, abs=0.01)
+    assert 0.1 < effect_of(torch.optim.AdamW, eps=1.0).response < 0.9
+
+
+def test_in_between_there_are_others():
+    muon = getattr(torch.optim, "Muon", None)
+    if muon is not None:  # torch from 2.9 on
+        assert 0.1 < effect_of(muon).response < 0.9
+
+    class Root(torch.optim.Optimizer):
+        def __init__(self, params, lr):
+            super().__init__(params, {"lr": lr})
+
+        @torch.no_grad()
+        def step(self):
+            for parameter in self.param_groups[0]["params"]:
+                parameter -= self.param_groups[0]["lr"] * parameter.grad.sign() * parameter.grad.abs().sqrt()
+
+    assert effect_of(Root).response == pytest.approx(0.5, abs=1e-6)
+
+
+def test_momentum_and_warm_up():
+    assert effect_of(torch.optim.SGD, momentum=0.9).momentum
+    assert effect_of(torch.optim.AdamW).momentum
+    assert not effect_of(torch.optim.AdamW, betas=(0.0, 0.9)).momentum
+    assert not effect_of(torch.optim.SGD).momentum
+    assert effect_of(torch.optim.SGD, lr=0.0).response == pytest.approx(1)
+
+
+def test_what_cannot_be_tried_is_known_by_name_or_not():
+    assert (effect_of(torch.optim.LBFGS).response, effect_of(torch.optim.LBFGS).measured) == (None, False)
+    assert (effect_of(torch.optim.SparseAdam).response, effect_of(torch.optim.SparseAdam).measured) == (0.0, False)
+
+
+def test_a_step_that_is_not_finite_gives_no_response():
+    assert effect_of(torch.optim.Adam, eps=0.0, size=0.0).response in (None, 0.0)
+
+
+def test_wrappers_are_opened():
+    class Wrapper:
+        def __init__(self, optimizer):
+            self.optimizer = optimizer
+
+    inner = torch.optim.SGD([nn.Parameter(torch.ones(2))], 0.1)
+    assert unwrapped(Wrapper(Wrapper(inner))) is inner
+
+
+def gradients(seed=0, rows=5):
+    generator = torch.Generator().manual_seed(seed)
+    a, b, head = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((2, 6), (rows, 2), (3,)))
+    return a, b, head, torch.linspace(1, 4, rows, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("maximum", [0.05, 1.0, 5.0, 1e9])
+def test_clipping_beside_torchs_own(maximum):
+    """Equal d, so that LoRA's gradient of A is known too: both models' gradients through clip_grad_norm_."""
+    a, b, head, _ = gradients()
+    d = torch.full((5,), 3.0, dtype=torch.float64)
+    after, norms = [], []
+    for factor in (3.0, 1.0):  # ALLoRA's gradients, LoRA's
+        parameters = [nn.Parameter(torch.zeros_like(x)) for x in (a, b, head)]
+        for parameter, gradient, own in zip(parameters, (a, b, head), (factor, factor, 1.0), strict=True):
+            parameter.grad = own * gradient
+        norms.append(nn.utils.clip_grad_norm_(parameters, maximum).item())
+        after.append(parameters[1].grad.norm().item())
+    effect = clipping_effect(maximum, [3 * a, 3 * b, head], [(3 * a, 3 * b, d)])
+    assert effect.norm == pytest.approx(norms[0])
+    assert effect.gain == pytest.approx(3)
+    assert effect.gain_after == pytest.approx(after[0] / after[1], rel=1e-6)
+    assert effect.removed == pytest.approx(max(0.0, 1 - maximum / norms[0]), abs=1e-6)
+
+
+def test_clipping_undoes_a_factor_on_everything_and_nothing_below_the_maximum():
+    a, b, _, _ = gradients()
+    d = torch.full((5,), 4.0, dtype=torch.float64)
+    hard = clipping_effect(1e-3, [4 * a, 4 * b], [(4 * a, 4 * b, d)])
+    assert hard.gain_after == pytest.approx(1, rel=1e-3)
+    assert hard.removed > 0.999
+    none = clipping_effect(1e6, [4 * a, 4 * b], [(4 * a, 4 * b, d)])
+    assert (none.gain_after, none.removed) == (pytest.approx(4), 0)
+
+
+def test_the_gain_with_unequal_factors_is_of_b_alone():
+    _, b, head, d = gradients()
+    effect = clipping_effect(1e9, [d[:, None] * b, head], [(None, d[:, None] * b, d)])
+    assert effect.gain == pytest.approx(float((d[:, None] * b).norm() / b.norm()))
+    np.testing.assert_allclose(effect.norm, math.hypot((d[:, None] * b).norm(), head.norm()))
+
+
+def test_without_gradients_or_scaled_layers_there_is_no_gain():
+    _, b, head, d = gradients()
+    assert clipping_effect(1.0, [], []) is None
+    assert clipping_effect(1.0, [head], []).gain is None
+    assert clipping_effect(1.0, [head], [(None, None, d)]).gain is None
+    assert clipping_effect(1.0, [head, 0 * b], [(None, 0 * b, d)]).gain_after is None

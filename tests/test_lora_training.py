@@ -1,0 +1,252 @@
+"""In transformers' Trainer and beyond: both recipes, the doctor's callback, resuming, two processes, torch.compile."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import Trainer, TrainerState, TrainingArguments
+
+from allora_analysis.lora.callback import DoctorCallback
+from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
+from allora_analysis.lora.peft import ALLoRALinearLayer, allora_config, load
+from allora_analysis.validation import ArgumentError
+from tests.tiny_peft_models import QWEN_TARGETS, batch, logits, qwen, randomise
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*gradient_checkpointing:FutureWarning",
+    "ignore:Could not find a config file",
+    "ignore:'pin_memory' argument",
+    "ignore::DeprecationWarning",
+)
+ROOT = Path(__file__).parents[1]
+
+
+def adapted(variant="allora"):
+    config = allora_config(2.0, variant, r=3, target_modules=QWEN_TARGETS, task_type="SEQ_CLS")
+    return get_peft_model(qwen(), config)
+
+
+def trainer(model, folder, steps, callbacks=None, optimizers=(None, None), **options):
+    fields = {"learning_rate": 0.05, "optim": "sgd", "max_grad_norm": 0, "lr_scheduler_type": "constant"} | options
+    arguments = TrainingArguments(
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=4, save_steps=2, report_to="none",
+        use_cpu=True, disable_tqdm=True, logging_steps=1, seed=0, **fields,
+    )  # fmt: skip
+    rows = batch(8)
+    data = [{key: value[i] for key, value in rows.items()} for i in range(8)]
+    return Trainer(model=model, args=arguments, train_dataset=data, callbacks=callbacks, optimizers=optimizers)
+
+
+def plain():
+    fields = {"r": 3, "lora_alpha": 3, "target_modules": QWEN_TARGETS, "task_type": "SEQ_CLS"}
+    return get_peft_model(qwen(), LoraConfig(**fields))
+
+
+@pytest.mark.parametrize("variant", ["allora", "allora_od", "asf_lora", "lora_x_eta"])
+def test_backward_inside_autocast_of_a_forward_outside(variant):
+    model, found = adapted(variant), []
+    randomise(model)
+    for inside in (False, True):
+        model.zero_grad()
+        loss = model(**batch()).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            loss.backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]))
+    assert (found[0] - found[1]).norm() < 0.05 * found[0].norm()  # the other layers' own backward passes are autocast's
+
+
+@pytest.mark.parametrize("variant", ["allora", "allora_od", "asf_lora", "lora_x_eta"])
+def test_trainer_trains(tmp_path, variant):
+    model = adapted(variant)
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    one = trainer(model, tmp_path, 4)
+    one.train()
+    losses = [entry["loss"] for entry in one.state.log_history if "loss" in entry]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0]
+    for name, p in model.named_parameters():
+        moved = not torch.equal(p, start[name])
+        assert moved == p.requires_grad, name
+    assert sum(p.requires_grad for p in model.parameters()) == 13
+    checkpoint = load(qwen(), tmp_path / "checkpoint-4")
+    assert torch.equal(logits(checkpoint), logits(model))
+
+
+def test_trainer_resumes_with_the_rule(tmp_path):
+    through = adapted()
+    trainer(through, tmp_path / "through", 4).train()
+    trainer(adapted(), tmp_path / "parts", 2).train()
+    resumed = adapted()
+    trainer(resumed, tmp_path / "parts", 4).train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-2"))
+    assert {m.lora_variant["default"].name for m in resumed.modules() if isinstance(m, ALLoRALinearLayer)} == {"allora"}
+    torch.testing.assert_close(logits(resumed), logits(through), rtol=1e-6, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    meeting = tmp_path_factory.mktemp("ddp") / "file"
+    command = [sys.executable, "-m", "tests.peft_in_two_processes"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            [*command, str(rank), str(meeting)],
+            cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    try:
+        ended = [process.communicate(timeout=120) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    for process, (_, errors) in zip(running, ended, strict=True):
+        assert process.returncode == 0, errors
+    return json.loads(ended[0][0])
+
+
+@pytest.mark.parametrize("variant", ["allora", "allora_od", "asf_lora"])
+def test_two_processes_equal_one_on_the_joined_batch(two_processes, variant):
+    assert two_processes[f"{variant}, moved"] > 1e-3
+    assert two_processes[f"{variant}, ddp"] < 1e-12
+
+
+@pytest.mark.parametrize("variant", ["allora", "allora_od", "asf_lora"])
+def test_compiled_equals_eager(two_processes, variant):
+    assert two_processes[f"{variant}, compiled"] < 1e-12
+
+
+peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+# -- ALLoRAAdamW
+
+
+def weights(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def with_update_factor(folder, steps, model=None, **options):
+    model = model or plain()
+    optimizer = ALLoRAAdamW(param_groups(model, head_lr=1e-3), 1e-2, 4.0)
+    schedule = {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 2, "max_grad_norm": 1.0}
+    return trainer(model, folder, steps, optimizers=(optimizer, None), **schedule | options)
+
+
+def test_allora_adamw_trains_and_resumes(tmp_path):
+    whole = with_update_factor(tmp_path / "whole", 4)
+    start = weights(whole.model)
+    whole.train()
+    end = weights(whole.model)
+    assert all(not torch.equal(start[name], end[name]) for name in end)
+    # warm-up worked on the rates of both kinds of group, each from its own
+    assert {group["lr"] for group in whole.optimizer.param_groups} == {1e-2, 1e-3}
+    resumed = with_update_factor(tmp_path / "resumed", 4)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    assert resumed.state.global_step == 4
+    again = weights(resumed.model)
+    assert all(torch.equal(end[name], again[name]) for name in end)
+    states = resumed.optimizer.state_dict()["state"].values()
+    assert {int(state["step"]) for state in states} == {4}
+    assert [group["eta"] for group in resumed.optimizer.param_groups] == [4.0] * 7
+
+
+@pytest.mark.bad_input
+def test_the_trainers_own_groups_are_refused(tmp_path):
+    """Planted: `optimizer_cls_and_kwargs` without the groups trained with AdamW, without a word."""
+    one = trainer(plain(), tmp_path, 1)
+    one.optimizer_cls_and_kwargs = (ALLoRAAdamW, {"lr": 1e-2, "eta": 4.0})
+    with pytest.raises(ArgumentError, match=r"no group is a pair .* call ALLoRAAdamW\(param_groups\(model\)"):
+        one.train()
+
+
+# -- the doctor's callback
+
+
+def logged(one):
+    return [row for row in one.state.log_history if "allora/on" in row]
+
+
+def test_under_the_trainers_defaults_the_callback_says_that_allora_is_off(tmp_path):
+    """Planted: AdamW undid the factor, with no warning at all."""
+    callback = DoctorCallback(step=2)
+    one = trainer(adapted(), tmp_path, 2, [callback], optim="adamw_torch", max_grad_norm=1.0)
+    with pytest.warns(UserWarning, match=r"ALLoRA is OFF \(step [01]\): AdamW divides a gradient by") as said:
+        one.train()
+    assert sum("ALLoRA is OFF" in str(warning.message) for warning in said) == 2
+    assert {row["step"]: (row["allora/on"], row["allora/layers_on"]) for row in logged(one)} == {0: (0, 0), 1: (0, 0)}
+
+
+@pytest.mark.parametrize("way", ["sgd", "ALLoRAAdamW"])
+def test_where_allora_is_on_the_callback_logs_and_changes_nothing(tmp_path, way):
+    given, ends = [], []
+    for callbacks in ([callback := DoctorCallback(step=3, log=given.append)], None):
+        if way == "sgd":
+            one = trainer(adapted(), tmp_path, 4, callbacks, gradient_accumulation_steps=2)
+        else:
+            one = with_update_factor(tmp_path, 4, callbacks=callbacks)
+        one.train()
+        ends.append(weights(one.model))
+        if callbacks:
+            first, later = logged(one)
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert given == [{key: value for key, value in row.items() if key != "step"} for row in (first, later)]
+    eta = 2.0 if way == "sgd" else 4.0
+    assert (first["step"], first["allora/on"], first["allora/d"], first["allora/row_norm"]) == (0, 1.0, eta, 0.0)
+    assert (later["step"], later["allora/on"], later["allora/layers_on"]) == (2, 1.0, 1.0)
+    assert later["allora/d_min"] < later["allora/d"] < later["allora/d_max"] < eta
+    assert later["allora/row_norm"] > 0
+    assert callback.diagnoses[2].verdict == "on"
+    assert all(layer.gradient_ratio is not None for layer in callback.diagnoses[2].layers)
+
+
+def test_the_callback_sees_the_gradients_before_the_trainer_clips_them(tmp_path):
+    """Planted: those after, whose norm is the maximum, so that nothing seemed to be taken away."""
+    callback = DoctorCallback(step=2)
+    one = trainer(adapted(), tmp_path, 2, [callback], max_grad_norm=1e-3)
+    with pytest.warns(
+        UserWarning, match=r"ALLoRA is on and clipping undoes it \(step 1\): clipping at 0.001 takes 100%"
+    ):
+        one.train()
+    (norm,) = [row["grad_norm"] for row in one.state.log_history if row.get("step") == 2 and "grad_norm" in row]
+    assert callback.diagnoses[1].clipping.norm == pytest.approx(norm, rel=1e-5)
+    assert logged(one)[1]["allora/clipped"] == pytest.approx(1 - 1e-3 / norm, rel=1e-3)
+
+
+def test_the_callback_takes_a_gradient_scalers_factor_off(tmp_path):
+    class Scaler:
+        def get_scale(self):
+            return 8.0
+
+    class Wrapped:
+        """As accelerate's, around an optimizer."""
+
+        def __init__(self, optimizer):
+            self.optimizer, self.scaler = optimizer, Scaler()
+
+    model, callback = adapted(), DoctorCallback(step=1)
+    optimizer = Wrapped(torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1))
+    arguments = TrainingArguments(str(tmp_path), max_grad_norm=1.0, report_to="none", use_cpu=True)
+    state = TrainerState(global_step=0, is_world_process_zero=True)
+    callback.on_step_begin(arguments, state, None, model=model)
+    (8.0 * model(**batch()).loss).backward()
+    scaled = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        callback.on_pre_optimizer_step(arguments, state, None, model=model, optimizer=optimizer)
+    true = sum(float(gradient.norm()) ** 2 for gradient in scaled.values()) ** 0.5 / 8
+    assert callback.diagnoses[0].clipping.norm == pytest.approx(true, rel=1e-5)
+    assert all(torch.equal(dict(model.named_parameters())[name].grad, gradient) for name, gradient in scaled.items())
+
+
+@pytest.mark.bad_input
+def test_a_model_without_an_adapter_does_not_start(tmp_path):
+    with pytest.raises(ArgumentError, match="no LoRA adapter found"):
+        trainer(qwen(), tmp_path, 1, [DoctorCallback()]).train()
+    with pytest.raises(ArgumentError, match="step must be a whole number, 1 or above, received 0"):
+        DoctorCallback(step=0)
