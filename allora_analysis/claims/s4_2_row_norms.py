@@ -351,9 +351,7 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
     for name, own in lists.items():
         results = {one: runs[one] for one in of_arm(own, "allora")}
         samples[name] = np.array([falls(one, average_norm(r, one.max_steps)) for one, r in results.items()])
-        longest[name] = max(
-            falls(one, layer["max"][-1]) for one, r in results.items() for layer in r["row_norms"]["layers"].values()
-        )
+        longest[name] = max(falls(one, r["row_norms"]["largest"][-1]) for one, r in results.items())
     tested = cases.test(
         {name: values - FALL for name, values in samples.items()},
         lambda values: all_below(values, "refuted", "holds"),
