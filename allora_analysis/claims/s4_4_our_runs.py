@@ -35,16 +35,11 @@ from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import ablation, commonsense, learning_rates, perception
 from allora_analysis.grid.reading import recorded
 from allora_analysis.grid.sources import command
-from allora_analysis.statistics import Judgement, decide
+from allora_analysis.statistics import Judgement, decide, in_every
 from allora_analysis.statistics.paired import TIE
 
 our_claim = functools.partial(claim, test="tests/test_claims_our_runs.py", reads=STUDY)
 PERCEIVED, ABLATED = perception.PRESETS["desk"], ablation.PRESETS["desk"]
-
-
-def in_every(verdicts: Mapping[str, str]) -> str:
-    """A sentence about every case: one that is refuted refutes it, one that is open leaves it open."""
-    return next((worse for worse in ("refuted", "undecided") if worse in verdicts.values()), "holds")
 
 
 def not_run(why: str, answer: str) -> Finding:
@@ -93,7 +88,7 @@ def on_runs(
 
     def verdict(samples: Mapping[str, np.ndarray]) -> str:
         found = decide({case: [sample] for case, sample in samples.items()}, "t", LEVEL, TIE)
-        together = in_every({case: one.verdict for case, one in found.items()})
+        together = in_every(found)
         return "undecided" if stopped and together == "holds" else together
 
     tested, family = cases.test(complete, verdict), judged(complete)
