@@ -11,6 +11,7 @@ from torch import nn
 from allora_analysis.lora.functional import allora, allora_od
 from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW
+from tests.lora_in_two_processes import difference, in_peft, steps, trained
 
 
 def assert_compiled_equals_eager(module: nn.Module, backend: str) -> None:
@@ -61,6 +62,16 @@ def assert_compiled_step_equals_eager() -> None:
         torch.testing.assert_close(other, part, rtol=1e-5, atol=1e-7)
 
 
+def assert_compiled_peft_model_trains_as_eager(variant: str) -> None:
+    torch.compiler.reset()
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(8, 6, generator=generator, dtype=torch.float64), torch.arange(8) % 3
+    compiled = in_peft(variant)
+    steps(torch.compile(compiled, backend="aot_eager", fullgraph=True), x, y)
+    assert difference(trained(compiled), steps(in_peft(variant), x, y)) < 1e-12
+    assert difference(trained(compiled), trained(in_peft(variant))) > 1e-3
+
+
 def assert_compiled_without_gradients(module: nn.Module) -> None:
     torch.compiler.reset()  # dynamo compiles one piece of code a few times only
     x, compiled = torch.randn(3, 7, dtype=torch.float64), torch.compile(module, fullgraph=True, backend="aot_eager")
@@ -84,7 +95,9 @@ if __name__ == "__main__":
     assert_compiled_equals_eager(Function(allora), "aot_eager")
     for variant in ("allora_od", "asf_lora"):
         assert_compiled_equals_eager(layer(variant), "aot_eager")
-    for module in (layer("allora"), layer("allora_od"), Function(allora), Function(allora_od)):
+    for variant in ("allora", "allora_od", "asf_lora"):
+        assert_compiled_peft_model_trains_as_eager(variant)
+    for module in (layer("allora"), Function(allora_od)):
         assert_compiled_without_gradients(module)
     assert_compiled_step_equals_eager()
     print("compiled equals eager", backend)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import jaxtyping
 import numpy as np
 import pytest
@@ -224,6 +226,29 @@ def test_a_mistake_is_one_clear_line(name, change, words):
     with pytest.raises(ArgumentError, match=words) as caught:
         getattr(functional, name)(**arguments)
     assert "\n" not in str(caught.value)
+
+
+TENSORS = [
+    (name, argument)
+    for name in functional.__all__
+    for argument in inspect.signature(getattr(functional, name)).parameters
+    if argument in ("x", "a", "b", "weight", "bias")
+]
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(("name", "wrong"), TENSORS)
+@pytest.mark.parametrize("value", [np.zeros((2, 2)), [[1.0, 2.0]], 3.0], ids=["array", "list", "number"])
+def test_what_is_no_tensor_is_one_clear_line(name, wrong, value, request):
+    arguments = {"x": torch.zeros(4, 7), "weight": torch.zeros(5, 7), "bias": torch.zeros(5)}
+    arguments |= {"a": torch.zeros(2, 7), "b": torch.zeros(5, 2), wrong: value}
+    taken = {key: arguments[key] for each, key in TENSORS if each == name}
+    error = ArgumentError if request.config.option.untyped else jaxtyping.TypeCheckError
+    with pytest.raises(error, match=f"{wrong}") as caught:
+        getattr(functional, name)(**taken, **({} if name == "row_norms" else {"eta": 2.0}))
+    if request.config.option.untyped:
+        words = f"{wrong}: a torch.Tensor wanted, received {type(value).__name__}; use torch.as_tensor"
+        assert str(caught.value) == words
 
 
 def test_an_integer_eta_is_a_number(rng):

@@ -1,4 +1,4 @@
-"""What users wrap the functions in: torch.func, checkpointing, deepcopy, torch.compile, DDP."""
+"""What users wrap the functions in: torch.func, checkpointing, deepcopy, torch.compile."""
 
 from __future__ import annotations
 
@@ -163,18 +163,3 @@ def test_compiled_equals_eager():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "compiled equals eager" in done.stdout
-
-
-def test_two_processes_equal_one_on_the_joined_batch(tmp_path):
-    command = [sys.executable, "-m", "tests.lora_two_ranks"]
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "meeting")], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    try:
-        errors = [rank.communicate(timeout=120)[1] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-    assert [rank.returncode for rank in ranks] == [0, 0], errors[0][-2000:] + errors[1][-2000:]
