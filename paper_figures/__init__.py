@@ -13,6 +13,7 @@
 | `crossover` | §3.1: the step from which dropout is ahead of plain gradient descent |
 | `escape` | §4.2: leaving zero under each optimiser |
 | `learning_rates` | every arm over a range of learning rates |
+| `laboratory` | the contrasts of a small network that trains in seconds, each arm at its best rate |
 
 A file of a picture has `load_data()` and `make_figure(loaded)`, one of a table `load_data()` and `make_table(loaded)`;
 `sources` says what they hand on, `numbers` and `gaps` what they share. The paper's numbers come from
@@ -29,4 +30,5 @@ NAMES = (
     "crossover",
     "escape",
     "learning_rates",
+    "laboratory",
 )
