@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DATA = "digits"
+LEAST = 30  # seeds below which a contrast is not drawn
 COMMAND = "python -m experiments.laboratory --part contrasts"
 UNITS = {"accuracy": ("points of test accuracy", 100.0), "loss": ("nats of test loss", 1.0)}
 
@@ -35,7 +36,7 @@ class Contrasts(NamedTuple):
 
 
 def load_data(folder: Path | str | None = None) -> Loaded[Contrasts]:
-    """The contrasts whose seeds are all recorded.
+    """The recorded contrasts, of at least `LEAST` seeds.
 
     Args:
         folder: of the laboratory's tables; None for the repository's own.
@@ -46,16 +47,18 @@ def load_data(folder: Path | str | None = None) -> Loaded[Contrasts]:
     path = Path(RESULTS if folder is None else folder) / f"{DATA}.jsonl"
     found: dict[str, dict[str, dict[int, Difference]]] = {endpoint: {} for endpoint in ENDPOINTS}
     wanted = contrasts()
+    lacking = len(wanted)
     if path.is_file():
         table = read(path)
-        whole = [one for one in wanted if len(table.differences(one.first, one.second, "loss")) == len(ALL_SEEDS)]
+        seeds = {one: len(table.differences(one.first, one.second, "loss")) for one in wanted}
+        whole, lacking = [one for one in wanted if seeds[one] >= LEAST], sum(n < len(ALL_SEEDS) for n in seeds.values())
         for endpoint in ENDPOINTS:
             for of in table.contrasts(whole, endpoint).values():
                 for name, one in of.items():
                     base, _, steps = name.rpartition(", ")
                     found[endpoint].setdefault(base, {})[int(steps.split()[0])] = one
-    lacking = len(wanted) - sum(len(of) for of in found["loss"].values())
-    missing = (Missing(f"{lacking} of {len(wanted)} contrasts are not recorded", COMMAND),) if lacking else ()
+    told = f"{lacking} of {len(wanted)} contrasts lack seeds of their {len(ALL_SEEDS)}"
+    missing = (Missing(told, COMMAND),) if lacking else ()
     return Loaded(Contrasts(found), (f"laboratory/{DATA}",) if path.is_file() else (), missing)
 
 
@@ -69,10 +72,12 @@ def finding(data: Contrasts) -> str:
         How many are clear in accuracy and in loss, and the clear one that changes accuracy most.
     """
     flat = {(name, steps): one for name, of in data.of["accuracy"].items() for steps, one in of.items()}
+    n = {len(one.differences) for one in flat.values()}
+    seeds = f"{min(n)} seeds" if len(n) == 1 else f"{min(n)} to {max(n)} seeds"
     clear = {place: one for place, one in flat.items() if one.sign}
     losses = [one for of in data.of["loss"].values() for one in of.values()]
     counted = (
-        f"Each arm at its best rate: {len(clear)} of {len(flat)} contrasts are clear in accuracy, "
+        f"Each arm at its best rate, {seeds}: {len(clear)} of {len(flat)} contrasts are clear in accuracy, "
         f"{sum(one.sign != 0 for one in losses)} in loss."
     )
     if not clear:
