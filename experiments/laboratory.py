@@ -19,10 +19,10 @@ the one of the least mean validation loss among those with room: at the next hig
 validation images (those training images that it does not draw), so that the intervals hold the noise of the choice.
 
 *This last rule is a change, made after 70 seeds of the contrasts had run at one rate for all seeds.* ALLoRA with the
-constant adaptor is LoRA at η times the rate, so that under SGD the two cells must agree, each at its best rate; after 50
-steps they were 2.2 points apart, at 2·0.057 and 0.1. One choice of a rate for a hundred seeds is an error that no seed
-shows. Those runs are kept: they are the middle one of three rates now. The identity became the contrast `control`, whose
-size says how much of the others the grid of rates can explain.
+constant adaptor is LoRA at η times the rate, so that under SGD the two cells must agree, each at its best rate; after
+50 steps they were 2.2 points apart, at 2·0.057 and 0.1. One choice of a rate for a hundred seeds is an error that no
+seed shows. Those runs are kept: they are the middle one of three rates now. The identity became the contrast `control`,
+whose size says how much of the others the grid of rates can explain.
 
 **Seeds.** 0 to 99 in the contrasts, 0 to 9 in the screening: of the images drawn, their order, A, the masks. Cells
 share seeds. What seeds do not vary is the data set and the pretrained network: intervals speak of these.
