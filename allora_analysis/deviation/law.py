@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from allora_analysis.deviation import characteristic, enumeration
 from allora_analysis.deviation.enumeration import Groups, binomial_deviation
-from allora_analysis.validation import ArgumentError, count, keep_probability, matrix, matrix_of
+from allora_analysis.validation import ArgumentError, count, keep_probability, matrix, matrix_of, representable
 
 LIMIT = math.sqrt(2 / math.pi)
 """The ratio of the exact deviation to the bound as n → ∞ (central limit theorem)."""
@@ -67,6 +67,7 @@ def spread(delta: Float[np.ndarray, "N C"], keep_prob: float) -> float:
     return scale * math.sqrt(keep_prob * (1 - keep_prob) * float(np.sum((delta / scale) ** 2)))
 
 
+@representable("x", "y", "w", "keep_prob")
 def loss_moments(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float) -> tuple[float, float]:
     """E L = ‖Y − Z‖² + k‖Z‖² and Std[L] = √(k Σ Z²(Z/p − 2Y)²), k = (1 − p)/p, over masks V with entries in {0, 1/p}.
 
@@ -101,6 +102,7 @@ def moments_of(
     return mean, spread(delta, keep_prob)
 
 
+@representable("x", "y", "w", "keep_prob", "n")
 def bound(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, n: int) -> float:
     """The paper's bound Std[L]/√n on E|L̄_n − E L|, the mean distance of an average over n masks from its expectation.
 
@@ -124,6 +126,7 @@ def bound(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, n: int) ->
     return loss_moments(x, y, w, keep_prob)[1] / math.sqrt(count("n", n))
 
 
+@representable("x", "y", "w", "keep_prob")
 def gradient_std(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float) -> Float[np.ndarray, "D C"]:
     """Std over masks of entry (d, c) of ∂L/∂W: √(4k Σ_n X²_nd (Y_nc − Z_nc/p)²), k = (1 − p)/p.
 
@@ -283,6 +286,7 @@ def deviation_of(delta: Float[np.ndarray, " entries"], keep_prob: float, n: int)
     return Deviation(ratio * limit, error * limit, method, limit, ratio)
 
 
+@representable("x", "y", "w", "keep_prob", "n")
 def exact_deviation(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, n: int) -> Deviation:
     """E|L̄_n − E L| for the average of the loss L = ‖Y − (XW)⊙V‖² over n independent masks, without sampling.
 
@@ -348,6 +352,7 @@ def deviations(
     return np.concatenate(parts)
 
 
+@representable("x", "y", "w", "keep_prob", "n", "draws")
 def sampled_deviation(
     x: ArrayLike,
     y: ArrayLike,

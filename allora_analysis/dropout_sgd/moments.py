@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.dropout_sgd.placements import build, checked
+from allora_analysis.dropout_sgd.placements import build, checked, refuse_long
 from allora_analysis.dropout_sgd.process import Process
 from allora_analysis.dropout_sgd.stability import learning_rates, refuse_divergence
 from allora_analysis.validation import ArgumentError
@@ -216,6 +216,7 @@ def _crossover(risk: Float[np.ndarray, " steps"], plain: Float[np.ndarray, " ste
     return int(below[0]) if below.size else None
 
 
+@validation.representable("x", "y", "keep_prob", "learning_rate", "steps", "w_true", "risk_covariance")
 def trajectory(
     x: ArrayLike,
     y: ArrayLike,
@@ -228,6 +229,7 @@ def trajectory(
     risk_covariance: ArrayLike | None = None,
     batch_size: int | None = None,
     shared_mask: bool = False,
+    most_seconds: float = 60.0,
 ) -> Trajectory:
     """Exact moments of W ← W + 2l·(masked X)ᵀ(Y − masked XW) from W₀ = 0, fresh masks each step; nothing is sampled.
 
@@ -249,9 +251,13 @@ def trajectory(
         batch_size: b independent draws of a row a step, with replacement, a mask for each draw, gradient scaled by
             N/b; None for the full batch.
         shared_mask: one input mask a step for all rows (full batch only).
+        most_seconds: a run that would take longer is refused before it begins, by a rough estimate for one core.
 
     Returns:
         The trajectory.
+
+    Raises:
+        ArgumentError: what cannot be used; more than 1 GiB of means; a run that would take longer than `most_seconds`.
 
     Examples:
         >>> from allora_analysis.dropout_sgd import trajectory
@@ -260,8 +266,10 @@ def trajectory(
         ([0.0, 0.2, 0.32], [0.0, 0.04])
     """
     problem = checked(x, y, keep_prob, placement, batch_size, shared_mask)
-    process, steps = build(problem), validation.count("steps", steps)
-    population = _population(w_true, risk_covariance, (problem.x.shape[1], problem.y.shape[1]))
+    steps, (n, d), columns = validation.count("steps", steps), problem.x.shape, problem.y.shape[1]
+    validation.fits("steps", float(steps) * (d * columns + len(COLUMNS)), f"the means at {steps:.4g} steps")
+    refuse_long(steps, steps * columns * (5e-4 + (4.0 * n + 12.0 * d) * d * d / 1e10), most_seconds)
+    process, population = build(problem), _population(w_true, risk_covariance, (d, columns))
     return moments_at(process, learning_rates(process, learning_rate, steps), population, known=w_true is not None)
 
 
