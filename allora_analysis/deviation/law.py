@@ -59,7 +59,7 @@ def jumps(z: Float[np.ndarray, "N C"], y: Float[np.ndarray, "N C"], keep_prob: f
     return delta
 
 
-def spread(delta: Float[np.ndarray, "N C"], keep_prob: float) -> float:
+def _spread(delta: Float[np.ndarray, "N C"], keep_prob: float) -> float:
     """Std[L] = √(p(1 − p) Σδ²), free of overflow and underflow."""
     scale = float(np.max(np.abs(delta)))
     if scale == 0.0 or keep_prob == 1.0:
@@ -99,7 +99,7 @@ def moments_of(
     z = x @ w
     delta = jumps(z, y, keep_prob)
     mean = float(np.sum((y - z) ** 2) + (1 - keep_prob) / keep_prob * np.sum(z**2))
-    return mean, spread(delta, keep_prob)
+    return mean, _spread(delta, keep_prob)
 
 
 @representable("x", "y", "w", "keep_prob", "n")
@@ -199,7 +199,7 @@ def floor_ratio(groups: Groups) -> float:
 
 
 @dataclass(frozen=True)
-class Peeled:
+class _Peeled:
     """E|T| after enumerating the first `depth` groups: atoms far from 0 are settled, as E|x + S| = |x| there."""
 
     depth: int
@@ -209,9 +209,9 @@ class Peeled:
     error: float
 
 
-def peel(groups: Groups, width: float, most: int = 4096, steps: int = 2000) -> list[Peeled]:
+def peel(groups: Groups, width: float, most: int = 4096, steps: int = 2000) -> list[_Peeled]:
     """Enumerate the groups one after another, largest first, settling each atom that the rest cannot bring to 0."""
-    state = Peeled(0, 0.0, np.zeros(1), np.ones(1), 0.0)
+    state = _Peeled(0, 0.0, np.zeros(1), np.ones(1), 0.0)
     states = [state]
     for index in range(min(len(groups.size), steps)):
         if enumeration.window_length(float(groups.trials[index]), groups.probability) * len(state.place) > OUTCOMES:
@@ -223,7 +223,7 @@ def peel(groups: Groups, width: float, most: int = 4096, steps: int = 2000) -> l
         reach, beyond = characteristic.radius(groups.tail(index + 1), 60.0)
         far = np.abs(place) >= reach
         settled = state.settled + float(np.sum(mass[far] * np.abs(place[far])))
-        state = Peeled(index + 1, settled, place[~far], mass[~far], state.error + error + 2 * beyond)
+        state = _Peeled(index + 1, settled, place[~far], mass[~far], state.error + error + 2 * beyond)
         if len(state.place) > most:
             break
         states.append(state)
@@ -256,7 +256,7 @@ def by_characteristic_function(groups: Groups, floor: float) -> tuple[float, flo
     return answer[0], answer[1], "characteristic function"
 
 
-def _finish(groups: Groups, state: Peeled, floor: float) -> tuple[float, float]:
+def _finish(groups: Groups, state: _Peeled, floor: float) -> tuple[float, float]:
     rest = groups.tail(state.depth)
     value, error = characteristic.expectation(rest, state.place, state.mass, TARGET * floor)
     return state.settled + value, error + state.error + 1e-13 * (state.settled + value)
@@ -276,7 +276,7 @@ def expected_absolute(groups: Groups) -> tuple[float, float, str]:
 
 def deviation_of(delta: Float[np.ndarray, " entries"], keep_prob: float, n: int) -> Deviation:
     """The core of `exact_deviation`: from the entries' δ."""
-    std = spread(delta[None, :], keep_prob)
+    std = _spread(delta[None, :], keep_prob)
     limit = std / math.sqrt(n)
     if limit == 0.0:
         return Deviation(0.0, 0.0, "constant", limit, LIMIT)

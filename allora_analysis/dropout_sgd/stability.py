@@ -158,7 +158,7 @@ def stability_limits(
     return limits(build(checked(x, np.zeros((len(x), 1)), keep_prob, placement, batch_size, shared_mask)))
 
 
-def refuse_unstable(found: StabilityLimits, rate: float, slack: float = ROUNDING) -> None:
+def _refuse_unstable(found: StabilityLimits, rate: float, slack: float = ROUNDING) -> None:
     """Refuse a constant rate past the mean-square stability limit, by more than the relative slack."""
     if rate <= found.mean_square * (1.0 + slack):
         return
@@ -194,7 +194,7 @@ def learning_rates(process: Process, learning_rate: Any, steps: int) -> Float[np
     """As `schedule`, and a constant must be within the stability limits."""
     rates = schedule(learning_rate, steps)
     if _is_constant(learning_rate):
-        refuse_unstable(limits(process), float(rates[0]))
+        _refuse_unstable(limits(process), float(rates[0]))
     return rates
 
 
@@ -280,7 +280,7 @@ def stationary_moments(
 
 def resting(process: Process, found: StabilityLimits, rate: float) -> Stationary:
     """The core of `stationary_moments`."""
-    refuse_unstable(found, rate, slack=-ROUNDING)  # at the limit itself no covariance is stationary
+    _refuse_unstable(found, rate, slack=-ROUNDING)  # at the limit itself no covariance is stationary
     process, unit = in_units(process)
     rate = rate * unit * unit
     operator = covariance_operator(process)

@@ -60,7 +60,7 @@ def damped_branch(f: ArrayLike, eta: ArrayLike) -> np.ndarray:
         ArgumentError: shapes that do not broadcast, a negative η.
     """
     values, etas = validation.finite("f", f), validation.finite("eta", eta)
-    check_etas(etas.ravel())
+    _check_etas(etas.ravel())
     try:
         np.broadcast_shapes(values.shape, etas.shape)
     except ValueError:
@@ -81,7 +81,7 @@ def layer_norm(h: Float[np.ndarray, "*batch n columns"]) -> Float[np.ndarray, "*
     return centred * (math.sqrt(h.shape[-2]) / np.linalg.norm(centred, axis=-2, keepdims=True))
 
 
-def branch_input(direction: Float[np.ndarray, "*batch n columns"], architecture: str) -> np.ndarray:
+def _branch_input(direction: Float[np.ndarray, "*batch n columns"], architecture: str) -> np.ndarray:
     """What W and BA are applied to: the direction, or LN(h), which does not depend on h's length."""
     return layer_norm(direction) if architecture == "prelayernorm" else direction
 
@@ -94,7 +94,7 @@ def advance(
     damped: Bool[np.ndarray, " columns"],
     architecture: str,
 ) -> tuple[Float[np.ndarray, "*batch n columns"], Float[np.ndarray, "*batch 1 columns"]]:
-    """The state after a layer, given Wu and BAu of `branch_input`'s u."""
+    """The state after a layer, given Wu and BAu of `_branch_input`'s u."""
     residual = architecture == "prelayernorm"
     adapter = eta * products[1]
     if damped.any():
@@ -152,7 +152,7 @@ def log_output_growth(
         ArgumentError: shapes that do not chain, an x of 0.
     """
     checked, start = checked_layers(layers), validation.vector("x", x)
-    etas = check_etas(eta)
+    etas = _check_etas(eta)
     validation.choice("architecture", architecture, ARCHITECTURES)
     validation.matrix_of("x", start[:, None], (checked[0].w.shape[1], 1), "the columns of the first W")
     check_layer_norm((len(start), *(len(layer.w) for layer in checked)), architecture)
@@ -182,13 +182,13 @@ def forward_growth(
     direction, log_norm = np.tile((scaled / length)[:, None], etas.size), np.full((1, etas.size), log_length)
     for _ in range(repeats):
         for layer in layers:
-            u = branch_input(direction, architecture)
+            u = _branch_input(direction, architecture)
             products = layer.w @ u, layer.b @ (layer.a @ u)
             direction, log_norm = advance(direction, log_norm, products, etas, np.full(etas.size, damped), architecture)
     return log_norm[0] - log_length
 
 
-def check_etas(eta: ArrayLike) -> Float[np.ndarray, " etas"]:
+def _check_etas(eta: ArrayLike) -> Float[np.ndarray, " etas"]:
     """One or several scaling factors, each finite and 0 or above."""
     etas = validation.one_or_more("eta", eta)
     if etas.min() < 0:
@@ -246,7 +246,7 @@ def simulate(
     Raises:
         ArgumentError: what `growth_exponent` refuses; "prelayernorm" with unequal widths; "chi_square" with ASF-LoRA.
     """
-    widths, etas = check_widths(widths, rank), check_etas(eta)
+    widths, etas = check_widths(widths, rank), _check_etas(eta)
     validation.choice("architecture", architecture, ARCHITECTURES)
     validation.choice("method", method, METHODS)
     replicas = validation.count("replicas", replicas)
@@ -344,7 +344,7 @@ def _propagate(
     log_norm = np.full((replicas, 1, etas.size), start)
     cosine, reached = np.zeros((replicas, etas.size)), np.zeros((replicas, etas.size))
     for n in widths[1:]:
-        products = draw(branch_input(direction, architecture), n, rank, scales, generator)
+        products = draw(_branch_input(direction, architecture), n, rank, scales, generator)
         square, defined = _cosine_square(*products)
         cosine, reached = cosine + square, reached + defined
         direction, log_norm = advance(direction, log_norm, products, etas, damped, architecture)
