@@ -14,7 +14,7 @@ from allora_analysis.escape import first_step
 
 ADAM = 1e-5  # Adam's ε over |g|, and PyTorch's 1e-6 in a clipped norm
 COMMAND = "python -m allora_analysis.escape"
-TEST = "tests/test_escape_drift.py"
+TEST = "tests/test_escape_teacher.py"
 ETA, RATE = 2.0, 0.001
 OTHER = 5.0  # a classifier's gradient over LoRA's
 CLIPS = {"below": 0.07, "between": 1.2, "above": 3.0}  # over LoRA's first gradient; ALLoRA's is η times that
