@@ -21,7 +21,7 @@ from allora_analysis.escape import first_step
 
 ADAM = 1e-3  # Adam's ε over small gradients
 SAME = 1e-7
-drift_claim = functools.partial(layer_training.alone, test="tests/test_escape_drift.py")
+drift_claim = functools.partial(layer_training.alone, test="tests/test_escape_teacher.py")
 
 
 class Start(NamedTuple):
