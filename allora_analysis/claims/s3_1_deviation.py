@@ -151,7 +151,7 @@ def de_moivre(n: int, keep_prob: float) -> float:
     depends_on=("3.1-bound",),
 )
 def order(cases: Cases) -> Finding:
-    """Exact deviation over the bound as n grows: within Goldstein's (2010) bound of √(2/π); one entry's is de Moivre's."""
+    """Exact deviation over the bound for growing n: within Goldstein's bound of √(2/π); for one entry de Moivre's."""
 
     def allowed(one: Masked) -> float:
         (x, y, w, p), n = one.arguments, one.masks
