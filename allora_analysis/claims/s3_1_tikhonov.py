@@ -78,7 +78,7 @@ def on_both_sides(
 ) -> list[Case]:
     """Cases near a condition's boundary: n with a ratio from 1/2 to 1/margin and n with one from margin to 2."""
     kept: dict[bool, list[Any]] = {False: [], True: []}
-    for _ in range(20_000):
+    for _ in range(2_000):
         one = draw(rng)
         value = ratio(one)
         if 0.5 <= value <= 2 and max(value, 1 / value) >= margin and len(kept[value > 1]) < n:
