@@ -61,7 +61,7 @@ class PlainAdamW(torch.optim.AdamW):
 
 
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
-    ("4-descent", functional, "allora", lora_instead, "refuted"),
+    ("4-descent", functional, "allora", lora_instead, "holds"),
     ("4-descent", adaptive, "first_order_change", climbing_b, "refuted"),
     ("4-descent", adaptive, "first_order_change", descending_a, "refuted"),
     ("4-descent", adaptive, "loss_after_step", lora_after_step, "refuted"),

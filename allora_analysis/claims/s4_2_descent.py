@@ -76,13 +76,13 @@ def near_ascent(rng: np.random.Generator) -> State:
         n1, n2, rank = (int(rng.integers(*ends)) for ends in ((3, 7), (2, 6), (1, 3)))
         rank, eta = min(rank, n2 - 1), float(np.exp(rng.uniform(0, 1)))
         a, b = rng.standard_normal((rank, n2)), 3 * rng.standard_normal((n1, rank))
-        y = b @ a - adaptive.ascent_gradient(a, b, eta) - 0.02 * rng.standard_normal((n1, n2))
-        one = State(Problem(np.eye(n2), y.T, a), b, eta, "sgd")
-        ratio = descends(one)
-        if ratio is not True:
+        g = adaptive.ascent_gradient(a, b, eta) + 0.02 * rng.standard_normal((n1, n2))
+        adapted = g / np.sqrt(np.linalg.norm(b @ a, axis=1) + eta**-2)[:, None]
+        ascent, descent = -np.sum((b.T @ g) * (b.T @ adapted)), np.sum((g @ a.T) * (adapted @ a.T))
+        if ascent > 0:
             wanted = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.03, 0.69)))
-            scale = (wanted / ratio) ** 0.25
-            return one._replace(task=one.task._replace(a=scale * a), b=b / scale)
+            scale = float(wanted * ascent / descent) ** 0.25
+            return State(Problem(np.eye(n2), (b @ a - g).T, scale * a), b / scale, eta, "sgd")
 
 
 def mid_training(rng: np.random.Generator, eta: float, optimizer: str) -> State:
