@@ -213,6 +213,19 @@ def test_the_bar_adds_up_what_every_step_may_have_moved(monkeypatch):
     assert law.by_characteristic_function(groups, floor)[1] == pytest.approx(1.5, rel=1e-9)
 
 
+def test_rounding_is_in_the_bar(monkeypatch):
+    groups, floor = units(enumeration.group(np.sqrt([1.0, 2.0, 3.0]), 3, 0.4))
+    true_series = characteristic.expectation
+    monkeypatch.setattr(characteristic, "expectation", lambda *part: (true_series(*part)[0], 0.0))
+    state = law.peel(groups, 0.0)[1]
+    value, bar = law._finish(groups, state, floor)
+    assert bar - state.error == pytest.approx(1e-13 * value, rel=1e-3, abs=0.0)
+    value, bar, method = law.by_characteristic_function(groups, floor)
+    assert (method, bar) == ("enumeration", pytest.approx(1e-13 * value, rel=1e-6, abs=0.0))
+    value, bar = enumeration.meet_in_the_middle(groups, floor)
+    assert bar == pytest.approx((3e-14 + enumeration.EPS * (16 + 4)) * value, rel=1e-12, abs=0.0)  # four values each
+
+
 def test_atoms_that_the_rest_cannot_bring_to_0_are_settled():
     """E|T| is what is settled and what is left, after every number of groups enumerated."""
     groups, floor = units(enumeration.group(np.array([5.0, 1.0, 0.5, 0.25]), 2, 0.3))
@@ -223,7 +236,8 @@ def test_atoms_that_the_rest_cannot_bring_to_0_are_settled():
 
 
 @pytest.mark.parametrize(
-    ("delta", "n", "keep_prob"), [((1.0, -0.4), 1, 0.3), ((1.0, 1.0, 0.2), 2, 0.5), ((3.0,), 4, 0.1)]
+    ("delta", "n", "keep_prob"),
+    [((1.0, -0.4), 1, 0.3), ((1.0, 1.0, 0.2), 2, 0.5), ((3.0,), 4, 0.1), (np.linspace(1, 2, 8), 1, 0.3)],
 )
 def test_the_floor_is_the_better_of_two_lower_bounds(delta, n, keep_prob):
     """Jensen's and Hölder's by brute force over all outcomes, neither above the truth."""

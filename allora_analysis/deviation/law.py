@@ -243,9 +243,8 @@ def by_characteristic_function(groups: Groups, floor: float) -> tuple[float, flo
     """E|T| by enumerating what dominates (nothing, usually) and the characteristic function of the rest."""
     states = peel(groups, 1e-14 * floor)
     last = states[-1]
-    if last.depth == len(groups.size) or len(last.place) == 0:
-        value = last.settled + float(np.sum(last.mass * np.abs(last.place)))
-        return value, last.error + 1e-13 * value, "enumeration"
+    if len(last.place) == 0:  # all is settled, at the latest after the last group
+        return last.settled, last.error + 1e-13 * last.settled, "enumeration"
     few = [state for state in states if len(state.place) <= FEW]
     smooth = [smoothness(groups.tail(state.depth)) for state in few[:32]]
     best = int(np.argmin(smooth))
