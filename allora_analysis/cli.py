@@ -16,12 +16,10 @@ import tyro
 
 from allora_analysis import outputs, terminal
 from allora_analysis.study import INTERRUPTED, Output, Study, as_json, show
-from allora_analysis.validation import ArgumentError
+from allora_analysis.validation import TOO_LARGE, ArgumentError
 
 # How torch says that a CPU has no more memory, without a type of its own for it: as a RuntimeError.
 TORCH_FULL = ("can't allocate memory", "Storage size calculation overflowed")
-# How NumPy refuses an array whose size in bytes is no 64-bit number: as a ValueError.
-TOO_LARGE = ("array is too big", "Maximum allowed dimension", "Maximum allowed size", "iterator is too large")
 
 
 def guarded(command: Callable[[], int]) -> int:

@@ -15,7 +15,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -23,6 +23,12 @@ from numpy.typing import ArrayLike
 
 Function = TypeVar("Function", bound=Callable)
 MEMORY = 1 << 36  # bytes, where the machine does not say how many it has
+P, R = ParamSpec("P"), TypeVar("R")
+
+# How NumPy refuses an array whose size in bytes is no 64-bit number: as a ValueError.
+TOO_LARGE = ("array is too big", "Maximum allowed dimension", "Maximum allowed size", "iterator is too large")
+LONGEST = 200  # characters of a received value that an error shows
+HELD = 2**27  # numbers that one call may hold: 1 GiB
 
 
 class ArgumentError(ValueError):
@@ -33,11 +39,82 @@ class ArgumentError(ValueError):
         super().__init__(" ".join(line.strip() for line in message.splitlines()))
 
 
+def shown(value: Any) -> str:
+    """A received value as an error shows it: cut where it is long, whatever its type makes of `repr`."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        text = f"an integer of {value.bit_length()} bits"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
+
+
+def representable(
+    *names: str, infinite: bool = False, undefined: bool = False
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A public function's results are numbers of float64, or are refused in one line that names these arguments."""
+
+    # Nothing on the way warns: what overflowed shows in the result. `infinite` lets ±∞ pass where it is an answer,
+    # `undefined` NaN.
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def door(*args: P.args, **options: P.kwargs) -> R:
+            try:
+                with np.errstate(all="ignore"):
+                    result = function(*args, **options)
+                if undefined or _has_numbers_only(result, infinite):
+                    return result
+            except (OverflowError, ZeroDivisionError, np.linalg.LinAlgError):
+                pass
+            except MemoryError as error:
+                raise ArgumentError(f"{', '.join(names)}: not enough memory; ask for smaller sizes") from error
+            except ValueError as error:
+                if not str(error).startswith(TOO_LARGE):
+                    raise
+                raise ArgumentError(f"{', '.join(names)}: an array larger than any memory; ask for less") from error
+            received = signature.bind(*args, **options).arguments
+            sizes = ", ".join(f"{name} {_size(received[name])}" for name in names if name in received)
+            raise ArgumentError(f"{sizes}: the result leaves double precision's range; give less extreme numbers")
+
+        return door
+
+    return decorate
+
+
+def _size(value: Any) -> str:
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return shown(value)
+    return shown(value) if array.ndim == 0 else f"of up to {np.abs(array).max():.3g}"
+
+
+def _has_numbers_only(result: Any, infinite: bool) -> bool:
+    if dataclasses.is_dataclass(result):
+        return all(_has_numbers_only(getattr(result, field.name), infinite) for field in dataclasses.fields(result))
+    if isinstance(result, Mapping):
+        result = tuple(result.values())
+    if isinstance(result, tuple | list):
+        return all(_has_numbers_only(item, infinite) for item in result)
+    if not isinstance(result, float | np.floating | np.ndarray) or np.asarray(result).dtype.kind != "f":
+        return True
+    return not np.isnan(result).any() if infinite else bool(np.isfinite(result).all())
+
+
+def fits(name: str, numbers: float, what: str) -> None:
+    """Refuse what would hold more than 1 GiB, before it is allocated."""
+    if numbers > HELD:
+        raise ArgumentError(f"{name}: {what} would need {numbers * 8 / 2**30:.3g} GiB, more than 1; ask for less")
+
+
 def _array(name: str, value: ArrayLike, dimensions: int | None, shape_words: str) -> np.ndarray:
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise ArgumentError(f"{name}: rows of different lengths; give {shape_words}") from error
+    except (TypeError, OverflowError, RuntimeError) as error:  # RuntimeError: a tensor that wants its gradient
+        raise ArgumentError(f"{name}: no array ({error}); give {shape_words}") from error
     if array.dtype.kind not in "biuf":
         raise ArgumentError(f"{name}: real numbers wanted, received dtype {array.dtype}")
     if (dimensions is not None and array.ndim != dimensions) or array.size == 0:
@@ -65,6 +142,12 @@ def finite(name: str, value: ArrayLike) -> Float[np.ndarray, "*shape"]:
     return _array(name, value, None, "numbers or an array of them")
 
 
+def one_or_more(name: str, value: ArrayLike) -> Float[np.ndarray, " size"]:
+    """One finite number or a vector of them, as a float64 vector (a copy)."""
+    array = finite(name, value)
+    return array.reshape(1) if array.ndim == 0 else vector(name, array)
+
+
 def matrix_of(name: str, value: ArrayLike, shape: tuple[int | None, int | None], why: str) -> np.ndarray:
     """A matrix whose shape must match; None in `shape` leaves that size free."""
     array = matrix(name, value)
@@ -79,9 +162,9 @@ def number(name: str, value: Any, allowed: str = "a finite number") -> float:
     try:
         result = math.nan if isinstance(value, bool | np.bool_ | str | np.ndarray) else float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ArgumentError(f"{name} must be {allowed}, received {value!r}") from error
+        raise ArgumentError(f"{name} must be {allowed}, received {shown(value)}") from error
     if not math.isfinite(result):
-        raise ArgumentError(f"{name} must be {allowed}, received {value!r}")
+        raise ArgumentError(f"{name} must be {allowed}, received {shown(value)}")
     return result
 
 
@@ -90,7 +173,7 @@ def keep_probability(value: Any, name: str = "keep_prob") -> float:
     allowed = "a keep probability in (0, 1]: 1 - (drop rate)"
     result = number(name, value, allowed)
     if not sys.float_info.min <= result <= 1.0:  # below that 1/p is no number
-        raise ArgumentError(f"{name} must be {allowed}, received {value!r}")
+        raise ArgumentError(f"{name} must be {allowed}, received {shown(value)}")
     return result
 
 
@@ -98,7 +181,7 @@ def positive(name: str, value: Any) -> float:
     """A finite number above 0."""
     result = number(name, value, "a finite number above 0")
     if result <= 0:
-        raise ArgumentError(f"{name} must be a finite number above 0, received {value!r}")
+        raise ArgumentError(f"{name} must be a finite number above 0, received {shown(value)}")
     return result
 
 
@@ -106,7 +189,7 @@ def non_negative(name: str, value: Any) -> float:
     """A finite number, 0 or above."""
     result = number(name, value, "a finite number, 0 or above")
     if result < 0:
-        raise ArgumentError(f"{name} must be a finite number, 0 or above, received {value!r}")
+        raise ArgumentError(f"{name} must be a finite number, 0 or above, received {shown(value)}")
     return result
 
 
@@ -116,9 +199,9 @@ def count(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -
     try:
         result = operator.index(value)
     except TypeError as error:
-        raise ArgumentError(f"{name} must be {allowed}, received {value!r}") from error
+        raise ArgumentError(f"{name} must be {allowed}, received {shown(value)}") from error
     if isinstance(value, bool) or result < minimum or (maximum is not None and result > maximum):
-        raise ArgumentError(f"{name} must be {allowed}, received {value!r}")
+        raise ArgumentError(f"{name} must be {allowed}, received {shown(value)}")
     return result
 
 
@@ -126,21 +209,21 @@ def adapter_rank(value: Any, n1: int, n2: int) -> int:
     """A LoRA rank, 1 ≤ r ≤ min(n₁, n₂)."""
     result = count("rank", value)
     if result > min(n1, n2):
-        raise ArgumentError(f"rank must be at most min(n1, n2) = {min(n1, n2)}, received {value!r}")
+        raise ArgumentError(f"rank must be at most min(n1, n2) = {min(n1, n2)}, received {shown(value)}")
     return result
 
 
-def choice(name: str, value: str, allowed: Collection[str]) -> str:
+def choice(name: str, value: Any, allowed: Collection[str]) -> str:
     """One of a few words."""
-    if value not in allowed:
-        raise ArgumentError(f"{name} must be one of {', '.join(allowed)}; received {value!r}")
+    if not isinstance(value, str) or value not in allowed:
+        raise ArgumentError(f"{name} must be one of {', '.join(allowed)}; received {shown(value)}")
     return value
 
 
 def several(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
     """At least one value."""
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise ArgumentError(f"{name} must be a sequence of values, received {values!r}")
+        raise ArgumentError(f"{name} must be a sequence of values, received {shown(values)}")
     result = tuple(values)
     if not result:
         raise ArgumentError(f"{name} must have at least one value, received none")

@@ -43,7 +43,7 @@ from tyro.conf import arg
 from allora_analysis import cli, records, terminal
 from allora_analysis.gradient_std.grid import FIGURE_1, PROTOCOL, RESULTS, STUDY, Arm, Grid
 from allora_analysis.study import INTERRUPTED, progress
-from allora_analysis.validation import choice
+from allora_analysis.validation import choice, count
 
 if TYPE_CHECKING:
     from allora_analysis.images import Images
@@ -59,6 +59,10 @@ class Arguments:
     """torchvision's folder, for mnist and cifar10."""
     download: bool = False
     """Fetch the data into the data root where it is missing."""
+    only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]")] = ()
+    """Only runs of these optimizers."""
+    seeds: int | None = None
+    """Only this many seeds, from 0; default: all."""
     data_name: Annotated[str | None, arg(metavar="NAME")] = None
     """mnist or cifar10, whichever the .npz holds; default: the file's stem."""
     results: Annotated[Path, arg(metavar="FOLDER")] = RESULTS
@@ -81,7 +85,7 @@ def run(arguments: Arguments, grid: Grid = FIGURE_1) -> int:
 
     loaded = images.load(arguments.data, arguments.data_root, arguments.download, arguments.data_name)
     choice("--data-name", loaded.name, grid.data)
-    runs = list(grid.runs(loaded.name))
+    runs = _chosen(list(grid.runs(loaded.name)), arguments)
     found = {each: _record(arguments.results, grid, each, loaded.digest) for each in runs}
     todo = [each for each, record in found.items() if record is None]
     for arm, seed in runs if arguments.dry_run else ():
@@ -96,6 +100,15 @@ def run(arguments: Arguments, grid: Grid = FIGURE_1) -> int:
         terminal.remark("interrupted: the same command goes on after the last finished epoch")
         return INTERRUPTED
     return 1 if failed else 0
+
+
+def _chosen(runs: list[tuple[Arm, int]], arguments: Arguments) -> list[tuple[Arm, int]]:
+    optimizers = dict.fromkeys(arm.optimizer for arm, _ in runs)
+    for word in arguments.only:
+        choice("--only", word, tuple(optimizers))
+    seeds = len(runs) if arguments.seeds is None else count("--seeds", arguments.seeds)
+    only = arguments.only or tuple(optimizers)
+    return [(arm, seed) for arm, seed in runs if arm.optimizer in only and seed < seeds]
 
 
 def _words(arm: Arm, seed: int) -> str:

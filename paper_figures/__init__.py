@@ -14,6 +14,7 @@
 | `escape` | §4.2: leaving zero under each optimiser |
 | `learning_rates` | every arm over a range of learning rates |
 | `procedures` | Table 3's rise with η² beside what seven training procedures predict |
+| `laboratory` | the contrasts of a small network that trains in seconds, each arm at its best rate |
 
 A file of a picture has `load_data()` and `make_figure(loaded)`, one of a table `load_data()` and `make_table(loaded)`;
 `sources` says what they hand on, `numbers` and `gaps` what they share. The paper's numbers come from
@@ -31,4 +32,5 @@ NAMES = (
     "escape",
     "learning_rates",
     "procedures",
+    "laboratory",
 )

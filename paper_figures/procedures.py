@@ -57,9 +57,10 @@ def make_figure(loaded: Loaded[Rises]) -> Figure:
     Returns:
         The figure.
     """
-    figure, ((left, right),) = page(2.7, 1, 2, width_ratios=(1, 1.3))
+    figure, ((left, right),) = page(3.0, 1, 2, width_ratios=(1, 1.3))
     _gains(left, loaded.data.gains)
     _predictions(right, loaded.data)
+    figure.legend(ncols=3, loc="outside lower center")
     figure.suptitle("Table 3's ALLoRA rises with η² as if its steps were multiplied by η", fontsize=8)
     return figure
 
@@ -71,11 +72,10 @@ def _gains(axis: Axes, gains: Mapping[str, np.ndarray]) -> None:
             gains["LoRA"][chosen], gains["ALLoRA"][chosen], marker, mfc="none", color=COLOURS["measured"], label=model
         )
     end = 1.1 * max(map(np.max, gains.values()))
-    axis.plot([0, end], [0, end], color=COLOURS["predicted"], lw=0.8)
+    axis.plot([0, end], [0, end], color=COLOURS["predicted"], lw=0.8, label="both gain as much")
     axis.axhline(0, color=COLOURS["bound"], lw=0.8, ls="--", label="as listed, under AdamW")
     axis.set(xlim=(0, end), ylim=(-0.06 * end, end), xlabel="LoRA at η·l, points", ylabel="ALLoRA at l, points")
     axis.set_title("gained from η² = 1 to 4, Table 3")
-    axis.legend(loc="lower right", bbox_to_anchor=(1.0, 0.1))
 
 
 def _predictions(axis: Axes, data: Rises) -> None:
@@ -90,4 +90,3 @@ def _predictions(axis: Axes, data: Rises) -> None:
     axis.set_yticks([-place for place in range(len(data.predicted))], list(data.predicted))
     axis.set(xlim=(-0.3, 1.35), ylim=(-len(data.predicted) + 0.4, 0.6), xlabel="ALLoRA's gain over LoRA's")
     axis.set_title("predicted by procedure")
-    axis.legend(loc="lower left")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from fractions import Fraction
 
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -199,7 +198,7 @@ def settled(t, rank, eta, mix):
     """The fit by log d ← (1 − mix)·log d + mix·log d(P) and the singular values of D^{1/2}T; None if it circles."""
     s = np.linalg.svd(t)[1]
     d = np.full(len(t), 1 / np.sqrt(s[0] + eta**-2))
-    for _ in range(3000):
+    for _ in range(2000):
         u, s, v = np.linalg.svd(np.sqrt(d)[:, None] * t, full_matrices=False)
         p = (u[:, :rank] * s[:rank]) @ v[:rank] / np.sqrt(d)[:, None]
         new = 1 / np.sqrt(np.sqrt((p * p).sum(axis=1)) + eta**-2)
@@ -227,8 +226,9 @@ def test_rest_points_that_the_plain_iteration_circles(target, rank, eta, rng):
     np.testing.assert_allclose(reached, rest.product, atol=1e-9)
 
 
-def test_most_gaussian_targets_have_their_rest_point():
+def test_most_gaussian_targets_have_their_rest_point(monkeypatch):
     """The plain iteration circles at 8 of these 30; all but the 2 where no damping settles have the reference's fit."""
+    monkeypatch.setattr(fixed_points, "ITERATIONS", 2000)
     generator, refused = np.random.default_rng(0), 0
     for t in generator.standard_normal((10, 3, 3)):
         for eta in (1.0, 2.0, 4.0):
@@ -242,8 +242,9 @@ def test_most_gaussian_targets_have_their_rest_point():
     assert refused == 2
 
 
-def test_a_target_without_a_fit_of_its_own_weights():
+def test_a_target_without_a_fit_of_its_own_weights(monkeypatch):
     """diag(1, 0.9): a fit along either axis weighs it down below the other; ALLoRA rests off both, at the tie."""
+    monkeypatch.setattr(fixed_points, "ITERATIONS", 2000)
     t, eta = np.diag([1.0, 0.9]), 4.0
     for axis, other in ((0, 1), (1, 0)):
         root = (np.array([t[0, 0], t[1, 1]]) * (np.arange(2) == axis) + eta**-2) ** -0.25
@@ -336,9 +337,3 @@ def test_constant_factor_never_climbs(monkeypatch):
 def test_bad_input(call, message):
     with pytest.raises(ArgumentError, match=message):
         call()
-
-
-def test_the_hook_checks_shapes(request):
-    if not request.config.option.untyped:
-        with pytest.raises(jaxtyping.TypeCheckError):
-            fixed_points.truncated(np.ones(3), 1)

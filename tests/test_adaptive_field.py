@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -215,10 +214,3 @@ def test_relative_asymmetry():
 def test_bad_input(call, message):
     with pytest.raises(ArgumentError, match=message):
         call()
-
-
-def test_the_hook_checks_shapes(request):
-    wrong = (np.ones((2, 3)), np.ones((4, 1)), np.ones((4, 3)), np.ones(4))
-    if not request.config.option.untyped:
-        with pytest.raises(jaxtyping.TypeCheckError):
-            field(*wrong)

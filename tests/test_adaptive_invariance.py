@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis import adaptive
-from allora_analysis.adaptive import Setting, invariance
+from allora_analysis.adaptive import Setting
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import adaptive as brute
 
@@ -147,9 +146,3 @@ def test_rescalings_compose(a, b, c, d):
 def test_bad_input(data, call, message):
     with pytest.raises(ArgumentError, match=message):
         call(data)
-
-
-def test_the_hook_checks_shapes(data, request):
-    if not request.config.option.untyped:
-        with pytest.raises(jaxtyping.TypeCheckError):
-            invariance._gradients(data[0], data[1], data[2], np.ones((3, 5)), LORA)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jaxtyping
 import mpmath
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis import adaptive
-from allora_analysis.adaptive import variants
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import adaptive as brute
 from tests.stat_assert import assert_mean, assert_rejects
@@ -145,9 +143,3 @@ def test_expected_update_of_the_output_dependent_rule(rng):
 def test_bad_input(call, message):
     with pytest.raises(ArgumentError, match=message):
         call()
-
-
-def test_the_hook_checks_shapes(request):
-    if not request.config.option.untyped:
-        with pytest.raises(jaxtyping.TypeCheckError):
-            variants.UnmergeablePair(np.ones((2, 2)), np.ones(2), 1.0)

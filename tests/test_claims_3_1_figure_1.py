@@ -69,7 +69,7 @@ def test_conditional_says_on_which_data_set(folder):
     plant(folder, lambda arm: AGREES if arm.data == "mnist" else BOTH_RISE)
     found = finding()
     assert found.verdict == "conditional"
-    assert found.condition == "the data set is mnist, not cifar10"
+    assert found.condition == "the data set is mnist, not cifar10; counted from epoch 1 on: conditional"
     assert found.answer == "Only on mnist: on cifar10 the average rises, the worst rises."
     assert found.at_paper == "mixed"
     assert found.size.value == pytest.approx(100 * (np.e - 1))
@@ -274,7 +274,7 @@ def test_an_open_drop_rate_says_how_many_seeds_would_do(runs_folder):
         np.std([(0.4 - rate) / 0.4 * wiggle(run) for run in section.AT_INPUT if run.drop_rate == 0.4], ddof=1)
         for rate in section.DROP_RATES
     )
-    seeds = required_n(0.005, spread, level=0.05 / section.CASES)
+    seeds = required_n(0.005, spread, level=0.05 / (2 * (len(section.DROP_RATES) - 1)))
     assert "no difference in 0 after 8 epochs, 0.05 after 8 epochs" in found.corrected
     assert found.corrected.endswith(f"half a point would need {seeds} seeds")
 

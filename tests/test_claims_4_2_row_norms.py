@@ -1,21 +1,22 @@
-"""The row of Figure 2, right: its verdict follows from the records, and from nothing else."""
+"""The rows of Figure 2, right, as measured: their verdicts follow from the records, and from nothing else."""
 
 from __future__ import annotations
 
 import math
 import re
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from allora_analysis import records
-from allora_analysis.claims import section_4_row_norms as section
+from allora_analysis.claims import s4_2_row_norms as section
 from allora_analysis.finetune import setting as settings
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from allora_analysis.grid.presets import row_norms as preset
 from tests import ledger_rows, planted_finetune
 
-CLAIM, SECOND = section.claims()
+CLAIM, SECOND = section.measured_minilm, section.measured_smollm2
 RUNS = section.wanted("all-MiniLM-L6-v2")
 FAST, SLOW = 2.0, 1.0  # row norms over LoRA's at l
 
@@ -46,16 +47,23 @@ def test_not_run_without_records(folder):
     assert CLAIM.command.startswith("python -m experiments.row_norms")
 
 
-def test_conditional_on_the_optimiser(folder):
+def test_conditional_on_the_optimizer(folder):
     plant(folder, lambda run: FAST if run.optimizer == "sgd" or run.arm == "allora_adamw" else SLOW)
     found = finding()
     assert found.verdict == "conditional"
-    assert found.corrected == "true under sgd; false under adamw"
-    measured = found.evidence.measured["sgd"]["from LoRA at l"]["step 10"]
-    assert measured["log_ratio"] == pytest.approx(math.log(2))
-    low, high = found.evidence.measured["adamw"]["from LoRA at η·l"]["step 1"]["interval"]
+    assert found.corrected == "false under adamw; true under sgd"
+    assert found.at_paper is False
+    measured = found.evidence.measured
+    assert measured["sgd, from LoRA at l, step 10"]["log_ratio"] == pytest.approx(math.log(2))
+    low, high = measured["adamw, from LoRA at η·l, step 1"]["interval"]
     assert low < -math.log(2) < high
-    assert "ALLoRAAdamW from LoRA at η·l" in found.evidence.measured["adamw"]
+    assert "adamw, ALLoRAAdamW from LoRA at η·l, step 1" in measured
+
+
+def test_refuted_where_the_optimizers_are_the_other_way_round(folder):
+    """The condition was fixed beforehand: that the sentence is true under AdamW alone is not what it foretells."""
+    plant(folder, lambda run: SLOW if run.optimizer == "sgd" else FAST)
+    assert finding().verdict == "refuted"
 
 
 def test_holds_and_refuted(folder):
@@ -65,7 +73,7 @@ def test_holds_and_refuted(folder):
 
 def test_refuted_where_no_optimiser_does(folder):
     plant(folder, lambda run: SLOW)
-    assert (finding().verdict, finding().corrected) == ("refuted", "under no optimiser tried: adamw, sgd")
+    assert (finding().verdict, finding().corrected) == ("refuted", "false under adamw; false under sgd")
 
 
 def test_undecided_while_an_optimiser_is_not_run_in_full(folder):
@@ -107,8 +115,11 @@ def test_a_mean_that_meets_neither_condition_is_not_decided_by_more_seeds():
     """LoRA at l within the margin of ALLoRA is neither slower nor faster."""
     near = dict.fromkeys(section.START, (0.01, (-0.2, 0.22)))
     assert section.seeds_needed(near, near, 3) is None
-    verdict, text = section.judged({"sgd": None}, needed={"sgd": None})
-    assert (verdict, text) == ("undecided", f"open under sgd: at these means {10**6} seeds do not decide it either")
+    values = np.array([-0.2, 0.01, 0.22])
+    samples = {f"sgd, {what}, step {t}": values for what in (section.FAST, section.SLOW) for t in section.START}
+    text = section.wanting({"sgd": None}, samples, [])
+    assert section.verdict({"sgd": None}, []) == "undecided"
+    assert text == f"open under sgd: at these means {10**6} seeds do not decide it either"
 
 
 @pytest.mark.parametrize(
@@ -158,5 +169,37 @@ def test_a_run_that_diverged_after_the_steps_compared_decides_nothing(folder):
     cut_off(folder, "sgd", (1, 10, 20))
     found = finding()
     assert found.verdict == "holds"
-    assert [*found.evidence.measured["sgd"]["from LoRA at l"]] == ["step 1", "step 10"]
-    assert [*found.evidence.measured["adamw"]["from LoRA at l"]] == ["step 1", "step 10", "step 267"]
+    slow = [name for name in found.evidence.measured if ", from LoRA at l," in name]
+    assert [name for name in slow if name.startswith("sgd")] == [f"sgd, from LoRA at l, step {t}" for t in (1, 10)]
+    assert "adamw, from LoRA at l, step 267" in slow
+
+
+def plant_both(folder, norms):
+    """Both models' runs, with norms by step."""
+    for run in [*RUNS, *section.wanted("SmolLM2-135M")]:
+        steps = [*planted_finetune.STEPS[:-1], run.max_steps]
+        row = [norms(run, step) for step in steps]
+        layers = {"q": {"mean": row, "max": [2 * norm for norm in row]}}
+        result = {"epochs": [], "diverged_at_step": None, "row_norms": {"step": steps, "layers": layers}}
+        records.save(folder, STUDY, run, result, protocol=PROTOCOL, digests=planted_finetune.DIGESTS, provenance={})
+
+
+@pytest.mark.parametrize(("power", "expected"), [(0.5, "holds"), (1.5, "refuted")])
+def test_rows_that_slow_down_taper_off(folder, power, expected):
+    plant_both(folder, lambda run, step: 1e-3 * (1 + 0.01 * run.seed) * step ** (power + 0.01 * run.seed))
+    assert finding(section.tapers).verdict == expected
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1e-4, "refuted"), (0.5, "holds")])
+def test_the_factor_falls_where_rows_are_long(folder, size, expected):
+    plant_both(folder, lambda run, step: size * step / run.max_steps * (1 + 0.01 * run.seed))
+    assert finding(section.factor_falls).verdict == expected
+
+
+def test_the_rows_on_tapering_off_need_whole_runs(folder):
+    assert finding(section.tapers).verdict == finding(section.factor_falls).verdict == "not_run"
+
+
+def test_seeds_that_disagree_leave_the_factor_open(folder):
+    plant_both(folder, lambda run, step: 0.06 * (1 + 0.9 * (run.seed - 1)) * step / run.max_steps)
+    assert finding(section.factor_falls).verdict == "undecided"

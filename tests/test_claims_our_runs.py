@@ -177,6 +177,7 @@ def test_a_case_in_which_a_run_diverged_is_left_out_and_named(folder):
     whole = better(("allora",))
     plant(folder, PERCEIVED, lambda run: [None] if run == gone else whole(run))
     found = finding("4-table-3-desk")
+    assert found.verdict == "undecided"
     assert found.evidence.measured["a run diverged in"] == ["emotion, η² = 2"]
     assert "emotion, η² = 2" not in found.evidence.measured
     assert diverged({}, {"one": [(gone, gone)]}) == []

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allora_analysis.claims.tables import accuracies, arithmetic, contrasts, reported
+from allora_analysis.claims.tables import accuracies, arithmetic, contrasts, reported, study
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import llama_parameters
 
@@ -167,10 +167,10 @@ def test_percent_conventions():
         (lambda a: contrasts.gaps("Table 2", "LoRA", "DoRA"), "table must be one of"),
         (lambda a: contrasts.gaps("Table 3", "DoRA", "LoRA"), "better must be one of"),
         (lambda a: contrasts.gaps("Table 1", "ALLoRA", "LoRA"), "worse must be one of"),
-        (lambda a: contrasts.seeds_needed(0.3, (0.0,)), "standard_deviations must be"),
-        (lambda a: contrasts.seeds_needed(0.3, ()), "at least one"),
-        (lambda a: contrasts.clusters_needed([], 0.05, 0.8), "means"),
-        (lambda a: contrasts.clusters_needed([0.1, 0.2], 0.05, 0.8, family=0), "family must be"),
+        (lambda a: study.seeds_needed(0.3, (0.0,)), "standard_deviations must be"),
+        (lambda a: study.seeds_needed(0.3, ()), "at least one"),
+        (lambda a: study.clusters_needed([], 0.05, 0.8), "means"),
+        (lambda a: study.clusters_needed([0.1, 0.2], 0.05, 0.8, family=0), "family must be"),
     ],
 )
 def test_bad_input(call, words):

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from allora_analysis.claims.tables import contrasts
+from allora_analysis.claims.tables import contrasts, study
 from allora_analysis.statistics import power, units_to_reject
 
 
@@ -32,7 +32,7 @@ def flips(values):
 def test_summaries_against_enumeration_and_scipy():
     from scipy import stats
 
-    found = contrasts.contrast_summaries()
+    found = study.contrast_summaries()
     p_values = []
     for contrast in contrasts.CONTRASTS:
         item, values = found[contrast.name], contrasts.gaps(contrast.table, contrast.better, contrast.worse)
@@ -59,13 +59,13 @@ def test_summaries_against_enumeration_and_scipy():
 def test_smallest_adjusted_p_value_against_drawn_families(rng):
     """No family of p-values that so many clusters can give comes below it, and gaps of one sign come down to it."""
     clusters = [9, 9, 6, 6, 6, 6, 6, 6, 6]
-    least = np.array(contrasts.smallest_adjusted(clusters))
+    least = np.array(study.smallest_adjusted(clusters))
     assert least.tolist() == pytest.approx([9 / 256] * 2 + [7 / 32] * 7)
     for _ in range(200):
         drawn = [flips(rng.standard_normal(n) + rng.choice([0, 3])) for n in clusters]
-        assert np.all(contrasts.holm(drawn) >= least - 1e-12)
-    np.testing.assert_allclose(contrasts.holm([flips(np.ones(n)) for n in clusters]), least)
-    assert [item.smallest_adjusted_p_value for item in contrasts.contrast_summaries().values()] == least.tolist()
+        assert np.all(study.holm(drawn) >= least - 1e-12)
+    np.testing.assert_allclose(study.holm([flips(np.ones(n)) for n in clusters]), least)
+    assert [item.smallest_adjusted_p_value for item in study.contrast_summaries().values()] == least.tolist()
 
 
 @pytest.mark.parametrize("level", [0.5, 0.05, 0.00625, 0.001])
@@ -105,14 +105,14 @@ def test_every_contrast_has_one_question():
 
 def test_clusters_needed_and_seeds_needed_are_minimal():
     means = [0.9, 0.2, 0.5, 0.1]
-    n = contrasts.clusters_needed(means, 0.05, 0.8, family=1)
+    n = study.clusters_needed(means, 0.05, 0.8, family=1)
     deviation = float(np.std(means, ddof=1))
     assert power(n, np.mean(means), deviation) >= 0.8 > power(n - 1, np.mean(means), deviation)
-    assert contrasts.clusters_needed([1.0, -1.0], 0.05, 0.8) is None
-    assert contrasts.clusters_needed([1.0, 1.01, 1.02], 0.05, 0.8) == 9  # the spread asks for fewer, the flips do not
-    for std, seeds in contrasts.seeds_needed(0.28, (0.1, 0.5, 2.0)).items():
+    assert study.clusters_needed([1.0, -1.0], 0.05, 0.8) is None
+    assert study.clusters_needed([1.0, 1.01, 1.02], 0.05, 0.8) == 9  # the spread asks for fewer, the flips do not
+    for std, seeds in study.seeds_needed(0.28, (0.1, 0.5, 2.0)).items():
         assert power(seeds, 0.28, std) >= 0.8 > power(max(seeds - 1, 2), 0.28, std) - (seeds <= 3)
-    assert contrasts.seeds_needed(0.0, (0.5,)) == {0.5: None}
+    assert study.seeds_needed(0.0, (0.5,)) == {0.5: None}
 
 
 def test_hook_rejects_a_wrong_shape(request):

@@ -185,3 +185,69 @@ def test_transform_is_refused_where_its_series_is_long(rng):
     assert characteristic.terms(enumeration.group(rng.standard_normal(50), 1, 0.5)) > 1000
     many = enumeration.group(rng.standard_normal(50), 10**6, 0.9)
     assert not characteristic.worth_transforming(many, 1e9)
+
+
+def test_joined_atoms_keep_their_mean_and_tell_how_far_they_moved():
+    value, weight = np.array([1.0, 0.1, 3.0, 0.0, 3.05]), np.array([0.4, 0.2, 0.0, 0.3, 0.1])
+    joined, mass, error = enumeration.merge(value, weight, 0.2)
+    np.testing.assert_allclose(joined, [0.2 * 0.1 / 0.5, 1.0, 3.05], rtol=1e-15)
+    np.testing.assert_allclose(mass, [0.5, 0.4, 0.1], rtol=1e-15)
+    assert error == pytest.approx(0.5 * 0.1 + 0.1 * 0.05, rel=1e-12)
+    nowhere, mass, _ = enumeration.merge(np.array([3.0, 3.05]), np.zeros(2), 0.2)  # an atom whose weight underflowed
+    assert (nowhere.tolist(), mass.tolist()) == ([3.0], [0.0])
+
+
+def test_the_bar_adds_up_what_every_step_may_have_moved(monkeypatch):
+    groups, floor = units(enumeration.group(np.sqrt([1.0, 2.0, 3.0]), 3, 0.4))
+    true_merge, true_radius, true_series = enumeration.merge, characteristic.radius, characteristic.expectation
+    value, bar = enumeration.meet_in_the_middle(groups, floor)
+    monkeypatch.setattr(enumeration, "merge", lambda *atoms: (*true_merge(*atoms)[:2], 0.25))
+    monkeypatch.setattr(characteristic, "radius", lambda *rest: (true_radius(*rest)[0], 0.125))
+    monkeypatch.setattr(characteristic, "expectation", lambda *part: (true_series(*part)[0], 0.0625))
+    states = law.peel(groups, 0.0)
+    assert [state.error for state in states] == [0.5 * depth for depth in range(4)]
+    met, wider = enumeration.meet_in_the_middle(groups, floor)
+    assert met == pytest.approx(value, rel=1e-13)
+    assert wider - bar == pytest.approx(3 * 0.25, rel=1e-9)  # one step for each of the three groups, on two sides
+    assert law._finish(groups, states[1], floor)[1] == pytest.approx(0.5 + 0.0625, rel=1e-9)
+    assert law.by_characteristic_function(groups, floor)[1] == pytest.approx(1.5, rel=1e-9)
+
+
+def test_rounding_is_in_the_bar(monkeypatch):
+    groups, floor = units(enumeration.group(np.sqrt([1.0, 2.0, 3.0]), 3, 0.4))
+    true_series = characteristic.expectation
+    monkeypatch.setattr(characteristic, "expectation", lambda *part: (true_series(*part)[0], 0.0))
+    state = law.peel(groups, 0.0)[1]
+    value, bar = law._finish(groups, state, floor)
+    assert bar - state.error == pytest.approx(1e-13 * value, rel=1e-3, abs=0.0)
+    value, bar, method = law.by_characteristic_function(groups, floor)
+    assert (method, bar) == ("enumeration", pytest.approx(1e-13 * value, rel=1e-6, abs=0.0))
+    value, bar = enumeration.meet_in_the_middle(groups, floor)
+    assert bar == pytest.approx((3e-14 + enumeration.EPS * (16 + 4)) * value, rel=1e-12, abs=0.0)  # four values each
+
+
+def test_atoms_that_the_rest_cannot_bring_to_0_are_settled():
+    """E|T| is what is settled and what is left, after every number of groups enumerated."""
+    groups, floor = units(enumeration.group(np.array([5.0, 1.0, 0.5, 0.25]), 2, 0.3))
+    truth, _ = enumeration.meet_in_the_middle(groups, floor)
+    for state in law.peel(groups, 0.0)[1:-1]:
+        assert law._finish(groups, state, floor)[0] == pytest.approx(truth, rel=1e-7)
+        assert 0 <= state.settled < truth
+
+
+@pytest.mark.parametrize(
+    ("delta", "n", "keep_prob"),
+    [((1.0, -0.4), 1, 0.3), ((1.0, 1.0, 0.2), 2, 0.5), ((3.0,), 4, 0.1), (np.linspace(1, 2, 8), 1, 0.3)],
+)
+def test_the_floor_is_the_better_of_two_lower_bounds(delta, n, keep_prob):
+    """Jensen's and Hölder's by brute force over all outcomes, neither above the truth."""
+    groups = enumeration.group(np.array(delta), n, keep_prob)
+    outcomes = [enumeration.atoms_of(groups, index) for index in range(len(groups.size))]
+    value, weight = np.zeros(1), np.ones(1)
+    for places, chances in outcomes:
+        value, weight = (value[:, None] + places).ravel(), (weight[:, None] * chances).ravel()
+    second, fourth = weight @ value**2, weight @ value**4
+    own = max(chances @ np.abs(places) for places, chances in outcomes)
+    expected = max(own / math.sqrt(second), math.sqrt(second**2 / fourth))
+    assert law.floor_ratio(groups) == pytest.approx(expected, rel=1e-10)
+    assert expected <= weight @ np.abs(value) / math.sqrt(second) * (1 + 1e-12)

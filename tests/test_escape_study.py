@@ -169,15 +169,8 @@ def test_command_line(tmp_path, capsys):
     assert cli.main(STUDY, [*FLAGS, "--figure", str(picture), "--max-grad-norm", "1"]) == 0
     assert "Leaving B = 0" in capsys.readouterr().out
     assert picture.read_bytes().startswith(b"\x89PNG")
-    outputs = []
-    for _ in range(2):
-        assert cli.main(STUDY, [*FLAGS, "--optimiser", "sgd", "adamw", "sgd", "--json", "-"]) == 0
-        outputs.append(capsys.readouterr().out)
-    document, again = (json.loads(output) for output in outputs)
-    assert {name: document[name] for name in ("predicted", "measured")} == {
-        name: again[name] for name in ("predicted", "measured")
-    }
-    assert document["study"] == "escape"
+    assert cli.main(STUDY, [*FLAGS, "--optimiser", "sgd", "adamw", "sgd", "--json", "-"]) == 0
+    document = json.loads(capsys.readouterr().out)
     assert set(document["measured"]) == {"sgd", "adamw", "scalar"}
     assert set(document["predicted"]) == {"sgd", "adamw", "scalar", "tradeoff"}
     assert len(document["measured"]["sgd"]["allora"]["norms"]) == 41

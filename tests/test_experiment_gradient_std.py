@@ -10,6 +10,7 @@ from allora_analysis import records
 from allora_analysis.gradient_std import grid as grids
 from allora_analysis.gradient_std import run as runs
 from allora_analysis.gradient_std.training import Diverged
+from allora_analysis.validation import ArgumentError
 from experiments import gradient_std as experiment
 from tests.tiny_figure_1 import TINY
 
@@ -120,3 +121,13 @@ def test_missing_data_is_one_line_that_names_both_flags(tmp_path, capsys):
     assert error.count("\n") == 1
     assert "--data-root" in error
     assert "--download" in error
+
+
+def test_only_some_optimizers_and_seeds(tmp_path, capsys):
+    assert experiment.run(arguments(tmp_path, dry_run=True, only=("adam",), seeds=1), TINY) == 0
+    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("to run")]
+    assert len(listed) == 1
+    assert "adam" in listed[0]
+    assert "seed 0" in listed[0]
+    with pytest.raises(ArgumentError, match="--only must be one of sgd, adam; received 'momentum'"):
+        experiment.run(arguments(tmp_path, dry_run=True, only=("momentum",)), TINY)

@@ -258,3 +258,19 @@ def test_every_kind_of_arm_goes_on(folder, films, tmp_path, monkeypatch, arm):
     assert checkpoints(tmp_path) == [4]
     assert plain(start(folder, films, tmp_path, made).result) == whole
     assert record(tmp_path)["provenance"]["resumed"] is True
+
+
+def test_a_bf16_run_that_was_killed_ends_in_the_same_bytes(folder, films, tmp_path, monkeypatch):
+    """bf16 autocast, with dropout: the weights, the optimizer and the random states are kept in full precision."""
+    fields = {"precision": "bf16", "drop_rate": 0.2, "learning_rate": 0.01, "batch_size": 8, "max_steps": 8}
+    made = check(Setting("bert", "films", "lora", rank=2, **fields))
+    start(folder, films, tmp_path / "whole", made)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5, Killed())
+        with pytest.raises(Killed):
+            start(folder, films, tmp_path / "killed", made)
+    start(folder, films, tmp_path / "killed", made)
+    whole, killed = (record(tmp_path / name) for name in ("whole", "killed"))
+    assert killed["provenance"]["resumed"] is True
+    assert whole["provenance"]["bf16"] == killed["provenance"]["bf16"] is not None
+    assert json.dumps(killed["result"]) == json.dumps(whole["result"])

@@ -9,15 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import TypeCheckError
 from scipy.stats import binomtest
 
 from allora_analysis import deviation
-from allora_analysis.gradient_std import estimator
 from allora_analysis.gradient_std.estimator import (
-    Block,
     MaskStream,
-    Moments,
     exact_moments,
     gradient_moments,
     streaming_moments,
@@ -281,16 +277,3 @@ def test_too_few_masks_are_refused(rng):
         gradient_moments(model, 2, rng, 0)
     with pytest.raises(ArgumentError, match="at most 20 mask entries"):
         exact_moments(linear(rng, 0.5, n=20)[1])
-
-
-def test_a_wrong_shape_is_rejected(rng, request):
-    if request.config.option.untyped:
-        assert estimator.BLOCK % 2 == 0
-        return
-    with pytest.raises(TypeCheckError):
-        MaskStream(0.5, rng).fill(np.empty(3, dtype=np.uint8))
-    block = Block(torch.zeros(2, 3))
-    with pytest.raises(TypeCheckError):
-        block.add(torch.zeros(4), torch.zeros(4, 3))
-    with pytest.raises(TypeCheckError):
-        Moments.empty(torch.zeros(2, 3)).merge(1, torch.zeros(2, 3), torch.zeros(3, 2))

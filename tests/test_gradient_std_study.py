@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import runpy
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +18,6 @@ from allora_analysis.gradient_std import run as run_module
 from allora_analysis.gradient_std.measurement import Data, generator, measure, minibatch
 from allora_analysis.gradient_std.mlp import initialise
 from allora_analysis.gradient_std.study import STUDY, Config
-from allora_analysis.study import plain
 from tests.brute_force import gradient_std as reference
 
 ROOT = Path(__file__).parents[1]
@@ -143,17 +138,6 @@ def test_a_wrong_shape_is_rejected(network, request):
 # --- command line --------------------------------------------------------------------------------------------------
 
 
-def test_json_is_alone_on_standard_output_and_repeats(capsys, result):
-    texts = []
-    for _ in range(2):
-        assert cli.main(STUDY, [*FLAGS, "--seeds", "2", "--json", "-"]) == 0
-        texts.append(json.loads(capsys.readouterr().out))
-    for document in texts:
-        assert document["study"] == "gradient_std"
-        assert document["measured"] == plain(result.measured)
-        assert document["predicted"] == plain(result.predicted)
-
-
 def test_table_figure_and_records(capsys, tmp_path):
     folder, figure = tmp_path / "records", tmp_path / "figure.png"
     flags = [*FLAGS, "--optimizer", "adam", "--results", str(folder), "--figure", str(figure)]
@@ -202,24 +186,6 @@ def test_ctrl_c_keeps_the_finished_epochs(monkeypatch, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["interrupted"]
     assert [len(run) for run in document["measured"]["runs"]] == [3, 1]
-
-
-def test_module_runs_as_a_command(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["gradient_std", *FLAGS, "--epochs", "1"])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_module("allora_analysis.gradient_std", run_name="__main__")
-    assert end.value.code == 0
-    assert "closed form" in capsys.readouterr().out
-
-
-def test_help_is_fast_and_imports_no_torch():
-    start = time.perf_counter()
-    command = [sys.executable, "-X", "importtime", "-m", "allora_analysis.gradient_std", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert time.perf_counter() - start < 10, "1 s on an idle machine; a busy one is no reason to fail"
-    assert done.returncode == 0
-    assert "--control-minibatches" in done.stdout
-    assert not [line for line in done.stderr.splitlines() if line.rsplit("|", 1)[-1].strip() in ("torch", "sklearn")]
 
 
 def test_lazy_names():

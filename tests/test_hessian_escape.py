@@ -12,7 +12,6 @@ from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
 from allora_analysis import hessian
-from allora_analysis.hessian import factors
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import hessian as reference
 from tests.stat_assert import assert_mean, assert_rejects
@@ -217,9 +216,3 @@ BAD = [
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_wrong_shapes_are_refused_by_the_hook(request):
-    if not request.config.option.untyped:
-        with pytest.raises(Exception, match=r"(?i)type-check"):
-            factors._flow(G, B, A, 1.0)

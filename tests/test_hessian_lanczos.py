@@ -124,12 +124,6 @@ def test_an_end_that_lanczos_cannot_separate_costs_a_few_p_products(rng):
     assert P < len(spent) < 8 * P
 
 
-def test_a_wrong_shape_is_rejected_by_the_hook(request):
-    if not request.config.option.untyped:
-        with pytest.raises(Exception, match="type"):
-            ritz_ends(lambda v: v, np.ones(4), 1)
-
-
 def rough(matrix, size):
     """In ARPACK's place: the right vectors, all perturbed."""
 

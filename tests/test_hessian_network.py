@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from allora_analysis.hessian import LowRankLinear, add_adapters, factor_spectrum
-from allora_analysis.hessian.empirical_risk import empirical_risk
+from allora_analysis.hessian import LowRankLinear, add_adapters, factor_spectrum, network
+from allora_analysis.hessian.empirical_risk import EmpiricalRisk, empirical_risk
 from allora_analysis.hessian.network import HessianProducts, network_spectrum
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import network_hessian as brute
@@ -225,13 +225,26 @@ def test_attention_and_a_mapping_of_inputs():
     assert spectrum.smallest[0] < 0 < spectrum.largest[-1]
 
 
-def test_a_wrong_shape_is_rejected_by_the_hook(request):
-    if not request.config.option.untyped:
-        products = HessianProducts(empirical_risk(nn.Linear(6, 5).double(), nn.MSELoss(), DATA))
-        with pytest.raises(Exception, match="type"):
-            products.vector(np.ones((35, 1)))
-        with pytest.raises(Exception, match="type"):
-            empirical_risk(nn.Linear(6, 5).double(), nn.MSELoss(), DATA).value_and_gradient(np.ones((35, 1)))
-        layer = LowRankLinear(nn.Linear(6, 5), 1, 1.0, torch.Generator())
-        with pytest.raises(Exception, match="type"):
-            layer(torch.ones(3, 6, dtype=torch.int64))
+def test_the_certificate_measures_what_it_says():
+    """On a quadratic risk central differences are exact: a planted error of each kind comes back in its own size."""
+    torch.manual_seed(0)
+    risk = empirical_risk(nn.Linear(6, 5, bias=False).double(), nn.MSELoss(), (10 * DATA[0], DATA[1]))
+    generator, vector, theta = np.random.default_rng(0), HessianProducts(risk).vector, risk.theta()
+    u, v = (network._unit(generator, theta.size) for _ in range(2))
+    assert [np.linalg.norm(u), np.linalg.norm(v)] == pytest.approx([1, 1])
+    of_product = network._product_error(risk, lambda w: 1.01 * vector(w), theta, 1.0, 1e-12, u)
+    assert of_product == pytest.approx(0.01 / 2.01, rel=1e-3)
+    skew = generator.standard_normal((theta.size, theta.size))
+    skew -= skew.T
+    images = [vector(w) + skew @ w for w in (u, v)]
+    of_symmetry = network._symmetry_error(lambda w: vector(w) + skew @ w, u, v)
+    assert of_symmetry == pytest.approx(abs(2 * u @ skew @ v) / sum(map(np.linalg.norm, images)))
+
+    class Rescaled(EmpiricalRisk):
+        def value_and_gradient(self, theta=None, names=None):
+            value, gradients = super().value_and_gradient(theta, names)
+            return value, [1.01 * part for part in gradients]
+
+    # Along g/‖g‖ and a random unit vector: 0.01/1.01 at least once, and never twice that.
+    of_gradient = network._gradient_error(Rescaled(**vars(risk)), theta, 1.0, 1e-12, generator)
+    assert 0.99 * 0.01 / 1.01 <= of_gradient <= 2 * 0.01 / 1.01

@@ -205,9 +205,3 @@ def test_ranks_of_a_model_that_takes_a_mapping():
 
     data = [({"x": torch.eye(3).double()}, torch.zeros(3, 2).double())]
     assert layer_gradient_ranks(Named(), nn.MSELoss(), data) == {"layer": 2}
-
-
-def test_a_wrong_shape_is_rejected_by_the_hook(request):
-    if not request.config.option.untyped:
-        with pytest.raises(Exception, match="type"):
-            numerical_rank(np.ones(3))

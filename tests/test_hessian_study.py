@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import runpy
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,17 +66,9 @@ def test_rows_do_not_depend_on_the_others(result):
     assert alone.measured["log_condition"] == result.measured["log_condition"][2:]
 
 
-def test_same_seed_same_bytes_other_seed_other_numbers(capsys):
-    def document(*flags):
-        assert cli.main(STUDY, [*FLAGS, "--json", "-", *flags]) == 0
-        return json.loads(capsys.readouterr().out)
-
-    first, second, other = document(), document(), document("--seed", "4")
-    assert first["study"] == "hessian"
-    assert first["predicted"] == second["predicted"]
-    assert first["measured"] == second["measured"]
-    assert first["measured"] != other["measured"]
-    assert first["predicted"]["log_condition"][1] is None  # ∞
+def test_another_seed_other_numbers_and_no_infinity_in_json(result):
+    assert study.run(replace(SMALL, seed=4)).measured["log_condition"] != result.measured["log_condition"]
+    assert plain(result.predicted)["log_condition"][1] is None  # ∞
 
 
 def test_table_and_figure(capsys, tmp_path):
@@ -171,28 +160,11 @@ def test_bad_flags_are_one_line_and_status_2(capsys, flags, message):
     assert error.count("\n") == 1
 
 
-def test_the_module_runs(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["hessian", *FLAGS, "--json", "-"])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_module("allora_analysis.hessian", run_name="__main__")
-    assert stop.value.code == 0
-    assert json.loads(capsys.readouterr().out)["config"]["features"] == 12
-
-
-def test_the_study_imports_nothing_heavy():
-    root = Path(__file__).parents[1]
-    heavy = "import sys, allora_analysis.hessian.study; print({'torch', 'matplotlib', 'scipy'} & set(sys.modules))"
-    child = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True, cwd=root)
-    assert child.stdout.strip() == "set()"
-
-
 def test_the_network_part(capsys):
-    assert cli.main(STUDY, ["--network", "--rank", "2", "--draws", "2", "--ratios", "1", "--json", "-"]) == 0
+    assert cli.main(STUDY, [*FLAGS, "--network", "--rank", "1", "--ratios", "1", "--json", "-"]) == 0
     document = json.loads(capsys.readouterr().out)
     predicted, measured = document["predicted"]["network"], document["measured"]["network"]
-    assert (
-        predicted["negative"] >= predicted["negative_at_least"] == 2 * sum(predicted["layer_gradient_ranks"].values())
-    )
+    assert predicted["negative"] >= predicted["negative_at_least"] == sum(predicted["layer_gradient_ranks"].values())
     assert measured["gradient_a_norm"] == pytest.approx(0, abs=1e-12)
     assert measured["gradient_b_norm"] > 0.1
     assert measured["start"]["smallest"][0] < -0.1

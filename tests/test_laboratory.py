@@ -153,15 +153,35 @@ def test_a_table_goes_on_to_the_same_bytes_and_shows_an_altered_line(tmp_path, m
 
 
 def filled(values: dict[Cell, tuple[float, np.ndarray]]) -> Table:
-    """A table: by cell its best rate and the share of test images right by seed."""
+    """A table: by cell its best rate and the share of test images right by seed; at the neighbours nothing is right."""
     table = Table(tables.header("toy", "0", 5, 1000))
     for cell, (rate, right) in values.items():
-        for tried in (rate, 10 * rate):
-            table.rows[cell, tried, 1000, 5] = Row((tried / rate,) * 5, (0,) * 5, (1.0,) * 5)
-        shares = tuple(int(one) for one in 1000 * right)
-        table.rows[cell, rate, 0, len(right)] = Row((0.1,) * len(right), shares, (0.3,) * len(right))
-        table.rows[cell, 10 * rate, 0, len(right)] = Row((0.1,) * len(right), (0,) * len(right), (9.0,) * len(right))
+        n = len(right)
+        for factor in (0.1, 1.0, 10.0):
+            table.rows[cell, rate * factor, 1000, 5] = Row((1.0 + abs(math.log(factor)),) * 5, (0,) * 5, (1.0,) * 5)
+        lower, middle, upper = table.candidates(cell)
+        assert middle == rate
+        assert lower < middle < upper
+        for other in (lower, upper):
+            table.rows[cell, other, 0, n] = Row((0.2,) * n, (0,) * n, (9.0,) * n)
+        table.rows[cell, rate, 0, n] = Row((0.1,) * n, tuple(int(one) for one in 1000 * right), (0.3,) * n)
     return table
+
+
+def test_each_seed_chooses_its_rate_on_its_own_validation_images():
+    """Planted: the rate that is best on average, for all seeds."""
+    cell = Cell("lora", "sgd")
+    table = filled({cell: (0.1, np.full(4, 0.8))})
+    lower, middle, upper = table.candidates(cell)
+    table.rows[cell, upper, 0, 4] = Row((0.05, None, 0.3, 0.01), (900, 0, 100, 850), (0.2, None, 1.0, 0.25))
+    assert table.values(cell, "accuracy") == {0: 0.9, 1: 0.8, 2: 0.8, 3: 0.85}
+    assert table.values(cell, "loss") == {0: 0.2, 1: 0.3, 2: 0.3, 3: 0.25}
+    diverged = Row((None,) * 4, (0,) * 4, (None,) * 4)
+    table.rows |= {(cell, rate, 0, 4): diverged for rate in (lower, middle, upper)}
+    assert table.values(cell, "accuracy")[0] == 0.2  # a guess among five
+    assert table.values(cell, "loss")[0] == pytest.approx(math.log(5))
+    del table.rows[cell, lower, 0, 4]
+    assert table.values(cell, "accuracy") == {}
 
 
 def test_contrasts_are_read_at_the_best_rates_and_paired_by_seed():
@@ -174,7 +194,7 @@ def test_contrasts_are_read_at_the_best_rates_and_paired_by_seed():
     assert found.mean == pytest.approx(0.004, abs=0.001)
     assert found.sign == 1
     assert np.ptp(found.interval) < 0.002  # pairing takes the seeds' own spread away
-    assert list(table.contrasts(contrasts(), "accuracy")) == ["rule"]
+    assert list(table.contrasts(contrasts(), "accuracy")) == [one.question]
 
 
 def test_a_marginal_is_the_mean_over_cells_of_a_level():

@@ -270,3 +270,29 @@ def test_the_hook_rejects_wrong_shapes(request, rng):
             )
         with pytest.raises(TypeCheckError):
             ripple.AlignedNetwork((), np.ones((2, 2)))
+
+
+@pytest.mark.parametrize("architecture", ["linear", "relu", "prelayernorm"])
+def test_an_aligned_layer_has_its_norm_once_and_smaller_singular_values(architecture, rng):
+    """The top direction is one alone, so that x is the worst input; the others are a fifth to nine tenths of it."""
+    network = ripple.aligned_network((6,) * 4, 3, 2.0, 0.5, generator=rng, architecture=architecture)
+    for layer in network.layers:
+        for matrix, top, rank in ((layer.w, 2.0, 6), (layer.b @ layer.a, 0.5, 3)):
+            values = np.linalg.svd(matrix, compute_uv=False)
+            assert values[0] == pytest.approx(top, rel=1e-12)
+            assert 0.2 * top <= values[rank - 1] <= values[1] <= 0.9 * top
+            np.testing.assert_allclose(values[rank:], 0, atol=1e-12)
+    # Both of a layer's top right directions are what the layer before puts out.
+    h = network.x
+    for layer in network.layers:
+        for matrix in (layer.w, layer.b @ layer.a):
+            assert np.abs(np.linalg.svd(matrix)[2][0] @ h) == pytest.approx(np.linalg.norm(h), rel=1e-10)
+        h = layer.w @ h if architecture != "prelayernorm" else h
+
+
+def test_norms_of_each_layer_are_its_own(rng):
+    weights, adapters = [1.0, 2.0, 3.0], [0.3, 0.2, 0.1]
+    network = ripple.aligned_network((5, 6, 4, 5), 2, weights, adapters, generator=rng, closed=True)
+    np.testing.assert_allclose(ripple.spectral_norms(network.layers), [weights, adapters], rtol=1e-12)
+    end = network.layers[2].w @ network.layers[1].w @ network.layers[0].w @ network.x
+    np.testing.assert_allclose(end, 6.0 * network.x, atol=1e-12)

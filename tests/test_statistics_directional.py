@@ -150,6 +150,16 @@ def test_the_units_that_equality_needs_give_both_tests_their_power(rng):
     assert share(3 * n // 4) < 0.7
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "together"),
+    [("hh", "holds"), ("hu", "undecided"), ("hr", "refuted"), ("ur", "refuted"), ("uu", "undecided")],
+)
+def test_a_sentence_about_every_comparison(verdicts, together):
+    spelt = {"h": "holds", "u": "undecided", "r": "refuted"}
+    family = {i: directional.Decision(spelt[one], 0.0, 0.0, 0.0, 0.0) for i, one in enumerate(verdicts)}
+    assert directional.in_every(family) == together
+
+
 def test_an_unadjusted_test_is_found_out(monkeypatch, rng):
     """Planted: a family whose p-values are not adjusted decides what the rule leaves open."""
     sample = {name: np.array([0.3, 0.2, 0.5, -0.1, 0.4, 0.1]) for name in "abc"}

@@ -91,6 +91,16 @@ def test_lists_and_scalars_are_arrays_too():
         (lambda: validation.adapter_rank(5, 4, 8), "rank must be at most min(n1, n2) = 4, received 5"),
         (lambda: validation.adapter_rank(0, 4, 8), "rank must be a whole number, 1 or above"),
         (lambda: validation.choice("placement", "in", ("output", "input")), "one of output, input; received 'in'"),
+        (
+            lambda: validation.count("steps", -(10**5000)),
+            "steps must be a whole number, 1 or above, received an integer",
+        ),
+        (lambda: validation.number("eta", [0.5] * 10**5), "… (500,000 characters)"),
+        (lambda: validation.matrix("x", [[np.longdouble("1e4000")]]), "x: every entry must be finite, received inf"),
+        (lambda: validation.choice("placement", ["in"], ("in", "out")), "one of in, out; received ['in']"),
+        (lambda: validation.one_or_more("eta", [1.0, (1.0,)]), "eta: rows of different lengths"),
+        (lambda: validation.one_or_more("eta", [[1.0]]), "eta: shape (1, 1) received; give a vector"),
+        (lambda: validation.fits("draws", 2.0**28, "so many"), "draws: so many would need 2 GiB, more than 1"),
         (lambda: validation.several("eta", ()), "eta must have at least one value, received none"),
         (lambda: validation.several("eta", iter([])), "eta must have at least one value"),
         (lambda: validation.several("eta", "0.5"), "eta must be a sequence of values, received '0.5'"),
@@ -142,3 +152,33 @@ def test_the_hook_rejects_a_wrong_type(request):
     if not request.config.option.untyped:
         with pytest.raises(TypeError, match="Type-check error"):
             validation.count(3, 3)
+
+
+@validation.representable("x", "rows")
+def table(x, rows=1, kind=float):
+    if kind is MemoryError:
+        raise MemoryError
+    return {"a": (kind(x * x), np.full(rows, x * x))}
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: table(np.float64(1e200)), "x 1e+200: the result leaves double precision's range"),
+        (lambda: table(10**200, kind=lambda square: float(square**2)), "the result leaves double precision's range"),
+        (lambda: table(2.0, kind=lambda square: square / 0), "the result leaves double precision's range"),
+        (lambda: table(2.0, 10**19), "x, rows: an array larger than any memory; ask for less"),
+        (lambda: table(2.0, kind=MemoryError), "x, rows: not enough memory; ask for smaller sizes"),
+    ],
+)
+def test_a_result_that_is_no_number_is_refused_at_the_door(call, words):
+    with pytest.raises(ArgumentError) as error:
+        call()
+    assert words in str(error.value).replace("np.float64(1e+200)", "1e+200")
+
+
+def test_a_result_of_numbers_passes_the_door_and_so_does_another_error():
+    assert table(2.0)["a"][0] == 4.0
+    with pytest.raises(ValueError, match="could not convert"):
+        table(2.0, kind=lambda square: float("four"))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from allora_analysis.finetune.setting import Setting
-from allora_analysis.statistics import Difference, Judgement, judge_family, paired_family, required_n
+from allora_analysis.statistics import Difference, Judgement, judge_family, required_n
 from allora_analysis.statistics.paired import TIE
 
 LEVEL = 0.05
@@ -58,13 +58,8 @@ def judged(differences: Mapping[Case, Sequence[float]]) -> dict[Case, Judgement]
     return judge_family(differences, "t", LEVEL, grain=TIE) if differences else {}
 
 
-def compared(differences: Mapping[Case, Sequence[float]], cases: int | None = None) -> dict[Case, Difference]:
-    """`statistics.paired_family` at our level, of which there may be no case yet."""
-    return paired_family(differences, LEVEL, cases=cases, grain=TIE) if differences else {}
-
-
 def described(one: Difference) -> dict[str, Any]:
-    """A case of `compared` for the evidence."""
+    """A case of `paired_family` for the evidence."""
     return {
         "difference": one.mean,
         "interval": one.interval,
@@ -75,7 +70,7 @@ def described(one: Difference) -> dict[str, Any]:
 
 
 def wanting(family: Mapping[str, Difference], cases: int) -> list[str]:
-    """What would decide the open cases of `compared`: the seeds that their differences, or half a point, would need."""
+    """What would decide the open cases of `paired_family`: the seeds that their differences, or half a point, need."""
     parts = []
     if needed := [one.required_n for one in family.values() if one.required_n is not None]:
         several = min(needed) < max(needed)

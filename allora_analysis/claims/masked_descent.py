@@ -52,7 +52,7 @@ def turned(n: int, singular: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return (left * singular) @ right.T
 
 
-def setting(rng: np.random.Generator, keep_prob: float, steps: int, fraction: float, placement: str = "") -> Sgd:
+def setting(rng: np.random.Generator, keep_prob: float, steps: int, fraction: float) -> Sgd:
     """N up to 6, D up to 3, spectra up to sixfold, weights even or along small directions; noise 1 until it is set."""
     d = int(rng.integers(1, 4))
     singular = np.geomspace(1, 1 / float(rng.choice([1.5, 3.0, 6.0])), d)
@@ -61,7 +61,7 @@ def setting(rng: np.random.Generator, keep_prob: float, steps: int, fraction: fl
     if rng.random() < 0.5:
         right = np.linalg.svd(x)[2]
         w = right.T @ (right @ w / singular)
-    place = placement or str(rng.choice(PLACEMENTS))
+    place = str(rng.choice(PLACEMENTS))
     rate = fraction * dropout_sgd.stability_limits(x, keep_prob, place).mean_square
     return Sgd(x, w / np.linalg.norm(w), 1.0, keep_prob, rate, steps, place)
 
@@ -169,7 +169,7 @@ def behind(one: Sgd) -> float:
 
 
 def with_noise(one: Sgd, ratio: float, rng: np.random.Generator) -> Sgd:
-    """Labels with a σ² within a factor of two of where a ratio, σ² or 1/σ² in size, is 1; of any size without one."""
+    """Labels with a noise from half to twice σ²·ratio, where a boundary is; of any size where the ratio is 0 or ∞."""
     square = one.noise**2 * ratio if 0 < ratio < math.inf else 10 ** rng.uniform(-2, 2)
     return one._replace(noise=math.sqrt(square * 2 ** rng.uniform(-1, 1)))
 

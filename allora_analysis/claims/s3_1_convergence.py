@@ -105,6 +105,16 @@ def regularised_descent(one: Tiny) -> np.ndarray:
     return product(one, state)
 
 
+def any_tiny(rng: np.random.Generator) -> Tiny:
+    """N·D or N·C of at most 4, and up to three steps: few enough sequences of masks to enumerate."""
+    n, d, c = [(2, 2, 1), (1, 3, 1), (2, 1, 2), (1, 2, 2)][rng.integers(4)]
+    a = None if rng.random() < 0.4 else rng.standard_normal((int(rng.integers(1, 4)), d))
+    steps = int(rng.choice([1, 1, 2, 2, 3]))
+    x, y = rng.standard_normal((n, d)), rng.standard_normal((n, c))
+    keep = float(rng.choice([0.5, 0.9, 1.0], p=[0.45, 0.45, 0.1]))
+    return Tiny(x, y, a, keep, float(rng.uniform(0.02, 0.1)), steps, str(rng.choice(PLACEMENTS)))
+
+
 @sgd_claim(
     "3.1-sgd-expectation",
     where="§3.1, the paragraph after the first display",
@@ -116,14 +126,6 @@ def regularised_descent(one: Tiny) -> np.ndarray:
 )
 def expectation(cases: Cases) -> Finding:
     """E W_t and E[BA]_t over all sequences of masks of 1 to 3 steps, against descent on the regularised objective."""
-
-    def draw(rng: np.random.Generator) -> Tiny:
-        n, d, c = [(2, 2, 1), (1, 3, 1), (2, 1, 2), (1, 2, 2)][rng.integers(4)]
-        a = None if rng.random() < 0.4 else rng.standard_normal((int(rng.integers(1, 4)), d))
-        steps = int(rng.choice([1, 1, 2, 2, 3]))
-        x, y = rng.standard_normal((n, d)), rng.standard_normal((n, c))
-        keep = float(rng.choice([0.5, 0.9, 1.0], p=[0.45, 0.45, 0.1]))
-        return Tiny(x, y, a, keep, float(rng.uniform(0.02, 0.1)), steps, str(rng.choice(PLACEMENTS)))
 
     def off(one: Tiny) -> float:
         return relative_error(enumerated_mean(one), regularised_descent(one))
@@ -147,7 +149,7 @@ def expectation(cases: Cases) -> Finding:
         [
             Case("A and B, r = 8, p = 0.95, input masks, step 2", lora, paper=True),
             Case("W, p = 0.95, input masks, step 2", lora._replace(a=None)),
-            *cases.draw(draw, 30),
+            *cases.draw(any_tiny, 30),
         ],
         measure=off,
         printed=lambda one, seen: not agrees or seen > 1e-9,
@@ -188,6 +190,38 @@ def noisy_at_the_optimum(one: Run) -> bool:
     return bool(np.linalg.norm(residual) > ROUNDING * np.linalg.norm(one.y))
 
 
+def traces(one: Run) -> dict[str, float]:
+    """Tr Cov early and late, where it should end up, and the same times t for the average."""
+    rate = 0.5 * dropout_sgd.stability_limits(one.x, one.keep_prob, one.placement).mean_square
+    rates = rate / np.sqrt(np.arange(1, LATE + 1)) if one.what == KINDS[1] else rate
+    run = dropout_sgd.trajectory(one.x, one.y, one.keep_prob, rates, LATE, one.placement)
+    trace = run.average_covariance_trace if one.what == KINDS[2] else run.covariance_trace
+    rest = dropout_sgd.stationary_moments(one.x, one.y, one.keep_prob, rate, one.placement)
+    seen = {"early": trace[EARLY], "late": trace[LATE], "limit": rest.covariance_trace}
+    # t·tr Cov of the average is its limit + c/t + what dies out exponentially: c/t cancels between t and t/2.
+    seen["t·tr Cov"] = 2 * LATE * trace[LATE] - LATE // 2 * trace[LATE // 2]
+    return {name: float(value) for name, value in seen.items()} | {"rate": rest.average_covariance_rate}
+
+
+def ends_where_told(one: Run, seen: dict[str, float]) -> bool:
+    """Whether the last trace is the limit that equations of its own give."""
+    if one.what == KINDS[0]:
+        return abs(seen["late"] - seen["limit"]) <= 1e-6 * max(seen["limit"], 1e-6)
+    return one.what == KINDS[1] or abs(seen["t·tr Cov"] - seen["rate"]) <= 1e-6 * max(seen["rate"], 1e-6)
+
+
+def even_run(rng: np.random.Generator, what: str, placement: str, keep_prob: float, noise: float) -> Run:
+    """A regression with singular values from 1 to 1.4, so even that a hundred steps are long."""
+    x = turned(8, np.array([1.4, 1.2, 1.0]), rng)
+    return Run(x, x @ rng.standard_normal((3, 1)) + noise * rng.standard_normal((8, 1)), keep_prob, placement, what)
+
+
+def any_run(rng: np.random.Generator) -> Run:
+    """Any of the three, with noise in Y and without."""
+    what, place = str(rng.choice(KINDS, p=[0.5, 0.25, 0.25])), str(rng.choice(PLACEMENTS))
+    return even_run(rng, what, place, float(rng.choice([0.8, 0.95])), float(rng.choice([0.0, 0.01, 1.0])))
+
+
 @sgd_claim(
     "3.1-sgd-convergence",
     where="§3.1, title",
@@ -197,44 +231,25 @@ def noisy_at_the_optimum(one: Run) -> bool:
 )
 def convergence(cases: Cases) -> Finding:
     """The trace of Cov W_t at a constant rate, at a falling rate, of the average, and with and without noise in Y."""
-
-    def measure(one: Run) -> dict[str, float]:
-        rate = 0.5 * dropout_sgd.stability_limits(one.x, one.keep_prob, one.placement).mean_square
-        rates = rate / np.sqrt(np.arange(1, LATE + 1)) if one.what == KINDS[1] else rate
-        run = dropout_sgd.trajectory(one.x, one.y, one.keep_prob, rates, LATE, one.placement)
-        trace = run.average_covariance_trace if one.what == KINDS[2] else run.covariance_trace
-        rest = dropout_sgd.stationary_moments(one.x, one.y, one.keep_prob, rate, one.placement)
-        seen = {"early": trace[EARLY], "late": trace[LATE], "limit": rest.covariance_trace}
-        # t·tr Cov of the average is its limit + c/t + what dies out exponentially: c/t cancels between t and t/2.
-        seen["t·tr Cov"] = 2 * LATE * trace[LATE] - LATE // 2 * trace[LATE // 2]
-        return {name: float(value) for name, value in seen.items()} | {"rate": rest.average_covariance_rate}
-
-    def corrected(one: Run, seen: dict[str, float]) -> bool:
-        if one.what == KINDS[0]:
-            return abs(seen["late"] - seen["limit"]) <= 1e-6 * max(seen["limit"], 1e-6)
-        return one.what == KINDS[1] or abs(seen["t·tr Cov"] - seen["rate"]) <= 1e-6 * max(seen["rate"], 1e-6)
-
-    def run(rng: np.random.Generator, what: str, placement: str, keep_prob: float, noise: float) -> Run:
-        x = turned(8, np.array([1.4, 1.2, 1.0]), rng)  # a spectrum so even that a hundred steps are long
-        return Run(x, x @ rng.standard_normal((3, 1)) + noise * rng.standard_normal((8, 1)), keep_prob, placement, what)
-
-    def draw(rng: np.random.Generator) -> Run:
-        what, place = str(rng.choice(KINDS, p=[0.5, 0.25, 0.25])), str(rng.choice(PLACEMENTS))
-        return run(rng, what, place, float(rng.choice([0.8, 0.95])), float(rng.choice([0.0, 0.01, 1.0])))
-
     own = [
-        Case(f"{place} masks, p = 0.95", run(cases.rng, KINDS[0], place, PAPER_KEEP, 0.5), True) for place in PLACEMENTS
+        Case(f"{place} masks, p = 0.95", even_run(cases.rng, KINDS[0], place, PAPER_KEEP, 0.5), True)
+        for place in PLACEMENTS
     ]
     each = [
-        Case(f"{what}, {place} masks", run(cases.rng, what, place, 0.8, 0.5))
+        Case(f"{what}, {place} masks", even_run(cases.rng, what, place, 0.8, 0.5))
         for what in KINDS[1:]
         for place in PLACEMENTS
     ]
     judged = cases.judge(
-        [*own, *each, Case("no noise in Y", run(cases.rng, KINDS[0], "output", 0.8, 0.0)), *cases.draw(draw, 8)],
-        measure=measure,
+        [
+            *own,
+            *each,
+            Case("no noise in Y", even_run(cases.rng, KINDS[0], "output", 0.8, 0.0)),
+            *cases.draw(any_run, 8),
+        ],
+        measure=traces,
         printed=lambda one, seen: seen["late"] > max(KEPT * seen["early"], 1e-20 * float(np.sum(one.y**2))),
-        corrected=corrected,
+        corrected=ends_where_told,
         condition=lambda one: one.what == KINDS[0] and noisy_at_the_optimum(one),
     )
     return judged.finding(
@@ -285,6 +300,19 @@ def added_over_spread_in_the_limit(one: Labelled) -> float:
     return float(np.linalg.norm(rest.mean[0] - least) / rest.spread[0])
 
 
+def measured_signal(one: Labelled) -> dict[str, float]:
+    """The same at its highest up to step 10, and in the limit, by `dropout_sgd`."""
+    (x, *_), y, at = one.of, one.y, (one.of.rate, one.of.steps, one.of.placement)
+    masked, plain = (dropout_sgd.trajectory(x, y, p, *at) for p in (one.of.keep_prob, 1.0))
+    rest = dropout_sgd.stationary_moments(x, y, one.of.keep_prob, one.of.rate, one.of.placement)
+    added = np.linalg.norm(masked.mean - plain.mean, axis=(1, 2))[1:]
+    least = np.linalg.lstsq(x, y, rcond=None)[0]
+    return {
+        "most up to step 10": float(np.max(added / np.sqrt(masked.covariance_trace[1:]))),
+        "limit": float(np.linalg.norm(rest.mean - least) / np.sqrt(rest.covariance_trace)),
+    }
+
+
 @sgd_claim(
     "3.1-sgd-reliable",
     where="Abstract; §1, first flaw",
@@ -297,17 +325,6 @@ def added_over_spread_in_the_limit(one: Labelled) -> float:
 def reliable(cases: Cases) -> Finding:
     """What masks add to E W_t over √tr Cov W_t, up to step 10 and in the limit, on both sides of the boundary."""
 
-    def measure(one: Labelled) -> dict[str, float]:
-        (x, *_), y, at = one.of, one.y, (one.of.rate, one.of.steps, one.of.placement)
-        masked, plain = (dropout_sgd.trajectory(x, y, p, *at) for p in (one.of.keep_prob, 1.0))
-        rest = dropout_sgd.stationary_moments(x, y, one.of.keep_prob, one.of.rate, one.of.placement)
-        added = np.linalg.norm(masked.mean - plain.mean, axis=(1, 2))[1:]
-        least = np.linalg.lstsq(x, y, rcond=None)[0]
-        return {
-            "most up to step 10": float(np.max(added / np.sqrt(masked.covariance_trace[1:]))),
-            "limit": float(np.linalg.norm(rest.mean - least) / np.sqrt(rest.covariance_trace)),
-        }
-
     def ratio(one: Labelled) -> float:
         return min(1 / float(added_over_spread(one).max()), added_over_spread_in_the_limit(one))
 
@@ -318,7 +335,7 @@ def reliable(cases: Cases) -> Finding:
     own = [Case(case.name, labelled(case.inputs, cases.rng), True) for case in papers_own(cases.rng, FEW)]
     judged = cases.judge(
         own + on_both_sides(cases.rng, draw, ratio, 6, margin=1.02),
-        measure=measure,
+        measure=measured_signal,
         printed=lambda one, seen: seen["most up to step 10"] < 1 < seen["limit"],
         condition=ratio,
     )

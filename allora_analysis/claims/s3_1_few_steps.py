@@ -145,6 +145,17 @@ def best_without(one: Sgd, most: int = 400) -> int:
     return 1 + int(np.argmin(risk))
 
 
+def risks_and_limits(one: Sgd) -> dict[str, float]:
+    """Risks after `steps` steps and as t → ∞, with dropout and without, by `dropout_sgd`."""
+    rest = dropout_sgd.stationary_moments(one.x, one.labels, one.keep_prob, one.rate, one.placement)
+    least = np.linalg.lstsq(one.x, one.labels, rcond=None)[0]
+    limit = np.sum((rest.mean - one.truth) ** 2) + rest.covariance_trace
+    return measured_risks(one) | {
+        "limit, dropout": float(limit),
+        "limit, without": float(np.sum((least - one.truth) ** 2)),
+    }
+
+
 @sgd_claim(
     "3.1-sgd-crossover",
     where="§3.1, after the bound",
@@ -166,22 +177,13 @@ def crossover(cases: Cases) -> Finding:
             return math.inf  # too long to follow
         return min(one.noise**2 / pays_in_the_limit(one), behind(one))
 
-    def measure(one: Sgd) -> dict[str, float]:
-        rest = dropout_sgd.stationary_moments(one.x, one.labels, one.keep_prob, one.rate, one.placement)
-        least = np.linalg.lstsq(one.x, one.labels, rcond=None)[0]
-        limit = np.sum((rest.mean - one.truth) ** 2) + rest.covariance_trace
-        return measured_risks(one) | {
-            "limit, dropout": float(limit),
-            "limit, without": float(np.sum((least - one.truth) ** 2)),
-        }
-
     own = [
         Case(case.name, case.inputs._replace(steps=best_without(case.inputs)), True)
         for case in papers_own(cases.rng, 1)
     ]
     judged = cases.judge(
         own + on_both_sides(cases.rng, draw, ratio, 6, margin=1.1),
-        measure=measure,
+        measure=risks_and_limits,
         printed=lambda one, seen: (
             seen["limit, dropout"] < seen["limit, without"] and seen["dropout"] >= seen["without"]
         ),

@@ -65,6 +65,7 @@ def struck(output: np.ndarray, rank: int) -> dict[str, int]:
     says=LATENT,
     reading="As a fact about LoRA's code: a mask strikes single entries of Ax, r numbers between A and B.",
     command="python -m allora_analysis --only 3.1-placement-in-code",
+    test="tests/test_claims_3_1_tikhonov.py",
 )
 def placement_in_code(cases: Cases) -> Finding:
     """Unit inputs through a training layer: a mask on the input strikes Ax as a whole, one on Ax single entries."""

@@ -78,7 +78,7 @@ def on_both_sides(
 ) -> list[Case]:
     """Cases near a condition's boundary: n with a ratio from 1/2 to 1/margin and n with one from margin to 2."""
     kept: dict[bool, list[Any]] = {False: [], True: []}
-    for _ in range(20_000):
+    for _ in range(2_000):
         one = draw(rng)
         value = ratio(one)
         if 0.5 <= value <= 2 and max(value, 1 / value) >= margin and len(kept[value > 1]) < n:
@@ -331,7 +331,7 @@ def implicit_regularizer(cases: Cases) -> Finding:
         printed=lambda one, seen: relative_error(seen, np.full(min(one.x.shape), one.keep_prob)) < 1e-7,
     )
     return judged.finding(
-        {"holds": "Yes: with the mask on the output every direction of the fit shrinks by p."},
+        {"holds": "Yes: with the mask on the output every direction of the fit shrinks by the factor p."},
         evidence=judged.evidence(ROUNDING, lambda one: one.keep_prob, tolerance=1e-7),
         size=Size(100 * (1 - PAPER_KEEP), "%", "what drop rate 0.05 takes off the least-squares fit"),
         flips_if="a direction of X that the minimum over all masks does not shrink by p",
@@ -347,7 +347,7 @@ def spread(condition: float, keep_prob: float, rng: np.random.Generator) -> Regr
     "3.1-general-spectrum",
     where=AFTER,
     says=REGULARIZER,
-    reading="As it is often cited: dropout is Tikhonov's regularisation, for some λ, on any X.",
+    reading="As a theorem on any X: dropout is Tikhonov's regularisation, for some λ.",
     depends_on=("3.1-minimiser", "3.1-tikhonov-solution"),
 )
 def general_spectrum(cases: Cases) -> Finding:

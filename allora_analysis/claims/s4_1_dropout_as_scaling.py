@@ -272,7 +272,7 @@ def dropout_rate(cases: Cases) -> Finding:
     )
     moves = {case.name: float(np.linalg.norm(seen)) / size(case.inputs) for case, seen in judged.pairs}
     return judged.finding(
-        {"conditional": "Only while B_i = 0 or at right angles to B's other rows: they move (BA)_i through A."},
+        {"conditional": "Only while B_i = 0 or at right angles to B's other rows: they move it slightly."},
         evidence=judged.evidence(ROUNDING, {"Δ(BA)_i": "B_i ΔA"}, tolerance=TOLERANCE),
         size=Size(moves[judged.cases[0].name], "of its step undropped", "how far a dropped row still moves, r = 8"),
         corrected="Δ(BA)_i = B_i ΔA",
@@ -323,7 +323,7 @@ def dropout_other_rows(cases: Cases) -> Finding:
     )
     shares = np.linalg.norm(judged.measured[0], axis=1) / own_steps(judged.cases[0].inputs)
     return judged.finding(
-        {"conditional": "Only where B_i and B_j are not at right angles: not at the start, where B = 0."},
+        {"conditional": "Yes, slightly, unless B_i and B_j are at right angles: not at the start, where B = 0."},
         evidence=judged.evidence(ROUNDING, {"change of row j's step, over l": "(B_j·B_i) g_i"}, tolerance=TOLERANCE),
         size=Size(float(np.median(shares)), "of the row's own step", "change of another row's step, r = 8, 32 tokens"),
         corrected="row j's step changes by l(B_j·B_i)g_i, to first order in l",

@@ -123,7 +123,7 @@ def both_adaptions(cases: Cases) -> Finding:
         {"conditional": "Partly: scaling and masked outputs are; LoRA's own dropout masks inputs."},
         evidence=Evidence({"distance of two outputs at one f(x)": 0.0}, distance, ROUNDING, error=None, tolerance=1e-7),
         size=Size(distance[own], "of the output", "distance of LoRA's masked outputs at one f(x)"),
-        condition="rows of the masked product lie in those of BA: scaling, masked outputs, a masked latent space "
+        condition="the masked product has its rows in BA's row space: scaling, masked outputs, a masked latent space "
         "with r ≤ n₁; a masked input only if BA reads each masked feature by itself or not at all",
         flips_if="LoRA's own dropout giving one output for two inputs of one f(x)",
     )
@@ -158,7 +158,7 @@ def subsumes(cases: Cases) -> Finding:
         {"conditional": "Partly: the scaling factor and masked outputs; not LoRA's own dropout: it masks inputs."},
         evidence=judged.evidence(ROUNDING, {"left": 0.0}, tolerance=1e-7),
         size=Size(own["left"] / own["size"], "of f(x)", "what no f_o explains of LoRA's own dropout at 0.05, r = 8"),
-        condition="the rows of the masked product lie in those of BA",
+        condition="the row space of the masked product lies in that of BA",
         flips_if="an f_o that gives LoRA's own dropout",
     )
 

@@ -21,7 +21,7 @@ from allora_analysis.escape import first_step
 
 ADAM = 1e-3  # Adam's ε over small gradients
 SAME = 1e-7
-drift_claim = functools.partial(layer_training.alone, test="tests/test_escape_drift.py")
+drift_claim = functools.partial(layer_training.alone, test="tests/test_escape_teacher.py")
 
 
 class Start(NamedTuple):
@@ -217,7 +217,7 @@ def effective_rate(cases: Cases) -> Finding:
         condition=lambda one: one.optimizer == "sgd" and one.u == 0,
     )
     return judged.finding(
-        {"conditional": "Only under SGD and at BA = 0: lower later, and under AdamW it is l_b throughout."},
+        {"conditional": "Only under SGD at BA = 0, and lower later; under AdamW it is l_b."},
         evidence=judged.evidence("1e-7; AdamW: 1e-3, its ε over small gradients", told, tolerance=SAME),
         size=Size(float(np.mean(judged.measured[2])), "of η·l_b", "AdamW's rate for a row at zero, η² = 4"),
         corrected="η·l_b/√(1 + η²‖(BA)_i‖) under SGD; l_b in AdamW's first step",

@@ -291,7 +291,8 @@ def slower(cases: Cases) -> Finding:
             to_tenth[2],
         ),
         corrected="LoRA's time over ALLoRA's is m/∫₀^m √(u + 1/η²) du under SGD, 1 under AdamW",
-        condition=f"SGD, η > 3/2 and ‖(BA)_i‖ ≤ m, 3(u² + uv + v²) = 3(u + v) with v = 1/η, u = √(m + v²): at η² = 4 "
-        f"{longest(2.0):.2g}; for a threshold of 3/4 {longest(2.0, 0.75):.2g}, for one of 3 {longest(2.0, 3.0):.2g}",
+        condition=f"SGD, η > 3/2 and ‖(BA)_i‖ ≤ m with u² + uv + v² = u + v, v = 1/η, u = √(m + v²): at η² = 4 "
+        f"{longest(2.0):.2g}; there a threshold of 3/4 gives {longest(2.0, 0.75):.2g}, one of 3 gives "
+        f"{longest(2.0, 3.0):.2g}",
         flips_if="LoRA at l taking 3/2 of ALLoRA's steps under AdamW",
     )

@@ -26,6 +26,27 @@ def asf_backward(one: Pass, eta: float) -> list[np.ndarray]:
     return layer_training.backward(lambda *parts: layer_training.forward("asf", *parts, eta), one)
 
 
+def runs(rng: np.random.Generator) -> Run:
+    """One step, or a few, under some optimizer."""
+    steps = 1 if rng.random() < 0.5 else int(rng.integers(2, 12))
+    task, eta = layer_training.draw_problem(rng), float(np.exp(rng.uniform(0, 1)))
+    return Run(task, str(rng.choice(["sgd", "momentum", "adamw"])), eta, 0.01, steps)
+
+
+def trained(run: Run) -> dict[str, np.ndarray]:
+    """BA of ASF-LoRA and of ALLoRA after a run, ASF-LoRA's output and its BAx."""
+    a, b = layer_training.pairs(run, "asf")[-1]
+    f = run.task.x @ (b @ a).T
+    one = Pass(run.task.x, 0 * run.task.y, a, b)
+    output = asf_backward(one, run.eta)[0]
+    return {"ASF": b @ a, "ALLoRA": layer_training.products(run, "allora")[-1], "output": output, "f": f}
+
+
+def apart(seen: dict[str, np.ndarray]) -> float:
+    """‖BA − ALLoRA's‖ over ‖ALLoRA's‖."""
+    return float(np.linalg.norm(seen["ASF"] - seen["ALLoRA"]) / np.linalg.norm(seen["ALLoRA"]))
+
+
 @family_claim(
     "4-asf-similar",
     where="§4.3",
@@ -35,34 +56,18 @@ def asf_backward(one: Pass, eta: float) -> list[np.ndarray]:
 )
 def asf_similar(cases: Cases) -> Finding:
     """BA of ASF-LoRA against ALLoRA's at the same rate, from the first step on; its output over ALLoRA's."""
-
-    def draw(rng: np.random.Generator) -> Run:
-        steps = 1 if rng.random() < 0.5 else int(rng.integers(2, 12))
-        task, eta = layer_training.draw_problem(rng), float(np.exp(rng.uniform(0, 1)))
-        return Run(task, str(rng.choice(["sgd", "momentum", "adamw"])), eta, 0.01, steps)
-
-    def trained(run: Run) -> dict[str, np.ndarray]:
-        a, b = layer_training.pairs(run, "asf")[-1]
-        f = run.task.x @ (b @ a).T
-        one = Pass(run.task.x, 0 * run.task.y, a, b)
-        output = asf_backward(one, run.eta)[0]
-        return {"ASF": b @ a, "ALLoRA": layer_training.products(run, "allora")[-1], "output": output, "f": f}
-
     own = [
         Case(f"AdamW at 1e-4, η² = 4, steps: {steps}", Run(task, "adamw", 2.0, PAPER_RATE, steps), True)
         for task in [layer_training.paper_problem(cases.rng)]
         for steps in (1, 200)
     ]
     judged = cases.judge(
-        [*own, *cases.draw(draw, 14)],
+        [*own, *cases.draw(runs, 14)],
         measure=trained,
         printed=lambda run, seen: relative_error(seen["ASF"], seen["ALLoRA"]) <= 1e-7,
         corrected=lambda run, seen: relative_error(seen["output"], adaptive.asf(seen["f"], run.eta)) <= TOLERANCE,
         condition=lambda run: run.steps == 1,
     )
-
-    def apart(seen: dict[str, np.ndarray]) -> float:
-        return float(np.linalg.norm(seen["ASF"] - seen["ALLoRA"]) / np.linalg.norm(seen["ALLoRA"]))
 
     last = judged.measured[1]
     ratio = float(np.linalg.norm(last["output"]) / np.linalg.norm(last["f"]))

@@ -177,6 +177,31 @@ def noise_cases(cases: Cases) -> list[Case]:
     return [*own, Case("B = 0", drawn(0.0, 2.0, cases.rng)), *cases.draw(draw, 12)]
 
 
+def seen_of(case: Noise) -> dict[str, float]:
+    """Mean and spread of ALLoRA-OD's factor over tokens, with their standard errors, and ALLoRA's spread."""
+    od, plain = factors(case, "od")[:, 0], factors(case._replace(x=case.x[:200]), "allora")[:, 0]
+    fourth = float(np.mean((od - od.mean()) ** 4))
+    return {
+        "mean": float(od.mean()),
+        "std": float(od.std()),
+        "std, ALLoRA's": float(plain.std()),
+        "stderr": float(od.std()) / math.sqrt(TOKENS) + 1e-12,
+        "stderr of the variance": math.sqrt(max(fourth - float(od.std()) ** 4, 0.0) / TOKENS) + 1e-12,
+    }
+
+
+def law(case: Noise) -> adaptive.OutputFactor:
+    """The factor's moments over Gaussian inputs."""
+    return adaptive.output_factor(float(np.linalg.norm(case.b @ case.a)), case.eta)
+
+
+def off(case: Noise, seen: dict[str, float]) -> float:
+    """How many standard errors mean and variance are from the law's."""
+    told = law(case)
+    mean = abs(seen["mean"] - told.mean) / seen["stderr"]
+    return max(mean, abs(seen["std"] ** 2 - told.variance) / seen["stderr of the variance"])
+
+
 @family_claim(
     "4-od-noise",
     where="§4.3",
@@ -187,25 +212,6 @@ def output_noise(cases: Cases) -> Finding:
     """The factor of each token, read off the layers' gradients over Gaussian inputs, against its law."""
     allowed = student_t.standard_errors(TOKENS)
 
-    def seen_of(case: Noise) -> dict[str, float]:
-        od, plain = factors(case, "od")[:, 0], factors(case._replace(x=case.x[:200]), "allora")[:, 0]
-        fourth = float(np.mean((od - od.mean()) ** 4))
-        return {
-            "mean": float(od.mean()),
-            "std": float(od.std()),
-            "std, ALLoRA's": float(plain.std()),
-            "stderr": float(od.std()) / math.sqrt(TOKENS) + 1e-12,
-            "stderr of the variance": math.sqrt(max(fourth - float(od.std()) ** 4, 0.0) / TOKENS) + 1e-12,
-        }
-
-    def law(case: Noise) -> adaptive.OutputFactor:
-        return adaptive.output_factor(float(np.linalg.norm(case.b @ case.a)), case.eta)
-
-    def off(case: Noise, seen: dict[str, float]) -> float:
-        told = law(case)
-        mean = abs(seen["mean"] - told.mean) / seen["stderr"]
-        return max(mean, abs(seen["std"] ** 2 - told.variance) / seen["stderr of the variance"])
-
     judged = cases.judge(
         noise_cases(cases),
         measure=seen_of,
@@ -215,7 +221,7 @@ def output_noise(cases: Cases) -> Finding:
     )
     relative = [math.sqrt(law(case.inputs).variance) / law(case.inputs).mean for case in judged.cases[:3]]
     return judged.finding(
-        {"conditional": f"Only once BA ≠ 0, and little: {relative[2]:.0%} of the factor for rows of 0.1 at η² = 4."},
+        {"conditional": f"Yes once BA ≠ 0, but little: {relative[2]:.0%} of the factor for rows of 0.1, η² = 4."},
         evidence=judged.evidence(
             f"of mean and variance: {student_t.source(TOKENS)}",
             lambda case: {"mean": law(case).mean, "std": math.sqrt(law(case).variance)},
@@ -251,6 +257,47 @@ def od_samples(one: Batch) -> np.ndarray:
     return (factors(case, "od")[:, 0] * (one.x @ (one.row - one.target)))[:, None] * one.x
 
 
+def summed(one: Batch) -> dict[str, np.ndarray]:
+    """The row's mean gradient over tokens, and its standard error where there are many."""
+    samples = od_samples(one)
+    error = samples.std(axis=0) / math.sqrt(len(samples))
+    return {"mean": samples.mean(axis=0), "stderr": error if len(samples) == TOKENS else 0 * error}
+
+
+def row_gradient(one: Batch) -> np.ndarray:
+    """G_i, the mean over tokens without the factor."""
+    return one.x.T @ (one.x @ (one.row - one.target)) / len(one.x)
+
+
+def parallel(one: Batch, seen: dict[str, np.ndarray]) -> bool:
+    """Whether the row's gradient is a multiple of g_i."""
+    mean, g = seen["mean"], row_gradient(one)
+    left = mean - (mean @ g) / (g @ g) * g
+    return bool(np.linalg.norm(left) <= TOLERANCE * np.linalg.norm(mean))
+
+
+def expectation(one: Batch) -> np.ndarray:
+    """Its expectation over white Gaussian inputs."""
+    size = float(np.linalg.norm(one.row))
+    law, along = adaptive.output_factor(size, one.eta), np.outer(one.row, one.row) / size**2
+    return (one.row - one.target) @ (law.mean * (np.eye(len(one.row)) - along) + law.along * along)
+
+
+def batches(rng: np.random.Generator) -> Batch:
+    """One token, B = 0, tokens of equal |f|, or any."""
+    kind = rng.integers(5)
+    x = rng.standard_normal((1 if kind == 0 else int(rng.integers(2, 9)), 3))
+    row = rng.standard_normal(3) * (kind != 1)
+    if kind == 2:  # entries ±1 and a row along an axis: |f| is the same for every token
+        x, row = np.sign(x), row * [1.0, 0.0, 0.0]
+    return Batch(x, row, rng.standard_normal(3), float(np.exp(rng.uniform(0, 1))))
+
+
+def equal_sizes(one: Batch) -> bool:
+    """Whether |f(x)_i| is the same for every token."""
+    return bool(np.ptp(np.abs(one.x @ one.row)) <= TOLERANCE)
+
+
 @family_claim(
     "4-od-update",
     where="§4.3",
@@ -262,40 +309,12 @@ def expected_update(cases: Cases) -> Finding:
     """The row's gradient over a batch against g_i; for white Gaussian inputs, its expectation."""
     allowed = student_t.standard_errors(TOKENS)
 
-    def summed(one: Batch) -> dict[str, np.ndarray]:
-        samples = od_samples(one)
-        error = samples.std(axis=0) / math.sqrt(len(samples))
-        return {"mean": samples.mean(axis=0), "stderr": error if len(samples) == TOKENS else 0 * error}
-
-    def g(one: Batch) -> np.ndarray:
-        return one.x.T @ (one.x @ (one.row - one.target)) / len(one.x)
-
-    def parallel(one: Batch, seen: dict[str, np.ndarray]) -> bool:
-        left = seen["mean"] - (seen["mean"] @ g(one)) / (g(one) @ g(one)) * g(one)
-        return bool(np.linalg.norm(left) <= TOLERANCE * np.linalg.norm(seen["mean"]))
-
-    def told(one: Batch) -> np.ndarray:
-        size = float(np.linalg.norm(one.row))
-        law, along = adaptive.output_factor(size, one.eta), np.outer(one.row, one.row) / size**2
-        return (one.row - one.target) @ (law.mean * (np.eye(len(one.row)) - along) + law.along * along)
-
     def expected(one: Batch, seen: dict[str, np.ndarray]) -> bool:
         if len(one.x) == 1:
-            return relative_error(seen["mean"], inverse_sqrt(one.x @ one.row, one.eta) * g(one)) <= 1e-7
+            return relative_error(seen["mean"], inverse_sqrt(one.x @ one.row, one.eta) * row_gradient(one)) <= 1e-7
         if len(one.x) < TOKENS:
             return True
-        return bool(np.all(np.abs(seen["mean"] - told(one)) <= allowed * seen["stderr"]))
-
-    def draw(rng: np.random.Generator) -> Batch:
-        kind = rng.integers(5)
-        x = rng.standard_normal((1 if kind == 0 else int(rng.integers(2, 9)), 3))
-        row = rng.standard_normal(3) * (kind != 1)
-        if kind == 2:  # entries ±1 and a row along an axis: |f| is the same for every token
-            x, row = np.sign(x), row * [1.0, 0.0, 0.0]
-        return Batch(x, row, rng.standard_normal(3), float(np.exp(rng.uniform(0, 1))))
-
-    def equal_sizes(one: Batch) -> bool:
-        return bool(np.ptp(np.abs(one.x @ one.row)) <= TOLERANCE)
+        return bool(np.all(np.abs(seen["mean"] - expectation(one)) <= allowed * seen["stderr"]))
 
     rng = cases.rng
     white = Batch(rng.standard_normal((TOKENS, 3)), np.array([1.5, -0.5, 0.2]), np.array([0.3, 1.0, -0.7]), 2.0)
@@ -306,18 +325,20 @@ def expected_update(cases: Cases) -> Finding:
         [
             Case("32 tokens, n₂ = 64, ‖(BA)_i‖ near 0.1, η² = 4", own, True),
             Case("white inputs", white),
-            *cases.draw(draw, 24),
+            *cases.draw(batches, 24),
         ],
         measure=summed,
         printed=parallel,
         corrected=expected,
         condition=equal_sizes,
     )
-    seen, ours = judged.measured[0]["mean"], g(own)
+    seen, ours = judged.measured[0]["mean"], row_gradient(own)
     cosine = float(seen @ ours / np.linalg.norm(seen) / np.linalg.norm(ours))
     return judged.finding(
         {"conditional": "Only for one token: over a batch the factors differ, and turn the row's gradient a little."},
-        evidence=judged.evidence(student_t.source(TOKENS), {"white inputs": told(white)}, tolerance=allowed, n=TOKENS),
+        evidence=judged.evidence(
+            student_t.source(TOKENS), {"white inputs": expectation(white)}, tolerance=allowed, n=TOKENS
+        ),
         size=Size(math.degrees(math.acos(min(1.0, cosine))), "degrees", "between g̃_i and g_i, 32 tokens, rows of 0.1"),
         corrected="token by token; over white Gaussian inputs and a squared loss E[g̃_i] = g_i(E[d]·across + "
         "E[dz²]·along (BA)_i), with E[dz²] < E[d]: turned away from the row's own direction",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +35,11 @@ from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import ablation, commonsense, learning_rates, perception
 from allora_analysis.grid.reading import recorded
 from allora_analysis.grid.sources import command
-from allora_analysis.statistics import Judgement, decide
+from allora_analysis.statistics import Judgement, decide, in_every
 from allora_analysis.statistics.paired import TIE
 
 our_claim = functools.partial(claim, test="tests/test_claims_our_runs.py", reads=STUDY)
 PERCEIVED, ABLATED = perception.PRESETS["desk"], ablation.PRESETS["desk"]
-Rule = Callable[[Mapping[str, str]], str]
-
-
-def in_every(verdicts: Mapping[str, str]) -> str:
-    """A sentence about every case: one that is refuted refutes it, one that is open leaves it open."""
-    return next((worse for worse in ("refuted", "undecided") if worse in verdicts.values()), "holds")
 
 
 def not_run(why: str, answer: str) -> Finding:
@@ -69,10 +63,9 @@ def on_runs(
     pairs: Mapping[str, Pairs],
     answers: Mapping[str, str],
     *,
-    rule: Rule = in_every,
     own: Callable[[str], dict[str, list[float]]] | None = None,
     more: Mapping[str, Any] | None = None,
-    at_paper: bool | str | None = None,
+    at_paper: bool | str | None = "by sign",
 ) -> Finding:
     """The first of each pair is better, case by case, by accuracy; test loss, the mean over cases and `more` beside it.
 
@@ -80,11 +73,10 @@ def on_runs(
         cases: the row's.
         runs: what is recorded.
         pairs: of runs by case, a pair a seed.
-        answers: by verdict; may hold {better}, {worse}, {open}, {n} cases, {mean} points, {names} of the worse ones.
-        rule: the row's verdict from the cases'.
+        answers: by verdict; may hold {better}, {worse}, {n} cases, {mean} points, {names} of the worse ones.
         own: the differences by endpoint, where they are not those of `pairs`.
         more: evidence.
-        at_paper: where it does not follow from the signs of the means.
+        at_paper: "by sign" of the cases' means, or what it is.
 
     Returns:
         The finding.
@@ -92,60 +84,44 @@ def on_runs(
     of = own or (lambda endpoint: differences(runs, pairs, endpoint))
     complete, stopped = of("test_accuracy"), diverged(runs, pairs)
     if not complete:
-        why = f"a run diverged among the pairs of {', '.join(stopped)}" if stopped else f"{len(runs)} runs are recorded"
-        found = not_run(why, "Not run: no case is recorded in full.")
-        return (
-            dataclasses.replace(found, verdict="undecided", corrected=why, answer="Undecided: runs diverged.")
-            if stopped
-            else found
-        )
+        return _no_case(runs, stopped)
 
     def verdict(samples: Mapping[str, np.ndarray]) -> str:
         found = decide({case: [sample] for case, sample in samples.items()}, "t", LEVEL, TIE)
-        return rule({case: one.verdict for case, one in found.items()})
+        together = in_every(found)
+        return "undecided" if stopped and together == "holds" else together
 
     tested, family = cases.test(complete, verdict), judged(complete)
-    signs = {
-        word: [case for case, one in family.items() if one.verdict == word]
-        for word in ("holds", "refuted", "undecided")
-    }
     overall = judged({"mean over the cases": over_seeds(complete)})["mean over the cases"]
-    told = {
-        "better": len(signs["holds"]),
-        "worse": len(signs["refuted"]),
-        "open": len(signs["undecided"]),
-        "n": len(family),
-    }
-    told |= {"mean": f"{round(100 * overall.mean, 1) + 0.0:+.1f}", "names": "; ".join(signs["refuted"])}
-    lost = f"; {len(pairs) - len(complete)} more cases planned" if not own and len(complete) < len(pairs) else ""
-    measured = shown(family | {"mean over the cases": overall})
-    loss = shown(judged(of("test_loss")))
-    measured |= {
-        "test loss, its fall": loss,
-        "covers": f"{', '.join(complete)}{lost}",
+    signs, means = [one.verdict for one in family.values()], {one.mean > 0 for one in family.values()}
+    told = {"better": signs.count("holds"), "worse": signs.count("refuted"), "n": len(family)}
+    told["mean"] = f"{round(100 * overall.mean, 1) + 0.0:+.1f}"
+    told["names"] = "; ".join(case for case, one in family.items() if one.verdict == "refuted")
+    planned = f"; {len(pairs) - len(complete)} more cases planned" if not own and len(complete) < len(pairs) else ""
+    measured = shown(family | {"mean over the cases": overall}) | {
+        "test loss, its fall": shown(judged(of("test_loss"))),
+        "covers": ", ".join(complete) + planned,
         "a run diverged in": stopped,
-    } | dict(more or {})
-    means = {one.mean > 0 for one in family.values()}
-    undecided = tested.verdict == "undecided"
+    }
+    wanted = needed(family) if tested.verdict == "undecided" else None
+    ends = [100 * end for end in overall.interval]
     return tested.finding(
         {word: text.format(**told) for word, text in answers.items()},
-        evidence=Evidence({"difference": "above 0"}, measured, RULE, interval=overall.interval, n=overall.n),
-        size=Size(
-            100 * overall.mean,
-            "percentage points",
-            "the mean difference over the cases run",
-            *(100 * end for end in overall.interval),
+        evidence=Evidence(
+            {"difference": "above 0"}, measured | dict(more or {}), RULE, interval=overall.interval, n=overall.n
         ),
-        corrected=f"would be decided by {needed(family)}" if undecided else None,
-        flips_if=needed(family)
-        if undecided
-        else "seeds in which the difference is no longer clear in the cases that decide",
-        at_paper=("mixed" if len(means) > 1 else means.pop())
-        if at_paper is None
-        else at_paper
-        if at_paper != "none"
-        else None,
+        size=Size(100 * overall.mean, "percentage points", "the mean difference over the cases run", *ends),
+        corrected=wanted and f"would be decided by {wanted}",
+        flips_if=wanted or "seeds in which the cases that decide are no longer clear",
+        at_paper=("mixed" if len(means) > 1 else means.pop()) if at_paper == "by sign" else at_paper,
     )
+
+
+def _no_case(runs: Runs, stopped: Sequence[str]) -> Finding:
+    if not stopped:
+        return not_run(f"{len(runs)} runs are recorded", "Not run: no case is recorded in full.")
+    why = f"a run diverged among the pairs of {', '.join(stopped)}"
+    return Finding("undecided", Evidence({}, {}, RULE), why, "Undecided: runs diverged.", flips_if="runs that end")
 
 
 def by_case(
@@ -371,7 +347,7 @@ def own_best_rate(cases: Cases, model: str, optimizer: str, folder: Path | None)
         "refuted": f"No: {{mean}} points at their own best rates ({apart}).",
     }
     return on_runs(
-        cases, runs, {OURS: pairs[OURS]}, answers, more=more, at_paper=statistics.fmean(paper) > 0 if paper else "none"
+        cases, runs, {OURS: pairs[OURS]}, answers, more=more, at_paper=statistics.fmean(paper) > 0 if paper else None
     )
 
 

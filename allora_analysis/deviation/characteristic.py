@@ -75,7 +75,7 @@ def log_phi(groups: Groups, t: Float[np.ndarray, " times"]) -> tuple[Float[np.nd
     return result, done
 
 
-def real_part(
+def _real_part(
     groups: Groups,
     t: Float[np.ndarray, " times"],
     place: Float[np.ndarray, " atoms"],
@@ -131,10 +131,10 @@ def _phi(groups: Groups, step: float, points: int) -> Complex[np.ndarray, " poin
     return np.exp(logarithm - 1j * mean * step * (2 * np.arange(points) + 1))
 
 
-def fast_real_part(
+def _fast_real_part(
     groups: Groups, step: float, points: int, place: Float[np.ndarray, " atoms"], mass: Float[np.ndarray, " atoms"]
 ) -> tuple[Float[np.ndarray, " points"], float]:
-    """`real_part` at the frequencies step·(2j + 1) by the non-uniform Fourier transform: for many groups."""
+    """`_real_part` at the frequencies step·(2j + 1) by the non-uniform Fourier transform: for many groups."""
     transform = _phi(groups, step, points)
     values = np.empty(points)
     for first in range(0, points, 8192):
@@ -142,7 +142,7 @@ def fast_real_part(
         t = step * (2 * np.arange(chunk.start, chunk.stop) + 1)
         values[chunk] = np.real(transform[chunk] * (np.exp(1j * np.multiply.outer(t, place)) @ mass))
     some = np.unique(np.geomspace(POINTS, points - 1, 64).astype(np.int64))
-    exact, _ = real_part(groups, step * (2 * some + 1.0), place, mass)
+    exact, _ = _real_part(groups, step * (2 * some + 1.0), place, mass)
     return values, 10 * float(np.max(np.abs(values[some] - exact) / (2 * some + 1)))
 
 
@@ -154,7 +154,7 @@ def worth_transforming(groups: Groups, spent: float) -> bool:
     return spent > SERIES * terms(groups)
 
 
-def odd_remainder(last: float) -> float:
+def _odd_remainder(last: float) -> float:
     """Σ 1/k² over odd k > last (last odd): ψ′((last + 2)/2)/4 by its asymptotic series."""
     z = (last + 2) / 2
     return (1 / z + 1 / (2 * z**2) + 1 / (6 * z**3) - 1 / (30 * z**5)) / 4
@@ -178,10 +178,10 @@ def expectation(
     while True:
         k = 2 * np.arange(points) + 1.0
         if fast:
-            more, fast_error = fast_real_part(scaled, step, points, where, mass)
+            more, fast_error = _fast_real_part(scaled, step, points, where, mass)
             values = np.concatenate([values, more[len(values) :]])
         else:
-            more, done = real_part(scaled, k[len(values) :] * step, where, mass)
+            more, done = _real_part(scaled, k[len(values) :] * step, where, mass)
             values, spent = np.concatenate([values, more]), spent + done
             fast = worth_transforming(scaled, done / len(more))
         value, error = _sum_up(k, values, period, total)
@@ -196,7 +196,7 @@ def _sum_up(k: np.ndarray, values: np.ndarray, period: float, total: float) -> t
     # The smoothed series minus half the bound of its bias; and the error: that half, and what was cut off.
     sigma = CUT * period / (math.pi * float(k[-1]))
     damped = values * np.exp(-0.5 * (sigma * math.pi / period * k) ** 2)
-    left = odd_remainder(float(k[-1]))
+    left = _odd_remainder(float(k[-1]))
     factor = 4 * period / math.pi**2
     smoothed = factor * (float(np.sum((total - damped) / k**2)) + total * left)
     near_zero = 2 * sigma * math.sqrt(2 * math.pi) / period * float(np.sum(damped))

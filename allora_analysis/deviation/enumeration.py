@@ -49,7 +49,7 @@ def binomial_probabilities(
     k: Float[np.ndarray, " size"], trials: Float[np.ndarray, " size"], probability: float
 ) -> Float[np.ndarray, " size"]:
     """P(K = k) for K ~ Bin(trials, probability), entry by entry."""
-    inner = np.clip(k, 1, np.maximum(trials - 1, 1))
+    inner = np.maximum(k, 1)
     rest = np.maximum(trials - inner, 1)
     gap = inner - trials * probability
     exponent = stirling_error(trials) - stirling_error(inner) - stirling_error(rest)
@@ -142,7 +142,7 @@ def merge(
     return joined, mass, float(np.sum(mass * extent))
 
 
-def half_law(
+def _half_law(
     groups: Groups, members: list[int], width: float
 ) -> tuple[Float[np.ndarray, " size"], Float[np.ndarray, " size"], float] | None:
     """The law of a sum of some groups as sorted atoms, or None where more than `HALF` would be needed."""
@@ -171,7 +171,7 @@ def _too_many(groups: Groups, members: list[int], lengths: list[int], width: flo
     return lengths[0] * lengths[1] > HALF
 
 
-def halves(groups: Groups) -> tuple[list[int], list[int]]:
+def _halves(groups: Groups) -> tuple[list[int], list[int]]:
     """The groups dealt onto two sides so that the numbers of joint outcomes balance."""
     sizes = np.array([math.log(window_length(float(t), groups.probability)) for t in groups.trials])
     sides: tuple[list[int], list[int]] = ([], [])
@@ -183,7 +183,7 @@ def halves(groups: Groups) -> tuple[list[int], list[int]]:
     return sides
 
 
-def expected_absolute_sum(
+def _expected_absolute_sum(
     one: tuple[Float[np.ndarray, " m1"], Float[np.ndarray, " m1"]],
     two: tuple[Float[np.ndarray, " m2"], Float[np.ndarray, " m2"]],
 ) -> float:
@@ -200,12 +200,12 @@ def meet_in_the_middle(groups: Groups, floor: float) -> tuple[float, float] | No
     if len(groups.size) > 256:
         return None
     laws = []
-    for members in halves(groups):
-        law = half_law(groups, members, 1e-14 * floor)
+    for members in _halves(groups):
+        law = _half_law(groups, members, 1e-14 * floor)
         if law is None:
             return None
         laws.append(law)
     (one, one_weight, one_error), (two, two_weight, two_error) = laws
-    value = expected_absolute_sum((one, one_weight), (two, two_weight))
+    value = _expected_absolute_sum((one, one_weight), (two, two_weight))
     rounding = 1e-14 * len(groups.size) + EPS * (len(one) + len(two))
     return value, rounding * value + one_error + two_error

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from allora_analysis.deviation import characteristic, enumeration
 from allora_analysis.deviation.enumeration import Groups, binomial_deviation
-from allora_analysis.validation import ArgumentError, count, keep_probability, matrix, matrix_of
+from allora_analysis.validation import ArgumentError, count, keep_probability, matrix, matrix_of, representable
 
 LIMIT = math.sqrt(2 / math.pi)
 """The ratio of the exact deviation to the bound as n → ∞ (central limit theorem)."""
@@ -59,7 +59,7 @@ def jumps(z: Float[np.ndarray, "N C"], y: Float[np.ndarray, "N C"], keep_prob: f
     return delta
 
 
-def spread(delta: Float[np.ndarray, "N C"], keep_prob: float) -> float:
+def _spread(delta: Float[np.ndarray, "N C"], keep_prob: float) -> float:
     """Std[L] = √(p(1 − p) Σδ²), free of overflow and underflow."""
     scale = float(np.max(np.abs(delta)))
     if scale == 0.0 or keep_prob == 1.0:
@@ -67,6 +67,7 @@ def spread(delta: Float[np.ndarray, "N C"], keep_prob: float) -> float:
     return scale * math.sqrt(keep_prob * (1 - keep_prob) * float(np.sum((delta / scale) ** 2)))
 
 
+@representable("x", "y", "w", "keep_prob")
 def loss_moments(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float) -> tuple[float, float]:
     """E L = ‖Y − Z‖² + k‖Z‖² and Std[L] = √(k Σ Z²(Z/p − 2Y)²), k = (1 − p)/p, over masks V with entries in {0, 1/p}.
 
@@ -98,9 +99,10 @@ def moments_of(
     z = x @ w
     delta = jumps(z, y, keep_prob)
     mean = float(np.sum((y - z) ** 2) + (1 - keep_prob) / keep_prob * np.sum(z**2))
-    return mean, spread(delta, keep_prob)
+    return mean, _spread(delta, keep_prob)
 
 
+@representable("x", "y", "w", "keep_prob", "n")
 def bound(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, n: int) -> float:
     """The paper's bound Std[L]/√n on E|L̄_n − E L|, the mean distance of an average over n masks from its expectation.
 
@@ -124,6 +126,7 @@ def bound(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, n: int) ->
     return loss_moments(x, y, w, keep_prob)[1] / math.sqrt(count("n", n))
 
 
+@representable("x", "y", "w", "keep_prob")
 def gradient_std(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float) -> Float[np.ndarray, "D C"]:
     """Std over masks of entry (d, c) of ∂L/∂W: √(4k Σ_n X²_nd (Y_nc − Z_nc/p)²), k = (1 − p)/p.
 
@@ -196,7 +199,7 @@ def floor_ratio(groups: Groups) -> float:
 
 
 @dataclass(frozen=True)
-class Peeled:
+class _Peeled:
     """E|T| after enumerating the first `depth` groups: atoms far from 0 are settled, as E|x + S| = |x| there."""
 
     depth: int
@@ -206,9 +209,9 @@ class Peeled:
     error: float
 
 
-def peel(groups: Groups, width: float, most: int = 4096, steps: int = 2000) -> list[Peeled]:
+def peel(groups: Groups, width: float, most: int = 4096, steps: int = 2000) -> list[_Peeled]:
     """Enumerate the groups one after another, largest first, settling each atom that the rest cannot bring to 0."""
-    state = Peeled(0, 0.0, np.zeros(1), np.ones(1), 0.0)
+    state = _Peeled(0, 0.0, np.zeros(1), np.ones(1), 0.0)
     states = [state]
     for index in range(min(len(groups.size), steps)):
         if enumeration.window_length(float(groups.trials[index]), groups.probability) * len(state.place) > OUTCOMES:
@@ -220,7 +223,7 @@ def peel(groups: Groups, width: float, most: int = 4096, steps: int = 2000) -> l
         reach, beyond = characteristic.radius(groups.tail(index + 1), 60.0)
         far = np.abs(place) >= reach
         settled = state.settled + float(np.sum(mass[far] * np.abs(place[far])))
-        state = Peeled(index + 1, settled, place[~far], mass[~far], state.error + error + 2 * beyond)
+        state = _Peeled(index + 1, settled, place[~far], mass[~far], state.error + error + 2 * beyond)
         if len(state.place) > most:
             break
         states.append(state)
@@ -240,9 +243,8 @@ def by_characteristic_function(groups: Groups, floor: float) -> tuple[float, flo
     """E|T| by enumerating what dominates (nothing, usually) and the characteristic function of the rest."""
     states = peel(groups, 1e-14 * floor)
     last = states[-1]
-    if last.depth == len(groups.size) or len(last.place) == 0:
-        value = last.settled + float(np.sum(last.mass * np.abs(last.place)))
-        return value, last.error + 1e-13 * value, "enumeration"
+    if len(last.place) == 0:  # all is settled, at the latest after the last group
+        return last.settled, last.error + 1e-13 * last.settled, "enumeration"
     few = [state for state in states if len(state.place) <= FEW]
     smooth = [smoothness(groups.tail(state.depth)) for state in few[:32]]
     best = int(np.argmin(smooth))
@@ -253,7 +255,7 @@ def by_characteristic_function(groups: Groups, floor: float) -> tuple[float, flo
     return answer[0], answer[1], "characteristic function"
 
 
-def _finish(groups: Groups, state: Peeled, floor: float) -> tuple[float, float]:
+def _finish(groups: Groups, state: _Peeled, floor: float) -> tuple[float, float]:
     rest = groups.tail(state.depth)
     value, error = characteristic.expectation(rest, state.place, state.mass, TARGET * floor)
     return state.settled + value, error + state.error + 1e-13 * (state.settled + value)
@@ -273,7 +275,7 @@ def expected_absolute(groups: Groups) -> tuple[float, float, str]:
 
 def deviation_of(delta: Float[np.ndarray, " entries"], keep_prob: float, n: int) -> Deviation:
     """The core of `exact_deviation`: from the entries' δ."""
-    std = spread(delta[None, :], keep_prob)
+    std = _spread(delta[None, :], keep_prob)
     limit = std / math.sqrt(n)
     if limit == 0.0:
         return Deviation(0.0, 0.0, "constant", limit, LIMIT)
@@ -283,6 +285,7 @@ def deviation_of(delta: Float[np.ndarray, " entries"], keep_prob: float, n: int)
     return Deviation(ratio * limit, error * limit, method, limit, ratio)
 
 
+@representable("x", "y", "w", "keep_prob", "n")
 def exact_deviation(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, n: int) -> Deviation:
     """E|L̄_n − E L| for the average of the loss L = ‖Y − (XW)⊙V‖² over n independent masks, without sampling.
 
@@ -348,6 +351,7 @@ def deviations(
     return np.concatenate(parts)
 
 
+@representable("x", "y", "w", "keep_prob", "n", "draws")
 def sampled_deviation(
     x: ArrayLike,
     y: ArrayLike,

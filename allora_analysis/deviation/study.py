@@ -49,7 +49,7 @@ class Config:
     """Seed of the data and of the masks."""
 
 
-def validate(config: Config) -> None:
+def _validate(config: Config) -> None:
     """Refuse a config that makes no sense, before anything is computed."""
     for name in ("samples", "features", "outputs"):
         validation.count(name, getattr(config, name))
@@ -85,7 +85,7 @@ def standardised(measured: Estimate, exact: Deviation) -> float:
 
 def run(config: Config) -> Result:
     """The exact law and its sampled twin for each number of masks."""
-    validate(config)
+    _validate(config)
     x, y, w = data(config)
     delta = jumps(x @ w, y, config.keep_prob).ravel()
     generators = np.random.default_rng([config.seed, 1]).spawn(len(config.masks))

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.dropout_sgd.placements import build, checked
+from allora_analysis.dropout_sgd.placements import build, checked, refuse_long
 from allora_analysis.dropout_sgd.process import Process
 from allora_analysis.dropout_sgd.stability import learning_rates, refuse_divergence
 from allora_analysis.validation import ArgumentError
@@ -27,7 +27,7 @@ ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
-class State:
+class _State:
     """The moments after t steps: of W_t, of the sum A_t of the iterates, and their cross-covariance B_t, per column."""
 
     mean: Float[np.ndarray, "d C"]
@@ -37,13 +37,13 @@ class State:
     total_covariance: Float[np.ndarray, "C d d"]
 
 
-def start(process: Process) -> State:
+def start(process: Process) -> _State:
     """W₀ = 0."""
     mean, covariance = np.zeros_like(process.pull), np.zeros((process.pull.shape[1], *process.curvature.shape))
-    return State(mean, covariance, mean, covariance, covariance)
+    return _State(mean, covariance, mean, covariance, covariance)
 
 
-def advance(process: Process, state: State, rate: float) -> State:
+def advance(process: Process, state: _State, rate: float) -> _State:
     """One step's moments, exactly."""
     mean = state.mean + 2.0 * rate * process.drift(state.mean)
     covariance, cross, total = (np.empty_like(state.covariance) for _ in range(3))
@@ -54,7 +54,7 @@ def advance(process: Process, state: State, rate: float) -> State:
         carried = process.contract(state.cross[c], rate)
         cross[c] = carried + covariance[c]
         total[c] = state.total_covariance[c] + carried + carried.T + covariance[c]
-    return State(mean, covariance, state.total_mean + mean, cross, total)
+    return _State(mean, covariance, state.total_mean + mean, cross, total)
 
 
 @dataclass(frozen=True)
@@ -75,19 +75,19 @@ class Risk:
         return basis.T @ self.sigma @ basis
 
 
-def losses(process: Process, weights: Float[np.ndarray, "d C"]) -> tuple[float, float]:
+def _losses(process: Process, weights: Float[np.ndarray, "d C"]) -> tuple[float, float]:
     """‖Y − XW‖² and the marginal objective E‖Y − masked XW‖²."""
     loss = float(np.sum((process.targets - process.design @ weights) ** 2))
     return loss, loss + float(np.sum(process.penalty[:, None] * weights**2))
 
 
 @dataclass(frozen=True)
-class Record:
+class _Record:
     """All that a run keeps: a row of figures a step, in the order of `COLUMNS`, the means, and the last state."""
 
     rows: Float[np.ndarray, "steps columns"]
     mean: Float[np.ndarray, "steps D C"]
-    last: State
+    last: _State
 
 
 COLUMNS = (
@@ -106,7 +106,7 @@ COLUMNS = (
 )
 
 
-def record(process: Process, rates: Float[np.ndarray, " T"], risk: Risk) -> Record:
+def _record(process: Process, rates: Float[np.ndarray, " T"], risk: Risk) -> _Record:
     """Run the recursion."""
     undropped, state, plain = replace(process, keep_prob=1.0), start(process), np.zeros_like(process.pull)
     weights = np.stack([process.gram, risk.inside(process)])
@@ -121,12 +121,12 @@ def record(process: Process, rates: Float[np.ndarray, " T"], risk: Risk) -> Reco
             rows[step] = _row(process, state, plain, risk, weights, step)
             mean[step] = process.embed(state.mean)
             refuse_divergence(process, step, float(rate), rows[step], state.covariance)
-    return Record(rows, mean, state)
+    return _Record(rows, mean, state)
 
 
 def _row(
     process: Process,
-    state: State,
+    state: _State,
     plain: Float[np.ndarray, "d C"],
     risk: Risk,
     weights: Float[np.ndarray, "2 d d"],
@@ -135,7 +135,7 @@ def _row(
     """The figures of one step, in the order of `COLUMNS`."""
     spread, average = state.covariance.sum(axis=0), state.total_covariance.sum(axis=0) / divisor**2
     on_data, on_population = np.tensordot(weights, spread, 2)
-    loss, objective = losses(process, state.mean)
+    loss, objective = _losses(process, state.mean)
     expected = loss + on_data, objective + on_data + process.penalty @ np.diag(spread)
     at = risk.at(process.embed(state.mean))
     averaged = risk.at(process.embed(state.total_mean / divisor)) + np.sum(weights[1] * average)
@@ -143,7 +143,7 @@ def _row(
         (max(np.trace(spread), 0.0), max(np.trace(average), 0.0)),  # rounding may leave less than 0
         (at + on_population, at, risk.at(process.embed(plain)), averaged),
     )
-    return np.array([*traces, *expected, loss, objective, *losses(process, plain), *risks])
+    return np.array([*traces, *expected, loss, objective, *_losses(process, plain), *risks])
 
 
 @dataclass(frozen=True)
@@ -216,6 +216,7 @@ def _crossover(risk: Float[np.ndarray, " steps"], plain: Float[np.ndarray, " ste
     return int(below[0]) if below.size else None
 
 
+@validation.representable("x", "y", "keep_prob", "learning_rate", "steps", "w_true", "risk_covariance")
 def trajectory(
     x: ArrayLike,
     y: ArrayLike,
@@ -228,6 +229,7 @@ def trajectory(
     risk_covariance: ArrayLike | None = None,
     batch_size: int | None = None,
     shared_mask: bool = False,
+    most_seconds: float = 60.0,
 ) -> Trajectory:
     """Exact moments of W ← W + 2l·(masked X)ᵀ(Y − masked XW) from W₀ = 0, fresh masks each step; nothing is sampled.
 
@@ -249,9 +251,13 @@ def trajectory(
         batch_size: b independent draws of a row a step, with replacement, a mask for each draw, gradient scaled by
             N/b; None for the full batch.
         shared_mask: one input mask a step for all rows (full batch only).
+        most_seconds: a run that would take longer is refused before it begins, by a rough estimate for one core.
 
     Returns:
         The trajectory.
+
+    Raises:
+        ArgumentError: what cannot be used; more than 1 GiB of means; a run that would take longer than `most_seconds`.
 
     Examples:
         >>> from allora_analysis.dropout_sgd import trajectory
@@ -260,14 +266,16 @@ def trajectory(
         ([0.0, 0.2, 0.32], [0.0, 0.04])
     """
     problem = checked(x, y, keep_prob, placement, batch_size, shared_mask)
-    process, steps = build(problem), validation.count("steps", steps)
-    population = _population(w_true, risk_covariance, (problem.x.shape[1], problem.y.shape[1]))
+    steps, (n, d), columns = validation.count("steps", steps), problem.x.shape, problem.y.shape[1]
+    validation.fits("steps", float(steps) * (d * columns + len(COLUMNS)), f"the means at {steps:.4g} steps")
+    refuse_long(steps, steps * columns * (5e-4 + (4.0 * n + 12.0 * d) * d * d / 1e10), most_seconds)
+    process, population = build(problem), _population(w_true, risk_covariance, (d, columns))
     return moments_at(process, learning_rates(process, learning_rate, steps), population, known=w_true is not None)
 
 
 def moments_at(process: Process, rates: Float[np.ndarray, " T"], population: Risk, known: bool) -> Trajectory:
     """The core of `trajectory`; without a known population the risks are left out."""
-    done = record(process, rates, population)
+    done = _record(process, rates, population)
     series = dict(zip(COLUMNS, np.ascontiguousarray(done.rows.T), strict=True))
     if not known:
         series |= {name: None for name in COLUMNS if name.startswith("risk")}

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.dropout_sgd.placements import Problem, checked
+from allora_analysis.dropout_sgd.placements import Problem, checked, refuse_long
 from allora_analysis.dropout_sgd.stability import schedule
 from allora_analysis.validation import ArgumentError
 
@@ -93,6 +93,7 @@ def _stepper(problem: Problem) -> Callable[[np.ndarray, float, np.random.Generat
     return step
 
 
+@validation.representable("x", "y", "keep_prob", "learning_rate", "steps", "replicas")
 def simulate(
     x: ArrayLike,
     y: ArrayLike,
@@ -106,6 +107,7 @@ def simulate(
     record: Sequence[int] | None = None,
     batch_size: int | None = None,
     shared_mask: bool = False,
+    most_seconds: float = 60.0,
 ) -> Simulation:
     """Run `replicas` independent copies from W₀ = 0; arguments as in `moments.trajectory`.
 
@@ -124,15 +126,22 @@ def simulate(
         record: steps to keep, ascending, in [0, T]; None for the last one.
         batch_size: draws a step; None for the full batch.
         shared_mask: one input mask a step for all rows.
+        most_seconds: a run that would take longer is refused before it begins, by a rough estimate for one core.
 
     Returns:
         The replicas at the recorded steps.
 
     Raises:
-        ArgumentError: what cannot be used; more than 1 GiB of snapshots.
+        ArgumentError: what cannot be used; more than 1 GiB of snapshots, or of one step's masks; a run that would take
+            longer than `most_seconds`.
     """
     problem = checked(x, y, keep_prob, placement, batch_size, shared_mask)
     steps, replicas = validation.count("steps", steps), validation.count("replicas", replicas, 2)
+    (rows, d), columns = problem.x.shape, problem.y.shape[1]
+    drawn = float(problem.batch_size or rows)
+    validation.fits("batch_size", drawn * (d + columns), "one step's rows and masks")
+    refuse_long(steps, steps * (1e-4 + replicas * drawn * (d + columns + 2 * d * columns) / 1e8), most_seconds)
+    validation.fits("steps", steps, "the learning rates")
     rates = schedule(learning_rate, steps)
     kept = {validation.count("record", t, 0, steps) for t in ((steps,) if record is None else record)}
     return replicas_of(problem, rates, sorted(kept), replicas, generator)

@@ -213,6 +213,17 @@ def checked(x: ArrayLike, y: ArrayLike, keep_prob: Any, placement: str, batch_si
     return Problem(x, y, keep_prob, placement, batch_size, shared_mask)
 
 
+def refuse_long(steps: int, seconds: float, most_seconds: Any) -> None:
+    """Refuse a run that would take longer than the caller waits, by a rough estimate for one core."""
+    most = validation.positive("most_seconds", most_seconds)
+    if seconds > most:
+        enough = int(steps * most / seconds)
+        fewer = f"at most {enough}" if enough else "smaller sizes"
+        raise ArgumentError(
+            f"steps: {steps:.4g} of them would take about {seconds:.2g} s; give {fewer}, or most_seconds above {most:g}"
+        )
+
+
 def build(problem: Problem) -> Process:
     """The placement's process; for output masks singular values below max(N, D)·ε·s_max count as 0."""
     x, y, keep_prob, placement, batch_size, shared_mask = problem

@@ -133,6 +133,7 @@ def _radius(operator: CovarianceOperator) -> float:
     return float(eigsh(linear, k=1, which="LA", v0=start, tol=1e-11, return_eigenvectors=False)[0])
 
 
+@validation.representable("x", "keep_prob", "batch_size", infinite=True)
 def stability_limits(
     x: ArrayLike,
     keep_prob: Any,
@@ -157,7 +158,7 @@ def stability_limits(
     return limits(build(checked(x, np.zeros((len(x), 1)), keep_prob, placement, batch_size, shared_mask)))
 
 
-def refuse_unstable(found: StabilityLimits, rate: float, slack: float = ROUNDING) -> None:
+def _refuse_unstable(found: StabilityLimits, rate: float, slack: float = ROUNDING) -> None:
     """Refuse a constant rate past the mean-square stability limit, by more than the relative slack."""
     if rate <= found.mean_square * (1.0 + slack):
         return
@@ -168,9 +169,17 @@ def refuse_unstable(found: StabilityLimits, rate: float, slack: float = ROUNDING
     )
 
 
+def _is_constant(learning_rate: Any) -> bool:
+    return (
+        isinstance(learning_rate, str)
+        or getattr(learning_rate, "ndim", 1) == 0
+        or not hasattr(learning_rate, "__len__")
+    )
+
+
 def schedule(learning_rate: Any, steps: int) -> Float[np.ndarray, " T"]:
     """One rate a step, from a constant or a sequence; no stability limit is asked."""
-    if np.ndim(learning_rate) == 0:
+    if _is_constant(learning_rate):
         return np.full(steps, validation.positive("learning_rate", learning_rate))
     rates = validation.vector("learning_rate", learning_rate)
     if len(rates) != steps:
@@ -184,8 +193,8 @@ def schedule(learning_rate: Any, steps: int) -> Float[np.ndarray, " T"]:
 def learning_rates(process: Process, learning_rate: Any, steps: int) -> Float[np.ndarray, " T"]:
     """As `schedule`, and a constant must be within the stability limits."""
     rates = schedule(learning_rate, steps)
-    if np.ndim(learning_rate) == 0:
-        refuse_unstable(limits(process), float(rates[0]))
+    if _is_constant(learning_rate):
+        _refuse_unstable(limits(process), float(rates[0]))
     return rates
 
 
@@ -235,6 +244,7 @@ def _minimiser(process: Process) -> Float[np.ndarray, "d C"]:
     return process.pull / np.where(curvature > 0, curvature, np.inf)
 
 
+@validation.representable("x", "y", "keep_prob", "learning_rate")
 def stationary_moments(
     x: ArrayLike,
     y: ArrayLike,
@@ -270,7 +280,7 @@ def stationary_moments(
 
 def resting(process: Process, found: StabilityLimits, rate: float) -> Stationary:
     """The core of `stationary_moments`."""
-    refuse_unstable(found, rate, slack=-ROUNDING)  # at the limit itself no covariance is stationary
+    _refuse_unstable(found, rate, slack=-ROUNDING)  # at the limit itself no covariance is stationary
     process, unit = in_units(process)
     rate = rate * unit * unit
     operator = covariance_operator(process)

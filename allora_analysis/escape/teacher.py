@@ -10,8 +10,8 @@ LoRA's gradients are ∇A = BᵀG, ∇B = GAᵀ; ALLoRA's ∇A = BᵀD_dG, ∇B 
 The paper's Figure 2 (right) says that ALLoRA starts as LoRA at η·l does. Under SGD the first step is the same and the
 rows then part by η²‖(BA)_i‖/4, relatively, to leading order. Under AdamW ALLoRA starts as LoRA at **l**.
 
-Every array has a leading axis, the seeds. Checked by `tests/test_escape_teacher.py`, `tests/test_escape_optimisers.py`
-and `tests/test_escape_drift.py`.
+Every array has a leading axis, the seeds. Checked by `tests/test_escape_teacher.py` and
+`tests/test_escape_optimisers.py`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 - `trainer`, `history`: transformers' Trainer, and what is measured along the way
 - `checkpoints`, `claim`, `processes`: which of a killed run's checkpoints is whole; one holder a run; several processes
 - `training`, `memory`: from the start, or from where it was stopped, to the result
-- `run`: the result to its record, or the record that is there
+- `run`: the result to its record, or the record that is there; `results`: what a record holds of it
 - `quiet`: what a user need not read
 - `study`: `python -m allora_analysis.finetune`
 

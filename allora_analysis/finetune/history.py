@@ -135,7 +135,7 @@ def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
                 "step": [entry["step"] for entry in norms],
                 "layers": {
                     layer: {which: [entry["row_norms"][layer][which] for entry in norms] for which in ("mean", "max")}
-                    for layer in (norms[0]["row_norms"] if norms else ())
+                    for layer in sorted(norms[0]["row_norms"] if norms else ())  # as a checkpoint's JSON has them
                 },
             }
         ),

@@ -9,7 +9,7 @@ Var G = σ²_minibatch + σ²_mask with σ²_mask = E Var(G | minibatch) (which 
 variance T_i (masks and minibatches, averaged over entries), estimated as T̂_i with a standard error s_i over its
 minibatches. On the scale of relative changes, log T̂_i = m + u_i + e_i: u_i is what the seed (initialisation and order
 of the data) does, e_i the error of measuring it with finitely many minibatches and masks, Var e_i ≈ (s_i/T̂_i)² (delta
-method). Checked by `tests/test_gradient_std_summary.py` and `tests/test_gradient_std_seeds.py`.
+method). Checked by `tests/test_gradient_std_summary.py`.
 """
 
 from __future__ import annotations

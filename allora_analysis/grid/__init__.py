@@ -7,6 +7,7 @@
 - `jobs`, `job`: as jobs through submitit; `local`: processes beside this one; `slurm`: an array on a cluster
 - `presets`: the runs of each experiment
 - `reading`: what is recorded of them, for the ledger and the figures
+- `reproduce`: a recorded run made again, and how far it agrees
 - `command`: the command line that all experiments share
 
 Whatever runs them, runs go through `finetune.run`: a recorded one is not run again, one that was stopped goes on from

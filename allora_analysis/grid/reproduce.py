@@ -19,6 +19,7 @@ from allora_analysis import records
 from allora_analysis.finetune import setting as finetune
 from allora_analysis.finetune.results import summarised
 from allora_analysis.gradient_std.grid import STUDY as GRADIENT_STD
+from allora_analysis.grid.sources import where_from
 from allora_analysis.validation import ArgumentError
 from allora_analysis.zero_initialisation import run as hessian
 
@@ -164,7 +165,8 @@ def again(record: records.Record, sources: Mapping[str, str], trust_remote_code:
     """
     wanted = [record.config[name] for name in ("model", "data") if record.config.get(name, EMBEDDED) != EMBEDDED]
     if lacking := [name for name in wanted if name not in sources]:
-        raise ArgumentError(f"--source: {record.path.stem} needs {' '.join(f'{name}=FOLDER' for name in lacking)}")
+        told = " ".join(f"{name}=FOLDER" for name in lacking) + "".join(map(where_from, lacking))
+        raise ArgumentError(f"--source: {record.path.stem} needs {told}")
     makers = {finetune.STUDY: _finetune, GRADIENT_STD: _gradient_std, hessian.STUDY: _hessian}
     if record.study not in makers:
         raise ArgumentError(f"KEY {record.path.stem}: is of the study {record.study}, which this version has not")

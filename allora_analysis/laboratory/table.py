@@ -42,6 +42,10 @@ class Row(NamedTuple):
     loss: tuple[float | None, ...]
 
 
+def _validation(run: tuple[float | None, int, float | None]) -> float:
+    return math.inf if run[0] is None else run[0]
+
+
 Key = tuple[Cell, float, int, int]  # cell, rate, first seed, seeds
 
 
@@ -97,28 +101,54 @@ class Table:
                 found[rate] = float(np.mean(losses))
         return dict(sorted(found.items()))
 
+    def candidates(self, cell: Cell) -> tuple[float, ...]:
+        """The rates among which each judging seed chooses: the best and its neighbours, a quarter of a decade away.
+
+        Args:
+            cell: the cell.
+
+        Returns:
+            Three rates, ascending; none before any was tried.
+        """
+        best, tried = self.best_rate(cell), list(self.scores(cell))
+        if best is None:
+            return ()
+        wanted = (best * 10**-0.25, best, best * 10**0.25)
+        near = [min(tried, key=lambda rate, aim=aim: abs(math.log(rate / aim))) for aim in wanted]
+        return tuple(
+            rate if abs(math.log10(rate / aim)) < 0.02 else _rounded(aim)
+            for rate, aim in zip(near, wanted, strict=True)
+        )
+
     def values(self, cell: Cell, endpoint: str) -> dict[int, float]:
-        """What judges a cell, at its best rate; a diverged run counts as a guess.
+        """What judges a cell: each seed's test value at the rate that its own validation images choose.
 
         Args:
             cell: the cell.
             endpoint: "accuracy" or "loss".
 
         Returns:
-            The test value by judging seed.
+            The test value by judging seed, of the seeds that have run at all `candidates`; where the rate of the least
+            validation loss diverged too, a guess.
         """
         choice("endpoint", endpoint, ENDPOINTS)
-        best, found = self.best_rate(cell), {}
-        images, classes = self.header["test_images"], self.header["classes"]
+        rates, tried = self.candidates(cell), {}
         for (other, rate, first, _), row in self.rows.items():
-            if (other, rate) != (cell, best) or first == TUNING.start:
-                continue
-            for seed, (right, loss) in enumerate(zip(row.right, row.loss, strict=True), first):
-                if endpoint == "loss":
-                    found[seed] = math.log(classes) if loss is None else loss
-                else:
-                    found[seed] = 1 / classes if loss is None else right / images
-        return dict(sorted(found.items()))
+            if other == cell and rate in rates and first != TUNING.start:
+                for seed, columns in enumerate(zip(*row, strict=True), first):
+                    tried.setdefault(seed, {})[rate] = columns
+        return {
+            seed: self._value(min(of.values(), key=_validation), endpoint)
+            for seed, of in sorted(tried.items())
+            if len(of) == len(rates)
+        }
+
+    def _value(self, run: tuple[float | None, int, float | None], endpoint: str) -> float:
+        _, right, loss = run
+        classes = self.header["classes"]
+        if endpoint == "loss":
+            return math.log(classes) if loss is None else loss
+        return 1 / classes if loss is None else right / self.header["test_images"]
 
     def differences(self, first: Cell, second: Cell, endpoint: str) -> list[float]:
         """First minus second by seed, for the seeds that both have.

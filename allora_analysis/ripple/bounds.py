@@ -86,6 +86,7 @@ def checked_layers(layers: Sequence[Sequence[ArrayLike]]) -> tuple[Layer, ...]:
     return tuple(result)
 
 
+@validation.representable("layers")
 def spectral_norms(layers: Sequence[Sequence[ArrayLike]]) -> tuple[np.ndarray, np.ndarray]:
     """‖W_l‖ and ‖B_lA_l‖ of every layer, spectral; BA is not formed.
 
@@ -112,6 +113,7 @@ def _adapter_norm(b: Float[np.ndarray, "n1 r"], a: Float[np.ndarray, "r n2"]) ->
     return float(np.linalg.norm(left @ right.T, 2))
 
 
+@validation.representable("weight_norms", "adapter_norms", "eta", infinite=True)
 def worst_case(weight_norms: ArrayLike, adapter_norms: ArrayLike, eta: float) -> WorstCase:
     """Bounds on log(‖f_L(x)‖/‖x‖) from each layer's norms; `worst_case(*spectral_norms(layers), eta)` for given layers.
 
@@ -136,7 +138,7 @@ def worst_case(weight_norms: ArrayLike, adapter_norms: ArrayLike, eta: float) ->
     """
     weights, adapters = _norms(weight_norms, adapter_norms)
     eta = validation.non_negative("eta", eta)
-    if (weights + eta * adapters).min() == 0:
+    if (_log_sums(weights, adapters, eta) == -math.inf).any():
         raise ArgumentError("weight_norms: a layer with W = 0 and ηBA = 0 maps everything to 0; its logarithm is −∞")
     return bounds_of(weights, adapters, eta)
 
@@ -156,13 +158,27 @@ def _norms(weight_norms: ArrayLike, adapter_norms: ArrayLike) -> tuple[np.ndarra
 
 def bounds_of(weights: Float[np.ndarray, " L"], adapters: Float[np.ndarray, " L"], eta: float) -> WorstCase:
     """The core of `worst_case`."""
-    log_bound = float(np.log(weights + eta * adapters).sum())
+    log_bound = float(_log_sums(weights, adapters, eta).sum())
     if weights.min() == 0:
         return WorstCase(log_bound, np.inf, -np.inf, np.inf)
     log_c, mean_ratio = float(np.log(weights).sum()), float((adapters / weights).mean())
-    return WorstCase(log_bound, log_c + weights.size * float(np.log1p(eta * mean_ratio)), log_c, mean_ratio)
+    if mean_ratio == math.inf:
+        raise OverflowError("the mean of adapter_norms over weight_norms")
+    share = eta * mean_ratio
+    factor = math.log1p(share) if share < math.inf else math.log(eta) + math.log(mean_ratio)
+    return WorstCase(log_bound, log_c + weights.size * factor, log_c, mean_ratio)
 
 
+def _log_sums(weights: Float[np.ndarray, " L"], adapters: Float[np.ndarray, " L"], eta: float) -> np.ndarray:
+    # log(‖W_l‖ + η‖B_lA_l‖), from logarithms where the sum or the product leaves the floats' range.
+    with np.errstate(divide="ignore", over="ignore"):
+        sums = weights + eta * adapters
+        if sums.min() > 0 and sums.max() < math.inf:
+            return np.log(sums)
+        return np.logaddexp(np.log(weights), np.log(eta) + np.log(adapters))
+
+
+@validation.representable("weight_norms", "adapter_norms", "eta")
 def residual_bound(weight_norms: ArrayLike, adapter_norms: ArrayLike, eta: float, width: int) -> float:
     """The worst case of the pre-LayerNorm residual stack: log(1 + Σ_l (‖W_l‖ + η‖B_lA_l‖)), from ‖h₀‖ = √n.
 
@@ -189,7 +205,10 @@ def residual_bound(weight_norms: ArrayLike, adapter_norms: ArrayLike, eta: float
 
 def residual_bound_of(weights: Float[np.ndarray, " L"], adapters: Float[np.ndarray, " L"], eta: float) -> float:
     """The core of `residual_bound`, which does not depend on the width."""
-    return float(np.log1p((weights + eta * adapters).sum()))
+    total = (weights + eta * adapters).sum()
+    if total < math.inf:
+        return float(np.log1p(total))
+    return float(np.logaddexp.reduce(_log_sums(weights, adapters, eta)))
 
 
 def check_widths(widths: Sequence[int], rank: int) -> tuple[int, ...]:
@@ -215,6 +234,7 @@ class AlignedNetwork:
     x: Float[np.ndarray, " n0"]
 
 
+@validation.representable("widths", "rank", "weight_norms", "adapter_norms")
 def aligned_network(
     widths: Sequence[int],
     rank: int,
@@ -249,6 +269,7 @@ def aligned_network(
     if closed and widths[0] != widths[-1]:
         raise ArgumentError(f"widths must end as they begin for a closed stack, received {widths[0]} and {widths[-1]}")
     norms = (("weight_norms", weight_norms), ("adapter_norms", adapter_norms))
+    validation.fits("widths", sum(float(n) ** 2 for n in widths), "the orthogonal bases")
     weights, adapters = (_per_layer(name, value, len(widths) - 1) for name, value in norms)
     return aligned(widths, rank, weights, adapters, generator, architecture, closed)
 
@@ -272,7 +293,7 @@ def aligned(
 
 
 def _per_layer(name: str, value: ArrayLike, depth: int) -> np.ndarray:
-    norms = validation.vector(name, np.atleast_1d(value))
+    norms = validation.one_or_more(name, value)
     if norms.min() < 0 or norms.size not in (1, depth):
         raise ArgumentError(
             f"{name} must be one norm or {depth}, 0 or above; received {norms.size}, least {norms.min()}"
@@ -319,6 +340,7 @@ class Scales(NamedTuple):
     b_std: float
 
 
+@validation.representable("width", "rank")
 def adapter_norm_limit(width: int, rank: int) -> float:
     """‖BA‖ for B (n×r), A (r×n) with standard Gaussian entries, as n → ∞ at fixed y = r/n: n√λ.
 
@@ -338,6 +360,7 @@ def adapter_norm_limit(width: int, rank: int) -> float:
     return width * math.sqrt((1 + z) / z) * (1 + y * z)
 
 
+@validation.representable("width", "rank", "w_std", "a_std", "b_std")
 def fair_scales(
     width: int,
     rank: int,

@@ -15,6 +15,7 @@ their standard errors say. Checked by `tests/test_ripple_monte_carlo.py` and `te
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ BLOCK = 2**17  # χ² draws at once
 SQUARES = (1e-140, 1e150)  # norms within are sums of squares that neither vanish nor overflow
 
 
+@validation.representable("f", "eta")
 def damped_branch(f: ArrayLike, eta: ArrayLike) -> np.ndarray:
     """ASF-LoRA's branch f̃_i = f_i/√(|f_i| + 1/η²) for f = BAx (§4.3), in place of LoRA's ηf_i.
 
@@ -53,9 +55,16 @@ def damped_branch(f: ArrayLike, eta: ArrayLike) -> np.ndarray:
 
     Returns:
         f̃, an array of the broadcast shape.
+
+    Raises:
+        ArgumentError: shapes that do not broadcast, a negative η.
     """
-    shape, etas = np.shape(f), check_etas(np.ravel(eta)).reshape(np.shape(eta))
-    values = validation.vector("f", np.ravel(f)).reshape(shape)
+    values, etas = validation.finite("f", f), validation.finite("eta", eta)
+    _check_etas(etas.ravel())
+    try:
+        np.broadcast_shapes(values.shape, etas.shape)
+    except ValueError:
+        raise ArgumentError(f"f and eta: shapes {values.shape} and {etas.shape} do not broadcast") from None
     return np.asarray(_damped(values, etas, np.zeros(())))
 
 
@@ -72,7 +81,7 @@ def layer_norm(h: Float[np.ndarray, "*batch n columns"]) -> Float[np.ndarray, "*
     return centred * (math.sqrt(h.shape[-2]) / np.linalg.norm(centred, axis=-2, keepdims=True))
 
 
-def branch_input(direction: Float[np.ndarray, "*batch n columns"], architecture: str) -> np.ndarray:
+def _branch_input(direction: Float[np.ndarray, "*batch n columns"], architecture: str) -> np.ndarray:
     """What W and BA are applied to: the direction, or LN(h), which does not depend on h's length."""
     return layer_norm(direction) if architecture == "prelayernorm" else direction
 
@@ -85,7 +94,7 @@ def advance(
     damped: Bool[np.ndarray, " columns"],
     architecture: str,
 ) -> tuple[Float[np.ndarray, "*batch n columns"], Float[np.ndarray, "*batch 1 columns"]]:
-    """The state after a layer, given Wu and BAu of `branch_input`'s u."""
+    """The state after a layer, given Wu and BAu of `_branch_input`'s u."""
     residual = architecture == "prelayernorm"
     adapter = eta * products[1]
     if damped.any():
@@ -116,6 +125,7 @@ def _polar(
         return h / np.where(norm > 0, norm, 1.0), np.log(scale) + np.log(norm)
 
 
+@validation.representable("layers", "x", "eta", infinite=True)
 def log_output_growth(
     layers: Sequence[Sequence[ArrayLike]],
     x: ArrayLike,
@@ -142,12 +152,19 @@ def log_output_growth(
         ArgumentError: shapes that do not chain, an x of 0.
     """
     checked, start = checked_layers(layers), validation.vector("x", x)
-    etas = check_etas(eta)
+    etas = _check_etas(eta)
     validation.choice("architecture", architecture, ARCHITECTURES)
     validation.matrix_of("x", start[:, None], (checked[0].w.shape[1], 1), "the columns of the first W")
+    check_layer_norm((len(start), *(len(layer.w) for layer in checked)), architecture)
+    repeats = validation.count("repeats", repeats, maximum=10**6)
+    if repeats > 1 and len(checked[-1].w) != len(start):
+        raise ArgumentError(
+            f"repeats must be 1 for a stack that ends {len(checked[-1].w)} wide and begins {len(start)} wide, "
+            f"received {repeats}"
+        )
     if not start.any() or (architecture == "prelayernorm" and np.ptp(start) == 0):
         raise ArgumentError("x must not be 0, nor constant before a layer norm: it has no direction")
-    return forward_growth(checked, start, etas, damped, architecture, validation.count("repeats", repeats))
+    return forward_growth(checked, start, etas, damped, architecture, repeats)
 
 
 def forward_growth(
@@ -165,15 +182,15 @@ def forward_growth(
     direction, log_norm = np.tile((scaled / length)[:, None], etas.size), np.full((1, etas.size), log_length)
     for _ in range(repeats):
         for layer in layers:
-            u = branch_input(direction, architecture)
+            u = _branch_input(direction, architecture)
             products = layer.w @ u, layer.b @ (layer.a @ u)
             direction, log_norm = advance(direction, log_norm, products, etas, np.full(etas.size, damped), architecture)
     return log_norm[0] - log_length
 
 
-def check_etas(eta: ArrayLike) -> Float[np.ndarray, " etas"]:
+def _check_etas(eta: ArrayLike) -> Float[np.ndarray, " etas"]:
     """One or several scaling factors, each finite and 0 or above."""
-    etas = validation.vector("eta", np.atleast_1d(eta))
+    etas = validation.one_or_more("eta", eta)
     if etas.min() < 0:
         raise ArgumentError(f"eta must be 0 or above, received {etas.min()}")
     return etas
@@ -193,6 +210,7 @@ class Simulation:
     cosine_square: Float[np.ndarray, "replicas columns"] | None
 
 
+@validation.representable("widths", "rank", "eta", "w_std", "a_std", "b_std", "replicas", undefined=True)
 def simulate(
     widths: Sequence[int],
     rank: int,
@@ -228,20 +246,30 @@ def simulate(
     Raises:
         ArgumentError: what `growth_exponent` refuses; "prelayernorm" with unequal widths; "chi_square" with ASF-LoRA.
     """
-    widths, etas = check_widths(widths, rank), check_etas(eta)
+    widths, etas = check_widths(widths, rank), _check_etas(eta)
     validation.choice("architecture", architecture, ARCHITECTURES)
     validation.choice("method", method, METHODS)
     replicas = validation.count("replicas", replicas)
     check_scales(float(etas.max()), w_std, a_std, b_std)
     scales = check_scales(float(etas.min()), w_std, a_std, b_std)[1]
-    flags = np.asarray(damped, dtype=bool)
+    flags = validation.finite("damped", damped) != 0
     if flags.shape not in ((), etas.shape):
         raise ArgumentError(f"damped must be one flag or {etas.size}, one per eta; received shape {flags.shape}")
     flags = np.broadcast_to(flags, etas.shape)
     check_layer_norm(widths, architecture)
+    validation.fits("replicas", float(replicas) * etas.size, f"the growths of {replicas} networks")
+    if method != "chi_square":
+        numbers = max(float(n) * m for n, m in itertools.pairwise(widths)) if method == "matrices" else max(widths)
+        validation.fits("widths", numbers, "a layer")
     if method == "chi_square" and flags.any():
         raise ArgumentError("method chi_square knows LoRA's branch only, received damped; use isotropy or matrices")
-    return simulated(widths, rank, etas, scales, replicas, generator, architecture, flags, method)
+    return _grown(simulated(widths, rank, etas, scales, replicas, generator, architecture, flags, method))
+
+
+def _grown(drawn: Simulation) -> Simulation:
+    if np.isnan(drawn.log_growth).any():
+        raise OverflowError("a layer's output")
+    return drawn
 
 
 def simulated(
@@ -316,7 +344,7 @@ def _propagate(
     log_norm = np.full((replicas, 1, etas.size), start)
     cosine, reached = np.zeros((replicas, etas.size)), np.zeros((replicas, etas.size))
     for n in widths[1:]:
-        products = draw(branch_input(direction, architecture), n, rank, scales, generator)
+        products = draw(_branch_input(direction, architecture), n, rank, scales, generator)
         square, defined = _cosine_square(*products)
         cosine, reached = cosine + square, reached + defined
         direction, log_norm = advance(direction, log_norm, products, etas, damped, architecture)

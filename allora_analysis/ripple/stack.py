@@ -14,20 +14,20 @@ from allora_analysis.ripple.monte_carlo import forward_growth
 Norms = tuple[np.ndarray, np.ndarray]
 
 
-def period(depth: int, width: int) -> int:
+def _period(depth: int, width: int) -> int:
     """How many distinct layers a worst case has; a deeper stack repeats them (an SVD each costs n³)."""
     return min(depth, int(np.clip(2e9 / width**3, 4, 64)))
 
 
 def drawn_norms(depth: int, width: int, rank: int, scales: Scales, generator: np.random.Generator) -> Norms:
-    """Spectral norms of L drawn layers, repeated after `period`: between layers they vary by about n^{−2/3} only."""
+    """Spectral norms of L drawn layers, repeated after `_period`: between layers they vary by about n^{−2/3} only."""
 
     def layer() -> Layer:
         shapes = ((width, width), (width, rank), (rank, width))
         stds = scales.w_std, scales.b_std, scales.a_std
         return Layer(*(std * generator.standard_normal(shape) for std, shape in zip(stds, shapes, strict=True)))
 
-    pairs = [norms_of([layer()]) for _ in range(period(depth, width))]
+    pairs = [norms_of([layer()]) for _ in range(_period(depth, width))]
     weights, adapters = (np.resize(np.concatenate(column), depth) for column in zip(*pairs, strict=True))
     return weights, adapters
 
@@ -45,9 +45,9 @@ def aligned_growth(
     norms: Norms, rank: int, etas: Sequence[float], width: int, architecture: str, generator: np.random.Generator
 ) -> Float[np.ndarray, " etas"]:
     """Forward pass through an aligned network of these norms: one log growth per η, to be equal to the bound."""
-    # A deep stack repeats `period` layers. Its direction comes back to x after each, so every period adds the same.
+    # A deep stack repeats `_period` layers. Its direction comes back to x after each, so every period adds the same.
     depth = len(norms[0])
-    layers = period(depth, width)
+    layers = _period(depth, width)
     weights, adapters = (values[:layers] for values in norms)
     widths = (width,) * (layers + 1)
     network = aligned(widths, rank, weights, adapters, generator, architecture, closed=True)

@@ -56,7 +56,7 @@ class Config:
     """Simulate with whole matrices, or by the law of the vectors or of the norms; auto: matrices where affordable."""
 
 
-def check(config: Config) -> Scales:
+def _check(config: Config) -> Scales:
     """Refuse a config that makes no sense; resolve its scales."""
     validation.count("depth", config.depth)
     validation.choice("architecture", config.architecture, ARCHITECTURES)
@@ -74,7 +74,7 @@ def check(config: Config) -> Scales:
 
 def run(config: Config) -> Result:
     """Bounds from drawn layers' norms, an aligned network with these norms, typical growth predicted and simulated."""
-    scales = check(config)
+    scales = _check(config)
     norms = stack.drawn_norms(config.depth, config.width, config.rank, scales, np.random.default_rng([config.seed, 1]))
     predicted = _predicted(config, scales, norms)
     generator = np.random.default_rng([config.seed, 2])
@@ -84,7 +84,7 @@ def run(config: Config) -> Result:
         "mean_ratio": float(np.mean(norms[1] / norms[0])) if norms[0].min() > 0 else None,
         "mean_weight_norm": float(norms[0].mean()),
         "log_aligned": aligned,
-        **summarise(config, predicted, parts),
+        **_summarise(config, predicted, parts),
     }
     return Result(predicted, measured, interrupted)
 
@@ -179,7 +179,7 @@ def estimate(
     return top + math.log(mean) / 2, stderr / (2 * mean), z
 
 
-def summarise(config: Any, predicted: dict[str, Any], parts: Sequence[Any]) -> dict[str, Any]:
+def _summarise(config: Any, predicted: dict[str, Any], parts: Sequence[Any]) -> dict[str, Any]:
     """The measured numbers, lists over η."""
     # `log_typical` (± `log_typical_stderr`, `log_typical_z`): LoRA; `log_asf`: ASF-LoRA's branch from ‖x‖ = √n;
     # `log_allora`: ALLoRA's forward pass; `cosine_square`: mean cos²(Wu, BAu) over layers; `survival`: the share of

@@ -249,6 +249,19 @@ def decide(
     return found
 
 
+def in_every(family: Mapping[Case, Judgement | Decision]) -> str:
+    """The verdict on a sentence about every comparison: one refuted refutes it, one undecided leaves it open.
+
+    Args:
+        family: the comparisons, judged.
+
+    Returns:
+        "refuted", "undecided" or "holds".
+    """
+    verdicts = {one.verdict for one in family.values()}
+    return next((worse for worse in ("refuted", "undecided") if worse in verdicts), "holds")
+
+
 def units_to_reject(level: float) -> int:
     """The least number of units at which one-sided sign flips can reject at all: 2⁻ⁿ ≤ level.
 

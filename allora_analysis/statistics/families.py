@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike
 
 from allora_analysis.statistics.paired import PairedTest, difference_test
 from allora_analysis.statistics.sample_size import detectable_effect, required_n
-from allora_analysis.statistics.z_tests import holm, rate
-from allora_analysis.validation import ArgumentError, count, non_negative, several, vector
+from allora_analysis.statistics.z_tests import holm_among, rate
+from allora_analysis.validation import ArgumentError, count, non_negative, representable, several, vector
 
 Case = TypeVar("Case", bound=Hashable)
 
@@ -55,6 +55,7 @@ class Difference:
         return int(np.sign(self.mean)) if self.adjusted_p_value <= self.level else 0
 
 
+@representable("differences", "grain", infinite=True)
 def paired_family(
     differences: Mapping[Case, ArrayLike],
     level: float = 0.05,
@@ -84,7 +85,7 @@ def paired_family(
     tests = {case: difference_test(array, 1 - level, grain) for case, array in arrays.items()}
     family = count("cases", len(tests) if cases is None else cases, len(tests))
     p_values = [_p_value(test) for test in tests.values()]
-    adjusted = holm(p_values + [1.0] * (family - len(tests)))[: len(tests)]
+    adjusted = holm_among(np.array(p_values), family)
     found = {}
     for (case, test), raw, p_value in zip(tests.items(), p_values, adjusted, strict=True):
         deviation, first = _deviation(test, arrays[case]), level / family

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis.statistics.z_tests import rate
-from allora_analysis.validation import ArgumentError, choice, count, non_negative, vector
+from allora_analysis.validation import ArgumentError, choice, count, non_negative, representable, vector
 
 # Differences this close, relative to the largest value, are ties: 90.4 − 90.1 and 60.3 − 60.0 are one number.
 TIE = 1e-12
@@ -48,6 +48,7 @@ class PairedTest:
     n_nonzero: int
 
 
+@representable("first", "second", infinite=True)
 def paired_test(first: ArrayLike, second: ArrayLike, method: str = "wilcoxon", confidence: float = 0.95) -> PairedTest:
     """Two-sided test that paired values differ only by chance.
 
@@ -189,6 +190,7 @@ class ClusteredTest:
     exact: bool
 
 
+@representable("differences", "draws")
 def sign_flip_test(
     differences: ArrayLike, generator: np.random.Generator | None = None, draws: int = 99_999, grain: float = 0.0
 ) -> SignFlipTest:
@@ -212,7 +214,7 @@ def sign_flip_test(
     Raises:
         ArgumentError: more than `EXACT_FLIPS` non-zero units and no generator, or a negative grain.
     """
-    values, draws = vector("differences", differences), count("draws", draws)
+    values, draws = vector("differences", differences), count("draws", draws, maximum=10**7)
     grain = non_negative("grain", grain)
     nonzero = values[np.abs(values) > max(grain, TIE * np.abs(values).max())]
     exact = nonzero.size <= EXACT_FLIPS
@@ -252,6 +254,7 @@ def _flips_drawn(values: Float[np.ndarray, " m"], least: float, generator: np.ra
     return (1 + hits) / (1 + draws)
 
 
+@representable("differences", infinite=True)
 def clustered_test(
     differences: ArrayLike,
     clusters: Sequence[Hashable],

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from allora_analysis.statistics.z_tests import rate
-from allora_analysis.validation import ArgumentError, count, number, positive
+from allora_analysis.validation import ArgumentError, count, number, positive, representable
 
 # Effects that need more pairs than this are as good as 0.
 MOST_PAIRS = 10**15
@@ -25,6 +25,8 @@ def _power(n: int, ratio: float, level: float) -> float:
     from scipy.special import ndtr, stdtrit
 
     df, critical, shift = n - 1, -float(stdtrit(n - 1, level / 2)), float(np.sqrt(n)) * ratio
+    if not np.isfinite(critical):
+        raise OverflowError("the critical value at this level")
     deviation, weight = _scaled_chi(df, [(sign * shift + step) / critical for sign in (-1, 1) for step in (-9, 0, 9)])
     rejected = ndtr(shift - critical * deviation) + ndtr(-shift - critical * deviation)
     return min(1.0, float(rejected @ weight))
@@ -48,6 +50,7 @@ def _scaled_chi(df: int, breaks: list[float]) -> tuple[Float[np.ndarray, " nodes
     return 1 + u, mass / mass.sum()
 
 
+@representable("n", "effect", "standard_deviation")
 def power(n: int, effect: float, standard_deviation: float, level: float = 0.05) -> float:
     """P(|T| > t_{1 − level/2, n − 1}) for n pairs whose differences have this mean and standard deviation.
 
@@ -64,6 +67,7 @@ def power(n: int, effect: float, standard_deviation: float, level: float = 0.05)
     return _power(count("n", n, 2), ratio, rate("level", level))
 
 
+@representable("effect", "standard_deviation")
 def required_n(effect: float, standard_deviation: float, power: float = 0.8, level: float = 0.05) -> int:
     """The smallest number of pairs at which the two-sided paired t-test has this power.
 
@@ -100,6 +104,7 @@ def required_n(effect: float, standard_deviation: float, power: float = 0.8, lev
     return enough
 
 
+@representable("n", "standard_deviation", "power", "level")
 def detectable_effect(n: int, standard_deviation: float, power: float = 0.8, level: float = 0.05) -> float:
     """The effect that n pairs see with this power: the inverse of `power` in its effect.
 
@@ -111,10 +116,15 @@ def detectable_effect(n: int, standard_deviation: float, power: float = 0.8, lev
 
     Returns:
         The effect, above 0, in the standard deviation's unit.
+
+    Raises:
+        ArgumentError: a power that is the level's but for rounding.
     """
     from scipy.optimize import brentq
 
     pairs, wanted = count("n", n, 2), _wanted(power, level)
+    if _power(pairs, 0.0, level) >= wanted:
+        raise ArgumentError(f"power must be above level = {level:g} by more than rounding, received {power!r}")
     deviation, above = positive("standard_deviation", standard_deviation), 1.0
     while _power(pairs, above, level) < wanted:
         above *= 2

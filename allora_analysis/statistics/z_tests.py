@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.validation import ArgumentError, count, finite, non_negative, number, vector
+from allora_analysis.validation import ArgumentError, count, finite, fits, non_negative, number, representable, vector
 
 # Two floating-point computations of one constant differ by this much, relative to 1 + |expected|.
 ROUNDING = 1e-9
@@ -50,6 +50,7 @@ def rate(name: str, value: Any) -> float:
     return result
 
 
+@representable("mean", "stderr", "expected", infinite=True)
 def z_test(
     mean: ArrayLike,
     stderr: ArrayLike,
@@ -115,6 +116,7 @@ def _unwrap(array: np.ndarray | np.floating) -> float | np.ndarray:
     return float(array) if array.ndim == 0 else array
 
 
+@representable("samples")
 def mean_and_stderr(samples: ArrayLike, axis: int = 0) -> tuple[float | np.ndarray, float | np.ndarray]:
     """Mean over an axis of n independent samples and its standard error s/√n, s² with n − 1.
 
@@ -137,6 +139,7 @@ def mean_and_stderr(samples: ArrayLike, axis: int = 0) -> tuple[float | np.ndarr
     return _unwrap(array.mean(axis=axis)), _unwrap(array.std(axis=axis, ddof=1) / np.sqrt(n))
 
 
+@representable("accuracy", "n")
 def accuracy_stderr(accuracy: float, n: int) -> float:
     """Binomial standard error √(a(1 − a)/n) of an accuracy a, a fraction of n independent examples.
 
@@ -178,9 +181,15 @@ def holm(p_values: ArrayLike) -> Float[np.ndarray, " m"]:
     raw = vector("p_values", p_values)
     if raw.min() < 0 or raw.max() > 1:
         raise ArgumentError(f"p_values must be in [0, 1], received values from {raw.min()} to {raw.max()}")
-    order = np.argsort(raw, kind="stable")
-    adjusted = np.empty_like(raw)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(raw[order] * np.arange(raw.size, 0, -1)))
+    return holm_among(raw, raw.size)
+
+
+def holm_among(p_values: Float[np.ndarray, " m"], family: int) -> Float[np.ndarray, " m"]:
+    """The core of `holm`, in a family whose other tests have p = 1."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.empty_like(p_values)
+    steps = np.arange(family, family - p_values.size, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p_values[order] * steps))
     return adjusted
 
 
@@ -199,16 +208,18 @@ class Moments:
         self._mean: np.ndarray | None = None
         self._squares: np.ndarray | None = None
 
+    @representable("batch")
     def add(self, batch: ArrayLike) -> None:
         """Take in samples along axis 0.
 
         Args:
             batch: shape (size, …), the same … each time.
         """
-        array = finite("batch", np.atleast_1d(np.asarray(batch)))
+        array = np.atleast_1d(finite("batch", batch))
         mean = np.asarray(array.mean(axis=0))
         self._merge(len(array), mean, np.asarray(np.square(array - mean).sum(axis=0)))
 
+    @representable("other")
     def merge(self, other: Moments) -> None:
         """Take in another stream's samples, as if added here.
 
@@ -220,12 +231,12 @@ class Moments:
 
     def _merge(self, n: int, mean: Float[np.ndarray, "*shape"], squares: Float[np.ndarray, "*shape"]) -> None:
         if self._mean is None:
-            self.n, self._mean, self._squares = n, mean.copy(), squares.copy()
+            self._squares, self._mean, self.n = _finite(squares.copy()), mean.copy(), n
             return
         if mean.shape != self._mean.shape:
             raise ArgumentError(f"batch: samples of shape {mean.shape} received, earlier ones have {self._mean.shape}")
         total, delta = self.n + n, mean - self._mean
-        self._squares = np.asarray(self._squares + squares + np.square(delta) * (self.n * n / total))
+        self._squares = _finite(np.asarray(self._squares + squares + np.square(delta) * (self.n * n / total)))
         self._mean = np.asarray(self._mean + delta * (n / total))
         self.n = total
 
@@ -267,6 +278,13 @@ class Moments:
         return np.asarray(np.sqrt(self.variance / self.n))
 
 
+def _finite(squares: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    if not np.isfinite(squares).all():
+        raise OverflowError("the sum of squares")
+    return squares
+
+
+@representable("values", "resamples")
 def bootstrap_interval(
     values: ArrayLike,
     statistic: Callable[..., Any],
@@ -294,6 +312,7 @@ def bootstrap_interval(
     from scipy.stats import bootstrap
 
     sample, level, resamples = vector("values", values), rate("confidence", confidence), count("resamples", resamples)
+    fits("resamples", float(resamples) * sample.size, f"{resamples} resamples")
     if sample.size < 2:
         raise ArgumentError(f"values: at least 2 are needed for a bootstrap interval, received {sample.size}")
     if (sample == sample[0]).all():

@@ -14,7 +14,13 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.tikhonov.loss import design_and_targets, input_std, noise_ratio, singular_basis
+from allora_analysis.tikhonov.loss import (
+    design_and_targets,
+    input_penalty,
+    input_std,
+    noise_ratio,
+    singular_basis,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class BottleneckFactors:
     b: Float[np.ndarray, "C r"]
 
 
+@validation.representable("x", "y", "a", "b", "keep_prob")
 def bottleneck_loss(x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike, keep_prob: float) -> float:
     """E_V‖Y − ((XAᵀ) ⊙ V)Bᵀ‖² = ‖Y − XAᵀBᵀ‖² + k Σ_j ‖XA_j‖²‖B_:j‖².
 
@@ -51,8 +58,7 @@ def mean_factored_loss(
     latent: Float[np.ndarray, "N r"], y: Float[np.ndarray, "N C"], b: Float[np.ndarray, "C r"], keep_prob: float
 ) -> float:
     """The core of `bottleneck_loss`, from XAᵀ."""
-    penalty = float(np.sum(latent**2, axis=0) @ np.sum(b**2, axis=0))
-    return float(np.sum((y - latent @ b.T) ** 2)) + noise_ratio(keep_prob) * penalty
+    return float(np.sum((y - latent @ b.T) ** 2)) + noise_ratio(keep_prob) * input_penalty(latent, b.T)
 
 
 def factored_problem(
@@ -64,6 +70,7 @@ def factored_problem(
     return x, y, a, validation.matrix_of("b", b, (y.shape[1], a.shape[0]), "C of y and r of a")
 
 
+@validation.representable("singular_values", "keep_prob", "rank")
 def bottleneck_threshold(singular_values: ArrayLike, keep_prob: float, rank: int) -> float:
     """τ = kΣ_{i≤ρ}σ_i/(r + kρ), ρ ≤ r the largest with σ_ρ > τ: stationarity of Σ(σ_i − t_i)² + (k/r)(Σt_i)².
 
@@ -116,6 +123,7 @@ def _shrunk(
     return u[:, : len(shrunk)], shrunk, vt[: len(shrunk)]
 
 
+@validation.representable("fitted", "keep_prob", "rank")
 def bottleneck_solution(fitted: ArrayLike, keep_prob: float, rank: int) -> Float[np.ndarray, "N C"]:
     """XW that minimises `bottleneck_loss` over all A, B of width r: U diag((σ_i − τ)₊) Vᵀ over the r largest σ_i.
 
@@ -145,6 +153,7 @@ def least_fit(fitted: Float[np.ndarray, "N C"], keep_prob: float, rank: int) -> 
     return (u * shrunk) @ vt
 
 
+@validation.representable("x", "y", "keep_prob", "rank")
 def bottleneck_minimum(x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int) -> float:
     """The least `bottleneck_loss` over all A, B of width r: ‖Y − Z‖² + (k/r)‖Z‖²_*, Z = `bottleneck_solution`.
 
@@ -191,6 +200,7 @@ def _plane_rotation(above: float, below: float, cross: float) -> Float[np.ndarra
     return np.array([[1.0, -tangent], [tangent, 1.0]]) / np.sqrt(1 + tangent**2)
 
 
+@validation.representable("x", "y", "keep_prob", "rank")
 def bottleneck_factors(x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int) -> BottleneckFactors:
     """A and B that minimise `bottleneck_loss`: XAᵀBᵀ = `bottleneck_solution`, the r products ‖XA_j‖‖B_:j‖ equal.
 
@@ -207,7 +217,9 @@ def bottleneck_factors(x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int) 
         The factors, ‖XA_j‖ = ‖B_:j‖ for every j.
     """
     x, y = design_and_targets(x, y)
-    return least_factors(x, y, validation.keep_probability(keep_prob), validation.count("rank", rank))
+    keep_prob, rank = validation.keep_probability(keep_prob), validation.count("rank", rank)
+    validation.fits("rank", float(rank) ** 2, f"a rotation of {rank} columns")
+    return least_factors(x, y, keep_prob, rank)
 
 
 def least_factors(
@@ -221,6 +233,7 @@ def least_factors(
     return BottleneckFactors(a=(rows.T @ (latent / scale[:, None])).T, b=vt.T @ half)
 
 
+@validation.representable("x", "y", "a", "b", "keep_prob")
 def bottleneck_loss_std(x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike, keep_prob: float) -> float:
     """Std of ‖Y − ((XAᵀ) ⊙ V)Bᵀ‖² over the masks V: `loss_std` of inputs XAᵀ and weights Bᵀ.
 

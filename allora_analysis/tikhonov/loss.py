@@ -21,6 +21,8 @@ from allora_analysis import validation
 from allora_analysis.deviation.law import loss_moments
 
 PLACEMENTS = ("output", "input")
+SQUARES = (1e-140, 1e140)  # sums of squares of what lies within are right
+RANGE = (1e-150, 1e150)  # of X's largest entry, within which its singular values are taken as it is
 
 
 def noise_ratio(keep_prob: float) -> float:
@@ -46,16 +48,36 @@ def column_norms(x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, " D"]:
     """‖X_:d‖, each column scaled before squaring so that no square overflows or vanishes; 0 for zero columns alone."""
     largest = np.max(np.abs(x), axis=0)
     scale = np.where(largest > 0, largest, 1.0)
-    return scale * np.linalg.norm(x / scale, axis=0)
+    norms = scale * np.linalg.norm(x / scale, axis=0)
+    if not np.isfinite(norms).all():
+        raise OverflowError("the norm of a column of x")
+    return norms
+
+
+def input_penalty(x: Float[np.ndarray, "N D"], w: Float[np.ndarray, "D C"]) -> float:
+    """Σ_d ‖X_:d‖²‖W_d:‖² = ‖diag(XᵀX)^{1/2}W‖²_F, what input masks penalise."""
+    if _squares_are_numbers(x) and _squares_are_numbers(w):
+        return float(np.sum(x**2, axis=0) @ np.sum(w**2, axis=1))
+    return float(np.sum((column_norms(x) * column_norms(w.T)) ** 2))  # where a tiny column meets a huge row
+
+
+def _squares_are_numbers(values: Float[np.ndarray, "rows columns"]) -> bool:
+    sizes = np.abs(values[values != 0])
+    return sizes.size == 0 or bool(sizes.min() > SQUARES[0] and sizes.max() < SQUARES[1])
 
 
 def singular_basis(
     x: Float[np.ndarray, "N D"],
 ) -> tuple[Float[np.ndarray, "N R"], Float[np.ndarray, " R"], Float[np.ndarray, "R D"]]:
     """X = U diag(s) Vᵀ over its numerical rank R: s > max(N, D)·ε·s_max, descending; R = 0 for X = 0."""
-    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    largest = float(np.abs(x).max())
+    unit = 1.0 if largest == 0 or RANGE[0] < largest < RANGE[1] else largest
+    u, s, vt = np.linalg.svd(x / unit, full_matrices=False)
     rank = int(np.sum(s > max(x.shape) * np.finfo(float).eps * s[0]))
-    return u[:, :rank], s[:rank], vt[:rank]
+    s = s[:rank] * unit
+    if not np.isfinite(s).all() or (s == 0).any():
+        raise OverflowError("a singular value of x")
+    return u[:, :rank], s, vt[:rank]
 
 
 def ridge_weights(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], penalty: float) -> Float[np.ndarray, "D C"]:
@@ -64,6 +86,7 @@ def ridge_weights(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], pena
     return vt.T @ ((u.T @ y) / (s + penalty / s)[:, None])
 
 
+@validation.representable("x", "y", "w", "keep_prob")
 def expected_loss(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, placement: str) -> float:
     """E_V of the squared loss, a sum over samples and outputs: ‖Y − XW‖² + k·penalty(X, W).
 
@@ -95,10 +118,11 @@ def mean_loss(
 ) -> float:
     """The core of `expected_loss`: ‖XW‖² is what output masks penalise, ‖diag(XᵀX)^{1/2}W‖² what input masks do."""
     fit = x @ w
-    penalty = np.sum(fit**2) if place == "output" else np.sum(x**2, axis=0) @ np.sum(w**2, axis=1)
-    return float(np.sum((y - fit) ** 2)) + noise_ratio(keep_prob) * float(penalty)
+    penalty = float(np.sum(fit**2)) if place == "output" else input_penalty(x, w)
+    return float(np.sum((y - fit) ** 2)) + noise_ratio(keep_prob) * penalty
 
 
+@validation.representable("x", "y", "w", "keep_prob")
 def loss_std(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, placement: str) -> float:
     """Std of ‖Y − (XW) ⊙ V‖² (output) or ‖Y − (X ⊙ V)W‖² (input) over the masks V, exact.
 
@@ -141,6 +165,7 @@ def input_std(
     return math.sqrt(float(np.sum(own**2)) + 2 * float(np.sum((squares @ pairs**2) * squares)))
 
 
+@validation.representable("x", "y", "keep_prob")
 def dropout_solution(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: str) -> Float[np.ndarray, "D C"]:
     """The W of least norm that minimises `expected_loss`.
 
@@ -188,6 +213,7 @@ def input_weights(
     return ridge_weights(x / scale, y, noise_ratio(keep_prob)) / scale[:, None]
 
 
+@validation.representable("x", "y", "keep_prob")
 def reduced_rank_solution(
     x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int, placement: str = "input"
 ) -> Float[np.ndarray, "D C"]:

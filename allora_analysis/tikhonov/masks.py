@@ -41,6 +41,7 @@ def _expectation(probability: Float[np.ndarray, " n"], residual: Float[np.ndarra
     return float(probability @ np.sum(residual**2, axis=(1, 2)))
 
 
+@validation.representable("x", "y", "w", "keep_prob")
 def enumerated_loss(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, placement: str) -> float:
     """`expected_loss` by summing over all masks; N·C (output) or N·D (input) at most 16.
 
@@ -64,6 +65,7 @@ def enumerated_loss(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, 
     return _expectation(probability, y - (x @ w) * masks)
 
 
+@validation.representable("x", "y", "keep_prob")
 def enumerated_solution(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: str) -> Float[np.ndarray, "D C"]:
     """`dropout_solution` as one least-squares problem that stacks all masks, each row weighted by √probability.
 
@@ -92,6 +94,7 @@ def enumerated_solution(x: ArrayLike, y: ArrayLike, keep_prob: float, placement:
     return np.stack(columns, axis=1)
 
 
+@validation.representable("x", "y", "a", "b", "keep_prob")
 def enumerated_bottleneck_loss(x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike, keep_prob: float) -> float:
     """`bottleneck_loss` by summing over all masks; N·r at most 16.
 
@@ -112,6 +115,7 @@ def enumerated_bottleneck_loss(x: ArrayLike, y: ArrayLike, a: ArrayLike, b: Arra
     return sum(_expectation(probability, target - latent @ weights[:, None]) for target, weights in columns)
 
 
+@validation.representable("x", "y", "keep_prob")
 def enumerated_bottleneck_minimum(
     x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int, starts: int, generator: np.random.Generator
 ) -> float:
@@ -131,7 +135,7 @@ def enumerated_bottleneck_minimum(
     from scipy.optimize import minimize
 
     x, y = design_and_targets(x, y)
-    rank, starts = validation.count("rank", rank), validation.count("starts", starts)
+    rank, starts = validation.count("rank", rank), validation.count("starts", starts, maximum=1000)
     masks, probability = all_masks(len(x), rank, validation.keep_probability(keep_prob))
     weight, split = probability[:, None, None], rank * x.shape[1]
 
@@ -165,6 +169,7 @@ class SampleMean:
     stderr: float
 
 
+@validation.representable("samples")
 def sample_mean(samples: ArrayLike) -> SampleMean:
     """The mean of independent draws with its standard error.
 
@@ -183,6 +188,12 @@ def sample_mean(samples: ArrayLike) -> SampleMean:
             f"samples must have at least 2 draws for a standard error, received {len(values)}"
         )
     return SampleMean(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
+
+
+def _draws(value: int) -> int:
+    draws = validation.count("draws", value)
+    validation.fits("draws", draws, f"the losses of {draws} masks")
+    return draws
 
 
 def _mask_chunks(
@@ -204,6 +215,7 @@ def masked_losses(
     return np.concatenate([np.sum((y - model(mask)) ** 2, axis=(1, 2)) for mask in masks])
 
 
+@validation.representable("x", "y", "w", "keep_prob", "draws")
 def sampled_losses(
     x: ArrayLike,
     y: ArrayLike,
@@ -228,7 +240,7 @@ def sampled_losses(
         The losses; their mean estimates `expected_loss`.
     """
     x, y, w = weighted_problem(x, y, w)
-    keep_prob, draws = validation.keep_probability(keep_prob), validation.count("draws", draws)
+    keep_prob, draws = validation.keep_probability(keep_prob), _draws(draws)
     inside = validation.choice("placement", placement, PLACEMENTS) == "input"
     return (input_losses if inside else output_losses)(x, y, w, keep_prob, draws, generator)
 
@@ -259,6 +271,7 @@ def input_losses(
     return masked_losses(y, masks, lambda mask: (x * mask) @ w)
 
 
+@validation.representable("x", "y", "a", "b", "keep_prob", "draws")
 def sampled_bottleneck_losses(
     x: ArrayLike,
     y: ArrayLike,
@@ -283,5 +296,5 @@ def sampled_bottleneck_losses(
         The losses; their mean estimates `bottleneck_loss`.
     """
     x, y, a, b = factored_problem(x, y, a, b)
-    keep_prob, draws = validation.keep_probability(keep_prob), validation.count("draws", draws)
+    keep_prob, draws = validation.keep_probability(keep_prob), _draws(draws)
     return input_losses(x @ a.T, y, b.T, keep_prob, draws, generator)

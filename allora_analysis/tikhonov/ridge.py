@@ -33,6 +33,7 @@ STEP = 0.05
 MARGIN = 40.0
 
 
+@validation.representable("x", "y", "penalty")
 def ridge_solution(x: ArrayLike, y: ArrayLike, penalty: float) -> Float[np.ndarray, "D C"]:
     """argmin_W ‖Y − XW‖² + λ‖W‖² = (XᵀX + λI)⁻¹XᵀY.
 
@@ -65,6 +66,7 @@ def _penalty(value: Any) -> float:
     return result
 
 
+@validation.representable("x", "keep_prob")
 def exact_penalty(
     x: ArrayLike, keep_prob: float, placement: str, of: str = "weights", tolerance: float = 1e-9
 ) -> float | None:
@@ -131,6 +133,7 @@ def _equal(sizes: Float[np.ndarray, " R"], tolerance: float) -> bool:
     return sizes.size == 0 or bool(np.ptp((sizes / sizes.max()) ** 2) <= tolerance)
 
 
+@validation.representable("x")
 def is_exact_ridge(x: ArrayLike, placement: str, of: str = "weights", tolerance: float = 1e-9) -> bool:
     """Whether dropout is exactly a ridge on this design, for every Y and every keep probability.
 
@@ -220,8 +223,10 @@ def nearest_to_fit(
     outside, total = float(np.sum((fit - u @ target) ** 2)), float(np.sum(fit**2))
     square = np.sum(projected**2, axis=1)
     seen = square > 0
-    if total == 0 or not seen.any():
-        return NearestRidge(0.0, float(total > 0))
+    if not fit.any() or not seen.any():
+        return NearestRidge(0.0, float(fit.any()))
+    if not sys.float_info.min <= total < math.inf:
+        raise OverflowError("the fit's size over the targets'")
     log_squares, inner = 2 * np.log(s), np.sum(target * projected, axis=1)
     minima = _stationary_points(log_squares[seen], inner[seen], square[seen])
     log_penalty = np.concatenate([[-np.inf], minima, [np.inf]])
@@ -229,9 +234,13 @@ def nearest_to_fit(
     gaps = [target - factor[:, None] * projected for factor in _ridge_factor(log_squares, log_penalty)]
     distance = np.sqrt((np.array([np.sum(gap**2) for gap in gaps]) + outside) / total)
     best = int(np.flatnonzero(distance <= distance.min() + 4 * np.finfo(float).eps)[0])
-    return NearestRidge(float(np.exp(log_penalty[best])), min(float(distance[best]), 1.0))
+    penalty = float(np.exp(log_penalty[best]))
+    if 0 < best <= len(minima) and not 0 < penalty < math.inf:
+        raise OverflowError("the penalty")
+    return NearestRidge(penalty, min(float(distance[best]), 1.0))
 
 
+@validation.representable("x", "y", "fit", infinite=True)
 def nearest_ridge_to_fit(x: ArrayLike, y: ArrayLike, fit: ArrayLike) -> NearestRidge:
     """λ in [0, ∞] minimising ‖Z − XW_λ‖_F, W_λ = (XᵀX + λI)⁻¹XᵀY, for any Z: a bottleneck's fit, say.
 
@@ -247,6 +256,7 @@ def nearest_ridge_to_fit(x: ArrayLike, y: ArrayLike, fit: ArrayLike) -> NearestR
     return nearest_to_fit(x, y, validation.matrix_of("fit", fit, y.shape, "the shape of y"))
 
 
+@validation.representable("x", "y", "keep_prob", infinite=True)
 def nearest_ridge(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: str) -> NearestRidge:
     """λ in [0, ∞] minimising ‖X(W_drop − W_λ)‖_F, and that distance over ‖XW_drop‖_F.
 

@@ -80,7 +80,7 @@ def dropout_fit(
     return x @ dropout_weights(x, y, keep_prob, placement)
 
 
-def nearest(
+def _nearest(
     x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], keep_prob: float, placement: str, rank: int
 ) -> NearestRidge:
     """The nearest ridge for any of the three placements; without dropout least squares itself."""
@@ -118,7 +118,7 @@ class Row:
     """Of the sampled mean: its own, or the exact one where the draws hold too few rare entries to tell."""
 
 
-def bottleneck_width(config: Config) -> int:
+def _bottleneck_width(config: Config) -> int:
     """The rank asked for, or the default that fits the model."""
     if config.rank is None:
         return min(4, config.features, config.outputs)
@@ -133,7 +133,7 @@ def validate(config: Config) -> None:
         raise validation.ArgumentError(f"samples must be at least features = {features}, received {config.samples}")
     validation.keep_probability(config.keep_prob)
     validation.choice("placement", config.placement, EVERYWHERE)
-    bottleneck_width(config)
+    _bottleneck_width(config)
     for value in validation.several("spread", config.spread):
         if not 1.0 <= validation.number("spread", value) <= 1e12:
             raise validation.ArgumentError(f"spread must be condition numbers in [1, 1e12], received {value!r}")
@@ -144,7 +144,7 @@ def validate(config: Config) -> None:
 
 def _row(config: Config, x: np.ndarray, y: np.ndarray, generator: np.random.Generator) -> Row:
     # The nearest ridge, and the loss at dropout's minimiser in closed form and with drawn masks.
-    p, placement, rank = config.keep_prob, config.placement, bottleneck_width(config)
+    p, placement, rank = config.keep_prob, config.placement, _bottleneck_width(config)
     if placement == "bottleneck":
         factors = least_factors(x, y, p, rank)
         latent, w = x @ factors.a.T, factors.b.T
@@ -159,7 +159,7 @@ def _row(config: Config, x: np.ndarray, y: np.ndarray, generator: np.random.Gene
         draws = draw(x, y, w, p, config.draws, generator)
     sampled, enough = sample_mean(draws), config.draws * entries * min(p, 1 - p) >= RARE
     stderr = sampled.stderr if enough else std / math.sqrt(config.draws)
-    return Row(nearest(x, y, p, placement, rank), loss, sampled, stderr)
+    return Row(_nearest(x, y, p, placement, rank), loss, sampled, stderr)
 
 
 def standardised(row: Row) -> float:
@@ -195,13 +195,13 @@ def run(config: Config) -> Result:
 
 
 def _curves(config: Config, problems: Problems, largest: float) -> dict[str, Any]:
-    p, rank = config.keep_prob, bottleneck_width(config)
+    p, rank = config.keep_prob, _bottleneck_width(config)
     spreads = np.geomspace(1.0, max(largest, 10.0), CURVE_POINTS)
     x, y = problems.at(largest)
-    penalty = nearest(x, y, p, config.placement, rank).penalty
+    penalty = _nearest(x, y, p, config.placement, rank).penalty
     curves: dict[str, Any] = {"curve_spread": spreads}
     for placement in EVERYWHERE:
-        found = [nearest(*problems.at(spread), p, placement, rank) for spread in spreads]
+        found = [_nearest(*problems.at(spread), p, placement, rank) for spread in spreads]
         curves[f"curve_distance_{placement}"] = np.array([ridge.distance for ridge in found])
     for placement in PLACEMENTS:
         curves["singular_values"], curves[f"shrinkage_{placement}"] = shrinkage(x, p, placement)
@@ -224,7 +224,7 @@ def table(config: Config, result: Result) -> Table:
         for i, spread in enumerate(predicted["spread"])
     ]
     scale = f"N = {config.samples}, D = {config.features}, C = {config.outputs}, keep_prob = {config.keep_prob}"
-    scale += f", rank = {bottleneck_width(config)}" if config.placement == "bottleneck" else ""
+    scale += f", rank = {_bottleneck_width(config)}" if config.placement == "bottleneck" else ""
     return Table(
         f"Dropout on the {config.placement} beside the nearest ridge ({scale})",
         ("s_max/s_min of X", "nearest λ", "distance", "expected loss", f"over {config.draws} masks", "z"),

@@ -5,9 +5,9 @@
 | `reported.toml`, `reported.py` | the printed numbers, and what they are compared with |
 | `arithmetic.py` | a printed number against a recomputed one: averages, gaps, parameters; all disagreements |
 | `accuracies.py` | which accuracies so many test examples can produce; distance to the majority label's rate |
-| `contrasts.py` | gaps between arms, their clusters, the questions that they answer, and what tests say |
-| `table_1.py`, `tables_2_to_4.py` (Figures 3 and 4 with them), `prose_of_results.py` | the ledger's rows |
-| `study.py` | `python -m allora_analysis.claims.tables` prints the disagreements and the contrasts |
+| `contrasts.py` | gaps between arms, their clusters, the questions that they answer, and the rule applied to them |
+| `table_1.py`, `tables_2_to_4.py`, `procedures.py`, `prose_of_results.py` | the ledger's rows, Figures 3 and 4 too |
+| `study.py` | `python -m allora_analysis.claims.tables`: the disagreements, and all tests of the contrasts |
 """
 
 from allora_analysis.claims.tables.accuracies import AboveMajority, commonsense_cells, perception_cells, reachable
@@ -20,16 +20,8 @@ from allora_analysis.claims.tables.arithmetic import (
     trainable_parameters,
     trainable_percent,
 )
-from allora_analysis.claims.tables.contrasts import (
-    CONTRASTS,
-    Contrast,
-    Gaps,
-    Summary,
-    clusters_needed,
-    contrast_summaries,
-    gaps,
-    seeds_needed,
-)
+from allora_analysis.claims.tables.contrasts import CONTRASTS, Contrast, Gaps, gaps
+from allora_analysis.claims.tables.study import Summary, clusters_needed, contrast_summaries, seeds_needed
 
 __all__ = [
     "CONTRASTS",

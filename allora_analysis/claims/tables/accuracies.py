@@ -187,7 +187,11 @@ def above_majority(where: str, model: str, dataset: str, accuracy: float, labels
 
 
 def perception_cells() -> tuple[AboveMajority, ...]:
-    """Every cell of Tables 3 and 4, those that Table 4 repeats from Table 3 once."""
+    """Every cell of Tables 3 and 4, those that Table 4 repeats from Table 3 once.
+
+    Returns:
+        Table 3's 27 × 3 cells, then Table 4's OD, ASF and LoRA×η cells.
+    """
     shared = {(cell.model, cell.dataset, cell.eta_squared, cell.arm) for cell in TABLE_3}
     cells = (*TABLE_3, *(c for c in TABLE_4 if (c.model, c.dataset, c.eta_squared, c.arm) not in shared))
     return tuple(
@@ -203,7 +207,11 @@ def perception_cells() -> tuple[AboveMajority, ...]:
 
 
 def commonsense_cells() -> tuple[AboveMajority, ...]:
-    """Every cell of Table 1; HellaSwag's have no majority rate."""
+    """Every cell of Table 1; HellaSwag's have no majority rate.
+
+    Returns:
+        18 × 8 cells.
+    """
     return tuple(
         above_majority(
             f"Table 1, {row.model}, r = {row.rank}, {task}, {row.arm}",

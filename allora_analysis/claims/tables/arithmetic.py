@@ -98,7 +98,14 @@ class Disagreement:
 
 
 def disagreements_among(comparisons: Iterable[Comparison]) -> tuple[Disagreement, ...]:
-    """The comparisons whose recomputed value does not round to the printed one."""
+    """The comparisons whose recomputed value does not round to the printed one.
+
+    Args:
+        comparisons: any.
+
+    Returns:
+        One row each, both numbers in it.
+    """
     return tuple(
         Disagreement(item.where, item.basis, float(item.printed), float(item.recomputed), item.explained)
         for item in comparisons
@@ -214,7 +221,14 @@ def module_shapes(architecture: Architecture) -> dict[str, tuple[int, int]]:
 
 
 def pretrained_parameters(architecture: Architecture) -> int:
-    """2·vocabulary·hidden + layers·(Σ out·in + 2·hidden) + hidden: embeddings, head, layers, RMS norms."""
+    """2·vocabulary·hidden + layers·(Σ out·in + 2·hidden) + hidden: embeddings, head, layers, RMS norms.
+
+    Args:
+        architecture: the model's sizes.
+
+    Returns:
+        The count.
+    """
     matrices = sum(out * size for out, size in module_shapes(architecture).values())
     hidden = architecture.hidden
     return 2 * architecture.vocabulary * hidden + architecture.layers * (matrices + 2 * hidden) + hidden
@@ -243,7 +257,17 @@ def trainable_parameters(
 
 
 def trainable_percent(architecture: Architecture, rank: int, method: str, denominator: str) -> float:
-    """Trainable parameters as a percentage of the "pretrained" ones, as §4.5 says, or of "all", as PEFT prints it."""
+    """Trainable parameters as a percentage of the pre-trained ones, or of all (pre-trained and trainable).
+
+    Args:
+        architecture: the model's sizes.
+        rank: r.
+        method: "LoRA" or "DoRA".
+        denominator: "pretrained", as §4.5 says, or "all", as PEFT prints it.
+
+    Returns:
+        The percentage.
+    """
     trainable = trainable_parameters(architecture, rank, method)
     base = pretrained_parameters(architecture)
     total = base if choice("denominator", denominator, DENOMINATORS) == "pretrained" else base + trainable

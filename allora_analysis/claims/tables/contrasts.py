@@ -4,9 +4,9 @@ A cell is one (model, data set, η²) of Tables 3 and 4 or one (model, rank, tas
 the three η² of one (model, data set) share the model and the test set, and Table 1's eight tasks are answered by one
 fine-tuned model. The unit is therefore the cluster, a (model, data set) or a (model, rank), with the mean of its cells.
 
-The ledger's verdicts follow the rule of `statistics.directional`, a question of `QUESTIONS` a family (`judged`).
-`contrast_summaries` shows beside that what stricter and laxer readings would give: two-sided, Holm over all nine
-contrasts; signed ranks, signs and t. Checked by `tests/test_claims_tables_contrasts.py`.
+The ledger's verdicts follow the rule of `statistics.directional`, a question of `QUESTIONS` a family (`judged`);
+`study.contrast_summaries` shows beside that what stricter and laxer readings would give. Checked by
+`tests/test_claims_tables_contrasts.py`.
 """
 
 from __future__ import annotations
@@ -24,19 +24,13 @@ from allora_analysis.claims.claim import Evidence, Finding, Size
 from allora_analysis.claims.tables.arithmetic import TABLES, by_key, exact
 from allora_analysis.claims.tables.reported import TABLE_1, TASKS, Cell
 from allora_analysis.statistics import (
+    Decision,
     Judgement,
-    clustered_test,
     decide,
-    holm,
     judge_family,
-    paired_test,
-    required_n,
     sides,
-    sign_flip_test,
-    units_to_reject,
 )
-from allora_analysis.statistics.z_tests import rate
-from allora_analysis.validation import ArgumentError, count, positive, several, vector
+from allora_analysis.validation import ArgumentError
 
 Label = tuple[str, ...]
 MARGIN = 0.5
@@ -226,16 +220,26 @@ def by_the_rule(
     needed = "no number of clusters, at a mean or spread of 0" if one.needed is None else f"{one.needed} clusters"
     if one.needed_interval is not None:
         needed += f" of this mean and spread ({one.needed_interval[0]} to {one.needed_interval[1]})"
-    undecided = tested.verdict == "undecided"
+    undecided, over_all = tested.verdict == "undecided", _over_all_questions(margin)[name].adjusted_p_value
+    measured["adjusted over all contrasts of all tables"] = over_all
+    flips = "cluster means of which the adjusted p-value is above 0.05"
+    if over_all > 0.05:
+        flips += f"; one family of all {len(BY_NAME)} contrasts instead of the question's (adjusted p = {over_all:.2g})"
     predicted = {"mean gap": "above 0" if one.margin is None else f"within ± {one.margin:g}"}
     return tested.finding(
         {verdict: words.format(**told) for verdict, words in answers.items()},
         evidence=Evidence(predicted, measured, RULE, tolerance=one.margin, interval=one.interval, n=one.n),
         size=Size(one.mean, "percentage points", f"the mean gap {name}", *(one.interval or (None, None))),
         corrected=f"would be decided by {needed}" if undecided else None,
-        flips_if=needed if undecided else "cluster means of which the adjusted p-value is above 0.05",
+        flips_if=needed if undecided else flips,
         at_paper=bool(one.mean > 0) if one.margin is None else bool(abs(one.mean) < one.margin),
     )
+
+
+def _over_all_questions(margin: float) -> dict[str, Decision]:
+    # What Holm over the contrasts of all questions at once would say: the strictest family, beside the question's own.
+    means = {name: values for names in QUESTIONS.values() for name, values in family(names[0]).items()}
+    return decide(joined(split(means, {EQUAL.name: margin})), grain=1e-9)
 
 
 def everywhere(
@@ -275,156 +279,6 @@ def average_is(
     return judged.finding(
         {"holds": f"Yes: {between} points on average over the cells of the table."},
         evidence=judged.evidence("rounding to the one decimal stated", lambda one: one[1], tolerance=0.05),
-        size=Size(float(np.mean(means)), "percentage points", "the mean gap", min(means), max(means)),
+        size=Size(float(np.mean(means)), "percentage points", "the mean gap over the cells"),
         flips_if=f"a mean gap outside {stated:g} ± 0.05",
-    )
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What the reported cells say about a contrast; gaps in percentage points, p-values two-sided.
-
-    Attributes:
-        contrast: its name.
-        cells: number of cells.
-        positive: cells in favour of the arm said to be better.
-        negative: cells against it.
-        mean: mean gap.
-        clusters: number of clusters.
-        clusters_positive: clusters with a positive mean.
-        interval: Student's t interval of the mean over clusters.
-        p_value: exact sign flips of the cluster means.
-        adjusted_p_value: the same, Holm-adjusted over all nine contrasts.
-        smallest_p_value: the least that this many clusters can give, before adjustment.
-        smallest_adjusted_p_value: the least after that adjustment, whatever the gaps of this and the other contrasts.
-        t_p_value: Student's t over clusters.
-        wilcoxon_clusters: signed ranks over clusters.
-        sign_clusters: signs over clusters.
-        wilcoxon_cells: signed ranks over cells, as if these were independent.
-        sign_cells: signs over cells, likewise.
-        clusters_needed: clusters at which sign flips can reject at all after Holm's first step and Student's t over
-            clusters of this mean and spread has the wanted power there; None where the mean gap is 0.
-        by_the_rule: one-sided and within its question, as the ledger judges it.
-    """
-
-    contrast: str
-    cells: int
-    positive: int
-    negative: int
-    mean: float
-    clusters: int
-    clusters_positive: int
-    interval: tuple[float, float]
-    p_value: float
-    adjusted_p_value: float
-    smallest_p_value: float
-    smallest_adjusted_p_value: float
-    t_p_value: float
-    wilcoxon_clusters: float
-    sign_clusters: float
-    wilcoxon_cells: float
-    sign_cells: float
-    clusters_needed: int | None
-    by_the_rule: Judgement
-
-
-def clusters_needed(means: ArrayLike, level: float, power: float, family: int = len(CONTRASTS)) -> int | None:
-    """Clusters of this mean and spread that two-sided tests need, at Holm's strictest step level/family.
-
-    Args:
-        means: the cluster means at hand.
-        level: family-wise size of the test.
-        power: wanted power of Student's t over clusters.
-        family: number of contrasts.
-
-    Returns:
-        The larger of that n and the least at which flips reject with this power (where all clusters must share a sign,
-        or one more); None where the mean is 0.
-    """
-    from scipy.special import ndtr
-
-    values, step = vector("means", means), level / count("family", family)
-    centre, spread = float(values.mean()), float(values.std(ddof=1))
-    if not centre:
-        return None
-    least = units_to_reject(step / 2)
-    one_sign = ndtr(centre / spread) ** least + ndtr(-centre / spread) ** least
-    return max(required_n(centre, spread, power, step), least + int(one_sign < power))
-
-
-def seeds_needed(
-    effect: float, standard_deviations: Sequence[float], power: float = 0.8, level: float = 0.05
-) -> dict[float, int | None]:
-    """Paired runs (seeds) that one cell needs to see a gap, by the standard deviation of a seed's paired difference.
-
-    The tables report means of five runs and no spread, so the deviation is a range and not an estimate.
-
-    Args:
-        effect: the gap in percentage points.
-        standard_deviations: of the difference between the two arms at one seed, percentage points, above 0.
-        power: of the two-sided paired t-test.
-        level: size of the test.
-
-    Returns:
-        Seeds by standard deviation; None where the gap is 0.
-    """
-    deviations = [
-        positive("standard_deviations", value) for value in several("standard_deviations", standard_deviations)
-    ]
-    return {d: required_n(effect, d, power, level) if effect else None for d in deviations}
-
-
-def contrast_summaries(level: float = 0.05, power: float = 0.8) -> dict[str, Summary]:
-    """The nine contrasts: by the ledger's rule, and two-sided with Holm over all of them.
-
-    Args:
-        level: family-wise size of the tests; intervals have confidence 1 − level.
-        power: for the clusters needed.
-
-    Returns:
-        One summary a contrast, by name.
-    """
-    rate("level", level)
-    found = {contrast.name: of(contrast.name) for contrast in CONTRASTS}
-    rule = {}
-    for names in QUESTIONS.values():
-        rule |= judged(family(names[0]), level, power)
-    flips = [sign_flip_test(list(item.by_cluster().values())).p_value for item in found.values()]
-    least = smallest_adjusted([len(item.by_cluster()) for item in found.values()])
-    return {
-        name: _summary(name, item, (float(p_value), smallest), (level, power), rule[name])
-        for (name, item), p_value, smallest in zip(found.items(), holm(flips), least, strict=True)
-    }
-
-
-def smallest_adjusted(clusters: Sequence[int]) -> list[float]:
-    """The least two-sided p-value after Holm that each contrast can have, whatever the gaps: Holm's of 2^{1 − n}."""
-    return [float(p_value) for p_value in holm([2.0 ** (1 - count("clusters", n)) for n in clusters])]
-
-
-def _summary(name: str, item: Gaps, adjusted: tuple, sizes: tuple, rule: Judgement) -> Summary:
-    level, power = sizes
-    means = np.array(list(item.by_cluster().values()))
-    zeros, cell_zeros = np.zeros_like(means), np.zeros_like(item.values)
-    clustered = clustered_test(item.values, item.clusters, 1 - level)
-    return Summary(
-        contrast=name,
-        cells=item.values.size,
-        positive=int((item.values > 0).sum()),
-        negative=int((item.values < 0).sum()),
-        mean=float(item.values.mean()),
-        clusters=means.size,
-        clusters_positive=int((means > 0).sum()),
-        interval=clustered.interval,
-        p_value=clustered.p_value,
-        adjusted_p_value=adjusted[0],
-        smallest_p_value=sign_flip_test(means).smallest_p_value,
-        smallest_adjusted_p_value=adjusted[1],
-        t_p_value=clustered.t_p_value,
-        wilcoxon_clusters=paired_test(means, zeros, "wilcoxon").p_value,
-        sign_clusters=paired_test(means, zeros, "sign").p_value,
-        wilcoxon_cells=paired_test(item.values, cell_zeros, "wilcoxon").p_value,
-        sign_cells=paired_test(item.values, cell_zeros, "sign").p_value,
-        clusters_needed=clusters_needed(means, level, power),
-        by_the_rule=rule,
     )

@@ -1,0 +1,130 @@
+"""Ours: the contrasts of `experiments.laboratory`, each arm at its own best rate, on one data set.
+
+Left test accuracy, right test loss: the difference of two arms, paired by seed, with its 95 % interval, after few steps
+(hollow) and many (filled). In colour where Holm's p-value within the question is at most 0.05, grey otherwise. Right of
+0 in accuracy and left of 0 in loss the first arm is better. Checked by `tests/test_paper_figures_laboratory.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from matplotlib.lines import Line2D
+
+from allora_analysis.laboratory.design import STEPS, contrasts
+from allora_analysis.laboratory.table import ALL_SEEDS, ENDPOINTS, RESULTS, read
+from allora_analysis.plotting import COLOURS, page, page_style
+from allora_analysis.statistics import Difference
+from paper_figures.sources import Loaded, Missing, say_missing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DATA = "digits"
+LEAST = 30  # seeds below which a contrast is not drawn
+COMMAND = "python -m experiments.laboratory --part contrasts"
+UNITS = {"accuracy": ("points of test accuracy", 100.0), "loss": ("nats of test loss", 1.0)}
+
+
+class Contrasts(NamedTuple):
+    """By endpoint, name and number of steps the recorded contrasts."""
+
+    of: Mapping[str, Mapping[str, Mapping[int, Difference]]]
+
+
+def load_data(folder: Path | str | None = None) -> Loaded[Contrasts]:
+    """The recorded contrasts, of at least `LEAST` seeds.
+
+    Args:
+        folder: of the laboratory's tables; None for the repository's own.
+
+    Returns:
+        By endpoint, name and number of steps.
+    """
+    path = Path(RESULTS if folder is None else folder) / f"{DATA}.jsonl"
+    found: dict[str, dict[str, dict[int, Difference]]] = {endpoint: {} for endpoint in ENDPOINTS}
+    wanted = contrasts()
+    lacking = len(wanted)
+    if path.is_file():
+        table = read(path)
+        seeds = {one: len(table.differences(one.first, one.second, "loss")) for one in wanted}
+        whole, lacking = [one for one in wanted if seeds[one] >= LEAST], sum(n < len(ALL_SEEDS) for n in seeds.values())
+        for endpoint in ENDPOINTS:
+            for of in table.contrasts(whole, endpoint).values():
+                for name, one in of.items():
+                    base, _, steps = name.rpartition(", ")
+                    found[endpoint].setdefault(base, {})[int(steps.split()[0])] = one
+    told = f"{lacking} of {len(wanted)} contrasts lack seeds of their {len(ALL_SEEDS)}"
+    missing = (Missing(told, COMMAND),) if lacking else ()
+    return Loaded(Contrasts(found), (f"laboratory/{DATA}",) if path.is_file() else (), missing)
+
+
+def finding(data: Contrasts) -> str:
+    """What the contrasts say, in two lines.
+
+    Args:
+        data: the contrasts.
+
+    Returns:
+        How many are clear in accuracy and in loss, and the clear one that changes accuracy most.
+    """
+    flat = {(name, steps): one for name, of in data.of["accuracy"].items() for steps, one in of.items()}
+    n = {len(one.differences) for one in flat.values()}
+    seeds = f"{min(n)} seeds" if len(n) == 1 else f"{min(n)} to {max(n)} seeds"
+    clear = {place: one for place, one in flat.items() if one.sign}
+    losses = [one for of in data.of["loss"].values() for one in of.values()]
+    counted = (
+        f"Each arm at its best rate, {seeds}: {len(clear)} of {len(flat)} contrasts are clear in accuracy, "
+        f"{sum(one.sign != 0 for one in losses)} in loss."
+    )
+    if not clear:
+        return f"{counted}\nNo difference in accuracy is clear."
+    (name, steps), largest = max(clear.items(), key=lambda item: abs(item[1].mean))
+    return f"{counted}\nThe largest in accuracy: {name}, {steps} steps, {100 * largest.mean:+.1f} points."
+
+
+@page_style()
+def make_figure(loaded: Loaded[Contrasts]) -> Figure:
+    """Draw the figure.
+
+    Args:
+        loaded: as from `load_data`.
+
+    Returns:
+        The figure.
+    """
+    names = list(loaded.data.of["loss"])
+    figure, axes = page(1.1 + 0.2 * max(len(names), 8), 1, 2, sharey=bool(names))
+    if not names:
+        for axis in axes.flat:
+            say_missing(axis, *loaded.missing)
+        return figure
+    figure.suptitle(finding(loaded.data), fontsize=7.5)
+    for axis, endpoint in zip(axes.flat, ENDPOINTS, strict=True):
+        _forest(axis, endpoint, names, loaded.data.of[endpoint])
+    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
+    ink = {"color": COLOURS["measured"], "ls": "", "marker": "o"}
+    handles = [
+        Line2D([], [], mfc="white" if steps == STEPS[0] else None, label=f"{steps} steps", **ink) for steps in STEPS
+    ]
+    figure.legend(handles=handles, ncols=2, loc="outside lower center")
+    return figure
+
+
+def _forest(axis: Axes, endpoint: str, names: list[str], of: Mapping[str, Mapping[int, Difference]]) -> None:
+    unit, scale = UNITS[endpoint]
+    axis.axvline(0, color="0.4", lw=0.6)
+    for place, name in enumerate(names):
+        for steps, one in of[name].items():
+            better = one.sign * (1 if endpoint == "accuracy" else -1)
+            colour = {1: COLOURS["predicted"], -1: COLOURS["bound"], 0: "0.6"}[better]
+            low, high = (scale * end for end in one.interval)
+            y, middle = place + (-0.17 if steps == STEPS[0] else 0.17), scale * one.mean
+            axis.plot([low, high], [y, y], color=colour, lw=0.9)
+            axis.plot(middle, y, "o", ms=2.8, color=colour, mfc="white" if steps == STEPS[0] else colour)
+    axis.set_xlabel(f"difference, {unit}")
+    axis.grid(axis="y", visible=False)

@@ -1,0 +1,119 @@
+"""The ledger's rows on what kind of step ALLoRA takes, and on ALLoRAAdamW: what a wrong formula does to them."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from allora_analysis import adaptive
+from allora_analysis.adaptive.fixed_points import truncated
+from allora_analysis.claims import s4_2_descent as section
+from allora_analysis.lora import functional, optim
+from tests.drawn_rows import DrawnRows, lora_instead
+
+ROWS = DrawnRows(section)
+RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
+
+
+def test_the_verdicts():
+    assert ROWS.committed == {
+        "4-descent": "conditional",
+        "4-per-parameter": "conditional",
+        "4-optimal-direction": "conditional",
+        "4-allora-adamw": "holds",
+    }
+
+
+def lora_after_step(example, factor):
+    return RIGHT["loss_after_step"](example, [Fraction(1), Fraction(1)])
+
+
+def climbing_b(a, b, g, eta):
+    change = RIGHT["first_order_change"](a, b, g, eta)
+    return dataclasses.replace(change, b_part=-change.b_part)
+
+
+def descending_a(a, b, g, eta):
+    change = RIGHT["first_order_change"](a, b, g, eta)
+    return dataclasses.replace(change, a_part=-abs(change.a_part))
+
+
+class AscendingAdamW(optim.ALLoRAAdamW):
+    """Turns A's update round."""
+
+    def step(self, closure=None):
+        before = [p.detach().clone() for p in self.param_groups[0]["params"]]
+        super().step(closure)
+        a = self.param_groups[0]["params"][0]
+        with torch.no_grad():
+            a.copy_(2 * before[0] - a)
+
+
+class PlainAdamW(torch.optim.AdamW):
+    """No factor at all."""
+
+    def __init__(self, groups, lr, eta, betas, weight_decay):
+        super().__init__(groups[0]["params"], lr, betas, weight_decay=weight_decay)
+
+
+PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
+    ("4-descent", functional, "allora", lora_instead, "holds"),
+    ("4-descent", adaptive, "first_order_change", climbing_b, "refuted"),
+    ("4-descent", adaptive, "first_order_change", descending_a, "refuted"),
+    ("4-descent", adaptive, "loss_after_step", lora_after_step, "refuted"),
+    ("4-per-parameter", functional, "allora", lora_instead, "holds"),
+    ("4-per-parameter", adaptive, "row_factor", lambda a, b, eta: np.full(len(b), eta), "refuted"),
+    ("4-optimal-direction", adaptive, "run_to_rest", lambda t, a, *args: truncated(t, len(a)), "holds"),
+    (
+        "4-optimal-direction",
+        adaptive,
+        "rest_point",
+        lambda t, rank, eta: RIGHT["rest_point"](t, rank, 0.3 * eta),
+        "refuted",
+    ),
+    ("4-allora-adamw", optim, "ALLoRAAdamW", AscendingAdamW, "refuted"),
+    ("4-allora-adamw", optim, "ALLoRAAdamW", PlainAdamW, "refuted"),
+    ("4-allora-adamw", adaptive, "row_factor", lambda a, b, eta: np.full(len(b), eta), "refuted"),
+]
+
+
+@pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), PLANTED)
+def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, module, name, wrong, expected):
+    assert ROWS.planted(monkeypatch, identifier, module, name, wrong) == expected
+
+
+def test_without_unequal_factors_the_example_descends(monkeypatch):
+    """The planted alternative at the example itself: equal factors, and the polynomial falls, so it is no example."""
+    example = dataclasses.replace(adaptive.EXAMPLE, b=(Fraction(8), Fraction(8)), y=(Fraction(10), Fraction(7)))
+    monkeypatch.setattr(adaptive, "EXAMPLE", example)
+    assert section.small_step(section.example(), "allora", 1e-7) < 0
+    assert ROWS.finding("4-descent").verdict == "refuted"
+
+
+def test_the_small_step_is_the_losss_change():
+    """Against the loss before and after, at a step whose change rounding does not hide."""
+    one = section.mid_training(np.random.default_rng(0), 2.0, "sgd")
+    x, y, a = one.task
+    step_a, step_b = adaptive.update_field(a, one.b, section.gradient(one), one.eta)
+    moved = x @ ((one.b - 1e-6 * step_b) @ (a - 1e-6 * step_a)).T
+    before = x @ (one.b @ a).T
+    change = np.sum((moved - y) ** 2 - (before - y) ** 2) / 2 / 1e-6
+    assert section.small_step(one, "allora", 1e-6) == pytest.approx(change, rel=1e-5)
+
+
+def test_the_text_quotes_the_exact_derivative_and_how_the_draws_were_made(monkeypatch):
+    """Shares without B's size and the number of tokens say nothing: both stand beside them, one setting with B as A."""
+    monkeypatch.setattr(section, "DRAWS", 2000)
+    found = ROWS.finding("4-descent")
+    assert "41/15" in found.condition
+    assert "½" in found.condition
+    measured = found.evidence.measured["share of draws that ascend, its standard error"]
+    shares = {case: share for case, (share, _) in measured.items()}
+    assert 0.05 < shares["r = 1, 16×16, B 30 times A, tokens 1"] < 0.08
+    assert shares["r = 1, 16×16, B 1 times A, tokens 1"] < 0.005
+    assert shares["r = 4, 16×16, B 30 times A, tokens 32"] < 0.01
+    assert found.size.value == shares["r = 1, 16×16, B 30 times A, tokens 1"]

@@ -1,0 +1,97 @@
+"""The ledger's rows on hyper-parameters: what a wrong exponent or count does to their verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from allora_analysis import adaptive
+from allora_analysis.claims import s4_2_hyper_parameters as section
+from tests.drawn_rows import DrawnRows
+
+ROWS = DrawnRows(section)
+RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
+
+
+def test_the_verdicts():
+    assert ROWS.committed == {
+        "4-alpha": "conditional",
+        "4-no-new-hyper-parameter": "holds",
+        "4-split-learning-rate": "refuted",
+        "4-two-hyper-parameters": "refuted",
+        "4-fewer-hyper-parameters": "conditional",
+    }
+
+
+def off_by_one(name):
+    def wrong(setting, a, b, optimiser):
+        other = RIGHT["rescaled"](setting, a, b, optimiser)
+        return replace(other, **{name: a * getattr(other, name)})
+
+    return wrong
+
+
+def cubed_always(setting, optimiser):
+    return RIGHT["eta_as_scaling"](setting, "sgd")
+
+
+def frozen_factor(x, y, a_draw, setting, steps, **options):
+    """ALLoRA's factor at its first value, before the optimizer and after: training at rate η·l."""
+    if setting.eta is None:
+        return RIGHT["train"](x, y, a_draw, setting, steps, **options)
+    rates = {name: setting.eta * getattr(setting, name) for name in ("rate_a", "rate_b")}
+    return RIGHT["train"](x, y, a_draw, replace(setting, eta=None, **rates), steps, **options)
+
+
+def one_knob(*args, **options):
+    return 1
+
+
+def eta_is_no_knob(x, y, a, setting, knobs, *args, **options):
+    return len([name for name in knobs if name != "eta"])
+
+
+def lora_has_one(x, y, a, setting, knobs, *args, **options):
+    return 1 if "scaling" in knobs else 2
+
+
+def both_redundant(one):
+    return {"init_a", "rate_a"} - {*one.tuned} != set() and "rate_b" not in one.tuned
+
+
+PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
+    *(
+        ("4-alpha", adaptive, "rescaled", off_by_one(name), "refuted")
+        for name in ("scaling", "init_a", "rate_a", "decay_b")
+    ),
+    ("4-alpha", adaptive, "degrees_of_freedom", one_knob, "refuted"),
+    ("4-alpha", section, "matters", both_redundant, "refuted"),
+    ("4-no-new-hyper-parameter", adaptive, "eta_as_scaling", cubed_always, "refuted"),
+    ("4-no-new-hyper-parameter", adaptive, "degrees_of_freedom", lora_has_one, "refuted"),
+    ("4-split-learning-rate", adaptive, "train", frozen_factor, "holds"),
+    ("4-two-hyper-parameters", adaptive, "degrees_of_freedom", eta_is_no_knob, "holds"),
+    ("4-fewer-hyper-parameters", adaptive, "degrees_of_freedom", eta_is_no_knob, "holds"),
+]
+
+
+@pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), PLANTED)
+def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, module, name, wrong, expected):
+    assert ROWS.planted(monkeypatch, identifier, module, name, wrong) == expected
+
+
+def test_adam_at_zero_epsilon():
+    one = section.drawn(np.random.default_rng(0), section.PAPER, "adam")
+    assert section.first_adam_step(one, 1e-8)
+    assert not section.first_adam_step(one, 0.0)
+
+
+def test_the_rows_on_the_count_agree():
+    """η stands where LoRA's scaling factor stood; the drop rate is what goes."""
+    new, removed = (
+        next(iter(ROWS.finding(name).evidence.measured.values()))
+        for name in ("4-no-new-hyper-parameter", "4-two-hyper-parameters")
+    )
+    assert new["of (η, l_b)"] == removed["ALLoRA"] == 2
+    assert new["of LoRA's (s, l)"] == removed["LoRA"] - 1

@@ -1,0 +1,108 @@
+"""The ledger's rows on §4.3 and §5.2, ALLoRA-OD and ASF-LoRA: what a wrong formula does to their verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from allora_analysis import adaptive
+from allora_analysis.claims import layer_training, s4_3_asf_lora, s4_3_family
+from allora_analysis.lora import functional, layers
+from tests.drawn_rows import DrawnRows
+
+family, asf = s4_3_family, s4_3_asf_lora
+ROWS = DrawnRows(family, asf)
+RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
+ALLORA, PAIRS, PRODUCTS = functional.allora, layer_training.pairs, layer_training.products
+
+
+def test_the_verdicts():
+    assert {name: verdict for name, verdict in ROWS.committed.items() if verdict != "conditional"} == {
+        "4-asf-gradient": "holds",
+        "4-asf-merge": "holds",
+    }
+
+
+def by_row(x, a, b, eta, adaptor="inverse_sqrt"):
+    return ALLORA(x, a, b, eta)
+
+
+def frozen_factor(x, a, b, eta, adaptor="inverse_sqrt"):
+    return ALLORA(x, a, b, eta, "constant")
+
+
+def scaled(x, a, b, eta, adaptor="inverse_sqrt"):
+    return eta * (x @ a.mT @ b.mT)
+
+
+def with_a(x, a, b, eta, adaptor="inverse_sqrt"):
+    return x @ a.mT @ b.mT * a.norm()
+
+
+def doubled_variance(sigma, eta):
+    law = RIGHT["output_factor"](sigma, eta)
+    return replace(law, variance=2 * law.variance)
+
+
+def isotropic(sigma, eta):
+    law = RIGHT["output_factor"](sigma, eta)
+    return replace(law, along=law.mean)
+
+
+class Merging(layers.ALLoRALinear):
+    def merge(self):
+        return self.base
+
+
+def allora_for_asf(run, arm, *args, **options):
+    return PAIRS(run, "allora", *args, **options)
+
+
+def lora_for_asf(run, arm, *args, **options):
+    return PAIRS(run, "lora" if arm == "asf" else arm, *args, **options)
+
+
+def outputs_of_ten(one):
+    return [10.0] * one.depth
+
+
+PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
+    ("4-family-in-framework", functional, "allora", frozen_factor, "refuted"),
+    ("4-family-in-framework", functional, "allora_od", by_row, "refuted"),
+    ("4-family-in-framework", functional, "asf_lora", with_a, "refuted"),
+    ("4-define-each-other", np.linalg, "matrix_rank", lambda x, *args: x.shape[1], "refuted"),
+    ("4-od-noise", functional, "allora_od", by_row, "refuted"),
+    ("4-od-noise", adaptive, "output_factor", doubled_variance, "refuted"),
+    ("4-od-update", adaptive, "output_factor", isotropic, "refuted"),
+    ("4-od-update", functional, "allora_od", by_row, "holds"),
+    ("4-od-update", family, "inverse_sqrt", lambda m, eta: eta, "refuted"),
+    ("4-asf-similar", layer_training, "pairs", lora_for_asf, "refuted"),
+    ("4-asf-similar", adaptive, "asf", lambda f, eta: eta * f, "refuted"),
+    ("4-asf-gradient", functional, "asf_lora", scaled, "refuted"),
+    ("4-asf-gradient", adaptive, "asf_derivative", lambda f, eta: (abs(f) + eta**-2) ** -0.5, "refuted"),
+    ("4-output-scales-gradient", functional, "asf_lora", scaled, "refuted"),
+    ("4-output-scales-gradient", functional, "asf_lora", by_row, "refuted"),
+    ("4-asf-ripple", functional, "asf_lora", scaled, "refuted"),
+    ("4-asf-ripple", adaptive, "asf", lambda f, eta: eta * f, "refuted"),
+    ("4-asf-merge", functional, "asf_lora", scaled, "refuted"),
+    ("4-asf-merge", layers, "ALLoRALinear", Merging, "refuted"),
+]
+
+
+@pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), PLANTED)
+def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, module, name, wrong, expected):
+    assert ROWS.planted(monkeypatch, identifier, module, name, wrong) == expected
+
+
+def test_asf_lora_that_trains_as_allora_would_be_similar(monkeypatch):
+    """The same BA at every step, and the output that ASF-LoRA makes of it: nothing is left of the condition."""
+    monkeypatch.setattr(layer_training, "pairs", allora_for_asf)
+    assert ROWS.finding("4-asf-similar").verdict == "holds"
+
+
+def test_the_damping_is_at_most_the_square_root():
+    f = np.geomspace(1e-8, 1e8, 200)
+    for eta in (0.5, 1.0, 4.0):
+        assert (np.abs(adaptive.asf(f, eta)) <= np.minimum(eta * f, np.sqrt(f)) * (1 + 1e-12)).all()
