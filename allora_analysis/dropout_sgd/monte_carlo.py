@@ -140,11 +140,23 @@ def simulate(
     (rows, d), columns = problem.x.shape, problem.y.shape[1]
     drawn = float(problem.batch_size or rows)
     validation.fits("batch_size", drawn * (d + columns), "one step's rows and masks")
-    refuse_long(steps, steps * (1e-4 + replicas * drawn * (d + columns + 2 * d * columns) / 1e8), most_seconds)
     validation.fits("steps", steps, "the learning rates")
     rates = schedule(learning_rate, steps)
     kept = {validation.count("record", t, 0, steps) for t in ((steps,) if record is None else record)}
+    _snapshots(problem, len(kept), replicas)
+    refuse_long(steps, steps * (1e-4 + replicas * drawn * (d + columns + 2 * d * columns) / 1e8), most_seconds)
     return replicas_of(problem, rates, sorted(kept), replicas, generator)
+
+
+def _snapshots(problem: Problem, kept: int, replicas: int) -> tuple[int, int, int, int]:
+    # The shape of what is kept, if it fits into 1 GiB.
+    shape = (kept, replicas, problem.x.shape[1], problem.y.shape[1])
+    if 2 * np.prod(shape, dtype=float) > KEPT:
+        raise ArgumentError(
+            f"replicas: {replicas} copies of {shape[2]} × {shape[3]} weights at {kept} steps need "
+            f"more than 1 GiB; give fewer than {int(replicas * KEPT / (2 * np.prod(shape, dtype=float)))}"
+        )
+    return shape
 
 
 def replicas_of(
@@ -155,13 +167,7 @@ def replicas_of(
     generator: np.random.Generator,
 ) -> Simulation:
     """The core of `simulate`."""
-    x, y, batch_size = problem.x, problem.y, problem.batch_size
-    shape = (len(kept), replicas, x.shape[1], y.shape[1])
-    if 2 * np.prod(shape, dtype=float) > KEPT:
-        raise ArgumentError(
-            f"replicas: {replicas} copies of {shape[2]} × {shape[3]} weights at {len(kept)} steps need "
-            f"more than 1 GiB; give fewer than {int(replicas * KEPT / (2 * np.prod(shape, dtype=float)))}"
-        )
+    x, y, batch_size, shape = problem.x, problem.y, problem.batch_size, _snapshots(problem, len(kept), replicas)
     step, outcome = _stepper(problem), Simulation(np.array(kept), np.zeros(shape), np.zeros(shape))
     size = max(1, BLOCK // ((batch_size or len(x)) * (x.shape[1] + y.shape[1])))
     for first in range(0, replicas, size):
