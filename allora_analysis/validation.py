@@ -21,7 +21,6 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-Function = TypeVar("Function", bound=Callable)
 MEMORY = 1 << 36  # bytes, where the machine does not say how many it has
 P, R = ParamSpec("P"), TypeVar("R")
 
@@ -51,7 +50,7 @@ def shown(value: Any) -> str:
 def representable(
     *names: str, infinite: bool = False, undefined: bool = False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A public function's results are numbers of float64, or are refused in one line that names these arguments."""
+    """A public function's results are numbers of float64, or refused in a line that names these arguments, or all."""
 
     # Nothing on the way warns: what overflowed shows in the result. `infinite` lets ±∞ pass where it is an answer,
     # `undefined` NaN.
@@ -68,13 +67,16 @@ def representable(
             except (OverflowError, ZeroDivisionError, np.linalg.LinAlgError):
                 pass
             except MemoryError as error:
-                raise ArgumentError(f"{', '.join(names)}: not enough memory; ask for smaller sizes") from error
+                raise ArgumentError(
+                    f"{', '.join(names or signature.parameters)}: not enough memory; ask for less"
+                ) from error
             except ValueError as error:
                 if not str(error).startswith(TOO_LARGE):
                     raise
-                raise ArgumentError(f"{', '.join(names)}: an array larger than any memory; ask for less") from error
+                told = ", ".join(names or signature.parameters)
+                raise ArgumentError(f"{told}: an array larger than any memory; ask for less") from error
             received = signature.bind(*args, **options).arguments
-            sizes = ", ".join(f"{name} {_size(received[name])}" for name in names if name in received)
+            sizes = ", ".join(f"{name} {_size(received[name])}" for name in names or received if name in received)
             raise ArgumentError(f"{sizes}: the result leaves double precision's range; give less extreme numbers")
 
         return door
@@ -253,63 +255,3 @@ def unit_scaled(array: Float[np.ndarray, "*shape"]) -> tuple[Float[np.ndarray, "
     """
     exponent = math.frexp(float(np.abs(array).max()))[1]
     return np.ldexp(array, -exponent), exponent
-
-
-def in_range(infinite: bool = False) -> Callable[[Function], Function]:
-    """A public function's last check: a result beyond float64's range is refused, with the sizes of the arguments.
-
-    Args:
-        infinite: whether ∞ is among the function's documented answers; NaN never is.
-
-    Returns:
-        The decorator. What overflows inside the function warns of nothing.
-    """
-
-    def decorate(function: Function) -> Function:
-        @functools.wraps(function)
-        def checked(*args: Any, **kwargs: Any) -> Any:
-            try:
-                with np.errstate(all="ignore"):
-                    result = function(*args, **kwargs)
-                fits = _fits(result, infinite)
-            except (OverflowError, ZeroDivisionError, MemoryError, np.linalg.LinAlgError):
-                fits = False
-            if not fits:
-                given = _sizes(inspect.signature(function).bind(*args, **kwargs).arguments)
-                raise ArgumentError(f"{given}: {function.__name__} leaves float64's range; give numbers nearer to 1")
-            return result
-
-        return checked
-
-    return decorate
-
-
-def _fits(result: Any, infinite: bool) -> bool:
-    if dataclasses.is_dataclass(result):
-        return all(_fits(getattr(result, field.name), infinite) for field in dataclasses.fields(result))
-    if isinstance(result, Mapping):
-        return _fits(list(result.values()), infinite)
-    if isinstance(result, tuple | list):
-        return all(_fits(part, infinite) for part in result)
-    if not isinstance(result, float | np.ndarray | np.floating):
-        return True
-    return not np.isnan(result).any() if infinite else bool(np.isfinite(result).all())
-
-
-def _sizes(arguments: Mapping[str, Any]) -> str:
-    words = []
-    for name, value in arguments.items():
-        if dataclasses.is_dataclass(value):  # of a config, what was asked for
-            fields = [(field.name, getattr(value, field.name), field.default) for field in dataclasses.fields(value)]
-            words += filter(None, [_sizes({field: given for field, given, default in fields if given is not default})])
-            continue
-        try:
-            array = np.abs(np.asarray(value, dtype=np.float64))
-        except OverflowError:
-            words.append(f"{name} beyond float64")
-            continue
-        except (TypeError, ValueError):
-            continue
-        if array.size:
-            words.append(f"{name} {'up to ' if array.ndim else ''}{array.max():.3g}")
-    return ", ".join(words)

@@ -233,19 +233,22 @@ def test_scales_whose_squares_leave_the_range_change_no_answer(scale):
 
 REFUSED = [
     (lambda: hessian.product_spectrum([[1.0]], 10**18), "n_outputs: .* more than memory holds"),
-    (lambda: hessian.product_spectrum([[1e200]], 1), r"x up to 1e\+200, .*: product_spectrum leaves float64's range"),
+    (
+        lambda: hessian.product_spectrum([[1e200]], 1),
+        r"x of up to 1e\+200, .*: the result leaves double precision's range",
+    ),
     (lambda: hessian.product_hessian([[1.0]], 10**12), "n_outputs: .* more than memory holds"),
     (lambda: hessian.sample_log_conditions(1, 1, 10**15, np.random.default_rng(0)), "draws: .* more than memory"),
-    (lambda: hessian.initial_speed_ratio(10**400, 1, 1.0), "n2 beyond float64, .*initial_speed_ratio leaves"),
+    (lambda: hessian.initial_speed_ratio(10**400, 1, 1.0), "n2 10+… .*the result leaves"),
     (lambda: hessian.dense_factor_hessian(np.ones((1, 10**5)), np.ones((1, 10**5)), np.ones((1, 10**5))), "g, a: "),
     (lambda: hessian.simulated_escape_time([[1e200]], [[1.0]], [[1e200]], [[0.0]], 1.0), "the flow is too fast"),
-    (lambda: adaptive.run_to_rest([[1.0]], [[1.0]], 1e-200, 1.0, 1), "eta 1e-200, .*: run_to_rest leaves"),
-    (lambda: adaptive.run_to_rest([[1.0]], [[1e300]], 1.0, 1.0, 9), r"a up to 1e\+300, .*: run_to_rest leaves"),
-    (lambda: adaptive.rescaled(adaptive.Setting(), 1e300, 1.0, "sgd"), r"a 1e\+300, .*: rescaled leaves"),
+    (lambda: adaptive.run_to_rest([[1.0]], [[1.0]], 1e-200, 1.0, 1), "eta 1e-200, .*: the result leaves"),
+    (lambda: adaptive.run_to_rest([[1.0]], [[1e300]], 1.0, 1.0, 9), r"a of up to 1e\+300, .*: the result leaves"),
+    (lambda: adaptive.rescaled(adaptive.Setting(), 1e300, 1.0, "sgd"), r"a 1e\+300, .*: the result leaves"),
     (lambda: adaptive.update_field([[1e300]], [[1e300]], [[1.0]], 1.0), "a, b: BA leaves float64's range"),
-    (lambda: escape.trajectory([1e300], 1e300, 1.0), r"t up to 1e\+300, gradient 1e\+300, .*: trajectory leaves"),
-    (lambda: escape.drift("sgd", 2.0, 1e200, 9), r"learning_rate 1e\+200, .*: drift leaves"),
-    (lambda: gradient_std.seed_component([5e-324] * 3, [0.0, 0.0, 1e-150]), "totals up to .*: seed_component leaves"),
+    (lambda: escape.trajectory([1e300], 1e300, 1.0), r"t of up to 1e\+300, gradient 1e\+300, .*: the result leaves"),
+    (lambda: escape.drift("sgd", 2.0, 1e200, 9), r"learning_rate 1e\+200, .*: the result leaves"),
+    (lambda: gradient_std.seed_component([5e-324] * 3, [0.0, 0.0, 1e-150]), "totals of up to .*: the result leaves"),
 ]
 
 

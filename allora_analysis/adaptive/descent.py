@@ -33,9 +33,9 @@ from allora_analysis.validation import (
     adapter_rank,
     affordable,
     count,
-    in_range,
     matrix,
     positive,
+    representable,
     vector,
 )
 
@@ -58,7 +58,7 @@ class FirstOrderChange:
         return self.a_part + self.b_part
 
 
-@in_range()
+@representable()
 def first_order_change(a: ArrayLike, b: ArrayLike, g: ArrayLike, eta: float) -> FirstOrderChange:
     """The loss's first-order change under an ALLoRA step, per unit of learning rate; see the module's docstring.
 
@@ -71,7 +71,7 @@ def first_order_change(a: ArrayLike, b: ArrayLike, g: ArrayLike, eta: float) -> 
     return _change(a, b, g, factor_of(a, b, eta))
 
 
-@in_range()
+@representable()
 def lora_first_order_change(a: ArrayLike, b: ArrayLike, g: ArrayLike) -> FirstOrderChange:
     """The same for LoRA, d = 1: −‖BᵀG‖² and −‖GAᵀ‖², both ≤ 0; arguments as in `first_order_change`.
 
@@ -82,7 +82,7 @@ def lora_first_order_change(a: ArrayLike, b: ArrayLike, g: ArrayLike) -> FirstOr
     return _change(a, b, g, np.ones(len(b)))
 
 
-@in_range()
+@representable()
 def smallest_eigenvalue(b: ArrayLike, d: ArrayLike) -> float:
     """λ_min of sym(BBᵀD_d): below 0, some gradient makes A's part of the step climb.
 
@@ -117,7 +117,7 @@ def _lowest(b: Float[np.ndarray, "n1 r"], d: Float[np.ndarray, " n1"]) -> float:
     return float(0.0 - np.sum(area**2) / 4 / top) if top > 0 else 0.0
 
 
-@in_range()
+@representable()
 def ascent_gradient(a: ArrayLike, b: ArrayLike, eta: float) -> Float[np.ndarray, "n1 n2"]:
     """A gradient G = v wᵀ under which B stands still and the whole ALLoRA step climbs while LoRA's descends or rests.
 

@@ -31,12 +31,12 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis.adaptors import inverse_sqrt
-from allora_analysis.validation import ArgumentError, adapter_rank, in_range, matrix, matrix_of, vector
+from allora_analysis.validation import ArgumentError, adapter_rank, matrix, matrix_of, representable, vector
 
 Field = tuple[Float[np.ndarray, "r n2"], Float[np.ndarray, "n1 r"]]
 
 
-@in_range()
+@representable()
 def row_factor(a: ArrayLike, b: ArrayLike, eta: float) -> Float[np.ndarray, " n1"]:
     """d_i = 1/√(‖(BA)_i‖ + 1/η²), ALLoRA's factor of row i (§4.2).
 
@@ -70,7 +70,7 @@ def _row_norms(product: Float[np.ndarray, "n1 n2"]) -> Float[np.ndarray, " n1"]:
     return np.ldexp(np.linalg.norm(np.ldexp(product, -exponents[:, None]), axis=1), exponents)
 
 
-@in_range()
+@representable()
 def update_field(a: ArrayLike, b: ArrayLike, g: ArrayLike, eta: float) -> Field:
     """F(A, B) = (BᵀD_dG, D_dGAᵀ): what ALLoRA's backward pass hands to the optimiser.
 
@@ -98,7 +98,7 @@ def field(
     return b.T @ adapted, adapted @ a.T
 
 
-@in_range()
+@representable()
 def masked_field(a: ArrayLike, b: ArrayLike, g: ArrayLike, factor: ArrayLike) -> Field:
     """(BᵀDG, DGAᵀ) for a factor of one's own on each row of G: 1 is LoRA, 0 a dropped output.
 
@@ -133,7 +133,7 @@ def checked_gradient(
     return a, b, matrix_of("g", g, (len(b), a.shape[1]), "n1 and n2, the shape of BA")
 
 
-@in_range()
+@representable()
 def directional_derivative(
     a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float, direction: tuple[ArrayLike, ArrayLike]
 ) -> Field:
@@ -156,7 +156,7 @@ def directional_derivative(
     return beta.T @ adapted + b.T @ moved, moved @ a.T + adapted @ alpha.T
 
 
-@in_range()
+@representable()
 def update_jacobian(
     a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float
 ) -> Float[np.ndarray, "parameters parameters"]:
@@ -178,7 +178,7 @@ def update_jacobian(
     return _blocks(a, b, g, s, eta, lambda d: d)
 
 
-@in_range()
+@representable()
 def layer_double_backward(
     a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float
 ) -> Float[np.ndarray, "parameters parameters"]:
@@ -192,7 +192,7 @@ def layer_double_backward(
     return _blocks(a, b, g, s, eta, np.square)
 
 
-@in_range()
+@representable()
 def relative_asymmetry(jacobian: ArrayLike) -> float:
     """‖(J − Jᵀ)/2‖_F/‖J‖_F, in [0, 1]: 0 for a Hessian, 1 for a pure rotation.
 

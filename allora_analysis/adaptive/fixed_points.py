@@ -21,7 +21,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis.adaptors import inverse_sqrt
-from allora_analysis.validation import ArgumentError, adapter_rank, count, in_range, matrix, matrix_of, positive
+from allora_analysis.validation import ArgumentError, adapter_rank, count, matrix, matrix_of, positive, representable
 
 ITERATIONS = 10_000
 PATIENCE = 5  # steps without a new smallest change after which the next ones are half as long
@@ -44,7 +44,7 @@ class RestPoint:
     lora_gradient: float
 
 
-@in_range()
+@representable()
 def rest_point(target: ArrayLike, rank: int, eta: float) -> RestPoint:
     """The self-consistent weighted fit, by iterating d from the unweighted one; see the module's docstring.
 
@@ -84,7 +84,7 @@ def rest_point(target: ArrayLike, rank: int, eta: float) -> RestPoint:
     )
 
 
-@in_range()
+@representable()
 def run_to_rest(
     target: ArrayLike, a: ArrayLike, eta: float, learning_rate: float, steps: int
 ) -> Float[np.ndarray, "n1 n2"]:

@@ -39,10 +39,10 @@ from allora_analysis.validation import (
     adapter_rank,
     choice,
     count,
-    in_range,
     matrix,
     matrix_of,
     positive,
+    representable,
     several,
 )
 
@@ -77,7 +77,7 @@ class Setting:
     eta: float | None = None
 
 
-@in_range()
+@representable()
 def rescaled(setting: Setting, a: float, b: float, optimiser: str = "adam") -> Setting:
     """The setting that trains the same s·BA with A multiplied by a and B by b; LoRA only.
 
@@ -110,7 +110,7 @@ def rescaled(setting: Setting, a: float, b: float, optimiser: str = "adam") -> S
     )
 
 
-@in_range()
+@representable()
 def eta_as_scaling(setting: Setting, optimiser: str = "adam") -> Setting:
     """The ALLoRA setting with η = 1 and scaling 1/η² (times its own) that trains the same s·BA.
 
@@ -142,7 +142,7 @@ def eta_as_scaling(setting: Setting, optimiser: str = "adam") -> Setting:
     )
 
 
-@in_range()
+@representable()
 def train(
     x: ArrayLike,
     y: ArrayLike,
@@ -205,7 +205,7 @@ def _path(
     return np.array(path)
 
 
-@in_range()
+@representable()
 def degrees_of_freedom(
     x: ArrayLike,
     y: ArrayLike,

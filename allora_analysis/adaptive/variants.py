@@ -30,13 +30,13 @@ from numpy.typing import ArrayLike
 
 from allora_analysis.adaptive.field import checked_pair
 from allora_analysis.adaptors import inverse_sqrt
-from allora_analysis.validation import ArgumentError, finite, in_range, non_negative, positive
+from allora_analysis.validation import ArgumentError, finite, non_negative, positive, representable
 
 NODES = 200
 TAIL = 10.0  # |z| beyond which the normal law's 1.5e-23 is left out
 
 
-@in_range()
+@representable()
 def asf(f: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
     """f̃ = f/√(|f| + 1/η²), ASF-LoRA's output (§4.3).
 
@@ -55,7 +55,7 @@ def asf(f: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
     return np.asarray(finite("f", f) * inverse_sqrt(f, eta))
 
 
-@in_range()
+@representable()
 def asf_derivative(f: ArrayLike, eta: float) -> Float[np.ndarray, "*shape"]:
     """f̃′ = (|f|/2 + 1/η²)/(|f| + 1/η²)^{3/2}, in [d/2, d]; arguments as in `asf`.
 
@@ -81,7 +81,7 @@ class UnmergeablePair:
     gap: float
 
 
-@in_range()
+@representable()
 def unmergeable_pair(a: ArrayLike, b: ArrayLike, eta: float) -> UnmergeablePair:
     """x, the first right singular vector of BA, and 2x: f̃(2x) ≠ 2f̃(x), so no W has Wx = f̃(x) for both.
 
@@ -129,7 +129,7 @@ class OutputFactor:
     along: float
 
 
-@in_range()
+@representable()
 def output_factor(sigma: float, eta: float) -> OutputFactor:
     """The moments of d(|f|) for f ~ N(0, σ²), by Gauss–Legendre in log(1 + η²|f|), where the integrand is smooth.
 

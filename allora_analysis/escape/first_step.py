@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike
 
 from allora_analysis import validation
 from allora_analysis.escape.optimisers import CLIP_EPS
-from allora_analysis.validation import in_range
+from allora_analysis.validation import representable
 
 __all__ = ["ClippedStep", "adamw_gap", "adamw_gap_bound", "adamw_step", "clip_factor", "clipped_step"]
 
@@ -45,7 +45,7 @@ class ClippedStep:
     """ALLoRA."""
 
 
-@in_range()
+@representable()
 def clip_factor(norm: float, max_grad_norm: float | None) -> float:
     """min(1, c/(‖g‖ + 10⁻⁶)), as `torch.nn.utils.clip_grad_norm_` multiplies; 1 without clipping.
 
@@ -62,7 +62,7 @@ def clip_factor(norm: float, max_grad_norm: float | None) -> float:
     return min(1.0, validation.positive("max_grad_norm", max_grad_norm) / (norm + CLIP_EPS))
 
 
-@in_range()
+@representable()
 def clipped_step(
     gradient_norm: float, eta: float, max_grad_norm: float | None = None, other_norm: float = 0.0
 ) -> ClippedStep:
@@ -83,7 +83,7 @@ def clipped_step(
     return ClippedStep(lora, eta * lora, eta * clip_factor(math.hypot(eta * norm, other), max_grad_norm))
 
 
-@in_range()
+@representable()
 def adamw_step(gradient: ArrayLike, eps: float = 1e-8) -> Float[np.ndarray, "*shape"]:
     """AdamW's first step over −l, without decay: g/(|g| + ε), whatever β₁ and β₂.
 
@@ -98,7 +98,7 @@ def adamw_step(gradient: ArrayLike, eps: float = 1e-8) -> Float[np.ndarray, "*sh
     return np.asarray(g / (np.abs(g) + validation.positive("eps", eps)))
 
 
-@in_range()
+@representable()
 def adamw_gap(gradient: ArrayLike, eta: float, eps: float = 1e-8) -> Float[np.ndarray, "*shape"]:
     """|ALLoRA's first AdamW step − LoRA's at l|/l = ε|η − 1||g|/((η|g| + ε)(|g| + ε)).
 
@@ -115,7 +115,7 @@ def adamw_gap(gradient: ArrayLike, eta: float, eps: float = 1e-8) -> Float[np.nd
     return np.asarray(eps / (eta * size + eps) * abs(eta - 1) * (size / (size + eps)))
 
 
-@in_range()
+@representable()
 def adamw_gap_bound(gradient: ArrayLike, eta: float, eps: float = 1e-8) -> Float[np.ndarray, "*shape"]:
     """min(ε|η − 1|/(η|g|), |√η − 1|/(√η + 1)) ≥ `adamw_gap`; arguments as there.
 

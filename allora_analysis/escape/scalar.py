@@ -33,7 +33,7 @@ from numpy.typing import ArrayLike
 
 from allora_analysis import validation
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.validation import ArgumentError, in_range
+from allora_analysis.validation import ArgumentError, representable
 
 TOLERANCE = 1e-11  # relative, of the quadrature
 ETAS = (1e-50, 1e50)  # beyond, η³ leaves the range of a float
@@ -47,7 +47,7 @@ def usable_eta(eta: float) -> float:
     return result
 
 
-@in_range()
+@representable()
 def trajectory(t: ArrayLike, gradient: float, eta: float, adaptor: str = "inverse_sqrt") -> Float[np.ndarray, "*shape"]:
     """m(t) of the scalar model; for the paper's adaptor (3gt/2 + η⁻³)^(2/3) − η⁻².
 
@@ -70,7 +70,7 @@ def trajectory(t: ArrayLike, gradient: float, eta: float, adaptor: str = "invers
     return levels(impulse, eta, validation.choice("adaptor", adaptor, ADAPTORS))
 
 
-@in_range()
+@representable()
 def time_to_reach(
     level: ArrayLike, gradient: float, eta: float, adaptor: str = "inverse_sqrt"
 ) -> Float[np.ndarray, "*shape"]:
@@ -95,7 +95,7 @@ def time_to_reach(
     return np.asarray(impulse / gradient)
 
 
-@in_range()
+@representable()
 def lora_trajectory(t: ArrayLike, gradient: float, rate: float = 1.0) -> Float[np.ndarray, "*shape"]:
     """m(t) = rate·g·t, LoRA at learning rate rate·l: rate 1 is LoRA at l, rate η LoRA at η·l.
 
@@ -134,7 +134,7 @@ class Tradeoff:
     """measured_time/time = equal_time_rate/h(m) ≥ 1, with equality for `constant`."""
 
 
-@in_range(infinite=True)
+@representable(infinite=True)
 def tradeoff(level: float, gradient: float, eta: float, adaptor: str = "inverse_sqrt") -> Tradeoff:
     """What "a fixed rate cannot both escape fast and then take measured steps" (§4.2) amounts to.
 
@@ -230,7 +230,7 @@ def _not_negative(name: str, value: ArrayLike) -> Float[np.ndarray, "*shape"]:
     return array
 
 
-@in_range()
+@representable()
 def pair_time(
     level: ArrayLike, gradient: float, eta: float, start: float, adaptor: str = "inverse_sqrt"
 ) -> Float[np.ndarray, "*shape"]:
@@ -261,7 +261,7 @@ def _quadrature(integrand: Callable[[float], float], end: float) -> float:
     return quad(integrand, 0.0, end, epsabs=0, epsrel=TOLERANCE, limit=200)[0] if end > 0 else 0.0
 
 
-@in_range()
+@representable()
 def lora_pair(t: ArrayLike, gradient: float, start: float, rate: float = 1.0) -> Float[np.ndarray, "*shape"]:
     """(s/2)·sinh(2·rate·γt): LoRA at learning rate rate·l with A trained too, γ = gradient/start.
 

@@ -17,7 +17,7 @@ from allora_analysis.escape.prediction import measure, predict, scalar_part
 from allora_analysis.escape.scalar import usable_eta
 from allora_analysis.escape.teacher import ARMS, Drift, Teacher, compared, linear_teacher
 from allora_analysis.study import Result, Study, Table, sweep, text
-from allora_analysis.validation import ArgumentError, in_range
+from allora_analysis.validation import ArgumentError, representable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +95,7 @@ def recipes(config: Config) -> list[Recipe]:
     return [check(Recipe(name, rates[name], **options)) for name in dict.fromkeys(names)]
 
 
-@in_range(infinite=True)
+@representable(infinite=True)
 def run(config: Config) -> Result:
     """Train every arm under every optimiser, from the same starts."""
     chosen = recipes(config)

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 from allora_analysis import validation
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.escape.optimisers import Recipe, check, memory, step
-from allora_analysis.validation import ArgumentError, in_range
+from allora_analysis.validation import ArgumentError, representable
 
 ARMS = ("lora", "lora_eta", "allora")
 
@@ -48,7 +48,7 @@ class Teacher:
     """The norms of the teacher's rows, ‖T_i‖."""
 
 
-@in_range()
+@representable()
 def linear_teacher(
     *,
     seeds: int = 8,
@@ -117,7 +117,7 @@ def _draw(
     return *_quadratic(x, y), a, np.linalg.norm(t, axis=1)
 
 
-@in_range()
+@representable()
 def data_teacher(x: ArrayLike, y: ArrayLike, a: ArrayLike) -> Teacher:
     """One seed's teacher from data.
 
@@ -140,7 +140,7 @@ def _quadratic(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, fl
     return x.T @ x / len(x), y.T @ x / len(x), float((y**2).sum()) / (2 * len(x))
 
 
-@in_range(infinite=True)
+@representable(infinite=True)
 def constant_gradient(cross: ArrayLike, a: ArrayLike) -> Teacher:
     """The linear loss −⟨C, BA⟩ for one seed: G = −C at every step, the setting of the scalar model.
 
@@ -232,7 +232,7 @@ class Drift:
     """The loss of each arm."""
 
 
-@in_range()
+@representable()
 def drift(
     optimiser: str,
     eta: float,

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.validation import ArgumentError, count, in_range, matrix, vector
+from allora_analysis.validation import ArgumentError, count, matrix, representable, vector
 
 QUANTILES = (1, 5, 25, 75, 95, 99)
 BATCHES = ("probe", "fresh", "no_dropout_fresh")
@@ -127,7 +127,7 @@ class Components:
     total_stderr: float
 
 
-@in_range()
+@representable()
 def components(means: ArrayLike, within: ArrayLike, masks: int) -> Components:
     """ANOVA's estimator for a one-way nested design, averaged over entries.
 
@@ -189,7 +189,7 @@ class SeedComponent:
     measurement: float
 
 
-@in_range()
+@representable()
 def seed_component(totals: ArrayLike, stderrs: ArrayLike) -> SeedComponent:
     """σ̂²_seed = Var_i(log T̂_i) − mean_i (s_i/T̂_i)², the variance over seeds with n − 1.
 

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 
 from allora_analysis.gradient_std.summary import BATCHES
 from allora_analysis.statistics import Difference, paired_family
-from allora_analysis.validation import ArgumentError, choice, count, finite, in_range, several
+from allora_analysis.validation import ArgumentError, choice, count, finite, representable, several
 
 LEVEL = 0.05
 POWER = 0.8
@@ -56,7 +56,7 @@ def values(runs: Sequence[Sequence[Mapping[str, Any]]], statistic: str, batch: s
     return np.asarray(rows, dtype=np.float64)
 
 
-@in_range()
+@representable()
 def changes(series: ArrayLike, first: int = 0) -> Float[np.ndarray, " seeds"]:
     """Δ_i = log(s_i(last)/s_i(first)) of each seed."""
     array = finite("series", series)

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.validation import ArgumentError, in_range, unit_scaled
+from allora_analysis.validation import ArgumentError, representable, unit_scaled
 
 EPSILON = float(np.finfo(np.float64).eps)
 HORIZON, EVALUATIONS = 1e6, 100_000  # of the integrated flow: time · σ₁(G), velocities
@@ -49,7 +49,7 @@ class Inertia:
     positive: int
 
 
-@in_range()
+@representable()
 def factor_spectrum_multiplicities(
     x: ArrayLike, g: ArrayLike, a: ArrayLike, *, g_tolerance: float | None = None
 ) -> FactorSpectrum:
@@ -76,7 +76,7 @@ def factor_spectrum_multiplicities(
     return _assemble(np.ldexp(q, exponent), _gradient_values(g, g_tolerance), *g.shape)
 
 
-@in_range()
+@representable()
 def factor_spectrum(
     x: ArrayLike, g: ArrayLike, a: ArrayLike, *, g_tolerance: float | None = None
 ) -> Float[np.ndarray, " parameters"]:
@@ -97,7 +97,7 @@ def factor_spectrum(
     return np.repeat(spectrum.values, spectrum.multiplicities)
 
 
-@in_range()
+@representable()
 def inertia(x: ArrayLike, g: ArrayLike, a: ArrayLike, *, g_tolerance: float | None = None) -> Inertia:
     """The (B, A) Hessian's inertia at B = 0, from the ranks of G and XAᵀ, never from the signs of small numbers.
 
@@ -155,7 +155,7 @@ def _assemble(q: Float[np.ndarray, " r"], sigma: Float[np.ndarray, " rank_g"], n
     return FactorSpectrum(distinct, np.bincount(which, weights=copies[copies > 0]).astype(np.int64))
 
 
-@in_range()
+@representable()
 def factor_gradient(
     g: ArrayLike, a: ArrayLike, b: ArrayLike | None = None
 ) -> tuple[Float[np.ndarray, "n1 r"], Float[np.ndarray, "r n2"]]:
@@ -176,7 +176,7 @@ def factor_gradient(
     return g @ a.T, b.T @ g
 
 
-@in_range()
+@representable()
 def is_stationary(g: ArrayLike, a: ArrayLike, b: ArrayLike | None = None) -> bool:
     """Whether (B, A) is a critical point: GAᵀ = 0 and BᵀG = 0, up to the products' own rounding error.
 
@@ -201,7 +201,7 @@ def is_stationary(g: ArrayLike, a: ArrayLike, b: ArrayLike | None = None) -> boo
     )
 
 
-@in_range()
+@representable()
 def escape_rate(g: ArrayLike) -> float:
     """σ₁(G): the rate of gradient flow's escape from A = B = 0, (B, A) ~ e^{σ₁t}; −σ₁ is the lowest eigenvalue.
 
@@ -221,7 +221,7 @@ def _largest_singular_value(g: Float[np.ndarray, "n1 n2"]) -> float:
     return float(np.ldexp(np.linalg.svd(scaled, compute_uv=False)[0], exponent))
 
 
-@in_range(infinite=True)
+@representable(infinite=True)
 def escape_time(g: ArrayLike, epsilon: float) -> float:
     """log(1/ε)/σ₁(G): gradient flow's time from A and B of size ε to size 1, to leading order in log(1/ε).
 
@@ -250,7 +250,7 @@ def escape_time(g: ArrayLike, epsilon: float) -> float:
     return -math.log(epsilon) / rate if rate else math.inf
 
 
-@in_range()
+@representable()
 def linearised_flow(
     g: ArrayLike, a: ArrayLike, b: ArrayLike, time: float
 ) -> tuple[Float[np.ndarray, "n1 r"], Float[np.ndarray, "r n2"]]:
@@ -295,7 +295,7 @@ def _flow(
     return b + u @ (decayed + grown), a + (decayed - grown).T @ vt
 
 
-@in_range()
+@representable()
 def initial_speed_ratio(n2: int, rank: int, a_std: float) -> float:
     """Root mean square over A of ‖d(BA)/dt‖/‖dΔ/dt‖ at B = 0: s²√(r(n₂ + r + 1)) for A with i.i.d. N(0, s²) entries.
 
@@ -343,7 +343,7 @@ def loss_gradient(
     return outer @ a.T, b.T @ outer
 
 
-@in_range()
+@representable()
 def dense_factor_hessian(x: ArrayLike, g: ArrayLike, a: ArrayLike) -> Float[np.ndarray, "parameters parameters"]:
     """The (B, A) Hessian at B = 0 by central differences of the gradient, coordinate by coordinate; small sizes only.
 
@@ -372,7 +372,7 @@ def dense_factor_hessian(x: ArrayLike, g: ArrayLike, a: ArrayLike) -> Float[np.n
     return np.array([(gradient(point + e) - gradient(point - e)) / (2 * step) for e in steps])
 
 
-@in_range()
+@representable()
 def simulated_escape_time(x: ArrayLike, g: ArrayLike, a: ArrayLike, b: ArrayLike, size: float) -> float | None:
     """Gradient flow of the full quartic loss from (B, A) until ‖BA‖_F = size, by SciPy's LSODA.
 

@@ -21,10 +21,10 @@ from allora_analysis.validation import (
     ArgumentError,
     affordable,
     count,
-    in_range,
     matrix,
     matrix_of,
     positive,
+    representable,
     unit_scaled,
 )
 
@@ -35,7 +35,7 @@ SQUARE_LOG_MEAN = 1.5370894
 SQUARE_MEDIAN = 2 / (math.sqrt(1 + 2 * math.log(2)) - 1)
 
 
-@in_range()
+@representable()
 def product_gradient(x: ArrayLike, y: ArrayLike, w: ArrayLike, delta: ArrayLike) -> Float[np.ndarray, "D C"]:
     """∇_Δ ‖X(W + Δ) − Y‖² = 2SΔ − 2Xᵀ(Y − XW), S = XᵀX: Eq. (1) with its last term the right way round.
 
@@ -67,7 +67,7 @@ def _gradient(
     return 2 * x.T @ (x @ (w + delta) - y)
 
 
-@in_range()
+@representable()
 def product_hessian(x: ArrayLike, n_outputs: int) -> Float[np.ndarray, "DC DC"]:
     """∇²_Δ L = 2 I_C ⊗ XᵀX on vec Δ (columns stacked), dense: Eq. (2) with the factor 2 and the identity of size C.
 
@@ -86,7 +86,7 @@ def product_hessian(x: ArrayLike, n_outputs: int) -> Float[np.ndarray, "DC DC"]:
     return np.kron(np.eye(n_outputs), 2 * x.T @ x)
 
 
-@in_range()
+@representable()
 def product_spectrum(x: ArrayLike, n_outputs: int) -> Float[np.ndarray, " DC"]:
     """All D·C eigenvalues of 2 I_C ⊗ XᵀX, ascending: 2s² for each singular value s of X, and D − N zeros, C times each.
 
@@ -162,7 +162,7 @@ def square_log_condition(n: int) -> tuple[float, float]:
     return 2 * (log_n + SQUARE_LOG_MEAN), 2 * (log_n + math.log(SQUARE_MEDIAN))
 
 
-@in_range()
+@representable()
 def log_condition(x: ArrayLike) -> float:
     """Logarithm of κ of the non-zero part of XᵀX: 2 log(s₁/s_rank X), ranks by max(N, D)·ε·s₁.
 
@@ -188,7 +188,7 @@ def _log_condition(singular: Float[np.ndarray, " s"], relative: float) -> float:
     return 2 * math.log(kept[0] / kept[-1])
 
 
-@in_range()
+@representable()
 def fixed_gram_design(x: ArrayLike, n_samples: int, generator: np.random.Generator) -> Float[np.ndarray, "M D"]:
     """Another design with M rows and the same XᵀX: QX̃, Q (M×rank) with orthonormal columns, X̃ᵀX̃ = XᵀX.
 
@@ -216,7 +216,7 @@ def fixed_gram_design(x: ArrayLike, n_samples: int, generator: np.random.Generat
     return q @ np.ldexp(singular[:rank, None] * vt[:rank], exponent)
 
 
-@in_range(infinite=True)
+@representable(infinite=True)
 def block_conditioning(x: ArrayLike, a: ArrayLike) -> BlockConditioning:
     """κ(ASAᵀ), of the Hessian in B at B = 0, beside κ(S) and κ(AAᵀ); κ(ASAᵀ) ≤ κ(S)·κ(AAᵀ).
 
@@ -248,7 +248,7 @@ def _condition(singular: Float[np.ndarray, " s"], size: int, limit: float) -> fl
     return float((singular[0] / singular[size - 1]) ** 2)
 
 
-@in_range()
+@representable()
 def sample_log_conditions(
     n_samples: int, n_features: int, draws: int, generator: np.random.Generator
 ) -> Float[np.ndarray, " draws"]:
