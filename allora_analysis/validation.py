@@ -68,7 +68,7 @@ def representable(
                 pass
             except MemoryError as error:
                 raise ArgumentError(
-                    f"{', '.join(names or signature.parameters)}: not enough memory; ask for less"
+                    f"{', '.join(names or signature.parameters)}: not enough memory; ask for smaller sizes"
                 ) from error
             except ValueError as error:
                 if not str(error).startswith(TOO_LARGE):
