@@ -66,24 +66,16 @@ class Table:
     last: str = ""
 
     def best_rate(self, cell: Cell) -> float | None:
-        """The rate of the least mean validation loss, of those with room: no tuning seed diverges at the next higher.
-
-        A rate at the brink is no rate for a hundred seeds: some of them would fall over it.
+        """The rate of the least mean validation loss over the tuning seeds.
 
         Args:
             cell: the cell.
 
         Returns:
-            The rate; None before any was tried, or where none has room.
+            The rate; None before any was tried.
         """
         scores = self.scores(cell)
-        above = [*list(scores.values())[1:], 0.0]
-        safe = {
-            rate: score
-            for (rate, score), upper in zip(scores.items(), above, strict=False)
-            if math.isfinite(score) and math.isfinite(upper)
-        }
-        return min(safe, key=safe.__getitem__) if safe else None
+        return min(scores, key=scores.__getitem__) if scores else None
 
     def scores(self, cell: Cell) -> dict[float, float]:
         """What chooses the rate.
