@@ -261,7 +261,7 @@ def everywhere(
     return tested.finding(
         {"refuted": answer.format(k=passed, n=len(values)), "holds": f"Yes: in all {len(values)}."},
         evidence=Evidence({"above 0": len(values)}, measured, source, n=len(values)),
-        size=Size(100 * passed / len(values), "%", "of the cases in which the sentence is true as printed"),
+        size=Size(float(passed), f"of {len(values)} cases", "in which the sentence is true as printed"),
         flips_if="every one of the printed gaps above 0",
         at_paper=passed == len(values),
     )

@@ -364,7 +364,7 @@ def fair_to_lora(cases: Cases) -> Finding:
     one = judge_family({"best": lead}, grain=1e-9)["best"]
     at_end = {arm: sum(eta == max(ETA_SQUARED) for _, eta in of) for arm, of in found.items()}
     ends = f"{at_end['ALLoRA']} and {at_end['LoRA']} of {one.n}"
-    told = f"{one.mean:+.2f} points best against best; ALLoRA's and LoRA's best is at the range's end in {ends}"
+    told = f"{one.mean:+.2f} points best against best; both still rise at their range's end, in {ends}"
     return tested.finding(
         {"holds": f"Yes: {told}.", "undecided": f"Undecided: {told}."},
         evidence=Evidence(
