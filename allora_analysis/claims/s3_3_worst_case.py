@@ -1,4 +1,4 @@
-"""§3.3, the ripple effect in the worst case: each line of the derivation, tightness, Θ((1 + η)^L), Proposition 1.
+"""§3.3, the ripple effect in the worst case: each line of the derivation, Θ((1 + η)^L), Proposition 1.
 
 f_L(x) = M_L ⋯ M_1 x with M_l = W_l + ηB_lA_l; m_l = ‖B_lA_l‖/‖W_l‖. The bounds are judged by dense matrices and forward
 passes. Checked by `tests/test_claims_3_3.py`, which plants wrong formulas.
