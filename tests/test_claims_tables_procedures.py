@@ -8,7 +8,7 @@ import torch
 
 from allora_analysis.claims.ledger import examine
 from allora_analysis.claims.tables import procedures
-from allora_analysis.claims.tables.procedures import PROCEDURES, Procedure, can_rise, shape
+from allora_analysis.claims.tables.procedures import PROCEDURES, Procedure, shape, steps_in_proportion
 
 BY_NAME = {one.name: one for one in PROCEDURES}
 
@@ -72,10 +72,9 @@ def test_the_predicted_shapes_are_as_theory_has_them(one):
     ratios = [shape(one, seed) for seed in range(4)]
     if one.optimizer == "sgd":
         assert all(found.progress < 0.15 for found in ratios)
-    elif can_rise(one):
-        assert all(found.ratio > procedures.PART for found in ratios)
     else:
-        assert all(abs(found.ratio) < procedures.PART for found in ratios)
+        low, high = {0: (-0.15, 0.15), 1: (0.2, 0.9), 2: (0.6, 1.1)}[steps_in_proportion(one)]
+        assert all(low < found.ratio < high for found in ratios)
 
 
 def test_the_reported_ratio_is_what_sign_flips_leave():
@@ -102,7 +101,7 @@ def finding(seed=0):
 
 def test_the_row():
     found = finding()
-    assert (found.verdict, found.at_paper) == ("conditional", False)
+    assert (found.verdict, found.at_paper) == ("conditional", None)
     assert found.size.low < 0.89 < found.size.high
 
 
@@ -118,6 +117,11 @@ def test_a_factor_that_did_not_cancel_would_be_seen(monkeypatch):
     monkeypatch.setattr(procedures, "_gain", original)
 
 
-def test_a_condition_that_is_wrong_is_found_out(monkeypatch):
-    monkeypatch.setattr(procedures, "can_rise", lambda one: one.optimizer == "adamw")
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda one: 2 * (one.optimizer == "adamw"), lambda one: 2 * (one.epsilon > 0), lambda one: 0],
+    ids=["AdamW", "epsilon", "none"],
+)
+def test_a_condition_that_is_wrong_is_found_out(monkeypatch, wrong):
+    monkeypatch.setattr(procedures, "steps_in_proportion", wrong)
     assert finding().verdict == "refuted"

@@ -17,7 +17,7 @@ from allora_analysis.claims.claim import OPENINGS, VERDICTS, Claim, Evidence, Fi
 from allora_analysis.claims.claim import claim as claimed
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import terminal as written
-from allora_analysis.render.view import recorded, size_text, view
+from allora_analysis.render.view import recorded, size_text, summary, view
 from allora_analysis.study import plain
 from allora_analysis.validation import ArgumentError
 
@@ -116,6 +116,14 @@ def test_json(few, capsys):
     } == set(first["evidence"])
     assert second["corrected"] == "2 = 2"
     assert third["verdict"] == "not_run"
+
+
+def test_what_the_paper_does_not_print_is_no_printed_statement():
+    norm = next(item for item in ledger.all_claims() if item.id == "3.3-norm")
+    rows = [dataclasses.replace(norm, statement=text, where=where) for text, where in (("a", "§1"), ("b", "§2"))]
+    rows.append(dataclasses.replace(norm, statement="c", where="beyond the paper: §3"))
+    found = summary([view(Row(row, Finding("holds", Evidence({}, {}, "none")))) for row in rows])
+    assert found == "3 claims on 2 printed statements: 3 holds"
 
 
 def test_a_check_that_raises_is_exit_1_and_the_rest_is_printed(few, capsys, tmp_path):

@@ -19,6 +19,7 @@ SECTIONS = (
     "s3_3_scaling_factor",
     "s3_3_interactions",
     "s3_3_worst_case",
+    "s3_3_tightness",
     "s3_3_at_random",
     "s4_1_three_limitations",
     "s4_1_dropout_as_scaling",

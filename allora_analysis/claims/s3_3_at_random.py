@@ -91,7 +91,7 @@ def typical(cases: Cases) -> Finding:
     shares = [one.gain / math.log1p(one.eta) for one in (case.inputs for case in own)]
     return judged.finding(
         {
-            "holds": f"Yes: exponentially for every η above 0, but at {min(shares):.0%} to {max(shares):.0%} of the "
+            "holds": f"Yes: for every η above 0; where ‖BA‖ = ‖W‖ at {min(shares):.0%} to {max(shares):.0%} of the "
             "worst case's rate."
         },
         evidence=judged.evidence(

@@ -173,13 +173,16 @@ def by_part(of: Sequence[View]) -> dict[str, list[View]]:
 def summary(of: Sequence[View]) -> str:
     """The verdicts counted, in one line: rows, and the printed statements that they are about.
 
+    Rows beyond the paper are claims on no printed statement.
+
     Args:
         of: the rows.
 
     Returns:
         For example "15 claims on 13 statements: 12 holds, 3 refuted".
     """
-    counts, statements = Counter(one.word for one in of), len({one.statement for one in of})
+    counts = Counter(one.word for one in of)
+    statements = len({one.statement for one in of if not one.where.startswith(BEYOND)})
     about = f"{len(of)} claims" if statements == len(of) else f"{len(of)} claims on {statements} printed statements"
     return f"{about}: " + ", ".join(f"{counts[word]} {word}" for word in (*VERDICTS, "error") if counts[word])
 

@@ -56,9 +56,9 @@ def compared(cases: Cases, comparisons: Sequence[Comparison], allowed: str = "ex
     mended: Mapping[str, Comparison] = {item.where: item for item in texts.pop("mended", ())}
     judged = cases.judge(
         [Case(item.where, item) for item in comparisons],
-        measure=lambda item: float(item.recomputed),
-        printed=lambda item, seen: _agrees(item, seen, allowed),
-        corrected=(lambda item, seen: _agrees_mended(item, seen, mended, allowed)) if mended else None,
+        measure=lambda item: [float(one.recomputed) for one in (item, mended.get(item.where, item))],
+        printed=lambda item, seen: _agrees(item, seen[0], allowed),
+        corrected=(lambda item, seen: _agrees(mended[item.where], seen[1], allowed)) if mended else None,
     )
     return judged.finding(
         texts.pop("answers"), evidence=_evidence(judged, mended, allowed), **({"flips_if": "another digit"} | texts)
@@ -67,11 +67,6 @@ def compared(cases: Cases, comparisons: Sequence[Comparison], allowed: str = "ex
 
 def _agrees(item: Comparison, seen: float, allowed: str) -> bool:
     return bool(getattr(dataclasses.replace(item, recomputed=arithmetic.exact(seen)), allowed))
-
-
-def _agrees_mended(item: Comparison, seen: float, mended: Mapping[str, Comparison], allowed: str) -> bool:
-    # What was measured must be the comparison's own; the mended one must agree.
-    return math.isclose(seen, float(item.recomputed), abs_tol=1e-9) and bool(getattr(mended[item.where], allowed))
 
 
 def _evidence(judged: Judged, mended: Mapping[str, Comparison], allowed: str) -> Evidence:
