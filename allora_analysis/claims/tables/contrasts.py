@@ -242,23 +242,60 @@ def _over_all_questions(margin: float) -> dict[str, Decision]:
     return decide(joined(split(means, {EQUAL.name: margin})), grain=1e-9)
 
 
+def by_cell(names: tuple[str, ...], other: Sequence[Cell] | None = None) -> dict[str, float]:
+    """Every gap of each contrast, by the cell's label."""
+    found = {name: of(name, other) for name in names}
+    return {
+        f"{name}: {', '.join(label)}": float(value)
+        for name, one in found.items()
+        for label, value in zip(one.labels, one.values, strict=True)
+    }
+
+
+def by_average(names: tuple[str, ...], other: Sequence[Cell] | None = None) -> dict[str, float]:
+    """Each contrast's averages by model, by data set and by η²."""
+    found = {name: of(name, other).by_part() for name in names}
+    return {f"{name}: {part}": value for name, parts in found.items() for part, value in parts.items()}
+
+
+def above(values: Mapping[str, float]) -> int:
+    """How many are above 0."""
+    return sum(value > 0 for value in values.values())
+
+
 def everywhere(
-    cases: Cases, values: Mapping[str, float], answer: str, more: Mapping[str, Any] | None = None
+    cases: Cases,
+    values: Mapping[str, float],
+    answer: str,
+    more: Mapping[str, Any] | None = None,
+    mended: tuple[str, Mapping[str, float]] | None = None,
 ) -> Finding:
-    """A sentence that claims every case, of printed gaps: one not above 0 refutes it; {k} of {n} in the answer."""
-    tested = cases.test(
-        {name: [value] for name, value in values.items()},
-        lambda samples: "holds" if all(value > 0 for (value,) in samples.values()) else "refuted",
-    )
+    """A sentence that claims every case, of printed gaps: one not above 0 refutes it; {k} of {n} in the answer.
+
+    `mended`: a correction in words and its gaps, all of which must be above 0 for `holds_corrected`.
+    """
+    words, others = mended or (None, {})
+
+    def rule(samples: Mapping[str, np.ndarray]) -> str:
+        if all(samples[name][0] > 0 for name in values):
+            return "holds"
+        return "holds_corrected" if others and all(samples[f"{words}: {name}"][0] > 0 for name in others) else "refuted"
+
+    both = dict(values) | {f"{words}: {name}": value for name, value in others.items()}
+    tested = cases.test({name: [value] for name, value in both.items()}, rule)
     passed, against = sum(value > 0 for value in values.values()), {n: v for n, v in values.items() if v <= 0}
     source = "order of printed numbers; whether it is more than chance: the rows that are tested"
     measured = {"above 0": passed, "not above 0": against} | dict(more or {})
+    if mended:
+        measured |= {words: dict(others)}
+    words_of = answer.format(k=passed, n=len(values))
     return tested.finding(
-        {"refuted": answer.format(k=passed, n=len(values)), "holds": f"Yes: in all {len(values)}."},
+        {"refuted": words_of, "holds_corrected": words_of, "holds": f"Yes: in all {len(values)}."},
         evidence=Evidence({"above 0": len(values)}, measured, source, n=len(values)),
         size=Size(100 * passed / len(values), "%", "of the cases in which the sentence is true as printed"),
         flips_if="every one of the printed gaps above 0",
-        at_paper=passed == len(values),
+        corrected=words if tested.verdict == "holds_corrected" else None,
+        at_paper="mixed" if tested.verdict == "holds_corrected" else passed == len(values),
     )
 
 
