@@ -27,6 +27,7 @@ from allora_analysis.statistics import (
     Decision,
     Judgement,
     decide,
+    in_every,
     judge_family,
     sides,
 )
@@ -41,6 +42,7 @@ RULE = (
     "exact sign flips of cluster means, one-sided at 0.05, Holm within the question; interval: the means that neither "
     "one-sided test rejects, 90 %"
 )
+ALONE = RULE.replace("Holm within the question", "each comparison alone")
 
 
 @dataclass(frozen=True)
@@ -201,14 +203,27 @@ def joined(samples: Mapping[str, Float[np.ndarray, " clusters"]]) -> dict[str, l
 
 
 def by_the_rule(
-    cases: Cases, name: str, answers: Mapping[str, str], more: Mapping[str, Any] | None = None, margin: float = MARGIN
+    cases: Cases,
+    name: str,
+    answers: Mapping[str, str],
+    more: Mapping[str, Any] | None = None,
+    margin: float = MARGIN,
+    alone: Sequence[str] = (),
 ) -> Finding:
-    """A sentence about one contrast, judged within its question; answers may hold {mean}, {p}, {cells}, {clusters}."""
-    means, found = family(name), of(name)
-    tested = cases.test(
-        split(means, {EQUAL.name: margin}), lambda samples: decide(joined(samples), grain=1e-9)[name].verdict
-    )
-    one = judged(means, margin=margin)[name]
+    """A sentence about one contrast, judged within its question; answers may hold {mean}, {p}, {cells}, {clusters}.
+
+    `alone`: contrasts that must all hold, each judged by itself instead, without Holm's correction.
+    """
+    means, found = {each: family(each)[each] for each in alone} or family(name), of(name)
+
+    def rule(samples: Mapping[str, np.ndarray]) -> str:
+        those = joined(samples)
+        if not alone:
+            return decide(those, grain=1e-9)[name].verdict
+        return in_every({each: decide({each: sides}, grain=1e-9)[each] for each, sides in those.items()})
+
+    tested = cases.test(split(means, {EQUAL.name: margin}), rule)
+    one = judged({name: means[name]} if alone else means, margin=margin)[name]
     told = {
         "mean": f"{one.mean:+.2f}",
         "p": f"{one.adjusted_p_value:.2g}",
@@ -222,13 +237,15 @@ def by_the_rule(
         needed += f" of this mean and spread ({one.needed_interval[0]} to {one.needed_interval[1]})"
     undecided, over_all = tested.verdict == "undecided", _over_all_questions(margin)[name].adjusted_p_value
     measured["adjusted over all contrasts of all tables"] = over_all
-    flips = "cluster means of which the adjusted p-value is above 0.05"
+    flips = f"cluster means of which {'a p-value alone' if alone else 'the adjusted p-value'} is above 0.05"
     if over_all > 0.05:
         flips += f"; one family of all {len(BY_NAME)} contrasts instead of the question's (adjusted p = {over_all:.2g})"
     predicted = {"mean gap": "above 0" if one.margin is None else f"within ± {one.margin:g}"}
     return tested.finding(
         {verdict: words.format(**told) for verdict, words in answers.items()},
-        evidence=Evidence(predicted, measured, RULE, tolerance=one.margin, interval=one.interval, n=one.n),
+        evidence=Evidence(
+            predicted, measured, ALONE if alone else RULE, tolerance=one.margin, interval=one.interval, n=one.n
+        ),
         size=Size(one.mean, "percentage points", f"the mean gap {name}", *(one.interval or (None, None))),
         corrected=f"would be decided by {needed}" if undecided else None,
         flips_if=needed if undecided else flips,
@@ -293,7 +310,7 @@ def everywhere(
         {"refuted": words_of, "holds_corrected": words_of, "holds": f"Yes: in all {len(values)}."},
         evidence=Evidence({"above 0": len(values)}, measured, source, n=len(values)),
         size=Size(100 * passed / len(values), "%", "of the cases in which the sentence is true as printed"),
-        flips_if="every one of the printed gaps above 0",
+        flips_if="a printed gap not above 0" if tested.verdict == "holds" else "every one of the printed gaps above 0",
         corrected=words if tested.verdict == "holds_corrected" else None,
         at_paper="mixed" if tested.verdict == "holds_corrected" else passed == len(values),
     )
