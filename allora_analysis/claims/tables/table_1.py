@@ -308,7 +308,10 @@ def best_of_three(cases: Cases) -> Finding:
         else ""
     )
     return judged.finding(
-        {"conditional": f"Not with three settings against two: by chance alone ALLoRA gains {lead:.2f}σ on DoRA."},
+        {
+            "conditional": f"Not alike: best of three against best of two gains {lead:.2f} of one run's standard "
+            "deviation by chance."
+        },
         evidence=judged.evidence(
             f"quadrature{more}", lambda one: CLOSED_FORM[one[0]] - CLOSED_FORM[one[1]], tolerance=tolerance
         ),
