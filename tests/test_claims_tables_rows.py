@@ -82,6 +82,12 @@ def table_2(**rows):
     return tuple(dataclasses.replace(column, **dict(zip(rows, new, strict=True))) for column, new in columns)
 
 
+DORA_RAISED = tuple(
+    dataclasses.replace(r, accuracies=tuple(round(v + 0.1, 1) for v in r.accuracies), average=round(r.average + 0.1, 1))
+    if r.arm == "DoRA"
+    else r
+    for r in reported.TABLE_1
+)
 NO_MAJORITY = {n: dataclasses.replace(c, majority_percent=-200.0) for n, c in reported.PERCEPTION_LABELS.items()}
 UP, DOWN = (1.0, 2.0, 3.0, 4.0, 5.0), (5.0, 4.0, 3.0, 2.0, 1.0)
 MIXED = (1.0, 5.0, 2.0, 4.0, 3.0)
@@ -140,7 +146,8 @@ PLANTED = [
     ("1-consistently-lora", contrasts, "of", of(0.2), "holds"),
     ("1-consistently-lora", contrasts, "of", of(-0.1), "refuted"),
     ("1-consistently-lora", arithmetic, "with_exchanged", lambda: reported.TABLE_3, "refuted"),
-    ("1-consistently-dora", contrasts, "of", of(-0.2), "refuted"),
+    ("1-consistently-dora", contrasts, "of", of(-0.2), "refuted"),  # another than the averages printed
+    ("1-consistently-dora", contrasts, "TABLE_1", DORA_RAISED, "refuted"),
     ("D-universally-better", contrasts, "of", of(5.0), "holds"),
     ("D-universally-better", contrasts, "of", of(-0.1), "refuted"),
     ("D-universally-better", arithmetic, "with_exchanged", lambda: reported.TABLE_3, "refuted"),
