@@ -15,17 +15,7 @@ import numpy as np
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size
 from allora_analysis.claims.tables import arithmetic, contrasts
-from allora_analysis.claims.tables.contrasts import (
-    BY_NAME,
-    MARGIN,
-    RULE,
-    above,
-    average_is,
-    by_average,
-    by_cell,
-    by_the_rule,
-    everywhere,
-)
+from allora_analysis.claims.tables.contrasts import BY_NAME, MARGIN, RULE, average_is, by_the_rule, everywhere
 from allora_analysis.claims.tables.procedures import rises
 from allora_analysis.claims.tables.reported import COLUMNS_3, ETA_SQUARED, FIGURE_3, FIGURE_4
 from allora_analysis.claims.tables.table_1 import CONSISTENTLY, SECTION_6, reported_claim
@@ -67,9 +57,9 @@ def stated(cases: Cases, value: float, name: str, panel: int) -> Finding:
 def exchanged(name: str) -> dict[str, object]:
     """A contrast of Table 3 with the two accuracies exchanged that Figure 3 has the other way round."""
     found = contrasts.of(name, arithmetic.with_exchanged())
-    pairs = [*found.by_cluster().values()]
-    more = {"above 0": f"{sum(value > 0 for value in pairs)} of {len(pairs)}"}
-    return {"as Figure 3 has the cells": {"mean": float(found.values.mean()), "by part": found.by_part()} | more}
+    pairs = found.by_cluster()
+    more = {"by part": found.by_part(), "above 0": f"{contrasts.above(pairs)} of {len(pairs)}"}
+    return {"as Figure 3 has the cells": {"mean": float(found.values.mean())} | more}
 
 
 @reported_claim("4.4-average", where="§4.4", says="Average improvement over all cases is 0.3%.")
@@ -105,8 +95,7 @@ def average_over_eta(cases: Cases) -> Finding:
 )
 def better_than_lora(cases: Cases) -> Finding:
     """ALLoRA − LoRA in Table 3."""
-    other = exchanged("ALLoRA − LoRA")
-    pairs = other["as Figure 3 has the cells"]["above 0"]
+    pairs = (other := exchanged("ALLoRA − LoRA"))["as Figure 3 has the cells"]["above 0"]
     words = f"Yes: by {{mean}} points, in {{clusters}} pairs (p = {{p}}); with Figure 3's numbers in {pairs}."
     return by_the_rule(cases, "ALLoRA − LoRA", ANSWERS | {"holds": words}, other)
 
@@ -150,7 +139,7 @@ def no_difference(cases: Cases) -> Finding:
 def better_over_multiple(cases: Cases) -> Finding:
     """ALLoRA − LoRA in Table 3, the same comparison as 4.4-better-than-lora; by model, data set and η² beside it."""
     other, parts = exchanged("ALLoRA − LoRA"), contrasts.of("ALLoRA − LoRA").by_part()
-    k, figure = above(parts), above(other["as Figure 3 has the cells"]["by part"])
+    k, figure = contrasts.above(parts), contrasts.above(other["as Figure 3 has the cells"]["by part"])
     words = f"Yes: {{mean}} points, above 0 in {k} of {len(parts)} averages; with Figure 3's numbers in {figure}."
     return by_the_rule(cases, "ALLoRA − LoRA", ANSWERS | {"holds": words}, other)
 
@@ -193,12 +182,11 @@ def consistently_lora(cases: Cases) -> Finding:
     found, figure = contrasts.of("ALLoRA − LoRA"), contrasts.of("ALLoRA − LoRA", arithmetic.with_exchanged())
     more = {"by model and data set": {", ".join(pair): value for pair, value in found.by_cluster().items()}}
     parts = figure.by_part((0, 1))
-    k, least = above(parts), min(parts, key=lambda part: parts[part])
+    k, least = contrasts.above(parts), min(parts, key=lambda part: parts[part])
     words = f"Mostly: with Figure 3's numbers in {k} of {{n}} averages, {least} by {parts[least]:.3f} points"
-    return everywhere(cases, found.by_part((0, 1)), f"{words}; with Table 3's in {{k}}.", more, (AS_FIGURE_3, parts))
-
-
-AS_FIGURE_3 = "with Figure 3's numbers in the one place where Table 3 and it disagree"
+    return everywhere(
+        cases, found.by_part((0, 1)), f"{words}; with Table 3's in {{k}}.", more, (contrasts.AS_FIGURE_3, parts)
+    )
 
 
 UNIVERSALLY_D = "Each cell is an average of 5 runs. ALLoRA is universally better than LoRA in terms of accuracy."
@@ -214,10 +202,9 @@ UNIVERSALLY_E = "Each cell is an average of 5 runs. ALLoRA is universally better
 )
 def universally_better_than_lora(cases: Cases) -> Finding:
     """ALLoRA − LoRA, average by average."""
-    names, other = ("ALLoRA − LoRA",), arithmetic.with_exchanged()
-    printed, figure = by_average(names), by_average(names, other)
-    words = f"Mostly: with Figure 3's numbers in {above(figure)} of {{n}} averages, with Table 3's in {{k}}"
-    return everywhere(cases, printed, f"{words}; not in every cell.", mended=(AS_FIGURE_3, figure))
+    printed, figure = (contrasts.by_average(("ALLoRA − LoRA",), those) for those in (None, arithmetic.with_exchanged()))
+    words = f"Mostly: with Figure 3's numbers in {contrasts.above(figure)} of {{n}} averages, with Table 3's in {{k}}"
+    return everywhere(cases, printed, f"{words}; not in every cell.", mended=(contrasts.AS_FIGURE_3, figure))
 
 
 @reported_claim(
@@ -229,9 +216,9 @@ def universally_better_than_lora(cases: Cases) -> Finding:
 )
 def better_than_lora_in_every_cell(cases: Cases) -> Finding:
     """ALLoRA − LoRA, cell by cell."""
-    figure = by_cell(("ALLoRA − LoRA",), arithmetic.with_exchanged())
-    words = f"Not in every cell: in {{k}} of {{n}}, with Figure 3's numbers in {above(figure)}."
-    return everywhere(cases, by_cell(("ALLoRA − LoRA",)), words, mended=(AS_FIGURE_3, figure))
+    figure = contrasts.by_cell(("ALLoRA − LoRA",), arithmetic.with_exchanged())
+    words = f"Not in every cell: in {{k}} of {{n}}, with Figure 3's numbers in {contrasts.above(figure)}."
+    return everywhere(cases, contrasts.by_cell(("ALLoRA − LoRA",)), words, mended=(contrasts.AS_FIGURE_3, figure))
 
 
 FAMILY = ("ALLoRA − ALLoRA-OD", "ALLoRA − ASF-LoRA", "ALLoRA − LoRA×η")
@@ -245,11 +232,10 @@ FAMILY = ("ALLoRA − ALLoRA-OD", "ALLoRA − ASF-LoRA", "ALLoRA − LoRA×η")
 )
 def universally_better_in_family(cases: Cases) -> Finding:
     """ALLoRA against the three others of Table 4, average by average."""
-    cells, parts = by_cell(FAMILY), by_average(FAMILY)
+    cells, parts = contrasts.by_cell(FAMILY), contrasts.by_average(FAMILY)
     found = everywhere(cases, parts, "No: in {k} of {n} averages by model, data set or η².")
-    answer = (
-        f"Yes, on average: in {len(parts)} of {len(parts)} averages; not in every cell, {above(cells)} of {len(cells)}."
-    )
+    k, n = contrasts.above(cells), len(parts)
+    answer = f"Yes, on average: in {n} of {n} averages; not in every cell, {k} of {len(cells)}."
     return dataclasses.replace(found, answer=answer if found.verdict == "holds" else found.answer)
 
 
@@ -261,7 +247,7 @@ def universally_better_in_family(cases: Cases) -> Finding:
 )
 def better_in_family_in_every_cell(cases: Cases) -> Finding:
     """ALLoRA against the three others of Table 4, cell by cell."""
-    return everywhere(cases, by_cell(FAMILY), "Not in every cell: in {k} of {n}.")
+    return everywhere(cases, contrasts.by_cell(FAMILY), "Not in every cell: in {k} of {n}.")
 
 
 @reported_claim(
@@ -367,8 +353,7 @@ def better_family(cases: Cases) -> Finding:
     name, other = "ALLoRA-OD − ASF-LoRA", "ALLoRA − ASF-LoRA"
     adjusted = contrasts.judged(contrasts.family(name))[name].adjusted_p_value
     words = f"Yes, as hedged: ALLoRA-OD {{mean}} points, {{clusters}} pairs (p = {{p}} alone, {adjusted:.2g} adjusted)."
-    more = {"adjusted in the question": adjusted}
-    return by_the_rule(cases, name, ANSWERS | {"holds": words}, more, alone=(name, other))
+    return by_the_rule(cases, name, ANSWERS | {"holds": words}, {"adjusted": adjusted}, alone=(name, other))
 
 
 @reported_claim(
