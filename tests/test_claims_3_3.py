@@ -163,7 +163,8 @@ SCALING = [
         property(lambda one: float(one.eta * np.linalg.norm(one.x @ one.a.T, 2)) ** 2),  # without the layers after
         "refuted",
     ),
-    ("3.3-unstable", s3_3_interactions, "trained_loss", lambda one: 2.0, "holds"),
+    ("3.3-unstable", s3_3_interactions, "trained_loss", lambda one: 2.0, "refuted"),
+    ("3.3-unstable", s3_3_interactions, "trained_loss", lambda one: 0.5, "refuted"),
     ("3.3-unstable", s3_3_interactions, "trained_loss", lambda one: float(one.eta > 2), "refuted"),
     ("3.3-comparable-level", pretrained_norms, "read", lambda model: {"one": {"mean": 1e-3}}, "holds"),
     ("3.3-comparable-level", s3_3_scaling_factor, "average_norm", lambda result, step: 10.0, "holds"),

@@ -156,7 +156,7 @@ def test_verdicts_are_the_ledgers_and_are_read_back():
     data = {"text/markdown": shared.verdicts("T1-averages", "D-universally-better").data}
     cell.outputs = [nbformat.from_dict({"output_type": "display_data", "data": data, "metadata": {}})]
     found = execution.shown_verdicts(new_notebook(cells=[cell]))
-    assert found == [("D-universally-better", "refuted"), ("T1-averages", "holds")]
+    assert found == [("D-universally-better", "holds_corrected"), ("T1-averages", "holds")]
     with pytest.raises(ArgumentError, match="did you mean"):
         shared.verdicts("T1-average")
 

@@ -86,8 +86,8 @@ def slow_start(cases: Cases) -> Finding:
     peft = [Speed(896, rank, (3 * 896) ** -0.5, "Adam").ratio for rank in (8, 32)]
     return judged.finding(
         {
-            "conditional": "Depends on A's scale, not on zero: with PEFT's the first step is "
-            f"{peft[0]:.0%} to {peft[1]:.0%} of V's."
+            "conditional": f"Yes at PEFT's scale of A: BA's first step is {peft[0]:.0%} to {peft[1]:.0%} of V's; "
+            "not at far larger ones."
         },
         evidence=judged.evidence(student_t.source(DRAWS), lambda one: one.ratio**2, n=DRAWS),
         size=Size(
@@ -197,7 +197,7 @@ def block_conditioning(cases: Cases) -> Finding:
     )
     shares = [ratio(case.inputs) for case in own]
     return judged.finding(
-        {"conditional": "Depends on the inputs' spectrum: real ones condition B better than V, white ones worse."},
+        {"conditional": "Depends on the inputs' spectrum: power-law ones condition B better than V, white ones worse."},
         evidence=judged.evidence(
             "float64 rounding of κ by differences; the limit of large r, n₂ to a factor of 8 below and 2 above",
             lambda one: hessian.block_conditioning(one.x, one.a).block,
@@ -328,7 +328,7 @@ def block_rank(cases: Cases) -> Finding:
         condition=lambda one: len(one.a) / len(one.sets.few) if one.sets.fresh else 0.0,
     )
     return judged.finding(
-        {"conditional": "Only once there are fewer samples than the rank r, which no fine-tuning task has."},
+        {"conditional": "Only with fewer samples than the rank r; the paper's tasks have far more."},
         evidence=judged.evidence("counts: none may differ", {"flat directions": "C·(r − n) for n < r, else 0"}),
         condition="n < r: with r ≤ n < n₂ the Hessian in V has flat directions, that in B has none",
         flips_if="a design with n ≥ r independent rows and a flat direction in B",

@@ -311,7 +311,8 @@ def _stacks() -> list[Case]:
 @ripple_claim(
     "3.3-residual",
     where='§3.3, below Proposition 1: "especially limiting for LLMs"',
-    says="proposition 1 is especially limiting for LLMs",
+    says="We also note that proposition 1 is especially limiting for LLMs that most commonly resort to increased depth "
+    "rather than increased width to scale up their capacity Hestness et al. (2017).",
     reading="An LLM's blocks are residual and normalise what enters a branch, h + (W + ηBA)LN(h). Growth counts as "
     "exponential where doubling L multiplies what η adds to log growth by more than 1.5.",
     depends_on=("3.3-worst-case",),

@@ -71,10 +71,11 @@ def comparable_level(cases: Cases, folder: Path | None) -> Finding:
     )
     shares = np.array(judged.measured)
     doubled = _median(judged.pairs, 4.0) / _median(judged.pairs, 1.0)
+    models = {1: "one", 2: "two"}.get(number := len({one.model for one in runs}), number)
     return judged.finding(
         {
-            "refuted": f"No: after fine-tuning ηBA has {shares.min():.1%} to {shares.max():.1%} of W*'s size; "
-            f"η = 2 makes it {doubled:.1f} times as large."
+            "refuted": f"No: on {models} small models ηBA ends at {shares.min():.1%} to {shares.max():.1%} of W*'s "
+            f"size; η = 2 multiplies it {doubled:.1f}-fold."
         },
         evidence=judged.evidence(
             f"none: a threshold of {COMPARABLE:g}; {len(runs)} of {len(fine_tuned())} runs recorded, their last step",

@@ -432,7 +432,7 @@ def backward_ripple(cases: Cases) -> Finding:
         condition=boundary,
     )
     return judged.finding(
-        {"conditional": "Only for rows shorter than 1 − 1/η², so never at η² = 1; longer ones it makes grow more."},
+        {"conditional": "Mostly: for short rows at η² = 2 and 4; at η² = 1 it does the opposite."},
         evidence=judged.evidence(ROUNDING, told, tolerance=TOLERANCE),
         size=Size(
             judged.measured[2],

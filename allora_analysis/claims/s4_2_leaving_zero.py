@@ -199,8 +199,9 @@ def fixed_rate(cases: Cases) -> Finding:
         condition=advantage,
     )
     first = {eta: 2 * math.sqrt(1 + eta**2) / (1 + math.sqrt(1 + eta**2)) for eta in PAPER_ETAS}
+    words = f"Mostly not: at the same starting speed LoRA settles as soon, unless ηl exceeds {first[1.0]:.1f} to"
     return judged.finding(
-        {"conditional": "Mostly not: LoRA at ηl starts as fast and settles no later up to ηl = 2s/(1 + s)."},
+        {"conditional": f"{words} {first[2.0]:.1f}."},
         evidence=judged.evidence("20 steps near the target; Simpson's rule on 1/d, 1e-5", tolerance=1e-5),
         size=Size(
             first[2.0], "", "ηl from which ALLoRA settles sooner, T = 1, for η² from 1 to 4", first[1.0], first[2.0]

@@ -128,7 +128,7 @@ def define_each_other(cases: Cases) -> Finding:
         condition=lambda one: float(np.linalg.matrix_rank(one.x, 1e-9 * np.linalg.norm(one.x)) / (len(one.row) - 0.5)),
     )
     return judged.finding(
-        {"conditional": "Only one way: f(x) gives the row back only from n₂ independent inputs, never from one."},
+        {"conditional": "Only one way: a row fixes its output; one output leaves all but one of n₂ numbers open."},
         evidence=judged.evidence("least squares on inputs of condition number below 1e4: 1e-6", tolerance=1e-6),
         size=Size(63, "of 64 numbers", "left open in a row by its output for one token, n₂ = 64"),
         condition="n₂ linearly independent inputs",
