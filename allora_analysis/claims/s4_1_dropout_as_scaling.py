@@ -111,6 +111,20 @@ class Masked(NamedTuple):
     mask: np.ndarray
 
 
+def one_vector(cases: Cases) -> list[Case]:
+    """One vector x, as in §4.1, and a mask on the outputs: LoRA's shapes at drop rate 0.05, small ones at 0.5."""
+
+    def draw(rng: np.random.Generator) -> Masked:
+        one = layer_training.draw_pass(rng, tokens=1)
+        return Masked(one, (rng.random(one.upstream.shape) < 0.5).astype(float))
+
+    full = layer_training.paper_pass(cases.rng)
+    own = full._replace(x=full.x[:1], upstream=full.upstream[:1])
+    mask = (cases.rng.random(own.upstream.shape) >= DROP_RATE).astype(float)
+    mask[0, 0] = 0.0
+    return [Case("n₂ = 64, r = 8, drop rate 0.05", Masked(own, mask), True), *cases.draw(draw, 24)]
+
+
 def masked_cases(cases: Cases) -> list[Case]:
     """One token; several that share a mask; several of which one token's mask differs in one output; a mask each."""
 
@@ -134,25 +148,50 @@ def one_mask(case: Masked) -> bool:
     return bool((case.mask == case.mask[0]).all())
 
 
+def dropped_output(case: Masked) -> np.ndarray:
+    """The layer's output with the mask on it."""
+    return case.mask * (case.one.x @ case.one.a.T @ case.one.b.T)
+
+
 def row_scaled(case: Masked) -> np.ndarray:
     """f(x) with row i of BA multiplied by η_i, the first token's mask."""
     return case.one.x @ (case.mask[0][:, None] * (case.one.b @ case.one.a)).T
 
 
 ONE_MASK = "one token, or one mask for all tokens"
+FORWARD = (
+    "The effect of dropping out (f(x))_i for a given i is equivalent to applying a per-row scaling factor η_i = 0 "
+    "to (BA)_{i,:}"
+)
+
+
+@framework_claim("4-dropout-forward", where="§4.1, below Eq. (4)", says=FORWARD, reading="x is one vector, as in §4.1.")
+def dropout_forward(cases: Cases) -> Finding:
+    """Masked outputs against outputs of the row-scaled BA, for one token."""
+    judged = cases.judge(
+        one_vector(cases),
+        measure=lambda case: [dropped_output(case)],
+        printed=lambda case, seen: close(seen, [row_scaled(case)], TOLERANCE),
+    )
+    return judged.finding(
+        {"holds": "Yes, for one x, and exactly."},
+        evidence=layer_training.deviations(judged, lambda case: [row_scaled(case)], ROUNDING, TOLERANCE),
+        flips_if="a masked output of one x that no rows of BA set to 0 give",
+    )
 
 
 @framework_claim(
-    "4-dropout-forward",
+    "4-dropout-forward-in-training",
     where="§4.1, below Eq. (4)",
-    says="The effect of dropping out (f(x))_i for a given i is equivalent to applying a per-row scaling factor η_i = 0 "
-    "to (BA)_{i,:}",
+    says=FORWARD,
+    reading="A less kind reading: one factor η_i serves all tokens of a batch.",
+    depends_on=("4-dropout-forward",),
 )
-def dropout_forward(cases: Cases) -> Finding:
+def dropout_forward_in_training(cases: Cases) -> Finding:
     """Masked outputs against outputs of the row-scaled BA, for one token and for several."""
     judged = cases.judge(
         masked_cases(cases),
-        measure=lambda case: [case.mask * (case.one.x @ case.one.a.T @ case.one.b.T)],
+        measure=lambda case: [dropped_output(case)],
         printed=lambda case, seen: close(seen, [row_scaled(case)], TOLERANCE),
         condition=one_mask,
     )
@@ -179,13 +218,38 @@ def masked_rows(case: Masked) -> np.ndarray:
     return case.mask[0][:, None] * (case.one.upstream.T @ case.one.x)
 
 
+GRADIENT = "η_i = 0 is implicitly applied to the i-th row of the gradient g_i = (∂L/∂(BA))_{i,:}"
+
+
 @framework_claim(
     "4-dropout-gradient",
     where="§4.1, below Eq. (4)",
-    says="η_i = 0 is implicitly applied to the i-th row of the gradient g_i = (∂L/∂(BA))_{i,:}",
+    says=GRADIENT,
+    reading="x is one vector, as in §4.1.",
     depends_on=("4-dropout-forward",),
 )
 def dropout_gradient(cases: Cases) -> Finding:
+    """Autograd's gradient of BA under a masked output against η_i g_i, for one token."""
+    judged = cases.judge(
+        one_vector(cases),
+        measure=lambda case: [product_gradient(case)],
+        printed=lambda case, seen: close(seen, [masked_rows(case)], TOLERANCE),
+    )
+    return judged.finding(
+        {"holds": "Yes, for one x, and exactly."},
+        evidence=layer_training.deviations(judged, lambda case: [masked_rows(case)], ROUNDING, TOLERANCE),
+        flips_if="an autograd gradient of BA with a row i that is not 0 where output i is dropped",
+    )
+
+
+@framework_claim(
+    "4-dropout-gradient-in-training",
+    where="§4.1, below Eq. (4)",
+    says=GRADIENT,
+    reading="A less kind reading: one factor η_i serves all tokens of a batch.",
+    depends_on=("4-dropout-gradient", "4-dropout-forward-in-training"),
+)
+def dropout_gradient_in_training(cases: Cases) -> Finding:
     """Autograd's gradient of BA under masked outputs; with a mask each, row i sums the tokens that keep i."""
     judged = cases.judge(
         masked_cases(cases),
