@@ -274,9 +274,15 @@ def bends(result: Mapping[str, Any]) -> tuple[float, float]:
 PHASES = "steps 10 to mid-run over steps 0 to 10", "second half over steps 10 to mid-run"
 
 
-def slowing(runs: Runs, own: Sequence[Setting]) -> dict[str, np.ndarray]:
+def slowing(runs: Runs, own: Sequence[Setting]) -> dict[str, list[float]]:
     """`bends` of some runs, a number a seed, by phase."""
-    return dict(zip(PHASES, np.array([bends(runs[one]) for one in own]).T, strict=True))
+    return dict(zip(PHASES, map(list, zip(*(bends(runs[one]) for one in own), strict=True)), strict=True))
+
+
+def by_arm(runs: Runs, own: Sequence[Setting]) -> dict[str, dict[str, list[float]]]:
+    """`slowing` of ALLoRA's runs and of LoRA's at l."""
+    lora = of_arm(own, "lora", preset.base_rate(own[0]))
+    return {"ALLoRA": slowing(runs, of_arm(own, "allora")), "LoRA at l": slowing(runs, lora)}
 
 
 tapers_claim = functools.partial(
@@ -302,19 +308,16 @@ def tapers(cases: Cases, folder: Path | None) -> Finding:
     if not adamw:
         return not_run(f"{len(runs)} runs are recorded, none in full")
     samples = {
-        f"{name}, {phase}": values
+        f"{name}, {phase}": np.array(values)
         for name, own in adamw.items()
         for phase, values in slowing(runs, of_arm(own, "allora")).items()
     }
     tested = cases.test(samples, lambda values: all_below(values, "holds", "refuted"))
-    measured = {
-        name: {
-            "ALLoRA": slowing(runs, of_arm(own, "allora")),
-            "LoRA at l": slowing(runs, of_arm(own, "lora", preset.base_rate(own[0]))),
-        }
-        for name, own in lists.items()
+    measured = {name: by_arm(runs, own) for name, own in lists.items()}
+    total = {
+        name: {arm: float(np.mean(np.sum([*of.values()], axis=0))) for arm, of in measured[name].items()}
+        for name in adamw
     }
-    total = {name: {arm: float(np.mean(sum(of.values()))) for arm, of in measured[name].items()} for name in adamw}
     ratios = [math.exp(of["ALLoRA"]) for of in total.values()]
     beside = max(math.expm1(abs(of["ALLoRA"] - of["LoRA at l"])) for of in total.values())
     return tested.finding(
@@ -354,6 +357,14 @@ def falls(runs: Runs, own: Sequence[Setting]) -> tuple[np.ndarray, float]:
     )
 
 
+def elsewhere(samples: Mapping[str, np.ndarray]) -> dict[float, str]:
+    """Whether the factor falls by half of `FALL`, and by twice of it."""
+    return {
+        limit: all_below({name: values - limit for name, values in samples.items()}, "no", "yes")
+        for limit in (FALL / 2, 2 * FALL)
+    }
+
+
 @tapers_claim(
     "4-figure-2-factor",
     reading=f"By ALLoRA's own factor: averaged over rows it falls by {FALL:g} of η or more within a run, a threshold "
@@ -373,10 +384,6 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
         lambda values: all_below(values, "refuted", "holds"),
     )
     most = max(float(np.mean(values)) for values in samples.values())
-    other = {
-        limit: all_below({name: values - limit for name, values in samples.items()}, "no", "yes")
-        for limit in (FALL / 2, 2 * FALL)
-    }
     return tested.finding(
         {
             "refuted": f"No: on average it falls by at most {most:.1%} of η, so ALLoRA hardly adapts.",
@@ -385,7 +392,11 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
         },
         evidence=Evidence(
             {"falls by, at least": FALL},
-            {"mean over rows, at most": samples, "longest row": longest, "the same at other thresholds": other},
+            {
+                "mean over rows, at most": {name: values.tolist() for name, values in samples.items()},
+                "longest row": longest,
+                "the same at other thresholds": elsewhere(samples),
+            },
             f"Student's t over seeds, one-sided, Holm: {below_zero({n: v - FALL for n, v in samples.items()})}",
             n=3,
         ),
