@@ -336,8 +336,8 @@ def optimal_direction(cases: Cases) -> Finding:
     above = seen[judged.cases[0].name]
     return judged.finding(
         {
-            "conditional": "Only where its rank suffices or the best fit's rows are equally long; at r = 8 to within "
-            f"{above:.0e} yes."
+            "conditional": "Only where its rank suffices or the best fit's rows are equally long; at r = 8 yes, "
+            f"to {above:.0e}."
         },
         evidence=Evidence(
             {
