@@ -385,7 +385,7 @@ def dropout_rate(cases: Cases) -> Finding:
     moves = {case.name: float(np.linalg.norm(seen)) / size(case.inputs) for case, seen in judged.pairs}
     own = moves[judged.cases[0].name]
     return judged.finding(
-        {"conditional": f"Only while B_i = 0 or at right angles to B's other rows; at r = 8 to within {own:.0e} yes."},
+        {"conditional": f"Only if B_i = 0 or is orthogonal to B's other rows; at r = 8 yes, to {own:.0e}."},
         evidence=judged.evidence(ROUNDING, {"Δ(BA)_i": "B_i ΔA"}, tolerance=TOLERANCE),
         at_paper=own <= SLIGHT,
         size=Size(own, "of its step undropped", "how far a dropped row still moves, r = 8"),
