@@ -131,7 +131,7 @@ def define_each_other(cases: Cases) -> Finding:
         {"conditional": "Only one way: f(x) gives the row back only from n₂ independent inputs, never from one."},
         evidence=judged.evidence("least squares on inputs of condition number below 1e4: 1e-6", tolerance=1e-6),
         size=Size(
-            own.row.size - np.linalg.matrix_rank(own.x),
+            float(own.row.size - np.linalg.matrix_rank(own.x)),
             "of 64 numbers",
             "left open in a row by its output for one token, n₂ = 64",
         ),
