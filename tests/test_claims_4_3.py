@@ -22,6 +22,7 @@ def test_the_verdicts():
     assert {name: verdict for name, verdict in ROWS.committed.items() if verdict != "conditional"} == {
         "4-asf-gradient": "holds",
         "4-asf-merge": "holds",
+        "4-od-update": "holds",
     }
 
 
@@ -75,9 +76,11 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-define-each-other", np.linalg, "matrix_rank", lambda x, *args: x.shape[1], "refuted"),
     ("4-od-noise", functional, "allora_od", by_row, "refuted"),
     ("4-od-noise", adaptive, "output_factor", doubled_variance, "refuted"),
-    ("4-od-update", adaptive, "output_factor", isotropic, "refuted"),
-    ("4-od-update", functional, "allora_od", by_row, "holds"),
+    ("4-od-update", functional, "allora_od", by_row, "refuted"),
     ("4-od-update", family, "inverse_sqrt", lambda m, eta: eta, "refuted"),
+    ("4-od-update-in-training", adaptive, "output_factor", isotropic, "refuted"),
+    ("4-od-update-in-training", functional, "allora_od", by_row, "holds"),
+    ("4-od-update-in-training", family, "inverse_sqrt", lambda m, eta: eta, "refuted"),
     ("4-asf-similar", layer_training, "pairs", lora_for_asf, "refuted"),
     ("4-asf-similar", adaptive, "asf", lambda f, eta: eta * f, "refuted"),
     ("4-asf-gradient", functional, "asf_lora", scaled, "refuted"),

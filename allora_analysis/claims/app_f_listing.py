@@ -140,7 +140,10 @@ def as_printed(cases: Cases) -> Finding:
     )
     found = judged.evidence(ROUNDING, {"outcome": "runs"}, tolerance=TOLERANCE)
     return judged.finding(
-        {"holds_corrected": "Not as printed: every backward pass raises a NameError; with the class's own name it is."},
+        {
+            "holds_corrected": "Not as printed: every backward pass raises a NameError; with the class's own name "
+            "it is ALLoRA."
+        },
         evidence=replace(found, measured={case.name: told(seen) for case, seen in judged.pairs}),
         corrected="ALLoRA.rsq_scale for LinearLayer2.rsq_scale, a name that nothing defines",
         flips_if="the listing running as printed, or its mended form computing something else",

@@ -111,7 +111,7 @@ def own_cases(rng: np.random.Generator) -> list[Case]:
         Case("dropout: ALLoRA-0", Dropout(one, eta, 0.0, 1), True),
         Case("zero: AdamW, η² = 2", Zero(Run(task, "adamw", 2**0.5, PAPER_RATE, 1)), True),
         Case("zero: AdamW, η² = 4", Zero(Run(task, "adamw", eta, PAPER_RATE, 1)), True),
-        Case("ripple: one BA, η² = 4", Depth(eta, layers(rng, 64, 8), None, rng.standard_normal((1, 64))), True),
+        Case("ripple: one BA, ‖BA‖ as ‖W‖, η² = 4", Depth(eta, layers(rng, 64, 8), None, rng.standard_normal((1, 64)))),
         Case("ripple: each trained to rest on one target", Depth(eta, None, fitted(rng), np.ones((1, 4))), True),
     ]
 
@@ -179,6 +179,6 @@ def three_limitations(cases: Cases) -> Finding:
         corrected="ALLoRA does what LoRA does at its drop rate, at η·l under plain SGD (at l under AdamW, or where "
         "gradients are clipped), and without a scaling factor",
         condition="drop rate 0 (dropout); η > 1 under SGD without clipping (zero); η > 1 with one BA in both arms "
-        "(ripple), not once both have learnt one matrix",
+        "whose norm is that of W (ripple), not once both have learnt one matrix",
         flips_if="a first step under AdamW that is longer than LoRA's, or a limitation that LoRA so set keeps",
     )

@@ -204,7 +204,11 @@ def fixed_rate(cases: Cases) -> Finding:
         {"conditional": f"{words} {first[2.0]:.1f}."},
         evidence=judged.evidence("20 steps near the target; Simpson's rule on 1/d, 1e-5", tolerance=1e-5),
         size=Size(
-            first[2.0], "", "ηl from which ALLoRA settles sooner, T = 1, for η² from 1 to 4", first[1.0], first[2.0]
+            first[2.0],
+            "of 1/curvature",
+            "ηl from which ALLoRA settles sooner, T = 1, for η² from 1 to 4",
+            first[1.0],
+            first[2.0],
         ),
         corrected="at a constant gradient ALLoRA arrives at most 3/2 times as early as the fixed rate that is as "
         "measured at the level reached",
@@ -251,7 +255,7 @@ def lora_over_allora(one: Level) -> float:
     "4-figure-2-slower",
     where="§4.2",
     says="LoRA with a learning rate lower than η·l_b can reach the same level, but at a much slower pace",
-    reading="LoRA at l_b takes 3/2 of ALLoRA's time at a constant gradient; that is a threshold of ours.",
+    reading="LoRA at l_b takes at least 3/2 of ALLoRA's time at a constant gradient; that is a threshold of ours.",
     depends_on=("4-escape",),
 )
 def slower(cases: Cases) -> Finding:
@@ -293,7 +297,7 @@ def slower(cases: Cases) -> Finding:
         ),
         corrected="LoRA's time over ALLoRA's is m/∫₀^m √(u + 1/η²) du under SGD, 1 under AdamW",
         condition=f"SGD, η > 3/2 and ‖(BA)_i‖ ≤ m with u² + uv + v² = u + v, v = 1/η, u = √(m + v²): at η² = 4 "
-        f"{longest(2.0):.2g}; there a threshold of 3/4 gives {longest(2.0, 0.75):.2g}, one of 3 gives "
-        f"{longest(2.0, 3.0):.2g}",
+        f"{longest(2.0):.2g}; there half the excess, a threshold of 5/4, gives "
+        f"{longest(2.0, 1.25):.2g}, and twice the excess, one of 2, gives {longest(2.0, 2.0):.2g}",
         flips_if="LoRA at l taking 3/2 of ALLoRA's steps under AdamW",
     )

@@ -51,7 +51,8 @@ def apart(seen: dict[str, np.ndarray]) -> float:
     "4-asf-similar",
     where="§4.3",
     says="we may achieve similar effect by switching from adaptive learning rate to Adaptive Scaling Factor",
-    reading="BA is the same after the same training; how far apart it is later is the size.",
+    reading="BA is the same after the same training; at the paper's setting to a quarter of its norm, a tolerance of "
+    "ours, after 200 steps too.",
     depends_on=("4-scaling-as-rate",),
 )
 def asf_similar(cases: Cases) -> Finding:
@@ -70,15 +71,17 @@ def asf_similar(cases: Cases) -> Finding:
     )
 
     last = judged.measured[1]
+    within = {limit: all(apart(seen) <= limit for seen in judged.measured[:2]) for limit in (0.5, 0.25, 0.125)}
     ratio = float(np.linalg.norm(last["output"]) / np.linalg.norm(last["f"]))
     return judged.finding(
         {
-            "conditional": f"Only for the first step: after 200 of AdamW BA is {apart(last):.0%} apart, and its output "
-            f"{ratio:.1f} times as large."
+            "conditional": f"Only the first step exactly: after 200 of AdamW BA is {apart(last):.0%} apart, its "
+            f"output {ratio:.1f} times as large."
         },
         evidence=Evidence(
             {"distance of BA": 0.0},
-            {
+            {"at the paper's setting within": within}
+            | {
                 case.name: {
                     "distance of BA": apart(seen),
                     "output over BAx": float(np.linalg.norm(seen["output"]) / np.linalg.norm(seen["f"])),
@@ -88,6 +91,7 @@ def asf_similar(cases: Cases) -> Finding:
             "1e-7 for the same BA; outputs: float64 rounding",
             tolerance=1e-7,
         ),
+        at_paper=within[0.25],
         size=Size(apart(last), "of ‖BA‖", "distance from ALLoRA's after 200 steps of AdamW at 1e-4, η² = 4"),
         corrected="BA is ALLoRA's after the first step from B = 0; the output is f̃ = BAx/√(|BAx| + 1/η²) from then on",
         condition="one step from B = 0",
@@ -201,15 +205,17 @@ class Stack(NamedTuple):
     eta: float
 
 
-def asf_growth(one: Stack) -> float:
-    """The logarithm of ‖f_L(x)‖/‖x‖ through ASF-LoRA's layers."""
+def asf_growth(one: Stack) -> np.ndarray:
+    """The logarithm of the output's norm over the input's in each of ASF-LoRA's layers."""
     import torch
 
     eye = torch.eye(one.width, dtype=torch.float64)
     h = torch.full((1, one.width), one.x, dtype=torch.float64)
+    path = [one.x]
     for _ in range(one.depth):
         h = h + layer_training.forward("asf", h, eye, one.m * eye, one.eta)
-    return float(torch.log(h[0, 0])) - float(np.log(one.x))
+        path.append(float(h[0, 0]))
+    return np.diff(np.log(path))
 
 
 def outputs_of(one: Stack) -> list[float]:
@@ -225,34 +231,35 @@ def outputs_of(one: Stack) -> list[float]:
     "4-asf-ripple",
     where="§4.3",
     says="The potential downside is that it introduces ripple effect across layers, which may blur accuracy.",
-    reading="Aligned layers, the worst case, grow more than with ALLoRA's own forward pass, LoRA's at scaling 1.",
+    reading="Every one of some aligned layers, the worst case, lets its input grow more than under ALLoRA's own "
+    "forward pass, LoRA's at scaling 1.",
     depends_on=("4-asf-gradient",),
 )
 def asf_ripple(cases: Cases) -> Finding:
-    """Growth through aligned layers against (1 + m)^L, outputs below, near and above 1 − 1/η²."""
+    """Growth in each of L aligned layers against 1 + m, outputs below and above 1 − 1/η², and on both sides of it."""
 
-    def told(one: Stack) -> float:
-        return float(np.log1p(sum(adaptive.asf(f, one.eta) for f in outputs_of(one)) / one.x))
+    def told(one: Stack) -> np.ndarray:
+        f = np.array(outputs_of(one))
+        return np.log1p(one.m * adaptive.asf(f, one.eta) / f)
 
     def edge(one: Stack) -> bool | float:
-        f, limit = outputs_of(one), 1 - one.eta**-2
-        return False if limit <= 0 else limit / (max(f) if max(f) < limit else min(f))
+        limit = 1 - one.eta**-2
+        return limit > 0 and limit / max(outputs_of(one))
 
     def draw(rng: np.random.Generator) -> Stack:
         while True:
             eta, m = float(np.exp(rng.uniform(-0.3, 1.2))), float(np.exp(rng.uniform(-3, 0)))
             one = Stack(m, float(np.exp(rng.uniform(-2, 2))), 4, int(rng.integers(2, 6)), eta)
-            f, limit = outputs_of(one), 1 - eta**-2
-            clear = max(f) < 0.98 * limit or min(f) > 1.02 * limit
-            if clear and (rng.random() < 0.2 or 0.5 < edge(one) < 2):
+            ratio = edge(one)
+            if (rng.random() < 0.2 or 0.5 < ratio < 2) and abs(ratio - 1) > 0.02:
                 return one
 
     own = [Case(f"|f| from 0.1, L = 4, η = {eta:.3g}", Stack(0.1, 1.0, 64, 4, eta), True) for eta in PAPER_ETAS]
     judged = cases.judge(
         [*own, *cases.draw(draw, 30)],
         measure=asf_growth,
-        printed=lambda one, seen: seen > one.depth * np.log1p(one.m) + TOLERANCE,
-        corrected=lambda one, seen: abs(seen - told(one)) <= TOLERANCE,
+        printed=lambda one, seen: bool((seen > np.log1p(one.m) + TOLERANCE).all()),
+        corrected=lambda one, seen: np.abs(seen - told(one)).max() <= TOLERANCE,
         condition=edge,
     )
     ours = judged.cases[2].inputs
@@ -260,12 +267,12 @@ def asf_ripple(cases: Cases) -> Finding:
         {"conditional": "Only for outputs below 1 − 1/η², so never at η² = 1: larger ones it damps."},
         evidence=judged.evidence(ROUNDING, told, tolerance=TOLERANCE),
         size=Size(
-            float(judged.measured[2] / (ours.depth * np.log1p(ours.m))),
+            float(judged.measured[2].sum() / (ours.depth * np.log1p(ours.m))),
             "times",
             "log growth over that at scaling 1, outputs near 0.1, η² = 4",
         ),
         corrected="|f̃| ≤ min(η|f|, √|f|): as LoRA×η for |f| well below 1/η², at most √|f| beyond 1",
-        condition="|f| < 1 − 1/η² in every layer (where above it in every layer the growth is less)",
+        condition="|f| < 1 − 1/η² in every layer; a layer where |f| is above it grows less than at scaling 1",
         flips_if="outputs above 1 in every layer that grow more than at scaling 1",
     )
 

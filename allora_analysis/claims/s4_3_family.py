@@ -130,7 +130,11 @@ def define_each_other(cases: Cases) -> Finding:
     return judged.finding(
         {"conditional": "Only one way: a row fixes its output; one output leaves all but one of n₂ numbers open."},
         evidence=judged.evidence("least squares on inputs of condition number below 1e4: 1e-6", tolerance=1e-6),
-        size=Size(63, "of 64 numbers", "left open in a row by its output for one token, n₂ = 64"),
+        size=Size(
+            float(own.row.size - np.linalg.matrix_rank(own.x)),
+            "of 64 numbers",
+            "left open in a row by its output for one token, n₂ = 64",
+        ),
         condition="n₂ linearly independent inputs",
         flips_if="a row found from fewer inputs than it has entries",
     )
@@ -298,12 +302,51 @@ def equal_sizes(one: Batch) -> bool:
     return bool(np.ptp(np.abs(one.x @ one.row)) <= TOLERANCE)
 
 
+def one_token(rng: np.random.Generator) -> Batch:
+    """One token at random."""
+    return Batch(
+        rng.standard_normal((1, 3)), rng.standard_normal(3), rng.standard_normal(3), float(np.exp(rng.uniform(0, 1)))
+    )
+
+
+OD_UPDATE = "g̃_i = 1/√(|(f(x))_i| + 1/η²)·g_i, i ∈ [n₁]"
+
+
 @family_claim(
     "4-od-update",
     where="§4.3",
-    says="g̃_i = 1/√(|(f(x))_i| + 1/η²)·g_i, i ∈ [n₁]",
-    reading="For a batch, too, g̃_i is a multiple of g_i, its sum over tokens.",
-    depends_on=("4-od-noise",),
+    says=OD_UPDATE,
+    reading="x is one vector, as in §4.1; the layer's backward pass is compared with the formula.",
+)
+def od_update(cases: Cases) -> Finding:
+    """The layer's gradient of a row for one token against the factor of its output times g_i."""
+
+    def told(one: Batch) -> np.ndarray:
+        return inverse_sqrt(one.x @ one.row, one.eta) * row_gradient(one)
+
+    x, row, target = layer_training.inputs(cases.rng, 1, 64, 0.5), *cases.rng.standard_normal((2, 64))
+    own = [
+        Case(f"n₂ = 64, ‖(BA)_i‖ near 0.1, η² = {eta**2:.3g}", Batch(x, 0.1 * row / 8, target, eta), True)
+        for eta in layer_training.PAPER_ETAS
+    ]
+    judged = cases.judge(
+        [*own, *cases.draw(one_token, 24)],
+        measure=lambda one: od_samples(one)[0],
+        printed=lambda one, seen: relative_error(seen, told(one)) <= 1e-7,
+    )
+    return judged.finding(
+        {"holds": "Yes: for one x the layer's gradient of every row is g_i times this factor."},
+        evidence=judged.evidence("a backward pass in float64: 1e-7", told, tolerance=1e-7),
+        flips_if="a backward pass of ALLoRA-OD with another factor at f(x)",
+    )
+
+
+@family_claim(
+    "4-od-update-in-training",
+    where="§4.3",
+    says=OD_UPDATE,
+    reading="A less kind reading: for a batch, too, g̃_i is a multiple of g_i, its sum over tokens.",
+    depends_on=("4-od-update", "4-od-noise"),
 )
 def expected_update(cases: Cases) -> Finding:
     """The row's gradient over a batch against g_i; for white Gaussian inputs, its expectation."""
