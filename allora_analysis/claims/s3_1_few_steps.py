@@ -14,7 +14,7 @@ import numpy as np
 
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.claim import Finding, Reliance, Size, claim
 from allora_analysis.claims.masked_descent import (
     PLACEMENTS,
     Sgd,
@@ -36,6 +36,12 @@ EXACT = "exact moments; no tolerance: an order"
 FLAW = (
     "Dropout–a stochastic regularizer–whose benefits quickly vanish when considering fine-tuning, and can in fact "
     "introduce detrimental additional variance to the training"
+)
+DROPOUT_GUIDE = Reliance(
+    "Unsloth",
+    "LoRA Hyperparameters Guide",
+    "docs.unsloth.ai, on lora_dropout: 'Recent research suggests that for the short training runs common in "
+    "fine-tuning, lora_dropout may be an unreliable regularizer', citing arXiv:2410.09692",
 )
 
 
@@ -97,6 +103,7 @@ FEW = (1, 2, 3, 5, 10)
     reading="The first half: after few steps (1 to 10) dropout's population risk is not below that of training "
     "without.",
     depends_on=("3.1-sgd-variance",),
+    relied_on_by=(DROPOUT_GUIDE,),
 )
 def benefits_vanish(cases: Cases) -> Finding:
     """Risks after 1 to 10 steps, in expectation over the noise in Y, with σ² within a factor of two of σ_t²."""
