@@ -213,7 +213,7 @@ def crossover(cases: Cases) -> Finding:
         for case in papers_own(cases.rng, 1, noise)
     ]
     judged = cases.judge(
-        own + on_both_sides(cases.rng, draw, ratio, 6, margin=1.3),
+        own + on_both_sides(cases.rng, draw, ratio, 6, margin=1.6),
         measure=risks_and_limits,
         printed=lambda one, seen: (
             seen["limit, dropout"] < seen["limit, without"] and seen["dropout"] >= seen["without"]
@@ -224,7 +224,7 @@ def crossover(cases: Cases) -> Finding:
     return judged.finding(
         {"conditional": "Depends on the noise: without enough of it in the labels dropout never pays; with it, late."},
         evidence=judged.evidence(
-            "exact moments; draws keep a factor of 1.3 away from the boundary, which is that of l → 0",
+            "exact moments; draws keep a factor of 1.6 away from the boundary, which is that of l → 0",
             pays_in_the_limit,
         ),
         size=ranged(gained, "% less risk", "with dropout in the long run, drop rate 0.05, noise as the signal"),
