@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from allora_analysis.finetune.setting import Setting
-from allora_analysis.statistics import Difference, Judgement, judge_family, required_n
+from allora_analysis.statistics import Judgement, judge_family
 from allora_analysis.statistics.paired import TIE
 
 LEVEL = 0.05
@@ -20,7 +20,6 @@ ENDPOINTS = {"test_accuracy": 1, "test_loss": -1}
 Case = TypeVar("Case")
 Runs = Mapping[Setting, Mapping[str, Any]]
 Pairs = Sequence[tuple[Setting, Setting]]
-SOURCE = f"Student's t over seeds at {LEVEL}, Holm over the cases"
 RULE = f"Student's t over seeds, one-sided at {LEVEL}, Holm over the cases run; interval: 90 %, a case alone"
 
 
@@ -56,35 +55,6 @@ def diverged(runs: Runs, cases: Mapping[str, Pairs]) -> list[str]:
 def judged(differences: Mapping[Case, Sequence[float]]) -> dict[Case, Judgement]:
     """The cases that were run, judged together; none gives none."""
     return judge_family(differences, "t", LEVEL, grain=TIE) if differences else {}
-
-
-def described(one: Difference) -> dict[str, Any]:
-    """A case of `paired_family` for the evidence."""
-    return {
-        "difference": one.mean,
-        "interval": one.interval,
-        "adjusted_p_value": one.adjusted_p_value,
-        "detectable": one.detectable,
-        "seeds_needed": one.required_n,
-    }
-
-
-def wanting(family: Mapping[str, Difference], cases: int) -> list[str]:
-    """What would decide the open cases of `paired_family`: the seeds that their differences, or half a point, need."""
-    parts = []
-    if needed := [one.required_n for one in family.values() if one.required_n is not None]:
-        several = min(needed) < max(needed)
-        seeds = f"{min(needed)} to {max(needed)}" if several else str(needed[0])
-        parts.append(f"the open difference{'s' if several else ''} would need {seeds} seeds")
-    unsure = {case: one.detectable for case, one in family.items() if one.sign == 0 and one.required_n is None}
-    if alike := [case for case, detectable in unsure.items() if detectable == 0]:
-        parts.append(f"one and the same difference in every pair of {', '.join(alike)}, and too few pairs to tell")
-    if equal := {case: detectable for case, detectable in unsure.items() if detectable > 0}:
-        points = 100 * max(equal.values())
-        parts.append(f"no difference in {', '.join(equal)}, where {points:.1f} points would be detected")
-        spread = max(float(family[case].differences.std(ddof=1)) for case in equal)
-        parts.append(f"half a point would need {required_n(0.005, spread, level=LEVEL / cases)} seeds")
-    return parts
 
 
 def needed(family: Mapping[str, Judgement]) -> str:

@@ -177,3 +177,12 @@ def with_noise(one: Sgd, ratio: float, rng: np.random.Generator) -> Sgd:
 def ranged(values: Sequence[float], unit: str, of: str) -> Size:
     """The median of several, with the least and the greatest."""
     return Size(float(np.median(values)), unit, of, float(min(values)), float(max(values)))
+
+
+def share(hits: Sequence[bool], of: str) -> Size:
+    """The share of drawn settings in which something is true, with Wilson's 95 % interval."""
+    n, z = len(hits), 1.96
+    mean = sum(hits) / n
+    centre, half = mean + z**2 / (2 * n), z * math.sqrt(mean * (1 - mean) / n + (z / (2 * n)) ** 2)
+    low, high = (100 * (centre + sign * half) / (1 + z**2 / n) for sign in (-1, 1))
+    return Size(100 * mean, f"% of {n} drawn settings", of, max(low, 0.0), high)

@@ -7,6 +7,7 @@ sequence of masks. Checked by `tests/test_claims_3_1_few_steps.py`, which plants
 from __future__ import annotations
 
 import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from allora_analysis.claims.masked_descent import (
     setting,
     turned,
 )
-from allora_analysis.claims.s3_1_few_steps import EXACT, ROUNDING, sgd_claim
+from allora_analysis.claims.s3_1_few_steps import DROPOUT_GUIDE, EXACT, ROUNDING, sgd_claim
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, on_both_sides
 
 
@@ -121,7 +122,7 @@ def any_tiny(rng: np.random.Generator) -> Tiny:
     says="However, those derivations only emerge from taking expectation of the loss, i.e., considering infinite "
     "training steps.",
     reading="After finitely many steps the mean of the weights is not yet descent on the regularised objective: of W, "
-    "which §3.1 trains, and of LoRA's A and B.",
+    "which §3.1 trains, and of LoRA's A and B; on layers so small that all sequences of masks can be summed.",
     depends_on=("3.1-expectation",),
 )
 def expectation(cases: Cases) -> Finding:
@@ -147,21 +148,25 @@ def expectation(cases: Cases) -> Finding:
     agrees = library(cases.rng) < ROUNDING
     judged = cases.judge(
         [
-            Case("A and B, r = 8, p = 0.95, input masks, step 2", lora, paper=True),
+            Case("A and B, r = 8, p = 0.95, input masks, step 2", lora),
             Case("W, p = 0.95, input masks, step 2", lora._replace(a=None)),
             *cases.draw(any_tiny, 30),
         ],
         measure=off,
-        printed=lambda one, seen: not agrees or seen > 1e-9,
+        printed=lambda one, seen: agrees and seen > 1e-9,
         condition=lambda one: one.a is not None and one.steps >= 2 and one.keep_prob < 1,
     )
+    off_by = 100 * judged.measured[0]
     return judged.finding(
-        {"conditional": "Not of W: its mean is regularised descent at every step; LoRA's BA leaves it from step 2."},
+        {
+            "conditional": f"Only for LoRA's A and B, by {off_by:.2g} %; trained itself, W's mean is regularised "
+            "descent at every step."
+        },
         evidence=judged.evidence(
             "float64 rounding, 1e-16, against 1e-9", {"E W_t off by": "0 for W, and for BA at step 1"}, tolerance=1e-9
         ),
         size=Size(
-            100 * judged.measured[0], "% of BA", "how far E[BA] is from it at step 2, r = 8, drop rate 0.05, l = 0.01"
+            off_by, "% of BA", "how far E[BA] is from it at step 2, n₂ = 6, r = 8, n₁ = 2, drop rate 0.05, l = 0.01"
         ),
         condition="A and B are trained, t ≥ 2 and p < 1",
         flips_if="an E W_t that is not regularised descent with W trained itself, or an E[BA]_t that is with A and B",
@@ -169,7 +174,10 @@ def expectation(cases: Cases) -> Finding:
 
 
 class Run(NamedTuple):
-    """X, Y (N×1), the keep probability, the masks' place, and what is asked to converge."""
+    """X, Y (N×1), the keep probability, the masks' place, and what is asked to converge.
+
+    Times are counted in τ = 1/(ls²), s the least singular value of X: the slowest direction's own.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -177,9 +185,19 @@ class Run(NamedTuple):
     placement: str
     what: str
 
+    @property
+    def rate(self) -> float:
+        """The learning rate l, half of the largest at which Cov W_t stays bounded."""
+        return 0.5 * dropout_sgd.stability_limits(self.x, self.keep_prob, self.placement).mean_square
 
-EARLY, LATE, KEPT = 40, 160, 0.75
-KINDS = ("last iterate, constant rate", "last iterate, rate 1/√t", "average, constant rate")
+    @property
+    def slowest(self) -> float:
+        """τ."""
+        return float(1 / (self.rate * np.linalg.svd(self.x, compute_uv=False)[-1] ** 2))
+
+
+EARLY, LATE, KEPT = 6, 24, 0.75
+KINDS = ("last iterate, constant rate", "last iterate, rate l/√(1 + t/τ)", "average, constant rate")
 
 
 def noisy_at_the_optimum(one: Run) -> bool:
@@ -192,14 +210,15 @@ def noisy_at_the_optimum(one: Run) -> bool:
 
 def traces(one: Run) -> dict[str, float]:
     """Tr Cov early and late, where it should end up, and the same times t for the average."""
-    rate = 0.5 * dropout_sgd.stability_limits(one.x, one.keep_prob, one.placement).mean_square
-    rates = rate / np.sqrt(np.arange(1, LATE + 1)) if one.what == KINDS[1] else rate
-    run = dropout_sgd.trajectory(one.x, one.y, one.keep_prob, rates, LATE, one.placement)
+    rate, early = one.rate, math.ceil(EARLY * one.slowest)
+    late = LATE // EARLY * early
+    rates = rate / np.sqrt(1 + np.arange(late) / one.slowest) if one.what == KINDS[1] else rate
+    run = dropout_sgd.trajectory(one.x, one.y, one.keep_prob, rates, late, one.placement)
     trace = run.average_covariance_trace if one.what == KINDS[2] else run.covariance_trace
     rest = dropout_sgd.stationary_moments(one.x, one.y, one.keep_prob, rate, one.placement)
-    seen = {"early": trace[EARLY], "late": trace[LATE], "limit": rest.covariance_trace}
+    seen = {"early": trace[early], "late": trace[late], "limit": rest.covariance_trace}
     # t·tr Cov of the average is its limit + c/t + what dies out exponentially: c/t cancels between t and t/2.
-    seen["t·tr Cov"] = 2 * LATE * trace[LATE] - LATE // 2 * trace[LATE // 2]
+    seen["t·tr Cov"] = 2 * late * trace[late] - late // 2 * trace[late // 2]
     return {name: float(value) for name, value in seen.items()} | {"rate": rest.average_covariance_rate}
 
 
@@ -210,33 +229,36 @@ def ends_where_told(one: Run, seen: dict[str, float]) -> bool:
     return one.what == KINDS[1] or abs(seen["t·tr Cov"] - seen["rate"]) <= 1e-6 * max(seen["rate"], 1e-6)
 
 
-def even_run(rng: np.random.Generator, what: str, placement: str, keep_prob: float, noise: float) -> Run:
-    """A regression with singular values from 1 to 1.4, so even that a hundred steps are long."""
-    x = turned(8, np.array([1.4, 1.2, 1.0]), rng)
+def spread_run(
+    rng: np.random.Generator, what: str, placement: str, keep_prob: float, noise: float, spread: float = 2.0
+) -> Run:
+    """A regression whose largest singular value is `spread` times its least, which is the slowest to settle."""
+    x = turned(8, np.geomspace(1, 1 / spread, 3), rng)
     return Run(x, x @ rng.standard_normal((3, 1)) + noise * rng.standard_normal((8, 1)), keep_prob, placement, what)
 
 
 def any_run(rng: np.random.Generator) -> Run:
-    """Any of the three, with noise in Y and without."""
+    """Any of the three, with noise in Y and without, on spectra up to threefold."""
     what, place = str(rng.choice(KINDS, p=[0.5, 0.25, 0.25])), str(rng.choice(PLACEMENTS))
-    return even_run(rng, what, place, float(rng.choice([0.8, 0.95])), float(rng.choice([0.0, 0.01, 1.0])))
+    noise, spread = float(rng.choice([0.0, 0.01, 1.0])), float(rng.choice([1.2, 2.0, 3.0]))
+    return spread_run(rng, what, place, float(rng.choice([0.8, 0.95])), noise, spread)
 
 
 @sgd_claim(
     "3.1-sgd-convergence",
     where="§3.1, title",
     says="FIRST FLAW: A STOCHASTIC REGULARIZATION THAT WILL NOT CONVERGE",
-    reading=f"tr Cov W_t at step {LATE} is above {KEPT:g} of that at step {EARLY}; in the long run it is 1, a half "
-    "and a quarter of it for the last iterate, a rate that falls as 1/√t, and the average.",
+    reading=f"tr Cov W_t at {LATE}τ is above {KEPT:g} of that at {EARLY}τ, τ = 1/(ls²) steps with s the least singular "
+    "value of X; it is 1, a half and a quarter of it for the last iterate, a rate as 1/√t, and the average.",
 )
 def convergence(cases: Cases) -> Finding:
     """The trace of Cov W_t at a constant rate, at a falling rate, of the average, and with and without noise in Y."""
     own = [
-        Case(f"{place} masks, p = 0.95", even_run(cases.rng, KINDS[0], place, PAPER_KEEP, 0.5), True)
+        Case(f"{place} masks, p = 0.95", spread_run(cases.rng, KINDS[0], place, PAPER_KEEP, 0.5), True)
         for place in PLACEMENTS
     ]
     each = [
-        Case(f"{what}, {place} masks", even_run(cases.rng, what, place, 0.8, 0.5))
+        Case(f"{what}, {place} masks", spread_run(cases.rng, what, place, 0.8, 0.5))
         for what in KINDS[1:]
         for place in PLACEMENTS
     ]
@@ -244,7 +266,7 @@ def convergence(cases: Cases) -> Finding:
         [
             *own,
             *each,
-            Case("no noise in Y", even_run(cases.rng, KINDS[0], "output", 0.8, 0.0)),
+            Case("no noise in Y", spread_run(cases.rng, KINDS[0], "output", 0.8, 0.0)),
             *cases.draw(any_run, 8),
         ],
         measure=traces,
@@ -261,8 +283,7 @@ def convergence(cases: Cases) -> Finding:
         size=ranged(
             [100 * np.sqrt(seen["limit"]) / np.linalg.norm(case.inputs.y) for case, seen in judged.pairs if case.paper],
             "% of ‖Y‖",
-            "the weights' standard deviation in the long run, drop rate 0.05, half the largest rate, s between 1 "
-            "and 1.4",
+            "the weights' standard deviation in the long run, drop rate 0.05, half the largest rate, s from 0.5 to 1",
         ),
         corrected="E W_t converges to the regularised optimum; at a constant rate Cov W_t tends to a limit instead "
         "of 0",
@@ -321,6 +342,7 @@ def measured_signal(one: Labelled) -> dict[str, float]:
     reading=f"What dropout adds to the mean of the weights is below their standard deviation up to step {FEW}, "
     "above it in the long run; for 5 (20) steps rates may be three times as high (low).",
     depends_on=("3.1-sgd-expectation",),
+    relied_on_by=(DROPOUT_GUIDE,),
 )
 def reliable(cases: Cases) -> Finding:
     """What masks add to E W_t over √tr Cov W_t, up to step 10 and in the limit, on both sides of the boundary."""

@@ -260,7 +260,7 @@ class Alike(NamedTuple):
     where=AFTER,
     says="As a result, the benefit of N, in our case the number of training steps, only appears for large N.",
     reading=f"Most (above {MOST:g}) of one mask's mean deviation is left after {FOUR} masks, for entries of equal "
-    f"weight; a share s is left where a mask drops fewer than ln(1/s)/{FOUR - 1} entries.",
+    f"weight; a share s > 1/2 is left where a mask drops fewer than about ln(1/s)/{FOUR - 1} entries.",
     depends_on=("3.1-bound-order",),
 )
 def benefit_few_masks(cases: Cases) -> Finding:

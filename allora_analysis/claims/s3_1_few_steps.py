@@ -7,24 +7,22 @@ rows are judged by `dropout_sgd`. Checked by `tests/test_claims_3_1_few_steps.py
 from __future__ import annotations
 
 import functools
-import math
 from typing import NamedTuple
 
 import numpy as np
 
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.claim import Finding, Reliance, claim
 from allora_analysis.claims.masked_descent import (
-    PLACEMENTS,
     Sgd,
     behind,
-    cost_over_gain,
     moments,
     papers_own,
     ranged,
     risks,
     setting,
+    share,
     turned,
     with_noise,
 )
@@ -36,6 +34,12 @@ EXACT = "exact moments; no tolerance: an order"
 FLAW = (
     "Dropout–a stochastic regularizer–whose benefits quickly vanish when considering fine-tuning, and can in fact "
     "introduce detrimental additional variance to the training"
+)
+DROPOUT_GUIDE = Reliance(
+    "Unsloth",
+    "LoRA Hyperparameters Guide",
+    "docs.unsloth.ai, on lora_dropout: 'Recent research suggests that for the short training runs common in "
+    "fine-tuning, lora_dropout may be an unreliable regularizer', citing arXiv:2410.09692",
 )
 
 
@@ -88,42 +92,68 @@ def variance(cases: Cases) -> Finding:
 
 
 FEW = (1, 2, 3, 5, 10)
+HORIZON = "t(t − 1) ≤ tr S/(8l‖S‖²_F), S = XᵀX"
+
+
+def horizon(one: Sgd) -> float:
+    """Tr S/(8l‖S‖²_F): while t(t − 1) is at most this, no noise in Y makes dropout pay, with masks on the output.
+
+    To leading order in l the noise in Y costs dropout 4l²kt tr S of covariance and saves 8l³kt²(t − 1)‖S‖²_F of
+    variance per unit of σ²: half of where the two meet leaves a factor of two, and a half more, for higher orders.
+    """
+    gram = one.x.T @ one.x
+    return float(np.trace(gram) / (8 * one.rate * np.sum(gram**2)))
+
+
+def early(rng: np.random.Generator, keep_prob: float) -> Sgd:
+    """Masks on the output, 1 to 10 steps, any noise in Y, at a rate from half of the horizon's to all of it."""
+    one = setting(rng, keep_prob, int(rng.choice(FEW)), 0.9)._replace(placement="output")
+    most = 0.9 * dropout_sgd.stability_limits(one.x, keep_prob, "output").mean_square
+    at_horizon = one.rate * horizon(one) / max(one.steps * (one.steps - 1), 1)
+    return one._replace(rate=min(most, at_horizon) * float(rng.uniform(0.5, 1)), noise=float(10 ** rng.uniform(-2, 2)))
+
+
+def any_few(rng: np.random.Generator) -> Sgd:
+    """1 to 10 steps at a tenth or half of the largest rate, either placement, noise of a tenth to ten of the signal."""
+    one = setting(rng, float(rng.choice([0.5, 0.8, 0.95])), int(rng.choice(FEW)), float(rng.choice([0.1, 0.5])))
+    return one._replace(noise=float(10 ** rng.uniform(-1, 1)))
+
+
+def told_risk(one: Sgd, keep_prob: float) -> float:
+    """The risk after `steps` steps, from moments summed over masks."""
+    signal, labels = risks(one, keep_prob)[:, -1]
+    return float(signal + one.noise**2 * labels)
 
 
 @sgd_claim(
     "3.1-sgd-benefits-vanish",
     where="§1, first flaw",
     says=FLAW,
-    reading="The first half: after few steps (1 to 10) dropout's population risk is not below that of training "
-    "without.",
+    reading=f"The first half, of the first steps, {HORIZON}, with masks on the output: whatever the noise in Y, "
+    "dropout's population risk is not below that of training without. That fine-tuning is so short is not judged.",
     depends_on=("3.1-sgd-variance",),
+    relied_on_by=(DROPOUT_GUIDE,),
 )
 def benefits_vanish(cases: Cases) -> Finding:
-    """Risks after 1 to 10 steps, in expectation over the noise in Y, with σ² within a factor of two of σ_t²."""
-
-    def draw(rng: np.random.Generator) -> Sgd:
-        one = setting(rng, float(rng.choice([0.5, 0.8, 0.95])), int(rng.choice(FEW)), float(rng.choice([0.1, 0.5])))
-        return with_noise(one, behind(one), rng)
-
-    first = [setting(cases.rng, 0.5, 1, 0.5)._replace(noise=noise) for noise in (0.1, 10.0)]
+    """Risks within the horizon, in expectation over the noise in Y, from a hundredth to a hundred times the signal."""
     judged = cases.judge(
-        [
-            *papers_own(cases.rng, 10),
-            *(Case(f"step 1, noise {one.noise:g}", one) for one in first),
-            *on_both_sides(cases.rng, draw, behind, 8, margin=1.02),
-        ],
+        cases.draw(lambda rng: early(rng, float(rng.choice([0.5, 0.8, 0.95]))), 24),
         measure=measured_risks,
-        printed=lambda one, seen: seen["dropout"] >= seen["without"],
-        condition=behind,
+        printed=lambda one, seen: (
+            seen["dropout"] >= seen["without"]
+            and relative_error([seen["dropout"], seen["without"]], [told_risk(one, one.keep_prob), told_risk(one, 1.0)])
+            < ROUNDING
+        ),
     )
-    more = [100 * (seen["dropout"] / seen["without"] - 1) for case, seen in judged.pairs if case.paper]
+    later = [told_risk(one, one.keep_prob) < told_risk(one, 1.0) for one in (any_few(cases.rng) for _ in range(100))]
+    size = share(later, "where dropout is ahead after 1 to 10 steps at any rate, noise 0.1 to 10 of the signal")
     return judged.finding(
-        {"conditional": "Depends on the noise in Y: never a benefit at step 1, later one only where labels are noisy."},
-        evidence=judged.evidence(EXACT, behind),
-        size=ranged(more, "% more risk", "with dropout, ten steps at drop rate 0.05, noise half the signal"),
-        condition="α_t − α⁰_t ≥ σ²(β⁰_t − β_t), where E‖W_t − W_true‖² = α_t + σ²β_t with dropout and α⁰_t + σ²β⁰_t "
-        "without, σ² the noise's variance in Y: bias and covariance added against variance saved",
-        flips_if="a step at which dropout's risk is the lower one though it costs more than it saves",
+        {"holds": f"Yes at first, at any label noise; within ten steps it is ahead in {size.value:.0f} % of settings."},
+        evidence=judged.evidence(
+            "float64 rounding, against moments summed over masks", lambda one: told_risk(one, 1.0), tolerance=ROUNDING
+        ),
+        size=size,
+        flips_if="masks on the output whose risk is the lower one at a step within the horizon",
     )
 
 
@@ -168,34 +198,36 @@ def crossover(cases: Cases) -> Finding:
     """Risks at plain descent's best step and in the limit, with σ² within a factor of two of where the limit turns."""
 
     def draw(rng: np.random.Generator) -> Sgd:
-        one = setting(rng, float(rng.choice([0.5, 0.8, 0.95])), 1, 0.1)
-        one = with_noise(one, pays_in_the_limit(one) / one.noise**2, rng)
-        return one._replace(steps=best_without(one))
+        while True:  # those whose best step is after 60 are too long to follow
+            one = setting(rng, float(rng.choice([0.5, 0.8, 0.95])), 1, 0.1)
+            one = with_noise(one, pays_in_the_limit(one) / one.noise**2, rng)
+            if (best := best_without(one)) <= 60:
+                return one._replace(steps=best)
 
     def ratio(one: Sgd) -> float:
-        if one.steps > 120:
-            return math.inf  # too long to follow
         return min(one.noise**2 / pays_in_the_limit(one), behind(one))
 
     own = [
         Case(case.name, case.inputs._replace(steps=best_without(case.inputs)), True)
-        for case in papers_own(cases.rng, 1)
+        for noise in (0.05, 1.0)
+        for case in papers_own(cases.rng, 1, noise)
     ]
     judged = cases.judge(
-        own + on_both_sides(cases.rng, draw, ratio, 6, margin=1.1),
+        own + on_both_sides(cases.rng, draw, ratio, 6, margin=1.6),
         measure=risks_and_limits,
         printed=lambda one, seen: (
             seen["limit, dropout"] < seen["limit, without"] and seen["dropout"] >= seen["without"]
         ),
         condition=ratio,
     )
-    gained = [100 * (1 - seen["limit, dropout"] / seen["limit, without"]) for case, seen in judged.pairs if case.paper]
+    gained = [100 * (1 - seen["limit, dropout"] / seen["limit, without"]) for _, seen in judged.pairs[2:4]]
     return judged.finding(
         {"conditional": "Depends on the noise: without enough of it in the labels dropout never pays; with it, late."},
         evidence=judged.evidence(
-            "exact moments; draws keep a tenth away from the boundary, which is that of l → 0", pays_in_the_limit
+            "exact moments; draws keep a factor of 1.6 away from the boundary, which is that of l → 0",
+            pays_in_the_limit,
         ),
-        size=ranged(gained, "% less risk", "with dropout in the long run, drop rate 0.05, noise half the signal"),
+        size=ranged(gained, "% less risk", "with dropout in the long run, drop rate 0.05, noise as the signal"),
         condition="σ² > (1 − p)‖w‖²/((1 + p) tr S⁻¹) with masks on the output as l → 0 (at l the denominator is "
         "less by lΣ h_n(1 − h_n)); ‖(I − G)w‖²/(tr S⁻¹ − tr GS⁻¹Gᵀ), G = (S + k diag S)⁻¹S, on the input; w the "
         "true weights; and dropout is behind at the best step of training without it",
@@ -210,49 +242,40 @@ class Rates(NamedTuple):
     keep_probs: tuple[float, ...]
 
 
-def weakest(one: Rates) -> float:
-    """The least `cost_over_gain` of the strongest dropout against the others: above 1 where its risk is the highest."""
-    strongest, *others = (risks(one.of, p)[:, -1] for p in one.keep_probs)
-    return min(cost_over_gain(strongest, other, one.of.noise) for other in others)
-
-
 @sgd_claim(
     "3.1-sgd-first-step",
     where="Figure 2 left, caption; checked on the linear model's first steps",
     says="High value of Dropout provides the strongest performance after long fine-tuning and the weakest performance "
     "after short fine-tuning.",
-    reading="The second half, in this model: at one learning rate, after 1 to 10 steps, the highest of several drop "
-    "rates has the highest population risk.",
+    reading=f"The second half, in this model, of the first steps, {HORIZON}, at one learning rate with masks on the "
+    "output: whatever the noise in Y, the highest of several drop rates has the highest population risk.",
     depends_on=("3.1-sgd-benefits-vanish",),
 )
 def first_step(cases: Cases) -> Finding:
-    """Risks at five drop rates after 1 to 10 steps, with σ² within a factor of two of where the order turns."""
+    """Risks at four drop rates within the horizon, noise from a hundredth to a hundred times the signal."""
+    keep_probs = (0.2, 0.5, 0.8, 1.0)
 
-    def measure(one: Rates) -> dict[str, float]:
-        return {f"{p:g}": measured_risks(one.of._replace(keep_prob=p))["dropout"] for p in one.keep_probs}
+    def measure(one: Rates) -> list[float]:
+        return [measured_risks(one.of._replace(keep_prob=p))["dropout"] for p in one.keep_probs]
 
-    def draw(rng: np.random.Generator) -> Rates:
-        one = Rates(setting(rng, 0.2, int(rng.choice(FEW)), float(rng.choice([0.2, 0.5]))), (0.2, 0.5, 0.8, 1.0))
-        return one._replace(of=with_noise(one.of, weakest(one), rng))
+    def told(one: Rates) -> list[float]:
+        return [told_risk(one.of, p) for p in one.keep_probs]
 
-    own = [
-        Case(case.name, Rates(case.inputs._replace(keep_prob=0.6), (0.6, 0.8, 0.9, PAPER_KEEP, 1.0)), True)
-        for case in papers_own(cases.rng, 10)
-    ]
     judged = cases.judge(
-        own + on_both_sides(cases.rng, draw, weakest, 5, margin=1.02),
+        cases.draw(lambda rng: Rates(early(rng, keep_probs[0]), keep_probs), 16),
         measure=measure,
-        printed=lambda one, seen: seen[f"{one.keep_probs[0]:g}"] > max(list(seen.values())[1:]),
-        condition=weakest,
+        printed=lambda one, seen: seen[0] > max(seen[1:]) and relative_error(seen, told(one)) < ROUNDING,
     )
-    more = [100 * (seen["0.6"] / seen["1"] - 1) for case, seen in judged.pairs if case.paper]
+    later = []
+    for _ in range(60):
+        strongest, *others = told(Rates(any_few(cases.rng), (0.5, 0.8, 0.9, 1.0)))
+        later.append(strongest <= max(others))
+    size = share(later, "where drop rate 0.5 is not last after 1 to 10 steps, noise 0.1 to 10 of the signal")
     return judged.finding(
-        {"conditional": "Depends on the noise in Y: always after one step, later only while labels are not too noisy."},
-        evidence=judged.evidence(EXACT, weakest),
-        size=ranged(more, "% more risk", "at drop rate 0.4 than without, after ten steps, noise half the signal"),
-        condition="against every other drop rate, the bias and covariance that the highest adds outweigh what it saves "
-        "in variance: α_t − α⁰_t > σ²(β⁰_t − β_t), risk = α_t + σ²β_t, σ² the noise's variance in Y",
-        flips_if="a step at which the highest drop rate is not last though it costs more than it saves",
+        {"holds": f"Yes at first, at any label noise; within ten steps not in {size.value:.0f} % of settings."},
+        evidence=judged.evidence("float64 rounding, against moments summed over masks", told, tolerance=ROUNDING),
+        size=size,
+        flips_if="a step within the horizon at which another drop rate has the highest risk",
     )
 
 
@@ -272,22 +295,21 @@ class Fit(NamedTuple):
 
 
 STEPS = 40
+NOT_OVERSHOOTING = 0.5  # of 1/λ_max(H), that is l ≤ p/(2s_max²) with masks on the output
 
 
-def never_ahead(one: Fit) -> bool:
-    """Whether E‖Y − XW_t‖², from moments summed over masks, is at no step below plain descent's.
+def told_gaps(one: Fit) -> np.ndarray:
+    """E‖Y − XW_t‖² less plain descent's, over ‖Y‖², from moments summed over masks.
 
-    A theorem with masks on the output and l ≤ p/(2s_max²): singular direction i of E W_t keeps of its residual
+    Never below 0 with masks on the output and l ≤ p/(2s_max²): singular direction i of E W_t keeps of its residual
     1 − p + pz^t ≥ (1 − p + pz)^t, plain descent's, as z^t is convex for z = 1 − 2ls_i²/p ≥ 0; covariance comes on top.
     """
-    if one.placement == "output" and one.share <= 0.5:
-        return True
     setup = Sgd(one.x, np.zeros(one.x.shape[1]), 0.0, one.keep_prob, one.rate, STEPS, one.placement)
     fits = []
     for keep_prob in (one.keep_prob, 1.0):
         of = moments(setup, one.y, keep_prob)
         fits.append(((one.y - one.x @ of.mean) ** 2).sum(axis=(1, 2)) + np.tensordot(of.covariance, one.x.T @ one.x))
-    return bool(np.min(fits[0] - fits[1]) > -ROUNDING * np.sum(one.y**2))
+    return (fits[0] - fits[1]) / np.sum(one.y**2)
 
 
 @sgd_claim(
@@ -296,98 +318,89 @@ def never_ahead(one: Fit) -> bool:
     says="It shows that large dropout rates successfully avoid overfitting, but at the cost of lower accuracy at "
     "lower number of epochs, while no dropout sees higher accuracy at lower number of epochs, but will overfit at "
     "later epochs.",
-    reading="The cost, in this model: the expected training loss is at no step below that of training "
-    "without dropout at the same rate.",
+    reading="The cost, in this model, with masks on the output and rates that do not overshoot, l ≤ p/(2s_max²): the "
+    "expected training loss is at no step below that of training without dropout. With masks on the input there is no "
+    "such theorem: see the size.",
 )
 def training_fit(cases: Cases) -> Finding:
-    """The least gap in expected training loss over 40 steps: random features, skewed ones, and rates that overshoot."""
+    """The gaps in expected training loss over 40 steps: random features, skewed ones, and one feature."""
 
-    def gap(one: Fit) -> float:
+    def gaps(one: Fit) -> np.ndarray:
         run = dropout_sgd.trajectory(one.x, one.y, one.keep_prob, one.rate, STEPS, one.placement)
-        return float(np.min(run.training_loss - run.training_loss_plain) / np.sum(one.y**2))
+        return (run.training_loss - run.training_loss_plain) / np.sum(one.y**2)
 
-    def skewed(rng: np.random.Generator) -> Fit:
+    def skewed(rng: np.random.Generator, placement: str = "output") -> Fit:
         rows, targets = np.array([[-1.0, 3.0], [0.0, -1.0]]), np.array([[3.0], [1.0]])
         x = np.tile(rows + rng.choice([0.0, 0.1, 1.0]) * rng.standard_normal((2, 2)), (10, 1))
-        return Fit(x, np.tile(targets, (10, 1)), 0.9, float(rng.uniform(0.1, 0.5)), str(rng.choice(PLACEMENTS)))
+        return Fit(x, np.tile(targets, (10, 1)), 0.9, float(rng.uniform(0.1, NOT_OVERSHOOTING)), placement)
 
-    def overshooting(rng: np.random.Generator) -> Fit:
+    def one_feature(rng: np.random.Generator) -> Fit:
         ones = np.ones((300, 1))
-        return Fit(ones, ones, float(rng.choice([0.8, 8 / 9])), float(rng.uniform(0.3, 0.9)), "output")
+        return Fit(ones, ones, float(rng.choice([0.8, 8 / 9])), float(rng.uniform(0.5, 1) * NOT_OVERSHOOTING), "output")
 
-    def falling(placement: str) -> Fit:
-        x = turned(60, np.arange(1.0, 7.0) ** -0.5, cases.rng)
-        y = x @ cases.rng.standard_normal((6, 1))
-        return Fit(x, y + np.std(y) * cases.rng.standard_normal(y.shape), PAPER_KEEP, 0.25, placement)
-
+    x = turned(60, np.arange(1.0, 7.0) ** -0.5, cases.rng)
+    y = x @ cases.rng.standard_normal((6, 1))
+    falling = Fit(x, y + np.std(y) * cases.rng.standard_normal(y.shape), PAPER_KEEP, 0.25, "output")
     judged = cases.judge(
         [
-            *(Case(f"p = 0.95, {place} masks, a falling spectrum", falling(place), True) for place in PLACEMENTS),
-            *cases.draw(skewed, 10, "two features"),
-            Case(
-                "input masks, skewed features", skewed(np.random.default_rng(0))._replace(placement="input", share=0.25)
-            ),
-            *cases.draw(overshooting, 6, "one feature"),
+            Case("p = 0.95, a falling spectrum", falling, True),
+            *cases.draw(skewed, 8, "two features"),
+            *cases.draw(one_feature, 6, "one feature"),
         ],
-        measure=gap,
-        printed=lambda one, seen: seen > -ROUNDING,
-        condition=never_ahead,
+        measure=gaps,
+        printed=lambda one, seen: seen.min() > -ROUNDING and np.abs(seen - told_gaps(one)).max() < ROUNDING,
     )
+    ahead = [bool(told_gaps(skewed(cases.rng, "input")).min() < -ROUNDING) for _ in range(60)]
+    size = share(ahead, "with masks on the input and two skewed features where dropout fits better at some step")
     return judged.finding(
-        {"conditional": "Yes, but for rates that overshoot or skewed inputs: dropout fits worse at every step."},
+        {"holds": "Yes, at rates that do not overshoot, with masks on the output: dropout fits worse at every step."},
         evidence=judged.evidence(
-            "float64 rounding, relative to ‖Y‖²", lambda one: {"never ahead": never_ahead(one)}, tolerance=ROUNDING
+            "float64 rounding, relative to ‖Y‖²", {"gaps": "at least 0 at every step"}, tolerance=ROUNDING
         ),
-        condition="‖Y − X·E W_t‖² + tr(S·Cov W_t) is at no step below ‖Y − XW_t‖² without dropout: always so with "
-        "masks on the output and l ≤ p/(2s_max²), s_max the largest singular value of X",
+        size=size,
         flips_if="masks on the output that are ahead at some step at a rate up to p/(2s_max²)",
     )
+
+
+AS_GOOD = 1.05
 
 
 @sgd_claim(
     "3.1-not-a-must-have",
     where="§6",
     says="We conducted principled analysis and proved that dropout is not a must-have in the finetuning regime.",
-    reading="With early stopping allowed, training without dropout reaches a population risk no higher than dropout's "
-    "lowest in as many steps.",
+    reading="At drop rate 0.05, with early stopping allowed, training without dropout reaches a population risk at "
+    f"most {100 * (AS_GOOD - 1):.0f} % above dropout's lowest in as many steps; the margin is the drop rate itself.",
     depends_on=("3.1-sgd-benefits-vanish", "3.1-sgd-crossover"),
 )
 def not_a_must_have(cases: Cases) -> Finding:
-    """The lowest risks of 40 steps with dropout and without, in settings drawn freely, the closest ones judged."""
+    """The lowest risks of 40 steps with dropout and without, noise in Y from a tenth to five of the signal."""
 
-    def best(one: Sgd) -> float:
-        lowest = [float(np.min(a + one.noise**2 * b)) for a, b in (risks(one, one.keep_prob), risks(one, 1.0))]
-        return lowest[0] / lowest[1]
+    def told(one: Sgd) -> list[float]:
+        return [float(np.min(a + one.noise**2 * b)) for a, b in (risks(one, one.keep_prob), risks(one, 1.0))]
 
-    def measure(one: Sgd) -> dict[str, float]:
+    def measure(one: Sgd) -> list[float]:
         run = dropout_sgd.trajectory(
             one.x, one.labels, one.keep_prob, one.rate, one.steps, one.placement, w_true=one.truth
         )
-        return {"dropout": float(run.risk.min()), "without": float(run.risk_plain.min())}
+        return [float(run.risk.min()), float(run.risk_plain.min())]
 
-    def draw(rng: np.random.Generator) -> Sgd:
-        one = setting(rng, float(rng.choice([0.8, PAPER_KEEP])), 40, 0.2)
-        return one._replace(noise=float(10 ** rng.uniform(-1.5, 0)))
-
-    free = cases.draw(draw, 40, "drawn")
-    ratios = {case.name: best(case.inputs) for case in free}
-    ahead = sorted((case for case in free if ratios[case.name] < 1 - 1e-6), key=lambda case: -ratios[case.name])[:6]
-    not_ahead = sorted((case for case in free if ratios[case.name] >= 1), key=lambda case: ratios[case.name])[:6]
+    own = [case for noise in (0.1, 0.5, 1.0, 2.0, 5.0) for case in papers_own(cases.rng, 40, noise)]
     judged = cases.judge(
-        papers_own(cases.rng, 40) + ahead + not_ahead,
+        own,
         measure=measure,
-        printed=lambda one, seen: seen["without"] <= seen["dropout"] * (1 + ROUNDING),
-        condition=lambda one: best(one) * (1 + ROUNDING),
+        printed=lambda one, seen: seen[1] <= AS_GOOD * seen[0] and relative_error(seen, told(one)) < ROUNDING,
     )
-    share = float(np.mean([ratio < 1 for ratio in ratios.values()]))
+    drawn = [case for noise in np.geomspace(0.1, 5, 20) for case in papers_own(cases.rng, 40, float(noise))]
+    behind_by = {case.name: 100 * (without / dropout - 1) for case in drawn for dropout, without in [told(case.inputs)]}
+    size = share(
+        [value > 0 for value in behind_by.values()],
+        "where dropout's best step is ahead at all, noise even from 0.1 to 5 of the signal",
+    )
+    most = max(behind_by.values())
     return judged.finding(
-        {
-            "conditional": f"Mostly: in {100 * (1 - share):.0f} % of settings, training without dropout, stopped in "
-            "time, is as good."
-        },
-        evidence=judged.evidence(EXACT, {"dropout's lowest risk over the other, all draws": ratios}),
-        size=Size(100 * share, f"% of {len(free)} settings", "dropout's best step is ahead of the best without it"),
-        condition="min_t α⁰_t + σ²β⁰_t ≤ min_t α_t + σ²β_t, population risks without dropout and with it, σ² the "
-        "noise's variance in Y",
-        flips_if="a setting in which the lowest of the two exact risks is the other's",
+        {"holds": f"Yes: stopped in time, training without dropout is at most {most:.1f} % behind, at drop rate 0.05."},
+        evidence=judged.evidence(EXACT, {"the most that is allowed": AS_GOOD, "% behind, by noise": behind_by}),
+        size=size,
+        flips_if=f"a setting at drop rate 0.05 in which it is more than {100 * (AS_GOOD - 1):.0f} % behind",
     )

@@ -63,7 +63,8 @@ def struck(output: np.ndarray, rank: int) -> dict[str, int]:
     "3.1-placement-in-code",
     where=OPENING,
     says=LATENT,
-    reading="As a fact about LoRA's code: a mask strikes single entries of Ax, r numbers between A and B.",
+    reading="As a fact about LoRA's code: a mask strikes single entries of Ax, r numbers between A and B; measured on "
+    "this toolkit's layer, whose test looks at PEFT's own, where lora_B(lora_A(dropout(x))) is computed too.",
     command="python -m allora_analysis --only 3.1-placement-in-code",
     test="tests/test_claims_3_1_tikhonov.py",
 )
@@ -84,9 +85,9 @@ def placement_in_code(cases: Cases) -> Finding:
     )
     whole = sum(seen["whole"] for case, seen in judged.pairs if case.paper)
     return judged.finding(
-        {"refuted": "No: LoRA's code, PEFT's as well as loralib's, masks A's input, n₂ numbers a token."},
+        {"refuted": "No: LoRA's code, as PEFT has it, masks A's input, n₂ numbers a token."},
         evidence=judged.evidence(
-            "none: masks on Ax would strike no input in part with a chance below 1e-6 a case",
+            "none: masks on Ax leave every input whole or strike it whole with a chance below 1e-6 a case",
             lambda one: {"whole": f"{one.drop_rate:g} of {one.n2}", "in part": 0},
         ),
         size=Size(100 * whole / (512 * len(own)), "%", "inputs struck as a whole at drop rate 0.05"),

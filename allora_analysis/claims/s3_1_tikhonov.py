@@ -264,7 +264,6 @@ def equal_spectrum(cases: Cases) -> Finding:
         ),
         corrected="W = c/(c + λ)·(XᵀX)⁻¹XᵀY, which is ridge's solution and that of dropout with p = c/(c + λ)",
         flips_if="an X with XᵀX = cI on which ridge and dropout at p = c/(c + λ) differ",
-        at_paper=False,
     )
 
 
@@ -301,7 +300,6 @@ def unit_eigenvalue(cases: Cases) -> Finding:
         {"holds": "Yes, in units in which c = 1; in X's own units the penalty is c(1 − p)/p."},
         evidence=judged.evidence(ROUNDING, lambda one: 1 / one.share - 1, tolerance=TOLERANCE),
         flips_if="an X with XᵀX = I whose nearest ridge has another λ, or fits that move with X's scale",
-        at_paper=False,
     )
 
 

@@ -17,7 +17,7 @@ COLOURS = 128
 
 # Claims by id, or by section where a picture is about all of it.
 ABOUT = {
-    "figure_1": ("3.1-figure-1",),
+    "figure_1": ("3.1-figure-1", "3.1-figure-1-cifar10"),
     "figure_2": ("3.1-figure-2-left", "4-figure-2-measured", "T2-epoch-of-best", "T2-long", "T2-short", "T2-overfit"),
     "figure_3": ("F3", "D", "A", "4.4-average", "4.4-better-than-lora", "4.4-no-difference", "6-better-than-lora"),
     "figure_4": ("F4", "E", "5.1", "5.2"),
