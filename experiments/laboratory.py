@@ -14,16 +14,16 @@ momentum, AdamW} and ALLoRAAdamW × {inverse square root, inverse, exponential, 
 through PEFT. *Contrasts*: the 36 of `design.contrasts`, that statements of the paper and its reviewers' questions name.
 **Each cell has its own best rate.** Five rates half a decade apart, further ones while the best is at an end, then the
 two half-way between the best and its neighbours (twelve at most) are tried on the seeds 1000 to 1004; the tuned rate is
-the one of the least mean validation loss. **Each judging seed then chooses among the tuned rate and its two neighbours**,
-a quarter of a decade away, by its own validation images (those training images that it does not draw): a seed that
-diverges at one rate takes another, and the intervals hold the noise of the choice.
+the one of the least mean validation loss. **Each judging seed then chooses among the tuned rate and its two
+neighbours**, a quarter of a decade away, by its own validation images (those training images that it does not draw): a
+seed that diverges at one rate takes another, and the intervals hold the noise of the choice.
 
 *This was changed twice after runs had been seen.* At first all seeds had one rate. ALLoRA with the constant adaptor is
 LoRA at η times the rate, so that under SGD the two cells must agree, each at its best rate; after 50 steps and 70 seeds
 they were 2.2 points apart, at 2·0.057 and 0.1: one choice of a rate for all seeds is an error that no seed shows. With
-three rates a seed the two agree, and the identity became the contrast `control`. Then η² = 1, 2 and 16 under SGD were all
-better than 4, since a rule had moved its tuned rate alone down: the next higher rate had diverged on a tuning seed. A seed
-that chooses needs no such rule, and it was dropped. All runs are kept.
+three rates a seed the two agree, and the identity became the contrast `control`. Then η² = 1, 2 and 16 under SGD were
+all better than 4, since a rule had moved its tuned rate alone down: the next higher rate had diverged on a tuning seed.
+A seed that chooses needs no such rule, and it was dropped. All runs are kept.
 
 **Seeds.** 0 to 99 in the contrasts, 0 to 9 in the screening: of the images drawn, their order, A, the masks. Cells
 share seeds. What seeds do not vary is the data set and the pretrained network: intervals speak of these.
