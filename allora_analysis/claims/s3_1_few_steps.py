@@ -198,10 +198,10 @@ def crossover(cases: Cases) -> Finding:
     """Risks at plain descent's best step and in the limit, with σ² within a factor of two of where the limit turns."""
 
     def draw(rng: np.random.Generator) -> Sgd:
-        while True:  # those whose best step is after 60 are too long to follow
+        while True:  # those whose best step is after 120 are too long to follow
             one = setting(rng, float(rng.choice([0.5, 0.8, 0.95])), 1, 0.1)
             one = with_noise(one, pays_in_the_limit(one) / one.noise**2, rng)
-            if (best := best_without(one)) <= 60:
+            if (best := best_without(one)) <= 120:
                 return one._replace(steps=best)
 
     def ratio(one: Sgd) -> float:
@@ -213,7 +213,7 @@ def crossover(cases: Cases) -> Finding:
         for case in papers_own(cases.rng, 1, noise)
     ]
     judged = cases.judge(
-        own + on_both_sides(cases.rng, draw, ratio, 6, margin=1.6),
+        own + on_both_sides(cases.rng, draw, ratio, 6, margin=1.3),
         measure=risks_and_limits,
         printed=lambda one, seen: (
             seen["limit, dropout"] < seen["limit, without"] and seen["dropout"] >= seen["without"]
@@ -224,7 +224,7 @@ def crossover(cases: Cases) -> Finding:
     return judged.finding(
         {"conditional": "Depends on the noise: without enough of it in the labels dropout never pays; with it, late."},
         evidence=judged.evidence(
-            "exact moments; draws keep a factor of 1.6 away from the boundary, which is that of l → 0",
+            "exact moments; draws keep a factor of 1.3 away from the boundary, which is that of l → 0",
             pays_in_the_limit,
         ),
         size=ranged(gained, "% less risk", "with dropout in the long run, drop rate 0.05, noise as the signal"),
