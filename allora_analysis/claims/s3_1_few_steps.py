@@ -158,13 +158,19 @@ def benefits_vanish(cases: Cases) -> Finding:
 
 
 def pays_in_the_limit(one: Sgd) -> float:
-    """‖(I − G)w‖²/(tr S⁻¹ − tr GS⁻¹Gᵀ), G = H⁻¹S: σ² above which dropout's limit has the lower risk, as l → 0."""
+    """σ² above which dropout's limit has the lower risk: ‖(I − G)w‖²/(tr S⁻¹ − tr GS⁻¹Gᵀ), G = H⁻¹S, as l → 0.
+
+    Masks on the output leave covariance of trace l(1 − p)σ² Σ h_n(1 − h_n) to first order in l, h_n the leverages: with
+    F = I − (2l/p)S, SC + CS = 2l(1 − p) Xᵀ diag(e²) X, and at the mean e is the residual, E e_n² = σ²(1 − h_n).
+    """
     gram = one.x.T @ one.x
     k = (1 - one.keep_prob) / one.keep_prob
     curvature = gram / one.keep_prob if one.placement == "output" else gram + k * np.diag(np.diag(gram))
     g, inverse = np.linalg.solve(curvature, gram), np.linalg.inv(gram)
     bias = np.sum((one.w - g @ one.w) ** 2)
-    return float(bias / (np.trace(inverse) - np.trace(g @ inverse @ g.T)))
+    leverages = np.einsum("nd,de,ne->n", one.x, inverse, one.x)
+    noisy = (one.placement == "output") * one.rate * (1 - one.keep_prob) * np.sum(leverages * (1 - leverages))
+    return float(bias / (np.trace(inverse) - np.trace(g @ inverse @ g.T) - noisy))
 
 
 def best_without(one: Sgd, most: int = 400) -> int:
@@ -199,7 +205,7 @@ def crossover(cases: Cases) -> Finding:
 
     def draw(rng: np.random.Generator) -> Sgd:
         while True:  # those whose best step is after 120 are too long to follow
-            one = setting(rng, float(rng.choice([0.5, 0.8, 0.95])), 1, 0.1)
+            one = setting(rng, float(rng.choice([0.5, 0.8, 0.95])), 1, 0.1)._replace(placement="output")
             one = with_noise(one, pays_in_the_limit(one) / one.noise**2, rng)
             if (best := best_without(one)) <= 120:
                 return one._replace(steps=best)
@@ -224,13 +230,12 @@ def crossover(cases: Cases) -> Finding:
     return judged.finding(
         {"conditional": "Depends on the noise: without enough of it in the labels dropout never pays; with it, late."},
         evidence=judged.evidence(
-            "exact moments; draws keep a factor of 1.3 away from the boundary, which is that of l → 0",
+            "exact moments; draws keep a factor of 1.3 away from the boundary, which is right to first order in l",
             pays_in_the_limit,
         ),
         size=ranged(gained, "% less risk", "with dropout in the long run, drop rate 0.05, noise as the signal"),
-        condition="σ² > (1 − p)‖w‖²/((1 + p) tr S⁻¹) with masks on the output as l → 0 (at l the denominator is "
-        "less by lΣ h_n(1 − h_n)); ‖(I − G)w‖²/(tr S⁻¹ − tr GS⁻¹Gᵀ), G = (S + k diag S)⁻¹S, on the input; w the "
-        "true weights; and dropout is behind at the best step of training without it",
+        condition="σ² > (1 − p)‖w‖²/((1 + p) tr S⁻¹ − lΣ h_n(1 − h_n)) with masks on the output, to first order in l, "
+        "h_n the leverages, w the true weights; and dropout is behind at the best step of training without it",
         flips_if="a σ² below the boundary at which dropout's limit has the lower risk, or above it the higher one",
     )
 

@@ -339,11 +339,11 @@ def own_best_rate(cases: Cases, model: str, optimizer: str, folder: Path | None)
         "best at an end of their range": [arm for arm, rate in rates.items() if rate in ends[arm]],
         "other arms": shown(others),
     }
-    apart = f"LoRA at {rates['lora']:g}, ALLoRA-0 at {rates[OURS]:g}"
+    apart, seeds = f"{rates[OURS]:g} and {rates['lora']:g}", len(pairs[OURS])
     answers = {
-        "undecided": f"Undecided: {{mean}} points apart at their own best rates ({apart}).",
-        "holds": f"Yes: {{mean}} points ahead at their own best rates ({apart}).",
-        "refuted": f"No: {{mean}} points at their own best rates ({apart}).",
+        "undecided": f"Undecided: ALLoRA-0 minus LoRA is {{mean}} points at their best rates ({apart}), {seeds} seeds.",
+        "holds": f"Yes: by {{mean}} points at their best rates ({apart}), {seeds} seeds.",
+        "refuted": f"No: {{mean}} points at their best rates ({apart}), {seeds} seeds.",
     }
     return on_runs(cases, runs, {OURS: pairs[OURS]}, answers, more=more)
 

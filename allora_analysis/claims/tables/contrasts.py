@@ -281,7 +281,7 @@ def by_average(names: tuple[str, ...], other: Sequence[Cell] | None = None) -> d
     return {f"{name}: {part}": value for name, parts in found.items() for part, value in parts.items()}
 
 
-def above(values: Mapping[str, float]) -> int:
+def above(values: Mapping[Any, float]) -> int:
     """How many are above 0."""
     return sum(value > 0 for value in values.values())
 

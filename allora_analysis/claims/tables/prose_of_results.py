@@ -16,7 +16,6 @@ from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size
 from allora_analysis.claims.tables import arithmetic, contrasts
 from allora_analysis.claims.tables.contrasts import BY_NAME, MARGIN, RULE, average_is, by_the_rule, everywhere, told_by
-from allora_analysis.claims.tables.procedures import rises
 from allora_analysis.claims.tables.reported import COLUMNS_3, ETA_SQUARED, FIGURE_3, FIGURE_4
 from allora_analysis.claims.tables.table_1 import CONSISTENTLY, SECTION_6, reported_claim
 from allora_analysis.statistics import in_every, judge_family
@@ -424,32 +423,3 @@ def _best(arm: str) -> list[tuple[float, float]]:
     # The best accuracy over η² and its η², a (model, data set) each.
     table = arithmetic.by_key(arithmetic.TABLE_3)
     return [max((table[(*pair, eta, arm)], eta) for eta in ETA_SQUARED) for pair in COLUMNS_3]
-
-
-@reported_claim(
-    "1-no-cross-validation",
-    where="§1; §4.5",
-    says="First, by removing the Dropout regularization and the scaling factor, ALLoRA is simpler to employ as it no "
-    "longer requires cross-validation of those parameters.",
-    reading="What is left to choose moves Table 3's accuracies by less than half a point: dropout (ALLoRA-0 − ALLoRA) "
-    "and η, which §4.5 chooses from three (η² = 4 minus η² = 1).",
-    depends_on=("4.4-no-difference",),
-)
-def no_cross_validation(cases: Cases) -> Finding:
-    """Two equivalences in Table 3, margin half a point: of the drop rate, and of η."""
-    dropout = np.array(list(contrasts.of("ALLoRA-0 − ALLoRA").by_cluster().values()))
-    samples, margins = {"dropout": dropout, "η": rises("ALLoRA")}, {"dropout": MARGIN, "η": MARGIN}
-
-    tested = cases.test(samples, lambda those: in_every(judge_family(those, margins=margins)))
-    found = judge_family(samples, margins=margins)
-    eta = found["η"]
-    return tested.finding(
-        {"refuted": f"No: η is still chosen and moves accuracy by {eta.mean:.1f} points; dropout does not matter."},
-        evidence=Evidence(
-            dict.fromkeys(samples, f"within ± {MARGIN:g}"), {"judged": found}, RULE, tolerance=MARGIN, n=eta.n
-        ),
-        size=Size(eta.mean, "percentage points", "ALLoRA's gain from η² = 1 to η² = 4", *eta.interval),
-        corrected="would be decided by more pairs of model and data set" if tested.verdict == "undecided" else None,
-        flips_if="accuracies that stay within half a point over η²",
-        at_paper=told_by(tested.verdict),
-    )
