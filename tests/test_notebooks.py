@@ -138,14 +138,16 @@ def test_a_table_shows_text_as_it_is():
 
 
 def rows():
-    claim = Claim("3.1-x", "§3.1", "W* | _printed_", lambda: None, "command", "tests/test_x.py")
-    return Row(claim, Finding("conditional", Evidence({}, {}, ""), "only *here*")), Row(claim, None, "planted")
+    claim = Claim("3.1-x", "§3.1", "W* | _printed_", lambda cases: None, "command", "tests/test_x.py")
+    return Row(claim, Finding("conditional", Evidence({}, {}, ""), answer="Only *here*.", condition="x")), Row(
+        claim, None, "planted"
+    )
 
 
 def test_verdicts_of_given_rows():
     good, failed = rows()
     shown = shared.verdict_table([good], title="§3.1")
-    assert "| conditional | 3.1-x | W\\* \\| \\_printed\\_<br>→ only \\*here\\* |" in shown.data
+    assert "| conditional | 3.1-x | W\\* \\| \\_printed\\_ | Only \\*here\\*. |" in shown.data
     assert shown.data.startswith("<details>\n<summary>§3.1: 1 claims: 1 conditional</summary>")
     with pytest.raises(ArgumentError, match="planted"):
         shared.verdict_table([good, failed])

@@ -36,7 +36,7 @@ EVIDENCE = Evidence(
 
 
 def claim(name, statement="W = pX⁺Y", command="python -m allora_analysis.tikhonov", test="tests/test_tikhonov.py"):
-    return Claim(name, "§3.1, <where> & there", statement, lambda: Finding("holds", EVIDENCE), command, test)
+    return Claim(name, "§3.1, <where> & there", statement, lambda cases: Finding("holds", EVIDENCE), command, test)
 
 
 ROWS = (

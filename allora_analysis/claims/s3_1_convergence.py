@@ -116,6 +116,13 @@ def any_tiny(rng: np.random.Generator) -> Tiny:
     return Tiny(x, y, a, keep, float(rng.uniform(0.02, 0.1)), steps, str(rng.choice(PLACEMENTS)))
 
 
+def library_off(rng: np.random.Generator) -> float:
+    """How far `dropout_sgd`'s mean is from the one over all sequences of masks."""
+    one = Tiny(rng.standard_normal((2, 2)), rng.standard_normal((2, 1)), None, 0.7, 0.02, 3, "output")
+    run = dropout_sgd.trajectory(one.x, one.y, one.keep_prob, one.rate, one.steps, one.placement)
+    return relative_error(run.mean[-1], enumerated_mean(one))
+
+
 @sgd_claim(
     "3.1-sgd-expectation",
     where="§3.1, the paragraph after the first display",
@@ -127,15 +134,6 @@ def any_tiny(rng: np.random.Generator) -> Tiny:
 )
 def expectation(cases: Cases) -> Finding:
     """E W_t and E[BA]_t over all sequences of masks of 1 to 3 steps, against descent on the regularised objective."""
-
-    def off(one: Tiny) -> float:
-        return relative_error(enumerated_mean(one), regularised_descent(one))
-
-    def library(rng: np.random.Generator) -> float:
-        one = Tiny(rng.standard_normal((2, 2)), rng.standard_normal((2, 1)), None, 0.7, 0.02, 3, "output")
-        run = dropout_sgd.trajectory(one.x, one.y, one.keep_prob, one.rate, one.steps, one.placement)
-        return relative_error(run.mean[-1], enumerated_mean(one))
-
     lora = Tiny(
         cases.rng.standard_normal((1, 6)),
         cases.rng.standard_normal((1, 2)),
@@ -145,14 +143,14 @@ def expectation(cases: Cases) -> Finding:
         2,
         "input",
     )
-    agrees = library(cases.rng) < ROUNDING
+    agrees = library_off(cases.rng) < ROUNDING
     judged = cases.judge(
         [
             Case("A and B, r = 8, p = 0.95, input masks, step 2", lora),
             Case("W, p = 0.95, input masks, step 2", lora._replace(a=None)),
             *cases.draw(any_tiny, 30),
         ],
-        measure=off,
+        measure=lambda one: relative_error(enumerated_mean(one), regularised_descent(one)),
         printed=lambda one, seen: agrees and seen > 1e-9,
         condition=lambda one: one.a is not None and one.steps >= 2 and one.keep_prob < 1,
     )

@@ -137,6 +137,9 @@ def states(rng: np.random.Generator) -> State:
     return State(task, rng.standard_normal((5, 2)), float(np.exp(rng.uniform(-1, 1))), "sgd")
 
 
+RANK_ONE = "random steps that ascend at rank 1, one token, B 30 times A: outside LoRA's use"
+
+
 @descent_claim(
     "4-descent",
     where="§1",
@@ -159,8 +162,7 @@ def descent(cases: Cases) -> Finding:
         condition=descends,
     )
     found = shares(cases.rng)
-    most, error = next(iter(found.values()))
-    at_eight = next(share for case, (share, _) in found.items() if case.startswith("r = 8"))
+    (most, error), at_eight = next(iter(found.values())), next(found[name][0] for name in found if name[:5] == "r = 8")
     evidence = judged.evidence("the sign of a step of 1e-7; the example exactly, 1e-6", parts_of_change, n=DRAWS)
     return judged.finding(
         {
@@ -173,13 +175,7 @@ def descent(cases: Cases) -> Finding:
             evidence.tolerance_source,
             n=DRAWS,
         ),
-        size=Size(
-            most,
-            "of draws",
-            "random steps that ascend at rank 1, one token, B 30 times A: outside LoRA's use",
-            most - 2 * error,
-            most + 2 * error,
-        ),
+        size=Size(most, "of draws", RANK_ONE, most - 2 * error, most + 2 * error),
         corrected="dL/dl = −⟨BᵀG, u_A⟩ − ⟨GAᵀ, u_B⟩, (u_A, u_B) = (BᵀD_dG, D_dGAᵀ) under SGD, their signs in AdamW's "
         "first step: the second part, B's, is never above 0",
         condition="⟨GAᵀ, u_B⟩ > −⟨BᵀG, u_A⟩, (u_A, u_B) = (BᵀD_dG, D_dGAᵀ) under SGD, (sign(BᵀD_dG), sign(GAᵀ)) in "

@@ -160,6 +160,13 @@ def time_to(level: float, eta: float) -> float:
     return float(weights @ np.sqrt(u + eta**-2) * (u[1] - u[0]) / 3)
 
 
+def as_told(one: Approach, seen: dict[str, float]) -> bool:
+    """Whether `escape.tradeoff`'s gain of time at a constant gradient is the quadrature's, and at most 3/2."""
+    found = escape.tradeoff(one.row.size, 1.0, one.row.eta)
+    gain = one.row.size / found.rate_at_level / time_to(one.row.size, one.row.eta)
+    return abs(found.advantage / gain - 1) <= 1e-5 and found.advantage <= 1.5
+
+
 @escape_claim(
     "4-escape-fixed-rate",
     where="§4.2",
@@ -171,11 +178,6 @@ def time_to(level: float, eta: float) -> float:
 )
 def fixed_rate(cases: Cases) -> Finding:
     """One row towards its target: the fixed rate η·l (l under AdamW) against ALLoRA at l."""
-
-    def told(one: Approach, seen: dict[str, float]) -> bool:
-        found = escape.tradeoff(one.row.size, 1.0, one.row.eta)
-        gain = one.row.size / found.rate_at_level / time_to(one.row.size, one.row.eta)
-        return abs(found.advantage / gain - 1) <= 1e-5 and found.advantage <= 1.5
 
     def draw(rng: np.random.Generator) -> Approach:
         row = Row("sgd", float(np.exp(rng.uniform(-0.5, 1))), float(np.exp(rng.uniform(-2.5, 2.5))))
@@ -195,7 +197,7 @@ def fixed_rate(cases: Cases) -> Finding:
         [*own, *slow, *cases.draw(draw, 30)],
         measure=settling,
         printed=lambda one, seen: seen["ALLoRA"] < seen["fixed"],
-        corrected=told,
+        corrected=as_told,
         condition=advantage,
     )
     first = {eta: 2 * math.sqrt(1 + eta**2) / (1 + math.sqrt(1 + eta**2)) for eta in PAPER_ETAS}

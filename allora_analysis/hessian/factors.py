@@ -338,7 +338,17 @@ def loss_gradient(
     b: Float[np.ndarray, "n1 r"],
     a: Float[np.ndarray, "r n2"],
 ) -> tuple[Float[np.ndarray, "n1 r"], Float[np.ndarray, "r n2"]]:
-    """∇_B and ∇_A of L(B, A) = ⟨G, BA⟩ + ‖X(BA)ᵀ‖²_F, anywhere."""
+    """∇_B and ∇_A of L(B, A) = ⟨G, BA⟩ + ‖X(BA)ᵀ‖²_F, anywhere.
+
+    Args:
+        x: X.
+        g: G = ∂L/∂(BA) at BA = 0.
+        b: B.
+        a: A.
+
+    Returns:
+        ∇_B and ∇_A, of the shapes of B and A.
+    """
     outer = g + 2 * (b @ (a @ x.T)) @ x
     return outer @ a.T, b.T @ outer
 
@@ -377,7 +387,13 @@ def simulated_escape_time(x: ArrayLike, g: ArrayLike, a: ArrayLike, b: ArrayLike
     """Gradient flow of the full quartic loss from (B, A) until ‖BA‖_F = size, by SciPy's LSODA.
 
     LSODA takes implicit, ever longer steps where the flow has come to rest, so that a size never reached costs little.
-    x, g, a and b (n₁×r) are as in `dense_factor_hessian`, a and b those at time 0; `size` is the norm to reach.
+
+    Args:
+        x: X, as in `dense_factor_hessian`.
+        g: G, likewise.
+        a: A at time 0.
+        b: B (n₁×r) at time 0.
+        size: the norm to reach.
 
     Returns:
         The time in learning rate × steps, 0 where ‖BA‖_F is `size` or more at once; None where the flow has not got

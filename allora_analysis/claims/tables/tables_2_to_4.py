@@ -183,6 +183,11 @@ def overfit(cases: Cases) -> Finding:
     return trend(cases, "T2-overfit", words)
 
 
+def share_allowed(examples: int) -> float:
+    """The share of 77.00, 77.01, …, 79.00 that five runs can give, each rounded to two decimals first."""
+    return float(np.mean([accuracies.ways(value / 100, 2, examples, 5) > 0 for value in range(7700, 7901)]))
+
+
 @reported_claim(
     "T3-five-runs",
     where="Tables 3 and 4, captions",
@@ -209,8 +214,7 @@ def five_runs(cases: Cases) -> Finding:
         printed=lambda value, seen: near(value, seen) and accuracies.reachable(value, 2, 5 * examples),
         corrected=lambda value, seen: near(value, seen) and accuracies.ways(value, 2, examples, 5) > 0,
     )
-    near_by = [value / 100 for value in range(7700, 7901)]
-    possible = float(np.mean([accuracies.ways(value, 2, examples, 5) > 0 for value in near_by]))
+    possible = share_allowed(examples)
     left = {name: cells[name] for name, passes in judged.printed.items() if not passes}
     gaps = accuracies.restored_gaps("rotten_tomatoes", 5)
     measured = {
@@ -224,11 +228,9 @@ def five_runs(cases: Cases) -> Finding:
         "gaps_disagreeing": {item.where: float(item.recomputed) for item in gaps if not item.agrees},
     }
     source = f"whole numbers of right answers on {examples} test sentences; rounding to two decimals"
-    words = ", ".join(map(str, left.values()))
-    told = f"Mostly: {len(cells) - len(left)} of {len(cells)} cells are such averages; {words}"
-    after = f"only after rounding each run, which {possible:.0%} of numbers pass"
+    told = f"Mostly: {len(cells) - len(left)} of {len(cells)} are such averages; {', '.join(map(str, left.values()))}"
     return judged.finding(
-        {"holds_corrected": f"{told} {after}."},
+        {"holds_corrected": f"{told} only after rounding each run, which {possible:.0%} of numbers pass."},
         evidence=Evidence({"cells": len(cells), "gaps": len(gaps)}, measured, source, n=len(cells)),
         size=Size(float(hits[5]), "cells", f"of {len(cells)} are k of 5·{examples} right answers"),
         corrected="each cell is an average over 5 runs, each rounded to two decimals before they are averaged",
