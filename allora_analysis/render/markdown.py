@@ -35,7 +35,7 @@ SELECTED = (
 """What a reader with one minute wants to know: the three flaws, the layer, its knobs, its tables."""
 QUESTIONS = {
     "Should I use ALLoRA?": "4-own-best-rate",
-    "Does LoRA's dropout help?": "3.1-figure-2-left",
+    "Does LoRA's dropout help?": "3.1-figure-2-left-laboratory",
     "Is α worth tuning beside rank and learning rate?": "4-alpha",
     "Is starting at zero a problem?": "3.2-escape",
     "Do more layers make adapters explode?": "3.3-typical",
