@@ -162,7 +162,7 @@ def _inside(seen: dict[str, float], low: float, high: float) -> bool:
     where="Table 3, caption; Listing 1",
     says="LoRA's learning rate is η × 1e − 4, ALLoRA's and ALLoRA-0's base learning rate is 1e − 4.",
     reading=f"Trained so, ALLoRA's rise from η² = 1 to 4 on a small model, the mean of {DRAWS} draws, is such a share "
-    "of LoRA's as in Table 3, within its 90 % interval. Judged where theory gives a number, which was decided after the "
+    "of LoRA's as in Table 3, within its 90 % interval. Judged where theory gives a number, decided after the "
     "shares of the procedures in between had been seen.",
     test="tests/test_claims_tables_procedures.py",
     depends_on=("F3-cells",),
