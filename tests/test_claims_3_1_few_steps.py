@@ -146,8 +146,11 @@ def test_where_dropout_pays_in_the_limit():
     one = one_setting("output", 1)
     gram, p = one.x.T @ one.x, one.keep_prob
     trace, length = np.trace(np.linalg.inv(gram)), one.w @ one.w
-    assert s3_1_few_steps.pays_in_the_limit(one) == pytest.approx((1 - p) * length / ((1 + p) * trace))
+    slow = s3_1_few_steps.pays_in_the_limit(one._replace(rate=1e-12))
+    assert slow == pytest.approx((1 - p) * length / ((1 + p) * trace))
     h = np.diag(one.x @ np.linalg.solve(gram, one.x.T))
+    at_rate = (1 - p) * length / ((1 + p) * trace - one.rate * np.sum(h * (1 - h)))
+    assert s3_1_few_steps.pays_in_the_limit(one) == pytest.approx(at_rate)
     errors = []
     for rate in (one.rate / 10, one.rate / 20):
         of = masked_descent.limit_moments(one._replace(rate=rate), np.eye(len(one.x)))
