@@ -70,6 +70,7 @@ def test_a_command_without_mathml_is_refused():
     [
         ("docs/ripple.png", "ripple.png"),
         ("docs/ledger.md#4-allora", "ledger.md#4-allora"),
+        ("docs/ledger.md#33-worst-case", "claims/3.3-worst-case.md"),
         ("CONTRIBUTING.md", "contributing.md"),
         ("notebooks/1_dropout.ipynb", "notebooks/1_dropout.md"),
         ("#in-one-minute", "#in-one-minute"),

@@ -60,14 +60,14 @@ def counts(of: Sequence[View]) -> str:
     return "\n".join(lines)
 
 
-def _anchor(identifier: str) -> str:
+def anchor(identifier: str) -> str:
     """The name of a row's heading in a link, as GitHub and Python-Markdown make it."""
     return re.sub(r"[^a-z0-9_ -]", "", identifier.lower())
 
 
 def on_this_page(identifier: str) -> str:
     """A link to a row on the same page."""
-    return f"#{_anchor(identifier)}"
+    return f"#{anchor(identifier)}"
 
 
 def table(of: Sequence[View], page_of: Callable[[str], str] = on_this_page) -> str:
@@ -174,7 +174,7 @@ def block(of: Sequence[View], selected: Sequence[str] = SELECTED, questions: Map
 
 def _answered(one: View) -> str:
     size = f" {escaped(size_text(one.size))}: {escaped(one.size.of)}." if one.size else ""
-    return f"{escaped(one.answer)}{size} **{one.word}** [`{one.id}`](docs/ledger.md#{_anchor(one.id)})"
+    return f"{escaped(one.answer)}{size} **{one.word}** [`{one.id}`](docs/ledger.md#{anchor(one.id)})"
 
 
 def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, home: str = "../README.md") -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
+
+from allora_analysis.claims.ledger import all_claims
+from allora_analysis.render import markdown
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -50,6 +54,12 @@ def linked(text: str) -> str:
     return LINK.sub(lambda match: f"]({target(match[1])})", text)
 
 
+@cache
+def _claims() -> dict[str, str]:
+    # The claim that each of the ledger's headings in the repository is about: on the site it has a page.
+    return {markdown.anchor(claim.id): claim.id for claim in all_claims()}
+
+
 def target(link: str) -> str:
     """Where a link of the repository's root leads in the site.
 
@@ -60,5 +70,7 @@ def target(link: str) -> str:
         The site's path.
     """
     path, mark, anchor = link.partition("#")
+    if path == "docs/ledger.md" and anchor in _claims():
+        return f"claims/{_claims()[anchor]}.md"
     path = PAGES.get(path, path).removeprefix("docs/")
     return re.sub(r"\.ipynb$", ".md", path) + mark + anchor
