@@ -110,23 +110,23 @@ def test_merged_equals_unmerged(trained):
     torch.testing.assert_close(merged, before, rtol=1e-4, atol=1e-5)
 
 
-def test_saved_equals_loaded_here_and_in_plain_peft(trained, tmp_path):
+def test_saved_equals_loaded_here_by_peft_and_exported(trained, tmp_path):
     variant, model, *_ = trained
     wanted = logits(model)
     model.save_pretrained(tmp_path / "adapter")
     loaded = load(base(), tmp_path / "adapter")
     torch.testing.assert_close(logits(loaded), wanted, rtol=1e-5, atol=1e-6)
     assert {m.lora_variant["default"].name for m in loaded.modules() if isinstance(m, ALLoRALinearLayer)} == {variant}
+    # PEFT's own loading keeps the rule where this package is imported; plain PEFT is tested in a process of its own.
+    by_peft = PeftModel.from_pretrained(base(), tmp_path / "adapter")
+    assert {m.lora_variant["default"].name for m in by_peft.modules() if isinstance(m, ALLoRALinearLayer)} == {variant}
+    torch.testing.assert_close(logits(by_peft), wanted, rtol=1e-5, atol=1e-6)
     if variant == "asf_lora":
-        with pytest.raises(KeyError, match="ASF_LORA"):
-            PeftModel.from_pretrained(base(), tmp_path / "adapter")
         return
     export_lora(model, tmp_path / "lora")
-    with pytest.warns(UserWarning, match="Unexpected keyword arguments"):
-        as_lora = PeftModel.from_pretrained(base(), tmp_path / "adapter")
-    for plain in (as_lora, PeftModel.from_pretrained(base(), tmp_path / "lora")):
-        assert not any(isinstance(module, ALLoRALinearLayer) for module in plain.modules())
-        torch.testing.assert_close(logits(plain), wanted, rtol=1e-4, atol=1e-5)
+    plain = PeftModel.from_pretrained(base(), tmp_path / "lora")
+    assert not any(isinstance(module, ALLoRALinearLayer) for module in plain.modules())
+    torch.testing.assert_close(logits(plain), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore")
