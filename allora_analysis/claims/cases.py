@@ -274,7 +274,8 @@ def _arbitrary(value: Any, rng: np.random.Generator) -> Any:
     if isinstance(value, Mapping):
         return {key: _arbitrary(item, rng) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_arbitrary(item, rng) for item in value)
+        items = [_arbitrary(item, rng) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if isinstance(value, int | float | np.number | np.ndarray):
         array = np.asarray(value, dtype=float)
         return array * (1 + rng.standard_normal(array.shape)) + rng.standard_normal(array.shape)

@@ -339,11 +339,12 @@ def own_best_rate(cases: Cases, model: str, optimizer: str, folder: Path | None)
         "best at an end of their range": [arm for arm, rate in rates.items() if rate in ends[arm]],
         "other arms": shown(others),
     }
-    apart, seeds = f"{rates[OURS]:g} and {rates['lora']:g}", len(pairs[OURS])
+    seeds = len(pairs[OURS])
     answers = {
-        "undecided": f"Undecided: ALLoRA-0 minus LoRA is {{mean}} points at their best rates ({apart}), {seeds} seeds.",
-        "holds": f"Yes: by {{mean}} points at their best rates ({apart}), {seeds} seeds.",
-        "refuted": f"No: {{mean}} points at their best rates ({apart}), {seeds} seeds.",
+        "undecided": f"Undecided: on {model} ALLoRA-0 minus LoRA is {{mean}} points, "
+        f"each at its best rate, {seeds} seeds.",
+        "holds": f"Yes: on {model} by {{mean}} points, each at its best rate, {seeds} seeds.",
+        "refuted": f"No: on {model} {{mean}} points, each at its best rate, {seeds} seeds.",
     }
     return on_runs(cases, runs, {OURS: pairs[OURS]}, answers, more=more)
 
