@@ -20,8 +20,6 @@ from allora_analysis.claims.s3_3_worst_case import PAPER_ETAS, ripple_claim
 from allora_analysis.ripple import stack
 from allora_analysis.ripple.bounds import Layer, Scales
 
-MONTE_CARLO = "tests/test_ripple_monte_carlo.py"
-
 
 class AtRandom(NamedTuple):
     """An ensemble of networks: L, width n, rank r and η, at ‖BA‖ ≈ ‖W‖; how many are drawn."""
