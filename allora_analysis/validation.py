@@ -12,7 +12,6 @@ import functools
 import inspect
 import math
 import operator
-import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
@@ -21,7 +20,6 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-MEMORY = 1 << 36  # bytes, where the machine does not say how many it has
 P, R = ParamSpec("P"), TypeVar("R")
 
 # How NumPy refuses an array whose size in bytes is no 64-bit number: as a ValueError.
@@ -105,9 +103,10 @@ def _has_numbers_only(result: Any, infinite: bool) -> bool:
 
 
 def fits(name: str, numbers: float, what: str) -> None:
-    """Refuse what would hold more than 1 GiB, before it is allocated."""
-    if numbers > HELD:
-        raise ArgumentError(f"{name}: {what} would need {numbers * 8 / 2**30:.3g} GiB, more than 1; ask for less")
+    """Refuse what would hold more than 1 GiB, before it is allocated, on whatever machine."""
+    if numbers > HELD:  # of whole numbers beyond float64 too
+        size = "more than 1e300" if numbers > 1e300 else f"{numbers * 8 / 2**30:.3g}"
+        raise ArgumentError(f"{name}: {what} would need {size} GiB, more than 1; ask for less")
 
 
 def _array(name: str, value: ArrayLike, dimensions: int | None, shape_words: str) -> np.ndarray:
@@ -121,8 +120,11 @@ def _array(name: str, value: ArrayLike, dimensions: int | None, shape_words: str
         raise ArgumentError(f"{name}: real numbers wanted, received dtype {array.dtype}")
     if (dimensions is not None and array.ndim != dimensions) or array.size == 0:
         raise ArgumentError(f"{name}: shape {array.shape} received; give {shape_words}, none of its sizes 0")
-    with np.errstate(over="ignore"):  # a longdouble beyond float64's range becomes ∞, which is refused below
-        array = array.astype(np.float64)
+    try:
+        with np.errstate(over="ignore"):  # a longdouble beyond float64's range becomes ∞, which is refused below
+            array = array.astype(np.float64)
+    except MemoryError as error:
+        raise ArgumentError(f"{name}: shape {array.shape} is more than memory holds; give a smaller one") from error
     if not np.isfinite(array).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ArgumentError(f"{name}: every entry must be finite, received {array[where]} at index {where}")
@@ -222,29 +224,22 @@ def choice(name: str, value: Any, allowed: Collection[str]) -> str:
     return value
 
 
-def several(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
-    """At least one value."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
+def several(name: str, values: Iterable[Any], size: int | None = None) -> tuple[Any, ...]:
+    """At least one value, or exactly `size`."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
         raise ArgumentError(f"{name} must be a sequence of values, received {shown(values)}")
     result = tuple(values)
-    if not result:
-        raise ArgumentError(f"{name} must have at least one value, received none")
+    if not result or (size is not None and len(result) != size):
+        wanted = "at least one value" if size is None else f"{size} values"
+        raise ArgumentError(f"{name} must have {wanted}, received {len(result) or 'none'}")
     return result
 
 
-def affordable(name: str, value: Any, *sizes: int) -> None:
-    """Refuse an argument that asks for an array of float64 of these sizes, more than the machine's memory holds.
-
-    Raises:
-        ArgumentError: too many bytes.
-    """
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        memory = MEMORY
-    if 8 * math.prod(sizes) > memory:
-        shape = " × ".join(map(str, sizes))
-        raise ArgumentError(f"{name}: {value!r} asks for {shape} numbers, more than memory holds; give a smaller one")
+def named(name: str, values: Mapping[Any, ArrayLike]) -> dict[Any, Float[np.ndarray, " size"]]:
+    """At least one vector, each under its key."""
+    if not isinstance(values, Mapping):
+        raise ArgumentError(f"{name} must be a mapping of names to vectors, received {shown(values)}")
+    return {key: vector(name, values[key]) for key in several(name, values)}
 
 
 def unit_scaled(array: Float[np.ndarray, "*shape"]) -> tuple[Float[np.ndarray, "*shape"], int]:

@@ -1,4 +1,4 @@
-"""CONTRIBUTING's example is the whole change: applied to a copy of the package, it adds its row."""
+"""CONTRIBUTING's examples are whole changes: applied to a copy, each adds its row, its arm, its experiment."""
 
 from __future__ import annotations
 
@@ -10,46 +10,68 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests import tiny_finetune as tiny
+
 ROOT = Path(__file__).parents[1]
+DIFFS = re.findall(r"^```diff\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def appended(page: str) -> dict[str, str]:
-    """What each diff of a page appends to which file; its context must be that file's end."""
-    found = {}
-    for diff in re.findall(r"^```diff\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
-        path = re.search(r"^\+\+\+ b/(.*)$", diff, re.MULTILINE)[1]
-        body = diff.split("@@\n", 1)[1].splitlines()
-        context = "\n".join(line[1:] for line in body if line.startswith(" "))
-        assert (ROOT / path).read_text(encoding="utf-8").endswith(context + "\n"), path
-        found[path] = "".join(line[1:] + "\n" for line in body if line.startswith("+"))
-    return found
+def changed(path: str) -> str:
+    """The one diff of the page that changes this file."""
+    (diff,) = [one for one in DIFFS if f"+++ b/{path}\n" in one]
+    return diff
 
 
-def test_the_example_adds_a_claim(tmp_path):
-    shutil.copytree(
-        ROOT / "allora_analysis", tmp_path / "allora_analysis", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    ((path, text),) = appended((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")).items()
-    with open(tmp_path / path, "a", encoding="utf-8") as file:
-        file.write(text)
-    for check in ("check", "format --check"):
-        command = [
-            str(Path(sys.executable).parent / "ruff"),
-            *check.split(),
-            "--config",
-            str(ROOT / "pyproject.toml"),
-            path,
-        ]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout
-    name = re.search(r'ripple_claim\(\n    "(.*?)"', text)[1]
-    done = subprocess.run(
-        [sys.executable, "-m", "allora_analysis", "--only", name, "--json", "-"],
-        cwd=tmp_path,
-        env=dict(os.environ, PYTHONPATH=str(tmp_path)),
-        capture_output=True,
-        text=True,
-    )
+@pytest.fixture
+def copy(tmp_path):
+    """The packages without records, to which `git apply` adds an example; what it adds is formatted as ours is."""
+    ignored = shutil.ignore_patterns("__pycache__", "results")
+    for name in ("allora_analysis", "experiments"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+
+    def apply(path: str) -> Path:
+        command = ["git", "apply", "--recount", "-"]
+        subprocess.run(command, cwd=tmp_path, input=changed(path), text=True, check=True)
+        for check in ("check", "format --check"):
+            ruff = [Path(sys.executable).parent / "ruff", *check.split(), "--config", ROOT / "pyproject.toml", path]
+            done = subprocess.run(ruff, cwd=tmp_path, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout
+        return tmp_path
+
+    return apply
+
+
+def output(folder: Path, *words: str) -> str:
+    """What a command of the copy prints."""
+    env = dict(os.environ, PYTHONPATH=str(folder))
+    done = subprocess.run([sys.executable, "-m", *words], cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (row,) = json.loads(done.stdout)["claims"]
+    return done.stdout
+
+
+def test_every_example_is_tried():
+    assert len(DIFFS) == 3
+
+
+def test_the_example_adds_a_claim(copy):
+    path = "allora_analysis/claims/s3_3_interactions.py"
+    folder, name = copy(path), re.search(r'ripple_claim\(\n\+    "(.*?)"', changed(path))[1]
+    (row,) = json.loads(output(folder, "allora_analysis", "--only", name, "--json", "-"))["claims"]
     assert (row["verdict"], row["at_paper"]) == ("holds", True)
+
+
+def test_the_example_adds_an_arm(copy, tmp_path):
+    pytest.importorskip("peft")
+    folder = copy("allora_analysis/arms.py")
+    model, data = tiny.bert(tmp_path / "bert"), tiny.sentences(tmp_path / "data", 8)
+    flags = ["--model", model, "--data", data, "--arm", "olora", "--rank", "2", "--max-steps", "1", "--batch-size", "4"]
+    found = json.loads(output(folder, "allora_analysis.finetune", *map(str, flags), "--json", "-"))
+    assert found["config"]["arm"] == "olora"
+    assert found["measured"]["parameters"]["adapters"] > 0
+
+
+def test_the_example_adds_an_experiment(copy):
+    shown = output(copy("experiments/ranks.py"), "experiments.ranks", "--dry-run")
+    assert len(re.findall(r"^to run .*lora.*adamw at 0.001", shown, re.MULTILINE)) == 15

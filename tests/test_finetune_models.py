@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from allora_analysis.finetune import models, sources
-from allora_analysis.finetune.choices import Choices
 from allora_analysis.finetune.data import TextData
 from allora_analysis.finetune.setting import Setting
+from allora_analysis.finetune.splits import Choices
 from allora_analysis.validation import ArgumentError
 from tests import tiny_finetune as tiny
 
@@ -168,7 +168,7 @@ def test_the_mark_of_a_quantised_model_is_taken_off_float_weights_only(folders):
 def test_what_is_said_before_and_after_is_left_alone():
     from transformers.utils import logging
 
-    from allora_analysis.finetune.quiet import quiet
+    from allora_analysis.finetune.progress import quiet
 
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     with quiet():
@@ -227,7 +227,7 @@ def test_a_tokenizer_of_another_model(folders, asking):
     def asked(word):
         split = Choices((f"a {word}",), (0,), (("film", "plot"),))
         data = TextData("films", {"train": split, "test": split}, 2, "")
-        return asking.asked(Setting("bert", "films", "lora"), loaded, data)
+        return asking.trainer_parts(Setting("bert", "films", "lora"), loaded, data)
 
     assert asked("more29").train[0]["input_ids"][1] == 47
     with pytest.raises(ArgumentError, match="'bert': its tokenizer gives token 48, and the model has 48; they are not"):

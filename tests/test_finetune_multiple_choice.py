@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from allora_analysis.cli import main
-from allora_analysis.finetune import choices
 from allora_analysis.finetune import data as text_data
 from allora_analysis.finetune.setting import Setting, check
+from allora_analysis.finetune.splits import choices
 from allora_analysis.finetune.study import STUDY
 from allora_analysis.validation import ArgumentError
 from tests import tiny_finetune as tiny
@@ -56,7 +56,7 @@ def test_reads_rows_and_their_candidates(root):
         assert text.endswith("### Response:\n")
         assert candidates[right] == row["output"]
         assert len(candidates) == len(set(candidates)) == row["instruction"].count("answer") // 2
-    one = choices.split([("x", ROW | {"input": "Context."})])
+    one = choices([("x", ROW | {"input": "Context."})])
     assert "### Input:\nContext.\n" in one.texts[0]
     assert one.candidates[0] == tuple(f"the correct answer is answer{place}" for place in (1, 2, 3))
 

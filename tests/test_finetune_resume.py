@@ -23,7 +23,7 @@ from allora_analysis.validation import ArgumentError
 from tests import tiny_finetune as tiny
 
 pytest.importorskip("peft")
-from allora_analysis.finetune import asked, history, models, run, sources
+from allora_analysis.finetune import history, models, run, sources, task
 
 ROOT = Path(__file__).parents[1]
 # Dropout of the model's own and of the adapters, a warm-up and parts of a batch: all of it must go on where it was.
@@ -81,14 +81,14 @@ def record(results):
 
 def stop_at(monkeypatch, step, error):
     """Stop at the very end of a step, after its evaluation and its checkpoint; the next start is left alone."""
-    theirs = asked.Watched._maybe_log_save_evaluate
+    theirs = task.Watched._maybe_log_save_evaluate
 
     def stopped(self, *args, **kwargs):
         theirs(self, *args, **kwargs)
         if self.state.global_step == step:
             raise error
 
-    monkeypatch.setattr(asked.Watched, "_maybe_log_save_evaluate", stopped)
+    monkeypatch.setattr(task.Watched, "_maybe_log_save_evaluate", stopped)
 
 
 def checkpoints(results):
@@ -119,7 +119,7 @@ def test_the_assertion_sees_a_run_that_forgot_its_dropout(folder, films, undistu
         with pytest.raises(Killed):
             start(folder, films, tmp_path)
         patch.undo()
-        patch.setattr(asked.Watched, "_load_rng_state", lambda self, checkpoint: None)
+        patch.setattr(task.Watched, "_load_rng_state", lambda self, checkpoint: None)
         assert plain(start(folder, films, tmp_path).result) != undisturbed
 
 
@@ -161,7 +161,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(folder, films, undisturbed,
     def torchs(*args, **kwargs):
         raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
 
-    theirs, calls = asked.Watched._save_checkpoint, []
+    theirs, calls = task.Watched._save_checkpoint, []
 
     def second(self, *args, **kwargs):
         calls.append(self.state.global_step)
@@ -175,7 +175,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(folder, films, undisturbed,
         theirs(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(asked.Watched, "_save_checkpoint", second)
+        patch.setattr(task.Watched, "_save_checkpoint", second)
         with pytest.raises(ArgumentError, match="cannot be written") as caught:
             start(folder, films, tmp_path)
     assert "\n" not in str(caught.value)

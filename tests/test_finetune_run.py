@@ -23,8 +23,8 @@ pytest.importorskip("peft")
 import torch
 from transformers import TrainerCallback
 
-from allora_analysis.finetune import asked, classification, history, memory, models, run, trainer
-from allora_analysis.finetune.quiet import quiet
+from allora_analysis.finetune import classification, history, memory, models, run, task, trainer
+from allora_analysis.finetune.progress import quiet
 from allora_analysis.finetune.results import SERIES
 from allora_analysis.grid.reading import right_rows
 from allora_analysis.validation import ArgumentError
@@ -255,7 +255,7 @@ def test_a_batch_too_large_for_the_memory_is_one_line(films, monkeypatch, where)
             raise torch.OutOfMemoryError("Tried to allocate 20 GiB")
         torch.empty(2**55)
 
-    monkeypatch.setattr(asked.Watched, "train", full)
+    monkeypatch.setattr(task.Watched, "train", full)
     with pytest.raises(ArgumentError, match="does not fit into the memory"):
         start(films, setting())
 
@@ -284,7 +284,7 @@ def test_other_errors_keep_their_traceback(films, monkeypatch):
     def wrong(*args, **kwargs):
         raise RuntimeError("shapes")
 
-    monkeypatch.setattr(asked.Watched, "train", wrong)
+    monkeypatch.setattr(task.Watched, "train", wrong)
     with pytest.raises(RuntimeError, match="shapes"):
         start(films, setting())
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from allora_analysis import grid
-from allora_analysis.finetune.claim import Busy
 from allora_analysis.finetune.setting import check
 from allora_analysis.grid import job, jobs, local, serial
+from allora_analysis.records.files import Busy
 from allora_analysis.validation import ArgumentError
 from tests import tiny_grid
 from tests.tiny_grid import results_of

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from allora_analysis import grid, records
-from allora_analysis.finetune.claim import claim
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, check
 from allora_analysis.grid import plan, serial
+from allora_analysis.records.files import hold
 from allora_analysis.validation import ArgumentError
 from tests import tiny_grid
 
@@ -52,7 +52,7 @@ def test_a_run_that_a_neighbour_is_at_comes_last_and_is_not_run_twice(made, tmp_
     held, others = threading.Event(), threading.Event()
 
     def neighbour():
-        with claim(records.unfinished(wanted.results, STUDY, key).with_suffix(".lock"), "it"):
+        with hold(records.unfinished(wanted.results, STUDY, key).with_suffix(".lock"), "it"):
             held.set()
             others.wait(60)
             time.sleep(0.3)
@@ -125,7 +125,7 @@ def test_what_a_kill_left_of_a_recorded_run_is_taken_away(made, tmp_path):
     (path,) = wanted.results.glob("*.json")
     left = wanted.results / records.UNFINISHED / path.stem
     (left / "checkpoint-1").mkdir(parents=True)
-    with claim(left.with_suffix(".lock"), "it"):  # its process is still tidying up
+    with hold(left.with_suffix(".lock"), "it"):  # its process is still tidying up
         plan.sweep(wanted, plan.recorded(wanted))
         assert left.exists()
     assert grid.run(wanted) == grid.Summary(known=1, ran=1)

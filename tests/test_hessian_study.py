@@ -143,11 +143,11 @@ BAD = [
         ["--network", "--seed", "99999999999999999999"],
         "seed must be a whole number in [0, 18446744073709551615]",
     ),
-    (["--ratios", "1e16"], "ratios: 1e+16 asks for"),
-    (["--ratios", "1e30"], "ratios: 1e+30 asks for"),
-    (["--ratios", "1e308"], "ratios: 1e+308 asks for"),
-    (["--samples", "1000000000000000000"], "samples: 1000000000000000000 asks for"),
-    (["--features", "10000000000"], "asks for 40000000000 × 10000000000 numbers, more than memory holds"),
+    (["--ratios", "1e16"], "ratios: the design of N/D = 1e+16 would need"),
+    (["--ratios", "1e30"], "ratios: the design of N/D = 1e+30 would need"),
+    (["--ratios", "1e308"], "ratios: the design of N/D = 1e+308 would need"),
+    (["--samples", "1000000000000000000"], "samples: a design would need"),
+    (["--features", "10000000000"], "features, outputs: a design would need 2.98e+12 GiB"),
 ]
 
 

@@ -232,13 +232,16 @@ def test_scales_whose_squares_leave_the_range_change_no_answer(scale):
 
 
 REFUSED = [
-    (lambda: hessian.product_spectrum([[1.0]], 10**18), "n_outputs: .* more than memory holds"),
+    (lambda: hessian.product_spectrum([[1.0]], 10**18), "n_outputs: the spectrum would need .* GiB, more than 1"),
     (
         lambda: hessian.product_spectrum([[1e200]], 1),
         r"x of up to 1e\+200, .*: the result leaves double precision's range",
     ),
-    (lambda: hessian.product_hessian([[1.0]], 10**12), "n_outputs: .* more than memory holds"),
-    (lambda: hessian.sample_log_conditions(1, 1, 10**15, np.random.default_rng(0)), "draws: .* more than memory"),
+    (lambda: hessian.product_hessian([[1.0]], 10**12), "n_outputs: the Hessian would need .* GiB, more than 1"),
+    (
+        lambda: hessian.sample_log_conditions(1, 1, 10**15, np.random.default_rng(0)),
+        "draws: their singular values would need .* GiB, more than 1",
+    ),
     (lambda: hessian.initial_speed_ratio(10**400, 1, 1.0), "n2 10+… .*the result leaves"),
     (lambda: hessian.dense_factor_hessian(np.ones((1, 10**5)), np.ones((1, 10**5)), np.ones((1, 10**5))), "g, a: "),
     (lambda: hessian.simulated_escape_time([[1e200]], [[1.0]], [[1e200]], [[0.0]], 1.0), "the flow is too fast"),

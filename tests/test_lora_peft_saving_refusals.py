@@ -243,6 +243,26 @@ def test_an_export_that_fails_leaves_the_earlier_one(tmp_path, monkeypatch, fail
     assert {path.name for path in tmp_path.iterdir()} == before.keys()
 
 
+@pytest.mark.parametrize("at", ["weights", "config"])
+def test_an_export_stopped_between_its_renames_leaves_no_mixed_pair(tmp_path, monkeypatch, at):
+    """Planted: weights of rank 2 beside the config of rank 4, which plain PEFT would have refused or misread."""
+    export_lora(adapted(), tmp_path)
+    right = os.replace
+
+    def stopped(source, target):
+        if Path(target) == tmp_path / {"weights": "adapter_model.safetensors", "config": "adapter_config.json"}[at]:
+            raise KeyboardInterrupt
+        right(source, target)
+
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        export_lora(adapted(r=2), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter_model.safetensors"}
+    monkeypatch.undo()
+    export_lora(adapted(r=2), tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == 2
+
+
 @pytest.mark.bad_input
 def test_exports_to_no_folder_and_of_weights_that_are_elsewhere(tmp_path):
     (tmp_path / "file").write_text("")

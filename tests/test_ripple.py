@@ -218,7 +218,7 @@ BAD_LAYER = (np.ones((2, 3)), np.ones((2, 1)), np.ones((1, 3)))
         (lambda: ripple.residual_bound([1.0], [1.0], 1.0, 1), "width must be"),
         (lambda: ripple.spectral_norms([]), "layers must have at least one value"),
         (lambda: ripple.spectral_norms([BAD_LAYER, BAD_LAYER]), r"layers\[1\] W: shape"),
-        (lambda: ripple.spectral_norms([BAD_LAYER[:2]]), "must be a triple"),
+        (lambda: ripple.spectral_norms([BAD_LAYER[:2]]), "a triple .W, B, A., must have 3 values, received 2"),
         (lambda: ripple.spectral_norms([(*BAD_LAYER[:2], np.ones((2, 3)))]), r"layers\[0\] A: shape"),
         (lambda: ripple.log_output_growth([BAD_LAYER], np.ones(2), 1.0), "x: shape"),
         (lambda: ripple.log_output_growth([BAD_LAYER], np.zeros(3), 1.0), "x must not be 0"),

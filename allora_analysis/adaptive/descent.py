@@ -31,11 +31,12 @@ from allora_analysis.adaptors import inverse_sqrt
 from allora_analysis.validation import (
     ArgumentError,
     adapter_rank,
-    affordable,
     count,
+    fits,
     matrix,
     positive,
     representable,
+    several,
     vector,
 )
 
@@ -176,6 +177,7 @@ class AscentFrequency:
     draws: int
 
 
+@representable("shape", "eta", "a_std", "b_std", "samples")
 def ascent_frequency(
     shape: tuple[int, int, int],
     eta: float,
@@ -194,17 +196,18 @@ def ascent_frequency(
         a_std: standard deviation of A's entries.
         b_std: of B's.
         samples: G = Σ_k δ_k x_kᵀ over so many tokens: its rank, at most.
-        draws: sample size.
+        draws: sample size, up to ten million.
         generator: the randomness; the result does not depend on the chunks it is drawn in.
 
     Returns:
         The frequencies.
     """
-    n1, n2 = count("n1", shape[0]), count("n2", shape[1])
-    rank, draws, samples = adapter_rank(shape[2], n1, n2), count("draws", draws), count("samples", samples)
+    n1, n2, rank = several("shape", shape, 3)
+    n1, n2 = count("n1", n1), count("n2", n2)
+    rank, draws, samples = adapter_rank(rank, n1, n2), count("draws", draws, maximum=10**7), count("samples", samples)
     eta, a_std, b_std = positive("eta", eta), positive("a_std", a_std), positive("b_std", b_std)
     each = (samples + rank) * (n1 + n2)
-    affordable("shape, samples", (shape, samples), each)
+    fits("shape, samples", each, "a draw")
     climbs = np.zeros(2)
     for start in range(0, draws, max(1, CHUNK // each)):
         size = min(max(1, CHUNK // each), draws - start)

@@ -31,7 +31,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis.adaptors import inverse_sqrt
-from allora_analysis.validation import ArgumentError, adapter_rank, matrix, matrix_of, representable, vector
+from allora_analysis.validation import ArgumentError, adapter_rank, matrix, matrix_of, representable, several, vector
 
 Field = tuple[Float[np.ndarray, "r n2"], Float[np.ndarray, "n1 r"]]
 
@@ -146,8 +146,8 @@ def directional_derivative(
     """
     a, b, g = checked_gradient(a, b, g)
     s = _curvature(s, a.shape[1])
-    alpha = matrix_of("direction", direction[0], a.shape, "a")
-    beta = matrix_of("direction", direction[1], b.shape, "b")
+    alpha, beta = several("direction", direction, 2)
+    alpha, beta = matrix_of("direction", alpha, a.shape, "a"), matrix_of("direction", beta, b.shape, "b")
     product, change = b @ a, b @ alpha + beta @ a
     norms, d = _row_norms(product), factor_of(a, b, eta)
     inner = np.einsum("ij,ij->i", product, change) / np.where(norms > 0, norms, 1.0)

@@ -95,7 +95,7 @@ def run_to_rest(
         a: A at the start (r×n₂).
         eta: η > 0.
         learning_rate: l.
-        steps: how many.
+        steps: how many, up to a million.
 
     Returns:
         The product.
@@ -104,7 +104,7 @@ def run_to_rest(
     a = matrix_of("a", a, (None, t.shape[1]), "n2, the columns of target")
     offset, rate = positive("eta", eta) ** -2, positive("learning_rate", learning_rate)
     b = np.zeros((len(t), adapter_rank(len(a), *t.shape)))
-    for _ in range(count("steps", steps)):
+    for _ in range(count("steps", steps, maximum=10**6)):
         product = b @ a
         adapted = (product - t) / np.sqrt(np.sqrt((product * product).sum(axis=1)) + offset)[:, None]
         a, b = a - rate * (b.T @ adapted), b - rate * (adapted @ a.T)

@@ -58,7 +58,7 @@ def _validate(config: Config) -> None:
         validation.count("masks", n, maximum=10**9)
     validation.non_negative("weight_scale", config.weight_scale)
     validation.non_negative("noise", config.noise)
-    validation.count("draws", config.draws, minimum=2)
+    validation.count("draws", config.draws, minimum=2, maximum=10**9)
     validation.count("seed", config.seed, minimum=0)
 
 

@@ -14,7 +14,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from allora_analysis.arms import TRAINED
 from allora_analysis.finetune import memory
-from allora_analysis.finetune.quiet import quiet
+from allora_analysis.finetune.progress import quiet
 from allora_analysis.finetune.setting import LORAPLUS_RATIO, MOMENTUM, Setting
 from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.validation import ArgumentError

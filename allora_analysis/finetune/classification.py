@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from transformers import DataCollatorWithPadding
 
-from allora_analysis.finetune.asked import EVALUATED, Asked, Encoded, Watched, packed
 from allora_analysis.finetune.data import TextData
 from allora_analysis.finetune.models import Pretrained, check_rows
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.finetune.splits import Split
+from allora_analysis.finetune.task import EVALUATED, Encoded, TrainerParts, Watched, packed
 from allora_analysis.validation import ArgumentError
 
 
@@ -88,7 +88,7 @@ def cross_entropy(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = 
     return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
 
-def asked(setting: Setting, pretrained: Pretrained, data: TextData) -> Asked:
+def trainer_parts(setting: Setting, pretrained: Pretrained, data: TextData) -> TrainerParts:
     """What classification asks of the Trainer.
 
     Args:
@@ -110,7 +110,7 @@ def asked(setting: Setting, pretrained: Pretrained, data: TextData) -> Asked:
     check_rows(setting.model, pretrained.model, (row["input_ids"] for of in rows.values() for row in of))
     evaluated = {name: Encoded(_short_first(rows[name])) for name in EVALUATED if name in rows}
     collator = DataCollatorWithPadding(pretrained.tokenizer)
-    return Asked(Classifying, Encoded(rows["train"]), evaluated, collator, cross_entropy, measured, 64)
+    return TrainerParts(Classifying, Encoded(rows["train"]), evaluated, collator, cross_entropy, measured, 64)
 
 
 def _short_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Text sets: a folder of JSON lines, or a hub id. Checked by `tests/test_finetune_data.py`.
 
 A folder holds `train.jsonl`, `test.jsonl` and, if there is one, `validation.jsonl` (each may end in .gz), a row an
-object with `text` and an integer `label` from 0, or a multiple-choice row as `choices` has it. `info.json` may name the
+object with `text` and an integer `label` from 0, or a multiple-choice row as `splits` has it. `info.json` may name the
 labels: {"label_names": [...]}. A folder without a test file may hold a folder a multiple-choice task instead: tested is
 on all of them, trained on its own `train.jsonl`, or without one on the tasks'.
 """
@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allora_analysis.finetune import choices
-from allora_analysis.finetune.splits import NAMES, Split, whole
+from allora_analysis.finetune.splits import NAMES, Choices, Split, choices, is_choice, joined, whole
 from allora_analysis.validation import ArgumentError
 
 # Sets of the paper whose columns and splits have other names on the hub.
@@ -89,7 +88,7 @@ def load(source: str, name: str | None = None) -> TextData:
 
 
 def _are_choices(source: str, splits: dict[str, Split]) -> bool:
-    kinds = {isinstance(split, choices.Choices) for split in splits.values()}
+    kinds = {isinstance(split, Choices) for split in splits.values()}
     if len(kinds) > 1:
         raise ArgumentError(f"data {source!r}: some splits are multiple choice and some are not")
     return kinds.pop()
@@ -120,7 +119,7 @@ def _digest(splits: dict[str, Split], classes: int | None) -> str:
     for name in NAMES:
         if name in splits:
             rows = [name, list(splits[name].texts), list(splits[name].labels)]
-            if isinstance(splits[name], choices.Choices):
+            if isinstance(splits[name], Choices):
                 rows.append(splits[name].candidates)
                 rows += [splits[name].tasks] if splits[name].tasks else []
             digest.update(json.dumps({"rows": rows}, separators=(",", ":"), allow_nan=False).encode("ascii"))
@@ -155,7 +154,7 @@ def _of_tasks(folder: Path) -> dict[str, Split]:
             f"data {str(folder)!r}: the name of its task {unwritten!r} is not UTF-8; rename that folder"
         )
     by_split = {name: {task: own[name] for task, own in tasks.items() if name in own} for name in ("train", "test")}
-    return {name: choices.joined(of) for name, of in by_split.items() if of}
+    return {name: joined(of) for name, of in by_split.items() if of}
 
 
 def _label_names(path: Path) -> list[str] | None:
@@ -181,8 +180,8 @@ def _lines(path: Path) -> Iterable[str]:
 
 def _split(rows: list[tuple[str, Any]]) -> Split:
     # Checks them, a folder's as the hub's; each comes with where it stands.
-    if rows and choices.is_choice(rows[0][1]):
-        return choices.split(rows)
+    if rows and is_choice(rows[0][1]):
+        return choices(rows)
     for where, row in rows:
         if not isinstance(row, dict) or not {"text", "label"} <= set(row):
             raise ArgumentError(f"data: {where} is {FORM}: {json.dumps(row)[:60]!r}")

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from allora_analysis.finetune.memory import exhausted
-from allora_analysis.finetune.quiet import quiet
+from allora_analysis.finetune.progress import quiet
 from allora_analysis.validation import ArgumentError
 
 FRESH = ("classifier", "score", "pooler")  # what a checkpoint may lack: its weights are drawn

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import DataCollatorForSeq2Seq
 
-from allora_analysis.finetune.asked import EVALUATED, Asked, Encoded, Watched, packed
-from allora_analysis.finetune.choices import Choices
 from allora_analysis.finetune.data import TextData
 from allora_analysis.finetune.models import Pretrained, check_rows
 from allora_analysis.finetune.setting import Setting
+from allora_analysis.finetune.splits import Choices
+from allora_analysis.finetune.task import EVALUATED, Encoded, TrainerParts, Watched, packed
 from allora_analysis.validation import ArgumentError
 
 IGNORED = -100  # the label of a token that is no answer's
@@ -136,7 +136,7 @@ def measured(prediction: Any, tasks: Sequence[str] = ()) -> dict[str, float | st
     return found | {f"{name}_accuracy": float(rights.mean()) for name, rights in own.items() if len(rights)}
 
 
-def asked(setting: Setting, pretrained: Pretrained, data: TextData) -> Asked:
+def trainer_parts(setting: Setting, pretrained: Pretrained, data: TextData) -> TrainerParts:
     """What multiple choice asks of the Trainer.
 
     Args:
@@ -155,7 +155,7 @@ def asked(setting: Setting, pretrained: Pretrained, data: TextData) -> Asked:
     evaluated = {name: Encoded(_scored(rows[name], data.splits[name], tasks)) for name in EVALUATED if name in rows}
     collator = DataCollatorForSeq2Seq(pretrained.tokenizer, label_pad_token_id=IGNORED)
     metrics = functools.partial(measured, tasks=tasks)
-    return Asked(Scoring, Encoded(train), evaluated, collator, answer_loss, metrics, BATCH)
+    return TrainerParts(Scoring, Encoded(train), evaluated, collator, answer_loss, metrics, BATCH)
 
 
 def _scored(rows: list[list[dict[str, list[int]]]], split: Choices, tasks: list[str]) -> list[dict[str, list[int]]]:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from allora_analysis import records
 from allora_analysis.finetune import processes
-from allora_analysis.finetune.claim import claim
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
+from allora_analysis.records.files import hold
 from allora_analysis.validation import ArgumentError
 
 if TYPE_CHECKING:
@@ -140,4 +140,4 @@ def _held(folder: Path, setting: Setting) -> contextlib.AbstractContextManager[N
     # Of several processes that train one run together, the first holds it for all.
     if processes.rank():
         return contextlib.nullcontext()
-    return claim(folder.with_suffix(".lock"), setting.words())
+    return hold(folder.with_suffix(".lock"), setting.words())

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import arg
 
 from allora_analysis.arms import TRAINED
 from allora_analysis.records import results_folder
@@ -33,59 +36,56 @@ LORAPLUS_RATIO = 16.0  # B's rate over A's: Hayou et al. (2024b), LoRA+, as its 
 
 @dataclass(frozen=True)
 class Setting:
-    """A run in full.
-
-    Attributes:
-        model: what records call the model; its content's digest stands beside.
-        data: what records call the data.
-        arm: one of `ARMS`.
-        optimizer: "sgd", "momentum" (0.9) or "adamw".
-        learning_rate: of the adapters.
-        head_learning_rate: of the classifier.
-        eta2: η² of the arm's rule; None for arms without one.
-        task: "classification", or "multiple_choice" by the answers' likelihood.
-        rank: r; the LoRA scaling α/r is 1 but for lora_x_eta (η) and rslora (√r).
-        drop_rate: of the adapters' dropout.
-        placement: of that dropout: "input", where PEFT has it, or "bottleneck", on A's output (the arm lora only).
-        epochs: passes over the training split.
-        max_steps: optimiser steps instead of epochs; None for whole epochs.
-        batch_size: sentences in one step.
-        accumulation: parts in which a batch's gradient is accumulated.
-        max_length: tokens after which a sentence is cut.
-        schedule: "constant" or "linear" (to 0 at the last step).
-        warmup_steps: steps over which the rate first rises from 0.
-        weight_decay: decoupled for AdamW, SGD's own otherwise; adapters and head alike.
-        betas: AdamW's.
-        epsilon: AdamW's.
-        max_grad_norm: the gradient's norm, over all parameters, is clipped to this; 0: no clipping.
-        precision: "fp32" or "bf16" (autocast).
-        seed: of the adapters, the head, the order of the data and the dropout masks.
-    """
+    """A run in full; the fields are flags of `python -m allora_analysis.finetune` too."""
 
     model: str
+    """What records call the model; its content's digest stands beside."""
     data: str
-    arm: str
+    """What records call the data."""
+    arm: Annotated[str, arg(metavar="|".join(ARMS))]
+    """The arm."""
     optimizer: str = "adamw"
+    """sgd, momentum (SGD with momentum 0.9) or adamw."""
     learning_rate: float = 1e-4
+    """Learning rate of the adapters."""
     head_learning_rate: float = 1e-4
+    """Learning rate of the classifier."""
     eta2: float | None = None
+    """η² of the arm's rule (the paper: 1, 2, 4); only for arms that have one."""
     task: str = "classification"
+    """classification, or multiple_choice by the likelihood of each answer (a causal language model)."""
     rank: int = 16
+    """Rank r of every adapter; the LoRA scaling α/r is 1 but for lora_x_eta (η) and rslora (√r)."""
     drop_rate: float = 0.0
+    """Drop rate of the adapters' dropout; the paper takes 0.05 where its arms have one."""
     placement: str = "input"
+    """Where the dropout is: input, as PEFT has it, or bottleneck, between A and B (the arm lora)."""
     epochs: int = 2
+    """Passes over the training split."""
     max_steps: int | None = None
+    """Optimizer steps instead of epochs."""
     batch_size: int = 32
+    """Sentences in a step, over all its parts and all processes."""
     accumulation: int = 1
+    """Parts in which a batch's gradient is accumulated; divides the batch size."""
     max_length: int = 128
+    """Tokens after which a sentence is cut."""
     schedule: str = "linear"
+    """linear (to 0 at the last step) or constant."""
     warmup_steps: int = 0
+    """Steps over which the learning rate first rises from 0."""
     weight_decay: float = 0.0
+    """Weight decay of adapters and classifier; decoupled for adamw."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of the moments."""
     epsilon: float = 1e-8
+    """AdamW's ε."""
     max_grad_norm: float = 1.0
+    """Clip the norm of the gradient of all parameters to this (transformers' default is 1); 0: no clipping."""
     precision: str = "fp32"
+    """fp32 or bf16 (autocast)."""
     seed: int = 0
+    """Seed of adapters, classifier, order of the data and dropout masks."""
 
     @property
     def eta(self) -> float | None:
@@ -93,7 +93,7 @@ class Setting:
         return None if self.eta2 is None else self.eta2**0.5
 
     def steps(self, rows: int) -> int:
-        """The run's number of optimiser steps.
+        """The run's number of optimizer steps.
 
         Args:
             rows: of the training split.
@@ -107,7 +107,7 @@ class Setting:
         """The run in a line; no two of a preset's have the same.
 
         Returns:
-            Model, data, arm, η², dropout, optimiser, rates and seed; the rank where it is not 16.
+            Model, data, arm, η², dropout, optimizer, rates and seed; the rank where it is not 16.
         """
         eta = "" if self.eta2 is None else f", η² = {self.eta2:g}"
         place = " in the bottleneck" if self.placement == "bottleneck" else ""

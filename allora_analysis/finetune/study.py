@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from allora_analysis.finetune.results import summarised
-from allora_analysis.finetune.setting import ARMS, Setting, check
+from allora_analysis.finetune.setting import Setting, check
 from allora_analysis.study import Result, Study, Table, text
 from allora_analysis.validation import ArgumentError, choice, count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HEAD = "head_learning_rate"
-
 
 @dataclass(frozen=True)
-class Config:
+class Config(Setting):
     """Fine-tune a pretrained model with one arm of the paper's comparison, and record accuracy and row norms.
 
     The arms: lora, lora_x_eta (a fixed scaling η), allora, allora_0 (no dropout), allora_od, asf_lora, allora_adamw
@@ -33,54 +31,12 @@ class Config:
     """The pretrained model, as transformers loads it."""
     data: Annotated[str, arg(metavar="FOLDER|HUB_ID")]
     """train.jsonl, test.jsonl and perhaps validation.jsonl (or .jsonl.gz), rows with text and label; or a hub id."""
-    arm: Annotated[str, arg(metavar="|".join(ARMS))]
-    """The arm."""
+    head_learning_rate: float | None = None
+    """Learning rate of the classifier; default: the adapters'."""
     model_name: str | None = None
     """What records call the model; default: the folder's or the file's name, or the id's last part."""
     data_name: str | None = None
     """What records call the data; default likewise."""
-    optimizer: str = "adamw"
-    """sgd, momentum (SGD with momentum 0.9) or adamw."""
-    learning_rate: float = 1e-4
-    """Learning rate of the adapters."""
-    head_learning_rate: float | None = None
-    """Learning rate of the classifier; default: the adapters'."""
-    eta2: float | None = None
-    """η² of the arm's rule (the paper: 1, 2, 4); only for arms that have one."""
-    task: str = "classification"
-    """classification, or multiple_choice by the likelihood of each answer (a causal language model)."""
-    rank: int = 16
-    """Rank r of every adapter."""
-    drop_rate: float = 0.0
-    """Drop rate of the adapters' input; the paper takes 0.05 where its arms have dropout."""
-    placement: str = "input"
-    """Where the dropout is: input, as PEFT has it, or bottleneck, between A and B (the arm lora)."""
-    epochs: int = 2
-    """Passes over the training split."""
-    max_steps: int | None = None
-    """Optimiser steps instead of epochs."""
-    batch_size: int = 32
-    """Sentences in a step, over all its parts and all processes."""
-    accumulation: int = 1
-    """Parts in which a batch's gradient is accumulated; divides the batch size."""
-    max_length: int = 128
-    """Tokens after which a sentence is cut."""
-    schedule: str = "linear"
-    """linear (to 0 at the last step) or constant."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate first rises from 0."""
-    weight_decay: float = 0.0
-    """Weight decay of adapters and classifier; decoupled for adamw."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's decay rates of the moments."""
-    epsilon: float = 1e-8
-    """AdamW's ε."""
-    max_grad_norm: float = 1.0
-    """Clip the gradient's norm to this (transformers' default is 1); 0: no clipping."""
-    precision: str = "fp32"
-    """fp32 or bf16 (autocast)."""
-    seed: int = 0
-    """Seed of adapters, classifier, order of the data and dropout masks."""
     results: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Record the run here, with checkpoints while it runs; default: nothing is kept."""
     checkpoint_steps: int = 100
@@ -104,14 +60,9 @@ def setting(config: Config, model: str, data: str) -> Setting:
     Returns:
         The setting, checked.
     """
-    same = {field.name for field in fields(Setting)} & {field.name for field in fields(Config)} - {
-        "model",
-        "data",
-        HEAD,
-    }
     rate = config.learning_rate if config.head_learning_rate is None else config.head_learning_rate
-    values = {name: getattr(config, name) for name in same}
-    return check(Setting(model=model, data=data, head_learning_rate=rate, **values))
+    values = {field.name: getattr(config, field.name) for field in fields(Setting)}
+    return check(Setting(**values | {"model": model, "data": data, "head_learning_rate": rate}))
 
 
 def run(config: Config) -> Result:
@@ -204,9 +155,28 @@ def plot(config: Config, result: Result) -> Figure:
     Returns:
         The figure.
     """
-    from allora_analysis.finetune.figure import draw
+    from allora_analysis.plotting import COLOURS, panels
 
-    return draw(config, result)
+    m = result.measured
+    figure, (left, middle, right) = panels(3)
+    for split, colour in (("validation", COLOURS["plain"]), ("test", COLOURS["predicted"])):
+        if known := [entry for entry in m["epochs"] if f"{split}_accuracy" in entry]:
+            accuracies = [entry[f"{split}_accuracy"] for entry in known]
+            left.plot([entry["epoch"] for entry in known], accuracies, "o-", color=colour, label=split)
+    majority = result.predicted["majority_rates"]["test"]
+    left.axhline(majority, ls=":", color=COLOURS["measured"], label="most frequent label")
+    left.set(title=f"{config.arm}, {config.optimizer}", xlabel="epoch", ylabel="accuracy")
+    left.legend(fontsize=7)
+    middle.plot(m["loss"]["step"], m["loss"]["value"], color=COLOURS["predicted"])
+    middle.set(xlabel="step", ylabel="training loss")
+    norms = summarised(m["row_norms"])
+    if norms["mean"]:
+        span = {"color": COLOURS["plain"], "alpha": 0.3, "lw": 0, "label": "from the least layer to the most"}
+        right.fill_between(norms["step"], norms["least"], norms["most"], **span)
+        right.plot(norms["step"], norms["mean"], color=COLOURS["measured"], label="mean over layers")
+        right.legend(fontsize=7)
+    right.set(xlabel="step", ylabel="mean row norm of (α/r)BA", xscale="symlog")
+    return figure
 
 
 STUDY = Study("finetune", Config, run, table, plot)

@@ -54,20 +54,20 @@ def make(
     """
     model = arms.adapt(pretrained.model, setting)
     total = setting.steps(len(data.splits["train"]))
-    asked = (classification if data.classes is not None else multiple_choice).asked(setting, pretrained, data)
+    parts = (classification if data.classes is not None else multiple_choice).trainer_parts(setting, pretrained, data)
     callbacks: list[TrainerCallback] = [
         History(total, math.ceil(len(data.splits["train"]) / setting.batch_size)),
         Progress(setting.words()),
     ]
-    made = asked.trainer(
+    made = parts.trainer(
         model=model,
-        args=_arguments(setting, folder, total, asked.evaluation_batch, save_steps, device, gradient_checkpointing),
-        data_collator=asked.collator,
-        train_dataset=asked.train,
-        eval_dataset=asked.evaluated,
+        args=_arguments(setting, folder, total, parts.evaluation_batch, save_steps, device, gradient_checkpointing),
+        data_collator=parts.collator,
+        train_dataset=parts.train,
+        eval_dataset=parts.evaluated,
         processing_class=pretrained.tokenizer,
-        compute_metrics=asked.metrics,
-        compute_loss_func=asked.loss,
+        compute_metrics=parts.metrics,
+        compute_loss_func=parts.loss,
         callbacks=callbacks,
         optimizers=(arms.optimizer(model, setting), None),
     )

@@ -16,8 +16,7 @@ from allora_analysis.finetune import arms, checkpoints, memory, trainer
 from allora_analysis.finetune.data import TextData
 from allora_analysis.finetune.history import Diverged, History, collect
 from allora_analysis.finetune.models import Pretrained
-from allora_analysis.finetune.progress import Progress
-from allora_analysis.finetune.quiet import quiet
+from allora_analysis.finetune.progress import Progress, quiet
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.validation import ArgumentError
 

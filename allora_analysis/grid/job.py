@@ -8,9 +8,9 @@ from abc import ABC, abstractmethod
 from submitit.core.utils import JobPaths
 from submitit.helpers import Checkpointable, DelayedSubmission
 
-from allora_analysis.finetune.claim import Busy
 from allora_analysis.grid import serial
 from allora_analysis.grid.plan import Grid, Task
+from allora_analysis.records.files import Busy
 from allora_analysis.validation import ArgumentError
 
 WAIT = 5.0  # seconds between two tries of a job whose run another process is at

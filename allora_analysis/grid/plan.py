@@ -170,12 +170,12 @@ def sweep(grid: Grid, known: Mapping[Task, records.Record | None]) -> None:
         grid: the grid.
         known: as `recorded` returned it.
     """
-    from allora_analysis.finetune.claim import Busy, claim
+    from allora_analysis.records.files import Busy, hold
 
     for record in (record for record in known.values() if record is not None):
         folder = records.unfinished(grid.results, STUDY, record.key)
         if folder.is_dir():
-            with contextlib.suppress(Busy, OSError), claim(folder.with_suffix(".lock"), folder.name):
+            with contextlib.suppress(Busy, OSError), hold(folder.with_suffix(".lock"), folder.name):
                 shutil.rmtree(folder)
     with contextlib.suppress(OSError):  # not there, or not empty: other runs are unfinished
         (grid.results / records.UNFINISHED).rmdir()

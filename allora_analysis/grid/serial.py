@@ -6,8 +6,8 @@ import time
 import traceback
 
 from allora_analysis import terminal
-from allora_analysis.finetune.claim import Busy
 from allora_analysis.grid.plan import Grid, Summary, Task, data_of, digests, recorded, sweep
+from allora_analysis.records.files import Busy
 from allora_analysis.validation import ArgumentError
 
 PATIENCE = 5.0  # seconds between two looks at runs that a neighbour is at

@@ -27,7 +27,6 @@ from allora_analysis.hessian.factors import (
     initial_speed_ratio,
     is_stationary,
     linearised_flow,
-    loss_gradient,
     simulated_escape_time,
 )
 from allora_analysis.hessian.product import (
@@ -80,7 +79,6 @@ __all__ = [
     "layer_gradient_ranks",
     "linearised_flow",
     "log_condition",
-    "loss_gradient",
     "marchenko_pastur_condition",
     "negative_directions",
     "network_spectrum",

@@ -370,7 +370,7 @@ def dense_factor_hessian(x: ArrayLike, g: ArrayLike, a: ArrayLike) -> Float[np.n
     """
     g, a = _gradient_and_a(g, a, any_rank=True)
     x, size = _inputs(x, g), len(a) * sum(g.shape)
-    validation.affordable("g, a", (g.shape, a.shape), size, size)
+    validation.fits("g, a", size**2, f"the Hessian of {size} parameters")
     split, step = len(g) * len(a), float(np.abs(a).max()) or 1.0
     point = np.concatenate([np.zeros(split), a.ravel()])
 

@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike
 
 from allora_analysis.validation import (
     ArgumentError,
-    affordable,
     count,
+    fits,
     matrix,
     matrix_of,
     positive,
@@ -82,7 +82,7 @@ def product_hessian(x: ArrayLike, n_outputs: int) -> Float[np.ndarray, "DC DC"]:
         The Hessian (D·C × D·C), independent of Δ, W and Y.
     """
     x, n_outputs = matrix("x", x), count("n_outputs", n_outputs)
-    affordable("n_outputs", n_outputs, n_outputs * x.shape[1], n_outputs * x.shape[1])
+    fits("n_outputs", (n_outputs * x.shape[1]) ** 2, "the Hessian")
     return np.kron(np.eye(n_outputs), 2 * x.T @ x)
 
 
@@ -106,7 +106,7 @@ def product_spectrum(x: ArrayLike, n_outputs: int) -> Float[np.ndarray, " DC"]:
         [2.0, 8.0]
     """
     x, n_outputs = matrix("x", x), count("n_outputs", n_outputs)
-    affordable("n_outputs", n_outputs, n_outputs, x.shape[1])
+    fits("n_outputs", n_outputs * x.shape[1], "the spectrum")
     scaled, exponent = unit_scaled(x)
     squares = np.ldexp(2 * np.linalg.svd(scaled, compute_uv=False)[::-1] ** 2, 2 * exponent)
     return np.repeat(np.concatenate([np.zeros(x.shape[1] - len(squares)), squares]), n_outputs)
@@ -141,8 +141,9 @@ def marchenko_pastur_condition(gamma: float) -> float:
     Returns:
         κ, 1 or above, ∞ at γ = 1.
     """
-    root = math.sqrt(positive("gamma", gamma))
-    return math.inf if root == 1.0 else ((1 + root) / (1 - root)) ** 2
+    ratio = positive("gamma", gamma)
+    # (1 + √γ)⁴/(1 − γ)²: 1 − γ is exact near γ = 1, where 1 − √γ is rounding.
+    return math.inf if ratio == 1.0 else ((1 + math.sqrt(ratio)) ** 2 / (1 - ratio)) ** 2
 
 
 def square_log_condition(n: int) -> tuple[float, float]:
@@ -211,7 +212,7 @@ def fixed_gram_design(x: ArrayLike, n_samples: int, generator: np.random.Generat
     rank = int(np.count_nonzero(singular > max(x.shape) * EPSILON * singular[0]))
     if count("n_samples", n_samples) < rank:
         raise ArgumentError(f"n_samples must be at least the rank of x, {rank}, received {n_samples!r}")
-    affordable("n_samples", n_samples, n_samples, x.shape[1])
+    fits("n_samples", n_samples * x.shape[1], "the design")
     q, _ = np.linalg.qr(generator.standard_normal((n_samples, rank)))
     return q @ np.ldexp(singular[:rank, None] * vt[:rank], exponent)
 
@@ -266,8 +267,8 @@ def sample_log_conditions(
         The logarithms (draws).
     """
     shape = count("n_samples", n_samples), count("n_features", n_features)
-    affordable("draws", count("draws", draws), draws, min(shape))
-    affordable("n_samples, n_features", shape, *shape)
+    fits("draws", count("draws", draws) * min(shape), "their singular values")
+    fits("n_samples, n_features", shape[0] * shape[1], "a design")
     step = max(1, CHUNK // (shape[0] * shape[1]))
     parts = [
         np.linalg.svd(generator.standard_normal((min(step, draws - start), *shape)), compute_uv=False)

@@ -22,7 +22,7 @@ from allora_analysis.hessian.product import (
     square_log_condition,
 )
 from allora_analysis.study import Result, Study, Table, sweep, text
-from allora_analysis.validation import ArgumentError, adapter_rank, affordable, count, positive, several
+from allora_analysis.validation import ArgumentError, adapter_rank, count, fits, positive, several
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,15 +66,15 @@ def _check(config: Config) -> None:
     count("outputs", config.outputs)
     adapter_rank(config.rank, config.outputs, config.features)
     size = max(config.features, config.outputs)
-    affordable("features, outputs", (config.features, config.outputs), 4 * size, size)
+    fits("features, outputs", 4 * size**2, "a design")
     for ratio in several("ratios", config.ratios):
         n = positive("ratios", ratio) * config.features
         if n <= 0.5:
             least = f"{0.5 / config.features:.4g}"
             raise ArgumentError(f"ratios must give N of 1 or more, above {least} here, received {ratio!r}")
-        affordable("ratios", ratio, math.ceil(min(n, 1e30)), size)
-    affordable("draws", count("draws", config.draws, minimum=2), config.draws, 1)
-    affordable("samples", count("samples", config.samples), config.samples, size)
+        fits("ratios", n * size, f"the design of N/D = {ratio!r}")
+    fits("draws", count("draws", config.draws, minimum=2), "their condition numbers")
+    fits("samples", count("samples", config.samples) * size, "a design")
     count("seed", config.seed, minimum=0, maximum=_largest_seed() if config.network else None)
 
 

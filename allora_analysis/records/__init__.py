@@ -8,7 +8,7 @@
 | `record` | a record, its file's content and verification, `load` |
 | `storage` | `save`, `lookup`, `find` |
 | `lists` | `find_each`: the records of a list of runs |
-| `files` | writing whole or not at all, setting aside |
+| `files` | writing whole or not at all, setting aside, one holder a run |
 | `inventory` | `status` of a folder of records |
 
 A run is its study, its full config, a `protocol` integer that grows when the meaning of a run changes, and the digests

@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from allora_analysis.records.canonical import RecordError
+from allora_analysis.validation import ArgumentError
 
 SET_ASIDE = "set_aside"
 # A neighbour lives for the milliseconds of one write; one this old belongs to a writer that was killed.
 STALE_SECONDS = 3600.0
+TRIES = 100  # to open a lock file in a folder that a neighbour takes away
 _PART = re.compile(r"\.[A-Za-z0-9_]+-[0-9a-f]{20}-[0-9a-f]{16}\.part")  # a record's: others' hidden files are theirs
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
@@ -130,3 +132,62 @@ def remove_stale(folder: Path) -> list[str]:
                 part.unlink()
                 removed.append(part.name)
     return removed
+
+
+class Busy(ArgumentError):
+    """Another process is at this run."""
+
+
+@contextlib.contextmanager
+def hold(path: Path, words: str) -> Iterator[None]:
+    """Hold a run while the block runs; the lock file is gone afterwards.
+
+    The lock is the kernel's (`flock`), so a killed process holds nothing; what it left of the file is taken over.
+    Not `filelock`'s, which leaves its file behind: the folder of unfinished runs would never go away.
+
+    Args:
+        path: the lock file; its folder is made.
+        words: the run, for the error.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        Busy: another process holds it.
+        OSError: the folder cannot be written, or its file system has no locks.
+    """
+    import fcntl
+
+    while True:
+        handle = _opened(path)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            if not isinstance(error, BlockingIOError):  # a file system without locks: nobody is at the run
+                raise
+            raise Busy(f"{words}: another process is at this run; wait for it, or look at its progress") from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(handle).st_ino:
+                break
+        os.close(handle)  # the last holder took the file away between our opening and our locking it
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _opened(path: Path) -> int:
+    def attempt() -> int:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+
+    for _ in range(TRIES):
+        try:
+            return attempt()
+        except (FileNotFoundError, FileExistsError):
+            if path.parent.exists() and not path.parent.is_dir():
+                raise
+            time.sleep(0.01)  # a neighbour that ended took the folder away, empty as it was, between the two
+    return attempt()

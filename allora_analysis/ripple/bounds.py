@@ -76,8 +76,7 @@ def checked_layers(layers: Sequence[Sequence[ArrayLike]]) -> tuple[Layer, ...]:
     """The layers as float64, with shapes that chain: n₂ and r within a layer, widths from one layer to the next."""
     result: list[Layer] = []
     for index, triple in enumerate(validation.several("layers", layers)):
-        if len(triple) != 3:
-            raise ArgumentError(f"layers[{index}] must be a triple (W, B, A), received {len(triple)} entries")
+        triple = validation.several(f"layers[{index}], a triple (W, B, A),", triple, 3)
         width_in = result[-1].w.shape[0] if result else None
         w = validation.matrix_of(f"layers[{index}] W", triple[0], (None, width_in), "the layer before")
         b = validation.matrix_of(f"layers[{index}] B", triple[1], (w.shape[0], None), "the rows of W")
@@ -213,7 +212,7 @@ def residual_bound_of(weights: Float[np.ndarray, " L"], adapters: Float[np.ndarr
 
 def check_widths(widths: Sequence[int], rank: int) -> tuple[int, ...]:
     """The widths n₀, …, n_L of a stack: at least one layer, each at least the rank."""
-    result = tuple(validation.count("widths", width) for width in widths)
+    result = tuple(validation.count("widths", width) for width in validation.several("widths", widths))
     if len(result) < 2:
         raise ArgumentError(f"widths must name the input's and at least one layer's width, received {len(result)}")
     validation.adapter_rank(rank, min(result), min(result))

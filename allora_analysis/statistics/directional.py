@@ -38,7 +38,7 @@ from numpy.typing import ArrayLike
 from allora_analysis.statistics.paired import TIE, student
 from allora_analysis.statistics.sample_size import required_n
 from allora_analysis.statistics.z_tests import holm, rate
-from allora_analysis.validation import ArgumentError, choice, non_negative, positive, several, vector
+from allora_analysis.validation import ArgumentError, choice, named, non_negative, positive, vector
 
 Case = TypeVar("Case", bound=Hashable)
 MOST_UNITS = 20  # 2²⁰ subsets
@@ -176,7 +176,7 @@ def judge_family(
     Raises:
         ArgumentError: no comparison, or one of too few units; a margin that is not above 0.
     """
-    arrays = {case: vector("differences", differences[case]) for case in several("differences", differences)}
+    arrays = named("differences", differences)
     limits = {case: positive("margins", margin) for case, margin in (margins or {}).items()}
     decided = decide({case: sides(array, limits.get(case)) for case, array in arrays.items()}, test, level, grain)
     found = {}

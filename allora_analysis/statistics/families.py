@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from allora_analysis.statistics.paired import PairedTest, difference_test
 from allora_analysis.statistics.sample_size import detectable_effect, required_n
 from allora_analysis.statistics.z_tests import holm_among, rate
-from allora_analysis.validation import ArgumentError, count, non_negative, representable, several, vector
+from allora_analysis.validation import ArgumentError, count, named, non_negative, representable
 
 Case = TypeVar("Case", bound=Hashable)
 
@@ -80,7 +80,7 @@ def paired_family(
         ArgumentError: no case, a case of fewer than 2 differences, fewer `cases` than there are, or a negative grain.
     """
     level, power = rate("level", level), rate("power", power)
-    arrays = {case: vector("differences", differences[case]) for case in several("differences", differences)}
+    arrays = named("differences", differences)
     grain = non_negative("grain", grain)
     tests = {case: difference_test(array, 1 - level, grain) for case, array in arrays.items()}
     family = count("cases", len(tests) if cases is None else cases, len(tests))

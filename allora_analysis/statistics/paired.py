@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis.statistics.z_tests import rate
-from allora_analysis.validation import ArgumentError, choice, count, non_negative, representable, vector
+from allora_analysis.validation import ArgumentError, choice, count, non_negative, representable, several, vector
 
 # Differences this close, relative to the largest value, are ties: 90.4 − 90.1 and 60.3 − 60.0 are one number.
 TIE = 1e-12
@@ -281,7 +281,7 @@ def clustered_test(
     Raises:
         ArgumentError: as many labels as differences are wanted, and two clusters; or a negative grain.
     """
-    values, labels = vector("differences", differences), list(clusters)
+    values, labels = vector("differences", differences), several("clusters", clusters)
     if len(labels) != values.size:
         raise ArgumentError(f"clusters: {len(labels)} labels received, {values.size} wanted, one for each difference")
     groups: dict[Hashable, list[float]] = {}

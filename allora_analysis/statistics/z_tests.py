@@ -16,7 +16,17 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.validation import ArgumentError, count, finite, fits, non_negative, number, representable, vector
+from allora_analysis.validation import (
+    ArgumentError,
+    count,
+    finite,
+    fits,
+    non_negative,
+    number,
+    representable,
+    shown,
+    vector,
+)
 
 # Two floating-point computations of one constant differ by this much, relative to 1 + |expected|.
 ROUNDING = 1e-9
@@ -315,6 +325,8 @@ def bootstrap_interval(
     fits("resamples", float(resamples) * sample.size, f"{resamples} resamples")
     if sample.size < 2:
         raise ArgumentError(f"values: at least 2 are needed for a bootstrap interval, received {sample.size}")
+    if not callable(statistic):
+        raise ArgumentError(f"statistic must be a function of one vector, received {shown(statistic)}")
     if (sample == sample[0]).all():
         return (constant := float(statistic(sample))), constant
     # SciPy renamed the argument in 1.15.

@@ -209,7 +209,8 @@ def _load(model: nn.Module, folder: str, config: ALLoRAConfig, adapter_name: str
 def export_lora(model: PeftModel, folder: str | os.PathLike[str], adapter_name: str = "default") -> None:
     """The adapter as plain LoRA, with no field that plain PEFT does not know: it loads without a warning.
 
-    Both files are written beside the old ones first, so that what fails leaves an earlier export as it was.
+    Both files are written beside the old ones first, so that what fails leaves an earlier export as it was. Whoever is
+    killed between the two renames leaves weights without a config, which nothing loads, and never a mixed pair.
 
     Args:
         model: has the adapter.
@@ -240,8 +241,21 @@ def export_lora(model: PeftModel, folder: str | os.PathLike[str], adapter_name: 
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as beside:
             save_file(weights, Path(beside) / _WEIGHTS, metadata={"format": "pt"})
             plain.save_pretrained(beside, auto_mapping_dict=None if config.task_type else found)
-            for name in (_WEIGHTS, _CONFIG):
-                os.replace(Path(beside) / name, Path(folder) / name)
+            _move_pair(Path(beside), Path(folder))
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ArgumentError(f"folder {str(folder)!r}: cannot be written ({reason}); name another folder") from None
+
+
+def _move_pair(beside: Path, folder: Path) -> None:
+    # Another config goes before its weights and comes after them.
+    old, kept = folder / _CONFIG, beside / "before"
+    if old.is_file() and old.read_bytes() != (beside / _CONFIG).read_bytes():
+        os.replace(old, kept)
+    try:
+        os.replace(beside / _WEIGHTS, folder / _WEIGHTS)
+    except OSError:
+        if kept.exists():
+            os.replace(kept, old)
+        raise
+    os.replace(beside / _CONFIG, old)

@@ -69,7 +69,7 @@ class Encoded(Dataset):
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainerParts:
     """A task's parts of a Trainer.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The claim on a run: one holder, released by death, and nothing left behind."""
+"""The lock of a run: one holder, released by death, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import time
 
 import pytest
 
-from allora_analysis.finetune.claim import Busy, claim
+from allora_analysis.records.files import Busy, hold
 
-HOLD = "import sys, time; from pathlib import Path; from allora_analysis.finetune.claim import claim\n"
-HOLD += "with claim(Path(sys.argv[1]), 'it'): print('held', flush=True); time.sleep(60)"
+HOLD = "import sys, time; from pathlib import Path; from allora_analysis.records.files import hold\n"
+HOLD += "with hold(Path(sys.argv[1]), 'it'): print('held', flush=True); time.sleep(60)"
 
 
 @pytest.fixture
@@ -31,31 +31,31 @@ def holder(path):
 
 
 def test_one_at_a_time_and_nothing_is_left(path):
-    with claim(path, "it"):
+    with hold(path, "it"):
         assert path.exists()
-        with pytest.raises(Busy, match="it: another process"), claim(path, "it"):
+        with pytest.raises(Busy, match="it: another process"), hold(path, "it"):
             pass
     assert not path.exists()
-    with claim(path, "it"):
+    with hold(path, "it"):
         pass
 
 
 def test_an_exception_releases_it(path):
-    with pytest.raises(ZeroDivisionError), claim(path, "it"):
+    with pytest.raises(ZeroDivisionError), hold(path, "it"):
         raise ZeroDivisionError
-    with claim(path, "it"):
+    with hold(path, "it"):
         pass
 
 
 def test_another_process_holds_it_until_it_is_killed(path):
     process = holder(path)
-    with pytest.raises(Busy), claim(path, "it"):
+    with pytest.raises(Busy), hold(path, "it"):
         pass
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
     assert path.exists()
-    with claim(path, "it"):
+    with hold(path, "it"):
         pass
     assert not path.exists()
 
@@ -67,7 +67,7 @@ def test_many_threads_never_hold_it_together(path):
         until = time.monotonic() + 2
         while time.monotonic() < until:
             try:
-                with claim(path, "it"):
+                with hold(path, "it"):
                     inside[0] += 1
                     seen.append(inside[0])
                     time.sleep(0.0005)
@@ -94,7 +94,7 @@ def test_a_neighbour_that_takes_the_empty_folder_away_does_no_harm(path, monkeyp
         return right(name, *more)
 
     monkeypatch.setattr(os, "open", late)
-    with claim(path, "it"):
+    with hold(path, "it"):
         assert path.exists()
     assert len(taken) == 1
 
@@ -104,7 +104,7 @@ def test_a_file_system_without_locks_is_not_a_neighbour(path, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.raises(OSError, match="No locks available") as error, claim(path, "it"):
+    with pytest.raises(OSError, match="No locks available") as error, hold(path, "it"):
         pass
     assert not isinstance(error.value, Busy)
 
@@ -113,5 +113,5 @@ def test_a_file_system_without_locks_is_not_a_neighbour(path, monkeypatch):
 def test_a_folder_that_cannot_be_made_ends_in_an_error(tmp_path):
     """A link to a disk that is not there: waiting for it would be for ever."""
     (tmp_path / "results").symlink_to(tmp_path / "gone" / "disk")
-    with pytest.raises(FileExistsError), claim(tmp_path / "results" / "unfinished" / "run.lock", "it"):
+    with pytest.raises(FileExistsError), hold(tmp_path / "results" / "unfinished" / "run.lock", "it"):
         pass

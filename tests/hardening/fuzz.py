@@ -1,0 +1,296 @@
+"""Hostile arguments to every public function and command line: `python -m tests.hardening.fuzz`.
+
+A function's usual arguments stand in `USUAL` under their names, which mean the same everywhere in the toolkit. A call
+replaces one or two of them. What may come of it: numbers, or one line of refusal (`ArgumentError`), within ten seconds
+and without a warning. The same numbers in another dress (a list, another dtype, a strided view, a tensor) must give
+the same answer, which is the second method that every function has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import importlib
+import inspect
+import io
+import math
+import os
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from allora_analysis.validation import ArgumentError
+from tests.hardening import progress, record
+
+COMMAND = "python -m tests.hardening.fuzz"
+CALLS, LINES, SECONDS = 100_000, 2_000, 10
+PACKAGES = (
+    "tikhonov", "deviation", "dropout_sgd", "hessian", "ripple", "adaptors", "escape", "adaptive", "statistics",
+)  # fmt: skip
+STUDIES = ("tikhonov", "deviation", "dropout_sgd", "hessian", "ripple", "escape")
+
+X = np.array([[1.0, 0.5], [-0.3, 2.0], [0.7, -1.1]])
+SQUARE = np.array([[0.9, -0.4], [0.2, 1.3]])
+USUAL: dict[str, Any] = {
+    "x": X, "y": X[:, ::-1] + 0.1, "w": SQUARE, "w_true": SQUARE, "a": SQUARE[:1], "b": SQUARE[:, :1], "g": SQUARE - 1,
+    "s": X.T @ X, "fit": X, "fitted": X, "target": SQUARE, "delta": SQUARE, "cross": SQUARE, "gradient": 0.7,
+    "a_draw": SQUARE[:1], "direction": (SQUARE[:1], SQUARE[:, :1]),
+    "d": np.array([1.0, 2.0]), "f": np.array([0.3, -2.0]),
+    "t": np.array([0.0, 1.5]), "level": 0.8, "start": 0.6, "factor": np.array([1.0, 2.0]), "jacobian": SQUARE,
+    "singular_values": np.array([2.0, 1.0]), "samples": np.array([1.0, 2.0, 4.0]), "values": np.array([1.0, 2.0, 4.0]),
+    "differences": np.array([0.4, 0.1, 0.3, -0.2]), "first": np.array([0.4, 0.1, 0.3]),
+    "second": np.array([0.2, 0.3, 0.1]), "p_values": np.array([0.01, 0.5]), "clusters": (0, 0, 1, 1),
+    "weight_norms": np.array([1.0, 2.0]), "adapter_norms": np.array([0.5, 1.0]), "layers": [(SQUARE, SQUARE, SQUARE)],
+    "widths": (3, 4, 3), "mean": 0.1, "stderr": 0.2, "expected": 0.0, "shape": (2, 2, 1),
+    "keep_prob": 0.7, "placement": "input", "penalty": 0.5, "rank": 1, "n": 5, "draws": 5, "starts": 2, "steps": 3,
+    "learning_rate": 0.01, "eta": 2.0, "width": 4, "depth": 3, "n_outputs": 2, "n_samples": 6, "n_features": 2,
+    "w_std": 0.5, "a_std": 0.4, "b_std": 0.3, "replicas": 3, "gamma": 0.4, "n2": 4, "epsilon": 0.01, "time": 0.5,
+    "size": 2.0, "sigma": 1.0, "confidence": 0.9, "accuracy": 0.8, "standard_deviation": 1.0, "effect": 0.5,
+ "resamples": 20, "statistic": np.mean, "rate": 1.5,
+}  # fmt: skip
+OWN = {
+    "statistics": {"level": 0.05, "differences": np.array([0.4, 0.1, 0.3, -0.2])},
+    "ripple.log_output_growth": {"x": np.array([1.0, 0.5])},
+    "adaptive.ascent_frequency": {"samples": 3},
+    "statistics.judge_family": {"differences": {"one": np.array([0.4, 0.1, 0.3]), "two": np.array([0.1, -0.2, 0.3])}},
+    "statistics.paired_family": {"differences": {"one": np.array([0.4, 0.1, 0.3]), "two": np.array([0.1, -0.2, 0.3])}},
+}
+RNGS = ("generator",)
+UNDEFINED = ("ripple.simulate",)  # says where its cosine is no number: an adapter that adds nothing
+NO_VALUES = (
+    None, "", "abc", b"x", True, float("nan"), math.inf, -math.inf, 0, -1, 0.0, -0.0, 1, 2, 7, 0.5, 1e-320, 1e-300,
+    1e-12, 1e12, 1e300, -1e300, 1.7e308, 10**9, 10**12, 10**19, 10**400, 1j, (), [], [[]], [[1.0], [1.0, 2.0]], {},
+    object(), "0.5", ["a", "b"], np.float32(0.3), np.int8(3), np.array(0.5), np.zeros((0, 2)), np.zeros((2, 0)),
+    np.ones((2, 2, 2)), np.array([[np.nan, 1.0], [1.0, 1.0]]), np.ones((2, 2), complex), np.array(["a"]),
+    np.array([object()]), np.broadcast_to(1.0, (10**6, 10**6)), np.zeros((2, 2)), np.full((2, 2), 5e-324),
+)  # fmt: skip
+SCALES = (0.0, -1.0, 5e-324, 1e-310, 1e-300, 1e-160, 1e-9, 1e9, 1e160, 1e300)
+
+
+def functions() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
+    """Every public function whose required arguments all have a usual value, with those values."""
+    found = {}
+    for package in PACKAGES:
+        module = importlib.import_module(f"allora_analysis.{package}")
+        for name in module.__all__:
+            function = getattr(module, name)
+            usual = USUAL | OWN.get(package, {}) | OWN.get(f"{package}.{name}", {})
+            if inspect.isfunction(function):
+                wanted = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+                if all(p.name in usual or p.name in RNGS for p in wanted):
+                    found[f"{package}.{name}"] = function, {p.name: usual.get(p.name) for p in wanted}
+    return found
+
+
+def dressed(value: np.ndarray, rng: np.random.Generator) -> Any:
+    """The same numbers in another dress."""
+    wide = np.zeros(tuple(2 * n for n in value.shape))
+    wide[tuple(slice(None, None, 2) for _ in value.shape)] = value
+    frozen = value.copy()
+    frozen.setflags(write=False)
+    dresses = (
+        value.tolist(), np.asfortranarray(value), wide[tuple(slice(None, None, 2) for _ in value.shape)], frozen,
+        torch.tensor(value), value.astype(np.longdouble), value.astype(">f8"), value[::-1][::-1], np.ma.array(value),
+    )  # fmt: skip
+    return dresses[rng.integers(len(dresses))]
+
+
+def replaced(value: Any, rng: np.random.Generator) -> Any:
+    """A hostile value in an argument's place."""
+    if isinstance(value, np.ndarray) and rng.random() < 0.6:
+        kind = rng.integers(5)
+        if kind == 0:
+            return value * SCALES[rng.integers(len(SCALES))]
+        if kind == 1:
+            return value * rng.choice(SCALES, value.shape)
+        if kind == 2:
+            return value[:-1]
+        if kind == 3:
+            return np.where(rng.random(value.shape) < 0.3, rng.choice([np.nan, np.inf, 0.0]), value)
+        return value.astype(("f2", "i1", "u1", "?", "O", "c16", "U4")[rng.integers(7)])
+    if isinstance(value, float) and rng.random() < 0.4:
+        return value * SCALES[rng.integers(len(SCALES))]
+    return NO_VALUES[rng.integers(len(NO_VALUES))]
+
+
+class TooSlow(BaseException):
+    """Ten seconds are over; no handler of errors may hold it."""
+
+
+@contextlib.contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Raise `TooSlow` after so many seconds."""
+
+    def ring(*_: Any) -> None:
+        raise TooSlow
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def numbers(result: Any) -> Iterator[np.ndarray]:
+    """All arrays of floats in a result."""
+    if dataclasses.is_dataclass(result):
+        result = [getattr(result, field.name) for field in dataclasses.fields(result)]
+    if isinstance(result, dict):
+        result = list(result.values())
+    if isinstance(result, tuple | list):
+        for item in result:
+            yield from numbers(item)
+    elif isinstance(result, float | np.floating | np.ndarray) and np.asarray(result).dtype.kind == "f":
+        yield np.asarray(result)
+
+
+def outcome(
+    function: Callable[..., Any], arguments: dict[str, Any], seed: int, undefined: bool = False
+) -> tuple[str, Any]:
+    """What a call came to: "answered", "refused", or what a user should never see, with its words."""
+    arguments = {name: np.random.default_rng(seed) if name in RNGS else v for name, v in arguments.items()}
+    try:
+        with limited(SECONDS), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            result = function(**arguments)
+            result = list(result) if inspect.isgenerator(result) else result
+    except ArgumentError as error:
+        return ("refused", None) if "\n" not in str(error) else ("a refusal of several lines", str(error))
+    except TooSlow:
+        return "over ten seconds", None
+    except MemoryError:
+        return "MemoryError", None
+    except Exception as error:
+        return type(error).__name__, str(error)[:120]
+    if not undefined and any(np.isnan(array).any() for array in numbers(result)):
+        return "NaN in silence", None
+    return "answered", result
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two results are the same numbers but for rounding."""
+    pairs = list(zip(numbers(first), numbers(second), strict=True))
+    return all(np.allclose(a, b, rtol=1e-9, atol=1e-12, equal_nan=True) for a, b in pairs)
+
+
+def one(name: str, function: Callable[..., Any], usual: dict[str, Any], rng: np.random.Generator) -> tuple[str, str]:
+    """One call of a function: how it ended, and in which words a stranger would report it."""
+    seed, arguments = int(rng.integers(2**31)), dict(usual)
+    names = [n for n in usual if n not in RNGS]
+    arrays = [n for n in names if isinstance(usual[n], np.ndarray) and usual[n].ndim]
+    if arrays and rng.random() < 0.2:
+        chosen = arrays[rng.integers(len(arrays))]
+        arguments[chosen] = dressed(usual[chosen], rng)
+        how, result = outcome(function, arguments, seed, name in UNDEFINED)
+        plain = outcome(function, usual, seed)[1]
+        if how == "answered" and not same(plain, result):
+            how = "another answer for the same numbers"
+    else:
+        for chosen in rng.choice(names, min(len(names), int(rng.integers(1, 3))), replace=False):
+            arguments[chosen] = replaced(usual[chosen], rng)
+        how, result = outcome(function, arguments, seed, name in UNDEFINED)
+    told = ", ".join(f"{n}={str(v)[:60]!r}" for n, v in arguments.items() if v is not usual.get(n))
+    return how, f"{name}({told}): {how} {result if isinstance(result, str) else ''}"
+
+
+def calls(count: int, seed: int, only: str = "") -> collections.Counter[str]:
+    """So many calls over all functions; what should not have been is printed."""
+    table, rng, ends = functions(), np.random.default_rng(seed), collections.Counter()
+    names = [name for name in table if only in name]
+    for name in names:
+        how, words = outcome(table[name][0], table[name][1], seed)
+        assert how == "answered", f"{name} refuses its usual arguments: {how}, {words}"
+    for done in range(1, count + 1):
+        name = names[rng.integers(len(names))]
+        how, words = one(name, *table[name], rng)
+        ends[how] += 1
+        if how not in ("answered", "refused"):
+            print(words, flush=True)
+        progress(done, count, f": {dict(ends)}")
+    return ends
+
+
+def flags(study: str, rng: np.random.Generator) -> list[str]:
+    """A command line with one or two hostile values."""
+    config = importlib.import_module(f"allora_analysis.{study}.study").STUDY.config
+    words = ("nan", "inf", "-1", "0", "1e400", "1e-400", "", "abc", "10000000000", "1e18", "-0.0", "½", "1,2", "None",
+             "0.5", "1", "2", "3 -3", "../../x", "/dev/null", "\udcff", "1" * 400)  # fmt: skip
+    names = [field.name for field in dataclasses.fields(config)]
+    chosen = rng.choice(names, int(rng.integers(1, 3)), replace=False)
+    line = [part for n in chosen for part in (f"--{n.replace('_', '-')}", *words[rng.integers(len(words))].split(" "))]
+    return [*line, "--json", "-"]
+
+
+def line(study: str, argv: list[str]) -> str:
+    """How a command line ended, run in this process."""
+    from allora_analysis import cli
+
+    module = importlib.import_module(f"allora_analysis.{study}.study")
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with limited(2 * SECONDS), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = cli.main(module.STUDY, argv)
+    except SystemExit as error:
+        status = error.code
+    except TooSlow:
+        return "over twenty seconds"
+    except Exception as error:
+        return f"{type(error).__name__} ({str(error)[:100]})"
+    if status == 2:
+        return "refused" if "Traceback" not in err.getvalue() else "a traceback"
+    return "answered" if status == 0 and "NaN" not in out.getvalue() else f"status {status}, NaN"
+
+
+def lines(count: int, seed: int) -> collections.Counter[str]:
+    """So many command lines, in a folder that must stay empty."""
+    rng, ends, before = np.random.default_rng(seed), collections.Counter(), os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for done in range(1, count + 1):
+            study = STUDIES[rng.integers(len(STUDIES))]
+            argv = flags(study, rng)
+            how = line(study, argv)
+            ends[how if how in ("answered", "refused", "over twenty seconds") else "wrong"] += 1
+            if how not in ("answered", "refused"):
+                print(f"{study} {argv}: {how}", flush=True)
+            progress(done, count, f": {dict(ends)}")
+        os.chdir(before)
+        assert not os.listdir(folder), f"files that nobody asked for: {os.listdir(folder)}"
+    return ends
+
+
+def main() -> int:
+    """Both, recorded where they are as many as the page says."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser.add_argument("--calls", type=int, default=CALLS)
+    parser.add_argument("--lines", type=int, default=LINES)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="a word in the names of functions; nothing is recorded")
+    arguments = parser.parse_args()
+    for name, what, count, run in (
+        ("fuzz of functions", "hostile arguments to public functions", arguments.calls, calls),
+        ("fuzz of command lines", "hostile values of flags", arguments.lines, lines),
+    ):
+        if not count:
+            continue
+        ends = run(count, arguments.seed, *([arguments.only] if run is calls else []))
+        bad = count - ends["answered"] - ends["refused"]
+        print(f"{what}: {dict(ends)}")
+        if not arguments.only and count >= (CALLS if run is calls else LINES):
+            found = f"{ends['answered']:,} answered, {ends['refused']:,} refused in one line, {bad:,} otherwise"
+            record(name, what, COMMAND, count, "calls" if run is calls else "command lines", found, "nothing")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
