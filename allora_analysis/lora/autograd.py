@@ -275,6 +275,31 @@ class _DualAdapter(_Adapter):
         return _tangents_of(ctx.saved_tensors, tangents[:3])
 
 
+def split_gradient(through: Tensor, own: Tensor, factor: Tensor) -> Tensor:
+    """`through`, which equals `own`; what comes back goes to the first as it is, to the second times `factor`."""
+    return _Split.apply(through, own, factor)
+
+
+class _Split(torch.autograd.Function):
+    """See `split_gradient`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(through: Tensor, own: Tensor, factor: Tensor) -> Tensor:
+        return through.view_as(through)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[2])
+
+    @staticmethod
+    def backward(ctx, grad):
+        needs = ctx.needs_input_grad
+        scaled = (grad * ctx.saved_tensors[0]).to(grad.dtype) if needs[1] else None
+        return grad if needs[0] else None, scaled, None
+
+
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
