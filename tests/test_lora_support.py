@@ -25,7 +25,7 @@ from allora_analysis.validation import ArgumentError
 
 PAGE = Path(__file__).parents[1] / "docs" / "training.md"
 BEGIN, END = "<!-- support: tests/test_lora_support.py -->", "<!-- /support -->"
-YES, REFUSED, NOT_TRIED = "yes", "refused", "not tried"
+YES, REFUSED = "yes", "no"
 WAYS = ("`allora_config`, SGD", "`LoraConfig`, `ALLoRAAdamW`")
 
 
@@ -33,12 +33,35 @@ def linears(dtype: torch.dtype = torch.float32) -> nn.Module:
     return nn.Sequential(nn.Linear(8, 8, dtype=dtype), nn.Linear(8, 6, dtype=dtype))
 
 
-class Quantised(nn.Linear):
-    """As bitsandbytes' layers: integers in the weight's place."""
+def quantised(bits: int) -> nn.Module:
+    """As bitsandbytes gives it, on a CPU."""
+    few = (
+        bitsandbytes.nn.Linear4bit(8, 8, compute_dtype=torch.float32)
+        if bits == 4
+        else bitsandbytes.nn.Linear8bitLt(8, 8, has_fp16_weights=False)
+    )
+    few.load_state_dict(nn.Linear(8, 8).state_dict())
+    return nn.Sequential(few.to("cpu").requires_grad_(False))
 
-    def __init__(self, *sizes):
-        super().__init__(*sizes)
-        self.weight = nn.Parameter(torch.zeros(self.weight.shape, dtype=torch.int8), requires_grad=False)
+
+class Tied(nn.Module):
+    """A language model whose head is its embedding, as PEFT finds the two."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(9, 8), nn.Linear(8, 9, bias=False)
+        self.head.weight = self.embedding.weight
+        self.config = Config()
+
+    def get_input_embeddings(self):
+        return self.embedding
+
+    def forward(self, x):
+        return self.head(self.embedding(x))
+
+
+class Config(dict):
+    tie_word_embeddings, _tied_weights_keys = True, {}
 
 
 class Experts(nn.Module):
@@ -58,7 +81,8 @@ class Feature:
     fields: dict[str, Any] = field(default_factory=dict)
     base: Callable[[], nn.Module] = linears
     inputs: Callable[[], torch.Tensor] = lambda: torch.randn(4, 8)
-    ways: tuple[bool, bool] = (True, True)
+    no: tuple[str, str] = ("", "")
+    """Why not, in the words of the refusal."""
 
 
 FEATURES = [
@@ -79,20 +103,32 @@ FEATURES = [
     Feature("GPT-2's `Conv1D`", {"fan_in_fan_out": True}, base=lambda: nn.Sequential(Conv1D(8, 8))),
     Feature("DoRA", {"use_dora": True}),
     Feature("`lora_bias`", {"lora_bias": True}),
-    Feature("activated LoRA (`alora_invocation_tokens`)", {"alora_invocation_tokens": [1]}),
     Feature(
-        "`nn.Embedding`",
-        base=lambda: nn.Sequential(nn.Embedding(9, 8)),
-        inputs=lambda: torch.arange(9),
+        "activated LoRA (`alora_invocation_tokens`)",
+        {"alora_invocation_tokens": [1]},
+        no=("alora_invocation_tokens must be left out", "whose change of the weight is not s·BA"),
     ),
-    Feature("convolutions", base=lambda: nn.Sequential(nn.Conv2d(2, 3, 1)), inputs=lambda: torch.randn(1, 2, 4, 4)),
-    Feature("`nn.MultiheadAttention`", base=lambda: nn.Sequential(nn.MultiheadAttention(8, 2)), ways=(True, False)),
+    Feature("`nn.Embedding`", base=lambda: nn.Sequential(nn.Embedding(9, 8)), inputs=lambda: torch.arange(9)),
+    Feature(
+        "an embedding and the head tied to it, one pair for both (`ensure_weight_tying`)",
+        {"target_modules": ["embedding", "head"], "ensure_weight_tying": True},
+        base=Tied,
+        inputs=lambda: torch.arange(9),
+        no=("the head's rows are the embedding's columns", "shares a matrix with another pair"),
+    ),
+    Feature("convolutions", base=lambda: nn.Sequential(nn.Conv2d(2, 3, 3)), inputs=lambda: torch.randn(1, 2, 4, 4)),
+    Feature(
+        "`nn.MultiheadAttention`",
+        base=lambda: nn.Sequential(Attention(8, 2)),
+        no=("nn.MultiheadAttention calls none", ""),
+    ),
     Feature(
         "experts by `target_parameters`",
         {"target_modules": [], "target_parameters": ["0.stack"]},
         base=lambda: nn.Sequential(Experts()),
     ),
-    Feature("a 4-bit or 8-bit base", base=lambda: nn.Sequential(Quantised(8, 8)), ways=(True, False)),
+    Feature("a 4-bit base (bitsandbytes)", base=lambda: quantised(4)),
+    Feature("an 8-bit base (bitsandbytes)", base=lambda: quantised(8)),
 ]
 
 
