@@ -44,7 +44,6 @@ _LEFT_OUT = (
     "use_qalora", "fan_in_fan_out", "layer_replication", "megatron_config", "loftq_config", "eva_config",
     "corda_config", "lora_ga_config", "arrow_config", "use_bdlora",
     "alora_invocation_tokens", "velora_config", "monteclora_config", "kasa_config",
-    "ensure_weight_tying",
 )
 # fmt: on
 # LoRA×η is LoRA at scaling η, and ASF-LoRA's output at scaling s is no ASF-LoRA of (A, sB).
@@ -110,10 +109,18 @@ class ALLoRAConfig(LoraConfig):
         if self.use_dora and (self.variant in _OF_ONE_SCALING or self.lora_bias):
             other = "lora_bias" if self.lora_bias else f"variant {self.variant!r}"
             raise ArgumentError(f"use_dora must be left out with {other}, received True")
+        if getattr(self, "ensure_weight_tying", False):
+            raise ArgumentError(
+                "ensure_weight_tying must be left out, received True: the head's rows are the embedding's columns, so "
+                "that one pair would have two factors; adapt one of the two, or each with a pair of its own"
+            )
         variants = [f.name for f in dataclasses.fields(self) if f.metadata.get("is_lora_variant")]
         for name in {*_LEFT_OUT, *variants} - {"variant", "use_dora"}:
             if getattr(self, name, None):
-                raise ArgumentError(f"{name} must be left out with ALLoRA's variants, received {getattr(self, name)!r}")
+                raise ArgumentError(
+                    f"{name} must be left out with ALLoRA's variants, received {getattr(self, name)!r}: they have a "
+                    "forward pass of their own"
+                )
 
     def _check_scaling(self) -> None:
         alpha = self.eta * self.r if self.variant == LORA_X_ETA else self.r

@@ -61,8 +61,8 @@ def refuse(target: nn.Module, *args: Any, **kwargs: Any) -> NoReturn:
     """For a target that has no layer of ours, on which PEFT would train plain LoRA in silence."""
     raise ArgumentError(
         f"target_modules: layer {kwargs.get('target_name', '')!r} is a {type(target).__name__}; ALLoRA is for linear, "
-        "embedding and convolution layers that are called (nn.MultiheadAttention calls none): leave it out of "
-        "target_modules"
+        "embedding and convolution layers that are called (nn.MultiheadAttention reads weights and calls none): leave "
+        "it out of target_modules"
     )
 
 

@@ -28,6 +28,7 @@ from transformers.pytorch_utils import Conv1D
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import factor_of_rows, split_gradient
+from allora_analysis.lora.pairs import as_matrices
 from allora_analysis.lora.peft.layer import (
     ALLoRALayer,
     ALLoRALinearLayer,
@@ -172,8 +173,8 @@ class ParamWrapper(ALLoRALayer, peft_layers.ParamWrapper):
     def update_layer(self, adapter_name: str, r: int, lora_alpha: float, config: LoraConfig, **kwargs: Any) -> None:
         """A new adapter, its rule beside it."""
         super().update_layer(adapter_name, r, lora_alpha=lora_alpha, config=config, **kwargs)
-        if config.rule is not None:
-            self.lora_variant[adapter_name] = config.rule
+        if rule := getattr(config, "rule", None):
+            self.lora_variant[adapter_name] = rule
 
     def check(self, rank: int, config: LoraConfig, name: str) -> None:
         """The parameter can carry an adapter of this config."""
@@ -187,9 +188,8 @@ class ParamWrapper(ALLoRALayer, peft_layers.ParamWrapper):
         check_weight(weight, weight.shape[-2:], rank, f"target_parameters: {name or self.parameter_name!r}")
 
     def matrices(self, adapter: str) -> tuple[Tensor, Tensor]:
-        """A (experts, r, n₂) and B (experts, n₁, r); PEFT keeps expert e's ranks in rows of A and columns of B."""
-        a, b, experts = self.lora_A[adapter].weight, self.lora_B[adapter].weight, self.num_experts
-        return a.view(experts, -1, a.shape[1]), b.view(b.shape[0], -1, experts).permute(2, 0, 1)
+        """A (experts, r, n₂) and B (experts, n₁, r)."""
+        return as_matrices(self.lora_A[adapter].weight, self.lora_B[adapter].weight, self.num_experts)
 
     def delta(self, adapter: str) -> Tensor:
         """s·BA, with the rule on what comes back to A and B."""
@@ -198,8 +198,7 @@ class ParamWrapper(ALLoRALayer, peft_layers.ParamWrapper):
             return delta
         a, b = self.matrices(adapter)
         with torch.no_grad():
-            of_experts = zip(a, scaled(b, self.scaling[adapter]), strict=True)
-            factor = torch.stack([factor_of_rows(*pair, rule.eta, rule.adaptor) for pair in of_experts])
+            factor = factor_of_rows(a, scaled(b, self.scaling[adapter]), rule.eta, rule.adaptor)
         factor = factor[:, :, None] if self._did_swap_in_out_features or self.num_experts == 1 else factor[:, None]
         return split_gradient(delta.detach(), delta, factor[0] if delta.ndim == 2 else factor)
 
