@@ -270,9 +270,7 @@ def test_norms_of_a_stack_are_the_norms_in_float64(kind, rng):
     pairs = [(torch.tensor(one), torch.tensor(two)) for one, two in zip(a, b, strict=True)]
     true = np.linalg.norm(b.astype(float) @ a.astype(float), axis=-1)
     scale = np.linalg.norm(b.astype(float), axis=-1) * np.linalg.norm(a.astype(float), axis=(1, 2))[:, None]
-    for many in (1, 2, 5):
-        found = norms_of_pairs(pairs, many)
-        assert (np.abs(found.numpy() - true) <= 1e-6 * scale).all()
+    assert (np.abs(norms_of_pairs(pairs).numpy() - true) <= 1e-6 * scale).all()
     if kind == "nearly dependent rows":
         gram = np.einsum("pir,prs,pis->pi", b, a @ a.transpose(0, 2, 1), b)
         assert (np.abs(np.sqrt(np.maximum(gram, 0)) - true) > 1e-5 * scale).any()

@@ -478,13 +478,16 @@ def test_models_without_a_trainable_pair_are_refused():
             param_groups(model)
 
 
+def convolution(groups=1):
+    config = peft.LoraConfig(r=2, lora_alpha=3, target_modules=["0"])
+    return peft.get_peft_model(nn.Sequential(nn.Conv2d(4, 6, 3, groups=groups), nn.Flatten()), config)
+
+
 @pytest.mark.bad_input
-def test_a_convolutions_adapter_is_refused():
-    model = peft.get_peft_model(
-        nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten()), peft.LoraConfig(r=1, target_modules=["0"])
-    )
-    with pytest.raises(ArgumentError, match="leave it out of target_modules"):
-        param_groups(model)
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups")
+def test_a_convolutions_adapter_in_groups_is_refused():
+    with pytest.raises(ArgumentError, match=r"no pair of matrices but \(2, 4, 3, 3\) and \(6, 1, 1, 1\); leave it out"):
+        param_groups(convolution(groups=2))
 
 
 class Experts(nn.Module):
@@ -513,7 +516,58 @@ def adalora():
     return peft.get_peft_model(nn.Sequential(nn.Linear(6, 8)), config)
 
 
-NOT_PRODUCTS = {"ParamWrapper": experts, "KasaLinearVariant": kasa, "SVDLinear": adalora}
+def flattened(a, b, experts):
+    """One pair of matrices for each expert, in PEFT's layout, and the way back."""
+    ranks = len(a) // experts
+    pairs = [
+        (a[e * ranks : (e + 1) * ranks].reshape(ranks, -1), b.reshape(len(b), -1)[:, e::experts])
+        for e in range(experts)
+    ]
+    return [[nn.Parameter(part.detach().clone()) for part in pair] for pair in pairs]
+
+
+@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"foreach": False}], ids=str)
+@pytest.mark.parametrize("make", [convolution, experts])
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+def test_convolutions_and_experts_step_as_the_pairs_of_matrices_in_them(make, layout, options):
+    """Each expert has its own d, and a convolution is the pair of its flattened kernels."""
+    torch.manual_seed(0)
+    model = make()
+    (pair,) = lora_pairs(model)
+    pair.b.data.normal_()
+    if layout == "channels last" and pair.a.ndim == 4:
+        model.to(memory_format=torch.channels_last)
+    count = pair.experts
+    twins = flattened(pair.a, pair.b, count)
+    ours = ALLoRAAdamW(param_groups(model), 0.01, 3.0, weight_decay=0.1, **options)
+    groups = [{"params": twin, "pair": True, "scaling": pair.scaling} for twin in twins]
+    theirs = ALLoRAAdamW(groups, 0.01, 3.0, weight_decay=0.1, **options)
+    for _ in range(3):
+        pair.a.grad, pair.b.grad = torch.randn_like(pair.a), torch.randn_like(pair.b)
+        for twin, gradients in zip(twins, flattened(pair.a.grad, pair.b.grad, count), strict=True):
+            for part, gradient in zip(twin, gradients, strict=True):
+                part.grad = gradient.detach()
+        ours.step(), theirs.step()
+    for twin, found in zip(twins, flattened(pair.a, pair.b, count), strict=True):
+        for one, other in zip(found, twin, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    assert (pair.b.grad != 0).all()
+    if count > 1:  # planted: one d for all experts
+        factors = [row_factor(*twin, 3.0) for twin in twins]
+        assert not torch.allclose(factors[0], factors[1], rtol=0.05)
+
+
+@pytest.mark.bad_input
+def test_a_number_of_experts_that_does_not_divide_the_rank():
+    with pytest.raises(ArgumentError, match="experts: a divisor of A's 4 rows wanted, received 3"):
+        ALLoRAAdamW([{"params": experts_of(4), "pair": True, "experts": 3}], 0.01, 3.0)
+
+
+def experts_of(rank):
+    return [nn.Parameter(torch.ones(rank, 5)), nn.Parameter(torch.ones(6, rank))]
+
+
+NOT_PRODUCTS = {"KasaLinearVariant": kasa, "SVDLinear": adalora}
 
 
 @pytest.mark.bad_input

@@ -47,38 +47,59 @@ def gram_norms(a: Tensor, b: Tensor) -> Tensor:
     return squares.clamp_min(0).sqrt().to(a.dtype)
 
 
-def norms_of_pairs(pairs: Sequence[tuple[Tensor, Tensor]], many: int) -> Tensor:
-    """‖(BA)_i‖ of pairs of one shape, `many` at a time, without a graph: (pairs, n₁), float32 or better."""
+def norms_of_pairs(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """‖(BA)_i‖ of pairs of one shape, without a graph: (pairs, n₁), float32 or better."""
     dtype = torch.promote_types(pairs[0][0].dtype, torch.float32)
-    roots = _roots(torch.stack([a for a, _ in pairs]).to(dtype))
-    starts = range(0, len(pairs), many)
-    stacks = (torch.stack([b for _, b in pairs[start : start + many]]).to(dtype) for start in starts)
-    products = (b @ roots[start : start + many] for start, b in zip(starts, stacks, strict=True))
-    return torch.cat([torch.linalg.vector_norm(product, dim=-1) for product in products])
+    if pairs[0][0].device.type != "cpu" or torch.compiler.is_compiling():
+        a, b = (torch.stack(parts).to(dtype) for parts in zip(*pairs, strict=True))
+        return torch.linalg.vector_norm(b @ _safe_roots(a), dim=-1)
+    roots, squares = _roots([a.to(dtype) for a, _ in pairs]), []
+    product, ones = (
+        torch.empty(len(pairs[0][1]), roots.shape[-1], dtype=dtype),
+        torch.ones(roots.shape[-1], dtype=dtype),
+    )
+    for (_, b), root in zip(
+        pairs, roots.unbind(), strict=True
+    ):  # one by one, what is read and written stays in the cache
+        torch.mm(b.to(dtype), root, out=product)
+        squares.append(torch.mv(product.square_(), ones))
+    return torch.stack(squares).sqrt_()
 
 
-def _roots(a: Tensor) -> Tensor:
-    """R with RRᵀ = AAᵀ for a stack of A, so that ‖(BA)_i‖ = ‖B_iR‖ to a few units in the last place of ‖B_i‖‖A‖."""
-    # The Cholesky factor where that is as good as QR's: AAᵀ in float32 errs by a few u‖A‖², the norm by a few
-    # uκ‖A‖‖B_i‖, u = 6e-8; and κ(A)² ≤ tr(G)tr(G⁻¹) − r² + 2. On a GPU and in a compiled step, where asking costs more
-    # than computing, AAᵀ is in float64 and its diagonal raised by what rounding may take.
-    rank, triangles = a.shape[1], lambda stack: torch.linalg.qr(stack.mT, mode="r").R.mT
+# R with RRᵀ = AAᵀ for a stack of A, so that ‖(BA)_i‖ = ‖B_iR‖ to a few units in the last place of ‖B_i‖‖A‖: QR's, or
+# the Cholesky factor where that is as good.
+
+
+def _triangles(a: Tensor) -> Tensor:
+    return torch.linalg.qr(a.mT, mode="r").R.mT
+
+
+def _safe_roots(a: Tensor) -> Tensor:
+    # Where asking for A's condition costs more than computing: AAᵀ in float64, its diagonal raised by what rounding may
+    # take.
+    rank = a.shape[1]
     if a.dtype == torch.float64 or rank > a.shape[2]:
-        return triangles(a)
-    if a.is_cuda or torch.compiler.is_compiling():
-        grams = (wide := a.double()) @ wide.mT
-        diagonals = grams.diagonal(dim1=-2, dim2=-1)
-        diagonals += 4 * rank * _EPS * diagonals.sum(-1, keepdim=True)
-        return torch.linalg.cholesky_ex(grams).L.to(a.dtype)
-    grams = (a @ a.mT).double()
+        return _triangles(a)
+    grams = (wide := a.double()) @ wide.mT
+    diagonals = grams.diagonal(dim1=-2, dim2=-1)
+    diagonals += 4 * rank * _EPS * diagonals.sum(-1, keepdim=True)
+    return torch.linalg.cholesky_ex(grams).L.to(a.dtype)
+
+
+def _roots(parts: Sequence[Tensor]) -> Tensor:
+    # AAᵀ in float32 errs by a few u‖A‖², the norm by a few uκ‖A‖‖B_i‖, u = 6e-8; and κ(A)² ≤ tr(G)tr(G⁻¹) − r² + 2.
+    rank, dtype = parts[0].shape[0], parts[0].dtype
+    if dtype == torch.float64 or rank > parts[0].shape[1]:
+        return _triangles(torch.stack(list(parts)))
+    grams = torch.stack([torch.mm(a, a.mT) for a in parts]).double()
     lower, failed = torch.linalg.cholesky_ex(grams)
-    eye = torch.eye(rank, dtype=torch.float64, device=a.device)
+    eye = torch.eye(rank, dtype=torch.float64)
     of_inverses = torch.linalg.solve_triangular(lower, eye, upper=False).square().sum((-2, -1))
     traces = grams.diagonal(dim1=-2, dim2=-1).sum(-1)
     good = (failed == 0) & (traces * of_inverses - rank**2 + 2 <= _LARGEST_CONDITION**2) & (traces > _SMALLEST_TRACE)
-    roots, bad = lower.to(a.dtype), (~good).nonzero().flatten()
-    if len(bad):
-        roots[bad] = triangles(a[bad])
+    roots = lower.to(dtype)
+    for k in (~good).nonzero().flatten().tolist():
+        roots[k] = _triangles(parts[k])
     return roots
 
 
@@ -273,6 +294,31 @@ class _DualAdapter(_Adapter):
     @staticmethod
     def jvp(ctx, *tangents):
         return _tangents_of(ctx.saved_tensors, tangents[:3])
+
+
+def split_gradient(through: Tensor, own: Tensor, factor: Tensor) -> Tensor:
+    """`through`, which equals `own`; what comes back goes to the first as it is, to the second times `factor`."""
+    return _Split.apply(through, own, factor)
+
+
+class _Split(torch.autograd.Function):
+    """See `split_gradient`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(through: Tensor, own: Tensor, factor: Tensor) -> Tensor:
+        return through.view_as(through)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[2])
+
+    @staticmethod
+    def backward(ctx, grad):
+        needs = ctx.needs_input_grad
+        scaled = (grad * ctx.saved_tensors[0]).to(grad.dtype) if needs[1] else None
+        return grad if needs[0] else None, scaled, None
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

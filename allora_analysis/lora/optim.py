@@ -28,15 +28,15 @@ from torch.optim.adamw import adamw
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import norms_of_pairs, without_autocast
-from allora_analysis.lora.pairs import chained, param_groups
-from allora_analysis.validation import ArgumentError, choice, non_negative, number, positive
+from allora_analysis.lora.pairs import as_matrices, chained, param_groups
+from allora_analysis.validation import ArgumentError, choice, count, non_negative, number, positive
 
 __all__ = ["ALLoRAAdamW", "param_groups"]
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _RECIPE = "ALLoRAAdamW(param_groups(model), lr, eta)"
 # Entries that one call updates on a CPU: all that it touches stays in the cache.
-_CHUNK = 2**19
+_CHUNK = 2**18
 
 
 class _Hyper(NamedTuple):
@@ -58,7 +58,12 @@ class _Member(NamedTuple):
     a: Tensor
     b: Tensor
     scaling: float
+    experts: int
     trained: tuple[int, ...]
+
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """A and B as stacks of matrices, one for each expert."""
+        return as_matrices(self.a, self.b, self.experts)
 
 
 class ALLoRAAdamW(Optimizer):
@@ -164,8 +169,9 @@ class ALLoRAAdamW(Optimizer):
             if group["pair"] and group["adaptor"] != "constant":
                 a, b = group["params"]
                 which = tuple(k for k in (0, 1) if group["params"][k].grad is not None)
-                key = (hyper, group["eta"], group["adaptor"], a.device, a.dtype, a.shape, b.shape, which)
-                pairs.setdefault(key, []).append(_Member(a, b, abs(group["scaling"]), which))
+                member = _Member(a, b, abs(group["scaling"]), group["experts"], which)
+                kind = (a.device, a.dtype, a.shape, b.shape, *member[3:])
+                pairs.setdefault((hyper, group["eta"], group["adaptor"], *kind), []).append(member)
                 continue
             if group["pair"]:  # a factor η on all rows: AdamW at rate ηl
                 eta = group["eta"]
@@ -216,29 +222,46 @@ class ALLoRAAdamW(Optimizer):
 
     def _update_pairs(self, members: list[_Member], hyper: _Hyper, eta: float, adaptor: str) -> None:
         """AdamW's step of pairs of one shape, device and dtype, each matrix's times its factor."""
-        pairs = [(member.a, member.b) for member in members]
-        (a, b), on_cpu = pairs[0], members[0].a.device.type == "cpu"
-        if on_cpu and hyper.fused is None and hyper.foreach is None:
-            hyper = hyper._replace(fused=not torch.compiler.is_compiling())
-        many = max(1, _CHUNK // (a.numel() + b.numel())) if on_cpu else len(pairs)
-        with without_autocast(a):
-            norms = norms_of_pairs(pairs, many)
+        experts, dtype = members[0].experts, members[0].a.dtype
+        with without_autocast(members[0].a):
+            norms = norms_of_pairs([pair for member in members for pair in zip(*member.matrices(), strict=True)])
         if any(member.scaling != 1 for member in members):
-            norms *= torch.tensor([[member.scaling] for member in members], dtype=norms.dtype, device=norms.device)
-        d = ADAPTORS[adaptor](norms, eta).to(a.dtype)[:, :, None]
-        factors = d.mean(1, keepdim=True), d
-        for start in range(0, len(pairs), many):
-            for k in members[0].trained:
-                self._move([pair[k] for pair in pairs[start : start + many]], factors[k][start : start + many], hyper)
+            scalings = [member.scaling for member in members for _ in range(experts)]
+            norms *= torch.tensor(scalings, dtype=norms.dtype, device=norms.device)[:, None]
+        d = ADAPTORS[adaptor](norms, eta).to(dtype).unflatten(0, (len(members), experts))[..., None]
+        factors = d.mean(2, keepdim=True), d
+        for k in members[0].trained:
+            self._move(members, k, factors[k], hyper)
 
-    def _move(self, parameters: list[Tensor], factors: Tensor, hyper: _Hyper) -> None:
-        """AdamW's step of parameters of one shape, times their factors."""
-        moves = torch.zeros(len(parameters), *parameters[0].shape, dtype=factors.dtype, device=factors.device)
-        self._adamw(list(moves), parameters, hyper._replace(weight_decay=0.0))
-        moves *= factors
-        if hyper.weight_decay != 0:
-            torch._foreach_mul_(parameters, 1 - hyper.lr * hyper.weight_decay)
-        torch._foreach_add_(parameters, list(moves))
+    def _move(self, members: list[_Member], k: int, factors: Tensor, hyper: _Hyper) -> None:
+        """AdamW's step of the A (k = 0) or B (k = 1) of pairs of one shape, times their factors (pairs, experts, …)."""
+        first = members[0][k]
+        eager = first.device.type == "cpu" and not torch.compiler.is_compiling()
+        if first.device.type == "cpu" and hyper.fused is None and hyper.foreach is None:
+            hyper = hyper._replace(fused=eager)
+        many = max(1, _CHUNK // first.numel()) if eager else len(members)
+        moves = torch.empty(min(many, len(members)), *first.shape, dtype=first.dtype, device=first.device)
+        factors = factors.unbind()
+        for start in range(0, len(members), many):
+            part = members[start : start + many]
+            parameters, targets = [member[k] for member in part], list(moves.zero_().unbind()[: len(part)])
+            for place, parameter in enumerate(parameters):
+                if not parameter.is_contiguous():  # torch's kernels want all laid out alike
+                    targets[place] = torch.zeros_like(parameter)
+            self._adamw(targets, parameters, hyper._replace(weight_decay=0.0))
+            if hyper.weight_decay != 0:
+                torch._foreach_mul_(parameters, 1 - hyper.lr * hyper.weight_decay)
+            for member, target, factor in zip(part, targets, factors[start:], strict=False):
+                _add_scaled(member, k, target, factor)
+
+
+def _add_scaled(member: _Member, k: int, move: Tensor, factor: Tensor) -> None:
+    """A ← A + mean(d)·move or B ← B + diag(d)·move, of each expert with its d."""
+    if member.experts == 1:
+        member[k].addcmul_(move, factor.view(-1, *(1,) * (move.ndim - 1)))
+        return
+    moves = as_matrices(*((move, member.b) if k == 0 else (member.a, move)), member.experts)
+    member.matrices()[k].addcmul_(moves[k], factor)
 
 
 def _hyper(group: dict[str, Any]) -> _Hyper:
@@ -291,9 +314,11 @@ def _checked_group(group: dict[str, Any]) -> dict[str, Any]:
             raise ArgumentError(
                 "params: A and B wanted as matrices, received FSDP's flattened one; wrap with use_orig_params=True"
             )
-    scaling = number("scaling", group.get("scaling", 1.0))
+    scaling, experts = number("scaling", group.get("scaling", 1.0)), count("experts", group.get("experts", 1))
     pair = _is_pair(tensors, group.get("pair"))
-    return _checked_options(group) | {"params": params, "pair": pair, "scaling": scaling}
+    if pair and tensors[0].shape[0] % experts:
+        raise ArgumentError(f"experts: a divisor of A's {tensors[0].shape[0]} rows wanted, received {experts}")
+    return _checked_options(group) | {"params": params, "pair": pair, "scaling": scaling, "experts": experts}
 
 
 def _tensors(params: Any) -> list[Any]:
@@ -327,7 +352,7 @@ def _is_pair(tensors: list[Any], said: Any) -> bool:
 
 
 def _looks_like_a_pair(a: Any, b: Any) -> bool:
-    return chained(a, b) and a.shape[0] <= min(b.shape[0], a.shape[1])
+    return chained(a, b) and a.ndim == 2 and a.shape[0] <= min(b.shape[0], a.shape[1])
 
 
 def _warn_of_left_out(groups: list[dict[str, Any]]) -> None:

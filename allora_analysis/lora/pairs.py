@@ -17,10 +17,11 @@ from allora_analysis.validation import ArgumentError
 
 # Plain LoRA forwards and gradients; LoRA×η is LoRA at scaling η.
 PLAIN = ("lora", "lora_x_eta")
-# Whose ΔW is s·BA, DoRA's up to a magnitude for each row.
-_PRODUCTS = (*PLAIN, "allora", "allora_0", "allora_od", "asf_lora", "DoraLinearVariant", "DoraEmbeddingVariant")
-# What PEFT's layers have whose own ΔW is no BA: a stack of experts' (ParamWrapper), and one with a diagonal (AdaLoRA).
-_OTHERS = ("parameter_name", "lora_E")
+# Whose ΔW is s·BA, activated LoRA's from a token on, DoRA's up to a magnitude for each row.
+_DORA = ("DoraLinearVariant", "DoraEmbeddingVariant", "DoraConv1dVariant", "DoraConv2dVariant", "DoraConv3dVariant")
+_PRODUCTS = (*PLAIN, "allora", "allora_0", "allora_od", "asf_lora", "ALoraLinearVariant", *_DORA)
+# What PEFT's layers have whose own ΔW is no BA: one with a diagonal (AdaLoRA).
+_OTHERS = ("lora_E",)
 _QUANTISED_WORDS = ("4bit", "8bit", "quant", "gptq", "awq", "hqq", "eetq", "aqlm")
 
 
@@ -32,8 +33,8 @@ class Pair:
         name: the layer's path in the model.
         adapter: PEFT's name of the adapter, or None for a module with `a` and `b`.
         module: the layer.
-        a: A, (r, n₂).
-        b: B, (n₁, r).
+        a: A, (r, n₂); a convolution's has its kernel's axes, a stack of experts' has r rows for each.
+        b: B, (n₁, r); likewise, with r columns for each expert.
         scaling: s.
         variant: "lora", one of ALLoRA's family, or the class name of another of PEFT's variants or layers.
         eta: the variant's η, or None.
@@ -43,6 +44,7 @@ class Pair:
         merged: the adapter is in the base weight, and trains no more.
         disabled: the layer leaves its adapters out.
         quantised: the base weight is kept in few bits.
+        experts: how many products B_eA_e the two hold.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Pair:
     merged: bool = False
     disabled: bool = False
     quantised: bool = False
+    experts: int = 1
 
     @property
     def label(self) -> str:
@@ -71,13 +74,18 @@ class Pair:
         return self.a.requires_grad or self.b.requires_grad
 
     @property
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """A (experts, r, n₂) and B (experts, n₁, r), views; the first axis is 1 but for experts."""
+        return as_matrices(self.a, self.b, self.experts)
+
+    @property
     def is_product(self) -> bool:
         """The adapter's ΔW is s·BA, so that the norms of its rows are those of a product of A and B."""
         return self.variant in _PRODUCTS and chained(self.a, self.b)
 
 
 def chained(a: Any, b: Any) -> bool:
-    """Whether BA exists: matrices of shapes (r, n₂) and (n₁, r).
+    """Whether BA exists: shapes (r, n₂) and (n₁, r), or (r, channels, kernel …) and (n₁, r, 1 …).
 
     Args:
         a: A.
@@ -87,7 +95,24 @@ def chained(a: Any, b: Any) -> bool:
         True if the shapes chain.
     """
     tensors = isinstance(a, Tensor) and isinstance(b, Tensor)
-    return tensors and a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1]
+    return tensors and a.ndim == b.ndim >= 2 and a.shape[0] == b.shape[1] == b[0].numel()
+
+
+def as_matrices(a: Tensor, b: Tensor, experts: int = 1) -> tuple[Tensor, Tensor]:
+    """Views of A and B as the factors of each product B_eA_e.
+
+    Args:
+        a: A, or what has its shape.
+        b: B, likewise.
+        experts: how many there are; PEFT keeps expert e's ranks as rows er, er + 1, … of A and as every `experts`-th
+            column of B from e on.
+
+    Returns:
+        (experts, r, n₂) and (experts, n₁, r).
+    """
+    if experts == 1:
+        return a.flatten(1)[None], b.flatten(1)[None]
+    return a.unflatten(0, (experts, -1)), b.unflatten(1, (-1, experts)).permute(2, 0, 1)
 
 
 def lora_pairs(model: nn.Module) -> tuple[Pair, ...]:
@@ -136,6 +161,7 @@ def _peft_pairs(name: str, layer: Any) -> Iterator[Pair]:
             adapter in layer.merged_adapters,
             bool(layer.disable_adapters),
             getattr(layer, "quantization_backend", None) is not None or _quantised(layer.get_base_layer()),
+            getattr(layer, "num_experts", 1),
         )
 
 
@@ -191,7 +217,7 @@ def param_groups(
 
     Raises:
         ArgumentError: no trainable LoRA pair, a layer of ALLoRA's own family (train those with SGD), an adapter that is
-            no pair of matrices (a convolution's) or whose ΔW is not s·BA (a stack of experts', KaSA's), or a matrix
+            no pair of matrices (a convolution's in groups) or whose ΔW is not s·BA (KaSA's, AdaLoRA's), or a matrix
             shared by several pairs.
     """
     rates = {"lr": lr, "weight_decay": weight_decay}
@@ -203,7 +229,8 @@ def param_groups(
     for pair in pairs:
         _check_pair(pair, taken)
         taken |= {pair.a, pair.b}
-        groups.append(_group([pair.a, pair.b], pair.label, rates) | {"pair": True, "scaling": pair.scaling})
+        said = {"pair": True, "scaling": pair.scaling, "experts": pair.experts}
+        groups.append(_group([pair.a, pair.b], pair.label, rates) | said)
     inside = {parameter for pair in pairs for parameter in _adapter_parameters(pair.module)}
     rest = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in taken]
     plain = [
@@ -240,7 +267,8 @@ def _check_pair(pair: Pair, taken: set[Tensor]) -> None:
     if not pair.is_product:
         raise ArgumentError(
             f"model: {pair.label} is PEFT's {pair.variant}, whose change of the weight is not s·BA, nor are its row "
-            "norms BA's; adapt nn.Linear layers by plain LoRA or DoRA (no target_parameters)"
+            "norms BA's; adapt it by plain LoRA or DoRA"
         )
-    if taken & {pair.a, pair.b}:
+    places = {part.data_ptr() for part in taken if part.numel()}  # PEFT ties by two parameters in one place
+    if taken & {pair.a, pair.b} or places & {pair.a.data_ptr(), pair.b.data_ptr()} - {0}:
         raise ArgumentError(f"model: {pair.label} shares a matrix with another pair; untie them (ensure_weight_tying)")

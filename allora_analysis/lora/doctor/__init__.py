@@ -30,6 +30,7 @@ from allora_analysis.lora.doctor.measured import (
     layer_factor,
     optimizer_effect,
     report,
+    rows_of_b,
     unwrapped,
 )
 from allora_analysis.lora.pairs import Pair, lora_pairs
@@ -121,7 +122,9 @@ def _optimizer_effect(optimizer: Any, homes: dict[int, Any], pairs: tuple[Pair, 
 
 def _gradients(model: nn.Module, pairs: tuple[Pair, ...]) -> tuple[list[Tensor], list[tuple]]:
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    return gradients, [(pair.a.grad, pair.b.grad, d) for pair in pairs if (d := layer_factor(pair)) is not None]
+    return gradients, [
+        (pair.a.grad, rows_of_b(pair, pair.b.grad), d) for pair in pairs if (d := layer_factor(pair)) is not None
+    ]
 
 
 def _verdict(effects: list[str]) -> str:

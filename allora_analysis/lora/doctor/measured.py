@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import norms_of_rows, without_autocast
 from allora_analysis.lora.optim import ALLoRAAdamW
-from allora_analysis.lora.pairs import PLAIN, Pair
+from allora_analysis.lora.pairs import PLAIN, Pair, as_matrices
 
 _KEPT = 0.9  # of the logarithm of the gain: below, clipping undoes the factor
 _STEPS = 20  # RAdam adapts from its sixth step on
@@ -161,7 +161,7 @@ def backward_word(pair: Pair) -> str | None:
     # T is 1 for LoRA, d_i for ALLoRA, adaptor(|f|) for ALLoRA-OD and the derivative of f·adaptor(|f|) for ASF-LoRA,
     # f = XAᵀBᵀ. Random numbers come from a generator of its own, and no `.grad` is touched. Autocast is off meanwhile:
     # both sides are in the layer's own precision.
-    if not pair.is_product or pair.a.is_meta or not pair.b.requires_grad:
+    if not pair.is_product or pair.a.is_meta or not pair.b.requires_grad or pair.a.ndim > 2 or pair.experts > 1:
         return None
     with without_autocast(pair.b):
         return _word(pair)
@@ -271,7 +271,12 @@ def layer_factor(pair: Pair) -> Tensor | None:
     """The d by which the layer's backward pass multiplies the rows of B's gradient."""
     if pair.variant not in ("allora", "allora_0") or not pair.is_product or pair.a.is_meta:
         return None
-    return ADAPTORS[pair.adaptor](abs(pair.scaling) * norms_of_rows(pair.a, pair.b), pair.eta)
+    return ADAPTORS[pair.adaptor](abs(pair.scaling) * norms_of_rows(*pair.matrices), pair.eta).flatten()
+
+
+def rows_of_b(pair: Pair, gradient: Tensor | None) -> Tensor | None:
+    """B's gradient as a matrix with a row for each d; the same numbers."""
+    return None if gradient is None else as_matrices(pair.a, gradient, pair.experts)[1].flatten(0, 1)
 
 
 def holds(group: dict[str, Any] | None, pair: Pair) -> bool:
@@ -285,11 +290,11 @@ def report(
     pair: Pair, effect: OptimizerEffect | None, homes: dict[int, dict[str, Any]], configs: dict[str, Any]
 ) -> LayerReport:
     """The line of one adapter."""
-    norms = norms_of_rows(pair.a, pair.b) if pair.is_product and not pair.a.is_meta else None
+    norms = norms_of_rows(*pair.matrices).flatten() if pair.is_product and not pair.a.is_meta else None
     group = homes.get(id(pair.b))
     d, eta, adaptor, ratio, gradient = layer_factor(pair), pair.eta, pair.adaptor, None, pair.b.grad
     if gradient is not None and gradient.any() and (d is not None or pair.variant in PLAIN):
-        lora = gradient if d is None else gradient / d[:, None]
+        lora = gradient if d is None else rows_of_b(pair, gradient) / d[:, None]
         ratio = float(gradient.double().norm() / lora.double().norm())
     if pair.eta is None and norms is not None and effect and effect.on_update and holds(group, pair):
         eta, adaptor = group["eta"], group["adaptor"]

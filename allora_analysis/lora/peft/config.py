@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,29 +24,26 @@ from peft.utils import PeftType, hotswap
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
-from transformers.pytorch_utils import Conv1D
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.peft.layer import (
     LORA_X_ETA,
     VARIANTS,
-    ALLoRALinearLayer,
+    ALLoRALayer,
     Rule,
     is_foreign,
-    refuse,
     refuse_merge,
 )
+from allora_analysis.lora.peft.other_layers import new_layer
 from allora_analysis.validation import ArgumentError, choice, count, number, positive
 
-_INITS = (True, False, "gaussian", "orthogonal")
-# Each would change the forward pass or the base weight, or put the adapter on what is no nn.Linear.
+_INITS = (True, False, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_16")
+# Each changes the forward pass or the gradients in a way that the rule has not been derived for.
 # fmt: off
 _LEFT_OUT = (
-    "use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "layer_replication",
-    "target_parameters", "megatron_config", "loftq_config", "eva_config",
+    "use_qalora", "fan_in_fan_out", "layer_replication", "megatron_config", "loftq_config", "eva_config",
     "corda_config", "lora_ga_config", "arrow_config", "use_bdlora",
     "alora_invocation_tokens", "velora_config", "monteclora_config", "kasa_config",
-    "ensure_weight_tying",
 )
 # fmt: on
 # LoRA×η is LoRA at scaling η, and ASF-LoRA's output at scaling s is no ASF-LoRA of (A, sB).
@@ -84,12 +82,11 @@ class ALLoRAConfig(LoraConfig):
     def __post_init__(self) -> None:
         self.check()
         super().__post_init__()
-        ours = dict.fromkeys((nn.Linear, Conv1D), ALLoRALinearLayer)
-        super()._register_custom_module(ours | {nn.Module: refuse})
+        super()._register_custom_module({nn.Module: new_layer})
 
     def _register_custom_module(self, mapping: dict[type[nn.Module], type[nn.Module]]) -> None:
         """PEFT's way to bring one's own layers, which would bring them without the rule."""
-        own = [layer for layer in mapping.values() if not issubclass(layer, ALLoRALinearLayer)]
+        own = [layer for layer in mapping.values() if not issubclass(layer, ALLoRALayer)]
         if own:
             raise ArgumentError(
                 f"_register_custom_module: a subclass of ALLoRALinearLayer wanted, received {own[0].__name__}, which "
@@ -105,14 +102,25 @@ class ALLoRAConfig(LoraConfig):
         self.r = count("r", self.r)
         self._check_scaling()
         self._check_dropout()
-        if not any(self.init_lora_weights is init or self.init_lora_weights == init for init in _INITS):
+        init = self.init_lora_weights
+        iterated = isinstance(init, str) and re.fullmatch(r"pissa_niter_\d+", init)
+        if not iterated and not any(init is one or init == one for one in _INITS):
+            raise ArgumentError(f"init_lora_weights must be one of {', '.join(map(str, _INITS))}, received {init!r}")
+        if self.use_dora and (self.variant in _OF_ONE_SCALING or self.lora_bias):
+            other = "lora_bias" if self.lora_bias else f"variant {self.variant!r}"
+            raise ArgumentError(f"use_dora must be left out with {other}, received True")
+        if getattr(self, "ensure_weight_tying", False):
             raise ArgumentError(
-                f"init_lora_weights must be one of {', '.join(map(str, _INITS))}, received {self.init_lora_weights!r}"
+                "ensure_weight_tying must be left out, received True: the head's rows are the embedding's columns, so "
+                "that one pair would have two factors; adapt one of the two, or each with a pair of its own"
             )
-        others = [f.name for f in dataclasses.fields(self) if f.metadata.get("is_lora_variant") and f.name != "variant"]
-        for name in {*_LEFT_OUT, *others}:
+        variants = [f.name for f in dataclasses.fields(self) if f.metadata.get("is_lora_variant")]
+        for name in {*_LEFT_OUT, *variants} - {"variant", "use_dora"}:
             if getattr(self, name, None):
-                raise ArgumentError(f"{name} must be left out with ALLoRA's variants, received {getattr(self, name)!r}")
+                raise ArgumentError(
+                    f"{name} must be left out with ALLoRA's variants, received {getattr(self, name)!r}: they have a "
+                    "forward pass of their own"
+                )
 
     def _check_scaling(self) -> None:
         alpha = self.eta * self.r if self.variant == LORA_X_ETA else self.r
@@ -212,7 +220,7 @@ class Snapshot:
         self._root = (model, dict(vars(model)))
         self._modules = [(m, m.training, dict(m._modules), dict(m._parameters)) for m in model.modules()]
         self._settings = [(m, _settings(m)) for m in model.modules()]
-        self._trained = [(p, p.requires_grad) for p in model.parameters()]
+        self._trained = [(p, p.requires_grad, p.data) for p in model.parameters()]
 
     def restore(self) -> None:
         """Put everything back."""
@@ -226,8 +234,10 @@ class Snapshot:
                 now.update(before)
         for module, settings in self._settings:
             vars(module).update(settings)
-        for parameter, requires_grad in self._trained:
+        for parameter, requires_grad, data in self._trained:
             parameter.requires_grad_(requires_grad)
+            if parameter.data_ptr() != data.data_ptr():  # an initialisation put another base weight there
+                parameter.data = data
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
@@ -269,7 +279,7 @@ class ALLoRAModel(LoraModel):
     def check_merge(self, adapter_names: list[str] | None = None) -> None:
         """Every layer can merge these adapters."""
         for module in self.model.modules():
-            if isinstance(module, ALLoRALinearLayer):
+            if isinstance(module, ALLoRALayer):
                 module.check_merge(adapter_names)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
@@ -310,7 +320,7 @@ def _warn_of_experts(model: nn.Module) -> None:
     if count:
         warnings.warn(
             f"all-linear leaves out {count} stacked weight{'s' if count > 1 else ''} (experts in one 3-D parameter), "
-            "which ALLoRA has no rule for; they stay frozen",
+            "which stay frozen; name them in target_parameters to adapt them too",
             stacklevel=2,
         )
 

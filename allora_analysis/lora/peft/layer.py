@@ -1,19 +1,21 @@
 """§4: PEFT's LoRA layer whose adapters may each follow ALLoRA's rule or one of its family's.
 
-What it may be put on (plain, dense, finite `nn.Linear` or GPT-2's `Conv1D`), what one adapter does beside LoRA
-(`Rule`), and the layer, which picks the rule per adapter. Saving, switching, mixed batches, disabling and merging are
-PEFT's. Checked by `tests/test_lora_peft.py` (gradients, against a twin by hand), `tests/test_lora_peft_adapters.py` and
-`tests/test_lora_peft_refusals.py`.
+What it may be put on (finite weights in a floating-point type), what one adapter does beside LoRA (`Rule`, `DoRARule`),
+what the layers of all kinds share, and the linear one (`nn.Linear`, GPT-2's `Conv1D`). A layer picks the rule per
+adapter; saving, switching, mixed batches, disabling and merging are PEFT's. Checked by `tests/test_lora_peft.py`
+(gradients, against a twin by hand), `tests/test_lora_peft_adapters.py` and `tests/test_lora_peft_refusals.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from peft.tuners.lora import LoraConfig, LoraLayer
 from peft.tuners.lora.layer import Linear, LoraVariant
+from peft.tuners.lora.variants import DoraLinearVariant
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -27,27 +29,23 @@ _SHARDED = ("device_mesh", "ds_id")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def _check_target(layer: nn.Module, rank: int, name: str = "") -> None:
-    """The layer can carry an adapter of this rank."""
-    where = f"target_modules: layer {name!r}" if name else f"the layer {type(layer).__name__}"
-    if not isinstance(layer, nn.Linear | Conv1D) or isinstance(layer, NonDynamicallyQuantizableLinear):
-        refuse(layer, target_name=name)
-    weight = layer.weight
-    if any(hasattr(weight, mark) for mark in _SHARDED) or getattr(layer, "_hf_tp_plan", None) is not None:
+def check_weight(weight: Tensor, shape: tuple[int, ...], rank: int, where: str, quantised: bool = False) -> None:
+    """A weight that makes a matrix of this shape can carry an adapter of this rank; `where` begins the message."""
+    if any(hasattr(weight, mark) for mark in _SHARDED):
         raise ArgumentError(
             f"{where} has a sharded weight, which is not supported: call get_peft_model first, then shard whole "
             "transformer blocks, the adapters' A and B with them"
         )
-    if type(weight) not in (nn.Parameter, torch.Tensor) or weight.dtype not in DTYPES:
+    if not quantised and (type(weight) not in (nn.Parameter, torch.Tensor) or weight.dtype not in DTYPES):
         raise ArgumentError(
-            f"{where} has a quantised weight ({type(layer).__name__}, {weight.dtype}), which is not supported: load "
-            "the model in float32, bfloat16 or float16"
+            f"{where} has a quantised weight ({weight.dtype}), which is not supported: load the model in float32, "
+            "bfloat16 or float16, or in 4 or 8 bits by bitsandbytes"
         )
     try:
-        adapter_rank(rank, *weight.shape)
+        adapter_rank(rank, *shape)
     except ArgumentError as error:
         raise ArgumentError(f"{where}: {error}; lower r or leave the layer out of target_modules") from None
-    if not is_finite(weight):
+    if not quantised and not is_finite(weight):
         raise ArgumentError(f"{where} has NaN or infinity in its weight: load the base model again")
 
 
@@ -60,10 +58,11 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 
 def refuse(target: nn.Module, *args: Any, **kwargs: Any) -> NoReturn:
-    """Called by PEFT for a target that is no `nn.Linear`, on which it would train plain LoRA in silence."""
+    """For a target that has no layer of ours, on which PEFT would train plain LoRA in silence."""
     raise ArgumentError(
-        f"target_modules: layer {kwargs.get('target_name', '')!r} is a {type(target).__name__}; ALLoRA is for nn.Linear"
-        " that is called (no Embedding, convolution or nn.MultiheadAttention): leave it out of target_modules"
+        f"target_modules: layer {kwargs.get('target_name', '')!r} is a {type(target).__name__}; ALLoRA is for linear, "
+        "embedding and convolution layers that are called (nn.MultiheadAttention reads weights and calls none): leave "
+        "it out of target_modules"
     )
 
 
@@ -111,7 +110,8 @@ class Rule(LoraVariant):
             output = self._offloaded(module, active_adapter, x, trains)
         else:
             output = self._output(x, a, b, module.scaling[active_adapter])
-        return result + output
+        bias = module.lora_B[active_adapter].bias  # `lora_bias`: it is no row of BA, and trains as in LoRA
+        return result + output if bias is None else result + output + scaled(bias, module.scaling[active_adapter])
 
     def _output(self, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
         # The rule at scaling s is the rule of (A, sB): d from ‖s(BA)_i‖. ASF-LoRA's output is scaled as a whole.
@@ -142,6 +142,40 @@ class Rule(LoraVariant):
         return orig_weight.data - module.get_delta_weight(active_adapter).to(orig_weight.dtype)
 
 
+class _Part(NamedTuple):
+    """A factor as DoRA's layer of PEFT calls it: a weight, and what is done with an input."""
+
+    weight: Tensor
+    apply: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.apply(x)
+
+
+class DoRARule(Rule):
+    """The rule on the direction's update: W' = m ∘ (W + sBA) / ‖W + sBA‖ by row, the magnitude m trained as in DoRA."""
+
+    init = staticmethod(DoraLinearVariant.init)
+    merge_safe = staticmethod(DoraLinearVariant.merge_safe)
+    merge_unsafe = staticmethod(DoraLinearVariant.merge_unsafe)
+    unmerge = staticmethod(DoraLinearVariant.unmerge)
+
+    def forward(self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
+        """PEFT's DoRA, with the rule's product in the place of LoRA's."""
+        dropout, (a, b) = module.lora_dropout[active_adapter], _matrices(module, active_adapter)
+        dropping = module.training and not isinstance(dropout, nn.Identity)
+        product = _Part(b, lambda one: self._output(one, a, b, module.scaling[active_adapter]))
+        return result + module.lora_magnitude_vector[active_adapter](
+            dropout(x) if dropping else x,
+            lora_A=_Part(a, lambda one: one),
+            lora_B=product,
+            scaling=1.0,
+            base_layer=module.get_base_layer(),
+            base_result=None if dropping else result,
+            adapter_name=active_adapter,
+        )
+
+
 def scaled(tensor: Tensor, scaling: float) -> Tensor:
     """Times the LoRA scaling s, which mostly is 1."""
     return tensor if scaling == 1 else tensor * scaling
@@ -168,24 +202,22 @@ def _matrices(layer: Any, adapter: str) -> tuple[Tensor, Tensor]:
     return a, b
 
 
+def changes_base(config: Any) -> bool:
+    """The initialisation takes BA out of the base weight, so that the rows of BA do not start at 0."""
+    return str(config.init_lora_weights).startswith(("pissa", "olora"))
+
+
 def refuse_merge(names: list[str], adapter: str = "") -> None:
     """ASF-LoRA among the variants to merge."""
     if "asf_lora" in names:
         raise ArgumentError(f"adapter {adapter!r}: {_NOT_MERGEABLE}")
 
 
-class ALLoRALinearLayer(Linear):
-    """x ↦ Wx + Σ over active adapters of s·BAx, the gradients by each adapter's rule in `lora_variant`.
+class ALLoRALayer:
+    """What the layers of every kind share: one of PEFT's own layers comes after it among the bases."""
 
-    "Linear" is in its name because PEFT's `all-linear` finds adapted layers by that word in the name of their class.
-    GPT-2's `Conv1D` is a linear layer too, whose weight is Wᵀ.
-    """
-
-    def __init__(self, base_layer: nn.Module, *args: Any, **kwargs: Any):
-        inner = base_layer.get_base_layer() if isinstance(base_layer, BaseTunerLayer) else base_layer
-        is_transposed = isinstance(inner, Conv1D)
-        super().__init__(base_layer, *args, is_target_conv_1d_layer=is_transposed, **kwargs)
-        self.fan_in_fan_out = is_transposed
+    kind: type[Rule] = Rule
+    quantised = False
 
     @property
     def double_backward_is_hessian(self) -> bool:
@@ -193,45 +225,48 @@ class ALLoRALinearLayer(Linear):
         rules = (self.lora_variant.get(name) for name in self.active_adapters)
         return not any(isinstance(rule, Rule) and rule.is_lora_forward for rule in rules)
 
+    def matrices(self, adapter: str) -> tuple[Tensor, Tensor]:
+        """A and B as matrices, views of what is trained."""
+        return _matrices(self, adapter)
+
     def resolve_lora_variant(self, *, config: LoraConfig, **kwargs: Any) -> LoraVariant | None:
         """The rule of an ALLoRA config, None for LoRA×η; PEFT's own answer for a plain LoraConfig."""
-        return config.rule if hasattr(config, "rule") else super().resolve_lora_variant(config=config, **kwargs)
+        if not hasattr(config, "rule"):
+            return super().resolve_lora_variant(config=config, **kwargs)
+        return config.rule and self.kind(config.rule.name, config.rule.eta, config.rule.adaptor)
 
     def update_layer(self, adapter_name: str, r: int, lora_alpha: float, config: LoraConfig, **kwargs: Any) -> None:
         """A new adapter on this layer; nothing is touched if the layer cannot carry it."""
         if hasattr(config, "rule"):
-            _check_target(self.get_base_layer(), r, kwargs.get("target_name", ""))
+            self.check(r, config, kwargs.get("target_name", ""))
         self.lora_variant.pop(adapter_name, None)
         super().update_layer(adapter_name, r, lora_alpha=lora_alpha, config=config, **kwargs)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The base layer's output plus the active adapters', in one function where that is the same; else PEFT's."""
-        fused = None if args or kwargs else self._fused(x)
-        if fused is None:
-            return super().forward(x, *args, **kwargs)
-        rule, weight, bias, a, b = fused
-        return allora_linear(x, weight, bias, a, b, rule.eta, rule.adaptor, rule.name == "allora_od")
+    def check(self, rank: int, config: LoraConfig, name: str) -> None:
+        """The layer can carry an adapter of this config; some are for linear layers alone."""
+        layer, linear = self.get_base_layer(), self.kind is Rule
+        where = f"target_modules: layer {name!r}" if name else f"target_modules: a layer {type(layer).__name__}"
+        shape = (layer.out_features, layer.in_features) if self.quantised else layer.weight.flatten(1).shape
+        if getattr(layer, "_hf_tp_plan", None) is not None:
+            raise ArgumentError(
+                f"{where} has a sharded weight (tensor parallel), which is not supported: load it whole"
+            )
+        check_weight(layer.weight, shape, rank, where, self.quantised)
+        if changes_base(config) and (self.quantised or not linear or len(self.r) > 0):
+            what = "is quantised" if self.quantised else "has adapters" if linear else "is not linear"
+            raise ArgumentError(
+                f"init_lora_weights: {config.init_lora_weights!r} changes the base weight, and {where[16:]} {what}; "
+                "take init_lora_weights=True"
+            )
+        dora = config.use_dora and (self.quantised or not linear)  # on a CPU PEFT's DoRA misreads a 4-bit weight
+        if dora or (config.variant == "asf_lora" and not linear):
+            what = "use_dora: for dense linear" if dora else "variant 'asf_lora': for linear"
+            raise ArgumentError(f"{what} layers alone; leave {where[16:]} out of target_modules")
 
-    def _fused(self, x: Tensor) -> tuple[Rule, Tensor, Tensor | None, Tensor, Tensor] | None:
-        """The one active adapter, if base and adapter in one function give what PEFT's order gives."""
-        name = self._active_adapter
-        if not isinstance(name, str):
-            name = name[0] if len(name) == 1 else None
-        rule = self.lora_variant.get(name)
-        if not isinstance(rule, Rule) or not rule.is_lora_forward or self._disable_adapters or self.merged_adapters:
-            return None
-        dropout, base = self.lora_dropout[name], self.base_layer
-        if (dropout.training and type(dropout) is not nn.Identity) or not fusible(base):
-            return None
-        weight, (a, b) = base.weight, _matrices(self, name)
-        if not x.dtype == weight.dtype == a.dtype and not torch.is_autocast_enabled(x.device.type):
-            return None
-        return rule, weight, base.bias, a, scaled(b, self.scaling[name])
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
+    def get_delta_weight(self, adapter: str, *args: Any, **kwargs: Any) -> Tensor:
         """s·BA."""
         self._refuse_asf([adapter])
-        return super().get_delta_weight(adapter)
+        return super().get_delta_weight(adapter, *args, **kwargs)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """W ← W + Σ s·BA, unless one of the adapters is ASF-LoRA's or has NaN weights: then nothing is merged."""
@@ -240,10 +275,10 @@ class ALLoRALinearLayer(Linear):
 
     def check_merge(self, adapter_names: list[str] | None = None) -> None:
         """The adapters can be merged."""
-        names = [name for name in adapter_names or self.active_adapters if name in self.lora_A]
+        names = [name for name in adapter_names or self.active_adapters if name in self.r]
         self._refuse_asf(names)
         for name in names:
-            if not (is_finite(self.lora_A[name].weight) and is_finite(self.lora_B[name].weight)):
+            if not all(is_finite(part) for part in self.matrices(name)):
                 raise ArgumentError(
                     f"adapter {name!r} has NaN or infinite weights and cannot be merged: load an earlier checkpoint"
                 )
@@ -269,11 +304,65 @@ class ALLoRALinearLayer(Linear):
         return ", ".join(f"{name}: {rule.name}, eta={rule.eta:g}, {rule.adaptor}" for name, rule in rules)
 
 
-def layers_with(model: Any, adapter_name: str) -> list[ALLoRALinearLayer]:
+class ALLoRALinearLayer(ALLoRALayer, Linear):
+    """x ↦ Wx + Σ over active adapters of s·BAx, the gradients by each adapter's rule in `lora_variant`.
+
+    "Linear" is in its name because PEFT's `all-linear` finds adapted layers by that word in the name of their class.
+    GPT-2's `Conv1D` is a linear layer too, whose weight is Wᵀ.
+    """
+
+    def __init__(self, base_layer: nn.Module, *args: Any, **kwargs: Any):
+        inner = base_layer.get_base_layer() if isinstance(base_layer, BaseTunerLayer) else base_layer
+        is_transposed = isinstance(inner, Conv1D)
+        super().__init__(base_layer, *args, is_target_conv_1d_layer=is_transposed, **kwargs)
+        self.fan_in_fan_out = is_transposed
+
+    def resolve_lora_variant(self, *, config: LoraConfig, **kwargs: Any) -> LoraVariant | None:
+        """As of every kind; with `use_dora`, DoRA's forward under the same rule."""
+        rule = super().resolve_lora_variant(config=config, **kwargs)
+        return DoRARule(rule.name, rule.eta, rule.adaptor) if isinstance(rule, Rule) and config.use_dora else rule
+
+    def check(self, rank: int, config: LoraConfig, name: str) -> None:
+        """The layer can carry an adapter of this config."""
+        layer = self.get_base_layer()
+        if not isinstance(layer, nn.Linear | Conv1D) or isinstance(layer, NonDynamicallyQuantizableLinear):
+            refuse(layer, target_name=name)
+        super().check(rank, config, name)
+        if changes_base(config):
+            layer.weight.data = layer.weight.data.clone()  # PEFT may write into it; what failed is put back
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The base layer's output plus the active adapters', in one function where that is the same; else PEFT's."""
+        fused = None if args or kwargs else self._fused(x)
+        if fused is None:
+            return super().forward(x, *args, **kwargs)
+        rule, weight, bias, a, b = fused
+        return allora_linear(x, weight, bias, a, b, rule.eta, rule.adaptor, rule.name == "allora_od")
+
+    def _fused(self, x: Tensor) -> tuple[Rule, Tensor, Tensor | None, Tensor, Tensor] | None:
+        """The one active adapter, if base and adapter in one function give what PEFT's order gives."""
+        name = self._active_adapter
+        if not isinstance(name, str):
+            name = name[0] if len(name) == 1 else None
+        rule = self.lora_variant.get(name)
+        if not isinstance(rule, Rule) or not rule.is_lora_forward or self._disable_adapters or self.merged_adapters:
+            return None
+        dropout, base = self.lora_dropout[name], self.base_layer
+        if (dropout.training and type(dropout) is not nn.Identity) or not fusible(base):
+            return None
+        weight, (a, b) = base.weight, _matrices(self, name)
+        if self.lora_B[name].bias is not None or isinstance(rule, DoRARule):
+            return None
+        if not x.dtype == weight.dtype == a.dtype and not torch.is_autocast_enabled(x.device.type):
+            return None
+        return rule, weight, base.bias, a, scaled(b, self.scaling[name])
+
+
+def layers_with(model: Any, adapter_name: str) -> list[ALLoRALayer]:
     """The layers that carry the adapter."""
-    return [m for m in model.modules() if isinstance(m, ALLoRALinearLayer) and adapter_name in m.lora_A]
+    return [m for m in model.modules() if isinstance(m, ALLoRALayer) and adapter_name in m.r]
 
 
 def is_foreign(module: Any) -> bool:
     """A LoRA layer of PEFT's own, which would train LoRA in silence whatever the config says."""
-    return isinstance(module, LoraLayer) and not isinstance(module, ALLoRALinearLayer)
+    return isinstance(module, LoraLayer) and not isinstance(module, ALLoRALayer)

@@ -96,7 +96,7 @@ def train_on(
             f"folder {str(folder)!r}: a LoRA adapter wanted, received peft_type {saved.get('peft_type')!r} with "
             f"init_lora_weights {saved.get('init_lora_weights')!r}; convert it to LoRA first"
         )
-    for name in ("rank_pattern", "alpha_pattern"):
+    for name in ("rank_pattern", "alpha_pattern", "use_dora", "lora_bias"):
         if saved.get(name):
             raise ArgumentError(
                 f"{folder / _CONFIG}: {name} must be left out, received {saved[name]!r}; load it as LoRA"
@@ -106,11 +106,11 @@ def train_on(
     rule = {"eta": eta, "variant": variant, "adaptor": adaptor}
     config = _config(folder, saved | own | rule)
     factor = scaling / (config.lora_alpha / config.r)
-    scaled = {key: factor * value.float() for key, value in weights.items() if "lora_B" in key}
+    scaled = {key: factor * value.float() for key, value in weights.items() if "lora_B" in key or "embedding_B" in key}
     _check_finite(scaled, f"{folder / _CONFIG}: lora_alpha {saved.get('lora_alpha')!r} gives")
     model = _attach(model, folder, config, adapter_name, is_trainable=True)
     for layer in layers_with(model, adapter_name):
-        layer.lora_B[adapter_name].weight.data *= factor
+        layer.matrices(adapter_name)[1].detach().mul_(factor)
     return model
 
 
