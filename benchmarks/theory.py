@@ -11,7 +11,7 @@ from statistics import median
 
 import numpy as np
 
-from allora_analysis import deviation, dropout_sgd, hessian
+from allora_analysis import deviation, dropout_sgd, hessian, width
 
 ROUNDS = 7
 
@@ -65,6 +65,26 @@ def sgd_pair(steps: int = 100) -> tuple[Callable, Callable]:
     return lambda: dropout_sgd.trajectory(x, y, 0.9, rate, steps, "output"), sampled
 
 
+def start_pair(n: int = 24, rank: int = 4) -> tuple[Callable, Callable]:
+    """Eigenvalues without the rescalings at A = 0: closed form; the dense Hessian with them projected out."""
+    rng = np.random.default_rng(4)
+    x, g, b = rng.standard_normal((2 * n, n)), rng.standard_normal((n, n)), rng.standard_normal((n, rank))
+    a, tiny = np.zeros((rank, n)), 1e-300 * np.ones((rank, n))  # not exactly 0: the general route
+    ours, peer = (hessian.restricted_spectrum(x, g, factor, b) for factor in (a, tiny))
+    np.testing.assert_allclose(ours, peer, atol=1e-9 * n**2)
+    return lambda: hessian.restricted_spectrum(x, g, a, b), lambda: hessian.restricted_spectrum(x, g, tiny, b)
+
+
+def width_pair(n: int = 1024, rank: int = 4) -> tuple[Callable, Callable]:
+    """The row norm where gradient flow ends: closed form; gradient descent on one layer, to about 5 %."""
+    method = width.METHODS["lora"]
+    of = width.layer(n, rank, 1, np.random.default_rng(5))
+    rates = np.array([rank / n / 4])
+    found = width.train(of, method, "sgd", rates, 100).norms
+    np.testing.assert_allclose(np.sqrt((found**2).mean()), width.flow_row_norm(method, n, rank), rtol=0.1)
+    return lambda: width.flow_row_norm(method, n, rank), lambda: width.train(of, method, "sgd", rates, 100)
+
+
 def seconds(task: Callable) -> float:
     """One run's time."""
     start = time.perf_counter()
@@ -75,6 +95,7 @@ def seconds(task: Callable) -> float:
 if __name__ == "__main__":
     pairs = {"factor_spectrum": factor_pair, "product_spectrum": product_pair}
     pairs |= {"mean_absolute_deviation": deviation_pair, "trajectory": sgd_pair}
+    pairs |= {"restricted_spectrum": start_pair, "flow_row_norm": width_pair}
     for name, make in pairs.items():
         ours, peer = make()
         ours(), peer()  # warm-up

@@ -12,6 +12,7 @@
 | `deviation` | §3.1: the exact distance of an average over masks from its expectation, against the bound |
 | `crossover` | §3.1: the step from which dropout is ahead of plain gradient descent |
 | `escape` | §4.2: leaving zero under each optimiser |
+| `width` | §4.2: as the width grows, ALLoRA's factor tends to η; which learning rates stay right |
 | `learning_rates` | every arm over a range of learning rates |
 | `procedures` | Table 3's rise with η² beside what seven training procedures predict |
 | `laboratory` | the contrasts of a small network that trains in seconds, each arm at its best rate |
@@ -30,6 +31,7 @@ NAMES = (
     "deviation",
     "crossover",
     "escape",
+    "width",
     "learning_rates",
     "procedures",
     "laboratory",

@@ -103,6 +103,7 @@ def loaded_by(module: str) -> set[str]:
                 "ripple",
                 "gradient_std",
                 "escape",
+                "width",
                 "finetune",
             )
         ),
@@ -116,6 +117,7 @@ def loaded_by(module: str) -> set[str]:
                 "ripple",
                 "gradient_std",
                 "escape",
+                "width",
                 "finetune",
             )
         ),

@@ -29,6 +29,11 @@ STUDIES = {
     "hessian": (["--draws", "5"], ["--rank", "0"], "rank"),
     "ripple": (["--depth", "4", "--width", "16", "--rank", "2", "--replicas", "8"], ["--depth", "0"], "depth"),
     "escape": (["--steps", "20", "--seeds", "2"], ["--eta", "0"], "eta"),
+    "width": (
+        ["--methods", "lora", "allora", "--widths", "32", "64", "--ranks", "2", "4", "--width", "32", "--seeds", "2"],
+        ["--rank", "100"],
+        "rank",
+    ),
     "gradient_std": (
         ["--hidden", "8", "8", "--epochs", "1", "--masks", "4", "--control-minibatches", "4", "--seeds", "2"],
         ["--masks", "1"],

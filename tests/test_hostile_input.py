@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from allora_analysis import adaptive, escape, gradient_std, hessian
+from allora_analysis import adaptive, escape, gradient_std, hessian, width
 from allora_analysis.escape import first_step, prediction
 from allora_analysis.escape import study as escape_study
 from allora_analysis.gradient_std import trends
@@ -87,6 +87,8 @@ def argument(kind: str, sizes: dict[str, int]):
     """A word is a number's kind; several are the shape of an array."""
     if kind in ("number", "count", "steps"):
         return st.sampled_from({"number": NUMBERS, "count": COUNTS, "steps": STEPS}[kind])
+    if kind == "method":
+        return st.sampled_from([*width.METHODS])
     if kind == "rng":
         return st.builds(lambda: np.random.default_rng(0))
     return arrays(tuple(sizes[word] for word in kind.split()))
@@ -123,6 +125,14 @@ PUBLIC = {
         hessian.linearised_flow: {"g": "n1 n2", **PAIR, "time": "number"},
         hessian.initial_speed_ratio: {"n2": "count", "rank": "count", "a_std": "number"},
         hessian.simulated_escape_time: FACTORS | {"b": "n1 r", "size": "number"},
+        hessian.dense_hessian: FACTORS | {"b": "n1 r"},
+        hessian.rescalings: PAIR,
+        hessian.restricted_spectrum: FACTORS | {"b": "n1 r"},
+    },
+    "width": {
+        width.flow_row_norm: {"method": "method", "width": "count", "rank": "count"},
+        width.flow_factor: {"method": "method", "width": "count", "rank": "count", "eta": "number"},
+        width.taper: {"norms": "N", "eta": "number", "share": "number"},
     },
     "escape": {
         escape.trajectory: {"t": "N", "gradient": "number", "eta": "number"},

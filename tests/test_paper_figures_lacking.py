@@ -14,7 +14,8 @@ from allora_analysis.grid.presets.learning_rates import PRESETS
 from allora_analysis.hessian.study import Config as HessianConfig
 from allora_analysis.plotting import ARMS
 from allora_analysis.ripple.study import Config as RippleConfig
-from paper_figures import crossover, deviation, escape, learning_rates, procedures, ripple, zero_initialisation
+from allora_analysis.width.study import Config as WidthConfig
+from paper_figures import crossover, deviation, escape, learning_rates, procedures, ripple, width, zero_initialisation
 from tests.figure_layout import assert_readable
 from tests.planted_finetune import plant
 
@@ -104,6 +105,19 @@ def test_crossover():
 def crossovers():
     of = {0.5: [None, 50, None], 1.0: [7, 3, 30], 2.0: [4, 4, 5]}
     return {"output": of, "input": of}
+
+
+def test_width():
+    loaded = width.load_data(WidthConfig(widths=(32, 64), ranks=(2, 4), width=32, rank=4, seeds=2))
+    left, right = width.make_figure(loaded).axes
+    ends = [line for line in left.get_lines() if line.get_marker() == "*" and len(line.get_xdata())]
+    assert [int(line.get_xdata()[0]) for line in ends] == [384, 576]
+    assert all(0.9 < line.get_ydata()[0] < 1 for line in ends)
+    assert len(loaded.records) == 6
+    measured = loaded.data.result.measured
+    np.testing.assert_array_equal(lines(left)["on rows of ALLoRA, Adam"].get_ydata(), measured["allora, adam"]["kept"])
+    assert [line.get_ydata()[-1] for line in right.get_lines()[::2]] == [2**-0.5, 2**-0.5, 1, 2**-0.5, 2**-0.5]
+    assert_readable(left.figure)
 
 
 def test_escape():

@@ -92,7 +92,7 @@ def test_a_command_of_the_pages_runs(command, tmp_path):
 
 
 def test_the_pages_have_commands_for_every_study():
-    for name in ("tikhonov", "deviation", "dropout_sgd", "hessian", "ripple", "gradient_std", "escape"):
+    for name in ("tikhonov", "deviation", "dropout_sgd", "hessian", "ripple", "gradient_std", "escape", "width"):
         assert any(f"allora_analysis.{name}" in command for command in COMMANDS)
 
 

@@ -3,6 +3,8 @@
 - `product`: Eqs. (1) and (2), mended; κ of S over N/D (Marchenko–Pastur, Edelman's peak), of a fixed S, of the B block
 - `factors`: the spectrum in (B, A) at B = 0 with multiplicities, the inertia; which starts are critical points, and the
   rate and time of leaving them; a dense Hessian by differences and integrated gradient flow beside them
+- `starts`: B = 0, A = 0, both random or zero, PiSSA, orthogonal, gradient-aligned: inertia and κ without rescalings at
+  the start, along the path and at the solution; the first step beside full fine-tuning's; steps to leave
 - `network`, with `lanczos` and `empirical_risk`: both ends of a torch model's spectrum, matrix-free; `network_inertia`:
   a plain LoRA layer and the exact count of its negative directions; `digits_mlp`: all of it on the digits. These
   import torch, when a name of theirs is first asked for
@@ -41,6 +43,17 @@ from allora_analysis.hessian.product import (
     sample_log_conditions,
     square_log_condition,
 )
+from allora_analysis.hessian.starts import (
+    STARTS,
+    Stage,
+    StartReport,
+    dense_hessian,
+    rescalings,
+    restricted_spectrum,
+    solution_spectrum,
+    start_pair,
+    start_report,
+)
 
 if TYPE_CHECKING:
     from allora_analysis.hessian.network import NetworkSpectrum, network_spectrum
@@ -58,15 +71,19 @@ _LAZY = {"NetworkSpectrum": "network", "network_spectrum": "network"} | dict.fro
 )
 
 __all__ = [
+    "STARTS",
     "BlockConditioning",
     "FactorSpectrum",
     "Inertia",
     "LowRankLinear",
     "NetworkInertia",
     "NetworkSpectrum",
+    "Stage",
+    "StartReport",
     "add_adapters",
     "block_conditioning",
     "dense_factor_hessian",
+    "dense_hessian",
     "escape_rate",
     "escape_time",
     "factor_gradient",
@@ -85,9 +102,14 @@ __all__ = [
     "product_gradient",
     "product_hessian",
     "product_spectrum",
+    "rescalings",
+    "restricted_spectrum",
     "sample_log_conditions",
     "simulated_escape_time",
+    "solution_spectrum",
     "square_log_condition",
+    "start_pair",
+    "start_report",
 ]
 
 

@@ -21,8 +21,10 @@ from allora_analysis.hessian.product import (
     sample_log_conditions,
     square_log_condition,
 )
-from allora_analysis.study import Result, Study, Table, sweep, text
-from allora_analysis.validation import ArgumentError, adapter_rank, count, fits, positive, several
+from allora_analysis.hessian.starts import STARTS as NAMED
+from allora_analysis.hessian.starts import start_report
+from allora_analysis.study import Result, Study, Table, plain, sweep, text
+from allora_analysis.validation import ArgumentError, adapter_rank, choice, count, fits, positive, several
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,6 +59,9 @@ class Config:
     """N of the one problem whose spectrum in (B, A) is computed."""
     network: bool = False
     """Also both ends of the Hessian of a small MLP with LoRA on the digits, before and after training (6 s)."""
+    starts: tuple[str, ...] = ()
+    """Also what these starts are like, from the first step to the solution (2 s each): b_zero, a_zero, both_zero,
+    both_random, pissa, orthogonal, gradient_aligned."""
     seed: int = 0
     """Seed of all random numbers."""
 
@@ -73,6 +78,8 @@ def _check(config: Config) -> None:
             least = f"{0.5 / config.features:.4g}"
             raise ArgumentError(f"ratios must give N of 1 or more, above {least} here, received {ratio!r}")
         fits("ratios", n * size, f"the design of N/D = {ratio!r}")
+    for name in config.starts:
+        choice("starts", name, NAMED)
     fits("draws", count("draws", config.draws, minimum=2), "their condition numbers")
     fits("samples", count("samples", config.samples) * size, "a design")
     count("seed", config.seed, minimum=0, maximum=_largest_seed() if config.network else None)
@@ -94,6 +101,8 @@ def run(config: Config) -> Result:
         starts["network"] = _digits_part(config.seed, config.rank)
     for name, (theory, dense) in starts.items():
         predicted[name], measured[name] = theory, dense
+    if config.starts and not interrupted:
+        predicted["starts"], measured["starts"] = _starts(config)
     return Result(predicted, measured, interrupted)
 
 
@@ -147,6 +156,37 @@ def _start(config: Config, zero_a: bool) -> tuple[dict[str, Any], dict[str, Any]
     return predicted, _dense(x, g, a)
 
 
+def _starts(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The largest possible count of negative directions and cosine, beside what each start has."""
+    x, g, _ = problem(config)
+    weight = np.random.default_rng([config.seed, 4]).standard_normal(g.shape) / math.sqrt(config.features)
+    target, scale = -g @ np.linalg.pinv(x.T @ x) / 2, 1 / math.sqrt(config.samples)
+    reports, _ = sweep(
+        config.starts,
+        lambda name: start_report(scale * x, target, name, config.rank, weight=weight, seed=config.seed),
+        "starts",
+    )
+    predicted = {"negative_at_most": config.rank * min(g.shape), "best_cosine": reports[0].best_cosine}
+    return predicted, dict(zip(config.starts, map(plain, reports), strict=False))
+
+
+def _start_notes(predicted: dict[str, Any], measured: dict[str, Any]) -> list[str]:
+    """A line a start, below the study's table."""
+    notes = [
+        f"Starts, rescalings (BK⁻¹, KA) left out; no point has more than {predicted['negative_at_most']} negative "
+        f"directions, and no first step is nearer to full fine-tuning's than cosine {predicted['best_cosine']:.2f}:"
+    ]
+    for name, one in measured.items():
+        stages = ", ".join(
+            f"{stage} {of['inertia']['negative']} (κ = {text(math.exp(of['log_condition']), 2)})"
+            for stage, of in one["stages"].items()
+        )
+        steps = ", ".join(f"{optimizer} {text(n, 4)}" for optimizer, n in one["steps"].items())
+        cosines = " | ".join(f"{one['cosine'][optimizer]:.2f}" for optimizer in ("sgd", "adam"))
+        notes.append(f"  {name}: negative at {stages}; cosine SGD | Adam {cosines}; half of the way in steps: {steps}")
+    return notes
+
+
 def _dense(x: np.ndarray, g: np.ndarray, a: np.ndarray) -> dict[str, Any]:
     if len(a) * sum(g.shape) > DENSE_LIMIT:
         return {"negative": None, "zero": None, "positive": None, "eigenvalues": None, "log_condition_b_block": None}
@@ -183,6 +223,8 @@ def table(config: Config, result: Result) -> Table:
     columns = ["N/D", "N", "rank S", "κ predicted", "κ median", "log κ predicted", "log κ mean ± s.e."]
     columns += ["κ, S held fixed"]
     notes = [note for name in STARTS for note in _notes(name, p[name], m[name])]
+    if "starts" in p:
+        notes += _start_notes(p["starts"], m["starts"])
     if "network" in p:
         notes += _digits_notes(p["network"], m["network"])
     return Table(f"Condition number of the non-zero part of S = XᵀX, D = {config.features}", columns, rows, notes)

@@ -47,3 +47,14 @@ def layer_hessian(x, w, y, a, eta=1.0, mean=False) -> tuple[np.ndarray, np.ndarr
 
     point = torch.cat([torch.zeros(split, dtype=torch.float64), a.reshape(-1)])
     return torch.func.grad(of_product)(torch.zeros_like(w)).numpy(), torch.func.hessian(loss)(point).numpy()
+
+
+def loss_hessian(x, fit, a, b) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient and Hessian in (B, A), row by row, of ‖X(BA − M)ᵀ‖²_F at any point."""
+    x, fit, a, b = (torch.as_tensor(np.array(value, dtype=np.float64)) for value in (x, fit, a, b))
+
+    def loss(theta):
+        return ((x @ (theta[: b.numel()].reshape(b.shape) @ theta[b.numel() :].reshape(a.shape) - fit).T) ** 2).sum()
+
+    point = torch.cat([b.reshape(-1), a.reshape(-1)])
+    return torch.func.grad(loss)(point).numpy(), torch.func.hessian(loss)(point).numpy()

@@ -1,0 +1,271 @@
+"""§3.2 and what starts elsewhere: is zero the worst place in (A, B), at the start, on the way, for the first step?
+
+B is n₁×r, A is r×n₂, G = ∂L/∂(BA), M what BA would have to be, κ the condition number of the Hessian in (A, B) without
+the r² directions of (BK⁻¹, KA), which change nothing. Judged by gradient descent and by differences of the loss's
+gradient. Checked by `tests/test_claims_3_2_starts.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import hessian
+from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.s3_2_in_a_and_b import against, factor_claim
+from allora_analysis.claims.s3_2_in_v import POORLY, power_law
+from allora_analysis.hessian.factors import loss_gradient
+
+start_claim = functools.partial(factor_claim, command="python -m allora_analysis.hessian --starts b_zero both_random")
+ZERO = 1e-9  # of the largest |eigenvalue|
+WORSE = 100.0  # times the start's κ: what a point of the path must have to be called worse; a threshold of ours
+
+
+class Begin(NamedTuple):
+    """X (N×n₂), M (n₁×n₂), and the first A and B."""
+
+    x: np.ndarray
+    fit: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+
+    @property
+    def slope(self) -> np.ndarray:
+        """G at BA = 0."""
+        return self.gradient(0 * self.fit)
+
+    def gradient(self, product: np.ndarray) -> np.ndarray:
+        """G at a BA."""
+        return 2 * ((product - self.fit) @ self.x.T) @ self.x
+
+    @property
+    def told(self) -> np.ndarray:
+        """The eigenvalues at the start without the rescalings, in closed form where A or B is 0."""
+        return hessian.restricted_spectrum(self.x, self.gradient(self.b @ self.a), self.a, self.b)
+
+
+def begin(x: np.ndarray, target: np.ndarray, name: str, rank: int, rng: np.random.Generator) -> Begin:
+    """A start by name, on top of a pretrained matrix with entries of variance 1/n₂."""
+    weight = rng.standard_normal(target.shape) / math.sqrt(target.shape[1])
+    a, b = hessian.start_pair(name, -2 * (target @ x.T) @ x, rank, rng, weight)
+    return Begin(x, target + b @ a, a, b)
+
+
+def eigenvalues(one: Begin, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of the Hessian by central differences (to 1e-10: the gradient is cubic) on a basis without the rescalings."""
+    split, step, point = b.size, 1e-5, np.concatenate([b.ravel(), a.ravel()])
+
+    def gradient(theta: np.ndarray) -> np.ndarray:
+        parts = loss_gradient(one.x, one.slope, theta[:split].reshape(b.shape), theta[split:].reshape(a.shape))
+        return np.concatenate([part.ravel() for part in parts])
+
+    dense = np.array([gradient(point + e) - gradient(point - e) for e in step * np.eye(len(point))]) / (2 * step)
+    units = np.eye(len(a) ** 2).reshape(-1, len(a), len(a))
+    tangents = np.array([np.concatenate([-(b @ e).ravel(), (e @ a).ravel()]) for e in units])
+    _, sizes, vt = np.linalg.svd(tangents)
+    basis = vt[int((sizes > ZERO * (sizes[0] or 1.0)).sum()) :].T
+    return np.linalg.eigvalsh(basis.T @ (dense + dense.T) @ basis / 2)
+
+
+def negative(values: np.ndarray) -> int:
+    """How many are below 0."""
+    return int((values < -ZERO * np.abs(values).max()).sum())
+
+
+def condition(values: np.ndarray) -> float:
+    """The largest |eigenvalue| over the smallest that is not 0."""
+    sizes = np.abs(values)
+    return float(sizes.max() / sizes[sizes > ZERO * sizes.max()].min())
+
+
+def worst_on_the_way(one: Begin, steps: int = 4000) -> dict[str, float]:
+    """κ and the negative directions at the start and where gradient descent ends, and the largest κ seen between.
+
+    Between two steps at which the counts of negative directions differ, an eigenvalue passes 0: halved 20 times.
+    """
+    a, b = one.a, one.b
+    first = eigenvalues(one, a, b)
+    rate, marks, path = 0.3 / np.abs(first).max(), {*np.geomspace(1, steps, 24).astype(int)}, [(a, b)]
+    for count in range(1, steps + 1):
+        by_b, by_a = loss_gradient(one.x, one.slope, b, a)
+        a, b = a - rate * by_a, b - rate * by_b
+        if count in marks:
+            path.append((a, b))
+    seen = [eigenvalues(one, *point) for point in path]
+    change = next((i for i in range(1, len(seen)) if negative(seen[i]) != negative(seen[i - 1])), None)
+    worst = max(condition(values) for values in seen)
+    if change is not None:
+        ends, count = [path[change - 1], path[change]], negative(seen[change - 1])
+        for _ in range(20):
+            middle = tuple((x + y) / 2 for x, y in zip(*ends, strict=True))
+            values = eigenvalues(one, *middle)
+            ends[int(negative(values) != count)], worst = middle, max(worst, condition(values))
+    return {
+        "start": condition(first),
+        "worst": worst,
+        "end": condition(seen[-1]),
+        "negative": negative(first),
+        "negative at the end": negative(seen[-1]),
+    }
+
+
+@start_claim(
+    "3.2-worst-place",
+    where="Abstract",
+    says=POORLY,
+    reading="In (A, B) together, without the rescalings: nowhere on gradient descent's way is κ more than 100 times "
+    "that at the start B = 0, a threshold of ours.",
+    depends_on=("3.2-factor-conditioning", "3.2-saddle-lora"),
+)
+def worst_place(cases: Cases) -> Finding:
+    """κ at the start, at the end, and where an eigenvalue passes 0 between them."""
+
+    def draw(rng: np.random.Generator) -> Begin:
+        n1, n2 = (int(size) for size in rng.integers(3, 6, size=2))
+        x = rng.standard_normal((n2 + 6, n2)) / 3
+        return begin(x, rng.standard_normal((n1, n2)), str(rng.choice(["b_zero", "a_zero", "both_random"])), 1, rng)
+
+    x = power_law(48, 12, cases.rng) / math.sqrt(48)
+    x, target = power_law(48, 12, cases.rng) / math.sqrt(48), cases.rng.standard_normal((8, 12))
+    own = Case("power-law X, n₂ = 12, n₁ = 8, r = 2, B = 0", begin(x, target, "b_zero", 2, cases.rng), True)
+    judged = cases.judge(
+        [own, *cases.draw(draw, 6)], worst_on_the_way, printed=lambda one, seen: seen["worst"] <= WORSE * seen["start"]
+    )
+    told = all(
+        seen["negative"] == negative(case.inputs.told) > seen["negative at the end"] for case, seen in judged.pairs
+    )
+    own_seen = judged.measured[0]
+    finding = judged.finding(
+        {"refuted": "No: on the way each negative direction of the start passes curvature 0, where κ is infinite."},
+        evidence=judged.evidence("counts: none may differ", {"κ on the way": "∞ at each of the changes of sign"}),
+        size=Size(own_seen["start"] / own_seen["end"], "times", "κ at B = 0 over the solution's, power-law X, r = 2"),
+        corrected="the start has r·rank GP negative directions, P the projector on A's kernel, a minimum none: so many "
+        "eigenvalues pass 0 on the way",
+        flips_if="a path from B = 0 to a minimum on which no eigenvalue changes sign",
+    )
+    return against(finding, told)
+
+
+class Anywhere(NamedTuple):
+    """X, G at B = 0, and A there."""
+
+    x: np.ndarray
+    g: np.ndarray
+    a: np.ndarray
+
+
+def most_negative(one: Anywhere, rng: np.random.Generator) -> dict[str, int]:
+    """Negative directions of the whole Hessian at B = 0, and the most at 300 points with A and B of sizes from 1e-3."""
+    (n1, n2), rank = one.g.shape, len(one.a)
+    found = []
+    for _ in range(300):
+        size_a, size_b = 10 ** rng.uniform(-3, 0.5, 2)
+        a, b = size_a * rng.standard_normal((rank, n2)), size_b * rng.standard_normal((n1, rank))
+        g = one.g + 2 * b @ a @ one.x.T @ one.x
+        found.append(negative(np.linalg.eigvalsh(hessian.dense_hessian(one.x, g, a, b))))
+    start = hessian.dense_hessian(one.x, one.g, one.a, np.zeros((n1, rank)))
+    return {"start": negative(np.linalg.eigvalsh(start)), "most": max(found)}
+
+
+@start_claim(
+    "3.2-most-negative",
+    where="beyond the paper: §1, second flaw",
+    says="No point has more directions of negative curvature than LoRA's start.",
+    reading="Of the Hessian in (A, B): B = 0 and A random, against points with A and B of any size.",
+    depends_on=("3.2-saddle-lora",),
+)
+def start_has_most(cases: Cases) -> Finding:
+    """Counts at the start and elsewhere, for G of full rank and of less."""
+
+    def draw(rng: np.random.Generator) -> Anywhere:
+        n1, n2 = (int(size) for size in rng.integers(3, 7, size=2))
+        full, rank = min(n1, n2), int(rng.integers(1, 3))
+        rank_g = full if rng.random() < 0.5 else int(rng.integers(1, full))
+        left, right = (np.linalg.qr(rng.standard_normal((size, rank_g)))[0] for size in (n1, n2))
+        g = left * rng.uniform(2, 8, rank_g) @ right.T
+        return Anywhere(rng.standard_normal((12, n2)), g, rng.standard_normal((rank, n2)))
+
+    x = power_law(96, 16, cases.rng)
+    g, a = -2 * cases.rng.standard_normal((8, 96)) @ x, cases.rng.standard_normal((4, 16)) / 4
+    judged = cases.judge(
+        [Case("power-law X, n₁ = 8, n₂ = 16, r = 4", Anywhere(x, g, a), True), *cases.draw(draw, 12)],
+        lambda one: most_negative(one, cases.rng),
+        printed=lambda one, seen: seen["most"] <= seen["start"],
+        corrected=lambda one, seen: (
+            seen["most"] <= len(one.a) * min(one.g.shape) and seen["start"] == hessian.inertia(*one).negative
+        ),
+        condition=lambda one: bool(np.linalg.matrix_rank(one.g) == min(one.g.shape)),
+    )
+    return judged.finding(
+        {
+            "conditional": "Yes where G has full rank, as with enough data: no point has more than r·min(n₁, n₂).",
+        },
+        evidence=judged.evidence("counts: none may differ", lambda one: {"start": hessian.inertia(*one).negative}),
+        size=Size(0.5, "of all directions", "are negative at B = 0 for n₁ = n₂ and full-rank G, rescalings included"),
+        corrected="B = 0 has r·rank G negative directions, no point more than r·min(n₁, n₂)",
+        condition="rank G = min(n₁, n₂)",
+        flips_if="a point with more than r·min(n₁, n₂) of them",
+    )
+
+
+class First(NamedTuple):
+    """A start by name, and what it is made of."""
+
+    name: str
+    one: Begin
+
+
+def first_cosine(one: Begin) -> float:
+    """The cosine of −G with the change of BA by a small step of gradient descent."""
+    g, small = one.gradient(one.b @ one.a), 1e-6
+    moved = (one.b - small * g @ one.a.T) @ (one.a - small * one.b.T @ g) - one.b @ one.a
+    return float(-np.sum(moved * g) / (np.linalg.norm(moved) * np.linalg.norm(g)))
+
+
+@start_claim(
+    "3.2-first-step-direction",
+    where="beyond the paper: §3.2, what starts elsewhere than at zero",
+    says="The first step goes in the direction of full fine-tuning's, as far as a rank allows.",
+    reading="By the cosine between both, under gradient descent: within 1 % of the most that a sum of two products of "
+    "rank r can have.",
+    depends_on=("3.2-slow-start",),
+)
+def first_direction(cases: Cases) -> Finding:
+    """Six starts at one rank, against ‖[G]_2r‖/‖G‖."""
+    names = [name for name in hessian.STARTS if name != "both_zero"]
+
+    def made(name: str, n1: int, n2: int, rank: int, rng: np.random.Generator) -> First:
+        x = power_law(4 * n2, n2, rng) / math.sqrt(4 * n2)
+        return First(name, begin(x, rng.standard_normal((n1, n2)), name, rank, rng))
+
+    def draw(rng: np.random.Generator) -> First:
+        n1, n2, half = (int(rng.integers(*ends)) for ends in ((9, 16), (9, 16), (1, 3)))
+        return made(str(rng.choice([*names, "gradient_aligned"])), n1, n2, 2 * half, rng)
+
+    def best(one: First) -> float:
+        values = np.linalg.svd(one.one.gradient(one.one.b @ one.one.a), compute_uv=False)
+        return float(np.linalg.norm(values[: 2 * len(one.one.a)]) / np.linalg.norm(values))
+
+    own = [
+        Case(f"{name}, n₂ = 48, n₁ = 32, r = 8", made(name, 32, 48, 8, cases.rng), name == "b_zero") for name in names
+    ]
+    judged = cases.judge(
+        [*own, *cases.draw(draw, 10)],
+        lambda one: first_cosine(one.one),
+        printed=lambda one, seen: seen >= 0.99 * best(one),
+        corrected=lambda one, seen: seen <= best(one) + 1e-4,
+        condition=lambda one: one.name == "gradient_aligned",
+    )
+    lora = math.sqrt(8 / (4096 + 8 + 1))
+    return judged.finding(
+        {"conditional": f"Only from a gradient-aligned start; from B = 0 the cosine is {lora:.2f} at n₂ = 4,096."},
+        evidence=judged.evidence("a step of 1e-6", best, tolerance=0.01),
+        size=Size(lora, "cosine", "first step from B = 0 and full fine-tuning's: √(r/(n₂ + r + 1)), n₂ = 4,096, r = 8"),
+        corrected="the cosine is at most ‖[G]_2r‖/‖G‖, and about √(r/(n₂ + r + 1)) from B = 0 with Gaussian A",
+        condition="A's rows are G's first r right singular vectors, B's columns the next r left ones",
+        flips_if="another start whose first step is as near",
+    )

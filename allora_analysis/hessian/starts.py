@@ -1,0 +1,360 @@
+"""§3.2, where LoRA starts: inertia and condition number in (B, A) without the rescalings, first step, time to leave.
+
+Every start keeps the pretrained map: the adapter adds BA − B₀A₀ (PiSSA's and LoRA-GA's convention; 0 is taken off where
+B₀A₀ = 0). With T the change that would fit best, L(B, A) = ‖X(BA − M)ᵀ‖²_F, M = T + B₀A₀, G = 2(BA − M)S, S = XᵀX, and
+
+    H(β, α) = (2βASAᵀ + 2BαSAᵀ + Gαᵀ,  2BᵀβAS + 2BᵀBαS + βᵀG).
+
+**Rescalings.** (B, A) → (BK⁻¹, KA) changes nothing. Its tangents (−BΞ, ΞA), r² of them unless neither A nor B has
+rank r, say nothing about the loss: H is restricted to their complement. At a critical point its inertia there
+is that of the loss as a function of BA; elsewhere this is a definition. In closed form,
+
+- B = 0: `factor_spectrum` with GP in G's place, P the projector on A's kernel, less r² zeros; n₋ = r·rank GP.
+- A = 0: for every eigenvalue b of BᵀB that of [[0, QG], [GᵀQ, 2bS]], Q the projector on Bᵀ's kernel, less zeros.
+- A = B = 0: ±σ_i(G), r times each; no rescaling moves anything.
+- the solution, for S = I and BᵀB = AAᵀ: with σ the singular values of M, 2(σ_i + σ_j) for i, j ≤ r, 2(σ_k ± σ_p) for
+  k ≤ r < p ≤ min(n₁, n₂), and |n₁ − n₂| times 2σ_k. So κ = 2σ₁/(σ_r − σ_{r+1}) where σ_{r+1} > 0: the gap that decides
+  how fast a truncated SVD is found decides LoRA's too, from whichever start.
+
+**No point has more than r·min(n₁, n₂) negative directions**, as H ≥ 0 where β or α is 0; B = 0 has as many where G has
+full rank. And **the start is not the worst conditioned point of its path**: a minimum has none, so that each of the
+start's negative eigenvalues passes 0 on the way, where κ = ∞.
+
+**First step.** Full fine-tuning moves −G, the adapter −(GAᵀA + BBᵀG); Adam moves signs. At B = 0 with A Gaussian the
+cosine between them is about √(r/(n₂ + r + 1)) under gradient descent (Wishart moments, as in `initial_speed_ratio`). No
+start has more than ‖[G]_2r‖/‖G‖ (Eckart–Young), and one reaches it: A the first r right singular vectors of G, B the
+next r left ones (LoRA-GA, Wang et al. 2024). Checked by `tests/test_hessian_starts.py` against autograd's Hessian.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from allora_analysis import validation
+from allora_analysis.adaptors import inverse_sqrt
+from allora_analysis.escape.optimisers import Recipe, memory, step
+from allora_analysis.hessian.factors import HORIZON, Inertia, factor_spectrum, loss_gradient
+from allora_analysis.validation import ArgumentError, representable
+
+STARTS = ("b_zero", "a_zero", "both_zero", "both_random", "pissa", "orthogonal", "gradient_aligned")
+STAGES = {"start": 1.0, "half-way": 0.5, "nine tenths": 0.1}  # the excess loss left
+OPTIMIZERS = ("sgd", "momentum", "adamw", "allora", "allora_adamw")
+ETA, PATIENCE, ZERO = 2.0, 1000, 1e-12  # of the paper; steps; of the largest |eigenvalue|
+Pair = tuple[Float[np.ndarray, "r n2"], Float[np.ndarray, "n1 r"]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A point of gradient flow's path.
+
+    Attributes:
+        excess: (L − min L)/(L₀ − min L), the minimum over rank r.
+        inertia: of H on the complement of the rescalings.
+        log_condition: log κ there, of the non-zero part; natural logarithm.
+        largest: the largest |eigenvalue|: gradient descent is stable up to 2 over it.
+    """
+
+    excess: float
+    inertia: Inertia
+    log_condition: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class StartReport:
+    """What a start is like.
+
+    Attributes:
+        rescalings: how many directions of (BK⁻¹, KA) there are at the start.
+        stages: by name "start", "half-way", "nine tenths", "solution", as far as the flow gets; a critical point stays.
+        cosine: of the first step's change of BA with full fine-tuning's, by "sgd" and "adam"; 0 where it does not move.
+        best_cosine: ‖[G]_2r‖/‖G‖, which no start exceeds under "sgd".
+        steps: until half of the possible decrease, by optimizer; None where 1,000 do not do. SGD's rate is 1/λ_max at
+            the start (momentum's a tenth, ALLoRA's over η = 2), Adam's 0.1/√(3n₂): a tenth of PEFT's entries of A.
+    """
+
+    rescalings: int
+    stages: dict[str, Stage]
+    cosine: dict[str, float]
+    best_cosine: float
+    steps: dict[str, int | None]
+
+
+@representable()
+def start_pair(
+    start: str,
+    gradient: ArrayLike,
+    rank: int,
+    generator: np.random.Generator,
+    weight: ArrayLike | None = None,
+) -> Pair:
+    """A and B of a start by name; Gaussian entries have PEFT's variance, 1/(3n₂) in A and 1/(3n₁) in B.
+
+    "pissa": B√Σ, √ΣA from the first r singular triples of `weight`; "orthogonal": PEFT's, A and B random in orthogonal
+    halves of the r latent directions, so that BA = 0; "gradient_aligned": of Gaussian A's size; see the module's text.
+
+    Args:
+        start: one of `STARTS`.
+        gradient: G (n₁×n₂).
+        rank: r; even for "orthogonal".
+        generator: the randomness.
+        weight: the pretrained W* (n₁×n₂); "pissa" needs it.
+
+    Returns:
+        A (r×n₂) and B (n₁×r).
+
+    Raises:
+        ArgumentError: another name, an odd rank, no weight.
+    """
+    g, start = validation.matrix("gradient", gradient), validation.choice("start", start, STARTS)
+    (n1, n2), rank = g.shape, validation.adapter_rank(rank, *g.shape)
+    a, b = (generator.standard_normal(size) / math.sqrt(3 * n) for size, n in (((rank, n2), n2), ((n1, rank), n1)))
+    if start == "pissa":
+        if weight is None:
+            raise ArgumentError("weight must be the pretrained matrix for start 'pissa', received None")
+        u, s, vt = np.linalg.svd(validation.matrix_of("weight", weight, g.shape, "gradient"))
+        return np.sqrt(s[:rank, None]) * vt[:rank], u[:, :rank] * np.sqrt(s[:rank])
+    if start == "orthogonal":
+        if rank % 2:
+            raise ArgumentError(f"rank must be even for start 'orthogonal', received {rank}")
+        q = np.linalg.qr(generator.standard_normal((rank, rank)))[0]
+        return q[::2].T @ a[::2], b[:, 1::2] @ q[1::2]
+    if start == "gradient_aligned":
+        u, _, vt = np.linalg.svd(g)
+        columns = np.arange(rank, 2 * rank) % n1  # where n₁ < 2r the first ones again
+        return vt[:rank] / math.sqrt(3), u[:, columns] / math.sqrt(3)
+    return a * (start not in ("a_zero", "both_zero")), b * (start in ("a_zero", "both_random"))
+
+
+@representable()
+def dense_hessian(x: ArrayLike, g: ArrayLike, a: ArrayLike, b: ArrayLike) -> Float[np.ndarray, "parameters parameters"]:
+    """H at any (B, A), G = ∂L/∂(BA) there; B row by row, then A row by row. Small sizes only.
+
+    Args:
+        x: X (N×n₂).
+        g: G (n₁×n₂).
+        a: A (r×n₂).
+        b: B (n₁×r).
+
+    Returns:
+        The symmetric matrix, r(n₁ + n₂) square.
+    """
+    x, g, a, b = _checked(x, g, a, b)
+    return _dense(x.T @ x, g, a, b)
+
+
+def _checked(x: ArrayLike, g: ArrayLike, a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, ...]:
+    g = validation.matrix("g", g)
+    a = validation.matrix_of("a", a, (None, g.shape[1]), "n2, the columns of g")
+    b = validation.matrix_of("b", b, (len(g), len(a)), "n1 of g and r of a")
+    size = a.size + b.size
+    validation.fits("a, b", 3 * size * size, "the dense Hessian")
+    return validation.matrix_of("x", x, (None, g.shape[1]), "n2, the columns of g"), g, a, b
+
+
+def _dense(s: np.ndarray, g: np.ndarray, a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, "P P"]:
+    cross = np.einsum("kq,im->ikqm", np.eye(len(a)), g) + 2 * np.einsum("iq,km->ikqm", b, a @ s)
+    cross = cross.reshape(b.size, a.size)
+    return np.block([[2 * np.kron(np.eye(len(b)), a @ s @ a.T), cross], [cross.T, 2 * np.kron(b.T @ b, s)]])
+
+
+@representable()
+def rescalings(a: ArrayLike, b: ArrayLike) -> Float[np.ndarray, "parameters directions"]:
+    """An orthonormal basis of the directions (−BΞ, ΞA), in which the loss does not change.
+
+    Args:
+        a: A (r×n₂).
+        b: B (n₁×r).
+
+    Returns:
+        Its columns, in the order of `dense_hessian`: r² − (r − rank A)(r − rank B) of them.
+    """
+    a = validation.matrix("a", a)
+    b = validation.matrix_of("b", b, (None, len(a)), "r, the rows of a")
+    units = np.eye(len(a) ** 2).reshape(-1, len(a), len(a))
+    u, s, _ = np.linalg.svd(
+        np.array([np.concatenate([-(b @ e).ravel(), (e @ a).ravel()]) for e in units]).T, full_matrices=False
+    )
+    return u[:, s > 1e-9 * s[0]] if s[0] > 0 else u[:, :0]
+
+
+@representable()
+def restricted_spectrum(x: ArrayLike, g: ArrayLike, a: ArrayLike, b: ArrayLike) -> Float[np.ndarray, " directions"]:
+    """Eigenvalues of H on the complement of the rescalings, ascending: in closed form where A or B is 0.
+
+    Arguments as in `dense_hessian`. Checked by `tests/test_hessian_starts.py::test_restricted_spectrum_is_autograds`.
+
+    Returns:
+        The eigenvalues.
+    """
+    x, g, a, b = _checked(x, g, a, b)
+    if not b.any():
+        kernel = np.eye(a.shape[1]) - np.linalg.pinv(a) @ a
+        values, zeros = factor_spectrum(x, g @ kernel, a), len(a) * np.linalg.matrix_rank(a) if a.any() else 0
+        return _without(values, int(zeros))
+    if not a.any():
+        q, (n1, n2) = np.eye(len(b)) - b @ np.linalg.pinv(b), g.shape
+        block = np.block([[np.zeros((n1, n1)), q @ g], [g.T @ q, np.zeros((n2, n2))]])
+        curved = np.pad(2 * x.T @ x, ((n1, 0), (n1, 0)))
+        values = [np.linalg.eigvalsh(block + size * curved) for size in np.linalg.svd(b, compute_uv=False) ** 2]
+        values += [np.linalg.eigvalsh(block)] * (len(a) - len(values))
+        return _without(np.concatenate(values), int(len(a) * np.linalg.matrix_rank(b)))
+    tangents = rescalings(a, b)
+    hessian = _dense(x.T @ x, g, a, b)
+    outside = np.eye(len(hessian)) - tangents @ tangents.T
+    return _without(np.linalg.eigvalsh(outside @ hessian @ outside), tangents.shape[1])
+
+
+def _without(values: np.ndarray, zeros: int) -> np.ndarray:
+    # Projecting a direction out leaves a zero in its place; those go.
+    return np.sort(values[np.argsort(np.abs(values), kind="stable")[zeros:]])
+
+
+@representable(undefined=True)
+def solution_spectrum(singular: ArrayLike, rank: int, n1: int, n2: int) -> Float[np.ndarray, " directions"]:
+    """The same at the solution, for white inputs (S = I) and balanced factors (BᵀB = AAᵀ); see the module's text.
+
+    Args:
+        singular: σ, the min(n₁, n₂) singular values of M, descending; σ_r > 0.
+        rank: r.
+        n1: n₁.
+        n2: n₂.
+
+    Returns:
+        The r(n₁ + n₂ − r) eigenvalues, ascending.
+    """
+    sigma = validation.vector("singular", singular)
+    kept, rest = sigma[: validation.adapter_rank(rank, n1, n2), None], sigma[None, rank:]
+    parts = [2 * (kept + kept.T), 2 * (kept + rest), 2 * (kept - rest), np.repeat(2 * kept, abs(n1 - n2), axis=1)]
+    return np.sort(np.concatenate([part.ravel() for part in parts]))
+
+
+@representable(infinite=True)
+def start_report(
+    x: ArrayLike,
+    target: ArrayLike,
+    start: str | tuple[ArrayLike, ArrayLike],
+    rank: int,
+    *,
+    weight: ArrayLike | None = None,
+    seed: int = 0,
+) -> StartReport:
+    """A start's inertia and condition number on gradient flow's path, its first step, and its time to leave.
+
+    Args:
+        x: X (N×n₂), divided by √N for a mean loss.
+        target: T (n₁×n₂), the change of the module that would fit best.
+        start: a name of `STARTS`, or A and B.
+        rank: r.
+        weight: the pretrained W* (n₁×n₂), for "pissa".
+        seed: of the start's draws.
+
+    Returns:
+        The report.
+
+    Raises:
+        ArgumentError: an unknown start, a rank that is not the start's, a target that X does not see.
+
+    Examples:
+        >>> import numpy as np
+        >>> from allora_analysis.hessian import start_report
+        >>> report = start_report(np.eye(3), np.diag([3.0, 2.0, 1.0]), "gradient_aligned", rank=1)
+        >>> report.stages["solution"].inertia  # r(n₁ + n₂ − r) directions, all of them up
+        Inertia(negative=0, zero=0, positive=5)
+        >>> round(report.cosine["sgd"], 9) == round(report.best_cosine, 9) == round((13 / 14) ** 0.5, 9)
+        True
+    """
+    t = validation.matrix("target", target)
+    x = validation.matrix_of("x", x, (None, t.shape[1]), "n2, the columns of target")
+    g = -2 * (t @ x.T) @ x
+    if isinstance(start, str):
+        generator = np.random.default_rng(validation.count("seed", seed, 0))
+        a, b = start_pair(start, g, rank, generator, weight)
+    else:
+        a, b = start
+    x, g, a, b = _checked(x, g, a, b)
+    if len(a) != validation.adapter_rank(rank, *t.shape):
+        raise ArgumentError(f"rank must be {len(a)}, that of the start, received {rank}")
+    values = np.linalg.svd(g, compute_uv=False)
+    if not values[0] > 0:
+        raise ArgumentError("target: x @ target.T is 0, so there is nothing to learn; give another target")
+    fit = t + b @ a
+    stages = _stages(x, fit, a, b, HORIZON / float(values[0]))
+    return StartReport(
+        rescalings(a, b).shape[1],
+        stages,
+        {name: _cosine(g, a, b, name) for name in ("sgd", "adam")},
+        float(np.linalg.norm(values[: 2 * len(a)]) / np.linalg.norm(values)),
+        {name: _steps(x, fit, a, b, name, stages["start"].largest) for name in OPTIMIZERS},
+    )
+
+
+def _losses(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    # At (B, A); and the least of this rank: what the singular values of XMᵀ after the r-th leave.
+    rest = np.linalg.svd(x @ fit.T, compute_uv=False)[len(a) :]
+    return float(np.sum((x @ (b @ a - fit).T) ** 2)), float(rest @ rest)
+
+
+def _stages(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray, horizon: float) -> dict[str, Stage]:
+    from scipy.integrate import solve_ivp
+
+    def parts(theta: np.ndarray) -> Pair:
+        return theta[b.size :].reshape(a.shape), theta[: b.size].reshape(b.shape)
+
+    def velocity(_time: float, theta: np.ndarray) -> np.ndarray:
+        a, b = parts(theta)
+        return -np.concatenate([part.ravel() for part in loss_gradient(x, slope, b, a)])
+
+    slope, first = -2 * (fit @ x.T) @ x, np.concatenate([b.ravel(), a.ravel()])
+    if not velocity(0.0, first).any():  # a critical point
+        return {"start": _stage(x, fit, a, b, 1.0)}
+    path = solve_ivp(velocity, (0.0, horizon), first, "LSODA", rtol=1e-8, atol=1e-12 * float(np.abs(first).max())).y.T
+    loss, least = _losses(x, fit, a, b)
+    left = np.array([_losses(x, fit, *parts(point))[0] - least for point in path]) / (loss - least)
+    where = {name: int(np.argmax(left <= level)) for name, level in STAGES.items() if (left <= level).any()}
+    where = {"start": 0} | where | {"solution": len(path) - 1}
+    return {name: _stage(x, fit, *parts(path[index]), left[index]) for name, index in where.items()}
+
+
+def _stage(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray, excess: float) -> Stage:
+    values = restricted_spectrum(x, 2 * ((b @ a - fit) @ x.T) @ x, a, b)
+    size = np.abs(values)
+    kept = size > ZERO * size.max()
+    negative, positive = (int(np.count_nonzero(kept & (sign * values > 0))) for sign in (-1, 1))
+    counts = Inertia(negative, len(values) - negative - positive, positive)
+    return Stage(float(excess), counts, math.log(size.max() / size[kept].min()), float(size.max()))
+
+
+def _cosine(g: np.ndarray, a: np.ndarray, b: np.ndarray, optimizer: str) -> float:
+    by_b, by_a, full = g @ a.T, b.T @ g, g
+    if optimizer == "adam":
+        by_b, by_a, full = np.sign(by_b), np.sign(by_a), np.sign(g)
+    change = by_b @ a + b @ by_a
+    return float(np.sum(change * full) / ((np.linalg.norm(change) or 1.0) * np.linalg.norm(full)))
+
+
+def _steps(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray, optimizer: str, largest: float) -> int | None:
+    """Steps until half of the possible decrease."""
+    slope, halfway = -2 * (fit @ x.T) @ x, sum(_losses(x, fit, a, b)) / 2
+    name = {"allora": "sgd"}.get(optimizer, optimizer)
+    slow = {"momentum": 10.0, "allora": ETA}.get(optimizer, 1.0)
+    rate = 0.1 / math.sqrt(3 * a.shape[1]) if "adamw" in name else 1 / (slow * largest)
+    recipe, pair = Recipe(name, rate), (a[None], b[None])
+    state = memory(pair)
+    for count in range(PATIENCE + 1):
+        (a,), (b,) = pair
+        product = b @ a
+        if np.sum((x @ (product - fit).T) ** 2) <= halfway:
+            return count
+        outer, d = slope + 2 * (product @ x.T) @ x, inverse_sqrt(np.linalg.norm(product, axis=1), ETA)
+        rows = d[:, None] * outer if optimizer == "allora" else outer
+        gradients = ((b.T @ rows)[None], (rows @ a.T)[None])
+        pair, state = step(recipe, pair, gradients, state, rate, d[None] if name == "allora_adamw" else None)
+        if not (np.isfinite(pair[0]).all() and np.isfinite(pair[1]).all()):
+            return None
+    return None

@@ -1,0 +1,66 @@
+"""The ledger's rows on width and rank: their verdicts follow from training and from records."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from allora_analysis.claims import s4_2_width as section
+from allora_analysis.finetune import setting as settings
+from allora_analysis.grid.presets import row_norms as preset
+from allora_analysis.width.exponents import Exponents, Power
+from tests import ledger_rows, planted_finetune
+
+
+def verdict(claim):
+    return ledger_rows.finding(claim).verdict
+
+
+def test_the_verdicts():
+    rows = (section.factor_at_width, section.transfer)
+    assert [verdict(row) for row in rows] == ["conditional", "conditional"]
+
+
+@pytest.mark.parametrize(
+    ("power", "expected"),
+    [(Power(0.0, 0.0), "refuted"), (Power(-0.5, 0.0), "refuted"), (Power(-0.25, -0.25), "refuted")],
+)
+def test_planted_powers_are_refuted(monkeypatch, power, expected):
+    """Rows that keep their length, that shrink at LoRA+'s rates too; one power for every rate."""
+    monkeypatch.setattr(section, "exponents", lambda *_: Exponents(power, power, power))
+    assert verdict(section.factor_at_width) == "refuted"
+    assert verdict(section.transfer) == "refuted"
+
+
+def test_a_factor_that_keeps_falling_would_hold(monkeypatch):
+    monkeypatch.setattr(section, "fall", lambda one, rng: 0.9)
+    assert verdict(section.factor_at_width) == "holds"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "RESULTS", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [
+        (lambda one: section.FIRST[one.arm], "holds"),
+        (lambda one: 1.0, "refuted"),  # ALLoRAAdamW's rows no longer than LoRA's
+        (lambda one: section.FIRST[one.arm] * (1 if "MiniLM" in one.model else 1.1), "refuted"),  # longer in one model
+    ],
+)
+def test_the_first_rows_are_judged_by_the_records(folder, length, expected):
+    runs = [one for one in preset.PRESETS["desk"] if one.optimizer == "adamw"]
+
+    def norms(one):  # over layers the average is twice as much
+        return length(one) * one.learning_rate * math.sqrt(one.rank / 3) / 2
+
+    planted_finetune.plant(folder, runs, lambda run: [0.5], norms)
+    assert verdict(section.first_step) == expected
+
+
+def test_not_run_without_records(folder):
+    assert verdict(section.first_step) == "not_run"

@@ -1,0 +1,176 @@
+"""Where LoRA starts: H without the rescalings, the path, the first step, against autograd on tiny problems."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allora_analysis import hessian
+from allora_analysis.hessian import starts
+from allora_analysis.validation import ArgumentError
+from tests.brute_force.hessian import loss_hessian
+from tests.hessian_problems import assert_close, low_rank
+
+N1, N2, RANK = 4, 5, 2
+
+
+def problem(rng, n1=N1, n2=N2, rank_t=None):
+    """X of singular values in [½, 2], a target, a pretrained weight."""
+    return low_rank(rng, n2 + 2, n2, n2), low_rank(rng, n1, n2, rank_t or min(n1, n2)), rng.standard_normal((n1, n2))
+
+
+def gradient(x, fit, a, b):
+    return 2 * ((b @ a - fit) @ x.T) @ x
+
+
+def pair(name, rng, x, target, weight, rank=RANK):
+    return starts.start_pair(name, -2 * target @ x.T @ x, rank, rng, weight)
+
+
+def without_rescalings(dense, a, b):
+    """H in a basis of what is orthogonal to every (−BΞ, ΞA): another route than projecting and dropping zeros."""
+    units = np.eye(len(a) ** 2).reshape(-1, len(a), len(a))
+    tangents = np.array([np.concatenate([-(b @ e).ravel(), (e @ a).ravel()]) for e in units])
+    _, s, vt = np.linalg.svd(tangents)
+    basis = vt[int((s > 1e-9 * max(s[0], 1e-300)).sum()) :].T
+    return np.linalg.eigvalsh(basis.T @ dense @ basis)
+
+
+@pytest.mark.parametrize("rank_t", [1, 4])
+@pytest.mark.parametrize("name", hessian.STARTS)
+def test_restricted_spectrum_is_autograds(rng, name, rank_t):
+    x, target, weight = problem(rng, rank_t=rank_t)
+    a, b = pair(name, rng, x, target, weight)
+    fit = target + b @ a
+    slope, dense = loss_hessian(x, fit, a, b)
+    g = gradient(x, fit, a, b)
+    assert_close(hessian.dense_hessian(x, g, a, b), dense)
+    assert_close(hessian.restricted_spectrum(x, g, a, b), without_rescalings(dense, a, b))
+    tangents = hessian.rescalings(a, b)
+    assert tangents.shape[1] == RANK**2 - (RANK - np.linalg.matrix_rank(a)) * (RANK - np.linalg.matrix_rank(b))
+    assert np.abs(slope @ tangents).max(initial=0) < 1e-12  # the loss does not change along them
+
+
+def test_a_hessian_without_the_rescalings_projected_out_is_rejected(rng):
+    """Planted: `factor_spectrum` as it is, with G in place of GP."""
+    x, target, weight = problem(rng)
+    a, b = pair("b_zero", rng, x, target, weight)
+    g = gradient(x, target, a, b)
+    wrong = starts._without(hessian.factor_spectrum(x, g, a), RANK**2)
+    with pytest.raises(AssertionError):
+        assert_close(wrong, without_rescalings(loss_hessian(x, target, a, b)[1], a, b))
+
+
+@pytest.mark.parametrize(("n1", "n2"), [(4, 6), (6, 4), (5, 5)])
+def test_solution_spectrum_is_autograds(rng, n1, n2):
+    fit = low_rank(rng, n1, n2, min(n1, n2))
+    u, s, vt = np.linalg.svd(fit)
+    a, b = np.sqrt(s[:2, None]) * vt[:2], u[:, :2] * np.sqrt(s[:2])
+    slope, dense = loss_hessian(np.eye(n2), fit, a, b)
+    assert np.abs(slope).max() < 1e-13
+    told = hessian.solution_spectrum(s, 2, n1, n2)
+    assert_close(told, without_rescalings(dense, a, b))
+    assert told[-1] / told[0] == pytest.approx(2 * s[0] / (s[1] - s[2]))
+
+
+@pytest.mark.parametrize("name", hessian.STARTS)
+def test_the_path_ends_at_the_best_fit_without_negative_directions(rng, name):
+    x, target, weight = problem(rng)
+    report = hessian.start_report(x, target, pair(name, rng, x, target, weight), RANK)
+    start = report.stages["start"]
+    assert start.excess == pytest.approx(1)
+    if name == "both_zero":
+        assert list(report.stages) == ["start"]
+        assert (start.inertia.negative, start.inertia.zero) == (RANK * N1, RANK * (N2 - N1))
+        assert report.cosine == {"sgd": 0, "adam": 0}
+        assert set(report.steps.values()) == {None}
+        return
+    end = report.stages["solution"]
+    assert end.excess == pytest.approx(0, abs=1e-9)
+    assert (end.inertia.negative, end.inertia.zero) == (0, 0)
+    assert end.inertia.positive == RANK * (N1 + N2 - RANK)
+    assert [*report.stages] == ["start", "half-way", "nine tenths", "solution"]
+    assert report.cosine["sgd"] <= report.best_cosine + 1e-12
+    if name == "b_zero":
+        assert start.inertia.negative == RANK * min(N1, N2 - RANK)
+    if name == "gradient_aligned":
+        assert report.cosine["sgd"] == pytest.approx(report.best_cosine)
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.data())
+def test_no_point_has_more_negative_directions_than_b_zero(n1, n2, data):
+    rank = data.draw(st.integers(1, min(n1, n2)))
+    draw = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))).standard_normal
+    x, g, a, b = draw((n2 + 1, n2)), draw((n1, n2)), draw((rank, n2)), draw((n1, rank))
+    values = np.linalg.eigvalsh(hessian.dense_hessian(x, g, a, data.draw(st.floats(-3, 3)) * b))
+    assert (values < -1e-9 * np.abs(values).max()).sum() <= rank * min(n1, n2)
+    assert hessian.inertia(x, g, a).negative == rank * min(n1, n2)
+
+
+@pytest.mark.statistical
+def test_the_cosine_at_b_zero_is_wisharts(rng):
+    """Of ratio E⟨G, GAᵀA⟩/√(‖G‖²·E‖GAᵀA‖²), both expectations over A, against √(r/(n₂ + r + 1))."""
+    n2, draws = 24, 4000
+    g, a = rng.standard_normal((3, n2)), rng.standard_normal((draws, RANK, n2))
+    change = g @ a.transpose(0, 2, 1) @ a
+    inner, square = (change * g).sum((1, 2)) / (g**2).sum(), (change**2).sum((1, 2)) / (g**2).sum()
+    told = RANK / (n2 + RANK + 1)
+    # Delta method on mean(inner)²/mean(square).
+    found = inner.mean() ** 2 / square.mean()
+    terms = 2 * (inner / inner.mean() - 1) - (square / square.mean() - 1)
+    error = found * terms.std(ddof=1) / draws**0.5
+    assert abs(found - told) < 5 * error
+    assert 5 * error < 0.1 * told
+
+
+def test_steps_against_a_hand_written_run(rng):
+    """SGD and ALLoRA under SGD, written out: half of the possible decrease at the same step."""
+    x, target, weight = problem(rng)
+    a0, b0 = pair("both_random", rng, x, target, weight)
+    fit = target + b0 @ a0
+    report = hessian.start_report(x, target, (a0, b0), RANK)
+    least = (np.linalg.svd(x @ fit.T, compute_uv=False)[RANK:] ** 2).sum()
+    for name, eta in (("sgd", None), ("allora", 2.0)):
+        a, b, rate = a0, b0, 1 / (report.stages["start"].largest * (eta or 1))
+        first = ((x @ target.T) ** 2).sum()
+        count = 0
+        while ((x @ (b @ a - fit).T) ** 2).sum() - least > (first - least) / 2:
+            count += 1
+            g = gradient(x, fit, a, b)
+            d = 1 if eta is None else 1 / np.sqrt(np.linalg.norm(b @ a, axis=1) + eta**-2)[:, None]
+            a, b = a - rate * b.T @ (d * g), b - rate * (d * g) @ a.T
+        assert report.steps[name] == count
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"start": "lora"}, "start must be one of"),
+        ({"start": "pissa"}, "weight must be"),
+        ({"start": "orthogonal", "rank": 1}, "rank must be even"),
+        ({"start": (np.ones((2, N2)), np.ones((N1, 2))), "rank": 1}, "rank must be 2"),
+        ({"target": np.zeros((N1, N2))}, "nothing to learn"),
+        ({"target": np.ones((N1, N2 + 1))}, "x: shape"),
+        ({"rank": 9}, "rank must be at most"),
+    ],
+)
+def test_bad_input(change, message):
+    arguments = {"x": np.eye(N2), "target": np.ones((N1, N2)), "start": "b_zero", "rank": 2} | change
+    with pytest.raises(ArgumentError, match=message):
+        hessian.start_report(**arguments)
+
+
+def test_the_studys_option(capsys):
+    from allora_analysis import cli
+    from allora_analysis.hessian.study import STUDY
+
+    flags = ["--features", "8", "--outputs", "5", "--rank", "2", "--ratios", "1", "--draws", "2", "--samples", "20"]
+    assert cli.main(STUDY, [*flags, "--starts", "b_zero", "both_zero"]) == 0
+    printed = capsys.readouterr().out
+    assert "no point has more than 10 negative directions" in printed
+    assert "b_zero: negative at start 10 (κ = " in printed
+    assert cli.main(STUDY, [*flags, "--starts", "zero"]) == 2
+    assert "starts must be one of b_zero" in capsys.readouterr().err

@@ -1,0 +1,198 @@
+"""Powers of width and rank against training, the trainer against autograd; ALLoRA's factor at width."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+
+from allora_analysis import cli, width
+from allora_analysis.validation import ArgumentError
+from allora_analysis.width import METHODS, Method, exponents
+from allora_analysis.width.study import STUDY, Config, run
+from allora_analysis.width.training import QUANTITIES
+from tests.brute_force import width as twin
+
+CASES = [(name, how) for name in METHODS for how in ("sgd", "adam") if (name, how) != ("allora_adamw", "sgd")]
+RESOLUTION = 1 / 8  # half of the gap between two powers, which are multiples of ¼
+
+
+@pytest.mark.parametrize("network", [False, True], ids=["teacher", "network"])
+@pytest.mark.parametrize(("name", "optimizer"), CASES)
+def test_training_is_autograds(rng, name, optimizer, network):
+    method, steps = METHODS[name], 4
+    of = width.layer(6, 2, 2, rng, network)
+    rates = np.array([0.05, 0.1])
+    found = width.train(of, method, optimizer, rates, steps)
+    for seed, rate in enumerate(rates):
+        losses, norms = twin.train(
+            of.z[seed],
+            of.base[seed],
+            of.readout[seed],
+            of.a[seed],
+            network=network,
+            scale=2.0**method.scale,
+            ratio=6.0**method.ratio,
+            optimizer=optimizer,
+            rate=rate,
+            steps=steps,
+            factor=method.factor,
+        )
+        np.testing.assert_allclose(found.losses[:, seed], losses, rtol=1e-9)
+        np.testing.assert_allclose(found.norms[seed], norms, rtol=1e-7)
+
+
+SIZES = {"width": ((64, 256, 1024, 4096), lambda n: (n, 4)), "rank": ((8, 16, 32, 64), lambda r: (512, r))}
+
+
+@functools.cache
+def fitted(name, optimizer, axis, network, seed):
+    sizes, shape = SIZES[axis]
+    seeds = 16 if (name, optimizer, axis) == ("loraplus", "adam", "rank") else 4  # its rate varies most
+    rng = np.random.default_rng([seed, len(axis)])
+    seen = [width.measure(METHODS[name], optimizer, *shape(size), seeds, rng, network) for size in sizes]
+    return {quantity: width.fit_power(sizes, [one[quantity] for one in seen]) for quantity in QUANTITIES}
+
+
+def assert_power(fit, told):
+    """Within the resolution, of which three standard errors must be at most a half."""
+    assert 3 * fit.stderr <= 1.5 * RESOLUTION, "no power: raise the seeds"
+    assert abs(fit.power - told) <= RESOLUTION + 3 * fit.stderr
+
+
+def told_of(name, optimizer, axis, network, quantity):
+    """The predicted power; of the teacher's rows under SGD, two parts of like size, that at these sizes."""
+    if (optimizer, network, quantity) == ("sgd", False, "row_norm"):
+        sizes, shape = SIZES[axis]
+        return width.fit_power(sizes, [[width.flow_row_norm(name, *shape(size))] for size in sizes]).power
+    return getattr(getattr(exponents(name, optimizer, network=network), quantity), axis)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("network", [False, True], ids=["teacher", "network"])
+@pytest.mark.parametrize("axis", SIZES)
+@pytest.mark.parametrize(("name", "optimizer"), CASES)
+def test_measured_powers_are_the_predicted_ones(request, name, optimizer, axis, network):
+    for quantity, fit in fitted(name, optimizer, axis, network, request.config.option.seed).items():
+        assert_power(fit, told_of(name, optimizer, axis, network, quantity))
+
+
+PLANTED = [  # what one might have thought
+    ("lora", "adam", "width", "largest_rate", 0.0),  # that LoRA's rate transfers over width
+    ("lora", "adam", "width", "largest_rate", -1.0),  # that it falls as full fine-tuning's
+    ("lora", "sgd", "width", "row_norm", 0.0),  # that rows keep their length, so that the factor tapers
+    ("rslora", "adam", "rank", "largest_rate", 0.0),  # that rsLoRA's rate transfers over rank under Adam
+    ("rslora", "sgd", "rank", "first_step", 0.5),  # that its first step is no more stable than LoRA's
+    ("loraplus", "adam", "width", "row_norm", -0.5),  # that LoRA+'s rows shrink as LoRA's
+    ("loraplus", "sgd", "width", "largest_rate", -1.0),
+    ("allora", "adam", "rank", "largest_rate", -0.25),
+    ("allora_adamw", "adam", "width", "largest_rate", -0.25),
+]
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(("name", "optimizer", "axis", "quantity", "wrong"), PLANTED)
+def test_a_planted_wrong_power_is_rejected(request, name, optimizer, axis, quantity, wrong):
+    fit = fitted(name, optimizer, axis, False, request.config.option.seed)[quantity]
+    with pytest.raises(AssertionError, match="power"):
+        assert_power(fit, wrong)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "allora_adamw"])
+def test_the_flows_row_norm_has_the_predicted_powers_in_the_limit(name):
+    told = exponents(name, "sgd").row_norm
+    norms = {n: width.flow_row_norm(name, n, 8) for n in (10**14, 10**15)}
+    assert np.log10(norms[10**15] / norms[10**14]) == pytest.approx(told.width, abs=1e-3)
+    if name == "loraplus":
+        ranks = [width.flow_row_norm(name, 10**16, r) for r in (10, 100)]
+        assert np.log10(ranks[1] / ranks[0]) == pytest.approx(told.rank, abs=1e-3)
+
+
+@pytest.mark.parametrize(("name", "n", "rank"), [("lora", 256, 4), ("rslora", 256, 8), ("loraplus", 512, 4)])
+def test_the_flows_row_norm_is_that_of_small_steps(rng, name, n, rank):
+    """Trained at a twentieth of the largest rate. The norm is that at ‖h₀‖² = r, about which it varies little."""
+    of = width.layer(n, rank, 16, rng)
+    rates = width.largest_rate(of, METHODS[name], "sgd") / 20
+    trained = width.train(of, METHODS[name], "sgd", rates, 800)
+    assert (trained.losses[-1] < 1e-6 * trained.losses[0]).all()
+    rows = np.sqrt((trained.norms**2).mean(axis=1))
+    assert 4 * rows.std() / 4 < 0.05 * rows.mean()
+    assert rows.mean() == pytest.approx(width.flow_row_norm(name, n, rank), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["lora", "rslora", "loraplus"])
+def test_no_minimum_is_stable_above_the_closed_form(rng, name):
+    """At 0.95 times n^{ρ/2}/(s‖y‖‖z‖) training settles, at 1.05 times it never does."""
+    of, method = width.layer(256, 4, 3, rng), METHODS[name]
+    exact = 256 ** (method.ratio / 2) / 4**method.scale / 16 / np.linalg.norm(of.base, axis=1)
+    below, above = (width.train(of, method, "sgd", share * exact, 400).losses for share in (0.95, 1.05))
+    assert (below[-1] < 1e-6 * below[0]).all()
+    assert (above[-40:].max(axis=0) > 1e-3 * above[0]).all()
+
+
+def test_alloras_factor_is_the_constant_at_width(rng):
+    """1 − d/η halves where n grows four times; the closed form is what training ends at."""
+    told = [1 - width.flow_factor("allora", n, 4, 2.0) for n in (4096, 4 * 4096, 16 * 4096)]
+    assert told[0] / told[1] == pytest.approx(2, rel=0.05)
+    assert told[1] / told[2] == pytest.approx(2, rel=0.03)
+    for n in (64, 1024):
+        kept = width.measure(METHODS["allora"], "sgd", n, 4, 16, rng)["kept"]
+        error = 5 * kept.std(ddof=1) / 4
+        assert kept.mean() == pytest.approx(width.flow_factor("allora", n, 4, 2.0), abs=error + 0.002)
+        assert error < 0.02
+    assert not exponents("allora", "sgd").tapers
+    assert exponents("loraplus", "adam").tapers
+    assert not exponents(Method(0, 0.9, "gradient"), "adam").tapers
+
+
+def test_transfer():
+    assert exponents("loraplus", "adam").transfers == {"width": True, "rank": True}
+    assert exponents("lora", "adam").transfers == {"width": False, "rank": True}
+    assert exponents("allora", "sgd").transfers == {"width": False, "rank": True}
+    assert exponents("lora", "sgd", network=True).transfers == {"width": True, "rank": False}
+
+
+def test_taper_at_the_eta_that_it_names(rng):
+    norms = rng.uniform(0, 0.1, 50)
+    for share in (0.05, 0.1, 0.5):
+        found = width.taper(norms, 2.0, share)
+        assert found.kept == pytest.approx(np.mean((1 + 4 * norms) ** -0.5))
+        assert found.least == pytest.approx((1 + 4 * norms.max()) ** -0.5)
+        assert not width.taper(norms, 0.999 * found.eta_to_taper, share).tapers
+        assert width.taper(norms, 1.001 * found.eta_to_taper, share).tapers
+    assert width.taper(np.zeros(3), 2.0) == width.Taper(1.0, 1.0, False, np.inf)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: exponents("dora", "adam"), "method must be one of lora, rslora"),
+        (lambda: exponents("lora", "lion"), "optimizer must be one of sgd, adam"),
+        (lambda: exponents("allora_adamw", "sgd"), "optimizer must be adam"),
+        (lambda: Method(1), r"scale must be in \[-1, 0\]"),
+        (lambda: Method(0, 2), r"ratio must be in \[0, 1\]"),
+        (lambda: width.taper([-1.0], 2.0), "norms must be 0 or above"),
+        (lambda: width.taper([1.0], 2.0, 1.0), r"share must be in \(0, 1\)"),
+        (lambda: width.flow_row_norm("lora", 4, 5), "rank must be at most"),
+        (lambda: run(Config(widths=(64, 64))), "widths must hold two different sizes"),
+        (lambda: run(Config(rank=128)), "rank must be at most"),
+        (lambda: run(Config(methods=("allora_adamw",), optimizers=("sgd",))), "optimizers must include adam"),
+        (lambda: run(Config(widths=(64, 10**9))), "training would need"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ArgumentError, match=message):
+        call()
+
+
+def test_the_study_prints_what_it_predicts(capsys):
+    small = Config(methods=("lora", "loraplus"), widths=(32, 128), ranks=(2, 4), width=64, rank=4, seeds=2)
+    result = run(small)
+    assert result.predicted["lora, adam"]["largest_rate"] == dataclasses.asdict(exponents("lora", "adam").largest_rate)
+    assert run(small).measured == result.measured
+    flags = "--methods lora allora --optimizers sgd --widths 32 64 --ranks 2 4 --width 32 --rank 4 --seeds 2"
+    assert cli.main(STUDY, flags.split()) == 0
+    assert "at width it is the constant η" in capsys.readouterr().out
