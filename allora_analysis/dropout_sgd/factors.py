@@ -290,7 +290,7 @@ def factor_flow(
     Examples:
         >>> from allora_analysis.dropout_sgd import factor_flow
         >>> run = factor_flow([[1.0]], [[1.0]], [[1.0]], [[0.0]], 0.5, 1e-3, 1)
-        >>> run.mean_product.ravel().round(9).tolist(), float(run.covariance_trace[1].round(9))  # exactly 2l and Var[2lV] = 4l²
+        >>> run.mean_product.ravel().round(9).tolist(), float(run.covariance_trace[1].round(9))  # 2l, 4l²
         ([0.0, 0.001999995], 3.968e-06)
     """
     model, a, b = checked_factors(x, y, a, b, keep_prob, placement)
