@@ -95,7 +95,7 @@ def rank_one_lyapunov(target: ArrayLike, a: ArrayLike, b: ArrayLike, eta: float)
     s, seen = alpha * row, t @ u
     size = np.abs(s)
     rho = 1 - 0.5 * size * d**2
-    # ∫₀^s σ m′ dσ = sm − ∫₀^s m, and with q = √(s + 1/η²) and q₀ = 1/η ∫₀^s m = (2/3)(q − q₀)²(q + 2q₀), q − q₀ = s/(q + q₀)
+    # ∫₀^s σ m′ dσ = sm − ∫₀^s m; for q = √(s + 1/η²), q₀ = 1/η: ∫₀^s m = (2/3)(q − q₀)²(q + 2q₀), q − q₀ = s/(q + q₀)
     q, q0 = np.sqrt(size + eta**-2), 1 / eta
     whole = 2 / 3 * (size / (q + q0)) ** 2 * (q + 2 * q0)
     value = float(np.sum(size**2 * d - whole - s * d * seen))

@@ -44,7 +44,7 @@ from allora_analysis import validation
 from allora_analysis.validation import ArgumentError
 
 PLACEMENTS = ("input", "output", "bottleneck")
-TOLERANCE = 1e-7  # of the integration, relative; the limit's own error is of order l²
+TOLERANCE = 1e-6  # of the integration, relative; the limit's own error is of order l²
 CHUNK = 2**20  # numbers of the dense output held at once
 
 
@@ -95,12 +95,12 @@ class Factors:
         return (1.0 - self.keep_prob) / self.keep_prob
 
     @cached_property
-    def quadratic(self) -> tuple[Float[np.ndarray, "D D"], Float[np.ndarray, "D D"]]:
-        """H₀ and H₁."""
-        gram = self.x.T @ self.x
+    def forms(self) -> list[tuple[Float[np.ndarray, "D D"], Float[np.ndarray, "r r"]]]:
+        """H₀ with a matrix of ones and, of latent masks, H₁ with the identity: which nodes each form couples."""
+        gram, every = self.x.T @ self.x, np.ones((self.rank, self.rank))
         if self.placement == "bottleneck":
-            return gram, self.k * gram
-        return gram + self.k * (gram if self.placement == "output" else np.diag(np.diag(gram))), np.zeros_like(gram)
+            return [(gram, every), (self.k * gram, np.eye(self.rank))]
+        return [(gram + self.k * (gram if self.placement == "output" else np.diag(np.diag(gram))), every)]
 
     @cached_property
     def pull(self) -> Float[np.ndarray, "D C"]:
@@ -128,8 +128,8 @@ class Factors:
 
     def slopes(self, a: Float[np.ndarray, "r D"], b: Float[np.ndarray, "r C"]) -> Float[np.ndarray, "r D C"]:
         """G_j = ∂ℓ/∂W_j."""
-        whole, each = self.quadratic
-        return 2 * (whole @ (a.T @ b) - self.pull + (a @ each)[:, :, None] * b[:, None, :])
+        nodes = a[:, :, None] * b[:, None, :]
+        return 2 * sum(form @ np.tensordot(pairs, nodes, 1) for form, pairs in self.forms) - 2 * self.pull
 
     def gradient(self, theta: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
         """∇ℓ."""
@@ -141,7 +141,7 @@ class Factors:
         """∇²ℓ, symmetric."""
         (r, d, c), (a, b) = self.sizes, self.unflat(theta)
         node, full = np.arange(r), np.zeros((r, d + c, r, d + c))
-        for form, pairs in zip(self.quadratic, (np.ones((r, r)), np.eye(r)), strict=True):
+        for form, pairs in self.forms:
             carried = a @ form
             full[:, :d, :, :d] += 2 * np.einsum("jl,de->jdle", pairs * (b @ b.T), form)
             full[:, :d, :, d:] += 2 * np.einsum("jl,ld,jc->jdlc", pairs, carried, b)
@@ -156,7 +156,7 @@ class Factors:
         blocks = covariance.reshape(r, d + c, r, d + c)
         aa, ab, bb = blocks[:, :d, :, :d], blocks[:, :d, :, d:], blocks[:, d:, :, d:]
         own, found = ab[node, :, node], np.zeros((r, d + c))  # E δA_j δB_jᵀ
-        for form, pairs in zip(self.quadratic, (np.ones((r, r)), np.eye(r)), strict=True):
+        for form, pairs in self.forms:
             moved = 2 * form @ np.einsum("jl,ldc->jdc", pairs, own)
             across = np.einsum("jl,ldjc,lc->jd", pairs, ab, b) + (pairs * np.einsum("lcjc->jl", bb)) @ a
             found[:, :d] += np.einsum("jdc,jc->jd", moved, b) + 2 * across @ form
@@ -190,16 +190,12 @@ class Factors:
 
     def _input_noise(self, w: Float[np.ndarray, "D C"]) -> Float[np.ndarray, "DC DC"]:
         # Of −½∂L/∂W: Σ_n x_i x_j times the module's covariance, a_i = x_i W_i.
-        k, x, square, entry = self.k, self.x, self.x**2, np.arange(len(w))
+        (d, c), k, x, square, entry = w.shape, self.k, self.x, self.x**2, np.arange(len(w))
         parts = x[:, :, None] * w
         seen = (self.y - x @ w)[:, None, :] + (1 - k) * parts
         s = np.einsum("nic,nie->nce", parts, parts)
         crossed = k * np.einsum("nic,nj->icj", square[:, :, None] * seen, x)[..., None] * w[:, None, None, :]
-        common = (
-            (self.products.T @ s.reshape(len(x), -1))
-            .reshape(*self.quadratic[0].shape, *s.shape[1:])
-            .transpose(0, 2, 1, 3)
-        )
+        common = (self.products.T @ s.reshape(len(x), -1)).reshape(d, d, c, c).transpose(0, 2, 1, 3)
         twice = np.einsum("ij,jc,ie->icje", square.T @ square, w, w)
         full = k * common - crossed - crossed.transpose(2, 3, 0, 1) + k * k * twice
         full[entry, :, entry] += np.einsum("ni,nic,nie->ice", square, k * seen, seen) + k * k * (
