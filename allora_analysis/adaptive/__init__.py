@@ -6,10 +6,23 @@
 | `descent.py` | first-order change of the loss: B's part descends, A's need not; how often a random step climbs |
 | `counterexample.py` | a rational example whose loss rises at every step, in exact arithmetic |
 | `fixed_points.py` | where ALLoRA comes to rest: a row-weighted low-rank fit |
+| `convergence.py` | a Lyapunov function at rank one; rest points' stability, stable rates, Hopf points; the flow |
 | `invariance.py` | rescalings that leave training unchanged, judged by hand-written training; real knobs |
 | `variants.py` | ASF-LoRA's output, ALLoRA-OD's factor |
 """
 
+from allora_analysis.adaptive.convergence import (
+    HOPF,
+    Instability,
+    Lyapunov,
+    RestFamily,
+    RestStability,
+    first_instability,
+    gradient_flow,
+    rank_one_lyapunov,
+    rest_gradient,
+    rest_stability,
+)
 from allora_analysis.adaptive.counterexample import EXAMPLE, Counterexample, evaluate, first_return, loss_after_step
 from allora_analysis.adaptive.descent import (
     AscentFrequency,
@@ -42,11 +55,16 @@ from allora_analysis.adaptive.variants import (
 
 __all__ = [
     "EXAMPLE",
+    "HOPF",
     "AscentFrequency",
     "Counterexample",
     "FirstOrderChange",
+    "Instability",
+    "Lyapunov",
     "OutputFactor",
+    "RestFamily",
     "RestPoint",
+    "RestStability",
     "Setting",
     "UnmergeablePair",
     "ascent_frequency",
@@ -57,16 +75,21 @@ __all__ = [
     "directional_derivative",
     "eta_as_scaling",
     "evaluate",
+    "first_instability",
     "first_order_change",
     "first_return",
+    "gradient_flow",
     "layer_double_backward",
     "lora_first_order_change",
     "loss_after_step",
     "masked_field",
     "output_factor",
+    "rank_one_lyapunov",
     "relative_asymmetry",
     "rescaled",
+    "rest_gradient",
     "rest_point",
+    "rest_stability",
     "row_factor",
     "run_to_rest",
     "smallest_eigenvalue",

@@ -6,12 +6,14 @@
 | `placements` | the curvature and the noise covariance of each placement of the mask |
 | `stability` | the two limits past which moments grow, learning rates, and the limit t → ∞ at a stable one |
 | `moments` | the run, and the entry point `trajectory` |
+| `factors` | the same in LoRA's factors A and B, to first order in the learning rate: `factor_flow` |
 | `monte_carlo` | the simulation that the closed forms are checked against |
 | `study` | the command line's study and its figure |
 """
 
+from allora_analysis.dropout_sgd.factors import FactorFlow, factor_flow
 from allora_analysis.dropout_sgd.moments import Trajectory, trajectory
-from allora_analysis.dropout_sgd.monte_carlo import Simulation, simulate
+from allora_analysis.dropout_sgd.monte_carlo import Simulation, simulate, simulate_factors
 from allora_analysis.dropout_sgd.stability import (
     StabilityLimits,
     Stationary,
@@ -20,11 +22,14 @@ from allora_analysis.dropout_sgd.stability import (
 )
 
 __all__ = [
+    "FactorFlow",
     "Simulation",
     "StabilityLimits",
     "Stationary",
     "Trajectory",
+    "factor_flow",
     "simulate",
+    "simulate_factors",
     "stability_limits",
     "stationary_moments",
     "trajectory",

@@ -1,6 +1,7 @@
 """The Monte Carlo twin: SGD under dropout itself, many replicas side by side, each with its own masks and batches.
 
-Knows nothing of the moments: it draws masks, forms the masked predictions and steps along their gradient.
+Knows nothing of the moments: it draws masks, forms the masked predictions and steps along their gradient, in W
+(`simulate`) or in LoRA's factors A and B (`simulate_factors`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
+from allora_analysis.dropout_sgd.factors import Factors, checked_factors
 from allora_analysis.dropout_sgd.placements import Problem, checked, refuse_long
 from allora_analysis.dropout_sgd.stability import schedule
 from allora_analysis.validation import ArgumentError
@@ -192,3 +194,96 @@ def _block(
         if t in where:
             outcome.iterates[where[t], block] = w
             outcome.averages[where[t], block] = total / t
+
+
+@validation.representable("x", "y", "a", "b", "keep_prob", "learning_rate", "steps", "replicas")
+def simulate_factors(
+    x: ArrayLike,
+    y: ArrayLike,
+    a: ArrayLike,
+    b: ArrayLike,
+    keep_prob: Any,
+    learning_rate: float,
+    steps: int,
+    placement: str = "input",
+    *,
+    replicas: int,
+    generator: np.random.Generator,
+    record: Sequence[int] | None = None,
+    most_seconds: float = 60.0,
+) -> Simulation:
+    """Run `replicas` independent copies of SGD on A and B; arguments as in `factors.factor_flow`.
+
+    `tests/test_dropout_sgd_factors.py` compares the two.
+
+    Args:
+        x: X, N × D.
+        y: Y, N × C.
+        a: A at the start, r × D.
+        b: B at the start, C × r.
+        keep_prob: keep probability.
+        learning_rate: l.
+        steps: T.
+        placement: "input", "bottleneck" or "output".
+        replicas: copies, 2 or more.
+        generator: the randomness.
+        record: steps to keep, ascending, in [0, T]; None for the last one.
+        most_seconds: a run that would take longer is refused before it begins, by a rough estimate for one core.
+
+    Returns:
+        W = AᵀBᵀ of the replicas at the recorded steps, and its averages.
+
+    Raises:
+        ArgumentError: what cannot be used; more than 1 GiB of snapshots; a run that would take longer than
+            `most_seconds`.
+    """
+    model, a, b = checked_factors(x, y, a, b, keep_prob, placement)
+    rate, steps = validation.positive("learning_rate", learning_rate), validation.count("steps", steps)
+    replicas = validation.count("replicas", replicas, 2)
+    kept = sorted({validation.count("record", t, 0, steps) for t in ((steps,) if record is None else record)})
+    rows, width = len(model.x), sum(model.sizes)
+    refuse_long(steps, steps * (1e-4 + replicas * rows * width * (3 + model.rank) / 1e8), most_seconds)
+    return factor_replicas(model, (a, b), rate, kept, replicas, generator)
+
+
+def factor_replicas(
+    model: Factors,
+    start: tuple[Float[np.ndarray, "r D"], Float[np.ndarray, "C r"]],
+    rate: float,
+    kept: Sequence[int],
+    replicas: int,
+    generator: np.random.Generator,
+) -> Simulation:
+    """The core of `simulate_factors`."""
+    problem = Problem(model.x, model.y, model.keep_prob, model.placement, None, False)
+    shape, where = _snapshots(problem, len(kept), replicas), {t: i for i, t in enumerate(kept)}
+    outcome = Simulation(np.array(kept), np.zeros(shape), np.zeros(shape))
+    size = max(1, BLOCK // (len(model.x) * sum(model.sizes)))
+    for first in range(0, replicas, size):
+        block = slice(first, min(first + size, replicas))
+        a, b = (np.repeat(part[None], block.stop - block.start, axis=0) for part in start)
+        total = np.zeros_like(outcome.iterates[0, block])
+        for t in range(kept[-1] + 1):
+            if t > 0:
+                slope_a, slope_b = _factor_gradient(model, a, b, generator)
+                a, b = a - rate * slope_a, b - rate * slope_b
+                total += np.swapaxes(b @ a, 1, 2)
+            if t in where:
+                outcome.iterates[where[t], block] = np.swapaxes(b @ a, 1, 2)
+                outcome.averages[where[t], block] = total / max(t, 1)
+    return outcome
+
+
+def _factor_gradient(
+    model: Factors, a: Float[np.ndarray, "R r D"], b: Float[np.ndarray, "R C r"], generator: np.random.Generator
+) -> tuple[Float[np.ndarray, "R r D"], Float[np.ndarray, "R C r"]]:
+    """The gradient of each replica's masked loss, through the two layers, with a mask on one of three places."""
+    masked = {"bottleneck": 0, "input": 1, "output": 2}[model.placement]
+    shape = (len(a), len(model.x), model.sizes[masked])
+    masks = [1.0, 1.0, 1.0]
+    masks[masked] = (generator.random(shape) < model.keep_prob) / model.keep_prob
+    inner, outer, last = masks
+    inputs = model.x * outer
+    hidden = inputs @ np.swapaxes(a, 1, 2) * inner
+    delta = -2.0 * last * (model.y - last * (hidden @ np.swapaxes(b, 1, 2)))
+    return np.swapaxes(delta @ b * inner, 1, 2) @ inputs, np.swapaxes(delta, 1, 2) @ hidden

@@ -1,0 +1,287 @@
+"""Does ALLoRA converge (§6 asks for a guarantee)? Its flow at r = 1, its rest points' stability, and stable rates.
+
+L = ½ tr((P − T)S(P − T)ᵀ), P = BA, G = (P − T)S, and Ȧ = −BᵀD_dG, Ḃ = −D_dGAᵀ, d = h(‖P_i‖), h(s) = (s + 1/η²)^{−1/2}.
+
+**Balance.** AAᵀ − BᵀB never moves, as under LoRA: both parts change by −(BᵀD_dGAᵀ + its transpose). From B = 0 it stays
+A₀A₀ᵀ ⪰ 0.
+
+**Rank one, white inputs (S = I): a Lyapunov function.** Let α = ‖A‖, u = A/α, s_i = αb_i (so P_i = s_i u),
+t_i = T_i·u, e_i = s_i − t_i and m(s) = s·h(|s|), which rises: m′ = ρh, ρ = 1 − ½|s|h² in (½, 1]. Then
+
+    Ψ(u, s) = Σ_i [∫₀^{s_i} σ m′(σ) dσ − m(s_i) t_i],   ∂Ψ/∂s_i = m′_i e_i,   ∂Ψ/∂u = −Σ m_i T_i,
+
+while the flow is u̇ = α⁻²(I − uuᵀ)Σ m_i T_i and ṡ_i = −α²d_i e_i − α⁻² s_i Σ_j m_j e_j. With x_i = √(m′_i d_i) e_i and
+b_i = s_i/α,
+
+    Ψ̇ = −α⁻²‖(I − uuᵀ)Σ m_i T_i‖² − α²‖x‖² − (Σ √ρ_i b_i x_i)(Σ b_i x_i/√ρ_i).
+
+The last product is at least −½(‖√ρ b‖‖b/√ρ‖ − ‖b‖²)‖x‖², and by Kantorovich's inequality with ρ in (½, 1] that is at
+least −κ‖b‖²‖x‖², κ = (3/√8 − 1)/2 = 0.0303…. So Ψ falls wherever ‖A‖² > κ‖b‖², until F = 0. From B = 0 it always is:
+‖A‖² − ‖b‖² is constant, hence ‖A‖ > ‖b‖. Ψ is bounded below and grows with |s|, u lives on a sphere, so the flow stays
+in a compact set with ‖A‖ ≥ ‖A₀‖, and by LaSalle's principle **it tends to the rest points: at r = 1, from B = 0 ≠ A on
+white inputs, there is no cycle.**
+
+**Rest points, any rank.** F = 0 iff G = D_d⁻¹ U M Vᵀ, U and V orthonormal bases of the complements of B's columns and
+of A's rows, M free: `rest_gradient` reaches them all (T follows). In the scale of M the Jacobian is affine, J₀ + μJ₁,
+J₀ ⪰ 0: at M = 0, a perfect fit, every rest point is stable. r² of its eigenvalues are 0, the gauge A → CA, B → BC⁻¹.
+Gradient descent at rate l is stable there iff |1 − lλ| < 1 for the others: l < 2 Re λ/|λ|². As J is not symmetric,
+stability can be lost by a complex pair, a Hopf bifurcation, which LoRA's Hessian rules out: `first_instability` follows
+μ to it, and `HOPF` is an example with AAᵀ ≻ BᵀB. Where seen, the flow past it left for another rest point.
+
+Source: this toolkit. Checked by `tests/test_adaptive_convergence.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Complex, Float
+from numpy.typing import ArrayLike
+
+from allora_analysis.adaptive.field import checked_gradient, checked_pair, factor_of, field, update_jacobian
+from allora_analysis.validation import ArgumentError, matrix_of, positive, representable
+
+KAPPA = (3 / 8**0.5 - 1) / 2
+ZERO = 1e-9  # of the largest eigenvalue: below it a real part counts as 0
+AT_REST = 1e-6  # how far from a rest point A and B may be, relative
+LARGEST = 1e9  # scale of M up to which instability is looked for
+
+
+@dataclass(frozen=True)
+class Lyapunov:
+    """Ψ of a rank-one state, and its exact rate of change along ALLoRA's flow.
+
+    Attributes:
+        value: Ψ.
+        rate: Ψ̇, at most 0 where ‖A‖² ≥ κ‖b‖².
+        bound: what the proof says it is at most: −α⁻²‖(I − uuᵀ)Σ m_iT_i‖² − (α² − κ‖b‖²)‖x‖².
+    """
+
+    value: float
+    rate: float
+    bound: float
+
+
+@representable()
+def rank_one_lyapunov(target: ArrayLike, a: ArrayLike, b: ArrayLike, eta: float) -> Lyapunov:
+    """Ψ and Ψ̇ at a state of ALLoRA's flow, r = 1 and white inputs; see the module's docstring.
+
+    Args:
+        target: T (n₁×n₂).
+        a: A (1×n₂), not 0.
+        b: B (n₁×1).
+        eta: η > 0.
+
+    Returns:
+        Both, and the bound.
+
+    Raises:
+        ArgumentError: another rank, or A = 0.
+
+    Examples:
+        >>> from allora_analysis.adaptive import rank_one_lyapunov
+        >>> found = rank_one_lyapunov([[2.0]], [[1.0]], [[0.0]], 1.0)  # at B = 0: −α²d_i²t_i² = −4
+        >>> found.value, found.rate, found.bound
+        (0.0, -4.0, -4.0)
+    """
+    a, b = checked_pair(a, b)
+    t = matrix_of("target", target, (len(b), a.shape[1]), "n1 of b and n2 of a")
+    alpha = float(np.linalg.norm(a))
+    if len(a) != 1 or alpha == 0:
+        raise ArgumentError(f"a: the function is for rank 1 and A ≠ 0; received rank {len(a)} and ‖A‖ = {alpha:g}")
+    u, row, d = a[0] / alpha, b[:, 0], factor_of(a, b, eta)
+    s, seen = alpha * row, t @ u
+    size = np.abs(s)
+    rho = 1 - 0.5 * size * d**2
+    # ∫₀^s σ m′ dσ = sm − ∫₀^s m; for q = √(s + 1/η²), q₀ = 1/η: ∫₀^s m = (2/3)(q − q₀)²(q + 2q₀), q − q₀ = s/(q + q₀)
+    q, q0 = np.sqrt(size + eta**-2), 1 / eta
+    whole = 2 / 3 * (size / (q + q0)) ** 2 * (q + 2 * q0)
+    value = float(np.sum(size**2 * d - whole - s * d * seen))
+    pull = (s * d) @ t
+    turn = float(np.sum((pull - (pull @ u) * u) ** 2)) / alpha**2
+    x = np.sqrt(rho) * d * (s - seen)
+    mixed = float((np.sqrt(rho) * row) @ x) * float((row / np.sqrt(rho)) @ x)
+    square = float(x @ x)
+    return Lyapunov(value, -turn - alpha**2 * square - mixed, -turn - (alpha**2 - KAPPA * float(row @ row)) * square)
+
+
+@representable()
+def rest_gradient(a: ArrayLike, b: ArrayLike, eta: float, mixing: ArrayLike) -> Float[np.ndarray, "n1 n2"]:
+    """G = D_d⁻¹ U M Vᵀ, with which (A, B) is a rest point of ALLoRA; every rest point of full rank has this form.
+
+    Args:
+        a: A (r×n₂), of rank r.
+        b: B (n₁×r), of rank r.
+        eta: η > 0.
+        mixing: M ((n₁ − r)×(n₂ − r)).
+
+    Returns:
+        G; the target that goes with it is P − G S⁻¹.
+    """
+    a, b = checked_pair(a, b)
+    rank = len(a)
+    m = matrix_of("mixing", mixing, (len(b) - rank, a.shape[1] - rank), "n1 − r and n2 − r")
+    return (np.linalg.svd(b)[0][:, rank:] @ m @ np.linalg.svd(a)[2][rank:]) / factor_of(a, b, eta)[:, None]
+
+
+@dataclass(frozen=True)
+class RestStability:
+    """Linear stability of a rest point of ALLoRA.
+
+    Attributes:
+        eigenvalues: of J, ascending in real part, without the r² zeros of the gauge.
+        largest_rate: gradient descent is stable below it; 0 where the flow itself is not.
+    """
+
+    eigenvalues: Complex[np.ndarray, " directions"]
+    largest_rate: float
+
+    @property
+    def stable(self) -> bool:
+        """Whether the flow returns to the rest point."""
+        return self.largest_rate > 0
+
+
+class RestFamily(NamedTuple):
+    """Rest points at one (A, B): G = μ·g for every μ ≥ 0, with the target P − μ·g·S⁻¹."""
+
+    a: Float[np.ndarray, "r n2"]
+    b: Float[np.ndarray, "n1 r"]
+    g: Float[np.ndarray, "n1 n2"]
+    s: Float[np.ndarray, "n2 n2"]
+    eta: float
+
+    def target(self, scale: float) -> Float[np.ndarray, "n1 n2"]:
+        """T at μ."""
+        return self.b @ self.a - scale * np.linalg.solve(self.s, self.g.T).T
+
+
+def _hopf() -> RestFamily:
+    # G_i = μ u_i v/d_i with Bᵀu = 0 and Av = 0.
+    a, b = np.array([[-4.0, -2, 8], [0, -8, 8]]), np.array([[1.0, -4], [3, -1], [-3, -2]])
+    s = np.array([[68.0, -32, -8], [-32, 18, 2], [-8, 2, 10]])
+    return RestFamily(a, b, np.outer([-9.0, 14, 11], [3.0, 2, 2]) / factor_of(a, b, 1.0)[:, None], s, 1.0)
+
+
+HOPF = _hopf()
+"""Rank 2, 3×3, η = 1, in whole numbers: stable below μ = 0.7169…, where a pair ±1.1198i crosses."""
+
+
+@representable(infinite=True)
+def rest_stability(a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float) -> RestStability:
+    """The eigenvalues of the update field's Jacobian at a rest point, and the largest stable learning rate.
+
+    Args:
+        a: A (r×n₂), of rank r.
+        b: B (n₁×r), of rank r.
+        g: G (n₁×n₂), of a rest point.
+        s: S (n₂×n₂), symmetric.
+        eta: η > 0.
+
+    Returns:
+        The stability.
+
+    Raises:
+        ArgumentError: (A, B, G) is no rest point.
+    """
+    a, b, g = checked_gradient(a, b, g)
+    jacobian = update_jacobian(a, b, g, s, eta)
+    off = max(float(np.abs(part).max()) for part in field(a, b, g, factor_of(a, b, eta)))
+    if off > AT_REST * np.abs(jacobian).max() * max(np.abs(a).max(), np.abs(b).max()):
+        raise ArgumentError(f"g: no rest point, F has {off:.2g} in it; run ALLoRA longer, or take rest_gradient's G")
+    return _stability(jacobian, len(a))
+
+
+def _stability(jacobian: Float[np.ndarray, "parameters parameters"], rank: int) -> RestStability:
+    # J's eigenvalues but the r² nearest to 0.
+    values = np.linalg.eigvals(jacobian)
+    values = values[np.argsort(np.abs(values))[rank**2 :]]
+    values = np.sort_complex(values).astype(complex)
+    if values.real.min(initial=np.inf) <= ZERO * np.abs(values).max(initial=0.0):
+        return RestStability(values, 0.0)
+    return RestStability(values, float(np.min(2 * values.real / np.abs(values) ** 2, initial=np.inf)))
+
+
+@dataclass(frozen=True)
+class Instability:
+    """Where a family of rest points G = μG₁ loses stability.
+
+    Attributes:
+        scale: μ; None where it stays stable.
+        frequency: |Im λ| of the eigenvalue that crosses: 0 for a real one, above 0 for a Hopf bifurcation.
+    """
+
+    scale: float | None
+    frequency: float
+
+
+@representable()
+def first_instability(a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float) -> Instability:
+    """Follow G = μG₁ from a perfect fit until the rest point loses stability; J is affine in μ.
+
+    The first crossing on a geometric grid of ratio 1.25, bisected. Arguments as in `rest_stability`.
+
+    Returns:
+        The scale and the frequency.
+    """
+    a, b, g = checked_gradient(a, b, g)
+    start = update_jacobian(a, b, 0 * g, s, eta)
+    slope, rank = update_jacobian(a, b, g, s, eta) - start, len(a)
+
+    def at(scale: float) -> RestStability:
+        return _stability(start + scale * slope, rank)
+
+    low, high = 0.0, 1e-3
+    while at(high).stable:
+        low, high = high, 1.25 * high
+        if high > LARGEST:
+            return Instability(None, 0.0)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if at(middle).stable else (low, middle)
+    values = at(high).eigenvalues
+    frequency = abs(float(values[0].imag))
+    return Instability(high, frequency if frequency > ZERO * float(np.abs(values).max()) else 0.0)
+
+
+@representable()
+def gradient_flow(
+    target: ArrayLike, s: ArrayLike, a: ArrayLike, b: ArrayLike, eta: float, times: ArrayLike
+) -> tuple[Float[np.ndarray, "times r n2"], Float[np.ndarray, "times n1 r"]]:
+    """ALLoRA's flow, SGD as the rate goes to 0, by SciPy's LSODA; knows nothing of the functions above.
+
+    Args:
+        target: T (n₁×n₂).
+        s: S (n₂×n₂), symmetric.
+        a: A at time 0 (r×n₂).
+        b: B at time 0 (n₁×r).
+        eta: η > 0.
+        times: ascending, from 0 or later; learning rate × steps.
+
+    Returns:
+        A and B at these times.
+
+    Raises:
+        ArgumentError: the flow cannot be followed to the last time.
+    """
+    from scipy.integrate import solve_ivp
+
+    a, b = checked_pair(a, b)
+    t = matrix_of("target", target, (len(b), a.shape[1]), "n1 of b and n2 of a")
+    s = matrix_of("s", s, (a.shape[1], a.shape[1]), "n2, the columns of a")
+    offset, moments = positive("eta", eta) ** -2, np.asarray(times, dtype=float)
+
+    def change(_: float, state: np.ndarray) -> np.ndarray:
+        a_now, b_now = state[: a.size].reshape(a.shape), state[a.size :].reshape(b.shape)
+        product = b_now @ a_now
+        adapted = ((product - t) @ s) / np.sqrt(np.linalg.norm(product, axis=1) + offset)[:, None]
+        return -np.concatenate([(b_now.T @ adapted).ravel(), (adapted @ a_now.T).ravel()])
+
+    start = np.concatenate([a.ravel(), b.ravel()])
+    found = solve_ivp(change, (0.0, moments[-1]), start, method="LSODA", rtol=1e-9, atol=1e-12, t_eval=moments)
+    if not found.success:
+        raise ArgumentError(f"times: the flow stops before {moments[-1]:g} ({found.message}); give smaller ones")
+    states = found.y.T
+    return states[:, : a.size].reshape(-1, *a.shape), states[:, a.size :].reshape(-1, *b.shape)

@@ -1,0 +1,207 @@
+"""SGD under dropout in A and B: enumeration of every sequence of masks, the errors' orders, the Monte Carlo twin."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from allora_analysis import dropout_sgd
+from allora_analysis.dropout_sgd.factors import PLACEMENTS, Factors
+from allora_analysis.validation import ArgumentError
+from tests.brute_force import dropout_factors as brute
+from tests.stat_assert import assert_close_to_stderr, assert_mean, assert_rejects
+
+TINY = {"input": (1, 2, 2, 2), "output": (1, 3, 2, 2), "bottleneck": (1, 2, 2, 2)}  # N, D, C, r: 4 masks a step
+
+
+def draw(seed, shape=(3, 3, 2, 2), b_size=0.5):
+    rng, (n, d, c, r) = np.random.default_rng(seed), shape
+    return (
+        rng.standard_normal((n, d)),
+        rng.standard_normal((n, c)),
+        rng.standard_normal((r, d)),
+        b_size * rng.standard_normal((c, r)),
+    )
+
+
+def model_of(x, y, a, keep_prob, placement):
+    return Factors(x, y, keep_prob, placement, len(a))
+
+
+@pytest.mark.parametrize("keep_prob", [0.7, 0.2, 1.0])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_mean_and_covariance_of_a_step_over_all_masks(placement, keep_prob):
+    x, y, a, b = draw(1, (3, 2, 2, 3) if placement == "bottleneck" else (2, 3, 2, 3))
+    model = model_of(x, y, a, keep_prob, placement)
+    mean, covariance = brute.first_step(x, y, a, b, keep_prob, placement)
+    np.testing.assert_allclose(model.gradient(model.flat(a, b)), mean, atol=1e-12 * np.abs(mean).max())
+    np.testing.assert_allclose(model.noise(model.flat(a, b)), covariance, atol=1e-12 * (1 + np.abs(covariance).max()))
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_derivatives_are_autograds_of_the_loss_over_all_masks(placement):
+    x, y, a, b = draw(2, (2, 2, 2, 2))
+    model, (r, d) = model_of(x, y, a, 0.6, placement), a.shape
+    drawn, chance = (torch.tensor(part) for part in brute.masks(2, d, 2, r, 0.6, placement))
+    x_, y_ = torch.tensor(x), torch.tensor(y)
+
+    def parts(theta):
+        nodes = theta.reshape(r, -1)
+        return nodes[:, :d], nodes[:, d:]
+
+    def loss(theta):
+        a_, bt = parts(theta)
+        z = (x_ * drawn if placement == "input" else x_.expand(len(drawn), -1, -1)) @ a_.T
+        out = (z * drawn if placement == "bottleneck" else z) @ bt
+        return chance @ ((y_ - (out * drawn if placement == "output" else out)) ** 2).sum(dim=(1, 2))
+
+    def hessian(theta):
+        return torch.autograd.functional.hessian(loss, theta, create_graph=True)
+
+    theta = torch.tensor(model.flat(a, b), requires_grad=True)
+    root = np.random.default_rng(3).standard_normal((len(theta), len(theta)))
+    covariance = root @ root.T
+    (half,) = torch.autograd.grad(0.5 * (hessian(theta) * torch.tensor(covariance)).sum(), theta)
+    jacobian = torch.autograd.functional.jacobian(lambda t: (parts(t)[0].T @ parts(t)[1]).ravel(), theta)
+    at = theta.detach().numpy()
+    for found, expected in (
+        (model.hessian(at), hessian(theta).detach()),
+        (model.bend(at, covariance), half),
+        (model.jacobian(at), jacobian),
+    ):
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-11 * float(expected.abs().max()))
+
+
+def orders(placement, keep_prob=0.7, seeds=range(6)):
+    """Powers of l by which errors of the flow, of E W and of tr Cov W fall as l halves at one time lT: medians."""
+    found = []
+    for seed in seeds:
+        x, y, a, b = draw(seed, TINY[placement])
+        model = model_of(x, y, a, keep_prob, placement)
+        largest = np.linalg.eigvalsh(model.hessian(model.flat(a, b)))[-1]
+        errors = []
+        for share, steps in ((0.03, 3), (0.015, 6)):
+            mean, trace = brute.trajectory(x, y, a, b, keep_prob, share / largest, steps, placement)
+            run = dropout_sgd.factor_flow(x, y, a, b, keep_prob, share / largest, steps, placement)
+            gaps = run.flow_product - mean, run.mean_product - mean
+            errors.append([*(np.abs(gap[-1]).max() for gap in gaps), abs(run.covariance_trace[-1] - trace[-1])])
+        found.append(np.log2(np.divide(*errors)))
+    return np.median(found, axis=0)
+
+
+def check_orders(placement):
+    flow, mean, trace = orders(placement)
+    assert 0.85 < flow < 1.25  # O(l)
+    assert 1.8 < mean < 2.3  # O(l²)
+    assert 1.8 < trace < 2.3
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_errors_are_of_first_and_second_order_in_the_rate(placement):
+    check_orders(placement)
+
+
+@pytest.mark.parametrize(
+    ("name", "planted"),
+    [
+        ("bend", lambda right: lambda self, theta, c: 0 * right(self, theta, c)),
+        ("bend", lambda right: lambda self, theta, c: 2 * right(self, theta, c)),
+        ("noise", lambda right: lambda self, theta: 1.1 * right(self, theta)),
+        ("gradient", lambda right: lambda self, theta: 1.05 * right(self, theta)),
+        ("hessian", lambda right: lambda self, theta: 0.7 * right(self, theta)),
+    ],
+)
+@pytest.mark.parametrize("placement", ["input", "bottleneck"])
+def test_a_wrong_formula_has_another_order(placement, name, planted, monkeypatch):
+    monkeypatch.setattr(Factors, name, planted(getattr(Factors, name)))
+    assert_rejects(check_orders, placement)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_monte_carlo_twin(placement):
+    x, y, a, _ = draw(5, (8, 4, 2, 2))
+    b, rate, record = np.zeros((2, 2)), 0.004 / np.linalg.norm(x, 2) ** 2, (1, 20, 80)
+    run = dropout_sgd.factor_flow(x, y, a, b, 0.8, rate, 80, placement)
+    seen = dropout_sgd.simulate_factors(
+        x, y, a, b, 0.8, rate, 80, placement, replicas=8000, generator=np.random.default_rng(7), record=record
+    )
+    size = np.abs(run.mean_product[-1]).max()
+    assert_mean(seen.iterates[:, :, 0, 0].T, run.mean_product[list(record), 0, 0], smallest_error=0.02 * size)
+    trace, stderr = seen.covariance_trace()
+    expected = run.covariance_trace[list(record)]
+    assert_close_to_stderr(trace, expected, stderr, smallest_error=0.15 * expected)
+    assert_rejects(assert_close_to_stderr, trace, 1.2 * expected, stderr, smallest_error=0.15 * expected)
+    np.testing.assert_allclose(run.covariance_trace[-1], np.trace(run.covariance))
+    assert 0 < run.step_size < 0.1
+
+
+def test_simulation_averages_and_restarts_are_the_generators_alone():
+    x, y, a, b = draw(8)
+    runs = [
+        dropout_sgd.simulate_factors(
+            x, y, a, b, 0.5, 1e-3, 3, replicas=2, generator=np.random.default_rng(0), record=(1, 2, 3)
+        )
+        for _ in range(2)
+    ]
+    np.testing.assert_array_equal(runs[0].iterates, runs[1].iterates)
+    np.testing.assert_allclose(runs[0].averages[2], runs[0].iterates.mean(axis=0))
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 2**31), st.sampled_from(PLACEMENTS), st.floats(0.3, 3.0))
+def test_units_nodes_and_what_masks_add(seed, placement, unit):
+    x, y, a, b = draw(seed, (4, 3, 2, 2))
+    rate = 0.01 / np.linalg.norm(x, 2) ** 2 / (np.linalg.norm(a) + np.linalg.norm(b)) ** 2
+    run = dropout_sgd.factor_flow(x, y, a, b, 0.8, rate, 20, placement)
+    # X and Y in another unit at l over its square; the nodes in another order: the same W.
+    for other in (
+        dropout_sgd.factor_flow(unit * x, unit * y, a, b, 0.8, rate / unit**2, 20, placement),
+        dropout_sgd.factor_flow(x, y, a[::-1], b[:, ::-1], 0.8, rate, 20, placement),
+    ):
+        np.testing.assert_allclose(other.mean_product, run.mean_product, atol=1e-5)
+        np.testing.assert_allclose(other.covariance_trace, run.covariance_trace, rtol=1e-4, atol=1e-12)
+    kept = dropout_sgd.factor_flow(x, y, a, b, 1.0, rate, 20, placement)
+    assert kept.covariance_trace.max() == 0
+    # Without masks the corrected mean is gradient descent itself, to O(l²).
+    for _ in range(20):
+        g = -2 * (y - x @ a.T @ b.T).T @ x
+        a, b = a - rate * b.T @ g, b - rate * g @ a.T
+    gaps = [np.abs(part[-1] - (b @ a).T).max() for part in (kept.mean_product, kept.flow_product)]
+    assert gaps[0] < max(0.2 * gaps[1], 1e-6)
+
+
+def test_risk_is_the_mean_squares_first_order():
+    x, y, a, b = draw(9)
+    run, truth = dropout_sgd.factor_flow(x, y, a, b, 0.8, 1e-5, 4), np.ones((3, 2))
+    exact = ((run.mean_product - truth) ** 2).sum(axis=(1, 2)) + run.covariance_trace
+    np.testing.assert_allclose(run.risk(truth), exact, rtol=1e-6)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"placement": "latent"}, "placement must be one of input, output, bottleneck"),
+        ({"a": np.ones((2, 4))}, "a: shape"),
+        ({"b": np.ones((2, 3))}, "b: shape"),
+        ({"keep_prob": 0.0}, "keep_prob"),
+        ({"learning_rate": 9.0}, "learning_rate"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 10**9}, "steps"),
+    ],
+)
+def test_mistakes_are_one_line(change, word):
+    x, y, a, b = draw(4)
+    asked = {"x": x, "y": y, "a": a, "b": b, "keep_prob": 0.8, "learning_rate": 1e-3, "steps": 3, **change}
+    with pytest.raises(ArgumentError, match=word) as caught:
+        dropout_sgd.factor_flow(**asked)
+    assert "\n" not in str(caught.value)
+
+
+def test_too_large_a_problem_is_refused_before_it_is_held():
+    with pytest.raises(ArgumentError, match="GiB"):
+        dropout_sgd.factor_flow(np.ones((2, 3000)), np.ones((2, 1)), np.ones((2, 3000)), np.ones((1, 2)), 0.9, 1e-9, 1)
