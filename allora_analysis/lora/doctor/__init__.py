@@ -32,14 +32,15 @@ from allora_analysis.lora.doctor.measured import (
     report,
     unwrapped,
 )
-from allora_analysis.lora.pairs import Pair, lora_pairs
+from allora_analysis.lora.foreign import any_pairs
+from allora_analysis.lora.pairs import Pair
 from allora_analysis.validation import ArgumentError, non_negative
 
 __all__ = ["Advice", "Clipping", "Diagnosis", "LayerReport", "OptimizerEffect", "doctor"]
 
 _ON = ("on the gradient", "clipped", "on the update", "twice", "in the forward")
 _PARTLY = ("partly undone", "half in the optimizer")
-_OFF = ("off", "undone", "no pair", "not BA", "not in the optimizer", "backward is LoRA's")
+_OFF = ("off", "factor of p", "undone", "no pair", "not BA", "not in the optimizer", "backward is LoRA's")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def doctor(model: nn.Module, optimizer: Any = None, max_grad_norm: float | None 
     Raises:
         ArgumentError: no adapter in the model, a negative maximum, an optimizer without parameter groups.
     """
-    pairs = lora_pairs(model)
+    pairs = any_pairs(model)
     if not pairs:
         raise ArgumentError("model: no LoRA adapter found; add one, for example peft.get_peft_model")
     maximum = non_negative("max_grad_norm", 0.0 if max_grad_norm is None else max_grad_norm)

@@ -43,6 +43,11 @@ _TEXTS = {
         "{layers} are plain LoRA and {optimizer} knows no factor; use peft.get_peft_model with allora_config(eta=…) "
         "and SGD, or " + _ALLORA_ADAMW,
     ),
+    "factor of p": (
+        "problem",
+        "{optimizer} multiplies the step of {layers} by {factor}, not of BA: no ALLoRA; with B = 0 at the start all "
+        "rows of B have the same, a learning rate under another name; use " + _ALLORA_ADAMW,
+    ),
     "no pair": (
         "problem",
         "ALLoRAAdamW does not hold A and B of {layers} together as a pair, so the factor on their update is none or "
@@ -103,6 +108,11 @@ _LAYER_TEXTS = {
         "problem",
         "the gradient of {layers} is not finite, and a step would ruin the weights; leave this step out (a GradScaler "
         "does), and look at the loss, the data and the learning rate",
+    ),
+    "dropout not applied": (
+        "problem",
+        "{layers} state a dropout, and two passes in training are the same (measured): it is never applied; look where "
+        "the forward pass uses it",
     ),
     "dropout": ("note", "{layers} have dropout on the adapter; lora_dropout=0 is the paper's ALLoRA-0"),
     "quantised": ("note", "the base weight of {layers} is quantised: d is of BA alone and does not see it"),
@@ -169,6 +179,7 @@ def _on_effects(layers: Sequence[LayerReport], optimizer: OptimizerEffect | None
         found = [layer for layer in layers if layer.effect == effect]
         if found:
             words = {"layers": which([layer.name for layer in found]), "optimizer": name, "response": response}
+            words["factor"] = getattr(getattr(optimizer, "row_factor", None), "words", "")
             yield Advice(
                 level, effect, text.format(variants=", ".join(sorted({one.variant for one in found})), **words)
             )
@@ -186,7 +197,8 @@ def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: di
         "unmeasured": [row.backward is None and row.effect not in (*_IDLE, "not BA") for row in layers],
         "not finite": [row.norms is not None and not math.isfinite(sum(row.norms)) for row in layers],
         "gradient not finite": [not (_finite(pair.a.grad) and _finite(pair.b.grad)) for pair in pairs],
-        "dropout": [row.drop_rate > 0 for row in layers],
+        "dropout not applied": [row.dropout_applied is False for row in layers],
+        "dropout": [row.drop_rate > 0 and row.dropout_applied is not False for row in layers],
         "quantised": [row.quantised for row in layers],
     }
     for code, flags in found.items():
