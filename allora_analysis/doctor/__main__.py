@@ -171,8 +171,12 @@ def _seeds(arguments: Arguments) -> Section:
     else:
         positive("--gap", gap)
         found = seeds.from_records(gap, arguments.results, *arguments.arms)
-    told = [("seeds" if len(found) == 1 else one.what, seeds.words(one, gap)) for one in found]
-    return answers.Section("seeds", told, None, {"gap": gap, "settings": [vars(one) for one in found]})
+    numbers = {"gap": gap, "settings": [vars(one) for one in found]}
+    if len(found) == 1:
+        return answers.Section("seeds", [("seeds", seeds.words(found[0], gap))], None, numbers)
+    fewest, most = (pick(one.seeds for one in found) for pick in (min, max))
+    told = f"{fewest} to {most} to see a gap of {gap:g} points, by setting: the spread of the differences decides"
+    return answers.Section("seeds", [("seeds", told)], seeds.table(found), numbers)
 
 
 def _edge(arguments: Arguments, recipe: Recipe) -> Section:

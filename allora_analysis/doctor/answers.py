@@ -9,7 +9,7 @@ from typing import Any
 
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe
-from allora_analysis.doctor.saved import Saved
+from allora_analysis.doctor.saved import Saved, SavedPair
 from allora_analysis.study import Table
 
 _CONSTANT = 0.95  # of η: with all factors above, the rule is a constant
@@ -158,7 +158,7 @@ def of_saved(saved: Saved, eta: float | None) -> Section:
     """
     eta = saved.config.get("eta") if eta is None else eta
     told = [("pairs", _pairs(saved)), ("trained", _trained(saved))]
-    told += [("factor", _taper(saved, float(eta)))] if eta is not None and _finite(saved) else []
+    told += [("factor", _taper(saved, float(eta)))] if eta is not None and _finite(saved.pairs) else []
     groups: dict[str, list] = {}
     for pair in saved.pairs:
         groups.setdefault(pair.name.rpartition(".")[2] or pair.name, []).append(pair)
@@ -169,7 +169,7 @@ def of_saved(saved: Saved, eta: float | None) -> Section:
             _range([f"{one.n1}×{one.n2}" for one in own]),
             _range([str(one.r) for one in own]),
             _range([f"{one.scaling:.4g}" for one in own]),
-            "/".join(f"{value:.3g}" for value in _spread(own)),
+            "/".join(f"{value:.3g}" for value in _spread(own)) if _finite(own) else "not finite",
         )
         for name, own in groups.items()
     ]
@@ -203,13 +203,13 @@ def _pairs(saved: Saved) -> str:
     return told + (f"; {saved.left_out} with no other half or no matrix are left out" if saved.left_out else "")
 
 
-def _finite(saved: Saved) -> bool:
-    return not any(math.isnan(pair.norms[0]) for pair in saved.pairs)
+def _finite(pairs: Sequence[SavedPair]) -> bool:
+    return all(pair.norms is not None for pair in pairs)
 
 
 def _trained(saved: Saved) -> str:
-    if not _finite(saved):
-        count = sum(math.isnan(pair.norms[0]) for pair in saved.pairs)
+    if not _finite(saved.pairs):
+        count = sum(pair.norms is None for pair in saved.pairs)
         return f"NO: A or B of {count} pairs is not finite; go back to an earlier checkpoint"
     zeros = [pair.zero for pair in saved.pairs]
     if all(zeros):
@@ -221,7 +221,7 @@ def _trained(saved: Saved) -> str:
     return f"yes: rows of s·BA are {low:.3g} to {high:.3g} long, {middle:.3g} in the median"
 
 
-def _spread(pairs: Sequence[Any]) -> tuple[float, float, float]:
+def _spread(pairs: Sequence[SavedPair]) -> tuple[float, float, float]:
     lows, middles, highs = zip(*(pair.norms for pair in pairs), strict=True)
     return min(lows), sorted(middles)[len(middles) // 2], max(highs)
 

@@ -33,7 +33,7 @@ class SavedPair:
         n2: inputs.
         r: the rank.
         scaling: s.
-        norms: smallest, median and largest ‖s(BA)_i‖; NaN where a matrix is not finite.
+        norms: smallest, median and largest ‖s(BA)_i‖; None where A or B is not finite.
         zero: "a", "b", "both" or "": the matrix that is 0.
     """
 
@@ -42,7 +42,7 @@ class SavedPair:
     n2: int
     r: int
     scaling: float
-    norms: tuple[float, float, float]
+    norms: tuple[float, float, float] | None
     zero: str
 
 
@@ -168,10 +168,11 @@ def _pair(name: str, part: dict[str, Any], config: dict[str, Any], own_alpha: fl
     a, b = part["a"].double(), part["b"].double()
     r, short = a.shape[0], name.removeprefix("base_model.model.")
     scaling = _scaling(short, r, config, own_alpha)
-    finite = bool(torch.isfinite(a).all() and torch.isfinite(b).all())
-    rows = abs(scaling) * norms_of_rows(a, b) if finite else torch.full((len(b),), math.nan)
+    spread = None
+    if torch.isfinite(a).all() and torch.isfinite(b).all():
+        rows = abs(scaling) * norms_of_rows(a, b)
+        spread = (float(rows.min()), float(rows.median()), float(rows.max()))
     zero = ("both" if not b.any() else "a") if not a.any() else "" if b.any() else "b"
-    spread = (float(rows.min()), float(rows.median()), float(rows.max()))
     return SavedPair(short, b.shape[0], a.shape[1], r, scaling, spread, zero)
 
 

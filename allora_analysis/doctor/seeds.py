@@ -18,6 +18,7 @@ from allora_analysis.finetune.results import check_result
 from allora_analysis.finetune.setting import PROTOCOL, RESULTS, STUDY
 from allora_analysis.grid.reading import final_value
 from allora_analysis.statistics import required_n, required_n_interval
+from allora_analysis.study import Table
 from allora_analysis.validation import ArgumentError, positive
 
 LEAST = 3
@@ -161,3 +162,27 @@ def words(needed: Needed, gap: float) -> str:
         f"{needed.seeds} seeds{interval} to see a gap of {gap:g} points: differences have a standard deviation of "
         f"{needed.deviation:.2f}{seen}"
     )
+
+
+def table(found: Sequence[Needed]) -> Table:
+    """Several settings' answers.
+
+    Args:
+        found: of records.
+
+    Returns:
+        A table.
+    """
+    columns = ("differences, same seeds", "seeds recorded", "mean", "standard deviation", "seeds needed", "90 %")
+    rows = [
+        (
+            one.what,
+            str(one.pairs),
+            f"{one.mean:+.2f}",
+            f"{one.deviation:.2f}",
+            str(one.seeds),
+            f"{one.low} to {one.high}",
+        )
+        for one in found
+    ]
+    return Table("", columns, rows, ["Points; paired t-test, power 0.8, level 0.05, two-sided."])
