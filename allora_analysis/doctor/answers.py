@@ -85,12 +85,13 @@ def of_recipe(
         for one in found
     ]
     notes = ["Exact for any data, schedule and momentum, without clipping."]
-    if len(rows) == 1:
-        notes.append("α is that of s = 1 already and both rates are equal; --as-alpha says the same at another α.")
+    alone = [("trains alike", "s is 1 and both rates are equal: --as-alpha says the same settings at another α")]
     alike = [{"name": one.name, "alpha": one.alpha, **vars(one.setting)} for one in found]
     return [
         Section("recipe", told, None, numbers),
-        Section("equivalent", [], Table("", columns, rows, notes), {"settings": alike}),
+        Section("equivalent", [], Table("", columns, rows, notes), {"settings": alike})
+        if len(rows) > 1
+        else Section("equivalent", alone, None, {"settings": alike}),
     ]
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from allora_analysis.lora.doctor.measured import Clipping, LayerReport, OptimizerEffect, holds
+from allora_analysis.lora.doctor.rates import on_rates
 from allora_analysis.lora.pairs import PLAIN, Pair
 
 _ALLORA_ADAMW = (
@@ -83,6 +84,9 @@ _TEXTS = {
     "in the forward": ("ok", "the rule of {layers} is in the forward pass, where no optimizer undoes it"),
 }
 
+# Where nobody meant ALLoRA to be on.
+_NOT_MEANT = {"off": ("ok", "{layers} are plain LoRA"), "unknown": ("note", "no optimizer: rates are not known")}
+
 _LAYER_TEXTS = {
     "registration lost": (
         "problem",
@@ -151,10 +155,12 @@ def advise(
     clipping: Clipping | None,
     homes: dict[int, dict[str, Any]],
     configs: dict[str, Any],
+    allora: bool = True,
 ) -> tuple[Advice, ...]:
     """All that there is to say."""
     lines = [
-        *_on_effects(layers, optimizer),
+        *_on_effects(layers, optimizer, allora),
+        *(Advice(*told) for told in on_rates(pairs, layers, homes, optimizer)),
         *_on_layers(pairs, layers, configs),
         *_on_groups(pairs, homes, optimizer),
         *_on_gradients(pairs, layers, optimizer, clipping),
@@ -167,7 +173,9 @@ def which(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} layers ({names[0]}, …)"
 
 
-def _on_effects(layers: Sequence[LayerReport], optimizer: OptimizerEffect | None) -> Iterator[Advice]:
+def _on_effects(
+    layers: Sequence[LayerReport], optimizer: OptimizerEffect | None, allora: bool = True
+) -> Iterator[Advice]:
     if all(layer.effect in _IDLE for layer in layers):
         yield Advice("problem", "nothing trained", "no adapter is trained; load with is_trainable=True, or set_adapter")
     name = "no optimizer" if optimizer is None else optimizer.name
@@ -175,7 +183,7 @@ def _on_effects(layers: Sequence[LayerReport], optimizer: OptimizerEffect | None
     if optimizer is not None and optimizer.response is not None:
         source = "measured" if optimizer.measured else "by its name"
         response = f"a factor c on a row becomes c^{abs(optimizer.response):.2f}, {source}"
-    for effect, (level, text) in _TEXTS.items():
+    for effect, (level, text) in (_TEXTS if allora else _TEXTS | _NOT_MEANT).items():
         found = [layer for layer in layers if layer.effect == effect]
         if found:
             words = {"layers": which([layer.name for layer in found]), "optimizer": name, "response": response}
@@ -266,6 +274,7 @@ _VERDICTS = {
     "on": "ALLoRA is on.",
     "clipped": "ALLoRA is on, and clipping undoes it, in part or altogether.",
     "off": "ALLoRA is OFF.",
+    "plain": "Plain LoRA.",
     "partly": "ALLoRA is on in part.",
     "unknown": "Whether ALLoRA is on depends on the optimizer.",
 }
