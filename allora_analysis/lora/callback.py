@@ -39,13 +39,14 @@ class DoctorCallback(TrainerCallback):
     Args:
         step: n, 1 for the first step; there BA = 0 and every factor is η, so that a later step shows whether it tapers.
         log: takes the numbers too, for example `trainer.log`, which hands them on to W&B or TensorBoard.
+        allora: ALLoRA is meant to be on; False: for plain LoRA, of which it logs rates, row norms and clipping.
 
     Attributes:
         diagnoses: what `doctor` found, by the number of steps made before.
     """
 
-    def __init__(self, step: int = 10, log: Callable[[dict[str, float]], Any] | None = None):
-        self.step, self.log = count("step", step), log
+    def __init__(self, step: int = 10, log: Callable[[dict[str, float]], Any] | None = None, *, allora: bool = True):
+        self.step, self.log, self.allora = count("step", step), log, allora
         self.diagnoses: dict[int, Diagnosis] = {}
         self._unclipped: dict[nn.Parameter, Tensor] = {}
         self._hooks: list[Any] = []
@@ -88,13 +89,13 @@ class DoctorCallback(TrainerCallback):
                 parameter.grad = gradient
 
     def _examine(self, args: Any, state: Any, model: nn.Module, optimizer: Any) -> None:
-        found = self.diagnoses[state.global_step] = doctor(model, optimizer, args.max_grad_norm)
+        found = self.diagnoses[state.global_step] = doctor(model, optimizer, args.max_grad_norm, allora=self.allora)
         numbers = _numbers(found)
         state.log_history.append({**numbers, "step": state.global_step})
         if self.log is not None:
             self.log(numbers)
         problems = [line.text for line in found.advice if line.level == "problem"]
-        if found.verdict != "on" and problems and state.is_world_process_zero:
+        if found.verdict not in ("on", "plain") and problems and state.is_world_process_zero:
             words = {"off": "is OFF", "clipped": "is on and clipping undoes it"}.get(found.verdict, "is on in part")
             warnings.warn(f"ALLoRA {words} (step {state.global_step}): {problems[0]}", stacklevel=2)
 
@@ -107,6 +108,9 @@ def _numbers(found: Diagnosis) -> dict[str, float]:
     factors = [layer.factors for layer in found.layers if layer.factors is not None]
     if norms:
         numbers["allora/row_norm"] = median(norms)
+    for side, index in (("a", 0), ("b", 1)):
+        if rates := [layer.rates[index] for layer in found.layers if layer.rates[index] is not None]:
+            numbers[f"lora/lr_{side}"] = median(rates)
     if factors:
         low, middle, high = zip(*factors, strict=True)
         numbers |= {"allora/d_min": min(low), "allora/d": median(middle), "allora/d_max": max(high)}

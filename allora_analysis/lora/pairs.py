@@ -126,7 +126,7 @@ def lora_pairs(model: nn.Module) -> tuple[Pair, ...]:
     """
     found: list[Pair] = []
     for name, module in model.named_modules():
-        if _has(module, "lora_A", "lora_B", "scaling"):
+        if _has(module, "lora_A", "lora_B", "scaling") and isinstance(module.scaling, dict):
             found += _peft_pairs(name, module)
         elif _has(module, "a", "b") and chained(module.a, module.b):
             found.append(_bare_pair(name, module))

@@ -31,7 +31,7 @@ from allora_analysis.statistics.paired import (
     paired_test,
     sign_flip_test,
 )
-from allora_analysis.statistics.sample_size import detectable_effect, power, required_n
+from allora_analysis.statistics.sample_size import detectable_effect, power, required_n, required_n_interval
 from allora_analysis.statistics.z_tests import (
     Moments,
     ZTest,
@@ -66,6 +66,7 @@ __all__ = [
     "paired_test",
     "power",
     "required_n",
+    "required_n_interval",
     "sides",
     "sign_flip_test",
     "units_to_reject",

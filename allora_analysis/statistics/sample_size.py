@@ -104,6 +104,41 @@ def required_n(effect: float, standard_deviation: float, power: float = 0.8, lev
     return enough
 
 
+@representable("effect", "standard_deviation")
+def required_n_interval(
+    effect: float,
+    standard_deviation: float,
+    degrees: int,
+    power: float = 0.8,
+    level: float = 0.05,
+    confidence: float = 0.9,
+) -> tuple[int, int]:
+    """`required_n` at both ends of the interval of a standard deviation that was estimated: s·√(ν/χ²_ν).
+
+    Args:
+        effect: as in `required_n`.
+        standard_deviation: s, the estimate.
+        degrees: ν of the estimate: pairs less 1.
+        power: as in `required_n`.
+        level: as in `required_n`.
+        confidence: of the interval.
+
+    Returns:
+        The fewest and the most pairs.
+
+    Examples:
+        >>> required_n_interval(1.0, 2.0, 2)
+        (13, 615)
+    """
+    from scipy.special import chdtri
+
+    tail, df = (1 - rate("confidence", confidence)) / 2, count("degrees", degrees)
+    low, high = (
+        positive("standard_deviation", standard_deviation) * np.sqrt(df / chdtri(df, at)) for at in (tail, 1 - tail)
+    )
+    return required_n(effect, float(low), power, level), required_n(effect, float(high), power, level)
+
+
 @representable("n", "standard_deviation", "power", "level")
 def detectable_effect(n: int, standard_deviation: float, power: float = 0.8, level: float = 0.05) -> float:
     """The effect that n pairs see with this power: the inverse of `power` in its effect.

@@ -33,7 +33,7 @@ def site() -> Site:
     made.files |= {"ledger.md": ledger.page(rows), "map.md": ledger.map_page(rows), "report.html": html.page(rows)}
     made.navigation += [
         {"Home": "index.md"},
-        {"Train": "training.md"},
+        {"Train": ["training.md", {"Ten questions": "doctor.md"}]},
         {
             "The paper": [
                 {"The ledger": "ledger.md"},

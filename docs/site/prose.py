@@ -16,6 +16,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "docs/studies.md": "studies.md",
     "docs/training.md": "training.md",
+    "docs/doctor.md": "doctor.md",
     "docs/experiments.md": "experiments.md",
     "docs/library.md": "library.md",
 }

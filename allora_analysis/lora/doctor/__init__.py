@@ -8,6 +8,8 @@ Checked by `tests/test_lora_doctor.py` (against autograd and by really stepping 
 
 - `measured.py`: what an optimizer makes of a row factor, what clipping makes of the gradients, what a layer's backward
   pass does; one adapter's line
+- `updates.py`, `fresh.py`: a factor that the optimizer itself puts on rows
+- `rates.py`: what the rates come to, in any LoRA
 - `advice.py`: what to say about it, with the way out, and all of it as text
 """
 
@@ -33,14 +35,16 @@ from allora_analysis.lora.doctor.measured import (
     rows_of_b,
     unwrapped,
 )
-from allora_analysis.lora.pairs import Pair, lora_pairs
+from allora_analysis.lora.foreign import any_pairs
+from allora_analysis.lora.pairs import PLAIN, Pair
 from allora_analysis.validation import ArgumentError, non_negative
 
 __all__ = ["Advice", "Clipping", "Diagnosis", "LayerReport", "OptimizerEffect", "doctor"]
 
 _ON = ("on the gradient", "clipped", "on the update", "twice", "in the forward")
 _PARTLY = ("partly undone", "half in the optimizer")
-_OFF = ("off", "undone", "no pair", "not BA", "not in the optimizer", "backward is LoRA's")
+_OFF = ("off", "factor of p", "undone", "no pair", "not BA", "not in the optimizer", "backward is LoRA's")
+_NO_RULE = {"off", "unknown", "frozen", "inactive", "merged", "disabled", "in the forward"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Diagnosis:
 
     Attributes:
         verdict: "on", "clipped" (on, and clipping undoes it), "off", "partly" or "unknown", over the layers that are
-            trained.
+            trained; "plain" where none has a rule and none was meant.
         layers: one report for each adapter of each layer.
         optimizer: what the optimizer makes of a row factor, or None if none was given.
         clipping: what clipping makes of the last gradients, or None without a maximum or gradients.
@@ -74,14 +78,18 @@ class Diagnosis:
         return table(self.verdict, self.layers, self.optimizer, self.clipping, self.advice)
 
 
-def doctor(model: nn.Module, optimizer: Any = None, max_grad_norm: float | None = None) -> Diagnosis:
-    """Whether ALLoRA acts on this model, and if not, why and what to change.
+def doctor(
+    model: nn.Module, optimizer: Any = None, max_grad_norm: float | None = None, *, allora: bool = True
+) -> Diagnosis:
+    """What a model's LoRA does: rates, dropout, LoRA+, DoRA; whether ALLoRA acts, and if not, why and what to change.
 
     Args:
-        model: with LoRA adapters of any kind: PEFT's, ALLoRA's in PEFT, `ALLoRALinear`, `LowRankLinear`.
+        model: with LoRA adapters of any library, found by name and shape: PEFT's, ALLoRA's in PEFT, `ALLoRALinear`,
+            `LowRankLinear`, loralib's, torchtune's, kohya's (`lora.foreign`).
         optimizer: that trains it; without one, what becomes of the factor stays unknown.
         max_grad_norm: at which the gradient's norm is clipped; None or 0: it is not. transformers' default is 1. It is
             compared with the gradients as they are: a GradScaler's must be unscaled.
+        allora: ALLoRA is meant to be on; False: plain LoRA is what is wanted, and no problem.
 
     Returns:
         The diagnosis.
@@ -89,7 +97,7 @@ def doctor(model: nn.Module, optimizer: Any = None, max_grad_norm: float | None 
     Raises:
         ArgumentError: no adapter in the model, a negative maximum, an optimizer without parameter groups.
     """
-    pairs = lora_pairs(model)
+    pairs = any_pairs(model)
     if not pairs:
         raise ArgumentError("model: no LoRA adapter found; add one, for example peft.get_peft_model")
     maximum = non_negative("max_grad_norm", 0.0 if max_grad_norm is None else max_grad_norm)
@@ -102,8 +110,10 @@ def doctor(model: nn.Module, optimizer: Any = None, max_grad_norm: float | None 
         effect = None if optimizer is None else _optimizer_effect(optimizer, homes, pairs)
         clipping = clipping_effect(maximum, *_gradients(model, pairs)) if maximum else None
         layers = tuple(clipped(report(pair, effect, homes, configs), clipping) for pair in pairs)
-    verdict = _verdict([layer.effect for layer in layers])
-    advice = advise(pairs, layers, effect, clipping, homes, configs)
+    effects = [layer.effect for layer in layers]
+    plain = not allora and all(pair.variant in PLAIN for pair in pairs) and set(effects) <= _NO_RULE
+    verdict = "plain" if plain else _verdict(effects)
+    advice = advise(pairs, layers, effect, clipping, homes, configs, allora)
     return Diagnosis(verdict, layers, effect, clipping, advice)
 
 

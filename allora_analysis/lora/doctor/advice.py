@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from allora_analysis.lora.doctor.measured import Clipping, LayerReport, OptimizerEffect, holds
+from allora_analysis.lora.doctor.rates import on_rates
 from allora_analysis.lora.pairs import PLAIN, Pair
 
 _ALLORA_ADAMW = (
@@ -42,6 +43,11 @@ _TEXTS = {
         "problem",
         "{layers} are plain LoRA and {optimizer} knows no factor; use peft.get_peft_model with allora_config(eta=…) "
         "and SGD, or " + _ALLORA_ADAMW,
+    ),
+    "factor of p": (
+        "problem",
+        "{optimizer} multiplies the step of {layers} by {factor}, not of BA: no ALLoRA; with B = 0 at the start all "
+        "rows of B have the same, a learning rate under another name; use " + _ALLORA_ADAMW,
     ),
     "no pair": (
         "problem",
@@ -78,6 +84,9 @@ _TEXTS = {
     "in the forward": ("ok", "the rule of {layers} is in the forward pass, where no optimizer undoes it"),
 }
 
+# Where nobody meant ALLoRA to be on.
+_NOT_MEANT = {"off": ("ok", "{layers} are plain LoRA"), "unknown": ("note", "no optimizer: rates are not known")}
+
 _LAYER_TEXTS = {
     "registration lost": (
         "problem",
@@ -103,6 +112,11 @@ _LAYER_TEXTS = {
         "problem",
         "the gradient of {layers} is not finite, and a step would ruin the weights; leave this step out (a GradScaler "
         "does), and look at the loss, the data and the learning rate",
+    ),
+    "dropout not applied": (
+        "problem",
+        "{layers} state a dropout, and two passes in training are the same (measured): it is never applied; look where "
+        "the forward pass uses it",
     ),
     "dropout": ("note", "{layers} have dropout on the adapter; lora_dropout=0 is the paper's ALLoRA-0"),
     "quantised": ("note", "the base weight of {layers} is quantised: d is of BA alone and does not see it"),
@@ -141,10 +155,12 @@ def advise(
     clipping: Clipping | None,
     homes: dict[int, dict[str, Any]],
     configs: dict[str, Any],
+    allora: bool = True,
 ) -> tuple[Advice, ...]:
     """All that there is to say."""
     lines = [
-        *_on_effects(layers, optimizer),
+        *_on_effects(layers, optimizer, allora),
+        *(Advice(*told) for told in on_rates(pairs, layers, homes, optimizer)),
         *_on_layers(pairs, layers, configs),
         *_on_groups(pairs, homes, optimizer),
         *_on_gradients(pairs, layers, optimizer, clipping),
@@ -157,7 +173,9 @@ def which(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} layers ({names[0]}, …)"
 
 
-def _on_effects(layers: Sequence[LayerReport], optimizer: OptimizerEffect | None) -> Iterator[Advice]:
+def _on_effects(
+    layers: Sequence[LayerReport], optimizer: OptimizerEffect | None, allora: bool = True
+) -> Iterator[Advice]:
     if all(layer.effect in _IDLE for layer in layers):
         yield Advice("problem", "nothing trained", "no adapter is trained; load with is_trainable=True, or set_adapter")
     name = "no optimizer" if optimizer is None else optimizer.name
@@ -165,10 +183,11 @@ def _on_effects(layers: Sequence[LayerReport], optimizer: OptimizerEffect | None
     if optimizer is not None and optimizer.response is not None:
         source = "measured" if optimizer.measured else "by its name"
         response = f"a factor c on a row becomes c^{abs(optimizer.response):.2f}, {source}"
-    for effect, (level, text) in _TEXTS.items():
+    for effect, (level, text) in (_TEXTS if allora else _TEXTS | _NOT_MEANT).items():
         found = [layer for layer in layers if layer.effect == effect]
         if found:
             words = {"layers": which([layer.name for layer in found]), "optimizer": name, "response": response}
+            words["factor"] = getattr(getattr(optimizer, "row_factor", None), "words", "")
             yield Advice(
                 level, effect, text.format(variants=", ".join(sorted({one.variant for one in found})), **words)
             )
@@ -186,7 +205,8 @@ def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: di
         "unmeasured": [row.backward is None and row.effect not in (*_IDLE, "not BA") for row in layers],
         "not finite": [row.norms is not None and not math.isfinite(sum(row.norms)) for row in layers],
         "gradient not finite": [not (_finite(pair.a.grad) and _finite(pair.b.grad)) for pair in pairs],
-        "dropout": [row.drop_rate > 0 for row in layers],
+        "dropout not applied": [row.dropout_applied is False for row in layers],
+        "dropout": [row.drop_rate > 0 and row.dropout_applied is not False for row in layers],
         "quantised": [row.quantised for row in layers],
     }
     for code, flags in found.items():
@@ -254,6 +274,7 @@ _VERDICTS = {
     "on": "ALLoRA is on.",
     "clipped": "ALLoRA is on, and clipping undoes it, in part or altogether.",
     "off": "ALLoRA is OFF.",
+    "plain": "Plain LoRA.",
     "partly": "ALLoRA is on in part.",
     "unknown": "Whether ALLoRA is on depends on the optimizer.",
 }

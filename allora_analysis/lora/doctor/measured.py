@@ -7,7 +7,6 @@ gradient's rows, and a layer runs alone on a few random inputs. `report` is one 
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,9 @@ from torch import Tensor, nn
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import norms_of_rows, without_autocast
+from allora_analysis.lora.doctor.fresh import fresh_optimizer
+from allora_analysis.lora.doctor.updates import RowFactor, row_factor
+from allora_analysis.lora.foreign import dropout_applied
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import PLAIN, Pair, as_matrices
 
@@ -39,6 +41,7 @@ class OptimizerEffect:
         measured: h was measured on a fresh optimizer of this class with these settings; else it is by the name.
         momentum: earlier gradients stay in the step, and so do the factors that they had.
         on_update: `ALLoRAAdamW`, which puts the factor on its update.
+        row_factor: a factor of the parameters' own row norms that the optimizer puts on its update, measured; or None.
     """
 
     name: str
@@ -46,6 +49,7 @@ class OptimizerEffect:
     measured: bool
     momentum: bool
     on_update: bool
+    row_factor: RowFactor | None = None
 
 
 def unwrapped(optimizer: Any) -> Any:
@@ -63,7 +67,8 @@ def optimizer_effect(optimizer: Any, group: dict[str, Any], size: float = 1.0) -
     measured = response is not None
     if not measured and any(word in name.lower() for word in _NORMALISING):
         response = 0.0
-    return OptimizerEffect(name, response, measured, momentum, isinstance(optimizer, ALLoRAAdamW))
+    ours = isinstance(optimizer, ALLoRAAdamW)
+    return OptimizerEffect(name, response, measured, momentum, ours, None if ours else row_factor(optimizer, group))
 
 
 def _response(optimizer: Any, group: dict[str, Any], size: float) -> float | None:
@@ -80,16 +85,8 @@ def _response(optimizer: Any, group: dict[str, Any], size: float) -> float | Non
 
 
 def _last_step(optimizer: Any, group: dict[str, Any], gradient: Tensor) -> Tensor:
-    accepted = inspect.signature(type(optimizer).__init__).parameters
-    settings = {key: group[key] for key in optimizer.defaults if key in accepted and key in group}
-    if settings.get("lr") is not None:
-        settings["lr"] = 1.0  # a warm-up starts at 0
-    if "weight_decay" in settings:
-        settings["weight_decay"] = 0.0
-    if isinstance(optimizer, ALLoRAAdamW):
-        settings["eta"] = 1.0  # one matrix is no pair
     parameter = nn.Parameter(torch.zeros_like(gradient))
-    fresh = type(optimizer)([{"params": [parameter]}], **settings)
+    fresh = fresh_optimizer(optimizer, group, parameter, 1.0)  # a warm-up starts at 0
     for _ in range(_STEPS):
         before, parameter.grad = parameter.detach().clone(), gradient.clone()
         fresh.step()
@@ -215,10 +212,11 @@ def _normal(like: Tensor, size: int) -> Tensor:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Every part of a module in eval mode meanwhile."""
+    """Every part of a module in eval mode meanwhile; set on the parts, since loralib's `eval` merges the weights."""
     modes = [(part, part.training) for part in module.modules()]
-    module.eval()
     try:
+        for part, _ in modes:
+            part.training = False
         yield
     finally:
         for part, training in modes:
@@ -243,9 +241,12 @@ class LayerReport:
             since. None before a backward pass, and where the factor is no row's.
         backward: ∂L/∂B measured on the layer alone: "as stated", "lora's", "another"; None where that cannot be done.
         drop_rate: of the adapter's dropout.
+        dropout_applied: two passes of the layer in training differ; None where that cannot be tried.
+        rates: of A and of B in the optimizer; None for a matrix that it does not hold.
         quantised: the base weight is kept in few bits.
         effect: what is left of the factor when the parameters move: "on the gradient", "on the update", "twice" (layer
             and optimizer), "in the forward", "clipped" (clipping undoes it), "partly undone", "undone", "off",
+            "factor of p" (the optimizer has one, of A's and B's own rows),
             "no pair" (no group of ALLoRAAdamW is this A and B), "not BA", "backward is LoRA's",
             "half in the optimizer", "not in the optimizer", "unknown", or why nothing is trained: "merged", "disabled",
             "inactive", "frozen".
@@ -263,6 +264,8 @@ class LayerReport:
     gradient_ratio: float | None
     backward: str | None
     drop_rate: float
+    dropout_applied: bool | None
+    rates: tuple[float | None, float | None]
     quantised: bool
     effect: str
 
@@ -314,6 +317,8 @@ def report(
         ratio,
         backward,
         pair.drop_rate,
+        dropout_applied(pair) if pair.drop_rate else None,
+        tuple(float(homes[id(part)]["lr"]) if id(part) in homes else None for part in (pair.a, pair.b)),
         pair.quantised,
         _effect(pair, variant, backward, effect, homes),
     )
@@ -363,6 +368,8 @@ def _factors_effect(
     group = homes.get(id(pair.b), homes.get(id(pair.a)))
     if optimizer.on_update and group["pair"]:
         return "no pair" if not holds(group, pair) else "twice" if scales else "on the update"
+    if not scales and optimizer.row_factor is not None:
+        return "factor of p"
     if not scales:
         return "no pair" if optimizer.on_update else "off"
     return _survival(optimizer.response)

@@ -1,0 +1,299 @@
+"""What a LoRA recipe really sets: the rates of A, of B and of BA's first step, and the other recipes that train alike.
+
+x ↦ s·B(Ax) with s = α/r, or α/√r for rsLoRA. One of A and B starts at 0, the other as a linear layer's weights do
+(Kaiming uniform: variance 1/(3·fan_in), so 1/(3n₂) for A and 1/(3r) for B). Beside `invariance.rescaled`:
+
+- *Rates at s = 1.* With B̃ = sB the same function has scaling 1, and B's rate is s·l_B (Adam) or s²·l_B (SGD): what α
+  changes is B's rate alone, A's stays l_A. (A = 0, B random: the same with A in B's place.)
+- *BA's first step.* At B = 0 the gradient of A is 0 and B's is s·GAᵀ, G = ∂L/∂(s·BA). Under SGD s·BA moves by
+  −s²l_B·G AᵀA, in the mean over A −s²l_B·rσ²·G: full fine-tuning's step at rate s²l_B·rσ². Under Adam B moves by
+  −l_B·sign(GAᵀ), and the entries of s·BA by s·l_B·σ√r (root mean square, r ≪ n₂, where rows of A are orthogonal but for
+  O(1/√n₂)); full fine-tuning's move by its l.
+- *Decay.* (1 − lλ)^T of a matrix is left after T steps at a constant rate. Adam's own `weight_decay` (not AdamW's) adds
+  λA to the gradient, which at B = 0 is all that A has: its first step is −l·sign(A) whatever λ > 0.
+
+Checked by `tests/test_adaptive_recipe.py`, which trains torch's own optimizers on every row of the table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from allora_analysis.adaptive.invariance import Setting, rescaled
+from allora_analysis.validation import choice, count, non_negative, number, positive
+
+OPTIMIZERS = ("adamw", "adam", "sgd")
+ZEROS = ("b", "a")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run's settings, as training libraries name them.
+
+    Attributes:
+        r: the rank.
+        alpha: α; s = α/r.
+        lr: the learning rate, A's.
+        optimizer: "adamw", "adam" (decay within the gradient) or "sgd".
+        rslora: s = α/√r.
+        loraplus_ratio: B's rate over A's.
+        eps: Adam's ε.
+        weight_decay: λ of A and B.
+        zero: the matrix that starts at 0, "b" or "a".
+        width: n₂, the layer's number of inputs; None leaves out what depends on it.
+    """
+
+    r: int
+    alpha: float
+    lr: float
+    optimizer: str = "adamw"
+    rslora: bool = False
+    loraplus_ratio: float = 1.0
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    zero: str = "b"
+    width: int | None = None
+
+    @property
+    def scaling(self) -> float:
+        """The scaling s."""
+        return self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
+
+    @property
+    def power(self) -> int:
+        """1 under Adam, 2 under SGD: the power of s in a rate."""
+        return 2 if self.optimizer == "sgd" else 1
+
+    @property
+    def setting(self) -> Setting:
+        """As `invariance` takes it."""
+        return Setting(
+            self.scaling,
+            1.0,
+            self.lr,
+            self.lr * self.loraplus_ratio,
+            self.eps,
+            self.eps,
+            self.weight_decay,
+            self.weight_decay,
+        )
+
+
+def checked(recipe: Recipe) -> Recipe:
+    """A recipe whose values make sense.
+
+    Args:
+        recipe: the settings.
+
+    Returns:
+        The same.
+
+    Raises:
+        ArgumentError: which value, and what would work.
+    """
+    count("r", recipe.r)
+    for name in ("alpha", "lr", "loraplus_ratio"):
+        positive(name, getattr(recipe, name))
+    choice("optimizer", recipe.optimizer, OPTIMIZERS)
+    choice("zero", recipe.zero, ZEROS)
+    non_negative("weight_decay", recipe.weight_decay)
+    (positive if recipe.optimizer != "sgd" else number)("eps", recipe.eps)
+    if recipe.width is not None:
+        count("width", recipe.width, recipe.r)
+    return recipe
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a recipe comes to.
+
+    Attributes:
+        scaling: s.
+        a: A's rate at scaling 1, where the matrix that starts at 0 takes the scaling: l_A, or s·l_A (s² under SGD).
+        b: B's likewise.
+        first_step: Adam: the root mean square by which an entry of s·BA moves in the first step. SGD: the rate at which
+            full fine-tuning's first step would be as long, in the mean over the random matrix. None without a width.
+        decay_left: the shares of A and of B that weight decay leaves after 1,000 steps at the full rate.
+    """
+
+    scaling: float
+    a: float
+    b: float
+    first_step: float | None
+    decay_left: tuple[float, float]
+
+
+def rates(recipe: Recipe) -> Rates:
+    """The rates that a recipe sets.
+
+    Args:
+        recipe: the settings.
+
+    Returns:
+        Its rates.
+
+    Examples:
+        >>> rates(Recipe(r=16, alpha=32, lr=2e-4)).b
+        0.0004
+    """
+    own, s = checked(recipe).setting, recipe.scaling
+    factor = s**recipe.power
+    a, b = own.rate_a * (factor if recipe.zero == "a" else 1), own.rate_b * (factor if recipe.zero == "b" else 1)
+    fan_in = recipe.width if recipe.zero == "b" else recipe.r
+    step = None
+    if fan_in is not None:
+        moved, spread = (b if recipe.zero == "b" else a), 1 / math.sqrt(3 * fan_in)
+        step = moved * (spread * math.sqrt(recipe.r)) ** recipe.power
+    kept = tuple((1 - min(1.0, rate * recipe.weight_decay)) ** 1000 for rate in (own.rate_a, own.rate_b))
+    return Rates(s, a, b, step, kept)
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """A recipe that trains as another does.
+
+    Attributes:
+        name: what it is for.
+        alpha: α.
+        setting: its knobs: scaling, init of A (of B where A starts at 0, over its own), rates, ε, decay of A and B.
+    """
+
+    name: str
+    alpha: float
+    setting: Setting
+
+
+def equivalents(recipe: Recipe, alpha: float | None = None) -> tuple[Equivalent, ...]:
+    """Recipes under which s·BA takes the same path: any schedule, any data, no clipping (any momentum or β).
+
+    Args:
+        recipe: the settings.
+        alpha: the α to say them at; None: r (√r for rsLoRA), which is s = 1.
+
+    Returns:
+        The recipe itself, then: at that α with B's rate changed; at that α with both rates multiplied alike; and, where
+        the two rates differ, with one rate for both.
+    """
+    recipe = checked(recipe)
+    unit = math.sqrt(recipe.r) if recipe.rslora else float(recipe.r)
+    wanted = unit if alpha is None else positive("alpha", alpha)
+    ratio = recipe.alpha / wanted
+    found = [Equivalent("yours", recipe.alpha, recipe.setting)]
+    if ratio != 1:
+        start = "A" if recipe.zero == "b" else "B"
+        one = (1.0, ratio) if recipe.zero == "b" else (ratio, 1.0)
+        moved = "B" if recipe.zero == "b" else "A"
+        found.append(Equivalent(f"α = {wanted:g}, {moved}'s rate", wanted, _scaled(recipe, *one)))
+        found.append(
+            Equivalent(f"α = {wanted:g}, both rates, {start}'s init", wanted, _scaled(recipe, ratio**0.5, ratio**0.5))
+        )
+    if recipe.loraplus_ratio != 1:
+        part = recipe.loraplus_ratio ** (1 / (2 * recipe.power))
+        found.append(Equivalent("one rate for A and B", recipe.alpha, _scaled(recipe, part, 1 / part)))
+    return tuple(found)
+
+
+def _scaled(recipe: Recipe, a: float, b: float) -> Setting:
+    # Decay within Adam's gradient is a part of what Adam divides by its own size: λ goes with 1/a², as under SGD.
+    found = rescaled(recipe.setting, a, b, "sgd" if recipe.optimizer == "sgd" else "adam")
+    if recipe.zero == "a":  # what is drawn is B
+        found = replace(found, init_a=b)
+    if recipe.optimizer == "adam":
+        found = replace(found, decay_a=recipe.weight_decay / a**2, decay_b=recipe.weight_decay / b**2)
+    return found
+
+
+def four_times_alpha(recipe: Recipe) -> str:
+    """Is α × 4 the same as the rate × 4? In a sentence, computed.
+
+    Args:
+        recipe: the settings.
+
+    Returns:
+        What each of the two is, in terms of the other.
+    """
+    moved, start = ("B", "A") if checked(recipe).zero == "b" else ("A", "B")
+    rate = 4**recipe.power
+    alpha = 4 ** (2 / recipe.power)
+    init = 4 ** (1 / recipe.power)
+    return (
+        f"no: α × 4 is {moved}'s rate × {rate} alone ({start}'s stays), both rates × 4 are α × {alpha:g} with {start} "
+        f"starting at 1/{init:g} of its size"
+    )
+
+
+def warm_up(step: int, steps: int) -> float:
+    """The share of the full rate at a step of transformers' linear warm-up: 0 at the first, whole after `steps`.
+
+    Args:
+        step: from 1.
+        steps: of the warm-up.
+
+    Returns:
+        min(1, (step − 1)/steps).
+    """
+    return min(1.0, (count("step", step) - 1) / max(1, count("steps", steps, 0))) if steps else 1.0
+
+
+def lines(recipe: Recipe, clip: float | None = None, warmup_steps: int = 0) -> Iterator[tuple[str, str]]:
+    """The rates in words.
+
+    Args:
+        recipe: the settings.
+        clip: the largest norm of the gradient over all parameters; None or 0: it is not clipped.
+        warmup_steps: of a linear warm-up.
+
+    Yields:
+        Topic and answer.
+
+    Raises:
+        ArgumentError: a negative clip or warm-up.
+    """
+    found, moved = rates(recipe), "B" if recipe.zero == "b" else "A"
+    by = "" if found.scaling == 1 else f", {found.scaling**recipe.power:.4g} times its own"
+    yield "scaling", f"s = {found.scaling:.4g} = α/{'√r' if recipe.rslora else 'r'}"
+    yield "rate of A", f"{found.a:.4g} at s = 1" + (by if moved == "A" else ", its own: α does not change it")
+    yield "rate of B", f"{found.b:.4g} at s = 1" + (by if moved == "B" else ", its own: α does not change it")
+    yield "first step of BA", _first_step(recipe, found)
+    if clip := non_negative("max_grad_norm", clip or 0.0):
+        yield "clipping", _clipping(recipe, clip)
+    if count("warmup_steps", warmup_steps, 0):
+        share = warm_up(2, warmup_steps)
+        yield (
+            "warm-up",
+            f"transformers' linear warm-up: the first step is at rate 0, the second at {share:.3g} of the full rate, "
+            f"step {warmup_steps + 1} is the first at all of it",
+        )
+    if recipe.weight_decay:
+        yield "weight decay", _decay(recipe, found)
+
+
+def _first_step(recipe: Recipe, found: Rates) -> str:
+    if found.first_step is None:
+        return "depends on the layer's inputs n₂; give --width"
+    drawn = "A" if recipe.zero == "b" else "B"
+    if recipe.optimizer == "sgd":
+        return f"as long as full fine-tuning's at rate {found.first_step:.3g}, in the mean over {drawn}"
+    share = found.first_step / recipe.lr
+    return f"moves an entry by {found.first_step:.3g} (RMS), {share:.3g} times what full fine-tuning at this rate does"
+
+
+def _clipping(recipe: Recipe, clip: float) -> str:
+    if recipe.optimizer == "sgd":
+        longest = recipe.lr * clip * max(1, recipe.loraplus_ratio)
+        return f"at {clip:g}: no step is longer than {longest:.3g} over all of A and B"
+    return f"at {clip:g}: the first step is the same, because Adam divides a common factor out"
+
+
+def _decay(recipe: Recipe, found: Rates) -> str:
+    if recipe.optimizer == "adam":
+        start = "A" if recipe.zero == "b" else "B"
+        return (
+            f"within Adam's gradient: {start}'s first step is {recipe.lr:g} towards 0 in each entry, whatever the "
+            "decay is; AdamW's is apart"
+        )
+    a, b = (1 - left for left in found.decay_left)
+    told = f"{a:.2%} of A and of B" if a == b else f"{a:.2%} of A and {b:.2%} of B"
+    return f"takes {told} in 1,000 steps at the full rate"

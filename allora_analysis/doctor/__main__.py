@@ -1,0 +1,252 @@
+"""`python -m allora_analysis.doctor`: what a LoRA run's settings and its saved adapter come to.
+
+Exit status: 0, or 2 and one line for a mistake of the caller's. Checked by `tests/test_doctor_command.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from allora_analysis import cli, outputs, study, terminal
+from allora_analysis.adaptive.recipe import Recipe
+from allora_analysis.validation import ArgumentError, keep_probability, positive
+
+if TYPE_CHECKING:
+    from allora_analysis.doctor.answers import Section
+    from allora_analysis.doctor.saved import Saved
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What a LoRA run really does: the rates of A, of B and of BA's first step, settings that train alike, what is on
+    and what undoes it, what a saved adapter holds, seeds needed, the largest stable learning rate.
+
+    Settings: --r 16 --alpha 32 --lr 2e-4 --width 4096. A saved adapter, no base model needed: FOLDER, with --lr for its
+    rates. Seeds for a gap of half a point: --gap 0.5, with --scores and --baseline or --sd. The largest stable rate on
+    a batch: --r 16 --alpha 16 --lr 1e-3 --model FOLDER --data FOLDER.
+    """
+
+    adapter: Positional[Annotated[Path | None, arg(metavar="[ADAPTER]")]] = None
+    """A saved adapter: its folder, or a .safetensors file (PEFT, kohya, torchtune, loralib)."""
+    r: int | None = None
+    """The rank; default: the adapter's."""
+    alpha: float | None = None
+    """LoRA's alpha, s = alpha/r; default: the adapter's."""
+    rslora: bool = False
+    """Rank-stabilised LoRA: s = alpha/sqrt(r)."""
+    lr: float | None = None
+    """The learning rate (A's, with LoRA+)."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """adam is the one whose weight decay is in the gradient."""
+    loraplus_ratio: float = 1.0
+    """LoRA+: B's rate over A's."""
+    eps: float = 1e-8
+    """Adam's epsilon."""
+    weight_decay: float = 0.0
+    """Of A and B."""
+    max_grad_norm: float | None = None
+    """The gradient's norm is clipped to this; transformers' default is 1; 0 is none."""
+    warmup_steps: int = 0
+    """Of a linear warm-up."""
+    zero: Literal["b", "a"] = "b"
+    """The matrix that starts at 0."""
+    width: int | None = None
+    """The layers' number of inputs n2, for BA's first step; default: the adapter's most frequent."""
+    eta: float | None = None
+    """ALLoRA's eta, if its rule is on; with an adapter, judges its rows against 1/eta^2."""
+    lora_dropout: float = 0.0
+    """Drop rate of the adapters' dropout."""
+    dora: bool = False
+    """DoRA is on."""
+    as_alpha: float | None = None
+    """The alpha at which settings that train alike are said; default: s = 1."""
+    gap: float | None = None
+    """Seeds needed to see a gap of so many points between two methods; default: from the recorded runs."""
+    scores: tuple[float, ...] = ()
+    """One method's scores, a seed each, in points; with --baseline."""
+    baseline: tuple[float, ...] = ()
+    """The other's, of the same seeds in the same order."""
+    sd: float | None = None
+    """The differences' standard deviation in points, if it is known."""
+    results: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Records of fine-tuning runs for --gap; default: those that come with the package."""
+    arms: tuple[str, str] = ("allora_0", "lora")
+    """The two arms of those records."""
+    model: Annotated[str | None, arg(metavar="FOLDER|FILE.gguf|HUB_ID")] = None
+    """A pretrained model: measure the largest stable rate; with --data, --r, --alpha, --lr."""
+    data: Annotated[str | None, arg(metavar="FOLDER|HUB_ID")] = None
+    """train.jsonl and test.jsonl (or .jsonl.gz), rows with text and label."""
+    trial_steps: int | None = None
+    """Steps before the curvature is measured; default: 0 under SGD, 20 under Adam."""
+    batch_size: int = 32
+    """Sentences of a step, and of the batch that is measured."""
+    seed: int = 0
+    """Of A, the classifier and the sentences of --model."""
+    json: Annotated[str | None, arg(metavar="PATH|-")] = None
+    """Write the answers as JSON to this path; - prints them to standard output instead of text."""
+
+
+def sections(arguments: Arguments) -> Iterator[Section]:
+    """Every part of the answer.
+
+    Args:
+        arguments: the flags.
+
+    Yields:
+        The parts.
+
+    Raises:
+        ArgumentError: nothing asked, or something missing.
+    """
+    from allora_analysis.doctor import answers
+
+    saved = None
+    if arguments.adapter is not None:
+        from allora_analysis.doctor.saved import read
+
+        saved = read(arguments.adapter, arguments.alpha, arguments.rslora)
+        yield answers.of_saved(saved, arguments.eta)
+    switches = _switches(arguments, saved)
+    if arguments.lr is not None or arguments.r is not None or arguments.model is not None:
+        recipe = _recipe(arguments, saved)
+        yield from answers.of_recipe(
+            recipe, switches, arguments.max_grad_norm, arguments.warmup_steps, arguments.as_alpha
+        )
+        if arguments.model is not None:
+            yield _edge(arguments, recipe)
+    elif saved is not None and (told := list(answers.switched(switches, None))):
+        yield answers.Section("on", told)
+    if arguments.gap is not None:
+        yield _seeds(arguments)
+
+
+def _recipe(arguments: Arguments, saved: Saved | None) -> Recipe:
+    r, alpha, width, rslora = arguments.r, arguments.alpha, arguments.width, arguments.rslora
+    if saved is not None:
+        r = saved.common("r") if r is None else r
+        width = saved.common("n2") if width is None else width
+        rslora = rslora or bool(saved.config.get("use_rslora"))
+        if alpha is None:
+            alpha = saved.common("scaling") * (r**0.5 if rslora else r)
+    given = {"--r": r, "--alpha": alpha, "--lr": arguments.lr}
+    if missing := [name for name, value in given.items() if value is None]:
+        raise ArgumentError(f"{', '.join(missing)}: missing; for example --r 16 --alpha 32 --lr 2e-4")
+    return Recipe(
+        r, alpha, arguments.lr, arguments.optimizer, rslora, arguments.loraplus_ratio, arguments.eps,
+        arguments.weight_decay, arguments.zero, width,
+    )  # fmt: skip
+
+
+def _switches(arguments: Arguments, saved: Saved | None):
+    from allora_analysis.doctor import answers
+
+    keep_probability(1 - arguments.lora_dropout, "1 - lora_dropout")
+    if arguments.eta is not None:
+        positive("--eta", arguments.eta)
+    found = answers.Switches() if saved is None else answers.switches_of(saved)
+    return answers.Switches(
+        arguments.eta if found.eta is None else found.eta,
+        found.variant,
+        arguments.lora_dropout or found.drop_rate,
+        arguments.dora or found.dora,
+        found.init,
+    )
+
+
+def _seeds(arguments: Arguments) -> Section:
+    from allora_analysis.doctor import answers, seeds
+
+    gap = arguments.gap
+    if arguments.sd is not None:
+        found = [seeds.from_deviation(gap, arguments.sd)]
+    elif arguments.scores or arguments.baseline:
+        found = [seeds.from_scores(gap, arguments.scores, arguments.baseline)]
+    else:
+        positive("--gap", gap)
+        found = seeds.from_records(gap, arguments.results, *arguments.arms)
+    numbers = {"gap": gap, "settings": [vars(one) for one in found]}
+    if len(found) == 1:
+        return answers.Section("seeds", [("seeds", seeds.words(found[0], gap))], None, numbers)
+    fewest, most = (pick(one.seeds for one in found) for pick in (min, max))
+    told = f"{fewest} to {most} to see a gap of {gap:g} points, by setting: the spread of the differences decides"
+    return answers.Section("seeds", [("seeds", told)], seeds.table(found), numbers)
+
+
+def _edge(arguments: Arguments, recipe: Recipe) -> Section:
+    from allora_analysis.doctor import answers
+    from allora_analysis.doctor.edge import edge
+
+    if arguments.data is None:
+        raise ArgumentError("--data: missing; a folder of train.jsonl and test.jsonl with text and label")
+    steps = arguments.trial_steps if arguments.trial_steps is not None else 0 if recipe.optimizer == "sgd" else 20
+    clip = 1.0 if arguments.max_grad_norm is None else arguments.max_grad_norm
+    found = edge(
+        arguments.model, arguments.data, recipe, steps=steps, batch_size=arguments.batch_size, clip=clip,
+        seed=arguments.seed,
+    )  # fmt: skip
+    what = "the Hessian in A and B" if recipe.optimizer == "sgd" else "Adam's preconditioned Hessian in A and B"
+    told = (
+        f"{found.rate:.3g} = {found.threshold:g}/{found.curvature:.3g}, the largest curvature of {what} on "
+        f"{arguments.batch_size} sentences after {found.steps} steps ({found.products} products)"
+    )
+    return answers.Section("edge", [("largest stable rate", told)], None, vars(found))
+
+
+def run(arguments: Arguments) -> int:
+    """Print the answers, or write them as JSON.
+
+    Args:
+        arguments: the flags.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ArgumentError: nothing asked.
+    """
+    if arguments.json not in (None, "-"):
+        outputs.check_writable("--json", Path(arguments.json))
+    found = list(sections(arguments))
+    if not found:
+        raise ArgumentError(
+            "nothing asked: give an ADAPTER, or --r 16 --alpha 32 --lr 2e-4, or --gap 0.5; --help has more"
+        )
+    document = {one.name: {"answers": dict(one.lines), **one.numbers} for one in found}
+    text = json.dumps(study.plain(document), indent=2, allow_nan=False, ensure_ascii=False)
+    terminal.tell(lambda: print(text) if arguments.json == "-" else _show(found))
+    if arguments.json not in (None, "-"):
+        outputs.write_text("--json", Path(arguments.json), text + "\n")
+    return 0
+
+
+def _show(found: Sequence[Section]) -> None:
+    width = max((len(topic) for one in found for topic, _ in one.lines if len(topic) < 30), default=0)
+    for one in found:
+        for topic, answer in one.lines:
+            print(f"{topic.ljust(width)}  {answer}")
+        if one.table is not None:
+            print()
+            study.show(one.table)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The doctor's command.
+
+    Args:
+        argv: the words after the command; None for those of this process.
+
+    Returns:
+        The exit status.
+    """
+    return cli.guarded(lambda: run(cli.parse(Arguments, "python -m allora_analysis.doctor", argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""What the doctor says of a recipe and of a saved adapter, by topic. Checked by `tests/test_doctor_command.py`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from allora_analysis.adaptive import recipe as recipes
+from allora_analysis.adaptive.recipe import Recipe
+from allora_analysis.doctor.saved import Saved, SavedPair
+from allora_analysis.study import Table
+
+_CONSTANT = 0.95  # of η: with all factors above, the rule is a constant
+_PISSA = ("pissa", "olora", "corda", "loftq", "eva", "orthogonal", "lora_ga")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of what is printed.
+
+    Attributes:
+        name: in JSON.
+        lines: topic and answer.
+        table: below them.
+        numbers: in JSON beside the lines.
+    """
+
+    name: str
+    lines: Sequence[tuple[str, str]]
+    table: Table | None = None
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Switches:
+    """What may be on.
+
+    Attributes:
+        eta: of ALLoRA's rule, or None.
+        variant: the rule's name.
+        drop_rate: of LoRA's dropout.
+        dora: weight-decomposed.
+        init: PEFT's word for the start, where it is no plain one.
+    """
+
+    eta: float | None = None
+    variant: str = "allora"
+    drop_rate: float = 0.0
+    dora: bool = False
+    init: str | None = None
+
+
+def of_recipe(
+    recipe: Recipe, switches: Switches, clip: float | None, warmup: int, alpha: float | None
+) -> list[Section]:
+    """The rates, what is on, and the equivalent settings.
+
+    Args:
+        recipe: the settings.
+        switches: what may be on beside.
+        clip: the largest gradient norm, or None.
+        warmup: steps.
+        alpha: at which the equivalent settings are said; None for s = 1.
+
+    Returns:
+        Two sections.
+    """
+    told = [*recipes.lines(recipe, clip, warmup), ("α × 4 or rate × 4", recipes.four_times_alpha(recipe))]
+    told += switched(switches, recipe, clip)
+    numbers = vars(recipes.rates(recipe)) | {"recipe": vars(recipe)}
+    found = recipes.equivalents(recipe, alpha)
+    start = "init of A" if recipe.zero == "b" else "init of B"
+    columns = ("settings that train alike", "α", start, "rate of A", "rate of B", "ε of A, B", "decay of A, B")
+    rows = [
+        (
+            one.name,
+            f"{one.alpha:.4g}",
+            f"× {one.setting.init_a:.4g}",
+            *(f"{value:.4g}" for value in (one.setting.rate_a, one.setting.rate_b)),
+            "–" if recipe.optimizer == "sgd" else _both(one.setting.eps_a, one.setting.eps_b),
+            _both(one.setting.decay_a, one.setting.decay_b),
+        )
+        for one in found
+    ]
+    notes = ["Exact for any data, schedule and momentum, without clipping."]
+    alone = [("trains alike", "s is 1 and both rates are equal: --as-alpha says the same settings at another α")]
+    alike = [{"name": one.name, "alpha": one.alpha, **vars(one.setting)} for one in found]
+    return [
+        Section("recipe", told, None, numbers),
+        Section("equivalent", [], Table("", columns, rows, notes), {"settings": alike})
+        if len(rows) > 1
+        else Section("equivalent", alone, None, {"settings": alike}),
+    ]
+
+
+def _both(one: float, other: float) -> str:
+    return f"{one:.3g}" if math.isclose(one, other) else f"{one:.3g}, {other:.3g}"
+
+
+def switched(switches: Switches, recipe: Recipe | None, clip: float | None = None) -> Iterator[tuple[str, str]]:
+    """Whether ALLoRA's rule, dropout, DoRA and LoRA+ are on, and what undoes them.
+
+    Args:
+        switches: what may be on.
+        recipe: the optimizer's settings, or None.
+        clip: the largest gradient norm, or None.
+
+    Yields:
+        Topic and answer.
+    """
+    if switches.eta is not None:
+        yield "ALLoRA's rule", _rule(switches, recipe, clip)
+    if switches.drop_rate:
+        yield (
+            "dropout",
+            f"{switches.drop_rate:g}, on the adapter's input, in train() alone; eval(), a merged adapter and a forward "
+            "pass that leaves it out undo it: lora.doctor.doctor tries it on the live model",
+        )
+    if switches.dora:
+        yield (
+            "DoRA",
+            "on: ΔW is more than s·BA, so the rates above are of its BA alone; exporting A and B alone undoes it",
+        )
+    if switches.init is not None:
+        yield "start", f"init_lora_weights={switches.init!r}: neither A nor B starts at 0, the first step is another"
+    if recipe is not None and recipe.loraplus_ratio != 1:
+        yield (
+            "LoRA+",
+            f"B's rate is {recipe.loraplus_ratio:g} times A's; a scheduler or a resumed run that sets one rate for all "
+            "groups undoes it; PEFT's create_loraplus_optimizer decays by loraplus_weight_decay alone (default 0), and "
+            "trains a head's bias at B's rate: at ratio 1 too",
+        )
+
+
+def _rule(switches: Switches, recipe: Recipe | None, clip: float | None) -> str:
+    told = f"{switches.variant}, η = {switches.eta:.4g}"
+    if switches.variant in ("asf_lora", "lora_x_eta"):
+        return f"{told}: in the forward pass, where no optimizer undoes it"
+    if recipe is None:
+        return f"{told}: on gradients, so Adam undoes it (SGD does not); give --optimizer"
+    if recipe.optimizer != "sgd":
+        return f"{told}: undone, Adam divides a gradient's factor out again; ALLoRAAdamW puts it on the update"
+    if clip:
+        return f"{told}: on, but for clipping at {clip:g}, which divides the factor out of a longer gradient"
+    return f"{told}: on"
+
+
+def of_saved(saved: Saved, eta: float | None) -> Section:
+    """What a saved adapter holds.
+
+    Args:
+        saved: the adapter.
+        eta: η of the rule for which the rows are judged; None: the config's.
+
+    Returns:
+        A section.
+    """
+    eta = saved.config.get("eta") if eta is None else eta
+    told = [("pairs", _pairs(saved)), ("trained", _trained(saved))]
+    told += [("factor", _taper(saved, float(eta)))] if eta is not None and _finite(saved.pairs) else []
+    groups: dict[str, list] = {}
+    for pair in saved.pairs:
+        groups.setdefault(pair.name.rpartition(".")[2] or pair.name, []).append(pair)
+    rows = [
+        (
+            name,
+            str(len(own)),
+            _range([f"{one.n1}×{one.n2}" for one in own]),
+            _range([str(one.r) for one in own]),
+            _range([f"{one.scaling:.4g}" for one in own]),
+            "/".join(f"{value:.3g}" for value in _spread(own)) if _finite(own) else "not finite",
+        )
+        for name, own in groups.items()
+    ]
+    table = Table("", ("layers", "pairs", "n₁×n₂", "r", "s", "‖s(BA)_i‖ min/median/max"), rows)
+    return Section("adapter", told, table, {"pairs": [vars(pair) for pair in saved.pairs], "config": saved.config})
+
+
+def switches_of(saved: Saved) -> Switches:
+    """What a saved adapter's config and tensors say is on."""
+    config = saved.config
+    init = config.get("init_lora_weights")
+    named = init if isinstance(init, str) and init.lower().startswith(_PISSA) else None
+    return Switches(
+        config.get("eta"),
+        config.get("variant", "allora"),
+        float(config.get("lora_dropout") or 0.0),
+        bool(config.get("use_dora")) or saved.magnitudes > 0,
+        named,
+    )
+
+
+def _pairs(saved: Saved) -> str:
+    alpha, pairs = saved.config.get("lora_alpha"), saved.pairs
+    rule = "α/√r (rsLoRA)" if saved.config.get("use_rslora") else "α/r"
+    by = f" = {rule}, α = {alpha:g}" if alpha is not None else ""
+    told = f"{len(pairs)}, r = {saved.common('r')}, s = {saved.common('scaling'):.4g}{by}"
+    if len({(pair.r, pair.scaling) for pair in pairs}) > 1:
+        told += " in most"
+    if not saved.scaled:
+        told += ": the file holds no α, so s = 1 is a guess; give --alpha"
+    return told + (f"; {saved.left_out} with no other half or no matrix are left out" if saved.left_out else "")
+
+
+def _finite(pairs: Sequence[SavedPair]) -> bool:
+    return all(pair.norms is not None for pair in pairs)
+
+
+def _trained(saved: Saved) -> str:
+    if not _finite(saved.pairs):
+        count = sum(pair.norms is None for pair in saved.pairs)
+        return f"NO: A or B of {count} pairs is not finite; go back to an earlier checkpoint"
+    zeros = [pair.zero for pair in saved.pairs]
+    if all(zeros):
+        which = {"a": "A", "b": "B"}.get(zeros[0], "a matrix")
+        return f"NO: {which} is 0 in all pairs, so BA is: never trained, or saved before the first step"
+    if any(zeros):
+        return f"in part: BA is 0 in {sum(map(bool, zeros))} of {len(zeros)} pairs"
+    low, middle, high = _spread(saved.pairs)
+    return f"yes: rows of s·BA are {low:.3g} to {high:.3g} long, {middle:.3g} in the median"
+
+
+def _spread(pairs: Sequence[SavedPair]) -> tuple[float, float, float]:
+    lows, middles, highs = zip(*(pair.norms for pair in pairs), strict=True)
+    return min(lows), sorted(middles)[len(middles) // 2], max(highs)
+
+
+def _taper(saved: Saved, eta: float) -> str:
+    low, middle, high = ((1 + eta**2 * value) ** -0.5 for value in _spread(saved.pairs))
+    share = _spread(saved.pairs)[1] * eta**2
+    word = "a constant so far" if high > _CONSTANT else "it tapers"
+    return (
+        f"{word}: rows are {share:.3g} of 1/η² = {eta**-2:.3g} in the median, so ALLoRA's factor is {low:.3g} to "
+        f"{high:.3g} of η = {eta:g} ({middle:.3g})"
+    )
+
+
+def _range(values: Sequence[str]) -> str:
+    kinds = list(dict.fromkeys(values))
+    return kinds[0] if len(kinds) == 1 else f"{kinds[0]} … ({len(kinds)} kinds)"

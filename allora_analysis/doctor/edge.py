@@ -1,0 +1,130 @@
+"""The largest stable learning rate of a pretrained classifier with LoRA, from the curvature of one batch.
+
+`hessian.stable_rate` on A and B of all linear layers, at the start (SGD) or after a few steps at a given rate (Adam
+needs second moments). Checked by `tests/test_doctor_edge.py`; against recorded learning-rate curves by
+`experiments.stable_rates`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from allora_analysis.adaptive.recipe import Recipe
+from allora_analysis.finetune.setting import Setting
+from allora_analysis.validation import ArgumentError, count, positive
+
+
+@dataclass(frozen=True)
+class Edge:
+    """What was found.
+
+    Attributes:
+        rate: the largest stable learning rate.
+        curvature: λ_max over the rates of the trial: of the Hessian (SGD), of the preconditioned one (Adam).
+        threshold: the optimizer's.
+        products: with the Hessian.
+        loss: of the batch.
+        steps: made before.
+    """
+
+    rate: float
+    curvature: float
+    threshold: float
+    products: int
+    loss: float
+    steps: int
+
+
+def edge(
+    source: str,
+    data: str,
+    recipe: Recipe,
+    *,
+    steps: int = 0,
+    batch_size: int = 32,
+    max_length: int = 128,
+    head_lr: float | None = None,
+    clip: float = 1.0,
+    seed: int = 0,
+) -> Edge:
+    """Load, adapt, make the trial steps, measure.
+
+    Args:
+        source: the model: a folder, a GGUF file, or a hub id.
+        data: a folder of train.jsonl and test.jsonl with text and label, or a hub id.
+        recipe: r, α, the rate of the trial steps, the optimizer.
+        steps: trial steps; Adam needs one or more.
+        batch_size: sentences of a step, and of the batch that is measured.
+        max_length: tokens after which a sentence is cut.
+        head_lr: the classifier's rate in the trial; None: the same.
+        clip: of the gradient's norm in the trial; 0: none.
+        seed: of A, the classifier, the sentences.
+
+    Returns:
+        The edge.
+
+    Raises:
+        ArgumentError: what makes no sense, and what `finetune.models.load` and `finetune.data.load` refuse.
+    """
+    import torch
+
+    from allora_analysis.hessian.empirical_risk import evaluating
+    from allora_analysis.hessian.stable_rate import largest_stable_rate
+    from allora_analysis.lora.pairs import lora_pairs
+
+    steps, adam = count("--trial-steps", steps, 0), recipe.optimizer != "sgd"
+    if adam and not steps:
+        raise ArgumentError("--trial-steps must be 1 or more for Adam, whose second moments it needs, received 0")
+    setting = Setting(
+        source, data, "lora", "adamw" if adam else "sgd", recipe.lr, recipe.lr if head_lr is None else head_lr,
+        rank=recipe.r, batch_size=count("--batch-size", batch_size), max_length=max_length,
+        seed=count("--seed", seed, 0),
+    )  # fmt: skip
+    model, optimizer, loss = _prepared(setting, recipe, steps)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss(step).backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(trained, positive("--max-grad-norm", clip))
+        optimizer.step()
+    adapters = [part for pair in lora_pairs(model) for part in (pair.a, pair.b)]
+    with evaluating(model):
+        found = largest_stable_rate(adapters, optimizer, lambda: loss(steps), seed=seed)
+    rate, curvature = recipe.lr * found.multiple, found.curvature / recipe.lr
+    return Edge(rate, curvature, found.threshold, found.products, found.loss, steps)
+
+
+def _prepared(setting: Setting, recipe: Recipe, steps: int) -> tuple[Any, Any, Callable[[int], Any]]:
+    # The model with its adapters, without dropout, its optimizer, and the loss of the batch of a step.
+    import torch
+
+    from allora_analysis.finetune import arms, models
+    from allora_analysis.finetune import data as texts
+    from allora_analysis.lora.pairs import lora_pairs
+
+    read, size = texts.load(setting.data), setting.batch_size
+    if read.classes is None:
+        raise ArgumentError(f"data {read.name!r}: is multiple choice; sentences with a label are wanted")
+    split = read.splits["train"]
+    if len(split) < size * (steps + 1):
+        raise ArgumentError(
+            f"--trial-steps: {steps + 1} batches of {size} want more than the {len(split)} rows of the data"
+        )
+    torch.manual_seed(setting.seed)
+    pretrained = models.load(setting.model, read.classes, attention="eager")
+    model = arms.adapt(pretrained.model, setting).eval()
+    for pair in lora_pairs(model):
+        pair.module.scaling[pair.adapter] = recipe.scaling
+    order = torch.randperm(len(split)).tolist()
+
+    def loss(step: int) -> Any:
+        drawn = order[step * size : (step + 1) * size]
+        texts_drawn, labels = [split.texts[i] for i in drawn], torch.tensor([split.labels[i] for i in drawn])
+        cut = {"padding": True, "truncation": True, "max_length": setting.max_length}
+        inputs = pretrained.tokenizer(texts_drawn, return_tensors="pt", **cut)
+        return torch.nn.functional.cross_entropy(model(**inputs).logits, labels)
+
+    return model, arms.optimizer(model, setting), loss

@@ -1,0 +1,190 @@
+"""An adapter as a library saved it: pairs by name and shape, scaling, row norms. No base model, no pickle.
+
+PEFT's folders, and `.safetensors` files of kohya's scripts, torchtune's or loralib's names. Checked by
+`tests/test_doctor_saved.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from allora_analysis.validation import ArgumentError
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_PICKLES = ("adapter_model.bin", "*.bin", "*.pt", "*.pth", "*.ckpt")
+_KEY = re.compile(r"^(?P<layer>.*?)[._]?(?P<side>lora_(?:embedding_)?[AB]|lora_[ab]|lora_down|lora_up)(?:\.[^.]+)*$")
+_A_SIDES = ("lora_A", "lora_a", "lora_down", "lora_embedding_A")
+
+
+@dataclass(frozen=True)
+class SavedPair:
+    """A pair of a file.
+
+    Attributes:
+        name: the layer's.
+        n1: outputs.
+        n2: inputs.
+        r: the rank.
+        scaling: s.
+        norms: smallest, median and largest ‖s(BA)_i‖; None where A or B is not finite.
+        zero: "a", "b", "both" or "": the matrix that is 0.
+    """
+
+    name: str
+    n1: int
+    n2: int
+    r: int
+    scaling: float
+    norms: tuple[float, float, float] | None
+    zero: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A file's pairs and what its config says.
+
+    Attributes:
+        pairs: in the file's order.
+        config: adapter_config.json's, or empty.
+        scaled: the scaling is known: from a config, from an alpha in the file, or given.
+        magnitudes: DoRA's vectors in the file.
+        left_out: A or B without its other half, or no matrices (a convolution's).
+    """
+
+    pairs: tuple[SavedPair, ...]
+    config: dict[str, Any]
+    scaled: bool
+    magnitudes: int
+    left_out: int
+
+    def common(self, field: str) -> Any:
+        """The value that most pairs have.
+
+        Args:
+            field: of `SavedPair`.
+
+        Returns:
+            The value.
+        """
+        return Counter(getattr(pair, field) for pair in self.pairs).most_common(1)[0][0]
+
+
+def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
+    """Read an adapter's folder or its .safetensors file.
+
+    Args:
+        path: the folder or the file.
+        alpha: α where neither a config nor the file holds one.
+        rslora: likewise: s = α/√r.
+
+    Returns:
+        The adapter.
+
+    Raises:
+        ArgumentError: nothing there, a pickle, a file that cannot be read, or no LoRA pair in it.
+    """
+    weights, config = _files(path)
+    tensors = _tensors(weights)
+    sides: dict[str, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        if found := _KEY.match(key):
+            sides.setdefault(found["layer"], {})["a" if found["side"] in _A_SIDES else "b"] = value
+    alphas = {key.removesuffix(".alpha"): float(value) for key, value in tensors.items() if key.endswith(".alpha")}
+    given = {"lora_alpha": alpha, "use_rslora": rslora} if alpha is not None else {}
+    whole = {name: part for name, part in sides.items() if _whole(part)}
+    pairs = tuple(_pair(name, part, config or given, alphas.get(name)) for name, part in whole.items())
+    if not pairs:
+        raise ArgumentError(
+            f"{path}: no LoRA pair (lora_A and lora_B, lora_down and lora_up, …) among {len(tensors)} tensors"
+        )
+    known = bool(config.get("lora_alpha") or given or alphas)
+    magnitudes = sum("lora_magnitude_vector" in key or key.endswith("dora_scale") for key in tensors)
+    return Saved(pairs, config, known, magnitudes, len(sides) - len(whole))
+
+
+def _files(path: Path) -> tuple[Path, dict[str, Any]]:
+    if not os.path.exists(path):
+        raise ArgumentError(f"adapter {str(path)!r}: no such folder or file; give a saved adapter's folder")
+    weights = path / WEIGHTS if path.is_dir() else path
+    if path.is_dir() and not weights.exists():
+        others = sorted(path.glob("*.safetensors"))
+        if len(others) == 1:
+            weights = others[0]
+        elif any(next(path.glob(name), None) for name in _PICKLES):
+            raise ArgumentError(
+                f"adapter {str(path)!r}: holds a pickle, which runs code when read; save as safetensors"
+            )
+        else:
+            raise ArgumentError(f"adapter {str(path)!r}: holds no {WEIGHTS}; save_pretrained writes it")
+    if weights.suffix != ".safetensors":
+        raise ArgumentError(
+            f"adapter {str(path)!r}: a .safetensors file wanted; others are pickles, which run code when read"
+        )
+    config = weights.parent / CONFIG
+    if not config.exists():
+        return weights, {}
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArgumentError(f"{config}: is no JSON ({error}); save the adapter again") from None
+    if not isinstance(found, dict) or not str(found.get("peft_type", "LORA")).startswith(("LORA", "ASF_LORA")):
+        kind = found.get("peft_type") if isinstance(found, dict) else type(found).__name__
+        raise ArgumentError(f"{config}: LoRA's config wanted, received {kind!r}")
+    return weights, found
+
+
+def _tensors(weights: Path) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ModuleNotFoundError:
+        raise ArgumentError("safetensors is not installed: pip install 'allora-analysis[llm]'") from None
+    try:
+        with safe_open(str(weights), framework="pt") as opened:
+            keys = [key for key in opened.keys() if "lora_" in key or key.endswith((".alpha", "dora_scale"))]  # noqa: SIM118
+            return {key: opened.get_tensor(key) for key in keys}
+    except SafetensorError as error:
+        raise ArgumentError(
+            f"{weights}: cannot be read as safetensors ({error!s:.80}); save or fetch it again"
+        ) from None
+
+
+def _whole(part: dict[str, Any]) -> bool:
+    a, b = part.get("a"), part.get("b")
+    return a is not None and b is not None and a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1]
+
+
+def _pair(name: str, part: dict[str, Any], config: dict[str, Any], own_alpha: float | None) -> SavedPair:
+    import torch
+
+    from allora_analysis.lora.autograd import norms_of_rows
+
+    a, b = part["a"].double(), part["b"].double()
+    r, short = a.shape[0], name.removeprefix("base_model.model.")
+    scaling = _scaling(short, r, config, own_alpha)
+    spread = None
+    if torch.isfinite(a).all() and torch.isfinite(b).all():
+        rows = abs(scaling) * norms_of_rows(a, b)
+        spread = (float(rows.min()), float(rows.median()), float(rows.max()))
+    zero = ("both" if not b.any() else "a") if not a.any() else "" if b.any() else "b"
+    return SavedPair(short, b.shape[0], a.shape[1], r, scaling, spread, zero)
+
+
+def _scaling(name: str, r: int, config: dict[str, Any], own_alpha: float | None) -> float:
+    # PEFT's patterns: the first key that matches the end of the layer's name.
+    if own_alpha is not None:
+        return own_alpha / r
+    alpha = config.get("lora_alpha")
+    for key, value in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({key})$", name):
+            alpha = value
+            break
+    if alpha is None:
+        return 1.0
+    return float(alpha) / (math.sqrt(r) if config.get("use_rslora") else r)

@@ -1,0 +1,188 @@
+"""How many seeds until a gap of x points between two methods means anything: from one's own numbers or from records.
+
+The differences of two methods on the same seeds have a standard deviation; the paired t-test needs so many seeds to see
+a gap with power 0.8 at level 0.05 (`statistics.required_n`), and as many at the ends of that deviation's 90 % interval.
+Checked by `tests/test_doctor_seeds.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from allora_analysis import records
+from allora_analysis.finetune.results import check_result
+from allora_analysis.finetune.setting import PROTOCOL, RESULTS, STUDY
+from allora_analysis.grid.reading import final_value
+from allora_analysis.statistics import required_n, required_n_interval
+from allora_analysis.study import Table
+from allora_analysis.validation import ArgumentError, positive
+
+LEAST = 3
+_OWN = ("arm", "eta2", "seed")
+
+
+@dataclass(frozen=True)
+class Needed:
+    """The seeds that a gap needs.
+
+    Attributes:
+        what: whose differences.
+        pairs: how many seeds the deviation comes from; None: it was given.
+        mean: of the differences, points; None as above.
+        deviation: their standard deviation, points.
+        seeds: needed.
+        low: at the lower end of the deviation's interval; None where it was given.
+        high: at the upper end.
+    """
+
+    what: str
+    pairs: int | None
+    mean: float | None
+    deviation: float
+    seeds: int
+    low: int | None
+    high: int | None
+
+
+def from_deviation(gap: float, deviation: float) -> Needed:
+    """Of a deviation of the paired differences that is known.
+
+    Args:
+        gap: to see, in points.
+        deviation: in points.
+
+    Returns:
+        The seeds.
+    """
+    gap, deviation = positive("--gap", gap), positive("--sd", deviation)
+    return Needed("the deviation given", None, None, deviation, required_n(gap, deviation), None, None)
+
+
+def from_scores(gap: float, scores: Sequence[float], baseline: Sequence[float], what: str = "your scores") -> Needed:
+    """Of two methods' scores on the same seeds, in order.
+
+    Args:
+        gap: to see, in points.
+        scores: of one method, in points.
+        baseline: of the other.
+        what: whose.
+
+    Returns:
+        The seeds.
+
+    Raises:
+        ArgumentError: lists of different lengths, fewer than two seeds, or differences that are all the same.
+    """
+    if len(scores) != len(baseline) or len(scores) < 2:
+        raise ArgumentError(
+            f"--scores and --baseline must be of the same seeds, 2 or more, received {len(scores)} and {len(baseline)}"
+        )
+    differences = np.subtract(scores, baseline)
+    if not np.isfinite(differences).all():
+        raise ArgumentError("--scores and --baseline must be finite numbers")
+    deviation = float(np.std(differences, ddof=1))
+    if deviation <= 1e-9 * float(np.abs(differences).max()):
+        raise ArgumentError("--scores and --baseline differ by the same on every seed: no spread to judge a gap by")
+    gap = positive("--gap", gap)
+    low, high = required_n_interval(gap, deviation, len(scores) - 1)
+    return Needed(what, len(scores), float(differences.mean()), deviation, required_n(gap, deviation), low, high)
+
+
+def from_records(gap: float, folder: Path | None, arm: str = "allora_0", reference: str = "lora") -> list[Needed]:
+    """Of recorded fine-tuning runs: two arms at the same settings, on three shared seeds or more.
+
+    Args:
+        gap: to see, in points of test accuracy.
+        folder: of records; None: those that come with the package.
+        arm: one.
+        reference: the other.
+
+    Returns:
+        A setting each, those with most seeds first.
+
+    Raises:
+        ArgumentError: no such pair of runs.
+    """
+    groups: dict[tuple, dict[str, dict[int, tuple[float, float]]]] = {}
+    for record in _records(RESULTS if folder is None else folder):
+        config = record.config
+        if config["arm"] in (arm, reference):
+            key = tuple((name, str(value)) for name, value in sorted(config.items()) if name not in _OWN)
+            runs = groups.setdefault(key, {}).setdefault(config["arm"], {})
+            # Of several η² the largest: the paper's strongest.
+            runs[config["seed"]] = max(runs.get(config["seed"], (-1.0, 0.0)), (config["eta2"] or 0.0, _points(record)))
+    found = []
+    for key, arms in groups.items():
+        shared = sorted(set(arms.get(arm, ())) & set(arms.get(reference, ())))
+        if len(shared) >= LEAST:
+            one, other = ([arms[name][seed][1] for seed in shared] for name in (arm, reference))
+            if np.ptp(np.subtract(one, other)) > 0:
+                found.append(from_scores(gap, one, other, _words(dict(key), arm, reference)))
+    if not found:
+        raise ArgumentError(f"--results: no setting has {arm} and {reference} on {LEAST} shared seeds; give --scores")
+    return sorted(found, key=lambda one: (-(one.pairs or 0), one.deviation))
+
+
+def _records(folder: Path) -> list[records.Record]:
+    found = [records.load(path) for path in records.record_files(folder)]
+    kept = [record for record in found if (record.study, record.protocol) == (STUDY, PROTOCOL)]
+    for record in kept:
+        check_result(record.path.name, record.result)
+    return kept
+
+
+def _points(record: records.Record) -> float:
+    return 100 * final_value(record.result, "test_accuracy")
+
+
+def _words(config: dict[str, str], arm: str, reference: str) -> str:
+    return (
+        f"{arm} − {reference}: {config['model']}, {config['optimizer']} at {float(config['learning_rate']):g}, "
+        f"{config['schedule']}" + (f", drop rate {config['drop_rate']}" if float(config["drop_rate"]) else "")
+    )
+
+
+def words(needed: Needed, gap: float) -> str:
+    """The answer in a line.
+
+    Args:
+        needed: the seeds.
+        gap: in points.
+
+    Returns:
+        A sentence.
+    """
+    interval = "" if needed.low is None else f" ({needed.low} to {needed.high})"
+    seen = "" if needed.pairs is None else f" over {needed.pairs} seeds, mean {needed.mean:+.2f}"
+    return (
+        f"{needed.seeds} seeds{interval} to see a gap of {gap:g} points: differences have a standard deviation of "
+        f"{needed.deviation:.2f}{seen}"
+    )
+
+
+def table(found: Sequence[Needed]) -> Table:
+    """Several settings' answers.
+
+    Args:
+        found: of records.
+
+    Returns:
+        A table.
+    """
+    columns = ("differences, same seeds", "seeds recorded", "mean", "standard deviation", "seeds needed", "90 %")
+    rows = [
+        (
+            one.what,
+            str(one.pairs),
+            f"{one.mean:+.2f}",
+            f"{one.deviation:.2f}",
+            str(one.seeds),
+            f"{one.low} to {one.high}",
+        )
+        for one in found
+    ]
+    return Table("", columns, rows, ["Points; paired t-test, power 0.8, level 0.05, two-sided."])

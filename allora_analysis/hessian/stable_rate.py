@@ -1,0 +1,185 @@
+"""The largest stable learning rate: where a quadratic loss of this curvature would start to grow under the optimizer.
+
+On a quadratic with Hessian H, x ← x − D·m with D = diag(rates)/P and m the (averaged) gradient is stable while the
+largest eigenvalue of D^½HD^½ stays below
+
+    2 for SGD,  2(1 + β) with momentum,  2(1 + β)/(1 + 2β) with Nesterov's,  2(1 + β₁)/(1 − β₁) for Adam (38 at 0.9),
+
+P = 1 or Adam's √v̂ + ε, taken as constant (Cohen et al. 2022, "Adaptive gradient methods at the edge of stability"). So
+all rates may be multiplied by threshold/λ_max. λ_max is the largest eigenvalue, by Lanczos on products with the Hessian
+of the loss of one batch (reverse over reverse). It says where this quadratic grows, at these parameters and this P;
+that a network's curvature changes with the rate at which it is trained is another matter.
+
+Checked by `tests/test_hessian_stable_rate.py` against dense Hessians, and against torch's optimizers on quadratics on
+both sides of the edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from allora_analysis.validation import ArgumentError, positive
+
+_STEPS = 300  # Lanczos restarts
+
+
+@dataclass(frozen=True)
+class StableRate:
+    """The edge on one batch.
+
+    Attributes:
+        multiple: what all rates of the parameters may be multiplied by.
+        curvature: λ_max of D^½HD^½.
+        threshold: the optimizer's.
+        products: with the Hessian.
+        loss: on the batch.
+    """
+
+    multiple: float
+    curvature: float
+    threshold: float
+    products: int
+    loss: float
+
+
+def threshold(optimizer: Any) -> float:
+    """The λ_max of D^½HD^½ from which torch's SGD, Adam or AdamW amplifies a quadratic, by its first group.
+
+    Args:
+        optimizer: an optimizer of torch.
+
+    Returns:
+        2, 2(1 + β), … as in the module's docstring.
+
+    Raises:
+        ArgumentError: another optimizer.
+    """
+    group = optimizer.param_groups[0]
+    if "betas" in group and "eps" in group and _is(optimizer, "Adam"):
+        beta = float(group["betas"][0])
+        return 2 * (1 + beta) / (1 - beta)
+    if "momentum" in group and _is(optimizer, "SGD"):
+        beta = float(group["momentum"])
+        damped = 1 - float(group.get("dampening", 0.0)) if beta else 1.0
+        return 2 * (1 + beta) / ((1 + 2 * beta) if group.get("nesterov") else damped)
+    raise ArgumentError(f"optimizer: SGD, Adam or AdamW wanted, received {type(optimizer).__name__}")
+
+
+def _is(optimizer: Any, word: str) -> bool:
+    return any(word in kind.__name__ for kind in type(optimizer).__mro__)
+
+
+def step_sizes(optimizer: Any, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """D: each entry's rate, over Adam's √v̂ + ε.
+
+    Args:
+        optimizer: SGD, Adam or AdamW; Adam's after a step at least.
+        parameters: that it holds.
+
+    Returns:
+        A tensor of the shape of each parameter.
+
+    Raises:
+        ArgumentError: a parameter that it does not hold, or Adam before its first step.
+    """
+    homes = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    found = []
+    for parameter in parameters:
+        group = homes.get(id(parameter))
+        if group is None:
+            raise ArgumentError("optimizer: does not hold all of the parameters; build it after the adapters")
+        size = torch.full_like(parameter, float(group["lr"]), requires_grad=False)
+        if "betas" in group:
+            state = optimizer.state.get(parameter, {})
+            if "exp_avg_sq" not in state:
+                raise ArgumentError("optimizer: Adam has no second moments yet; make a few steps first")
+            corrected = state["exp_avg_sq"] / (1 - float(group["betas"][1]) ** float(state["step"]))
+            size = size / (corrected.sqrt() + float(group["eps"]))
+        found.append(size)
+    return found
+
+
+def largest_stable_rate(
+    parameters: Sequence[Tensor], optimizer: Any, loss: Callable[[], Tensor], tolerance: float = 0.02, seed: int = 0
+) -> StableRate:
+    """By how much the rates may be multiplied before a quadratic of the loss's curvature in these parameters grows.
+
+    The loss must be the same at every call (no dropout, one batch) and twice differentiable; for transformers load the
+    model with attn_implementation="eager".
+
+    Args:
+        parameters: A and B, say; the curvature is in them alone.
+        optimizer: that trains them: torch's SGD, Adam or AdamW, or a class of theirs.
+        loss: a scalar of the parameters.
+        tolerance: of λ_max, relative.
+        seed: of the start vector.
+
+    Returns:
+        The multiple, and what it rests on.
+
+    Raises:
+        ArgumentError: nothing to train, an optimizer of another kind or (Adam) before its first step, a loss without
+            second derivatives, or whose curvature is nowhere positive.
+    """
+    parameters, edge = list(parameters), threshold(optimizer)
+    if not parameters:
+        raise ArgumentError("parameters must have at least one tensor, received none")
+    roots = torch.cat([size.reshape(-1).double().sqrt() for size in step_sizes(optimizer, parameters)])
+    value, product = _product(parameters, loss, roots)
+    curvature, products = _largest(product, roots.numel(), positive("tolerance", tolerance), seed)
+    if not curvature > 0:
+        raise ArgumentError(f"loss: its largest curvature is {curvature:.3g}, so that no rate is too large here")
+    return StableRate(edge / curvature, curvature, edge, products, value)
+
+
+def _product(
+    parameters: Sequence[Tensor], loss: Callable[[], Tensor], roots: Tensor
+) -> tuple[float, Callable[[np.ndarray], np.ndarray]]:
+    try:
+        value = loss()
+        slopes = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
+        slope = torch.cat([part.reshape(-1) for part in slopes])
+
+        def product(v: np.ndarray) -> np.ndarray:
+            vector = (roots * torch.as_tensor(v.ravel(), device=roots.device)).to(slope.dtype)
+            parts = torch.autograd.grad(
+                slope, parameters, vector, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            flat = torch.cat([part.reshape(-1) for part in parts]).double()
+            return (roots * flat).cpu().numpy()
+
+        product(np.ones(roots.numel()))
+    except (RuntimeError, NotImplementedError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ArgumentError(
+            f"loss: has no second derivative here ({first:.120}); for transformers load the model with "
+            'attn_implementation="eager"'
+        ) from error
+    return float(value.detach()), product
+
+
+def _largest(
+    product: Callable[[np.ndarray], np.ndarray], dimension: int, tolerance: float, seed: int
+) -> tuple[float, int]:
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    spent = 0
+
+    def counted(v: np.ndarray) -> np.ndarray:
+        nonlocal spent
+        spent += 1
+        return product(v)
+
+    if dimension <= 32:
+        dense = np.stack([counted(column) for column in np.eye(dimension)], axis=1)
+        return float(np.linalg.eigvalsh((dense + dense.T) / 2)[-1]), spent
+    operator = LinearOperator((dimension, dimension), matvec=counted, dtype=np.float64)
+    start = np.random.default_rng(seed).standard_normal(dimension)
+    options = {"tol": tolerance, "ncv": 12, "maxiter": _STEPS, "v0": start, "return_eigenvectors": False}
+    return float(eigsh(operator, 1, which="LA", **options)[0]), spent

@@ -1,0 +1,80 @@
+"""What the rates of a live optimizer come to, in any LoRA: at s = 1, in BA's first step, and beside LoRA+ and a head.
+
+Checked by `tests/test_lora_doctor_rates.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from allora_analysis.adaptive.recipe import Recipe, rates
+from allora_analysis.lora.doctor.measured import LayerReport, OptimizerEffect
+from allora_analysis.lora.pairs import Pair
+
+_SETTINGS = ("weight_decay", "betas", "eps", "momentum")
+
+
+def on_rates(
+    pairs: Sequence[Pair], layers: Sequence[LayerReport], homes: dict[int, Any], optimizer: OptimizerEffect | None
+) -> Iterator[tuple[str, str, str]]:
+    """Level, code and text of each finding.
+
+    Args:
+        pairs: the model's.
+        layers: their reports.
+        homes: each parameter's group, by its id.
+        optimizer: what it is, or None.
+
+    Yields:
+        The findings.
+    """
+    if any("Dora" in pair.variant for pair in pairs):
+        yield "note", "DoRA", "DoRA is on: ΔW is more than s·BA, and rates and row norms are of its BA alone"
+    whole = [(pair, row) for pair, row in zip(pairs, layers, strict=True) if None not in row.rates]
+    if optimizer is None or not whole:
+        return
+    if told := _at_scaling_one(whole, optimizer):
+        yield "note", "rates", told
+    yield from _on_groups([pair for pair, _ in whole], homes, optimizer.name)
+
+
+def _at_scaling_one(whole: Sequence[tuple[Pair, LayerReport]], optimizer: OptimizerEffect) -> str | None:
+    # Of the most frequent kind of layer; an optimizer between Adam's and SGD's has no such rate.
+    kind = None if optimizer.response is None else "sgd" if optimizer.response > 0.9 else "adamw"
+    kinds = Counter((row.rank, abs(row.scaling), *row.rates, pair.a.shape[1]) for pair, row in whole)
+    (r, scaling, rate_a, rate_b, width), many = kinds.most_common(1)[0]
+    if kind is None or not min(scaling, rate_a, rate_b) > 0 or 0.1 < optimizer.response <= 0.9:
+        return None
+    found = rates(Recipe(r, scaling * r, rate_a, kind, loraplus_ratio=rate_b / rate_a, width=width))
+    step = "full fine-tuning's at rate" if kind == "sgd" else "its entries move by (RMS)"
+    some = "" if len(kinds) == 1 else f" in {many} of {len(whole)} layers"
+    return (
+        f"s = {scaling:.4g}, rates {rate_a:.3g} (A) and {rate_b:.3g} (B){some}: at s = 1 these are {found.a:.3g} and "
+        f"{found.b:.3g}; first step of s·BA from B = 0 (A as a linear layer starts): {step} {found.first_step:.3g}"
+    )
+
+
+def _on_groups(pairs: Sequence[Pair], homes: dict[int, Any], name: str) -> Iterator[tuple[str, str, str]]:
+    ratios = {round(homes[id(pair.b)]["lr"] / homes[id(pair.a)]["lr"], 6) for pair in pairs if homes[id(pair.a)]["lr"]}
+    if ratios - {1.0}:
+        told = ", ".join(f"{ratio:g}" for ratio in sorted(ratios))
+        yield "note", "LoRA+", f"LoRA+ is on: {name} trains B at {told} times A's rate"
+    differ = [
+        f"{key} {homes[id(pair.a)][key]} for A and {homes[id(pair.b)][key]} for B"
+        for pair in pairs[:1]
+        for key in _SETTINGS
+        if key in homes[id(pair.a)] and homes[id(pair.a)][key] != homes[id(pair.b)].get(key)
+    ]
+    if differ:
+        yield "note", "groups", f"A and B differ in more than the rate: {'; '.join(differ)}"
+    own = {id(part) for pair in pairs for part in (pair.a, pair.b)}
+    groups = list({id(group): group for group in homes.values()}.values())
+    if len({id(homes[key]) for key in own}) < 2:
+        return
+    with_b = [group for group in groups if any(id(pair.b) in map(id, group["params"]) for pair in pairs)]
+    same_rate = {group["lr"] for group in with_b}
+    others = sum(id(p) not in own for group in groups if group["lr"] in same_rate for p in group["params"])
+    if others and ratios - {1.0}:
+        yield "note", "head", f"{others} other parameters (a head's, a bias) train at B's rate, not at A's"

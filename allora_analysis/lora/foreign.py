@@ -1,0 +1,213 @@
+"""The LoRA pairs of any library, found by name and shape, and what each layer does, tried on the layer itself.
+
+A layer is a module with two matrices, (r, n₂) and (n₁, r), as parameters or as modules with a `weight`, named as PEFT,
+loralib, torchtune, kohya's scripts and their like name them (`SIDES`). Nothing else is looked up that can be tried: on
+random inputs, with a random B in B's place, the forward pass gives the scaling s, and B's gradient over LoRA's a factor
+d_i for each row, which is ALLoRA's where 1/d_i² − u_i is one constant 1/η² for row norms u_i from 0 to far above it.
+The layer keeps its B, its mode, its gradients and the random state. Checked by `tests/test_lora_foreign.py` on small
+doubles of such libraries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from allora_analysis.lora.autograd import norms_of_rows
+from allora_analysis.lora.pairs import Pair, chained, lora_pairs
+
+# What libraries call A and B.
+SIDES = {"lora_A": "lora_B", "lora_a": "lora_b", "lora_down": "lora_up", "lora_embedding_A": "lora_embedding_B"}
+_TOKENS = 8
+_TOLERANCE = 1e-3
+_DROPOUTS = ("lora_dropout", "dropout", "drop", "module_dropout")
+
+
+def any_pairs(model: nn.Module) -> tuple[Pair, ...]:
+    """The pairs of `lora_pairs`, then those of other libraries.
+
+    Args:
+        model: any model.
+
+    Returns:
+        The pairs; none if nothing in it looks like LoRA.
+    """
+    own = lora_pairs(model)
+    taken = {id(part) for pair in own for part in (pair.a, pair.b)}
+    others = (_foreign(name, module) for name, module in model.named_modules())
+    return own + tuple(pair for pair in others if pair is not None and not taken & {id(pair.a), id(pair.b)})
+
+
+def _foreign(name: str, module: nn.Module) -> Pair | None:
+    for one, other in SIDES.items():
+        a, b = (_matrix(module, side) for side in (one, other))
+        if a is not None and b is not None and chained(a, b):
+            return _tried(Pair(name, None, module, a, b, 1.0, **_flags(module)))
+    return None
+
+
+def _matrix(module: nn.Module, side: str) -> Tensor | None:
+    part = module._parameters.get(side, module._modules.get(side))
+    part = getattr(part, "weight", None) if isinstance(part, nn.Module) else part
+    return part if isinstance(part, Tensor) and part.ndim == 2 else None
+
+
+def _flags(module: nn.Module) -> dict[str, Any]:
+    found = (getattr(module, name, None) for name in _DROPOUTS)
+    rates = [float(getattr(one, "p", one)) for one in found if isinstance(getattr(one, "p", one), float | int)]
+    disabled = getattr(module, "disabled", False) is True or getattr(module, "enabled", True) is False
+    return {
+        "drop_rate": max(rates, default=0.0),
+        "disabled": disabled,
+        "merged": getattr(module, "merged", False) is True,
+    }
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a layer does with a random B in B's place.
+
+    Attributes:
+        scaling: s, by least squares.
+        is_product: what the layer adds is s·BA.
+        factors: B's gradient over LoRA's, a row; None where it is not that of LoRA times a number for each row.
+        norms: ‖(BA)_i‖.
+    """
+
+    scaling: float
+    is_product: bool
+    factors: Tensor | None
+    norms: Tensor
+
+
+def _tried(pair: Pair) -> Pair:
+    try:
+        found = trial(pair)
+    except Exception:  # another's forward, called in a way that it may not foresee
+        found = None
+    if found is None:
+        return replace(pair, scaling=_stated(pair.module))
+    variant, eta = rule(found)
+    adaptor = None if eta is None else "inverse_sqrt"
+    return replace(pair, scaling=found.scaling, variant=variant, eta=eta, adaptor=adaptor)
+
+
+def _stated(module: Any) -> float:
+    """A layer's scaling as it states it, where it cannot be tried."""
+    for name in ("scaling", "scale"):
+        if isinstance(value := getattr(module, name, None), float | int):
+            return float(value)
+    rank = getattr(module, "rank", getattr(module, "r", None))
+    alpha = getattr(module, "alpha", getattr(module, "lora_alpha", None))
+    return float(alpha) / rank if rank and alpha is not None else 1.0
+
+
+def trial(pair: Pair) -> Trial:
+    """Try a layer: s by least squares on the forward pass, d_i on B's gradient.
+
+    Args:
+        pair: a pair whose layer takes (tokens, n₂).
+
+    Returns:
+        What was found.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator).to(pair.b)
+
+    (n1, r), n2 = pair.b.shape, pair.a.shape[1]
+    x, v = normal(_TOKENS, n2), normal(_TOKENS, n1)
+    scale = 10.0 ** torch.linspace(-3, 1, n1).to(pair.b)[:, None]
+    other = scale * normal(n1, r) / float(pair.a.detach().norm() / r**0.5 or 1.0)
+    with _quietly(pair, torch.zeros_like(other)), torch.no_grad():
+        without = pair.module(x)
+    with _quietly(pair, other), torch.enable_grad():
+        b = pair.b
+        wanted = b.requires_grad
+        b.requires_grad_(True)
+        try:
+            output = pair.module(x)
+            (found,) = torch.autograd.grad((output * v).sum(), b)
+        finally:
+            b.requires_grad_(wanted)
+    hidden = x @ pair.a.detach().T
+    added, plain = (output.detach() - without).double(), (hidden @ other.T).double()
+    scaling = float((added * plain).sum() / (plain * plain).sum())
+    is_product = float((added - scaling * plain).norm()) <= _TOLERANCE * float(added.norm())
+    lora = scaling * v.T @ hidden
+    factors = (found * lora).sum(1) / (lora * lora).sum(1)
+    whole = (found - factors[:, None] * lora).norm() <= _TOLERANCE * found.norm()
+    with torch.no_grad():
+        norms = norms_of_rows(pair.a, other)
+    return Trial(scaling, is_product, factors.double() if whole else None, norms.double())
+
+
+def rule(found: Trial) -> tuple[str, float | None]:
+    """LoRA, or ALLoRA with its η: is 1/d_i² − u_i the same for all rows, u_i = |s|‖(BA)_i‖ (or without s)?
+
+    Args:
+        found: a trial.
+
+    Returns:
+        "allora" and η; "lora" for any other gradient (`doctor.measured` says where it is not LoRA's); "another" for a
+        layer that adds something else than s·BA.
+    """
+    d = found.factors
+    if not found.is_product:
+        return "another", None
+    if d is None or not bool((d > 0).all()) or float((d - 1).abs().max()) <= _TOLERANCE:
+        return "lora", None
+    for norms in (abs(found.scaling) * found.norms, found.norms):
+        rest = d**-2 - norms
+        # The smallest rows say it: at the largest ones 1/η² is lost beside u_i.
+        eta = float(rest[norms.argmin()].clamp_min(1e-300)) ** -0.5
+        expected = (norms + eta**-2) ** -0.5
+        if bool(((d - expected).abs() <= 10 * _TOLERANCE * expected).all()):
+            return "allora", eta
+    return "lora", None
+
+
+def dropout_applied(pair: Pair) -> bool | None:
+    """Whether two forward passes of a layer in training differ, but for the random state.
+
+    Args:
+        pair: a pair.
+
+    Returns:
+        True or False; None where the layer cannot be tried.
+    """
+    x = torch.randn(_TOKENS, pair.a.shape[1], generator=torch.Generator().manual_seed(0))
+    base = getattr(getattr(pair.module, "base_layer", getattr(pair.module, "base", None)), "weight", pair.a)
+    x = x.to(base.device, base.dtype if base.is_floating_point() else pair.a.dtype)
+    outputs = []
+    try:
+        for seed in (0, 1):
+            with _quietly(pair, torch.ones_like(pair.b), training=True), torch.no_grad():
+                torch.manual_seed(seed)
+                outputs.append(pair.module(x))
+    except Exception:  # as in `_tried`
+        return None
+    return not torch.equal(*outputs)
+
+
+@contextmanager
+def _quietly(pair: Pair, b: Tensor, training: bool = False) -> Iterator[None]:
+    # Another B, and the mode, set on the modules themselves: loralib's `train` and `eval` merge the weights.
+    modes = [(part, part.training) for part in pair.module.modules()]
+    own, matrix = pair.b.data, pair.b
+    with torch.random.fork_rng(devices=[pair.b.device] if pair.b.is_cuda else []):
+        try:
+            matrix.data = b.to(own)
+            for part, _ in modes:
+                part.training = training
+            yield
+        finally:
+            matrix.data = own
+            for part, mode in modes:
+                part.training = mode

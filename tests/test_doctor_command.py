@@ -1,0 +1,165 @@
+"""`python -m allora_analysis.doctor`, as a user calls it: what it answers, its JSON, its one-line errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from allora_analysis.adaptive.recipe import Recipe, rates
+from allora_analysis.doctor.__main__ import main
+from tests.saved_adapters import peft_folder, single_file
+
+ROOT = Path(__file__).parents[1]
+RUN = ["--r", "16", "--alpha", "32", "--lr", "2e-4"]
+
+
+def said(capsys, *words):
+    assert main([*map(str, words)]) == 0
+    return capsys.readouterr().out
+
+
+def document(capsys, *words):
+    return json.loads(said(capsys, *words, "--json", "-"), parse_constant=pytest.fail)
+
+
+def test_help_is_quick_light_and_has_an_example():
+    code = "import sys; from allora_analysis.doctor.__main__ import main\n"
+    code += (
+        "try: main(['--help'])\nfinally: print(*[m for m in ('torch', 'scipy', 'transformers') if m in sys.modules])"
+    )
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--r 16 --alpha 32 --lr 2e-4" in done.stdout
+    assert "{adamw,adam,sgd}" in done.stdout
+    assert done.stdout.splitlines()[-1] == ""  # nothing heavy
+
+
+def test_a_runs_settings(capsys):
+    told = document(capsys, *RUN, "--width", 4096, "--weight-decay", 0.01, "--max-grad-norm", 1, "--warmup-steps", 100)
+    recipe = told["recipe"]
+    assert recipe["b"] == pytest.approx(4e-4)
+    assert recipe["first_step"] == pytest.approx(rates(Recipe(16, 32.0, 2e-4, width=4096)).first_step)
+    for topic in ("scaling", "rate of A", "rate of B", "first step of BA", "clipping", "warm-up", "weight decay"):
+        assert recipe["answers"][topic]
+    assert recipe["answers"]["α × 4 or rate × 4"].startswith("no: α × 4 is B's rate × 4 alone")
+    first, second, third = told["equivalent"]["settings"]
+    assert (first["alpha"], second["alpha"], second["rate_b"]) == (32, 16, pytest.approx(4e-4))
+    assert third["init_a"] == pytest.approx(2**0.5)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--eta", 2], "undone, Adam divides"),
+        (["--eta", 2, "--optimizer", "sgd"], "η = 2: on"),
+        (["--eta", 2, "--optimizer", "sgd", "--max-grad-norm", 1], "but for clipping at 1"),
+        (["--lora-dropout", 0.05], "0.05, on the adapter's input"),
+        (["--dora"], "more than s·BA"),
+        (["--loraplus-ratio", 16], "16 times A's"),
+        (["--optimizer", "adam", "--weight-decay", 0.1], "whatever the decay is"),
+        (["--rslora"], "α/√r"),
+        (["--zero", "a"], "rate of B"),
+        (["--as-alpha", 8], "α = 8, B's rate"),
+    ],
+    ids=str,
+)
+def test_what_is_on_and_what_undoes_it(words, told, capsys):
+    assert told in said(capsys, *RUN, *words)
+
+
+def test_a_saved_adapter(tmp_path, capsys):
+    folder = peft_folder(tmp_path / "a", lora_dropout=0.05, use_rslora=True)
+    out = said(capsys, folder)
+    assert "2, r = 4, s = 4 = α/√r (rsLoRA), α = 8" in out
+    assert "yes: rows of s·BA are" in out
+    assert "dropout" in out
+    told = document(capsys, folder, "--lr", "1e-4")
+    assert told["recipe"]["scaling"] == pytest.approx(4)
+    assert told["recipe"]["recipe"]["width"] == 10
+    assert told["recipe"]["first_step"] > 0
+    assert [pair["name"] for pair in told["adapter"]["pairs"]] == ["layers.0.attn.q_proj", "layers.1.attn.v_proj"]
+
+
+def test_rows_against_one_over_eta_squared(tmp_path, capsys):
+    small = peft_folder(tmp_path / "small", size=1e-3, eta=2.0, variant="allora")
+    assert "a constant so far" in said(capsys, small)
+    assert "on gradients, so Adam undoes it" in said(capsys, small)
+    assert "undone, Adam divides" in said(capsys, small, "--lr", "1e-4")
+    large = peft_folder(tmp_path / "large", size=10.0)
+    assert "it tapers" in said(capsys, large, "--eta", 2)
+    assert "factor" not in document(capsys, large)["adapter"]["answers"]
+
+
+def test_an_adapter_that_was_never_trained_or_is_broken(tmp_path, capsys):
+    zero = {"x.lora_A.weight": torch.ones(2, 3), "x.lora_B.weight": torch.zeros(3, 2)}
+    assert "NO: B is 0 in all pairs" in said(capsys, peft_folder(tmp_path / "a", layers=(), tensors=zero))
+    assert "in part: BA is 0 in 1 of 3" in said(capsys, peft_folder(tmp_path / "b", tensors=zero))
+    broken = {"x.lora_A.weight": torch.full((2, 3), float("inf")), "x.lora_B.weight": torch.ones(3, 2)}
+    told = document(capsys, peft_folder(tmp_path / "c", tensors=broken), "--eta", 2)
+    assert told["adapter"]["answers"]["trained"].startswith("NO: A or B of 1 pairs is not finite")
+    other = single_file(tmp_path / "x.safetensors", "torchtune")
+    assert "holds no α, so s = 1 is a guess; give --alpha" in said(capsys, other)
+    assert "s = 3" in said(capsys, other, "--alpha", 12)
+    dora = {"base_model.model.x.lora_magnitude_vector": torch.ones(3)}
+    assert "DoRA" in said(capsys, peft_folder(tmp_path / "d", tensors=dora, init_lora_weights="pissa"))
+
+
+def test_seeds(capsys):
+    scores = ["--gap", 0.5, "--scores", 81.2, 80.1, 82.4, "--baseline", 80.8, 80.3, 81.1]
+    told = document(capsys, *scores)["seeds"]
+    assert told["settings"][0]["low"] <= told["settings"][0]["seeds"] <= told["settings"][0]["high"]
+    assert "standard deviation of 0.60" in said(capsys, "--gap", 0.5, "--sd", 0.6)
+    assert "seeds needed" in said(capsys, "--gap", 0.5)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "nothing asked"),
+        (["--r", "16"], "--alpha, --lr: missing"),
+        ([*RUN, "--r", "0"], "r must be"),
+        ([*RUN, "--lr", "nan"], "lr must be"),
+        ([*RUN, "--width", "0"], "width"),
+        ([*RUN, "--lora-dropout", "1"], "lora_dropout"),
+        ([*RUN, "--eta", "-1"], "--eta"),
+        ([*RUN, "--as-alpha", "0"], "alpha must be"),
+        ([*RUN, "--warmup-steps", "-1"], "warmup_steps"),
+        ([*RUN, "--max-grad-norm", "-1"], "max_grad_norm"),
+        ([*RUN, "--model", "x"], "--data: missing"),
+        (["no/such/folder"], "no such folder"),
+        (["--gap", "0"], "--gap"),
+        (["--gap", "1", "--scores", "1", "2"], "same seeds"),
+        (["--gap", "1", "--sd", "0"], "--sd"),
+        (["--gap", "1", "--arms", "lora", "nothing"], "--arms|no setting"),
+        ([*RUN, "--json", "no/such/folder/x.json"], "--json"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_line_and_status_2(words, told, capsys):
+    assert main(words) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert any(word in error for word in told.split("|"))
+
+
+@pytest.mark.bad_input
+def test_a_word_that_is_no_choice_names_the_choices(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([*RUN, "--optimizer", "lion"])
+    assert caught.value.code == 2
+    assert "adamw" in capsys.readouterr().err
+
+
+def test_json_into_a_file(tmp_path, capsys):
+    said(capsys, *RUN, "--json", tmp_path / "x.json")
+    assert set(json.loads((tmp_path / "x.json").read_text())) == {"recipe", "equivalent"}

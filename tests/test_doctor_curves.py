@@ -1,0 +1,106 @@
+"""Where a recorded curve ends, and what is a hit; the committed comparison reads as it did when it was recorded."""
+
+from __future__ import annotations
+
+import pytest
+
+from allora_analysis.doctor.curves import TRIALS, Compared, Curve, compared, curves, table
+from allora_analysis.finetune.setting import PROTOCOL, STUDY
+from experiments import stable_rates
+from tests.toy_run import save
+
+
+def curve(accuracies, majority=0.5):
+    return Curve("m", "sgd", "linear", 1.0, accuracies, majority)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "edge"),
+    [
+        ({0.1: (0.8, 0.8), 1.0: (0.81, 0.79), 10.0: (0.5, 0.8)}, (1.0, 10.0)),  # one seed fails
+        ({0.1: (0.55, 0.52), 1.0: (0.8, 0.8), 3.0: (0.5, 0.5), 10.0: (0.5, 0.5)}, (1.0, 3.0)),  # too slow is no edge
+        ({0.1: (0.8,), 1.0: (0.9,)}, (1.0, None)),
+    ],
+)
+def test_the_edge_lies_above_the_largest_rate_at_which_every_seed_trains(accuracies, edge):
+    assert curve(accuracies).edge == edge
+
+
+@pytest.mark.parametrize(
+    ("predicted", "hit"), [(0.49, False), (0.5, True), (3.0, True), (20.0, True), (20.1, False), (None, None)]
+)
+def test_a_hit_is_within_a_factor_of_two_of_the_edge(predicted, hit):
+    assert Compared(curve({0.1: (0.8,), 1.0: (0.8,), 10.0: (0.5,)}), predicted).hit is hit
+
+
+def test_a_curve_without_an_edge_can_only_be_missed():
+    found = curve({0.1: (0.8,), 1.0: (0.8,)})
+    assert [Compared(found, rate).hit for rate in (0.4, 0.6, 100.0)] == [False, None, None]
+
+
+def test_curves_of_records(tmp_path):
+    config = {
+        "model": "m", "optimizer": "sgd", "schedule": "constant", "max_grad_norm": 0.0, "drop_rate": 0.0, "epochs": 1
+    }  # fmt: skip
+    for rate, accuracy in ((0.1, 0.8), (1.0, None), (3.0, 0.6)):
+        for seed in (0, 1):
+            epochs = [] if accuracy is None else [{"step": 1, "test_accuracy": accuracy}]
+            result = {
+                "epochs": epochs,
+                "diverged_at_step": 5 if accuracy is None else None,
+                "majority_rates": {"test": 0.5},
+            }
+            save(tmp_path, config | {"arm": "lora", "seed": seed, "learning_rate": rate}, result, STUDY, PROTOCOL)
+            save(tmp_path, config | {"arm": "dora", "seed": seed, "learning_rate": rate}, result, STUDY, PROTOCOL)
+    (found,) = curves(tmp_path)
+    assert found.accuracies == {0.1: (0.8, 0.8), 1.0: (0.5, 0.5), 3.0: (0.6, 0.6)}  # a diverged run counts as a guess
+    assert found.edge == (0.1, 1.0)
+
+
+def test_the_recorded_edges_of_both_models_and_optimizers():
+    found = {(one.model, one.optimizer, one.schedule, one.clip): one.edge for one in curves()}
+    assert found["all-MiniLM-L6-v2", "adamw", "linear", 1.0] == (0.003, 0.01)
+    assert found["all-MiniLM-L6-v2", "sgd", "linear", 1.0] == (3.0, 10.0)
+    assert found["all-MiniLM-L6-v2", "sgd", "constant", 0.0] == (0.5, 1.0)
+    assert found["SmolLM2-135M", "adamw", "linear", 1.0] == (0.003, None)
+    assert found["SmolLM2-135M", "sgd", "constant", 0.0] == (0.2, 0.5)
+
+
+def test_the_comparison_is_a_table(tmp_path, capsys):
+    found = compared(tmp_path / "none")
+    assert {one.hit for one in found} == {None}
+    assert len(table(found).rows) == len(curves())
+    assert stable_rates.main(["--results", str(tmp_path / "none")]) == 0
+    assert "not run" in capsys.readouterr().out
+
+
+def test_a_prediction_is_recorded_once(tmp_path, monkeypatch):
+    from allora_analysis.doctor import edge
+    from allora_analysis.finetune import data, sources
+
+    calls = []
+
+    def measured(*args, **kwargs):
+        calls.append((args, kwargs))
+        return edge.Edge(5.0, 0.4, 2.0, 13, 0.69, kwargs["steps"])
+
+    monkeypatch.setattr(edge, "edge", measured)
+    monkeypatch.setattr(sources, "digest", lambda source: "0" * 64)
+    monkeypatch.setattr(data, "load", lambda source, name: type("Data", (), {"digest": "1" * 64}))
+    words = ["--model", "x", "--model-name", "all-MiniLM-L6-v2", "--data", "y", "--results", str(tmp_path)]
+    for _ in range(2):
+        assert stable_rates.main(words) == 0
+    assert len(calls) == 2  # one an optimizer
+    assert [args[2].optimizer for args, _ in calls] == ["sgd", "adamw"]
+    assert {one.predicted for one in compared(tmp_path)} == {5.0, None}
+    assert len(TRIALS) == 4
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["--model", "x"], "--data: missing"), (["--model", "x", "--data", "y", "--model-name", "z"], "--model-name")],
+)
+def test_mistakes_are_one_line(words, told, tmp_path, capsys):
+    assert stable_rates.main([*words, "--results", str(tmp_path)]) == 2
+    assert told in capsys.readouterr().err

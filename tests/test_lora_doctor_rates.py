@@ -1,0 +1,74 @@
+"""What a live optimizer's rates come to, on PEFT's LoRA, LoRA+ and DoRA; plain LoRA is no problem where it is meant."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from allora_analysis.adaptive.recipe import Recipe, rates
+from allora_analysis.lora.doctor import doctor
+from allora_analysis.validation import ArgumentError
+from tests import foreign_lora
+
+peft = pytest.importorskip("peft")
+
+
+def model(**options):
+    torch.manual_seed(0)
+    base = nn.Sequential()
+    base.q, base.head = nn.Linear(12, 8), nn.Linear(8, 2)
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q"], "modules_to_save": ["head"]} | options
+    return peft.get_peft_model(base, peft.LoraConfig(**settings))
+
+
+def lines(found):
+    return {line.code: line.text for line in found.advice}
+
+
+@pytest.mark.parametrize(("kind", "word"), [(torch.optim.AdamW, "adamw"), (torch.optim.SGD, "sgd")])
+def test_the_rates_at_scaling_one_and_the_first_step(kind, word):
+    made = model()
+    found = doctor(made, kind(made.parameters(), lr=1e-3), allora=False)
+    assert (found.verdict, found.layers[0].rates) == ("plain", (1e-3, 1e-3))
+    own = rates(Recipe(4, 8.0, 1e-3, word, width=12))
+    told = lines(found)["rates"]
+    assert f"at s = 1 these are {own.a:.3g} and {own.b:.3g}" in told
+    assert told.endswith(f"{own.first_step:.3g}")
+    assert not [line for line in found.advice if line.level == "problem"]
+    assert str(found).startswith("Plain LoRA.")
+    assert doctor(made, kind(made.parameters(), lr=1e-3)).verdict == "off"
+
+
+def test_lora_plus_and_what_else_trains_at_bs_rate():
+    from peft.optimizers import create_loraplus_optimizer
+
+    made = model()
+    told = lines(doctor(made, create_loraplus_optimizer(made, torch.optim.AdamW, lr=1e-4, loraplus_lr_ratio=16)))
+    assert "B at 16 times A's rate" in told["LoRA+"]
+    assert told["head"].startswith("1 other parameters")  # the head's bias
+    one = lines(doctor(made, create_loraplus_optimizer(made, torch.optim.AdamW, lr=1e-4, loraplus_lr_ratio=1)))
+    assert "LoRA+" not in one
+    groups = [
+        {"params": [p], "lr": 1e-4, "weight_decay": 0.0 if "lora_B" in name else 0.1}
+        for name, p in made.named_parameters()
+        if p.requires_grad
+    ]
+    assert "weight_decay 0.1 for A and 0.0 for B" in lines(doctor(made, torch.optim.AdamW(groups)))["groups"]
+
+
+def test_dora_is_said():
+    made = model(use_dora=True)
+    assert "DoRA" in lines(doctor(made, torch.optim.AdamW(made.parameters()), allora=False))
+
+
+def test_a_rule_that_is_off_is_a_problem_even_where_none_is_meant():
+    layer = foreign_lora.HookedALLoRA(nn.Linear(7, 5), 3, 2.0)
+    found = doctor(nn.Sequential(layer), torch.optim.AdamW([layer.lora_A, layer.lora_B]), allora=False)
+    assert found.verdict == "off"
+    assert [line.code for line in found.advice if line.level == "problem"] == ["undone"]
+
+
+def test_without_lora_there_is_an_error():
+    with pytest.raises(ArgumentError, match="no LoRA adapter found"):
+        doctor(nn.Sequential(nn.Linear(2, 2)))

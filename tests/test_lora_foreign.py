@@ -1,0 +1,134 @@
+"""The doctor on LoRA of other libraries: `foreign_lora.py` has small doubles of their designs."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from allora_analysis.lora.doctor import doctor
+from allora_analysis.lora.doctor.updates import row_factor
+from allora_analysis.lora.foreign import any_pairs
+from allora_analysis.lora.optim import ALLoRAAdamW
+from tests import foreign_lora as foreign
+
+R, ALPHA = 3, 6.0
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def merging():
+    return foreign.MergingLinear(7, 5, R, ALPHA)
+
+
+LAYERS = {
+    "kohya": lambda: foreign.KohyaModule(nn.Linear(7, 5).requires_grad_(False), R, ALPHA),
+    "torchtune": lambda: foreign.TuneLinear(7, 5, R, ALPHA),
+    "loralib": merging,
+}
+
+
+def trained(layer: nn.Module) -> nn.Sequential:
+    """A model with the layer in it, B away from 0, and gradients."""
+    model = nn.Sequential(nn.Linear(7, 7), layer, nn.Linear(5, 2))
+    for name, parameter in layer.named_parameters():
+        if "up" in name or name.startswith(("lora_B", "lora_b")):
+            parameter.data.normal_()
+    model(torch.randn(16, 7)).square().mean().backward()
+    return model
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_of_another_library_is_found_and_its_scaling_measured(name):
+    model = trained(LAYERS[name]())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    (layer,) = doctor(model, optimizer).layers
+    assert (layer.name, layer.variant, layer.rank) == ("1", "lora", R)
+    assert layer.scaling == pytest.approx(ALPHA / R, rel=1e-5)
+    assert layer.rates == (1e-3, 1e-3)
+    pair = any_pairs(model)[0]
+    assert layer.norms[2] == pytest.approx(float((ALPHA / R * pair.b @ pair.a).detach().norm(dim=1).max()), rel=1e-5)
+    assert (layer.backward, layer.effect) == ("as stated", "off")
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "hooked"])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_doctor_leaves_another_librarys_layer_as_it_was(name, training):
+    layer = foreign.HookedALLoRA(nn.Linear(7, 5), R, 2.0) if name == "hooked" else LAYERS[name]()
+    model = trained(layer).train(training)
+    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    addresses = [p.data_ptr() for p in model.parameters()]
+    x = torch.randn(4, 7, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        output = model(x)
+    doctor(model, torch.optim.AdamW(model.parameters()))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+    assert [p.data_ptr() for p in model.parameters()] == addresses
+    for old, p in zip(gradients, model.parameters(), strict=True):
+        assert (old is None and p.grad is None) or torch.equal(old, p.grad)
+    assert {part.training for part in model.modules()} == {training}
+    with torch.no_grad():
+        assert torch.equal(model(x), output)
+
+
+@pytest.mark.parametrize("eta", [0.5, 2.0, 8.0])
+def test_a_ports_rule_and_its_eta_are_measured_and_adamw_undoes_it(eta):
+    model = trained(foreign.HookedALLoRA(nn.Linear(7, 5), R, eta))
+    (layer,) = doctor(model, torch.optim.AdamW(model.parameters(), lr=1e-3)).layers
+    assert (layer.variant, layer.adaptor, layer.effect) == ("allora", "inverse_sqrt", "undone")
+    assert layer.eta == pytest.approx(eta, rel=1e-3)
+    assert doctor(model, torch.optim.AdamW(model.parameters())).verdict == "off"
+    (layer,) = doctor(model, torch.optim.SGD(model.parameters(), lr=1e-3)).layers
+    assert (layer.effect, layer.backward) == ("on the gradient", "as stated")
+
+
+def test_a_gradient_that_something_multiplies_is_no_rule_and_is_said():
+    model = trained(foreign.Doubled(7, 5, R, ALPHA))
+    found = doctor(model, torch.optim.SGD(model.parameters(), lr=1e-3))
+    assert (found.layers[0].variant, found.layers[0].backward) == ("lora", "another")
+    assert any(line.code == "backward" for line in found.advice)
+
+
+@pytest.mark.parametrize(("kind", "frozen"), [(foreign.FrozenScaleAdamW, True), (foreign.FollowingScaleAdamW, False)])
+@pytest.mark.parametrize("eta", [1.0, 2.0])
+def test_an_optimizer_that_scales_by_a_parameters_own_rows_is_told_apart(kind, frozen, eta):
+    model = trained(LAYERS["torchtune"]())
+    optimizer = kind([p for p in model.parameters() if p.requires_grad], eta=eta)
+    found = doctor(model, optimizer)
+    assert found.optimizer.row_factor.frozen is frozen
+    assert found.optimizer.row_factor.eta == pytest.approx(eta, rel=0.05)
+    assert (found.verdict, found.layers[0].effect) == ("off", "factor of p")
+    (line,) = [line for line in found.advice if line.code == "factor of p"]
+    assert ("frozen at the first step" in line.text) is frozen
+    assert found.as_dict()["optimizer"]["row_factor"]["frozen"] is frozen
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adafactor, torch.optim.RMSprop])
+def test_torchs_own_optimizers_have_no_factor_of_a_row(kind):
+    optimizer = kind([nn.Parameter(torch.ones(2, 2))], lr=1e-3)
+    assert row_factor(optimizer, optimizer.param_groups[0]) is None
+
+
+def test_ours_is_not_taken_for_such_an_optimizer():
+    optimizer = ALLoRAAdamW([{"params": [nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3, 2))]}], 1e-3, 2.0)
+    assert row_factor(optimizer, optimizer.param_groups[0]) is None
+
+
+def test_a_dropout_that_is_configured_and_never_applied_is_said():
+    for kind, applied in ((foreign.TuneLinear, True), (foreign.Undropped, False)):
+        found = doctor(trained(kind(7, 5, R, ALPHA, 0.3)))
+        assert (found.layers[0].drop_rate, found.layers[0].dropout_applied) == (0.3, applied)
+        assert ("dropout not applied" in [line.code for line in found.advice]) is not applied
+
+
+def test_a_module_without_a_pair_is_none():
+    model = nn.Sequential(nn.Linear(3, 3))
+    model[0].lora_down, model[0].lora_up = nn.Linear(3, 2), nn.Linear(5, 3)  # these do not chain
+    assert any_pairs(model) == ()
