@@ -23,8 +23,9 @@ Presets = Mapping[str, Sequence[Setting]]
 class Arguments:
     """Run an experiment's fixed list of runs, the most wanted first; what is recorded is skipped."""
 
-    preset: str = "desk"
-    """desk (small pretrained models, hours on a laptop) or paper (the paper's own models and data, on GPUs)."""
+    preset: str | None = None
+    """desk (small pretrained models, hours on a laptop) or paper (the paper's own models and data, on GPUs); default:
+    desk where there is one."""
     source: Annotated[tuple[str, ...], arg(metavar="[NAME=FOLDER ...]")] = ()
     """Where models and data are: NAME=FOLDER, NAME=FILE.gguf or NAME=HUB_ID each; default: the hub."""
     only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]")] = ()
@@ -87,11 +88,10 @@ def run(presets: Presets, arguments: Arguments) -> int:
     Returns:
         The exit status: 1 if a run failed, 130 after Ctrl-C.
     """
-    choice("--preset", arguments.preset, tuple(presets))
+    preset = presets[choice("--preset", arguments.preset or next(iter(presets)), tuple(presets))]
     choice("--executor", arguments.executor, plan.EXECUTORS)
     choice("--device", arguments.device, ("auto", "cpu"))
     count("--checkpoint-steps", arguments.checkpoint_steps)
-    preset = presets[arguments.preset]
     chosen = select(preset, arguments.only, arguments.seeds)
     needed = [] if arguments.dry_run else _names(chosen)
     where = resolve(_names(preset), arguments.source, needed)
