@@ -172,7 +172,9 @@ def test_a_run_that_diverged_after_an_evaluation_is_no_finished_run(folder):
 
 
 def test_a_case_in_which_a_run_diverged_is_left_out_and_named(folder):
-    gone = next(run for run in PERCEIVED if (run.arm, run.data, run.eta2, run.seed) == ("allora", "rotten_tomatoes", 2.0, 1))
+    gone = next(
+        run for run in PERCEIVED if (run.arm, run.data, run.eta2, run.seed) == ("allora", "rotten_tomatoes", 2.0, 1)
+    )
     whole = better(("allora",))
     plant(folder, PERCEIVED, lambda run: [None] if run == gone else whole(run))
     found = finding("4-table-3-desk")
