@@ -23,6 +23,8 @@ A file of a picture has `load_data()` and `make_figure(loaded)`, one of a table 
 picture says which command makes it. `python -m paper_figures` draws all of them into `docs/`.
 """
 
+import allora_analysis  # noqa: F401 - first, so that Ctrl-C ends in a line while the rest is imported
+
 NAMES = (
     *(f"figure_{number}" for number in range(1, 6)),
     *(f"table_{number}" for number in range(1, 5)),

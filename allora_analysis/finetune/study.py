@@ -23,10 +23,8 @@ HEAD = "head_learning_rate"
 class Config:
     """Fine-tune a pretrained model with one arm of the paper's comparison, and record accuracy and row norms.
 
-    The arms: lora, lora_x_eta (a fixed scaling η), allora, allora_0 (no dropout), allora_od, asf_lora, allora_adamw
-    (LoRA under ALLoRAAdamW), dora, loraplus, rslora, pissa, head_only. All linear layers are adapted; the classifier is
-    trained in full at a rate of its own. With --results, a run that is recorded is not run again, and one that was
-    stopped goes on from its last checkpoint.
+    All linear layers are adapted; the classifier is trained in full at a rate of its own. With --results, a run that is
+    recorded is not run again, and one that was stopped goes on from its last checkpoint.
     """
 
     model: Annotated[str, arg(metavar="FOLDER|FILE.gguf|HUB_ID")]
@@ -34,27 +32,27 @@ class Config:
     data: Annotated[str, arg(metavar="FOLDER|HUB_ID")]
     """train.jsonl, test.jsonl and perhaps validation.jsonl (or .jsonl.gz), rows with text and label; or a hub id."""
     arm: Annotated[str, arg(metavar="|".join(ARMS))]
-    """The arm."""
+    """The arm; lora_x_eta has a fixed scaling η, allora_0 no dropout, allora_adamw is LoRA under ALLoRAAdamW."""
     model_name: str | None = None
     """What records call the model; default: the folder's or the file's name, or the id's last part."""
     data_name: str | None = None
     """What records call the data; default likewise."""
-    optimizer: str = "adamw"
-    """sgd, momentum (SGD with momentum 0.9) or adamw."""
+    optimizer: Annotated[str, arg(metavar="sgd|momentum|adamw")] = "adamw"
+    """momentum is SGD with momentum 0.9."""
     learning_rate: float = 1e-4
     """Learning rate of the adapters."""
     head_learning_rate: float | None = None
     """Learning rate of the classifier; default: the adapters'."""
     eta2: float | None = None
     """η² of the arm's rule (the paper: 1, 2, 4); only for arms that have one."""
-    task: str = "classification"
-    """classification, or multiple_choice by the likelihood of each answer (a causal language model)."""
+    task: Annotated[str, arg(metavar="classification|multiple_choice")] = "classification"
+    """multiple_choice is by the likelihood of each answer (a causal language model)."""
     rank: int = 16
     """Rank r of every adapter."""
     drop_rate: float = 0.0
     """Drop rate of the adapters' input; the paper takes 0.05 where its arms have dropout."""
-    placement: str = "input"
-    """Where the dropout is: input, as PEFT has it, or bottleneck, between A and B (the arm lora)."""
+    placement: Annotated[str, arg(metavar="input|bottleneck")] = "input"
+    """Where the dropout is: at the input, as PEFT has it; in the bottleneck, between A and B (the arm lora)."""
     epochs: int = 2
     """Passes over the training split."""
     max_steps: int | None = None
@@ -65,8 +63,8 @@ class Config:
     """Parts in which a batch's gradient is accumulated; divides the batch size."""
     max_length: int = 128
     """Tokens after which a sentence is cut."""
-    schedule: str = "linear"
-    """linear (to 0 at the last step) or constant."""
+    schedule: Annotated[str, arg(metavar="linear|constant")] = "linear"
+    """linear is to 0 at the last step."""
     warmup_steps: int = 0
     """Steps over which the learning rate first rises from 0."""
     weight_decay: float = 0.0
@@ -77,16 +75,16 @@ class Config:
     """AdamW's ε."""
     max_grad_norm: float = 1.0
     """Clip the gradient's norm to this (transformers' default is 1); 0: no clipping."""
-    precision: str = "fp32"
-    """fp32 or bf16 (autocast)."""
+    precision: Annotated[str, arg(metavar="fp32|bf16")] = "fp32"
+    """bf16 is autocast."""
     seed: int = 0
     """Seed of adapters, classifier, order of the data and dropout masks."""
     results: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Record the run here, with checkpoints while it runs; default: nothing is kept."""
     checkpoint_steps: int = 100
     """Steps between two checkpoints, rounded up to whole windows of the loss curve (a fiftieth of the run)."""
-    device: str = "auto"
-    """cpu, or auto: a GPU where there is one."""
+    device: Annotated[str, arg(metavar="auto|cpu")] = "auto"
+    """auto is a GPU where there is one."""
     gradient_checkpointing: bool = False
     """Compute activations twice and keep fewer of them: less memory, more time, the same result."""
     trust_remote_code: bool = False
@@ -209,4 +207,11 @@ def plot(config: Config, result: Result) -> Figure:
     return draw(config, result)
 
 
-STUDY = Study("finetune", Config, run, table, plot)
+STUDY = Study(
+    "finetune",
+    Config,
+    run,
+    table,
+    plot,
+    "--model FOLDER --data FOLDER --arm allora --eta2 4 --optimizer sgd --learning-rate 3 --results FOLDER",
+)
