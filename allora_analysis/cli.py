@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import tyro
 
 from allora_analysis import outputs, terminal
-from allora_analysis.study import INTERRUPTED, Output, Study, as_json, doubt, show
+from allora_analysis.study import INTERRUPTED, Output, Study, as_json, doubt, note, show
 from allora_analysis.validation import TOO_LARGE, ArgumentError
 
 # How torch says that a CPU has no more memory, without a type of its own for it: as a RuntimeError.
@@ -137,7 +137,7 @@ def _run(study: Study, config: Any, output: Output) -> int:
         table = study.table(config, result)
         terminal.tell(lambda: show(table))
         if (line := doubt(study, config, result)) is not None:
-            terminal.say(line)
+            terminal.tell(lambda: note(line))
     if output.json not in (None, "-"):
         outputs.write_text("--json", Path(output.json), document + "\n")
     if output.figure is not None:

@@ -223,9 +223,14 @@ def show(table: Table) -> None:
     console = terminal.console(width if sys.stdout.isatty() else max(160, width, *widths))
     for part in parts:
         console.print(part, highlight=False, markup=False)
-    for note in table.notes:
-        for line in textwrap.wrap(note, min(console.width, max(NARROWEST, *widths)), **NOTES):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for one in table.notes:
+        note(one, max(NARROWEST, *widths))
+
+
+def note(text: str, width: int = 100) -> None:
+    """Print a note to standard output, in lines no wider than this, nor than the terminal."""
+    wide = min(width, shutil.get_terminal_size().columns) if sys.stdout.isatty() else width
+    print("\n".join(textwrap.wrap(text, wide, **NOTES)))
 
 
 NARROWEST = 60  # characters that a line of a note may have below a narrow table
