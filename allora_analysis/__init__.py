@@ -13,4 +13,19 @@
 | Tables 1-4 and Figures 3-4 as reported | `claims.tables.reported` |
 """
 
+import sys
+
 __version__ = "0.1.0"
+
+if sys.argv[:1] == ["-m"]:  # `python -m allora_analysis…` is still importing: Ctrl-C is a line there too
+
+    def _stop(kind, error, trace, /, usual=sys.excepthook):
+        if not issubclass(kind, KeyboardInterrupt):
+            usual(kind, error, trace)
+            return
+        import os
+
+        print("interrupted: nothing was finished yet", file=sys.stderr, flush=True)
+        os._exit(130)
+
+    sys.excepthook = _stop

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -136,3 +137,35 @@ def _evaluate(
     if tail is not None and not values.all():
         values = np.where(values == 0, np.abs(np.where(values == 0, x, 1.0)) ** tail, values)
     return values
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """The adaptor functions h(|x|) of §4.1 and Figure 5, which scale a row's gradient by the size of that row.
+
+    For example: python -m allora_analysis.adaptors --eta 2. As a picture: python -m paper_figures figure_5.
+    """
+
+    eta: float = 2.0
+    """η, the factor at 0; the paper's η² = 4."""
+    sizes: tuple[float, ...] = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0)
+    """|x|: ‖(BA)_i‖ in ALLoRA, f(x)_i in ALLoRA-OD."""
+
+
+def _show(arguments: _Arguments) -> int:
+    from allora_analysis.study import Table, show, text
+
+    of = {name: globals()[name](list(arguments.sizes), arguments.eta) for name in ADAPTORS}
+    rows = [[text(x), *(text(float(of[name][i])) for name in of)] for i, x in enumerate(arguments.sizes)]
+    notes = [
+        "inverse_sqrt is the paper's, 1/√(|x| + 1/η²); inverse is what its abstract's words say; exponential shares "
+        "inverse_sqrt's value and slope at 0; constant is LoRA at learning rate η·l."
+    ]
+    show(Table(f"The factor on a row's gradient, η = {text(arguments.eta)}", ("|x|", *of), rows, notes))
+    return 0
+
+
+if __name__ == "__main__":
+    from allora_analysis import cli
+
+    raise SystemExit(cli.guarded(lambda: _show(cli.parse(_Arguments, "python -m allora_analysis.adaptors", None))))

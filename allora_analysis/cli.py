@@ -6,16 +6,18 @@ Checked by `tests/test_cli.py`, which runs each study as a user does.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Annotated, Any
 
 import tyro
 
 from allora_analysis import outputs, terminal
-from allora_analysis.study import INTERRUPTED, Output, Study, as_json, show
+from allora_analysis.study import INTERRUPTED, Output, Study, as_json, doubt, note, show
 from allora_analysis.validation import TOO_LARGE, ArgumentError
 
 # How torch says that a CPU has no more memory, without a type of its own for it: as a RuntimeError.
@@ -72,17 +74,45 @@ def _one_line(message: Warning | str, *_: object) -> None:
 def parse(function: Callable[..., Any], program: str, argv: Sequence[str] | None) -> Any:
     """Parse flags into the arguments of `function`, which are dataclasses, and call it."""
     # A switch takes no value: `--download`; one that is on by default is turned off, `--no-explained`.
-    return tyro.cli(function, prog=program, args=argv, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
+    # What may be None is so where its flag is left out.
+    markers = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+    return tyro.cli(function, prog=program, args=argv, config=markers)
+
+
+def about(package: ModuleType, commands: Mapping[str, str], argv: Sequence[str] | None = None) -> int:
+    """The command of a package that has nothing to run: what is in it, and the commands that use it.
+
+    Args:
+        package: the package; its docstring is printed.
+        commands: what they show, by command.
+        argv: the words after the command; None for those of this process.
+
+    Returns:
+        The exit status.
+    """
+
+    def command() -> int:
+        words = sys.argv[1:] if argv is None else argv
+        if set(words) - {"-h", "--help"}:
+            raise ArgumentError(f"{package.__name__} takes no arguments, received {' '.join(words)!r}; it only tells")
+        lines = [inspect.cleandoc(package.__doc__ or ""), "", *(f"{one}\n    {told}" for one, told in commands.items())]
+        terminal.say("\n".join(lines))
+        return 0
+
+    return guarded(command)
 
 
 def main(study: Study, argv: Sequence[str] | None = None) -> int:
     """A study's command: parse, check the outputs, run, print, write."""
     # A class made here, not a function with replaced annotations: the tests' typing hook wraps functions.
-    fields = [("config", study.config), ("output", Output)]
-    arguments = dataclasses.make_dataclass("Arguments", fields, namespace={"__doc__": study.config.__doc__})
+    program = f"python -m allora_analysis.{study.name}"
+    example = f"For example: {program} {study.example}".rstrip()
+    config = Annotated[study.config, tyro.conf.arg(help=example)]  # in place of the docstring, which stands above
+    namespace = {"__doc__": inspect.cleandoc(study.config.__doc__ or "")}
+    arguments = dataclasses.make_dataclass("Arguments", [("config", config), ("output", Output)], namespace=namespace)
 
     def command() -> int:
-        parsed = parse(arguments, f"python -m allora_analysis.{study.name}", argv)
+        parsed = parse(arguments, program, argv)
         return _run(study, parsed.config, parsed.output)
 
     return guarded(command)
@@ -101,7 +131,13 @@ def _run(study: Study, config: Any, output: Output) -> int:
         outputs.check_writable("--figure", output.figure)
     result = study.run(config)
     document = as_json(study, config, result)
-    terminal.tell(lambda: print(document) if output.json == "-" else show(study.table(config, result)))
+    if output.json == "-":
+        terminal.tell(lambda: print(document))
+    else:
+        table = study.table(config, result)
+        terminal.tell(lambda: show(table))
+        if (line := doubt(study, config, result)) is not None:
+            terminal.tell(lambda: note(line))
     if output.json not in (None, "-"):
         outputs.write_text("--json", Path(output.json), document + "\n")
     if output.figure is not None:

@@ -125,17 +125,20 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(map(escaped, cells))} |"
 
 
-def shown(table: Table) -> Markdown:
+def shown(table: Table, fold: str = "") -> Markdown:
     """A study's table.
 
     Args:
         table: what the study's `table` returned.
+        fold: folds the table away under this heading, where a picture above it says the finding.
 
     Returns:
         The table with its notes below.
     """
     result = markdown(table.columns, table.rows, table.title)
     result.data += "".join(f"\n\n{escaped(note)}" for note in table.notes)
+    if fold:
+        result.data = f"<details>\n<summary>{fold}</summary>\n\n{result.data}\n\n</details>"
     return result
 
 

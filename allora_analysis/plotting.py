@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
@@ -79,6 +79,11 @@ PAGE_STYLE = STYLE | {
     "lines.linewidth": 1.2,
     "lines.markersize": 3.5,
 }
+
+
+def shades(n: int) -> list[tuple[float, float, float, float]]:
+    """Colours, dark to light, for n levels of a quantity: drop rates, keep probabilities, η². No arm's own."""
+    return [colormaps["viridis"](0.85 * index / max(1, n - 1)) for index in range(n)]
 
 
 def style() -> AbstractContextManager:

@@ -12,6 +12,7 @@ import json
 import math
 import shutil
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,23 +46,30 @@ class Result:
 
 @dataclass(frozen=True)
 class Table:
-    """What a study prints: a title, column headings, rows of text, and notes below."""
+    """What a study prints: a title, column headings, rows of text, and notes below; the first columns name a row."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
+    keys: int = 1
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study as the command line sees it: its name and its four parts."""
+    """A study as the command line sees it: its name and its four parts.
+
+    `example` is a call's flags, for its help; `z` gives the standardised differences between prediction and simulation,
+    which the command doubts where one is large.
+    """
 
     name: str
     config: type
     run: Callable[[Any], Result]
     table: Callable[[Any, Result], Table]
     plot: Callable[[Any, Result], Figure]
+    example: str = ""
+    z: Callable[[Result], Sequence[float | None]] | None = None
 
 
 @dataclass(frozen=True)
@@ -172,20 +180,96 @@ def sweep(items: Iterable[Any], task: Callable[[Any], Any], description: str) ->
     return finished, False
 
 
+LARGE = 3.0  # |z| above which a simulation is doubted
+
+
+def doubt(study: Study, config: Any, result: Result) -> str | None:
+    """What to think of a large |z|: how often chance gives one, and what a second seed says, run at once.
+
+    Args:
+        study: the study.
+        config: its config, with a seed.
+        result: what it found.
+
+    Returns:
+        A line; None where no |z| is above `LARGE`.
+    """
+    known = [z for z in study.z(result) if z is not None] if study.z and not result.interrupted else []
+    worst = max(map(abs, known), default=0.0)
+    if worst <= LARGE:
+        return None
+    chance = min(1.0, len(known) * math.erfc(worst / math.sqrt(2)))
+    often = f"at most one seed in {1 / chance:,.0f}" if chance > 0 else "no seed"
+    again = study.run(dataclasses.replace(config, seed=config.seed + 1))
+    second = ", ".join("–" if z is None else f"{z:+.2f}" for z in study.z(again))
+    return (
+        f"|z| = {worst:.2f} is above {LARGE:g}: among {len(known)} numbers chance gives one so large under {often}. "
+        f"Seed {config.seed + 1}, run at once: z = {second}."
+    )
+
+
 def show(table: Table) -> None:
-    """Print a table to standard output: as wide as the terminal, or as the table needs where there is none."""
+    """Print a table to standard output, as wide as the terminal or, where there is none, as it needs.
+
+    A cell stays on one line, since a number on two is another number. What is wider than the terminal is shown in
+    parts, one below the other, each with the key columns; notes are no wider than the table.
+    """
     from rich.console import Console
+
+    width = shutil.get_terminal_size().columns
+    whole = [_grid(table, range(len(table.columns)), table.title)]
+    parts = _parts(table, width) if sys.stdout.isatty() else whole
+    widths = [Console(width=100_000).measure(part).maximum for part in parts]
+    console = terminal.console(width if sys.stdout.isatty() else max(160, width, *widths))
+    for part in parts:
+        console.print(part, highlight=False, markup=False)
+    for one in table.notes:
+        note(one, max(NARROWEST, *widths))
+
+
+def note(text: str, width: int = 100) -> None:
+    """Print a note to standard output, in lines no wider than this, nor than the terminal."""
+    wide = min(width, shutil.get_terminal_size().columns) if sys.stdout.isatty() else width
+    print("\n".join(textwrap.wrap(text, wide, **NOTES)))
+
+
+NARROWEST = 60  # characters that a line of a note may have below a narrow table
+NOTES: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": "  "}
+
+
+def _least(table: Table, column: int) -> int:
+    # The width that no cell and no word of the heading needs to be broken in.
+    from rich.cells import cell_len
+
+    words = [row[column] for row in table.rows] + table.columns[column].split()
+    return max((cell_len(word) for word in words), default=1)
+
+
+def _parts(table: Table, width: int) -> list[Any]:
+    # Columns in their order, as many a part as fit beside the key columns.
+    keys = list(range(min(table.keys, len(table.columns))))
+    parts = [keys[:]]
+    for column in range(len(keys), len(table.columns)):
+        if parts[-1] != keys and sum(_least(table, one) + 3 for one in [*parts[-1], column]) + 1 > width:
+            parts.append(keys[:])
+        parts[-1].append(column)
+    return [_grid(table, of, table.title if of is parts[0] else None, width) for of in parts]
+
+
+def _grid(table: Table, columns: Sequence[int], title: str | None, width: int = 100_000) -> Any:
+    from rich.cells import cell_len
     from rich.table import Table as RichTable
     from rich.text import Text
 
     # Text, because a title's or a heading's square brackets are no markup; fold, because a cut number is a wrong one.
-    grid = RichTable(title=Text(table.title), title_justify="left")
-    for index, column in enumerate(table.columns):
-        grid.add_column(Text(column), justify="left" if index == 0 else "right", overflow="fold")
+    grid = RichTable(title=None if title is None else Text(title), title_justify="left")
+    full = [max(_least(table, one), cell_len(table.columns[one])) for one in columns]
+    least = sum(_least(table, one) + 3 for one in columns) + 1
+    narrow = sum(one + 3 for one in full) + 1 > width >= least
+    for one in columns:
+        justify = "left" if one < table.keys else "right"
+        wanted = _least(table, one) if narrow else None
+        grid.add_column(Text(table.columns[one]), justify=justify, overflow="fold", width=wanted)
     for row in table.rows:
-        grid.add_row(*(Text(cell) for cell in row))
-    needed = Console(width=100_000).measure(grid).maximum
-    console = terminal.console(None if sys.stdout.isatty() else max(160, needed, shutil.get_terminal_size().columns))
-    console.print(grid, highlight=False, markup=False)
-    for note in table.notes:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+        grid.add_row(*(Text(row[one]) for one in columns))
+    return grid

@@ -31,7 +31,8 @@ def console(width: int | None = None) -> Any:
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    return Unbroken(width=width)
+    # With a height as well: a width alone is not taken where TERM=dumb.
+    return Unbroken(width=width, height=None if width is None else 25)
 
 
 def redraws() -> bool:

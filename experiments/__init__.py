@@ -13,3 +13,5 @@
 | `own_best_rate` | ours: each arm at its own best rate, with seeds until it is decided; rules before runs |
 | `laboratory` | ours: a network of seconds a run: rule, adaptor, η², optimizer, dropout and length crossed |
 """
+
+import allora_analysis  # noqa: F401 - first, so that Ctrl-C ends in a line while the rest is imported

@@ -10,6 +10,9 @@ schedule, clipping at 1, batches of 32, r = 16, desk runs in bf16 autocast, as t
 OpenELM-450M, of the paper's preset, comes with neither a tokenizer (it uses Llama 2's) nor a sequence classifier:
 `--source OpenELM-450M=FOLDER --trust-remote-code` with a folder that has both, or leave it out by `--only`.
 
+Desk runs are on rotten_tomatoes; emotion (24 runs of 10 minutes each, none made) is off the list for the reason that
+`experiments.perception` gives. `--preset paper` keeps it.
+
 **Seeds.** Desk: 0, 1, 2; paper: 0 to 4. Arms share seeds with one another and with `perception`.
 
 **Test.** As in `experiments.perception`, ALLoRA minus each of the three: Holm over the arms and cells run.

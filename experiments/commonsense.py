@@ -1,4 +1,4 @@
-"""Table 1: `python -m experiments.commonsense --source SmolLM2-135M=FILE.gguf openbookqa=FOLDER boolq=FOLDER`.
+"""Table 1: `python -m experiments.commonsense --source commonsense=FOLDER`, on GPUs.
 
 **Question.** The paper says that on eight commonsense tasks "ALLoRA and ALLoRA-0 each boosted accuracy by 0.3 % over
 DoRA" on average, and that "for all cases" one of the two is the best.
@@ -14,16 +14,15 @@ best of three η² and of two rates; what it chose them on it does not say: here
 Data: a folder with the eight tasks' folders (`test.jsonl` each, LLM-Adapters' rows) and commonsense_170k as
 `train.jsonl`, `--source commonsense=FOLDER`; each task's accuracy stands in the record.
 
-`--preset desk`, for two cores: SmolLM2-135M-Instruct, r = 16, on one task at a time that has a training set of its own
-and short questions, OpenBookQA and BoolQ: 200 steps of 16 questions. DoRA and LoRA at η·l_b = 1e-3, ALLoRA and
-ALLoRA-0 at l_b = 5e-4 with η² = 4, chosen before any run. What it can say is little: a model of this size may be no
-better than chance on such questions, it learns for minutes, and neither commonsense_170k nor the other tasks are in
-it. It shows that the path runs, and would see a gap of many points, not one of 0.3.
+There is no desk list. One was declared: SmolLM2-135M-Instruct on OpenBookQA and BoolQ, 24 runs of 200 steps. None was
+made, and it is off the list: 80 minutes a run on two cores, for a model that may be no better than chance on such
+questions; three seeds of it would see a gap of many points, not one of 0.3. DoRA against LoRA and ALLoRA with 100 seeds
+is in `experiments.laboratory`.
 
 **Seeds.** 0, 1, 2, of A, the order of the data and the masks; the paper names no number of runs for its Table 1. Arms
 share seeds.
 
-**Test.** Desk: test accuracy after the last step, ALLoRA and ALLoRA-0 minus DoRA, averaged over the tasks, paired by
+**Test.** Test accuracy after the last step, ALLoRA and ALLoRA-0 minus DoRA, averaged over the tasks, paired by
 seed: Student's t over seeds, one-sided in either direction, Holm over the two. "Each boosted" holds if both are clearly
 above 0, is refuted if one is clearly below, and is undecided otherwise, with the number of seeds that the differences
 seen would need. Beside it: task by task, and over LoRA.

@@ -62,8 +62,8 @@ class Arguments:
     """This rank instead of the list's."""
     k: int | None = None
     """This many eigenvalues at each end instead of the list's; 0: all of them."""
-    precision: str | None = None
-    """float32, or float64 (default with --k 0; a Llama, which computes parts in float32, fails it)."""
+    precision: Annotated[str | None, arg(metavar="float32|float64")] = None
+    """float64 is the default with --k 0; a Llama, which computes parts in float32, fails it."""
     seed: int = 0
     """Seed of the classifier, of A and of the sentences."""
     results: Annotated[Path, arg(metavar="FOLDER")] = RESULTS

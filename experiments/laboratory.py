@@ -73,8 +73,8 @@ class Arguments:
     """The images."""
     data_root: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """torchvision's folder, for mnist and cifar10."""
-    part: str = "all"
-    """contrasts (38 cells, 100 seeds), screening (194 cells, 10 seeds) or all."""
+    part: Annotated[str, arg(metavar="all|contrasts|screening")] = "all"
+    """contrasts: 38 cells, 100 seeds; screening: 194 cells, 10 seeds."""
     only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]")] = ()
     """Only cells of these rules or optimizers."""
     seeds: int | None = None

@@ -103,7 +103,7 @@ def _run(arguments: command.Arguments) -> int:
 
 def _all(arguments: command.Arguments, runs: Sequence[Setting]) -> int:
     narrowed = dataclasses.replace(arguments, only=(), seeds=None, source=_sources(arguments, runs))
-    return command.run({arguments.preset: list(runs)}, narrowed)
+    return command.run({"desk": list(runs)}, narrowed)
 
 
 def _sources(arguments: command.Arguments, runs: Sequence[Setting]) -> tuple[str, ...]:

@@ -12,6 +12,10 @@ twice as fast on a core that multiplies bf16.
 OpenELM-450M, of the paper's preset, comes with neither a tokenizer (it uses Llama 2's) nor a sequence classifier:
 `--source OpenELM-450M=FOLDER --trust-remote-code` with a folder that has both, or leave it out by `--only`.
 
+Desk runs are on rotten_tomatoes. Emotion (33 more runs, declared once and none made) is off the list: at this rate, a
+tenth of the best one, ALLoRA's factor under AdamW stays near η and is divided out again, so that a second data set
+would show LoRA at l_b against LoRA at η·l_b once more, for 33 · 8 minutes of a core. `--preset paper` keeps it.
+
 **Seeds.** Desk: 0, 1, 2; paper: 0 to 4. Arms share seeds.
 
 **Test.** Test accuracy after the last epoch, ALLoRA minus LoRA, paired by seed; per cell (data × η²) Student's t over

@@ -12,4 +12,6 @@
 `python -m notebooks` executes all of them in place; `--check` executes them and writes nothing.
 """
 
+import allora_analysis  # noqa: F401 - first, so that Ctrl-C ends in a line while the rest is imported
+
 NOTEBOOKS = ("0_the_ledger", "1_dropout", "2_zero_initialisation", "3_ripple", "4_allora", "5_fine_tuning")

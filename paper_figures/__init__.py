@@ -7,6 +7,7 @@
 | `figure_3` | gaps between ALLoRA, LoRA and ALLoRA-0; `figure_4`: between ALLoRA and the rest of its family |
 | `figure_5` | the adaptor 1/√(|x| + 1/η²), with the family beside it |
 | `table_1` … `table_4` | as Markdown and as LaTeX, the paper's cell beside ours |
+| `eta_squared` | the main result: accuracy over η², rising in print, flat under AdamW |
 | `ripple` | §3.3: the worst case of a scaling factor against a typical network |
 | `zero_initialisation` | §3.2: the spectrum of the Hessian in (A, B) at B = 0 and at A = B = 0 |
 | `deviation` | §3.1: the exact distance of an average over masks from its expectation, against the bound |
@@ -23,9 +24,12 @@ A file of a picture has `load_data()` and `make_figure(loaded)`, one of a table 
 picture says which command makes it. `python -m paper_figures` draws all of them into `docs/`.
 """
 
+import allora_analysis  # noqa: F401 - first, so that Ctrl-C ends in a line while the rest is imported
+
 NAMES = (
     *(f"figure_{number}" for number in range(1, 6)),
     *(f"table_{number}" for number in range(1, 5)),
+    "eta_squared",
     "ripple",
     "zero_initialisation",
     "deviation",

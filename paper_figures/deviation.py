@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib import colormaps
 
 from allora_analysis.deviation.law import LIMIT, exact_deviation
 from allora_analysis.deviation.study import Config, data, run
-from allora_analysis.plotting import COLOURS, page, page_style
+from allora_analysis.plotting import COLOURS, page, page_style, shades
 from allora_analysis.study import Result
 from paper_figures.sources import Loaded
 
@@ -61,14 +60,31 @@ def make_figure(loaded: Loaded[Deviations]) -> Figure:
         The figure.
     """
     config, result, shares = loaded.data
-    figure, ((left, right),) = page(2.4, 1, 2)
+    figure, ((left, right),) = page(2.6, 1, 2)
     _deviations(left, result)
     _shares(right, config.masks, shares)
-    left.set_title(f"{config.samples} × {config.outputs} outputs, keep_prob = {config.keep_prob:g}")
-    right.set_title("the same data, other keep probabilities")
+    share, setting = (
+        result_share(result),
+        f"{config.samples} × {config.outputs} outputs, keep_prob = {config.keep_prob:g}",
+    )
+    left.set_title(f"The distance is {share} of the paper's bound\n({setting})")
+    right.set_title(f"and tends to √(2/π) = {LIMIT:.2f} of it,\nlater where little is dropped")
     for axis in (left, right):
         axis.set(xscale="log", xlabel="masks in the average, n")
     return figure
+
+
+def result_share(result: Result) -> str:
+    """The exact distance over the bound, at all n.
+
+    Args:
+        result: the study's.
+
+    Returns:
+        The range, or the value where two digits show one.
+    """
+    ratios = np.asarray(result.predicted["deviation"]) / np.asarray(result.predicted["bound"])
+    return " to ".join(dict.fromkeys(f"{end:.2f}" for end in (ratios.min(), ratios.max())))
 
 
 def _deviations(axis: Axes, result: Result) -> None:
@@ -82,8 +98,7 @@ def _deviations(axis: Axes, result: Result) -> None:
 
 
 def _shares(axis: Axes, masks: tuple[int, ...], shares: dict[float, list[float]]) -> None:
-    for index, (keep, ratios) in enumerate(shares.items()):
-        colour = colormaps["viridis"](0.85 * index / max(1, len(shares) - 1))
+    for index, ((keep, ratios), colour) in enumerate(zip(shares.items(), shades(len(shares)), strict=True)):
         axis.plot(masks, ratios, DASHES[index % len(DASHES)], color=colour, label=f"keep_prob = {keep:g}")
     axis.axhline(1, color=COLOURS["bound"], lw=0.8)
     axis.text(masks[-1], 1, "the bound", ha="right", va="bottom", color=COLOURS["bound"])

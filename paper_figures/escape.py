@@ -1,13 +1,14 @@
 """Leaving zero (§4.2) under each optimiser: LoRA at l, LoRA at η·l and ALLoRA at l on a linear teacher.
 
-Above: the mean row norm of BA by step. Below: how far ALLoRA's BA is from each LoRA's, ‖difference‖/‖BA‖. Under SGD
-its first step is LoRA's at η·l, under AdamW LoRA's at l; with the factor after Adam (ALLoRAAdamW) it is LoRA's at η·l
-again. Means over seeds ± 2 standard errors. From `allora_analysis.escape`. Checked by
-`tests/test_paper_figures_lacking.py`.
+Above: the mean row norm of BA by step. Below: how far ALLoRA's BA is from each LoRA's, ‖difference‖/‖BA‖, on an axis
+that has 0: a ring is the first step, and one at 0 an exact match. Under SGD it is LoRA's at η·l, under AdamW LoRA's at
+l; with the factor after Adam (ALLoRAAdamW) it is LoRA's at η·l again. Each column's title says which. Means over seeds
+± 2 standard errors. From `allora_analysis.escape`. Checked by `tests/test_paper_figures_lacking.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
 CONFIG = Config(eta=2.0)
 DISTANCES = {"to_lora": "lora", "to_lora_eta": "lora_eta"}
+EXACT = 1e-5  # relative: rounding, and the ε of Adam's denominator
 DASHES = {"lora": "-", "lora_eta": "--", "allora": "-"}
-FLOOR = 1e-4  # what is nearer than this is drawn no more
+LINEAR = 1e-4  # the axis is linear below, so that an exact match is seen, at 0
 
 
 class Escape(NamedTuple):
@@ -59,19 +61,35 @@ def make_figure(loaded: Loaded[Escape]) -> Figure:
     """
     config, result = loaded.data
     names = list(dict.fromkeys(config.optimiser))
-    figure, axes = page(3.6, 2, len(names), sharey="row")
+    figure, axes = page(3.9, 2, len(names), sharey="row")
     for (norms, distances), name in zip(axes.T, names, strict=True):
         rate = result.predicted[name]["learning_rate"]
-        norms.set_title(f"{OPTIMISERS[name].label}\nl = {rate:g}")
+        norms.set_title(f"{OPTIMISERS[name].label}\n{first_step(result.measured[name])}\n(l = {rate:g})")
         _norms(norms, result.measured[name])
         _distances(distances, result.measured[name])
     axes[0, 0].set_ylabel("mean row norm of BA")
     axes[1, 0].set_ylabel("relative distance of BA")
+    axes[1, 0].set_yticks([0, 1e-4, 1e-3, 1e-2, 1e-1, 1], ["0", *(f"$10^{{{n}}}$" for n in (-4, -3, -2, -1)), "1"])
     handles = [Line2D([], [], color=ARMS[arm].colour, ls=DASHES[arm], label=label) for arm, label in LABELS.items()]
     handles.append(Line2D([], [], color=COLOURS["measured"], lw=0.8, ls=":", label="the teacher's"))
     told = f"above: η = {config.eta:g}, {config.seeds} seeds, shaded ± 2 s.e.; below: ALLoRA's distance from each LoRA"
     figure.legend(handles=handles, ncols=4, loc="outside lower center", title=told)
     return figure
+
+
+def first_step(measured: Mapping[str, Any]) -> str:
+    """Which LoRA's first step ALLoRA's is.
+
+    Args:
+        measured: of one optimizer.
+
+    Returns:
+        In words.
+    """
+    for key, arm in DISTANCES.items():
+        if measured[key][1] < EXACT:
+            return f"starts as {LABELS[arm]}"
+    return "starts as neither"
 
 
 def _norms(axis: Axes, measured: dict[str, Any]) -> None:
@@ -87,8 +105,9 @@ def _norms(axis: Axes, measured: dict[str, Any]) -> None:
 def _distances(axis: Axes, measured: dict[str, Any]) -> None:
     for key, arm in DISTANCES.items():
         mean, errors = (np.asarray(measured[name])[1:] for name in (key, f"{key}_stderr"))
-        steps, seen = np.arange(1, len(mean) + 1), mean > FLOOR
-        ends = [np.maximum(mean + sign * 2 * errors, FLOOR)[seen] for sign in (-1, 1)]
-        axis.plot(steps[seen], mean[seen], DASHES[arm], color=ARMS[arm].colour, label=LABELS[arm])
-        axis.fill_between(steps[seen], *ends, color=ARMS[arm].colour, alpha=0.15, lw=0)
-    axis.set(xscale="log", yscale="log", xlim=(0.9, len(mean)), ylim=(FLOOR, 2), xlabel="step")
+        steps, colour = np.arange(1, len(mean) + 1), ARMS[arm].colour
+        axis.plot(steps, mean, DASHES[arm], color=colour, label=LABELS[arm])
+        axis.plot(1, mean[0], "o", ms=5, mfc="none", color=colour, clip_on=False, zorder=3)
+        axis.fill_between(steps, np.maximum(mean - 2 * errors, 0), mean + 2 * errors, color=colour, alpha=0.15, lw=0)
+    axis.set_yscale("symlog", linthresh=LINEAR, linscale=0.5)
+    axis.set(xscale="log", xlim=(0.8, len(mean)), ylim=(0, 2), xlabel="step")

@@ -4,7 +4,8 @@ Top left: what the paper reports of its left panel, Table 2: accuracy after 3 an
 drop rate (the lines between them only guide the eye). Top right: ours, `experiments.dropout_rates`, every epoch. Below:
 ours of its right panel, `experiments.row_norms`, by model and optimiser (the paper prints no number of its own): row
 norm ‖(BA)_i‖ (the LoRA scaling is 1), averaged over rows and layers, by step. A case is drawn when all its seeds
-are recorded; means over seeds (of logarithms, for norms) with 95 % intervals.
+are recorded; means over seeds (of logarithms, for norms) with 95 % intervals, of accuracy after the first epoch and the
+last. Titles say what is seen.
 
 Checked by `tests/test_paper_figure_2.py`.
 """
@@ -17,14 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.lines import Line2D
 
 from allora_analysis.claims.tables.reported import TABLE_2
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets import dropout_rates, row_norms
 from allora_analysis.grid.reading import average_norm
-from allora_analysis.plotting import ARMS, OPTIMISERS, page, page_style
+from allora_analysis.plotting import ARMS, OPTIMISERS, page, page_style, shades
 from paper_figures.numbers import Curve, accuracy_by_epoch, over_seeds
 from paper_figures.sources import Loaded, Missing, Runs, runs, say_missing
 
@@ -123,13 +123,14 @@ def make_figure(loaded: Loaded[Figure2]) -> Figure:
     rows = 1 + (len(panels) + 1) // 2
     figure, axes = page(0.6 + 2.1 * rows, rows, 2)
     rates = sorted({*data.reported, *data.accuracy})
-    colours = {rate: colormaps["viridis"](0.85 * index / max(1, len(rates) - 1)) for index, rate in enumerate(rates)}
+    colours = dict(zip(rates, shades(len(rates)), strict=True))
     _reported(axes[0, 0], data.reported, colours)
     _ours(axes[0, 1], data, colours)
     for axis, panel in zip(axes[1:].flat, panels, strict=False):
         _row_norms(axis, panel, data)
     for axis in axes[1:].flat[len(panels) :]:
         axis.remove()
+    _one_scale(axes)
     handles = [Line2D([], [], color=colour, marker="o", label=f"{rate:g}") for rate, colour in colours.items()]
     figure.legend(handles=handles, ncols=len(handles), loc="outside upper center", title="drop rate (first row)")
     handles = [line for axis in axes[1:].flat for line in axis.get_lines() if not line.get_label().startswith("_")]
@@ -140,35 +141,61 @@ def make_figure(loaded: Loaded[Figure2]) -> Figure:
     return figure
 
 
+def _one_scale(axes: np.ndarray) -> None:
+    # Left and right, where both are drawn: an empty panel has no ticks.
+    for row in axes:
+        limits = np.array([axis.get_ylim() for axis in row if axis.get_lines()])
+        for axis in row:
+            if axis.get_lines():
+                axis.set_ylim(limits.min(), limits.max())
+
+
 def _reported(axis: Axes, reported: Mapping[float, tuple[tuple[int, float], ...]], colours: Mapping) -> None:
     for rate, points in reported.items():
         epochs, values = zip(*points, strict=True)
         axis.plot(epochs, values, "o:", lw=0.8, color=colours[rate], label=f"{rate:g}")
-    axis.set(title="the paper\nQwen2-0.5B, bias_in_bios, 3 runs", xlabel="epoch", ylabel="test accuracy, %")
+    axis.set(xlabel="epoch", ylabel="test accuracy, %")
+    gains = {rate: points[-1][1] - points[0][1] for rate, points in reported.items()}
+    best = max(gains, key=gains.__getitem__)
+    axis.set_title(f"The paper: drop rate {best:g} gains most\n(Qwen2-0.5B, bias_in_bios, 3 runs)")
 
 
 def _ours(axis: Axes, data: Figure2, colours: Mapping) -> None:
     first = dropout_rates.PRESETS["desk"][0]
     if not data.accuracy:
-        axis.set_title(f"ours\n{first.model}, {first.data}")
+        axis.set_title(f"Ours\n({first.model}, {first.data})")
         say_missing(axis, data.missing["accuracy"])
         return
     for index, (rate, curve) in enumerate(data.accuracy.items()):
         x = curve.x + 0.06 * (index - len(data.accuracy) / 2)  # intervals side by side, not one over the other
         style = {"color": colours[rate], "fmt": "o-", "ms": 2.5, "lw": 0.9, "elinewidth": 0.6}
+        style |= {"errorevery": max(1, len(curve.x) - 1)}  # after the first epoch and the last
         axis.errorbar(x, curve.average.mean, curve.average.half, label=f"{rate:g}", **style)
     seeds = next(iter(data.accuracy.values())).seeds
-    axis.set(title=f"ours\n{first.model}, {first.data}, {seeds} seeds", xlabel="epoch", ylabel="test accuracy, %")
+    axis.set(xlabel="epoch", ylabel="test accuracy, %")
+    last = [curve.average.mean[-1] for curve in data.accuracy.values()]
+    told = f"Ours, {seeds} seeds: they end within {max(last) - min(last):.1f} points"
+    axis.set_title(f"{told}\n({first.model}, {first.data})")
     if "accuracy" in data.missing:
         axis.text(0.98, 0.02, data.missing["accuracy"].what, ha="right", transform=axis.transAxes, fontsize=6)
+
+
+def _start(curves: Mapping[str, Curve]) -> str:
+    # Which LoRA ALLoRA's first step is nearest to.
+    first = {arm: curve.average.mean[0] for arm, curve in curves.items()}
+    known = [arm for arm in ("lora", "lora_eta") if arm in first]
+    if "allora" not in first or len(known) < 2:
+        return "how BA leaves 0"
+    nearest = min(known, key=lambda arm: abs(first[arm] - first["allora"]))
+    return f"ALLoRA leaves 0 as {'LoRA at l' if nearest == 'lora' else ARMS[nearest].label}"
 
 
 def _row_norms(axis: Axes, panel: Panel, data: Figure2) -> None:
     model, optimiser = panel
     curves = {arm: curve for arm, curve in data.norms[panel].items() if curve is not None}
-    title = f"ours\n{model}, {OPTIMISERS[optimiser].label}"
+    under = OPTIMISERS[optimiser].label
     if not curves:
-        axis.set_title(title)
+        axis.set_title(f"{under}\n({model})")
         say_missing(axis, data.missing[panel])
         return
     for index, (arm, curve) in enumerate(curves.items()):
@@ -177,7 +204,7 @@ def _row_norms(axis: Axes, panel: Panel, data: Figure2) -> None:
         axis.plot(curve.x, np.exp(norms.mean), color=colour, lw=1, label=label, **every)
         axis.fill_between(curve.x, np.exp(norms.low), np.exp(norms.high), color=colour, alpha=0.2, lw=0)
     seeds = next(iter(curves.values())).seeds
-    axis.set(title=f"{title}, {seeds} seeds", xscale="log", yscale="log")
+    axis.set(title=f"{under}: {_start(curves)}\n({model}, {seeds} seeds)", xscale="log", yscale="log")
     axis.set(xlabel="step (shaded: 95 % over seeds)", ylabel="mean row norm of BA")
     if absent := [ARMS[arm].label for arm, curve in data.norms[panel].items() if curve is None]:
         told = textwrap.fill("seeds missing: " + ", ".join(absent), 34)  # within the axes

@@ -1,9 +1,9 @@
 """Figure 3 of the paper: accuracy gaps of ALLoRA over LoRA, and of ALLoRA-0 over ALLoRA, by data set and η².
 
-Left: the printed gaps (means of five runs; the paper prints no spread), with a cross at what Table 3's own cells give
-where rounding cannot explain the difference. Right: ours, `experiments.perception`, paired by seed, with 95 %
-intervals; hollow: LoRA's classifier at l_b like ALLoRA's, the confound taken out. A gap is drawn when all seeds of both
-arms are recorded. Checked by `tests/test_paper_figure_3.py`.
+Above the line the printed gaps (means of five runs; the paper prints no spread), with a cross at what Table 3's own
+cells give where rounding cannot explain the difference. Below it ours, `experiments.perception`, on the same scale,
+paired by seed, with 95 % intervals; hollow: LoRA's classifier at l_b like ALLoRA's, the confound taken out. A gap is
+drawn when all seeds of both arms are recorded. Checked by `tests/test_paper_figure_3.py`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[tuple[Comparison, ...]
 
 @page_style()
 def make_figure(loaded: Loaded[tuple[Comparison, ...]]) -> Figure:
-    """Draw the figure: a row for each of the paper's panels.
+    """Draw the figure.
 
     Args:
         loaded: as from `load_data`.
@@ -54,4 +54,4 @@ def make_figure(loaded: Loaded[tuple[Comparison, ...]]) -> Figure:
     Returns:
         The figure.
     """
-    return drawn(loaded, height=5.6)
+    return drawn(loaded, height=4.2)

@@ -1,9 +1,9 @@
 """Figure 4 of the paper: accuracy gaps of ALLoRA over the rest of its family, by data set and η².
 
-Left: the printed gaps (means of five runs; the paper prints no spread), with a cross at what Table 4's own cells give
-where rounding cannot explain the difference. Right: ours, `experiments.ablation` with ALLoRA's runs of
-`experiments.perception`, paired by seed, with 95 % intervals. A gap is drawn when all seeds of both arms are recorded.
-Checked by `tests/test_paper_figure_4.py`.
+Above the line the printed gaps (means of five runs; the paper prints no spread), with a cross at what Table 4's own
+cells give where rounding cannot explain the difference. Below it ours, `experiments.ablation` with ALLoRA's runs of
+`experiments.perception`, on the same scale, paired by seed, with 95 % intervals. A gap is drawn when all seeds of both
+arms are recorded. Checked by `tests/test_paper_figure_4.py`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[tuple[Comparison, ...]
 
 @page_style()
 def make_figure(loaded: Loaded[tuple[Comparison, ...]]) -> Figure:
-    """Draw the figure: a row for each of the paper's panels.
+    """Draw the figure.
 
     Args:
         loaded: as from `load_data`.
@@ -85,4 +85,4 @@ def make_figure(loaded: Loaded[tuple[Comparison, ...]]) -> Figure:
     Returns:
         The figure.
     """
-    return drawn(loaded, height=7.8)
+    return drawn(loaded, height=4.6)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from allora_analysis import adaptors
-from allora_analysis.plotting import COLOURS, page, page_style
+from allora_analysis.plotting import ARMS, page, page_style, shades
 from paper_figures.sources import Loaded
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ETA_SQUARES = (1.0, 2.0, 4.0)
-STYLES = (("plain", ":"), ("bound", "--"), ("predicted", "-"))
+DASHES = (":", "--", "-")
 FAMILY = {
-    "inverse_sqrt": ("predicted", "-", r"$(|x| + 1/\eta^2)^{-1/2}$, the paper's"),
-    "inverse": ("bound", "--", r"$(|x| + 1/\eta)^{-1}$"),
-    "exponential": ("dropout", "-.", r"$\eta\,e^{-|x|\eta^2/2}$"),
-    "constant": ("measured", ":", r"$\eta$: LoRA at $\eta l$"),
+    "inverse_sqrt": (ARMS["allora"].colour, "-", r"$(|x| + 1/\eta^2)^{-1/2}$, the paper's"),
+    "inverse": ("0.45", "--", r"$(|x| + 1/\eta)^{-1}$"),
+    "exponential": ("0.45", "-.", r"$\eta\,e^{-|x|\eta^2/2}$"),
+    "constant": (ARMS["lora_eta"].colour, ":", r"$\eta$: LoRA at $\eta l$"),
 }
 Curves = dict[str, dict[str, np.ndarray]]
 
@@ -53,23 +53,24 @@ def make_figure(loaded: Loaded[Curves]) -> Figure:
     Returns:
         The figure.
     """
-    figure, ((left, right),) = page(2.5, 1, 2)
+    figure, ((left, right),) = page(2.7, 1, 2)
     _paper(left, loaded.data["figure"])
     _family(right, loaded.data["family"])
     return figure
 
 
 def _paper(axis: Axes, curves: dict[str, np.ndarray]) -> None:
-    for square, (role, dashes) in zip(ETA_SQUARES, STYLES, strict=True):
-        axis.plot(curves["x"], curves[f"{square:g}"], dashes, color=COLOURS[role], label=rf"$\eta^2 = {square:g}$")
-    axis.set(xlabel="x", ylabel="1/√(|x| + 1/η²)", title="ALLoRA's adaptor (the paper's Figure 5)")
+    for square, dashes, colour in zip(ETA_SQUARES, DASHES, shades(len(ETA_SQUARES)), strict=True):
+        axis.plot(curves["x"], curves[f"{square:g}"], dashes, color=colour, label=rf"$\eta^2 = {square:g}$")
+    axis.set(xlabel="x", ylabel="1/√(|x| + 1/η²)", title="The paper's Figure 5:\nη sets the peak, not the tail")
     axis.set_ylim(0, None)
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=3)
 
 
 def _family(axis: Axes, curves: dict[str, np.ndarray]) -> None:
-    for name, (role, dashes, label) in FAMILY.items():
-        axis.plot(curves["x"], curves[name], dashes, color=COLOURS[role], label=label)
-    axis.set(xscale="log", yscale="log", xlabel="|x|", ylabel="factor", title=r"the family at $\eta^2 = 4$")
+    for name, (colour, dashes, label) in FAMILY.items():
+        axis.plot(curves["x"], curves[name], dashes, color=colour, label=label)
+    axis.set(xscale="log", yscale="log", xlabel="|x|", ylabel="factor")
+    axis.set_title("The family at $\\eta^2 = 4$:\nalike at 0, apart in the tail")
     axis.set_ylim(1e-3, 4)
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2)

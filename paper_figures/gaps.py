@@ -5,6 +5,8 @@ Checked by `tests/test_paper_figure_3.py` and `tests/test_paper_figure_4.py`.
 
 from __future__ import annotations
 
+import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +18,7 @@ from allora_analysis.finetune.setting import Setting
 from allora_analysis.plotting import ARMS, COLOURS, page
 from paper_figures.cells import Case, accuracies
 from paper_figures.numbers import over_seeds
-from paper_figures.sources import Loaded, Missing, Runs, say_missing
+from paper_figures.sources import Loaded, Missing, Runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 MARKERS = {1.0: "o", 2.0: "s", 4.0: "^"}  # by η²
 AVERAGE = ("average", "as printed")
 SHORT = {"Snowflake-Arctic-L": "Arctic-L"}  # in print
-CROWDED = 5  # rows from which a label has one line
+OURS = 2.4  # lines that a row of ours is high: intervals, and both kinds of classifier
 
 
 class Gap(NamedTuple):
@@ -42,7 +44,8 @@ class Gap(NamedTuple):
     table: float | None = None
 
 
-Gaps = dict[tuple[str, str], dict[float, Gap]]  # by (model, data set), then η²
+Cell = tuple[str, str]  # model, data set
+Gaps = dict[Cell, dict[float, Gap]]  # by cell, then η²
 
 
 class Comparison(NamedTuple):
@@ -106,7 +109,7 @@ def printed(panel: Panel) -> Gaps:
 
 
 def drawn(loaded: Loaded[tuple[Comparison, ...]], height: float) -> Figure:
-    """Figure 3 or 4: a row for each of the paper's panels.
+    """Figure 3 or 4: two of the paper's panels side by side on one scale, our rows below the printed ones.
 
     Args:
         loaded: the panels.
@@ -115,66 +118,91 @@ def drawn(loaded: Loaded[tuple[Comparison, ...]], height: float) -> Figure:
     Returns:
         The figure.
     """
-    figure, axes = page(height, len(loaded.data), 2)
-    for row, comparison in zip(axes, loaded.data, strict=True):
-        draw(row, comparison, loaded.missing)
-    legend(figure, loaded.data)
+    pairs = [loaded.data[start : start + 2] for start in range(0, len(loaded.data), 2)]
+    figure, axes = page(height, len(pairs), 2, sharex=True, sharey="row")
+    for row, pair in zip(axes, pairs, strict=True):
+        places = _places(pair)
+        for axis, comparison in zip(row, pair, strict=True):
+            axis.set_title(finding(comparison))
+            _points(axis, comparison, places)
+            axis.tick_params(axis="y", length=0)
+        _label(row[0], places)
+    for axis in axes[-1]:
+        axis.set_xlabel("percentage points")
+    legend(figure, loaded.data, loaded.missing)
     return figure
 
 
-def draw(axes: Sequence[Axes], comparison: Comparison, missing: Sequence[Missing]) -> None:
-    """A row of the figure: the paper's panel on the left, ours on the right.
+def finding(comparison: Comparison) -> str:
+    """What a panel shows.
 
     Args:
-        axes: left and right.
-        comparison: the numbers.
-        missing: what is not recorded.
+        comparison: the panel.
+
+    Returns:
+        The two arms, and the mean gap over all cells and η², printed and, where there is one, ours.
     """
-    left, right = axes
-    panel, look = comparison.panel, ARMS[comparison.arm]
-    words = f"{panel.minuend} − {panel.subtrahend}"
-    left.set_title(f"{words}\nthe paper, means of 5 runs")
-    _points(left, comparison.paper, look.colour)
-    known = {name: gaps for name, gaps in comparison.ours.items() if gaps}
-    right.set_title(f"{words}\nours, 95 % over seeds")
-    for name, gaps in known.items():
-        _points(right, gaps, look.colour, hollow=bool(name))
-    if not known and missing:
-        say_missing(right, *missing)
-    left.set_xlabel("percentage points")
-    if known:
-        told = ";\n".join(one.what for one in missing)
-        right.set_xlabel("percentage points" + (f"\n({told})" if missing else ""))
+
+    def mean(of: Gaps) -> str:
+        gaps = [gap.value for cell, by_eta2 in of.items() if cell != AVERAGE for gap in by_eta2.values()]
+        value = round(statistics.fmean(gaps), 1)
+        return f"{value:+.1f}".replace("-", "−") if value else "0.0"
+
+    panel, ours = comparison.panel, comparison.ours.get("")
+    here = f", {mean(ours)} here" if ours else ""
+    return f"{panel.minuend} − {panel.subtrahend}:\n{mean(comparison.paper)} points in print{here}"
 
 
-def _points(axis: Axes, gaps: Gaps, colour: str, hollow: bool = False) -> None:
-    # One line of the axis a (model, data set), first on top; the η² one under the other within it.
-    for place, of in enumerate(gaps.values()):
-        if place % 2 and not hollow:
-            axis.axhspan(-place - 0.5, -place + 0.5, color="0.95", lw=0)
+def _places(pair: Sequence[Comparison]) -> dict[tuple[bool, Cell], float]:
+    # The height of each row, by whether it is ours: printed ones first, a line each.
+    printed = dict.fromkeys(cell for one in pair for cell in one.paper)
+    ours = dict.fromkeys(cell for one in pair for of in one.ours.values() for cell in of)
+    places = {(False, cell): -float(index) for index, cell in enumerate(printed)}
+    below = 0.5 - len(printed)
+    return places | {(True, cell): below - OURS * (index + 0.5) for index, cell in enumerate(ours)}
+
+
+def _points(axis: Axes, comparison: Comparison, places: Mapping[tuple[bool, Cell], float]) -> None:
+    colour = ARMS[comparison.arm].colour
+    for cell, of in comparison.paper.items():
+        place = places[False, cell]
         for eta2, gap in of.items():
-            height = -place + 0.25 * (1 - list(MARKERS).index(eta2)) - 0.1 * hollow
-            style = {"marker": MARKERS[eta2], "color": colour, "ls": "", "ms": 3, "elinewidth": 0.7}
-            style |= {"mfc": "white"} if hollow else {}
-            axis.errorbar(gap.value, height, xerr=gap.half, **style)
+            height = place + 0.25 * (1 - list(MARKERS).index(eta2))
+            axis.plot(gap.value, height, MARKERS[eta2], color=colour, ms=3)
             if gap.table is not None:
                 axis.plot([gap.value, gap.table], [height] * 2, color=COLOURS["measured"], lw=0.6)
                 axis.plot(gap.table, height, "x", color=COLOURS["measured"], ms=3.5)
+    for name, gaps in comparison.ours.items():
+        for cell, of in gaps.items():
+            for eta2, gap in of.items():
+                height = places[True, cell] + 0.7 * (1 - list(MARKERS).index(eta2)) - 0.3 * bool(name)
+                style = {"marker": MARKERS[eta2], "color": colour, "ls": "", "ms": 3, "elinewidth": 0.7}
+                axis.errorbar(gap.value, height, xerr=gap.half, **style | ({"mfc": "white"} if name else {}))
     axis.axvline(0, color=COLOURS["measured"], lw=0.6)
-    between = ",\n" if len(gaps) < CROWDED else ", "
-    names = [between.join((SHORT.get(model, model), data)) for model, data in gaps]
-    axis.set_yticks([-place for place in range(len(gaps))], names, fontsize=6)
-    axis.set_ylim(-len(gaps) + 0.5, 0.5)
-    axis.tick_params(axis="y", length=0)
+    for index, place in enumerate(place for (ours, _), place in places.items() if not ours):
+        if index % 2:
+            axis.axhspan(place - 0.5, place + 0.5, color="0.95", lw=0)
+    if own := [place for (ours, _), place in places.items() if ours]:
+        axis.axhline(max(own) + OURS / 2, color=COLOURS["measured"], lw=0.6)
     axis.grid(axis="y", visible=False)
 
 
-def legend(figure: Figure, comparisons: Sequence[Comparison]) -> None:
-    """What the markers mean, below the figure.
+def _label(axis: Axes, places: Mapping[tuple[bool, Cell], float]) -> None:
+    names = [
+        f"ours: {model},\n{data}" if ours else f"{SHORT.get(model, model)}, {data}" for ours, (model, data) in places
+    ]
+    axis.set_yticks(list(places.values()), names, fontsize=6)
+    lowest, ours = min(places.values()), any(ours for ours, _ in places)
+    axis.set_ylim(lowest - (OURS / 2 if ours else 0.5), 0.5)
+
+
+def legend(figure: Figure, comparisons: Sequence[Comparison], missing: Sequence[Missing]) -> None:
+    """What the markers mean and what is not recorded, below the figure.
 
     Args:
         figure: the figure.
         comparisons: what is drawn.
+        missing: what is not recorded.
     """
     ink = COLOURS["measured"]
     handles = [Line2D([], [], color=ink, marker=marker, ls="", label=f"η² = {x:g}") for x, marker in MARKERS.items()]
@@ -183,4 +211,7 @@ def legend(figure: Figure, comparisons: Sequence[Comparison]) -> None:
     if any(gaps for one in comparisons for name, gaps in one.ours.items() if name):
         label = "LoRA's classifier at $l_b$ too"
         handles.append(Line2D([], [], color=ink, marker="o", mfc="white", ls="", label=label))
-    figure.legend(handles=handles, ncols=len(handles), columnspacing=1.2, loc="outside lower center")
+    told = "printed: means of 5 runs; ours: 95 % over seeds"
+    lines = [line for one in missing for line in textwrap.wrap(one.words(), 90, break_on_hyphens=False)]
+    title = "\n".join([told, *lines])
+    figure.legend(handles=handles, ncols=len(handles), columnspacing=1.2, loc="outside lower center", title=title)

@@ -7,6 +7,7 @@ Left test accuracy, right test loss: the difference of two arms, paired by seed,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from allora_analysis.laboratory.design import STEPS, contrasts
 from allora_analysis.laboratory.table import ALL_SEEDS, ENDPOINTS, RESULTS, read
-from allora_analysis.plotting import COLOURS, page, page_style
+from allora_analysis.plotting import ARMS, COLOURS, OPTIMISERS, page, page_style
 from allora_analysis.statistics import Difference
 from paper_figures.sources import Loaded, Missing, say_missing
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 DATA = "digits"
 LEAST = 30  # seeds below which a contrast is not drawn
 COMMAND = "python -m experiments.laboratory --part contrasts"
+COLOUR = {1: ("#4477AA", "first is better"), -1: ("#CC3311", "first is worse"), 0: ("0.6", "not clear")}
 UNITS = {"accuracy": ("points of test accuracy", 100.0), "loss": ("nats of test loss", 1.0)}
 
 
@@ -83,7 +85,21 @@ def finding(data: Contrasts) -> str:
     if not clear:
         return f"{counted}\nNo difference in accuracy is clear."
     (name, steps), largest = max(clear.items(), key=lambda item: abs(item[1].mean))
-    return f"{counted}\nThe largest in accuracy: {name}, {steps} steps, {100 * largest.mean:+.1f} points."
+    points = f"{100 * largest.mean:+.1f}".replace("-", "−")
+    return f"{counted}\nThe largest in accuracy: {written(name)}, {steps} steps, {points} points."
+
+
+def written(name: str) -> str:
+    """A contrast as a reader writes it: arms and optimizers by their labels.
+
+    Args:
+        name: of the contrast.
+
+    Returns:
+        The words.
+    """
+    labels = {key: look.label for key, look in (ARMS | OPTIMISERS).items()} | {"inverse_sqrt": "inverse square root"}
+    return re.sub(r"\w+", lambda word: labels.get(word[0], word[0]), name)
 
 
 @page_style()
@@ -105,13 +121,14 @@ def make_figure(loaded: Loaded[Contrasts]) -> Figure:
     figure.suptitle(finding(loaded.data), fontsize=7.5)
     for axis, endpoint in zip(axes.flat, ENDPOINTS, strict=True):
         _forest(axis, endpoint, names, loaded.data.of[endpoint])
-    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].set_yticks(range(len(names)), [written(name) for name in names])
     axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
     ink = {"color": COLOURS["measured"], "ls": "", "marker": "o"}
     handles = [
         Line2D([], [], mfc="white" if steps == STEPS[0] else None, label=f"{steps} steps", **ink) for steps in STEPS
     ]
-    figure.legend(handles=handles, ncols=2, loc="outside lower center")
+    handles += [Line2D([], [], color=colour, label=label) for colour, label in COLOUR.values()]
+    figure.legend(handles=handles, ncols=len(handles), loc="outside lower center")
     return figure
 
 
@@ -121,7 +138,7 @@ def _forest(axis: Axes, endpoint: str, names: list[str], of: Mapping[str, Mappin
     for place, name in enumerate(names):
         for steps, one in of[name].items():
             better = one.sign * (1 if endpoint == "accuracy" else -1)
-            colour = {1: COLOURS["predicted"], -1: COLOURS["bound"], 0: "0.6"}[better]
+            colour, _ = COLOUR[better]
             low, high = (scale * end for end in one.interval)
             y, middle = place + (-0.17 if steps == STEPS[0] else 0.17), scale * one.mean
             axis.plot([low, high], [y, y], color=colour, lw=0.9)

@@ -1,8 +1,9 @@
 """Every arm over a range of learning rates: ours alone, `experiments.learning_rates`; the paper has one rate an arm.
 
-A panel a model and optimiser: test accuracy after the last epoch by learning rate, mean over seeds with 95 % intervals,
-which may leave the panel; the rate that validation would choose is ringed. An arm is drawn when all its rates and seeds
-are recorded; a rate at which a run diverged before it was evaluated has a cross at the bottom. Checked by
+A row a model and optimizer. Left: test accuracy after the last epoch by learning rate, the mean over seeds with a bar
+from the worst seed to the best; the rate that validation would choose is ringed, a rate at which a run diverged before
+it was evaluated has a cross at the bottom. Right: the accuracy at the ringed rates, arm by arm, with 95 % intervals;
+the title says how far apart they are. An arm is drawn when all its rates and seeds are recorded. Checked by
 `tests/test_paper_figures_lacking.py`.
 """
 
@@ -35,6 +36,7 @@ class Arm(NamedTuple):
     Attributes:
         rates: learning rates at which all seeds have an accuracy, ascending.
         test: test accuracy there, over seeds.
+        ends: of the worst seed and of the best.
         best: the index of the rate with the best mean validation accuracy; None if every rate diverged.
         diverged: the other rates.
         seeds: how many.
@@ -42,6 +44,7 @@ class Arm(NamedTuple):
 
     rates: np.ndarray
     test: Average
+    ends: np.ndarray
     best: int | None
     diverged: tuple[float, ...]
     seeds: int
@@ -92,9 +95,10 @@ def _arm(known: Runs, of: list[Setting]) -> Arm:
     whole = [rate for rate in rates if None not in values["test"][rate]]
     chosen = [float(np.mean(values["validation"][rate])) for rate in whole]
     seeds = len({run.seed for run in of})
-    average = over_seeds(100 * np.array([values["test"][rate] for rate in whole]).reshape(len(whole), seeds).T)
+    percent = 100 * np.array([values["test"][rate] for rate in whole]).reshape(len(whole), seeds).T
+    ends = np.array([percent.min(axis=0), percent.max(axis=0)])
     lost = tuple(rate for rate in rates if rate not in whole)
-    return Arm(np.array(whole), average, int(np.argmax(chosen)) if whole else None, lost, seeds)
+    return Arm(np.array(whole), over_seeds(percent), ends, int(np.argmax(chosen)) if whole else None, lost, seeds)
 
 
 @page_style()
@@ -108,30 +112,23 @@ def make_figure(loaded: Loaded[Curves]) -> Figure:
         The figure.
     """
     arms, missing = loaded.data
-    rows = (len(arms) + 1) // 2
-    figure, axes = page(0.5 + 2.2 * rows, rows, 2)
-    for axis, (panel, of) in zip(axes.flat, arms.items(), strict=False):
+    figure, axes = page(0.6 + 1.9 * len(arms), len(arms), 2, gridspec_kw={"width_ratios": (1.4, 1)})
+    for (left, right), (panel, of) in zip(axes, arms.items(), strict=True):
         model, data, optimiser = panel
         seeds = f", {next(iter(of.values())).seeds} seeds" if of else ""
-        axis.set_title(f"{model}, {OPTIMISERS[optimiser].label}\n{data}{seeds}")
+        left.set_title(f"{model}, {OPTIMISERS[optimiser].label}\n({data}{seeds})")
         if not of:
-            say_missing(axis, missing[panel])
+            say_missing(left, missing[panel])
+            right.remove()
             continue
-        _curves(axis, of)
+        _curves(left, of)
         lacking = f"\n({missing[panel].what})" if panel in missing else ""
-        axis.set(xscale="log", xlabel=f"learning rate{lacking}", ylabel="test accuracy, %", ylim=_span(of.values()))
-    for axis in axes.flat[len(arms) :]:
-        axis.remove()
+        left.set(xscale="log", xlabel=f"learning rate{lacking}", ylabel="test accuracy, %")
+        _bests(right, of)
     drawn = dict.fromkeys(name for of in arms.values() for name in of)
     if drawn:
         figure.legend(handles=_handles(drawn), ncols=4, loc="outside lower center")
     return figure
-
-
-def _span(arms: Iterable[Arm]) -> tuple[float, float] | None:
-    # Of the means: where one seed of three is at chance, the interval is wider than all accuracies there are.
-    means = [mean for arm in arms for mean in arm.test.mean]
-    return (max(0, min(means) - 4), min(100, max(means) + 4)) if means else None
 
 
 def _handles(names: Iterable[str]) -> list[Line2D]:
@@ -148,9 +145,24 @@ def _curves(axis: Axes, of: Mapping[str, Arm]) -> None:
         label, colour, marker = ARMS[name]
         shift = 1.06 ** (index - (len(of) - 1) / 2)  # intervals side by side, not one over the other
         style = {"color": colour, "marker": marker, "lw": 0.9, "elinewidth": 0.6, "label": label}
-        axis.errorbar(shift * arm.rates, arm.test.mean, arm.test.half, **style)
+        axis.errorbar(shift * arm.rates, arm.test.mean, np.abs(arm.ends - arm.test.mean), **style)
         if arm.best is not None:
             place = shift * arm.rates[arm.best], arm.test.mean[arm.best]
             axis.plot(*place, "o", ms=7, mfc="none", mew=0.8, color=colour)
         for rate in arm.diverged:
             axis.plot(shift * rate, 0.02, "x", color=colour, transform=axis.get_xaxis_transform())
+
+
+def _bests(axis: Axes, of: Mapping[str, Arm]) -> None:
+    known = {name: arm for name, arm in of.items() if arm.best is not None}
+    means = [arm.test.mean[arm.best] for arm in known.values()]
+    for place, (name, arm) in enumerate(known.items()):
+        _, colour, marker = ARMS[name]
+        mean, half = arm.test.mean[arm.best], arm.test.half[arm.best]
+        axis.errorbar(mean, -place, xerr=half, color=colour, marker=marker, elinewidth=0.7)
+    names = [f"{ARMS[name].label}, {arm.rates[arm.best]:g}" for name, arm in known.items()]
+    axis.set_yticks([-place for place in range(len(known))], names)
+    axis.set_ylim(0.6 - max(len(known), 1), 0.6)
+    axis.set_xlabel("test accuracy at its best rate, %")
+    if len(means) > 1:
+        axis.set_title(f"At their best rates\nwithin {max(means) - min(means):.1f} points")

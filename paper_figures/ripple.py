@@ -70,7 +70,7 @@ def make_figure(loaded: Loaded[Ripple]) -> Figure:
         The figure.
     """
     data = loaded.data
-    figure, ((left, right),) = page(3.0, 1, 2)
+    figure, ((left, right),) = page(3.2, 1, 2)
     _growth(left, data)
     _shares(right, data)
     config = data.config
@@ -96,6 +96,10 @@ def _growth(axis: Axes, data: Ripple) -> None:
     # Growth itself would not fit a float at large η: the axis is linear in its logarithm.
     axis.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
     axis.set_ylabel(r"growth $\|f_L(x)\| \, / \, \|x\|$")
+    last = [round(float(series[-1]) / DECADE) for series in (predicted["log_bound"], predicted["log_typical"])]
+    axis.set_title(
+        f"At η = {eta[-1]:g} the output grows\n10$^{{{last[0]}}}$-fold at worst, 10$^{{{last[1]}}}$-fold at random"
+    )
     axis.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=2, columnspacing=1)
 
 
@@ -112,5 +116,10 @@ def _shares(axis: Axes, data: Ripple) -> None:
     ):
         values = data.result.predicted[name]
         axis.plot(data.config.eta, values, marker=marker, color=COLOURS[role], label=label)
+    added = [data.result.predicted[name] for name in ("log_bound_adapter", "log_typical_adapter")]
+    times = [of[1] / of[0] for of in added]
+    eta = data.config.eta
+    told = f"{times[0]:.1f}-fold at worst, {times[1]:.1f}-fold at random"
+    axis.set_title(f"From η = {eta[0]:g} to {eta[1]:g} its share grows\n{told}")
     axis.set(yscale="log", ylabel="what η adds to log growth, nats")
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))

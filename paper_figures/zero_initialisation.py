@@ -8,6 +8,7 @@ critical point, r·rank G negative directions. Right: A = B = 0: ±σ_i, each r 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CONFIG = Config(ratios=(1.0,), draws=2)  # the spectra alone: condition numbers are the study's own figure
-STARTS = {"lora": "B = 0, A random: LoRA's start", "both_zero": "A = B = 0"}
+STARTS = {"lora": "LoRA's start, B = 0 and A random", "both_zero": "A = B = 0"}
 SHOWN = 50  # dense eigenvalues
 
 
@@ -58,7 +59,7 @@ def make_figure(loaded: Loaded[Spectra]) -> Figure:
         The figure.
     """
     data = loaded.data
-    figure, (axes,) = page(2.5, 1, 2, sharey=True)
+    figure, (axes,) = page(2.7, 1, 2, sharey=True)
     for axis, name in zip(axes, STARTS, strict=True):
         _spectrum(axis, data.predicted[name], data.measured[name], STARTS[name])
     axes[0].set_ylabel("eigenvalue of ∇²L in (A, B)")
@@ -67,6 +68,20 @@ def make_figure(loaded: Loaded[Spectra]) -> Figure:
     shape = f"n₁ = {config.outputs}, n₂ = {config.features}, r = {config.rank}, N = {config.samples}"
     figure.suptitle(f"one layer, squared loss: {shape}")
     return figure
+
+
+def kind(predicted: Mapping[str, Any]) -> str:
+    """What a start is, by its gradient and its eigenvalues' signs.
+
+    Args:
+        predicted: the study's, of the start.
+
+    Returns:
+        In words.
+    """
+    if predicted["gradient_norm"] > 0:
+        return "a slope" + (", and directions of negative curvature" if predicted["negative"] else "")
+    return "no slope: a saddle point" if predicted["negative"] and predicted["positive"] else "no slope"
 
 
 def _spectrum(axis: Axes, predicted: dict[str, Any], measured: dict[str, Any], title: str) -> None:
@@ -82,4 +97,4 @@ def _spectrum(axis: Axes, predicted: dict[str, Any], measured: dict[str, Any], t
     slope = f"‖∇$_B$L‖ = {predicted['gradient_norm']:.3g}"
     counts = f"{negative} negative\n{zero} zero\n{positive} positive\n{slope}"
     axis.text(0.97, 0.05, counts, ha="right", transform=axis.transAxes)
-    axis.set(title=title, xlabel="eigenvalue, in ascending order")
+    axis.set(title=f"{title}:\n{kind(predicted)}", xlabel="eigenvalue, in ascending order")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from allora_analysis.claims import s3_1_laboratory as section
+from allora_analysis.claims.claim import in_part
 from allora_analysis.laboratory.table import Table
 from tests.ledger_rows import finding
 
@@ -32,6 +33,12 @@ def plant(monkeypatch, few, many, spread=1e-3):
 def test_planted_differences_decide(monkeypatch, few, many, verdict):
     plant(monkeypatch, few, many)
     assert finding(CLAIM).verdict == verdict
+
+
+def test_fewer_seeds_than_planned_are_said(monkeypatch):
+    plant(monkeypatch, -0.01, 0.01)
+    assert finding(CLAIM).size.of.endswith("steps (40 of 100 seeds)")
+    assert in_part(100, 100, "seeds") == ""
 
 
 def test_not_run_without_a_table(tmp_path):

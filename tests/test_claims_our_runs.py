@@ -14,18 +14,18 @@ from allora_analysis.claims.claim import Claim
 from allora_analysis.claims.ledger import examine
 from allora_analysis.finetune import setting as settings
 from allora_analysis.finetune.setting import ARMS
-from allora_analysis.grid.presets import ablation, commonsense, learning_rates, perception
+from allora_analysis.grid.presets import ablation, learning_rates, perception
 from allora_analysis.study import plain
 from tests.planted_finetune import better, plant, wiggle
 
 CLAIMS = {claim.id: claim for claim in vars(section).values() if isinstance(claim, Claim)}
-PERCEIVED, ABLATED, DESK = perception.PRESETS["desk"], ablation.PRESETS["desk"], commonsense.PRESETS["desk"]
+PERCEIVED, ABLATED = perception.PRESETS["desk"], ablation.PRESETS["desk"]
 LISTS = {
     "4-own-best-rate": ("all-MiniLM-L6-v2", "adamw"),
     "4-own-best-rate-sgd": ("all-MiniLM-L6-v2", "sgd"),
     "4-own-best-rate-smollm2": ("SmolLM2-135M", "adamw"),
 }
-CASES = {f"{data}, η² = {eta2}" for data in ("rotten_tomatoes", "emotion") for eta2 in (1, 2, 4)}
+CASES = {f"rotten_tomatoes, η² = {eta2}" for eta2 in (1, 2, 4)}
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_table_3(folder):
     found = finding("4-table-3-desk")
     assert (found.verdict, found.at_paper) == ("holds", None)
     measured = found.evidence.measured
-    assert measured["emotion, η² = 4"]["mean"] == pytest.approx(0.02)
+    assert measured["rotten_tomatoes, η² = 4"]["mean"] == pytest.approx(0.02)
     assert set(measured["classifier at l_b in both"]) == CASES
     assert found.size.value == pytest.approx(2.0)
 
@@ -72,18 +72,18 @@ def test_table_3_compares_with_the_papers_arm_and_not_with_the_corrected_one(fol
     found = finding("4-table-3-desk")
     assert (found.verdict, found.at_paper) == ("refuted", None)
     assert found.evidence.measured["rotten_tomatoes, η² = 2"]["verdict"] == "refuted"
-    assert found.evidence.measured["classifier at l_b in both"]["emotion, η² = 2"]["mean"] > 0
+    assert found.evidence.measured["classifier at l_b in both"]["rotten_tomatoes, η² = 2"]["mean"] > 0
 
 
 def test_a_case_that_was_not_run_is_left_out_and_told(folder):
-    """Planted: one data set; Holm's correction is over its three cases, not over six."""
-    plant(folder, PERCEIVED, better(("allora",)), skip=lambda run: run.data == "emotion")
+    """Planted: two η² of three; Holm's correction is over two cases, not over three."""
+    plant(folder, PERCEIVED, better(("allora",)), skip=lambda run: run.arm == "allora" and run.eta2 == 2)
     found = finding("4-table-3-desk")
     measured = found.evidence.measured
     assert found.verdict == "holds"
-    assert measured["rotten_tomatoes, η² = 4"]["family"] == 3
-    assert measured["covers"].endswith("; 3 more cases planned")
-    assert not any(case.startswith("emotion") for case in measured)
+    assert measured["rotten_tomatoes, η² = 4"]["family"] == 2
+    assert measured["covers"].endswith("; 1 more case planned")
+    assert "rotten_tomatoes, η² = 2" not in measured
 
 
 def test_test_loss_stands_beside_accuracy(folder, monkeypatch):
@@ -101,7 +101,7 @@ def test_test_loss_stands_beside_accuracy(folder, monkeypatch):
     monkeypatch.setattr(section, "recorded", with_losses)
     found = finding("4-table-3-desk").evidence.measured["test loss, its fall"]
     assert set(found) == CASES
-    assert found["emotion, η² = 1"]["mean"] == pytest.approx(0.1)
+    assert found["rotten_tomatoes, η² = 1"]["mean"] == pytest.approx(0.1)
 
 
 def test_table_4(folder):
@@ -111,8 +111,8 @@ def test_table_4(folder):
     plant(folder, [*PERCEIVED, *ABLATED], accuracy)
     found = finding("4-table-4-desk")
     assert found.verdict == "refuted"
-    assert found.evidence.measured["over asf_lora, emotion, η² = 1"]["verdict"] == "refuted"
-    assert found.evidence.measured["over lora_x_eta, emotion, η² = 1"]["mean"] == pytest.approx(0.02)
+    assert found.evidence.measured["over asf_lora, rotten_tomatoes, η² = 1"]["verdict"] == "refuted"
+    assert found.evidence.measured["over lora_x_eta, rotten_tomatoes, η² = 1"]["mean"] == pytest.approx(0.02)
     assert found.evidence.measured["mean over the cases"]["n"] == 3
 
 
@@ -121,10 +121,9 @@ def test_table_4(folder):
     [((0.02, 0.03), "holds"), ((0.02, -0.03), "refuted"), ((-0.02, -0.03), "refuted"), ((0.02, 0.0002), "undecided")],
 )
 def test_every_case_must_be_better(folder, gains, verdict):
-    by_data = dict(zip(("rotten_tomatoes", "emotion"), gains, strict=True))
-
     def accuracy(run):
-        return [0.8 + 0.01 * run.seed + (by_data[run.data] + wiggle(run)) * (run.arm == "allora")]
+        gain = gains[run.eta2 == 4]
+        return [0.8 + 0.01 * run.seed + (gain + wiggle(run)) * (run.arm == "allora")]
 
     plant(folder, PERCEIVED, accuracy)
     found = finding("4-table-3-desk")
@@ -134,7 +133,7 @@ def test_every_case_must_be_better(folder, gains, verdict):
 
 def test_the_pairing_takes_the_seeds_luck_out():
     """Planted: accuracies vary by 4 points over seeds, the gain by 0.2: unpaired, nothing would be seen."""
-    case = section.by_case(PERCEIVED, {"arm": "allora"}, section._lora(own_head=False))["emotion, η² = 2"]
+    case = section.by_case(PERCEIVED, {"arm": "allora"}, section._lora(own_head=False))["rotten_tomatoes, η² = 2"]
     runs = {run: {"epochs": [{"test_accuracy": 0.8 + 0.02 * run.seed}]} for pair in case for run in pair}
     for ours, _ in case:
         runs[ours]["epochs"][0]["test_accuracy"] += 0.004 + wiggle(ours)
@@ -173,13 +172,15 @@ def test_a_run_that_diverged_after_an_evaluation_is_no_finished_run(folder):
 
 
 def test_a_case_in_which_a_run_diverged_is_left_out_and_named(folder):
-    gone = next(run for run in PERCEIVED if (run.arm, run.data, run.eta2, run.seed) == ("allora", "emotion", 2.0, 1))
+    gone = next(
+        run for run in PERCEIVED if (run.arm, run.data, run.eta2, run.seed) == ("allora", "rotten_tomatoes", 2.0, 1)
+    )
     whole = better(("allora",))
     plant(folder, PERCEIVED, lambda run: [None] if run == gone else whole(run))
     found = finding("4-table-3-desk")
     assert found.verdict == "undecided"
-    assert found.evidence.measured["a run diverged in"] == ["emotion, η² = 2"]
-    assert "emotion, η² = 2" not in found.evidence.measured
+    assert found.evidence.measured["a run diverged in"] == ["rotten_tomatoes, η² = 2"]
+    assert "rotten_tomatoes, η² = 2" not in found.evidence.measured
     assert diverged({}, {"one": [(gone, gone)]}) == []
 
 
@@ -198,38 +199,6 @@ def test_early_epochs_reads_the_first_epoch(folder, gain, verdict):
     found = finding("5.1-early-epochs")
     assert found.verdict == verdict
     assert found.evidence.measured["over allora_od, epoch 1"]["mean"] == pytest.approx(gain)
-
-
-# -- Table 1
-
-
-def gains(allora, allora_0, on=commonsense.DESK_DATA):
-    by_arm = {"allora": allora, "allora_0": allora_0}
-    return lambda run: [0.3 + (by_arm[run.arm] + wiggle(run) if run.arm in by_arm and run.data in on else 0.0)]
-
-
-@pytest.mark.parametrize(
-    ("allora", "allora_0", "verdict"),
-    [(0.02, 0.03, "holds"), (0.02, -0.02, "refuted"), (-0.02, 0.03, "refuted"), (0.02, 0.0002, "undecided")],
-)
-def test_table_1(folder, allora, allora_0, verdict):
-    plant(folder, DESK, gains(allora, allora_0))
-    found = finding("4-table-1-desk")
-    assert (found.verdict, found.evidence.n) == (verdict, 3)
-    measured = found.evidence.measured
-    assert measured["allora over dora"]["mean"] == pytest.approx(allora)
-    assert measured["task by task"]["allora_0 over lora, boolq"]["mean"] == pytest.approx(allora_0)
-    assert verdict != "undecided" or "seeds" in found.corrected
-
-
-def test_table_1_is_averaged_over_the_tasks_and_an_arm_in_part_does_not_count(folder):
-    plant(folder, DESK, gains(0.02, 0.03, on=("boolq",)))
-    assert finding("4-table-1-desk").evidence.measured["allora over dora"]["mean"] == pytest.approx(0.01)
-    part = folder / "part"
-    plant(part, DESK, gains(0.02, 0.03), skip=lambda run: (run.arm, run.data, run.seed) == ("allora_0", "boolq", 2))
-    found = finding("4-table-1-desk", part)
-    assert found.evidence.measured["covers"] == "allora over dora"
-    assert "allora_0 over dora" not in found.evidence.measured
 
 
 # -- own best rates

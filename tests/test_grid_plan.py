@@ -96,7 +96,7 @@ def test_a_command_names_every_model_and_data_set_once():
         (learning_rates, "all-MiniLM-L6-v2 sgd", lambda one: one.optimizer == "sgd"),
         (learning_rates, "all-MiniLM-L6-v2 adamw", lambda one: one.model[0] == "a" and one.optimizer == "adamw"),
         (row_norms, "all-MiniLM-L6-v2", lambda one: one.model == "all-MiniLM-L6-v2"),
-        (perception, "emotion", lambda one: one.data == "emotion"),
+        (perception, "allora_0", lambda one: one.arm == "allora_0"),
     ],
 )
 def test_a_command_makes_no_other_runs(experiment, only, wanted):

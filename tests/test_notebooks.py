@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import pkgutil
 import re
@@ -104,6 +105,38 @@ def test_each_ends_with_exercises_and_checks_its_numbers(content):
     assert sum("assert " in cell.source for cell in code(content)) >= 4
 
 
+def test_each_is_a_lesson(committed, content):
+    """What for, what is needed, how long; and at its end what to keep, with the references."""
+    first, recap = content.cells[0].source, content.cells[-2].source
+    for word in ("**Afterwards you can**", "**Time:**"):
+        assert word in first
+    assert re.search(r"\*\*You\s+need\*\*", first)
+    if committed.stem != "0_the_ledger":
+        assert recap.startswith("## Recap")
+        assert "**References.**" in recap
+
+
+def test_a_study_s_picture_comes_before_its_table(content):
+    cells = [cell.source for cell in code(content)]
+    for before, source in itertools.pairwise(cells):
+        if "shown(" in source:
+            assert "fold=" in source
+            assert ".plot(" in before.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "cited"),
+    [
+        ("1_dropout", ("Cavazza", "Mianjy")),
+        ("2_zero_initialisation", ("Marchenko",)),
+        ("3_ripple", ("Newman", "Hanin")),
+    ],
+)
+def test_results_of_others_are_cited(name, cited):
+    recap = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells[-2].source
+    assert all(one in recap for one in cited)
+
+
 def test_prose_has_balanced_mathematics(content):
     for cell in content.cells:
         if cell.cell_type == "markdown":
@@ -135,6 +168,9 @@ def test_a_table_shows_text_as_it_is():
     assert lines[0] == r"**‖W\*‖**"
     assert lines[2:5] == [r"| a\|b | m\_l |", "|---|---|", r"| 1 \< 2 | \[3\] |"]
     assert lines[-1] == r"note\*"
+    folded = shared.shown(table, fold="The numbers").data
+    assert folded.startswith("<details>\n<summary>The numbers</summary>\n\n**‖W")
+    assert folded.endswith("</details>")
 
 
 def rows():

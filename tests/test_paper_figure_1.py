@@ -31,7 +31,7 @@ def test_data_are_the_records(folder):
     assert [(arm.optimizer, arm.drop_rate) for arm in data] == [("sgd", 0.5), ("adam", 0.5), ("sgd", 0.0)]
     for arm, series in data.items():
         for seed in (0, 1):
-            for name in ("mean", "worst_held_out", "q01", "q99", "median"):
+            for name in ("mean", "worst_held_out", "q05", "q95", "median"):
                 assert list(series[name][seed]) == [epoch["probe"][name] for epoch in runs[arm][seed]]
             for name in ("mean", "worst_held_out"):
                 control = [epoch["no_dropout_fresh"][name] for epoch in runs[arm][seed]]
@@ -45,9 +45,9 @@ def test_panels(folder):
     loaded = figure_1.load_data(folder, TINY)
     data, figure = loaded.data, figure_1.make_figure(loaded)
     assert isinstance(figure, Figure)
-    top, middle, control, bottom = figure.axes
-    assert top.get_title() == "digits, SGD, 2 seeds"
-    lines = {bar.get_label(): bar[0] for bar in top.containers}
+    top, middle, control = figure.axes
+    assert top.get_title() == f"digits, 2 seeds:\n{figure_1.finding({a.optimizer: data[a] for a in list(data)[:2]})}"
+    lines = {line.get_label(): line for line in top.get_lines()}
     series = data[grids.Arm("digits", "sgd", 0.5)]
     for label, name in (
         ("mean over entries", "mean"),
@@ -56,7 +56,7 @@ def test_panels(folder):
     ):
         np.testing.assert_allclose(lines[label].get_ydata(), series[name].mean(axis=0))
     assert list(lines["mean over entries"].get_xdata()) == [0, 1, 2]
-    assert sum(bool(band.get_label().endswith("of entries")) for band in top.collections) == 3
+    assert sum(bool(band.get_label().endswith("of entries")) for band in top.collections) == 1
     assert all(bar.has_yerr for bar in top.containers)
     curves = {f"{optimizer}, {name}" for optimizer in ("sgd", "adam") for name in figure_1.STATISTICS}
     for axis, prefix in ((middle, ""), (control, "control ")):
@@ -66,21 +66,33 @@ def test_panels(folder):
         for name in figure_1.STATISTICS:
             values = series[prefix + name]
             np.testing.assert_allclose(ratios[f"sgd, {name}"][-1], np.exp(np.log(values[:, -1] / values[:, 0]).mean()))
-        bands = [band.get_paths()[0].vertices for band in axis.collections[:4]]  # an interval a curve, over seeds
-        logs = over_seeds(
-            np.log(data[grids.Arm("digits", "sgd", 0.5)][prefix + "mean"])
-            - np.log(data[grids.Arm("digits", "sgd", 0.5)][prefix + "mean"][:, :1])
-        )
-        assert np.isclose(bands[0][:, 1].max(), np.exp(logs.high).max())
+        (bar,) = axis.containers[0][2]  # an interval a curve, over seeds, after the last epoch
+        logs = over_seeds(np.log(series[prefix + "mean"]) - np.log(series[prefix + "mean"][:, :1]))
+        np.testing.assert_allclose(bar.get_segments()[0][:, 1], np.exp([logs.low[-1], logs.high[-1]]))
+        assert len(axis.containers) == 4 + (axis is control)
     without = data[grids.Arm("digits", "sgd", 0.0)]["control mean"]
     (line,) = [line for line in control.get_lines() if line.get_label() == figure_1.WITHOUT]
     np.testing.assert_allclose(line.get_ydata()[-1], np.exp(np.log(without[:, -1] / without[:, 0]).mean()))
-    assert {line.get_label() for line in bottom.get_lines()} == {"SGD", "Adam"}
     assert (top.get_yscale(), middle.get_yscale(), control.get_yscale()) == ("log", "log", "log")
-    assert bottom.get_ylim() == (0, 1)
     assert all(axis.get_ylabel() for axis in figure.axes)
-    assert bottom.get_xlabel() == "epoch"
+    assert control.get_xlabel() == "epoch"
+    below = figure.legends[1]
+    assert {"SGD", "Adam"} <= {text.get_text() for text in below.get_texts()}
+    shares = [100 * of["mask_share"].mean(axis=0) for arm, of in data.items() if arm.drop_rate > 0]
+    told = f"masks make {np.min(shares):.0f} to {np.max(shares):.0f} % of the gradient's variance"
+    assert below.get_title().get_text().endswith(told)
     assert_readable(figure)
+
+
+def test_the_title_says_which_way_they_go():
+    def series(mean, worst):
+        return {"mean": np.array([[1.0, mean]]), "worst_held_out": np.array([[1.0, worst]])}
+
+    of = {"sgd": series(0.5, 2.0), "adam": series(0.9, 3.0)}
+    assert figure_1.finding(of) == "the average falls, the worst entry rises"
+    assert figure_1.finding({"sgd": series(2, 2)}) == "the average and the worst entry rise"
+    of["adam"] = series(1.1, 3.0)
+    assert figure_1.finding(of) == "the average rises under 1 of 2 optimizers, the worst entry rises"
 
 
 def test_a_column_for_each_data_set(tmp_path):
@@ -88,7 +100,9 @@ def test_a_column_for_each_data_set(tmp_path):
     plant(tmp_path, lambda arm: (-1.0, 1.0), small)
     figure = figure_1.make_figure(figure_1.load_data(tmp_path, small))
     titles = [axis.get_title() for axis in figure.axes]
-    assert titles == ["MNIST, momentum, 2 seeds", "CIFAR-10, momentum, 2 seeds", *[""] * 6]
+    found = "the average falls, the worst entry rises"
+    assert titles == [f"MNIST, 2 seeds:\n{found}", f"CIFAR-10, 2 seeds:\n{found}", *[""] * 4]
+    assert "(under momentum)" in figure.axes[0].get_ylabel()
     assert_readable(figure)
     for left, right in zip(figure.axes[::2], figure.axes[1::2], strict=True):
         assert left.get_ylim() == right.get_ylim()

@@ -69,8 +69,14 @@ def test_a_case_without_all_its_seeds_is_named_and_not_drawn(partial):
 def test_panels(partial):
     figure = figure_2.make_figure(partial)
     reported, ours, adamw, sgd = figure.axes[:4]
-    assert "the paper" in reported.get_title()
-    assert all("ours" in axis.get_title() and "3 seeds" in axis.get_title() for axis in (ours, adamw, sgd))
+    assert reported.get_title().startswith("The paper: drop rate 0.4 gains most")
+    assert all("3 seeds" in axis.get_title() for axis in (ours, adamw, sgd))
+    last = [curve.average.mean[-1] for curve in partial.data.accuracy.values()]
+    assert ours.get_title().startswith(f"Ours, 3 seeds: they end within {max(last) - min(last):.1f} points")
+    # Planted: arms with a factor are twice as fast as LoRA at l, as fast as LoRA at η·l.
+    assert adamw.get_title().startswith("AdamW: ALLoRA leaves 0 as LoRA at η·l")
+    for left, right in zip(figure.axes[::2], figure.axes[1::2], strict=True):
+        assert left.get_ylim() == right.get_ylim() or not (left.get_lines() and right.get_lines())
     assert [line.get_label() for line in reported.get_lines()] == ["0", "0.05", "0.1", "0.2", "0.4"]
     np.testing.assert_array_equal(reported.get_lines()[0].get_xydata(), [[3, 77.92], [6, 79.81], [10, 78.0]])
     assert len(ours.containers) == 4

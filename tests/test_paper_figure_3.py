@@ -15,7 +15,7 @@ from paper_figures.gaps import AVERAGE
 from tests.figure_layout import assert_readable
 from tests.planted_finetune import plant
 
-MODEL = "all-MiniLM-L6-v2"
+OURS = MODEL, DATA = "all-MiniLM-L6-v2", "rotten_tomatoes"
 GAINS = (0.010, 0.016, 0.013)  # ALLoRA's by seed
 
 
@@ -60,15 +60,14 @@ def test_ours_are_paired_by_seed(loaded):
     assert len(loaded.records) == len(perception.PRESETS["desk"])
     points = 100 * np.array(GAINS)
     half = stats.t.ppf(0.975, 2) * stats.sem(points)
-    for data in ("rotten_tomatoes", "emotion"):
-        gaps = left.ours[""][MODEL, data]
-        assert list(gaps) == [1, 2, 4]
-        for gap in gaps.values():
-            assert (gap.value, gap.half) == (pytest.approx(points.mean()), pytest.approx(half))
-        # The confound taken out: at η² = 1 the two LoRA arms are one.
-        fair = [gap.value for gap in left.ours[OWN_HEAD][MODEL, data].values()]
-        assert fair == pytest.approx([1.3, 6.3, 6.3])
-        assert right.ours[""][MODEL, data][2.0].value == pytest.approx(-1.3)
+    gaps = left.ours[""][OURS]
+    assert list(gaps) == [1, 2, 4]
+    for gap in gaps.values():
+        assert (gap.value, gap.half) == (pytest.approx(points.mean()), pytest.approx(half))
+    # The confound taken out: at η² = 1 the two LoRA arms are one.
+    fair = [gap.value for gap in left.ours[OWN_HEAD][OURS].values()]
+    assert fair == pytest.approx([1.3, 6.3, 6.3])
+    assert right.ours[""][OURS][2.0].value == pytest.approx(-1.3)
 
 
 def test_cells_of_the_paper_s_own_models_are_shown_where_recorded(tmp_path):
@@ -76,17 +75,17 @@ def test_cells_of_the_paper_s_own_models_are_shown_where_recorded(tmp_path):
     plant(tmp_path, own, lambda run: [0.5 + 0.01 * (run.arm == "allora")])
     loaded = figure_3.load_data(tmp_path)
     assert set(loaded.data[0].ours[""]) == {("Qwen2-0.5B", "emotion")}
-    assert loaded.missing[0].what == "66 of 66 runs are not recorded"
+    assert loaded.missing[0].what == "33 of 33 runs are not recorded"
 
 
 def test_a_cell_without_all_its_seeds_is_left_out(tmp_path):
-    skip = lambda run: (run.data, run.arm, run.eta2, run.seed) == ("emotion", "allora", 2, 1)  # noqa: E731
+    skip = lambda run: (run.arm, run.eta2, run.seed) == ("allora", 2, 1)  # noqa: E731
     plant(tmp_path, perception.PRESETS["desk"], planted, skip=skip)
     loaded = figure_3.load_data(tmp_path)
-    assert list(loaded.data[0].ours[""][MODEL, "emotion"]) == [1, 4]
-    assert list(loaded.data[0].ours[""][MODEL, "rotten_tomatoes"]) == [1, 2, 4]
+    assert list(loaded.data[0].ours[""][OURS]) == [1, 4]
     figure = figure_3.make_figure(loaded)
-    assert "1 of 66 runs are not recorded" in figure.axes[1].get_xlabel()
+    told = figure.legends[0].get_title().get_text()
+    assert told.count("1 of 33 runs are not recorded; run python -m experiments.perception") == 1
     assert_readable(figure)
 
 
@@ -97,30 +96,41 @@ def test_a_run_that_diverged_leaves_its_cell_out(tmp_path):
 
 def test_cases_name_lora_by_its_rates():
     of = cases(perception.PRESETS["desk"])
-    fast, slow = of[Case(MODEL, "emotion", 4.0, "lora_eta")], of[Case(MODEL, "emotion", 4.0, OWN_HEAD)]
+    fast, slow = of[Case(MODEL, DATA, 4.0, "lora_eta")], of[Case(MODEL, DATA, 4.0, OWN_HEAD)]
     assert {run.head_learning_rate for run in fast} == {2e-4}
     assert {run.head_learning_rate for run in slow} == {1e-4}
     assert [run.seed for run in fast] == [0, 1, 2]
-    assert of[Case(MODEL, "emotion", 1.0, "lora_eta")] == of[Case(MODEL, "emotion", 1.0, OWN_HEAD)]
+    assert of[Case(MODEL, DATA, 1.0, "lora_eta")] == of[Case(MODEL, DATA, 1.0, OWN_HEAD)]
+
+
+def markers(axis) -> list:
+    """The printed points: markers without an interval."""
+    ours = {id(bar[0]) for bar in axis.containers}
+    return [line for line in axis.get_lines() if line.get_marker() in ("o", "s", "^") and id(line) not in ours]
 
 
 def test_panels(loaded):
     figure = figure_3.make_figure(loaded)
-    first, ours, *_ = figure.axes
-    assert "the paper" in first.get_title()
-    assert "ours" in ours.get_title()
-    assert len(first.containers) == 3 * 10  # nine rows and the average, three η² each
-    assert len(ours.containers) == 2 * 2 * 3  # two data sets, two kinds of classifier, three η²
-    assert all(bar.has_xerr for bar in ours.containers)
-    assert not any(bar.has_xerr for bar in first.containers)
-    drawn = {float(bar[0].get_xdata()[0]) for bar in first.containers}
-    assert {0.48, 1.59, -0.13} <= drawn
-    assert first.containers[0][0].get_color() == ARMS["lora_eta"].colour
-    assert first.get_yticklabels()[0].get_text() == "Qwen2-0.5B, bias_in_bios"
+    first, second = figure.axes
+    assert first.get_title() == "ALLoRA − LoRA:\n+0.3 points in print, +1.3 here"
+    assert second.get_title() == "ALLoRA-0 − ALLoRA:\n+0.1 points in print, −1.3 here"
+    assert len(markers(first)) == 3 * 10  # nine rows and the average, three η² each
+    assert len(first.containers) == 2 * 3  # two kinds of classifier, three η²
+    assert all(bar.has_xerr for bar in first.containers)
+    assert {0.48, 1.59, -0.13} <= {float(line.get_xdata()[0]) for line in markers(first)}
+    assert {line.get_color() for line in markers(first)} == {ARMS["lora_eta"].colour}
+    names = [label.get_text() for label in first.get_yticklabels()]
+    assert (names[0], names[-1]) == ("Qwen2-0.5B, bias_in_bios", f"ours: {MODEL},\n{DATA}")
+    assert first.get_xlim() == second.get_xlim()
+    for axis in figure.axes:  # no interval leaves its axes
+        ends = np.concatenate([part.get_segments()[0][:, 0] for bar in axis.containers for part in bar[2]])
+        assert axis.get_xlim()[0] < ends.min()
+        assert ends.max() < axis.get_xlim()[1]
     assert_readable(figure)
 
 
 def test_without_records():
     figure = figure_3.make_figure(figure_3.load_data("nowhere"))
-    assert all("experiments.perception" in " ".join(t.get_text() for t in axis.texts) for axis in figure.axes[1::2])
+    assert "experiments.perception" in figure.legends[0].get_title().get_text()
+    assert figure.axes[0].get_title() == "ALLoRA − LoRA:\n+0.3 points in print"
     assert_readable(figure)

@@ -85,7 +85,7 @@ def test_what_is_missing_is_said_in_a_line_each_and_the_exit_status_is_1(empty, 
     assert len(out.split()) == 6
     lines = err.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["figure_3", "table_2"]
-    assert "66 of 66 runs are not recorded; run python -m experiments.perception" in lines[0]
+    assert "33 of 33 runs are not recorded; run python -m experiments.perception" in lines[0]
     assert "run python -m experiments.dropout_rates" in lines[1]
 
 
@@ -97,7 +97,7 @@ def test_records_are_named_in_the_file(empty, still):
     with Image.open(empty / "figure_3.png") as image:
         source = json.loads(image.text["Source"])
     on_disk = {path.stem for path in (empty / "results").glob("*.json")}
-    assert len(source["records"]) == len(on_disk) == 66
+    assert len(source["records"]) == len(on_disk) == 33
     assert set(source["records"]) == on_disk
     assert f"<!-- source: {json.dumps(source)} -->" in (empty / "table_3.md").read_text()
     assert json.dumps(source) in (empty / "table_3.tex").read_text().splitlines()[0]

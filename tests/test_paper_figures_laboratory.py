@@ -44,8 +44,11 @@ def test_it_is_drawn_from_the_table_and_its_title_says_the_finding(tmp_path):
     title = figure.get_suptitle()
     assert title == laboratory.finding(loaded.data)
     assert f"of {len(contrasts())} contrasts are clear in accuracy" in title
-    assert "The largest in accuracy: ALLoRAAdamW − LoRA, adamw, " in title
+    assert "The largest in accuracy: ALLoRAAdamW − LoRA, AdamW, " in title
     left, right = figure.axes
+    names = [label.get_text() for label in left.get_yticklabels()]
+    assert "LoRA+ − LoRA, AdamW" in names
+    assert "constant − inverse square root, SGD" in names
     assert len(left.get_yticklabels()) == len(contrasts()) / 2
     assert "points of test accuracy" in left.get_xlabel()
     assert "nats of test loss" in right.get_xlabel()

@@ -7,15 +7,27 @@ import dataclasses
 import numpy as np
 import pytest
 
+from allora_analysis.claims.tables.procedures import rises
 from allora_analysis.deviation.study import Config as DeviationConfig
 from allora_analysis.dropout_sgd.study import Config as SgdConfig
 from allora_analysis.escape.study import Config as EscapeConfig
+from allora_analysis.grid.presets import perception
 from allora_analysis.grid.presets.learning_rates import PRESETS
 from allora_analysis.hessian.study import Config as HessianConfig
 from allora_analysis.plotting import ARMS
 from allora_analysis.ripple.study import Config as RippleConfig
 from allora_analysis.width.study import Config as WidthConfig
-from paper_figures import crossover, deviation, escape, learning_rates, procedures, ripple, width, zero_initialisation
+from paper_figures import (
+    crossover,
+    deviation,
+    escape,
+    eta_squared,
+    learning_rates,
+    procedures,
+    ripple,
+    width,
+    zero_initialisation,
+)
 from tests.figure_layout import assert_readable
 from tests.planted_finetune import plant
 
@@ -41,6 +53,9 @@ def test_ripple():
     assert left.containers[1][0].get_color() == ARMS["asf_lora"].colour
     assert right.get_yscale() == "log"
     assert "nats" in right.get_ylabel()
+    worst, typical = (round(data.result.predicted[name][-1] / np.log(10)) for name in ("log_bound", "log_typical"))
+    assert f"10$^{{{worst}}}$-fold at worst, 10$^{{{typical}}}$-fold at random" in left.get_title()
+    assert right.get_title().startswith("From η = 0.25 to 1 its share grows\n")
     assert_readable(figure)
 
 
@@ -60,6 +75,8 @@ def test_zero_initialisation():
         told = axis.texts[0].get_text()
         assert f"{counts['negative']} negative" in told
         assert counts["negative"] == 2 * 5  # r·rank G
+    titles = [axis.get_title().partition("\n")[2] for axis in figure.axes]
+    assert titles == ["a slope, and directions of negative curvature", "no slope: a saddle point"]
     assert "‖∇$_B$L‖ = 0" in figure.axes[1].texts[0].get_text()
     assert "‖∇$_B$L‖ = 0" not in figure.axes[0].texts[0].get_text()
     assert_readable(figure)
@@ -74,6 +91,8 @@ def test_deviation():
     assert (np.array(exact) < np.array(bound)).all()
     np.testing.assert_allclose(np.array(bound) * np.sqrt([1, 10, 100]), loaded.data.result.predicted["loss_std"])
     assert len(left.containers) == 1
+    ratios = np.array(exact) / np.array(bound)
+    assert f"{ratios.min():.2f} to {ratios.max():.2f} of the paper's bound" in left.get_title()
     shares = {label: line.get_ydata() for label, line in lines(right).items()}
     assert shares["keep_prob = 0.5"][-1] == pytest.approx(np.sqrt(2 / np.pi), abs=0.01)
     assert shares["keep_prob = 0.99"][0] < shares["keep_prob = 0.5"][0] <= 1
@@ -97,8 +116,16 @@ def test_crossover():
     assert len(left.containers) == 1
     medians = lines(right)["output masks, upper median of 3"]
     assert list(medians.get_xdata()) == [0.5, 1.0, 2.0]
-    assert list(medians.get_ydata()) == [180, 7, 4]  # two of three have none within 60 steps
-    assert "none within 60 steps" in [text.get_text() for text in right.texts]
+    np.testing.assert_array_equal(medians.get_ydata(), [np.nan, 7, 4])  # two of three have none within 60 steps
+    told = [text.get_text() for text in right.texts]
+    assert told.count("2 of 3") == 2  # of each placement; the line ends before them
+    assert "none within 60 steps" in told
+    assert "The less noise, the later" in right.get_title()
+    p = loaded.data.result.predicted
+    bests = [f"{min(p[f'curve_{name}']):.3f}" for name in ("risk", "risk_plain")]
+    assert "dropout {}, plain {}".format(*bests) in left.get_title()
+    wide = drawn["mean of dropout SGD"].get_linewidth()
+    assert wide > 2 * drawn["dropout SGD"].get_linewidth()  # seen on both sides of the curve that lies on it
     assert_readable(figure)
 
 
@@ -124,7 +151,9 @@ def test_escape():
     loaded = escape.load_data(EscapeConfig(steps=20, seeds=2))
     figure = escape.make_figure(loaded)
     titles = [axis.get_title() for axis in figure.axes[:4]]
-    assert titles == ["SGD\nl = 0.02", "momentum\nl = 0.002", "AdamW\nl = 0.005", "ALLoRAAdamW\nl = 0.005"]
+    fast, slow = "starts as LoRA at η·l", "starts as LoRA at l"
+    found = {"SGD": (fast, 0.02), "momentum": (fast, 0.002), "AdamW": (slow, 0.005), "ALLoRAAdamW": (fast, 0.005)}
+    assert titles == [f"{name}\n{start}\n(l = {rate:g})" for name, (start, rate) in found.items()]
     measured = loaded.data.result.measured
     for axis, below, name in zip(figure.axes[:4], figure.axes[4:], measured, strict=False):
         drawn = lines(axis)
@@ -132,13 +161,12 @@ def test_escape():
             np.testing.assert_array_equal(drawn[label].get_ydata(), measured[name][arm]["norms"])
             assert drawn[label].get_color() == ARMS[arm].colour
         assert len(axis.collections) == 3  # an interval each
-        assert (below.get_xscale(), below.get_yscale()) == ("log", "log")
-    # ALLoRA's first step is LoRA's at η·l under SGD, at l under AdamW: what is 0 is not drawn.
-    below = zip(measured, figure.axes[4:], strict=False)
-    first = {name: [line.get_xdata()[0] for line in axis.get_lines()] for name, axis in below}
-    assert first["sgd"] == [1, 2]
-    assert first["adamw"] == [2, 1]
-    assert first["allora_adamw"] == [1, 2]
+        assert (below.get_xscale(), below.get_yscale()) == ("log", "symlog")
+        rings = [line.get_ydata()[0] for line in below.get_lines() if line.get_marker() == "o"]
+        assert min(rings) < escape.EXACT < 0.1 < max(rings)  # ALLoRA's first step is the one LoRA's, and is seen at 0
+        assert below.get_ylim()[0] == 0
+        assert below.get_lines()[0].get_xdata()[0] == 1
+    assert escape.first_step({"to_lora": [0, 0.5], "to_lora_eta": [0, 0.5]}) == "starts as neither"
     assert_readable(figure)
 
 
@@ -161,6 +189,32 @@ def test_procedures():
     assert [text.get_text() for text in right.texts] == ["trains next to nothing"]
     assert figure.get_suptitle().startswith("Table 3's ALLoRA rises")
     assert_readable(figure)
+
+
+def test_eta_squared(tmp_path):
+    """Planted: ALLoRA loses 1 point from η² = 1 to 4, LoRA at η·l gains 2 from its rate."""
+
+    def accuracy(run):
+        gain = 2 * (run.learning_rate - 1e-4) / 1e-4 if run.arm == "lora" else -(run.eta2 - 1) / 3
+        return [0.5, 0.8 + 0.01 * run.seed + gain / 100]
+
+    plant(tmp_path, perception.PRESETS["desk"], accuracy)
+    loaded = eta_squared.load_data(tmp_path)
+    assert loaded.missing == ()
+    np.testing.assert_allclose(loaded.data.ours["allora"].mean, [0, -1 / 3, -1], atol=1e-9)
+    np.testing.assert_allclose(loaded.data.ours["lora_eta"].mean[[0, -1]], [0, 2], atol=1e-9)
+    np.testing.assert_allclose(loaded.data.paper["allora"][-1], rises("ALLoRA").mean())
+    np.testing.assert_allclose(loaded.data.paper["lora_eta"][-1], rises("LoRA").mean())
+    figure = eta_squared.make_figure(loaded)
+    left, right = figure.axes
+    assert left.get_title().startswith("In print ALLoRA gains 2.3 points")
+    assert right.get_title().startswith("Under AdamW here it loses 1.0 points")
+    assert left.get_ylim() == right.get_ylim()
+    for axis in figure.axes:
+        assert [bar[0].get_color() for bar in axis.containers] == [ARMS[arm].colour for arm in eta_squared.METHODS]
+    assert_readable(figure)
+    assert eta_squared.finding(0.02) == "stays within 0.1 points"
+    assert_readable(eta_squared.make_figure(eta_squared.load_data("nowhere")))
 
 
 ADAMW = ("all-MiniLM-L6-v2", "rotten_tomatoes", "adamw")
@@ -191,8 +245,15 @@ def test_learning_rates(tmp_path):
     np.testing.assert_allclose(axis.containers[0][0].get_ydata(), arms["lora"].test.mean)
     assert "5 of 99 runs are not recorded" in axis.get_xlabel()
     assert axis.get_xscale() == "log"
-    assert axis.get_ylim() == pytest.approx((61 - 4, 71 + 4))  # of the means, whatever the intervals
-    assert all("experiments.learning_rates" in " ".join(t.get_text() for t in other.texts) for other in others)
+    low, high = axis.get_ylim()
+    assert low < 60 < 72 < high  # every seed's accuracy, so that no bar leaves the axes
+    bests, *empty = others
+    assert bests.get_title() == "At their best rates\nwithin 0.0 points"
+    names = [label.get_text() for label in bests.get_yticklabels()]
+    assert names[0] == "LoRA, 0.0003"
+    heights = [bar[0].get_ydata()[0] for bar in bests.containers]
+    assert len(set(heights)) == 5  # drawn apart
+    assert all("experiments.learning_rates" in " ".join(t.get_text() for t in other.texts) for other in empty)
     assert_readable(figure)
 
 

@@ -102,9 +102,9 @@ def test_table_3_ours(recorded):
     loaded = table_3.load_data(recorded)
     assert loaded.missing == ()
     heads, *rows = grid(table_3.make_table(loaded))
-    column = heads.index("ours: all-MiniLM-L6-v2, emotion")
+    column = heads.index("ours: all-MiniLM-L6-v2, rotten_tomatoes")
     by_row = {(float(row[0]), row[1]): row[column] for row in rows}
-    runs = [run for run in perception.PRESETS["desk"] if run.data == "emotion"]
+    runs = perception.PRESETS["desk"]
 
     def expected(**fields):
         same = [run for run in runs if all(getattr(run, name) == value for name, value in fields.items())]
@@ -122,9 +122,7 @@ def test_table_4_ours(recorded):
     heads, *rows = grid(table_4.make_table(table_4.load_data(recorded)))
     column = heads.index("ours: all-MiniLM-L6-v2, rotten_tomatoes")
     assert all(" ± " in row[column] for row in rows)
-    same = [
-        run for run in ablation.PRESETS["desk"] if (run.data, run.arm, run.eta2) == ("rotten_tomatoes", "asf_lora", 2)
-    ]
+    same = [run for run in ablation.PRESETS["desk"] if (run.arm, run.eta2) == ("asf_lora", 2)]
     wanted = averaged([100 * (level(run) + 0.01) for run in same], 2)
     assert [row[column] for row in rows if row[:2] == ["2", "ASF-LoRA"]] == [wanted]
 

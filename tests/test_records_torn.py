@@ -87,6 +87,20 @@ def test_find_sets_torn_files_aside_names_them_and_reads_the_rest(tmp_path):
     assert len(records.find(tmp_path)) == 1  # silent now: a warning would be an error here
 
 
+def test_who_only_judges_moves_nothing(tmp_path):
+    good, _ = save(tmp_path, Config(rank=1))
+    torn, _ = save(tmp_path, Config(rank=2))
+    torn.write_bytes(torn.read_bytes()[:-20])
+    before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
+    for read in (
+        lambda: records.standing(tmp_path, "finetune"),
+        lambda: list(records.find_each(tmp_path, "finetune", 1, {1: Config(rank=1), 2: Config(rank=2)}).values()),
+    ):
+        with pytest.warns(records.SetAsideWarning, match=f"{torn.name} is not read and left where it is"):
+            assert [record.path for record in read()] == [good]
+    assert sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir()) == before
+
+
 def test_a_torn_file_is_replaced_by_a_new_run_and_kept_for_inspection(tmp_path):
     path, _ = save(tmp_path)
     for offset in (30, 50):

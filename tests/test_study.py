@@ -253,7 +253,58 @@ def test_a_table_on_a_narrow_terminal_folds_and_still_cuts_no_number(monkeypatch
     study.show(Table("narrow", ["a", "b", "c"], [["1234567890123456", "2234567890123456", "3234567890123456"]]))
     assert "…" not in terminal.getvalue()
     digits = "".join(character for character in terminal.getvalue() if character.isdigit())
-    assert len(digits) == 48
+    assert len(digits) == 64  # the key stands in both parts
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_a_wide_table_comes_in_parts_that_fit_with_whole_cells_and_notes_below(monkeypatch, width):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "dumb")
+    columns = ["arm", *(f"quantity {index}: measured" for index in range(9))]
+    rows = [[f"ALLoRA {row}", *(f"{row}.{index}234 ± 0.00{index}" for index in range(9))] for row in range(3)]
+    study.show(Table("many columns", columns, rows, notes=["a note of words " * 20]))
+    lines = terminal.getvalue().splitlines()
+    assert all(cell in "\n".join(lines) for row in rows for cell in row)
+    table = max(len(line) for line in lines if line.startswith("│"))
+    assert table <= width
+    notes = lines[max(index for index, line in enumerate(lines) if line.startswith("└")) + 1 :]
+    assert max(map(len, notes)) <= min(width, max(table, study.NARROWEST))
+    parts = sum(line.startswith("└") for line in lines)
+    assert (parts > 1) == (parts == sum("ALLoRA 2" in line for line in lines) > 1)
+    assert sum("many columns" in line for line in lines) == 1
+
+
+# --- a large |z| ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seeded:
+    seed: int = 4
+
+
+def test_a_large_z_is_doubted_with_its_chance_and_a_second_seed_at_once():
+    asked = []
+
+    def run(config):
+        asked.append(config.seed)
+        return Result({}, {"z": [0.1, None, 3.5 if config.seed == 4 else -0.2]})
+
+    toy = Study(
+        "toy", Seeded, run, lambda *_: Table("", (), ()), lambda *_: None, z=lambda result: result.measured["z"]
+    )
+    line = study.doubt(toy, Seeded(), run(Seeded()))
+    assert asked == [4, 5]
+    # Two numbers of which chance gives 4.7e-4 each.
+    assert line.startswith(
+        "|z| = 3.50 is above 3: among 2 numbers chance gives one so large under at most one seed in 1,07"
+    )
+    assert line.endswith("Seed 5, run at once: z = +0.10, –, -0.20.")
+    assert study.doubt(toy, Seeded(5), run(Seeded(5))) is None
+    assert study.doubt(toy, Seeded(), Result({}, {"z": [9.0]}, interrupted=True)) is None
+    assert "under no seed" in study.doubt(toy, Seeded(), Result({}, {"z": [-math.inf]}))
+    assert study.doubt(STUDY, Config(), Result({}, {})) is None
 
 
 def test_square_brackets_are_text_and_no_markup(capsys):

@@ -113,6 +113,11 @@ def not_run(why: str) -> Finding:
     )
 
 
+def in_part(n: int, planned: int, what: str) -> str:
+    """What a size adds where fewer seeds or runs are recorded than were planned; nothing where all are."""
+    return "" if n >= planned else f" ({n} of {planned} {what})"
+
+
 @dataclass(frozen=True)
 class Reliance:
     """Where others lean on a sentence in print: who, in which words or work, and where to read it."""

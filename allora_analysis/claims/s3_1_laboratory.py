@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from allora_analysis.claims.cases import Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run
 from allora_analysis.laboratory.design import STEPS, Cell, contrasts
 from allora_analysis.laboratory.table import ALL_SEEDS, RESULTS, STUDY, Table, read
 from allora_analysis.statistics import decide, in_every, one_sided
@@ -79,7 +79,12 @@ def dropout_few_and_many_steps(cases: Cases, folder: Path | None = None) -> Find
             n=seeds,
         ),
         at_paper=None,
-        size=Size(gained, "points", f"drop rate 0.4 minus none after {STEPS[1]} steps", *of[many].interval),
+        size=Size(
+            gained,
+            "points",
+            f"drop rate 0.4 minus none after {STEPS[1]} steps{in_part(seeds, len(ALL_SEEDS), 'seeds')}",
+            *of[many].interval,
+        ),
         condition="more seeds" if tested.verdict == "undecided" else None,
         flips_if="drop rate 0.4 not below the others after few steps, or not above them after many",
     )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim, not_run
+from allora_analysis.claims.claim import Finding, Size, claim, in_part, not_run
 from allora_analysis.claims.s3_2_in_a_and_b import DIFFICULT, SADDLE, against, signs
 from allora_analysis.zero_initialisation import run as lists
 from allora_analysis.zero_initialisation.run import STUDY, Setting, recorded
@@ -403,7 +403,11 @@ def pretrained_saddle(cases: Cases, folder: Path | None) -> Finding:
             n=len(runs),
         ),
         size=Size(
-            float(np.median(depths)), "of the highest curvature", "depth of the lowest", min(depths), max(depths)
+            float(np.median(depths)),
+            "of the highest curvature",
+            f"depth of the lowest{in_part(len(runs), len(lists.RUNS), 'runs')}",
+            min(depths),
+            max(depths),
         ),
         corrected="no critical point, as ∇_B ≠ 0; the Hessian there has the signs that the ranks foretell",
         flips_if="a gradient of 0 at LoRA's start",

@@ -17,7 +17,7 @@ import numpy as np
 from allora_analysis import adaptive
 from allora_analysis.claims import pretrained_norms
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim, not_run
+from allora_analysis.claims.claim import Finding, Size, claim, in_part, not_run
 from allora_analysis.claims.s3_2_in_a_and_b import against
 from allora_analysis.claims.s3_2_in_v import power_law
 from allora_analysis.claims.s3_3_worst_case import PAPER_ETAS
@@ -86,7 +86,7 @@ def comparable_level(cases: Cases, folder: Path | None) -> Finding:
         size=Size(
             float(np.median(shares)),
             "of ‖W*‖",
-            "‖ηBA‖ after fine-tuning, rows averaged",
+            f"‖ηBA‖ after fine-tuning, rows averaged{in_part(len(runs), len(fine_tuned()), 'runs')}",
             float(shares.min()),
             float(shares.max()),
         ),

@@ -1,6 +1,6 @@
-"""§4.4 to §5.2 on models that fit a desk, from the recorded runs: Tables 1, 3 and 4, early epochs, own best rates.
+"""§4.4 to §5.2 on models that fit a desk, from the recorded runs: Tables 3 and 4, early epochs, own best rates.
 
-The runs are long: the rows read what `experiments/{commonsense,perception,ablation,learning_rates}.py` recorded, which
+The runs are long: the rows read what `experiments/{perception,ablation,learning_rates}.py` recorded, which
 state arms and stopping rules. Verdicts follow the rule of `statistics.directional`: cases that were not run are left
 out, and each row says what it covers. The rule was changed after these runs: one-sided, Holm over the cases run, where
 it was two-sided over all planned. Test loss stands beside accuracy. Checked by `tests/test_claims_our_runs.py`, which
@@ -32,7 +32,7 @@ from allora_analysis.claims.accuracy import (
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim
 from allora_analysis.finetune.setting import STUDY, Setting
-from allora_analysis.grid.presets import ablation, commonsense, learning_rates, perception
+from allora_analysis.grid.presets import ablation, learning_rates, perception
 from allora_analysis.grid.reading import recorded
 from allora_analysis.grid.sources import command
 from allora_analysis.statistics import Judgement, decide, in_every
@@ -96,7 +96,8 @@ def on_runs(
     told["data"] = " and ".join(dict.fromkeys(one.data for case in complete for one, _ in pairs.get(case, ())))
     told["mean"] = f"{round(100 * overall.mean, 1) + 0.0:+.1f}"
     told["names"] = "; ".join(case for case, one in family.items() if one.verdict == "refuted")
-    planned = f"; {len(pairs) - len(complete)} more cases planned" if not own and len(complete) < len(pairs) else ""
+    left = 0 if own else len(pairs) - len(complete)
+    planned = f"; {left} more case{'s' * (left > 1)} planned" if left else ""
     measured = shown(family | {"mean over the cases": overall}) | {
         "test loss, its fall": shown(judged(of("test_loss"))),
         "covers": ", ".join(complete) + planned,
@@ -158,56 +159,6 @@ def _arm(arm: str) -> Callable[[Setting, Setting], bool]:
         return _same(one, run) and (run.arm, run.eta2) == (arm, one.eta2)
 
     return is_arm
-
-
-@our_claim(
-    "4-table-1-desk",
-    where=f"§4.5, Table 1, on SmolLM2-135M and {' and '.join(commonsense.DESK_DATA)}",
-    says="On average, ALLoRA and ALLoRA-0 each boosted accuracy by 0.3% over DoRA.",
-    reading="Both are better than DoRA on average over two tasks that have a training set of their own.",
-    command=command("commonsense", commonsense.PRESETS["desk"]),
-)
-def table_1(cases: Cases, folder: Path | None) -> Finding:
-    """ALLoRA and ALLoRA-0 minus DoRA, averaged over the tasks; task by task, and over LoRA, beside it."""
-    wanted = commonsense.PRESETS["desk"]
-    runs = recorded(wanted, folder)
-
-    def pairs(arm: str, other: str, data: str) -> Pairs:
-        those = [
-            sorted((one for one in wanted if (one.arm, one.data) == (name, data)), key=lambda one: one.seed)
-            for name in (arm, other)
-        ]
-        return list(zip(*those, strict=True))
-
-    every = {
-        f"{arm} over {other}, {data}": pairs(arm, other, data)
-        for other in ("dora", "lora")
-        for arm in ("allora", "allora_0")
-        for data in commonsense.DESK_DATA
-    }
-
-    def averaged(endpoint: str) -> dict[str, list[float]]:
-        found = differences(runs, every, endpoint)
-        tasks = {arm: [f"{arm} over dora, {data}" for data in commonsense.DESK_DATA] for arm in ("allora", "allora_0")}
-        return {
-            f"{arm} over dora": np.mean([found[task] for task in of], axis=0).tolist()
-            for arm, of in tasks.items()
-            if all(task in found for task in of)
-        }
-
-    ours = {case: of for case, of in every.items() if " over dora" in case}
-    if not averaged("test_accuracy") and not diverged(runs, ours):
-        return not_run(
-            f"{len(runs)} of {len(wanted)} runs are recorded",
-            f"Not run: {len(wanted)} runs of about 80 minutes each on two cores are out of reach here.",
-        )
-    beside = shown(judged(differences(runs, every)))
-    answers = {
-        "holds": "Yes: both by clearly more than chance on the desk, {mean} points on average.",
-        "refuted": "No: {names} is clearly worse on the desk.",
-        "undecided": "Undecided: {mean} points on average on the desk, of which chance cannot be excluded.",
-    }
-    return on_runs(cases, runs, ours, answers, own=averaged, more={"task by task": beside})
 
 
 @our_claim(

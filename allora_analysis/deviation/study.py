@@ -169,4 +169,4 @@ def plot(config: Config, result: Result) -> Figure:
     return figure
 
 
-STUDY = Study("deviation", Config, run, table, plot)
+STUDY = Study("deviation", Config, run, table, plot, "--masks 1 10 100", z=lambda result: result.measured["z"])

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from tyro.conf import arg
 
 from allora_analysis import validation
 from allora_analysis.dropout_sgd.moments import Risk, Trajectory, moments_at
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 FRACTION = 0.1  # of the mean-square limit: the default learning rate
 GROUPS = 10  # the replicas run in so many parts, so that Ctrl-C keeps those finished
-HEADINGS = ("step", "‖E W‖", "gap*", "tr Cov", "measured", "risk", "measured", "regularised GD", "plain GD", "averaged")
+HEADINGS = (
+    *("step", "‖E W‖", "gap*", "tr Cov", "tr Cov measured", "risk", "risk measured"),
+    *("risk of regularised GD", "of plain GD", "of averaged W"),
+)
 CURVES = ("risk", "risk_marginal", "risk_plain", "risk_average")
 
 
@@ -44,8 +48,8 @@ class Config:
     """Columns C of Y."""
     keep_prob: float = 0.8
     """Keep probability in (0, 1]: 1 − (drop rate)."""
-    placement: str = "output"
-    """Where the mask acts: output (the paper's) or input (LoRA as shipped)."""
+    placement: Annotated[str, arg(metavar="output|input")] = "output"
+    """Where the mask acts: on the output (the paper's) or the input (LoRA as shipped)."""
     shared_mask: bool = False
     """One input mask a step for all rows, instead of one for each row."""
     learning_rate: float | None = None
@@ -212,4 +216,4 @@ def plot(config: Any, result: Result) -> Figure:
     return figure
 
 
-STUDY = Study("dropout_sgd", Config, run, table, plot)
+STUDY = Study("dropout_sgd", Config, run, table, plot, "--noise 2")

@@ -131,10 +131,10 @@ def table(config: Any, result: Result) -> Table:
                 cells += [text(said["steps"][index], 3), _pair(seen, "steps", index)]
             label = "ALLoRAAdamW at l" if (name, arm) == ("allora_adamw", "allora") else LABELS[arm]
             rows.append([name, label, text(result.predicted[name]["learning_rate"]), *cells, _pair(seen, "final_loss")])
-    columns = ["optimiser", "arm", "l", "first step: predicted", "measured"]
-    columns += [part for level in config.levels for part in (f"steps to {level:g}: scalar model", "measured")]
+    columns = ["optimiser", "arm", "l", "first step: predicted", "first step: measured"]
+    columns += [f"steps to {level:g}: {what}" for level in config.levels for what in ("scalar model", "measured")]
     title = f"Leaving B = 0 on a linear teacher: η = {config.eta:g}, {config.adaptor}, {config.seeds} seeds"
-    return Table(title, [*columns, "loss"], rows, _notes(config, result, done))
+    return Table(title, [*columns, "loss"], rows, _notes(config, result, done), keys=2)
 
 
 def _pair(of: dict[str, Any], name: str, index: int | None = None) -> str:
@@ -237,4 +237,4 @@ def _distances(axis: Axes, result: Result, names: list[str]) -> None:
     axis.legend(fontsize=7, ncols=2, loc="lower right")
 
 
-STUDY = Study("escape", Config, run, table, plot)
+STUDY = Study("escape", Config, run, table, plot, "--eta 2 --figure escape.png")

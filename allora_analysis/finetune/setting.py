@@ -43,23 +43,23 @@ class Setting:
     data: str
     """What records call the data."""
     arm: Annotated[str, arg(metavar="|".join(ARMS))]
-    """The arm."""
-    optimizer: str = "adamw"
-    """sgd, momentum (SGD with momentum 0.9) or adamw."""
+    """The arm; lora_x_eta has a fixed scaling η, allora_0 no dropout, allora_adamw is LoRA under ALLoRAAdamW."""
+    optimizer: Annotated[str, arg(metavar="|".join(OPTIMIZERS))] = "adamw"
+    """momentum is SGD with momentum 0.9."""
     learning_rate: float = 1e-4
     """Learning rate of the adapters."""
     head_learning_rate: float = 1e-4
     """Learning rate of the classifier."""
     eta2: float | None = None
     """η² of the arm's rule (the paper: 1, 2, 4); only for arms that have one."""
-    task: str = "classification"
-    """classification, or multiple_choice by the likelihood of each answer (a causal language model)."""
+    task: Annotated[str, arg(metavar="|".join(TASKS))] = "classification"
+    """multiple_choice is by the likelihood of each answer (a causal language model)."""
     rank: int = 16
     """Rank r of every adapter; the LoRA scaling α/r is 1 but for lora_x_eta (η) and rslora (√r)."""
     drop_rate: float = 0.0
     """Drop rate of the adapters' dropout; the paper takes 0.05 where its arms have one."""
-    placement: str = "input"
-    """Where the dropout is: input, as PEFT has it, or bottleneck, between A and B (the arm lora)."""
+    placement: Annotated[str, arg(metavar="input|bottleneck")] = "input"
+    """Where the dropout is: at the input, as PEFT has it; in the bottleneck, between A and B (the arm lora)."""
     epochs: int = 2
     """Passes over the training split."""
     max_steps: int | None = None
@@ -70,8 +70,8 @@ class Setting:
     """Parts in which a batch's gradient is accumulated; divides the batch size."""
     max_length: int = 128
     """Tokens after which a sentence is cut."""
-    schedule: str = "linear"
-    """linear (to 0 at the last step) or constant."""
+    schedule: Annotated[str, arg(metavar="linear|constant")] = "linear"
+    """linear is to 0 at the last step."""
     warmup_steps: int = 0
     """Steps over which the learning rate first rises from 0."""
     weight_decay: float = 0.0
@@ -82,8 +82,8 @@ class Setting:
     """AdamW's ε."""
     max_grad_norm: float = 1.0
     """Clip the norm of the gradient of all parameters to this (transformers' default is 1); 0: no clipping."""
-    precision: str = "fp32"
-    """fp32 or bf16 (autocast)."""
+    precision: Annotated[str, arg(metavar="fp32|bf16")] = "fp32"
+    """bf16 is autocast."""
     seed: int = 0
     """Seed of adapters, classifier, order of the data and dropout masks."""
 

@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 class Config(Setting):
     """Fine-tune a pretrained model with one arm of the paper's comparison, and record accuracy and row norms.
 
-    The arms: lora, lora_x_eta (a fixed scaling η), allora, allora_0 (no dropout), allora_od, asf_lora, allora_adamw
-    (LoRA under ALLoRAAdamW), dora, loraplus, rslora, pissa, head_only. All linear layers are adapted; the classifier is
-    trained in full at a rate of its own. With --results, a run that is recorded is not run again, and one that was
-    stopped goes on from its last checkpoint.
+    All linear layers are adapted; the classifier is trained in full at a rate of its own. With --results, a run that is
+    recorded is not run again, and one that was stopped goes on from its last checkpoint.
     """
 
     model: Annotated[str, arg(metavar="FOLDER|FILE.gguf|HUB_ID")]
@@ -41,8 +39,8 @@ class Config(Setting):
     """Record the run here, with checkpoints while it runs; default: nothing is kept."""
     checkpoint_steps: int = 100
     """Steps between two checkpoints, rounded up to whole windows of the loss curve (a fiftieth of the run)."""
-    device: str = "auto"
-    """cpu, or auto: a GPU where there is one."""
+    device: Annotated[str, arg(metavar="auto|cpu")] = "auto"
+    """auto is a GPU where there is one."""
     gradient_checkpointing: bool = False
     """Compute activations twice and keep fewer of them: less memory, more time, the same result."""
     trust_remote_code: bool = False
@@ -179,4 +177,11 @@ def plot(config: Config, result: Result) -> Figure:
     return figure
 
 
-STUDY = Study("finetune", Config, run, table, plot)
+STUDY = Study(
+    "finetune",
+    Config,
+    run,
+    table,
+    plot,
+    "--model FOLDER --data FOLDER --arm allora --eta2 4 --optimizer sgd --learning-rate 3 --results FOLDER",
+)

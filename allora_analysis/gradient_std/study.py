@@ -46,8 +46,8 @@ class Config:
     """Widths of the hidden layers, at least one. The paper's figure does not say; the real runs take 512 512."""
     drop_rate: float = 0.5
     """Drop rate 1 - keep_prob in [0, 1), in training and in the masks measured; 0 is the control without dropout."""
-    optimizer: str = "sgd"
-    """sgd, momentum (SGD with momentum 0.9), adam or adamw."""
+    optimizer: Annotated[str, arg(metavar="sgd|momentum|adam|adamw")] = "sgd"
+    """momentum is SGD with momentum 0.9."""
     learning_rate: float | None = None
     """Learning rate; default: 0.1 for sgd, 0.02 for momentum, 0.001 for adam and adamw."""
     weight_decay: float | None = None
@@ -70,8 +70,8 @@ class Config:
     """The first seed, where `seeds` is a number of seeds."""
     results: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Record each finished run in this folder, and go on there after an interruption; default: nothing is kept."""
-    device: str = "auto"
-    """cpu, cuda, or auto: cuda where there is one."""
+    device: Annotated[str, arg(metavar="auto|cpu|cuda")] = "auto"
+    """auto is cuda where there is one."""
 
 
 def _check(config: Config) -> None:
@@ -229,4 +229,4 @@ def plot(config: Config, result: Result) -> Figure:
     return figure
 
 
-STUDY = Study("gradient_std", Config, run, table, plot)
+STUDY = Study("gradient_std", Config, run, table, plot, "--data digits --epochs 3 --masks 50")

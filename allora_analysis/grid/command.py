@@ -21,10 +21,15 @@ Presets = Mapping[str, Sequence[Setting]]
 
 @dataclass(frozen=True)
 class Arguments:
-    """Run an experiment's fixed list of runs, the most wanted first; what is recorded is skipped."""
+    """Run an experiment's fixed list of runs, the most wanted first; what is recorded is skipped.
 
-    preset: str = "desk"
-    """desk (small pretrained models, hours on a laptop) or paper (the paper's own models and data, on GPUs)."""
+    For example, what is recorded and how long the rest takes: --dry-run. On one model and seed: --only
+    all-MiniLM-L6-v2 --seeds 1 --source all-MiniLM-L6-v2=FOLDER rotten_tomatoes=FOLDER.
+    """
+
+    preset: Annotated[str | None, arg(metavar="desk|paper")] = None
+    """desk: small pretrained models, hours on a laptop; paper: the paper's own models and data, on GPUs. Without it
+    desk, where there is one."""
     source: Annotated[tuple[str, ...], arg(metavar="[NAME=FOLDER ...]")] = ()
     """Where models and data are: NAME=FOLDER, NAME=FILE.gguf or NAME=HUB_ID each; default: the hub."""
     only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]")] = ()
@@ -35,10 +40,10 @@ class Arguments:
     """Where the records go; default: experiments/results/finetune of this repository."""
     dry_run: bool = False
     """List the runs, which of them are recorded, and how long the rest will take; run none, fetch nothing."""
-    executor: str = "serial"
-    """serial (in this process), local (processes beside it) or slurm (an array of jobs)."""
-    device: str = "auto"
-    """cpu, or auto: a GPU where there is one."""
+    executor: Annotated[str, arg(metavar="serial|local|slurm")] = "serial"
+    """serial: in this process; local: processes beside it; slurm: an array of jobs."""
+    device: Annotated[str, arg(metavar="auto|cpu")] = "auto"
+    """auto is a GPU where there is one."""
     checkpoint_steps: int = 100
     """Steps between two checkpoints of a run."""
     trust_remote_code: bool = False
@@ -87,11 +92,10 @@ def run(presets: Presets, arguments: Arguments) -> int:
     Returns:
         The exit status: 1 if a run failed, 130 after Ctrl-C.
     """
-    choice("--preset", arguments.preset, tuple(presets))
+    preset = presets[choice("--preset", arguments.preset or next(iter(presets)), tuple(presets))]
     choice("--executor", arguments.executor, plan.EXECUTORS)
     choice("--device", arguments.device, ("auto", "cpu"))
     count("--checkpoint-steps", arguments.checkpoint_steps)
-    preset = presets[arguments.preset]
     chosen = select(preset, arguments.only, arguments.seeds)
     needed = [] if arguments.dry_run else _names(chosen)
     where = resolve(_names(preset), arguments.source, needed)

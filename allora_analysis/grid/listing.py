@@ -31,7 +31,7 @@ def present(grid: Grid) -> list[records.Record]:
     Returns:
         The records; none where there is no folder.
     """
-    found = records.find(grid.results, STUDY) if grid.results.is_dir() else []
+    found = records.standing(grid.results, STUDY) if grid.results.is_dir() else []
     return [record for record in found if record.protocol == PROTOCOL]
 
 

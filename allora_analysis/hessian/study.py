@@ -363,4 +363,4 @@ def _spectra(axes: Axes, result: Result) -> None:
     axes.legend(fontsize=7, frameon=False)
 
 
-STUDY = Study("hessian", Config, run, table, plot)
+STUDY = Study("hessian", Config, run, table, plot, "--features 32 --figure hessian.png")

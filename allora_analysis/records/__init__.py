@@ -6,15 +6,16 @@
 | `digests` | content digests of data and models, which stand in a record in place of paths |
 | `origin` | provenance: git revision, versions, processor, time |
 | `record` | a record, its file's content and verification, `load` |
-| `storage` | `save`, `lookup`, `find` |
+| `storage` | `save`, `lookup`, `find`, `standing` |
 | `lists` | `find_each`: the records of a list of runs |
 | `files` | writing whole or not at all, setting aside, one holder a run |
 | `inventory` | `status` of a folder of records |
 
 A run is its study, its full config, a `protocol` integer that grows when the meaning of a run changes, and the digests
 of what it read. Its file is `<study>-<first 20 digits of the key>.json`, so a run cannot be recorded twice, nor two
-runs be confused. Any number of processes may save into one folder. A file whose bytes were altered is never read: it is
-moved to `set_aside/` and named in a `SetAsideWarning`. No pickle, no NaN, no machine's paths.
+runs be confused. Any number of processes may save into one folder. A file whose bytes were altered is never read, but
+named in a `SetAsideWarning`; who writes moves it to `set_aside/`, who only judges (`standing`, `find_each`) leaves it.
+No pickle, no NaN, no machine's paths.
 """
 
 from allora_analysis.records.canonical import RecordError, canonical_json, key
@@ -23,7 +24,17 @@ from allora_analysis.records.inventory import Status, status
 from allora_analysis.records.lists import find_each
 from allora_analysis.records.origin import processor, provenance
 from allora_analysis.records.record import UNFINISHED, Record, TornRecord, load, results_folder, unfinished
-from allora_analysis.records.storage import Saved, SetAsideWarning, encoded, find, lookup, record_files, rewrite, save
+from allora_analysis.records.storage import (
+    Saved,
+    SetAsideWarning,
+    encoded,
+    find,
+    lookup,
+    record_files,
+    rewrite,
+    save,
+    standing,
+)
 
 __all__ = [
     "UNFINISHED",
@@ -48,6 +59,7 @@ __all__ = [
     "results_folder",
     "rewrite",
     "save",
+    "standing",
     "status",
     "unfinished",
 ]

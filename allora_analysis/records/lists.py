@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from allora_analysis.records.canonical import canonical_json
 from allora_analysis.records.record import Record
-from allora_analysis.records.storage import find
+from allora_analysis.records.storage import standing
 from allora_analysis.validation import ArgumentError
 
 Run = TypeVar("Run", bound=Hashable)
@@ -16,6 +16,8 @@ Run = TypeVar("Run", bound=Hashable)
 
 def find_each(folder: Path | str, study: str, protocol: int, wanted: Mapping[Run, Any]) -> dict[Run, Record]:
     """The records of those runs that have one, whatever the machine had for a model's or a data set's folder.
+
+    Nothing is moved: a torn or altered file is named in a `SetAsideWarning`, and left where it is.
 
     Args:
         folder: the folder of records, which need not exist.
@@ -30,7 +32,7 @@ def find_each(folder: Path | str, study: str, protocol: int, wanted: Mapping[Run
         ArgumentError: a run recorded twice, on models or data of one name and different content.
     """
     known: dict[str, list[Record]] = {}
-    for record in find(folder, study) if Path(folder).is_dir() else ():
+    for record in standing(folder, study) if Path(folder).is_dir() else ():
         if record.protocol == protocol:
             known.setdefault(canonical_json("config", record.config), []).append(record)
     found = {}

@@ -20,7 +20,7 @@ from allora_analysis.validation import ArgumentError
 
 
 class SetAsideWarning(UserWarning):
-    """A torn or altered file was found; it was moved to `set_aside/` and not read."""
+    """A torn or altered file was found and not read; it was moved to `set_aside/`, or left where only reading was."""
 
 
 class Saved(NamedTuple):
@@ -115,7 +115,7 @@ def _publish(path: Path, content: bytes) -> bool:
     raise RecordError(f"{path}: torn, and it cannot be set aside; delete it and run again")
 
 
-def _verified(path: Path) -> Record | None:
+def _verified(path: Path, *, move: bool = True) -> Record | None:
     # None where there is no record, or a torn one, which is then set aside. Under the lock the content is read again: a
     # neighbour may meanwhile have set the torn one aside and saved a good one.
     try:
@@ -126,8 +126,12 @@ def _verified(path: Path) -> Record | None:
         return None
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})") from None
-    except TornRecord:
-        pass
+    except TornRecord as error:
+        if not move:
+            why = str(error).removesuffix("; delete it and run again")
+            told = f"{path.name} is not read and left where it is: {why}; python -m experiments status sets it aside"
+            warnings.warn(told, SetAsideWarning, stacklevel=4)
+            return None
     try:
         with files.locked(aside := path.parent / files.SET_ASIDE):
             try:
@@ -186,6 +190,23 @@ def find(folder: Path | str, study: str | None = None, **config_fields: Any) -> 
     wanted = {name: canonical_json(name, value) for name, value in config_fields.items()}
     kept = [record for record in found if wanted.items() <= _texts(record, wanted).items()]
     return sorted(kept, key=_order)
+
+
+def standing(folder: Path | str, study: str) -> list[Record]:
+    """All verified records of a study, for a reader who only judges: a torn file is named, and left where it is.
+
+    Args:
+        folder: the folder of records.
+        study: the study's name.
+
+    Returns:
+        The records, sorted as by `find`.
+
+    Raises:
+        RecordError: no such folder.
+    """
+    found = (_verified(path, move=False) for path in record_files(folder, study))
+    return sorted((record for record in found if record is not None), key=_order)
 
 
 def _order(record: Record) -> tuple[str, str, int, str]:

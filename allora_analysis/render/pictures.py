@@ -34,6 +34,7 @@ ABOUT = {
         "4-escape-optimisers",
         "4-effective-rate",
     ),
+    "eta_squared": ("4-table-3-desk",),
     "learning_rates": ("4-own-best-rate", "4-own-best-rate-sgd", "4-own-best-rate-smollm2"),
 }
 

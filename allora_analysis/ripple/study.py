@@ -311,4 +311,12 @@ def plot(config: Config, result: Result) -> Figure:
     return figure.plot(config, result)
 
 
-STUDY = Study("ripple", Config, run, table, plot)
+STUDY = Study(
+    "ripple",
+    Config,
+    run,
+    table,
+    plot,
+    "--eta 0.25 0.5 1 2 4 --figure ripple.png",
+    z=lambda result: result.measured["log_typical_z"],
+)

@@ -270,4 +270,6 @@ def _share(axes: Any, values: Any, factor: Any, placement: str) -> None:
     axes.plot(values, factor, mark, color=COLOURS[role], ls=":", lw=0.8, ms=5, label=placement)
 
 
-STUDY = Study("tikhonov", Config, run, table, plot)
+STUDY = Study(
+    "tikhonov", Config, run, table, plot, "--placement input --keep-prob 0.9", z=lambda result: result.measured["z"]
+)

@@ -47,7 +47,8 @@ def site() -> Site:
         {"Experiments": "experiments.md"},
     ]
     if paths := notebooks.found():
-        made.navigation.append({"Notebooks": [_notebook(made, path) for path in paths]})
+        lessons = [{"What LoRA is": "lora.md"}, *(_notebook(made, path) for path in paths), {"Seminar": "seminar.md"}]
+        made.navigation.append({"Notebooks": lessons})
     packages = [reference.tree(name) for name in reference.PACKAGES]
     for module in (one for package in packages for one in package.all()):
         made.files[module.page] = reference.page(module)

@@ -19,6 +19,8 @@ PAGES = {
     "docs/doctor.md": "doctor.md",
     "docs/experiments.md": "experiments.md",
     "docs/library.md": "library.md",
+    "docs/lora.md": "lora.md",
+    "docs/seminar.md": "seminar.md",
 }
 WIDE = "---\nhide: [toc]\n---\n\n"
 """At the top of a page whose tables need its whole width."""

@@ -326,4 +326,4 @@ def plot(config: Config, result: Result) -> Figure:
     return figure
 
 
-STUDY = Study("claims.tables", Config, run, table, plot)
+STUDY = Study("claims.tables", Config, run, table, plot, "--figure tables.png")

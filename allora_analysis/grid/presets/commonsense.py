@@ -13,9 +13,6 @@ RANKS = (16, 32)
 SEEDS = 3
 TASK = {"task": "multiple_choice", "batch_size": 16, "max_length": 256}
 PAPER_RATE, PAPER = 1e-4, {"epochs": 3, "warmup_steps": 100, "precision": "bf16"}
-# In parts: a whole batch of DoRA's takes more than 8 GB.
-DESK_RATE, DESK_ETA2, DESK = 5e-4, 4.0, {"max_steps": 200, "warmup_steps": 10, "rank": 16, "accumulation": 4}
-DESK_DATA = ("openbookqa", "boolq")
 
 
 def _arm(arm: str, rate: float, eta2: float | None, **fields: Any) -> Setting:
@@ -42,17 +39,4 @@ def paper() -> Iterator[Setting]:
                 )
 
 
-def desk() -> Iterator[Setting]:
-    """One task at a time on a small model: DoRA and LoRA at η·l_b, ALLoRA with and without dropout at l_b.
-
-    Yields:
-        The settings, every arm on a data set before the second seed.
-    """
-    for data in DESK_DATA:
-        for seed in range(SEEDS):
-            own = {"model": "SmolLM2-135M", "data": data, "seed": seed} | DESK
-            yield from (_arm(arm, DESK_ETA2**0.5 * DESK_RATE, None, **own) for arm in ("dora", "lora"))
-            yield from (_arm(arm, DESK_RATE, DESK_ETA2, **own) for arm in ("allora", "allora_0"))
-
-
-PRESETS = {"desk": [*desk()], "paper": [*paper()]}
+PRESETS = {"paper": [*paper()]}

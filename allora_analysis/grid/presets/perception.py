@@ -52,6 +52,6 @@ def runs(model: str, data: str, seeds: int, precision: str = "fp32") -> Iterator
 
 
 PRESETS = {
-    "desk": [one for data in ("rotten_tomatoes", "emotion") for one in runs("all-MiniLM-L6-v2", data, 3, "bf16")],
+    "desk": [*runs("all-MiniLM-L6-v2", "rotten_tomatoes", 3, "bf16")],
     "paper": [one for model, sets in PAPER.items() for data in sets for one in runs(model, data, 5)],
 }
