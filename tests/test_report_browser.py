@@ -13,24 +13,10 @@ import pytest
 
 from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import VERDICTS
-from tests import chromium
 
 pytestmark = pytest.mark.browser
 
 SIZES = ((1280, 900), (390, 844), (320, 640))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    executable = chromium.executable()
-    if executable is None:
-        pytest.exit(chromium.MISSING, returncode=2)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=executable)
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")

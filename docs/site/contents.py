@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from allora_analysis.render import html
-from docs.site import ledger, notebooks, prose, reference, studies
-from docs.site.prose import WIDE
+from allora_analysis.claims.ledger import Row
+from allora_analysis.render import view
+from docs.site import article, charts, claims, explorables, graph, ledger, notebooks, prose, records, reference, source
+from docs.site import studies as study_pages
+from docs.site.prose import SLUGS, WIDE
 
 
 @dataclass
@@ -19,7 +22,7 @@ class Site:
 
 
 def site() -> Site:
-    """Every page: the README, the ledger and its map, studies, notebooks, the reference, how to contribute.
+    """Every page: the README, the article, the ledger, sections and claims, explorables, notebooks, reference.
 
     Returns:
         The site.
@@ -28,27 +31,50 @@ def site() -> Site:
     made.files |= {path.name: path for path in ledger.PICTURES.glob("*.png")}
     made.files |= {path.name: WIDE + path.read_text(encoding="utf-8") for path in ledger.PICTURES.glob("table_*.md")}
     made.files |= {page: prose.page(name) for name, page in prose.PAGES.items()}
-    made.files["index.md"] = f"---\nhide: [navigation]\n---\n\n{made.files['index.md']}"
-    made.files |= ledger.claim_pages(rows) | {"graph.md": ledger.graph(rows)}
-    made.files |= {"ledger.md": ledger.page(rows), "map.md": ledger.map_page(rows), "report.html": html.page(rows)}
-    made.navigation += [
+    made.files["index.md"] = article.announced(made.files["index.md"])
+    made.files |= {
+        "few_steps.md": article.page(rows),
+        "ledger.md": claims.ledger_page(rows),
+        "graph.md": graph.page(rows),
+    }
+    made.files |= (
+        claims.pages(rows) | claims.section_pages(rows) | source.pages(rows) | {"records.md": records.page(rows)}
+    )
+    made.files |= explorables.pages() | charts.files()
+    made.navigation = [
         {"Home": "index.md"},
-        {"Train": ["training.md", {"Ten questions": "doctor.md"}]},
+        {"Start here": "few_steps.md"},
         {
             "The paper": [
                 {"The ledger": "ledger.md"},
                 {"What rests on what": "graph.md"},
-                {"From the paper to the code": "map.md"},
+                *_sections(rows),
                 *_tables(made),
-                {"Claims": [{row.claim.id: ledger.claim_page(row.claim.id)} for row in rows]},
             ]
         },
-        {"Studies": ["studies.md", *(_study(made, name, rows) for name in ledger.STUDIES)]},
-        {"Experiments": "experiments.md"},
+        {
+            "Explore": [
+                "explore/index.md",
+                *({one.title: f"explore/{name}.md"} for name, one in explorables.EXPLORABLES.items()),
+            ]
+        },
+        {
+            "Notebooks": [
+                {"What LoRA is": "lora.md"},
+                *(_notebook(made, path) for path in notebooks.found()),
+                {"Seminar": "seminar.md"},
+            ]
+        },
+        {
+            "Use": [
+                {"Train with it": "training.md"},
+                {"Ten questions": "doctor.md"},
+                _studies(made, rows),
+                {"Experiments": "experiments.md"},
+                "records.md",
+            ]
+        },
     ]
-    if paths := notebooks.found():
-        lessons = [{"What LoRA is": "lora.md"}, *(_notebook(made, path) for path in paths), {"Seminar": "seminar.md"}]
-        made.navigation.append({"Notebooks": lessons})
     packages = [reference.tree(name) for name in reference.PACKAGES]
     for module in (one for package in packages for one in package.all()):
         made.files[module.page] = reference.page(module)
@@ -57,20 +83,29 @@ def site() -> Site:
     return made
 
 
+def _sections(rows: Sequence[Row]) -> list[dict]:
+    parts = view.by_part(view.views(rows))
+    pages = {title: [{one.id: ledger.claim_page(one.id)} for one in members] for title, members in parts.items()}
+    return [{title: [f"sections/{SLUGS[title]}.md", *of]} for title, of in pages.items()]
+
+
 def _tables(made: Site) -> list[dict[str, str]]:
     pages = sorted(page for page in made.files if page.startswith("table_") and page.endswith(".md"))
     return [{page.removesuffix(".md").replace("_", " ").capitalize(): page} for page in pages]
 
 
-def _study(made: Site, name: str, rows: tuple) -> dict[str, str]:
-    text, pictures = studies.page(name, rows)
-    made.files[f"studies/{name}.md"] = text
-    made.files |= {f"studies/{picture}": content for picture, content in pictures.items()}
-    return {name: f"studies/{name}.md"}
+def _studies(made: Site, rows: Sequence[Row]) -> dict[str, list]:
+    pages: list[str | dict[str, str]] = ["studies.md"]
+    for name in ledger.STUDIES:
+        text, pictures = study_pages.page(name, rows)
+        made.files[f"studies/{name}.md"] = text
+        made.files |= {f"studies/{picture}": content for picture, content in pictures.items()}
+        pages.append({name: f"studies/{name}.md"})
+    return {"Studies": pages}
 
 
 def _notebook(made: Site, path: Path) -> dict[str, str]:
-    text, pictures = notebooks.page(path)
+    text, files = notebooks.page(path)
     made.files[f"notebooks/{path.stem}.md"] = text
-    made.files |= {f"notebooks/{picture}": content for picture, content in pictures.items()}
+    made.files |= {f"notebooks/{name}": content for name, content in files.items()}
     return {notebooks.title(text) or path.stem: f"notebooks/{path.stem}.md"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))  # MkDocs runs this file by its path
 
 from mkdocs.exceptions import PluginError
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
-from docs.site import contents, mathematics
+from allora_analysis.claims.ledger import all_claims
+from docs.site import contents, finish
 from docs.site.contents import Site
 
 FETCHED = re.compile(
@@ -20,6 +23,8 @@ FETCHED = re.compile(
 )
 """What a browser fetches from elsewhere when it opens a page."""
 
+DIALOG = 'data-md-component="search" role="dialog"'
+CLAIMS = frozenset(claim.id for claim in all_claims())
 _made: list[Site] = []
 
 
@@ -53,21 +58,24 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_content(html: str, **kwargs: Any) -> str:
-    """Draw a page's mathematics.
+def on_page_content(html: str, page: Any, **kwargs: Any) -> str:
+    """Finish a page, and describe it by what it opens with.
 
     Args:
         html: the page.
+        page: MkDocs' own.
         kwargs: MkDocs' own.
 
     Returns:
-        The page with MathML.
+        The page.
     """
-    return mathematics.rendered(html)
+    done = finish.finished(html, "../" * page.url.count("/"), CLAIMS)
+    page.meta.setdefault("description", finish.description(html) or f"{page.title} of allora_analysis")
+    return done
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
-    """Refuse a page that fetches anything: the site is read offline.
+    """Refuse a page that fetches anything: the site is read offline. And give the theme's search dialog its name.
 
     Args:
         output: the page's HTML.
@@ -75,11 +83,26 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
         config: MkDocs' own.
 
     Returns:
-        The same HTML.
+        The HTML.
 
     Raises:
         PluginError: a script, a style or a picture from elsewhere.
     """
     if fetched := FETCHED.search(output):
         raise PluginError(f"{page.file.src_uri} would fetch {fetched[0]}")
-    return output
+    return output.replace(DIALOG, f'{DIALOG} aria-label="Search"')
+
+
+@event_priority(-100)
+def on_post_build(config: Any) -> None:
+    """Let the search find a word in either spelling, British or American: after the plugin has written its index.
+
+    Args:
+        config: MkDocs' own.
+    """
+    path = Path(config.site_dir) / "search" / "search_index.json"
+    index = json.loads(path.read_text(encoding="utf-8"))
+    for one in index["docs"]:
+        if other := finish.spelt_both_ways(f"{one['title']} {one['text']}"):
+            one["text"] += f"<p hidden>{other}</p>"
+    path.write_text(json.dumps(index, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")

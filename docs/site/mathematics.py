@@ -11,6 +11,7 @@ MARKED = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>'
 """What the Markdown extension `pymdownx.arithmatex` makes of $…$ and $$…$$."""
 BARE = re.compile(r"\\(mathbb|mathcal|mathbf|mathfrak)\s*([A-Za-z])")
 LIMITS = re.compile(r"\\(min|max|sup|inf|lim)(?=_)")
+ALIGNED = re.compile(r"\\(begin|end)\{aligned\}")
 SIZES = re.compile(r"\\[bB]igg?[lrm]?\s*(?=\\)")
 UNKNOWN = re.compile(r">\s*(\\[A-Za-z]+)")
 
@@ -24,7 +25,13 @@ def rendered(page: str) -> str:
     Returns:
         The new HTML.
     """
-    return MARKED.sub(lambda match: mathml(html.unescape(match[3]).strip(), display=match[2] == "["), page)
+    return MARKED.sub(lambda match: _drawn(html.unescape(match[3]).strip(), display=match[2] == "["), page)
+
+
+def _drawn(tex: str, display: bool) -> str:
+    # A formula on a line of its own scrolls in its box rather than widening the page; the box clips no superscript.
+    made = mathml(tex, display)
+    return f'<div class="formula">{made}</div>' if display else made
 
 
 def mathml(tex: str, display: bool) -> str:
@@ -40,6 +47,7 @@ def mathml(tex: str, display: bool) -> str:
     Raises:
         ValueError: a command that the converter does not know, which it would leave as it stands.
     """
+    tex = ALIGNED.sub(r"\\\1{align*}", tex)  # the same table, under the name that the converter knows
     tex = BARE.sub(r"\\\1{\2}", tex)  # only the letter in braces becomes one that every browser draws
     tex = SIZES.sub("", tex)  # the converter knows \\big before a bracket alone
     tex = LIMITS.sub(r"\\\1\\limits", tex) if display else tex

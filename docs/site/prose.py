@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from allora_analysis.claims.ledger import all_claims
-from allora_analysis.render import markdown
+from allora_analysis.render import markdown, view
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -24,6 +24,8 @@ PAGES = {
 }
 WIDE = "---\nhide: [toc]\n---\n\n"
 """At the top of a page whose tables need its whole width."""
+SLUGS = {title: key for key, title in view.PARTS.items()} | {view.REPORTED: "tables"}
+"""The page of each part of the paper."""
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -63,6 +65,12 @@ def _claims() -> dict[str, str]:
     return {markdown.anchor(claim.id): claim.id for claim in all_claims()}
 
 
+@cache
+def _parts() -> dict[str, str]:
+    # The page of the part that each other heading there begins.
+    return {markdown.anchor(title).replace(" ", "-"): slug for title, slug in SLUGS.items()}
+
+
 def target(link: str) -> str:
     """Where a link of the repository's root leads in the site.
 
@@ -75,5 +83,7 @@ def target(link: str) -> str:
     path, mark, anchor = link.partition("#")
     if path == "docs/ledger.md" and anchor in _claims():
         return f"claims/{_claims()[anchor]}.md"
+    if path == "docs/ledger.md" and anchor in _parts():
+        return f"sections/{_parts()[anchor]}.md"
     path = PAGES.get(path, path).removeprefix("docs/")
     return re.sub(r"\.ipynb$", ".md", path) + mark + anchor

@@ -75,7 +75,7 @@ def page(module: Module) -> str:
     own = {name: item for name, item in found.members.items() if not (item.is_alias or item.is_module)}
     members = [name for name, item in own.items() if not name.startswith("_") and item.docstring]
     options = f"heading_level: 1\n      show_root_heading: true\n      members: {members if members else 'false'}"
-    text = f"::: {module.name}\n    options:\n      {options}\n"
+    text = f"---\ntitle: {module.name}\n---\n\n::: {module.name}\n    options:\n      {options}\n"
     if handed_on:
         lines = [f"| [`{name}`][{item.final_target.path}] | {_first(item)} |" for name, item in handed_on.items()]
         text += "\n".join([f"\n## In `{module.name}`\n", "| name | |", "|---|---|", *lines]) + "\n"

@@ -1,0 +1,206 @@
+"""A page for each claim, and one for each section, an article through its claims. Nothing is typed in."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import griffe
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from allora_analysis.claims.claim import VERDICTS
+from allora_analysis.claims.ledger import Row
+from allora_analysis.render import code, evidence, notation, pictures, view
+from allora_analysis.render.view import BEYOND, MEANINGS, View
+from docs.site import explorables, ledger, source
+from docs.site.prose import ROOT, SLUGS
+
+NOT_MATHEMATICS = ("study", "statistics", "grid", "records", "monte_carlo", "finetune")
+MOST = 3  # derivations on a page
+
+
+@cache
+def _templates() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"formula": notation.html, "size_text": view.size_text}
+    return made
+
+
+def _filled(template: str, **values: Any) -> str:
+    return _templates().get_template(template).render(**values)
+
+
+def card(one: View, root: str, statement: bool = True) -> str:
+    """A claim in a box: verdict, id, answer, size.
+
+    Args:
+        one: the row.
+        root: the way from the page to the site's root, "" or "../".
+        statement: whether the printed sentence stands in it.
+
+    Returns:
+        HTML.
+    """
+    return str(_templates().get_template("macros.jinja").module.card(one, root, statement))
+
+
+def pages(rows: Sequence[Row]) -> dict[str, str]:
+    """A page for each claim: answer, printed sentence, size, picture, derivation, evidence, neighbours, code and tests.
+
+    Args:
+        rows: the ledger's rows.
+
+    Returns:
+        Markdown by the page's path.
+    """
+    known = {row.claim.id: view.view(row) for row in rows}
+    return {ledger.claim_page(row.claim.id): _page(row, known) for row in rows}
+
+
+def _page(row: Row, known: Mapping[str, View]) -> str:
+    one = known[row.claim.id]
+    head = f"---\ntitle: {one.id}\ndescription: {json.dumps(one.answer, ensure_ascii=False)}\nhide: [toc]\n"
+    text = _filled(
+        "claim.jinja",
+        one=one,
+        known=known,
+        section=SLUGS[one.part],
+        ours=one.where.startswith(BEYOND),
+        facts=_facts(one),
+        explorable=explorables.of_claim(one.id),
+        picture=_picture(one.id),
+        tables=sorted(set(re.findall(r"Table (\d)", one.where))),
+        derivation=_derivation(row),
+        evidence=evidence.facts(one.evidence) if one.evidence else {},
+        quantities=evidence.quantities(one.evidence) if one.evidence else (),
+        compared=one.evidence is not None and evidence.compared(one.evidence),
+        check=_check(one),
+        functions={name: ".".join(name.split(".")[-2:]) for name in one.code},
+        tests={path: source.page_of(path) for path in source.tests(row)},
+        records=row.claim.reads,
+        commands={f"python -m allora_analysis --only {one.id}": None, one.command: _page_of_command(row)},
+    )
+    return f"{head}search: {{boost: 2}}\n---\n\n{text}\n"
+
+
+def _picture(identifier: str) -> ledger.Picture | None:
+    name = pictures.name_for(identifier)
+    return ledger.picture(name) if name and (ledger.PICTURES / f"{name}.png").exists() else None
+
+
+def _facts(one: View) -> dict[str, str]:
+    facts = {
+        "Size": f"{view.size_text(one.size)}: {one.size.of}" if one.size else None,
+        "True in the paper": None if one.at_paper is None else one.setting,
+        "Corrected": one.corrected,
+        "True when": one.condition,
+        "Would flip if": one.flips_if,
+        "Relied on by": "; ".join(f"{by.who}, {by.title} ({by.where})" for by in one.relied_on_by),
+    }
+    return {name: words for name, words in facts.items() if words}
+
+
+def _check(one: View) -> dict[str, Any]:
+    path, _, name = one.check.partition(": ")
+    return {"page": source.page_of(path), "line": view.line(one), "name": f"{Path(path).stem}.{name}"}
+
+
+def _page_of_command(row: Row) -> str | None:
+    if (path := source.experiment(row)) is not None:
+        return source.page_of(path)
+    name = row.claim.command.split()[2].removeprefix("allora_analysis.")
+    return f"studies/{name}.html" if name in ledger.STUDIES else None
+
+
+def _derivation(row: Row) -> dict[str, str]:
+    """The docstrings of the mathematics that a claim's check calls, to their arguments, by the function's name."""
+    names = [name for name in code.functions(row.claim) if not set(name.split(".")) & set(NOT_MATHEMATICS)]
+    found = {name.removeprefix("allora_analysis."): _statement(name) for name in names}
+    return dict(itertools.islice(((name, text) for name, text in found.items() if text), MOST))
+
+
+@cache
+def _package() -> griffe.Module:
+    return griffe.load("allora_analysis", search_paths=[str(ROOT)], docstring_parser="google")
+
+
+def _statement(name: str) -> str:
+    item = _package()[name.removeprefix("allora_analysis.")]
+    sections = item.docstring.parse("google") if item.docstring else []
+    return "\n\n".join(one.value for one in sections if one.kind.value == "text")
+
+
+def section_pages(rows: Sequence[Row]) -> dict[str, str]:
+    """A page for each part of the paper: what it says, sentence by sentence, each with what came out.
+
+    Args:
+        rows: the ledger's rows.
+
+    Returns:
+        Markdown by the page's path.
+    """
+    by_id = {row.claim.id: row for row in rows}
+    made = {}
+    for title, members in view.by_part(view.views(rows)).items():
+        files = itertools.groupby(members, lambda one: code.bare(by_id[one.id].claim.check).__module__)
+        chapters = [{"title": _title(module), "groups": _groups(list(some))} for module, some in files]
+        counted = view.summary(members)
+        text = _filled("section.jinja", chapters=chapters)
+        head = f"---\ntitle: {json.dumps(title, ensure_ascii=False)}\ndescription: {json.dumps(counted)}\n---\n\n"
+        made[f"sections/{SLUGS[title]}.md"] = f"{head}# {title}\n\n{counted}.\n\n{text}\n"
+    return made
+
+
+def _title(module: str) -> str:
+    """What a file of claims is about, from its docstring's first paragraph."""
+    return " ".join(sys.modules[module].__doc__.partition("\n\n")[0].split()).rstrip(".")
+
+
+def _groups(members: Sequence[View]) -> list[dict[str, Any]]:
+    """The rows by the sentence that they are about, each sentence with its explorable, which the page shows once."""
+    groups: dict[str, list[View]] = {}
+    for one in members:
+        groups.setdefault(one.statement, []).append(one)
+    made, shown = [], set()
+    for statement, of in groups.items():
+        fitting = [figure for one in of if (figure := explorables.of_claim(one.id)) and figure not in shown][:1]
+        shown.update(fitting)
+        said = "Ours:" if of[0].where.startswith(BEYOND) else f"{of[0].where}:"
+        made.append({"statement": statement, "said": said, "rows": of, "explorable": fitting[0] if fitting else ""})
+    return made
+
+
+def ledger_page(rows: Sequence[Row]) -> str:
+    """The ledger: a card for each claim, with filters by verdict, section, setting and words.
+
+    Args:
+        rows: the ledger's rows.
+
+    Returns:
+        Markdown.
+    """
+    shown = view.views(rows)
+    counted = Counter(one.word for one in shown)
+    text = _filled(
+        "ledger.jinja",
+        parts=view.by_part(shown),
+        slugs=SLUGS,
+        counts={word: counted[word] for word in (*VERDICTS, "error") if counted[word]},
+        meanings=MEANINGS,
+        total=len(shown),
+    )
+    head = "---\ntitle: The ledger\nhide: [toc]\nsearch: {exclude: true}\n---\n\n# The ledger\n\n"
+    return f"{head}{view.summary(shown)}. [What rests on what](graph.md), drawn.\n\n{text}\n"
