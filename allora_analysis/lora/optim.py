@@ -28,7 +28,7 @@ from torch.optim.adamw import adamw
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import norms_of_pairs, without_autocast
-from allora_analysis.lora.pairs import as_matrices, chained, param_groups
+from allora_analysis.lora.pairs import as_matrices, chained, param_groups, stacked
 from allora_analysis.validation import ArgumentError, choice, count, non_negative, number, positive
 
 __all__ = ["ALLoRAAdamW", "param_groups"]
@@ -259,8 +259,7 @@ def _add_scaled(parameter: Tensor, k: int, move: Tensor, factor: Tensor) -> None
     if experts == 1:
         parameter.addcmul_(move, factor.view(-1, *(1,) * (move.ndim - 1)))
         return
-    target, move = (as_matrices(one, one, experts)[k] for one in (parameter, move))
-    target.addcmul_(move, factor)
+    stacked(parameter, k, experts).addcmul_(stacked(move, k, experts), factor)
 
 
 # A and B that FSDP2 shards are DTensors: each process steps its part of both, d from the whole A and its rows of B.

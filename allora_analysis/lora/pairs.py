@@ -110,9 +110,14 @@ def as_matrices(a: Tensor, b: Tensor, experts: int = 1) -> tuple[Tensor, Tensor]
     Returns:
         (experts, r, n₂) and (experts, n₁, r).
     """
+    return stacked(a, 0, experts), stacked(b, 1, experts)
+
+
+def stacked(part: Tensor, k: int, experts: int) -> Tensor:
+    """A (k = 0) or B (k = 1) of `as_matrices`, unchecked."""
     if experts == 1:
-        return a.flatten(1)[None], b.flatten(1)[None]
-    return a.unflatten(0, (experts, -1)), b.unflatten(1, (-1, experts)).permute(2, 0, 1)
+        return part.flatten(1)[None]
+    return part.unflatten(1, (-1, experts)).permute(2, 0, 1) if k else part.unflatten(0, (experts, -1))
 
 
 def lora_pairs(model: nn.Module) -> tuple[Pair, ...]:
