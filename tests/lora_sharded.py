@@ -1,4 +1,4 @@
-"""ALLoRA under FSDP in two processes, against one process on the joined batch; without the typing hook.
+"""ALLoRA under DDP and FSDP in two processes, against one process on the joined batch; without the typing hook.
 
 `python -m tests.lora_sharded RANK FILE` from the repository's root, once for rank 0 and once for rank 1; FILE is where
 they meet; both give up by themselves after a minute. Rank 0 prints a JSON object: for each case how far the parameter
@@ -20,6 +20,7 @@ from peft.utils.other import fsdp_auto_wrap_policy
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 from allora_analysis.lora.peft import allora_config
@@ -90,6 +91,7 @@ def adamw(model):
 
 
 WRAPS = {
+    "DDP": DistributedDataParallel,
     "FSDP1, use_orig_params": lambda model: of_leaves(model, True),
     "FSDP1, flat": lambda model: of_leaves(model, False),
     "FSDP2, blocks": of_blocks,
@@ -113,7 +115,7 @@ def full(model: nn.Module) -> dict[str, torch.Tensor]:
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
-            found[name.replace("_fsdp_wrapped_module.", "")] = whole.detach().clone()
+            found[name.removeprefix("module.").replace("_fsdp_wrapped_module.", "")] = whole.detach().clone()
     return found
 
 

@@ -36,7 +36,7 @@ def two_processes(tmp_path_factory):
 
 @pytest.mark.parametrize("rule", ["allora", "allora_od", "asf_lora", "ALLoRAAdamW"])
 @pytest.mark.parametrize(
-    "wrap", ["FSDP1, use_orig_params", "FSDP1, flat", "FSDP2, blocks", "FSDP2, A and B alone", "FSDP2, B alone"]
+    "wrap", ["DDP", "FSDP1, use_orig_params", "FSDP1, flat", "FSDP2, blocks", "FSDP2, A and B alone", "FSDP2, B alone"]
 )
 def test_two_processes_equal_one_on_the_joined_batch(two_processes, wrap, rule):
     found = two_processes[f"{wrap}: {rule}"]

@@ -76,7 +76,8 @@ class ALLoRAAdamW(Optimizer):
 
     Args:
         params: parameters or groups of them.
-        lr: l, 0 or above.
+        lr: l, 0 or above; a tensor stays one, so that `torch.compile(optimizer.step)` does not compile anew when a
+            schedule changes it.
         eta: η, the factor at BA = 0, above 0.
         betas: (β₁, β₂), each in [0, 1).
         eps: ε, 0 or above.
@@ -95,7 +96,7 @@ class ALLoRAAdamW(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float,
+        lr: float | Tensor,
         eta: float,
         betas: Sequence[float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -308,6 +309,12 @@ def _count_dtype(fused: bool | None) -> torch.dtype:
     return torch.float64 if torch.get_default_dtype() == torch.float64 and not fused else torch.float32
 
 
+def _checked_rate(lr: Any) -> float | Tensor:
+    # A tensor stays one, which a scheduler changes in place, so that a compiled step is not compiled again.
+    rate = non_negative("lr", lr)
+    return lr if isinstance(lr, Tensor) else rate
+
+
 def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
     """The optimizer's options, checked and as plain numbers; what else is in the dictionary stays."""
     betas = options["betas"]
@@ -327,7 +334,7 @@ def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
     if options["foreach"] and options["fused"]:
         raise ArgumentError("fused, foreach: at most one can be True, received both; leave foreach out")
     return options | {
-        "lr": non_negative("lr", options["lr"]),
+        "lr": _checked_rate(options["lr"]),
         "eta": positive("eta", options["eta"]),
         "betas": betas,
         "eps": non_negative("eps", options["eps"]),
