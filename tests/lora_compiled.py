@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from allora_analysis.lora.functional import allora, allora_od
 from allora_analysis.lora.layers import ALLoRALinear
@@ -48,16 +49,24 @@ def layer(variant: str) -> ALLoRALinear:
 
 
 def assert_compiled_step_equals_eager() -> None:
-    generator = torch.Generator().manual_seed(0)
+    """In one graph for the first step and one for all others, the rate a tensor that a schedule changes."""
+    generator, counter = torch.Generator().manual_seed(0), CompileCounter()
     pairs = [[nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((2, 9), (12, 2))]]
     pairs.append([nn.Parameter(part.detach().clone()) for part in pairs[0]])
-    eager, compiled = (ALLoRAAdamW([{"params": pair, "pair": True}], 0.01, 3.0) for pair in pairs)
-    step = torch.compile(compiled.step, backend="eager", fullgraph=True)
-    for _ in range(4):
+    rates = 0.01, torch.tensor(0.01)
+    eager, compiled = (
+        ALLoRAAdamW([{"params": pair, "pair": True}], rate, 3.0) for pair, rate in zip(pairs, rates, strict=True)
+    )
+    step = torch.compile(compiled.step, backend=counter, fullgraph=True)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(one, lambda t: 1 / (t + 1)) for one in (eager, compiled)]
+    for _ in range(6):
         for part, other in zip(*pairs, strict=True):
             part.grad = torch.randn(part.shape, generator=generator)
             other.grad = part.grad.clone()
         eager.step(), step()
+        for schedule in schedules:
+            schedule.step()
+    assert counter.frame_count == 2, counter.frame_count
     for part, other in zip(*pairs, strict=True):
         torch.testing.assert_close(other, part, rtol=1e-5, atol=1e-7)
 

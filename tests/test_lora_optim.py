@@ -226,6 +226,22 @@ def test_the_implementation_changes_nothing(dtype, tolerance):
             assert torch.equal(x, y) if exact else (x - y).abs().max() <= tolerance * y.abs().max()
 
 
+def test_a_rate_that_is_a_tensor_stays_one():
+    """As in torch: a schedule changes it in place, which a compiled step sees; pairs and what is no pair."""
+    results = []
+    for rate in (0.01, torch.tensor(0.01, dtype=torch.float64)):
+        model = network(2)
+        optimizer = ALLoRAAdamW(groups_of(model), rate, 3.0, weight_decay=0.1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 / (t + 1))
+        for _ in range(3):
+            run(model, optimizer, 1)
+            schedule.step()
+        results.append([parameter.detach() for parameter in model.parameters()])
+    assert type(optimizer.param_groups[0]["lr"]) is torch.Tensor
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
 def test_many_pairs_of_several_shapes_step_as_each_alone():
     """Pairs of one shape are stacked, some on A's Cholesky factor and some (of rank one, of columns at odds) on QR."""
     generator, pairs = torch.Generator().manual_seed(0), []

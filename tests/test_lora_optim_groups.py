@@ -332,7 +332,7 @@ def test_values_out_of_range(wrong, words):
         ({"params": [torch.ones(2, 6), torch.ones(5, 2)], "scaling": float("inf")}, "scaling must be"),
         ({"params": [torch.ones(2, 6), torch.ones(5, 2).double()]}, "A and B of one dtype wanted"),
         ({"params": [torch.ones(2, 6), torch.ones(5, 2, device="meta")]}, "A and B of one device wanted"),
-        ({"params": [FlatParameter(torch.ones(12))]}, r"FSDP's flattened one; wrap with use_orig_params=True"),
+        ({"params": [FlatParameter(torch.ones(12))]}, r"FSDP1's flattened ones; use FSDP2"),
         ({"params": [torch.ones(3, dtype=torch.complex64)]}, "real floating-point parameters wanted"),
         ({"params": torch.ones(3, dtype=torch.int32)}, "real floating-point parameters wanted"),
     ],

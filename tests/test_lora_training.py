@@ -104,7 +104,7 @@ def two_processes(tmp_path_factory):
         for rank in (0, 1)
     ]  # fmt: skip
     try:
-        ended = [process.communicate(timeout=120) for process in running]
+        ended = [process.communicate(timeout=300) for process in running]
     finally:
         for process in running:
             process.kill()

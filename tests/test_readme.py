@@ -96,7 +96,7 @@ def test_the_pages_have_commands_for_every_study():
         assert any(f"allora_analysis.{name}" in command for command in COMMANDS)
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's own, under a new transformers
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # PEFT's own, under a new transformers
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument", "ignore:Could not find a config file")
 @pytest.mark.parametrize("block", [block for language, block in BLOCKS if language == "python"])
 def test_the_code_of_the_pages_runs(block):

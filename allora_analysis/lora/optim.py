@@ -28,7 +28,7 @@ from torch.optim.adamw import adamw
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import norms_of_pairs, without_autocast
-from allora_analysis.lora.pairs import as_matrices, chained, param_groups
+from allora_analysis.lora.pairs import as_matrices, chained, param_groups, stacked
 from allora_analysis.validation import ArgumentError, choice, count, non_negative, number, positive
 
 __all__ = ["ALLoRAAdamW", "param_groups"]
@@ -61,10 +61,6 @@ class _Member(NamedTuple):
     experts: int
     trained: tuple[int, ...]
 
-    def matrices(self) -> tuple[Tensor, Tensor]:
-        """A and B as stacks of matrices, one for each expert."""
-        return as_matrices(self.a, self.b, self.experts)
-
 
 class ALLoRAAdamW(Optimizer):
     """AdamW with the update of each pair's B multiplied by diag(d) and of its A by mean(d) (the module's docstring).
@@ -80,7 +76,8 @@ class ALLoRAAdamW(Optimizer):
 
     Args:
         params: parameters or groups of them.
-        lr: l, 0 or above.
+        lr: l, 0 or above; a tensor stays one, so that `torch.compile(optimizer.step)` does not compile anew when a
+            schedule changes it.
         eta: η, the factor at BA = 0, above 0.
         betas: (β₁, β₂), each in [0, 1).
         eps: ε, 0 or above.
@@ -99,7 +96,7 @@ class ALLoRAAdamW(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float,
+        lr: float | Tensor,
         eta: float,
         betas: Sequence[float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -170,7 +167,7 @@ class ALLoRAAdamW(Optimizer):
                 a, b = group["params"]
                 which = tuple(k for k in (0, 1) if group["params"][k].grad is not None)
                 member = _Member(a, b, abs(group["scaling"]), group["experts"], which)
-                kind = (a.device, a.dtype, a.shape, b.shape, *member[3:])
+                kind = (a.device, a.dtype, a.shape, b.shape, _layout(member), *member[3:])
                 pairs.setdefault((hyper, group["eta"], group["adaptor"], *kind), []).append(member)
                 continue
             if group["pair"]:  # a factor η on all rows: AdamW at rate ηl
@@ -178,7 +175,7 @@ class ALLoRAAdamW(Optimizer):
                 hyper = hyper._replace(lr=eta * hyper.lr, weight_decay=hyper.weight_decay / eta)
             plain.setdefault(hyper, []).extend(trained)
         for hyper, parameters in plain.items():
-            self._adamw(parameters, parameters, hyper)
+            self._adamw([_local(parameter) for parameter in parameters], parameters, hyper)
         for (hyper, eta, adaptor, *_), members in pairs.items():
             self._update_pairs(members, hyper, eta, adaptor)
         return loss
@@ -200,14 +197,14 @@ class ALLoRAAdamW(Optimizer):
         return trained
 
     def _adamw(self, targets: list[Tensor], parameters: list[Tensor], hyper: _Hyper) -> None:
-        """Torch's AdamW on `targets`, with the gradients and the state of `parameters`."""
+        """Torch's AdamW on `targets`, with the gradients and the state of `parameters`, this process's part of each."""
         states = [self.state[parameter] for parameter in parameters]
         adamw(
             targets,
-            [parameter.grad for parameter in parameters],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [state["max_exp_avg_sq"] for state in states] if hyper.amsgrad else [],
+            [_local(parameter.grad) for parameter in parameters],
+            [_local(state["exp_avg"]) for state in states],
+            [_local(state["exp_avg_sq"]) for state in states],
+            [_local(state["max_exp_avg_sq"]) for state in states] if hyper.amsgrad else [],
             [state["step"] for state in states],
             foreach=hyper.foreach,
             fused=hyper.fused,
@@ -224,44 +221,83 @@ class ALLoRAAdamW(Optimizer):
         """AdamW's step of pairs of one shape, device and dtype, each matrix's times its factor."""
         experts, dtype = members[0].experts, members[0].a.dtype
         with without_autocast(members[0].a):
-            norms = norms_of_pairs([pair for member in members for pair in zip(*member.matrices(), strict=True)])
+            matrices = (as_matrices(_whole(one.a), _local(one.b), experts) for one in members)
+            norms = norms_of_pairs([pair for stacks in matrices for pair in zip(*stacks, strict=True)])
         if any(member.scaling != 1 for member in members):
             scalings = [member.scaling for member in members for _ in range(experts)]
             norms *= torch.tensor(scalings, dtype=norms.dtype, device=norms.device)[:, None]
         d = ADAPTORS[adaptor](norms, eta).to(dtype).unflatten(0, (len(members), experts))[..., None]
-        factors = d.mean(2, keepdim=True), d
+        factors = _mean_of_rows(d, members[0].b), d
         for k in members[0].trained:
             self._move(members, k, factors[k], hyper)
 
     def _move(self, members: list[_Member], k: int, factors: Tensor, hyper: _Hyper) -> None:
         """AdamW's step of the A (k = 0) or B (k = 1) of pairs of one shape, times their factors (pairs, experts, …)."""
-        first = members[0][k]
+        first = _local(members[0][k])
         eager = first.device.type == "cpu" and not torch.compiler.is_compiling()
         if first.device.type == "cpu" and hyper.fused is None and hyper.foreach is None:
             hyper = hyper._replace(fused=eager)
-        many = max(1, _CHUNK // first.numel()) if eager else len(members)
+        many = _CHUNK // max(first.numel(), 1) + 1 if eager else len(members)
         moves = torch.empty(min(many, len(members)), *first.shape, dtype=first.dtype, device=first.device)
         factors = factors.unbind()
         for start in range(0, len(members), many):
             part = members[start : start + many]
             parameters, targets = [member[k] for member in part], list(moves.zero_().unbind()[: len(part)])
-            for place, parameter in enumerate(parameters):
+            local = [_local(parameter) for parameter in parameters]
+            for place, parameter in enumerate(local):
                 if not parameter.is_contiguous():  # torch's kernels want all laid out alike
                     targets[place] = torch.zeros_like(parameter)
             self._adamw(targets, parameters, hyper._replace(weight_decay=0.0))
             if hyper.weight_decay != 0:
-                torch._foreach_mul_(parameters, 1 - hyper.lr * hyper.weight_decay)
-            for member, target, factor in zip(part, targets, factors[start:], strict=False):
-                _add_scaled(member, k, target, factor)
+                torch._foreach_mul_(local, 1 - hyper.lr * hyper.weight_decay)
+            for parameter, target, factor in zip(local, targets, factors[start:], strict=False):
+                _add_scaled(parameter, k, target, factor)
 
 
-def _add_scaled(member: _Member, k: int, move: Tensor, factor: Tensor) -> None:
-    """A ← A + mean(d)·move or B ← B + diag(d)·move, of each expert with its d."""
-    if member.experts == 1:
-        member[k].addcmul_(move, factor.view(-1, *(1,) * (move.ndim - 1)))
+def _add_scaled(parameter: Tensor, k: int, move: Tensor, factor: Tensor) -> None:
+    """A ← A + mean(d)·move (k = 0) or B ← B + diag(d)·move (k = 1), of each expert with its d."""
+    experts = len(factor)
+    if experts == 1:
+        parameter.addcmul_(move, factor.view(-1, *(1,) * (move.ndim - 1)))
         return
-    moves = as_matrices(*((move, member.b) if k == 0 else (member.a, move)), member.experts)
-    member.matrices()[k].addcmul_(moves[k], factor)
+    stacked(parameter, k, experts).addcmul_(stacked(move, k, experts), factor)
+
+
+# A and B that FSDP2 shards are DTensors: each process steps its part of both, d from the whole A and its rows of B.
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This process's part, in the same storage; all of it where nothing is sharded."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def _mean_of_rows(d: Tensor, b: Tensor) -> Tensor:
+    """mean(d) over all rows, for d (pairs, experts, rows here, 1)."""
+    if not hasattr(b, "placements"):
+        return d.mean(2, keepdim=True)
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    placements = [Partial() if place.is_shard() else Replicate() for place in b.placements]
+    return DTensor.from_local(d.sum(2, keepdim=True), b.device_mesh, placements).full_tensor() / len(b)
+
+
+def _layout(member: _Member) -> tuple:
+    """How A and B are laid out over processes: nothing, or what must be equal for pairs to be stepped together."""
+    flat = [part for part in (member.a, member.b) if part.ndim < 2]
+    sharded = hasattr(member.b, "placements")
+    if flat or (
+        sharded and (member.experts > 1 or any(place.is_shard() and place.dim for place in member.b.placements))
+    ):
+        raise ArgumentError(
+            "params: A and B wanted as matrices, whole or sharded by their rows (FSDP2's fully_shard), received "
+            f"shapes {tuple(member.a.shape)} and {tuple(member.b.shape)}"
+            + ("; FSDP1 flattens them: use FSDP2 or DDP" if flat else "; shard on axis 0, and no experts")
+        )
+    return (member.a.placements, member.b.placements, member.b.device_mesh) if sharded else ()
 
 
 def _hyper(group: dict[str, Any]) -> _Hyper:
@@ -271,6 +307,12 @@ def _hyper(group: dict[str, Any]) -> _Hyper:
 def _count_dtype(fused: bool | None) -> torch.dtype:
     # As torch's own: a count in bfloat16, a default that large models are built under, would stop at 256.
     return torch.float64 if torch.get_default_dtype() == torch.float64 and not fused else torch.float32
+
+
+def _checked_rate(lr: Any) -> float | Tensor:
+    # A tensor stays one, which a scheduler changes in place, so that a compiled step is not compiled again.
+    rate = non_negative("lr", lr)
+    return lr if isinstance(lr, Tensor) else rate
 
 
 def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -292,7 +334,7 @@ def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
     if options["foreach"] and options["fused"]:
         raise ArgumentError("fused, foreach: at most one can be True, received both; leave foreach out")
     return options | {
-        "lr": non_negative("lr", options["lr"]),
+        "lr": _checked_rate(options["lr"]),
         "eta": positive("eta", options["eta"]),
         "betas": betas,
         "eps": non_negative("eps", options["eps"]),
@@ -312,7 +354,7 @@ def _checked_group(group: dict[str, Any]) -> dict[str, Any]:
             raise ArgumentError(f"params: real floating-point parameters wanted, received {tensor.dtype}")
         if hasattr(tensor, "_is_flat_param") or type(tensor).__name__ == "FlatParameter":
             raise ArgumentError(
-                "params: A and B wanted as matrices, received FSDP's flattened one; wrap with use_orig_params=True"
+                "params: A and B wanted as matrices, received FSDP1's flattened ones; use FSDP2 (fully_shard) or DDP"
             )
     scaling, experts = number("scaling", group.get("scaling", 1.0)), count("experts", group.get("experts", 1))
     pair = _is_pair(tensors, group.get("pair"))

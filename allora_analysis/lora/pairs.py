@@ -95,7 +95,7 @@ def chained(a: Any, b: Any) -> bool:
         True if the shapes chain.
     """
     tensors = isinstance(a, Tensor) and isinstance(b, Tensor)
-    return tensors and a.ndim == b.ndim >= 2 and a.shape[0] == b.shape[1] == b[0].numel()
+    return tensors and a.ndim == b.ndim >= 2 and a.shape[0] == b.shape[1] == b.shape[1:].numel()
 
 
 def as_matrices(a: Tensor, b: Tensor, experts: int = 1) -> tuple[Tensor, Tensor]:
@@ -110,9 +110,14 @@ def as_matrices(a: Tensor, b: Tensor, experts: int = 1) -> tuple[Tensor, Tensor]
     Returns:
         (experts, r, n₂) and (experts, n₁, r).
     """
+    return stacked(a, 0, experts), stacked(b, 1, experts)
+
+
+def stacked(part: Tensor, k: int, experts: int) -> Tensor:
+    """A (k = 0) or B (k = 1) of `as_matrices`, unchecked."""
     if experts == 1:
-        return a.flatten(1)[None], b.flatten(1)[None]
-    return a.unflatten(0, (experts, -1)), b.unflatten(1, (-1, experts)).permute(2, 0, 1)
+        return part.flatten(1)[None]
+    return part.unflatten(1, (-1, experts)).permute(2, 0, 1) if k else part.unflatten(0, (experts, -1))
 
 
 def lora_pairs(model: nn.Module) -> tuple[Pair, ...]:
@@ -253,11 +258,21 @@ def _adapter_parameters(module: nn.Module) -> list[Tensor]:
     ]
 
 
+def _is_empty(tensor: Tensor) -> bool:
+    # FSDP1 frees what its views are of; a DTensor's storage is that of its local part.
+    return not hasattr(tensor, "device_mesh") and tensor.numel() > 0 and tensor.untyped_storage().size() == 0
+
+
 def _check_pair(pair: Pair, taken: set[Tensor]) -> None:
     if pair.eta is not None and pair.variant not in PLAIN:
         raise ArgumentError(
             f"model: {pair.label} trains {pair.variant!r}, whose own rule ALLoRAAdamW would come on top of; "
             "give it plain LoRA layers (peft.LoraConfig), or train these with SGD"
+        )
+    if any(part.ndim < 2 or (not part.is_meta and _is_empty(part)) for part in (pair.a, pair.b)):
+        raise ArgumentError(
+            f"model: {pair.label} has no matrices A and B of its own, FSDP1 flattens them; use FSDP2 (fully_shard) or "
+            "DDP"
         )
     if not chained(pair.a, pair.b):
         raise ArgumentError(

@@ -22,7 +22,7 @@ from allora_analysis.lora.doctor.fresh import fresh_optimizer
 from allora_analysis.lora.doctor.updates import RowFactor, row_factor
 from allora_analysis.lora.foreign import dropout_applied
 from allora_analysis.lora.optim import ALLoRAAdamW
-from allora_analysis.lora.pairs import PLAIN, Pair, as_matrices
+from allora_analysis.lora.pairs import PLAIN, Pair, stacked
 
 _KEPT = 0.9  # of the logarithm of the gain: below, clipping undoes the factor
 _STEPS = 20  # RAdam adapts from its sixth step on
@@ -279,7 +279,7 @@ def layer_factor(pair: Pair) -> Tensor | None:
 
 def rows_of_b(pair: Pair, gradient: Tensor | None) -> Tensor | None:
     """B's gradient as a matrix with a row for each d; the same numbers."""
-    return None if gradient is None else as_matrices(pair.a, gradient, pair.experts)[1].flatten(0, 1)
+    return None if gradient is None else stacked(gradient, 1, pair.experts).flatten(0, 1)
 
 
 def holds(group: dict[str, Any] | None, pair: Pair) -> bool:

@@ -8,7 +8,8 @@ adapter; saving, switching, mixed batches, disabling and merging are PEFT's. Che
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
+from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.lora.autograd import factor_of_rows, split_gradient
 from allora_analysis.lora.functional import HOOKS, allora, allora_linear, allora_od, asf_lora, fusible, scaled_output
 from allora_analysis.validation import ArgumentError, adapter_rank
 
@@ -104,6 +107,8 @@ class Rule(LoraVariant):
     def forward(self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
         """Base output plus the adapter's, in PEFT's order: dropout, then A and B, then the scaling."""
         x = module.lora_dropout[active_adapter](x)
+        if _wrapped(module, active_adapter):
+            return result + self._called(module, active_adapter, x)
         a, b = _matrices(module, active_adapter)
         if a.is_meta and hasattr(module.lora_A[active_adapter], "_hf_hook"):
             trains = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
@@ -118,6 +123,24 @@ class Rule(LoraVariant):
         if self.is_lora_forward:
             return _FUNCTIONS[self.name](x, a, scaled(b, scaling), self.eta, self.adaptor)
         return scaled(asf_lora(x, a, b, self.eta, self.adaptor), scaling)
+
+    def _called(self, module: Any, name: str, x: Tensor) -> Tensor:
+        # FSDP has A and B whole only while it calls their modules. Beside x, for ∂/∂x, they are called on it detached,
+        # where d − 1 comes back: LoRA's gradient of A and B and (d − 1) times it are d times it.
+        first, second, scaling = module.lora_A[name], module.lora_B[name], module.scaling[name]
+        if second.bias is not None:
+            raise ArgumentError(f"adapter {name!r}: lora_bias wanted False where FSDP wraps lora_A and lora_B")
+        if not (torch.is_grad_enabled() and self.is_lora_forward):
+            f = second(first(x))
+            return scaled(f if self.is_lora_forward else scaled_output(f, self.eta, self.adaptor), scaling)
+        with _weights_seen(first, second) as seen:
+            through, own = scaled(second(first(torch.cat([x, x.detach()]))), scaling).chunk(2)
+        with torch.no_grad():
+            if self.name == "allora_od":
+                d = ADAPTORS[self.adaptor](own.to(torch.promote_types(own.dtype, torch.float32)), self.eta)
+            else:
+                d = factor_of_rows(seen[0], scaled(seen[1], scaling), self.eta, self.adaptor)
+        return split_gradient(through, own, d - 1)
 
     def _offloaded(self, module: Any, name: str, x: Tensor, trains: bool) -> Tensor:
         # accelerate's hooks bring A and B here for the time of a call of their modules alone: the output, no gradient.
@@ -205,6 +228,25 @@ def _matrices(layer: Any, adapter: str) -> tuple[Tensor, Tensor]:
 def changes_base(config: Any) -> bool:
     """The initialisation takes BA out of the base weight, so that the rows of BA do not start at 0."""
     return str(config.init_lora_weights).startswith(("pissa", "olora"))
+
+
+def _wrapped(layer: Any, adapter: str) -> bool:
+    """FSDP wraps or shards A and B on their own, as the Trainer has it do with PEFT's models."""
+    parts = layer.lora_A[adapter], layer.lora_B[adapter]
+    return any("_fsdp_wrapped_module" in part._modules or hasattr(part.weight, "device_mesh") for part in parts)
+
+
+@contextmanager
+def _weights_seen(*parts: Any) -> Iterator[list[Tensor]]:
+    """The weights that the modules have when they are called meanwhile."""
+    seen: list[Tensor] = []
+    inner = [part._modules.get("_fsdp_wrapped_module", part) for part in parts]
+    hooks = [part.register_forward_pre_hook(lambda one, _: seen.append(one.weight.detach().clone())) for part in inner]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def refuse_merge(names: list[str], adapter: str = "") -> None:
@@ -350,9 +392,9 @@ class ALLoRALinearLayer(ALLoRALayer, Linear):
         dropout, base = self.lora_dropout[name], self.base_layer
         if (dropout.training and type(dropout) is not nn.Identity) or not fusible(base):
             return None
-        weight, (a, b) = base.weight, _matrices(self, name)
-        if self.lora_B[name].bias is not None or isinstance(rule, DoRARule):
+        if self.lora_B[name].bias is not None or isinstance(rule, DoRARule) or _wrapped(self, name):
             return None
+        weight, (a, b) = base.weight, _matrices(self, name)
         if not x.dtype == weight.dtype == a.dtype and not torch.is_autocast_enabled(x.device.type):
             return None
         return rule, weight, base.bias, a, scaled(b, self.scaling[name])
