@@ -122,7 +122,7 @@ def family(rng: np.random.Generator, white: bool) -> RestFamily:
 @convergence_claim(
     "4-rest-point-oscillation",
     where=GUARANTEE,
-    says="A rest point of ALLoRA, as one of a loss, loses stability through a real eigenvalue only, and no cycle is born",
+    says="A rest point of ALLoRA, as one of a loss, loses stability through a real eigenvalue only: no cycle is born",
     depends_on=("4-adapted-gradient", "4-converges"),
 )
 def oscillation(cases: Cases) -> Finding:
