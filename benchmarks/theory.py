@@ -1,6 +1,7 @@
 """The closed forms against the dense or sampled peer that gives the same numbers: ratios, interleaved in one process.
 
-`python benchmarks/theory.py` prints, for each pair, the median over rounds of peer time / closed-form time.
+`python benchmarks/theory.py` prints, for each pair, the median over rounds of peer time / closed-form time. A peer that
+would need more draws for the same error than are run is timed on those, and its time is scaled up.
 """
 
 from __future__ import annotations
@@ -85,6 +86,40 @@ def width_pair(n: int = 1024, rank: int = 4) -> tuple[Callable, Callable]:
     return lambda: width.flow_row_norm(method, n, rank), lambda: width.train(of, method, "sgd", rates, 100)
 
 
+FACTORS = {"step_size": 0.005, "steps": 1000, "replicas": 50, "coarse": 20_000, "times": 20}
+
+
+def factor_flow_pair() -> tuple[Callable, Callable, float]:
+    """SGD under dropout in A and B: the limit equations; simulation until its error in tr Cov is as small."""
+    rng = np.random.default_rng(4)
+    x, y = rng.standard_normal((40, 20)), rng.standard_normal((40, 2))
+    a, b, steps, replicas = (
+        rng.standard_normal((2, 20)) / 20**0.5,
+        np.zeros((2, 2)),
+        FACTORS["steps"],
+        FACTORS["replicas"],
+    )
+    rate = FACTORS["step_size"] / dropout_sgd.factor_flow(x, y, a, b, 0.9, 1e-9, 1).step_size * 1e-9
+
+    def limit(times: int = 1) -> dropout_sgd.FactorFlow:
+        return dropout_sgd.factor_flow(x, y, a, b, 0.9, times * rate, steps // times)
+
+    def sampled(count: int = replicas, times: int = 1) -> tuple[float, float]:
+        of = dropout_sgd.simulate_factors(
+            x, y, a, b, 0.9, times * rate, steps // times, replicas=count, generator=rng, most_seconds=1e9
+        )
+        return tuple(float(part[0]) for part in of.covariance_trace())
+
+    # The limit's relative error is of order l: at most what shows at many times the rate, and two standard errors, over
+    # that many. So the quotient grows as l⁻³ at one time lT: steps as l⁻¹, replicas as l⁻².
+    times = FACTORS["times"]
+    trace, stderr = sampled(FACTORS["coarse"], times)
+    error = (abs(limit(times).covariance_trace[-1] / trace - 1) + 2 * stderr / trace) / times
+    needed = FACTORS["coarse"] * (stderr / trace / error) ** 2
+    print(f"factor_flow: relative error of tr Cov at most {error:.2g}; a simulation needs {needed:,.0f} runs for that")
+    return limit, sampled, needed / replicas
+
+
 def seconds(task: Callable) -> float:
     """One run's time."""
     start = time.perf_counter()
@@ -96,9 +131,10 @@ if __name__ == "__main__":
     pairs = {"factor_spectrum": factor_pair, "product_spectrum": product_pair}
     pairs |= {"mean_absolute_deviation": deviation_pair, "trajectory": sgd_pair}
     pairs |= {"restricted_spectrum": start_pair, "flow_row_norm": width_pair}
+    pairs["factor_flow"] = factor_flow_pair
     for name, make in pairs.items():
-        ours, peer = make()
+        ours, peer, *scale = make()
         ours(), peer()  # warm-up
         ratios = [(seconds(peer), seconds(ours)) for _ in range(ROUNDS)]
-        quotient = median(theirs / own for theirs, own in ratios)
+        quotient = median(theirs / own for theirs, own in ratios) * (scale[0] if scale else 1.0)
         print(f"{name:24s} peer / closed form = {quotient:8.1f}   ({make.__doc__.splitlines()[0]})")

@@ -30,6 +30,24 @@ def test_table_and_json_and_figure(capsys, tmp_path):
     assert np.all(np.array(measured["mean_gap"]) < 4 * np.array(predicted["mean_gap"]))
 
 
+@pytest.mark.parametrize("placement", ["input", "bottleneck", "output"])
+def test_the_factors_too(placement, capsys, tmp_path):
+    paths = tmp_path / "a.json", tmp_path / "a.png"
+    flags = [*SMALL, "--parameters", "factors", "--placement", placement, "--outputs", "2", "--steps", "60"]
+    assert cli.main(STUDY, [*flags, "--json", str(paths[0]), "--figure", str(paths[1])]) == 0
+    printed = capsys.readouterr().out
+    assert "in A and B of rank 2" in printed
+    assert "averaged" not in printed
+    assert paths[1].stat().st_size > 10_000
+    document = json.loads(paths[0].read_text())
+    predicted, measured = document["predicted"], document["measured"]
+    assert predicted["step_size"] < 0.1
+    for name in ("covariance_trace", "risk"):
+        gap = np.abs(np.subtract(measured[name], predicted[name]))
+        assert np.all(gap < 6 * np.array(measured[f"{name}_stderr"]) + 1e-3 * np.array(predicted[name]))
+    assert np.all(np.array(measured["mean_gap"]) < 4 * np.array(predicted["mean_gap"]))
+
+
 @pytest.mark.parametrize(
     "flags", [["--placement", "input"], ["--placement", "input", "--shared-mask"], ["--batch-size", "3"]]
 )
@@ -48,6 +66,10 @@ def test_same_seed_same_bytes(flags, capsys):
         (["--keep-prob", "0"], "keep_prob"),
         (["--placement", "bottleneck"], "bottleneck"),
         (["--learning-rate", "9"], "mean-square limit"),
+        (["--parameters", "layers"], "weights, factors"),
+        (["--parameters", "factors", "--batch-size", "3"], "batch_size"),
+        (["--parameters", "factors", "--rank", "0"], "rank"),
+        (["--parameters", "factors", "--learning-rate", "9"], "a tenth of"),
         (["--learning-rate", "-1"], "learning_rate"),
         (["--samples", "0"], "samples"),
         (["--replicas", "1"], "replicas"),

@@ -26,7 +26,8 @@ of A's rows, M free: `rest_gradient` reaches them all (T follows). In the scale 
 J₀ ⪰ 0: at M = 0, a perfect fit, every rest point is stable. r² of its eigenvalues are 0, the gauge A → CA, B → BC⁻¹.
 Gradient descent at rate l is stable there iff |1 − lλ| < 1 for the others: l < 2 Re λ/|λ|². As J is not symmetric,
 stability can be lost by a complex pair, a Hopf bifurcation, which LoRA's Hessian rules out: `first_instability` follows
-μ to it, and `HOPF` is an example with AAᵀ ≻ BᵀB. Where seen, the flow past it left for another rest point.
+μ to it, and `HOPF` is an example with AAᵀ ≻ BᵀB. Where seen, the flow past it left for another rest point. By Hopf's
+theorem there are periodic orbits beside it (up to the gauge): on correlated inputs no function falls along every flow.
 
 Source: this toolkit. Checked by `tests/test_adaptive_convergence.py`.
 """

@@ -57,6 +57,8 @@ class FactorFlow:
         covariance_trace: tr Cov W_t up to O(l²), over all entries.
         flow_product: W along gradient flow of the regularised loss, which is E W_t up to O(l).
         covariance: Cov of W_T's entries, rows of W first (D·C × D·C).
+        a: A along the flow, at the last step (r × D).
+        b: B there (C × r).
         step_size: l·λ_max(∇²ℓ) at the last step; the error is a multiple of its square, and at 2 SGD itself diverges.
     """
 
@@ -64,6 +66,8 @@ class FactorFlow:
     covariance_trace: Float[np.ndarray, " steps"]
     flow_product: Float[np.ndarray, "steps D C"]
     covariance: Float[np.ndarray, "DC DC"]
+    a: Float[np.ndarray, "r D"]
+    b: Float[np.ndarray, "C r"]
     step_size: float
 
     def risk(self, w_true: Float[np.ndarray, "D C"]) -> Float[np.ndarray, " steps"]:
@@ -336,7 +340,8 @@ def _integrated(model: Factors, theta: Float[np.ndarray, " P"], rate: float, ste
     step_size = _refuse_long_steps(model, solver.y[:size], rate, "last step")
     jacobian = model.jacobian(solver.y[:size])
     covariance = rate * jacobian @ solver.y[2 * size :].reshape(size, size) @ jacobian.T
-    return FactorFlow(mean, trace, flow, covariance, step_size)
+    a, b = model.unflat(solver.y[:size])
+    return FactorFlow(mean, trace, flow, covariance, a, b.T, step_size)
 
 
 def _absolute(model: Factors, theta: Float[np.ndarray, " P"]) -> Float[np.ndarray, " Q"]:

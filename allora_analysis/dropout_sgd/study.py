@@ -1,5 +1,8 @@
 """The study: dropout SGD's moments predicted beside many simulated runs, its risk beside two gradient descents.
 
+In W itself the predictions are exact; in LoRA's factors (`parameters = "factors"`) they are right to the first order in
+the learning rate, and gradient flow stands in descent's place.
+
 Data: X with i.i.d. standard normal entries, W_true with entries N(0, 1/D), Y = X W_true + noise, population Σ = I.
 `tests/test_dropout_sgd_study.py` runs it.
 """
@@ -14,17 +17,20 @@ import numpy as np
 from tyro.conf import arg
 
 from allora_analysis import validation
+from allora_analysis.dropout_sgd.factors import FactorFlow, Factors, checked_factors, factor_flow
 from allora_analysis.dropout_sgd.moments import Risk, Trajectory, moments_at
-from allora_analysis.dropout_sgd.monte_carlo import Simulation, replicas_of
+from allora_analysis.dropout_sgd.monte_carlo import Simulation, factor_replicas, replicas_of
 from allora_analysis.dropout_sgd.placements import Problem, build, checked
 from allora_analysis.dropout_sgd.process import Process
 from allora_analysis.dropout_sgd.stability import limits, resting
 from allora_analysis.study import Result, Study, Table, sweep, text
+from allora_analysis.validation import ArgumentError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FRACTION = 0.1  # of the mean-square limit: the default learning rate
+FLOWS = 0.02  # l·λ_max, λ_max the loss's largest curvature in A and B at the start: the default rate in the factors
 GROUPS = 10  # the replicas run in so many parts, so that Ctrl-C keeps those finished
 HEADINGS = (
     *("step", "‖E W‖", "gap*", "tr Cov", "tr Cov measured", "risk", "risk measured"),
@@ -37,7 +43,8 @@ CURVES = ("risk", "risk_marginal", "risk_plain", "risk_average")
 class Config:
     """SGD under dropout, step by step: its mean is gradient descent on the regularised loss; what is its covariance?
 
-    A linear model on random data, W₀ = 0, fresh masks at each step, paper §3.1. Everything under "predicted" is exact.
+    A linear model on random data, W₀ = 0, fresh masks at each step, paper §3.1. Everything under "predicted" is exact;
+    in LoRA's factors it is right to the first order in the learning rate.
     """
 
     samples: int = 40
@@ -48,12 +55,16 @@ class Config:
     """Columns C of Y."""
     keep_prob: float = 0.8
     """Keep probability in (0, 1]: 1 − (drop rate)."""
-    placement: Annotated[str, arg(metavar="output|input")] = "output"
-    """Where the mask acts: on the output (the paper's) or the input (LoRA as shipped)."""
+    parameters: Annotated[str, arg(metavar="weights|factors")] = "weights"
+    """What is trained: weights (W, as in §3.1) or factors (LoRA's A at random and B = 0)."""
+    rank: int = 2
+    """Rank r of the factors."""
+    placement: Annotated[str, arg(metavar="output|input|bottleneck")] = "output"
+    """Where the mask acts: the output (the paper's), the input (LoRA as shipped), or of factors the bottleneck."""
     shared_mask: bool = False
     """One input mask a step for all rows, instead of one for each row."""
     learning_rate: float | None = None
-    """Rate l for the gradient of the summed squares; None: a tenth of the mean-square stability limit."""
+    """Rate l for the gradient of the summed squares; None: a tenth of the mean-square limit; of factors 0.02/λ_max."""
     steps: int = 1000
     """Steps T."""
     noise: float = 1.0
@@ -100,12 +111,12 @@ def _predicted(run: Trajectory, kept: tuple[int, ...], replicas: int) -> dict[st
     }
 
 
-def _measured(run: Trajectory, parts: list[Simulation], w_true: np.ndarray) -> dict[str, Any]:
+def _measured(mean: np.ndarray, parts: list[Simulation], w_true: np.ndarray) -> dict[str, Any]:
     iterates, averages = (
         np.concatenate([getattr(p, name) for p in parts], axis=1) for name in ("iterates", "averages")
     )
     whole = Simulation(parts[0].steps, iterates, averages)
-    gaps = iterates.mean(axis=1) - run.mean[whole.steps]
+    gaps = iterates.mean(axis=1) - mean[whole.steps]
     outcome: dict[str, Any] = {"replicas": iterates.shape[1], "mean_gap": np.linalg.norm(gaps, axis=(1, 2))}
     for name, (value, stderr) in {
         "covariance_trace": whole.covariance_trace(),
@@ -134,11 +145,63 @@ def _tasks(
     ]
 
 
+def _factor_tasks(
+    config: Config, model: Factors, start: tuple[np.ndarray, np.ndarray], rate: float
+) -> list[Callable[[], Any]]:
+    """Both flows first, with masks and without, then the replicas in parts."""
+    replicas, kept = validation.count("replicas", config.replicas, 2), snapshots(config.steps)
+    sizes = [len(part) for part in np.array_split(np.arange(replicas), min(GROUPS, replicas // 2))]
+    generators = np.random.default_rng([config.seed, 1]).spawn(len(sizes))
+
+    def flow(keep_prob: float) -> Callable[[], FactorFlow]:
+        return lambda: factor_flow(model.x, model.y, *start, keep_prob, rate, config.steps, config.placement)
+
+    def simulation(size: int, generator: np.random.Generator) -> Callable[[], Simulation]:
+        return lambda: factor_replicas(model, start, rate, kept, size, generator)
+
+    parts = [simulation(size, generator) for size, generator in zip(sizes, generators, strict=True)]
+    return [flow(config.keep_prob), flow(1.0), *parts]
+
+
+def _run_factors(config: Config, x: np.ndarray, y: np.ndarray, w_true: np.ndarray) -> Result:
+    """The same for A and B."""
+    if config.shared_mask or config.batch_size is not None:
+        raise ArgumentError("parameters: of factors neither shared_mask nor batch_size is carried out; leave both out")
+    rank = validation.count("rank", config.rank)
+    a = np.random.default_rng([config.seed, 2]).standard_normal((rank, x.shape[1])) / np.sqrt(x.shape[1])
+    model, *start = checked_factors(x, y, a, np.zeros((y.shape[1], rank)), config.keep_prob, config.placement)
+    rate = FLOWS / float(np.linalg.eigvalsh(model.hessian(model.flat(*start)))[-1])
+    if config.learning_rate is not None:
+        rate = validation.positive("learning_rate", config.learning_rate)
+    outcome, interrupted = sweep(_factor_tasks(config, model, tuple(start), rate), lambda task: task(), "dropout_sgd")
+    flow, plain, parts = outcome[0], outcome[1], outcome[2:]
+    risks = {"risk": flow.risk(w_true), "risk_plain": plain.risk(w_true)}
+    risks["risk_marginal"] = np.sum((flow.flow_product - w_true) ** 2, axis=(1, 2))
+    below = np.flatnonzero(risks["risk"] < risks["risk_plain"] * (1 - 1e-6))  # the integration's own tolerance
+    at, drawn = list(snapshots(config.steps)), np.unique(np.geomspace(1, config.steps, 200).round().astype(int))
+    predicted = {
+        "learning_rate": rate,
+        "step_size": flow.step_size,
+        "step": at,
+        "mean_norm": np.linalg.norm(flow.mean_product[at], axis=(1, 2)),
+        "mean_gap": np.sqrt(flow.covariance_trace[at] / config.replicas),
+        "flow_gap": np.linalg.norm((flow.mean_product - flow.flow_product)[at], axis=(1, 2)),
+        "covariance_trace": flow.covariance_trace[at],
+        **{name: values[at] for name, values in risks.items()},
+        "crossover": int(below[0]) if below.size else None,
+        "curve_step": drawn,
+        **{f"curve_{name}": values[drawn] for name, values in risks.items()},
+    }
+    return Result(predicted, _measured(flow.mean_product, parts, w_true) if parts else {}, interrupted)
+
+
 def run(config: Config) -> Result:
     """Predict, simulate, compare."""
     validation.count("steps", config.steps)
     seed = validation.count("seed", config.seed, 0)
     x, y, w_true = _data(config, np.random.default_rng([seed, 0]))
+    if validation.choice("parameters", config.parameters, ("weights", "factors")) == "factors":
+        return _run_factors(config, x, y, w_true)
     problem = checked(x, y, config.keep_prob, config.placement, config.batch_size, config.shared_mask)
     process = build(problem)
     stable = limits(process)
@@ -155,7 +218,7 @@ def run(config: Config) -> Result:
         "stationary_covariance_trace": rest.covariance_trace,
         **_predicted(exact, snapshots(config.steps), config.replicas),
     }
-    return Result(predicted, _measured(exact, parts, w_true) if parts else {}, interrupted)
+    return Result(predicted, _measured(exact.mean, parts, w_true) if parts else {}, interrupted)
 
 
 def table(config: Config, result: Result) -> Table:
@@ -176,19 +239,30 @@ def table(config: Config, result: Result) -> Table:
             measured("risk", i),
             text(p["risk_marginal"][i]),
             text(p["risk_plain"][i]),
-            text(p["risk_average"][i]),
+            *([text(p["risk_average"][i])] if "risk_average" in p else []),
         ]
         for i, step in enumerate(p["step"])
     ]
     crossing = "none within T" if p["crossover"] is None else f"step {p['crossover']}"
+    title = f"SGD under {config.placement} dropout, keep_prob = {config.keep_prob:g}"
+    first = f"First step with a lower risk than plain gradient descent: {crossing}."
+    runs = f"* ‖mean of {m.get('replicas', 0)} runs − "
+    if config.parameters == "factors":
+        notes = (
+            f"{runs}E BA, to the first order in l‖; in brackets what sampling alone gives if the two are equal.",
+            first,
+            f"l = {text(p['learning_rate'])}, l·λ_max = {text(p['step_size'])}. The descents here are gradient "
+            f"flows; E BA is off the regularised one by {text(p['flow_gap'][-1])} at the last step.",
+        )
+        return Table(f"{title}, in A and B of rank {config.rank}", HEADINGS[:-1], rows, notes)
     notes = (
-        f"* ‖mean of {m.get('replicas', 0)} runs − gradient descent on the regularised objective‖; in brackets what "
-        "sampling alone gives if the two are equal.",
-        f"First step with a lower risk than plain gradient descent: {crossing}.",
+        f"{runs}gradient descent on the regularised objective‖; in brackets what sampling alone gives if the two are "
+        "equal.",
+        first,
         f"l = {text(p['learning_rate'])}; stable below {text(p['limit_mean_square'])} (mean square), "
         f"{text(p['limit_mean'])} (mean). As t → ∞ tr Cov → {text(p['stationary_covariance_trace'])}.",
     )
-    return Table(f"SGD under {config.placement} dropout, keep_prob = {config.keep_prob:g}", HEADINGS, rows, notes)
+    return Table(title, HEADINGS, rows, notes)
 
 
 def plot(config: Any, result: Result) -> Figure:
@@ -197,12 +271,14 @@ def plot(config: Any, result: Result) -> Figure:
 
     figure, (axes,) = panels()
     p, m = result.predicted, result.measured
-    for name, colour, style, label in (
+    equal = "≈" if config.parameters == "factors" else "="
+    curves = (
         ("risk_plain", "plain", "-", "plain gradient descent"),
-        ("risk_marginal", "predicted", "--", "gradient descent, regularised\n(= mean of dropout)"),
+        ("risk_marginal", "predicted", "--", f"gradient descent, regularised\n({equal} mean of dropout)"),
         ("risk_average", "other", "-.", "dropout, averaged iterates"),
         ("risk", "dropout", "-", "dropout SGD"),
-    ):
+    )
+    for name, colour, style, label in (curve for curve in curves if f"curve_{curve[0]}" in p):
         axes.plot(p["curve_step"], p[f"curve_{name}"], style, color=COLOURS[colour], label=label)
     if m:
         bars = {"color": COLOURS["measured"], "fmt": ".", "label": f"dropout, {m['replicas']} runs (± 2 s.e.)"}

@@ -1,0 +1,99 @@
+"""§3.1's rows in LoRA's factors: planted wrong formulas change their verdicts; the limits they rest on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from allora_analysis import dropout_sgd, tikhonov
+from allora_analysis.claims import ledger, s3_1_in_factors
+from allora_analysis.claims.cases import Cases
+from tests import ledger_rows
+
+CLAIMS = {claim.id: claim for claim in ledger._of(s3_1_in_factors)}
+
+
+def verdict(claim_id):
+    return ledger_rows.finding(CLAIMS[claim_id]).verdict
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("3.1-sgd-small-rate", "holds"),
+        ("3.1-not-a-must-have-in-factors", "holds"),
+        ("3.1-not-a-must-have-softmax", "holds"),
+        ("3.1-few-steps-softmax", "holds"),
+        ("3.1-hidden-dropout-noise", "holds"),
+        ("3.1-hidden-dropout-correlations", "refuted"),
+    ],
+)
+def test_as_committed(name, expected):
+    assert verdict(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("3.1-sgd-small-rate", lambda run: {"mean_product": run.flow_product}),  # without its correction
+        ("3.1-sgd-small-rate", lambda run: {"flow_product": 1.001 * run.flow_product}),  # an error that stays
+        ("3.1-not-a-must-have-in-factors", lambda run: {"covariance_trace": run.covariance_trace - 0.5}),
+    ],
+)
+def test_a_wrong_flow_changes_the_verdict(name, change, monkeypatch):
+    right = dropout_sgd.factor_flow
+
+    def planted(*given):
+        run = right(*given)
+        return dataclasses.replace(run, **change(run))
+
+    monkeypatch.setattr(dropout_sgd, "factor_flow", planted)
+    assert verdict(name) == "refuted"
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("3.1-not-a-must-have-softmax", lambda losses: losses * [1, 0.5, *[1] * 5]),
+        ("3.1-few-steps-softmax", lambda losses: losses * [1, *[0.9] * 3, *[1] * 3]),
+    ],
+)
+def test_other_losses_change_the_verdict(name, change, monkeypatch):
+    right = s3_1_in_factors.digits_losses
+    monkeypatch.setattr(s3_1_in_factors, "digits_losses", lambda seed: change(right(seed)))
+    assert verdict(name) == "refuted"
+
+
+def test_less_dropout_at_more_noise_changes_the_verdict(monkeypatch):
+    right = tikhonov.bottleneck_solution
+    monkeypatch.setattr(
+        tikhonov, "bottleneck_solution", lambda fit, keep_prob, rank: right(fit, 0.5 + keep_prob / 2, rank)
+    )
+    assert verdict("3.1-hidden-dropout-noise") == "refuted"
+
+
+def test_correlations_that_fall_change_the_verdict(monkeypatch):
+    right = s3_1_in_factors.correlations
+    monkeypatch.setattr(s3_1_in_factors, "correlations", lambda one, drop: right(one, 0.5 - drop))
+    assert verdict("3.1-hidden-dropout-correlations") == "holds"
+
+
+def test_hidden_dropouts_flow_ends_at_the_soft_threshold_and_its_correlations():
+    one = s3_1_in_factors.hidden(Cases(3, "test").rng)
+    y = one.x @ one.truth + 0.5 * one.noise[0]
+    run = dropout_sgd.factor_flow(one.x, y, one.a, one.b, 0.5, 1e-3, 1500, "bottleneck")
+    fit = one.x @ np.linalg.lstsq(one.x, y, rcond=None)[0]
+    end = tikhonov.bottleneck_solution(fit, 0.5, 4)
+    assert np.linalg.norm(one.x @ run.flow_product[-1] - end) < 0.02 * np.linalg.norm(end)
+    z = one.x @ run.a.T
+    unit = z / np.linalg.norm(z, axis=0)
+    off = np.abs((unit.T @ unit)[np.triu_indices(4, 1)]).mean()
+    assert s3_1_in_factors.correlations(one, 0.5)[-1] == pytest.approx(off, abs=0.02)
+
+
+def test_what_is_compared_without_dropout_is_the_flow_at_keep_prob_one():
+    one = s3_1_in_factors.teacher(Cases(1, "test").rng, 1.0, rank=2)
+    run = dropout_sgd.factor_flow(one.x, one.y, one.a, np.zeros((2, 2)), 1.0, one.rate, one.steps)
+    assert run.risk(one.truth).min() == pytest.approx(s3_1_in_factors.least_with_decay(one, 0.0), rel=1e-2)

@@ -1,0 +1,51 @@
+"""§4.2's rows on convergence: planted wrong formulas change their verdicts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from allora_analysis import adaptive
+from allora_analysis.adaptive import convergence
+from allora_analysis.claims import ledger, s4_2_convergence
+from tests import ledger_rows
+
+CLAIMS = {claim.id: claim for claim in ledger._of(s4_2_convergence)}
+
+
+def finding(claim_id):
+    return ledger_rows.finding(CLAIMS[claim_id])
+
+
+def test_as_committed():
+    assert finding("4-converges").verdict == "holds"
+    found = finding("4-rest-point-oscillation")
+    assert found.verdict == "refuted"
+    assert "0 of 30; no lasting cycle" in found.answer
+
+
+@pytest.mark.parametrize(
+    ("name", "planted"),
+    [
+        (
+            "rank_one_lyapunov",
+            lambda right: lambda *given: dataclasses.replace(right(*given), value=-right(*given).value),
+        ),
+        (
+            "rank_one_lyapunov",
+            lambda right: lambda *given: dataclasses.replace(right(*given), bound=0.9 * right(*given).rate + 1),
+        ),
+        ("gradient_flow", lambda right: lambda *given: right(*given[:-1], 1e-2 * given[-1])),  # stopped early
+        ("gradient_flow", lambda right: lambda *given: (right(*given)[0], 1.01 * right(*given)[1])),
+    ],
+)
+def test_a_wrong_flow_or_function_changes_the_verdict(name, planted, monkeypatch):
+    monkeypatch.setattr(adaptive, name, planted(getattr(adaptive, name)))
+    assert finding("4-converges").verdict == "refuted"
+
+
+def test_a_symmetric_jacobian_changes_the_verdict(monkeypatch):
+    right = convergence.update_jacobian
+    monkeypatch.setattr(convergence, "update_jacobian", lambda *given: (right(*given) + right(*given).T) / 2)
+    assert finding("4-rest-point-oscillation").verdict == "holds"
