@@ -71,6 +71,7 @@ def make_figure(loaded: Loaded[Width]) -> Figure:
             left.plot(WIDTHS[model], np.mean(values), "*", ms=8, color=COLOURS["measured"])
     left.plot([], [], "*", ms=8, ls="none", color=COLOURS["measured"], label="our runs of ALLoRA, AdamW")
     rates_panel(right, config, result)
+    right.set_title("Under Adam only LoRA+ keeps its rate")
     left.legend(loc="lower right")
     right.legend(loc="lower left")
     return figure

@@ -7,6 +7,7 @@ One layer of n inputs and outputs, s the LoRA scaling, l the largest stable lear
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -92,22 +93,25 @@ def factor_at_width(cases: Cases) -> Finding:
 
 
 class Slope(NamedTuple):
-    """A method, an optimizer, and what grows: "width" or "rank"."""
+    """A method, an optimizer, what grows ("width" or "rank"), and whether the gradient has many directions or one."""
 
     method: str
     optimizer: str
     axis: str
+    many: bool = False
 
     @property
     def told(self) -> float:
         """The predicted power of the largest stable rate."""
-        return getattr(exponents(self.method, self.optimizer).largest_rate, self.axis)
+        return getattr(exponents(self.method, self.optimizer, many=self.many).largest_rate, self.axis)
 
 
 def slope(one: Slope, rng: np.random.Generator) -> width.Fit:
     """The fitted power of the largest stable rate."""
-    sizes = {"width": (64, 1024), "rank": (4, 32)}[one.axis]
-    layers = [width.layer(*((n, 4) if one.axis == "width" else (256, n)), 2 * SEEDS, rng) for n in sizes]
+    sizes = {"width": (64, 1024), "rank": (2, 16) if one.many else (4, 32)}[one.axis]
+    seeds = 2 if one.many else 2 * SEEDS
+    shapes = [(n, 4) if one.axis == "width" else (256, n) for n in sizes]
+    layers = [width.layer(*shape, seeds, rng, inputs=64 if one.many else 1) for shape in shapes]
     method = METHODS[one.method]
     return width.fit_power(sizes, [width.largest_rate(of, method, one.optimizer) for of in layers])
 
@@ -116,17 +120,18 @@ def slope(one: Slope, rng: np.random.Generator) -> width.Fit:
     "4-width-transfer",
     where="beyond the paper: §4.2 and §4.4, one learning rate for all",
     says="The largest stable learning rate stays the same as the model's width, or the adapter's rank, grows.",
-    reading="By its power of n or r, as fitted to training: within 1/8 of 0. LoRA's α is fixed, ALLoRA has s = 1.",
+    reading="By its power of n or r, as fitted to training: within 1/8 of 0, for gradients of one direction and, over "
+    "rank, of many. LoRA's α is fixed, ALLoRA has s = 1.",
 )
 def transfer(cases: Cases) -> Finding:
     """Every method and optimizer, over width and over rank, against the predicted powers."""
+    every = [Slope(*key) for key in itertools.product(METHODS, ("sgd", "adam"), ("width", "rank"), (False, True))]
     judged = cases.judge(
         [
-            Case(f"{method}, {optimizer}, {axis}", Slope(method, optimizer, axis), (method, optimizer) == PAPER)
-            for method in METHODS
-            for optimizer in ("sgd", "adam")
-            if (METHODS[method].factor, optimizer) != ("update", "sgd")
-            for axis in ("width", "rank")
+            Case(", ".join((*one[:3], "many" if one.many else "one")), one, one[:2] == PAPER)
+            for one in every
+            if (METHODS[one.method].factor, one.optimizer) != ("update", "sgd")
+            and (not one.many or (one.axis, one.optimizer) == ("rank", "adam"))
         ],
         lambda one: [*vars(slope(one, cases.rng)).values()],
         printed=lambda one, seen: abs(seen[0]) <= RESOLUTION + 3 * seen[1],
@@ -134,18 +139,19 @@ def transfer(cases: Cases) -> Finding:
         condition=lambda one: one.told == 0,
     )
     return judged.finding(
-        {"conditional": "Only LoRA+'s under Adam over both; ALLoRA's under Adam over neither, LoRA's over rank."},
+        {"conditional": "Only LoRA+'s under Adam over width; over rank it depends on the gradient's directions."},
         evidence=judged.evidence(
             "half of the gap between two powers, and three standard errors", lambda one: one.told, tolerance=RESOLUTION
         ),
         size=Size(
-            4 ** exponents("allora", "adam").largest_rate.rank,
+            4 ** exponents("allora", "adam").largest_rate.width,
             "times",
-            "ALLoRA's largest stable rate under Adam when the rank, or the width, grows 4 times",
+            "the largest stable rate under Adam when the width grows 4 times, of all but LoRA+",
         ),
-        corrected="under Adam n^(−1/2) r^(−(1+σ)/2) with s = r^σ and one rate, n⁰ r^(−1−σ) for LoRA+; under SGD "
-        "n^(−1) r^(−σ), n^(−1/2) r^(−σ)",
-        condition="the power is 0: LoRA+ under Adam; over rank also LoRA under Adam (s = α/r) and s = 1 under SGD",
+        corrected="s = r^σ; under Adam n^(−1/2) times r^(−(1+σ)/2) for one direction, r^(−σ/2) for many; LoRA+'s n⁰ "
+        "times r^(−1−σ) or r^(−σ); under SGD n^(−1) r^(−σ), LoRA+'s n^(−1/2) r^(−σ)",
+        condition="the power is 0. Over width: LoRA+ under Adam. Over rank: under Adam s = α/r for one direction, "
+        "s = 1 for many; under SGD s = 1",
         flips_if="a fitted power that differs from the predicted one by more than 1/8",
     )
 

@@ -31,6 +31,13 @@ rates (AM–GM, by equality there where the flow ends), which makes the largest 
 where κ = 1 replaces n outputs' gradients by their n-th parts. The first step moves u_i by l·s²·r·n^{−κ}. Rows: along z
 n^{−½}, across it s·b/√n = s^{½}n^{−½+ρ/4}.
 
+**Many directions.** All this is for one input, or for gradients of far fewer directions than r. With N ≫ r unlike
+inputs sums over r add as √r: a step helps each input by the r-fold over √N or N and disturbs it by the √r-fold, so that
+Adam's largest rate is 1/(s√N) for B's part (ρ = 1), 1/√(s·n^{1−ρ}) for A's: r^{−σ} and r^{−σ/2}. The first step is
+r^{½+σ}, r^{½+2σ} under gradient descent; the rows of as many directions add up, r^{½}, and r^{(1+σ)/2} where B's part
+is the longer one (0 < ρ, under Adam ρ < 1). **Powers of n, and gradient descent's largest rate, stay.** So rules over
+rank, µA's too, hinge on how many directions the gradient has; those over width do not.
+
 **ALLoRA.** d_i = 1/√(‖(BA)_i‖ + 1/η²) tends to η as ‖(BA)_i‖ does to 0: by η²‖(BA)_i‖/2 of itself, so by n^{−½} with
 one rate for A and B. **At width the factor is the constant η**, and ALLoRA is LoRA at s = 1 and rate ηl (under SGD, and
 as `ALLoRAAdamW`); under plain Adam it is LoRA at l at every width. It keeps tapering where rows keep their length: at
@@ -129,7 +136,7 @@ class Exponents:
         return {"width": self.largest_rate.width == 0, "rank": self.largest_rate.rank == 0}
 
 
-def exponents(method: str | Method, optimizer: str, *, network: bool = False) -> Exponents:
+def exponents(method: str | Method, optimizer: str, *, network: bool = False, many: bool = False) -> Exponents:
     """Predicted powers of n and r; derivation in the module's text.
 
     Args:
@@ -137,6 +144,7 @@ def exponents(method: str | Method, optimizer: str, *, network: bool = False) ->
         optimizer: "sgd" or "adam".
         network: a hidden layer of a two-layer network with readout 1/n, in place of a linear teacher: under "sgd" that
             is n times the rate and 1/n of the first step.
+        many: the gradient has far more directions than r, in place of one.
 
     Returns:
         The exponents.
@@ -152,21 +160,22 @@ def exponents(method: str | Method, optimizer: str, *, network: bool = False) ->
         False
     """
     of = METHODS[choice("method", method, METHODS)] if isinstance(method, str) else method
+    ratio, sigma, rows = of.ratio, of.scale, many / 2
     if choice("optimizer", optimizer, OPTIMIZERS) == "sgd":
         if of.factor == "update":
             raise ArgumentError("optimizer must be adam for the factor on Adam's update, received 'sgd'")
-        kappa, spread = float(network), of.ratio > 0
-        return Exponents(
-            Power(-0.5 + of.ratio / 4, of.scale / 2 * spread + 0.0),
-            Power(-kappa + 0.0, 1 + 2 * of.scale),
-            Power(kappa - 1 + of.ratio / 2, -of.scale),
+        powers = (
+            (-0.5 + ratio / 4, (sigma / 2 if ratio else 0) + rows),
+            (-network, 1 + 2 * sigma - rows),
+            (network - 1 + ratio / 2, -sigma),
         )
-    if of.ratio == 1:
-        row, rate = Power(0.0, -0.5), Power(0.0, -1 - of.scale + 0.0)
     else:
-        share = (1 - of.ratio) / 2
-        row, rate = Power(-share, of.scale / 2 * (of.ratio > 0) + 0.0), Power(-share, -(1 + of.scale) / 2 + 0.0)
-    return Exponents(row, Power(0.0, 1 + of.scale), rate)
+        share = (1 - ratio) / 2
+        whole = ratio == 1  # then B's part is the larger one
+        largest = (-sigma if many else -1 - sigma) / (1 if whole else 2)
+        one, crossed = (-0.5, 0.5) if whole else (sigma / 2, (1 + sigma) / 2) if ratio else (0, 0.5)
+        powers = ((-share, crossed if many else one), (0, 1 + sigma - rows), (-share, largest))
+    return Exponents(*(Power(float(n) + 0.0, float(r) + 0.0) for n, r in powers))
 
 
 @representable()

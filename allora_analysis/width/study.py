@@ -46,10 +46,17 @@ class Config:
     """n while r varies."""
     network: bool = False
     """The hidden layer of a two-layer network in place of a linear teacher."""
+    inputs: int = 1
+    """N of the teacher: 1, a gradient of one direction, or at least 4 times the largest rank: of many."""
     seeds: int = 3
     """Layers of each size, two or more."""
     seed: int = 0
     """Seed of all random numbers."""
+
+
+def many(config: Config) -> bool:
+    """Whether the gradient has far more directions than any rank."""
+    return config.inputs >= 4 * max(*config.ranks, config.rank)
 
 
 def cases(config: Config) -> list[tuple[str, str]]:
@@ -59,9 +66,12 @@ def cases(config: Config) -> list[tuple[str, str]]:
             raise validation.ArgumentError(f"{name} must hold two different sizes or more, received {sizes}")
     validation.adapter_rank(config.rank, min(config.widths), min(config.widths))
     validation.adapter_rank(max(config.ranks), config.width, config.width)
+    if validation.count("inputs", config.inputs) > 1 and (config.network or not many(config)):
+        least = 4 * max(*config.ranks, config.rank)
+        raise validation.ArgumentError(f"inputs must be 1, or of a teacher {least} or more, received {config.inputs}")
     validation.count("seeds", config.seeds, 2)
     validation.count("seed", config.seed, 0)
-    largest = max(max(config.widths) * config.rank, config.width * max(config.ranks))
+    largest = max(max(config.widths) * config.rank, config.width * max(config.ranks)) * config.inputs**0.5
     validation.fits("widths, ranks, seeds", 200.0 * config.seeds * largest, "training")
     methods, optimizers = (validation.several(name, getattr(config, name)) for name in ("methods", "optimizers"))
     for name, of, allowed in (("methods", methods, METHODS), ("optimizers", optimizers, OPTIMIZERS)):
@@ -79,7 +89,7 @@ def run(config: Config) -> Result:
     rows, interrupted = sweep(wanted, lambda case: _powers(config, *case), "methods and optimizers")
     names = [f"{method}, {optimizer}" for method, optimizer in wanted]
     predicted = {
-        name: _told(exponents(method, optimizer, network=config.network))
+        name: _told(exponents(method, optimizer, network=config.network, many=many(config)))
         for name, (method, optimizer) in zip(names, wanted[: len(rows)], strict=False)
     }
     factor = [flow_factor("allora", width, config.rank, ETA) for width in config.widths]
@@ -99,7 +109,8 @@ def _powers(config: Config, method: str, optimizer: str) -> dict[str, Any]:
     found: dict[str, Any] = {name: {} for name in QUANTITIES}
     for index, (axis, (sizes, shape)) in enumerate(axes.items()):
         rng = np.random.default_rng([config.seed, index])
-        seen = [measure(METHODS[method], optimizer, *shape(n), config.seeds, rng, config.network) for n in sizes]
+        of = (config.seeds, rng, config.network, config.inputs)
+        seen = [measure(METHODS[method], optimizer, *shape(n), *of) for n in sizes]
         for name in QUANTITIES:
             fit = fit_power(sizes, [one[name] for one in seen])
             found[name] |= {axis: fit.power, f"{axis}_stderr": fit.stderr}
@@ -128,7 +139,8 @@ def table(config: Config, result: Result) -> Table:
         f"ALLoRA's factor (η = {ETA:g}) is {first} and {last} where gradient flow ends, in closed form: at width it is "
         "the constant η. It would keep tapering on the rows that LoRA+'s rates make under Adam.",
     ]
-    title = f"Width and rank: {'a two-layer network' if config.network else 'a linear teacher'}, {config.seeds} seeds"
+    what = "a two-layer network" if config.network else "a linear teacher"
+    title = f"Width and rank: {what}, inputs {config.inputs}, {config.seeds} seeds"
     return Table(title, ["method", "optimizer", *columns, "rate transfers over"], rows, notes)
 
 

@@ -2,7 +2,7 @@
 
 Matrix–vector products only: W enters through Wz, A and B through Az and B(Az). A *teacher* asks outputs u for targets y
 with Gaussian entries, L = ½‖u − y‖²; a *network* has the readout (1/n)vᵀtanh(u), v = ±1, and one target. Both have one
-input, z. Checked by `tests/test_width.py` against autograd.
+input z, or several with targets of their own, summed over. Checked by `tests/test_width.py` against autograd.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ TARGET = 0.3  # of the network's output, above where it starts
 class Layer(NamedTuple):
     """z, Wz (the network's) or the targets y, v, and A at the start; a leading axis of seeds."""
 
-    z: Float[np.ndarray, "K n"]
-    base: Float[np.ndarray, "K n"]
+    z: Float[np.ndarray, "K n N"]
+    base: Float[np.ndarray, "K n N"]
     readout: Float[np.ndarray, "K n"]
     a: Float[np.ndarray, "K r n"]
     network: bool
 
 
-def layer(width: int, rank: int, seeds: int, rng: np.random.Generator, network: bool = False) -> Layer:
+def layer(width: int, rank: int, seeds: int, rng: np.random.Generator, network: bool = False, inputs: int = 1) -> Layer:
     """A layer with n inputs and outputs, for each seed; ‖z‖² = n, W and A of variance 1/n.
 
     Args:
@@ -44,24 +44,25 @@ def layer(width: int, rank: int, seeds: int, rng: np.random.Generator, network: 
         seeds: how many.
         rng: draws all of it.
         network: the hidden layer of a two-layer network in place of a linear teacher.
+        inputs: N.
 
     Returns:
         The layer.
     """
-    z, base = rng.standard_normal((2, seeds, width))
+    z, base = rng.standard_normal((2, seeds, width, inputs))
     z *= math.sqrt(width) / np.linalg.norm(z, axis=1, keepdims=True)
     a = rng.standard_normal((seeds, rank, width)) / math.sqrt(width)
     return Layer(z, base, rng.choice([-1.0, 1.0], (seeds, width)), a, network)
 
 
-def loss_and_slope(of: Layer, moved: Float[np.ndarray, "K n"]) -> tuple[np.ndarray, np.ndarray]:
+def loss_and_slope(of: Layer, moved: Float[np.ndarray, "K n N"]) -> tuple[np.ndarray, np.ndarray]:
     """The loss by seed and ∂L/∂u, where the adapter has moved u by this."""
     if not of.network:
         gap = moved - of.base
-        return 0.5 * (gap**2).sum(axis=1), gap
-    hidden = np.tanh(of.base + moved)
-    gap = (of.readout * (hidden - np.tanh(of.base))).mean(axis=1) - TARGET
-    return 0.5 * gap**2, gap[:, None] * of.readout * (1 - hidden**2) / moved.shape[1]
+        return 0.5 * (gap**2).sum(axis=(1, 2)), gap
+    hidden, readout = np.tanh(of.base + moved), of.readout[:, :, None]
+    gap = (readout * (hidden - np.tanh(of.base))).mean(axis=1) - TARGET
+    return 0.5 * (gap**2).sum(axis=1), gap[:, None] * readout * (1 - hidden**2) / moved.shape[1]
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Trained:
     """Losses at each step, u's change and the row norms ‖s(BA)_i‖ after the last, by seed."""
 
     losses: Float[np.ndarray, "steps K"]
-    moved: Float[np.ndarray, "K n"]
+    moved: Float[np.ndarray, "K n N"]
     norms: Float[np.ndarray, "K n"]
 
 
@@ -108,17 +109,17 @@ def train(
     move = _Adam(a, b) if optimizer == "adam" else lambda *gradients: gradients
     with np.errstate(all="ignore"):
         for count in range(steps + 1):
-            h = a @ of.z[:, :, None]
-            moved = scale * (b @ h)[..., 0]
+            h = a @ of.z
+            moved = scale * (b @ h)
             loss, slope = loss_and_slope(of, moved)
             losses.append(loss)
             if count == steps or not (loss <= losses[0] * CEILING).any():
                 break
-            d = 1 / np.sqrt(scale * row_norms(a, b) + eta**-2) if method.factor else np.ones_like(slope)
-            rows = scale * (slope * d if method.factor == "gradient" else slope)[:, :, None]
-            step_a, step_b = move(b.swapaxes(1, 2) @ rows * of.z[:, None, :], rows * h.swapaxes(1, 2))
+            d = 1 / np.sqrt(scale * row_norms(a, b) + eta**-2)[:, :, None] if method.factor else np.ones((1, 1, 1))
+            rows = scale * (slope * d if method.factor == "gradient" else slope)
+            step_a, step_b = move(b.swapaxes(1, 2) @ rows @ of.z.swapaxes(1, 2), rows @ h.swapaxes(1, 2))
             if method.factor == "update":
-                step_a, step_b = step_a * d.mean(axis=1)[:, None, None], step_b * d[:, :, None]
+                step_a, step_b = step_a * d.mean(axis=1, keepdims=True), step_b * d
             a -= rates / width**method.ratio * step_a
             b -= rates * step_b
         return Trained(np.array(losses), moved, scale * row_norms(a, b))
@@ -190,7 +191,14 @@ QUANTITIES = ("largest_rate", "row_norm", "first_step")
 
 
 def measure(
-    method: Method, optimizer: str, width: int, rank: int, seeds: int, rng: np.random.Generator, network: bool = False
+    method: Method,
+    optimizer: str,
+    width: int,
+    rank: int,
+    seeds: int,
+    rng: np.random.Generator,
+    network: bool = False,
+    inputs: int = 1,
 ) -> dict[str, Float[np.ndarray, " seeds"]]:
     """By quantity, a number a seed: rows after training at half of the largest rate, root mean square over outputs.
 
@@ -202,15 +210,16 @@ def measure(
         seeds: how many; the first step, which is cheap and noisy, has 16 times as many.
         rng: draws the layers.
         network: a two-layer network's in place of a linear teacher.
+        inputs: N.
 
     Returns:
         The three quantities by seed, the rate again as `rate`, and `kept`, the mean of 1/√(1 + η²‖s(BA)_i‖) for η² = 4.
     """
-    of, many = (layer(width, rank, number, rng, network) for number in (seeds, 16 * seeds))
+    of, many = (layer(width, rank, number, rng, network, inputs) for number in (seeds, 16 * seeds))
     rates = largest_rate(of, method, optimizer)
     norms = train(of, method, optimizer, rates / 2, STEPS[optimizer]).norms
     moved = train(many, method, optimizer, np.full(16 * seeds, 1e-3), 1).moved
-    found = (rates, np.sqrt((norms**2).mean(axis=1)), np.sqrt((moved**2).mean(axis=1)))
+    found = (rates, np.sqrt((norms**2).mean(axis=1)), np.sqrt((moved**2).mean(axis=(1, 2))))
     return dict(zip(QUANTITIES, found, strict=True)) | {
         "rate": rates,
         "kept": (1 / np.sqrt(1 + 4 * norms)).mean(axis=1),
