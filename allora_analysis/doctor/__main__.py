@@ -196,6 +196,8 @@ def _edge(arguments: Arguments, recipe: Recipe) -> Section:
         f"{found.rate:.3g} = {found.threshold:g}/{found.curvature:.3g}, the largest curvature of {what} on "
         f"{arguments.batch_size} sentences after {found.steps} steps ({found.products} products)"
     )
+    if recipe.optimizer == "sgd" and not clip:
+        told += "; an upper bound, since without clipping the curvature grows in training"
     return answers.Section("edge", [("largest stable rate", told)], None, vars(found))
 
 

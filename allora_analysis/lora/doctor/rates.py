@@ -32,10 +32,13 @@ def on_rates(
     """
     if any("Dora" in pair.variant for pair in pairs):
         yield "note", "DoRA", "DoRA is on: ΔW is more than s·BA, and rates and row norms are of its BA alone"
-    whole = [(pair, row) for pair, row in zip(pairs, layers, strict=True) if None not in row.rates]
+    # A stack of experts' matrices is no pair of this kind, nor is a rank above the layer's width.
+    fit = [pair.is_product and pair.a.shape[0] <= pair.a.shape[1] for pair in pairs]
+    rows = zip(pairs, layers, fit, strict=True)
+    whole = [(pair, row) for pair, row, fits in rows if fits and None not in row.rates]
     if optimizer is None or not whole:
         return
-    if told := _at_scaling_one(whole, optimizer):
+    if not optimizer.on_update and (told := _at_scaling_one(whole, optimizer)):
         yield "note", "rates", told
     yield from _on_groups([pair for pair, _ in whole], homes, optimizer.name)
 
