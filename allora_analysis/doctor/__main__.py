@@ -197,7 +197,7 @@ def _edge(arguments: Arguments, recipe: Recipe) -> Section:
         f"{arguments.batch_size} sentences after {found.steps} steps ({found.products} products)"
     )
     if recipe.optimizer == "sgd" and not clip:
-        told += "; an upper bound, since without clipping the curvature grows in training"
+        told += "; without clipping the curvature grows in training, and so far such runs have failed from far below on"
     return answers.Section("edge", [("largest stable rate", told)], None, vars(found))
 
 
