@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from allora_analysis.doctor.curves import TRIALS, Compared, Curve, compared, curves, table
@@ -64,6 +66,20 @@ def test_the_recorded_edges_of_both_models_and_optimizers():
     assert found["all-MiniLM-L6-v2", "sgd", "constant", 0.0] == (0.5, 1.0)
     assert found["SmolLM2-135M", "adamw", "linear", 1.0] == (0.003, None)
     assert found["SmolLM2-135M", "sgd", "constant", 0.0] == (0.2, 0.5)
+
+
+def test_the_recorded_predictions_hit_two_curves_of_five():
+    """docs/doctor.md says so, with the numbers."""
+    found = {(one.curve.model, one.curve.optimizer, one.curve.schedule): (one.hit, one.predicted) for one in compared()}
+    assert {key: hit for key, (hit, _) in found.items() if hit is not None} == {
+        ("all-MiniLM-L6-v2", "adamw", "linear"): True,
+        ("all-MiniLM-L6-v2", "sgd", "linear"): True,
+        ("all-MiniLM-L6-v2", "sgd", "constant"): False,
+        ("SmolLM2-135M", "sgd", "constant"): False,
+        ("SmolLM2-135M", "adamw", "linear"): False,
+    }
+    page = (Path(__file__).parents[1] / "docs/doctor.md").read_text(encoding="utf-8")
+    assert all(f"{predicted:.2g}" in page for _, predicted in found.values())
 
 
 def test_the_comparison_is_a_table(tmp_path, capsys):

@@ -69,6 +69,31 @@ def test_a_rule_that_is_off_is_a_problem_even_where_none_is_meant():
     assert [line.code for line in found.advice if line.level == "problem"] == ["undone"]
 
 
+@pytest.mark.parametrize(("size", "word"), [(0.0, "a constant so far"), (1.0, "tapers")])
+def test_whether_the_factor_tapers_or_is_a_constant(size, word):
+    layer = foreign_lora.HookedALLoRA(nn.Linear(7, 5), 3, 2.0)
+    with torch.no_grad():
+        layer.lora_B.fill_(size)
+    told = lines(doctor(nn.Sequential(layer), torch.optim.SGD([layer.lora_A, layer.lora_B], lr=0.1)))["factor"]
+    assert f"the factor {'is ' if size == 0 else ''}{word}" in told
+    norms = (layer.lora_B @ layer.lora_A).detach().norm(dim=1)
+    assert f"rows are {float(norms.median()) * 4:.3g} of 1/η²" in told
+
+
+def test_the_callback_for_plain_lora_logs_and_does_not_warn(recwarn):
+    from types import SimpleNamespace
+
+    from allora_analysis.lora.callback import DoctorCallback
+
+    made, state = model(), SimpleNamespace(global_step=0, log_history=[], is_world_process_zero=True)
+    optimizer = torch.optim.AdamW(made.parameters(), lr=1e-3)
+    for allora, warnings in ((False, 0), (True, 1)):
+        callback = DoctorCallback(allora=allora)
+        callback.on_train_begin(SimpleNamespace(max_grad_norm=1.0), state, None, model=made, optimizer=optimizer)
+        assert state.log_history[-1]["lora/lr_b"] == 1e-3
+        assert len([one for one in recwarn if "ALLoRA" in str(one.message)]) == warnings
+
+
 def test_without_lora_there_is_an_error():
     with pytest.raises(ArgumentError, match="no LoRA adapter found"):
         doctor(nn.Sequential(nn.Linear(2, 2)))

@@ -196,6 +196,8 @@ def _edge(arguments: Arguments, recipe: Recipe) -> Section:
         f"{found.rate:.3g} = {found.threshold:g}/{found.curvature:.3g}, the largest curvature of {what} on "
         f"{arguments.batch_size} sentences after {found.steps} steps ({found.products} products)"
     )
+    if recipe.optimizer == "sgd" and not clip:
+        told += "; without clipping the curvature grows in training, and so far such runs have failed from far below on"
     return answers.Section("edge", [("largest stable rate", told)], None, vars(found))
 
 

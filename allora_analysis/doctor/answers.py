@@ -12,7 +12,7 @@ from allora_analysis.adaptive.recipe import Recipe
 from allora_analysis.doctor.saved import Saved, SavedPair
 from allora_analysis.study import Table
 
-_CONSTANT = 0.95  # of η: with all factors above, the rule is a constant
+_CONSTANT = 0.95  # of η, as in `lora.doctor.rates`, which needs torch
 _PISSA = ("pissa", "olora", "corda", "loftq", "eva", "orthogonal", "lora_ga")
 
 
@@ -228,12 +228,12 @@ def _spread(pairs: Sequence[SavedPair]) -> tuple[float, float, float]:
 
 
 def _taper(saved: Saved, eta: float) -> str:
-    low, middle, high = ((1 + eta**2 * value) ** -0.5 for value in _spread(saved.pairs))
+    most, middle, least = ((1 + eta**2 * value) ** -0.5 for value in _spread(saved.pairs))
     share = _spread(saved.pairs)[1] * eta**2
-    word = "a constant so far" if high > _CONSTANT else "it tapers"
+    word = "a constant so far" if least > _CONSTANT else "it tapers"
     return (
-        f"{word}: rows are {share:.3g} of 1/η² = {eta**-2:.3g} in the median, so ALLoRA's factor is {low:.3g} to "
-        f"{high:.3g} of η = {eta:g} ({middle:.3g})"
+        f"{word}: rows are {share:.3g} of 1/η² = {eta**-2:.3g} in the median, so ALLoRA's factor is {least:.3g} to "
+        f"{most:.3g} of η = {eta:g} ({middle:.3g})"
     )
 
 

@@ -160,7 +160,7 @@ def table(found: Sequence[Compared]) -> Table:
         A table.
     """
     told = [one.hit for one in found if one.hit is not None]
-    share = f"{sum(told)} of {len(told)} curves that have one"
+    share = f"{sum(told)} of {len(told)} curves where it can be missed"
     title = f"largest stable rate within a factor of {FACTOR:g} of the edge: {share}"
     columns = ("model", "optimizer", "schedule", "clipping", "trains up to", "no more at", "predicted", "hit")
     return Table(title, columns, [_row(one) for one in found])

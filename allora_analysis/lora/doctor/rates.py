@@ -5,14 +5,17 @@ Checked by `tests/test_lora_doctor_rates.py`.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from statistics import median
 from typing import Any
 
 from allora_analysis.adaptive.recipe import Recipe, rates
 from allora_analysis.lora.doctor.measured import LayerReport, OptimizerEffect
 from allora_analysis.lora.pairs import Pair
 
+CONSTANT = 0.95  # of η: with all factors above, the rule is a constant
 _SETTINGS = ("weight_decay", "betas", "eps", "momentum")
 
 
@@ -32,18 +35,34 @@ def on_rates(
     """
     if any("Dora" in pair.variant for pair in pairs):
         yield "note", "DoRA", "DoRA is on: ΔW is more than s·BA, and rates and row norms are of its BA alone"
-    whole = [(pair, row) for pair, row in zip(pairs, layers, strict=True) if None not in row.rates]
+    if told := _taper(layers):
+        yield "note", "factor", told
+    # A stack of experts' matrices is no pair of this kind, nor is a rank above the layer's width.
+    fit = [pair.is_product and pair.a.shape[0] <= math.prod(pair.a.shape[1:]) for pair in pairs]
+    rows = zip(pairs, layers, fit, strict=True)
+    whole = [(pair, row) for pair, row, fits in rows if fits and None not in row.rates]
     if optimizer is None or not whole:
         return
-    if told := _at_scaling_one(whole, optimizer):
+    if not optimizer.on_update and (told := _at_scaling_one(whole, optimizer)):
         yield "note", "rates", told
     yield from _on_groups([pair for pair, _ in whole], homes, optimizer.name)
+
+
+def _taper(layers: Sequence[LayerReport]) -> str | None:
+    # How far rows are from 1/η²: there d is η/√2.
+    ruled = [row for row in layers if row.factors is not None and row.norms is not None and row.eta]
+    if not ruled or any(not math.isfinite(row.norms[2]) for row in ruled):
+        return None
+    share = median(row.norms[1] * row.eta**2 for row in ruled)
+    low, high = min(row.factors[0] / row.eta for row in ruled), max(row.factors[2] / row.eta for row in ruled)
+    word = "is a constant so far" if low > CONSTANT else "tapers"
+    return f"the factor {word}: rows are {share:.3g} of 1/η² in the median, and d {low:.3g} to {high:.3g} of η"
 
 
 def _at_scaling_one(whole: Sequence[tuple[Pair, LayerReport]], optimizer: OptimizerEffect) -> str | None:
     # Of the most frequent kind of layer; an optimizer between Adam's and SGD's has no such rate.
     kind = None if optimizer.response is None else "sgd" if optimizer.response > 0.9 else "adamw"
-    kinds = Counter((row.rank, abs(row.scaling), *row.rates, pair.a.shape[1]) for pair, row in whole)
+    kinds = Counter((row.rank, abs(row.scaling), *row.rates, math.prod(pair.a.shape[1:])) for pair, row in whole)
     (r, scaling, rate_a, rate_b, width), many = kinds.most_common(1)[0]
     if kind is None or not min(scaling, rate_a, rate_b) > 0 or 0.1 < optimizer.response <= 0.9:
         return None
