@@ -89,10 +89,13 @@ def test_the_command_and_the_figure(swept):
     streams = {name: np.array(found["random"]["log_stream"])[:, -1] for name, found in known.items()}
     assert streams["SmolLM2-135M"][-1] > 3 > streams["all-MiniLM-L6-v2"][-1]
     drawn = figure.make_figure(figure.load_data())
-    assert "no longer exponential in L" in drawn.get_suptitle()
-    line = next(line for line in drawn.axes[0].get_lines() if line.get_label() == "at random")
+    assert "not exponential in L" in drawn.get_suptitle()
+    line = next(line for line in drawn.axes[0].get_lines() if line.get_label() == "adapters at random")
     np.testing.assert_allclose(line.get_ydata(), streams["SmolLM2-135M"][1:] - streams["SmolLM2-135M"][0])
     assert_readable(drawn)
+    told = pretrained_ripple.predicted_entropy(known["SmolLM2-135M"])
+    assert told[0] == pytest.approx(np.mean(known["SmolLM2-135M"]["random"]["entropy"][0]), rel=1e-3)
+    assert (np.diff(told) <= 0).all()
 
 
 @pytest.mark.bad_input

@@ -192,8 +192,8 @@ def gradient_grows(cases: Cases) -> Finding:
     ratios = _ratios(judged)
     return judged.finding(
         {
-            "conditional": "Only without normalisation: normalised in the branch it grows as the stream, after the "
-            "sum it fades."
+            "conditional": "Only without normalisation: in the branch it grows as the stream; after the sum it rises, "
+            "then fades."
         },
         evidence=judged.evidence(
             "none: a threshold of 1.5",
@@ -208,7 +208,7 @@ def gradient_grows(cases: Cases) -> Finding:
             float(ratios.max()),
         ),
         condition="no normalisation; with it in the branch E‖Jv‖² is multiplied by 1 + β/(1 + lβ) in block l, which "
-        "telescopes to 1 + Lβ, β the mean square that a branch adds",
+        "telescopes to 1 + Lβ, β the mean square that a branch adds; after the sum it rises until all tokens are alike",
         flips_if="normalised blocks at random whose log gradient gains twice as much from η at 2L as at L",
     )
 
@@ -295,7 +295,7 @@ def is_a_polynomial(cases: Cases) -> Finding:
             min(radii),
             max(radii),
         ),
-        condition="no softmax, normalisation or activation, and then of degree 2·3^L and more, not L; else ρ is the "
+        condition="no softmax, normalisation or activation, and then of degree 3(3^L − 1), not L; else ρ is the "
         "least |η| at which a norm's mean square or a partition sum is 0",
         flips_if="a transformer with softmax or norms without coefficients beyond that degree, or another way round",
     )

@@ -27,7 +27,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from allora_analysis.ripple.transformer import ACTIVATIONS, STEP, AdaptedMap, Normalisation, Pass, Transformer
 
@@ -38,8 +37,8 @@ LEAST = 1e-3  # of σ: below, attention is uniform to 1e-6
 class Moments(NamedTuple):
     """Logarithms of the mean squares of stream and gradient after each block, from h₀ (L + 1 each)."""
 
-    log_stream: Float[np.ndarray, " blocks"]
-    log_gradient: Float[np.ndarray, " blocks"]
+    log_stream: np.ndarray
+    log_gradient: np.ndarray
 
 
 def moments(model: Transformer, eta: float, start: float = 1.0, mixing: float = 1.0) -> Moments:

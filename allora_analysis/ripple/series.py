@@ -19,7 +19,7 @@ distance to the first zero of `Pass.squares` and `Pass.partitions`. Three ways t
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 
 from allora_analysis import validation
 from allora_analysis.ripple.transformer import Pass, Transformer, forward
@@ -135,8 +135,3 @@ def radius_by_coefficients(terms: Float[np.ndarray, "count *batch T n"]) -> floa
     half = slice(len(k) // 2, None)
     design = np.stack([np.ones_like(k[half]), np.log(k[half]), k[half]], axis=1)
     return float(np.exp(-np.linalg.lstsq(design, size[half], rcond=None)[0][2]))
-
-
-def partial_sum(terms: Float[np.ndarray, "count *batch T n"], eta: Complex[np.ndarray, ""] | complex) -> np.ndarray:
-    """Σ_k c_k η^k."""
-    return np.tensordot(complex(eta) ** np.arange(len(terms)), terms, axes=1)

@@ -318,7 +318,7 @@ def derivative(
 
 
 def degree(depth: int, design: Design) -> int:
-    """The degree in η of the output where it is a polynomial: linear attention, no normalisation, no activation."""
+    """The output's degree in η with linear attention and nothing else: 3(3^L − 1), or 11(6^L − 1)/5 where gated."""
     d = 0
     for _ in range(depth):
         d = 3 * d + 4
