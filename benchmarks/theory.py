@@ -13,6 +13,8 @@ from statistics import median
 import numpy as np
 
 from allora_analysis import deviation, dropout_sgd, hessian, width
+from allora_analysis.ripple.mean_field import moments
+from allora_analysis.ripple.transformer import Design, draw, forward
 
 ROUNDS = 7
 
@@ -120,6 +122,19 @@ def factor_flow_pair() -> tuple[Callable, Callable, float]:
     return limit, sampled, needed / replicas
 
 
+def transformer_pair(depth: int = 12, width: int = 64, replicas: int = 50) -> tuple[Callable, Callable]:
+    """Mean square of a transformer's streams at random: a sum over blocks; 50 networks, which give it to about 10 %."""
+    rng, design = np.random.default_rng(5), Design(heads=4, activation="relu")
+    model, x = draw(design, depth, width, 8, 1.0, rng), np.full((1, width), 1.0)
+
+    def sampled() -> float:
+        runs = (forward(draw(design, depth, width, 8, 1.0, rng), x, 1.0) for _ in range(replicas))
+        return float(np.mean([np.square(run.streams[-1]).mean() for run in runs]))
+
+    np.testing.assert_allclose(np.exp(moments(model, 1.0).log_stream[-1]), sampled(), rtol=0.3)
+    return lambda: moments(model, 1.0), sampled
+
+
 def seconds(task: Callable) -> float:
     """One run's time."""
     start = time.perf_counter()
@@ -132,6 +147,7 @@ if __name__ == "__main__":
     pairs |= {"mean_absolute_deviation": deviation_pair, "trajectory": sgd_pair}
     pairs |= {"restricted_spectrum": start_pair, "flow_row_norm": width_pair}
     pairs["factor_flow"] = factor_flow_pair
+    pairs |= {"moments": transformer_pair}
     for name, make in pairs.items():
         ours, peer, *scale = make()
         ours(), peer()  # warm-up

@@ -9,6 +9,7 @@
 | `table_1` … `table_4` | as Markdown and as LaTeX, the paper's cell beside ours |
 | `eta_squared` | the main result: accuracy over η², rising in print, flat under AdamW |
 | `ripple` | §3.3: the worst case of a scaling factor against a typical network |
+| `transformer` | §3.3 in two pretrained transformers: what becomes of "exponential in L" |
 | `zero_initialisation` | §3.2: the spectrum of the Hessian in (A, B) at B = 0 and at A = B = 0 |
 | `deviation` | §3.1: the exact distance of an average over masks from its expectation, against the bound |
 | `crossover` | §3.1: the step from which dropout is ahead of plain gradient descent |
@@ -31,6 +32,7 @@ NAMES = (
     *(f"table_{number}" for number in range(1, 5)),
     "eta_squared",
     "ripple",
+    "transformer",
     "zero_initialisation",
     "deviation",
     "crossover",

@@ -5,6 +5,9 @@
 | `bounds.py` | the product bound, the AM–GM bound C(1 + ηm̄)^L, their derivation line by line; what attains them |
 | `growth.py` | exact mean and variance of a random layer's log growth, linear and ReLU, and of a residual stack's |
 | `monte_carlo.py` | a given network's forward pass; simulation: whole matrices, isotropic vectors, norms alone |
+| `transformer.py` | a transformer of maps W + ηBA at real and complex η: what is a polynomial, what is bounded |
+| `series.py` | its output's power series in η: coefficients, and the radius of convergence three ways |
+| `mean_field.py` | streams, gradients and attention's entropy at random, predicted |
 | `stack.py`, `study.py`, `figure.py` | the study: `python -m allora_analysis.ripple` |
 
 All growth is in natural logarithms.

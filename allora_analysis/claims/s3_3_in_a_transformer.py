@@ -1,0 +1,378 @@
+"""§3.3 in a transformer: attention, normalisations, and a feed-forward part whose every map is W + ηBA.
+
+The paper multiplies linear layers; these rows ask what is left of its sentences where LoRA is used. Toys are drawn here
+(tokens, residual blocks, float64), so that the rows are judged on fresh draws; `pretrained_ripple.json` has η swept
+in two pretrained models. m̄ is ‖BA‖/‖W‖ of a map, by rows. Checked by `tests/test_claims_3_3_in_a_transformer.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from allora_analysis.claims import pretrained_ripple, student_t
+from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims.claim import Finding, Size, claim, not_run
+from allora_analysis.claims.s3_3_worst_case import PAPER_ETAS
+from allora_analysis.ripple import mean_field, series, transformer
+from allora_analysis.ripple.transformer import AdaptedMap, Design, Transformer
+
+in_a_transformer = partial(claim, test="tests/test_ripple_transformer.py")
+WIDTH, RANK, REPLICAS, DOUBLED = 24, 8, 8, math.log(2)
+
+
+class Blocks(NamedTuple):
+    """Networks of 2L blocks at m̄ = 1: where they are normalised, tokens, η; aligned (the worst case) or at random."""
+
+    norm: str
+    depth: int
+    eta: float
+    tokens: int
+    aligned: bool
+
+    @property
+    def words(self) -> str:
+        """The case in a line."""
+        kind = "aligned" if self.aligned else f"at random, {self.tokens} tokens"
+        return f"norm {self.norm}, {kind}, L = {self.depth}, η = {self.eta:.3g}"
+
+
+def tokens_of(count: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Tokens at random of length √n."""
+    x = rng.standard_normal((count, width))
+    return x * math.sqrt(width) / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def aligned(one: Blocks, rng: np.random.Generator) -> tuple[Transformer, np.ndarray]:
+    """Every W and every BA is uuᵀ, and the token √n·u: each branch is as long as its bound."""
+    x = np.abs(tokens_of(1, WIDTH, rng))
+    u = x[0] / np.linalg.norm(x)
+    same = AdaptedMap(np.outer(u, u), u[:, None], u[None, :])
+    drawn = transformer.draw(Design(norm=one.norm, activation="relu"), 2 * one.depth, WIDTH, 1, 1.0, rng)
+    return dataclasses.replace(drawn, blocks=(dict.fromkeys(drawn.design.maps, same),) * (2 * one.depth)), x
+
+
+def added(one: Blocks, rng: np.random.Generator, gradient: bool = False) -> dict[str, float]:
+    """What η adds to mean log‖h‖, or to log‖Jv‖, at L and 2L blocks; `off`: from the closed form, over what is allowed.
+
+    The closed form: of the worst case `stream_bound`; with one token, of E‖h‖² in `moments`, a mean over networks.
+    """
+    found, squares, told = [], [], []
+    for _ in range(1 if one.aligned else REPLICAS):
+        if one.aligned:
+            model, x = aligned(one, rng)
+        else:
+            design = Design(heads=2, norm=one.norm, activation="relu")
+            model = transformer.draw(design, 2 * one.depth, WIDTH, RANK, 1.0, rng)
+            x = tokens_of(one.tokens, WIDTH, rng)
+        v, sizes = rng.standard_normal(x.shape), []
+        for eta in (0.0, one.eta):
+            streams = derivatives(model, x, v, eta) if gradient else transformer.forward(model, x, eta).streams
+            sizes.append([np.log(np.linalg.norm(streams[at], axis=-1)).mean() for at in (one.depth, 2 * one.depth)])
+        found.append(np.subtract(sizes[1], sizes[0]))
+        squares.append(np.square(streams[-1]).mean())
+        told.append(transformer.stream_bound(model, one.eta) if one.aligned else predicted(model, one.eta))
+    once, twice = np.mean(found, axis=0)
+    return {"L": float(once), "2L": float(twice), "off": _off(one, np.array(squares), np.array(told))}
+
+
+def derivatives(model: Transformer, x: np.ndarray, v: np.ndarray, eta: float) -> list[np.ndarray]:
+    """J_l v of every stream."""
+    return transformer.derivative(model, x, v, eta)[1]
+
+
+def predicted(model: Transformer, eta: float) -> float:
+    """E‖h_L‖²/n of one token."""
+    return math.exp(mean_field.moments(model, eta).log_stream[-1]) if model.design.norm == "pre" else 1.0
+
+
+def _off(one: Blocks, squares: np.ndarray, told: np.ndarray) -> float:
+    if one.aligned:
+        return float(abs(0.5 * np.log(squares[0]) - told[0])) / 1e-9
+    if one.norm == "post":
+        return float(np.abs(squares - 1).max()) / 1e-9
+    if one.norm == "none" or one.tokens > 1:
+        return 0.0  # a mean square that a few networks decide, or attention's averaging: not in closed form
+    gaps = squares - told.mean()
+    return float(abs(gaps.mean()) / (gaps.std(ddof=1) / math.sqrt(len(gaps))) / student_t.standard_errors(len(gaps)))
+
+
+def exponential(one: Blocks, seen: dict[str, float]) -> bool:
+    """At 2L blocks η has at least doubled it, and added more than one and a half times what it added at L."""
+    return seen["2L"] > max(1.5 * seen["L"], DOUBLED)
+
+
+def drawn(rng: np.random.Generator, worst: bool) -> Blocks:
+    """A case at random."""
+    norm, eta = str(rng.choice(transformer.NORMS)), float(np.exp(rng.uniform(0, math.log(10))))
+    return Blocks(norm, int(rng.integers(6, 9)), eta, int(rng.choice([1, 4])), worst and bool(rng.random() < 0.4))
+
+
+def known(worst: bool) -> list[Case]:
+    """As Llama and BERT are normalised, at the paper's η; and without normalisation."""
+    kinds = (False, True) if worst else (False,)
+    own = [Blocks(norm, 8, eta, 4, kind) for norm in ("pre", "post") for eta in PAPER_ETAS for kind in kinds]
+    plain = [Blocks("none", 8, 2.0, count, kind) for count in (1, 4) for kind in kinds if count == 1 or not kind]
+    return [Case(one.words, one, True) for one in own] + [Case(one.words, one) for one in plain]
+
+
+def _ratios(judged: Any) -> np.ndarray:
+    return np.array([seen["2L"] / seen["L"] for case, seen in judged.pairs if case.paper and case.inputs.norm == "pre"])
+
+
+@in_a_transformer(
+    "3.3-transformer",
+    where='beyond the paper: §3.3, Proposition 1, in a transformer, "In the worst case" and at random',
+    says="a constant scaling factor η may cause the final output of a single forward pass of a LoRA finetuned model to "
+    "grow exponentially w.r.t. the number of layers in the model",
+    reading="The output is the residual stream after the last block. Growth is exponential where η at least doubles it "
+    "and doubling L multiplies what η adds to its logarithm by more than 1.5.",
+    command="python -m allora_analysis --only 3.3-transformer",
+    depends_on=("3.3-worst-case", "3.3-residual"),
+)
+def output_grows(cases: Cases) -> Finding:
+    """Attention and feed-forward blocks normalised in the branch, after the sum or nowhere, aligned and at random."""
+    judged = cases.judge(
+        known(True) + cases.draw(partial(drawn, worst=True), 8),
+        lambda one: added(one, cases.rng),
+        printed=exponential,
+        corrected=lambda one, seen: seen["off"] <= 1,
+        condition=lambda one: one.norm == "none",
+    )
+    ratios = _ratios(judged)
+    return judged.finding(
+        {
+            "conditional": "Only without normalisation: LayerNorm, in the branches or after them, leaves no growth "
+            "exponential."
+        },
+        evidence=judged.evidence(
+            f"off, in what is allowed: {student_t.source(REPLICAS)}; worst cases and post-norm to 1e-9",
+            {
+                "growth added at 2L over that at L": "2 without normalisation; 1 with it in the branch; none after "
+                "the sum"
+            },
+            tolerance=1.0,
+            error=max(seen["off"] for _, seen in judged.pairs),
+            n=REPLICAS,
+        ),
+        size=Size(
+            float(np.median(ratios)),
+            "times",
+            "what η adds to log growth after 16 blocks, normalised in the branch, over 8 (2 is exponential)",
+            float(ratios.min()),
+            float(ratios.max()),
+        ),
+        condition="no normalisation. In the branch: ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l(√H ρ_oρ_v + ρ_downρ_up), ρ = ‖W‖ + η‖BA‖, H "
+        "heads; after the sum: ‖h_L‖ = √n",
+        flips_if="normalised blocks in which doubling L multiplies what η adds to log growth by more than 1.5",
+    )
+
+
+@in_a_transformer(
+    "3.3-transformer-gradient",
+    where="beyond the paper: §3.3, first paragraph, of the gradient in a transformer",
+    says="the scaling factor creates a ripple effect across layers of a LLM and may make finetuning unstable",
+    reading="What comes back through the blocks explodes: η at least doubles ‖J v‖, J the derivative of the last "
+    "stream in the first, and doubling L multiplies what η adds to its logarithm by more than 1.5.",
+    command="python -m allora_analysis --only 3.3-transformer-gradient",
+    depends_on=("3.3-transformer", "3.3-unstable"),
+)
+def gradient_grows(cases: Cases) -> Finding:
+    """The derivative along a direction at random, blocks at random: E‖Jv‖² and E‖Jᵀv‖² are one number, ‖J‖²_F/n."""
+    judged = cases.judge(
+        known(False) + cases.draw(partial(drawn, worst=False), 8),
+        lambda one: added(one, cases.rng, gradient=True),
+        printed=exponential,
+        condition=lambda one: one.norm == "none",
+    )
+    ratios = _ratios(judged)
+    return judged.finding(
+        {
+            "conditional": "Only without normalisation: in the branch it grows as the stream; after the sum it rises, "
+            "then fades."
+        },
+        evidence=judged.evidence(
+            "none: a threshold of 1.5",
+            {"added at 2L over that at L": "2 without normalisation; about 1 with it"},
+            n=REPLICAS,
+        ),
+        size=Size(
+            float(np.median(ratios)),
+            "times",
+            "what η adds to the log gradient through 16 blocks, normalised in the branch, over 8 (2 is exponential)",
+            float(ratios.min()),
+            float(ratios.max()),
+        ),
+        condition="no normalisation; with it in the branch E‖Jv‖² is multiplied by 1 + β/(1 + lβ) in block l, which "
+        "telescopes to 1 + Lβ, β the mean square that a branch adds; after the sum it rises until all tokens are alike",
+        flips_if="normalised blocks at random whose log gradient gains twice as much from η at 2L as at L",
+    )
+
+
+class Series(NamedTuple):
+    """A transformer of two blocks at m̄ = 1, and its tokens."""
+
+    model: Transformer
+    x: np.ndarray
+
+
+DESIGNS = {
+    "as BERT": Design(heads=2, norm="post", centred=True),
+    "as Llama": Design(heads=2, norm="pre", causal=True, activation="silu", gated=True),
+    "softmax alone": Design(heads=2, norm="none", activation="identity"),
+    "norms alone": Design(heads=2, norm="pre", softmax=False, activation="identity"),
+    "neither": Design(heads=2, norm="none", softmax=False, activation="identity"),
+}
+
+
+def series_of(design: Design, rng: np.random.Generator) -> Series:
+    """Two blocks of width 8 and three tokens."""
+    return Series(transformer.draw(design, 2, 8, 2, 1.0, rng), tokens_of(3, 8, rng))
+
+
+def tail(one: Series) -> dict[str, float]:
+    """ρ by winding and by coefficients; the weight of coefficients beyond the degree, at |η| = 0.7ρ or 1."""
+    told = series.radius(one.model, one.x, 0.25, 0.1)
+    size = 0.7 * told if math.isfinite(told) else 1.0
+    terms = series.coefficients(one.model, one.x, size, 60, 128)
+    weights = np.linalg.norm(terms.reshape(60, -1), axis=1) * size ** np.arange(60)
+    beyond = (
+        weights[transformer.degree(2, one.model.design) + 1 :].sum()
+        if not one.model.design.gated
+        else weights[30:].sum()
+    )
+    return {
+        "beyond the degree": float(beyond / weights.sum()),
+        "ρ by winding": told,
+        "ρ by coefficients": series.radius_by_coefficients(terms) if math.isfinite(told) else math.inf,
+    }
+
+
+@in_a_transformer(
+    "3.3-transformer-series",
+    where="beyond the paper: §3.3, the display of f_L(x), in a transformer",
+    says="Expanding the equation, we have f_L(x) = (W_L* + ηB_LA_L)...(W_1* + ηB_1A_1)x",
+    reading="As the product is, the output is a polynomial in η: of two blocks, no coefficient is left beyond the "
+    "degree that the maps alone give.",
+    command="python -m allora_analysis --only 3.3-transformer-series",
+    depends_on=("3.3-interactions",),
+)
+def is_a_polynomial(cases: Cases) -> Finding:
+    """Coefficients by Cauchy's integral; the radius of convergence by the winding of what is divided by."""
+
+    def draw(rng: np.random.Generator) -> Series:
+        return series_of(DESIGNS[str(rng.choice([*DESIGNS]))], rng)
+
+    judged = cases.judge(
+        [Case(name, series_of(design, cases.rng), name.startswith("as")) for name, design in DESIGNS.items()]
+        + cases.draw(draw, 3),
+        tail,
+        printed=lambda one, seen: seen["beyond the degree"] < 1e-9,
+        corrected=lambda one, seen: (
+            seen["ρ by winding"] == seen["ρ by coefficients"]
+            or abs(math.log(seen["ρ by winding"] / seen["ρ by coefficients"])) < math.log(1.5)
+        ),
+        condition=lambda one: not one.model.design.softmax and one.model.design.norm == "none",
+    )
+    radii = [seen["ρ by winding"] for case, seen in judged.pairs if case.paper]
+    return judged.finding(
+        {
+            "conditional": "Only without softmax and norms: with either it is a power series that diverges beyond a "
+            "finite η."
+        },
+        evidence=judged.evidence(
+            "Cauchy's integral on 128 points: 1e-9; the two radii within a factor of 1.5, of 60 coefficients",
+            {"degree of two blocks without softmax, norms and activation": transformer.degree(2, Design())},
+        ),
+        size=Size(
+            float(np.median(radii)),
+            "of 1/m̄",
+            "radius of convergence in η, two blocks as BERT's and Llama's",
+            min(radii),
+            max(radii),
+        ),
+        condition="no softmax, normalisation or activation, and then of degree 3(3^L − 1), not L; else ρ is the "
+        "least |η| at which a norm's mean square or a partition sum is 0",
+        flips_if="a transformer with softmax or norms without coefficients beyond that degree, or another way round",
+    )
+
+
+class Swept(NamedTuple):
+    """A pretrained model, its adapters, their m̄, the number of its blocks, and the largest η of a sweep's part."""
+
+    model: str
+    adapters: str
+    size: float
+    layers: int
+    most: float
+
+
+MODELS = ("all-MiniLM-L6-v2", "SmolLM2-135M")
+PARTS = {2.0: "η = 1 and 2", 1024.0: "η = 1 to 1024"}
+
+
+def swept_cases(sweeps: dict[str, dict]) -> list[Case]:
+    """By model and adapters, the paper's η and all of the sweep."""
+    cases = []
+    for model, sweep in sweeps.items():
+        for kind in ("random", "trained"):
+            size, layers = sweep["row_norm"][kind] / sweep["weight_row_norm"], len(sweep[kind]["entropy"][0])
+            for most, words in PARTS.items():
+                one = Swept(model, kind, size, layers, most)
+                cases.append(Case(f"{model}, {kind} adapters, {words}", one, most == 2))
+    return cases
+
+
+def risen(sweep: dict, one: Swept, name: str = "log_stream") -> dict[str, list[float]]:
+    """By η: what it adds to the last stream's logarithm; its rise there a unit of log η; and the product's rise."""
+    values = np.array([np.ravel(entry)[-1] for entry in sweep[one.adapters][name]])
+    etas = np.array(sweep["eta"])
+    at = np.flatnonzero((etas >= 1) & (etas <= one.most))
+    product = one.layers * etas * one.size / (1 + etas * one.size)
+    slope = (values[at] - values[at - 1]) / math.log(2)
+    return {"added": (values[at] - values[0]).tolist(), "rise": slope.tolist(), "product's": product[at].tolist()}
+
+
+@claim(
+    "3.3-transformer-measured",
+    where='beyond the paper: §3.3, below Proposition 1, "especially limiting for LLMs", measured',
+    says="We also note that proposition 1 is especially limiting for LLMs that most commonly resort to increased depth "
+    "rather than increased width to scale up their capacity Hestness et al. (2017).",
+    reading="At some η swept, η at least doubles the last stream, and raises it at half the rate of C(1 + ηm̄)^L or "
+    "more: half of L ηm̄/(1 + ηm̄) a unit of log η. Fixed after MiniLM's sweep, before SmolLM2's.",
+    command="python -m allora_analysis.claims.pretrained_ripple FOLDER NAME --data FOLDER",
+    test="tests/test_claims_pretrained_ripple.py",
+    depends_on=("3.3-transformer",),
+)
+def measured(cases: Cases) -> Finding:
+    """Streams of two pretrained transformers, adapters at random and trained, η from 1 to 1024; the gradient beside."""
+    sweeps = {name: sweep for name in MODELS if (sweep := pretrained_ripple.read(name))}
+    if not sweeps:
+        return not_run(f"0 of {len(MODELS)} models are swept")
+    judged = cases.judge(
+        swept_cases(sweeps),
+        lambda one: risen(sweeps[one.model], one),
+        printed=lambda one, seen: any(
+            added >= DOUBLED and rise >= product / 2 for added, rise, product in zip(*seen.values(), strict=True)
+        ),
+    )
+    whole = [(case, seen) for case, seen in judged.pairs if not case.paper]
+    gradient = {
+        f"output's gradient, {case.name}": risen(sweeps[case.inputs.model], case.inputs, "log_output_gradient")["added"]
+        for case, _ in whole
+    }
+    shares = [seen["rise"][-1] / seen["product's"][-1] for _, seen in whole]
+    powers = ", ".join(f"{seen['rise'][-1]:.1f}" for case, seen in whole if case.inputs.adapters == "random")
+    evidence = judged.evidence("none: two thresholds", lambda one: one.layers, n=len(pretrained_ripple.SEEDS))
+    return judged.finding(
+        {"refuted": f"No: at η = 1024 the last stream rises as η to the power {powers}; not L."},
+        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **gradient}),
+        size=Size(
+            max(shares), "of the product's", "rise of the last stream with η at η = 1024", min(shares), max(shares)
+        ),
+        flips_if="a sweep in which the last stream rises with η at half of the product's rate",
+    )

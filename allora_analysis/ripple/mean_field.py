@@ -1,0 +1,161 @@
+"""What a transformer at random does, predicted: streams and gradients block by block, and attention's entropy.
+
+Streams and gradients: entries of W, B and A independent with mean 0. A map multiplies the mean square of what it is
+given by γ(η) = (‖W‖²_F + η²‖BA‖²_F)/n₁; a branch adds, on average, nothing along the stream, so that mean squares add:
+
+    m ← m + β      where β = γ_oγ_v·κ·i, and then γ_down·E[act(√(γ_up i) z)²] (times γ_up i, act of the gate, where
+    gated), g ← g(1 + χβ/m),   g = E‖J_l v‖² for a unit v, χ = branch's mean-square derivative over its size, per unit
+    of input,
+
+i the mean square of the branch's input: 1 (times the gain's) if normalised, and there g's denominator m is the
+stream's; m itself if not. After each sum "post" divides m and g by the new m. χ is 1 for linear maps and ReLU, and then
+"pre" telescopes, ∏(1 + β/(1 + lβ)) = 1 + Lβ: **√L and of degree 2 or 3 in η for stream and gradient**, where "none"
+has (1 + β)^L and "post" 1. κ = E‖Σ_jp_ju_j‖²/E‖u‖² ≤ 1 is what attention's averaging leaves: 1 for one token.
+In expectation m is exact for one token and act ReLU or the identity; g up to O(1/n). With several tokens the softmax
+adds a derivative through the logits, of the order of their variance times Σp(1 − p): not in χ.
+
+Entropy: of T logits that are independent and N(0, σ²) (the random energy model, Derrida 1981; in transformers Cowsik et
+al. 2024, arXiv 2403.02579). With Gumbel's γ_j, log Z + γ has the law of max_j(σz_j + γ_j): E log Z = F(σ) is an
+integral of Φ's powers, and E H = F − σF′, E Σp² = 1 − F′/σ. In a first block with orthogonal tokens it is exact with
+σ² = (1 + η²m²χ²_r/r)(1 + η²m²χ′²_r/r)χ²_d/d, d a head's width: **σ grows as η², and the entropy falls as 1/η²**.
+Checked by `tests/test_ripple_mean_field.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis.ripple.transformer import ACTIVATIONS, STEP, AdaptedMap, Normalisation, Pass, Transformer
+
+NODES = 80  # of the Gauss–Hermite rule
+LEAST = 1e-3  # of σ: below, attention is uniform to 1e-6
+
+
+class Moments(NamedTuple):
+    """Logarithms of the mean squares of stream and gradient after each block, from h₀ (L + 1 each)."""
+
+    log_stream: np.ndarray
+    log_gradient: np.ndarray
+
+
+def moments(model: Transformer, eta: float, start: float = 1.0, mixing: float = 1.0) -> Moments:
+    """Predicted mean squares of a transformer with maps at random of the Frobenius norms that this one has.
+
+    Args:
+        model: its norms and design count, not its directions.
+        eta: η ≥ 0.
+        start: the mean square of h₀'s entries.
+        mixing: κ.
+
+    Returns:
+        Logarithms of E‖h_l‖²/n and of E‖J_l v‖², l = 0, …, L; `mixing` = 1 where there is one token.
+    """
+    norm, size, gradient = model.design.norm, math.log(start), 0.0
+    sizes, gradients = [size], [gradient]
+    for maps, norms in zip(model.blocks, model.norms, strict=True):
+        for branch, own in ((_attention, norms[0]), (_feed_forward, norms[1])):
+            given = math.log(_mean_square(own)) if norm == "pre" else size
+            added, chi = branch(model, maps, eta, given, mixing)
+            gradient += float(np.logaddexp(0.0, math.log(chi) + added - size))
+            size = float(np.logaddexp(size, added))
+            if norm == "post":
+                gradient, size = gradient + math.log(_mean_square(own)) - size, math.log(_mean_square(own))
+        sizes.append(size)
+        gradients.append(gradient)
+    return Moments(np.array(sizes), np.array(gradients))
+
+
+def _mean_square(own: Normalisation) -> float:
+    return float(np.mean(np.square(own.gain)))
+
+
+def _log_gain(one: AdaptedMap, eta: float) -> float:
+    # log γ: what a map of these norms does to a mean square.
+    return math.log((np.square(one.w).sum() + eta**2 * np.sum((one.b.T @ one.b) * (one.a @ one.a.T))) / len(one.w))
+
+
+def _attention(model: Transformer, maps, eta: float, given: float, mixing: float) -> tuple[float, float]:
+    return given + math.log(mixing) + _log_gain(maps["v"], eta) + _log_gain(maps["o"], eta), 1.0
+
+
+def _feed_forward(model: Transformer, maps, eta: float, given: float, mixing: float) -> tuple[float, float]:
+    z, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    weights = weights / weights.sum()
+    inner = given + _log_gain(maps["gate" if model.design.gated else "up"], eta)
+    scale = math.exp(0.5 * inner)
+    value = ACTIVATIONS[model.design.activation](scale * z + 1j * STEP, Pass())
+    square, slope = weights @ value.real**2, scale**2 * (weights @ (value.imag / STEP) ** 2)
+    added = math.log(square) + _log_gain(maps["down"], eta)
+    if not model.design.gated:
+        return added, slope / square
+    return added + given + _log_gain(maps["up"], eta), slope / square + 1
+
+
+class Attention(NamedTuple):
+    """Of the softmax of random logits: E H, natural logarithm, and E Σp²."""
+
+    entropy: float
+    participation: float
+
+
+def random_attention(sigma: float, tokens: int) -> Attention:
+    """Entropy and Σp² of a softmax over T independent N(0, σ²) logits, in expectation; to 1e-6.
+
+    Args:
+        sigma: σ ≥ 0.
+        tokens: T.
+
+    Returns:
+        Both.
+
+    Examples:
+        >>> from allora_analysis.ripple.mean_field import random_attention
+        >>> print(round(random_attention(0.0, 8).entropy, 6))  # log 8
+        2.079442
+    """
+    if tokens == 1:
+        return Attention(0.0, 1.0)
+    from scipy.special import ndtr
+
+    sigma = max(sigma, LEAST)
+    u = np.arange(-9 * sigma - 5, 9 * sigma + 40, 0.1 * max(1.0, sigma / 4))[:, None]
+    if sigma < 1:  # below(u) = P(σz + γ < u), averaged over z
+        z = np.linspace(-9, 9, 181)
+        weights, power = np.exp(-z * z / 2), np.exp(sigma * z - u)
+        weights /= weights.sum()
+        below, falling = np.exp(-power) @ weights, (z * power * np.exp(-power)) @ weights  # falling: −∂below/∂σ
+    else:  # averaged over γ
+        y = np.arange(-4.0, 40.0, 0.05)
+        weights, z = np.exp(-y - np.exp(-y)), (u - y) / sigma
+        weights /= weights.sum()
+        below, falling = ndtr(z) @ weights, (z * np.exp(-z * z / 2)) @ weights / (math.sqrt(2 * math.pi) * sigma)
+    step = float(u[1, 0] - u[0, 0])
+    log_partition = float(u[-1, 0]) - step * float(np.sum(below**tokens) - below[-1] ** tokens / 2) - np.euler_gamma
+    rising = step * float(np.sum(tokens * below ** (tokens - 1) * falling))  # F′
+    return Attention(max(0.0, log_partition - sigma * rising), 1 - rising / sigma)
+
+
+def first_block_entropy(eta_size: float, rank: int, head_width: int, tokens: int) -> float:
+    """Mean entropy of attention in a first block at random, tokens orthogonal and of length √n, against ηm.
+
+    Args:
+        eta_size: ηm, m the adapters' row norms over the weights'.
+        rank: r.
+        head_width: d.
+        tokens: T ≤ n.
+
+    Returns:
+        E H, natural logarithm.
+    """
+    from scipy.stats import chi2
+
+    level = (np.arange(16) + 0.5) / 16
+    one = 1 + eta_size**2 * chi2.ppf(level, rank) / rank
+    head = chi2.ppf(level, head_width) / head_width
+    sigma = np.sqrt(one[:, None, None] * one[:, None] * head).ravel()
+    grid = np.geomspace(sigma.min(), sigma.max(), 24)
+    known = [random_attention(float(each), tokens).entropy for each in grid]
+    return float(np.interp(np.log(sigma), np.log(grid), known).mean())

@@ -1,0 +1,137 @@
+"""A transformer's output as a power series in η: coefficients, and the radius within which they say all.
+
+The stream of a `Transformer` is built of sums, products, exponentials and divisions, so it is analytic in complex η as
+long as nothing that it has divided by, a norm's mean square or a partition sum, is 0: the radius ρ about 0 is the
+distance to the first zero of `Pass.squares` and `Pass.partitions`. Three ways to it, none of which uses another:
+
+- **Winding** (`radius`): a denominator D, analytic inside, has (1/2π)·(change of arg D round |η| = R) zeros there. ρ is
+  the largest R at which no D turns; bisected.
+- **Quadratics** (`radius_by_quadratics`): each norm's D ≈ D₀ + D₁η + D₂η² from its first three coefficients, and the
+  nearest root. Exact for the first norm after one adapted branch that is linear in η: D is the mean square of h + b +
+  ηd, and the roots lie at |η| = ‖h + b‖/‖d‖, the size of the stream over that of the adapter's part in it.
+- **Coefficients** (`radius_by_coefficients`): c_k of the output, by Cauchy's integral on a circle,
+  c_k = (1/N) Σ_j f(Re^{2πij/N}) e^{−2πijk/N} R^{−k}, fall off as ρ^{−k}.
+
+η enters as ηBA only, so ρ·‖BA‖ is the same for adapters of every size, exactly. Checked by
+`tests/test_ripple_series.py`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from allora_analysis import validation
+from allora_analysis.ripple.transformer import Pass, Transformer, forward
+from allora_analysis.validation import ArgumentError
+
+FINEST = 256  # points on a circle
+
+
+def on_circle(model: Transformer, x: Float[np.ndarray, "*batch T n"], size: float, points: int) -> list[Pass]:
+    """Passes at the upper half of `points` evenly spaced η on |η| = size: f(η̄) is the conjugate of f(η)."""
+    etas = size * np.exp(2j * np.pi * np.arange(points // 2 + 1) / points)
+    return [forward(model, x, complex(eta)) for eta in etas]
+
+
+def _coefficients(half: np.ndarray, size: float, count: int) -> np.ndarray:
+    # Of a function with real coefficients, from its values on the upper half circle (axis 0).
+    return np.fft.irfft(half.conj(), axis=0)[:count] / size ** np.arange(count).reshape(-1, *(1,) * (half.ndim - 1))
+
+
+def coefficients(
+    model: Transformer, x: Float[np.ndarray, "*batch T n"], size: float, count: int, points: int = 64
+) -> Float[np.ndarray, "count *batch T n"]:
+    """c_0, …, c_{count − 1} of the output Σ_k c_k η^k; of a polynomial of a degree below `points` to rounding.
+
+    Args:
+        model: analytic in η: no ReLU.
+        x: h₀.
+        size: R of the circle, below the radius of convergence: the error of c_k is of the order of (R/ρ)^points R^{−k}.
+        count: how many, at most half of the points (all of a polynomial).
+        points: N.
+
+    Returns:
+        The coefficients.
+
+    Raises:
+        ArgumentError: more coefficients than points.
+    """
+    if validation.count("count", count) > validation.count("points", points, 2):
+        raise ArgumentError(f"count must be at most the {points} points, received {count}")
+    return _coefficients(np.stack([run.output for run in on_circle(model, x, size, points)]), size, count)
+
+
+def zeros_within(
+    model: Transformer, x: Float[np.ndarray, "*batch T n"], size: float, points: int = 64, finest: int = FINEST
+) -> int:
+    """How many zeros what is divided by has in |η| < size, counted where no two points are 0.4π of phase apart.
+
+    Points are doubled until all is so, or something has a zero for certain; what is not at the finest counts as one.
+
+    Returns:
+        The number, of all entries together.
+    """
+    while True:
+        with np.errstate(over="ignore", invalid="ignore"):  # erf of a large complex number: no phase, never resolved
+            runs = on_circle(model, x, size, points)
+            half = np.stack([np.concatenate([d.ravel() for d in run.squares + run.partitions]) for run in runs])
+            turns = np.angle(half[1:] / half[:-1])
+        resolved = np.abs(turns).max(axis=0) < 0.4 * np.pi
+        zeros = int(np.rint(turns[:, resolved].sum(axis=0) / np.pi).clip(0).sum())
+        if zeros or resolved.all():
+            return zeros
+        if points >= finest:
+            return 1
+        points *= 2
+
+
+def radius(
+    model: Transformer,
+    x: Float[np.ndarray, "*batch T n"],
+    guess: float,
+    tolerance: float = 0.03,
+    points: tuple[int, int] = (64, FINEST),
+) -> float:
+    """The radius of convergence in η of the output's power series about 0, by winding numbers.
+
+    Args:
+        model: analytic in η: no ReLU.
+        x: h₀.
+        guess: about where; `radius_by_quadratics` finds one.
+        tolerance: relative, of the bisection.
+        points: on each circle, at first and at most.
+
+    Returns:
+        ρ; ∞ where nothing is divided by anything.
+    """
+    run = forward(model, x, 0.0)
+    if not run.squares + run.partitions:
+        return np.inf
+    low = high = guess
+    while not zeros_within(model, x, high, *points):
+        low, high = high, 1.5 * high
+    while zeros_within(model, x, low, *points):
+        low, high = low / 1.5, low
+    while high / low > 1 + tolerance:
+        middle = np.sqrt(low * high)
+        low, high = (low, middle) if zeros_within(model, x, middle, *points) else (middle, high)
+    return float(np.sqrt(low * high))
+
+
+def radius_by_quadratics(model: Transformer, x: Float[np.ndarray, "*batch T n"], size: float) -> float:
+    """The nearest root of the norms' squares, each by its first three coefficients, from a small circle |η| = size."""
+    half = np.stack([np.concatenate([d.ravel() for d in run.squares]) for run in on_circle(model, x, size, 8)])
+    c0, c1, c2 = _coefficients(half, size, 3)
+    root = np.sqrt((c1 * c1 - 4 * c0 * c2).astype(complex))
+    with np.errstate(divide="ignore", invalid="ignore"):  # a square that does not depend on η has no root
+        return float(np.nanmin([np.abs(2 * c0 / (-c1 + sign * root)) for sign in (1, -1)]))
+
+
+def radius_by_coefficients(terms: Float[np.ndarray, "count *batch T n"]) -> float:
+    """ρ from ‖c_k‖ ~ k^a ρ^{−k}, fitted over the second half of the coefficients."""
+    k = np.arange(len(terms))
+    size = np.log(np.linalg.norm(terms.reshape(len(terms), -1), axis=1))
+    half = slice(len(k) // 2, None)
+    design = np.stack([np.ones_like(k[half]), np.log(k[half]), k[half]], axis=1)
+    return float(np.exp(-np.linalg.lstsq(design, size[half], rcond=None)[0][2]))

@@ -1,0 +1,352 @@
+"""A transformer whose every linear map is W + ηBA, run at any η, real or complex: what §3.3's product becomes there.
+
+With x ↦ (W + ηBA)x in place of every map, a block is h + o·P·v and h + down(act(up)), or down(act(gate) ⊙ up), with a
+normalisation N inside the branch ("pre": Llama), after the sum ("post": BERT) or nowhere ("none"). Then, exactly:
+
+- **Logits** of a block's attention are a quadratic in η for a given input: q and k each carry one factor W + ηBA.
+- **A polynomial** is the output only without softmax and normalisation and for act the identity. Attention that is
+  linear, (q·k)v, makes a stream of degree d one of 3d + 4, the maps after it one of d + 2 (2d + 3 where gated):
+  `degree`. The degree is exponential in L, so that log‖f_L‖ itself is at large η; the paper's product has degree L.
+- **Softmax** averages: ‖Σ_j p_jv_j‖ ≤ max‖v_j‖ for every η. Its poles, the zeros of Σ_j e^{ℓ_j(η)}, and the branch
+  points of N, the zeros of N's mean square, bound the disc in which the output is a power series in η (`series.py`).
+- **Normalised** inside the branch, ‖N(·)‖ = √n whatever came before: with ρ(M) = ‖W‖ + η‖BA‖,
+  ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l [√H ρ(o)ρ(v) + ρ(down)ρ(up)] (times ρ(gate) where gated; H heads, |act(x)| ≤ |x|): linear in L,
+  of degree 2 or 3 in η for every L (`stream_bound`). Normalised after the sum, or by a final N, the output has length
+  √n.
+
+So Proposition 1 keeps its exponential in L where nothing is normalised, and there alone. Every function here that is
+analytic in η takes a complex η, which is how `series.py` reads off coefficients and radius, and how a derivative costs
+one pass: f(h + iεv) = f(h) + iεJv + O(ε²), ε = 1e-30. Checked by `tests/test_ripple_transformer.py` against a plain
+double loop, and by `tests/test_eta_sweep.py` against transformers' own BERT and Llama.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Inexact
+
+from allora_analysis import validation
+from allora_analysis.validation import ArgumentError
+
+STEP = 1e-30  # of a derivative: its square is nothing beside 1
+NORMS = ("none", "pre", "post")
+
+
+class AdaptedMap(NamedTuple):
+    """x ↦ (W + ηBA)x + bias: W (n₁×n₂), B (n₁×r), A (r×n₂), bias (n₁) or 0."""
+
+    w: np.ndarray
+    b: np.ndarray
+    a: np.ndarray
+    bias: np.ndarray | float = 0.0
+
+    def __call__(self, x: Inexact[np.ndarray, "*batch n2"], eta: complex) -> Inexact[np.ndarray, "*batch n1"]:
+        """Apply it at η."""
+        y = _times(x, self.w) + self.bias
+        return y if eta == 0 else y + eta * _times(_times(x, self.a), self.b)
+
+    def norm(self, eta: float) -> float:
+        """‖W‖ + η‖BA‖, spectral."""
+        left, right = np.linalg.qr(self.b, mode="r"), np.linalg.qr(self.a.T, mode="r")
+        return float(np.linalg.norm(self.w, 2) + eta * np.linalg.norm(left @ right.T, 2))
+
+
+def _times(x: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    # x @ matrixᵀ; a complex x against a real matrix as two real products.
+    if not np.iscomplexobj(x):
+        return x @ matrix.T
+    return x.real @ matrix.T + 1j * (x.imag @ matrix.T)
+
+
+class Normalisation(NamedTuple):
+    """z ↦ gain·z/√(mean z² + ε) + shift, z centred first for a LayerNorm, as it is for an RMSNorm."""
+
+    gain: np.ndarray | float = 1.0
+    shift: np.ndarray | float = 0.0
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a transformer's blocks are made of.
+
+    Attributes:
+        heads: of the attention.
+        norm: "none", "pre" (inside the branch, and once after the last block) or "post" (after each sum).
+        centred: LayerNorm; False: RMSNorm.
+        epsilon: under the root.
+        softmax: attention; False: linear attention, the logits themselves as weights.
+        causal: no token sees a later one.
+        activation: "identity", "relu", "gelu" or "silu".
+        gated: down(act(gate) ⊙ up) in place of down(act(up)).
+        key_heads: heads of keys and values, shared by groups of query heads; None: as many.
+        rope: the base of rotary positions; None: none.
+    """
+
+    heads: int = 1
+    norm: str = "pre"
+    centred: bool = False
+    epsilon: float = 0.0
+    softmax: bool = True
+    causal: bool = False
+    activation: str = "gelu"
+    gated: bool = False
+    key_heads: int | None = None
+    rope: float | None = None
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The names of a block's linear maps."""
+        return ("q", "k", "v", "o", *(("gate",) if self.gated else ()), "up", "down")
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """Blocks of adapted maps and their normalisations, and the normalisation after the last ("pre").
+
+    Attributes:
+        design: what they are made of.
+        blocks: a block's maps by name.
+        norms: a block's two normalisations.
+        final: the normalisation after the last block.
+    """
+
+    design: Design
+    blocks: tuple[Mapping[str, AdaptedMap], ...]
+    norms: tuple[tuple[Normalisation, Normalisation], ...]
+    final: Normalisation = field(default_factory=Normalisation)
+
+
+@dataclass
+class Pass:
+    """One forward pass.
+
+    Attributes:
+        streams: h_0, …, h_L, each (…, T, n).
+        weights: a block's attention, (…, H, T, T).
+        output: h_L, normalised once more where the design is "pre".
+        squares: what stood under the norms' roots, (…, T, 1) each.
+        partitions: what softmax and SiLU divided by, up to factors without a zero.
+    """
+
+    streams: list[np.ndarray] = field(default_factory=list)
+    weights: list[np.ndarray] = field(default_factory=list)
+    output: np.ndarray = field(default_factory=lambda: np.empty(0))
+    squares: list[np.ndarray] = field(default_factory=list)
+    partitions: list[np.ndarray] = field(default_factory=list)
+
+
+def forward(model: Transformer, x: Inexact[np.ndarray, "*batch T n"], eta: complex) -> Pass:
+    """Run a transformer at η, complex if need be.
+
+    Args:
+        model: the transformer.
+        x: h₀, after the embedding.
+        eta: η of every map.
+
+    Returns:
+        Streams, attention, output, and what the pass has divided by.
+
+    Examples:
+        >>> import numpy as np
+        >>> from allora_analysis.ripple import transformer
+        >>> model = transformer.draw(transformer.Design(norm="post"), 3, 8, 2, 0.1, np.random.default_rng(0))
+        >>> found = transformer.forward(model, np.eye(8)[:4], eta=100.0)
+        >>> print(np.linalg.norm(found.output, axis=1).round(6))  # √8, whatever η and depth
+        [2.828427 2.828427 2.828427 2.828427]
+    """
+    done, design, h = Pass([x]), model.design, x
+    for maps, (first, second) in zip(model.blocks, model.norms, strict=True):
+        for norm, branch in ((first, _attention), (second, _feed_forward)):
+            if design.norm == "pre":
+                h = h + branch(design, maps, _normalised(design, norm, h, done), eta, done)
+            else:
+                h = h + branch(design, maps, h, eta, done)
+                h = _normalised(design, norm, h, done) if design.norm == "post" else h
+        done.streams.append(h)
+    done.output = _normalised(design, model.final, h, done) if design.norm == "pre" else h
+    return done
+
+
+def _normalised(design: Design, norm: Normalisation, z: np.ndarray, done: Pass) -> np.ndarray:
+    z = z - z.mean(axis=-1, keepdims=True) if design.centred else z
+    square = (z * z).mean(axis=-1, keepdims=True) + design.epsilon
+    done.squares.append(square)
+    return norm.gain * (z / np.sqrt(square)) + norm.shift
+
+
+def _attention(design: Design, maps: Mapping[str, AdaptedMap], u: np.ndarray, eta: complex, done: Pass) -> np.ndarray:
+    logits = attention_logits(design, maps, u, eta)
+    values = _heads(maps["v"](u, eta), design.key_heads or design.heads)
+    values = values.repeat(design.heads // values.shape[-3], axis=-3)
+    if design.softmax:
+        seen = np.tril(np.ones(logits.shape[-2:], bool)) if design.causal else np.ones(logits.shape[-2:], bool)
+        # Divided by e to the mean logit, which has no zero, and by a real number, which turns no phase.
+        logits = logits - (logits * seen).sum(axis=-1, keepdims=True) / seen.sum(axis=-1, keepdims=True)
+        shift = np.where(seen, logits.real, -np.inf).max(axis=-1, keepdims=True)
+        powers = np.where(seen, np.exp(np.where(seen, logits - shift, 0)), 0)
+        total = powers.sum(axis=-1, keepdims=True)
+        done.partitions.append(total)
+        weights = powers / total
+    else:
+        weights = np.tril(logits) if design.causal else logits
+    done.weights.append(weights)
+    mixed = np.swapaxes(weights @ values, -3, -2)
+    return maps["o"](mixed.reshape(*mixed.shape[:-2], -1), eta)
+
+
+def attention_logits(
+    design: Design, maps: Mapping[str, AdaptedMap], u: Inexact[np.ndarray, "*batch T n"], eta: complex
+) -> Inexact[np.ndarray, "*batch H T T"]:
+    """q·k/√d of each head: a quadratic in η where u does not depend on it."""
+    q, k = (_heads(maps[name](u, eta), n) for name, n in (("q", design.heads), ("k", design.key_heads or design.heads)))
+    if design.rope is not None:
+        q, k = _rotated(q, design.rope), _rotated(k, design.rope)
+    k = k.repeat(design.heads // k.shape[-3], axis=-3)
+    return q @ np.swapaxes(k, -1, -2) / math.sqrt(q.shape[-1])
+
+
+def _heads(z: np.ndarray, heads: int) -> np.ndarray:
+    return np.swapaxes(z.reshape(*z.shape[:-1], heads, -1), -3, -2)
+
+
+def _rotated(z: np.ndarray, base: float) -> np.ndarray:
+    # Rotary positions, halves paired as Llama pairs them.
+    tokens, half = z.shape[-2], z.shape[-1] // 2
+    angles = np.arange(tokens)[:, None] * base ** (-np.arange(half) / half)
+    cos, sin = np.cos(angles), np.sin(angles)
+    one, other = z[..., :half], z[..., half:]
+    return np.concatenate([one * cos - other * sin, other * cos + one * sin], axis=-1)
+
+
+def _feed_forward(
+    design: Design, maps: Mapping[str, AdaptedMap], u: np.ndarray, eta: complex, done: Pass
+) -> np.ndarray:
+    act, up = ACTIVATIONS[design.activation], maps["up"](u, eta)
+    inner = act(maps["gate"](u, eta), done) * up if design.gated else act(up, done)
+    return maps["down"](inner, eta)
+
+
+def _gelu(z: np.ndarray, done: Pass) -> np.ndarray:
+    from scipy.special import erf
+
+    return 0.5 * z * (1 + erf(z / math.sqrt(2)))
+
+
+def _silu(z: np.ndarray, done: Pass) -> np.ndarray:
+    with np.errstate(over="ignore"):  # e^∞ on the far side: z/∞ = 0
+        below = 1 + np.exp(np.minimum(-z.real, 700) - 1j * z.imag if np.iscomplexobj(z) else -z)
+    done.partitions.append(below)
+    return z / below
+
+
+ACTIVATIONS: Mapping[str, Callable[[np.ndarray, Pass], np.ndarray]] = {
+    "identity": lambda z, done: z,
+    "relu": lambda z, done: z * (z.real > 0),  # not analytic: no series in η
+    "gelu": _gelu,
+    "silu": _silu,
+}
+
+
+def draw(
+    design: Design,
+    depth: int,
+    width: int,
+    rank: int,
+    size: float,
+    generator: np.random.Generator,
+    hidden: int | None = None,
+) -> Transformer:
+    """A transformer at random: entries of W and A of variance 1/n₂, B's such that ‖(BA)_i‖/‖W_i‖ = size in mean square.
+
+    Args:
+        design: what its blocks are made of.
+        depth: L.
+        width: n, a multiple of the heads.
+        rank: r.
+        size: m, the adapters' row norms over the weights' own.
+        generator: the randomness.
+        hidden: the width between up and down; None: the stream's.
+
+    Returns:
+        The transformer, gains 1.
+
+    Raises:
+        ArgumentError: a depth, width or rank below 1, a negative size, a design that is none.
+    """
+    validation.choice("norm", design.norm, NORMS)
+    validation.choice("activation", design.activation, tuple(ACTIVATIONS))
+    depth, width = validation.count("depth", depth), validation.count("width", width)
+    if width % design.heads or design.heads % (design.key_heads or design.heads):
+        raise ArgumentError(f"heads must divide the width {width}, and key_heads them; received {design.heads}")
+    validation.adapter_rank(rank, width, width)
+    size, inner = validation.non_negative("size", size), hidden or width
+    narrow = width * (design.key_heads or design.heads) // design.heads
+    shapes = {"k": (narrow, width), "v": (narrow, width), "down": (width, inner)}
+    shapes |= dict.fromkeys(("gate", "up"), (inner, width))
+
+    def one(n1: int, n2: int) -> AdaptedMap:
+        w, a = (generator.standard_normal((rows, n2)) / math.sqrt(n2) for rows in (n1, rank))
+        return AdaptedMap(w, generator.standard_normal((n1, rank)) * size / math.sqrt(rank), a)
+
+    blocks = tuple({name: one(*shapes.get(name, (width, width))) for name in design.maps} for _ in range(depth))
+    return Transformer(design, blocks, ((Normalisation(), Normalisation()),) * depth)
+
+
+def with_adapters(model: Transformer, row_norm: float, rank: int, generator: np.random.Generator) -> Transformer:
+    """A transformer's own weights, and adapters at random whose rows ‖(BA)_i‖ have this root mean square."""
+
+    def one(own: AdaptedMap) -> AdaptedMap:
+        n1, n2 = own.w.shape
+        b = generator.standard_normal((n1, rank)) * row_norm / math.sqrt(rank)
+        return own._replace(b=b, a=generator.standard_normal((rank, n2)) / math.sqrt(n2))
+
+    return replace(model, blocks=tuple({name: one(own) for name, own in block.items()} for block in model.blocks))
+
+
+def derivative(
+    model: Transformer, x: Float[np.ndarray, "*batch T n"], v: Float[np.ndarray, "*batch T n"], eta: float
+) -> tuple[Pass, list[np.ndarray], np.ndarray]:
+    """A pass at a real η, and J_l v of every stream h_l and of the output, J_l = ∂h_l/∂h₀: one pass at h₀ + iεv."""
+    run = forward(model, x + 1j * STEP * v, eta)
+    real = Pass([h.real for h in run.streams], [p.real for p in run.weights], run.output.real)
+    return real, [h.imag / STEP for h in run.streams], run.output.imag / STEP
+
+
+def degree(depth: int, design: Design) -> int:
+    """The output's degree in η with linear attention and nothing else: 3(3^L − 1), or 11(6^L − 1)/5 where gated."""
+    d = 0
+    for _ in range(depth):
+        d = 3 * d + 4
+        d = 2 * d + 3 if design.gated else d + 2
+    return d
+
+
+def stream_bound(model: Transformer, eta: float, start: float = 1.0) -> float:
+    """The largest that log(‖h_L‖/√n) of a token can be, natural logarithm: in the module's docstring; gains 1.
+
+    Args:
+        model: of softmax attention, whose "post" norms are exact.
+        eta: η ≥ 0.
+        start: the largest ‖h₀‖/√n of a token.
+
+    Returns:
+        The bound: additive in the blocks for "pre", their product for "none" (not gated), 0 for "post".
+    """
+    design, log_size = model.design, math.log(start)
+    if design.norm == "post":
+        return 0.0
+    for maps in model.blocks:
+        norm = {name: one.norm(eta) for name, one in maps.items()}
+        attention = math.sqrt(design.heads) * norm["o"] * norm["v"]
+        forward_ = (
+            norm["down"] * norm["up"] * norm.get("gate", 1.0) * (math.sqrt(maps["o"].w.shape[0]) if design.gated else 1)
+        )
+        for branch in (attention, forward_):
+            added = math.log(branch) + (log_size if design.norm == "none" else 0.0)
+            log_size = float(np.logaddexp(log_size, added))
+    return log_size

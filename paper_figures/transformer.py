@@ -1,0 +1,120 @@
+"""What becomes of "exponential in L" (§3.3) in a transformer: the stream is bounded, or a power of η at any depth.
+
+A column for each of two pretrained models, adapters of every linear map at random, of the size recorded, and trained.
+By η (the paper's shaded): what it adds to the last stream's logarithm, beside the paper's product, cut off; to that
+of the gradient of the output in the first stream; attention's entropy. By depth: the stream at the largest η. Dotted:
+predicted for adapters at random by `ripple.mean_field`. From `allora_analysis.claims.pretrained_ripple`, whose
+numbers are committed. Checked by `tests/test_claims_pretrained_ripple.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.lines import Line2D
+
+from allora_analysis.claims import pretrained_ripple
+from allora_analysis.plotting import COLOURS, page, page_style
+from paper_figures.sources import Loaded, Missing, say_missing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MODELS = {
+    "SmolLM2-135M": "SmolLM2: normalised in each branch",
+    "all-MiniLM-L6-v2": "MiniLM: normalised after each sum",
+}
+KINDS = {"random": ("at random", "-", "measured"), "trained": ("trained", "-", "attained")}
+LABELS = (
+    "last stream,\nlog growth by η",
+    "stream at η = 1024,\nlog growth from h₀",
+    "gradient of the output,\nlog growth by η",
+    "entropy of attention,\nof its largest",
+)
+COMMAND = "python -m allora_analysis.claims.pretrained_ripple FOLDER {} --data FOLDER"
+
+
+def load_data() -> Loaded[dict[str, dict[str, Any] | None]]:
+    """The committed sweeps.
+
+    Returns:
+        By model; what is missing.
+    """
+    sweeps = {name: pretrained_ripple.read(name) for name in MODELS}
+    lacking = (Missing(f"{name} is not swept", COMMAND.format(name)) for name, sweep in sweeps.items() if sweep is None)
+    return Loaded(sweeps, missing=tuple(lacking))
+
+
+@page_style()
+def make_figure(loaded: Loaded[dict[str, dict[str, Any] | None]]) -> Figure:
+    """Draw the figure: a column for each model, a row for each quantity.
+
+    Args:
+        loaded: as from `load_data`.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = page(6.2, 4, 2)
+    missing = {one.what.split()[0]: one for one in loaded.missing}
+    for column, (name, sweep) in zip(axes.T, loaded.data.items(), strict=True):
+        column[0].set_title(MODELS[name])
+        if sweep is None:
+            say_missing(column[0], missing[name])
+            for axis in column[1:]:
+                axis.set_axis_off()
+            continue
+        for axis, draw in zip(column, (_streams, _depths, _gradients, _entropies), strict=True):
+            draw(axis, sweep)
+    for axis, label in zip(axes[:, 0], LABELS, strict=True):
+        axis.set_ylabel(label)
+    handles, labels = axes[0, -1].get_legend_handles_labels()
+    handles += [Line2D([], [], color=COLOURS["predicted"], ls=":")]
+    figure.legend(handles, [*labels, "at random, predicted"], ncols=4, loc="outside lower center")
+    figure.suptitle("Normalised, the stream is not exponential in L but a power of η, or bounded")
+    return figure
+
+
+def _streams(axis: Axes, sweep: dict[str, Any]) -> None:
+    told = np.array(sweep["predicted_log_stream"])[:, -1]
+    axis.plot(sweep["eta"][1:], told[1:] - told[0], ":", color=COLOURS["predicted"])
+    blocks, ratio = len(sweep["random"]["entropy"][0]), sweep["row_norm"]["random"] / sweep["weight_row_norm"]
+    top = _by_eta(axis, sweep, lambda one: np.array(one["log_stream"])[:, -1])
+    product = blocks * np.log1p(np.array(sweep["eta"][1:]) * ratio)
+    axis.plot(sweep["eta"][1:], product, color=COLOURS["bound"], label="the paper's (1 + ηm̄)$^L$")
+    axis.set_ylim(-0.05 * top, 2.2 * top)
+
+
+def _by_eta(axis: Axes, sweep: dict[str, Any], value: Callable[[dict[str, Any]], np.ndarray]) -> float:
+    """Growth over η = 0 of both kinds of adapters; returns the largest."""
+    growths = {kind: value(sweep[kind])[1:] - value(sweep[kind])[0] for kind in KINDS}
+    for kind, (label, dash, role) in KINDS.items():
+        axis.plot(sweep["eta"][1:], growths[kind], dash, color=COLOURS[role], label=f"adapters {label}")
+    axis.axvspan(1, 2, color=COLOURS["other"], alpha=0.25, lw=0)
+    axis.set(xscale="log", xlabel="η")
+    return max(growth.max() for growth in growths.values())
+
+
+def _depths(axis: Axes, sweep: dict[str, Any]) -> None:
+    told = np.array(sweep["predicted_log_stream"][-1])
+    axis.plot(np.arange(len(told)), told - told[0], ":", color=COLOURS["predicted"])
+    for kind, (_, dash, role) in KINDS.items():
+        stream = np.array(sweep[kind]["log_stream"][-1])
+        axis.plot(np.arange(len(stream)), stream - stream[0], dash, color=COLOURS[role])
+    axis.set(xlabel="block l")
+
+
+def _gradients(axis: Axes, sweep: dict[str, Any]) -> None:
+    _by_eta(axis, sweep, lambda one: np.array(one["log_output_gradient"]))
+
+
+def _entropies(axis: Axes, sweep: dict[str, Any]) -> None:
+    most = pretrained_ripple.largest_entropy(sweep)
+    for kind, (_, dash, role) in KINDS.items():
+        axis.plot(sweep["eta"][1:], np.mean(sweep[kind]["entropy"], axis=1)[1:] / most, dash, color=COLOURS[role])
+    axis.plot(sweep["eta"][1:], pretrained_ripple.predicted_entropy(sweep)[1:] / most, ":", color=COLOURS["predicted"])
+    axis.axvspan(1, 2, color=COLOURS["other"], alpha=0.25, lw=0)
+    axis.set(xscale="log", xlabel="η", ylim=(0, 1))

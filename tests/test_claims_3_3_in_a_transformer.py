@@ -1,0 +1,94 @@
+"""The ledger's rows on §3.3 in a transformer: a wrong formula or other data behind a row changes its verdict."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from allora_analysis.claims import s3_3_in_a_transformer as section
+from allora_analysis.claims.claim import Claim
+from allora_analysis.ripple import mean_field, series, transformer
+from tests import ledger_rows
+
+ROWS = {item.id: item for item in vars(section).values() if isinstance(item, Claim)}
+ADDED, DRAW = section.added, transformer.draw
+
+
+def without_normalisation(one, rng, gradient=False):
+    """Planted: every block as if nothing were normalised."""
+    return ADDED(one._replace(norm="none"), rng, gradient) | {"off": 0.0}
+
+
+PLANTED = [
+    ("3.3-transformer", section, "added", without_normalisation, "holds"),
+    ("3.3-transformer", section, "added", lambda one, rng: {"L": 1.0, "2L": 1.0, "off": 0.0}, "refuted"),
+    (
+        "3.3-transformer",
+        transformer,
+        "stream_bound",  # √n for every branch, as if lengths added up as squares do
+        lambda model, eta, right=transformer.stream_bound: 0.5 * right(model, eta),
+        "refuted",
+    ),
+    (
+        "3.3-transformer",
+        mean_field,
+        "moments",  # the stream's square multiplied, not added to
+        lambda model, eta, right=mean_field.moments: right(model, eta)._replace(log_stream=[len(model.blocks) * 3.0]),
+        "refuted",
+    ),
+    ("3.3-transformer-gradient", section, "added", without_normalisation, "holds"),
+    ("3.3-transformer-gradient", section, "derivatives", lambda model, x, v, eta: [(1 + eta) * v] * 20, "refuted"),
+    ("3.3-transformer-series", transformer, "degree", lambda depth, design: 2 * depth, "refuted"),
+    (
+        "3.3-transformer-series",
+        series,
+        "radius_by_coefficients",
+        lambda terms, right=series.radius_by_coefficients: 2 * right(terms),
+        "refuted",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("identifier", "module", "name", "wrong", "expected"), PLANTED, ids=[row[2] for row in PLANTED]
+)
+def test_a_planted_formula_changes_the_verdict(identifier, module, name, wrong, expected, monkeypatch):
+    monkeypatch.setattr(module, name, wrong)
+    assert ledger_rows.finding(ROWS[identifier]).verdict == expected
+
+
+def test_the_aligned_network_attains_the_bound():
+    rng = np.random.default_rng(0)
+    for norm in transformer.NORMS:
+        one = section.Blocks(norm, 3, 5.0, 1, True)
+        model, x = section.aligned(one, rng)
+        run = transformer.forward(model, x, one.eta)
+        length = math.log(np.linalg.norm(run.streams[-1]) / math.sqrt(x.shape[1]))
+        assert length == pytest.approx(transformer.stream_bound(model, one.eta), abs=1e-9)
+
+
+def sweep(layers, power, size=0.03):
+    """A sweep in which η multiplies the last stream by (1 + ηm̄)^power."""
+    etas = [0.0, *(2.0**k for k in range(-4, 11))]
+    one = {"entropy": [[0.0] * layers] * len(etas), "log_output_gradient": [0.0] * len(etas)}
+    one |= {"log_stream": [[0.0, power * math.log1p(eta * size)] for eta in etas]}
+    sizes = {"row_norm": {"random": size, "trained": size}, "weight_row_norm": 1.0}
+    return sizes | {"eta": etas, "random": one, "trained": one}
+
+
+@pytest.mark.parametrize(("power", "expected"), [(0, "refuted"), (3, "refuted"), (30, "holds")])
+def test_the_measured_row_follows_from_the_sweeps(power, expected, monkeypatch):
+    monkeypatch.setattr(section.pretrained_ripple, "read", lambda name: sweep(30, power))
+    found = ledger_rows.finding(ROWS["3.3-transformer-measured"])
+    assert found.verdict == expected
+    assert found.at_paper is (expected == "holds")
+    assert found.size.value == pytest.approx(power / 30, abs=0.02)
+
+
+def test_the_measured_row_needs_a_sweep(monkeypatch):
+    monkeypatch.setattr(section.pretrained_ripple, "read", lambda name: None)
+    found = ledger_rows.finding(ROWS["3.3-transformer-measured"])
+    assert found.verdict == "not_run"
+    assert "pretrained_ripple" in ROWS["3.3-transformer-measured"].command

@@ -1,0 +1,260 @@
+"""A transformer of adapted maps, its power series in η and its mean field, against loops, theorems and draws."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from allora_analysis.ripple import mean_field, series, transformer
+from allora_analysis.ripple.transformer import Design
+from allora_analysis.validation import ArgumentError
+from tests.brute_force import transformer as brute_force
+from tests.stat_assert import assert_mean, assert_rejects
+
+LINEAR = Design(heads=2, norm="none", softmax=False, activation="identity")
+BERT = Design(heads=2, norm="post", centred=True)
+LLAMA = Design(heads=2, norm="pre", causal=True, activation="silu", gated=True)
+ANALYTIC = {
+    "BERT": BERT,
+    "Llama": LLAMA,
+    "softmax alone": Design(heads=2, norm="none", activation="identity"),
+    "RMS": Design(heads=2),
+}
+
+
+def tokens(count, width, rng):
+    x = rng.standard_normal((count, width))
+    return x * math.sqrt(width) / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("norm", transformer.NORMS)
+@pytest.mark.parametrize("softmax", [True, False])
+@pytest.mark.parametrize(
+    ("activation", "gated"), [("relu", False), ("gelu", False), ("silu", True), ("identity", True)]
+)
+def test_a_pass_is_the_loops(norm, softmax, activation, gated, rng):
+    design = Design(2, norm, norm == "post", 0.0, softmax, gated, activation, gated)
+    model, x = transformer.draw(design, 2, 6, 2, 0.7, rng), rng.standard_normal((3, 6))
+    told = brute_force.output(model.blocks, x, 1.3, 2, norm, norm == "post", softmax, gated, activation, gated)
+    np.testing.assert_allclose(transformer.forward(model, x, 1.3).output, told, rtol=1e-10, atol=1e-12)
+
+
+def test_a_shared_key_head_is_that_head_repeated(rng):
+    shared = transformer.draw(Design(heads=4, key_heads=2, norm="pre"), 1, 8, 2, 0.5, rng)
+    rows = np.repeat(np.arange(4).reshape(2, 1, 2), 2, axis=1).ravel()
+    wide = {
+        name: one._replace(w=one.w[rows], b=one.b[rows]) if name in "kv" else one
+        for name, one in shared.blocks[0].items()
+    }
+    whole = replace(shared, design=Design(heads=4, norm="pre"), blocks=(wide,))
+    x = rng.standard_normal((5, 8))
+    one, other = (transformer.forward(model, x, 2.0).output for model in (shared, whole))
+    np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+def test_logits_are_a_quadratic_in_eta(rng):
+    model, u = transformer.draw(replace(LLAMA, rope=100.0), 1, 8, 2, 0.5, rng), rng.standard_normal((4, 8))
+    at = [transformer.attention_logits(model.design, model.blocks[0], u, float(eta)) for eta in range(5)]
+    assert np.abs(np.diff(at, n=3, axis=0)).max() < 1e-10 < np.abs(np.diff(at, n=2, axis=0)).max()
+
+
+@pytest.mark.parametrize("design", ANALYTIC.values(), ids=ANALYTIC)
+def test_a_derivative_in_one_pass_is_a_central_difference(design, rng):
+    model, x, v = transformer.draw(design, 2, 8, 2, 0.5, rng), tokens(3, 8, rng), rng.standard_normal((3, 8))
+    run, along, last = transformer.derivative(model, x, v, 1.5)
+    up, down = (transformer.forward(model, x + sign * 1e-5 * v, 1.5) for sign in (1, -1))
+    np.testing.assert_allclose(last, (up.output - down.output) / 2e-5, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(along[-1], (up.streams[-1] - down.streams[-1]) / 2e-5, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(run.output, transformer.forward(model, x, 1.5).output, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("depth", "gated", "told"), [(1, False, 6), (2, False, 24), (1, True, 11), (2, True, 77)])
+def test_the_degree_of_the_polynomial(depth, gated, told, rng):
+    """The coefficient of the degree is there, and none beyond."""
+    design = replace(LINEAR, gated=gated)
+    assert transformer.degree(depth, design) == told == (11 * (6**depth - 1) / 5 if gated else 3 * (3**depth - 1))
+    model, x = transformer.draw(design, depth, 6, 2, 1.0, rng), tokens(2, 6, rng)
+    terms = series.coefficients(model, x, 3.0, told + 8, 2 * told + 20)
+    size = np.abs(terms).max(axis=(1, 2)) * 3.0 ** np.arange(told + 8)
+    assert size[told + 1 :].max() < 1e-12 * size.max()
+    assert size[told] > 1e-9 * size.max()
+
+
+def test_coefficients_of_a_linear_block_are_sums_over_choices(rng):
+    model, x = transformer.draw(LINEAR, 1, 6, 2, 0.8, rng), rng.standard_normal((3, 6))
+    told = brute_force.linear_block_coefficients(model.blocks[0], x, 2)
+    np.testing.assert_allclose(series.coefficients(model, x, 1.0, 7, 16), told, rtol=1e-9, atol=1e-11)
+    planted = np.concatenate([told[:1], told[2:], told[1:2]])
+    assert np.abs(series.coefficients(model, x, 1.0, 7, 16) - planted).max() > 1e-3
+
+
+def test_one_linear_branch_and_a_norm_have_the_radius_of_the_closed_form(rng):
+    """v alone adapted, one token: the first norm is of h + b + ηd, its zeros at ‖h + b‖/‖d‖."""
+    model, x = transformer.draw(Design(norm="post", activation="identity"), 1, 8, 2, 0.5, rng), tokens(1, 8, rng)
+    still = {name: one if name == "v" else one._replace(b=0 * one.b) for name, one in model.blocks[0].items()}
+    model = replace(model, blocks=(still,))
+    maps = model.blocks[0]
+    h, d = x[0] + maps["o"].w @ maps["v"].w @ x[0], maps["o"].w @ maps["v"].b @ maps["v"].a @ x[0]
+    told = np.linalg.norm(h) / np.linalg.norm(d)
+    once, twice = h @ (np.eye(8) + maps["down"].w @ maps["up"].w).T, d @ (np.eye(8) + maps["down"].w @ maps["up"].w).T
+    told = min(told, np.linalg.norm(once) / np.linalg.norm(twice))
+    assert series.radius_by_quadratics(model, x, 1e-2) == pytest.approx(told, rel=1e-6)
+    assert series.radius(model, x, told) == pytest.approx(told, rel=0.03)
+
+
+@pytest.mark.parametrize("design", ANALYTIC.values(), ids=ANALYTIC)
+def test_the_radius_is_where_coefficients_stop_falling(design, rng):
+    """A series at 0.6 of it converges as it should; at 1.5 of it, terms grow."""
+    model, x = transformer.draw(design, 2, 8, 2, 0.5, np.random.default_rng(5)), tokens(3, 8, np.random.default_rng(6))
+    found = series.radius(model, x, 1.0)
+    terms = series.coefficients(model, x, 0.7 * found, 60, 256)
+    assert series.radius_by_coefficients(terms) == pytest.approx(found, rel=0.15)
+    exact = transformer.forward(model, x, 0.5 * found).output
+    assert (
+        np.abs(np.tensordot((0.5 * found) ** np.arange(41), terms[:41], axes=1) - exact).max()
+        < 1e-6 * np.abs(exact).max()
+    )
+    sizes = np.abs(terms).max(axis=(1, 2)) * (1.5 * found) ** np.arange(60)
+    assert sizes[40:].max() > 10 * sizes[20:30].max()
+
+
+def test_the_radius_times_the_adapters_size_is_constant(rng):
+    model, x = transformer.draw(LLAMA, 2, 8, 2, 0.5, rng), tokens(3, 8, rng)
+    tenth = tuple({n: one._replace(b=0.1 * one.b) for n, one in block.items()} for block in model.blocks)
+    one = series.radius(model, x, 1.0)
+    assert series.radius(replace(model, blocks=tenth), x, 10 * one) == pytest.approx(10 * one, rel=0.04)
+
+
+def test_a_polynomial_has_no_radius(rng):
+    assert series.radius(transformer.draw(LINEAR, 1, 6, 2, 1.0, rng), tokens(2, 6, rng), 1.0) == np.inf
+
+
+@given(st.sampled_from(["pre", "post", "none"]), st.floats(0, 300), st.integers(1, 4), st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_no_stream_exceeds_the_bound(norm, eta, depth, seed):
+    rng = np.random.default_rng(seed)
+    model, x = transformer.draw(Design(heads=2, norm=norm, activation="relu"), depth, 8, 2, 0.5, rng), tokens(3, 8, rng)
+    found = np.linalg.norm(transformer.forward(model, x, eta).streams[-1], axis=1).max() / math.sqrt(8)
+    assert math.log(found) <= transformer.stream_bound(model, eta) + 1e-9
+
+
+def squares(design, eta, replicas, rng, depth=3, width=24, count=1):
+    """Mean squares of stream and gradient, measured and predicted, of `replicas` transformers."""
+    found = []
+    for _ in range(replicas):
+        model, x = transformer.draw(design, depth, width, 8, 0.5, rng), tokens(count, width, rng)
+        v = rng.standard_normal(x.shape)
+        run, along, _ = transformer.derivative(model, x, v / np.linalg.norm(v), eta)
+        told = np.exp([one[-1] for one in mean_field.moments(model, eta)])
+        found.append([np.square(run.streams[-1]).mean(), np.square(along[-1]).sum(), *told])
+    return np.array(found).T
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("activation", ["relu", "identity"])
+@pytest.mark.parametrize("eta", [0.0, 2.0])
+def test_mean_squares_of_streams_add_up(activation, eta, rng):
+    """Exact in expectation; a κ of ½ is planted."""
+    stream, _, told, _ = squares(Design(heads=2, activation=activation), eta, 200, rng)
+    assert_mean(stream / told.mean(), 1.0, smallest_error=0.35)
+    half = [
+        math.exp(
+            mean_field.moments(
+                transformer.draw(Design(heads=2, activation=activation), 3, 24, 8, 0.5, np.random.default_rng(s)),
+                eta,
+                mixing=0.5,
+            ).log_stream[-1]
+        )
+        for s in range(50)
+    ]
+    assert_rejects(assert_mean, stream / np.mean(half), 1.0, smallest_error=0.35)
+
+
+@pytest.mark.parametrize(
+    ("norm", "told"), [("pre", lambda beta, depth: 1 + depth * beta), ("post", lambda beta, depth: 1.0)]
+)
+def test_linear_branches_telescope(norm, told, rng):
+    """∏(1 + β/(1 + lβ)) = 1 + Lβ: stream and gradient alike."""
+    model = transformer.draw(Design(norm=norm, activation="identity"), 1, 12, 2, 0.5, rng)
+    model = replace(model, blocks=model.blocks * 6, norms=model.norms * 6)
+    found = mean_field.moments(model, 3.0)
+    once = mean_field.moments(replace(model, blocks=model.blocks[:1], norms=model.norms[:1]), 3.0)
+    beta = math.exp(once.log_stream[-1]) - 1
+    np.testing.assert_allclose(np.exp(found.log_gradient), np.exp(found.log_stream), rtol=1e-9)
+    assert math.exp(found.log_stream[-1]) == pytest.approx(told(beta, 6), rel=1e-9)
+
+
+@pytest.mark.statistical
+def test_gradients_follow_in_the_middle(rng):
+    """Its tail is heavy where adapters of small rank outweigh W: a wide network at a moderate η."""
+    _, gradient, _, told = squares(Design(heads=2, norm="pre", activation="gelu"), 1.0, 200, rng, width=48)
+    assert_mean(gradient / told.mean(), 1.0, smallest_error=0.5)
+
+
+@pytest.mark.parametrize(
+    ("design", "power"), [(Design(activation="relu"), 2), (replace(LLAMA, causal=False), 3), (BERT, 0)]
+)
+@pytest.mark.parametrize("depth", [2, 8])
+def test_the_power_of_eta_does_not_depend_on_depth(design, power, depth, rng):
+    model, x = transformer.draw(design, depth, 12, 2, 1.0, rng), tokens(3, 12, rng)
+    size = [np.linalg.norm(transformer.forward(model, x, eta).streams[-1]) for eta in (1e4, 1e6)]
+    assert math.log(size[1] / size[0]) / math.log(100) == pytest.approx(power, abs=0.02)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.3, 0.999, 1.001, 4.0, 40.0])
+@pytest.mark.parametrize("count", [2, 16])
+@pytest.mark.statistical
+def test_random_attention(sigma, count, rng):
+    logits = sigma * rng.standard_normal((40_000, count))
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    entropy, square = -(weights * np.log(np.maximum(weights, 1e-300))).sum(axis=1), np.square(weights).sum(axis=1)
+    told = mean_field.random_attention(sigma, count)
+    if sigma == 0:
+        assert told == pytest.approx((math.log(count), 1 / count), abs=2e-6)
+        return
+    assert_mean(np.stack([entropy, square], axis=1), told, smallest_error=0.05)
+    if sigma == 4:  # σ for σ²
+        wrong = mean_field.random_attention(2.0, count)
+        assert_rejects(assert_mean, np.stack([entropy, square], axis=1), wrong, smallest_error=0.05)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("eta", [0.0, 1.0, 6.0])
+def test_entropy_of_a_first_block(eta, rng):
+    found = []
+    for _ in range(150):
+        x = 4 * np.linalg.qr(rng.standard_normal((16, 16)))[0][:8]
+        weights = transformer.forward(transformer.draw(Design(heads=1), 1, 16, 4, 1.0, rng), x, eta).weights[0]
+        found.append(-np.sum(weights * np.log(np.maximum(weights, 1e-300)), axis=-1).mean())
+    assert_mean(np.array(found), mean_field.first_block_entropy(eta, 4, 16, 8), smallest_error=0.25)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"design": Design(norm="middle")}, "norm must be"),
+        ({"design": Design(activation="tanh")}, "activation must be"),
+        ({"depth": 0}, "depth must be"),
+        ({"rank": 9}, "rank must be"),
+        ({"size": -1.0}, "size must be"),
+        ({"design": Design(heads=3)}, "heads must divide"),
+    ],
+)
+def test_a_design_that_is_none(options, words):
+    given = {"design": BERT, "depth": 1, "width": 8, "rank": 2, "size": 0.1} | options
+    with pytest.raises(ArgumentError, match=words):
+        transformer.draw(**given, generator=np.random.default_rng(0))
+
+
+@pytest.mark.bad_input
+def test_more_coefficients_than_points():
+    model = transformer.draw(BERT, 1, 8, 2, 0.1, np.random.default_rng(0))
+    with pytest.raises(ArgumentError, match="count must be at most the 4 points"):
+        series.coefficients(model, np.eye(8)[:2], 0.1, 5, 4)
