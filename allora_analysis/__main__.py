@@ -32,7 +32,8 @@ class Arguments:
 
     For one part of the paper, each with its --help: python -m allora_analysis.tikhonov (dropout as ridge), .deviation
     (averages over masks), .dropout_sgd (few steps), .gradient_std (Figure 1), .hessian (starting at zero), .ripple
-    (depth), .escape (leaving zero), .finetune (one run); what is in .adaptors, .adaptive, .lora and .grid they say.
+    (depth), .escape (leaving zero), .width (width and rank), .finetune (one run). On your own training: .doctor. What
+    is in .adaptors, .adaptive, .lora and .grid they say.
     """
 
     only: Annotated[tuple[str, ...] | None, arg(metavar="ID [ID ...]")] = None

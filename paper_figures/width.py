@@ -14,7 +14,7 @@ import numpy as np
 
 from allora_analysis.grid.presets.row_norms import PRESETS
 from allora_analysis.grid.reading import average_norm
-from allora_analysis.plotting import COLOURS, page, page_style
+from allora_analysis.plotting import ARMS, COLOURS, page, page_style
 from allora_analysis.study import Result
 from allora_analysis.width import taper
 from allora_analysis.width.study import ETA, Config, kept_panel, rates_panel, run
@@ -66,10 +66,11 @@ def make_figure(loaded: Loaded[Width]) -> Figure:
     config, result, ends = loaded.data
     figure, ((left, right),) = page(2.7, 1, 2)
     kept_panel(left, config, result)
+    star = {"marker": "*", "ms": 8, "ls": "none", "color": ARMS["allora"].colour, "mec": COLOURS["measured"]}
     for model, values in ends.items():
         if values:
-            left.plot(WIDTHS[model], np.mean(values), "*", ms=8, color=COLOURS["measured"])
-    left.plot([], [], "*", ms=8, ls="none", color=COLOURS["measured"], label="our runs of ALLoRA, AdamW")
+            left.plot(WIDTHS[model], np.mean(values), **star)
+    left.plot([], [], **star, label="our runs of ALLoRA, AdamW")
     rates_panel(right, config, result)
     right.set_title("Under Adam only LoRA+ keeps its rate")
     left.legend(loc="lower right")

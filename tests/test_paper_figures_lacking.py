@@ -141,6 +141,8 @@ def test_width():
     assert [int(line.get_xdata()[0]) for line in ends] == [384, 576]
     assert all(0.9 < line.get_ydata()[0] < 1 for line in ends)
     assert len(loaded.records) == 6
+    assert {line.get_color() for line in ends} == {ARMS["allora"].colour}
+    assert right.get_title() == "Only LoRA+ may keep the rate\nas n grows (Adam)"
     measured = loaded.data.result.measured
     np.testing.assert_array_equal(lines(left)["on rows of ALLoRA, Adam"].get_ydata(), measured["allora, adam"]["kept"])
     assert [line.get_ydata()[-1] for line in right.get_lines()[::2]] == [2**-0.5, 2**-0.5, 1, 2**-0.5, 2**-0.5]

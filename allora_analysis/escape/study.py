@@ -228,12 +228,13 @@ def _distances(axis: Axes, result: Result, names: list[str]) -> None:
         for key, dashes in (("to_lora", "-"), ("to_lora_eta", "--")):
             values = np.asarray(result.measured[name][key])
             steps = np.arange(1, len(values))
-            axis.plot(steps, np.where(values[1:] > 0, values[1:], np.nan), dashes, color=colour)
+            axis.plot(steps, values[1:], dashes, color=colour)
+            axis.plot(1, values[1], "o", ms=5, mfc="none", color=colour, clip_on=False, zorder=3)
         axis.plot([], [], color=colour, label=label)
     for dashes, label in (("-", "from LoRA at l"), ("--", "from LoRA at η·l")):
         axis.plot([], [], dashes, color=COLOURS["measured"], lw=1, label=label)
-    axis.set(xscale="log", yscale="log", xlabel="step", ylabel="‖difference of BA‖ / ‖BA‖", title="ALLoRA's distance")
-    axis.set_ylim(1e-4, 2)
+    axis.set_yscale("symlog", linthresh=1e-4, linscale=0.5)  # with 0 on it: a ring there is an exact match
+    axis.set(xscale="log", ylim=(0, 2), xlabel="step", ylabel="‖difference of BA‖ / ‖BA‖", title="ALLoRA's distance")
     axis.legend(fontsize=7, ncols=2, loc="lower right")
 
 

@@ -6,9 +6,10 @@ Checked by `tests/test_width.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from tyro.conf import arg
 
 from allora_analysis import validation
 from allora_analysis.study import Result, Study, Table, sweep
@@ -32,10 +33,10 @@ class Config:
     Each case is trained at every width at one rank, and at every rank at one width.
     """
 
-    methods: tuple[str, ...] = tuple(METHODS)
-    """Of lora, rslora, loraplus, allora and allora_adamw; the last one is AdamW's alone."""
-    optimizers: tuple[str, ...] = OPTIMIZERS
-    """Of sgd and adam."""
+    methods: Annotated[tuple[str, ...], arg(metavar=f"[{'|'.join(METHODS)} ...]")] = tuple(METHODS)
+    """What is compared; allora_adamw is AdamW's alone."""
+    optimizers: Annotated[tuple[str, ...], arg(metavar="[sgd|adam ...]")] = OPTIMIZERS
+    """Under which."""
     widths: tuple[int, ...] = (64, 256, 1024, 4096)
     """n, inputs and outputs of the layer; two or more."""
     rank: int = 8
@@ -186,8 +187,12 @@ def rates_panel(axis: Axes, config: Config, result: Result) -> None:
             label = f"{arm.label}: n$^{{{power:g}}}$"
             axis.plot(widths, shown, arm.marker, ms=5, color=arm.colour, mfc="none", label=label)
     axis.set(xscale="log", yscale="log", xlabel="width n", ylabel=f"largest stable rate over that at n = {widths[0]:g}")
-    axis.set_title(f"Who may keep a rate as n grows ({OPTIMISERS[optimizer].label})")
+    drawn = [name for name in result.measured if name.endswith(optimizer)]
+    flat = [name for name in drawn if result.predicted[name]["largest_rate"]["width"] == 0]
+    keep = [ARMS[name.partition(", ")[0]].label for name in flat]
+    told = f"Only {' and '.join(keep)} may keep the rate" if keep else "None may keep its rate"
+    axis.set_title(f"{told}\nas n grows ({OPTIMISERS[optimizer].label})")
     axis.legend(fontsize=7, loc="lower left")
 
 
-STUDY = Study("width", Config, run, table, plot)
+STUDY = Study("width", Config, run, table, plot, "--widths 64 256 --seeds 2")
