@@ -261,7 +261,8 @@ def test_a_notebook_is_a_page_with_its_pictures(tmp_path):
     output = {"output_type": "display_data", "data": {"image/png": png, "text/plain": "x"}, "metadata": {}}
     text = [
         "# Title\n",
-        "See [next](2_next.ipynb) and [all](../docs/ledger.md), [home](../README.md).\n\n<details><summary>Solution</summary>\n\n$x$\n\n</details>",
+        "See [next](2_next.ipynb) and [all](../docs/ledger.md), [home](../README.md).\n\n",
+        "<details><summary>Solution</summary>\n\n$x$\n\n</details>",
     ]
     cells = [
         {"cell_type": "markdown", "metadata": {}, "source": text, "id": "a"},
