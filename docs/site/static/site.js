@@ -4,6 +4,9 @@ document$.subscribe(() => {
   if (form) filters(form);
   const graph = document.querySelector(".graph");
   if (graph) neighbours(graph);
+  for (const box of document.querySelectorAll(".formula")) {  // a long formula is set smaller before it scrolls
+    if (box.scrollWidth > box.clientWidth) box.firstChild.style.fontSize = `${Math.max(70, (98 * box.clientWidth) / box.scrollWidth)}%`;
+  }
   setTimeout(() => {  // the theme's buttons to copy code are landmarks of one name
     for (const [i, nav] of document.querySelectorAll(".md-code__nav").entries()) nav.setAttribute("aria-label", `Block ${i + 1}`);
   });

@@ -146,7 +146,7 @@ const EXPLORABLES = {
   step: {
     controls: { keepProb: KEEP, seed: slider("another 200 masks", 1, 20, 1, { step: 1 }) },
     show({ keepProb, seed }) {
-      const rows = 8, count = 200, rate = 0.15, x = f.design(rows, [1, 0.6]), at = [1, 1], y = x.map((row) => row[0] + row[1]);
+      const rows = 16, count = 200, rate = 0.2 * keepProb, x = f.design(rows, [1, 0.6]), at = [1, 1], y = x.map((row) => row[0] + row[1]);
       const drawn = f.draws(seed, rows * count);
       const dots = range(count).map((i) => f.maskedStep(x, y, at, rate, range(rows).map((n) => (drawn[i * rows + n] < keepProb ? 1 / keepProb : 0))));
       const sorted = [...dots].sort((a, b) => a[0] - b[0]), mean = [0, 1].map((d) => dots.reduce((total, one) => total + one[d], 0) / count);
@@ -155,7 +155,7 @@ const EXPLORABLES = {
       return {
         told: `The 200 dots' mean is (${short(mean[0])}, ${short(mean[1])}); one step of regularised descent ends at (${short(descent[0])}, ${short(descent[1])}). `
           + "Without dropout the weights, which fit, would stay at (1, 1).",
-        xLabel: "first weight", yLabel: "second weight", xRange: [0.4, 1.4], yRange: [0.6, 1.3],
+        xLabel: "first weight", yLabel: "second weight", xRange: [0.4, 1.1], yRange: [0.75, 1.1],
         series: [
           { label: "200 masks: where one step leads", xs: sorted.map((one) => one[0]), y: sorted.map((one) => one[1]), colour: "other", dots: true, size: 5 },
           point("before the step", at, "plain", 12), point("a step of regularised descent", descent, "bound", 16), point("the dots' mean", mean, "measured", 8),
