@@ -52,6 +52,11 @@ class _Hyper(NamedTuple):
     fused: bool | None
 
 
+def _but(hyper: _Hyper, **other: Any) -> _Hyper:
+    """With other values; torch 2.7 does not compile `_replace`."""
+    return _Hyper(*[other.get(name, value) for name, value in zip(_Hyper._fields, hyper, strict=True)])
+
+
 class _Member(NamedTuple):
     """A pair in a step; `trained` says which of A (0) and B (1) have a gradient."""
 
@@ -175,7 +180,7 @@ class ALLoRAAdamW(Optimizer):
                 continue
             if group["pair"]:  # a factor η on all rows: AdamW at rate ηl
                 eta = group["eta"]
-                hyper = hyper._replace(lr=eta * hyper.lr, weight_decay=hyper.weight_decay / eta)
+                hyper = _but(hyper, lr=eta * hyper.lr, weight_decay=hyper.weight_decay / eta)
             plain.setdefault(hyper, []).extend(trained)
         for hyper, parameters in plain.items():
             self._adamw(parameters, parameters, hyper)
@@ -238,7 +243,7 @@ class ALLoRAAdamW(Optimizer):
         first = members[0][k]
         eager = first.device.type == "cpu" and not torch.compiler.is_compiling()
         if first.device.type == "cpu" and hyper.fused is None and hyper.foreach is None:
-            hyper = hyper._replace(fused=eager)
+            hyper = _but(hyper, fused=eager)
         many = max(1, _CHUNK // first.numel()) if eager else len(members)
         moves = torch.empty(min(many, len(members)), *first.shape, dtype=first.dtype, device=first.device)
         factors = factors.unbind()
@@ -248,7 +253,7 @@ class ALLoRAAdamW(Optimizer):
             for place, parameter in enumerate(parameters):
                 if not parameter.is_contiguous():  # torch's kernels want all laid out alike
                     targets[place] = torch.zeros_like(parameter)
-            self._adamw(targets, parameters, hyper._replace(weight_decay=0.0))
+            self._adamw(targets, parameters, _but(hyper, weight_decay=0.0))
             if hyper.weight_decay != 0:
                 torch._foreach_mul_(parameters, 1 - hyper.lr * hyper.weight_decay)
             for member, target, factor in zip(part, targets, factors[start:], strict=False):
