@@ -148,6 +148,22 @@ def test_gradients_at_another_scaling_are_loras_with_rows_scaled_at_that_scaling
         assert s == 1 or relative(gradients(layer)[1], wrong * gradients(other)[1]) > 1e-3
 
 
+def test_a_rank_above_a_layers_sizes():
+    """As in PEFT: a layer of few outputs, a gate or a head, takes the rank of the others."""
+    torch.manual_seed(0)
+    base, x = nn.Sequential(nn.Linear(5, 2, dtype=torch.float64)), torch.randn(7, 5, dtype=torch.float64)
+    fields = {"r": 8, "target_modules": ["0"], "init_lora_weights": False}
+    ours = get_peft_model(copy.deepcopy(base), allora_config(ETA, **fields))
+    loras = get_peft_model(copy.deepcopy(base), LoraConfig(lora_alpha=8, **fields))
+    loras.load_state_dict(ours.state_dict())
+    for model in (ours, loras):
+        model(x).square().sum().backward()
+    (layer,), (twin,) = layers(ours).values(), layers(loras).values()
+    a, b = (factor["default"].weight.detach().numpy() for factor in (twin.lora_A, twin.lora_B))
+    d = HAND_ADAPTORS["inverse_sqrt"](np.linalg.norm(b @ a, axis=1))[:, None]
+    assert relative(gradients(layer)[1], d * gradients(twin)[1]) < 1e-12
+
+
 def test_gpt2s_conv1d_is_a_linear_layer_whose_weight_is_transposed(tmp_path):
     model = adapted("gpt2", lora_alpha=6).eval()
     assert {type(layer.base_layer) for layer in layers(model).values()} == {Conv1D}

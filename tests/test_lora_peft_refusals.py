@@ -118,11 +118,11 @@ def test_a_config_that_was_changed_is_checked_again():
 
 
 @pytest.mark.bad_input
-def test_a_rank_above_what_one_layer_has():
+def test_a_rank_that_is_none():
     """The first targets could carry it: what was replaced before the one that cannot is put back."""
     model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 2), nn.Linear(2, 16))
-    with refused_and_unchanged(model, r"layer '2': rank must be at most min\(n1, n2\) = 2, received 8; lower r"):
-        get_peft_model(model, allora_config(2.0, target_modules=["0", "1", "2", "3"]))
+    with refused_and_unchanged(model, r"layer '2': r must be a whole number, 1 or above"):
+        get_peft_model(model, allora_config(2.0, target_modules=["0", "1", "2", "3"], rank_pattern={"2": 0}))
     assert get_peft_model(model, allora_config(2.0, target_modules=["0", "1"]))
 
 
@@ -284,10 +284,11 @@ def test_an_adapter_that_cannot_be_added_leaves_the_others():
     randomise(model)
     before = logits(model)
     model.train()
-    with refused_and_unchanged(model, r"rank must be at most"):
-        model.add_adapter("wide", allora_config(2.0, r=30, target_modules=["o_proj", "up_proj"]))
+    fields = {"r": 2, "target_modules": ["o_proj", "up_proj"]}
+    with refused_and_unchanged(model, "r must be a whole number, 1 or above"):
+        model.add_adapter("second", allora_config(2.0, rank_pattern={"up_proj": 0}, **fields))
     assert torch.equal(logits(model), before)
-    model.add_adapter("wide", allora_config(2.0, r=2, target_modules=["o_proj", "up_proj"]))
+    model.add_adapter("second", allora_config(2.0, **fields))
 
 
 @pytest.mark.bad_input
@@ -356,8 +357,8 @@ def test_targets_of_inject_adapter_in_model():
 
 def test_training_runs_after_a_refusal():
     model = qwen()
-    with refused("rank"):
-        get_peft_model(model, allora_config(2.0, r=17, target_modules=QWEN_TARGETS))
+    with refused("r must be a whole number"):
+        get_peft_model(model, allora_config(2.0, rank_pattern={"down_proj": 0}, target_modules=QWEN_TARGETS))
     get_peft_model(model, allora_config(2.0, **FIELDS))(**batch()).loss.backward()
 
 

@@ -170,7 +170,8 @@ class _Gradients(NamedTuple):
 
 def without_autocast(*tensors: Tensor | None) -> AbstractContextManager:
     """What a backward pass runs in: in the dtypes of its forward pass, also where it is called inside autocast."""
-    kind = next((tensor.device.type for tensor in tensors if tensor is not None), "meta")
+    kinds = [tensor.device.type for tensor in tensors if tensor is not None]  # torch 2.7 does not compile next()
+    kind = kinds[0] if kinds else "meta"
     if kind == "meta" or not torch.is_autocast_enabled(kind):
         return nullcontext()
     return torch.autocast(kind, enabled=False)

@@ -52,6 +52,11 @@ class _Hyper(NamedTuple):
     fused: bool | None
 
 
+def _but(hyper: _Hyper, **other: Any) -> _Hyper:
+    """With other values; torch 2.7 does not compile `_replace`."""
+    return _Hyper(*[other.get(name, value) for name, value in zip(_Hyper._fields, hyper, strict=True)])
+
+
 class _Member(NamedTuple):
     """A pair in a step; `trained` says which of A (0) and B (1) have a gradient."""
 
@@ -172,7 +177,7 @@ class ALLoRAAdamW(Optimizer):
                 continue
             if group["pair"]:  # a factor η on all rows: AdamW at rate ηl
                 eta = group["eta"]
-                hyper = hyper._replace(lr=eta * hyper.lr, weight_decay=hyper.weight_decay / eta)
+                hyper = _but(hyper, lr=eta * hyper.lr, weight_decay=hyper.weight_decay / eta)
             plain.setdefault(hyper, []).extend(trained)
         for hyper, parameters in plain.items():
             self._adamw([_local(parameter) for parameter in parameters], parameters, hyper)
@@ -236,7 +241,7 @@ class ALLoRAAdamW(Optimizer):
         first = _local(members[0][k])
         eager = first.device.type == "cpu" and not torch.compiler.is_compiling()
         if first.device.type == "cpu" and hyper.fused is None and hyper.foreach is None:
-            hyper = hyper._replace(fused=eager)
+            hyper = _but(hyper, fused=eager)
         many = _CHUNK // max(first.numel(), 1) + 1 if eager else len(members)
         moves = torch.empty(min(many, len(members)), *first.shape, dtype=first.dtype, device=first.device)
         factors = factors.unbind()
@@ -247,7 +252,7 @@ class ALLoRAAdamW(Optimizer):
             for place, parameter in enumerate(local):
                 if not parameter.is_contiguous():  # torch's kernels want all laid out alike
                     targets[place] = torch.zeros_like(parameter)
-            self._adamw(targets, parameters, hyper._replace(weight_decay=0.0))
+            self._adamw(targets, parameters, _but(hyper, weight_decay=0.0))
             if hyper.weight_decay != 0:
                 torch._foreach_mul_(local, 1 - hyper.lr * hyper.weight_decay)
             for parameter, target, factor in zip(local, targets, factors[start:], strict=False):

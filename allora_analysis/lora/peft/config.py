@@ -101,7 +101,7 @@ class ALLoRAConfig(LoraConfig):
         choice("adaptor", self.adaptor, ADAPTORS)
         self.r = count("r", self.r)
         self._check_scaling()
-        self._check_dropout()
+        self._check_drop_rate()
         init = self.init_lora_weights
         iterated = isinstance(init, str) and re.fullmatch(r"pissa_niter_\d+", init)
         if not iterated and not any(init is one or init == one for one in _INITS):
@@ -137,7 +137,7 @@ class ALLoRAConfig(LoraConfig):
             if getattr(self, name):
                 raise ArgumentError(f"{name} must be left out with {self.variant}, received {getattr(self, name)!r}")
 
-    def _check_dropout(self) -> None:
+    def _check_drop_rate(self) -> None:
         if not 0 <= number("lora_dropout", self.lora_dropout) < 1:
             raise ArgumentError(f"lora_dropout must be a drop rate in [0, 1), received {self.lora_dropout!r}")
         if self.variant == "allora_0" and self.lora_dropout:

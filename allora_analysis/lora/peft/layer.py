@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import factor_of_rows, split_gradient
 from allora_analysis.lora.functional import HOOKS, allora, allora_linear, allora_od, asf_lora, fusible, scaled_output
-from allora_analysis.validation import ArgumentError, adapter_rank
+from allora_analysis.validation import ArgumentError, count
 
 # What a DTensor and DeepSpeed's ZeRO-3 have.
 _SHARDED = ("device_mesh", "ds_id")
@@ -44,10 +44,7 @@ def check_weight(weight: Tensor, shape: tuple[int, ...], rank: int, where: str, 
             f"{where} has a quantised weight ({weight.dtype}), which is not supported: load the model in float32, "
             "bfloat16 or float16, or in 4 or 8 bits by bitsandbytes"
         )
-    try:
-        adapter_rank(rank, *shape)
-    except ArgumentError as error:
-        raise ArgumentError(f"{where}: {error}; lower r or leave the layer out of target_modules") from None
+    count(f"{where}: r", rank)
     if not quantised and not is_finite(weight):
         raise ArgumentError(f"{where} has NaN or infinity in its weight: load the base model again")
 
