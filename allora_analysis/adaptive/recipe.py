@@ -135,6 +135,7 @@ def rates(recipe: Recipe) -> Rates:
         Its rates.
 
     Examples:
+        >>> from allora_analysis.adaptive.recipe import Recipe, rates
         >>> rates(Recipe(r=16, alpha=32, lr=2e-4)).b
         0.0004
     """

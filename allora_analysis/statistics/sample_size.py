@@ -127,6 +127,7 @@ def required_n_interval(
         The fewest and the most pairs.
 
     Examples:
+        >>> from allora_analysis.statistics import required_n_interval
         >>> required_n_interval(1.0, 2.0, 2)
         (13, 615)
     """

@@ -31,6 +31,7 @@ def site() -> Site:
     made.files |= {path.name: path for path in ledger.PICTURES.glob("*.png")}
     made.files |= {path.name: WIDE + path.read_text(encoding="utf-8") for path in ledger.PICTURES.glob("table_*.md")}
     made.files |= {page: prose.page(name) for name, page in prose.PAGES.items()}
+    made.files["doctor.md"] = WIDE + made.files["doctor.md"]
     made.files["index.md"] = article.announced(made.files["index.md"])
     made.files |= {
         "few_steps.md": article.page(rows),
