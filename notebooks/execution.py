@@ -21,6 +21,7 @@ SECONDS = 240  # for one cell, on a machine that others share
 PAUSE = 2.0  # seconds between two questions to the kernel
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PROGRESS = re.compile(r"^[\w ]+: \d+ of \d+$")  # what a study says on standard error while it runs
+FEW_BITS = re.compile(r"^Failed to load CPU gemm_4bit_forward")  # bitsandbytes, on a processor that multiplies bf16
 # Absolute paths as they begin on most machines, this machine's own, and addresses in memory.
 HERE = "|".join(re.escape(f"{folder}/") for folder in {Path.home(), Path.cwd(), Path(sys.prefix)})
 PLACE = re.compile(
@@ -123,7 +124,7 @@ def clean(notebook: NotebookNode, root: Path) -> None:
 
 def _cleaned(output: NotebookNode) -> NotebookNode | None:
     if output.output_type == "stream" and output.name == "stderr":
-        lines = [line for line in output.text.splitlines() if not PROGRESS.match(line)]
+        lines = [line for line in output.text.splitlines() if not PROGRESS.match(line) and not FEW_BITS.match(line)]
         output.text = "\n".join(lines)
         return output if output.text.strip() else None
     if "data" in output:
