@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from allora_analysis import dropout_sgd, tikhonov
-from allora_analysis.claims import ledger, s3_1_in_factors
+from allora_analysis.claims import ledger, s3_1_hidden_nodes, s3_1_in_factors
 from allora_analysis.claims.cases import Cases
 from tests import ledger_rows
 
-CLAIMS = {claim.id: claim for claim in ledger._of(s3_1_in_factors)}
+CLAIMS = {claim.id: claim for module in (s3_1_in_factors, s3_1_hidden_nodes) for claim in ledger._of(module)}
 
 
 def verdict(claim_id):
@@ -75,13 +75,13 @@ def test_less_dropout_at_more_noise_changes_the_verdict(monkeypatch):
 
 
 def test_correlations_that_fall_change_the_verdict(monkeypatch):
-    right = s3_1_in_factors.correlations
-    monkeypatch.setattr(s3_1_in_factors, "correlations", lambda one, drop: right(one, 0.5 - drop))
+    right = s3_1_hidden_nodes.correlations
+    monkeypatch.setattr(s3_1_hidden_nodes, "correlations", lambda one, drop: right(one, 0.5 - drop))
     assert verdict("3.1-hidden-dropout-correlations") == "holds"
 
 
 def test_hidden_dropouts_flow_ends_at_the_soft_threshold_and_its_correlations():
-    one = s3_1_in_factors.hidden(Cases(3, "test").rng)
+    one = s3_1_hidden_nodes.hidden(Cases(3, "test").rng)
     y = one.x @ one.truth + 0.5 * one.noise[0]
     run = dropout_sgd.factor_flow(one.x, y, one.a, one.b, 0.5, 1e-3, 1500, "bottleneck")
     fit = one.x @ np.linalg.lstsq(one.x, y, rcond=None)[0]
@@ -90,7 +90,7 @@ def test_hidden_dropouts_flow_ends_at_the_soft_threshold_and_its_correlations():
     z = one.x @ run.a.T
     unit = z / np.linalg.norm(z, axis=0)
     off = np.abs((unit.T @ unit)[np.triu_indices(4, 1)]).mean()
-    assert s3_1_in_factors.correlations(one, 0.5)[-1] == pytest.approx(off, abs=0.02)
+    assert s3_1_hidden_nodes.correlations(one, 0.5)[-1] == pytest.approx(off, abs=0.02)
 
 
 def test_what_is_compared_without_dropout_is_the_flow_at_keep_prob_one():

@@ -1,0 +1,143 @@
+"""Dropout on the hidden nodes of a linear two-layer network, beside Mori and Mignacco 2025 (arXiv:2505.07792).
+
+They solve nonlinear two-layer networks that see each sample once, in high dimension. Here A and B train on fixed data
+at a small rate, masks in the bottleneck (§3.1's "latent space"): what of their abstract is true there. Judged where the
+flow ends and along descent. Checked by `tests/test_claims_3_1_in_factors.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import tikhonov
+from allora_analysis.claims.cases import Cases
+from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.claims.s3_1_in_factors import factors_claim, shown
+from allora_analysis.statistics import one_sided
+
+
+class Hidden(NamedTuple):
+    """X (N×D), true weights (D×C), noise (draws × N × C) and A and B at random, of a linear two-layer network."""
+
+    x: np.ndarray
+    truth: np.ndarray
+    noise: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+
+
+MORI = "beyond the paper: abstract of Mori and Mignacco 2025 (arXiv:2505.07792)"
+NOISES, GRID = (0.1, 0.5, 1.0, 2.0), np.linspace(0.0, 0.9, 10)
+
+
+def hidden(rng: np.random.Generator) -> Hidden:
+    """Four hidden nodes, 24 samples, a teacher of rank 1 or 4 with a signal of 1."""
+    teacher_rank = int(rng.choice([1, 4]))
+    truth = rng.standard_normal((8, teacher_rank)) @ rng.standard_normal((teacher_rank, 4))
+    start = 0.3 * rng.standard_normal((4, 8)), 0.3 * rng.standard_normal((4, 4))
+    return Hidden(
+        rng.standard_normal((24, 8)), 2 * truth / np.linalg.norm(truth), rng.standard_normal((8, 24, 4)), *start
+    )
+
+
+def best_rates(one: Hidden, solve: Callable[[np.ndarray, float, int], np.ndarray]) -> list[float]:
+    """By noise, the drop rate on the hidden nodes of least risk after long training, on average over noise in Y."""
+    left, inverse, found = one.x @ one.truth, np.linalg.pinv(one.x), []
+    for level in NOISES:
+        fits = [one.x @ (inverse @ (left + level * noise)) for noise in one.noise]
+        risks = [np.mean([np.sum((inverse @ solve(fit, 1 - q, 4) - one.truth) ** 2) for fit in fits]) for q in GRID]
+        found.append(float(GRID[int(np.argmin(risks))]))
+    return found
+
+
+def thresholded(fit: np.ndarray, keep_prob: float, rank: int) -> np.ndarray:
+    """The fit's r largest singular values less τ, the root of rτ = kΣ(σ − τ)₊, by bisection."""
+    left, values, right = np.linalg.svd(fit, full_matrices=False)
+    values = np.where(np.arange(len(values)) < rank, values, 0.0)
+    low, high, k = 0.0, float(values[0]), (1 - keep_prob) / keep_prob
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rank * middle < k * np.maximum(values - middle, 0).sum() else (low, middle)
+    return (left * np.maximum(values - high, 0)) @ right
+
+
+@factors_claim(
+    "3.1-hidden-dropout-noise",
+    where=MORI,
+    says="the optimal dropout probability increases with the level of noise in the data",
+    reading="Long training of a linear two-layer network at a small rate on fixed data, masks on the hidden nodes: "
+    "where the flow ends, which is a soft threshold.",
+    depends_on=("3.1-sgd-small-rate",),
+)
+def hidden_noise(cases: Cases) -> Finding:
+    """The best drop rates by noise, from a tenth to two of the signal."""
+    judged = cases.judge(
+        cases.draw(hidden, 5),
+        measure=lambda one: best_rates(one, tikhonov.bottleneck_solution),
+        printed=lambda one, seen: bool(
+            np.all(np.diff(seen) >= 0) and seen[-1] > seen[0] and seen == best_rates(one, thresholded)
+        ),
+    )
+    at_one = [seen[NOISES.index(1.0)] for seen in judged.measured]
+    return judged.finding(
+        {"holds": f"Yes: at noise as large as the signal about {np.median(at_one):.2f}, at a tenth of it almost none."},
+        evidence=judged.evidence("the order of the best on a grid of ten drop rates", {"noise": NOISES}, n=8),
+        size=Size(
+            float(np.median(at_one)), "", "best drop rate at noise as large as the signal", min(at_one), max(at_one)
+        ),
+        flips_if="a problem in which more noise wants less dropout",
+    )
+
+
+def correlations(one: Hidden, drop: float, level: float = 0.5, steps: int = 1500) -> list[float]:
+    """Mean |cos| between hidden nodes over the data, at a third of descent on the expected loss and at its end."""
+    k, (a, b), y = drop / (1 - drop), (one.a, one.b), one.x @ one.truth + level * one.noise[0]
+    gram, found = one.x.T @ one.x, []
+    for step in range(steps + 1):
+        z = one.x @ a.T
+        if step in (steps // 3, steps):
+            unit = z / np.linalg.norm(z, axis=0)
+            found.append(float(np.mean(np.abs((unit.T @ unit)[np.triu_indices(len(a), 1)]))))
+        slope = 2 * (one.x.T @ (z @ b.T - y))
+        both = np.sum(b**2, axis=0), np.sum(z**2, axis=0)
+        a, b = (
+            a - 1e-3 * ((slope @ b).T + 2 * k * both[0][:, None] * (a @ gram)),
+            b - 1e-3 * (slope.T @ a.T + 2 * k * b * both[1]),
+        )
+    return found
+
+
+@factors_claim(
+    "3.1-hidden-dropout-correlations",
+    where=MORI,
+    says="dropout reduces detrimental correlations between hidden nodes",
+    reading="The mean |cos| between the hidden nodes of a linear two-layer network at a small rate on fixed data, drop "
+    "rate 0.5 on the nodes, midway and at the end. Theirs is not linear, and sees each sample once.",
+    depends_on=("3.1-hidden-dropout-noise",),
+)
+def hidden_correlations(cases: Cases) -> Finding:
+    """Differences by problem between training without and with dropout, positive where dropout reduces them."""
+    drawn = [hidden(cases.rng) for _ in range(12)]
+    without, dropped = (np.array([correlations(one, drop) for one in drawn]) for drop in (0.0, 0.5))
+    gaps = dict(zip(("midway", "at the end"), (without - dropped).T, strict=True))
+    tested, end = cases.test(gaps, shown), one_sided(gaps["at the end"], "t")
+    return tested.finding(
+        {
+            "refuted": f"No, in a linear network it raises them, by {-end.mean:.2f}: its nodes share fewer directions.",
+            "holds": f"Yes: by {end.mean:.2f} at the end.",
+        },
+        evidence=Evidence(
+            {"without less with dropout": "above 0"},
+            {"mean |cos|": {"without": without.mean(axis=0), "with": dropped.mean(axis=0)}},
+            "Student's t over 12 problems, one-sided at 0.05, Holm over the two times",
+            n=len(drawn),
+            seed=cases.seed,
+        ),
+        at_paper=None,
+        size=Size(-end.mean, "", "what drop rate 0.5 adds to the mean |cos|", -end.interval[1], -end.interval[0]),
+        condition="more problems" if tested.verdict == "undecided" else None,
+        flips_if="a mean |cos| that is lower with dropout",
+    )
