@@ -260,7 +260,7 @@ DIGITS_TEST = f"Student's t over {SEEDS} seeds, 8 of them seen before n and leve
     where="§6",
     says=NOT_A_MUST,
     reading=f"Softmax on {IMAGES} digits' pixels, A and B of rank 8, SGD: early stopping or weight decay, chosen on "
-    f"validation images, reach a test loss at most {100 * (AS_GOOD - 1):.0f} % above that of the paper's drop rate, 0.05. "
+    f"validation images, reach a test loss at most {100 * (AS_GOOD - 1):.0f} % above that of drop rate 0.05. "
     "First read of the best drop rate, it was undecided on three seeds of four, and was narrowed: see the size.",
     depends_on=("3.1-not-a-must-have-in-factors",),
 )
