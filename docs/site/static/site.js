@@ -7,6 +7,10 @@ document$.subscribe(() => {
   for (const box of document.querySelectorAll(".formula")) {  // a long formula is set smaller before it scrolls
     if (box.scrollWidth > box.clientWidth) box.firstChild.style.fontSize = `${Math.max(70, (98 * box.clientWidth) / box.scrollWidth)}%`;
   }
+  for (const nav of document.querySelectorAll(".md-nav[aria-labelledby]")) {  // the theme names these by labels without words
+    nav.setAttribute("aria-label", nav.querySelector(".md-nav__title").textContent.trim());
+    nav.removeAttribute("aria-labelledby");
+  }
   setTimeout(() => {  // the theme's buttons to copy code are landmarks of one name
     for (const [i, nav] of document.querySelectorAll(".md-code__nav").entries()) nav.setAttribute("aria-label", `Block ${i + 1}`);
   });
