@@ -28,7 +28,7 @@ def test_the_verdicts():
 )
 def test_planted_powers_are_refuted(monkeypatch, power, expected):
     """Rows that keep their length, that shrink at LoRA+'s rates too; one power for every rate."""
-    monkeypatch.setattr(section, "exponents", lambda *_: Exponents(power, power, power))
+    monkeypatch.setattr(section, "exponents", lambda *_, **__: Exponents(power, power, power))
     assert verdict(section.factor_at_width) == "refuted"
     assert verdict(section.transfer) == "refuted"
 
