@@ -72,7 +72,6 @@ def make_figure(loaded: Loaded[Width]) -> Figure:
             left.plot(WIDTHS[model], np.mean(values), **star)
     left.plot([], [], **star, label="our runs of ALLoRA, AdamW")
     rates_panel(right, config, result)
-    right.set_title("Under Adam only LoRA+ keeps its rate")
     left.legend(loc="lower right")
     right.legend(loc="lower left")
     return figure

@@ -22,13 +22,10 @@ def test_the_verdicts():
     assert [verdict(row) for row in rows] == ["conditional", "conditional"]
 
 
-@pytest.mark.parametrize(
-    ("power", "expected"),
-    [(Power(0.0, 0.0), "refuted"), (Power(-0.5, 0.0), "refuted"), (Power(-0.25, -0.25), "refuted")],
-)
-def test_planted_powers_are_refuted(monkeypatch, power, expected):
+@pytest.mark.parametrize("power", [Power(0.0, 0.0), Power(-0.5, 0.0), Power(-0.25, -0.25)], ids=str)
+def test_planted_powers_are_refuted(monkeypatch, power):
     """Rows that keep their length, that shrink at LoRA+'s rates too; one power for every rate."""
-    monkeypatch.setattr(section, "exponents", lambda *_: Exponents(power, power, power))
+    monkeypatch.setattr(section, "exponents", lambda *_, **__: Exponents(power, power, power))
     assert verdict(section.factor_at_width) == "refuted"
     assert verdict(section.transfer) == "refuted"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,7 +90,9 @@ def test_a_saved_adapter(tmp_path, capsys):
 
 def test_rows_against_one_over_eta_squared(tmp_path, capsys):
     small = peft_folder(tmp_path / "small", size=1e-3, eta=2.0, variant="allora")
-    assert "a constant so far" in said(capsys, small)
+    told = said(capsys, small)
+    assert "a constant so far" in told
+    assert float(re.search(r"from η = ([\d.e+]+) on", told)[1]) > 2.0
     assert "on gradients, so Adam undoes it" in said(capsys, small)
     assert "undone, Adam divides" in said(capsys, small, "--lr", "1e-4")
     large = peft_folder(tmp_path / "large", size=10.0)

@@ -11,6 +11,7 @@ from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe
 from allora_analysis.doctor.saved import Saved, SavedPair
 from allora_analysis.study import Table
+from allora_analysis.width.exponents import taper
 
 _CONSTANT = 0.95  # of η, as in `lora.doctor.rates`, which needs torch
 _PISSA = ("pissa", "olora", "corda", "loftq", "eva", "orthogonal", "lora_ga")
@@ -230,10 +231,11 @@ def _spread(pairs: Sequence[SavedPair]) -> tuple[float, float, float]:
 def _taper(saved: Saved, eta: float) -> str:
     most, middle, least = ((1 + eta**2 * value) ** -0.5 for value in _spread(saved.pairs))
     share = _spread(saved.pairs)[1] * eta**2
+    needed = taper([pair.norms[1] for pair in saved.pairs], eta).eta_to_taper
     word = "a constant so far" if least > _CONSTANT else "it tapers"
     return (
         f"{word}: rows are {share:.3g} of 1/η² = {eta**-2:.3g} in the median, so ALLoRA's factor is {least:.3g} to "
-        f"{most:.3g} of η = {eta:g} ({middle:.3g})"
+        f"{most:.3g} of η = {eta:g} ({middle:.3g}); from η = {needed:.3g} on it is below nine tenths on average"
     )
 
 

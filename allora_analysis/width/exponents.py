@@ -31,9 +31,9 @@ rates (AM–GM, by equality there where the flow ends), which makes the largest 
 where κ = 1 replaces n outputs' gradients by their n-th parts. The first step moves u_i by l·s²·r·n^{−κ}. Rows: along z
 n^{−½}, across it s·b/√n = s^{½}n^{−½+ρ/4}.
 
-**Many directions.** All this is for one input, or for gradients of far fewer directions than r. With N ≫ r unlike
-inputs sums over r add as √r: a step helps each input by the r-fold over √N or N and disturbs it by the √r-fold, so that
-Adam's largest rate is 1/(s√N) for B's part (ρ = 1), 1/√(s·n^{1−ρ}) for A's: r^{−σ} and r^{−σ/2}. The first step is
+**Many directions.** All this is for one input, or for gradients of far fewer directions than r. With N unlike inputs, r
+≪ N ≪ n, sums over r add as √r: a step helps each input by the r-fold over √N or N and disturbs it by the √r-fold, so
+that Adam's largest rate is 1/(s√N) for B's part (ρ = 1), 1/√(s·n^{1−ρ}) for A's: r^{−σ} and r^{−σ/2}. The first step is
 r^{½+σ}, r^{½+2σ} under gradient descent; the rows of as many directions add up, r^{½}, and r^{(1+σ)/2} where B's part
 is the longer one (0 < ρ, under Adam ρ < 1). **Powers of n, and gradient descent's largest rate, stay.** So rules over
 rank, µA's too, hinge on how many directions the gradient has; those over width do not.
