@@ -72,7 +72,11 @@ def test_the_aligned_network_attains_the_bound():
 def sweep(layers, power, size=0.03):
     """A sweep in which η multiplies the last stream by (1 + ηm̄)^power."""
     etas = [0.0, *(2.0**k for k in range(-4, 11))]
-    one = {"entropy": [[0.0] * layers] * len(etas), "log_output_gradient": [0.0] * len(etas)}
+    one = {
+        "entropy": [[0.0] * layers] * len(etas),
+        "log_output_gradient": [0.0] * len(etas),
+        "radius": {"winding": 9.0},
+    }
     one |= {"log_stream": [[0.0, power * math.log1p(eta * size)] for eta in etas]}
     sizes = {"row_norm": {"random": size, "trained": size}, "weight_row_norm": 1.0}
     return sizes | {"eta": etas, "random": one, "trained": one}

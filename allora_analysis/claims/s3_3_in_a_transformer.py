@@ -361,8 +361,11 @@ def measured(cases: Cases) -> Finding:
         ),
     )
     whole = [(case, seen) for case, seen in judged.pairs if not case.paper]
-    gradient = {
-        f"output's gradient, {case.name}": risen(sweeps[case.inputs.model], case.inputs, "log_output_gradient")["added"]
+    beside = {
+        f"beside, {case.name}": {
+            "output's gradient": risen(sweeps[case.inputs.model], case.inputs, "log_output_gradient")["added"],
+            "radius of the series in η": sweeps[case.inputs.model][case.inputs.adapters]["radius"]["winding"],
+        }
         for case, _ in whole
     }
     shares = [seen["rise"][-1] / seen["product's"][-1] for _, seen in whole]
@@ -370,7 +373,7 @@ def measured(cases: Cases) -> Finding:
     evidence = judged.evidence("none: two thresholds", lambda one: one.layers, n=len(pretrained_ripple.SEEDS))
     return judged.finding(
         {"refuted": f"No: at η = 1024 the last stream rises as η to the power {powers}; not L."},
-        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **gradient}),
+        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **beside}),
         size=Size(
             max(shares), "of the product's", "rise of the last stream with η at η = 1024", min(shares), max(shares)
         ),

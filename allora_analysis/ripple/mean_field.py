@@ -31,7 +31,7 @@ import numpy as np
 from allora_analysis.ripple.transformer import ACTIVATIONS, STEP, AdaptedMap, Normalisation, Pass, Transformer
 
 NODES = 80  # of the Gauss–Hermite rule
-LEAST = 1e-3  # of σ: below, attention is uniform to 1e-6
+LEAST = 1e-4  # of σ: below, attention is uniform to 1e-8
 
 
 class Moments(NamedTuple):
