@@ -148,6 +148,17 @@ def test_gradients_at_another_scaling_are_loras_with_rows_scaled_at_that_scaling
         assert s == 1 or relative(gradients(layer)[1], wrong * gradients(other)[1]) > 1e-3
 
 
+@pytest.mark.parametrize("fields", [{"use_dora": True}, {"init_lora_weights": "pissa"}])
+def test_an_initialisation_reads_gpt2s_conv1d_transposed(fields):
+    before = logits(gpt2())
+    model = get_peft_model(gpt2(), allora_config(ETA, r=3, target_modules=["c_attn"], task_type="SEQ_CLS", **fields))
+    torch.testing.assert_close(logits(model), before, rtol=1e-4, atol=1e-5)
+    randomise(model)
+    moved = logits(model)
+    assert not torch.allclose(moved, before, atol=1e-3)
+    torch.testing.assert_close(logits(model.merge_and_unload()), moved, rtol=1e-4, atol=1e-5)
+
+
 def test_a_rank_above_a_layers_sizes():
     """As in PEFT: a layer of few outputs, a gate or a head, takes the rank of the others."""
     torch.manual_seed(0)

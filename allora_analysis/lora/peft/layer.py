@@ -354,7 +354,11 @@ class ALLoRALinearLayer(ALLoRALayer, Linear):
         inner = base_layer.get_base_layer() if isinstance(base_layer, BaseTunerLayer) else base_layer
         is_transposed = isinstance(inner, Conv1D)
         super().__init__(base_layer, *args, is_target_conv_1d_layer=is_transposed, **kwargs)
-        self.fan_in_fan_out = is_transposed
+
+    def update_layer(self, *args: Any, **kwargs: Any) -> None:
+        """A new adapter, whose initialisation asks which way the weight lies."""
+        self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
+        super().update_layer(*args, **kwargs)
 
     def resolve_lora_variant(self, *, config: LoraConfig, **kwargs: Any) -> LoraVariant | None:
         """As of every kind; with `use_dora`, DoRA's forward under the same rule."""
