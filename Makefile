@@ -6,8 +6,11 @@
 # make pretrained   the tests on two real pretrained models (22 and 135 million parameters, from their packages)
 # make slurm    the grid's tests on a real Slurm of two nodes, started here (as root, with Debian's slurm-wlm and munge)
 # make browser   the ledger's page and the site in a headless Chromium (Debian's chromium)
+# make peers    PEFT's own tests with ALLoRA in LoRA's place (peers-fast: the part that .ci/run has)
+# make versions the LoRA tests with the floors of torch, transformers and PEFT, and with the newest (needs disk space)
+# make wheel-check   the wheel and the source distribution in a clean environment give the ledger that the clone gives
 # make stress   the statistical tests, 20 times, each with its own seeds
-.PHONY: verify test docs lint notebooks notebooks-check pretrained slurm browser stress bench figures readme clean
+.PHONY: verify test docs lint notebooks notebooks-check pretrained slurm browser peers peers-fast versions wheel-check stress bench figures readme clean
 .DEFAULT_GOAL := verify
 
 # The first interpreter that really is Python 3.11 to 3.13 (a name on the PATH may be a dead shim).
@@ -60,6 +63,20 @@ browser: $(VENV)/.dev
 	$(RUN) -m tests.chromium
 	@$(NPM)
 	OMP_NUM_THREADS=1 $(PYTEST) -m browser
+
+peers: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(RUN) -m tests.peers -n auto --dist worksteal
+
+peers-fast: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(RUN) -m tests.peers --fast -n auto --dist worksteal
+
+versions: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(RUN) -m tests.versions floors
+	OMP_NUM_THREADS=1 $(RUN) -m tests.versions newest
+
+# Under other interpreters: make wheel-check PYTHONS="python3.12 python3.13"
+wheel-check: $(VENV)/.core
+	$(RUN) -m tests.wheel $(PYTHONS)
 
 stress: $(VENV)/.dev
 	for round in $$(seq 20); do OMP_NUM_THREADS=1 $(PYTEST) -q -n auto --dist worksteal -m statistical --vary-seed || exit 1; done

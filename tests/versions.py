@@ -1,0 +1,65 @@
+"""The LoRA tests under other versions: `python -m tests.versions floors|newest [--python PYTHON]`, or `make versions`.
+
+Makes a virtual environment with the floors that pyproject.toml states for torch, transformers and PEFT, or with the
+newest releases of everything; runs tests/test_lora_*.py there, and with the newest the fast part of `make peers`, whose
+list is for the newest PEFT; and prints a row of the table in docs/training.md. Needs the network, and disk space.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build" / "versions"
+JUDGED = ("torch", "torchvision", "transformers", "peft")
+TESTS = ("pytest", "pytest-xdist", "hypothesis", "beartype", "mpmath", "parameterized")
+
+
+def floors() -> list[str]:
+    """`name==floor` of the packages judged."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["llm"]
+    return [one.replace(">=", "==") for one in wanted if one.partition(">=")[0] in JUDGED]
+
+
+def environment(name: str, interpreter: str) -> Path:
+    """The environment's Python; made once."""
+    folder = BUILD / name
+    python = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        subprocess.run([interpreter, "-m", "venv", "--clear", folder], check=True)
+        packages = ["--editable", f"{ROOT}[llm]", *TESTS, *(floors() if name == "floors" else ())]
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+        (folder / "complete").touch()
+    return python
+
+
+def counts(python: Path, *arguments: str | Path) -> tuple[str, bool]:
+    """What pytest counts at its end, run by run, and whether the command ended well."""
+    done = subprocess.run([python, "-m", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    print(done.stdout)
+    return "; ".join(re.findall(r"^=*\s*(\d+ \w+.*) in [\d.]+s", done.stdout, re.MULTILINE)), done.returncode == 0
+
+
+def row(name: str, python: Path) -> tuple[str, bool]:
+    """One row of the table, and whether everything passed."""
+    asked = "import sys, importlib.metadata as m; print(sys.version.split()[0], *map(m.version, sys.argv[1:]))"
+    found = subprocess.run([python, "-c", asked, *JUDGED], check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+    lora, well = counts(python, "pytest", "-q", *sorted((ROOT / "tests").glob("test_lora_*.py")))
+    peers, too = counts(python, "tests.peers", "--fast") if name == "newest" else ("", True)
+    return f"| {' | '.join([*found, lora, peers])} |", well and too
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.versions", description=__doc__.partition("\n")[0])
+    parser.add_argument("name", choices=("floors", "newest"))
+    parser.add_argument("--python", default=sys.executable, help="the interpreter")
+    asked_for = parser.parse_args()
+    printed, well = row(asked_for.name, environment(asked_for.name, asked_for.python))
+    print(printed)
+    raise SystemExit(not well)
