@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "versions"
 JUDGED = ("torch", "torchvision", "transformers", "peft")
-TESTS = ("pytest", "pytest-xdist", "hypothesis", "beartype", "mpmath", "parameterized")
+TESTS = ("pytest", "pytest-xdist", "hypothesis", "beartype", "mpmath", "parameterized", "bitsandbytes")
 
 
 def floors() -> list[str]:

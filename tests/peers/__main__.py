@@ -56,7 +56,7 @@ def check_files(folder: Path) -> None:
         raise SystemExit(f"error: lists.toml neither runs nor leaves out {', '.join(sorted(unknown))}")
 
 
-def run(peer: str, files: list[str], options: list[str]) -> int:
+def run(peer: str, names: list[str], options: list[str]) -> int:
     """PEFT's tests under one peer, in a process of their own; pytest's exit status."""
     folder = sources()
     check_files(folder / "tests")
@@ -66,11 +66,17 @@ def run(peer: str, files: list[str], options: list[str]) -> int:
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",  # `tests` is PEFT's there, so this package is `peers`
     }
-    paths = [f"tests/{name}" for name in files if (folder / "tests" / name).exists()]
+    paths = [f"tests/{name}" for name in names if (folder / "tests" / name).exists()]
     plugins = ["-p", "peers.plugin", "-p", "no:cacheprovider", f"--peer={peer}"]
     print(f"{peer}: the tests of PEFT {version('peft')}, {len(paths)} files", flush=True)
     command = [sys.executable, "-m", "pytest", *plugins, "-q", "-W", "ignore", "--tb=native", *options, *paths]
     return subprocess.run(command, cwd=folder, env=environment).returncode
+
+
+def files(peer: str, fast: bool) -> list[str]:
+    """Which of PEFT's files run."""
+    of = LISTS["run"]
+    return of["fast"] if fast else of["files_of_siblings"] if peer in of["siblings"] else of["files"]
 
 
 def main() -> int:
@@ -80,8 +86,7 @@ def main() -> int:
     arguments, options = parser.parse_known_args()
     of = LISTS["run"]
     peers = arguments.peers or (of["fast_peers"] if arguments.fast else PEERS)
-    files = of["fast"] if arguments.fast else of["files"]
-    return max(run(peer, files, options) for peer in peers)
+    return max(run(peer, files(peer, arguments.fast), options) for peer in peers)
 
 
 if __name__ == "__main__":
