@@ -13,7 +13,7 @@ distance to the first zero of `Pass.squares` and `Pass.partitions`. Three ways t
   c_k = (1/N) Σ_j f(Re^{2πij/N}) e^{−2πijk/N} R^{−k}, fall off as ρ^{−k}.
 
 η enters as ηBA only, so ρ·‖BA‖ is the same for adapters of every size, exactly. Checked by
-`tests/test_ripple_series.py`.
+`tests/test_ripple_transformer.py`.
 """
 
 from __future__ import annotations

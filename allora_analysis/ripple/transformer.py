@@ -17,7 +17,7 @@ normalisation N inside the branch ("pre": Llama), after the sum ("post": BERT) o
 So Proposition 1 keeps its exponential in L where nothing is normalised, and there alone. Every function here that is
 analytic in η takes a complex η, which is how `series.py` reads off coefficients and radius, and how a derivative costs
 one pass: f(h + iεv) = f(h) + iεJv + O(ε²), ε = 1e-30. Checked by `tests/test_ripple_transformer.py` against a plain
-double loop, and by `tests/test_eta_sweep.py` against transformers' own BERT and Llama.
+double loop, and by `tests/test_claims_pretrained_ripple.py` against transformers' own BERT and Llama.
 """
 
 from __future__ import annotations

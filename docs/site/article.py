@@ -39,7 +39,7 @@ def announced(home: str) -> str:
     Returns:
         Markdown.
     """
-    way = "**Start here:** [Does LoRA's dropout work in few steps?](few_steps.md) Eight screens, four of them to play with."
+    way = "**Start here:** [Does LoRA's dropout work in few steps?](few_steps.md) Eight screens, four to play with."
     first, _, rest = home.partition("\n\n![")
     return f"---\nhide: [navigation]\n---\n\n{first}\n\n{way}\n\n![{rest}"
 
