@@ -12,6 +12,7 @@ import torch
 from peft import get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 
 from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.lora.peft import allora_config, load
@@ -293,6 +294,12 @@ def test_initialisations_that_start_from_the_base_weight(init, tmp_path):
             r"use_dora: for dense linear layers alone; leave",
         ),
         ({"variant": "asf_lora"}, lambda: nn.Embedding(9, 6), r"variant 'asf_lora': for linear layers alone"),
+        (
+            {"init_lora_weights": "pissa", "variant": "asf_lora"},
+            lambda: nn.Linear(6, 6),
+            r"'pissa' changes the base weight, and .* would start from another function under ASF-LoRA",
+        ),
+        ({"init_lora_weights": "olora"}, lambda: Conv1D(6, 6), r"'olora' takes a Conv1D's weight for its transpose"),
         ({}, lambda: nn.Conv1d(6, 6, 1, groups=2), r"layer '1' has groups = 2, whose ΔW PEFT cannot merge"),
         (
             {"target_parameters": ["1.stack"], "target_modules": ["0"], "variant": "allora_od"},
@@ -316,3 +323,21 @@ def test_an_initialisation_that_would_change_what_another_adapter_sees():
     model = get_peft_model(nn.Sequential(nn.Linear(6, 6)), allora_config(ETA, r=2, target_modules=["0"]))
     with pytest.raises(ArgumentError, match=r"'pissa' changes the base weight, and layer '0' has adapters"):
         model.add_adapter("second", allora_config(ETA, r=2, target_modules=["0"], init_lora_weights="pissa"))
+
+
+def test_a_parameter_with_a_parametrization_of_its_own_has_the_adapter_once():
+    """Planted: a proxy that PEFT did not know stayed, and each forward pass added the adapter once more."""
+
+    class Twice(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    torch.manual_seed(0)
+    base = nn.Sequential(Matrix())
+    nn.utils.parametrize.register_parametrization(base[0], "stack", Twice())
+    config = allora_config(ETA, r=2, target_modules=[], target_parameters=["0.stack"], init_lora_weights=False)
+    model, x = get_peft_model(base, config), torch.randn(5, 8)
+    first = model(x)
+    torch.testing.assert_close(model(x), first, rtol=0, atol=0)
+    layer = model.base_model.model[0]
+    torch.testing.assert_close(first, x @ (layer.get_base_layer().stack + layer.get_delta_weight("default")).mT)

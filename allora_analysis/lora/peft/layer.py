@@ -291,8 +291,10 @@ class ALLoRALayer:
                 f"{where} has a sharded weight (tensor parallel), which is not supported: load it whole"
             )
         check_weight(layer.weight, shape, rank, where, self.quantised)
-        if changes_base(config) and (self.quantised or not linear or len(self.r) > 0):
+        asf = changes_base(config) and config.variant == "asf_lora"  # its output is not BAx, which the base lacks
+        if asf or (changes_base(config) and (self.quantised or not linear or len(self.r) > 0)):
             what = "is quantised" if self.quantised else "has adapters" if linear else "is not linear"
+            what = "would start from another function under ASF-LoRA" if asf else what
             raise ArgumentError(
                 f"init_lora_weights: {config.init_lora_weights!r} changes the base weight, and {where[16:]} {what}; "
                 "take init_lora_weights=True"
@@ -371,6 +373,11 @@ class ALLoRALinearLayer(ALLoRALayer, Linear):
         if not isinstance(layer, nn.Linear | Conv1D) or isinstance(layer, NonDynamicallyQuantizableLinear):
             refuse(layer, target_name=name)
         super().check(rank, config, name)
+        if isinstance(layer, Conv1D) and str(config.init_lora_weights).startswith("olora"):
+            raise ArgumentError(
+                f"init_lora_weights: PEFT's 'olora' takes a Conv1D's weight for its transpose, and layer {name!r} is "
+                "one; take 'pissa' or True"
+            )
         if changes_base(config):
             layer.weight.data = layer.weight.data.clone()  # PEFT may write into it; what failed is put back
 

@@ -150,15 +150,11 @@ _LAYERS = {
 }
 
 
-class _Delta(nn.Module):
-    """W ↦ W + ΔW, in the place of PEFT's parametrization."""
-
-    def __init__(self, delta: Tensor):
-        super().__init__()
-        self.delta = delta
+class _Delta(peft_layers._LoraParameterProxy):
+    """W ↦ W + ΔW, in the place of PEFT's parametrization, and taken away after the pass as a class of theirs."""
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.delta.to(weight.dtype)
+        return weight + self.delta_weight.to(weight.dtype)
 
 
 class ParamWrapper(ALLoRALayer, peft_layers.ParamWrapper):
