@@ -94,7 +94,7 @@ def converges(cases: Cases) -> Finding:
         for last, first in [((path[0][-1], path[1][-1]), case.inputs.field(path[0][0], path[1][0]))]
     }
     return judged.finding(
-        {"holds": "Yes: proved at rank one, where Ψ falls until it rests; above it on every problem tried."},
+        {"holds": "Yes: proved at rank one; above it on every problem tried."},
         evidence=Evidence(
             {"‖F‖": "to 0", "AAᵀ − BᵀB": "constant", "Ψ at rank one": "falls, by at least its bound"},
             ends,
