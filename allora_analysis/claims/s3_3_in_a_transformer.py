@@ -372,9 +372,7 @@ def measured(cases: Cases) -> Finding:
     steepest, layers = max((seen["rise"][-1], case.inputs.layers) for case, seen in whole)
     evidence = judged.evidence("none: two thresholds", lambda one: one.layers, n=len(pretrained_ripple.SEEDS))
     return judged.finding(
-        {
-            "refuted": f"No: at η = 1024 the last stream rises at most as η^{steepest:.1f}; {layers} layers multiplied would, as η^{layers}."
-        },
+        {"refuted": f"No: at η = 1024 at most as η^{steepest:.1f}; {layers} layers multiplied would, as η^{layers}."},
         evidence=dataclasses.replace(evidence, measured={**evidence.measured, **beside}),
         size=Size(
             max(shares), "of the product's", "rise of the last stream with η at η = 1024", min(shares), max(shares)
