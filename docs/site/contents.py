@@ -73,6 +73,7 @@ def site() -> Site:
                 _studies(made, rows),
                 {"Experiments": "experiments.md"},
                 "records.md",
+                {"What was tried against it": "hardening.md"},
             ]
         },
     ]

@@ -19,6 +19,7 @@ PAGES = {
     "docs/doctor.md": "doctor.md",
     "docs/experiments.md": "experiments.md",
     "docs/library.md": "library.md",
+    "docs/hardening.md": "hardening.md",
     "docs/lora.md": "lora.md",
     "docs/seminar.md": "seminar.md",
 }
