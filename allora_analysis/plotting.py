@@ -44,7 +44,7 @@ class Look(NamedTuple):
 
 
 ARMS = {name: Look(arm.label, arm.colour, arm.marker) for name, arm in arms.ARMS.items()}
-OPTIMISERS = {
+OPTIMIZERS = {
     "sgd": Look("SGD", "#332288", "o"),
     "momentum": Look("momentum", "#88CCEE", "s"),
     "adam": Look("Adam", "#CC6677", "^"),

@@ -65,12 +65,12 @@ def adapted(base: nn.Module, config) -> nn.Module:
 
 def step(model: nn.Module, tokens: torch.Tensor, labels: torch.Tensor) -> Task:
     """One training step: forward, backward, AdamW."""
-    optimiser = torch.optim.AdamW([part for part in model.parameters() if part.requires_grad], lr=1e-4)
+    optimizer = torch.optim.AdamW([part for part in model.parameters() if part.requires_grad], lr=1e-4)
 
     def task() -> None:
         model(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels).loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
 
     return task
 

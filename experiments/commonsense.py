@@ -6,7 +6,7 @@ DoRA" on average, and that "for all cases" one of the two is the best.
 **Arms.** `--preset paper`: LLaMA-7B, LLaMA2-7B and LLaMA3-8B, r = 16 and 32, 3 epochs on commonsense_170k, as §4.5
 says: DoRA at 1e-4 and 2e-4 (run anew; the paper copies its rows from DoRA's authors); ALLoRA and ALLoRA-0 at η² in
 {1, 2, 4}. The paper names neither ALLoRA's base rate there (we take §4.4's l_b = 1e-4), nor its drop rate (§4.4's
-0.05), nor optimiser, batch, warm-up and length, of which it says only "following DoRA's setup": AdamW, linear schedule,
+0.05), nor optimizer, batch, warm-up and length, of which it says only "following DoRA's setup": AdamW, linear schedule,
 100 steps of warm-up, batches of 16, 256 tokens, from DoRA's script. Other than there: α = r (theirs is 2r, which an
 ALLoRA cannot have), all linear layers are adapted (theirs: q, k, v, up, down), bf16, clipping at 1; an answer is chosen
 by likelihood among those that the question offers (theirs is generated and searched for a word). The paper reports the

@@ -6,9 +6,9 @@ cost accuracy before (at three), and that the epoch of the best accuracy grows w
 **Arms.** LoRA at drop rates 0, 0.05, 0.1, 0.2, 0.4, where PEFT has the dropout (A's input); and, for 0.1 and 0.4, in
 the bottleneck, between A and B. AdamW at 3e-4, classifier at 1e-3, **constant** rate: under a decaying one an epoch's
 accuracy would depend on how many are still to come. Clipping at 1. Eight epochs; all-MiniLM-L6-v2, rotten_tomatoes,
-batches of 32. Desk runs in bf16 autocast (adapters, classifier and optimiser in float32), twice as fast on a core that
+batches of 32. Desk runs in bf16 autocast (adapters, classifier and optimizer in float32), twice as fast on a core that
 multiplies bf16. The paper's preset: Qwen2-0.5B on bias_in_bios, ten epochs, five seeds where the paper has three runs;
-it names neither optimiser nor rate.
+it names neither optimizer nor rate.
 
 **Seeds.** 0, 1, 2: of A, the classifier, the order of the data, the masks. Arms share seeds.
 

@@ -2,9 +2,9 @@
 
 **Question.** While an MLP trains, does the standard deviation over dropout masks of the entries of ∂L/∂W₂ fall on
 average over entries, and rise for the worst entry? The paper's caption says so of MNIST and CIFAR-10, and names
-neither optimiser, width, drop rate nor number of masks.
+neither optimizer, width, drop rate nor number of masks.
 
-**Arms.** Data {MNIST, CIFAR-10} × optimiser {SGD at learning rate 0.1; momentum 0.9 at 0.02; Adam at 0.001; AdamW at
+**Arms.** Data {MNIST, CIFAR-10} × optimizer {SGD at learning rate 0.1; momentum 0.9 at 0.02; Adam at 0.001; AdamW at
 0.001 with weight decay 0.01}, constant rates chosen before any run, one for both data sets. Inputs-512-512-classes,
 ReLU, inverted dropout after each hidden layer's ReLU, drop rate 0.5 in training and in the masks measured, batch 128,
 10 epochs, K = 500 masks. Epoch 0 is before training. Extra, for SGD and Adam: drop rates 0 (then the masks have no
@@ -16,7 +16,7 @@ spread at all and only minibatches do) and 0.2.
 dropout; the variance split into masks and minibatch by a nested design; the worst entry chosen on half of the masks
 and measured on the other half, since the maximum of estimates is biased upward.
 
-**Test.** Stated in `allora_analysis.gradient_std.trends`: per data set, optimiser and statistic (average, worst
+**Test.** Stated in `allora_analysis.gradient_std.trends`: per data set, optimizer and statistic (average, worst
 entry), on the probe batch at drop rate 0.5, Δ = log(value after the last epoch / value at epoch 0) of each seed,
 Student's t over seeds, 95 % intervals, Holm over all 16 cases at 0.05. Secondary, reported beside it: from epoch 1,
 since the paper's axis may begin there. The caption's sentence agrees with a setting if the average falls and the worst
@@ -27,7 +27,7 @@ rises, contradicts it if either goes the other way. The verdicts over settings a
 because of a result; a setting is tested when its 5 seeds are there and not before. A run whose loss is no longer
 finite stops and is reported as such.
 
-Runs follow one another, every optimiser before the second seed. What is recorded is skipped, and a run that was
+Runs follow one another, every optimizer before the second seed. What is recorded is skipped, and a run that was
 stopped goes on after its last finished epoch, so the same command resumes.
 """
 

@@ -6,7 +6,7 @@ it is about the same. Its LoRA runs at η·l_b, classifier included, while ALLoR
 **Arms.** As in the paper, l_b = 1e-4 and η² in {1, 2, 4}: ALLoRA with drop rate 0.05, ALLoRA without dropout, both at
 l_b; LoRA with drop rate 0.05 at η·l_b, with the classifier at η·l_b too (the paper's), and with the classifier at l_b
 (the confound taken out). Two epochs, AdamW, linear schedule, clipping at 1, batches of 32, r = 16: transformers'
-defaults, since the paper names none. Desk runs in bf16 autocast (adapters, classifier and optimiser in float32),
+defaults, since the paper names none. Desk runs in bf16 autocast (adapters, classifier and optimizer in float32),
 twice as fast on a core that multiplies bf16.
 
 OpenELM-450M, of the paper's preset, comes with neither a tokenizer (it uses Llama 2's) nor a sequence classifier:

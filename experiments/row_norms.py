@@ -1,7 +1,7 @@
 """Figure 2, right: `python -m experiments.row_norms`.
 
 **Question.** The paper says of ALLoRA that the row norms of BA leave 0 as fast as LoRA's at learning rate η·l_b, then
-find their level, and that LoRA at a lower rate reaches the same level much more slowly. It names no optimiser. Is it
+find their level, and that LoRA at a lower rate reaches the same level much more slowly. It names no optimizer. Is it
 so under SGD, where the first step is LoRA's at η·l exactly; and under AdamW, where the factor cancels in the first
 step?
 
@@ -11,8 +11,8 @@ rate) and 0.5 under SGD: of 0.3, 1 and 3, tried for at most 267 steps with LoRA,
 fell furthest at 1, which is LoRA's rate η·l here, and slowly at 0.3. (A first list had l = 3 under SGD; it was given up
 after its first run, which trained nothing. The other trials had seed 100, which is no seed of the experiment.) Constant
 rate, **no clipping** (at 1 it would undo some of the factor), no dropout, LoRA scaling 1, one rate for the classifier
-(1e-3 under AdamW, 0.1 under SGD) in all arms of an optimiser. One epoch of rotten_tomatoes in batches of 32;
-SmolLM2-135M: 250 steps of 16 in bf16 autocast (adapters, classifier and optimiser in float32). There, under SGD, l =
+(1e-3 under AdamW, 0.1 under SGD) in all arms of an optimizer. One epoch of rotten_tomatoes in batches of 32;
+SmolLM2-135M: 250 steps of 16 in bf16 autocast (adapters, classifier and optimizer in float32). There, under SGD, l =
 0.1 and 1e-3 for the classifier. (A first list had MiniLM's two rates there too; it was given up after 8 of its 12 runs,
 whose records are kept: at every step measured the loss was between 6 and 163, 4 of them diverged, the others ended at
 chance. A sentence's last hidden state is about 47 long in this model, so that the classifier's own curvature makes a
@@ -27,7 +27,7 @@ rate above about 2e-3 unstable. With 1e-3, in trials of LoRA with seed 100, a ba
 **Test.** D(t) = log n_ALLoRA(t) − log n_other(t), paired by seed, Student's t over seeds, for "other" LoRA at η·l and
 LoRA at l, at t = 1, 10 and the last step. ALLoRA *matches* another at t if the whole 95 % interval of D(t) is within
 ±log 1.1, *differs* if the interval excludes 0 and |mean| is above log 1.1, otherwise it is undecided. The paper's
-sentence holds of a model under an optimiser if ALLoRA matches LoRA at η·l at t = 1 and 10 and differs from LoRA at l
+sentence holds of a model under an optimizer if ALLoRA matches LoRA at η·l at t = 1 and 10 and differs from LoRA at l
 there.
 
 **Stopping rule.** The list of runs is fixed; every run is recorded whatever it shows, and a case is tested when its

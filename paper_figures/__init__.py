@@ -3,7 +3,7 @@
 | file | what it shows |
 | --- | --- |
 | `figure_1` | standard deviation of gradients over dropout masks, MNIST and CIFAR-10, with the controls it lacked |
-| `figure_2` | accuracy by epoch and drop rate; how fast the row norms of BA leave 0, under which optimiser |
+| `figure_2` | accuracy by epoch and drop rate; how fast the row norms of BA leave 0, under which optimizer |
 | `figure_3` | gaps between ALLoRA, LoRA and ALLoRA-0; `figure_4`: between ALLoRA and the rest of its family |
 | `figure_5` | the adaptor 1/√(|x| + 1/η²), with the family beside it |
 | `table_1` … `table_4` | as Markdown and as LaTeX, the paper's cell beside ours |
@@ -13,7 +13,7 @@
 | `zero_initialisation` | §3.2: the spectrum of the Hessian in (A, B) at B = 0 and at A = B = 0 |
 | `deviation` | §3.1: the exact distance of an average over masks from its expectation, against the bound |
 | `crossover` | §3.1: the step from which dropout is ahead of plain gradient descent |
-| `escape` | §4.2: leaving zero under each optimiser |
+| `escape` | §4.2: leaving zero under each optimizer |
 | `width` | §4.2: as the width grows, ALLoRA's factor tends to η; which learning rates stay right |
 | `learning_rates` | every arm over a range of learning rates |
 | `procedures` | Table 3's rise with η² beside what seven training procedures predict |

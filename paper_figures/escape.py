@@ -1,4 +1,4 @@
-"""Leaving zero (§4.2) under each optimiser: LoRA at l, LoRA at η·l and ALLoRA at l on a linear teacher.
+"""Leaving zero (§4.2) under each optimizer: LoRA at l, LoRA at η·l and ALLoRA at l on a linear teacher.
 
 Above: the mean row norm of BA by step. Below: how far ALLoRA's BA is from each LoRA's, ‖difference‖/‖BA‖, on an axis
 that has 0: a ring is the first step, and one at 0 an exact match. Under SGD it is LoRA's at η·l, under AdamW LoRA's at
@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from allora_analysis.escape.study import LABELS, Config, run
-from allora_analysis.plotting import ARMS, COLOURS, OPTIMISERS, page, page_style
+from allora_analysis.plotting import ARMS, COLOURS, OPTIMIZERS, page, page_style
 from allora_analysis.study import Result
 from paper_figures.sources import Loaded
 
@@ -51,7 +51,7 @@ def load_data(config: Config = CONFIG) -> Loaded[Escape]:
 
 @page_style()
 def make_figure(loaded: Loaded[Escape]) -> Figure:
-    """Draw the figure: a column for each optimiser.
+    """Draw the figure: a column for each optimizer.
 
     Args:
         loaded: as from `load_data`.
@@ -60,11 +60,11 @@ def make_figure(loaded: Loaded[Escape]) -> Figure:
         The figure.
     """
     config, result = loaded.data
-    names = list(dict.fromkeys(config.optimiser))
+    names = list(dict.fromkeys(config.optimizer))
     figure, axes = page(3.9, 2, len(names), sharey="row")
     for (norms, distances), name in zip(axes.T, names, strict=True):
         rate = result.predicted[name]["learning_rate"]
-        norms.set_title(f"{OPTIMISERS[name].label}\n{first_step(result.measured[name])}\n(l = {rate:g})")
+        norms.set_title(f"{OPTIMIZERS[name].label}\n{first_step(result.measured[name])}\n(l = {rate:g})")
         _norms(norms, result.measured[name])
         _distances(distances, result.measured[name])
     axes[0, 0].set_ylabel("mean row norm of BA")

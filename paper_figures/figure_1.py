@@ -23,7 +23,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from allora_analysis.claims.s3_1_figure_1 import COMMAND
 from allora_analysis.gradient_std.grid import FIGURE_1, RESULTS, Arm, Grid, found
-from allora_analysis.plotting import COLOURS, OPTIMISERS, page, page_style
+from allora_analysis.plotting import COLOURS, OPTIMIZERS, page, page_style
 from paper_figures.numbers import Average, over_seeds
 from paper_figures.sources import Loaded, Missing, say_missing
 
@@ -102,13 +102,13 @@ def make_figure(loaded: Loaded[dict[Arm, Series]]) -> Figure:
         without = {arm.optimizer: of for arm, of in data.items() if arm.data == name and arm.drop_rate == 0}
         optimizer, first = next(iter(dropped.items()))
         top.set_title(f"{TITLES.get(name, name)}, {len(first['mean'])} seeds:\n{finding(dropped)}")
-        _distribution(top, first, OPTIMISERS[optimizer].colour)
+        _distribution(top, first, OPTIMIZERS[optimizer].colour)
         _trends(middle, dropped, "")
         _trends(control, dropped, "control ")
         _without_dropout(control, without.get(optimizer))
         shares += [of["mask_share"].mean(axis=0) for of in dropped.values()]
     drop_rate = max(arm.drop_rate for arm in data)
-    _finish(axes, OPTIMISERS[optimizer].label)
+    _finish(axes, OPTIMIZERS[optimizer].label)
     _legends(
         figure, axes, f"drop rate {drop_rate:g}: masks make {100 * np.min(shares):.0f} to {100 * np.max(shares):.0f} %"
     )
@@ -154,7 +154,7 @@ def _legends(figure: Figure, axes: np.ndarray, masks: str) -> None:
     ink = COLOURS["measured"]
     drawn = dict.fromkeys(line.get_label().partition(",")[0] for line in axes[1, 0].get_lines())
     colours = [
-        Line2D([], [], color=look.colour, label=look.label) for name, look in OPTIMISERS.items() if name in drawn
+        Line2D([], [], color=look.colour, label=look.label) for name, look in OPTIMIZERS.items() if name in drawn
     ]
     dashes = [
         Line2D([], [], color=ink, ls=ls, label=label)
@@ -192,7 +192,7 @@ def _trends(axis: Axes, of_data: Mapping[str, Series], prefix: str) -> None:
     for index, (optimizer, series) in enumerate(of_data.items()):
         for statistic, dashes in zip(STATISTICS, ("-", "--"), strict=True):
             logs = over_seeds(np.log(series[prefix + statistic] / series[prefix + statistic][:, :1]))
-            _curve(axis, logs, OPTIMISERS[optimizer].colour, dashes, f"{optimizer}, {statistic}", index)
+            _curve(axis, logs, OPTIMIZERS[optimizer].colour, dashes, f"{optimizer}, {statistic}", index)
     axis.axhline(1, color=COLOURS["measured"], lw=0.6)
     axis.set_yscale("log")
 

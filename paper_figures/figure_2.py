@@ -2,7 +2,7 @@
 
 Top left: what the paper reports of its left panel, Table 2: accuracy after 3 and 10 epochs and the best one, at each
 drop rate (the lines between them only guide the eye). Top right: ours, `experiments.dropout_rates`, every epoch. Below:
-ours of its right panel, `experiments.row_norms`, by model and optimiser (the paper prints no number of its own): row
+ours of its right panel, `experiments.row_norms`, by model and optimizer (the paper prints no number of its own): row
 norm ‖(BA)_i‖ (the LoRA scaling is 1), averaged over rows and layers, by step. A case is drawn when all its seeds
 are recorded; means over seeds (of logarithms, for norms) with 95 % intervals, of accuracy after the first epoch and the
 last. Titles say what is seen.
@@ -24,7 +24,7 @@ from allora_analysis.claims.tables.reported import TABLE_2
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets import dropout_rates, row_norms
 from allora_analysis.grid.reading import average_norm
-from allora_analysis.plotting import ARMS, OPTIMISERS, page, page_style, shades
+from allora_analysis.plotting import ARMS, OPTIMIZERS, page, page_style, shades
 from paper_figures.numbers import Curve, accuracy_by_epoch, over_seeds
 from paper_figures.sources import Loaded, Missing, Runs, runs, say_missing
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Panel = tuple[str, str]  # model, optimiser
+Panel = tuple[str, str]  # model, optimizer
 
 
 class Figure2(NamedTuple):
@@ -41,7 +41,7 @@ class Figure2(NamedTuple):
     Attributes:
         reported: by drop rate, Table 2's (epoch, accuracy) in percent, in the order of epochs.
         accuracy: ours, percent, by drop rate.
-        norms: by model and optimiser, then by arm as `plotting.ARMS` names it; an arm with seeds missing has None.
+        norms: by model and optimizer, then by arm as `plotting.ARMS` names it; an arm with seeds missing has None.
         missing: what is missing, by "accuracy" and by panel.
     """
 
@@ -191,9 +191,9 @@ def _start(curves: Mapping[str, Curve]) -> str:
 
 
 def _row_norms(axis: Axes, panel: Panel, data: Figure2) -> None:
-    model, optimiser = panel
+    model, optimizer = panel
     curves = {arm: curve for arm, curve in data.norms[panel].items() if curve is not None}
-    under = OPTIMISERS[optimiser].label
+    under = OPTIMIZERS[optimizer].label
     if not curves:
         axis.set_title(f"{under}\n({model})")
         say_missing(axis, data.missing[panel])

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from allora_analysis.laboratory.design import STEPS, contrasts
 from allora_analysis.laboratory.table import ALL_SEEDS, ENDPOINTS, RESULTS, read
-from allora_analysis.plotting import ARMS, COLOURS, OPTIMISERS, page, page_style
+from allora_analysis.plotting import ARMS, COLOURS, OPTIMIZERS, page, page_style
 from allora_analysis.statistics import Difference
 from paper_figures.sources import Loaded, Missing, say_missing
 
@@ -98,7 +98,7 @@ def written(name: str) -> str:
     Returns:
         The words.
     """
-    labels = {key: look.label for key, look in (ARMS | OPTIMISERS).items()} | {"inverse_sqrt": "inverse square root"}
+    labels = {key: look.label for key, look in (ARMS | OPTIMIZERS).items()} | {"inverse_sqrt": "inverse square root"}
     return re.sub(r"\w+", lambda word: labels.get(word[0], word[0]), name)
 
 

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets.learning_rates import PRESETS
 from allora_analysis.grid.reading import final_accuracy
-from allora_analysis.plotting import ARMS, COLOURS, OPTIMISERS, page, page_style
+from allora_analysis.plotting import ARMS, COLOURS, OPTIMIZERS, page, page_style
 from paper_figures.numbers import Average, over_seeds
 from paper_figures.sources import Loaded, Missing, Runs, runs, say_missing
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Panel = tuple[str, str, str]  # model, data set, optimiser
+Panel = tuple[str, str, str]  # model, data set, optimizer
 
 
 class Arm(NamedTuple):
@@ -114,9 +114,9 @@ def make_figure(loaded: Loaded[Curves]) -> Figure:
     arms, missing = loaded.data
     figure, axes = page(0.6 + 1.9 * len(arms), len(arms), 2, gridspec_kw={"width_ratios": (1.4, 1)})
     for (left, right), (panel, of) in zip(axes, arms.items(), strict=True):
-        model, data, optimiser = panel
+        model, data, optimizer = panel
         seeds = f", {next(iter(of.values())).seeds} seeds" if of else ""
-        left.set_title(f"{model}, {OPTIMISERS[optimiser].label}\n({data}{seeds})")
+        left.set_title(f"{model}, {OPTIMIZERS[optimizer].label}\n({data}{seeds})")
         if not of:
             say_missing(left, missing[panel])
             right.remove()

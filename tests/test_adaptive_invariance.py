@@ -27,49 +27,49 @@ def data():
     return x, np.tanh(x @ generator.standard_normal((4, 3))), generator.standard_normal((2, 4))
 
 
-def gap(data, one, other, optimiser, **options):
-    paths = [adaptive.train(*data, setting, STEPS, optimiser=optimiser, **options) for setting in (one, other)]
+def gap(data, one, other, optimizer, **options):
+    paths = [adaptive.train(*data, setting, STEPS, optimizer=optimizer, **options) for setting in (one, other)]
     return float(np.abs(paths[0] - paths[1]).max() / np.abs(paths[0]).max())
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("setting", [LORA, ALLORA], ids=["lora", "allora"])
-def test_training_is_torchs(data, setting, optimiser):
-    if optimiser == "sgd":
+def test_training_is_torchs(data, setting, optimizer):
+    if optimizer == "sgd":
         setting = replace(setting, decay_a=0.0, decay_b=0.0)  # torch's SGD couples its decay
-    found = adaptive.train(*data, setting, STEPS, optimiser=optimiser)
-    expected = brute.torch_training(*data, asdict(setting), STEPS, optimiser)
+    found = adaptive.train(*data, setting, STEPS, optimizer=optimizer)
+    expected = brute.torch_training(*data, asdict(setting), STEPS, optimizer)
     assert found.shape == (STEPS + 1, 3, 4)
     np.testing.assert_allclose(found, expected, atol=1e-10 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
-def test_lora_is_invariant(data, optimiser):
-    assert gap(data, LORA, adaptive.rescaled(LORA, A, B, optimiser), optimiser) < 1e-10
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_lora_is_invariant(data, optimizer):
+    assert gap(data, LORA, adaptive.rescaled(LORA, A, B, optimizer), optimizer) < 1e-10
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
-def test_eta_is_a_scaling_factor(data, optimiser):
-    assert gap(data, ALLORA, adaptive.eta_as_scaling(ALLORA, optimiser), optimiser) < 1e-10
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_eta_is_a_scaling_factor(data, optimizer):
+    assert gap(data, ALLORA, adaptive.eta_as_scaling(ALLORA, optimizer), optimizer) < 1e-10
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("rule", ["rescaled", "eta_as_scaling"])
 @pytest.mark.parametrize(
-    "name", ["scaling", "init_a", "rate_a", "rate_b", "eps_a", "eps_b", "decay_a", "decay_b", "optimiser"]
+    "name", ["scaling", "init_a", "rate_a", "rate_b", "eps_a", "eps_b", "decay_a", "decay_b", "optimizer"]
 )
-def test_every_exponent_is_needed(data, optimiser, rule, name):
-    """One exponent off by one in either direction, or the other optimiser's rule: no longer invariant."""
-    if optimiser == "sgd" and name.startswith("eps"):
+def test_every_exponent_is_needed(data, optimizer, rule, name):
+    """One exponent off by one in either direction, or the other optimizer's rule: no longer invariant."""
+    if optimizer == "sgd" and name.startswith("eps"):
         return  # SGD has no ε
     start = LORA if rule == "rescaled" else ALLORA
     map_ = (lambda s, o: adaptive.rescaled(s, A, B, o)) if rule == "rescaled" else adaptive.eta_as_scaling
-    if name == "optimiser":
-        assert gap(data, start, map_(start, {"adam": "sgd", "sgd": "adam"}[optimiser]), optimiser) > 1e-6
+    if name == "optimizer":
+        assert gap(data, start, map_(start, {"adam": "sgd", "sgd": "adam"}[optimizer]), optimizer) > 1e-6
         return
     for wrong in (A, 1 / A):
-        right = map_(start, optimiser)
-        assert gap(data, start, replace(right, **{name: wrong * getattr(right, name)}), optimiser) > 1e-6
+        right = map_(start, optimizer)
+        assert gap(data, start, replace(right, **{name: wrong * getattr(right, name)}), optimizer) > 1e-6
 
 
 def test_clipping_breaks_the_invariance(data):
@@ -94,7 +94,7 @@ PLAIN = replace(LORA, decay_a=0.0, decay_b=0.0)
 
 
 @pytest.mark.parametrize(
-    ("setting", "knobs", "optimiser", "expected"),
+    ("setting", "knobs", "optimizer", "expected"),
     [
         (PLAIN, ALL, "adam", 4),  # six, less a and b
         (PLAIN, ALL[:4], "sgd", 2),
@@ -108,8 +108,8 @@ PLAIN = replace(LORA, decay_a=0.0, decay_b=0.0)
         (PLAIN, ("eps_a",), "sgd", 0),
     ],
 )
-def test_degrees_of_freedom(data, setting, knobs, optimiser, expected):
-    assert adaptive.degrees_of_freedom(*data, setting, knobs, 20, optimiser=optimiser) == expected
+def test_degrees_of_freedom(data, setting, knobs, optimizer, expected):
+    assert adaptive.degrees_of_freedom(*data, setting, knobs, 20, optimizer=optimizer) == expected
 
 
 @settings(deadline=None, max_examples=15)
@@ -128,7 +128,7 @@ def test_rescalings_compose(a, b, c, d):
     [
         (lambda d: adaptive.rescaled(ALLORA, A, B), "eta must be None"),
         (lambda d: adaptive.rescaled(LORA, 0.0, B), "a must be"),
-        (lambda d: adaptive.rescaled(LORA, A, B, "lion"), "optimiser"),
+        (lambda d: adaptive.rescaled(LORA, A, B, "lion"), "optimizer"),
         (lambda d: adaptive.eta_as_scaling(LORA), "eta is None"),
         (lambda d: adaptive.train(*d, replace(LORA, eps_a=0.0), 3), "0/0"),
         (lambda d: adaptive.train(*d, replace(LORA, rate_a=0.0), 3), "rate_a"),

@@ -26,14 +26,14 @@ def test_the_verdicts():
 
 
 def off_by_one(name):
-    def wrong(setting, a, b, optimiser):
-        other = RIGHT["rescaled"](setting, a, b, optimiser)
+    def wrong(setting, a, b, optimizer):
+        other = RIGHT["rescaled"](setting, a, b, optimizer)
         return replace(other, **{name: a * getattr(other, name)})
 
     return wrong
 
 
-def cubed_always(setting, optimiser):
+def cubed_always(setting, optimizer):
     return RIGHT["eta_as_scaling"](setting, "sgd")
 
 

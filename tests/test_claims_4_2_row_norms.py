@@ -71,12 +71,12 @@ def test_holds_and_refuted(folder):
     assert finding().verdict == "holds"
 
 
-def test_refuted_where_no_optimiser_does(folder):
+def test_refuted_where_no_optimizer_does(folder):
     plant(folder, lambda run: SLOW)
     assert (finding().verdict, finding().corrected) == ("refuted", "false under adamw; false under sgd")
 
 
-def test_undecided_while_an_optimiser_is_not_run_in_full(folder):
+def test_undecided_while_an_optimizer_is_not_run_in_full(folder):
     plant(folder, lambda run: FAST, skip=lambda run: run.optimizer == "adamw" and run.seed == 2)
     assert finding().verdict == "undecided"
     assert finding().corrected == "true under sgd; open under adamw: not recorded in full"
@@ -146,7 +146,7 @@ def test_a_lower_rate_must_be_slower_and_not_faster(from_slow, expected):
 
 
 def cut_off(folder, name, steps):
-    """ALLoRA's run of seed 1 under an optimiser is planted with norms at these steps only; the others in full."""
+    """ALLoRA's run of seed 1 under an optimizer is planted with norms at these steps only; the others in full."""
     (one,) = (run for run in RUNS if (run.arm, run.optimizer, run.seed) == ("allora", name, 1))
     plant(folder, lambda run: FAST, skip=lambda run: run == one)
     assert finding().verdict == "undecided"
@@ -156,7 +156,7 @@ def cut_off(folder, name, steps):
     records.save(folder, STUDY, one, result, protocol=PROTOCOL, digests=planted_finetune.DIGESTS, provenance={})
 
 
-def test_an_optimiser_under_which_a_run_diverged_stays_open(folder):
+def test_an_optimizer_under_which_a_run_diverged_stays_open(folder):
     cut_off(folder, "sgd", (1,))
     assert (finding().verdict, finding().corrected) == (
         "undecided",

@@ -16,18 +16,18 @@ norms = st.floats(1e-6, 1e6)
 etas = st.floats(0.05, 20)
 
 
-def steps(optimiser, eta=2.0, **options):
+def steps(optimizer, eta=2.0, **options):
     """(A, B) of the three arms after one step at l = 0.1, the start's A, and LoRA's gradient GAᵀ there."""
     teacher = escape.linear_teacher(seeds=3, n_outputs=5, n_inputs=6, rank=2, teacher_rank=3)
-    recipe = escape.Recipe(optimiser, 0.1, **options)
+    recipe = escape.Recipe(optimizer, 0.1, **options)
     lasts = [list(escape.iterate(teacher, arm, eta, recipe))[-1] for arm in escape.ARMS]
     return lasts, teacher.a, -teacher.cross @ teacher.a.swapaxes(1, 2)
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "momentum"])
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
 @pytest.mark.parametrize("eta", [0.5, math.sqrt(2), 2.0])
-def test_sgd_without_clipping_is_lora_at_eta_times_the_rate(optimiser, eta):
-    (lora, lora_eta, allora), start, gradient = steps(optimiser, eta)
+def test_sgd_without_clipping_is_lora_at_eta_times_the_rate(optimizer, eta):
+    (lora, lora_eta, allora), start, gradient = steps(optimizer, eta)
     for arm in (lora, lora_eta, allora):
         np.testing.assert_array_equal(arm.a, start)
     np.testing.assert_allclose(allora.b, lora_eta.b, rtol=1e-13, atol=1e-16)

@@ -28,12 +28,12 @@ def small():
 @pytest.mark.parametrize("warmup", [0, 5])
 def test_first_steps_are_as_predicted(limit, warmup):
     result = run(Config(**SMALL | {"steps": 8, "max_grad_norm": limit, "warmup": warmup}))
-    for name in escape.OPTIMISERS:
+    for name in escape.OPTIMIZERS:
         for arm in escape.ARMS:
             said, seen = result.predicted[name][arm]["first_ratio"], result.measured[name][arm]["first_ratio"]
             assert seen == pytest.approx(said, rel=2e-6), (name, arm)
-    # What the paper says of the start, optimiser by optimiser.
-    ratios = {name: result.predicted[name]["allora"]["first_ratio"] for name in escape.OPTIMISERS}
+    # What the paper says of the start, optimizer by optimizer.
+    ratios = {name: result.predicted[name]["allora"]["first_ratio"] for name in escape.OPTIMIZERS}
     assert (ratios["adamw"], ratios["allora_adamw"]) == (1, 2)
     if limit is None:
         assert ratios["sgd"] == ratios["momentum"] == 2
@@ -48,7 +48,7 @@ def test_the_scalar_model_tells_small_rows(adaptor):
     for name, rate in rates.items():
         sizes = SMALL | {"steps": 160, "momentum": 0.5}
         config = Config(
-            **sizes, eta=4.0, optimiser=(name,), learning_rate=rate, levels=(0.05,), adaptor=adaptor, seed=1
+            **sizes, eta=4.0, optimizer=(name,), learning_rate=rate, levels=(0.05,), adaptor=adaptor, seed=1
         )
         result = run(config)
         said, seen = (
@@ -86,7 +86,7 @@ def test_crossing():
 def test_what_is_measured_is_the_drift(small):
     _, result = small
     teacher = escape.linear_teacher(**{key: value for key, value in SMALL.items() if key != "steps"})
-    for name in escape.OPTIMISERS:
+    for name in escape.OPTIMIZERS:
         drift = escape.drift(name, 2.0, study.LEARNING_RATES[name], 40, teacher=teacher)
         measured = result.measured[name]
         for key in ("to_lora", "to_lora_eta", "parameters_to_lora", "parameters_to_lora_eta"):
@@ -123,11 +123,11 @@ def test_the_scalar_part(small):
 
 
 def test_clipped_sgd_has_no_scalar_model():
-    result = run(Config(**SMALL, max_grad_norm=0.5, optimiser=("sgd", "adamw")))
+    result = run(Config(**SMALL, max_grad_norm=0.5, optimizer=("sgd", "adamw")))
     assert result.predicted["sgd"]["allora"]["norms"] is None
     assert result.predicted["sgd"]["allora"]["steps"] == [None, None]
     assert result.predicted["adamw"]["allora"]["norms"] is not None
-    assert isinstance(study.plot(Config(**SMALL, max_grad_norm=0.5, optimiser=("sgd", "adamw")), result), Figure)
+    assert isinstance(study.plot(Config(**SMALL, max_grad_norm=0.5, optimizer=("sgd", "adamw")), result), Figure)
 
 
 def test_table(small):
@@ -148,7 +148,7 @@ def test_figure(small):
     config, result = small
     figure = study.plot(config, result)
     assert len(figure.axes) == 6
-    for axis, name in zip(figure.axes, escape.OPTIMISERS, strict=False):
+    for axis, name in zip(figure.axes, escape.OPTIMIZERS, strict=False):
         lines = {line.get_label(): line for line in axis.get_lines()}
         for arm, label in (("lora", "LoRA at l"), ("lora_eta", "LoRA at η·l"), ("allora", "ALLoRA at l")):
             np.testing.assert_array_equal(lines[label].get_ydata(), result.measured[name][arm]["norms"])
@@ -158,9 +158,9 @@ def test_figure(small):
         assert len(set(colours)) == 3
     assert figure.axes[4].get_title().startswith("scalar model")
     assert figure.axes[5].get_xscale() == "log"
-    one = Config(**SMALL, optimiser=("momentum",))
+    one = Config(**SMALL, optimizer=("momentum",))
     assert len(study.plot(one, run(one)).axes) == 3
-    two = Config(**SMALL, optimiser=("momentum", "adamw"))
+    two = Config(**SMALL, optimizer=("momentum", "adamw"))
     assert len(study.plot(two, run(two)).axes) == 4
 
 
@@ -169,7 +169,7 @@ def test_command_line(tmp_path, capsys):
     assert cli.main(STUDY, [*FLAGS, "--figure", str(picture), "--max-grad-norm", "1"]) == 0
     assert "Leaving B = 0" in capsys.readouterr().out
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert cli.main(STUDY, [*FLAGS, "--optimiser", "sgd", "adamw", "sgd", "--json", "-"]) == 0
+    assert cli.main(STUDY, [*FLAGS, "--optimizer", "sgd", "adamw", "sgd", "--json", "-"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert set(document["measured"]) == {"sgd", "adamw", "scalar"}
     assert set(document["predicted"]) == {"sgd", "adamw", "scalar", "tradeoff"}
@@ -201,7 +201,7 @@ def test_interrupted(monkeypatch, capsys):
     ("field", "value"),
     [
         ("eta", -1.0),
-        ("optimiser", ()),
+        ("optimizer", ()),
         ("levels", ()),
         ("levels", (0.1, 0.0)),
         ("seeds", 1),
@@ -220,10 +220,10 @@ def test_bad_input(field, value):
 
 
 UNSEEN = [
-    {"optimiser": ("sgd", "momentum"), "learning_rate": 1e-161},
-    {"optimiser": ("adamw",), "learning_rate": 1e-200},
-    {"optimiser": ("adamw",), "eps": 1e300},
-    {"optimiser": ("sgd",), "max_grad_norm": 1e-320},
+    {"optimizer": ("sgd", "momentum"), "learning_rate": 1e-161},
+    {"optimizer": ("adamw",), "learning_rate": 1e-200},
+    {"optimizer": ("adamw",), "eps": 1e300},
+    {"optimizer": ("sgd",), "max_grad_norm": 1e-320},
 ]
 
 
@@ -231,11 +231,11 @@ UNSEEN = [
 def test_a_first_step_too_small_to_see_has_no_ratio(options):
     config = Config(**SMALL | {"steps": 3} | options)
     result = run(config)
-    for name in config.optimiser:
+    for name in config.optimizer:
         assert result.predicted[name]["lora_eta"]["first_ratio"] == pytest.approx(2)
         assert all(result.measured[name][arm]["first_ratio"] is None for arm in escape.ARMS)
     assert json.loads(studies.as_json(STUDY, config, result))["measured"]
-    assert [row[4] for row in study.table(config, result).rows] == ["–"] * 3 * len(config.optimiser)
+    assert [row[4] for row in study.table(config, result).rows] == ["–"] * 3 * len(config.optimizer)
     study.plot(config, result).draw_without_rendering()
 
 
@@ -251,8 +251,8 @@ def test_the_ratio_under_a_tiny_clipping_norm_is_that_under_a_small_one():
 @pytest.mark.bad_input
 def test_divergence_is_said():
     with pytest.raises(ArgumentError, match="training diverged under sgd"):
-        run(Config(**SMALL, optimiser=("sgd",), learning_rate=50.0))
-    names = [recipe.optimiser for recipe in recipes(Config(optimiser=("adamw", "sgd", "adamw")))]
+        run(Config(**SMALL, optimizer=("sgd",), learning_rate=50.0))
+    names = [recipe.optimizer for recipe in recipes(Config(optimizer=("adamw", "sgd", "adamw")))]
     assert names == ["adamw", "sgd"]
 
 

@@ -28,7 +28,7 @@ def test_loss_and_gradient(rng):
     (((torch.from_numpy(y) - torch.from_numpy(x) @ product.T) ** 2).sum() / (2 * len(x))).backward()
     np.testing.assert_allclose(gradient[0], product.grad.numpy(), rtol=1e-10, atol=1e-13)
     np.testing.assert_allclose(norms[0], [np.sqrt((row**2).sum()) for row in b @ a], rtol=1e-13)
-    # The twin's gradients too are autograd's: what judges the optimisers is itself judged.
+    # The twin's gradients too are autograd's: what judges the optimizers is itself judged.
     twin_a, twin_b = brute_force.lora_gradients(x, y, a, b, [1.0] * 3)
     np.testing.assert_allclose(twin_a, b.T @ product.grad.numpy(), rtol=1e-10, atol=1e-13)
     np.testing.assert_allclose(twin_b, product.grad.numpy() @ a.T, rtol=1e-10, atol=1e-13)
@@ -75,8 +75,8 @@ def test_target_of_data(rng):
 # --- the limit of small steps: where the scalar model and its extension are exact
 
 
-def last_norms(teacher, arm, optimiser, eta, rate, time, adaptor="inverse_sqrt", train_a=False, betas=(0.9, 0.999)):
-    recipe = escape.Recipe(optimiser, rate, steps=round(time / rate), momentum=0.5, betas=betas)
+def last_norms(teacher, arm, optimizer, eta, rate, time, adaptor="inverse_sqrt", train_a=False, betas=(0.9, 0.999)):
+    recipe = escape.Recipe(optimizer, rate, steps=round(time / rate), momentum=0.5, betas=betas)
     *_, last = escape.iterate(teacher, arm, eta, recipe, adaptor, train_a)
     return last.norms[0]
 
@@ -110,14 +110,14 @@ def test_allora_under_adamw_tends_to_lora_at_l():
 
 
 @pytest.mark.parametrize("adaptor", brute_force.ADAPTORS)
-@pytest.mark.parametrize("optimiser", ["sgd", "momentum"])
-def test_sgd_tends_to_the_scalar_model(optimiser, adaptor):
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
+def test_sgd_tends_to_the_scalar_model(optimizer, adaptor):
     teacher, g = scalar_setting()
-    time = 2.0 if optimiser == "sgd" else 1.0  # momentum ½ moves twice as far in the end
+    time = 2.0 if optimizer == "sgd" else 1.0  # momentum ½ moves twice as far in the end
     expected = np.array([escape.trajectory(2.0, float(size), 1.5, adaptor) for size in g])
     rates = [1e-2, 5e-3, 2.5e-3]
-    values = [last_norms(teacher, "allora", optimiser, 1.5, rate, time, adaptor) for rate in rates]
-    if adaptor == "constant" and optimiser == "sgd":  # affine: exact at any rate
+    values = [last_norms(teacher, "allora", optimizer, 1.5, rate, time, adaptor) for rate in rates]
+    if adaptor == "constant" and optimizer == "sgd":  # affine: exact at any rate
         np.testing.assert_allclose(values, np.broadcast_to(expected, (3, 3)), rtol=1e-12)
     else:
         assert_limit(values, expected)
@@ -201,12 +201,12 @@ def test_shapes_are_checked(request, rng):
 RATES = {"sgd": 0.02, "momentum": 0.002, "adamw": 0.005, "allora_adamw": 0.005}
 
 
-@pytest.mark.parametrize("optimiser", escape.OPTIMISERS)
-def test_distances_are_those_of_the_twins(rng, optimiser):
+@pytest.mark.parametrize("optimizer", escape.OPTIMIZERS)
+def test_distances_are_those_of_the_twins(rng, optimizer):
     x, y, a = rng.standard_normal((6, 4)), rng.standard_normal((6, 3)), rng.standard_normal((2, 4))
     teacher = escape.data_teacher(x, y, a)
-    result = escape.drift(optimiser, 1.6, 0.05, 5, teacher=teacher, max_grad_norm=0.8)
-    options = {"optimiser": optimiser, "eta": 1.6, "learning_rate": 0.05, "steps": 5, "max_grad_norm": 0.8}
+    result = escape.drift(optimizer, 1.6, 0.05, 5, teacher=teacher, max_grad_norm=0.8)
+    options = {"optimizer": optimizer, "eta": 1.6, "learning_rate": 0.05, "steps": 5, "max_grad_norm": 0.8}
     lora, lora_eta, allora = (brute_force.train(x, y, a, arm=arm, **options) for arm in escape.ARMS)
     for step in range(1, 6):
         for other, products, ways in (
@@ -236,9 +236,9 @@ def test_at_the_start_nothing_is_apart():
     np.testing.assert_array_equal(result.losses[..., 0], np.broadcast_to(result.losses[0, :, 0], (3, 8)))
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "momentum", "allora_adamw"])
-def test_the_first_step_is_loras_at_eta_l(optimiser):
-    result = escape.drift(optimiser, 2.0, RATES[optimiser], 2)
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "allora_adamw"])
+def test_the_first_step_is_loras_at_eta_l(optimizer):
+    result = escape.drift(optimizer, 2.0, RATES[optimizer], 2)
     np.testing.assert_allclose(result.to_lora_eta[:, 1], 0, atol=1e-14)
     np.testing.assert_allclose(result.to_lora[:, 1], 1, rtol=1e-12)
     assert np.all(result.to_lora_eta[:, 2] > 1e-4)
@@ -281,7 +281,7 @@ def test_at_eta_one_half_of_the_rate_the_constant_adaptor_is_lora():
 def test_bad_input_of_drift():
     for arguments, word in (
         (("sgd", 0.0, 0.1, 3), "eta"),
-        (("adam", 1.0, 0.1, 3), "optimiser"),
+        (("adam", 1.0, 0.1, 3), "optimizer"),
         (("sgd", 1.0, -0.1, 3), "learning_rate"),
         (("sgd", 1.0, 0.1, 0), "steps"),
     ):

@@ -1,4 +1,4 @@
-"""Each arm's adapters and optimiser, and the identities of their first steps."""
+"""Each arm's adapters and optimizer, and the identities of their first steps."""
 
 from __future__ import annotations
 

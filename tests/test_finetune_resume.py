@@ -247,7 +247,7 @@ def test_norms_are_in_the_log_once(undisturbed):
 
 @pytest.mark.parametrize("arm", ["asf_lora", "allora_od", "lora_x_eta", "pissa", "dora", "head_only", "allora_adamw"])
 def test_every_kind_of_arm_goes_on(folder, films, tmp_path, monkeypatch, arm):
-    """Each kind of checkpoint: ALLoRA's files, PEFT's, a full model's, an optimiser of our own."""
+    """Each kind of checkpoint: ALLoRA's files, PEFT's, a full model's, an optimizer of our own."""
     eta2 = {"eta2": 2.0} if arm in WITH_ETA else {}
     made = check(Setting("bert", "films", arm, rank=2, learning_rate=0.01, batch_size=8, max_steps=6, **eta2))
     whole = plain(start(folder, films, tmp_path / "whole", made).result)

@@ -108,7 +108,7 @@ class OnAGpu:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_what_is_restored_is_where_a_fused_optimiser_wants_it(optimizer):
+def test_what_is_restored_is_where_a_fused_optimizer_wants_it(optimizer):
     """Planted: Adam's step count came back on the CPU, where a GPU's fused kernel refuses it. Devices alone, no GPU."""
     setting = study.settings(Config(**SMALL, optimizer=optimizer), "digits")[0]
     with FakeTensorMode(allow_non_fake_inputs=True):

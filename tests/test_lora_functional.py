@@ -99,13 +99,13 @@ def test_the_factor_follows_the_weights(rng):
 
     def trained():
         weights = [torch.tensor(part, requires_grad=True) for part in (a, b)]
-        optimiser = torch.optim.SGD(weights, lr=0.01)
+        optimizer = torch.optim.SGD(weights, lr=0.01)
         for _ in range(6):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             (functional.allora(torch.as_tensor(x), *weights, 2.0) - torch.as_tensor(target)).square().sum().div(
                 2
             ).backward()
-            optimiser.step()
+            optimizer.step()
         return [part.detach().numpy() for part in weights]
 
     def compare(ours, theirs):

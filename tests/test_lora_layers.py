@@ -121,11 +121,11 @@ def test_it_starts_as_the_base_and_moves(variant):
     torch.testing.assert_close(module(x), base(x))
     assert [name for name, part in module.named_parameters() if part.requires_grad] == ["a", "b"]
     start, before = copy.deepcopy(module.state_dict()), (module(x) - y).square().mean().item()
-    optimiser = torch.optim.SGD([module.a, module.b], lr=0.1)
+    optimizer = torch.optim.SGD([module.a, module.b], lr=0.1)
     for _ in range(5):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (module(x) - y).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
     assert (module(x) - y).square().mean().item() < before
     for name, part in module.state_dict().items():
         assert torch.equal(part, start[name]) == name.startswith("base"), name

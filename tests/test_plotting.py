@@ -11,7 +11,7 @@ from PIL import Image
 
 from allora_analysis import plotting
 from allora_analysis.finetune.setting import ARMS
-from allora_analysis.plotting import OPTIMISERS, PAGE, page, save
+from allora_analysis.plotting import OPTIMIZERS, PAGE, page, save
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
 SIGHT = {
@@ -48,9 +48,9 @@ def test_arms_that_share_an_axis_stay_apart(arms, sight):
 
 
 @pytest.mark.parametrize("sight", SIGHT)
-def test_optimisers_stay_apart(sight):
+def test_optimizers_stay_apart(sight):
     names = ("sgd", "momentum", "adam", "adamw")
-    assert nearest([OPTIMISERS[name].colour for name in names], sight) > 13
+    assert nearest([OPTIMIZERS[name].colour for name in names], sight) > 13
 
 
 def test_the_measure_sees_a_red_and_a_green_that_only_the_usual_eye_tells_apart():

@@ -1,4 +1,4 @@
-"""ALLoRA's update field F(A, B) = (BᵀD_dG, D_dGAᵀ) (§4.2), which the optimiser receives, and its Jacobian.
+"""ALLoRA's update field F(A, B) = (BᵀD_dG, D_dGAᵀ) (§4.2), which the optimizer receives, and its Jacobian.
 
 A step at learning rate l is (A, B) ← (A, B) − l·F. G = ∂L/∂(BA) (n₁×n₂), P = BA, d_i = 1/√(‖P_i‖ + 1/η²).
 
@@ -72,7 +72,7 @@ def _row_norms(product: Float[np.ndarray, "n1 n2"]) -> Float[np.ndarray, " n1"]:
 
 @representable()
 def update_field(a: ArrayLike, b: ArrayLike, g: ArrayLike, eta: float) -> Field:
-    """F(A, B) = (BᵀD_dG, D_dGAᵀ): what ALLoRA's backward pass hands to the optimiser.
+    """F(A, B) = (BᵀD_dG, D_dGAᵀ): what ALLoRA's backward pass hands to the optimizer.
 
     Args:
         a: A (r×n₂).

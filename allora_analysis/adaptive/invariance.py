@@ -21,7 +21,7 @@ ALLoRA fixes s = 1 and has η. With Ã = ηA, B̃ = ηB: ‖(BA)_i‖ + 1/η² =
 
 `train` judges all that: one adapter trained by hand, every hyper-parameter in sight; it knows of no rescaling. The
 model is small and not linear, x ↦ tanh(s·BAx), the loss squared, the batch full. Checked by
-`tests/test_adaptive_invariance.py` against torch's own optimisers.
+`tests/test_adaptive_invariance.py` against torch's own optimizers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from allora_analysis.validation import (
     several,
 )
 
-OPTIMISERS = ("adam", "sgd")
+OPTIMIZERS = ("adam", "sgd")
 BETAS = (0.9, 0.999)
 
 
@@ -78,14 +78,14 @@ class Setting:
 
 
 @representable()
-def rescaled(setting: Setting, a: float, b: float, optimiser: str = "adam") -> Setting:
+def rescaled(setting: Setting, a: float, b: float, optimizer: str = "adam") -> Setting:
     """The setting that trains the same s·BA with A multiplied by a and B by b; LoRA only.
 
     Args:
         setting: LoRA's knobs (eta None: ALLoRA's factor sees ‖(BA)_i‖, which changes).
         a: what A is multiplied by, above 0.
         b: what B is multiplied by, above 0.
-        optimiser: "adam" or "sgd".
+        optimizer: "adam" or "sgd".
 
     Returns:
         The other setting.
@@ -96,7 +96,7 @@ def rescaled(setting: Setting, a: float, b: float, optimiser: str = "adam") -> S
     a, b = positive("a", a), positive("b", b)
     if setting.eta is not None:
         raise ArgumentError(f"setting: eta must be None (LoRA), received {setting.eta}; for ALLoRA see eta_as_scaling")
-    power = {"adam": 1, "sgd": 2}[choice("optimiser", optimiser, OPTIMISERS)]
+    power = {"adam": 1, "sgd": 2}[choice("optimizer", optimizer, OPTIMIZERS)]
     return replace(
         setting,
         scaling=setting.scaling / (a * b),
@@ -111,12 +111,12 @@ def rescaled(setting: Setting, a: float, b: float, optimiser: str = "adam") -> S
 
 
 @representable()
-def eta_as_scaling(setting: Setting, optimiser: str = "adam") -> Setting:
+def eta_as_scaling(setting: Setting, optimizer: str = "adam") -> Setting:
     """The ALLoRA setting with η = 1 and scaling 1/η² (times its own) that trains the same s·BA.
 
     Args:
         setting: an ALLoRA setting.
-        optimiser: "adam" or "sgd".
+        optimizer: "adam" or "sgd".
 
     Returns:
         The setting with η = 1.
@@ -127,7 +127,7 @@ def eta_as_scaling(setting: Setting, optimiser: str = "adam") -> Setting:
     if setting.eta is None:
         raise ArgumentError("setting: eta is None (LoRA); give ALLoRA's eta")
     eta = positive("eta", setting.eta)
-    power = {"adam": 1, "sgd": 3}[choice("optimiser", optimiser, OPTIMISERS)]
+    power = {"adam": 1, "sgd": 3}[choice("optimizer", optimizer, OPTIMIZERS)]
     return replace(
         setting,
         eta=1.0,
@@ -150,7 +150,7 @@ def train(
     setting: Setting,
     steps: int,
     *,
-    optimiser: str = "adam",
+    optimizer: str = "adam",
     max_norm: float | None = None,
 ) -> Float[np.ndarray, "times n1 n2"]:
     """s·BA after 0, 1, …, `steps` full-batch steps on L = ‖tanh(s·x(BA)ᵀ) − y‖²_F/(2N), B from 0, by hand.
@@ -161,16 +161,16 @@ def train(
         a_draw: A's draw (r×n₂); A starts at init_a times it.
         setting: the knobs.
         steps: number of steps.
-        optimiser: "adam" (bias-corrected, β = 0.9, 0.999) or "sgd".
+        optimizer: "adam" (bias-corrected, β = 0.9, 0.999) or "sgd".
         max_norm: clip the gradient's global norm; None for no clipping.
 
     Returns:
         The products, the first one 0.
     """
     data = _data(x, y, a_draw)
-    _check(setting, choice("optimiser", optimiser, OPTIMISERS))
+    _check(setting, choice("optimizer", optimizer, OPTIMIZERS))
     limit = np.inf if max_norm is None else positive("max_norm", max_norm)
-    return _path(*data, setting, count("steps", steps), optimiser, limit)
+    return _path(*data, setting, count("steps", steps), optimizer, limit)
 
 
 def _data(x: ArrayLike, y: ArrayLike, a_draw: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -187,7 +187,7 @@ def _path(
     a_draw: Float[np.ndarray, "r n2"],
     setting: Setting,
     steps: int,
-    optimiser: str,
+    optimizer: str,
     limit: float,
 ) -> Float[np.ndarray, "times n1 n2"]:
     a, b = setting.init_a * a_draw, np.zeros((y.shape[1], len(a_draw)))
@@ -198,7 +198,7 @@ def _path(
         shrink = min(1.0, limit / max(float(np.sqrt(sum(np.sum(g**2) for g in gradients))), 1e-300))
         knobs = ((setting.rate_a, setting.eps_a, setting.decay_a), (setting.rate_b, setting.eps_b, setting.decay_b))
         a, b = (
-            _moved(part, shrink * g, m, knob, step, optimiser)
+            _moved(part, shrink * g, m, knob, step, optimizer)
             for part, g, m, knob in zip((a, b), gradients, moments, knobs, strict=True)
         )
         path.append(setting.scaling * (b @ a))
@@ -214,7 +214,7 @@ def degrees_of_freedom(
     knobs: Sequence[str],
     steps: int,
     *,
-    optimiser: str = "adam",
+    optimizer: str = "adam",
 ) -> int:
     """How many of the named knobs act independently: the rank of the trajectory's derivative in their logarithms.
 
@@ -225,7 +225,7 @@ def degrees_of_freedom(
         The rank: singular values above 1e-6 of the largest count (central differences err by about 1e-9).
     """
     data, steps, names = _data(x, y, a_draw), count("steps", steps), several("knobs", knobs)
-    _check(setting, choice("optimiser", optimiser, OPTIMISERS))
+    _check(setting, choice("optimizer", optimizer, OPTIMIZERS))
     for name in names:
         choice("knobs", name, ("rate", *(f.name for f in fields(Setting))))
     step = 1e-4
@@ -236,18 +236,18 @@ def degrees_of_freedom(
             replace(setting, **{p: positive(p, getattr(setting, p)) * np.exp(sign * step) for p in parts})
             for sign in (1, -1)
         ]
-        up, down = (_path(*data, end, steps, optimiser, np.inf) for end in ends)
+        up, down = (_path(*data, end, steps, optimizer, np.inf) for end in ends)
         columns.append(((up - down) / (2 * step)).ravel())
     values = np.linalg.svd(np.array(columns), compute_uv=False)
     return int(np.count_nonzero(values > 1e-6 * values[0])) if values[0] > 0 else 0
 
 
-def _check(setting: Setting, optimiser: str) -> None:
+def _check(setting: Setting, optimizer: str) -> None:
     for name in ("scaling", "init_a", "rate_a", "rate_b"):
         positive(name, getattr(setting, name))
     if setting.eta is not None:
         positive("eta", setting.eta)
-    for name in ("eps_a", "eps_b") if optimiser == "adam" else ():
+    for name in ("eps_a", "eps_b") if optimizer == "adam" else ():
         if not getattr(setting, name) > 0:
             raise ArgumentError(
                 f"{name} must be above 0, received {getattr(setting, name)}: at B = 0 the gradient of A is 0 and "
@@ -269,11 +269,11 @@ def _gradients(
 
 
 def _moved(
-    part: np.ndarray, g: np.ndarray, moments: np.ndarray, knob: tuple[float, float, float], step: int, optimiser: str
+    part: np.ndarray, g: np.ndarray, moments: np.ndarray, knob: tuple[float, float, float], step: int, optimizer: str
 ) -> np.ndarray:
     # One decoupled-decay step; `moments` is advanced in place.
     rate, eps, decay = knob
-    if optimiser == "sgd":
+    if optimizer == "sgd":
         return part - rate * decay * part - rate * g
     for moment, beta, power in zip(moments, BETAS, (g, g * g), strict=True):
         moment += (1 - beta) * (power - moment)

@@ -51,12 +51,12 @@ def knobs(rng: np.random.Generator) -> Setting:
 
 def degrees(one: Training, setting: Setting, names: tuple[str, ...]) -> int:
     """How many of the named knobs act independently."""
-    return adaptive.degrees_of_freedom(*one.data, setting, names, 10, optimiser=one.optimizer) if names else 0
+    return adaptive.degrees_of_freedom(*one.data, setting, names, 10, optimizer=one.optimizer) if names else 0
 
 
 def path(one: Training, setting: Setting, max_norm: float | None = None) -> np.ndarray:
     """s·BA after every step."""
-    return adaptive.train(*one.data, setting, STEPS, optimiser=one.optimizer, max_norm=max_norm)
+    return adaptive.train(*one.data, setting, STEPS, optimizer=one.optimizer, max_norm=max_norm)
 
 
 def adapted(one: Training) -> Setting:

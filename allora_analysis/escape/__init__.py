@@ -4,7 +4,7 @@
 | --- | --- |
 | `scalar.py` | m' = g·h(m), a row's norm, A fixed: closed forms, inverses, what a fixed rate gives up; A trained |
 | `first_step.py` | the first step of SGD, with and without clipping, and of AdamW |
-| `optimisers.py` | SGD, momentum, AdamW, ALLoRAAdamW, with clipping, warm-up and schedule |
+| `optimizers.py` | SGD, momentum, AdamW, ALLoRAAdamW, with clipping, warm-up and schedule |
 | `teacher.py` | the linear teacher; training LoRA at l, LoRA at η·l and ALLoRA on it; how far they part, by step |
 | `prediction.py` | what the scalar model says of the linear teacher, beside what training did |
 | `study.py` | the study: `python -m allora_analysis.escape` |
@@ -13,7 +13,7 @@ A row's norm is m, the learning rate l, the time l·steps. Nothing here imports 
 """
 
 from allora_analysis.escape import first_step
-from allora_analysis.escape.optimisers import OPTIMISERS, SCHEDULES, Recipe
+from allora_analysis.escape.optimizers import OPTIMIZERS, SCHEDULES, Recipe
 from allora_analysis.escape.scalar import (
     Tradeoff,
     lora_pair,
@@ -37,7 +37,7 @@ from allora_analysis.escape.teacher import (
 
 __all__ = [
     "ARMS",
-    "OPTIMISERS",
+    "OPTIMIZERS",
     "SCHEDULES",
     "Drift",
     "Iterate",

@@ -27,7 +27,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.escape.optimisers import CLIP_EPS
+from allora_analysis.escape.optimizers import CLIP_EPS
 from allora_analysis.validation import representable
 
 __all__ = ["ClippedStep", "adamw_gap", "adamw_gap_bound", "adamw_step", "clip_factor", "clipped_step"]

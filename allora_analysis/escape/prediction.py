@@ -1,4 +1,4 @@
-"""What the scalar model says of the linear teacher, beside what training did: by optimiser and arm, for the study.
+"""What the scalar model says of the linear teacher, beside what training did: by optimizer and arm, for the study.
 
 The scalar model takes the gradient at B = 0 and the initial A as they are, for good. Row i of BA then grows along
 C_iAᵀA with g_i = ‖C_iAᵀA‖ under SGD and, Adam making every entry of B's gradient ±1, g_i = ‖sign(C_iAᵀ)A‖ under
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from allora_analysis.escape.first_step import clipped_step
-from allora_analysis.escape.optimisers import Recipe, rate_factor
+from allora_analysis.escape.optimizers import Recipe, rate_factor
 from allora_analysis.escape.scalar import levels, tradeoff, trajectory
 from allora_analysis.escape.teacher import ARMS, Drift, Teacher, constant_gradient, iterate
 from allora_analysis.study import Result
@@ -29,24 +29,24 @@ SCALAR_REACH = 4.0  # the scalar panel's last time, in units in which LoRA at η
 
 
 def clock(recipe: Recipe) -> Float[np.ndarray, " times"]:
-    """The time after each step: what the optimiser moves a parameter by under the constant gradient −1."""
+    """The time after each step: what the optimizer moves a parameter by under the constant gradient −1."""
     rates = recipe.learning_rate * np.array([rate_factor(recipe, index) for index in range(recipe.steps)])
-    if recipe.optimiser == "momentum":
+    if recipe.optimizer == "momentum":
         rates *= (1 - recipe.momentum ** np.arange(1, recipe.steps + 1)) / (1 - recipe.momentum)
     return np.concatenate([[0.0], np.cumsum(rates)])
 
 
-def row_gradients(teacher: Teacher, optimiser: str) -> Float[np.ndarray, "seeds n1"]:
+def row_gradients(teacher: Teacher, optimizer: str) -> Float[np.ndarray, "seeds n1"]:
     """g_i, the speed at which row i of BA leaves 0 per unit of time under LoRA at l."""
     gradient = teacher.cross @ teacher.a.swapaxes(1, 2)
-    if optimiser in ("adamw", "allora_adamw"):
+    if optimizer in ("adamw", "allora_adamw"):
         gradient = np.sign(gradient)
     return np.linalg.norm(gradient @ teacher.a, axis=-1)
 
 
-def _scalar_rule(arm: str, optimiser: str, eta: float, adaptor: str) -> tuple[float, str]:
+def _scalar_rule(arm: str, optimizer: str, eta: float, adaptor: str) -> tuple[float, str]:
     """The scalar model's η and adaptor for an arm."""
-    if arm == "allora" and optimiser != "adamw":
+    if arm == "allora" and optimizer != "adamw":
         return eta, adaptor
     return (eta if arm == "lora_eta" else 1.0), "constant"
 
@@ -55,15 +55,15 @@ def _predicted_norms(
     teacher: Teacher, arm: str, eta: float, recipe: Recipe, adaptor: str
 ) -> Float[np.ndarray, "seeds times"]:
     """Mean over rows of the scalar model's m_i by step."""
-    times, rule = clock(recipe), _scalar_rule(arm, recipe.optimiser, eta, adaptor)
-    of_seeds = row_gradients(teacher, recipe.optimiser)
+    times, rule = clock(recipe), _scalar_rule(arm, recipe.optimizer, eta, adaptor)
+    of_seeds = row_gradients(teacher, recipe.optimizer)
     return np.stack([levels(rows[:, None] * times, *rule).mean(axis=0) for rows in of_seeds])
 
 
 def first_ratio(teacher: Teacher, arm: str, eta: float, recipe: Recipe) -> Float[np.ndarray, " seeds"]:
     """‖BA‖ of an arm over that of LoRA at l after the first step whose rate is not 0."""
-    if recipe.optimiser in ("adamw", "allora_adamw"):
-        fast = arm == "lora_eta" or (arm == "allora" and recipe.optimiser == "allora_adamw")
+    if recipe.optimizer in ("adamw", "allora_adamw"):
+        fast = arm == "lora_eta" or (arm == "allora" and recipe.optimizer == "allora_adamw")
         return np.full(len(teacher.a), eta if fast else 1.0)
     sizes = np.linalg.norm(teacher.cross @ teacher.a.swapaxes(1, 2), axis=(1, 2))
     limit = None if recipe.max_grad_norm is None else max(recipe.max_grad_norm, LEAST)
@@ -99,10 +99,10 @@ def _steps(norms: np.ndarray, teacher: Teacher, config: Any) -> dict[str, list[f
 
 
 def predict(config: Any, teacher: Teacher, recipe: Recipe) -> dict[str, Any]:
-    """The scalar model's account of each arm under one optimiser."""
+    """The scalar model's account of each arm under one optimizer."""
     # `first_ratio` is exact but for O(ε/|g|) and weight decay. `steps` to each level and `norms` by step are None under
     # clipped SGD, which the scalar model does not treat.
-    clipped = recipe.max_grad_norm is not None and recipe.optimiser in ("sgd", "momentum")
+    clipped = recipe.max_grad_norm is not None and recipe.optimizer in ("sgd", "momentum")
     found: dict[str, Any] = {"learning_rate": recipe.learning_rate}
     for arm in ARMS:
         ratio = _mean(first_ratio(teacher, arm, config.eta, recipe))[0]
@@ -114,7 +114,7 @@ def predict(config: Any, teacher: Teacher, recipe: Recipe) -> dict[str, Any]:
 
 
 def measure(config: Any, teacher: Teacher, recipe: Recipe, drift: Drift) -> dict[str, Any]:
-    """What training did under one optimiser, means over seeds."""
+    """What training did under one optimizer, means over seeds."""
     # `first_ratio`: ‖BA‖ over LoRA's at l after the first step whose rate is not 0; None where a norm is below 1e-150.
     # `steps`: to reach each level; None if a seed does not. `norms`, `max_norms`: mean and largest ‖(BA)_i‖.
     # `final_loss`: over the loss at B = 0. `to_…`: ALLoRA's relative distances of BA, `parameters_to_…`: of the way

@@ -1,4 +1,4 @@
-"""The showcase of §4.2's escape: what LoRA at l, LoRA at η·l and ALLoRA do from B = 0 under each optimiser.
+"""The showcase of §4.2's escape: what LoRA at l, LoRA at η·l and ALLoRA do from B = 0 under each optimizer.
 
 Checked by `tests/test_escape_study.py`.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from allora_analysis import validation
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.escape.optimisers import OPTIMISERS, Recipe, check
+from allora_analysis.escape.optimizers import OPTIMIZERS, Recipe, check
 from allora_analysis.escape.prediction import measure, predict, scalar_part
 from allora_analysis.escape.scalar import usable_eta
 from allora_analysis.escape.teacher import ARMS, Drift, Teacher, compared, linear_teacher
@@ -31,15 +31,15 @@ OPTIONS = ("momentum", "betas", "eps", "weight_decay", "max_grad_norm", "warmup"
 
 @dataclass(frozen=True)
 class Config:
-    """Escape from B = 0 (§4.2) on a linear teacher: LoRA at l, LoRA at η·l and ALLoRA under each optimiser.
+    """Escape from B = 0 (§4.2) on a linear teacher: LoRA at l, LoRA at η·l and ALLoRA under each optimizer.
 
     Mean row norms ‖(BA)_i‖ by step, beside the scalar model's closed form.
     """
 
     eta: float = 2.0
     """η, the row factor at BA = 0, above 0; the paper's η² = 4."""
-    optimiser: tuple[Literal["sgd", "momentum", "adamw", "allora_adamw"], ...] = OPTIMISERS
-    """Optimisers; allora_adamw is AdamW with ALLoRA's factor on its update (LoRA's arms there are AdamW's)."""
+    optimizer: tuple[Literal["sgd", "momentum", "adamw", "allora_adamw"], ...] = OPTIMIZERS
+    """Optimizers; allora_adamw is AdamW with ALLoRA's factor on its update (LoRA's arms there are AdamW's)."""
     learning_rate: float | None = None
     """l, above 0, for all; None: 0.02 for sgd, 0.002 for momentum, 0.005 for the others."""
     steps: int = 300
@@ -81,7 +81,7 @@ class Config:
 
 
 def recipes(config: Config) -> list[Recipe]:
-    """Refuse a config that makes no sense; its optimisers."""
+    """Refuse a config that makes no sense; its optimizers."""
     usable_eta(config.eta)
     validation.choice("adaptor", config.adaptor, ADAPTORS)
     validation.count("seeds", config.seeds, 2)
@@ -89,7 +89,7 @@ def recipes(config: Config) -> list[Recipe]:
         validation.positive("levels", level)
     options = {name: getattr(config, name) for name in OPTIONS}
     names = [
-        validation.choice("optimiser", name, OPTIMISERS) for name in validation.several("optimiser", config.optimiser)
+        validation.choice("optimizer", name, OPTIMIZERS) for name in validation.several("optimizer", config.optimizer)
     ]
     rates = LEARNING_RATES if config.learning_rate is None else dict.fromkeys(names, config.learning_rate)
     return [check(Recipe(name, rates[name], **options)) for name in dict.fromkeys(names)]
@@ -97,15 +97,15 @@ def recipes(config: Config) -> list[Recipe]:
 
 @representable(infinite=True)
 def run(config: Config) -> Result:
-    """Train every arm under every optimiser, from the same starts."""
+    """Train every arm under every optimizer, from the same starts."""
     chosen = recipes(config)
     sizes = ("seeds", "seed", "n_outputs", "n_inputs", "samples", "rank", "teacher_rank", "noise")
     teacher = linear_teacher(**{name: getattr(config, name) for name in sizes})
-    drifts, interrupted = sweep(chosen, lambda recipe: _train(config, teacher, recipe), "optimisers")
+    drifts, interrupted = sweep(chosen, lambda recipe: _train(config, teacher, recipe), "optimizers")
     done = list(zip(chosen, drifts, strict=False))
     scalar = scalar_part(config, teacher)
-    predicted = {recipe.optimiser: predict(config, teacher, recipe) for recipe, _ in done}
-    measured = {recipe.optimiser: measure(config, teacher, recipe, drift) for recipe, drift in done}
+    predicted = {recipe.optimizer: predict(config, teacher, recipe) for recipe, _ in done}
+    measured = {recipe.optimizer: measure(config, teacher, recipe, drift) for recipe, drift in done}
     return Result(predicted | scalar.predicted, measured | scalar.measured, interrupted)
 
 
@@ -113,15 +113,15 @@ def _train(config: Config, teacher: Teacher, recipe: Recipe) -> Drift:
     result = compared(teacher, config.eta, recipe, config.adaptor)
     if not np.isfinite(result.losses).all():
         raise ArgumentError(
-            f"learning_rate {recipe.learning_rate:g}: training diverged under {recipe.optimiser}; "
+            f"learning_rate {recipe.learning_rate:g}: training diverged under {recipe.optimizer}; "
             "a smaller one, or fewer steps, would work"
         )
     return result
 
 
 def table(config: Any, result: Result) -> Table:
-    """One row per optimiser and arm: the first step, steps to each level, the final loss; predicted beside measured."""
-    done = [name for name in dict.fromkeys(config.optimiser) if name in result.measured]
+    """One row per optimizer and arm: the first step, steps to each level, the final loss; predicted beside measured."""
+    done = [name for name in dict.fromkeys(config.optimizer) if name in result.measured]
     rows = []
     for name in done:
         for arm in ARMS:
@@ -131,7 +131,7 @@ def table(config: Any, result: Result) -> Table:
                 cells += [text(said["steps"][index], 3), _pair(seen, "steps", index)]
             label = "ALLoRAAdamW at l" if (name, arm) == ("allora_adamw", "allora") else LABELS[arm]
             rows.append([name, label, text(result.predicted[name]["learning_rate"]), *cells, _pair(seen, "final_loss")])
-    columns = ["optimiser", "arm", "l", "first step: predicted", "first step: measured"]
+    columns = ["optimizer", "arm", "l", "first step: predicted", "first step: measured"]
     columns += [f"steps to {level:g}: {what}" for level in config.levels for what in ("scalar model", "measured")]
     title = f"Leaving B = 0 on a linear teacher: η = {config.eta:g}, {config.adaptor}, {config.seeds} seeds"
     return Table(title, [*columns, "loss"], rows, _notes(config, result, done), keys=2)
@@ -163,10 +163,10 @@ def _notes(config: Any, result: Result, done: list[str]) -> list[str]:
 
 
 def plot(config: Any, result: Result) -> Figure:
-    """A panel per optimiser (mean row norm by step, scalar model dotted), the scalar model, ALLoRA's distances."""
+    """A panel per optimizer (mean row norm by step, scalar model dotted), the scalar model, ALLoRA's distances."""
     from allora_analysis.plotting import panels
 
-    names = [name for name in dict.fromkeys(config.optimiser) if name in result.measured]
+    names = [name for name in dict.fromkeys(config.optimizer) if name in result.measured]
     columns = min(3, len(names) + 2)
     rows = -(-(len(names) + 2) // columns)
     figure, axes = panels(columns, rows)
@@ -182,7 +182,7 @@ def plot(config: Any, result: Result) -> Figure:
 
 
 def _escape(axis: Axes, result: Result, name: str) -> None:
-    from allora_analysis.plotting import ARMS, COLOURS, OPTIMISERS
+    from allora_analysis.plotting import ARMS, COLOURS, OPTIMIZERS
 
     measured, predicted = result.measured[name], result.predicted[name]
     top = 0.0
@@ -201,7 +201,7 @@ def _escape(axis: Axes, result: Result, name: str) -> None:
     axis.set_ylim(0, 1.15 * max(top, measured["target"]))
     axis.set_xlim(0, None)
     axis.set(xlabel="step", ylabel="mean ‖(BA)$_i$‖")
-    axis.set_title(f"{OPTIMISERS[name].label}, l = {predicted['learning_rate']:g}")
+    axis.set_title(f"{OPTIMIZERS[name].label}, l = {predicted['learning_rate']:g}")
 
 
 def _scalar(axis: Axes, result: Result) -> None:
@@ -221,10 +221,10 @@ def _scalar(axis: Axes, result: Result) -> None:
 
 
 def _distances(axis: Axes, result: Result, names: list[str]) -> None:
-    from allora_analysis.plotting import COLOURS, OPTIMISERS
+    from allora_analysis.plotting import COLOURS, OPTIMIZERS
 
     for name in names:
-        label, colour, _ = OPTIMISERS[name]
+        label, colour, _ = OPTIMIZERS[name]
         for key, dashes in (("to_lora", "-"), ("to_lora_eta", "--")):
             values = np.asarray(result.measured[name][key])
             steps = np.arange(1, len(values))

@@ -11,7 +11,7 @@ The paper's Figure 2 (right) says that ALLoRA starts as LoRA at η·l does. Unde
 rows then part by η²‖(BA)_i‖/4, relatively, to leading order. Under AdamW ALLoRA starts as LoRA at **l**.
 
 Every array has a leading axis, the seeds. Checked by `tests/test_escape_teacher.py` and
-`tests/test_escape_optimisers.py`.
+`tests/test_escape_optimizers.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from allora_analysis import validation
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.escape.optimisers import Recipe, check, memory, step
+from allora_analysis.escape.optimizers import Recipe, check, memory, step
 from allora_analysis.validation import ArgumentError, representable
 
 ARMS = ("lora", "lora_eta", "allora")
@@ -187,7 +187,7 @@ def iterate(
         teacher: the loss and the initial A.
         arm: "lora" (at l), "lora_eta" (at η·l) or "allora".
         eta: η.
-        recipe: the optimiser.
+        recipe: the optimizer.
         adaptor: ALLoRA's row factor, a name of `adaptors.ADAPTORS`.
         train_a: False keeps A as drawn (the scalar model's assumption).
 
@@ -204,7 +204,7 @@ def iterate(
         if index == recipe.steps:
             return
         factor = ADAPTORS[adaptor](norms, eta) if arm == "allora" else None
-        if factor is not None and recipe.optimiser != "allora_adamw":
+        if factor is not None and recipe.optimizer != "allora_adamw":
             gradient, factor = factor[:, :, None] * gradient, None
         gradients = b.swapaxes(1, 2) @ gradient, gradient @ a.swapaxes(1, 2)
         if not train_a:
@@ -234,7 +234,7 @@ class Drift:
 
 @representable()
 def drift(
-    optimiser: str,
+    optimizer: str,
     eta: float,
     learning_rate: float,
     steps: int,
@@ -247,7 +247,7 @@ def drift(
     """Train the three arms from one start and compare them after every step.
 
     Args:
-        optimiser: "sgd", "momentum", "adamw" or "allora_adamw".
+        optimizer: "sgd", "momentum", "adamw" or "allora_adamw".
         eta: η > 0.
         learning_rate: l > 0 of LoRA and ALLoRA; LoRA at η·l has η times it.
         steps: steps to take.
@@ -261,7 +261,7 @@ def drift(
     """
     eta = validation.positive("eta", eta)
     validation.choice("adaptor", adaptor, ADAPTORS)
-    recipe = check(Recipe(optimiser, learning_rate, steps=steps, **options))
+    recipe = check(Recipe(optimizer, learning_rate, steps=steps, **options))
     teacher = linear_teacher() if teacher is None else teacher
     return compared(teacher, eta, recipe, adaptor, train_a)
 

@@ -1,4 +1,4 @@
-"""The arms: each one's adapters and optimiser. All baselines are PEFT's own. Checked by `tests/test_finetune_arms.py`.
+"""The arms: each one's adapters and optimizer. All baselines are PEFT's own. Checked by `tests/test_finetune_arms.py`.
 
 Every arm adapts all linear layers but the classifier, which is trained in full at a rate of its own. The LoRA scaling
 α/r is 1 (α = r), so that the identities of §4 hold, but for lora_x_eta, whose arm it is (η), and rslora (√r at α = r).
@@ -109,14 +109,14 @@ def drop_bottleneck(model: nn.Module, drop_rate: float) -> None:
 
 
 def optimizer(model: nn.Module, setting: Setting) -> Optimizer:
-    """The arm's optimiser: the adapters at the learning rate, the classifier at its own.
+    """The arm's optimizer: the adapters at the learning rate, the classifier at its own.
 
     Args:
         model: as `adapt` returned it.
         setting: the run.
 
     Returns:
-        The optimiser.
+        The optimizer.
     """
     adapters, head = split(model)
     decay = {"weight_decay": setting.weight_decay}

@@ -1,6 +1,6 @@
 """One run, epoch by epoch, that a power cut cannot make measure an epoch twice; recorded when it is finished.
 
-After every epoch the parameters, the optimiser's state and what was measured go to one `.npz` in `unfinished/` below
+After every epoch the parameters, the optimizer's state and what was measured go to one `.npz` in `unfinished/` below
 the folder of records, written whole or not at all; nothing else is needed to go on, because each epoch has random
 streams of its own. A finished run is a record, and its state is deleted. Checked by `tests/test_gradient_std_run.py`.
 """
@@ -150,7 +150,7 @@ class Run:
         for i, tensor in enumerate(self._mlp.parameters):
             prefix = f"optimizer_{i}_"
             kept = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-            # Adam's step count too: a fused optimiser wants it on the parameter's device.
+            # Adam's step count too: a fused optimizer wants it on the parameter's device.
             self._optimizer.state[tensor] = {
                 name: torch.from_numpy(value).to(tensor.device) for name, value in kept.items()
             }

@@ -1,4 +1,4 @@
-"""Training one epoch, with dropout, by any of four optimisers; the loss and the accuracy without dropout.
+"""Training one epoch, with dropout, by any of four optimizers; the loss and the accuracy without dropout.
 
 Checked by `tests/test_gradient_std_training.py`.
 """
@@ -32,7 +32,7 @@ class Diverged(ArgumentError):
 
 
 def make_optimizer(setting: Setting, mlp: MLP) -> torch.optim.Optimizer:
-    """PyTorch's optimiser of a setting's name."""
+    """PyTorch's optimizer of a setting's name."""
     shared = {"lr": setting.learning_rate, "weight_decay": setting.weight_decay, "fused": True}
     if setting.optimizer in ("sgd", "momentum"):
         momentum = MOMENTUM if setting.optimizer == "momentum" else 0.0

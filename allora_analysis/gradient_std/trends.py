@@ -1,6 +1,6 @@
 """Does a standard deviation fall or rise over training? One test a case, over seeds, stated before any run.
 
-A case is a data set, an optimiser and a statistic s (the average over entries, or the worst entry, of the standard
+A case is a data set, an optimizer and a statistic s (the average over entries, or the worst entry, of the standard
 deviation over masks). Seed i changes by Δ_i = log(s_i(last epoch)/s_i(first epoch)), natural logarithm: 0.1 is about
 10 %. Seeds are independent and s is one number a run, so no entry is compared across seeds. The null is E Δ = 0, the
 test Student's t over seeds (assumes normal Δ), Holm's correction over the whole family of cases. A case **falls**

@@ -33,7 +33,7 @@ class Arguments:
     source: Annotated[tuple[str, ...], arg(metavar="[NAME=FOLDER ...]")] = ()
     """Where models and data are: NAME=FOLDER, NAME=FILE.gguf or NAME=HUB_ID each; default: the hub."""
     only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]")] = ()
-    """Only runs of these models, data sets, arms or optimisers."""
+    """Only runs of these models, data sets, arms or optimizers."""
     seeds: int | None = None
     """Only this many seeds, from 0; default: the preset's."""
     results: Annotated[Path, arg(metavar="FOLDER")] = RESULTS
@@ -126,7 +126,7 @@ def select(settings: Sequence[Setting], only: Sequence[str], seeds: int | None) 
 
     Args:
         settings: all of them.
-        only: names of models, data sets, arms or optimisers; of several of one kind, any will do.
+        only: names of models, data sets, arms or optimizers; of several of one kind, any will do.
         seeds: seeds 0, …, seeds − 1; None for all.
 
     Returns:

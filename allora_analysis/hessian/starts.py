@@ -37,7 +37,7 @@ from numpy.typing import ArrayLike
 
 from allora_analysis import validation
 from allora_analysis.adaptors import inverse_sqrt
-from allora_analysis.escape.optimisers import Recipe, memory, step
+from allora_analysis.escape.optimizers import Recipe, memory, step
 from allora_analysis.hessian.factors import HORIZON, Inertia, factor_spectrum, loss_gradient
 from allora_analysis.validation import ArgumentError, representable
 

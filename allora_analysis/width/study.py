@@ -157,7 +157,7 @@ def plot(config: Config, result: Result) -> Figure:
 
 def kept_panel(axis: Axes, config: Config, result: Result) -> None:
     """d/η by width: ALLoRA's closed form and training, and what the rows of LoRA+ under Adam would make of it."""
-    from allora_analysis.plotting import ARMS, OPTIMISERS
+    from allora_analysis.plotting import ARMS, OPTIMIZERS
 
     grid = np.geomspace(min(config.widths), max(config.widths), 60)
     curve = [flow_factor("allora", round(n), config.rank, ETA) for n in grid]
@@ -166,7 +166,7 @@ def kept_panel(axis: Axes, config: Config, result: Result) -> None:
         if name in result.measured:
             method, _, optimizer = name.partition(", ")
             look = {"color": ARMS[method].colour, "mfc": "none" if optimizer == "sgd" else ARMS[method].colour}
-            label = f"on rows of {ARMS[method].label}, {OPTIMISERS[optimizer].label}"
+            label = f"on rows of {ARMS[method].label}, {OPTIMIZERS[optimizer].label}"
             axis.plot(config.widths, result.measured[name]["kept"], ARMS[method].marker, ms=5, label=label, **look)
     axis.set(xscale="log", ylim=(0, 1.05), xlabel="width n", ylabel="mean d$_i$/η", title="ALLoRA's factor tends to η")
     axis.legend(fontsize=7, loc="lower right")
@@ -174,7 +174,7 @@ def kept_panel(axis: Axes, config: Config, result: Result) -> None:
 
 def rates_panel(axis: Axes, config: Config, result: Result) -> None:
     """The largest rate over that at the smallest width, with the predicted power as a line; Adam's where it was run."""
-    from allora_analysis.plotting import ARMS, OPTIMISERS
+    from allora_analysis.plotting import ARMS, OPTIMIZERS
 
     widths = np.array(config.widths, dtype=float)
     optimizer = "adam" if any(name.endswith("adam") for name in result.measured) else "sgd"
@@ -191,7 +191,7 @@ def rates_panel(axis: Axes, config: Config, result: Result) -> None:
     flat = [name for name in drawn if result.predicted[name]["largest_rate"]["width"] == 0]
     keep = [ARMS[name.partition(", ")[0]].label for name in flat]
     told = f"Only {' and '.join(keep)} may keep the rate" if keep else "None may keep its rate"
-    axis.set_title(f"{told}\nas n grows ({OPTIMISERS[optimizer].label})")
+    axis.set_title(f"{told}\nas n grows ({OPTIMIZERS[optimizer].label})")
     axis.legend(fontsize=7, loc="lower left")
 
 

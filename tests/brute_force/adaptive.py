@@ -66,7 +66,7 @@ def exact_loss_after_step(a, b, y, d, step):
     return sum(((bi * moved_a - yi) ** 2 for bi, yi in zip(moved_b, y, strict=True)), Fraction(0)) / 2
 
 
-def torch_training(x, y, a_draw, knobs, steps, optimiser):
+def torch_training(x, y, a_draw, knobs, steps, optimizer):
     """The same training with torch's own AdamW or SGD, A and B each a parameter group; `knobs` a mapping."""
     x, y = (torch.tensor(v, dtype=torch.float64) for v in (x, y))
     a = (knobs["init_a"] * torch.tensor(a_draw, dtype=torch.float64)).requires_grad_()
@@ -75,7 +75,7 @@ def torch_training(x, y, a_draw, knobs, steps, optimiser):
         {"params": [part], "lr": knobs[f"rate_{name}"], "weight_decay": knobs[f"decay_{name}"]}
         for name, part in (("a", a), ("b", b))
     ]
-    if optimiser == "adam":
+    if optimizer == "adam":
         for group, name in zip(groups, "ab", strict=True):
             group["eps"] = knobs[f"eps_{name}"]
         rule = torch.optim.AdamW(groups, betas=(0.9, 0.999))

@@ -76,7 +76,7 @@ def train(
     a,
     *,
     arm,
-    optimiser,
+    optimizer,
     eta,
     learning_rate,
     steps,
@@ -95,14 +95,14 @@ def train(
     ones = [1.0] * y.shape[1]
     for index in range(steps):
         d = row_factors(a, b, eta, adaptor)
-        on_gradient = arm == "allora" and optimiser != "allora_adamw"
+        on_gradient = arm == "allora" and optimizer != "allora_adamw"
         gradients = lora_gradients(x, y, a, b, d if on_gradient else ones)
         if max_grad_norm is not None:
             gradients = clipped(gradients, max_grad_norm)
         rate = learning_rate * (eta if arm == "lora_eta" else 1) * scheduled(index, steps, warmup, schedule)
-        if optimiser in ("sgd", "momentum"):
+        if optimizer in ("sgd", "momentum"):
             gradients = [g + weight_decay * w for g, w in zip(gradients, (a, b), strict=True)]
-            if optimiser == "momentum":
+            if optimizer == "momentum":
                 buffer = (
                     gradients if buffer is None else [momentum * u + g for u, g in zip(buffer, gradients, strict=True)]
                 )
@@ -112,7 +112,7 @@ def train(
             for past, gradient in zip(history, gradients, strict=True):
                 past.append(gradient)
             step_a, step_b = (adam_direction(past, *betas, eps) for past in history)
-            if arm == "allora" and optimiser == "allora_adamw":
+            if arm == "allora" and optimizer == "allora_adamw":
                 step_a, step_b = step_a * (sum(d) / len(d)), np.diag(d) @ step_b
             a, b = a - rate * weight_decay * a - rate * step_a, b - rate * weight_decay * b - rate * step_b
         path.append((a, b))

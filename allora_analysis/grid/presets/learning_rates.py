@@ -21,7 +21,7 @@ BEYOND = {"adamw": ((1e-2,), ("lora", "allora_0", "dora")), "sgd": ((10.0,), ("l
 def runs(
     model: str, data: str, seeds: int, optimizer: str, arms: Iterable[str], rates: Iterable[float], **shared: Any
 ) -> Iterator[Setting]:
-    """The runs on one model and data set under one optimiser: all rates and arms before the second seed.
+    """The runs on one model and data set under one optimizer: all rates and arms before the second seed.
 
     Args:
         model: its name.

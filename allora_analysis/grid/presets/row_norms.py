@@ -15,7 +15,7 @@ RATES = {
     "SmolLM2-135M": {"adamw": (1e-4, 1e-3), "sgd": (0.1, 1e-3)},
     "Snowflake-Arctic-XS": MINILM,
 }
-"""By model and optimiser: l, and the classifier's rate."""
+"""By model and optimizer: l, and the classifier's rate."""
 FIXED = {"schedule": "constant", "max_grad_norm": 0.0}
 DESK = {
     "all-MiniLM-L6-v2": {"batch_size": 32, "max_steps": 267},
@@ -24,7 +24,7 @@ DESK = {
 
 
 def base_rate(run: Setting) -> float:
-    """The rate l of a run's model and optimiser; the run's own is l or η·l.
+    """The rate l of a run's model and optimizer; the run's own is l or η·l.
 
     Args:
         run: the run.
@@ -36,7 +36,7 @@ def base_rate(run: Setting) -> float:
 
 
 def arms(optimizer: str, rate: float) -> Iterator[dict[str, object]]:
-    """The arms under an optimiser, at their rates.
+    """The arms under an optimizer, at their rates.
 
     Args:
         optimizer: "sgd" or "adamw".

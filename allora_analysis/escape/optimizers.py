@@ -7,7 +7,7 @@ With gradients g clipped together at norm c, g ← g·min(1, c/(‖g‖ + 10⁻�
 - allora_adamw: as adamw, but the second term of B is multiplied row by row by d, and A's by the mean of d, where d
   is h(‖(BA)_i‖) before the step. The decay is not.
 
-Arrays have a leading axis, the seeds; clipping is per seed. Checked by `tests/test_escape_optimisers.py` against a twin
+Arrays have a leading axis, the seeds; clipping is per seed. Checked by `tests/test_escape_optimizers.py` against a twin
 that shares nothing and against torch's own.
 """
 
@@ -22,18 +22,18 @@ from jaxtyping import Float
 from allora_analysis import validation
 from allora_analysis.validation import ArgumentError
 
-OPTIMISERS = ("sgd", "momentum", "adamw", "allora_adamw")
+OPTIMIZERS = ("sgd", "momentum", "adamw", "allora_adamw")
 SCHEDULES = ("constant", "linear", "cosine")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An optimiser and all that it depends on; defaults are PyTorch's, and no clipping, warm-up or decay.
+    """An optimizer and all that it depends on; defaults are PyTorch's, and no clipping, warm-up or decay.
 
     `allora_adamw` is AdamW for LoRA's arms; for ALLoRA's it applies the row factor to AdamW's update, not the gradient.
     """
 
-    optimiser: str
+    optimizer: str
     """"sgd", "momentum" (heavy ball, as PyTorch's), "adamw" or "allora_adamw"."""
     learning_rate: float
     """l; the arm LoRA at η·l multiplies it by η."""
@@ -57,7 +57,7 @@ class Recipe:
 
 def check(recipe: Recipe) -> Recipe:
     """Refuse a recipe that makes no sense."""
-    validation.choice("optimiser", recipe.optimiser, OPTIMISERS)
+    validation.choice("optimizer", recipe.optimizer, OPTIMIZERS)
     validation.choice("schedule", recipe.schedule, SCHEDULES)
     validation.positive("learning_rate", recipe.learning_rate)
     for name, value in (("momentum", recipe.momentum), *(("betas", beta) for beta in recipe.betas)):
@@ -88,7 +88,7 @@ CLIP_EPS = 1e-6  # as torch.nn.utils.clip_grad_norm_ has it
 
 @dataclass(frozen=True)
 class Memory:
-    """An optimiser's state: steps taken, first and second moments (momentum's buffer is the first)."""
+    """An optimizer's state: steps taken, first and second moments (momentum's buffer is the first)."""
 
     step: int
     first: Pair
@@ -96,7 +96,7 @@ class Memory:
 
 
 def memory(pair: Pair) -> Memory:
-    """An optimiser's state before its first step."""
+    """An optimizer's state before its first step."""
     zeros = (np.zeros_like(pair[0]), np.zeros_like(pair[1]))
     return Memory(0, zeros, zeros)
 
@@ -122,13 +122,13 @@ def step(
         clip = clip_factor(*gradients, recipe.max_grad_norm)
         gradients = (gradients[0] * clip, gradients[1] * clip)
     rate *= rate_factor(recipe, state.step)
-    if recipe.optimiser in ("sgd", "momentum"):
+    if recipe.optimizer in ("sgd", "momentum"):
         return _sgd(recipe, pair, gradients, state, rate)
     return _adamw(recipe, pair, gradients, state, rate, factor)
 
 
 def _sgd(recipe: Recipe, pair: Pair, gradients: Pair, state: Memory, rate: float) -> tuple[Pair, Memory]:
-    mu = recipe.momentum if recipe.optimiser == "momentum" else 0.0
+    mu = recipe.momentum if recipe.optimizer == "momentum" else 0.0
     first = _each(lambda u, g, w: mu * u + g + recipe.weight_decay * w, state.first, gradients, pair)
     return _each(lambda w, u: w - rate * u, pair, first), Memory(state.step + 1, first, state.second)
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from allora_analysis import escape
-from allora_analysis.escape import optimisers
-from allora_analysis.escape.optimisers import check, rate_factor
+from allora_analysis.escape import optimizers
+from allora_analysis.escape.optimizers import check, rate_factor
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import escape as brute_force
 
@@ -47,98 +47,98 @@ def assert_same(one, other, rtol):
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("arm", escape.ARMS)
-@pytest.mark.parametrize("optimiser", escape.OPTIMISERS)
-def test_every_arm_and_optimiser_equals_its_twin(rng, optimiser, arm, options):
+@pytest.mark.parametrize("optimizer", escape.OPTIMIZERS)
+def test_every_arm_and_optimizer_equals_its_twin(rng, optimizer, arm, options):
     x, y, a = data(rng)
-    recipe = check(escape.Recipe(optimiser, 0.05, steps=STEPS, **options))
-    twin = brute_force.train(x, y, a, arm=arm, optimiser=optimiser, eta=1.7, learning_rate=0.05, steps=STEPS, **options)
+    recipe = check(escape.Recipe(optimizer, 0.05, steps=STEPS, **options))
+    twin = brute_force.train(x, y, a, arm=arm, optimizer=optimizer, eta=1.7, learning_rate=0.05, steps=STEPS, **options)
     assert_same(path(x, y, a, arm, 1.7, recipe), twin, 1e-10)
 
 
 @pytest.mark.parametrize("adaptor", brute_force.ADAPTORS)
-@pytest.mark.parametrize("optimiser", ["sgd", "allora_adamw"])
-def test_every_adaptor_equals_its_twin(rng, optimiser, adaptor):
+@pytest.mark.parametrize("optimizer", ["sgd", "allora_adamw"])
+def test_every_adaptor_equals_its_twin(rng, optimizer, adaptor):
     x, y, a = data(rng)
-    recipe = escape.Recipe(optimiser, 0.05, steps=STEPS)
+    recipe = escape.Recipe(optimizer, 0.05, steps=STEPS)
     twin = brute_force.train(
-        x, y, a, arm="allora", optimiser=optimiser, eta=1.7, learning_rate=0.05, steps=STEPS, adaptor=adaptor
+        x, y, a, arm="allora", optimizer=optimizer, eta=1.7, learning_rate=0.05, steps=STEPS, adaptor=adaptor
     )
     assert_same(path(x, y, a, "allora", 1.7, recipe, adaptor), twin, 1e-10)
 
 
-@pytest.mark.parametrize("optimiser", escape.OPTIMISERS)
+@pytest.mark.parametrize("optimizer", escape.OPTIMIZERS)
 @pytest.mark.parametrize("option", ["max_grad_norm", "weight_decay", "warmup", "eta", "adaptor"])
-def test_the_twin_would_tell(rng, optimiser, option):
+def test_the_twin_would_tell(rng, optimizer, option):
     """Each option changes the path: a step that ignored it would not pass above."""
     x, y, a = data(rng)
     changed = {"max_grad_norm": 0.3, "weight_decay": 0.1, "warmup": 2}
-    recipe = escape.Recipe(optimiser, 0.05, steps=STEPS, **({option: changed[option]} if option in changed else {}))
+    recipe = escape.Recipe(optimizer, 0.05, steps=STEPS, **({option: changed[option]} if option in changed else {}))
     eta, adaptor = (1.5 if option == "eta" else 1.7), ("inverse" if option == "adaptor" else "inverse_sqrt")
-    twin = brute_force.train(x, y, a, arm="allora", optimiser=optimiser, eta=1.7, learning_rate=0.05, steps=STEPS)
+    twin = brute_force.train(x, y, a, arm="allora", optimizer=optimizer, eta=1.7, learning_rate=0.05, steps=STEPS)
     with pytest.raises(AssertionError):
-        assert_same(path(x, y, a, "allora", eta, recipe, adaptor), twin, 1e-6 if optimiser == "adamw" else 1e-4)
+        assert_same(path(x, y, a, "allora", eta, recipe, adaptor), twin, 1e-6 if optimizer == "adamw" else 1e-4)
 
 
 def torch_path(x, y, a, recipe, rate, layer):
-    """torch's own optimisers on autograd's gradients; `layer(x, a, b)` is the adapter's output."""
+    """torch's own optimizers on autograd's gradients; `layer(x, a, b)` is the adapter's output."""
     x, y = torch.from_numpy(x), torch.from_numpy(y)
     first = torch.from_numpy(a.copy()).requires_grad_()
     second = torch.zeros(y.shape[1], len(a), dtype=torch.float64, requires_grad=True)
-    if recipe.optimiser == "adamw":
-        optimiser = torch.optim.AdamW(
+    if recipe.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(
             [first, second], rate, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay
         )
     else:
-        momentum = recipe.momentum if recipe.optimiser == "momentum" else 0.0
-        optimiser = torch.optim.SGD([first, second], rate, momentum=momentum, weight_decay=recipe.weight_decay)
-    return torch_steps(optimiser, x, y, first, second, recipe, layer)
+        momentum = recipe.momentum if recipe.optimizer == "momentum" else 0.0
+        optimizer = torch.optim.SGD([first, second], rate, momentum=momentum, weight_decay=recipe.weight_decay)
+    return torch_steps(optimizer, x, y, first, second, recipe, layer)
 
 
-def torch_steps(optimiser, x, y, first, second, recipe, layer):
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(recipe, step))
+def torch_steps(optimizer, x, y, first, second, recipe, layer):
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(recipe, step))
     visited = []
     for _ in range(recipe.steps + 1):
         visited.append(tuple(value.detach().numpy().copy() for value in (first, second)))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (((y - layer(x, first, second)) ** 2).sum() / (2 * len(x))).backward()
         if recipe.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_([first, second], recipe.max_grad_norm)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     return visited
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("arm", ["lora", "lora_eta"])
-@pytest.mark.parametrize("optimiser", ["sgd", "momentum", "adamw"])
-def test_lora_equals_torch(rng, optimiser, arm, options):
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adamw"])
+def test_lora_equals_torch(rng, optimizer, arm, options):
     x, y, a = data(rng)
-    recipe = escape.Recipe(optimiser, 0.05, steps=STEPS, **options)
+    recipe = escape.Recipe(optimizer, 0.05, steps=STEPS, **options)
     rate = 0.05 * (1.7 if arm == "lora_eta" else 1.0)
     expected = torch_path(x, y, a, recipe, rate, lambda x, a, b: x @ a.T @ b.T)
     assert_same(path(x, y, a, arm, 1.7, recipe), expected, 1e-10)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("optimiser", ["sgd", "momentum", "adamw"])
-def test_allora_equals_the_real_layer_under_torch(rng, optimiser, options):
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adamw"])
+def test_allora_equals_the_real_layer_under_torch(rng, optimizer, options):
     from allora_analysis.lora.functional import allora
 
     x, y, a = data(rng)
-    recipe = escape.Recipe(optimiser, 0.05, steps=STEPS, **options)
+    recipe = escape.Recipe(optimizer, 0.05, steps=STEPS, **options)
     expected = torch_path(x, y, a, recipe, 0.05, lambda x, a, b: allora(x, a, b, 1.7))
     assert_same(path(x, y, a, "allora", 1.7, recipe), expected, 1e-9)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_allora_adamw_equals_the_real_optimiser(rng, options):
+def test_allora_adamw_equals_the_real_optimizer(rng, options):
     from allora_analysis.lora.optim import ALLoRAAdamW
 
     x, y, a = data(rng)
     recipe = escape.Recipe("allora_adamw", 0.05, steps=STEPS, **options)
     first = torch.from_numpy(a.copy()).requires_grad_()
     second = torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)
-    optimiser = ALLoRAAdamW(
+    optimizer = ALLoRAAdamW(
         [{"params": [first, second], "pair": True, "scaling": 1.0}],
         0.05,
         1.7,
@@ -147,7 +147,7 @@ def test_allora_adamw_equals_the_real_optimiser(rng, options):
         weight_decay=recipe.weight_decay,
     )
     tensors = torch.from_numpy(x), torch.from_numpy(y), first, second
-    expected = torch_steps(optimiser, *tensors, recipe, lambda x, a, b: x @ a.T @ b.T)
+    expected = torch_steps(optimizer, *tensors, recipe, lambda x, a, b: x @ a.T @ b.T)
     assert_same(path(x, y, a, "allora", 1.7, recipe), expected, 1e-9)
 
 
@@ -156,14 +156,14 @@ def test_allora_adamw_equals_the_real_optimiser(rng, options):
 def test_schedules_are_transformers(schedule, warmup):
     from transformers import optimization
 
-    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
     name = {"constant": "constant_with_warmup"}.get(schedule, schedule)
-    theirs = optimization.get_scheduler(name, optimiser, warmup, 10)
+    theirs = optimization.get_scheduler(name, optimizer, warmup, 10)
     recipe = escape.Recipe("sgd", 1.0, warmup=warmup, schedule=schedule, steps=10)
     for step in range(10):
         assert rate_factor(recipe, step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-15)
         assert rate_factor(recipe, step) == pytest.approx(brute_force.scheduled(step, 10, warmup, schedule), abs=1e-15)
-        optimiser.step()
+        optimizer.step()
         theirs.step()
 
 
@@ -183,9 +183,9 @@ def test_allora_adamw_keeps_the_sign_of_adamw_and_the_decay(rng):
     factor = rng.uniform(0.2, 2, (2, 3))
     recipe = escape.Recipe("allora_adamw", 0.1, weight_decay=0.3)
     still = tuple(0 * gradient for gradient in gradients)
-    moved, _ = optimisers.step(recipe, (a, b), gradients, optimisers.memory((a, b)), 0.1, factor)
-    plain, _ = optimisers.step(recipe, (a, b), gradients, optimisers.memory((a, b)), 0.1)
-    decayed, _ = optimisers.step(recipe, (a, b), still, optimisers.memory((a, b)), 0.1, factor)
+    moved, _ = optimizers.step(recipe, (a, b), gradients, optimizers.memory((a, b)), 0.1, factor)
+    plain, _ = optimizers.step(recipe, (a, b), gradients, optimizers.memory((a, b)), 0.1)
+    decayed, _ = optimizers.step(recipe, (a, b), still, optimizers.memory((a, b)), 0.1, factor)
     np.testing.assert_allclose(decayed[0], 0.97 * a, rtol=1e-14)
     for scaled, unscaled, rest, ratio in zip(
         moved, plain, decayed, (factor.mean(1)[:, None, None], factor[..., None]), strict=True
@@ -197,7 +197,7 @@ def test_allora_adamw_keeps_the_sign_of_adamw_and_the_decay(rng):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("optimiser", "adam"),
+        ("optimizer", "adam"),
         ("schedule", "step"),
         ("learning_rate", 0.0),
         ("momentum", 1.0),
@@ -219,6 +219,6 @@ def test_bad_recipes(field, value):
 def test_shapes_are_checked(request):
     if not request.config.option.untyped:
         with pytest.raises(jaxtyping.TypeCheckError):
-            optimisers.clip_factor(np.zeros((2, 3)), np.zeros((2, 3, 1)), 1.0)
+            optimizers.clip_factor(np.zeros((2, 3)), np.zeros((2, 3, 1)), 1.0)
         with pytest.raises(jaxtyping.TypeCheckError):
             escape.Iterate(np.zeros((1, 2, 3)), np.zeros((1, 4, 2)), np.zeros(2), np.zeros((1, 4)))
