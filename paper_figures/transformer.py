@@ -73,7 +73,7 @@ def make_figure(loaded: Loaded[dict[str, dict[str, Any] | None]]) -> Figure:
         axis.set_ylabel(label)
     handles, labels = axes[0, -1].get_legend_handles_labels()
     handles += [Line2D([], [], color=COLOURS["predicted"], ls=":")]
-    figure.legend(handles, [*labels, "at random, predicted"], ncols=4, loc="outside lower center")
+    figure.legend(handles, [*labels, "at random, predicted"], ncols=3, loc="outside lower center")
     figure.suptitle("Normalised, the stream is not exponential in L but a power of η, or bounded")
     return figure
 
@@ -93,7 +93,7 @@ def _by_eta(axis: Axes, sweep: dict[str, Any], value: Callable[[dict[str, Any]],
     growths = {kind: value(sweep[kind])[1:] - value(sweep[kind])[0] for kind in KINDS}
     for kind, (label, dash, role) in KINDS.items():
         axis.plot(sweep["eta"][1:], growths[kind], dash, color=COLOURS[role], label=f"adapters {label}")
-    axis.axvspan(1, 2, color=COLOURS["other"], alpha=0.25, lw=0)
+    axis.axvspan(1, 2, color=COLOURS["other"], alpha=0.25, lw=0, label="the paper's η")
     axis.set(xscale="log", xlabel="η")
     return max(growth.max() for growth in growths.values())
 
