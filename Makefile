@@ -59,10 +59,9 @@ slurm: $(VENV)/.dev
 	$(RUN) -m tests.slurm.cluster check
 	OMP_NUM_THREADS=1 $(PYTEST) -m slurm
 
-browser: $(VENV)/.dev
+browser: $(VENV)/.dev docs
 	$(RUN) -m tests.chromium
-	@$(NPM)
-	OMP_NUM_THREADS=1 $(PYTEST) -m browser
+	OMP_NUM_THREADS=1 SITE=build/docs $(PYTEST) -m browser
 
 peers: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(RUN) -m tests.peers -n auto --dist worksteal

@@ -87,7 +87,7 @@ def _size(value: Any) -> str:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         return shown(value)
-    return shown(value) if array.ndim == 0 else f"of up to {np.abs(array).max():.3g}"
+    return shown(value) if array.ndim == 0 or not array.size else f"of up to {np.abs(array).max():.3g}"
 
 
 def _has_numbers_only(result: Any, infinite: bool) -> bool:

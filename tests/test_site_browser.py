@@ -52,6 +52,9 @@ KINDS = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
+    """The site: what `make browser` has just built, or one built here."""
+    if "SITE" in os.environ:
+        return ROOT / os.environ["SITE"]
     made = tmp_path_factory.mktemp("site")
     environment = dict(os.environ, NO_MKDOCS_2_WARNING="1")
     command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(made)]

@@ -276,7 +276,7 @@ def start_report(
         generator = np.random.default_rng(validation.count("seed", seed, 0))
         a, b = start_pair(start, g, rank, generator, weight)
     else:
-        a, b = start
+        a, b = validation.several("start", start, 2)
     x, g, a, b = _checked(x, g, a, b)
     if len(a) != validation.adapter_rank(rank, *t.shape):
         raise ArgumentError(f"rank must be {len(a)}, that of the start, received {rank}")
