@@ -6,7 +6,7 @@
 # make pretrained   the tests on two real pretrained models (22 and 135 million parameters, from their packages)
 # make slurm    the grid's tests on a real Slurm of two nodes, started here (as root, with Debian's slurm-wlm and munge)
 # make browser   the ledger's page and the site in a headless Chromium (Debian's chromium)
-# make peers    PEFT's own tests with ALLoRA in LoRA's place (peers-fast: the part that .ci/run has)
+# make peers    PEFT's own tests with ALLoRA in LoRA's place (peers-fast: its largest file)
 # make versions the LoRA tests with the floors of torch, transformers and PEFT, and with the newest (needs disk space)
 # make wheel-check   the wheel and the source distribution in a clean environment give the ledger that the clone gives
 # make stress   the statistical tests, 20 times, each with its own seeds
@@ -64,10 +64,10 @@ browser: $(VENV)/.dev docs
 	OMP_NUM_THREADS=1 SITE=build/docs $(PYTEST) -m browser
 
 peers: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(RUN) -m tests.peers -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(RUN) -m tests.peers -nauto --dist=worksteal
 
 peers-fast: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(RUN) -m tests.peers --fast -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(RUN) -m tests.peers --fast -nauto --dist=worksteal
 
 versions: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(RUN) -m tests.versions floors

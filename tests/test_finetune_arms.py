@@ -265,8 +265,8 @@ def test_counts(folder):
 def test_a_model_that_the_arm_cannot_take_is_one_line(folder):
     with pytest.raises(ArgumentError, match="has no classifier"):
         arms.adapt(torch.nn.Linear(2, 2), setting("lora"))
-    made = dataclasses.replace(setting("allora"), rank=10**6)
-    with pytest.raises(ArgumentError) as caught:
+    made = dataclasses.replace(setting("pissa"), rank=10**6)
+    with pytest.raises(ArgumentError, match="rank must be at most") as caught:
         arms.adapt(models.load(folder, 2).model, made)
     assert "\n" not in str(caught.value)
 

@@ -181,7 +181,7 @@ PUBLIC = {
     },
 }
 INFINITE = {hessian.marchenko_pastur_condition, hessian.block_conditioning, hessian.escape_time}
-INFINITE |= {escape.tradeoff, escape.constant_gradient}
+INFINITE |= {escape.tradeoff, escape.constant_gradient, width.taper}
 
 
 def finite(value, infinite: bool) -> bool:
