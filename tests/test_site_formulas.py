@@ -163,7 +163,8 @@ def test_the_ripple_at_random_and_at_worst(javascript, rng):
         layer, without = (ripple.growth_exponent(width, rank, value, *scales) for value in (eta, 0.0))
         assert agree(seen["gain"], ripple.adapter_gain(rank, eta, *scales))
         assert agree(seen["variance"], layer.variance)
-        assert abs(seen["mean"] - layer.mean) < TOLERANCE * (seen["gain"] + abs(without.mean))
+        # The reference subtracts logarithms of a few units: near 0 its own rounding is what is left.
+        assert abs(seen["mean"] - layer.mean) < TOLERANCE * (seen["gain"] + abs(without.mean)) + 1e-14
     told = [ripple.worst_case(np.ones(24), np.full(24, ratio), eta).log_amgm_bound for *_, eta, ratio in points]
     assert agree(javascript("worstGrowth", [(24, eta, ratio) for *_, eta, ratio in points]), told)
 
