@@ -163,7 +163,7 @@ def table() -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         rows = [(feature.words, *(attempt(feature, way) for way in (0, 1))) for feature in FEATURES]
-    lines = ["| layer or option | " + " | ".join(WAYS) + " |", "|---|---|---|", *("| " + " | ".join(row) + " |" for row in rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in (("layer or option", *WAYS), ("---",) * 3, *rows)]
     return "\n".join([BEGIN, *lines, END])
 
 
