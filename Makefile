@@ -78,7 +78,7 @@ wheel-check: $(VENV)/.core
 	$(RUN) -m tests.wheel $(PYTHONS)
 
 stress: $(VENV)/.dev
-	for round in $$(seq 20); do OMP_NUM_THREADS=1 $(PYTEST) -q -n auto --dist worksteal -m statistical --vary-seed || exit 1; done
+	for round in $$(seq 20); do OMP_NUM_THREADS=1 $(PYTEST) -q -n auto --dist worksteal -m "statistical or fits" --vary-seed || exit 1; done
 
 bench: $(VENV)/.dev
 	for name in theory layer optimizer gradient_std; do OMP_NUM_THREADS=1 $(RUN) benchmarks/$$name.py || exit 1; done

@@ -44,11 +44,11 @@ def pytest_configure(config):
         install_import_hook(PACKAGE, "tests.typing_hook.checked")
 
 
-ASKED_FOR = ("pretrained", "slurm", "browser")
+ASKED_FOR = ("pretrained", "slurm", "browser", "fits")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Tests on a pretrained model, a Slurm or a browser run only where asked for: none is among the dependencies."""
+    """Tests on a pretrained model, a Slurm or a browser, and fits over many sizes, run only where asked for."""
     off = [marker for marker in ASKED_FOR if marker not in config.option.markexpr]
     unwanted = [item for item in items if any(marker in item.keywords for marker in off)]
     config.hook.pytest_deselected(items=unwanted)

@@ -70,6 +70,7 @@ def told_of(name, optimizer, axis, network, quantity):
     return getattr(getattr(exponents(name, optimizer, network=network), quantity), axis)
 
 
+@pytest.mark.fits
 @pytest.mark.statistical
 @pytest.mark.parametrize("network", [False, True], ids=["teacher", "network"])
 @pytest.mark.parametrize("axis", SIZES)
@@ -79,6 +80,7 @@ def test_measured_powers_are_the_predicted_ones(request, name, optimizer, axis, 
         assert_power(fit, told_of(name, optimizer, axis, network, quantity))
 
 
+@pytest.mark.fits
 @pytest.mark.statistical
 @pytest.mark.parametrize(("name", "optimizer"), CASES)
 def test_powers_of_rank_where_the_gradient_has_many_directions(rng, name, optimizer):
