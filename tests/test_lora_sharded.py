@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.two_processes import printed
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    meeting = tmp_path_factory.mktemp("fsdp") / "file"
-    command, environment = [sys.executable, "-m", "tests.lora_sharded"], os.environ | {"OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [*command, str(rank), str(meeting)],
-            cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    try:
-        ended = [process.communicate(timeout=300) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    for process, (_, errors) in zip(running, ended, strict=True):
-        assert process.returncode == 0, errors
-    return json.loads(ended[0][0])
+    return printed("tests.lora_sharded", tmp_path_factory.mktemp("fsdp") / "file")
 
 
 @pytest.mark.parametrize("rule", ["allora", "allora_od", "asf_lora", "ALLoRAAdamW"])

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +15,7 @@ from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 from allora_analysis.lora.peft import ALLoRALinearLayer, allora_config, load
 from allora_analysis.validation import ArgumentError
 from tests.tiny_peft_models import QWEN_TARGETS, batch, logits, qwen, randomise
+from tests.two_processes import printed
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*gradient_checkpointing:FutureWarning",
@@ -27,7 +23,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:'pin_memory' argument",
     "ignore::DeprecationWarning",
 )
-ROOT = Path(__file__).parents[1]
 
 
 def adapted(variant="allora"):
@@ -93,24 +88,7 @@ def test_trainer_resumes_with_the_rule(tmp_path):
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    meeting = tmp_path_factory.mktemp("ddp") / "file"
-    command = [sys.executable, "-m", "tests.lora_in_two_processes"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [*command, str(rank), str(meeting)],
-            cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    try:
-        ended = [process.communicate(timeout=300) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    for process, (_, errors) in zip(running, ended, strict=True):
-        assert process.returncode == 0, errors
-    return json.loads(ended[0][0])
+    return printed("tests.lora_in_two_processes", tmp_path_factory.mktemp("ddp") / "file")
 
 
 @pytest.mark.parametrize(

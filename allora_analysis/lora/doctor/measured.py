@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import norms_of_rows, without_autocast
-from allora_analysis.lora.doctor.fresh import fresh_optimizer
-from allora_analysis.lora.doctor.updates import RowFactor, row_factor
+from allora_analysis.lora.doctor.updates import RowFactor, fresh_optimizer, row_factor
 from allora_analysis.lora.foreign import dropout_applied
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import PLAIN, Pair, stacked

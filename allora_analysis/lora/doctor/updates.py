@@ -8,13 +8,14 @@ whose rows have several norms beside one of zeros, then the norms changed betwee
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from allora_analysis.lora.doctor.fresh import fresh_optimizer
+from allora_analysis.lora.optim import ALLoRAAdamW
 
 _RATE = 1e-4  # the rows stay what they are
 _SPREAD = 1e-2
@@ -79,3 +80,26 @@ def _steps(optimizer: Any, group: dict[str, Any], rows: tuple[Tensor, ...]) -> l
         fresh.step()
         found.append((parameter.detach() - before).norm(dim=1))
     return found
+
+
+def fresh_optimizer(optimizer: Any, group: dict[str, Any], parameter: nn.Parameter, lr: float) -> Any:
+    """One of the same class and the group's settings, without weight decay and without a pair's factor.
+
+    Args:
+        optimizer: to be like.
+        group: its settings.
+        parameter: to train.
+        lr: the rate.
+
+    Returns:
+        The optimizer.
+    """
+    accepted = inspect.signature(type(optimizer).__init__).parameters
+    settings = {key: group[key] for key in optimizer.defaults if key in accepted and key in group}
+    if settings.get("lr") is not None:
+        settings["lr"] = lr
+    if "weight_decay" in settings:
+        settings["weight_decay"] = 0.0
+    if isinstance(optimizer, ALLoRAAdamW):
+        settings["eta"] = 1.0  # one matrix is no pair
+    return type(optimizer)([{"params": [parameter]}], **settings)
