@@ -174,3 +174,20 @@ def test_the_studys_option(capsys):
     assert "b_zero: negative at start 10 (κ = " in printed
     assert cli.main(STUDY, [*flags, "--starts", "zero"]) == 2
     assert "starts must be one of b_zero" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", [[[0.0, 0.0], [0.0, 1.0]], [[0.9, 0.0], [0.0, 0.0]]])
+def test_a_target_that_the_rank_reaches_ends_at_rest(target, monkeypatch):
+    """Planted: at an exact fit the integrator's steps do not become longer, and it went on for minutes."""
+    monkeypatch.setattr(starts, "EVALUATIONS", 10_000)
+    x = np.array([[1.0, 0.5], [-0.3, 2.0], [0.7, -1.1]])
+    solution = hessian.start_report(x, target, "b_zero", 1).stages["solution"]
+    assert abs(solution.excess) < 1e-12
+    assert solution.inertia == hessian.Inertia(0, 0, 3)  # r(n₁ + n₂ − r) directions, all of them up
+
+
+@pytest.mark.bad_input
+def test_a_flow_that_cannot_be_followed_is_refused(monkeypatch):
+    monkeypatch.setattr(starts, "EVALUATIONS", 10_000)
+    with pytest.raises(ArgumentError, match="too fast or too slow to follow; give numbers of like size"):
+        hessian.start_report(np.eye(2), [[9e-301, -4e299], [0.0, 0.0]], "b_zero", 1)

@@ -29,6 +29,8 @@ next r left ones (LoRA-GA, Wang et al. 2024). Checked by `tests/test_hessian_sta
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,12 +40,13 @@ from numpy.typing import ArrayLike
 from allora_analysis import validation
 from allora_analysis.adaptors import inverse_sqrt
 from allora_analysis.escape.optimizers import Recipe, memory, step
-from allora_analysis.hessian.factors import HORIZON, Inertia, factor_spectrum, loss_gradient
+from allora_analysis.hessian.factors import EVALUATIONS, HORIZON, Inertia, factor_spectrum, loss_gradient
 from allora_analysis.validation import ArgumentError, representable
 
 STARTS = ("b_zero", "a_zero", "both_zero", "both_random", "pissa", "orthogonal", "gradient_aligned")
 STAGES = {"start": 1.0, "half-way": 0.5, "nine tenths": 0.1}  # the excess loss left
 OPTIMIZERS = ("sgd", "momentum", "adamw", "allora", "allora_adamw")
+AT_REST = 1e-6  # of the first speed
 ETA, PATIENCE, ZERO = 2.0, 1000, 1e-12  # of the paper; steps; of the largest |eigenvalue|
 Pair = tuple[Float[np.ndarray, "r n2"], Float[np.ndarray, "n1 r"]]
 
@@ -258,7 +261,8 @@ def start_report(
         The report.
 
     Raises:
-        ArgumentError: an unknown start, a rank that is not the start's, a target that X does not see.
+        ArgumentError: an unknown start, a rank that is not the start's, a target that X does not see, a flow that
+            10⁵ evaluations of its velocity do not follow to where it rests.
 
     Examples:
         >>> import numpy as np
@@ -301,8 +305,6 @@ def _losses(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray) -> tup
 
 
 def _stages(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray, horizon: float) -> dict[str, Stage]:
-    from scipy.integrate import solve_ivp
-
     def parts(theta: np.ndarray) -> Pair:
         return theta[b.size :].reshape(a.shape), theta[: b.size].reshape(b.shape)
 
@@ -313,12 +315,28 @@ def _stages(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray, horizo
     slope, first = -2 * (fit @ x.T) @ x, np.concatenate([b.ravel(), a.ravel()])
     if not velocity(0.0, first).any():  # a critical point
         return {"start": _stage(x, fit, a, b, 1.0)}
-    path = solve_ivp(velocity, (0.0, horizon), first, "LSODA", rtol=1e-8, atol=1e-12 * float(np.abs(first).max())).y.T
+    path = _path(velocity, first, horizon)
     loss, least = _losses(x, fit, a, b)
     left = np.array([_losses(x, fit, *parts(point))[0] - least for point in path]) / (loss - least)
     where = {name: int(np.argmax(left <= level)) for name, level in STAGES.items() if (left <= level).any()}
     where = {"start": 0} | where | {"solution": len(path) - 1}
     return {name: _stage(x, fit, *parts(path[index]), left[index]) for name, index in where.items()}
+
+
+def _path(velocity: Callable[[float, np.ndarray], np.ndarray], first: np.ndarray, horizon: float) -> list[np.ndarray]:
+    """The integrator's points up to the horizon, or up to where the flow rests and its steps do not become longer."""
+    from scipy.integrate import LSODA
+
+    flow, path = LSODA(velocity, 0.0, first, horizon, rtol=1e-8, atol=1e-12 * float(np.abs(first).max())), [first]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what fails is told below
+        while flow.status == "running" and flow.nfev < EVALUATIONS:
+            flow.step()
+            path.append(flow.y)
+    left = np.linalg.norm(velocity(flow.t, flow.y)) / np.linalg.norm(velocity(0.0, first))
+    if flow.status == "failed" or (flow.status == "running" and not left <= AT_REST):
+        raise ArgumentError("x, target, start: the flow is too fast or too slow to follow; give numbers of like size")
+    return path
 
 
 def _stage(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray, excess: float) -> Stage:
