@@ -272,3 +272,9 @@ def test_shapes_are_checked(request):
             escape.pair_time(1.0, np.zeros(3), 1.0, 1.0)
     assert escape.trajectory(np.ones((2, 3)), 1.0, 1.0).shape == (2, 3)
     assert escape.trajectory(1.0, 1.0, 1.0).shape == ()
+
+
+@pytest.mark.bad_input
+def test_a_start_beyond_the_quadrature_is_refused():
+    with pytest.raises(ArgumentError, match="no integral to .*; give less extreme numbers"):
+        escape.pair_time(0.8, 0.7, 2.0, 5e-324)

@@ -45,6 +45,7 @@ from allora_analysis.validation import ArgumentError
 
 PLACEMENTS = ("input", "output", "bottleneck")
 TOLERANCE = 1e-6  # of the integration, relative; the limit's own error is of order l²
+EVALUATIONS = 20_000  # of the three equations: what has scales further apart is refused
 CHUNK = 2**20  # numbers of the dense output held at once
 
 
@@ -328,8 +329,11 @@ def _integrated(model: Factors, theta: Float[np.ndarray, " P"], rate: float, ste
     done = 0
     while done < steps:
         solver.step()
-        if solver.status == "failed" or not np.isfinite(solver.y).all():
-            raise ArgumentError(f"learning_rate, steps: the flow leaves double precision's range after step {done}")
+        if solver.status == "failed" or not np.isfinite(solver.y).all() or solver.nfev > EVALUATIONS:
+            raise ArgumentError(
+                f"x, y, learning_rate, steps: after step {done} the flow leaves double precision's range, or has scales "
+                "too far apart to follow; give numbers of like size"
+            )
         reached = steps if solver.status == "finished" else int(solver.t / rate)
         between, chunk = solver.dense_output(), max(1, CHUNK // len(state))
         for first in range(done + 1, reached + 1, chunk):

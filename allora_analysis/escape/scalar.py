@@ -24,6 +24,7 @@ Checked by `tests/test_escape_scalar.py` against an ODE solver and 50 digits and
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -256,9 +257,14 @@ def pair_time(
 
 
 def _quadrature(integrand: Callable[[float], float], end: float) -> float:
-    from scipy.integrate import quad  # here: the study's --help does without it
+    from scipy.integrate import IntegrationWarning, quad  # here: the study's --help does without it
 
-    return quad(integrand, 0.0, end, epsabs=0, epsrel=TOLERANCE, limit=200)[0] if end > 0 else 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", IntegrationWarning)
+        try:
+            return quad(integrand, 0.0, end, epsabs=0, epsrel=TOLERANCE, limit=200)[0] if end > 0 else 0.0
+        except IntegrationWarning:
+            raise ArgumentError(f"level, eta, start: no integral to {TOLERANCE:g}; give less extreme numbers") from None
 
 
 @representable()
