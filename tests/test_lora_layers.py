@@ -94,7 +94,28 @@ def test_autocast(variant, hooked, rng):
     assert output.dtype == torch.bfloat16
     found = torch.autograd.grad(output, leaves, torch.as_tensor(grad).bfloat16())
     assert all(part.dtype == torch.float32 for part in found)
-    assert_agree([output.detach(), *found], expected(module, x, grad), 0.04)
+    theirs = expected(module, x, grad)
+    for own, other, bound in zip([output.detach(), *found], theirs, rounding(module, x, grad, rng), strict=True):
+        gap = np.abs(own.double().numpy() - other).max()
+        assert gap <= bound <= 0.6 * np.abs(other).max()
+
+
+def rounding(module: ALLoRALinear, x, grad, rng) -> list[float]:
+    """How far the twin's four move when x, the gradient and the weights move by bfloat16's spacing, twice the worst of 100.
+
+    ASF-LoRA's slope changes by η² per unit of the output where that is near 0: what a rounding does to it depends on
+    the problem.
+    """
+    exact, moved = expected(module, x, grad), copy.deepcopy(module)
+    worst = [0.0] * len(exact)
+    for _ in range(100):
+        arrays = [part.detach().numpy() for part in module.parameters()]
+        nudged = [part * (1 + 2**-7 * rng.uniform(-1, 1, part.shape)) for part in (x, grad, *arrays)]
+        for own, values in zip(moved.parameters(), nudged[2:], strict=True):
+            own.data = torch.as_tensor(values, dtype=torch.float32)
+        gaps = zip(expected(moved, *nudged[:2]), exact, strict=True)
+        worst = [max(largest, float(np.abs(a - b).max())) for largest, (a, b) in zip(worst, gaps, strict=True)]
+    return [2 * gap for gap in worst]
 
 
 @pytest.mark.parametrize("variant", ["allora", "allora_od", "asf_lora", "lora_x_eta"])
