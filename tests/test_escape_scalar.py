@@ -276,5 +276,5 @@ def test_shapes_are_checked(request):
 
 @pytest.mark.bad_input
 def test_a_start_beyond_the_quadrature_is_refused():
-    with pytest.raises(ArgumentError, match="no integral to .*; give less extreme numbers"):
+    with pytest.raises(ArgumentError, match=r"no integral to .*; give less extreme numbers"):
         escape.pair_time(0.8, 0.7, 2.0, 5e-324)

@@ -101,7 +101,7 @@ def test_autocast(variant, hooked, rng):
 
 
 def rounding(module: ALLoRALinear, x, grad, rng) -> list[float]:
-    """How far the twin's four move when x, the gradient and the weights move by bfloat16's spacing, twice the worst of 100.
+    """Twice the worst of 100 changes of the twin's four when inputs and weights move by bfloat16's spacing.
 
     ASF-LoRA's slope changes by η² per unit of the output where that is near 0: what a rounding does to it depends on
     the problem.

@@ -331,8 +331,8 @@ def _integrated(model: Factors, theta: Float[np.ndarray, " P"], rate: float, ste
         solver.step()
         if solver.status == "failed" or not np.isfinite(solver.y).all() or solver.nfev > EVALUATIONS:
             raise ArgumentError(
-                f"x, y, learning_rate, steps: after step {done} the flow leaves double precision's range, or has scales "
-                "too far apart to follow; give numbers of like size"
+                f"x, y, learning_rate, steps: after step {done} the flow leaves double precision's range, or has "
+                "scales too far apart to follow; give numbers of like size"
             )
         reached = steps if solver.status == "finished" else int(solver.t / rate)
         between, chunk = solver.dense_output(), max(1, CHUNK // len(state))
