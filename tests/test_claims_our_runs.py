@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from allora_analysis import records
 from allora_analysis.claims import s4_4_our_runs as section
 from allora_analysis.claims.accuracy import differences, diverged, judged, needed
 from allora_analysis.claims.claim import Claim
 from allora_analysis.claims.ledger import examine
 from allora_analysis.finetune import setting as settings
-from allora_analysis.finetune.setting import ARMS
+from allora_analysis.finetune.setting import ARMS, PROTOCOL, STUDY
 from allora_analysis.grid.presets import ablation, learning_rates, perception
+from allora_analysis.grid.presets import own_best_rate as sequential
 from allora_analysis.study import plain
-from tests.planted_finetune import better, plant, wiggle
+from tests.planted_finetune import DIGESTS, better, plant, wiggle
 
 CLAIMS = {claim.id: claim for claim in vars(section).values() if isinstance(claim, Claim)}
 PERCEIVED, ABLATED = perception.PRESETS["desk"], ablation.PRESETS["desk"]
@@ -276,6 +278,54 @@ def test_own_best_rate_judges_the_papers_own_layer(folder, identifier, gain, ver
 
     plant(folder, section.listed(*LISTS[identifier]), accuracy)
     assert finding(identifier).verdict == verdict
+
+
+RIGHT = np.random.default_rng(5).random((60, 40)) < 0.75
+
+
+def seeds_of_a_list(folder, name, seeds, gain, spread=0.004):
+    """Records of the list's arms, with the rows they are right on: all but LoRA are `gain` above it on average."""
+    draws = np.random.default_rng(11).normal(0.0, spread, seeds)
+    draws -= draws.mean()
+    for one in sequential.PRESETS["desk"]:
+        place = one.seed - sequential.FIRST_SEED
+        if (one.model, one.optimizer) == sequential.LISTS[name][:2] and place < seeds:
+            value = 0.75 + (one.arm != "lora") * (gain + draws[place])
+            right = np.packbits(RIGHT[place] | (np.arange(40) < 4 * (one.arm != "lora"))).tobytes().hex()
+            epochs = [{"epoch": 1.0, "step": 2, "test_accuracy": value, "test_loss": 0.4 - value / 10}]
+            result = {"epochs": epochs, "diverged_at_step": None, "majority_rates": {"test": 0.5}}
+            result |= {"right": {"test": right}, "rows": {"test": 40}}
+            records.save(folder, STUDY, one, result, protocol=PROTOCOL, digests=DIGESTS, provenance={})
+
+
+@pytest.mark.parametrize(
+    ("gain", "spread", "verdict", "begins"),
+    [
+        (0.004, 0.004, "holds", "Yes: on all-MiniLM-L6-v2 ALLoRA-0 minus LoRA is +"),
+        (-0.004, 0.004, "refuted", "No: on all-MiniLM-L6-v2 ALLoRA-0 minus LoRA is -"),
+        (0.0001, 0.002, "refuted", "No, the same within 0.3 points: on all-MiniLM-L6-v2"),
+        (0.002, 0.02, "undecided", "Undecided: 30 of 60 seeds; on all-MiniLM-L6-v2 ALLoRA-0 minus LoRA is +0.2 points"),
+    ],
+)
+def test_seeds_that_chose_no_rate_judge_where_there_are_some(folder, gain, spread, verdict, begins):
+    """Planted: the three seeds that chose the rates say the opposite."""
+    plant(folder, section.listed(*LISTS["4-own-best-rate"]), better(("allora_0",), -0.02 if gain > 0 else 0.02))
+    seeds_of_a_list(folder, "minilm-adamw", 30, gain, spread)
+    found = finding("4-own-best-rate")
+    assert found.verdict == verdict
+    assert found.answer.startswith(begins)
+    assert found.evidence.n <= 30
+    assert found.evidence.interval == pytest.approx((found.size.low / 100, found.size.high / 100))
+    both = found.evidence.measured["over seeds and sentences"]
+    gains = np.array([(~line[:4]).sum() for line in RIGHT[: found.evidence.n]]) / 40
+    assert both["mean"] == pytest.approx(gains.mean())
+    assert (both["seeds"], both["rows"]) == (found.evidence.n, 40)
+
+
+def test_one_seed_more_changes_no_row_yet(folder):
+    plant(folder, section.listed(*LISTS["4-own-best-rate"]), better(("allora_0",), 0.02))
+    seeds_of_a_list(folder, "minilm-adamw", 1, -0.02)
+    assert finding("4-own-best-rate").verdict == "holds"
 
 
 def test_own_best_rate_waits_for_every_rate_of_an_arm_and_for_lora_and_allora_alone(folder):

@@ -33,9 +33,12 @@ from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import ablation, learning_rates, perception
-from allora_analysis.grid.reading import recorded
+from allora_analysis.grid.presets import own_best_rate as sequential
+from allora_analysis.grid.reading import recorded, right_differences
 from allora_analysis.grid.sources import command
-from allora_analysis.statistics import Judgement, decide, in_every
+from allora_analysis.statistics import Judgement, decide, in_every, paired_test, two_level
+from allora_analysis.statistics.e_values import CAP, Sequential
+from allora_analysis.statistics.e_values import decide as decide_sequentially
 from allora_analysis.statistics.paired import TIE
 
 our_claim = functools.partial(claim, test="tests/test_claims_our_runs.py", reads=STUDY)
@@ -267,11 +270,68 @@ def best_rate(runs: Runs, wanted: Iterable[Setting], arm: str) -> float | None:
     )
 
 
+SEQUENTIAL = {"above": "holds", "below": "refuted", "equivalent": "refuted", "open": "undecided"}
+SEQUENTIAL_RULE = (
+    "e-values of Student's t at ±0.5 standard deviations, 20 either way or both bounds within the margin, "
+    f"at most {CAP} seeds, none of which chose a rate; interval: bounds right at every n at once"
+)
+
+
 def own_best_rate(cases: Cases, model: str, optimizer: str, folder: Path | None) -> Finding:
     """ALLoRA-0 at the rate that validation chose, minus LoRA at its own, on the test split; the other arms beside it.
 
-    One comparison is the paper's sentence; the other arms are a family of their own in the evidence.
+    One comparison is the paper's sentence; the other arms are a family of their own in the evidence. What judges are
+    the seeds of `experiments.own_best_rate`, which chose no rate, from the second on; before it the three that did.
     """
+    name = next(name for name, of in sequential.LISTS.items() if (of.model, of.optimizer) == (model, optimizer))
+    found = sequential.verdicts(name, folder=folder)
+    enough = OURS in found and len(found[OURS][0]) > 1
+    return _seed_by_seed(cases, name, found, folder) if enough else _chosen_rates(cases, model, optimizer, folder)
+
+
+def _seed_by_seed(
+    cases: Cases, name: str, found: Mapping[str, tuple[list[float], Sequential]], folder: Path | None
+) -> Finding:
+    # By e-values, at the frozen rates of the list.
+    margin, one = sequential.MARGINS["test_accuracy"], found[OURS][1]
+    used = found[OURS][0][: one.n]
+    tested = cases.test({OURS: used}, lambda samples: SEQUENTIAL[decide_sequentially(samples[OURS], margin).verdict])
+    known = recorded([run for pair in sequential.pairs(name, OURS) for run in pair], folder)
+    table = right_differences(known, sequential.pairs(name, OURS)[: one.n])
+    losses = sequential.verdicts(name, "test_loss", folder)
+    student = paired_test(used, [0.0] * len(used), "t").interval
+    ends = [100 * end for end in (student if one.low is None else (one.low, one.high))]
+    told, seeds = f"ALLoRA-0 minus LoRA is {100 * one.mean + 0.0:+.1f} points", f"{one.n} seeds"
+    on = sequential.LISTS[name].model
+    answers = {
+        "undecided": f"Undecided: {one.n} of {CAP} seeds; on {on} {told}, each at its best rate.",
+        "holds": f"Yes: on {on} {told}, each at its best rate ({seeds}).",
+        "refuted": f"No: on {on} {told}, each at its best rate ({seeds}).",
+    }
+    if one.verdict == "equivalent":
+        answers["refuted"] = f"No, the same within {100 * margin:g} points: on {on} {told}, each at its best rate."
+    wanted = f"an e-value of 20 either way, or both bounds within ±{100 * margin:g} points"
+    measured = {
+        OURS: dataclasses.asdict(one) | {"differences": used},
+        "over seeds and sentences": None if table is None else dataclasses.asdict(two_level(table)),
+        "test loss": {arm: dataclasses.asdict(of) for arm, (_, of) in losses.items()},
+        "other arms": {arm: dataclasses.asdict(of) for arm, (_, of) in found.items() if arm != OURS},
+        "learning_rate": sequential.LISTS[name].rates,
+    }
+    interval = (ends[0] / 100, ends[1] / 100)
+    rule = SEQUENTIAL_RULE + ("" if one.low is not None else " (no bounds yet: Student's t interval, 95 %)")
+    return tested.finding(
+        answers,
+        evidence=Evidence({"difference": "above 0"}, measured, rule, interval=interval, n=one.n),
+        size=Size(round(100 * one.mean, 10) + 0.0, "percentage points", "ALLoRA-0 minus LoRA", *ends),
+        corrected=f"would be decided by {wanted}" if one.verdict == "open" else None,
+        flips_if=wanted if one.verdict == "open" else f"a first decision of the {CAP} seeds on another side",
+        at_paper=None,  # another model than the paper's
+    )
+
+
+def _chosen_rates(cases: Cases, model: str, optimizer: str, folder: Path | None) -> Finding:
+    # By Student's t on the three seeds that chose the rates.
     wanted = listed(model, optimizer)
     runs, arms = recorded(wanted, folder), dict.fromkeys(one.arm for one in wanted)
     rates = {arm: best for arm in arms if (best := best_rate(runs, wanted, arm)) is not None}
@@ -302,12 +362,13 @@ def own_best_rate(cases: Cases, model: str, optimizer: str, folder: Path | None)
 
 def best_rate_claim(identifier: str, model: str, optimizer: str, spelt: str) -> Callable:
     """A row's sentence, at each method's own best learning rate."""
+    frozen = [one for one in sequential.PRESETS["desk"] if (one.model, one.optimizer) == (model, optimizer)]
     return our_claim(
         identifier,
         where=f"Abstract, on {model} under {spelt}",
         says=ABSTRACT,
         reading="ALLoRA-0 against LoRA, as no arm here has dropout, each at its own best learning rate of those tried.",
-        command=command("learning_rates", listed(model, optimizer)),
+        command=f"{command('learning_rates', listed(model, optimizer))} && {command('own_best_rate', frozen)}",
     )
 
 

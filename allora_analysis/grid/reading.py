@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from allora_analysis import records
 from allora_analysis.finetune import setting as settings
@@ -121,6 +121,23 @@ def right_rows(result: Mapping[str, Any], split: str = "test") -> Bool[np.ndarra
         return None
     bits = np.frombuffer(bytes.fromhex(packed), dtype=np.uint8)
     return np.unpackbits(bits, count=result["rows"][split]).astype(bool)
+
+
+def right_differences(
+    runs: Mapping[Setting, Mapping[str, Any]], pairs: Sequence[tuple[Setting, Setting]]
+) -> Float[np.ndarray, "seeds rows"] | None:
+    """Where the first run of each pair is right on a test row and the second is not (1), or the reverse (−1).
+
+    Args:
+        runs: the recorded results by run.
+        pairs: of recorded runs that share a seed.
+
+    Returns:
+        A line a pair, what `statistics.two_level` takes; None where fewer than two pairs say which rows are right.
+    """
+    known = [[right_rows(runs[one]) for one in pair] for pair in pairs if all(one in runs for one in pair)]
+    lines = [first.astype(float) - second for first, second in known if first is not None and second is not None]
+    return np.array(lines) if len(lines) > 1 else None
 
 
 def average_norm(result: dict[str, Any], step: int) -> float:

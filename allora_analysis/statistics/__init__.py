@@ -6,6 +6,7 @@
 | `paired` | paired tests: Wilcoxon, sign, t; exact sign flips, over units and over clusters |
 | `families` | paired comparisons tested together, with what was too little |
 | `directional` | one-sided tests, equivalence, families of both: the rule by which the ledger judges a comparison |
+| `two_level` | the mean over seeds and test rows at once |
 | `sample_size` | power of the paired t-test, the n that it needs, the effect that it sees |
 
 SciPy is imported where a function needs it. Every number is float64; n is fixed before the data are seen.
@@ -32,6 +33,7 @@ from allora_analysis.statistics.paired import (
     sign_flip_test,
 )
 from allora_analysis.statistics.sample_size import detectable_effect, power, required_n, required_n_interval
+from allora_analysis.statistics.two_level import TwoLevel, two_level
 from allora_analysis.statistics.z_tests import (
     Moments,
     ZTest,
@@ -51,6 +53,7 @@ __all__ = [
     "OneSided",
     "PairedTest",
     "SignFlipTest",
+    "TwoLevel",
     "ZTest",
     "accuracy_stderr",
     "bootstrap_interval",
@@ -69,6 +72,7 @@ __all__ = [
     "required_n_interval",
     "sides",
     "sign_flip_test",
+    "two_level",
     "units_to_reject",
     "z_test",
 ]

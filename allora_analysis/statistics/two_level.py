@@ -1,0 +1,96 @@
+"""A mean over runs and test rows at once: the interval that speaks of further seeds and of further rows.
+
+Two arms that share seeds and are tested on the same rows give an array of differences, a line a seed and a column a
+row: entry 1 where the first arm alone is right, −1 where the second alone is, 0 otherwise. An interval over seeds holds
+for these rows alone, one over rows for these runs alone. Checked by `tests/test_statistics_two_level.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from allora_analysis.statistics.z_tests import rate
+from allora_analysis.validation import ArgumentError, matrix, representable
+
+
+@dataclass(frozen=True)
+class TwoLevel:
+    """A mean over seeds and rows.
+
+    Attributes:
+        mean: of all differences.
+        interval: over seeds and rows.
+        over_seeds: for these rows alone, further seeds.
+        over_rows: for these seeds alone, further rows.
+        degrees: Satterthwaite's degrees of freedom of `interval`.
+        seeds: lines.
+        rows: columns.
+    """
+
+    mean: float
+    interval: tuple[float, float]
+    over_seeds: tuple[float, float]
+    over_rows: tuple[float, float]
+    degrees: float
+    seeds: int
+    rows: int
+
+
+@representable("differences")
+def two_level(differences: ArrayLike, confidence: float = 0.95) -> TwoLevel:
+    """The mean of a two-way array with its interval over both margins.
+
+    With d_sr = μ + a_s + b_r + e_sr, independent parts of mean 0, the mean d̄ over S seeds and R rows has the variance
+    σ_a²/S + σ_b²/R + σ_e²/(SR). The mean squares M_S = R Σ_s (d̄_s − d̄)²/(S − 1), M_R = S Σ_r (d̄_r − d̄)²/(R − 1) and
+    M_E of what remains, over (S − 1)(R − 1), have the means σ_e² + Rσ_a², σ_e² + Sσ_b² and σ_e², so that
+    (M_S + M_R − M_E)/(SR) estimates it without bias. Where that is below M_S/(SR) or M_R/(SR), the larger of these
+    takes its place: the interval is never narrower than the one over seeds or over rows by its variance. Degrees of
+    freedom: Satterthwaite's. The same moments hold for any array whose seeds are exchangeable and whose rows are, with
+    no additive parts (Owen 2007, "The pigeonhole bootstrap", §2).
+
+    Args:
+        differences: (S, R), at least 2 × 2.
+        confidence: of the intervals.
+
+    Returns:
+        The mean with three intervals.
+
+    Raises:
+        ArgumentError: fewer than two seeds or two rows.
+
+    Examples:
+        >>> from allora_analysis.statistics import two_level
+        >>> found = two_level([[1, 0, 0, 0, -1, 1], [1, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]])
+        >>> found.mean.__round__(3), [round(end, 3) for end in found.interval]
+        (0.222, [-0.201, 0.646])
+    """
+    from scipy.special import stdtrit
+
+    table, level = matrix("differences", differences), (1 + rate("confidence", confidence)) / 2
+    seeds, rows = table.shape
+    if min(seeds, rows) < 2:
+        raise ArgumentError(f"differences: at least 2 seeds and 2 rows are needed, received {seeds} × {rows}")
+    mean = float(table.mean())
+    by_seed, by_row = table.mean(axis=1), table.mean(axis=0)
+    rest = table - by_seed[:, None] - by_row + mean
+    degrees = np.array([seeds - 1, rows - 1, (seeds - 1) * (rows - 1)], dtype=float)
+    squares = np.array(
+        [rows * np.square(by_seed - mean).sum(), seeds * np.square(by_row - mean).sum(), np.square(rest).sum()]
+    )
+    squares /= degrees
+
+    def interval(weights: tuple[int, int, int]) -> tuple[tuple[float, float], float]:
+        parts = np.array(weights) * squares
+        variance = float(parts.sum())
+        freedom = variance**2 / float((parts**2 / degrees).sum()) if variance > 0 else degrees[0]
+        half = float(stdtrit(freedom, level)) * math.sqrt(variance / (seeds * rows))
+        return (mean - half, mean + half), float(freedom)
+
+    over_seeds, over_rows = interval((1, 0, 0)), interval((0, 1, 0))
+    both = (1, 1, -1) if squares[2] <= squares[:2].min() else (1, 0, 0) if squares[0] >= squares[1] else (0, 1, 0)
+    together = interval(both)
+    return TwoLevel(mean, together[0], over_seeds[0], over_rows[0], together[1], seeds, rows)

@@ -1,0 +1,88 @@
+"""The interval over seeds and rows at once: its moments, its coverage, and that an interval over one margin misses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from allora_analysis.statistics import two_level
+from allora_analysis.statistics.two_level import TwoLevel
+from allora_analysis.validation import ArgumentError
+from tests.stat_assert import assert_rejects
+
+ROUNDS = 500
+MEAN = 0.3
+
+
+def half(interval):
+    return (interval[1] - interval[0]) / 2
+
+
+def drawn(generator, seeds, rows, of_seeds, of_rows, of_rest):
+    normal = generator.standard_normal
+    parts = of_seeds * normal((seeds, 1)) + of_rows * normal(rows) + of_rest * normal((seeds, rows))
+    return MEAN + parts
+
+
+@settings(deadline=None, max_examples=60)
+@given(arrays(float, st.tuples(st.integers(2, 5), st.integers(2, 7)), elements=st.integers(-1, 1)))
+def test_each_margin_alone_is_students_interval(table):
+    found = two_level(table)
+    assert found.mean == pytest.approx(table.mean(), abs=1e-15)
+    for own, means in ((found.over_seeds, table.mean(axis=1)), (found.over_rows, table.mean(axis=0))):
+        if np.ptp(means) > 0:
+            expected = scipy.stats.t.interval(0.95, means.size - 1, means.mean(), scipy.stats.sem(means))
+            assert own == pytest.approx(expected, abs=1e-12)
+        else:
+            assert own == pytest.approx((table.mean(),) * 2, abs=1e-12)
+
+
+def test_two_seeds_and_two_rows_by_hand():
+    """d = [[1, 0], [0, −3]]: mean squares 4, 4 and 1, so that the variance is 7/4 at 49/33 degrees of freedom."""
+    found = two_level([[1, 0], [0, -3]])
+    assert (found.mean, found.degrees) == (-0.5, pytest.approx(49 / 33))
+    assert half(found.interval) == pytest.approx(scipy.stats.t.ppf(0.975, 49 / 33) * np.sqrt(7 / 4), rel=1e-9)
+
+
+def test_rows_that_interact_more_than_they_differ_leave_the_larger_margin():
+    """d = [[3, 0], [0, 1]]: the mean squares are 1, 1 and 4, and their sum less the last is negative."""
+    found = two_level([[3, 0], [0, 1]])
+    assert found.interval == found.over_seeds == found.over_rows
+
+
+def covers(kind: str, of_seeds: float, of_rows: float, of_rest: float, seeds: int, rows: int, generator) -> None:
+    """At 95 % the interval misses a fresh mean no more often than 5 %, within 5 standard errors."""
+    missed = 0
+    for _ in range(ROUNDS):
+        low, high = getattr(two_level(drawn(generator, seeds, rows, of_seeds, of_rows, of_rest)), kind)
+        missed += not low <= MEAN <= high
+    assert missed / ROUNDS <= 0.05 + 5 * np.sqrt(0.05 * 0.95 / ROUNDS), f"{kind} misses {missed / ROUNDS:.3f}"
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(
+    ("spreads", "sizes"), [((1, 1, 1), (8, 30)), ((1, 0.2, 3), (6, 40)), ((0.1, 1, 1), (20, 12)), ((0, 0, 1), (8, 30))]
+)
+def test_the_interval_covers_over_both_margins(spreads, sizes, rng):
+    covers("interval", *spreads, *sizes, rng)
+
+
+@pytest.mark.statistical
+def test_an_interval_over_one_margin_misses_what_the_other_varies(rng):
+    assert_rejects(covers, "over_seeds", 0.3, 1.0, 1.0, 8, 30, rng)
+    assert_rejects(covers, "over_rows", 1.0, 0.3, 1.0, 8, 30, rng)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("table", [np.zeros((1, 5)), np.zeros((5, 1)), np.zeros(3), [[np.nan, 1], [0, 1]]])
+def test_too_little_is_refused(table):
+    with pytest.raises(ArgumentError, match="differences"):
+        two_level(table)
+
+
+def test_differences_without_spread_have_no_width():
+    assert two_level(np.ones((3, 4))) == TwoLevel(1.0, (1.0, 1.0), (1.0, 1.0), (1.0, 1.0), 2.0, 3, 4)
