@@ -1,4 +1,4 @@
-"""The row on the laboratory's dropout: its verdict follows from differences, and from nothing else."""
+"""The rows on the laboratory: verdicts follow from planted differences, and from nothing else."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from allora_analysis.claims import s3_1_laboratory as section
+from allora_analysis.claims import s4_4_laboratory as comparisons
 from allora_analysis.claims.claim import in_part
 from allora_analysis.laboratory.table import Table
 from tests.ledger_rows import finding
@@ -43,3 +44,66 @@ def test_fewer_seeds_than_planned_are_said(monkeypatch):
 
 def test_not_run_without_a_table(tmp_path):
     assert finding(CLAIM, tmp_path).verdict == "not_run"
+
+
+def plant_gaps(monkeypatch, gap):
+    """Differences of two cells, the `gap` of both on average."""
+
+    def differences(self, first, second, endpoint):
+        noise = np.random.default_rng([first.steps, int(first.eta2 or 0)]).normal(0, 1e-3, 40)
+        return list(noise - noise.mean() + gap(first, second))
+
+    monkeypatch.setattr(Table, "differences", differences)
+
+
+@pytest.mark.parametrize("row", [comparisons.better_than_lora, comparisons.better_than_dora])
+@pytest.mark.parametrize(("gain", "verdict"), [(0.01, "holds"), (-0.01, "refuted"), (0.0, "undecided")])
+def test_the_mean_over_settings_decides(monkeypatch, row, gain, verdict):
+    plant_gaps(monkeypatch, lambda first, _: gain)
+    found = finding(row)
+    assert found.verdict == verdict
+    assert found.size.value == pytest.approx(100 * gain, abs=1e-9)
+
+
+def test_a_setting_in_which_it_is_far_better_outweighs_five_in_which_it_is_a_little_worse(monkeypatch):
+    plant_gaps(monkeypatch, lambda first, _: 0.05 if (first.optimizer, first.steps) == ("sgd", 50) else -0.002)
+    found = finding(comparisons.better_than_lora)
+    assert found.verdict == "holds"
+    assert "clearly better in 1 of 6 settings" in found.answer
+
+
+def test_other_eta_stand_beside_and_decide_nothing(monkeypatch):
+    plant_gaps(monkeypatch, lambda first, _: -0.01 if first.eta2 == 4 else 0.5)
+    found = finding(comparisons.better_than_lora)
+    assert found.verdict == "refuted"
+    assert found.evidence.measured["η² = 2 − LoRA, sgd, 50 steps"]["points"] == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    ("row", "better", "worse", "field", "one"),
+    [
+        (comparisons.no_eta_is_better, "refuted", "holds", "eta2", 2.0),
+        (comparisons.another_adaptor_is_better, "holds", "refuted", "adaptor", "inverse"),
+    ],
+)
+def test_one_that_is_better_by_more_than_the_control_decides(monkeypatch, row, better, worse, field, one):
+    def planted(gain, control):
+        def gap(first, second):
+            if second.rule == "lora":
+                return control
+            return gain if getattr(first, field) == one and first.steps == 50 else -1e-4
+
+        plant_gaps(monkeypatch, gap)
+        return finding(row)
+
+    found = planted(0.01, control=0.004)
+    assert found.verdict == better
+    assert "after 50 steps" in found.answer
+    assert planted(0.01, control=-0.01).verdict == "undecided", "planted: the control differs as much"
+    plant_gaps(monkeypatch, lambda first, second: 0.0 if second.rule == "lora" else -0.01)
+    assert finding(row).verdict == worse
+
+
+@pytest.mark.parametrize("row", [comparisons.better_than_lora, comparisons.no_eta_is_better])
+def test_no_row_on_the_laboratory_without_a_table(tmp_path, row):
+    assert finding(row, tmp_path).verdict == "not_run"

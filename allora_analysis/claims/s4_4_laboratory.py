@@ -1,0 +1,209 @@
+"""§4.4 to §6 where a run takes a second: ALLoRA, its η², its adaptor and DoRA, with a hundred seeds.
+
+The rows read the table of `python -m experiments.laboratory`, which states network, data, seeds and how each arm's rate
+is chosen; the comparisons are those that it names, but for ALLoRA minus DoRA, which was formed after the runs. The
+choice of rates has a noise of its own: the control compares two names of one arm, and its difference is the margin by
+which the best of several must be ahead. This rule was added when all differences had been seen. Checked by
+`tests/test_claims_laboratory.py`, which plants differences.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from allora_analysis.claims.cases import Cases
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run
+from allora_analysis.claims.s3_1_laboratory import LEAST, POINTS
+from allora_analysis.laboratory.design import STEPS, Cell, contrasts, reference
+from allora_analysis.laboratory.table import ALL_SEEDS, RESULTS, STUDY, Table, read
+from allora_analysis.statistics import OneSided, decide, one_sided
+
+laboratory_claim = functools.partial(
+    claim,
+    command="python -m experiments.laboratory --part contrasts",
+    test="tests/test_claims_laboratory.py",
+    reads=STUDY,
+)
+Samples = Mapping[str, np.ndarray]
+RULE = "Student's t over seeds, one-sided at 0.05{holm}; {seeds} of {planned} seeds"
+
+
+def named(question: str, keep: Callable[[str], bool] = lambda _: True) -> dict[str, tuple[Cell, Cell]]:
+    """The contrasts of a question, by name."""
+    return {one.name: (one.first, one.second) for one in contrasts() if one.question == question and keep(one.name)}
+
+
+def in_points(folder: Path | None, pairs: Mapping[str, tuple[Cell, Cell]]) -> dict[str, np.ndarray] | None:
+    """Differences in points of test accuracy, seed by seed, over the seeds that all pairs have; None if too few."""
+    path = (RESULTS if folder is None else folder) / "digits.jsonl"
+    if not path.is_file():
+        return None
+    table: Table = read(path)
+    known = {name: POINTS * np.array(table.differences(*of, "accuracy")) for name, of in pairs.items()}
+    seeds = min(map(len, known.values()))
+    return {name: of[:seeds] for name, of in known.items()} if seeds >= LEAST else None
+
+
+def on_average(of: Samples) -> str:
+    """The mean over the settings is above 0: one test."""
+    return decide({"mean": [np.mean(list(of.values()), axis=0)]}, test="t")["mean"].verdict
+
+
+def in_some(of: Samples, margin: float) -> str:
+    """At least one comparison is above the margin, Holm over all: refuted where all are below 0."""
+    ahead = decide({name: [gaps - margin] for name, gaps in of.items()}, test="t").values()
+    behind = decide({name: [gaps] for name, gaps in of.items()}, test="t").values()
+    if any(one.verdict == "holds" for one in ahead):
+        return "holds"
+    return "refuted" if all(one.verdict == "refuted" for one in behind) else "undecided"
+
+
+def in_none(of: Samples, margin: float) -> str:
+    """No comparison is above 0: the opposite of `in_some`."""
+    return {"holds": "refuted", "refuted": "holds", "undecided": "undecided"}[in_some(of, margin)]
+
+
+def _evidence(of: Samples, holm: str) -> tuple[Evidence, dict[str, OneSided]]:
+    found = {name: one_sided(gaps, "t") for name, gaps in of.items()}
+    told = {name: {"points": one.mean, "p": one.p_above, "interval": one.interval} for name, one in found.items()}
+    seeds = min(map(len, of.values()))
+    rule = RULE.format(holm=holm, seeds=seeds, planned=len(ALL_SEEDS))
+    return Evidence({"difference": "above 0"}, told, rule, n=seeds), found
+
+
+def averaged(
+    cases: Cases, known: Samples | None, arms: str, answers: Mapping[str, str], beside: Samples | None = None
+) -> Finding:
+    """A sentence about the mean over settings; the settings and what stands beside them in the evidence."""
+    if known is None:
+        return not_run("the laboratory's contrasts are not recorded")
+    tested = cases.test(known, on_average)
+    overall = one_sided(np.mean(list(known.values()), axis=0), "t")
+    evidence, _ = _evidence({**known, **(beside or {})}, " of the mean over the settings; one by one unadjusted")
+    clear = decide({name: [gaps] for name, gaps in known.items()}, test="t")
+    verdicts = [one.verdict for one in clear.values()]
+    told = {
+        "mean": f"{overall.mean + 0.0:+.1f}",
+        "better": verdicts.count("holds"),
+        "worse": verdicts.count("refuted"),
+        "n": len(known),
+    }
+    seeds = in_part(evidence.n, len(ALL_SEEDS), "seeds")
+    return tested.finding(
+        {word: text.format(**told) for word, text in answers.items()},
+        evidence=evidence,
+        size=Size(overall.mean, "points", f"{arms}, the mean over {len(known)} settings{seeds}", *overall.interval),
+        flips_if="a mean clearly above 0" if tested.verdict == "refuted" else "a mean not clearly above 0",
+        corrected="more seeds" if tested.verdict == "undecided" else None,
+        at_paper=None,  # another network than the paper's
+    )
+
+
+def best_of(
+    cases: Cases, folder: Path | None, question: str, rule: Callable[[Samples, float], str], answers: Mapping[str, str]
+) -> Finding:
+    """A sentence about the best of several comparisons, by more than the control's margin."""
+    known, control = in_points(folder, named(question)), in_points(folder, named("control"))
+    if known is None or control is None:
+        return not_run("the laboratory's contrasts are not recorded")
+    margin = max(abs(float(gaps.mean())) for gaps in control.values())
+    tested = cases.test(known, lambda of: rule(of, margin))
+    evidence, found = _evidence({**known, **control}, f", Holm over the {len(known)}; margin {margin:.2f} points")
+    name, best = max(((name, found[name]) for name in known), key=lambda item: item[1].mean)
+    seeds = in_part(evidence.n, len(ALL_SEEDS), "seeds")
+    told = {"best": f"{best.mean:.1f}", "name": name.split(" − ")[0], "steps": name.rpartition(", ")[2]}
+    told["margin"] = f"{margin:.1f}"
+    return tested.finding(
+        {word: text.format(**told) for word, text in answers.items()},
+        evidence=evidence,
+        size=Size(best.mean, "points", f"{name}{seeds}", *best.interval),
+        flips_if=f"a difference clearly above the control's {margin:.2f} points, or all clearly below 0",
+        corrected="more seeds, and rates chosen with less noise" if tested.verdict == "undecided" else None,
+        at_paper=None,
+    )
+
+
+@laboratory_claim(
+    "4-better-than-lora-laboratory",
+    where="Abstract; on a small network",
+    says="Empirical results show that ALLoRA admits better accuracy than LoRA on various settings, including against "
+    "recent LoRA variants such as Weight-Decomposed Low-Rank Adaptation (DoRA).",
+    reading="On a network pretrained on half of the digits and adapted to the others: ALLoRA at η² = 4 minus LoRA, "
+    "each at its best rate, no dropout, on average over three optimizers and two lengths.",
+)
+def better_than_lora(cases: Cases, folder: Path | None = None) -> Finding:
+    """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many."""
+    pairs = named("rule", lambda name: name.startswith("ALLoRA − LoRA, "))
+    answers = {
+        "refuted": "No, on a small network: {mean} points on average, clearly better in {better}, worse in {worse} "
+        "of {n} settings.",
+        "holds": "Yes, on a small network: {mean} points on average, clearly better in {better} of {n} settings.",
+        "undecided": "Undecided on a small network: {mean} points on average over {n} settings.",
+    }
+    etas = [first for first, _ in named("eta2").values()]
+    others = {f"η² = {one.eta2:g} − LoRA, sgd, {one.steps} steps": (one, reference(one)) for one in etas}
+    beside = in_points(folder, others)
+    return averaged(cases, in_points(folder, pairs), "ALLoRA minus LoRA", answers, beside)
+
+
+@laboratory_claim(
+    "4.5-better-than-dora-laboratory",
+    where="§1, second contribution; on a small network",
+    says="Second, we demonstrate how ALLoRA improves performances over LoRA and alternatives such as DoRA.",
+    reading="On the same network: ALLoRA at η² = 4 minus PEFT's DoRA, both under AdamW and each at its best rate, on "
+    "average over two lengths.",
+)
+def better_than_dora(cases: Cases, folder: Path | None = None) -> Finding:
+    """ALLoRA minus DoRA under AdamW, after few steps and many."""
+    pairs = {
+        f"ALLoRA − DoRA, adamw, {steps} steps": (
+            Cell("allora", "adamw", steps, 0.0, "inverse_sqrt", 4.0),
+            Cell("dora", "adamw", steps),
+        )
+        for steps in STEPS
+    }
+    answers = {
+        "refuted": "No, on a small network: {mean} points on average over {n} lengths of training.",
+        "holds": "Yes, on a small network: {mean} points on average over {n} lengths of training.",
+        "undecided": "Undecided on a small network: {mean} points on average over {n} lengths of training.",
+    }
+    return averaged(cases, in_points(folder, pairs), "ALLoRA minus DoRA", answers)
+
+
+@laboratory_claim(
+    "4-eta-needs-no-tuning-laboratory",
+    where="§4.2, below the effective learning rate η·l_b; on a small network",
+    says="Note that this does not introduce a new hyperparameter.",
+    reading="Beside the learning rate η² needs no choice: under SGD, each at its best rate, no η² of 1, 2 and 16 is "
+    "better than 4, after few steps or many.",
+)
+def no_eta_is_better(cases: Cases, folder: Path | None = None) -> Finding:
+    """Each η² minus 4."""
+    answers = {
+        "refuted": "No: {name} is {best} points better than 4 after {steps} on a small network.",
+        "holds": "Yes, on a small network: each other η² is worse than 4, each at its best rate.",
+        "undecided": "Undecided: at best {best} points ({name}, {steps}), where choosing a rate alone makes {margin}.",
+    }
+    return best_of(cases, folder, "eta2", in_none, answers)
+
+
+@laboratory_claim(
+    "6-other-adaptors-laboratory",
+    where="§6, last item; on a small network",
+    says="Within the LoRA use case, we only examine one particular adaptor function, there could be other adaptor "
+    "functions that have superior performance.",
+    reading="Under SGD at η² = 4, each at its best rate: the inverse, the exponential or the constant adaptor (LoRA at "
+    "η times the rate) is better than the inverse square root, after few steps or many.",
+)
+def another_adaptor_is_better(cases: Cases, folder: Path | None = None) -> Finding:
+    """Each adaptor minus the inverse square root."""
+    answers = {
+        "holds": "Yes: the {name} adaptor is {best} points better after {steps} on a small network.",
+        "refuted": "No, on a small network: every other adaptor is worse, each at its best rate.",
+        "undecided": "Undecided: at best {best} points ({name}, {steps}), where choosing a rate alone makes {margin}.",
+    }
+    return best_of(cases, folder, "adaptor", in_some, answers)
