@@ -18,6 +18,7 @@
 | `learning_rates` | every arm over a range of learning rates |
 | `procedures` | Table 3's rise with η² beside what seven training procedures predict |
 | `laboratory` | the contrasts of a small network that trains in seconds, each arm at its best rate |
+| `screening` | the same network over rule, adaptor, η², dropout and optimizer: level by level minus LoRA |
 
 A file of a picture has `load_data()` and `make_figure(loaded)`, one of a table `load_data()` and `make_table(loaded)`;
 `sources` says what they hand on, `numbers` and `gaps` what they share. The paper's numbers come from
@@ -41,4 +42,5 @@ NAMES = (
     "learning_rates",
     "procedures",
     "laboratory",
+    "screening",
 )

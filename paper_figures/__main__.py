@@ -28,7 +28,7 @@ class Arguments:
 
     names: Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME ...]")] = ()
     """Which: figure_1 … figure_5, table_1 … table_4, eta_squared, ripple, transformer, zero_initialisation, deviation,
-    crossover, escape, width, learning_rates, procedures, laboratory; default: all."""
+    crossover, escape, width, learning_rates, procedures, laboratory, screening; default: all."""
     out: Annotated[Path, arg(metavar="FOLDER")] = Path("docs")
     """Where the files go."""
 

@@ -1,0 +1,159 @@
+"""Ours: the screening of `experiments.laboratory`, each cell at its own best rate and ten seeds, minus LoRA.
+
+For each level of each factor the mean difference in test accuracy from LoRA under the same optimizer, dropout and
+length, over the cells at that level, after few steps (hollow) and many (filled), with Student's 95 % interval over
+seeds. Left the rules that scale the update (ALLoRA and ALLoRAAdamW), right the one that scales the output (ASF-LoRA),
+at a scale of its own. It tests nothing: its intervals stand alone, and the cells are a quarter of all combinations.
+Checked by `tests/test_paper_figures_screening.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from matplotlib.lines import Line2D
+
+from allora_analysis.laboratory.design import FAMILY, STEPS, reference, screening
+from allora_analysis.laboratory.table import RESULTS, SCREENING, read
+from allora_analysis.plotting import COLOURS, OPTIMIZERS, page, page_style
+from allora_analysis.statistics import Difference
+from paper_figures.laboratory import DATA
+from paper_figures.sources import Loaded, Missing, say_missing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COMMAND = "python -m experiments.laboratory --part screening"
+GROUPS = {"update scaled": ("allora", "allora_adamw"), "output scaled (ASF-LoRA)": ("asf_lora",)}
+FACTORS = {"rule": "rule", "optimizer": "optimizer", "adaptor": "adaptor", "eta2": "η²", "drop_rate": "drop rate"}
+WORDS = {"allora": "ALLoRA", "allora_adamw": "ALLoRAAdamW", "inverse_sqrt": "inverse square root"}
+Place = tuple[str, object]  # factor, level
+
+
+class Levels(NamedTuple):
+    """The mean differences from LoRA.
+
+    Attributes:
+        of: by group, place and number of steps.
+        overall: by group and number of steps.
+        cells: what they rest on, by group.
+    """
+
+    of: Mapping[str, Mapping[Place, Mapping[int, Difference]]]
+    overall: Mapping[str, Mapping[int, Difference]]
+    cells: Mapping[str, int]
+
+
+def load_data(folder: Path | str | None = None) -> Loaded[Levels]:
+    """The recorded cells' means by level; cells that lack seeds are left out.
+
+    Args:
+        folder: of the laboratory's tables; None for the repository's own.
+
+    Returns:
+        By group, level and number of steps.
+    """
+    path = Path(RESULTS if folder is None else folder) / f"{DATA}.jsonl"
+    found: dict[str, dict[Place, dict[int, Difference]]] = {group: {} for group in GROUPS}
+    overall: dict[str, dict[int, Difference]] = {group: {} for group in GROUPS}
+    wanted, whole = [cell for cell in screening() if cell.rule in FAMILY], []
+    if path.is_file():
+        table = read(path)
+        whole = [one for one in wanted if len(table.differences(one, reference(one), "loss")) >= len(SCREENING)]
+        for (group, rules), steps in itertools.product(GROUPS.items(), STEPS):
+            cells = [cell for cell in whole if cell.rule in rules and cell.steps == steps]
+            overall[group] |= table.marginal(cells, "steps", "accuracy")
+            for factor in FACTORS if len(rules) > 1 else [one for one in FACTORS if one != "rule"]:
+                for level, one in table.marginal(cells, factor, "accuracy").items():
+                    found[group].setdefault((factor, level), {})[steps] = one
+    lacking = len(wanted) - len(whole)
+    missing = (Missing(f"{lacking} of {len(wanted)} cells lack their {len(SCREENING)} seeds", COMMAND),)
+    files = (f"laboratory/{DATA}",) if path.is_file() else ()
+    cells = {group: sum(cell.rule in rules for cell in whole) for group, rules in GROUPS.items()}
+    return Loaded(Levels(found, overall, cells), files, missing if lacking else ())
+
+
+def finding(levels: Levels) -> str:
+    """What the screening says, two lines a group.
+
+    Args:
+        levels: the means.
+
+    Returns:
+        For each group the mean difference after few steps and many, and the level that is furthest from LoRA.
+    """
+    told = []
+    for group, of in levels.overall.items():
+        flat = {(*place, steps): one for place, by in levels.of[group].items() for steps, one in by.items()}
+        if flat:
+            means = ", ".join(f"{_points(mean)} points after {steps} steps" for steps, mean in of.items())
+            (factor, level, steps), one = max(flat.items(), key=lambda item: abs(item[1].mean))
+            furthest = f"{_points(one)} at {FACTORS[factor]} {_written(level)}, {steps} steps"
+            told.append(f"{group[0].upper()}{group[1:]}: {means};\nfurthest from LoRA {furthest}.")
+    return "\n".join(told)
+
+
+def _points(one: Difference) -> str:
+    return f"{100 * one.mean + 0.0:+.1f}".replace("-", "−")
+
+
+def _written(level: object) -> str:
+    words = {name: look.label for name, look in OPTIMIZERS.items()} | WORDS
+    return f"{level:g}" if isinstance(level, float) else words.get(str(level), str(level))
+
+
+@page_style()
+def make_figure(loaded: Loaded[Levels]) -> Figure:
+    """Draw the figure.
+
+    Args:
+        loaded: as from `load_data`.
+
+    Returns:
+        The figure.
+    """
+    order = {name: place for place, name in enumerate(FACTORS)}
+    levels = sorted(
+        {one for of in loaded.data.of.values() for one in of}, key=lambda one: (order[one[0]], *_rank(one[1]))
+    )
+    figure, axes = page(1.7 + 0.17 * max(len(levels), 8), 1, 2, sharey=bool(levels))
+    if not levels:
+        for axis in axes.flat:
+            say_missing(axis, *loaded.missing)
+        return figure
+    figure.suptitle(finding(loaded.data), fontsize=7.5)
+    places: dict[Place, float] = {}
+    for before, one in itertools.pairwise([None, *levels]):
+        places[one] = places[before] + (1.0 if before[0] == one[0] else 1.6) if before else 0.0
+    heads = {factor: next(one for one in levels if one[0] == factor) for factor in dict(levels)}
+    names = [f"{FACTORS[one[0]]}: {_written(one[1])}" if one in heads.values() else _written(one[1]) for one in levels]
+    for axis, (group, of) in zip(axes.flat, loaded.data.of.items(), strict=True):
+        _draw(axis, {places[place]: by_steps for place, by_steps in of.items()})
+        axis.set_title(f"{group}, {loaded.data.cells[group]} cells")
+    axes[0, 0].set_yticks(list(places.values()), names)
+    axes[0, 0].set_ylim(places[levels[-1]] + 0.6, -0.6)
+    ink = {"color": COLOURS["measured"], "marker": "o"}
+    handles = [
+        Line2D([], [], mfc="white" if steps == STEPS[0] else None, label=f"{steps} steps", **ink) for steps in STEPS
+    ]
+    figure.legend(handles=handles, ncols=len(handles), loc="outside lower center")
+    return figure
+
+
+def _rank(level: object) -> tuple[float, str]:
+    return (level, "") if isinstance(level, float) else (0.0, str(level))
+
+
+def _draw(axis: Axes, rows: Mapping[float, Mapping[int, Difference]]) -> None:
+    axis.axvline(0, color="0.4", lw=0.6)
+    for place, row in rows.items():
+        for steps, one in row.items():
+            y, few = place + (-0.17 if steps == STEPS[0] else 0.17), steps == STEPS[0]
+            axis.plot([100 * end for end in one.interval], [y, y], color=COLOURS["measured"], lw=0.9)
+            axis.plot(100 * one.mean, y, "o", ms=2.8, color=COLOURS["measured"], mfc="white" if few else None)
+    axis.set_xlabel("minus LoRA, points of test accuracy")
+    axis.grid(axis="y", visible=False)
