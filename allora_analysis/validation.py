@@ -243,10 +243,6 @@ def named(name: str, values: Mapping[Any, ArrayLike]) -> dict[Any, Float[np.ndar
 
 
 def unit_scaled(array: Float[np.ndarray, "*shape"]) -> tuple[Float[np.ndarray, "*shape"], int]:
-    """The array over the power of two 2ᵉ just above its largest entry, which rounds nothing, and e.
-
-    Returns:
-        Entries in [−1, 1], whose squares stay in range; and e.
-    """
+    """The array over the power of two 2ᵉ just above its largest entry, in [−1, 1] without rounding, and e."""
     exponent = math.frexp(float(np.abs(array).max()))[1]
     return np.ldexp(array, -exponent), exponent

@@ -8,6 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
+import textwrap
 import typing
 from pathlib import Path
 
@@ -52,14 +53,24 @@ def exported() -> list[str]:
 
 
 @pytest.mark.parametrize("name", exported())
-def test_what_a_package_exports_says_its_arguments_and_its_result(name):
+def test_what_a_package_exports_says_its_arguments_its_result_and_its_errors(name):
     package, _, item = name.partition(":")
-    function = getattr(importlib.import_module(package), item)
-    if not inspect.isfunction(function):
-        return
-    told = inspect.getdoc(function)
-    assert not inspect.signature(function).parameters or "Args:" in told or "rguments" in told
-    assert inspect.signature(function).return_annotation in (None, "None") or re.search("(Returns|Yields):", told)
+    thing = getattr(importlib.import_module(package), item)
+    methods = (
+        [one for key, one in vars(thing).items() if not key.startswith("_")] if inspect.isclass(thing) else [thing]
+    )
+    for function in filter(inspect.isfunction, methods):
+        told = inspect.getdoc(function)
+        if inspect.isclass(thing) and "\n" not in told:
+            continue  # a line says a method that has no more to say
+        assert not set(inspect.signature(function).parameters) - {"self"} or "Args:" in told or "rguments" in told
+        assert inspect.signature(function).return_annotation in (None, "None") or re.search("(Returns|Yields):", told)
+        raised = {
+            node.exc.func.id
+            for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function))))
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name)
+        }
+        assert not [error for error in raised if f"    {error}:" not in told], raised
 
 
 def test_no_module_has_an_empty_name():

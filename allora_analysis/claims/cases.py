@@ -47,18 +47,8 @@ def settle(
     - no condition is given and the corrected sentence passes on every case: holds_corrected
     - otherwise: refuted
 
-    A corrected sentence that is given must pass on every case for either of the middle two.
-
-    Args:
-        printed: whether the printed sentence passes, by case.
-        corrected: whether the corrected sentence passes, by case; None where no correction is offered.
-        condition: whether the condition says that the printed sentence passes, by case; None where none is offered.
-
-    Returns:
-        One of "holds", "conditional", "holds_corrected", "refuted".
-
-    Raises:
-        ValueError: no case at all.
+    A corrected sentence that is given must pass on every case for either of the middle two. Each argument is by case;
+    None where no correction or no condition is offered.
     """
     if not printed:
         raise ValueError("settle needs at least one case")
@@ -158,14 +148,7 @@ class Judged:
         return None if not own else own.pop() if len(own) == 1 else "mixed"
 
     def by_case(self, value: Callable[[Any], Any]) -> dict[str, Any]:
-        """A function of the inputs, by case.
-
-        Args:
-            value: the function.
-
-        Returns:
-            Its value by the case's name.
-        """
+        """A function of the inputs, by case."""
         return {case.name: value(case.inputs) for case in self.cases}
 
     def evidence(
@@ -227,12 +210,6 @@ class Judged:
 
         Where that changes nothing, since both saw the same, an arbitrary outcome takes its place. A predicate that
         cannot take the other case's outcome fails on it.
-
-        Args:
-            rng: chooses the permutation.
-
-        Returns:
-            The verdict.
         """
         order = rng.permutation(len(self.measured))
         moved = [
@@ -308,30 +285,13 @@ class Tested:
     ) -> Finding:
         """The finding: the verdict is the rule's, the texts are the check's.
 
-        Args:
-            answers: the answer by verdict; a verdict that is not here gets a general one.
-            evidence: what it rests on.
-            flips_if: what evidence would change the verdict.
-            at_paper: whether the sentence is true at the paper's own setting; None where no sample is one.
-            size: how large the effect is.
-            corrected: the mended sentence, or what would decide it.
-            condition: when the printed sentence is true.
-
-        Returns:
-            The finding.
+        Arguments as in `Judged.finding`; `at_paper` is None where no sample is at the paper's own setting.
         """
         texts = {"flips_if": flips_if, "size": size, "corrected": corrected, "condition": condition}
         return _finding(self.verdict, evidence, at_paper, answers, texts)
 
     def scrambled(self, rng: np.random.Generator) -> str:
-        """The verdict if each difference had come out with the other sign as often as with its own.
-
-        Args:
-            rng: chooses the signs.
-
-        Returns:
-            The verdict.
-        """
+        """The verdict if each difference had come out with the other sign as often as with its own."""
         flipped = {
             name: np.asarray(values) * rng.choice([-1, 1], size=np.shape(values))
             for name, values in self.samples.items()
@@ -361,17 +321,7 @@ class Cases:
     def draw(
         self, draw: Callable[[np.random.Generator], Any], n: int, name: str = "draw", paper: bool = False
     ) -> list[Case]:
-        """Fresh cases.
-
-        Args:
-            draw: inputs from a generator.
-            n: how many, fixed beforehand.
-            name: their name in the evidence; a number is appended.
-            paper: whether they are at the paper's own setting.
-
-        Returns:
-            n cases.
-        """
+        """Fresh cases."""
         return [Case(f"{name} {index + 1}", draw(self.rng), paper) for index in range(n)]
 
     def judge(
@@ -406,15 +356,7 @@ class Cases:
         return self.judged
 
     def test(self, samples: Mapping[str, ArrayLike], rule: Callable[[Mapping[str, np.ndarray]], str]) -> Tested:
-        """Judges a sentence about samples by a rule on their paired differences.
-
-        Args:
-            samples: paired differences (n,) by case.
-            rule: the verdict from such differences.
-
-        Returns:
-            The samples judged.
-        """
+        """Judges a sentence about samples by a rule on their paired differences."""
         self.judged = Tested(
             {name: np.asarray(values, dtype=float) for name, values in samples.items()}, rule, self.seed
         )
@@ -422,15 +364,7 @@ class Cases:
 
 
 def relative_error(measured: ArrayLike, predicted: ArrayLike) -> float:
-    """Largest |measured − predicted| over largest |predicted| (absolute if that is 0); ∞ if the shapes differ.
-
-    Args:
-        measured: an array.
-        predicted: an array.
-
-    Returns:
-        The error, never NaN.
-    """
+    """Largest |measured − predicted| over largest |predicted| (absolute if that is 0); ∞ if the shapes differ."""
     measured, predicted = np.asarray(measured, dtype=float), np.asarray(predicted, dtype=float)
     if measured.shape != predicted.shape:
         return float("inf")

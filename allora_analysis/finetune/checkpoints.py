@@ -20,14 +20,7 @@ TORCH = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")
 def newest_whole(folder: Path) -> Path | None:
     """The newest checkpoint that can be read in full; later ones that cannot are deleted and named on standard error.
 
-    Args:
-        folder: the run's own folder; it need not exist.
-
-    Returns:
-        The checkpoint, or None.
-
-    Raises:
-        MemoryError: none is left to read one with, or torch's own error that says so; nothing is deleted then.
+    Nothing is deleted where the reason is that no memory is left to read one with: that error is raised.
     """
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
     for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):

@@ -99,20 +99,7 @@ def _bf16_path(precision: str, kind: str) -> str | None:
 
 
 def _run(made: Trainer, checkpoint: Path | None) -> int | None:
-    """Train.
-
-    Args:
-        made: the Trainer.
-        checkpoint: where to go on from, if anywhere.
-
-    Returns:
-        The step at which the run diverged, or None.
-
-    Raises:
-        ArgumentError: a batch that does not fit into the memory.
-        OSError: a checkpoint cannot be written.
-        RuntimeError: torch's, otherwise.
-    """
+    """Train."""
     try:
         with quiet():
             made.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

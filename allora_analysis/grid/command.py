@@ -124,16 +124,7 @@ def _names(settings: Iterable[Setting]) -> list[str]:
 def select(settings: Sequence[Setting], only: Sequence[str], seeds: int | None) -> list[Setting]:
     """The runs asked for, in their order.
 
-    Args:
-        settings: all of them.
-        only: names of models, data sets, arms or optimizers; of several of one kind, any will do.
-        seeds: seeds 0, …, seeds − 1; None for all.
-
-    Returns:
-        The runs.
-
-    Raises:
-        ArgumentError: a name that no run has, or no run left.
+    `only` names models, data sets, arms or optimizers (of several of one kind, any will do); seeds are 0, …, seeds − 1.
     """
     known = {kind: dict.fromkeys(getattr(one, kind) for one in settings) for kind in KINDS}
     for word in only:
@@ -190,15 +181,6 @@ def _options(arguments: Arguments) -> dict[str, Any]:
 
 
 def main(name: str, presets: Presets, argv: Sequence[str] | None = None) -> int:
-    """An experiment's command.
-
-    Args:
-        name: the experiment's.
-        presets: its runs by preset.
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """An experiment's command."""
     program = f"python -m experiments.{name}"
     return cli.guarded(lambda: run(presets, cli.parse(Arguments, program, argv)))

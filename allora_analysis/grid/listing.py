@@ -23,14 +23,7 @@ class Forecast(NamedTuple):
 
 
 def present(grid: Grid) -> list[records.Record]:
-    """The fine-tuning records in a grid's folder, of the present protocol.
-
-    Args:
-        grid: the grid.
-
-    Returns:
-        The records; none where there is no folder.
-    """
+    """The fine-tuning records in a grid's folder, of the present protocol."""
     found = records.standing(grid.results, STUDY) if grid.results.is_dir() else []
     return [record for record in found if record.protocol == PROTOCOL]
 
@@ -40,12 +33,6 @@ def listed(grid: Grid) -> dict[Task, records.Record | None]:
 
     Of a model or data set that is here, the record must be of the same content; one on the hub is not fetched for a
     list, so any record of the same setting will do.
-
-    Args:
-        grid: the grid.
-
-    Returns:
-        The record, or None.
     """
     checked(grid)
     by_config: dict[str, list[records.Record]] = {}
@@ -72,13 +59,6 @@ def forecast(grid: Grid, known: Mapping[Task, records.Record | None]) -> Forecas
 
     A run takes its steps times the median seconds a step of the records of its like: the same model, data, batch size
     and precision, and the same arm where there is one of it.
-
-    Args:
-        grid: the grid, whose whole folder is looked at.
-        known: as `listed` or `plan.recorded` returned it.
-
-    Returns:
-        The forecast.
     """
     like: dict[tuple[Any, ...], list[records.Record]] = {}
     for record in (one for one in present(grid) if _pace(one)):

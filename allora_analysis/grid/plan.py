@@ -106,15 +106,7 @@ def run(grid: Grid, executor: str = "serial", **options: Any) -> Summary:
 
 @cache
 def data_of(source: str, name: str) -> TextData:
-    """A task's data, read once a process.
-
-    Args:
-        source: a folder or a hub id.
-        name: what records call it.
-
-    Returns:
-        The data.
-    """
+    """A task's data, read once a process."""
     from allora_analysis.finetune import data
 
     return data.load(source, name)
@@ -122,40 +114,17 @@ def data_of(source: str, name: str) -> TextData:
 
 @cache
 def model_digest(source: str, remote_code: bool = False) -> str:
-    """A model's content digest, computed once a process.
-
-    Args:
-        source: a folder, a GGUF file or a hub id.
-        remote_code: whether the code that its authors ship is run, and counts.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """A model's content digest, computed once a process."""
     return sources.digest(source, remote_code)
 
 
 def digests(task: Task, remote_code: bool = False) -> dict[str, str]:
-    """The content digests that stand in a task's key.
-
-    Args:
-        task: the task.
-        remote_code: as in `model_digest`.
-
-    Returns:
-        Of its model and its data.
-    """
+    """The content digests that stand in a task's key."""
     return {"model": model_digest(task.model, remote_code), "data": data_of(task.data, task.setting.data).digest}
 
 
 def recorded(grid: Grid) -> dict[Task, records.Record | None]:
-    """Each task's record, in the grid's order.
-
-    Args:
-        grid: the grid.
-
-    Returns:
-        The record, or None.
-    """
+    """Each task's record, in the grid's order."""
     checked(grid)
     return {
         task: records.lookup(grid.results, STUDY, task.setting, PROTOCOL, digests(task, grid.trust_remote_code))
@@ -164,12 +133,7 @@ def recorded(grid: Grid) -> dict[Task, records.Record | None]:
 
 
 def sweep(grid: Grid, known: Mapping[Task, records.Record | None]) -> None:
-    """Delete the checkpoints of recorded runs: a process may be killed between the record and its tidying up.
-
-    Args:
-        grid: the grid.
-        known: as `recorded` returned it.
-    """
+    """Delete the checkpoints of recorded runs: a process may be killed between the record and its tidying up."""
     from allora_analysis.records.files import Busy, hold
 
     for record in (record for record in known.values() if record is not None):
@@ -182,14 +146,7 @@ def sweep(grid: Grid, known: Mapping[Task, records.Record | None]) -> None:
 
 
 def checked(grid: Grid) -> None:
-    """Refuse what no executor could run.
-
-    Args:
-        grid: the grid.
-
-    Raises:
-        ArgumentError: a task twice in the grid, or results that are no folder.
-    """
+    """Refuse what no executor could run."""
     if len(set(grid.tasks)) < len(grid.tasks):
         raise ArgumentError("tasks must differ from one another; a run is done once")
     if os.path.exists(grid.results) and not os.path.isdir(grid.results):

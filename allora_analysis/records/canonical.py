@@ -123,17 +123,7 @@ def key(config: Any, protocol: int, digests: Mapping[str, str] | None = None) ->
 
 
 def checked_digests(digests: Mapping[str, str] | None) -> dict[str, str]:
-    """Digests by name, each a non-empty text that is no path.
-
-    Args:
-        digests: the digests; None for none.
-
-    Returns:
-        A new dict.
-
-    Raises:
-        ArgumentError: anything else.
-    """
+    """Digests by name, each a non-empty text that is no path."""
     plain = portable("digests", dict(digests or {}))
     for name, digest in plain.items():
         if not isinstance(digest, str) or not digest:
