@@ -181,6 +181,15 @@ def keep_probability(value: Any, name: str = "keep_prob") -> float:
     return result
 
 
+def probability(name: str, value: Any) -> float:
+    """A probability strictly between 0 and 1."""
+    allowed = "a probability strictly between 0 and 1"
+    result = number(name, value, allowed)
+    if not 0.0 < result < 1.0:
+        raise ArgumentError(f"{name} must be {allowed}, received {value!r}")
+    return result
+
+
 def positive(name: str, value: Any) -> float:
     """A finite number above 0."""
     result = number(name, value, "a finite number above 0")

@@ -16,8 +16,8 @@ from allora_analysis.claims import (
     s3_3_scaling_factor,
     s3_3_tightness,
     s3_3_worst_case,
-    student_t,
 )
+from allora_analysis.claims.cases import FALSE_FAIL, source_of_errors, standard_errors
 from allora_analysis.claims.claim import Claim
 from allora_analysis.ripple import stack
 from tests import ledger_rows
@@ -150,9 +150,9 @@ def test_standard_errors(n):
     """SciPy's own law; five standard errors are too few at n = 48."""
     from scipy import stats
 
-    assert 2 * stats.t.sf(student_t.standard_errors(n), n - 1) == pytest.approx(student_t.FALSE_FAIL, rel=1e-6)
-    assert (student_t.standard_errors(n) > 5) == (n <= 200)
-    assert f"n − 1 = {n - 1}, false-fail rate 1e-6 a comparison" in student_t.source(n)
+    assert 2 * stats.t.sf(standard_errors(n), n - 1) == pytest.approx(FALSE_FAIL, rel=1e-6)
+    assert (standard_errors(n) > 5) == (n <= 200)
+    assert f"n − 1 = {n - 1}, false-fail rate 1e-6 a comparison" in source_of_errors(n)
 
 
 SCALING = [

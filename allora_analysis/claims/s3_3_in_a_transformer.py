@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from allora_analysis.claims import pretrained_ripple, student_t
-from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims import pretrained_ripple
+from allora_analysis.claims.cases import Case, Cases, source_of_errors, standard_errors
 from allora_analysis.claims.claim import Finding, Size, claim, not_run
 from allora_analysis.claims.s3_3_worst_case import PAPER_ETAS
 from allora_analysis.ripple import mean_field, series, transformer
@@ -98,7 +98,7 @@ def _off(one: Blocks, squares: np.ndarray, told: np.ndarray) -> float:
     if one.norm == "none" or one.tokens > 1:
         return 0.0  # a mean square that a few networks decide, or attention's averaging: not in closed form
     gaps = squares - told.mean()
-    return float(abs(gaps.mean()) / (gaps.std(ddof=1) / math.sqrt(len(gaps))) / student_t.standard_errors(len(gaps)))
+    return float(abs(gaps.mean()) / (gaps.std(ddof=1) / math.sqrt(len(gaps))) / standard_errors(len(gaps)))
 
 
 def exponential(one: Blocks, seen: dict[str, float]) -> bool:
@@ -150,7 +150,7 @@ def output_grows(cases: Cases) -> Finding:
             "exponential."
         },
         evidence=judged.evidence(
-            f"off, in what is allowed: {student_t.source(REPLICAS)}; worst cases and post-norm to 1e-9",
+            f"off, in what is allowed: {source_of_errors(REPLICAS)}; worst cases and post-norm to 1e-9",
             {
                 "growth added at 2L over that at L": "2 without normalisation; 1 with it in the branch; none after "
                 "the sum"

@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from allora_analysis import cli, terminal
 from allora_analysis.finetune.setting import RESULTS, Setting, check
-from allora_analysis.grid import listing, plan
+from allora_analysis.grid import plan
 from allora_analysis.grid.sources import KINDS, resolve
 from allora_analysis.study import INTERRUPTED
 from allora_analysis.validation import ArgumentError, choice, count
@@ -148,11 +148,11 @@ def select(settings: Sequence[Setting], only: Sequence[str], seeds: int | None) 
 
 
 def _list(grid: plan.Grid) -> None:
-    known = listing.listed(grid)
+    known = plan.listed(grid)
     for task, record in known.items():
         terminal.say(f"{'to run  ' if record is None else 'recorded'}  {task.setting.words()}")
     done = sum(record is not None for record in known.values())
-    seconds, unknown = listing.forecast(grid, known)
+    seconds, unknown = plan.forecast(grid, known)
     times = [f"about {_time(seconds)}"] if seconds else []
     if unknown:
         times.append(f"{unknown} that take an unknown time: no record of their like")
