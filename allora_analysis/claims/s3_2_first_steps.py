@@ -86,7 +86,7 @@ def slow_start(cases: Cases) -> Finding:
     return judged.finding(
         {
             "conditional": f"Yes at PEFT's scale of A: BA's first step is {peft[0]:.0%} to {peft[1]:.0%} of V's; "
-            "not at far larger ones."
+            "not at far larger scales."
         },
         evidence=judged.evidence(source_of_errors(DRAWS), lambda one: one.ratio**2, n=DRAWS),
         size=Size(

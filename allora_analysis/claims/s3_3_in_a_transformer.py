@@ -192,8 +192,8 @@ def gradient_grows(cases: Cases) -> Finding:
     ratios = _ratios(judged)
     return judged.finding(
         {
-            "conditional": "Only without normalisation: in the branch it grows as the stream; after the sum it rises, "
-            "then fades."
+            "conditional": "Only without normalisation: normalised in the branches it grows as slowly as the output; "
+            "normalised after them it fades."
         },
         evidence=judged.evidence(
             "none: a threshold of 1.5",
@@ -372,7 +372,10 @@ def measured(cases: Cases) -> Finding:
     steepest, layers = max((seen["rise"][-1], case.inputs.layers) for case, seen in whole)
     evidence = judged.evidence("none: two thresholds", lambda one: one.layers, n=len(pretrained_ripple.SEEDS))
     return judged.finding(
-        {"refuted": f"No: at η = 1024 at most as η^{steepest:.1f}; {layers} layers multiplied would, as η^{layers}."},
+        {
+            "refuted": f"No: at η = 1024 it grows at most as η^{steepest:.1f}; {layers} multiplied layers would as "
+            f"η^{layers}."
+        },
         evidence=dataclasses.replace(evidence, measured={**evidence.measured, **beside}),
         size=Size(
             max(shares), "of the product's", "rise of the last stream with η at η = 1024", min(shares), max(shares)
