@@ -118,10 +118,17 @@ def run(claims: Sequence[Claim], results: Path | None = None, seed: int = 0) -> 
     if workers == 1 or len(claims) < MANY:
         return sweep(claims, lambda claim: examine(claim, results, seed), "claims checked")
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        waiting = [pool.submit(_examine, claim.id, results, seed) for claim in claims]
-        order = dict(zip((claim.id for claim in claims), waiting, strict=True))
+        files: dict[str, list[str]] = {}
+        for claim in claims:
+            files.setdefault(claim.check.__module__, []).append(claim.id)
+        # The rows of a file share what they compute, so one process has them all.
+        waiting = {name: pool.submit(_examine, ids, results, seed) for name, ids in files.items()}
         try:
-            return sweep(claims, lambda claim: Row(claim, *order[claim.id].result()), "claims checked")
+            return sweep(
+                claims,
+                lambda claim: Row(claim, *waiting[claim.check.__module__].result()[claim.id]),
+                "claims checked",
+            )
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -144,6 +151,6 @@ def _by_id() -> dict[str, Claim]:
     return {claim.id: claim for claim in all_claims()}
 
 
-def _examine(identifier: str, results: Path | None, seed: int) -> tuple[Finding | None, str | None]:
-    row = examine(_by_id()[identifier], results, seed)
-    return row.finding, row.error
+def _examine(ids: Sequence[str], results: Path | None, seed: int) -> dict[str, tuple[Finding | None, str | None]]:
+    rows = (examine(_by_id()[identifier], results, seed) for identifier in ids)
+    return {row.claim.id: (row.finding, row.error) for row in rows}
