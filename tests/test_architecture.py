@@ -92,60 +92,41 @@ def test_references_import_nothing_from_what_they_judge(path):
     assert "allora_analysis" not in re.sub(r'""".*?"""', "", path.read_text(), flags=re.DOTALL)
 
 
-def loaded_by(module: str) -> set[str]:
-    code = f"import sys, {module}; print(*[m for m in {HEAVY!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
+STUDIES = ("tikhonov", "deviation", "dropout_sgd", "hessian", "ripple", "gradient_std", "escape", "width", "finetune")
+LIGHT = [
+    "allora_analysis",
+    "allora_analysis.__main__",
+    *(f"allora_analysis.{name}" for name in STUDIES),
+    *(f"allora_analysis.{name}.study" for name in STUDIES),
+    "allora_analysis.adaptors",
+    "allora_analysis.adaptive",
+    "allora_analysis.lora",
+    "allora_analysis.finetune.run",
+    "allora_analysis.zero_initialisation.run",
+    "allora_analysis.grid",
+    "allora_analysis.grid.command",
+    "allora_analysis.statistics",
+    "allora_analysis.records",
+    "allora_analysis.claims.ledger",
+]
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "allora_analysis",
-        "allora_analysis.__main__",
-        *(
-            f"allora_analysis.{name}"
-            for name in (
-                "tikhonov",
-                "deviation",
-                "dropout_sgd",
-                "hessian",
-                "ripple",
-                "gradient_std",
-                "escape",
-                "width",
-                "finetune",
-            )
-        ),
-        *(
-            f"allora_analysis.{name}.study"
-            for name in (
-                "tikhonov",
-                "deviation",
-                "dropout_sgd",
-                "hessian",
-                "ripple",
-                "gradient_std",
-                "escape",
-                "width",
-                "finetune",
-            )
-        ),
-        "allora_analysis.adaptors",
-        "allora_analysis.adaptive",
-        "allora_analysis.lora",
-        "allora_analysis.finetune.run",
-        "allora_analysis.zero_initialisation.run",
-        "allora_analysis.grid",
-        "allora_analysis.grid.command",
-        "allora_analysis.statistics",
-        "allora_analysis.records",
-        "allora_analysis.claims.ledger",
-    ],
-)
-def test_nothing_heavy_is_imported_until_it_is_needed(module):
-    assert loaded_by(module) == set()
+def first_to_load_something_heavy(modules: list[str]) -> str:
+    """Imports the modules one after the other in one new process; names the first that loads what is heavy."""
+    code = f"""
+import importlib, sys
+for name in {modules!r}:
+    importlib.import_module(name)
+    if heavy := [one for one in {HEAVY!r} if one in sys.modules]:
+        sys.exit(f"{{name}} loads {{heavy}}")
+"""
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60).stderr
+
+
+def test_nothing_heavy_is_imported_until_it_is_needed():
+    assert first_to_load_something_heavy(LIGHT) == ""
+    planted = [*LIGHT, "allora_analysis.lora.functional"]
+    assert first_to_load_something_heavy(planted).startswith("allora_analysis.lora.functional loads ['torch'")
 
 
 def test_import_contracts():

@@ -2,8 +2,7 @@
 
 | file | object |
 | --- | --- |
-| `canonical` | what a record may hold, its canonical JSON, and the run's key |
-| `digests` | content digests of data and models, which stand in a record in place of paths |
+| `canonical` | what a record may hold, its canonical JSON, the run's key; a file's digest, in place of its path |
 | `origin` | provenance: git revision, versions, processor, time |
 | `record` | a record, its file's content and verification, `load` |
 | `storage` | `save`, `lookup`, `find`, `standing`; `find_each` of a list of runs; `status` of a folder |
@@ -16,8 +15,7 @@ named in a `SetAsideWarning`; who writes moves it to `set_aside/`, who only judg
 No pickle, no NaN, no machine's paths.
 """
 
-from allora_analysis.records.canonical import RecordError, canonical_json, key
-from allora_analysis.records.digests import digest_file
+from allora_analysis.records.canonical import RecordError, canonical_json, digest_file, key
 from allora_analysis.records.origin import processor, provenance
 from allora_analysis.records.record import UNFINISHED, Record, TornRecord, load, results_folder, unfinished
 from allora_analysis.records.storage import (
