@@ -129,14 +129,7 @@ def _check(arguments: Arguments) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The ledger's command.
-
-    Args:
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """The ledger's command."""
     return cli.guarded(lambda: run(cli.parse(Arguments, "python -m allora_analysis", argv)))
 
 

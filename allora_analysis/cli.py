@@ -80,16 +80,7 @@ def parse(function: Callable[..., Any], program: str, argv: Sequence[str] | None
 
 
 def about(package: ModuleType, commands: Mapping[str, str], argv: Sequence[str] | None = None) -> int:
-    """The command of a package that has nothing to run: what is in it, and the commands that use it.
-
-    Args:
-        package: the package; its docstring is printed.
-        commands: what they show, by command.
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """The command of a package that has nothing to run: what is in it, and the commands that use it."""
 
     def command() -> int:
         words = sys.argv[1:] if argv is None else argv

@@ -29,33 +29,17 @@ SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\|*_<>$~
 
 
 def small() -> bool:
-    """Whether the environment asks for small sizes.
-
-    Returns:
-        True if `ALLORA_NOTEBOOKS_SMALL` is set to anything but 0.
-    """
+    """Whether the environment asks for small sizes."""
     return os.environ.get(SMALL, "0") not in ("", "0")
 
 
 def sized(full: Any, reduced: Any) -> Any:
-    """The first of two sizes, or the second where the environment asks for small ones.
-
-    Args:
-        full: what the committed outputs were made with.
-        reduced: what continuous integration runs.
-
-    Returns:
-        One of them.
-    """
+    """The first of two sizes, or the second where the environment asks for small ones."""
     return reduced if small() else full
 
 
 def begin() -> Markdown:
-    """A notebook's first call: the house style, and figures as PNGs that depend on their content alone.
-
-    Returns:
-        The version of the package, and whether sizes are small.
-    """
+    """A notebook's first call: the house style, and figures as PNGs that depend on their content alone."""
     import matplotlib
     from IPython import get_ipython
     from IPython.display import Markdown
@@ -72,14 +56,7 @@ def begin() -> Markdown:
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as PNG.
-
-    Args:
-        figure: the figure.
-
-    Returns:
-        The file's content, the same for the same figure.
-    """
+    """A figure as PNG."""
     from PIL import Image
 
     drawn, content = io.BytesIO(), io.BytesIO()
@@ -92,28 +69,12 @@ def png(figure: Figure) -> bytes:
 
 
 def escaped(text: str) -> str:
-    """A text as Markdown shows it unchanged in a table's cell.
-
-    Args:
-        text: plain text; W* and m_l in it are no emphasis.
-
-    Returns:
-        Markdown.
-    """
+    """A text as Markdown shows it unchanged in a table's cell."""
     return text.translate(SPECIAL)
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Markdown:
-    """A table.
-
-    Args:
-        columns: the headings.
-        rows: the cells, plain text.
-        title: a line above it.
-
-    Returns:
-        The table, for a notebook to show.
-    """
+    """A table."""
     from IPython.display import Markdown
 
     lines = [f"**{escaped(title)}**", ""] if title else []
@@ -126,15 +87,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def shown(table: Table, fold: str = "") -> Markdown:
-    """A study's table.
-
-    Args:
-        table: what the study's `table` returned.
-        fold: folds the table away under this heading, where a picture above it says the finding.
-
-    Returns:
-        The table with its notes below.
-    """
+    """A study's table."""
     result = markdown(table.columns, table.rows, table.title)
     result.data += "".join(f"\n\n{escaped(note)}" for note in table.notes)
     if fold:
@@ -143,32 +96,14 @@ def shown(table: Table, fold: str = "") -> Markdown:
 
 
 def verdicts(*only: str) -> Markdown:
-    """The ledger's rows for some claims, checked now.
-
-    Args:
-        *only: ids, or sections for all of their claims.
-
-    Returns:
-        As `verdict_table`.
-    """
+    """The ledger's rows for some claims, checked now."""
     from allora_analysis.claims import ledger
 
     return verdict_table(ledger.run(ledger.select(ledger.all_claims(), only))[0])
 
 
 def verdict_table(rows: Sequence[Row], title: str = "") -> Markdown:
-    """Rows of the ledger: verdict, id, the printed sentence, what came out, and how large it is.
-
-    Args:
-        rows: the rows, examined.
-        title: folds the table away under this heading, with the counts.
-
-    Returns:
-        The table.
-
-    Raises:
-        ArgumentError: a check raised, which is an error of the toolkit.
-    """
+    """Rows of the ledger: verdict, id, the printed sentence, what came out, and how large it is."""
     from allora_analysis.render.view import size_text, summary, views
 
     if failed := [f"{row.claim.id} ({row.error})" for row in rows if row.finding is None]:

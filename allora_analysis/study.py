@@ -184,16 +184,7 @@ LARGE = 3.0  # |z| above which a simulation is doubted
 
 
 def doubt(study: Study, config: Any, result: Result) -> str | None:
-    """What to think of a large |z|: how often chance gives one, and what a second seed says, run at once.
-
-    Args:
-        study: the study.
-        config: its config, with a seed.
-        result: what it found.
-
-    Returns:
-        A line; None where no |z| is above `LARGE`.
-    """
+    """What to think of a large |z|: how often chance gives one, and what a second seed says, run at once."""
     known = [z for z in study.z(result) if z is not None] if study.z and not result.interrupted else []
     worst = max(map(abs, known), default=0.0)
     if worst <= LARGE:

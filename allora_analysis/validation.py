@@ -181,6 +181,15 @@ def keep_probability(value: Any, name: str = "keep_prob") -> float:
     return result
 
 
+def probability(name: str, value: Any) -> float:
+    """A probability strictly between 0 and 1."""
+    allowed = "a probability strictly between 0 and 1"
+    result = number(name, value, allowed)
+    if not 0.0 < result < 1.0:
+        raise ArgumentError(f"{name} must be {allowed}, received {value!r}")
+    return result
+
+
 def positive(name: str, value: Any) -> float:
     """A finite number above 0."""
     result = number(name, value, "a finite number above 0")
@@ -243,10 +252,6 @@ def named(name: str, values: Mapping[Any, ArrayLike]) -> dict[Any, Float[np.ndar
 
 
 def unit_scaled(array: Float[np.ndarray, "*shape"]) -> tuple[Float[np.ndarray, "*shape"], int]:
-    """The array over the power of two 2ᵉ just above its largest entry, which rounds nothing, and e.
-
-    Returns:
-        Entries in [−1, 1], whose squares stay in range; and e.
-    """
+    """The array over the power of two 2ᵉ just above its largest entry, in [−1, 1] without rounding, and e."""
     exponent = math.frexp(float(np.abs(array).max()))[1]
     return np.ldexp(array, -exponent), exponent

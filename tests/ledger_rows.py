@@ -4,18 +4,43 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import Claim, Finding
-from allora_analysis.claims.ledger import examine
+from allora_analysis.render.view import recorded
 from allora_analysis.study import plain
 
 
-def finding(claim: Claim, results: Path | None = None) -> Finding:
+def finding(claim: Claim, results: Path | None = None, seed: int = 0) -> Finding:
     """What a row's check finds; the check may not raise, and JSON can hold what it finds."""
-    row = examine(claim, results)
+    row = ledger.examine(claim, results, seed)
     assert row.error is None, row.error
     json.dumps(plain(row.finding), allow_nan=False)
     return row.finding
+
+
+class Rows(dict[str, Claim]):
+    """The rows of some sections, by id; unplanted, their verdicts are the recorded ones (`test_ledger.py`)."""
+
+    def __init__(self, *sections: ModuleType):
+        super().__init__((claim.id, claim) for section in sections for claim in ledger._of(section))
+
+    def finding(self, identifier: str, seed: int = 0) -> Finding:
+        """What the row's check finds."""
+        return finding(self[identifier], seed=seed)
+
+    def verdict(self, identifier: str, seed: int = 0) -> str:
+        """Its verdict."""
+        return self.finding(identifier, seed).verdict
+
+    def planted(self, monkeypatch: Any, identifier: str, module: Any, name: str, wrong: Any) -> str:
+        """The row's verdict with a wrong formula in a name's place, which must not be the recorded one."""
+        monkeypatch.setattr(module, name, wrong)
+        found = self.verdict(identifier)
+        assert found != recorded()[identifier]["verdict"]
+        return found
 
 
 def lora_instead(x, a, b, eta, adaptor="inverse_sqrt"):

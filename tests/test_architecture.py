@@ -8,6 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
+import textwrap
 import typing
 from pathlib import Path
 
@@ -52,14 +53,24 @@ def exported() -> list[str]:
 
 
 @pytest.mark.parametrize("name", exported())
-def test_what_a_package_exports_says_its_arguments_and_its_result(name):
+def test_what_a_package_exports_says_its_arguments_its_result_and_its_errors(name):
     package, _, item = name.partition(":")
-    function = getattr(importlib.import_module(package), item)
-    if not inspect.isfunction(function):
-        return
-    told = inspect.getdoc(function)
-    assert not inspect.signature(function).parameters or "Args:" in told or "rguments" in told
-    assert inspect.signature(function).return_annotation in (None, "None") or re.search("(Returns|Yields):", told)
+    thing = getattr(importlib.import_module(package), item)
+    methods = (
+        [one for key, one in vars(thing).items() if not key.startswith("_")] if inspect.isclass(thing) else [thing]
+    )
+    for function in filter(inspect.isfunction, methods):
+        told = inspect.getdoc(function)
+        if inspect.isclass(thing) and "\n" not in told:
+            continue  # a line says a method that has no more to say
+        assert not set(inspect.signature(function).parameters) - {"self"} or "Args:" in told or "rguments" in told
+        assert inspect.signature(function).return_annotation in (None, "None") or re.search("(Returns|Yields):", told)
+        raised = {
+            node.exc.func.id
+            for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function))))
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name)
+        }
+        assert not [error for error in raised if f"    {error}:" not in told], raised
 
 
 def test_no_module_has_an_empty_name():
@@ -81,60 +92,41 @@ def test_references_import_nothing_from_what_they_judge(path):
     assert "allora_analysis" not in re.sub(r'""".*?"""', "", path.read_text(), flags=re.DOTALL)
 
 
-def loaded_by(module: str) -> set[str]:
-    code = f"import sys, {module}; print(*[m for m in {HEAVY!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
+STUDIES = ("tikhonov", "deviation", "dropout_sgd", "hessian", "ripple", "gradient_std", "escape", "width", "finetune")
+LIGHT = [
+    "allora_analysis",
+    "allora_analysis.__main__",
+    *(f"allora_analysis.{name}" for name in STUDIES),
+    *(f"allora_analysis.{name}.study" for name in STUDIES),
+    "allora_analysis.adaptors",
+    "allora_analysis.adaptive",
+    "allora_analysis.lora",
+    "allora_analysis.finetune.run",
+    "allora_analysis.zero_initialisation.run",
+    "allora_analysis.grid",
+    "allora_analysis.grid.command",
+    "allora_analysis.statistics",
+    "allora_analysis.records",
+    "allora_analysis.claims.ledger",
+]
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "allora_analysis",
-        "allora_analysis.__main__",
-        *(
-            f"allora_analysis.{name}"
-            for name in (
-                "tikhonov",
-                "deviation",
-                "dropout_sgd",
-                "hessian",
-                "ripple",
-                "gradient_std",
-                "escape",
-                "width",
-                "finetune",
-            )
-        ),
-        *(
-            f"allora_analysis.{name}.study"
-            for name in (
-                "tikhonov",
-                "deviation",
-                "dropout_sgd",
-                "hessian",
-                "ripple",
-                "gradient_std",
-                "escape",
-                "width",
-                "finetune",
-            )
-        ),
-        "allora_analysis.adaptors",
-        "allora_analysis.adaptive",
-        "allora_analysis.lora",
-        "allora_analysis.finetune.run",
-        "allora_analysis.zero_initialisation.run",
-        "allora_analysis.grid",
-        "allora_analysis.grid.command",
-        "allora_analysis.statistics",
-        "allora_analysis.records",
-        "allora_analysis.claims.ledger",
-    ],
-)
-def test_nothing_heavy_is_imported_until_it_is_needed(module):
-    assert loaded_by(module) == set()
+def first_to_load_something_heavy(modules: list[str]) -> str:
+    """Imports the modules one after the other in one new process; names the first that loads what is heavy."""
+    code = f"""
+import importlib, sys
+for name in {modules!r}:
+    importlib.import_module(name)
+    if heavy := [one for one in {HEAVY!r} if one in sys.modules]:
+        sys.exit(f"{{name}} loads {{heavy}}")
+"""
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60).stderr
+
+
+def test_nothing_heavy_is_imported_until_it_is_needed():
+    assert first_to_load_something_heavy(LIGHT) == ""
+    planted = [*LIGHT, "allora_analysis.lora.functional"]
+    assert first_to_load_something_heavy(planted).startswith("allora_analysis.lora.functional loads ['torch'")
 
 
 def test_import_contracts():

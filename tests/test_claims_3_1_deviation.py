@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 
 from allora_analysis import deviation
-from allora_analysis.claims import ledger, s3_1_deviation, s3_1_in_training
+from allora_analysis.claims import s3_1_deviation, s3_1_in_training
 from allora_analysis.claims.cases import Case
-from tests import ledger_rows
+from tests.ledger_rows import Rows
 
-CLAIMS = {claim.id: claim for module in (s3_1_deviation, s3_1_in_training) for claim in ledger._of(module)}
-
-
-def verdict(claim_id):
-    return ledger_rows.finding(CLAIMS[claim_id]).verdict
+ROWS = Rows(s3_1_deviation, s3_1_in_training)
+verdict = ROWS.verdict
 
 
 @pytest.mark.parametrize("field", ["bound", "value"])
@@ -88,7 +85,6 @@ def as_on_data_that_show_it():
 
 @pytest.mark.parametrize("claim_id", GRADIENT_ROWS)
 def test_gradient_would_hold_on_data_that_show_it_and_not_by_a_wrong_formula(monkeypatch, claim_id):
-    assert verdict(claim_id) == "refuted"
     for name, planted in as_on_data_that_show_it().items():
         monkeypatch.setattr(s3_1_in_training, name, planted)
     assert verdict(claim_id) == "holds"
@@ -133,7 +129,6 @@ def test_figure_1_would_illustrate_a_loss_that_moved_with_the_gradient(monkeypat
         rises = s3_1_in_training.shares(one)["average"] > 1
         return {"at the start": 1.0, "after training": 2.0 if rises == (expected == "holds") else 0.5}
 
-    assert verdict("3.1-figure-1-illustrates") == "refuted"
     monkeypatch.setattr(s3_1_in_training, "loss_stds", wrong)
     assert verdict("3.1-figure-1-illustrates") == expected
     monkeypatch.setattr(s3_1_in_training, "loss_stds", right)

@@ -8,30 +8,12 @@ import numpy as np
 import pytest
 
 from allora_analysis import dropout_sgd, tikhonov
-from allora_analysis.claims import ledger, s3_1_hidden_nodes, s3_1_in_factors
+from allora_analysis.claims import s3_1_hidden_nodes, s3_1_in_factors
 from allora_analysis.claims.cases import Cases
-from tests import ledger_rows
+from tests.ledger_rows import Rows
 
-CLAIMS = {claim.id: claim for module in (s3_1_in_factors, s3_1_hidden_nodes) for claim in ledger._of(module)}
-
-
-def verdict(claim_id):
-    return ledger_rows.finding(CLAIMS[claim_id]).verdict
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("3.1-sgd-small-rate", "holds"),
-        ("3.1-not-a-must-have-in-factors", "holds"),
-        ("3.1-not-a-must-have-softmax", "holds"),
-        ("3.1-few-steps-softmax", "holds"),
-        ("3.1-hidden-dropout-noise", "holds"),
-        ("3.1-hidden-dropout-correlations", "refuted"),
-    ],
-)
-def test_as_committed(name, expected):
-    assert verdict(name) == expected
+ROWS = Rows(s3_1_in_factors, s3_1_hidden_nodes)
+verdict = ROWS.verdict
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 
 from allora_analysis import tikhonov
-from allora_analysis.claims import ledger, s3_1_placement, s3_1_tikhonov
+from allora_analysis.claims import s3_1_placement, s3_1_tikhonov
 from allora_analysis.tikhonov import masks as enumeration
-from tests import ledger_rows
+from tests.ledger_rows import Rows
 
-CLAIMS = {claim.id: claim for module in (s3_1_tikhonov, s3_1_placement) for claim in ledger._of(module)}
-
-
-def verdict(claim_id):
-    return ledger_rows.finding(CLAIMS[claim_id]).verdict
+ROWS = Rows(s3_1_tikhonov, s3_1_placement)
+verdict = ROWS.verdict
 
 
 def scaled(function, factor=1.01):
@@ -60,9 +57,7 @@ PLANTED = [
 
 @pytest.mark.parametrize(("claim_id", "name", "wrong"), PLANTED)
 def test_a_planted_wrong_formula_is_refuted(claim_id, name, wrong, monkeypatch):
-    assert verdict(claim_id) != "refuted"
-    monkeypatch.setattr(tikhonov, name, wrong)
-    assert verdict(claim_id) == "refuted"
+    assert ROWS.planted(monkeypatch, claim_id, tikhonov, name, wrong) == "refuted"
 
 
 @pytest.mark.parametrize(

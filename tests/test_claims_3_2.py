@@ -9,19 +9,14 @@ import pytest
 
 from allora_analysis import hessian
 from allora_analysis.claims import s3_2_first_steps, s3_2_in_a_and_b, s3_2_in_v, s3_2_real_networks
-from allora_analysis.claims.claim import Claim
 from allora_analysis.hessian import digits_mlp, network, network_inertia
 from allora_analysis.lora.layers import ALLoRALinear
-from tests import ledger_rows
+from tests.ledger_rows import Rows
 
-SECTIONS = (s3_2_in_v, s3_2_in_a_and_b, s3_2_first_steps, s3_2_real_networks)
-ROWS = {item.id: item for section in SECTIONS for item in vars(section).values() if isinstance(item, Claim)}
+ROWS = Rows(s3_2_in_v, s3_2_in_a_and_b, s3_2_first_steps, s3_2_real_networks)
+verdict = ROWS.verdict
 RIGHT = {name: getattr(hessian, name) for name in hessian.__all__ if name not in hessian._LAZY}
 COUNT, SPECTRUM = network_inertia.negative_directions, network.network_spectrum
-
-
-def verdict(identifier):
-    return ledger_rows.finding(ROWS[identifier]).verdict
 
 
 def halved(name):

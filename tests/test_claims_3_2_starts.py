@@ -9,13 +9,9 @@ import pytest
 
 from allora_analysis import hessian
 from allora_analysis.claims import s3_2_starts as section
-from tests import ledger_rows
+from tests.ledger_rows import finding
 
 RIGHT = {name: getattr(hessian, name) for name in ("restricted_spectrum", "inertia", "start_pair", "dense_hessian")}
-
-
-def verdict(claim):
-    return ledger_rows.finding(claim).verdict
 
 
 def fewer(*args):
@@ -51,9 +47,4 @@ PLANTED = [  # row, where, function, wrong formula, the verdict that it must lea
 @pytest.mark.parametrize(("row", "where", "name", "wrong", "expected"), PLANTED)
 def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, row, where, name, wrong, expected):
     monkeypatch.setattr(where, name, wrong)
-    assert verdict(getattr(section, row)) == expected
-
-
-def test_the_verdicts():
-    rows = ("worst_place", "start_has_most", "first_direction")
-    assert [verdict(getattr(section, row)) for row in rows] == ["refuted", "conditional", "conditional"]
+    assert finding(getattr(section, row)).verdict == expected

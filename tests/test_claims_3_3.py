@@ -16,19 +16,14 @@ from allora_analysis.claims import (
     s3_3_scaling_factor,
     s3_3_tightness,
     s3_3_worst_case,
-    student_t,
 )
-from allora_analysis.claims.claim import Claim
+from allora_analysis.claims.cases import FALSE_FAIL, source_of_errors, standard_errors
 from allora_analysis.ripple import stack
-from tests import ledger_rows
+from tests.ledger_rows import Rows
 
-SECTIONS = (s3_3_scaling_factor, s3_3_interactions, s3_3_worst_case, s3_3_tightness, s3_3_at_random)
-ROWS = {item.id: item for section in SECTIONS for item in vars(section).values() if isinstance(item, Claim)}
+ROWS = Rows(s3_3_scaling_factor, s3_3_interactions, s3_3_worst_case, s3_3_tightness, s3_3_at_random)
+verdict = ROWS.verdict
 RIGHT = {name: getattr(ripple, name) for name in ripple.__all__}
-
-
-def verdict(identifier):
-    return ledger_rows.finding(ROWS[identifier]).verdict
 
 
 def bounds(**changes):
@@ -122,7 +117,7 @@ def test_lines_up_knows_aligned_from_random_and_from_a_flipped_sign():
 
 
 def test_an_inequality_has_an_excess_of_0():
-    assert ledger_rows.finding(ROWS["3.3-norm"]).evidence.error == 0
+    assert ROWS.finding("3.3-norm").evidence.error == 0
 
 
 def test_the_expansion_is_the_forward_pass():
@@ -150,9 +145,9 @@ def test_standard_errors(n):
     """SciPy's own law; five standard errors are too few at n = 48."""
     from scipy import stats
 
-    assert 2 * stats.t.sf(student_t.standard_errors(n), n - 1) == pytest.approx(student_t.FALSE_FAIL, rel=1e-6)
-    assert (student_t.standard_errors(n) > 5) == (n <= 200)
-    assert f"n − 1 = {n - 1}, false-fail rate 1e-6 a comparison" in student_t.source(n)
+    assert 2 * stats.t.sf(standard_errors(n), n - 1) == pytest.approx(FALSE_FAIL, rel=1e-6)
+    assert (standard_errors(n) > 5) == (n <= 200)
+    assert f"n − 1 = {n - 1}, false-fail rate 1e-6 a comparison" in source_of_errors(n)
 
 
 SCALING = [

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from allora_analysis.claims import s3_3_in_a_transformer as section
-from allora_analysis.claims.claim import Claim
 from allora_analysis.ripple import mean_field, series, transformer
-from tests import ledger_rows
+from tests.ledger_rows import Rows
 
-ROWS = {item.id: item for item in vars(section).values() if isinstance(item, Claim)}
-ADDED, DRAW = section.added, transformer.draw
+ROWS = Rows(section)
+ADDED = section.added
 
 
 def without_normalisation(one, rng, gradient=False):
@@ -56,7 +55,7 @@ PLANTED = [
 )
 def test_a_planted_formula_changes_the_verdict(identifier, module, name, wrong, expected, monkeypatch):
     monkeypatch.setattr(module, name, wrong)
-    assert ledger_rows.finding(ROWS[identifier]).verdict == expected
+    assert ROWS.verdict(identifier) == expected
 
 
 def test_the_aligned_network_attains_the_bound():
@@ -85,7 +84,7 @@ def sweep(layers, power, size=0.03):
 @pytest.mark.parametrize(("power", "expected"), [(0, "refuted"), (3, "refuted"), (30, "holds")])
 def test_the_measured_row_follows_from_the_sweeps(power, expected, monkeypatch):
     monkeypatch.setattr(section.pretrained_ripple, "read", lambda name: sweep(30, power))
-    found = ledger_rows.finding(ROWS["3.3-transformer-measured"])
+    found = ROWS.finding("3.3-transformer-measured")
     assert found.verdict == expected
     assert found.at_paper is (expected == "holds")
     assert found.size.value == pytest.approx(power / 30, abs=0.02)
@@ -93,6 +92,6 @@ def test_the_measured_row_follows_from_the_sweeps(power, expected, monkeypatch):
 
 def test_the_measured_row_needs_a_sweep(monkeypatch):
     monkeypatch.setattr(section.pretrained_ripple, "read", lambda name: None)
-    found = ledger_rows.finding(ROWS["3.3-transformer-measured"])
+    found = ROWS.finding("3.3-transformer-measured")
     assert found.verdict == "not_run"
     assert "pretrained_ripple" in ROWS["3.3-transformer-measured"].command

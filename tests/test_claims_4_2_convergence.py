@@ -8,21 +8,10 @@ import pytest
 
 from allora_analysis import adaptive
 from allora_analysis.adaptive import convergence
-from allora_analysis.claims import ledger, s4_2_convergence
-from tests import ledger_rows
+from allora_analysis.claims import s4_2_convergence
+from tests.ledger_rows import Rows
 
-CLAIMS = {claim.id: claim for claim in ledger._of(s4_2_convergence)}
-
-
-def finding(claim_id):
-    return ledger_rows.finding(CLAIMS[claim_id])
-
-
-def test_as_committed():
-    assert finding("4-converges").verdict == "holds"
-    found = finding("4-rest-point-oscillation")
-    assert found.verdict == "refuted"
-    assert "0 of 30; no lasting cycle" in found.answer
+ROWS = Rows(s4_2_convergence)
 
 
 @pytest.mark.parametrize(
@@ -42,10 +31,10 @@ def test_as_committed():
 )
 def test_a_wrong_flow_or_function_changes_the_verdict(name, planted, monkeypatch):
     monkeypatch.setattr(adaptive, name, planted(getattr(adaptive, name)))
-    assert finding("4-converges").verdict == "refuted"
+    assert ROWS.verdict("4-converges") == "refuted"
 
 
 def test_a_symmetric_jacobian_changes_the_verdict(monkeypatch):
     right = convergence.update_jacobian
     monkeypatch.setattr(convergence, "update_jacobian", lambda *given: (right(*given) + right(*given).T) / 2)
-    assert finding("4-rest-point-oscillation").verdict == "holds"
+    assert ROWS.verdict("4-rest-point-oscillation") == "holds"

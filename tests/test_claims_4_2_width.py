@@ -17,11 +17,6 @@ def verdict(claim):
     return ledger_rows.finding(claim).verdict
 
 
-def test_the_verdicts():
-    rows = (section.factor_at_width, section.transfer)
-    assert [verdict(row) for row in rows] == ["conditional", "conditional"]
-
-
 @pytest.mark.parametrize("power", [Power(0.0, 0.0), Power(-0.5, 0.0), Power(-0.25, -0.25)], ids=str)
 def test_planted_powers_are_refuted(monkeypatch, power):
     """Rows that keep their length, that shrink at LoRA+'s rates too; one power for every rate."""

@@ -10,20 +10,12 @@ import pytest
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training, s4_3_asf_lora, s4_3_family
 from allora_analysis.lora import functional, layers
-from tests.drawn_rows import DrawnRows
+from tests.ledger_rows import Rows
 
 family, asf = s4_3_family, s4_3_asf_lora
-ROWS = DrawnRows(family, asf)
+ROWS = Rows(family, asf)
 RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
 ALLORA, PAIRS, PRODUCTS = functional.allora, layer_training.pairs, layer_training.products
-
-
-def test_the_verdicts():
-    assert {name: verdict for name, verdict in ROWS.committed.items() if verdict != "conditional"} == {
-        "4-asf-gradient": "holds",
-        "4-asf-merge": "holds",
-        "4-od-update": "holds",
-    }
 
 
 def by_row(x, a, b, eta, adaptor="inverse_sqrt"):
@@ -63,10 +55,6 @@ def allora_for_asf(run, arm, *args, **options):
 
 def lora_for_asf(run, arm, *args, **options):
     return PAIRS(run, "lora" if arm == "asf" else arm, *args, **options)
-
-
-def outputs_of_ten(one):
-    return [10.0] * one.depth
 
 
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,16 +9,15 @@ from scipy import stats
 from allora_analysis import records
 from allora_analysis.claims import s4_4_our_runs as section
 from allora_analysis.claims.accuracy import differences, diverged, judged, needed
-from allora_analysis.claims.claim import Claim
-from allora_analysis.claims.ledger import examine
 from allora_analysis.finetune import setting as settings
 from allora_analysis.finetune.setting import ARMS, PROTOCOL, STUDY
 from allora_analysis.grid.presets import ablation, learning_rates, perception
 from allora_analysis.grid.presets import own_best_rate as sequential
-from allora_analysis.study import plain
+from tests import ledger_rows
+from tests.ledger_rows import Rows
 from tests.planted_finetune import DIGESTS, better, plant, wiggle
 
-CLAIMS = {claim.id: claim for claim in vars(section).values() if isinstance(claim, Claim)}
+CLAIMS = Rows(section)
 PERCEIVED, ABLATED = perception.PRESETS["desk"], ablation.PRESETS["desk"]
 LISTS = {
     "4-own-best-rate": ("all-MiniLM-L6-v2", "adamw"),
@@ -37,10 +34,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def finding(identifier, results=None):
-    row = examine(CLAIMS[identifier], results)
-    assert row.error is None, row.error
-    json.dumps(plain(row.finding), allow_nan=False)
-    return row.finding
+    return ledger_rows.finding(CLAIMS[identifier], results)
 
 
 @pytest.mark.parametrize("identifier", CLAIMS)

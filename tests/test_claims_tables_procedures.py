@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from allora_analysis.claims.ledger import examine
 from allora_analysis.claims.tables import procedures
 from allora_analysis.claims.tables.procedures import PROCEDURES, Procedure, shape, steps_in_proportion
+from tests import ledger_rows
 
 BY_NAME = {one.name: one for one in PROCEDURES}
 
@@ -94,9 +94,7 @@ def test_the_reported_ratio_is_what_sign_flips_leave():
 
 def finding(seed=0):
     (claim,) = (one for one in vars(procedures).values() if getattr(one, "id", None) == "T3-procedure")
-    row = examine(claim, seed=seed)
-    assert row.error is None, row.error
-    return row.finding
+    return ledger_rows.finding(claim, seed=seed)
 
 
 def test_the_row():

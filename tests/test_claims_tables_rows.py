@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from decimal import Decimal
 
 import numpy as np
 import pytest
 
-from allora_analysis.claims.claim import Claim
-from allora_analysis.claims.ledger import examine
 from allora_analysis.claims.tables import (
     accuracies,
     arithmetic,
@@ -22,23 +19,12 @@ from allora_analysis.claims.tables import (
     table_1,
     tables_2_to_4,
 )
-from allora_analysis.study import plain
 from allora_analysis.validation import ArgumentError
+from tests.ledger_rows import Rows
 
-CLAIMS = {
-    one.id: one
-    for module in (table_1, tables_2_to_4, procedures, prose_of_results)
-    for one in vars(module).values()
-    if isinstance(one, Claim) and one.check.__module__ == module.__name__
-    if one.id != "T3-procedure"  # tests/test_claims_tables_procedures.py
-}
-
-
-def finding(identifier):
-    row = examine(CLAIMS[identifier])
-    assert row.error is None, row.error
-    json.dumps(plain(row.finding), allow_nan=False)
-    return row.finding
+CLAIMS = Rows(table_1, tables_2_to_4, procedures, prose_of_results)
+del CLAIMS["T3-procedure"]  # tests/test_claims_tables_procedures.py
+finding = CLAIMS.finding
 
 
 @pytest.mark.parametrize("identifier", CLAIMS)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from allora_analysis.finetune.checkpoints import newest_whole
+from allora_analysis.finetune.training import newest_whole
 
 FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth")
 

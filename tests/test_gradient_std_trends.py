@@ -115,29 +115,6 @@ def test_no_number_of_seeds_finds_a_change_of_exactly_0():
     assert (found.direction, found.change.required_n) == ("unclear", None)
 
 
-AGREEMENT = {
-    ("falls", "rises"): "agrees",
-    ("falls", "falls"): "contradicts",
-    ("rises", "rises"): "contradicts",
-    ("rises", "falls"): "contradicts",
-    ("rises", "unclear"): "contradicts",
-    ("unclear", "falls"): "contradicts",
-    ("falls", "unclear"): "undecided",
-    ("unclear", "rises"): "undecided",
-    ("unclear", "unclear"): "undecided",
-}
-RATIOS = {
-    name: [[1.0, ratio * (1 + 0.01 * seed)] for seed in (-2, -1, 0, 1, 2)]
-    for name, ratio in (("falls", 0.5), ("rises", 2.0), ("unclear", 1.0))
-}
-
-
-@pytest.mark.parametrize("directions", AGREEMENT)
-def test_agreement(directions):
-    both = [trends.family_of_trends({"case": RATIOS[direction]})["case"] for direction in directions]
-    assert trends.agreement(*both) == AGREEMENT[directions]
-
-
 def test_values_of_runs():
     runs = [[{"probe": {"mean": seed + epoch}, "fresh": {"mean": -1.0}} for epoch in range(3)] for seed in (10, 20)]
     np.testing.assert_array_equal(trends.values(runs, "mean"), [[10, 11, 12], [20, 21, 22]])

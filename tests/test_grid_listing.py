@@ -8,7 +8,7 @@ import pytest
 
 from allora_analysis import records
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
-from allora_analysis.grid import Task, listing, plan
+from allora_analysis.grid import Task, plan
 from tests import tiny_grid
 
 
@@ -35,15 +35,15 @@ def test_what_is_here_must_have_the_records_content_what_is_not_is_trusted(made,
     record(tmp_path, second.setting, {"model": "another", "data": plan.digests(second)["data"]})
     record(tmp_path, third.setting, {"model": plan.digests(third)["model"], "data": "another"})
     record(tmp_path, grid.tasks[3].setting, plan.digests(grid.tasks[3]), protocol=PROTOCOL + 1)
-    assert [one is not None for one in listing.listed(grid).values()] == [True] + 5 * [False]
-    assert [one is not None for one in listing.listed(hub(grid)).values()] == 3 * [True] + 3 * [False]
+    assert [one is not None for one in plan.listed(grid).values()] == [True] + 5 * [False]
+    assert [one is not None for one in plan.listed(hub(grid)).values()] == 3 * [True] + 3 * [False]
 
 
 def test_an_empty_folder_has_nothing(made, tmp_path):
     grid = tiny_grid.grid(made, tmp_path / "none")
-    known = listing.listed(grid)
+    known = plan.listed(grid)
     assert set(known.values()) == {None}
-    assert listing.forecast(grid, known) == (0.0, tiny_grid.RUNS)
+    assert plan.forecast(grid, known) == (0.0, tiny_grid.RUNS)
     assert not grid.results.exists()
 
 
@@ -54,20 +54,20 @@ def test_a_run_takes_its_steps_times_the_median_pace_of_its_like(made, tmp_path)
         record(tmp_path, dataclasses.replace(lora, seed=seed), {"n": "a"}, seconds)
     record(tmp_path, dataclasses.replace(allora, seed=7), {"n": "a"}, 0.4)
     record(tmp_path, dataclasses.replace(allora, seed=8, batch_size=4), {"n": "a"}, 70.0)
-    known = listing.listed(hub(grid))
+    known = plan.listed(hub(grid))
     assert [one is not None for one in known.values()] == [True, False, False, True, False, False]
     # 8 epochs of ceil(50/8) steps; two runs at ALLoRA's own pace, two of no arm's: the median of all four of the batch.
-    seconds, unknown = listing.forecast(grid, known)
+    seconds, unknown = plan.forecast(grid, known)
     assert seconds == pytest.approx(8 * 7 * 2 * (0.4 + 0.3))
     assert unknown == 0
     assert dataclasses.replace(lora, max_steps=5).steps(50) == 5
     fresh = {Task(dataclasses.replace(lora, max_steps=10, seed=9), "m", "d"): None}
-    assert listing.forecast(grid, fresh).seconds == pytest.approx(2.0)
+    assert plan.forecast(grid, fresh).seconds == pytest.approx(2.0)
     # A run that diverged in its first step was not timed; of another study's hand a record may lack the field.
     record(tmp_path, dataclasses.replace(lora, seed=10), {"n": "a"}, None)
     records.save(
         tmp_path, STUDY, dataclasses.replace(lora, seed=11), {"rows": {"train": 50}}, protocol=PROTOCOL, provenance={}
     )
-    assert listing.forecast(grid, fresh).seconds == pytest.approx(2.0)
+    assert plan.forecast(grid, fresh).seconds == pytest.approx(2.0)
     fresh = {Task(dataclasses.replace(lora, batch_size=2), "m", "d"): None}
-    assert listing.forecast(grid, fresh) == (0.0, 1)
+    assert plan.forecast(grid, fresh) == (0.0, 1)

@@ -82,17 +82,7 @@ class Recipe:
 
 
 def checked(recipe: Recipe) -> Recipe:
-    """A recipe whose values make sense.
-
-    Args:
-        recipe: the settings.
-
-    Returns:
-        The same.
-
-    Raises:
-        ArgumentError: which value, and what would work.
-    """
+    """A recipe whose values make sense."""
     count("r", recipe.r)
     for name in ("alpha", "lr", "loraplus_ratio"):
         positive(name, getattr(recipe, name))
@@ -127,12 +117,6 @@ class Rates:
 
 def rates(recipe: Recipe) -> Rates:
     """The rates that a recipe sets.
-
-    Args:
-        recipe: the settings.
-
-    Returns:
-        Its rates.
 
     Examples:
         >>> from allora_analysis.adaptive.recipe import Recipe, rates
@@ -207,14 +191,7 @@ def _scaled(recipe: Recipe, a: float, b: float) -> Setting:
 
 
 def four_times_alpha(recipe: Recipe) -> str:
-    """Is α × 4 the same as the rate × 4? In a sentence, computed.
-
-    Args:
-        recipe: the settings.
-
-    Returns:
-        What each of the two is, in terms of the other.
-    """
+    """Is α × 4 the same as the rate × 4? In a sentence, computed."""
     moved, start = ("B", "A") if checked(recipe).zero == "b" else ("A", "B")
     rate = 4**recipe.power
     alpha = 4 ** (2 / recipe.power)
@@ -226,32 +203,12 @@ def four_times_alpha(recipe: Recipe) -> str:
 
 
 def warm_up(step: int, steps: int) -> float:
-    """The share of the full rate at a step of transformers' linear warm-up: 0 at the first, whole after `steps`.
-
-    Args:
-        step: from 1.
-        steps: of the warm-up.
-
-    Returns:
-        min(1, (step − 1)/steps).
-    """
+    """The share of the full rate at a step of transformers' linear warm-up: 0 at the first, whole after `steps`."""
     return min(1.0, (count("step", step) - 1) / max(1, count("steps", steps, 0))) if steps else 1.0
 
 
 def lines(recipe: Recipe, clip: float | None = None, warmup_steps: int = 0) -> Iterator[tuple[str, str]]:
-    """The rates in words.
-
-    Args:
-        recipe: the settings.
-        clip: the largest norm of the gradient over all parameters; None or 0: it is not clipped.
-        warmup_steps: of a linear warm-up.
-
-    Yields:
-        Topic and answer.
-
-    Raises:
-        ArgumentError: a negative clip or warm-up.
-    """
+    """The rates in words."""
     found, moved = rates(recipe), "B" if recipe.zero == "b" else "A"
     by = "" if found.scaling == 1 else f", {found.scaling**recipe.power:.4g} times its own"
     yield "scaling", f"s = {found.scaling:.4g} = α/{'√r' if recipe.rslora else 'r'}"

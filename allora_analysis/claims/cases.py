@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from allora_analysis.claims.claim import Evidence, Finding, Size
 
+FALSE_FAIL = 1e-6  # two-sided, of a comparison of a sampled mean
 NEAR = 2.0  # a case is near a condition's boundary when it is within this factor of it
 
 
@@ -47,18 +48,8 @@ def settle(
     - no condition is given and the corrected sentence passes on every case: holds_corrected
     - otherwise: refuted
 
-    A corrected sentence that is given must pass on every case for either of the middle two.
-
-    Args:
-        printed: whether the printed sentence passes, by case.
-        corrected: whether the corrected sentence passes, by case; None where no correction is offered.
-        condition: whether the condition says that the printed sentence passes, by case; None where none is offered.
-
-    Returns:
-        One of "holds", "conditional", "holds_corrected", "refuted".
-
-    Raises:
-        ValueError: no case at all.
+    A corrected sentence that is given must pass on every case for either of the middle two. Each argument is by case;
+    None where no correction or no condition is offered.
     """
     if not printed:
         raise ValueError("settle needs at least one case")
@@ -158,14 +149,7 @@ class Judged:
         return None if not own else own.pop() if len(own) == 1 else "mixed"
 
     def by_case(self, value: Callable[[Any], Any]) -> dict[str, Any]:
-        """A function of the inputs, by case.
-
-        Args:
-            value: the function.
-
-        Returns:
-            Its value by the case's name.
-        """
+        """A function of the inputs, by case."""
         return {case.name: value(case.inputs) for case in self.cases}
 
     def evidence(
@@ -227,12 +211,6 @@ class Judged:
 
         Where that changes nothing, since both saw the same, an arbitrary outcome takes its place. A predicate that
         cannot take the other case's outcome fails on it.
-
-        Args:
-            rng: chooses the permutation.
-
-        Returns:
-            The verdict.
         """
         order = rng.permutation(len(self.measured))
         moved = [
@@ -308,30 +286,13 @@ class Tested:
     ) -> Finding:
         """The finding: the verdict is the rule's, the texts are the check's.
 
-        Args:
-            answers: the answer by verdict; a verdict that is not here gets a general one.
-            evidence: what it rests on.
-            flips_if: what evidence would change the verdict.
-            at_paper: whether the sentence is true at the paper's own setting; None where no sample is one.
-            size: how large the effect is.
-            corrected: the mended sentence, or what would decide it.
-            condition: when the printed sentence is true.
-
-        Returns:
-            The finding.
+        Arguments as in `Judged.finding`; `at_paper` is None where no sample is at the paper's own setting.
         """
         texts = {"flips_if": flips_if, "size": size, "corrected": corrected, "condition": condition}
         return _finding(self.verdict, evidence, at_paper, answers, texts)
 
     def scrambled(self, rng: np.random.Generator) -> str:
-        """The verdict if each difference had come out with the other sign as often as with its own.
-
-        Args:
-            rng: chooses the signs.
-
-        Returns:
-            The verdict.
-        """
+        """The verdict if each difference had come out with the other sign as often as with its own."""
         flipped = {
             name: np.asarray(values) * rng.choice([-1, 1], size=np.shape(values))
             for name, values in self.samples.items()
@@ -361,17 +322,7 @@ class Cases:
     def draw(
         self, draw: Callable[[np.random.Generator], Any], n: int, name: str = "draw", paper: bool = False
     ) -> list[Case]:
-        """Fresh cases.
-
-        Args:
-            draw: inputs from a generator.
-            n: how many, fixed beforehand.
-            name: their name in the evidence; a number is appended.
-            paper: whether they are at the paper's own setting.
-
-        Returns:
-            n cases.
-        """
+        """Fresh cases."""
         return [Case(f"{name} {index + 1}", draw(self.rng), paper) for index in range(n)]
 
     def judge(
@@ -406,15 +357,7 @@ class Cases:
         return self.judged
 
     def test(self, samples: Mapping[str, ArrayLike], rule: Callable[[Mapping[str, np.ndarray]], str]) -> Tested:
-        """Judges a sentence about samples by a rule on their paired differences.
-
-        Args:
-            samples: paired differences (n,) by case.
-            rule: the verdict from such differences.
-
-        Returns:
-            The samples judged.
-        """
+        """Judges a sentence about samples by a rule on their paired differences."""
         self.judged = Tested(
             {name: np.asarray(values, dtype=float) for name, values in samples.items()}, rule, self.seed
         )
@@ -422,18 +365,31 @@ class Cases:
 
 
 def relative_error(measured: ArrayLike, predicted: ArrayLike) -> float:
-    """Largest |measured − predicted| over largest |predicted| (absolute if that is 0); ∞ if the shapes differ.
-
-    Args:
-        measured: an array.
-        predicted: an array.
-
-    Returns:
-        The error, never NaN.
-    """
+    """Largest |measured − predicted| over largest |predicted| (absolute if that is 0); ∞ if the shapes differ."""
     measured, predicted = np.asarray(measured, dtype=float), np.asarray(predicted, dtype=float)
     if measured.shape != predicted.shape:
         return float("inf")
     scale = float(np.max(np.abs(predicted), initial=0.0)) or 1.0
     error = float(np.max(np.abs(measured - predicted), initial=0.0)) / scale
     return error if np.isfinite(error) else float("inf")
+
+
+def standard_errors(n: int) -> float:
+    """Student's two-sided quantile t_{n − 1}: |mean − μ| is above that many of s/√n once in 1/`FALSE_FAIL` samples.
+
+    Exact for normal samples; for others in the limit of large n. Of a difference of two means with n each it is an
+    upper limit. Source: Student 1908. Checked by `tests/test_claims_3_3.py::test_standard_errors`. 4.89, the normal
+    law's, as n → ∞.
+    """
+    from scipy.special import stdtrit
+
+    return -float(stdtrit(n - 1, FALSE_FAIL / 2))
+
+
+def source_of_errors(n: int) -> str:
+    """Where the tolerance comes from, in words."""
+    rate = f"1e{np.log10(FALSE_FAIL):.0f}"
+    return (
+        f"{standard_errors(n):.3g} standard errors: Student's t of n − 1 = {n - 1}, false-fail rate {rate} a "
+        "comparison, n fixed beforehand"
+    )

@@ -45,16 +45,7 @@ def _folder(results: Path | None, study: str | None) -> Path | None:
 def examine(claim: Claim, results: Path | None = None, seed: int = 0) -> Row:
     """Runs one claim's check and times it; an exception becomes the row's error.
 
-    Args:
-        claim: the claim.
-        results: the folder of records for a check that reads some; None for the committed ones.
-        seed: of every draw of cases.
-
-    Returns:
-        The row.
-
-    Raises:
-        ArgumentError: records in the caller's own folder that cannot be what a row rests on.
+    `results` is the folder of records for a check that reads some; None for the committed ones.
     """
     start = time.perf_counter()
     folder = _folder(results, claim.reads)
@@ -76,14 +67,7 @@ def _of(module: ModuleType) -> tuple[Claim, ...]:
 
 
 def all_claims() -> tuple[Claim, ...]:
-    """Every claim in the paper's order.
-
-    Returns:
-        The claims of all sections.
-
-    Raises:
-        ValueError: two claims with one id.
-    """
+    """Every claim in the paper's order."""
     modules = (importlib.import_module(f"allora_analysis.claims.{name}") for name in SECTIONS)
     claims = tuple(claim for module in modules for claim in _of(module))
     if len({claim.id for claim in claims}) != len(claims):
@@ -94,16 +78,7 @@ def all_claims() -> tuple[Claim, ...]:
 def select(claims: Sequence[Claim], only: Sequence[str] | None, flag: str = "--only") -> tuple[Claim, ...]:
     """The claims named by id or by section, in the ledger's order.
 
-    Args:
-        claims: all claims.
-        only: ids or sections (the part of an id before its first dash); None for all.
-        flag: what the caller asked with, for the error.
-
-    Returns:
-        The claims asked for.
-
-    Raises:
-        ArgumentError: a name that is neither, or no name at all.
+    A section is the part of an id before its first dash; `flag` is what the caller asked with, for the error.
     """
     if only is None:
         return tuple(claims)
@@ -118,17 +93,7 @@ def select(claims: Sequence[Claim], only: Sequence[str] | None, flag: str = "--o
 
 
 def supports(claims: Sequence[Claim]) -> dict[str, tuple[str, ...]]:
-    """Which claims rest on each: the inverse of `depends_on`.
-
-    Args:
-        claims: all claims.
-
-    Returns:
-        Ids by id.
-
-    Raises:
-        ValueError: a claim rests on an id that no claim has.
-    """
+    """Which claims rest on each: the inverse of `depends_on`."""
     known = {claim.id for claim in claims}
     if missing := {one for claim in claims for one in claim.depends_on} - known:
         raise ValueError(f"claims rest on ids that the ledger does not have: {', '.join(sorted(missing))}")
@@ -153,10 +118,17 @@ def run(claims: Sequence[Claim], results: Path | None = None, seed: int = 0) -> 
     if workers == 1 or len(claims) < MANY:
         return sweep(claims, lambda claim: examine(claim, results, seed), "claims checked")
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        waiting = [pool.submit(_examine, claim.id, results, seed) for claim in claims]
-        order = dict(zip((claim.id for claim in claims), waiting, strict=True))
+        files: dict[str, list[str]] = {}
+        for claim in claims:
+            files.setdefault(claim.check.__module__, []).append(claim.id)
+        # The rows of a file share what they compute, so one process has them all.
+        waiting = {name: pool.submit(_examine, ids, results, seed) for name, ids in files.items()}
         try:
-            return sweep(claims, lambda claim: Row(claim, *order[claim.id].result()), "claims checked")
+            return sweep(
+                claims,
+                lambda claim: Row(claim, *waiting[claim.check.__module__].result()[claim.id]),
+                "claims checked",
+            )
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -179,6 +151,6 @@ def _by_id() -> dict[str, Claim]:
     return {claim.id: claim for claim in all_claims()}
 
 
-def _examine(identifier: str, results: Path | None, seed: int) -> tuple[Finding | None, str | None]:
-    row = examine(_by_id()[identifier], results, seed)
-    return row.finding, row.error
+def _examine(ids: Sequence[str], results: Path | None, seed: int) -> dict[str, tuple[Finding | None, str | None]]:
+    rows = (examine(_by_id()[identifier], results, seed) for identifier in ids)
+    return {row.claim.id: (row.finding, row.error) for row in rows}

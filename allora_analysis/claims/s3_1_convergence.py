@@ -273,10 +273,7 @@ def convergence(cases: Cases) -> Finding:
         condition=lambda one: one.what == KINDS[0] and noisy_at_the_optimum(one),
     )
     return judged.finding(
-        {
-            "conditional": "Only the last iterate at a constant rate: a falling rate or the average of iterates "
-            "converges."
-        },
+        {"conditional": "Only the last iterate at a constant rate does not; at a falling rate, or averaged, it does."},
         evidence=judged.evidence("float64 rounding and CG's; the limits solve equations of their own", tolerance=1e-6),
         size=ranged(
             [100 * np.sqrt(seen["limit"]) / np.linalg.norm(case.inputs.y) for case, seen in judged.pairs if case.paper],

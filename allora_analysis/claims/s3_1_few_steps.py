@@ -148,7 +148,10 @@ def benefits_vanish(cases: Cases) -> Finding:
     later = [told_risk(one, one.keep_prob) < told_risk(one, 1.0) for one in (any_few(cases.rng) for _ in range(100))]
     size = share(later, "where dropout is ahead after 1 to 10 steps at any rate, noise 0.1 to 10 of the signal")
     return judged.finding(
-        {"holds": f"Yes at first, at any label noise; within ten steps it is ahead in {size.value:.0f} % of settings."},
+        {
+            "holds": "Yes at first, at any label noise; within ten steps dropout is ahead in "
+            f"{size.value:.0f} % of settings."
+        },
         evidence=judged.evidence(
             "float64 rounding, against moments summed over masks", lambda one: told_risk(one, 1.0), tolerance=ROUNDING
         ),
@@ -277,7 +280,7 @@ def first_step(cases: Cases) -> Finding:
         later.append(strongest <= max(others))
     size = share(later, "where drop rate 0.5 is not last after 1 to 10 steps, noise 0.1 to 10 of the signal")
     return judged.finding(
-        {"holds": f"Yes at first, at any label noise; within ten steps not in {size.value:.0f} % of settings."},
+        {"holds": f"Yes at first, at any label noise; within ten steps no longer in {size.value:.0f} % of settings."},
         evidence=judged.evidence("float64 rounding, against moments summed over masks", told, tolerance=ROUNDING),
         size=size,
         flips_if="a step within the horizon at which another drop rate has the highest risk",

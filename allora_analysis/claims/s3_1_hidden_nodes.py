@@ -83,7 +83,10 @@ def hidden_noise(cases: Cases) -> Finding:
     )
     at_one = [seen[NOISES.index(1.0)] for seen in judged.measured]
     return judged.finding(
-        {"holds": f"Yes: at noise as large as the signal about {np.median(at_one):.2f}, at a tenth of it almost none."},
+        {
+            "holds": f"Yes: the best drop rate is about {np.median(at_one):.2f} at noise as large as the signal, "
+            "near 0 at a tenth."
+        },
         evidence=judged.evidence("the order of the best on a grid of ten drop rates", {"noise": NOISES}, n=8),
         size=Size(
             float(np.median(at_one)), "", "best drop rate at noise as large as the signal", min(at_one), max(at_one)

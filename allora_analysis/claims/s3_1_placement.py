@@ -177,7 +177,7 @@ def placement_latent(cases: Cases) -> Finding:
     )
     off = [100 * seen["p·XX⁺Y off by"] for case, seen in judged.pairs if case.paper]
     return judged.finding(
-        {"conditional": "Only for fits of r equal singular values, so in practice no: others lose a constant each."},
+        {"conditional": "Only for fits of r equal singular values, so in practice no: one constant comes off each."},
         evidence=judged.evidence(SEARCH, lambda one: {"p·XX⁺Y": keeps_the_shape(one)}, tolerance=SEARCH_TOLERANCE),
         size=Size(
             off[0], "% of its largest entry", "how far p·XX⁺Y is from the minimiser at drop rate 0.05, r the fit's rank"

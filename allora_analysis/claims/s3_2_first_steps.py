@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import hessian
-from allora_analysis.claims import student_t
-from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.cases import Case, Cases, relative_error, source_of_errors, standard_errors
 from allora_analysis.claims.claim import Finding, Size
 from allora_analysis.claims.s3_2_in_a_and_b import ROUNDING, factor_claim, flow_claim
 from allora_analysis.claims.s3_2_in_v import DEGENERATE, POORLY, Fewer, fewer_rows, power_law
@@ -75,7 +74,7 @@ def slow_start(cases: Cases) -> Finding:
         Case(f"n₂ = 64, r = 8, A of PEFT's size, {optimizer}", Speed(64, 8, (3 * 64) ** -0.5, optimizer), True)
         for optimizer in ("gradient descent", "Adam")
     ]
-    limit = student_t.standard_errors(DRAWS)
+    limit = standard_errors(DRAWS)
     judged = cases.judge(
         own + cases.draw(draw, 10),
         lambda one: first_steps(one, cases.rng),
@@ -87,9 +86,9 @@ def slow_start(cases: Cases) -> Finding:
     return judged.finding(
         {
             "conditional": f"Yes at PEFT's scale of A: BA's first step is {peft[0]:.0%} to {peft[1]:.0%} of V's; "
-            "not at far larger ones."
+            "not at far larger scales."
         },
-        evidence=judged.evidence(student_t.source(DRAWS), lambda one: one.ratio**2, n=DRAWS),
+        evidence=judged.evidence(source_of_errors(DRAWS), lambda one: one.ratio**2, n=DRAWS),
         size=Size(
             peft[0],
             "of V's own step",

@@ -125,7 +125,7 @@ def convexity(cases: Cases) -> Finding:
     )
     lowest = next(seen["lowest curvature"] for case, seen in judged.pairs if case.paper and "(B" in case.name)
     return judged.finding(
-        {"conditional": "Only if V may have full rank: over LoRA's low-rank V, or in B and A, it is neither."},
+        {"conditional": "Only if V may have full rank: over LoRA's low-rank V, or in A and B, it is not convex."},
         evidence=judged.evidence(
             f"differences of step {STEP:g}, relative to the highest curvature", tolerance=CURVATURE
         ),

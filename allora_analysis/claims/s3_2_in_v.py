@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import hessian
-from allora_analysis.claims import student_t
-from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.cases import Case, Cases, relative_error, source_of_errors, standard_errors
 from allora_analysis.claims.claim import Finding, Size, claim
 
 quadratic_claim = functools.partial(
@@ -379,7 +378,7 @@ def conditioning_by_samples(cases: Cases) -> Finding:
         return few / many if one.fresh else 0.0
 
     def noise(seen: dict[str, list[float]]) -> float:
-        return student_t.standard_errors(DRAWS) * float(np.hypot(*(error for _, error in seen.values())))
+        return standard_errors(DRAWS) * float(np.hypot(*(error for _, error in seen.values())))
 
     def rise(seen: dict[str, list[float]]) -> float:
         return seen["few samples"][0] - seen["many samples"][0]
@@ -399,7 +398,7 @@ def conditioning_by_samples(cases: Cases) -> Finding:
     return judged.finding(
         {"conditional": "Only while there are more samples than inputs: below that the condition number falls again."},
         evidence=judged.evidence(
-            f"each difference between two means: {student_t.source(DRAWS)}",
+            f"each difference between two means: {source_of_errors(DRAWS)}",
             lambda one: dict(zip(("many samples", "few samples"), limits(one), strict=True)) if one.fresh else 0.0,
             n=DRAWS,
         ),

@@ -140,7 +140,10 @@ def worst_place(cases: Cases) -> Finding:
     )
     own_seen = judged.measured[0]
     finding = judged.finding(
-        {"refuted": "No: on the way each negative direction of the start passes curvature 0, where κ is infinite."},
+        {
+            "refuted": "No: on the way each negative direction of the start passes curvature 0, where the condition "
+            "number is infinite."
+        },
         evidence=judged.evidence("counts: none may differ", {"κ on the way": "∞ at each of the changes of sign"}),
         size=Size(own_seen["start"] / own_seen["end"], "times", "κ at B = 0 over the solution's, power-law X, r = 2"),
         corrected="the start has r·rank GP negative directions, P the projector on A's kernel, a minimum none: so many "
@@ -202,7 +205,8 @@ def start_has_most(cases: Cases) -> Finding:
     )
     return judged.finding(
         {
-            "conditional": "Yes where G has full rank, as with enough data: no point has more than r·min(n₁, n₂).",
+            "conditional": "Yes where the gradient G has full rank, as with enough data: no point has more than "
+            "r·min(n₁, n₂).",
         },
         evidence=judged.evidence("counts: none may differ", lambda one: {"start": hessian.inertia(*one).negative}),
         size=Size(0.5, "of all directions", "are negative at B = 0 for n₁ = n₂ and full-rank G, rescalings included"),

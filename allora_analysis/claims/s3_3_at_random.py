@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import ripple
-from allora_analysis.claims import student_t
-from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims.cases import Case, Cases, source_of_errors, standard_errors
 from allora_analysis.claims.claim import Finding, Size
 from allora_analysis.claims.s3_3_worst_case import PAPER_ETAS, ripple_claim
 from allora_analysis.ripple import stack
@@ -78,7 +77,7 @@ def typical(cases: Cases) -> Finding:
     ]
 
     def agrees(one: AtRandom, seen: dict[str, dict[str, float]]) -> bool:
-        limit = student_t.standard_errors(one.replicas)
+        limit = standard_errors(one.replicas)
         told = {"L": one.depth * one.gain, "2L": 2 * one.depth * one.gain}
         return all(
             found["mean"] > limit * found["stderr"] and abs(found["mean"] - told[name]) <= limit * found["stderr"]
@@ -93,7 +92,7 @@ def typical(cases: Cases) -> Finding:
             "worst case's rate."
         },
         evidence=judged.evidence(
-            f"each of two means: {student_t.source(32)}; {student_t.standard_errors(150):.3g} for 150 networks",
+            f"each of two means: {source_of_errors(32)}; {standard_errors(150):.3g} for 150 networks",
             lambda one: {"L": one.depth * one.gain, "2L": 2 * one.depth * one.gain},
         ),
         size=Size(
@@ -179,7 +178,7 @@ def small_eta(cases: Cases) -> Finding:
         for e in PAPER_ETAS
     ]
     worst = [Case(f"aligned, width 64, r = 8, m̄ = 0.05, η = {e:.3g}", Small(64, 8, 0.05, e, True)) for e in PAPER_ETAS]
-    limit = student_t.standard_errors(LAYERS)
+    limit = standard_errors(LAYERS)
 
     def agrees(one: Small, seen: list[dict[str, float]]) -> bool:
         return all(
@@ -198,7 +197,7 @@ def small_eta(cases: Cases) -> Finding:
     return judged.finding(
         {"conditional": "Only in the worst case: at random mean growth is quadratic in η, far below the bound."},
         evidence=judged.evidence(
-            f"of a layer's mean: {student_t.source(LAYERS)}; the aligned network to float64 rounding",
+            f"of a layer's mean: {source_of_errors(LAYERS)}; the aligned network to float64 rounding",
             lambda one: [one.gain(one.eta), one.gain(2 * one.eta)],
         ),
         size=Size(
@@ -267,7 +266,7 @@ def normalised_random(one: Residual, depth: int, rng: np.random.Generator) -> tu
 
 def residual_growth(one: Residual, rng: np.random.Generator) -> dict[str, float]:
     """What η adds to log growth at L and at 2L, and its distance from the closed form over what is allowed."""
-    depths, limit = (one.depth, 2 * one.depth), student_t.standard_errors(STACKS)
+    depths, limit = (one.depth, 2 * one.depth), standard_errors(STACKS)
     if one.aligned:
         ones = [np.ones(depth) for depth in depths]
         if one.normalised:
@@ -334,7 +333,7 @@ def residual(cases: Cases) -> Finding:
     return judged.finding(
         {"conditional": "Only without normalisation: with a LayerNorm in each branch growth is not exponential."},
         evidence=judged.evidence(
-            f"off, in what is allowed: {student_t.source(STACKS)}; the worst cases to 1e-9",
+            f"off, in what is allowed: {source_of_errors(STACKS)}; the worst cases to 1e-9",
             {"growth added at 2L over that at L": "2 without LayerNorm; with it towards 1"},
             tolerance=1.0,
             error=max(seen["off"] for _, seen in judged.pairs),

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from allora_analysis.claims import pretrained_ripple, student_t
-from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims import pretrained_ripple
+from allora_analysis.claims.cases import Case, Cases, source_of_errors, standard_errors
 from allora_analysis.claims.claim import Finding, Size, claim, not_run
 from allora_analysis.claims.s3_3_worst_case import PAPER_ETAS
 from allora_analysis.ripple import mean_field, series, transformer
@@ -98,7 +98,7 @@ def _off(one: Blocks, squares: np.ndarray, told: np.ndarray) -> float:
     if one.norm == "none" or one.tokens > 1:
         return 0.0  # a mean square that a few networks decide, or attention's averaging: not in closed form
     gaps = squares - told.mean()
-    return float(abs(gaps.mean()) / (gaps.std(ddof=1) / math.sqrt(len(gaps))) / student_t.standard_errors(len(gaps)))
+    return float(abs(gaps.mean()) / (gaps.std(ddof=1) / math.sqrt(len(gaps))) / standard_errors(len(gaps)))
 
 
 def exponential(one: Blocks, seen: dict[str, float]) -> bool:
@@ -150,7 +150,7 @@ def output_grows(cases: Cases) -> Finding:
             "exponential."
         },
         evidence=judged.evidence(
-            f"off, in what is allowed: {student_t.source(REPLICAS)}; worst cases and post-norm to 1e-9",
+            f"off, in what is allowed: {source_of_errors(REPLICAS)}; worst cases and post-norm to 1e-9",
             {
                 "growth added at 2L over that at L": "2 without normalisation; 1 with it in the branch; none after "
                 "the sum"
@@ -192,8 +192,8 @@ def gradient_grows(cases: Cases) -> Finding:
     ratios = _ratios(judged)
     return judged.finding(
         {
-            "conditional": "Only without normalisation: in the branch it grows as the stream; after the sum it rises, "
-            "then fades."
+            "conditional": "Only without normalisation: normalised in the branches it grows as slowly as the output; "
+            "normalised after them it fades."
         },
         evidence=judged.evidence(
             "none: a threshold of 1.5",
@@ -372,7 +372,10 @@ def measured(cases: Cases) -> Finding:
     steepest, layers = max((seen["rise"][-1], case.inputs.layers) for case, seen in whole)
     evidence = judged.evidence("none: two thresholds", lambda one: one.layers, n=len(pretrained_ripple.SEEDS))
     return judged.finding(
-        {"refuted": f"No: at η = 1024 at most as η^{steepest:.1f}; {layers} layers multiplied would, as η^{layers}."},
+        {
+            "refuted": f"No: at η = 1024 it grows at most as η^{steepest:.1f}; {layers} multiplied layers would as "
+            f"η^{layers}."
+        },
         evidence=dataclasses.replace(evidence, measured={**evidence.measured, **beside}),
         size=Size(
             max(shares), "of the product's", "rise of the last stream with η at η = 1024", min(shares), max(shares)

@@ -272,7 +272,7 @@ def either_zero(cases: Cases) -> Finding:
         condition=lambda one: one_is_zero(one) or not one.subtracted,
     )
     return judged.finding(
-        {"conditional": "Only if W* stays as it is: W* less ηBA allows any A and B, as PiSSA does."},
+        {"conditional": "Only if W* is kept: with ηBA taken off it, as PiSSA does, any A and B will do."},
         evidence=judged.evidence("central differences of step 1e-4, relative: 1e-6", fall, tolerance=1e-6),
         condition="W* is not changed at the start, or A = 0 or B = 0; with W* − ηBA in its place the outputs are the "
         "pretrained ones for any A and B, and the loss falls by η²(‖GAᵀ‖² + ‖BᵀG‖²) per learning rate, G = ∂L/∂(ηBA)",

@@ -169,7 +169,7 @@ def three_limitations(cases: Cases) -> Finding:
     )
     zero = judged.measured[3]["ALLoRA"]
     return judged.finding(
-        {"conditional": "Partly: each by one setting that does the same in LoRA; under AdamW zero is left no faster."},
+        {"conditional": "Partly, by settings that do the same in LoRA; under AdamW it leaves zero no faster."},
         evidence=judged.evidence(
             f"{SAME:g}: Adam's ε over small gradients, clipping's 1e-6, what 150 steps leave",
             {"ALLoRA": "LoRA so set"},

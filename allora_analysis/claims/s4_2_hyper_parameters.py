@@ -269,14 +269,3 @@ def fewer(cases: Cases) -> Finding:
         size=Size(seen["LoRA"] - seen["ALLoRA-0"], "hyper-parameters", "fewer in ALLoRA-0 than in LoRA"),
         flips_if="LoRA's s and l acting as one",
     )
-
-
-def first_adam_step(one: Training, eps: float) -> bool:
-    """Whether torch's first Adam step from B = 0 is finite: A's first gradient is 0, and 0/0 at ε = 0."""
-    import torch
-
-    x, y, draw = one.data
-    a, b = torch.tensor(draw, requires_grad=True), torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)
-    ((torch.tensor(x) @ a.T @ b.T - torch.tensor(y)) ** 2).sum().backward()
-    torch.optim.Adam([a, b], lr=0.01, eps=eps).step()
-    return bool(a.isfinite().all())

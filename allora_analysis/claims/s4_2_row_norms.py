@@ -322,7 +322,7 @@ def tapers(cases: Cases, folder: Path | None) -> Finding:
     beside = max(math.expm1(abs(of["ALLoRA"] - of["LoRA at l"])) for of in total.values())
     return tested.finding(
         {
-            "holds": f"Yes, but LoRA's do as much, to within {beside:.1%}.",
+            "holds": f"Yes, but LoRA's rows taper off as much, to within {beside:.1%}.",
             "refuted": "No: they grow ever faster.",
             "undecided": "Undecided: seeds disagree.",
         },

@@ -14,8 +14,8 @@ import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.adaptors import inverse_sqrt
-from allora_analysis.claims import layer_training, student_t
-from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims import layer_training
+from allora_analysis.claims.cases import Case, Cases, relative_error, source_of_errors, standard_errors
 from allora_analysis.claims.claim import Evidence, Finding, Size
 from allora_analysis.claims.layer_training import PAPER_ETAS, ROUNDING, Pass
 
@@ -214,7 +214,7 @@ def off(case: Noise, seen: dict[str, float]) -> float:
 )
 def output_noise(cases: Cases) -> Finding:
     """The factor of each token, read off the layers' gradients over Gaussian inputs, against its law."""
-    allowed = student_t.standard_errors(TOKENS)
+    allowed = standard_errors(TOKENS)
 
     judged = cases.judge(
         noise_cases(cases),
@@ -227,7 +227,7 @@ def output_noise(cases: Cases) -> Finding:
     return judged.finding(
         {"conditional": f"Yes once BA ≠ 0, but little: {relative[2]:.0%} of the factor for rows of 0.1, η² = 4."},
         evidence=judged.evidence(
-            f"of mean and variance: {student_t.source(TOKENS)}",
+            f"of mean and variance: {source_of_errors(TOKENS)}",
             lambda case: {"mean": law(case).mean, "std": math.sqrt(law(case).variance)},
             tolerance=allowed,
             error=max(off(case.inputs, seen) for case, seen in judged.pairs),
@@ -350,7 +350,7 @@ def od_update(cases: Cases) -> Finding:
 )
 def expected_update(cases: Cases) -> Finding:
     """The row's gradient over a batch against g_i; for white Gaussian inputs, its expectation."""
-    allowed = student_t.standard_errors(TOKENS)
+    allowed = standard_errors(TOKENS)
 
     def expected(one: Batch, seen: dict[str, np.ndarray]) -> bool:
         if len(one.x) == 1:
@@ -380,7 +380,7 @@ def expected_update(cases: Cases) -> Finding:
     return judged.finding(
         {"conditional": "Only for one token: over a batch the factors differ, and turn the row's gradient a little."},
         evidence=judged.evidence(
-            student_t.source(TOKENS), {"white inputs": expectation(white)}, tolerance=allowed, n=TOKENS
+            source_of_errors(TOKENS), {"white inputs": expectation(white)}, tolerance=allowed, n=TOKENS
         ),
         size=Size(math.degrees(math.acos(min(1.0, cosine))), "degrees", "between g̃_i and g_i, 32 tokens, rows of 0.1"),
         corrected="token by token; over white Gaussian inputs and a squared loss E[g̃_i] = g_i(E[d]·across + "

@@ -2,8 +2,7 @@
 
 | file | what it holds |
 | --- | --- |
-| `process` | one step as an affine random map; the two moments' recursion |
-| `placements` | the curvature and the noise covariance of each placement of the mask |
+| `placements` | one step as an affine random map; curvature and noise covariance of each placement of the mask |
 | `stability` | the two limits past which moments grow, learning rates, and the limit t → ∞ at a stable one |
 | `moments` | the run, and the entry point `trajectory` |
 | `factors` | the same in LoRA's factors A and B, to first order in the learning rate: `factor_flow` |

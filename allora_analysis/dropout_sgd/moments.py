@@ -17,8 +17,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.dropout_sgd.placements import build, checked, refuse_long
-from allora_analysis.dropout_sgd.process import Process
+from allora_analysis.dropout_sgd.placements import Process, build, checked, refuse_long
 from allora_analysis.dropout_sgd.stability import learning_rates, refuse_divergence
 from allora_analysis.validation import ArgumentError
 

@@ -26,8 +26,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.dropout_sgd.placements import OutputMasks, build, checked
-from allora_analysis.dropout_sgd.process import Process, in_units
+from allora_analysis.dropout_sgd.placements import OutputMasks, Process, build, checked, in_units
 from allora_analysis.tikhonov.loss import input_weights
 from allora_analysis.validation import ArgumentError
 

@@ -20,8 +20,7 @@ from allora_analysis import validation
 from allora_analysis.dropout_sgd.factors import FactorFlow, Factors, checked_factors, factor_flow
 from allora_analysis.dropout_sgd.moments import Risk, Trajectory, moments_at
 from allora_analysis.dropout_sgd.monte_carlo import Simulation, factor_replicas, replicas_of
-from allora_analysis.dropout_sgd.placements import Problem, build, checked
-from allora_analysis.dropout_sgd.process import Process
+from allora_analysis.dropout_sgd.placements import Problem, Process, build, checked
 from allora_analysis.dropout_sgd.stability import limits, resting
 from allora_analysis.study import Result, Study, Table, sweep, text
 from allora_analysis.validation import ArgumentError

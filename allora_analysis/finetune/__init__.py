@@ -6,7 +6,7 @@
 - `arms`: each arm's adapters and optimizer, all baselines PEFT's own
 - `classification`, `multiple_choice`: what each `task` gives the Trainer: rows, loss, accuracy
 - `trainer`, `history`, `progress`: transformers' Trainer, what is measured along the way, and what a user sees of it
-- `training`, `memory`, `checkpoints`: from the start, or from a killed run's newest whole checkpoint, to the result
+- `training`, `memory`: from the start, or from a killed run's newest whole checkpoint, to the result
 - `run`, `results`, `processes`: the result to its record, or the record that is there; several processes, one run
 - `study`: `python -m allora_analysis.finetune`
 

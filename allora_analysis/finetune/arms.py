@@ -23,19 +23,7 @@ HEADS = ("classifier", "score")  # as transformers names the last layer of a seq
 
 
 def adapt(model: nn.Module, setting: Setting) -> nn.Module:
-    """Freeze a model but for its classifier, and add the arm's adapters, drawn from torch's global generator.
-
-    Args:
-        model: a sequence classifier, or for multiple choice a causal language model, whose head stays as it is.
-        setting: the run.
-
-    Returns:
-        The model to train.
-
-    Raises:
-        ArgumentError: no classifier where transformers puts it, layers that the arm cannot take, or a rank that is too
-            large for the arm or the memory.
-    """
+    """Freeze a model but for its classifier, and add the arm's adapters, drawn from torch's global generator."""
     from peft import LoraConfig, TaskType
 
     causal = setting.task == "multiple_choice"
@@ -95,10 +83,6 @@ def drop_bottleneck(model: nn.Module, drop_rate: float) -> None:
     """Dropout between A and B of every adapter, while training: x ↦ Wx + s·B(m ⊙ Ax)/(1 − drop_rate), m Bernoulli.
 
     PEFT has none there (its own masks x); a mask a token and entry of Ax, as PyTorch draws it.
-
-    Args:
-        model: with plain LoRA adapters, whose own dropout is 0.
-        drop_rate: the probability of a 0 in m.
     """
 
     def drop(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
@@ -109,15 +93,7 @@ def drop_bottleneck(model: nn.Module, drop_rate: float) -> None:
 
 
 def optimizer(model: nn.Module, setting: Setting) -> Optimizer:
-    """The arm's optimizer: the adapters at the learning rate, the classifier at its own.
-
-    Args:
-        model: as `adapt` returned it.
-        setting: the run.
-
-    Returns:
-        The optimizer.
-    """
+    """The arm's optimizer: the adapters at the learning rate, the classifier at its own."""
     adapters, head = split(model)
     decay = {"weight_decay": setting.weight_decay}
     groups = [{"params": adapters, "lr": setting.learning_rate}] if adapters else []
@@ -153,14 +129,7 @@ def _loraplus(model: nn.Module, setting: Setting, groups: list[dict], kind: type
 
 
 def split(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """What is trainable: the adapters, and the classifier.
-
-    Args:
-        model: as `adapt` returned it.
-
-    Returns:
-        The adapters' parameters and the classifier's, each in the model's order.
-    """
+    """What is trainable: the adapters, and the classifier."""
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     inside = [".lora_" in name for name, _ in trainable]
     return _where(trainable, inside), _where(trainable, [not one for one in inside])
@@ -173,12 +142,8 @@ def _where(named: list[tuple[str, Tensor]], chosen: Iterable[bool]) -> list[Tens
 def counts(model: nn.Module) -> dict[str, float]:
     """How many parameters there are, and how many are trained.
 
-    Args:
-        model: as `adapt` returned it.
-
-    Returns:
-        `total` (the frozen model's, adapters and classifier), `adapters`, `head` and `percent` = 100 (adapters +
-        head)/total. A classifier's frozen copy that PEFT keeps does not count.
+    `total` (the frozen model's, adapters and classifier), `adapters`, `head` and `percent` = 100 (adapters +
+    head)/total. A classifier's frozen copy that PEFT keeps does not count.
     """
     adapters, head = (sum(parameter.numel() for parameter in part) for part in split(model))
     everything = sum(p.numel() for name, p in model.named_parameters() if ".original_module." not in name)

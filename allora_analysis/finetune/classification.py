@@ -17,16 +17,7 @@ from allora_analysis.validation import ArgumentError
 
 
 def encode(split: Split, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
-    """A split as token ids, unpadded.
-
-    Args:
-        split: sentences and labels.
-        tokenizer: the model's.
-        max_length: tokens after which a sentence is cut.
-
-    Returns:
-        A row a sentence.
-    """
+    """A split as token ids, unpadded."""
     encoded = tokenizer(list(split.texts), truncation=True, max_length=max_length, padding=False)
     return [{name: encoded[name][i] for name in encoded} | {"labels": label} for i, label in enumerate(split.labels)]
 
@@ -35,17 +26,7 @@ class Classifying(Watched):
     """A Trainer whose predictions are the sentences' logits; the loss is `measured`'s, exact for any batch."""
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None):
-        """Logits of a batch's sentences.
-
-        Args:
-            model: the model.
-            inputs: the collator's batch.
-            prediction_loss_only: the Trainer's; not used.
-            ignore_keys: the Trainer's; not used.
-
-        Returns:
-            No loss, the logits, and each sentence's label and place in its split.
-        """
+        """Logits of a batch's sentences."""
         inputs = self._prepare_inputs(inputs)
         labels = torch.stack([inputs.pop("labels"), inputs.pop("place")], dim=1)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -56,11 +37,7 @@ class Classifying(Watched):
 def measured(prediction: Any) -> dict[str, float | str]:
     """The share of sentences whose largest logit is the label's, and the mean of −log of its softmax.
 
-    Args:
-        prediction: logits, and labels with places, as the Trainer has them.
-
-    Returns:
-        {"accuracy": share, "loss": mean, "right": which sentences, `packed` in the split's order}.
+    `right` says which sentences, `packed` in the split's order.
     """
     logits, (labels, places) = prediction.predictions.astype(np.float64), prediction.label_ids.T
     right = logits.argmax(axis=-1) == labels
@@ -75,33 +52,13 @@ def cross_entropy(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = 
 
     transformers believes of every PEFT model that its own loss knows the batch's size, and BERT's does not: with
     accumulation the gradient would be the sum of the parts' means.
-
-    Args:
-        outputs: the model's, with `logits`, (rows, classes).
-        labels: (rows,).
-        num_items_in_batch: labels in the whole batch; None: these are all.
-
-    Returns:
-        The sum over these rows, divided by that number.
     """
     total = torch.nn.functional.cross_entropy(outputs["logits"].float(), labels, reduction="sum")
     return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
 
 def trainer_parts(setting: Setting, pretrained: Pretrained, data: TextData) -> TrainerParts:
-    """What classification asks of the Trainer.
-
-    Args:
-        setting: the run.
-        pretrained: its model.
-        data: its sentences.
-
-    Returns:
-        The parts.
-
-    Raises:
-        ArgumentError: a sentence without a token, or one that is too long for the model.
-    """
+    """What classification asks of the Trainer."""
     rows = {name: encode(split, pretrained.tokenizer, setting.max_length) for name, split in data.splits.items()}
     for name, of in rows.items():
         if (empty := next((place for place, row in enumerate(of, 1) if not row["input_ids"]), None)) is not None:

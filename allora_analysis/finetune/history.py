@@ -28,14 +28,7 @@ class Diverged(Exception):
 
 
 def norm_steps(total: int) -> tuple[int, ...]:
-    """The steps after which the row norms are taken: 0, the first ten, then evenly in log step to the last.
-
-    Args:
-        total: the run's last step.
-
-    Returns:
-        The steps, ascending.
-    """
+    """The steps after which the row norms are taken: 0, the first ten, then evenly in log step to the last."""
     dense = range(min(DENSE, total) + 1)
     ratio = math.log(total / DENSE) / POINTS if total > DENSE else 0.0
     sparse = {round(DENSE * math.exp(ratio * i)) for i in range(1, POINTS + 1)} if total > DENSE else set()
@@ -46,11 +39,7 @@ def norm_steps(total: int) -> tuple[int, ...]:
 def norms_by_layer(model: torch.nn.Module) -> dict[str, dict[str, float]]:
     """‖(ηBA)_i‖ over the rows of each adapted layer, with the adapter's LoRA scaling in η's place.
 
-    Args:
-        model: a model with adapters, or without.
-
-    Returns:
-        By layer, the `mean` and the `max` over rows; to 6 digits, which is what float32 holds.
+    By layer the `mean` and the `max` over rows; to 6 digits, which is what float32 holds.
     """
     found = {}
     for pair in lora_pairs(model):
@@ -97,8 +86,7 @@ class History(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         """After a split was evaluated.
 
-        Raises:
-            Diverged: its loss is not finite, so that the step before it made the weights so.
+        A loss that is not finite raises `Diverged`: the step before it made the weights so.
         """
         if not all(math.isfinite(value) for key, value in metrics.items() if key.endswith("_loss")):
             raise Diverged(state.global_step)

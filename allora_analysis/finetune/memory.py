@@ -17,23 +17,12 @@ PROCESS = Path("/proc/self")
 
 
 def exhausted(error: BaseException) -> bool:
-    """Whether an error says that there is no more memory: on a CPU torch has no type of its own for it.
-
-    Args:
-        error: what was raised.
-
-    Returns:
-        True if so.
-    """
+    """Whether an error says that there is no more memory: on a CPU torch has no type of its own for it."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in TORCH_FULL)
 
 
 def start(device: str) -> None:
-    """Forget what the process held before, where the system can.
-
-    Args:
-        device: "cuda" or another.
-    """
+    """Forget what the process held before, where the system can."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
@@ -42,14 +31,7 @@ def start(device: str) -> None:
 
 
 def peak(device: str) -> int:
-    """The most since `start`: of the GPU, or the process's resident memory.
-
-    Args:
-        device: "cuda" or another.
-
-    Returns:
-        Bytes.
-    """
+    """The most since `start`: of the GPU, or the process's resident memory."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     with contextlib.suppress(OSError, StopIteration):

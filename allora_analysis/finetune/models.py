@@ -97,16 +97,6 @@ def load_to_train(source: str, classes: int | None, trust_remote_code: bool, pre
     """As `load`, with the attention that trains fastest: plain products for bf16 on a CPU.
 
     torch's fused attention is slow backward there: a step of SmolLM2-135M took 1.2 to 1.8 times as long with it.
-
-    Args:
-        source: as in `load`.
-        classes: as in `load`.
-        trust_remote_code: as in `load`.
-        precision: "fp32" or "bf16".
-        device: "cpu", or "auto" for a GPU where there is one.
-
-    Returns:
-        Model and tokenizer.
     """
     import torch
 
@@ -119,13 +109,6 @@ def check_tokenizer(source: str, tokenizer: Any) -> None:
 
     Where a folder holds no tokenizer's file, transformers makes an empty one, which takes every word for [UNK], or for
     nothing.
-
-    Args:
-        source: the model's name, for the error.
-        tokenizer: as transformers made it.
-
-    Raises:
-        ArgumentError: it has special tokens only, or SentencePiece's mark of a word's start beside them.
     """
     if set(tokenizer.get_vocab()) <= {*tokenizer.all_special_tokens, "▁"}:
         raise ArgumentError(
@@ -135,16 +118,7 @@ def check_tokenizer(source: str, tokenizer: Any) -> None:
 
 
 def check_rows(source: str, model: Any, rows: Iterable[Sequence[int]]) -> None:
-    """Refuse rows that are longer than the model's positions, or with a token that it has no embedding of.
-
-    Args:
-        source: the model's name, for the error.
-        model: with transformers' config.
-        rows: token ids.
-
-    Raises:
-        ArgumentError: too long, or a tokenizer of another model.
-    """
+    """Refuse rows that are longer than the model's positions, or with a token that it has no embedding of."""
     longest = largest = 0
     for row in rows:
         longest, largest = max(longest, len(row)), max(largest, *row, 0)
@@ -178,13 +152,6 @@ def check_causal(source: str, model: nn.Module) -> None:
 
     transformers loads BERT as a causal model too, with attention to both sides: an answer's likelihood, each token's
     given those before, would then be of tokens that the model has seen.
-
-    Args:
-        source: the model's name, for the error.
-        model: with logits, (rows, tokens, vocabulary).
-
-    Raises:
-        ArgumentError: it does.
     """
     import torch
 
@@ -203,9 +170,6 @@ def unmark(model: Any) -> None:
     """Take transformers' mark of a quantised model off one whose weights it has turned into float32.
 
     A GGUF file's are, on loading, but the Trainer would refuse to train the model because of the mark.
-
-    Args:
-        model: is changed.
     """
     if all(parameter.is_floating_point() for parameter in model.parameters()):
         model.is_quantized = False
@@ -215,16 +179,7 @@ def unmark(model: Any) -> None:
 
 
 def pad(source: str, model: nn.Module, tokenizer: Any) -> None:
-    """Give model and tokenizer one padding token: the tokenizer's, or else its end token.
-
-    Args:
-        source: the model's name, for the error.
-        model: its config is set.
-        tokenizer: is set.
-
-    Raises:
-        ArgumentError: neither token, or one that the model has no embedding of.
-    """
+    """Give model and tokenizer one padding token: the tokenizer's, or else its end token."""
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ArgumentError(

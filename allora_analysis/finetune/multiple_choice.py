@@ -42,16 +42,7 @@ def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def answer_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-    """−log P, meaned over the answers' tokens of the whole batch, whatever its parts.
-
-    Args:
-        outputs: the model's, with `logits`.
-        labels: as in `token_losses`.
-        num_items_in_batch: answers' tokens in the whole batch; None: these are all.
-
-    Returns:
-        The sum over these rows, divided by that number.
-    """
+    """−log P, meaned over the answers' tokens of the whole batch, whatever its parts."""
     total = token_losses(outputs["logits"], labels).sum()
     return total / ((labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
 
@@ -59,18 +50,8 @@ def answer_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) ->
 def encode(split: Choices, tokenizer: Any, max_length: int) -> list[list[dict[str, list[int]]]]:
     """Each prompt with each of its candidates, as token ids.
 
-    A row that is too long loses the start of its prompt, as much for each of its candidates; the answer is never cut.
-
-    Args:
-        split: prompts and candidates.
-        tokenizer: the model's.
-        max_length: tokens in a row.
-
-    Returns:
-        A list a prompt, of a row a candidate: `input_ids`, `attention_mask`, `labels`.
-
-    Raises:
-        ArgumentError: an answer that is as long as a row may be.
+    A row that is too long loses the start of its prompt, as much for each of its candidates; the answer is never cut. A
+    list a prompt, of a row a candidate: `input_ids`, `attention_mask`, `labels`.
     """
     made = []
     for text, outputs in zip(split.texts, split.candidates, strict=True):
@@ -93,17 +74,7 @@ class Scoring(Watched):
     """A Trainer whose predictions are the rows' scores, and whose label ids are `FACTS` of each row."""
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None):
-        """Scores of a batch's rows.
-
-        Args:
-            model: the model.
-            inputs: the collator's batch.
-            prediction_loss_only: the Trainer's; not used.
-            ignore_keys: the Trainer's; not used.
-
-        Returns:
-            No loss (`measured` has it), the scores, the facts.
-        """
+        """Scores of a batch's rows."""
         inputs = self._prepare_inputs(inputs)
         facts, labels = inputs.pop("facts"), inputs.pop("labels")
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -137,16 +108,7 @@ def measured(prediction: Any, tasks: Sequence[str] = ()) -> dict[str, float | st
 
 
 def trainer_parts(setting: Setting, pretrained: Pretrained, data: TextData) -> TrainerParts:
-    """What multiple choice asks of the Trainer.
-
-    Args:
-        setting: the run.
-        pretrained: its model.
-        data: its prompts.
-
-    Returns:
-        The parts.
-    """
+    """What multiple choice asks of the Trainer."""
     rows = {name: encode(split, pretrained.tokenizer, setting.max_length) for name, split in data.splits.items()}
     tokens = (row["input_ids"] for split in rows.values() for question in split for row in question)
     check_rows(setting.model, pretrained.model, tokens)

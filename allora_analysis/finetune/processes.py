@@ -10,33 +10,17 @@ from typing import Any
 
 
 def rank() -> int:
-    """This process's number, from 0.
-
-    Returns:
-        The number; 0 where there is one process only.
-    """
+    """This process's number, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world() -> int:
-    """How many there are.
-
-    Returns:
-        The number, 1 or above.
-    """
+    """How many there are."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def agree(value: Any, device: str) -> Any:
-    """The first process's value, on all of them.
-
-    Args:
-        value: counts on the first process only.
-        device: "cpu" or "auto".
-
-    Returns:
-        The value.
-    """
+    """The first process's value, on all of them."""
     if world() == 1:
         return value
     import torch

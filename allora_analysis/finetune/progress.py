@@ -70,11 +70,7 @@ NOISE = (
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without bars and reports of loading, and without the warnings of `NOISE`; all as before afterwards.
-
-    Yields:
-        Nothing.
-    """
+    """Without bars and reports of loading, and without the warnings of `NOISE`; all as before afterwards."""
     from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging
 

@@ -38,15 +38,7 @@ def summarised(norms: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def check_result(name: str, result: Mapping[str, Any]) -> None:
-    """Refuse a result that lacks what rows and figures read of any run.
-
-    Args:
-        name: of its file, for the error.
-        result: the result.
-
-    Raises:
-        ArgumentError: which leaf is missing, or null, or no number.
-    """
+    """Refuse a result that lacks what rows and figures read of any run."""
     for leaf, value in _wrong(result):
         told = "is missing or null" if value is None else f"is {value!r:.60}"
         raise ArgumentError(f"{name}: {leaf} of its result {told}; delete the record and run again")

@@ -14,14 +14,7 @@ COUNTED = (".safetensors", ".gguf", ".bin", ".txt", ".model")  # and every .json
 
 
 def name_of(source: str) -> str:
-    """What records call a model: its folder's or its file's name, or the hub id's last part.
-
-    Args:
-        source: a folder, a GGUF file, or a hub id.
-
-    Returns:
-        The name.
-    """
+    """What records call a model: its folder's or its file's name, or the hub id's last part."""
     path = Path(source)
     return path.stem if path.is_file() else path.resolve().name if path.exists() else path.name
 
@@ -30,16 +23,6 @@ def digest(source: str, remote_code: bool = False) -> str:
     """The content digest of a model's own files: weights, configs, vocabulary; a README does not count.
 
     Nor do pickled weights beside safetensors, which a hub's whole snapshot has and the files that were loaded have not.
-
-    Args:
-        source: a folder, a file, or a hub id, which is fetched if it is not there yet.
-        remote_code: whether the code that its authors ship is run, and counts.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        ArgumentError: nothing there.
     """
     path = Path(source)
     if path.is_file():

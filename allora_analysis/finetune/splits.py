@@ -46,14 +46,7 @@ class Split:
 
 
 def whole(text: str) -> bool:
-    """Whether a text can be written as UTF-8, and so tokenised and recorded: it has no half of a surrogate pair.
-
-    Args:
-        text: as JSON or the file system has it.
-
-    Returns:
-        True if it can.
-    """
+    """Whether a text can be written as UTF-8, and so tokenised and recorded: it has no half of a surrogate pair."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
@@ -73,17 +66,7 @@ class Choices(Split):
 
 
 def joined(by_task: Mapping[str, Split]) -> Choices:
-    """The prompts of several tasks in one split, each with its task.
-
-    Args:
-        by_task: the tasks' splits.
-
-    Returns:
-        The prompts, task after task.
-
-    Raises:
-        ArgumentError: a task that is no multiple choice.
-    """
+    """The prompts of several tasks in one split, each with its task."""
     wrong = next((task for task, split in by_task.items() if not isinstance(split, Choices)), None)
     if wrong is not None:
         raise ArgumentError(f"data: the task {wrong} has no multiple-choice rows; a folder of tasks must have no other")
@@ -95,29 +78,12 @@ def joined(by_task: Mapping[str, Split]) -> Choices:
 
 
 def is_choice(row: Any) -> bool:
-    """Whether a row is of this form.
-
-    Args:
-        row: as JSON has it.
-
-    Returns:
-        True if it has an instruction.
-    """
+    """Whether a row is of this form."""
     return isinstance(row, dict) and "instruction" in row
 
 
 def choices(rows: list[tuple[str, Any]]) -> Choices:
-    """A split's rows.
-
-    Args:
-        rows: each with where it stands, for errors.
-
-    Returns:
-        The prompts and their candidates.
-
-    Raises:
-        ArgumentError: a row that is not of this form, or has half a surrogate pair.
-    """
+    """A split's rows."""
     made = [_row(where, row) for where, row in rows]
     return Choices(tuple(one[0] for one in made), tuple(one[1] for one in made), tuple(one[2] for one in made))
 

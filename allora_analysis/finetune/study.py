@@ -48,16 +48,7 @@ class Config(Setting):
 
 
 def setting(config: Config, model: str, data: str) -> Setting:
-    """The run that a config asks for.
-
-    Args:
-        config: the flags.
-        model: what records call the model.
-        data: what records call the data.
-
-    Returns:
-        The setting, checked.
-    """
+    """The run that a config asks for."""
     rate = config.learning_rate if config.head_learning_rate is None else config.head_learning_rate
     values = {field.name: getattr(config, field.name) for field in fields(Setting)}
     return check(Setting(**values | {"model": model, "data": data, "head_learning_rate": rate}))
@@ -104,15 +95,7 @@ def run(config: Config) -> Result:
 
 
 def table(config: Config, result: Result) -> Table:
-    """A row an epoch.
-
-    Args:
-        config: the flags.
-        result: what `run` returned.
-
-    Returns:
-        The table.
-    """
+    """A row an epoch."""
     m, splits = result.measured, ("validation", "test")
     known = [name for name in splits if m["epochs"] and f"{name}_accuracy" in m["epochs"][0]]
     rows = [
@@ -144,15 +127,7 @@ def _norm(norms: dict[str, Any], step: int) -> str:
 
 
 def plot(config: Config, result: Result) -> Figure:
-    """Accuracy, loss and row norms along the run.
-
-    Args:
-        config: the flags.
-        result: what `run` returned.
-
-    Returns:
-        The figure.
-    """
+    """Accuracy, loss and row norms along the run."""
     from allora_analysis.plotting import COLOURS, panels
 
     m = result.measured

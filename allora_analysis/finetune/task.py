@@ -20,11 +20,7 @@ EVALUATED = ("validation", "test")
 def packed(right: Bool[np.ndarray, " rows"]) -> str:
     """Which rows were right, eight to a byte, as hexadecimal digits: what a record keeps of each prediction.
 
-    Args:
-        right: in the order of the split's rows.
-
-    Returns:
-        Two digits for each eight rows; `grid.reading.right_rows` unpacks them.
+    `grid.reading.right_rows` unpacks them.
     """
     return np.packbits(right).tobytes().hex()
 
@@ -35,15 +31,7 @@ class Watched(Trainer):
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The loss of one part of a batch; its gradient is added.
 
-        Args:
-            *args: the Trainer's.
-            **kwargs: the Trainer's.
-
-        Returns:
-            The loss.
-
-        Raises:
-            Diverged: it is not finite, on this process or another.
+        A loss that is not finite, on this process or another, raises `Diverged`.
         """
         loss = super().training_step(*args, **kwargs)
         if not self.accelerator.gather(loss.reshape(1)).isfinite().all():

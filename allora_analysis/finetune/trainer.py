@@ -38,20 +38,7 @@ def make(
     device: str,
     gradient_checkpointing: bool = False,
 ) -> Trainer:
-    """The Trainer of a run; adapters are drawn here, from torch's global generator.
-
-    Args:
-        setting: the run.
-        pretrained: its model, whose classifier is drawn.
-        data: its sentences.
-        folder: where checkpoints go.
-        save_steps: steps between two of them.
-        device: "cpu" or "auto".
-        gradient_checkpointing: compute activations twice and keep fewer of them.
-
-    Returns:
-        The Trainer.
-    """
+    """The Trainer of a run; adapters are drawn here, from torch's global generator."""
     model = arms.adapt(pretrained.model, setting)
     total = setting.steps(len(data.splits["train"]))
     parts = (classification if data.classes is not None else multiple_choice).trainer_parts(setting, pretrained, data)

@@ -1,8 +1,16 @@
-"""Training, from the start or the newest whole checkpoint to the result. Checked by `tests/test_finetune_run.py`."""
+"""Training, from the start or the newest whole checkpoint to the result. Checked by `tests/test_finetune_run.py`.
+
+transformers' Trainer writes a checkpoint's files one after the other, so that a kill may leave the newest half written;
+an older one is then taken, or none. torch's files are zip archives, whose checksums tell without unpickling them. Which
+one is whole: checked by `tests/test_finetune_checkpoints.py`.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +19,8 @@ from accelerate.utils import set_seed
 from safetensors import SafetensorError
 from transformers import Trainer
 
-from allora_analysis import records
-from allora_analysis.finetune import arms, checkpoints, memory, trainer
+from allora_analysis import records, terminal
+from allora_analysis.finetune import arms, memory, trainer
 from allora_analysis.finetune.data import TextData
 from allora_analysis.finetune.history import Diverged, History, collect
 from allora_analysis.finetune.models import Pretrained
@@ -21,6 +29,7 @@ from allora_analysis.finetune.setting import Setting
 from allora_analysis.validation import ArgumentError
 
 PACKAGES = ("transformers", "peft", "accelerate", "safetensors")
+CHECKPOINT = ("*.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
 WRITING = ("PytorchStreamWriter", "unexpected pos", "inline_container")  # torch's words for a full disk
 
 
@@ -62,7 +71,7 @@ def train(
     parameters, kind = arms.counts(made.model), str(made.args.device.type)
     set_seed(setting.seed, device_specific=True)  # each process has dropout masks of its own
     with made.args.main_process_first(local=False):  # the first deletes what is broken, the others find the same
-        checkpoint = checkpoints.newest_whole(folder)
+        checkpoint = newest_whole(folder)
     memory.start(kind)
     diverged = _run(made, checkpoint)
     result = {
@@ -99,20 +108,7 @@ def _bf16_path(precision: str, kind: str) -> str | None:
 
 
 def _run(made: Trainer, checkpoint: Path | None) -> int | None:
-    """Train.
-
-    Args:
-        made: the Trainer.
-        checkpoint: where to go on from, if anywhere.
-
-    Returns:
-        The step at which the run diverged, or None.
-
-    Raises:
-        ArgumentError: a batch that does not fit into the memory.
-        OSError: a checkpoint cannot be written.
-        RuntimeError: torch's, otherwise.
-    """
+    """Train."""
     try:
         with quiet():
             made.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -136,3 +132,41 @@ def _run(made: Trainer, checkpoint: Path | None) -> int | None:
 
 def _callback(made: Trainer, kind: type) -> Any:
     return next(callback for callback in made.callback_handler.callbacks if isinstance(callback, kind))
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that can be read in full; later ones that cannot are deleted and named on standard error.
+
+    Nothing is deleted where the reason is that no memory is left to read one with: that error is raised.
+    """
+    found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        reason = _broken(path)
+        if reason is None:
+            return path
+        terminal.remark(f"{path.name}: half written or damaged ({reason}); an older one is taken")
+        shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
+def _broken(path: Path) -> str | None:
+    from safetensors.torch import load_file
+
+    try:
+        state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        if str(state["global_step"]) != path.name.rpartition("-")[2]:
+            return "it says another step"
+        for pattern in CHECKPOINT:
+            files = [*path.glob(pattern)]
+            if not files:
+                return f"{pattern} is missing"
+            for file in files:
+                if file.suffix == ".safetensors":
+                    load_file(file)
+                elif wrong := zipfile.ZipFile(file).testzip():
+                    return f"{file.name}: {wrong} has another checksum"
+    except Exception as error:  # what is damaged fails in many ways
+        if memory.exhausted(error):
+            raise
+        return f"{type(error).__name__}: {error!s:.80}"
+    return None

@@ -7,8 +7,7 @@ test Student's t over seeds (assumes normal Δ), Holm's correction over the whol
 (rises) if its adjusted p-value is at most `LEVEL` and its mean change is below (above) 0; otherwise it is **unclear**.
 The 95 % interval of each case stands beside it, uncorrected; a case that falls or rises excludes 0 from it.
 
-Figure 1's sentence, "the average decreases slightly while the worst case increases", agrees with a setting if the
-average falls and the worst rises, contradicts it if either goes the other way, and is undecided otherwise. Checked by
+Figure 1's own sentence is judged one-sided in `claims.s3_1_figure_1`, beside these. Checked by
 `tests/test_gradient_std_trends.py`, with planted trends, a planted absence of any, and the power claimed here.
 """
 
@@ -72,10 +71,3 @@ def family_of_trends(series: Mapping[Any, ArrayLike], first: int = 0, cases: int
     """The trend of each case, the p-values adjusted over all of them."""
     moved = {case: changes(series[case], first) for case in several("series", series)}
     return {case: Trend(change) for case, change in paired_family(moved, LEVEL, POWER, cases).items()}
-
-
-def agreement(average: Trend, worst: Trend) -> str:
-    """What a setting says of "the average falls while the worst case rises"."""
-    if average.direction == "rises" or worst.direction == "falls":
-        return "contradicts"
-    return "agrees" if (average.direction, worst.direction) == ("falls", "rises") else "undecided"

@@ -1,7 +1,6 @@
 """Many fine-tuning runs: in this process, in processes beside it, or on a Slurm cluster.
 
-- `plan`: what is to be run, and what is recorded of it
-- `listing`: the same from the records alone, and how long the rest will take
+- `plan`: what is to be run, what is recorded of it, and how long the rest will take
 - `sources`: where a model or a data set of a given name comes from
 - `serial`: one run after the other, in this process
 - `jobs`, `job`: as jobs through submitit; `local`: processes beside this one; `slurm`: an array on a cluster

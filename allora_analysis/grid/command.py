@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from allora_analysis import cli, terminal
 from allora_analysis.finetune.setting import RESULTS, Setting, check
-from allora_analysis.grid import listing, plan
+from allora_analysis.grid import plan
 from allora_analysis.grid.sources import KINDS, resolve
 from allora_analysis.study import INTERRUPTED
 from allora_analysis.validation import ArgumentError, choice, count
@@ -124,16 +124,7 @@ def _names(settings: Iterable[Setting]) -> list[str]:
 def select(settings: Sequence[Setting], only: Sequence[str], seeds: int | None) -> list[Setting]:
     """The runs asked for, in their order.
 
-    Args:
-        settings: all of them.
-        only: names of models, data sets, arms or optimizers; of several of one kind, any will do.
-        seeds: seeds 0, …, seeds − 1; None for all.
-
-    Returns:
-        The runs.
-
-    Raises:
-        ArgumentError: a name that no run has, or no run left.
+    `only` names models, data sets, arms or optimizers (of several of one kind, any will do); seeds are 0, …, seeds − 1.
     """
     known = {kind: dict.fromkeys(getattr(one, kind) for one in settings) for kind in KINDS}
     for word in only:
@@ -157,11 +148,11 @@ def select(settings: Sequence[Setting], only: Sequence[str], seeds: int | None) 
 
 
 def _list(grid: plan.Grid) -> None:
-    known = listing.listed(grid)
+    known = plan.listed(grid)
     for task, record in known.items():
         terminal.say(f"{'to run  ' if record is None else 'recorded'}  {task.setting.words()}")
     done = sum(record is not None for record in known.values())
-    seconds, unknown = listing.forecast(grid, known)
+    seconds, unknown = plan.forecast(grid, known)
     times = [f"about {_time(seconds)}"] if seconds else []
     if unknown:
         times.append(f"{unknown} that take an unknown time: no record of their like")
@@ -190,15 +181,6 @@ def _options(arguments: Arguments) -> dict[str, Any]:
 
 
 def main(name: str, presets: Presets, argv: Sequence[str] | None = None) -> int:
-    """An experiment's command.
-
-    Args:
-        name: the experiment's.
-        presets: its runs by preset.
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """An experiment's command."""
     program = f"python -m experiments.{name}"
     return cli.guarded(lambda: run(presets, cli.parse(Arguments, program, argv)))

@@ -20,15 +20,7 @@ class Job(Checkpointable):
     """One run as a job; what Slurm preempts is submitted again as it is, and goes on from its checkpoint."""
 
     def __call__(self, grid: Grid, task: Task) -> str | None:
-        """Run the task.
-
-        Args:
-            grid: its grid.
-            task: the task.
-
-        Returns:
-            None, or why it could not be run.
-        """
+        """Run the task."""
         while True:
             try:
                 serial.run_task(grid, task)
@@ -39,15 +31,7 @@ class Job(Checkpointable):
                 return str(error)
 
     def checkpoint(self, grid: Grid, task: Task) -> DelayedSubmission:
-        """What to submit when the job is preempted.
-
-        Args:
-            grid: its grid.
-            task: the task.
-
-        Returns:
-            The same job.
-        """
+        """What to submit when the job is preempted."""
         return DelayedSubmission(self, grid, task)
 
 

@@ -51,11 +51,7 @@ class Processes(Fleet):
         self.executors = [_executor(folder, gpus, slot, parameters) for slot in range(self.size)]
 
     def look(self) -> str | None:
-        """Start the next runs where a process has ended.
-
-        Returns:
-            How they stand, or None when all have ended.
-        """
+        """Start the next runs where a process has ended."""
         for slot, executor in enumerate(self.executors):
             if self.queue and not self._running(slot):
                 task = self.queue.popleft()
@@ -71,11 +67,7 @@ class Processes(Fleet):
         return self.slots[slot] is not None and not self.slots[slot].done()
 
     def stop(self) -> str:
-        """End the processes: on a terminal they had the Ctrl-C too, elsewhere they are sent it.
-
-        Returns:
-            What to do.
-        """
+        """End the processes: on a terminal they had the Ctrl-C too, elsewhere they are sent it."""
         until = time.monotonic() + GRACE
         while any(self._running(slot) for slot in range(self.size)) and time.monotonic() < until:
             time.sleep(0.1)
@@ -103,14 +95,7 @@ def _executor(folder: Path, gpus: list[int], slot: int, parameters: dict[str, An
 
 
 def visible_gpus() -> list[int]:
-    """The GPUs that this process may use, by number.
-
-    Returns:
-        The numbers.
-
-    Raises:
-        ArgumentError: CUDA_VISIBLE_DEVICES names them otherwise: submitit knows them by number alone.
-    """
+    """The GPUs that this process may use, by number."""
     import torch
 
     given = [word.strip() for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]

@@ -1,15 +1,19 @@
-"""What a grid is to run, and what is recorded of it. Checked by `tests/test_grid_plan.py`."""
+"""What a grid is to run, what is recorded of it, and how long the rest will take.
+
+Checked by `tests/test_grid_plan.py`; `listed` and `forecast`, from the records alone, by `tests/test_grid_listing.py`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from allora_analysis import records
 from allora_analysis.finetune import sources
@@ -106,15 +110,7 @@ def run(grid: Grid, executor: str = "serial", **options: Any) -> Summary:
 
 @cache
 def data_of(source: str, name: str) -> TextData:
-    """A task's data, read once a process.
-
-    Args:
-        source: a folder or a hub id.
-        name: what records call it.
-
-    Returns:
-        The data.
-    """
+    """A task's data, read once a process."""
     from allora_analysis.finetune import data
 
     return data.load(source, name)
@@ -122,40 +118,17 @@ def data_of(source: str, name: str) -> TextData:
 
 @cache
 def model_digest(source: str, remote_code: bool = False) -> str:
-    """A model's content digest, computed once a process.
-
-    Args:
-        source: a folder, a GGUF file or a hub id.
-        remote_code: whether the code that its authors ship is run, and counts.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """A model's content digest, computed once a process."""
     return sources.digest(source, remote_code)
 
 
 def digests(task: Task, remote_code: bool = False) -> dict[str, str]:
-    """The content digests that stand in a task's key.
-
-    Args:
-        task: the task.
-        remote_code: as in `model_digest`.
-
-    Returns:
-        Of its model and its data.
-    """
+    """The content digests that stand in a task's key."""
     return {"model": model_digest(task.model, remote_code), "data": data_of(task.data, task.setting.data).digest}
 
 
 def recorded(grid: Grid) -> dict[Task, records.Record | None]:
-    """Each task's record, in the grid's order.
-
-    Args:
-        grid: the grid.
-
-    Returns:
-        The record, or None.
-    """
+    """Each task's record, in the grid's order."""
     checked(grid)
     return {
         task: records.lookup(grid.results, STUDY, task.setting, PROTOCOL, digests(task, grid.trust_remote_code))
@@ -164,12 +137,7 @@ def recorded(grid: Grid) -> dict[Task, records.Record | None]:
 
 
 def sweep(grid: Grid, known: Mapping[Task, records.Record | None]) -> None:
-    """Delete the checkpoints of recorded runs: a process may be killed between the record and its tidying up.
-
-    Args:
-        grid: the grid.
-        known: as `recorded` returned it.
-    """
+    """Delete the checkpoints of recorded runs: a process may be killed between the record and its tidying up."""
     from allora_analysis.records.files import Busy, hold
 
     for record in (record for record in known.values() if record is not None):
@@ -182,15 +150,79 @@ def sweep(grid: Grid, known: Mapping[Task, records.Record | None]) -> None:
 
 
 def checked(grid: Grid) -> None:
-    """Refuse what no executor could run.
-
-    Args:
-        grid: the grid.
-
-    Raises:
-        ArgumentError: a task twice in the grid, or results that are no folder.
-    """
+    """Refuse what no executor could run."""
     if len(set(grid.tasks)) < len(grid.tasks):
         raise ArgumentError("tasks must differ from one another; a run is done once")
     if os.path.exists(grid.results) and not os.path.isdir(grid.results):
         raise ArgumentError(f"results must be a folder, received the file {str(grid.results)!r}")
+
+
+class Forecast(NamedTuple):
+    """Seconds that runs will take one after the other, and how many more have no record of their like."""
+
+    seconds: float
+    unknown: int
+
+
+def present(grid: Grid) -> list[records.Record]:
+    """The fine-tuning records in a grid's folder, of the present protocol."""
+    found = records.standing(grid.results, STUDY) if grid.results.is_dir() else []
+    return [record for record in found if record.protocol == PROTOCOL]
+
+
+def listed(grid: Grid) -> dict[Task, records.Record | None]:
+    """Each task's record, in the grid's order.
+
+    Of a model or data set that is here, the record must be of the same content; one on the hub is not fetched for a
+    list, so any record of the same setting will do.
+    """
+    checked(grid)
+    by_config: dict[str, list[records.Record]] = {}
+    for record in present(grid):
+        by_config.setdefault(records.canonical_json("config", record.config), []).append(record)
+    return {
+        task: next((one for one in by_config.get(_config(task), ()) if _same_content(grid, task, one)), None)
+        for task in grid.tasks
+    }
+
+
+def _config(task: Task) -> str:
+    return records.canonical_json("config", task.setting)
+
+
+def _same_content(grid: Grid, task: Task, record: records.Record) -> bool:
+    if Path(task.model).exists() and model_digest(task.model, grid.trust_remote_code) != record.digests["model"]:
+        return False
+    return not Path(task.data).exists() or data_of(task.data, task.setting.data).digest == record.digests["data"]
+
+
+def forecast(grid: Grid, known: Mapping[Task, records.Record | None]) -> Forecast:
+    """How long the runs without a record will take.
+
+    A run takes its steps times the median seconds a step of the records of its like: the same model, data, batch size
+    and precision, and the same arm where there is one of it.
+    """
+    like: dict[tuple[Any, ...], list[records.Record]] = {}
+    for record in (one for one in present(grid) if _pace(one)):
+        base = _like(record.config)
+        for key in (base, (*base, record.config["arm"])):
+            like.setdefault(key, []).append(record)
+    seconds, unknown = 0.0, 0
+    for task in (task for task, record in known.items() if record is None):
+        key = _like(vars(task.setting))
+        same = like.get((*key, task.setting.arm)) or like.get(key)
+        if same is None:
+            unknown += 1
+        else:
+            pace = statistics.median(_pace(record) for record in same)
+            seconds += pace * task.setting.steps(same[0].result["rows"]["train"])
+    return Forecast(seconds, unknown)
+
+
+def _pace(record: records.Record) -> float:
+    # Of a run that diverged in its first step nothing was timed.
+    return record.provenance.get("seconds_a_step") or 0.0
+
+
+def _like(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(config[name] for name in ("model", "data", "batch_size", "max_length", "precision"))

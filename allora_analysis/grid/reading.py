@@ -20,16 +20,7 @@ from allora_analysis.validation import ArgumentError
 def found(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[Setting, records.Record]:
     """The records of those runs that have one, whatever the machine had for a model's or a data set's folder.
 
-    Args:
-        wanted: the runs.
-        folder: the folder of records, which need not exist; None for the repository's own.
-
-    Returns:
-        The record by run, in the order wanted.
-
-    Raises:
-        ArgumentError: a run recorded twice, on models or data of one name and different content; a record whose result
-            lacks a number that rows read.
+    A run recorded twice, on models or data of one name and different content, is refused.
     """
     where = settings.RESULTS if folder is None else folder
     known = records.find_each(where, STUDY, PROTOCOL, {run: run for run in wanted})
@@ -39,28 +30,12 @@ def found(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[S
 
 
 def recorded(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[Setting, dict[str, Any]]:
-    """The results of those runs that are recorded; arguments and errors as in `found`.
-
-    Args:
-        wanted: the runs.
-        folder: the folder of records.
-
-    Returns:
-        The result by run, in the order wanted.
-    """
+    """The results of those runs that are recorded; arguments and errors as in `found`."""
     return {run: record.result for run, record in found(wanted, folder).items()}
 
 
 def final_accuracy(result: dict[str, Any], split: str = "test") -> float | None:
-    """The accuracy after a run's last epoch.
-
-    Args:
-        result: the run's.
-        split: "test" or "validation".
-
-    Returns:
-        The accuracy; None where the run diverged.
-    """
+    """The accuracy after a run's last epoch. None where the run diverged."""
     if result.get("diverged_at_step") is not None or not result["epochs"]:
         return None
     return result["epochs"][-1][f"{split}_accuracy"]
@@ -89,14 +64,6 @@ def paired_differences(
     """An endpoint of the first run of each pair minus that of the second, up to the first pair that is not recorded.
 
     What `statistics.e_values.decide` takes: pairs in the order that was fixed before the runs, none left out.
-
-    Args:
-        runs: the recorded results by run.
-        pairs: of runs that share a seed, in their order.
-        endpoint: as in `final_value`.
-
-    Returns:
-        The differences; none if the first pair is not recorded in full.
     """
     found = []
     for first, second in pairs:
@@ -109,12 +76,7 @@ def paired_differences(
 def right_rows(result: Mapping[str, Any], split: str = "test") -> Bool[np.ndarray, " rows"] | None:
     """Which rows of a split a run predicted rightly after its last epoch, in the split's order.
 
-    Args:
-        result: the run's.
-        split: "test" or "validation".
-
-    Returns:
-        A truth value a row; None where the record has none, as those before November 27, 2026.
+    None where the record has none, as those before November 27, 2026.
     """
     packed = result.get("right", {}).get(split)
     if packed is None:
@@ -141,18 +103,7 @@ def right_differences(
 
 
 def average_norm(result: dict[str, Any], step: int) -> float:
-    """The row norm ‖(ηBA)_i‖ averaged over rows and layers, after a step.
-
-    Args:
-        result: the run's.
-        step: one of those at which norms were taken.
-
-    Returns:
-        The average of the layers' means.
-
-    Raises:
-        ArgumentError: no norms were taken at this step.
-    """
+    """The row norm ‖(ηBA)_i‖ averaged over rows and layers, after a step."""
     norms = result["row_norms"]
     if step not in norms["step"]:
         raise ArgumentError(f"step must be one of {norms['step']}, received {step}")

@@ -46,11 +46,7 @@ class Agreement:
     provenance: dict[str, tuple[Any, Any]]
 
     def words(self) -> list[str]:
-        """The agreement in lines.
-
-        Returns:
-            The verdict, where it starts to differ, what differs in provenance.
-        """
+        """The agreement in lines."""
         lines = [self.verdict]
         if self.first is not None and self.most is not None:
             lines[0] += (
@@ -66,15 +62,7 @@ def _told(value: Any) -> str:
 
 
 def compare(record: records.Record, again: records.Record) -> Agreement:
-    """Compare a record with its repetition.
-
-    Args:
-        record: the one.
-        again: the other.
-
-    Returns:
-        How far they agree.
-    """
+    """Compare a record with its repetition."""
     ours, theirs = dict(_leaves(_present(record))), dict(_leaves(_present(again)))
     gaps = {leaf: _gap(ours.get(leaf), theirs.get(leaf)) for leaf in {**ours, **theirs} if _counts(leaf, ours, theirs)}
     apart = {leaf: gap for leaf, gap in gaps.items() if gap > 0}
@@ -134,15 +122,7 @@ def _place(leaf: Leaf) -> str:
 
 
 def named(folder: Path, name: str) -> list[records.Record]:
-    """The records that a name stands for.
-
-    Args:
-        folder: of records.
-        name: of a file, or the first digits of a key.
-
-    Returns:
-        The records; more than one where too few digits are given.
-    """
+    """The records that a name stands for."""
     wanted = name.removesuffix(".json")
     files = records.record_files(folder)
     same = [path for path in files if path.stem == wanted or path.stem.rpartition("-")[2].startswith(wanted)]
@@ -150,19 +130,7 @@ def named(folder: Path, name: str) -> list[records.Record]:
 
 
 def again(record: records.Record, sources: Mapping[str, str], trust_remote_code: bool = False) -> records.Record:
-    """Make a recorded run again, in a folder of its own that is deleted afterwards.
-
-    Args:
-        record: the record.
-        sources: where its model and data are, by the names that it calls them.
-        trust_remote_code: run the code that the model's authors ship with it.
-
-    Returns:
-        The new record.
-
-    Raises:
-        ArgumentError: a source that is missing, or whose content is not what the record's run read.
-    """
+    """Make a recorded run again, in a folder of its own that is deleted afterwards."""
     wanted = [record.config[name] for name in ("model", "data") if record.config.get(name, EMBEDDED) != EMBEDDED]
     if lacking := [name for name in wanted if name not in sources]:
         told = " ".join(f"{name}=FOLDER" for name in lacking) + "".join(map(where_from, lacking))

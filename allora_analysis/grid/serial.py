@@ -14,15 +14,7 @@ PATIENCE = 5.0  # seconds between two looks at runs that a neighbour is at
 
 
 def run_task(grid: Grid, task: Task) -> bool:
-    """Run one task, or find it recorded.
-
-    Args:
-        grid: its grid.
-        task: the task.
-
-    Returns:
-        Whether this call ran it.
-    """
+    """Run one task, or find it recorded."""
     from allora_analysis.finetune import models
     from allora_analysis.finetune import run as runs
 

@@ -66,11 +66,7 @@ class Array(Fleet):
                 raise
 
     def look(self) -> str | None:
-        """Ask which jobs are queued or run.
-
-        Returns:
-            How they stand, or None when all have ended.
-        """
+        """Ask which jobs are queued or run."""
         queue = _queue()
         states: dict[str, int] = {}
         for task, paths in self.paths.items():
@@ -88,11 +84,7 @@ class Array(Fleet):
         return f"{done} jobs done, " + ", ".join(f"{number} {state}" for state, number in states.items())
 
     def stop(self) -> str:
-        """Leave the jobs to the cluster.
-
-        Returns:
-            What to do.
-        """
+        """Leave the jobs to the cluster."""
         arrays = " ".join(dict.fromkeys(str(paths.job_id).split("_")[0] for paths in self.paths.values()))
         return f"the jobs go on, and the same command waits for them again; to end them: scancel {arrays}"
 

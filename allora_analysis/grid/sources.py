@@ -41,11 +41,7 @@ PACKAGES = {
 def where_from(name: str) -> str:
     """How to get a model without the hub, if a package carries it.
 
-    Args:
-        name: what records call the model or the data set.
-
-    Returns:
-        A phrase in brackets that follows the name; empty where there is none.
+    A phrase in brackets that follows the name; empty where there is none.
     """
     if name not in PACKAGES:
         return ""
@@ -78,15 +74,7 @@ def resolve(names: Iterable[str], given: Iterable[str] = (), needed: Iterable[st
 
 
 def command(experiment: str, runs: Iterable[Setting]) -> str:
-    """The command line that makes runs, and no others where `--only` can tell them apart.
-
-    Args:
-        experiment: the module of `experiments` on whose desk list they are.
-        runs: the runs.
-
-    Returns:
-        The command, with a place for each model's and each data set's folder.
-    """
+    """The command line that makes runs, and no others where `--only` can tell them apart."""
     known = list(runs)
     names = dict.fromkeys([*(run.model for run in known), *(run.data for run in known)])
     words = _only(known, import_module(f"allora_analysis.grid.presets.{experiment}").PRESETS["desk"])

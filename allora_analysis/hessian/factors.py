@@ -338,17 +338,7 @@ def loss_gradient(
     b: Float[np.ndarray, "n1 r"],
     a: Float[np.ndarray, "r n2"],
 ) -> tuple[Float[np.ndarray, "n1 r"], Float[np.ndarray, "r n2"]]:
-    """∇_B and ∇_A of L(B, A) = ⟨G, BA⟩ + ‖X(BA)ᵀ‖²_F, anywhere.
-
-    Args:
-        x: X.
-        g: G = ∂L/∂(BA) at BA = 0.
-        b: B.
-        a: A.
-
-    Returns:
-        ∇_B and ∇_A, of the shapes of B and A.
-    """
+    """∇_B and ∇_A of L(B, A) = ⟨G, BA⟩ + ‖X(BA)ᵀ‖²_F, anywhere."""
     outer = g + 2 * (b @ (a @ x.T)) @ x
     return outer @ a.T, b.T @ outer
 

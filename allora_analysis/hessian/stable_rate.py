@@ -51,14 +51,7 @@ class StableRate:
 def threshold(optimizer: Any) -> float:
     """The λ_max of D^½HD^½ from which torch's SGD, Adam or AdamW amplifies a quadratic, by its first group.
 
-    Args:
-        optimizer: an optimizer of torch.
-
-    Returns:
-        2, 2(1 + β), … as in the module's docstring.
-
-    Raises:
-        ArgumentError: another optimizer.
+    2, 2(1 + β), … as in the module's docstring.
     """
     group = optimizer.param_groups[0]
     if "betas" in group and "eps" in group and _is(optimizer, "Adam"):
@@ -76,18 +69,7 @@ def _is(optimizer: Any, word: str) -> bool:
 
 
 def step_sizes(optimizer: Any, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """D: each entry's rate, over Adam's √v̂ + ε.
-
-    Args:
-        optimizer: SGD, Adam or AdamW; Adam's after a step at least.
-        parameters: that it holds.
-
-    Returns:
-        A tensor of the shape of each parameter.
-
-    Raises:
-        ArgumentError: a parameter that it does not hold, or Adam before its first step.
-    """
+    """D: each entry's rate, over Adam's √v̂ + ε."""
     homes = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     found = []
     for parameter in parameters:

@@ -46,28 +46,14 @@ class Cell:
     eta2: float | None = None
 
     def words(self) -> str:
-        """The cell in a few words.
-
-        Returns:
-            Rule, adaptor, η², optimizer, dropout and steps.
-        """
+        """The cell in a few words."""
         own = f" ({self.adaptor}, η² = {self.eta2:g})" if self.adaptor else ""
         dropped = f", drop rate {self.drop_rate:g}" if self.drop_rate else ""
         return f"{self.rule}{own}, {self.optimizer}{dropped}, {self.steps} steps"
 
 
 def check(cell: Cell) -> Cell:
-    """Refuse a cell that makes no sense.
-
-    Args:
-        cell: the cell.
-
-    Returns:
-        The same cell.
-
-    Raises:
-        ArgumentError: which field, what was received, what would work.
-    """
+    """Refuse a cell that makes no sense."""
     choice("rule", cell.rule, RULES)
     choice("optimizer", cell.optimizer, OPTIMIZERS)
     count("steps", cell.steps)
@@ -89,9 +75,6 @@ def screening() -> list[Cell]:
     The family's 672 combinations have seven ways (rule and optimizer), four adaptors, four η², three drop rates and two
     lengths. Those are kept whose indices add up to a multiple of 4 (the length counts twice): each combination of all
     factors but the adaptor then has one adaptor, and the pairs of two factors' levels occur equally often, up to one.
-
-    Returns:
-        The cells.
     """
     ways = [(rule, optimizer) for rule in ("allora", "asf_lora") for optimizer in OPTIMIZERS]
     ways.append(("allora_adamw", "adamw"))
@@ -106,14 +89,7 @@ def screening() -> list[Cell]:
 
 
 def reference(cell: Cell) -> Cell:
-    """LoRA under the same optimizer, dropout and length: what a cell of another rule is compared with.
-
-    Args:
-        cell: the cell.
-
-    Returns:
-        Its reference.
-    """
+    """LoRA under the same optimizer, dropout and length: what a cell of another rule is compared with."""
     return dataclasses.replace(cell, rule="lora", adaptor=None, eta2=None)
 
 
@@ -134,11 +110,7 @@ class Contrast(NamedTuple):
 
 
 def contrasts() -> list[Contrast]:
-    """The contrasts that statements name, few steps and many each.
-
-    Returns:
-        The contrasts.
-    """
+    """The contrasts that statements name, few steps and many each."""
     return [one for steps in STEPS for one in _contrasts(steps)]
 
 

@@ -66,26 +66,12 @@ class Table:
     last: str = ""
 
     def best_rate(self, cell: Cell) -> float | None:
-        """The rate of the least mean validation loss over the tuning seeds.
-
-        Args:
-            cell: the cell.
-
-        Returns:
-            The rate; None before any was tried.
-        """
+        """The rate of the least mean validation loss over the tuning seeds. None before any was tried."""
         scores = self.scores(cell)
         return min(scores, key=scores.__getitem__) if scores else None
 
     def scores(self, cell: Cell) -> dict[float, float]:
-        """What chooses the rate.
-
-        Args:
-            cell: the cell.
-
-        Returns:
-            By rate, the mean validation loss over the tuning seeds, ∞ where one diverged.
-        """
+        """What chooses the rate. By rate, the mean validation loss over the tuning seeds; ∞ where one diverged."""
         found = {}
         for (other, rate, first, _), row in self.rows.items():
             if other == cell and first == TUNING.start:
@@ -94,14 +80,7 @@ class Table:
         return dict(sorted(found.items()))
 
     def candidates(self, cell: Cell) -> tuple[float, ...]:
-        """The rates among which each judging seed chooses: the best and its neighbours, a quarter of a decade away.
-
-        Args:
-            cell: the cell.
-
-        Returns:
-            Three rates, ascending; none before any was tried.
-        """
+        """The rates among which each judging seed chooses: the best and its neighbours, a quarter of a decade away."""
         best, tried = self.best_rate(cell), list(self.scores(cell))
         if best is None:
             return ()
@@ -115,13 +94,7 @@ class Table:
     def values(self, cell: Cell, endpoint: str) -> dict[int, float]:
         """What judges a cell: each seed's test value at the rate that its own validation images choose.
 
-        Args:
-            cell: the cell.
-            endpoint: "accuracy" or "loss".
-
-        Returns:
-            The test value by judging seed, of the seeds that have run at all `candidates`; where the rate of the least
-            validation loss diverged too, a guess.
+        Only seeds that have run at all `candidates`; where the rate of the least validation loss diverged too, a guess.
         """
         choice("endpoint", endpoint, ENDPOINTS)
         rates, tried = self.candidates(cell), {}
@@ -143,28 +116,14 @@ class Table:
         return 1 / classes if loss is None else right / self.header["test_images"]
 
     def differences(self, first: Cell, second: Cell, endpoint: str) -> list[float]:
-        """First minus second by seed, for the seeds that both have.
-
-        Args:
-            first: a cell.
-            second: another.
-            endpoint: "accuracy" or "loss".
-
-        Returns:
-            The differences.
-        """
+        """First minus second by seed, for the seeds that both have."""
         ours, theirs = self.values(first, endpoint), self.values(second, endpoint)
         return [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
 
     def contrasts(self, wanted: Iterable[Contrast], endpoint: str) -> dict[str, dict[str, Difference]]:
         """By question and name, each recorded contrast with its interval, and Holm's p-values within its question.
 
-        Args:
-            wanted: the contrasts.
-            endpoint: "accuracy" or "loss".
-
-        Returns:
-            Contrasts with fewer than two common seeds are left out.
+        Contrasts with fewer than two common seeds are left out.
         """
         found: dict[str, dict[str, list[float]]] = {}
         for one in wanted:
@@ -195,34 +154,13 @@ class Table:
 
 
 def header(data: str, digest: str, classes: int, test_images: int, **facts: Any) -> dict[str, Any]:
-    """The first line of a table.
-
-    Args:
-        data: the data set's name.
-        digest: of its raw images.
-        classes: to adapt to.
-        test_images: of these classes.
-        **facts: what else is told: the pretrained accuracy, provenance.
-
-    Returns:
-        The line.
-    """
+    """The first line of a table."""
     own = {"study": STUDY, "protocol": PROTOCOL, "data": data, "digest": digest}
     return own | {"classes": classes, "test_images": test_images} | facts
 
 
 def read(path: Path) -> Table:
-    """A table from its file; a last line that was cut off is left out.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The table.
-
-    Raises:
-        ArgumentError: it cannot be read, is no table, is of another protocol, or a line was altered.
-    """
+    """A table from its file; a last line that was cut off is left out."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except (OSError, UnicodeDecodeError) as error:
@@ -260,18 +198,7 @@ def _row(document: Mapping[str, Any]) -> tuple[Key, Row]:
 
 
 def begin(path: Path, first: dict[str, Any]) -> Table:
-    """Open a table to add to: a new one, or one of the same data, without the line at which it was cut off.
-
-    Args:
-        path: the file.
-        first: its first line, as `header` made it; of a table that is there, study, protocol and data must be the same.
-
-    Returns:
-        The table.
-
-    Raises:
-        ArgumentError: a table of other data, one that cannot be read, or a folder that cannot be written.
-    """
+    """Open a table to add to: a new one, or one of the same data, without the line at which it was cut off."""
     try:
         if path.exists() and path.stat().st_size:
             table = read(path)
@@ -291,16 +218,7 @@ def begin(path: Path, first: dict[str, Any]) -> Table:
 
 
 def add(table: Table, key: Key, row: Row) -> None:
-    """Write a line.
-
-    Args:
-        table: as `begin` returned it.
-        key: cell, rate, first seed, seeds.
-        row: what they found.
-
-    Raises:
-        ArgumentError: it cannot be written.
-    """
+    """Write a line."""
     cell, rate, first, seeds = key
     default = Cell()
     told = {name: value for name, value in dataclasses.asdict(cell).items() if value != getattr(default, name)}
@@ -321,26 +239,14 @@ def _append(table: Table, document: Mapping[str, Any]) -> None:
 
 
 def rates(cell: Cell) -> list[float]:
-    """The first five rates of a cell, half a decade apart; `further` says which are tried next.
-
-    Args:
-        cell: the cell.
-
-    Returns:
-        The rates, ascending.
-    """
+    """The first five rates of a cell, half a decade apart; `further` says which are tried next."""
     return [_rounded(START[cell.optimizer] * 10 ** (k / 2)) for k in range(-2, 3)]
 
 
 def further(scores: Mapping[float, float], most: int = 12) -> float | None:
     """The next rate to try: half a decade beyond an end at which the best one is, or else half-way to its neighbours.
 
-    Args:
-        scores: mean validation loss by rate.
-        most: rates to try in all.
-
-    Returns:
-        The rate; None where the best one's neighbours are a quarter of a decade away, or as many were tried.
+    None where the best one's neighbours are a quarter of a decade away, or `most` were tried.
     """
     tried = sorted(scores)
     best = min(tried, key=scores.__getitem__)

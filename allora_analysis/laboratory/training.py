@@ -67,17 +67,7 @@ class Outcome:
 
 
 def prepare(images: Images) -> Task:
-    """Pretrain on classes 0, …, C/2 − 1; the images of the others are the task. The same images give the same task.
-
-    Args:
-        images: the data set, of an even number of classes.
-
-    Returns:
-        The task.
-
-    Raises:
-        ArgumentError: an odd number of classes, or too few images of the second half.
-    """
+    """Pretrain on classes 0, …, C/2 − 1; the images of the others are the task. The same images give the same task."""
     if images.classes % 2:
         raise ArgumentError(f"data: an even number of classes is needed, received {images.classes}")
     half = images.classes // 2

@@ -29,14 +29,7 @@ _DROPOUTS = ("lora_dropout", "dropout", "drop", "module_dropout")
 
 
 def any_pairs(model: nn.Module) -> tuple[Pair, ...]:
-    """The pairs of `lora_pairs`, then those of other libraries.
-
-    Args:
-        model: any model.
-
-    Returns:
-        The pairs; none if nothing in it looks like LoRA.
-    """
+    """The pairs of `lora_pairs`, then those of other libraries."""
     own = lora_pairs(model)
     taken = {id(part) for pair in own for part in (pair.a, pair.b)}
     others = (_foreign(name, module) for name, module in model.named_modules())
@@ -108,14 +101,7 @@ def _stated(module: Any) -> float:
 
 
 def trial(pair: Pair) -> Trial:
-    """Try a layer: s by least squares on the forward pass, d_i on B's gradient.
-
-    Args:
-        pair: a pair whose layer takes (tokens, n₂).
-
-    Returns:
-        What was found.
-    """
+    """Try a layer: s by least squares on the forward pass, d_i on B's gradient."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*size: int) -> Tensor:
@@ -176,11 +162,7 @@ def rule(found: Trial) -> tuple[str, float | None]:
 def dropout_applied(pair: Pair) -> bool | None:
     """Whether two forward passes of a layer in training differ, but for the random state.
 
-    Args:
-        pair: a pair.
-
-    Returns:
-        True or False; None where the layer cannot be tried.
+    None where the layer cannot be tried.
     """
     x = torch.randn(_TOKENS, pair.a.shape[1], generator=torch.Generator().manual_seed(0))
     base = getattr(getattr(pair.module, "base_layer", getattr(pair.module, "base", None)), "weight", pair.a)

@@ -86,14 +86,7 @@ class ALLoRALinear(nn.Module):
         self.b = nn.Parameter(torch.zeros(base.out_features, rank, **like))
 
     def forward(self, x: Float[Tensor, "*batch n2"]) -> Float[Tensor, "*batch n1"]:
-        """Apply the layer.
-
-        Args:
-            x: inputs.
-
-        Returns:
-            Outputs.
-        """
+        """Apply the layer."""
         dropping, own = self.training and self.drop_rate > 0, self.variant in ("asf_lora", "lora_x_eta")
         if not dropping and not own and fusible(self.base):
             parts = (self.base.weight, self.base.bias, self.a, self.b)
@@ -110,8 +103,7 @@ class ALLoRALinear(nn.Module):
     def merged_weight(self) -> Float[Tensor, "n1 n2"]:
         """W* + BA (+ ηBA for `lora_x_eta`), added in float32 or better; in W*'s dtype, without a graph.
 
-        Raises:
-            ArgumentError: ASF-LoRA, which is no matrix; A or B is not finite.
+        ASF-LoRA is no matrix, and is refused.
         """
         if self.variant == "asf_lora":
             raise ArgumentError(
@@ -126,11 +118,7 @@ class ALLoRALinear(nn.Module):
         return torch.addmm(weight.to(wide), b.to(wide), a.to(wide), alpha=scale).to(weight.dtype)
 
     def merge(self) -> nn.Linear:
-        """A plain layer with the merged weight; this one is left as it is.
-
-        Returns:
-            A new layer, frozen, with the base's bias.
-        """
+        """A plain layer with the merged weight; this one is left as it is."""
         weight, bias = self.merged_weight, self.base.bias
         merged = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None)
         merged.weight = nn.Parameter(weight, requires_grad=False)
@@ -139,11 +127,7 @@ class ALLoRALinear(nn.Module):
         return merged.train(self.training)
 
     def extra_repr(self) -> str:
-        """The rule, for `print(model)`.
-
-        Returns:
-            One line.
-        """
+        """The rule, for `print(model)`."""
         dropout = f", drop_rate={self.drop_rate}" if self.drop_rate else ""
         return f"{self.variant}, rank={self.a.shape[0]}, eta={self.eta}, adaptor={self.adaptor}{dropout}"
 

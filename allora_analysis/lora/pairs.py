@@ -85,15 +85,7 @@ class Pair:
 
 
 def chained(a: Any, b: Any) -> bool:
-    """Whether BA exists: shapes (r, n₂) and (n₁, r), or (r, channels, kernel …) and (n₁, r, 1 …).
-
-    Args:
-        a: A.
-        b: B.
-
-    Returns:
-        True if the shapes chain.
-    """
+    """Whether BA exists: shapes (r, n₂) and (n₁, r), or (r, channels, kernel …) and (n₁, r, 1 …)."""
     tensors = isinstance(a, Tensor) and isinstance(b, Tensor)
     return tensors and a.ndim == b.ndim >= 2 and a.shape[0] == b.shape[1] == b.shape[1:].numel()
 
@@ -121,14 +113,7 @@ def stacked(part: Tensor, k: int, experts: int) -> Tensor:
 
 
 def lora_pairs(model: nn.Module) -> tuple[Pair, ...]:
-    """Every adapter of every layer, active or not, trainable or not, in the order of `named_modules`.
-
-    Args:
-        model: any model.
-
-    Returns:
-        The pairs; none if the model has no LoRA layer.
-    """
+    """Every adapter of every layer, active or not, trainable or not, in the order of `named_modules`."""
     found: list[Pair] = []
     for name, module in model.named_modules():
         if _has(module, "lora_A", "lora_B", "scaling") and isinstance(module.scaling, dict):

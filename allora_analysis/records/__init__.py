@@ -2,14 +2,11 @@
 
 | file | object |
 | --- | --- |
-| `canonical` | what a record may hold, its canonical JSON, and the run's key |
-| `digests` | content digests of data and models, which stand in a record in place of paths |
+| `canonical` | what a record may hold, its canonical JSON, the run's key; a file's digest, in place of its path |
 | `origin` | provenance: git revision, versions, processor, time |
 | `record` | a record, its file's content and verification, `load` |
-| `storage` | `save`, `lookup`, `find`, `standing` |
-| `lists` | `find_each`: the records of a list of runs |
+| `storage` | `save`, `lookup`, `find`, `standing`; `find_each` of a list of runs; `status` of a folder |
 | `files` | writing whole or not at all, setting aside, one holder a run |
-| `inventory` | `status` of a folder of records |
 
 A run is its study, its full config, a `protocol` integer that grows when the meaning of a run changes, and the digests
 of what it read. Its file is `<study>-<first 20 digits of the key>.json`, so a run cannot be recorded twice, nor two
@@ -18,22 +15,22 @@ named in a `SetAsideWarning`; who writes moves it to `set_aside/`, who only judg
 No pickle, no NaN, no machine's paths.
 """
 
-from allora_analysis.records.canonical import RecordError, canonical_json, key
-from allora_analysis.records.digests import digest_file, digest_folder
-from allora_analysis.records.inventory import Status, status
-from allora_analysis.records.lists import find_each
+from allora_analysis.records.canonical import RecordError, canonical_json, digest_file, key
 from allora_analysis.records.origin import processor, provenance
 from allora_analysis.records.record import UNFINISHED, Record, TornRecord, load, results_folder, unfinished
 from allora_analysis.records.storage import (
     Saved,
     SetAsideWarning,
+    Status,
     encoded,
     find,
+    find_each,
     lookup,
     record_files,
     rewrite,
     save,
     standing,
+    status,
 )
 
 __all__ = [
@@ -46,7 +43,6 @@ __all__ = [
     "TornRecord",
     "canonical_json",
     "digest_file",
-    "digest_folder",
     "encoded",
     "find",
     "find_each",

@@ -1,6 +1,6 @@
-"""What a record may hold, as plain JSON; the canonical JSON of a value; the key of a run.
+"""What a record may hold, as plain JSON; the canonical JSON of a value; the key of a run; a file's digest.
 
-Checked by `tests/test_records.py`.
+Checked by `tests/test_records.py` and `tests/test_records_digests.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -123,19 +123,28 @@ def key(config: Any, protocol: int, digests: Mapping[str, str] | None = None) ->
 
 
 def checked_digests(digests: Mapping[str, str] | None) -> dict[str, str]:
-    """Digests by name, each a non-empty text that is no path.
-
-    Args:
-        digests: the digests; None for none.
-
-    Returns:
-        A new dict.
-
-    Raises:
-        ArgumentError: anything else.
-    """
+    """Digests by name, each a non-empty text that is no path."""
     plain = portable("digests", dict(digests or {}))
     for name, digest in plain.items():
         if not isinstance(digest, str) or not digest:
             raise ArgumentError(f"digests.{name}: must be a digest's text, received {digest!r}")
     return plain
+
+
+def digest_file(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, streamed.
+
+    Args:
+        path: the file.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        RecordError: the file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror}); name a readable file") from None

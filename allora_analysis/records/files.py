@@ -28,16 +28,7 @@ def write_once(path: Path, content: bytes) -> bool:
 
     A writer killed at any moment leaves the whole file or none, and at most a hidden neighbour. Where the file system
     has no hard links the last step is a rename: still whole, but of two writers at one moment the second then stays.
-
-    Args:
-        path: the file; its folder is made if it is not there.
-        content: the bytes.
-
-    Returns:
-        Whether this call wrote it; False: it is there already.
-
-    Raises:
-        RecordError: the disk is full, or the folder cannot be written to.
+    Returns whether this call wrote it.
     """
     neighbour = path.parent / f".{path.stem}-{secrets.token_hex(8)}.part"
     try:
@@ -85,14 +76,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if it is not there, against other processes that do the same; the end of a process frees it.
-
-    Args:
-        folder: the folder.
-
-    Yields:
-        None.
-    """
+    """Hold a folder, made if it is not there, against other processes that do the same, until the process ends."""
     import fcntl
 
     folder.mkdir(exist_ok=True)
@@ -107,24 +91,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def move(path: Path, folder: Path) -> None:
-    """Move a file into a folder under a name that tells its content, so that nothing there is overwritten.
-
-    Args:
-        path: the file.
-        folder: the folder, on the same file system.
-    """
+    """Move a file into a folder under a name that tells its content, so that nothing there is overwritten."""
     os.replace(path, folder / f"{path.stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.json")
 
 
 def remove_stale(folder: Path) -> list[str]:
-    """Delete the neighbours that killed writers left more than `STALE_SECONDS` ago.
-
-    Args:
-        folder: the folder of records.
-
-    Returns:
-        The names of those deleted.
-    """
+    """Delete the neighbours that killed writers left more than `STALE_SECONDS` ago."""
     removed = []
     for part in sorted(path for path in folder.glob(".*.part") if _PART.fullmatch(path.name)):
         with contextlib.suppress(OSError):
@@ -144,17 +116,6 @@ def hold(path: Path, words: str) -> Iterator[None]:
 
     The lock is the kernel's (`flock`), so a killed process holds nothing; what it left of the file is taken over.
     Not `filelock`'s, which leaves its file behind: the folder of unfinished runs would never go away.
-
-    Args:
-        path: the lock file; its folder is made.
-        words: the run, for the error.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        Busy: another process holds it.
-        OSError: the folder cannot be written, or its file system has no locks.
     """
     import fcntl
 

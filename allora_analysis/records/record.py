@@ -67,15 +67,7 @@ def results_folder(study: str) -> Path:
 
 
 def stem(study: str, run_key: str) -> str:
-    """What a run's file is called, but for its ending.
-
-    Args:
-        study: the study.
-        run_key: the run's key.
-
-    Returns:
-        The study and the key's first 20 digits.
-    """
+    """What a run's file is called, but for its ending. The study and the key's first 20 digits."""
     return f"{study}-{run_key[:20]}"
 
 
@@ -94,19 +86,7 @@ def unfinished(folder: Path, study: str, run_key: str) -> Path:
 
 
 def record_path(folder: Path, study: str, run_key: str) -> Path:
-    """The file of a run.
-
-    Args:
-        folder: the folder of records.
-        study: the study's name: letters, digits and _.
-        run_key: the run's key.
-
-    Returns:
-        Its path.
-
-    Raises:
-        ArgumentError: another name.
-    """
+    """The file of a run."""
     name = f"{stem(study, run_key)}.json"
     if not NAME.fullmatch(name):
         raise ArgumentError(f"study must be of letters, digits and _, received {study!r}")
@@ -114,32 +94,14 @@ def record_path(folder: Path, study: str, run_key: str) -> Path:
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
-    """The content of a record's file.
-
-    Args:
-        document: its entries, plain JSON.
-
-    Returns:
-        The bytes.
-    """
+    """The content of a record's file."""
     text = json.dumps(document, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     body = text.removesuffix("}").encode("utf-8")
     return body + _CHECKSUM.format(hashlib.sha256(body).hexdigest()).encode("ascii")
 
 
 def decode(path: Path, content: bytes) -> Record:
-    """A record from its file's content, verified: checksum, key and name.
-
-    Args:
-        path: the file.
-        content: its bytes.
-
-    Returns:
-        The record.
-
-    Raises:
-        TornRecord: the content is not what was saved under this name.
-    """
+    """A record from its file's content, verified: checksum, key and name."""
     size = len(_CHECKSUM.format("0" * 64))
     body, checksum = content[:-size], content[-size:]
     if checksum != _CHECKSUM.format(hashlib.sha256(body).hexdigest()).encode("ascii"):

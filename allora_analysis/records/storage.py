@@ -1,14 +1,18 @@
-"""Saving and finding records, safe for any number of writers. Checked by `tests/test_records.py`
-(alone) and `tests/test_records_writers.py` (with others).
+"""Saving and finding records, safe for any number of writers, and what a folder of them holds.
+
+Checked by `tests/test_records.py` (alone), `tests/test_records_writers.py` (with others), `tests/test_records_torn.py`
+and `tests/test_grid_reading.py`.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from allora_analysis.outputs import write_atomically
 from allora_analysis.records import files
@@ -236,3 +240,105 @@ def record_files(folder: Path | str, study: str | None = None) -> list[Path]:
         raise RecordError(f"{folder}: cannot be read ({error.strerror}); name a folder of records") from None
     matches = [match for name in names if (match := NAME.fullmatch(name))]
     return [Path(folder) / match[0] for match in matches if study in (None, match[1])]
+
+
+Run = TypeVar("Run", bound=Hashable)
+
+
+def find_each(folder: Path | str, study: str, protocol: int, wanted: Mapping[Run, Any]) -> dict[Run, Record]:
+    """The records of those runs that have one, whatever the machine had for a model's or a data set's folder.
+
+    Nothing is moved: a torn or altered file is named in a `SetAsideWarning`, and left where it is.
+
+    Args:
+        folder: the folder of records, which need not exist.
+        study: the study's name.
+        protocol: the present one; records of another are left alone.
+        wanted: each run's full config.
+
+    Returns:
+        The record by run, in the order wanted.
+
+    Raises:
+        ArgumentError: a run recorded twice, on models or data of one name and different content.
+    """
+    known: dict[str, list[Record]] = {}
+    for record in standing(folder, study) if Path(folder).is_dir() else ():
+        if record.protocol == protocol:
+            known.setdefault(canonical_json("config", record.config), []).append(record)
+    found = {}
+    for run, config in wanted.items():
+        same = known.get(canonical_json("config", config), [])
+        if len(same) > 1:
+            names = ", ".join(record.path.name for record in same)
+            raise ArgumentError(
+                f"{folder}: one run is recorded on several models or data sets of one name, in {names}; keep one there"
+            )
+        if same:
+            found[run] = same[0]
+    return found
+
+
+@dataclass(frozen=True)
+class Status:
+    """A folder of records. Files are given by name, sorted.
+
+    Attributes:
+        counts: verified records by study, of every protocol.
+        older: records of a protocol below the study's present one.
+        newer: records of a protocol above it: written by a later version of the toolkit.
+        unknown: records of a study that has no present protocol.
+        set_aside: torn or altered files in `set_aside/`, those found just now among them.
+        torn: those that could not be set aside, as in a folder that cannot be written.
+        foreign: other JSON files in the folder, which are not read.
+        cleaned: neighbours of killed writers, deleted just now.
+    """
+
+    counts: dict[str, int]
+    older: tuple[str, ...]
+    newer: tuple[str, ...]
+    unknown: tuple[str, ...]
+    set_aside: tuple[str, ...]
+    torn: tuple[str, ...]
+    foreign: tuple[str, ...]
+    cleaned: tuple[str, ...]
+
+
+def status(folder: Path | str, protocols: Mapping[str, int]) -> Status:
+    """Verify every record of a folder, set torn ones aside, delete what killed writers left, and count.
+
+    Args:
+        folder: the folder of records.
+        protocols: each study's present protocol.
+
+    Returns:
+        The status.
+    """
+    folder = Path(folder)
+    before, records = record_files(folder), find(folder)
+    sound = {record.path.name for record in records}
+
+    def names(wanted: int) -> tuple[str, ...]:
+        return tuple(
+            sorted(
+                record.path.name
+                for record in records
+                if record.study in protocols and _sign(record.protocol - protocols[record.study]) == wanted
+            )
+        )
+
+    others = {path.name for path in folder.glob("*.json")} - {path.name for path in record_files(folder)}
+    return Status(
+        counts=dict(sorted(Counter(record.study for record in records).items())),
+        older=names(-1),
+        newer=names(1),
+        unknown=tuple(sorted(record.path.name for record in records if record.study not in protocols)),
+        set_aside=tuple(sorted(path.name for path in (folder / files.SET_ASIDE).glob("*"))),
+        torn=tuple(path.name for path in before if path.name not in sound and path.exists()),
+        foreign=tuple(sorted(others)),
+        cleaned=tuple(files.remove_stale(folder)),
+    )
+
+
+def _sign(number: int) -> int:
+    return (number > 0) - (number < 0)

@@ -29,12 +29,8 @@ AUDIT = tuple(f"allora_analysis.claims.tables.{name}" for name in ("arithmetic",
 def functions(claim: Claim) -> tuple[str, ...]:
     """The public functions and classes of the package that a claim's check names, itself or through the claims' files.
 
-    Args:
-        claim: the claim.
-
-    Returns:
-        Their full names as defined ("allora_analysis.tikhonov.loss.expected_loss"), sorted; empty where the check
-        needs none.
+    Their full names as defined ("allora_analysis.tikhonov.loss.expected_loss"), sorted; empty where the check needs
+    none.
     """
     found: set[str] = set()
     _follow(claim.check, found, set())
@@ -42,27 +38,13 @@ def functions(claim: Claim) -> tuple[str, ...]:
 
 
 def modules(claim: Claim) -> tuple[str, ...]:
-    """The modules that hold `functions`; the claims' own file where the check needs no other.
-
-    Args:
-        claim: the claim.
-
-    Returns:
-        Their full names, sorted.
-    """
+    """The modules that hold `functions`; the claims' own file where the check needs no other."""
     names = {".".join(name.split(".")[:-1]) for name in functions(claim)}
     return tuple(sorted(names)) or (bare(claim.check).__module__,)
 
 
 def bare(check: Any) -> Any:
-    """The function that a check is, without what wraps it.
-
-    Args:
-        check: a function, or a partial of one.
-
-    Returns:
-        The function.
-    """
+    """The function that a check is, without what wraps it."""
     return inspect.unwrap(check.func if isinstance(check, functools.partial) else check)
 
 

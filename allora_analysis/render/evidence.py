@@ -33,26 +33,12 @@ class Quantity:
 
 
 def summary(evidence: Evidence) -> Markup:
-    """The evidence in one line, as the ledger's table has it.
-
-    Args:
-        evidence: the evidence.
-
-    Returns:
-        The HTML.
-    """
+    """The evidence in one line, as the ledger's table has it."""
     return html(FIELD.sub(_spaced, evidence_text(evidence)))
 
 
 def value(thing: Any) -> Markup:
-    """Anything that evidence holds, as HTML.
-
-    Args:
-        thing: a number, a truth value, a text, None, or sequences and mappings of these.
-
-    Returns:
-        The HTML.
-    """
+    """Anything that evidence holds, as HTML."""
     if isinstance(thing, np.ndarray | np.generic):
         thing = thing.tolist()
     match thing:
@@ -72,14 +58,7 @@ def value(thing: Any) -> Markup:
 
 
 def label(name: str) -> Markup:
-    """A quantity's name: formulas set, a field's underscores as spaces.
-
-    Args:
-        name: the name in the evidence.
-
-    Returns:
-        The HTML.
-    """
+    """A quantity's name: formulas set, a field's underscores as spaces."""
     return html(FIELD.sub(_spaced, name) if FIELD.fullmatch(name) else name)
 
 
@@ -88,27 +67,13 @@ def _spaced(field: re.Match[str]) -> str:
 
 
 def compared(evidence: Evidence) -> bool:
-    """Whether the table sets predictions beside measurements: some share a name, or they are too many for a line.
-
-    Args:
-        evidence: the evidence.
-
-    Returns:
-        False where the predictions are told in a line above it.
-    """
+    """Whether the table sets predictions beside measurements: some share a name, or they are too many for a line."""
     predicted, measured = dict(_flat(evidence.predicted)), dict(_flat(evidence.measured))
     return len(predicted) > FEW or not predicted.keys().isdisjoint(measured)
 
 
 def quantities(evidence: Evidence) -> list[Quantity]:
-    """Every measured quantity in one table, beside its prediction if they are `compared`, in the evidence's order.
-
-    Args:
-        evidence: the evidence.
-
-    Returns:
-        The rows; a quantity that only one side has shows a dash on the other.
-    """
+    """Every measured quantity in one table, beside its prediction if they are `compared`, in the evidence's order."""
     predicted = dict(_flat(evidence.predicted)) if compared(evidence) else {}
     measured = dict(_flat(evidence.measured))
     paths = dict.fromkeys([*predicted, *measured])
@@ -133,14 +98,7 @@ def _flat(mapping: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[t
 
 
 def facts(evidence: Evidence) -> dict[str, Markup]:
-    """What the verdict rests on besides the table: error or interval, tolerance and its source, n, seed, seconds.
-
-    Args:
-        evidence: the evidence.
-
-    Returns:
-        HTML by name, only what is there.
-    """
+    """What the verdict rests on besides the table: error or interval, tolerance and its source, n, seed, seconds."""
     told = bool(evidence.predicted) and not compared(evidence)
     known = {
         "predicted": value(evidence.predicted) if told else None,

@@ -81,17 +81,7 @@ def _entry(view: View, part: str, drawn: Mapping[str, Picture], own: bool) -> En
 
 
 def page(rows: Sequence[Row], folder: Path | None = None, *, own: bool = False, interrupted: bool = False) -> str:
-    """The ledger as one HTML document that loads nothing from elsewhere; the same rows give the same bytes.
-
-    Args:
-        rows: the ledger's rows.
-        folder: where the pictures were drawn; None for the repository's own.
-        own: whether rows that read records read the caller's own.
-        interrupted: whether other rows were to follow.
-
-    Returns:
-        The document.
-    """
+    """The ledger as one HTML document that loads nothing from elsewhere; the same rows give the same bytes."""
     shown = views(rows)
     reads = {row.claim.id for row in rows if own and row.claim.reads is not None}
     names = dict.fromkeys(name for one in shown if (name := pictures.name_for(one.id)) is not None)

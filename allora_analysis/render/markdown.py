@@ -44,14 +44,7 @@ QUESTIONS = {
 
 
 def counts(of: Sequence[View]) -> str:
-    """How many claims of each part have each verdict, as a Markdown table.
-
-    Args:
-        of: the rows.
-
-    Returns:
-        A row for each part and one for all; a column for each verdict that occurs.
-    """
+    """How many claims of each part have each verdict, as a Markdown table."""
     shown = [word for word in (*VERDICTS, "error") if any(one.word == word for one in of)]
     lines = [_line(["", "claims", *(f"`{word}`" for word in shown)]), _line(["---", *["---:"] * (1 + len(shown))])]
     for title, members in (*by_part(of).items(), ("**all**", list(of))):
@@ -71,15 +64,7 @@ def on_this_page(identifier: str) -> str:
 
 
 def table(of: Sequence[View], page_of: Callable[[str], str] = on_this_page) -> str:
-    """The answers as a Markdown table.
-
-    Args:
-        of: the rows.
-        page_of: where a row stands in full, from its id.
-
-    Returns:
-        A row for each claim: verdict, id, answer, whether it is true at the paper's setting, size.
-    """
+    """The answers as a Markdown table."""
     heading = ["verdict", "claim", "what came out", "true in the paper", "size"]
     lines = [heading, ["---"] * len(heading)]
     for one in of:
@@ -99,17 +84,7 @@ def in_full(
     page_of: Callable[[str], str] = on_this_page,
     level: int = 3,
 ) -> str:
-    """A row in full, as Markdown.
-
-    Args:
-        one: the row.
-        target: where a file of the repository is found; None for one that is not.
-        page_of: where another row stands in full, from its id.
-        level: of the heading.
-
-    Returns:
-        A heading, the verdict and answer, the printed sentence, and what else the row holds.
-    """
+    """A row in full, as Markdown."""
 
     def linked(path: str, words: str) -> str:
         return f"[`{words}`]({where})" if (where := target(path)) else f"`{words}`"
@@ -148,19 +123,7 @@ def in_full(
 
 
 def block(of: Sequence[View], selected: Sequence[str] = SELECTED, questions: Mapping[str, str] = QUESTIONS) -> str:
-    """What the README shows of the ledger: the selected sentences, the questions, and the verdicts counted.
-
-    Args:
-        of: the ledger's rows.
-        selected: the ids of the rows to show, in the order wanted.
-        questions: the ids of the rows that answer them.
-
-    Returns:
-        The text between the README's two markers.
-
-    Raises:
-        ValueError: an id that the ledger does not have.
-    """
+    """What the README shows of the ledger: the selected sentences, the questions, and the verdicts counted."""
     known = {one.id: one for one in of}
     if missing := [name for name in (*selected, *questions.values()) if name not in known]:
         raise ValueError(f"selected claims that the ledger does not have: {', '.join(missing)}")
@@ -178,16 +141,7 @@ def _answered(one: View) -> str:
 
 
 def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, home: str = "../README.md") -> str:
-    """The whole ledger as a Markdown page, part by part: a table of answers, then each row in full.
-
-    Args:
-        of: the ledger's rows.
-        target: where a file of the repository is found; None for one that is not.
-        home: the page that explains the verdicts.
-
-    Returns:
-        The page.
-    """
+    """The whole ledger as a Markdown page, part by part: a table of answers, then each row in full."""
     about = f"Written by `make readme` from a fresh run of every check. The verdicts explained: [README]({home})."
     parts = [
         f"## {title}\n\n{table(members)}\n\n" + "\n\n".join(in_full(one, target) for one in members)
@@ -224,30 +178,12 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def escaped(text: str) -> str:
-    """A text in which nothing means anything to Markdown: |, *, <, and _ where no letter stands before it (‖·‖_F).
-
-    Args:
-        text: the text.
-
-    Returns:
-        The text, escaped.
-    """
+    """A text in which nothing means anything to Markdown: |, *, <, and _ where no letter stands before it (‖·‖_F)."""
     return re.sub(r"[|*]|(?<!\w)_", r"\\\g<0>", text).replace("<", "&lt;")
 
 
 def write(readme: Positional[Path], page_of_the_ledger: Positional[Annotated[Path, "PATH"]]) -> int:
-    """Writes the ledger into the README and its page, from a fresh run of every check.
-
-    Args:
-        readme: the README, with its two markers.
-        page_of_the_ledger: the ledger's page, written whole.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C, before anything was written.
-    """
+    """Writes the ledger into the README and its page, from a fresh run of every check."""
     rows, interrupted = ledger.run(ledger.all_claims())
     if interrupted:
         raise KeyboardInterrupt("nothing was written")

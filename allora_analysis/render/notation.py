@@ -25,14 +25,7 @@ def _set(tag: str) -> str:
 
 @lru_cache(maxsize=4096)  # many quantities share a name
 def html(text: str) -> Markup:
-    """A text as HTML.
-
-    Args:
-        text: the text.
-
-    Returns:
-        The text escaped, its subscripts, superscripts and powers of ten set.
-    """
+    """A text as HTML."""
     parts = POWER.split(text)
     return Markup("").join(number(part) if index % 2 else _prose(part) for index, part in enumerate(parts))
 
@@ -43,14 +36,7 @@ def _prose(text: str) -> Markup:
 
 
 def number(text: str) -> Markup:
-    """A number as HTML: minus signs, and powers of ten written out, 1.7 × 10⁻¹⁶ for 1.7e-16.
-
-    Args:
-        text: the number, as Python writes it.
-
-    Returns:
-        The HTML.
-    """
+    """A number as HTML: minus signs, and powers of ten written out, 1.7 × 10⁻¹⁶ for 1.7e-16."""
     mantissa, _, exponent = text.partition("e")
     if not exponent:
         return escape(text.replace("-", "−"))

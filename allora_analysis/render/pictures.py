@@ -51,14 +51,7 @@ class Picture:
 
 
 def name_for(identifier: str) -> str | None:
-    """The picture about a claim.
-
-    Args:
-        identifier: the claim's id.
-
-    Returns:
-        Its name; None where there is none.
-    """
+    """The picture about a claim."""
     keys = (identifier, identifier.partition("-")[0])
     return next((name for name, about in ABOUT.items() if any(key in about for key in keys)), None)
 

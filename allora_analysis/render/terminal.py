@@ -28,14 +28,7 @@ ENOUGH = 100  # for five columns
 
 
 def evidence_text(evidence: Evidence) -> str:
-    """An evidence in one line: the error beside its tolerance, or the interval, and n.
-
-    Args:
-        evidence: the evidence.
-
-    Returns:
-        One short line; empty where nothing was run.
-    """
+    """An evidence in one line: the error beside its tolerance, or the interval, and n."""
     parts = []
     if evidence.error is not None:
         limit = "" if evidence.tolerance is None else f" (allowed {text(evidence.tolerance, 2)})"
@@ -59,15 +52,7 @@ def _numbers(measured: Mapping[str, Any]) -> dict[str, str]:
 
 
 def table(of: Sequence[View], narrow: bool = False) -> Table:
-    """The answers: verdict, id, answer, whether the sentence is true at the paper's setting, how large the effect is.
-
-    Args:
-        of: the rows.
-        narrow: two columns, the id under the verdict, the rest under the answer.
-
-    Returns:
-        A rich table.
-    """
+    """The answers: verdict, id, answer, whether it is true at the paper's setting, how large the effect is."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -127,12 +112,7 @@ def _print_in_full(console: Console, of: Sequence[View]) -> None:
 
 
 def show(of: Sequence[View], long: bool = False) -> None:
-    """Print the ledger to standard output, in colour if it is a terminal.
-
-    Args:
-        of: the rows.
-        long: each row in full instead of a table of answers.
-    """
+    """Print the ledger to standard output, in colour if it is a terminal."""
     console = terminal.console(None if sys.stdout.isatty() else WIDTH)
     if long:
         _print_in_full(console, of)
@@ -144,12 +124,7 @@ def show(of: Sequence[View], long: bool = False) -> None:
 
 
 def show_list(ids: Sequence[str], verdicts: Sequence[str]) -> None:
-    """Print ids with the answers that the last full run recorded; nothing is run.
-
-    Args:
-        ids: the claims.
-        verdicts: those to show.
-    """
+    """Print ids with the answers that the last full run recorded; nothing is run."""
     known = {name: one for name, one in recorded().items() if name in ids and one["verdict"] in verdicts}
     width = max(map(len, known), default=0)
     for name, one in known.items():

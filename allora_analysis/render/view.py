@@ -99,27 +99,13 @@ def _check(claim: Claim) -> str:
 
 
 def line(view: View) -> int | None:
-    """The line of its file on which a row's check stands; None without one.
-
-    Args:
-        view: the row.
-
-    Returns:
-        The line.
-    """
+    """The line of its file on which a row's check stands; None without one."""
     claim = {one.id: one for one in ledger.all_claims()}.get(view.id)
     return None if claim is None else inspect.getsourcelines(code.bare(claim.check))[1]
 
 
 def view(row: Row) -> View:
-    """A row as a reader sees it.
-
-    Args:
-        row: the row.
-
-    Returns:
-        The view.
-    """
+    """A row as a reader sees it."""
     claim, finding = row.claim, row.finding
     return View(
         id=claim.id,
@@ -146,26 +132,12 @@ def view(row: Row) -> View:
 
 
 def views(rows: Sequence[Row]) -> list[View]:
-    """Rows as a reader sees them.
-
-    Args:
-        rows: the rows.
-
-    Returns:
-        The views, in order.
-    """
+    """Rows as a reader sees them."""
     return [view(row) for row in rows]
 
 
 def by_part(of: Sequence[View]) -> dict[str, list[View]]:
-    """The rows by the part of the paper, in the paper's order.
-
-    Args:
-        of: the rows.
-
-    Returns:
-        Those of each part; no part without rows.
-    """
+    """The rows by the part of the paper, in the paper's order."""
     parts = {title: [one for one in of if one.part == title] for title in (*PARTS.values(), REPORTED)}
     return {title: members for title, members in parts.items() if members}
 
@@ -174,12 +146,6 @@ def summary(of: Sequence[View]) -> str:
     """The verdicts counted, in one line: rows, and the printed statements that they are about.
 
     Rows beyond the paper are claims on no printed statement.
-
-    Args:
-        of: the rows.
-
-    Returns:
-        For example "15 claims on 13 statements: 12 holds, 3 refuted".
     """
     counts = Counter(one.word for one in of)
     statements = len({one.statement for one in of if not one.where.startswith(BEYOND)})
@@ -188,14 +154,7 @@ def summary(of: Sequence[View]) -> str:
 
 
 def size_text(size: Size | None) -> str:
-    """How large an effect is, in one line.
-
-    Args:
-        size: the size.
-
-    Returns:
-        For example "1.2 points (0.3 to 2.1)"; empty for None.
-    """
+    """How large an effect is, in one line."""
     if size is None:
         return ""
     unit = f" {size.unit}" if size.unit and not size.unit.startswith("%") else f" {size.unit}".replace(" %", " %")
@@ -209,16 +168,7 @@ def _one_end(size: Size, end: str) -> str:
 
 
 def as_json(of: Sequence[View], own: bool = False, interrupted: bool = False) -> str:
-    """The ledger's document: {"claims": [...], "environment": {...}}; a check that raised has verdict null and "error".
-
-    Args:
-        of: the rows.
-        own: whether rows that read records read the caller's own; "own_records": true then says so.
-        interrupted: whether others were to follow; "interrupted": true then says so.
-
-    Returns:
-        The document, indented, without NaN.
-    """
+    """The ledger's document, {"claims": [...], "environment": {...}}; a check that raised: verdict null and "error"."""
     entries = [{name: value for name, value in plain(one).items() if name != "error" or value} for one in of]
     document: dict[str, Any] = {"claims": entries, "environment": environment()}
     document |= {name: True for name, so in (("own_records", own), ("interrupted", interrupted)) if so}
@@ -230,23 +180,12 @@ KEPT = ("statement", "verdict", "at_paper", "answer")
 
 
 def recorded() -> Mapping[str, Mapping[str, Any]]:
-    """What the last full run of the ledger answered, by id: statement, verdict, at_paper, answer.
-
-    Returns:
-        The rows that `--list` shows without running anything; `tests/test_ledger.py` holds them against a fresh run.
-    """
+    """What the last full run of the ledger answered, by id: statement, verdict, at_paper, answer."""
     return json.loads(files("allora_analysis.claims").joinpath(RECORDED).read_text(encoding="utf-8"))
 
 
 def record(of: Sequence[View]) -> tuple[Path, str]:
-    """Where the answers of a full run are kept, and the text to keep.
-
-    Args:
-        of: the rows of a full run.
-
-    Returns:
-        The path and the text.
-    """
+    """Where the answers of a full run are kept, and the text to keep."""
     path = Path(ledger.__file__).with_name(RECORDED)
     kept = {one.id: {name: plain(getattr(one, name)) for name in KEPT} for one in of}
     return path, json.dumps(kept, indent=1, ensure_ascii=False) + "\n"

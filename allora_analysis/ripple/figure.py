@@ -113,18 +113,6 @@ def by_depth(
 
     The scales are `fair_scales`: without an adapter nothing grows, and ‖BA‖ ≈ ‖W‖. Each simulated depth has networks of
     its own, drawn by the law of the norm.
-
-    Args:
-        depth: L.
-        width: n of every layer.
-        rank: r of every adapter.
-        eta: the scaling factor η.
-        architecture: "linear", "relu" or "prelayernorm".
-        replicas: networks simulated at each of twelve depths.
-        seed: of the layers whose norms make the bound, and of the networks.
-
-    Returns:
-        The figure.
     """
     depth, replicas = validation.count("depth", depth), validation.count("replicas", replicas)
     scales = fair_scales(width, rank, architecture)

@@ -104,13 +104,6 @@ class Attention(NamedTuple):
 def random_attention(sigma: float, tokens: int) -> Attention:
     """Entropy and Σp² of a softmax over T independent N(0, σ²) logits, in expectation; to 1e-6.
 
-    Args:
-        sigma: σ ≥ 0.
-        tokens: T.
-
-    Returns:
-        Both.
-
     Examples:
         >>> from allora_analysis.ripple.mean_field import random_attention
         >>> print(round(random_attention(0.0, 8).entropy, 6))  # log 8
@@ -141,14 +134,7 @@ def random_attention(sigma: float, tokens: int) -> Attention:
 def first_block_entropy(eta_size: float, rank: int, head_width: int, tokens: int) -> float:
     """Mean entropy of attention in a first block at random, tokens orthogonal and of length √n, against ηm.
 
-    Args:
-        eta_size: ηm, m the adapters' row norms over the weights'.
-        rank: r.
-        head_width: d.
-        tokens: T ≤ n.
-
-    Returns:
-        E H, natural logarithm.
+    m is the adapters' row norms over the weights'; tokens T ≤ n.
     """
     from scipy.stats import chi2
 

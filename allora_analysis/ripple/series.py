@@ -68,9 +68,6 @@ def zeros_within(
     """How many zeros what is divided by has in |η| < size, counted where no two points are 0.4π of phase apart.
 
     Points are doubled until all is so, or something has a zero for certain; what is not at the finest counts as one.
-
-    Returns:
-        The number, of all entries together.
     """
     while True:
         with np.errstate(over="ignore", invalid="ignore"):  # erf of a large complex number: no phase, never resolved

@@ -2,12 +2,11 @@
 
 | file | object |
 | --- | --- |
-| `z_tests` | z-test with stated power, means and standard errors, of a stream too; BCa bootstrap; Holm's correction |
 | `paired` | paired tests: Wilcoxon, sign, t; exact sign flips, over units and over clusters |
-| `families` | paired comparisons tested together, with what was too little |
+| `families` | paired comparisons tested together, with what was too little; Holm's correction |
 | `directional` | one-sided tests, equivalence, families of both: the rule by which the ledger judges a comparison |
 | `two_level` | the mean over seeds and test rows at once |
-| `sample_size` | power of the paired t-test, the n that it needs, the effect that it sees |
+| `sample_size` | power of the paired t-test, the n that it needs, the effect that it sees; the error of an accuracy |
 
 SciPy is imported where a function needs it. Every number is float64; n is fixed before the data are seen.
 """
@@ -23,7 +22,7 @@ from allora_analysis.statistics.directional import (
     sides,
     units_to_reject,
 )
-from allora_analysis.statistics.families import Difference, paired_family
+from allora_analysis.statistics.families import Difference, holm, paired_family
 from allora_analysis.statistics.paired import (
     ClusteredTest,
     PairedTest,
@@ -32,38 +31,31 @@ from allora_analysis.statistics.paired import (
     paired_test,
     sign_flip_test,
 )
-from allora_analysis.statistics.sample_size import detectable_effect, power, required_n, required_n_interval
-from allora_analysis.statistics.two_level import TwoLevel, two_level
-from allora_analysis.statistics.z_tests import (
-    Moments,
-    ZTest,
+from allora_analysis.statistics.sample_size import (
     accuracy_stderr,
-    bootstrap_interval,
-    holm,
-    mean_and_stderr,
-    z_test,
+    detectable_effect,
+    power,
+    required_n,
+    required_n_interval,
 )
+from allora_analysis.statistics.two_level import TwoLevel, two_level
 
 __all__ = [
     "ClusteredTest",
     "Decision",
     "Difference",
     "Judgement",
-    "Moments",
     "OneSided",
     "PairedTest",
     "SignFlipTest",
     "TwoLevel",
-    "ZTest",
     "accuracy_stderr",
-    "bootstrap_interval",
     "clustered_test",
     "decide",
     "detectable_effect",
     "holm",
     "in_every",
     "judge_family",
-    "mean_and_stderr",
     "one_sided",
     "paired_family",
     "paired_test",
@@ -74,5 +66,4 @@ __all__ = [
     "sign_flip_test",
     "two_level",
     "units_to_reject",
-    "z_test",
 ]

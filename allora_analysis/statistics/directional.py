@@ -35,10 +35,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from allora_analysis.statistics.families import holm
 from allora_analysis.statistics.paired import TIE, student
 from allora_analysis.statistics.sample_size import required_n
-from allora_analysis.statistics.z_tests import holm, rate
-from allora_analysis.validation import ArgumentError, choice, named, non_negative, positive, vector
+from allora_analysis.validation import ArgumentError, choice, named, non_negative, positive, probability, vector
 
 Case = TypeVar("Case", bound=Hashable)
 MOST_UNITS = 20  # 2²⁰ subsets
@@ -122,7 +122,7 @@ def one_sided(differences: ArrayLike, test: str = "sign flips", level: float = 0
         >>> one_sided([0.2, 0.1, 0.4]).p_above
         0.125
     """
-    values, level = vector("differences", differences), rate("level", level)
+    values, level = vector("differences", differences), probability("level", level)
     grain = max(non_negative("grain", grain), TIE * float(np.abs(values).max()))
     if values.size < 2 or (test == "sign flips" and values.size > MOST_UNITS):
         raise ArgumentError(f"differences: 2 to {MOST_UNITS} units are needed for {test}, received {values.size}")
@@ -271,7 +271,7 @@ def units_to_reject(level: float) -> int:
     Returns:
         n.
     """
-    return int(np.ceil(-np.log2(rate("level", level)) - 1e-12))
+    return int(np.ceil(-np.log2(probability("level", level)) - 1e-12))
 
 
 def _needed(

@@ -17,8 +17,7 @@ from numpy.typing import ArrayLike
 
 from allora_analysis.statistics.paired import PairedTest, difference_test
 from allora_analysis.statistics.sample_size import detectable_effect, required_n
-from allora_analysis.statistics.z_tests import holm_among, rate
-from allora_analysis.validation import ArgumentError, count, named, non_negative, representable
+from allora_analysis.validation import ArgumentError, count, named, non_negative, probability, representable, vector
 
 Case = TypeVar("Case", bound=Hashable)
 
@@ -55,6 +54,40 @@ class Difference:
         return int(np.sign(self.mean)) if self.adjusted_p_value <= self.level else 0
 
 
+def holm(p_values: ArrayLike) -> Float[np.ndarray, " m"]:
+    """Holm's (1979) step-down adjusted p-values: family-wise error ≤ level if those below the level are rejected.
+
+    p̃_(k) = min(1, max_{j ≤ k} (m − j + 1) p_(j)), p_(1) ≤ … ≤ p_(m). Any dependence between the tests is allowed.
+
+    Args:
+        p_values: m p-values in [0, 1].
+
+    Returns:
+        The adjusted p-values in the order received.
+
+    Raises:
+        ArgumentError: a value outside [0, 1], none at all.
+
+    Examples:
+        >>> from allora_analysis.statistics import holm
+        >>> holm([0.01, 0.04, 0.03]).round(9).tolist()
+        [0.03, 0.06, 0.06]
+    """
+    raw = vector("p_values", p_values)
+    if raw.min() < 0 or raw.max() > 1:
+        raise ArgumentError(f"p_values must be in [0, 1], received values from {raw.min()} to {raw.max()}")
+    return _holm(raw, raw.size)
+
+
+def _holm(p_values: Float[np.ndarray, " m"], family: int) -> Float[np.ndarray, " m"]:
+    """The core of `holm`, in a family whose other tests have p = 1."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.empty_like(p_values)
+    steps = np.arange(family, family - p_values.size, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p_values[order] * steps))
+    return adjusted
+
+
 @representable("differences", "grain", infinite=True)
 def paired_family(
     differences: Mapping[Case, ArrayLike],
@@ -79,13 +112,13 @@ def paired_family(
     Raises:
         ArgumentError: no case, a case of fewer than 2 differences, fewer `cases` than there are, or a negative grain.
     """
-    level, power = rate("level", level), rate("power", power)
+    level, power = probability("level", level), probability("power", power)
     arrays = named("differences", differences)
     grain = non_negative("grain", grain)
     tests = {case: difference_test(array, 1 - level, grain) for case, array in arrays.items()}
     family = count("cases", len(tests) if cases is None else cases, len(tests))
     p_values = [_p_value(test) for test in tests.values()]
-    adjusted = holm_among(np.array(p_values), family)
+    adjusted = _holm(np.array(p_values), family)
     found = {}
     for (case, test), raw, p_value in zip(tests.items(), p_values, adjusted, strict=True):
         deviation, first = _deviation(test, arrays[case]), level / family

@@ -16,8 +16,16 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.statistics.z_tests import rate
-from allora_analysis.validation import ArgumentError, choice, count, non_negative, representable, several, vector
+from allora_analysis.validation import (
+    ArgumentError,
+    choice,
+    count,
+    non_negative,
+    probability,
+    representable,
+    several,
+    vector,
+)
 
 # Differences this close, relative to the largest value, are ties: 90.4 − 90.1 and 60.3 − 60.0 are one number.
 TIE = 1e-12
@@ -68,7 +76,7 @@ def paired_test(first: ArrayLike, second: ArrayLike, method: str = "wilcoxon", c
     """
     choice("method", method, ("wilcoxon", "sign", "t"))
     differences, grain = _differences(first, second)
-    by_t = difference_test(differences, rate("confidence", confidence), grain)
+    by_t = difference_test(differences, probability("confidence", confidence), grain)
     if method == "t":
         return by_t
     nonzero = differences[np.abs(differences) > grain]
@@ -293,7 +301,7 @@ def clustered_test(
     grain = max(non_negative("grain", grain), TIE * float(np.abs(values).max()))
     means[np.abs(means) <= grain] = 0.0
     flips = sign_flip_test(means, generator, grain=grain)
-    interval, _, t_p_value = student(means, rate("confidence", confidence), grain)
+    interval, _, t_p_value = student(means, probability("confidence", confidence), grain)
     return ClusteredTest(
         flips.mean_difference, flips.p_value, interval, t_p_value, values.size, len(groups), exact=flips.exact
     )

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from allora_analysis.statistics.z_tests import rate
-from allora_analysis.validation import ArgumentError, count, number, positive, representable
+from allora_analysis.validation import ArgumentError, count, non_negative, number, positive, probability, representable
 
 # Effects that need more pairs than this are as good as 0.
 MOST_PAIRS = 10**15
@@ -64,7 +63,7 @@ def power(n: int, effect: float, standard_deviation: float, level: float = 0.05)
         The power, `level` at effect 0.
     """
     ratio = abs(number("effect", effect)) / positive("standard_deviation", standard_deviation)
-    return _power(count("n", n, 2), ratio, rate("level", level))
+    return _power(count("n", n, 2), ratio, probability("level", level))
 
 
 @representable("effect", "standard_deviation")
@@ -133,7 +132,7 @@ def required_n_interval(
     """
     from scipy.special import chdtri
 
-    tail, df = (1 - rate("confidence", confidence)) / 2, count("degrees", degrees)
+    tail, df = (1 - probability("confidence", confidence)) / 2, count("degrees", degrees)
     low, high = (
         positive("standard_deviation", standard_deviation) * np.sqrt(df / chdtri(df, at)) for at in (tail, 1 - tail)
     )
@@ -168,7 +167,27 @@ def detectable_effect(n: int, standard_deviation: float, power: float = 0.8, lev
 
 
 def _wanted(power: Any, level: Any) -> float:
-    wanted, size = rate("power", power), rate("level", level)
+    wanted, size = probability("power", power), probability("level", level)
     if wanted <= size:
         raise ArgumentError(f"power must be above level = {size:g} (that much comes by chance), received {power!r}")
     return wanted
+
+
+@representable("accuracy", "n")
+def accuracy_stderr(accuracy: float, n: int) -> float:
+    """Binomial standard error √(a(1 − a)/n) of an accuracy a, a fraction of n independent examples.
+
+    Args:
+        accuracy: a fraction in [0, 1] (not per cent).
+        n: number of examples.
+
+    Returns:
+        The standard error, a fraction.
+
+    Raises:
+        ArgumentError: an accuracy outside [0, 1], n below 1.
+    """
+    fraction = non_negative("accuracy", accuracy)
+    if fraction > 1:
+        raise ArgumentError(f"accuracy must be a fraction in [0, 1] (per cent / 100), received {accuracy!r}")
+    return float(np.sqrt(fraction * (1 - fraction) / count("n", n)))

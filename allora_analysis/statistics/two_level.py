@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from allora_analysis.statistics.z_tests import rate
-from allora_analysis.validation import ArgumentError, matrix, representable
+from allora_analysis.validation import ArgumentError, matrix, probability, representable
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def two_level(differences: ArrayLike, confidence: float = 0.95) -> TwoLevel:
     """
     from scipy.special import stdtrit
 
-    table, level = matrix("differences", differences), (1 + rate("confidence", confidence)) / 2
+    table, level = matrix("differences", differences), (1 + probability("confidence", confidence)) / 2
     seeds, rows = table.shape
     if min(seeds, rows) < 2:
         raise ArgumentError(f"differences: at least 2 seeds and 2 rows are needed, received {seeds} × {rows}")

@@ -192,7 +192,7 @@ def procedure(cases: Cases) -> Finding:
     evidence = judged.evidence(source, lambda inputs: float(steps_in_proportion(inputs[0]) == 2), n=len(COLUMNS_3))
     evidence = dataclasses.replace(evidence, measured={**evidence.measured, **more}, interval=(low, high))
     return judged.finding(
-        {"conditional": "Only with every rate times η, not as listed; with some steps so, the model decides."},
+        {"conditional": "Only with all of ALLoRA's rates times η too, not as listed; procedures in between stay open."},
         evidence=evidence,
         size=Size(ratio, "of LoRA's rise", "ALLoRA's rise over η² in Table 3", low, high),
         condition="under AdamW, ALLoRA's rates are times η too, the adapters' and the classifier's",

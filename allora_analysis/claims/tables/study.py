@@ -27,9 +27,8 @@ from allora_analysis.statistics import (
     sign_flip_test,
     units_to_reject,
 )
-from allora_analysis.statistics.z_tests import rate
 from allora_analysis.study import Result, Study, Table, text
-from allora_analysis.validation import ArgumentError, count, positive, several, vector
+from allora_analysis.validation import ArgumentError, count, positive, probability, several, vector
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -163,7 +162,7 @@ def contrast_summaries(level: float = 0.05, power: float = 0.8) -> dict[str, Sum
     Returns:
         One summary a contrast, by name.
     """
-    rate("level", level)
+    probability("level", level)
     found = {contrast.name: of(contrast.name) for contrast in CONTRASTS}
     rule = {}
     for names in QUESTIONS.values():
@@ -211,7 +210,7 @@ def _summary(name: str, item: Gaps, adjusted: tuple, sizes: tuple, rule: Judgeme
 
 def run(config: Config) -> Result:
     """All disagreements, contrasts and distances to the majority rates."""
-    level, power = rate("level", config.level), rate("power", config.power)
+    level, power = probability("level", config.level), probability("power", config.power)
     if power <= level:
         raise ArgumentError(f"power must be above level = {level:g} (that much comes by chance), received {power:g}")
     deviations = [

@@ -13,17 +13,7 @@ DATA = ("rotten_tomatoes", "emotion")
 
 
 def runs(model: str, data: str, seeds: int, precision: str = "fp32") -> Iterator[Setting]:
-    """The runs on one model and data set: every arm and η² before the second seed.
-
-    Args:
-        model: its name.
-        data: its name.
-        seeds: how many.
-        precision: "fp32" or "bf16".
-
-    Yields:
-        The settings.
-    """
+    """The runs on one model and data set: every arm and η² before the second seed."""
     rates = {"learning_rate": RATE, "head_learning_rate": RATE, "drop_rate": DROP_RATE}
     shared = rates | {"epochs": 2, "precision": precision}
     for seed in range(seeds):

@@ -24,11 +24,7 @@ def _arm(arm: str, rate: float, eta2: float | None, **fields: Any) -> Setting:
 
 
 def paper() -> Iterator[Setting]:
-    """Table 1's own: DoRA at both its rates, ALLoRA with and without dropout at each η².
-
-    Yields:
-        The settings, every arm of a model and rank before the second seed.
-    """
+    """Table 1's own: DoRA at both its rates, ALLoRA with and without dropout at each η²."""
     for model in MODELS:
         for rank in RANKS:
             for seed in range(SEEDS):

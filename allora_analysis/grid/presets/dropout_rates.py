@@ -11,18 +11,7 @@ BOTTLENECK = (0.1, 0.4)
 
 
 def runs(model: str, data: str, seeds: int, epochs: int, precision: str) -> Iterator[Setting]:
-    """The runs: every drop rate at the input before the second seed, the bottleneck's last.
-
-    Args:
-        model: its name.
-        data: its name.
-        seeds: how many.
-        epochs: of each run.
-        precision: "fp32" or "bf16".
-
-    Yields:
-        The settings.
-    """
+    """The runs: every drop rate at the input before the second seed, the bottleneck's last."""
     rates_of = {"learning_rate": 3e-4, "head_learning_rate": 1e-3, "schedule": "constant"}
     shared = rates_of | {"epochs": epochs, "precision": precision}
     for placement, rates in (("input", DROP_RATES), ("bottleneck", BOTTLENECK)):

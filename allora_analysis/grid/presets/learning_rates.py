@@ -21,20 +21,7 @@ BEYOND = {"adamw": ((1e-2,), ("lora", "allora_0", "dora")), "sgd": ((10.0,), ("l
 def runs(
     model: str, data: str, seeds: int, optimizer: str, arms: Iterable[str], rates: Iterable[float], **shared: Any
 ) -> Iterator[Setting]:
-    """The runs on one model and data set under one optimizer: all rates and arms before the second seed.
-
-    Args:
-        model: its name.
-        data: its name.
-        seeds: how many.
-        optimizer: "adamw" or "sgd".
-        arms: the arms.
-        rates: the learning rates.
-        **shared: what all runs share: batch size, epochs, precision.
-
-    Yields:
-        The settings.
-    """
+    """The runs on one model and data set under one optimizer: all rates and arms before the second seed."""
     for seed in range(seeds):
         for arm in arms:
             for rate in rates:

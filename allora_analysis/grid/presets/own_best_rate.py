@@ -63,25 +63,13 @@ def run(name: str, arm: str, seed: int) -> Setting:
 
 
 def pairs(name: str, arm: str) -> list[tuple[Setting, Setting]]:
-    """An arm's run and LoRA's, seed by seed, up to the cap.
-
-    Args:
-        name: the list's.
-        arm: one of its arms, not LoRA.
-
-    Returns:
-        The pairs.
-    """
+    """An arm's run and LoRA's, seed by seed, up to the cap."""
     seeds = range(FIRST_SEED, FIRST_SEED + CAP)
     return [(run(name, arm, seed), run(name, REFERENCE, seed)) for seed in seeds]
 
 
 def blocks() -> list[tuple[str, list[Setting]]]:
-    """The runs in their order; the lists take turns of `BLOCK` seeds.
-
-    Returns:
-        A list's name and its arms' runs for one seed, seed after seed.
-    """
+    """The runs in their order; the lists take turns of `BLOCK` seeds."""
     starts = range(FIRST_SEED, FIRST_SEED + CAP, BLOCK)
     return [
         (name, [run(name, arm, seed) for arm in LISTS[name].rates])
@@ -114,14 +102,6 @@ def verdicts(
 
 
 def decided(name: str, folder: Path | str | None = None) -> bool:
-    """Whether a list stops: all its arms are decided on accuracy.
-
-    Args:
-        name: the list's.
-        folder: as in `verdicts`.
-
-    Returns:
-        True if no run of it is wanted any more.
-    """
+    """Whether a list stops: all its arms are decided on accuracy. No run of it is then wanted any more."""
     found = verdicts(name, folder=folder)
     return len(found) == len(LISTS[name].rates) - 1 and all(one.verdict != "open" for _, one in found.values())

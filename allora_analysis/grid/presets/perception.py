@@ -17,14 +17,7 @@ PAPER = {
 
 
 def arms(eta2: float) -> Iterator[dict[str, object]]:
-    """The arms at one η².
-
-    Args:
-        eta2: η².
-
-    Yields:
-        Arm, rates and drop rate; at η² = 1 the two LoRA arms are one.
-    """
+    """The arms at one η². At η² = 1 the two LoRA arms are one."""
     yield {"arm": "allora", "eta2": eta2, "drop_rate": DROP_RATE}
     fast = eta2**0.5 * RATE
     yield {"arm": "lora", "learning_rate": fast, "head_learning_rate": fast, "drop_rate": DROP_RATE}
@@ -34,17 +27,7 @@ def arms(eta2: float) -> Iterator[dict[str, object]]:
 
 
 def runs(model: str, data: str, seeds: int, precision: str = "fp32") -> Iterator[Setting]:
-    """The runs on one model and data set: every arm and η² before the second seed.
-
-    Args:
-        model: its name.
-        data: its name.
-        seeds: how many.
-        precision: "fp32" or "bf16".
-
-    Yields:
-        The settings.
-    """
+    """The runs on one model and data set: every arm and η² before the second seed."""
     shared = {"learning_rate": RATE, "head_learning_rate": RATE, "epochs": 2, "precision": precision}
     for seed in range(seeds):
         for eta2 in ETA2:

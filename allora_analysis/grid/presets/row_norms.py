@@ -24,27 +24,12 @@ DESK = {
 
 
 def base_rate(run: Setting) -> float:
-    """The rate l of a run's model and optimizer; the run's own is l or η·l.
-
-    Args:
-        run: the run.
-
-    Returns:
-        The rate.
-    """
+    """The rate l of a run's model and optimizer; the run's own is l or η·l."""
     return RATES[run.model][run.optimizer][0]
 
 
 def arms(optimizer: str, rate: float) -> Iterator[dict[str, object]]:
-    """The arms under an optimizer, at their rates.
-
-    Args:
-        optimizer: "sgd" or "adamw".
-        rate: l.
-
-    Yields:
-        Arm, η² and learning rate.
-    """
+    """The arms under an optimizer, at their rates. The learning rate is l or η·l."""
     yield {"arm": "lora", "learning_rate": rate}
     yield {"arm": "lora", "learning_rate": ETA * rate}
     yield {"arm": "allora", "eta2": ETA2, "learning_rate": rate}
@@ -54,17 +39,7 @@ def arms(optimizer: str, rate: float) -> Iterator[dict[str, object]]:
 
 
 def runs(model: str, data: str, seeds: int, **shared: Any) -> Iterator[Setting]:
-    """The runs on one model and data set: every arm before the second seed.
-
-    Args:
-        model: its name.
-        data: its name.
-        seeds: how many.
-        **shared: what all runs share: batch size, steps or epochs, precision.
-
-    Yields:
-        The settings.
-    """
+    """The runs on one model and data set: every arm before the second seed."""
     for seed in range(seeds):
         for optimizer, (rate, head) in RATES[model].items():
             own = {"optimizer": optimizer, "head_learning_rate": head, "seed": seed} | FIXED | shared
