@@ -188,7 +188,7 @@ def test_rounding_is_drawn_as_0():
 
 def test_a_size_is_drawn_with_its_interval():
     assert drawn.size(Size(1.0, "points", "a gain", 0.5, 2.0)).count('class="interval"') == 1
-    assert drawn.size(Size(1.0, "points", "a gain")) == ""
+    assert drawn.size(Size(1.0, "points", "a gain")).count('class="interval"') == 0
 
 
 def test_sources_are_pages_with_numbered_lines():

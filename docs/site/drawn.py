@@ -56,22 +56,24 @@ def _by_case(side: Mapping[tuple[str, ...], Any]) -> dict[str, dict[str, float]]
 
 
 def size(of: Size) -> Markup:
-    """The size with its interval on a line, beside 0.
+    """The size on a line with 0, and its interval where it has one.
 
     Args:
         of: the size.
 
     Returns:
-        A <figure>; empty without an interval.
+        A <figure>.
     """
-    if of.low is None or of.high is None:
-        return Markup()
-    across = _scale(values := [0.0, of.low, of.value, of.high], 20, WIDTH - 40)
-    bar = f'<path class="interval" d="M {across(of.low):.1f} 20 H {across(of.high):.1f}"/>'
+    ends = [end for end in (of.low, of.high) if end is not None]
+    across = _scale(values := [0.0, of.value, *ends], 20, WIDTH - 40)
+    bar = (
+        f'<path class="interval" d="M {across(min([of.value, *ends])):.1f} 20 H {across(max([of.value, *ends])):.1f}"/>'
+    )
     zero = f'<path class="zero" d="M {across(0.0):.1f} 4 V 36"/>'
     zero += f'<circle class="mean" cx="{across(of.value):.1f}" cy="20" r="6"/>'
     ticks = "".join(f'<text class="tick" x="{across(one):.0f}" y="54">{text(one, 3)}</text>' for one in _ticks(values))
-    return _figure(zero + bar + ticks, 60, "The size above with its interval or range, on a line with 0.")
+    between = " and its interval or range" if ends else ""
+    return _figure(zero + bar * bool(ends) + ticks, 60, f"The size above{between}, on a line with 0.")
 
 
 def numbers(thing: Any) -> Iterator[float]:
