@@ -236,6 +236,7 @@ def test_the_cells_of_a_wide_table_carry_their_headings():
     assert '<td data-label="b">2</td>' in finish.finished(wide, "", ())
     narrow = page.format("<th>a</th><th>b</th>", "<td>1</td><td>2</td>")
     assert finish.finished(narrow, "", ()) == narrow
+    assert finish.finished("<table><thead><tr><th></th></tr></thead></table>", "", ()).count("<th>") == 0
 
 
 def test_a_description_is_what_the_page_opens_with():
