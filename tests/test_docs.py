@@ -16,7 +16,7 @@ pytest.importorskip("mkdocstrings_handlers.python")
 import griffe
 import numpy as np
 
-from allora_analysis.claims.claim import Claim, Evidence, Finding, Size
+from allora_analysis.claims.claim import Claim, Evidence, Finding, Reliance, Size
 from allora_analysis.claims.ledger import Row, all_claims
 from allora_analysis.render import markdown
 from allora_analysis.render.view import view
@@ -137,6 +137,15 @@ def test_a_claims_page_has_its_answer_sentence_code_tests_and_record():
         "python -m allora_analysis --only 3.3-x",
     ):
         assert part in text
+
+
+def test_who_relies_on_a_sentence_is_a_click_away():
+    one = row(bound_check)
+    leaning = Reliance("A guide", "its title", "docs.example.org, citing arXiv:2410.09692")
+    one = dataclasses.replace(one, claim=dataclasses.replace(one.claim, relied_on_by=(leaning,)))
+    (text,) = claims.pages([one]).values()
+    assert '<a href="https://docs.example.org">' in text
+    assert '<a href="https://arxiv.org/abs/2410.09692">' in text
 
 
 def test_the_ledgers_page_has_a_card_for_every_claim_and_filters():

@@ -14,6 +14,7 @@ from typing import Any
 
 import griffe
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from allora_analysis.claims.claim import VERDICTS
 from allora_analysis.claims.ledger import Row
@@ -23,6 +24,7 @@ from docs.site import drawn, explorables, ledger, source
 from docs.site.prose import ROOT, SLUGS
 
 NOT_MATHEMATICS = ("study", "statistics", "grid", "records", "monte_carlo", "finetune")
+ARXIV, HOST = re.compile(r"arXiv:(\d{4}\.\d{5})"), re.compile(r"\bdocs(?:\.[a-z]+){2,}")
 MOST = 3  # derivations on a page
 LEDGER = "index.html#for-readers"  # how the ledger's command is used
 
@@ -36,8 +38,14 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"formula": notation.html, "size_text": view.size_text}
+    made.filters |= {"formula": notation.html, "size_text": view.size_text, "sources": _sources}
     return made
+
+
+def _sources(words: Markup) -> Markup:
+    """Where others lean on a sentence, a click away: an arXiv number, the address of a site."""
+    linked = ARXIV.sub(r'<a href="https://arxiv.org/abs/\1">\g<0></a>', str(words))
+    return Markup(HOST.sub(r'<a href="https://\g<0>">\g<0></a>', linked))
 
 
 def _filled(template: str, **values: Any) -> str:
