@@ -139,7 +139,7 @@ def _best_rates(of: Mapping[str, Arm]) -> str:
     if len(best) < 2:
         return ""
     ratio = best[0] / best[1]
-    where = "LoRA's best rate" if ratio == 1 else f"{ratio:.2g} of LoRA's best rate"
+    where = "LoRA's best rate" if ratio == 1 else f"{ratio:.2g} times LoRA's best rate"
     return f"{ARMS['allora_0'].label} is best at {where}\n"
 
 
