@@ -45,7 +45,7 @@ ARMS = {
     "allora_od": Arm("ALLoRA-OD", "#E69F00", "P", has_eta=True),
     "asf_lora": Arm("ASF-LoRA", "#999933", "X", has_eta=True),
     "allora_adamw": Arm("ALLoRAAdamW", "#CC79A7", "p", has_eta=True, peft=LORA),
-    "dora": Arm("DoRA", "#000000", "*", peft={"use_dora": True}),
+    "dora": Arm("DoRA", "#225500", "*", peft={"use_dora": True}),
     "loraplus": Arm("LoRA+", "#332288", "h", peft=LORA),
     "rslora": Arm("rsLoRA", "#44AA99", "<", peft={"use_rslora": True}),
     "pissa": Arm("PiSSA", "#882255", ">", peft={"init_lora_weights": "pissa"}),

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
+import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +20,7 @@ from typing import Annotated, Any
 import tyro
 
 from allora_analysis import outputs, terminal
-from allora_analysis.study import INTERRUPTED, Output, Study, as_json, doubt, note, show
+from allora_analysis.study import INTERRUPTED, NOTES, Output, Study, as_json, doubt, note, show
 from allora_analysis.validation import TOO_LARGE, ArgumentError
 
 # How torch says that a CPU has no more memory, without a type of its own for it: as a RuntimeError.
@@ -76,7 +79,17 @@ def parse(function: Callable[..., Any], program: str, argv: Sequence[str] | None
     # A switch takes no value: `--download`; one that is on by default is turned off, `--no-explained`.
     # What may be None is so where its flag is left out.
     markers = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-    return tyro.cli(function, prog=program, args=argv, config=markers)
+    return tyro.cli(function, prog=program, args=argv, config=markers, description=_description(function))
+
+
+def _description(function: Callable[..., Any]) -> str:
+    """A docstring down to its sections, in lines that fit the terminal; tyro keeps the breaks before an indent."""
+    told = re.split(r"\n\n(?:Args|Attributes|Returns|Raises):", inspect.getdoc(function) or "")[0]
+    wide = min(100, shutil.get_terminal_size().columns)
+    parts = (
+        one if "\n- " in one else textwrap.fill(" ".join(one.split()), wide, **NOTES) for one in told.split("\n\n")
+    )
+    return "\n\n".join(parts)
 
 
 def about(package: ModuleType, commands: Mapping[str, str], argv: Sequence[str] | None = None) -> int:

@@ -11,11 +11,12 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from allora_analysis.validation import ArgumentError, several
 
 if TYPE_CHECKING:
+    import numpy as np
     from IPython.display import Markdown
     from matplotlib.figure import Figure
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SMALL = "ALLORA_NOTEBOOKS_SMALL"
 """Set to 1, every notebook runs with sizes that fit continuous integration."""
+MANY = 8  # rows, from which on they are folded away
 DPI, LABEL = 100, 9  # pixels to the inch for a figure whose labels have so many points
 SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\|*_<>$~`[]#"} | {"\n": "<br>"})
 
@@ -36,6 +38,40 @@ def small() -> bool:
 def sized(full: Any, reduced: Any) -> Any:
     """The first of two sizes, or the second where the environment asks for small ones."""
     return reduced if small() else full
+
+
+class Toy(NamedTuple):
+    """The layer on which the notebooks try their formulas: X (4×3), Y (4×2), W (3×2), and an adapter of rank 1.
+
+    Attributes:
+        x: four samples of three inputs.
+        y: their targets, two numbers each.
+        w: the pretrained weight, as §3.1 writes it; LoRA's W* is its transpose.
+        a: LoRA's A (1×3).
+        b: a B (2×1), for what is to happen after the start.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    w: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+
+
+def toy() -> Toy:
+    """The same numbers in every notebook.
+
+    Returns:
+        The toy layer.
+
+    Example:
+        >>> toy().x.shape
+        (4, 3)
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return Toy(*(rng.standard_normal(shape) for shape in ((4, 3), (4, 2), (3, 2), (1, 3), (2, 1))))
 
 
 def begin() -> Markdown:
@@ -99,7 +135,8 @@ def verdicts(*only: str) -> Markdown:
     """The ledger's rows for some claims, checked now."""
     from allora_analysis.claims import ledger
 
-    return verdict_table(ledger.run(ledger.select(ledger.all_claims(), only))[0])
+    rows = ledger.run(ledger.select(ledger.all_claims(), only))[0]
+    return verdict_table(rows, "All of them" if len(rows) > MANY else "")
 
 
 def verdict_table(rows: Sequence[Row], title: str = "") -> Markdown:

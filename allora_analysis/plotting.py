@@ -17,15 +17,15 @@ from matplotlib.figure import Figure
 from allora_analysis import arms
 from allora_analysis.validation import ArgumentError
 
-# Okabe and Ito's colours, told apart by readers with any of the usual colour vision deficiencies.
+# Roles are greys, reds and violets, which no arm has; told apart with any of the usual colour vision deficiencies.
 COLOURS = {
-    "bound": "#D55E00",
-    "attained": "#E69F00",
-    "predicted": "#0072B2",
+    "bound": "#B3202A",
+    "attained": "#F29A92",
+    "predicted": "#8A3FB5",
     "measured": "#000000",
-    "dropout": "#CC79A7",
-    "plain": "#009E73",
-    "other": "#56B4E9",
+    "dropout": "#F0506E",
+    "plain": "#505050",
+    "other": "#C3B5D6",
 }
 
 
@@ -45,10 +45,10 @@ class Look(NamedTuple):
 
 ARMS = {name: Look(arm.label, arm.colour, arm.marker) for name, arm in arms.ARMS.items()}
 OPTIMIZERS = {
-    "sgd": Look("SGD", "#332288", "o"),
-    "momentum": Look("momentum", "#88CCEE", "s"),
-    "adam": Look("Adam", "#CC6677", "^"),
-    "adamw": Look("AdamW", "#DDAA33", "D"),
+    "sgd": Look("SGD", COLOURS["predicted"], "o"),
+    "momentum": Look("momentum", "#C3A5EA", "s"),
+    "adam": Look("Adam", COLOURS["bound"], "^"),
+    "adamw": Look("AdamW", COLOURS["attained"], "D"),
     "allora_adamw": ARMS["allora_adamw"],
 }
 STYLE = {

@@ -77,7 +77,7 @@ def make_figure(loaded: Loaded[Gains]) -> Figure:
         The figure.
     """
     data = loaded.data
-    figure, ((left, right),) = page(2.8, 1, 2, sharey=bool(data.ours))
+    figure, ((left, right),) = page(2.2, 1, 2, sharey=bool(data.ours))
     for arm, values in data.paper.items():
         _line(left, arm, values, None)
     left.set_title(f"In print ALLoRA {finding(data.paper['allora'][-1])}\n(Table 3, nine pairs)")
@@ -93,7 +93,7 @@ def make_figure(loaded: Loaded[Gains]) -> Figure:
         axis.set(xscale="log", xlabel="η²")
         axis.set_xticks(ETA_SQUARED, [f"{eta2:g}" for eta2 in ETA_SQUARED])
         axis.minorticks_off()
-    left.set_ylabel("points of accuracy gained from η² = 1")
+    left.set_ylabel("points of accuracy\ngained from η² = 1")
     figure.legend(*left.get_legend_handles_labels(), ncols=3, loc="outside lower center")
     return figure
 

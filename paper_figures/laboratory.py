@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 DATA = "digits"
 LEAST = 30  # seeds below which a contrast is not drawn
 COMMAND = "python -m experiments.laboratory --part contrasts"
-COLOUR = {1: ("#4477AA", "first is better"), -1: ("#CC3311", "first is worse"), 0: ("0.6", "not clear")}
+COLOUR = {
+    1: (COLOURS["predicted"], "first is better"),
+    -1: (COLOURS["bound"], "first is worse"),
+    0: ("0.6", "not clear"),
+}
 UNITS = {"accuracy": ("points of test accuracy", 100.0), "loss": ("nats of test loss", 1.0)}
 
 

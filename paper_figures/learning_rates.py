@@ -3,7 +3,8 @@
 A row a model and optimizer. Left: test accuracy after the last epoch by learning rate, the mean over seeds with a bar
 from the worst seed to the best; the rate that validation would choose is ringed, a rate at which a run diverged before
 it was evaluated has a cross at the bottom. Right: the accuracy at the ringed rates, arm by arm, with 95 % intervals;
-the title says how far apart they are. An arm is drawn when all its rates and seeds are recorded. Checked by
+the titles say at which part of LoRA's best rate ALLoRA-0 is best, and how far apart the
+accuracies are. An arm is drawn when all its rates and seeds are recorded. Checked by
 `tests/test_paper_figures_lacking.py`.
 """
 
@@ -116,7 +117,7 @@ def make_figure(loaded: Loaded[Curves]) -> Figure:
     for (left, right), (panel, of) in zip(axes, arms.items(), strict=True):
         model, data, optimizer = panel
         seeds = f", {next(iter(of.values())).seeds} seeds" if of else ""
-        left.set_title(f"{model}, {OPTIMIZERS[optimizer].label}\n({data}{seeds})")
+        left.set_title(f"{_best_rates(of)}({model}, {OPTIMIZERS[optimizer].label}, {data}{seeds})")
         if not of:
             say_missing(left, missing[panel])
             right.remove()
@@ -127,16 +128,28 @@ def make_figure(loaded: Loaded[Curves]) -> Figure:
         _bests(right, of)
     drawn = dict.fromkeys(name for of in arms.values() for name in of)
     if drawn:
-        figure.legend(handles=_handles(drawn), ncols=4, loc="outside lower center")
+        lost = any(arm.diverged for of in arms.values() for arm in of.values())
+        figure.legend(handles=_handles(drawn, lost), ncols=4, loc="outside lower center")
     return figure
 
 
-def _handles(names: Iterable[str]) -> list[Line2D]:
+def _best_rates(of: Mapping[str, Arm]) -> str:
+    """The finding in a line: at which part of LoRA's best rate ALLoRA-0 is best; "" where one of them is lacking."""
+    best = [of[name].rates[of[name].best] for name in ("allora_0", "lora") if name in of and of[name].best is not None]
+    if len(best) < 2:
+        return ""
+    ratio = best[0] / best[1]
+    where = "LoRA's best rate" if ratio == 1 else f"{ratio:.2g} times LoRA's best rate"
+    return f"{ARMS['allora_0'].label} is best at {where}\n"
+
+
+def _handles(names: Iterable[str], lost: bool) -> list[Line2D]:
     ink = {"color": COLOURS["measured"], "ls": ""}
+    crosses = [Line2D([], [], marker="x", label="diverged", **ink)] if lost else []
     return [
         *(Line2D([], [], color=ARMS[name].colour, marker=ARMS[name].marker, label=ARMS[name].label) for name in names),
         Line2D([], [], marker="o", ms=7, mfc="none", label="chosen on validation", **ink),
-        Line2D([], [], marker="x", label="diverged", **ink),
+        *crosses,
     ]
 
 

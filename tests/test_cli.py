@@ -53,6 +53,19 @@ def run(*words, **options):
     )
 
 
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_help_fits_the_terminal(columns):
+    for name in ("allora_analysis", "allora_analysis.doctor", "allora_analysis.dropout_sgd"):
+        done = subprocess.run(
+            [sys.executable, "-m", name, "--help"],
+            capture_output=True,
+            text=True,
+            env=dict(os.environ, PYTHONPATH=str(ROOT), COLUMNS=columns),
+        )
+        assert done.returncode == 0
+        assert max(map(cell_len, done.stdout.splitlines())) <= int(columns), name
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_prints_writes_and_draws(name, tmp_path):
     small = STUDIES[name][0]

@@ -14,14 +14,16 @@ import pytest
 pytest.importorskip("mkdocstrings_handlers.python")
 
 import griffe
+import numpy as np
 
-from allora_analysis.claims.claim import Claim, Evidence, Finding
+from allora_analysis.claims.claim import Claim, Evidence, Finding, Reliance, Size
 from allora_analysis.claims.ledger import Row, all_claims
 from allora_analysis.render import markdown
 from allora_analysis.render.view import view
 from docs.site import (
     charts,
     claims,
+    drawn,
     explorables,
     finish,
     graph,
@@ -137,6 +139,15 @@ def test_a_claims_page_has_its_answer_sentence_code_tests_and_record():
         assert part in text
 
 
+def test_who_relies_on_a_sentence_is_a_click_away():
+    one = row(bound_check)
+    leaning = Reliance("A guide", "its title", "docs.example.org, citing arXiv:2410.09692")
+    one = dataclasses.replace(one, claim=dataclasses.replace(one.claim, relied_on_by=(leaning,)))
+    (text,) = claims.pages([one]).values()
+    assert '<a href="https://docs.example.org">' in text
+    assert '<a href="https://arxiv.org/abs/2410.09692">' in text
+
+
 def test_the_ledgers_page_has_a_card_for_every_claim_and_filters():
     rows = [row(bound_check), *(Row(claim, None, "planted") for claim in all_claims()[::8])]
     page = claims.ledger_page(rows)
@@ -164,6 +175,29 @@ def test_the_graph_has_a_line_for_every_claim_and_an_arc_for_what_rests_on_it():
     assert page.count("<circle") == 3
     assert page.count("<path") == 1
     assert 'href="claims/4-z.html"' in page
+
+
+def test_predictions_lie_on_a_line_and_cases_of_few_names_on_lines_of_their_own():
+    both = Evidence({"a": [1.0, 2.0]}, {"a": [1.0, 2.0], "b": 3.0}, "")
+    assert drawn.evidence(both).count("<circle") == 2
+    by_case = Evidence({}, {"one & two": {"before": 0.0, "after": 2.0}, "three": {"before": 1.0, "after": np.nan}}, "")
+    strip = drawn.evidence(by_case)
+    assert strip.count("<circle") == 3 + 2  # a number each, and a name each
+    assert "one &amp; two" in strip
+    assert drawn.evidence(Evidence({}, {"case": {"path": [1.0, 2.0]}}, "")) == ""
+    assert drawn.evidence(Evidence({}, {"case": True, "other": "words"}, "")) == ""
+
+
+def test_rounding_is_drawn_as_0():
+    places = [
+        mark.split('"')[0] for mark in drawn.evidence(Evidence({}, {"a": 1e-16, "b": -3e-17}, "")).split('cx="')[1:]
+    ]
+    assert len(set(places[:2])) == 1
+
+
+def test_a_size_is_drawn_with_its_interval():
+    assert drawn.size(Size(1.0, "points", "a gain", 0.5, 2.0)).count('class="interval"') == 1
+    assert drawn.size(Size(1.0, "points", "a gain")).count('class="interval"') == 0
 
 
 def test_sources_are_pages_with_numbered_lines():
@@ -211,6 +245,7 @@ def test_the_cells_of_a_wide_table_carry_their_headings():
     assert '<td data-label="b">2</td>' in finish.finished(wide, "", ())
     narrow = page.format("<th>a</th><th>b</th>", "<td>1</td><td>2</td>")
     assert finish.finished(narrow, "", ()) == narrow
+    assert finish.finished("<table><thead><tr><th></th></tr></thead></table>", "", ()).count("<th>") == 0
 
 
 def test_a_description_is_what_the_page_opens_with():

@@ -106,7 +106,7 @@ def test_each_ends_with_exercises_and_checks_its_numbers(content):
 
 
 def test_each_is_a_lesson(committed, content):
-    """What for, what is needed, how long; and at its end what to keep, with the references."""
+    """What for, what is needed, how long, the toy layer that all share; at its end what to keep, with references."""
     first, recap = content.cells[0].source, content.cells[-2].source
     for word in ("**Afterwards you can**", "**Time:**"):
         assert word in first
@@ -114,6 +114,8 @@ def test_each_is_a_lesson(committed, content):
     if committed.stem != "0_the_ledger":
         assert recap.startswith("## Recap")
         assert "**References.**" in recap
+        assert "**toy layer**" in first
+        assert any("notebook.toy()" in cell.source for cell in code(content))
 
 
 def test_a_study_s_picture_comes_before_its_table(content):

@@ -190,6 +190,10 @@ def test_procedures():
     assert drawn == {place: one.ratio for place, one in enumerate(shapes) if one.progress > procedures.TRAINED}
     assert [text.get_text() for text in right.texts] == ["trains next to nothing"]
     assert figure.get_suptitle().startswith("Table 3's ALLoRA rises")
+    low, high = loaded.data.ratio[1:]
+    assert right.get_title().startswith(
+        f"{sum(low <= one.ratio <= high for one in shapes)} of {len(shapes)} procedures"
+    )
     assert_readable(figure)
 
 
@@ -249,6 +253,7 @@ def test_learning_rates(tmp_path):
     assert axis.get_xscale() == "log"
     low, high = axis.get_ylim()
     assert low < 60 < 72 < high  # every seed's accuracy, so that no bar leaves the axes
+    assert axis.get_title().startswith("ALLoRA-0 is best at 3.3 times LoRA's best rate\n")
     bests, *empty = others
     assert bests.get_title() == "At their best rates\nwithin 0.0 points"
     names = [label.get_text() for label in bests.get_yticklabels()]

@@ -53,6 +53,20 @@ def test_optimizers_stay_apart(sight):
     assert nearest([OPTIMIZERS[name].colour for name in names], sight) > 13
 
 
+def test_no_role_and_no_optimizer_has_the_colour_of_an_arm():
+    """Greys aside, which belong to what is measured and to what is plain."""
+    arms = [arm.colour for arm in plotting.ARMS.values()]
+    looks = [look.colour for name, look in OPTIMIZERS.items() if name != "allora_adamw"]
+    for colour in (*plotting.COLOURS.values(), *looks):
+        grey = len({*to_rgb(colour)}) == 1
+        assert min(nearest((colour, arm), "usual") for arm in arms) > (13 if grey else 20), colour
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_roles_stay_apart(sight):
+    assert nearest(plotting.COLOURS.values(), sight) > 12
+
+
 def test_the_measure_sees_a_red_and_a_green_that_only_the_usual_eye_tells_apart():
     pair = ("#a05000", "#5f7000")
     assert nearest(pair, "usual") > 30

@@ -16,7 +16,7 @@ import pytest
 from allora_analysis.claims.claim import Claim, Evidence, Finding
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import markdown
-from allora_analysis.render.view import PARTS, REPORTED, View, view
+from allora_analysis.render.view import PARTS, REPORTED, View, recorded, view
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,6 +82,11 @@ def test_the_ledger_runs_and_its_pages_show_its_verdicts(tmp_path):
 def test_the_readme_is_short():
     assert len(TEXT.splitlines()) <= 150
     assert len(re.findall(r"\S+", re.sub(r"^\|[-: |]+$", "", TEXT, flags=re.MULTILINE))) <= 1200
+
+
+@pytest.mark.parametrize("name", markdown.QUESTIONS.values())
+def test_a_question_is_answered_in_15_words(name):
+    assert len(recorded()[name]["answer"].split()) <= 15
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "python -m allora_analysis"])

@@ -1,8 +1,8 @@
 """The site as a reader meets it, in a headless Chromium: pages at a telephone's width, every kind of page with axe.
 
 `make docs`' own build, whole, into a folder of the test's own, read through a web server as the search wants it. Links,
-sizes, titles are read from every page's file. A browser opens every page but claims, sources and the reference, which
-are many and alike: of those every tenth.
+sizes, titles are read from every page's file, and axe looks at every page once. For the rest a browser opens every page
+but claims, sources and the reference, which are many and alike: of those every tenth.
 """
 
 from __future__ import annotations
@@ -195,6 +195,19 @@ def test_axe_finds_no_barrier_on_any_kind_of_page(open_page, address, scheme, si
         assert found.violations_count == 0, f"{path}: {found.generate_report()}"
 
 
+def test_axe_finds_no_barrier_on_any_page(open_page, address, pages):
+    """Every page, at a telephone's width in the light; its kinds in every light and width are above."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    page, axe, found = open_page("index.html", NARROW), Axe(), {}
+    for path in pages:
+        page.goto(address + path)
+        page.wait_for_load_state("networkidle")
+        if (seen := axe.run(page)).violations_count:
+            found[path] = seen.generate_report()
+    assert found == {}
+
+
 def told(page) -> str:
     return page.inner_text(".explorable .told")
 
@@ -279,6 +292,11 @@ def test_a_claim_of_the_graph_leads_to_its_page(open_page):
     )
     page.keyboard.press("Enter")
     page.wait_for_url("**/claims/3.1-bound.html")
+
+
+def test_the_graph_can_be_read_on_a_telephone(open_page):
+    page = open_page("graph.html", NARROW)
+    assert page.locator('.graph a[data-claim="3.1-bound"] .id').bounding_box()["height"] > 10
 
 
 def test_a_verdict_is_a_click_from_its_check_and_its_tests(open_page):

@@ -69,8 +69,8 @@ def dropout_few_and_many_steps(cases: Cases, folder: Path | None = None) -> Find
     seeds = min(map(len, known.values()))
     return tested.finding(
         {
-            "holds": f"Yes, on a small network: drop rate 0.4 costs {lost:.1f} points after {STEPS[0]} steps and gains "
-            f"{gained:.1f} after {STEPS[1]}."
+            "holds": f"Yes: drop rate 0.4 costs {lost:.1f} points after {STEPS[0]} steps and gains {gained:.1f} after "
+            f"{STEPS[1]}."
         },
         evidence=Evidence(
             {"difference": "above 0 in each"},
@@ -82,7 +82,8 @@ def dropout_few_and_many_steps(cases: Cases, folder: Path | None = None) -> Find
         size=Size(
             gained,
             "points",
-            f"drop rate 0.4 minus none after {STEPS[1]} steps{in_part(seeds, len(ALL_SEEDS), 'seeds')}",
+            f"test accuracy of a small network on digits, drop rate 0.4 minus none after {STEPS[1]} steps"
+            f"{in_part(seeds, len(ALL_SEEDS), 'seeds')}",
             *of[many].interval,
         ),
         condition="more seeds" if tested.verdict == "undecided" else None,

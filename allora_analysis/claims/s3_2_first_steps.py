@@ -202,7 +202,13 @@ def block_conditioning(cases: Cases) -> Finding:
             lambda one: hessian.block_conditioning(one.x, one.a).block,
             tolerance=ROUNDING,
         ),
-        size=Size(shares[0], "of κ(S)", "κ in B, power-law X, r = 8 (range: r = 8 to 32)", min(shares), max(shares)),
+        size=Size(
+            shares[0],
+            "of κ(S)",
+            "condition number in B at rank 8, inputs' variances a power law; in brackets ranks 8 to 32",
+            min(shares),
+            max(shares),
+        ),
         condition="κ(ASAᵀ) > κ(S), the Hessian in B being 2I ⊗ ASAᵀ: where S is nearly white, or r not ≪ n₂",
         flips_if="a spread spectrum and r ≪ n₂ with κ(ASAᵀ) above κ(S)",
     )

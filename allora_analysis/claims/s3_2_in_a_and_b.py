@@ -129,7 +129,11 @@ def convexity(cases: Cases) -> Finding:
         evidence=judged.evidence(
             f"differences of step {STEP:g}, relative to the highest curvature", tolerance=CURVATURE
         ),
-        size=Size(lowest, "of the highest curvature", "lowest curvature in (B, A) at B = 0, r = 8, power-law spectrum"),
+        size=Size(
+            lowest,
+            "of the highest curvature",
+            "the lowest curvature in (B, A) at B = 0, rank 8, inputs' variances a power law",
+        ),
         condition="the variable is V itself, of rank up to min(D, C)",
         flips_if="low-rank matrices with a midpoint of low rank, or a start B = 0 without negative curvature",
     )
@@ -205,13 +209,15 @@ def saddle_of_lora(cases: Cases) -> Finding:
     )
     values = judged.measured[0]["eigenvalues"]
     finding = judged.finding(
-        {"refuted": "No: at B = 0 with random A the loss has a slope, though also negative curvature."},
+        {"refuted": "No: with B = 0 and A random the loss has a slope; a saddle point has none."},
         evidence=judged.evidence(
             "counts: none may differ; the spectrum to float64 rounding",
             lambda one: {"‖∇L‖": float(np.linalg.norm(one.g @ one.a.T)), "negative": "r·rank G"},
         ),
         size=Size(
-            float(-values[0] / values[-1]), "of the highest curvature", "depth of the lowest, power-law X, r = 8"
+            float(-values[0] / values[-1]),
+            "of the strongest upward curvature",
+            "the strongest downward one, beside that slope (rank 8; the 48 inputs' variances fall as a power law)",
         ),
         corrected="no critical point, as ∇_B = GAᵀ ≠ 0; the Hessian there has exactly r·rank G negative directions",
         flips_if="a start B = 0 with random A at which the gradient is 0",
@@ -310,10 +316,16 @@ def escape(cases: Cases) -> Finding:
         corrected=lambda one, seen: abs(seen[1] - seen[0] - further(one) * one.both) <= LEADING * further(one),
         condition=lambda one: one.both,
     )
+    before = judged.measured[0]
     return judged.finding(
-        {"conditional": "Only from A = B = 0: with A random, as LoRA has it, BA grows at once."},
+        {"conditional": "Only from A = B = 0: LoRA's random A moves BA at once."},
         evidence=judged.evidence(
             "what the leading order leaves out, of the time", lambda one: further(one) * one.both, tolerance=LEADING
+        ),
+        size=Size(
+            round(float(before[1] - before[0]) / further(own.inputs), 3) + 0.0,
+            "times a saddle point's delay",
+            "how much later LoRA's start leaves when B shrinks from 1e-5 to 1e-9",
         ),
         condition="A and B both of size ε, where the time is log(1/ε)/σ₁(G); with A random BA grows at rate ‖GAᵀA‖",
         flips_if="a start with A at random that takes ever longer to leave as B shrinks",

@@ -402,7 +402,11 @@ def conditioning_by_samples(cases: Cases) -> Finding:
             lambda one: dict(zip(("many samples", "few samples"), limits(one), strict=True)) if one.fresh else 0.0,
             n=DRAWS,
         ),
-        size=Size(rise(judged.measured[0]), "nats", "rise of log κ from n = 8D to 4D, power-law spectrum"),
+        size=Size(
+            rise(judged.measured[0]),
+            "nats",
+            "rise of log κ as samples fall from 8D to 4D, inputs' variances a power law",
+        ),
         condition="n comes nearer to D, |log(n/D)| falling: κ → ((1 + √γ)/(1 − √γ))², γ = D/n; and rows are drawn "
         "afresh, as κ of a fixed XᵀX does not change",
         flips_if="a κ that keeps rising as n falls below D",

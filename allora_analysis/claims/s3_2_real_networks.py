@@ -276,7 +276,11 @@ def network_saddle(cases: Cases) -> Finding:
             {"‖∇_A‖": 0.0, "negative": "Σ_l r·rank G_l and those of K on ker C, by `network_inertia`"},
             tolerance=ROUNDING,
         ),
-        size=Size(float(-ends[0] / ends[-1]), "of the highest curvature", "depth of the lowest, r = 8, 20 digits"),
+        size=Size(
+            float(-ends[0] / ends[-1]),
+            "of the highest curvature",
+            "the strongest downward one at LoRA's start, rank 8, 20 digits",
+        ),
         corrected="no critical point, as ∇_B ≠ 0; the Hessian there has at least Σ_l r·rank G_l negative directions",
         flips_if="a gradient of 0 at LoRA's start",
     )

@@ -145,7 +145,11 @@ def worst_place(cases: Cases) -> Finding:
             "number is infinite."
         },
         evidence=judged.evidence("counts: none may differ", {"κ on the way": "∞ at each of the changes of sign"}),
-        size=Size(own_seen["start"] / own_seen["end"], "times", "κ at B = 0 over the solution's, power-law X, r = 2"),
+        size=Size(
+            own_seen["start"] / own_seen["end"],
+            "times",
+            "condition number at B = 0 over the solution's, rank 2, inputs' variances a power law",
+        ),
         corrected="the start has r·rank GP negative directions, P the projector on A's kernel, a minimum none: so many "
         "eigenvalues pass 0 on the way",
         flips_if="a path from B = 0 to a minimum on which no eigenvalue changes sign",

@@ -88,8 +88,8 @@ def typical(cases: Cases) -> Finding:
     shares = [one.gain / math.log1p(one.eta) for one in (case.inputs for case in own)]
     return judged.finding(
         {
-            "holds": f"Yes: for every η above 0; where ‖BA‖ = ‖W‖ at {min(shares):.0%} to {max(shares):.0%} of the "
-            "worst case's rate."
+            "holds": f"Yes, but at {min(shares):.0%} to {max(shares):.0%} of the worst case's rate for networks at "
+            "random."
         },
         evidence=judged.evidence(
             f"each of two means: {source_of_errors(32)}; {standard_errors(150):.3g} for 150 networks",
@@ -97,8 +97,9 @@ def typical(cases: Cases) -> Finding:
         ),
         size=Size(
             shares[-1],
-            "of the bound's rate",
-            "growth rate that η = 2 adds at random where ‖BA‖ = ‖W‖, r = 8, width 64 (range: η² of 1 to 4)",
+            "of the worst case's rate",
+            "growth that η = 2 adds at random, adapters as large as weights (‖BA‖ = ‖W‖), rank 8, width 64; in "
+            "brackets η² from 1 to 4",
             min(shares),
             max(shares),
         ),

@@ -387,8 +387,12 @@ def worst_case(cases: Cases) -> Finding:
         return ripple.worst_case([1.0] * one.depth, [1.0] * one.depth, one.eta).log_bound
 
     return judged.finding(
-        {"holds": "Yes: an aligned network grows as (1 + η)^L. Networks at random do not come near it."},
+        {"holds": "Yes: as (1 + η)^L in L layers that all line up. Networks at random do not come near it."},
         evidence=judged.evidence(ROUNDING, bound, tolerance=TOLERANCE),
-        size=Size(float(np.log1p(2.0)), "nats a layer", "growth in the worst case at η = 2, ‖W_l‖ = ‖B_lA_l‖ = 1"),
+        size=Size(
+            float(np.exp(judged.measured[len(own) - 1] / own[-1].inputs.depth)),
+            "times larger after each layer",
+            f"the output in the worst case at η = {own[-1].inputs.eta:g}, weight and adapter of norm 1",
+        ),
         flips_if="no network of any alignment with growth linear in L on the log scale",
     )

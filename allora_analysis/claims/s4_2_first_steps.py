@@ -110,13 +110,17 @@ def starts_as_faster(cases: Cases) -> Finding:
         condition=unclipped,
     )
     return judged.finding(
-        {"conditional": "Only under SGD without clipping: under AdamW ALLoRA starts as LoRA at l_b."},
+        {"conditional": "Only under SGD without clipping: under AdamW it starts as LoRA at the same learning rate."},
         evidence=judged.evidence(
             "1e-3 for a match (Adam's ε over small gradients); rows against `escape.drift`: 1e-6",
             lambda one: {"over LoRA at l": law(one).allora / law(one).lora},
             tolerance=ADAM,
         ),
-        size=Size(judged.measured[1]["over LoRA at l"], "times LoRA's at l_b", "ALLoRA's first step, AdamW, η² = 4"),
+        size=Size(
+            judged.measured[1]["over LoRA at l"],
+            "times LoRA's at the same learning rate",
+            "ALLoRA's first step under AdamW at η² = 4, where the sentence needs 2",
+        ),
         corrected="its first step over LoRA's at l_b is η·min(1, c/√(η²g² + h²))/min(1, c/√(g² + h²)) under SGD, g and "
         "h the norms of LoRA's and the classifier's gradients, c that clipped at; 1 under AdamW",
         condition="SGD or momentum with c ≥ √(η²g² + h²), or a factor after Adam (ALLoRAAdamW, not the paper's)",

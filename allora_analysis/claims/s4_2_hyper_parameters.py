@@ -125,8 +125,13 @@ def scaling_is_tunable(cases: Cases) -> Finding:
         condition=matters,
     )
     return judged.finding(
-        {"conditional": "Depends on what else is tuned: beside B's own learning rate α is redundant."},
+        {"conditional": "Only if B has no learning rate of its own: beside one α is redundant."},
         evidence=judged.evidence(SOURCE, tolerance=TOLERANCE, n=STEPS),
+        size=Size(
+            judged.measured[0]["degrees with α"] - judged.measured[0]["without"],
+            "degree of freedom",
+            "what α adds under AdamW beside one learning rate, A's start fixed",
+        ),
         corrected="the same training: α/(ab), a·init_A, a·l_A, b·l_B, ε_A/a, ε_B/b, decays λ_A/a, λ_B/b under Adam "
         "(a²l_A, b²l_B under SGD), without clipping",
         condition="B's rate is not tuned by itself, nor init_A together with A's rate or a common one (ε aside)",
@@ -241,9 +246,9 @@ def removed(cases: Cases) -> Finding:
     )
     seen = judged.measured[0]
     return judged.finding(
-        {"refuted": "No: one, the dropout rate, where it is set to 0; the scaling factor stays as η, s = 1/η²."},
+        {"refuted": "No: one, the dropout rate, where it is set to 0; the scaling factor stays under the name η."},
         evidence=judged.evidence(SOURCE, {"removed": 2}),
-        size=Size(seen["LoRA"] - seen["ALLoRA-0"], "hyper-parameters", "removed by ALLoRA-0; two are said to be"),
+        size=Size(seen["LoRA"] - seen["ALLoRA-0"], "of the two hyper-parameters", "removed by ALLoRA without dropout"),
         corrected="it removes one, the dropout rate, by setting it to 0 (ALLoRA as run keeps 0.05): ALLoRA at η is "
         "ALLoRA at η = 1 with scaling 1/η², init η·init_A and rate ηl (Adam) or η³l (SGD)",
         flips_if="ALLoRA's η and l_b acting as one knob",

@@ -68,6 +68,7 @@ def on_runs(
     *,
     own: Callable[[str], dict[str, list[float]]] | None = None,
     more: Mapping[str, Any] | None = None,
+    size_of: str = "the mean difference over the cases run",
 ) -> Finding:
     """The first of each pair is better, case by case, by accuracy; test loss, the mean over cases and `more` beside it.
 
@@ -78,6 +79,7 @@ def on_runs(
         answers: by verdict; may hold {better}, {worse}, {n} cases, {mean} points, {data} sets, {names} of the worse.
         own: the differences by endpoint, where they are not those of `pairs`.
         more: evidence.
+        size_of: what the row's size is the size of.
 
     Returns:
         The finding.
@@ -113,9 +115,7 @@ def on_runs(
         evidence=Evidence(
             {"difference": "above 0"}, measured | dict(more or {}), RULE, interval=overall.interval, n=overall.n
         ),
-        size=Size(
-            round(100 * overall.mean, 10) + 0.0, "percentage points", "the mean difference over the cases run", *ends
-        ),
+        size=Size(round(100 * overall.mean, 10) + 0.0, "percentage points", size_of, *ends),
         corrected=wanted and f"would be decided by {wanted}",
         flips_if=wanted or "seeds in which the cases that decide are no longer clear",
         at_paper=None,  # another model than the paper's
@@ -352,12 +352,12 @@ def _chosen_rates(cases: Cases, model: str, optimizer: str, folder: Path | None)
     }
     seeds = len(pairs[OURS])
     answers = {
-        "undecided": f"Undecided: on {model} ALLoRA-0 minus LoRA is {{mean}} points, "
-        f"each at its best rate, {seeds} seeds.",
-        "holds": f"Yes: on {model} by {{mean}} points, each at its best rate, {seeds} seeds.",
-        "refuted": f"No: on {model} {{mean}} points, each at its best rate, {seeds} seeds.",
+        word: f"{opening}: {{mean}} points against LoRA on {model}, each at its best learning rate, {seeds} seeds."
+        for word, opening in (("undecided", "Undecided"), ("holds", "Yes"), ("refuted", "No"))
     }
-    return on_runs(cases, runs, {OURS: pairs[OURS]}, answers, more=more)
+    spelt = {"adamw": "AdamW", "sgd": "SGD"}[optimizer]
+    what = f"test accuracy of ALLoRA without dropout minus LoRA's, {wanted[0].data} under {spelt}"
+    return on_runs(cases, runs, {OURS: pairs[OURS]}, answers, more=more, size_of=what)
 
 
 def best_rate_claim(identifier: str, model: str, optimizer: str, spelt: str) -> Callable:

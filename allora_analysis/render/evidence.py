@@ -68,14 +68,14 @@ def _spaced(field: re.Match[str]) -> str:
 
 def compared(evidence: Evidence) -> bool:
     """Whether the table sets predictions beside measurements: some share a name, or they are too many for a line."""
-    predicted, measured = dict(_flat(evidence.predicted)), dict(_flat(evidence.measured))
+    predicted, measured = dict(flat(evidence.predicted)), dict(flat(evidence.measured))
     return len(predicted) > FEW or not predicted.keys().isdisjoint(measured)
 
 
 def quantities(evidence: Evidence) -> list[Quantity]:
     """Every measured quantity in one table, beside its prediction if they are `compared`, in the evidence's order."""
-    predicted = dict(_flat(evidence.predicted)) if compared(evidence) else {}
-    measured = dict(_flat(evidence.measured))
+    predicted = dict(flat(evidence.predicted)) if compared(evidence) else {}
+    measured = dict(flat(evidence.measured))
     paths = dict.fromkeys([*predicted, *measured])
     return [
         Quantity(
@@ -86,13 +86,21 @@ def quantities(evidence: Evidence) -> list[Quantity]:
     ]
 
 
-def _flat(mapping: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    # Mappings become paths; one that holds no further mapping and lies two deep stays together, as one row.
+def flat(mapping: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Mappings become paths; one that holds no further mapping and lies two deep stays together, as one row.
+
+    Args:
+        mapping: predictions or measurements.
+        above: the names that lead to it.
+
+    Yields:
+        A path of names, and what is there.
+    """
     for name, item in mapping.items():
         path = (*above, str(name))
         together = above and isinstance(item, Mapping) and not any(isinstance(x, Mapping) for x in item.values())
         if isinstance(item, Mapping) and not together:
-            yield from _flat(item, path)
+            yield from flat(item, path)
         else:
             yield path, item
 

@@ -35,12 +35,12 @@ SELECTED = (
 """What a reader with one minute wants to know: the three flaws, the layer, its knobs, its tables."""
 QUESTIONS = {
     "Should I use ALLoRA?": "4-own-best-rate",
-    "Does LoRA's dropout help?": "3.1-figure-2-left-laboratory",
+    "Is dropout in LoRA only for long training?": "3.1-figure-2-left-laboratory",
     "Is α worth tuning beside rank and learning rate?": "4-alpha",
     "Is starting at zero a problem?": "3.2-escape",
     "Do more layers make adapters explode?": "3.3-typical",
 }
-"""What people ask, and the row that answers."""
+"""What people ask, and the row that answers, in at most 15 words and with a size."""
 
 
 def counts(of: Sequence[View]) -> str:
@@ -129,15 +129,18 @@ def block(of: Sequence[View], selected: Sequence[str] = SELECTED, questions: Map
         raise ValueError(f"selected claims that the ledger does not have: {', '.join(missing)}")
     lines = [("the paper says", "what came out"), ("---", "---")]
     lines += [(escaped(known[name].statement), _answered(known[name])) for name in selected]
-    asked = [("question", "answer"), ("---", "---")]
-    asked += [(question, _answered(known[name])) for question, name in questions.items()]
+    asked = [("question", "answer", "how large"), ("---", "---", "---")]
+    asked += [(question, _answered(known[name]), _sized(known[name])) for question, name in questions.items()]
     tables = ["\n".join(_line(cells) for cells in of) for of in (lines, asked)]
     return "\n\n".join([tables[0], tables[1], f"In all, {summary(of)}: [docs/ledger.md](docs/ledger.md)."])
 
 
 def _answered(one: View) -> str:
-    size = f" {escaped(size_text(one.size))}: {escaped(one.size.of)}." if one.size else ""
-    return f"{escaped(one.answer)}{size} **{one.word}** [`{one.id}`](docs/ledger.md#{anchor(one.id)})"
+    return f"{escaped(one.answer)} **{one.word}** [`{one.id}`](docs/ledger.md#{anchor(one.id)})"
+
+
+def _sized(one: View) -> str:
+    return f"{escaped(size_text(one.size))}: {escaped(one.size.of)}" if one.size else ""
 
 
 def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, home: str = "../README.md") -> str:

@@ -18,7 +18,16 @@ COLOURS = 128
 # Claims by id, or by section where a picture is about all of it.
 ABOUT = {
     "figure_1": ("3.1-figure-1", "3.1-figure-1-cifar10"),
-    "figure_2": ("3.1-figure-2-left", "4-figure-2-measured", "T2-epoch-of-best", "T2-long", "T2-short", "T2-overfit"),
+    "figure_2": (
+        "3.1-figure-2-left",
+        "4-figure-2-measured",
+        "4-figure-2-measured-smollm2",
+        "4-figure-2-tapers",
+        "T2-epoch-of-best",
+        "T2-long",
+        "T2-short",
+        "T2-overfit",
+    ),
     "figure_3": ("F3", "D", "A", "4.4-average", "4.4-better-than-lora", "4.4-no-difference", "6-better-than-lora"),
     "figure_4": ("F4", "E", "5.1", "5.2"),
     "figure_5": ("4-adaptor", "4-inversely-proportional"),
@@ -35,6 +44,15 @@ ABOUT = {
         "4-effective-rate",
     ),
     "eta_squared": ("4-table-3-desk",),
+    "procedures": ("T3-procedure",),
+    "laboratory": ("3.1-figure-2-left-laboratory",),
+    "width": ("4-width-factor", "4-width-transfer", "4-width-first-step"),
+    "transformer": (
+        "3.3-transformer",
+        "3.3-transformer-series",
+        "3.3-transformer-gradient",
+        "3.3-transformer-measured",
+    ),
     "learning_rates": ("4-own-best-rate", "4-own-best-rate-sgd", "4-own-best-rate-smollm2"),
 }
 
@@ -52,8 +70,8 @@ class Picture:
 
 def name_for(identifier: str) -> str | None:
     """The picture about a claim."""
-    keys = (identifier, identifier.partition("-")[0])
-    return next((name for name, about in ABOUT.items() if any(key in about for key in keys)), None)
+    keys = (identifier, identifier.partition("-")[0])  # a claim's own before its section's
+    return next((name for key in keys for name, about in ABOUT.items() if key in about), None)
 
 
 def load(name: str, folder: Path | None = None) -> Picture | None:

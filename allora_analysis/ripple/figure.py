@@ -62,12 +62,12 @@ def _growth(axes: Axes, config: Any, result: Result, eta: np.ndarray, order: np.
     growths = [stack.typical_growth(*shape, float(value), scales, config.architecture) for value in grid]
     bands = np.array([stack.typical_band(*shape, float(value), scales, config.architecture) for value in grid]) / DECADE
     marker = "" if len(eta) > 1 else "_"  # a single point draws no line
-    blue, bound = COLOURS["predicted"], np.array(predicted["log_bound"])[order] / DECADE
+    predicted_colour, bound = COLOURS["predicted"], np.array(predicted["log_bound"])[order] / DECADE
     aligned, typical = np.array(measured["log_aligned"])[order] / DECADE, [growth.mean / DECADE for growth in growths]
     axes.plot(eta, bound, color=COLOURS["bound"], marker=marker, label="bound")
     axes.plot(eta, aligned, "D", ms=4, color=COLOURS["attained"], label="aligned network (attains it)")
-    axes.plot(grid, typical, color=blue, marker=marker, label="typical, predicted")
-    axes.fill_between(grid, *bands.T, color=blue, alpha=0.2, lw=0, label="95 % of networks")
+    axes.plot(grid, typical, color=predicted_colour, marker=marker, label="typical, predicted")
+    axes.fill_between(grid, *bands.T, color=predicted_colour, alpha=0.2, lw=0, label="95 % of networks")
     _simulated(axes, "typical", measured, eta, order, fmt="o", color=COLOURS["measured"], label="typical, simulated")
     _simulated(axes, "asf", measured, eta, order, fmt="^", color=ARMS["asf_lora"].colour, label="ASF-LoRA")
     _powers_of_ten(axes)

@@ -17,6 +17,7 @@ from allora_analysis.claims import s3_1_laboratory as laboratory
 from allora_analysis.claims.ledger import Row
 from allora_analysis.claims.masked_descent import Sgd
 from allora_analysis.laboratory.table import RESULTS, read
+from allora_analysis.plotting import COLOURS
 from allora_analysis.render import view
 from allora_analysis.render.markdown import escaped
 from allora_analysis.statistics import one_sided
@@ -159,7 +160,8 @@ def runs() -> str:
     label = f'role="img" aria-label="Mean points by drop rate and steps. {told}"'
     zero = f'<path class="zero" d="M {at(0)} 10 V {end - 14}"/>'
     return (
-        f'<figure class="runs"><svg viewBox="0 0 660 {end + 12}" {label}>{zero}{"".join(rows)}</svg>'
+        f'<figure class="runs" style="--tone: {COLOURS["dropout"]}">'
+        f'<svg viewBox="0 0 660 {end + 12}" {label}>{zero}{"".join(rows)}</svg>'
         "<figcaption>Points of test accuracy that dropout gains, a dot a seed; the bar is the mean with its 95 % "
         "interval (<code>python -m experiments.laboratory --part contrasts</code>).</figcaption></figure>"
     )

@@ -14,16 +14,19 @@ from typing import Any
 
 import griffe
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from allora_analysis.claims.claim import VERDICTS
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import code, evidence, notation, pictures, view
 from allora_analysis.render.view import BEYOND, MEANINGS, View
-from docs.site import explorables, ledger, source
+from docs.site import drawn, explorables, ledger, source
 from docs.site.prose import ROOT, SLUGS
 
 NOT_MATHEMATICS = ("study", "statistics", "grid", "records", "monte_carlo", "finetune")
+ARXIV, HOST = re.compile(r"arXiv:(\d{4}\.\d{5})"), re.compile(r"\bdocs(?:\.[a-z]+){2,}")
 MOST = 3  # derivations on a page
+LEDGER = "index.html#for-readers"  # how the ledger's command is used
 
 
 @cache
@@ -35,8 +38,14 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"formula": notation.html, "size_text": view.size_text}
+    made.filters |= {"formula": notation.html, "size_text": view.size_text, "sources": _sources}
     return made
+
+
+def _sources(words: Markup) -> Markup:
+    """Where others lean on a sentence, a click away: an arXiv number, the address of a site."""
+    linked = ARXIV.sub(r'<a href="https://arxiv.org/abs/\1">\g<0></a>', str(words))
+    return Markup(HOST.sub(r'<a href="https://\g<0>">\g<0></a>', linked))
 
 
 def _filled(template: str, **values: Any) -> str:
@@ -72,6 +81,7 @@ def pages(rows: Sequence[Row]) -> dict[str, str]:
 
 def _page(row: Row, known: Mapping[str, View]) -> str:
     one = known[row.claim.id]
+    explorable, picture = explorables.of_claim(one.id), _picture(one.id)
     head = f"---\ntitle: {one.id}\ndescription: {json.dumps(one.answer, ensure_ascii=False)}\nhide: [toc]\n"
     text = _filled(
         "claim.jinja",
@@ -80,8 +90,9 @@ def _page(row: Row, known: Mapping[str, View]) -> str:
         section=SLUGS[one.part],
         ours=one.where.startswith(BEYOND),
         facts=_facts(one),
-        explorable=explorables.of_claim(one.id),
-        picture=_picture(one.id),
+        explorable=explorable,
+        picture=picture,
+        drawn="" if explorable or picture else _drawn(one),
         tables=sorted(set(re.findall(r"Table (\d)", one.where))),
         derivation=_derivation(row),
         evidence=evidence.facts(one.evidence) if one.evidence else {},
@@ -91,7 +102,7 @@ def _page(row: Row, known: Mapping[str, View]) -> str:
         functions={name: ".".join(name.split(".")[-2:]) for name in one.code},
         tests={path: source.page_of(path) for path in source.tests(row)},
         records=row.claim.reads,
-        commands={f"python -m allora_analysis --only {one.id}": None, one.command: _page_of_command(row)},
+        commands={f"python -m allora_analysis --only {one.id}": LEDGER, one.command: _page_of_command(row)},
     )
     return f"{head}search: {{boost: 2}}\n---\n\n{text}\n"
 
@@ -99,6 +110,10 @@ def _page(row: Row, known: Mapping[str, View]) -> str:
 def _picture(identifier: str) -> ledger.Picture | None:
     name = pictures.name_for(identifier)
     return ledger.picture(name) if name and (ledger.PICTURES / f"{name}.png").exists() else None
+
+
+def _drawn(one: View) -> str:
+    return (one.evidence and drawn.evidence(one.evidence)) or (one.size and drawn.size(one.size)) or ""
 
 
 def _facts(one: View) -> dict[str, str]:
@@ -118,11 +133,16 @@ def _check(one: View) -> dict[str, Any]:
     return {"page": source.page_of(path), "line": view.line(one), "name": f"{Path(path).stem}.{name}"}
 
 
-def _page_of_command(row: Row) -> str | None:
+def _page_of_command(row: Row) -> str:
+    """The page of the experiment or the study that the command runs, or the reference of its module."""
     if (path := source.experiment(row)) is not None:
         return source.page_of(path)
-    name = row.claim.command.split()[2].removeprefix("allora_analysis.")
-    return f"studies/{name}.html" if name in ledger.STUDIES else None
+    module = row.claim.command.split()[2]
+    name = module.removeprefix("allora_analysis.")
+    if name in ledger.STUDIES:
+        return f"studies/{name}.html"
+    package = (ROOT / module.replace(".", "/")).is_dir()
+    return f"api/{module.replace('.', '/')}{'/index' * package}.html"
 
 
 def _derivation(row: Row) -> dict[str, str]:

@@ -14,6 +14,7 @@ WIDE = 3  # columns from which a table becomes cards on a narrow screen
 LENGTH = 155  # of a description, in characters
 TOKENS = re.compile(r"<a\b.*?</a>|<pre\b.*?</pre>|<code>([^<]+)</code>", re.DOTALL)
 TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
+EMPTY = re.compile(r"<th[^>]*></th>")  # the corner of a table is no heading
 PARAGRAPH = re.compile(r"<p>(.*?)</p>", re.DOTALL)
 
 
@@ -28,7 +29,7 @@ def finished(page: str, root: str, claims: Collection[str]) -> str:
     Returns:
         The new HTML.
     """
-    page = TABLE.sub(lambda match: _as_cards(match[0]), mathematics.rendered(page))
+    page = TABLE.sub(lambda match: _as_cards(EMPTY.sub("<td></td>", match[0])), mathematics.rendered(page))
     page = TOKENS.sub(_linking(root, claims), page)
     return page + explorables.scripts(root) if "data-explore=" in page else page
 
@@ -45,7 +46,7 @@ def _linking(root: str, claims: Collection[str]) -> Callable[[re.Match[str]], st
 def _as_cards(table: str) -> str:
     # Each cell carries its column's heading: `style.css` shows it where the screen is too narrow for columns.
     tree = BeautifulSoup(table, "html.parser")
-    titles = [cell.get_text(" ", strip=True) for cell in tree.select("thead th")]
+    titles = [cell.get_text(" ", strip=True) for cell in tree.select("thead th, thead td")]
     if len(titles) < WIDE:
         return table
     tree.table["data-cards"] = ""

@@ -90,6 +90,24 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
     """
     if fetched := FETCHED.search(output):
         raise PluginError(f"{page.file.src_uri} would fetch {fetched[0]}")
+    return _named(output)
+
+
+def on_post_template(output_content: str, template_name: str, config: Any) -> str:
+    """Give the search dialog its name on the page of what is not found, which is a template of the theme's.
+
+    Args:
+        output_content: the template, filled.
+        template_name: its name.
+        config: MkDocs' own.
+
+    Returns:
+        The HTML.
+    """
+    return _named(output_content)
+
+
+def _named(output: str) -> str:
     return output.replace(DIALOG, f'{DIALOG} aria-label="Search"')
 
 

@@ -78,7 +78,7 @@ def page(module: Module) -> str:
     text = f"---\ntitle: {module.name}\n---\n\n::: {module.name}\n    options:\n      {options}\n"
     if handed_on:
         lines = [f"| [`{name}`][{item.final_target.path}] | {_first(item)} |" for name, item in handed_on.items()]
-        text += "\n".join([f"\n## In `{module.name}`\n", "| name | |", "|---|---|", *lines]) + "\n"
+        text += "\n".join([f"\n## In `{module.name}`\n", "| name | what it is |", "|---|---|", *lines]) + "\n"
     return text
 
 

@@ -95,7 +95,7 @@ def average_over_eta(cases: Cases) -> Finding:
 def better_than_lora(cases: Cases) -> Finding:
     """ALLoRA − LoRA in Table 3."""
     pairs = (other := exchanged("ALLoRA − LoRA"))["as Figure 3 has the cells"]["above 0"]
-    words = f"Yes: by {{mean}} points, in {{clusters}} pairs (p = {{p}}); with Figure 3's numbers in {pairs}."
+    words = f"Yes: by {{mean}} points, in {{clusters}} model–data pairs (p = {{p}}; Figure 3's numbers: {pairs})."
     return by_the_rule(cases, "ALLoRA − LoRA", ANSWERS | {"holds": words}, other)
 
 
