@@ -5,7 +5,7 @@
 # make docs     builds the documentation's pages into build/docs
 # make pretrained   the tests on two real pretrained models (22 and 135 million parameters, from their packages)
 # make slurm    the grid's tests on a real Slurm of two nodes, started here (as root, with Debian's slurm-wlm and munge)
-# make browser   the ledger's page and the site in a headless Chromium (Debian's chromium)
+# make browser   the ledger's page and the site in a headless Chromium (Debian's chromium); EVERY=1: axe on every page
 # make peers    PEFT's own tests with ALLoRA in LoRA's place (peers-fast: its largest file)
 # make versions the LoRA tests with the floors of torch, transformers and PEFT, and with the newest (needs disk space)
 # make wheel-check   the wheel and the source distribution in a clean environment give the ledger that the clone gives

@@ -45,7 +45,13 @@ ABOUT = {
     ),
     "eta_squared": ("4-table-3-desk",),
     "procedures": ("T3-procedure",),
-    "laboratory": ("3.1-figure-2-left-laboratory",),
+    "laboratory": (
+        "3.1-figure-2-left-laboratory",
+        "4-better-than-lora-laboratory",
+        "4.5-better-than-dora-laboratory",
+        "4-eta-needs-no-tuning-laboratory",
+        "6-other-adaptors-laboratory",
+    ),
     "width": ("4-width-factor", "4-width-transfer", "4-width-first-step"),
     "transformer": (
         "3.3-transformer",
