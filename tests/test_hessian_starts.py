@@ -116,7 +116,7 @@ def test_the_cosine_at_b_zero_is_wisharts(rng):
     g, a = rng.standard_normal((3, n2)), rng.standard_normal((draws, RANK, n2))
     change = g @ a.transpose(0, 2, 1) @ a
     inner, square = (change * g).sum((1, 2)) / (g**2).sum(), (change**2).sum((1, 2)) / (g**2).sum()
-    told = RANK / (n2 + RANK + 1)
+    told = starts.expected_cosine(RANK, n2) ** 2
     # Delta method on mean(inner)²/mean(square).
     found = inner.mean() ** 2 / square.mean()
     terms = 2 * (inner / inner.mean() - 1) - (square / square.mean() - 1)

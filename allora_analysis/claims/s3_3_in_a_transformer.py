@@ -146,8 +146,8 @@ def output_grows(cases: Cases) -> Finding:
     ratios = _ratios(judged)
     return judged.finding(
         {
-            "conditional": "Only without normalisation: LayerNorm, in the branches or after them, leaves no growth "
-            "exponential."
+            "conditional": "Only without normalisation: with a norm in the branches or after them, as transformers "
+            "have it, growth is not exponential."
         },
         evidence=judged.evidence(
             f"off, in what is allowed: {student_t.source(REPLICAS)}; worst cases and post-norm to 1e-9",

@@ -298,6 +298,28 @@ def start_report(
     )
 
 
+@representable()
+def expected_cosine(rank: int, width: int) -> float:
+    """Of the first step from B = 0 with full fine-tuning's, under gradient descent: √(r/(n₂ + r + 1)).
+
+    E⟨G, GAᵀA⟩ over the roots of ‖G‖² and E‖GAᵀA‖², A Gaussian; from A = 0 with B Gaussian it is that of n₁.
+
+    Args:
+        rank: r.
+        width: n₂.
+
+    Returns:
+        The cosine.
+
+    Examples:
+        >>> from allora_analysis.hessian.starts import expected_cosine
+        >>> print(round(expected_cosine(8, 4096), 3))
+        0.044
+    """
+    rank, width = validation.count("rank", rank), validation.count("width", width)
+    return math.sqrt(rank / (width + rank + 1))
+
+
 def _losses(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     # At (B, A); and the least of this rank: what the singular values of XMᵀ after the r-th leave.
     rest = np.linalg.svd(x @ fit.T, compute_uv=False)[len(a) :]

@@ -38,7 +38,7 @@ QUESTIONS = {
     "Does LoRA's dropout help?": "3.1-figure-2-left-laboratory",
     "Is α worth tuning beside rank and learning rate?": "4-alpha",
     "Is starting at zero a problem?": "3.2-escape",
-    "Do more layers make adapters explode?": "3.3-typical",
+    "Do more layers make adapters explode?": "3.3-transformer",
 }
 """What people ask, and the row that answers."""
 
