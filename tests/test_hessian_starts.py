@@ -163,6 +163,12 @@ def test_bad_input(change, message):
         hessian.start_report(**arguments)
 
 
+@pytest.mark.bad_input
+def test_a_report_of_too_many_parameters_names_what_is_left():
+    with pytest.raises(ArgumentError, match=r"= 2040 parameters.*at most 2000.*restricted_spectrum.*network_spectrum"):
+        hessian.start_report(np.eye(500), np.ones((10, 500)), "b_zero", rank=4)
+
+
 def test_the_studys_option(capsys):
     from allora_analysis import cli
     from allora_analysis.hessian.study import STUDY
