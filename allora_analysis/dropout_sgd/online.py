@@ -34,6 +34,7 @@ from numpy.typing import ArrayLike
 from allora_analysis import validation
 from allora_analysis.validation import ArgumentError
 
+STEEPEST = 1e6  # squared norm over N of a node's weights
 LARGEST = 6  # hidden nodes of student and teacher together: all masks are summed
 
 
@@ -115,13 +116,23 @@ class _Equations:
         chance = np.prod(np.where(every > 0, self.keep_prob, 1 - self.keep_prob), axis=1)
         return np.hstack([every, np.ones((len(every), len(self.t)))]), chance
 
+    def products(self) -> tuple[np.ndarray, ...]:
+        """E v_i v_k, E v_i v_a and E v_i v_k v_a v_b: i and k of the student, a and b of both."""
+        masks, chance = self.masks()
+        own = masks[:, : self.nodes]
+        return (
+            np.einsum("z,zi,zk->ik", chance, own, own),
+            np.einsum("z,zi,za->ia", chance, own, masks),
+            np.einsum("z,zi,zk,za,zb->ikab", chance, own, own, masks, masks),
+        )
+
     def fields(self, state: np.ndarray) -> np.ndarray:
         k = self.nodes
         q, r = state[: k * k].reshape(k, k), state[k * k :].reshape(k, -1)
         return np.block([[(q + q.T) / 2, r], [r.T, self.t]])
 
-    def change(self, weights: tuple[np.ndarray, ...], state: np.ndarray) -> np.ndarray:
-        k, (two, three, four) = self.nodes, weights
+    def change(self, products: tuple[np.ndarray, ...], state: np.ndarray) -> np.ndarray:
+        k, (two, three, four) = self.nodes, products
         found = self.integrals(self.fields(state))
         sign = np.concatenate([np.full(k, self.readout), -np.ones(len(self.t))])
         pull = np.einsum("a,ia,iba->ib", sign, three, found.three[:k])  # E v_i g′_i e h_b
@@ -136,6 +147,7 @@ class _Equations:
         return 0.5 * float(weight @ self.integrals(self.fields(state)).two @ weight)
 
 
+@validation.representable("q", "r", "t", "rate", "times", "noise", "readout")
 def online_curve(
     q: ArrayLike,
     r: ArrayLike,
@@ -170,20 +182,16 @@ def online_curve(
     Examples:
         >>> import numpy as np
         >>> from allora_analysis.dropout_sgd.online import online_curve
-        >>> run = online_curve(np.zeros((2, 2)), np.zeros((2, 1)), np.eye(1), 1.0, 1.0, [0.0, 50.0])
+        >>> run = online_curve(np.zeros((1, 1)), np.zeros((1, 1)), np.eye(1), 1.0, 1.0, [0.0, 50.0])
         >>> print(run.error.round(4))  # ½E g(ν)² = ⅙ at the start
         [0.1667 0.    ]
     """
     from scipy.integrate import solve_ivp
 
-    q = validation.matrix("q", q)
-    r, t = validation.matrix_of("r", r, (len(q), None), "K of q"), validation.matrix("t", t)
-    q, t = validation.matrix_of("q", q, (len(q),) * 2, "K"), validation.matrix_of("t", t, (r.shape[1],) * 2, "M of r")
-    if len(q) + len(t) > LARGEST:
-        raise ArgumentError(
-            f"q, t: {len(q) + len(t)} hidden nodes of student and teacher; at most {LARGEST} are summed"
-        )
+    q, r, t = _overlaps(q, r, t)
     moments = validation.vector("times", times)
+    if moments[0] < 0 or not moments[-1] > 0 or (np.diff(moments) < 0).any():
+        raise ArgumentError("times must ascend, from 0 or later to above 0")
     model = _Equations(
         t,
         validation.keep_probability(keep_prob),
@@ -193,18 +201,12 @@ def online_curve(
         ACTIVATIONS[validation.choice("activation", activation, ACTIVATIONS)],
         len(q),
     )
-    masks, chance = model.masks()
-    own = masks[:, : len(q)]
-    weights = (
-        np.einsum("z,zi,zk->ik", chance, own, own),
-        np.einsum("z,zi,za->ia", chance, own, masks),
-        np.einsum("z,zi,zk,za,zb->ikab", chance, own, own, masks, masks),
-    )
+    products = model.products()
     start = np.concatenate([q.ravel(), r.ravel()])
     span = (0.0, float(moments[-1]))
     with np.errstate(all="ignore"):
         found = solve_ivp(
-            lambda _, state: model.change(weights, state), span, start, "LSODA", moments, rtol=1e-8, atol=1e-10
+            lambda _, state: model.change(products, state), span, start, "LSODA", moments, rtol=1e-8, atol=1e-10
         )
     if not found.success or not np.isfinite(found.y).all():
         raise ArgumentError(f"rate: at {model.rate:g} the network diverges before α = {span[1]:g}; give a smaller one")
@@ -216,3 +218,21 @@ def online_curve(
         states[:, size:].reshape(-1, *r.shape),
         np.array([model.error(state) for state in states]),
     )
+
+
+def _overlaps(q: ArrayLike, r: ArrayLike, t: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # Q, R and T, checked.
+    q, t = validation.matrix("q", q), validation.matrix("t", t)
+    r = validation.matrix_of("r", r, (len(q), None), "K of q")
+    q, t = validation.matrix_of("q", q, (len(q),) * 2, "K"), validation.matrix_of("t", t, (r.shape[1],) * 2, "M of r")
+    nodes = len(q) + len(t)
+    if nodes > LARGEST:
+        raise ArgumentError(f"q, t: {nodes} hidden nodes of student and teacher; at most {LARGEST} are summed")
+    joint = np.linalg.eigvalsh(np.block([[q, r], [r.T, t]]))
+    if joint[-1] > STEEPEST:
+        raise ArgumentError(
+            f"q, t: squared norms up to {joint[-1]:.3g}; give at most {STEEPEST:g}, where erf is a step"
+        )
+    if joint[0] < -1e-9 * joint[-1]:
+        raise ArgumentError(f"q, r, t: no weights have these overlaps, an eigenvalue of them all is {joint[0]:.3g}")
+    return q, r, t

@@ -166,7 +166,7 @@ def logit_gain(sigma: float, tokens: int) -> float:
     Examples:
         >>> from allora_analysis.ripple.mean_field import logit_gain
         >>> print(round(logit_gain(0.1, 4) / 0.01, 2))  # 2σ²(1 − 1/T) where attention is uniform
-        1.46
+        1.49
     """
     z = np.linspace(-8, 8, 1 + 320 * max(1, math.ceil(sigma / 4)))
     chance = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum()
