@@ -205,7 +205,7 @@ def hidden_online(cases: Cases) -> Finding:
     known = [Case(f"{time} times, masks unscaled", Nodes(start, 1.0, time, False)) for time in TIMES]
     known += [Case(f"{time} times, masks scaled", Nodes(start, 1.0, time, True)) for time in ("short", "long")]
     judged = cases.judge(
-        known + cases.draw(draw, 3), by_noise, printed=as_they_say, condition=lambda one: not one.inverted
+        known + cases.draw(draw, 2), by_noise, printed=as_they_say, condition=lambda one: not one.inverted
     )
     gains = [seen["gain"][1] for seen in judged.measured[:3]]
     return judged.finding(

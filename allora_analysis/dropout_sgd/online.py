@@ -206,7 +206,7 @@ def online_curve(
     span = (0.0, float(moments[-1]))
     with np.errstate(all="ignore"):
         found = solve_ivp(
-            lambda _, state: model.change(products, state), span, start, "LSODA", moments, rtol=1e-8, atol=1e-10
+            lambda _, state: model.change(products, state), span, start, "LSODA", moments, rtol=1e-6, atol=1e-9
         )
     if not found.success or not np.isfinite(found.y).all():
         raise ArgumentError(f"rate: at {model.rate:g} the network diverges before α = {span[1]:g}; give a smaller one")
