@@ -109,6 +109,20 @@ def test_rest_points_rest_and_their_spectrum_is_autograds(shape, white):
     assert len(found.eigenvalues) == a.size + b.size - len(a) ** 2
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_at_a_perfect_fit_the_largest_rate_is_loras_over_a_factor_between_the_rows(seed):
+    """What the doctor says: J lies between d_min and d_max times LoRA's Hessian, whose largest rate is 2 over λ_max."""
+    a, b, g, s, eta = family(seed, white=False)
+    found = adaptive.rest_stability(a, b, 0 * g, s, eta).largest_rate
+    lora = np.block([  # of ½ tr((P − T)S(P − T)ᵀ) at P = T
+        [np.kron(np.eye(len(b)), a @ s @ a.T), np.einsum("iq,km->ikqm", b, a @ s).reshape(b.size, a.size)],
+        [np.einsum("iq,km->ikqm", b, a @ s).reshape(b.size, a.size).T, np.kron(b.T @ b, s)],
+    ])  # fmt: skip
+    rate, d = 2 / np.linalg.eigvalsh(lora)[-1], brute.factor(a, b, eta)
+    assert rate / d.max() * (1 - 1e-9) <= found <= rate / d.min() * (1 + 1e-9)
+    assert d.max() > 1.05 * d.min()
+
+
 def test_gradient_descent_is_stable_below_the_largest_rate_and_not_above():
     a, b, g, s, eta = family(2, white=True)
     target = b @ a - 0.05 * g

@@ -21,7 +21,6 @@ verdict = ROWS.verdict
     [
         ("3.1-sgd-small-rate", lambda run: {"mean_product": run.flow_product}),  # without its correction
         ("3.1-sgd-small-rate", lambda run: {"flow_product": 1.001 * run.flow_product}),  # an error that stays
-        ("3.1-not-a-must-have-in-factors", lambda run: {"covariance_trace": run.covariance_trace - 0.5}),
     ],
 )
 def test_a_wrong_flow_changes_the_verdict(name, change, monkeypatch):
@@ -48,6 +47,11 @@ def test_other_losses_change_the_verdict(name, change, monkeypatch):
     assert verdict(name) == "refuted"
 
 
+def test_a_risk_of_dropout_a_fifth_lower_changes_the_verdict(monkeypatch):
+    monkeypatch.setattr(s3_1_in_factors, "least_risk", lambda one, drop: 0.8 * min(s3_1_in_factors.others(one)))
+    assert verdict("3.1-not-a-must-have-in-factors") == "refuted"
+
+
 def test_less_dropout_at_more_noise_changes_the_verdict(monkeypatch):
     right = tikhonov.bottleneck_solution
     monkeypatch.setattr(
@@ -60,6 +64,13 @@ def test_correlations_that_fall_change_the_verdict(monkeypatch):
     right = s3_1_hidden_nodes.correlations
     monkeypatch.setattr(s3_1_hidden_nodes, "correlations", lambda one, drop: right(one, 0.5 - drop))
     assert verdict("3.1-hidden-dropout-correlations") == "holds"
+
+
+def test_online_equations_of_another_noise_change_the_verdict(monkeypatch):
+    right = s3_1_hidden_nodes.learnt
+    other = {0.0: 1.0, 0.6: 0.6, 1.0: 0.0}
+    monkeypatch.setattr(s3_1_hidden_nodes, "learnt", lambda one, keep, noise: right(one, keep, other[noise]))
+    assert verdict("3.1-hidden-dropout-online") == "refuted"
 
 
 def test_hidden_dropouts_flow_ends_at_the_soft_threshold_and_its_correlations():

@@ -69,7 +69,7 @@ def test_a_setting_in_which_it_is_far_better_outweighs_five_in_which_it_is_a_lit
     plant_gaps(monkeypatch, lambda first, _: 0.05 if (first.optimizer, first.steps) == ("sgd", 50) else -0.002)
     found = finding(comparisons.better_than_lora)
     assert found.verdict == "holds"
-    assert "clearly better in 1 of 6 settings" in found.answer
+    assert "better in 1 of 6 settings" in found.answer
 
 
 def test_other_eta_stand_beside_and_decide_nothing(monkeypatch):

@@ -295,10 +295,10 @@ def seeds_of_a_list(folder, name, seeds, gain, spread=0.004):
 @pytest.mark.parametrize(
     ("gain", "spread", "verdict", "begins"),
     [
-        (0.004, 0.004, "holds", "Yes: on all-MiniLM-L6-v2 ALLoRA-0 minus LoRA is +"),
-        (-0.004, 0.004, "refuted", "No: on all-MiniLM-L6-v2 ALLoRA-0 minus LoRA is -"),
-        (0.0001, 0.002, "refuted", "No, the same within 0.3 points: on all-MiniLM-L6-v2"),
-        (0.002, 0.02, "undecided", "Undecided: 30 of 60 seeds; on all-MiniLM-L6-v2 ALLoRA-0 minus LoRA is +0.2 points"),
+        (0.004, 0.004, "holds", "Yes: +"),
+        (-0.004, 0.004, "refuted", "No: -"),
+        (0.0001, 0.002, "refuted", "No, the same within 0.3: "),
+        (0.002, 0.02, "undecided", "Undecided, 30 of 60 seeds: +0.2 points against LoRA on all-MiniLM-L6-v2"),
     ],
 )
 def test_seeds_that_chose_no_rate_judge_where_there_are_some(folder, gain, spread, verdict, begins):

@@ -11,6 +11,7 @@ import torch
 
 from allora_analysis.claims import pretrained_ripple
 from allora_analysis.finetune import models
+from allora_analysis.ripple import pretrained as ripple
 from allora_analysis.ripple.transformer import forward, with_adapters
 from paper_figures import transformer as figure
 from tests import tiny_finetune
@@ -42,7 +43,7 @@ def test_a_pass_is_transformers_own_with_the_adapters_merged(pretrained):
     np.testing.assert_allclose(run.weights[1], told.attentions[1], atol=2e-5)
     adapted = with_adapters(plain, 0.3, 4, np.random.default_rng(0))
     assert pretrained_ripple.row_norm(adapted)[0] == pytest.approx(0.3, rel=0.2)
-    names = pretrained_ripple.BERT if pretrained.model.config.model_type == "bert" else pretrained_ripple.LLAMA
+    names = ripple.BERT if pretrained.model.config.model_type == "bert" else ripple.LLAMA
     modules = dict(pretrained.model.named_modules())
     for index, block in enumerate(adapted.blocks):
         for key, one in block.items():

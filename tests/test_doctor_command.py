@@ -75,6 +75,21 @@ def test_what_is_on_and_what_undoes_it(words, told, capsys):
     assert told in said(capsys, *RUN, *words)
 
 
+def test_what_the_theory_says_of_these_settings(capsys):
+    told = document(capsys, *RUN, "--width", 4096, "--eta", 2, "--optimizer", "sgd", "--lora-dropout", 0.05)
+    answers = told["recipe"]["answers"]
+    assert "is about 0.062 under gradient descent" in answers["start at B = 0"]  # √(16/4113)
+    assert re.search(r"a constant: 0.96\d of η", answers["factor at this width"])
+    assert answers["stable step"].startswith("1/η = 0.5 of LoRA's")
+    assert "at the end BA is 0.95 of the fit" in answers["dropout pays"]
+    assert "at most 0.098 of" in answers["dropout pays"]  # 1 − 0.95²
+    wide = document(capsys, *RUN, "--width", 16, "--eta", 8, "--optimizer", "sgd")["recipe"]["answers"]
+    assert wide["factor at this width"].startswith("it tapers")
+    assert "dropout pays" not in wide
+    other = document(capsys, *RUN, "--width", 4096, "--zero", "a")["recipe"]["answers"]
+    assert not {"start at B = 0", "factor at this width", "stable step"} & set(other)
+
+
 def test_a_saved_adapter(tmp_path, capsys):
     folder = peft_folder(tmp_path / "a", lora_dropout=0.05, use_rslora=True)
     out = said(capsys, folder)
@@ -92,6 +107,7 @@ def test_rows_against_one_over_eta_squared(tmp_path, capsys):
     small = peft_folder(tmp_path / "small", size=1e-3, eta=2.0, variant="allora")
     told = said(capsys, small)
     assert "a constant so far" in told
+    assert re.search(r"stable step +0.50\d to 0.5[01]\d of LoRA's", told)
     assert float(re.search(r"from η = ([\d.e+]+) on", told)[1]) > 2.0
     assert "on gradients, so Adam undoes it" in said(capsys, small)
     assert "undone, Adam divides" in said(capsys, small, "--lr", "1e-4")

@@ -116,7 +116,7 @@ def test_the_cosine_at_b_zero_is_wisharts(rng):
     g, a = rng.standard_normal((3, n2)), rng.standard_normal((draws, RANK, n2))
     change = g @ a.transpose(0, 2, 1) @ a
     inner, square = (change * g).sum((1, 2)) / (g**2).sum(), (change**2).sum((1, 2)) / (g**2).sum()
-    told = RANK / (n2 + RANK + 1)
+    told = starts.expected_cosine(RANK, n2) ** 2
     # Delta method on mean(inner)²/mean(square).
     found = inner.mean() ** 2 / square.mean()
     terms = 2 * (inner / inner.mean() - 1) - (square / square.mean() - 1)
@@ -161,6 +161,12 @@ def test_bad_input(change, message):
     arguments = {"x": np.eye(N2), "target": np.ones((N1, N2)), "start": "b_zero", "rank": 2} | change
     with pytest.raises(ArgumentError, match=message):
         hessian.start_report(**arguments)
+
+
+@pytest.mark.bad_input
+def test_a_report_of_too_many_parameters_names_what_is_left():
+    with pytest.raises(ArgumentError, match=r"= 2040 parameters.*at most 2000.*restricted_spectrum.*network_spectrum"):
+        hessian.start_report(np.eye(500), np.ones((10, 500)), "b_zero", rank=4)
 
 
 def test_the_studys_option(capsys):

@@ -258,3 +258,43 @@ def test_more_coefficients_than_points():
     model = transformer.draw(BERT, 1, 8, 2, 0.1, np.random.default_rng(0))
     with pytest.raises(ArgumentError, match="count must be at most the 4 points"):
         series.coefficients(model, np.eye(8)[:2], 0.1, 5, 4)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(("sigma", "tokens"), [(0.1, 4), (1.0, 16), (10.0, 8)])
+def test_the_logits_gain_is_that_of_sampled_softmaxes(sigma, tokens, rng):
+    logits = sigma * rng.standard_normal((100_000, tokens))
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    jacobian = np.sum(p**2, axis=1) - 2 * np.sum(p**3, axis=1) + np.sum(p**2, axis=1) ** 2  # ‖diag p − ppᵀ‖²_F
+    square = np.sum(p**2, axis=1)
+    told = mean_field.logit_gain(sigma, tokens) / (2 * sigma**2)
+    terms = jacobian / jacobian.mean() - square / square.mean()
+    found, error = jacobian.mean() / square.mean(), terms.std() / len(p) ** 0.5
+    assert abs(found / told - 1) < 5 * error + 1e-4
+    assert 5 * error < 0.1
+
+
+def first_gradient(told_tokens, eta=1.0, count=8, width=48, copies=60):
+    """E‖J v‖² after a block that is attention alone, orthogonal tokens, weights at random: a mean over networks."""
+    seen, mixing = [], []
+    for seed in range(copies):
+        rng = np.random.default_rng(seed)
+        model = transformer.draw(Design(activation="relu"), 1, width, 4, 1.0, rng)
+        down = model.blocks[0]["down"]
+        model = replace(model, blocks=({**model.blocks[0], "down": down._replace(w=1e-9 * down.w, b=0 * down.b)},))
+        x = np.linalg.qr(rng.standard_normal((width, width)))[0][:count] * math.sqrt(width)
+        v = rng.standard_normal(x.shape)
+        run, along, _ = transformer.derivative(model, x, v, eta)
+        seen.append(np.sum(along[1] ** 2) / np.sum(v**2))
+        mixing.append(np.sum(run.weights[0] ** 2, axis=-1).mean())
+    told = np.exp(mean_field.moments(model, eta, 1.0, float(np.mean(mixing)), told_tokens).log_gradient[1])
+    allowed = 5 * np.std(seen, ddof=1) / math.sqrt(copies)
+    assert allowed < 0.3 * np.mean(seen), "no power"
+    assert abs(np.mean(seen) - told) < allowed
+
+
+@pytest.mark.statistical
+def test_the_gradient_through_the_logits_in_a_first_block():
+    first_gradient(8)
+    assert_rejects(first_gradient, 1)  # without the logits

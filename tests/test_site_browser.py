@@ -1,8 +1,8 @@
 """The site as a reader meets it, in a headless Chromium: pages at a telephone's width, every kind of page with axe.
 
 `make docs`' own build, whole, into a folder of the test's own, read through a web server as the search wants it. Links,
-sizes, titles are read from every page's file, and axe looks at each twelfth page, or with EVERY=1 at all. For the rest a
-browser opens every page but claims, sources and the reference, which are many and alike: of those every tenth.
+sizes, titles are read from every page's file, and axe looks at each twelfth page, or with EVERY=1 at all. For the rest
+a browser opens every page but claims, sources and the reference, which are many and alike: of those every tenth.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import pytest
 from allora_analysis import cli, width
 from allora_analysis.validation import ArgumentError
 from allora_analysis.width import METHODS, Method, exponents
+from allora_analysis.width.exponents import flow_eta_to_taper
 from allora_analysis.width.study import STUDY, Config, run
 from allora_analysis.width.training import QUANTITIES
 from tests.brute_force import width as twin
@@ -181,6 +182,14 @@ def test_taper_at_the_eta_that_it_names(rng):
         assert not width.taper(norms, 0.999 * found.eta_to_taper, share).tapers
         assert width.taper(norms, 1.001 * found.eta_to_taper, share).tapers
     assert width.taper(np.zeros(3), 2.0) == width.Taper(1.0, 1.0, False, np.inf)
+
+
+def test_the_flow_tapers_at_the_eta_that_it_names():
+    named = [flow_eta_to_taper("allora", n, 8) for n in (64, 4096, 64 * 4096)]
+    for n, eta in zip((64, 4096), named, strict=False):
+        assert width.flow_factor("allora", n, 8, eta) == pytest.approx(0.9, abs=1e-9)
+    assert named[2] / named[1] == pytest.approx(64**0.25, rel=0.01)  # η must grow as n^¼
+    assert named[1] > 2.0  # the paper's η² = 4 is not enough at n = 4,096
 
 
 @pytest.mark.bad_input

@@ -36,21 +36,12 @@ from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets import row_norms
 from allora_analysis.grid.reading import average_norm, recorded
 from allora_analysis.ripple import mean_field, series
-from allora_analysis.ripple.transformer import (
-    AdaptedMap,
-    Design,
-    Normalisation,
-    Transformer,
-    derivative,
-    forward,
-    with_adapters,
-)
+from allora_analysis.ripple.pretrained import Adapters, row_norm, transformer_of
+from allora_analysis.ripple.transformer import Transformer, derivative, forward, with_adapters
 from allora_analysis.study import progress
 from allora_analysis.validation import ArgumentError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from allora_analysis.finetune.data import TextData
 
 FILE = Path(__file__).with_name("pretrained_ripple.json")
@@ -58,10 +49,6 @@ ETAS = (0.0, *(2.0**power for power in range(-4, 11)))
 RANK, SEEDS = 16, (0, 1)
 TRAINED = {"rank": RANK, "learning_rate": 3e-4, "head_learning_rate": 1e-3, "max_steps": 60, "batch_size": 16}
 TRAINED |= {"max_length": 64, "schedule": "constant", "max_grad_norm": 0.0}
-BERT = {"q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value"}
-BERT |= {"o": "attention.output.dense", "up": "intermediate.dense", "down": "output.dense"}
-LLAMA = {name: f"self_attn.{name}_proj" for name in "qkvo"} | {n: f"mlp.{n}_proj" for n in ("gate", "up", "down")}
-Adapters = Mapping[str, tuple[np.ndarray, np.ndarray]]  # A and B by the linear map's name
 
 
 @dataclass(frozen=True)
@@ -98,39 +85,6 @@ def recorded_row_norm(model: str) -> float:
     if not runs:
         raise ArgumentError(f"NAME {model!r}: no run of LoRA under AdamW at 1e-4 is recorded; experiments.row_norms is")
     return float(np.mean([average_norm(result, result["row_norms"]["step"][-1]) for result in runs.values()]))
-
-
-def transformer_of(model: nn.Module, adapters: Adapters) -> Transformer:
-    """A pretrained BERT or Llama of transformers as a `Transformer` in float64; maps without an adapter get 0."""
-    own, names = model.config, BERT if model.config.model_type == "bert" else LLAMA
-    base = model.base_model
-    stack = base.encoder.layer if names is BERT else base.layers
-
-    def array(value: Any) -> np.ndarray:
-        return value.detach().double().numpy()
-
-    def norm(module: nn.Module) -> Normalisation:
-        return Normalisation(array(module.weight), array(module.bias) if hasattr(module, "bias") else 0.0)
-
-    def one(block: int, name: str) -> AdaptedMap:
-        linear = stack[block].get_submodule(name)
-        linear = getattr(linear, "base_layer", linear)
-        n1, n2 = linear.weight.shape
-        a, b = next((pair for key, pair in adapters.items() if key.endswith(f".{block}.{name}")), (None, None))
-        bias = 0.0 if linear.bias is None else array(linear.bias)
-        a, b = (np.zeros((1, n2)), np.zeros((n1, 1))) if a is None else (a, b)
-        return AdaptedMap(array(linear.weight), b, a, bias)
-
-    blocks = tuple({key: one(i, name) for key, name in names.items()} for i in range(len(stack)))
-    if names is BERT:
-        design = Design(own.num_attention_heads, "post", True, own.layer_norm_eps)
-        norms = tuple((norm(layer.attention.output.LayerNorm), norm(layer.output.LayerNorm)) for layer in stack)
-        return Transformer(design, blocks, norms)
-    design = Design(own.num_attention_heads, "pre", False, own.rms_norm_eps, True, True, "silu", True)
-    rope = own.rope_parameters["rope_theta"]
-    design = dataclasses.replace(design, key_heads=own.num_key_value_heads, rope=float(rope))
-    norms = tuple((norm(layer.input_layernorm), norm(layer.post_attention_layernorm)) for layer in stack)
-    return Transformer(design, blocks, norms, norm(base.norm))
 
 
 def embedded(pretrained: Any, data: TextData, sentences: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
@@ -180,13 +134,6 @@ def adapters_of(arguments: Arguments, setting: Setting, data: TextData) -> Adapt
         parts = {f"{key}.{part}": m for key, pair in made.items() for part, m in zip("ab", pair, strict=True)}
         save_file({key: np.ascontiguousarray(m) for key, m in parts.items()}, file)
     return made
-
-
-def row_norm(model: Transformer) -> tuple[float, float]:
-    """The mean row norm of the adapters BA, and of the weights."""
-    maps = [one for block in model.blocks for one in block.values()]
-    adapters = [np.sqrt(np.sum((one.b @ (one.a @ one.a.T)) * one.b, axis=1)).mean() for one in maps]
-    return float(np.mean(adapters)), float(np.mean([np.linalg.norm(one.w, axis=1).mean() for one in maps]))
 
 
 def entropies(weights: Sequence[np.ndarray]) -> np.ndarray:

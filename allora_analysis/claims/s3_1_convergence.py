@@ -32,7 +32,7 @@ from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, on_both_sides
 class Tiny(NamedTuple):
     """X (N×D), Y (N×C), what is trained from zero, the keep probability, l, a number of steps, and the masks' place.
 
-    A (r×D) is where A starts, with B = 0 and W = AᵀBᵀ; None where W is trained itself.
+    A (r×D) is where A starts, with B = 0 and W = AᵀBᵀ; None where W is trained directly.
     """
 
     x: np.ndarray
@@ -157,8 +157,8 @@ def expectation(cases: Cases) -> Finding:
     off_by = 100 * judged.measured[0]
     return judged.finding(
         {
-            "conditional": f"Only by {off_by:.2g} %, in LoRA: dropout's mean effect is there from step 1, exact in a "
-            "plain layer."
+            "conditional": f"Only for LoRA's A and B, from step 2, by {off_by:.2g} %; a weight trained directly "
+            "follows regularised descent."
         },
         evidence=judged.evidence(
             "float64 rounding, 1e-16, against 1e-9", {"E W_t off by": "0 for W, and for BA at step 1"}, tolerance=1e-9
@@ -170,7 +170,7 @@ def expectation(cases: Cases) -> Finding:
             "0.05, learning rate 0.01)",
         ),
         condition="A and B are trained, t ≥ 2 and p < 1",
-        flips_if="an E W_t that is not regularised descent with W trained itself, or an E[BA]_t that is with A and B",
+        flips_if="an E W_t that is not regularised descent with W trained directly, or an E[BA]_t that is with A and B",
     )
 
 

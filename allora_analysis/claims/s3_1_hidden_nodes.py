@@ -1,19 +1,21 @@
-"""Dropout on the hidden nodes of a linear two-layer network, beside Mori and Mignacco 2025 (arXiv:2505.07792).
+"""Dropout on the hidden nodes of a two-layer network, beside Mori and Mignacco 2025 (arXiv:2505.07792).
 
-They solve nonlinear two-layer networks that see each sample once, in high dimension. Here A and B train on fixed data
-at a small rate, masks in the bottleneck (§3.1's "latent space"): what of their abstract is true there. Judged where the
-flow ends and along descent. Checked by `tests/test_claims_3_1_in_factors.py`, which plants wrong formulas.
+They solve nonlinear two-layer networks that see each sample once, in high dimension: `dropout_sgd.online`, at short,
+intermediate and long times. A and B train on fixed data at a small rate, masks in the bottleneck (§3.1's "latent
+space"): what of their abstract is true there, judged where the flow ends and along descent. Checked by
+`tests/test_claims_3_1_in_factors.py`, which plants wrong formulas.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from allora_analysis import tikhonov
-from allora_analysis.claims.cases import Cases
+from allora_analysis import dropout_sgd, tikhonov
+from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size
 from allora_analysis.claims.s3_1_in_factors import factors_claim, shown
 from allora_analysis.statistics import one_sided
@@ -143,4 +145,84 @@ def hidden_correlations(cases: Cases) -> Finding:
         size=Size(-end.mean, "", "what drop rate 0.5 adds to the mean |cos|", -end.interval[1], -end.interval[0]),
         condition="more problems" if tested.verdict == "undecided" else None,
         flips_if="a mean |cos| that is lower with dropout",
+    )
+
+
+class Nodes(NamedTuple):
+    """Two student nodes that start at `start` (a square root of Q), a rate, a time, masks scaled by 1/p or not."""
+
+    start: tuple[tuple[float, float], ...]
+    rate: float
+    time: str
+    inverted: bool
+
+
+TIMES = {"short": 0.5, "intermediate": 5.0, "long": 100.0}
+ONLINE_NOISES, KEPT = (0.0, 0.6, 1.0), (1.0, 0.9, 0.7, 0.5)
+
+
+@functools.lru_cache(maxsize=256)
+def learnt(one: Nodes, keep_prob: float, noise: float) -> dropout_sgd.Online:
+    """One teacher node learnt by the student's two, at every one of the times."""
+    start, readout = np.array(one.start), 1 / keep_prob if one.inverted else 1.0
+    q, none, alone, times = start @ start.T, np.zeros((2, 1)), np.eye(1), [*TIMES.values()]
+    return dropout_sgd.online_curve(q, none, alone, keep_prob, one.rate, times, noise=noise, readout=readout)
+
+
+def by_noise(one: Nodes) -> dict[str, list[float]]:
+    """Best drop rates, what they take off the error without dropout, and the nodes' |cos| without and with p = 0.7."""
+    whole, at = one._replace(time=""), [*TIMES].index(one.time)
+    runs = [[learnt(whole, keep_prob, noise) for keep_prob in KEPT] for noise in ONLINE_NOISES]
+    errors = np.array([[run.error[at] for run in row] for row in runs])
+    none, some = ([float(row[kept].correlation[at]) for row in runs] for kept in (0, 2))
+    gains = 1 - errors.min(axis=1) / errors[:, 0]
+    best = [1 - KEPT[kept] for kept in errors.argmin(axis=1)]
+    return {"best drop rate": best, "gain": list(gains), "|cos| without": none, "|cos| at 0.3": some}
+
+
+def as_they_say(one: Nodes, seen: dict[str, list[float]]) -> bool:
+    """Nodes less alike at every noise; a gain at the two larger noises; a best drop rate that rises with noise."""
+    best = seen["best drop rate"]
+    alike = np.less(seen["|cos| at 0.3"], seen["|cos| without"])
+    return bool(alike.all() and min(seen["gain"][1:]) > 0.01 and (np.diff(best) >= 0).all() and best[-1] > best[0])
+
+
+@factors_claim(
+    "3.1-hidden-dropout-online",
+    where=MORI,
+    says="dropout reduces detrimental correlations between hidden nodes, mitigates the impact of label noise, and that "
+    "the optimal dropout probability increases with the level of noise in the data",
+    reading="By equations of their kind: two erf nodes learn one, each sample seen once, α = steps/N short (0.5), "
+    "intermediate (5) and long (100); masks unscaled as theirs, the test's output p times the nodes', or scaled by 1/p "
+    "as PyTorch's.",
+    depends_on=("3.1-hidden-dropout-correlations",),
+)
+def hidden_online(cases: Cases) -> Finding:
+    """Starts near 0, rates near 1, masks of both kinds; not 0 itself, where without masks nodes could not part."""
+
+    def draw(rng: np.random.Generator) -> Nodes:
+        start = tuple(tuple(row) for row in 0.01 * rng.standard_normal((2, 2)))
+        return Nodes(start, float(rng.uniform(0.9, 1.2)), str(rng.choice(["short", "long"])), bool(rng.integers(2)))
+
+    start = ((0.01, 0.0), (0.004, 0.008))
+    known = [Case(f"{time} times, masks unscaled", Nodes(start, 1.0, time, False)) for time in TIMES]
+    known += [Case(f"{time} times, masks scaled", Nodes(start, 1.0, time, True)) for time in ("short", "long")]
+    judged = cases.judge(
+        known + cases.draw(draw, 2), by_noise, printed=as_they_say, condition=lambda one: not one.inverted
+    )
+    gains = [seen["gain"][1] for seen in judged.measured[:3]]
+    return judged.finding(
+        {
+            "conditional": "Only with unscaled masks as theirs, at all three times; scaled as PyTorch's they gain "
+            "nothing short or long."
+        },
+        evidence=judged.evidence(
+            "none: the order of the best on a grid, a gain of 1 %, and the order of two cosines",
+            {"noise": ONLINE_NOISES, "drop rates": [1 - keep_prob for keep_prob in KEPT]},
+        ),
+        size=Size(
+            gains[1], "of the error", "what dropout takes off at noise 0.6, short to long times", min(gains), max(gains)
+        ),
+        condition="masks are not scaled by 1/p, so that dropout shortens steps and the test's output too",
+        flips_if="a short or long time at which scaled masks gain, or unscaled ones do not",
     )

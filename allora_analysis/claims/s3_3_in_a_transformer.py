@@ -146,8 +146,8 @@ def output_grows(cases: Cases) -> Finding:
     ratios = _ratios(judged)
     return judged.finding(
         {
-            "conditional": "Only without normalisation: LayerNorm, in the branches or after them, leaves no growth "
-            "exponential."
+            "conditional": "Only without normalisation: with a norm in the branches or after them, as transformers "
+            "have it, growth is not exponential."
         },
         evidence=judged.evidence(
             f"off, in what is allowed: {source_of_errors(REPLICAS)}; worst cases and post-norm to 1e-9",
@@ -192,8 +192,8 @@ def gradient_grows(cases: Cases) -> Finding:
     ratios = _ratios(judged)
     return judged.finding(
         {
-            "conditional": "Only without normalisation: normalised in the branches it grows as slowly as the output; "
-            "normalised after them it fades."
+            "conditional": "Only without normalisation: normalised in the branches it is a power of depth; normalised "
+            "after them it rises, then fades."
         },
         evidence=judged.evidence(
             "none: a threshold of 1.5",
@@ -207,8 +207,9 @@ def gradient_grows(cases: Cases) -> Finding:
             float(ratios.min()),
             float(ratios.max()),
         ),
-        condition="no normalisation; with it in the branch E‖Jv‖² is multiplied by 1 + β/(1 + lβ) in block l, which "
-        "telescopes to 1 + Lβ, β the mean square that a branch adds; after the sum it rises until all tokens are alike",
+        condition="no normalisation; with it in the branch E‖Jv‖² is multiplied by 1 + χβ/(1 + lβ) in block l, β the "
+        "mean square that a branch adds: 1 + Lβ for one token, χ = 1; with several, attention's logits make χ of the "
+        "order of η² at large η (mean_field.logit_gain), until tokens are alike; after the sum it rises until then",
         flips_if="normalised blocks at random whose log gradient gains twice as much from η at 2L as at L",
     )
 

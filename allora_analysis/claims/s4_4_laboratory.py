@@ -139,9 +139,8 @@ def better_than_lora(cases: Cases, folder: Path | None = None) -> Finding:
     """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many."""
     pairs = named("rule", lambda name: name.startswith("ALLoRA − LoRA, "))
     answers = {
-        "refuted": "No, on a small network: {mean} points on average, clearly better in {better}, worse in {worse} "
-        "of {n} settings.",
-        "holds": "Yes, on a small network: {mean} points on average, clearly better in {better} of {n} settings.",
+        "refuted": "No, on a small network: {mean} points on average, better in {better} of {n} settings.",
+        "holds": "Yes, on a small network: {mean} points on average, better in {better} of {n} settings.",
         "undecided": "Undecided on a small network: {mean} points on average over {n} settings.",
     }
     etas = [first for first, _ in named("eta2").values()]

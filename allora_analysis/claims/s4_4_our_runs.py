@@ -301,15 +301,14 @@ def _seed_by_seed(
     losses = sequential.verdicts(name, "test_loss", folder)
     student = paired_test(used, [0.0] * len(used), "t").interval
     ends = [100 * end for end in (student if one.low is None else (one.low, one.high))]
-    told, seeds = f"ALLoRA-0 minus LoRA is {100 * one.mean + 0.0:+.1f} points", f"{one.n} seeds"
-    on = sequential.LISTS[name].model
+    told = f"{100 * one.mean + 0.0:+.1f} points against LoRA on {sequential.LISTS[name].model}, each at its best rate"
     answers = {
-        "undecided": f"Undecided: {one.n} of {CAP} seeds; on {on} {told}, each at its best rate.",
-        "holds": f"Yes: on {on} {told}, each at its best rate ({seeds}).",
-        "refuted": f"No: on {on} {told}, each at its best rate ({seeds}).",
+        "undecided": f"Undecided, {one.n} of {CAP} seeds: {told}.",
+        "holds": f"Yes: {told}, {one.n} seeds.",
+        "refuted": f"No: {told}, {one.n} seeds.",
     }
     if one.verdict == "equivalent":
-        answers["refuted"] = f"No, the same within {100 * margin:g} points: on {on} {told}, each at its best rate."
+        answers["refuted"] = f"No, the same within {100 * margin:g}: {told}, {one.n} seeds."
     wanted = f"an e-value of 20 either way, or both bounds within ±{100 * margin:g} points"
     measured = {
         OURS: dataclasses.asdict(one) | {"differences": used},
@@ -323,7 +322,12 @@ def _seed_by_seed(
     return tested.finding(
         answers,
         evidence=Evidence({"difference": "above 0"}, measured, rule, interval=interval, n=one.n),
-        size=Size(round(100 * one.mean, 10) + 0.0, "percentage points", "ALLoRA-0 minus LoRA", *ends),
+        size=Size(
+            round(100 * one.mean, 10) + 0.0,
+            "percentage points",
+            "test accuracy of ALLoRA without dropout minus LoRA's, rotten_tomatoes",
+            *ends,
+        ),
         corrected=f"would be decided by {wanted}" if one.verdict == "open" else None,
         flips_if=wanted if one.verdict == "open" else f"a first decision of the {CAP} seeds on another side",
         at_paper=None,  # another model than the paper's

@@ -16,7 +16,7 @@ from tyro.conf import Positional, arg
 
 from allora_analysis import cli, outputs, study, terminal
 from allora_analysis.adaptive.recipe import Recipe
-from allora_analysis.validation import ArgumentError, keep_probability, positive
+from allora_analysis.validation import ArgumentError, count, keep_probability, positive
 
 if TYPE_CHECKING:
     from allora_analysis.doctor.answers import Section
@@ -29,8 +29,9 @@ class Arguments:
     and what undoes it, what a saved adapter holds, seeds needed, the largest stable learning rate.
 
     Settings: --r 16 --alpha 32 --lr 2e-4 --width 4096. A saved adapter, no base model needed: FOLDER, with --lr for its
-    rates. Seeds for a gap of half a point: --gap 0.5, with --scores and --baseline or --sd. The largest stable rate on
-    a batch: --r 16 --alpha 16 --lr 1e-3 --model FOLDER --data FOLDER.
+    rates; with --model FOLDER how strongly it acts in its network. Seeds for a gap of half a point: --gap 0.5, with
+    --scores and --baseline or --sd. The largest stable rate on a batch: --r 16 --alpha 16 --lr 1e-3 --model FOLDER
+    --data FOLDER.
     """
 
     adapter: Positional[Annotated[Path | None, arg(metavar="[ADAPTER]")]] = None
@@ -80,7 +81,7 @@ class Arguments:
     arms: tuple[str, str] = ("allora_0", "lora")
     """The two arms of those records."""
     model: Annotated[str | None, arg(metavar="FOLDER|FILE.gguf|HUB_ID")] = None
-    """A pretrained model: measure the largest stable rate; with --data, --r, --alpha, --lr."""
+    """A pretrained model: how strongly ADAPTER acts there; with --data, --r, --alpha, --lr the largest stable rate."""
     data: Annotated[str | None, arg(metavar="FOLDER|HUB_ID")] = None
     """train.jsonl and test.jsonl (or .jsonl.gz), rows with text and label."""
     trial_steps: int | None = None
@@ -113,13 +114,16 @@ def sections(arguments: Arguments) -> Iterator[Section]:
 
         saved = read(arguments.adapter, arguments.alpha, arguments.rslora)
         yield answers.of_saved(saved, arguments.eta)
+        if arguments.model is not None:
+            yield _strength(arguments, saved)
     switches = _switches(arguments, saved)
-    if arguments.lr is not None or arguments.r is not None or arguments.model is not None:
+    asked = arguments.model is not None and (saved is None or arguments.data is not None)
+    if arguments.lr is not None or arguments.r is not None or asked:
         recipe = _recipe(arguments, saved)
         yield from answers.of_recipe(
             recipe, switches, arguments.max_grad_norm, arguments.warmup_steps, arguments.as_alpha
         )
-        if arguments.model is not None:
+        if asked:
             yield _edge(arguments, recipe)
     elif saved is not None and (told := list(answers.switched(switches, None))):
         yield answers.Section("on", told)
@@ -177,6 +181,18 @@ def _seeds(arguments: Arguments) -> Section:
     fewest, most = (pick(one.seeds for one in found) for pick in (min, max))
     told = f"{fewest} to {most} to see a gap of {gap:g} points, by setting: the spread of the differences decides"
     return answers.Section("seeds", [("seeds", told)], seeds.table(found), numbers)
+
+
+def _strength(arguments: Arguments, saved: Saved) -> Section:
+    from allora_analysis.doctor import answers, strength
+    from allora_analysis.doctor.saved import matrices
+
+    if any(pair.norms is None for pair in saved.pairs):
+        raise ArgumentError(f"{arguments.adapter}: is not finite, so that nothing can be run; leave --model out")
+    found = strength.strength(
+        arguments.model, matrices(arguments.adapter, saved), seed=count("--seed", arguments.seed, 0)
+    )
+    return answers.Section("strength", [("in its network", strength.words(found))], None, vars(found))
 
 
 def _edge(arguments: Arguments, recipe: Recipe) -> Section:

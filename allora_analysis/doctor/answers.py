@@ -10,9 +10,12 @@ from typing import Any
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe
 from allora_analysis.doctor.saved import Saved, SavedPair
+from allora_analysis.hessian.starts import expected_cosine
 from allora_analysis.study import Table
-from allora_analysis.width.exponents import taper
+from allora_analysis.width.exponents import flow_eta_to_taper, flow_factor, taper
 
+_SHARE = 0.1  # a fall of the mean factor by so much counts as tapering
+_ON_ROWS = ("allora", "allora_0")
 _CONSTANT = 0.95  # of η, as in `lora.doctor.rates`, which needs torch
 _PISSA = ("pissa", "olora", "corda", "loftq", "eva", "orthogonal", "lora_ga")
 
@@ -69,7 +72,7 @@ def of_recipe(
         Two sections.
     """
     told = [*recipes.lines(recipe, clip, warmup), ("α × 4 or rate × 4", recipes.four_times_alpha(recipe))]
-    told += switched(switches, recipe, clip)
+    told += [*_start(recipe, switches), *switched(switches, recipe, clip), *_at_width(recipe, switches)]
     numbers = vars(recipes.rates(recipe)) | {"recipe": vars(recipe)}
     found = recipes.equivalents(recipe, alpha)
     start = "init of A" if recipe.zero == "b" else "init of B"
@@ -100,6 +103,39 @@ def _both(one: float, other: float) -> str:
     return f"{one:.3g}" if math.isclose(one, other) else f"{one:.3g}, {other:.3g}"
 
 
+def _start(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
+    # What starting at 0 costs: not a bad place, but a first step along r of the gradient's directions.
+    if recipe.zero == "b" and recipe.width is not None and switches.init is None:
+        cosine = expected_cosine(recipe.r, recipe.width)
+        yield (
+            "start at B = 0",
+            f"costs the first step's direction: its cosine with full fine-tuning's is about {cosine:.2g} under "
+            f"gradient descent, √(r/(n₂ + r + 1)); a start along the gradient (init_lora_weights='lora_ga') has the "
+            "most that a rank allows",
+        )
+
+
+def _at_width(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
+    # Does ALLoRA's factor taper in a layer of this width, and what does it do to the stable rates?
+    if switches.eta is None or switches.variant not in _ON_ROWS:
+        return
+    if recipe.width is not None:
+        kept = flow_factor("allora", recipe.width, recipe.r, switches.eta)
+        needed = flow_eta_to_taper("allora", recipe.width, recipe.r)
+        word = "a constant" if kept > 1 - _SHARE else "it tapers"
+        yield (
+            "factor at this width",
+            f"{word}: {kept:.3g} of η on average over rows once a linear teacher of n = {recipe.width} is learnt; "
+            f"below {1 - _SHARE:g} from η = {needed:.3g} on",
+        )
+    if recipe.optimizer == "sgd":
+        yield (
+            "stable step",
+            f"1/η = {1 / switches.eta:.3g} of LoRA's while rows of BA are short and every d is η; more as they grow, "
+            "1/d at a good fit",
+        )
+
+
 def switched(switches: Switches, recipe: Recipe | None, clip: float | None = None) -> Iterator[tuple[str, str]]:
     """Whether ALLoRA's rule, dropout, DoRA and LoRA+ are on, and what undoes them.
 
@@ -119,6 +155,7 @@ def switched(switches: Switches, recipe: Recipe | None, clip: float | None = Non
             f"{switches.drop_rate:g}, on the adapter's input, in train() alone; eval(), a merged adapter and a forward "
             "pass that leaves it out undo it: lora.doctor.doctor tries it on the live model",
         )
+        yield "dropout pays", _dropout_pays(switches.drop_rate)
     if switches.dora:
         yield (
             "DoRA",
@@ -133,6 +170,16 @@ def switched(switches: Switches, recipe: Recipe | None, clip: float | None = Non
             "groups undoes it; PEFT's create_loraplus_optimizer decays by loraplus_weight_decay alone (default 0), and "
             "trains a head's bias at B's rate: at ratio 1 too",
         )
+
+
+def _dropout_pays(drop: float) -> str:
+    # White inputs: flow under dropout is flow without it towards (1 − drop) of the fit, 1/(1 − drop) times as fast.
+    keep = 1 - drop
+    return (
+        "late and little, if inputs are uncorrelated: in a few steps the mean of BA is as without it and the masks add "
+        f"noise; at the end BA is {keep:.3g} of the fit, which takes off at most {1 - keep**2:.2g} of the mean error, "
+        "where all that was fitted is noise"
+    )
 
 
 def _rule(switches: Switches, recipe: Recipe | None, clip: float | None) -> str:
@@ -160,7 +207,8 @@ def of_saved(saved: Saved, eta: float | None) -> Section:
     """
     eta = saved.config.get("eta") if eta is None else eta
     told = [("pairs", _pairs(saved)), ("trained", _trained(saved))]
-    told += [("factor", _taper(saved, float(eta)))] if eta is not None and _finite(saved.pairs) else []
+    if eta is not None and _finite(saved.pairs):
+        told += [("factor", _taper(saved, float(eta))), ("stable step", _stable_step(saved, float(eta)))]
     groups: dict[str, list] = {}
     for pair in saved.pairs:
         groups.setdefault(pair.name.rpartition(".")[2] or pair.name, []).append(pair)
@@ -236,6 +284,14 @@ def _taper(saved: Saved, eta: float) -> str:
     return (
         f"{word}: rows are {share:.3g} of 1/η² = {eta**-2:.3g} in the median, so ALLoRA's factor is {least:.3g} to "
         f"{most:.3g} of η = {eta:g} ({middle:.3g}); from η = {needed:.3g} on it is below nine tenths on average"
+    )
+
+
+def _stable_step(saved: Saved, eta: float) -> str:
+    low, high = ((1 + eta**2 * value) ** 0.5 / eta for value in (_spread(saved.pairs)[0], _spread(saved.pairs)[2]))
+    return (
+        f"{low:.3g} to {high:.3g} of LoRA's here, at a good fit and with the factor on the gradient (SGD): 1/d, as its "
+        "Jacobian lies there between d_min and d_max times LoRA's Hessian"
     )
 
 

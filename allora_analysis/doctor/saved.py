@@ -20,6 +20,7 @@ from allora_analysis.validation import ArgumentError
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PICKLES = ("adapter_model.bin", "*.bin", "*.pt", "*.pth", "*.ckpt")
 _KEY = re.compile(r"^(?P<layer>.*?)[._]?(?P<side>lora_(?:embedding_)?[AB]|lora_[ab]|lora_down|lora_up)(?:\.[^.]+)*$")
+_PREFIX = "base_model.model."
 _A_SIDES = ("lora_A", "lora_a", "lora_down", "lora_embedding_A")
 
 
@@ -92,10 +93,7 @@ def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
     """
     weights, config = _files(path)
     tensors = _tensors(weights)
-    sides: dict[str, dict[str, Any]] = {}
-    for key, value in tensors.items():
-        if found := _KEY.match(key):
-            sides.setdefault(found["layer"], {})["a" if found["side"] in _A_SIDES else "b"] = value
+    sides = _sides(tensors)
     alphas = {key.removesuffix(".alpha"): float(value) for key, value in tensors.items() if key.endswith(".alpha")}
     given = {"lora_alpha": alpha, "use_rslora": rslora} if alpha is not None else {}
     whole = {name: part for name, part in sides.items() if _whole(part)}
@@ -107,6 +105,31 @@ def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
     known = bool(config.get("lora_alpha") or given or alphas)
     magnitudes = sum("lora_magnitude_vector" in key or key.endswith("dora_scale") for key in tensors)
     return Saved(pairs, config, known, magnitudes, len(sides) - len(whole))
+
+
+def matrices(path: Path, saved: Saved) -> dict[str, tuple[Any, Any]]:
+    """A and s·B of every pair, by the layer's name, as NumPy's float64.
+
+    Args:
+        path: that `read` has read.
+        saved: what it found.
+
+    Returns:
+        The matrices.
+    """
+    parts = {name.removeprefix(_PREFIX): part for name, part in _sides(_tensors(_files(path)[0])).items()}
+    return {
+        pair.name: (parts[pair.name]["a"].double().numpy(), pair.scaling * parts[pair.name]["b"].double().numpy())
+        for pair in saved.pairs
+    }
+
+
+def _sides(tensors: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    sides: dict[str, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        if found := _KEY.match(key):
+            sides.setdefault(found["layer"], {})["a" if found["side"] in _A_SIDES else "b"] = value
+    return sides
 
 
 def _files(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -166,7 +189,7 @@ def _pair(name: str, part: dict[str, Any], config: dict[str, Any], own_alpha: fl
     from allora_analysis.lora.autograd import norms_of_rows
 
     a, b = part["a"].double(), part["b"].double()
-    r, short = a.shape[0], name.removeprefix("base_model.model.")
+    r, short = a.shape[0], name.removeprefix(_PREFIX)
     scaling = _scaling(short, r, config, own_alpha)
     spread = None
     if torch.isfinite(a).all() and torch.isfinite(b).all():

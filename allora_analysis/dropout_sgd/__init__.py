@@ -6,6 +6,7 @@
 | `stability` | the two limits past which moments grow, learning rates, and the limit t → ∞ at a stable one |
 | `moments` | the run, and the entry point `trajectory` |
 | `factors` | the same in LoRA's factors A and B, to first order in the learning rate: `factor_flow` |
+| `online` | masks on hidden nodes, each sample seen once, in high dimension: exact equations, `online_curve` |
 | `monte_carlo` | the simulation that the closed forms are checked against |
 | `study` | the command line's study and its figure |
 """
@@ -13,6 +14,7 @@
 from allora_analysis.dropout_sgd.factors import FactorFlow, factor_flow
 from allora_analysis.dropout_sgd.moments import Trajectory, trajectory
 from allora_analysis.dropout_sgd.monte_carlo import Simulation, simulate, simulate_factors
+from allora_analysis.dropout_sgd.online import Online, online_curve
 from allora_analysis.dropout_sgd.stability import (
     StabilityLimits,
     Stationary,
@@ -22,11 +24,13 @@ from allora_analysis.dropout_sgd.stability import (
 
 __all__ = [
     "FactorFlow",
+    "Online",
     "Simulation",
     "StabilityLimits",
     "Stationary",
     "Trajectory",
     "factor_flow",
+    "online_curve",
     "simulate",
     "simulate_factors",
     "stability_limits",

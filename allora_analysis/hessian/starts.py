@@ -48,6 +48,7 @@ STAGES = {"start": 1.0, "half-way": 0.5, "nine tenths": 0.1}  # the excess loss 
 OPTIMIZERS = ("sgd", "momentum", "adamw", "allora", "allora_adamw")
 AT_REST = 1e-6  # of the first speed
 ETA, PATIENCE, ZERO = 2.0, 1000, 1e-12  # of the paper; steps; of the largest |eigenvalue|
+LARGEST = 2000  # parameters of a report: the inertia and κ take all eigenvalues, at four points of the path
 Pair = tuple[Float[np.ndarray, "r n2"], Float[np.ndarray, "n1 r"]]
 
 
@@ -261,8 +262,8 @@ def start_report(
         The report.
 
     Raises:
-        ArgumentError: an unknown start, a rank that is not the start's, a target that X does not see, a flow that
-            10⁵ evaluations of its velocity do not follow to where it rests.
+        ArgumentError: an unknown start, a rank that is not the start's, a target that X does not see, more than 2,000
+            parameters, a flow that 10⁵ evaluations of its velocity do not follow to where it rests.
 
     Examples:
         >>> import numpy as np
@@ -275,6 +276,12 @@ def start_report(
     """
     t = validation.matrix("target", target)
     x = validation.matrix_of("x", x, (None, t.shape[1]), "n2, the columns of target")
+    size = validation.adapter_rank(rank, *t.shape) * sum(t.shape)
+    if size > LARGEST:
+        raise ArgumentError(
+            f"target, rank: r(n₁ + n₂) = {size} parameters, and the inertia and κ take all eigenvalues; give at most "
+            f"{LARGEST}. Where A or B is 0, restricted_spectrum is in closed form; network_spectrum finds both ends"
+        )
     g = -2 * (t @ x.T) @ x
     if isinstance(start, str):
         generator = np.random.default_rng(validation.count("seed", seed, 0))
@@ -296,6 +303,28 @@ def start_report(
         float(np.linalg.norm(values[: 2 * len(a)]) / np.linalg.norm(values)),
         {name: _steps(x, fit, a, b, name, stages["start"].largest) for name in OPTIMIZERS},
     )
+
+
+@representable()
+def expected_cosine(rank: int, width: int) -> float:
+    """Of the first step from B = 0 with full fine-tuning's, under gradient descent: √(r/(n₂ + r + 1)).
+
+    E⟨G, GAᵀA⟩ over the roots of ‖G‖² and E‖GAᵀA‖², A Gaussian; from A = 0 with B Gaussian it is that of n₁.
+
+    Args:
+        rank: r.
+        width: n₂.
+
+    Returns:
+        The cosine.
+
+    Examples:
+        >>> from allora_analysis.hessian.starts import expected_cosine
+        >>> print(round(expected_cosine(8, 4096), 3))
+        0.044
+    """
+    rank, width = validation.count("rank", rank), validation.count("width", width)
+    return math.sqrt(rank / (width + rank + 1))
 
 
 def _losses(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, float]:

@@ -34,11 +34,11 @@ SELECTED = (
 )
 """What a reader with one minute wants to know: the three flaws, the layer, its knobs, its tables."""
 QUESTIONS = {
-    "Should I use ALLoRA?": "4-own-best-rate",
+    "Should I use ALLoRA?": "4-better-than-lora-laboratory",
     "Is dropout in LoRA only for long training?": "3.1-figure-2-left-laboratory",
     "Is α worth tuning beside rank and learning rate?": "4-alpha",
     "Is starting at zero a problem?": "3.2-escape",
-    "Do more layers make adapters explode?": "3.3-typical",
+    "Do more layers make adapters explode?": "3.3-transformer",
 }
 """What people ask, and the row that answers, in at most 15 words and with a size."""
 

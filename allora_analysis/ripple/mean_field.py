@@ -12,7 +12,13 @@ stream's; m itself if not. After each sum "post" divides m and g by the new m. �
 "pre" telescopes, ∏(1 + β/(1 + lβ)) = 1 + Lβ: **√L and of degree 2 or 3 in η for stream and gradient**, where "none"
 has (1 + β)^L and "post" 1. κ = E‖Σ_jp_ju_j‖²/E‖u‖² ≤ 1 is what attention's averaging leaves: 1 for one token.
 In expectation m is exact for one token and act ReLU or the identity; g up to O(1/n). With several tokens the softmax
-adds a derivative through the logits, of the order of their variance times Σp(1 − p): not in χ.
+adds a derivative through the logits: δℓ_j = (δq·k_j + q·δk_j)/√d of variance 2σ²|δ|², into Σ_j p_j(δℓ_j − Σpδℓ)v_j, so
+
+    χ = 1 + 2σ²·E‖diag p − ppᵀ‖²_F/E Σp²    for attention, σ² = γ_qγ_k i² the logits' variance (`logit_gain`),
+
+for orthogonal tokens, as in a first block. About 2σ² where attention is uniform, and of the order of σ where it is
+sharp, as ties become rare: it grows as η², not exponentially. Deeper tokens share a part, which the softmax does not
+see, and values that are alike: there it is an upper estimate, and `moments` counts it only where it is told T.
 
 Entropy: of T logits that are independent and N(0, σ²) (the random energy model, Derrida 1981; in transformers Cowsik et
 al. 2024, arXiv 2403.02579). With Gumbel's γ_j, log Z + γ has the law of max_j(σz_j + γ_j): E log Z = F(σ) is an
@@ -41,7 +47,7 @@ class Moments(NamedTuple):
     log_gradient: np.ndarray
 
 
-def moments(model: Transformer, eta: float, start: float = 1.0, mixing: float = 1.0) -> Moments:
+def moments(model: Transformer, eta: float, start: float = 1.0, mixing: float = 1.0, tokens: int = 1) -> Moments:
     """Predicted mean squares of a transformer with maps at random of the Frobenius norms that this one has.
 
     Args:
@@ -49,6 +55,7 @@ def moments(model: Transformer, eta: float, start: float = 1.0, mixing: float = 
         eta: η ≥ 0.
         start: the mean square of h₀'s entries.
         mixing: κ.
+        tokens: T, for the gradient through the logits, an upper estimate after the first block; 1 leaves it out.
 
     Returns:
         Logarithms of E‖h_l‖²/n and of E‖J_l v‖², l = 0, …, L; `mixing` = 1 where there is one token.
@@ -58,7 +65,7 @@ def moments(model: Transformer, eta: float, start: float = 1.0, mixing: float = 
     for maps, norms in zip(model.blocks, model.norms, strict=True):
         for branch, own in ((_attention, norms[0]), (_feed_forward, norms[1])):
             given = math.log(_mean_square(own)) if norm == "pre" else size
-            added, chi = branch(model, maps, eta, given, mixing)
+            added, chi = branch(model, maps, eta, given, mixing, tokens)
             gradient += float(np.logaddexp(0.0, math.log(chi) + added - size))
             size = float(np.logaddexp(size, added))
             if norm == "post":
@@ -77,11 +84,17 @@ def _log_gain(one: AdaptedMap, eta: float) -> float:
     return math.log((np.square(one.w).sum() + eta**2 * np.sum((one.b.T @ one.b) * (one.a @ one.a.T))) / len(one.w))
 
 
-def _attention(model: Transformer, maps, eta: float, given: float, mixing: float) -> tuple[float, float]:
-    return given + math.log(mixing) + _log_gain(maps["v"], eta) + _log_gain(maps["o"], eta), 1.0
+def _attention(model: Transformer, maps, eta: float, given: float, mixing: float, tokens: int) -> tuple[float, float]:
+    added = given + math.log(mixing) + _log_gain(maps["v"], eta) + _log_gain(maps["o"], eta)
+    if tokens == 1 or not model.design.softmax:
+        return added, 1.0
+    sigma = math.exp(given + 0.5 * (_log_gain(maps["q"], eta) + _log_gain(maps["k"], eta)))
+    return added, 1.0 + logit_gain(sigma, tokens)
 
 
-def _feed_forward(model: Transformer, maps, eta: float, given: float, mixing: float) -> tuple[float, float]:
+def _feed_forward(
+    model: Transformer, maps, eta: float, given: float, mixing: float, tokens: int
+) -> tuple[float, float]:
     z, weights = np.polynomial.hermite_e.hermegauss(NODES)
     weights = weights / weights.sum()
     inner = given + _log_gain(maps["gate" if model.design.gated else "up"], eta)
@@ -129,6 +142,38 @@ def random_attention(sigma: float, tokens: int) -> Attention:
     log_partition = float(u[-1, 0]) - step * float(np.sum(below**tokens) - below[-1] ** tokens / 2) - np.euler_gamma
     rising = step * float(np.sum(tokens * below ** (tokens - 1) * falling))  # F′
     return Attention(max(0.0, log_partition - sigma * rising), 1 - rising / sigma)
+
+
+def logit_gain(sigma: float, tokens: int) -> float:
+    """2σ²E‖diag p − ppᵀ‖²_F/E Σp², what attention's logits add to χ; T independent N(0, σ²) logits, to 1e-4.
+
+    By 1/Z^k = ∫t^{k−1}e^{−tZ}dt/Γ(k): E p_j²p_k² and the like are integrals over t of products of one-token means.
+
+    Args:
+        sigma: σ in [0, 30].
+        tokens: T ≥ 2.
+
+    Returns:
+        The gain.
+
+    Examples:
+        >>> from allora_analysis.ripple.mean_field import logit_gain
+        >>> print(round(logit_gain(0.1, 4) / 0.01, 2))  # 2σ²(1 − 1/T) where attention is uniform
+        1.49
+    """
+    z = np.linspace(-8, 8, 1 + 320 * max(1, math.ceil(sigma / 4)))
+    chance = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum()
+    u = np.linspace(-8 * sigma - 12 - math.log(tokens), 8 * sigma + 5, 600)[:, None]
+    # Of one token: E p̃^k e^{−p̃}, p̃ = te^{σz}; the powers of t are in them, and dt/t = du.
+    level, step = u + sigma * z, float(u[1, 0] - u[0, 0])
+    one = [np.exp(k * np.minimum(level, 9.0) - np.exp(np.minimum(level, 9.0))) @ chance for k in range(5)]
+
+    def mean(values: np.ndarray, others: int, gamma: int) -> float:
+        return step * float(np.sum(values * one[0] ** (tokens - others))) / gamma
+
+    second, third = tokens * mean(one[2], 1, 1), tokens * mean(one[3], 1, 2)
+    fourth = tokens * mean(one[4], 1, 6) + tokens * (tokens - 1) * mean(one[2] ** 2, 2, 6)
+    return 2 * sigma**2 * (second - 2 * third + fourth) / second
 
 
 def first_block_entropy(eta_size: float, rank: int, head_width: int, tokens: int) -> float:

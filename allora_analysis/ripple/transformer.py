@@ -308,6 +308,18 @@ def with_adapters(model: Transformer, row_norm: float, rank: int, generator: np.
     return replace(model, blocks=tuple({name: one(own) for name, own in block.items()} for block in model.blocks))
 
 
+def turned_at_random(model: Transformer, generator: np.random.Generator) -> Transformer:
+    """The same transformer with adapters at random in its adapters' places, of each one's rank and mean row norm."""
+
+    def one(own: AdaptedMap) -> AdaptedMap:
+        (n1, rank), n2 = own.b.shape, own.a.shape[1]
+        size = math.sqrt(max(float(np.sum((own.b.T @ own.b) * (own.a @ own.a.T))), 0.0) / n1)
+        b = generator.standard_normal((n1, rank)) * size / math.sqrt(rank)
+        return own._replace(b=b, a=generator.standard_normal((rank, n2)) / math.sqrt(n2))
+
+    return replace(model, blocks=tuple({name: one(own) for name, own in block.items()} for block in model.blocks))
+
+
 def derivative(
     model: Transformer, x: Float[np.ndarray, "*batch T n"], v: Float[np.ndarray, "*batch T n"], eta: float
 ) -> tuple[Pass, list[np.ndarray], np.ndarray]:

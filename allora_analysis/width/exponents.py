@@ -213,10 +213,47 @@ def flow_factor(method: str | Method, width: int, rank: int, eta: float) -> floa
     Returns:
         The part of η that is left: 1 where the factor is a constant.
     """
-    grid = (np.arange(4000) + 0.5) / 500  # |g| up to 8; the midpoint rule errs by 1e-6
-    density = np.exp(-(grid**2) / 2)
-    kept = 1 / np.sqrt(1 + positive("eta", eta) ** 2 * flow_row_norm(method, width, rank) * grid)
-    return float(kept @ density / density.sum())
+    norms, weights = _flow_norms(method, width, rank)
+    return float(np.average(1 / np.sqrt(1 + positive("eta", eta) ** 2 * norms), weights=weights))
+
+
+def _flow_norms(method: str | Method, width: int, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    # m|g| and its density, |g| up to 8; the midpoint rule errs by 1e-6.
+    grid = (np.arange(4000) + 0.5) / 500
+    return flow_row_norm(method, width, rank) * grid, np.exp(-(grid**2) / 2)
+
+
+@representable(infinite=True)
+def flow_eta_to_taper(method: str | Method, width: int, rank: int, share: float = 0.1) -> float:
+    """The η at which `flow_factor` has fallen by a share, of the order of n^{¼}.
+
+    Args:
+        method: as in `flow_row_norm`.
+        width: n.
+        rank: r.
+        share: of η, in (0, 1).
+
+    Returns:
+        η.
+
+    Raises:
+        ArgumentError: a share outside (0, 1).
+    """
+    return _eta_to_taper(*_flow_norms(method, width, rank), share)
+
+
+def _eta_to_taper(norms: np.ndarray, weights: np.ndarray, share: float) -> float:
+    # The η at which the weighted mean of d/η is 1 − share; rows at 0 keep their factor at every η.
+    from scipy.optimize import brentq
+
+    if not 0 < number("share", share) < 1:
+        raise ArgumentError(f"share must be in (0, 1), received {share!r}")
+
+    def left(log_eta: float) -> float:
+        return float(np.average(1 / np.sqrt(1 + np.exp(2 * log_eta) * norms), weights=weights)) - (1 - share)
+
+    reached = np.average(norms == 0, weights=weights) < 1 - share
+    return float(np.exp(brentq(left, -200, 200))) if reached else math.inf
 
 
 @dataclass(frozen=True)
@@ -256,19 +293,9 @@ def taper(norms: ArrayLike, eta: float, share: float = 0.1) -> Taper:
         >>> taper([0.0144, 0.0144], eta=2.0).tapers, round(taper([0.0144, 0.0144], eta=2.0).eta_to_taper, 2)
         (False, 4.04)
     """
-    from scipy.optimize import brentq
-
-    norms, eta, share = vector("norms", norms), positive("eta", eta), positive("share", share)
+    norms, eta = vector("norms", norms), positive("eta", eta)
     if norms.min() < 0:
         raise ArgumentError(f"norms must be 0 or above, received {norms.min():g}")
-    if share >= 1:
-        raise ArgumentError(f"share must be in (0, 1), received {share!r}")
+    needed = _eta_to_taper(norms, np.ones_like(norms), share)
     kept = inverse_sqrt(norms, eta) / eta
-
-    def left(log_eta: float) -> float:
-        return float(np.mean(1 / np.sqrt(1 + np.exp(2 * log_eta) * norms))) - (1 - share)
-
-    # Rows at 0 keep their factor at every η.
-    reached = np.mean(norms == 0) < 1 - share
-    needed = float(np.exp(brentq(left, -200, 200))) if reached else np.inf
     return Taper(float(kept.mean()), float(kept.min()), bool(kept.mean() <= 1 - share), needed)

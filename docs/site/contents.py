@@ -69,7 +69,7 @@ def site() -> Site:
         {
             "Use": [
                 {"Train with it": "training.md"},
-                {"Ten questions": "doctor.md"},
+                {"Twelve questions": "doctor.md"},
                 _studies(made, rows),
                 {"Experiments": "experiments.md"},
                 "records.md",

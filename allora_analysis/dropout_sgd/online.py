@@ -1,0 +1,238 @@
+"""Dropout on the hidden nodes of a two-layer network that sees each sample once, in high dimension: exact equations.
+
+Student f_v(x) = c Σ_k v_k g(λ_k) under masks v_k ∈ {0, 1}, E v = p, with λ = Wx/√N (K nodes), x ~ N(0, I_N); teacher
+y = Σ_m g(ν_m) + σζ, ν = W*x/√N. A step of SGD on ½(f_v − y)² at rate l moves w_k by −(l/√N)·c v_k g′(λ_k) e x,
+e = f_v − y. For N → ∞ at α = steps/N, Q = WWᵀ/N, R = WW*ᵀ/N and T = W*W*ᵀ/N follow (Saad and Solla 1995; with masks
+Mori and Mignacco 2025, arXiv:2505.07792)
+
+    R′_in = −lc E[v_i g′(λ_i) e ν_n],
+    Q′_ik = −lc E[v_i g′(λ_i) e λ_k + v_k g′(λ_k) e λ_i] + l²c² E[v_i v_k g′(λ_i) g′(λ_k) e²],
+
+E over Gaussian fields, masks and ζ. Products of masks have the mean p^(number of different nodes); the fields'
+integrals are closed for g = erf(·/√2) and for g(z) = z. At test all nodes are on and pc is in c's place: the error is
+½E(pcΣg(λ) − Σg(ν))².
+
+**As l → 0** at time lα the l² term goes, and what is left is gradient flow of ½E(pcΣg − y)² + ½c²p(1 − p)Σ_k E g(λ_k)²:
+`factors`' limit for masks in the bottleneck, with the population in place of data. The labels' noise is in the l² term
+alone, as each sample is seen once, and so is the masks' variance. So here dropout pays by what it does to the noise of
+steps; on fixed data at small rates, by keeping the fit from the noise of labels. Checked by
+`tests/test_dropout_sgd_online.py` against networks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from allora_analysis import validation
+from allora_analysis.validation import ArgumentError
+
+STEEPEST = 1e6  # squared norm over N of a node's weights
+LARGEST = 6  # hidden nodes of student and teacher together: all masks are summed
+
+
+class Integrals(NamedTuple):
+    """Over fields h ~ N(0, C), F of them: E g_a g_b, E g′_a g′_b, E g′_a h_b g_c, E g′_a g′_b g_c g_d."""
+
+    two: Float[np.ndarray, "F F"]
+    slopes: Float[np.ndarray, "F F"]
+    three: Float[np.ndarray, "F F F"]
+    four: Float[np.ndarray, "F F F F"]
+
+
+def _erf(c: np.ndarray) -> Integrals:
+    # Saad and Solla 1995, appendix; g = erf(·/√2), g′ = √(2/π)·exp(−h²/2).
+    one = 1 + np.diag(c)
+    pair = np.outer(one, one) - c**2
+    two = 2 / math.pi * np.arcsin(c / np.sqrt(np.outer(one, one)))
+    slopes = 2 / math.pi / np.sqrt(pair)
+    a, b, d = one[:, None, None], c[:, :, None], c[:, None, :]  # a; ab; ac
+    three = 2 / math.pi * (c[None] * a - b * d) / (a * np.sqrt(pair)[:, None, :])
+    i, j, k, m = np.ix_(*[range(len(c))] * 4)
+    both = pair[i, j]
+    inner = both * c[k, m] - c[j, k] * c[j, m] * one[i] - c[i, k] * c[i, m] * one[j]
+    inner = inner + c[i, j] * (c[i, k] * c[j, m] + c[i, m] * c[j, k])
+
+    def sizes(n: np.ndarray) -> np.ndarray:
+        return both * one[n] - c[j, n] ** 2 * one[i] - c[i, n] ** 2 * one[j] + 2 * c[i, j] * c[i, n] * c[j, n]
+
+    four = 4 / math.pi**2 / np.sqrt(both) * np.arcsin(np.clip(inner / np.sqrt(sizes(k) * sizes(m)), -1, 1))
+    return Integrals(two, slopes, three, four)
+
+
+def _linear(c: np.ndarray) -> Integrals:
+    ones = np.ones_like(c)
+    return Integrals(c, ones, ones[:, :1, None] * c[None], np.broadcast_to(c, (len(c),) * 4))
+
+
+ACTIVATIONS: Mapping[str, Any] = {"erf": _erf, "identity": _linear}
+
+
+@dataclass(frozen=True)
+class Online:
+    """A network's path.
+
+    Attributes:
+        times: α.
+        q: Q (times × K × K).
+        r: R (times × K × M).
+        error: ½E(test output − teacher)².
+    """
+
+    times: Float[np.ndarray, " times"]
+    q: Float[np.ndarray, "times K K"]
+    r: Float[np.ndarray, "times K M"]
+    error: Float[np.ndarray, " times"]
+
+    @property
+    def correlation(self) -> Float[np.ndarray, " times"]:
+        """The mean |cos| between hidden nodes' weights; NaN where one is 0."""
+        size = np.sqrt(np.diagonal(self.q, axis1=1, axis2=2))
+        above = np.triu_indices(self.q.shape[1], 1)
+        with np.errstate(invalid="ignore"):
+            return np.abs(self.q / size[:, :, None] / size[:, None, :])[:, above[0], above[1]].mean(axis=1)
+
+
+@dataclass(frozen=True)
+class _Equations:
+    t: np.ndarray
+    keep_prob: float
+    rate: float
+    noise: float
+    readout: float
+    integrals: Any
+    nodes: int
+
+    def masks(self) -> tuple[np.ndarray, np.ndarray]:
+        """All masks, the teacher's nodes kept, and their probabilities."""
+        every = np.array(list(itertools.product([0.0, 1.0], repeat=self.nodes)))
+        chance = np.prod(np.where(every > 0, self.keep_prob, 1 - self.keep_prob), axis=1)
+        return np.hstack([every, np.ones((len(every), len(self.t)))]), chance
+
+    def products(self) -> tuple[np.ndarray, ...]:
+        """E v_i v_k, E v_i v_a and E v_i v_k v_a v_b: i and k of the student, a and b of both."""
+        masks, chance = self.masks()
+        own = masks[:, : self.nodes]
+        return (
+            np.einsum("z,zi,zk->ik", chance, own, own),
+            np.einsum("z,zi,za->ia", chance, own, masks),
+            np.einsum("z,zi,zk,za,zb->ikab", chance, own, own, masks, masks),
+        )
+
+    def fields(self, state: np.ndarray) -> np.ndarray:
+        k = self.nodes
+        q, r = state[: k * k].reshape(k, k), state[k * k :].reshape(k, -1)
+        return np.block([[(q + q.T) / 2, r], [r.T, self.t]])
+
+    def change(self, products: tuple[np.ndarray, ...], state: np.ndarray) -> np.ndarray:
+        k, (two, three, four) = self.nodes, products
+        found = self.integrals(self.fields(state))
+        sign = np.concatenate([np.full(k, self.readout), -np.ones(len(self.t))])
+        pull = np.einsum("a,ia,iba->ib", sign, three, found.three[:k])  # E v_i g′_i e h_b
+        square = np.einsum("a,b,ikab,ikab->ik", sign, sign, four, found.four[:k, :k])
+        square = square + self.noise**2 * two * found.slopes[:k, :k]
+        rate = self.rate * self.readout
+        q = -rate * (pull[:, :k] + pull[:, :k].T) + rate**2 * square
+        return np.concatenate([q.ravel(), (-rate * pull[:, k:]).ravel()])
+
+    def error(self, state: np.ndarray) -> float:
+        weight = np.concatenate([np.full(self.nodes, self.readout * self.keep_prob), -np.ones(len(self.t))])
+        return 0.5 * float(weight @ self.integrals(self.fields(state)).two @ weight)
+
+
+@validation.representable("q", "r", "t", "rate", "times", "noise", "readout")
+def online_curve(
+    q: ArrayLike,
+    r: ArrayLike,
+    t: ArrayLike,
+    keep_prob: Any,
+    rate: float,
+    times: ArrayLike,
+    *,
+    noise: float = 0.0,
+    readout: float = 1.0,
+    activation: str = "erf",
+) -> Online:
+    """Solve the equations of the module.
+
+    Args:
+        q: Q at the start (K×K), positive semi-definite; 0 where the student starts at 0.
+        r: R at the start (K×M).
+        t: T (M×M).
+        keep_prob: p in (0, 1].
+        rate: l.
+        times: α, ascending from 0 or later.
+        noise: σ of the labels.
+        readout: c; 1/p is inverted dropout, whose test output is cΣg·p = Σg.
+        activation: "erf" or "identity".
+
+    Returns:
+        Q, R and the error at these times.
+
+    Raises:
+        ArgumentError: sizes that do not fit, more nodes than all masks can be summed of, a rate at which it diverges.
+
+    Examples:
+        >>> import numpy as np
+        >>> from allora_analysis.dropout_sgd.online import online_curve
+        >>> run = online_curve(np.zeros((1, 1)), np.zeros((1, 1)), np.eye(1), 1.0, 1.0, [0.0, 50.0])
+        >>> print(run.error.round(4))  # ½E g(ν)² = ⅙ at the start
+        [0.1667 0.    ]
+    """
+    from scipy.integrate import solve_ivp
+
+    q, r, t = _overlaps(q, r, t)
+    moments = validation.vector("times", times)
+    if moments[0] < 0 or not moments[-1] > 0 or (np.diff(moments) < 0).any():
+        raise ArgumentError("times must ascend, from 0 or later to above 0")
+    model = _Equations(
+        t,
+        validation.keep_probability(keep_prob),
+        validation.positive("rate", rate),
+        validation.non_negative("noise", noise),
+        validation.positive("readout", readout),
+        ACTIVATIONS[validation.choice("activation", activation, ACTIVATIONS)],
+        len(q),
+    )
+    products = model.products()
+    start = np.concatenate([q.ravel(), r.ravel()])
+    span = (0.0, float(moments[-1]))
+    with np.errstate(all="ignore"):
+        found = solve_ivp(
+            lambda _, state: model.change(products, state), span, start, "LSODA", moments, rtol=1e-6, atol=1e-9
+        )
+    if not found.success or not np.isfinite(found.y).all():
+        raise ArgumentError(f"rate: at {model.rate:g} the network diverges before α = {span[1]:g}; give a smaller one")
+    states = found.y.T
+    size = len(q) ** 2
+    return Online(
+        moments,
+        states[:, :size].reshape(-1, *q.shape),
+        states[:, size:].reshape(-1, *r.shape),
+        np.array([model.error(state) for state in states]),
+    )
+
+
+def _overlaps(q: ArrayLike, r: ArrayLike, t: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # Q, R and T, checked.
+    q, t = validation.matrix("q", q), validation.matrix("t", t)
+    r = validation.matrix_of("r", r, (len(q), None), "K of q")
+    q, t = validation.matrix_of("q", q, (len(q),) * 2, "K"), validation.matrix_of("t", t, (r.shape[1],) * 2, "M of r")
+    nodes = len(q) + len(t)
+    if nodes > LARGEST:
+        raise ArgumentError(f"q, t: {nodes} hidden nodes of student and teacher; at most {LARGEST} are summed")
+    joint = np.linalg.eigvalsh(np.block([[q, r], [r.T, t]]))
+    if joint[-1] > STEEPEST:
+        raise ArgumentError(
+            f"q, t: squared norms up to {joint[-1]:.3g}; give at most {STEEPEST:g}, where erf is a step"
+        )
+    if joint[0] < -1e-9 * joint[-1]:
+        raise ArgumentError(f"q, r, t: no weights have these overlaps, an eigenvalue of them all is {joint[0]:.3g}")
+    return q, r, t

@@ -1,0 +1,143 @@
+"""How strongly a saved adapter acts in its network, against PEFT's own forward pass of the same files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("peft")
+
+from allora_analysis.doctor import saved, strength
+from allora_analysis.doctor.__main__ import main
+from allora_analysis.finetune import models
+from allora_analysis.ripple.transformer import Design, draw, turned_at_random
+from allora_analysis.validation import ArgumentError
+from tests import tiny_finetune
+
+SENTENCE = "the film was good"
+pytestmark = pytest.mark.filterwarnings(  # PEFT's own, under a new transformers
+    "ignore:.*gradient_checkpointing:FutureWarning", "ignore:Could not find a config file"
+)
+
+
+def adapter_of(source, folder, size=0.1, targets=("query", "dense")):
+    """PEFT's own adapter on the base model, B drawn."""
+    import peft
+
+    torch.manual_seed(3)
+    base = models.load(str(source), 2, attention="eager").model
+    config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=list(targets), init_lora_weights=False)
+    model = peft.get_peft_model(base, config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=size)
+    model.save_pretrained(folder)
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=["bert", "llama", "qwen2"])
+def both(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "bert":
+        source, targets = tiny_finetune.bert(folder / "base"), ("query", "dense")
+    else:
+        family = request.param.capitalize()
+        source, targets = tiny_finetune.decoder(folder / "base", family, pad_token="[PAD]"), ("q_proj", "up_proj")
+    return source, folder / "adapter", adapter_of(source, folder / "adapter", targets=targets)
+
+
+def found(source, folder):
+    return strength.strength(str(source), saved.matrices(folder, saved.read(folder)), SENTENCE)
+
+
+def test_the_change_is_pefts_own(both):
+    source, folder, model = both
+    told = found(source, folder)
+    tokens = models.load(str(source), 2).tokenizer(SENTENCE)["input_ids"][: strength.TOKENS]
+    with torch.no_grad():
+        with model.disable_adapter():
+            before = model(torch.tensor([tokens]), output_hidden_states=True).hidden_states[-1]
+        after = model(torch.tensor([tokens]), output_hidden_states=True).hidden_states[-1]
+    assert told.change == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-3)
+    assert told.tokens == len(tokens)
+    assert told.adapted == (4 + 4 if "bert" in str(source) else 4)  # query and three dense layers; q and up
+    assert told.at_random == pytest.approx(told.change, rel=0.7)  # its entries are random
+
+
+def test_the_radius_halves_with_twice_the_adapter(both, tmp_path):
+    source, folder, _ = both
+    matrices = saved.matrices(folder, saved.read(folder))
+    one = strength.strength(str(source), matrices, SENTENCE)
+    two = strength.strength(str(source), {name: (a, 2 * b) for name, (a, b) in matrices.items()}, SENTENCE)
+    assert two.radius == pytest.approx(one.radius / 2, rel=0.16)  # to the bisection's tolerance
+    assert two.change > one.change
+
+
+def test_an_adapter_aligned_with_the_model_is_told_from_one_at_random(tmp_path):
+    source = tiny_finetune.bert(tmp_path / "base")
+    base = models.load(str(source), 2).model
+    name = "encoder.layer.0.attention.output.dense"
+    u, s, vt = np.linalg.svd(base.bert.get_submodule(name).weight.detach().double().numpy())
+    aligned = {f"bert.{name}": (vt[:2], 20 * u[:, :2] * s[:2])}
+    told = strength.strength(str(source), aligned, SENTENCE)
+    assert told.change > told.at_random
+
+
+def test_adapters_at_random_keep_rank_and_row_norm():
+    model = draw(Design(heads=2), 2, 64, 4, 0.3, np.random.default_rng(0))
+    other = turned_at_random(model, np.random.default_rng(1))
+    for block, turned in zip(model.blocks, other.blocks, strict=True):
+        for name, one in block.items():
+            assert turned[name].w is one.w
+            assert turned[name].a.shape == one.a.shape
+            sizes = [np.sqrt(np.mean(np.sum((m.b @ m.a) ** 2, axis=1))) for m in (one, turned[name])]
+            assert sizes[1] == pytest.approx(sizes[0], rel=0.25)
+            assert np.abs(turned[name].b - one.b).max() > 0.01
+
+
+def test_the_command_says_it(both, capsys):
+    source, folder, _ = both
+    assert main([str(folder), "--model", str(source)]) == 0
+    out = capsys.readouterr().out
+    assert "times as strong as at random" in out
+    assert "the network is a power series up to η =" in out
+    assert main([str(folder), "--model", str(source), "--lr", "1e-3", "--json", "-"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told) == {"adapter", "strength", "recipe", "equivalent"}
+    assert told["strength"]["radius"] > 0
+
+
+def test_words_say_below_one_and_what_is_left_out():
+    one = strength.Strength(0.57, 0.05, 1.4, 36, 0, 4)
+    assert strength.words(one).startswith("11 times as strong as at random, aligned with what the model computes")
+    assert "η = 1.4, beyond which" in strength.words(one)
+    near = dataclasses.replace(one, radius=0.5, left_out=2, change=0.06)
+    assert "acting as at random" in strength.words(near)
+    assert "η = 0.5, below the adapter's own 1" in strength.words(near)
+    assert strength.words(near).endswith("2 pairs on other layers are left out")
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (tiny_finetune.distilbert, "distilbert .* cannot be read as blocks"),
+        (tiny_finetune.bert, "no layer of it has one of the adapter's names"),
+    ],
+    ids=["kind", "names"],
+)
+def test_a_model_that_is_not_the_adapters_is_one_line(make, match, tmp_path):
+    with pytest.raises(ArgumentError, match=match):
+        strength.strength(str(make(tmp_path)), {"x.y": (np.ones((1, 3)), np.ones((2, 1)))}, SENTENCE)
+
+
+@pytest.mark.bad_input
+def test_an_adapter_of_another_width_is_one_line(tmp_path):
+    wrong = {"bert.encoder.layer.0.attention.self.query": (np.ones((1, 3)), np.ones((2, 1)))}
+    with pytest.raises(ArgumentError, match="is 32×32 in the model, 2×3 in the adapter"):
+        strength.strength(str(tiny_finetune.bert(tmp_path)), wrong, SENTENCE)
