@@ -195,6 +195,7 @@ def block_conditioning(cases: Cases) -> Finding:
         condition=ratio,
     )
     shares = [ratio(case.inputs) for case in own]
+    of = "condition number in B at rank 8, inputs' variances a power law; in brackets ranks 8 to 32"
     return judged.finding(
         {"conditional": "Depends on the inputs' spectrum: power-law ones condition B better than V, white ones worse."},
         evidence=judged.evidence(
@@ -202,13 +203,7 @@ def block_conditioning(cases: Cases) -> Finding:
             lambda one: hessian.block_conditioning(one.x, one.a).block,
             tolerance=ROUNDING,
         ),
-        size=Size(
-            shares[0],
-            "of κ(S)",
-            "condition number in B at rank 8, inputs' variances a power law; in brackets ranks 8 to 32",
-            min(shares),
-            max(shares),
-        ),
+        size=Size(shares[0], "of κ(S)", of, min(shares), max(shares)),
         condition="κ(ASAᵀ) > κ(S), the Hessian in B being 2I ⊗ ASAᵀ: where S is nearly white, or r not ≪ n₂",
         flips_if="a spread spectrum and r ≪ n₂ with κ(ASAᵀ) above κ(S)",
     )

@@ -129,11 +129,7 @@ def convexity(cases: Cases) -> Finding:
         evidence=judged.evidence(
             f"differences of step {STEP:g}, relative to the highest curvature", tolerance=CURVATURE
         ),
-        size=Size(
-            lowest,
-            "of the highest curvature",
-            "the lowest curvature in (B, A) at B = 0, rank 8, inputs' variances a power law",
-        ),
+        size=Size(lowest, "of the highest curvature", "the lowest in (B, A) at B = 0, rank 8, power-law variances"),
         condition="the variable is V itself, of rank up to min(D, C)",
         flips_if="low-rank matrices with a midpoint of low rank, or a start B = 0 without negative curvature",
     )

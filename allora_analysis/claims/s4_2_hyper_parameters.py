@@ -84,6 +84,11 @@ def matters(one: Training) -> bool:
     return "rate_b" not in tuned and not ("init_a" in tuned and tuned & {"rate", "rate_a"})
 
 
+def matters_more(one: Training, seen: dict[str, object]) -> bool:
+    """α adds a degree of freedom."""
+    return seen["degrees with α"] > seen["without"]
+
+
 @knob_claim(
     "4-alpha",
     where="Definition 1",
@@ -117,21 +122,12 @@ def scaling_is_tunable(cases: Cases) -> Finding:
         for name in ("adam", "sgd")
         for tuned in OTHERS
     ]
-    judged = cases.judge(
-        [own, *others],
-        measure=compared,
-        printed=lambda one, seen: seen["degrees with α"] > seen["without"],
-        corrected=same,
-        condition=matters,
-    )
+    judged = cases.judge([own, *others], compared, matters_more, corrected=same, condition=matters)
+    added = judged.measured[0]["degrees with α"] - judged.measured[0]["without"]
     return judged.finding(
         {"conditional": "Only if B has no learning rate of its own: beside one α is redundant."},
         evidence=judged.evidence(SOURCE, tolerance=TOLERANCE, n=STEPS),
-        size=Size(
-            judged.measured[0]["degrees with α"] - judged.measured[0]["without"],
-            "degree of freedom",
-            "what α adds under AdamW beside one learning rate, A's start fixed",
-        ),
+        size=Size(added, "degree of freedom", "what α adds under AdamW beside one learning rate, A's start fixed"),
         corrected="the same training: α/(ab), a·init_A, a·l_A, b·l_B, ε_A/a, ε_B/b, decays λ_A/a, λ_B/b under Adam "
         "(a²l_A, b²l_B under SGD), without clipping",
         condition="B's rate is not tuned by itself, nor init_A together with A's rate or a common one (ε aside)",
