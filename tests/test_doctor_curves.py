@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from allora_analysis.doctor.curves import TRIALS, Compared, Curve, compared, curves, table
+from allora_analysis.doctor.curves import TRIALS, Compared, Curve, _predicted, compared, curves, table
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from experiments import stable_rates
 from tests.toy_run import save
 
 
 def curve(accuracies, majority=0.5):
-    return Curve("m", "sgd", "linear", 1.0, accuracies, majority)
+    return Curve("m", "sgd", "linear", 1.0, 0.1, accuracies, majority)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ def curve(accuracies, majority=0.5):
         ({0.1: (0.8, 0.8), 1.0: (0.81, 0.79), 10.0: (0.5, 0.8)}, (1.0, 10.0)),  # one seed fails
         ({0.1: (0.55, 0.52), 1.0: (0.8, 0.8), 3.0: (0.5, 0.5), 10.0: (0.5, 0.5)}, (1.0, 3.0)),  # too slow is no edge
         ({0.1: (0.8,), 1.0: (0.9,)}, (1.0, None)),
+        ({0.5: (0.5, 0.5), 1.0: (0.5, 0.49)}, (0.0, 0.5)),  # nothing trains
     ],
 )
 def test_the_edge_lies_above_the_largest_rate_at_which_every_seed_trains(accuracies, edge):
@@ -35,6 +36,17 @@ def test_a_hit_is_within_a_factor_of_two_of_the_edge(predicted, hit):
     assert Compared(curve({0.1: (0.8,), 1.0: (0.8,), 10.0: (0.5,)}), predicted).hit is hit
 
 
+def test_where_nothing_trains_the_edge_is_below_the_lowest_rate():
+    found = curve({0.5: (0.5,), 1.0: (0.5,)})
+    assert [Compared(found, rate).hit for rate in (0.0, 1.0, 1.1)] == [True, True, False]
+
+
+def test_a_classifier_beyond_its_own_edge_leaves_no_rate():
+    found = curve({0.1: (0.8,), 1.0: (0.8,)})
+    assert [_predicted(found, {"rate": 3.0, "head_rate": head}) for head in (0.09, 0.1, 5.0)] == [0.0, 3.0, 3.0]
+    assert _predicted(found, None) is None
+
+
 def test_a_curve_without_an_edge_can_only_be_missed():
     found = curve({0.1: (0.8,), 1.0: (0.8,)})
     assert [Compared(found, rate).hit for rate in (0.4, 0.6, 100.0)] == [False, None, None]
@@ -42,7 +54,8 @@ def test_a_curve_without_an_edge_can_only_be_missed():
 
 def test_curves_of_records(tmp_path):
     config = {
-        "model": "m", "optimizer": "sgd", "schedule": "constant", "max_grad_norm": 0.0, "drop_rate": 0.0, "epochs": 1
+        "model": "m", "optimizer": "sgd", "schedule": "constant", "max_grad_norm": 0.0, "drop_rate": 0.0, "epochs": 1,
+        "head_learning_rate": 0.1,
     }  # fmt: skip
     for rate, accuracy in ((0.1, 0.8), (1.0, None), (3.0, 0.6)):
         for seed in (0, 1):
@@ -60,26 +73,30 @@ def test_curves_of_records(tmp_path):
 
 
 def test_the_recorded_edges_of_both_models_and_optimizers():
-    found = {(one.model, one.optimizer, one.schedule, one.clip): one.edge for one in curves()}
-    assert found["all-MiniLM-L6-v2", "adamw", "linear", 1.0] == (0.003, 0.01)
-    assert found["all-MiniLM-L6-v2", "sgd", "linear", 1.0] == (3.0, 10.0)
-    assert found["all-MiniLM-L6-v2", "sgd", "constant", 0.0] == (0.5, 1.0)
-    assert found["SmolLM2-135M", "adamw", "linear", 1.0] == (0.003, None)
-    assert found["SmolLM2-135M", "sgd", "constant", 0.0] == (0.2, 0.5)
+    found = {(one.model, one.optimizer, one.schedule, one.head): one.edge for one in curves()}
+    assert found["all-MiniLM-L6-v2", "adamw", "linear", 1e-3] == (0.003, 0.01)
+    assert found["all-MiniLM-L6-v2", "sgd", "linear", 0.1] == (3.0, 10.0)
+    assert found["all-MiniLM-L6-v2", "sgd", "constant", 0.1] == (0.5, 1.0)
+    assert found["SmolLM2-135M", "adamw", "linear", 1e-3] == (0.003, None)
+    assert found["SmolLM2-135M", "sgd", "constant", 1e-3] == (0.2, None)
+    assert found["SmolLM2-135M", "sgd", "constant", 0.1] == (0.0, 0.5)
 
 
-def test_the_recorded_predictions_hit_two_curves_of_five():
+def test_the_recorded_predictions_hit_three_curves_of_five():
     """docs/doctor.md says so, with the numbers."""
-    found = {(one.curve.model, one.curve.optimizer, one.curve.schedule): (one.hit, one.predicted) for one in compared()}
+    found = {
+        (one.curve.model, one.curve.optimizer, one.curve.schedule, one.curve.head): (one.hit, one.predicted)
+        for one in compared()
+    }
     assert {key: hit for key, (hit, _) in found.items() if hit is not None} == {
-        ("all-MiniLM-L6-v2", "adamw", "linear"): True,
-        ("all-MiniLM-L6-v2", "sgd", "linear"): True,
-        ("all-MiniLM-L6-v2", "sgd", "constant"): False,
-        ("SmolLM2-135M", "sgd", "constant"): False,
-        ("SmolLM2-135M", "adamw", "linear"): False,
+        ("all-MiniLM-L6-v2", "adamw", "linear", 1e-3): True,
+        ("all-MiniLM-L6-v2", "sgd", "linear", 0.1): True,
+        ("all-MiniLM-L6-v2", "sgd", "constant", 0.1): False,
+        ("SmolLM2-135M", "sgd", "constant", 0.1): True,
+        ("SmolLM2-135M", "adamw", "linear", 1e-3): False,
     }
     page = (Path(__file__).parents[1] / "docs/doctor.md").read_text(encoding="utf-8")
-    assert all(f"{predicted:.2g}" in page for _, predicted in found.values())
+    assert all(f"{predicted:.2g}" in page for _, predicted in found.values() if predicted)
 
 
 def test_the_comparison_is_a_table(tmp_path, capsys):
@@ -98,7 +115,7 @@ def test_a_prediction_is_recorded_once(tmp_path, monkeypatch):
 
     def measured(*args, **kwargs):
         calls.append((args, kwargs))
-        return edge.Edge(5.0, 0.4, 2.0, 13, 0.69, kwargs["steps"])
+        return edge.Edge(5.0, 0.4, 2.0, 13, 0.69, kwargs["steps"], 1.0)
 
     monkeypatch.setattr(edge, "edge", measured)
     monkeypatch.setattr(sources, "digest", lambda source: "0" * 64)

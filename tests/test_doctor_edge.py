@@ -42,6 +42,11 @@ def test_under_sgd_it_is_two_over_the_largest_curvature(sources):
     assert found.rate == pytest.approx(2 / top, rel=0.01)
     assert found.loss == pytest.approx(float(value.detach()))
     assert (found.threshold, found.steps) == (2.0, 0)
+    head = [part for part in model.parameters() if part.requires_grad and all(part is not one for one in adapters)]
+    slope = torch.cat([part.flatten() for part in torch.autograd.grad(loss(0), head, create_graph=True)])
+    rows = [torch.autograd.grad(entry, head, retain_graph=True) for entry in slope]
+    dense = torch.stack([torch.cat([part.flatten() for part in row]) for row in rows]).double()
+    assert found.head_rate == pytest.approx(2 / float(torch.linalg.eigvalsh(dense)[-1]), rel=0.01)
 
 
 def test_under_adam_it_is_in_the_preconditioned_curvature_after_the_trial_steps(sources):
@@ -59,6 +64,7 @@ def test_the_command_says_it(sources, capsys):
     assert main([*words, "--model", sources[0], "--data", sources[1]]) == 0
     out = capsys.readouterr().out
     assert "largest stable rate" in out
+    assert "beyond it no rate of A and B is stable" in out
     assert "the largest curvature of the Hessian in A and B on 8 sentences after 0 steps" in out
 
 

@@ -226,6 +226,17 @@ def test_the_implementation_changes_nothing(dtype, tolerance):
             assert torch.equal(x, y) if exact else (x - y).abs().max() <= tolerance * y.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_factor_that_vanishes_leaves_the_decay(dtype):
+    """exp(−‖(BA)_i‖) is 0 here: A and B shrink by 1 − lλ, and nothing else moves them."""
+    a, b = nn.Parameter(torch.full((2, 6), 40.0, dtype=dtype)), nn.Parameter(torch.full((5, 2), 40.0, dtype=dtype))
+    optimizer = ALLoRAAdamW([{"params": [a, b], "pair": True}], 0.5, 2.0, weight_decay=0.5, adaptor="exponential")
+    a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
+    optimizer.step()
+    assert (a == 30).all()
+    assert (b == 30).all()
+
+
 def test_a_rate_that_is_a_tensor_stays_one():
     """As in torch: a schedule changes it in place, which a compiled step sees; pairs and what is no pair."""
     results = []
@@ -272,7 +283,9 @@ def test_many_pairs_of_several_shapes_step_as_each_alone():
         torch.testing.assert_close(one, other, rtol=2e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("kind", ["random", "nearly dependent rows", "rank one", "tiny", "r > n2", "zero"])
+@pytest.mark.parametrize(
+    "kind", ["random", "as far as float32 goes", "nearly dependent rows", "rank one", "tiny", "r > n2", "zero"]
+)
 def test_norms_of_a_stack_are_the_norms_in_float64(kind, rng):
     """float32 and BA ≈ 0 too: to 1e-6 of ‖B_i‖‖A‖, where AAᵀ in float32 alone gives 3e-4."""
     a = rng.normal(size=(5, 4, 3 if kind == "r > n2" else 60)) * (1e-18 if kind == "tiny" else 1.0)
@@ -280,6 +293,9 @@ def test_norms_of_a_stack_are_the_norms_in_float64(kind, rng):
     if kind == "nearly dependent rows":
         a[:, 3] = -a[:, :3].sum(1) + 1e-5 * a[:, 3]
         b = b[..., :1] * np.ones(4)  # along what A nearly annihilates
+    if kind == "as far as float32 goes":  # κ = 7, B along the smallest singular vector
+        (left, _, right), small = np.linalg.svd(a, full_matrices=False), np.diag([1, 1, 1, 1 / 7])
+        a, b = left @ small @ right, b[..., :1] * left[:, None, :, -1]
     if kind in ("rank one", "zero"):
         a[1:4] = a[1:4, :1] if kind == "rank one" else 0.0
     a, b = (part.astype(np.float32) for part in (a, b))

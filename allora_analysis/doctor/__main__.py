@@ -214,7 +214,12 @@ def _edge(arguments: Arguments, recipe: Recipe) -> Section:
     )
     if recipe.optimizer == "sgd" and not clip:
         told += "; without clipping the curvature grows in training, and so far such runs have failed from far below on"
-    return answers.Section("edge", [("largest stable rate", told)], None, vars(found))
+    rows = [("largest stable rate", told)]
+    if found.head_rate is not None:
+        rows.append(
+            ("of the classifier", f"{found.head_rate:.3g}, by the same rule: beyond it no rate of A and B is stable")
+        )
+    return answers.Section("edge", rows, None, vars(found))
 
 
 def run(arguments: Arguments) -> int:

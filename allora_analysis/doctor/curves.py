@@ -14,7 +14,7 @@ from allora_analysis.finetune import setting as finetune
 from allora_analysis.grid.reading import final_value
 from allora_analysis.study import Table
 
-STUDY, PROTOCOL = "stable_rates", 1
+STUDY, PROTOCOL = "stable_rates", 2
 RESULTS = records.results_folder(STUDY)
 FACTOR = 2.0
 LEAST_RATES = 2
@@ -56,13 +56,14 @@ TRIALS = tuple(
 
 @dataclass(frozen=True)
 class Curve:
-    """LoRA's test accuracy by learning rate, at one schedule and clipping.
+    """LoRA's test accuracy by learning rate, at one schedule, clipping and rate of the classifier.
 
     Attributes:
         model: its name.
         optimizer: "adamw" or "sgd".
         schedule: "linear" or "constant".
         clip: the largest gradient norm; 0: none.
+        head: the classifier's rate.
         accuracies: by rate, ascending: a seed each.
         majority: the most frequent label's share.
     """
@@ -71,16 +72,17 @@ class Curve:
     optimizer: str
     schedule: str
     clip: float
+    head: float
     accuracies: Mapping[float, tuple[float, ...]]
     majority: float
 
     @property
     def edge(self) -> tuple[float, float | None]:
-        """The largest rate at which every seed trains, and the next one recorded above it, or None."""
+        """The largest rate at which every seed trains (0: none does), and the next one recorded above it, or None."""
         best = max(sum(of) / len(of) for of in self.accuracies.values())
         half = (self.majority + best) / 2
-        trains = [rate for rate, of in self.accuracies.items() if min(of) > half]
-        low = max(trains, default=min(self.accuracies))
+        trains = [rate for rate, of in self.accuracies.items() if min(of) > max(half, self.majority)]
+        low = max(trains, default=0.0)
         return low, min((rate for rate in self.accuracies if rate > low), default=None)
 
 
@@ -100,7 +102,7 @@ def curves(folder: Path | None = None) -> list[Curve]:
         config = record.config
         if (record.study, config["arm"], config["drop_rate"]) != (finetune.STUDY, "lora", 0.0):
             continue
-        key = tuple(config[name] for name in ("model", "optimizer", "schedule", "max_grad_norm"))
+        key = tuple(config[name] for name in ("model", "optimizer", "schedule", "max_grad_norm", "head_learning_rate"))
         # A rate may be recorded after more epochs too: the shorter run counts.
         runs = found.setdefault(key, {}).setdefault(config["learning_rate"], {})
         if config["epochs"] <= 2 and config["seed"] not in runs:
@@ -119,7 +121,7 @@ class Compared:
 
     Attributes:
         curve: the recorded one.
-        predicted: the rate; None: not recorded.
+        predicted: the rate, 0 where the classifier's own is beyond its edge; None: not recorded.
     """
 
     curve: Curve
@@ -146,8 +148,14 @@ def compared(folder: Path | None = None, runs: Path | None = None) -> list[Compa
     """
     where = RESULTS if folder is None else folder
     known = records.find_each(where, STUDY, PROTOCOL, {one: one for one in TRIALS}) if Path(where).is_dir() else {}
-    rates = {(one.model, one.optimizer): record.result["rate"] for one, record in known.items()}
-    return [Compared(curve, rates.get((curve.model, curve.optimizer))) for curve in curves(runs)]
+    edges = {(one.model, one.optimizer): record.result for one, record in known.items()}
+    return [Compared(curve, _predicted(curve, edges.get((curve.model, curve.optimizer)))) for curve in curves(runs)]
+
+
+def _predicted(curve: Curve, edge: Mapping[str, float] | None) -> float | None:
+    if edge is None:
+        return None
+    return edge["rate"] if curve.head <= edge["head_rate"] else 0.0
 
 
 def table(found: Sequence[Compared]) -> Table:
@@ -162,14 +170,14 @@ def table(found: Sequence[Compared]) -> Table:
     told = [one.hit for one in found if one.hit is not None]
     share = f"{sum(told)} of {len(told)} curves where it can be missed"
     title = f"largest stable rate within a factor of {FACTOR:g} of the edge: {share}"
-    columns = ("model", "optimizer", "schedule", "clipping", "trains up to", "no more at", "predicted", "hit")
+    columns = ("model", "optimizer", "schedule", "clipping", "head", "trains up to", "no more at", "predicted", "hit")
     return Table(title, columns, [_row(one) for one in found])
 
 
 def _row(one: Compared) -> tuple[str, ...]:
     curve, (low, high) = one.curve, one.curve.edge
-    predicted = "not run" if one.predicted is None else f"{one.predicted:.3g}"
+    predicted = "not run" if one.predicted is None else f"{one.predicted:.3g}" if one.predicted else "none"
     hit = {True: "yes", False: "no", None: "–"}[one.hit]
-    ends = (f"{low:g}", "beyond the range" if high is None else f"{high:g}")
+    ends = (f"{low:g}" if low else "none", "beyond the range" if high is None else f"{high:g}")
     clip = f"{curve.clip:g}" if curve.clip else "none"
-    return (curve.model, curve.optimizer, curve.schedule, clip, *ends, predicted, hit)
+    return (curve.model, curve.optimizer, curve.schedule, clip, f"{curve.head:g}", *ends, predicted, hit)

@@ -1,8 +1,9 @@
 """The largest stable learning rate of a pretrained classifier with LoRA, from the curvature of one batch.
 
 `hessian.stable_rate` on A and B of all linear layers, at the start (SGD) or after a few steps at a given rate (Adam
-needs second moments). Checked by `tests/test_doctor_edge.py`; against recorded learning-rate curves by
-`experiments.stable_rates`.
+needs second moments). The classifier has a rate of its own, so that rate has an edge of its own: beyond it the whole
+optimizer is unstable, since λ_max of D^½HD^½ is at least that of its block, and no rate of A and B helps. Checked by
+`tests/test_doctor_edge.py`; against recorded learning-rate curves by `experiments.stable_rates`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Edge:
         products: with the Hessian.
         loss: of the batch.
         steps: made before.
+        head_rate: the classifier's largest stable rate, by the same rule on it alone; None: it is not trained.
     """
 
     rate: float
@@ -35,6 +37,7 @@ class Edge:
     products: int
     loss: float
     steps: int
+    head_rate: float | None = None
 
 
 def edge(
@@ -91,10 +94,13 @@ def edge(
             torch.nn.utils.clip_grad_norm_(trained, positive("--max-grad-norm", clip))
         optimizer.step()
     adapters = [part for pair in lora_pairs(model) for part in (pair.a, pair.b)]
+    head = [parameter for parameter in trained if all(parameter is not part for part in adapters)]
     with evaluating(model):
         found = largest_stable_rate(adapters, optimizer, lambda: loss(steps), seed=seed)
+        of_head = largest_stable_rate(head, optimizer, lambda: loss(steps), seed=seed).multiple if head else None
     rate, curvature = recipe.lr * found.multiple, found.curvature / recipe.lr
-    return Edge(rate, curvature, found.threshold, found.products, found.loss, steps)
+    head_rate = None if of_head is None else setting.head_learning_rate * of_head
+    return Edge(rate, curvature, found.threshold, found.products, found.loss, steps, head_rate)
 
 
 def _prepared(setting: Setting, recipe: Recipe, steps: int) -> tuple[Any, Any, Callable[[int], Any]]:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from allora_analysis.adaptors import ADAPTORS
 
 _EPS = torch.finfo(torch.float64).eps
-_LARGEST_CONDITION = 4.0  # of A, up to which float32 is enough for AAᵀ
+_LARGEST_CONDITION = 8.0  # of A, up to which float32 is enough for AAᵀ: 3e-7 of ‖A‖‖B_i‖ at worst
 _SMALLEST_TRACE = 1e-25  # of AAᵀ: below, squares vanish in float32
 
 
@@ -53,33 +53,25 @@ def norms_of_pairs(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     if pairs[0][0].device.type != "cpu" or torch.compiler.is_compiling():
         a, b = (torch.stack(parts).to(dtype) for parts in zip(*pairs, strict=True))
         return torch.linalg.vector_norm(b @ _safe_roots(a), dim=-1)
-    roots, squares = _roots([a.to(dtype) for a, _ in pairs]), []
-    product, ones = (
-        torch.empty(len(pairs[0][1]), roots.shape[-1], dtype=dtype),
-        torch.ones(roots.shape[-1], dtype=dtype),
-    )
-    for (_, b), root in zip(
-        pairs, roots.unbind(), strict=True
-    ):  # one by one, what is read and written stays in the cache
+    roots = _roots([a.to(dtype) for a, _ in pairs])
+    squares = torch.empty(len(pairs), len(pairs[0][1]), dtype=dtype)
+    product = torch.empty(squares.shape[1], roots.shape[2], dtype=dtype)
+    ones = torch.ones(roots.shape[2], dtype=dtype)
+    for (_, b), root, row in zip(pairs, roots.unbind(), squares.unbind(), strict=True):  # one by one, it stays in cache
         torch.mm(b.to(dtype), root, out=product)
-        squares.append(torch.mv(product.square_(), ones))
-    return torch.stack(squares).sqrt_()
+        torch.mv(product.square_(), ones, out=row)
+    return squares.sqrt_()
 
 
-# R with RRᵀ = AAᵀ for a stack of A, so that ‖(BA)_i‖ = ‖B_iR‖ to a few units in the last place of ‖B_i‖‖A‖: QR's, or
-# the Cholesky factor where that is as good.
-
-
-def _triangles(a: Tensor) -> Tensor:
-    return torch.linalg.qr(a.mT, mode="r").R.mT
+# R with RRᵀ = AAᵀ for a stack of A, so that ‖(BA)_i‖ = ‖B_iR‖ to a few units in the last place of ‖B_i‖‖A‖: the
+# Cholesky factor of AAᵀ in float32 where that is as good, else of AAᵀ in float64, else QR's.
 
 
 def _safe_roots(a: Tensor) -> Tensor:
-    # Where asking for A's condition costs more than computing: AAᵀ in float64, its diagonal raised by what rounding may
-    # take.
+    # AAᵀ in float64, its diagonal raised by what rounding may take.
     rank = a.shape[1]
     if a.dtype == torch.float64 or rank > a.shape[2]:
-        return _triangles(a)
+        return torch.linalg.qr(a.mT, mode="r").R.mT
     grams = (wide := a.double()) @ wide.mT
     diagonals = grams.diagonal(dim1=-2, dim2=-1)
     diagonals += 4 * rank * _EPS * diagonals.sum(-1, keepdim=True)
@@ -87,19 +79,22 @@ def _safe_roots(a: Tensor) -> Tensor:
 
 
 def _roots(parts: Sequence[Tensor]) -> Tensor:
-    # AAᵀ in float32 errs by a few u‖A‖², the norm by a few uκ‖A‖‖B_i‖, u = 6e-8; and κ(A)² ≤ tr(G)tr(G⁻¹) − r² + 2.
+    # AAᵀ in float32 errs by a few u‖A‖², the norm by a few uκ‖A‖‖B_i‖, u = 6e-8; κ < 2(tr(G)/r)^(r/2)/√det(G), G = AAᵀ
+    # (Guggenheimer, Edelman & Johnson 1995, of the Cholesky factor).
     rank, dtype = parts[0].shape[0], parts[0].dtype
     if dtype == torch.float64 or rank > parts[0].shape[1]:
-        return _triangles(torch.stack(list(parts)))
-    grams = torch.stack([torch.mm(a, a.mT) for a in parts]).double()
-    lower, failed = torch.linalg.cholesky_ex(grams)
-    eye = torch.eye(rank, dtype=torch.float64)
-    of_inverses = torch.linalg.solve_triangular(lower, eye, upper=False).square().sum((-2, -1))
-    traces = grams.diagonal(dim1=-2, dim2=-1).sum(-1)
-    good = (failed == 0) & (traces * of_inverses - rank**2 + 2 <= _LARGEST_CONDITION**2) & (traces > _SMALLEST_TRACE)
+        return _safe_roots(torch.stack(list(parts)))
+    grams = torch.empty(len(parts), rank, rank, dtype=dtype)
+    for a, gram in zip(parts, grams.unbind(), strict=True):
+        torch.mm(a, a.mT, out=gram)
+    lower, failed = torch.linalg.cholesky_ex(grams.double())
+    diagonals, traces = lower.diagonal(dim1=-2, dim2=-1), grams.diagonal(dim1=-2, dim2=-1).sum(-1)
+    condition = 2 * (diagonals / (traces[:, None] / rank).sqrt()).prod(-1).reciprocal()
     roots = lower.to(dtype)
-    for k in (~good).nonzero().flatten().tolist():
-        roots[k] = _triangles(parts[k])
+    bad = ~((failed == 0) & (condition <= _LARGEST_CONDITION) & (traces > _SMALLEST_TRACE))
+    if bad.any():
+        at = bad.nonzero().flatten()
+        roots[at] = _safe_roots(torch.stack([parts[k] for k in at.tolist()]))
     return roots
 
 

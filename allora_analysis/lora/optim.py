@@ -18,7 +18,7 @@ and `tests/test_lora_optim_groups.py`; timed by `benchmarks/optimizer.py`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +37,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _RECIPE = "ALLoRAAdamW(param_groups(model), lr, eta)"
 # Entries that one call updates on a CPU: all that it touches stays in the cache.
 _CHUNK = 2**18
+_TINY = 1e-30  # a factor that moves nothing, but by which a decay can be divided
 
 
 class _Hyper(NamedTuple):
@@ -203,46 +204,60 @@ class ALLoRAAdamW(Optimizer):
 
     def _adamw(self, targets: list[Tensor], parameters: list[Tensor], hyper: _Hyper) -> None:
         """Torch's AdamW on `targets`, with the gradients and the state of `parameters`, this process's part of each."""
-        states = [self.state[parameter] for parameter in parameters]
         adamw(
             targets,
+            *self._states(parameters, hyper.amsgrad),
+            foreach=hyper.foreach,
+            fused=hyper.fused,
+            **_numbers(hyper),
+        )
+
+    def _states(self, parameters: list[Tensor], amsgrad: bool) -> tuple[list[Tensor], ...]:
+        """The gradients, both moments, the largest second moments and the counts, this process's part of each."""
+        states = [self.state[parameter] for parameter in parameters]
+        return (
             [_local(parameter.grad) for parameter in parameters],
             [_local(state["exp_avg"]) for state in states],
             [_local(state["exp_avg_sq"]) for state in states],
-            [_local(state["max_exp_avg_sq"]) for state in states] if hyper.amsgrad else [],
+            [_local(state["max_exp_avg_sq"]) for state in states] if amsgrad else [],
             [state["step"] for state in states],
-            foreach=hyper.foreach,
-            fused=hyper.fused,
-            amsgrad=hyper.amsgrad,
-            beta1=hyper.betas[0],
-            beta2=hyper.betas[1],
-            lr=hyper.lr,
-            weight_decay=hyper.weight_decay,
-            eps=hyper.eps,
-            maximize=hyper.maximize,
         )
 
     def _update_pairs(self, members: list[_Member], hyper: _Hyper, eta: float, adaptor: str) -> None:
         """AdamW's step of pairs of one shape, device and dtype, each matrix's times its factor."""
-        experts, dtype = members[0].experts, members[0].a.dtype
-        with without_autocast(members[0].a):
-            matrices = (as_matrices(_whole(one.a), _local(one.b), experts) for one in members)
-            norms = norms_of_pairs([pair for stacks in matrices for pair in zip(*stacks, strict=True)])
+        experts, (a, b, *_) = members[0].experts, members[0]
+        eager = a.device.type == "cpu" and not torch.compiler.is_compiling()
+        if a.device.type == "cpu" and hyper.fused is None and hyper.foreach is None:
+            hyper = _but(hyper, fused=eager)
+        with without_autocast(a):
+            norms = norms_of_pairs([pair for one in members for pair in _products(one)])
         if any(member.scaling != 1 for member in members):
             scalings = [member.scaling for member in members for _ in range(experts)]
             norms *= torch.tensor(scalings, dtype=norms.dtype, device=norms.device)[:, None]
-        d = ADAPTORS[adaptor](norms, eta).to(dtype).unflatten(0, (len(members), experts))[..., None]
-        factors = _mean_of_rows(d, members[0].b), d
+        d = ADAPTORS[adaptor](norms, eta).to(a.dtype).unflatten(0, (len(members), experts))[..., None]
+        factors = _mean_of_rows(d, b), d
         for k in members[0].trained:
-            self._move(members, k, factors[k], hyper)
+            if k == 0 and experts == 1 and eager and hyper.fused and not isinstance(hyper.lr, Tensor):
+                self._move_each([member.a for member in members], factors[0].flatten().tolist(), hyper)
+            else:
+                self._move(members, k, factors[k], hyper)
+
+    def _move_each(self, parameters: list[Tensor], factors: list[float], hyper: _Hyper) -> None:
+        """A factor for a whole matrix is one for its rate: torch's fused kernel moves each in place."""
+        *lists, counts = ([[one] for one in of] for of in self._states(parameters, hyper.amsgrad))
+        lists[3] = lists[3] or [[]] * len(counts)
+        torch._foreach_add_([count for (count,) in counts], 1)
+        numbers = _numbers(hyper)
+        for parameter, factor, *of in zip(map(_local, parameters), factors, *lists, counts, strict=True):
+            factor = max(factor, _TINY)
+            numbers |= {"lr": factor * hyper.lr, "weight_decay": hyper.weight_decay / factor}
+            torch._fused_adamw_([parameter], *of, **numbers)
 
     def _move(self, members: list[_Member], k: int, factors: Tensor, hyper: _Hyper) -> None:
         """AdamW's step of the A (k = 0) or B (k = 1) of pairs of one shape, times their factors (pairs, experts, …)."""
         first = _local(members[0][k])
-        eager = first.device.type == "cpu" and not torch.compiler.is_compiling()
-        if first.device.type == "cpu" and hyper.fused is None and hyper.foreach is None:
-            hyper = _but(hyper, fused=eager)
-        many = _CHUNK // max(first.numel(), 1) + 1 if eager else len(members)
+        chunked = first.device.type == "cpu" and not torch.compiler.is_compiling()
+        many = _CHUNK // max(first.numel(), 1) + 1 if chunked else len(members)
         moves = torch.empty(min(many, len(members)), *first.shape, dtype=first.dtype, device=first.device)
         factors = factors.unbind()
         for start in range(0, len(members), many):
@@ -280,6 +295,14 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
+def _products(member: _Member) -> Iterator[tuple[Tensor, Tensor]]:
+    """A and this process's rows of B, of each expert."""
+    a, b = _whole(member.a), _local(member.b)
+    if member.experts == 1:  # one view each, where a stack and its parts were five
+        return iter([(a.flatten(1), b.flatten(1))])
+    return zip(*as_matrices(a, b, member.experts), strict=True)
+
+
 def _mean_of_rows(d: Tensor, b: Tensor) -> Tensor:
     """mean(d) over all rows, for d (pairs, experts, rows here, 1)."""
     if not hasattr(b, "placements"):
@@ -307,6 +330,13 @@ def _layout(member: _Member) -> tuple:
 
 def _hyper(group: dict[str, Any]) -> _Hyper:
     return _Hyper(*(group[field] for field in _Hyper._fields))
+
+
+def _numbers(hyper: _Hyper) -> dict[str, Any]:
+    """As torch's functions name them."""
+    own = hyper._asdict()
+    own["beta1"], own["beta2"] = own.pop("betas")
+    return {name: value for name, value in own.items() if name not in ("foreach", "fused")}
 
 
 def _count_dtype(fused: bool | None) -> torch.dtype:

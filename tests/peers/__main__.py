@@ -73,20 +73,14 @@ def run(peer: str, names: list[str], options: list[str]) -> int:
     return subprocess.run(command, cwd=folder, env=environment).returncode
 
 
-def files(peer: str, fast: bool) -> list[str]:
-    """Which of PEFT's files run."""
-    of = LISTS["run"]
-    return of["fast"] if fast else of["files_of_siblings"] if peer in of["siblings"] else of["files"]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.peers", description=__doc__.partition("\n")[0])
     parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(PEERS)}; default: all")
-    parser.add_argument("--fast", action="store_true", help="the part that CI runs")
+    parser.add_argument("--fast", action="store_true", help="the largest file, under two variants")
     arguments, options = parser.parse_known_args()
     of = LISTS["run"]
     peers = arguments.peers or (of["fast_peers"] if arguments.fast else PEERS)
-    return max(run(peer, files(peer, arguments.fast), options) for peer in peers)
+    return max(run(peer, of["fast" if arguments.fast else "files"], options) for peer in peers)
 
 
 if __name__ == "__main__":
