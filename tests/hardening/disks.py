@@ -175,6 +175,9 @@ def attempts(name: str, most: int) -> tuple[int, list[str]]:
         folder, before = Path(home) / "folder", Path(home) / "before"
         before.mkdir()
         writer.prepare(before)
+        shutil.copytree(before, folder)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            writer.call(folder)  # whatever it imports is there when the attempts are forked
 
         def fresh() -> None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -249,7 +252,7 @@ def main() -> int:
         what = "a full disk, an input/output error or kill -9 at every write of every writer"
         lost = "nothing" if not wrong else f"{len(wrong)} wrong"
         found = "old files whole, one line, and the same result afterwards" if not wrong else wrong[0]
-        record("disks", what, COMMAND, tried, f"faults of {len(rows) - 1} writers", found, lost, rows=rows)
+        record("disks", what, f"{COMMAND} --most {arguments.most}", tried, f"faults of {len(rows) - 1} writers", found, lost, rows=rows)
     return 0
 
 
