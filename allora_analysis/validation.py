@@ -8,12 +8,16 @@ Checked by `tests/test_validation.py`.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import inspect
 import math
 import operator
+import os
+import stat
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -240,6 +244,14 @@ def named(name: str, values: Mapping[Any, ArrayLike]) -> dict[Any, Float[np.ndar
     if not isinstance(values, Mapping):
         raise ArgumentError(f"{name} must be a mapping of names to vectors, received {shown(values)}")
     return {key: vector(name, values[key]) for key in several(name, values)}
+
+
+def ending(path: Path) -> Path:
+    """The path, unless it is a pipe or a device, whose reading may wait for ever or never end; raises OSError."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "a pipe or a device, a file wanted", str(path))
+    return path
 
 
 def unit_scaled(array: Float[np.ndarray, "*shape"]) -> tuple[Float[np.ndarray, "*shape"], int]:

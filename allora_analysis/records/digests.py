@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from allora_analysis.records.canonical import RecordError
+from allora_analysis.validation import ending
 
 
 def digest_file(path: Path | str) -> str:
@@ -22,7 +23,7 @@ def digest_file(path: Path | str) -> str:
         RecordError: the file cannot be read.
     """
     try:
-        with Path(path).open("rb") as stream:
+        with ending(Path(path)).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror}); name a readable file") from None

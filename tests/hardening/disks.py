@@ -252,7 +252,16 @@ def main() -> int:
         what = "a full disk, an input/output error or kill -9 at every write of every writer"
         lost = "nothing" if not wrong else f"{len(wrong)} wrong"
         found = "old files whole, one line, and the same result afterwards" if not wrong else wrong[0]
-        record("disks", what, f"{COMMAND} --most {arguments.most}", tried, f"faults of {len(rows) - 1} writers", found, lost, rows=rows)
+        record(
+            "disks",
+            what,
+            f"{COMMAND} --most {arguments.most}",
+            tried,
+            f"faults of {len(rows) - 1} writers",
+            found,
+            lost,
+            rows=rows,
+        )
     return 0
 
 

@@ -49,7 +49,7 @@ class Bomb:
 
 
 class Reader(NamedTuple):
-    """A kind of file: what writes a whole one (the path to alter is returned), the reader, and what it must not alter."""
+    """A kind of file: what writes one (and returns its path), the reader, and whether it is sealed."""
 
     write: Callable[[Path], Path]
     read: Callable[[Path], Any]
@@ -60,7 +60,9 @@ def _record(folder: Path) -> Path:
     from allora_analysis import records
 
     kept = {"protocol": 1, "digests": {"data": "0" * 64}, "provenance": {"time_utc": "2025-01-01T00:00:00+00:00"}}
-    return records.save(folder, "toy", {"seed": 1, "rates": [0.1, 1e-3]}, {"epochs": [1, 2.5], "log": None}, **kept).path
+    return records.save(
+        folder, "toy", {"seed": 1, "rates": [0.1, 1e-3]}, {"epochs": [1, 2.5], "log": None}, **kept
+    ).path
 
 
 def _found(path: Path) -> Any:
@@ -180,7 +182,9 @@ READERS = {
     "a record": Reader(_record, _found, sealed=True),
     "the laboratory's table": Reader(_table, _rows),
     "adapter_config.json, loaded": Reader(lambda folder: _adapter(folder, "adapter_config.json"), _attached),
-    "adapter_model.safetensors, loaded": Reader(lambda folder: _adapter(folder, "adapter_model.safetensors"), _attached),
+    "adapter_model.safetensors, loaded": Reader(
+        lambda folder: _adapter(folder, "adapter_model.safetensors"), _attached
+    ),
     "adapter_config.json, diagnosed": Reader(lambda folder: _adapter(folder, "adapter_config.json"), _diagnosed),
     "adapter_model.safetensors, diagnosed": Reader(
         lambda folder: _adapter(folder, "adapter_model.safetensors"), _diagnosed
@@ -358,10 +362,12 @@ def main() -> int:
         reader = READERS[name]
         with tempfile.TemporaryDirectory() as folder:
             undisturbed(reader, reader.write(Path(folder)))  # what it imports is not its memory
-        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 2 * GIGABYTE, resource.RLIM_INFINITY))
         ends, found = attempts(name, count, arguments.seed)
-        rows.append([name, *(f"{n:,}" for n in (count, *(ends[e] for e in ("read", "another value", "refused", "wrong"))))])
+        rows.append(
+            [name, *(f"{n:,}" for n in (count, *(ends[e] for e in ("read", "another value", "refused", "wrong"))))]
+        )
         wrong += found
         print(f"{name}: {dict(ends)}", *found[:30], sep="\n  ", flush=True)
     os.chdir(where)

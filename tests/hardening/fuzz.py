@@ -134,9 +134,7 @@ def _ring(*_: Any) -> None:
 
 
 @contextlib.contextmanager
-def limited(
-    seconds: float, timer: int = signal.ITIMER_PROF, alarm: signal.Signals = signal.SIGPROF
-) -> Iterator[None]:
+def limited(seconds: float, timer: int = signal.ITIMER_PROF, alarm: signal.Signals = signal.SIGPROF) -> Iterator[None]:
     """Raise `TooSlow` after so many seconds of the processor: other work on the machine does not count."""
     before = signal.signal(alarm, _ring)
     signal.setitimer(timer, seconds)

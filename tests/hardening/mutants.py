@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import contextlib
 import os
 import re
 import resource
@@ -45,6 +44,7 @@ SWAPS: dict[type[ast.AST], tuple[type[ast.AST], str, str]] = {
     ast.And: (ast.Or, "and", "or"), ast.Or: (ast.And, "or", "and"), ast.In: (ast.NotIn, "in", "not in"),
     ast.Is: (ast.IsNot, "is", "is not"), ast.IsNot: (ast.Is, "is not", "is"),
 }  # fmt: skip
+ALREADY = "ignore::pytest.PytestAssertRewriteWarning"  # what this process has imported
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: its line, its change, the reason.
 EQUIVALENT: dict[tuple[str, str], str] = {}
@@ -62,6 +62,8 @@ class Mutant(NamedTuple):
 
 def _skipped(node: ast.AST) -> bool:
     # Words, types and refusals' texts; what stands in them is no computation.
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return True
     return isinstance(node, ast.JoinedStr | ast.Raise | ast.Import | ast.ImportFrom | ast.Assert)
 
 
@@ -72,9 +74,8 @@ def _places(node: ast.AST) -> Iterator[ast.AST]:
             continue
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST) and not _skipped(child):
-                if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
-                    yield child
-                    yield from _places(child)
+                yield child
+                yield from _places(child)
 
 
 def _changed(node: ast.AST, rng: np.random.Generator) -> str | None:
@@ -153,24 +154,25 @@ def drawn(count: int, seed: int, only: tuple[str, ...] = ()) -> list[Mutant]:
     return found
 
 
-def outcome(mutant: Mutant, tree: Path) -> str:
-    """Whether the tests named fail on a mutant: "killed", "over time" or "survived"."""
+def outcome(mutant: Mutant, tree: Path, keep: bool = False) -> str:
+    """How a mutant ends: "killed", "over time" or "survived"; `keep` keeps what was compiled."""
     file = tree / "allora_analysis" / mutant.path
     whole, stat = file.read_bytes(), file.stat()
     file.write_text(mutant.source, encoding="utf-8")
+    os.utime(file, ns=(0, stat.st_mtime_ns + 10**12 * (1 + mutant.line)))  # not what was compiled before
     try:
         pid = os.fork()
         if not pid:
-            _run([f"tests/{name}" for name in tests_of(mutant.path)], tree)
+            _run([f"tests/{name}" for name in tests_of(mutant.path)], tree, keep)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     finally:
         file.write_bytes(whole)
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert status != 5, f"{mutant.path}: no tests"
+    assert status in (0, 1, 2) or status < 0, f"{mutant.path}: pytest ends with {status}"
     return "survived" if status == 0 else "over time" if status < 0 else "killed"
 
 
-def _run(files: list[str], tree: Path) -> None:
+def _run(files: list[str], tree: Path, keep: bool) -> None:
     # In a child: pytest over the tree's copy. Nothing of the package was imported before.
     import pytest
 
@@ -178,16 +180,17 @@ def _run(files: list[str], tree: Path) -> None:
     sys.path[:] = [str(tree), *(path for path in sys.path if path not in ("", str(ROOT)))]
     for name in [name for name in sys.modules if name.split(".")[0] in ("tests", "allora_analysis", "experiments")]:
         del sys.modules[name]
-    os.environ |= {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    sys.dont_write_bytecode = True
+    os.environ |= {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"} | ({} if keep else {"PYTHONDONTWRITEBYTECODE": "1"})
+    sys.dont_write_bytecode = not keep
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     status = 3
-    with contextlib.suppress(BaseException):
-        status = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", *files]))
-    os._exit(status)
+    try:
+        status = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", ALREADY, *files]))
+    finally:
+        os._exit(status)
 
 
 def main() -> int:
@@ -198,17 +201,22 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="then the rest is left out")
     parser.add_argument("--only", nargs="*", default=[], help="words in modules' paths; nothing is recorded")
     arguments = parser.parse_args()
-    import hypothesis, matplotlib, pytest, scipy.integrate, scipy.optimize, scipy.stats, torch  # noqa: E401, F401, I001
+    import matplotlib, pytest, scipy.integrate, scipy.optimize, scipy.stats, torch  # noqa: E401, F401, I001
 
     torch.set_num_threads(1)
     ends, survivors, until = {"killed": 0, "over time": 0, "survived": 0}, [], time.monotonic() + 60 * arguments.minutes
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
-        names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True, capture_output=True)
+        names = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True, capture_output=True
+        )
         for name in names.stdout.splitlines():
             if (ROOT / name).is_file():
                 (tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, tree / name)
+        plain = ROOT / "allora_analysis" / "adaptors.py"
+        control = Mutant("adaptors.py", 0, "none", "", plain.read_text(encoding="utf-8"))
+        assert outcome(control, tree, keep=True) == "survived", "the tests fail on what was not changed"
         for done, mutant in enumerate(drawn(arguments.mutants, arguments.seed, tuple(arguments.only)), 1):
             if time.monotonic() > until:
                 break
