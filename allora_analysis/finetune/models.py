@@ -20,6 +20,7 @@ from allora_analysis.finetune.memory import exhausted
 from allora_analysis.finetune.progress import quiet
 from allora_analysis.validation import ArgumentError
 
+MOST_LAYERS = 10_000
 FRESH = ("classifier", "score", "pooler")  # what a checkpoint may lack: its weights are drawn
 
 
@@ -53,7 +54,7 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
             missing, a language model that sees what it is to predict, or no padding token that the model knows.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     path = Path(source)
     gguf = path.is_file() and path.suffix == ".gguf"
@@ -68,6 +69,8 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
         options["local_files_only"] = True
     try:
         with quiet():
+            if not gguf:
+                _check_depth(AutoConfig.from_pretrained(where, **options))
             tokenizer = AutoTokenizer.from_pretrained(where, padding_side="right", **options)
             model, about = kind.from_pretrained(
                 where, dtype=torch.float32, output_loading_info=True, **chosen, **options
@@ -91,6 +94,12 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
         check_causal(source, model)
     pad(source, model, tokenizer)
     return Pretrained(model, tokenizer)
+
+
+def _check_depth(config: Any) -> None:
+    # Layers are built one by one before any weight is read.
+    if (claimed := getattr(config, "num_hidden_layers", 0)) > MOST_LAYERS:
+        raise ArgumentError(f"its config claims {claimed:,} layers")
 
 
 def load_to_train(source: str, classes: int | None, trust_remote_code: bool, precision: str, device: str) -> Pretrained:
