@@ -19,12 +19,8 @@ ROOT = Path(__file__).parents[2]
 COMMAND = "python -m tests.hardening.verdicts"
 RECORDED = ROOT / "allora_analysis" / "claims" / "recorded.json"
 WAYS: dict[str, dict[str, str]] = {
-    "1 thread, this processor's kernels": {},
     "2 threads, OpenBLAS of Haswell and Zen": {"OMP_NUM_THREADS": "2", "OPENBLAS_CORETYPE": "Haswell"},
     "4 threads, OpenBLAS of Sandy Bridge": {"OMP_NUM_THREADS": "4", "OPENBLAS_CORETYPE": "Sandybridge"},
-    "1 thread, OpenBLAS of Nehalem, torch with AVX2 alone": {
-        "OPENBLAS_CORETYPE": "Nehalem", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-    },
     "1 thread, OpenBLAS of Katmai, torch without AVX": {
         "OPENBLAS_CORETYPE": "Prescott", "ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
     },
