@@ -29,6 +29,7 @@ P, R = ParamSpec("P"), TypeVar("R")
 # How NumPy refuses an array whose size in bytes is no 64-bit number: as a ValueError.
 TOO_LARGE = ("array is too big", "Maximum allowed dimension", "Maximum allowed size", "iterator is too large")
 LONGEST = 200  # characters of a received value that an error shows
+COUNTABLE = 2**63 - 1  # no loop ends and no array begins beyond
 HELD = 2**27  # numbers that one call may hold: 1 GiB
 
 
@@ -210,6 +211,8 @@ def count(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -
         raise ArgumentError(f"{name} must be {allowed}, received {shown(value)}") from error
     if isinstance(value, bool) or result < minimum or (maximum is not None and result > maximum):
         raise ArgumentError(f"{name} must be {allowed}, received {shown(value)}")
+    if result > COUNTABLE:
+        raise ArgumentError(f"{name} must be at most {COUNTABLE:.2g}, received {shown(value)}")
     return result
 
 

@@ -271,7 +271,9 @@ def lines(count: int, seed: int) -> collections.Counter[str]:
             study = STUDIES[rng.integers(len(STUDIES))]
             argv = flags(study, rng)
             how = line(study, argv)
-            ends[how if how in ("answered", "refused", "over twenty seconds") else "wrong"] += 1
+            if how == "over twenty seconds" and "10000000000" in argv:
+                how = "still at its 10¹⁰ draws or steps after 20 s"
+            ends[how] += 1
             if how not in ("answered", "refused"):
                 print(f"{study} {argv}: {how}", flush=True)
             progress(done, count, f": {dict(ends)}")
@@ -281,7 +283,7 @@ def lines(count: int, seed: int) -> collections.Counter[str]:
 
 
 def main() -> int:
-    """Both, recorded where they are as many as the page says."""
+    """Both, recorded with their sizes."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--calls", type=int, default=CALLS)
     parser.add_argument("--lines", type=int, default=LINES)
@@ -295,11 +297,15 @@ def main() -> int:
         if not count:
             continue
         ends = run(count, arguments.seed, *([arguments.only] if run is calls else []))
-        bad = count - ends["answered"] - ends["refused"]
         print(f"{what}: {dict(ends)}")
-        if not arguments.only and count >= (CALLS if run is calls else LINES):
-            found = f"{ends['answered']:,} answered, {ends['refused']:,} refused in one line, {bad:,} otherwise"
-            record(name, what, COMMAND, count, "calls" if run is calls else "command lines", found, "nothing")
+        known = {end: ends.pop(end, 0) for end in ("answered", "refused")}
+        if not arguments.only:
+            found = f"{known['answered']:,} answered, {known['refused']:,} refused in one line"
+            found += "".join(f", {times:,} {end}" for end, times in ends.items())
+            own = f" --{'calls' if run is calls else 'lines'} {count}" + f" --seed {arguments.seed}" * bool(
+                arguments.seed
+            )
+            record(name, what, COMMAND + own, count, "calls" if run is calls else "command lines", found, "nothing")
     return 0
 
 
