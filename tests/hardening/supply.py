@@ -113,9 +113,12 @@ def main() -> int:
         canonicalize_name(Requirement(text).name) for text in importlib.metadata.requires("allora-analysis") or []
     }
     needed = {name: users(name) for name in sorted(direct & whole.keys())}
-    alone = [f"{name} ({where[0]})" for name, where in needed.items() if len(where) == 1]
+    alone = [name for name, where in needed.items() if len(where) == 1]
     rows = [["dependency", "version", "licence", "modules that import it"]]
-    rows += [[name, whole[name].version, licence(whole[name])[:60], len(where)] for name, where in needed.items()]
+    rows += [
+        [name, whole[name].version, licence(whole[name])[:60], where[0] if len(where) == 1 else len(where)]
+        for name, where in needed.items()
+    ]
     told = (
         f"every licence free ({len(core)} in the core, {len(whole)} with llm and cluster)"
         if not odd
