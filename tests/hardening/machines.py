@@ -1,7 +1,8 @@
 """Commands and tests on other terminals and machines: `python -m tests.hardening.machines`, as root.
 
-Under each environment: the ledger's command, a study, a refusal, and the tests of the terminal. A command must end with its status and without a traceback, say the same as in
-the ordinary environment (but for the width), and leave the source tree as it was.
+Under each environment: the ledger's command, a study, a refusal, and the tests of the terminal. A command must end
+with its status and without a traceback, say the same as in the ordinary environment (but for the width), and leave the
+source tree as it was.
 """
 
 from __future__ import annotations

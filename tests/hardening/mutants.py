@@ -136,22 +136,20 @@ def tests_of(path: str) -> list[str]:
     return named or sorted(file.name for file in (ROOT / "tests").glob(f"test_{above}*.py"))
 
 
-def drawn(count: int, seed: int, only: tuple[str, ...] = ()) -> list[Mutant]:
+def drawn(count: int, seed: int, only: tuple[str, ...] = ()) -> Iterator[Mutant]:
     """So many mutants, each another place."""
     rng, trees = np.random.default_rng(seed), {}
     for path in modules(only):
         source = (ROOT / "allora_analysis" / path).read_text(encoding="utf-8")
         trees[path] = source, [i for i, node in enumerate(_places(ast.parse(source))) if _can_change(node)]
     all_places = [(path, place) for path, (_, places) in trees.items() for place in places]
-    found = []
     for index in rng.permutation(len(all_places))[:count]:
         path, place = all_places[index]
         source, tree = trees[path][0], ast.parse(trees[path][0])
         node = list(_places(tree))[place]
         line, change = node.lineno, _changed(node, rng)
         text = source.splitlines()[line - 1].strip()
-        found.append(Mutant(path, line, change, text, ast.unparse(ast.fix_missing_locations(tree))))
-    return found
+        yield Mutant(path, line, change, text, ast.unparse(ast.fix_missing_locations(tree)))
 
 
 def outcome(mutant: Mutant, tree: Path, keep: bool = False) -> str:
