@@ -54,23 +54,20 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
             missing, a language model that sees what it is to predict, or no padding token that the model knows.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     path = Path(source)
     gguf = path.is_file() and path.suffix == ".gguf"
     where, options = (str(path.parent), {"gguf_file": path.name}) if gguf else (source, {})
-    options["trust_remote_code"] = trust_remote_code
+    options |= {"trust_remote_code": trust_remote_code, "local_files_only": path.exists()}
     kind, chosen = AutoModelForCausalLM, {}
     if classes is not None:
         kind, chosen = AutoModelForSequenceClassification, {"num_labels": classes}
     if attention is not None:
         chosen["attn_implementation"] = attention
-    if path.exists():
-        options["local_files_only"] = True
     try:
         with quiet():
-            if not gguf:
-                _check_depth(AutoConfig.from_pretrained(where, **options))
+            _check_depth(where, options)
             tokenizer = AutoTokenizer.from_pretrained(where, padding_side="right", **options)
             model, about = kind.from_pretrained(
                 where, dtype=torch.float32, output_loading_info=True, **chosen, **options
@@ -96,8 +93,13 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
     return Pretrained(model, tokenizer)
 
 
-def _check_depth(config: Any) -> None:
+def _check_depth(where: str, options: dict[str, Any]) -> None:
     # Layers are built one by one before any weight is read.
+    from transformers import AutoConfig
+
+    if "gguf_file" in options:
+        return
+    config = AutoConfig.from_pretrained(where, **options)
     if (claimed := getattr(config, "num_hidden_layers", 0)) > MOST_LAYERS:
         raise ArgumentError(f"its config claims {claimed:,} layers")
 
