@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from allora_analysis.validation import ArgumentError
+from allora_analysis.validation import ArgumentError, ending
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 TORCHVISION = {"mnist": "MNIST", "cifar10": "CIFAR10"}
@@ -111,7 +111,7 @@ def _npz(path: str) -> dict[str, np.ndarray]:
     if not path.endswith(".npz"):
         raise ArgumentError(f"--data must be one of {', '.join(SOURCES)}, or name a file .npz; received {path!r}")
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        with open(ending(Path(path)), "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             if missing := [key for key in KEYS if key not in arrays.files]:
                 raise ArgumentError(
                     f"--data {path}: {', '.join(missing)} missing, found {', '.join(arrays.files) or 'no array'}; "

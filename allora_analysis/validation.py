@@ -8,12 +8,16 @@ Checked by `tests/test_validation.py`.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import inspect
 import math
 import operator
+import os
+import stat
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -25,6 +29,7 @@ P, R = ParamSpec("P"), TypeVar("R")
 # How NumPy refuses an array whose size in bytes is no 64-bit number: as a ValueError.
 TOO_LARGE = ("array is too big", "Maximum allowed dimension", "Maximum allowed size", "iterator is too large")
 LONGEST = 200  # characters of a received value that an error shows
+COUNTABLE = 2**63 - 1  # no loop ends and no array begins beyond
 HELD = 2**27  # numbers that one call may hold: 1 GiB
 
 
@@ -215,6 +220,8 @@ def count(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -
         raise ArgumentError(f"{name} must be {allowed}, received {shown(value)}") from error
     if isinstance(value, bool) or result < minimum or (maximum is not None and result > maximum):
         raise ArgumentError(f"{name} must be {allowed}, received {shown(value)}")
+    if result > COUNTABLE:
+        raise ArgumentError(f"{name} must be at most {COUNTABLE:.2g}, received {shown(value)}")
     return result
 
 
@@ -249,6 +256,14 @@ def named(name: str, values: Mapping[Any, ArrayLike]) -> dict[Any, Float[np.ndar
     if not isinstance(values, Mapping):
         raise ArgumentError(f"{name} must be a mapping of names to vectors, received {shown(values)}")
     return {key: vector(name, values[key]) for key in several(name, values)}
+
+
+def ending(path: Path) -> Path:
+    """The path, unless it is a pipe or a device, whose reading may wait for ever or never end; raises OSError."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "a pipe or a device, a file wanted", str(path))
+    return path
 
 
 def unit_scaled(array: Float[np.ndarray, "*shape"]) -> tuple[Float[np.ndarray, "*shape"], int]:

@@ -43,6 +43,7 @@ FOLDER` has 4,861. What is recorded is skipped; a table that was cut off goes on
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ from allora_analysis import cli, records, terminal
 from allora_analysis.laboratory import table as tables
 from allora_analysis.laboratory.design import Cell, contrasts, screening
 from allora_analysis.laboratory.table import ENDPOINTS, RESULTS, SCREENING, TUNING, Row, Table
+from allora_analysis.records.files import hold
 from allora_analysis.study import progress
 from allora_analysis.validation import ArgumentError, choice, count
 
@@ -187,15 +189,26 @@ def run(arguments: Arguments) -> int:
     name = arguments.data if arguments.data in ("digits", "mnist", "cifar10") else Path(arguments.data).stem
     path = arguments.results / f"{name}.jsonl"
     if not arguments.dry_run:
-        table = _begun(arguments, path)
-        items = list(_work(lists))
-        for work in progress(items, f"laboratory, {name}"):
-            work(table)
+        with _held(path, f"laboratory, {name}"):
+            table = _begun(arguments, path)
+            items = list(_work(lists))
+            for work in progress(items, f"laboratory, {name}"):
+                work(table)
     if not path.exists():
         terminal.say(f"{path.name}: nothing is recorded yet")
         return 0
     _tell(tables.read(path))
     return 0
+
+
+@contextlib.contextmanager
+def _held(path: Path, words: str) -> Iterator[None]:
+    # Each line's checksum goes over the line before: of two processes in one table each would spoil the other's.
+    try:
+        with hold(path.with_suffix(".lock"), words):
+            yield
+    except OSError as error:
+        raise ArgumentError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def _begun(arguments: Arguments, path: Path) -> Bench:

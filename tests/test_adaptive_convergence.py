@@ -44,6 +44,23 @@ def test_psi_rate_is_the_difference_quotient_and_below_its_bound(seed, log_balan
         assert found.rate <= 0
 
 
+def test_the_bound_is_the_rate_at_b_zero_and_its_formula_elsewhere(rng):
+    """Planted: the bound's last term with the other sign, which bounds too, and says nothing."""
+    target, a, eta = rng.standard_normal((3, 4)), rng.standard_normal((1, 4)), 1.7
+    at_zero = adaptive.rank_one_lyapunov(target, a, np.zeros((3, 1)), eta)
+    assert at_zero.rate == pytest.approx(at_zero.bound, rel=1e-12)
+    assert at_zero.bound < 0
+    b = 0.3 * rng.standard_normal((3, 1))
+    alpha, row = np.linalg.norm(a), b[:, 0]
+    u, s = a[0] / alpha, alpha * row
+    d = (np.abs(s) + eta**-2) ** -0.5
+    pull = (s * d) @ target
+    across = float(np.sum((pull - (pull @ u) * u) ** 2)) / alpha**2
+    along = float(np.sum((1 - np.abs(s) * d**2 / 2) * (d * (s - target @ u)) ** 2))
+    wanted = -across - (alpha**2 - convergence.KAPPA * float(row @ row)) * along
+    assert adaptive.rank_one_lyapunov(target, a, b, eta).bound == pytest.approx(wanted, rel=1e-12)
+
+
 def test_kappa_is_the_worst_that_unequal_factors_can_do():
     # Two rows of equal weight with ρ → ½ and ρ = 1 reach Kantorovich's bound.
     rho, w = np.array([0.5, 1.0]), np.array([2 / 3, 1 / 3])  # weights on which it is attained: ρ w equal

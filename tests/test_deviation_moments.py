@@ -131,3 +131,10 @@ def test_wrong_shape_is_rejected_by_the_hook(request):
             law.jumps(np.ones((2, 2)), np.ones((2, 3)), 0.5)
         with pytest.raises(TypeCheckError):
             law.gradient_spread(np.ones((2, 2)), np.ones((3, 2)), 0.5)
+
+
+@pytest.mark.parametrize(("z", "y"), [(1.2e154, 1.2e154), (-0.6e154, 0.6e154)])
+def test_a_loss_of_which_each_part_is_finite_and_the_sum_is_not_is_refused(z, y):
+    """Planted: a part subtracted, so that two large ones cancel."""
+    with pytest.raises(ArgumentError, match="the loss overflows"):
+        law.jumps(np.array([[z]]), np.array([[y]]), 1.0)

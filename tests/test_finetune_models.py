@@ -15,6 +15,7 @@ from allora_analysis.finetune.setting import Setting
 from allora_analysis.finetune.splits import Choices
 from allora_analysis.validation import ArgumentError
 from tests import tiny_finetune as tiny
+from tests.hardening.fuzz import waited
 
 pytest.importorskip("peft")
 from allora_analysis.finetune import classification, multiple_choice
@@ -49,6 +50,15 @@ def padding_error(pretrained):
     alone = torch.cat([logits(pretrained, [text]) for text in SENTENCES])
     assert (alone[0] - alone[1]).abs().max() > 0.1
     return float((logits(pretrained, SENTENCES) - alone).abs().max())
+
+
+@pytest.mark.bad_input
+def test_a_config_that_claims_two_billion_layers_is_refused_at_once(folders, tmp_path):
+    shutil.copytree(folders["bert"], tmp_path / "bert")
+    config = tmp_path / "bert" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 2**31}))
+    with waited(10), pytest.raises(ArgumentError, match="claims 2,147,483,648 layers"):
+        models.load(str(tmp_path / "bert"), 2)
 
 
 @pytest.mark.parametrize("key", ["bert", *((f, t) for f in ("Qwen2", "Llama") for t in FAMILIES)], ids=str)

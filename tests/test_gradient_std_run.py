@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import signal
 import subprocess
@@ -173,6 +174,19 @@ def test_a_state_left_by_a_kill_after_the_record_is_taken_away(open_run, measure
     finish(run)
     run._state.parent.mkdir()
     run._state.write_bytes(content)
+    open_run(tmp_path, epochs=1)
+    only_record(tmp_path)
+
+
+def test_what_a_kill_left_half_written_is_taken_away_after_an_hour(open_run, measured, tmp_path):
+    """Planted: it stayed for good, and the folder with it."""
+    finish(open_run(tmp_path, epochs=1))
+    left = tmp_path / "unfinished" / ".writing-abc.npz"
+    left.parent.mkdir()
+    left.touch()
+    open_run(tmp_path, epochs=1)
+    assert left.exists(), "its writer may live"
+    os.utime(left, (time.time() - 4000,) * 2)
     open_run(tmp_path, epochs=1)
     only_record(tmp_path)
 

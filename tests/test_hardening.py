@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import os
+
 import pytest
 
 from allora_analysis import adaptors
-from tests.hardening import fuzz, numerics
+from allora_analysis.doctor import saved
+from allora_analysis.validation import ArgumentError
+from tests.hardening import files, fuzz, mutants, numerics
 from tests.hardening.__main__ import PAGE, page
+from tests.saved_adapters import peft_folder
 
 # The largest that 5,000 points of each have shown is below a tenth of it.
 TOLERANCE = 1e-11
@@ -46,6 +52,43 @@ def test_what_the_fuzz_would_report(function, how):
 def test_the_same_numbers_in_another_dress_are_compared():
     assert not fuzz.same([1.0, 2.0], [1.0, 2.1])
     assert fuzz.same({"a": 1.0}, {"a": 1.0 + 1e-12})
+
+
+def test_a_flow_of_subnormal_data_is_followed():
+    function, usual = fuzz.functions()["dropout_sgd.factor_flow"]
+    assert fuzz.outcome(function, usual | {"x": fuzz.X * 5e-324}, 0)[0] == "answered"
+
+
+@pytest.mark.parametrize("name", ["a record", "the laboratory's table", "images in .npz"])
+@pytest.mark.parametrize("there", ["a device", "a pipe"])
+def test_what_has_no_end_is_refused_in_one_line(name, there, tmp_path):
+    reader = files.READERS[name]
+    path = reader.write(tmp_path)
+    path.unlink()
+    path.symlink_to("/dev/zero") if there == "a device" else os.mkfifo(path)
+    with fuzz.waited(5):
+        assert files.attempt(reader, path, None) == "refused"
+
+
+def test_a_config_nested_too_deep_is_refused_by_the_doctor(tmp_path):
+    peft_folder(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(ArgumentError, match="is no JSON"):
+        saved.read(tmp_path)
+
+
+def test_an_altered_record_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ends, wrong = files.attempts("a record", 60, seed=1)
+    assert (set(ends), wrong) == ({"refused"}, [])
+
+
+def test_a_mutant_differs_in_one_place_and_its_module_names_tests():
+    for mutant in mutants.drawn(5, seed=3):
+        assert mutants.tests_of(mutant.path), mutant.path
+        whole = ast.unparse(ast.parse((mutants.ROOT / "allora_analysis" / mutant.path).read_text(encoding="utf-8")))
+        pairs = zip(whole.splitlines(), mutant.source.splitlines(), strict=True)
+        assert sum(one != other for one, other in pairs) == 1, mutant
 
 
 def test_the_page_is_what_was_recorded():

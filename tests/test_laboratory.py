@@ -29,6 +29,7 @@ from allora_analysis.laboratory.design import (
 )
 from allora_analysis.laboratory.table import Row, Table
 from allora_analysis.lora.pairs import lora_pairs
+from allora_analysis.records.files import hold
 from allora_analysis.validation import ArgumentError
 from experiments import laboratory
 from tests.test_experiments_finetune import STATED
@@ -150,6 +151,13 @@ def test_a_table_goes_on_to_the_same_bytes_and_shows_an_altered_line(tmp_path, m
     whole.write_bytes(content.replace(b'"rate":0.1,', b'"rate":0.2,', 1))
     with pytest.raises(ArgumentError, match=r"line \d+ was altered"):
         tables.read(whole)
+
+
+def test_a_second_process_is_refused_while_one_writes_the_table(tmp_path, capsys):
+    with hold(tmp_path / "digits.lock", "laboratory, digits"):
+        assert laboratory.main(["--only", "rslora", "--results", str(tmp_path)]) == 2
+    assert "another process is at this run" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def filled(values: dict[Cell, tuple[float, np.ndarray]]) -> Table:

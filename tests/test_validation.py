@@ -87,6 +87,7 @@ def test_lists_and_scalars_are_arrays_too():
         (lambda: validation.count("steps", True), "received True"),
         (lambda: validation.count("steps", "3"), "received '3'"),
         (lambda: validation.count("steps", 5, 1, 4), "steps must be a whole number in [1, 4], received 5"),
+        (lambda: validation.count("steps", 10**19), "steps must be at most 9.2e+18, received 10000000000000000000"),
         (lambda: validation.count("steps", -1, 0), "steps must be a whole number, 0 or above, received -1"),
         (lambda: validation.adapter_rank(5, 4, 8), "rank must be at most min(n1, n2) = 4, received 5"),
         (lambda: validation.adapter_rank(0, 4, 8), "rank must be a whole number, 1 or above"),

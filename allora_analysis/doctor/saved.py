@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allora_analysis.validation import ArgumentError
+from allora_analysis.validation import ArgumentError, ending
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PICKLES = ("adapter_model.bin", "*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -154,9 +154,9 @@ def _files(path: Path) -> tuple[Path, dict[str, Any]]:
     if not config.exists():
         return weights, {}
     try:
-        found = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArgumentError(f"{config}: is no JSON ({error}); save the adapter again") from None
+        found = json.loads(ending(config).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArgumentError(f"{config}: is no JSON ({error!s:.100}); save the adapter again") from None
     if not isinstance(found, dict) or not str(found.get("peft_type", "LORA")).startswith(("LORA", "ASF_LORA")):
         kind = found.get("peft_type") if isinstance(found, dict) else type(found).__name__
         raise ArgumentError(f"{config}: LoRA's config wanted, received {kind!r}")
@@ -169,10 +169,10 @@ def _tensors(weights: Path) -> dict[str, Any]:
     except ModuleNotFoundError:
         raise ArgumentError("safetensors is not installed: pip install 'allora-analysis[llm]'") from None
     try:
-        with safe_open(str(weights), framework="pt") as opened:
+        with safe_open(str(ending(weights)), framework="pt") as opened:
             keys = [key for key in opened.keys() if "lora_" in key or key.endswith((".alpha", "dora_scale"))]  # noqa: SIM118
             return {key: opened.get_tensor(key) for key in keys}
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise ArgumentError(
             f"{weights}: cannot be read as safetensors ({error!s:.80}); save or fetch it again"
         ) from None

@@ -349,11 +349,12 @@ def _integrated(model: Factors, theta: Float[np.ndarray, " P"], rate: float, ste
 
 
 def _absolute(model: Factors, theta: Float[np.ndarray, " P"]) -> Float[np.ndarray, " Q"]:
-    # Absolute tolerances of θ, m and C, each in its own unit.
+    # Absolute tolerances of θ, m and C, each in its own unit; one of 0 would never be met.
     size, curvature = float(np.abs(theta).max()), float(np.abs(model.hessian(theta)).max())
     spread = float(np.abs(model.noise(theta)).max()) / (curvature or 1.0)
     units = [size or 1.0, (size or 1.0) * (curvature or 1.0), spread or 1.0]
-    return TOLERANCE * 1e-2 * np.repeat(units, [len(theta), len(theta), len(theta) ** 2])
+    own = np.repeat(units, [len(theta), len(theta), len(theta) ** 2])
+    return np.maximum(TOLERANCE * 1e-2 * own, np.finfo(float).tiny)
 
 
 def _moments(

@@ -162,7 +162,7 @@ def _label_names(path: Path) -> list[str] | None:
         return None
     try:
         names = json.loads(path.read_text(encoding="utf-8-sig")).get("label_names")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ArgumentError(f"data: {path.name} is not a JSON object ({error})") from None
     if names is not None and not isinstance(names, list):
         raise ArgumentError(f"data: label_names in {path.name} must be a list, received {names!r}")

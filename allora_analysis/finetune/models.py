@@ -20,6 +20,7 @@ from allora_analysis.finetune.memory import exhausted
 from allora_analysis.finetune.progress import quiet
 from allora_analysis.validation import ArgumentError
 
+MOST_LAYERS = 10_000
 FRESH = ("classifier", "score", "pooler")  # what a checkpoint may lack: its weights are drawn
 
 
@@ -58,16 +59,15 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
     path = Path(source)
     gguf = path.is_file() and path.suffix == ".gguf"
     where, options = (str(path.parent), {"gguf_file": path.name}) if gguf else (source, {})
-    options["trust_remote_code"] = trust_remote_code
+    options |= {"trust_remote_code": trust_remote_code, "local_files_only": path.exists()}
     kind, chosen = AutoModelForCausalLM, {}
     if classes is not None:
         kind, chosen = AutoModelForSequenceClassification, {"num_labels": classes}
     if attention is not None:
         chosen["attn_implementation"] = attention
-    if path.exists():
-        options["local_files_only"] = True
     try:
         with quiet():
+            _check_depth(where, options)
             tokenizer = AutoTokenizer.from_pretrained(where, padding_side="right", **options)
             model, about = kind.from_pretrained(
                 where, dtype=torch.float32, output_loading_info=True, **chosen, **options
@@ -91,6 +91,17 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
         check_causal(source, model)
     pad(source, model, tokenizer)
     return Pretrained(model, tokenizer)
+
+
+def _check_depth(where: str, options: dict[str, Any]) -> None:
+    # Layers are built one by one before any weight is read.
+    from transformers import AutoConfig
+
+    if "gguf_file" in options:
+        return
+    config = AutoConfig.from_pretrained(where, **options)
+    if (claimed := getattr(config, "num_hidden_layers", 0)) > MOST_LAYERS:
+        raise ArgumentError(f"its config claims {claimed:,} layers")
 
 
 def load_to_train(source: str, classes: int | None, trust_remote_code: bool, precision: str, device: str) -> Pretrained:

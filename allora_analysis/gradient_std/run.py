@@ -23,6 +23,7 @@ from allora_analysis.gradient_std.measurement import Data, generator, measure
 from allora_analysis.gradient_std.mlp import initialise
 from allora_analysis.gradient_std.training import Diverged, make_optimizer, train_epoch
 from allora_analysis.outputs import check_folder, write_atomically
+from allora_analysis.records.files import STALE_SECONDS
 from allora_analysis.validation import ArgumentError
 
 
@@ -31,10 +32,14 @@ def _state(results: Path, key: str) -> Path:
 
 
 def tidy(results: Path, key: str) -> None:
-    """Delete the state of a run that is recorded: a process may be killed between the record and its tidying up."""
+    """Delete the state of a run that is recorded, and what processes killed while they wrote one left an hour ago."""
     state = _state(results, key)
     with contextlib.suppress(OSError):  # not there; a folder that is not empty: other runs are unfinished
         state.unlink()
+    for left in state.parent.glob(".writing-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink()
     with contextlib.suppress(OSError):
         state.parent.rmdir()
 

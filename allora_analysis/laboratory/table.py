@@ -22,7 +22,7 @@ from allora_analysis.laboratory.design import FAMILY, PROTOCOL, Cell, Contrast, 
 from allora_analysis.records import results_folder
 from allora_analysis.statistics import Difference, paired_family
 from allora_analysis.statistics.paired import TIE
-from allora_analysis.validation import ArgumentError, choice
+from allora_analysis.validation import ArgumentError, choice, ending
 
 STUDY = "laboratory"
 RESULTS = results_folder(STUDY)
@@ -162,7 +162,7 @@ def header(data: str, digest: str, classes: int, test_images: int, **facts: Any)
 def read(path: Path) -> Table:
     """A table from its file; a last line that was cut off is left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = ending(path).read_text(encoding="utf-8").splitlines(keepends=True)
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(f"{path}: cannot be read ({error})") from None
     if lines and not lines[-1].endswith("\n"):

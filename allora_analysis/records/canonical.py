@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from allora_analysis.validation import ArgumentError, count
+from allora_analysis.validation import ArgumentError, count, ending
 
 # Text that is a machine's path: absolute (POSIX, Windows, UNC), under a home or this folder, or a file: address.
 _PATH = re.compile(r"/|\\|\.{1,2}[\\/]|~([A-Za-z_][\w.-]*)?(/|$)|[A-Za-z]:[\\/]|file:/", re.IGNORECASE)
@@ -144,7 +144,7 @@ def digest_file(path: Path | str) -> str:
         RecordError: the file cannot be read.
     """
     try:
-        with Path(path).open("rb") as stream:
+        with ending(Path(path)).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror}); name a readable file") from None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from allora_analysis.records.canonical import RecordError, key
-from allora_analysis.validation import ArgumentError
+from allora_analysis.validation import ArgumentError, ending
 
 UNFINISHED = "unfinished"  # the folder, below one of records, of runs that are not recorded yet
 NAME = re.compile(r"([A-Za-z0-9_]+)-([0-9a-f]{20})\.json")
@@ -132,7 +132,7 @@ def load(path: Path | str) -> Record:
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
+        content = ending(path).read_bytes()
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})") from None
     return decode(path, content)

