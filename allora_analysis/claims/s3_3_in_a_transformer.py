@@ -145,10 +145,7 @@ def output_grows(cases: Cases) -> Finding:
     )
     ratios = _ratios(judged)
     return judged.finding(
-        {
-            "conditional": "Only without normalisation: with a norm in the branches or after them, as transformers "
-            "have it, growth is not exponential."
-        },
+        {"conditional": "Only without normalisation: with a norm, as in transformers, growth is not exponential."},
         evidence=judged.evidence(
             f"off, in what is allowed: {source_of_errors(REPLICAS)}; worst cases and post-norm to 1e-9",
             {

@@ -96,7 +96,12 @@ def averaged(
     return tested.finding(
         {word: text.format(**told) for word, text in answers.items()},
         evidence=evidence,
-        size=Size(overall.mean, "points", f"{arms}, the mean over {len(known)} settings{seeds}", *overall.interval),
+        size=Size(
+            overall.mean,
+            "points",
+            f"test accuracy on digits, {arms}, over {len(known)} settings{seeds}",
+            *overall.interval,
+        ),
         flips_if="a mean clearly above 0" if tested.verdict == "refuted" else "a mean not clearly above 0",
         corrected="more seeds" if tested.verdict == "undecided" else None,
         at_paper=None,  # another network than the paper's
@@ -120,7 +125,7 @@ def best_of(
     return tested.finding(
         {word: text.format(**told) for word, text in answers.items()},
         evidence=evidence,
-        size=Size(best.mean, "points", f"{name}{seeds}", *best.interval),
+        size=Size(best.mean, "points", f"test accuracy on digits, {name}{seeds}", *best.interval),
         flips_if=f"a difference clearly above the control's {margin:.2f} points, or all clearly below 0",
         corrected="more seeds, and rates chosen with less noise" if tested.verdict == "undecided" else None,
         at_paper=None,
