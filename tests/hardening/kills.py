@@ -277,7 +277,7 @@ def keep(name: str, tries: int, kills: int, wrong: int, of: int) -> None:
     _, _, total, bad = (sum(column) if type(column[0]) is int else 0 for column in zip(*rows.values(), strict=True))
     found = "results equal to undisturbed runs in every digit, records untouched" if not bad else f"{bad} are otherwise"
     what = "kill -9 at random moments, the clock set back or forward a day, two processes in one folder"
-    unit, lost = f"kills of {len(rows)} commands", "nothing" if not bad else f"{bad} results or records"
+    unit, lost = f"kills of {len(rows)} commands", "nothing" if not bad else f"see {bad} in the rows"
     record("kills", what, f"{COMMAND} --kills {of}", total, unit, found, lost, rows=[head, *rows.values()])
 
 
