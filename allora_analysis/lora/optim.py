@@ -28,7 +28,7 @@ from torch.optim.adamw import adamw
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import norms_of_pairs, without_autocast
-from allora_analysis.lora.pairs import as_matrices, chained, param_groups, stacked
+from allora_analysis.lora.pairs import as_matrices, is_pair, looks_like_a_pair, param_groups, stacked
 from allora_analysis.validation import ArgumentError, choice, count, non_negative, number, positive
 
 __all__ = ["ALLoRAAdamW", "param_groups"]
@@ -122,7 +122,7 @@ class ALLoRAAdamW(Optimizer):
         super().__init__(params, _checked_options(defaults | switches))
         if not any(group["pair"] for group in self.param_groups) and any(g["eta"] != 1 for g in self.param_groups):
             raise ArgumentError(f"params: no group is a pair (A, B), so eta = {eta:g} would do nothing; call {_RECIPE}")
-        _warn_of_left_out([group for group in unsaid if not _is_pair(_tensors(group["params"]), None)])
+        _warn_of_left_out([group for group in unsaid if not is_pair(_tensors(group["params"]), None)])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; `"pair"` and `"scaling"` as in the class's docstring.
@@ -392,7 +392,7 @@ def _checked_group(group: dict[str, Any]) -> dict[str, Any]:
                 "params: A and B wanted as matrices, received FSDP1's flattened ones; use FSDP2 (fully_shard) or DDP"
             )
     scaling, experts = number("scaling", group.get("scaling", 1.0)), count("experts", group.get("experts", 1))
-    pair = _is_pair(tensors, group.get("pair"))
+    pair = is_pair(tensors, group.get("pair"))
     if pair and tensors[0].shape[0] % experts:
         raise ArgumentError(f"experts: a divisor of A's {tensors[0].shape[0]} rows wanted, received {experts}")
     return _checked_options(group) | {"params": params, "pair": pair, "scaling": scaling, "experts": experts}
@@ -411,34 +411,13 @@ def _tensors(params: Any) -> list[Any]:
     return [parameter[1] if isinstance(parameter, tuple) else parameter for parameter in params]
 
 
-def _is_pair(tensors: list[Any], said: Any) -> bool:
-    if said not in (None, True, False):
-        raise ArgumentError(f"pair must be True or False, received {said!r}")
-    if said and not (len(tensors) == 2 and chained(*tensors)):
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
-        raise ArgumentError(f"params: a pair is A (r, n2), then B (n1, r); received shapes {shapes}")
-    if said is None:
-        said = len(tensors) == 2 and _looks_like_a_pair(*tensors)
-    if not said:
-        return False
-    for what in ("device", "dtype"):
-        a, b = (getattr(tensor, what) for tensor in tensors)
-        if a != b:
-            raise ArgumentError(f"params: A and B of one {what} wanted, received {a} and {b}")
-    return True
-
-
-def _looks_like_a_pair(a: Any, b: Any) -> bool:
-    return chained(a, b) and a.ndim == 2 and a.shape[0] <= min(b.shape[0], a.shape[1])
-
-
 def _warn_of_left_out(groups: list[dict[str, Any]]) -> None:
     """Counts in a warning the pairs in larger groups that do not say `"pair"`, which get plain AdamW."""
     count = 0
     for tensors in (_tensors(group["params"]) for group in groups):
         place = 0
         while place < len(tensors) - 1:
-            found = _looks_like_a_pair(*tensors[place : place + 2])
+            found = looks_like_a_pair(*tensors[place : place + 2])
             count, place = count + found, place + 1 + found
     if count:
         warnings.warn(

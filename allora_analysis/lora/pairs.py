@@ -272,3 +272,26 @@ def _check_pair(pair: Pair, taken: set[Tensor]) -> None:
     places = {part.data_ptr() for part in taken if part.numel()}  # PEFT ties by two parameters in one place
     if taken & {pair.a, pair.b} or places & {pair.a.data_ptr(), pair.b.data_ptr()} - {0}:
         raise ArgumentError(f"model: {pair.label} shares a matrix with another pair; untie them (ensure_weight_tying)")
+
+
+def is_pair(tensors: list[Any], said: Any) -> bool:
+    """Whether a group's parameters are A and B: as it says itself, or by their shapes where it does not."""
+    if said not in (None, True, False):
+        raise ArgumentError(f"pair must be True or False, received {said!r}")
+    if said and not (len(tensors) == 2 and chained(*tensors)):
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise ArgumentError(f"params: a pair is A (r, n2), then B (n1, r); received shapes {shapes}")
+    if said is None:
+        said = len(tensors) == 2 and looks_like_a_pair(*tensors)
+    if not said:
+        return False
+    for what in ("device", "dtype"):
+        a, b = (getattr(tensor, what) for tensor in tensors)
+        if a != b:
+            raise ArgumentError(f"params: A and B of one {what} wanted, received {a} and {b}")
+    return True
+
+
+def looks_like_a_pair(a: Any, b: Any) -> bool:
+    """Two matrices whose shapes chain, of a rank that no side is below."""
+    return chained(a, b) and a.ndim == 2 and a.shape[0] <= min(b.shape[0], a.shape[1])

@@ -64,6 +64,7 @@ OWN = {
     "hessian.start_pair": {"start": "b_zero", "gradient": SQUARE},
     "hessian.start_report": {"start": "b_zero"},
     "statistics.judge_family": {"differences": {"one": np.array([0.4, 0.1, 0.3]), "two": np.array([0.1, -0.2, 0.3])}},
+    "statistics.two_level": {"differences": np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 1.0]])},
     "statistics.paired_family": {"differences": {"one": np.array([0.4, 0.1, 0.3]), "two": np.array([0.1, -0.2, 0.3])}},
 }
 RNGS = ("generator",)
