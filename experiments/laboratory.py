@@ -204,11 +204,12 @@ def run(arguments: Arguments) -> int:
 @contextlib.contextmanager
 def _held(path: Path, words: str) -> Iterator[None]:
     # Each line's checksum goes over the line before: of two processes in one table each would spoil the other's.
-    try:
-        with hold(path.with_suffix(".lock"), words):
-            yield
-    except OSError as error:
-        raise ArgumentError(f"{path}: cannot be written ({error.strerror or error})") from None
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold(path.with_suffix(".lock"), words))
+        except OSError as error:
+            raise ArgumentError(f"{path}: cannot be written ({error.strerror or error})") from None
+        yield
 
 
 def _begun(arguments: Arguments, path: Path) -> Bench:

@@ -79,13 +79,19 @@ def test_the_radius_halves_with_twice_the_adapter(both, tmp_path):
 
 
 def test_an_adapter_aligned_with_the_model_is_told_from_one_at_random(tmp_path):
+    """Planted: A reads what the layer's inputs have in common, where a random row reads 1/√n of it."""
     source = tiny_finetune.bert(tmp_path / "base")
-    base = models.load(str(source), 2).model
-    name = "encoder.layer.0.attention.output.dense"
-    u, s, vt = np.linalg.svd(base.bert.get_submodule(name).weight.detach().double().numpy())
-    aligned = {f"bert.{name}": (vt[:2], 20 * u[:, :2] * s[:2])}
-    told = strength.strength(str(source), aligned, SENTENCE)
-    assert told.change > told.at_random
+    loaded = models.load(str(source), 2)
+    name, seen = "encoder.layer.0.attention.output.dense", []
+    layer = loaded.model.bert.get_submodule(name)
+    layer.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0][0].detach().double().numpy()))
+    with torch.no_grad():
+        loaded.model(torch.tensor([loaded.tokenizer(SENTENCE)["input_ids"][: strength.TOKENS]]))
+    common = np.linalg.svd(seen[0])[2][:1]
+    b = np.random.default_rng(3).standard_normal((layer.out_features, 1))
+    told = strength.strength(str(source), {f"bert.{name}": (common, b)}, SENTENCE)
+    assert told.change > 2 * told.at_random
+    assert "aligned with what the model computes" in strength.words(told)
 
 
 def test_adapters_at_random_keep_rank_and_row_norm():

@@ -14,14 +14,15 @@ from tests.hardening import files, fuzz, mutants, numerics
 from tests.hardening.__main__ import PAGE, page
 from tests.saved_adapters import peft_folder
 
-# Five times the largest that 200 points of each have shown (docs/hardening.md).
-TOLERANCE = 1e-10
+TOLERANCE = 1e-11
+# 200 points of each have shown more of one alone (docs/hardening.md): condition numbers of 1e12 before the penalty.
+LOOSER = {"tikhonov.ridge_solution": 1e-10}
 
 
 @pytest.mark.parametrize("name", numerics.FORMS)
 def test_closed_forms_against_fifty_digits(name):
     worst = numerics.sweep(name, 8, seed=1)
-    assert worst.error < TOLERANCE, worst
+    assert worst.error < LOOSER.get(name, TOLERANCE), worst
 
 
 def test_a_planted_slope_is_seen(monkeypatch):
@@ -66,8 +67,7 @@ def test_what_has_no_end_is_refused_in_one_line(name, there, tmp_path):
     path = reader.write(tmp_path)
     path.unlink()
     path.symlink_to("/dev/zero") if there == "a device" else os.mkfifo(path)
-    with fuzz.waited(5):
-        assert files.attempt(reader, path, None) == "refused"
+    assert files.attempt(reader, path, None) == "refused"
 
 
 def test_a_config_nested_too_deep_is_refused_by_the_doctor(tmp_path):

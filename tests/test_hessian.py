@@ -157,7 +157,7 @@ print(json.dumps([seconds, peak, len(values), counts.negative, counts.zero, coun
 
 
 def test_large_layer_is_fast_and_small():
-    # In a process of its own, so that the peak is this computation's. The limits (5 s, 1 GiB) are the issue's.
+    # In a process of its own, so that the peak is this computation's. The limits: 5 s of the processor, 1 GiB.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     child = subprocess.run(
         [sys.executable, "-c", LARGE], capture_output=True, text=True, check=True, env=environment, cwd=ROOT

@@ -226,6 +226,33 @@ def test_the_implementation_changes_nothing(dtype, tolerance):
             assert torch.equal(x, y) if exact else (x - y).abs().max() <= tolerance * y.abs().max()
 
 
+@pytest.mark.parametrize("layout", ["transposed", "sliced"])
+@pytest.mark.parametrize("fused", [None, True])
+def test_layouts_with_gaps_or_turned_are_stepped_in_place(layout, fused):
+    """Against contiguous copies; the memory beside a slice is not touched."""
+
+    def laid_out(rows, columns, start):
+        whole = torch.randn((columns, rows) if layout == "transposed" else (rows, columns + 3), generator=start)
+        return nn.Parameter(whole.T if layout == "transposed" else whole[:, :columns]), whole
+
+    start = torch.Generator().manual_seed(4)
+    (a, beside_a), (b, beside_b) = laid_out(2, 6, start), laid_out(5, 2, start)
+    copies = [nn.Parameter(one.detach().clone(memory_format=torch.contiguous_format)) for one in (a, b)]
+    before = [beside.clone() for beside in (beside_a, beside_b)]
+    pairs = [ALLoRAAdamW([{"params": of, "pair": True}], 0.1, 3.0, fused=fused) for of in ([a, b], copies)]
+    for _ in range(3):
+        for one, copy in zip((a, b), copies, strict=True):
+            gradient = torch.randn(one.shape, generator=start)
+            one.grad, copy.grad = gradient, gradient.clone()
+        for optimizer in pairs:
+            optimizer.step()
+    for one, copy in zip((a, b), copies, strict=True):
+        torch.testing.assert_close(one, copy, rtol=1e-5, atol=1e-6)
+    if layout == "sliced":
+        assert torch.equal(beside_a[:, 6:], before[0][:, 6:])
+        assert torch.equal(beside_b[:, 2:], before[1][:, 2:])
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_a_factor_that_vanishes_leaves_the_decay(dtype):
     """exp(−‖(BA)_i‖) is 0 here: A and B shrink by 1 − lλ, and nothing else moves them."""

@@ -166,7 +166,7 @@ def expectation(cases: Cases) -> Finding:
         size=Size(
             off_by,
             "% of BA",
-            "how far its mean is from regularized descent after two steps (rank 8 on 6 inputs and 2 outputs, drop rate "
+            "how far its mean is from regularised descent after two steps (rank 8 on 6 inputs and 2 outputs, drop rate "
             "0.05, learning rate 0.01)",
         ),
         condition="A and B are trained, t ≥ 2 and p < 1",

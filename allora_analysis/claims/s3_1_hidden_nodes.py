@@ -97,9 +97,9 @@ def hidden_noise(cases: Cases) -> Finding:
     )
 
 
-def correlations(one: Hidden, drop: float, level: float = 0.5, steps: int = 1500) -> list[float]:
+def correlations(one: Hidden, drop_rate: float, level: float = 0.5, steps: int = 1500) -> list[float]:
     """Mean |cos| between hidden nodes over the data, at a third of descent on the expected loss and at its end."""
-    k, (a, b), y = drop / (1 - drop), (one.a, one.b), one.x @ one.truth + level * one.noise[0]
+    k, (a, b), y = drop_rate / (1 - drop_rate), (one.a, one.b), one.x @ one.truth + level * one.noise[0]
     gram, found = one.x.T @ one.x, []
     for step in range(steps + 1):
         z = one.x @ a.T

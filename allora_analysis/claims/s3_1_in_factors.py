@@ -135,10 +135,12 @@ def least_with_decay(one: Teacher, decay: float) -> float:
     return least
 
 
-def least_risk(one: Teacher, drop: float) -> float:
+def least_risk(one: Teacher, drop_rate: float) -> float:
     """Of dropout at its best step, to O(l²)."""
     b = np.zeros((one.y.shape[1], len(one.a)))
-    return float(dropout_sgd.factor_flow(one.x, one.y, one.a, b, 1 - drop, one.rate, one.steps).risk(one.truth).min())
+    return float(
+        dropout_sgd.factor_flow(one.x, one.y, one.a, b, 1 - drop_rate, one.rate, one.steps).risk(one.truth).min()
+    )
 
 
 def others(one: Teacher) -> tuple[float, float]:

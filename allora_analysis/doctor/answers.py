@@ -172,13 +172,13 @@ def switched(switches: Switches, recipe: Recipe | None, clip: float | None = Non
         )
 
 
-def _dropout_pays(drop: float) -> str:
-    # White inputs: flow under dropout is flow without it towards (1 − drop) of the fit, 1/(1 − drop) times as fast.
-    keep = 1 - drop
+def _dropout_pays(drop_rate: float) -> str:
+    # White inputs: flow under dropout is flow without it towards keep_prob of the fit, 1/keep_prob times as fast.
+    keep_prob = 1 - drop_rate
     return (
         "late and little, if inputs are uncorrelated: in a few steps the mean of BA is as without it and the masks add "
-        f"noise; at the end BA is {keep:.3g} of the fit, which takes off at most {1 - keep**2:.2g} of the mean error, "
-        "where all that was fitted is noise"
+        f"noise; at the end BA is {keep_prob:.3g} of the fit, which takes off at most {1 - keep_prob**2:.2g} of the "
+        "mean error, where all that was fitted is noise"
     )
 
 

@@ -155,7 +155,8 @@ def compared(folder: Path | None = None, runs: Path | None = None) -> list[Compa
 def _predicted(curve: Curve, edge: Mapping[str, float] | None) -> float | None:
     if edge is None:
         return None
-    return edge["rate"] if curve.head <= edge["head_rate"] else 0.0
+    head = edge["head_rate"]
+    return edge["rate"] if head is None or curve.head <= head else 0.0
 
 
 def table(found: Sequence[Compared]) -> Table:

@@ -100,7 +100,8 @@ def _check_depth(where: str, options: dict[str, Any]) -> None:
     if "gguf_file" in options:
         return
     config = AutoConfig.from_pretrained(where, **options)
-    if (claimed := getattr(config, "num_hidden_layers", 0)) > MOST_LAYERS:
+    claimed = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(claimed, int) and claimed > MOST_LAYERS:
         raise ArgumentError(f"its config claims {claimed:,} layers")
 
 

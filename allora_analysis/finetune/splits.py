@@ -83,7 +83,7 @@ def is_choice(row: Any) -> bool:
 
 
 def choices(rows: list[tuple[str, Any]]) -> Choices:
-    """A split's rows."""
+    """The prompts and candidates of a split's rows; one of another form is refused."""
     made = [_row(where, row) for where, row in rows]
     return Choices(tuple(one[0] for one in made), tuple(one[1] for one in made), tuple(one[2] for one in made))
 

@@ -108,7 +108,7 @@ def _bf16_path(precision: str, kind: str) -> str | None:
 
 
 def _run(made: Trainer, checkpoint: Path | None) -> int | None:
-    """Train."""
+    """Train, from a checkpoint if there is one; the step at which it diverged, or None."""
     try:
         with quiet():
             made.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

@@ -163,7 +163,7 @@ def found(folder: Path | str = RESULTS, grid: Grid = FIGURE_1) -> dict[Arm, dict
 
 
 def recorded(folder: Path | str = RESULTS, grid: Grid = FIGURE_1) -> dict[Arm, dict[int, list[dict[str, Any]]]]:
-    """What is recorded of a grid; arguments and errors as in `found`."""
+    """What is recorded of a grid; refuses what `found` refuses."""
     return {
         arm: {seed: record.result["epochs"] for seed, record in runs.items()}
         for arm, runs in found(folder, grid).items()

@@ -20,7 +20,7 @@ class Job(Checkpointable):
     """One run as a job; what Slurm preempts is submitted again as it is, and goes on from its checkpoint."""
 
     def __call__(self, grid: Grid, task: Task) -> str | None:
-        """Run the task."""
+        """None, or why the task could not be run."""
         while True:
             try:
                 serial.run_task(grid, task)

@@ -30,7 +30,7 @@ def found(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[S
 
 
 def recorded(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[Setting, dict[str, Any]]:
-    """The results of those runs that are recorded; arguments and errors as in `found`."""
+    """The results of those runs that are recorded; refuses what `found` refuses."""
     return {run: record.result for run, record in found(wanted, folder).items()}
 
 

@@ -218,7 +218,7 @@ def begin(path: Path, first: dict[str, Any]) -> Table:
 
 
 def add(table: Table, key: Key, row: Row) -> None:
-    """Write a line."""
+    """Append what a key's seeds found, and keep it in the table."""
     cell, rate, first, seeds = key
     default = Cell()
     told = {name: value for name, value in dataclasses.asdict(cell).items() if value != getattr(default, name)}

@@ -41,7 +41,7 @@ def triangular_norms(a: Tensor, b: Tensor) -> Tensor:
 
 
 def gram_norms(a: Tensor, b: Tensor) -> Tensor:
-    """√(B_i(AAᵀ)B_iᵀ) in float64: error about 1e-8 ‖B_i‖‖A‖; arguments as in `triangular_norms`."""
+    """√(B_i(AAᵀ)B_iᵀ) in float64: error about 1e-8 ‖B_i‖‖A‖."""
     wide_a, wide_b = a.double(), b.double()
     squares = ((wide_b @ (wide_a @ wide_a.mT)) * wide_b).sum(-1)
     return squares.clamp_min(0).sqrt().to(a.dtype)

@@ -237,10 +237,18 @@ class ALLoRAAdamW(Optimizer):
         d = ADAPTORS[adaptor](norms, eta).to(a.dtype).unflatten(0, (len(members), experts))[..., None]
         factors = _mean_of_rows(d, b), d
         for k in members[0].trained:
-            if k == 0 and experts == 1 and eager and hyper.fused and not isinstance(hyper.lr, Tensor):
-                self._move_each([member.a for member in members], factors[0].flatten().tolist(), hyper)
+            one = hyper
+            if eager and hyper.fused and not self._without_gaps([member[k] for member in members], hyper.amsgrad):
+                one = _but(hyper, fused=False)
+            if k == 0 and experts == 1 and eager and one.fused and not isinstance(one.lr, Tensor):
+                self._move_each([member.a for member in members], factors[0].flatten().tolist(), one)
             else:
-                self._move(members, k, factors[k], hyper)
+                self._move(members, k, factors[k], one)
+
+    def _without_gaps(self, parameters: list[Tensor], amsgrad: bool) -> bool:
+        """Whether parameters, gradients and moments are contiguous: the fused kernel walks through memory."""
+        gradients, *moments, _ = self._states(parameters, amsgrad)
+        return all(one.is_contiguous() for of in (map(_local, parameters), gradients, *moments) for one in of)
 
     def _move_each(self, parameters: list[Tensor], factors: list[float], hyper: _Hyper) -> None:
         """A factor for a whole matrix is one for its rate: torch's fused kernel moves each in place."""

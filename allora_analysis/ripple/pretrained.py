@@ -1,6 +1,7 @@
-"""A pretrained BERT or Llama of transformers, with adapters, as a `transformer.Transformer` in float64.
+"""A pretrained BERT, Llama or Qwen2 of transformers, with adapters, as a `transformer.Transformer` in float64.
 
-Checked by `tests/test_claims_pretrained_ripple.py` against transformers' own outputs.
+Checked by `tests/test_claims_pretrained_ripple.py` against transformers' own outputs, and by
+`tests/test_doctor_strength.py`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 | `paired` | paired tests: Wilcoxon, sign, t; exact sign flips, over units and over clusters |
 | `families` | paired comparisons tested together, with what was too little; Holm's correction |
 | `directional` | one-sided tests, equivalence, families of both: the rule by which the ledger judges a comparison |
+| `e_values` | sequential tests of paired differences, valid whenever one stops |
 | `two_level` | the mean over seeds and test rows at once |
 | `sample_size` | power of the paired t-test, the n that it needs, the effect that it sees; the error of an accuracy |
 

@@ -19,7 +19,7 @@ from docs.site.prose import ROOT
 
 PACKAGE = "uplot-1.6.32.tgz"
 SHA512 = "KIMVnG68zvu5XXUbC4LQEPnhwOxBuLyW1AHtpm6IKTXImkbLgkMy+jabjLgSLMasNuGGzQm/ep3tOkyTxpiQIw=="
-"""The npm registry's own integrity field for this version."""
+"""npm's own integrity field for this version."""
 FILES = {"uPlot.js": "dist/uPlot.iife.min.js", "uPlot.css": "dist/uPlot.min.css", "uPlot.LICENSE.txt": "LICENSE"}
 CACHE = ROOT / "build" / "cache"
 

@@ -52,9 +52,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "when a second split is tried; the answer comes with its own error either way"
     ),
     ("for first in range(done + 1, reached + 1, chunk):", "1 → 2"): "at most one more chunk, and an empty one",
-    ("good = (failed == 0) & (traces * of_inverses", "- → +"): (
-        "where the slower route takes over moves by 2r² of the bound; both give the same derivative"
-    ),
 }
 # A survivor of the recorded run that a test kills since: how its line begins, its change, the test.
 KILLED_SINCE: dict[tuple[str, str], str] = {
