@@ -65,6 +65,7 @@ def toy() -> Toy:
         The toy layer.
 
     Example:
+        >>> from allora_analysis.notebook import toy
         >>> toy().x.shape
         (4, 3)
     """

@@ -66,10 +66,19 @@ def test_the_mean_over_settings_decides(monkeypatch, row, gain, verdict):
 
 
 def test_a_setting_in_which_it_is_far_better_outweighs_five_in_which_it_is_a_little_worse(monkeypatch):
-    plant_gaps(monkeypatch, lambda first, _: 0.05 if (first.optimizer, first.steps) == ("sgd", 50) else -0.002)
+    def gap(first, _):
+        return 0.0 if first.adaptor == "constant" else 0.05 if (first.optimizer, first.steps) == ("sgd", 50) else -0.002
+
+    plant_gaps(monkeypatch, gap)
     found = finding(comparisons.better_than_lora)
     assert found.verdict == "holds"
     assert "better in 1 of 6 settings" in found.answer
+
+
+def test_a_mean_within_what_choosing_rates_makes_is_undecided(monkeypatch):
+    """Planted: the control, two names of one arm, differs by 2 points, of which six settings' mean may hold 0.8."""
+    plant_gaps(monkeypatch, lambda first, _: 0.02 if first.adaptor == "constant" else -0.007)
+    assert finding(comparisons.better_than_lora).verdict == "undecided"
 
 
 def test_other_eta_stand_beside_and_decide_nothing(monkeypatch):

@@ -91,7 +91,7 @@ def test_an_adapter_aligned_with_the_model_is_told_from_one_at_random(tmp_path):
     b = np.random.default_rng(3).standard_normal((layer.out_features, 1))
     told = strength.strength(str(source), {f"bert.{name}": (common, b)}, SENTENCE)
     assert told.change > 2 * told.at_random
-    assert "aligned with what the model computes" in strength.words(told)
+    assert "more than at random: on " in strength.words(told)
 
 
 def test_adapters_at_random_keep_rank_and_row_norm():
@@ -110,7 +110,7 @@ def test_the_command_says_it(both, capsys):
     source, folder, _ = both
     assert main([str(folder), "--model", str(source)]) == 0
     out = capsys.readouterr().out
-    assert "times as strong as at random" in out
+    assert "times as much as 3 adapters at random" in out
     assert "the network is a power series up to η =" in out
     assert main([str(folder), "--model", str(source), "--lr", "1e-3", "--json", "-"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -120,10 +120,14 @@ def test_the_command_says_it(both, capsys):
 
 def test_words_say_below_one_and_what_is_left_out():
     one = strength.Strength(0.57, 0.05, 1.4, 36, 0, 4)
-    assert strength.words(one).startswith("11 times as strong as at random, aligned with what the model computes")
+    assert strength.words(one).startswith(
+        "more than at random: on 4 tokens of one sentence it changes the output by 0.57"
+    )
+    assert "11 times as much as 3 adapters at random" in strength.words(one)
     assert "η = 1.4, beyond which" in strength.words(one)
     near = dataclasses.replace(one, radius=0.5, left_out=2, change=0.06)
-    assert "acting as at random" in strength.words(near)
+    assert strength.words(near).startswith("about as at random: ")
+    assert strength.words(dataclasses.replace(one, change=0.01)).startswith("less than at random: ")
     assert "η = 0.5, below the adapter's own 1" in strength.words(near)
     assert strength.words(near).endswith("2 pairs on other layers are left out")
 

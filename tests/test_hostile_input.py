@@ -252,7 +252,7 @@ REFUSED = [
         lambda: hessian.sample_log_conditions(1, 1, 10**15, np.random.default_rng(0)),
         "draws: their singular values would need .* GiB, more than 1",
     ),
-    (lambda: hessian.initial_speed_ratio(10**400, 1, 1.0), "n2 10+… .*the result leaves"),
+    (lambda: hessian.initial_speed_ratio(10**400, 1, 1.0), "n2 must be at most 9.2e"),
     (lambda: hessian.dense_factor_hessian(np.ones((1, 10**5)), np.ones((1, 10**5)), np.ones((1, 10**5))), "g, a: "),
     (lambda: hessian.simulated_escape_time([[1e200]], [[1.0]], [[1e200]], [[0.0]], 1.0), "the flow is too fast"),
     (lambda: adaptive.run_to_rest([[1.0]], [[1.0]], 1e-200, 1.0, 1), "eta 1e-200, .*: the result leaves"),

@@ -41,11 +41,18 @@ def test_each_margin_alone_is_students_interval(table):
             assert own == pytest.approx((table.mean(),) * 2, abs=1e-12)
 
 
-def test_two_seeds_and_two_rows_by_hand():
-    """d = [[1, 0], [0, −3]]: mean squares 4, 4 and 1, so that the variance is 7/4 at 49/33 degrees of freedom."""
+def test_five_seeds_and_five_rows_by_hand():
+    """d_sr = s + r from 0 to 4: mean squares 25/2, 25/2 and 0, so that the variance is 1 at 8 degrees of freedom."""
+    found = two_level(np.add.outer(np.arange(5), np.arange(5)))
+    assert (found.mean, found.degrees) == (4.0, pytest.approx(8.0))
+    assert half(found.interval) == pytest.approx(scipy.stats.t.ppf(0.975, 8), rel=1e-9)
+    assert half(found.over_seeds) == pytest.approx(scipy.stats.t.ppf(0.975, 4) / np.sqrt(2), rel=1e-9)
+
+
+def test_two_seeds_leave_the_interval_over_seeds_the_widest():
+    """d = [[1, 0], [0, −3]]: a variance of 7/4 for 1, but at one degree of freedom the interval over seeds is wider."""
     found = two_level([[1, 0], [0, -3]])
-    assert (found.mean, found.degrees) == (-0.5, pytest.approx(49 / 33))
-    assert half(found.interval) == pytest.approx(scipy.stats.t.ppf(0.975, 49 / 33) * np.sqrt(7 / 4), rel=1e-9)
+    assert (found.interval, found.degrees) == (found.over_seeds, 1.0)
 
 
 def test_rows_that_interact_more_than_they_differ_leave_the_larger_margin():

@@ -174,7 +174,8 @@ def output_grows(cases: Cases) -> Finding:
     where="beyond the paper: §3.3, first paragraph, of the gradient in a transformer",
     says="the scaling factor creates a ripple effect across layers of a LLM and may make finetuning unstable",
     reading="What comes back through the blocks explodes: η at least doubles ‖J v‖, J the derivative of the last "
-    "stream in the first, and doubling L multiplies what η adds to its logarithm by more than 1.5.",
+    "stream in the first, and doubling L multiplies what η adds to its logarithm by more than 1.5; up to 4 tokens and "
+    "η = 10.",
     command="python -m allora_analysis --only 3.3-transformer-gradient",
     depends_on=("3.3-transformer", "3.3-unstable"),
 )

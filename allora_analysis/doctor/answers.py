@@ -131,8 +131,8 @@ def _at_width(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
     if recipe.optimizer == "sgd":
         yield (
             "stable step",
-            f"1/η = {1 / switches.eta:.3g} of LoRA's while rows of BA are short and every d is η; more as they grow, "
-            "1/d at a good fit",
+            f"1/η = {1 / switches.eta:.3g} of LoRA's while rows of BA are short, as ALLoRA's factor "
+            "1/√(‖(BA)_i‖ + 1/η²) is η there; more as they grow: one over the factor, at a good fit",
         )
 
 
@@ -176,9 +176,10 @@ def _dropout_pays(drop_rate: float) -> str:
     # White inputs: flow under dropout is flow without it towards keep_prob of the fit, 1/keep_prob times as fast.
     keep_prob = 1 - drop_rate
     return (
-        "late and little, if inputs are uncorrelated: in a few steps the mean of BA is as without it and the masks add "
+        "late, if at all; for a linear layer, squared loss and uncorrelated inputs: in a few steps the mean of BA is "
+        "as without it and the masks add "
         f"noise; at the end BA is {keep_prob:.3g} of the fit, which takes off at most {1 - keep_prob**2:.2g} of the "
-        "mean error, where all that was fitted is noise"
+        "error that noise in the labels causes"
     )
 
 
@@ -290,8 +291,8 @@ def _taper(saved: Saved, eta: float) -> str:
 def _stable_step(saved: Saved, eta: float) -> str:
     low, high = ((1 + eta**2 * value) ** 0.5 / eta for value in (_spread(saved.pairs)[0], _spread(saved.pairs)[2]))
     return (
-        f"{low:.3g} to {high:.3g} of LoRA's here, at a good fit and with the factor on the gradient (SGD): 1/d, as its "
-        "Jacobian lies there between d_min and d_max times LoRA's Hessian"
+        f"{low:.3g} to {high:.3g} of LoRA's here, at a good fit and with the factor on the gradient (SGD): one over "
+        "ALLoRA's factor, from its largest to its smallest row"
     )
 
 

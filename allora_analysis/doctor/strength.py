@@ -104,11 +104,11 @@ def words(found: Strength) -> str:
         It.
     """
     ratio = found.change / found.at_random
-    aligned = "aligned with what the model computes" if ratio > 2 else "acting as at random"
+    word = "more than at random" if ratio > 2 else "about as at random" if ratio > 0.5 else "less than at random"
     past = "beyond which" if found.radius >= 1 else "below the adapter's own 1, so that at its full strength"
     return (
-        f"{ratio:.2g} times as strong as at random, {aligned}: it changes the output by {found.change:.2g} of its "
-        f"length, adapters at random of its ranks and row norms by {found.at_random:.2g}; scaled by η the network is a "
-        f"power series up to η = {found.radius:.2g}, {past} no expansion in small adapters holds"
+        f"{word}: on {found.tokens} tokens of one sentence it changes the output by {found.change:.2g} of its length, "
+        f"{ratio:.2g} times as much as {DRAWS} adapters at random of its ranks and row norms; scaled by η the network "
+        f"is a power series up to η = {found.radius:.2g}, {past} no expansion in small adapters holds"
         + (f"; {found.left_out} pairs on other layers are left out" if found.left_out else "")
     )

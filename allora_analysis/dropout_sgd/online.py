@@ -14,8 +14,9 @@ integrals are closed for g = erf(·/√2) and for g(z) = z. At test all nodes ar
 
 **As l → 0** at time lα the l² term goes, and what is left is gradient flow of ½E(pcΣg − y)² + ½c²p(1 − p)Σ_k E g(λ_k)²:
 `factors`' limit for masks in the bottleneck, with the population in place of data. The labels' noise is in the l² term
-alone, as each sample is seen once, and so is the masks' variance. So here dropout pays by what it does to the noise of
-steps; on fixed data at small rates, by keeping the fit from the noise of labels. Checked by
+alone, as each sample is seen once; the masks' variance is in both: its mean effect is the penalty above, and what
+single masks do to single steps is in the l² term. So at finite rates dropout acts on the noise of steps as well; on
+fixed data at small rates it acts by keeping the fit from the noise of labels. Checked by
 `tests/test_dropout_sgd_online.py` against networks.
 """
 

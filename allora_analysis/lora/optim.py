@@ -28,13 +28,20 @@ from torch.optim.adamw import adamw
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import norms_of_pairs, without_autocast
-from allora_analysis.lora.pairs import as_matrices, is_pair, looks_like_a_pair, param_groups, stacked
+from allora_analysis.lora.pairs import (
+    RECIPE,
+    as_matrices,
+    is_pair,
+    looks_like_a_pair,
+    param_groups,
+    stacked,
+    tensors_of,
+)
 from allora_analysis.validation import ArgumentError, choice, count, non_negative, number, positive
 
 __all__ = ["ALLoRAAdamW", "param_groups"]
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-_RECIPE = "ALLoRAAdamW(param_groups(model), lr, eta)"
 # Entries that one call updates on a CPU: all that it touches stays in the cache.
 _CHUNK = 2**18
 _TINY = 1e-30  # a factor that moves nothing, but by which a decay can be divided
@@ -116,13 +123,13 @@ class ALLoRAAdamW(Optimizer):
         defaults = {"lr": lr, "eta": eta, "betas": betas, "eps": eps, "weight_decay": weight_decay, "adaptor": adaptor}
         switches = {"foreach": foreach, "fused": fused, "amsgrad": amsgrad, "maximize": maximize}
         if isinstance(params, nn.Module):
-            raise ArgumentError(f"params: parameter groups wanted, received the model; call {_RECIPE}")
+            raise ArgumentError(f"params: parameter groups wanted, received the model; call {RECIPE}")
         params = params if isinstance(params, Tensor | dict) else list(params)
         unsaid = [group for group in params if isinstance(group, dict) and group.get("pair") is None]
         super().__init__(params, _checked_options(defaults | switches))
         if not any(group["pair"] for group in self.param_groups) and any(g["eta"] != 1 for g in self.param_groups):
-            raise ArgumentError(f"params: no group is a pair (A, B), so eta = {eta:g} would do nothing; call {_RECIPE}")
-        _warn_of_left_out([group for group in unsaid if not is_pair(_tensors(group["params"]), None)])
+            raise ArgumentError(f"params: no group is a pair (A, B), so eta = {eta:g} would do nothing; call {RECIPE}")
+        _warn_of_left_out([group for group in unsaid if not is_pair(tensors_of(group["params"]), None)])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; `"pair"` and `"scaling"` as in the class's docstring.
@@ -391,7 +398,7 @@ def _checked_group(group: dict[str, Any]) -> dict[str, Any]:
     params = group["params"]
     if isinstance(params, Iterable) and not isinstance(params, Tensor | set):
         params = list(params)
-    tensors = _tensors(params)
+    tensors = tensors_of(params)
     for tensor in tensors:
         if isinstance(tensor, Tensor) and not tensor.is_floating_point():
             raise ArgumentError(f"params: real floating-point parameters wanted, received {tensor.dtype}")
@@ -406,23 +413,10 @@ def _checked_group(group: dict[str, Any]) -> dict[str, Any]:
     return _checked_options(group) | {"params": params, "pair": pair, "scaling": scaling, "experts": experts}
 
 
-def _tensors(params: Any) -> list[Any]:
-    """A group's parameters without their names."""
-    if isinstance(params, Tensor):
-        return [params]
-    for parameter in params:
-        if isinstance(parameter, tuple) and not isinstance(parameter[0], str):
-            raise ArgumentError(
-                "params: parameters or groups wanted, received a tuple of tensors; give each pair as "
-                '{"params": [A, B], "pair": True, "scaling": s}, or call ' + _RECIPE
-            )
-    return [parameter[1] if isinstance(parameter, tuple) else parameter for parameter in params]
-
-
 def _warn_of_left_out(groups: list[dict[str, Any]]) -> None:
     """Counts in a warning the pairs in larger groups that do not say `"pair"`, which get plain AdamW."""
     count = 0
-    for tensors in (_tensors(group["params"]) for group in groups):
+    for tensors in (tensors_of(group["params"]) for group in groups):
         place = 0
         while place < len(tensors) - 1:
             found = looks_like_a_pair(*tensors[place : place + 2])
@@ -430,7 +424,7 @@ def _warn_of_left_out(groups: list[dict[str, Any]]) -> None:
     if count:
         warnings.warn(
             f"ALLoRAAdamW: {count} pair{'s' if count > 1 else ''} (A, B) in groups of more than two parameters get "
-            f'plain AdamW; call {_RECIPE}, or say "pair": False in the group',
+            f'plain AdamW; call {RECIPE}, or say "pair": False in the group',
             stacklevel=3,
         )
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from allora_analysis.validation import ArgumentError
 
+RECIPE = "ALLoRAAdamW(param_groups(model), lr, eta)"
 # Plain LoRA forwards and gradients; LoRA×η is LoRA at scaling η.
 PLAIN = ("lora", "lora_x_eta")
 # Whose ΔW is s·BA, activated LoRA's from a token on, DoRA's up to a magnitude for each row.
@@ -295,3 +296,16 @@ def is_pair(tensors: list[Any], said: Any) -> bool:
 def looks_like_a_pair(a: Any, b: Any) -> bool:
     """Two matrices whose shapes chain, of a rank that no side is below."""
     return chained(a, b) and a.ndim == 2 and a.shape[0] <= min(b.shape[0], a.shape[1])
+
+
+def tensors_of(params: Any) -> list[Any]:
+    """A group's parameters without their names."""
+    if isinstance(params, Tensor):
+        return [params]
+    for parameter in params:
+        if isinstance(parameter, tuple) and not isinstance(parameter[0], str):
+            raise ArgumentError(
+                "params: parameters or groups wanted, received a tuple of tensors; give each pair as "
+                '{"params": [A, B], "pair": True, "scaling": s}, or call ' + RECIPE
+            )
+    return [parameter[1] if isinstance(parameter, tuple) else parameter for parameter in params]

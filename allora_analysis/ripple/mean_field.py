@@ -17,8 +17,9 @@ adds a derivative through the logits: δℓ_j = (δq·k_j + q·δk_j)/√d of va
     χ = 1 + 2σ²·E‖diag p − ppᵀ‖²_F/E Σp²    for attention, σ² = γ_qγ_k i² the logits' variance (`logit_gain`),
 
 for orthogonal tokens, as in a first block. About 2σ² where attention is uniform, and of the order of σ where it is
-sharp, as ties become rare: it grows as η², not exponentially. Deeper tokens share a part, which the softmax does not
-see, and values that are alike: there it is an upper estimate, and `moments` counts it only where it is told T.
+sharp, as ties become rare: χ grows as η², and g at most about as L^χ, a power of L whose degree grows with η. Deeper
+tokens share a part, which the softmax does not see, and values that are alike: there it is an upper estimate, and
+`moments` counts it only where it is told T.
 
 Entropy: of T logits that are independent and N(0, σ²) (the random energy model, Derrida 1981; in transformers Cowsik et
 al. 2024, arXiv 2403.02579). With Gumbel's γ_j, log Z + γ has the law of max_j(σz_j + γ_j): E log Z = F(σ) is an
@@ -37,6 +38,7 @@ import numpy as np
 from allora_analysis.ripple.transformer import ACTIVATIONS, STEP, AdaptedMap, Normalisation, Pass, Transformer
 
 NODES = 80  # of the Gauss–Hermite rule
+WIDE = 30.0  # σ beyond which a softmax's ties are rare
 LEAST = 1e-4  # of σ: below, attention is uniform to 1e-8
 
 
@@ -150,7 +152,7 @@ def logit_gain(sigma: float, tokens: int) -> float:
     By 1/Z^k = ∫t^{k−1}e^{−tZ}dt/Γ(k): E p_j²p_k² and the like are integrals over t of products of one-token means.
 
     Args:
-        sigma: σ in [0, 30].
+        sigma: σ ≥ 0; beyond 30, where ties are rare, the gain is taken as proportional to σ, which is right to 2 %.
         tokens: T ≥ 2.
 
     Returns:
@@ -161,6 +163,8 @@ def logit_gain(sigma: float, tokens: int) -> float:
         >>> print(round(logit_gain(0.1, 4) / 0.01, 2))  # 2σ²(1 − 1/T) where attention is uniform
         1.49
     """
+    if sigma > WIDE:
+        return sigma / WIDE * logit_gain(WIDE, tokens)
     z = np.linspace(-8, 8, 1 + 320 * max(1, math.ceil(sigma / 4)))
     chance = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum()
     u = np.linspace(-8 * sigma - 12 - math.log(tokens), 8 * sigma + 5, 600)[:, None]

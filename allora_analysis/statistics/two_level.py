@@ -45,11 +45,11 @@ def two_level(differences: ArrayLike, confidence: float = 0.95) -> TwoLevel:
 
     With d_sr = μ + a_s + b_r + e_sr, independent parts of mean 0, the mean d̄ over S seeds and R rows has the variance
     σ_a²/S + σ_b²/R + σ_e²/(SR). The mean squares M_S = R Σ_s (d̄_s − d̄)²/(S − 1), M_R = S Σ_r (d̄_r − d̄)²/(R − 1) and
-    M_E of what remains, over (S − 1)(R − 1), have the means σ_e² + Rσ_a², σ_e² + Sσ_b² and σ_e², so that
-    (M_S + M_R − M_E)/(SR) estimates it without bias. Where that is below M_S/(SR) or M_R/(SR), the larger of these
-    takes its place: the interval is never narrower than the one over seeds or over rows by its variance. Degrees of
-    freedom: Satterthwaite's. The same moments hold for any array whose seeds are exchangeable and whose rows are, with
-    no additive parts (Owen 2007, "The pigeonhole bootstrap", §2).
+    M_E of what remains, over (S − 1)(R − 1), have the means σ_e² + Rσ_a², σ_e² + Sσ_b² and σ_e², so that (M_S + M_R −
+    M_E)/(SR) estimates it without bias, at Satterthwaite's degrees of freedom. Where M_E is larger than M_S or M_R it
+    is left out. Of that interval and those over seeds or rows alone the widest is given. The same moments hold for any
+    array whose seeds are exchangeable and whose rows are, with no additive parts (Owen 2007, "The pigeonhole
+    bootstrap", §2).
 
     Args:
         differences: (S, R), at least 2 × 2.
@@ -90,6 +90,6 @@ def two_level(differences: ArrayLike, confidence: float = 0.95) -> TwoLevel:
         return (mean - half, mean + half), float(freedom)
 
     over_seeds, over_rows = interval((1, 0, 0)), interval((0, 1, 0))
-    both = (1, 1, -1) if squares[2] <= squares[:2].min() else (1, 0, 0) if squares[0] >= squares[1] else (0, 1, 0)
-    together = interval(both)
+    both = [interval((1, 1, -1))] if squares[2] <= squares[:2].min() else []
+    together = max([*both, over_seeds, over_rows], key=lambda one: one[0][1] - one[0][0])
     return TwoLevel(mean, together[0], over_seeds[0], over_rows[0], together[1], seeds, rows)
