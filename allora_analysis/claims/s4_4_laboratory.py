@@ -38,12 +38,16 @@ def named(question: str, keep: Callable[[str], bool] = lambda _: True) -> dict[s
     return {one.name: (one.first, one.second) for one in contrasts() if one.question == question and keep(one.name)}
 
 
-def in_points(folder: Path | None, pairs: Mapping[str, tuple[Cell, Cell]]) -> dict[str, np.ndarray] | None:
-    """Differences in points of test accuracy, seed by seed, over the seeds that all pairs have; None if too few."""
+def recorded(folder: Path | None) -> Table | None:
+    """The laboratory's table; None where there is none."""
     path = (RESULTS if folder is None else folder) / "digits.jsonl"
-    if not path.is_file():
+    return read(path) if path.is_file() else None
+
+
+def in_points(table: Table | None, pairs: Mapping[str, tuple[Cell, Cell]]) -> dict[str, np.ndarray] | None:
+    """Differences in points of test accuracy, seed by seed, over the seeds that all pairs have; None if too few."""
+    if table is None:
         return None
-    table: Table = read(path)
     known = {name: POINTS * np.array(table.differences(*of, "accuracy")) for name, of in pairs.items()}
     seeds = min(map(len, known.values()))
     return {name: of[:seeds] for name, of in known.items()} if seeds >= LEAST else None
@@ -83,15 +87,15 @@ def averaged(
     beside: Mapping[str, tuple[Cell, Cell]] | None = None,
 ) -> Finding:
     """A sentence about the mean over settings; the settings and what stands beside them in the evidence."""
-    known, arms = in_points(folder, pairs), next(iter(pairs)).partition(",")[0].replace(" − ", " minus ")
-    control = in_points(folder, named("control"))
+    table, arms = recorded(folder), next(iter(pairs)).partition(",")[0].replace(" − ", " minus ")
+    known, control = in_points(table, pairs), in_points(table, named("control"))
     if known is None or control is None:
         return not_run("the laboratory's contrasts are not recorded")
     noise = {name.rpartition(", ")[2]: float(gaps.mean()) for name, gaps in control.items()}
     margin = math.hypot(*(noise[name.rpartition(", ")[2]] for name in known)) / len(known)
     tested = cases.test(known, lambda of: on_average(of, margin))
     overall = one_sided(np.mean(list(known.values()), axis=0), "t")
-    more = in_points(folder, beside) if beside else {}
+    more = in_points(table, beside) if beside else {}
     holm = f" of the mean over the settings, margin {margin:.2f} points; one by one unadjusted"
     evidence, _ = _evidence({**known, **control, **(more or {})}, holm)
     clear = decide({name: [gaps] for name, gaps in known.items()}, test="t")
@@ -122,7 +126,8 @@ def best_of(
     cases: Cases, folder: Path | None, question: str, rule: Callable[[Samples, float], str], answers: Mapping[str, str]
 ) -> Finding:
     """A sentence about the best of several comparisons, by more than the control's margin."""
-    known, control = in_points(folder, named(question)), in_points(folder, named("control"))
+    table = recorded(folder)
+    known, control = in_points(table, named(question)), in_points(table, named("control"))
     if known is None or control is None:
         return not_run("the laboratory's contrasts are not recorded")
     margin = max(abs(float(gaps.mean())) for gaps in control.values())
