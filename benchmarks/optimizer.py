@@ -10,6 +10,7 @@ least that a step can take on torch's kernels, with each row's factor for nothin
 from __future__ import annotations
 
 import argparse
+import math
 from functools import partial
 from statistics import median
 
@@ -23,7 +24,7 @@ from allora_analysis.lora.optim import ALLoRAAdamW
 
 LAYERS, ETA, LEARNING_RATE = 24, 2.0, 1e-4
 SHAPES = ((896, 896), (896, 128), (896, 128), (896, 896), (896, 4864), (896, 4864), (4864, 896))  # inputs, outputs
-OURS, FUSED, LEAST = "ALLoRAAdamW", "AdamW, fused", "norms + fused"
+OURS, COMPILED, FUSED, LEAST = "ALLoRAAdamW", "ours, compiled", "AdamW, fused", "norms + fused"
 PEERS = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 
 
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float64"), default="float32")
+    parser.add_argument("--compiled", action="store_true", help="torch.compile(step) too; it compiles for minutes")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -67,6 +69,10 @@ def main() -> None:
     for name, switches in PEERS.items():
         parameters = [part for pair in pairs for part in pair]
         tasks[f"AdamW, {name}"] = torch.optim.AdamW(parameters, LEARNING_RATE, **switches).step
+    if options.compiled:
+        rate = torch.tensor(LEARNING_RATE)
+        tasks[COMPILED] = torch.compile(ALLoRAAdamW(groups, rate, ETA).step, fullgraph=True)
+        tasks[COMPILED]()  # the first step and all others are two graphs; `rounds` warms up the second
     tasks["row norms alone"] = partial(norms, pairs)
     tasks[LEAST] = lambda: (norms(pairs), tasks[FUSED]())
     times = rounds(tasks, options.rounds, options.device)
@@ -77,7 +83,8 @@ def main() -> None:
     print(f"{'':16s} {'ms':>9s} {'ours / it':>10s} {'(CPU time)':>11s} {'peak MiB':>9s}")
     for name, task in tasks.items():
         wall, own = (ratio(times, OURS, name, clock) for clock in (0, 1))
-        milliseconds, memory = median(pair[0] for pair in times[name]), peak_memory(task, options.device)
+        milliseconds = median(pair[0] for pair in times[name])
+        memory = math.nan if name == COMPILED else peak_memory(task, options.device)  # no modes in compiled code
         print(f"{name:16s} {milliseconds:9.2f} {wall:10.3f} {own:11.3f} {memory:9.1f}")
     print(f"{LEAST} is {ratio(times, LEAST, FUSED, 1):.2f} times {FUSED} (CPU time)")
 

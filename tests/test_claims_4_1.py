@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from allora_analysis import adaptive, ripple
 from allora_analysis.claims import layer_training, s4_1_dropout_as_scaling, s4_1_framework, s4_1_three_limitations
@@ -71,6 +72,10 @@ def masked_outputs_always(case, x, a, b):
     return LORA(x, a, b) * 0.5
 
 
+def masked_inputs_always(case, x, a, b):
+    return LORA(x * torch.linspace(0.5, 1.5, x.shape[-1], dtype=x.dtype), a, b)
+
+
 def without_the_factors_slope(a, b, g, s, eta):
     return RIGHT["update_jacobian"](a, b, g, s, eta) - RIGHT["update_jacobian"](a, b, g, 0 * s, eta)
 
@@ -97,11 +102,12 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-dropout-rate", adaptive, "masked_field", b_unscaled, "refuted"),
     ("4-dropout-rate", layer_training, "lora", cut_off_from_a, "holds"),
     ("4-dropout-other-rows", layer_training, "lora", cut_off_from_a, "refuted"),
-    ("4-both-adaptions", framework, "adapted", masked_outputs_always, "holds"),
-    ("4-both-adaptions", framework, "follows_from_f", lambda case: case.kind == "scaling", "refuted"),
-    ("4-both-adaptions", framework, "follows_from_f", lambda case: case.kind != "input", "refuted"),
-    ("4-subsumes", framework, "adapted", masked_outputs_always, "holds"),
-    ("4-subsumes", framework, "follows_from_f", lambda case: case.kind in ("scaling", "output"), "refuted"),
+    ("4-both-adaptions", framework, "adapted", masked_inputs_always, "refuted"),
+    ("4-both-adaptions", framework, "adapted", lambda case, x, a, b: LORA(x, a, b), "refuted"),  # LoRA's own gradient
+    ("4-both-adaptions-in-lora", framework, "adapted", masked_outputs_always, "holds"),
+    ("4-both-adaptions-in-lora", framework, "follows_from_f", lambda case: False, "refuted"),
+    ("4-both-adaptions-in-lora", framework, "follows_from_f", lambda case: case.kind != "input", "refuted"),
+    ("4-subsumes", framework, "adapted", masked_inputs_always, "refuted"),
     ("4-identity", functional, "allora", scaled_input_gradient, "refuted"),
     ("4-three-limitations", functional, "allora", lora_instead, "refuted"),
     ("4-three-limitations", functional, "allora", by_token, "refuted"),

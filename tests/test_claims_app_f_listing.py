@@ -52,7 +52,8 @@ PLANTED = [  # row, module, name, what takes its place, verdict
     ("4-listing-1", section, "LISTING", GOOD.replace("torch.transpose(temp, 1, 2)", "temp"), "refuted"),
     ("4-listing-1", section, "LISTING", section.LISTING.replace("norms +", "norms ** 2 +"), "refuted"),
     ("4-listing-inputs", section, "LISTING", section.LISTING.replace("norms +", "norms ** 2 +"), "refuted"),
-    ("4-listing-eta", section, "LISTING", section.LISTING.replace("1. / 4.", "1. / 2."), "refuted"),
+    ("4-listing-eta", section, "LISTING", section.LISTING.replace("norms +", "norms ** 2 +"), "refuted"),
+    ("4-listing-eta", section, "with_scale", lambda eta: section.mended(), "refuted"),  # left at η² = 4
     (
         "4-listing-cost",
         section,

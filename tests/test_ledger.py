@@ -123,7 +123,7 @@ def test_what_the_paper_does_not_print_is_no_printed_statement():
     rows = [dataclasses.replace(norm, statement=text, where=where) for text, where in (("a", "§1"), ("b", "§2"))]
     rows.append(dataclasses.replace(norm, statement="c", where="beyond the paper: §3"))
     found = summary([view(Row(row, Finding("holds", Evidence({}, {}, "none")))) for row in rows])
-    assert found == "3 claims on 2 printed statements: 3 holds"
+    assert found == "2 claims: 2 holds; 1 beyond the paper: 1 holds"
 
 
 def test_a_check_that_raises_is_exit_1_and_the_rest_is_printed(few, capsys, tmp_path):

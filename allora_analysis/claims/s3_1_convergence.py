@@ -146,7 +146,7 @@ def expectation(cases: Cases) -> Finding:
     agrees = library_off(cases.rng) < ROUNDING
     judged = cases.judge(
         [
-            Case("A and B, r = 8, p = 0.95, input masks, step 2", lora),
+            Case("A and B, r = 8, p = 0.95, input masks, step 2", lora, True),
             Case("W, p = 0.95, input masks, step 2", lora._replace(a=None)),
             *cases.draw(any_tiny, 30),
         ],
@@ -157,8 +157,8 @@ def expectation(cases: Cases) -> Finding:
     off_by = 100 * judged.measured[0]
     return judged.finding(
         {
-            "conditional": f"Only for LoRA's A and B, from step 2, by {off_by:.2g} %; a weight trained directly "
-            "follows regularised descent."
+            "conditional": f"Only for LoRA's A and B, from step 2, by {off_by:.2g} % of BA; W itself "
+            "follows regularized descent."
         },
         evidence=judged.evidence(
             "float64 rounding, 1e-16, against 1e-9", {"E W_t off by": "0 for W, and for BA at step 1"}, tolerance=1e-9

@@ -142,9 +142,9 @@ def keeps_the_shape(one: Bottleneck) -> bool:
 
 @placement_claim(
     "3.1-placement-latent",
-    where=OPENING,
-    says=LATENT,
-    reading="Masks between A and B do what the paper's display, with masks on the output, does: p times least squares.",
+    where="beyond the paper: §3.1, its display's minimizer with the masks in the latent space",
+    says="Masks between A and B have the minimizer of the paper's display, whose masks are on the output: p times "
+    "least squares.",
     command=f"{COMMAND} bottleneck",
     depends_on=("3.1-minimiser",),
 )
@@ -275,9 +275,8 @@ def uncorrelated(one: Regression) -> bool:
 
 @placement_claim(
     "3.1-placement-input",
-    where=SETTING,
-    says="Let's consider in the linear regime the following Ordinary Least Squares (OLS) setting ‖Y − (XW) ⊙ V‖²_F",
-    reading="As a model of LoRA's dropout, whose code masks A's input: both are solved by one W.",
+    where="beyond the paper: §3.1, its display's minimizer with the masks where LoRA's code has them",
+    says="Masks on A's input have the minimizer of the paper's display, whose masks are on the output.",
     command=f"{COMMAND} input",
     depends_on=("3.1-minimiser", "3.1-placement-in-code"),
 )

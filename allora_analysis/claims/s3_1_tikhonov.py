@@ -343,9 +343,8 @@ def spread(condition: float, keep_prob: float, rng: np.random.Generator) -> Regr
 
 @tikhonov_claim(
     "3.1-general-spectrum",
-    where=AFTER,
-    says=REGULARIZER,
-    reading="As a theorem on any X: dropout is Tikhonov's regularisation, for some λ.",
+    where="beyond the paper: §3.1, of an X that is not white",
+    says="Dropout is Tikhonov's regularization for some λ, whatever the spectrum of X.",
     depends_on=("3.1-minimiser", "3.1-tikhonov-solution"),
 )
 def general_spectrum(cases: Cases) -> Finding:
@@ -374,7 +373,7 @@ def general_spectrum(cases: Cases) -> Finding:
     )
     far = [100 * seen["distance"] for case, seen in judged.pairs if case.paper]
     return judged.finding(
-        {"conditional": "Only for white X, so in practice no: dropout shrinks all directions alike."},
+        {"conditional": "Only for white X, as §3.1 has it; elsewhere no ridge shrinks all directions alike."},
         evidence=judged.evidence(ROUNDING, lambda one: {"a ridge": exact(one)}, tolerance=TOLERANCE),
         size=Size(
             float(np.median(far)),

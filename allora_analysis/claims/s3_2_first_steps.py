@@ -15,7 +15,7 @@ from allora_analysis import hessian
 from allora_analysis.claims.cases import Case, Cases, relative_error, source_of_errors, standard_errors
 from allora_analysis.claims.claim import Finding, Size
 from allora_analysis.claims.s3_2_in_a_and_b import ROUNDING, factor_claim, flow_claim
-from allora_analysis.claims.s3_2_in_v import DEGENERATE, POORLY, Fewer, fewer_rows, power_law
+from allora_analysis.claims.s3_2_in_v import POORLY, Fewer, fewer_rows, power_law
 from allora_analysis.hessian.factors import loss_gradient
 
 
@@ -293,9 +293,9 @@ def _flat_in_b(x: np.ndarray, a: np.ndarray) -> int:
 
 @factor_claim(
     "3.2-b-degenerate",
-    where="§3.2, last sentence",
-    says=DEGENERATE,
-    reading="The landscape of B, which moves first, gains flat directions.",
+    where="beyond the paper: §3.2, last sentence, of B, which moves first",
+    says="As the training set's size n decreases, the optimization landscape of B becomes degenerate.",
+    reading="Degenerate: the Hessian in B gains flat directions.",
     depends_on=("3.2-degenerate-rank",),
 )
 def block_rank(cases: Cases) -> Finding:

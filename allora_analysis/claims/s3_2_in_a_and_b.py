@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from allora_analysis import hessian
-from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.cases import Case, Cases, Judged, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.s3_2_in_v import Problem, loss, power_law, problem
 from allora_analysis.hessian.factors import loss_gradient
@@ -87,31 +87,45 @@ def shape_of(space: Space, rng: np.random.Generator) -> dict[str, float]:
     "3.2-convex",
     where="§3.2, below Eq. (2)",
     says="as expected given the convex quadratic nature of the optimization problem",
-    reading="Over V as printed; over the V of rank at most r, which a LoRA module is; and in (B, A), which it trains.",
+    reading="In V, in which §3.2 takes the Hessian; as LoRA has it is row 3.2-convex-in-lora.",
     depends_on=("3.2-semidefinite",),
 )
 def convexity(cases: Cases) -> Finding:
-    """Lowest curvature and third differences of the loss, and whether midpoints of low-rank matrices have low rank."""
+    """Lowest curvature and third differences of the loss in V."""
+    judged = on_spaces(cases, ("V",))
+    return judged.finding(
+        {"holds": "Yes, in V, in which §3.2 takes the Hessian; not in LoRA's A and B."},
+        evidence=judged.evidence(DIFFERENCES, tolerance=CURVATURE),
+        flips_if="a direction of V along which the loss curves down, or is not quadratic",
+    )
+
+
+DIFFERENCES = f"differences of step {STEP:g}, relative to the highest curvature"
+LOW_RANK, FACTORS = "V of rank at most r", "(B, A) at B = 0"
+
+
+def on_spaces(cases: Cases, names: Sequence[str]) -> Judged:
+    """Whether the problem is convex and quadratic over each space; LoRA's shapes first."""
 
     def space(name: str, x: np.ndarray, c: int, rank: int, rng: np.random.Generator) -> Space:
         return Space(name, problem(x, c, rng), rank, rng.standard_normal((rank, x.shape[1])))
 
     def draw(rng: np.random.Generator) -> Space:
         n, (d, c) = int(rng.integers(3, 13)), (int(size) for size in rng.integers(2, 7, size=2))
-        name = ("V", "V of rank at most r", "V of rank at most r", "(B, A) at B = 0")[rng.integers(4)]
+        name = str(rng.choice(names))
         return space(name, rng.standard_normal((n, d)), c, max(1, min(d, c) - int(rng.integers(0, 2))), rng)
 
     def passes(one: Space, seen: dict[str, float]) -> bool:
-        if one.name == "V of rank at most r":
+        if one.name == LOW_RANK:
             return seen["midpoint's rank"] <= one.rank
-        return seen["lowest curvature"] >= -CURVATURE and abs(seen["third difference"]) <= CURVATURE
+        bent = max(-seen["lowest curvature"], abs(seen["third difference"]), seen["off the closed form"])
+        return bool(bent <= CURVATURE)
 
-    names = ("V of rank at most r", "(B, A) at B = 0")
     own = [
         Case(f"{name}: r = 8, D = 32, C = 12", space(name, power_law(64, 32, cases.rng), 12, 8, cases.rng), True)
         for name in names
     ]
-    judged = cases.judge(
+    return cases.judge(
         own + cases.draw(draw, 20),
         lambda one: shape_of(one, cases.rng),
         printed=passes,
@@ -119,18 +133,26 @@ def convexity(cases: Cases) -> Finding:
             seen.get("off the closed form", 0.0) <= CURVATURE
             and seen.get("midpoint's rank", 0) == min(2 * one.rank, *one.one.v.shape) * ("midpoint's rank" in seen)
         ),
-        condition=lambda one: (
-            one.name == "V" or (one.name == "V of rank at most r" and one.rank >= min(one.one.v.shape))
-        ),
+        condition=lambda one: one.name == LOW_RANK and one.rank >= min(one.one.v.shape),
     )
+
+
+@factor_claim(
+    "3.2-convex-in-lora",
+    where="beyond the paper: §3.2, below Eq. (2), the problem as LoRA has it",
+    says="LoRA's optimization problem is convex and quadratic.",
+    reading="Over the V of rank at most r, which a LoRA module is, and in (B, A), which it trains.",
+    depends_on=("3.2-convex",),
+)
+def convexity_in_lora(cases: Cases) -> Finding:
+    """Lowest curvature and third differences in (B, A), and whether midpoints of low-rank matrices have low rank."""
+    judged = on_spaces(cases, (LOW_RANK, FACTORS))
     lowest = next(seen["lowest curvature"] for case, seen in judged.pairs if case.paper and "(B" in case.name)
     return judged.finding(
         {"conditional": "Only if V may have full rank: over LoRA's low-rank V, or in A and B, it is not convex."},
-        evidence=judged.evidence(
-            f"differences of step {STEP:g}, relative to the highest curvature", tolerance=CURVATURE
-        ),
+        evidence=judged.evidence(DIFFERENCES, tolerance=CURVATURE),
         size=Size(lowest, "of the highest curvature", "the lowest in (B, A) at B = 0, rank 8, power-law variances"),
-        condition="the variable is V itself, of rank up to min(D, C)",
+        condition="the variable is V, of rank up to min(D, C)",
         flips_if="low-rank matrices with a midpoint of low rank, or a start B = 0 without negative curvature",
     )
 

@@ -23,7 +23,7 @@ quadratic_claim = functools.partial(
 ROUNDING = 1e-9
 ROUNDING_SOURCE = "float64 rounding of differences that are exact for a quadratic, relative; seen: below 1e-11"
 DEGENERATE = (
-    "as the training set size (n) decreases, the optimization landscape for V will become degenerate"  # three readings
+    "as the training set size (n) decreases, the optimization landscape for V will become degenerate"  # two readings
 )
 
 
@@ -291,26 +291,28 @@ def _flat(x: np.ndarray) -> int:
     "3.2-degenerate-rank",
     where="§3.2, last sentence",
     says=DEGENERATE,
-    reading="Degenerate: the Hessian in V gains flat directions.",
+    reading="Degenerate: as samples are taken away the Hessian in V has flat directions from some n on.",
     depends_on=("3.2-hessian",),
 )
 def flat_directions(cases: Cases) -> Finding:
-    """Flat directions before and after rows are taken away, and where XᵀX is held fixed."""
-    judged = cases.judge(
-        fewer_rows(cases, lambda x: x.shape[1]),
-        lambda one: {"many rows": _flat(one.many), "few rows": _flat(one.few)},
-        printed=lambda one, seen: seen["few rows"] > seen["many rows"],
-        corrected=lambda one, seen: (
-            seen
-            == {name: 2 * max(0, x.shape[1] - len(x)) for name, x in (("many rows", one.many), ("few rows", one.few))}
-        ),
-        condition=lambda one: one.many.shape[1] / len(one.few) if one.fresh else 0.0,
-    )
+    """Flat directions at each number of samples, taken away one by one."""
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        d = int(rng.integers(3, 9))
+        return rng.standard_normal((d + int(rng.integers(0, d)), d))
+
+    def flat(x: np.ndarray) -> dict[int, int]:
+        return {n: _flat(x[:n]) for n in range(len(x), 0, -1)}
+
+    def becomes_degenerate(x: np.ndarray, seen: dict[int, int]) -> bool:
+        return seen == {n: 2 * max(0, x.shape[1] - n) for n in seen}
+
+    own = Case("power-law X, D = 16, n from 48 down", power_law(48, 16, cases.rng), True)
+    judged = cases.judge([own, *cases.draw(draw, 12)], flat, printed=becomes_degenerate)
     return judged.finding(
-        {"conditional": "Only once there are fewer samples than inputs; the paper's tasks have far more."},
+        {"holds": "Yes, once there are fewer samples than inputs, n < D; the paper's tasks have far more."},
         evidence=judged.evidence("counts: none may differ", {"flat directions": "C·(D − n) for n < D, else 0"}),
-        condition="n < D, and XᵀX loses rank with the samples",
-        flips_if="a design with n ≥ D independent rows and a flat direction",
+        flips_if="a design with n ≥ D independent rows and a flat direction, or with n < D and none",
     )
 
 

@@ -17,7 +17,7 @@ from allora_analysis import hessian
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Finding, Size
 from allora_analysis.claims.s3_2_in_a_and_b import against, factor_claim
-from allora_analysis.claims.s3_2_in_v import POORLY, power_law
+from allora_analysis.claims.s3_2_in_v import power_law
 from allora_analysis.hessian.factors import loss_gradient
 
 start_claim = functools.partial(factor_claim, command="python -m allora_analysis.hessian --starts b_zero both_random")
@@ -115,10 +115,10 @@ def worst_on_the_way(one: Begin, steps: int = 4000) -> dict[str, float]:
 
 @start_claim(
     "3.2-worst-place",
-    where="Abstract",
-    says=POORLY,
+    where="beyond the paper: Abstract, of the way from the start to the solution",
+    says="LoRA's start is the worst conditioned point of its training.",
     reading="In (A, B) together, without the rescalings: nowhere on gradient descent's way is κ more than 100 times "
-    "that at the start B = 0, a threshold of ours.",
+    "that at the start B = 0, a threshold of ours. That κ is larger at B = 0 than at the solution is its size.",
     depends_on=("3.2-factor-conditioning", "3.2-saddle-lora"),
 )
 def worst_place(cases: Cases) -> Finding:

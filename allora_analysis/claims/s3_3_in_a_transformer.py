@@ -207,7 +207,8 @@ def gradient_grows(cases: Cases) -> Finding:
         ),
         condition="no normalisation; with it in the branch E‖Jv‖² is multiplied by 1 + χβ/(1 + lβ) in block l, β the "
         "mean square that a branch adds: 1 + Lβ for one token, χ = 1; with several, attention's logits make χ of the "
-        "order of η² at large η (mean_field.logit_gain), until tokens are alike; after the sum it rises until then",
+        "order of η² at large η (ripple.mean_field.logit_gain computes it), until tokens are alike; after the sum it "
+        "rises until then",
         flips_if="normalised blocks at random whose log gradient gains twice as much from η at 2L as at L",
     )
 
@@ -294,8 +295,8 @@ def is_a_polynomial(cases: Cases) -> Finding:
             min(radii),
             max(radii),
         ),
-        condition="no softmax, normalisation or activation, and then of degree 3(3^L − 1), not L; else ρ is the "
-        "least |η| at which a norm's mean square or a partition sum is 0",
+        condition="no softmax, normalisation or activation, and then of degree 3(3^L − 1), not L; else the radius ρ is "
+        "the least |η| at which a norm's mean square or a partition sum is 0",
         flips_if="a transformer with softmax or norms without coefficients beyond that degree, or another way round",
     )
 

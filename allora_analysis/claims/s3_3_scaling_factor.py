@@ -67,15 +67,15 @@ def comparable_level(cases: Cases, folder: Path | None) -> Finding:
         return average_norm(result, result["row_norms"]["step"][-1]) / average_weight_norm(one.model)
 
     judged = cases.judge(
-        [Case(f"{one.words()}", one, True) for one in runs], share, printed=lambda one, seen: seen >= COMPARABLE
+        [Case(f"{one.words()}", one) for one in runs], share, printed=lambda one, seen: seen >= COMPARABLE
     )
     shares = np.array(judged.measured)
     doubled = _median(judged.pairs, 4.0) / _median(judged.pairs, 1.0)
     models = {1: "one", 2: "two"}.get(number := len({one.model for one in runs}), number)
     return judged.finding(
         {
-            "refuted": f"No: on {models} small models ηBA ends at {shares.min():.1%} to {shares.max():.1%} of W*'s "
-            f"size; η = 2 multiplies it {doubled:.1f}-fold."
+            "refuted": f"Not in {models} small models: η = 2 raises ηBA {doubled:.1f}-fold, but to "
+            f"{shares.min():.1%} to {shares.max():.1%} of W*."
         },
         evidence=judged.evidence(
             f"none: a threshold of {COMPARABLE:g}; {len(runs)} of {len(fine_tuned())} runs recorded, their last step",

@@ -437,7 +437,7 @@ def dropout_other_rows(cases: Cases) -> Finding:
     )
     shares = np.linalg.norm(judged.measured[0], axis=1) / own_steps(judged.cases[0].inputs)
     return judged.finding(
-        {"conditional": "Yes, slightly, unless B_i and B_j are at right angles: not at the start, where B = 0."},
+        {"conditional": "Yes, slightly, from the second step on; not where B_i and B_j are orthogonal, as at B = 0."},
         evidence=judged.evidence(ROUNDING, {"change of row j's step, over l": "(B_j·B_i) g_i"}, tolerance=TOLERANCE),
         size=Size(float(np.median(shares)), "of the row's own step", "change of another row's step, r = 8, 32 tokens"),
         corrected="row j's step changes by l(B_j·B_i)g_i, to first order in l",

@@ -7,13 +7,14 @@ of these statements. Checked by `tests/test_claims_4_1.py`, which plants wrong f
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.cases import Case, Cases, Judged, relative_error
 from allora_analysis.claims.claim import Evidence, Finding, Size
 from allora_analysis.claims.layer_training import ROUNDING, Pass, Problem, close
 
@@ -56,8 +57,8 @@ def plain(one: Pass) -> list[np.ndarray]:
     return [one.x @ (one.b @ one.a).T, one.upstream @ one.b @ one.a, one.b.T @ g, g @ one.a.T]
 
 
-def adaptions(cases: Cases) -> list[Case]:
-    """The scaling factor and the three masks, ranks below, at and above n₁ and n₂, and LoRA's own at its shapes."""
+def adaptions(cases: Cases, kinds: Sequence[str]) -> list[Case]:
+    """A scaling factor or a mask each, ranks below, at and above n₁ and n₂, and LoRA's shapes first."""
 
     def drawn(kind: str, one: Pass, drop_rate: float, rng: np.random.Generator) -> Adaption:
         size = {"latent": len(one.a), "input": one.a.shape[1]}.get(kind, len(one.b))
@@ -68,13 +69,12 @@ def adaptions(cases: Cases) -> list[Case]:
 
     def draw(rng: np.random.Generator) -> Adaption:
         n1, n2, rank = (int(rng.integers(*ends)) for ends in ((2, 6), (2, 6), (1, 5)))
-        kind = str(rng.choice(["scaling", "output", "latent", "input"]))
+        kind = str(rng.choice(kinds))
         return drawn(kind, layer_training.draw_pass(rng, n1, n2, rank), float(rng.choice([0.2, 0.5])), rng)
 
     own = layer_training.paper_pass(cases.rng)
     return [
-        Case("the scaling factor, n₂ = 64, r = 8", drawn("scaling", own, 0.0, cases.rng), paper=True),
-        Case("LoRA's own dropout, n₂ = 64, r = 8", drawn("input", own, DROP_RATE, cases.rng), paper=True),
+        *(Case(f"{kind}, n₂ = 64, r = 8", drawn(kind, own, DROP_RATE, cases.rng), paper=True) for kind in kinds),
         *cases.draw(draw, 32),
     ]
 
@@ -100,13 +100,23 @@ def same_f(one: Pass) -> np.ndarray:
     test="tests/test_claims_4_1.py",
     where="§4.1, below Eq. (4)",
     says="both scaling factor and dropout are adaptions on LoRA output f(x), and both have effects on gradient",
-    reading="Two inputs with one f(x) have one adapted output; dropout as in §4.1 (outputs), as in §3.1 (latent "
-    "space) and as in LoRA's code (inputs).",
+    reading="Two inputs with one f(x) have one adapted output, with dropout of (f(x))_i, as §4.1 has it; LoRA's own is "
+    "row 4-both-adaptions-in-lora.",
 )
 def both_adaptions(cases: Cases) -> Finding:
-    """The masked layers on two inputs that BA maps to one output."""
-    judged = cases.judge(
-        adaptions(cases),
+    """The scaled and the masked layer on two inputs that BA maps to one output."""
+    judged = on_one_f(cases, ("scaling", "output"))
+    return judged.finding(
+        {"holds": "Yes: the scaling factor and dropout of outputs, which §4.1 speaks of."},
+        evidence=judged_distance(judged),
+        flips_if="a scaled or masked output that differs at two inputs of one f(x), or a gradient that is LoRA's",
+    )
+
+
+def on_one_f(cases: Cases, kinds: Sequence[str]) -> Judged:
+    """Whether two inputs that BA maps to one output have one adapted output, and a gradient that is not LoRA's."""
+    return cases.judge(
+        adaptions(cases, kinds),
         measure=lambda case: output_and_gradient(case, case.one._replace(x=same_f(case.one))),
         printed=lambda case, seen: (
             relative_error(seen[0], output_and_gradient(case, case.one)[0]) <= 1e-7
@@ -114,17 +124,38 @@ def both_adaptions(cases: Cases) -> Finding:
         ),
         condition=follows_from_f,
     )
+
+
+def judged_distance(judged: Judged) -> Evidence:
+    """The distance of the two adapted outputs, by case."""
     distance = {
         case.name: relative_error(seen[0], output_and_gradient(case.inputs, case.inputs.one)[0])
         for case, seen in judged.pairs
     }
-    own = judged.cases[1].name
+    return Evidence({"distance of two outputs at one f(x)": 0.0}, distance, ROUNDING, error=None, tolerance=1e-7)
+
+
+@framework_claim(
+    "4-both-adaptions-in-lora",
+    test="tests/test_claims_4_1.py",
+    where="beyond the paper: §4.1, below Eq. (4), of dropout where §3.1 and LoRA's code have it",
+    says="LoRA's own dropout, too, is an adaption on LoRA output f(x).",
+    reading="Two inputs with one f(x) have one adapted output, with masks on the inputs (LoRA's code) or in the latent "
+    "space (§3.1).",
+    depends_on=("4-both-adaptions",),
+)
+def own_dropout(cases: Cases) -> Finding:
+    """The masked layers on two inputs that BA maps to one output."""
+    judged = on_one_f(cases, ("input", "latent"))
+    evidence = judged_distance(judged)
     return judged.finding(
-        {"conditional": "Partly: scaling and masked outputs are; LoRA's own dropout masks inputs."},
-        evidence=Evidence({"distance of two outputs at one f(x)": 0.0}, distance, ROUNDING, error=None, tolerance=1e-7),
-        size=Size(distance[own], "of the output", "distance of LoRA's masked outputs at one f(x)"),
-        condition="the masked product has its rows in BA's row space: scaling, masked outputs, a masked latent space "
-        "with r ≤ n₁; a masked input only if BA reads each masked feature by itself or not at all",
+        {"conditional": "Partly: in the latent space with r ≤ n₁; not in LoRA's code, which masks inputs."},
+        evidence=evidence,
+        size=Size(
+            evidence.measured[judged.cases[0].name], "of the output", "distance of LoRA's masked outputs at one f(x)"
+        ),
+        condition="the masked product has its rows in BA's row space: a masked latent space with r ≤ n₁; a masked "
+        "input only if BA reads each masked feature by itself or not at all",
         flips_if="LoRA's own dropout giving one output for two inputs of one f(x)",
     )
 
@@ -134,8 +165,8 @@ def both_adaptions(cases: Cases) -> Finding:
     test="tests/test_claims_4_1.py",
     where="§4.1, above Definition 2",
     says="We are inspired to formalize a general framework that subsumes both",
-    reading="f̃ = f_o∘f for a function f_o, which may be drawn anew at every step, for the scaling factor and for each "
-    "of three dropouts.",
+    reading="f̃ = f_o∘f for a function f_o, which may be drawn anew at every step, for the scaling factor and for "
+    "dropout of (f(x))_i; LoRA's own dropout is row 4-both-adaptions-in-lora.",
     depends_on=("4-both-adaptions",),
 )
 def subsumes(cases: Cases) -> Finding:
@@ -148,18 +179,14 @@ def subsumes(cases: Cases) -> Finding:
         return {"left": float(np.linalg.norm(told - fitted)), "size": float(np.linalg.norm(f))}
 
     judged = cases.judge(
-        adaptions(cases),
+        adaptions(cases, ("scaling", "output")),
         measure=left,
         printed=lambda case, seen: seen["left"] <= 1e-7 * seen["size"],
-        condition=follows_from_f,
     )
-    own = judged.measured[1]
     return judged.finding(
-        {"conditional": "Partly: the scaling factor and masked outputs; not LoRA's own dropout: it masks inputs."},
+        {"holds": "Yes: the scaling factor, and dropout of outputs, whose f_o is drawn anew at every step."},
         evidence=judged.evidence(ROUNDING, {"left": 0.0}, tolerance=1e-7),
-        size=Size(own["left"] / own["size"], "of f(x)", "what no f_o explains of LoRA's own dropout at 0.05, r = 8"),
-        condition="the row space of the masked product lies in that of BA",
-        flips_if="an f_o that gives LoRA's own dropout",
+        flips_if="a scaled or masked output that no f_o of f(x) gives",
     )
 
 
@@ -268,9 +295,9 @@ def fields(rng: np.random.Generator) -> Field:
 
 @framework_claim(
     "4-adapted-gradient",
-    where="§4.1, Definition 2, for ALLoRA's f_g",
-    says="Define adapted output f̃ and adapted gradient g̃",
-    reading="ALLoRA's adapted gradient of A and B is the gradient of some loss: its Jacobian is symmetric.",
+    where="beyond the paper: §4.1, Definition 2, for ALLoRA's f_g",
+    says="ALLoRA's adapted gradient of A and B is the gradient of some loss.",
+    reading="Its Jacobian is symmetric.",
     depends_on=("4-definition",),
 )
 def adapted_gradient(cases: Cases) -> Finding:

@@ -142,9 +142,8 @@ RANK_ONE = "random steps that ascend at rank 1, one token, B 30 times A: outside
 
 @descent_claim(
     "4-descent",
-    where="§1",
-    says="adding an adaptive learning rate for the low-rank matrices entries",
-    reading="As under a learning rate, a small step along ALLoRA's gradients of A and B lowers the loss.",
+    where="beyond the paper: §1, of what the adaptive learning rate does to the loss",
+    says="A small step along ALLoRA's gradients of A and B lowers the loss.",
     depends_on=("4-definition",),
 )
 def descent(cases: Cases) -> Finding:

@@ -242,7 +242,7 @@ def removed(cases: Cases) -> Finding:
     )
     seen = judged.measured[0]
     return judged.finding(
-        {"refuted": "No: one, the dropout rate, where it is set to 0; the scaling factor stays under the name η."},
+        {"refuted": "No: one fewer, the dropout rate. The scaling factor leaves the formula, and η takes its place."},
         evidence=judged.evidence(SOURCE, {"removed": 2}),
         size=Size(seen["LoRA"] - seen["ALLoRA-0"], "of the two hyper-parameters", "removed by ALLoRA without dropout"),
         corrected="it removes one, the dropout rate, by setting it to 0 (ALLoRA as run keeps 0.05): ALLoRA at η is "

@@ -203,7 +203,7 @@ def fixed_rate(cases: Cases) -> Finding:
     first = {eta: 2 * math.sqrt(1 + eta**2) / (1 + math.sqrt(1 + eta**2)) for eta in PAPER_ETAS}
     words = f"Mostly not: at the same starting speed LoRA settles as soon, unless ηl exceeds {first[1.0]:.1f} to"
     return judged.finding(
-        {"conditional": f"{words} {first[2.0]:.1f}."},
+        {"conditional": f"{words} {first[2.0]:.1f} over the curvature."},
         evidence=judged.evidence("20 steps near the target; Simpson's rule on 1/d, 1e-5", tolerance=1e-5),
         size=Size(
             first[2.0],

@@ -17,7 +17,6 @@ import numpy as np
 from allora_analysis import width
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Finding, Size, claim, not_run
-from allora_analysis.claims.s4_2_leaving_zero import ESCAPES
 from allora_analysis.claims.s4_2_row_norms import MINILM, SMOLLM2, reached, wanted
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import row_norms as preset
@@ -53,10 +52,10 @@ def fall(one: Scaling, rng: np.random.Generator) -> float:
 
 @width_claim(
     "4-width-factor",
-    where="Figure 2, right, caption",
-    says=ESCAPES,
-    reading="At width: the factor's mean fall from η, after training at a stable rate, is at 16 n at least half of "
-    "that at n; half is a threshold of ours.",
+    where="beyond the paper: Figure 2, right, caption, at large width",
+    says="However wide the model is, ALLoRA's factor tapers off.",
+    reading="The factor's mean fall from η, after training at a stable rate, is at width 16 n at least half of that at "
+    "width n; half is a threshold of ours.",
     depends_on=("4-figure-2-factor",),
 )
 def factor_at_width(cases: Cases) -> Finding:
@@ -76,8 +75,8 @@ def factor_at_width(cases: Cases) -> Finding:
     kept = width.flow_factor("allora", 4096, 8, preset.ETA)
     return judged.finding(
         {
-            "conditional": f"Only with LoRA+'s rates: with one rate rows shrink as 1/√n and the factor is η, "
-            f"{kept:.0%} at 4,096."
+            "conditional": f"Only with LoRA+'s rates: with one rate rows shrink as 1/√width, and the factor stays η "
+            f"({kept:.0%} at width 4,096)."
         },
         evidence=judged.evidence(
             "the limit's ratio; no case has ρ from 0.25 to 0.7, about the boundary ½, which finite n moves down",
@@ -201,6 +200,7 @@ def first_step(cases: Cases, folder: Path | None) -> Finding:
             tolerance=0.02,
             n=len(done),
         ),
-        size=needed and Size(needed, "= η", "what makes the factor fall by a tenth in these runs; the paper has 2"),
+        size=needed
+        and Size(needed, "", "η at which the factor would fall by a tenth in these runs; the paper has at most 2"),
         flips_if="first rows whose length depends on the width",
     )

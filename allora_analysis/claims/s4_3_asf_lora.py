@@ -264,7 +264,7 @@ def asf_ripple(cases: Cases) -> Finding:
     )
     ours = judged.cases[2].inputs
     return judged.finding(
-        {"conditional": "Only for outputs below 1 − 1/η², so never at η² = 1: larger ones it damps."},
+        {"conditional": "Yes, it may, where outputs are below 1 − 1/η²; larger ones it damps, and at η² = 1 all."},
         evidence=judged.evidence(ROUNDING, told, tolerance=TOLERANCE),
         size=Size(
             float(judged.measured[2].sum() / (ours.depth * np.log1p(ours.m))),

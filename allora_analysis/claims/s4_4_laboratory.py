@@ -79,6 +79,16 @@ def _evidence(of: Samples, holm: str) -> tuple[Evidence, dict[str, OneSided]]:
     return Evidence({"difference": "above 0"}, told, rule, n=seeds), found
 
 
+def _by_length(known: Samples) -> str:
+    # The mean gap by length of training: "-0.8 points after 50 steps, 0.0 after 300".
+    means: dict[str, list[float]] = {}
+    for name, gaps in known.items():
+        means.setdefault(name.rpartition(", ")[2].removesuffix(" steps"), []).append(float(gaps.mean()))
+    told = [f"{value if abs(value) >= 0.05 else 0:.1f}" for value in map(np.mean, means.values())]
+    first, *others = (f"{value} after {steps}" for value, steps in zip(told, means, strict=True))
+    return ", ".join([first.replace(" after", " points after") + " steps", *others])
+
+
 def averaged(
     cases: Cases,
     folder: Path | None,
@@ -105,6 +115,7 @@ def averaged(
         "better": verdicts.count("holds"),
         "worse": verdicts.count("refuted"),
         "n": len(known),
+        "by_length": _by_length(known),
     }
     seeds = in_part(evidence.n, len(ALL_SEEDS), "seeds")
     return tested.finding(
@@ -159,7 +170,7 @@ def better_than_lora(cases: Cases, folder: Path | None = None) -> Finding:
     """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many."""
     pairs = named("rule", lambda name: name.startswith("ALLoRA − LoRA, "))
     answers = {
-        "refuted": "No: {mean} points on a small network, better in {better}, worse in {worse} of {n}.",
+        "refuted": "No, on digits at η² = 4: {by_length}.",
         "holds": "Yes, on a small network: {mean} points on average, better in {better} of {n} settings.",
         "undecided": "Undecided on a small network: {mean} points on average over {n} settings.",
     }
@@ -170,8 +181,8 @@ def better_than_lora(cases: Cases, folder: Path | None = None) -> Finding:
 
 @laboratory_claim(
     "4.5-better-than-dora-laboratory",
-    where="§1, second contribution; on a small network",
-    says="Second, we demonstrate how ALLoRA improves performances over LoRA and alternatives such as DoRA.",
+    where="beyond the paper: §1, second contribution, on a small network",
+    says="On digits, too, ALLoRA improves performance over DoRA.",
     reading="On the same network: ALLoRA at η² = 4 minus PEFT's DoRA, both under AdamW and each at its best rate, on "
     "average over two lengths; this comparison was formed after the runs.",
 )

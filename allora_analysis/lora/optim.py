@@ -270,15 +270,19 @@ class ALLoRAAdamW(Optimizer):
 
     def _move(self, members: list[_Member], k: int, factors: Tensor, hyper: _Hyper) -> None:
         """AdamW's step of the A (k = 0) or B (k = 1) of pairs of one shape, times their factors (pairs, experts, …)."""
-        first = _local(members[0][k])
-        chunked = first.device.type == "cpu" and not torch.compiler.is_compiling()
-        many = _CHUNK // max(first.numel(), 1) + 1 if chunked else len(members)
-        moves = torch.empty(min(many, len(members)), *first.shape, dtype=first.dtype, device=first.device)
+        first, compiling = _local(members[0][k]), torch.compiler.is_compiling()
+        many = len(members)
+        if first.device.type == "cpu" and not compiling:
+            many = min(many, _CHUNK // max(first.numel(), 1) + 1)
+        moves = None if compiling else torch.empty(many, *first.shape, dtype=first.dtype, device=first.device)
         factors = factors.unbind()
         for start in range(0, len(members), many):
-            part = members[start : start + many]
-            parameters, targets = [member[k] for member in part], list(moves.zero_().unbind()[: len(part)])
+            parameters = [member[k] for member in members[start : start + many]]
             local = [_local(parameter) for parameter in parameters]
+            if moves is None:  # in views of one buffer the compiled loops would not be vectorized
+                targets = [torch.zeros_like(parameter) for parameter in local]
+            else:
+                targets = list(moves.zero_().unbind()[: len(local)])
             for place, parameter in enumerate(local):
                 if not parameter.is_contiguous():  # torch's kernels want all laid out alike
                     targets[place] = torch.zeros_like(parameter)

@@ -143,14 +143,18 @@ def by_part(of: Sequence[View]) -> dict[str, list[View]]:
 
 
 def summary(of: Sequence[View]) -> str:
-    """The verdicts counted, in one line: rows, and the printed statements that they are about.
+    """The verdicts counted, in one line: of rows on printed statements, and of those beyond the paper."""
+    beyond = [one for one in of if one.where.startswith(BEYOND)]
+    printed = [one for one in of if one not in beyond]
+    statements = len({one.statement for one in printed})
+    about = f" on {statements} printed statements" if statements != len(printed) else ""
+    told = [f"{len(printed)} claims{about}: {_counts(printed)}"] if printed else []
+    return "; ".join([*told, f"{len(beyond)} beyond the paper: {_counts(beyond)}"] if beyond else told)
 
-    Rows beyond the paper are claims on no printed statement.
-    """
+
+def _counts(of: Sequence[View]) -> str:
     counts = Counter(one.word for one in of)
-    statements = len({one.statement for one in of if not one.where.startswith(BEYOND)})
-    about = f"{len(of)} claims" if statements == len(of) else f"{len(of)} claims on {statements} printed statements"
-    return f"{about}: " + ", ".join(f"{counts[word]} {word}" for word in (*VERDICTS, "error") if counts[word])
+    return ", ".join(f"{counts[word]} {word}" for word in (*VERDICTS, "error") if counts[word])
 
 
 def size_text(size: Size | None) -> str:
@@ -158,9 +162,17 @@ def size_text(size: Size | None) -> str:
     if size is None:
         return ""
     unit = f" {size.unit}" if size.unit and not size.unit.startswith("%") else f" {size.unit}".replace(" %", " %")
-    ends = [text(end, 2) for end in (size.low, size.high) if end is not None]
+    given = [end for end in (size.low, size.high) if end is not None]
+    digits = next((n for n in (2, 3) if len({text(end, n) for end in given}) == len(given)), 0)
+    ends = [_rounded(end, digits) for end in given] if digits else []  # ends that round to one number say nothing
     between = "" if not ends else f" ({' to '.join(ends)})" if len(ends) == 2 else f" ({_one_end(size, ends[0])})"
-    return f"{text(size.value, 2)}{unit.rstrip()}{between}"
+    return f"{_rounded(size.value, 2)}{unit.rstrip()}{between}"
+
+
+def _rounded(value: float, digits: int) -> str:
+    # As `text`, without an exponent for what is read at a glance: 300, not 3e+02.
+    found = text(value, digits)
+    return f"{float(found):.0f}" if "e+0" in found else found
 
 
 def _one_end(size: Size, end: str) -> str:
