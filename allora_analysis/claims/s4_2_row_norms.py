@@ -256,6 +256,11 @@ def below_zero(samples: Mapping[str, np.ndarray]) -> dict[str, float]:
     return dict(zip(samples, map(float, holm(raw)), strict=True))
 
 
+def p_values(samples: Mapping[str, np.ndarray]) -> str:
+    """The p-values of `below_zero`, in words."""
+    return "; ".join(f"{name}: p = {value:.2g}" for name, value in below_zero(samples).items())
+
+
 def all_below(samples: Mapping[str, np.ndarray], yes: str, no: str) -> str:
     """`yes` where every mean is below 0, `no` where every mean is above it, at 0.05; otherwise undecided."""
     if max(below_zero(samples).values()) < 0.05:
@@ -326,7 +331,7 @@ def tapers(cases: Cases, folder: Path | None) -> Finding:
             "refuted": "No: they grow ever faster.",
             "undecided": "Undecided: seeds disagree.",
         },
-        evidence=Evidence({"ALLoRA": "below 0"}, measured, f"Student's t, one-sided, Holm: {below_zero(samples)}", n=3),
+        evidence=Evidence({"ALLoRA": "below 0"}, measured, f"Student's t, one-sided, Holm: {p_values(samples)}", n=3),
         at_paper=None,  # other models than the paper's
         size=Size(
             float(np.mean(ratios)),
@@ -401,7 +406,7 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
                 "longest row": longest,
                 "the same at other thresholds": elsewhere(samples),
             },
-            f"Student's t over seeds, one-sided, Holm: {below_zero({n: v - FALL for n, v in samples.items()})}",
+            f"Student's t over seeds, one-sided, Holm: {p_values({n: v - FALL for n, v in samples.items()})}",
             n=3,
         ),
         at_paper=None,  # other models than the paper's
