@@ -52,9 +52,6 @@ class Arguments:
 def status(arguments: Arguments) -> int:
     """Print what each folder holds.
 
-    Args:
-        arguments: the flags.
-
     Returns:
         The exit status: 1 if a file is torn.
     """
@@ -111,12 +108,6 @@ class Migration:
 
 def migrate(arguments: Migration) -> int:
     """Migrate what each folder holds, record by record, each only after the check.
-
-    Args:
-        arguments: the flags.
-
-    Returns:
-        The exit status.
 
     Raises:
         ArgumentError: a folder that is not there, a torn record, or one of which a row would read something else.
@@ -180,9 +171,6 @@ class Repetition:
 def reproduce(arguments: Repetition) -> int:
     """Make each run again, one after the other.
 
-    Args:
-        arguments: the flags.
-
     Returns:
         The exit status: 1 if a run came out different.
 
@@ -223,14 +211,7 @@ def _only_one(folders: Sequence[Path], name: str) -> records.Record:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command.
-
-    Args:
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """The command."""
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else ""
     if name in ("--help", "-h"):

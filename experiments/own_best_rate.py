@@ -131,14 +131,7 @@ def _rates() -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command: the runs, or with `--rates` alone what the old records chose.
-
-    Args:
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """The command: the runs, or with `--rates` alone what the old records chose."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words == ["--rates"]:
         return cli.guarded(_rates)

@@ -92,12 +92,6 @@ def predict(trial: Trial, model: str, data: str, results: Path) -> dict[str, Any
 def run(arguments: Arguments) -> int:
     """Predict what is asked for, then print every comparison that is recorded.
 
-    Args:
-        arguments: the flags.
-
-    Returns:
-        The exit status.
-
     Raises:
         ArgumentError: a model without its data, or of another name than the curves'.
     """
@@ -123,14 +117,7 @@ def run(arguments: Arguments) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The experiment's command.
-
-    Args:
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """The experiment's command."""
     name = "python -m experiments.stable_rates"
     return cli.guarded(lambda: run(cli.parse(Arguments, name, argv)))
 

@@ -144,9 +144,6 @@ def _relative(output: NotebookNode, root: str) -> None:
 def texts(notebook: NotebookNode) -> list[str]:
     """All that a notebook's outputs say in words.
 
-    Args:
-        notebook: the notebook.
-
     Returns:
         The texts, cell by cell; pictures are left out.
     """
@@ -185,9 +182,6 @@ def blemishes(notebook: NotebookNode) -> list[str]:
 
 def shown_verdicts(notebook: NotebookNode) -> list[tuple[str, str]]:
     """The verdicts that a notebook's tables show.
-
-    Args:
-        notebook: the notebook.
 
     Returns:
         Claim and verdict, sorted, each pair once.

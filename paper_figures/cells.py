@@ -39,9 +39,6 @@ class Cells(NamedTuple):
 def cases(wanted: Iterable[Setting]) -> dict[Case, list[Setting]]:
     """Runs of `experiments.perception` and `experiments.ablation` by cell.
 
-    Args:
-        wanted: the runs.
-
     Returns:
         The runs of each cell, in the order of seeds. At η² = 1 the three LoRA arms are one.
     """

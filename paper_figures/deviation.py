@@ -51,14 +51,7 @@ def load_data(config: Config = CONFIG, keep_probs: tuple[float, ...] = KEEP_PROB
 
 @page_style()
 def make_figure(loaded: Loaded[Deviations]) -> Figure:
-    """Draw the figure.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure."""
     config, result, shares = loaded.data
     figure, ((left, right),) = page(2.6, 1, 2)
     _deviations(left, result)

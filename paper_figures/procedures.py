@@ -49,14 +49,7 @@ def load_data(seeds: tuple[int, ...] = SEEDS) -> Loaded[Rises]:
 
 @page_style()
 def make_figure(loaded: Loaded[Rises]) -> Figure:
-    """Draw the figure.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure."""
     figure, ((left, right),) = page(3.0, 1, 2, width_ratios=(1, 1.3))
     _gains(left, loaded.data)
     _predictions(right, loaded.data)

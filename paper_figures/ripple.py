@@ -61,14 +61,7 @@ def load_data(config: Config = CONFIG) -> Loaded[Ripple]:
 
 @page_style()
 def make_figure(loaded: Loaded[Ripple]) -> Figure:
-    """Draw the figure.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure."""
     data = loaded.data
     figure, ((left, right),) = page(3.2, 1, 2)
     _growth(left, data)

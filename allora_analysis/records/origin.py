@@ -1,4 +1,4 @@
-"""Provenance of a run: outside its key, beside its result. Checked by `tests/test_records_digests.py`."""
+"""Provenance of a run: outside its key, beside its result. Checked by `tests/test_records.py`."""
 
 from __future__ import annotations
 
