@@ -21,7 +21,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from allora_analysis import cli, records, terminal
-from allora_analysis.doctor import curves
+from allora_analysis.doctor import edge
 from allora_analysis.finetune import setting as finetune
 from allora_analysis.finetune.results import check_result, summarised
 from allora_analysis.gradient_std import grid as gradient_std
@@ -32,12 +32,12 @@ from allora_analysis.grid.sources import resolve
 from allora_analysis.validation import ArgumentError, count
 from allora_analysis.zero_initialisation import run as hessian
 
-FOLDERS = (finetune.RESULTS, gradient_std.RESULTS, hessian.RESULTS, curves.RESULTS)
+FOLDERS = (finetune.RESULTS, gradient_std.RESULTS, hessian.RESULTS, edge.RESULTS)
 PROTOCOLS = {
     finetune.STUDY: finetune.PROTOCOL,
     gradient_std.STUDY: PROTOCOL,
     hessian.STUDY: hessian.PROTOCOL,
-    curves.STUDY: curves.PROTOCOL,
+    edge.STUDY: edge.PROTOCOL,
 }
 
 

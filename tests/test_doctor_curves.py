@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from allora_analysis.doctor.curves import TRIALS, Compared, Curve, _predicted, compared, curves, table
+from allora_analysis.doctor.edge import TRIALS, Compared, Curve, _predicted, compared, curves, table
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from experiments import stable_rates
 from tests.toy_run import save

@@ -20,7 +20,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis import records
-from allora_analysis.records import origin
 from allora_analysis.study import Result
 from allora_analysis.validation import ArgumentError
 from tests.toy_run import FACTS, Config, filled, save
@@ -276,7 +275,7 @@ def repository(folder: Path, monkeypatch) -> Path:
     identity = ["-c", "user.name=n", "-c", "user.email=e"]
     for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "first"]):
         subprocess.run(["git", "-C", str(folder), *command], check=True)
-    monkeypatch.setattr(origin, "PACKAGE", package)
+    monkeypatch.setattr("allora_analysis.records.record.PACKAGE", package)
     return package
 
 
@@ -294,7 +293,7 @@ def test_provenance_tells_the_revision_and_whether_the_package_differs_from_it(t
 def test_provenance_outside_a_repository_or_without_git(tmp_path, monkeypatch):
     repository(tmp_path, monkeypatch)
     stranger = filled(tmp_path / "venv" / "allora_analysis", {"__init__.py": b""})
-    monkeypatch.setattr(origin, "PACKAGE", stranger)
+    monkeypatch.setattr("allora_analysis.records.record.PACKAGE", stranger)
     facts = records.provenance()
     assert (facts["git_revision"], facts["git_dirty"]) == (None, None)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -321,9 +320,9 @@ def test_the_processor_is_named_with_its_instruction_sets(tmp_path, monkeypatch)
     listed.write_text(
         "model name\t: Some CPU w/ care\nflags\t\t: fpu avx2 avx512f avx512_bf16\n\nmodel name\t: other\n"
     )
-    monkeypatch.setattr(origin, "CPU", listed)
+    monkeypatch.setattr("allora_analysis.records.record.CPU", listed)
     known = {"cpu": "Some CPU w  care", "instructions": ["avx2", "avx512f", "avx512_bf16"]}
     assert records.processor() == known
     assert known.items() <= records.provenance().items()
-    monkeypatch.setattr(origin, "CPU", tmp_path / "none")
+    monkeypatch.setattr("allora_analysis.records.record.CPU", tmp_path / "none")
     assert records.processor()["instructions"] is None

@@ -2,8 +2,7 @@
 
 | file | object |
 | --- | --- |
-| `record` | what a record may hold, its canonical JSON, the run's key; its file's content and verification, `load` |
-| `origin` | provenance: git revision, versions, processor, time |
+| `record` | what a record may hold, its canonical JSON, the key of its run, provenance; its file and verification, `load` |
 | `storage` | `save`, `lookup`, `find`, `standing`; `find_each` of a list of runs; `status` of a folder |
 | `files` | writing whole or not at all, setting aside, one holder a run |
 
@@ -14,7 +13,6 @@ named in a `SetAsideWarning`; who writes moves it to `set_aside/`, who only judg
 No pickle, no NaN, no machine's paths.
 """
 
-from allora_analysis.records.origin import processor, provenance
 from allora_analysis.records.record import (
     UNFINISHED,
     Record,
@@ -24,6 +22,8 @@ from allora_analysis.records.record import (
     digest_file,
     key,
     load,
+    processor,
+    provenance,
     results_folder,
     unfinished,
 )

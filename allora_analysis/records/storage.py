@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from allora_analysis.outputs import write_atomically
 from allora_analysis.records import files
-from allora_analysis.records.origin import provenance as own_provenance
 from allora_analysis.records.record import (
     NAME,
     Record,
@@ -30,6 +29,7 @@ from allora_analysis.records.record import (
     portable,
     record_path,
 )
+from allora_analysis.records.record import provenance as own_provenance
 from allora_analysis.study import Result
 from allora_analysis.validation import ArgumentError, ending
 
