@@ -2,7 +2,7 @@
 
 | file | object |
 | --- | --- |
-| `record` | what a record may hold, its canonical JSON, the key of its run, provenance; its file and verification, `load` |
+| `record` | what a record may hold, its canonical JSON, its key and provenance; its file and verification, `load` |
 | `storage` | `save`, `lookup`, `find`, `standing`; `find_each` of a list of runs; `status` of a folder |
 | `files` | writing whole or not at all, setting aside, one holder a run |
 
