@@ -60,14 +60,7 @@ from allora_analysis.grid.reading import final_value, recorded
 
 
 def best_rates(name: str) -> dict[str, dict[float, float]]:
-    """What chose the rates.
-
-    Args:
-        name: the list's.
-
-    Returns:
-        By arm and rate, the validation accuracy averaged over the seeds of `experiments.learning_rates`.
-    """
+    """What chose the rates: by arm and rate, mean validation accuracy over the seeds of `experiments.learning_rates`."""
     listed, scores = LISTS[name], {}
     runs = recorded(learning_rates.PRESETS["desk"])
     for arm in listed.rates:

@@ -60,17 +60,7 @@ class Arguments:
 
 
 def predict(trial: Trial, model: str, data: str, results: Path) -> dict[str, Any]:
-    """A trial's prediction, measured or found recorded.
-
-    Args:
-        trial: the trial.
-        model: where its model is.
-        data: where its data are.
-        results: the folder of records.
-
-    Returns:
-        The result.
-    """
+    """A trial's prediction, measured on a model and data that lie here, or found recorded."""
     from allora_analysis.finetune import data as texts
     from allora_analysis.finetune import sources
 

@@ -157,14 +157,7 @@ def texts(notebook: NotebookNode) -> list[str]:
 
 
 def blemishes(notebook: NotebookNode) -> list[str]:
-    """What may not be kept: warnings, errors, places on this machine, code cells without an execution.
-
-    Args:
-        notebook: executed and cleaned.
-
-    Returns:
-        A line for each.
-    """
+    """What may not be kept, a line each: warnings, errors, places on this machine, code cells without an execution."""
     found = []
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":

@@ -68,14 +68,7 @@ def make_figure(loaded: Loaded[Escape]) -> Figure:
 
 
 def first_step(measured: Mapping[str, Any]) -> str:
-    """Which LoRA's first step ALLoRA's is.
-
-    Args:
-        measured: of one optimizer.
-
-    Returns:
-        In words.
-    """
+    """Which LoRA's first step ALLoRA's is under an optimizer, in words."""
     for key, arm in DISTANCES.items():
         if measured[key][1] < EXACT:
             return f"starts as {LABELS[arm]}"

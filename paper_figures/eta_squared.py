@@ -89,14 +89,7 @@ def make_figure(loaded: Loaded[Gains]) -> Figure:
 
 
 def finding(gain: float) -> str:
-    """What ALLoRA does from η² = 1 to the largest.
-
-    Args:
-        gain: percentage points.
-
-    Returns:
-        In words.
-    """
+    """What ALLoRA does from η² = 1 to the largest, in words; the gain in percentage points."""
     if abs(gain) < 0.5:  # what the experiments ask for is half a point
         return f"stays within {max(abs(gain), 0.1):.1f} points"
     return f"{'gains' if gain > 0 else 'loses'} {abs(gain):.1f} points"

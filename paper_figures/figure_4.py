@@ -43,11 +43,7 @@ def _is_lora_at_base(run: Setting) -> bool:
 
 
 def missing(known: Runs) -> tuple[Missing, ...]:
-    """What of the desk runs is not recorded, experiment by experiment.
-
-    Returns:
-        None, one or two entries.
-    """
+    """What of the desk runs is not recorded, experiment by experiment."""
     own = ablation.PRESETS["desk"]
     shared = [run for run in lists("desk") if run not in own]
     parts = {"ablation": own, "perception": shared}

@@ -71,14 +71,7 @@ def recorded(folder: Path | str | None) -> tuple[Table | None, tuple[str, ...]]:
 
 
 def finding(data: Contrasts) -> str:
-    """What the contrasts say, in two lines.
-
-    Args:
-        data: the contrasts.
-
-    Returns:
-        How many are clear in accuracy and in loss, and the clear one that changes accuracy most.
-    """
+    """In two lines: how many contrasts are clear in accuracy and in loss; the clear one that changes accuracy most."""
     flat = {(name, steps): one for name, of in data.of["accuracy"].items() for steps, one in of.items()}
     n = {len(one.differences) for one in flat.values()}
     seeds = f"{min(n)} seeds" if len(n) == 1 else f"{min(n)} to {max(n)} seeds"
@@ -96,14 +89,7 @@ def finding(data: Contrasts) -> str:
 
 
 def written(name: str) -> str:
-    """A contrast as a reader writes it: arms and optimizers by their labels.
-
-    Args:
-        name: of the contrast.
-
-    Returns:
-        The words.
-    """
+    """A contrast as a reader writes it: arms and optimizers by their labels."""
     labels = {key: look.label for key, look in (ARMS | OPTIMIZERS).items()} | {"inverse_sqrt": "inverse square root"}
     return re.sub(r"\w+", lambda word: labels.get(word[0], word[0]), name)
 

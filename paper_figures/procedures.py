@@ -35,14 +35,7 @@ class Rises(NamedTuple):
 
 
 def load_data(seeds: tuple[int, ...] = SEEDS) -> Loaded[Rises]:
-    """The printed gains, and each procedure's prediction.
-
-    Args:
-        seeds: of the draws.
-
-    Returns:
-        The numbers.
-    """
+    """The printed gains, and each procedure's prediction, over so many draws."""
     predicted = {one.name: [shape(one, seed) for seed in seeds] for one in PROCEDURES}
     return Loaded(Rises({arm: rises(arm) for arm in ("LoRA", "ALLoRA")}, reported_ratio(), predicted))
 

@@ -42,14 +42,7 @@ class Ripple(NamedTuple):
 
 
 def load_data(config: Config = CONFIG) -> Loaded[Ripple]:
-    """Run the study.
-
-    Args:
-        config: its config, η ascending.
-
-    Returns:
-        Its result, and the typical growth between its η.
-    """
+    """Run the study, η ascending: its result, and the typical growth between its η."""
     result = run(config)
     scales = Scales(*(result.predicted[name] for name in Scales._fields))
     eta = np.geomspace(config.eta[0], config.eta[-1], POINTS)

@@ -71,14 +71,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Levels]:
 
 
 def finding(levels: Levels) -> str:
-    """What the screening says, two lines a group.
-
-    Args:
-        levels: the means.
-
-    Returns:
-        For each group the mean difference after few steps and many, and the level that is furthest from LoRA.
-    """
+    """For each group the mean difference after few steps and many; its level that is furthest from LoRA: two lines."""
     told = []
     for group, of in levels.overall.items():
         flat = {(*place, steps): one for place, by in levels.of[group].items() for steps, one in by.items()}

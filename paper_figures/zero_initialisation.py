@@ -61,14 +61,7 @@ def make_figure(loaded: Loaded[Spectra]) -> Figure:
 
 
 def kind(predicted: Mapping[str, Any]) -> str:
-    """What a start is, by its gradient and its eigenvalues' signs.
-
-    Args:
-        predicted: the study's, of the start.
-
-    Returns:
-        In words.
-    """
+    """What a start is, by its gradient and its eigenvalues' signs, in words."""
     if predicted["gradient_norm"] > 0:
         return "a slope" + (", and directions of negative curvature" if predicted["negative"] else "")
     return "no slope: a saddle point" if predicted["negative"] and predicted["positive"] else "no slope"

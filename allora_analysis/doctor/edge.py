@@ -288,14 +288,7 @@ def _predicted(curve: Curve, edge: Mapping[str, float] | None) -> float | None:
 
 
 def table(found: Sequence[Compared]) -> Table:
-    """The comparisons, readable.
-
-    Args:
-        found: what `compared` returned.
-
-    Returns:
-        A table.
-    """
+    """What `compared` found, as a table."""
     told = [one.hit for one in found if one.hit is not None]
     share = f"{sum(told)} of {len(told)} curves where it can be missed"
     title = f"largest stable rate within a factor of {FACTOR:g} of the edge: {share}"
