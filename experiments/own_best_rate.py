@@ -60,7 +60,7 @@ from allora_analysis.grid.reading import final_value, recorded
 
 
 def best_rates(name: str) -> dict[str, dict[float, float]]:
-    """What chose the rates: by arm and rate, mean validation accuracy over the seeds of `experiments.learning_rates`."""
+    """What chose the rates, by arm and rate: mean validation accuracy over `experiments.learning_rates`'s seeds."""
     listed, scores = LISTS[name], {}
     runs = recorded(learning_rates.PRESETS["desk"])
     for arm in listed.rates:
