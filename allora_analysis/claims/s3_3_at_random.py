@@ -317,7 +317,7 @@ def _stacks() -> list[Case]:
     depends_on=("3.3-worst-case",),
 )
 def residual(cases: Cases) -> Finding:
-    """_Residual stacks of L and 2L blocks with a LayerNorm in each branch and without, aligned and at random."""
+    """Residual stacks of L and 2L blocks with a LayerNorm in each branch and without, aligned and at random."""
 
     def draw(rng: np.random.Generator) -> _Residual:
         normalised, aligned = (bool(flag) for flag in rng.random(2) < 0.5)
