@@ -70,14 +70,7 @@ def _wanted(arguments: Arguments) -> tuple[str, ...]:
 
 
 def run(arguments: Arguments) -> int:
-    """Check the claims asked for, print the ledger and write it.
-
-    Args:
-        arguments: the flags.
-
-    Returns:
-        The exit status.
-    """
+    """Check the claims asked for, print the ledger and write it."""
     if arguments.json not in (None, "-"):
         outputs.check_writable("--json", Path(arguments.json))
     _check(arguments)

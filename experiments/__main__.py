@@ -21,7 +21,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from allora_analysis import cli, records, terminal
-from allora_analysis.doctor import curves
+from allora_analysis.doctor import edge
 from allora_analysis.finetune import setting as finetune
 from allora_analysis.finetune.results import check_result, summarised
 from allora_analysis.gradient_std import grid as gradient_std
@@ -32,12 +32,12 @@ from allora_analysis.grid.sources import resolve
 from allora_analysis.validation import ArgumentError, count
 from allora_analysis.zero_initialisation import run as hessian
 
-FOLDERS = (finetune.RESULTS, gradient_std.RESULTS, hessian.RESULTS, curves.RESULTS)
+FOLDERS = (finetune.RESULTS, gradient_std.RESULTS, hessian.RESULTS, edge.RESULTS)
 PROTOCOLS = {
     finetune.STUDY: finetune.PROTOCOL,
     gradient_std.STUDY: PROTOCOL,
     hessian.STUDY: hessian.PROTOCOL,
-    curves.STUDY: curves.PROTOCOL,
+    edge.STUDY: edge.PROTOCOL,
 }
 
 
@@ -51,9 +51,6 @@ class Arguments:
 
 def status(arguments: Arguments) -> int:
     """Print what each folder holds.
-
-    Args:
-        arguments: the flags.
 
     Returns:
         The exit status: 1 if a file is torn.
@@ -111,12 +108,6 @@ class Migration:
 
 def migrate(arguments: Migration) -> int:
     """Migrate what each folder holds, record by record, each only after the check.
-
-    Args:
-        arguments: the flags.
-
-    Returns:
-        The exit status.
 
     Raises:
         ArgumentError: a folder that is not there, a torn record, or one of which a row would read something else.
@@ -180,9 +171,6 @@ class Repetition:
 def reproduce(arguments: Repetition) -> int:
     """Make each run again, one after the other.
 
-    Args:
-        arguments: the flags.
-
     Returns:
         The exit status: 1 if a run came out different.
 
@@ -223,14 +211,7 @@ def _only_one(folders: Sequence[Path], name: str) -> records.Record:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command.
-
-    Args:
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """The command."""
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else ""
     if name in ("--help", "-h"):

@@ -75,10 +75,6 @@ class Arguments:
 def run(arguments: Arguments, grid: Grid = FIGURE_1) -> int:
     """Run what the grid has on this data set and the folder has not.
 
-    Args:
-        arguments: the flags.
-        grid: the grid.
-
     Returns:
         The exit status: 1 if a run diverged, 130 after Ctrl-C.
     """
@@ -131,9 +127,7 @@ def _tidy(folder: Path, found: Iterable[records.Record | None]) -> None:
 def _run(folder: Path, grid: Grid, run: tuple[Arm, int], loaded: Images) -> bool:
     import torch
 
-    from allora_analysis.gradient_std.measurement import Data
-    from allora_analysis.gradient_std.run import Run
-    from allora_analysis.gradient_std.training import Diverged
+    from allora_analysis.gradient_std.run import Data, Diverged, Run
 
     if _record(folder, grid, run, loaded.digest) is not None:  # by a neighbour, meanwhile
         return True
@@ -153,14 +147,7 @@ def _run(folder: Path, grid: Grid, run: tuple[Arm, int], loaded: Images) -> bool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The experiment's command.
-
-    Args:
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """The experiment's command."""
     name = "python -m experiments.gradient_std"
     return cli.guarded(lambda: run(cli.parse(Arguments, name, argv)))
 

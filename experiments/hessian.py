@@ -111,9 +111,6 @@ def chosen(arguments: Arguments, model: str, data: str) -> list[Setting]:
 def run(arguments: Arguments) -> int:
     """Run what is asked for and not recorded.
 
-    Args:
-        arguments: the flags.
-
     Returns:
         The exit status: 130 after Ctrl-C.
 
@@ -153,14 +150,7 @@ def run(arguments: Arguments) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The experiment's command.
-
-    Args:
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """The experiment's command."""
     name = "python -m experiments.hessian"
     return cli.guarded(lambda: run(cli.parse(Arguments, name, argv)))
 

@@ -176,14 +176,7 @@ def _work(lists: Sequence[tuple[list[Cell], int]]) -> Iterator[Callable[[Bench],
 
 
 def run(arguments: Arguments) -> int:
-    """Run, and say what the table shows.
-
-    Args:
-        arguments: the flags.
-
-    Returns:
-        The exit status.
-    """
+    """Run, and say what the table shows."""
     choice("--part", arguments.part, PARTS)
     lists = _chosen(arguments)
     name = arguments.data if arguments.data in ("digits", "mnist", "cifar10") else Path(arguments.data).stem
@@ -245,14 +238,7 @@ def _tell(table: Table) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command.
-
-    Args:
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """The command."""
     program = "python -m experiments.laboratory"
     words = sys.argv[1:] if argv is None else argv
     return cli.guarded(lambda: run(cli.parse(Arguments, program, words)))

@@ -60,14 +60,7 @@ from allora_analysis.grid.reading import final_value, recorded
 
 
 def best_rates(name: str) -> dict[str, dict[float, float]]:
-    """What chose the rates.
-
-    Args:
-        name: the list's.
-
-    Returns:
-        By arm and rate, the validation accuracy averaged over the seeds of `experiments.learning_rates`.
-    """
+    """What chose the rates, by arm and rate: mean validation accuracy over `experiments.learning_rates`'s seeds."""
     listed, scores = LISTS[name], {}
     runs = recorded(learning_rates.PRESETS["desk"])
     for arm in listed.rates:
@@ -131,14 +124,7 @@ def _rates() -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command: the runs, or with `--rates` alone what the old records chose.
-
-    Args:
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """The command: the runs, or with `--rates` alone what the old records chose."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words == ["--rates"]:
         return cli.guarded(_rates)

@@ -39,8 +39,7 @@ from tyro.conf import arg
 
 from allora_analysis import cli, outputs, records, study, terminal
 from allora_analysis.adaptive.recipe import Recipe
-from allora_analysis.doctor import curves
-from allora_analysis.doctor.curves import PROTOCOL, RESULTS, STUDY, Trial
+from allora_analysis.doctor.edge import PROTOCOL, RESULTS, STUDY, TRIALS, Trial, compared, edge, table
 from allora_analysis.validation import ArgumentError
 
 
@@ -61,18 +60,7 @@ class Arguments:
 
 
 def predict(trial: Trial, model: str, data: str, results: Path) -> dict[str, Any]:
-    """A trial's prediction, measured or found recorded.
-
-    Args:
-        trial: the trial.
-        model: where its model is.
-        data: where its data are.
-        results: the folder of records.
-
-    Returns:
-        The result.
-    """
-    from allora_analysis.doctor.edge import edge
+    """A trial's prediction, measured on a model and data that lie here, or found recorded."""
     from allora_analysis.finetune import data as texts
     from allora_analysis.finetune import sources
 
@@ -92,12 +80,6 @@ def predict(trial: Trial, model: str, data: str, results: Path) -> dict[str, Any
 def run(arguments: Arguments) -> int:
     """Predict what is asked for, then print every comparison that is recorded.
 
-    Args:
-        arguments: the flags.
-
-    Returns:
-        The exit status.
-
     Raises:
         ArgumentError: a model without its data, or of another name than the curves'.
     """
@@ -110,27 +92,20 @@ def run(arguments: Arguments) -> int:
             raise ArgumentError(f"--results must be a folder, received the file {str(arguments.results)!r}")
         outputs.check_folder("--results", arguments.results)
         name = arguments.model_name or sources.name_of(arguments.model)
-        trials = [one for one in curves.TRIALS if one.model == name and one.optimizer in arguments.optimizer]
+        trials = [one for one in TRIALS if one.model == name and one.optimizer in arguments.optimizer]
         if not trials:
-            names = ", ".join(dict.fromkeys(one.model for one in curves.TRIALS))
+            names = ", ".join(dict.fromkeys(one.model for one in TRIALS))
             raise ArgumentError(
                 f"--model-name must be one of {names}, with --optimizer adamw or sgd, received {name!r}"
             )
         for trial in trials:
             predict(trial, arguments.model, arguments.data, arguments.results)
-    terminal.tell(lambda: study.show(curves.table(curves.compared(arguments.results))))
+    terminal.tell(lambda: study.show(table(compared(arguments.results))))
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The experiment's command.
-
-    Args:
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """The experiment's command."""
     name = "python -m experiments.stable_rates"
     return cli.guarded(lambda: run(cli.parse(Arguments, name, argv)))
 

@@ -38,12 +38,6 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Execute the notebooks asked for.
 
-    Args:
-        arguments: the flags.
-
-    Returns:
-        The exit status.
-
     Raises:
         ArgumentError: small sizes without --check, a notebook that is not there, an extra that is not installed.
     """
@@ -73,14 +67,7 @@ def run(arguments: Arguments) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command.
-
-    Args:
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """The command."""
     return cli.guarded(lambda: run(cli.parse(Arguments, "python -m notebooks", argv)))
 
 

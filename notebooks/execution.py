@@ -144,9 +144,6 @@ def _relative(output: NotebookNode, root: str) -> None:
 def texts(notebook: NotebookNode) -> list[str]:
     """All that a notebook's outputs say in words.
 
-    Args:
-        notebook: the notebook.
-
     Returns:
         The texts, cell by cell; pictures are left out.
     """
@@ -160,14 +157,7 @@ def texts(notebook: NotebookNode) -> list[str]:
 
 
 def blemishes(notebook: NotebookNode) -> list[str]:
-    """What may not be kept: warnings, errors, places on this machine, code cells without an execution.
-
-    Args:
-        notebook: executed and cleaned.
-
-    Returns:
-        A line for each.
-    """
+    """What may not be kept, a line each: warnings, errors, places on this machine, code cells without an execution."""
     found = []
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
@@ -185,9 +175,6 @@ def blemishes(notebook: NotebookNode) -> list[str]:
 
 def shown_verdicts(notebook: NotebookNode) -> list[tuple[str, str]]:
     """The verdicts that a notebook's tables show.
-
-    Args:
-        notebook: the notebook.
 
     Returns:
         Claim and verdict, sorted, each pair once.

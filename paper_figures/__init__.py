@@ -21,9 +21,10 @@
 | `screening` | the same network over rule, adaptor, η², dropout and optimizer: level by level minus LoRA |
 
 A file of a picture has `load_data()` and `make_figure(loaded)`, one of a table `load_data()` and `make_table(loaded)`;
-`sources` says what they hand on, `numbers` and `gaps` what they share. The paper's numbers come from
-`allora_analysis.claims.tables.reported`, ours from committed records and closed forms: where a record is missing the
-picture says which command makes it. `python -m paper_figures` draws all of them into `docs/`.
+`load_data(folder)` reads the records of that folder in place of the repository's own. `sources` says what they hand on,
+`numbers` and `gaps` what they share. The paper's numbers come from `allora_analysis.claims.tables.reported`, ours from
+committed records and closed forms: where a record is missing the picture says which command makes it.
+`python -m paper_figures` draws all of them into `docs/`.
 """
 
 import allora_analysis  # noqa: F401 - first, so that Ctrl-C ends in a line while the rest is imported

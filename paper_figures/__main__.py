@@ -36,9 +36,6 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Draw what is asked for.
 
-    Args:
-        arguments: the flags.
-
     Returns:
         The exit status: 1 if a record is missing.
 
@@ -84,14 +81,7 @@ def _writers(name: str, module: ModuleType, loaded: Any) -> dict[str, Callable[[
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command.
-
-    Args:
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """The command."""
     return cli.guarded(lambda: run(cli.parse(Arguments, "python -m paper_figures", argv)))
 
 

@@ -39,9 +39,6 @@ class Cells(NamedTuple):
 def cases(wanted: Iterable[Setting]) -> dict[Case, list[Setting]]:
     """Runs of `experiments.perception` and `experiments.ablation` by cell.
 
-    Args:
-        wanted: the runs.
-
     Returns:
         The runs of each cell, in the order of seeds. At η² = 1 the three LoRA arms are one.
     """
@@ -58,15 +55,7 @@ def cases(wanted: Iterable[Setting]) -> dict[Case, list[Setting]]:
 
 
 def accuracies(known: Runs, runs: Sequence[Setting]) -> list[float] | None:
-    """Final test accuracies of a cell, percent, one a seed.
-
-    Args:
-        known: what is recorded.
-        runs: of the cell.
-
-    Returns:
-        The accuracies; None while a seed is missing, or where one diverged before it was evaluated.
-    """
+    """Final test accuracies, percent, one a seed; None where one is missing, or diverged before its evaluation."""
     if not runs or not known.whole(runs):
         return None
     values = [final_accuracy(known.results[run]) for run in runs]

@@ -82,14 +82,7 @@ def _crossover(config: Config, placement: str, noise: float, seed: int) -> int |
 
 @page_style()
 def make_figure(loaded: Loaded[Crossovers]) -> Figure:
-    """Draw the figure.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure."""
     config, result, steps = loaded.data
     figure, ((left, right),) = page(3.5, 1, 2)
     _risks(left, config, result)

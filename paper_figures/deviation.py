@@ -35,15 +35,7 @@ class Deviations(NamedTuple):
 
 
 def load_data(config: Config = CONFIG, keep_probs: tuple[float, ...] = KEEP_PROBS) -> Loaded[Deviations]:
-    """Run the study; the exact law at other keep probabilities.
-
-    Args:
-        config: the study's.
-        keep_probs: of the right panel.
-
-    Returns:
-        The numbers.
-    """
+    """Run the study; the exact law at the right panel's keep probabilities."""
     x, y, w = data(config)
     shares = {keep: [exact_deviation(x, y, w, keep, n).ratio for n in config.masks] for keep in keep_probs}
     return Loaded(Deviations(config, run(config), shares))
@@ -51,14 +43,7 @@ def load_data(config: Config = CONFIG, keep_probs: tuple[float, ...] = KEEP_PROB
 
 @page_style()
 def make_figure(loaded: Loaded[Deviations]) -> Figure:
-    """Draw the figure.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure."""
     config, result, shares = loaded.data
     figure, ((left, right),) = page(2.6, 1, 2)
     _deviations(left, result)
@@ -75,14 +60,7 @@ def make_figure(loaded: Loaded[Deviations]) -> Figure:
 
 
 def result_share(result: Result) -> str:
-    """The exact distance over the bound, at all n.
-
-    Args:
-        result: the study's.
-
-    Returns:
-        The range, or the value where two digits show one.
-    """
+    """The exact distance over the bound, at all n: the range, or the value where two digits show one."""
     ratios = np.asarray(result.predicted["deviation"]) / np.asarray(result.predicted["bound"])
     return " to ".join(dict.fromkeys(f"{end:.2f}" for end in (ratios.min(), ratios.max())))
 

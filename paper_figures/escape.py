@@ -40,9 +40,6 @@ class Escape(NamedTuple):
 def load_data(config: Config = CONFIG) -> Loaded[Escape]:
     """Run the study.
 
-    Args:
-        config: its config.
-
     Returns:
         Its result.
     """
@@ -51,14 +48,7 @@ def load_data(config: Config = CONFIG) -> Loaded[Escape]:
 
 @page_style()
 def make_figure(loaded: Loaded[Escape]) -> Figure:
-    """Draw the figure: a column for each optimizer.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure: a column for each optimizer."""
     config, result = loaded.data
     names = list(dict.fromkeys(config.optimizer))
     figure, axes = page(3.9, 2, len(names), sharey="row")
@@ -78,14 +68,7 @@ def make_figure(loaded: Loaded[Escape]) -> Figure:
 
 
 def first_step(measured: Mapping[str, Any]) -> str:
-    """Which LoRA's first step ALLoRA's is.
-
-    Args:
-        measured: of one optimizer.
-
-    Returns:
-        In words.
-    """
+    """Which LoRA's first step ALLoRA's is under an optimizer, in words."""
     for key, arm in DISTANCES.items():
         if measured[key][1] < EXACT:
             return f"starts as {LABELS[arm]}"

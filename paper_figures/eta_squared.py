@@ -45,9 +45,6 @@ class Gains(NamedTuple):
 def load_data(folder: Path | str | None = None) -> Loaded[Gains]:
     """The printed gains and ours.
 
-    Args:
-        folder: the folder of records; None for the repository's own.
-
     Returns:
         The gains.
     """
@@ -68,14 +65,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Gains]:
 
 @page_style()
 def make_figure(loaded: Loaded[Gains]) -> Figure:
-    """Draw the figure.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure."""
     data = loaded.data
     figure, ((left, right),) = page(2.2, 1, 2, sharey=bool(data.ours))
     for arm, values in data.paper.items():
@@ -99,14 +89,7 @@ def make_figure(loaded: Loaded[Gains]) -> Figure:
 
 
 def finding(gain: float) -> str:
-    """What ALLoRA does from η² = 1 to the largest.
-
-    Args:
-        gain: percentage points.
-
-    Returns:
-        In words.
-    """
+    """What ALLoRA does from η² = 1 to the largest, in words; the gain in percentage points."""
     if abs(gain) < 0.5:  # what the experiments ask for is half a point
         return f"stays within {max(abs(gain), 0.1):.1f} points"
     return f"{'gains' if gain > 0 else 'loses'} {abs(gain):.1f} points"

@@ -81,14 +81,7 @@ def _series(runs: list[list[dict]]) -> Series:
 
 @page_style()
 def make_figure(loaded: Loaded[dict[Arm, Series]]) -> Figure:
-    """Draw the figure: a column for each data set that has a setting in full.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure: a column for each data set that has a setting in full."""
     data = loaded.data
     names = list(dict.fromkeys(arm.data for arm in data if arm.drop_rate > 0))
     if not names:

@@ -54,9 +54,6 @@ class Figure2(NamedTuple):
 def load_data(folder: Path | str | None = None) -> Loaded[Figure2]:
     """Table 2's points; ours where a case is recorded in full.
 
-    Args:
-        folder: the folder of records; None for the repository's own.
-
     Returns:
         The data.
     """
@@ -110,14 +107,7 @@ def _norms(known: Runs, case: list[Setting]) -> Curve:
 
 @page_style()
 def make_figure(loaded: Loaded[Figure2]) -> Figure:
-    """Draw the figure.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure."""
     data = loaded.data
     panels = list(data.norms)
     rows = 1 + (len(panels) + 1) // 2

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 def load_data(folder: Path | str | None = None) -> Loaded[tuple[Comparison, ...]]:
     """The printed gaps and ours.
 
-    Args:
-        folder: the folder of records; None for the repository's own.
-
     Returns:
         The two panels; the paper's own models are among ours where they are recorded.
     """
@@ -46,12 +43,5 @@ def load_data(folder: Path | str | None = None) -> Loaded[tuple[Comparison, ...]
 
 @page_style()
 def make_figure(loaded: Loaded[tuple[Comparison, ...]]) -> Figure:
-    """Draw the figure.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure."""
     return drawn(loaded, height=4.2)

@@ -43,14 +43,7 @@ def _is_lora_at_base(run: Setting) -> bool:
 
 
 def missing(known: Runs) -> tuple[Missing, ...]:
-    """What of the desk runs is not recorded, experiment by experiment.
-
-    Args:
-        known: what is recorded.
-
-    Returns:
-        None, one or two entries.
-    """
+    """What of the desk runs is not recorded, experiment by experiment."""
     own = ablation.PRESETS["desk"]
     shared = [run for run in lists("desk") if run not in own]
     parts = {"ablation": own, "perception": shared}
@@ -59,9 +52,6 @@ def missing(known: Runs) -> tuple[Missing, ...]:
 
 def load_data(folder: Path | str | None = None) -> Loaded[tuple[Comparison, ...]]:
     """The printed gaps and ours.
-
-    Args:
-        folder: the folder of records; None for the repository's own.
 
     Returns:
         The four panels; the paper's own models are among ours where they are recorded.
@@ -77,12 +67,5 @@ def load_data(folder: Path | str | None = None) -> Loaded[tuple[Comparison, ...]
 
 @page_style()
 def make_figure(loaded: Loaded[tuple[Comparison, ...]]) -> Figure:
-    """Draw the figure.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure."""
     return drawn(loaded, height=4.6)

@@ -45,14 +45,7 @@ def load_data() -> Loaded[Curves]:
 
 @page_style()
 def make_figure(loaded: Loaded[Curves]) -> Figure:
-    """Draw the figure.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure."""
     figure, ((left, right),) = page(2.7, 1, 2)
     _paper(left, loaded.data["figure"])
     _family(right, loaded.data["family"])

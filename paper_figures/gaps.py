@@ -65,17 +65,7 @@ class Comparison(NamedTuple):
 
 
 def measured(known: Runs, of: Mapping[Case, list[Setting]], minuend: str, subtrahend: str) -> Gaps:
-    """Gaps between two arms, paired by seed, where both cells are recorded in full.
-
-    Args:
-        known: what is recorded.
-        of: runs by cell.
-        minuend: the arm that is better where a gap is positive.
-        subtrahend: the other.
-
-    Returns:
-        The gaps.
-    """
+    """Gaps of one arm over another, paired by seed, where both cells are recorded in full; `of`: runs by cell."""
     gaps: Gaps = {}
     for case, runs in of.items():
         if case.arm == minuend:
@@ -87,14 +77,7 @@ def measured(known: Runs, of: Mapping[Case, list[Setting]], minuend: str, subtra
 
 
 def printed(panel: Panel) -> Gaps:
-    """A panel's printed gaps, and what its table gives where rounding cannot explain the difference.
-
-    Args:
-        panel: of Figure 3 or 4.
-
-    Returns:
-        The gaps, with the row of averages where it is printed.
-    """
+    """A panel's printed gaps and averages, and what its table gives where rounding cannot explain the difference."""
     compared = iter(panel_cells(panel))
     gaps: Gaps = {}
     for row in panel.rows:
@@ -109,15 +92,7 @@ def printed(panel: Panel) -> Gaps:
 
 
 def drawn(loaded: Loaded[tuple[Comparison, ...]], height: float) -> Figure:
-    """Figure 3 or 4: two of the paper's panels side by side on one scale, our rows below the printed ones.
-
-    Args:
-        loaded: the panels.
-        height: of the page, inches.
-
-    Returns:
-        The figure.
-    """
+    """Figure 3 or 4: two of the paper's panels side by side on one scale, our rows below the printed ones."""
     pairs = [loaded.data[start : start + 2] for start in range(0, len(loaded.data), 2)]
     figure, axes = page(height, len(pairs), 2, sharex=True, sharey="row")
     for row, pair in zip(axes, pairs, strict=True):
@@ -134,14 +109,7 @@ def drawn(loaded: Loaded[tuple[Comparison, ...]], height: float) -> Figure:
 
 
 def finding(comparison: Comparison) -> str:
-    """What a panel shows.
-
-    Args:
-        comparison: the panel.
-
-    Returns:
-        The two arms, and the mean gap over all cells and η², printed and, where there is one, ours.
-    """
+    """What a panel shows: the two arms, and the mean gap over all cells and η², printed and, if there is one, ours."""
 
     def mean(of: Gaps) -> str:
         gaps = [gap.value for cell, by_eta2 in of.items() if cell != AVERAGE for gap in by_eta2.values()]
@@ -197,13 +165,7 @@ def _label(axis: Axes, places: Mapping[tuple[bool, Cell], float]) -> None:
 
 
 def legend(figure: Figure, comparisons: Sequence[Comparison], missing: Sequence[Missing]) -> None:
-    """What the markers mean and what is not recorded, below the figure.
-
-    Args:
-        figure: the figure.
-        comparisons: what is drawn.
-        missing: what is not recorded.
-    """
+    """What the markers mean and what is not recorded, below the figure."""
     ink = COLOURS["measured"]
     handles = [Line2D([], [], color=ink, marker=marker, ls="", label=f"η² = {x:g}") for x, marker in MARKERS.items()]
     if any(gap.table is not None for one in comparisons for of in one.paper.values() for gap in of.values()):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from matplotlib.lines import Line2D
 
 from allora_analysis.laboratory.design import STEPS, contrasts
-from allora_analysis.laboratory.table import ALL_SEEDS, ENDPOINTS, RESULTS, read
+from allora_analysis.laboratory.table import ALL_SEEDS, ENDPOINTS, RESULTS, Table, read
 from allora_analysis.plotting import ARMS, COLOURS, OPTIMIZERS, page, page_style
 from allora_analysis.statistics import Difference
 from paper_figures.sources import Loaded, Missing, say_missing
@@ -44,18 +44,14 @@ class Contrasts(NamedTuple):
 def load_data(folder: Path | str | None = None) -> Loaded[Contrasts]:
     """The recorded contrasts, of at least `LEAST` seeds.
 
-    Args:
-        folder: of the laboratory's tables; None for the repository's own.
-
     Returns:
         By endpoint, name and number of steps.
     """
-    path = Path(RESULTS if folder is None else folder) / f"{DATA}.jsonl"
+    table, files = recorded(folder)
     found: dict[str, dict[str, dict[int, Difference]]] = {endpoint: {} for endpoint in ENDPOINTS}
     wanted = contrasts()
     lacking = len(wanted)
-    if path.is_file():
-        table = read(path)
+    if table is not None:
         seeds = {one: len(table.differences(one.first, one.second, "loss")) for one in wanted}
         whole, lacking = [one for one in wanted if seeds[one] >= LEAST], sum(n < len(ALL_SEEDS) for n in seeds.values())
         for endpoint in ENDPOINTS:
@@ -65,18 +61,17 @@ def load_data(folder: Path | str | None = None) -> Loaded[Contrasts]:
                     found[endpoint].setdefault(base, {})[int(steps.split()[0])] = one
     told = f"{lacking} of {len(wanted)} contrasts lack seeds of their {len(ALL_SEEDS)}"
     missing = (Missing(told, COMMAND),) if lacking else ()
-    return Loaded(Contrasts(found), (f"laboratory/{DATA}",) if path.is_file() else (), missing)
+    return Loaded(Contrasts(found), files, missing)
+
+
+def recorded(folder: Path | str | None) -> tuple[Table | None, tuple[str, ...]]:
+    """The laboratory's table and what a picture calls it; None and nothing where none is recorded."""
+    path = Path(RESULTS if folder is None else folder) / f"{DATA}.jsonl"
+    return (read(path), (f"laboratory/{DATA}",)) if path.is_file() else (None, ())
 
 
 def finding(data: Contrasts) -> str:
-    """What the contrasts say, in two lines.
-
-    Args:
-        data: the contrasts.
-
-    Returns:
-        How many are clear in accuracy and in loss, and the clear one that changes accuracy most.
-    """
+    """In two lines: how many contrasts are clear in accuracy and in loss; the clear one that changes accuracy most."""
     flat = {(name, steps): one for name, of in data.of["accuracy"].items() for steps, one in of.items()}
     n = {len(one.differences) for one in flat.values()}
     seeds = f"{min(n)} seeds" if len(n) == 1 else f"{min(n)} to {max(n)} seeds"
@@ -94,28 +89,14 @@ def finding(data: Contrasts) -> str:
 
 
 def written(name: str) -> str:
-    """A contrast as a reader writes it: arms and optimizers by their labels.
-
-    Args:
-        name: of the contrast.
-
-    Returns:
-        The words.
-    """
+    """A contrast as a reader writes it: arms and optimizers by their labels."""
     labels = {key: look.label for key, look in (ARMS | OPTIMIZERS).items()} | {"inverse_sqrt": "inverse square root"}
     return re.sub(r"\w+", lambda word: labels.get(word[0], word[0]), name)
 
 
 @page_style()
 def make_figure(loaded: Loaded[Contrasts]) -> Figure:
-    """Draw the figure.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure."""
     names = list(loaded.data.of["loss"])
     figure, axes = page(1.1 + 0.2 * max(len(names), 8), 1, 2, sharey=bool(names))
     if not names:
@@ -127,13 +108,25 @@ def make_figure(loaded: Loaded[Contrasts]) -> Figure:
         _forest(axis, endpoint, names, loaded.data.of[endpoint])
     axes[0, 0].set_yticks(range(len(names)), [written(name) for name in names])
     axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
-    ink = {"color": COLOURS["measured"], "ls": "", "marker": "o"}
-    handles = [
-        Line2D([], [], mfc="white" if steps == STEPS[0] else None, label=f"{steps} steps", **ink) for steps in STEPS
-    ]
-    handles += [Line2D([], [], color=colour, label=label) for colour, label in COLOUR.values()]
+    handles = step_handles() + [Line2D([], [], color=colour, label=label) for colour, label in COLOUR.values()]
     figure.legend(handles=handles, ncols=len(handles), loc="outside lower center")
     return figure
+
+
+def step_handles() -> list[Line2D]:
+    """The legend of few steps (hollow) and many (filled)."""
+    ink = {"color": COLOURS["measured"], "ls": "", "marker": "o"}
+    return [
+        Line2D([], [], mfc="white" if steps == STEPS[0] else None, label=f"{steps} steps", **ink) for steps in STEPS
+    ]
+
+
+def draw_difference(axis: Axes, place: float, steps: int, one: Difference, scale: float, colour: str) -> None:
+    """A mean difference and its interval, on the line of its place: few steps hollow and above, many filled."""
+    few = steps == STEPS[0]
+    y = place + (-0.17 if few else 0.17)
+    axis.plot([scale * end for end in one.interval], [y, y], color=colour, lw=0.9)
+    axis.plot(scale * one.mean, y, "o", ms=2.8, color=colour, mfc="white" if few else colour)
 
 
 def _forest(axis: Axes, endpoint: str, names: list[str], of: Mapping[str, Mapping[int, Difference]]) -> None:
@@ -142,10 +135,6 @@ def _forest(axis: Axes, endpoint: str, names: list[str], of: Mapping[str, Mappin
     for place, name in enumerate(names):
         for steps, one in of[name].items():
             better = one.sign * (1 if endpoint == "accuracy" else -1)
-            colour, _ = COLOUR[better]
-            low, high = (scale * end for end in one.interval)
-            y, middle = place + (-0.17 if steps == STEPS[0] else 0.17), scale * one.mean
-            axis.plot([low, high], [y, y], color=colour, lw=0.9)
-            axis.plot(middle, y, "o", ms=2.8, color=colour, mfc="white" if steps == STEPS[0] else colour)
+            draw_difference(axis, place, steps, one, scale, COLOUR[better][0])
     axis.set_xlabel(f"difference, {unit}")
     axis.grid(axis="y", visible=False)

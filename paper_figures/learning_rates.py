@@ -61,9 +61,6 @@ class Curves(NamedTuple):
 def load_data(folder: Path | str | None = None) -> Loaded[Curves]:
     """Our curves where an arm is recorded in full.
 
-    Args:
-        folder: the folder of records; None for the repository's own.
-
     Returns:
         By panel and arm.
     """
@@ -104,14 +101,7 @@ def _arm(known: Runs, of: list[Setting]) -> Arm:
 
 @page_style()
 def make_figure(loaded: Loaded[Curves]) -> Figure:
-    """Draw the figure.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure."""
     arms, missing = loaded.data
     figure, axes = page(0.6 + 1.9 * len(arms), len(arms), 2, gridspec_kw={"width_ratios": (1.4, 1)})
     for (left, right), (panel, of) in zip(axes, arms.items(), strict=True):

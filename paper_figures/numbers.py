@@ -46,14 +46,7 @@ class Curve(NamedTuple):
 
 
 def over_seeds(values: ArrayLike) -> Average:
-    """Mean over the first axis, and Student's interval mean ± t·s/√n.
-
-    Args:
-        values: (seeds, …), independent.
-
-    Returns:
-        Mean and half-width.
-    """
+    """Mean over the first axis (seeds, independent), and half of Student's interval mean ± t·s/√n."""
     from scipy.special import stdtrit
 
     array = np.asarray(values, dtype=np.float64)
@@ -65,14 +58,7 @@ def over_seeds(values: ArrayLike) -> Average:
 
 
 def accuracy_by_epoch(runs: Sequence[Mapping[str, Any]]) -> Curve:
-    """Test accuracy by epoch, percent, over the epochs that every run reached.
-
-    Args:
-        runs: results, one a seed.
-
-    Returns:
-        The curve.
-    """
+    """Test accuracy by epoch, percent, of runs, one a seed, over the epochs that every run reached."""
     epochs = [run["epochs"] for run in runs]
     shortest = min(len(of) for of in epochs)
     values = [[100 * entry["test_accuracy"] for entry in of[:shortest]] for of in epochs]

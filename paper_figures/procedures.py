@@ -35,28 +35,14 @@ class Rises(NamedTuple):
 
 
 def load_data(seeds: tuple[int, ...] = SEEDS) -> Loaded[Rises]:
-    """The printed gains, and each procedure's prediction.
-
-    Args:
-        seeds: of the draws.
-
-    Returns:
-        The numbers.
-    """
+    """The printed gains, and each procedure's prediction, over so many draws."""
     predicted = {one.name: [shape(one, seed) for seed in seeds] for one in PROCEDURES}
     return Loaded(Rises({arm: rises(arm) for arm in ("LoRA", "ALLoRA")}, reported_ratio(), predicted))
 
 
 @page_style()
 def make_figure(loaded: Loaded[Rises]) -> Figure:
-    """Draw the figure.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure."""
     figure, ((left, right),) = page(3.0, 1, 2, width_ratios=(1, 1.3))
     _gains(left, loaded.data)
     _predictions(right, loaded.data)

@@ -42,14 +42,7 @@ class Ripple(NamedTuple):
 
 
 def load_data(config: Config = CONFIG) -> Loaded[Ripple]:
-    """Run the study.
-
-    Args:
-        config: its config, η ascending.
-
-    Returns:
-        Its result, and the typical growth between its η.
-    """
+    """Run the study, η ascending: its result, and the typical growth between its η."""
     result = run(config)
     scales = Scales(*(result.predicted[name] for name in Scales._fields))
     eta = np.geomspace(config.eta[0], config.eta[-1], POINTS)
@@ -61,14 +54,7 @@ def load_data(config: Config = CONFIG) -> Loaded[Ripple]:
 
 @page_style()
 def make_figure(loaded: Loaded[Ripple]) -> Figure:
-    """Draw the figure.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure."""
     data = loaded.data
     figure, ((left, right),) = page(3.2, 1, 2)
     _growth(left, data)

@@ -14,13 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from matplotlib.lines import Line2D
-
 from allora_analysis.laboratory.design import FAMILY, STEPS, reference, screening
-from allora_analysis.laboratory.table import RESULTS, SCREENING, read
+from allora_analysis.laboratory.table import SCREENING
 from allora_analysis.plotting import COLOURS, OPTIMIZERS, page, page_style
 from allora_analysis.statistics import Difference
-from paper_figures.laboratory import DATA
+from paper_figures.laboratory import draw_difference, recorded, step_handles
 from paper_figures.sources import Loaded, Missing, say_missing
 
 if TYPE_CHECKING:
@@ -51,18 +49,14 @@ class Levels(NamedTuple):
 def load_data(folder: Path | str | None = None) -> Loaded[Levels]:
     """The recorded cells' means by level; cells that lack seeds are left out.
 
-    Args:
-        folder: of the laboratory's tables; None for the repository's own.
-
     Returns:
         By group, level and number of steps.
     """
-    path = Path(RESULTS if folder is None else folder) / f"{DATA}.jsonl"
+    table, files = recorded(folder)
     found: dict[str, dict[Place, dict[int, Difference]]] = {group: {} for group in GROUPS}
     overall: dict[str, dict[int, Difference]] = {group: {} for group in GROUPS}
     wanted, whole = [cell for cell in screening() if cell.rule in FAMILY], []
-    if path.is_file():
-        table = read(path)
+    if table is not None:
         whole = [one for one in wanted if len(table.differences(one, reference(one), "loss")) >= len(SCREENING)]
         for (group, rules), steps in itertools.product(GROUPS.items(), STEPS):
             cells = [cell for cell in whole if cell.rule in rules and cell.steps == steps]
@@ -72,20 +66,12 @@ def load_data(folder: Path | str | None = None) -> Loaded[Levels]:
                     found[group].setdefault((factor, level), {})[steps] = one
     lacking = len(wanted) - len(whole)
     missing = (Missing(f"{lacking} of {len(wanted)} cells lack their {len(SCREENING)} seeds", COMMAND),)
-    files = (f"laboratory/{DATA}",) if path.is_file() else ()
     cells = {group: sum(cell.rule in rules for cell in whole) for group, rules in GROUPS.items()}
     return Loaded(Levels(found, overall, cells), files, missing if lacking else ())
 
 
 def finding(levels: Levels) -> str:
-    """What the screening says, two lines a group.
-
-    Args:
-        levels: the means.
-
-    Returns:
-        For each group the mean difference after few steps and many, and the level that is furthest from LoRA.
-    """
+    """For each group the mean difference after few steps and many; its level that is furthest from LoRA: two lines."""
     told = []
     for group, of in levels.overall.items():
         flat = {(*place, steps): one for place, by in levels.of[group].items() for steps, one in by.items()}
@@ -108,14 +94,7 @@ def _written(level: object) -> str:
 
 @page_style()
 def make_figure(loaded: Loaded[Levels]) -> Figure:
-    """Draw the figure.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure."""
     order = {name: place for place, name in enumerate(FACTORS)}
     levels = sorted(
         {one for of in loaded.data.of.values() for one in of}, key=lambda one: (order[one[0]], *_rank(one[1]))
@@ -136,10 +115,7 @@ def make_figure(loaded: Loaded[Levels]) -> Figure:
         axis.set_title(f"{group}, {loaded.data.cells[group]} cells")
     axes[0, 0].set_yticks(list(places.values()), names)
     axes[0, 0].set_ylim(places[levels[-1]] + 0.6, -0.6)
-    ink = {"color": COLOURS["measured"], "marker": "o"}
-    handles = [
-        Line2D([], [], mfc="white" if steps == STEPS[0] else None, label=f"{steps} steps", **ink) for steps in STEPS
-    ]
+    handles = step_handles()
     figure.legend(handles=handles, ncols=len(handles), loc="outside lower center")
     return figure
 
@@ -152,8 +128,6 @@ def _draw(axis: Axes, rows: Mapping[float, Mapping[int, Difference]]) -> None:
     axis.axvline(0, color="0.4", lw=0.6)
     for place, row in rows.items():
         for steps, one in row.items():
-            y, few = place + (-0.17 if steps == STEPS[0] else 0.17), steps == STEPS[0]
-            axis.plot([100 * end for end in one.interval], [y, y], color=COLOURS["measured"], lw=0.9)
-            axis.plot(100 * one.mean, y, "o", ms=2.8, color=COLOURS["measured"], mfc="white" if few else None)
+            draw_difference(axis, place, steps, one, 100.0, COLOURS["measured"])
     axis.set_xlabel("minus LoRA, points of test accuracy")
     axis.grid(axis="y", visible=False)

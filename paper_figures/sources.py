@@ -107,10 +107,6 @@ class Runs(NamedTuple):
 def runs(wanted: Iterable[Setting], folder: Path | str | None = None) -> Runs:
     """What is recorded of a list of fine-tuning runs.
 
-    Args:
-        wanted: the runs.
-        folder: the folder of records; None for the repository's own.
-
     Returns:
         The runs that have a record.
     """

@@ -42,9 +42,6 @@ def _percent(row: CommonsenseRow) -> float:
 def make_table(loaded: Loaded[tuple[Row, ...]]) -> Table:
     """The table.
 
-    Args:
-        loaded: as from `load_data`.
-
     Returns:
         The paper's columns, and the recomputed ones.
     """

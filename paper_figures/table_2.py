@@ -34,9 +34,6 @@ class Rates(NamedTuple):
 def load_data(folder: Path | str | None = None) -> Loaded[Rates]:
     """The printed columns; ours where a drop rate is recorded in full.
 
-    Args:
-        folder: the folder of records; None for the repository's own.
-
     Returns:
         Both; ours by placement and drop rate.
     """
@@ -56,9 +53,6 @@ def load_data(folder: Path | str | None = None) -> Loaded[Rates]:
 
 def make_table(loaded: Loaded[Rates]) -> Table:
     """The table: a row a drop rate.
-
-    Args:
-        loaded: as from `load_data`.
 
     Returns:
         The paper's four numbers, and ours.

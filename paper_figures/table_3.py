@@ -19,14 +19,7 @@ METHODS = {"LoRA": "lora_eta", "LoRA, classifier at l_b": OWN_HEAD, "ALLoRA": "a
 
 
 def load_data(folder: Path | str | None = None) -> Loaded[Cells]:
-    """The printed cells; ours where a cell is recorded in full.
-
-    Args:
-        folder: the folder of records; None for the repository's own.
-
-    Returns:
-        Both.
-    """
+    """The printed cells; ours where a cell is recorded in full."""
     desk = perception.PRESETS["desk"]
     known = runs([*desk, *perception.PRESETS["paper"]], folder)
     data = both(TABLE_3, known, desk, perception.PRESETS["paper"])
@@ -35,9 +28,6 @@ def load_data(folder: Path | str | None = None) -> Loaded[Cells]:
 
 def make_table(loaded: Loaded[Cells]) -> Table:
     """The table: a row an η² and a method.
-
-    Args:
-        loaded: as from `load_data`.
 
     Returns:
         The paper's columns, and ours.

@@ -16,14 +16,7 @@ from paper_figures.tables import Table
 
 
 def load_data(folder: Path | str | None = None) -> Loaded[Cells]:
-    """The printed cells; ours where a cell is recorded in full.
-
-    Args:
-        folder: the folder of records; None for the repository's own.
-
-    Returns:
-        Both.
-    """
+    """The printed cells; ours where a cell is recorded in full."""
     desk, paper = lists("desk"), lists("paper")
     known = runs([*desk, *paper], folder)
     return Loaded(both(TABLE_4, known, desk, paper), known.names(known.results), missing(known))
@@ -31,9 +24,6 @@ def load_data(folder: Path | str | None = None) -> Loaded[Cells]:
 
 def make_table(loaded: Loaded[Cells]) -> Table:
     """The table: a row an η² and a method.
-
-    Args:
-        loaded: as from `load_data`.
 
     Returns:
         The paper's columns, and ours.

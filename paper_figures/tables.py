@@ -127,15 +127,7 @@ def latex(text: str) -> str:
 
 
 def averaged(values: Sequence[float] | None, digits: int = 1) -> str:
-    """A mean over seeds with half the width of its 95 % interval.
-
-    Args:
-        values: one a seed, or None.
-        digits: decimals.
-
-    Returns:
-        "71.2 ± 0.8", or "—" for None.
-    """
+    """A mean over seeds with half the width of its 95 % interval, "71.2 ± 0.8"; "—" for None."""
     if values is None:
         return NONE
     mean, half = over_seeds(values)
@@ -143,14 +135,5 @@ def averaged(values: Sequence[float] | None, digits: int = 1) -> str:
 
 
 def with_half(mean: float, half: float, digits: int = 1) -> str:
-    """A mean and half the width of its interval.
-
-    Args:
-        mean: the mean.
-        half: half the width.
-        digits: decimals.
-
-    Returns:
-        "71.2 ± 0.8".
-    """
+    """A mean and half the width of its interval, "71.2 ± 0.8"."""
     return f"{mean:.{digits}f} ± {half:.{digits}f}"

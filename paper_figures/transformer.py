@@ -50,14 +50,7 @@ def load_data() -> Loaded[dict[str, dict[str, Any] | None]]:
 
 @page_style()
 def make_figure(loaded: Loaded[dict[str, dict[str, Any] | None]]) -> Figure:
-    """Draw the figure: a column for each model, a row for each quantity.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure: a column for each model, a row for each quantity."""
     figure, axes = page(6.2, 4, 2)
     missing = {one.what.split()[0]: one for one in loaded.missing}
     for column, (name, sweep) in zip(axes.T, loaded.data.items(), strict=True):

@@ -38,10 +38,6 @@ class Width(NamedTuple):
 def load_data(config: Config = CONFIG, folder: Path | str | None = None) -> Loaded[Width]:
     """Run the study, and read what is recorded of ALLoRA under AdamW.
 
-    Args:
-        config: its config.
-        folder: the folder of records; None for the repository's own.
-
     Returns:
         Both; at the mean row norm, so that the mean factor has fallen no further.
     """
@@ -55,14 +51,7 @@ def load_data(config: Config = CONFIG, folder: Path | str | None = None) -> Load
 
 @page_style()
 def make_figure(loaded: Loaded[Width]) -> Figure:
-    """Draw the figure.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure."""
     config, result, ends = loaded.data
     figure, ((left, right),) = page(2.7, 1, 2)
     kept_panel(left, config, result)

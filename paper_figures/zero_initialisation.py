@@ -37,9 +37,6 @@ class Spectra(NamedTuple):
 def load_data(config: Config = CONFIG) -> Loaded[Spectra]:
     """Run the study.
 
-    Args:
-        config: its config.
-
     Returns:
         The spectra of both starts.
     """
@@ -50,14 +47,7 @@ def load_data(config: Config = CONFIG) -> Loaded[Spectra]:
 
 @page_style()
 def make_figure(loaded: Loaded[Spectra]) -> Figure:
-    """Draw the figure.
-
-    Args:
-        loaded: as from `load_data`.
-
-    Returns:
-        The figure.
-    """
+    """Draw the figure."""
     data = loaded.data
     figure, (axes,) = page(2.7, 1, 2, sharey=True)
     for axis, name in zip(axes, STARTS, strict=True):
@@ -71,14 +61,7 @@ def make_figure(loaded: Loaded[Spectra]) -> Figure:
 
 
 def kind(predicted: Mapping[str, Any]) -> str:
-    """What a start is, by its gradient and its eigenvalues' signs.
-
-    Args:
-        predicted: the study's, of the start.
-
-    Returns:
-        In words.
-    """
+    """What a start is, by its gradient and its eigenvalues' signs, in words."""
     if predicted["gradient_norm"] > 0:
         return "a slope" + (", and directions of negative curvature" if predicted["negative"] else "")
     return "no slope: a saddle point" if predicted["negative"] and predicted["positive"] else "no slope"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from allora_analysis.doctor.curves import TRIALS, Compared, Curve, _predicted, compared, curves, table
+from allora_analysis.doctor.edge import TRIALS, Compared, Curve, Edge, _predicted, compared, curves, table
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from experiments import stable_rates
 from tests.toy_run import save
@@ -108,16 +108,15 @@ def test_the_comparison_is_a_table(tmp_path, capsys):
 
 
 def test_a_prediction_is_recorded_once(tmp_path, monkeypatch):
-    from allora_analysis.doctor import edge
     from allora_analysis.finetune import data, sources
 
     calls = []
 
     def measured(*args, **kwargs):
         calls.append((args, kwargs))
-        return edge.Edge(5.0, 0.4, 2.0, 13, 0.69, kwargs["steps"], 1.0)
+        return Edge(5.0, 0.4, 2.0, 13, 0.69, kwargs["steps"], 1.0)
 
-    monkeypatch.setattr(edge, "edge", measured)
+    monkeypatch.setattr(stable_rates, "edge", measured)
     monkeypatch.setattr(sources, "digest", lambda source: "0" * 64)
     monkeypatch.setattr(data, "load", lambda source, name: type("Data", (), {"digest": "1" * 64}))
     words = ["--model", "x", "--model-name", "all-MiniLM-L6-v2", "--data", "y", "--results", str(tmp_path)]

@@ -9,7 +9,7 @@ import pytest
 from allora_analysis import records
 from allora_analysis.gradient_std import grid as grids
 from allora_analysis.gradient_std import run as runs
-from allora_analysis.gradient_std.training import Diverged
+from allora_analysis.gradient_std.run import Diverged
 from allora_analysis.validation import ArgumentError
 from experiments import gradient_std as experiment
 from tests.tiny_figure_1 import TINY

@@ -13,7 +13,7 @@ from tests import tiny_finetune as tiny
 pytest.importorskip("peft")
 import transformers
 
-from allora_analysis.finetune import arms, models, trainer
+from allora_analysis.finetune import arms, models, training
 from allora_analysis.finetune import data as text_data
 from allora_analysis.finetune.progress import quiet
 from allora_analysis.lora.pairs import lora_pairs
@@ -130,7 +130,7 @@ def first_step(folder, tmp_path, arm, **fields):
     made = setting(arm, optimizer="sgd", schedule="constant", max_steps=1, batch_size=8, **fields)
     data = text_data.load(str(tiny.sentences(tmp_path / "films", 8)))
     transformers.set_seed(0)
-    whole = trainer.make(made, models.load(folder, 2), data, tmp_path / "run", save_steps=10**9, device="cpu")
+    whole = training.make(made, models.load(folder, 2), data, tmp_path / "run", save_steps=10**9, device="cpu")
     before = state(whole.model)
     with quiet():
         whole.train()

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from allora_analysis.finetune import models, sources
-from allora_analysis.finetune.data import TextData
+from allora_analysis.finetune.data import Choices, TextData
 from allora_analysis.finetune.setting import Setting
-from allora_analysis.finetune.splits import Choices
 from allora_analysis.validation import ArgumentError
 from tests import tiny_finetune as tiny
 from tests.hardening.fuzz import limited

@@ -12,8 +12,8 @@ import torch
 
 from allora_analysis.cli import main
 from allora_analysis.finetune import data as text_data
+from allora_analysis.finetune.data import choices
 from allora_analysis.finetune.setting import Setting, check
-from allora_analysis.finetune.splits import choices
 from allora_analysis.finetune.study import STUDY
 from allora_analysis.validation import ArgumentError
 from tests import tiny_finetune as tiny

@@ -60,7 +60,7 @@ def test_loads_and_steps(films, capsys, name):
 def test_a_language_model_answers_better_than_its_prompt_reversed(capsys, tmp_path):
     """SmolLM2 finds a natural sentence likelier than the same words in another order."""
     from allora_analysis.finetune import multiple_choice
-    from allora_analysis.finetune.splits import Choices
+    from allora_analysis.finetune.data import Choices
 
     loaded = models.load(inside(*MODELS["smollm2"]), None)
     loaded.model.eval()

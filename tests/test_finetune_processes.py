@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from allora_analysis.cli import main
-from allora_analysis.finetune import processes
+from allora_analysis.finetune import machine
 from allora_analysis.finetune.study import STUDY
 from tests import tiny_finetune as tiny
 
@@ -62,8 +62,8 @@ def test_two_processes_are_one_run(root, tmp_path, capsys):
 
 @pytest.mark.bad_input
 def test_a_batch_that_the_processes_cannot_share(root, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(processes, "world", lambda: 3)
-    monkeypatch.setattr(processes, "agree", lambda value, device: value)
+    monkeypatch.setattr(machine, "world", lambda: 3)
+    monkeypatch.setattr(machine, "agree", lambda value, device: value)
     assert main(STUDY, flags(root, tmp_path, "--accumulation", "2")) == 2
     assert "multiple of accumulation × processes = 2 × 3, received 8" in capsys.readouterr().err
 
@@ -71,5 +71,5 @@ def test_a_batch_that_the_processes_cannot_share(root, tmp_path, capsys, monkeyp
 def test_one_process_agrees_with_itself(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert (processes.rank(), processes.world()) == (0, 1)
-    assert processes.agree("value", "cpu") == "value"
+    assert (machine.rank(), machine.world()) == (0, 1)
+    assert machine.agree("value", "cpu") == "value"

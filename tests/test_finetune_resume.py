@@ -23,7 +23,7 @@ from allora_analysis.validation import ArgumentError
 from tests import tiny_finetune as tiny
 
 pytest.importorskip("peft")
-from allora_analysis.finetune import history, models, run, sources, task
+from allora_analysis.finetune import models, run, sources, trainer
 
 ROOT = Path(__file__).parents[1]
 # Dropout of the model's own and of the adapters, a warm-up and parts of a batch: all of it must go on where it was.
@@ -81,14 +81,14 @@ def record(results):
 
 def stop_at(monkeypatch, step, error):
     """Stop at the very end of a step, after its evaluation and its checkpoint; the next start is left alone."""
-    theirs = task.Watched._maybe_log_save_evaluate
+    theirs = trainer.Watched._maybe_log_save_evaluate
 
     def stopped(self, *args, **kwargs):
         theirs(self, *args, **kwargs)
         if self.state.global_step == step:
             raise error
 
-    monkeypatch.setattr(task.Watched, "_maybe_log_save_evaluate", stopped)
+    monkeypatch.setattr(trainer.Watched, "_maybe_log_save_evaluate", stopped)
 
 
 def checkpoints(results):
@@ -119,7 +119,7 @@ def test_the_assertion_sees_a_run_that_forgot_its_dropout(folder, films, undistu
         with pytest.raises(Killed):
             start(folder, films, tmp_path)
         patch.undo()
-        patch.setattr(task.Watched, "_load_rng_state", lambda self, checkpoint: None)
+        patch.setattr(trainer.Watched, "_load_rng_state", lambda self, checkpoint: None)
         assert plain(start(folder, films, tmp_path).result) != undisturbed
 
 
@@ -161,7 +161,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(folder, films, undisturbed,
     def torchs(*args, **kwargs):
         raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
 
-    theirs, calls = task.Watched._save_checkpoint, []
+    theirs, calls = trainer.Watched._save_checkpoint, []
 
     def second(self, *args, **kwargs):
         calls.append(self.state.global_step)
@@ -175,7 +175,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(folder, films, undisturbed,
         theirs(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(task.Watched, "_save_checkpoint", second)
+        patch.setattr(trainer.Watched, "_save_checkpoint", second)
         with pytest.raises(ArgumentError, match="cannot be written") as caught:
             start(folder, films, tmp_path)
     assert "\n" not in str(caught.value)
@@ -192,14 +192,14 @@ def command(folder, results):
 
 @pytest.mark.parametrize(("step", "words"), [(2, "the start: no checkpoint yet"), (5, "step 4")])
 def test_ctrl_c_says_where_the_same_command_goes_on(folder, tmp_path, monkeypatch, capsys, step, words):
-    theirs = history.History.on_step_end
+    theirs = trainer.History.on_step_end
 
     def interrupted(self, args, state, control, **kwargs):
         theirs(self, args, state, control, **kwargs)
         if state.global_step == step:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(history.History, "on_step_end", interrupted)
+    monkeypatch.setattr(trainer.History, "on_step_end", interrupted)
     assert main(STUDY, command(folder, tmp_path)) == 130
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -242,7 +242,7 @@ def test_a_recorded_run_is_found_without_loading_torch(folder, films, undisturbe
 
 
 def test_norms_are_in_the_log_once(undisturbed):
-    assert undisturbed["row_norms"]["step"] == list(history.norm_steps(12))
+    assert undisturbed["row_norms"]["step"] == list(trainer.norm_steps(12))
 
 
 @pytest.mark.parametrize("arm", ["asf_lora", "allora_od", "lora_x_eta", "pissa", "dora", "head_only", "allora_adamw"])

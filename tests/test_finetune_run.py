@@ -23,7 +23,7 @@ pytest.importorskip("peft")
 import torch
 from transformers import TrainerCallback
 
-from allora_analysis.finetune import classification, history, memory, models, run, task, trainer
+from allora_analysis.finetune import classification, machine, models, run, trainer, training
 from allora_analysis.finetune.progress import quiet
 from allora_analysis.finetune.results import SERIES
 from allora_analysis.grid.reading import right_rows
@@ -97,7 +97,7 @@ def test_learns(films, tmp_path):
 
 @pytest.mark.parametrize("total", [1, 5, 10, 11, 500])
 def test_norms_are_taken_at_the_first_steps_and_the_last(total):
-    steps = history.norm_steps(total)
+    steps = trainer.norm_steps(total)
     assert steps[:1] == (0,)
     assert steps[-1] == total
     assert list(steps) == sorted(set(steps))
@@ -144,7 +144,7 @@ def test_a_rate_that_is_far_too_large_ends_the_run(films):
 
 def test_weights_that_the_last_step_of_an_epoch_breaks(films, monkeypatch):
     """The loss was finite; the evaluation's is not: nothing of it is kept, and the step that broke it is named."""
-    theirs = history.History.on_step_end
+    theirs = trainer.History.on_step_end
 
     def breaking(self, args, state, control, model=None, **kwargs):
         if state.global_step == 12:
@@ -152,7 +152,7 @@ def test_weights_that_the_last_step_of_an_epoch_breaks(films, monkeypatch):
                 model.base_model.model.classifier.modules_to_save.default.bias.fill_(math.nan)
         theirs(self, args, state, control, model=model, **kwargs)
 
-    monkeypatch.setattr(history.History, "on_step_end", breaking)
+    monkeypatch.setattr(trainer.History, "on_step_end", breaking)
     result = start(films, setting()).result
     assert (result["diverged_at_step"], result["steps"]) == (12, 12)
     assert [entry["step"] for entry in result["epochs"]] == [6]
@@ -161,7 +161,7 @@ def test_weights_that_the_last_step_of_an_epoch_breaks(films, monkeypatch):
 
 def test_norms_that_are_not_finite_are_left_out():
     norms = [{"step": i, "row_norms": {"a": {"mean": m, "max": m}}} for i, m in ((0, 0.0), (1, 1.5), (2, math.nan))]
-    collected = history.collect(norms)
+    collected = trainer.collect(norms)
     assert collected["row_norms"] == {"step": [0, 1]} | {name: [0.0, 1.5] for name in SERIES[1:]}
 
 
@@ -199,7 +199,7 @@ def test_the_rates_along_a_run(films, tmp_path, schedule, wanted):
     """Warm-up over 2 of 4 steps, for the adapters and for the classifier from each one's own rate."""
     made = setting(max_steps=4, warmup_steps=2, schedule=schedule, head_learning_rate=0.03)
     model, data = films
-    whole = trainer.make(made, models.load(model, 2), data, tmp_path, save_steps=10**9, device="cpu")
+    whole = training.make(made, models.load(model, 2), data, tmp_path, save_steps=10**9, device="cpu")
     seen = []
 
     class Rates(TrainerCallback):
@@ -217,11 +217,11 @@ def test_row_norms_are_those_of_the_product(films):
 
     pretrained = models.load(films[0], 2)
     adapted = arms.adapt(pretrained.model, setting(arm="lora_x_eta", eta2=4.0))
-    assert {layer["max"] for layer in history.norms_by_layer(adapted).values()} == {0.0}
+    assert {layer["max"] for layer in trainer.norms_by_layer(adapted).values()} == {0.0}
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
-    found = history.norms_by_layer(adapted)
+    found = trainer.norms_by_layer(adapted)
     layer = adapted.base_model.model.bert.encoder.layer[1].attention.self.query
     product = 2.0 * (layer.lora_B.default.weight @ layer.lora_A.default.weight).detach()
     wanted = product.norm(dim=1)
@@ -242,9 +242,9 @@ def test_memory_and_time_are_in_the_provenance(films, tmp_path):
 
 
 def test_peak_memory_without_proc(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "PROCESS", tmp_path / "none")
-    memory.start("cpu")
-    assert memory.peak("cpu") > 10**8
+    monkeypatch.setattr(machine, "PROCESS", tmp_path / "none")
+    machine.forget_peak("cpu")
+    assert machine.peak_memory("cpu") > 10**8
 
 
 @pytest.mark.bad_input
@@ -255,12 +255,12 @@ def test_a_batch_too_large_for_the_memory_is_one_line(films, monkeypatch, where)
             raise torch.OutOfMemoryError("Tried to allocate 20 GiB")
         torch.empty(2**55)
 
-    monkeypatch.setattr(task.Watched, "train", full)
+    monkeypatch.setattr(trainer.Watched, "train", full)
     with pytest.raises(ArgumentError, match="does not fit into the memory"):
         start(films, setting())
 
 
-@pytest.mark.parametrize("ending", [None, KeyboardInterrupt, history.Diverged(2), RuntimeError("shapes")], ids=repr)
+@pytest.mark.parametrize("ending", [None, KeyboardInterrupt, trainer.Diverged(2), RuntimeError("shapes")], ids=repr)
 def test_the_bar_is_taken_off_the_terminal_however_a_run_ends(films, monkeypatch, ending):
     """Else it goes on being drawn over what follows, and the cursor stays hidden."""
 
@@ -272,7 +272,7 @@ def test_the_bar_is_taken_off_the_terminal_however_a_run_ends(films, monkeypatch
         if ending is not None:
             raise ending
 
-    monkeypatch.setattr(history.History, "on_step_end", ended)
+    monkeypatch.setattr(trainer.History, "on_step_end", ended)
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
     with contextlib.suppress(KeyboardInterrupt, RuntimeError):
         start(films, setting(max_steps=2))
@@ -284,7 +284,7 @@ def test_other_errors_keep_their_traceback(films, monkeypatch):
     def wrong(*args, **kwargs):
         raise RuntimeError("shapes")
 
-    monkeypatch.setattr(task.Watched, "train", wrong)
+    monkeypatch.setattr(trainer.Watched, "train", wrong)
     with pytest.raises(RuntimeError, match="shapes"):
         start(films, setting())
 

@@ -13,10 +13,10 @@ from jaxtyping import TypeCheckError
 
 import allora_analysis.gradient_std as package
 from allora_analysis import cli, images, records
-from allora_analysis.gradient_std import measurement, study
 from allora_analysis.gradient_std import run as run_module
-from allora_analysis.gradient_std.measurement import Data, generator, measure, minibatch
+from allora_analysis.gradient_std import study
 from allora_analysis.gradient_std.mlp import initialise
+from allora_analysis.gradient_std.run import Data, generator, measure, minibatch
 from allora_analysis.gradient_std.study import STUDY, Config
 from tests.brute_force import gradient_std as reference
 
@@ -189,7 +189,7 @@ def test_ctrl_c_keeps_the_finished_epochs(monkeypatch, capsys):
 
 
 def test_lazy_names():
-    assert package.MLP is measurement.MLP
+    assert package.MLP is run_module.MLP
     assert set(package._LAZY) <= set(package.__all__)
     for name in package.__all__:
         assert getattr(package, name).__module__.startswith("allora_analysis.gradient_std")

@@ -14,7 +14,7 @@ from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 from allora_analysis.lora.pairs import lora_pairs
 from tests.test_lora_doctor import ETA, backward, in_peft
-from tests.test_lora_optim_groups import NOT_PRODUCTS
+from tests.test_lora_pairs import NOT_PRODUCTS
 
 peft = pytest.importorskip("peft")
 

@@ -17,9 +17,8 @@ from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import VERDICTS, Claim, Evidence, Finding
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import pictures
-from allora_analysis.render.evidence import facts, quantities, value
+from allora_analysis.render.evidence import facts, html, quantities, value
 from allora_analysis.render.html import page
-from allora_analysis.render.notation import html
 from paper_figures import NAMES
 
 VOID = {"meta", "link", "input", "wbr", "br", "use", "image", "mspace"}

@@ -1,4 +1,4 @@
-"""The showcase as a user runs it: table, JSON, figure, mistakes."""
+"""The showcase as a user runs it: table, JSON, figure, mistakes; by layer the figure has the closed forms' lines."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from allora_analysis.cli import main
-from allora_analysis.ripple import stack, study
-from allora_analysis.ripple.bounds import fair_scales
+from allora_analysis.ripple import fair_scales, residual_log_growth, stack, study
+from allora_analysis.ripple.figure import by_depth
 from allora_analysis.ripple.study import STUDY, Config, plot, run
 
 SMALL = ["--depth", "6", "--width", "16", "--rank", "2", "--eta", "0.5", "2", "--replicas", "8"]
@@ -210,3 +210,39 @@ def test_mistakes_end_in_one_line_and_status_2(flags, words, capsys):
     assert captured.out == ""
     assert words in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("architecture", ["linear", "relu", "prelayernorm"])
+def test_lines_are_the_bound_and_the_typical_growth(architecture):
+    axis = by_depth(6, 8, 2, 1.5, architecture, replicas=5).axes[0]
+    bound, typical = (line.get_ydata() * math.log(10) for line in axis.lines[:2])
+    scales = fair_scales(8, 2, architecture)
+    norms = stack.drawn_norms(6, 8, 2, scales, np.random.default_rng([0, 1]))
+    assert bound[-1] == pytest.approx(stack.stack_bound(norms, 1.5, 8, architecture).log_bound)
+    assert typical[-1] == pytest.approx(stack.typical_growth(6, 8, 2, 1.5, scales, architecture).mean)
+    band = axis.collections[0].get_paths()[0].vertices * math.log(10)
+    ends = band[np.isclose(band[:, 0], 6 * math.log(10)), 1]
+    centre = 0.5 * (ends.min() + ends.max())
+    if architecture == "prelayernorm":  # about the mean of the logarithm, below the root mean square's
+        assert centre == pytest.approx(residual_log_growth(6, 8, 2, 1.5, *scales).mean)
+        assert centre < typical[-1] - 0.02
+    else:
+        assert centre == pytest.approx(typical[-1])
+    assert np.all(np.diff(bound) > 0)
+    assert np.all(bound > typical)
+
+
+def test_simulated_networks_lie_around_the_typical_growth():
+    axis = by_depth(12, 32, 4, 2.0, replicas=200).axes[0]
+    typical = axis.lines[1].get_ydata()
+    clouds = axis.lines[2:]
+    assert len(clouds) == 12
+    for cloud in clouds:
+        layer, values = int(cloud.get_xdata()[0]), cloud.get_ydata()
+        assert abs(values.mean() - typical[layer - 1]) < 6 * values.std(ddof=1) / math.sqrt(200)
+
+
+@pytest.mark.bad_input
+def test_a_depth_below_one_is_refused():
+    with pytest.raises(ValueError, match="depth"):
+        by_depth(0)

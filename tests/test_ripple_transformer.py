@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2
 
 from allora_analysis.ripple import mean_field, series, transformer
 from allora_analysis.ripple.transformer import Design
@@ -227,12 +228,19 @@ def test_random_attention(sigma, count, rng):
 @pytest.mark.statistical
 @pytest.mark.parametrize("eta", [0.0, 1.0, 6.0])
 def test_entropy_of_a_first_block(eta, rng):
+    """Orthogonal tokens: `random_attention`'s, averaged over σ² = (1 + η²χ²_r/r)(1 + η²χ′²_r/r)χ²_d/d."""
     found = []
     for _ in range(150):
         x = 4 * np.linalg.qr(rng.standard_normal((16, 16)))[0][:8]
         weights = transformer.forward(transformer.draw(Design(heads=1), 1, 16, 4, 1.0, rng), x, eta).weights[0]
         found.append(-np.sum(weights * np.log(np.maximum(weights, 1e-300)), axis=-1).mean())
-    assert_mean(np.array(found), mean_field.first_block_entropy(eta, 4, 16, 8), smallest_error=0.25)
+    level = (np.arange(16) + 0.5) / 16
+    one, head = 1 + eta**2 * chi2.ppf(level, 4) / 4, chi2.ppf(level, 16) / 16
+    sigma = np.sqrt(one[:, None, None] * one[:, None] * head).ravel()
+    grid = np.geomspace(sigma.min(), sigma.max(), 24)
+    known = [mean_field.random_attention(float(each), 8).entropy for each in grid]
+    told = float(np.interp(np.log(sigma), np.log(grid), known).mean())
+    assert_mean(np.array(found), told, smallest_error=0.25)
 
 
 @pytest.mark.bad_input

@@ -261,7 +261,7 @@ def _arbitrary(value: Any, rng: np.random.Generator) -> Any:
 
 
 @dataclass(frozen=True)
-class Tested:
+class _Tested:
     """Paired differences by case, and the rule that reads a verdict off them."""
 
     samples: Mapping[str, np.ndarray]
@@ -314,7 +314,7 @@ class Cases:
     seed: int
     identifier: str
     rng: np.random.Generator = field(init=False)
-    judged: Judged | Tested | None = field(default=None, init=False)
+    judged: Judged | _Tested | None = field(default=None, init=False)
 
     def __post_init__(self):
         self.rng = np.random.default_rng([self.seed, zlib.crc32(self.identifier.encode())])
@@ -356,9 +356,9 @@ class Cases:
         self.judged = Judged(tuple(cases), measured, printed, corrected, condition, self.seed)
         return self.judged
 
-    def test(self, samples: Mapping[str, ArrayLike], rule: Callable[[Mapping[str, np.ndarray]], str]) -> Tested:
+    def test(self, samples: Mapping[str, ArrayLike], rule: Callable[[Mapping[str, np.ndarray]], str]) -> _Tested:
         """Judges a sentence about samples by a rule on their paired differences."""
-        self.judged = Tested(
+        self.judged = _Tested(
             {name: np.asarray(values, dtype=float) for name, values in samples.items()}, rule, self.seed
         )
         return self.judged

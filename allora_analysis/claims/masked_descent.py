@@ -91,7 +91,7 @@ class Moments(NamedTuple):
         return np.sqrt(np.maximum(np.trace(self.covariance, axis1=1, axis2=2), 0.0))
 
 
-def row_masks(x: np.ndarray, keep_prob: float, placement: str) -> tuple[np.ndarray, np.ndarray]:
+def _row_masks(x: np.ndarray, keep_prob: float, placement: str) -> tuple[np.ndarray, np.ndarray]:
     """Every masked form of each row (N × masks × D), and the masks' probabilities."""
     if keep_prob == 1:
         return x[:, None, :], np.ones(1)
@@ -101,9 +101,9 @@ def row_masks(x: np.ndarray, keep_prob: float, placement: str) -> tuple[np.ndarr
     return x[:, None, :] * kept / keep_prob, keep_prob**number * (1 - keep_prob) ** (size - number)
 
 
-def stepper(x: np.ndarray, y: np.ndarray, keep_prob: float, rate: float, placement: str) -> Callable[..., tuple]:
+def _stepper(x: np.ndarray, y: np.ndarray, keep_prob: float, rate: float, placement: str) -> Callable[..., tuple]:
     """One step of (mean, covariance), from sums over each row's own masks."""
-    u, chance = row_masks(x, keep_prob, placement)
+    u, chance = _row_masks(x, keep_prob, placement)
     squares = np.einsum("m,nmd,nme->nmde", chance, u, u)
     rows = squares.sum(axis=1)
     curvature, flat = rows.sum(axis=0), squares.reshape(-1, *rows.shape[1:])
@@ -122,9 +122,9 @@ def stepper(x: np.ndarray, y: np.ndarray, keep_prob: float, rate: float, placeme
 
 
 def moments(one: Sgd, y: np.ndarray, keep_prob: float) -> Moments:
-    """Of W_0 = 0, …, W_T, by `stepper`."""
+    """Of W_0 = 0, …, W_T, by `_stepper`."""
     d = one.x.shape[1]
-    step, state = stepper(one.x, y, keep_prob, one.rate, one.placement), (np.zeros((d, y.shape[1])), np.zeros((d, d)))
+    step, state = _stepper(one.x, y, keep_prob, one.rate, one.placement), (np.zeros((d, y.shape[1])), np.zeros((d, d)))
     path = [state]
     for _ in range(one.steps):
         state = step(*state)
@@ -135,9 +135,9 @@ def moments(one: Sgd, y: np.ndarray, keep_prob: float) -> Moments:
 def limit_moments(one: Sgd, y: np.ndarray) -> Moments:
     """The same as t → ∞, by solving the fixed point, which is linear in the covariance."""
     d = one.x.shape[1]
-    u, chance = row_masks(one.x, one.keep_prob, one.placement)
+    u, chance = _row_masks(one.x, one.keep_prob, one.placement)
     mean = np.linalg.solve(np.einsum("m,nmd,nme->de", chance, u, u), one.x.T @ y)
-    step = stepper(one.x, y, one.keep_prob, one.rate, one.placement)
+    step = _stepper(one.x, y, one.keep_prob, one.rate, one.placement)
     source = step(mean, np.zeros((d, d)))[1]
     basis = np.eye(d * d).reshape(-1, d, d)
     carried = np.array([(step(mean, unit)[1] - source).ravel() for unit in basis]).T
@@ -155,7 +155,7 @@ def risks(one: Sgd, keep_prob: float) -> np.ndarray:
     return np.array(found)
 
 
-def cost_over_gain(dropout: np.ndarray, other: np.ndarray, noise: float) -> float:
+def _cost_over_gain(dropout: np.ndarray, other: np.ndarray, noise: float) -> float:
     """What dropout adds to the risk over what it takes off, signal and noise apart: above 1 where it is behind."""
     signal, labels = dropout - other
     cost = max(signal, 0.0) + noise**2 * max(labels, 0.0)
@@ -164,8 +164,8 @@ def cost_over_gain(dropout: np.ndarray, other: np.ndarray, noise: float) -> floa
 
 
 def behind(one: Sgd) -> float:
-    """`cost_over_gain` against training without dropout, after `steps` steps."""
-    return cost_over_gain(risks(one, one.keep_prob)[:, -1], risks(one, 1.0)[:, -1], one.noise)
+    """`_cost_over_gain` against training without dropout, after `steps` steps."""
+    return _cost_over_gain(risks(one, one.keep_prob)[:, -1], risks(one, 1.0)[:, -1], one.noise)
 
 
 def with_noise(one: Sgd, ratio: float, rng: np.random.Generator) -> Sgd:

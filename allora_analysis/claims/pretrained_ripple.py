@@ -121,7 +121,7 @@ def trained(setting: Setting, source: str, data: TextData) -> Adapters:
     return {pair.name: tuple(m.detach().double().numpy() for m in (pair.a, pair.scaling * pair.b)) for pair in pairs}
 
 
-def adapters_of(arguments: Arguments, setting: Setting, data: TextData) -> Adapters:
+def _adapters_of(arguments: Arguments, setting: Setting, data: TextData) -> Adapters:
     """The trained adapters: from the file, or by training."""
     from safetensors.numpy import load_file, save_file
 
@@ -136,7 +136,7 @@ def adapters_of(arguments: Arguments, setting: Setting, data: TextData) -> Adapt
     return made
 
 
-def entropies(weights: Sequence[np.ndarray]) -> np.ndarray:
+def _entropies(weights: Sequence[np.ndarray]) -> np.ndarray:
     """Mean entropy of attention, natural logarithm, a block each."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.array([-np.nansum(w * np.log(w), axis=-1).mean() for w in weights])
@@ -157,7 +157,7 @@ def measured(model: Transformer, x: np.ndarray, eta: float, seed: int, plain: np
         "log_gradient": np.array([log_ratio(one, v) for one in along]),
         "log_output_gradient": np.array(log_ratio(last, v)),
         "log_change": np.array(log_ratio(run.output - plain, plain) if eta else -np.inf),
-        "entropy": entropies(run.weights),
+        "entropy": _entropies(run.weights),
     }
 
 
@@ -215,7 +215,7 @@ def run(arguments: Arguments) -> int:
     x, theirs = embedded(pretrained, data, arguments.sentences, arguments.tokens)
     plain = transformer_of(pretrained.model, {})
     off = np.linalg.norm(forward(plain, x, 0.0).output - theirs) / np.linalg.norm(theirs)
-    learnt = transformer_of(pretrained.model, adapters_of(arguments, setting, data))
+    learnt = transformer_of(pretrained.model, _adapters_of(arguments, setting, data))
     at_random = [with_adapters(plain, size, RANK, np.random.default_rng([seed, 0])) for seed in SEEDS]
     start = float(np.square(x).mean())
     told = [mean_field.moments(at_random[0], eta, start).log_stream / 2 for eta in ETAS]

@@ -19,7 +19,7 @@ from allora_analysis.claims.s3_2_in_v import POORLY, Fewer, fewer_rows, power_la
 from allora_analysis.hessian.factors import loss_gradient
 
 
-class Speed(NamedTuple):
+class _Speed(NamedTuple):
     """n₂, r, the standard deviation s of A's entries, and the optimizer of the first step."""
 
     n2: int
@@ -43,7 +43,7 @@ def adam_speed_ratio(n2: int, rank: int, a_std: float) -> float:
 DRAWS = 4000  # of A
 
 
-def first_steps(one: Speed, rng: np.random.Generator) -> dict[str, float]:
+def first_steps(one: _Speed, rng: np.random.Generator) -> dict[str, float]:
     """Mean square over draws of A of ‖Δ(BA)‖/‖ΔV‖, of the first step at one rate, and its standard error."""
     g, a = rng.standard_normal((4, one.n2)), one.a_std * rng.standard_normal((DRAWS, one.rank, one.n2))
     step, full = g @ a.transpose(0, 2, 1), g
@@ -62,8 +62,8 @@ def first_steps(one: Speed, rng: np.random.Generator) -> dict[str, float]:
 def slow_start(cases: Cases) -> Finding:
     """The first step's length over draws of A, with A's scale on both sides of where the two are equal."""
 
-    def draw(rng: np.random.Generator) -> Speed:
-        one = Speed(
+    def draw(rng: np.random.Generator) -> _Speed:
+        one = _Speed(
             int(rng.integers(16, 49)), int(rng.integers(1, 9)), 1.0, str(rng.choice(["gradient descent", "Adam"]))
         )
         wanted = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.08, 0.65)))
@@ -71,7 +71,7 @@ def slow_start(cases: Cases) -> Finding:
         return one._replace(a_std=(wanted / one.ratio) ** (1 / power))
 
     own = [
-        Case(f"n₂ = 64, r = 8, A of PEFT's size, {optimizer}", Speed(64, 8, (3 * 64) ** -0.5, optimizer), True)
+        Case(f"n₂ = 64, r = 8, A of PEFT's size, {optimizer}", _Speed(64, 8, (3 * 64) ** -0.5, optimizer), True)
         for optimizer in ("gradient descent", "Adam")
     ]
     limit = standard_errors(DRAWS)
@@ -82,7 +82,7 @@ def slow_start(cases: Cases) -> Finding:
         corrected=lambda one, seen: abs(seen["mean square"] - one.ratio**2) <= limit * seen["stderr"],
         condition=lambda one: 1 / one.ratio,
     )
-    peft = [Speed(896, rank, (3 * 896) ** -0.5, "Adam").ratio for rank in (8, 32)]
+    peft = [_Speed(896, rank, (3 * 896) ** -0.5, "Adam").ratio for rank in (8, 32)]
     return judged.finding(
         {
             "conditional": f"Yes at PEFT's scale of A: BA's first step is {peft[0]:.0%} to {peft[1]:.0%} of V's; "
@@ -115,7 +115,7 @@ def design(n: int, d: int, spread: float, rng: np.random.Generator) -> np.ndarra
     return left * np.geomspace(1, spread, min(n, d)) @ right.T
 
 
-def block_values(one: Block) -> np.ndarray:
+def _block_values(one: Block) -> np.ndarray:
     """Eigenvalues of the Hessian in B at B = 0, two outputs, by differences of the gradient (exact: affine in B)."""
     shape, none = (2, len(one.a)), np.zeros((2, one.x.shape[1]))
     steps = np.eye(2 * len(one.a)).reshape(-1, *shape)
@@ -123,9 +123,9 @@ def block_values(one: Block) -> np.ndarray:
     return np.linalg.eigvalsh(np.array([(up - down) / 2 for up, down in pairs]))
 
 
-def block_condition(one: Block) -> float:
+def _block_condition(one: Block) -> float:
     """κ of the Hessian in B, ∞ where it is singular."""
-    values = block_values(one)
+    values = _block_values(one)
     return float(values[-1] / values[0]) if values[0] > 1e-12 * values[-1] else math.inf
 
 
@@ -152,7 +152,7 @@ def ratio(one: Block) -> float:
     return found.block / found.gram
 
 
-def is_block(one: Block, seen: float) -> bool:
+def _is_block(one: Block, seen: float) -> bool:
     """Whether κ by differences is the closed form's, and of the size that the limit of large r and n₂ says."""
     limit = limit_condition(np.linalg.svd(one.x, compute_uv=False) ** 2, len(one.a))
     exact = relative_error(hessian.block_conditioning(one.x, one.a).block, seen) <= ROUNDING
@@ -189,9 +189,9 @@ def block_conditioning(cases: Cases) -> Finding:
     ]
     judged = cases.judge(
         own + cases.draw(draw, 16),
-        block_condition,
+        _block_condition,
         printed=lambda one, seen: seen > float(np.linalg.cond(one.x)) ** 2,
-        corrected=is_block,
+        corrected=_is_block,
         condition=ratio,
     )
     shares = [ratio(case.inputs) for case in own]
@@ -279,7 +279,7 @@ def factor_conditioning(cases: Cases) -> Finding:
     )
 
 
-class FewerB(NamedTuple):
+class _FewerB(NamedTuple):
     """A training set and a smaller one as in `Fewer`, and A."""
 
     sets: Fewer
@@ -287,7 +287,7 @@ class FewerB(NamedTuple):
 
 
 def _flat_in_b(x: np.ndarray, a: np.ndarray) -> int:
-    values = block_values(Block(x, a))
+    values = _block_values(Block(x, a))
     return int((values <= 1e-12 * values[-1]).sum())
 
 
@@ -304,13 +304,13 @@ def block_rank(cases: Cases) -> Finding:
     drawn = [
         Case(
             case.name,
-            FewerB(case.inputs, cases.rng.standard_normal((8 if case.paper else rank, case.inputs.few.shape[1]))),
+            _FewerB(case.inputs, cases.rng.standard_normal((8 if case.paper else rank, case.inputs.few.shape[1]))),
             case.paper,
         )
         for case in fewer_rows(cases, lambda x: rank)
     ]
 
-    def mended(one: FewerB, seen: dict[str, int]) -> bool:
+    def mended(one: _FewerB, seen: dict[str, int]) -> bool:
         r, designs = len(one.a), {"many rows": one.sets.many, "few rows": one.sets.few}
         singular = math.isinf(hessian.block_conditioning(one.sets.few, one.a).block)
         return singular == (len(one.sets.few) < r) and seen == {

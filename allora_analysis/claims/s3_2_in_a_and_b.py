@@ -52,7 +52,7 @@ def third_difference(function: Callable[[np.ndarray], float], point: np.ndarray,
     return float(values @ [-1, 3, -3, 1] / values.max())
 
 
-def shape_of(space: Space, rng: np.random.Generator) -> dict[str, float]:
+def _shape_of(space: Space, rng: np.random.Generator) -> dict[str, float]:
     """Lowest curvature and third difference of the loss; over the V of rank at most r the rank of a midpoint."""
     one, (d, c) = space.one, space.one.v.shape
     if space.name == "V of rank at most r":
@@ -127,7 +127,7 @@ def on_spaces(cases: Cases, names: Sequence[str]) -> Judged:
     ]
     return cases.judge(
         own + cases.draw(draw, 20),
-        lambda one: shape_of(one, cases.rng),
+        lambda one: _shape_of(one, cases.rng),
         printed=passes,
         corrected=lambda one, seen: (
             seen.get("off the closed form", 0.0) <= CURVATURE
@@ -172,7 +172,7 @@ def start(x: np.ndarray, g: np.ndarray, rank: int, rng: np.random.Generator, a: 
     return Start(x, g, a / math.sqrt(n2) * rng.standard_normal((rank, n2)), b * rng.standard_normal((n1, rank)))
 
 
-def paper_start(rng: np.random.Generator, a: float = 1.0, b: float = 0.0, rank: int = 8) -> Start:
+def _paper_start(rng: np.random.Generator, a: float = 1.0, b: float = 0.0, rank: int = 8) -> Start:
     """A LoRA module's: 48 inputs with a power-law spectrum, 16 outputs, the gradient of residuals at random."""
     x = power_law(96, 48, rng)
     return start(x, -2 * rng.standard_normal((16, 96)) @ x, rank, rng, a, b)
@@ -193,7 +193,7 @@ def at_start(one: Start) -> dict[str, object]:
     return {"‖∇L‖": slope, "critical": critical, "eigenvalues": values}
 
 
-def is_saddle(seen: dict[str, object]) -> bool:
+def _is_saddle(seen: dict[str, object]) -> bool:
     """Critical, with curvature of both signs."""
     values = seen["eigenvalues"]
     return bool(seen["critical"]) and values is not None and bool(values[0] < -ROUNDING and values[-1] > ROUNDING)
@@ -221,9 +221,9 @@ def saddle_of_lora(cases: Cases) -> Finding:
         return counted and close and not seen["critical"] and not hessian.is_stationary(one.g, one.a)
 
     judged = cases.judge(
-        [Case("power-law X, r = 8", paper_start(cases.rng), True), *cases.draw(draw, 12)],
+        [Case("power-law X, r = 8", _paper_start(cases.rng), True), *cases.draw(draw, 12)],
         at_start,
-        printed=lambda one, seen: is_saddle(seen),
+        printed=lambda one, seen: _is_saddle(seen),
     )
     values = judged.measured[0]["eigenvalues"]
     finding = judged.finding(
@@ -272,13 +272,13 @@ def saddle_by_start(cases: Cases) -> Finding:
         return one
 
     own = [
-        Case("power-law X, r = 8, B = 0, A random (LoRA, PEFT)", paper_start(cases.rng), True),
-        Case("power-law X, r = 8, A = B = 0", paper_start(cases.rng, 0.0)),
+        Case("power-law X, r = 8, B = 0, A random (LoRA, PEFT)", _paper_start(cases.rng), True),
+        Case("power-law X, r = 8, A = B = 0", _paper_start(cases.rng, 0.0)),
     ]
     judged = cases.judge(
         own + cases.draw(draw, 20),
         at_start,
-        printed=lambda one, seen: is_saddle(seen),
+        printed=lambda one, seen: _is_saddle(seen),
         condition=lambda one: hessian.is_stationary(one.g + 2 * one.b @ one.a @ one.x.T @ one.x, one.a, one.b),
     )
     return judged.finding(
@@ -326,7 +326,7 @@ def escape(cases: Cases) -> Finding:
     def further(one: Leaving) -> float:
         return hessian.escape_time(one.one.g, SMALLER) - hessian.escape_time(one.one.g, SMALL)
 
-    own = Case("power-law X, r = 8, B of size ε, A random", Leaving(paper_start(cases.rng, 1.0, 1.0), False), True)
+    own = Case("power-law X, r = 8, B of size ε, A random", Leaving(_paper_start(cases.rng, 1.0, 1.0), False), True)
     judged = cases.judge(
         [own, *cases.draw(draw, 8)],
         escape_times,

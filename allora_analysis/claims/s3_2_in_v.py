@@ -329,7 +329,7 @@ class Counts(NamedTuple):
 DRAWS = 100  # designs at each number of samples
 
 
-def log_conditions(one: Counts, rng: np.random.Generator) -> dict[str, list[float]]:
+def _log_conditions(one: Counts, rng: np.random.Generator) -> dict[str, list[float]]:
     """Mean and standard error of log κ of XᵀX's non-zero part, at both numbers of samples."""
     if not one.fresh:
         x = rng.standard_normal((2 * one.d, one.d))
@@ -354,7 +354,7 @@ def limits(one: Counts) -> tuple[float, float]:
     return many, few
 
 
-def two_counts(rng: np.random.Generator) -> Counts:
+def _two_counts(rng: np.random.Generator) -> Counts:
     """Two n at unequal distances from n = D, within a factor of 2.2 in |log(n/D)|; or XᵀX held fixed."""
     d = 30
     if rng.random() < 0.15:
@@ -387,8 +387,8 @@ def conditioning_by_samples(cases: Cases) -> Finding:
 
     own = Case("power-law X, D = 48, n = 384 → 192", Counts(384, 192, 48, True, spread=True), True)
     judged = cases.judge(
-        [own, *cases.draw(two_counts, 16)],
-        lambda one: log_conditions(one, cases.rng),
+        [own, *cases.draw(_two_counts, 16)],
+        lambda one: _log_conditions(one, cases.rng),
         printed=lambda one, seen: rise(seen) > noise(seen) + ROUNDING,
         corrected=lambda one, seen: (
             rise(seen) * np.sign(np.subtract(*limits(one)[::-1])) > noise(seen)

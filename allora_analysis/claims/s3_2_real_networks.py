@@ -128,7 +128,7 @@ def operations(module: Any, inputs: Any) -> int:
     return counter.total
 
 
-def merged_cost(one: Net) -> dict[str, float]:
+def _merged_cost(one: Net) -> dict[str, float]:
     """Operations and parameters of the network merged, operations unmerged, and how far its outputs are off, in ε."""
     import torch
     from torch import nn
@@ -169,7 +169,7 @@ def inference_cost(cases: Cases) -> Finding:
     """Counted operations and parameters, merged and unmerged, against the pretrained network's; outputs beside."""
     judged = cases.judge(
         [Case("r = 8, widths 64, 64, 32, float32", _paper_net(cases, 1.0, 1.0), True), *cases.draw(_drawn_net, 7)],
-        merged_cost,
+        _merged_cost,
         printed=lambda one, seen: (
             {name: seen[name] for name in ("operations", "parameters", "unmerged")} == _pretrained_cost(one)
             and seen["off"] <= max(one.widths)
@@ -240,7 +240,7 @@ def at_start(one: Start) -> dict[str, Any]:
     return seen
 
 
-def as_foretold(seen: Mapping[str, Any]) -> bool:
+def _as_foretold(seen: Mapping[str, Any]) -> bool:
     """A slope along B alone; the counts foretold, at least Σ r·rank G of them negative; Lanczos's ends."""
     sloped = seen["‖∇_B‖"] > ROUNDING and seen["‖∇_A‖"] == 0
     counted = seen["signs"] == seen["foretold"] and seen["signs"]["negative"] >= seen["Σ r·rank G"] > 0
@@ -284,13 +284,13 @@ def network_saddle(cases: Cases) -> Finding:
         corrected="no critical point, as ∇_B ≠ 0; the Hessian there has at least Σ_l r·rank G_l negative directions",
         flips_if="a gradient of 0 at LoRA's start",
     )
-    return against(finding, all(as_foretold(seen) for _, seen in judged.pairs))
+    return against(finding, all(_as_foretold(seen) for _, seen in judged.pairs))
 
 
 STEPS = 100
 
 
-def descended(one: Start) -> dict[str, Any]:
+def _descended(one: Start) -> dict[str, Any]:
     """The loss before and after plain gradient descent, the slope at the start; at r = 1 negative directions too."""
     from allora_analysis.hessian import digits_mlp
 
@@ -324,7 +324,7 @@ def network_escape(cases: Cases) -> Finding:
             Case("r = 1, B = 0, A random (LoRA)", Start(seeds[1], 1, 60)),
             Case("r = 8, A = B = 0", Start(seeds[2], 8, 300, zero=True)),
         ],
-        descended,
+        _descended,
         printed=lambda one, seen: seen["loss at the end"] >= seen["loss at the start"] * (1 - ROUNDING),
         corrected=lambda one, seen: (seen["slope"] <= ROUNDING) == one.zero,
         condition=lambda one: one.zero,

@@ -25,7 +25,7 @@ ZERO = 1e-9  # of the largest |eigenvalue|
 WORSE = 100.0  # times the start's κ: what a point of the path must have to be called worse; a threshold of ours
 
 
-class Begin(NamedTuple):
+class _Begin(NamedTuple):
     """X (N×n₂), M (n₁×n₂), and the first A and B."""
 
     x: np.ndarray
@@ -48,14 +48,14 @@ class Begin(NamedTuple):
         return hessian.restricted_spectrum(self.x, self.gradient(self.b @ self.a), self.a, self.b)
 
 
-def begin(x: np.ndarray, target: np.ndarray, name: str, rank: int, rng: np.random.Generator) -> Begin:
+def begin(x: np.ndarray, target: np.ndarray, name: str, rank: int, rng: np.random.Generator) -> _Begin:
     """A start by name, on top of a pretrained matrix with entries of variance 1/n₂."""
     weight = rng.standard_normal(target.shape) / math.sqrt(target.shape[1])
     a, b = hessian.start_pair(name, -2 * (target @ x.T) @ x, rank, rng, weight)
-    return Begin(x, target + b @ a, a, b)
+    return _Begin(x, target + b @ a, a, b)
 
 
-def eigenvalues(one: Begin, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def eigenvalues(one: _Begin, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Of the Hessian by central differences (to 1e-10: the gradient is cubic) on a basis without the rescalings."""
     split, step, point = b.size, 1e-5, np.concatenate([b.ravel(), a.ravel()])
 
@@ -82,7 +82,7 @@ def condition(values: np.ndarray) -> float:
     return float(sizes.max() / sizes[sizes > ZERO * sizes.max()].min())
 
 
-def worst_on_the_way(one: Begin, steps: int = 4000) -> dict[str, float]:
+def _worst_on_the_way(one: _Begin, steps: int = 4000) -> dict[str, float]:
     """κ and the negative directions at the start and where gradient descent ends, and the largest κ seen between.
 
     Between two steps at which the counts of negative directions differ, an eigenvalue passes 0: halved 20 times.
@@ -124,7 +124,7 @@ def worst_on_the_way(one: Begin, steps: int = 4000) -> dict[str, float]:
 def worst_place(cases: Cases) -> Finding:
     """κ at the start, at the end, and where an eigenvalue passes 0 between them."""
 
-    def draw(rng: np.random.Generator) -> Begin:
+    def draw(rng: np.random.Generator) -> _Begin:
         n1, n2 = (int(size) for size in rng.integers(3, 6, size=2))
         x = rng.standard_normal((n2 + 6, n2)) / 3
         return begin(x, rng.standard_normal((n1, n2)), str(rng.choice(["b_zero", "a_zero", "both_random"])), 1, rng)
@@ -133,7 +133,7 @@ def worst_place(cases: Cases) -> Finding:
     x, target = power_law(48, 12, cases.rng) / math.sqrt(48), cases.rng.standard_normal((8, 12))
     own = Case("power-law X, n₂ = 12, n₁ = 8, r = 2, B = 0", begin(x, target, "b_zero", 2, cases.rng), True)
     judged = cases.judge(
-        [own, *cases.draw(draw, 6)], worst_on_the_way, printed=lambda one, seen: seen["worst"] <= WORSE * seen["start"]
+        [own, *cases.draw(draw, 6)], _worst_on_the_way, printed=lambda one, seen: seen["worst"] <= WORSE * seen["start"]
     )
     told = all(
         seen["negative"] == negative(case.inputs.told) > seen["negative at the end"] for case, seen in judged.pairs
@@ -157,7 +157,7 @@ def worst_place(cases: Cases) -> Finding:
     return against(finding, told)
 
 
-class Anywhere(NamedTuple):
+class _Anywhere(NamedTuple):
     """X, G at B = 0, and A there."""
 
     x: np.ndarray
@@ -165,7 +165,7 @@ class Anywhere(NamedTuple):
     a: np.ndarray
 
 
-def most_negative(one: Anywhere, rng: np.random.Generator) -> dict[str, int]:
+def _most_negative(one: _Anywhere, rng: np.random.Generator) -> dict[str, int]:
     """Negative directions of the whole Hessian at B = 0, and the most at 300 points with A and B of sizes from 1e-3."""
     (n1, n2), rank = one.g.shape, len(one.a)
     found = []
@@ -188,19 +188,19 @@ def most_negative(one: Anywhere, rng: np.random.Generator) -> dict[str, int]:
 def start_has_most(cases: Cases) -> Finding:
     """Counts at the start and elsewhere, for G of full rank and of less."""
 
-    def draw(rng: np.random.Generator) -> Anywhere:
+    def draw(rng: np.random.Generator) -> _Anywhere:
         n1, n2 = (int(size) for size in rng.integers(3, 7, size=2))
         full, rank = min(n1, n2), int(rng.integers(1, 3))
         rank_g = full if rng.random() < 0.5 else int(rng.integers(1, full))
         left, right = (np.linalg.qr(rng.standard_normal((size, rank_g)))[0] for size in (n1, n2))
         g = left * rng.uniform(2, 8, rank_g) @ right.T
-        return Anywhere(rng.standard_normal((12, n2)), g, rng.standard_normal((rank, n2)))
+        return _Anywhere(rng.standard_normal((12, n2)), g, rng.standard_normal((rank, n2)))
 
     x = power_law(96, 16, cases.rng)
     g, a = -2 * cases.rng.standard_normal((8, 96)) @ x, cases.rng.standard_normal((4, 16)) / 4
     judged = cases.judge(
-        [Case("power-law X, n₁ = 8, n₂ = 16, r = 4", Anywhere(x, g, a), True), *cases.draw(draw, 12)],
-        lambda one: most_negative(one, cases.rng),
+        [Case("power-law X, n₁ = 8, n₂ = 16, r = 4", _Anywhere(x, g, a), True), *cases.draw(draw, 12)],
+        lambda one: _most_negative(one, cases.rng),
         printed=lambda one, seen: seen["most"] <= seen["start"],
         corrected=lambda one, seen: (
             seen["most"] <= len(one.a) * min(one.g.shape) and seen["start"] == hessian.inertia(*one).negative
@@ -224,10 +224,10 @@ class First(NamedTuple):
     """A start by name, and what it is made of."""
 
     name: str
-    one: Begin
+    one: _Begin
 
 
-def first_cosine(one: Begin) -> float:
+def first_cosine(one: _Begin) -> float:
     """The cosine of −G with the change of BA by a small step of gradient descent."""
     g, small = one.gradient(one.b @ one.a), 1e-6
     moved = (one.b - small * g @ one.a.T) @ (one.a - small * one.b.T @ g) - one.b @ one.a

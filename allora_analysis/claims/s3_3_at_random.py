@@ -20,7 +20,7 @@ from allora_analysis.ripple import stack
 from allora_analysis.ripple.bounds import Layer, Scales
 
 
-class AtRandom(NamedTuple):
+class _AtRandom(NamedTuple):
     """An ensemble of networks: L, width n, rank r and η, at ‖BA‖ ≈ ‖W‖; how many are drawn."""
 
     depth: int
@@ -44,7 +44,7 @@ def _mean(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(values.mean()), "stderr": float(values.std(ddof=1) / math.sqrt(len(values)))}
 
 
-def added_at_random(one: AtRandom, rng: np.random.Generator) -> dict[str, dict[str, float]]:
+def added_at_random(one: _AtRandom, rng: np.random.Generator) -> dict[str, dict[str, float]]:
     """What η adds to the log growth of networks at random, over η = 0 in the same networks: L layers and 2L layers."""
     found = {}
     for name, depth in (("L", one.depth), ("2L", 2 * one.depth)):
@@ -66,17 +66,18 @@ def added_at_random(one: AtRandom, rng: np.random.Generator) -> dict[str, dict[s
 def typical(cases: Cases) -> Finding:
     """Simulated networks of L and 2L layers against L times the closed-form gain of a layer."""
 
-    def draw(rng: np.random.Generator) -> AtRandom:
+    def draw(rng: np.random.Generator) -> _AtRandom:
         width = int(rng.integers(8, 25))
-        return AtRandom(
+        return _AtRandom(
             int(rng.integers(5, 10)), width, int(rng.integers(1, 5)), float(np.exp(rng.uniform(0, np.log(100)))), 150
         )
 
     own = [
-        Case(f"width 64, r = 8, L = 12 and 24, η = {eta:.3g}", AtRandom(12, 64, 8, eta, 32), True) for eta in PAPER_ETAS
+        Case(f"width 64, r = 8, L = 12 and 24, η = {eta:.3g}", _AtRandom(12, 64, 8, eta, 32), True)
+        for eta in PAPER_ETAS
     ]
 
-    def agrees(one: AtRandom, seen: dict[str, dict[str, float]]) -> bool:
+    def agrees(one: _AtRandom, seen: dict[str, dict[str, float]]) -> bool:
         limit = standard_errors(one.replicas)
         told = {"L": one.depth * one.gain, "2L": 2 * one.depth * one.gain}
         return all(
@@ -132,7 +133,7 @@ class Small(NamedTuple):
 LAYERS = 2000  # drawn for the mean of a layer's log growth
 
 
-def layer_gains(one: Small, rng: np.random.Generator) -> list[dict[str, float]]:
+def _layer_gains(one: Small, rng: np.random.Generator) -> list[dict[str, float]]:
     """What η and 2η add to a layer's log growth: the aligned network run, or the mean over layers drawn with B and −B.
 
     B and −B are equally likely; their mean has no first-order term in η, which is what the mean over all B loses.
@@ -189,7 +190,7 @@ def small_eta(cases: Cases) -> Finding:
 
     judged = cases.judge(
         own + worst + cases.draw(draw, 12),
-        lambda one: layer_gains(one, cases.rng),
+        lambda one: _layer_gains(one, cases.rng),
         printed=lambda one, seen: abs(_exponent([found["mean"] for found in seen]) - 1) < 0.1,
         corrected=agrees,
         condition=lambda one: one.aligned,
@@ -210,7 +211,7 @@ def small_eta(cases: Cases) -> Finding:
     )
 
 
-class Residual(NamedTuple):
+class _Residual(NamedTuple):
     """A residual stack of L blocks, with a LayerNorm in each branch or none; aligned (the worst case) or at random."""
 
     depth: int
@@ -237,7 +238,7 @@ def plain_worst_case(depth: int, width: int, rank: int, eta: float, rng: np.rand
     return _added(ripple.log_output_growth(blocks, network.x, [0.0, eta]))
 
 
-def plain_random(one: Residual, rng: np.random.Generator) -> np.ndarray:
+def plain_random(one: _Residual, rng: np.random.Generator) -> np.ndarray:
     """What η adds to the log growth of blocks h + (W + ηBA)h at random, after L and after 2L of them (stacks × 2)."""
     scales, shape, sizes = ripple.fair_scales(one.width, one.rank), (STACKS, one.width), []
     h = np.repeat(rng.standard_normal((*shape, 1)), 2, axis=2)  # a column for 0, one for η
@@ -251,7 +252,7 @@ def plain_random(one: Residual, rng: np.random.Generator) -> np.ndarray:
     return np.stack([size[:, 1] - size[:, 0] for size in sizes], axis=1)
 
 
-def normalised_random(one: Residual, depth: int, rng: np.random.Generator) -> tuple[float, float]:
+def _normalised_random(one: _Residual, depth: int, rng: np.random.Generator) -> tuple[float, float]:
     """What η adds to the growth of the root mean square, and how many standard errors E‖h‖² is off the closed form."""
     scales, options = ripple.fair_scales(one.width, one.rank), {"replicas": STACKS, "generator": rng}
     run = ripple.simulate(
@@ -265,7 +266,7 @@ def normalised_random(one: Residual, depth: int, rng: np.random.Generator) -> tu
     return _added(0.5 * np.log(squares.mean(axis=0))), max(z)
 
 
-def residual_growth(one: Residual, rng: np.random.Generator) -> dict[str, float]:
+def residual_growth(one: _Residual, rng: np.random.Generator) -> dict[str, float]:
     """What η adds to log growth at L and at 2L, and its distance from the closed form over what is allowed."""
     depths, limit = (one.depth, 2 * one.depth), standard_errors(STACKS)
     if one.aligned:
@@ -279,7 +280,7 @@ def residual_growth(one: Residual, rng: np.random.Generator) -> dict[str, float]
             seen = [plain_worst_case(depth, one.width, one.rank, one.eta, rng) for depth in depths]
         off = max(abs(s - t) for s, t in zip(seen, told, strict=True)) / 1e-9
     elif one.normalised:
-        (once, first), (twice, second) = (normalised_random(one, depth, rng) for depth in depths)
+        (once, first), (twice, second) = (_normalised_random(one, depth, rng) for depth in depths)
         seen, off = [once, twice], max(first, second) / limit
     else:
         samples = plain_random(one, rng)
@@ -293,14 +294,14 @@ def _stacks() -> list[Case]:
     own = [
         Case(
             f"LayerNorm, {'aligned' if aligned else 'at random'}, width 32, r = 8, L = 8, η = {eta:.3g}",
-            Residual(8, 32, 8, eta, True, aligned),
+            _Residual(8, 32, 8, eta, True, aligned),
             paper=True,
         )
         for eta in PAPER_ETAS
         for aligned in (True, False)
     ]
     plain = [
-        Case(f"no LayerNorm, {'aligned' if aligned else 'at random'}, η = 2", Residual(8, 16, 2, 2.0, False, aligned))
+        Case(f"no LayerNorm, {'aligned' if aligned else 'at random'}, η = 2", _Residual(8, 16, 2, 2.0, False, aligned))
         for aligned in (True, False)
     ]
     return own + plain
@@ -318,10 +319,10 @@ def _stacks() -> list[Case]:
 def residual(cases: Cases) -> Finding:
     """Residual stacks of L and 2L blocks with a LayerNorm in each branch and without, aligned and at random."""
 
-    def draw(rng: np.random.Generator) -> Residual:
+    def draw(rng: np.random.Generator) -> _Residual:
         normalised, aligned = (bool(flag) for flag in rng.random(2) < 0.5)
         eta = float(np.exp(rng.uniform(0, np.log(10))))
-        return Residual(int(rng.integers(6, 10)), int(rng.integers(8, 17)), 2, eta, normalised, aligned)
+        return _Residual(int(rng.integers(6, 10)), int(rng.integers(8, 17)), 2, eta, normalised, aligned)
 
     judged = cases.judge(
         _stacks() + cases.draw(draw, 8),

@@ -41,7 +41,7 @@ class Blocks(NamedTuple):
         return f"norm {self.norm}, {kind}, L = {self.depth}, η = {self.eta:.3g}"
 
 
-def tokens_of(count: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def _tokens_of(count: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Tokens at random of length √n."""
     x = rng.standard_normal((count, width))
     return x * math.sqrt(width) / np.linalg.norm(x, axis=1, keepdims=True)
@@ -49,7 +49,7 @@ def tokens_of(count: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 def aligned(one: Blocks, rng: np.random.Generator) -> tuple[Transformer, np.ndarray]:
     """Every W and every BA is uuᵀ, and the token √n·u: each branch is as long as its bound."""
-    x = np.abs(tokens_of(1, WIDTH, rng))
+    x = np.abs(_tokens_of(1, WIDTH, rng))
     u = x[0] / np.linalg.norm(x)
     same = AdaptedMap(np.outer(u, u), u[:, None], u[None, :])
     drawn = transformer.draw(Design(norm=one.norm, activation="relu"), 2 * one.depth, WIDTH, 1, 1.0, rng)
@@ -68,7 +68,7 @@ def added(one: Blocks, rng: np.random.Generator, gradient: bool = False) -> dict
         else:
             design = Design(heads=2, norm=one.norm, activation="relu")
             model = transformer.draw(design, 2 * one.depth, WIDTH, RANK, 1.0, rng)
-            x = tokens_of(one.tokens, WIDTH, rng)
+            x = _tokens_of(one.tokens, WIDTH, rng)
         v, sizes = rng.standard_normal(x.shape), []
         for eta in (0.0, one.eta):
             streams = derivatives(model, x, v, eta) if gradient else transformer.forward(model, x, eta).streams
@@ -229,9 +229,9 @@ DESIGNS = {
 }
 
 
-def series_of(design: Design, rng: np.random.Generator) -> Series:
+def _series_of(design: Design, rng: np.random.Generator) -> Series:
     """Two blocks of width 8 and three tokens."""
-    return Series(transformer.draw(design, 2, 8, 2, 1.0, rng), tokens_of(3, 8, rng))
+    return Series(transformer.draw(design, 2, 8, 2, 1.0, rng), _tokens_of(3, 8, rng))
 
 
 def tail(one: Series) -> dict[str, float]:
@@ -265,10 +265,10 @@ def is_a_polynomial(cases: Cases) -> Finding:
     """Coefficients by Cauchy's integral; the radius of convergence by the winding of what is divided by."""
 
     def draw(rng: np.random.Generator) -> Series:
-        return series_of(DESIGNS[str(rng.choice([*DESIGNS]))], rng)
+        return _series_of(DESIGNS[str(rng.choice([*DESIGNS]))], rng)
 
     judged = cases.judge(
-        [Case(name, series_of(design, cases.rng), name.startswith("as")) for name, design in DESIGNS.items()]
+        [Case(name, _series_of(design, cases.rng), name.startswith("as")) for name, design in DESIGNS.items()]
         + cases.draw(draw, 3),
         tail,
         printed=lambda one, seen: seen["beyond the degree"] < 1e-9,
@@ -301,7 +301,7 @@ def is_a_polynomial(cases: Cases) -> Finding:
     )
 
 
-class Swept(NamedTuple):
+class _Swept(NamedTuple):
     """A pretrained model, its adapters, their m̄, the number of its blocks, and the largest η of a sweep's part."""
 
     model: str
@@ -315,19 +315,19 @@ MODELS = ("all-MiniLM-L6-v2", "SmolLM2-135M")
 PARTS = {2.0: "η = 1 and 2", 1024.0: "η = 1 to 1024"}
 
 
-def swept_cases(sweeps: dict[str, dict]) -> list[Case]:
+def _swept_cases(sweeps: dict[str, dict]) -> list[Case]:
     """By model and adapters, the paper's η and all of the sweep."""
     cases = []
     for model, sweep in sweeps.items():
         for kind in ("random", "trained"):
             size, layers = sweep["row_norm"][kind] / sweep["weight_row_norm"], len(sweep[kind]["entropy"][0])
             for most, words in PARTS.items():
-                one = Swept(model, kind, size, layers, most)
+                one = _Swept(model, kind, size, layers, most)
                 cases.append(Case(f"{model}, {kind} adapters, {words}", one, most == 2))
     return cases
 
 
-def risen(sweep: dict, one: Swept, name: str = "log_stream") -> dict[str, list[float]]:
+def risen(sweep: dict, one: _Swept, name: str = "log_stream") -> dict[str, list[float]]:
     """By η: what it adds to the last stream's logarithm; its rise there a unit of log η; and the product's rise."""
     values = np.array([np.ravel(entry)[-1] for entry in sweep[one.adapters][name]])
     etas = np.array(sweep["eta"])
@@ -354,7 +354,7 @@ def measured(cases: Cases) -> Finding:
     if not sweeps:
         return not_run(f"0 of {len(MODELS)} models are swept")
     judged = cases.judge(
-        swept_cases(sweeps),
+        _swept_cases(sweeps),
         lambda one: risen(sweeps[one.model], one),
         printed=lambda one, seen: any(
             added >= DOUBLED and rise >= product / 2 for added, rise, product in zip(*seen.values(), strict=True)

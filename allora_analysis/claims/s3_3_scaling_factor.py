@@ -41,7 +41,7 @@ def fine_tuned() -> list[Setting]:
     ]
 
 
-def average_weight_norm(model: str) -> float:
+def _average_weight_norm(model: str) -> float:
     """‖W*_i‖ averaged over rows and adapted layers, all linear maps of the model."""
     return float(np.mean([layer["mean"] for layer in pretrained_norms.read(model).values()]))
 
@@ -64,7 +64,7 @@ def comparable_level(cases: Cases, folder: Path | None) -> Finding:
 
     def share(one: Setting) -> float:
         result = runs[one]
-        return average_norm(result, result["row_norms"]["step"][-1]) / average_weight_norm(one.model)
+        return average_norm(result, result["row_norms"]["step"][-1]) / _average_weight_norm(one.model)
 
     judged = cases.judge(
         [Case(f"{one.words()}", one) for one in runs], share, printed=lambda one, seen: seen >= COMPARABLE
@@ -115,7 +115,7 @@ HU_4_1 = (
 """Hu et al. (2021), LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685, §4.1."""
 
 
-class Alpha(NamedTuple):
+class _Alpha(NamedTuple):
     """A problem with A's draw, and what α is multiplied by."""
 
     x: np.ndarray
@@ -124,7 +124,7 @@ class Alpha(NamedTuple):
     times: float
 
 
-def apart(one: Alpha) -> dict[str, float]:
+def apart(one: _Alpha) -> dict[str, float]:
     """Distance over 20 Adam steps: of α alone multiplied, and of α against the rate, with A's scale adjusted."""
     base, root = adaptive.Setting(rate_a=1e-2 * one.times**0.5, rate_b=1e-2 * one.times**0.5), one.times**-0.5
     paths = [
@@ -162,10 +162,10 @@ def advises_tuning(text: str) -> bool:
 def tune_carefully(cases: Cases) -> Finding:
     """What Hu et al. write; and Adam's path with α multiplied by c against that with the rates multiplied by √c."""
 
-    def draw(rng: np.random.Generator) -> Alpha:
+    def draw(rng: np.random.Generator) -> _Alpha:
         n2, n1, rank = (int(size) for size in rng.integers((4, 3, 1), (9, 6, 4)))
         y = 2 * rng.standard_normal((12, n1))
-        return Alpha(power_law(12, n2, rng), y, rng.standard_normal((rank, n2)), float(np.exp(rng.uniform(0.5, 2))))
+        return _Alpha(power_law(12, n2, rng), y, rng.standard_normal((rank, n2)), float(np.exp(rng.uniform(0.5, 2))))
 
     judged = cases.judge(
         [Case("Hu et al. (2021), §4.1", Quotation(HU_4_1, "arXiv 2106.09685, §4.1"))],

@@ -35,7 +35,7 @@ class Attained(NamedTuple):
     network: Network
 
 
-def right_sides(one: Attained) -> list[float]:
+def _right_sides(one: Attained) -> list[float]:
     """The logarithms of the right sides: the norm of the product, the product of norms, and (1 + ηm̄)^L if it is met.
 
     The last is met where all ratios are equal, the only ratios at which any network could.
@@ -45,9 +45,9 @@ def right_sides(one: Attained) -> list[float]:
     return [log_norm(one.network), bound.log_bound, *([bound.log_amgm_bound] if equal else [])]
 
 
-def attains_each(one: Attained, seen: float) -> bool:
+def _attains_each(one: Attained, seen: float) -> bool:
     """Whether the growth seen is each of the right sides."""
-    return all(abs(seen - side) < TOLERANCE * max(1.0, abs(side)) for side in right_sides(one))
+    return all(abs(seen - side) < TOLERANCE * max(1.0, abs(side)) for side in _right_sides(one))
 
 
 @ripple_claim(
@@ -72,10 +72,10 @@ def tight(cases: Cases) -> Finding:
         weights, ratios = cases.rng.uniform(1, 4, 24), np.full(24, 0.05)
         network = aligned((64,) * 25, 8, weights, ratios * weights, eta, cases.rng)
         own.append(Case(f"width 64, r = 8, L = 24, η = {eta:.3g}", Attained(weights, ratios, network), True))
-    judged = cases.judge(own + cases.draw(draw, 20), measure=lambda one: log_growth(one.network), printed=attains_each)
+    judged = cases.judge(own + cases.draw(draw, 20), measure=lambda one: log_growth(one.network), printed=_attains_each)
     return judged.finding(
         {"holds": "Yes: aligned layers attain each of them; networks at random stay far below."},
-        evidence=judged.evidence(ROUNDING, right_sides, tolerance=TOLERANCE),
+        evidence=judged.evidence(ROUNDING, _right_sides, tolerance=TOLERANCE),
         flips_if="norms for which no network attains one of the right sides",
     )
 

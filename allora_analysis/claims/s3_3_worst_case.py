@@ -168,7 +168,7 @@ class Pass(NamedTuple):
     changed: str
 
 
-def bounding_constant(network: Network) -> float:
+def _bounding_constant(network: Network) -> float:
     """Log C from the bound of a forward pass: log C = log‖bound‖ − Σ log(1 + ηm_l)."""
     weights, adapters = ripple.spectral_norms(network.layers)
     return worst(network).log_bound - float(np.log1p(network.eta * adapters / weights).sum())
@@ -206,7 +206,7 @@ def constant(cases: Cases) -> Finding:
     ]
     judged = cases.judge(
         own + cases.draw(draw, 24),
-        measure=lambda one: [bounding_constant(one.network), bounding_constant(_another(one, cases.rng))],
+        measure=lambda one: [_bounding_constant(one.network), _bounding_constant(_another(one, cases.rng))],
         printed=lambda one, seen: max(abs(value - log_c(one)) for value in seen) < 1e-9,
     )
     return judged.finding(

@@ -46,7 +46,7 @@ def flow(one: Descent) -> tuple[np.ndarray, np.ndarray]:
     return adaptive.gradient_flow(one.target, np.eye(one.a.shape[1]), one.a, still, one.eta, TIMES)
 
 
-def comes_to_rest(one: Descent, path: tuple[np.ndarray, np.ndarray]) -> bool:
+def _comes_to_rest(one: Descent, path: tuple[np.ndarray, np.ndarray]) -> bool:
     """F falls below 1e-6 of its start; AAᵀ − BᵀB never moves; at rank one Ψ falls at every time, within its bound."""
     balance = [a @ a.T - b.T @ b for a, b in zip(*path, strict=True)]
     kept = max(relative_error(part, one.a @ one.a.T) for part in balance) < 1e-6
@@ -81,7 +81,7 @@ def converges(cases: Cases) -> Finding:
     target = left * np.linspace(3.0, 1.2, 10) @ right
     own = Descent(target, cases.rng.standard_normal((8, 10)) / 10**0.5, 2.0)
     judged = cases.judge(
-        [Case("10×10, r = 8, η² = 4", own, True), *cases.draw(descent, 8)], measure=flow, printed=comes_to_rest
+        [Case("10×10, r = 8, η² = 4", own, True), *cases.draw(descent, 8)], measure=flow, printed=_comes_to_rest
     )
     a, b = (path[-1] for path in judged.measured[0])
     size = None

@@ -73,7 +73,7 @@ def scaled_gradient(cases: Cases) -> Finding:
     return judged.finding(
         {"holds_corrected": "Not as printed, a misprint: g̃ = κ∘g, with g at the scaled output."},
         evidence=layer_training.deviations(
-            judged, lambda case: [case.eta * plain_output(case.one), eta_times_g(case, case.eta)], ROUNDING, TOLERANCE
+            judged, lambda case: [case.eta * _plain_output(case.one), eta_times_g(case, case.eta)], ROUNDING, TOLERANCE
         ),
         size=Size(
             relative_error(eta_times_g(two, two.eta), eta_times_g(two, 1.0)),
@@ -85,12 +85,12 @@ def scaled_gradient(cases: Cases) -> Finding:
     )
 
 
-def plain_output(one: Pass) -> np.ndarray:
+def _plain_output(one: Pass) -> np.ndarray:
     """BAx for every token."""
     return one.x @ (one.b @ one.a).T
 
 
-def rate_cases(cases: Cases) -> list[Case]:
+def _rate_cases(cases: Cases) -> list[Case]:
     """AdamW at the paper's setting; plain SGD and momentum for ten steps; SGD clipped near η times LoRA's gradient."""
 
     def draw(rng: np.random.Generator) -> Run:
@@ -132,7 +132,7 @@ def scaling_as_rate(cases: Cases) -> Finding:
         return {"from LoRA at η·l": relative_error(scaled, fast), "from LoRA at l": relative_error(scaled, plain)}
 
     judged = cases.judge(
-        rate_cases(cases),
+        _rate_cases(cases),
         measure=distances,
         printed=lambda run, seen: seen["from LoRA at η·l"] <= TOLERANCE,
         corrected=lambda run, seen: run.optimizer != "adamw" or seen["from LoRA at l"] <= 1e-3,
@@ -384,7 +384,7 @@ class Ripple(NamedTuple):
     depth: int
 
 
-def input_gradient(case: Ripple, adapted: bool) -> float:
+def _input_gradient(case: Ripple, adapted: bool) -> float:
     """‖∂L/∂x‖ through layers x + BAx of the real layer with BA = size·I, all in one direction: the worst case."""
     import torch
 
@@ -426,7 +426,7 @@ def backward_ripple(cases: Cases) -> Finding:
     own = [Case(f"‖(BA)_i‖ = 0.1, L = 24, η = {eta:.3g}", Ripple(eta, 0.1, 24), True) for eta in PAPER_ETAS]
     judged = cases.judge(
         own + cases.draw(draw, 24),
-        measure=lambda case: input_gradient(case, adapted=False) / input_gradient(case, adapted=True),
+        measure=lambda case: _input_gradient(case, adapted=False) / _input_gradient(case, adapted=True),
         printed=lambda case, seen: seen < 1 - TOLERANCE,
         corrected=lambda case, seen: abs(seen / told(case) - 1) <= TOLERANCE,
         condition=boundary,

@@ -53,7 +53,7 @@ def small_step(one: State, arm: str, rate: float) -> float:
     return float(np.sum(moved * (before.detach().numpy() - y + moved / 2))) / rate
 
 
-def parts_of_change(one: State) -> tuple[float, float]:
+def _parts_of_change(one: State) -> tuple[float, float]:
     """A's and B's parts of dL/dl: under SGD −⟨BᵀG, BᵀD_dG⟩ and −‖D_d^{1/2}GAᵀ‖²; signs in their place under AdamW."""
     g = gradient(one)
     if one.optimizer == "sgd":
@@ -66,11 +66,11 @@ def parts_of_change(one: State) -> tuple[float, float]:
 
 def descends(one: State) -> bool | float:
     """B's descent over A's ascent; True where A's part descends too."""
-    a_part, b_part = parts_of_change(one)
+    a_part, b_part = _parts_of_change(one)
     return True if a_part <= 0 else -b_part / a_part
 
 
-def near_ascent(rng: np.random.Generator) -> State:
+def _near_ascent(rng: np.random.Generator) -> State:
     """A state in which A's part climbs, and B's descent is within a factor of two of that: by A → cA, B → B/c."""
     while True:
         n1, n2, rank = (int(rng.integers(*ends)) for ends in ((3, 7), (2, 6), (1, 3)))
@@ -110,7 +110,7 @@ def shares(rng: np.random.Generator) -> dict[str, tuple[float, float]]:
 STEPS = (1e-6, 1e-4, 1e-2, 1.0)
 
 
-def exact_example(seen: float) -> bool:
+def _exact_example(seen: float) -> bool:
     """The layer's change on the example against the polynomial: the loss rises at every l > 0, LoRA's falls first."""
     polynomial = adaptive.loss_after_step(adaptive.EXAMPLE, adaptive.EXAMPLE.factor())
     lora = adaptive.loss_after_step(adaptive.EXAMPLE, [Fraction(1)] * len(adaptive.EXAMPLE.b))
@@ -124,15 +124,15 @@ def exact_example(seen: float) -> bool:
 
 def as_told(one: State, seen: float) -> bool:
     """Whether the change has the sign of A's and B's parts together, B's being below 0; the example exactly."""
-    a_part, b_part = parts_of_change(one)
+    a_part, b_part = _parts_of_change(one)
     right = b_part < 0 and np.sign(seen) == np.sign(a_part + b_part)
-    return bool(right and (len(one.task.x) > 1 or exact_example(seen)))
+    return bool(right and (len(one.task.x) > 1 or _exact_example(seen)))
 
 
 def states(rng: np.random.Generator) -> State:
     """A state near ascent, or any."""
     if rng.random() < 0.7:
-        return near_ascent(rng)
+        return _near_ascent(rng)
     task = layer_training.draw_problem(rng)
     return State(task, rng.standard_normal((5, 2)), float(np.exp(rng.uniform(-1, 1))), "sgd")
 
@@ -162,7 +162,7 @@ def descent(cases: Cases) -> Finding:
     )
     found = shares(cases.rng)
     (most, error), at_eight = next(iter(found.values())), next(found[name][0] for name in found if name[:5] == "r = 8")
-    evidence = judged.evidence("the sign of a step of 1e-7; the example exactly, 1e-6", parts_of_change, n=DRAWS)
+    evidence = judged.evidence("the sign of a step of 1e-7; the example exactly, 1e-6", _parts_of_change, n=DRAWS)
     return judged.finding(
         {
             "conditional": f"Mostly: B's part always descends; A's may climb, in {most:.1%} of rank-1 draws, "
@@ -264,7 +264,7 @@ def per_parameter(cases: Cases) -> Finding:
 SLIGHT = 1e-3
 
 
-class Target(NamedTuple):
+class _Target(NamedTuple):
     """T (n₁×n₂), the adapter's rank, η, and A's draw."""
 
     target: np.ndarray
@@ -274,20 +274,20 @@ class Target(NamedTuple):
     steps: int
 
 
-def excess(one: Target, product: np.ndarray) -> float:
+def excess(one: _Target, product: np.ndarray) -> float:
     """½‖P − T‖² above the best of that rank, over ‖T‖²/2."""
     left = np.linalg.svd(one.target, compute_uv=False)[one.rank :]
     return float((np.sum((product - one.target) ** 2) - left @ left) / np.sum(one.target**2))
 
 
-def rests_at_best(one: Target) -> bool:
+def _rests_at_best(one: _Target) -> bool:
     """Whether the rank suffices, or the best fit's rows are equally long."""
     u, s, v = np.linalg.svd(one.target)
     rows = np.linalg.norm((u[:, : one.rank] * s[: one.rank]) @ v[: one.rank], axis=1)
     return bool(np.sum(s > 1e-9 * s[0]) <= one.rank or np.ptp(rows) <= 1e-9 * rows.max())
 
 
-def targets(rng: np.random.Generator) -> Target:
+def targets(rng: np.random.Generator) -> _Target:
     """Of the adapter's rank; higher; higher with a best fit of equally long rows; almost so."""
     from scipy.linalg import hadamard
 
@@ -299,7 +299,7 @@ def targets(rng: np.random.Generator) -> Target:
         target = left * sizes @ right
     else:
         target = (hadamard(4) / 2 * sizes @ right) * np.exp((kind == 3) * 0.05 * rng.standard_normal((4, 1)))
-    return Target(target, 1, float(np.exp(rng.uniform(0, 1.2))), 0.3 * rng.standard_normal((1, 4)), 2500)
+    return _Target(target, 1, float(np.exp(rng.uniform(0, 1.2))), 0.3 * rng.standard_normal((1, 4)), 2500)
 
 
 @descent_claim(
@@ -313,19 +313,19 @@ def targets(rng: np.random.Generator) -> Target:
 def optimal_direction(cases: Cases) -> Finding:
     """ALLoRA's own steps, run to rest, against the best fit of its rank and the row-weighted one."""
 
-    def rests_as_told(one: Target, seen: np.ndarray) -> bool:
+    def rests_as_told(one: _Target, seen: np.ndarray) -> bool:
         return relative_error(seen, adaptive.rest_point(one.target, one.rank, one.eta).product) <= 1e-5
 
     rng = cases.rng
     left, right = (np.linalg.qr(rng.standard_normal((16, 16)))[0] for _ in range(2))
     target = left * np.array([6.0, 5.5, 5.0, 4.5, 4.0, 3.5, 3.0, 2.5, *np.full(8, 0.5)]) @ right
-    own = Target(target, 8, 2.0, 0.3 * rng.standard_normal((8, 16)), 2500)
+    own = _Target(target, 8, 2.0, 0.3 * rng.standard_normal((8, 16)), 2500)
     judged = cases.judge(
         [Case("16×16, r = 8, η² = 4", own, True), *cases.draw(targets, 10)],
         measure=lambda one: adaptive.run_to_rest(one.target, one.a, one.eta, 0.05, one.steps),
         printed=lambda one, seen: excess(one, seen) <= 1e-9,
         corrected=rests_as_told,
-        condition=rests_at_best,
+        condition=_rests_at_best,
     )
     seen = {case.name: excess(case.inputs, product) for case, product in judged.pairs}
     above = seen[judged.cases[0].name]
@@ -353,14 +353,14 @@ def optimal_direction(cases: Cases) -> Finding:
     )
 
 
-class AdamState(NamedTuple):
+class _AdamState(NamedTuple):
     """A pass of which (x, ∂L/∂f, A, B) is known, and η."""
 
     one: Pass
     eta: float
 
 
-def first_update(case: AdamState, adapted: bool) -> list[np.ndarray]:
+def _first_update(case: _AdamState, adapted: bool) -> list[np.ndarray]:
     """What one step at rate 1 and β₁ = 0 adds to A and B: ALLoRAAdamW's, or AdamW's."""
     import torch
 
@@ -388,32 +388,32 @@ def first_update(case: AdamState, adapted: bool) -> list[np.ndarray]:
 def survives_adam(cases: Cases) -> Finding:
     """ALLoRAAdamW's step against AdamW's times d (B) and mean d (A), and the first-order change of the loss."""
 
-    def expected(case: AdamState) -> list[np.ndarray]:
+    def expected(case: _AdamState) -> list[np.ndarray]:
         factor = adaptive.row_factor(case.one.a, case.one.b, case.eta)
-        plain = first_update(case, adapted=False)
+        plain = _first_update(case, adapted=False)
         return [plain[0] * factor.mean(), plain[1] * factor[:, None]]
 
-    def slope(case: AdamState, steps: list[np.ndarray]) -> float:
+    def slope(case: _AdamState, steps: list[np.ndarray]) -> float:
         g = case.one.upstream.T @ case.one.x
         return float(np.sum((case.one.b.T @ g) * steps[0]) + np.sum((g @ case.one.a.T) * steps[1]))
 
-    def keeps(case: AdamState, seen: list[np.ndarray]) -> bool:
+    def keeps(case: _AdamState, seen: list[np.ndarray]) -> bool:
         right = max(map(relative_error, seen, expected(case))) <= TOLERANCE
         same = all(
             bool((np.sign(one) == np.sign(other)).all())
-            for one, other in zip(seen, first_update(case, adapted=False), strict=True)
+            for one, other in zip(seen, _first_update(case, adapted=False), strict=True)
         )
         return right and same and slope(case, seen) < 0
 
-    def draw(rng: np.random.Generator) -> AdamState:
+    def draw(rng: np.random.Generator) -> _AdamState:
         one = layer_training.draw_pass(rng)
-        return AdamState(one._replace(b=3 * one.b), float(np.exp(rng.uniform(-1, 1))))
+        return _AdamState(one._replace(b=3 * one.b), float(np.exp(rng.uniform(-1, 1))))
 
     a, b, y = adaptive.EXAMPLE.arrays()
-    counter = AdamState(Pass(np.ones((1, 1)), (b @ a).T - y, a, b), float(adaptive.EXAMPLE.eta))
+    counter = _AdamState(Pass(np.ones((1, 1)), (b @ a).T - y, a, b), float(adaptive.EXAMPLE.eta))
     judged = cases.judge(
         [Case("4-descent's example", counter), *cases.draw(draw, 12)],
-        measure=lambda case: first_update(case, adapted=True),
+        measure=lambda case: _first_update(case, adapted=True),
         printed=keeps,
     )
     return judged.finding(

@@ -160,7 +160,7 @@ def under_optimizers(cases: Cases) -> Finding:
     )
 
 
-class OneStep(NamedTuple):
+class _OneStep(NamedTuple):
     """A problem, the optimizer, η, l, and u = η²‖(BA)_i‖ of every row at the start."""
 
     task: Problem
@@ -171,7 +171,7 @@ class OneStep(NamedTuple):
     direction: np.ndarray
 
 
-def rates(one: OneStep) -> np.ndarray:
+def rates(one: _OneStep) -> np.ndarray:
     """Each row's step of B in the layer over LoRA's gradient GAᵀ (its signs under AdamW), over η·l."""
     x, y, a = one.task
     start = one.u / one.eta**2 * one.direction / np.linalg.norm(one.direction @ a, axis=1, keepdims=True)
@@ -193,15 +193,15 @@ def rates(one: OneStep) -> np.ndarray:
 def effective_rate(cases: Cases) -> Finding:
     """The rate that a row's gradient of B is multiplied with in one step of the layer, over η·l_b."""
 
-    def drawn(task: Problem, optimizer: str, eta: float, rate: float, u: float, rng: np.random.Generator) -> OneStep:
-        return OneStep(task, optimizer, eta, rate, u, rng.standard_normal((task.y.shape[1], len(task.a))))
+    def drawn(task: Problem, optimizer: str, eta: float, rate: float, u: float, rng: np.random.Generator) -> _OneStep:
+        return _OneStep(task, optimizer, eta, rate, u, rng.standard_normal((task.y.shape[1], len(task.a))))
 
-    def draw(rng: np.random.Generator) -> OneStep:
+    def draw(rng: np.random.Generator) -> _OneStep:
         u = 0.0 if rng.random() < 0.4 else float(10 ** rng.uniform(-4, 1))
         optimizer = "sgd" if rng.random() < 0.7 else "adamw"
         return drawn(layer_training.draw_problem(rng), optimizer, float(np.exp(rng.uniform(0.2, 1))), 1e-3, u, rng)
 
-    def told(one: OneStep) -> float:
+    def told(one: _OneStep) -> float:
         return (1 + one.u) ** -0.5 if one.optimizer == "sgd" else 1 / one.eta
 
     own = [

@@ -84,7 +84,7 @@ def matters(one: Training) -> bool:
     return "rate_b" not in tuned and not ("init_a" in tuned and tuned & {"rate", "rate_a"})
 
 
-def matters_more(one: Training, seen: dict[str, object]) -> bool:
+def _matters_more(one: Training, seen: dict[str, object]) -> bool:
     """α adds a degree of freedom."""
     return seen["degrees with α"] > seen["without"]
 
@@ -122,7 +122,7 @@ def scaling_is_tunable(cases: Cases) -> Finding:
         for name in ("adam", "sgd")
         for tuned in OTHERS
     ]
-    judged = cases.judge([own, *others], compared, matters_more, corrected=same, condition=matters)
+    judged = cases.judge([own, *others], compared, _matters_more, corrected=same, condition=matters)
     added = judged.measured[0]["degrees with α"] - judged.measured[0]["without"]
     return judged.finding(
         {"conditional": "Only if B has no learning rate of its own: beside one α is redundant."},
@@ -135,7 +135,7 @@ def scaling_is_tunable(cases: Cases) -> Finding:
     )
 
 
-def count_cases(cases: Cases) -> list[Case]:
+def _count_cases(cases: Cases) -> list[Case]:
     """The paper's AdamW at 1e-4, and trainings at random under Adam and SGD."""
 
     def draw(rng: np.random.Generator) -> Training:
@@ -172,7 +172,7 @@ def no_new_knob(cases: Cases) -> Finding:
         return path(one, adaptive.eta_as_scaling(adapted(one), one.optimizer))[-1]
 
     judged = cases.judge(
-        count_cases(cases),
+        _count_cases(cases),
         measure=counted,
         printed=lambda one, seen: (
             seen["of (η, l_b)"] <= seen["of LoRA's (s, l)"] and relative_error(exchanged(one), seen["BA"]) <= TOLERANCE
@@ -206,7 +206,7 @@ def split_rate(cases: Cases) -> Finding:
         return path(one, half)[-1]
 
     judged = cases.judge(
-        count_cases(cases),
+        _count_cases(cases),
         measure=split,
         printed=lambda one, seen: relative_error(seen, path(one, adapted(one))[-1]) <= TOLERANCE,
     )
@@ -238,7 +238,7 @@ def independent(one: Training) -> dict[str, int]:
 def removed(cases: Cases) -> Finding:
     """Independent knobs of LoRA less those of ALLoRA-0."""
     judged = cases.judge(
-        count_cases(cases), measure=independent, printed=lambda one, seen: seen["LoRA"] - seen["ALLoRA-0"] == 2
+        _count_cases(cases), measure=independent, printed=lambda one, seen: seen["LoRA"] - seen["ALLoRA-0"] == 2
     )
     seen = judged.measured[0]
     return judged.finding(
@@ -261,7 +261,7 @@ def removed(cases: Cases) -> Finding:
 def fewer(cases: Cases) -> Finding:
     """Independent knobs of LoRA beside those of ALLoRA-0."""
     judged = cases.judge(
-        count_cases(cases), measure=independent, printed=lambda one, seen: seen["ALLoRA-0"] < seen["LoRA"]
+        _count_cases(cases), measure=independent, printed=lambda one, seen: seen["ALLoRA-0"] < seen["LoRA"]
     )
     seen = judged.measured[0]
     return judged.finding(

@@ -48,7 +48,7 @@ def flow(one: Row, times: np.ndarray, steps: int = 100) -> np.ndarray:
     return np.array(path)
 
 
-def times_of(one: Row) -> np.ndarray:
+def _times_of(one: Row) -> np.ndarray:
     """Times from far below to far above that of the bend, 1/(gη³)."""
     return np.array([0.0, 1e-6, 1e-2, 0.3, 3.0]) / (one.size * one.eta**3)
 
@@ -68,8 +68,8 @@ def rapid(cases: Cases) -> Finding:
 
     def speeds(one: Row) -> dict[str, np.ndarray]:
         if one.optimizer == "flow":
-            path = flow(one, times_of(one))
-            return {"m": path, "speed over LoRA's": np.diff(path) / np.diff(times_of(one)) / one.size}
+            path = flow(one, _times_of(one))
+            return {"m": path, "speed over LoRA's": np.diff(path) / np.diff(_times_of(one)) / one.size}
         slope = lambda m: one.size * (abs(m) + one.eta**-2) ** -0.5  # noqa: E731
         path = layer_training.one_row("adamw", slope, PAPER_RATE, ADAMW_STEPS)
         lora = layer_training.one_row("adamw", lambda m: one.size, PAPER_RATE, ADAMW_STEPS)
@@ -77,7 +77,7 @@ def rapid(cases: Cases) -> Finding:
 
     def told(one: Row, seen: dict[str, np.ndarray]) -> bool:
         if one.optimizer == "flow":
-            return relative_error(seen["m"], escape.trajectory(times_of(one), one.size, one.eta)) <= 1e-8
+            return relative_error(seen["m"], escape.trajectory(_times_of(one), one.size, one.eta)) <= 1e-8
         return bool(abs(seen["m"][1] / PAPER_RATE - 1) <= ADAM)
 
     def draw(rng: np.random.Generator) -> Row:
@@ -104,7 +104,7 @@ def rapid(cases: Cases) -> Finding:
     )
 
 
-def settling_rate(one: Row, product: float, adapted: bool, steps: int = 3000) -> float:
+def _settling_rate(one: Row, product: float, adapted: bool, steps: int = 3000) -> float:
     """By what m ← m − l·d(m)(m − T) multiplies the distance to T a step, near it; 1 where it does not settle."""
     m, gaps = 0.0, []
     for _ in range(steps):
@@ -142,7 +142,8 @@ def settling(one: Approach) -> dict[str, float]:
     """SGD: what a step leaves of the distance, at η·l and in ALLoRA at l. AdamW: steps to 9/10 of T, both at l."""
     if one.row.optimizer == "sgd":
         return {
-            name: settling_rate(one.row, one.product, adapted) for name, adapted in (("fixed", False), ("ALLoRA", True))
+            name: _settling_rate(one.row, one.product, adapted)
+            for name, adapted in (("fixed", False), ("ALLoRA", True))
         }
     eta, target, rate = one.row.eta, one.row.size, one.product / one.row.eta
     slopes = {"fixed": lambda m: target - m, "ALLoRA": lambda m: (target - m) * (abs(m) + eta**-2) ** -0.5}
@@ -242,7 +243,7 @@ class Level(NamedTuple):
     level: float
 
 
-def lora_over_allora(one: Level) -> float:
+def _lora_over_allora(one: Level) -> float:
     """LoRA's time at l over ALLoRA's to the level, at a constant gradient."""
     if one.optimizer == "flow":
         return one.level / time_to(one.level, one.eta)
@@ -280,7 +281,7 @@ def slower(cases: Cases) -> Finding:
     known = [Case(f"SGD, to 0.1, η = {eta:.3g}", Level("flow", eta, 0.1)) for eta in PAPER_ETAS]
     judged = cases.judge(
         [*own, *known, *cases.draw(draw, 24)],
-        measure=lora_over_allora,
+        measure=_lora_over_allora,
         printed=lambda one, seen: seen >= 1.5,
         corrected=told,
         condition=boundary,

@@ -230,7 +230,7 @@ def measured_smollm2(cases: Cases, folder: Path | None) -> Finding:
     return figure_2(cases, SMOLLM2, folder)
 
 
-def complete_runs(folder: Path | None) -> tuple[Runs, dict[str, list[Setting]]]:
+def _complete_runs(folder: Path | None) -> tuple[Runs, dict[str, list[Setting]]]:
     """Records and, by model and optimizer, the lists of runs that are recorded to their last step."""
     listed = [one for model in (MINILM, SMOLLM2) for one in wanted(model)]
     runs = recorded(listed, folder)
@@ -261,14 +261,14 @@ def p_values(samples: Mapping[str, np.ndarray]) -> str:
     return "; ".join(f"{name}: p = {value:.2g}" for name, value in below_zero(samples).items())
 
 
-def all_below(samples: Mapping[str, np.ndarray], yes: str, no: str) -> str:
+def _all_below(samples: Mapping[str, np.ndarray], yes: str, no: str) -> str:
     """`yes` where every mean is below 0, `no` where every mean is above it, at 0.05; otherwise undecided."""
     if max(below_zero(samples).values()) < 0.05:
         return yes
     return no if max(below_zero({name: -values for name, values in samples.items()}).values()) < 0.05 else "undecided"
 
 
-def bends(result: Mapping[str, Any]) -> tuple[float, float]:
+def _bends(result: Mapping[str, Any]) -> tuple[float, float]:
     """Logarithms of growth a step from step 10 to mid-run over that before, and from there on over that until then."""
     steps = result["row_norms"]["step"]
     ends = (0, START[1], min(steps, key=lambda step: abs(step - steps[-1] / 2)), steps[-1])
@@ -280,11 +280,11 @@ PHASES = "steps 10 to mid-run over steps 0 to 10", "second half over steps 10 to
 
 
 def slowing(runs: Runs, own: Sequence[Setting]) -> dict[str, list[float]]:
-    """`bends` of some runs, a number a seed, by phase."""
-    return dict(zip(PHASES, map(list, zip(*(bends(runs[one]) for one in own), strict=True)), strict=True))
+    """`_bends` of some runs, a number a seed, by phase."""
+    return dict(zip(PHASES, map(list, zip(*(_bends(runs[one]) for one in own), strict=True)), strict=True))
 
 
-def by_arm(runs: Runs, own: Sequence[Setting]) -> dict[str, dict[str, list[float]]]:
+def _by_arm(runs: Runs, own: Sequence[Setting]) -> dict[str, dict[str, list[float]]]:
     """`slowing` of ALLoRA's runs and of LoRA's at l."""
     lora = of_arm(own, "lora", preset.base_rate(own[0]))
     return {"ALLoRA": slowing(runs, of_arm(own, "allora")), "LoRA at l": slowing(runs, lora)}
@@ -308,7 +308,7 @@ tapers_claim = functools.partial(
 )
 def tapers(cases: Cases, folder: Path | None) -> Finding:
     """Late growth over early growth, on two models; LoRA's at l_b beside it."""
-    runs, lists = complete_runs(folder)
+    runs, lists = _complete_runs(folder)
     adamw = {name: own for name, own in lists.items() if name.endswith("adamw")}
     if not adamw:
         return not_run(f"{len(runs)} runs are recorded, none in full")
@@ -317,8 +317,8 @@ def tapers(cases: Cases, folder: Path | None) -> Finding:
         for name, own in adamw.items()
         for phase, values in slowing(runs, of_arm(own, "allora")).items()
     }
-    tested = cases.test(samples, lambda values: all_below(values, "holds", "refuted"))
-    measured = {name: by_arm(runs, own) for name, own in lists.items()}
+    tested = cases.test(samples, lambda values: _all_below(values, "holds", "refuted"))
+    measured = {name: _by_arm(runs, own) for name, own in lists.items()}
     total = {
         name: {arm: float(np.mean(np.sum([*of.values()], axis=0))) for arm, of in measured[name].items()}
         for name in adamw
@@ -365,7 +365,7 @@ def falls(runs: Runs, own: Sequence[Setting]) -> tuple[np.ndarray, float]:
 def elsewhere(samples: Mapping[str, np.ndarray]) -> dict[float, str]:
     """Whether the factor falls by half of `FALL`, and by twice of it."""
     return {
-        limit: all_below({name: values - limit for name, values in samples.items()}, "no", "undecided")
+        limit: _all_below({name: values - limit for name, values in samples.items()}, "no", "undecided")
         for limit in (FALL / 2, 2 * FALL)
     }
 
@@ -382,7 +382,7 @@ def elsewhere(samples: Mapping[str, np.ndarray]) -> dict[float, str]:
 )
 def factor_falls(cases: Cases, folder: Path | None) -> Finding:
     """How far 1/√(1 + η²n) falls, n the mean row norm at the last step: d is convex, so the mean factor falls less."""
-    runs, lists = complete_runs(folder)
+    runs, lists = _complete_runs(folder)
     if not lists:
         return not_run(f"{len(runs)} runs are recorded, none in full")
 
@@ -390,7 +390,7 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
     samples, longest = ({name: both[index] for name, both in found.items()} for index in (0, 1))
     tested = cases.test(
         {name: values - FALL for name, values in samples.items()},
-        lambda values: all_below(values, "refuted", "holds"),
+        lambda values: _all_below(values, "refuted", "holds"),
     )
     most = max(float(np.mean(values)) for values in samples.values())
     return tested.finding(

@@ -21,7 +21,7 @@ TOLERANCE = 1e-9
 family_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_variants.py")
 
 
-def asf_backward(one: Pass, eta: float) -> list[np.ndarray]:
+def _asf_backward(one: Pass, eta: float) -> list[np.ndarray]:
     """ASF-LoRA's output and gradients."""
     return layer_training.backward(lambda *parts: layer_training.forward("asf", *parts, eta), one)
 
@@ -38,7 +38,7 @@ def trained(run: Run) -> dict[str, np.ndarray]:
     a, b = layer_training.pairs(run, "asf")[-1]
     f = run.task.x @ (b @ a).T
     one = Pass(run.task.x, 0 * run.task.y, a, b)
-    output = asf_backward(one, run.eta)[0]
+    output = _asf_backward(one, run.eta)[0]
     return {"ASF": b @ a, "ALLoRA": layer_training.products(run, "allora")[-1], "output": output, "f": f}
 
 
@@ -129,7 +129,7 @@ def natural_gradient(cases: Cases) -> Finding:
     ]
     judged = cases.judge(
         [*own, *cases.draw(draw, 12)],
-        measure=lambda case: [asf_backward(case.one, case.eta)[index] for index in (0, 3)],
+        measure=lambda case: [_asf_backward(case.one, case.eta)[index] for index in (0, 3)],
         printed=lambda case, seen: close(seen, told(case), TOLERANCE),
     )
     return judged.finding(
@@ -162,7 +162,7 @@ def output_scales_gradient(cases: Cases) -> Finding:
 
     def slope(one: Outputs) -> float:
         unit, f = np.ones((1, 1)), np.full((1, 1), one.f)
-        found = asf_backward(Pass(f, unit, unit, unit), one.eta)
+        found = _asf_backward(Pass(f, unit, unit, unit), one.eta)
         return float(found[3][0, 0] / one.f * np.sqrt(abs(one.f) + one.eta**-2))
 
     def told(one: Outputs) -> float:
@@ -195,7 +195,7 @@ def output_scales_gradient(cases: Cases) -> Finding:
     )
 
 
-class Stack(NamedTuple):
+class _Stack(NamedTuple):
     """Aligned layers x + BAx with BA = m·I, the entries of x, their number, the depth, and η."""
 
     m: float
@@ -205,7 +205,7 @@ class Stack(NamedTuple):
     eta: float
 
 
-def asf_growth(one: Stack) -> np.ndarray:
+def _asf_growth(one: _Stack) -> np.ndarray:
     """The logarithm of the output's norm over the input's in each of ASF-LoRA's layers."""
     import torch
 
@@ -218,7 +218,7 @@ def asf_growth(one: Stack) -> np.ndarray:
     return np.diff(np.log(path))
 
 
-def outputs_of(one: Stack) -> list[float]:
+def _outputs_of(one: _Stack) -> list[float]:
     """|f| in each layer, by the closed form."""
     h, found = one.x, []
     for _ in range(one.depth):
@@ -238,26 +238,26 @@ def outputs_of(one: Stack) -> list[float]:
 def asf_ripple(cases: Cases) -> Finding:
     """Growth in each of L aligned layers against 1 + m, outputs below and above 1 − 1/η², and on both sides of it."""
 
-    def told(one: Stack) -> np.ndarray:
-        f = np.array(outputs_of(one))
+    def told(one: _Stack) -> np.ndarray:
+        f = np.array(_outputs_of(one))
         return np.log1p(one.m * adaptive.asf(f, one.eta) / f)
 
-    def edge(one: Stack) -> bool | float:
+    def edge(one: _Stack) -> bool | float:
         limit = 1 - one.eta**-2
-        return limit > 0 and limit / max(outputs_of(one))
+        return limit > 0 and limit / max(_outputs_of(one))
 
-    def draw(rng: np.random.Generator) -> Stack:
+    def draw(rng: np.random.Generator) -> _Stack:
         while True:
             eta, m = float(np.exp(rng.uniform(-0.3, 1.2))), float(np.exp(rng.uniform(-3, 0)))
-            one = Stack(m, float(np.exp(rng.uniform(-2, 2))), 4, int(rng.integers(2, 6)), eta)
+            one = _Stack(m, float(np.exp(rng.uniform(-2, 2))), 4, int(rng.integers(2, 6)), eta)
             ratio = edge(one)
             if (rng.random() < 0.2 or 0.5 < ratio < 2) and abs(ratio - 1) > 0.02:
                 return one
 
-    own = [Case(f"|f| from 0.1, L = 4, η = {eta:.3g}", Stack(0.1, 1.0, 64, 4, eta), True) for eta in PAPER_ETAS]
+    own = [Case(f"|f| from 0.1, L = 4, η = {eta:.3g}", _Stack(0.1, 1.0, 64, 4, eta), True) for eta in PAPER_ETAS]
     judged = cases.judge(
         [*own, *cases.draw(draw, 30)],
-        measure=asf_growth,
+        measure=_asf_growth,
         printed=lambda one, seen: bool((seen > np.log1p(one.m) + TOLERANCE).all()),
         corrected=lambda one, seen: np.abs(seen - told(one)).max() <= TOLERANCE,
         condition=edge,
@@ -277,7 +277,7 @@ def asf_ripple(cases: Cases) -> Finding:
     )
 
 
-def refuses_to_merge(case: Layer) -> bool:
+def _refuses_to_merge(case: Layer) -> bool:
     """Whether the toolkit's ASF-LoRA module of these shapes raises when merged."""
     import torch
 
@@ -317,7 +317,7 @@ def asf_merge(cases: Cases) -> Finding:
         return {
             "ASF-LoRA": at_x_and_twice(case, "asf"),
             "LoRA": at_x_and_twice(case, "lora"),
-            "refuses": refuses_to_merge(case),
+            "refuses": _refuses_to_merge(case),
         }
 
     def gap(case: Layer) -> float:

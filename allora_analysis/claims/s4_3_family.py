@@ -24,7 +24,7 @@ TOKENS = 4000
 family_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_variants.py")
 
 
-class Member(NamedTuple):
+class _Member(NamedTuple):
     """A member of the family, a pass of one token, and what turns (A, B) into others of one f, or of one BA."""
 
     arm: str
@@ -41,16 +41,16 @@ def applied(arm: str, one: Pass, eta: float) -> np.ndarray:
     if arm in ("scaled", "asf"):
         return layer_training.backward(lambda *parts: layer_training.forward(arm, *parts, eta), one)[0]
     rule = functional.allora_od if arm == "od" else functools.partial(layer_training.forward, arm)
-    found = layer_training.backward(rule, one, eta)[3] if arm == "od" else backward_of(arm, one, eta)
+    found = layer_training.backward(rule, one, eta)[3] if arm == "od" else _backward_of(arm, one, eta)
     return np.divide(found, layer_training.backward(layer_training.lora, one)[3])[:, 0]
 
 
-def backward_of(arm: str, one: Pass, eta: float) -> np.ndarray:
+def _backward_of(arm: str, one: Pass, eta: float) -> np.ndarray:
     """The gradient of B in an arm's layer."""
     return layer_training.backward(lambda *parts: layer_training.forward(arm, *parts, eta), one)[3]
 
 
-def members(rng: np.random.Generator, arm: str | None = None) -> Member:
+def members(rng: np.random.Generator, arm: str | None = None) -> _Member:
     """A pass; one of the same g, or f for an output adaptor; one that keeps BA or f as well."""
     one = layer_training.draw_pass(rng, n2=4, rank=2, tokens=1)
     arm = arm or str(rng.choice(["scaled", "asf", "constant", "allora", "od"]))
@@ -61,7 +61,7 @@ def members(rng: np.random.Generator, arm: str | None = None) -> Member:
     same_product = one._replace(a=turn @ one.a, b=one.b @ np.linalg.inv(turn))
     moved = one._replace(a=one.a + rng.standard_normal(one.a.shape))
     other = same_f if arm in ("scaled", "asf") else moved
-    return Member(arm, one, float(np.exp(rng.uniform(0.2, 1))), other, same_product if arm == "allora" else same_f)
+    return _Member(arm, one, float(np.exp(rng.uniform(0.2, 1))), other, same_product if arm == "allora" else same_f)
 
 
 @family_claim(
@@ -167,7 +167,7 @@ def factors(case: Noise, arm: str) -> np.ndarray:
     return (per_token(rule, case.eta) / per_token(layer_training.lora))[:, :, 0].numpy()
 
 
-def noise_cases(cases: Cases) -> list[Case]:
+def _noise_cases(cases: Cases) -> list[Case]:
     """One row of BA each, short or long; rows of 0.1, the paper's η."""
 
     def drawn(norm: float, eta: float, rng: np.random.Generator) -> Noise:
@@ -181,7 +181,7 @@ def noise_cases(cases: Cases) -> list[Case]:
     return [*own, *cases.draw(draw, 12)]
 
 
-def seen_of(case: Noise) -> dict[str, float]:
+def _seen_of(case: Noise) -> dict[str, float]:
     """Mean and spread of ALLoRA-OD's factor over tokens, with their standard errors, and ALLoRA's spread."""
     od, plain = factors(case, "od")[:, 0], factors(case._replace(x=case.x[:200]), "allora")[:, 0]
     fourth = float(np.mean((od - od.mean()) ** 4))
@@ -218,8 +218,8 @@ def output_noise(cases: Cases) -> Finding:
     allowed = standard_errors(TOKENS)
 
     judged = cases.judge(
-        noise_cases(cases),
-        measure=seen_of,
+        _noise_cases(cases),
+        measure=_seen_of,
         printed=lambda case, seen: (
             seen["std"] > TOLERANCE and off(case, seen) < allowed and seen["std, ALLoRA's"] < TOLERANCE
         ),
@@ -255,7 +255,7 @@ class Batch(NamedTuple):
     eta: float
 
 
-def od_samples(one: Batch) -> np.ndarray:
+def _od_samples(one: Batch) -> np.ndarray:
     """Each token's gradient of the row through ALLoRA-OD, by the layer: A = I, B the row."""
     case = Noise(one.x, np.eye(len(one.row)), one.row[None, :], one.eta)
     return (factors(case, "od")[:, 0] * (one.x @ (one.row - one.target)))[:, None] * one.x
@@ -263,19 +263,19 @@ def od_samples(one: Batch) -> np.ndarray:
 
 def summed(one: Batch) -> dict[str, np.ndarray]:
     """The row's mean gradient over tokens, and its standard error where there are many."""
-    samples = od_samples(one)
+    samples = _od_samples(one)
     error = samples.std(axis=0) / math.sqrt(len(samples))
     return {"mean": samples.mean(axis=0), "stderr": error if len(samples) == TOKENS else 0 * error}
 
 
-def row_gradient(one: Batch) -> np.ndarray:
+def _row_gradient(one: Batch) -> np.ndarray:
     """G_i, the mean over tokens without the factor."""
     return one.x.T @ (one.x @ (one.row - one.target)) / len(one.x)
 
 
 def parallel(one: Batch, seen: dict[str, np.ndarray]) -> bool:
     """Whether the row's gradient is a multiple of g_i."""
-    mean, g = seen["mean"], row_gradient(one)
+    mean, g = seen["mean"], _row_gradient(one)
     left = mean - (mean @ g) / (g @ g) * g
     return bool(np.linalg.norm(left) <= TOLERANCE * np.linalg.norm(mean))
 
@@ -297,12 +297,12 @@ def batches(rng: np.random.Generator) -> Batch:
     return Batch(x, row, rng.standard_normal(3), float(np.exp(rng.uniform(0, 1))))
 
 
-def equal_sizes(one: Batch) -> bool:
+def _equal_sizes(one: Batch) -> bool:
     """Whether |f(x)_i| is the same for every token."""
     return bool(np.ptp(np.abs(one.x @ one.row)) <= TOLERANCE)
 
 
-def one_token(rng: np.random.Generator) -> Batch:
+def _one_token(rng: np.random.Generator) -> Batch:
     """One token at random."""
     return Batch(
         rng.standard_normal((1, 3)), rng.standard_normal(3), rng.standard_normal(3), float(np.exp(rng.uniform(0, 1)))
@@ -322,7 +322,7 @@ def od_update(cases: Cases) -> Finding:
     """The layer's gradient of a row for one token against the factor of its output times g_i."""
 
     def told(one: Batch) -> np.ndarray:
-        return inverse_sqrt(one.x @ one.row, one.eta) * row_gradient(one)
+        return inverse_sqrt(one.x @ one.row, one.eta) * _row_gradient(one)
 
     x, row, target = layer_training.inputs(cases.rng, 1, 64, 0.5), *cases.rng.standard_normal((2, 64))
     own = [
@@ -330,8 +330,8 @@ def od_update(cases: Cases) -> Finding:
         for eta in layer_training.PAPER_ETAS
     ]
     judged = cases.judge(
-        [*own, *cases.draw(one_token, 24)],
-        measure=lambda one: od_samples(one)[0],
+        [*own, *cases.draw(_one_token, 24)],
+        measure=lambda one: _od_samples(one)[0],
         printed=lambda one, seen: relative_error(seen, told(one)) <= 1e-7,
     )
     return judged.finding(
@@ -354,7 +354,7 @@ def expected_update(cases: Cases) -> Finding:
 
     def expected(one: Batch, seen: dict[str, np.ndarray]) -> bool:
         if len(one.x) == 1:
-            return relative_error(seen["mean"], inverse_sqrt(one.x @ one.row, one.eta) * row_gradient(one)) <= 1e-7
+            return relative_error(seen["mean"], inverse_sqrt(one.x @ one.row, one.eta) * _row_gradient(one)) <= 1e-7
         if len(one.x) < TOKENS:
             return True
         return bool(np.all(np.abs(seen["mean"] - expectation(one)) <= allowed * seen["stderr"]))
@@ -373,9 +373,9 @@ def expected_update(cases: Cases) -> Finding:
         measure=summed,
         printed=parallel,
         corrected=expected,
-        condition=equal_sizes,
+        condition=_equal_sizes,
     )
-    seen, ours = judged.measured[0]["mean"], row_gradient(own)
+    seen, ours = judged.measured[0]["mean"], _row_gradient(own)
     cosine = float(seen @ ours / np.linalg.norm(seen) / np.linalg.norm(ours))
     return judged.finding(
         {"conditional": "Only for one token: over a batch the factors differ, and turn the row's gradient a little."},

@@ -7,7 +7,7 @@ are merged on the way, which makes lattice cases small. Checked by `tests/test_d
 Binomial probabilities and mean absolute deviations are right to nearly full precision, for counts up to 10¹².
 Differences of log Γ lose 10⁻³ at such counts; Loader's saddle-point form loses nothing: each term is a small quantity
 computed as such. Source: C. Loader (2000), "Fast and accurate computation of binomial probabilities". Checked against
-mpmath by `tests/test_deviation_binomial.py`.
+mpmath by `tests/test_deviation_methods.py`.
 """
 
 from __future__ import annotations

@@ -7,5 +7,5 @@ It needs to know nothing of ALLoRA. A live model and optimizer of any library: `
 | `saved.py` | an adapter in a file: its pairs, scalings, row norms |
 | `answers.py` | what the doctor says, topic by topic |
 | `seeds.py` | how many seeds decide a gap, from records or from one's own numbers |
-| `edge.py` | the largest stable learning rate of a pretrained model with LoRA, on one batch |
+| `edge.py` | the largest stable learning rate of a pretrained model with LoRA, on one batch; beside recorded curves |
 """

@@ -225,12 +225,6 @@ def _edge(arguments: Arguments, recipe: Recipe) -> Section:
 def run(arguments: Arguments) -> int:
     """Print the answers, or write them as JSON.
 
-    Args:
-        arguments: the flags.
-
-    Returns:
-        The exit status.
-
     Raises:
         ArgumentError: nothing asked.
     """
@@ -260,14 +254,7 @@ def _show(found: Sequence[Section]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The doctor's command.
-
-    Args:
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """The doctor's command."""
     return cli.guarded(lambda: run(cli.parse(Arguments, "python -m allora_analysis.doctor", argv)))
 
 

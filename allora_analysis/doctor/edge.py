@@ -1,20 +1,32 @@
-"""The largest stable learning rate of a pretrained classifier with LoRA, from the curvature of one batch.
+"""The largest stable learning rate of a pretrained classifier with LoRA, from the curvature of one batch; recorded
+learning-rate curves, where they end, and what was predicted for each.
 
 `hessian.stable_rate` on A and B of all linear layers, at the start (SGD) or after a few steps at a given rate (Adam
 needs second moments). The classifier has a rate of its own, so that rate has an edge of its own: beyond it the whole
-optimizer is unstable, since λ_max of D^½HD^½ is at least that of its block, and no rate of A and B helps. Checked by
-`tests/test_doctor_edge.py`; against recorded learning-rate curves by `experiments.stable_rates`.
+optimizer is unstable, since λ_max of D^½HD^½ is at least that of its block, and no rate of A and B helps.
+`experiments.stable_rates` states the question and the test on recorded curves. Checked by `tests/test_doctor_edge.py`
+and `tests/test_doctor_curves.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from allora_analysis import records
 from allora_analysis.adaptive.recipe import Recipe
+from allora_analysis.finetune import setting as finetune
 from allora_analysis.finetune.setting import Setting
+from allora_analysis.grid.reading import final_value
+from allora_analysis.study import Table
 from allora_analysis.validation import ArgumentError, count, positive
+
+STUDY, PROTOCOL = "stable_rates", 2
+RESULTS = records.results_folder(STUDY)
+FACTOR = 2.0
+LEAST_RATES = 2
 
 
 @dataclass(frozen=True)
@@ -134,3 +146,160 @@ def _prepared(setting: Setting, recipe: Recipe, steps: int) -> tuple[Any, Any, C
         return torch.nn.functional.cross_entropy(model(**inputs).logits, labels)
 
     return model, arms.optimizer(model, setting), loss
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A prediction in full.
+
+    Attributes:
+        model: what records call the model.
+        optimizer: "adamw" or "sgd".
+        rate: of the trial steps.
+        steps: made before the curvature is measured.
+        batch_size: sentences of a step, and of the batch that is measured.
+        head_rate: of the classifier in the trial steps.
+        data: what records call the data.
+        rank: r = α.
+        seed: of A, the classifier, the sentences.
+    """
+
+    model: str
+    optimizer: str
+    rate: float
+    steps: int
+    batch_size: int
+    head_rate: float
+    data: str = "rotten_tomatoes"
+    rank: int = 16
+    seed: int = 0
+
+
+TRIALS = tuple(
+    Trial(model, optimizer, rate, steps, size, head)
+    for model, size in (("all-MiniLM-L6-v2", 32), ("SmolLM2-135M", 8))
+    for optimizer, rate, steps, head in (("sgd", 1.0, 0, 0.1), ("adamw", 3e-4, 20, 1e-3))
+)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """LoRA's test accuracy by learning rate, at one schedule, clipping and rate of the classifier.
+
+    Attributes:
+        model: its name.
+        optimizer: "adamw" or "sgd".
+        schedule: "linear" or "constant".
+        clip: the largest gradient norm; 0: none.
+        head: the classifier's rate.
+        accuracies: by rate, ascending: a seed each.
+        majority: the most frequent label's share.
+    """
+
+    model: str
+    optimizer: str
+    schedule: str
+    clip: float
+    head: float
+    accuracies: Mapping[float, tuple[float, ...]]
+    majority: float
+
+    @property
+    def edge(self) -> tuple[float, float | None]:
+        """The largest rate at which every seed trains (0: none does), and the next one recorded above it, or None."""
+        best = max(sum(of) / len(of) for of in self.accuracies.values())
+        half = (self.majority + best) / 2
+        trains = [rate for rate, of in self.accuracies.items() if min(of) > max(half, self.majority)]
+        low = max(trains, default=0.0)
+        return low, min((rate for rate in self.accuracies if rate > low), default=None)
+
+
+def curves(folder: Path | None = None) -> list[Curve]:
+    """LoRA's recorded curves without dropout, wherever two rates or more are there.
+
+    Args:
+        folder: of fine-tuning records; None: those of this repository.
+
+    Returns:
+        The curves, by model and optimizer.
+    """
+    found: dict[tuple, dict[float, dict[int, float]]] = {}
+    majority: dict[tuple, float] = {}
+    for path in records.record_files(finetune.RESULTS if folder is None else folder):
+        record = records.load(path)
+        config = record.config
+        if (record.study, config["arm"], config["drop_rate"]) != (finetune.STUDY, "lora", 0.0):
+            continue
+        key = tuple(config[name] for name in ("model", "optimizer", "schedule", "max_grad_norm", "head_learning_rate"))
+        # A rate may be recorded after more epochs too: the shorter run counts.
+        runs = found.setdefault(key, {}).setdefault(config["learning_rate"], {})
+        if config["epochs"] <= 2 and config["seed"] not in runs:
+            runs[config["seed"]] = final_value(record.result, "test_accuracy")
+            majority[key] = record.result["majority_rates"]["test"]
+    return [
+        Curve(*key, {rate: tuple(of.values()) for rate, of in sorted(rates.items()) if of}, majority[key])
+        for key, rates in sorted(found.items())
+        if key in majority and sum(map(bool, rates.values())) >= LEAST_RATES
+    ]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A prediction beside a curve.
+
+    Attributes:
+        curve: the recorded one.
+        predicted: the rate, 0 where the classifier's own is beyond its edge; None: not recorded.
+    """
+
+    curve: Curve
+    predicted: float | None
+
+    @property
+    def hit(self) -> bool | None:
+        """Within a factor of 2 of the edge; None without a prediction, or where all there is to miss is kept: low/2."""
+        low, high = self.curve.edge
+        if self.predicted is None or (high is None and self.predicted >= low / FACTOR):
+            return None
+        return high is not None and low / FACTOR <= self.predicted <= FACTOR * high
+
+
+def compared(folder: Path | None = None, runs: Path | None = None) -> list[Compared]:
+    """Every curve with its prediction.
+
+    Args:
+        folder: of the predictions' records; None: those of this repository.
+        runs: of fine-tuning records.
+
+    Returns:
+        The comparisons.
+    """
+    where = RESULTS if folder is None else folder
+    known = records.find_each(where, STUDY, PROTOCOL, {one: one for one in TRIALS}) if Path(where).is_dir() else {}
+    edges = {(one.model, one.optimizer): record.result for one, record in known.items()}
+    return [Compared(curve, _predicted(curve, edges.get((curve.model, curve.optimizer)))) for curve in curves(runs)]
+
+
+def _predicted(curve: Curve, edge: Mapping[str, float] | None) -> float | None:
+    if edge is None:
+        return None
+    head = edge["head_rate"]
+    return edge["rate"] if head is None or curve.head <= head else 0.0
+
+
+def table(found: Sequence[Compared]) -> Table:
+    """What `compared` found, as a table."""
+    told = [one.hit for one in found if one.hit is not None]
+    share = f"{sum(told)} of {len(told)} curves where it can be missed"
+    title = f"largest stable rate within a factor of {FACTOR:g} of the edge: {share}"
+    columns = ("model", "optimizer", "schedule", "clipping", "head", "trains up to", "no more at", "predicted", "hit")
+    return Table(title, columns, [_row(one) for one in found])
+
+
+def _row(one: Compared) -> tuple[str, ...]:
+    curve, (low, high) = one.curve, one.curve.edge
+    predicted = "not run" if one.predicted is None else f"{one.predicted:.3g}" if one.predicted else "none"
+    hit = {True: "yes", False: "no", None: "–"}[one.hit]
+    ends = (f"{low:g}" if low else "none", "beyond the range" if high is None else f"{high:g}")
+    clip = f"{curve.clip:g}" if curve.clip else "none"
+    return (curve.model, curve.optimizer, curve.schedule, clip, f"{curve.head:g}", *ends, predicted, hit)

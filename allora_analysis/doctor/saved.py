@@ -108,15 +108,7 @@ def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
 
 
 def matrices(path: Path, saved: Saved) -> dict[str, tuple[Any, Any]]:
-    """A and s·B of every pair, by the layer's name, as NumPy's float64.
-
-    Args:
-        path: that `read` has read.
-        saved: what it found.
-
-    Returns:
-        The matrices.
-    """
+    """A and s·B of every pair that `read` found at a path, by the layer's name, as NumPy's float64."""
     parts = {name.removeprefix(_PREFIX): part for name, part in _sides(_tensors(_files(path)[0])).items()}
     return {
         pair.name: (parts[pair.name]["a"].double().numpy(), pair.scaling * parts[pair.name]["b"].double().numpy())

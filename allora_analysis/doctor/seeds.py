@@ -49,15 +49,7 @@ class Needed:
 
 
 def from_deviation(gap: float, deviation: float) -> Needed:
-    """Of a deviation of the paired differences that is known.
-
-    Args:
-        gap: to see, in points.
-        deviation: in points.
-
-    Returns:
-        The seeds.
-    """
+    """The seeds to see a gap, of a deviation of the paired differences that is known; both in points."""
     gap, deviation = positive("--gap", gap), positive("--sd", deviation)
     return Needed("the deviation given", None, None, deviation, required_n(gap, deviation), None, None)
 
@@ -147,15 +139,7 @@ def _words(config: dict[str, str], arm: str, reference: str) -> str:
 
 
 def words(needed: Needed, gap: float) -> str:
-    """The answer in a line.
-
-    Args:
-        needed: the seeds.
-        gap: in points.
-
-    Returns:
-        A sentence.
-    """
+    """The seeds for a gap, in points, in a line."""
     interval = "" if needed.low is None else f" ({needed.low} to {needed.high})"
     seen = "" if needed.pairs is None else f" over {needed.pairs} seeds, mean {needed.mean:+.2f}"
     return (
@@ -165,14 +149,7 @@ def words(needed: Needed, gap: float) -> str:
 
 
 def table(found: Sequence[Needed]) -> Table:
-    """Several settings' answers.
-
-    Args:
-        found: of records.
-
-    Returns:
-        A table.
-    """
+    """The seeds of several settings, from records, as a table."""
     columns = ("differences, same seeds", "seeds recorded", "mean", "standard deviation", "seeds needed", "90 %")
     rows = [
         (

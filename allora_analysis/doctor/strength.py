@@ -95,14 +95,7 @@ def _states(pretrained: Any, sentence: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def words(found: Strength) -> str:
-    """The answer, in a line.
-
-    Args:
-        found: by `strength`.
-
-    Returns:
-        It.
-    """
+    """What `strength` found, in a line."""
     ratio = found.change / found.at_random
     word = "more than at random" if ratio > 2 else "about as at random" if ratio > 0.5 else "less than at random"
     past = "beyond which" if found.radius >= 1 else "below the adapter's own 1, so that at its full strength"

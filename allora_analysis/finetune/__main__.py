@@ -4,7 +4,7 @@ import os
 import sys
 
 from allora_analysis.cli import main
-from allora_analysis.finetune.processes import rank
+from allora_analysis.finetune.machine import rank
 from allora_analysis.finetune.study import STUDY
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from allora_analysis.arms import TRAINED
-from allora_analysis.finetune import memory
+from allora_analysis.finetune import machine
 from allora_analysis.finetune.progress import quiet
 from allora_analysis.finetune.setting import LORAPLUS_RATIO, MOMENTUM, Setting
 from allora_analysis.lora.pairs import lora_pairs
@@ -63,7 +63,7 @@ def _with_adapters(model: nn.Module, config: Any, setting: Setting) -> nn.Module
         with quiet():
             adapted = get_peft_model(model, config)
     except Exception as error:
-        if memory.exhausted(error):
+        if machine.exhausted(error):
             raise ArgumentError(f"rank: adapters of rank {setting.rank} do not fit into the memory; lower it") from None
         if isinstance(error, TypeError | ValueError | NotImplementedError):
             raise ArgumentError(f"model {setting.model!r}, arm {setting.arm}: {error}") from None

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from transformers import DataCollatorWithPadding
 
-from allora_analysis.finetune.data import TextData
+from allora_analysis.finetune.data import Split, TextData
 from allora_analysis.finetune.models import Pretrained, check_rows
 from allora_analysis.finetune.setting import Setting
-from allora_analysis.finetune.splits import Split
-from allora_analysis.finetune.task import EVALUATED, Encoded, TrainerParts, Watched, packed
+from allora_analysis.finetune.trainer import EVALUATED, Encoded, TrainerParts, Watched, packed
 from allora_analysis.validation import ArgumentError
 
 

@@ -1,9 +1,14 @@
-"""Text sets: a folder of JSON lines, or a hub id. Checked by `tests/test_finetune_data.py`.
+"""Text sets: a folder of JSON lines, or a hub id, to the rows of splits.
 
 A folder holds `train.jsonl`, `test.jsonl` and, if there is one, `validation.jsonl` (each may end in .gz), a row an
-object with `text` and an integer `label` from 0, or a multiple-choice row as `splits` has it. `info.json` may name the
-labels: {"label_names": [...]}. A folder without a test file may hold a folder a multiple-choice task instead: tested is
+object with `text` and an integer `label` from 0, or a multiple-choice row. `info.json` may name the labels:
+{"label_names": [...]}. A folder without a test file may hold a folder a multiple-choice task instead: tested is
 on all of them, trained on its own `train.jsonl`, or without one on the tasks'.
+
+A multiple-choice row is an object in LLM-Adapters' form (Hu et al., 2023) with `instruction`, `input` (may be empty),
+`output` ("the correct answer is answer2") and `answer` ("answer2"). The instruction ends with "Answer format:
+answer1/answer2/…", which lists what may be answered: each answer in the output's place is a candidate.
+Checked by `tests/test_finetune_data.py` and `tests/test_finetune_multiple_choice.py`.
 """
 
 from __future__ import annotations
@@ -11,21 +16,111 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allora_analysis.finetune.splits import NAMES, Choices, Split, choices, is_choice, joined, whole
 from allora_analysis.validation import ArgumentError
 
+NAMES = ("train", "validation", "test")
+FORMAT = re.compile(r"Answer format: *(\S+)\s*$")
+# Alpaca's prompt, which LLM-Adapters trains with.
+PROMPT = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)
+PROMPT_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
+    "response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
 # Sets of the paper whose columns and splits have other names on the hub.
 RENAMED = {"LabHC/bias_in_bios": {"hard_text": "text", "profession": "label", "dev": "validation"}}
 FORM = 'not a JSON object with "text" and "label", or with "instruction", "output" and "answer"'
 
 __all__ = ["Split", "TextData", "load"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sentences and their labels.
+
+    Attributes:
+        texts: the sentences.
+        labels: an integer each, from 0.
+    """
+
+    texts: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def whole(text: str) -> bool:
+    """Whether a text can be written as UTF-8, and so tokenised and recorded: it has no half of a surrogate pair."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+@dataclass(frozen=True)
+class Choices(Split):
+    """Prompts, and for each the outputs that it may be given.
+
+    Attributes:
+        texts: the prompts.
+        labels: which output is right, from 0.
+        candidates: the outputs of each prompt.
+        tasks: the task that each prompt is of; empty: all are of one.
+    """
+
+    candidates: tuple[tuple[str, ...], ...] = ()
+    tasks: tuple[str, ...] = ()
+
+
+def joined(by_task: Mapping[str, Split]) -> Choices:
+    """The prompts of several tasks in one split, each with its task."""
+    wrong = next((task for task, split in by_task.items() if not isinstance(split, Choices)), None)
+    if wrong is not None:
+        raise ArgumentError(f"data: the task {wrong} has no multiple-choice rows; a folder of tasks must have no other")
+    parts = {
+        name: tuple(value for split in by_task.values() for value in getattr(split, name))
+        for name in ("texts", "labels", "candidates")
+    }
+    return Choices(**parts, tasks=tuple(task for task, split in by_task.items() for _ in split.labels))
+
+
+def _is_choice(row: Any) -> bool:
+    """Whether a row is of this form."""
+    return isinstance(row, dict) and "instruction" in row
+
+
+def choices(rows: list[tuple[str, Any]]) -> Choices:
+    """The prompts and candidates of a split's rows; one of another form is refused."""
+    made = [_question(where, row) for where, row in rows]
+    return Choices(tuple(one[0] for one in made), tuple(one[1] for one in made), tuple(one[2] for one in made))
+
+
+def _question(where: str, row: Any) -> tuple[str, int, tuple[str, ...]]:
+    wanted = ("instruction", "output", "answer")
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in wanted):
+        raise ArgumentError(f'data: {where} has no text for each of "instruction", "output" and "answer": {row!r:.80}')
+    found = FORMAT.search(row["instruction"])
+    if found is None:
+        raise ArgumentError(f"data: {where}: its instruction must end with 'Answer format: answer1/answer2/…'")
+    answers, right = found[1].split("/"), row["answer"]
+    if right not in answers or len(set(answers)) < len(answers) or len(answers) < 2:
+        raise ArgumentError(f"data: {where}: answer {right!r:.40} is not one of {'/'.join(answers)!r:.60}")
+    if not row["output"].endswith(right):
+        raise ArgumentError(f"data: {where}: output {row['output']!r:.60} does not end with the answer {right!r:.40}")
+    stem = row["output"].removesuffix(right)
+    prompt = (PROMPT_WITH_INPUT if row.get("input") else PROMPT).format(**{"input": "", **row})
+    if not whole(prompt + row["output"]):
+        raise ArgumentError(f"data: {where}: its text has half a surrogate pair: {row!r:.80}")
+    return prompt, answers.index(right), tuple(stem + answer for answer in answers)
 
 
 @dataclass(frozen=True)
@@ -180,7 +275,7 @@ def _lines(path: Path) -> Iterable[str]:
 
 def _split(rows: list[tuple[str, Any]]) -> Split:
     # Checks them, a folder's as the hub's; each comes with where it stands.
-    if rows and is_choice(rows[0][1]):
+    if rows and _is_choice(rows[0][1]):
         return choices(rows)
     for where, row in rows:
         if not isinstance(row, dict) or not {"text", "label"} <= set(row):

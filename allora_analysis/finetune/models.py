@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from allora_analysis.finetune.memory import exhausted
+from allora_analysis.finetune.machine import exhausted
 from allora_analysis.finetune.progress import quiet
 from allora_analysis.validation import ArgumentError
 
@@ -88,7 +88,7 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
     if gguf:
         unmark(model)
     if classes is None:
-        check_causal(source, model)
+        _check_causal(source, model)
     pad(source, model, tokenizer)
     return Pretrained(model, tokenizer)
 
@@ -159,7 +159,7 @@ def _before_the_first(model: nn.Module) -> int:
     return max((one.padding_idx + 1 for one in known if getattr(one, "padding_idx", None) is not None), default=0)
 
 
-def check_causal(source: str, model: nn.Module) -> None:
+def _check_causal(source: str, model: nn.Module) -> None:
     """Refuse a language model in which a token's logits depend on what comes after it.
 
     transformers loads BERT as a causal model too, with attention to both sides: an answer's likelihood, each token's

@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import DataCollatorForSeq2Seq
 
-from allora_analysis.finetune.data import TextData
+from allora_analysis.finetune.data import Choices, TextData
 from allora_analysis.finetune.models import Pretrained, check_rows
 from allora_analysis.finetune.setting import Setting
-from allora_analysis.finetune.splits import Choices
-from allora_analysis.finetune.task import EVALUATED, Encoded, TrainerParts, Watched, packed
+from allora_analysis.finetune.trainer import EVALUATED, Encoded, TrainerParts, Watched, packed
 from allora_analysis.validation import ArgumentError
 
 IGNORED = -100  # the label of a token that is no answer's

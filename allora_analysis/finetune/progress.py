@@ -1,7 +1,7 @@
 """What a run says on a terminal: its progress, on standard error, and not what its libraries say to nobody.
 
-Checked by `tests/test_finetune_progress.py` and `tests/test_finetune_study.py`. The report of weights that a checkpoint
-lacks is checked in `models` in its stead: all but a classifier's are an error.
+Checked by `tests/test_finetune_study.py`. The report of weights that a checkpoint lacks is checked in `models` in its
+stead: all but a classifier's are an error.
 """
 
 from __future__ import annotations

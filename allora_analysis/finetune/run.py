@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allora_analysis import records
-from allora_analysis.finetune import processes
+from allora_analysis.finetune import machine
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
 from allora_analysis.records.files import hold
 from allora_analysis.validation import ArgumentError
@@ -83,7 +83,7 @@ def run(
     """
     if data.task != setting.task:
         raise ArgumentError(f"task must be {data.task} for the data {data.name!r}, received {setting.task!r}")
-    alone = processes.world() == 1
+    alone = machine.world() == 1
     if results is not None and alone and (known := lookup(results, setting, digests)) is not None:
         return Outcome(known, False)
 
@@ -99,7 +99,7 @@ def run(
     try:
         with _held(folder, setting):
             known = lookup(results, setting, digests)  # again: a neighbour may have recorded it meanwhile
-            if (known := processes.agree(known, device)) is not None:
+            if (known := machine.agree(known, device)) is not None:
                 return Outcome(known, False)
             with _checkpoints_in(folder):
                 result, facts = train(folder, save_steps)
@@ -138,6 +138,6 @@ def _goes_on(folder: Path) -> str:
 
 def _held(folder: Path, setting: Setting) -> contextlib.AbstractContextManager[None]:
     # Of several processes that train one run together, the first holds it for all.
-    if processes.rank():
+    if machine.rank():
         return contextlib.nullcontext()
     return hold(folder.with_suffix(".lock"), setting.words())

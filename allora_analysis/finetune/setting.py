@@ -122,9 +122,6 @@ class Setting:
 def check(setting: Setting) -> Setting:
     """Refuse a run that makes no sense. Fields that the run ignores are set to their defaults: equal runs, equal keys.
 
-    Args:
-        setting: the run.
-
     Returns:
         The same run as it is recorded: numbers are floats, `epochs` beside `max_steps` and `head_only`'s `rank` and
         `learning_rate`, which it does not read, are at their defaults.

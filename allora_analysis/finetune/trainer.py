@@ -1,111 +1,212 @@
-"""transformers' Trainer, set up as a `Setting` says. Checked by `tests/test_finetune_run.py`."""
+"""What all tasks ask of transformers' Trainer, and what is measured along a run, kept in the Trainer's own log so that
+a checkpoint holds it. Checked by `tests/test_finetune_run.py`.
+"""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-from transformers import (
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from jaxtyping import Bool
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback
 
-from allora_analysis.finetune import arms, classification, multiple_choice, processes
-from allora_analysis.finetune.data import TextData
-from allora_analysis.finetune.history import LOSSES, History
-from allora_analysis.finetune.models import Pretrained
-from allora_analysis.finetune.progress import Progress
-from allora_analysis.finetune.setting import Setting
-from allora_analysis.validation import ArgumentError
+from allora_analysis.finetune.results import summarised
+from allora_analysis.lora.functional import row_norms
+from allora_analysis.lora.pairs import lora_pairs
 
-TWICE = {
-    "gradient_checkpointing": True,
-    "gradient_checkpointing_kwargs": {"use_reentrant": False},  # the other kind wants inputs with a gradient
-}
+DENSE, POINTS, LOSSES = 10, 24, 50  # norms at each of the first steps, then at so many; losses at so many
+EVALUATED = ("validation", "test")
 
 
-def make(
-    setting: Setting,
-    pretrained: Pretrained,
-    data: TextData,
-    folder: Path,
-    *,
-    save_steps: int,
-    device: str,
-    gradient_checkpointing: bool = False,
-) -> Trainer:
-    """The Trainer of a run; adapters are drawn here, from torch's global generator."""
-    model = arms.adapt(pretrained.model, setting)
-    total = setting.steps(len(data.splits["train"]))
-    parts = (classification if data.classes is not None else multiple_choice).trainer_parts(setting, pretrained, data)
-    callbacks: list[TrainerCallback] = [
-        History(total, math.ceil(len(data.splits["train"]) / setting.batch_size)),
-        Progress(setting.words()),
-    ]
-    made = parts.trainer(
-        model=model,
-        args=_arguments(setting, folder, total, parts.evaluation_batch, save_steps, device, gradient_checkpointing),
-        data_collator=parts.collator,
-        train_dataset=parts.train,
-        eval_dataset=parts.evaluated,
-        processing_class=pretrained.tokenizer,
-        compute_metrics=parts.metrics,
-        compute_loss_func=parts.loss,
-        callbacks=callbacks,
-        optimizers=(arms.optimizer(model, setting), None),
-    )
-    for theirs in (PrinterCallback, ProgressCallback):  # they print to standard output
-        made.remove_callback(theirs)
-    return made
+class Diverged(Exception):
+    """The loss is no longer finite; `step` says where."""
+
+    def __init__(self, step: int):
+        super().__init__(f"the loss is not finite at step {step}")
+        self.step = step
 
 
-def _arguments(
-    setting: Setting, folder: Path, total: int, batch: int, save_steps: int, device: str, gradient_checkpointing: bool
-) -> TrainingArguments:
-    part = _part(setting)
-    window = max(1, total // LOSSES)
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=part,
-        gradient_accumulation_steps=setting.accumulation,
-        per_device_eval_batch_size=batch,
-        num_train_epochs=setting.epochs,
-        max_steps=setting.max_steps or -1,
-        learning_rate=setting.learning_rate,
-        lr_scheduler_type="constant_with_warmup" if setting.schedule == "constant" else setting.schedule,
-        warmup_steps=setting.warmup_steps,
-        max_grad_norm=setting.max_grad_norm,
-        bf16=setting.precision == "bf16",
-        eval_strategy="no",  # `History` asks for it: the Trainer would leave it out where a checkpoint ends an epoch
-        logging_steps=window,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=window * math.ceil(save_steps / window),  # the mean loss over a window must not be cut in two
-        save_total_limit=2,
-        **(TWICE if gradient_checkpointing else {}),
-        seed=setting.seed,
-        data_seed=setting.seed,  # one order for all processes, whose own seeds differ
-        ddp_find_unused_parameters=False,
-        use_cpu=device == "cpu" or not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available() and device != "cpu",
-        report_to="none",
-        remove_unused_columns=False,
-        label_names=["labels"],
-    )
-    if arguments.n_gpu > 1:  # several GPUs are several processes' (accelerate, torchrun): one would split each batch
-        arguments._n_gpu = 1
-    return arguments
+def norm_steps(total: int) -> tuple[int, ...]:
+    """The steps after which the row norms are taken: 0, the first ten, then evenly in log step to the last."""
+    dense = range(min(DENSE, total) + 1)
+    ratio = math.log(total / DENSE) / POINTS if total > DENSE else 0.0
+    sparse = {round(DENSE * math.exp(ratio * i)) for i in range(1, POINTS + 1)} if total > DENSE else set()
+    return tuple(sorted({*dense, *sparse, total}))
 
 
-def _part(setting: Setting) -> int:
-    parts = setting.accumulation * processes.world()
-    if setting.batch_size % parts:
-        raise ArgumentError(
-            f"batch_size must be a multiple of accumulation × processes = {setting.accumulation} × "
-            f"{processes.world()}, received {setting.batch_size}"
-        )
-    return setting.batch_size // parts
+@torch.no_grad()
+def norms_by_layer(model: torch.nn.Module) -> dict[str, dict[str, float]]:
+    """‖(ηBA)_i‖ over the rows of each adapted layer, with the adapter's LoRA scaling in η's place.
+
+    By layer the `mean` and the `max` over rows; to 6 digits, which is what float32 holds.
+    """
+    found = {}
+    for pair in lora_pairs(model):
+        norms = pair.scaling * row_norms(pair.a, pair.b).double()
+        name = pair.name.removeprefix("base_model.model.")
+        found[name] = {"mean": float(f"{norms.mean():.6g}"), "max": float(f"{norms.max():.6g}")}
+    return found
+
+
+class History(TrainerCallback):
+    """Row norms into the Trainer's log, an evaluation at each epoch's end, an end where one is not finite.
+
+    Whatever ends with a step is in the log before the step's checkpoint is written. The last step has no checkpoint:
+    from one, the Trainer would take a step more.
+
+    Args:
+        total: the run's last step.
+        per_epoch: steps in an epoch.
+    """
+
+    def __init__(self, total: int, per_epoch: int):
+        self.total, self.per_epoch, self.wanted = total, per_epoch, frozenset(norm_steps(total))
+        self.begun, self.seconds, self.timed = 0.0, 0.0, 0
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """Before the first step."""
+        if state.global_step == 0:
+            self._note(state, model)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Before each step."""
+        self.begun = time.perf_counter()
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        """After each step."""
+        self.seconds, self.timed = self.seconds + time.perf_counter() - self.begun, self.timed + 1
+        if state.global_step in self.wanted:
+            self._note(state, model)
+        if state.global_step % self.per_epoch == 0 or state.global_step == self.total:
+            control.should_evaluate = True
+        if state.global_step >= self.total:
+            control.should_save = False
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        """After a split was evaluated.
+
+        A loss that is not finite raises `Diverged`: the step before it made the weights so.
+        """
+        if not all(math.isfinite(value) for key, value in metrics.items() if key.endswith("_loss")):
+            raise Diverged(state.global_step)
+
+    @staticmethod
+    def _note(state: Any, model: torch.nn.Module) -> None:
+        state.log_history.append({"step": state.global_step, "row_norms": norms_by_layer(model)})
+
+
+def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
+    """A record's series from the Trainer's log.
+
+    Args:
+        log: `state.log_history`.
+
+    Returns:
+        `epochs` (accuracy and loss on each split that was evaluated), `loss` (of training), `row_norms` (`summarised`)
+        and `right` (by split, the rows predicted rightly at the last evaluation, `asked.packed`); all finite: what a
+        diverged run's last step left is not among them.
+    """
+    epochs: dict[int, dict[str, Any]] = {}
+    for entry in log:
+        measured = {key.removeprefix("eval_"): value for key, value in entry.items() if _measured(key)}
+        if measured:
+            epochs.setdefault(entry["step"], {"epoch": entry["epoch"], "step": entry["step"]}).update(measured)
+    whole = [entry for entry in epochs.values() if all(math.isfinite(value) for value in entry.values())]
+    losses = [(entry["step"], entry["loss"]) for entry in log if math.isfinite(entry.get("loss", math.nan))]
+    norms = [entry for entry in log if "row_norms" in entry and _finite(entry["row_norms"])]
+    return {
+        "epochs": whole,
+        "loss": {"step": [step for step, _ in losses], "value": [value for _, value in losses]},
+        "row_norms": summarised(
+            {
+                "step": [entry["step"] for entry in norms],
+                "layers": {
+                    layer: {which: [entry["row_norms"][layer][which] for entry in norms] for which in ("mean", "max")}
+                    for layer in sorted(norms[0]["row_norms"] if norms else ())  # as a checkpoint's JSON has them
+                },
+            }
+        ),
+        "right": _right(log, whole[-1]["step"] if whole else None),
+    }
+
+
+def _right(log: list[dict[str, Any]], step: int | None) -> dict[str, str]:
+    last = [entry for entry in log if entry["step"] == step]
+    ends = {key: value for entry in last for key, value in entry.items() if key.endswith("_right")}
+    return {key.removeprefix("eval_").removesuffix("_right"): value for key, value in ends.items()}
+
+
+def _measured(key: str) -> bool:
+    return key.startswith("eval_") and key.endswith(("_accuracy", "_loss"))
+
+
+def _finite(norms: dict[str, dict[str, float]]) -> bool:
+    return all(math.isfinite(value) for layer in norms.values() for value in layer.values())
+
+
+def packed(right: Bool[np.ndarray, " rows"]) -> str:
+    """Which rows were right, eight to a byte, as hexadecimal digits: what a record keeps of each prediction.
+
+    `grid.reading.right_rows` unpacks them.
+    """
+    return np.packbits(right).tobytes().hex()
+
+
+class Watched(Trainer):
+    """The Trainer, which stops at the first loss that is not finite, before its gradient is used."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The loss of one part of a batch; its gradient is added.
+
+        A loss that is not finite, on this process or another, raises `Diverged`.
+        """
+        loss = super().training_step(*args, **kwargs)
+        if not self.accelerator.gather(loss.reshape(1)).isfinite().all():
+            raise Diverged(self.state.global_step + 1)
+        return loss
+
+
+class Encoded(Dataset):
+    """Rows of token ids, unpadded.
+
+    Args:
+        rows: what the collator takes.
+    """
+
+    def __init__(self, rows: list[dict[str, Any]]):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return dict(self.rows[index])
+
+
+@dataclass(frozen=True)
+class TrainerParts:
+    """A task's parts of a Trainer.
+
+    Attributes:
+        trainer: its class.
+        train: rows to train on.
+        evaluated: rows to evaluate on, by split.
+        collator: pads a batch.
+        loss: of the model's outputs and labels, meaned over the whole batch, whatever its parts.
+        metrics: of an evaluation's predictions.
+        evaluation_batch: rows in a batch of an evaluation, which changes no result.
+    """
+
+    trainer: type[Watched]
+    train: Encoded
+    evaluated: dict[str, Encoded]
+    collator: Callable[..., Any]
+    loss: Callable[..., torch.Tensor]
+    metrics: Callable[[Any], dict[str, float | str]]
+    evaluation_batch: int

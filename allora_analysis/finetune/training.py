@@ -1,13 +1,14 @@
-"""Training, from the start or the newest whole checkpoint to the result. Checked by `tests/test_finetune_run.py`.
+"""Training: transformers' Trainer as a `Setting` says, from the start or the newest whole checkpoint, to the result.
 
 transformers' Trainer writes a checkpoint's files one after the other, so that a kill may leave the newest half written;
 an older one is then taken, or none. torch's files are zip archives, whose checksums tell without unpickling them. Which
-one is whole: checked by `tests/test_finetune_checkpoints.py`.
+one is whole: checked by `tests/test_finetune_checkpoints.py`; the rest by `tests/test_finetune_run.py`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 import zipfile
@@ -15,22 +16,116 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import set_seed
 from safetensors import SafetensorError
-from transformers import Trainer
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from allora_analysis import records, terminal
-from allora_analysis.finetune import arms, memory, trainer
+from allora_analysis.finetune import arms, classification, machine, multiple_choice
 from allora_analysis.finetune.data import TextData
-from allora_analysis.finetune.history import Diverged, History, collect
 from allora_analysis.finetune.models import Pretrained
 from allora_analysis.finetune.progress import Progress, quiet
 from allora_analysis.finetune.setting import Setting
+from allora_analysis.finetune.trainer import LOSSES, Diverged, History, collect
 from allora_analysis.validation import ArgumentError
 
+TWICE = {
+    "gradient_checkpointing": True,
+    "gradient_checkpointing_kwargs": {"use_reentrant": False},  # the other kind wants inputs with a gradient
+}
 PACKAGES = ("transformers", "peft", "accelerate", "safetensors")
 CHECKPOINT = ("*.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
 WRITING = ("PytorchStreamWriter", "unexpected pos", "inline_container")  # torch's words for a full disk
+
+
+def make(
+    setting: Setting,
+    pretrained: Pretrained,
+    data: TextData,
+    folder: Path,
+    *,
+    save_steps: int,
+    device: str,
+    gradient_checkpointing: bool = False,
+) -> Trainer:
+    """The Trainer of a run; adapters are drawn here, from torch's global generator."""
+    model = arms.adapt(pretrained.model, setting)
+    total = setting.steps(len(data.splits["train"]))
+    parts = (classification if data.classes is not None else multiple_choice).trainer_parts(setting, pretrained, data)
+    callbacks: list[TrainerCallback] = [
+        History(total, math.ceil(len(data.splits["train"]) / setting.batch_size)),
+        Progress(setting.words()),
+    ]
+    made = parts.trainer(
+        model=model,
+        args=_arguments(setting, folder, total, parts.evaluation_batch, save_steps, device, gradient_checkpointing),
+        data_collator=parts.collator,
+        train_dataset=parts.train,
+        eval_dataset=parts.evaluated,
+        processing_class=pretrained.tokenizer,
+        compute_metrics=parts.metrics,
+        compute_loss_func=parts.loss,
+        callbacks=callbacks,
+        optimizers=(arms.optimizer(model, setting), None),
+    )
+    for theirs in (PrinterCallback, ProgressCallback):  # they print to standard output
+        made.remove_callback(theirs)
+    return made
+
+
+def _arguments(
+    setting: Setting, folder: Path, total: int, batch: int, save_steps: int, device: str, gradient_checkpointing: bool
+) -> TrainingArguments:
+    part = _part(setting)
+    window = max(1, total // LOSSES)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=part,
+        gradient_accumulation_steps=setting.accumulation,
+        per_device_eval_batch_size=batch,
+        num_train_epochs=setting.epochs,
+        max_steps=setting.max_steps or -1,
+        learning_rate=setting.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if setting.schedule == "constant" else setting.schedule,
+        warmup_steps=setting.warmup_steps,
+        max_grad_norm=setting.max_grad_norm,
+        bf16=setting.precision == "bf16",
+        eval_strategy="no",  # `History` asks for it: the Trainer would leave it out where a checkpoint ends an epoch
+        logging_steps=window,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=window * math.ceil(save_steps / window),  # the mean loss over a window must not be cut in two
+        save_total_limit=2,
+        **(TWICE if gradient_checkpointing else {}),
+        seed=setting.seed,
+        data_seed=setting.seed,  # one order for all processes, whose own seeds differ
+        ddp_find_unused_parameters=False,
+        use_cpu=device == "cpu" or not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available() and device != "cpu",
+        report_to="none",
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
+    if arguments.n_gpu > 1:  # several GPUs are several processes' (accelerate, torchrun): one would split each batch
+        arguments._n_gpu = 1
+    return arguments
+
+
+def _part(setting: Setting) -> int:
+    parts = setting.accumulation * machine.world()
+    if setting.batch_size % parts:
+        raise ArgumentError(
+            f"batch_size must be a multiple of accumulation × processes = {setting.accumulation} × "
+            f"{machine.world()}, received {setting.batch_size}"
+        )
+    return setting.batch_size // parts
 
 
 def train(
@@ -59,7 +154,7 @@ def train(
     begun = time.perf_counter()
     set_seed(setting.seed)
     with quiet():
-        made = trainer.make(
+        made = make(
             setting,
             load_model(),
             data,
@@ -72,7 +167,7 @@ def train(
     set_seed(setting.seed, device_specific=True)  # each process has dropout masks of its own
     with made.args.main_process_first(local=False):  # the first deletes what is broken, the others find the same
         checkpoint = newest_whole(folder)
-    memory.start(kind)
+    machine.forget_peak(kind)
     diverged = _run(made, checkpoint)
     result = {
         **collect(made.state.log_history),
@@ -92,7 +187,7 @@ def train(
         "bf16": _bf16_path(setting.precision, kind),
         "seconds": time.perf_counter() - begun,
         "seconds_a_step": timed.seconds / timed.timed if timed.timed else None,
-        "peak_memory_bytes": memory.peak(kind),
+        "peak_memory_bytes": machine.peak_memory(kind),
         "resumed": checkpoint is not None,
     }
 
@@ -117,7 +212,7 @@ def _run(made: Trainer, checkpoint: Path | None) -> int | None:
     except SafetensorError as error:
         raise OSError(str(error)) from None
     except RuntimeError as error:
-        if memory.exhausted(error):
+        if machine.exhausted(error):
             raise ArgumentError(
                 f"batch_size: a part of a batch does not fit into the memory ({error!s:.80}); raise accumulation, give "
                 "gradient_checkpointing, or lower the rank"
@@ -166,7 +261,7 @@ def _broken(path: Path) -> str | None:
                 elif wrong := zipfile.ZipFile(file).testzip():
                     return f"{file.name}: {wrong} has another checksum"
     except Exception as error:  # what is damaged fails in many ways
-        if memory.exhausted(error):
+        if machine.exhausted(error):
             raise
         return f"{type(error).__name__}: {error!s:.80}"
     return None

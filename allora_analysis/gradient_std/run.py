@@ -1,30 +1,213 @@
-"""One run, epoch by epoch, that a power cut cannot make measure an epoch twice; recorded when it is finished.
+"""One run: training, what is measured at each epoch, and its record.
 
-After every epoch the parameters, the optimizer's state and what was measured go to one `.npz` in `unfinished/` below
-the folder of records, written whole or not at all; nothing else is needed to go on, because each epoch has random
-streams of its own. A finished run is a record, and its state is deleted. Checked by `tests/test_gradient_std_run.py`.
+Training is an epoch at a time, with dropout, by any of four optimizers; loss and accuracy are taken without dropout.
+Every run has the estimator's own check: a linear model on the same images, whose answer is known in closed form.
+
+A power cut cannot make a run measure an epoch twice. After every epoch the parameters, the optimizer's state and what
+was measured go to one `.npz` in `unfinished/` below the folder of records, written whole or not at all; nothing else is
+needed to go on, because each epoch has random streams of its own. A finished run is a record, and its state is deleted.
+Checked by `tests/test_gradient_std_run.py` and `tests/test_gradient_std_study.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
 
-from allora_analysis import records, terminal
-from allora_analysis.gradient_std.grid import PROTOCOL, STUDY, Setting
-from allora_analysis.gradient_std.measurement import Data, generator, measure
-from allora_analysis.gradient_std.mlp import initialise
-from allora_analysis.gradient_std.training import Diverged, make_optimizer, train_epoch
+from allora_analysis import deviation, records, terminal
+from allora_analysis.gradient_std.estimator import MaskStream, gradient_moments, streaming_moments
+from allora_analysis.gradient_std.grid import BETAS, EPSILON, MOMENTUM, PROTOCOL, STUDY, Setting
+from allora_analysis.gradient_std.mlp import MLP, LinearGradient, MLPGradient, forward, initialise
+from allora_analysis.gradient_std.summary import components, summarise
+from allora_analysis.images import Images
 from allora_analysis.outputs import check_folder, write_atomically
 from allora_analysis.records.files import STALE_SECONDS
 from allora_analysis.validation import ArgumentError
+
+EVALUATED = 10_000  # training images whose loss is reported, the first ones
+CHUNK = 2000
+# Each purpose has a stream of its own at each epoch, so that nothing depends on what else was measured, or resumed.
+STREAMS = {name: index for index, name in enumerate(("start", "train", "batch", "probe", "fresh", "control", "nested"))}
+
+
+class Diverged(ArgumentError):
+    """The loss is not finite. `epochs` holds what was measured before."""
+
+    def __init__(self, message: str, epochs: list):
+        super().__init__(message)
+        self.epochs = epochs
+
+
+def make_optimizer(setting: Setting, mlp: MLP) -> torch.optim.Optimizer:
+    """PyTorch's optimizer of a setting's name."""
+    shared = {"lr": setting.learning_rate, "weight_decay": setting.weight_decay, "fused": True}
+    if setting.optimizer in ("sgd", "momentum"):
+        momentum = MOMENTUM if setting.optimizer == "momentum" else 0.0
+        return torch.optim.SGD(mlp.parameters, momentum=momentum, **shared)
+    kind = torch.optim.Adam if setting.optimizer == "adam" else torch.optim.AdamW
+    return kind(mlp.parameters, betas=BETAS, eps=EPSILON, **shared)
+
+
+def batches(samples: int, batch_size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
+    """One shuffled pass; the last, incomplete batch is left out, so that all have one size."""
+    order = generator.permutation(samples)
+    for start in range(0, samples - batch_size + 1, batch_size):
+        yield order[start : start + batch_size]
+
+
+def train_epoch(
+    mlp: MLP,
+    optimizer: torch.optim.Optimizer,
+    data: tuple[Float[Tensor, "N D"], Int[Tensor, " N"]],
+    setting: Setting,
+    generator: np.random.Generator,
+) -> bool:
+    """One pass over the training images, masks fresh at each step."""
+    x, y = data
+    parameters = mlp.parameters
+    stream = MaskStream(setting.keep_prob, generator)
+    sizes = [setting.batch_size * width for width in setting.hidden]
+    drawn = np.empty((1, sum(sizes)), dtype=np.uint8)
+    for chosen in batches(len(x), setting.batch_size, generator):
+        kept = None
+        if setting.keep_prob < 1:
+            stream.fill(drawn)
+            flags = torch.from_numpy(drawn[0]).to(x.device) < stream.threshold
+            kept = [part.view(setting.batch_size, -1) for part in flags.split(sizes)]
+        index = torch.from_numpy(chosen).to(x.device)
+        loss = functional.cross_entropy(forward(mlp, x[index], kept, setting.keep_prob), y[index])
+        if not math.isfinite(loss.item()):
+            return False
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+    return True
+
+
+@torch.no_grad()
+def evaluate(mlp: MLP, x: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy without dropout."""
+    loss, right = 0.0, 0
+    for part, labels in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
+        logits = forward(mlp, part)
+        loss += float(functional.cross_entropy(logits, labels, reduction="sum").double())
+        right += int((logits.argmax(dim=1) == labels).sum())
+    return loss / len(x), right / len(x)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images and labels on the device.
+
+    Attributes:
+        x: training images.
+        y: their labels.
+        x_test: test images.
+        y_test: their labels.
+    """
+
+    x: Float[Tensor, "N D"]
+    y: Int[Tensor, " N"]
+    x_test: Float[Tensor, "M D"]
+    y_test: Int[Tensor, " M"]
+
+
+def generator(setting: Setting, stream: str, epoch: int = 0) -> np.random.Generator:
+    """The randomness of one purpose at one epoch."""
+    return np.random.Generator(np.random.SFC64([setting.seed, STREAMS[stream], epoch]))
+
+
+@torch.no_grad()
+def measure(mlp: MLP, data: Data, setting: Setting, epoch: int) -> dict[str, Any]:
+    """One epoch's entry of a record."""
+    # - `probe`: over K masks, on a batch that is the same at all epochs; `fresh`: on a new batch.
+    # - `no_dropout_fresh`: the control, the spread across minibatches with nothing dropped.
+    # - `decomposition`: variance components of masks and minibatches, averaged over entries.
+    measured = [tensor.detach() for tensor in mlp.parameters]
+    mlp = MLP(tuple(measured[::2]), tuple(measured[1::2]))
+    train_loss, _ = evaluate(mlp, data.x[:EVALUATED], data.y[:EVALUATED])
+    _, test_accuracy = evaluate(mlp, data.x_test, data.y_test)
+    entry = {"epoch": epoch, "test_accuracy": test_accuracy, "train_loss": train_loss}
+    for name, part in _PARTS.items():
+        if not math.isfinite(train_loss):
+            break
+        entry[name] = part(mlp, data, setting, epoch)
+    return entry
+
+
+def _probe(mlp: MLP, data: Data, setting: Setting, epoch: int) -> dict[str, Any]:
+    model = _on(mlp, data, minibatch(data, setting, generator(setting, "batch")), setting.keep_prob)
+    return summarise(gradient_moments(model, setting.masks, generator(setting, "probe", epoch)))
+
+
+def _fresh(mlp: MLP, data: Data, setting: Setting, epoch: int) -> dict[str, Any]:
+    draws = generator(setting, "fresh", epoch)
+    model = _on(mlp, data, minibatch(data, setting, draws), setting.keep_prob)
+    return summarise(gradient_moments(model, setting.masks, draws))
+
+
+def minibatch(data: Data, setting: Setting, draws: np.random.Generator) -> Tensor:
+    """Indices of a random minibatch: without replacement, independent of every other."""
+    return torch.from_numpy(draws.choice(len(data.x), setting.batch_size, replace=False)).to(data.x.device)
+
+
+def _on(mlp: MLP, data: Data, chosen: Tensor, keep_prob: float) -> MLPGradient:
+    return MLPGradient(mlp, data.x[chosen], data.y[chosen], keep_prob)
+
+
+def _control(mlp: MLP, data: Data, setting: Setting, epoch: int) -> dict[str, Any]:
+    draws = generator(setting, "control", epoch)
+
+    def draw(size: int) -> tuple[Tensor, Tensor]:
+        # Samples do not mix below the loss's mean: several minibatches are one batch, their errors scaled up again.
+        chosen = torch.cat([minibatch(data, setting, draws) for _ in range(size)])
+        model = _on(mlp, data, chosen, 1.0)
+        left, right = model.factors(torch.ones(1, model.mask_size, dtype=torch.bool, device=data.x.device))
+        return left[0].mul_(size).unflatten(0, (size, -1)), right[0].unflatten(0, (size, -1))
+
+    return summarise(streaming_moments(draw, setting.control_minibatches, chunk=8))
+
+
+def _nested(mlp: MLP, data: Data, setting: Setting, epoch: int) -> dict[str, float]:
+    draws = generator(setting, "nested", epoch)
+    means, within = [], []
+    for _ in range(setting.nested_minibatches):
+        model = _on(mlp, data, minibatch(data, setting, draws), setting.keep_prob)
+        moments = gradient_moments(model, setting.nested_masks, draws)
+        means.append(moments.mean.ravel())
+        within.append(float(np.mean(moments.std**2)))
+    return dataclasses.asdict(components(np.array(means), within, setting.nested_masks))
+
+
+_PARTS = {"probe": _probe, "fresh": _fresh, "no_dropout_fresh": _control, "decomposition": _nested}
+
+
+def linear_average(
+    images: Images, batch_size: int, keep_prob: float, masks: int, seed: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The average over entries of the gradient's standard deviation, in closed form and by the estimator."""
+    # X: the first images; Y: their classes, one-hot; W: Gaussian.
+    generator = np.random.Generator(np.random.SFC64([seed, 7]))
+    x = images.x_train[:batch_size].astype(np.float64)
+    y = np.eye(images.classes)[images.y_train[:batch_size]]
+    w = generator.standard_normal((x.shape[1], images.classes)) / math.sqrt(x.shape[1])
+    predicted = float(deviation.gradient_std(x, y, w, keep_prob).mean())
+    model = LinearGradient(*(torch.from_numpy(part) for part in (x, y, w)), keep_prob)
+    moments = gradient_moments(model, masks, generator)
+    return {"linear_mean": predicted}, {"linear_mean": moments.average, "linear_mean_stderr": moments.average_stderr}
 
 
 def _state(results: Path, key: str) -> Path:

@@ -125,7 +125,7 @@ def run(config: Config) -> Result:
             f"batch_size must be at most the {len(loaded.x_train)} training images of {loaded.name}, "
             f"received {config.batch_size}"
         )
-    from allora_analysis.gradient_std.measurement import linear_average
+    from allora_analysis.gradient_std.run import linear_average
 
     predicted, measured = linear_average(loaded, config.batch_size, 1.0 - config.drop_rate, config.masks, config.seed)
     runs, interrupted = _runs(config, loaded)
@@ -137,8 +137,7 @@ def run(config: Config) -> Result:
 def _runs(config: Config, loaded: Images) -> tuple[dict[int, list[dict[str, Any]]], bool]:
     import torch
 
-    from allora_analysis.gradient_std.measurement import Data
-    from allora_analysis.gradient_std.run import Run
+    from allora_analysis.gradient_std.run import Data, Run
 
     cuda = torch.cuda.is_available()
     if config.device == "cuda" and not cuda:

@@ -181,8 +181,7 @@ def _gradient_std(record: records.Record, sources: Mapping[str, str], scratch: P
 
     from allora_analysis import images
     from allora_analysis.gradient_std.grid import Setting
-    from allora_analysis.gradient_std.measurement import Data
-    from allora_analysis.gradient_std.run import Run
+    from allora_analysis.gradient_std.run import Data, Run
 
     setting = _made(Setting, record.config)
     source = sources.get(setting.data)

@@ -1,7 +1,7 @@
 """The LoRA pairs (A, B) of a model, wherever they come from: PEFT's LoRA layers, or modules with matrices `a` and `b`.
 
 Found by their attributes, so that nothing needs PEFT: a PEFT layer has `lora_A`, `lora_B` and `scaling` by adapter, and
-`lora_variant[adapter]` if the adapter is not plain LoRA. Checked by `tests/test_lora_optim_groups.py` and
+`lora_variant[adapter]` if the adapter is not plain LoRA. Checked by `tests/test_lora_pairs.py` and
 `tests/test_lora_doctor.py`.
 """
 

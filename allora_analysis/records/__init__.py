@@ -2,9 +2,7 @@
 
 | file | object |
 | --- | --- |
-| `canonical` | what a record may hold, its canonical JSON, the run's key; a file's digest, in place of its path |
-| `origin` | provenance: git revision, versions, processor, time |
-| `record` | a record, its file's content and verification, `load` |
+| `record` | what a record may hold, its canonical JSON, its key and provenance; its file and verification, `load` |
 | `storage` | `save`, `lookup`, `find`, `standing`; `find_each` of a list of runs; `status` of a folder |
 | `files` | writing whole or not at all, setting aside, one holder a run |
 
@@ -15,9 +13,20 @@ named in a `SetAsideWarning`; who writes moves it to `set_aside/`, who only judg
 No pickle, no NaN, no machine's paths.
 """
 
-from allora_analysis.records.canonical import RecordError, canonical_json, digest_file, key
-from allora_analysis.records.origin import processor, provenance
-from allora_analysis.records.record import UNFINISHED, Record, TornRecord, load, results_folder, unfinished
+from allora_analysis.records.record import (
+    UNFINISHED,
+    Record,
+    RecordError,
+    TornRecord,
+    canonical_json,
+    digest_file,
+    key,
+    load,
+    processor,
+    provenance,
+    results_folder,
+    unfinished,
+)
 from allora_analysis.records.storage import (
     Saved,
     SetAsideWarning,

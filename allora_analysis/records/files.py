@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from allora_analysis.records.canonical import RecordError
+from allora_analysis.records.record import RecordError
 from allora_analysis.validation import ArgumentError
 
 SET_ASIDE = "set_aside"

@@ -16,9 +16,20 @@ from typing import Any, NamedTuple, TypeVar
 
 from allora_analysis.outputs import write_atomically
 from allora_analysis.records import files
-from allora_analysis.records.canonical import RecordError, canonical_json, checked_digests, key, portable
-from allora_analysis.records.origin import provenance as own_provenance
-from allora_analysis.records.record import NAME, Record, TornRecord, decode, encode, record_path
+from allora_analysis.records.record import (
+    NAME,
+    Record,
+    RecordError,
+    TornRecord,
+    canonical_json,
+    checked_digests,
+    decode,
+    encode,
+    key,
+    portable,
+    record_path,
+)
+from allora_analysis.records.record import provenance as own_provenance
 from allora_analysis.study import Result
 from allora_analysis.validation import ArgumentError, ending
 

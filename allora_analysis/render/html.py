@@ -19,8 +19,7 @@ from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import VERDICTS
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import pictures
-from allora_analysis.render.evidence import NOTHING, Quantity, compared, facts, quantities, summary
-from allora_analysis.render.notation import html
+from allora_analysis.render.evidence import NOTHING, Quantity, compared, facts, html, quantities, summary
 from allora_analysis.render.pictures import Picture
 from allora_analysis.render.view import BEYOND, MEANINGS, View, by_part, size_text, views
 from allora_analysis.study import environment

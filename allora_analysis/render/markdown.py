@@ -58,12 +58,12 @@ def anchor(identifier: str) -> str:
     return re.sub(r"[^a-z0-9_ -]", "", identifier.lower())
 
 
-def on_this_page(identifier: str) -> str:
+def _on_this_page(identifier: str) -> str:
     """A link to a row on the same page."""
     return f"#{anchor(identifier)}"
 
 
-def table(of: Sequence[View], page_of: Callable[[str], str] = on_this_page) -> str:
+def table(of: Sequence[View], page_of: Callable[[str], str] = _on_this_page) -> str:
     """The answers as a Markdown table."""
     heading = ["verdict", "claim", "what came out", "true in the paper", "size"]
     lines = [heading, ["---"] * len(heading)]
@@ -81,7 +81,7 @@ def _to_file(path: str) -> str:
 def in_full(
     one: View,
     target: Callable[[str], str | None] = _to_file,
-    page_of: Callable[[str], str] = on_this_page,
+    page_of: Callable[[str], str] = _on_this_page,
     level: int = 3,
 ) -> str:
     """A row in full, as Markdown."""

@@ -1,6 +1,6 @@
 """The study's figure, over η, and one for a single η, layer by layer. Imported only when a figure is drawn.
 
-Checked by `tests/test_ripple_study.py` and `tests/test_ripple_by_depth.py`.
+Checked by `tests/test_ripple_study.py`.
 """
 
 from __future__ import annotations

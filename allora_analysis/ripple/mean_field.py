@@ -178,19 +178,3 @@ def logit_gain(sigma: float, tokens: int) -> float:
     second, third = tokens * mean(one[2], 1, 1), tokens * mean(one[3], 1, 2)
     fourth = tokens * mean(one[4], 1, 6) + tokens * (tokens - 1) * mean(one[2] ** 2, 2, 6)
     return 2 * sigma**2 * (second - 2 * third + fourth) / second
-
-
-def first_block_entropy(eta_size: float, rank: int, head_width: int, tokens: int) -> float:
-    """Mean entropy of attention in a first block at random, tokens orthogonal and of length √n, against ηm.
-
-    m is the adapters' row norms over the weights'; tokens T ≤ n.
-    """
-    from scipy.stats import chi2
-
-    level = (np.arange(16) + 0.5) / 16
-    one = 1 + eta_size**2 * chi2.ppf(level, rank) / rank
-    head = chi2.ppf(level, head_width) / head_width
-    sigma = np.sqrt(one[:, None, None] * one[:, None] * head).ravel()
-    grid = np.geomspace(sigma.min(), sigma.max(), 24)
-    known = [random_attention(float(each), tokens).entropy for each in grid]
-    return float(np.interp(np.log(sigma), np.log(grid), known).mean())

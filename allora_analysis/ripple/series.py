@@ -28,7 +28,7 @@ from allora_analysis.validation import ArgumentError
 FINEST = 256  # points on a circle
 
 
-def on_circle(model: Transformer, x: Float[np.ndarray, "*batch T n"], size: float, points: int) -> list[Pass]:
+def _on_circle(model: Transformer, x: Float[np.ndarray, "*batch T n"], size: float, points: int) -> list[Pass]:
     """Passes at the upper half of `points` evenly spaced η on |η| = size: f(η̄) is the conjugate of f(η)."""
     etas = size * np.exp(2j * np.pi * np.arange(points // 2 + 1) / points)
     return [forward(model, x, complex(eta)) for eta in etas]
@@ -59,10 +59,10 @@ def coefficients(
     """
     if validation.count("count", count) > validation.count("points", points, 2):
         raise ArgumentError(f"count must be at most the {points} points, received {count}")
-    return _coefficients(np.stack([run.output for run in on_circle(model, x, size, points)]), size, count)
+    return _coefficients(np.stack([run.output for run in _on_circle(model, x, size, points)]), size, count)
 
 
-def zeros_within(
+def _zeros_within(
     model: Transformer, x: Float[np.ndarray, "*batch T n"], size: float, points: int = 64, finest: int = FINEST
 ) -> int:
     """How many zeros what is divided by has in |η| < size, counted where no two points are 0.4π of phase apart.
@@ -71,7 +71,7 @@ def zeros_within(
     """
     while True:
         with np.errstate(over="ignore", invalid="ignore"):  # erf of a large complex number: no phase, never resolved
-            runs = on_circle(model, x, size, points)
+            runs = _on_circle(model, x, size, points)
             half = np.stack([np.concatenate([d.ravel() for d in run.squares + run.partitions]) for run in runs])
             turns = np.angle(half[1:] / half[:-1])
         resolved = np.abs(turns).max(axis=0) < 0.4 * np.pi
@@ -106,19 +106,19 @@ def radius(
     if not run.squares + run.partitions:
         return np.inf
     low = high = guess
-    while not zeros_within(model, x, high, *points):
+    while not _zeros_within(model, x, high, *points):
         low, high = high, 1.5 * high
-    while zeros_within(model, x, low, *points):
+    while _zeros_within(model, x, low, *points):
         low, high = low / 1.5, low
     while high / low > 1 + tolerance:
         middle = np.sqrt(low * high)
-        low, high = (low, middle) if zeros_within(model, x, middle, *points) else (middle, high)
+        low, high = (low, middle) if _zeros_within(model, x, middle, *points) else (middle, high)
     return float(np.sqrt(low * high))
 
 
 def radius_by_quadratics(model: Transformer, x: Float[np.ndarray, "*batch T n"], size: float) -> float:
     """The nearest root of the norms' squares, each by its first three coefficients, from a small circle |η| = size."""
-    half = np.stack([np.concatenate([d.ravel() for d in run.squares]) for run in on_circle(model, x, size, 8)])
+    half = np.stack([np.concatenate([d.ravel() for d in run.squares]) for run in _on_circle(model, x, size, 8)])
     c0, c1, c2 = _coefficients(half, size, 3)
     root = np.sqrt((c1 * c1 - 4 * c0 * c2).astype(complex))
     with np.errstate(divide="ignore", invalid="ignore"):  # a square that does not depend on η has no root

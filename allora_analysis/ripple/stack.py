@@ -83,7 +83,7 @@ def typical_band(
     """What holds 95 % of the networks, by `fluctuation_band` about the mean of the logarithm."""
     # For "prelayernorm" that mean is below the root mean square's growth. A normal law stands for the logarithm's:
     # there, at L = r = 1 and η = 3, the band holds 97 %. Arguments as in `typical_growth`. Checked by
-    # `tests/test_ripple_by_depth.py` and `tests/test_ripple_monte_carlo.py`.
+    # `tests/test_ripple_study.py` and `tests/test_ripple_monte_carlo.py`.
     if architecture == "prelayernorm":
         return band_of(residual_log(depth, width, rank, *_squares(eta, scales)))
     return band_of(typical_growth(depth, width, rank, eta, scales, architecture))

@@ -55,7 +55,7 @@ def layer(width: int, rank: int, seeds: int, rng: np.random.Generator, network: 
     return Layer(z, base, rng.choice([-1.0, 1.0], (seeds, width)), a, network)
 
 
-def loss_and_slope(of: Layer, moved: Float[np.ndarray, "K n N"]) -> tuple[np.ndarray, np.ndarray]:
+def _loss_and_slope(of: Layer, moved: Float[np.ndarray, "K n N"]) -> tuple[np.ndarray, np.ndarray]:
     """The loss by seed and ∂L/∂u, where the adapter has moved u by this."""
     if not of.network:
         gap = moved - of.base
@@ -111,7 +111,7 @@ def train(
         for count in range(steps + 1):
             h = a @ of.z
             moved = scale * (b @ h)
-            loss, slope = loss_and_slope(of, moved)
+            loss, slope = _loss_and_slope(of, moved)
             losses.append(loss)
             if count == steps or not (loss <= losses[0] * CEILING).any():
                 break

@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from allora_analysis.finetune.data import Split
 from allora_analysis.finetune.models import Pretrained
-from allora_analysis.finetune.splits import Split
 from allora_analysis.hessian import (
     LowRankLinear,
     NetworkSpectrum,

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from allora_analysis.claims.claim import VERDICTS
 from allora_analysis.claims.ledger import Row
-from allora_analysis.render import code, evidence, notation, pictures, view
+from allora_analysis.render import code, evidence, pictures, view
 from allora_analysis.render.view import BEYOND, MEANINGS, View
 from docs.site import drawn, explorables, ledger, source
 from docs.site.prose import ROOT, SLUGS
@@ -38,7 +38,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"formula": notation.html, "size_text": view.size_text, "sources": _sources}
+    made.filters |= {"formula": evidence.html, "size_text": view.size_text, "sources": _sources}
     return made
 
 

@@ -148,7 +148,7 @@ def reported_ratio(level: float = LEVEL) -> tuple[float, float, float]:
     return float(ours.mean() / lora.mean()), min(kept), max(kept)
 
 
-def over_draws(one: Procedure, seeds: tuple[int, ...]) -> dict[str, float]:
+def _over_draws(one: Procedure, seeds: tuple[int, ...]) -> dict[str, float]:
     """A procedure's shape, the mean over draws of the small model."""
     return Shape(*map(float, np.mean([shape(one, seed) for seed in seeds], axis=0)))._asdict()
 
@@ -171,11 +171,11 @@ def procedure(cases: Cases) -> Finding:
     """Procedures with none of ALLoRA's steps or each rate times η, against Table 3's rises; others beside."""
     groups = [tuple(map(int, cases.rng.integers(2**31, size=DRAWS))) for _ in range(3)]
     decided = [one for one in PROCEDURES if one.rate == one.head and not one.factor_after]
-    between = {one.name: over_draws(one, groups[0]) for one in PROCEDURES if one not in decided}
+    between = {one.name: _over_draws(one, groups[0]) for one in PROCEDURES if one not in decided}
     ratio, low, high = reported_ratio()
     judged = cases.judge(
         [Case(f"{one.name}, draws {i}", (one, seeds)) for one in decided for i, seeds in enumerate(groups, 1)],
-        measure=lambda inputs: over_draws(*inputs),
+        measure=lambda inputs: _over_draws(*inputs),
         printed=lambda inputs, seen: _inside(seen, low, high),
         condition=lambda inputs: steps_in_proportion(inputs[0]) == 2,
     )

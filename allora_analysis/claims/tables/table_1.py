@@ -99,7 +99,7 @@ def averages(cases: Cases) -> Finding:
 MISPRINTED = {"Table 1, LLaMA3-8B, r = 16, DoRA, # Params %": 0.36}
 
 
-def parameters_of(cases: Cases, arm: str, answer: str, formula: str) -> Finding:
+def _parameters_of(cases: Cases, arm: str, answer: str, formula: str) -> Finding:
     """Table 1's parameter column for ALLoRA or DoRA, as a share of the pre-trained and of all parameters."""
     pretrained, of_all = (
         [item for item in arithmetic.table_1_parameters(base) if f", {arm}," in item.where]
@@ -123,7 +123,7 @@ def parameters_of(cases: Cases, arm: str, answer: str, formula: str) -> Finding:
 @reported_claim("T1-parameters-allora", where="Table 1; §4.5", says=PARAMETERS, reading="Of ALLoRA's rows.")
 def parameters_of_allora(cases: Cases) -> Finding:
     """ALLoRA's shares."""
-    return parameters_of(
+    return _parameters_of(
         cases,
         "ALLoRA",
         "Not of the pre-trained ones: the column is a share of all parameters, trainable ones included.",
@@ -139,7 +139,7 @@ def parameters_of_allora(cases: Cases) -> Finding:
 )
 def parameters_of_dora(cases: Cases) -> Finding:
     """DoRA's shares."""
-    return parameters_of(
+    return _parameters_of(
         cases,
         "DoRA",
         "Not of the pre-trained ones: a share of all parameters, and once 0.35 where 0.36 belongs.",

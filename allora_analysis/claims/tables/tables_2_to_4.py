@@ -184,7 +184,7 @@ def overfit(cases: Cases) -> Finding:
     return trend(cases, "T2-overfit", words)
 
 
-def share_allowed(examples: int) -> float:
+def _share_allowed(examples: int) -> float:
     """The share of 77.00, 77.01, …, 79.00 that five runs can give, each rounded to two decimals first."""
     return float(np.mean([accuracies.ways(value / 100, 2, examples, 5) > 0 for value in range(7700, 7901)]))
 
@@ -215,7 +215,7 @@ def five_runs(cases: Cases) -> Finding:
         printed=lambda value, seen: near(value, seen) and accuracies.reachable(value, 2, 5 * examples),
         corrected=lambda value, seen: near(value, seen) and accuracies.ways(value, 2, examples, 5) > 0,
     )
-    possible = share_allowed(examples)
+    possible = _share_allowed(examples)
     left = {name: cells[name] for name, passes in judged.printed.items() if not passes}
     gaps = accuracies.restored_gaps("rotten_tomatoes", 5)
     measured = {
@@ -239,7 +239,7 @@ def five_runs(cases: Cases) -> Finding:
     )
 
 
-def figure_cells(cases: Cases, panels: Sequence[Panel], answers: Mapping[str, str], exchanged: bool) -> Finding:
+def _figure_cells(cases: Cases, panels: Sequence[Panel], answers: Mapping[str, str], exchanged: bool) -> Finding:
     """A figure's gaps against the differences of its table's accuracies."""
     printed = [item for panel in panels for item in arithmetic.panel_cells(panel)]
     other = arithmetic.with_exchanged()
@@ -266,7 +266,7 @@ def figure_cells(cases: Cases, panels: Sequence[Panel], answers: Mapping[str, st
 def figure_3_cells(cases: Cases) -> Finding:
     """Both panels of Figure 3 against Table 3."""
     words = "Mostly: table or figure has LoRA's and ALLoRA's accuracies exchanged in one place."
-    return figure_cells(cases, FIGURE_3, {"holds_corrected": words}, exchanged=True)
+    return _figure_cells(cases, FIGURE_3, {"holds_corrected": words}, exchanged=True)
 
 
 @reported_claim(
@@ -278,10 +278,10 @@ def figure_3_cells(cases: Cases) -> Finding:
 def figure_4_cells(cases: Cases) -> Finding:
     """The four panels of Figure 4 against Table 4."""
     words = "Yes: all gaps follow from Table 4, within rounding."
-    return figure_cells(cases, FIGURE_4, {"holds": words}, exchanged=False)
+    return _figure_cells(cases, FIGURE_4, {"holds": words}, exchanged=False)
 
 
-def figure_averages(cases: Cases, panels: Sequence[Panel]) -> Finding:
+def _figure_averages(cases: Cases, panels: Sequence[Panel]) -> Finding:
     """A figure's averages against its own cells."""
     comparisons = [item for panel in panels for item in arithmetic.panel_averages(panel)]
     return compared(
@@ -295,7 +295,7 @@ def figure_averages(cases: Cases, panels: Sequence[Panel]) -> Finding:
 @reported_claim("F3-averages", where="Figure 3", says="Average", reading="By row, by column and over all cells.")
 def figure_3_averages(cases: Cases) -> Finding:
     """Figure 3's averages."""
-    return figure_averages(cases, FIGURE_3)
+    return _figure_averages(cases, FIGURE_3)
 
 
 @reported_claim(
@@ -306,7 +306,7 @@ def figure_3_averages(cases: Cases) -> Finding:
 )
 def figure_4_averages(cases: Cases) -> Finding:
     """Figure 4's averages."""
-    return figure_averages(cases, FIGURE_4)
+    return _figure_averages(cases, FIGURE_4)
 
 
 @reported_claim(

@@ -38,16 +38,7 @@ LISTS = {
 
 
 def run(name: str, arm: str, seed: int) -> Setting:
-    """An arm's run of a list.
-
-    Args:
-        name: the list's.
-        arm: one of its arms.
-        seed: the seed.
-
-    Returns:
-        The run.
-    """
+    """An arm's run of a list."""
     listed = LISTS[name]
     return Setting(
         model=listed.model,

@@ -83,17 +83,7 @@ def _steps(optimizer: Any, group: dict[str, Any], rows: tuple[Tensor, ...]) -> l
 
 
 def fresh_optimizer(optimizer: Any, group: dict[str, Any], parameter: nn.Parameter, lr: float) -> Any:
-    """One of the same class and the group's settings, without weight decay and without a pair's factor.
-
-    Args:
-        optimizer: to be like.
-        group: its settings.
-        parameter: to train.
-        lr: the rate.
-
-    Returns:
-        The optimizer.
-    """
+    """One of the same class and the group's settings, without weight decay and without a pair's factor."""
     accepted = inspect.signature(type(optimizer).__init__).parameters
     settings = {key: group[key] for key in optimizer.defaults if key in accepted and key in group}
     if settings.get("lr") is not None:
