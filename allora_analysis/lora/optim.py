@@ -271,9 +271,8 @@ class ALLoRAAdamW(Optimizer):
     def _move(self, members: list[_Member], k: int, factors: Tensor, hyper: _Hyper) -> None:
         """AdamW's step of the A (k = 0) or B (k = 1) of pairs of one shape, times their factors (pairs, experts, …)."""
         first, compiling = _local(members[0][k]), torch.compiler.is_compiling()
-        many = len(members)
-        if first.device.type == "cpu" and not compiling:
-            many = min(many, _CHUNK // max(first.numel(), 1) + 1)
+        chunked = first.device.type == "cpu" and not compiling
+        many = min(len(members), _CHUNK // max(first.numel(), 1) + 1) if chunked else len(members)
         moves = None if compiling else torch.empty(many, *first.shape, dtype=first.dtype, device=first.device)
         factors = factors.unbind()
         for start in range(0, len(members), many):
