@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from allora_analysis.adaptive.recipe import Recipe
+from allora_analysis.adaptive.recipe import Recipe, checked
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.validation import ArgumentError, count, positive
 
@@ -22,8 +22,8 @@ class Edge:
     """What was found.
 
     Attributes:
-        rate: the largest stable learning rate.
-        curvature: λ_max over the rates of the trial: of the Hessian (SGD), of the preconditioned one (Adam).
+        rate: the largest stable learning rate, A's.
+        curvature: λ_max over A's rate in the trial: of the Hessian (SGD), of the preconditioned one (Adam).
         threshold: the optimizer's.
         products: with the Hessian.
         loss: of the batch.
@@ -57,7 +57,7 @@ def edge(
     Args:
         source: the model: a folder, a GGUF file, or a hub id.
         data: a folder of train.jsonl and test.jsonl with text and label, or a hub id.
-        recipe: r, α, the rate of the trial steps, the optimizer.
+        recipe: r, α, the rates of the trial steps, the optimizer with its ε and decay; B starts at 0.
         steps: trial steps; Adam needs one or more.
         batch_size: sentences of a step, and of the batch that is measured.
         max_length: tokens after which a sentence is cut.
@@ -69,7 +69,8 @@ def edge(
         The edge.
 
     Raises:
-        ArgumentError: what makes no sense, and what `finetune.models.load` and `finetune.data.load` refuse.
+        ArgumentError: what makes no sense, a start from A = 0, and what `finetune.models.load` and `finetune.data.load`
+            refuse.
     """
     import torch
 
@@ -77,7 +78,11 @@ def edge(
     from allora_analysis.hessian.stable_rate import largest_stable_rate
     from allora_analysis.lora.pairs import lora_pairs
 
-    steps, adam = count("--trial-steps", steps, 0), recipe.optimizer != "sgd"
+    steps, adam = count("--trial-steps", steps, 0), checked(recipe).optimizer != "sgd"
+    if recipe.zero == "a":
+        raise ArgumentError(
+            "--zero a: the largest stable rate is measured from B = 0 alone; leave --zero or --data out"
+        )
     if adam and not steps:
         raise ArgumentError("--trial-steps must be 1 or more for Adam, whose second moments it needs, received 0")
     setting = Setting(
@@ -133,4 +138,24 @@ def _prepared(setting: Setting, recipe: Recipe, steps: int) -> tuple[Any, Any, C
         inputs = pretrained.tokenizer(texts_drawn, return_tensors="pt", **cut)
         return torch.nn.functional.cross_entropy(model(**inputs).logits, labels)
 
-    return model, arms.optimizer(model, setting), loss
+    return model, _optimizer(model, recipe, setting.head_learning_rate), loss
+
+
+def _optimizer(model: Any, recipe: Recipe, head_lr: float) -> Any:
+    # A, B and the classifier, each at its own rate; only A and B decay.
+    import torch
+
+    from allora_analysis.finetune import arms
+    from allora_analysis.lora.pairs import lora_pairs
+
+    pairs, own = lora_pairs(model), recipe.setting
+    groups = [
+        {"params": [pair.a for pair in pairs], "lr": own.rate_a, "weight_decay": own.decay_a},
+        {"params": [pair.b for pair in pairs], "lr": own.rate_b, "weight_decay": own.decay_b},
+    ]
+    if head := arms.split(model)[1]:
+        groups.append({"params": head, "lr": head_lr, "weight_decay": 0.0})
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=recipe.lr, eps=recipe.eps)
