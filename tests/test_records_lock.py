@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from allora_analysis.records.canonical import RecordError
 from allora_analysis.records.files import Busy, hold
 
 HOLD = "import sys, time; from pathlib import Path; from allora_analysis.records.files import hold\n"
@@ -104,9 +105,10 @@ def test_a_file_system_without_locks_is_not_a_neighbour(path, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.raises(OSError, match="No locks available") as error, hold(path, "it"):
+    with pytest.raises(RecordError, match=r"cannot be locked \(No locks available\)") as error, hold(path, "it"):
         pass
     assert not isinstance(error.value, Busy)
+    assert not path.exists()
 
 
 @pytest.mark.bad_input
