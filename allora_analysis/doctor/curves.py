@@ -66,6 +66,9 @@ class Curve:
         head: the classifier's rate.
         accuracies: by rate, ascending: a seed each.
         majority: the most frequent label's share.
+        data: their name.
+        rank: r.
+        batch_size: sentences of a step.
     """
 
     model: str
@@ -75,6 +78,9 @@ class Curve:
     head: float
     accuracies: Mapping[float, tuple[float, ...]]
     majority: float
+    data: str = "rotten_tomatoes"
+    rank: int = 16
+    batch_size: int = 32
 
     @property
     def edge(self) -> tuple[float, float | None]:
@@ -95,24 +101,35 @@ def curves(folder: Path | None = None) -> list[Curve]:
     Returns:
         The curves, by model and optimizer.
     """
-    found: dict[tuple, dict[float, dict[int, float]]] = {}
+    found: dict[tuple, dict[float, dict[int, tuple[int, float]]]] = {}
     majority: dict[tuple, float] = {}
     for path in records.record_files(finetune.RESULTS if folder is None else folder):
         record = records.load(path)
         config = record.config
-        if (record.study, config["arm"], config["drop_rate"]) != (finetune.STUDY, "lora", 0.0):
+        if (record.study, config["arm"], config["drop_rate"]) != (finetune.STUDY, "lora", 0.0) or config["epochs"] > 2:
             continue
-        key = tuple(config[name] for name in ("model", "optimizer", "schedule", "max_grad_norm", "head_learning_rate"))
-        # A rate may be recorded after more epochs too: the shorter run counts.
-        runs = found.setdefault(key, {}).setdefault(config["learning_rate"], {})
-        if config["epochs"] <= 2 and config["seed"] not in runs:
-            runs[config["seed"]] = final_value(record.result, "test_accuracy")
-            majority[key] = record.result["majority_rates"]["test"]
+        key = tuple(config[name] for name in _KEY)
+        # A rate may be recorded after more steps too: the shorter run counts.
+        runs, seed = found.setdefault(key, {}).setdefault(config["learning_rate"], {}), config["seed"]
+        one = record.result["steps"], final_value(record.result, "test_accuracy")
+        runs[seed] = min(runs.get(seed, one), one)
+        majority[key] = record.result["majority_rates"]["test"]
     return [
-        Curve(*key, {rate: tuple(of.values()) for rate, of in sorted(rates.items()) if of}, majority[key])
+        Curve(
+            *key[:5],
+            {rate: tuple(x for _, x in of.values()) for rate, of in sorted(rates.items())},
+            majority[key],
+            *key[5:],
+        )
         for key, rates in sorted(found.items())
-        if key in majority and sum(map(bool, rates.values())) >= LEAST_RATES
+        if len(rates) >= LEAST_RATES
     ]
+
+
+_KEY = (
+    "model", "optimizer", "schedule", "max_grad_norm", "head_learning_rate",
+    "data", "rank", "batch_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -148,8 +165,11 @@ def compared(folder: Path | None = None, runs: Path | None = None) -> list[Compa
     """
     where = RESULTS if folder is None else folder
     known = records.find_each(where, STUDY, PROTOCOL, {one: one for one in TRIALS}) if Path(where).is_dir() else {}
-    edges = {(one.model, one.optimizer): record.result for one, record in known.items()}
-    return [Compared(curve, _predicted(curve, edges.get((curve.model, curve.optimizer)))) for curve in curves(runs)]
+    edges = {(one.model, one.optimizer, one.data, one.rank): record.result for one, record in known.items()}
+    return [
+        Compared(curve, _predicted(curve, edges.get((curve.model, curve.optimizer, curve.data, curve.rank))))
+        for curve in curves(runs)
+    ]
 
 
 def _predicted(curve: Curve, edge: Mapping[str, float] | None) -> float | None:
