@@ -140,15 +140,21 @@ def _run(study: Study, config: Any, output: Output) -> int:
     else:
         table = study.table(config, result)
         terminal.tell(lambda: show(table))
-        if (line := doubt(study, config, result)) is not None:
-            terminal.tell(lambda: note(line))
     if output.json not in (None, "-"):
         outputs.write_text("--json", Path(output.json), document + "\n")
     if output.figure is not None:
         _draw(study, config, result, output.figure)
     if result.interrupted:
         print("interrupted: only what was finished is shown", file=sys.stderr)
-    return INTERRUPTED if result.interrupted else 0
+        return INTERRUPTED
+    # Last, since the second run takes as long as the first, and Ctrl-C in it must lose nothing.
+    try:
+        if output.json != "-" and (line := doubt(study, config, result)) is not None:
+            terminal.tell(lambda: note(line))
+    except KeyboardInterrupt:
+        print("interrupted: the second seed was not run; the result itself is whole", file=sys.stderr)
+        return INTERRUPTED
+    return 0
 
 
 def _draw(study: Study, config: Any, result: Any, path: Path) -> None:

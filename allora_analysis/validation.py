@@ -146,6 +146,14 @@ def vector(name: str, value: ArrayLike) -> Float[np.ndarray, " size"]:
     return _array(name, value, 1, "a vector (one dimension)")
 
 
+def ascending(times: ArrayLike) -> Float[np.ndarray, " size"]:
+    """Moments, each later than the one before, from 0 or later to above 0."""
+    result = vector("times", times)
+    if result[0] < 0 or not result[-1] > 0 or (np.diff(result) <= 0).any():
+        raise ArgumentError("times must ascend, each later than the one before, from 0 or later to above 0")
+    return result
+
+
 def finite(name: str, value: ArrayLike) -> Float[np.ndarray, "*shape"]:
     """A finite, non-empty float64 array of any rank, a scalar's included (a copy); arguments as in `matrix`."""
     return _array(name, value, None, "numbers or an array of them")

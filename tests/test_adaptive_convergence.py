@@ -202,3 +202,6 @@ def test_mistakes_are_one_line():
         adaptive.rest_gradient(a, b, eta, np.ones((1, 1)))
     with pytest.raises(ArgumentError, match="target"):
         adaptive.gradient_flow(np.ones((3, 4)), s, a, b, eta, [1.0])
+    for times in (1.0, [], [2.0, 1.0], [1.0, 1.0], [-1.0, 1.0]):
+        with pytest.raises(ArgumentError, match="times"):
+            adaptive.gradient_flow(b @ a, s, a, b, eta, times)

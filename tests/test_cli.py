@@ -263,6 +263,14 @@ class _Config:
     """A study for these tests."""
 
 
+@dataclass(frozen=True)
+class _Seeded:
+    """One with a seed."""
+
+    seed: int = 0
+    """Of the draws."""
+
+
 def _study(run):
     return Study(
         "test", _Config, run, lambda config, result: Table("t", ["a"], [["1"]]), lambda config, result: Figure()
@@ -271,6 +279,25 @@ def _study(run):
 
 def _finished(config):
     return Result({"a": 1.0}, {"a": 1.0})
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_was_computed_is_written_before_the_second_seed_is_run(stopped, tmp_path, capsys):
+    path, seen = tmp_path / "a.json", []
+
+    def compute(config):
+        seen.append(path.exists())
+        if stopped and config.seed:
+            raise KeyboardInterrupt
+        return Result({"a": 1.0}, {"a": 9.0})
+
+    doubted = dataclasses.replace(_study(compute), config=_Seeded, z=lambda result: [result.measured["a"]])
+    assert cli.main(doubted, ["--json", str(path)]) == (130 if stopped else 0)
+    out, error = capsys.readouterr()
+    assert seen == [False, True]
+    assert json.loads(path.read_text())["measured"] == {"a": 9.0}
+    assert ("Seed 1, run at once" in out) != stopped
+    assert error == ("interrupted: the second seed was not run; the result itself is whole\n" if stopped else "")
 
 
 def test_interrupted_results_are_shown_with_status_130(capsys):

@@ -86,6 +86,11 @@ def test_what_the_theory_says_of_these_settings(capsys):
     wide = document(capsys, *RUN, "--width", 16, "--eta", 8, "--optimizer", "sgd")["recipe"]["answers"]
     assert wide["factor at this width"].startswith("it tapers")
     assert "dropout pays" not in wide
+    rate = [told["recipe"]["answers"]["factor at this width"]]
+    for words in (["--loraplus-ratio", 16], ["--alpha", 256]):
+        words = [*RUN, "--width", 4096, "--eta", 2, "--optimizer", "sgd", *words]
+        rate.append(document(capsys, *words)["recipe"]["answers"]["factor at this width"])
+    assert len(set(rate)) == 3
     other = document(capsys, *RUN, "--width", 4096, "--zero", "a")["recipe"]["answers"]
     assert not {"start at B = 0", "factor at this width", "stable step"} & set(other)
 
@@ -114,6 +119,39 @@ def test_rows_against_one_over_eta_squared(tmp_path, capsys):
     large = peft_folder(tmp_path / "large", size=10.0)
     assert "it tapers" in said(capsys, large, "--eta", 2)
     assert "factor" not in document(capsys, large)["adapter"]["answers"]
+
+
+def test_the_callers_eta_and_dropout_are_taken_before_the_files(tmp_path, capsys):
+    folder = peft_folder(tmp_path, size=1e-3, eta=2.0, variant="allora", lora_dropout=0.1)
+    told = document(capsys, folder, "--eta", 3, "--lora-dropout", 0, "--lr", 1e-2, "--optimizer", "sgd")
+    assert "of η = 3" in told["adapter"]["answers"]["factor"]
+    assert told["recipe"]["answers"]["ALLoRA's rule"] == "allora, η = 3: on"
+    assert "dropout" not in told["recipe"]["answers"]
+    assert told["recipe"]["recipe"]["alpha"] == 8
+    assert document(capsys, folder, "--r", 8, "--lr", 1e-2)["recipe"]["recipe"]["alpha"] == 8
+
+
+def test_the_factor_is_that_of_the_saved_rule(tmp_path, capsys):
+    def answers(name, **fields):
+        return document(capsys, peft_folder(tmp_path / name, size=10.0, eta=2.0, **fields))["adapter"]["answers"]
+
+    assert not {"factor", "stable step"} & set(answers("a", variant="lora_x_eta"))
+    of_outputs = answers("b", variant="allora_od")
+    assert of_outputs["factor"].startswith("of each output, not of rows")
+    assert "stable step" not in of_outputs
+    constant = answers("c", variant="allora", adaptor="constant")
+    assert constant["factor"] == "a constant so far: ALLoRA's factor is 1 to 1 of η = 2 (1)"
+    assert constant["stable step"].startswith("0.5 to 0.5 of LoRA's")
+    norms = [float(one) for one in re.findall(r"[\d.]+", answers("d", variant="allora")["trained"])[:2]]
+    told = answers("e", variant="allora", adaptor="inverse")
+    assert told["stable step"].startswith(f"{norms[0] + 0.5:.3g} to {norms[1] + 0.5:.3g} of")  # u + 1/η
+    assert "1/η²" not in told["factor"]
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora", "orthogonal", False])
+def test_a_start_off_zero_does_not_pass_for_training(init, tmp_path, capsys):
+    told = document(capsys, peft_folder(tmp_path, init_lora_weights=init))["adapter"]["answers"]["trained"]
+    assert told.startswith(f"cannot be told: init_lora_weights={init!r}")
 
 
 def test_an_adapter_that_was_never_trained_or_is_broken(tmp_path, capsys):
@@ -169,6 +207,39 @@ def test_a_mistake_is_one_line_and_status_2(words, told, capsys):
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert any(word in error for word in told.split("|"))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["A", "--optimizer", "sgd"],
+        ["A", "--loraplus-ratio", "16"],
+        ["A", "--weight-decay", "0.1"],
+        ["A", "--width", "64"],
+        ["A", "--max-grad-norm", "1"],
+        ["A", "--warmup-steps", "10"],
+        ["A", "--as-alpha", "8"],
+        ["A", "--trial-steps", "3"],
+        [*RUN, "--batch-size", "8"],
+        [*RUN, "--data", "x"],
+        [*RUN, "--scores", "1", "2"],
+        [*RUN, "--sd", "0.5"],
+        ["--gap", "1", "--eta", "2"],
+        ["--gap", "1", "--sd", "0.5", "--scores", "1", "2", "--baseline", "2", "1"],
+        ["--gap", "1", "--sd", "0.5", "--arms", "lora", "dora"],
+    ],
+    ids=lambda words: " ".join(words[-4:]),
+)
+def test_a_flag_of_a_question_that_is_not_asked_is_refused(words, tmp_path, capsys):
+    folder = str(peft_folder(tmp_path))
+    assert main([folder if word == "A" else word for word in words]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    flags = [word for word in words if word.startswith("--")]
+    assert any(flag in error for flag in flags if flag not in ("--gap", "--r"))
+    assert "leave" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.bad_input

@@ -55,7 +55,7 @@ def test_a_curve_without_an_edge_can_only_be_missed():
 def test_curves_of_records(tmp_path):
     config = {
         "model": "m", "optimizer": "sgd", "schedule": "constant", "max_grad_norm": 0.0, "drop_rate": 0.0, "epochs": 1,
-        "head_learning_rate": 0.1,
+        "head_learning_rate": 0.1, "data": "d", "rank": 4, "batch_size": 8,
     }  # fmt: skip
     for rate, accuracy in ((0.1, 0.8), (1.0, None), (3.0, 0.6)):
         for seed in (0, 1):
@@ -64,12 +64,28 @@ def test_curves_of_records(tmp_path):
                 "epochs": epochs,
                 "diverged_at_step": 5 if accuracy is None else None,
                 "majority_rates": {"test": 0.5},
+                "steps": 10,
             }
             save(tmp_path, config | {"arm": "lora", "seed": seed, "learning_rate": rate}, result, STUDY, PROTOCOL)
             save(tmp_path, config | {"arm": "dora", "seed": seed, "learning_rate": rate}, result, STUDY, PROTOCOL)
     (found,) = curves(tmp_path)
     assert found.accuracies == {0.1: (0.8, 0.8), 1.0: (0.5, 0.5), 3.0: (0.6, 0.6)}  # a diverged run counts as a guess
     assert found.edge == (0.1, 1.0)
+    result = {"epochs": [{"step": 1, "test_accuracy": 0.9}], "diverged_at_step": None, "majority_rates": {"test": 0.5}}
+    for epochs, steps in ((2, 20), (1.5, 5)):  # whatever the order of the files
+        more = config | {"arm": "lora", "seed": 0, "learning_rate": 0.1, "epochs": epochs}
+        save(tmp_path, more, result | {"steps": steps, "majority_rates": {"test": 0.5}}, STUDY, PROTOCOL)
+    (found,) = curves(tmp_path)
+    assert found.accuracies[0.1] == (0.9, 0.8)
+    for rate in (0.1, 1.0):
+        save(
+            tmp_path,
+            config | {"arm": "lora", "seed": 0, "learning_rate": rate, "data": "another"},
+            result | {"steps": 5},
+            STUDY,
+            PROTOCOL,
+        )
+    assert [(one.data, one.rank, one.batch_size) for one in curves(tmp_path)] == [("another", 4, 8), ("d", 4, 8)]
 
 
 def test_the_recorded_edges_of_both_models_and_optimizers():

@@ -59,6 +59,31 @@ def test_under_adam_it_is_in_the_preconditioned_curvature_after_the_trial_steps(
     assert again == found
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "kind"), [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW")], ids=["sgd", "adam", "adamw"]
+)
+def test_the_optimizer_is_the_recipes(optimizer, kind, sources):
+    recipe = Recipe(2, 2.0, 0.1, optimizer, loraplus_ratio=16.0, eps=1e-3, weight_decay=0.2)
+    setting = Setting(*sources, "lora", "sgd" if optimizer == "sgd" else "adamw", 0.1, 0.3, rank=2, batch_size=8)
+    model, made, _ = edges._prepared(setting, recipe, 0)
+    assert type(made).__name__ == kind
+    assert [(group["lr"], group["weight_decay"]) for group in made.param_groups] == [(0.1, 0.2), (1.6, 0.2), (0.3, 0.0)]
+    assert optimizer == "sgd" or {group["eps"] for group in made.param_groups} == {1e-3}
+    pairs = lora_pairs(model)
+    wanted = [{id(pair.a) for pair in pairs}, {id(pair.b) for pair in pairs}]
+    assert [{id(part) for part in group["params"]} for group in made.param_groups[:2]] == wanted
+
+
+def test_a_rate_of_b_and_decay_lower_the_largest_rate(sources):
+    rates = [
+        edges.edge(*sources, Recipe(2, 2.0, 0.1, "sgd", loraplus_ratio=ratio, weight_decay=decay), batch_size=8).rate
+        for ratio, decay in ((1.0, 0.0), (16.0, 0.0), (1.0, 5.0))
+    ]
+    # At B = 0 the curvature in A is 0, and so is the mixed one in the diagonal: it is B's rate that counts.
+    assert rates[1] < 0.5 * rates[0]
+    assert rates[2] == pytest.approx(2 / (2 / rates[0] + 5.0), rel=0.02)
+
+
 def test_the_command_says_it(sources, capsys):
     words = ["--r", "2", "--alpha", "2", "--lr", "0.1", "--optimizer", "sgd", "--batch-size", "8"]
     assert main([*words, "--model", sources[0], "--data", sources[1]]) == 0
@@ -74,9 +99,20 @@ def test_the_command_says_it(sources, capsys):
         (Recipe(2, 2.0, 1e-3), {"steps": 0}, "1 or more for Adam"),
         (Recipe(2, 2.0, 1e-3, "sgd"), {"batch_size": 10**6}, "want more than the"),
         (Recipe(2, 2.0, 1e-3, "sgd"), {"batch_size": 0}, "batch-size"),
+        (Recipe(2, 2.0, 1e-3, "sgd", zero="a"), {}, "--zero a: .* from B = 0 alone"),
     ],
-    ids=["adam", "rows", "batch"],
+    ids=["adam", "rows", "batch", "zero"],
 )
 def test_mistakes_are_one_line(recipe, options, match, sources):
     with pytest.raises(ArgumentError, match=match):
         edges.edge(*sources, recipe, **options)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("words", "named"), [(["--dora"], "DoRA"), (["--eta", "2"], "ALLoRA's rule")], ids=["dora", "eta"]
+)
+def test_what_is_not_modelled_is_refused(words, named, capsys):
+    asked = ["--r", "2", "--alpha", "2", "--lr", "0.1", "--model", "x", "--data", "y"]
+    assert main([*asked, *words]) == 2
+    assert f"for LoRA from B = 0, not for {named}" in capsys.readouterr().err

@@ -40,6 +40,50 @@ def test_an_alpha_within_the_file(tmp_path):
     assert saved.pairs[0].norms == pytest.approx(norms(0.5), rel=1e-6)
 
 
+def test_the_callers_scaling_is_taken_before_the_files(tmp_path):
+    kohya = single_file(tmp_path / "x.safetensors", "kohya", alpha=2.0)
+    assert read(kohya, rslora=True).pairs[0].scaling == 1.0
+    assert read(kohya, alpha=12.0).pairs[0].scaling == 3.0
+    folder = peft_folder(tmp_path / "a")
+    assert {pair.scaling for pair in read(folder, alpha=12.0).pairs} == {3.0}
+    assert {pair.scaling for pair in read(folder, rslora=True).pairs} == {4.0}
+    without = read(peft_folder(tmp_path / "b", lora_alpha=None, r=4), alpha=12.0)
+    assert {pair.scaling for pair in without.pairs} == {3.0}
+    assert without.scaled
+    assert not read(tmp_path / "b").scaled
+
+
+def test_asf_loras_scaling_is_one_for_certain(tmp_path):
+    fields = {"peft_type": "ASF_LORA, which is not LoRA", "variant": "asf_lora", "eta": 2.0}
+    folder = peft_folder(tmp_path, lora_alpha=None, r=None, asf_lora_r=4, **fields)
+    assert read(folder).scaled
+    assert {pair.scaling for pair in read(folder).pairs} == {1.0}
+    with pytest.raises(ArgumentError, match="the scaling 1 and no other"):
+        read(folder, alpha=12.0)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lora_alpha": "16"},
+        {"lora_dropout": "0.1"},
+        {"eta": "2"},
+        {"eta": 0},
+        {"eta": 2.0, "variant": "other"},
+        {"eta": 2.0, "adaptor": ["inverse"]},
+        {"alpha_pattern": [4]},
+        {"alpha_pattern": {"q_proj": "4"}},
+        {"alpha_pattern": {"q_proj(": 4}},
+    ],
+    ids=str,
+)
+def test_a_config_with_a_value_of_another_kind_is_one_line(fields, tmp_path):
+    with pytest.raises(ArgumentError, match=list(fields)[-1]) as caught:
+        read(peft_folder(tmp_path, **fields))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("rslora", "scaling"), [(False, 2.0), (True, 4.0)])
 def test_a_folder_of_pefts(rslora, scaling, tmp_path):
     saved = read(peft_folder(tmp_path, use_rslora=rslora))

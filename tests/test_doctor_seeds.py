@@ -67,9 +67,24 @@ def test_of_records_paired_by_seed_and_setting(tmp_path):
     wanted = from_scores(0.5, SCORES, BASELINE)
     assert (found.pairs, found.seeds, found.low, found.high) == (4, wanted.seeds, wanted.low, wanted.high)
     assert found.deviation == pytest.approx(wanted.deviation)
-    assert "allora_0 − lora: m, adamw at 0.001" in found.what
+    assert "allora_0 (η² = 4) − lora: m, adamw at 0.001" in found.what
     with pytest.raises(ArgumentError, match="no setting has dora and lora"):
         from_records(0.5, tmp_path, "dora")
+
+
+def test_of_several_eta_squared_one_is_taken_for_all_seeds(tmp_path):
+    """A mixture over seeds would be of no method."""
+    for seed, (one, other) in enumerate(zip(SCORES, BASELINE, strict=True)):
+        record(tmp_path, "lora", seed, other / 100)
+        record(tmp_path, "allora_0", seed, one / 100, eta2=2.0)
+        if seed < 2:
+            record(tmp_path, "allora_0", seed, 0.1)  # η² = 4, on too few seeds
+    (found,) = from_records(0.5, tmp_path)
+    assert found.deviation == pytest.approx(from_scores(0.5, SCORES, BASELINE).deviation)
+    assert found.what.startswith("allora_0 (η² = 2) − lora: ")
+    record(tmp_path, "allora_0", 2, 0.2)
+    (found,) = from_records(0.5, tmp_path)
+    assert (found.pairs, found.what[:18]) == (3, "allora_0 (η² = 4) ")
 
 
 def test_the_packages_own_records_have_an_answer():

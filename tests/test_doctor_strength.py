@@ -17,6 +17,7 @@ from allora_analysis.finetune import models
 from allora_analysis.ripple.transformer import Design, draw, turned_at_random
 from allora_analysis.validation import ArgumentError
 from tests import tiny_finetune
+from tests.saved_adapters import peft_folder
 
 SENTENCE = "the film was good"
 pytestmark = pytest.mark.filterwarnings(  # PEFT's own, under a new transformers
@@ -111,7 +112,7 @@ def test_the_command_says_it(both, capsys):
     assert main([str(folder), "--model", str(source)]) == 0
     out = capsys.readouterr().out
     assert "times as much as 3 adapters at random" in out
-    assert "the network is a power series up to η =" in out
+    assert "the network is a power series in c up to c =" in out
     assert main([str(folder), "--model", str(source), "--lr", "1e-3", "--json", "-"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert set(told) == {"adapter", "strength", "recipe", "equivalent"}
@@ -124,11 +125,11 @@ def test_words_say_below_one_and_what_is_left_out():
         "more than at random: on 4 tokens of one sentence it changes the output by 0.57"
     )
     assert "11 times as much as 3 adapters at random" in strength.words(one)
-    assert "η = 1.4, beyond which" in strength.words(one)
+    assert "c = 1.4, beyond which" in strength.words(one)
     near = dataclasses.replace(one, radius=0.5, left_out=2, change=0.06)
     assert strength.words(near).startswith("about as at random: ")
     assert strength.words(dataclasses.replace(one, change=0.01)).startswith("less than at random: ")
-    assert "η = 0.5, below the adapter's own 1" in strength.words(near)
+    assert "c = 0.5, below the adapter's own 1" in strength.words(near)
     assert strength.words(near).endswith("2 pairs on other layers are left out")
 
 
@@ -151,3 +152,21 @@ def test_an_adapter_of_another_width_is_one_line(tmp_path):
     wrong = {"bert.encoder.layer.0.attention.self.query": (np.ones((1, 3)), np.ones((2, 1)))}
     with pytest.raises(ArgumentError, match="is 32×32 in the model, 2×3 in the adapter"):
         strength.strength(str(tiny_finetune.bert(tmp_path)), wrong, SENTENCE)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4'"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
+        ({"variant": "asf_lora", "eta": 2.0}, "ASF-LoRA"),
+    ],
+    ids=["dora", "pissa", "olora", "asf_lora"],
+)
+def test_an_adapter_that_adds_more_than_ba_is_refused(fields, named, tmp_path, capsys):
+    assert main([str(peft_folder(tmp_path, **fields)), "--model", "x"]) == 2
+    error = capsys.readouterr().err
+    assert f"is {named}" in error
+    assert error.count("\n") == 1

@@ -134,6 +134,7 @@ def test_inverted_masks_are_a_readout_and_the_teachers_own_weights_rest_without_
         ({"rate": 50.0, "activation": "identity"}, "diverges before α = 9; give a smaller one"),
         ({"times": [0.0]}, "times must ascend"),
         ({"times": [2.0, 1.0]}, "times must ascend"),
+        ({"times": [1.0, 1.0]}, "times must ascend"),
         ({"noise": -1.0}, "noise"),
         ({"noise": 1e200}, "noise"),
         ({"t": 1e200 * np.eye(1)}, "q, t: squared norms up to"),

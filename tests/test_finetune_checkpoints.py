@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from allora_analysis.finetune.training import newest_whole
+from allora_analysis.validation import ArgumentError
 
 FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth")
 
@@ -83,3 +86,29 @@ def test_too_little_memory_deletes_nothing(tmp_path, monkeypatch):
     with pytest.raises(MemoryError):
         newest_whole(tmp_path)
     assert new.exists()
+
+
+def test_a_disk_that_does_not_answer_deletes_nothing(tmp_path, monkeypatch):
+    old, new = checkpoint(tmp_path, 5), checkpoint(tmp_path, 10)
+
+    def stale(path):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr("safetensors.torch.load_file", stale)
+    with pytest.raises(
+        ArgumentError, match=r"checkpoint-10: cannot be read \(Stale file handle\); nothing was deleted"
+    ):
+        newest_whole(tmp_path)
+    assert old.exists()
+    assert new.exists()
+
+
+def test_of_several_processes_each_must_have_left_its_random_state(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    old, new = checkpoint(tmp_path, 5), checkpoint(tmp_path, 10)
+    for path in (old, new):
+        (path / "rng_state.pth").rename(path / "rng_state_0.pth")
+    (old / "rng_state_1.pth").write_bytes((old / "rng_state_0.pth").read_bytes())
+    assert newest_whole(tmp_path) == old
+    assert "checkpoint-10: half written or damaged (rng_state_1.pth is missing)" in capsys.readouterr().err
+    assert newest_whole(tmp_path) == old

@@ -8,10 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from submitit.core.utils import JobPaths
 
 from allora_analysis import grid
 from allora_analysis.finetune.setting import check
-from allora_analysis.grid import job, jobs, local, serial
+from allora_analysis.grid import job, jobs, local, serial, slurm
 from allora_analysis.records.files import Busy
 from allora_analysis.validation import ArgumentError
 from tests import tiny_grid
@@ -186,3 +187,22 @@ def test_what_an_executor_does_not_know_is_refused_in_one_line(made, tmp_path, m
     (wanted.results / "unfinished").write_text("in the way")
     with pytest.raises(ArgumentError, match="cannot be written"):
         grid.run(wanted, "local")
+
+
+def test_ctrl_c_before_an_array_is_written_down_cancels_it(made, tmp_path, monkeypatch):
+    """A cluster in name: what is asked of it is kept."""
+    wanted, asked = short(made, tmp_path / "results"), []
+    paths = [JobPaths(tmp_path, job_id=f"7_{index}") for index in range(2)]
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "which", lambda program: program)
+    monkeypatch.setattr(slurm, "_queue", dict)
+    monkeypatch.setattr(slurm, "_submit", lambda *_: paths)
+    monkeypatch.setattr(slurm, "write_atomically", stopped)
+    monkeypatch.setattr(slurm.subprocess, "run", lambda words, **_: asked.append(words))
+    (tmp_path / "jobs" / "here").mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt):
+        slurm.Array(tmp_path / "jobs" / "here", wanted, list(wanted.tasks), {})
+    assert asked == [["scancel", "7_0", "7_1"]]

@@ -17,6 +17,9 @@ OPTIMIZERS = {
     "nesterov": lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9, nesterov=True),
     "adamw": lambda p, lr: torch.optim.AdamW(p, lr=lr, weight_decay=0.0),
     "adam": lambda p, lr: torch.optim.Adam(p, lr=lr, betas=(0.5, 0.99)),
+    "decayed sgd": lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9, weight_decay=0.4),
+    "decayed adamw": lambda p, lr: torch.optim.AdamW(p, lr=lr, weight_decay=0.05),
+    "decayed adam": lambda p, lr: torch.optim.Adam(p, lr=lr, betas=(0.5, 0.99), weight_decay=0.4),
 }
 
 
@@ -28,10 +31,13 @@ def quadratic(size=6, seed=0):
 
 def hold(optimizer, parameter, scale):
     """Adam's corrected second moments are scale² after the next step, as the threshold assumes: taken as constant."""
-    state, beta = optimizer.state[parameter], optimizer.param_groups[0].get("betas", (0, 0))[1]
+    state, group = optimizer.state[parameter], optimizer.param_groups[0]
+    beta, decay = group.get("betas", (0, 0))[1], 0.0 if group.get("decoupled_weight_decay") else group["weight_decay"]
     if "exp_avg_sq" in state and float(state["step"]):
         wanted = scale**2 * (1 - beta ** (float(state["step"]) + 1))
-        state["exp_avg_sq"].fill_(wanted).sub_((1 - beta) * parameter.grad**2).div_(beta)
+        state["exp_avg_sq"].fill_(wanted).sub_((1 - beta) * (parameter.grad + decay * parameter.detach()) ** 2).div_(
+            beta
+        )
 
 
 def grown(kind, rate, hessian, scale, steps=2000):
@@ -39,7 +45,10 @@ def grown(kind, rate, hessian, scale, steps=2000):
     x = nn.Parameter(1e-9 * torch.randn(len(hessian), generator=torch.Generator().manual_seed(1), dtype=torch.float64))
     x.grad = torch.zeros_like(x)
     optimizer, start = OPTIMIZERS[kind]([x], rate), float(x.detach().norm())
+    (group,) = optimizer.param_groups
+    decay, group["weight_decay"] = group["weight_decay"], 0.0
     optimizer.step()  # moves nothing, and makes the state
+    group["weight_decay"] = decay
     if "step" in optimizer.state[x]:
         optimizer.state[x]["step"].fill_(1e6)  # no bias correction, whose early steps are longer
     for _ in range(steps):
@@ -55,7 +64,7 @@ def grown(kind, rate, hessian, scale, steps=2000):
 def test_a_quadratic_shrinks_below_the_edge_and_grows_above(kind):
     hessian, scale = quadratic(), 2.0
     x = nn.Parameter(torch.ones(6, dtype=torch.float64))
-    rate, adam = 1e-4, kind.startswith("adam")
+    rate, adam = 1e-4, "adam" in kind
     optimizer = OPTIMIZERS[kind]([x], rate)
     if adam:
         for grad in (0.0, 1.0):
@@ -64,9 +73,12 @@ def test_a_quadratic_shrinks_below_the_edge_and_grows_above(kind):
             optimizer.step()
     found = largest_stable_rate([x], optimizer, lambda: x @ hessian @ x / 2)
     edge = rate * found.multiple
-    if adam:  # ε aside
+    if adam and "decayed" not in kind:  # ε aside
         top = float(torch.linalg.eigvalsh(hessian)[-1]) / 2.0
         assert edge == pytest.approx(found.threshold / top, rel=1e-5)
+    if "decayed" in kind:  # planted: without the decay the rate is beyond the edge
+        top = float(torch.linalg.eigvalsh(hessian)[-1]) / (scale if adam else 1.0)
+        assert found.threshold / top > 1.02 * edge
     assert grown(kind, 0.98 * edge, hessian, scale) < 1
     assert grown(kind, 1.02 * edge, hessian, scale) > 1
 
@@ -93,7 +105,8 @@ def test_the_largest_curvature_of_two_layers_against_the_dense_hessian():
     moments = [optimizer.state[p]["exp_avg_sq"] / (1 - 0.999) for p in parameters]
     rates = torch.cat([torch.full((n,), r).double() for n, r in zip(sizes, (0.1, 0.1, 0.7, 0.7), strict=True)])
     root = (rates / (torch.cat([m.flatten() for m in moments]).sqrt() + 1e-8)).sqrt()
-    top = float(torch.linalg.eigvalsh(root[:, None] * dense * root)[-1])
+    decay = 0.01 * 38 / 2 * torch.diag(rates)  # AdamW's own default
+    top = float(torch.linalg.eigvalsh(root[:, None] * dense * root + decay)[-1])
     found = largest_stable_rate(parameters, optimizer, lambda: nn.functional.cross_entropy(model(x), y), tolerance=1e-8)
     assert found.curvature == pytest.approx(top, rel=1e-6)
     assert found.multiple == pytest.approx(38 / top, rel=1e-6)
@@ -105,7 +118,7 @@ def test_the_largest_curvature_of_two_layers_against_the_dense_hessian():
 def test_thresholds_are_the_known_ones():
     parameter = [nn.Parameter(torch.ones(2))]
     assert [threshold(make(parameter, 0.1)) for make in OPTIMIZERS.values()] == pytest.approx(
-        [2, 3.8, 2 * 1.8 / 0.7, 3.8 / 2.8, 38, 6]
+        [2, 3.8, 2 * 1.8 / 0.7, 3.8 / 2.8, 38, 6, 3.8, 38, 6]
     )
 
 

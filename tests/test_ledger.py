@@ -20,6 +20,7 @@ from allora_analysis.render import terminal as written
 from allora_analysis.render.view import recorded, size_text, summary, view
 from allora_analysis.study import plain
 from allora_analysis.validation import ArgumentError
+from tests import dying_row
 
 EVIDENCE = Evidence({"a": 1.0}, {"a": np.float64(1.0)}, "rounding", error=1e-16, tolerance=1e-12)
 
@@ -467,3 +468,13 @@ def test_several_processes_find_what_one_does(monkeypatch):
             alone.finding.verdict,
             plain(alone.finding.evidence.measured),
         )
+
+
+def test_a_process_that_is_ended_loses_its_own_row_alone(monkeypatch):
+    monkeypatch.setattr(ledger, "MANY", 2)
+    monkeypatch.setattr(ledger, "_cores", lambda: 2)
+    monkeypatch.setattr(ledger, "_examine", dying_row.examine)
+    names = ("3.2-gradient", "3.3-constant", dying_row.DYING)  # the last two of one file
+    rows, interrupted = ledger.run([CLAIMS[name] for name in names])
+    assert not interrupted
+    assert [row.error for row in rows] == ["it was run", "it was run", ledger.ENDED]

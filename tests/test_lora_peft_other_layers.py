@@ -203,6 +203,19 @@ def test_rows_of_the_gradient_are_scaled(name, through):
     assert not close(found_b, grad_b * np.stack(wrong) / np.stack(right), 1e-3)
 
 
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "embedding"])
+def test_what_is_below_a_frozen_adapter_is_still_trained_through_it(name):
+    kind = KINDS[name]
+    model, twin = adapted(kind)
+    model.requires_grad_(False)
+    x = kind.x().double().requires_grad_()
+    output = model(x)
+    weights = torch.randn_like(output)
+    (output * weights).sum().backward()
+    _, wanted, *_ = expected(kind, twin, model, x, weights)
+    assert close(x.grad.numpy(), wanted.numpy())
+
+
 @pytest.mark.parametrize(
     "name", [name for name in KINDS if name not in ("experts", "transposed experts", "a bare matrix")]
 )

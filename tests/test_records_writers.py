@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from allora_analysis.records.canonical import RecordError
 
 from allora_analysis import records
 from allora_analysis.records import files
@@ -260,9 +261,10 @@ def test_a_file_system_without_locks_is_not_a_neighbour(path, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.raises(OSError, match="No locks available") as error, hold(path, "it"):
+    with pytest.raises(RecordError, match=r"cannot be locked \(No locks available\)") as error, hold(path, "it"):
         pass
     assert not isinstance(error.value, Busy)
+    assert not path.exists()
 
 
 @pytest.mark.bad_input

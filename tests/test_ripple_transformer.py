@@ -144,6 +144,40 @@ def test_no_stream_exceeds_the_bound(norm, eta, depth, seed):
     assert math.log(found) <= transformer.stream_bound(model, eta) + 1e-9
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("design", "change", "named"),
+    [
+        (Design(norm="none", gated=True), {}, "norms, as it is gated"),
+        (Design(softmax=False), {}, "softmax attention"),
+        (Design(), {"norms": ((transformer.Normalisation(2.0), transformer.Normalisation()),) * 2}, "norms of gain 1"),
+        (Design(), {"bias": np.ones(8)}, "no biases"),
+    ],
+    ids=["gated", "linear", "gain", "bias"],
+)
+def test_where_it_is_no_bound_it_is_refused(design, change, named, rng):
+    model = transformer.draw(design, 2, 8, 2, 0.5, rng)
+    if "bias" in change:
+        blocks = tuple({n: one._replace(**change) for n, one in block.items()} for block in model.blocks)
+        change = {"blocks": blocks}
+    model = replace(model, **change)
+    with pytest.raises(ArgumentError, match=named):
+        transformer.stream_bound(model, 1.0)
+
+
+def test_a_gated_branch_reaches_what_the_bound_allows(rng):
+    """Every map's first column to its first row, and a token along it: ‖act(gate) ⊙ up‖ is √n·ρ(gate)·√n·ρ(up)."""
+    model = transformer.draw(Design(gated=True, activation="identity"), 1, 8, 2, 0.0, rng)
+    first = np.zeros((8, 8))
+    first[0, 0] = 1.0
+    block = {name: one._replace(w=(1e-99 if name == "v" else 3) * first) for name, one in model.blocks[0].items()}
+    x = np.zeros((1, 8))
+    x[0, 0] = math.sqrt(8)
+    found = np.linalg.norm(transformer.forward(replace(model, blocks=(block,)), x, 0.0).streams[-1]) / math.sqrt(8)
+    bound = math.exp(transformer.stream_bound(replace(model, blocks=(block,)), 0.0))
+    assert found == pytest.approx(bound, rel=1e-9)
+
+
 def squares(design, eta, replicas, rng, depth=3, width=24, count=1):
     """Mean squares of stream and gradient, measured and predicted, of `replicas` transformers."""
     found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -204,3 +205,10 @@ def test_open_equal_and_at_the_cap():
 def test_refusals(arguments, words):
     with pytest.raises(ArgumentError, match=words):
         decide(*arguments)
+
+
+def test_an_e_value_beyond_the_largest_number_is_finite():
+    differences = 1 + 1e-6 * np.random.default_rng(0).standard_normal(8000)
+    above, below = module._both(differences, 0.5)
+    assert (above, below) == (pytest.approx(sys.float_info.max, rel=1e-9), 0.0)
+    assert module.decide(differences, 0.5).verdict == "above"

@@ -141,6 +141,17 @@ def test_the_flows_row_norm_is_that_of_small_steps(rng, name, n, rank):
     assert rows.mean() == pytest.approx(width.flow_row_norm(name, n, rank), rel=0.05)
 
 
+@pytest.mark.parametrize("name", ["lora", "rslora", "loraplus", "allora"])
+def test_the_flows_row_norm_at_any_scaling_and_ratio(name):
+    of = METHODS[name]
+    assert width.flow_row_norm((4**of.scale, 64**of.ratio), 64, 4) == width.flow_row_norm(name, 64, 4)
+    # s·BA from (A, B) at rates l_A, l_B is B̃A from (A, sB) at rates l_A, s²·l_B.
+    for s, ratio in ((2.0, 16.0), (0.25, 1.0), (8.0, 0.5)):
+        norm = width.flow_row_norm((s, ratio), 64, 4)
+        assert norm == pytest.approx(width.flow_row_norm((1.0, s**2 * ratio), 64, 4), rel=1e-12)
+        assert norm != pytest.approx(width.flow_row_norm("allora", 64, 4), rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["lora", "rslora", "loraplus"])
 def test_no_minimum_is_stable_above_the_closed_form(rng, name):
     """At 0.95 times n^{ρ/2}/(s‖y‖‖z‖) training settles, at 1.05 times it never does."""

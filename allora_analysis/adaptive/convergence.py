@@ -42,7 +42,7 @@ from jaxtyping import Complex, Float
 from numpy.typing import ArrayLike
 
 from allora_analysis.adaptive.field import checked_gradient, checked_pair, factor_of, field, update_jacobian
-from allora_analysis.validation import ArgumentError, matrix_of, positive, representable
+from allora_analysis.validation import ArgumentError, ascending, matrix_of, positive, representable
 
 KAPPA = (3 / 8**0.5 - 1) / 2
 ZERO = 1e-9  # of the largest eigenvalue: below it a real part counts as 0
@@ -265,14 +265,14 @@ def gradient_flow(
         A and B at these times.
 
     Raises:
-        ArgumentError: the flow cannot be followed to the last time.
+        ArgumentError: times that do not ascend, or a flow that cannot be followed to the last.
     """
     from scipy.integrate import solve_ivp
 
     a, b = checked_pair(a, b)
     t = matrix_of("target", target, (len(b), a.shape[1]), "n1 of b and n2 of a")
     s = matrix_of("s", s, (a.shape[1], a.shape[1]), "n2, the columns of a")
-    offset, moments = positive("eta", eta) ** -2, np.asarray(times, dtype=float)
+    offset, moments = positive("eta", eta) ** -2, ascending(times)
 
     def change(_: float, state: np.ndarray) -> np.ndarray:
         a_now, b_now = state[: a.size].reshape(a.shape), state[a.size :].reshape(b.shape)

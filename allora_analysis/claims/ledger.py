@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -117,20 +117,42 @@ def run(claims: Sequence[Claim], results: Path | None = None, seed: int = 0) -> 
     workers = min(_cores(), 4)
     if workers == 1 or len(claims) < MANY:
         return sweep(claims, lambda claim: examine(claim, results, seed), "claims checked")
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with _pool(workers) as pool:
         files: dict[str, list[str]] = {}
         for claim in claims:
             files.setdefault(claim.check.__module__, []).append(claim.id)
         # The rows of a file share what they compute, so one process has them all.
         waiting = {name: pool.submit(_examine, ids, results, seed) for name, ids in files.items()}
+
+        @functools.cache
+        def of_file(name: str) -> dict[str, tuple[Finding | None, str | None]]:
+            try:
+                return waiting[name].result()
+            except BrokenExecutor:  # a process was ended, this file's or another's
+                return _anew(files[name], results, seed)
+
         try:
-            return sweep(
-                claims,
-                lambda claim: Row(claim, *waiting[claim.check.__module__].result()[claim.id]),
-                "claims checked",
-            )
+            return sweep(claims, lambda claim: Row(claim, *of_file(claim.check.__module__)[claim.id]), "claims checked")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
+
+
+ENDED = "its process was ended (killed, or no memory was left); the other rows are checked"
+
+
+def _anew(ids: Sequence[str], results: Path | None, seed: int) -> dict[str, tuple[Finding | None, str | None]]:
+    # In a process of their own; one by one where that is ended too, so that only the row that ends it is lost.
+    try:
+        with _pool(1) as pool:
+            return pool.submit(_examine, ids, results, seed).result()
+    except BrokenExecutor:
+        if len(ids) == 1:
+            return {ids[0]: (None, ENDED)}
+        return {one: row for each in ids for one, row in _anew([each], results, seed).items()}
 
 
 def _cores() -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,7 +19,7 @@ from allora_analysis.adaptive.recipe import Recipe
 from allora_analysis.validation import ArgumentError, count, keep_probability, positive
 
 if TYPE_CHECKING:
-    from allora_analysis.doctor.answers import Section
+    from allora_analysis.doctor.answers import Section, Switches
     from allora_analysis.doctor.saved import Saved
 
 
@@ -61,9 +61,9 @@ class Arguments:
     width: int | None = None
     """The layers' number of inputs n2, for BA's first step; default: the adapter's most frequent."""
     eta: float | None = None
-    """ALLoRA's eta, if its rule is on; with an adapter, judges its rows against 1/eta^2."""
-    lora_dropout: float = 0.0
-    """Drop rate of the adapters' dropout."""
+    """ALLoRA's eta, if its rule is on; default: the adapter's. Judges an adapter's rows against 1/eta^2."""
+    lora_dropout: float | None = None
+    """Drop rate of the adapters' dropout; default: the adapter's."""
     dora: bool = False
     """DoRA is on."""
     as_alpha: float | None = None
@@ -94,6 +94,40 @@ class Arguments:
     """Write the answers as JSON to this path; - prints them to standard output instead of text."""
 
 
+# Flags that say nothing unless others are there, and how to ask for those.
+_RATES = "rates, which --r, --alpha and --lr ask for (ADAPTER has the first two)"
+_EDGE = "the largest stable rate, which --model and --data ask for"
+_NEEDS = {
+    _RATES: (
+        "optimizer", "loraplus_ratio", "eps", "weight_decay", "max_grad_norm", "warmup_steps", "zero", "width",
+        "as_alpha",
+    ),
+    "an ADAPTER, or rates, which --r, --alpha and --lr ask for": ("alpha", "rslora", "eta", "lora_dropout", "dora"),
+    "seeds, which --gap asks for": ("scores", "baseline", "sd", "results", "arms"),
+    "a model, which --model names": ("data", "seed"),
+    _EDGE: ("trial_steps", "batch_size"),
+}  # fmt: skip
+
+
+def _check_needs(arguments: Arguments) -> None:
+    given = {one.name for one in fields(Arguments) if getattr(arguments, one.name) != one.default}
+    edge = {"model", "data"} <= given or ("model" in given and "adapter" not in given)
+    rates = edge or bool(given & {"lr", "r"})
+    there = dict(zip(_NEEDS, (rates, rates or "adapter" in given, "gap" in given, "model" in given, edge), strict=True))
+    for words, names in _NEEDS.items():
+        for name in names:
+            if name in given and not there[words]:
+                raise ArgumentError(f"{_flag(name)} is for {words}; ask for those too, or leave it out")
+    for one, others in (("sd", ("scores", "baseline", "results", "arms")), ("scores", ("results", "arms"))):
+        for other in others:
+            if {one, other} <= given:
+                raise ArgumentError(f"{_flag(other)} says nothing beside {_flag(one)}; leave one of the two out")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def sections(arguments: Arguments) -> Iterator[Section]:
     """Every part of the answer.
 
@@ -104,10 +138,11 @@ def sections(arguments: Arguments) -> Iterator[Section]:
         The parts.
 
     Raises:
-        ArgumentError: nothing asked, or something missing.
+        ArgumentError: nothing asked, something missing, or a flag of a question that is not asked.
     """
     from allora_analysis.doctor import answers
 
+    _check_needs(arguments)
     saved = None
     if arguments.adapter is not None:
         from allora_analysis.doctor.saved import read
@@ -124,7 +159,7 @@ def sections(arguments: Arguments) -> Iterator[Section]:
             recipe, switches, arguments.max_grad_norm, arguments.warmup_steps, arguments.as_alpha
         )
         if asked:
-            yield _edge(arguments, recipe)
+            yield _edge(arguments, recipe, switches)
     elif saved is not None and (told := list(answers.switched(switches, None))):
         yield answers.Section("on", told)
     if arguments.gap is not None:
@@ -134,11 +169,11 @@ def sections(arguments: Arguments) -> Iterator[Section]:
 def _recipe(arguments: Arguments, saved: Saved | None) -> Recipe:
     r, alpha, width, rslora = arguments.r, arguments.alpha, arguments.width, arguments.rslora
     if saved is not None:
-        r = saved.common("r") if r is None else r
+        own, r = saved.common("r"), saved.common("r") if r is None else r
         width = saved.common("n2") if width is None else width
         rslora = rslora or bool(saved.config.get("use_rslora"))
         if alpha is None:
-            alpha = saved.common("scaling") * (r**0.5 if rslora else r)
+            alpha = saved.common("scaling") * (own**0.5 if rslora else own)
     given = {"--r": r, "--alpha": alpha, "--lr": arguments.lr}
     if missing := [name for name, value in given.items() if value is None]:
         raise ArgumentError(f"{', '.join(missing)}: missing; for example --r 16 --alpha 32 --lr 2e-4")
@@ -151,16 +186,16 @@ def _recipe(arguments: Arguments, saved: Saved | None) -> Recipe:
 def _switches(arguments: Arguments, saved: Saved | None):
     from allora_analysis.doctor import answers
 
-    keep_probability(1 - arguments.lora_dropout, "1 - lora_dropout")
+    if arguments.lora_dropout is not None:
+        keep_probability(1 - arguments.lora_dropout, "1 - lora_dropout")
     if arguments.eta is not None:
         positive("--eta", arguments.eta)
     found = answers.Switches() if saved is None else answers.switches_of(saved)
-    return answers.Switches(
-        arguments.eta if found.eta is None else found.eta,
-        found.variant,
-        arguments.lora_dropout or found.drop_rate,
-        arguments.dora or found.dora,
-        found.init,
+    return replace(
+        found,
+        eta=found.eta if arguments.eta is None else arguments.eta,
+        drop_rate=found.drop_rate if arguments.lora_dropout is None else arguments.lora_dropout,
+        dora=arguments.dora or found.dora,
     )
 
 
@@ -189,18 +224,25 @@ def _strength(arguments: Arguments, saved: Saved) -> Section:
 
     if any(pair.norms is None for pair in saved.pairs):
         raise ArgumentError(f"{arguments.adapter}: is not finite, so that nothing can be run; leave --model out")
+    answers.check_is_lora(saved, arguments.adapter)
     found = strength.strength(
         arguments.model, matrices(arguments.adapter, saved), seed=count("--seed", arguments.seed, 0)
     )
     return answers.Section("strength", [("in its network", strength.words(found))], None, vars(found))
 
 
-def _edge(arguments: Arguments, recipe: Recipe) -> Section:
+def _edge(arguments: Arguments, recipe: Recipe, switches: Switches) -> Section:
     from allora_analysis.doctor import answers
     from allora_analysis.doctor.edge import edge
 
     if arguments.data is None:
         raise ArgumentError("--data: missing; a folder of train.jsonl and test.jsonl with text and label")
+    other = {"ALLoRA's rule (eta)": switches.eta is not None, "DoRA": switches.dora, "another start": switches.init}
+    if on := [name for name, is_so in other.items() if is_so]:
+        raise ArgumentError(
+            f"--data: the largest stable rate is measured for LoRA from B = 0, not for {on[0]}; leave that out, and an "
+            "ADAPTER that has it, or leave --data out"
+        )
     steps = arguments.trial_steps if arguments.trial_steps is not None else 0 if recipe.optimizer == "sgd" else 20
     clip = 1.0 if arguments.max_grad_norm is None else arguments.max_grad_norm
     found = edge(
@@ -212,6 +254,10 @@ def _edge(arguments: Arguments, recipe: Recipe) -> Section:
         f"{found.rate:.3g} = {found.threshold:g}/{found.curvature:.3g}, the largest curvature of {what} on "
         f"{arguments.batch_size} sentences after {found.steps} steps ({found.products} products)"
     )
+    if recipe.loraplus_ratio != 1:
+        told += f"; of A, with B's {recipe.loraplus_ratio:g} times as large"
+    if switches.drop_rate:
+        told += "; without the dropout"
     if recipe.optimizer == "sgd" and not clip:
         told += "; without clipping the curvature grows in training, and so far such runs have failed from far below on"
     rows = [("largest stable rate", told)]

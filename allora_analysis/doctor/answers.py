@@ -9,15 +9,18 @@ from typing import Any
 
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe
+from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.doctor.saved import Saved, SavedPair
 from allora_analysis.hessian.starts import expected_cosine
 from allora_analysis.study import Table
+from allora_analysis.validation import ArgumentError
 from allora_analysis.width.exponents import flow_eta_to_taper, flow_factor, taper
 
 _SHARE = 0.1  # a fall of the mean factor by so much counts as tapering
-_ON_ROWS = ("allora", "allora_0")
+_ON_ROWS, _ON_OUTPUTS = ("allora", "allora_0"), ("allora_od", "asf_lora")
 _CONSTANT = 0.95  # of η, as in `lora.doctor.rates`, which needs torch
-_PISSA = ("pissa", "olora", "corda", "loftq", "eva", "orthogonal", "lora_ga")
+_OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # starts that change the base weight
+_STARTS = (*_OTHER_BASE, "eva", "orthogonal")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Switches:
     Attributes:
         eta: of ALLoRA's rule, or None.
         variant: the rule's name.
+        adaptor: its function of the row norm.
         drop_rate: of LoRA's dropout.
         dora: weight-decomposed.
         init: PEFT's word for the start, where it is no plain one.
@@ -51,6 +55,7 @@ class Switches:
 
     eta: float | None = None
     variant: str = "allora"
+    adaptor: str = "inverse_sqrt"
     drop_rate: float = 0.0
     dora: bool = False
     init: str | None = None
@@ -117,11 +122,12 @@ def _start(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
 
 def _at_width(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
     # Does ALLoRA's factor taper in a layer of this width, and what does it do to the stable rates?
-    if switches.eta is None or switches.variant not in _ON_ROWS:
+    if switches.eta is None or switches.variant not in _ON_ROWS or switches.adaptor != "inverse_sqrt":
         return
     if recipe.width is not None:
-        kept = flow_factor("allora", recipe.width, recipe.r, switches.eta)
-        needed = flow_eta_to_taper("allora", recipe.width, recipe.r)
+        knobs = recipe.scaling, recipe.loraplus_ratio
+        kept = flow_factor(knobs, recipe.width, recipe.r, switches.eta)
+        needed = flow_eta_to_taper(knobs, recipe.width, recipe.r)
         word = "a constant" if kept > 1 - _SHARE else "it tapers"
         yield (
             "factor at this width",
@@ -162,7 +168,9 @@ def switched(switches: Switches, recipe: Recipe | None, clip: float | None = Non
             "on: ΔW is more than s·BA, so the rates above are of its BA alone; exporting A and B alone undoes it",
         )
     if switches.init is not None:
-        yield "start", f"init_lora_weights={switches.init!r}: neither A nor B starts at 0, the first step is another"
+        from_inputs = switches.init.lower().startswith("eva")
+        word = "A starts along the inputs" if from_inputs else "neither A nor B starts at 0"
+        yield "start", f"init_lora_weights={switches.init!r}: {word}, the first step is another"
     if recipe is not None and recipe.loraplus_ratio != 1:
         yield (
             "LoRA+",
@@ -184,11 +192,12 @@ def _dropout_pays(drop_rate: float) -> str:
 
 
 def _rule(switches: Switches, recipe: Recipe | None, clip: float | None) -> str:
-    told = f"{switches.variant}, η = {switches.eta:.4g}"
+    by = "" if switches.adaptor == "inverse_sqrt" else f", adaptor {switches.adaptor}"
+    told = f"{switches.variant}, η = {switches.eta:.4g}{by}"
     if switches.variant in ("asf_lora", "lora_x_eta"):
         return f"{told}: in the forward pass, where no optimizer undoes it"
     if recipe is None:
-        return f"{told}: on gradients, so Adam undoes it (SGD does not); give --optimizer"
+        return f"{told}: on gradients, so Adam undoes it (SGD does not); give --lr and --optimizer"
     if recipe.optimizer != "sgd":
         return f"{told}: undone, Adam divides a gradient's factor out again; ALLoRAAdamW puts it on the update"
     if clip:
@@ -206,10 +215,11 @@ def of_saved(saved: Saved, eta: float | None) -> Section:
     Returns:
         A section.
     """
-    eta = saved.config.get("eta") if eta is None else eta
+    switches = switches_of(saved)
+    eta = switches.eta if eta is None else eta
     told = [("pairs", _pairs(saved)), ("trained", _trained(saved))]
     if eta is not None and _finite(saved.pairs):
-        told += [("factor", _taper(saved, float(eta))), ("stable step", _stable_step(saved, float(eta)))]
+        told += _factor(saved.pairs, eta, switches)
     groups: dict[str, list] = {}
     for pair in saved.pairs:
         groups.setdefault(pair.name.rpartition(".")[2] or pair.name, []).append(pair)
@@ -232,14 +242,39 @@ def switches_of(saved: Saved) -> Switches:
     """What a saved adapter's config and tensors say is on."""
     config = saved.config
     init = config.get("init_lora_weights")
-    named = init if isinstance(init, str) and init.lower().startswith(_PISSA) else None
+    named = init if isinstance(init, str) and init.lower().startswith(_STARTS) else None
     return Switches(
         config.get("eta"),
         config.get("variant", "allora"),
+        config.get("adaptor", "inverse_sqrt"),
         float(config.get("lora_dropout") or 0.0),
         bool(config.get("use_dora")) or saved.magnitudes > 0,
         named,
     )
+
+
+def check_is_lora(saved: Saved, path: Any) -> None:
+    """An adapter that adds s·BA to its base model, which is what `strength` runs.
+
+    Args:
+        saved: the adapter.
+        path: of it, for the error.
+
+    Raises:
+        ArgumentError: DoRA, ASF-LoRA, or a start that changed the base weight and was not converted.
+    """
+    switches = switches_of(saved)
+    init = (switches.init or "").lower().startswith(_OTHER_BASE)
+    words = {
+        "DoRA": switches.dora,
+        "ASF-LoRA": switches.variant == "asf_lora",
+        f"init_lora_weights={switches.init!r}, of a base weight that it changed": init,
+    }
+    if found := [name for name, is_so in words.items() if is_so]:
+        raise ArgumentError(
+            f"{path}: is {found[0]}, which adds more to the base model than s·BA, so that its strength there is not "
+            "known from the file; leave --model out, or convert it to LoRA first"
+        )
 
 
 def _pairs(saved: Saved) -> str:
@@ -269,7 +304,11 @@ def _trained(saved: Saved) -> str:
     if any(zeros):
         return f"in part: BA is 0 in {sum(map(bool, zeros))} of {len(zeros)} pairs"
     low, middle, high = _spread(saved.pairs)
-    return f"yes: rows of s·BA are {low:.3g} to {high:.3g} long, {middle:.3g} in the median"
+    rows = f"rows of s·BA are {low:.3g} to {high:.3g} long, {middle:.3g} in the median"
+    init = saved.config.get("init_lora_weights")
+    if init is False or (isinstance(init, str) and init.lower().startswith((*_OTHER_BASE, "orthogonal"))):
+        return f"cannot be told: init_lora_weights={init!r} starts with both of A and B off 0; {rows}"
+    return f"yes: {rows}"
 
 
 def _spread(pairs: Sequence[SavedPair]) -> tuple[float, float, float]:
@@ -277,22 +316,27 @@ def _spread(pairs: Sequence[SavedPair]) -> tuple[float, float, float]:
     return min(lows), sorted(middles)[len(middles) // 2], max(highs)
 
 
-def _taper(saved: Saved, eta: float) -> str:
-    most, middle, least = ((1 + eta**2 * value) ** -0.5 for value in _spread(saved.pairs))
-    share = _spread(saved.pairs)[1] * eta**2
-    needed = taper([pair.norms[1] for pair in saved.pairs], eta).eta_to_taper
-    word = "a constant so far" if least > _CONSTANT else "it tapers"
-    return (
-        f"{word}: rows are {share:.3g} of 1/η² = {eta**-2:.3g} in the median, so ALLoRA's factor is {least:.3g} to "
-        f"{most:.3g} of η = {eta:g} ({middle:.3g}); from η = {needed:.3g} on it is below nine tenths on average"
-    )
-
-
-def _stable_step(saved: Saved, eta: float) -> str:
-    low, high = ((1 + eta**2 * value) ** 0.5 / eta for value in (_spread(saved.pairs)[0], _spread(saved.pairs)[2]))
-    return (
+def _factor(pairs: Sequence[SavedPair], eta: float, switches: Switches) -> Iterator[tuple[str, str]]:
+    # The rule's factor at these rows, and what it does to the stable rates.
+    if switches.variant in _ON_OUTPUTS:
+        yield "factor", f"of each output, not of rows, as {switches.variant} has it: the inputs decide, not the file"
+    if switches.variant not in _ON_ROWS:
+        return
+    least, middle, most = (float(ADAPTORS[switches.adaptor](value, eta)) / eta for value in reversed(_spread(pairs)))
+    told = "a constant so far: " if least > _CONSTANT else "it tapers: "
+    if switches.adaptor == "inverse_sqrt":
+        share = _spread(pairs)[1] * eta**2
+        told += f"rows are {share:.3g} of 1/η² = {eta**-2:.3g} in the median, so "
+    told += f"ALLoRA's factor is {least:.3g} to {most:.3g} of η = {eta:g} ({middle:.3g})"
+    if switches.adaptor == "inverse_sqrt":
+        needed = taper([pair.norms[1] for pair in pairs], eta).eta_to_taper
+        told += f"; from η = {needed:.3g} on it is below nine tenths on average"
+    yield "factor", told
+    low, high = (1 / (one * eta) if one else math.inf for one in (most, least))
+    yield (
+        "stable step",
         f"{low:.3g} to {high:.3g} of LoRA's here, at a good fit and with the factor on the gradient (SGD): one over "
-        "ALLoRA's factor, from its largest to its smallest row"
+        "ALLoRA's factor, from its largest to its smallest row",
     )
 
 

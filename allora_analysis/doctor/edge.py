@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from allora_analysis import records
-from allora_analysis.adaptive.recipe import Recipe
+from allora_analysis.adaptive.recipe import Recipe, checked
 from allora_analysis.finetune import setting as finetune
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.reading import final_value
@@ -34,8 +34,8 @@ class Edge:
     """What was found.
 
     Attributes:
-        rate: the largest stable learning rate.
-        curvature: λ_max over the rates of the trial: of the Hessian (SGD), of the preconditioned one (Adam).
+        rate: the largest stable learning rate, A's.
+        curvature: λ_max over A's rate in the trial: of the Hessian (SGD), of the preconditioned one (Adam).
         threshold: the optimizer's.
         products: with the Hessian.
         loss: of the batch.
@@ -69,7 +69,7 @@ def edge(
     Args:
         source: the model: a folder, a GGUF file, or a hub id.
         data: a folder of train.jsonl and test.jsonl with text and label, or a hub id.
-        recipe: r, α, the rate of the trial steps, the optimizer.
+        recipe: r, α, the rates of the trial steps, the optimizer with its ε and decay; B starts at 0.
         steps: trial steps; Adam needs one or more.
         batch_size: sentences of a step, and of the batch that is measured.
         max_length: tokens after which a sentence is cut.
@@ -81,7 +81,8 @@ def edge(
         The edge.
 
     Raises:
-        ArgumentError: what makes no sense, and what `finetune.models.load` and `finetune.data.load` refuse.
+        ArgumentError: what makes no sense, a start from A = 0, and what `finetune.models.load` and `finetune.data.load`
+            refuse.
     """
     import torch
 
@@ -89,7 +90,11 @@ def edge(
     from allora_analysis.hessian.stable_rate import largest_stable_rate
     from allora_analysis.lora.pairs import lora_pairs
 
-    steps, adam = count("--trial-steps", steps, 0), recipe.optimizer != "sgd"
+    steps, adam = count("--trial-steps", steps, 0), checked(recipe).optimizer != "sgd"
+    if recipe.zero == "a":
+        raise ArgumentError(
+            "--zero a: the largest stable rate is measured from B = 0 alone; leave --zero or --data out"
+        )
     if adam and not steps:
         raise ArgumentError("--trial-steps must be 1 or more for Adam, whose second moments it needs, received 0")
     setting = Setting(
@@ -145,7 +150,27 @@ def _prepared(setting: Setting, recipe: Recipe, steps: int) -> tuple[Any, Any, C
         inputs = pretrained.tokenizer(texts_drawn, return_tensors="pt", **cut)
         return torch.nn.functional.cross_entropy(model(**inputs).logits, labels)
 
-    return model, arms.optimizer(model, setting), loss
+    return model, _optimizer(model, recipe, setting.head_learning_rate), loss
+
+
+def _optimizer(model: Any, recipe: Recipe, head_lr: float) -> Any:
+    # A, B and the classifier, each at its own rate; only A and B decay.
+    import torch
+
+    from allora_analysis.finetune import arms
+    from allora_analysis.lora.pairs import lora_pairs
+
+    pairs, own = lora_pairs(model), recipe.setting
+    groups = [
+        {"params": [pair.a for pair in pairs], "lr": own.rate_a, "weight_decay": own.decay_a},
+        {"params": [pair.b for pair in pairs], "lr": own.rate_b, "weight_decay": own.decay_b},
+    ]
+    if head := arms.split(model)[1]:
+        groups.append({"params": head, "lr": head_lr, "weight_decay": 0.0})
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=recipe.lr, eps=recipe.eps)
 
 
 @dataclass(frozen=True)
@@ -194,6 +219,9 @@ class Curve:
         head: the classifier's rate.
         accuracies: by rate, ascending: a seed each.
         majority: the most frequent label's share.
+        data: their name.
+        rank: r.
+        batch_size: sentences of a step.
     """
 
     model: str
@@ -203,6 +231,9 @@ class Curve:
     head: float
     accuracies: Mapping[float, tuple[float, ...]]
     majority: float
+    data: str = "rotten_tomatoes"
+    rank: int = 16
+    batch_size: int = 32
 
     @property
     def edge(self) -> tuple[float, float | None]:
@@ -223,24 +254,35 @@ def curves(folder: Path | None = None) -> list[Curve]:
     Returns:
         The curves, by model and optimizer.
     """
-    found: dict[tuple, dict[float, dict[int, float]]] = {}
+    found: dict[tuple, dict[float, dict[int, tuple[int, float]]]] = {}
     majority: dict[tuple, float] = {}
     for path in records.record_files(finetune.RESULTS if folder is None else folder):
         record = records.load(path)
         config = record.config
-        if (record.study, config["arm"], config["drop_rate"]) != (finetune.STUDY, "lora", 0.0):
+        if (record.study, config["arm"], config["drop_rate"]) != (finetune.STUDY, "lora", 0.0) or config["epochs"] > 2:
             continue
-        key = tuple(config[name] for name in ("model", "optimizer", "schedule", "max_grad_norm", "head_learning_rate"))
-        # A rate may be recorded after more epochs too: the shorter run counts.
-        runs = found.setdefault(key, {}).setdefault(config["learning_rate"], {})
-        if config["epochs"] <= 2 and config["seed"] not in runs:
-            runs[config["seed"]] = final_value(record.result, "test_accuracy")
-            majority[key] = record.result["majority_rates"]["test"]
+        key = tuple(config[name] for name in _KEY)
+        # A rate may be recorded after more steps too: the shorter run counts.
+        runs, seed = found.setdefault(key, {}).setdefault(config["learning_rate"], {}), config["seed"]
+        one = record.result["steps"], final_value(record.result, "test_accuracy")
+        runs[seed] = min(runs.get(seed, one), one)
+        majority[key] = record.result["majority_rates"]["test"]
     return [
-        Curve(*key, {rate: tuple(of.values()) for rate, of in sorted(rates.items()) if of}, majority[key])
+        Curve(
+            *key[:5],
+            {rate: tuple(x for _, x in of.values()) for rate, of in sorted(rates.items())},
+            majority[key],
+            *key[5:],
+        )
         for key, rates in sorted(found.items())
-        if key in majority and sum(map(bool, rates.values())) >= LEAST_RATES
+        if len(rates) >= LEAST_RATES
     ]
+
+
+_KEY = (
+    "model", "optimizer", "schedule", "max_grad_norm", "head_learning_rate",
+    "data", "rank", "batch_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -276,8 +318,11 @@ def compared(folder: Path | None = None, runs: Path | None = None) -> list[Compa
     """
     where = RESULTS if folder is None else folder
     known = records.find_each(where, STUDY, PROTOCOL, {one: one for one in TRIALS}) if Path(where).is_dir() else {}
-    edges = {(one.model, one.optimizer): record.result for one, record in known.items()}
-    return [Compared(curve, _predicted(curve, edges.get((curve.model, curve.optimizer)))) for curve in curves(runs)]
+    edges = {(one.model, one.optimizer, one.data, one.rank): record.result for one, record in known.items()}
+    return [
+        Compared(curve, _predicted(curve, edges.get((curve.model, curve.optimizer, curve.data, curve.rank))))
+        for curve in curves(runs)
+    ]
 
 
 def _predicted(curve: Curve, edge: Mapping[str, float] | None) -> float | None:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allora_analysis.validation import ArgumentError, ending
+from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.validation import ArgumentError, choice, ending, number, positive, shown
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PICKLES = ("adapter_model.bin", "*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -53,8 +54,8 @@ class Saved:
 
     Attributes:
         pairs: in the file's order.
-        config: adapter_config.json's, or empty.
-        scaled: the scaling is known: from a config, from an alpha in the file, or given.
+        config: adapter_config.json's, or empty; the caller's α and rsLoRA in it.
+        scaled: the scaling of all pairs is known: from a config, from an alpha in the file, or given.
         magnitudes: DoRA's vectors in the file.
         left_out: A or B without its other half, or no matrices (a convolution's).
     """
@@ -82,27 +83,34 @@ def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
 
     Args:
         path: the folder or the file.
-        alpha: α where neither a config nor the file holds one.
-        rslora: likewise: s = α/√r.
+        alpha: α, in place of the config's and the file's.
+        rslora: s = α/√r, whatever the config says.
 
     Returns:
         The adapter.
 
     Raises:
-        ArgumentError: nothing there, a pickle, a file that cannot be read, or no LoRA pair in it.
+        ArgumentError: nothing there, a pickle, a file that cannot be read, no LoRA pair in it, a config whose values
+            make no sense, or a scaling given for ASF-LoRA, which has none but 1.
     """
     weights, config = _files(path)
     tensors = _tensors(weights)
     sides = _sides(tensors)
-    alphas = {key.removesuffix(".alpha"): float(value) for key, value in tensors.items() if key.endswith(".alpha")}
-    given = {"lora_alpha": alpha, "use_rslora": rslora} if alpha is not None else {}
+    given: dict[str, Any] = {} if alpha is None else {"lora_alpha": positive("--alpha", alpha)}
+    given |= {"use_rslora": True} if rslora else {}
+    fixed = config.get("variant") == "asf_lora"
+    if given and fixed:
+        raise ArgumentError(f"{path}: ASF-LoRA has the scaling 1 and no other; leave --alpha and --rslora out")
+    config = config | given
+    stored = tensors.items() if alpha is None else ()
+    alphas = {key.removesuffix(".alpha"): float(value) for key, value in stored if key.endswith(".alpha")}
     whole = {name: part for name, part in sides.items() if _whole(part)}
-    pairs = tuple(_pair(name, part, config or given, alphas.get(name)) for name, part in whole.items())
+    pairs = tuple(_pair(name, part, config, alphas.get(name)) for name, part in whole.items())
     if not pairs:
         raise ArgumentError(
             f"{path}: no LoRA pair (lora_A and lora_B, lora_down and lora_up, …) among {len(tensors)} tensors"
         )
-    known = bool(config.get("lora_alpha") or given or alphas)
+    known = fixed or config.get("lora_alpha") is not None or whole.keys() <= alphas.keys()
     magnitudes = sum("lora_magnitude_vector" in key or key.endswith("dora_scale") for key in tensors)
     return Saved(pairs, config, known, magnitudes, len(sides) - len(whole))
 
@@ -152,7 +160,31 @@ def _files(path: Path) -> tuple[Path, dict[str, Any]]:
     if not isinstance(found, dict) or not str(found.get("peft_type", "LORA")).startswith(("LORA", "ASF_LORA")):
         kind = found.get("peft_type") if isinstance(found, dict) else type(found).__name__
         raise ArgumentError(f"{config}: LoRA's config wanted, received {kind!r}")
+    _check(config, found)
     return weights, found
+
+
+def _check(path: Path, config: dict[str, Any]) -> None:
+    # The fields that are read here and in `answers`; null is as good as none.
+    from allora_analysis.lora.layers import VARIANTS
+
+    for name, check in {"lora_alpha": number, "lora_dropout": number, "eta": positive}.items():
+        if config.get(name) is not None:
+            check(f"{path}: {name}", config[name])
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise ArgumentError(f"{path}: alpha_pattern must be α by layer, received {shown(patterns)}")
+    for key, value in patterns.items():
+        number(f"{path}: alpha_pattern[{key!r}]", value)
+        try:
+            re.compile(key)
+        except re.error as error:
+            raise ArgumentError(
+                f"{path}: alpha_pattern must be of regular expressions, received {key!r} ({error})"
+            ) from None
+    if config.get("eta") is not None:
+        choice(f"{path}: variant", config.get("variant", "allora"), VARIANTS)
+        choice(f"{path}: adaptor", config.get("adaptor", "inverse_sqrt"), ADAPTORS)
 
 
 def _tensors(weights: Path) -> dict[str, Any]:
@@ -193,13 +225,9 @@ def _pair(name: str, part: dict[str, Any], config: dict[str, Any], own_alpha: fl
 
 def _scaling(name: str, r: int, config: dict[str, Any], own_alpha: float | None) -> float:
     # PEFT's patterns: the first key that matches the end of the layer's name.
-    if own_alpha is not None:
-        return own_alpha / r
-    alpha = config.get("lora_alpha")
-    for key, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({key})$", name):
-            alpha = value
-            break
+    patterns = (config.get("alpha_pattern") or {}).items()
+    alpha = next((value for key, value in patterns if re.match(rf"(.*\.)?({key})$", name)), config.get("lora_alpha"))
+    alpha = alpha if own_alpha is None else own_alpha
     if alpha is None:
         return 1.0
     return float(alpha) / (math.sqrt(r) if config.get("use_rslora") else r)

@@ -7,6 +7,7 @@ Checked by `tests/test_doctor_seeds.py`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,21 +100,26 @@ def from_records(gap: float, folder: Path | None, arm: str = "allora_0", referen
     Raises:
         ArgumentError: no such pair of runs.
     """
-    groups: dict[tuple, dict[str, dict[int, tuple[float, float]]]] = {}
+    groups: dict[tuple, dict[str, dict[float | None, dict[int, float]]]] = {}
     for record in _records(RESULTS if folder is None else folder):
         config = record.config
         if config["arm"] in (arm, reference):
             key = tuple((name, str(value)) for name, value in sorted(config.items()) if name not in _OWN)
-            runs = groups.setdefault(key, {}).setdefault(config["arm"], {})
-            # Of several η² the largest: the paper's strongest.
-            runs[config["seed"]] = max(runs.get(config["seed"], (-1.0, 0.0)), (config["eta2"] or 0.0, _points(record)))
+            of = groups.setdefault(key, {arm: {}, reference: {}})[config["arm"]]
+            of.setdefault(config["eta2"], {})[config["seed"]] = _points(record)
     found = []
     for key, arms in groups.items():
-        shared = sorted(set(arms.get(arm, ())) & set(arms.get(reference, ())))
-        if len(shared) >= LEAST:
-            one, other = ([arms[name][seed][1] for seed in shared] for name in (arm, reference))
+        # Of several η² the largest with enough seeds: the paper's strongest.
+        by_size = [sorted(arms[name].items(), key=lambda one: -(one[0] or 0)) for name in (arm, reference)]
+        for (eta2, runs), (other_eta2, others) in itertools.product(*by_size):
+            shared = sorted(set(runs) & set(others))
+            if len(shared) < LEAST:
+                continue
+            one, other = ([of[seed] for seed in shared] for of in (runs, others))
             if np.ptp(np.subtract(one, other)) > 0:
-                found.append(from_scores(gap, one, other, _words(dict(key), arm, reference)))
+                what = f"{_arm(arm, eta2)} − {_arm(reference, other_eta2)}: {_words(dict(key))}"
+                found.append(from_scores(gap, one, other, what))
+            break
     if not found:
         raise ArgumentError(f"--results: no setting has {arm} and {reference} on {LEAST} shared seeds; give --scores")
     return sorted(found, key=lambda one: (-(one.pairs or 0), one.deviation))
@@ -131,10 +137,13 @@ def _points(record: records.Record) -> float:
     return 100 * final_value(record.result, "test_accuracy")
 
 
-def _words(config: dict[str, str], arm: str, reference: str) -> str:
-    return (
-        f"{arm} − {reference}: {config['model']}, {config['optimizer']} at {float(config['learning_rate']):g}, "
-        f"{config['schedule']}" + (f", drop rate {config['drop_rate']}" if float(config["drop_rate"]) else "")
+def _arm(name: str, eta2: float | None) -> str:
+    return name if eta2 is None else f"{name} (η² = {eta2:g})"
+
+
+def _words(config: dict[str, str]) -> str:
+    return f"{config['model']}, {config['optimizer']} at {float(config['learning_rate']):g}, {config['schedule']}" + (
+        f", drop rate {config['drop_rate']}" if float(config["drop_rate"]) else ""
     )
 
 

@@ -1,6 +1,6 @@
-"""How strongly a saved adapter acts in its network, and the η up to which the network is a power series in it.
+"""How strongly a saved adapter acts in its network, and the c up to which the network is a power series in c·BA.
 
-One sentence through the base model with ηBA on its linear maps (`ripple.transformer`, float64): how far the output of
+One sentence through the base model with c·BA on its linear maps (`ripple.transformer`, float64): how far the output of
 the last block is from the base model's, beside that of adapters at random of the same ranks and row norms, and the
 radius of convergence (`ripple.series`). Checked by `tests/test_doctor_strength.py`.
 """
@@ -25,12 +25,12 @@ AGREES = 1e-3  # with transformers' own output, relative
 
 @dataclass(frozen=True)
 class Strength:
-    """What was found, at η = 1: the adapter as it is.
+    """What was found, at c = 1: the adapter as it is.
 
     Attributes:
         change: ‖f − f₀‖/‖f₀‖ of the output.
         at_random: the mean of that over adapters at random of the same ranks and row norms.
-        radius: the smallest |η|, real or complex, at which the network divides by 0: its power series in η ends there.
+        radius: the smallest |c|, real or complex, at which the network divides by 0: its power series in c ends there.
         adapted: linear maps of the blocks with an adapter.
         left_out: pairs on other layers (a head's, an embedding's).
         tokens: of the sentence.
@@ -66,7 +66,7 @@ def strength(source: str, adapters: Adapters, sentence: str = SENTENCE, seed: in
     model = transformer_of(pretrained.model, adapters)
     plain = forward(model, x, 0.0).output
     if np.linalg.norm(plain - theirs) > AGREES * np.linalg.norm(theirs):
-        raise ArgumentError(f"--model {source!r}: has more than BERT's, Llama's or Qwen2's blocks; its η is not read")
+        raise ArgumentError(f"--model {source!r}: has more than BERT's, Llama's or Qwen2's blocks; it cannot be read")
     adapted = sum(bool(one.b.any() and one.a.any()) for block in model.blocks for one in block.values())
     if not adapted:
         raise ArgumentError(
@@ -101,7 +101,7 @@ def words(found: Strength) -> str:
     past = "beyond which" if found.radius >= 1 else "below the adapter's own 1, so that at its full strength"
     return (
         f"{word}: on {found.tokens} tokens of one sentence it changes the output by {found.change:.2g} of its length, "
-        f"{ratio:.2g} times as much as {DRAWS} adapters at random of its ranks and row norms; scaled by η the network "
-        f"is a power series up to η = {found.radius:.2g}, {past} no expansion in small adapters holds"
+        f"{ratio:.2g} times as much as {DRAWS} adapters at random of its ranks and row norms; with c·BA for BA the "
+        f"network is a power series in c up to c = {found.radius:.2g}, {past} no expansion in small adapters holds"
         + (f"; {found.left_out} pairs on other layers are left out" if found.left_out else "")
     )

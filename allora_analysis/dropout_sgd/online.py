@@ -190,9 +190,7 @@ def online_curve(
     from scipy.integrate import solve_ivp
 
     q, r, t = _overlaps(q, r, t)
-    moments = validation.vector("times", times)
-    if moments[0] < 0 or not moments[-1] > 0 or (np.diff(moments) < 0).any():
-        raise ArgumentError("times must ascend, from 0 or later to above 0")
+    moments = validation.ascending(times)
     model = _Equations(
         t,
         validation.keep_probability(keep_prob),

@@ -41,7 +41,7 @@ TWICE = {
     "gradient_checkpointing_kwargs": {"use_reentrant": False},  # the other kind wants inputs with a gradient
 }
 PACKAGES = ("transformers", "peft", "accelerate", "safetensors")
-CHECKPOINT = ("*.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
+CHECKPOINT = ("*.safetensors", "optimizer.pt", "scheduler.pt")
 WRITING = ("PytorchStreamWriter", "unexpected pos", "inline_container")  # torch's words for a full disk
 
 
@@ -232,7 +232,8 @@ def _callback(made: Trainer, kind: type) -> Any:
 def newest_whole(folder: Path) -> Path | None:
     """The newest checkpoint that can be read in full; later ones that cannot are deleted and named on standard error.
 
-    Nothing is deleted where the reason is that no memory is left to read one with: that error is raised.
+    Nothing is deleted where the reason is that no memory is left to read one with, or that the disk does not answer:
+    that error is raised. Of several processes each must have left its random state.
     """
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
     for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
@@ -251,7 +252,9 @@ def _broken(path: Path) -> str | None:
         state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         if str(state["global_step"]) != path.name.rpartition("-")[2]:
             return "it says another step"
-        for pattern in CHECKPOINT:
+        alone = (path / "rng_state.pth").exists()
+        states = ["rng_state.pth"] if alone else [f"rng_state_{i}.pth" for i in range(machine.world())]
+        for pattern in (*CHECKPOINT, *states):
             files = [*path.glob(pattern)]
             if not files:
                 return f"{pattern} is missing"
@@ -261,6 +264,11 @@ def _broken(path: Path) -> str | None:
                 elif wrong := zipfile.ZipFile(file).testzip():
                     return f"{file.name}: {wrong} has another checksum"
     except Exception as error:  # what is damaged fails in many ways
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise ArgumentError(
+                f"{path}: cannot be read ({error.strerror or error}); nothing was deleted: give the same command again "
+                "once its disk answers"
+            ) from None
         if machine.exhausted(error):
             raise
         return f"{type(error).__name__}: {error!s:.80}"

@@ -42,7 +42,7 @@ class Array(Fleet):
 
     Raises:
         ArgumentError: no Slurm here, or a parameter or partition that it does not know.
-        OSError: the jobs cannot be written down; they are cancelled.
+        OSError: the jobs cannot be written down; they are cancelled, as by Ctrl-C before they are.
     """
 
     def __init__(self, folder: Path, grid: Grid, todo: list[Task], parameters: dict[str, Any]):
@@ -61,8 +61,9 @@ class Array(Fleet):
             ids = {self.paths[task].job_id: keys[task] for task in rest}
             try:
                 write_atomically(folder / SUBMITTED, lambda path: path.write_text(json.dumps(ids)) and None)
-            except OSError:  # the next start would not know these jobs, and submit all again
-                subprocess.run(["scancel", *ids], capture_output=True, timeout=60)
+            except BaseException:  # the next start would not know these jobs, and submit all again
+                with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                    subprocess.run(["scancel", *ids], capture_output=True, timeout=60)
                 raise
 
     def look(self) -> str | None:

@@ -6,9 +6,12 @@ largest eigenvalue of D^½HD^½ stays below
     2 for SGD,  2(1 + β) with momentum,  2(1 + β)/(1 + 2β) with Nesterov's,  2(1 + β₁)/(1 − β₁) for Adam (38 at 0.9),
 
 P = 1 or Adam's √v̂ + ε, taken as constant (Cohen et al. 2022, "Adaptive gradient methods at the edge of stability"). So
-all rates may be multiplied by threshold/λ_max. λ_max is the largest eigenvalue, by Lanczos on products with the Hessian
-of the loss of one batch (reverse over reverse). It says where this quadratic grows, at these parameters and this P;
-that a network's curvature changes with the rate at which it is trained is another matter.
+all rates may be multiplied by threshold/λ_max. Weight decay w within the gradient (SGD, Adam) makes H + w of H, and
+AdamW's, x ← (1 − rate·w)x − D·m, adds w·rates·threshold/2 to D^½HD^½ (at the edge x and m change sign each step).
+
+λ_max is the largest eigenvalue, by Lanczos on products with the Hessian of the loss of one batch (reverse over
+reverse). It says where this quadratic grows, at these parameters and this P; that a network's curvature changes with
+the rate at which it is trained is another matter.
 
 Checked by `tests/test_hessian_stable_rate.py` against dense Hessians, and against torch's optimizers on quadratics on
 both sides of the edge.
@@ -35,7 +38,7 @@ class StableRate:
 
     Attributes:
         multiple: what all rates of the parameters may be multiplied by.
-        curvature: λ_max of D^½HD^½.
+        curvature: λ_max of D^½HD^½, with the decay.
         threshold: the optimizer's.
         products: with the Hessian.
         loss: on the batch.
@@ -87,6 +90,19 @@ def step_sizes(optimizer: Any, parameters: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
+def _decay(optimizer: Any, parameters: Sequence[Tensor], sizes: Sequence[Tensor]) -> list[Tensor]:
+    # What weight decay adds to D^½HD^½, on its diagonal.
+    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    found = []
+    for parameter, size in zip(parameters, sizes, strict=True):
+        group = groups[id(parameter)]
+        decay = float(group.get("weight_decay", 0.0))
+        if group.get("decoupled_weight_decay", _is(optimizer, "AdamW")):
+            size = torch.full_like(size, float(group["lr"]) * threshold(optimizer) / 2)
+        found.append(decay * size)
+    return found
+
+
 def largest_stable_rate(
     parameters: Sequence[Tensor], optimizer: Any, loss: Callable[[], Tensor], tolerance: float = 0.02, seed: int = 0
 ) -> StableRate:
@@ -112,8 +128,12 @@ def largest_stable_rate(
     parameters, edge = list(parameters), threshold(optimizer)
     if not parameters:
         raise ArgumentError("parameters must have at least one tensor, received none")
-    roots = torch.cat([size.reshape(-1).double().sqrt() for size in step_sizes(optimizer, parameters)])
-    value, product = _product(parameters, loss, roots)
+    sizes = step_sizes(optimizer, parameters)
+    roots, decay = (
+        torch.cat([part.reshape(-1).double() for part in parts])
+        for parts in (sizes, _decay(optimizer, parameters, sizes))
+    )
+    value, product = _product(parameters, loss, roots.sqrt(), decay)
     curvature, products = _largest(product, roots.numel(), positive("tolerance", tolerance), seed)
     if not curvature > 0:
         raise ArgumentError(f"loss: its largest curvature is {curvature:.3g}, so that no rate is too large here")
@@ -121,7 +141,7 @@ def largest_stable_rate(
 
 
 def _product(
-    parameters: Sequence[Tensor], loss: Callable[[], Tensor], roots: Tensor
+    parameters: Sequence[Tensor], loss: Callable[[], Tensor], roots: Tensor, decay: Tensor
 ) -> tuple[float, Callable[[np.ndarray], np.ndarray]]:
     try:
         value = loss()
@@ -129,12 +149,13 @@ def _product(
         slope = torch.cat([part.reshape(-1) for part in slopes])
 
         def product(v: np.ndarray) -> np.ndarray:
-            vector = (roots * torch.as_tensor(v.ravel(), device=roots.device)).to(slope.dtype)
+            given = torch.as_tensor(v.ravel(), device=roots.device)
+            vector = (roots * given).to(slope.dtype)
             parts = torch.autograd.grad(
                 slope, parameters, vector, retain_graph=True, allow_unused=True, materialize_grads=True
             )
             flat = torch.cat([part.reshape(-1) for part in parts]).double()
-            return (roots * flat).cpu().numpy()
+            return (roots * flat + decay * given).cpu().numpy()
 
         product(np.ones(roots.numel()))
     except (RuntimeError, NotImplementedError) as error:

@@ -331,7 +331,7 @@ def _through(grad: Tensor | None, hidden: Tensor | None, weight: Tensor, a: Tens
 
 
 class _AdaptedLinear(torch.autograd.Function):
-    """x ↦ (xWᵀ + bias + xAᵀBᵀ, xAᵀ) of a matrix x; the second output as in `functional._Adapter`."""
+    """x ↦ (xWᵀ + bias + xAᵀBᵀ, xAᵀ) of a matrix x; the second output as in `_Adapter`."""
 
     @staticmethod
     def forward(*inputs):  # unnamed: `apply` binds the names anew on each call, and that takes longer than a product

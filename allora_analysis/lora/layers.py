@@ -1,6 +1,6 @@
 """§4.1: ALLoRA and the arms that the paper compares it with as a plain `nn.Module`, for toy networks.
 
-For a pretrained model use `allora_config` (in `peft.py`, and from here once it is asked for) with
+For a pretrained model use `allora_config` (in `peft/`, and from here once it is asked for) with
 `peft.get_peft_model`. Checked by `tests/test_lora_layers.py`.
 """
 

@@ -125,8 +125,12 @@ def hold(path: Path, words: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(handle)
-            if not isinstance(error, BlockingIOError):  # a file system without locks: nobody is at the run
-                raise
+            if not isinstance(error, BlockingIOError):  # a file system without locks: nobody holds it
+                path.unlink(missing_ok=True)
+                raise RecordError(
+                    f"{path}: cannot be locked ({error.strerror}): its file system has no locks, without which two "
+                    "processes would train the same run; name a folder on a disk that has them, a local one"
+                ) from None
             raise Busy(f"{words}: another process is at this run; wait for it, or look at its progress") from None
         with contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(handle).st_ino:

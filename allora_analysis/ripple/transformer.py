@@ -10,9 +10,9 @@ normalisation N inside the branch ("pre": Llama), after the sum ("post": BERT) o
 - **Softmax** averages: ‖Σ_j p_jv_j‖ ≤ max‖v_j‖ for every η. Its poles, the zeros of Σ_j e^{ℓ_j(η)}, and the branch
   points of N, the zeros of N's mean square, bound the disc in which the output is a power series in η (`series.py`).
 - **Normalised** inside the branch, ‖N(·)‖ = √n whatever came before: with ρ(M) = ‖W‖ + η‖BA‖,
-  ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l [√H ρ(o)ρ(v) + ρ(down)ρ(up)] (times ρ(gate) where gated; H heads, |act(x)| ≤ |x|): linear in L,
-  of degree 2 or 3 in η for every L (`stream_bound`). Normalised after the sum, or by a final N, the output has length
-  √n.
+  ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l [√H ρ(o)ρ(v) + ρ(down)ρ(up)] (the latter times √n·ρ(gate) where gated; H heads, softmax, no
+  biases, |act(x)| ≤ |x|): linear in L, of degree 2 or 3 in η for every L (`stream_bound`). Normalised after the sum, or
+  by a final N, the output has length √n.
 
 So Proposition 1 keeps its exponential in L where nothing is normalised, and there alone. Every function here that is
 analytic in η takes a complex η, which is how `series.py` reads off coefficients and radius, and how a derivative costs
@@ -339,17 +339,31 @@ def degree(depth: int, design: Design) -> int:
 
 
 def stream_bound(model: Transformer, eta: float, start: float = 1.0) -> float:
-    """The largest that log(‖h_L‖/√n) of a token can be, natural logarithm: in the module's docstring; gains 1.
+    """The largest that log(‖h_L‖/√n) of a token can be, natural logarithm: in the module's docstring.
 
     Args:
-        model: of softmax attention, whose "post" norms are exact.
+        model: norms of gain 1 and shift 0; unless "post", softmax attention and no biases.
         eta: η ≥ 0.
         start: the largest ‖h₀‖/√n of a token.
 
     Returns:
-        The bound: additive in the blocks for "pre", their product for "none" (not gated), 0 for "post".
+        The bound: additive in the blocks for "pre", their product for "none", 0 for "post".
+
+    Raises:
+        ArgumentError: a transformer of which it is no bound: other gains or shifts, or without "post" linear attention
+            or biases, or gated with "none".
     """
     design, log_size = model.design, math.log(start)
+    norms = () if design.norm == "none" else [norm for pair in model.norms for norm in pair]
+    free = design.norm != "post"  # else the last norm says it all
+    lacking = {
+        "norms of gain 1 and shift 0": all(np.all(norm.gain == 1) and not np.any(norm.shift) for norm in norms),
+        "softmax attention": design.softmax or not free,
+        "no biases": not (free and any(np.any(one.bias) for maps in model.blocks for one in maps.values())),
+        "norms, as it is gated": not (design.gated and design.norm == "none"),
+    }
+    if wanted := [name for name, is_so in lacking.items() if not is_so]:
+        raise ArgumentError(f"model must have {' and '.join(wanted)} for this bound to hold")
     if design.norm == "post":
         return 0.0
     for maps in model.blocks:

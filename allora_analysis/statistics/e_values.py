@@ -32,6 +32,7 @@ effect of 0, 0.038 of the paths are "above".
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from functools import cache
 
@@ -170,7 +171,12 @@ def _both(x: Float[np.ndarray, " n"], delta: float) -> tuple[float, float]:
     if _equal(x):
         return 1.0, 1.0
     z = float(x.sum() / math.sqrt(float(x @ x)))
-    return math.exp(_log_e(x.size, z, delta)), math.exp(_log_e(x.size, -z, delta))
+    # What is beyond the largest number is that number: a smaller e-value is one too.
+    above, below = (math.exp(min(_log_e(x.size, side, delta), _LARGEST)) for side in (z, -z))
+    return above, below
+
+
+_LARGEST = math.log(sys.float_info.max)
 
 
 def _equal(x: Float[np.ndarray, " n"]) -> bool:

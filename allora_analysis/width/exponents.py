@@ -178,30 +178,37 @@ def exponents(method: str | Method, optimizer: str, *, network: bool = False, ma
     return Exponents(*(Power(float(n) + 0.0, float(r) + 0.0) for n, r in powers))
 
 
+Knobs = tuple[float, float]
+"""s and l_B/l_A, as they are."""
+
+
 @representable()
-def flow_row_norm(method: str | Method, width: int, rank: int) -> float:
+def flow_row_norm(method: str | Method | Knobs, width: int, rank: int) -> float:
     """Root mean square over rows of ‖s(BA)_i‖ where gradient flow on the linear teacher ends, ‖y‖² = n: exact in n, r.
 
     s√(b²(1 + ‖h‖²/n)/n) with b²(r/n + b²/n^ρ) = 1/s², ‖h‖² = r + n^{1−ρ}b²; without ALLoRA's factor, which changes b by
     less than it varies over rows.
 
     Args:
-        method: a name of `METHODS`, or any scaling.
+        method: a name of `METHODS`, any scaling, or s and l_B/l_A (n^ρ above) themselves.
         width: n.
         rank: r.
 
     Returns:
         The norm.
     """
-    of = METHODS[choice("method", method, METHODS)] if isinstance(method, str) else method
     n, r = count("width", width), adapter_rank(rank, width, width)
-    scale, ratio = r**of.scale, n**of.ratio
+    if isinstance(method, tuple):
+        scale, ratio = positive("s", method[0]), positive("l_B/l_A", method[1])
+    else:
+        of = METHODS[choice("method", method, METHODS)] if isinstance(method, str) else method
+        scale, ratio = r**of.scale, n**of.ratio
     square = 2 / scale**2 / (r / n + math.sqrt((r / n) ** 2 + 4 / (ratio * scale**2)))
     return scale * math.sqrt(square * (1 + r / n + square / ratio) / n)
 
 
 @representable()
-def flow_factor(method: str | Method, width: int, rank: int, eta: float) -> float:
+def flow_factor(method: str | Method | Knobs, width: int, rank: int, eta: float) -> float:
     """Mean of d_i/η there, y with Gaussian entries: E 1/√(1 + η²m|g|), m of `flow_row_norm`, by quadrature.
 
     Args:
@@ -217,14 +224,14 @@ def flow_factor(method: str | Method, width: int, rank: int, eta: float) -> floa
     return float(np.average(1 / np.sqrt(1 + positive("eta", eta) ** 2 * norms), weights=weights))
 
 
-def _flow_norms(method: str | Method, width: int, rank: int) -> tuple[np.ndarray, np.ndarray]:
+def _flow_norms(method: str | Method | Knobs, width: int, rank: int) -> tuple[np.ndarray, np.ndarray]:
     # m|g| and its density, |g| up to 8; the midpoint rule errs by 1e-6.
     grid = (np.arange(4000) + 0.5) / 500
     return flow_row_norm(method, width, rank) * grid, np.exp(-(grid**2) / 2)
 
 
 @representable(infinite=True)
-def flow_eta_to_taper(method: str | Method, width: int, rank: int, share: float = 0.1) -> float:
+def flow_eta_to_taper(method: str | Method | Knobs, width: int, rank: int, share: float = 0.1) -> float:
     """The η at which `flow_factor` has fallen by a share, of the order of n^{¼}.
 
     Args:

@@ -121,8 +121,5 @@ def run(setting: Setting, source: str, data: TextData, digests: dict[str, str], 
     pretrained = models.load(source, data.classes, attention="eager")
     result = measure(setting, adapted(pretrained, data.splits["train"], setting))
     facts = records.provenance(("transformers", "gguf"))
-    try:
-        records.save(results, STUDY, setting, result, protocol=PROTOCOL, digests=digests, provenance=facts)
-    except OSError as error:
-        raise ArgumentError(f"results {str(results)!r}: cannot be written ({error.strerror or error})") from None
+    records.save(results, STUDY, setting, result, protocol=PROTOCOL, digests=digests, provenance=facts)
     return result, True

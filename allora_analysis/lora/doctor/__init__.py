@@ -8,7 +8,7 @@ Checked by `tests/test_lora_doctor.py` (against autograd and by really stepping 
 
 - `measured.py`: what an optimizer makes of a row factor, what clipping makes of the gradients, what a layer's backward
   pass does; one adapter's line
-- `updates.py`, `fresh.py`: a factor that the optimizer itself puts on rows
+- `updates.py`: a factor that the optimizer itself puts on rows
 - `rates.py`: what the rates come to, in any LoRA
 - `advice.py`: what to say about it, with the way out, and all of it as text
 """
