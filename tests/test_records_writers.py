@@ -18,11 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from allora_analysis.records.canonical import RecordError
 
 from allora_analysis import records
 from allora_analysis.records import files
 from allora_analysis.records.files import Busy, hold
+from allora_analysis.records.record import RecordError
 from tests.toy_run import save, spoil
 
 WRITER = """
