@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import os
 
+import mpmath as mp
 import pytest
 
 from allora_analysis import adaptors
 from allora_analysis.doctor import saved
 from allora_analysis.validation import ArgumentError
-from tests.hardening import files, fuzz, mutants, numerics
+from tests.hardening import closed_forms, files, fuzz, mutants, numerics
 from tests.hardening.__main__ import PAGE, page
 from tests.saved_adapters import peft_folder
 
@@ -23,6 +24,12 @@ LOOSER = {"tikhonov.ridge_solution": 1e-10}
 def test_closed_forms_against_fifty_digits(name):
     worst = numerics.sweep(name, 8, seed=1)
     assert worst.error < LOOSER.get(name, TOLERANCE), worst
+
+
+def test_the_references_own_integral_is_the_gamma_function():
+    with mp.workdps(numerics.DIGITS):
+        seen = closed_forms._integral(lambda t: t ** mp.mpf(2.5) * mp.exp(-t), mp.mpf(-40), mp.mpf(5), 10)
+        assert abs(seen / mp.gamma(2.5) - 1) < 1e-35
 
 
 def test_a_planted_slope_is_seen(monkeypatch):

@@ -7,6 +7,7 @@ seed, so that a finding can be seen again.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping
@@ -43,3 +44,20 @@ def progress(done: int, of: int, words: str = "") -> None:
     """A line on standard error, now and then."""
     if done == of or done % max(of // 20, 1) == 0:
         print(f"{done} of {of}{words}", file=sys.stderr, flush=True)
+
+
+def command_line(command: str, doc: str | None, only: str, **numbers: tuple[int, str]) -> argparse.Namespace:
+    """What a command of this folder was asked for.
+
+    Args:
+        command: as it is typed.
+        doc: its module's docstring, of which the first line is shown.
+        only: what `--only WORD` chooses among, in words; "" for a command that has no `--only`.
+        **numbers: further flags, each with its default and what it counts.
+    """
+    parser = argparse.ArgumentParser(prog=command, description=(doc or "").split("\n\n")[0])
+    if only:
+        parser.add_argument("--only", default="", metavar="WORD", help=f"a word in the names of {only}")
+    for name, (default, words) in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{words} (default: {default:,})")
+    return parser.parse_args()
