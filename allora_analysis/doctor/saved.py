@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allora_analysis.validation import ArgumentError, ending
+from allora_analysis.validation import ArgumentError, ending, number, shown
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PICKLES = ("adapter_model.bin", "*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -94,7 +94,9 @@ def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
     weights, config = _files(path)
     tensors = _tensors(weights)
     sides = _sides(tensors)
-    alphas = {key.removesuffix(".alpha"): float(value) for key, value in tensors.items() if key.endswith(".alpha")}
+    alphas = {
+        key.removesuffix(".alpha"): _alpha(key, value) for key, value in tensors.items() if key.endswith(".alpha")
+    }
     given = {"lora_alpha": alpha, "use_rslora": rslora} if alpha is not None else {}
     whole = {name: part for name, part in sides.items() if _whole(part)}
     pairs = tuple(_pair(name, part, config or given, alphas.get(name)) for name, part in whole.items())
@@ -160,7 +162,33 @@ def _files(path: Path) -> tuple[Path, dict[str, Any]]:
     if not isinstance(found, dict) or not str(found.get("peft_type", "LORA")).startswith(("LORA", "ASF_LORA")):
         kind = found.get("peft_type") if isinstance(found, dict) else type(found).__name__
         raise ArgumentError(f"{config}: LoRA's config wanted, received {kind!r}")
+    try:
+        _check(found)
+    except (ArgumentError, re.error) as error:
+        raise ArgumentError(f"{config}: {error}; save the adapter again") from None
     return weights, found
+
+
+def _check(config: dict[str, Any]) -> None:
+    # What is read of it is of the types that PEFT writes.
+    for name in ("lora_alpha", "eta", "lora_dropout"):
+        if config.get(name) is not None:
+            number(name, config[name])
+    for name in ("variant", "init_lora_weights"):
+        if not isinstance(config.get(name), str | bool | None):
+            raise ArgumentError(f"{name} must be a name, received {shown(config[name])}")
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise ArgumentError(f"alpha_pattern must give layers their alphas, received {shown(patterns)}")
+    for layer, alpha in patterns.items():
+        number(f"alpha_pattern[{layer!r}]", alpha)
+        re.compile(layer)
+
+
+def _alpha(key: str, tensor: Any) -> float:
+    if tensor.numel() != 1:
+        raise ArgumentError(f"{key} must be one number, received shape {tuple(tensor.shape)}; save the adapter again")
+    return number(key, tensor.item())
 
 
 def _tensors(weights: Path) -> dict[str, Any]:

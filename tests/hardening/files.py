@@ -100,9 +100,9 @@ def _adapter(folder: Path, name: str) -> Path:
 
 
 def _diagnosed(path: Path) -> Any:
-    from allora_analysis.doctor import saved
+    from allora_analysis.doctor import __main__ as doctor
 
-    return [pair.norms for pair in saved.read(path.parent).pairs]
+    return [(section.lines, section.table) for section in doctor.sections(doctor.Arguments(adapter=path.parent))]
 
 
 def _attached(path: Path) -> Any:

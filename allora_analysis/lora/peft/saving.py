@@ -141,7 +141,7 @@ def _scaling(folder: Path, saved: dict[str, Any]) -> float:
 def _config(folder: Path, saved: dict[str, Any]) -> ALLoRAConfig:
     try:
         return ALLoRAConfig.from_dict(saved)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # values of other types fail in PEFT's own ways
         raise ArgumentError(f"{folder / _CONFIG}: {error}") from error
 
 
