@@ -302,6 +302,7 @@ def attempts(name: str, kills: int, seed: int) -> tuple[int, int, list[str]]:
             done, tries, wrong = done + count, tries + 1, wrong + [f"{name}, attempt {tries}: {one}" for one in found]
             shutil.rmtree(folder)
             progress(min(done, kills), kills, f": {name}, {len(wrong)} wrong {found}")
+            keep(name, tries, done, len(wrong))
     return done, tries, wrong
 
 
@@ -318,12 +319,11 @@ def main() -> int:
             done, tries, found = attempts(name, round(share * arguments.kills), arguments.seed)
             wrong += len(found)
             print(f"{name}: {tries} attempts, {done} kills, {len(found)} wrong", *found[:20], sep="\n  ", flush=True)
-            keep(name, tries, done, len(found))
     return int(wrong > 0)
 
 
 def keep(name: str, tries: int, kills: int, wrong: int) -> None:
-    """A task's row, in place of the one that was there; the line is the sum of the rows."""
+    """A task's row as far as it has come, in place of the one that was there; the line is the sum of the rows."""
     head, *known = read().get("kills", {}).get("rows", [["what", "attempts", "kills", "wrong"]])
     rows = {row[0]: row for row in known} | {name: [name, tries, kills, wrong]}
     rows = {task: rows[task] for task in TASKS if task in rows}
