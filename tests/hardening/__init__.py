@@ -46,18 +46,27 @@ def progress(done: int, of: int, words: str = "") -> None:
         print(f"{done} of {of}{words}", file=sys.stderr, flush=True)
 
 
-def command_line(command: str, doc: str | None, only: str, **numbers: tuple[int, str]) -> argparse.Namespace:
+def command_line(
+    command: str,
+    doc: str | None,
+    only: str,
+    add: Mapping[str, Mapping[str, Any]] | None = None,
+    **numbers: tuple[int, str],
+) -> argparse.Namespace:
     """What a command of this folder was asked for.
 
     Args:
         command: as it is typed.
         doc: its module's docstring, of which the first line is shown.
         only: what `--only WORD` chooses among, in words; "" for a command that has no `--only`.
-        **numbers: further flags, each with its default and what it counts.
+        add: further flags, each with argparse's own words.
+        **numbers: further flags of a whole number, each with its default and what it is.
     """
     parser = argparse.ArgumentParser(prog=command, description=(doc or "").split("\n\n")[0])
     if only:
         parser.add_argument("--only", default="", metavar="WORD", help=f"a word in the names of {only}")
     for name, (default, words) in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{words} (default: {default:,})")
+    for flag, words in (add or {}).items():
+        parser.add_argument(flag, **words)
     return parser.parse_args()

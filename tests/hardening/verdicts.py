@@ -7,14 +7,13 @@ may take others than it was asked for. Every row must have the recorded verdict,
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.hardening import progress, record
+from tests.hardening import command_line, progress, record
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "python -m tests.hardening.verdicts"
@@ -56,9 +55,7 @@ def differing(environment: dict[str, str], prefix: tuple[str, ...] = (), cwd: Pa
 
 def main() -> int:
     """All ways; a table of which rows differ."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--only", default="", help="a word in the names of ways; nothing is recorded")
-    arguments = parser.parse_args()
+    arguments = command_line(COMMAND, __doc__, "ways; nothing is recorded")
     ways = {name: way for way in WAYS if arguments.only in (name := loaded(way))}
     rows, tried, wrong = [["way", "rows", "differ"]], 0, 0
     for done, (name, way) in enumerate(ways.items(), 1):
