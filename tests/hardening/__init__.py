@@ -28,7 +28,7 @@ def record(line: str, what: str, command: str, tried: int, unit: str, found: str
         unit: of what.
         found: what came out.
         lost: what of a user's was lost, or which answer was wrong.
-        **more: `rows`, a table of its own: a list of rows, the first their heads.
+        **more: `rows`, a table of its own: a list of rows, the first their heads; `note`, a sentence below it.
     """
     lines = read()
     lines[line] = {"what": what, "command": command, "tried": tried, "unit": unit, "found": found, "lost": lost} | more
