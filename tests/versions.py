@@ -2,7 +2,8 @@
 
 Makes a virtual environment with the floors that pyproject.toml states for torch, transformers and PEFT, or with the
 newest releases of everything; runs tests/test_lora_*.py there, and with the newest the fast part of `make peers`, whose
-list is for the newest PEFT; and prints a row of the table in docs/training.md. Needs the network, and disk space.
+list is for the newest PEFT; and prints what passed (`--record`: keeps it for docs/hardening.md). Needs the network, and
+disk space.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def keep(name: str, cells: list[str], well: bool) -> None:
     record(
         "versions",
         "the LoRA tests under the floors of torch, transformers and PEFT, and under the newest releases",
-        "make versions",
+        "python -m tests.versions floors --record",
         passed + failed,
         f"tests in {len(known)} environments",
         "all pass" if well and not failed else f"{failed} fail",
