@@ -117,7 +117,10 @@ def _npz(path: str) -> dict[str, np.ndarray]:
                     f"--data {path}: {', '.join(missing)} missing, found {', '.join(arrays.files) or 'no array'}; "
                     f"save {', '.join(KEYS)}"
                 )
-            return {key: arrays[key] for key in KEYS}
+            found = {key: arrays[key] for key in KEYS}
+            if bare := [key for key, value in found.items() if not isinstance(value, np.ndarray)]:
+                raise ValueError(f"{', '.join(bare)} begins as no array does")  # NumPy hands out its bytes
+            return found
     except ArgumentError:
         raise
     except OSError as error:

@@ -5,6 +5,7 @@ Imported only when a figure is drawn. Checked by `tests/test_plotting.py`.
 
 from __future__ import annotations
 
+import io
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -125,5 +126,7 @@ def save(figure: Figure, path: Path, description: str, source: str | None = None
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     kind = path.suffix.removeprefix(".").lower()
     told = {name: text for name, text in zip(keys.get(kind, ()), (description, source), strict=False) if text}
+    drawn = io.BytesIO()  # matplotlib's own writers fail in their own ways where a disk is full
     with style():
-        figure.savefig(path, metadata=(told | dates.get(kind, {})) or None)
+        figure.savefig(drawn, format=kind or None, metadata=(told | dates.get(kind, {})) or None)
+    path.write_bytes(drawn.getbuffer())

@@ -1,14 +1,21 @@
 """The closed forms against the dense or sampled peer that gives the same numbers: ratios, interleaved in one process.
 
 `python benchmarks/theory.py` prints, for each pair, the median over rounds of peer time / closed-form time. A peer that
-would need more draws for the same error than are run is timed on those, and its time is scaled up.
+would need more draws for the same error than are run is timed on those, and its time is scaled up. With `--record` the
+comparisons over sizes, those with other libraries by name too, go to the figures of `docs/hardening.md`, and nothing
+else is compared. curvlinops comes with the package, the others with `pip install pyhessian
+backpack-for-pytorch`.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib.metadata
 import time
+import warnings
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -19,14 +26,20 @@ from allora_analysis.ripple.transformer import Design, draw, forward
 ROUNDS = 7
 
 
-def factor_pair(n: int = 24, rank: int = 4) -> tuple[Callable, Callable]:
-    """The spectrum of LoRA's Hessian at B = 0: closed form; eigenvalues of torch.func's dense Hessian."""
+def factor_problem(n: int, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any, Any]:
+    """X, G and A, and as tensors X and Y such that dL/dW = G at W = 0."""
     import torch
 
     rng = np.random.default_rng(0)
     x, g, a = rng.standard_normal((2 * n, n)), rng.standard_normal((n, n)), rng.standard_normal((rank, n))
-    # Y such that dL/dW = G at W = 0.
-    data, target = torch.tensor(x), torch.tensor(-np.linalg.pinv(x.T) @ g.T / 2)
+    return x, g, a, torch.tensor(x), torch.tensor(-np.linalg.pinv(x.T) @ g.T / 2)
+
+
+def factor_pair(n: int = 24, rank: int = 4) -> tuple[Callable, Callable]:
+    """The spectrum of LoRA's Hessian at B = 0: closed form; eigenvalues of torch.func's dense Hessian."""
+    import torch
+
+    x, g, a, data, target = factor_problem(n, rank)
     start = torch.cat([torch.zeros(n * rank, dtype=torch.float64), torch.tensor(a).ravel()])
 
     def loss(theta: torch.Tensor) -> torch.Tensor:
@@ -38,6 +51,73 @@ def factor_pair(n: int = 24, rank: int = 4) -> tuple[Callable, Callable]:
 
     np.testing.assert_allclose(hessian.factor_spectrum(x, g, a), dense(), atol=1e-9 * n**2)
     return lambda: hessian.factor_spectrum(x, g, a), dense
+
+
+def factor_network(n: int, rank: int = 4) -> tuple[Callable, Any, Any, Any]:
+    """The closed form, and the same loss as other libraries want it: two linear layers, x and y."""
+    import torch
+
+    x, g, a, data, target = factor_problem(n, rank)
+    model = torch.nn.Sequential(torch.nn.Linear(n, rank, bias=False), torch.nn.Linear(rank, n, bias=False)).double()
+    model[0].weight.data.copy_(torch.tensor(a))
+    model[1].weight.data.zero_()
+    return lambda: hessian.factor_spectrum(x, g, a), model, data, target
+
+
+def curvlinops_pair(n: int) -> tuple[Callable, Callable]:
+    """Both ends of LoRA's spectrum: curvlinops' Hessian in SciPy's Lanczos, to 1e-9; the closed form has all of it."""
+    import torch
+    from curvlinops import HessianLinearOperator
+    from scipy.sparse.linalg import eigsh
+
+    ours, model, data, target = factor_network(n)
+    loss, parameters = torch.nn.MSELoss(reduction="sum"), list(model.parameters())
+
+    def peer() -> np.ndarray:
+        operator = HessianLinearOperator(model, loss, parameters, [(data, target)], check_deterministic=False)
+        return eigsh(operator.to_scipy(), 2, which="BE", tol=1e-9, return_eigenvectors=False)
+
+    np.testing.assert_allclose(np.sort(peer()), ours()[[0, -1]], rtol=1e-8)
+    return ours, peer
+
+
+def pyhessian_pair(n: int) -> tuple[Callable, Callable]:
+    """The largest eigenvalue of LoRA's Hessian: PyHessian's power iteration, to 1e-5; the closed form has all."""
+    import torch
+    from pyhessian import hessian as peers_hessian
+
+    ours, model, data, target = factor_network(n)
+
+    def peer() -> float:
+        model.zero_grad()
+        torch.set_default_dtype(torch.float64)
+        try:
+            made = peers_hessian(model, torch.nn.MSELoss(reduction="sum"), data=(data, target), cuda=False)
+            return made.eigenvalues(maxIter=10_000, tol=1e-9)[0][0]
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    np.testing.assert_allclose(peer(), ours()[-1], rtol=1e-5)
+    return ours, peer
+
+
+def backpack_pair(n: int) -> tuple[Callable, Callable]:
+    """The trace of LoRA's Hessian: BackPACK's exact diagonal; the sum of the closed form's spectrum."""
+    import torch
+    from backpack import backpack, extend
+    from backpack.extensions import DiagHessian
+
+    ours, model, data, target = factor_network(n)
+    extended, loss = extend(model), extend(torch.nn.MSELoss(reduction="sum"))
+
+    def peer() -> float:
+        extended.zero_grad()
+        with backpack(DiagHessian()):
+            loss(extended(data), target).backward()
+        return sum(float(parameter.diag_h.sum()) for parameter in extended.parameters())
+
+    np.testing.assert_allclose(peer(), ours().sum(), rtol=1e-9)
+    return ours, peer
 
 
 def product_pair(d: int = 60, c: int = 10) -> tuple[Callable, Callable]:
@@ -152,19 +232,23 @@ def transformer_pair(depth: int = 12, width: int = 64, replicas: int = 50) -> tu
 
 
 def seconds(task: Callable) -> float:
-    """One run's time."""
-    start = time.perf_counter()
+    """One run's time of the processor: what else is at work on the machine counts little."""
+    start = time.process_time()
     task()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
-def over_sizes(name: str, make: Callable, sizes: dict[int, int], unit: str) -> None:
-    """Prints both times at each size, their ratio, and how each grows: the slope of log time over the larger sizes."""
+def over_sizes(name: str, make: Callable, sizes: dict[int, int], unit: str) -> tuple[list[list[str]], str]:
+    """Prints both times at each size, their ratio, and how each grows: the slope of log time over the larger sizes.
+
+    Returns:
+        A row for each size, and the growth in words.
+    """
     times = {}
     for size, argument in sizes.items():
         ours, peer, *scale = make(argument)
         ours(), peer()
-        rounds = [(seconds(peer), seconds(ours)) for _ in range(3)]
+        rounds = [(seconds(peer), min(seconds(ours) for _ in range(3))) for _ in range(3)]
         theirs, own = (median(column) for column in zip(*rounds, strict=True))
         times[size] = theirs * (scale[0] if scale else 1.0), own
         ratio = times[size][0] / own
@@ -174,11 +258,70 @@ def over_sizes(name: str, make: Callable, sizes: dict[int, int], unit: str) -> N
     last = sorted(times)[-3:]
     peers, own = (np.polyfit(np.log(last), np.log([times[size][i] for size in last]), 1)[0] for i in (0, 1))
     print(f"{name}: time grows as {unit} to the {own:.1f}, the peer's to the {peers:.1f}")
+    rows = [
+        [name, f"{size:,} {unit}", f"{own_time:.2g}", f"{peer:.3g}", f"{peer / own_time:,.2g}" if peer < 10 * own_time
+         else f"{peer / own_time:,.0f}"]
+        for size, (peer, own_time) in times.items()
+    ]  # fmt: skip
+    return rows, f"{unit} to the {own:.1f} (the peer's to the {peers:.1f})"
+
+
+NAMED = {
+    "curvlinops-for-pytorch": (curvlinops_pair, "both ends of the spectrum to 1e-9, curvlinops {} and SciPy's Lanczos"),
+    "pyhessian": (pyhessian_pair, "the largest eigenvalue to 1e-5, PyHessian {}"),
+    "backpack-for-pytorch": (backpack_pair, "the trace, BackPACK {}"),
+}
+SIZES = {8 * n: n for n in (24, 64, 128)}
+LEFT_OUT = "Opacus is left out: it computes the gradients of single examples, and no closed form here is one of them."
+
+
+def compared() -> tuple[list[list[str]], list[str]]:
+    """Over sizes: the rows, and how each pair grows."""
+    found = [
+        over_sizes("LoRA's spectrum, dense torch.func", factor_pair, SIZES, "parameters"),
+        over_sizes("exact deviation, draws to 1e-3", deviation_pair, {2 * n: n for n in (8, 100, 1_000)}, "N·C"),
+    ]
+    for package, (make, words) in NAMED.items():
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            print(f"{package}: is not installed here")
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what other libraries' hooks say
+            found.append(over_sizes(words.format(version), make, {8 * n: n for n in (64, 128, 256)}, "parameters"))
+    return [row for rows, _ in found for row in rows], [growth for _, growth in found]
+
+
+def keep(rows: list[list[str]], growth: list[str]) -> None:
+    """The rows as a line of the page of what was tried."""
+    from tests.hardening import record
+
+    told = f"time grows as {growth[0]} and as {growth[1]}"
+    heads = ["what", "size", "closed form, s", "peer, s", "times"]
+    what = "closed forms against their peers at equal accuracy, over sizes"
+    command = "python benchmarks/theory.py --record"
+    record(
+        "benchmarks",
+        what,
+        command,
+        len(rows),
+        f"sizes of {len(growth)} peers",
+        told,
+        "nothing",
+        rows=[heads, *rows],
+        note=LEFT_OUT,
+    )
 
 
 if __name__ == "__main__":
-    over_sizes("factor_spectrum", factor_pair, {8 * n: n for n in (24, 64, 128, 256)}, "parameters")
-    over_sizes("mean_absolute_deviation", deviation_pair, {2 * n: n for n in (8, 100, 1_000)}, "N·C")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--record", action="store_true", help="keep the comparisons over sizes, and end there")
+    asked = parser.parse_args()
+    rows, growth = compared()
+    if asked.record:
+        keep(rows, growth)
+        raise SystemExit
     pairs = {"product_spectrum": product_pair, "trajectory": sgd_pair}
     pairs |= {"restricted_spectrum": start_pair, "flow_row_norm": width_pair}
     pairs["factor_flow"] = factor_flow_pair

@@ -9,6 +9,7 @@ from typing import Any
 
 from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import Claim, Finding
+from allora_analysis.lora import functional
 from allora_analysis.render.view import recorded
 from allora_analysis.study import plain
 
@@ -41,6 +42,17 @@ class Rows(dict[str, Claim]):
         found = self.verdict(identifier)
         assert found != recorded()[identifier]["verdict"]
         return found
+
+
+def scaled_input_gradient(x, a, b, eta, adaptor="inverse_sqrt"):
+    """∂/∂x scaled too: autograd through d·f with the forward value of f."""
+    f = x @ a.mT @ b.mT
+    return (f * functional.row_factor(a, b, eta).detach()) + (f * (1 - functional.row_factor(a, b, eta))).detach()
+
+
+def by_token(x, a, b, eta, adaptor="inverse_sqrt"):
+    """A factor by token in place of the row's."""
+    return functional.allora_od(x, a, b, eta)
 
 
 def lora_instead(x, a, b, eta, adaptor="inverse_sqrt"):

@@ -10,7 +10,7 @@ from allora_analysis import adaptive, ripple
 from allora_analysis.claims import layer_training, s4_1_dropout_as_scaling, s4_1_framework, s4_1_three_limitations
 from allora_analysis.claims.cases import Cases
 from allora_analysis.lora import functional
-from tests.ledger_rows import Rows, lora_instead
+from tests.ledger_rows import Rows, by_token, lora_instead, scaled_input_gradient
 
 limits, dropped, framework = s4_1_three_limitations, s4_1_dropout_as_scaling, s4_1_framework
 ROWS = Rows(limits, dropped, framework)
@@ -44,16 +44,6 @@ def cut_off_from_a(x, a, b):
 
 def b_unscaled(a, b, g, factor):
     return b.T @ g, g @ a.T
-
-
-def scaled_input_gradient(x, a, b, eta, adaptor="inverse_sqrt"):
-    """∂/∂x scaled too: autograd through d·f with the forward value of f."""
-    f = x @ a.mT @ b.mT
-    return (f * functional.row_factor(a, b, eta).detach()) + (f * (1 - functional.row_factor(a, b, eta))).detach()
-
-
-def by_token(x, a, b, eta, adaptor="inverse_sqrt"):
-    return functional.allora_od(x, a, b, eta)
 
 
 def scaled_output(x, a, b, eta, adaptor="inverse_sqrt"):

@@ -9,7 +9,7 @@ from allora_analysis import adaptive, adaptors
 from allora_analysis.claims import layer_training
 from allora_analysis.claims import s4_2_definition as section
 from allora_analysis.lora import functional
-from tests.ledger_rows import Rows, lora_instead
+from tests.ledger_rows import Rows, by_token, lora_instead, scaled_input_gradient
 
 ROWS = Rows(section)
 RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
@@ -19,16 +19,6 @@ INVERSE, FACTOR, PRODUCTS, GRADIENT = (
     layer_training.products,
     section.scaled_gradient_of,
 )
-
-
-def scaled_input_gradient(x, a, b, eta, adaptor="inverse_sqrt"):
-    """∂/∂x scaled too: autograd through d·f with the forward value of f."""
-    f = x @ a.mT @ b.mT
-    return (f * functional.row_factor(a, b, eta).detach()) + (f * (1 - functional.row_factor(a, b, eta))).detach()
-
-
-def by_token(x, a, b, eta, adaptor="inverse_sqrt"):
-    return functional.allora_od(x, a, b, eta)
 
 
 def norms_of_b(a, b, eta, adaptor="inverse_sqrt"):

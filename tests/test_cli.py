@@ -11,7 +11,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from allora_analysis.validation import ArgumentError
 
 ROOT = Path(__file__).parents[1]
 
+HEAVY = ("torch", "torchvision", "transformers", "peft", "matplotlib", "sklearn", "scipy.stats", "scipy.linalg")
 # A size that runs in about a second, and a flag with a value that makes no sense.
 STUDIES = {
     "tikhonov": (["--draws", "2000"], ["--keep-prob", "0"], "keep_prob"),
@@ -103,16 +103,14 @@ def test_a_value_that_makes_no_sense_is_one_line_and_exit_2(name):
 
 
 @pytest.mark.parametrize("module", ["allora_analysis", *(f"allora_analysis.{name}" for name in STUDIES)])
-def test_help_is_quick(module):
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = run(module, "--help")
-        seconds.append(time.perf_counter() - start)
-        assert done.returncode == 0, done.stderr
-        assert "--json" in done.stdout
-    # The contract is 1 s; the best of three, and 2.5 s here, for a machine whose cores the other tests share.
-    assert min(seconds) < 2.5
+def test_help_loads_nothing_heavy(module):
+    code = f"import runpy, sys\nsys.argv = [{module!r}, '--help']\n"
+    code += f"try: runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
+    code += f"finally: print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "--json" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def help_of(study, capsys):

@@ -13,6 +13,7 @@ from allora_analysis import deviation
 from allora_analysis.deviation import characteristic, enumeration, law
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import deviation as reference
+from tests.tikhonov_designs import random_problem
 
 LIMIT = math.sqrt(2 / math.pi)
 
@@ -28,18 +29,10 @@ def check(found, truth, tolerance=1e-8):
     assert gap <= found.error + 1e-13 * truth
 
 
-def random_problem(rng, samples, outputs, features=2):
-    return (
-        rng.standard_normal((samples, features)),
-        rng.standard_normal((samples, outputs)),
-        rng.standard_normal((features, outputs)),
-    )
-
-
 @pytest.mark.parametrize(("samples", "outputs", "n"), [(2, 1, 4), (1, 3, 2), (3, 1, 3), (2, 2, 2)])
 @pytest.mark.parametrize("keep_prob", [0.3, 0.5, 0.999])
 def test_every_sequence_of_masks(rng, samples, outputs, n, keep_prob):
-    x, y, w = random_problem(rng, samples, outputs)
+    x, y, w = random_problem(rng, samples, 2, outputs)
     truth = reference.over_mask_sequences(x, y, w, keep_prob, n)
     found = deviation.exact_deviation(x, y, w, keep_prob, n)
     assert found.value == pytest.approx(truth, rel=1e-10)
@@ -53,12 +46,12 @@ def test_every_sequence_of_masks(rng, samples, outputs, n, keep_prob):
 )
 @pytest.mark.parametrize("keep_prob", [0.001, 0.5, 0.9])
 def test_all_counts(rng, samples, outputs, n, keep_prob):
-    x, y, w = random_problem(rng, samples, outputs)
+    x, y, w = random_problem(rng, samples, 2, outputs)
     check(deviation.exact_deviation(x, y, w, keep_prob, n), reference.over_counts(x, y, w, keep_prob, n))
 
 
 def test_a_planted_wrong_jump_is_rejected(rng, monkeypatch):
-    x, y, w = random_problem(rng, 2, 2)
+    x, y, w = random_problem(rng, 2, 2, 2)
     truth = reference.over_counts(x, y, w, 0.7, 3)
     monkeypatch.setattr(law, "jumps", lambda z, y, p: z * (z / p - y) / p)  # the factor 2 forgotten
     with pytest.raises(AssertionError):

@@ -13,17 +13,10 @@ from allora_analysis.deviation import law
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import deviation as reference
 from tests.stat_assert import assert_mean, assert_rejects
+from tests.tikhonov_designs import random_problem
 
 SHAPES = [(1, 1, 1), (3, 2, 2), (2, 4, 3), (5, 3, 1)]
 KEEP_PROBS = [0.001, 0.3, 0.5, 0.999, 1.0]
-
-
-def random_problem(rng, samples, features, outputs):
-    return (
-        rng.standard_normal((samples, features)),
-        rng.standard_normal((samples, outputs)),
-        rng.standard_normal((features, outputs)),
-    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)

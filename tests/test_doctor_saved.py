@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from allora_analysis.doctor.saved import read
 from allora_analysis.validation import ArgumentError
@@ -145,7 +145,7 @@ def broken(kind, folder):
         save_file({"weight": torch.ones(2)}, str(folder / "adapter_model.safetensors"))
     else:
         (folder / "adapter_config.json").write_text(
-            {"no JSON": "{", "IA3": '{"peft_type": "IA3"}', "a list": "[]"}[kind]
+            {"no JSON": "{", "IA3": '{"peft_type": "IA3"}', "a list": "[]"}.get(kind, kind)
         )
     return folder
 
@@ -160,6 +160,15 @@ WORDS = {
     "no JSON": "is no JSON",
     "IA3": "LoRA's config wanted, received 'IA3'",
     "a list": "LoRA's config wanted, received 'list'",
+    '{"lora_alpha": "/dev/zero"}': "adapter_config.json: lora_alpha must be a finite number, received '/dev/zero'",
+    '{"lora_alpha": [1]}': "lora_alpha must be a finite number",
+    '{"lora_alpha": 1' + 400 * "0" + "}": "lora_alpha must be a finite number",
+    '{"eta": "2"}': "eta must be a finite number",
+    '{"lora_dropout": {}}': "lora_dropout must be a finite number",
+    '{"alpha_pattern": 7}': "alpha_pattern must be α by layer, received 7",
+    '{"alpha_pattern": {"x": null}}': "must be a finite number, received None",
+    '{"alpha_pattern": {"(": 1}}': "alpha_pattern must be of regular expressions",
+    '{"variant": []}': "variant must be a name",
 }
 
 
@@ -168,6 +177,14 @@ def test_what_cannot_be_read_is_refused_in_one_line(kind, tmp_path):
     with pytest.raises(ArgumentError, match=WORDS[kind]) as caught:
         read(broken(kind, tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_an_alpha_within_the_file_that_is_no_number(tmp_path):
+    path = single_file(tmp_path / "x.safetensors", "kohya", alpha=2.0)
+    tensors = load_file(path)
+    save_file(tensors | {key: torch.ones(2) for key in tensors if key.endswith(".alpha")}, str(path))
+    with pytest.raises(ArgumentError, match=r"alpha must be one number, received shape \(2,\)"):
+        read(path)
 
 
 def test_json_config_of_ours(tmp_path):

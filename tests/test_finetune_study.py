@@ -8,7 +8,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -93,12 +92,10 @@ def test_a_mistake_is_one_line(root, capsys, more, named):
     assert captured.err.count("\n") == 1
 
 
-def test_help_is_quick_and_imports_nothing_heavy():
+def test_help_imports_nothing_heavy():
     code = "import sys, allora_analysis.finetune.study; print({'torch', 'transformers'} & {*sys.modules})"
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "set()"
-    assert time.monotonic() - start < 10  # a shared machine; alone it is under one
 
 
 def test_the_table_says_that_a_run_diverged(root, capsys):

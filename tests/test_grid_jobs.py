@@ -14,6 +14,7 @@ from allora_analysis import grid
 from allora_analysis.finetune.setting import check
 from allora_analysis.grid import job, jobs, local, serial, slurm
 from allora_analysis.records.files import Busy
+from allora_analysis.records.record import record_path
 from allora_analysis.validation import ArgumentError
 from tests import tiny_grid
 from tests.tiny_grid import results_of
@@ -48,6 +49,29 @@ def test_processes_record_what_one_process_records(made, tmp_path, capsys):
     assert results_of(tmp_path / "local") == results_of(tmp_path / "one")
     assert "0 runs done, 2 running, 0 to come" in capsys.readouterr().err
     assert grid.run(few, "local") == grid.Summary(known=3)
+
+
+def test_what_a_killed_start_left_goes_once_its_runs_are_recorded_and_nobody_is_at_it(tmp_path, monkeypatch):
+    top, recorded = tmp_path / "unfinished" / "jobs", record_path(tmp_path, "finetune", "a" * 64)
+    keys = {"done": ["a" * 64], "half": ["a" * 64, "b" * 64], "held": ["a" * 64], "begun": [], "begun long ago": []}
+    for name in keys:
+        (top / name).mkdir(parents=True)
+        (top / name / "1_submitted.pkl").touch()
+        if keys[name]:
+            job.write_down(top / name, {str(number): key for number, key in enumerate(keys[name])})
+    os.utime(top / "begun long ago", (0, 0))
+    monkeypatch.setattr(jobs, "ENDING", 0.0)
+    handle = job.use(top / "held")
+    jobs._tidy(top, tmp_path)
+    assert {path.name for path in top.iterdir()} == {"done", "half", "held", "begun"}
+    recorded.touch()
+    jobs._tidy(top, tmp_path)
+    assert {path.name for path in top.iterdir()} == {"half", "held", "begun"}
+    os.close(handle)
+    shutil.rmtree(top / "begun")
+    shutil.rmtree(top / "half")
+    jobs._tidy(top, tmp_path)
+    assert list(tmp_path.iterdir()) == [recorded]
 
 
 @pytest.mark.bad_input
@@ -86,7 +110,7 @@ def test_a_job_that_is_killed_says_so_and_is_run_again(made, tmp_path, monkeypat
         summary = grid.run(wanted, "local")
     assert "ended without a result; its log is " in summary.failed[0]
     assert grid.run(wanted, "local").failed == ()
-    assert len(list((tmp_path / "results").glob("*.json"))) == 1
+    assert len(results_of(tmp_path / "results")) == 1
 
 
 def test_ctrl_c_ends_the_processes_and_the_same_call_goes_on(made, tmp_path, capsys, monkeypatch):
@@ -122,9 +146,9 @@ def test_a_job_waits_for_the_process_that_is_at_its_run(made, tmp_path, monkeypa
 
     monkeypatch.setattr(serial, "run_task", busy)
     monkeypatch.setattr(job, "WAIT", 0.01)
-    assert job.Job()(wanted, wanted.tasks[0]) is None
+    assert job.Job(tmp_path)(wanted, wanted.tasks[0]) is None
     assert answers == []
-    again = job.Job().checkpoint(wanted, wanted.tasks[0])
+    again = job.Job(tmp_path).checkpoint(wanted, wanted.tasks[0])
     assert again.args == (wanted, wanted.tasks[0])
 
 
@@ -200,7 +224,7 @@ def test_ctrl_c_before_an_array_is_written_down_cancels_it(made, tmp_path, monke
     monkeypatch.setattr(shutil, "which", lambda program: program)
     monkeypatch.setattr(slurm, "_queue", dict)
     monkeypatch.setattr(slurm, "_submit", lambda *_: paths)
-    monkeypatch.setattr(slurm, "write_atomically", stopped)
+    monkeypatch.setattr(slurm, "write_down", stopped)
     monkeypatch.setattr(slurm.subprocess, "run", lambda words, **_: asked.append(words))
     (tmp_path / "jobs" / "here").mkdir(parents=True)
     with pytest.raises(KeyboardInterrupt):

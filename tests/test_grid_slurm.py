@@ -11,6 +11,7 @@ import pytest
 
 from allora_analysis import grid, records
 from allora_analysis.finetune.setting import PROTOCOL, check
+from allora_analysis.grid import job as one_job
 from allora_analysis.grid import jobs, plan, slurm
 from allora_analysis.grid.command import main
 from allora_analysis.validation import ArgumentError
@@ -98,7 +99,7 @@ def test_jobs_that_cannot_be_written_down_are_cancelled(cluster, made, tmp_path,
     def full(path, write):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(slurm, "write_atomically", full)
+    monkeypatch.setattr(one_job, "write_atomically", full)
     with pytest.raises(ArgumentError, match=r"cannot be written \(No space left on device\)"):
         grid.run(long(made, tmp_path / "results"), "slurm", timeout_min=30)
     until = time.monotonic() + 60
@@ -124,7 +125,7 @@ def test_ctrl_c_leaves_the_jobs_and_the_same_call_waits_for_them_on_both_nodes(
     assert summary == grid.Summary(interrupted=True)
     assert "the jobs go on, and the same command waits for them again; to end them: scancel " in capsys.readouterr().err
     (folder,) = (wanted.results / "unfinished" / "jobs").iterdir()
-    assert sorted(json.loads((folder / slurm.SUBMITTED).read_text()).values()) == sorted(map(key, wanted.tasks))
+    assert sorted(json.loads((folder / one_job.SUBMITTED).read_text()).values()) == sorted(map(key, wanted.tasks))
     monkeypatch.setattr(slurm, "_submit", None)  # nothing is submitted twice
     watched(monkeypatch, lambda fleet: used.update(running(cluster).values()))
     assert grid.run(wanted, "slurm") == grid.Summary(known=0, ran=3)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import os
 
+import mpmath as mp
 import pytest
 
 from allora_analysis import adaptors
 from allora_analysis.doctor import saved
 from allora_analysis.validation import ArgumentError
-from tests.hardening import files, fuzz, mutants, numerics
+from tests import hardening
+from tests.hardening import closed_forms, disks, files, fuzz, kills, mutants, numerics
 from tests.hardening.__main__ import PAGE, page
 from tests.saved_adapters import peft_folder
 
@@ -23,6 +25,12 @@ LOOSER = {"tikhonov.ridge_solution": 1e-10}
 def test_closed_forms_against_fifty_digits(name):
     worst = numerics.sweep(name, 8, seed=1)
     assert worst.error < LOOSER.get(name, TOLERANCE), worst
+
+
+def test_the_references_own_integral_is_the_gamma_function():
+    with mp.workdps(numerics.DIGITS):
+        seen = closed_forms._integral(lambda t: t ** mp.mpf(2.5) * mp.exp(-t), mp.mpf(-40), mp.mpf(5), 10)
+        assert abs(seen / mp.gamma(2.5) - 1) < 1e-35
 
 
 def test_a_planted_slope_is_seen(monkeypatch):
@@ -89,6 +97,22 @@ def test_a_mutant_differs_in_one_place_and_its_module_names_tests():
         whole = ast.unparse(ast.parse((mutants.ROOT / "allora_analysis" / mutant.path).read_text(encoding="utf-8")))
         pairs = zip(whole.splitlines(), mutant.source.splitlines(), strict=True)
         assert sum(one != other for one, other in pairs) == 1, mutant
+
+
+def test_a_row_takes_the_place_of_its_like_and_a_line_is_the_sum_of_its_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(hardening, "FIGURES", tmp_path / "figures.json")
+    for name, found in (("laboratory", 3), ("finetune", 2), ("finetune", 4)):
+        kills.keep(name, 1, found, 0)
+    assert hardening.read()["kills"]["tried"] == 7
+    assert [row[0] for row in hardening.read()["kills"]["rows"]] == ["what", "finetune", "laboratory"]
+    kills.keep("finetune", 1, 4, 1)
+    assert hardening.read()["kills"]["lost"] == "see 1 in the rows"
+    disks.keep("export_lora", 5, 5, 0)
+    assert hardening.read()["disks"]["tried"] == 15
+    numerics.keep("adaptive.asf", 10, numerics.Worst(1e-16, "1, 2", 0))
+    numerics.keep("adaptors.inverse", 20, numerics.Worst(2e-16, "3, 4", 1))
+    assert hardening.read()["numerics"]["tried"] == 30
+    assert hardening.read()["numerics"]["found"] == "largest relative error 2.0e-16, of adaptors.inverse"
 
 
 def test_the_page_is_what_was_recorded():

@@ -1,6 +1,7 @@
 """Data sets: what every source gives, and what is refused."""
 
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -204,6 +205,11 @@ def test_files_that_are_no_npz(tmp_path):
         path.write_bytes(content if content is not None else (tmp_path / saved(tmp_path)).read_bytes()[:200])
         with pytest.raises(ArgumentError, match=r"plain arrays|cannot be read"):
             images.load(str(path))
+    with zipfile.ZipFile(tmp_path / "bare.npz", "w") as archive:  # of members that begin as no array does
+        for key in images.KEYS:
+            archive.writestr(f"{key}.npy", b"0")
+    with pytest.raises(ArgumentError, match=r"plain arrays .x_train, y_train, x_test, y_test begins as no array does"):
+        images.load(str(tmp_path / "bare.npz"))
     np.save(tmp_path / "array", np.zeros(3))
     (tmp_path / "array.npy").rename(tmp_path / "array.npz")
     with pytest.raises(ArgumentError, match="plain arrays"):

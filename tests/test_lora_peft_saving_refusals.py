@@ -75,6 +75,8 @@ def damage(folder: Path, what: str) -> Path:
         ("other shapes", r"does not fit the model: .*size mismatch"),
         ('{"variant": "allora_9"}', r"adapter_config.json: variant must be one of"),
         ('{"eta": -1}', r"adapter_config.json: eta must be"),
+        ('{"alpha_pattern": [1]}', r"adapter_config.json: alpha_pattern must give layers their alphas, received \[1\]"),
+        ('{"lora_alpha": 1e308}', r"adapter_config.json: lora_alpha 1e\+308 gives: NaN or infinity in base_model"),
         ('{"lora_alpha": -9}', r"adapter_config.json: lora_alpha must be"),
         ('{"use_dora": true}', r"6 keys are in the file or in the model alone, first .*lora_magnitude_vector"),
         (

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from PIL import Image
 
 from allora_analysis import plotting
@@ -106,3 +107,13 @@ def test_bytes_repeat_and_the_file_says_where_it_is_from(tmp_path, ending):
     else:
         assert b"finetune-1" in first.read_bytes()
         assert b"CreationDate" not in first.read_bytes()
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_a_full_disk_is_the_systems_own_error(ending, tmp_path):
+    """Of matplotlib's writers that of .pdf ends in another, which no command expects."""
+    (tmp_path / f"full.{ending}").symlink_to("/dev/full")
+    figure = Figure()
+    figure.add_subplot().plot(range(5000), np.arange(5000) % 7)
+    with pytest.raises(OSError, match="No space left on device"):
+        save(figure, tmp_path / f"full.{ending}", "rows")

@@ -16,7 +16,6 @@ from allora_analysis.validation import ArgumentError
 from tests.stat_assert import assert_mean, assert_rejects
 
 DIFFERENCES = st.lists(st.integers(-9, 9), min_size=2, max_size=9)
-TIES = (1, -1, 2, 2, -3, 5, 5, 0)
 
 
 def all_signs(n: int) -> np.ndarray:

@@ -11,6 +11,11 @@ def problem(seed, n, d, c):
     return rng.standard_normal((n, d)), rng.standard_normal((n, c))
 
 
+def random_problem(rng, n, d, c):
+    """X, Y and W of normal entries."""
+    return rng.standard_normal((n, d)), rng.standard_normal((n, c)), rng.standard_normal((d, c))
+
+
 def designs():
     """Tall, wide (N < D), rank-deficient, with a zero column, square; N·C and N·D at most 10."""
     tall, _ = problem(0, 5, 2, 1)

@@ -1,4 +1,4 @@
-"""The package as pip installs it: `python -m tests.wheel [PYTHON …]`, or `make wheel-check`.
+"""The package as pip installs it: `python -m tests.wheel [--record] [PYTHON …]`, or `make wheel-check`.
 
 Builds the source distribution, a wheel from it and a wheel from the clone, which must hold the same files; then, per
 interpreter, installs the wheel into a new virtual environment and runs the whole ledger from an empty folder: every
@@ -7,6 +7,7 @@ verdict and answer must be the recorded one, as in a clone. Needs the network; t
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -15,8 +16,11 @@ import venv
 import zipfile
 from pathlib import Path
 
+from tests.hardening import read, record
+
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "wheel"
+HEADS = ["Python", "rows of the ledger", "differ"]
 RECORDED = ROOT / "allora_analysis" / "claims" / "recorded.json"
 
 
@@ -47,8 +51,8 @@ def build() -> Path:
     return of_sdist
 
 
-def ledger(wheel: Path, interpreter: str) -> str:
-    """Installs the wheel for an interpreter and says how many rows agree; an error if one does not."""
+def ledger(wheel: Path, interpreter: str) -> tuple[str, int, list[str]]:
+    """Installs the wheel for an interpreter: its release, how many rows its ledger has, and which differ."""
     release = call(interpreter, "-c", "import sys; print('.'.join(map(str, sys.version_info[:3])))").strip()
     environment, empty = BUILD / f"python-{release}", BUILD / "empty"
     empty.mkdir(exist_ok=True)
@@ -61,15 +65,42 @@ def ledger(wheel: Path, interpreter: str) -> str:
     recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
     seen = {row["id"]: {key: row[key] for key in recorded[row["id"]]} for row in rows}
     differ = sorted(name for name in seen.keys() | recorded.keys() if seen.get(name) != recorded.get(name))
-    if differ:
-        raise SystemExit(f"error: Python {release}: other verdicts or answers than recorded: {', '.join(differ)}")
-    return f"Python {release}: {len(rows)} rows, each verdict and answer as recorded"
+    return release, len(rows), differ
+
+
+def keep(release: str, rows: int, differ: list[str]) -> None:
+    """An interpreter's row on the page of what was tried, in place of the one that was there."""
+    known = {row[0]: row for row in read().get("wheel", {}).get("rows", [HEADS])[1:]}
+    known[release] = [release, rows, ", ".join(differ) or "none"]
+    table = [known[one] for one in sorted(known, key=lambda of: [*map(int, of.split("."))])]
+    wrong = [row for row in table if row[2] != "none"]
+    record(
+        "wheel",
+        "the wheel, the same from the clone and from the source distribution, in a clean environment of each Python",
+        "python -m tests.wheel --record PYTHON…",
+        sum(row[1] for row in table),
+        f"rows in {len(table)} releases of Python",
+        "every verdict, answer and size as in the clone" if not wrong else f"otherwise under {wrong[0][0]}",
+        "nothing",
+        rows=[HEADS, *table],
+    )
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.wheel", description=__doc__.partition("\n")[0])
+    parser.add_argument("interpreters", nargs="*", metavar="PYTHON", help="to install it for (default: this one)")
+    parser.add_argument("--record", action="store_true", help="keep what came out for docs/hardening.md")
+    asked = parser.parse_args()
     shutil.rmtree(BUILD, ignore_errors=True)
     BUILD.mkdir(parents=True)
     built = build()
     print(f"{built.name}: {len(contents(built))} files, the same from the clone and from the source distribution")
-    for name in sys.argv[1:] or [sys.executable]:
-        print(ledger(built, str(Path(shutil.which(name) or name).absolute())), flush=True)
+    bad = 0
+    for name in asked.interpreters or [sys.executable]:
+        release, count, differ = ledger(built, str(Path(shutil.which(name) or name).absolute()))
+        told = f"other verdicts or answers than recorded: {', '.join(differ)}" if differ else "each as recorded"
+        print(f"Python {release}: {count} rows, {told}", flush=True)
+        bad += bool(differ)
+        if asked.record:
+            keep(release, count, differ)
+    raise SystemExit(bad)

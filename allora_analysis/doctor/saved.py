@@ -103,7 +103,7 @@ def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
         raise ArgumentError(f"{path}: ASF-LoRA has the scaling 1 and no other; leave --alpha and --rslora out")
     config = config | given
     stored = tensors.items() if alpha is None else ()
-    alphas = {key.removesuffix(".alpha"): float(value) for key, value in stored if key.endswith(".alpha")}
+    alphas = {key.removesuffix(".alpha"): _alpha(key, value) for key, value in stored if key.endswith(".alpha")}
     whole = {name: part for name, part in sides.items() if _whole(part)}
     pairs = tuple(_pair(name, part, config, alphas.get(name)) for name, part in whole.items())
     if not pairs:
@@ -171,6 +171,9 @@ def _check(path: Path, config: dict[str, Any]) -> None:
     for name, check in {"lora_alpha": number, "lora_dropout": number, "eta": positive}.items():
         if config.get(name) is not None:
             check(f"{path}: {name}", config[name])
+    for name in ("variant", "init_lora_weights"):
+        if not isinstance(config.get(name), str | bool | None):
+            raise ArgumentError(f"{path}: {name} must be a name, received {shown(config[name])}")
     patterns = config.get("alpha_pattern") or {}
     if not isinstance(patterns, dict):
         raise ArgumentError(f"{path}: alpha_pattern must be α by layer, received {shown(patterns)}")
@@ -185,6 +188,12 @@ def _check(path: Path, config: dict[str, Any]) -> None:
     if config.get("eta") is not None:
         choice(f"{path}: variant", config.get("variant", "allora"), VARIANTS)
         choice(f"{path}: adaptor", config.get("adaptor", "inverse_sqrt"), ADAPTORS)
+
+
+def _alpha(key: str, tensor: Any) -> float:
+    if tensor.numel() != 1:
+        raise ArgumentError(f"{key} must be one number, received shape {tuple(tensor.shape)}; save the adapter again")
+    return number(key, tensor.item())
 
 
 def _tensors(weights: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ jobs' logs; records are none. Checked by `tests/test_grid_jobs.py`, and on a Slu
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 import time
@@ -18,14 +19,18 @@ from typing import Any
 from submitit.core.utils import pickle_load
 
 from allora_analysis import records, terminal
-from allora_analysis.grid.job import Fleet
+from allora_analysis.finetune.setting import STUDY
+from allora_analysis.grid.job import Fleet, in_use, use, written_down
 from allora_analysis.grid.local import Processes
 from allora_analysis.grid.plan import Grid, Summary, Task, recorded, sweep
 from allora_analysis.grid.slurm import Array
+from allora_analysis.records.files import STALE_SECONDS
+from allora_analysis.records.record import record_path
 from allora_analysis.validation import ArgumentError
 
 POLL = 2.0  # seconds between two looks at the jobs
 TELL = 20.0  # seconds between two lines of progress
+ENDING = 20.0  # seconds in which the process of a run that is recorded ends
 FLEETS = {"local": Processes, "slurm": Array}
 
 
@@ -46,10 +51,16 @@ def run(grid: Grid, cluster: str, **parameters: Any) -> Summary:
     known = recorded(grid)
     sweep(grid, known)
     todo = [task for task, record in known.items() if record is None]
-    if not todo:
-        return Summary(known=len(known))
     top = grid.results / records.UNFINISHED / "jobs"
+    try:
+        return _hand_over(grid, cluster, top, todo, len(known), parameters) if todo else Summary(known=len(known))
+    finally:
+        _tidy(top, grid.results)
+
+
+def _hand_over(grid: Grid, cluster: str, top: Path, todo: list[Task], of: int, parameters: dict[str, Any]) -> Summary:
     folder = _folder(top)
+    handle = use(folder)
     try:
         fleet = _fleet(cluster, folder, grid, todo, parameters)
         interrupted = _wait(fleet)
@@ -59,18 +70,36 @@ def run(grid: Grid, cluster: str, **parameters: Any) -> Summary:
             terminal.remark(f"not run: {words}")
         if not lacking:
             fleet.clean()
-        return Summary(len(known) - len(todo), len(todo) - len(lacking), failed, interrupted)
+        return Summary(of - len(todo), len(todo) - len(lacking), failed, interrupted)
     except OSError as error:
         raise ArgumentError(
             f"results {str(grid.results)!r}: cannot be written ({error.strerror or error}); what is recorded is kept: "
             "make room, and the same command goes on"
         ) from None
     finally:
-        with contextlib.suppress(OSError):  # not empty: logs of jobs that failed, or of others that run
+        os.close(handle)
+        with contextlib.suppress(OSError):  # not empty: logs of jobs that failed
             folder.rmdir()
-        with contextlib.suppress(OSError):
-            top.rmdir()
-            top.parent.rmdir()
+
+
+def _tidy(top: Path, results: Path) -> None:
+    # Of a start that was killed, or had jobs that failed, the files stay until its runs are recorded: by its own jobs,
+    # which live on, or by a later start.
+    until = time.monotonic() + ENDING
+    for folder in sorted(top.glob("*")):
+        with contextlib.suppress(OSError):  # taken away meanwhile
+            keys = written_down(folder).values()
+            if any(not record_path(results, STUDY, key).exists() for key in keys):
+                continue
+            if not keys and time.time() - folder.stat().st_mtime < STALE_SECONDS:  # of a start that is about to submit
+                continue
+            while (held := in_use(folder)) and keys and time.monotonic() < until:
+                time.sleep(0.1)
+            if not held:
+                shutil.rmtree(folder)
+    with contextlib.suppress(OSError):  # not there, or not empty
+        top.rmdir()
+        top.parent.rmdir()
 
 
 def _folder(top: Path) -> Path:

@@ -13,8 +13,8 @@ from typing import Any
 
 from submitit import LocalExecutor
 
-from allora_analysis.grid.job import Fleet, Job
-from allora_analysis.grid.plan import Grid, Task
+from allora_analysis.grid.job import Fleet, Job, write_down
+from allora_analysis.grid.plan import Grid, Task, key
 from allora_analysis.validation import ArgumentError, count
 
 TIMEOUT_MIN = 7 * 24 * 60  # submitit's own is 2 minutes
@@ -35,6 +35,7 @@ class Processes(Fleet):
 
     Raises:
         ArgumentError: another parameter.
+        OSError: the runs cannot be written down.
     """
 
     def __init__(self, folder: Path, grid: Grid, todo: list[Task], parameters: dict[str, Any]):
@@ -48,6 +49,7 @@ class Processes(Fleet):
         self.threads = max(1, cores // self.size)
         self.folder, self.grid, self.queue, self.paths = folder, grid, deque(todo), {}
         self.slots: list[Any] = [None] * self.size
+        write_down(folder, {str(number): key(grid, task) for number, task in enumerate(todo)})
         self.executors = [_executor(folder, gpus, slot, parameters) for slot in range(self.size)]
 
     def look(self) -> str | None:
@@ -56,7 +58,7 @@ class Processes(Fleet):
             if self.queue and not self._running(slot):
                 task = self.queue.popleft()
                 with _threads(self.threads):
-                    job = self.slots[slot] = executor.submit(Job(), self.grid, task)
+                    job = self.slots[slot] = executor.submit(Job(self.folder), self.grid, task)
                 self.paths[task] = job.paths
         running = sum(self._running(slot) for slot in range(self.size))
         if not running and not self.queue:

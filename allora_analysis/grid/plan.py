@@ -127,6 +127,11 @@ def digests(task: Task, remote_code: bool = False) -> dict[str, str]:
     return {"model": model_digest(task.model, remote_code), "data": data_of(task.data, task.setting.data).digest}
 
 
+def key(grid: Grid, task: Task) -> str:
+    """The key of a task's record."""
+    return records.key(task.setting, PROTOCOL, digests(task, grid.trust_remote_code))
+
+
 def recorded(grid: Grid) -> dict[Task, records.Record | None]:
     """Each task's record, in the grid's order."""
     checked(grid)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import shutil
 import subprocess
 import time
@@ -18,17 +17,13 @@ from typing import Any
 from submitit import AutoExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
 
-from allora_analysis import records
-from allora_analysis.finetune.setting import PROTOCOL
-from allora_analysis.grid.job import Fleet, Job
-from allora_analysis.grid.plan import Grid, Task, digests
-from allora_analysis.outputs import write_atomically
+from allora_analysis.grid.job import Fleet, Job, write_down, written_down
+from allora_analysis.grid.plan import Grid, Task, key
 from allora_analysis.validation import ArgumentError
 
 TIMEOUT_MIN = 240  # submitit's own is 5 minutes
 TIMEOUTS = 1000  # how often a job that is out of time is requeued; each goes on where the last stopped
 GONE = 15.0  # seconds after which a job that squeue no longer lists has left what it will leave
-SUBMITTED = "jobs.json"
 
 
 class Array(Fleet):
@@ -49,18 +44,18 @@ class Array(Fleet):
         for program in ("sbatch", "srun", "squeue"):
             if shutil.which(program) is None:
                 raise ArgumentError(f"executor slurm: no {program} here; run on a cluster's login node, or take local")
-        keys = {task: records.key(task.setting, PROTOCOL, digests(task, grid.trust_remote_code)) for task in todo}
+        keys = {task: key(grid, task) for task in todo}
         queue = _queue()
         if queue is None:
             raise ArgumentError("executor slurm: squeue does not answer; is the cluster up?")
         self.gone: dict[Task, float] = {}
-        self.paths = _left(folder.parent, {key: task for task, key in keys.items()}, queue)
+        self.paths = _left(folder.parent, {run: task for task, run in keys.items()}, queue)
         rest = [task for task in todo if task not in self.paths]
         if rest:
             self.paths |= zip(rest, _submit(folder, grid, rest, parameters), strict=True)
             ids = {self.paths[task].job_id: keys[task] for task in rest}
             try:
-                write_atomically(folder / SUBMITTED, lambda path: path.write_text(json.dumps(ids)) and None)
+                write_down(folder, ids)
             except BaseException:  # the next start would not know these jobs, and submit all again
                 with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                     subprocess.run(["scancel", *ids], capture_output=True, timeout=60)
@@ -95,7 +90,7 @@ class Array(Fleet):
         until = time.monotonic() + GONE  # a job that has left its result is in the queue for some seconds more
         while folders and time.monotonic() < until:
             queue = _queue()
-            ended = {folder for folder in folders if queue is not None and not _jobs(folder).keys() & queue.keys()}
+            ended = {one for one in folders if queue is not None and not written_down(one).keys() & queue.keys()}
             for folder in ended:
                 shutil.rmtree(folder, ignore_errors=True)
             if folders := folders - ended:
@@ -118,18 +113,11 @@ def _left(top: Path, tasks: dict[str, Task], queue: dict[str, str]) -> dict[Task
     # Jobs that an earlier start of this grid, or a grid beside it, has in the queue.
     found = {}
     for folder in sorted(path for path in top.iterdir() if path.is_dir()):
-        for job, key in _jobs(folder).items():
+        for job, run in written_down(folder).items():
             paths = JobPaths(folder, job_id=job)
-            if key in tasks and job in queue and not paths.result_pickle.exists():
-                found[tasks[key]] = paths
+            if run in tasks and job in queue and not paths.result_pickle.exists():
+                found[tasks[run]] = paths
     return found
-
-
-def _jobs(folder: Path) -> dict[str, str]:
-    try:
-        return json.loads((folder / SUBMITTED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not submitted yet, or taken away meanwhile
-        return {}
 
 
 def _submit(folder: Path, grid: Grid, todo: list[Task], parameters: dict[str, Any]) -> list[JobPaths]:
@@ -137,7 +125,7 @@ def _submit(folder: Path, grid: Grid, todo: list[Task], parameters: dict[str, An
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's error, and raises it too
             executor = AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=TIMEOUTS)
             executor.update_parameters(**_parameters(grid, parameters))
-            jobs = executor.map_array(Job(), [grid] * len(todo), todo)
+            jobs = executor.map_array(Job(folder), [grid] * len(todo), todo)
     except NameError as error:  # an unknown parameter: the first line says which
         raise ArgumentError(f"executor slurm: {str(error).splitlines()[0]}") from None
     except (FailedJobError, FailedSubmissionError, AssertionError, ValueError) as error:

@@ -55,7 +55,8 @@ def page() -> str:
     ]
     for one in lines.values():
         if "rows" in one:
-            tables.append(_table(one["what"][0].upper() + one["what"][1:], one["rows"]))
+            note = f"\n{one['note']}\n" if "note" in one else ""
+            tables.append(_table(one["what"][0].upper() + one["what"][1:], one["rows"]) + note)
     tables.append(_table("What is downloaded, and when", DOWNLOADS))
     return TOP + "\n".join(rows) + "\n" + OTHERS + "".join(tables)
 

@@ -11,7 +11,6 @@ full, or it fails once with an input/output error, or the process is killed ther
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import dataclasses
@@ -26,12 +25,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from allora_analysis import cli
 from allora_analysis.validation import ArgumentError
-from tests.hardening import progress, read, record
+from tests.hardening import command_line, progress, read, record
 
 COMMAND = "python -m tests.hardening.disks"
 FAULTS = {"full": 1, "input/output error": 2, "killed": 3}
 SOURCE = Path(__file__).with_name("faults.c")
+ROOT = Path(__file__).parents[2]
+HEADS = ["writer", "its operations", "tried", "faults", "wrong"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +49,6 @@ class Writer:
 def study(name: str, flags: Iterable[str], *outputs: str) -> Writer:
     """A study's command over files that exist; their bytes but for what tells the time."""
     from importlib import import_module
-
-    from allora_analysis import cli
 
     module = import_module(f"allora_analysis.{name}.study")
 
@@ -135,6 +135,66 @@ def fine_tuning() -> Writer:
     return study("finetune", [*map(str, flags), "--checkpoint-steps", "2", "--device", "cpu"], "results")
 
 
+def _files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("[!.]*"))}
+
+
+def figure_and_table() -> Writer:
+    """A figure (.png, .pdf) and a table (.md, .tex) of the paper, drawn over earlier ones."""
+    from paper_figures.__main__ import main
+
+    def prepare(folder: Path) -> None:
+        for name in ("figure_5.png", "figure_5.pdf", "table_2.md", "table_2.tex"):
+            (folder / name).write_bytes(b"drawn before")
+
+    return Writer(prepare, lambda folder: main(["figure_5", "table_2", "--out", str(folder)]), _files_of)
+
+
+def report() -> Writer:
+    """The ledger's page and JSON, of rows that were computed once."""
+    from allora_analysis import __main__ as command
+
+    names = ["3.1-expectation", "3.3-worst-case"]
+    _with_rows(names)
+
+    def prepare(folder: Path) -> None:
+        for name in ("out.html", "out.json"):
+            (folder / name).write_bytes(b"the user's own")
+
+    def call(folder: Path) -> int:
+        files = ["--report", str(folder / "out.html"), "--json", str(folder / "out.json")]
+        return command.main(["--only", *names, *files])
+
+    return Writer(prepare, call, _files_of)
+
+
+def readme() -> Writer:
+    """The README's block, the ledger's page and the recorded answers, of rows that were computed once."""
+    from allora_analysis.render import markdown
+
+    _with_rows([*markdown.SELECTED, *markdown.QUESTIONS.values()])
+    record_of = markdown.record
+
+    def prepare(folder: Path) -> None:
+        shutil.copy(ROOT / "README.md", folder)
+        for name in ("ledger.md", "recorded.json"):
+            (folder / name).write_bytes(b"written before")
+
+    def call(folder: Path) -> int:
+        markdown.record = lambda of: (folder / "recorded.json", record_of(of)[1])
+        return cli.guarded(lambda: markdown.write(folder / "README.md", folder / "ledger.md"))
+
+    return Writer(prepare, call, _files_of)
+
+
+def _with_rows(names: list[str]) -> None:
+    # The ledger's checks have been made; what is tried is the writing.
+    from allora_analysis.claims import ledger
+
+    rows = ledger.run([claim for claim in ledger.all_claims() if claim.id in names])
+    ledger.run = lambda *_, **__: rows
+
+
 SMALL = {"hidden": 4, "epochs": 2, "masks": 4, "control-minibatches": 4, "nested-minibatches": 3, "nested-masks": 2}
 FIGURE_1 = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
 WRITERS: dict[str, Callable[[], Writer]] = {
@@ -142,6 +202,9 @@ WRITERS: dict[str, Callable[[], Writer]] = {
     "a study's --json and --figure": lambda: study("escape", ["--seeds", "2", "--steps", "4"], "json", "figure"),
     "gradient_std --results": lambda: study("gradient_std", FIGURE_1, "results"),
     "export_lora": exported_adapter,
+    "paper_figures": figure_and_table,
+    "the ledger's --report and --json": report,
+    "README, ledger's page, recorded answers": readme,
     "finetune --results": fine_tuning,
 }
 
@@ -168,8 +231,8 @@ def child(act: Callable[[], int]) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
 
 
-def attempts(name: str, most: int) -> tuple[int, list[str]]:
-    """All faults of a writer, at most so many operations spread over its course: how many, and what went wrong."""
+def attempts(name: str, most: int) -> tuple[int, int, list[str]]:
+    """Each fault at so many of a writer's operations at most: its operations, those tried, what went wrong."""
     faults, writer, wrong = ctypes.CDLL(os.environ["LD_PRELOAD"]), WRITERS[name](), []
     with tempfile.TemporaryDirectory() as home:
         folder, before = Path(home) / "folder", Path(home) / "before"
@@ -217,7 +280,7 @@ def attempts(name: str, most: int) -> tuple[int, list[str]]:
             except AssertionError as error:
                 wrong.append(f"{name}, {fault} at {at} of {operations}: {error}")
             progress(done, len(places) * len(FAULTS), f": {name}, {len(wrong)} wrong")
-    return len(places) * len(FAULTS), wrong
+    return operations, len(places), wrong
 
 
 def _wrong(fault: str, status: int, said: str) -> list[str]:
@@ -231,10 +294,7 @@ def _wrong(fault: str, status: int, said: str) -> list[str]:
 
 def main() -> int:
     """All writers, in processes that have the faults preloaded."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--only", default="", help="a word in the names of writers")
-    parser.add_argument("--most", type=int, default=200, help="operations tried of a writer (default: 200)")
-    arguments = parser.parse_args()
+    arguments = command_line(COMMAND, __doc__, "writers", most=(10_000, "operations tried of a writer"))
     if "LD_PRELOAD" not in os.environ:
         with tempfile.TemporaryDirectory() as folder:
             library = Path(folder) / "faults.so"
@@ -244,22 +304,25 @@ def main() -> int:
     bad = 0
     for name in WRITERS:
         if arguments.only in name:
-            count, wrong = attempts(name, arguments.most)
+            operations, tried, wrong = attempts(name, arguments.most)
             bad += len(wrong)
-            print(f"{name}: {count} faults, {len(wrong)} wrong", *wrong[:20], sep="\n  ", flush=True)
-            keep(name, count, len(wrong), arguments.most)
+            print(
+                f"{name}: {tried} of {operations} operations, {len(wrong)} wrong", *wrong[:20], sep="\n  ", flush=True
+            )
+            keep(name, operations, tried, len(wrong))
     return int(bad > 0)
 
 
-def keep(name: str, faults: int, wrong: int, most: int) -> None:
+def keep(name: str, operations: int, tried: int, wrong: int) -> None:
     """A writer's row, in place of the one that was there; the line is the sum of the rows."""
-    head, *known = read().get("disks", {}).get("rows", [["writer", "faults", "wrong"]])
-    rows = {row[0]: row for row in known} | {name: [name, faults, wrong]}
-    _, tried, bad = (sum(column) if type(column[0]) is int else 0 for column in zip(*rows.values(), strict=True))
-    what = "a full disk, an input/output error or kill -9 at writes of every writer"
+    known = {row[0]: row for row in read().get("disks", {}).get("rows", [HEADS])[1:] if len(row) == len(HEADS)}
+    known[name] = [name, operations, tried, tried * len(FAULTS), wrong]
+    rows = [known[one] for one in WRITERS if one in known]
+    faults, bad = (sum(row[at] for row in rows) for at in (3, 4))
+    what = "a full disk, an input/output error or kill -9 at every write of every writer"
     found = "old files whole, one line, and the same result afterwards" if not bad else f"{bad} are otherwise"
-    command, lost = f"{COMMAND} --most {most}", "nothing" if not bad else f"{bad} files or results"
-    record("disks", what, command, tried, f"faults of {len(rows)} writers", found, lost, rows=[head, *rows.values()])
+    lost = "nothing" if not bad else f"{bad} files or results"
+    record("disks", what, COMMAND, faults, f"faults of {len(rows)} writers", found, lost, rows=[HEADS, *rows])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ A record is sealed: what is read of it must be what was recorded.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import io
 import json
@@ -28,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis.validation import ArgumentError
-from tests.hardening import progress, record
+from tests.hardening import command_line, progress, record
 from tests.hardening.fuzz import SECONDS, TooSlow, limited, waited
 
 COMMAND = "python -m tests.hardening.files"
@@ -100,9 +99,9 @@ def _adapter(folder: Path, name: str) -> Path:
 
 
 def _diagnosed(path: Path) -> Any:
-    from allora_analysis.doctor import saved
+    from allora_analysis.doctor import __main__ as doctor
 
-    return [pair.norms for pair in saved.read(path.parent).pairs]
+    return [(section.lines, section.table) for section in doctor.sections(doctor.Arguments(adapter=path.parent))]
 
 
 def _attached(path: Path) -> Any:
@@ -348,11 +347,9 @@ def attempts(name: str, count: int, seed: int) -> tuple[collections.Counter[str]
 
 def main() -> int:
     """All kinds."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--files", type=int, default=FILES)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="a word in the names of kinds; nothing is recorded")
-    arguments = parser.parse_args()
+    arguments = command_line(
+        COMMAND, __doc__, "kinds; nothing is recorded", files=(FILES, "of all kinds"), seed=(0, "of what is altered")
+    )
     names = [name for name in READERS if arguments.only in name]
     count, where, wrong = -(-arguments.files // len(names)), os.getcwd(), []
     rows = [["file", "altered", "read as before", "read as it is now", "refused in one line", "otherwise"]]

@@ -8,7 +8,6 @@ the same answer, which is the second method that every function has.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import contextlib
 import dataclasses
@@ -29,7 +28,7 @@ import torch
 from jaxtyping import TypeCheckError
 
 from allora_analysis.validation import ArgumentError
-from tests.hardening import progress, record
+from tests.hardening import command_line, progress, record
 
 COMMAND = "python -m tests.hardening.fuzz"
 CALLS, LINES, SECONDS = 100_000, 2_000, 10
@@ -285,12 +284,8 @@ def lines(count: int, seed: int) -> collections.Counter[str]:
 
 def main() -> int:
     """Both, recorded with their sizes."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--calls", type=int, default=CALLS)
-    parser.add_argument("--lines", type=int, default=LINES)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="a word in the names of functions; nothing is recorded")
-    arguments = parser.parse_args()
+    numbers = {"calls": (CALLS, "of functions"), "lines": (LINES, "command lines"), "seed": (0, "of what is tried")}
+    arguments = command_line(COMMAND, __doc__, "functions; nothing is recorded", **numbers)
     for name, what, count, run in (
         ("fuzz of functions", "hostile arguments to public functions", arguments.calls, calls),
         ("fuzz of command lines", "hostile values of flags", arguments.lines, lines),

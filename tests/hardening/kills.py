@@ -3,7 +3,9 @@
 An attempt starts a writer, kills it at a moment drawn evenly over the time that an undisturbed run takes, perhaps kills
 what goes on once more, and then lets the same call finish. In between the clock may be set back or forward by a day
 (equivalently: all files' times are moved); in some attempts a second process works in the same folder at the same time
-and is not killed. Afterwards
+and is not killed. On a Slurm of two nodes
+(as root, `tests/slurm/cluster.py`) what is killed may be a node with its jobs, a slurmd or the slurmctld, or a node
+hangs until Slurm has given its jobs to the other. Afterwards
 
 - the results are equal to those of an undisturbed run, in every digit;
 - every record that was whole when a process died has the same bytes still: nothing is recorded twice;
@@ -12,7 +14,7 @@ and is not killed. Afterwards
 
 from __future__ import annotations
 
-import argparse
+import atexit
 import contextlib
 import io
 import os
@@ -29,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis import records
-from tests.hardening import progress, read, record
+from tests.hardening import command_line, progress, read, record
 
 COMMAND = "python -m tests.hardening.kills"
 KILLS = 200
@@ -41,6 +43,9 @@ class Task(NamedTuple):
 
     call: Callable[[Path], int]
     content: Callable[[Path], Any]
+    harms: tuple[Callable[[int], None], ...] = ()  # what else may befall it than a kill, given its process
+    settle: Callable[[], None] = lambda: None  # what must be over before the next attempt
+    may_end: tuple[int, ...] = (0,)
 
 
 def _records(folder: Path) -> Any:
@@ -76,6 +81,46 @@ def grid(home: Path, executor: str, runs: int) -> Task:
         return main("tiny_grid", presets, [*tiny_grid.flags(made, folder), "--executor", executor])
 
     return Task(call, _records)
+
+
+def on_slurm(home: Path) -> Task:
+    """Tiny runs as jobs on a Slurm of two nodes, which dies, hangs and comes back in parts."""
+    from allora_analysis.grid import jobs
+    from tests.slurm import cluster
+
+    where = Path(tempfile.mkdtemp())
+    atexit.register(lambda: (cluster.stop(where), shutil.rmtree(where, ignore_errors=True)))
+    cluster.start(where)
+    os.environ |= cluster.environment(where)
+    jobs.POLL, node = 0.5, cluster.NODES[1]
+
+    def node_dies(_pid: int) -> None:
+        cluster.kill_node(where, node)
+        time.sleep(15)  # until the controller has seen it
+        cluster.start_node(where, node)
+
+    def slurmd_dies(_pid: int) -> None:
+        cluster.kill_daemon(where, node)
+        time.sleep(2)
+        cluster.start_node(where, node)
+
+    def controller_dies(_pid: int) -> None:
+        cluster.kill_daemon(where, "slurmctld")
+        time.sleep(5)
+        cluster.start_controller(where)
+
+    def node_hangs(_pid: int) -> None:
+        cluster.hang_node(where, node, 15)
+
+    def settle() -> None:
+        cluster.command(where, "scancel", "--user=root", check=False)
+        until = time.monotonic() + 60
+        while cluster.command(where, "squeue", "--noheader", check=False) and time.monotonic() < until:
+            time.sleep(0.5)
+
+    call, content = grid(home, "slurm", 2)[:2]
+    # A slurmctld that is killed may forget a job that it was just given; the grid says that it vanished.
+    return Task(call, content, (node_dies, slurmd_dies, controller_dies, node_hangs), settle, (0, 1))
 
 
 def figure_1(_home: Path) -> Task:
@@ -133,6 +178,7 @@ TASKS: dict[str, tuple[Callable[[Path], Task], float]] = {
     "finetune": (fine_tuning, 0.25),
     "grid, in one process": (lambda home: grid(home, "serial", 3), 0.25),
     "grid, local processes": (lambda home: grid(home, "local", 2), 0.05),
+    "grid, two nodes of Slurm": (on_slurm, 0.06),
     "gradient_std": (figure_1, 0.2),
     "hessian of a network": (curvature, 0.15),
     "laboratory": (laboratory, 0.1),
@@ -165,6 +211,11 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def runs(pid: int) -> bool:
+    """Whether a child has not ended."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
 def whole(folder: Path) -> dict[Path, bytes]:
     """The records that are there, and a table's whole lines."""
     found = {path: path.read_bytes() for path in folder.glob("*.json") if not path.name.startswith(".")}
@@ -188,11 +239,15 @@ def attempt(task: Task, folder: Path, lasts: float, rng: np.random.Generator, wa
         other = started(lambda: task.call(folder), folder.parent / "other") if two else None
         pid = started(lambda: task.call(folder), said)
         time.sleep(rng.uniform(0, lasts))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)  # the process alone: what it started must see that it is gone
+        harm = int(rng.integers(len(task.harms) + 1)) - 1
+        if harm >= 0 and runs(pid):
+            task.harms[harm](pid)
+            kills += 1
+        elif harm < 0:  # the process alone: what it started must see that it is gone
+            os.kill(pid, signal.SIGKILL)
         status = ended(pid)
         kills += status == -signal.SIGKILL
-        if status not in (-signal.SIGKILL, 0, 2 if two else 0):
+        if status not in (-signal.SIGKILL, *task.may_end, *(2,) * two):
             wrong.append(f"status {status}: {said.read_text(errors='replace')[-300:]}")
         if other is not None and (status := ended(other)) not in (0, 1):
             words = (folder.parent / "other").read_text(errors="replace")
@@ -243,19 +298,17 @@ def attempts(name: str, kills: int, seed: int) -> tuple[int, int, list[str]]:
         while done < kills:
             folder.mkdir()
             count, found = attempt(task, folder, lasts, rng, wanted)
+            task.settle()
             done, tries, wrong = done + count, tries + 1, wrong + [f"{name}, attempt {tries}: {one}" for one in found]
             shutil.rmtree(folder)
             progress(min(done, kills), kills, f": {name}, {len(wrong)} wrong {found}")
+            keep(name, tries, done, len(wrong))
     return done, tries, wrong
 
 
 def main() -> int:
     """All tasks, so many kills."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--kills", type=int, default=KILLS)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="a word in the names of tasks")
-    arguments = parser.parse_args()
+    arguments = command_line(COMMAND, __doc__, "tasks", kills=(KILLS, "of all tasks"), seed=(0, "of the moments"))
     os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     import torch
 
@@ -266,19 +319,20 @@ def main() -> int:
             done, tries, found = attempts(name, round(share * arguments.kills), arguments.seed)
             wrong += len(found)
             print(f"{name}: {tries} attempts, {done} kills, {len(found)} wrong", *found[:20], sep="\n  ", flush=True)
-            keep(name, tries, done, len(found), arguments.kills)
     return int(wrong > 0)
 
 
-def keep(name: str, tries: int, kills: int, wrong: int, of: int) -> None:
-    """A task's row, in place of the one that was there; the line is the sum of the rows."""
+def keep(name: str, tries: int, kills: int, wrong: int) -> None:
+    """A task's row as far as it has come, in place of the one that was there; the line is the sum of the rows."""
     head, *known = read().get("kills", {}).get("rows", [["what", "attempts", "kills", "wrong"]])
     rows = {row[0]: row for row in known} | {name: [name, tries, kills, wrong]}
+    rows = {task: rows[task] for task in TASKS if task in rows}
     _, _, total, bad = (sum(column) if type(column[0]) is int else 0 for column in zip(*rows.values(), strict=True))
     found = "results equal to undisturbed runs in every digit, records untouched" if not bad else f"{bad} are otherwise"
-    what = "kill -9 at random moments, the clock set back or forward a day, two processes in one folder"
+    what = "kill -9 at random moments, the clock set back or forward a day, two processes in one folder; on Slurm also "
+    what += "a node, a slurmd or the slurmctld that dies, a node that hangs"
     unit, lost = f"kills of {len(rows)} commands", "nothing" if not bad else f"see {bad} in the rows"
-    record("kills", what, f"{COMMAND} --kills {of}", total, unit, found, lost, rows=[head, *rows.values()])
+    record("kills", what, COMMAND, total, unit, found, lost, rows=[head, *rows.values()])
 
 
 if __name__ == "__main__":

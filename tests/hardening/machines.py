@@ -7,7 +7,6 @@ leave the source tree as it was, so nothing else may work in it meanwhile.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.hardening import progress, record
+from tests.hardening import command_line, progress, record
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "python -m tests.hardening.machines"
@@ -110,10 +109,8 @@ def _state() -> str:
 
 def main() -> int:
     """All environments."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--only", default="", help="a word in the names of environments; nothing is recorded")
-    parser.add_argument("--tests", nargs="*", default=[], metavar="FILE", help=f"such as {' '.join(TESTS)}")
-    arguments = parser.parse_args()
+    tests = {"nargs": "*", "default": [], "metavar": "FILE", "help": f"such as {' '.join(TESTS)}"}
+    arguments = command_line(COMMAND, __doc__, "environments; nothing is recorded", {"--tests": tests})
     before, rows, found = (
         _state(),
         [["environment", "commands and test files" if arguments.tests else "commands", "wrong"]],

@@ -7,7 +7,6 @@ vulnerabilities are asked of pip-audit where there is one (`--audit PATH` of its
 
 from __future__ import annotations
 
-import argparse
 import ast
 import importlib.metadata
 import json
@@ -21,7 +20,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.hardening import record
+from tests.hardening import command_line, record
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "python -m tests.hardening.supply"
@@ -104,9 +103,8 @@ def audited(executable: str, distributions: Iterable[importlib.metadata.Distribu
 
 def main() -> int:
     """Both, recorded."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--audit", default="", help="pip-audit's executable")
-    arguments = parser.parse_args()
+    audit = {"default": "", "help": "pip-audit's executable"}
+    arguments = command_line(COMMAND, __doc__, "", {"--audit": audit})
     core, whole = closure(()), closure(("llm", "cluster"))
     odd = [f"{name} ({licence(one)[:60]!r})" for name, one in sorted(whole.items()) if not FREE.search(licence(one))]
     direct = {

@@ -1,30 +1,45 @@
 """The whole ledger on other processors' kernels and other numbers of threads: `python -m tests.hardening.verdicts`.
 
 NumPy's and SciPy's OpenBLAS, oneMKL and ATen choose their kernels by the processor; each is told here to take those of
-another. Every row must have the recorded verdict, answer and size.
+another. A way is named by what the loaded libraries report: OpenBLAS has the same kernels for several processors, and
+may take others than it was asked for. Every row must have the recorded verdict, answer and size.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.hardening import progress, record
+from tests.hardening import command_line, progress, record
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "python -m tests.hardening.verdicts"
 RECORDED = ROOT / "allora_analysis" / "claims" / "recorded.json"
-WAYS: dict[str, dict[str, str]] = {
-    "2 threads, OpenBLAS of Haswell and Zen": {"OMP_NUM_THREADS": "2", "OPENBLAS_CORETYPE": "Haswell"},
-    "4 threads, OpenBLAS of Sandy Bridge": {"OMP_NUM_THREADS": "4", "OPENBLAS_CORETYPE": "Sandybridge"},
-    "1 thread, OpenBLAS of Katmai, torch without AVX": {
-        "OPENBLAS_CORETYPE": "Prescott", "ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
-    },
-}  # fmt: skip
+OLD_TORCH = {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
+WAYS: tuple[dict[str, str], ...] = (
+    {"OMP_NUM_THREADS": "2", "OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "avx2"},
+    {"OMP_NUM_THREADS": "4", "OPENBLAS_CORETYPE": "Sandybridge"},
+    {"OMP_NUM_THREADS": "1", "OPENBLAS_CORETYPE": "Nehalem"} | OLD_TORCH,
+    {"OMP_NUM_THREADS": "1", "OPENBLAS_CORETYPE": "Prescott"} | OLD_TORCH,
+)
+REPORT = """
+import json, numpy, scipy.linalg, torch, threadpoolctl
+found = {one["architecture"] for one in threadpoolctl.threadpool_info() if one["internal_api"] == "openblas"}
+print(json.dumps([sorted(found), torch.backends.cpu.get_cpu_capability()]))
+"""
+
+
+def loaded(way: dict[str, str]) -> str:
+    """A way's name: threads, and the kernels that NumPy's and SciPy's OpenBLAS and ATen say that they run."""
+    command = [sys.executable, "-c", REPORT]
+    done = subprocess.run(command, env=os.environ | way, capture_output=True, text=True, check=True)
+    kernels, aten = json.loads(done.stdout)
+    asked = way["OPENBLAS_CORETYPE"]
+    said = " and ".join(kernels) + (f", asked for as {asked}" if kernels != [asked] else "")
+    return f"{way['OMP_NUM_THREADS']} threads, OpenBLAS {said}, torch {aten}".replace("1 threads", "1 thread")
 
 
 def differing(environment: dict[str, str], prefix: tuple[str, ...] = (), cwd: Path = ROOT) -> tuple[int, list[str]]:
@@ -40,20 +55,18 @@ def differing(environment: dict[str, str], prefix: tuple[str, ...] = (), cwd: Pa
 
 def main() -> int:
     """All ways; a table of which rows differ."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--only", default="", help="a word in the names of ways; nothing is recorded")
-    arguments = parser.parse_args()
-    names = [name for name in WAYS if arguments.only in name]
+    arguments = command_line(COMMAND, __doc__, "ways; nothing is recorded")
+    ways = {name: way for way in WAYS if arguments.only in (name := loaded(way))}
     rows, tried, wrong = [["way", "rows", "differ"]], 0, 0
-    for done, name in enumerate(names, 1):
-        count, differ = differing(os.environ | {"OMP_NUM_THREADS": "1"} | WAYS[name])
+    for done, (name, way) in enumerate(ways.items(), 1):
+        count, differ = differing(os.environ | way)
         rows.append([name, f"{count:,}", ", ".join(differ) or "none"])
         tried, wrong = tried + count, wrong + len(differ)
-        progress(done, len(names), f": {name}: {count} rows, differing: {differ}")
+        progress(done, len(ways), f": {name}: {count} rows, differing: {differ}")
     if not arguments.only:
         found = "every verdict, answer and size as recorded" if not wrong else f"{wrong:,} rows differ"
         what = "the ledger under 1, 2 and 4 threads and other processors' kernels"
-        record("verdicts", what, COMMAND, tried, f"rows in {len(names)} ways", found, "nothing", rows=rows)
+        record("verdicts", what, COMMAND, tried, f"rows in {len(ways)} ways", found, "nothing", rows=rows)
     return int(wrong > 0)
 
 

@@ -106,6 +106,10 @@ def start_node(folder: Path, node: str) -> None:
     _daemon(folder, node, "slurmd", "-D", "-N", node)
 
 
+def start_controller(folder: Path) -> None:
+    _daemon(folder, "slurmctld", "slurmctld", "-D")
+
+
 def start(folder: Path) -> None:
     """Start the daemons, and wait until both nodes are idle."""
     check()
@@ -127,7 +131,7 @@ def start(folder: Path) -> None:
     ]
     _daemon(folder, "munged", "munged", "--foreground", "--force", *files)
     _until(lambda: (folder / "munge.socket").exists(), "munged")
-    _daemon(folder, "slurmctld", "slurmctld", "-D")
+    start_controller(folder)
     for node in NODES:
         start_node(folder, node)
     _until(lambda: states(folder) == dict.fromkeys(NODES, "idle"), "the nodes", 60)
@@ -161,13 +165,30 @@ def _of_node(folder: Path, node: str) -> list[int]:
     return found
 
 
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 def kill_node(folder: Path, node: str) -> None:
     """The node dies: its slurmd, slurmstepd and jobs at once: none lives to tell that another was killed."""
     dying = _of_node(folder, node)
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for pid in dying:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+    _signal(dying, signal.SIGSTOP)
+    _signal(dying, signal.SIGKILL)
+
+
+def hang_node(folder: Path, node: str, seconds: float) -> None:
+    """The node's slurmd, slurmstepd and jobs stand still, and go on afterwards as if nothing had been."""
+    standing = _of_node(folder, node)
+    _signal(standing, signal.SIGSTOP)
+    time.sleep(seconds)
+    _signal(standing, signal.SIGCONT)
+
+
+def kill_daemon(folder: Path, name: str) -> None:
+    """One daemon dies; what it started lives on."""
+    _signal([int((folder / f"{name}.started").read_text())], signal.SIGKILL)
 
 
 def stop(folder: Path) -> None:

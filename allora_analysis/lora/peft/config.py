@@ -35,7 +35,7 @@ from allora_analysis.lora.peft.layer import (
     refuse_merge,
 )
 from allora_analysis.lora.peft.other_layers import new_layer
-from allora_analysis.validation import ArgumentError, choice, count, number, positive
+from allora_analysis.validation import ArgumentError, choice, count, number, positive, shown
 
 _INITS = (True, False, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_16")
 # Each changes the forward pass or the gradients in a way that the rule has not been derived for.
@@ -126,6 +126,10 @@ class ALLoRAConfig(LoraConfig):
         alpha = self.eta * self.r if self.variant == LORA_X_ETA else self.r
         if self.variant not in _OF_ONE_SCALING:
             self.lora_alpha = positive("lora_alpha", alpha if self.lora_alpha is None else self.lora_alpha)
+            if not isinstance(self.alpha_pattern or {}, dict):
+                raise ArgumentError(
+                    f"alpha_pattern must give layers their alphas, received {shown(self.alpha_pattern)}"
+                )
             for key, value in (self.alpha_pattern or {}).items():
                 positive(f"alpha_pattern[{key!r}]", value)
             return

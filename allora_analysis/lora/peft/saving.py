@@ -106,8 +106,7 @@ def train_on(
     rule = {"eta": eta, "variant": variant, "adaptor": adaptor}
     config = _config(folder, saved | own | rule)
     factor = scaling / (config.lora_alpha / config.r)
-    scaled = {key: factor * value.float() for key, value in weights.items() if "lora_B" in key or "embedding_B" in key}
-    _check_finite(scaled, f"{folder / _CONFIG}: lora_alpha {saved.get('lora_alpha')!r} gives")
+    _check_scaled(weights, factor, folder, saved.get("lora_alpha"))
     model = _attach(model, folder, config, adapter_name, is_trainable=True)
     for layer in layers_with(model, adapter_name):
         layer.matrices(adapter_name)[1].detach().mul_(factor)
@@ -138,10 +137,16 @@ def _scaling(folder: Path, saved: dict[str, Any]) -> float:
     return alpha / (math.sqrt(rank) if saved.get("use_rslora") else rank)
 
 
+def _check_scaled(weights: dict[str, Tensor], factor: float, folder: Path, alpha: Any) -> None:
+    """B's that are numbers of float32 also when they are scaled."""
+    scaled = {key: factor * value.float() for key, value in weights.items() if "lora_B" in key or "embedding_B" in key}
+    _check_finite(scaled, f"{folder / _CONFIG}: lora_alpha {alpha!r} gives")
+
+
 def _config(folder: Path, saved: dict[str, Any]) -> ALLoRAConfig:
     try:
         return ALLoRAConfig.from_dict(saved)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # values of other types fail in PEFT's own ways
         raise ArgumentError(f"{folder / _CONFIG}: {error}") from error
 
 
@@ -178,7 +183,9 @@ def _check_keys(keys: set[str], model: PeftModel, adapter_name: str) -> None:
 
 def _attach(model: nn.Module, folder: Path, config: ALLoRAConfig, adapter_name: str, is_trainable: bool) -> PeftModel:
     """PEFT's own loading, with a config that it would not have read; all or nothing."""
-    keys = set(_read_weights(folder))
+    weights = _read_weights(folder)
+    _check_scaled(weights, _scaling(folder, vars(config)), folder, config.lora_alpha)
+    keys = set(weights)
     configs = model.peft_config if isinstance(model, PeftModel) else {}
     if adapter_name in configs:
         raise ArgumentError(f"adapter_name: the model has an adapter {adapter_name!r}; choose another name")
