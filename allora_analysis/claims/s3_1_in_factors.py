@@ -16,6 +16,7 @@ import numpy as np
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim
+from allora_analysis.claims.features import log_losses
 from allora_analysis.claims.masked_descent import turned
 from allora_analysis.claims.s3_1_convergence import Tiny, enumerated_mean
 from allora_analysis.claims.s3_1_few_steps import AS_GOOD, FLAW
@@ -199,14 +200,6 @@ def in_factors(cases: Cases) -> Finding:
 
 ARMS = ((0.0, 0.0), *((drop, 0.0) for drop in DROPS), *((0.0, decay) for decay in (0.003, 0.01, 0.03)))
 SEEDS, IMAGES, STEPS, EVERY, FEW_STEPS = 12, 100, 400, 20, 20
-
-
-def log_losses(x: np.ndarray, labels: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Mean cross-entropy of each arm's softmax(xW)."""
-    logits = x @ w
-    logits -= logits.max(axis=-1, keepdims=True)
-    chosen = logits[:, np.arange(len(labels)), labels]
-    return np.mean(np.log(np.exp(logits).sum(axis=-1)) - chosen, axis=1)
 
 
 @functools.lru_cache(maxsize=4)
