@@ -27,7 +27,7 @@ SETTING = (
     f"the features; {TRIAL.times[-1]} steps of {TRIAL.batch_size} of 100 or of all 8,530 sentences, SGD and AdamW"
 )
 NOTHING = f"nothing is recorded; {COMMAND} records it"
-TEST = f"Student's t over {TRIAL.seeds} seeds, one-sided at 0.05, Holm over the cases, as experiments.dropout_features says"
+TEST = f"Student's t over {TRIAL.seeds} seeds, one-sided at 0.05, Holm over the cases; experiments.dropout_features"
 DROPPED = range(1, 1 + len(TRIAL.drop_rates))
 DECAYED = range(1 + len(TRIAL.drop_rates), len(TRIAL.arms))
 
