@@ -7,16 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from allora_analysis.adaptive import in_words
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe
 from allora_analysis.doctor.saved import Saved, SavedPair
-from allora_analysis.hessian.starts import expected_cosine
 from allora_analysis.study import Table
-from allora_analysis.width.exponents import flow_eta_to_taper, flow_factor, taper
 
-_SHARE = 0.1  # a fall of the mean factor by so much counts as tapering
 _ON_ROWS = ("allora", "allora_0")
-_CONSTANT = 0.95  # of η, as in `lora.doctor.rates`, which needs torch
 _PISSA = ("pissa", "olora", "corda", "loftq", "eva", "orthogonal", "lora_ga")
 
 
@@ -104,36 +101,17 @@ def _both(one: float, other: float) -> str:
 
 
 def _start(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
-    # What starting at 0 costs: not a bad place, but a first step along r of the gradient's directions.
     if recipe.zero == "b" and recipe.width is not None and switches.init is None:
-        cosine = expected_cosine(recipe.r, recipe.width)
-        yield (
-            "start at B = 0",
-            f"costs the first step's direction: its cosine with full fine-tuning's is about {cosine:.2g} under "
-            f"gradient descent, √(r/(n₂ + r + 1)); a start along the gradient (init_lora_weights='lora_ga') has the "
-            "most that a rank allows",
-        )
+        yield "start at B = 0", in_words.start(recipe.r, recipe.width)
 
 
 def _at_width(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
-    # Does ALLoRA's factor taper in a layer of this width, and what does it do to the stable rates?
     if switches.eta is None or switches.variant not in _ON_ROWS:
         return
     if recipe.width is not None:
-        kept = flow_factor("allora", recipe.width, recipe.r, switches.eta)
-        needed = flow_eta_to_taper("allora", recipe.width, recipe.r)
-        word = "a constant" if kept > 1 - _SHARE else "it tapers"
-        yield (
-            "factor at this width",
-            f"{word}: {kept:.3g} of η on average over rows once a linear teacher of n = {recipe.width} is learnt; "
-            f"below {1 - _SHARE:g} from η = {needed:.3g} on",
-        )
+        yield "factor at this width", in_words.factor_at_width(recipe.r, recipe.width, switches.eta)
     if recipe.optimizer == "sgd":
-        yield (
-            "stable step",
-            f"1/η = {1 / switches.eta:.3g} of LoRA's while rows of BA are short, as ALLoRA's factor "
-            "1/√(‖(BA)_i‖ + 1/η²) is η there; more as they grow: one over the factor, at a good fit",
-        )
+        yield "stable step", in_words.stable_step(switches.eta)
 
 
 def switched(switches: Switches, recipe: Recipe | None, clip: float | None = None) -> Iterator[tuple[str, str]]:
@@ -155,7 +133,7 @@ def switched(switches: Switches, recipe: Recipe | None, clip: float | None = Non
             f"{switches.drop_rate:g}, on the adapter's input, in train() alone; eval(), a merged adapter and a forward "
             "pass that leaves it out undo it: lora.doctor.doctor tries it on the live model",
         )
-        yield "dropout pays", _dropout_pays(switches.drop_rate)
+        yield "dropout pays", in_words.dropout_pays(switches.drop_rate)
     if switches.dora:
         yield (
             "DoRA",
@@ -170,17 +148,6 @@ def switched(switches: Switches, recipe: Recipe | None, clip: float | None = Non
             "groups undoes it; PEFT's create_loraplus_optimizer decays by loraplus_weight_decay alone (default 0), and "
             "trains a head's bias at B's rate: at ratio 1 too",
         )
-
-
-def _dropout_pays(drop_rate: float) -> str:
-    # White inputs: flow under dropout is flow without it towards keep_prob of the fit, 1/keep_prob times as fast.
-    keep_prob = 1 - drop_rate
-    return (
-        "late, if at all; for a linear layer, squared loss and uncorrelated inputs: in a few steps the mean of BA is "
-        "as without it and the masks add "
-        f"noise; at the end BA is {keep_prob:.3g} of the fit, which takes off at most {1 - keep_prob**2:.2g} of the "
-        "error that noise in the labels causes"
-    )
 
 
 def _rule(switches: Switches, recipe: Recipe | None, clip: float | None) -> str:
@@ -209,7 +176,10 @@ def of_saved(saved: Saved, eta: float | None) -> Section:
     eta = saved.config.get("eta") if eta is None else eta
     told = [("pairs", _pairs(saved)), ("trained", _trained(saved))]
     if eta is not None and _finite(saved.pairs):
-        told += [("factor", _taper(saved, float(eta))), ("stable step", _stable_step(saved, float(eta)))]
+        told += [
+            ("factor", _taper(saved, float(eta))),
+            ("stable step", in_words.stable_step_at(_spread(saved.pairs)[0], _spread(saved.pairs)[2], float(eta))),
+        ]
     groups: dict[str, list] = {}
     for pair in saved.pairs:
         groups.setdefault(pair.name.rpartition(".")[2] or pair.name, []).append(pair)
@@ -280,19 +250,11 @@ def _spread(pairs: Sequence[SavedPair]) -> tuple[float, float, float]:
 def _taper(saved: Saved, eta: float) -> str:
     most, middle, least = ((1 + eta**2 * value) ** -0.5 for value in _spread(saved.pairs))
     share = _spread(saved.pairs)[1] * eta**2
-    needed = taper([pair.norms[1] for pair in saved.pairs], eta).eta_to_taper
-    word = "a constant so far" if least > _CONSTANT else "it tapers"
+    needed = in_words.eta_to_taper([pair.norms[1] for pair in saved.pairs], eta)
+    word = "a constant so far" if least > in_words.CONSTANT else "it tapers"
     return (
         f"{word}: rows are {share:.3g} of 1/η² = {eta**-2:.3g} in the median, so ALLoRA's factor is {least:.3g} to "
-        f"{most:.3g} of η = {eta:g} ({middle:.3g}); from η = {needed:.3g} on it is below nine tenths on average"
-    )
-
-
-def _stable_step(saved: Saved, eta: float) -> str:
-    low, high = ((1 + eta**2 * value) ** 0.5 / eta for value in (_spread(saved.pairs)[0], _spread(saved.pairs)[2]))
-    return (
-        f"{low:.3g} to {high:.3g} of LoRA's here, at a good fit and with the factor on the gradient (SGD): one over "
-        "ALLoRA's factor, from its largest to its smallest row"
+        f"{most:.3g} of η = {eta:g} ({middle:.3g}); {needed}"
     )
 
 
