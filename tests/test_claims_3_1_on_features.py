@@ -29,7 +29,7 @@ def random_features(width: int = 5, n: int = 12) -> features.Features:
 @pytest.mark.parametrize("trial", features.TRIALS[:2], ids=lambda one: one.optimizer)
 def test_training_is_torchs_own(trial):
     trial, of = dataclasses.replace(trial, sentences=None, **TINY), random_features()
-    decay = features.DECAYS[trial.optimizer][1]
+    decay = features.DECAYS[trial.optimizer][2]
     found = features.trained(of, trial, [(0.0, decay, 0.05), (0.0, 0.0, 0.05)], 3)
     generator = np.random.default_rng([3, 1923])
     for _ in range(1 + 1 + trial.times[-1]):  # the sentences drawn, and an order a pass
@@ -149,5 +149,5 @@ def test_other_losses_change_the_verdict(monkeypatch, name, rates, arms, expecte
 
 def test_pays_from_is_the_last_time_that_it_turns():
     ratios = np.array([[0, 1, 1, -1, 1, -1, -1, -1, -1, -1, -1, -1.0]])
-    assert s3_1_on_features.pays_from(ratios) == 80
+    assert s3_1_on_features.pays_from(ratios) == 100
     assert s3_1_on_features.pays_from(-ratios) is None

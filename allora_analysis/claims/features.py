@@ -165,7 +165,7 @@ def run(features: Features, trial: Trial) -> dict[str, list]:
     }
 
 
-def rounded(values: np.ndarray) -> list | float | None:
+def rounded(values: np.ndarray | np.generic | float) -> list | float | None:
     """To 5 digits; None for what is not finite."""
     if np.ndim(values):
         return [rounded(one) for one in values]

@@ -17,7 +17,7 @@ from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
 from allora_analysis.claims.features import TRIALS
 from allora_analysis.claims.s3_1_few_steps import AS_GOOD, FLAW
 from allora_analysis.claims.s3_1_in_factors import NOT_A_MUST, shown, stopped
-from allora_analysis.statistics import one_sided
+from allora_analysis.statistics import decide, one_sided
 
 COMMAND = "python -m experiments.dropout_features --model FOLDER --data FOLDER"
 features_claim = functools.partial(claim, command=COMMAND, test="tests/test_claims_3_1_on_features.py")
@@ -101,20 +101,26 @@ def few_steps_on_features(cases: Cases) -> Finding:
         for words, one in known.items()
         for arm in DROPPED
     }
-    tested = cases.test({name: of[:, 1] for name, of in ratios.items()}, shown)
+    early = {name: of[:, 1] for name, of in ratios.items()}
+    tested, found = cases.test(early, shown), decide({name: (of,) for name, of in early.items()}, test="t")
+    clear = [name for name, one in found.items() if one.verdict == "holds"]
     costs = {name: 100 * float(of[:, 1].mean()) for name, of in ratios.items()}
     last = [100 * float(of[:, -1].mean()) for of in ratios.values()]
+    least = max((abs(value) for name, value in costs.items() if name not in clear), default=0.0)
     steepest = max(costs, key=costs.__getitem__)
     size = one_sided(100 * ratios[steepest][:, 1], "t")
     return tested.finding(
         {
             "holds": f"Yes: after {TRIAL.times[1]} steps dropout costs {min(costs.values()):.2f} to "
-            f"{max(costs.values()):.1f} % of test loss; after {TRIAL.times[-1]} {min(last):+.1f} to {max(last):+.1f} %."
+            f"{max(costs.values()):.1f} % of test loss; after {TRIAL.times[-1]} {min(last):+.1f} to {max(last):+.1f} %.",
+            "undecided": f"Undecided: shown in {len(clear)} of {len(costs)} cases; in the others dropout moves the loss "
+            f"by at most {least:.2f} %.",
         },
         evidence=Evidence(
             {"log ratio of test losses, dropout over none": f"above 0 after {TRIAL.times[1]} steps"},
             {
                 "% after few steps": costs,
+                "shown to cost": clear,
                 "% after all": dict(zip(ratios, last, strict=True)),
                 "pays from step": {name: pays_from(of) for name, of in ratios.items()},
             },
