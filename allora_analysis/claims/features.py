@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -140,7 +140,7 @@ def tuned(losses: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(losses), losses, math.inf).argmin(axis=1)
 
 
-def run(features: Features, trial: Trial) -> dict[str, list]:
+def run(features: Features, trial: Trial) -> dict[str, Any]:
     """What is recorded of a trial: the rates chosen, and the judging seeds' losses at them.
 
     `tuning` holds the mean validation loss over the tuning seeds, the least along training and the one at its end, by

@@ -193,7 +193,7 @@ def in_factors(cases: Cases) -> Finding:
         size=Size(
             ahead.mean, "%", "lead of drop rate 0.05 over the better of stopping and decay, on average", *ahead.interval
         ),
-        condition="more problems" if tested.verdict == "undecided" else None,
+        corrected="would be decided by more problems" if tested.verdict == "undecided" else None,
         flips_if=f"problems in which drop rate 0.05 is on average more than {100 * (AS_GOOD - 1):.0f} % ahead of both",
     )
 
@@ -291,7 +291,7 @@ def under_softmax(cases: Cases) -> Finding:
         ),
         at_paper=None,
         size=Size(gain.mean, "% lower test loss", "with the best drop rate than with early stopping", *gain.interval),
-        condition="more seeds" if tested.verdict == "undecided" else None,
+        corrected="would be decided by more seeds" if tested.verdict == "undecided" else None,
         flips_if="drop rate 0.05 more than 5 % ahead of both",
     )
 
@@ -329,6 +329,6 @@ def few_steps_under_softmax(cases: Cases) -> Finding:
         size=Size(
             cost.mean, "% of test loss", f"what drop rate {DROPS[-1]} costs after {FEW_STEPS} steps", *cost.interval
         ),
-        condition="more seeds" if tested.verdict == "undecided" else None,
+        corrected="would be decided by more seeds" if tested.verdict == "undecided" else None,
         flips_if="a drop rate whose test loss is not above that of none after few steps",
     )
