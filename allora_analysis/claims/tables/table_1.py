@@ -336,7 +336,7 @@ def average(cases: Cases) -> Finding:
     where="§4.5",
     says="Table 1 shows that for all cases, either ALLoRA or ALLoRA-0 has the best average accuracy.",
     reading="By the averages that Table 1 prints, as the sentence says; a tie counts as best. Without that rounding "
-    "DoRA is ahead in the tied case by less than the eight accuracies, rounded themselves, can tell (0.05).",
+    "DoRA is ahead in the tied case by less than the eight accuracies, rounded themselves, can tell (0.05 an average).",
     depends_on=("T1-averages",),
 )
 def best_average(cases: Cases) -> Finding:

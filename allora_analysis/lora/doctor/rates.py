@@ -60,7 +60,7 @@ def _taper(layers: Sequence[LayerReport]) -> str | None:
     word = "is a constant so far" if low > in_words.CONSTANT else "tapers"
     told = f"the factor {word}: rows are {share:.3g} of 1/η² in the median, and d {low:.3g} to {high:.3g} of η"
     etas, norms = {row.eta for row in ruled}, [row.norms[1] for row in ruled]
-    return f"{told}; {in_words.eta_to_taper(norms, etas.pop())}" if len(etas) == 1 and any(norms) else told
+    return f"{told}; {in_words.eta_to_taper(norms, etas.pop())}" if len(etas) == 1 and all(norms) else told
 
 
 def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[tuple[str, str, str]]:
@@ -72,7 +72,11 @@ def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[
             row.eta if row.variant in _ON_ROWS or row.effect == "on the update" else None,
         )
         for pair, row in zip(pairs, layers, strict=True)
-        if pair.is_product and row.norms == (0.0, 0.0, 0.0) and not pair.b.any() and pair.a.any()
+        if pair.is_product
+        and row.norms == (0.0, 0.0, 0.0)
+        and not pair.b.any()
+        and pair.a.any()
+        and row.rank <= math.prod(pair.a.shape[1:])
     ]
     if at_start:
         (rank, width, eta), _ = Counter(at_start).most_common(1)[0]
