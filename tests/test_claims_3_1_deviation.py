@@ -77,19 +77,36 @@ def test_loss_from_zero_notices_a_start_above_zero(monkeypatch, start, expected)
 GRADIENT_ROWS = ["3.1-gradient-std-from-zero", "3.1-gradient-std-from-random"]
 
 
-def as_on_data_that_show_it():
-    """The closed form and what it is compared with, as if the average fell and the worst entry rose."""
-    stds = {"average": 0.9, "worst": 1.1, "average at the start": 1.0}
-    return {"shares": lambda one: stds, "told_shares": lambda one: tuple(stds.values())}
+def planted_shares(average, worst):
+    """What training measures, whatever the data."""
+    return lambda one: {"average": average, "worst": worst, "average at the start": 1.0}
 
 
 @pytest.mark.parametrize("claim_id", GRADIENT_ROWS)
-def test_gradient_would_hold_on_data_that_show_it_and_not_by_a_wrong_formula(monkeypatch, claim_id):
-    for name, planted in as_on_data_that_show_it().items():
-        monkeypatch.setattr(s3_1_in_training, name, planted)
+@pytest.mark.parametrize(
+    ("name", "planted", "expected"),
+    [
+        ("shares", planted_shares(0.9, 1.1), "refuted"),  # not by the closed form, whose condition it contradicts
+        ("told_ratio", lambda one: 1.5, "refuted"),  # a condition that is always true
+        (
+            "told_shares",
+            lambda one, right=s3_1_in_training.told_shares: (right(one)[0], 1.001 * right(one)[1], 1.0),
+            "refuted",
+        ),
+    ],
+)
+def test_gradient_notices_other_measurements_and_formulas(monkeypatch, claim_id, name, planted, expected):
+    monkeypatch.setattr(s3_1_in_training, name, planted)
+    assert verdict(claim_id) == expected
+
+
+@pytest.mark.parametrize("claim_id", GRADIENT_ROWS)
+def test_gradient_would_hold_where_it_is_seen_and_told(monkeypatch, claim_id):
+    seen = planted_shares(0.9, 1.1)
+    monkeypatch.setattr(s3_1_in_training, "on_both_sides", lambda *given: [])
+    monkeypatch.setattr(s3_1_in_training, "shares", seen)
+    monkeypatch.setattr(s3_1_in_training, "told_shares", lambda one: tuple(seen(one).values()))
     assert verdict(claim_id) == "holds"
-    monkeypatch.setattr(s3_1_in_training, "told_shares", lambda one: (0.9, 1.11, 1.0))
-    assert verdict(claim_id) == "refuted"
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])

@@ -122,7 +122,7 @@ PLANTED = [
     ("F4-cells", arithmetic, "TABLES", {"Table 4": shifted(reported.TABLE_4, 0.05)}, "refuted"),
     ("T4-shared-arms", tables_2_to_4, "TABLE_4", shifted(reported.TABLE_4, 0.01), "refuted"),
     ("D-all-experiments", tables_2_to_4, "TABLE_3", reported.TABLE_3[:9], "refuted"),
-    ("5-same-setup", tables_2_to_4, "COLUMNS_4", (*COLUMNS, ("OpenELM-450M", "rotten_tomatoes")), "holds"),
+    ("5-same-setup", tables_2_to_4, "ETA_SQUARED", (1.0, 2.0), "refuted"),
     ("5-same-setup", tables_2_to_4, "COLUMNS_4", (*reported.COLUMNS_4, ("OpenELM-450M", "imdb")), "refuted"),
     ("5-same-setup", tables_2_to_4, "TABLE_4", shifted(reported.TABLE_4, 0.01), "refuted"),
     ("4.4-subpar", accuracies, "PERCEPTION_LABELS", NO_MAJORITY, "refuted"),

@@ -97,3 +97,42 @@ def test_the_callback_for_plain_lora_logs_and_does_not_warn(recwarn):
 def test_without_lora_there_is_an_error():
     with pytest.raises(ArgumentError, match="no LoRA adapter found"):
         doctor(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_start_width_and_stable_step_are_told_where_the_live_model_shows_them():
+    from allora_analysis.adaptive import in_words
+
+    layer = foreign_lora.HookedALLoRA(nn.Linear(7, 5), 3, 2.0)
+    with torch.no_grad():
+        layer.lora_B.zero_()
+    optimizer = torch.optim.SGD([layer.lora_A, layer.lora_B], lr=0.1)
+    told = lines(doctor(nn.Sequential(layer), optimizer))
+    assert told["start"].endswith(in_words.start(3, 7))
+    assert told["factor at this width"].endswith(in_words.factor_at_width(3, 7, 2.0))
+    assert "1/η = 0.5 of LoRA's" in told["stable step"]
+    with torch.no_grad():
+        layer.lora_B.fill_(1.0)
+    told = lines(doctor(nn.Sequential(layer), optimizer))
+    norms = (layer.lora_B @ layer.lora_A).detach().norm(dim=1)
+    low, high = ((1 + 4 * float(norm)) ** 0.5 / 2 for norm in (norms.min(), norms.max()))
+    assert f"{low:.3g} to {high:.3g} of LoRA's here" in told["stable step"]
+    assert not {"start", "factor at this width"} & set(told)
+    assert "on it is below nine tenths" in told["factor"]
+    assert "stable step" not in lines(doctor(nn.Sequential(layer), torch.optim.AdamW([layer.lora_A, layer.lora_B])))
+
+
+def test_a_rank_above_the_width_has_no_line_on_the_start():
+    layer = foreign_lora.HookedALLoRA(nn.Linear(2, 5), 3, 2.0)
+    with torch.no_grad():
+        layer.lora_B.zero_()
+    told = lines(doctor(nn.Sequential(layer), torch.optim.SGD([layer.lora_A, layer.lora_B], lr=0.1)))
+    assert not {"start", "factor at this width"} & set(told)
+    assert "stable step" in told
+
+
+def test_of_plain_lora_only_start_and_dropout_are_told():
+    made = model(lora_dropout=0.05)
+    told = lines(doctor(made, torch.optim.AdamW(made.parameters()), allora=False))
+    assert "its cosine with full fine-tuning's is about 0.49" in told["start"]  # √(4/17)
+    assert "at the end BA is 0.95 of the fit" in told["dropout pays"]
+    assert not {"factor at this width", "stable step"} & set(told)

@@ -12,6 +12,7 @@ SECTIONS = (
     "s3_1_convergence",
     "s3_1_few_steps",
     "s3_1_in_factors",
+    "s3_1_on_features",
     "s3_1_hidden_nodes",
     "s3_1_figure_1",
     "s3_1_laboratory",

@@ -16,6 +16,7 @@ import numpy as np
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim
+from allora_analysis.claims.features import log_losses
 from allora_analysis.claims.masked_descent import turned
 from allora_analysis.claims.s3_1_convergence import Tiny, enumerated_mean
 from allora_analysis.claims.s3_1_few_steps import AS_GOOD, FLAW
@@ -192,21 +193,13 @@ def in_factors(cases: Cases) -> Finding:
         size=Size(
             ahead.mean, "%", "lead of drop rate 0.05 over the better of stopping and decay, on average", *ahead.interval
         ),
-        condition="more problems" if tested.verdict == "undecided" else None,
+        corrected="would be decided by more problems" if tested.verdict == "undecided" else None,
         flips_if=f"problems in which drop rate 0.05 is on average more than {100 * (AS_GOOD - 1):.0f} % ahead of both",
     )
 
 
 ARMS = ((0.0, 0.0), *((drop, 0.0) for drop in DROPS), *((0.0, decay) for decay in (0.003, 0.01, 0.03)))
 SEEDS, IMAGES, STEPS, EVERY, FEW_STEPS = 12, 100, 400, 20, 20
-
-
-def log_losses(x: np.ndarray, labels: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Mean cross-entropy of each arm's softmax(xW)."""
-    logits = x @ w
-    logits -= logits.max(axis=-1, keepdims=True)
-    chosen = logits[:, np.arange(len(labels)), labels]
-    return np.mean(np.log(np.exp(logits).sum(axis=-1)) - chosen, axis=1)
 
 
 @functools.lru_cache(maxsize=4)
@@ -298,7 +291,7 @@ def under_softmax(cases: Cases) -> Finding:
         ),
         at_paper=None,
         size=Size(gain.mean, "% lower test loss", "with the best drop rate than with early stopping", *gain.interval),
-        condition="more seeds" if tested.verdict == "undecided" else None,
+        corrected="would be decided by more seeds" if tested.verdict == "undecided" else None,
         flips_if="drop rate 0.05 more than 5 % ahead of both",
     )
 
@@ -336,6 +329,6 @@ def few_steps_under_softmax(cases: Cases) -> Finding:
         size=Size(
             cost.mean, "% of test loss", f"what drop rate {DROPS[-1]} costs after {FEW_STEPS} steps", *cost.interval
         ),
-        condition="more seeds" if tested.verdict == "undecided" else None,
+        corrected="would be decided by more seeds" if tested.verdict == "undecided" else None,
         flips_if="a drop rate whose test loss is not above that of none after few steps",
     )

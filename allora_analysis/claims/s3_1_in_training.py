@@ -209,38 +209,51 @@ def told_shares(one: Training) -> tuple[float, float, float]:
     return float(np.mean(after) / np.mean(before)), float(np.max(after) / np.max(before)), unit * float(np.mean(before))
 
 
+def told_ratio(one: Training) -> float:
+    """Above 1 where the average falls and the worst entry rises, by `told_shares`."""
+    average, worst, _ = told_shares(one)
+    return min(1 / average, worst)
+
+
 def _gradient_row(cases: Cases, scale: float, draw: Callable[[np.random.Generator], Training]) -> Finding:
     judged = cases.judge(
-        papers_own(cases.rng, 8, scale),
+        papers_own(cases.rng, 8, scale) + on_both_sides(cases.rng, draw, told_ratio, 5),
         measure=shares,
         printed=lambda one, seen: (
             seen["average"] < 1 < seen["worst"] and relative_error([*seen.values()], [*told_shares(one)]) < 1e-6
         ),
+        condition=told_ratio,
     )
     drawn = [told_shares(draw(cases.rng)) for _ in range(100)]
-    worst = [seen["worst"] for seen in judged.measured]
-    fell = max(worst) < 1 and max(seen["average"] for seen in judged.measured) < 1
+    worst = 100 * float(np.median([seen["worst"] for case, seen in judged.pairs if case.paper]))
     return judged.finding(
         {
-            "refuted": f"No: the worst entry falls too, to {100 * float(np.median(worst)):.0f} % of the start's."
-            if fell
-            else "No: not on every data set."
+            "conditional": "Only where noise exceeds the signal, and seldom: at half of it the worst entry falls to "
+            f"{worst:.0f} %."
         },
         evidence=judged.evidence(EXACT, told_shares, tolerance=1e-6),
         size=share(
             [average < 1 < most for average, most, _ in drawn],
             "with noise from 1 to 100 of the signal and heavy tails where the average falls and the worst rises",
         ),
-        flips_if="data with noise half of the signal on which the worst entry rises as the average falls",
+        condition="with v_dc = Σ_n X²_nd R²_nc, R = Y − XX⁺Y, and u_dc the same of Y − XW/p at the start: "
+        "Σ_dc √v_dc < Σ_dc √u_dc and max v_dc > max u_dc",
+        flips_if="a data set on which the gradients' average and worst entry move otherwise than the condition says",
     )
+
+
+GRADIENTS = (
+    "Of the gradients' entries, which the next sentence looks at: average and worst, {start}, in this model. The "
+    "paper's own setting is taken to have noise in Y of half of the signal; the other data sets have more, on both "
+    "sides of where it turns."
+)
 
 
 @deviation_claim(
     "3.1-gradient-std-from-zero",
     where=AFTER,
     says=SENTENCE,
-    reading="Of the gradients' entries, which the next sentence looks at: average and worst, from zero, in this model, "
-    "where the noise in Y is half of the signal. More noise can hide the signal: see the size.",
+    reading=GRADIENTS.format(start="from zero"),
     depends_on=("3.1-loss-std-from-zero",),
 )
 def gradient_std_from_zero(cases: Cases) -> Finding:
@@ -252,12 +265,11 @@ def gradient_std_from_zero(cases: Cases) -> Finding:
     "3.1-gradient-std-from-random",
     where=AFTER,
     says=SENTENCE,
-    reading="Of the gradients' entries: average and worst, from normal matrices of the true weights' size, in this "
-    "model, where the noise in Y is half of the signal. More noise can hide the signal: see the size.",
+    reading=GRADIENTS.format(start="from normal matrices of the true weights' size"),
     depends_on=("3.1-loss-std-from-random",),
 )
 def gradient_std_from_random(cases: Cases) -> Finding:
-    """The same from random matrices; those drawn for the size from a hundredth to ten times the true weights."""
+    """The same from random matrices; those drawn beside the paper's from a hundredth to ten times the true weights."""
 
     def draw(rng: np.random.Generator) -> Training:
         noise, scale = 10 ** rng.uniform(0, 2), 10 ** rng.uniform(-2, 1)

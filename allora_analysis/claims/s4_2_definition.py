@@ -211,7 +211,8 @@ class Slope(NamedTuple):
     "4-inversely-proportional",
     where="Abstract; §4.2",
     says="with a coefficient inversely proportional to parameters' ℓ2 norm",
-    reading="The slope of log d_i in log ‖(BA)_i‖ is −1, to 1 in 100.",
+    reading="The slope of log d_i in log ‖(BA)_i‖ is −1, to 1 in 100. That d_i falls as the norm grows, which is what "
+    "the words mean where they are used loosely, is 4-adaptor's, and true.",
     depends_on=("4-adaptor",),
 )
 def inversely_proportional(cases: Cases) -> Finding:

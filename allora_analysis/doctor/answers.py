@@ -7,18 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from allora_analysis.adaptive import in_words
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.doctor.saved import Saved, SavedPair
-from allora_analysis.hessian.starts import expected_cosine
 from allora_analysis.study import Table
 from allora_analysis.validation import ArgumentError
-from allora_analysis.width.exponents import flow_eta_to_taper, flow_factor, taper
 
-_SHARE = 0.1  # a fall of the mean factor by so much counts as tapering
 _ON_ROWS, _ON_OUTPUTS = ("allora", "allora_0"), ("allora_od", "asf_lora")
-_CONSTANT = 0.95  # of η, as in `lora.doctor.rates`, which needs torch
 _OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # starts that change the base weight
 _STARTS = (*_OTHER_BASE, "eva", "orthogonal")
 
@@ -109,15 +106,8 @@ def _both(one: float, other: float) -> str:
 
 
 def _start(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
-    # What starting at 0 costs: not a bad place, but a first step along r of the gradient's directions.
     if recipe.zero == "b" and recipe.width is not None and switches.init is None:
-        cosine = expected_cosine(recipe.r, recipe.width)
-        yield (
-            "start at B = 0",
-            f"costs the first step's direction: its cosine with full fine-tuning's is about {cosine:.2g} under "
-            f"gradient descent, √(r/(n₂ + r + 1)); a start along the gradient (init_lora_weights='lora_ga') has the "
-            "most that a rank allows",
-        )
+        yield "start at B = 0", in_words.start(recipe.r, recipe.width)
 
 
 def _at_width(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
@@ -126,20 +116,9 @@ def _at_width(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
         return
     if recipe.width is not None:
         knobs = recipe.scaling, recipe.loraplus_ratio
-        kept = flow_factor(knobs, recipe.width, recipe.r, switches.eta)
-        needed = flow_eta_to_taper(knobs, recipe.width, recipe.r)
-        word = "a constant" if kept > 1 - _SHARE else "it tapers"
-        yield (
-            "factor at this width",
-            f"{word}: {kept:.3g} of η on average over rows once a linear teacher of n = {recipe.width} is learnt; "
-            f"below {1 - _SHARE:g} from η = {needed:.3g} on",
-        )
+        yield "factor at this width", in_words.factor_at_width(knobs, recipe.r, recipe.width, switches.eta)
     if recipe.optimizer == "sgd":
-        yield (
-            "stable step",
-            f"1/η = {1 / switches.eta:.3g} of LoRA's while rows of BA are short, as ALLoRA's factor "
-            "1/√(‖(BA)_i‖ + 1/η²) is η there; more as they grow: one over the factor, at a good fit",
-        )
+        yield "stable step", in_words.stable_step(switches.eta)
 
 
 def switched(switches: Switches, recipe: Recipe | None, clip: float | None = None) -> Iterator[tuple[str, str]]:
@@ -161,7 +140,7 @@ def switched(switches: Switches, recipe: Recipe | None, clip: float | None = Non
             f"{switches.drop_rate:g}, on the adapter's input, in train() alone; eval(), a merged adapter and a forward "
             "pass that leaves it out undo it: lora.doctor.doctor tries it on the live model",
         )
-        yield "dropout pays", _dropout_pays(switches.drop_rate)
+        yield "dropout pays", in_words.dropout_pays(switches.drop_rate)
     if switches.dora:
         yield (
             "DoRA",
@@ -178,17 +157,6 @@ def switched(switches: Switches, recipe: Recipe | None, clip: float | None = Non
             "groups undoes it; PEFT's create_loraplus_optimizer decays by loraplus_weight_decay alone (default 0), and "
             "trains a head's bias at B's rate: at ratio 1 too",
         )
-
-
-def _dropout_pays(drop_rate: float) -> str:
-    # White inputs: flow under dropout is flow without it towards keep_prob of the fit, 1/keep_prob times as fast.
-    keep_prob = 1 - drop_rate
-    return (
-        "late, if at all; for a linear layer, squared loss and uncorrelated inputs: in a few steps the mean of BA is "
-        "as without it and the masks add "
-        f"noise; at the end BA is {keep_prob:.3g} of the fit, which takes off at most {1 - keep_prob**2:.2g} of the "
-        "error that noise in the labels causes"
-    )
 
 
 def _rule(switches: Switches, recipe: Recipe | None, clip: float | None) -> str:
@@ -323,21 +291,15 @@ def _factor(pairs: Sequence[SavedPair], eta: float, switches: Switches) -> Itera
     if switches.variant not in _ON_ROWS:
         return
     least, middle, most = (float(ADAPTORS[switches.adaptor](value, eta)) / eta for value in reversed(_spread(pairs)))
-    told = "a constant so far: " if least > _CONSTANT else "it tapers: "
+    told = "a constant so far: " if least > in_words.CONSTANT else "it tapers: "
     if switches.adaptor == "inverse_sqrt":
         share = _spread(pairs)[1] * eta**2
         told += f"rows are {share:.3g} of 1/η² = {eta**-2:.3g} in the median, so "
     told += f"ALLoRA's factor is {least:.3g} to {most:.3g} of η = {eta:g} ({middle:.3g})"
     if switches.adaptor == "inverse_sqrt":
-        needed = taper([pair.norms[1] for pair in pairs], eta).eta_to_taper
-        told += f"; from η = {needed:.3g} on it is below nine tenths on average"
+        told += f"; {in_words.eta_to_taper([pair.norms[1] for pair in pairs], eta)}"
     yield "factor", told
-    low, high = (1 / (one * eta) if one else math.inf for one in (most, least))
-    yield (
-        "stable step",
-        f"{low:.3g} to {high:.3g} of LoRA's here, at a good fit and with the factor on the gradient (SGD): one over "
-        "ALLoRA's factor, from its largest to its smallest row",
-    )
+    yield "stable step", in_words.stable_step_at(least * eta, most * eta)
 
 
 def _range(values: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from allora_analysis.adaptive import in_words
 from allora_analysis.lora.doctor.measured import Clipping, LayerReport, OptimizerEffect, holds
 from allora_analysis.lora.doctor.rates import on_rates
 from allora_analysis.lora.pairs import PLAIN, Pair
@@ -214,6 +215,9 @@ def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: di
         if names:
             level, text = _LAYER_TEXTS[code]
             yield Advice(level, code, text.format(layers=which(names)))
+    rates = {row.drop_rate for row, dropped in zip(layers, found["dropout"], strict=True) if dropped}
+    if len(rates) == 1:
+        yield Advice("note", "dropout pays", f"dropout pays {in_words.dropout_pays(rates.pop())}")
 
 
 def _finite(gradient: Tensor | None) -> bool:

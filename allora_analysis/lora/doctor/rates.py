@@ -1,4 +1,4 @@
-"""What the rates of a live optimizer come to, in any LoRA: at s = 1, in BA's first step, and beside LoRA+ and a head.
+"""What theory says of a live model: rates at s = 1, BA's first step, its start, ALLoRA's factor, LoRA+ and a head.
 
 Checked by `tests/test_lora_doctor_rates.py`.
 """
@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
+from allora_analysis.adaptive import in_words
 from allora_analysis.adaptive.recipe import Recipe, rates
 from allora_analysis.lora.doctor.measured import LayerReport, OptimizerEffect
 from allora_analysis.lora.pairs import Pair
 
-CONSTANT = 0.95  # of η: with all factors above, the rule is a constant
+_ON_ROWS = ("allora", "allora_0")
 _SETTINGS = ("weight_decay", "betas", "eps", "momentum")
 
 
@@ -37,6 +38,7 @@ def on_rates(
         yield "note", "DoRA", "DoRA is on: ΔW is more than s·BA, and rates and row norms are of its BA alone"
     if told := _taper(layers):
         yield "note", "factor", told
+    yield from _at_width(pairs, layers)
     # A stack of experts' matrices is no pair of this kind, nor is a rank above the layer's width.
     fit = [pair.is_product and pair.a.shape[0] <= math.prod(pair.a.shape[1:]) for pair in pairs]
     rows = zip(pairs, layers, fit, strict=True)
@@ -55,8 +57,46 @@ def _taper(layers: Sequence[LayerReport]) -> str | None:
         return None
     share = median(row.norms[1] * row.eta**2 for row in ruled)
     low, high = min(row.factors[0] / row.eta for row in ruled), max(row.factors[2] / row.eta for row in ruled)
-    word = "is a constant so far" if low > CONSTANT else "tapers"
-    return f"the factor {word}: rows are {share:.3g} of 1/η² in the median, and d {low:.3g} to {high:.3g} of η"
+    word = "is a constant so far" if low > in_words.CONSTANT else "tapers"
+    told = f"the factor {word}: rows are {share:.3g} of 1/η² in the median, and d {low:.3g} to {high:.3g} of η"
+    etas, norms = {row.eta for row in ruled}, [row.norms[1] for row in ruled]
+    return f"{told}; {in_words.eta_to_taper(norms, etas.pop())}" if len(etas) == 1 and all(norms) else told
+
+
+def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[tuple[str, str, str]]:
+    # Before the first step, of the most frequent kind of layer; stable steps of SGD, at the rows as they are.
+    at_start = [
+        (
+            row.rank,
+            math.prod(pair.a.shape[1:]),
+            (abs(row.scaling), row.rates[1] / row.rates[0] if min(row.rates) > 0 else 1.0),
+            row.eta if row.variant in _ON_ROWS or row.effect == "on the update" else None,
+        )
+        for pair, row in zip(pairs, layers, strict=True)
+        if pair.is_product
+        and row.norms == (0.0, 0.0, 0.0)
+        and not pair.b.any()
+        and pair.a.any()
+        and row.rank <= math.prod(pair.a.shape[1:])
+    ]
+    if at_start:
+        (rank, width, knobs, eta), _ = Counter(at_start).most_common(1)[0]
+        yield "note", "start", f"starting at B = 0 {in_words.start(rank, width)}"
+        if eta:
+            yield (
+                "note",
+                "factor at this width",
+                f"the factor at this width: {in_words.factor_at_width(knobs, rank, width, eta)}",
+            )
+    ruled = [row for row in layers if row.variant in _ON_ROWS and row.effect in ("on the gradient", "clipped")]
+    if len({row.eta for row in ruled}) != 1:
+        return
+    shortest, longest = min(row.norms[0] for row in ruled), max(row.norms[2] for row in ruled)
+    if math.isfinite(longest):
+        eta = ruled[0].eta
+        least, most = (eta * (1 + eta**2 * norm) ** -0.5 for norm in (longest, shortest))
+        told = in_words.stable_step_at(least, most) if longest else in_words.stable_step(eta)
+        yield "note", "stable step", f"the largest stable step is {told}"
 
 
 def _at_scaling_one(whole: Sequence[tuple[Pair, LayerReport]], optimizer: OptimizerEffect) -> str | None:

@@ -1,0 +1,153 @@
+"""Dropout on a language model's features: training beside torch's own, the command end to end, planted losses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from allora_analysis.claims import features, s3_1_on_features
+from allora_analysis.finetune import data as texts
+from allora_analysis.finetune import models
+from experiments import dropout_features
+from tests import tiny_finetune
+from tests.ledger_rows import Rows
+
+verdict = Rows(s3_1_on_features).verdict
+TINY = {"rank": 2, "batch_size": 12, "rates": 2, "times": (0, 1, 5), "tuning": 1, "seeds": 2}
+
+
+def random_features(width: int = 5, n: int = 12) -> features.Features:
+    generator = np.random.default_rng(4)
+    parts = [generator.standard_normal((n, width)).astype(np.float32) for _ in range(3)]
+    return features.Features(*((x, (x[:, 0] > 0).astype(int)) for x in parts))
+
+
+@pytest.mark.parametrize("trial", features.TRIALS[:2], ids=lambda one: one.optimizer)
+def test_training_is_torchs_own(trial):
+    trial, of = dataclasses.replace(trial, sentences=None, **TINY), random_features()
+    decay = features.DECAYS[trial.optimizer][2]
+    found = features.trained(of, trial, [(0.0, decay, 0.05), (0.0, 0.0, 0.05)], 3)
+    generator = np.random.default_rng([3, 1923])
+    for _ in range(1 + 1 + trial.times[-1]):  # the sentences drawn, and an order a pass
+        generator.permutation(len(of.train[0]))
+    a = torch.tensor(generator.standard_normal((2, 5), np.float32) / np.float32(5**0.5), requires_grad=True)
+    b = torch.zeros(2, 2, requires_grad=True)
+    kind = torch.optim.SGD if trial.optimizer == "sgd" else torch.optim.AdamW
+    optimizer = kind([a, b], lr=0.05, weight_decay=decay)
+
+    def loss(split):
+        return torch.nn.functional.cross_entropy(torch.tensor(split[0]) @ (b @ a).T, torch.tensor(split[1]))
+
+    for step in range(trial.times[-1] + 1):
+        if step in trial.times:
+            own = [float(loss(split).detach()) for split in (of.validation, of.test)]
+            np.testing.assert_allclose(found[trial.times.index(step), :, 0], own, rtol=2e-5)
+        optimizer.zero_grad()
+        loss(of.train).backward()
+        optimizer.step()
+    assert abs(found[-1, 1, 0] - found[-1, 1, 1]) > 1e-4  # decay acts
+
+
+def test_a_mask_drops_at_its_rate_and_scales_what_it_keeps():
+    one = (np.ones((1, 1), np.float32), np.array([1]))
+    of = features.Features(*[(np.ones((2, 1), np.float32), np.array([0, 1]))], one, one)
+    trial = dataclasses.replace(features.TRIALS[0], **TINY | {"batch_size": 1, "sentences": 1})
+    kept = []
+    for seed in range(60):
+        dropped, plain, twice = features.trained(of, trial, [(0.5, 0, 0.1), (0, 0, 0.1), (0, 0, 0.2)], seed)[1, 1]
+        assert plain != pytest.approx(math.log(2), rel=1e-6)
+        kept.append(dropped != pytest.approx(math.log(2), rel=1e-6))
+        assert dropped == pytest.approx(twice if kept[-1] else math.log(2), rel=1e-5)  # at B = 0 a step is linear in x
+    assert 12 <= sum(kept) <= 48  # outside: once in 10⁶
+
+
+def test_the_rates_chosen_are_those_of_the_least_mean_loss(monkeypatch):
+    trial = dataclasses.replace(features.TRIALS[0], sentences=None, **TINY)
+    slow, fast = trial.learning_rates
+    asked = []
+
+    def planted(of, one, columns, seed):
+        asked.append((seed, columns))
+        losses = [math.inf if decay == 0.1 else 0.1 + (rate == slow and drop == 0) for drop, decay, rate in columns]
+        return np.broadcast_to(losses, (3, 2, len(columns)))
+
+    monkeypatch.setattr(features, "trained", planted)
+    found = features.run(random_features(), trial)
+    assert [seed for seed, _ in asked] == [1000, 0, 1]
+    assert found["rates"]["one"] == pytest.approx(fast, rel=1e-4)
+    np.testing.assert_allclose(found["rates"]["own"], [fast, slow, slow, slow, fast, fast, slow], rtol=1e-4)
+    assert np.shape(found["one_rate"]) == (2, 3, 7)
+    assert np.shape(found["own_rate"]) == (2, 3, 2, 7)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """The command on a tiny model, its trials cut down; where it writes."""
+    trials = tuple(dataclasses.replace(one, **TINY, sentences=one.sentences and 6) for one in features.TRIALS)
+    monkeypatch.setattr(dropout_features, "TRIALS", trials)
+    model, data = tiny_finetune.bert(tmp_path / "model"), tiny_finetune.sentences(tmp_path / "words")
+    return ["--model", str(model), "--data", str(data), "--results", str(tmp_path / "results")]
+
+
+def test_the_command_records_each_trial_once(command, tmp_path, monkeypatch, capsys):
+    assert dropout_features.main(command) == 0
+    written = {path.name: path.read_bytes() for path in (tmp_path / "results").glob("*.json")}
+    assert len(written) == 4
+    assert dropout_features.main(command) == 0
+    assert "4 of 4 trials recorded" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in (tmp_path / "results").glob("*.json")} == written
+    monkeypatch.setattr(features, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(features, "TRIALS", dropout_features.TRIALS)
+    assert {of["one_rate"].shape for of in features.recorded().values()} == {(2, 3, 7)}
+    next((tmp_path / "results").glob("*.json")).unlink()
+    assert features.recorded() == {}
+    assert verdict("3.1-few-steps-minilm") == verdict("3.1-not-a-must-have-minilm") == "not_run"
+
+
+def test_features_are_each_sentences_own_mean(command):
+    pretrained, split = models.load(command[1], 2), texts.load(command[3]).splits["test"]
+    found, labels = dropout_features.pooled(pretrained, split)
+    ids = pretrained.tokenizer(split.texts[1], return_tensors="pt")
+    with torch.no_grad():
+        states = pretrained.model.eval()(**ids, output_hidden_states=True).hidden_states[-1][0]
+    np.testing.assert_allclose(found[1], states.mean(dim=0), atol=1e-5)
+    assert labels[1] == split.labels[1]
+    of = dropout_features.scaled([(found, labels)] * 3)
+    np.testing.assert_allclose([of.train[0].mean(), np.mean(of.train[0] ** 2)], [0, 1], atol=1e-5)
+
+
+@pytest.mark.bad_input
+def test_data_without_validation_and_results_that_are_a_file(command, tmp_path, capsys):
+    (tmp_path / "words" / "validation.jsonl").unlink()
+    assert dropout_features.main(command) == 2
+    assert "a validation split are needed; give rotten_tomatoes" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert dropout_features.main([*command[:4], "--results", str(tmp_path / "file")]) == 2
+    assert "must be a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "rates", "arms", "expected"),
+    [
+        ("3.1-not-a-must-have-minilm", "own_rate", [1, 0.5, *[1] * 5], "refuted"),
+        ("3.1-not-a-must-have-minilm", "own_rate", [1, 2, *[1] * 5], "holds"),
+        ("3.1-few-steps-minilm", "one_rate", [1, *[0.5] * 3, *[1] * 3], "refuted"),
+        ("3.1-few-steps-minilm", "one_rate", [1, *[2] * 3, *[1] * 3], "holds"),
+    ],
+)
+def test_other_losses_change_the_verdict(monkeypatch, name, rates, arms, expected):
+    known = features.recorded()
+    assert len(known) == 4
+    planted = {words: one | {rates: one[rates] * arms} for words, one in known.items()}
+    monkeypatch.setattr(features, "recorded", lambda: planted)
+    assert verdict(name) == expected
+
+
+def test_pays_from_is_the_last_time_that_it_turns():
+    ratios = np.array([[0, 1, 1, -1, 1, -1, -1, -1, -1, -1, -1, -1.0]])
+    assert s3_1_on_features.pays_from(ratios) == 100
+    assert s3_1_on_features.pays_from(-ratios) is None
