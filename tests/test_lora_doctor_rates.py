@@ -108,7 +108,7 @@ def test_start_width_and_stable_step_are_told_where_the_live_model_shows_them():
     optimizer = torch.optim.SGD([layer.lora_A, layer.lora_B], lr=0.1)
     told = lines(doctor(nn.Sequential(layer), optimizer))
     assert told["start"].endswith(in_words.start(3, 7))
-    assert told["factor at this width"].endswith(in_words.factor_at_width(3, 7, 2.0))
+    assert told["factor at this width"].endswith(in_words.factor_at_width((1.0, 1.0), 3, 7, 2.0))
     assert "1/η = 0.5 of LoRA's" in told["stable step"]
     with torch.no_grad():
         layer.lora_B.fill_(1.0)

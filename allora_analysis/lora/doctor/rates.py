@@ -69,7 +69,7 @@ def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[
         (
             row.rank,
             math.prod(pair.a.shape[1:]),
-            (abs(row.scaling), row.rates[1] / row.rates[0] if min(row.rates) > 0 else 1.0),
+            (abs(row.scaling), row.rates[1] / row.rates[0] if all(row.rates) else 1.0),
             row.eta if row.variant in _ON_ROWS or row.effect == "on the update" else None,
         )
         for pair, row in zip(pairs, layers, strict=True)
