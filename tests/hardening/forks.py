@@ -8,8 +8,10 @@ child whose functions were exchanged for others.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import hashlib
+import inspect
 import json
 import os
 import resource
@@ -40,6 +42,12 @@ def digest(*paths: Path) -> str:
 def sources() -> list[Path]:
     """The package's files."""
     return sorted((ROOT / "allora_analysis").rglob("*.py"))
+
+
+def teller() -> Callable[[str], None]:
+    """Prints on what standard error is now, whatever pytest makes of it later."""
+    file = os.fdopen(os.dup(2), "w", buffering=1)
+    return lambda words: print(words, file=file)
 
 
 class Covering(NamedTuple):
@@ -252,6 +260,14 @@ def _functions(code: CodeType) -> list[CodeType]:
     return found
 
 
+@functools.cache
+def _functions_of(loader: Any, plain: str, file: str) -> tuple[list[CodeType], list[CodeType]]:
+    # Of the plain source, and of the file itself.
+    sources = plain.encode(), Path(file).read_bytes()
+    one, other = (_functions(loader.source_to_code(source, file)) for source in sources)
+    return one, other
+
+
 class Exchange(NamedTuple):
     """One function's code for another's: the file, the function's name and first line there, its new code."""
 
@@ -267,9 +283,8 @@ def exchange(path: str, plain: str, mutated: str) -> Exchange | None:
     `plain` is the module's source in the same layout as `mutated`, which may be another layout than the file's.
     """
     module = sys.modules["allora_analysis." + path.removesuffix(".py").replace("/", ".")]
-    loader = module.__spec__.loader
-    versions = [plain.encode(), mutated.encode(), Path(module.__file__).read_bytes()]
-    one, other, there = (_functions(loader.source_to_code(source, module.__file__)) for source in versions)
+    one, there = _functions_of(module.__spec__.loader, plain, module.__file__)
+    other = _functions(module.__spec__.loader.source_to_code(mutated.encode(), module.__file__))
     differ = [place for place, codes in enumerate(zip(one, other, strict=True)) if codes[0] != codes[1]]
     if len(differ) != 1:
         return None
@@ -282,8 +297,8 @@ def exchange(path: str, plain: str, mutated: str) -> Exchange | None:
 class Server:
     """Runs tests of a session in children whose functions were exchanged."""
 
-    def __init__(self, session: pytest.Session, results: Results, covering: Covering) -> None:
-        self.session, self.results, self.measured = session, results, covering.seconds
+    def __init__(self, session: pytest.Session, results: Results, measured: dict[str, float]) -> None:
+        self.session, self.results, self.measured = session, results, measured
         self.tests = [item.nodeid for item in session.items]
         self.live: dict[tuple[str, str, int], list[FunctionType]] = {}
         for thing in gc.get_objects():
@@ -329,31 +344,37 @@ class Server:
     def _limit(self, test: str) -> float:
         return SECONDS + 5 * self.measured[test] if test in self.measured else UNKNOWN
 
-    def _ended(self) -> bool:
-        # By a failure, or by a test that ended in time before.
-        return bool(self.results.failed) or any(test in self.measured for test in self.results.too_long)
-
     def _child(self, writer: int, change: Exchange, tests: set[str], most: float) -> None:
-        # Says each test as it begins, and at last how it ended.
         how = "error"
         try:
             os.setpgid(0, 0)
-            with open("/proc/self/statm", encoding="ascii") as file:
-                held = int(file.read().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
-            self.session.config.pluginmanager.register(Limits(self.results, self._limit))
             for function in self.functions(change):
                 function.__code__ = change.code
-            # File by file, the quicker file first, the quicker test in it first.
-            seconds = {test: self.measured.get(test, UNKNOWN) for test in tests}
-            files = by_file(item for item in self.session.items if item.nodeid in tests)
-            quickest = [sorted(items, key=lambda item: seconds[item.nodeid]) for items in files.values()]
-            quickest.sort(key=lambda items: sum(seconds[item.nodeid] for item in items))
-            items = [item for items in quickest for item in items]
-            self.results.run(items, lambda test: os.write(writer, test.encode() + b"\n"), most, self._ended)
-            how = "killed" if self.results.failed else "over time" if self._ended() else "survived"
+            how = self.attempt(tests, most, lambda test: os.write(writer, test.encode() + b"\n"), change.name)
         except BaseException as error:
             how = f"{type(error).__name__}: {error}".replace("\n", " ")
         finally:
             os.write(writer, how.encode() + b"\n")
             os._exit(0)
+
+    def attempt(self, tests: set[str], most: float, before: Callable[[str], Any], name: str = "") -> str:
+        """Runs tests here until one fails, or for `most` seconds: "killed", "over time" or "survived"."""
+
+        def ended() -> bool:  # by a failure, or by a test that ended in time before
+            return bool(results.failed) or any(test in self.measured for test in results.too_long)
+
+        def order(item: pytest.Item) -> tuple[float, bool]:
+            return self.measured.get(item.nodeid, UNKNOWN), name not in inspect.getsource(item.function)
+
+        # File by file, the quicker file first, the quicker test in it first; of those of unknown length the ones first
+        # that speak of what is changed.
+        results, name = self.results, name.rpartition(".")[2].lstrip("_")
+        files = by_file(item for item in self.session.items if item.nodeid in tests)
+        quickest = [sorted(items, key=order) for items in files.values()]
+        quickest.sort(key=lambda items: sum(order(item)[0] for item in items))
+        with open("/proc/self/statm", encoding="ascii") as file:
+            held = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
+        self.session.config.pluginmanager.register(Limits(results, self._limit))
+        results.run([item for items in quickest for item in items], before, most, ended)
+        return "killed" if results.failed else "over time" if ended() else "survived"

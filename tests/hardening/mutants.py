@@ -25,7 +25,6 @@ import json
 import multiprocessing
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -37,13 +36,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 
 from tests.hardening import forks, record
 
 ROOT = forks.ROOT
 COMMAND = "python -m tests.hardening.mutants"
 MUTANTS, QUICK = 2_000, 10.0
-FIRST, AGAIN, SECONDS = 30.0, 600.0, 120  # of the processor: for a mutant at first, at the second try, in a copy
+FIRST, AGAIN = 30.0, 600.0  # seconds of the processor for a mutant, at first and at the second try
 PACKAGES = (
     "tikhonov", "deviation", "dropout_sgd", "hessian", "ripple", "adaptors", "escape", "adaptive", "width", "lora",
     "records", "statistics",
@@ -56,7 +56,7 @@ SWAPS: dict[type[ast.AST], tuple[type[ast.AST], str, str]] = {
     ast.And: (ast.Or, "and", "or"), ast.Or: (ast.And, "or", "and"), ast.In: (ast.NotIn, "in", "not in"),
     ast.Is: (ast.IsNot, "is", "is not"), ast.IsNot: (ast.Is, "is not", "is"),
 }  # fmt: skip
-NOT_KILLED = "not killed"
+NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 EQUIVALENT: dict[tuple[str, str], str] = {
@@ -64,6 +64,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "when a second split is tried; the answer comes with its own error either way"
     ),
     ("for first in range(done + 1, reached + 1, chunk):", "1 → 2"): "at most one more chunk, and an empty one",
+    ("if type(eta) is not float or not 0 < eta", "0 → 1"): "what is not let through unasked is asked, and let through",
 }
 
 
@@ -210,7 +211,7 @@ def drawn(count: int, seed: int, only: tuple[str, ...] = (), first: int = 0) -> 
         yield Mutant(path, line, change, text.splitlines()[line - 1].strip(), mutated, statement, plain)
 
 
-def outcome(mutant: Mutant, tree: Path, keep: bool = False) -> str:
+def outcome(mutant: Mutant, tree: Path, most: float, keep: bool = False) -> str:
     """How a mutant in a copy of the tree ends: "killed", "over time" or "survived"; `keep` keeps what was compiled."""
     file = tree / "allora_analysis" / mutant.path
     whole, stat = file.read_bytes(), file.stat()
@@ -219,48 +220,42 @@ def outcome(mutant: Mutant, tree: Path, keep: bool = False) -> str:
     try:
         pid = os.fork()
         if not pid:
-            _run([f"tests/{name}" for name in tests_of(mutant.path)], tree, keep)
+            _run(tests_of(mutant.path), tree, most, keep)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     finally:
         file.write_bytes(whole)
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert status in (0, 1, 2, 4) or status < 0, f"{mutant.path}: pytest ends with {status}"  # 4: a conftest's import
-    return "survived" if status == 0 else "over time" if status < 0 else "killed"
+    return ENDS[status] if 0 <= status < len(ENDS) else "killed"
 
 
-class _Quickest:
-    # The quickest tests first.
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds = seconds
-
-    def pytest_collection_modifyitems(self, items: list) -> None:
-        items.sort(key=lambda item: self.seconds.get(item.nodeid, 0.0))
-
-
-def _run(files: list[str], tree: Path, keep: bool) -> None:
-    # In a child: pytest over the tree's copy. Nothing of the package was imported before.
-    import pytest
-
-    os.chdir(tree)
-    sys.path[:] = [str(tree), *(path for path in sys.path if path not in ("", str(ROOT)))]
-    for name in [name for name in sys.modules if name.split(".")[0] in ("tests", "allora_analysis", "experiments")]:
-        del sys.modules[name]
-    os.environ |= {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"} | ({} if keep else {"PYTHONDONTWRITEBYTECODE": "1"})
-    sys.dont_write_bytecode = not keep
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
-    status = 3
+def _run(files: list[str], tree: Path, most: float, keep: bool) -> None:
+    # In a child: tests over the tree's copy. Nothing of the package was imported before. What ends otherwise than by an
+    # end of `ENDS` is killed: it cannot be imported.
+    status = len(ENDS)
     try:
-        quickest = _Quickest(forks.seconds([file.removeprefix("tests/") for file in files]))
-        status = int(pytest.main([*forks.OPTIONS, "-x", *files], plugins=[quickest]))
+        measured = forks.seconds(files)
+        os.chdir(tree)
+        sys.path[:] = [str(tree), *(path for path in sys.path if path not in ("", str(ROOT)))]
+        ours = [name for name in sys.modules if name.split(".")[0] in ("tests", "allora_analysis", "experiments")]
+        for name in ours:
+            del sys.modules[name]
+        os.environ |= {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+        os.environ |= {} if keep else {"PYTHONDONTWRITEBYTECODE": "1"}
+        sys.dont_write_bytecode = not keep
+
+        def loop(session: pytest.Session, results: forks.Results) -> None:
+            nonlocal status
+            server = forks.Server(session, results, measured)
+            status = ENDS.index(server.attempt(set(server.tests), most, lambda test: None))
+
+        forks.session(files, loop)
     finally:
         os._exit(status)
 
 
-def _in_a_tree(asked: Connection) -> None:
+def _in_a_tree(asked: Connection, asking: Connection, most: float) -> None:
     # Mutants that are no one function's: asked for by another process, each in a copy of the tree.
+    asking.close()  # this process ends with that one
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         listed = ["git", "ls-files", "-co", "--exclude-standard"]
@@ -273,9 +268,10 @@ def _in_a_tree(asked: Connection) -> None:
         control = Mutant("adaptors.py", 0, "none", "", plain, range(0), plain)
         while (mutant := asked.recv()) is not None:
             if control is not None:
-                assert outcome(control, tree, keep=True) == "survived", "the tests fail on what was not changed"
+                unchanged = outcome(control, tree, most, keep=True)
+                assert unchanged == "survived", f"what was not changed: {unchanged}"
                 control = None
-            asked.send(outcome(mutant, tree))
+            asked.send(outcome(mutant, tree, most))
 
 
 def main() -> int:
@@ -288,20 +284,19 @@ def main() -> int:
     parser.add_argument(
         "--quick", type=float, default=QUICK, help="seconds that a test may take at first; 0: not measured"
     )
+    parser.add_argument("--first", type=float, default=FIRST, help="seconds for a mutant at first")
     parser.add_argument("--again", action="store_true", help="the survivors anew, before today's tests")
     arguments = parser.parse_args()
-    told = os.fdopen(os.dup(2), "w", buffering=1)
-
-    def tell(words: str) -> None:
-        print(words, file=told)
-
-    import matplotlib, pytest, scipy.integrate, scipy.optimize, scipy.stats, torch  # noqa: E401, F401, I001
+    tell = forks.teller()
+    import matplotlib, scipy.integrate, scipy.optimize, scipy.stats, torch  # noqa: E401, F401, I001
 
     torch.set_num_threads(1)
     files, fork = all_tests(), multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe()
-    slow = fork.Process(target=_in_a_tree, args=(theirs,), daemon=True)
+    most = AGAIN if arguments.again else arguments.first
+    slow = fork.Process(target=_in_a_tree, args=(theirs, ours, most), daemon=True)
     slow.start()
+    theirs.close()
     if arguments.quick:
         measured = fork.Process(target=forks.measure, args=(files, tell, arguments.quick))
         measured.start()
@@ -313,7 +308,7 @@ def main() -> int:
 
     def loop(session: pytest.Session, ran: forks.Results) -> None:
         measured_files = {_file(test) for test in covering.seconds}
-        server = forks.Server(session, ran, covering)
+        server = forks.Server(session, ran, covering.seconds)
 
         def end(mutant: Mutant) -> tuple[str, str]:
             tests = covering.tests(mutant.path, mutant.statement)
@@ -325,7 +320,7 @@ def main() -> int:
             own = {*named, *package_tests(mutant.path)} if arguments.again else {*named} - measured_files
             tests = {test for test in tests if _file(test) in {*named, *package_tests(mutant.path)}}
             tests |= {test for test in server.tests if test not in covering.seconds and _file(test) in own}
-            return server.run(change, tests, AGAIN if arguments.again else FIRST)
+            return server.run(change, tests, most)
 
         _all(arguments, results, until, end, tell)
 
