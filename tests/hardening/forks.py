@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -277,12 +277,16 @@ class Exchange(NamedTuple):
     code: CodeType
 
 
+def _module(path: str) -> ModuleType:
+    return sys.modules["allora_analysis." + path.removesuffix(".py").replace("/", ".")]
+
+
 def exchange(path: str, plain: str, mutated: str) -> Exchange | None:
     """The one function that differs between two sources of a module; None where other code than functions' does.
 
     `plain` is the module's source in the same layout as `mutated`, which may be another layout than the file's.
     """
-    module = sys.modules["allora_analysis." + path.removesuffix(".py").replace("/", ".")]
+    module = _module(path)
     one, there = _functions_of(module.__spec__.loader, plain, module.__file__)
     other = _functions(module.__spec__.loader.source_to_code(mutated.encode(), module.__file__))
     differ = [place for place, codes in enumerate(zip(one, other, strict=True)) if codes[0] != codes[1]]
@@ -292,6 +296,13 @@ def exchange(path: str, plain: str, mutated: str) -> Exchange | None:
     if sum((code.co_qualname, code.co_firstlineno) == (name, line) for code in there) > 1:
         return None
     return Exchange(module.__file__, name, line, other[differ[0]])
+
+
+def unchanged(path: str, name: str) -> Exchange:
+    """A function's own code: what must survive."""
+    module = _module(path)
+    code = inspect.unwrap(getattr(module, name)).__code__
+    return Exchange(module.__file__, code.co_qualname, code.co_firstlineno, code)
 
 
 class Server:
@@ -312,12 +323,12 @@ class Server:
         """Those in memory that a change is of."""
         return [] if change is None else self.live.get((change.file, change.name, change.line), [])
 
-    def run(self, change: Exchange, tests: set[str], most: float) -> tuple[str, str]:
-        """How it ends within `most` seconds, "killed", "over time" or "survived", and by which test."""
+    def run(self, change: Exchange, tests: set[str], most: float, named: Sequence[str] = ()) -> tuple[str, str]:
+        """How it ends within `most` seconds, "killed", "over time" or "survived", and by which test; `named` first."""
         reader, writer = os.pipe()
         pid = os.fork()
         if not pid:
-            self._child(writer, change, tests, most)
+            self._child(writer, change, tests, most, named)
         os.close(writer)
         told, lines, silent = b"", [""], False
         while lines[-1] not in ("survived", "killed", "over time"):
@@ -344,20 +355,31 @@ class Server:
     def _limit(self, test: str) -> float:
         return SECONDS + 5 * self.measured[test] if test in self.measured else UNKNOWN
 
-    def _child(self, writer: int, change: Exchange, tests: set[str], most: float) -> None:
+    def _child(self, writer: int, change: Exchange, tests: set[str], most: float, named: Sequence[str]) -> None:
         how = "error"
         try:
             os.setpgid(0, 0)
             for function in self.functions(change):
                 function.__code__ = change.code
-            how = self.attempt(tests, most, lambda test: os.write(writer, test.encode() + b"\n"), change.name)
+
+            def before(test: str) -> None:
+                os.write(writer, test.encode() + b"\n")
+
+            how = self.attempt(tests, most, before, change.name, named)
         except BaseException as error:
             how = f"{type(error).__name__}: {error}".replace("\n", " ")
         finally:
             os.write(writer, how.encode() + b"\n")
             os._exit(0)
 
-    def attempt(self, tests: set[str], most: float, before: Callable[[str], Any], name: str = "") -> str:
+    def attempt(
+        self,
+        tests: set[str],
+        most: float,
+        before: Callable[[str], Any],
+        name: str = "",
+        named: Sequence[str] = (),
+    ) -> str:
         """Runs tests here until one fails, or for `most` seconds: "killed", "over time" or "survived"."""
 
         def ended() -> bool:  # by a failure, or by a test that ended in time before
@@ -366,12 +388,12 @@ class Server:
         def order(item: pytest.Item) -> tuple[float, bool]:
             return self.measured.get(item.nodeid, UNKNOWN), name not in inspect.getsource(item.function)
 
-        # File by file, the quicker file first, the quicker test in it first; of those of unknown length the ones first
-        # that speak of what is changed.
+        # File by file, those named first, then the quicker file first, the quicker test in it first; of those of
+        # unknown length the ones first that speak of what is changed.
         results, name = self.results, name.rpartition(".")[2].lstrip("_")
         files = by_file(item for item in self.session.items if item.nodeid in tests)
-        quickest = [sorted(items, key=order) for items in files.values()]
-        quickest.sort(key=lambda items: sum(order(item)[0] for item in items))
+        spent = {file: sum(order(item)[0] for item in items) for file, items in files.items()}
+        quickest = [sorted(files[file], key=order) for file in sorted(files, key=lambda f: (f not in named, spent[f]))]
         with open("/proc/self/statm", encoding="ascii") as file:
             held = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
