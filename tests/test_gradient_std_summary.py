@@ -206,7 +206,7 @@ def draws(rng, n, repeats):
 def test_unbiased_and_the_raw_variance_over_seeds_is_not(rng):
     totals, errors = draws(rng, 6, 2000)
     estimates = np.array([seed_component(t, s).seed for t, s in zip(totals, errors, strict=True)])
-    assert_mean(estimates, SEED, smallest_error=0.2 * SEED)
+    assert_mean(estimates, SEED, smallest_error=0.22 * SEED)
     # The planted one forgets that part of the spread over seeds is the error of measuring each.
     assert_rejects(assert_mean, np.log(totals).var(axis=1, ddof=1), SEED, smallest_error=0.2 * SEED)
 

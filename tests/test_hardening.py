@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+from types import FunctionType
 
 import mpmath as mp
 import pytest
@@ -12,7 +13,7 @@ from allora_analysis import adaptors
 from allora_analysis.doctor import saved
 from allora_analysis.validation import ArgumentError
 from tests import hardening
-from tests.hardening import closed_forms, disks, files, fuzz, kills, mutants, numerics
+from tests.hardening import closed_forms, disks, false_fails, files, forks, fuzz, kills, mutants, numerics
 from tests.hardening.__main__ import PAGE, page
 from tests.saved_adapters import peft_folder
 
@@ -113,6 +114,27 @@ def test_a_row_takes_the_place_of_its_like_and_a_line_is_the_sum_of_its_rows(tmp
     numerics.keep("adaptors.inverse", 20, numerics.Worst(2e-16, "3, 4", 1))
     assert hardening.read()["numerics"]["tried"] == 30
     assert hardening.read()["numerics"]["found"] == "largest relative error 2.0e-16, of adaptors.inverse"
+
+
+def test_one_functions_code_is_exchanged_for_a_mutants():
+    plain = ast.unparse(ast.parse((mutants.ROOT / "allora_analysis" / "adaptors.py").read_text(encoding="utf-8")))
+    change = forks.exchange("adaptors.py", plain, plain.replace("** 0.5", "** 1.5", 1))
+    assert change.name == "_inverse_sqrt"
+    assert FunctionType(change.code, {})(1.0, 1.0) == pytest.approx(2**-1.5)
+    assert forks.exchange("adaptors.py", plain, f"{plain}\nMORE = 1") is None
+
+
+def test_an_end_cut_by_a_kill_is_not_read(tmp_path):
+    results = tmp_path / "ends.jsonl"
+    results.write_text('{"mutant": 0}\n{"mutant": 1')
+    assert mutants.ends(results) == [{"mutant": 0}]
+    assert results.read_text() == '{"mutant": 0}\n'
+
+
+def test_statements_of_the_suite_are_found_in_the_code():
+    found = false_fails.sites()
+    assert len({site.file for site in found}) > 10
+    assert all(site.function.startswith("test_") for site in found)
 
 
 def test_the_page_is_what_was_recorded():

@@ -59,7 +59,12 @@ def assert_spectrum(spectrum, dense, k, tolerance=1e-10):
 @pytest.mark.parametrize("b_scale", [0.0, 0.4])
 @pytest.mark.parametrize(
     ("sizes", "rank", "k", "method"),
-    [((4, 3, 2), 1, 3, "dense"), ((5, 4, 3), 2, 32, "dense"), ((9, 8, 6), 3, 4, "lanczos")],
+    [
+        ((4, 3, 2), 1, 3, "dense"),
+        ((5, 4, 3), 2, 32, "dense"),
+        ((9, 8, 6), 3, 4, "lanczos"),
+        ((9, 8, 6), 3, 46, "dense"),
+    ],
 )
 def test_both_ends_against_double_backward(sizes, rank, k, method, kind, b_scale):
     model, loss, data, theta, by_hand = problem(sizes, rank, kind, seed=1, b_scale=b_scale)

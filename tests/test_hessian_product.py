@@ -89,7 +89,7 @@ def test_gap_to_marchenko_pastur_shrinks(rng, n, d):
 
 @pytest.mark.statistical
 def test_peak_is_edelmans(rng):
-    n, draws = 48, 8000
+    n, draws = 48, 10_500
     logs = hessian.sample_log_conditions(n, n, draws, rng)
     stderr = logs.std(ddof=1) / math.sqrt(len(logs))
     mean, median = hessian.square_log_condition(n)

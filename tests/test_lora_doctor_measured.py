@@ -255,6 +255,7 @@ def test_the_gain_with_unequal_factors_is_of_b_alone():
 def test_without_gradients_or_scaled_layers_there_is_no_gain():
     _, b, head, d = gradients()
     assert clipping_effect(1.0, [], []) is None
-    assert clipping_effect(1.0, [head], []).gain is None
+    alone = clipping_effect(1.0, [3 * head], [])
+    assert (alone.gain, alone.removed) == (None, pytest.approx(1 - 1 / (3 * float(head.norm())), abs=1e-6))
     assert clipping_effect(1.0, [head], [(None, None, d)]).gain is None
     assert clipping_effect(1.0, [head, 0 * b], [(None, 0 * b, d)]).gain_after is None

@@ -36,6 +36,7 @@ def test_the_threshold_is_the_normal_quantile():
     assert threshold(0.05) == pytest.approx(1.959963984540054)
     assert threshold() == pytest.approx(4.891638475698591)
     assert threshold(0.05, comparisons=10) == pytest.approx(scipy.stats.norm.isf(0.0025))
+    assert threshold(freedom=59) == pytest.approx(scipy.stats.t.isf(5e-7, 59))
     assert threshold(FALSE_FAIL, 1000) > threshold(FALSE_FAIL, 10) > threshold(FALSE_FAIL)
 
 
@@ -53,9 +54,25 @@ def test_false_fail_rate_is_as_stated_at_a_looser_level(rng):
         failed(assert_mean, samples, 0.0, smallest_error=1.0, false_fail=rate)
         for samples in rng.normal(size=(trials, 400))
     )
-    # Student's tails at 399 degrees of freedom reject a little more often than the normal's.
-    low, high = binomial_bounds(trials, 2 * scipy.stats.t.sf(threshold(rate), 399))
+    low, high = binomial_bounds(trials, rate)
     assert low <= failures <= high
+
+
+@pytest.mark.statistical
+def test_a_dozen_samples_fail_as_rarely_as_stated(rng):
+    trials, rate = 3000, 0.01
+    samples = rng.normal(size=(trials, 12))
+    failures = sum(failed(assert_mean, one, 0.0, smallest_error=9.0, false_fail=rate) for one in samples)
+    low, high = binomial_bounds(trials, rate)
+    assert low <= failures <= high
+    normal = np.abs(samples.mean(axis=1)) > threshold(rate) * samples.std(axis=1, ddof=1) / 12**0.5
+    assert normal.sum() > high  # the normal's threshold, of so few samples
+
+
+@pytest.mark.parametrize("n", [60, 300, 20_000])
+def test_the_smallest_detectable_bias_is_missed_as_rarely_as_stated(n):
+    bias = detectable(1.0, freedom=n - 1)
+    assert scipy.stats.nct.cdf(threshold(freedom=n - 1), n - 1, bias) == pytest.approx(MISS, rel=0.5)
 
 
 @pytest.mark.statistical
@@ -73,15 +90,16 @@ def test_many_entries_share_the_false_fail_rate(rng):
 
 @pytest.mark.statistical
 def test_a_detectable_bias_is_seen_as_often_as_stated(rng):
-    trials, bias = 4000, float(detectable(1.0))
+    trials, rate = 4000, 1e-3  # a count can show it
+    bias = float(detectable(1.0, miss=rate))
     missed = sum(
-        not failed(assert_close_to_stderr, mean + bias, 0.0, 1.0, smallest_error=bias * 1.0001)
+        not failed(assert_close_to_stderr, mean + bias, 0.0, 1.0, smallest_error=99.0)
         for mean in rng.normal(size=trials)
     )
-    low, high = binomial_bounds(trials, MISS)
+    low, high = binomial_bounds(trials, rate)
     assert low <= missed <= high
     half = sum(
-        not failed(assert_close_to_stderr, mean + bias / 2, 0.0, 1.0, smallest_error=9.0)
+        not failed(assert_close_to_stderr, mean + bias / 2, 0.0, 1.0, smallest_error=99.0)
         for mean in rng.normal(size=trials)
     )
     assert half > high  # half that bias is not

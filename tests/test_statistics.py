@@ -24,7 +24,7 @@ def test_one_accuracy_over_rotten_tomatoes_test_set():
 
 @pytest.mark.statistical
 def test_accuracy_stderr_is_the_spread_of_accuracies(rng):
-    squares = (rng.binomial(50, 0.3, 20_000) / 50 - 0.3) ** 2
+    squares = (rng.binomial(50, 0.3, 25_000) / 50 - 0.3) ** 2
     assert_mean(squares, accuracy_stderr(0.3, 50) ** 2, smallest_error=4e-4)
     assert_rejects(assert_mean, squares, accuracy_stderr(0.3, 50) ** 2 * 49 / 50 * 0.8, smallest_error=4e-4)
 

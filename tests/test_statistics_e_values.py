@@ -94,6 +94,12 @@ def test_the_bounds_are_where_the_e_values_are_20():
     assert e_values(x - high)[-1, 1] == pytest.approx(THRESHOLD, rel=1e-9)
 
 
+def test_two_pairs_reach_20_where_the_effect_is_large():
+    t = module._critical_t(2, THRESHOLD, 10.0)
+    assert math.exp(module._log_e(2, t * math.sqrt(2 / (t * t + 1)), 10.0)) == pytest.approx(THRESHOLD, rel=1e-6)
+    assert module._critical_t(1, THRESHOLD, 10.0) is None
+
+
 @pytest.mark.parametrize("n", [2, 5, 20])
 def test_the_mean_is_one_under_no_effect(n):
     """By integration over the central t: a likelihood ratio has mean 1. Planted: the plain normal's, without σ."""

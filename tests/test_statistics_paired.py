@@ -221,8 +221,8 @@ def test_size_under_the_null_is_at_most_the_level_and_there_is_power(method, rng
     rejected = np.array([paired_test(row, np.zeros(12), method).p_value <= 0.05 for row in noise])
     # The attained level of a discrete test is the largest attainable p-value up to 0.05.
     attained = {"wilcoxon": 0.0424, "sign": 0.0386, "t": 0.05}[method]
-    assert_mean(rejected, attained, smallest_error=0.06)
-    assert_rejects(assert_mean, rejected, 0.15, smallest_error=0.06)
+    assert_mean(rejected, attained, smallest_error=0.07)
+    assert_rejects(assert_mean, rejected, 0.15, smallest_error=0.07)
     shifted = np.array([paired_test(row + 2.0, np.zeros(12), method).p_value <= 0.05 for row in noise[:200]])
     assert shifted.mean() > 0.95
 
@@ -248,8 +248,8 @@ def test_dependent_cells_fool_the_plain_test_but_not_the_clustered_one(rng):
     effects = rng.normal(size=(1200, 8))[:, labels] + 0.1 * rng.normal(size=(1200, 48))
     clustered = np.array([clustered_test(row, labels.tolist()).t_p_value <= 0.05 for row in effects])
     plain = np.array([paired_test(row, np.zeros(48), "t").p_value <= 0.05 for row in effects])
-    assert_mean(clustered, 0.05, smallest_error=0.06)
-    assert_rejects(assert_mean, plain, 0.05, smallest_error=0.13)
+    assert_mean(clustered, 0.05, smallest_error=0.07)
+    assert_rejects(assert_mean, plain, 0.05, smallest_error=0.15)
 
 
 def test_one_cell_a_cluster_is_the_plain_sign_flip(rng):

@@ -1,37 +1,49 @@
 """Mutants of the theory, the layers, the records and the statistics: `python -m tests.hardening.mutants`.
 
 A mutant is one change in one line of code: + for −, · for /, < for ≤, a constant moved, a sign or a `not` dropped, a
-condition turned. It is killed if a test that its module's docstring names ("Checked by `tests/…`") fails. Places are
-drawn evenly over all that there are. What survives is named on the page, with the reason where it is no other
-function.
+condition turned. It is killed if a test of its package, or one that its module's docstring names ("Checked by
+`tests/…`"), fails or does not end. Places are drawn evenly over all that there are. What survives is named on the
+page, with the reason where it is no other function.
+
+A session of pytest imports and collects once; a mutant is a function's code exchanged in a child of it, which runs the
+tests that cover the changed statement, the quickest file first, to the first that fails. What runs on import, and what
+is no function's, is changed in a copy of the tree instead, before the tests that the module names.
+
+Each end is appended to a file in `.coverage_mutants/` as it comes, so that a run which was stopped goes on; `--again`
+runs the survivors of that file anew, after tests were added.
 
 Not mutmut or cosmic-ray: both run one test command for a whole package, and a mutant here is to be killed by its own
-module's tests; both also start an interpreter each time, which takes longer than most of these tests.
+package's tests; both also start an interpreter each time, which takes longer than most of these tests.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import functools
+import json
+import multiprocessing
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 
-from tests.hardening import progress, record
+from tests.hardening import forks, record
 
-ROOT = Path(__file__).parents[2]
+ROOT = forks.ROOT
 COMMAND = "python -m tests.hardening.mutants"
-MUTANTS, SECONDS = 2_000, 300
+MUTANTS, QUICK = 2_000, 10.0
+FIRST, AGAIN = 30.0, 600.0  # seconds of the processor for a mutant, at first and at the second try
 PACKAGES = (
     "tikhonov", "deviation", "dropout_sgd", "hessian", "ripple", "adaptors", "escape", "adaptive", "width", "lora",
     "records", "statistics",
@@ -44,7 +56,7 @@ SWAPS: dict[type[ast.AST], tuple[type[ast.AST], str, str]] = {
     ast.And: (ast.Or, "and", "or"), ast.Or: (ast.And, "or", "and"), ast.In: (ast.NotIn, "in", "not in"),
     ast.Is: (ast.IsNot, "is", "is not"), ast.IsNot: (ast.Is, "is not", "is"),
 }  # fmt: skip
-ALREADY = "ignore::pytest.PytestAssertRewriteWarning"  # what this process has imported
+NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 EQUIVALENT: dict[tuple[str, str], str] = {
@@ -52,28 +64,35 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "when a second split is tried; the answer comes with its own error either way"
     ),
     ("for first in range(done + 1, reached + 1, chunk):", "1 → 2"): "at most one more chunk, and an empty one",
-}
-# A survivor of the recorded run that a test kills since: how its line begins, its change, the test.
-KILLED_SINCE: dict[tuple[str, str], str] = {
-    ("return Lyapunov(value, -turn - alpha**2 * square", "- → +"): "tests/test_adaptive_convergence.py",
-    ("loss = np.sum(y**2) + np.sum((z / keep_prob) ** 2)", "+ → -"): "tests/test_deviation_moments.py",
+    ("def peel(groups: Groups, width: float, most: int = 4096, steps: int = 2000)", "2000 → 2001"): (
+        "how many groups are enumerated at most; the answer comes with its own error either way"
+    ),
+    ("if type(eta) is not float or not 0 < eta", "0 → 1"): "what is not let through unasked is asked, and let through",
 }
 
 
-def _told(mutant: Mutant, known: dict[tuple[str, str], str]) -> str:
-    # What is known of a survivor.
-    found = (why for (text, change), why in known.items() if mutant.text.startswith(text) and mutant.change == change)
-    return next(found, "")
+def equivalent(mutant: Mutant) -> str:
+    """Why it is no other function, where that is known."""
+    for (text, change), why in EQUIVALENT.items():
+        if mutant.change == change and mutant.text.startswith(text):
+            return why
+    return ""
 
 
 class Mutant(NamedTuple):
-    """A change: the module's path below the package, the line, what becomes what, the line's text, the whole source."""
+    """A change: the module's path below the package, the line, what becomes what, the line's text, the whole source.
+
+    `statement` has the statement's lines (of an `if`, a loop or a definition, those of its head), `plain` the
+    unchanged source in `source`'s layout.
+    """
 
     path: str
     line: int
     change: str
     text: str
     source: str
+    statement: range
+    plain: str
 
 
 def _skipped(node: ast.AST) -> bool:
@@ -148,28 +167,55 @@ def tests_of(path: str) -> list[str]:
     """The tests that a module's docstrings name; where there are none, those of its package."""
     source = (ROOT / "allora_analysis" / path).read_text(encoding="utf-8")
     named = [name for name in dict.fromkeys(TESTS.findall(source)) if (ROOT / "tests" / name).exists()]
-    above = path.replace("/", "_").partition("_")[0].removesuffix(".py")
-    return named or sorted(file.name for file in (ROOT / "tests").glob(f"test_{above}*.py"))
+    return named or package_tests(path)
 
 
-def drawn(count: int, seed: int, only: tuple[str, ...] = ()) -> Iterator[Mutant]:
-    """So many mutants, each another place."""
-    rng, trees = np.random.default_rng(seed), {}
-    for path in modules(only):
-        source = (ROOT / "allora_analysis" / path).read_text(encoding="utf-8")
-        trees[path] = source, [i for i, node in enumerate(_places(ast.parse(source))) if _can_change(node)]
-    all_places = [(path, place) for path, (_, places) in trees.items() for place in places]
-    for index in rng.permutation(len(all_places))[:count]:
+def package_tests(path: str) -> list[str]:
+    """The tests of a module's package."""
+    above = path.split("/")[0].removesuffix(".py")
+    return sorted(file.name for file in (ROOT / "tests").glob(f"test_{above}*.py"))
+
+
+def all_tests() -> list[str]:
+    """The tests of all modules."""
+    return sorted({name for path in modules() for name in (*tests_of(path), *package_tests(path))})
+
+
+@functools.cache
+def _source(path: str) -> tuple[str, str, tuple[int, ...]]:
+    # A module's text, the same in the layout of mutants, and which of its places can be changed.
+    text = (ROOT / "allora_analysis" / path).read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    return text, ast.unparse(tree), tuple(i for i, node in enumerate(_places(tree)) if _can_change(node))
+
+
+def _statement(tree: ast.AST, line: int) -> range:
+    # The lines of the smallest statement around a line; of one that holds others, those before the first of them.
+    def lines(node: ast.stmt) -> range:
+        inner = [child.lineno for child in ast.walk(node) if isinstance(child, ast.stmt) and child is not node]
+        return range(node.lineno, max(min(inner), node.lineno + 1) if inner else node.end_lineno + 1)
+
+    around = (lines(node) for node in ast.walk(tree) if isinstance(node, ast.stmt))
+    return min((there for there in around if line in there), key=len, default=range(line, line + 1))
+
+
+def drawn(count: int, seed: int, only: tuple[str, ...] = (), first: int = 0) -> Iterator[Mutant]:
+    """So many mutants, each another place; the first ones left out."""
+    all_places = [(path, place) for path in modules(only) for place in _source(path)[2]]
+    order = np.random.default_rng(seed).permutation(len(all_places))
+    for index in order[first:count]:
         path, place = all_places[index]
-        source, tree = trees[path][0], ast.parse(trees[path][0])
+        text, plain, _ = _source(path)
+        tree = ast.parse(text)
         node = list(_places(tree))[place]
-        line, change = node.lineno, _changed(node, rng)
-        text = source.splitlines()[line - 1].strip()
-        yield Mutant(path, line, change, text, ast.unparse(ast.fix_missing_locations(tree)))
+        statement, line = _statement(tree, node.lineno), node.lineno
+        change = _changed(node, np.random.default_rng([seed, index]))
+        mutated = ast.unparse(ast.fix_missing_locations(tree))
+        yield Mutant(path, line, change, text.splitlines()[line - 1].strip(), mutated, statement, plain)
 
 
-def outcome(mutant: Mutant, tree: Path, keep: bool = False) -> str:
-    """How a mutant ends: "killed", "over time" or "survived"; `keep` keeps what was compiled."""
+def outcome(mutant: Mutant, tree: Path, most: float, keep: bool = False) -> str:
+    """How a mutant in a copy of the tree ends: "killed", "over time" or "survived"; `keep` keeps what was compiled."""
     file = tree / "allora_analysis" / mutant.path
     whole, stat = file.read_bytes(), file.stat()
     file.write_text(mutant.source, encoding="utf-8")
@@ -177,34 +223,58 @@ def outcome(mutant: Mutant, tree: Path, keep: bool = False) -> str:
     try:
         pid = os.fork()
         if not pid:
-            _run([f"tests/{name}" for name in tests_of(mutant.path)], tree, keep)
+            _run(tests_of(mutant.path), tree, most, keep)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     finally:
         file.write_bytes(whole)
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert status in (0, 1, 2) or status < 0, f"{mutant.path}: pytest ends with {status}"
-    return "survived" if status == 0 else "over time" if status < 0 else "killed"
+    return ENDS[status] if 0 <= status < len(ENDS) else "killed"
 
 
-def _run(files: list[str], tree: Path, keep: bool) -> None:
-    # In a child: pytest over the tree's copy. Nothing of the package was imported before.
-    import pytest
-
-    os.chdir(tree)
-    sys.path[:] = [str(tree), *(path for path in sys.path if path not in ("", str(ROOT)))]
-    for name in [name for name in sys.modules if name.split(".")[0] in ("tests", "allora_analysis", "experiments")]:
-        del sys.modules[name]
-    os.environ |= {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"} | ({} if keep else {"PYTHONDONTWRITEBYTECODE": "1"})
-    sys.dont_write_bytecode = not keep
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
-    status = 3
+def _run(files: list[str], tree: Path, most: float, keep: bool) -> None:
+    # In a child: tests over the tree's copy. Nothing of the package was imported before. What ends otherwise than by an
+    # end of `ENDS` is killed: it cannot be imported.
+    status = len(ENDS)
     try:
-        status = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", ALREADY, *files]))
+        measured = forks.seconds(files)
+        os.chdir(tree)
+        sys.path[:] = [str(tree), *(path for path in sys.path if path not in ("", str(ROOT)))]
+        ours = [name for name in sys.modules if name.split(".")[0] in ("tests", "allora_analysis", "experiments")]
+        for name in ours:
+            del sys.modules[name]
+        os.environ |= {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+        os.environ |= {} if keep else {"PYTHONDONTWRITEBYTECODE": "1"}
+        sys.dont_write_bytecode = not keep
+
+        def loop(session: pytest.Session, results: forks.Results) -> None:
+            nonlocal status
+            server = forks.Server(session, results, measured)
+            status = ENDS.index(server.attempt(set(server.tests), most, lambda test: None))
+
+        forks.session(files, loop)
     finally:
         os._exit(status)
+
+
+def _in_a_tree(asked: Connection, asking: Connection, most: float) -> None:
+    # Mutants that are no one function's: asked for by another process, each in a copy of the tree.
+    asking.close()  # this process ends with that one
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        listed = ["git", "ls-files", "-co", "--exclude-standard"]
+        names = subprocess.run(listed, cwd=ROOT, text=True, capture_output=True, check=True)
+        for name in names.stdout.splitlines():
+            if (ROOT / name).is_file():
+                (tree / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, tree / name)
+        plain = (ROOT / "allora_analysis" / "adaptors.py").read_text(encoding="utf-8")
+        control = Mutant("adaptors.py", 0, "none", "", plain, range(0), plain)
+        while (mutant := asked.recv()) is not None:
+            if control is not None:
+                unchanged = outcome(control, tree, most, keep=True)
+                assert unchanged == "survived", f"what was not changed: {unchanged}"
+                control = None
+            asked.send(outcome(mutant, tree, most))
 
 
 def main() -> int:
@@ -212,53 +282,127 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--mutants", type=int, default=MUTANTS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="then the rest is left out")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="then the rest is left for another time")
     parser.add_argument("--only", nargs="*", default=[], help="words in modules' paths; nothing is recorded")
+    parser.add_argument(
+        "--quick", type=float, default=QUICK, help="seconds that a test may take at first; 0: not measured"
+    )
+    parser.add_argument("--first", type=float, default=FIRST, help="seconds for a mutant at first")
+    parser.add_argument("--again", action="store_true", help="the survivors anew, before today's tests")
     arguments = parser.parse_args()
-    import matplotlib, pytest, scipy.integrate, scipy.optimize, scipy.stats, torch  # noqa: E401, F401, I001
+    tell = forks.teller()
+    import matplotlib, scipy.integrate, scipy.optimize, scipy.stats, torch  # noqa: E401, F401, I001
 
     torch.set_num_threads(1)
-    ends, survivors, until = {"killed": 0, "over time": 0, "survived": 0}, [], time.monotonic() + 60 * arguments.minutes
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "tree"
-        names = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True, capture_output=True
-        )
-        for name in names.stdout.splitlines():
-            if (ROOT / name).is_file():
-                (tree / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, tree / name)
-        plain = ROOT / "allora_analysis" / "adaptors.py"
-        control = Mutant("adaptors.py", 0, "none", "", plain.read_text(encoding="utf-8"))
-        assert outcome(control, tree, keep=True) == "survived", "the tests fail on what was not changed"
-        for done, mutant in enumerate(drawn(arguments.mutants, arguments.seed, tuple(arguments.only)), 1):
-            if time.monotonic() > until:
-                break
-            begun = time.monotonic()
-            end = outcome(mutant, tree)
-            ends[end] += 1
-            told = f"{mutant.path}:{mutant.line}: {mutant.change} in `{mutant.text}`"
-            if end == "survived":
-                survivors.append((mutant, _told(mutant, EQUIVALENT)))
-            print(f"{done}: {end} ({time.monotonic() - begun:.0f} s): {told}", flush=True)
-            progress(done, arguments.mutants, f": {ends}")
+    files, fork = all_tests(), multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe()
+    most = AGAIN if arguments.again else arguments.first
+    slow = fork.Process(target=_in_a_tree, args=(theirs, ours, most), daemon=True)
+    slow.start()
+    theirs.close()
+    if arguments.quick:
+        measured = fork.Process(target=forks.measure, args=(files, tell, arguments.quick))
+        measured.start()
+        measured.join()
+    covering = forks.covering(files, modules())
+    name = "-".join([forks.digest(*forks.sources()), str(arguments.seed), *arguments.only])
+    results = forks.KEPT / f"ends-{name}.jsonl"
+    until = time.monotonic() + 60 * arguments.minutes
+
+    def loop(session: pytest.Session, ran: forks.Results) -> None:
+        server = forks.Server(session, ran, covering.seconds)
+        same = forks.unchanged("adaptors.py", "_inverse_sqrt")
+        adaptors = {test for test in server.tests if _file(test) == "test_adaptors.py"}
+        assert server.run(same, adaptors, most) == ("survived", ""), "the tests fail on what was not changed"
+        measured_files = {_file(test) for test in covering.seconds}
+
+        def end(mutant: Mutant) -> tuple[str, str]:
+            tests = covering.tests(mutant.path, mutant.statement)
+            change = forks.exchange(mutant.path, mutant.plain, mutant.source)
+            if forks.IMPORTED in tests or not server.functions(change):
+                ours.send(mutant)
+                return ours.recv(), "in a copy of the tree"
+            named = tests_of(mutant.path)
+            own = {*named, *package_tests(mutant.path)} if arguments.again else {*named} - measured_files
+            tests = {test for test in tests if _file(test) in {*named, *package_tests(mutant.path)}}
+            tests |= {test for test in server.tests if test not in covering.seconds and _file(test) in own}
+            return server.run(change, tests, most, named)
+
+        _all(arguments, results, until, end, tell)
+
+    forks.session(files, loop)
+    ours.send(None)
     if not arguments.only:
-        _record(ends, survivors, arguments)
+        _record(results, arguments)
     return 0
 
 
-def _record(ends: dict[str, int], survivors: list[tuple[Mutant, str]], arguments: argparse.Namespace) -> None:
-    tried, equal = sum(ends.values()), sum(bool(why) for _, why in survivors)
-    killed, rows = ends["killed"] + ends["over time"], [["survivor", "change", "why"]]
-    for mutant, why in survivors:
-        test = _told(mutant, KILLED_SINCE)
-        told = f"equivalent: {why}" if why else f"killed since, by {test}" if test else "not killed"
-        rows.append([f"`{mutant.path}`: `{mutant.text}`", mutant.change, told])
-    found = f"{killed:,} killed, {equal} equivalent, {len(survivors) - equal} survived: "
-    found += f"{killed / max(tried - equal, 1):.0%} of those that differ were killed"
+def _file(test: str) -> str:
+    return test.partition("::")[0].removeprefix("tests/")
+
+
+def ends(results: Path) -> list[dict]:
+    """The ends kept, by whole lines; what a kill left of a line is dropped."""
+    if not results.exists():
+        return []
+    whole = results.read_bytes()
+    whole = whole[: whole.rfind(b"\n") + 1]
+    results.write_bytes(whole)
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def _all(arguments, results: Path, until: float, end, tell) -> None:
+    # Every mutant that has no end yet, in order; with `again`, every survivor.
+    lines = ends(results)
+    only, first = tuple(arguments.only), sum("again" not in line for line in lines)
+    wanted = enumerate(drawn(arguments.mutants, arguments.seed, only, first), first)
+    if arguments.again:
+        alive = set(_alive(lines))
+        tried = enumerate(drawn(first, arguments.seed, only))
+        wanted = ((index, one) for index, one in tried if index in alive and not equivalent(one))
+    for index, mutant in wanted:
+        if time.monotonic() > until:
+            return
+        begun = time.monotonic()
+        how, by = end(mutant)
+        line = {"mutant": index, "at": f"{mutant.path}:{mutant.line}", "change": mutant.change, "text": mutant.text}
+        line |= {"end": how, "by": by} | ({"again": True} if arguments.again else {})
+        with open(results, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        seconds = time.monotonic() - begun
+        tell(f"{index}: {how} ({seconds:.1f} s) by {by}: {line['at']}: {mutant.change} in `{mutant.text}`")
+
+
+def _alive(lines: list[dict]) -> list[int]:
+    last = {line["mutant"]: line["end"] for line in lines}
+    return [index for index, how in last.items() if how == "survived"]
+
+
+def _record(results: Path, arguments: argparse.Namespace) -> None:
+    lines = ends(results)
+    first = {line["mutant"]: line for line in lines if "again" not in line}
+    last = {line["mutant"]: line for line in lines}
+    groups: dict[str, list[Mutant]] = {}
+    for index, mutant in enumerate(drawn(len(first), arguments.seed)):
+        if first[index]["end"] == "survived":
+            why, killed = equivalent(mutant), last[index]["end"] != "survived"
+            second = f"killed at the second try, by {_file(last[index]['by'])}" if killed else NOT_KILLED
+            groups.setdefault(f"equivalent: {why}" if why else second, []).append(mutant)
+    rows = [["mutants", "that survived the first try", "in"]]
+    for told, those in sorted(groups.items()):
+        if told == NOT_KILLED:
+            rows += [[1, f"{told}: {one.change} in `{one.text}`", f"`{one.path}`"] for one in those]
+        else:
+            rows.append([len(those), told, ", ".join(f"`{path}`" for path in sorted({one.path for one in those}))])
+    tried, alive = len(first), len(groups.get(NOT_KILLED, ()))
+    equal = sum(len(those) for told, those in groups.items() if told.startswith("equivalent"))
+    once = sum(line["end"] != "survived" for line in first.values())
+    killed, differ = tried - equal - alive, tried - equal
+    found = f"{killed:,} killed, {equal} equivalent, {alive} not killed: {killed / differ:.1%} of those that differ, "
+    found += f"{once / differ:.1%} at the first try, the rest by slower tests and by those added for them"
     command = f"{COMMAND} --mutants {tried}" + (f" --seed {arguments.seed}" if arguments.seed else "")
-    what = "mutants of theory, layers, records and statistics, each before the tests that its module names"
-    record("mutants", what, command, tried, "mutants", found, "nothing", rows=rows if survivors else rows[:1])
+    what = "mutants of theory, layers, records and statistics, each before its package's tests"
+    record("mutants", what, command, tried, "mutants", found, "nothing", rows=rows)
 
 
 if __name__ == "__main__":
