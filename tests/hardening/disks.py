@@ -319,7 +319,7 @@ def keep(name: str, operations: int, tried: int, wrong: int) -> None:
     known[name] = [name, operations, tried, tried * len(FAULTS), wrong]
     rows = [known[one] for one in WRITERS if one in known]
     faults, bad = (sum(row[at] for row in rows) for at in (3, 4))
-    what = "a full disk, an input/output error or kill -9 at every write of every writer"
+    what = "a full disk, an input/output error or kill -9 at writes of every writer"
     found = "old files whole, one line, and the same result afterwards" if not bad else f"{bad} are otherwise"
     lost = "nothing" if not bad else f"{bad} files or results"
     record("disks", what, COMMAND, faults, f"faults of {len(rows)} writers", found, lost, rows=[HEADS, *rows])
