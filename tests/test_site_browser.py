@@ -26,7 +26,6 @@ pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[1]
 NARROW, WIDE = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
-NO_INDEX = {"config": {"lang": ["en"], "separator": r"[\s\-]+", "pipeline": ["stopWordFilter"]}, "docs": []}
 LARGEST = 300_000  # bytes of a page, without its pictures
 KINDS = (
     "index.html",
@@ -89,8 +88,14 @@ def address(folder):
     server.server_close()
 
 
+@pytest.fixture(scope="module")
+def no_index(folder) -> dict:
+    """The search's index without its pages."""
+    return json.loads((folder / "search/search_index.json").read_text(encoding="utf-8")) | {"docs": []}
+
+
 @pytest.fixture
-def open_page(browser, address):
+def open_page(browser, address, no_index):
     """Opens a page; at the end of the test: no console message, no error, nothing asked of another server.
 
     Each page reads the whole site's index, which is half of its work: where nothing is searched, it gets an empty one.
@@ -102,7 +107,7 @@ def open_page(browser, address):
         contexts.append(context)
         page = context.new_page()
         if not search:
-            page.route(f"{address}search/search_index.json", lambda route: route.fulfill(json=NO_INDEX))
+            context.route(f"{address}search/search_index.json", lambda route: route.fulfill(json=no_index))
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
@@ -111,6 +116,7 @@ def open_page(browser, address):
 
     yield opened
     for context in contexts:
+        context.unroute_all(behavior="ignoreErrors")  # the last page may still be reading
         context.close()
     assert said == []
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
