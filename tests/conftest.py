@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import re
 import secrets
 import signal
 import zlib
@@ -44,6 +46,17 @@ def pytest_configure(config):
         install_import_hook(PACKAGE, "tests.typing_hook.checked")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported and collected stays to the end: the garbage collector need not look through it again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 ASKED_FOR = ("pretrained", "slurm", "browser", "fits")
 
 
@@ -53,6 +66,19 @@ def pytest_collection_modifyitems(config, items):
     unwanted = [item for item in items if any(marker in item.keywords for marker in off)]
     config.hook.pytest_deselected(items=unwanted)
     items[:] = [item for item in items if item not in unwanted]
+    if config.pluginmanager.hasplugin("_cov"):
+        for item in filter(repeats, items):
+            item.add_marker("no_cover")
+
+
+def repeats(item) -> bool:
+    """Whether a test only goes again through lines that others reach: coverage, which slows it down, leaves it out.
+
+    Monte Carlo, hypothesis's examples, the ledger's rows with other draws or a planted error, which `test_ledger.py`
+    runs as they are. What coverage reports is a lower bound of what the tests reach.
+    """
+    drawn = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+    return drawn or "statistical" in item.keywords or re.match(r"test_claims_(\d|draws)", item.path.name) is not None
 
 
 @pytest.hookimpl(optionalhook=True)

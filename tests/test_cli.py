@@ -91,7 +91,6 @@ def test_json_alone_on_standard_output_and_the_same_bytes_twice(name):
     assert first.stdout == second.stdout
 
 
-@pytest.mark.bad_input
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_value_that_makes_no_sense_is_one_line_and_exit_2(name):
     done = run(f"allora_analysis.{name}", *STUDIES[name][1])
@@ -221,7 +220,6 @@ def test_a_switch_takes_no_value():
     assert cli.parse(Switches, "python -m allora_analysis.some", []) == Switches()
 
 
-@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -240,7 +238,6 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_runs(tmp_pa
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.bad_input
 def test_a_full_disk_loses_nothing_that_was_computed():
     done = run("allora_analysis.ripple", *STUDIES["ripple"][0], "--json", "/dev/full")
     assert done.returncode == 2

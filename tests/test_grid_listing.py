@@ -56,9 +56,9 @@ def test_a_run_takes_its_steps_times_the_median_pace_of_its_like(made, tmp_path)
     record(tmp_path, dataclasses.replace(allora, seed=8, batch_size=4), {"n": "a"}, 70.0)
     known = plan.listed(hub(grid))
     assert [one is not None for one in known.values()] == [True, False, False, True, False, False]
-    # 8 epochs of ceil(50/8) steps; two runs at ALLoRA's own pace, two of no arm's: the median of all four of the batch.
+    # 4 epochs of ceil(50/8) steps; two runs at ALLoRA's own pace, two of no arm's: the median of all four of the batch.
     seconds, unknown = plan.forecast(grid, known)
-    assert seconds == pytest.approx(8 * 7 * 2 * (0.4 + 0.3))
+    assert seconds == pytest.approx(4 * 7 * 2 * (0.4 + 0.3))
     assert unknown == 0
     assert dataclasses.replace(lora, max_steps=5).steps(50) == 5
     fresh = {Task(dataclasses.replace(lora, max_steps=10, seed=9), "m", "d"): None}

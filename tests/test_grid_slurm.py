@@ -20,7 +20,7 @@ from tests.slurm import cluster as clusters
 from tests.tiny_grid import results_of
 
 pytestmark = pytest.mark.slurm
-STEPS = 1200  # so many that a job asked to go is not done before it goes
+STEPS = 800  # so many that a job asked to go is not done before it goes
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,6 @@ def test_a_full_disk_is_a_line_a_run_and_with_room_the_same_command_records_all(
     assert results_of(results) == reference
 
 
-@pytest.mark.bad_input
 def test_a_full_disk_under_processes_is_one_line_and_with_room_the_same_command_records_all(made, tmp_path, reference):
     results, more = tmp_path / "results", ("--executor", "local", "--only", "head_only")  # a run starts a Python
 

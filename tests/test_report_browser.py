@@ -1,10 +1,12 @@
 """The ledger's page as a reader meets it, in a headless Chromium; off without `-m browser` (`make browser`).
 
-The page is the real ledger's: every check is run once, then the command's file is opened from disk.
+The page is the real ledger's: every check is run once, by `make verify` or here, then the command's file is opened
+from disk.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +18,15 @@ from allora_analysis.claims.claim import VERDICTS
 
 pytestmark = pytest.mark.browser
 
+ROOT = Path(__file__).parents[1]
 SIZES = ((1280, 900), (390, 844), (320, 640))
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
+    """The page: what `make browser` names, or one made here."""
+    if "REPORT" in os.environ:
+        return (ROOT / os.environ["REPORT"]).as_uri()
     path: Path = tmp_path_factory.mktemp("page") / "ledger.html"
     done = subprocess.run(
         [sys.executable, "-m", "allora_analysis", "--report", str(path)], capture_output=True, text=True

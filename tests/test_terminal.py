@@ -57,7 +57,6 @@ def test_letters_that_the_encoding_lacks_are_escaped(command):
         assert (done.returncode, "Traceback" in done.stderr) == (0, False)
 
 
-@pytest.mark.bad_input
 def test_a_full_device_is_one_line():
     done = run(f"{LEDGER} > /dev/full")
     assert (done.returncode, done.stderr) == (2, "error: standard output: No space left on device; send it elsewhere\n")
