@@ -28,9 +28,11 @@ def _interrupted(*_: object) -> None:
         os._exit(130)
 
 
-# While `python -m` looks for one of our commands, its first argument is "-m"; `cli.guarded` gives Ctrl-C its usual meaning.
-if sys.argv[:1] == ["-m"] and any(
-    word.partition(".")[0] in ("allora_analysis", "experiments", "notebooks", "paper_figures") for word in sys.orig_argv
+# While `python -m` looks for one of our commands, its first argument is "-m"; `cli.guarded` puts Ctrl-C right again.
+if (
+    sys.argv[:1] == ["-m"]
+    and {word.partition(".")[0] for word in sys.orig_argv}
+    & {"allora_analysis", "experiments", "notebooks", "paper_figures"}
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 ):
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupted)
+    signal.signal(signal.SIGINT, _interrupted)
