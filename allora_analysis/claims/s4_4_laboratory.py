@@ -159,7 +159,7 @@ def better_than_lora(cases: Cases, folder: Path | None = None) -> Finding:
     """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many."""
     pairs = named("rule", lambda name: name.startswith("ALLoRA − LoRA, "))
     answers = {
-        "refuted": "No: {mean} points on a small network, better in {better}, worse in {worse} of {n}.",
+        "refuted": "No: {mean} points (small network), better in {better}, worse in {worse} of {n} settings.",
         "holds": "Yes, on a small network: {mean} points on average, better in {better} of {n} settings.",
         "undecided": "Undecided on a small network: {mean} points on average over {n} settings.",
     }
