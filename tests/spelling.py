@@ -33,7 +33,7 @@ OURS = {
 MADE = ("docs/ledger.md", "docs/table_", "CHANGELOG.md", "tests/spelling.py", "tests/test_spelling.py")
 SAID, QUOTED = "says", ("Reliance", "Quotation")  # an argument and calls that hold what others wrote
 ANSWER = re.compile(r'^  "answer": .*$', re.MULTILINE)  # of the recorded ledger, whose other lines are the paper's
-SCRIPT = re.compile(r'"[^"\n]* [^"\n]*"|(?<=`)[^`]* [^`]*(?=`)|//[^\n]*|/\*.*?\*/', re.DOTALL | re.ASCII)
+SCRIPT = re.compile(r'"[^"\n]*"|`[^`\n]*`|//[^\n]*|/\*.*?\*/', re.DOTALL)
 CODE = re.compile(r"```.*?```|~~~.*?~~~|``[^`]*``|`[^`\n]*`|\{[^{}\n]*\}|\]\([^)\n]*\)|\$\$.*?\$\$", re.DOTALL)
 WORD = re.compile(r"(?<![\w.\-/#§])[A-Za-z]+(?![\w/(=]|-\w|\.\w)")
 
@@ -109,7 +109,13 @@ def of_answers(text: str) -> str:
 
 def of_script(text: str) -> str:
     """A script or a style with its comments and strings of several words mended."""
-    return SCRIPT.sub(lambda match: mended(match[0]), text)
+
+    def part(match: re.Match[str]) -> str:
+        if match[0][0] == "`":  # here no code in prose but a text
+            return f"`{mended(match[0][1:-1])}`"
+        return mended(match[0]) if " " in match[0] else match[0]
+
+    return SCRIPT.sub(part, text)
 
 
 KINDS: dict[str, Callable[[str], str]] = {

@@ -54,3 +54,8 @@ def test_of_a_notebook_outputs_and_names_stay():
 def test_of_the_recorded_ledger_answers_alone_are_ours():
     text = '  "statement": "a colour",\n  "answer": "No: a colour."\n'
     assert spelling.of_answers(text) == '  "statement": "a colour",\n  "answer": "No: a color."\n'
+
+
+def test_of_a_script_its_names_stay():
+    text = 'const a = { label: "a colour of", b: "c", colour: "d" }; `its ${colour} colour`; // a colour\n'
+    assert spelling.of_script(text) == text.replace("a colour", "a color").replace("} colour", "} color")
