@@ -4,11 +4,11 @@
 
 | section | module |
 | --- | --- |
-| §3.1, dropout as Tikhonov regularisation | `tikhonov` |
+| §3.1, dropout as Tikhonov regularization | `tikhonov` |
 | §3.1 and Appendix A, the Monte Carlo bound | `deviation` |
 | §3.1, SGD under dropout in finitely many steps | `dropout_sgd` |
 | §3.1, Figure 1: the gradient's standard deviation across masks | `gradient_std`, with `images` |
-| §3.2, zero initialisation | `hessian` |
+| §3.2, zero initialization | `hessian` |
 | §3.3, the ripple effect | `ripple` |
 | Tables 1-4 and Figures 3-4 as reported | `claims.tables.reported` |
 """

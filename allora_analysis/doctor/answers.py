@@ -125,7 +125,7 @@ def _at_width(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
         word = "a constant" if kept > 1 - _SHARE else "it tapers"
         yield (
             "factor at this width",
-            f"{word}: {kept:.3g} of η on average over rows once a linear teacher of n = {recipe.width} is learnt; "
+            f"{word}: {kept:.3g} of η on average over rows once a linear teacher of n = {recipe.width} is learned; "
             f"below {1 - _SHARE:g} from η = {needed:.3g} on",
         )
     if recipe.optimizer == "sgd":

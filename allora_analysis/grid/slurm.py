@@ -42,7 +42,7 @@ class Array(Fleet):
 
     Raises:
         ArgumentError: no Slurm here, or a parameter or partition that it does not know.
-        OSError: the jobs cannot be written down; they are cancelled.
+        OSError: the jobs cannot be written down; they are canceled.
     """
 
     def __init__(self, folder: Path, grid: Grid, todo: list[Task], parameters: dict[str, Any]):

@@ -72,7 +72,7 @@ def card(one: View, root: str, statement: bool = True) -> str:
 
 
 def pages(rows: Sequence[Row]) -> dict[str, str]:
-    """A page for each claim: answer, printed sentence, size, picture, derivation, evidence, neighbours, code and tests.
+    """A page for each claim: answer, printed sentence, size, picture, derivation, evidence, neighbors, code and tests.
 
     Args:
         rows: the ledger's rows.

@@ -278,7 +278,7 @@ CLOSED_FORM = {1: 0.0, 2: 1 / math.sqrt(math.pi), 3: 1.5 / math.sqrt(math.pi)}
     where="§4.5",
     says="Note that we run experiments with various η² ∈ {1, 2, 4} and report the best accuracy, this follows DoRA's "
     "practices to run with various learning rate l ∈ {1e−4, 2e−4} and report the best.",
-    reading="Choosing the best favours both methods alike: of equally good settings with independent normal noise of "
+    reading="Choosing the best favors both methods alike: of equally good settings with independent normal noise of "
     "one deviation σ, the best of ours is reported no further above the truth than the best of theirs.",
 )
 def best_of_three(cases: Cases) -> Finding:
