@@ -59,7 +59,7 @@ const EXPLORABLES = {
         series.push({ label: "the best steps", xs: [ends.dropout, ends.plain].sort((a, b) => a - b), dots: true, colour: "measured",
           y: ends.dropout <= ends.plain ? [risk.dropout[ends.dropout], risk.plain[ends.plain]] : [risk.plain[ends.plain], risk.dropout[ends.dropout]] });
       }
-      return { told, x: range(steps + 1), xLabel: "step", yLabel: "population risk E‖W − W_true‖²", series };
+      return { told, x: range(steps + 1), xLabel: "step", yLabel: "risk E‖W − W*‖²", series };
     },
   },
   hessian: {
