@@ -197,7 +197,7 @@ def test_outcomes_are_dots_and_rings_a_line_a_case():
     ends = {"one": {"outcome": "runs"}, "two": {"outcome": "NameError: x < y"}, "three": {"outcome": "NameError: z"}}
     grid = drawn.evidence(Evidence({}, ends, ""))
     assert re.findall(r"<text[^>]*>(.*?)</text>", grid) == ["runs", "NameError", "one", "two", "three"]
-    assert (grid.count('cx="5"'), grid.count('cx="25"')) == (1, 2)
+    assert (grid.count('cx="8"'), grid.count('cx="28"')) == (1, 2)
 
 
 def test_an_error_alone_is_drawn_beside_what_is_allowed():

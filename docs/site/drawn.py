@@ -183,15 +183,15 @@ def _grid(by_case: Mapping[str, Mapping[str, bool]]) -> Markup:
     columns, lines, y = _columns(by_case), [], 0
     for column, name in enumerate(columns):
         y += 22
-        lines.append(f'<text x="{PLACE * column + 12}" y="{y}">{_short(name, LABEL)}</text>')
-        lines.append(f'<path class="zero" d="M {PLACE * column + 5} {y + 4} V {22 * len(columns) + 12}"/>')
+        lines.append(f'<text x="{PLACE * column + 15}" y="{y}">{_short(name, LABEL)}</text>')
+        lines.append(f'<path class="zero" d="M {PLACE * column + 8} {y + 4} V {22 * len(columns) + 12}"/>')
     for case, of in list(by_case.items())[:ROWS]:
         y += 24
         for column, name in enumerate(columns):
             if name in of:
                 kind = "yes" if of[name] else "no"
-                lines.append(f'<circle class="{kind}" cx="{PLACE * column + 5}" cy="{y - 5}" r="5"/>')
-        lines.append(f'<text x="{PLACE * len(columns) + 12}" y="{y}">{_short(case, LABEL - 3 * len(columns))}</text>')
+                lines.append(f'<circle class="{kind}" cx="{PLACE * column + 8}" cy="{y - 5}" r="5"/>')
+        lines.append(f'<text x="{PLACE * len(columns) + 15}" y="{y}">{_short(case, LABEL - 3 * len(columns))}</text>')
     hollow = any(not one for of in by_case.values() for one in of.values())
     legend = "a full dot is yes, a ring no" if hollow else "a dot under what came out"
     return _figure("".join(lines), y + 12, f"A line a case: {legend}.{_more(by_case)}")
