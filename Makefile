@@ -55,6 +55,7 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
+	$(RUN) -m tests.spelling
 
 # The bad-input tests run a second time without the shape-checking hook: a user has none.
 test: lint

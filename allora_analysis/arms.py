@@ -17,9 +17,9 @@ class Arm:
 
     Attributes:
         label: how it is written.
-        colour: of its lines and points. With any of the usual colour vision deficiencies, two arms that share an axis
+        colour: of its lines and points. With any of the usual color vision deficiencies, two arms that share an axis
             stay apart (CIELAB distance 14 or more).
-        marker: of its points, so that no two arms of a figure differ by colour alone.
+        marker: of its points, so that no two arms of a figure differ by color alone.
         has_eta: whether its rule has an η.
         dropout: whether it may have dropout.
         peft: options of PEFT's `LoraConfig`; None where the adapters are a rule of ours, or there are none.

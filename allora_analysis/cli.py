@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import re
 import shutil
+import signal
 import sys
 import textwrap
 import warnings
@@ -19,6 +20,7 @@ from typing import Annotated, Any
 
 import tyro
 
+import allora_analysis
 from allora_analysis import outputs, terminal
 from allora_analysis.study import INTERRUPTED, NOTES, Output, Study, as_json, doubt, note, show
 from allora_analysis.validation import TOO_LARGE, ArgumentError
@@ -31,6 +33,8 @@ def guarded(command: Callable[[], int]) -> int:
     """Run a command; a caller's mistake is one line and status 2, Ctrl-C status 130, a closed pipe is no error."""
     terminal.prepare()
     try:
+        if signal.getsignal(signal.SIGINT) is allora_analysis._interrupted:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         with warnings.catch_warnings():
             warnings.showwarning = _one_line
             status = command()

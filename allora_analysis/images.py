@@ -1,6 +1,6 @@
 """Images for classification: scikit-learn's digits, MNIST, CIFAR-10, or an `.npz` of the user's own.
 
-Every source gives the same thing: flattened float32 rows, normalised by **one mean and one standard deviation over all
+Every source gives the same thing: flattened float32 rows, normalized by **one mean and one standard deviation over all
 pixels of all training images** (channels are not told apart; the test images take the training images' two numbers),
 int64 labels 0, …, C − 1, and a digest of the raw arrays, which stands in a record in place of a path.
 
@@ -34,9 +34,9 @@ class Images:
     """A classification data set in memory.
 
     Attributes:
-        x_train: normalised training images, a row each.
+        x_train: normalized training images, a row each.
         y_train: their labels, in 0, …, classes − 1.
-        x_test: normalised test images.
+        x_test: normalized test images.
         y_test: their labels.
         name: of the data set, for records and figures; never a path.
         classes: C.

@@ -100,7 +100,7 @@ def png(figure: Figure) -> bytes:
     # Labels come out alike, whether a figure was drawn for a screen or for a page in print.
     size = figure.axes[0].xaxis.label.get_size() if figure.axes else LABEL
     figure.savefig(drawn, format="png", dpi=round(DPI * LABEL / size), bbox_inches="tight", facecolor="white")
-    # 256 colours, which a line drawing does not exceed by much: a third of the size.
+    # 256 colors, which a line drawing does not exceed by much: a third of the size.
     Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
     return content.getvalue()
 

@@ -53,7 +53,7 @@ def _is_stream(path: Path) -> bool:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file whole or not at all: a neighbour, to the disk, then renamed."""
+    """Write a file whole or not at all: a neighbor, to the disk, then renamed."""
     # Devices and pipes are written directly.
     if _is_stream(path):
         write(path)

@@ -1,4 +1,4 @@
-"""One style for every figure: colours by role and by arm, sizes, provenance in the file.
+"""One style for every figure: colors by role and by arm, sizes, provenance in the file.
 
 Imported only when a figure is drawn. Checked by `tests/test_plotting.py`.
 """
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from allora_analysis import arms
 from allora_analysis.validation import ArgumentError
 
-# Roles are greys, reds and violets, which no arm has; told apart with any of the usual colour vision deficiencies.
+# Roles are grays, reds and violets, which no arm has; told apart with any of the usual color vision deficiencies.
 COLOURS = {
     "bound": "#B3202A",
     "attained": "#F29A92",
@@ -36,7 +36,7 @@ class Look(NamedTuple):
     Attributes:
         label: its name.
         colour: of its lines and points.
-        marker: of its points, so that no two arms of a figure differ by colour alone.
+        marker: of its points, so that no two arms of a figure differ by color alone.
     """
 
     label: str
@@ -83,7 +83,7 @@ PAGE_STYLE = STYLE | {
 
 
 def shades(n: int) -> list[tuple[float, float, float, float]]:
-    """Colours, dark to light, for n levels of a quantity: drop rates, keep probabilities, η². No arm's own."""
+    """Colors, dark to light, for n levels of a quantity: drop rates, keep probabilities, η². No arm's own."""
     return [colormaps["viridis"](0.85 * index / max(1, n - 1)) for index in range(n)]
 
 

@@ -59,7 +59,7 @@ class Table:
 class Study:
     """A study as the command line sees it: its name and its four parts.
 
-    `example` is a call's flags, for its help; `z` gives the standardised differences between prediction and simulation,
+    `example` is a call's flags, for its help; `z` gives the standardized differences between prediction and simulation,
     which the command doubts where one is large.
     """
 

@@ -7,7 +7,7 @@ MLP 784-512-512-10, batch 128, keep probability 0.5, float32, second layer's wei
 - vmap: `torch.func.vmap(grad, randomness="different")` over chunks of masks, the best of a few chunk sizes.
 
 Rounds are interleaved in one process; printed are the medians of the rounds' ratios, wall time and the process's CPU
-time (which a neighbour on the same cores does not lengthen), and the memory that K costs. The peers' sums are the naive
+time (which a neighbor on the same cores does not lengthen), and the memory that K costs. The peers' sums are the naive
 ones in float32: the stream's float64 moments, its halves and its standard error come on top of the same work.
 """
 
@@ -32,7 +32,7 @@ VMAP_CHUNKS = (4, 16)
 
 
 def problem(device: str) -> tuple[MLP, Tensor, Tensor]:
-    """A network at its initialisation and a random batch."""
+    """A network at its initialization and a random batch."""
     generator = np.random.default_rng(0)
     mlp = initialise(SIZES, generator)
     mlp = MLP(*(tuple(tensor.to(device) for tensor in part) for part in (mlp.weights, mlp.biases)))

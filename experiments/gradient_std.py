@@ -129,7 +129,7 @@ def _run(folder: Path, grid: Grid, run: tuple[Arm, int], loaded: Images) -> bool
 
     from allora_analysis.gradient_std.run import Data, Diverged, Run
 
-    if _record(folder, grid, run, loaded.digest) is not None:  # by a neighbour, meanwhile
+    if _record(folder, grid, run, loaded.digest) is not None:  # by a neighbor, meanwhile
         return True
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parts = (loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test)

@@ -1,6 +1,6 @@
-"""LoRA's Hessian at zero initialisation in pretrained models: `python -m experiments.hessian --model FOLDER`.
+"""LoRA's Hessian at zero initialization in pretrained models: `python -m experiments.hessian --model FOLDER`.
 
-**Question.** The paper says that the parameters "start from a saddle point" and that zero initialisation makes the
+**Question.** The paper says that the parameters "start from a saddle point" and that zero initialization makes the
 landscape "poorly conditioned". In a network with B = 0 the Hessian is [[0, C], [Cᵀ, K]], so that the ranks of
 G = ∂L/∂(BA) foretell how many directions have a negative curvature (`hessian.negative_directions`). Do the ends of the
 spectrum of real pretrained models agree, layer by layer, and how deep is the negative end?

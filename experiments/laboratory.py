@@ -13,9 +13,9 @@ momentum, AdamW} and ALLoRAAdamW × {inverse square root, inverse, exponential, 
 {0, 0.05, 0.4} × steps {50, 300}, beside LoRA at each optimizer, drop rate and length, and rsLoRA, PiSSA, DoRA and LoRA+
 through PEFT. *Contrasts*: the 36 of `design.contrasts`, that statements of the paper and its reviewers' questions name.
 **Each cell has its own best rate.** Five rates half a decade apart, further ones while the best is at an end, then the
-two half-way between the best and its neighbours (twelve at most) are tried on the seeds 1000 to 1004; the tuned rate is
+two half-way between the best and its neighbors (twelve at most) are tried on the seeds 1000 to 1004; the tuned rate is
 the one of the least mean validation loss. **Each judging seed then chooses among the tuned rate and its two
-neighbours**, a quarter of a decade away, by its own validation images (those training images that it does not draw): a
+neighbors**, a quarter of a decade away, by its own validation images (those training images that it does not draw): a
 seed that diverges at one rate takes another, and the intervals hold the noise of the choice.
 
 *This was changed twice after runs had been seen.* At first all seeds had one rate. ALLoRA with the constant adaptor is

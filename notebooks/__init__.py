@@ -3,7 +3,7 @@
 | notebook | section |
 | --- | --- |
 | `0_the_ledger` | every statement and its verdict: how one is computed, and what would change it |
-| `1_dropout` | §3.1, Appendix A, Figure 1: dropout as a regulariser, in expectation and in few steps |
+| `1_dropout` | §3.1, Appendix A, Figure 1: dropout as a regularizer, in expectation and in few steps |
 | `2_zero_initialisation` | §3.2: the Hessian in the product and in (A, B), the start, leaving it |
 | `3_ripple` | §3.3: the worst case of the scaling factor, and the typical one |
 | `4_allora` | §4.1–4.3, Figures 2 (right) and 5: the adaptive rate, what it does and what it is not |

@@ -53,7 +53,7 @@ class Comparison(NamedTuple):
 
     Attributes:
         panel: as printed.
-        arm: whose colour the panel has: the arm compared with ALLoRA, or with ASF-LoRA.
+        arm: whose color the panel has: the arm compared with ALLoRA, or with ASF-LoRA.
         paper: the printed gaps.
         ours: by what they compare, the gaps whose seeds are all recorded.
     """

@@ -1,7 +1,7 @@
 """Ours: the contrasts of `experiments.laboratory`, each arm at its own best rate, on one data set.
 
 Left test accuracy, right test loss: the difference of two arms, paired by seed, with its 95 % interval, after few steps
-(hollow) and many (filled). In colour where Holm's p-value within the question is at most 0.05, grey otherwise. Right of
+(hollow) and many (filled). In color where Holm's p-value within the question is at most 0.05, gray otherwise. Right of
 0 in accuracy and left of 0 in loss the first arm is better. Checked by `tests/test_paper_figures_laboratory.py`.
 """
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MODELS = {
-    "SmolLM2-135M": "SmolLM2: normalised in each branch",
-    "all-MiniLM-L6-v2": "MiniLM: normalised after each sum",
+    "SmolLM2-135M": "SmolLM2: normalized in each branch",
+    "all-MiniLM-L6-v2": "MiniLM: normalized after each sum",
 }
 KINDS = {"random": ("at random", "-", "measured"), "trained": ("trained", "-", "attained")}
 LABELS = (
@@ -67,7 +67,7 @@ def make_figure(loaded: Loaded[dict[str, dict[str, Any] | None]]) -> Figure:
     handles, labels = axes[0, -1].get_legend_handles_labels()
     handles += [Line2D([], [], color=COLOURS["predicted"], ls=":")]
     figure.legend(handles, [*labels, "at random, predicted"], ncols=3, loc="outside lower center")
-    figure.suptitle("Normalised, the stream is not exponential in L but a power of η, or bounded")
+    figure.suptitle("Normalized, the stream is not exponential in L but a power of η, or bounded")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Zero initialisation (§3.2): the spectrum of the Hessian in (A, B) where LoRA starts, and where both factors are 0.
+"""Zero initialization (§3.2): the spectrum of the Hessian in (A, B) where LoRA starts, and where both factors are 0.
 
 The eigenvalues of ∇²L in ascending order, from the closed form q_k ± √(q_k² + σ_i²), q the eigenvalues of ASAᵀ and σ
 the singular values of G = ∂L/∂(BA), with the eigenvalues of the dense Hessian on top. Left: B = 0, A random: no

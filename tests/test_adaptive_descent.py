@@ -97,7 +97,7 @@ def test_smallest_eigenvalue_at_equality():
 
 def test_invariant_range_descends_at_rank_one_but_not_at_rank_two():
     assert adaptive.smallest_eigenvalue([[3.0], [0.0]], [0.2, 1.0]) == 0.0
-    # range B = R² is invariant under every D_d, and still the symmetrised product is indefinite.
+    # range B = R² is invariant under every D_d, and still the symmetrized product is indefinite.
     b = np.linalg.cholesky(np.array([[1.0, 0.99], [0.99, 1.0]]))
     assert adaptive.smallest_eigenvalue(b, [0.05, 1.0]) < 0
 

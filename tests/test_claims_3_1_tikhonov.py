@@ -91,7 +91,7 @@ def test_the_corrected_formula_in_print_would_hold(monkeypatch):
 
 
 def test_printed_minimiser_is_right_for_symmetric_products():
-    """With XᵀY symmetric the printed expression is the minimiser."""
+    """With XᵀY symmetric the printed expression is the minimizer."""
     x = np.random.default_rng(0).standard_normal((4, 2))
     gram = x.T @ x
     y = x @ np.linalg.inv(gram) @ np.array([[2.0, 0.5], [0.5, 1.0]])

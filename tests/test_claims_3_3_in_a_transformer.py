@@ -16,7 +16,7 @@ ADDED = section.added
 
 
 def without_normalisation(one, rng, gradient=False):
-    """Planted: every block as if nothing were normalised."""
+    """Planted: every block as if nothing were normalized."""
     return ADDED(one._replace(norm="none"), rng, gradient) | {"off": 0.0}
 
 

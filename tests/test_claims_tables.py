@@ -200,7 +200,7 @@ def test_true_accuracies_are_reachable_and_restored(answers, data):
     k = data.draw(st.integers(0, answers))
     printed = round(100 * k / answers, 2)
     assert accuracies.reachable(printed, 2, answers)
-    if answers < 5_000:  # then neighbours are further apart than the printed digits blur
+    if answers < 5_000:  # then neighbors are further apart than the printed digits blur
         assert accuracies.restored(printed, answers) == Fraction(100 * k, answers)
 
 

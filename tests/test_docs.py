@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -185,7 +186,43 @@ def test_predictions_lie_on_a_line_and_cases_of_few_names_on_lines_of_their_own(
     assert strip.count("<circle") == 3 + 2  # a number each, and a name each
     assert "one &amp; two" in strip
     assert drawn.evidence(Evidence({}, {"case": {"path": [1.0, 2.0]}}, "")) == ""
-    assert drawn.evidence(Evidence({}, {"case": True, "other": "words"}, "")) == ""
+    assert drawn.evidence(Evidence({}, {"a list": ["words"]}, "")) == ""
+
+
+def test_outcomes_are_dots_and_rings_a_line_a_case():
+    yes_and_no = {"one": {"forms BA": True, "per sample": False}, "two": {"forms BA": False, "per sample": np.False_}}
+    grid = drawn.evidence(Evidence({}, yes_and_no, ""))
+    assert (grid.count('class="yes"'), grid.count('class="no"')) == (1, 3)
+    assert "a ring no" in grid
+    ends = {"one": {"outcome": "runs"}, "two": {"outcome": "NameError: x < y"}, "three": {"outcome": "NameError: z"}}
+    grid = drawn.evidence(Evidence({}, ends, ""))
+    assert re.findall(r"<text[^>]*>(.*?)</text>", grid) == ["runs", "NameError", "one", "two", "three"]
+    assert (grid.count('cx="8"'), grid.count('cx="28"')) == (1, 2)
+
+
+def test_an_error_alone_is_drawn_beside_what_is_allowed():
+    of = Evidence({}, {"cells": ["a", "b"]}, "", error=0.25, tolerance=0.5)
+    halfway, at_the_end = (drawn.evidence(dataclasses.replace(of, error=error)) for error in (0.25, 0.5))
+    assert ['cx="460.0"' in one for one in (halfway, at_the_end)] == [False, True]
+    assert drawn.evidence(dataclasses.replace(of, tolerance=None)) == ""
+
+
+@pytest.mark.parametrize(
+    ("identifier", "verdict", "parts"),
+    [
+        ("4-dropout-gradient", "holds", ("from its definition", "holds as printed", "<code>masked_rows</code>")),
+        ("3.3-comparable-level", "refuted", ("on recorded runs", "none was found that keeps")),
+        ("T2-derived", "holds", ("arithmetic on printed numbers", "two derived rows")),
+    ],
+)
+def test_a_page_without_a_derivation_says_why(identifier, verdict, parts, monkeypatch):
+    monkeypatch.setattr("allora_analysis.render.view._supports", dict)
+    one = next(item for item in all_claims() if item.id == identifier)
+    finding = Finding(verdict, Evidence({}, {"x": 1.0}, ""), answer="Yes: x.")
+    (text,) = claims.pages([Row(dataclasses.replace(one, depends_on=()), finding)]).values()
+    assert "No derivation: " in text
+    assert 'class="derivation"' not in text
+    assert all(part in text for part in parts)
 
 
 def test_rounding_is_drawn_as_0():
@@ -257,7 +294,8 @@ def test_a_description_is_what_the_page_opens_with():
 
 
 def test_either_spelling_is_found():
-    assert finish.spelt_both_ways("A regulariser: regularisation, minimised") == "minimized regularization regularizer"
+    words = ("regulariser", "regularisation", "regularization", "minimized")
+    assert finish.spelt_both_ways(" ".join(words)).split() == ["minimised", "regularizer"]
     assert finish.spelt_both_ways("wise precision noises") == ""
 
 

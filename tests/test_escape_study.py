@@ -152,7 +152,7 @@ def test_figure(small):
         lines = {line.get_label(): line for line in axis.get_lines()}
         for arm, label in (("lora", "LoRA at l"), ("lora_eta", "LoRA at η·l"), ("allora", "ALLoRA at l")):
             np.testing.assert_array_equal(lines[label].get_ydata(), result.measured[name][arm]["norms"])
-        # The same arm has the same colour in every panel.
+        # The same arm has the same color in every panel.
         colours = [lines[label].get_color() for label in ("LoRA at l", "LoRA at η·l", "ALLoRA at l")]
         assert colours == [figure.axes[0].get_lines()[index].get_color() for index in (0, 2, 4)]
         assert len(set(colours)) == 3

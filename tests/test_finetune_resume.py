@@ -217,7 +217,7 @@ def test_killed_while_a_neighbour_starts(folder, undisturbed, tmp_path, capsys):
         if checkpoints(tmp_path) or first.poll() is not None:
             break
         time.sleep(0.01)
-    first.send_signal(signal.SIGSTOP)  # a run of a second would be over before the neighbour has started
+    first.send_signal(signal.SIGSTOP)  # a run of a second would be over before the neighbor has started
     assert first.poll() is None, first.communicate()
     assert main(STUDY, command(folder, tmp_path)) == 2
     assert "another process is at this run" in capsys.readouterr().err

@@ -245,7 +245,7 @@ def test_masks_are_bernoulli_and_independent(rng, keep_prob):
     rounded = np.round(256 * keep_prob) / 256
     if abs(rounded - keep_prob) > 8 * deviation_ / np.sqrt(n * width):
         assert_rejects(assert_mean, rate, rounded, smallest_error=0.005 * deviation_ + 1e-4)
-    # Disjoint pairs of neighbours, both of the rarer kind: a binomial count, tested exactly (where a coincidence is
+    # Disjoint pairs of neighbors, both of the rarer kind: a binomial count, tested exactly (where a coincidence is
     # rare, a normal approximation has no standard error to go by).
     rare = kept == (keep_prob < 0.5)
     pairs, rarer = rare[:, 0::2] & rare[:, 1::2], min(keep_prob, 1 - keep_prob)

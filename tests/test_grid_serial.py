@@ -1,4 +1,4 @@
-"""One run after the other: recorded once, neighbours waited for, one run's mistake no other's."""
+"""One run after the other: recorded once, neighbors waited for, one run's mistake no other's."""
 
 from __future__ import annotations
 

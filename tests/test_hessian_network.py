@@ -76,7 +76,7 @@ def test_both_ends_against_double_backward(sizes, rank, k, method, kind, b_scale
 
 
 def test_the_same_assertion_rejects_a_wrong_hessian():
-    """Negative controls: C halved, and the Gauss–Newton part alone, which is what a linearised network has."""
+    """Negative controls: C halved, and the Gauss–Newton part alone, which is what a linearized network has."""
     model, loss, data, theta, by_hand = problem((9, 8, 6), 3, "squares", seed=1)
     dense = brute.dense_hessian(by_hand, theta)
     is_a = np.concatenate(

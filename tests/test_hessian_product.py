@@ -125,7 +125,7 @@ def test_kappa_peaks_at_square(rng):
 
 @pytest.mark.statistical
 def test_a_common_mean_breaks_marchenko_pastur(rng):
-    # Why the assumption says "centred": a mean of 1 adds an eigenvalue of order N·D.
+    # Why the assumption says "centered": a mean of 1 adds an eigenvalue of order N·D.
     logs = [hessian.log_condition(1.0 + rng.standard_normal((80, 40))) for _ in range(50)]
     assert np.mean(logs) - math.log(hessian.marchenko_pastur_condition(0.5)) > 1.0
 

@@ -161,7 +161,7 @@ def test_a_second_process_is_refused_while_one_writes_the_table(tmp_path, capsys
 
 
 def filled(values: dict[Cell, tuple[float, np.ndarray]]) -> Table:
-    """A table: by cell its best rate and the share of test images right by seed; at the neighbours nothing is right."""
+    """A table: by cell its best rate and the share of test images right by seed; at the neighbors nothing is right."""
     table = Table(tables.header("toy", "0", 5, 1000))
     for cell, (rate, right) in values.items():
         n = len(right)

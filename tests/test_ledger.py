@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,7 @@ from allora_analysis.render import terminal as written
 from allora_analysis.render.view import recorded, size_text, summary, view
 from allora_analysis.study import plain
 from allora_analysis.validation import ArgumentError
-from tests import dying_row
+from tests import dying_row, sleeping
 
 EVIDENCE = Evidence({"a": 1.0}, {"a": np.float64(1.0)}, "rounding", error=1e-16, tolerance=1e-12)
 
@@ -148,6 +151,34 @@ def test_ctrl_c_prints_what_was_finished(few, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert "1 claims: 1 holds" in out
     assert "interrupted: 1 of 3 claims checked" in err
+
+
+def test_ctrl_c_stops_the_workers_which_never_see_it(monkeypatch):
+    """As if the key were pressed while they work for ten minutes: they end at once; started, they ignored the key."""
+    seen, others = [], set(active_children())
+
+    class Pool(ProcessPoolExecutor):
+        def submit(self, *words):
+            seen.append(signal.getsignal(signal.SIGINT))
+            return super().submit(*words)
+
+    def pressed(*_):
+        raise KeyboardInterrupt
+
+    for name, value in {"ProcessPoolExecutor": Pool, "_examine": sleeping.examine, "sweep": pressed}.items():
+        monkeypatch.setattr(ledger, name, value)
+    monkeypatch.setattr(ledger, "_cores", lambda: 2)
+    with pytest.raises(KeyboardInterrupt):
+        ledger.run([claim(f"3.1-{i}") for i in range(ledger.MANY)])
+    workers = set(active_children()) - others
+    for worker in workers:
+        worker.join(60)
+    ended = [worker.exitcode is not None for worker in workers]
+    for worker in workers:
+        worker.kill()
+    assert all(ended)
+    assert seen == [signal.SIG_IGN]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.bad_input

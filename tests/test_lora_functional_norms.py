@@ -30,7 +30,7 @@ def test_norms_and_factor_are_the_twins(shape, rng):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("method", [row_norms, gram_norms])
 def test_small_products_keep_their_digits_in_float32(dtype, method, rng):
-    """B near its zero initialisation: B is small, BA with it."""
+    """B near its zero initialization: B is small, BA with it."""
     a, b = pair(rng, dtype=dtype)
     b = b * (1e-12 if dtype is not torch.float16 else 1e-3)
     wide = (a.float(), b.float()) if method is gram_norms else (a, b)

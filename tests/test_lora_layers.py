@@ -232,7 +232,7 @@ def test_peft_is_imported_when_it_is_asked_for():
 
 
 class Sharded(torch.Tensor):
-    """Stands for a quantiser's or a sharder's tensor class."""
+    """Stands for a quantizer's or a sharder's tensor class."""
 
 
 def spoilt(part: str, value: float) -> nn.Linear:
@@ -269,8 +269,8 @@ def quantised() -> nn.Linear:
         ({"drop_rate": 0.1, "variant": "allora_0"}, "drop_rate must be 0 for 'allora_0'"),
         ({"base": spoilt("weight", float("nan"))}, "base.weight: every entry must be finite"),
         ({"base": spoilt("bias", float("inf"))}, "base.bias: every entry must be finite"),
-        ({"base": sharded()}, "quantised and sharded weights are not supported, received Sharded"),
-        ({"base": quantised()}, "quantised and sharded weights are not supported, received Parameter of torch.int8"),
+        ({"base": sharded()}, "quantized and sharded weights are not supported, received Sharded"),
+        ({"base": quantised()}, "quantized and sharded weights are not supported, received Parameter of torch.int8"),
     ],
 )
 def test_a_mistake_is_one_clear_line_and_changes_nothing(change, words):

@@ -1,4 +1,4 @@
-"""ALLoRA over bitsandbytes' 4-bit and 8-bit bases, on a CPU, against the layer whose weight is the dequantised one."""
+"""ALLoRA over bitsandbytes' 4-bit and 8-bit bases, on a CPU, against the layer whose weight is the dequantized one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 MERGEABLE = ("allora", "allora_0", "allora_od", "lora_x_eta")
 ETA = 2.0
-# A product of the 8-bit layer rounds x as well, and dequantises its weight by another way than the merge.
+# A product of the 8-bit layer rounds x as well, and dequantizes its weight by another way than the merge.
 TOLERANCE = {"4bit": 1e-5, "8bit": 5e-2}
 
 
@@ -103,7 +103,7 @@ def test_merging_saving_and_switching_off(variant, bits, tmp_path):
         torch.testing.assert_close(again(x), few(x))
         merged = few.merge_and_unload()
         assert type(merged[0]) is type(layer)
-        assert relative(merged(x), wanted) < 0.2  # quantised again
+        assert relative(merged(x), wanted) < 0.2  # quantized again
         assert relative(dense(x), wanted) > 0.2
 
 
@@ -120,8 +120,8 @@ def test_lora_bias_over_a_quantised_base(bits):
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"init_lora_weights": "pissa"}, "'pissa' changes the base weight, and a layer Linear4bit is quantised"),
-        ({"init_lora_weights": "olora"}, "'olora' changes the base weight, and a layer Linear4bit is quantised"),
+        ({"init_lora_weights": "pissa"}, "'pissa' changes the base weight, and a layer Linear4bit is quantized"),
+        ({"init_lora_weights": "olora"}, "'olora' changes the base weight, and a layer Linear4bit is quantized"),
         ({"use_dora": True}, "use_dora: for dense linear layers alone; leave a layer Linear4bit out"),
     ],
 )

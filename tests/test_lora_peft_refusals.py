@@ -169,10 +169,10 @@ def planned():
     [
         (
             lambda: Quantised(8, 8),
-            r"quantised weight \(torch.int8\), which is not supported: load the model in",
+            r"quantized weight \(torch.int8\), which is not supported: load the model in",
         ),
-        (packed, r"quantised weight"),
-        (lambda: nn.Linear(8, 8).to(torch.float8_e4m3fn), r"quantised weight \(torch.float8_e4m3fn\)"),
+        (packed, r"quantized weight"),
+        (lambda: nn.Linear(8, 8).to(torch.float8_e4m3fn), r"quantized weight \(torch.float8_e4m3fn\)"),
         (sharded, r"sharded weight, which is not supported: call get_peft_model first, then shard whole transformer"),
         (planned, r"sharded weight"),
         (lambda: nn.MultiheadAttention(8, 2), r"layer '1' is a MultiheadAttention; ALLoRA is for linear, embedding"),

@@ -49,7 +49,7 @@ def test_ripple():
     bound, aligned = (lines(left)[name].get_ydata() for name in ("bound", "aligned: attains it"))
     np.testing.assert_allclose(bound * np.log(10), data.result.predicted["log_bound"])
     np.testing.assert_allclose(bound, aligned, rtol=1e-6)
-    assert len(left.containers) == 2  # simulated, with intervals: typical, and ASF-LoRA in its colour
+    assert len(left.containers) == 2  # simulated, with intervals: typical, and ASF-LoRA in its color
     assert left.containers[1][0].get_color() == ARMS["asf_lora"].colour
     assert right.get_yscale() == "log"
     assert "nats" in right.get_ylabel()

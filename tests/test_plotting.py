@@ -29,7 +29,7 @@ TOGETHER = {
 
 
 def lab(colour, sight):
-    """CIELAB of a colour as an eye with this deficiency sees it."""
+    """CIELAB of a color as an eye with this deficiency sees it."""
     rgb = np.array(to_rgb(colour))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     seen = np.clip(np.asarray(SIGHT[sight]) @ linear, 0, 1)
@@ -55,7 +55,7 @@ def test_optimizers_stay_apart(sight):
 
 
 def test_no_role_and_no_optimizer_has_the_colour_of_an_arm():
-    """Greys aside, which belong to what is measured and to what is plain."""
+    """Grays aside, which belong to what is measured and to what is plain."""
     arms = [arm.colour for arm in plotting.ARMS.values()]
     looks = [look.colour for name, look in OPTIMIZERS.items() if name != "allora_adamw"]
     for colour in (*plotting.COLOURS.values(), *looks):

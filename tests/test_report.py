@@ -227,7 +227,7 @@ def test_a_picture_is_embedded_once_small_and_described(tmp_path):
     assert not Page(page(rows, tmp_path / "none")).all("figure")
 
 
-# The palette: each theme's colours out of the style sheet, and the pairs that are read.
+# The palette: each theme's colors out of the style sheet, and the pairs that are read.
 STYLE = importlib.resources.files("allora_analysis.render").joinpath("templates", "ledger.css").read_text("utf-8")
 COLOURS = re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\);", STYLE)
 PALETTES = {"light": {name: light for name, light, _ in COLOURS}, "dark": {name: dark for name, _, dark in COLOURS}}

@@ -270,7 +270,7 @@ def test_the_ledger_is_filtered_by_verdict_section_setting_and_words(open_page):
     assert page.inner_text("#shown") == f"{refuted} of {total} claims shown"
     page.select_option("#paper", "no")
     assert 0 < shown() <= refuted
-    page.select_option("#part", label="§3.2, initialisation at zero")
+    page.select_option("#part", label="§3.2, initialization at zero")
     assert 0 < shown() < refuted
     page.fill("#words", "SADDLE network")
     assert page.locator(".card:not([hidden]) a").first.inner_text() == "3.2-network-saddle"

@@ -1,4 +1,4 @@
-"""§3.1 for output and input masks: expected loss and minimiser; shapes and bad input."""
+"""§3.1 for output and input masks: expected loss and minimizer; shapes and bad input."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_expected_loss_scales_with_the_square_and_permutes(seed, p, placement):
     assert value >= tikhonov.expected_loss(x, y, w, 1.0, placement) * (1 - 1e-12)
 
 
-# --- the minimiser -----------------------------------------------------------------------------------------------
+# --- the minimizer -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "placement", "p"), CASES)

@@ -1,4 +1,4 @@
-"""§3.1's "latent space": dropout between A and B, whose minimiser thresholds singular values."""
+"""§3.1's "latent space": dropout between A and B, whose minimizer thresholds singular values."""
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def test_solution_is_the_numerical_minimum_over_both_factors(name):
     assert attained <= best * (1 + 1e-10)
     assert tikhonov.bottleneck_minimum(x, y, p, rank) == pytest.approx(attained, rel=1e-11)
     fit = tikhonov.bottleneck_solution(x @ np.linalg.pinv(x) @ y, p, rank)
-    if name != "tied at the cut":  # there the minimiser is not unique
+    if name != "tied at the cut":  # there the minimizer is not unique
         np.testing.assert_allclose(x @ factors.a.T @ factors.b.T, fit, atol=1e-10)
     # The planted alternatives: uniform shrinkage, and the threshold as if all r were always active.
     if name in ("generic", "fewer active than r"):

@@ -44,7 +44,7 @@ def test_mean_bottleneck_loss(rng):
 
 @pytest.mark.statistical
 def test_masked_gradient_vanishes_on_average_at_the_minimiser(rng):
-    """The realistic check of the minimiser: ∂/∂W of the masked loss has mean 0 there, and not at the ridge."""
+    """The realistic check of the minimizer: ∂/∂W of the masked loss has mean 0 there, and not at the ridge."""
     draws = 4000
     w = tikhonov.dropout_solution(X, Y, KEEP, "input")
     for weights, right in ((w, True), (tikhonov.ridge_solution(X, Y, 0), False)):

@@ -29,7 +29,7 @@ def factor_at_width(knobs: tuple[float, float], rank: int, width: int, eta: floa
     kept, needed = flow_factor(knobs, width, rank, eta), flow_eta_to_taper(knobs, width, rank)
     word = "a constant" if kept > 1 - SHARE else "it tapers"
     return (
-        f"{word}: {kept:.3g} of η on average over rows once a linear teacher of n = {width} is learnt; "
+        f"{word}: {kept:.3g} of η on average over rows once a linear teacher of n = {width} is learned; "
         f"below {1 - SHARE:g} from η = {needed:.3g} on"
     )
 

@@ -153,7 +153,7 @@ def output_factor(sigma: float, eta: float) -> OutputFactor:
     length = np.log1p(TAIL * scaled)
     w = length * (nodes + 1) / 2
     z = np.expm1(w) / scaled
-    density = np.exp(-(z**2) / 2 + w) * weights  # dz = e^w dw/scaled; constants cancel in the normalisation
+    density = np.exp(-(z**2) / 2 + w) * weights  # dz = e^w dw/scaled; constants cancel in the normalization
     density /= density.sum()
     factor = eta * np.exp(-w / 2)
     below = eta * np.expm1(-w / 2)  # d − η: near σ = 0, where d is almost constant, its variance must not cancel

@@ -6,16 +6,18 @@ A claim stands above its check in its section's file (`claim.claim`); its verdic
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
 import os
 import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from types import ModuleType
 
@@ -117,12 +119,14 @@ def run(claims: Sequence[Claim], results: Path | None = None, seed: int = 0) -> 
     workers = min(_cores(), 4)
     if workers == 1 or len(claims) < MANY:
         return sweep(claims, lambda claim: examine(claim, results, seed), "claims checked")
+    others = set(active_children())
     with _pool(workers) as pool:
         files: dict[str, list[str]] = {}
         for claim in claims:
             files.setdefault(claim.check.__module__, []).append(claim.id)
         # The rows of a file share what they compute, so one process has them all.
-        waiting = {name: pool.submit(_examine, ids, results, seed) for name, ids in files.items()}
+        with _ctrl_c_ignored():
+            waiting = {name: pool.submit(_examine, ids, results, seed) for name, ids in files.items()}
 
         @functools.cache
         def of_file(name: str) -> dict[str, tuple[Finding | None, str | None]]:
@@ -135,6 +139,9 @@ def run(claims: Sequence[Claim], results: Path | None = None, seed: int = 0) -> 
             return sweep(claims, lambda claim: Row(claim, *of_file(claim.check.__module__)[claim.id]), "claims checked")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            if not all(one.done() for one in waiting.values()):  # after Ctrl-C nobody waits for what they are at
+                for worker in set(active_children()) - others:
+                    worker.terminate()
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
@@ -159,8 +166,21 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextlib.contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    # Ctrl-C is the parent's: a process that is started meanwhile ignores it from its first moment.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
 def _one_thread() -> None:
-    # In a worker: one thread each, and Ctrl-C is the parent's.
+    # In a worker, which may have been started by another thread.
     from threadpoolctl import threadpool_limits
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,7 +2,7 @@
 
 W ← W + 2l(masked X)ᵀ(Y − masked X·W) from 0 with fresh masks at every step: p the keep probability, k = (1 − p)/p,
 S = XᵀX, h_n the diagonal of XX⁺. With H = S/p (masks on the output) or S + k diag S (on the input), E W_t is descent on
-the regularised objective ‖Y‖² − 2Tr(WᵀXᵀY) + Tr(WᵀHW), and masks add a covariance. Conditions of the rows on few steps
+the regularized objective ‖Y‖² − 2Tr(WᵀXᵀY) + Tr(WᵀHW), and masks add a covariance. Conditions of the rows on few steps
 rest on these moments, which import nothing from `dropout_sgd` but its largest learning rate; the rows are judged by
 `dropout_sgd`. Checked by `tests/test_claims_3_1_few_steps.py`.
 """

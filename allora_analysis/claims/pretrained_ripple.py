@@ -1,6 +1,6 @@
 """η in two pretrained transformers: `python -m allora_analysis.claims.pretrained_ripple MODEL NAME --data FOLDER`.
 
-**Question.** What becomes of "exponential in L" (§3.3) in a BERT, normalised after each sum, and in a Llama, normalised
+**Question.** What becomes of "exponential in L" (§3.3) in a BERT, normalized after each sum, and in a Llama, normalized
 in each branch: how do streams, attention's entropy and the gradient grow with η and with depth?
 
 **Arms.** Every linear map of every block adapted, r = 16. Adapters at random, rows ‖(BA)_i‖ of the root mean square
@@ -8,7 +8,7 @@ that LoRA's had after AdamW at 1e-4 in the records of `experiments.row_norms`, m
 as `TRAINED` says. η = 0 and 2⁻⁴ … 2¹⁰. Sentences of the test split, the first that are long enough, cut to one length.
 
 **Measured**, means over tokens of natural logarithms: log(‖h_l‖/√n) of each stream; log‖J_l v‖ of its gradient along
-one direction v at random; the output's (after the last normalisation) gradient and its distance from that at η = 0;
+one direction v at random; the output's (after the last normalization) gradient and its distance from that at η = 0;
 entropy of attention a block; and the radius within which the output is a power series in η, from quadratics and by
 winding. float64, one pass a number (`ripple.transformer`); how far the pass at η = 0 is from transformers' own is
 recorded.

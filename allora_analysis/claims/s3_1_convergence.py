@@ -128,12 +128,12 @@ def library_off(rng: np.random.Generator) -> float:
     where="§3.1, the paragraph after the first display",
     says="However, those derivations only emerge from taking expectation of the loss, i.e., considering infinite "
     "training steps.",
-    reading="After finitely many steps the mean of the weights is not yet descent on the regularised objective: of W, "
+    reading="After finitely many steps the mean of the weights is not yet descent on the regularized objective: of W, "
     "which §3.1 trains, and of LoRA's A and B; on layers so small that all sequences of masks can be summed.",
     depends_on=("3.1-expectation",),
 )
 def expectation(cases: Cases) -> Finding:
-    """E W_t and E[BA]_t over all sequences of masks of 1 to 3 steps, against descent on the regularised objective."""
+    """E W_t and E[BA]_t over all sequences of masks of 1 to 3 steps, against descent on the regularized objective."""
     lora = Tiny(
         cases.rng.standard_normal((1, 6)),
         cases.rng.standard_normal((1, 2)),
@@ -166,11 +166,11 @@ def expectation(cases: Cases) -> Finding:
         size=Size(
             off_by,
             "% of BA",
-            "how far its mean is from regularised descent after two steps (rank 8 on 6 inputs and 2 outputs, drop rate "
+            "how far its mean is from regularized descent after two steps (rank 8 on 6 inputs and 2 outputs, drop rate "
             "0.05, learning rate 0.01)",
         ),
         condition="A and B are trained, t ≥ 2 and p < 1",
-        flips_if="an E W_t that is not regularised descent with W trained directly, or an E[BA]_t that is with A and B",
+        flips_if="an E W_t that is not regularized descent with W trained directly, or an E[BA]_t that is with A and B",
     )
 
 
@@ -202,7 +202,7 @@ KINDS = ("last iterate, constant rate", "last iterate, rate l/√(1 + t/τ)", "a
 
 
 def noisy_at_the_optimum(one: Run) -> bool:
-    """Whether the masked gradient still varies where the regularised objective is least."""
+    """Whether the masked gradient still varies where the regularized objective is least."""
     if one.placement == "input":
         return one.x.shape[1] > 1
     residual = one.y - one.x @ np.linalg.lstsq(one.x, one.y, rcond=None)[0]
@@ -283,9 +283,9 @@ def convergence(cases: Cases) -> Finding:
             "% of ‖Y‖",
             "the weights' standard deviation in the long run, drop rate 0.05, half the largest rate, s from 0.5 to 1",
         ),
-        corrected="E W_t converges to the regularised optimum; at a constant rate Cov W_t tends to a limit instead "
+        corrected="E W_t converges to the regularized optimum; at a constant rate Cov W_t tends to a limit instead "
         "of 0",
-        condition="the last iterate, at a constant rate, and masked gradients that vary at the regularised optimum "
+        condition="the last iterate, at a constant rate, and masked gradients that vary at the regularized optimum "
         "(with masks on the output: Y ≠ XX⁺Y)",
         flips_if="a last iterate at a constant rate whose covariance vanishes on noisy labels, or an average's that "
         "stays",

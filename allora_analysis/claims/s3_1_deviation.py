@@ -175,7 +175,7 @@ def order(cases: Cases) -> Finding:
     return judged.finding(
         {"holds": "Yes: over many masks the deviation is four fifths of the bound, √(2/π) exactly."},
         evidence=judged.evidence(
-            "distance of a standardised sum from the normal law (Goldstein 2010): Σ E|X|³ / Std³, by case", allowed
+            "distance of a standardized sum from the normal law (Goldstein 2010): Σ E|X|³ / Std³, by case", allowed
         ),
         size=Size(math.sqrt(2 / math.pi), "of the bound", "the deviation as the number of masks grows"),
         flips_if="a ratio that is further from √(2/π) than Goldstein's bound",

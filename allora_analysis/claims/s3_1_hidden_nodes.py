@@ -164,7 +164,7 @@ RATES = (0.05, 0.2, 0.3, 1.0)
 
 @functools.lru_cache(maxsize=256)
 def learnt(one: Nodes, keep_prob: float, noise: float) -> dropout_sgd.Online:
-    """One teacher node learnt by the student's two, at every one of the times."""
+    """One teacher node learned by the student's two, at every one of the times."""
     start, readout = np.array(one.start), 1 / keep_prob if one.inverted else 1.0
     q, none, alone, times = start @ start.T, np.zeros((2, 1)), np.eye(1), [*TIMES.values()]
     return dropout_sgd.online_curve(q, none, alone, keep_prob, one.rate, times, noise=noise, readout=readout)

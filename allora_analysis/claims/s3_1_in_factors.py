@@ -88,7 +88,7 @@ def small_rate(cases: Cases) -> Finding:
     final = run.mean_product[-1]
     off = 100 * float(np.linalg.norm(final - run.flow_product[-1]) / np.linalg.norm(final))
     return judged.finding(
-        {"holds": "Yes: E[BA] is regularised descent to first order in the rate, and the next order is known."},
+        {"holds": "Yes: E[BA] is regularized descent to first order in the rate, and the next order is known."},
         evidence=Evidence(
             {"order of the error": {"flow": 1, "with its correction": 2}},
             {case.name: list(orders(case.inputs, seen)) for case, seen in judged.pairs},

@@ -149,7 +149,7 @@ def keeps_the_shape(one: Bottleneck) -> bool:
     depends_on=("3.1-minimiser",),
 )
 def placement_latent(cases: Cases) -> Finding:
-    """Whether the fit p·XX⁺Y minimises the loss under masks between A and B, found by a search on all masks."""
+    """Whether the fit p·XX⁺Y minimizes the loss under masks between A and B, found by a search on all masks."""
 
     def measure(one: Bottleneck) -> dict[str, float]:
         (x, y, p), r = one.of, one.rank
@@ -180,7 +180,7 @@ def placement_latent(cases: Cases) -> Finding:
         {"conditional": "Only for fits of r equal singular values, so in practice no: one constant comes off each."},
         evidence=judged.evidence(SEARCH, lambda one: {"p·XX⁺Y": keeps_the_shape(one)}, tolerance=SEARCH_TOLERANCE),
         size=Size(
-            off[0], "% of its largest entry", "how far p·XX⁺Y is from the minimiser at drop rate 0.05, r the fit's rank"
+            off[0], "% of its largest entry", "how far p·XX⁺Y is from the minimizer at drop rate 0.05, r the fit's rank"
         ),
         corrected="XW = U diag((σ_i − τ)₊)Vᵀ over the r largest singular values of XX⁺Y = UΣVᵀ: soft thresholding",
         condition="XX⁺Y has exactly r non-zero singular values, all equal; or p = 1 and r ≥ rank(XX⁺Y)",
@@ -202,7 +202,7 @@ def scaled_columns(rng: np.random.Generator) -> Regression:
     command=f"{COMMAND} input",
 )
 def normalised_inputs(cases: Cases) -> Finding:
-    """Input masks: the minimiser over all masks, against ridge with λ = k on X with columns of norm 1, rescaled."""
+    """Input masks: the minimizer over all masks, against ridge with λ = k on X with columns of norm 1, rescaled."""
 
     def normalised_ridge(one: Regression) -> np.ndarray:
         (x, y, p), norms = one, np.linalg.norm(one.x, axis=0)
@@ -225,7 +225,7 @@ def normalised_inputs(cases: Cases) -> Finding:
     return judged.finding(
         {"holds": "Yes, exactly, for masks on the inputs: ridge with λ = (1 − p)/p on columns of norm 1."},
         evidence=judged.evidence(ROUNDING, normalised_ridge, tolerance=TOLERANCE),
-        flips_if="a design on which the sum over all input masks has another minimiser",
+        flips_if="a design on which the sum over all input masks has another minimizer",
     )
 
 
@@ -281,7 +281,7 @@ def uncorrelated(one: Regression) -> bool:
     depends_on=("3.1-minimiser", "3.1-placement-in-code"),
 )
 def placement_input(cases: Cases) -> Finding:
-    """Whether the output formula's minimiser also minimises the loss under input masks; correlations down to 1e-3."""
+    """Whether the output formula's minimizer also minimizes the loss under input masks; correlations down to 1e-3."""
 
     def draw(rng: np.random.Generator) -> Regression:
         x = np.linalg.qr(rng.standard_normal((4, 2)))[0] * np.exp(rng.uniform(-1.5, 1.5, 2))
@@ -311,5 +311,5 @@ def placement_input(cases: Cases) -> Finding:
         evidence=judged.evidence(ROUNDING, lambda one: {"one W": uncorrelated(one)}, tolerance=TOLERANCE),
         corrected="under input masks W = (S + k diag S)⁺XᵀY, S = XᵀX, k = (1 − p)/p",
         condition="S = XᵀX is diagonal, or p = 1",
-        flips_if="correlated features on which both placements have one minimiser, or uncorrelated ones with two",
+        flips_if="correlated features on which both placements have one minimizer, or uncorrelated ones with two",
     )

@@ -1,4 +1,4 @@
-"""§3.1, what dropout minimises on expectation, and when that is Tikhonov's regularisation.
+"""§3.1, what dropout minimizes on expectation, and when that is Tikhonov's regularization.
 
 Masks V on the output, entries 0 or 1/p, p the keep probability; k = (1 − p)/p; X⁺ the pseudo-inverse. Judged by least
 squares on the enumeration of all masks. Checked by `tests/test_claims_3_1_tikhonov.py`, which plants wrong formulas.
@@ -162,7 +162,7 @@ def minimiser(cases: Cases) -> Finding:
             tolerance=TOLERANCE,
         ),
         corrected="W = p(XᵀX)⁻¹XᵀY; of minimum norm where X is rank-deficient: W = pX⁺Y",
-        flips_if="a regression on which p·X⁺Y does not minimise the sum over all masks",
+        flips_if="a regression on which p·X⁺Y does not minimize the sum over all masks",
     )
 
 
@@ -205,7 +205,7 @@ def tikhonov_solution(cases: Cases) -> Finding:
         {"holds_corrected": "Not as printed, a misprint: the last product is XᵀY, as everywhere in this paragraph."},
         evidence=judged.evidence(ROUNDING, lambda one: tikhonov.ridge_solution(*one), tolerance=TOLERANCE),
         corrected="W = (XᵀX + λI)⁻¹XᵀY",
-        flips_if="a regression on which the corrected W is not ridge's minimiser",
+        flips_if="a regression on which the corrected W is not ridge's minimizer",
     )
 
 

@@ -312,7 +312,7 @@ def _stacks() -> list[Case]:
     where='§3.3, below Proposition 1: "especially limiting for LLMs"',
     says="We also note that proposition 1 is especially limiting for LLMs that most commonly resort to increased depth "
     "rather than increased width to scale up their capacity Hestness et al. (2017).",
-    reading="An LLM's blocks are residual and normalise what enters a branch, h + (W + ηBA)LN(h). Growth counts as "
+    reading="An LLM's blocks are residual and normalize what enters a branch, h + (W + ηBA)LN(h). Growth counts as "
     "exponential where doubling L multiplies what η adds to log growth by more than 1.5.",
     depends_on=("3.3-worst-case",),
 )
@@ -333,7 +333,7 @@ def residual(cases: Cases) -> Finding:
     )
     ratios = [seen["2L"] / seen["L"] for case, seen in judged.pairs if case.paper]
     return judged.finding(
-        {"conditional": "Only without normalisation: with a LayerNorm in each branch growth is not exponential."},
+        {"conditional": "Only without normalization: with a LayerNorm in each branch growth is not exponential."},
         evidence=judged.evidence(
             f"off, in what is allowed: {source_of_errors(STACKS)}; the worst cases to 1e-9",
             {"growth added at 2L over that at L": "2 without LayerNorm; with it towards 1"},

@@ -1,4 +1,4 @@
-"""§3.3 in a transformer: attention, normalisations, and a feed-forward part whose every map is W + ηBA.
+"""§3.3 in a transformer: attention, normalizations, and a feed-forward part whose every map is W + ηBA.
 
 The paper multiplies linear layers; these rows ask what is left of its sentences where LoRA is used. Toys are drawn here
 (tokens, residual blocks, float64), so that the rows are judged on fresh draws; `pretrained_ripple.json` has η swept
@@ -26,7 +26,7 @@ WIDTH, RANK, REPLICAS, DOUBLED = 24, 8, 8, math.log(2)
 
 
 class Blocks(NamedTuple):
-    """Networks of 2L blocks at m̄ = 1: where they are normalised, tokens, η; aligned (the worst case) or at random."""
+    """Networks of 2L blocks at m̄ = 1: where they are normalized, tokens, η; aligned (the worst case) or at random."""
 
     norm: str
     depth: int
@@ -113,7 +113,7 @@ def drawn(rng: np.random.Generator, worst: bool) -> Blocks:
 
 
 def known(worst: bool) -> list[Case]:
-    """As Llama and BERT are normalised, at the paper's η; and without normalisation."""
+    """As Llama and BERT are normalized, at the paper's η; and without normalization."""
     kinds = (False, True) if worst else (False,)
     own = [Blocks(norm, 8, eta, 4, kind) for norm in ("pre", "post") for eta in PAPER_ETAS for kind in kinds]
     plain = [Blocks("none", 8, 2.0, count, kind) for count in (1, 4) for kind in kinds if count == 1 or not kind]
@@ -135,7 +135,7 @@ def _ratios(judged: Any) -> np.ndarray:
     depends_on=("3.3-worst-case", "3.3-residual"),
 )
 def output_grows(cases: Cases) -> Finding:
-    """Attention and feed-forward blocks normalised in the branch, after the sum or nowhere, aligned and at random."""
+    """Attention and feed-forward blocks normalized in the branch, after the sum or nowhere, aligned and at random."""
     judged = cases.judge(
         known(True) + cases.draw(partial(drawn, worst=True), 8),
         lambda one: added(one, cases.rng),
@@ -145,11 +145,11 @@ def output_grows(cases: Cases) -> Finding:
     )
     ratios = _ratios(judged)
     return judged.finding(
-        {"conditional": "Only without normalisation: with a norm, as in transformers, growth is not exponential."},
+        {"conditional": "Only without normalization: with a norm, as in transformers, growth is not exponential."},
         evidence=judged.evidence(
             f"off, in what is allowed: {source_of_errors(REPLICAS)}; worst cases and post-norm to 1e-9",
             {
-                "growth added at 2L over that at L": "2 without normalisation; 1 with it in the branch; none after "
+                "growth added at 2L over that at L": "2 without normalization; 1 with it in the branch; none after "
                 "the sum"
             },
             tolerance=1.0,
@@ -159,13 +159,13 @@ def output_grows(cases: Cases) -> Finding:
         size=Size(
             float(np.median(ratios)),
             "times",
-            "what η adds to log growth after 16 blocks, normalised in the branch, over 8 (2 is exponential)",
+            "what η adds to log growth after 16 blocks, normalized in the branch, over 8 (2 is exponential)",
             float(ratios.min()),
             float(ratios.max()),
         ),
-        condition="no normalisation. In the branch: ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l(√H ρ_oρ_v + ρ_downρ_up), ρ = ‖W‖ + η‖BA‖, H "
+        condition="no normalization. In the branch: ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l(√H ρ_oρ_v + ρ_downρ_up), ρ = ‖W‖ + η‖BA‖, H "
         "heads; after the sum: ‖h_L‖ = √n",
-        flips_if="normalised blocks in which doubling L multiplies what η adds to log growth by more than 1.5",
+        flips_if="normalized blocks in which doubling L multiplies what η adds to log growth by more than 1.5",
     )
 
 
@@ -190,26 +190,26 @@ def gradient_grows(cases: Cases) -> Finding:
     ratios = _ratios(judged)
     return judged.finding(
         {
-            "conditional": "Only without normalisation: normalised in the branches it is a power of depth; normalised "
+            "conditional": "Only without normalization: normalized in the branches it is a power of depth; normalized "
             "after them it rises, then fades."
         },
         evidence=judged.evidence(
             "none: a threshold of 1.5",
-            {"added at 2L over that at L": "2 without normalisation; about 1 with it"},
+            {"added at 2L over that at L": "2 without normalization; about 1 with it"},
             n=3 * REPLICAS,
         ),
         size=Size(
             float(np.median(ratios)),
             "times",
-            "what η adds to the log gradient through 16 blocks, normalised in the branch, over 8 (2 is exponential)",
+            "what η adds to the log gradient through 16 blocks, normalized in the branch, over 8 (2 is exponential)",
             float(ratios.min()),
             float(ratios.max()),
         ),
-        condition="no normalisation; with it in the branch E‖Jv‖² is multiplied by 1 + χβ/(1 + lβ) in block l, β the "
+        condition="no normalization; with it in the branch E‖Jv‖² is multiplied by 1 + χβ/(1 + lβ) in block l, β the "
         "mean square that a branch adds: 1 + Lβ for one token, χ = 1; with several, attention's logits make χ of the "
         "order of η² at large η (ripple.mean_field.logit_gain computes it), until tokens are alike; after the sum it "
         "rises until then",
-        flips_if="normalised blocks at random whose log gradient gains twice as much from η at 2L as at L",
+        flips_if="normalized blocks at random whose log gradient gains twice as much from η at 2L as at L",
     )
 
 
@@ -295,7 +295,7 @@ def is_a_polynomial(cases: Cases) -> Finding:
             min(radii),
             max(radii),
         ),
-        condition="no softmax, normalisation or activation, and then of degree 3(3^L − 1), not L; else the radius ρ is "
+        condition="no softmax, normalization or activation, and then of degree 3(3^L − 1), not L; else the radius ρ is "
         "the least |η| at which a norm's mean square or a partition sum is 0",
         flips_if="a transformer with softmax or norms without coefficients beyond that degree, or another way round",
     )

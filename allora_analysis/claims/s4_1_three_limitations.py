@@ -179,6 +179,6 @@ def three_limitations(cases: Cases) -> Finding:
         corrected="ALLoRA does what LoRA does at its drop rate, at η·l under plain SGD (at l under AdamW, or where "
         "gradients are clipped), and without a scaling factor",
         condition="drop rate 0 (dropout); η > 1 under SGD without clipping (zero); η > 1 with one BA in both arms "
-        "whose norm is that of W (ripple), not once both have learnt one matrix",
+        "whose norm is that of W (ripple), not once both have learned one matrix",
         flips_if="a first step under AdamW that is longer than LoRA's, or a limitation that LoRA so set keeps",
     )

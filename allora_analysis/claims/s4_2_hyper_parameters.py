@@ -44,7 +44,7 @@ def drawn(rng: np.random.Generator, setting: Setting, optimizer: str, tuned: tup
 
 
 def knobs(rng: np.random.Generator) -> Setting:
-    """Scaling, initialisation and rates at random; ε so small that Adam does not see the gradients' scale."""
+    """Scaling, initialization and rates at random; ε so small that Adam does not see the gradients' scale."""
     scaling, init, rate = (float(np.exp(rng.uniform(*np.log(ends)))) for ends in ((0.7, 1.4), (0.7, 1.4), (0.01, 0.02)))
     return Setting(scaling=scaling, init_a=init, rate_a=rate, rate_b=rate, eps_a=1e-14, eps_b=1e-14)
 

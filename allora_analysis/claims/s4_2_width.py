@@ -138,7 +138,7 @@ def transfer(cases: Cases) -> Finding:
         condition=lambda one: one.told == 0,
     )
     return judged.finding(
-        {"conditional": "Only LoRA+'s under Adam over width; over rank it depends on the gradient's directions."},
+        {"conditional": "Only over width, with LoRA+ under Adam; a new rank may need a new rate."},
         evidence=judged.evidence(
             "half of the gap between two powers, and three standard errors", lambda one: one.told, tolerance=RESOLUTION
         ),

@@ -51,7 +51,7 @@ def not_run(why: str, answer: str) -> Finding:
 
 
 def shown(family: Mapping[str, Judgement]) -> dict[str, Any]:
-    """Judgements for the evidence, by case."""
+    """Judgments for the evidence, by case."""
     return {case: dataclasses.asdict(one) for case, one in family.items()}
 
 

@@ -118,7 +118,7 @@ def group(delta: Float[np.ndarray, " entries"], n: int, keep_prob: float) -> Gro
 
 
 def atoms_of(groups: Groups, index: int) -> tuple[Float[np.ndarray, " size"], Float[np.ndarray, " size"]]:
-    """The centred values of one group's term and their probabilities."""
+    """The centered values of one group's term and their probabilities."""
     trials = float(groups.trials[index])
     k = window(trials, groups.probability)
     weight = binomial_probabilities(k, np.full_like(k, trials), groups.probability)
@@ -128,7 +128,7 @@ def atoms_of(groups: Groups, index: int) -> tuple[Float[np.ndarray, " size"], Fl
 def merge(
     value: Float[np.ndarray, " size"], weight: Float[np.ndarray, " size"], width: float
 ) -> tuple[Float[np.ndarray, " merged"], Float[np.ndarray, " merged"], float]:
-    """Sort atoms and join neighbours closer than `width` at their mean."""
+    """Sort atoms and join neighbors closer than `width` at their mean."""
     order = np.argsort(value, kind="stable")
     value, weight = value[order], weight[order]
     starts = np.flatnonzero(np.concatenate([[True], np.diff(value) > width]))
@@ -187,7 +187,7 @@ def _expected_absolute_sum(
     one: tuple[Float[np.ndarray, " m1"], Float[np.ndarray, " m1"]],
     two: tuple[Float[np.ndarray, " m2"], Float[np.ndarray, " m2"]],
 ) -> float:
-    """E|S₁ + S₂| = 2 E(S₁ + S₂)₊ for independent centred S₁, S₂ given as atoms, the second sorted: O(m log m)."""
+    """E|S₁ + S₂| = 2 E(S₁ + S₂)₊ for independent centered S₁, S₂ given as atoms, the second sorted: O(m log m)."""
     # Rounding is relative to E|S₁| + E|S₂| ≤ 2 E|S₁ + S₂| (Jensen), so nothing is lost to cancellation.
     mass = np.append(np.cumsum(two[1][::-1])[::-1], 0.0)
     moment = np.append(np.cumsum((two[0] * two[1])[::-1])[::-1], 0.0)

@@ -72,7 +72,7 @@ def loss_moments(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float) -> 
     """E L = ‖Y − Z‖² + k‖Z‖² and Std[L] = √(k Σ Z²(Z/p − 2Y)²), k = (1 − p)/p, over masks V with entries in {0, 1/p}.
 
     Source: §3.1 (the expectation) and Appendix A (the variance is left open there). Std is exactly 0 at Z = 0, LoRA's
-    initialisation. Test: `tests/test_deviation_moments.py`, against all masks.
+    initialization. Test: `tests/test_deviation_moments.py`, against all masks.
 
     Args:
         x: X (N×D), the design.

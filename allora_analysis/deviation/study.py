@@ -40,7 +40,7 @@ class Config:
     masks: tuple[int, ...] = (1, 10, 100, 1000)
     """Numbers n of masks in an average (the paper's N, training steps), each 1 or above."""
     weight_scale: float = 1.0
-    """Scale of the weights W, where the targets' own have 1; 0 is LoRA's zero initialisation."""
+    """Scale of the weights W, where the targets' own have 1; 0 is LoRA's zero initialization."""
     noise: float = 1.0
     """Standard deviation of the targets' noise, where the signal has one of about 1."""
     draws: int = 4000

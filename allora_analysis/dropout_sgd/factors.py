@@ -3,7 +3,7 @@
 A step of (A, B) is not affine, so no finite set of moments closes. For small l, at time τ = lt and θ = (A, B), with ℓ
 the expected loss, H its Hessian and Σ(θ) the covariance of the masked gradient, all at the flow θ(τ):
 
-    θ′ = −∇ℓ(θ)                                    gradient flow of the regularised loss, what is left as l → 0
+    θ′ = −∇ℓ(θ)                                    gradient flow of the regularized loss, what is left as l → 0
     C′ = −HC − CH + Σ                              linear noise approximation: Cov θ_t = lC(τ) + O(l²)
     m′ = −Hm − ½∇³ℓ[C] − ½H∇ℓ                      E θ_t = θ(τ) + l·m(τ) + O(l²)
 
@@ -56,7 +56,7 @@ class FactorFlow:
     Attributes:
         mean_product: E W_t up to O(l²) (T + 1 × D × C).
         covariance_trace: tr Cov W_t up to O(l²), over all entries.
-        flow_product: W along gradient flow of the regularised loss, which is E W_t up to O(l).
+        flow_product: W along gradient flow of the regularized loss, which is E W_t up to O(l).
         covariance: Cov of W_T's entries, rows of W first (D·C × D·C).
         a: A along the flow, at the last step (r × D).
         b: B there (C × r).
@@ -267,7 +267,7 @@ def factor_flow(
 ) -> FactorFlow:
     """Moments of W_t = A_tᵀB_tᵀ under SGD on (A, B) with fresh dropout masks at each step; nothing is sampled.
 
-    Gradient flow of the regularised loss, the first correction of its mean, and the covariance by the linear noise
+    Gradient flow of the regularized loss, the first correction of its mean, and the covariance by the linear noise
     approximation: `factors` has the statement. One integration, whose cost grows with l·λ_max·T and not with T.
     Time O(P³ + P·D²C²) an evaluation, P = r(D + C); memory O(P² + D²C² + (T + 1)·D·C).
     `tests/test_dropout_sgd_factors.py` enumerates every sequence of masks on tiny problems.

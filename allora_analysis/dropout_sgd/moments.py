@@ -1,6 +1,6 @@
 """Exact mean and covariance of SGD under dropout at every step from W₀ = 0, and what they cost and gain.
 
-E[W_t] is gradient descent on the marginal (regularised) objective at every step; what dropout adds is the covariance,
+E[W_t] is gradient descent on the marginal (regularized) objective at every step; what dropout adds is the covariance,
 by the recursion of `process`. Both stand beside gradient descent on that objective and plain gradient descent.
 Cross-covariances for the average W̄_t = (W₁ + … + W_t)/t: with A_t = tW̄_t and B_t = Cov(A_t, W_t),
 B_{t+1} = B_t F + Cov W_{t+1} and Cov A_{t+1} = Cov A_t + B_t F + (B_t F)ᵀ + Cov W_{t+1}.

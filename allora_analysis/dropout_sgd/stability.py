@@ -7,8 +7,8 @@ l < 1/ρ(A⁻¹B) (A⁻¹ maps the positive cone into itself, so l ↦ C ↦ lA�
 A^{-1/2}BA^{-1/2} is symmetric its largest eigenvalue comes from Lanczos' method, without a search over l. It is never
 above the mean's limit. Directions that no step moves (H = 0 there, so ĝ and Ĥ are 0 too) are left out.
 
-The limit t → ∞ at a stable rate: E W_∞ is the minimiser of the marginal objective, H⁺XᵀY, and Cov W_∞, which does not
-vanish, solves C = FCF + 4l²Q(E W_∞, C). The average of the iterates does converge to that minimiser:
+The limit t → ∞ at a stable rate: E W_∞ is the minimizer of the marginal objective, H⁺XᵀY, and Cov W_∞, which does not
+vanish, solves C = FCF + 4l²Q(E W_∞, C). The average of the iterates does converge to that minimizer:
 t·Cov W̄_t → H⁺ Q(E W_∞, C) H⁺ (Polyak–Juditsky; for masks shared by all rows Clara, Langer, Schmidt-Hieber, JMLR 2024,
 arXiv:2306.10529). `tests/test_dropout_sgd_stability.py` checks both.
 """
@@ -84,7 +84,7 @@ class CovarianceOperator:
         return 4.0 * (h[:, None] * h * inner / self.root**2 + self.narrow(noise))
 
     def flat(self) -> Callable[[np.ndarray], np.ndarray]:
-        """K on matrices laid out as vectors, symmetrised, as SciPy's iterative methods want it."""
+        """K on matrices laid out as vectors, symmetrized, as SciPy's iterative methods want it."""
         size = len(self.eigenvalues)
 
         def apply(flat: np.ndarray) -> np.ndarray:
@@ -213,7 +213,7 @@ class Stationary:
     """The limit t → ∞.
 
     Attributes:
-        mean: E W_∞, the marginal objective's minimiser (D × C), minimum-norm.
+        mean: E W_∞, the marginal objective's minimizer (D × C), minimum-norm.
         covariance: Cov of each column of W_∞ (C × D × D).
         covariance_trace: the sum of their traces.
         average_covariance_rate: lim t·tr Cov W̄_t over all columns: the averaged iterate converges like this over t.
@@ -256,7 +256,7 @@ def stationary_moments(
 ) -> Stationary:
     """The moments of W_t as t → ∞ from W₀ = 0. `tests/test_dropout_sgd_stability.py` compares with a long trajectory.
 
-    The mean is the marginal objective's minimiser, whatever the scales of X's columns, up to X's numerical rank: for
+    The mean is the marginal objective's minimizer, whatever the scales of X's columns, up to X's numerical rank: for
     output masks, and without masks, singular values below max(N, D)·ε of the largest count as 0
     (`tests/test_tikhonov_scales.py` compares with exact fractions). Directions whose curvature is below max(N, D)·ε of
     the largest have no covariance: SGD needs 1/ε steps to move there.

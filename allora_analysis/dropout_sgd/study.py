@@ -33,14 +33,14 @@ FLOWS = 0.02  # l·λ_max, λ_max the loss's largest curvature in A and B at the
 GROUPS = 10  # the replicas run in so many parts, so that Ctrl-C keeps those finished
 HEADINGS = (
     *("step", "‖E W‖", "gap*", "tr Cov", "tr Cov measured", "risk", "risk measured"),
-    *("risk of regularised GD", "of plain GD", "of averaged W"),
+    *("risk of regularized GD", "of plain GD", "of averaged W"),
 )
 CURVES = ("risk", "risk_marginal", "risk_plain", "risk_average")
 
 
 @dataclass(frozen=True)
 class Config:
-    """SGD under dropout, step by step: its mean is gradient descent on the regularised loss; what is its covariance?
+    """SGD under dropout, step by step: its mean is gradient descent on the regularized loss; what is its covariance?
 
     A linear model on random data, W₀ = 0, fresh masks at each step, paper §3.1. Everything under "predicted" is exact;
     in LoRA's factors it is right to the first order in the learning rate.
@@ -251,11 +251,11 @@ def table(config: Config, result: Result) -> Table:
             f"{runs}E BA, to the first order in l‖; in brackets what sampling alone gives if the two are equal.",
             first,
             f"l = {text(p['learning_rate'])}, l·λ_max = {text(p['step_size'])}. The descents here are gradient "
-            f"flows; E BA is off the regularised one by {text(p['flow_gap'][-1])} at the last step.",
+            f"flows; E BA is off the regularized one by {text(p['flow_gap'][-1])} at the last step.",
         )
         return Table(f"{title}, in A and B of rank {config.rank}", HEADINGS[:-1], rows, notes)
     notes = (
-        f"{runs}gradient descent on the regularised objective‖; in brackets what sampling alone gives if the two are "
+        f"{runs}gradient descent on the regularized objective‖; in brackets what sampling alone gives if the two are "
         "equal.",
         first,
         f"l = {text(p['learning_rate'])}; stable below {text(p['limit_mean_square'])} (mean square), "
@@ -273,7 +273,7 @@ def plot(config: Any, result: Result) -> Figure:
     equal = "≈" if config.parameters == "factors" else "="
     curves = (
         ("risk_plain", "plain", "-", "plain gradient descent"),
-        ("risk_marginal", "predicted", "--", f"gradient descent, regularised\n({equal} mean of dropout)"),
+        ("risk_marginal", "predicted", "--", f"gradient descent, regularized\n({equal} mean of dropout)"),
         ("risk_average", "other", "-.", "dropout, averaged iterates"),
         ("risk", "dropout", "-", "dropout SGD"),
     )

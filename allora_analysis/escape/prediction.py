@@ -118,7 +118,7 @@ def measure(config: Any, teacher: Teacher, recipe: Recipe, drift: Drift) -> dict
     # `first_ratio`: ‖BA‖ over LoRA's at l after the first step whose rate is not 0; None where a norm is below 1e-150.
     # `steps`: to reach each level; None if a seed does not. `norms`, `max_norms`: mean and largest ‖(BA)_i‖.
     # `final_loss`: over the loss at B = 0. `to_…`: ALLoRA's relative distances of BA, `parameters_to_…`: of the way
-    # that A and B have travelled.
+    # that A and B have traveled.
     first = 2 if recipe.warmup else 1
     found: dict[str, Any] = {"target": float(teacher.target.mean())}
     for index, arm in enumerate(ARMS):

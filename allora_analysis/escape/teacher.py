@@ -72,7 +72,7 @@ def linear_teacher(
         rank: r of the adapter.
         teacher_rank: rank of T.
         noise: standard deviation of the noise on Y.
-        orthonormal: orthogonalise X's columns, so that S = I exactly; needs N ≥ n₂.
+        orthonormal: orthogonalize X's columns, so that S = I exactly; needs N ≥ n₂.
 
     Returns:
         The teachers.
@@ -221,7 +221,7 @@ class Drift:
     to_lora_eta: Float[np.ndarray, "seeds times"]
     """BA from that of LoRA at η·l."""
     parameters_to_lora: Float[np.ndarray, "seeds times"]
-    """(A − A₀, B), the way travelled, from that of LoRA at l."""
+    """(A − A₀, B), the way traveled, from that of LoRA at l."""
     parameters_to_lora_eta: Float[np.ndarray, "seeds times"]
     """(A − A₀, B) from that of LoRA at η·l."""
     norms: Float[np.ndarray, "arms seeds times"]

@@ -62,7 +62,7 @@ class Split:
 
 
 def whole(text: str) -> bool:
-    """Whether a text can be written as UTF-8, and so tokenised and recorded: it has no half of a surrogate pair."""
+    """Whether a text can be written as UTF-8, and so tokenized and recorded: it has no half of a surrogate pair."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 

@@ -179,7 +179,7 @@ def _check_causal(source: str, model: nn.Module) -> None:
 
 
 def unmark(model: Any) -> None:
-    """Take transformers' mark of a quantised model off one whose weights it has turned into float32.
+    """Take transformers' mark of a quantized model off one whose weights it has turned into float32.
 
     A GGUF file's are, on loading, but the Trainer would refuse to train the model because of the mark.
     """

@@ -15,7 +15,7 @@ SERIES = ("step", "mean", "least", "most", "largest")
 
 
 def summarised(norms: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Row norms over all layers, of norms by layer; those that are summarised already stay as they are.
+    """Row norms over all layers, of norms by layer; those that are summarized already stay as they are.
 
     Args:
         norms: "step", and "layers": by layer the "mean" and the "max" over rows, a number a step.

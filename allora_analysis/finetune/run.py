@@ -98,7 +98,7 @@ def run(
     folder = records.unfinished(results, STUDY, records.key(setting, PROTOCOL, digests))
     try:
         with _held(folder, setting):
-            known = lookup(results, setting, digests)  # again: a neighbour may have recorded it meanwhile
+            known = lookup(results, setting, digests)  # again: a neighbor may have recorded it meanwhile
             if (known := machine.agree(known, device)) is not None:
                 return Outcome(known, False)
             with _checkpoints_in(folder):

@@ -41,7 +41,7 @@ class MLP:
 
 
 def initialise(sizes: Sequence[int], generator: np.random.Generator, dtype: torch.dtype = torch.float32) -> MLP:
-    """PyTorch's own initialisation of a linear layer: every entry uniform in ±1/√(inputs).
+    """PyTorch's own initialization of a linear layer: every entry uniform in ±1/√(inputs).
 
     Args:
         sizes: inputs, hidden widths, classes.

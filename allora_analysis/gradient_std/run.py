@@ -311,7 +311,7 @@ class Run:
                 try:
                     write_atomically(self._state, lambda target: np.savez(target, **arrays, **text))
                     break
-                except FileNotFoundError:  # a neighbour that finished took the empty folder away
+                except FileNotFoundError:  # a neighbor that finished took the empty folder away
                     if last:
                         raise
         except OSError as error:

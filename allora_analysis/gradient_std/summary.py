@@ -7,7 +7,7 @@ Var G = σ²_minibatch + σ²_mask with σ²_mask = E Var(G | minibatch) (which 
 
 **Seeds.** Entries of the gradient are not comparable across seeds, summaries are. Seed i's gradient has the total
 variance T_i (masks and minibatches, averaged over entries), estimated as T̂_i with a standard error s_i over its
-minibatches. On the scale of relative changes, log T̂_i = m + u_i + e_i: u_i is what the seed (initialisation and order
+minibatches. On the scale of relative changes, log T̂_i = m + u_i + e_i: u_i is what the seed (initialization and order
 of the data) does, e_i the error of measuring it with finitely many minibatches and masks, Var e_i ≈ (s_i/T̂_i)² (delta
 method). Checked by `tests/test_gradient_std_summary.py`.
 """
@@ -166,7 +166,7 @@ def components(means: ArrayLike, within: ArrayLike, masks: int) -> Components:
 def _components(
     gram: Float[np.ndarray, "M M"], within: Float[np.ndarray, " M"], masks: int, chosen: np.ndarray
 ) -> np.ndarray:
-    # Σ_j ‖Ḡ_j − Ḡ‖² = Σ_j ⟨j, j⟩ − Σ_jl ⟨j, l⟩/m over the chosen minibatches, whatever point they were centred on.
+    # Σ_j ‖Ḡ_j − Ḡ‖² = Σ_j ⟨j, j⟩ − Σ_jl ⟨j, l⟩/m over the chosen minibatches, whatever point they were centered on.
     part = gram[np.ix_(chosen, chosen)]
     between = (np.trace(part) - part.sum() / len(chosen)) / (len(chosen) - 1)
     mask = within[chosen].mean()

@@ -10,7 +10,7 @@ from allora_analysis.grid.plan import Grid, Summary, Task, data_of, digests, rec
 from allora_analysis.records.files import Busy
 from allora_analysis.validation import ArgumentError
 
-PATIENCE = 5.0  # seconds between two looks at runs that a neighbour is at
+PATIENCE = 5.0  # seconds between two looks at runs that a neighbor is at
 
 
 def run_task(grid: Grid, task: Task) -> bool:
@@ -54,7 +54,7 @@ def run(grid: Grid) -> Summary:
                 except Exception as error:  # of this run: the others need not wait for its repair
                     failed.append(_told(task, error))
                 else:
-                    ran, before = ran + mine, before + (not mine)  # not mine: a neighbour recorded it meanwhile
+                    ran, before = ran + mine, before + (not mine)  # not mine: a neighbor recorded it meanwhile
                     if mine:
                         left = len(todo) - position - 1 + len(busy)
                         terminal.remark(

@@ -37,7 +37,7 @@ class Array(Fleet):
 
     Raises:
         ArgumentError: no Slurm here, or a parameter or partition that it does not know.
-        OSError: the jobs cannot be written down; they are cancelled, as by Ctrl-C before they are.
+        OSError: the jobs cannot be written down; they are canceled, as by Ctrl-C before they are.
     """
 
     def __init__(self, folder: Path, grid: Grid, todo: list[Task], parameters: dict[str, Any]):

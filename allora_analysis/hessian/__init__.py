@@ -1,4 +1,4 @@
-"""Zero initialisation (§3.2): the Hessian in the product Δ and in LoRA's own (A, B), of a layer and of a network.
+"""Zero initialization (§3.2): the Hessian in the product Δ and in LoRA's own (A, B), of a layer and of a network.
 
 - `product`: Eqs. (1) and (2), mended; κ of S over N/D (Marchenko–Pastur, Edelman's peak), of a fixed S, of the B block
 - `factors`: the spectrum in (B, A) at B = 0 with multiplicities, the inertia; which starts are critical points, and the

@@ -180,7 +180,7 @@ def factor_gradient(
 def is_stationary(g: ArrayLike, a: ArrayLike, b: ArrayLike | None = None) -> bool:
     """Whether (B, A) is a critical point: GAᵀ = 0 and BᵀG = 0, up to the products' own rounding error.
 
-    Of the usual initialisations only A = B = 0 is one (or G = 0, where there is nothing to learn). Where B = 0, so also
+    Of the usual initializations only A = B = 0 is one (or G = 0, where there is nothing to learn). Where B = 0, so also
     if A's rows happen to lie in G's kernel. Arguments as in `factor_gradient`.
     Checked by `tests/test_hessian_escape.py::test_is_stationary`.
 
@@ -254,7 +254,7 @@ def escape_time(g: ArrayLike, epsilon: float) -> float:
 def linearised_flow(
     g: ArrayLike, a: ArrayLike, b: ArrayLike, time: float
 ) -> tuple[Float[np.ndarray, "n1 r"], Float[np.ndarray, "r n2"]]:
-    """Gradient flow linearised at A = B = 0: Ḃ = −GAᵀ, Ȧ = −BᵀG, solved through G = UΣVᵀ.
+    """Gradient flow linearized at A = B = 0: Ḃ = −GAᵀ, Ȧ = −BᵀG, solved through G = UΣVᵀ.
 
     UᵀB(t) = cosh(Σt) UᵀB − sinh(Σt) VᵀAᵀ and the same with B and Aᵀ, U and V exchanged; null directions of G rest. By
     modes: (UᵀB − VᵀAᵀ)/2 grows as e^{Σt}, (UᵀB + VᵀAᵀ)/2 decays as e^{−Σt}.

@@ -3,7 +3,7 @@
 Eq. (1) prints the last term transposed, Eq. (2) lacks the factor 2 and gives the identity the wrong size. The Hessian
 holds no Δ: it is the same at Δ = 0 as anywhere, so it cannot say anything about starting there.
 
-"As the training set size decreases, the landscape degenerates" depends on what decreases with N. For i.i.d. centred
+"As the training set size decreases, the landscape degenerates" depends on what decreases with N. For i.i.d. centered
 entries κ(S), S = XᵀX, peaks at N = D and falls on both sides; where S stays what it is, N alone changes nothing.
 Checked by `tests/test_hessian_product.py` against automatic differentiation, Marchenko and Pastur, and Edelman.
 """
@@ -130,7 +130,7 @@ class BlockConditioning:
 def marchenko_pastur_condition(gamma: float) -> float:
     """κ of the non-zero part of S as N, D → ∞ with D/N → γ: ((1 + √γ)/(1 − √γ))², ∞ at γ = 1.
 
-    For γ > 1 the non-zero part of S is that of XXᵀ, whose ratio is 1/γ: the same expression. Assumes i.i.d. *centred*
+    For γ > 1 the non-zero part of S is that of XXᵀ, whose ratio is 1/γ: the same expression. Assumes i.i.d. *centered*
     entries of finite fourth moment (a common mean adds one eigenvalue of order N·D). The limit is biased at finite N,
     by a gap of order N^(−2/3). Source: Marchenko–Pastur 1967; Bai–Yin 1993 for the edges.
     Checked by `tests/test_hessian_product.py::test_gap_to_marchenko_pastur_shrinks`.

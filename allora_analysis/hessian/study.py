@@ -39,7 +39,7 @@ DENSE_LIMIT = 1500  # parameters up to which the dense Hessian is built: 2 s
 
 @dataclass(frozen=True)
 class Config:
-    """Zero initialisation (§3.2): how the Hessian's conditioning depends on N/D, and what LoRA's start looks like.
+    """Zero initialization (§3.2): how the Hessian's conditioning depends on N/D, and what LoRA's start looks like.
 
     X has i.i.d. standard normal entries; targets are i.i.d. standard normal residuals; A is drawn as LoRA ships it,
     uniform in ±1/√features.
@@ -359,7 +359,7 @@ def _spectra(axes: Axes, result: Result) -> None:
             axes.plot(index[shown], dense[shown].astype(float), ".", markersize=4, color=COLOURS["measured"])
     axes.plot([], [], ".", color=COLOURS["measured"], label="dense Hessian (every few)")
     axes.set(xlabel="eigenvalue, in ascending order", ylabel="eigenvalue of ∇²L in (B, A)")
-    axes.set_title("At zero initialisation the Hessian is indefinite")
+    axes.set_title("At zero initialization the Hessian is indefinite")
     axes.legend(fontsize=7, frameon=False)
 
 

@@ -80,7 +80,7 @@ class Table:
         return dict(sorted(found.items()))
 
     def candidates(self, cell: Cell) -> tuple[float, ...]:
-        """The rates among which each judging seed chooses: the best and its neighbours, a quarter of a decade away."""
+        """The rates among which each judging seed chooses: the best and its neighbors, a quarter of a decade away."""
         best, tried = self.best_rate(cell), list(self.scores(cell))
         if best is None:
             return ()
@@ -244,9 +244,9 @@ def rates(cell: Cell) -> list[float]:
 
 
 def further(scores: Mapping[float, float], most: int = 12) -> float | None:
-    """The next rate to try: half a decade beyond an end at which the best one is, or else half-way to its neighbours.
+    """The next rate to try: half a decade beyond an end at which the best one is, or else half-way to its neighbors.
 
-    None where the best one's neighbours are a quarter of a decade away, or `most` were tried.
+    None where the best one's neighbors are a quarter of a decade away, or `most` were tried.
     """
     tried = sorted(scores)
     best = min(tried, key=scores.__getitem__)

@@ -58,7 +58,7 @@ class ALLoRALinear(nn.Module):
         double_backward_is_hessian: whether the variant's gradient is its output's own; not so for ALLoRA's.
 
     Raises:
-        ArgumentError: a base that is no `nn.Linear` or that is quantised, sharded, or not finite; a rank above
+        ArgumentError: a base that is no `nn.Linear` or that is quantized, sharded, or not finite; a rank above
             min(n₁, n₂); η that is not above 0; no such variant or adaptor; a drop rate outside [0, 1) or on `allora_0`.
     """
 
@@ -147,7 +147,7 @@ def _check_base(base: nn.Module) -> None:
     weight = base.weight
     if type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point():
         raise ArgumentError(
-            f"base: quantised and sharded weights are not supported, received {type(weight).__name__} of"
+            f"base: quantized and sharded weights are not supported, received {type(weight).__name__} of"
             f" {weight.dtype}; give an nn.Linear with a float64, float32, bfloat16 or float16 weight"
         )
     _check_finite("base.weight", weight)

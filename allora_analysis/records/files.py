@@ -16,17 +16,17 @@ from allora_analysis.records.record import RecordError
 from allora_analysis.validation import ArgumentError
 
 SET_ASIDE = "set_aside"
-# A neighbour lives for the milliseconds of one write; one this old belongs to a writer that was killed.
+# A neighbor lives for the milliseconds of one write; one this old belongs to a writer that was killed.
 STALE_SECONDS = 3600.0
-TRIES = 100  # to open a lock file in a folder that a neighbour takes away
+TRIES = 100  # to open a lock file in a folder that a neighbor takes away
 _PART = re.compile(r"\.[A-Za-z0-9_]+-[0-9a-f]{20}-[0-9a-f]{16}\.part")  # a record's: others' hidden files are theirs
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 def write_once(path: Path, content: bytes) -> bool:
-    """Write a file unless it is there: into a neighbour, to the disk, then linked into place in one step.
+    """Write a file unless it is there: into a neighbor, to the disk, then linked into place in one step.
 
-    A writer killed at any moment leaves the whole file or none, and at most a hidden neighbour. Where the file system
+    A writer killed at any moment leaves the whole file or none, and at most a hidden neighbor. Where the file system
     has no hard links the last step is a rename: still whole, but of two writers at one moment the second then stays.
     Returns whether this call wrote it.
     """
@@ -96,7 +96,7 @@ def move(path: Path, folder: Path) -> None:
 
 
 def remove_stale(folder: Path) -> list[str]:
-    """Delete the neighbours that killed writers left more than `STALE_SECONDS` ago."""
+    """Delete the neighbors that killed writers left more than `STALE_SECONDS` ago."""
     removed = []
     for part in sorted(path for path in folder.glob(".*.part") if _PART.fullmatch(path.name)):
         with contextlib.suppress(OSError):
@@ -154,5 +154,5 @@ def _opened(path: Path) -> int:
         except (FileNotFoundError, FileExistsError):
             if path.parent.exists() and not path.parent.is_dir():
                 raise
-            time.sleep(0.01)  # a neighbour that ended took the folder away, empty as it was, between the two
+            time.sleep(0.01)  # a neighbor that ended took the folder away, empty as it was, between the two
     return attempt()

@@ -132,7 +132,7 @@ def _publish(path: Path, content: bytes) -> bool:
 
 def _verified(path: Path, *, move: bool = True) -> Record | None:
     # None where there is no record, or a torn one, which is then set aside. Under the lock the content is read again: a
-    # neighbour may meanwhile have set the torn one aside and saved a good one.
+    # neighbor may meanwhile have set the torn one aside and saved a good one.
     try:
         return decode(path, ending(path).read_bytes())
     except FileNotFoundError:
@@ -302,7 +302,7 @@ class Status:
         set_aside: torn or altered files in `set_aside/`, those found just now among them.
         torn: those that could not be set aside, as in a folder that cannot be written.
         foreign: other JSON files in the folder, which are not read.
-        cleaned: neighbours of killed writers, deleted just now.
+        cleaned: neighbors of killed writers, deleted just now.
     """
 
     counts: dict[str, int]

@@ -33,8 +33,19 @@ def functions(claim: Claim) -> tuple[str, ...]:
     none.
     """
     found: set[str] = set()
-    _follow(claim.check, found, set())
+    _follow(claim.check, found, {})
     return tuple(sorted(found))
+
+
+def sides(claim: Claim) -> dict[str, str]:
+    """What a claim's check computes in its own file: the public functions' docstrings, by name, in the file's order."""
+    seen: dict[int, Any] = {}
+    _follow(claim.check, set(), seen)
+    here = bare(claim.check).__module__
+    own = [item for item in seen.values() if inspect.isfunction(item) and item.__module__ == here]
+    own.sort(key=lambda item: item.__code__.co_firstlineno)
+    told = {item.__name__: inspect.cleandoc(item.__doc__ or "") for item in own if item is not bare(claim.check)}
+    return {name: text for name, text in told.items() if text and not name.startswith("_")}
 
 
 def modules(claim: Claim) -> tuple[str, ...]:
@@ -52,11 +63,11 @@ def _within(module: str, packages: tuple[str, ...]) -> bool:
     return any(module == name or module.startswith(name + ".") for name in packages)
 
 
-def _follow(item: Any, found: set[str], seen: set[int]) -> None:
+def _follow(item: Any, found: set[str], seen: dict[int, Any]) -> None:
     item = bare(item)
     if id(item) in seen or not (inspect.isfunction(item) or inspect.isclass(item)):
         return
-    seen.add(id(item))
+    seen[id(item)] = item
     module, name = item.__module__, item.__qualname__
     public = not name.startswith("_") and "<" not in name
     if module.startswith(PACKAGE) and public and (not _within(module, SHARED) or _within(module, AUDIT)):

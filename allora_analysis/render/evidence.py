@@ -19,9 +19,9 @@ from allora_analysis.claims.claim import Evidence
 from allora_analysis.render.terminal import evidence_text
 from allora_analysis.study import text
 
-WORDS = "max|min|true|drop|one|two|out|in|lin|new"  # subscripts that are words
+WORDS = "max|min|vec|true|drop|one|two|out|in|lin|new"  # subscripts that are words
 SUBSCRIPT = re.compile(
-    rf"(?<=[^\W_]|[‖)\]̃̄])_(?:\{{(?P<braced>[^{{}}]+)\}}|(?P<word>(?:{WORDS})(?![a-z])|\d+|[^\W\d_](?![a-z])\*?|[*]))"
+    rf"(?<=[^\W_]|[‖)\]̃̄∇])_(?:\{{(?P<braced>[^{{}}]+)\}}|(?P<word>(?:{WORDS})(?![a-z])|\d+|[^\W\d_](?![a-z])\*?|[*]))"
 )
 SUPERSCRIPT = re.compile(r"(?<=\S)\^(?:\{(?P<braced>[^{}]+)\}|(?P<word>-?\w+|[*]))")
 POWER = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?e[+-]?\d+)(?!\w)")

@@ -81,7 +81,7 @@ def name_for(identifier: str) -> str | None:
 
 
 def load(name: str, folder: Path | None = None) -> Picture | None:
-    """A drawn picture, scaled down and with few colours, so that a page of many stays small.
+    """A drawn picture, scaled down and with few colors, so that a page of many stays small.
 
     Args:
         name: its name.

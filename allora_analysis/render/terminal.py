@@ -112,7 +112,7 @@ def _print_in_full(console: Console, of: Sequence[View]) -> None:
 
 
 def show(of: Sequence[View], long: bool = False) -> None:
-    """Print the ledger to standard output, in colour if it is a terminal."""
+    """Print the ledger to standard output, in color if it is a terminal."""
     console = terminal.console(None if sys.stdout.isatty() else WIDTH)
     if long:
         _print_in_full(console, of)

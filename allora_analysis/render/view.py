@@ -24,7 +24,7 @@ from allora_analysis.study import environment, plain, text
 
 PARTS = {
     "3.1": "§3.1, dropout",
-    "3.2": "§3.2, initialisation at zero",
+    "3.2": "§3.2, initialization at zero",
     "3.3": "§3.3, the ripple effect",
     "4": "§4, ALLoRA",
 }

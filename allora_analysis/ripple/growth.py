@@ -13,12 +13,12 @@ that χ²_K stands for χ²_n, given K > 0.
 Mean and variance of log χ² are ψ(·/2) + log 2 and ψ₁(·/2). Those of log(1 + ρχ²_r) are integrals, taken to rounding: in
 t = log(χ²_r/r) the density is ∝ exp(k(t − e^t)), k = r/2; it and the integrand are analytic in the strip |Im t| < π/2
 and decay exponentially, so the trapezoidal rule on the whole line converges geometrically in 1/h, for every r and ρ.
-Generalised Gauss–Laguerre in χ² does not: for large ρ the integrand turns into log χ², singular at 0, where for r = 1
+Generalized Gauss–Laguerre in χ² does not: for large ρ the integrand turns into log χ², singular at 0, where for r = 1
 the density is infinite. Checked by `tests/test_ripple_growth.py` against mpmath.
 
 **The pre-LayerNorm residual stack**, where the *square* of the norm grows additively: √L, not exponentially.
 h_l = h_{l−1} + (W_l + ηB_lA_l) LN(h_{l−1}), LN with ε = 0 and unit gain (mean subtracted, divided by the biased
-standard deviation): ‖LN(h)‖² = n for every h that is not constant. Beyond the paper (§3.3 has no normalisation). With
+standard deviation): ‖LN(h)‖² = n for every h that is not constant. Beyond the paper (§3.3 has no normalization). With
 v = n(s_W² + η²s_A²s_B²χ²_r) the branch is N(0, vI_n) given v, independent of h_{l−1}, so S = ‖h‖² is a Markov chain,
 
     S' = (√S + √v z)² + vχ²_{n−1},   z ~ N(0, 1), all independent,

@@ -7,7 +7,7 @@ given by γ(η) = (‖W‖²_F + η²‖BA‖²_F)/n₁; a branch adds, on avera
     gated), g ← g(1 + χβ/m),   g = E‖J_l v‖² for a unit v, χ = branch's mean-square derivative over its size, per unit
     of input,
 
-i the mean square of the branch's input: 1 (times the gain's) if normalised, and there g's denominator m is the
+i the mean square of the branch's input: 1 (times the gain's) if normalized, and there g's denominator m is the
 stream's; m itself if not. After each sum "post" divides m and g by the new m. χ is 1 for linear maps and ReLU, and then
 "pre" telescopes, ∏(1 + β/(1 + lβ)) = 1 + Lβ: **√L and of degree 2 or 3 in η for stream and gradient**, where "none"
 has (1 + β)^L and "post" 1. κ = E‖Σ_jp_ju_j‖²/E‖u‖² ≤ 1 is what attention's averaging leaves: 1 for one token.

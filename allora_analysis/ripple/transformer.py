@@ -1,20 +1,20 @@
 """A transformer whose every linear map is W + ηBA, run at any η, real or complex: what §3.3's product becomes there.
 
 With x ↦ (W + ηBA)x in place of every map, a block is h + o·P·v and h + down(act(up)), or down(act(gate) ⊙ up), with a
-normalisation N inside the branch ("pre": Llama), after the sum ("post": BERT) or nowhere ("none"). Then, exactly:
+normalization N inside the branch ("pre": Llama), after the sum ("post": BERT) or nowhere ("none"). Then, exactly:
 
 - **Logits** of a block's attention are a quadratic in η for a given input: q and k each carry one factor W + ηBA.
-- **A polynomial** is the output only without softmax and normalisation and for act the identity. Attention that is
+- **A polynomial** is the output only without softmax and normalization and for act the identity. Attention that is
   linear, (q·k)v, makes a stream of degree d one of 3d + 4, the maps after it one of d + 2 (2d + 3 where gated):
   `degree`. The degree is exponential in L, so that log‖f_L‖ itself is at large η; the paper's product has degree L.
 - **Softmax** averages: ‖Σ_j p_jv_j‖ ≤ max‖v_j‖ for every η. Its poles, the zeros of Σ_j e^{ℓ_j(η)}, and the branch
   points of N, the zeros of N's mean square, bound the disc in which the output is a power series in η (`series.py`).
-- **Normalised** inside the branch, ‖N(·)‖ = √n whatever came before: with ρ(M) = ‖W‖ + η‖BA‖,
+- **Normalized** inside the branch, ‖N(·)‖ = √n whatever came before: with ρ(M) = ‖W‖ + η‖BA‖,
   ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l [√H ρ(o)ρ(v) + ρ(down)ρ(up)] (the latter times √n·ρ(gate) where gated; H heads, softmax, no
-  biases, |act(x)| ≤ |x|): linear in L, of degree 2 or 3 in η for every L (`stream_bound`). Normalised after the sum, or
+  biases, |act(x)| ≤ |x|): linear in L, of degree 2 or 3 in η for every L (`stream_bound`). Normalized after the sum, or
   by a final N, the output has length √n.
 
-So Proposition 1 keeps its exponential in L where nothing is normalised, and there alone. Every function here that is
+So Proposition 1 keeps its exponential in L where nothing is normalized, and there alone. Every function here that is
 analytic in η takes a complex η, which is how `series.py` reads off coefficients and radius, and how a derivative costs
 one pass: f(h + iεv) = f(h) + iεJv + O(ε²), ε = 1e-30. Checked by `tests/test_ripple_transformer.py` against a plain
 double loop, and by `tests/test_claims_pretrained_ripple.py` against transformers' own BERT and Llama.
@@ -64,7 +64,7 @@ def _times(x: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 class Normalisation(NamedTuple):
-    """z ↦ gain·z/√(mean z² + ε) + shift, z centred first for a LayerNorm, as it is for an RMSNorm."""
+    """z ↦ gain·z/√(mean z² + ε) + shift, z centered first for a LayerNorm, as it is for an RMSNorm."""
 
     gain: np.ndarray | float = 1.0
     shift: np.ndarray | float = 0.0
@@ -106,13 +106,13 @@ class Design:
 
 @dataclass(frozen=True)
 class Transformer:
-    """Blocks of adapted maps and their normalisations, and the normalisation after the last ("pre").
+    """Blocks of adapted maps and their normalizations, and the normalization after the last ("pre").
 
     Attributes:
         design: what they are made of.
         blocks: a block's maps by name.
-        norms: a block's two normalisations.
-        final: the normalisation after the last block.
+        norms: a block's two normalizations.
+        final: the normalization after the last block.
     """
 
     design: Design
@@ -128,7 +128,7 @@ class Pass:
     Attributes:
         streams: h_0, …, h_L, each (…, T, n).
         weights: a block's attention, (…, H, T, T).
-        output: h_L, normalised once more where the design is "pre".
+        output: h_L, normalized once more where the design is "pre".
         squares: what stood under the norms' roots, (…, T, 1) each.
         partitions: what softmax and SiLU divided by, up to factors without a zero.
     """

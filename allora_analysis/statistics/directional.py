@@ -171,7 +171,7 @@ def judge_family(
         grain: as in `one_sided`.
 
     Returns:
-        A judgement a comparison, in order.
+        A judgment a comparison, in order.
 
     Raises:
         ArgumentError: no comparison, or one of too few units; a margin that is not above 0.

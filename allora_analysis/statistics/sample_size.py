@@ -38,7 +38,7 @@ def _legendre() -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"
 
 def _scaled_chi(df: int, breaks: list[float]) -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
     # Nodes and probabilities of S = √(χ²_df/df) by Gauss–Legendre between breaks, in u = S − 1, exact at large df;
-    # the density ∝ exp((df − 1)·log s − df·s²/2) is normalised over the nodes, so no gamma function cancels.
+    # the density ∝ exp((df − 1)·log s − df·s²/2) is normalized over the nodes, so no gamma function cancels.
     low, high = max(-1.0, -12 / np.sqrt(df)), 12 / np.sqrt(df)
     edges = np.unique(np.clip([low, 0.0, high, *np.subtract(breaks, 1)], low, high))
     node, weight = _legendre()

@@ -1,9 +1,9 @@
-"""§3.1, dropout as Tikhonov regularisation: what dropout minimises on expectation, and how far that is from a ridge.
+"""§3.1, dropout as Tikhonov regularization: what dropout minimizes on expectation, and how far that is from a ridge.
 
 The mask's place is an axis: the paper draws it on the output, its prose says the latent space (bottleneck), and LoRA
 as shipped masks A's input. With k = (1 − keep_prob)/keep_prob, each adds its own penalty to ‖Y − XW‖²:
 
-| placement | penalty | minimiser |
+| placement | penalty | minimizer |
 | --- | --- | --- |
 | output | k‖XW‖² | keep_prob·X⁺Y |
 | input | k‖diag(XᵀX)^{1/2}W‖² | (XᵀX + k diag XᵀX)⁺XᵀY |
@@ -11,7 +11,7 @@ as shipped masks A's input. With k = (1 − keep_prob)/keep_prob, each adds its 
 
 | file | object |
 | --- | --- |
-| `loss` | output and input masks: the expected masked loss, its Std, its minimiser of full and of reduced rank |
+| `loss` | output and input masks: the expected masked loss, its Std, its minimizer of full and of reduced rank |
 | `bottleneck` | the same for bottleneck masks, with the factors that attain the minimum |
 | `ridge` | Tikhonov's solution, when dropout is exactly that, and the nearest ridge otherwise |
 | `masks` | every mask of a small problem, the brute-force twin; drawn masks, the simulation |

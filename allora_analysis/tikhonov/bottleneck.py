@@ -1,6 +1,6 @@
 """Dropout between A and B, the "latent space" of §3.1's prose: the nuclear norm squared, hence soft thresholding.
 
-E‖Y − ((XAᵀ) ⊙ V)Bᵀ‖² = ‖Y − XAᵀBᵀ‖² + k Σ_j ‖XA_j‖²‖B_:j‖². Over the width-r factorisations of one product P the
+E‖Y − ((XAᵀ) ⊙ V)Bᵀ‖² = ‖Y − XAᵀBᵀ‖² + k Σ_j ‖XA_j‖²‖B_:j‖². Over the width-r factorizations of one product P the
 penalty is at least (k/r)‖P‖²_*, reached when the r products ‖XA_j‖‖B_:j‖ are equal. Cavazza et al. 2018; Mianjy, Arora
 and Vidal 2018. Checked by `tests/test_tikhonov_bottleneck.py`.
 """
@@ -125,10 +125,10 @@ def _shrunk(
 
 @validation.representable("fitted", "keep_prob", "rank")
 def bottleneck_solution(fitted: ArrayLike, keep_prob: float, rank: int) -> Float[np.ndarray, "N C"]:
-    """XW that minimises `bottleneck_loss` over all A, B of width r: U diag((σ_i − τ)₊) Vᵀ over the r largest σ_i.
+    """XW that minimizes `bottleneck_loss` over all A, B of width r: U diag((σ_i − τ)₊) Vᵀ over the r largest σ_i.
 
     Holds for any X (rank-deficient, N < D), which enters through fitted = XX⁺Y = UΣVᵀ alone. With equal σ at the cut
-    the minimiser is not unique and one is returned.
+    the minimizer is not unique and one is returned.
 
     Args:
         fitted: XX⁺Y (N×C), the least-squares fit.
@@ -202,7 +202,7 @@ def _plane_rotation(above: float, below: float, cross: float) -> Float[np.ndarra
 
 @validation.representable("x", "y", "keep_prob", "rank")
 def bottleneck_factors(x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int) -> BottleneckFactors:
-    """A and B that minimise `bottleneck_loss`: XAᵀBᵀ = `bottleneck_solution`, the r products ‖XA_j‖‖B_:j‖ equal.
+    """A and B that minimize `bottleneck_loss`: XAᵀBᵀ = `bottleneck_solution`, the r products ‖XA_j‖‖B_:j‖ equal.
 
     XAᵀ = U diag(t)^{1/2} Q and B = V diag(t)^{1/2} Q with t = (σ − τ)₊ and Q from `equalising_rotation`; U lies in X's
     column space, so A = (X⁺ XAᵀ)ᵀ reaches it exactly.

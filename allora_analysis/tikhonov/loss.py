@@ -1,4 +1,4 @@
-"""The masked squared loss of a linear model XW, in closed form: mean and Std over masks, and what minimises the mean.
+"""The masked squared loss of a linear model XW, in closed form: mean and Std over masks, and what minimizes the mean.
 
 With V's entries i.i.d., 1/keep_prob with probability keep_prob and 0 otherwise, k = (1 − keep_prob)/keep_prob (§3.1):
 
@@ -55,7 +55,7 @@ def column_norms(x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, " D"]:
 
 
 def input_penalty(x: Float[np.ndarray, "N D"], w: Float[np.ndarray, "D C"]) -> float:
-    """Σ_d ‖X_:d‖²‖W_d:‖² = ‖diag(XᵀX)^{1/2}W‖²_F, what input masks penalise."""
+    """Σ_d ‖X_:d‖²‖W_d:‖² = ‖diag(XᵀX)^{1/2}W‖²_F, what input masks penalize."""
     if _squares_are_numbers(x) and _squares_are_numbers(w):
         return float(np.sum(x**2, axis=0) @ np.sum(w**2, axis=1))
     return float(np.sum((column_norms(x) * column_norms(w.T)) ** 2))  # where a tiny column meets a huge row
@@ -116,7 +116,7 @@ def expected_loss(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, pl
 def mean_loss(
     x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], w: Float[np.ndarray, "D C"], keep_prob: float, place: str
 ) -> float:
-    """The core of `expected_loss`: ‖XW‖² is what output masks penalise, ‖diag(XᵀX)^{1/2}W‖² what input masks do."""
+    """The core of `expected_loss`: ‖XW‖² is what output masks penalize, ‖diag(XᵀX)^{1/2}W‖² what input masks do."""
     fit = x @ w
     penalty = float(np.sum(fit**2)) if place == "output" else input_penalty(x, w)
     return float(np.sum((y - fit) ** 2)) + noise_ratio(keep_prob) * penalty
@@ -167,7 +167,7 @@ def input_std(
 
 @validation.representable("x", "y", "keep_prob")
 def dropout_solution(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: str) -> Float[np.ndarray, "D C"]:
-    """The W of least norm that minimises `expected_loss`.
+    """The W of least norm that minimizes `expected_loss`.
 
     - output: p·X⁺Y = p(XᵀX)⁻¹XᵀY for X of full column rank (§3.1 prints YᵀX for XᵀY),
     - input: (S + k diag S)⁺XᵀY with S = XᵀX, k = (1 − p)/p (Wager, Wang and Liang 2013).
@@ -217,10 +217,10 @@ def input_weights(
 def reduced_rank_solution(
     x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int, placement: str = "input"
 ) -> Float[np.ndarray, "D C"]:
-    """A minimiser of `expected_loss` over W of rank ≤ r: LoRA's W = AᵀBᵀ, whatever the scales of A and B.
+    """A minimizer of `expected_loss` over W of rank ≤ r: LoRA's W = AᵀBᵀ, whatever the scales of A and B.
 
     The expected loss is ‖Ỹ − X̃W‖² plus a constant with X̃ = [X; √k P], P = X (output) or diag(S)^{1/2} (input), so the
-    unrestricted minimiser is projected on the first r right singular vectors of X̃W (Eckart–Young, Izenman 1975).
+    unrestricted minimizer is projected on the first r right singular vectors of X̃W (Eckart–Young, Izenman 1975).
 
     Args:
         x: X (N×D).

@@ -73,7 +73,7 @@ def exact_penalty(
     """The λ at which ridge equals dropout **for every Y**, or None where there is none.
 
     - output: all non-zero singular values of X equal; λ = ks².
-    - input, weights: all non-zero columns of X have one squared norm c (standardised features); λ = kc.
+    - input, weights: all non-zero columns of X have one squared norm c (standardized features); λ = kc.
     - input, fit (the predictions XW only): X diag(XᵀX)⁺Xᵀ = XXᵀ/c, which for X of full column rank is the same
       condition, and for wide X a weaker one: a single sample always satisfies it.
     - keep_prob = 1: λ = 0.
@@ -242,7 +242,7 @@ def nearest_to_fit(
 
 @validation.representable("x", "y", "fit", infinite=True)
 def nearest_ridge_to_fit(x: ArrayLike, y: ArrayLike, fit: ArrayLike) -> NearestRidge:
-    """λ in [0, ∞] minimising ‖Z − XW_λ‖_F, W_λ = (XᵀX + λI)⁻¹XᵀY, for any Z: a bottleneck's fit, say.
+    """λ in [0, ∞] minimizing ‖Z − XW_λ‖_F, W_λ = (XᵀX + λI)⁻¹XᵀY, for any Z: a bottleneck's fit, say.
 
     Args:
         x: X (N×D).
@@ -258,7 +258,7 @@ def nearest_ridge_to_fit(x: ArrayLike, y: ArrayLike, fit: ArrayLike) -> NearestR
 
 @validation.representable("x", "y", "keep_prob", infinite=True)
 def nearest_ridge(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: str) -> NearestRidge:
-    """λ in [0, ∞] minimising ‖X(W_drop − W_λ)‖_F, and that distance over ‖XW_drop‖_F.
+    """λ in [0, ∞] minimizing ‖X(W_drop − W_λ)‖_F, and that distance over ‖XW_drop‖_F.
 
     Source: claims on §3.1. The paper's equivalence λ = kc is the case of distance 0 (see `exact_penalty`).
 

@@ -29,7 +29,7 @@ RARE = 1000  # kept or dropped mask entries, whichever are rarer, that a sample 
 
 @dataclass(frozen=True)
 class Config:
-    """Dropout in a linear model, beside the Tikhonov regularisation (ridge) that is nearest to it (§3.1)."""
+    """Dropout in a linear model, beside the Tikhonov regularization (ridge) that is nearest to it (§3.1)."""
 
     samples: int = 64
     """N, rows of X; at least FEATURES, so that the spectrum can be set."""
@@ -48,7 +48,7 @@ class Config:
     noise: float = 1.0
     """Standard deviation of the targets' noise, where the signal XW has one of about √FEATURES."""
     draws: int = 4000
-    """Masks drawn to measure the loss at the minimiser, 2 or more."""
+    """Masks drawn to measure the loss at the minimizer, 2 or more."""
     seed: int = 0
     """Seed of the data and of the masks."""
 
@@ -73,7 +73,7 @@ class Problems:
 def dropout_fit(
     x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], keep_prob: float, placement: str, rank: int
 ) -> Float[np.ndarray, "N C"]:
-    """XW at dropout's minimiser; the rank is a bottleneck's alone."""
+    """XW at dropout's minimizer; the rank is a bottleneck's alone."""
     if placement == "bottleneck":
         basis = singular_basis(x)[0]
         return least_fit(basis @ (basis.T @ y), keep_prob, rank)
@@ -143,7 +143,7 @@ def validate(config: Config) -> None:
 
 
 def _row(config: Config, x: np.ndarray, y: np.ndarray, generator: np.random.Generator) -> Row:
-    # The nearest ridge, and the loss at dropout's minimiser in closed form and with drawn masks.
+    # The nearest ridge, and the loss at dropout's minimizer in closed form and with drawn masks.
     p, placement, rank = config.keep_prob, config.placement, _bottleneck_width(config)
     if placement == "bottleneck":
         factors = least_factors(x, y, p, rank)
@@ -229,7 +229,7 @@ def table(config: Config, result: Result) -> Table:
         f"Dropout on the {config.placement} beside the nearest ridge ({scale})",
         ("s_max/s_min of X", "nearest λ", "distance", "expected loss", f"over {config.draws} masks", "z"),
         rows,
-        ["distance = ‖X(W_drop − W_λ)‖/‖XW_drop‖, least over λ in [0, ∞]; losses at dropout's minimiser W_drop."],
+        ["distance = ‖X(W_drop − W_λ)‖/‖XW_drop‖, least over λ in [0, ∞]; losses at dropout's minimizer W_drop."],
     )
 
 

@@ -1,4 +1,4 @@
-"""LoRA's Hessian at zero initialisation in pretrained transformers, layer by layer (§3.2): measured runs.
+"""LoRA's Hessian at zero initialization in pretrained transformers, layer by layer (§3.2): measured runs.
 
 - `run`: one run, which is one layer of one model, from its setting to its record; the list of runs; what is recorded
 - `measurement`: the model from that layer on, with adapters, as a function that torch can differentiate twice; both

@@ -31,7 +31,7 @@ def files(cache: Path = CACHE) -> dict[str, bytes]:
         cache: the folder that keeps the package.
 
     Returns:
-        Script, style and licence.
+        Script, style and license.
 
     Raises:
         RuntimeError: the package cannot be fetched, or is not the one meant.

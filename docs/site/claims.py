@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import re
@@ -26,6 +27,10 @@ from docs.site.prose import ROOT, SLUGS
 NOT_MATHEMATICS = ("study", "statistics", "grid", "records", "monte_carlo", "finetune")
 ARXIV, HOST = re.compile(r"arXiv:(\d{4}\.\d{5})"), re.compile(r"\bdocs(?:\.[a-z]+){2,}")
 MOST = 3  # derivations on a page
+NO_FORMULA = {
+    "holds": "No corrected formula: it holds as printed. ",
+    "refuted": "No corrected formula: none was found that keeps what the sentence claims. ",
+}
 LEDGER = "index.html#for-readers"  # how the ledger's command is used
 
 
@@ -67,7 +72,7 @@ def card(one: View, root: str, statement: bool = True) -> str:
 
 
 def pages(rows: Sequence[Row]) -> dict[str, str]:
-    """A page for each claim: answer, printed sentence, size, picture, derivation, evidence, neighbours, code and tests.
+    """A page for each claim: answer, printed sentence, size, picture, derivation, evidence, neighbors, code and tests.
 
     Args:
         rows: the ledger's rows.
@@ -81,7 +86,7 @@ def pages(rows: Sequence[Row]) -> dict[str, str]:
 
 def _page(row: Row, known: Mapping[str, View]) -> str:
     one = known[row.claim.id]
-    explorable, picture = explorables.of_claim(one.id), _picture(one.id)
+    explorable, picture, derivation = explorables.of_claim(one.id), _picture(one.id), _derivation(row)
     head = f"---\ntitle: {one.id}\ndescription: {json.dumps(one.answer, ensure_ascii=False)}\nhide: [toc]\n"
     text = _filled(
         "claim.jinja",
@@ -94,7 +99,9 @@ def _page(row: Row, known: Mapping[str, View]) -> str:
         picture=picture,
         drawn="" if explorable or picture else _drawn(one),
         tables=sorted(set(re.findall(r"Table (\d)", one.where))),
-        derivation=_derivation(row),
+        derivation=derivation,
+        underived="" if derivation else _underived(row, one),
+        sides={} if derivation or _measured(row) else code.sides(row.claim),
         evidence=evidence.facts(one.evidence) if one.evidence else {},
         quantities=evidence.quantities(one.evidence) if one.evidence else (),
         compared=one.evidence is not None and evidence.compared(one.evidence),
@@ -150,6 +157,23 @@ def _derivation(row: Row) -> dict[str, str]:
     names = [name for name in code.functions(row.claim) if not set(name.split(".")) & set(NOT_MATHEMATICS)]
     found = {name.removeprefix("allora_analysis."): _statement(name) for name in names}
     return dict(itertools.islice(((name, text) for name, text in found.items() if text), MOST))
+
+
+def _measured(row: Row) -> bool:
+    return row.claim.reads is not None or "claims.tables" in code.bare(row.claim.check).__module__
+
+
+def _underived(row: Row, one: View) -> str:
+    """Why a page has no derivation, and no corrected formula where it has none, from the row's own fields."""
+    if row.claim.reads is not None:
+        why = "it is measured on recorded runs, which stand below"
+    elif _measured(row):
+        why = "it is arithmetic on printed numbers"
+    else:
+        why = "the check computes each side from its definition"
+    formula = NO_FORMULA.get(one.word, "") if one.corrected is None and one.condition is None else ""
+    compared = (inspect.getdoc(code.bare(row.claim.check)) or "").partition("\n\n")[0]
+    return f"No derivation: {why}. {formula}Compared: {compared}"
 
 
 @cache

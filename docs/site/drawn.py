@@ -20,18 +20,19 @@ from allora_analysis.study import text
 
 WIDTH, SIDE, MARGIN = 480, 300, 40  # of all, of the square of predictions, around it
 ROWS, DOTS, LABEL = 12, 200, 62  # the most cases, dots, and letters of a case's name
+PLACE = 20  # between two columns of outcomes
 ROUNDING = 1e-12
 TONES = (COLOURS["predicted"], COLOURS["bound"], COLOURS["plain"])  # of a case's numbers, by name
 
 
 def evidence(of: Evidence) -> Markup:
-    """Predicted against measured where both are numbers; else what was measured, a line a case.
+    """Predicted against measured where both are numbers; else what was measured, a line a case, numbers or words.
 
     Args:
         of: the evidence.
 
     Returns:
-        A <figure>; empty where there are no numbers.
+        A <figure>; empty where there is nothing to draw.
     """
     predicted, measured = (dict(flat(side)) for side in (of.predicted, of.measured))
     sides = [([*numbers(predicted[path])], [*numbers(measured[path])]) for path in measured if path in predicted]
@@ -39,7 +40,28 @@ def evidence(of: Evidence) -> Markup:
     if len(pairs) > 1:
         return _agreement(pairs[:: math.ceil(len(pairs) / DOTS)])
     by_case = _by_case(measured) or _by_case(predicted)
-    return _strip(by_case) if by_case else Markup()
+    if by_case:
+        return _strip(by_case)
+    outcomes = _outcomes(measured) or _outcomes(predicted)
+    if outcomes:
+        return _grid(outcomes)
+    return Markup() if of.error is None or of.tolerance is None else _allowed(of.error, of.tolerance)
+
+
+def _outcomes(side: Mapping[tuple[str, ...], Any]) -> dict[str, dict[str, bool]]:
+    """By case what came out, yes or no, by name; a text is the name of the outcome that it begins with."""
+    found: dict[str, dict[str, bool]] = {}
+    for path, thing in side.items():
+        for name, one in thing.items() if isinstance(thing, Mapping) else ((path[-1], thing),):
+            if not isinstance(one, bool | np.bool_ | str):
+                return {}
+            told = {one.partition(":")[0]: True} if isinstance(one, str) else {str(name): bool(one)}
+            found.setdefault(path[0], {}).update(told)
+    return found if 0 < len(_columns(found)) <= len(TONES) else {}
+
+
+def _columns(by_case: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [*dict.fromkeys(name for of in by_case.values() for name in of)]
 
 
 def _by_case(side: Mapping[tuple[str, ...], Any]) -> dict[str, dict[str, float]]:
@@ -52,7 +74,7 @@ def _by_case(side: Mapping[tuple[str, ...], Any]) -> dict[str, dict[str, float]]
                 return {}
             if values:
                 found.setdefault(path[0], {})[str(name)] = values[0]
-    return found if len(dict.fromkeys(name for of in found.values() for name in of)) <= len(TONES) else {}
+    return found if len(_columns(found)) <= len(TONES) else {}
 
 
 def size(of: Size) -> Markup:
@@ -136,12 +158,11 @@ def _strip(by_case: Mapping[str, Mapping[str, float]]) -> Markup:
     shown = dict(list(by_case.items())[:ROWS])
     values = _rounded([value for of in shown.values() for value in of.values()])
     across, left = _scale(values, 10, WIDTH - 30), iter(values)
-    tones = dict(zip(dict.fromkeys(name for of in shown.values() for name in of), TONES, strict=False))
+    tones = dict(zip(_columns(shown), TONES, strict=False))
     lines, y = [], 0
     for name, of in shown.items():
         y += 40
-        label = name if len(name) <= LABEL else f"{name[: LABEL - 1]}…"
-        lines.append(f'<text x="0" y="{y - 18}">{escape(label)}</text>')
+        lines.append(f'<text x="0" y="{y - 18}">{_short(name, LABEL)}</text>')
         lines += [
             f'<circle cx="{across(next(left)):.1f}" cy="{y - 5}" r="5" style="--tone: {tones[one]}"/>' for one in of
         ]
@@ -155,8 +176,41 @@ def _strip(by_case: Mapping[str, Mapping[str, float]]) -> Markup:
         lines.append(
             f'<circle cx="10" cy="{y - 5}" r="5" style="--tone: {tone}"/><text x="24" y="{y}">{escape(name)}</text>'
         )
-    more = f" {len(by_case) - ROWS} more cases are in the evidence below." if len(by_case) > ROWS else ""
-    return _figure("".join(lines), y + 8, f"What was computed, a line a case.{more}")
+    return _figure("".join(lines), y + 8, f"What was computed, a line a case.{_more(by_case)}")
+
+
+def _grid(by_case: Mapping[str, Mapping[str, bool]]) -> Markup:
+    columns, lines, y = _columns(by_case), [], 0
+    for column, name in enumerate(columns):
+        y += 22
+        lines.append(f'<text x="{PLACE * column + 15}" y="{y}">{_short(name, LABEL)}</text>')
+        lines.append(f'<path class="zero" d="M {PLACE * column + 8} {y + 4} V {22 * len(columns) + 12}"/>')
+    for case, of in list(by_case.items())[:ROWS]:
+        y += 24
+        for column, name in enumerate(columns):
+            if name in of:
+                kind = "yes" if of[name] else "no"
+                lines.append(f'<circle class="{kind}" cx="{PLACE * column + 8}" cy="{y - 5}" r="5"/>')
+        lines.append(f'<text x="{PLACE * len(columns) + 15}" y="{y}">{_short(case, LABEL - 3 * len(columns))}</text>')
+    hollow = any(not one for of in by_case.values() for one in of.values())
+    legend = "a full dot is yes, a ring no" if hollow else "a dot under what came out"
+    return _figure("".join(lines), y + 12, f"A line a case: {legend}.{_more(by_case)}")
+
+
+def _allowed(error: float, tolerance: float) -> Markup:
+    across = _scale([0.0, error, tolerance], 20, WIDTH - 40)
+    marks = "".join(f'<path class="zero" d="M {across(end):.1f} 4 V 36"/>' for end in (0.0, tolerance))
+    marks += f'<circle class="mean" cx="{across(error):.1f}" cy="20" r="6"/>'
+    ends = "".join(f'<text class="tick" x="{across(end):.0f}" y="54">{text(end, 3)}</text>' for end in (0.0, tolerance))
+    return _figure(marks + ends, 60, f"The largest error, {text(error, 2)}, between 0 and what is allowed.")
+
+
+def _short(name: str, letters: int) -> Markup:
+    return escape(name if len(name) <= letters else f"{name[: letters - 1]}…")
+
+
+def _more(by_case: Mapping[str, Any]) -> str:
+    return f" {len(by_case) - ROWS} more cases are in the evidence below." if len(by_case) > ROWS else ""
 
 
 def _figure(drawn: str, height: float, what: str) -> Markup:

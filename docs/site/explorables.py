@@ -36,7 +36,7 @@ EXPLORABLES = {
     ),
     "pays": Explorable(
         "When dropout pays",
-        "Dropout's mean is regularised descent from the first step; what it costs is variance, at every step. Whether "
+        "Dropout's mean is regularized descent from the first step; what it costs is variance, at every step. Whether "
         "the sum pays depends on the noise in the labels, and on whether plain training may stop in time. Eight rows, "
         "four weights of equal size, l = 0.1·p over s_max²; risks are exact expectations over masks and noise.",
         ("dropout_sgd.moments.trajectory",),
@@ -74,7 +74,7 @@ EXPLORABLES = {
     "step": Explorable(
         "One step, 200 masks",
         "Each dot is one step of SGD with one mask, from weights that fit the data. Their mean is a step of descent on "
-        "the regularised objective: dropout regularises in its first step. Their spread is what it costs.",
+        "the regularized objective: dropout regularizes in its first step. Their spread is what it costs.",
         ("dropout_sgd.moments.trajectory",),
         ("3.1-sgd-expectation", "3.1-sgd-first-step"),
     ),

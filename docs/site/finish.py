@@ -17,6 +17,9 @@ TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
 EMPTY = re.compile(r"<th[^>]*></th>")  # the corner of a table is no heading
 PARAGRAPH = re.compile(r"<p>(.*?)</p>", re.DOTALL)
 
+ENDING = re.compile(r"(is|iz)(e[rsd]?|ing|ation|ations)$")
+OTHER = {"is": "iz", "iz": "is"}
+
 
 def finished(page: str, root: str, claims: Collection[str]) -> str:
     """A page's content, finished.
@@ -71,7 +74,7 @@ def description(page: str) -> str:
 
 
 def spelt_both_ways(text: str) -> str:
-    """The American forms of a text's British words, which it lacks: "regularization" for "regularisation".
+    """A text's words of -ise or -ize in the other spelling, where the text lacks it, so that the search finds either.
 
     Args:
         text: the text.
@@ -80,5 +83,5 @@ def spelt_both_ways(text: str) -> str:
         The words, once each.
     """
     words = {word.lower() for word in re.findall(r"[A-Za-z]+", text)}
-    found = {re.sub(r"is(e[rsd]?|ing|ation|ations)$", r"iz\1", word) for word in words if len(word) > 6}
+    found = {ENDING.sub(lambda match: OTHER[match[1]] + match[2], word) for word in words if len(word) > 6}
     return " ".join(sorted(found - words))

@@ -44,7 +44,7 @@ def over_mask_sequences(x, y, w, keep_prob, n):
 
 
 def over_counts(x, y, w, keep_prob, n):
-    """E|L̄_n − E L| over how often each entry was kept: (n + 1)^{NC} outcomes, the last entry vectorised.
+    """E|L̄_n − E L| over how often each entry was kept: (n + 1)^{NC} outcomes, the last entry vectorized.
 
     Probabilities in high precision, losses entry by entry as they are defined.
     """

@@ -34,7 +34,7 @@ LOSS = {"output": output_loss, "input": input_loss}
 
 
 def quadratic_minimiser(loss, shape):
-    """The least-norm minimiser of a quadratic function of a matrix, from its values alone (polarisation)."""
+    """The least-norm minimizer of a quadratic function of a matrix, from its values alone (polarization)."""
     size = int(np.prod(shape))
     unit = np.eye(size).reshape(size, *shape)
     at_zero = loss(np.zeros(shape))

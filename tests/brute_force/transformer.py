@@ -61,7 +61,7 @@ def output(blocks, x, eta, heads, norm, centred, softmax, causal, activation, ga
 
 
 def linear_block_coefficients(block, x, heads):
-    """c_k of one block with linear attention, neither normalised nor activated, over all choices of W or BA."""
+    """c_k of one block with linear attention, neither normalized nor activated, over all choices of W or BA."""
     names, terms = ("q", "k", "v", "o", "up", "down"), [np.zeros_like(x) for _ in range(15)]
 
     def chosen(picked):

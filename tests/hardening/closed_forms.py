@@ -191,7 +191,7 @@ def _ridge_point(rng: np.random.Generator) -> Arguments:
 
 
 def _least_eigenvalue(x: np.ndarray, outputs: int) -> mp.mpf:
-    # 2s²_min of two columns: half of trace minus root, rationalised.
+    # 2s²_min of two columns: half of trace minus root, rationalized.
     s = _times(x.T, x)
     trace, determinant = s[0][0] + s[1][1], s[0][0] * s[1][1] - s[0][1] ** 2
     return 4 * determinant / (trace + mp.sqrt(trace**2 - 4 * determinant))

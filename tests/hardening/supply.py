@@ -1,7 +1,7 @@
-"""Licences, known vulnerabilities, what one module alone needs: `python -m tests.hardening.supply`.
+"""Licenses, known vulnerabilities, what one module alone needs: `python -m tests.hardening.supply`.
 
 Every distribution that the dependencies in pyproject.toml bring with them, as they are installed here, must have a
-licence that lets a user of the MIT licence install it. A dependency that one module alone imports is named. Known
+license that lets a user of the MIT license install it. A dependency that one module alone imports is named. Known
 vulnerabilities are asked of pip-audit where there is one (`--audit PATH` of its executable).
 """
 
@@ -55,7 +55,7 @@ def closure(extras: Iterable[str]) -> dict[str, importlib.metadata.Distribution]
 
 
 def licence(distribution: importlib.metadata.Distribution) -> str:
-    """Its licence in its own words: the expression, the classifiers, or the first line of the field."""
+    """Its license in its own words: the expression, the classifiers, or the first line of the field."""
     of = distribution.metadata
     classified = [one.rpartition(" :: ")[2] for one in of.get_all("Classifier") or [] if one.startswith("License ::")]
     given = (of.get("License") or "").strip().splitlines()
@@ -68,7 +68,7 @@ def licence(distribution: importlib.metadata.Distribution) -> str:
 
 
 def _first_line(distribution: importlib.metadata.Distribution) -> str:
-    # Of the licence's own file.
+    # Of the license's own file.
     for file in distribution.files or []:
         if file.name.lower().startswith(("licen", "copying")):
             return next((line.strip() for line in file.read_text().splitlines() if line.strip()), "")
@@ -118,14 +118,14 @@ def main() -> int:
         for name, where in needed.items()
     ]
     told = (
-        f"every licence free ({len(core)} in the core, {len(whole)} with llm and cluster)"
+        f"every license free ({len(core)} in the core, {len(whole)} with llm and cluster)"
         if not odd
         else ", ".join(odd)
     )
     told += f"; one module alone needs {', '.join(alone)}" if alone else ""
     told += f"; {audited(arguments.audit, whole.values()) if arguments.audit else 'pip-audit was not asked'}"
     print(told)
-    record("supply chain", "licences and vulnerabilities of all that is installed", f"{COMMAND} --audit PATH",
+    record("supply chain", "licenses and vulnerabilities of all that is installed", f"{COMMAND} --audit PATH",
            len(whole), "distributions", told, "nothing", rows=rows)  # fmt: skip
     return int(bool(odd))
 

@@ -101,7 +101,7 @@ def _tuples_by_sum(unit: int, examples: int, runs: int) -> UInt64[np.ndarray, " 
 
 
 def frequency(percent: float, decimals: int, examples: int, runs: int, around: int = 50) -> float:
-    """`ways` against the average of the numbers around it: 1 for a number as likely as its neighbours."""
+    """`ways` against the average of the numbers around it: 1 for a number as likely as its neighbors."""
     step = Fraction(1, 10 ** count("decimals", decimals, 0))
     near = [Fraction(exact(percent)) + i * step for i in range(-around, around + 1)]
     found = [ways(float(value), decimals, examples, runs) for value in near if 0 <= value <= 100]

@@ -65,7 +65,7 @@ class Summary:
     Attributes:
         contrast: its name.
         cells: number of cells.
-        positive: cells in favour of the arm said to be better.
+        positive: cells in favor of the arm said to be better.
         negative: cells against it.
         mean: mean gap.
         clusters: number of clusters.

@@ -120,7 +120,7 @@ _LAYER_TEXTS = {
         "the forward pass uses it",
     ),
     "dropout": ("note", "{layers} have dropout on the adapter; lora_dropout=0 is the paper's ALLoRA-0"),
-    "quantised": ("note", "the base weight of {layers} is quantised: d is of BA alone and does not see it"),
+    "quantised": ("note", "the base weight of {layers} is quantized: d is of BA alone and does not see it"),
 }
 
 _NO_GRADIENTS = (

@@ -169,7 +169,7 @@ def _word(pair: Pair) -> str | None:
     try:
         with evaluating(pair.module), torch.enable_grad():
             (found,) = torch.autograd.grad((pair.module.forward(x) * v).sum(), pair.b, allow_unused=True)
-    except Exception:  # a layer that takes no plain inputs (an embedding, a sharded or quantised base) stays unmeasured
+    except Exception:  # a layer that takes no plain inputs (an embedding, a sharded or quantized base) stays unmeasured
         return None
     if found is None:
         return None

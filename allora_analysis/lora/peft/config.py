@@ -62,7 +62,7 @@ class ALLoRAConfig(LoraConfig):
 
     At LoRA scaling s (α/r; α/√r with `use_rslora`) the rule is that of the pair (A, sB): d_i = adaptor(‖s(BA)_i‖). Then
     SGD at rate l trains s·BA as it does BA at s = 1, rate s·l, from (√s A, √s B); so s is no knob of its own beside A's
-    initialisation and the rate (`tests/test_lora_peft.py::test_scaling_is_a_rate_and_a_start`).
+    initialization and the rate (`tests/test_lora_peft.py::test_scaling_is_a_rate_and_a_start`).
 
     Attributes:
         eta: η, the adaptor's value at 0; the paper's η² is 4 in Listing 1.
@@ -240,7 +240,7 @@ class Snapshot:
             vars(module).update(settings)
         for parameter, requires_grad, data in self._trained:
             parameter.requires_grad_(requires_grad)
-            if parameter.data_ptr() != data.data_ptr():  # an initialisation put another base weight there
+            if parameter.data_ptr() != data.data_ptr():  # an initialization put another base weight there
                 parameter.data = data
 
 

@@ -41,7 +41,7 @@ def check_weight(weight: Tensor, shape: tuple[int, ...], rank: int, where: str, 
         )
     if not quantised and (type(weight) not in (nn.Parameter, torch.Tensor) or weight.dtype not in DTYPES):
         raise ArgumentError(
-            f"{where} has a quantised weight ({weight.dtype}), which is not supported: load the model in float32, "
+            f"{where} has a quantized weight ({weight.dtype}), which is not supported: load the model in float32, "
             "bfloat16 or float16, or in 4 or 8 bits by bitsandbytes"
         )
     count(f"{where}: r", rank)
@@ -99,7 +99,7 @@ class Rule(LoraVariant):
         return self.is_lora_forward
 
     def init(self, module: Any, adapter_name: str, **kwargs: Any) -> None:
-        """Nothing beside LoRA's own initialisation: A as it draws it, B = 0."""
+        """Nothing beside LoRA's own initialization: A as it draws it, B = 0."""
 
     def forward(self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
         """Base output plus the adapter's, in PEFT's order: dropout, then A and B, then the scaling."""
@@ -223,7 +223,7 @@ def _matrices(layer: Any, adapter: str) -> tuple[Tensor, Tensor]:
 
 
 def changes_base(config: Any) -> bool:
-    """The initialisation takes BA out of the base weight, so that the rows of BA do not start at 0."""
+    """The initialization takes BA out of the base weight, so that the rows of BA do not start at 0."""
     return str(config.init_lora_weights).startswith(("pissa", "olora"))
 
 
@@ -293,7 +293,7 @@ class ALLoRALayer:
         check_weight(layer.weight, shape, rank, where, self.quantised)
         asf = changes_base(config) and config.variant == "asf_lora"  # its output is not BAx, which the base lacks
         if asf or (changes_base(config) and (self.quantised or not linear or len(self.r) > 0)):
-            what = "is quantised" if self.quantised else "has adapters" if linear else "is not linear"
+            what = "is quantized" if self.quantised else "has adapters" if linear else "is not linear"
             what = "would start from another function under ASF-LoRA" if asf else what
             raise ArgumentError(
                 f"init_lora_weights: {config.init_lora_weights!r} changes the base weight, and {where[16:]} {what}; "
@@ -358,7 +358,7 @@ class ALLoRALinearLayer(ALLoRALayer, Linear):
         super().__init__(base_layer, *args, is_target_conv_1d_layer=is_transposed, **kwargs)
 
     def update_layer(self, *args: Any, **kwargs: Any) -> None:
-        """A new adapter, whose initialisation asks which way the weight lies."""
+        """A new adapter, whose initialization asks which way the weight lies."""
         self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
         super().update_layer(*args, **kwargs)
 

@@ -1,7 +1,7 @@
 """§4: ALLoRA's rule over bitsandbytes' 4-bit and 8-bit linear layers: the base is read, A and B are as ever.
 
 Imported only where such a layer is adapted. Checked by `tests/test_lora_peft_quantised.py`, against the layer whose
-weight is the dequantised one.
+weight is the dequantized one.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ class ALLoRALinear4bit(ALLoRALayer, bnb.Linear4bit):
     quantised = True
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """W ← W + Σ s·BA, quantised again."""
+        """W ← W + Σ s·BA, quantized again."""
         self.check_merge(adapter_names)
         self._unpack()
         super().merge(safe_merge=safe_merge, adapter_names=adapter_names)
 
     def unmerge(self) -> None:
-        """W ← W − Σ s·BA, quantised again."""
+        """W ← W − Σ s·BA, quantized again."""
         self._unpack()
         super().unmerge()
 

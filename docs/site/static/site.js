@@ -1,4 +1,4 @@
-// The ledger's filters, the graph's neighbours, and keyboard access to what scrolls. The pages read without it.
+// The ledger's filters, the graph's neighbors, and keyboard access to what scrolls. The pages read without it.
 document$.subscribe(() => {
   const form = document.getElementById("filters");
   if (form) filters(form);

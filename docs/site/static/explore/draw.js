@@ -52,14 +52,14 @@ const EXPLORABLES = {
         + `In the long run it pays above a noise of ${short(limit)} of the signal.`;
       const series = [
         { label: "with dropout", y: risk.dropout, colour: "dropout" },
-        { label: "its mean alone: regularised descent", y: risk.mean, colour: "dropout", dash: [3, 4] },
+        { label: "its mean alone: regularized descent", y: risk.mean, colour: "dropout", dash: [3, 4] },
         { label: "without dropout", y: risk.plain, colour: "plain", dash: [8, 3] },
       ];
       if (stopped) {
         series.push({ label: "the best steps", xs: [ends.dropout, ends.plain].sort((a, b) => a - b), dots: true, colour: "measured",
           y: ends.dropout <= ends.plain ? [risk.dropout[ends.dropout], risk.plain[ends.plain]] : [risk.plain[ends.plain], risk.dropout[ends.dropout]] });
       }
-      return { told, x: range(steps + 1), xLabel: "step", yLabel: "population risk E‖W − W_true‖²", series };
+      return { told, x: range(steps + 1), xLabel: "step", yLabel: "risk E‖W − W*‖²", series };
     },
   },
   hessian: {
@@ -153,12 +153,12 @@ const EXPLORABLES = {
       const descent = f.meanStep(x, y, at, rate, keepProb);
       const point = (label, [a, b], colour, radius) => ({ label, xs: [a], y: [b], colour, dots: true, size: radius });
       return {
-        told: `The 200 dots' mean is (${short(mean[0])}, ${short(mean[1])}); one step of regularised descent ends at (${short(descent[0])}, ${short(descent[1])}). `
+        told: `The 200 dots' mean is (${short(mean[0])}, ${short(mean[1])}); one step of regularized descent ends at (${short(descent[0])}, ${short(descent[1])}). `
           + "Without dropout the weights, which fit, would stay at (1, 1).",
         xLabel: "first weight", yLabel: "second weight", xRange: [0.4, 1.1], yRange: [0.75, 1.1],
         series: [
           { label: "200 masks: where one step leads", xs: sorted.map((one) => one[0]), y: sorted.map((one) => one[1]), colour: "other", dots: true, size: 5 },
-          point("before the step", at, "plain", 12), point("a step of regularised descent", descent, "bound", 16), point("the dots' mean", mean, "measured", 8),
+          point("before the step", at, "plain", 12), point("a step of regularized descent", descent, "bound", 16), point("the dots' mean", mean, "measured", 8),
         ],
       };
     },
