@@ -10,7 +10,7 @@ from torch import nn
 
 from allora_analysis.lora.doctor import doctor
 from allora_analysis.lora.doctor.updates import row_factor
-from allora_analysis.lora.foreign import any_pairs
+from allora_analysis.lora.foreign import any_pairs, dropout_applied
 from allora_analysis.lora.optim import ALLoRAAdamW
 from tests import foreign_lora as foreign
 
@@ -126,6 +126,19 @@ def test_a_dropout_that_is_configured_and_never_applied_is_said():
         found = doctor(trained(kind(7, 5, R, ALPHA, 0.3)))
         assert (found.layers[0].drop_rate, found.layers[0].dropout_applied) == (0.3, applied)
         assert ("dropout not applied" in [line.code for line in found.advice]) is not applied
+
+
+def test_a_layer_on_the_cpu_is_tried_without_another_devices_random_state(monkeypatch):
+    """`torch.manual_seed` seeds every GPU there is, which `fork_rng` of this layer's device does not bring back."""
+
+    def seeded(seed):
+        raise AssertionError("a GPU was seeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded)
+    (pair,) = any_pairs(trained(foreign.TuneLinear(7, 5, R, ALPHA, 0.3)))
+    before = torch.get_rng_state()
+    assert dropout_applied(pair) is True
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_module_without_a_pair_is_none():

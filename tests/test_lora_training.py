@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -222,6 +223,26 @@ def test_the_callback_takes_a_gradient_scalers_factor_off(tmp_path):
     true = sum(float(gradient.norm()) ** 2 for gradient in scaled.values()) ** 0.5 / 8
     assert callback.diagnoses[0].clipping.norm == pytest.approx(true, rel=1e-5)
     assert all(torch.equal(dict(model.named_parameters())[name].grad, gradient) for name, gradient in scaled.items())
+
+
+def test_the_callback_judges_the_mean_over_processes(tmp_path, monkeypatch):
+    """Two processes in name: the other's gradients are three times these, so that the mean is twice these."""
+    two = SimpleNamespace(is_available=lambda: True, is_initialized=lambda: True, get_world_size=lambda: 2)
+    two.all_reduce = lambda gradient: gradient.mul_(4)
+    monkeypatch.setattr("allora_analysis.lora.callback.distributed", two)
+    model, callback = adapted(), DoctorCallback(step=1)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    arguments = TrainingArguments(str(tmp_path), max_grad_norm=1.0, report_to="none", use_cpu=True)
+    state = TrainerState(global_step=0, is_world_process_zero=True)
+    callback.on_step_begin(arguments, state, None, model=model)
+    model(**batch()).loss.backward()
+    own = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        callback.on_pre_optimizer_step(arguments, state, None, model=model, optimizer=optimizer)
+    norm = sum(float(gradient.norm()) ** 2 for gradient in own.values()) ** 0.5
+    assert callback.diagnoses[0].clipping.norm == pytest.approx(2 * norm, rel=1e-5)
+    assert all(torch.equal(dict(model.named_parameters())[name].grad, gradient) for name, gradient in own.items())
 
 
 @pytest.mark.bad_input

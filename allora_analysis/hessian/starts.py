@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -327,10 +327,14 @@ def expected_cosine(rank: int, width: int) -> float:
     return math.sqrt(rank / (width + rank + 1))
 
 
-def _losses(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    # At (B, A); and the least of this rank: what the singular values of XMᵀ after the r-th leave.
-    rest = np.linalg.svd(x @ fit.T, compute_uv=False)[len(a) :]
-    return float(np.sum((x @ (b @ a - fit).T) ** 2)), float(rest @ rest)
+def _loss(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.sum((x @ (b @ a - fit).T) ** 2))
+
+
+def _least(x: np.ndarray, fit: np.ndarray, rank: int) -> float:
+    # The least loss of this rank: what the singular values of XMᵀ after the r-th leave.
+    rest = np.linalg.svd(x @ fit.T, compute_uv=False)[rank:]
+    return float(rest @ rest)
 
 
 def _stages(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray, horizon: float) -> dict[str, Stage]:
@@ -344,28 +348,31 @@ def _stages(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray, horizo
     slope, first = -2 * (fit @ x.T) @ x, np.concatenate([b.ravel(), a.ravel()])
     if not velocity(0.0, first).any():  # a critical point
         return {"start": _stage(x, fit, a, b, 1.0)}
-    path = _path(velocity, first, horizon)
-    loss, least = _losses(x, fit, a, b)
-    left = np.array([_losses(x, fit, *parts(point))[0] - least for point in path]) / (loss - least)
-    where = {name: int(np.argmax(left <= level)) for name, level in STAGES.items() if (left <= level).any()}
-    where = {"start": 0} | where | {"solution": len(path) - 1}
-    return {name: _stage(x, fit, *parts(path[index]), left[index]) for name, index in where.items()}
+    loss, least = _loss(x, fit, a, b), _least(x, fit, len(a))
+    where: dict[str, tuple[np.ndarray, float]] = {}
+    for point in _path(velocity, first, horizon):  # very many, of which four are kept
+        left = (_loss(x, fit, *parts(point)) - least) / (loss - least)
+        where |= {name: (point, left) for name, level in STAGES.items() if name not in where and left <= level}
+    where = {"start": (first, 1.0)} | where | {"solution": (point, left)}
+    return {name: _stage(x, fit, *parts(point), left) for name, (point, left) in where.items()}
 
 
-def _path(velocity: Callable[[float, np.ndarray], np.ndarray], first: np.ndarray, horizon: float) -> list[np.ndarray]:
+def _path(
+    velocity: Callable[[float, np.ndarray], np.ndarray], first: np.ndarray, horizon: float
+) -> Iterator[np.ndarray]:
     """The integrator's points up to the horizon, or up to where the flow rests and its steps do not become longer."""
     from scipy.integrate import LSODA
 
-    flow, path = LSODA(velocity, 0.0, first, horizon, rtol=1e-8, atol=1e-12 * float(np.abs(first).max())), [first]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what fails is told below
-        while flow.status == "running" and flow.nfev < EVALUATIONS:
+    flow = LSODA(velocity, 0.0, first, horizon, rtol=1e-8, atol=1e-12 * float(np.abs(first).max()))
+    yield first
+    while flow.status == "running" and flow.nfev < EVALUATIONS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what fails is told below
             flow.step()
-            path.append(flow.y)
+        yield flow.y
     left = np.linalg.norm(velocity(flow.t, flow.y)) / np.linalg.norm(velocity(0.0, first))
     if flow.status == "failed" or (flow.status == "running" and not left <= AT_REST):
         raise ArgumentError("x, target, start: the flow is too fast or too slow to follow; give numbers of like size")
-    return path
 
 
 def _stage(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray, excess: float) -> Stage:
@@ -387,7 +394,7 @@ def _cosine(g: np.ndarray, a: np.ndarray, b: np.ndarray, optimizer: str) -> floa
 
 def _steps(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray, optimizer: str, largest: float) -> int | None:
     """Steps until half of the possible decrease."""
-    slope, halfway = -2 * (fit @ x.T) @ x, sum(_losses(x, fit, a, b)) / 2
+    slope, halfway = -2 * (fit @ x.T) @ x, (_loss(x, fit, a, b) + _least(x, fit, len(a))) / 2
     name = {"allora": "sgd"}.get(optimizer, optimizer)
     slow = {"momentum": 10.0, "allora": ETA}.get(optimizer, 1.0)
     rate = 0.1 / math.sqrt(3 * a.shape[1]) if "adamw" in name else 1 / (slow * largest)
@@ -396,7 +403,7 @@ def _steps(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray, optimiz
     for count in range(PATIENCE + 1):
         (a,), (b,) = pair
         product = b @ a
-        if np.sum((x @ (product - fit).T) ** 2) <= halfway:
+        if _loss(x, fit, a, b) <= halfway:
             return count
         outer, d = slope + 2 * (product @ x.T) @ x, inverse_sqrt(np.linalg.norm(product, axis=1), ETA)
         rows = d[:, None] * outer if optimizer == "allora" else outer

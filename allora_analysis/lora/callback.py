@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, distributed, nn
 
 from allora_analysis.lora.doctor import Diagnosis, doctor
 from allora_analysis.validation import count
@@ -70,12 +71,24 @@ class DoctorCallback(TrainerCallback):
             hook.remove()
         scaler = getattr(optimizer, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()
+        if not (args.fsdp or args.deepspeed):  # those reduce the parts of a parameter themselves
+            self._average(model)
         with self._gradients(scale):
             self._examine(args, state, model, optimizer)
         self._hooks, self._unclipped = [], {}
 
     def _keep(self, parameter: nn.Parameter) -> None:
         self._unclipped[parameter] = parameter.grad.detach().clone()
+
+    def _average(self, model: nn.Module) -> None:
+        # Under DistributedDataParallel a process keeps its own part's gradients; what is stepped on is their mean.
+        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+            return
+        for parameter in (one for one in model.parameters() if one.requires_grad):  # in one order on all of them
+            mean = self._unclipped.get(parameter, torch.zeros_like(parameter))
+            distributed.all_reduce(mean)
+            if parameter in self._unclipped or mean.any():
+                self._unclipped[parameter] = mean / distributed.get_world_size()
 
     @contextmanager
     def _gradients(self, scale: float) -> Iterator[None]:

@@ -171,11 +171,21 @@ def dropout_applied(pair: Pair) -> bool | None:
     try:
         for seed in (0, 1):
             with _quietly(pair, torch.ones_like(pair.b), training=True), torch.no_grad():
-                torch.manual_seed(seed)
+                _seed(pair.b.device, seed)
                 outputs.append(pair.module(x))
     except Exception:  # as in `_tried`
         return None
     return not torch.equal(*outputs)
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    # Of the CPU and of the layer's own device: `torch.manual_seed` would seed the other devices too.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 @contextmanager
@@ -183,6 +193,7 @@ def _quietly(pair: Pair, b: Tensor, training: bool = False) -> Iterator[None]:
     # Another B, and the mode, set on the modules themselves: loralib's `train` and `eval` merge the weights.
     modes = [(part, part.training) for part in pair.module.modules()]
     own, matrix = pair.b.data, pair.b
+    state = torch.mps.get_rng_state() if pair.b.is_mps else None  # `fork_rng` knows CUDA's devices
     with torch.random.fork_rng(devices=[pair.b.device] if pair.b.is_cuda else []):
         try:
             matrix.data = b.to(own)
@@ -193,3 +204,5 @@ def _quietly(pair: Pair, b: Tensor, training: bool = False) -> Iterator[None]:
             matrix.data = own
             for part, mode in modes:
                 part.training = mode
+            if state is not None:
+                torch.mps.set_rng_state(state)
