@@ -280,11 +280,10 @@ def gradient_std_from_random(cases: Cases) -> Finding:
 
 @deviation_claim(
     "3.1-figure-1-illustrates",
-    where="§3.1, before Figure 1",
-    says="We illustrate that dynamics in Figure 1 looking at the standard deviation of the gradients as a function of "
-    "Dropout realisation in a simple MLP with MNIST classification task as training progresses.",
-    reading="The gradient's average Std, which Figure 1 shows, moves as the loss's Std, of which the sentence "
-    "before it speaks: from LoRA's zero start to the end of training in §3.1's own model, noise half of the signal.",
+    where="beyond the paper: §3.1, before Figure 1, of the loss, which its sentence before speaks of",
+    says="The gradient's average standard deviation over masks, which Figure 1 shows, moves as the loss's does.",
+    reading="From LoRA's zero start to the end of training in §3.1's own model, noise half of the signal. What Figure "
+    "1 itself shows is row 3.1-figure-1.",
     depends_on=("3.1-loss-std-from-zero", "3.1-loss-std-from-random", "3.1-gradient-std-from-zero"),
 )
 def figure_1_illustrates(cases: Cases) -> Finding:
