@@ -143,7 +143,7 @@ def test_other_losses_change_the_verdict(monkeypatch, name, rates, arms, expecte
     known = features.recorded()
     assert len(known) == 4
     planted = {words: one | {rates: one[rates] * arms} for words, one in known.items()}
-    monkeypatch.setattr(features, "recorded", lambda: planted)
+    monkeypatch.setattr(features, "recorded", lambda *_: planted)
     assert verdict(name) == expected
 
 

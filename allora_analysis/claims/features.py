@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -172,9 +173,11 @@ def rounded(values: np.ndarray | np.generic | float) -> list | float | None:
     return float(f"{values:.5g}") if np.isfinite(values) else None
 
 
-def recorded() -> Mapping[str, dict[str, np.ndarray]]:
+def recorded(folder: Path | None = None) -> Mapping[str, dict[str, np.ndarray]]:
     """The recorded trials by their words; empty where one of the list is missing."""
-    found = records.find_each(RESULTS, STUDY, PROTOCOL, {trial.words: trial for trial in TRIALS})
+    found = records.find_each(
+        RESULTS if folder is None else folder, STUDY, PROTOCOL, {trial.words: trial for trial in TRIALS}
+    )
     if len(found) < len(TRIALS):
         return {}
     return {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +21,9 @@ from allora_analysis.claims.s3_1_in_factors import NOT_A_MUST, shown, stopped
 from allora_analysis.statistics import judge_family, one_sided
 
 COMMAND = "python -m experiments.dropout_features --model FOLDER --data FOLDER"
-features_claim = functools.partial(claim, command=COMMAND, test="tests/test_claims_3_1_on_features.py")
+features_claim = functools.partial(
+    claim, command=COMMAND, test="tests/test_claims_3_1_on_features.py", reads=features.STUDY
+)
 TRIAL = TRIALS[0]
 SETTING = (
     f"Softmax on {TRIAL.model}'s mean-pooled features of {TRIAL.data}, A and B of rank {TRIAL.rank}, B = 0, masks on "
@@ -41,9 +44,9 @@ DECAYED = range(1 + len(TRIAL.drop_rates), len(TRIAL.arms))
     "any outcome.",
     depends_on=("3.1-not-a-must-have-softmax",),
 )
-def on_features(cases: Cases) -> Finding:
+def on_features(cases: Cases, folder: Path | None = None) -> Finding:
     """Log ratios of test losses by seed."""
-    if not (known := features.recorded()):
+    if not (known := features.recorded(folder)):
         return not_run(NOTHING)
     best = {
         words: {
@@ -94,9 +97,9 @@ def pays_from(ratios: np.ndarray) -> int | None:
     "turned out so low that as many steps hardly move the loss, with dropout or without.",
     depends_on=("3.1-few-steps-softmax",),
 )
-def few_steps_on_features(cases: Cases) -> Finding:
+def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
     """Log ratios of test losses by seed after few steps, and after all as the size."""
-    if not (known := features.recorded()):
+    if not (known := features.recorded(folder)):
         return not_run(NOTHING)
     ratios = {
         f"{words}, drop rate {TRIAL.drop_rates[arm - 1]}": np.log(one["one_rate"][..., arm] / one["one_rate"][..., 0])

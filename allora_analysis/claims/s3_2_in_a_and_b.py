@@ -118,7 +118,11 @@ def on_spaces(cases: Cases, names: Sequence[str]) -> Judged:
     def passes(one: Space, seen: dict[str, float]) -> bool:
         if one.name == LOW_RANK:
             return seen["midpoint's rank"] <= one.rank
-        bent = max(-seen["lowest curvature"], abs(seen["third difference"]), seen["off the closed form"])
+        if one.name == FACTORS:
+            bent = max(-seen["lowest curvature"], abs(seen["third difference"]))
+        else:
+            spectrum = hessian.product_spectrum(one.one.x, one.one.v.shape[1])
+            bent = max(abs(seen["lowest curvature"] - spectrum[0] / spectrum[-1]), abs(seen["third difference"]))
         return bool(bent <= CURVATURE)
 
     own = [

@@ -172,20 +172,28 @@ def own_dropout(cases: Cases) -> Finding:
 def subsumes(cases: Cases) -> Finding:
     """Is the adapted output f_o(f(x)) for one linear f_o? The best f_o fitted on many inputs, and what it leaves."""
 
-    def left(case: Adaption) -> dict[str, float]:
+    def outputs(case: Adaption) -> np.ndarray:
         f = case.probes @ case.one.a.T @ case.one.b.T
-        told = output_and_gradient(case, case.one._replace(x=case.probes, upstream=0 * f))[0]
-        fitted = f @ np.linalg.lstsq(f, told, rcond=1e-10)[0]
-        return {"left": float(np.linalg.norm(told - fitted)), "size": float(np.linalg.norm(f))}
+        return output_and_gradient(case, case.one._replace(x=case.probes, upstream=0 * f))[0]
+
+    def left(case: Adaption, seen: np.ndarray) -> float:
+        f = case.probes @ case.one.a.T @ case.one.b.T
+        fitted = f @ np.linalg.lstsq(f, seen, rcond=1e-10)[0]
+        return float(np.linalg.norm(seen - fitted) / np.linalg.norm(f))
 
     judged = cases.judge(
         adaptions(cases, ("scaling", "output")),
-        measure=left,
-        printed=lambda case, seen: seen["left"] <= 1e-7 * seen["size"],
+        measure=outputs,
+        printed=lambda case, seen: left(case, seen) <= 1e-7,
     )
     return judged.finding(
         {"holds": "Yes: the scaling factor, and dropout of outputs, whose f_o is drawn anew at every step."},
-        evidence=judged.evidence(ROUNDING, {"left": 0.0}, tolerance=1e-7),
+        evidence=Evidence(
+            {"what no f_o explains, of f(x)": 0.0},
+            {case.name: left(case.inputs, seen) for case, seen in judged.pairs},
+            ROUNDING,
+            tolerance=1e-7,
+        ),
         flips_if="a scaled or masked output that no f_o of f(x) gives",
     )
 
