@@ -52,7 +52,7 @@ def test_conditional_on_the_optimizer(folder):
     found = finding()
     assert found.verdict == "conditional"
     assert found.corrected == "false under adamw; true under sgd"
-    assert found.at_paper is False
+    assert found.at_paper is None
     measured = found.evidence.measured
     assert measured["sgd, from LoRA at l, step 10"]["log_ratio"] == pytest.approx(math.log(2))
     low, high = measured["adamw, from LoRA at η·l, step 1"]["interval"]

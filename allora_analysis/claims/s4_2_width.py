@@ -149,7 +149,7 @@ def transfer(cases: Cases) -> Finding:
         ),
         corrected="s = r^σ; under Adam n^(−1/2) times r^(−(1+σ)/2) for one direction, r^(−σ/2) for many; LoRA+'s n⁰ "
         "times r^(−1−σ) or r^(−σ); under SGD n^(−1) r^(−σ), LoRA+'s n^(−1/2) r^(−σ)",
-        condition="the power is 0. Over width: LoRA+ under Adam. Over rank: under Adam s = α/r for one direction, "
+        condition="Over width: LoRA+ under Adam. Over rank: under Adam s = α/r for one direction, "
         "s = 1 for many; under SGD s = 1",
         flips_if="a fitted power that differs from the predicted one by more than 1/8",
     )
