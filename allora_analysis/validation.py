@@ -92,6 +92,8 @@ def _size(value: Any) -> str:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         return shown(value)
+    if array.size > 10**7:  # may be a view that repeats one number
+        return f"of shape {array.shape}"
     return shown(value) if array.ndim == 0 or not array.size else f"of up to {np.abs(array).max():.3g}"
 
 

@@ -87,7 +87,7 @@ def rank_one_lyapunov(target: ArrayLike, a: ArrayLike, b: ArrayLike, eta: float)
         >>> found.value, found.rate, found.bound
         (0.0, -4.0, -4.0)
     """
-    a, b = checked_pair(a, b)
+    (a, b), eta = checked_pair(a, b), positive("eta", eta)
     t = matrix_of("target", target, (len(b), a.shape[1]), "n1 of b and n2 of a")
     alpha = float(np.linalg.norm(a))
     if len(a) != 1 or alpha == 0:
