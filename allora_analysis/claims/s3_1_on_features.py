@@ -126,7 +126,8 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
         evidence=Evidence(
             {"log ratio of test losses, dropout over none": f"above 0 after {TRIAL.times[1]} steps"},
             {"shown to cost": clear, "pays from step": {name: pays_from(of) for name, of in ratios.items()}}
-            | {"% after each time": {name: 100 * of.mean(axis=0) for name, of in ratios.items()}, "times": TRIAL.times},
+            | {"% after each time": {name: (100 * of.mean(axis=0)).tolist() for name, of in ratios.items()}}
+            | {"times": TRIAL.times},
             TEST,
             n=TRIAL.seeds,
         ),
