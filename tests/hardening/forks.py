@@ -241,6 +241,7 @@ def covering(files: Sequence[str], paths: Iterable[str]) -> Covering:
     """What was kept of these test files, for these files of the package; tests that failed are left out."""
     from coverage import CoverageData
 
+    KEPT.mkdir(exist_ok=True)
     lines, passed = {path: {} for path in paths}, seconds(files)
     for name in (IMPORTED, *files):
         data = CoverageData(basename=str(KEPT / f"{name}.coverage"))
