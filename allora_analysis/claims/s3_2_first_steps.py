@@ -307,7 +307,7 @@ def block_rank(cases: Cases) -> Finding:
             _FewerB(case.inputs, cases.rng.standard_normal((8 if case.paper else rank, case.inputs.few.shape[1]))),
             case.paper,
         )
-        for case in fewer_rows(cases, lambda x: rank)
+        for case in fewer_rows(cases, rank)
     ]
 
     def mended(one: _FewerB, seen: dict[str, int]) -> bool:

@@ -40,6 +40,9 @@ class Space(NamedTuple):
 STEP, CURVATURE = 1e-3, 1e-5  # of second differences; tolerance, of the highest curvature
 
 
+LOW_RANK, FACTORS = "V of rank at most r", "(B, A) at B = 0"
+
+
 def second_difference(function: Callable[[np.ndarray], float], point: np.ndarray, direction: np.ndarray) -> float:
     """Curvature along a unit direction, to O(STEP²)."""
     up, down = function(point + STEP * direction), function(point - STEP * direction)
@@ -55,7 +58,7 @@ def third_difference(function: Callable[[np.ndarray], float], point: np.ndarray,
 def _shape_of(space: Space, rng: np.random.Generator) -> dict[str, float]:
     """Lowest curvature and third difference of the loss; over the V of rank at most r the rank of a midpoint."""
     one, (d, c) = space.one, space.one.v.shape
-    if space.name == "V of rank at most r":
+    if space.name == LOW_RANK:
         ends = [rng.standard_normal((d, space.rank)) @ rng.standard_normal((space.rank, c)) for _ in range(2)]
         return {"midpoint's rank": float(np.linalg.matrix_rank(ends[0] + ends[1]))}
     if space.name == "V":
@@ -101,7 +104,6 @@ def convexity(cases: Cases) -> Finding:
 
 
 DIFFERENCES = f"differences of step {STEP:g}, relative to the highest curvature"
-LOW_RANK, FACTORS = "V of rank at most r", "(B, A) at B = 0"
 
 
 def on_spaces(cases: Cases, names: Sequence[str]) -> Judged:

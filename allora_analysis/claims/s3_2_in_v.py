@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -260,12 +259,12 @@ class Fewer(NamedTuple):
     fresh: bool
 
 
-def fewer_rows(cases: Cases, compared: Callable[[np.ndarray], int]) -> list[Case]:
+def fewer_rows(cases: Cases, boundary: int) -> list[Case]:
     """Designs that lose rows, half of them near n = the number that decides; the paper's: far more rows than inputs."""
 
     def fresh(rng: np.random.Generator, low: float, high: float) -> Fewer:
         d = int(rng.integers(6, 17))
-        few = max(1, int(compared(np.empty((0, d))) * np.exp(rng.uniform(low, high))))
+        few = max(1, int(boundary * np.exp(rng.uniform(low, high))))
         x = rng.standard_normal((few + int(rng.integers(1, 2 * d)), d))
         return Fewer(x, x[:few], True)
 

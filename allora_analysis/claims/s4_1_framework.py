@@ -172,12 +172,14 @@ def own_dropout(cases: Cases) -> Finding:
 def subsumes(cases: Cases) -> Finding:
     """Is the adapted output f_o(f(x)) for one linear f_o? The best f_o fitted on many inputs, and what it leaves."""
 
+    def f_of(case: Adaption) -> np.ndarray:
+        return case.probes @ case.one.a.T @ case.one.b.T
+
     def outputs(case: Adaption) -> np.ndarray:
-        f = case.probes @ case.one.a.T @ case.one.b.T
-        return output_and_gradient(case, case.one._replace(x=case.probes, upstream=0 * f))[0]
+        return output_and_gradient(case, case.one._replace(x=case.probes, upstream=0 * f_of(case)))[0]
 
     def left(case: Adaption, seen: np.ndarray) -> float:
-        f = case.probes @ case.one.a.T @ case.one.b.T
+        f = f_of(case)
         fitted = f @ np.linalg.lstsq(f, seen, rcond=1e-10)[0]
         return float(np.linalg.norm(seen - fitted) / np.linalg.norm(f))
 

@@ -290,18 +290,18 @@ def _by_arm(runs: Runs, own: Sequence[Setting]) -> dict[str, dict[str, list[floa
     return {"ALLoRA": slowing(runs, of_arm(own, "allora")), "LoRA at l": slowing(runs, lora)}
 
 
-tapers_claim = functools.partial(
+norms_claim = functools.partial(
     claim,
-    where="Figure 2, right, caption",
-    says=ESCAPES,
     command=command("row_norms", [one for model in (MINILM, SMOLLM2) for one in wanted(model)]),
     test="tests/test_claims_4_2_row_norms.py",
     reads=STUDY,
 )
 
 
-@tapers_claim(
+@norms_claim(
     "4-figure-2-tapers",
+    where="Figure 2, right, caption",
+    says=ESCAPES,
     reading="In our fine-tuning under AdamW, ALLoRA's mean row norm grows ever less a step: over ten steps, to "
     "mid-run, over the second half.",
     depends_on=("4-escape",),
@@ -370,14 +370,11 @@ def elsewhere(samples: Mapping[str, np.ndarray]) -> dict[float, str]:
     }
 
 
-@claim(
+@norms_claim(
     "4-figure-2-factor",
     where="beyond the paper: Figure 2, right, the factor behind it",
     says="ALLoRA's factor falls by a tenth of η or more while it trains.",
     reading="In our fine-tuning, averaged over rows, at the end of a run; a tenth is our threshold.",
-    command=command("row_norms", [one for model in (MINILM, SMOLLM2) for one in wanted(model)]),
-    test="tests/test_claims_4_2_row_norms.py",
-    reads=STUDY,
     depends_on=("4-adaptor", "4-figure-2-tapers"),
 )
 def factor_falls(cases: Cases, folder: Path | None) -> Finding:

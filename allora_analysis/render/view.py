@@ -145,7 +145,7 @@ def by_part(of: Sequence[View]) -> dict[str, list[View]]:
 def summary(of: Sequence[View]) -> str:
     """The verdicts counted, in one line: of rows on printed statements, and of those beyond the paper."""
     beyond = [one for one in of if one.where.startswith(BEYOND)]
-    printed = [one for one in of if one not in beyond]
+    printed = [one for one in of if not one.where.startswith(BEYOND)]
     statements = len({one.statement for one in printed})
     about = f" on {statements} printed statements" if statements != len(printed) else ""
     told = [f"{len(printed)} claims{about}: {_counts(printed)}"] if printed else []
