@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from allora_analysis.doctor.edge import TRIALS, Compared, Curve, Edge, _predicted, compared, curves, table
+from allora_analysis.doctor.edge import SEEDS, TRIALS, Compared, Curve, Edge, _predicted, compared, curves, table
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from experiments import stable_rates
 from tests.toy_run import save
@@ -52,11 +52,14 @@ def test_a_curve_without_an_edge_can_only_be_missed():
     assert [Compared(found, rate).hit for rate in (0.4, 0.6, 100.0)] == [False, None, None]
 
 
+CONFIG = {
+    "model": "m", "optimizer": "sgd", "schedule": "constant", "max_grad_norm": 0.0, "drop_rate": 0.0, "epochs": 1,
+    "head_learning_rate": 0.1, "data": "d", "rank": 4, "batch_size": 8,
+}  # fmt: skip
+
+
 def test_curves_of_records(tmp_path):
-    config = {
-        "model": "m", "optimizer": "sgd", "schedule": "constant", "max_grad_norm": 0.0, "drop_rate": 0.0, "epochs": 1,
-        "head_learning_rate": 0.1, "data": "d", "rank": 4, "batch_size": 8,
-    }  # fmt: skip
+    config = CONFIG
     for rate, accuracy in ((0.1, 0.8), (1.0, None), (3.0, 0.6)):
         for seed in (0, 1):
             epochs = [] if accuracy is None else [{"step": 1, "test_accuracy": accuracy}]
@@ -88,6 +91,17 @@ def test_curves_of_records(tmp_path):
     assert [(one.data, one.rank, one.batch_size) for one in curves(tmp_path)] == [("another", 4, 8), ("d", 4, 8)]
 
 
+def test_a_curve_has_the_same_seeds_at_every_rate(tmp_path):
+    """A rate with more seeds would fail the more easily, so those of one rate alone count only if asked for."""
+    result = {"diverged_at_step": None, "majority_rates": {"test": 0.5}, "steps": 10}
+    config = CONFIG | {"arm": "lora"}
+    for rate, seed, accuracy in ((0.1, 0, 0.8), (1.0, 0, 0.8), (1.0, SEEDS[-1] + 1, 0.5)):
+        epochs = {"epochs": [{"step": 1, "test_accuracy": accuracy}]}
+        save(tmp_path, config | {"seed": seed, "learning_rate": rate}, result | epochs, STUDY, PROTOCOL)
+    assert [one.edge for one in curves(tmp_path)] == [(1.0, None)]
+    assert [one.edge for one in curves(tmp_path, seeds=None)] == [(0.1, 1.0)]
+
+
 def test_the_recorded_edges_of_both_models_and_optimizers():
     found = {(one.model, one.optimizer, one.schedule, one.head): one.edge for one in curves()}
     assert found["all-MiniLM-L6-v2", "adamw", "linear", 1e-3] == (0.003, 0.01)
@@ -113,6 +127,18 @@ def test_the_recorded_predictions_hit_three_curves_of_five():
     }
     page = (Path(__file__).parents[1] / "docs/doctor.md").read_text(encoding="utf-8")
     assert all(f"{predicted:.2g}" in page for _, predicted in found.values() if predicted)
+
+
+def test_one_later_seed_moves_one_edge(capsys):
+    """The experiment's docstring and docs/doctor.md say so."""
+    (moved,) = [
+        one
+        for one in compared(seeds=None)
+        if one.hit is False and one.curve.schedule == "linear" and one.curve.optimizer == "sgd"
+    ]
+    assert (moved.curve.model, moved.curve.edge) == ("all-MiniLM-L6-v2", (1.0, 3.0))
+    assert stable_rates.main(["--every-seed"]) == 0
+    assert "2 of 5" in capsys.readouterr().out
 
 
 def test_the_comparison_is_a_table(tmp_path, capsys):

@@ -10,7 +10,7 @@ and `tests/test_doctor_curves.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ STUDY, PROTOCOL = "stable_rates", 2
 RESULTS = records.results_folder(STUDY)
 FACTOR = 2.0
 LEAST_RATES = 2
+SEEDS = (0, 1, 2)  # of the recorded curves, by the protocol
 
 
 @dataclass(frozen=True)
@@ -245,11 +246,12 @@ class Curve:
         return low, min((rate for rate in self.accuracies if rate > low), default=None)
 
 
-def curves(folder: Path | None = None) -> list[Curve]:
+def curves(folder: Path | None = None, seeds: Collection[int] | None = SEEDS) -> list[Curve]:
     """LoRA's recorded curves without dropout, wherever two rates or more are there.
 
     Args:
         folder: of fine-tuning records; None: those of this repository.
+        seeds: that count, the same at every rate; None: all, so that a rate with more of them fails more easily.
 
     Returns:
         The curves, by model and optimizer.
@@ -260,6 +262,8 @@ def curves(folder: Path | None = None) -> list[Curve]:
         record = records.load(path)
         config = record.config
         if (record.study, config["arm"], config["drop_rate"]) != (finetune.STUDY, "lora", 0.0) or config["epochs"] > 2:
+            continue
+        if seeds is not None and config["seed"] not in seeds:
             continue
         key = tuple(config[name] for name in _KEY)
         # A rate may be recorded after more steps too: the shorter run counts.
@@ -306,12 +310,15 @@ class Compared:
         return high is not None and low / FACTOR <= self.predicted <= FACTOR * high
 
 
-def compared(folder: Path | None = None, runs: Path | None = None) -> list[Compared]:
+def compared(
+    folder: Path | None = None, runs: Path | None = None, seeds: Collection[int] | None = SEEDS
+) -> list[Compared]:
     """Every curve with its prediction.
 
     Args:
         folder: of the predictions' records; None: those of this repository.
         runs: of fine-tuning records.
+        seeds: as in `curves`.
 
     Returns:
         The comparisons.
@@ -321,7 +328,7 @@ def compared(folder: Path | None = None, runs: Path | None = None) -> list[Compa
     edges = {(one.model, one.optimizer, one.data, one.rank): record.result for one, record in known.items()}
     return [
         Compared(curve, _predicted(curve, edges.get((curve.model, curve.optimizer, curve.data, curve.rank))))
-        for curve in curves(runs)
+        for curve in curves(runs, seeds)
     ]
 
 
