@@ -3,7 +3,8 @@
 A case is its inputs. What is measured on it, whether the printed sentence agrees with that, and what a condition
 foretold from the inputs alone are three functions, so that no condition can read the outcome that it is to foretell;
 the verdict follows from the three. A sentence about samples is judged by a rule on paired differences instead.
-Checked by `tests/test_ledger.py`, which scrambles the outcomes and asks that no verdict survives.
+Checked by `tests/test_claims_cases.py`; `tests/test_ledger.py` scrambles each row's outcomes and asks that no verdict
+survives.
 """
 
 from __future__ import annotations
