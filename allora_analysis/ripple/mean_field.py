@@ -31,9 +31,11 @@ Checked by `tests/test_ripple_transformer.py`.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from allora_analysis.ripple.transformer import ACTIVATIONS, STEP, AdaptedMap, Normalisation, Pass, Transformer
 
@@ -94,11 +96,17 @@ def _attention(model: Transformer, maps, eta: float, given: float, mixing: float
     return added, 1.0 + logit_gain(sigma, tokens)
 
 
+@cache
+def _standard_normal() -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
+    # Nodes and weights of expectations over a standard normal variable.
+    z, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    return z, weights / weights.sum()
+
+
 def _feed_forward(
     model: Transformer, maps, eta: float, given: float, mixing: float, tokens: int
 ) -> tuple[float, float]:
-    z, weights = np.polynomial.hermite_e.hermegauss(NODES)
-    weights = weights / weights.sum()
+    z, weights = _standard_normal()
     inner = given + _log_gain(maps["gate" if model.design.gated else "up"], eta)
     scale = math.exp(0.5 * inner)
     value = ACTIVATIONS[model.design.activation](scale * z + 1j * STEP, Pass())
