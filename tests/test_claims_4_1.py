@@ -66,12 +66,19 @@ def masked_inputs_always(case, x, a, b):
     return LORA(x * torch.linspace(0.5, 1.5, x.shape[-1], dtype=x.dtype), a, b)
 
 
+CURVATURE = framework.curvature
+
+
 def without_the_factors_slope(a, b, g, s, eta):
     return RIGHT["update_jacobian"](a, b, g, s, eta) - RIGHT["update_jacobian"](a, b, g, 0 * s, eta)
 
 
 def twice_the_kink(*args):
     return tuple(2 * part for part in RIGHT["directional_derivative"](*args))
+
+
+def uncoupled(case):
+    return CURVATURE(case) * np.eye(len(case.b))[:, :, None, None]
 
 
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
@@ -112,6 +119,8 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-adapted-gradient", adaptive, "layer_double_backward", RIGHT["update_jacobian"], "refuted"),
     ("4-adapted-gradient", adaptive, "directional_derivative", twice_the_kink, "refuted"),
     ("4-adapted-gradient", framework, "has_potential", lambda case: case.task.x.shape[1] == 1, "refuted"),
+    ("4-adapted-gradient", framework, "UNCOUPLED", ("squared", "Huber", framework.SOFT), "refuted"),
+    ("4-adapted-gradient", framework, "curvature", uncoupled, "refuted"),
 ]
 
 

@@ -215,14 +215,14 @@ def double_backward(task: Problem, b: np.ndarray, eta: float) -> np.ndarray:
 
 
 def loss_gradient(loss: str, y: np.ndarray, output: np.ndarray) -> np.ndarray:
-    """∂L/∂f of the squared loss, of Huber's, or of the cross-entropy with Y's largest entry of a row as its class."""
+    """∂L/∂f of the squared loss, Huber's, or the cross-entropy: Y's rows are probabilities ("soft") or show a class."""
     from scipy.special import softmax
 
     if loss == "squared":
         return output - y
     if loss == "Huber":
         return np.clip(output - y, -1, 1)
-    return softmax(output, axis=1) - np.eye(y.shape[1])[y.argmax(axis=1)]
+    return softmax(output, axis=1) - (y if loss == "soft cross-entropy" else np.eye(y.shape[1])[y.argmax(axis=1)])
 
 
 def differenced_field(

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import null_space
+from scipy.special import softmax
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
@@ -230,7 +232,7 @@ class Field(NamedTuple):
     loss: str
 
 
-DIFFERENCES = 1e-5
+DIFFERENCES, SOFT, UNCOUPLED = 1e-5, "soft cross-entropy", ("squared", "Huber")
 
 
 def product_slope(case: Field) -> np.ndarray:
@@ -267,14 +269,42 @@ def derivatives(case: Field) -> dict[str, object]:
     return found
 
 
+def curvature(case: Field) -> np.ndarray:
+    """∂G_i/∂P_j, n₁×n₁×n₂×n₂: Σ_t x_t x_tᵀ ∂²L_t/∂f_i∂f_j."""
+    x, y, a = case.task
+    output = x @ (case.b @ a).T
+    own = np.broadcast_to(np.eye(output.shape[1]), (len(x), output.shape[1], output.shape[1]))
+    if case.loss == "Huber":
+        own = own * (np.abs(output - y) < 1)[:, :, None]
+    elif case.loss != "squared":
+        chance = softmax(output, axis=1)
+        own = own * chance[:, :, None] - chance[:, :, None] * chance[:, None, :]
+    return np.einsum("tij,tk,tl->ijkl", own, x, x)
+
+
+def asymmetry(case: Field) -> np.ndarray:
+    """J − Jᵀ in closed form: Kᵀ(diag(½d_i³(P_iG_iᵀ − G_iP_iᵀ)/‖P_i‖) + [(d_i − d_j)∂G_i/∂P_j])K."""
+    g, p, (n1, n2) = product_slope(case), case.b @ case.task.a, (len(case.b), case.task.a.shape[1])
+    d, row = adaptive.row_factor(case.task.a, case.b, case.eta), np.arange(n1)
+    between = (d[:, None] - d)[:, :, None, None] * curvature(case)
+    across = p[:, :, None] * g[:, None, :] - g[:, :, None] * p[:, None, :]
+    between[row, row] = across * (0.5 * d**3 / np.linalg.norm(p, axis=1))[:, None, None]
+    inner = between.transpose(0, 2, 1, 3).reshape(n1 * n2, n1 * n2)
+    k = np.hstack([np.kron(case.b, np.eye(n2)), np.kron(np.eye(n1), case.task.a.T)])
+    return k.T @ inner @ k
+
+
 def as_derived(case: Field, seen: dict[str, object]) -> bool:
-    """Whether Jacobian, double backward and kink have their closed forms, the first two not being the same."""
+    """Whether J − Jᵀ is as told; with a squared loss also Jacobian, double backward and kink, the first two apart."""
+    found = seen["Jacobian"]
+    apart = np.linalg.norm(found - found.T - asymmetry(case)) / np.linalg.norm(found)
     if case.loss != "squared":
-        return True
+        return bool(apart <= DIFFERENCES)
     place = (case.task.a, case.b, product_slope(case), case.task.x.T @ case.task.x, case.eta)
     field, twice = adaptive.update_jacobian(*place), adaptive.layer_double_backward(*place)
-    return (
-        relative_error(seen["Jacobian"], field) <= DIFFERENCES
+    return bool(
+        apart <= DIFFERENCES
+        and relative_error(found, field) <= DIFFERENCES
         and relative_error(seen["double backward"], twice) <= TOLERANCE
         and relative_error(seen["double backward"], field) > DIFFERENCES
         and abs(seen["kink"] - 1) <= DIFFERENCES
@@ -282,25 +312,34 @@ def as_derived(case: Field, seen: dict[str, object]) -> bool:
 
 
 def has_potential(case: Field) -> bool:
-    """One input feature and a loss that does not couple outputs, or every G_i parallel to (BA)_i."""
+    """A loss that does not couple outputs, and one input feature or every G_i parallel to (BA)_i."""
     g, p = product_slope(case), case.b @ case.task.a
     across = np.abs(g[:, :, None] * p[:, None, :] - p[:, :, None] * g[:, None, :]).max()
-    parallel = case.loss == "squared" and across <= TOLERANCE * np.abs(g).max() * np.abs(p).max()
-    return bool(parallel and p.shape[1] > 1) or (p.shape[1] == 1 and case.loss != "cross-entropy")
+    parallel = across <= TOLERANCE * np.abs(g).max() * np.abs(p).max()
+    return bool(parallel) and case.loss in UNCOUPLED
+
+
+def aligned_rows(rng: np.random.Generator, task: Problem, b: np.ndarray, eta: float) -> Field:
+    """A squared loss, in half of the draws nudged, or a cross-entropy; every G_i parallel to (BA)_i."""
+    p = b @ task.a
+    n1, n2 = p.shape
+    x = np.linalg.qr(rng.standard_normal((12, n2)))[0]
+    nudge = 1e-3 * float(rng.random() < 0.5) * rng.standard_normal((n1, n2))
+    if rng.random() < 0.5:
+        return Field(Problem(x, x @ (rng.standard_normal((n1, 1)) * p + nudge).T, task.a), b, eta, "squared")
+    chance = softmax(x @ p.T, axis=1)
+    free = null_space(p.T)
+    slope = x @ (free @ rng.standard_normal((free.shape[1], 1)) * p).T  # its rows sum to 0, as those of ∂L/∂f
+    return Field(Problem(x, chance - 0.5 * chance.min() / np.abs(slope).max() * slope, task.a), b, eta, SOFT)
 
 
 def fields(rng: np.random.Generator) -> Field:
     """One to three input features, three losses, one token or many; now and then every G_i parallel to (BA)_i."""
     n2, loss = int(rng.choice([1, 1, 2, 3])), str(rng.choice(["squared", "Huber", "cross-entropy"]))
-    rank = int(rng.integers(1, n2 + 1))
+    rank, eta = int(rng.integers(1, n2 + 1)), float(np.exp(rng.uniform(0, 1)))
     task = layer_training.draw_problem(rng, 4, n2, rank, int(rng.choice([1, 12])) if n2 > 1 else 12)
     b = rng.standard_normal((4, rank))
-    if n2 > 1 and rng.random() < 0.4:
-        x = np.linalg.qr(rng.standard_normal((12, n2)))[0]
-        nudge = 1e-3 * float(rng.random() < 0.5) * rng.standard_normal((4, n2))
-        y = x @ (rng.standard_normal((4, 1)) * (b @ task.a) + nudge).T
-        return Field(Problem(x, y, task.a), b, float(np.exp(rng.uniform(0, 1))), "squared")
-    return Field(task, b, float(np.exp(rng.uniform(0, 1))), loss)
+    return aligned_rows(rng, task, b, eta) if n2 > 1 and rng.random() < 0.4 else Field(task, b, eta, loss)
 
 
 @framework_claim(
@@ -330,8 +369,10 @@ def adapted_gradient(cases: Cases) -> Finding:
             {"asymmetry ‖J − Jᵀ‖/(2‖J‖)": 0.0}, seen, "central differences at 1e-5: 1e-5", tolerance=DIFFERENCES
         ),
         size=Size(seen[judged.cases[0].name], "of the Jacobian", "its antisymmetric part, n₂ = 12, r = 8"),
-        corrected="J − Jᵀ = Kᵀ diag(½d_i³ (P_iG_iᵀ − G_iP_iᵀ)/‖P_i‖) K, P = BA, K: (dA, dB) ↦ B dA + dB A; at B = 0 a "
-        "kink, −½η³‖β_iA‖(GAᵀ)_i along β; the layer's double backward is neither this nor a Hessian",
-        condition="one input feature (n₂ = 1) and a loss separable over outputs, or every G_i parallel to (BA)_i",
-        flips_if="a symmetric Jacobian at n₂ > 1 where some G_i is not parallel to (BA)_i",
+        corrected="J − Jᵀ = Kᵀ(diag(½d_i³ (P_iG_iᵀ − G_iP_iᵀ)/‖P_i‖) + [(d_i − d_j) ∂G_i/∂P_j])K, P = BA, d its "
+        "rows' factors, K: (dA, dB) ↦ B dA + dB A; at B = 0 a kink, −½η³‖β_iA‖(GAᵀ)_i along β; the layer's double "
+        "backward is neither this nor a Hessian",
+        condition="a loss that does not couple outputs (∂G_i/∂P_j = 0 for i ≠ j), with one input feature (n₂ = 1) or "
+        "every G_i parallel to P_i; cross-entropy couples them",
+        flips_if="a symmetric Jacobian at n₂ > 1 where some G_i is not parallel to (BA)_i, or with a coupling loss",
     )
