@@ -319,16 +319,15 @@ def has_potential(case: Field) -> bool:
     return bool(parallel) and case.loss in UNCOUPLED
 
 
-def aligned_rows(rng: np.random.Generator, task: Problem, b: np.ndarray, eta: float) -> Field:
-    """A squared loss, in half of the draws nudged, or a cross-entropy; every G_i parallel to (BA)_i."""
-    p = b @ task.a
-    n1, n2 = p.shape
+def aligned_rows(rng: np.random.Generator, n2: int, rank: int, loss: str) -> Field:
+    """Every G_i parallel to (BA)_i, for a squared loss (in half of the draws but for a nudge) or a cross-entropy."""
+    task, b = layer_training.draw_problem(rng, 4, n2, rank), rng.standard_normal((4, rank))
+    p, eta = b @ task.a, float(np.exp(rng.uniform(0, 1)))
     x = np.linalg.qr(rng.standard_normal((12, n2)))[0]
-    nudge = 1e-3 * float(rng.random() < 0.5) * rng.standard_normal((n1, n2))
-    if rng.random() < 0.5:
-        return Field(Problem(x, x @ (rng.standard_normal((n1, 1)) * p + nudge).T, task.a), b, eta, "squared")
-    chance = softmax(x @ p.T, axis=1)
-    free = null_space(p.T)
+    if loss == "squared":
+        nudge = 1e-3 * float(rng.random() < 0.5) * rng.standard_normal(p.shape)
+        return Field(Problem(x, x @ (rng.standard_normal((4, 1)) * p + nudge).T, task.a), b, eta, loss)
+    chance, free = softmax(x @ p.T, axis=1), null_space(p.T)
     slope = x @ (free @ rng.standard_normal((free.shape[1], 1)) * p).T  # its rows sum to 0, as those of ∂L/∂f
     return Field(Problem(x, chance - 0.5 * chance.min() / np.abs(slope).max() * slope, task.a), b, eta, SOFT)
 
@@ -339,7 +338,9 @@ def fields(rng: np.random.Generator) -> Field:
     rank, eta = int(rng.integers(1, n2 + 1)), float(np.exp(rng.uniform(0, 1)))
     task = layer_training.draw_problem(rng, 4, n2, rank, int(rng.choice([1, 12])) if n2 > 1 else 12)
     b = rng.standard_normal((4, rank))
-    return aligned_rows(rng, task, b, eta) if n2 > 1 and rng.random() < 0.4 else Field(task, b, eta, loss)
+    if n2 > 1 and rng.random() < 0.4:
+        return aligned_rows(rng, n2, rank, str(rng.choice(["squared", SOFT])))
+    return Field(task, b, eta, loss)
 
 
 @framework_claim(
@@ -355,8 +356,9 @@ def adapted_gradient(cases: Cases) -> Finding:
     task = layer_training.draw_problem(rng, 8, 12, 8, 32, 0.5)
     b = rng.standard_normal((8, 8))
     own = Field(task, 0.1 * b / np.linalg.norm(b @ task.a, axis=1).mean(), 2.0, "cross-entropy")
+    parallel = Case("every G_i parallel to (BA)_i, cross-entropy", aligned_rows(rng, 3, 2, SOFT))
     judged = cases.judge(
-        [Case("n₂ = 12, r = 8, cross-entropy, rows near 0.1, η² = 4", own, True), *cases.draw(fields, 24)],
+        [Case("n₂ = 12, r = 8, cross-entropy, rows near 0.1, η² = 4", own, True), parallel, *cases.draw(fields, 24)],
         measure=derivatives,
         printed=lambda case, seen: adaptive.relative_asymmetry(seen["Jacobian"]) <= DIFFERENCES,
         corrected=as_derived,
