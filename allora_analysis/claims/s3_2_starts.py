@@ -220,11 +220,30 @@ def start_has_most(cases: Cases) -> Finding:
     )
 
 
-class First(NamedTuple):
-    """A start by name, and what it is made of."""
+SHARES = {  # which of G's singular vectors A's rows and B's columns are
+    "swapped": lambda r: (range(r, 2 * r), range(r)),
+    "alternating": lambda r: (range(0, 2 * r, 2), range(1, 2 * r, 2)),
+    "without the first": lambda r: (range(1, r + 1), range(r + 1, 2 * r + 1)),
+}
 
-    name: str
-    one: _Begin
+
+def singular_start(x: np.ndarray, target: np.ndarray, share: str, rank: int) -> _Begin:
+    """A's rows and B's columns are singular vectors of G, by one of `SHARES`."""
+    u, _, vt = np.linalg.svd(-2 * (target @ x.T) @ x)
+    rows, columns = map(list, SHARES[share](rank))
+    a, b = vt[rows] / math.sqrt(3), u[:, columns] / math.sqrt(3)
+    return _Begin(x, target + b @ a, a, b)
+
+
+def takes_each_once(one: _Begin) -> bool:
+    """Whether A's rows and B's columns are singular vectors of G that together take each of the first 2r once."""
+    u, _, vt = np.linalg.svd(one.gradient(one.b @ one.a))
+    found = [np.abs(one.a @ vt.T), np.abs(one.b.T @ u)]
+    sizes = [np.linalg.norm(part, axis=1, keepdims=True) for part in found]
+    if min(size.min() for size in sizes) <= 0.999 * max(size.max() for size in sizes):
+        return False
+    taken = [place for part, size in zip(found, sizes, strict=True) for place in np.nonzero(part > 0.999 * size)[1]]
+    return sorted(taken) == list(range(2 * len(one.a)))
 
 
 def first_cosine(one: _Begin) -> float:
@@ -243,37 +262,39 @@ def first_cosine(one: _Begin) -> float:
     depends_on=("3.2-slow-start",),
 )
 def first_direction(cases: Cases) -> Finding:
-    """Six starts at one rank, against ‖[G]_2r‖/‖G‖."""
+    """Named starts, and shares of G's singular vectors, against ‖[G]_2r‖/‖G‖."""
     names = [name for name in hessian.STARTS if name != "both_zero"]
 
-    def made(name: str, n1: int, n2: int, rank: int, rng: np.random.Generator) -> First:
-        x = power_law(4 * n2, n2, rng) / math.sqrt(4 * n2)
-        return First(name, begin(x, rng.standard_normal((n1, n2)), name, rank, rng))
+    def made(name: str, n1: int, n2: int, rank: int, rng: np.random.Generator) -> _Begin:
+        x, target = power_law(4 * n2, n2, rng) / math.sqrt(4 * n2), rng.standard_normal((n1, n2))
+        return singular_start(x, target, name, rank) if name in SHARES else begin(x, target, name, rank, rng)
 
-    def draw(rng: np.random.Generator) -> First:
+    def draw(rng: np.random.Generator) -> _Begin:
         n1, n2, half = (int(rng.integers(*ends)) for ends in ((9, 16), (9, 16), (1, 3)))
-        return made(str(rng.choice([*names, "gradient_aligned"])), n1, n2, 2 * half, rng)
+        return made(str(rng.choice([*names, "gradient_aligned", *SHARES])), n1, n2, 2 * half, rng)
 
-    def best(one: First) -> float:
-        values = np.linalg.svd(one.one.gradient(one.one.b @ one.one.a), compute_uv=False)
-        return float(np.linalg.norm(values[: 2 * len(one.one.a)]) / np.linalg.norm(values))
+    def best(one: _Begin) -> float:
+        values = np.linalg.svd(one.gradient(one.b @ one.a), compute_uv=False)
+        return float(np.linalg.norm(values[: 2 * len(one.a)]) / np.linalg.norm(values))
 
     own = [
-        Case(f"{name}, n₂ = 48, n₁ = 32, r = 8", made(name, 32, 48, 8, cases.rng), name == "b_zero") for name in names
+        Case(f"{name}, n₂ = 48, n₁ = 32, r = 8", made(name, 32, 48, 8, cases.rng), name == "b_zero")
+        for name in (*names, *SHARES)
     ]
     judged = cases.judge(
         [*own, *cases.draw(draw, 10)],
-        lambda one: first_cosine(one.one),
+        first_cosine,
         printed=lambda one, seen: seen >= 0.99 * best(one),
         corrected=lambda one, seen: seen <= best(one) + 1e-4,
-        condition=lambda one: one.name == "gradient_aligned",
+        condition=takes_each_once,
     )
     lora = math.sqrt(8 / (4096 + 8 + 1))
     return judged.finding(
-        {"conditional": f"Only from a gradient-aligned start; from B = 0 the cosine is {lora:.2f} at n₂ = 4,096."},
+        {"conditional": f"Only from G's own singular vectors; from B = 0 the cosine is {lora:.2f} at n₂ = 4,096."},
         evidence=judged.evidence("a step of 1e-6", best, tolerance=0.01),
         size=Size(lora, "cosine", "first step from B = 0 and full fine-tuning's: √(r/(n₂ + r + 1)), n₂ = 4,096, r = 8"),
         corrected="the cosine is at most ‖[G]_2r‖/‖G‖, and about √(r/(n₂ + r + 1)) from B = 0 with Gaussian A",
-        condition="A's rows are G's first r right singular vectors, B's columns the next r left ones",
+        condition="A's rows are right and B's columns left singular vectors of G, of one length, and take each of the "
+        "first 2r once between them",
         flips_if="another start whose first step is as near",
     )
