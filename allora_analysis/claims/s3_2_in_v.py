@@ -408,7 +408,7 @@ def conditioning_by_samples(cases: Cases) -> Finding:
             "nats",
             "rise of log κ as samples fall from 8D to 4D, inputs' variances a power law",
         ),
-        condition="n comes nearer to D, |log(n/D)| falling: κ → ((1 + √γ)/(1 − √γ))², γ = D/n; and rows are drawn "
-        "afresh, as κ of a fixed XᵀX does not change",
+        condition="n comes nearer to D, |log(n/D)| falling, and rows are drawn afresh, as κ of a fixed XᵀX does not "
+        "change; for rows with equal variances κ → ((1 + √γ)/(1 − √γ))², γ = D/n, for others it is larger",
         flips_if="a κ that keeps rising as n falls below D",
     )

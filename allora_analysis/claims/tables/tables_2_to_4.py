@@ -111,6 +111,12 @@ def _adjusted(names: Sequence[str], name: str, score: float) -> tuple[float, flo
     return tuple(float(holm(list(side.values()))[list(scores).index(name)]) for side in (sentence, opposite))
 
 
+def _swaps(family: Sequence[str], name: str, own: float) -> str:
+    # How many pairs more in the other order the verdict bears: each takes 2 off the score.
+    more = next(n for n in itertools.count(1) if _adjusted(family, name, own - 2 * n)[0] > LEVEL + 1e-12)
+    return f"{more} more {'pair' if more == 1 else 'pairs'} of drop rates in the other order"
+
+
 def trend(cases: Cases, name: str, answer: str) -> Finding:
     """A value that changes with the drop rate, by Kendall's exact test over the ten pairs of drop rates, one-sided.
 
@@ -147,7 +153,7 @@ def trend(cases: Cases, name: str, answer: str) -> Finding:
         evidence=Evidence({"pairs in the order stated": len(steps)}, measured, source, n=len(TABLE_2)),
         size=Size(float(told["k"]), f"of {len(steps)} pairs", "pairs of drop rates in the order stated"),
         corrected="would be decided by more drop rates" if tested.verdict == "undecided" else None,
-        flips_if=four if over_all > LEVEL + 1e-12 else "two more pairs of drop rates in the other order",
+        flips_if=four if over_all > LEVEL + 1e-12 else _swaps(family, name, own),
         at_paper=None if tested.verdict == "undecided" else "mixed" if against else True,
     )
 
