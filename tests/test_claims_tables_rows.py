@@ -163,7 +163,8 @@ PLANTED = [
     ("6-over-backbones", contrasts, "of", of(100.0), "undecided"),  # no gaps whatever decide it, and the row says so
     ("5.2-over-half", prose_of_results, "FIGURE_4", (None,) * 3 + (reported.FIGURE_4[0],), "holds"),
     ("4.4-fair-to-lora", arithmetic, "TABLE_3", shifted(reported.TABLE_3, -9.0), "refuted"),
-    ("1-no-cross-validation", procedures, "rises", lambda arm: np.linspace(-0.1, 0.1, 9), "holds"),
+    ("1-no-cross-validation", contrasts, "of", of(-9.0), "refuted"),
+    ("1-eta-no-cross-validation", procedures, "rises", lambda arm: np.linspace(-0.1, 0.1, 9), "holds"),
 ]
 
 

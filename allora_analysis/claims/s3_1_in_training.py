@@ -235,7 +235,7 @@ def _gradient_row(cases: Cases, scale: float, draw: Callable[[np.random.Generato
     worst = 100 * float(np.median([seen["worst"] for case, seen in judged.pairs if case.paper]))
     return judged.finding(
         {
-            "conditional": f"Only in {often.value:.0f} % of heavy-tailed settings; at noise half of the signal the worst "
+            "conditional": f"Only in {often.value:.0f} % of heavy-tailed settings; at noise half the signal the worst "
             f"falls to {worst:.0f} %."
         },
         evidence=judged.evidence(EXACT, told_shares, tolerance=1e-6),

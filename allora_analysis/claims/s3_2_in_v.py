@@ -222,7 +222,8 @@ def log_condition_at(one: Problem, point: np.ndarray) -> float:
     "3.2-start-conditioning",
     where="Abstract, from §3.2's Eq. (2)",
     says=POORLY,
-    reading="In V, whose Hessian is Eq. (2): its condition number at V = 0 is above that at another V.",
+    reading="A less kind reading than that of A and B together, row 3.2-factor-conditioning: in V, whose Hessian is "
+    "Eq. (2), the condition number at V = 0 is above that at another V.",
     depends_on=("3.2-hessian",),
 )
 def start_conditioning(cases: Cases) -> Finding:
