@@ -70,3 +70,15 @@ def needed(family: Mapping[str, Judgement]) -> str:
 
 def _short(number: int) -> str:
     return str(number) if number < 10_000 else f"10^{math.floor(math.log10(number))} and more"
+
+
+def units_wanted(one: Judgement, unit: str) -> str:
+    """How many units would decide an open comparison, with that number's interval; "more" where none is known."""
+    if one.needed is None:
+        return f"more {unit}"
+    interval = (
+        ""
+        if one.needed_interval is None
+        else " ({} to {})".format(*(f"{n:,}" if n < 10**7 else _short(n) for n in one.needed_interval))
+    )
+    return f"{one.needed:,} {unit}{interval}"

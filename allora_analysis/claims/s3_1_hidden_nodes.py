@@ -118,7 +118,7 @@ def correlations(one: Hidden, drop_rate: float, level: float = 0.5, steps: int =
 @factors_claim(
     "3.1-hidden-dropout-correlations",
     where=MORI,
-    says="dropout reduces detrimental correlations between hidden nodes",
+    says="in a linear network on fixed data dropout reduces detrimental correlations between hidden nodes",
     reading="The mean |cos| between the hidden nodes of a linear two-layer network at a small rate on fixed data, drop "
     "rate 0.5 on the nodes, midway and at the end. Theirs is not linear, and sees each sample once.",
     depends_on=("3.1-hidden-dropout-noise",),

@@ -154,8 +154,8 @@ NOT_A_MUST = "We conducted principled analysis and proved that dropout is not a 
 
 @factors_claim(
     "3.1-not-a-must-have-in-factors",
-    where="§6",
-    says=NOT_A_MUST,
+    where="beyond the paper: §6, of A and B",
+    says="Trained in A and B, too, LoRA does on average without dropout.",
     reading="LoRA's A and B, r = 4 (first 8; two outputs, so that neither limits BA's rank), B = 0, masks on the "
     "input, a small rate of gradient descent, on average over problems: early "
     f"stopping or weight decay, each at its best, reach a population risk at most {100 * (AS_GOOD - 1):.0f} % above "

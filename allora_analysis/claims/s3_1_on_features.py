@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from allora_analysis.claims import features
+from allora_analysis.claims.accuracy import units_wanted
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
 from allora_analysis.claims.features import TRIALS
@@ -65,8 +66,8 @@ def on_features(cases: Cases, folder: Path | None = None) -> Finding:
     furthest = 100 * max(float(values.mean()) for values in lead.values())
     return tested.finding(
         {
-            "holds": f"Yes: drop rate 0.05 is at most {max(furthest, 0):.1f} % ahead, the best drop rate "
-            f"{max(size.mean, 0):.1f} %."
+            "holds": f"Yes: drop rate 0.05 is at most {max(furthest, 0):.2f} % ahead, the best drop rate "
+            f"{max(size.mean, 0):.2f} %."
         },
         evidence=Evidence(
             {"other arms over drop rate 0.05": f"at most {AS_GOOD}"},
@@ -111,7 +112,7 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
     clear = [name for name, one in found.items() if one.verdict == "holds"]
     costs = {name: 100 * float(of[:, 1].mean()) for name, of in ratios.items()}
     last = [100 * float(of[:, -1].mean()) for of in ratios.values()]
-    needed = [one.needed for one in found.values() if one.needed is not None]
+    most = max(found.values(), key=lambda one: one.needed or 0)
     least = max((abs(value) for name, value in costs.items() if name not in clear), default=0.0)
     steepest = max(costs, key=costs.__getitem__)
     size = one_sided(100 * ratios[steepest][:, 1], "t")
@@ -133,6 +134,8 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
         ),
         at_paper=None,
         size=Size(size.mean, "% of test loss", f"cost after {TRIAL.times[1]} steps, {steepest}", *size.interval),
-        corrected=f"would be decided by {max(needed):,} seeds in the case that needs most" if needed else None,
+        corrected=f"would be decided by {units_wanted(most, 'seeds')} in the case that needs most"
+        if tested.verdict == "undecided"
+        else None,
         flips_if="a drop rate whose test loss is shown not to be above that of none after few steps",
     )

@@ -154,8 +154,9 @@ def advises_tuning(text: str) -> bool:
     where="§3.3, first paragraph",
     says="Hu et al. (2021) discussed the importance of the scaling factor and suggest to tune it carefully to prevent "
     "BA from overwhelming W*",
-    reading="A row about a quotation: whether the cited work's own section on the scaling, §4.1, recommends tuning α. "
-    "The reason given there, that under Adam α acts as the learning rate, is computed.",
+    reading="A row about a quotation, judged by reading it: whether the cited work's own section on the scaling, §4.1, "
+    "recommends tuning α; no draw can change that. The reason given there, that under Adam α acts as the learning "
+    "rate, is computed.",
     command="python -m allora_analysis --only 3.3-tune-carefully",
     test="tests/test_adaptive_invariance.py",
 )

@@ -386,7 +386,7 @@ def _first_update(case: _AdamState, adapted: bool) -> list[np.ndarray]:
 @layer_training.alone(
     "4-allora-adamw",
     where="beyond the paper: §4.2's factor on AdamW's update",
-    says="With β₁ = 0 every step of ALLoRAAdamW keeps the signs of AdamW's and is a direction of descent",
+    says="With β₁ = 0 and no weight decay every step of ALLoRAAdamW keeps the signs of AdamW's and descends.",
     test="tests/test_lora_optim.py",
     depends_on=("4-descent",),
 )
@@ -422,7 +422,7 @@ def survives_adam(cases: Cases) -> Finding:
         printed=keeps,
     )
     return judged.finding(
-        {"holds": "Yes: it is AdamW's step, each row of B's times its own factor, A's times their mean."},
+        {"holds": "Yes: AdamW's step with each row of B times its own factor, A times their mean; so it descends."},
         evidence=Evidence(
             {"dL/dl": "below 0"},
             {case.name: slope(case.inputs, seen) for case, seen in judged.pairs},

@@ -299,7 +299,7 @@ def _seed_by_seed(
     ends = [100 * end for end in (student if one.low is None else (one.low, one.high))]
     told = f"{100 * one.mean + 0.0:+.1f} points against LoRA on {sequential.LISTS[name].model}, each at its best rate"
     answers = {
-        "undecided": f"Undecided, {one.n} of {CAP} seeds: {told}.",
+        "undecided": f"Undecided after {one.n} of {CAP} seeds: between {ends[0]:+.1f} and {ends[1]:+.1f} points.",
         "holds": f"Yes: {told}, {one.n} seeds.",
         "refuted": f"No: {told}, {one.n} seeds.",
     }

@@ -21,7 +21,7 @@ from allora_analysis.claims.ledger import Row
 from allora_analysis.render import pictures
 from allora_analysis.render.evidence import NOTHING, Quantity, compared, facts, html, quantities, summary
 from allora_analysis.render.pictures import Picture
-from allora_analysis.render.view import BEYOND, MEANINGS, View, by_part, size_text, views
+from allora_analysis.render.view import MEANINGS, View, by_part, said_by, size_text, views
 from allora_analysis.study import environment
 
 
@@ -64,7 +64,7 @@ def _entry(view: View, part: str, drawn: Mapping[str, Picture], own: bool) -> En
         view=view,
         part=part,
         search=" ".join((*words, view.command, view.test)).casefold().replace("ς", "σ"),
-        says="Ours" if view.where.startswith(BEYOND) else "The paper says",
+        says={None: "The paper says", "ours": "Ours"}.get(who := said_by(view.where), who),
         answer=html(view.answer) if view.error is None else escape(view.answer),
         printed=html(view.statement),
         told={label: html(text) for label, text in told.items() if text},

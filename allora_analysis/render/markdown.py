@@ -21,7 +21,7 @@ from allora_analysis import cli, outputs
 from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import VERDICTS
 from allora_analysis.render.terminal import evidence_text
-from allora_analysis.render.view import BEYOND, View, by_part, record, size_text, summary, views
+from allora_analysis.render.view import View, by_part, record, said_by, size_text, summary, views
 
 BEGIN, END = "<!-- ledger: written by `make readme` -->", "<!-- end of the ledger -->"
 SELECTED = (
@@ -90,7 +90,6 @@ def in_full(
     def linked(path: str, words: str) -> str:
         return f"[`{words}`]({where})" if (where := target(path)) else f"`{words}`"
 
-    ours = one.where.startswith(BEYOND)
     size = f"{size_text(one.size)}: {one.size.of}" if one.size else ""
     evidence = one.evidence and "; ".join(p for p in (evidence_text(one.evidence), one.evidence.tolerance_source) if p)
     facts = {
@@ -116,7 +115,7 @@ def in_full(
     lines.append(
         f"- **Tests:** {', '.join(tests)} · **Rerun:** `python -m allora_analysis --only {one.id}`, `{one.command}`"
     )
-    said = f"> {escaped(one.statement)}" + (" *(ours)*" if ours else "")
+    said = f"> {escaped(one.statement)}" + (f" *({who})*" if (who := said_by(one.where)) else "")
     where = escaped(one.where)
     return "\n\n".join(
         [f"{'#' * level} {one.id}", f"**{one.word}** · {escaped(one.answer)}", said, where, "\n".join(lines)]
@@ -146,7 +145,8 @@ def _sized(one: View) -> str:
 
 def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, home: str = "../README.md") -> str:
     """The whole ledger as a Markdown page, part by part: a table of answers, then each row in full."""
-    about = f"Written by `make readme` from a fresh run of every check. The verdicts explained: [README]({home})."
+    about = f"Written by `make readme` from a fresh run of every check. The verdicts explained: [README]({home}); what "
+    about += "each letter stands for: [symbols](symbols.md)."
     parts = [
         f"## {title}\n\n{table(members)}\n\n" + "\n\n".join(in_full(one, target) for one in members)
         for title, members in by_part(of).items()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,13 @@ MEANINGS = {
 }
 AT_PAPER = {True: "yes", False: "no", "mixed": "mixed", None: "–"}
 BEYOND = "beyond the paper"  # so begins `where` of what the paper does not say
+OTHERS = re.compile(rf"{BEYOND}: abstract of (.+) \(")  # and of what another paper says
+
+
+def said_by(where: str) -> str | None:
+    """Who says a row's statement, where the paper does not: "ours", or another paper's authors and year."""
+    other = OTHERS.match(where)
+    return other[1] if other else "ours" if where.startswith(BEYOND) else None
 
 
 @dataclass(frozen=True)

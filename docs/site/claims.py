@@ -20,7 +20,7 @@ from markupsafe import Markup
 from allora_analysis.claims.claim import VERDICTS
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import code, evidence, pictures, view
-from allora_analysis.render.view import BEYOND, MEANINGS, View
+from allora_analysis.render.view import MEANINGS, View
 from docs.site import drawn, explorables, ledger, source
 from docs.site.prose import ROOT, SLUGS
 
@@ -93,7 +93,7 @@ def _page(row: Row, known: Mapping[str, View]) -> str:
         one=one,
         known=known,
         section=SLUGS[one.part],
-        ours=one.where.startswith(BEYOND),
+        who=view.said_by(one.where),
         facts=_facts(one),
         explorable=explorable,
         picture=picture,
@@ -222,7 +222,8 @@ def _groups(members: Sequence[View]) -> list[dict[str, Any]]:
     for statement, of in groups.items():
         fitting = [figure for one in of if (figure := explorables.of_claim(one.id)) and figure not in shown][:1]
         shown.update(fitting)
-        said = "Ours:" if of[0].where.startswith(BEYOND) else f"{of[0].where}:"
+        who = view.said_by(of[0].where)
+        said = "Ours:" if who == "ours" else f"{who or of[0].where}:"
         made.append({"statement": statement, "said": said, "rows": of, "explorable": fitting[0] if fitting else ""})
     return made
 

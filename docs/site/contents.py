@@ -49,6 +49,7 @@ def site() -> Site:
             "The paper": [
                 {"The ledger": "ledger.md"},
                 {"What rests on what": "graph.md"},
+                {"Symbols": "symbols.md"},
                 *_sections(rows),
                 *_tables(made),
             ]

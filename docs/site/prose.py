@@ -22,6 +22,7 @@ PAGES = {
     "docs/hardening.md": "hardening.md",
     "docs/lora.md": "lora.md",
     "docs/seminar.md": "seminar.md",
+    "docs/symbols.md": "symbols.md",
 }
 WIDE = "---\nhide: [toc]\n---\n\n"
 """At the top of a page whose tables need its whole width."""

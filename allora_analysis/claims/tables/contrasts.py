@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from allora_analysis.claims.accuracy import units_wanted
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size
 from allora_analysis.claims.tables.arithmetic import TABLES, by_key, exact
@@ -238,9 +239,7 @@ def by_the_rule(
     }
     measured = asdict(one) | {f"{kind} above 0": told[kind] for kind in ("cells", "clusters")} | dict(more or {})
     measured |= {"by model, by data set or rank, by setting": found.by_part()}
-    needed = "no number of clusters, at a mean or spread of 0" if one.needed is None else f"{one.needed} clusters"
-    if one.needed_interval is not None:
-        needed += f" of this mean and spread ({one.needed_interval[0]} to {one.needed_interval[1]})"
+    needed = "no number of clusters, at a mean or spread of 0" if one.needed is None else units_wanted(one, "clusters")
     undecided, over_all = tested.verdict == "undecided", _over_all_questions(margin)[name].adjusted_p_value
     measured["adjusted over all contrasts of all tables"] = over_all
     flips = f"cluster means of which {'a p-value alone' if alone else 'the adjusted p-value'} is above 0.05"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from allora_analysis.claims.accuracy import units_wanted
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size
 from allora_analysis.claims.tables import arithmetic, contrasts
@@ -158,7 +159,7 @@ def over_backbones(cases: Cases) -> Finding:
 
     tested, one = cases.test(models, rule), judge_family({0: models["ALLoRA − LoRA"]})[0]
     p_values = {name: judge_family({0: values})[0].p_value for name, values in models.items()}
-    n, least = f"{one.needed} models" if one.needed else "more models", one.smallest_p_value
+    n, least = units_wanted(one, "models"), one.smallest_p_value
     return tested.finding(
         {"undecided": f"Undecided, whatever the gaps: three models cannot tell (p is at least {least:g})."},
         evidence=Evidence({"mean gap": "above 0"}, {"by model": models, "p_values": p_values}, RULE, n=one.n),
@@ -369,7 +370,7 @@ def asf_not_better(cases: Cases) -> Finding:
     }
     told = f"the fixed one is {mean:+.2f} points ahead"
     shown = f"that it trails by under {MARGIN:g}"
-    needed = f"{one.needed} pairs of model and data set" if one.needed else "more pairs of model and data set"
+    needed = units_wanted(one, "pairs of model and data set")
     return tested.finding(
         {
             "undecided": f"Undecided: {told}; {shown} is not shown (p = {one.adjusted_p_value:.3f}).",

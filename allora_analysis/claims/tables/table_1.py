@@ -401,7 +401,10 @@ def consistently_dora(cases: Cases) -> Finding:
     evidence = judged.evidence("order of printed numbers; rounding of averages", lambda one: one[1], tolerance=0.1)
     more = {"by model and rank": {", ".join(pair): v for pair, v in found.by_cluster().items()}, "by task": tasks}
     return judged.finding(
-        {"holds": f"Mostly: in all {len(models)} models; {told}.", "refuted": "No: not in every model and rank."},
+        {
+            "holds": f"Yes, in all {len(models)} models and every rank; {told}.",
+            "refuted": "No: not in every model and rank.",
+        },
         evidence=dataclasses.replace(evidence, measured={**evidence.measured, **more}),
         size=Size(
             float(found.values.mean()),

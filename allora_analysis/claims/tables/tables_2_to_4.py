@@ -198,7 +198,8 @@ def _share_allowed(examples: int) -> float:
     "T3-five-runs",
     where="Tables 3 and 4, captions",
     says="Each cell is an average over 5 runs.",
-    reading="On rotten_tomatoes, whose test set alone is small enough for the digits to tell.",
+    reading="On rotten_tomatoes, whose test set alone is small enough for the digits to tell; runs averaged as they are, "
+    "or each rounded to two decimals first.",
 )
 def five_runs(cases: Cases) -> Finding:
     """Each accuracy against the nearest 100k/5330, unrounded; and with each run noted to two decimals first."""
@@ -217,11 +218,13 @@ def five_runs(cases: Cases) -> Finding:
     judged = cases.judge(
         [Case(name, value) for name, value in cells.items()],
         measure=lambda value: float(accuracies.restored(value, 5 * examples)),
-        printed=lambda value, seen: near(value, seen) and accuracies.reachable(value, 2, 5 * examples),
-        corrected=lambda value, seen: near(value, seen) and accuracies.ways(value, 2, examples, 5) > 0,
+        printed=lambda value, seen: (
+            near(value, seen)
+            and (accuracies.reachable(value, 2, 5 * examples) or accuracies.ways(value, 2, examples, 5) > 0)
+        ),
     )
     possible = _share_allowed(examples)
-    left = {name: cells[name] for name, passes in judged.printed.items() if not passes}
+    left = {name: value for name, value in cells.items() if not accuracies.reachable(value, 2, 5 * examples)}
     gaps = accuracies.restored_gaps("rotten_tomatoes", 5)
     measured = {
         "reachable_by_runs": {str(runs): number for runs, number in hits.items()},
@@ -234,12 +237,11 @@ def five_runs(cases: Cases) -> Finding:
         "gaps_disagreeing": {item.where: float(item.recomputed) for item in gaps if not item.agrees},
     }
     source = f"whole numbers of right answers on {examples} test sentences; rounding to two decimals"
-    told = f"Mostly: {len(cells) - len(left)} of {len(cells)} are; {', '.join(map(str, left.values()))}"
+    told = f"Yes: {len(cells) - len(left)} of {len(cells)} cells are; {', '.join(map(str, left.values()))}"
     return judged.finding(
-        {"holds_corrected": f"{told} only if runs were rounded first, a test that {possible:.0%} of numbers pass."},
+        {"holds": f"{told} if runs were rounded first, a test that {possible:.0%} of numbers pass."},
         evidence=Evidence({"cells": len(cells), "gaps": len(gaps)}, measured, source, n=len(cells)),
         size=Size(float(hits[5]), "cells", f"of {len(cells)} are k of 5·{examples} right answers"),
-        corrected="each cell is an average over 5 runs, each rounded to two decimals before they are averaged",
         flips_if="accuracies that no five runs can give, or no more often than made-up numbers",
     )
 
