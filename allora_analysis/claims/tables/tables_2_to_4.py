@@ -198,8 +198,8 @@ def _share_allowed(examples: int) -> float:
     "T3-five-runs",
     where="Tables 3 and 4, captions",
     says="Each cell is an average over 5 runs.",
-    reading="On rotten_tomatoes, whose test set alone is small enough for the digits to tell; runs averaged as they are, "
-    "or each rounded to two decimals first.",
+    reading="On rotten_tomatoes, whose test set alone is small enough for the digits to tell; runs as they are, or "
+    "each rounded to two decimals first.",
 )
 def five_runs(cases: Cases) -> Finding:
     """Each accuracy against the nearest 100k/5330, unrounded; and with each run noted to two decimals first."""
@@ -237,9 +237,9 @@ def five_runs(cases: Cases) -> Finding:
         "gaps_disagreeing": {item.where: float(item.recomputed) for item in gaps if not item.agrees},
     }
     source = f"whole numbers of right answers on {examples} test sentences; rounding to two decimals"
-    told = f"Yes: {len(cells) - len(left)} of {len(cells)} cells are; {', '.join(map(str, left.values()))}"
+    told = f"Yes: {len(cells) - len(left)} of {len(cells)} cells can be; {', '.join(map(str, left.values()))}"
     return judged.finding(
-        {"holds": f"{told} if runs were rounded first, a test that {possible:.0%} of numbers pass."},
+        {"holds": f"{told} only if runs were rounded first, as {possible:.0%} of numbers could."},
         evidence=Evidence({"cells": len(cells), "gaps": len(gaps)}, measured, source, n=len(cells)),
         size=Size(float(hits[5]), "cells", f"of {len(cells)} are k of 5·{examples} right answers"),
         flips_if="accuracies that no five runs can give, or no more often than made-up numbers",
