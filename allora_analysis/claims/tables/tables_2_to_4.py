@@ -212,16 +212,13 @@ def five_runs(cases: Cases) -> Finding:
     chance = accuracies.reachable_share(2, 5 * examples)
     p_value = float(bdtrc(hits[5] - 1, len(cells), chance))
 
-    def near(value: float, seen: float) -> bool:
-        return p_value <= CHANCE and abs(float(seen) - value) <= 0.01
+    def possible_for(value: float) -> bool:
+        return accuracies.reachable(value, 2, 5 * examples) or accuracies.ways(value, 2, examples, 5) > 0
 
     judged = cases.judge(
         [Case(name, value) for name, value in cells.items()],
         measure=lambda value: float(accuracies.restored(value, 5 * examples)),
-        printed=lambda value, seen: (
-            near(value, seen)
-            and (accuracies.reachable(value, 2, 5 * examples) or accuracies.ways(value, 2, examples, 5) > 0)
-        ),
+        printed=lambda value, seen: p_value <= CHANCE and abs(seen - value) <= 0.01 and possible_for(value),
     )
     possible = _share_allowed(examples)
     left = {name: value for name, value in cells.items() if not accuracies.reachable(value, 2, 5 * examples)}
