@@ -87,8 +87,7 @@ class Table:
         wanted = (best * 10**-0.25, best, best * 10**0.25)
         near = [min(tried, key=lambda rate, aim=aim: abs(math.log(rate / aim))) for aim in wanted]
         return tuple(
-            rate if abs(math.log10(rate / aim)) < 0.02 else _rounded(aim)
-            for rate, aim in zip(near, wanted, strict=True)
+            rate if abs(math.log10(rate / aim)) < 0.02 else rounded(aim) for rate, aim in zip(near, wanted, strict=True)
         )
 
     def values(self, cell: Cell, endpoint: str) -> dict[int, float]:
@@ -107,6 +106,15 @@ class Table:
             for seed, of in sorted(tried.items())
             if len(of) == len(rates)
         }
+
+    def at(self, cell: Cell, rate: float, endpoint: str) -> dict[int, float]:
+        """Each judging seed's test value at one rate; of a run that diverged, a guess's."""
+        choice("endpoint", endpoint, ENDPOINTS)
+        found = {}
+        for (other, own, first, _), row in self.rows.items():
+            if other == cell and own == rate and first != TUNING.start:
+                found |= {seed: self._value(run, endpoint) for seed, run in enumerate(zip(*row, strict=True), first)}
+        return dict(sorted(found.items()))
 
     def _value(self, run: tuple[float | None, int, float | None], endpoint: str) -> float:
         _, right, loss = run
@@ -240,7 +248,7 @@ def _append(table: Table, document: Mapping[str, Any]) -> None:
 
 def rates(cell: Cell) -> list[float]:
     """The first five rates of a cell, half a decade apart; `further` says which are tried next."""
-    return [_rounded(START[cell.optimizer] * 10 ** (k / 2)) for k in range(-2, 3)]
+    return [rounded(START[cell.optimizer] * 10 ** (k / 2)) for k in range(-2, 3)]
 
 
 def further(scores: Mapping[float, float], most: int = 12) -> float | None:
@@ -254,12 +262,13 @@ def further(scores: Mapping[float, float], most: int = 12) -> float | None:
         return None
     place = tried.index(best)
     if place in (0, len(tried) - 1):
-        return _rounded(best * 10 ** (-0.5 if place == 0 else 0.5))
+        return rounded(best * 10 ** (-0.5 if place == 0 else 0.5))
     for other in (tried[place + 1], tried[place - 1]):
         if abs(math.log10(other / best)) > 0.4:
-            return _rounded(math.sqrt(other * best))
+            return rounded(math.sqrt(other * best))
     return None
 
 
-def _rounded(rate: float) -> float:
+def rounded(rate: float) -> float:
+    """A rate to two digits."""
     return float(f"{rate:.2g}")
