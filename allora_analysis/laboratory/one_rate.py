@@ -11,7 +11,8 @@ import dataclasses
 from typing import NamedTuple
 
 from allora_analysis.laboratory.design import Cell, check
-from allora_analysis.laboratory.table import Table, rounded
+from allora_analysis.laboratory.table import ENDPOINTS, Table, rounded
+from allora_analysis.validation import choice
 
 STEPS, DROP_RATE = 100, 0.05
 ETA2 = (1.0, 2.0, 4.0)
@@ -86,10 +87,15 @@ class Point(NamedTuple):
         best = table.best_rate(lora(self.optimizer))
         return None if best is None else rounded(best * LEVELS[self.level])
 
+    def runs(self, table: Table) -> dict[int, tuple[float | None, int, float | None]]:
+        """Each seed's run."""
+        rate = self.rate(table)
+        return {} if rate is None else table.at(self.cell, rate)
+
     def values(self, table: Table, endpoint: str) -> dict[int, float]:
         """The test value of each seed."""
-        rate = self.rate(table)
-        return {} if rate is None else table.at(self.cell, rate, endpoint)
+        choice("endpoint", endpoint, ENDPOINTS)
+        return {seed: table.value(run, endpoint) for seed, run in self.runs(table).items()}
 
 
 def arms_at(level: str) -> list[Point]:

@@ -42,7 +42,8 @@ class Row(NamedTuple):
     loss: tuple[float | None, ...]
 
 
-def _validation(run: tuple[float | None, int, float | None]) -> float:
+def validation(run: tuple[float | None, int, float | None]) -> float:
+    """What chooses between runs: the validation loss, ∞ of one that diverged."""
     return math.inf if run[0] is None else run[0]
 
 
@@ -102,21 +103,21 @@ class Table:
                 for seed, columns in enumerate(zip(*row, strict=True), first):
                     tried.setdefault(seed, {})[rate] = columns
         return {
-            seed: self._value(min(of.values(), key=_validation), endpoint)
+            seed: self.value(min(of.values(), key=validation), endpoint)
             for seed, of in sorted(tried.items())
             if len(of) == len(rates)
         }
 
-    def at(self, cell: Cell, rate: float, endpoint: str) -> dict[int, float]:
-        """Each judging seed's test value at one rate; of a run that diverged, a guess's."""
-        choice("endpoint", endpoint, ENDPOINTS)
+    def at(self, cell: Cell, rate: float) -> dict[int, tuple[float | None, int, float | None]]:
+        """Each judging seed's run at one rate: validation loss, test images right, test loss."""
         found = {}
         for (other, own, first, _), row in self.rows.items():
             if other == cell and own == rate and first != TUNING.start:
-                found |= {seed: self._value(run, endpoint) for seed, run in enumerate(zip(*row, strict=True), first)}
+                found |= enumerate(zip(*row, strict=True), first)
         return dict(sorted(found.items()))
 
-    def _value(self, run: tuple[float | None, int, float | None], endpoint: str) -> float:
+    def value(self, run: tuple[float | None, int, float | None], endpoint: str) -> float:
+        """A run's test value; of one that diverged, a guess's."""
         _, right, loss = run
         classes = self.header["classes"]
         if endpoint == "loss":
