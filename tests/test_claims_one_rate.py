@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import pytest
 
 from allora_analysis.claims import s4_4_one_rate as section
 from allora_analysis.claims.tables.procedures import PROCEDURES, reported_ratio
-from allora_analysis.laboratory import table as tables
-from allora_analysis.laboratory.one_rate import CANDIDATES, OPTIMIZERS, SEEDS, lora, points
-from allora_analysis.laboratory.table import Row, Table
+from allora_analysis.laboratory.one_rate import CANDIDATES, SEEDS
+from allora_analysis.laboratory.table import Row
 from tests.ledger_rows import finding
+from tests.planted_one_rate import ALL, IMAGES, both, planted, rising
 
-IMAGES, ALL = 10_000, len(SEEDS)
 ROWS = (
     section.table_3,
     section.table_4,
@@ -23,23 +19,6 @@ ROWS = (
     section.asf_not_better,
     section.procedure,
 )
-
-
-def planted(accuracy, seeds=ALL) -> Table:
-    """A table in which every cell has `accuracy(cell)` on average, and noise of its own of half a point."""
-    table = Table(tables.header("toy", "0", 5, IMAGES))
-    for optimizer, best in zip(OPTIMIZERS, (0.01, 0.1), strict=True):
-        for factor in (0.1, 1.0, 10.0):
-            table.rows[lora(optimizer), best * factor, 1000, 5] = Row(
-                (1 + abs(math.log(factor)),) * 5, (0,) * 5, (1.0,) * 5
-            )
-    for index, point in enumerate(points()):
-        noise = np.random.default_rng(index).normal(0, 0.005, seeds)
-        shares = accuracy(point) + noise - noise.mean()
-        right = tuple(int(one) for one in np.rint(IMAGES * shares))
-        losses = tuple(float(1 - share) for share in shares)
-        table.rows[point.cell, point.rate(table), 0, seeds] = Row(losses, right, losses)
-    return table
 
 
 @pytest.fixture
@@ -103,23 +82,6 @@ def test_the_mean_over_settings_decides(verdict, row, worse, gain, wanted):
 
 def test_one_setting_may_outweigh_the_others(verdict):
     assert verdict(section.better_than_od, in_one_case("allora", 0.05, -0.002)) == "holds"
-
-
-def rising(share):
-    """LoRA rises by four points from η² = 1 to 4; a candidate by a share of it."""
-
-    def accuracy(point):
-        cell = point.cell
-        steps = 0.02 * math.log2(cell.eta2 or 1)
-        if cell.rule == "lora":
-            return 0.8 + steps * (cell.head == "eta_l")
-        return 0.8 + steps * share(cell)
-
-    return accuracy
-
-
-def both(cell):
-    return 1.0 * (cell.scaled and cell.head == "eta_l")
 
 
 def test_procedures_as_theory_has_them(verdict):

@@ -85,7 +85,7 @@ def dropout_few_and_many_steps(cases: Cases, folder: Path | None = None) -> Find
 )
 def dropout_in_the_bottleneck(cases: Cases, folder: Path | None = None) -> Finding:
     """The same with the masks on Ax; beside it 0.4 there minus 0.4 at the input."""
-    told = "drop rate 0.4 on Ax costs {lost} points after {few} steps and gains {gained} after {many}."
+    told = "rate 0.4 costs {lost} points after {few} steps, gains {gained} after {many}."
     words = {"holds": "Yes, on digits, no language model: ", "refuted": "No: on digits, no language model, "}
     return _by_length(
         cases,
