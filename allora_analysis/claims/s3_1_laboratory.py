@@ -15,13 +15,13 @@ import numpy as np
 
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run
-from allora_analysis.laboratory.design import STEPS, Cell, contrasts
+from allora_analysis.laboratory.design import FEWER, STEPS, Cell, contrasts
 from allora_analysis.laboratory.table import ALL_SEEDS, RESULTS, STUDY, Table, read
 from allora_analysis.statistics import decide, in_every, one_sided
 
 POINTS = 100.0
 LEAST = 30  # seeds below which nothing is judged
-SEEDS = {"input": len(ALL_SEEDS), "bottleneck": 60}  # that the rules named, by the masks' place
+SEEDS = {"input": len(ALL_SEEDS), "bottleneck": FEWER["placement"]}  # that the rules named, by the masks' place
 
 
 def cells(steps: int, placement: str = "input") -> dict[float, Cell]:

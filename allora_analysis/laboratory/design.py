@@ -24,6 +24,8 @@ DROP_RATES = (0.0, 0.05, 0.4)
 FEW, MANY = 50, 300
 STEPS = (FEW, MANY)
 PLACEMENTS = ("input", "bottleneck")
+SEEDS = 100  # that judge a contrast
+FEWER = {"placement": 60}  # of a question added later, by its own rules
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,11 @@ class Contrast(NamedTuple):
     name: str
     first: Cell
     second: Cell
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds judge it."""
+        return FEWER.get(self.question, SEEDS)
 
 
 def contrasts() -> list[Contrast]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from allora_analysis.laboratory.design import FAMILY, PROTOCOL, Cell, Contrast, reference
+from allora_analysis.laboratory.design import FAMILY, PROTOCOL, SEEDS, Cell, Contrast, reference
 from allora_analysis.records import results_folder
 from allora_analysis.statistics import Difference, paired_family
 from allora_analysis.statistics.paired import TIE
@@ -28,7 +28,7 @@ STUDY = "laboratory"
 RESULTS = results_folder(STUDY)
 TUNING = range(1000, 1005)  # seeds that choose the rates and judge nothing
 SCREENING = range(10)
-ALL_SEEDS = range(100)
+ALL_SEEDS = range(SEEDS)
 START = {"sgd": 0.1, "momentum": 0.01, "adamw": 1e-2}  # the middle of the first five rates, half a decade apart
 ENDPOINTS = ("accuracy", "loss")
 _SUM = ',"sum":"{}"}}\n'
