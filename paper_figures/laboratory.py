@@ -59,7 +59,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Contrasts]:
                 for name, one in of.items():
                     base, _, steps = name.rpartition(", ")
                     found[endpoint].setdefault(base, {})[int(steps.split()[0])] = one
-    told = f"{lacking} of {len(wanted)} contrasts lack seeds of those that judge them"
+    told = f"{lacking} of {len(wanted)} contrasts lack some of their seeds"
     missing = (Missing(told, COMMAND),) if lacking else ()
     return Loaded(Contrasts(found), files, missing)
 
