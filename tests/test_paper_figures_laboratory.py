@@ -69,8 +69,5 @@ def test_what_lacks_seeds_is_left_out_and_named(tmp_path):
 
 def test_without_a_table(tmp_path):
     loaded = laboratory.load_data(tmp_path)
-    assert (
-        loaded.missing[0].what
-        == f"{len(contrasts())} of {len(contrasts())} contrasts lack some of their seeds"
-    )
+    assert loaded.missing[0].what == f"{len(contrasts())} of {len(contrasts())} contrasts lack some of their seeds"
     assert_readable(laboratory.make_figure(loaded))

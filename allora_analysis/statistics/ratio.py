@@ -39,7 +39,7 @@ def mean_ratio(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) ->
 
     Examples:
         >>> from allora_analysis.statistics.ratio import mean_ratio
-        >>> mean_ratio([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
+        >>> mean_ratio([2.0, 2.5, 3.0], [4.0, 5.0, 6.0])
         Ratio(value=0.5, low=0.5, high=0.5)
     """
     from scipy.special import stdtrit
