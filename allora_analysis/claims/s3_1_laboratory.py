@@ -26,8 +26,8 @@ SEEDS = {"input": len(ALL_SEEDS), "bottleneck": FEWER["placement"]}  # that the 
 
 def cells(steps: int, placement: str = "input") -> dict[float, Cell]:
     """LoRA under AdamW by drop rate, after so many steps, the masks at A's input or between A and B."""
-    named, words = {one.name: one for one in contrasts()}, "LoRA, dropout" if placement == "input" else placement
-    found = {rate: named[f"{words} {rate:g} − none, {steps} steps"] for rate in (0.05, 0.4)}
+    named, words = {one.name: one for one in contrasts()}, "dropout" if placement == "input" else f"{placement} dropout"
+    found = {rate: named[f"LoRA, {words} {rate:g} − none, {steps} steps"] for rate in (0.05, 0.4)}
     return {0.0: found[0.4].second} | {rate: one.first for rate, one in found.items()}
 
 
@@ -133,7 +133,7 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
 
 def _against_the_input(table: Table) -> dict[str, dict[str, Any]]:
     # Masks on Ax minus masks at the input, drop rate 0.4, two-sided.
-    named = [one for one in contrasts() if one.name.startswith("bottleneck 0.4 − input 0.4")]
+    named = [one for one in contrasts() if one.name.startswith("LoRA, dropout 0.4: bottleneck − input")]
     found = {
         one.name: POINTS * np.array(table.differences(one.first, one.second, "accuracy")[: SEEDS["bottleneck"]])
         for one in named

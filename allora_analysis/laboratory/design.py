@@ -163,7 +163,9 @@ def _contrasts(steps: int) -> list[Contrast]:
     rest = [eta2 for eta2 in ETA2 if eta2 != 4]
     found += [Contrast("eta2", f"η² = {eta2:g} − 4, sgd", allora("sgd", eta2=eta2), sgd) for eta2 in rest]
     between = {rate: dataclasses.replace(dropped[rate], placement="bottleneck") for rate in dropped}
-    found += [Contrast("placement", f"bottleneck {rate:g} − none", between[rate], adamw) for rate in dropped]
-    found.append(Contrast("placement", "bottleneck 0.4 − input 0.4", between[0.4], dropped[0.4]))
+    found += [
+        Contrast("placement", f"LoRA, bottleneck dropout {rate:g} − none", between[rate], adamw) for rate in dropped
+    ]
+    found.append(Contrast("placement", "LoRA, dropout 0.4: bottleneck − input", between[0.4], dropped[0.4]))
     found += [Contrast("baselines", f"{rule} − LoRA, adamw", Cell(rule, "adamw", steps), adamw) for rule in PEFT]
     return [one._replace(name=f"{one.name}, {steps} steps") for one in found]
