@@ -11,7 +11,7 @@ second half, 200 images a run, batches of 32, the rate falling linearly to 0, no
 (`allora_analysis.laboratory`). *Screening*: 194 cells, `design.screening`, a quarter of {ALLoRA, ASF-LoRA} × {SGD,
 momentum, AdamW} and ALLoRAAdamW × {inverse square root, inverse, exponential, constant} × η² {1, 2, 4, 16} × drop rate
 {0, 0.05, 0.4} × steps {50, 300}, beside LoRA at each optimizer, drop rate and length, and rsLoRA, PiSSA, DoRA and LoRA+
-through PEFT. *Contrasts*: the 36 of `design.contrasts`, that statements of the paper and its reviewers' questions name.
+through PEFT. *Contrasts*: the 42 of `design.contrasts`, that statements of the paper and its reviewers' questions name.
 **Each cell has its own best rate.** Five rates half a decade apart, further ones while the best is at an end, then the
 two half-way between the best and its neighbors (twelve at most) are tried on the seeds 1000 to 1004; the tuned rate is
 the one of the least mean validation loss. **Each judging seed then chooses among the tuned rate and its two
@@ -29,13 +29,19 @@ A seed that chooses needs no such rule, and it was dropped. All runs are kept.
 share seeds. What seeds do not vary is the data set and the pretrained network: intervals speak of these.
 
 **Test.** Test accuracy and test loss, each a family of its own. Differences paired by seed, Student's t over seeds,
-95 % intervals, Holm over the contrasts of one question (`rule`, `dropout`, `adaptor`, `eta2`, `baselines`; both
-lengths). In accuracy two arms are equivalent if the 90 % interval is within ±0.3 points. The screening tests nothing:
-it shows the mean difference from LoRA by each factor's level, with intervals over ten seeds. A run that diverges (a
-loss that is not finite, or above 100 nats) counts as a guess.
+95 % intervals, Holm over the contrasts of one question (`rule`, `dropout`, `placement`, `adaptor`, `eta2`,
+`baselines`; both lengths). In accuracy two arms are equivalent if the 90 % interval is within ±0.3 points. The
+screening tests nothing: it shows the mean difference from LoRA by each factor's level, with intervals over ten seeds. A
+run that diverges (a loss that is not finite, or above 100 nats) counts as a guess.
 
 **Stopping rule.** The lists are fixed; the contrasts, which are named beforehand, run first. Every run is recorded
 whatever it shows. A contrast is judged when its 100 seeds are there.
+
+**Placement**, a question added when all else had been run, its rules before its own runs: LoRA under AdamW with the
+masks between A and B, where the paper's analysis has them (LoRA's code has them on A's input), drop rates 0.05 and 0.4
+minus none, and 0.4 there minus 0.4 at the input, after few steps and many. Row
+`3.1-figure-2-left-bottleneck-laboratory`: as for the input, 0.4 is below 0 and 0.05 after 50 steps and above both after
+300, one-sided at 0.05, Holm over the four. It is judged on the seeds 0 to 59, run ten at a time.
 
 The default data are scikit-learn's embedded digits (191 test images of the second half); `--data mnist --data-root
 FOLDER` has 4,861. What is recorded is skipped; a table that was cut off goes on to the same bytes.
@@ -76,7 +82,7 @@ class Arguments:
     data_root: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """torchvision's folder, for mnist and cifar10."""
     part: Annotated[str, arg(metavar="all|contrasts|screening")] = "all"
-    """contrasts: 38 cells, 100 seeds; screening: 194 cells, 10 seeds."""
+    """contrasts: 42 cells, 100 seeds, 60 for four of them; screening: 194 cells, 10 seeds."""
     only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]")] = ()
     """Only cells of these rules or optimizers."""
     seeds: int | None = None
@@ -89,9 +95,13 @@ class Arguments:
 
 def _chosen(arguments: Arguments) -> list[tuple[list[Cell], int]]:
     # The lists in their order, each with its number of judging seeds.
-    contrasted = list(dict.fromkeys(cell for one in contrasts() for cell in (one.first, one.second)))
-    lists = {"screening": (screening(), len(SCREENING)), "contrasts": (contrasted, len(tables.ALL_SEEDS))}
-    asked = [lists[name] for name in PARTS[:2] if arguments.part in (name, "all")]
+    judged: dict[Cell, int] = {}
+    for one in contrasts():
+        for cell in (one.first, one.second):
+            judged[cell] = max(judged.get(cell, 0), one.seeds)
+    by_seeds = [([cell for cell in judged if judged[cell] == n], n) for n in sorted(set(judged.values()), reverse=True)]
+    lists = {"screening": [(screening(), len(SCREENING))], "contrasts": by_seeds}
+    asked = [one for name in PARTS[:2] if arguments.part in (name, "all") for one in lists[name]]
     known = [dict.fromkeys(getattr(cell, kind) for cell in screening()) for kind in ("rule", "optimizer")]
     for word in arguments.only:
         if not any(word in names for names in known):
@@ -182,8 +192,8 @@ def run(arguments: Arguments) -> int:
     name = arguments.data if arguments.data in ("digits", "mnist", "cifar10") else Path(arguments.data).stem
     path = arguments.results / f"{name}.jsonl"
     if not arguments.dry_run:
-        with _held(path, f"laboratory, {name}"):
-            table = _begun(arguments, path)
+        with held(path, f"laboratory, {name}"):
+            table = begun(arguments.data, arguments.data_root, path)
             items = list(_work(lists))
             for work in progress(items, f"laboratory, {name}"):
                 work(table)
@@ -195,8 +205,8 @@ def run(arguments: Arguments) -> int:
 
 
 @contextlib.contextmanager
-def _held(path: Path, words: str) -> Iterator[None]:
-    # Each line's checksum goes over the line before: of two processes in one table each would spoil the other's.
+def held(path: Path, words: str) -> Iterator[None]:
+    """Hold a table: each line's checksum goes over the line before, so two processes would spoil each other's."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(hold(path.with_suffix(".lock"), words))
@@ -205,14 +215,15 @@ def _held(path: Path, words: str) -> Iterator[None]:
         yield
 
 
-def _begun(arguments: Arguments, path: Path) -> Bench:
+def begun(data: str, root: Path | None, path: Path) -> Bench:
+    """The pretrained network, and the table to add to."""
     import torch
 
     from allora_analysis import images
     from allora_analysis.laboratory import training
 
     torch.set_num_threads(1)  # such small products are slower on several
-    loaded = images.load(arguments.data, arguments.data_root)
+    loaded = images.load(data, root)
     task = training.prepare(loaded)
     facts = {"pretrained_accuracy": task.pretrained_accuracy, "begun": records.provenance(("peft",))}
     first = tables.header(loaded.name, loaded.digest, loaded.classes // 2, len(task.test[1]), **facts)

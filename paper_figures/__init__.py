@@ -16,7 +16,7 @@
 | `escape` | §4.2: leaving zero under each optimizer |
 | `width` | §4.2: as the width grows, ALLoRA's factor tends to η; which learning rates stay right |
 | `learning_rates` | every arm over a range of learning rates |
-| `procedures` | Table 3's rise with η² beside what seven training procedures predict |
+| `procedures` | Table 3's rise with η² beside what eight training procedures predict, and give on digits |
 | `laboratory` | the contrasts of a small network that trains in seconds, each arm at its best rate |
 | `screening` | the same network over rule, adaptor, η², dropout and optimizer: level by level minus LoRA |
 

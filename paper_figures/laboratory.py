@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from matplotlib.lines import Line2D
 
 from allora_analysis.laboratory.design import STEPS, contrasts
-from allora_analysis.laboratory.table import ALL_SEEDS, ENDPOINTS, RESULTS, Table, read
+from allora_analysis.laboratory.table import ENDPOINTS, RESULTS, Table, read
 from allora_analysis.plotting import ARMS, COLOURS, OPTIMIZERS, page, page_style
 from allora_analysis.statistics import Difference
 from paper_figures.sources import Loaded, Missing, say_missing
@@ -53,13 +53,13 @@ def load_data(folder: Path | str | None = None) -> Loaded[Contrasts]:
     lacking = len(wanted)
     if table is not None:
         seeds = {one: len(table.differences(one.first, one.second, "loss")) for one in wanted}
-        whole, lacking = [one for one in wanted if seeds[one] >= LEAST], sum(n < len(ALL_SEEDS) for n in seeds.values())
+        whole, lacking = [one for one in wanted if seeds[one] >= LEAST], sum(n < one.seeds for one, n in seeds.items())
         for endpoint in ENDPOINTS:
             for of in table.contrasts(whole, endpoint).values():
                 for name, one in of.items():
                     base, _, steps = name.rpartition(", ")
                     found[endpoint].setdefault(base, {})[int(steps.split()[0])] = one
-    told = f"{lacking} of {len(wanted)} contrasts lack seeds of their {len(ALL_SEEDS)}"
+    told = f"{lacking} of {len(wanted)} contrasts lack some of their seeds"
     missing = (Missing(told, COMMAND),) if lacking else ()
     return Loaded(Contrasts(found), files, missing)
 

@@ -1,49 +1,61 @@
 """Table 3's ALLoRA rises with η² as if its steps were multiplied by η; as listed, under AdamW, it could not.
 
 Left: what LoRA at η·l_b and ALLoRA at l_b gain from η² = 1 to η² = 4 in the paper's Table 3, a (model, data set) each;
-on the diagonal both gain as much. Right: ALLoRA's gain over LoRA's that seven procedures predict (training loss of a
-small model, `allora_analysis.claims.tables.procedures`), a ring a draw, beside the table's ratio and its 90 % interval.
+on the diagonal both gain as much. Right: ALLoRA's gain over LoRA's that eight procedures predict (training loss of a
+linear layer, `allora_analysis.claims.tables.procedures`), a ring a draw; what they give on a small network that sees
+digits (`experiments.one_rate`), a square with Fieller's 95 % interval; beside the table's ratio and its 90 % interval.
 Nothing is said of what was run or meant. Checked by `tests/test_paper_figures_lacking.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from allora_analysis.claims.s4_4_one_rate import measured_shape
 from allora_analysis.claims.tables.procedures import PROCEDURES, TRAINED, Shape, reported_ratio, rises, shape
 from allora_analysis.claims.tables.reported import COLUMNS_3
 from allora_analysis.plotting import ARMS, COLOURS, page, page_style
-from paper_figures.sources import Loaded
+from paper_figures.laboratory import recorded
+from paper_figures.sources import Loaded, Missing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SEEDS = (0, 1, 2, 3)
+COMMAND = "python -m experiments.one_rate"
 MARKERS = {"Qwen2-0.5B": "o", "Snowflake-Arctic-L": "s", "OpenELM-450M": "^"}
 
 
 class Rises(NamedTuple):
-    """Gains by arm, the table's ratio with its interval, and the predicted shapes by procedure, a draw each."""
+    """Gains by arm, the table's ratio with its interval, by procedure the predicted shapes and the laboratory's."""
 
     gains: Mapping[str, np.ndarray]
     ratio: tuple[float, float, float]
     predicted: Mapping[str, list[Shape]]
+    measured: Mapping[str, Mapping[str, float]]
 
 
-def load_data(seeds: tuple[int, ...] = SEEDS) -> Loaded[Rises]:
-    """The printed gains, and each procedure's prediction, over so many draws."""
+def load_data(folder: Path | str | None = None, seeds: tuple[int, ...] = SEEDS) -> Loaded[Rises]:
+    """The printed gains, each procedure's prediction over so many draws, and what it gives in the laboratory."""
     predicted = {one.name: [shape(one, seed) for seed in seeds] for one in PROCEDURES}
-    return Loaded(Rises({arm: rises(arm) for arm in ("LoRA", "ALLoRA")}, reported_ratio(), predicted))
+    table, files = recorded(folder)
+    found = {name: measured_shape(table, name) if table else None for name in predicted}
+    measured = {name: seen for name, seen in found.items() if seen is not None}
+    lacking = len(predicted) - len(measured)
+    missing = (Missing(f"{lacking} of {len(predicted)} procedures lack seeds in the laboratory", COMMAND),)
+    gains = {arm: rises(arm) for arm in ("LoRA", "ALLoRA")}
+    return Loaded(Rises(gains, reported_ratio(), predicted, measured), files, missing if lacking else ())
 
 
 @page_style()
 def make_figure(loaded: Loaded[Rises]) -> Figure:
     """Draw the figure."""
-    figure, ((left, right),) = page(3.0, 1, 2, width_ratios=(1, 1.3))
+    figure, ((left, right),) = page(3.3, 1, 2, width_ratios=(1, 1.3))
     _gains(left, loaded.data)
     _predictions(right, loaded.data)
     figure.legend(ncols=3, loc="outside lower center")
@@ -69,12 +81,21 @@ def _predictions(axis: Axes, data: Rises) -> None:
     ratio, low, high = data.ratio
     axis.axvspan(low, high, color=COLOURS["measured"], alpha=0.12, lw=0, label="Table 3, 90 %")
     axis.axvline(ratio, color=COLOURS["measured"], lw=0.8)
-    for place, shapes in enumerate(data.predicted.values()):
+    ring = {"marker": "o", "ls": "", "mfc": "none", "color": ARMS["allora"].colour}
+    square = {"marker": "s", "ms": 3, "color": COLOURS["bound"]}
+    axis.plot([], [], label="foretold, a linear layer", **ring)
+    axis.plot([], [], label="measured, a network on digits", **square)
+    for place, (name, shapes) in enumerate(data.predicted.items()):
         trained = [one.ratio for one in shapes if one.progress > TRAINED]
-        axis.plot(trained, [-place] * len(trained), "o", mfc="none", color=ARMS["allora"].colour)
+        axis.plot(trained, [-place] * len(trained), **ring)
+        if seen := data.measured.get(name):
+            axis.plot([seen["low"], seen["high"]], [-place - 0.3] * 2, color=square["color"], lw=0.9)
+            axis.plot(seen["value"], -place - 0.3, **square)
         if not trained:
             axis.text(-0.25, -place, "trains next to nothing", va="center", fontsize=6)
     axis.set_yticks([-place for place in range(len(data.predicted))], list(data.predicted))
     axis.set(xlim=(-0.3, 1.35), ylim=(-len(data.predicted) + 0.4, 0.6), xlabel="ALLoRA's gain over LoRA's")
     within = [all(low <= one.ratio <= high for one in shapes) for shapes in data.predicted.values()]
-    axis.set_title(f"{sum(within)} of {len(within)} procedures predict that\n(each draw a ring)")
+    seen = sum(one["low"] <= high and one["high"] >= low for one in data.measured.values())
+    told = f"on digits {seen} reach it" if data.measured else "none is measured yet"
+    axis.set_title(f"{sum(within)} of {len(within)} procedures foretell that\nin each draw; {told}")

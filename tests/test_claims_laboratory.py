@@ -14,9 +14,9 @@ from tests.ledger_rows import finding
 CLAIM = section.dropout_few_and_many_steps
 
 
-def plant(monkeypatch, few, many, spread=1e-3):
+def plant(monkeypatch, few, many, spread=1e-3, seeds=40):
     def differences(self, first, second, endpoint):
-        gaps = np.random.default_rng(first.steps).normal(0, spread, 40)
+        gaps = np.random.default_rng(first.steps).normal(0, spread, seeds)
         return list(gaps - gaps.mean() + (few if first.steps == section.STEPS[0] else many))
 
     monkeypatch.setattr(Table, "differences", differences)
@@ -34,6 +34,23 @@ def plant(monkeypatch, few, many, spread=1e-3):
 def test_planted_differences_decide(monkeypatch, few, many, verdict):
     plant(monkeypatch, few, many)
     assert finding(CLAIM).verdict == verdict
+
+
+@pytest.mark.parametrize(("many", "verdict"), [(0.01, "holds"), (-0.01, "refuted"), (0.0, "undecided")])
+def test_masks_in_the_bottleneck_are_judged_alike_on_sixty_seeds(monkeypatch, many, verdict):
+    plant(monkeypatch, -0.01, many, seeds=70)
+    found = finding(section.dropout_in_the_bottleneck)
+    assert (found.verdict, found.evidence.n) == (verdict, 60)
+    assert "no language model" in found.answer
+    plant(monkeypatch, -0.01, many, seeds=59)
+    assert finding(section.dropout_in_the_bottleneck).verdict == "not_run"
+
+
+def test_the_bottleneck_row_reads_masks_in_the_bottleneck():
+    inside, outside = (section.cells(50, placement) for placement in ("bottleneck", "input"))
+    assert inside[0.0] == outside[0.0]
+    assert {inside[rate].placement for rate in (0.05, 0.4)} == {"bottleneck"}
+    assert {rate: inside[rate].drop_rate for rate in inside} == {rate: rate for rate in outside}
 
 
 def test_fewer_seeds_than_planned_are_said(monkeypatch):

@@ -28,6 +28,7 @@ from paper_figures import (
     width,
     zero_initialisation,
 )
+from tests import planted_one_rate
 from tests.figure_layout import assert_readable
 from tests.planted_finetune import plant
 
@@ -172,8 +173,11 @@ def test_escape():
     assert_readable(figure)
 
 
-def test_procedures():
-    loaded = procedures.load_data((0,))
+def test_procedures(monkeypatch):
+    table = planted_one_rate.planted(planted_one_rate.rising(planted_one_rate.both))
+    monkeypatch.setattr(procedures, "recorded", lambda folder: (table, ("laboratory/digits",)))
+    loaded = procedures.load_data(seeds=(0,))
+    assert loaded.missing == ()
     figure = procedures.make_figure(loaded)
     left, right = figure.axes
     points = np.concatenate([line.get_xydata() for line in left.get_lines() if line.get_marker() in "os^"])
@@ -181,11 +185,18 @@ def test_procedures():
     np.testing.assert_allclose(sorted(points[:, 1]), sorted(loaded.data.gains["ALLoRA"]))
     named = [label.get_text() for label in right.get_yticklabels()]
     assert named == list(loaded.data.predicted)
-    drawn = {
-        int(-line.get_ydata()[0]): line.get_xdata()[0]
-        for line in right.get_lines()
-        if line.get_marker() == "o" and len(line.get_xdata())
-    }
+
+    def drawn_as(marker):
+        return {
+            int(-line.get_ydata()[0]): line.get_xdata()[0]
+            for line in right.get_lines()
+            if line.get_marker() == marker and len(line.get_xdata())
+        }
+
+    drawn, measured = drawn_as("o"), drawn_as("s")
+    assert measured == {place: loaded.data.measured[name]["value"] for place, name in enumerate(named)}
+    assert measured[0] == pytest.approx(0, abs=0.1)
+    assert measured[len(named) - 1] == pytest.approx(1, abs=0.1)
     shapes = [of[0] for of in loaded.data.predicted.values()]
     assert drawn == {place: one.ratio for place, one in enumerate(shapes) if one.progress > procedures.TRAINED}
     assert [text.get_text() for text in right.texts] == ["trains next to nothing"]
@@ -194,7 +205,16 @@ def test_procedures():
     assert right.get_title().startswith(
         f"{sum(low <= one.ratio <= high for one in shapes)} of {len(shapes)} procedures"
     )
+    assert right.get_title().endswith("; on digits 1 reach it")
     assert_readable(figure)
+
+
+def test_procedures_without_the_laboratory(tmp_path):
+    loaded = procedures.load_data(tmp_path, (0,))
+    assert loaded.missing[0].words() == (
+        "8 of 8 procedures lack seeds in the laboratory; run python -m experiments.one_rate"
+    )
+    assert_readable(procedures.make_figure(loaded))
 
 
 def test_eta_squared(tmp_path):

@@ -46,5 +46,6 @@ SECTIONS = (
     "tables.table_1",
     "tables.tables_2_to_4",
     "tables.procedures",
+    "s4_4_one_rate",
     "tables.prose_of_results",
 )

@@ -16,12 +16,16 @@ from allora_analysis.validation import ArgumentError, choice, count, number, pos
 PROTOCOL = 1  # grows when the meaning of a run changes
 FAMILY = ("allora", "asf_lora", "allora_adamw")  # rules with an adaptor and η
 PEFT = ("rslora", "pissa", "dora", "loraplus")
-RULES = ("lora", *FAMILY, *PEFT)
+TABLE_4 = ("allora_od", "lora_x_eta")  # the rest of the paper's family
+RULES = ("lora", *FAMILY, *TABLE_4, *PEFT)
 OPTIMIZERS = ("sgd", "momentum", "adamw")
 ETA2 = (1.0, 2.0, 4.0, 16.0)
 DROP_RATES = (0.0, 0.05, 0.4)
 FEW, MANY = 50, 300
 STEPS = (FEW, MANY)
+PLACEMENTS = ("input", "bottleneck")
+SEEDS = 100  # that judge a contrast
+FEWER = {"placement": 60}  # of a question added later, by its own rules
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,18 @@ class Cell:
 
     Attributes:
         rule: "lora"; "allora" (the factor on the gradient), "asf_lora" (on the output; with the constant adaptor this
-            is LoRA × η), "allora_adamw" (on AdamW's update); or a baseline of PEFT's.
+            is LoRA × η), "allora_adamw" (on AdamW's update), "allora_od" (on the gradient, token by token),
+            "lora_x_eta" (a fixed factor on the output); or a baseline of PEFT's.
         optimizer: "sgd", "momentum" (0.9) or "adamw".
         steps: of training.
-        drop_rate: of the dropout on the adapters' input.
-        adaptor: of `FAMILY`'s rules; None for the others.
-        eta2: η² of `FAMILY`'s rules; None for the others.
+        drop_rate: of the adapters' dropout.
+        adaptor: of `FAMILY`'s rules and "allora_od"; None for the others.
+        eta2: η² of all rules that have an η, or whose rates are multiplied by it; None for the others.
+        placement: of the dropout: "input" of A, as in LoRA's code, or "bottleneck", between A and B.
+        head: None: the last layer is adapted as the others are; "l" or "eta_l": it is a fresh classifier, trained at
+            the learning rate l or at η·l.
+        scaled: whether the adapters' rate is η·l.
+        epsilon: AdamW's ε as a multiple of the median |∂L/∂B| at the start; 0: 1e-8.
     """
 
     rule: str = "lora"
@@ -44,11 +54,17 @@ class Cell:
     drop_rate: float = 0.0
     adaptor: str | None = None
     eta2: float | None = None
+    placement: str = "input"
+    head: str | None = None
+    scaled: bool = False
+    epsilon: float = 0.0
 
     def words(self) -> str:
         """The cell in a few words."""
-        own = f" ({self.adaptor}, η² = {self.eta2:g})" if self.adaptor else ""
-        dropped = f", drop rate {self.drop_rate:g}" if self.drop_rate else ""
+        parts = [self.adaptor, None if self.eta2 is None else f"η² = {self.eta2:g}"]
+        own = f" ({', '.join(filter(None, parts))})" if any(parts) else ""
+        place = "" if self.placement == "input" else f" in the {self.placement}"
+        dropped = f", drop rate {self.drop_rate:g}{place}" if self.drop_rate else ""
         return f"{self.rule}{own}, {self.optimizer}{dropped}, {self.steps} steps"
 
 
@@ -59,14 +75,24 @@ def check(cell: Cell) -> Cell:
     count("steps", cell.steps)
     if not 0 <= number("drop_rate", cell.drop_rate) < 1:
         raise ArgumentError(f"drop_rate must be in [0, 1), received {cell.drop_rate!r}")
-    if cell.rule in FAMILY:
+    if cell.rule in (*FAMILY, "allora_od"):
         choice("adaptor", str(cell.adaptor), tuple(ADAPTORS))
-        positive("eta2", cell.eta2)
-    elif cell.adaptor is not None or cell.eta2 is not None:
+    elif cell.adaptor is not None or (cell.eta2 is not None and not _has_eta(cell)):
         raise ArgumentError(f"adaptor and eta2 must be left out for the rule {cell.rule}, which has neither")
+    if _has_eta(cell):
+        positive("eta2", cell.eta2)
+    if choice("placement", cell.placement, PLACEMENTS) != "input" and (cell.rule != "lora" or not cell.drop_rate):
+        raise ArgumentError("placement must be 'input' but for LoRA with dropout, received 'bottleneck'")
+    choice("head", str(cell.head), ("None", "l", "eta_l"))
+    if cell.head is None and (cell.scaled or cell.epsilon):
+        raise ArgumentError("scaled and epsilon must be left out where head is None")
     if cell.rule in ("allora_adamw", "loraplus") and cell.optimizer != "adamw":
         raise ArgumentError(f"optimizer must be adamw for the rule {cell.rule}, received {cell.optimizer!r}")
     return cell
+
+
+def _has_eta(cell: Cell) -> bool:
+    return cell.rule in (*FAMILY, *TABLE_4) or cell.scaled or cell.head == "eta_l"
 
 
 def screening() -> list[Cell]:
@@ -108,6 +134,11 @@ class Contrast(NamedTuple):
     first: Cell
     second: Cell
 
+    @property
+    def seeds(self) -> int:
+        """How many seeds judge it."""
+        return FEWER.get(self.question, SEEDS)
+
 
 def contrasts() -> list[Contrast]:
     """The contrasts that statements name, few steps and many each."""
@@ -131,5 +162,10 @@ def _contrasts(steps: int) -> list[Contrast]:
     found += [Contrast("adaptor", f"{name} − inverse_sqrt, sgd", allora("sgd", name), sgd) for name in others]
     rest = [eta2 for eta2 in ETA2 if eta2 != 4]
     found += [Contrast("eta2", f"η² = {eta2:g} − 4, sgd", allora("sgd", eta2=eta2), sgd) for eta2 in rest]
+    between = {rate: dataclasses.replace(dropped[rate], placement="bottleneck") for rate in dropped}
+    found += [
+        Contrast("placement", f"LoRA, bottleneck dropout {rate:g} − none", between[rate], adamw) for rate in dropped
+    ]
+    found.append(Contrast("placement", "LoRA, dropout 0.4: bottleneck − input", between[0.4], dropped[0.4]))
     found += [Contrast("baselines", f"{rule} − LoRA, adamw", Cell(rule, "adamw", steps), adamw) for rule in PEFT]
     return [one._replace(name=f"{one.name}, {steps} steps") for one in found]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from allora_analysis.laboratory.design import FAMILY, PROTOCOL, Cell, Contrast, reference
+from allora_analysis.laboratory.design import FAMILY, PROTOCOL, SEEDS, Cell, Contrast, reference
 from allora_analysis.records import results_folder
 from allora_analysis.statistics import Difference, paired_family
 from allora_analysis.statistics.paired import TIE
@@ -28,7 +28,7 @@ STUDY = "laboratory"
 RESULTS = results_folder(STUDY)
 TUNING = range(1000, 1005)  # seeds that choose the rates and judge nothing
 SCREENING = range(10)
-ALL_SEEDS = range(100)
+ALL_SEEDS = range(SEEDS)
 START = {"sgd": 0.1, "momentum": 0.01, "adamw": 1e-2}  # the middle of the first five rates, half a decade apart
 ENDPOINTS = ("accuracy", "loss")
 _SUM = ',"sum":"{}"}}\n'
@@ -42,7 +42,8 @@ class Row(NamedTuple):
     loss: tuple[float | None, ...]
 
 
-def _validation(run: tuple[float | None, int, float | None]) -> float:
+def validation(run: tuple[float | None, int, float | None]) -> float:
+    """What chooses between runs: the validation loss, ∞ of one that diverged."""
     return math.inf if run[0] is None else run[0]
 
 
@@ -87,8 +88,7 @@ class Table:
         wanted = (best * 10**-0.25, best, best * 10**0.25)
         near = [min(tried, key=lambda rate, aim=aim: abs(math.log(rate / aim))) for aim in wanted]
         return tuple(
-            rate if abs(math.log10(rate / aim)) < 0.02 else _rounded(aim)
-            for rate, aim in zip(near, wanted, strict=True)
+            rate if abs(math.log10(rate / aim)) < 0.02 else rounded(aim) for rate, aim in zip(near, wanted, strict=True)
         )
 
     def values(self, cell: Cell, endpoint: str) -> dict[int, float]:
@@ -103,12 +103,21 @@ class Table:
                 for seed, columns in enumerate(zip(*row, strict=True), first):
                     tried.setdefault(seed, {})[rate] = columns
         return {
-            seed: self._value(min(of.values(), key=_validation), endpoint)
+            seed: self.value(min(of.values(), key=validation), endpoint)
             for seed, of in sorted(tried.items())
             if len(of) == len(rates)
         }
 
-    def _value(self, run: tuple[float | None, int, float | None], endpoint: str) -> float:
+    def at(self, cell: Cell, rate: float) -> dict[int, tuple[float | None, int, float | None]]:
+        """Each judging seed's run at one rate: validation loss, test images right, test loss."""
+        found = {}
+        for (other, own, first, _), row in self.rows.items():
+            if other == cell and own == rate and first != TUNING.start:
+                found |= enumerate(zip(*row, strict=True), first)
+        return dict(sorted(found.items()))
+
+    def value(self, run: tuple[float | None, int, float | None], endpoint: str) -> float:
+        """A run's test value; of one that diverged, a guess's."""
         _, right, loss = run
         classes = self.header["classes"]
         if endpoint == "loss":
@@ -240,7 +249,7 @@ def _append(table: Table, document: Mapping[str, Any]) -> None:
 
 def rates(cell: Cell) -> list[float]:
     """The first five rates of a cell, half a decade apart; `further` says which are tried next."""
-    return [_rounded(START[cell.optimizer] * 10 ** (k / 2)) for k in range(-2, 3)]
+    return [rounded(START[cell.optimizer] * 10 ** (k / 2)) for k in range(-2, 3)]
 
 
 def further(scores: Mapping[float, float], most: int = 12) -> float | None:
@@ -254,12 +263,13 @@ def further(scores: Mapping[float, float], most: int = 12) -> float | None:
         return None
     place = tried.index(best)
     if place in (0, len(tried) - 1):
-        return _rounded(best * 10 ** (-0.5 if place == 0 else 0.5))
+        return rounded(best * 10 ** (-0.5 if place == 0 else 0.5))
     for other in (tried[place + 1], tried[place - 1]):
         if abs(math.log10(other / best)) > 0.4:
-            return _rounded(math.sqrt(other * best))
+            return rounded(math.sqrt(other * best))
     return None
 
 
-def _rounded(rate: float) -> float:
+def rounded(rate: float) -> float:
+    """A rate to two digits."""
     return float(f"{rate:.2g}")

@@ -2,7 +2,8 @@
 
 A network of inputs-64-64-outputs with ReLU is pretrained on the first half of the classes and adapted to the second
 half, whose labels take the first half's outputs. All linear layers are adapted at rank 4 (LoRA scaling 1), nothing else
-is trained. The baselines are PEFT's; LoRA and ALLoRA's family are `ALLoRALinear`'s, from one and the same A.
+is trained; in cells with a `head` the last layer is a fresh classifier instead, trained whole. The baselines are
+PEFT's; LoRA and ALLoRA's family are `ALLoRALinear`'s, from one and the same A.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from allora_analysis.laboratory.design import PEFT, Cell
+from allora_analysis.laboratory.design import PEFT, TABLE_4, Cell
 from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import lora_pairs
@@ -133,6 +134,8 @@ def run(task: Task, cell: Cell, rate: float, seed: int) -> Outcome:
         if not float(loss.detach()) < LIMIT:
             return Outcome(None, 0, None)
         loss.backward()
+        if cell.epsilon and not step:
+            _set_epsilon(optimizer, model, cell)
         optimizer.step()
     model.eval()
     validation, _ = _evaluate(model, *(part[drawn[TRAIN:]] for part in task.pool))
@@ -152,16 +155,52 @@ def _evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float | None, int
 def _adapted(network: nn.Sequential, cell: Cell, generator: torch.Generator) -> nn.Module:
     if cell.rule in PEFT:
         return _by_peft(copy.deepcopy(network), cell, generator)
-    variant = cell.rule if cell.rule in ("allora", "asf_lora") else "lora_x_eta"  # of η = 1: plain LoRA
-    eta = math.sqrt(cell.eta2) if variant != "lora_x_eta" else 1.0
-    adaptor = cell.adaptor if variant != "lora_x_eta" else "inverse_sqrt"
+    own = cell.rule in ("allora", "asf_lora", *TABLE_4)
+    variant = cell.rule if own else "lora_x_eta"  # of η = 1: plain LoRA
+    eta, kind = _eta(cell) if own else 1.0, ALLoRALinear if cell.placement == "input" else _Between
     layers = [
-        ALLoRALinear(_same(layer), RANK, eta, variant, adaptor, cell.drop_rate, generator)
-        if isinstance(layer, nn.Linear)
+        kind(
+            _same(layer),
+            RANK,
+            eta,
+            variant,
+            cell.adaptor if own and cell.adaptor else "inverse_sqrt",
+            cell.drop_rate,
+            generator,
+        )
+        if isinstance(layer, nn.Linear) and (cell.head is None or layer is not network[-1])
         else layer
         for layer in network
     ]
+    if cell.head is not None:
+        layers[-1] = _fresh(network[-1], generator)
     return nn.Sequential(*layers)
+
+
+class _Between(ALLoRALinear):
+    # Plain LoRA whose masks strike Ax, between A and B.
+    def forward(self, x: Tensor) -> Tensor:
+        inner = nn.functional.dropout(nn.functional.linear(x, self.a), self.drop_rate, self.training)
+        return self.base(x) + nn.functional.linear(inner, self.b)
+
+
+def _eta(cell: Cell) -> float:
+    return 1.0 if cell.eta2 is None else math.sqrt(cell.eta2)
+
+
+def _fresh(layer: nn.Linear, generator: torch.Generator) -> nn.Linear:
+    # A classifier that knows nothing yet; its weight is drawn as A is.
+    fresh = nn.utils.skip_init(nn.Linear, layer.in_features, layer.out_features)
+    drawn = torch.randn(fresh.weight.shape, generator=generator) / layer.in_features**0.5
+    fresh.weight, fresh.bias = nn.Parameter(drawn), nn.Parameter(torch.zeros(layer.out_features))
+    return fresh
+
+
+def _set_epsilon(optimizer: torch.optim.Optimizer, model: nn.Module, cell: Cell) -> None:
+    # A multiple of LoRA's own gradient at the start, whatever η: at B = 0 the factor on the gradient is η.
+    seen = torch.cat([pair.b.grad.abs().flatten() for pair in lora_pairs(model)])
+    for group in optimizer.param_groups:
+        group["eps"] = cell.epsilon * float(seen.median()) / (_eta(cell) if cell.rule == "allora" else 1.0)
 
 
 def _same(layer: nn.Linear) -> nn.Linear:
@@ -189,17 +228,23 @@ def _by_peft(network: nn.Sequential, cell: Cell, generator: torch.Generator) -> 
 
 def _optimizer(model: nn.Module, cell: Cell, rate: float) -> torch.optim.Optimizer:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    rate, head_rate = (rate * (_eta(cell) if times else 1.0) for times in (cell.scaled, cell.head == "eta_l"))
     if cell.rule == "allora_adamw":
         from allora_analysis.lora.optim import param_groups
 
-        eta = math.sqrt(cell.eta2)
-        return ALLoRAAdamW(param_groups(model), lr=rate, eta=eta, weight_decay=0.0, adaptor=cell.adaptor)
+        groups = param_groups(model, lr=rate, head_lr=head_rate)
+        return ALLoRAAdamW(groups, lr=rate, eta=_eta(cell), weight_decay=0.0, adaptor=cell.adaptor)
     if cell.rule == "loraplus":
         from peft.optimizers import create_loraplus_optimizer
 
         return create_loraplus_optimizer(
             model, torch.optim.AdamW, lr=rate, loraplus_lr_ratio=LORAPLUS_RATIO, loraplus_weight_decay=0.0
         )
+    groups = [{"params": trained}]
+    if cell.head is not None:
+        whole = list(model[-1].parameters())
+        adapters = [one for one in trained if all(one is not other for other in whole)]
+        groups = [{"params": adapters}, {"params": whole, "lr": head_rate}]
     if cell.optimizer == "adamw":
-        return torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
-    return torch.optim.SGD(trained, lr=rate, momentum=MOMENTUM if cell.optimizer == "momentum" else 0.0)
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=0.0)
+    return torch.optim.SGD(groups, lr=rate, momentum=MOMENTUM if cell.optimizer == "momentum" else 0.0)

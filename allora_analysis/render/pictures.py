@@ -44,9 +44,10 @@ ABOUT = {
         "4-effective-rate",
     ),
     "eta_squared": ("4-table-3-desk",),
-    "procedures": ("T3-procedure",),
+    "procedures": ("T3-procedure", "T3-procedure-laboratory"),
     "laboratory": (
         "3.1-figure-2-left-laboratory",
+        "3.1-figure-2-left-bottleneck-laboratory",
         "4-better-than-lora-laboratory",
         "4.5-better-than-dora-laboratory",
         "4-eta-needs-no-tuning-laboratory",

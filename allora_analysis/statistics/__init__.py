@@ -5,6 +5,7 @@
 | `paired` | paired tests: Wilcoxon, sign, t; exact sign flips, over units and over clusters |
 | `families` | paired comparisons tested together, with what was too little; Holm's correction |
 | `directional` | one-sided tests, equivalence, families of both: the rule by which the ledger judges a comparison |
+| `ratio` | the ratio of two means, with Fieller's interval |
 | `e_values` | sequential tests of paired differences, valid whenever one stops |
 | `two_level` | the mean over seeds and test rows at once |
 | `sample_size` | power of the paired t-test, the n that it needs, the effect that it sees; the error of an accuracy |
@@ -32,6 +33,7 @@ from allora_analysis.statistics.paired import (
     paired_test,
     sign_flip_test,
 )
+from allora_analysis.statistics.ratio import Ratio, mean_ratio
 from allora_analysis.statistics.sample_size import (
     accuracy_stderr,
     detectable_effect,
@@ -48,6 +50,7 @@ __all__ = [
     "Judgement",
     "OneSided",
     "PairedTest",
+    "Ratio",
     "SignFlipTest",
     "TwoLevel",
     "accuracy_stderr",
@@ -57,6 +60,7 @@ __all__ = [
     "holm",
     "in_every",
     "judge_family",
+    "mean_ratio",
     "one_sided",
     "paired_family",
     "paired_test",

@@ -1,0 +1,392 @@
+"""Tables 3 and 4, §5 and Table 3's rise where a run takes a second: every arm at one base rate, with sixty seeds.
+
+The rows read what `python -m experiments.one_rate` recorded on a small network that sees digits; its docstring states
+network, arms, rates and rules, written before the runs. No row here is a statement about language models. Checked by
+`tests/test_claims_one_rate.py`, which plants differences.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
+from allora_analysis.claims.s3_1_laboratory import POINTS
+from allora_analysis.claims.s4_4_laboratory import recorded
+from allora_analysis.claims.tables.procedures import PROCEDURES, TRAINED, reported_ratio, shape, steps_in_proportion
+from allora_analysis.claims.tables.prose_of_results import DIFFERENCE, OVER_HALF
+from allora_analysis.laboratory.one_rate import (
+    AFTER,
+    ALLORA,
+    CANDIDATES,
+    ETA2,
+    FAMILY,
+    LORA,
+    OPTIMIZERS,
+    SEEDS,
+    Point,
+    arm,
+    lora,
+)
+from allora_analysis.laboratory.table import STUDY, Table, validation
+from allora_analysis.statistics import decide, in_every, mean_ratio, one_sided
+
+one_rate_claim = functools.partial(
+    claim, command="python -m experiments.one_rate", test="tests/test_claims_one_rate.py", reads=STUDY
+)
+NOT_RUN = not_run("the laboratory's arms at one rate are not recorded")
+AVERAGES = (*((ALLORA, name) for name in FAMILY), ("LoRA × η", "ASF-LoRA"))  # Table 4's question, one family
+MARGIN = 0.5  # points by which the fixed factor may trail and the adaptive one is "not better"
+EQUAL = 0.3  # points within which two arms are equivalent, as in all of the laboratory
+DRAWS = range(3)  # of the linear layer
+LOTS = (range(20), range(20, 40), range(40, 60))
+JUDGED = ("as listed, under AdamW", "as listed, ε a tenth of the gradients", "every rate times η as well")
+IN_ALL = {
+    "refuted": "No: on digits, no language model, clearly behind in {worse} of {n} cases, {mean} points on average.",
+    "undecided": "Undecided: on digits, no language model, clearly ahead in {better} of {n} cases, behind in none.",
+    "holds": "Yes, on digits, no language model: clearly ahead in all {n} cases, {mean} points on average.",
+}
+FLIPS = {"holds": "not clearly above", "refuted": "not clearly below", "undecided": "clearly above or below"}
+LABELS = {"adamw": "AdamW", "sgd": "SGD"}
+Arm = tuple[str, str, float]  # its name, the optimizer, η²
+Samples = Mapping[str, Float[np.ndarray, " seeds"]]
+
+
+def over_lora() -> dict[str, tuple[Arm, Arm]]:
+    """ALLoRA and LoRA at η·l, case by case; under AdamW with the factor after Adam's division as well."""
+    ways = [(ALLORA, "adamw"), (AFTER, "adamw"), (ALLORA, "sgd")]
+    return {
+        f"{name}, {LABELS[optimizer]}, η² = {eta2:g}": ((name, optimizer, eta2), (LORA, optimizer, eta2))
+        for name, optimizer in ways
+        for eta2 in ETA2
+    }
+
+
+def over(first: str, second: str) -> dict[str, tuple[Arm, Arm]]:
+    """Two arms, case by case."""
+    return {
+        f"{first} − {second}, {LABELS[optimizer]}, η² = {eta2:g}": ((first, optimizer, eta2), (second, optimizer, eta2))
+        for optimizer in OPTIMIZERS
+        for eta2 in ETA2
+    }
+
+
+def gaps(
+    table: Table, pairs: Mapping[str, tuple[Arm, Arm]], level: str = "quarter", endpoint: str = "accuracy"
+) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """The first arm minus the second by seed, points or nats; pairs that lack a seed are left out."""
+    found = {}
+    for name, both in pairs.items():
+        ours, theirs = (_values(table, one, level, endpoint) for one in both)
+        if ours is not None and theirs is not None:
+            found[name] = ours - theirs
+    return found
+
+
+def _values(table: Table, one: Arm, level: str, endpoint: str) -> Float[np.ndarray, " seeds"] | None:
+    name, optimizer, eta2 = one
+    return _of_seeds(Point(arm(name, optimizer, eta2), optimizer, level).values(table, endpoint), endpoint)
+
+
+def _of_seeds(by_seed: Mapping[int, float], endpoint: str) -> Float[np.ndarray, " seeds"] | None:
+    if not set(SEEDS) <= set(by_seed):
+        return None
+    return np.array([by_seed[seed] for seed in SEEDS]) * (POINTS if endpoint == "accuracy" else 1.0)
+
+
+def best_of_three(table: Table, name: str, optimizer: str) -> Float[np.ndarray, " seeds"] | None:
+    """Each seed's accuracy, points, at the η² of the least validation loss, at a quarter of LoRA's best rate."""
+    runs = [Point(arm(name, optimizer, eta2), optimizer, "quarter").runs(table) for eta2 in ETA2]
+    common = set.intersection(*map(set, runs))
+    chosen = {seed: min((of[seed] for of in runs), key=validation) for seed in common}
+    return _of_seeds({seed: table.value(run, "accuracy") for seed, run in chosen.items()}, "accuracy")
+
+
+def shown(of: Samples) -> dict[str, Any]:
+    """Means, one-sided p-values and 90 % intervals."""
+    found = {name: one_sided(values, "t") for name, values in of.items()}
+    return {name: {"mean": one.mean, "p": one.p_above, "interval": list(one.interval)} for name, one in found.items()}
+
+
+def beside(table: Table, pairs: Mapping[str, tuple[Arm, Arm]]) -> dict[str, Any]:
+    """What decides nothing: test loss, LoRA's best rate as l, and each arm at the best of its three η²."""
+    ways = {(ours[:2], theirs[:2]) for ours, theirs in pairs.values()}
+    best = {}
+    for ours, theirs in sorted(ways):
+        both = [best_of_three(table, *one) for one in (ours, theirs)]
+        if all(one is not None for one in both):
+            best[f"{ours[0]} − {theirs[0]}, {LABELS[ours[1]]}"] = both[0] - both[1]
+    return {
+        "test loss, nats": shown(gaps(table, pairs, endpoint="loss")),
+        "at LoRA's best rate, points": shown(gaps(table, pairs, "best")),
+        "each at the best of its three η², points": shown(best),
+    }
+
+
+def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm]]) -> Finding:
+    """A sentence about every case: each must be clearly above 0, one that is clearly below refutes."""
+    table = recorded(folder)
+    known = gaps(table, pairs) if table else {}
+    if len(known) < len(pairs):
+        return NOT_RUN
+
+    def rule(samples: Samples) -> str:
+        return in_every(decide({name: (values,) for name, values in samples.items()}, test="t"))
+
+    tested = cases.test(known, rule)
+    verdicts = [one.verdict for one in decide({name: (values,) for name, values in known.items()}, test="t").values()]
+    overall = one_sided(np.mean(list(known.values()), axis=0), "t")
+    told = {"better": verdicts.count("holds"), "worse": verdicts.count("refuted"), "n": len(known)}
+    told["mean"] = f"{overall.mean:+.1f}"
+    first, second = next(iter(pairs.values()))
+    family = second[0] if second[0] == LORA else "the rest of the family"
+    return tested.finding(
+        {word: text.format(**told) for word, text in IN_ALL.items()},
+        evidence=Evidence(
+            {"difference": "above 0 in each"},
+            {"points of test accuracy": shown(known), **beside(table, pairs)},
+            f"Student's t over seeds, one-sided at 0.05, Holm over the {len(known)}",
+            n=len(SEEDS),
+        ),
+        size=Size(
+            overall.mean, "points", f"test accuracy on digits, {first[0]} minus {family}, mean", *overall.interval
+        ),
+        corrected="more seeds" if tested.verdict == "undecided" else None,
+        flips_if="no case in which it is clearly behind"
+        if tested.verdict == "refuted"
+        else "one case in which it is clearly behind",
+        at_paper=None,  # another network than the paper's
+    )
+
+
+def on_average(
+    cases: Cases, folder: Path | None, arms: tuple[str, str], answers: Mapping[str, str], margin: float = 0.0
+) -> Finding:
+    """A sentence about one of `AVERAGES`, a mean over η² and both optimizers, Holm over all of them."""
+    table = recorded(folder)
+    pairs = {" − ".join(both): over(*both) for both in dict.fromkeys((arms, *AVERAGES))}
+    by_case = {name: gaps(table, those) if table else {} for name, those in pairs.items()}
+    if any(len(by_case[name]) < len(those) for name, those in pairs.items()):
+        return NOT_RUN
+    name = " − ".join(arms)
+
+    def averages(samples: Samples) -> dict[str, np.ndarray]:
+        return {other: np.mean([samples[case] for case in those], axis=0) for other, those in pairs.items()}
+
+    def rule(samples: Samples) -> str:
+        return decide({other: (mean,) for other, mean in averages(samples).items()}, test="t")[name].verdict
+
+    def above(least: float) -> dict[str, np.ndarray]:
+        return {case: values + least * (other == name) for other, of in by_case.items() for case, values in of.items()}
+
+    means, tested = averages(above(0.0)), cases.test(above(margin), rule)
+    one = one_sided(means[name], "t")
+    level = {} if not margin else {f"margin {m:g}": rule(above(m)) for m in (margin / 2, 2 * margin)}
+    told = {"mean": f"{one.mean:+.1f}", "other": f"{-one.mean:+.1f}", "gap": f"{abs(one.mean):.1f}"}
+    return tested.finding(
+        {word: text.format(**told) for word, text in answers.items()},
+        evidence=Evidence(
+            {name: f"above {-margin:g}" if margin else "above 0"},
+            {
+                "mean over η² and optimizers, points": shown(means),
+                "case by case, points": shown(by_case[name]),
+                **beside(table, pairs[name]),
+                **level,
+            },
+            f"Student's t over seeds, one-sided at 0.05, Holm over {len(means)}",
+            tolerance=margin or None,
+            n=len(SEEDS),
+        ),
+        size=Size(one.mean, "points", f"test accuracy on digits, {name}, mean", *one.interval),
+        corrected="more seeds" if tested.verdict == "undecided" else None,
+        flips_if=f"a mean {FLIPS[tested.verdict]} {f'−{margin:g}' if margin else '0'} points",
+        at_paper=None,
+    )
+
+
+@one_rate_claim(
+    "4-table-3-laboratory",
+    where="beyond the paper: Appendix D, on a small network",
+    says="On another model too ALLoRA is universally better than LoRA at η·l_b.",
+    reading="A network pretrained on half of the digits, no language model, a fresh classifier beside its adapters, "
+    "l_b a quarter of LoRA's best rate: in each η² of 1, 2, 4, under AdamW, under SGD, and with the factor after "
+    "Adam's division; LoRA's classifier at η·l_b too, as in print.",
+    depends_on=("D-universally-better",),
+)
+def table_3(cases: Cases, folder: Path | None = None) -> Finding:
+    """ALLoRA, and ALLoRAAdamW, minus LoRA at η·l."""
+    return in_all(cases, folder, over_lora())
+
+
+@one_rate_claim(
+    "4-table-4-laboratory",
+    where="beyond the paper: Appendix E, on a small network",
+    says="On another model too ALLoRA is universally better than the rest in the family.",
+    reading="On the same network, no language model, at the same l_b: ALLoRA-OD, ASF-LoRA and LoRA × η at each η² of "
+    "1, 2, 4, under AdamW and under SGD.",
+    depends_on=("E-universally-better",),
+)
+def table_4(cases: Cases, folder: Path | None = None) -> Finding:
+    """ALLoRA minus each of the three."""
+    return in_all(cases, folder, {name: of for other in FAMILY for name, of in over(ALLORA, other).items()})
+
+
+@one_rate_claim(
+    "5.1-better-than-od-laboratory",
+    where="§5.1, on a small network",
+    says=DIFFERENCE,
+    reading="ALLoRA minus ALLoRA-OD on a network pretrained on half of the digits, no language model, l a quarter of "
+    "LoRA's best rate: the mean over η² of 1, 2, 4 and over AdamW and SGD is above 0.",
+    depends_on=("5.1-better-than-od",),
+)
+def better_than_od(cases: Cases, folder: Path | None = None) -> Finding:
+    """ALLoRA minus ALLoRA-OD."""
+    answers = {
+        "refuted": "No: on digits, no language model, it is {gap} points behind on average.",
+        "undecided": "Undecided, on digits, no language model: {mean} points on average may be chance.",
+        "holds": "Yes, on digits, no language model: by {gap} points on average.",
+    }
+    return on_average(cases, folder, (ALLORA, "ALLoRA-OD"), answers)
+
+
+@one_rate_claim(
+    "5.2-asf-significantly-laboratory",
+    where="§5.2, on a small network",
+    says=OVER_HALF,
+    reading="On the same network, no language model: LoRA × η minus ASF-LoRA, the mean over η² of 1, 2, 4 and over "
+    "AdamW and SGD, is above 0.",
+    depends_on=("5.2-asf-significantly",),
+)
+def asf_significantly(cases: Cases, folder: Path | None = None) -> Finding:
+    """LoRA × η minus ASF-LoRA."""
+    answers = {
+        "refuted": "No: on digits, no language model, the adaptive factor is {gap} points ahead on average.",
+        "undecided": "Undecided, on digits, no language model: {mean} points on average may be chance.",
+        "holds": "Yes, on digits, no language model: by {gap} points on average.",
+    }
+    return on_average(cases, folder, ("LoRA × η", "ASF-LoRA"), answers)
+
+
+@one_rate_claim(
+    "5.2-asf-not-better-laboratory",
+    where="Figure 4, caption; on a small network",
+    says="Bottom right: Adaptive scale factor is not better than a fixed scale factor.",
+    reading=f"On the same network, no language model: the fixed one is on average at most {MARGIN:g} points behind; "
+    "half and twice that are in the evidence.",
+    depends_on=("5.2-asf-not-better",),
+)
+def asf_not_better(cases: Cases, folder: Path | None = None) -> Finding:
+    """LoRA × η minus ASF-LoRA against minus the margin."""
+    answers = {
+        "refuted": "No: on digits, no language model, the fixed factor is {gap} points behind on average.",
+        "undecided": "Undecided, on digits, no language model: the fixed factor is {mean} points ahead on average.",
+        "holds": "Yes, on digits, no language model: against the fixed factor {other} points on average.",
+    }
+    return on_average(cases, folder, ("LoRA × η", "ASF-LoRA"), answers, MARGIN)
+
+
+def measured_shape(table: Table, name: str, seeds: range = SEEDS) -> dict[str, float] | None:
+    """A procedure's shape over some seeds: ALLoRA's rise over LoRA's with Fieller's 95 % interval, and LoRA's progress.
+
+    Progress is LoRA's accuracy above a guess at η = 1 over what it is under AdamW. None where a seed is lacking.
+    """
+    one = CANDIDATES[name]
+    cells = [*one.cells(1.0), *one.cells(4.0), lora("adamw")]
+    found = [_of_seeds(Point(cell, "adamw", "quarter").values(table, "accuracy"), "accuracy") for cell in cells]
+    if any(values is None for values in found):
+        return None
+    ours, theirs, ours_at_4, theirs_at_4, adamw = (values[seeds.start : seeds.stop] for values in found)
+    guess = POINTS / table.header["classes"]
+    ratio = mean_ratio(ours_at_4 - ours, theirs_at_4 - theirs)
+    return ratio._asdict() | {"progress": float((theirs.mean() - guess) / (adamw.mean() - guess))}
+
+
+def consistent(seen: Mapping[str, float]) -> bool:
+    """Whether LoRA trains and the interval meets that of Table 3's own ratio."""
+    _, low, high = reported_ratio()
+    return seen["progress"] >= TRAINED and seen["low"] <= high and seen["high"] >= low
+
+
+def rises(table: Table) -> dict[str, Any]:
+    """By procedure, ALLoRA's and LoRA's accuracies over η², points, means of all seeds."""
+    found = {}
+    for name, one in CANDIDATES.items():
+        for place, label in enumerate((ALLORA, LORA)):
+            values = [Point(one.cells(eta2)[place], "adamw", "quarter").values(table, "accuracy") for eta2 in ETA2]
+            found[f"{name}: {label}"] = [float(POINTS * np.mean([of[seed] for seed in SEEDS])) for of in values]
+    return found
+
+
+@one_rate_claim(
+    "T3-procedure-laboratory",
+    where="Table 3, caption; Listing 1; on a small network",
+    says="LoRA's learning rate is η × 1e − 4, ALLoRA's and ALLoRA-0's base learning rate is 1e − 4.",
+    reading="Trained so on a network pretrained on half of the digits, no language model, l a quarter of LoRA's best "
+    "rate: ALLoRA's rise of test accuracy from η² = 1 to 4 is such a share of LoRA's as in Table 3, so that the two "
+    "intervals meet; on three lots of twenty seeds, where theory gives a number.",
+    depends_on=("T3-procedure",),
+)
+def procedure(cases: Cases, folder: Path | None = None) -> Finding:
+    """Listing 1 with either ε, and every rate times η, against Table 3's ratio; five others beside."""
+    table = recorded(folder)
+    whole = {name: measured_shape(table, name) if table else None for name in CANDIDATES}
+    if any(seen is None for seen in whole.values()):
+        return NOT_RUN
+    theory = {one.name: one for one in PROCEDURES}
+    judged = cases.judge(
+        [Case(f"{name}, seeds {lot.start} to {lot[-1]}", (theory[name], lot)) for name in JUDGED for lot in LOTS],
+        measure=lambda inputs: measured_shape(table, inputs[0].name, inputs[1]),
+        printed=lambda inputs, seen: consistent(seen),
+        condition=lambda inputs: steps_in_proportion(inputs[0]) == 2,
+    )
+    others = [name for name in CANDIDATES if name not in JUDGED]
+    also = [name for name in others if consistent(whole[name])]
+    listed, every = whole[JUDGED[0]], whole[JUDGED[-1]]
+    flat = Point(arm(ALLORA, "adamw", 4.0), "adamw", "quarter"), Point(arm(ALLORA, "adamw", 1.0), "adamw", "quarter")
+    own = np.subtract(*(_of_seeds(point.values(table, "accuracy"), "accuracy") for point in flat))
+    rise = one_sided(own, "t")
+    ratio, low, high = reported_ratio()
+    more = {
+        "all seeds": whole,
+        "foretold by a linear layer": {
+            name: float(np.mean([shape(one, seed).ratio for seed in DRAWS])) for name, one in theory.items()
+        },
+        "consistent with Table 3 beside the three judged": also,
+        "accuracies at η² = 1, 2, 4, points": rises(table),
+        "ALLoRA's rise under AdamW as listed, points": {
+            "mean": rise.mean,
+            "interval": list(rise.interval),
+            f"within ± {EQUAL:g}": bool(max(-rise.interval[0], rise.interval[1]) < EQUAL),
+        },
+        "Table 3's own ratio": [ratio, low, high],
+    }
+    evidence = judged.evidence(
+        "Fieller's 95 % interval over seeds; sign flips over Table 3's nine pairs, 90 %",
+        lambda inputs: float(steps_in_proportion(inputs[0]) == 2),
+        n=len(LOTS[0]),
+    )
+    evidence = dataclasses.replace(evidence, measured={**evidence.measured, **more})
+    return judged.finding(
+        {
+            "conditional": f"Only with every rate times η, of three judged on digits (no language model); {len(also)} "
+            f"of {len(others)} others too."
+        },
+        evidence=evidence,
+        size=Size(
+            listed["value"],
+            "of LoRA's rise",
+            "ALLoRA's as listed, under AdamW, on digits",
+            listed["low"],
+            listed["high"],
+        ),
+        condition="both steps of ALLoRA's are proportional to η, the adapters' and the classifier's",
+        flips_if="a rise as listed under AdamW that is about LoRA's, or one with every rate times η that is not "
+        f"({every['value']:.2f} of LoRA's)",
+    )
