@@ -89,7 +89,7 @@ def test_procedures_as_theory_has_them(verdict):
     found = finding(section.procedure)
     assert found.size.value == pytest.approx(0, abs=0.1)
     assert found.size.low < 0 < found.size.high
-    assert found.answer.endswith("0 of 5 others too.")
+    assert found.answer.endswith("0 of 5 others.")
     assert found.evidence.measured["ALLoRA's rise under AdamW as listed, points"]["within ± 0.3"]
     for lot in ("seeds 0 to 19", "seeds 20 to 39", "seeds 40 to 59"):
         assert found.evidence.measured[f"every rate times η as well, {lot}"]["value"] == pytest.approx(1, abs=0.2)
