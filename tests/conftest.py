@@ -38,6 +38,12 @@ def pytest_configure(config):
         os.environ.pop(name, None)
     # The hub's client reads it on import: a name that is no folder is an error at once, in child processes too.
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # Hypothesis keeps its counterexamples beside the tests, where that can be written to.
+    if not os.access(config.rootpath, os.W_OK):
+        from hypothesis import settings
+
+        settings.register_profile("read-only tree", database=None)
+        settings.load_profile("read-only tree")
     if not config.option.untyped:
         from jaxtyping import install_import_hook
 
