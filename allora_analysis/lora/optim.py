@@ -156,6 +156,25 @@ class ALLoRAAdamW(Optimizer):
         super().load_state_dict(state_dict)
 
     @torch.no_grad()
+    def update_factors(self, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """What multiplies AdamW's update of each entry of a pair's A and B at the next step.
+
+        Args:
+            group: one of `param_groups` that is a pair.
+
+        Returns:
+            mean(d), of A's shape, and d_i, of B's.
+        """
+        (a, b), experts = group["params"], group["experts"]
+        with without_autocast(a):
+            norms = norms_of_pairs([*zip(*as_matrices(a, b, experts), strict=True)])
+        d = ADAPTORS[group["adaptor"]](abs(group["scaling"]) * norms, group["eta"]).to(a.dtype)[..., None]
+        on_a, on_b = (torch.ones(part.shape, dtype=part.dtype, device=part.device) for part in (a, b))
+        stacked(on_a, 0, experts).mul_(d.mean(1, keepdim=True))
+        stacked(on_b, 1, experts).mul_(d)
+        return on_a, on_b
+
+    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step over all parameters that have a gradient.
 
