@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 
 import pytest
 import torch
@@ -217,6 +218,30 @@ def test_a_run_goes_on_from_a_saved_state_as_if_never_stopped(foreach):
     for seed in range(3, 6):
         step(second, seed)
     assert all(torch.equal(x, y) for x, y in zip(whole, resumed, strict=True))
+
+
+def test_lists_in_place_of_tuples_step_alike():
+    """Full state dicts of torch.distributed.checkpoint, and JSON, have lists where tuples were; so may a user."""
+    params, optimizer = built(betas=(0.8, 0.95))
+    twins, twin = built(betas=(0.8, 0.95))
+    for one in (optimizer, twin):
+        step(one, 0)
+    state = optimizer.state_dict()
+    optimizer.load_state_dict(state | {"param_groups": json.loads(json.dumps(state["param_groups"]))})
+    assert optimizer.param_groups[0]["betas"] == (0.8, 0.95)
+    optimizer.param_groups[1]["betas"] = [0.8, 0.95]
+    for one in (optimizer, twin):
+        step(one, 1)
+    assert all(torch.equal(x, y) for x, y in zip(params, twins, strict=True))
+
+
+@pytest.mark.bad_input
+def test_a_state_whose_values_are_out_of_range_is_refused():
+    _, optimizer = built()
+    state = optimizer.state_dict()
+    state["param_groups"][0]["betas"] = [0.9, 1.0]
+    with pytest.raises(ArgumentError, match="betas must be two numbers in"):
+        optimizer.load_state_dict(state)
 
 
 def test_a_deep_copy_goes_its_own_way():

@@ -145,13 +145,13 @@ class ALLoRAAdamW(Optimizer):
 
         Args:
             state_dict: of an optimizer over the same parameters in the same groups; moments of other shapes, or a pair
-                where this optimizer has none, raise an `ArgumentError`.
+                where this optimizer has none, or a value out of range, raise an `ArgumentError`.
         """
         saved, own = state_dict["param_groups"], self.param_groups
         if [len(group["params"]) for group in saved] == [len(group["params"]) for group in own]:
             for theirs, ours in zip(saved, own, strict=True):
                 _check_same(theirs, ours, state_dict["state"])
-            merged = [{**ours, **theirs} for theirs, ours in zip(saved, own, strict=True)]
+            merged = [_checked_options({**ours, **theirs}) for theirs, ours in zip(saved, own, strict=True)]
             state_dict = {**state_dict, "param_groups": merged}
         super().load_state_dict(state_dict)
 
@@ -366,7 +366,8 @@ def _layout(member: _Member) -> tuple:
 
 
 def _hyper(group: dict[str, Any]) -> _Hyper:
-    return _Hyper(*(group[field] for field in _Hyper._fields))
+    # A user may have set betas as a list.
+    return _Hyper(*(tuple(group[field]) if field == "betas" else group[field] for field in _Hyper._fields))
 
 
 def _numbers(hyper: _Hyper) -> dict[str, Any]:
