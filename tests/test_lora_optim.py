@@ -316,7 +316,7 @@ def test_the_step_count_is_torchs_whatever_the_default_dtype(default, foreach, r
     request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
     torch.set_default_dtype(default)
     ours, theirs = (nn.Parameter(torch.ones(3, dtype=torch.float32)) for _ in range(2))
-    optimizer = ALLoRAAdamW([ours], 1e-2, 1.0, foreach=foreach)
+    optimizer = ALLoRAAdamW([ours], 1e-2, 1.0, adaptor="constant", foreach=foreach)
     peer = torch.optim.AdamW([theirs], 1e-2, foreach=foreach)
     for t in range(300):
         ours.grad, theirs.grad = (torch.tensor([1.0, -2.0, t % 3 - 1.0], dtype=torch.float32) for _ in range(2))

@@ -102,8 +102,8 @@ class ALLoRAAdamW(Optimizer):
         maximize: as in torch.
 
     Raises:
-        ArgumentError: a value out of range; no group is a pair although η ≠ 1, so that this would be AdamW; tuples
-            (A, B), or parameters that are sparse, sharded or flattened.
+        ArgumentError: a value out of range; no group is a pair, so that this would be AdamW, but that is not what is
+            asked for ("constant" and η = 1); tuples (A, B), or parameters that are sparse, sharded or flattened.
     """
 
     def __init__(
@@ -127,7 +127,8 @@ class ALLoRAAdamW(Optimizer):
         params = params if isinstance(params, Tensor | dict) else list(params)
         unsaid = [group for group in params if isinstance(group, dict) and group.get("pair") is None]
         super().__init__(params, _checked_options(defaults | switches))
-        if not any(group["pair"] for group in self.param_groups) and any(g["eta"] != 1 for g in self.param_groups):
+        acts = any(group["eta"] != 1 or group["adaptor"] != "constant" for group in self.param_groups)
+        if acts and not any(group["pair"] for group in self.param_groups):
             raise ArgumentError(f"params: no group is a pair (A, B), so eta = {eta:g} would do nothing; call {RECIPE}")
         _warn_of_left_out([group for group in unsaid if not is_pair(tensors_of(group["params"]), None)])
 
