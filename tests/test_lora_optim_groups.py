@@ -328,6 +328,7 @@ class FlatParameter(nn.Parameter):
         ({"betas": (0.9,)}, "betas must be two numbers in"),
         ({"eps": -1e-8}, "eps must be"),
         ({"weight_decay": -1.0}, "weight_decay must be"),
+        ({"lr": torch.tensor(0.1), "foreach": True}, "lr must be a number where foreach is True, received a tensor"),
         (
             {"adaptor": "square"},
             "adaptor must be one of inverse_sqrt, inverse, exponential, constant; received 'square'",

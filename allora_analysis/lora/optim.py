@@ -405,6 +405,8 @@ def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
     ):
         if options[name] not in allowed:
             raise ArgumentError(f"{name} must be {' or '.join(map(str, allowed))}, received {options[name]!r}")
+    if options["foreach"] and isinstance(options["lr"], Tensor):
+        raise ArgumentError("lr must be a number where foreach is True, received a tensor; leave foreach out")
     if options["foreach"] and options["fused"]:
         raise ArgumentError("fused, foreach: at most one can be True, received both; leave foreach out")
     return options | {
