@@ -206,6 +206,8 @@ class ALLoRAAdamW(Optimizer):
             if group["pair"]:  # a factor η on all rows: AdamW at rate ηl
                 eta = group["eta"]
                 hyper = _but(hyper, lr=eta * hyper.lr, weight_decay=hyper.weight_decay / eta)
+            if hyper.fused and trained[0].device.type == "cpu" and not self._without_gaps(trained, hyper.amsgrad):
+                hyper = _but(hyper, fused=False)  # torch's fused kernel would take other entries' gradients
             plain.setdefault(hyper, []).extend(trained)
         for hyper, parameters in plain.items():
             self._adamw([_local(parameter) for parameter in parameters], parameters, hyper)
