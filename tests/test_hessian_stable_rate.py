@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from allora_analysis.hessian.stable_rate import largest_stable_rate, step_sizes, threshold
+from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.validation import ArgumentError
 
@@ -214,6 +215,16 @@ def test_thresholds_are_the_known_ones():
     assert [threshold(make(parameter, 0.1)) for make in OPTIMIZERS.values()] == pytest.approx(
         [2, 3.8, 2 * 1.8 / 0.7, 3.8 / 2.8, 38, 6, 3.8, 38, 6]
     )
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("variant", ["allora", "allora_0", "allora_od"])
+def test_layers_that_scale_their_gradients_have_no_hessian(variant):
+    """Planted: a number came out, of a product that is not even symmetric."""
+    layer = ALLoRALinear(nn.Linear(6, 5), 2, 2.0, variant)
+    parameters, x = [layer.a, layer.b], torch.ones(3, 6)
+    with pytest.raises(ArgumentError, match="goes through ALLoRA's layers, whose backward pass is not its gradient"):
+        largest_stable_rate(parameters, torch.optim.SGD(parameters, 0.1), lambda: (layer(x) ** 2).sum())
 
 
 def test_mistakes_are_one_line():

@@ -147,7 +147,8 @@ def largest_stable_rate(
 
     Raises:
         ArgumentError: nothing to train, an optimizer of another kind or (Adam) before its first step, parameters of
-            different momenta, a loss without second derivatives, or whose curvature is nowhere positive.
+            different momenta, a loss without second derivatives, through ALLoRA's layers, or whose curvature is nowhere
+            positive.
     """
     parameters = list(parameters)
     if not parameters:
@@ -165,11 +166,27 @@ def largest_stable_rate(
     return StableRate(edge / curvature, curvature, edge, products, value)
 
 
+def _check_gradients(loss: Tensor) -> None:
+    # A backward pass of ALLoRA's layers is not the loss's gradient: its derivative is no Hessian.
+    seen, left = set(), [loss.grad_fn]
+    while left:
+        if (node := left.pop()) is None or node in seen:
+            continue
+        if getattr(getattr(node, "_forward_cls", None), "scales_gradients", False):
+            raise ArgumentError(
+                "loss: goes through ALLoRA's layers, whose backward pass is not its gradient; measure plain LoRA "
+                "layers (peft.LoraConfig), under ALLoRAAdamW for ALLoRA's factor"
+            )
+        seen.add(node)
+        left += [node for node, _ in node.next_functions]
+
+
 def _product(
     parameters: Sequence[Tensor], loss: Callable[[], Tensor], roots: Tensor, decay: Tensor
 ) -> tuple[float, Callable[[np.ndarray], np.ndarray]]:
     try:
         value = loss()
+        _check_gradients(value)
         slopes = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
         slope = torch.cat([part.reshape(-1) for part in slopes])
 
