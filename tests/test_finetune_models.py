@@ -122,6 +122,35 @@ def test_pickled_weights_beside_safetensors_make_no_other_model(folders, tmp_pat
     assert sources.digest(str(copy)) != others
 
 
+@pytest.mark.parametrize("pickled_alone", [False, True])
+def test_from_a_hub_no_file_is_fetched_that_does_not_count(folders, tmp_path, monkeypatch, pickled_alone):
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    hub, fetched = shutil.copytree(folders["bert"], tmp_path / "hub"), tmp_path / "fetched"
+    for name in ("pytorch_model.bin", "tf_model.h5", "onnx/config.json", "onnx/model.bin", "README.md", "model.py"):
+        (hub / name).parent.mkdir(exist_ok=True)
+        (hub / name).write_text("{}")
+    if pickled_alone:
+        (hub / "model.safetensors").unlink()
+
+    def snapshot_download(source, **patterns):
+        files = [str(path.relative_to(hub)) for path in hub.rglob("*") if path.is_file()]
+        for name in filter_repo_objects(files, **patterns):
+            (fetched / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(hub / name, fetched / name)
+        return str(fetched)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    assert sources.digest("someone/bert") == sources.digest(str(hub))
+    weights = "pytorch_model.bin" if pickled_alone else "model.safetensors"
+    assert {str(path.relative_to(fetched)) for path in fetched.rglob("*")} == {
+        weights, "config.json", "tokenizer.json", "tokenizer_config.json"
+    }  # fmt: skip
+    assert sources.digest("someone/bert", remote_code=True) == sources.digest(str(hub), remote_code=True)
+
+
 def test_the_authors_code_counts_where_it_is_run(folders, tmp_path):
     copy = shutil.copytree(folders["bert"], tmp_path / "bert")
     plain, whole = sources.digest(str(copy)), sources.digest(str(copy), remote_code=True)

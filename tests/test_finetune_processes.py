@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.utils.data import BatchSampler
 
 from allora_analysis.cli import main
 from allora_analysis.finetune import machine
@@ -16,6 +17,10 @@ from allora_analysis.finetune.study import STUDY
 from tests import tiny_finetune as tiny
 
 pytest.importorskip("peft")
+from accelerate.data_loader import BatchSamplerShard
+
+from allora_analysis.finetune import trainer
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -23,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 def root(tmp_path_factory):
     made = tmp_path_factory.mktemp("processes")
     tiny.bert(made / "bert", 0.0)
-    tiny.sentences(made / "films", 32)
+    tiny.sentences(made / "films", 26)  # of the last batch of 8, one process has two rows and the other none
     return made
 
 
@@ -58,6 +63,28 @@ def test_two_processes_are_one_run(root, tmp_path, capsys):
         assert second == pytest.approx(first, rel=1e-3, abs=1 / 24)  # a sentence on the edge may fall either way
         assert second["test_loss"] == pytest.approx(first["test_loss"], rel=1e-4)
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(("rows", "size", "processes"), [(26, 4, 2), (32, 4, 2), (3, 4, 2), (25, 2, 3), (24, 2, 3)])
+def test_each_row_is_read_once_in_the_batches_of_one_process(rows, size, processes):
+    whole = list(BatchSampler(range(rows), size * processes, drop_last=False))
+
+    def read(batches):
+        shards = [list(BatchSamplerShard(batches, processes, place)) for place in range(processes)]
+        return [[row for batch in at_once for row in batch] for at_once in zip(*shards, strict=True)]
+
+    parts = BatchSampler(range(rows), size, drop_last=False)
+    filled = trainer.Filled(parts, processes)
+    assert [[row for row in batch if row is not None] for batch in read(filled)] == whole
+    assert len(filled) == len(list(filled)) == len(whole) * processes
+    assert (read(parts) == whole) == (rows % (size * processes) == 0)  # planted: accelerate alone reads rows twice
+
+
+def test_a_place_without_a_row_has_no_label():
+    for labels, none in ((1, -100), ([-100, 7, 8], [-100] * 3)):
+        made = trainer.Encoded([{"input_ids": [5, 7, 8], "labels": labels}])
+        assert made[0]["labels"] == labels
+        assert made[None] == {"input_ids": [5, 7, 8], "labels": none}
 
 
 @pytest.mark.bad_input

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from allora_analysis.hessian.stable_rate import largest_stable_rate, step_sizes, threshold
+from allora_analysis.lora.layers import ALLoRALinear
+from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.validation import ArgumentError
 
 OPTIMIZERS = {
@@ -115,11 +117,114 @@ def test_the_largest_curvature_of_two_layers_against_the_dense_hessian():
     assert part.multiple > found.multiple  # fewer parameters, no more curvature
 
 
+def of_pair(a0, b0, rate, kind=ALLoRAAdamW, shift=0.0, **options):
+    """A pair near (a0, b0), and an optimizer whose second moments are there."""
+    generator = torch.Generator().manual_seed(1)
+    pair = [nn.Parameter(p + shift * torch.randn(p.shape, generator=generator, dtype=p.dtype)) for p in (a0, b0)]
+    for parameter in pair:
+        parameter.grad = torch.zeros_like(parameter)
+    own = {"pair": True} if kind is ALLoRAAdamW else {}
+    optimizer = kind([{"params": pair, **own}], lr=rate, **({"weight_decay": 0.0} | options))
+    optimizer.param_groups[0]["lr"] = 0.0
+    optimizer.step()  # moves nothing, and makes the state
+    optimizer.param_groups[0]["lr"] = rate
+    for parameter in pair:
+        optimizer.state[parameter]["step"].fill_(1e6)
+        optimizer.state[parameter]["exp_avg_sq"].fill_(4.0)
+    return pair, optimizer
+
+
+@pytest.mark.parametrize(("adaptor", "eta"), [("inverse_sqrt", 3.0), ("exponential", 1.5)])
+def test_a_pairs_quadratic_shrinks_below_the_edge_and_grows_above(adaptor, eta):
+    """Under ALLoRAAdamW, around a rest at which d differs between rows."""
+    generator = torch.Generator().manual_seed(0)
+    rest = [torch.randn(*shape, generator=generator, dtype=torch.float64) / 3 for shape in ((2, 4), (3, 2))]
+    rate, hessian, options = 1e-4, quadratic(14), {"eta": eta, "adaptor": adaptor}
+
+    def away(pair):
+        return torch.cat([(p - p0).flatten() for p, p0 in zip(pair, rest, strict=True)])
+
+    pair, optimizer = of_pair(*rest, rate, **options)
+    edge = rate * largest_stable_rate(pair, optimizer, lambda: away(pair) @ hessian @ away(pair) / 2).multiple
+    plain = torch.optim.AdamW(pair, lr=rate, weight_decay=0.0)
+    plain.state.update(optimizer.state)
+    without = rate * largest_stable_rate(pair, plain, lambda: away(pair) @ hessian @ away(pair) / 2).multiple
+    assert not 0.9 < without / edge < 1.1  # planted: without d the edge is another
+    for factor in (0.98, 1.02):
+        pair, optimizer = of_pair(*rest, factor * edge, shift=1e-9, **options)
+        start = float(away(pair).detach().norm())
+        for _ in range(300):
+            for parameter, part in zip(pair, (hessian @ away(pair).detach()).split([8, 6]), strict=True):
+                parameter.grad = part.view_as(parameter)
+                hold(optimizer, parameter, 2.0)
+            optimizer.step()
+            if (ratio := float(away(pair).detach().norm()) / start) > 1e3:
+                break
+        assert ratio < 1 if factor < 1 else ratio > 1
+
+
+def test_a_constant_factor_is_one_of_the_rate():
+    """ALLoRAAdamW with h = 4 is AdamW at four times the rate and a quarter of the decay."""
+    a0, b0 = torch.full((2, 4), 0.5).double(), torch.full((3, 2), 0.3).double()
+    hessian, found = quadratic(14), []
+    for kind, rate, options in (
+        (ALLoRAAdamW, 1e-3, {"eta": 4.0, "adaptor": "constant", "weight_decay": 0.4}),
+        (torch.optim.AdamW, 4e-3, {"weight_decay": 0.1}),
+    ):
+        pair, optimizer = of_pair(a0, b0, rate, kind, **options)
+
+        def loss(pair=pair):
+            flat = torch.cat([p.flatten() for p in pair])
+            return flat @ hessian @ flat / 2
+
+        found.append(largest_stable_rate(pair, optimizer, loss).multiple)
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+
+
+def test_amsgrad_divides_by_the_largest_second_moment():
+    x = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer = torch.optim.Adam([x], lr=0.1, amsgrad=True)
+    for gradient in (5.0, 0.1, 0.1):
+        before = x.detach().clone()
+        x.grad = torch.full_like(x, gradient)
+        optimizer.step()
+    state = optimizer.state[x]
+    moved = (before - x.detach()) / (state["exp_avg"] / (1 - 0.9**3))
+    assert torch.allclose(step_sizes(optimizer, [x])[0], moved, rtol=1e-9)
+    assert (state["max_exp_avg_sq"] > state["exp_avg_sq"]).all()  # by 0.2 %: the tolerance sees it
+
+
+@pytest.mark.parametrize("experts", [1, 2])
+def test_the_factors_are_what_a_step_multiplies_by(experts):
+    """A step of ALLoRAAdamW over AdamW's own, entry by entry."""
+    torch.manual_seed(0)
+    a, b = nn.Parameter(torch.randn(4, 5).double()), nn.Parameter(torch.randn(3, 4).double())
+    a.grad, b.grad = torch.randn(4, 5).double(), torch.randn(3, 4).double()
+    group = {"params": [a, b], "pair": True, "scaling": -2.0, "experts": experts}
+    optimizer = ALLoRAAdamW([group], lr=1e-3, eta=2.0, weight_decay=0.0)
+    factors, before = optimizer.update_factors(optimizer.param_groups[0]), [p.detach().clone() for p in (a, b)]
+    optimizer.step()
+    for parameter, old, factor in zip((a, b), before, factors, strict=True):
+        own = -1e-3 * parameter.grad / (parameter.grad.abs() + 1e-8)  # AdamW's first step
+        assert torch.allclose((parameter.detach() - old) / own, factor, rtol=1e-9)
+        assert factor.unique().numel() > 1 or (experts == 1 and parameter is a)
+
+
 def test_thresholds_are_the_known_ones():
     parameter = [nn.Parameter(torch.ones(2))]
     assert [threshold(make(parameter, 0.1)) for make in OPTIMIZERS.values()] == pytest.approx(
         [2, 3.8, 2 * 1.8 / 0.7, 3.8 / 2.8, 38, 6, 3.8, 38, 6]
     )
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("variant", ["allora", "allora_0", "allora_od"])
+def test_layers_that_scale_their_gradients_have_no_hessian(variant):
+    """Planted: a number came out, of a product that is not even symmetric."""
+    layer = ALLoRALinear(nn.Linear(6, 5), 2, 2.0, variant)
+    parameters, x = [layer.a, layer.b], torch.ones(3, 6)
+    with pytest.raises(ArgumentError, match="goes through ALLoRA's layers, whose backward pass is not its gradient"):
+        largest_stable_rate(parameters, torch.optim.SGD(parameters, 0.1), lambda: (layer(x) ** 2).sum())
 
 
 def test_mistakes_are_one_line():
@@ -131,8 +236,17 @@ def test_mistakes_are_one_line():
         step_sizes(sgd, [nn.Parameter(torch.ones(1))])
     with pytest.raises(ArgumentError, match="no second moments yet"):
         step_sizes(torch.optim.AdamW([x]), [x])
-    with pytest.raises(ArgumentError, match="Adam or AdamW wanted, received Rprop"):
-        threshold(torch.optim.Rprop([x]))
+    for other in ("Rprop", "RAdam", "NAdam", "Adamax", "Adagrad"):
+        with pytest.raises(ArgumentError, match=f"ALLoRAAdamW wanted, received {other}$"):
+            threshold(getattr(torch.optim, other)([x]))
+    with pytest.raises(ArgumentError, match="maximize=False wanted"):
+        threshold(torch.optim.SGD([x], maximize=True))
+    y = nn.Parameter(torch.ones(2))
+    mixed = torch.optim.SGD([{"params": [x]}, {"params": [y], "momentum": 0.9}], lr=0.1)
+    with pytest.raises(ArgumentError, match=r"thresholds 2, 3\.8; give the parameters of one group"):
+        largest_stable_rate([x, y], mixed, lambda: (x * x).sum() + (y * y).sum())
+    assert threshold(mixed, [x]) == 2
+    assert threshold(mixed, [y]) == pytest.approx(3.8)
     with pytest.raises(ArgumentError, match="no rate is too large"):
         largest_stable_rate([x], sgd, lambda: -(x * x).sum())
     with pytest.raises(ArgumentError, match="no second derivative"):

@@ -6,6 +6,8 @@ import collections
 import dataclasses
 import itertools
 import math
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -151,6 +153,24 @@ def test_a_table_goes_on_to_the_same_bytes_and_shows_an_altered_line(tmp_path, m
     whole.write_bytes(content.replace(b'"rate":0.1,', b'"rate":0.2,', 1))
     with pytest.raises(ArgumentError, match=r"line \d+ was altered"):
         tables.read(whole)
+
+
+def test_a_full_disk_takes_no_whole_line_of_a_table_that_was_cut(tmp_path):
+    path = tmp_path / "digits.jsonl"
+    table = tables.begin(path, tables.header("digits", "0", 5, 100))
+    for steps in range(1, 6):
+        tables.add(table, (Cell(steps=steps), 0.1, 0, 2), Row((1.0, 1.0), (3, 3), (1.0, 1.0)))
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"cell":{},"ra')
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, limits[1]))  # no file may be written beyond
+    try:
+        again = tables.begin(path, tables.header("digits", "0", 5, 100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == whole
+    assert again.rows == table.rows
 
 
 def test_a_second_process_is_refused_while_one_writes_the_table(tmp_path, capsys):

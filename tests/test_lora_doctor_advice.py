@@ -35,6 +35,11 @@ def sgd(model, **options):
     return torch.optim.SGD(model.parameters(), 0.1, **options)
 
 
+def as_adamw(params):
+    """With the constant factor 1, by which it takes groups that are no pair."""
+    return ALLoRAAdamW(params, 0.1, 1.0, adaptor="constant")
+
+
 CASES = {
     # code: (level, words, model, optimizer, max_grad_norm)
     "undone": ("problem", "SGD, or plain LoRA layers", toy, lambda m: torch.optim.AdamW(m.parameters()), None),
@@ -47,8 +52,7 @@ CASES = {
     "clipping": ("problem", "4 times LoRA's.*max_grad_norm=0", toy, sgd, 1e-3),
     "off": ("problem", "allora_config", lambda: toy(None), lambda m: torch.optim.AdamW(m.parameters()), None),
     "on the update": ("ok", "on the update", lambda: toy(None), lambda m: ALLoRAAdamW(param_groups(m), 0.1, ETA), 1e-3),
-    "no pair": ("problem", r"param_groups\(model\)", lambda: toy(None), lambda m: ALLoRAAdamW(m.parameters(), 0.1, 1.0),
-                None),
+    "no pair": ("problem", r"param_groups\(model\)", lambda: toy(None), lambda m: as_adamw(m.parameters()), None),
     "twice": ("problem", "scale their gradients already", toy,
               lambda m: ALLoRAAdamW([{"params": [m[0].a, m[0].b]}], 0.1, ETA), None),
     "pair scaling": ("problem", "another LoRA scaling", lambda: toy(None),
@@ -307,7 +311,7 @@ def test_another_variant_of_pefts_is_no_allora():
 
 
 @pytest.mark.parametrize("kind", NOT_PRODUCTS)
-@pytest.mark.parametrize("make", [torch.optim.AdamW, lambda ps: ALLoRAAdamW(ps, 0.1, 1.0), None])
+@pytest.mark.parametrize("make", [torch.optim.AdamW, as_adamw, None])
 def test_a_delta_that_is_not_the_product_is_a_problem(kind, make):
     model = NOT_PRODUCTS[kind]()
     (pair,) = lora_pairs(model)
@@ -347,7 +351,7 @@ def test_a_matrix_that_no_group_holds():
         assert doctor(model, optimizer).verdict == "on"
         getattr(model[0], left_out).requires_grad_(True)
     model = square()
-    alone = ALLoRAAdamW([{"params": [layer.b]} for layer in model], 1e-3, 1.0)
+    alone = as_adamw([{"params": [layer.b]} for layer in model])
     assert {row.effect for row in doctor(model, alone).layers} == {"no pair"}
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.hessian import LowRankLinear
 from allora_analysis.lora.doctor.measured import backward_word, clipping_effect, optimizer_effect, unwrapped
 from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
@@ -151,7 +152,7 @@ def effect_of(kind, size=1.0, **options):
         (torch.optim.Adagrad, {}, 0),
         (torch.optim.Adadelta, {}, 0),
         (torch.optim.Rprop, {}, 0),
-        (ALLoRAAdamW, {"eta": 1.0}, 0),
+        (ALLoRAAdamW, {"eta": 1.0, "adaptor": "constant"}, 0),
     ],
 )
 def test_the_response_is_measured(kind, options, response):
@@ -159,6 +160,15 @@ def test_the_response_is_measured(kind, options, response):
     assert effect.measured
     assert effect.response == pytest.approx(response, abs=2e-3)
     assert effect.on_update is (kind is ALLoRAAdamW)
+
+
+@pytest.mark.parametrize("adaptor", ADAPTORS)
+def test_the_response_of_a_pairs_group_is_measured(adaptor):
+    pair = [nn.Parameter(torch.ones(2, 6)), nn.Parameter(torch.ones(5, 2))]
+    optimizer = ALLoRAAdamW([{"params": pair}], 1e-3, 3.0, adaptor=adaptor)
+    effect = optimizer_effect(optimizer, optimizer.param_groups[0])
+    assert effect.measured
+    assert effect.response == pytest.approx(0, abs=2e-3)
 
 
 def test_an_epsilon_far_above_the_gradients_makes_adam_sgd():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -225,9 +227,13 @@ def test_the_implementation_changes_nothing(dtype, tolerance):
             assert torch.equal(x, y) if exact else (x - y).abs().max() <= tolerance * y.abs().max()
 
 
+GROUPS = {"pair": {"pair": True}, "constant": {"pair": True, "adaptor": "constant"}, "plain": {"pair": False}}
+
+
 @pytest.mark.parametrize("layout", ["transposed", "sliced"])
 @pytest.mark.parametrize("fused", [None, True])
-def test_layouts_with_gaps_or_turned_are_stepped_in_place(layout, fused):
+@pytest.mark.parametrize("kind", GROUPS)
+def test_layouts_with_gaps_or_turned_are_stepped_in_place(layout, fused, kind):
     """Against contiguous copies; the memory beside a slice is not touched."""
 
     def laid_out(rows, columns, start):
@@ -238,15 +244,19 @@ def test_layouts_with_gaps_or_turned_are_stepped_in_place(layout, fused):
     (a, beside_a), (b, beside_b) = laid_out(2, 6, start), laid_out(5, 2, start)
     copies = [nn.Parameter(one.detach().clone(memory_format=torch.contiguous_format)) for one in (a, b)]
     before = [beside.clone() for beside in (beside_a, beside_b)]
-    pairs = [ALLoRAAdamW([{"params": of, "pair": True}], 0.1, 3.0, fused=fused) for of in ([a, b], copies)]
+    tiny = {"params": [nn.Parameter(torch.zeros(*size)) for size in ((1, 2), (2, 1))], "pair": True}
+    pairs = [
+        ALLoRAAdamW([{"params": of, **GROUPS[kind]}, copy.deepcopy(tiny)], 0.1, 3.0, fused=fused)
+        for of in ([a, b], copies)
+    ]
     for _ in range(3):
-        for one, copy in zip((a, b), copies, strict=True):
+        for one, twin in zip((a, b), copies, strict=True):
             gradient = torch.randn(one.shape, generator=start)
-            one.grad, copy.grad = gradient, gradient.clone()
+            one.grad, twin.grad = gradient, gradient.clone()
         for optimizer in pairs:
             optimizer.step()
-    for one, copy in zip((a, b), copies, strict=True):
-        torch.testing.assert_close(one, copy, rtol=1e-5, atol=1e-6)
+    for one, twin in zip((a, b), copies, strict=True):
+        torch.testing.assert_close(one, twin, rtol=1e-5, atol=1e-6)
     if layout == "sliced":
         assert torch.equal(beside_a[:, 6:], before[0][:, 6:])
         assert torch.equal(beside_b[:, 2:], before[1][:, 2:])
@@ -316,7 +326,7 @@ def test_the_step_count_is_torchs_whatever_the_default_dtype(default, foreach, r
     request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
     torch.set_default_dtype(default)
     ours, theirs = (nn.Parameter(torch.ones(3, dtype=torch.float32)) for _ in range(2))
-    optimizer = ALLoRAAdamW([ours], 1e-2, 1.0, foreach=foreach)
+    optimizer = ALLoRAAdamW([ours], 1e-2, 1.0, adaptor="constant", foreach=foreach)
     peer = torch.optim.AdamW([theirs], 1e-2, foreach=foreach)
     for t in range(300):
         ours.grad, theirs.grad = (torch.tensor([1.0, -2.0, t % 3 - 1.0], dtype=torch.float32) for _ in range(2))

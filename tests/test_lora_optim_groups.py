@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 
 import pytest
 import torch
@@ -53,10 +54,10 @@ def built(seed=0, **options):
 def test_two_matrices_whose_shapes_chain_are_a_pair_unless_said_otherwise(first, second, said, is_pair):
     params = [nn.Parameter(torch.ones(first)), nn.Parameter(torch.ones(second))]
     group = {"params": params} | ({} if said is None else {"pair": said})
-    assert ALLoRAAdamW([group], 0.1, 1.0).param_groups[0]["pair"] is is_pair
+    assert ALLoRAAdamW([group], 0.1, 1.0, adaptor="constant").param_groups[0]["pair"] is is_pair
     if said is None:
-        assert ALLoRAAdamW(params, 0.1, 1.0).param_groups[0]["pair"] is is_pair
-        assert ALLoRAAdamW(iter(params), 0.1, 1.0).param_groups[0]["pair"] is is_pair
+        assert ALLoRAAdamW(params, 0.1, 1.0, adaptor="constant").param_groups[0]["pair"] is is_pair
+        assert ALLoRAAdamW(iter(params), 0.1, 1.0, adaptor="constant").param_groups[0]["pair"] is is_pair
 
 
 def test_of_two_square_matrices_the_first_is_a():
@@ -101,16 +102,18 @@ def test_a_group_that_holds_pairs_among_others_is_counted_in_a_warning():
 
 
 @pytest.mark.bad_input
-@pytest.mark.parametrize("eta", [2.0, 0.5])
-def test_without_a_pair_it_would_be_adamw(eta):
-    """Planted: bit for bit AdamW, without a word. At η = 1 it is AdamW by its own formula at BA = 0."""
+@pytest.mark.parametrize(
+    "asked", [{"eta": 2.0}, {"eta": 0.5}, {"eta": 1.0}, {"eta": 2.0, "adaptor": "constant"}], ids=str
+)
+def test_without_a_pair_it_would_be_adamw(asked):
+    """Planted: bit for bit AdamW, without a word. With the constant factor 1, and no other, it is AdamW as asked."""
     four = [parameter for seed in range(2) for parameter in matrices(seed)]
     for params in (four, [{"params": four}], [nn.Parameter(torch.ones(2))], [{"params": matrices(), "pair": False}]):
         with pytest.raises(ArgumentError, match=r"no group is a pair \(A, B\), so eta = .* would do nothing") as caught:
-            ALLoRAAdamW(params, 0.1, eta)
+            ALLoRAAdamW(params, 0.1, **asked)
         assert str(caught.value).endswith("call ALLoRAAdamW(param_groups(model), lr, eta)")
         assert "\n" not in str(caught.value)
-    ALLoRAAdamW(four, 0.1, 1.0)
+    ALLoRAAdamW(four, 0.1, 1.0, adaptor="constant")
 
 
 @pytest.mark.bad_input
@@ -219,6 +222,30 @@ def test_a_run_goes_on_from_a_saved_state_as_if_never_stopped(foreach):
     assert all(torch.equal(x, y) for x, y in zip(whole, resumed, strict=True))
 
 
+def test_lists_in_place_of_tuples_step_alike():
+    """Full state dicts of torch.distributed.checkpoint, and JSON, have lists where tuples were; so may a user."""
+    params, optimizer = built(betas=(0.8, 0.95))
+    twins, twin = built(betas=(0.8, 0.95))
+    for one in (optimizer, twin):
+        step(one, 0)
+    state = optimizer.state_dict()
+    optimizer.load_state_dict(state | {"param_groups": json.loads(json.dumps(state["param_groups"]))})
+    assert optimizer.param_groups[0]["betas"] == (0.8, 0.95)
+    optimizer.param_groups[1]["betas"] = [0.8, 0.95]
+    for one in (optimizer, twin):
+        step(one, 1)
+    assert all(torch.equal(x, y) for x, y in zip(params, twins, strict=True))
+
+
+@pytest.mark.bad_input
+def test_a_state_whose_values_are_out_of_range_is_refused():
+    _, optimizer = built()
+    state = optimizer.state_dict()
+    state["param_groups"][0]["betas"] = [0.9, 1.0]
+    with pytest.raises(ArgumentError, match="betas must be two numbers in"):
+        optimizer.load_state_dict(state)
+
+
 def test_a_deep_copy_goes_its_own_way():
     params, optimizer = built()
     step(optimizer, 0)
@@ -272,7 +299,9 @@ def test_a_state_of_other_groups_is_refused():
     other = ALLoRAAdamW([{"params": [a, b]}, {"params": [nn.Parameter(torch.ones(3))]}], 0.1, 2.0)
     with pytest.raises(ArgumentError, match=r"state_dict: exp_avg of shape \(5, 2\) for a parameter of shape \(4, 2\)"):
         other.load_state_dict(optimizer.state_dict())
-    off = ALLoRAAdamW([{"params": [a, b], "pair": False}, {"params": [nn.Parameter(torch.ones(3))]}], 0.1, 1.0)
+    off = ALLoRAAdamW(
+        [{"params": [a, b], "pair": False}, {"params": [nn.Parameter(torch.ones(3))]}], 0.1, 1.0, adaptor="constant"
+    )
     with pytest.raises(ArgumentError, match="state_dict: a group is a pair there and no pair here"):
         off.load_state_dict(optimizer.state_dict())
     with pytest.raises(ValueError, match="group"):
@@ -299,6 +328,7 @@ class FlatParameter(nn.Parameter):
         ({"betas": (0.9,)}, "betas must be two numbers in"),
         ({"eps": -1e-8}, "eps must be"),
         ({"weight_decay": -1.0}, "weight_decay must be"),
+        ({"lr": torch.tensor(0.1), "foreach": True}, "lr must be a number where foreach is True, received a tensor"),
         (
             {"adaptor": "square"},
             "adaptor must be one of inverse_sqrt, inverse, exponential, constant; received 'square'",

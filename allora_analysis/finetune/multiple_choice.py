@@ -19,10 +19,9 @@ from transformers import DataCollatorForSeq2Seq
 from allora_analysis.finetune.data import Choices, TextData
 from allora_analysis.finetune.models import Pretrained, check_rows
 from allora_analysis.finetune.setting import Setting
-from allora_analysis.finetune.trainer import EVALUATED, Encoded, TrainerParts, Watched, packed
+from allora_analysis.finetune.trainer import EVALUATED, IGNORED, Encoded, TrainerParts, Watched, packed
 from allora_analysis.validation import ArgumentError
 
-IGNORED = -100  # the label of a token that is no answer's
 BATCH = 16  # rows in a batch of an evaluation: its logits have a vocabulary's size at each token
 
 

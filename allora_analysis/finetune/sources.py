@@ -27,21 +27,30 @@ def digest(source: str, remote_code: bool = False) -> str:
     path = Path(source)
     if path.is_file():
         return records.digest_file(path)
-    if not path.is_dir():
-        from huggingface_hub import snapshot_download
-
-        try:
-            path = Path(snapshot_download(source))
-        except Exception as error:  # the hub's client fails in many ways of its own
-            raise ArgumentError(
-                f"model {source!r}: is no folder or file here, and the hub says {error!s:.150}; give a folder with "
-                "config.json, weights and tokenizer, a .gguf file, or a hub id with network at hand"
-            ) from None
-    whole = hashlib.sha256()
     counted = (*COUNTED, ".json", *([".py"] if remote_code else []))
-    found = sorted(file for file in path.iterdir() if file.suffix in counted)
+    if not path.is_dir():
+        path = _snapshot(source, counted)
+    whole = hashlib.sha256()
+    found = sorted(file for file in path.glob("*") if file.suffix in counted)
     if any(file.name in SAFE for file in found):
         found = [file for file in found if not file.name.startswith(UNSAFE)]
     for file in found:
         whole.update(f"{file.name}\0{records.digest_file(file)}".encode())
     return whole.hexdigest()
+
+
+def _snapshot(source: str, counted: tuple[str, ...]) -> Path:
+    # Of a hub's files those that count: others, weights for other programs say, can be many times as large.
+    from huggingface_hub import snapshot_download
+
+    wanted, below = [f"*{suffix}" for suffix in counted], "*/*"
+    try:
+        path = Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=[below, f"{UNSAFE}*"]))
+        if not any((path / name).exists() for name in SAFE):
+            path = Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=[below]))
+    except Exception as error:  # the hub's client fails in many ways of its own
+        raise ArgumentError(
+            f"model {source!r}: is no folder or file here, and the hub says {error!s:.150}; give a folder with "
+            "config.json, weights and tokenizer, a .gguf file, or a hub id with network at hand"
+        ) from None
+    return path

@@ -4,16 +4,17 @@ a checkpoint holds it. Checked by `tests/test_finetune_run.py`.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool
-from torch.utils.data import Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 from transformers import Trainer, TrainerCallback
 
 from allora_analysis.finetune.results import summarised
@@ -22,6 +23,7 @@ from allora_analysis.lora.pairs import lora_pairs
 
 DENSE, POINTS, LOSSES = 10, 24, 50  # norms at each of the first steps, then at so many; losses at so many
 EVALUATED = ("validation", "test")
+IGNORED = -100  # the label of what no loss counts, as torch has it
 
 
 class Diverged(Exception):
@@ -158,8 +160,37 @@ def packed(right: Bool[np.ndarray, " rows"]) -> str:
     return np.packbits(right).tobytes().hex()
 
 
+class Filled(BatchSampler):
+    """Batches of one size, for each process as many; `None` in the places at an epoch's end that have no row.
+
+    Args:
+        batches: of all processes, the last one shorter.
+        processes: how many share them.
+    """
+
+    def __init__(self, batches: BatchSampler, processes: int):
+        super().__init__(batches.sampler, batches.batch_size, drop_last=False)
+        self.processes = processes
+
+    def __iter__(self) -> Iterator[list[int | None]]:
+        left = self.batch_size * len(self) - len(self.sampler)
+        rows = itertools.chain(self.sampler, itertools.repeat(None, left))
+        while batch := list(itertools.islice(rows, self.batch_size)):
+            yield batch
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // (self.batch_size * self.processes)) * self.processes
+
+
 class Watched(Trainer):
     """The Trainer, which stops at the first loss that is not finite, before its gradient is used."""
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Each row once an epoch, over all processes: accelerate would fill the last batches with some once more."""
+        loader, processes = super().get_train_dataloader(), self.accelerator.num_processes
+        if processes > 1:
+            loader.batch_sampler.batch_sampler = Filled(loader.batch_sampler.batch_sampler, processes)
+        return loader
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The loss of one part of a batch; its gradient is added.
@@ -173,7 +204,7 @@ class Watched(Trainer):
 
 
 class Encoded(Dataset):
-    """Rows of token ids, unpadded.
+    """Rows of token ids, unpadded; at the index None one that no loss counts.
 
     Args:
         rows: what the collator takes.
@@ -185,8 +216,11 @@ class Encoded(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return dict(self.rows[index])
+    def __getitem__(self, index: int | None) -> dict[str, Any]:
+        if index is not None:
+            return dict(self.rows[index])
+        labels = self.rows[0]["labels"]
+        return self.rows[0] | {"labels": [IGNORED] * len(labels) if isinstance(labels, list) else IGNORED}
 
 
 @dataclass(frozen=True)

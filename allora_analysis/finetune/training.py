@@ -166,7 +166,7 @@ def train(
     parameters, kind = arms.counts(made.model), str(made.args.device.type)
     set_seed(setting.seed, device_specific=True)  # each process has dropout masks of its own
     with made.args.main_process_first(local=False):  # the first deletes what is broken, the others find the same
-        checkpoint = newest_whole(folder)
+        checkpoint = newest_whole(folder, setting.batch_size // setting.accumulation)
     machine.forget_peak(kind)
     diverged = _run(made, checkpoint)
     result = {
@@ -229,31 +229,48 @@ def _callback(made: Trainer, kind: type) -> Any:
     return next(callback for callback in made.callback_handler.callbacks if isinstance(callback, kind))
 
 
-def newest_whole(folder: Path) -> Path | None:
+def newest_whole(folder: Path, rows: int) -> Path | None:
     """The newest checkpoint that can be read in full; later ones that cannot are deleted and named on standard error.
 
     Nothing is deleted where the reason is that no memory is left to read one with, or that the disk does not answer:
-    that error is raised. Of several processes each must have left its random state.
+    that error is raised. Of several processes each must have left its random state; what other processes than now
+    have left whole is refused, since the run would go on without its random states.
+
+    Args:
+        folder: of the checkpoints.
+        rows: that all processes together read before they add up gradients; a checkpoint says how many each read.
     """
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
     for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
-        reason = _broken(path)
+        reason = _broken(path, rows)
         if reason is None:
+            if (wrote := _processes(path, rows)) != machine.world():
+                raise ArgumentError(
+                    f"{path}: is of {wrote} process{'es' if wrote > 1 else ''}, received {machine.world()}; nothing "
+                    f"was deleted: start as many as then, or delete {folder} to begin anew"
+                )
             return path
         terminal.remark(f"{path.name}: half written or damaged ({reason}); an older one is taken")
         shutil.rmtree(path, ignore_errors=True)
     return None
 
 
-def _broken(path: Path) -> str | None:
+def _state(path: Path) -> dict[str, Any]:
+    return json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+
+
+def _processes(path: Path, rows: int) -> int:
+    return rows // _state(path)["train_batch_size"]
+
+
+def _broken(path: Path, rows: int) -> str | None:
     from safetensors.torch import load_file
 
     try:
-        state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        if str(state["global_step"]) != path.name.rpartition("-")[2]:
+        if str(_state(path)["global_step"]) != path.name.rpartition("-")[2]:
             return "it says another step"
-        alone = (path / "rng_state.pth").exists()
-        states = ["rng_state.pth"] if alone else [f"rng_state_{i}.pth" for i in range(machine.world())]
+        wrote = _processes(path, rows)
+        states = ["rng_state.pth"] if wrote == 1 else [f"rng_state_{i}.pth" for i in range(wrote)]
         for pattern in (*CHECKPOINT, *states):
             files = [*path.glob(pattern)]
             if not files:

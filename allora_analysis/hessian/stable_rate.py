@@ -5,16 +5,18 @@ largest eigenvalue of D^½HD^½ stays below
 
     2 for SGD,  2(1 + β) with momentum,  2(1 + β)/(1 + 2β) with Nesterov's,  2(1 + β₁)/(1 − β₁) for Adam (38 at 0.9),
 
-P = 1 or Adam's √v̂ + ε, taken as constant (Cohen et al. 2022, "Adaptive gradient methods at the edge of stability"). So
-all rates may be multiplied by threshold/λ_max. Weight decay w within the gradient (SGD, Adam) makes H + w of H, and
+P = 1 or Adam's √v̂ + ε, taken as constant (Cohen et al. 2022, "Adaptive gradient methods at the edge of stability").
+ALLoRAAdamW's update is Adam's times its factors, d on B and mean(d) on A: D holds them too, at the present A and B,
+where they belong at rest (m = 0 there, so that their slope does not count). So all rates may be multiplied by
+threshold/λ_max. Weight decay w within the gradient (SGD, Adam) makes H + w of H, and
 AdamW's, x ← (1 − rate·w)x − D·m, adds w·rates·threshold/2 to D^½HD^½ (at the edge x and m change sign each step).
 
 λ_max is the largest eigenvalue, by Lanczos on products with the Hessian of the loss of one batch (reverse over
 reverse). It says where this quadratic grows, at these parameters and this P; that a network's curvature changes with
 the rate at which it is trained is another matter.
 
-Checked by `tests/test_hessian_stable_rate.py` against dense Hessians, and against torch's optimizers on quadratics on
-both sides of the edge.
+Checked by `tests/test_hessian_stable_rate.py` against dense Hessians, and against the optimizers on quadratics on both
+sides of the edge.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from torch import Tensor
 from allora_analysis.validation import ArgumentError, positive
 
 _STEPS = 300  # Lanczos restarts
+_ADAM = (torch.optim.Adam, torch.optim.AdamW)
 
 
 @dataclass(frozen=True)
@@ -51,54 +54,75 @@ class StableRate:
     loss: float
 
 
-def threshold(optimizer: Any) -> float:
-    """The λ_max of D^½HD^½ from which torch's SGD, Adam or AdamW amplifies a quadratic, by its first group.
+def threshold(optimizer: Any, parameters: Sequence[Tensor] | None = None) -> float:
+    """The λ_max of D^½HD^½ from which the optimizer amplifies a quadratic in these parameters (None: in all).
 
     2, 2(1 + β), … as in the module's docstring.
     """
-    group = optimizer.param_groups[0]
-    if "betas" in group and "eps" in group and _is(optimizer, "Adam"):
+    groups = optimizer.param_groups if parameters is None else _groups(optimizer, parameters)
+    found = {_threshold(optimizer, group) for group in groups}
+    if len(found) > 1:
+        several = ", ".join(f"{one:g}" for one in sorted(found))
+        raise ArgumentError(
+            f"optimizer: groups of one momentum wanted, received the thresholds {several}; give the parameters of one "
+            "group at a time"
+        )
+    return found.pop()
+
+
+def _threshold(optimizer: Any, group: dict[str, Any]) -> float:
+    if group.get("maximize"):
+        raise ArgumentError("optimizer: maximize=False wanted, received True; negate the loss")
+    if isinstance(optimizer, _ADAM) or _has_factors(optimizer):
         beta = float(group["betas"][0])
         return 2 * (1 + beta) / (1 - beta)
-    if "momentum" in group and _is(optimizer, "SGD"):
+    if isinstance(optimizer, torch.optim.SGD):
         beta = float(group["momentum"])
         damped = 1 - float(group.get("dampening", 0.0)) if beta else 1.0
         return 2 * (1 + beta) / ((1 + 2 * beta) if group.get("nesterov") else damped)
-    raise ArgumentError(f"optimizer: SGD, Adam or AdamW wanted, received {type(optimizer).__name__}")
+    raise ArgumentError(
+        f"optimizer: torch's SGD, Adam or AdamW, or ALLoRAAdamW wanted, received {type(optimizer).__name__}"
+    )
 
 
-def _is(optimizer: Any, word: str) -> bool:
-    return any(word in kind.__name__ for kind in type(optimizer).__mro__)
+def _has_factors(optimizer: Any) -> bool:
+    # ALLoRAAdamW, which this package must not import.
+    return hasattr(optimizer, "update_factors")
+
+
+def _groups(optimizer: Any, parameters: Sequence[Tensor]) -> list[dict[str, Any]]:
+    homes = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    if any(id(parameter) not in homes for parameter in parameters):
+        raise ArgumentError("optimizer: does not hold all of the parameters; build it after the adapters")
+    return [homes[id(parameter)] for parameter in parameters]
 
 
 def step_sizes(optimizer: Any, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """D: each entry's rate, over Adam's √v̂ + ε."""
-    homes = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    """D: each entry's rate, over Adam's √v̂ + ε, times ALLoRAAdamW's factor."""
     found = []
-    for parameter in parameters:
-        group = homes.get(id(parameter))
-        if group is None:
-            raise ArgumentError("optimizer: does not hold all of the parameters; build it after the adapters")
+    for parameter, group in zip(parameters, _groups(optimizer, parameters), strict=True):
         size = torch.full_like(parameter, float(group["lr"]), requires_grad=False)
         if "betas" in group:
             state = optimizer.state.get(parameter, {})
             if "exp_avg_sq" not in state:
                 raise ArgumentError("optimizer: Adam has no second moments yet; make a few steps first")
-            corrected = state["exp_avg_sq"] / (1 - float(group["betas"][1]) ** float(state["step"]))
+            second = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
+            corrected = second / (1 - float(group["betas"][1]) ** float(state["step"]))
             size = size / (corrected.sqrt() + float(group["eps"]))
+        if _has_factors(optimizer) and group["pair"]:
+            on_a, on_b = optimizer.update_factors(group)
+            size = size * (on_a if parameter is group["params"][0] else on_b)
         found.append(size)
     return found
 
 
 def _decay(optimizer: Any, parameters: Sequence[Tensor], sizes: Sequence[Tensor]) -> list[Tensor]:
     # What weight decay adds to D^½HD^½, on its diagonal.
-    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     found = []
-    for parameter, size in zip(parameters, sizes, strict=True):
-        group = groups[id(parameter)]
+    for group, size in zip(_groups(optimizer, parameters), sizes, strict=True):
         decay = float(group.get("weight_decay", 0.0))
-        if group.get("decoupled_weight_decay", _is(optimizer, "AdamW")):
-            size = torch.full_like(size, float(group["lr"]) * threshold(optimizer) / 2)
+        if _has_factors(optimizer) or group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)):
+            size = torch.full_like(size, float(group["lr"]) * _threshold(optimizer, group) / 2)
         found.append(decay * size)
     return found
 
@@ -113,7 +137,7 @@ def largest_stable_rate(
 
     Args:
         parameters: A and B, say; the curvature is in them alone.
-        optimizer: that trains them: torch's SGD, Adam or AdamW, or a class of theirs.
+        optimizer: that trains them: torch's SGD, Adam or AdamW, a class of theirs, or ALLoRAAdamW.
         loss: a scalar of the parameters.
         tolerance: of λ_max, relative.
         seed: of the start vector.
@@ -122,12 +146,14 @@ def largest_stable_rate(
         The multiple, and what it rests on.
 
     Raises:
-        ArgumentError: nothing to train, an optimizer of another kind or (Adam) before its first step, a loss without
-            second derivatives, or whose curvature is nowhere positive.
+        ArgumentError: nothing to train, an optimizer of another kind or (Adam) before its first step, parameters of
+            different momenta, a loss without second derivatives, through ALLoRA's layers, or whose curvature is nowhere
+            positive.
     """
-    parameters, edge = list(parameters), threshold(optimizer)
+    parameters = list(parameters)
     if not parameters:
         raise ArgumentError("parameters must have at least one tensor, received none")
+    edge = threshold(optimizer, parameters)
     sizes = step_sizes(optimizer, parameters)
     roots, decay = (
         torch.cat([part.reshape(-1).double() for part in parts])
@@ -140,11 +166,27 @@ def largest_stable_rate(
     return StableRate(edge / curvature, curvature, edge, products, value)
 
 
+def _check_gradients(loss: Tensor) -> None:
+    # A backward pass of ALLoRA's layers is not the loss's gradient: its derivative is no Hessian.
+    seen, left = set(), [loss.grad_fn]
+    while left:
+        if (node := left.pop()) is None or node in seen:
+            continue
+        if getattr(getattr(node, "_forward_cls", None), "scales_gradients", False):
+            raise ArgumentError(
+                "loss: goes through ALLoRA's layers, whose backward pass is not its gradient; measure plain LoRA "
+                "layers (peft.LoraConfig), under ALLoRAAdamW for ALLoRA's factor"
+            )
+        seen.add(node)
+        left += [node for node, _ in node.next_functions]
+
+
 def _product(
     parameters: Sequence[Tensor], loss: Callable[[], Tensor], roots: Tensor, decay: Tensor
 ) -> tuple[float, Callable[[np.ndarray], np.ndarray]]:
     try:
         value = loss()
+        _check_gradients(value)
         slopes = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
         slope = torch.cat([part.reshape(-1) for part in slopes])
 

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,7 +217,7 @@ def begin(path: Path, first: dict[str, Any]) -> Table:
                 raise ArgumentError(f"{path}: is a table of other data; give another --results")
             content = path.read_bytes()
             if cut := len(content) - content.rfind(b"\n") - 1:
-                path.write_bytes(content[:-cut])
+                os.truncate(path, len(content) - cut)
             return table
         path.parent.mkdir(parents=True, exist_ok=True)
         table = Table(first, {}, path)

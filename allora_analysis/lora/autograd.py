@@ -261,6 +261,7 @@ class _Adapter(torch.autograd.Function):
     """
 
     generate_vmap_rule = True
+    scales_gradients = True  # so that its backward pass has no Hessian
 
     @staticmethod
     def forward(*inputs):  # unnamed: `apply` binds names anew on each call, at a cost
@@ -301,6 +302,7 @@ class _Split(torch.autograd.Function):
     """See `split_gradient`."""
 
     generate_vmap_rule = True
+    scales_gradients = True  # so that its backward pass has no Hessian
 
     @staticmethod
     def forward(through: Tensor, own: Tensor, factor: Tensor) -> Tensor:
@@ -332,6 +334,8 @@ def _through(grad: Tensor | None, hidden: Tensor | None, weight: Tensor, a: Tens
 
 class _AdaptedLinear(torch.autograd.Function):
     """x ↦ (xWᵀ + bias + xAᵀBᵀ, xAᵀ) of a matrix x; the second output as in `_Adapter`."""
+
+    scales_gradients = True  # so that its backward pass has no Hessian
 
     @staticmethod
     def forward(*inputs):  # unnamed: `apply` binds the names anew on each call, and that takes longer than a product

@@ -102,8 +102,8 @@ class ALLoRAAdamW(Optimizer):
         maximize: as in torch.
 
     Raises:
-        ArgumentError: a value out of range; no group is a pair although η ≠ 1, so that this would be AdamW; tuples
-            (A, B), or parameters that are sparse, sharded or flattened.
+        ArgumentError: a value out of range; no group is a pair, so that this would be AdamW, but that is not what is
+            asked for ("constant" and η = 1); tuples (A, B), or parameters that are sparse, sharded or flattened.
     """
 
     def __init__(
@@ -127,7 +127,8 @@ class ALLoRAAdamW(Optimizer):
         params = params if isinstance(params, Tensor | dict) else list(params)
         unsaid = [group for group in params if isinstance(group, dict) and group.get("pair") is None]
         super().__init__(params, _checked_options(defaults | switches))
-        if not any(group["pair"] for group in self.param_groups) and any(g["eta"] != 1 for g in self.param_groups):
+        acts = any(group["eta"] != 1 or group["adaptor"] != "constant" for group in self.param_groups)
+        if acts and not any(group["pair"] for group in self.param_groups):
             raise ArgumentError(f"params: no group is a pair (A, B), so eta = {eta:g} would do nothing; call {RECIPE}")
         _warn_of_left_out([group for group in unsaid if not is_pair(tensors_of(group["params"]), None)])
 
@@ -145,15 +146,34 @@ class ALLoRAAdamW(Optimizer):
 
         Args:
             state_dict: of an optimizer over the same parameters in the same groups; moments of other shapes, or a pair
-                where this optimizer has none, raise an `ArgumentError`.
+                where this optimizer has none, or a value out of range, raise an `ArgumentError`.
         """
         saved, own = state_dict["param_groups"], self.param_groups
         if [len(group["params"]) for group in saved] == [len(group["params"]) for group in own]:
             for theirs, ours in zip(saved, own, strict=True):
                 _check_same(theirs, ours, state_dict["state"])
-            merged = [{**ours, **theirs} for theirs, ours in zip(saved, own, strict=True)]
+            merged = [_checked_options({**ours, **theirs}) for theirs, ours in zip(saved, own, strict=True)]
             state_dict = {**state_dict, "param_groups": merged}
         super().load_state_dict(state_dict)
+
+    @torch.no_grad()
+    def update_factors(self, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """What multiplies AdamW's update of each entry of a pair's A and B at the next step.
+
+        Args:
+            group: one of `param_groups` that is a pair.
+
+        Returns:
+            mean(d), of A's shape, and d_i, of B's.
+        """
+        (a, b), experts = group["params"], group["experts"]
+        with without_autocast(a):
+            norms = norms_of_pairs([*zip(*as_matrices(a, b, experts), strict=True)])
+        d = ADAPTORS[group["adaptor"]](abs(group["scaling"]) * norms, group["eta"]).to(a.dtype)[..., None]
+        on_a, on_b = (torch.ones(part.shape, dtype=part.dtype, device=part.device) for part in (a, b))
+        stacked(on_a, 0, experts).mul_(d.mean(1, keepdim=True))
+        stacked(on_b, 1, experts).mul_(d)
+        return on_a, on_b
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -186,6 +206,8 @@ class ALLoRAAdamW(Optimizer):
             if group["pair"]:  # a factor η on all rows: AdamW at rate ηl
                 eta = group["eta"]
                 hyper = _but(hyper, lr=eta * hyper.lr, weight_decay=hyper.weight_decay / eta)
+            if hyper.fused and trained[0].device.type == "cpu" and not self._without_gaps(trained, hyper.amsgrad):
+                hyper = _but(hyper, fused=False)  # torch's fused kernel would take other entries' gradients
             plain.setdefault(hyper, []).extend(trained)
         for hyper, parameters in plain.items():
             self._adamw([_local(parameter) for parameter in parameters], parameters, hyper)
@@ -347,7 +369,8 @@ def _layout(member: _Member) -> tuple:
 
 
 def _hyper(group: dict[str, Any]) -> _Hyper:
-    return _Hyper(*(group[field] for field in _Hyper._fields))
+    # A user may have set betas as a list.
+    return _Hyper(*(tuple(group[field]) if field == "betas" else group[field] for field in _Hyper._fields))
 
 
 def _numbers(hyper: _Hyper) -> dict[str, Any]:
@@ -384,6 +407,8 @@ def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
     ):
         if options[name] not in allowed:
             raise ArgumentError(f"{name} must be {' or '.join(map(str, allowed))}, received {options[name]!r}")
+    if options["foreach"] and isinstance(options["lr"], Tensor):
+        raise ArgumentError("lr must be a number where foreach is True, received a tensor; leave foreach out")
     if options["foreach"] and options["fused"]:
         raise ArgumentError("fused, foreach: at most one can be True, received both; leave foreach out")
     return options | {

@@ -91,5 +91,5 @@ def fresh_optimizer(optimizer: Any, group: dict[str, Any], parameter: nn.Paramet
     if "weight_decay" in settings:
         settings["weight_decay"] = 0.0
     if isinstance(optimizer, ALLoRAAdamW):
-        settings["eta"] = 1.0  # one matrix is no pair
+        settings |= {"eta": 1.0, "adaptor": "constant"}  # one matrix is no pair
     return type(optimizer)([{"params": [parameter]}], **settings)
