@@ -26,7 +26,7 @@ start has more than ‖[G]_2r‖/‖G‖ (Eckart–Young), and one reaches it: A
 next r left ones (LoRA-GA, Wang et al. 2024).
 
 **Small spaces.** Let V hold the rows of A and of TS, with SV ⊂ V, and let U hold the columns of B and of TXᵀ. Then
-GV^⊥ = 0 and GᵀU^⊥ = 0, the flow from (B, A) stays in them, and H falls apart: into itself on U and V, into 2q_k for each
+GV^⊥ = 0 and GᵀU^⊥ = 0, flow from (B, A) stays in them, and H falls apart: into itself on U and V, into 2q_k for each
 direction of U^⊥ (q_k of ASAᵀ), and into 2b_i s_j for each of V^⊥ (b_i of BᵀB, s_j of S there). Every rescaling lies in
 the first. The least V is the sum, over the eigenspaces of S, of what A and T have there, and of A's part in S's kernel.
 So a report costs what U and V cost: little for white inputs, for fewer samples than inputs, for a target of low rank.
