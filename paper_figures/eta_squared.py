@@ -67,7 +67,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Gains]:
 def make_figure(loaded: Loaded[Gains]) -> Figure:
     """Draw the figure."""
     data = loaded.data
-    figure, ((left, right),) = page(1.6, 1, 2, sharey=bool(data.ours))
+    figure, ((left, right),) = page(1.6 if data.ours else 2.2, 1, 2, sharey=bool(data.ours))
     for arm, values in data.paper.items():
         _line(left, arm, values, None)
     left.set_title(f"In print ALLoRA {finding(data.paper['allora'][-1])}\n(Table 3, nine pairs)")
