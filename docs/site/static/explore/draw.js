@@ -119,7 +119,7 @@ const EXPLORABLES = {
         told, x: layers, xLabel: "layers", yLabel: "log growth of the output's norm",
         series: [
           { label: "worst case: L log(1 + ηm̄)", y: worst, colour: "bound" },
-          { label: "at random, mean (width 1024, r = 8)", y: at(0), colour: "predicted", dash: [8, 3] },
+          { label: "at random, mean (width 1024, r = 8)", y: at(0), colour: "predicted" },
           { label: "± 2 standard deviations", y: at(1), colour: "predicted", dash: [2, 4], width: 1 },
           { y: at(-1), colour: "predicted", dash: [2, 4], width: 1 },
         ],
