@@ -340,10 +340,10 @@ class _Small(NamedTuple):
 
 def _small(x: np.ndarray, t: np.ndarray, a: np.ndarray, b: np.ndarray) -> _Small:
     rank, (n1, n2), tolerance = len(a), t.shape, 16 * max(*x.shape, *t.shape) * EPSILON
-    u = _span(np.hstack([_unit(t @ x.T), _unit(b)]), rank, tolerance)
     _, s, vt = np.linalg.svd(x, full_matrices=False)
     seen = s > tolerance * s[0]
     s, vt, inputs = s[seen], vt[seen], np.hstack([_unit(a).T, _unit(t).T])
+    u = _span(np.hstack([_unit((t @ vt.T) * s), _unit(b)]), rank, tolerance)  # of TXᵀ and B
     parts, curved = [], []
     for space in np.split(np.arange(len(s)), 1 + np.flatnonzero(-np.diff((s / s[0]) ** 2) > tolerance)):
         parts.append(vt[space].T @ _span(vt[space] @ inputs, rank, tolerance))
