@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from allora_analysis import hessian
 from allora_analysis.hessian import starts
+from allora_analysis.hessian.invariant_spaces import Within, within
 from allora_analysis.validation import ArgumentError
 from tests.brute_force.hessian import loss_hessian
 from tests.hessian_problems import assert_close, low_rank
@@ -164,8 +165,8 @@ def test_bad_input(change, message):
 
 
 def whole(x, t, a, b):
-    """In `_small`'s place: nothing falls apart."""
-    return starts._Small(x, t + b @ a, a, b, 0, np.zeros(0))
+    """In `within`'s place: nothing falls apart."""
+    return Within(x, t + b @ a, a, b, 0, np.zeros(0))
 
 
 SMALL = {"white": np.eye(7), "two levels": np.diag([1.0] * 4 + [2.0] * 3), "few rows": np.eye(7)[:3] + 0.1}
@@ -177,10 +178,10 @@ def test_what_falls_apart_is_counted_as_in_the_whole(rng, monkeypatch, inputs, n
     """Inertia, κ, path, first step and time to leave, with the target of rank 1: V and U are a part of the spaces."""
     x, target = SMALL[inputs], low_rank(rng, 6, 7, 1)
     pair_ = pair(name, rng, x, target, None)
-    small = starts._small(x, target, *pair_)
+    small = within(x, target, *pair_)
     assert small.a.size + small.b.size < RANK * (6 + 7)
     found = hessian.start_report(x, target, pair_, RANK)
-    monkeypatch.setattr(starts, "_small", whole)
+    monkeypatch.setattr(starts, "within", whole)
     told = hessian.start_report(x, target, pair_, RANK)
     assert (found.steps, found.rescalings) == (told.steps, told.rescalings)
     assert found.best_cosine == pytest.approx(told.best_cosine)
@@ -202,7 +203,7 @@ def test_the_spectrum_falls_apart(n1, n2, data):
     x = np.array(levels)[:, None] * np.linalg.qr(draw.standard_normal((n2, n2)))[0]
     t = low_rank(draw, n1, n2, data.draw(st.integers(1, min(n1, n2))))
     a, b = draw.standard_normal((rank, n2)), draw.standard_normal((n1, rank)) @ low_rank(draw, rank, rank, 1)
-    one = starts._small(x, t, a, b)
+    one = within(x, t, a, b)
     values = starts._values(one, one.a, one.b)
     whole_values = hessian.restricted_spectrum(x, gradient(x, t + b @ a, a, b), a, b)
     assert_close(np.sort(values), whole_values)
@@ -212,7 +213,7 @@ def test_without_what_is_outside_the_spectrum_is_wrong(rng):
     """Planted: V^⊥ forgotten."""
     x, t = np.eye(7), low_rank(rng, 6, 7, 1)
     a, b = pair("both_random", rng, x, t, None)
-    one = starts._small(x, t, a, b)
+    one = within(x, t, a, b)
     values = starts._values(one._replace(curved=np.zeros(len(one.curved))), one.a, one.b)
     with pytest.raises(AssertionError):
         assert_close(np.sort(values), hessian.restricted_spectrum(x, gradient(x, t + b @ a, a, b), a, b))

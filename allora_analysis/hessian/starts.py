@@ -25,11 +25,8 @@ cosine between them is about √(r/(n₂ + r + 1)) under gradient descent (Wisha
 start has more than ‖[G]_2r‖/‖G‖ (Eckart–Young), and one reaches it: A the first r right singular vectors of G, B the
 next r left ones (LoRA-GA, Wang et al. 2024).
 
-**Small spaces.** Let V hold the rows of A and of TS, with SV ⊂ V, and let U hold the columns of B and of TXᵀ. Then
-GV^⊥ = 0 and GᵀU^⊥ = 0, flow from (B, A) stays in them, and H falls apart: into itself on U and V, into 2q_k for each
-direction of U^⊥ (q_k of ASAᵀ), and into 2b_i s_j for each of V^⊥ (b_i of BᵀB, s_j of S there). Every rescaling lies in
-the first. The least V is the sum, over the eigenspaces of S, of what A and T have there, and of A's part in S's kernel.
-So a report costs what U and V cost: little for white inputs, for fewer samples than inputs, for a target of low rank.
+What of (B, A) the target and the start do not use falls apart in closed form, so that a report costs no more than what
+they use: `invariant_spaces.py`.
 
 Checked by `tests/test_hessian_starts.py` against autograd's Hessian.
 """
@@ -40,7 +37,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -49,8 +45,9 @@ from numpy.typing import ArrayLike
 from allora_analysis import validation
 from allora_analysis.adaptors import inverse_sqrt
 from allora_analysis.escape.optimizers import Recipe, memory, step
-from allora_analysis.hessian.factors import EPSILON, EVALUATIONS, HORIZON, Inertia, factor_spectrum, loss_gradient
-from allora_analysis.validation import ArgumentError, representable, unit_scaled
+from allora_analysis.hessian.factors import EVALUATIONS, HORIZON, Inertia, factor_spectrum, loss_gradient
+from allora_analysis.hessian.invariant_spaces import Within, within
+from allora_analysis.validation import ArgumentError, representable
 
 STARTS = ("b_zero", "a_zero", "both_zero", "both_random", "pissa", "orthogonal", "gradient_aligned")
 STAGES = {"start": 1.0, "half-way": 0.5, "nine tenths": 0.1}  # the excess loss left
@@ -273,7 +270,7 @@ def start_report(
 
     Raises:
         ArgumentError: an unknown start, a rank that is not the start's, a target that X does not see, more than 2,000
-            parameters r(dim U + dim V), see the module's text; a flow that 10⁵ evaluations of its velocity do not
+            parameters r(dim U + dim V), see `invariant_spaces.py`; a flow that 10⁵ evaluations of its velocity do not
             follow to where it rests.
 
     Examples:
@@ -298,7 +295,7 @@ def start_report(
         raise ArgumentError(f"rank must be {len(a)}, that of the start, received {rank}")
     if not g.any():
         raise ArgumentError("target: x @ target.T is 0, so there is nothing to learn; give another target")
-    small = _small(x, t, a, b)
+    small = within(x, t, a, b)
     if (size := small.a.size + small.b.size) > LARGEST:
         raise ArgumentError(
             f"target, rank: r(dim U + dim V) = {size} parameters that do not fall apart, and the inertia and κ take "
@@ -316,58 +313,6 @@ def start_report(
         float(np.linalg.norm(values[: 2 * rank]) / np.linalg.norm(values)),
         {name: _steps(x, t + b @ a, a, b, name, largest, halfway) if leaves else None for name in OPTIMIZERS},
     )
-
-
-class _Small(NamedTuple):
-    """The problem within U and V, in coordinates there, and what of H is outside.
-
-    Attributes:
-        x: X, as many rows as V has dimensions or fewer.
-        fit: M = T + B₀A₀.
-        a: A₀.
-        b: B₀.
-        left: the dimension of U^⊥.
-        curved: the eigenvalues of S on V^⊥.
-    """
-
-    x: np.ndarray
-    fit: np.ndarray
-    a: np.ndarray
-    b: np.ndarray
-    left: int
-    curved: np.ndarray
-
-
-def _small(x: np.ndarray, t: np.ndarray, a: np.ndarray, b: np.ndarray) -> _Small:
-    rank, (n1, n2), tolerance = len(a), t.shape, 16 * max(*x.shape, *t.shape) * EPSILON
-    _, s, vt = np.linalg.svd(x, full_matrices=False)
-    seen = s > tolerance * s[0]
-    s, vt, inputs = s[seen], vt[seen], np.hstack([_unit(a).T, _unit(t).T])
-    u = _span(np.hstack([_unit((t @ vt.T) * s), _unit(b)]), rank, tolerance)  # of TXᵀ and B
-    parts, curved = [], []
-    for space in np.split(np.arange(len(s)), 1 + np.flatnonzero(-np.diff((s / s[0]) ** 2) > tolerance)):
-        parts.append(vt[space].T @ _span(vt[space] @ inputs, rank, tolerance))
-        curved.append(np.full(len(space) - parts[-1].shape[1], np.mean(s[space] ** 2)))
-    if len(s) < n2:  # S has a kernel, where it matters what A has there
-        unseen = inputs[:, :rank] - vt.T @ (vt @ inputs[:, :rank])
-        kernel = _span(unseen, 0, tolerance)
-        parts.append(kernel - vt.T @ (vt @ kernel))
-    v = np.linalg.qr(np.hstack(parts))[0]
-    if v.shape[1] < rank:  # no room for A: as it is
-        v, curved = np.eye(n2), []
-    outside = np.concatenate([*curved, np.zeros(n2)])[: n2 - v.shape[1]]
-    return _Small(np.linalg.qr(x @ v, mode="r"), u.T @ (t + b @ a) @ v, a @ v, u.T @ b, n1 - u.shape[1], outside)
-
-
-def _unit(matrix: np.ndarray) -> np.ndarray:
-    scaled = unit_scaled(matrix)[0]
-    return scaled / (np.linalg.norm(scaled) or 1.0)
-
-
-def _span(columns: np.ndarray, least: int, tolerance: float) -> np.ndarray:
-    # An orthonormal basis of what the columns span, of `least` dimensions or more where there is room.
-    u, s, _ = np.linalg.svd(columns, full_matrices=False)
-    return u[:, : max(least, int(np.count_nonzero(s > tolerance)))]
 
 
 @representable()
@@ -402,7 +347,7 @@ def _least(x: np.ndarray, fit: np.ndarray, rank: int) -> float:
     return float(rest @ rest)
 
 
-def _stages(small: _Small, horizon: float) -> dict[str, Stage]:
+def _stages(small: Within, horizon: float) -> dict[str, Stage]:
     x, fit, a, b, *_ = small
     gram = x.T @ x
 
@@ -451,16 +396,16 @@ def _path(
         raise ArgumentError("x, target, start: the flow is too fast or too slow to follow; give numbers of like size")
 
 
-def _values(small: _Small, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _values(small: Within, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     # H's on the complement of the rescalings: within U and V, on U^⊥, on V^⊥.
     x, fit, *_ = small
-    within = restricted_spectrum(x, 2 * ((b @ a - fit) @ x.T) @ x, a, b)
+    inside = restricted_spectrum(x, 2 * ((b @ a - fit) @ x.T) @ x, a, b)
     by_b = np.repeat(np.linalg.eigvalsh((a @ x.T) @ (x @ a.T)), small.left)
     by_a = np.outer(np.linalg.eigvalsh(b.T @ b), small.curved)
-    return np.concatenate([within, 2 * by_b, 2 * by_a.ravel()])
+    return np.concatenate([inside, 2 * by_b, 2 * by_a.ravel()])
 
 
-def _stage(small: _Small, a: np.ndarray, b: np.ndarray, excess: float) -> Stage:
+def _stage(small: Within, a: np.ndarray, b: np.ndarray, excess: float) -> Stage:
     values = _values(small, a, b)
     size = np.abs(values)
     kept = size > ZERO * size.max()
