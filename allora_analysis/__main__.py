@@ -53,8 +53,7 @@ class Arguments:
     report: Annotated[Path | None, arg(metavar="PATH.html")] = None
     """Write the ledger as a page to this path: one HTML file that loads nothing from elsewhere."""
     results: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """Records of your own runs, for the claims that long runs decide; default: the committed ones. The folder that an
-    experiment's --results named, or one that holds finetune/ and gradient_std/."""
+    """Records of your own runs: an experiment's --results, or a folder of finetune/, gradient_std/; default: ours."""
 
 
 def _selected(arguments: Arguments) -> tuple[Claim, ...]:

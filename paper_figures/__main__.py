@@ -30,7 +30,7 @@ class Arguments:
     """Which: figure_1 … figure_5, table_1 … table_4, eta_squared, ripple, transformer, zero_initialisation, deviation,
     crossover, escape, width, learning_rates, procedures, laboratory, screening; default: all."""
     out: Annotated[Path, arg(metavar="FOLDER")] = Path("docs")
-    """Where the files go."""
+    """Where the files go; made where there is none."""
 
 
 def run(arguments: Arguments) -> int:
@@ -40,11 +40,13 @@ def run(arguments: Arguments) -> int:
         The exit status: 1 if a record is missing.
 
     Raises:
-        ArgumentError: no such name or folder, or a file that cannot be written.
+        ArgumentError: no such name, a folder that cannot be made, or a file that cannot be written.
     """
     names = [choice("NAME", name, NAMES) for name in dict.fromkeys(arguments.names or NAMES)]
-    if not arguments.out.is_dir():
-        raise ArgumentError(f"--out {arguments.out}: is not a folder; name one that is there")
+    try:
+        arguments.out.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ArgumentError(f"--out {arguments.out}: cannot be made ({error.strerror}); name another folder") from None
     lacking = []
     for name in names:
         module = importlib.import_module(f"paper_figures.{name}")

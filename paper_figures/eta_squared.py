@@ -67,7 +67,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Gains]:
 def make_figure(loaded: Loaded[Gains]) -> Figure:
     """Draw the figure."""
     data = loaded.data
-    figure, ((left, right),) = page(2.2, 1, 2, sharey=bool(data.ours))
+    figure, ((left, right),) = page(1.6 if data.ours else 2.2, 1, 2, sharey=bool(data.ours))
     for arm, values in data.paper.items():
         _line(left, arm, values, None)
     left.set_title(f"In print ALLoRA {finding(data.paper['allora'][-1])}\n(Table 3, nine pairs)")
@@ -80,10 +80,11 @@ def make_figure(loaded: Loaded[Gains]) -> Figure:
         say_missing(right, *loaded.missing)
     for axis in (left, right) if data.ours else (left,):
         axis.axhline(0, color=COLOURS["measured"], lw=0.6)
-        axis.set(xscale="log", xlabel="η²")
-        axis.set_xticks(ETA_SQUARED, [f"{eta2:g}" for eta2 in ETA_SQUARED])
+        axis.set_xscale("log")
+        axis.set_xticks(ETA_SQUARED, [f"η² = {eta2:g}" for eta2 in ETA_SQUARED])
         axis.minorticks_off()
-    left.set_ylabel("points of accuracy\ngained from η² = 1")
+        axis.locator_params(axis="y", integer=True, nbins=4)
+    left.set_ylabel("points gained\nfrom η² = 1")
     figure.legend(*left.get_legend_handles_labels(), ncols=3, loc="outside lower center")
     return figure
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from allora_analysis import hessian
 from allora_analysis.hessian import starts
+from allora_analysis.hessian.invariant_spaces import Within, within
 from allora_analysis.validation import ArgumentError
 from tests.brute_force.hessian import loss_hessian
 from tests.hessian_problems import assert_close, low_rank
@@ -163,10 +164,75 @@ def test_bad_input(change, message):
         hessian.start_report(**arguments)
 
 
+def whole(x, t, a, b):
+    """In `within`'s place: nothing falls apart."""
+    return Within(x, t + b @ a, a, b, 0, np.zeros(0))
+
+
+SMALL = {"white": np.eye(7), "two levels": np.diag([1.0] * 4 + [2.0] * 3), "few rows": np.eye(7)[:3] + 0.1}
+
+
+@pytest.mark.parametrize("name", ["b_zero", "a_zero", "both_zero", "both_random", "gradient_aligned"])
+@pytest.mark.parametrize("inputs", SMALL)
+def test_what_falls_apart_is_counted_as_in_the_whole(rng, monkeypatch, inputs, name):
+    """Inertia, κ, path, first step and time to leave, with the target of rank 1: V and U are a part of the spaces."""
+    x, target = SMALL[inputs], low_rank(rng, 6, 7, 1)
+    pair_ = pair(name, rng, x, target, None)
+    small = within(x, target, *pair_)
+    assert small.a.size + small.b.size < RANK * (6 + 7)
+    found = hessian.start_report(x, target, pair_, RANK)
+    monkeypatch.setattr(starts, "within", whole)
+    told = hessian.start_report(x, target, pair_, RANK)
+    assert (found.steps, found.rescalings) == (told.steps, told.rescalings)
+    assert found.best_cosine == pytest.approx(told.best_cosine)
+    assert found.cosine == told.cosine
+    assert [*found.stages] == [*told.stages]
+    for stage in {"start", "solution"} & {*told.stages}:  # the others lie where the integrator's steps do
+        one, other = found.stages[stage], told.stages[stage]
+        assert one.inertia == other.inertia
+        assert one.log_condition == pytest.approx(other.log_condition, abs=1e-5)
+        assert one.largest == pytest.approx(other.largest, rel=1e-5)
+
+
+@given(st.integers(2, 5), st.integers(2, 7), st.data())
+def test_the_spectrum_falls_apart(n1, n2, data):
+    """At any point: what is within U and V, 2q_k and 2b_i s_j are the spectrum of the whole."""
+    rank = data.draw(st.integers(1, min(n1, n2)))
+    draw = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    levels = data.draw(st.lists(st.sampled_from([0.0, 1.0, 3.0]), min_size=n2, max_size=n2).filter(any))
+    x = np.array(levels)[:, None] * np.linalg.qr(draw.standard_normal((n2, n2)))[0]
+    t = low_rank(draw, n1, n2, data.draw(st.integers(1, min(n1, n2))))
+    a, b = draw.standard_normal((rank, n2)), draw.standard_normal((n1, rank)) @ low_rank(draw, rank, rank, 1)
+    one = within(x, t, a, b)
+    values = starts._values(one, one.a, one.b)
+    whole_values = hessian.restricted_spectrum(x, gradient(x, t + b @ a, a, b), a, b)
+    assert_close(np.sort(values), whole_values)
+
+
+def test_without_what_is_outside_the_spectrum_is_wrong(rng):
+    """Planted: V^⊥ forgotten."""
+    x, t = np.eye(7), low_rank(rng, 6, 7, 1)
+    a, b = pair("both_random", rng, x, t, None)
+    one = within(x, t, a, b)
+    values = starts._values(one._replace(curved=np.zeros(len(one.curved))), one.a, one.b)
+    with pytest.raises(AssertionError):
+        assert_close(np.sort(values), hessian.restricted_spectrum(x, gradient(x, t + b @ a, a, b), a, b))
+
+
+def test_a_wide_layer_costs_what_its_target_costs(rng):
+    n, rank = 300, 4  # 2,400 parameters
+    target = low_rank(rng, n, n, 3)
+    stages = hessian.start_report(np.eye(n), target, "b_zero", rank).stages
+    assert stages["start"].inertia == hessian.Inertia(3 * rank, rank * (n - 3 - rank), rank * n)
+    assert stages["solution"].excess == pytest.approx(0, abs=1e-9)
+    assert stages["solution"].inertia.negative == 0
+
+
 @pytest.mark.bad_input
 def test_a_report_of_too_many_parameters_names_what_is_left():
+    x, target = np.diag(np.linspace(1, 2, 500)), np.eye(10, 500) + 1
     with pytest.raises(ArgumentError, match=r"= 2040 parameters.*at most 2000.*restricted_spectrum.*network_spectrum"):
-        hessian.start_report(np.eye(500), np.ones((10, 500)), "b_zero", rank=4)
+        hessian.start_report(x, target, "b_zero", rank=4)
 
 
 def test_the_studys_option(capsys):

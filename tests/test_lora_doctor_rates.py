@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -136,3 +138,32 @@ def test_of_plain_lora_only_start_and_dropout_are_told():
     assert "its cosine with full fine-tuning's is about 0.49" in told["start"]  # √(4/17)
     assert "at the end BA is 0.95 of the fit" in told["dropout pays"]
     assert not {"factor at this width", "stable step"} & set(told)
+
+
+@pytest.mark.parametrize(("size", "word"), [(1e-3, "linearly:"), (1.0, "more than linearly at worst:")])
+def test_the_ripple_multiplies_the_layers_shares(size, word):
+    torch.manual_seed(0)
+    layers = [foreign_lora.HookedALLoRA(nn.Linear(6, 6), 3, 2.0) for _ in range(4)]
+    changes = []
+    with torch.no_grad():
+        for layer in layers:
+            layer.lora_B.fill_(size)
+            changes.append(float((layer.lora_B @ layer.lora_A).norm() / layer.base.weight.norm()))
+    told = lines(doctor(nn.Sequential(*layers)))["ripple"]
+    assert told.startswith(f"BA moves the output {word}")
+    assert f"{math.prod(1 + one for one in changes) - 1:.3g} against {sum(changes):.3g} added up" in told
+    with torch.no_grad():
+        [layer.lora_B.zero_() for layer in layers]
+    assert "ripple" not in lines(doctor(nn.Sequential(*layers)))
+
+
+def test_the_ripple_of_pefts_layers_counts_the_scaling_and_no_merged_layer():
+    made = model(target_modules=["q", "head"], modules_to_save=None)
+    found = [made.base_model.model.q, made.base_model.model.head]
+    with torch.no_grad():
+        for size, layer in zip((0.1, 0.3), found, strict=True):
+            layer.lora_B["default"].weight.fill_(size)
+    changes = [float((one.get_delta_weight("default").norm() / one.base_layer.weight.norm()).detach()) for one in found]
+    assert f"it is {sum(changes) / 2:.2g} of the weight" in lines(doctor(made, allora=False))["ripple"]
+    made.merge_adapter()
+    assert "ripple" not in lines(doctor(made, allora=False))

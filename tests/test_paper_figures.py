@@ -69,8 +69,7 @@ def test_a_picture_in_two_formats_says_where_it_is_from(tmp_path, capsys):
 
 
 def test_bytes_repeat(tmp_path, still):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
+    for folder in ("a", "b"):  # made, as they are not there
         assert __main__.main(["figure_5", "table_1", "--out", str(tmp_path / folder)]) == 0
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == ["figure_5.pdf", "figure_5.png", "table_1.md", "table_1.tex"]
@@ -108,17 +107,19 @@ def test_records_are_named_in_the_file(empty, still):
     ("words", "told"),
     [
         (["figure_9"], "NAME must be one of figure_1"),
-        (["figure_5", "--out", "nowhere"], "--out nowhere: is not a folder"),
+        (["figure_5", "--out", "file"], "--out file: cannot be made (File exists)"),
+        (["figure_5", "--out", "no/where"], "--out no/where: cannot be made (No such file or directory)"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(words, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
     assert __main__.main(words) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert told in err
     assert err.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_help_imports_nothing_heavy():

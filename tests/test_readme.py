@@ -140,7 +140,7 @@ CONDITIONAL = Finding("conditional", Evidence({}, {}, ""), condition="a | b", an
 def test_rewrite_replaces_the_ledger_and_nothing_else():
     rows = [row("3.1-shown", CONDITIONAL), row("T1-left-out", None)]
     new = markdown.rewrite(
-        f"before\n{markdown.BEGIN}\nold\n{markdown.END}\nafter", rows, ["3.1-shown"], {"why?": "T1-left-out"}
+        f"before\n{markdown.BEGIN}\nold\n{markdown.END}\nafter", rows, {"3.1-shown": "x"}, {"why?": "T1-left-out"}
     )
     assert new.startswith("before\n")
     assert new.endswith("\nafter")
@@ -149,12 +149,14 @@ def test_rewrite_replaces_the_ledger_and_nothing_else():
     assert "2 claims on 1 printed statements: 1 conditional, 1 error" in new
     assert "| why? | Error: the check failed: planted" in new
     with pytest.raises(ValueError, match="markers"):
-        markdown.rewrite("no markers", rows, ["3.1-shown"])
+        markdown.rewrite("no markers", rows, {"3.1-shown": "x"})
 
 
 def test_a_selected_claim_that_is_gone_is_an_error():
     with pytest.raises(ValueError, match=r"3\.1-gone"):
-        markdown.block([row("3.1-shown", CONDITIONAL)], ["3.1-shown"], {"why?": "3.1-gone"})
+        markdown.block([row("3.1-shown", CONDITIONAL)], {"3.1-shown": "x"}, {"why?": "3.1-gone"})
+    with pytest.raises(ValueError, match=r"not the statement's: 3\.1-shown"):
+        markdown.block([row("3.1-shown", CONDITIONAL)], {"3.1-shown": "y"}, {})
 
 
 def test_the_page_has_every_claim_under_its_part():

@@ -1,4 +1,4 @@
-"""What the theory says of a LoRA layer, in words: its start, its width, stable steps, dropout. Both doctors print it.
+"""What the theory says of LoRA layers, in words: start, width, stable steps, ripple, dropout. The doctors print it.
 
 Checked by `tests/test_doctor_command.py` and `tests/test_lora_doctor_rates.py`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median
 
 from allora_analysis.hessian.starts import expected_cosine
 from allora_analysis.width.exponents import flow_eta_to_taper, flow_factor, taper
@@ -53,6 +54,17 @@ def stable_step_at(least: float, most: float) -> str:
     return (
         f"{low:.3g} to {high:.3g} of LoRA's here, at a good fit and with the factor on the gradient (SGD): one over "
         "ALLoRA's factor, from its largest to its smallest row"
+    )
+
+
+def ripple(shares: Sequence[float]) -> str:
+    """Whether adapters of these ‖BA‖/‖W‖ multiply from layer to layer (Proposition 1) or only add up."""
+    added, grown = sum(shares), math.expm1(min(sum(map(math.log1p, shares)), 700))
+    word = "linearly" if grown < (1 + SHARE) * added else "more than linearly at worst"
+    return (
+        f"BA moves the output {word}: it is {median(shares):.2g} of the weight in the median layer, and multiplied "
+        f"through all {len(shares)}, §3.3's worst case, {grown:.3g} against {added:.3g} added up; ALLoRA's η acts on "
+        "this by BA's size alone, and with norms, as in transformers, it is not exponential"
     )
 
 

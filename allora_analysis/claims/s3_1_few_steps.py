@@ -167,14 +167,15 @@ def pays_in_the_limit(one: Sgd) -> float:
     Masks on the output leave covariance of trace l(1 − p)σ² Σ h_n(1 − h_n) to first order in l, h_n the leverages: with
     F = I − (2l/p)S, SC + CS = 2l(1 − p) Xᵀ diag(e²) X, and at the mean e is the residual, E e_n² = σ²(1 − h_n).
     """
-    gram = one.x.T @ one.x
-    k = (1 - one.keep_prob) / one.keep_prob
-    curvature = gram / one.keep_prob if one.placement == "output" else gram + k * np.diag(np.diag(gram))
-    g, inverse = np.linalg.solve(curvature, gram), np.linalg.inv(gram)
+    x, p, on_output = one.x, one.keep_prob, one.placement == "output"
+    rows = np.vstack([x, np.sqrt((1 - p) / p) * np.diag(np.linalg.norm(x, axis=0))])  # √H, masks on the input
+    target = np.vstack([x, np.zeros((x.shape[1],) * 2)])
+    g = p * np.eye(x.shape[1]) if on_output else np.linalg.lstsq(rows, target, rcond=None)[0]
+    pseudo = np.linalg.pinv(x)  # S⁻¹ = X⁺X⁺ᵀ: S itself has the square of X's condition number
     bias = np.sum((one.w - g @ one.w) ** 2)
-    leverages = np.einsum("nd,de,ne->n", one.x, inverse, one.x)
-    noisy = (one.placement == "output") * one.rate * (1 - one.keep_prob) * np.sum(leverages * (1 - leverages))
-    return float(bias / (np.trace(inverse) - np.trace(g @ inverse @ g.T) - noisy))
+    leverages = np.sum(x * pseudo.T, axis=1)
+    noisy = on_output * one.rate * (1 - p) * np.sum(leverages * (1 - leverages))
+    return float(bias / (np.sum(pseudo**2) - np.sum((g @ pseudo) ** 2) - noisy))
 
 
 def best_without(one: Sgd, most: int = 400) -> int:

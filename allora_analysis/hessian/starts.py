@@ -23,7 +23,12 @@ start's negative eigenvalues passes 0 on the way, where κ = ∞.
 **First step.** Full fine-tuning moves −G, the adapter −(GAᵀA + BBᵀG); Adam moves signs. At B = 0 with A Gaussian the
 cosine between them is about √(r/(n₂ + r + 1)) under gradient descent (Wishart moments, as in `initial_speed_ratio`). No
 start has more than ‖[G]_2r‖/‖G‖ (Eckart–Young), and one reaches it: A the first r right singular vectors of G, B the
-next r left ones (LoRA-GA, Wang et al. 2024). Checked by `tests/test_hessian_starts.py` against autograd's Hessian.
+next r left ones (LoRA-GA, Wang et al. 2024).
+
+What of (B, A) the target and the start do not use falls apart in closed form, so that a report costs no more than what
+they use: `invariant_spaces.py`.
+
+Checked by `tests/test_hessian_starts.py` against autograd's Hessian.
 """
 
 from __future__ import annotations
@@ -41,6 +46,7 @@ from allora_analysis import validation
 from allora_analysis.adaptors import inverse_sqrt
 from allora_analysis.escape.optimizers import Recipe, memory, step
 from allora_analysis.hessian.factors import EVALUATIONS, HORIZON, Inertia, factor_spectrum, loss_gradient
+from allora_analysis.hessian.invariant_spaces import Within, within
 from allora_analysis.validation import ArgumentError, representable
 
 STARTS = ("b_zero", "a_zero", "both_zero", "both_random", "pissa", "orthogonal", "gradient_aligned")
@@ -48,7 +54,7 @@ STAGES = {"start": 1.0, "half-way": 0.5, "nine tenths": 0.1}  # the excess loss 
 OPTIMIZERS = ("sgd", "momentum", "adamw", "allora", "allora_adamw")
 AT_REST = 1e-6  # of the first speed
 ETA, PATIENCE, ZERO = 2.0, 1000, 1e-12  # of the paper; steps; of the largest |eigenvalue|
-LARGEST = 2000  # parameters of a report: the inertia and κ take all eigenvalues, at four points of the path
+LARGEST = 2000  # parameters within U and V: the inertia and κ take all eigenvalues, at four points of the path
 Pair = tuple[Float[np.ndarray, "r n2"], Float[np.ndarray, "n1 r"]]
 
 
@@ -156,12 +162,11 @@ def _checked(x: ArrayLike, g: ArrayLike, a: ArrayLike, b: ArrayLike) -> tuple[np
     g = validation.matrix("g", g)
     a = validation.matrix_of("a", a, (None, g.shape[1]), "n2, the columns of g")
     b = validation.matrix_of("b", b, (len(g), len(a)), "n1 of g and r of a")
-    size = a.size + b.size
-    validation.fits("a, b", 3 * size * size, "the dense Hessian")
     return validation.matrix_of("x", x, (None, g.shape[1]), "n2, the columns of g"), g, a, b
 
 
 def _dense(s: np.ndarray, g: np.ndarray, a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, "P P"]:
+    validation.fits("a, b", 3 * (a.size + b.size) ** 2, "the dense Hessian")
     cross = np.einsum("kq,im->ikqm", np.eye(len(a)), g) + 2 * np.einsum("iq,km->ikqm", b, a @ s)
     cross = cross.reshape(b.size, a.size)
     return np.block([[2 * np.kron(np.eye(len(b)), a @ s @ a.T), cross], [cross.T, 2 * np.kron(b.T @ b, s)]])
@@ -203,6 +208,7 @@ def restricted_spectrum(x: ArrayLike, g: ArrayLike, a: ArrayLike, b: ArrayLike) 
         return _without(values, int(zeros))
     if not a.any():
         q, (n1, n2) = np.eye(len(b)) - b @ np.linalg.pinv(b), g.shape
+        validation.fits("g", 3 * (n1 + n2) ** 2, "a block of the Hessian")
         block = np.block([[np.zeros((n1, n1)), q @ g], [g.T @ q, np.zeros((n2, n2))]])
         curved = np.pad(2 * x.T @ x, ((n1, 0), (n1, 0)))
         values = [np.linalg.eigvalsh(block + size * curved) for size in np.linalg.svd(b, compute_uv=False) ** 2]
@@ -210,8 +216,9 @@ def restricted_spectrum(x: ArrayLike, g: ArrayLike, a: ArrayLike, b: ArrayLike) 
         return _without(np.concatenate(values), int(len(a) * np.linalg.matrix_rank(b)))
     tangents = rescalings(a, b)
     hessian = _dense(x.T @ x, g, a, b)
-    outside = np.eye(len(hessian)) - tangents @ tangents.T
-    return _without(np.linalg.eigvalsh(outside @ hessian @ outside), tangents.shape[1])
+    hessian -= tangents @ (tangents.T @ hessian)
+    hessian -= (hessian @ tangents) @ tangents.T
+    return _without(np.linalg.eigvalsh(hessian), tangents.shape[1])
 
 
 def _without(values: np.ndarray, zeros: int) -> np.ndarray:
@@ -263,7 +270,8 @@ def start_report(
 
     Raises:
         ArgumentError: an unknown start, a rank that is not the start's, a target that X does not see, more than 2,000
-            parameters, a flow that 10⁵ evaluations of its velocity do not follow to where it rests.
+            parameters r(dim U + dim V), see `invariant_spaces.py`; a flow that 10⁵ evaluations of its velocity do not
+            follow to where it rests.
 
     Examples:
         >>> import numpy as np
@@ -276,32 +284,34 @@ def start_report(
     """
     t = validation.matrix("target", target)
     x = validation.matrix_of("x", x, (None, t.shape[1]), "n2, the columns of target")
-    size = validation.adapter_rank(rank, *t.shape) * sum(t.shape)
-    if size > LARGEST:
-        raise ArgumentError(
-            f"target, rank: r(n₁ + n₂) = {size} parameters, and the inertia and κ take all eigenvalues; give at most "
-            f"{LARGEST}. Where A or B is 0, restricted_spectrum is in closed form; network_spectrum finds both ends"
-        )
-    g = -2 * (t @ x.T) @ x
+    rank, g = validation.adapter_rank(rank, *t.shape), -2 * (t @ x.T) @ x
     if isinstance(start, str):
         generator = np.random.default_rng(validation.count("seed", seed, 0))
         a, b = start_pair(start, g, rank, generator, weight)
     else:
         a, b = validation.several("start", start, 2)
     x, g, a, b = _checked(x, g, a, b)
-    if len(a) != validation.adapter_rank(rank, *t.shape):
+    if len(a) != rank:
         raise ArgumentError(f"rank must be {len(a)}, that of the start, received {rank}")
-    values = np.linalg.svd(g, compute_uv=False)
-    if not values[0] > 0:
+    if not g.any():
         raise ArgumentError("target: x @ target.T is 0, so there is nothing to learn; give another target")
-    fit = t + b @ a
-    stages = _stages(x, fit, a, b, HORIZON / float(values[0]))
+    small = within(x, t, a, b)
+    if (size := small.a.size + small.b.size) > LARGEST:
+        raise ArgumentError(
+            f"target, rank: r(dim U + dim V) = {size} parameters that do not fall apart, and the inertia and κ take "
+            f"all eigenvalues; give at most {LARGEST}: white x, fewer rows of x, a target of lower rank. Where A or B "
+            "is 0, restricted_spectrum is in closed form; network_spectrum finds both ends"
+        )
+    values = np.linalg.svd(-2 * (small.fit - small.b @ small.a) @ small.x.T @ small.x, compute_uv=False)
+    stages = _stages(small, HORIZON / float(values[0]))
+    halfway = (_loss(*small[:4]) + _least(small.x, small.fit, rank)) / 2
+    leaves, largest = len(stages) > 1, stages["start"].largest  # not from a critical point
     return StartReport(
-        rescalings(a, b).shape[1],
+        rescalings(small.a, small.b).shape[1],
         stages,
         {name: _cosine(g, a, b, name) for name in ("sgd", "adam")},
-        float(np.linalg.norm(values[: 2 * len(a)]) / np.linalg.norm(values)),
-        {name: _steps(x, fit, a, b, name, stages["start"].largest) for name in OPTIMIZERS},
+        float(np.linalg.norm(values[: 2 * rank]) / np.linalg.norm(values)),
+        {name: _steps(x, t + b @ a, a, b, name, largest, halfway) if leaves else None for name in OPTIMIZERS},
     )
 
 
@@ -337,7 +347,10 @@ def _least(x: np.ndarray, fit: np.ndarray, rank: int) -> float:
     return float(rest @ rest)
 
 
-def _stages(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray, horizon: float) -> dict[str, Stage]:
+def _stages(small: Within, horizon: float) -> dict[str, Stage]:
+    x, fit, a, b, *_ = small
+    gram = x.T @ x
+
     def parts(theta: np.ndarray) -> Pair:
         return theta[b.size :].reshape(a.shape), theta[: b.size].reshape(b.shape)
 
@@ -345,25 +358,33 @@ def _stages(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray, horizo
         a, b = parts(theta)
         return -np.concatenate([part.ravel() for part in loss_gradient(x, slope, b, a)])
 
+    def jacobian(_time: float, theta: np.ndarray) -> np.ndarray:
+        a, b = parts(theta)
+        return -_dense(gram, 2 * (b @ a - fit) @ gram, a, b)
+
     slope, first = -2 * (fit @ x.T) @ x, np.concatenate([b.ravel(), a.ravel()])
     if not velocity(0.0, first).any():  # a critical point
-        return {"start": _stage(x, fit, a, b, 1.0)}
+        return {"start": _stage(small, a, b, 1.0)}
     loss, least = _loss(x, fit, a, b), _least(x, fit, len(a))
     where: dict[str, tuple[np.ndarray, float]] = {}
-    for point in _path(velocity, first, horizon):  # very many, of which four are kept
+    for point in _path(velocity, jacobian, first, horizon):  # very many, of which four are kept
         left = (_loss(x, fit, *parts(point)) - least) / (loss - least)
         where |= {name: (point, left) for name, level in STAGES.items() if name not in where and left <= level}
     where = {"start": (first, 1.0)} | where | {"solution": (point, left)}
-    return {name: _stage(x, fit, *parts(point), left) for name, (point, left) in where.items()}
+    return {name: _stage(small, *parts(point), left) for name, (point, left) in where.items()}
 
 
 def _path(
-    velocity: Callable[[float, np.ndarray], np.ndarray], first: np.ndarray, horizon: float
+    velocity: Callable[[float, np.ndarray], np.ndarray],
+    jacobian: Callable[[float, np.ndarray], np.ndarray],
+    first: np.ndarray,
+    horizon: float,
 ) -> Iterator[np.ndarray]:
     """The integrator's points up to the horizon, or up to where the flow rests and its steps do not become longer."""
     from scipy.integrate import LSODA
 
-    flow = LSODA(velocity, 0.0, first, horizon, rtol=1e-8, atol=1e-12 * float(np.abs(first).max()))
+    accuracy = {"rtol": 1e-8, "atol": 1e-12 * float(np.abs(first).max())}
+    flow = LSODA(velocity, 0.0, first, horizon, jac=jacobian, **accuracy)
     yield first
     while flow.status == "running" and flow.nfev < EVALUATIONS:
         with warnings.catch_warnings():
@@ -375,8 +396,17 @@ def _path(
         raise ArgumentError("x, target, start: the flow is too fast or too slow to follow; give numbers of like size")
 
 
-def _stage(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray, excess: float) -> Stage:
-    values = restricted_spectrum(x, 2 * ((b @ a - fit) @ x.T) @ x, a, b)
+def _values(small: Within, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    # H's on the complement of the rescalings: within U and V, on U^⊥, on V^⊥.
+    x, fit, *_ = small
+    inside = restricted_spectrum(x, 2 * ((b @ a - fit) @ x.T) @ x, a, b)
+    by_b = np.repeat(np.linalg.eigvalsh((a @ x.T) @ (x @ a.T)), small.left)
+    by_a = np.outer(np.linalg.eigvalsh(b.T @ b), small.curved)
+    return np.concatenate([inside, 2 * by_b, 2 * by_a.ravel()])
+
+
+def _stage(small: Within, a: np.ndarray, b: np.ndarray, excess: float) -> Stage:
+    values = _values(small, a, b)
     size = np.abs(values)
     kept = size > ZERO * size.max()
     negative, positive = (int(np.count_nonzero(kept & (sign * values > 0))) for sign in (-1, 1))
@@ -392,9 +422,11 @@ def _cosine(g: np.ndarray, a: np.ndarray, b: np.ndarray, optimizer: str) -> floa
     return float(np.sum(change * full) / ((np.linalg.norm(change) or 1.0) * np.linalg.norm(full)))
 
 
-def _steps(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray, optimizer: str, largest: float) -> int | None:
-    """Steps until half of the possible decrease."""
-    slope, halfway = -2 * (fit @ x.T) @ x, (_loss(x, fit, a, b) + _least(x, fit, len(a))) / 2
+def _steps(
+    x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray, optimizer: str, largest: float, halfway: float
+) -> int | None:
+    """Steps until the loss is `halfway`, in the entries as they are, as Adam and the row norms want them."""
+    slope = -2 * (fit @ x.T) @ x
     name = {"allora": "sgd"}.get(optimizer, optimizer)
     slow = {"momentum": 10.0, "allora": ETA}.get(optimizer, 1.0)
     rate = 0.1 / math.sqrt(3 * a.shape[1]) if "adamw" in name else 1 / (slow * largest)
@@ -403,9 +435,10 @@ def _steps(x: np.ndarray, fit: np.ndarray, a: np.ndarray, b: np.ndarray, optimiz
     for count in range(PATIENCE + 1):
         (a,), (b,) = pair
         product = b @ a
-        if _loss(x, fit, a, b) <= halfway:
+        outer = slope + 2 * (b @ (a @ x.T)) @ x
+        if np.sum(outer * (product - fit)) / 2 <= halfway:  # ⟨G, BA − M⟩ = 2L
             return count
-        outer, d = slope + 2 * (product @ x.T) @ x, inverse_sqrt(np.linalg.norm(product, axis=1), ETA)
+        d = inverse_sqrt(np.linalg.norm(product, axis=1), ETA)
         rows = d[:, None] * outer if optimizer == "allora" else outer
         gradients = ((b.T @ rows)[None], (rows @ a.T)[None])
         pair, state = step(recipe, pair, gradients, state, rate, d[None] if name == "allora_adamw" else None)

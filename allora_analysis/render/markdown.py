@@ -24,20 +24,21 @@ from allora_analysis.render.terminal import evidence_text
 from allora_analysis.render.view import View, by_part, record, said_by, size_text, summary, views
 
 BEGIN, END = "<!-- ledger: written by `make readme` -->", "<!-- end of the ledger -->"
-SELECTED = (
-    "3.1-sgd-expectation",
-    "3.2-saddle-lora",
-    "3.3-worst-case",
-    "4-figure-2-right",
-    "4-two-hyper-parameters",
-    "4.4-better-than-lora",
-)
-"""What a reader with one minute wants to know: the three flaws, the layer, its knobs, its tables."""
+SELECTED = {
+    "3.1-sgd-expectation": "those derivations only emerge from taking expectation of the loss",
+    "3.2-saddle-lora": "the fine-tuning parameters start from a saddle point",
+    "3.3-worst-case": "In the worst case, a constant scaling factor η may cause the final output of a single forward "
+    "pass of a LoRA finetuned model to grow exponentially",
+    "4-figure-2-right": "The starting phase matches that of LoRA with a much higher learning rate",
+    "4-two-hyper-parameters": "ALLoRA removes two hyper-parameters from LoRA: the scaling factor and the dropout rate",
+    "4.4-better-than-lora": "ALLoRA in general admits better accuracy over plain LoRA",
+}
+"""What a reader with one minute wants to know: the three flaws, the layer, its knobs, its tables; by row, its words."""
 QUESTIONS = {
     "Should I use ALLoRA?": "4-better-than-lora-laboratory",
     "Is dropout in LoRA only for long training?": "3.1-figure-2-left-laboratory",
-    "Is α worth tuning beside the learning rate?": "4-alpha",
-    "Does one learning rate fit every rank and width?": "4-width-transfer",
+    "α, rank or learning rate: is α worth tuning?": "4-alpha",
+    "And does one learning rate fit every rank and width?": "4-width-transfer",
     "Is starting at zero a problem?": "3.2-escape",
     "Do more layers make adapters explode?": "3.3-transformer",
 }
@@ -122,13 +123,15 @@ def in_full(
     )
 
 
-def block(of: Sequence[View], selected: Sequence[str] = SELECTED, questions: Mapping[str, str] = QUESTIONS) -> str:
+def block(of: Sequence[View], selected: Mapping[str, str] = SELECTED, questions: Mapping[str, str] = QUESTIONS) -> str:
     """What the README shows of the ledger: the selected sentences, the questions, and the verdicts counted."""
     known = {one.id: one for one in of}
     if missing := [name for name in (*selected, *questions.values()) if name not in known]:
         raise ValueError(f"selected claims that the ledger does not have: {', '.join(missing)}")
     lines = [("the paper says", "what came out"), ("---", "---")]
-    lines += [(escaped(known[name].statement), _answered(known[name])) for name in selected]
+    if altered := [name for name, words in selected.items() if words not in known[name].statement]:
+        raise ValueError(f"selected words that are not the statement's: {', '.join(altered)}")
+    lines += [(escaped(words), _answered(known[name])) for name, words in selected.items()]
     asked = [("question", "answer", "how large"), ("---", "---", "---")]
     asked += [(question, _answered(known[name]), _sized(known[name])) for question, name in questions.items()]
     tables = ["\n".join(_line(cells) for cells in of) for of in (lines, asked)]
@@ -155,14 +158,14 @@ def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, hom
 
 
 def rewrite(
-    text: str, of: Sequence[View], selected: Sequence[str] = SELECTED, questions: Mapping[str, str] = QUESTIONS
+    text: str, of: Sequence[View], selected: Mapping[str, str] = SELECTED, questions: Mapping[str, str] = QUESTIONS
 ) -> str:
     """A README with its ledger replaced.
 
     Args:
         text: the README.
         of: the ledger's rows.
-        selected: the ids of the rows to show.
+        selected: the ids of the rows to show, and which of their words.
         questions: the ids of the rows that answer them.
 
     Returns:

@@ -168,7 +168,8 @@ def kept_panel(axis: Axes, config: Config, result: Result) -> None:
             look = {"color": ARMS[method].colour, "mfc": "none" if optimizer == "sgd" else ARMS[method].colour}
             label = f"on rows of {ARMS[method].label}, {OPTIMIZERS[optimizer].label}"
             axis.plot(config.widths, result.measured[name]["kept"], ARMS[method].marker, ms=5, label=label, **look)
-    axis.set(xscale="log", ylim=(0, 1.05), xlabel="width n", ylabel="mean d$_i$/η", title="ALLoRA's factor tends to η")
+    axis.set(xscale="log", ylim=(0, 1.05), xlabel="width n", ylabel="mean d$_i$/η")
+    axis.set_title("As n grows ALLoRA's factor\ntends to the constant η")
     axis.legend(fontsize=7, loc="lower right")
 
 
@@ -186,7 +187,9 @@ def rates_panel(axis: Axes, config: Config, result: Result) -> None:
             shown = np.array(seen["rate"]) / seen["rate"][0]
             label = f"{arm.label}: n$^{{{power:g}}}$"
             axis.plot(widths, shown, arm.marker, ms=5, color=arm.colour, mfc="none", label=label)
-    axis.set(xscale="log", yscale="log", xlabel="width n", ylabel=f"largest stable rate over that at n = {widths[0]:g}")
+    axis.set(
+        xscale="log", yscale="log", xlabel="width n", ylabel=f"largest stable rate\nover that at n = {widths[0]:g}"
+    )
     drawn = [name for name in result.measured if name.endswith(optimizer)]
     flat = [name for name in drawn if result.predicted[name]["largest_rate"]["width"] == 0]
     keep = [ARMS[name.partition(", ")[0]].label for name in flat]

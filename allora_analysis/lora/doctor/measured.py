@@ -198,11 +198,30 @@ def _factor(pair: Pair, hidden: Tensor) -> Tensor:
         return torch.autograd.grad((output * adaptor(output.abs(), pair.eta)).sum(), output)[0]
 
 
-def _input_dtype(pair: Pair) -> torch.dtype:
-    # The base's: PEFT keeps float32 adapters over a bfloat16 base.
+def _base_weight(pair: Pair) -> Tensor | None:
     base = getattr(pair.module, "base_layer", getattr(pair.module, "base", None))
     weight = getattr(base, "weight", None)
-    return weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else pair.a.dtype
+    return weight if isinstance(weight, Tensor) and weight.is_floating_point() else None
+
+
+def _input_dtype(pair: Pair) -> torch.dtype:
+    # The base's: PEFT keeps float32 adapters over a bfloat16 base.
+    weight = _base_weight(pair)
+    return pair.a.dtype if weight is None else weight.dtype
+
+
+def share(pair: Pair) -> float | None:
+    """‖s·BA‖/‖W‖, Frobenius; None without a dense base weight of BA's size that BA is added to in the forward."""
+    weight = _base_weight(pair)
+    if not pair.is_product or pair.merged or pair.disabled or not pair.active or type(weight) is not type(pair.a):
+        return None
+    a, b = (part.detach().double() for part in pair.matrices)
+    if weight.is_meta or a.is_meta or weight.numel() != a.shape[0] * a.shape[2] * b.shape[1]:
+        return None
+    square = float(((b.mT @ b) * (a @ a.mT)).sum().clamp_min(0))
+    size = float(torch.linalg.vector_norm(weight.detach(), dtype=torch.float64))
+    found = abs(pair.scaling) * math.sqrt(square) / size if size > 0 else math.inf
+    return found if math.isfinite(found) else None
 
 
 def _normal(like: Tensor, size: int) -> Tensor:

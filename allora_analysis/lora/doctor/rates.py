@@ -1,4 +1,4 @@
-"""What theory says of a live model: rates at s = 1, BA's first step, its start, ALLoRA's factor, LoRA+ and a head.
+"""What theory says of a live model: rates at s = 1, BA's first step, start, ripple, ALLoRA's factor, LoRA+, a head.
 
 Checked by `tests/test_lora_doctor_rates.py`.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from allora_analysis.adaptive import in_words
 from allora_analysis.adaptive.recipe import Recipe, rates
-from allora_analysis.lora.doctor.measured import LayerReport, OptimizerEffect
+from allora_analysis.lora.doctor.measured import LayerReport, OptimizerEffect, share
 from allora_analysis.lora.pairs import Pair
 
 _ON_ROWS = ("allora", "allora_0")
@@ -39,6 +39,8 @@ def on_rates(
     if told := _taper(layers):
         yield "note", "factor", told
     yield from _at_width(pairs, layers)
+    if len(shares := [found for pair in pairs if (found := share(pair))]) > 1:
+        yield "note", "ripple", in_words.ripple(shares)
     # A stack of experts' matrices is no pair of this kind, nor is a rank above the layer's width.
     fit = [pair.is_product and pair.a.shape[0] <= math.prod(pair.a.shape[1:]) for pair in pairs]
     rows = zip(pairs, layers, fit, strict=True)

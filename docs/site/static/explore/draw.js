@@ -95,7 +95,7 @@ const EXPLORABLES = {
         : `ALLoRA's first step is ${short(first)} times LoRA's at l, as LoRA's at η·l; after 400 steps its row is ${short(last)} times as long.`;
       const pick = (name) => at.map((one) => one[name]);
       return {
-        told, x: steps, xLabel: "step", yLabel: "norm of a row of BA (gradient 1, A fixed)",
+        told, x: steps, xLabel: "step (gradient 1, A fixed)", yLabel: "norm of a row of BA",
         series: [
           { label: "LoRA at l", y: pick("lora"), colour: "lora", width: 4 },
           { label: "LoRA at η·l", y: pick("loraEta"), colour: "lora-eta", dash: [3, 4] },
@@ -116,10 +116,10 @@ const EXPLORABLES = {
       const told = `After ${depth} layers the output is ${factor(depth * layer.mean)} times as long at random and ${factor(worst.at(-1))} times in the worst case: `
         + `the adapter adds ${short(layer.gain)} against ${short(Math.log1p(eta * ratio))} nats a layer.`;
       return {
-        told, x: layers, xLabel: "layers", yLabel: "log growth of the output's norm",
+        told, x: layers, xLabel: "layers", yLabel: "log growth of the norm",
         series: [
           { label: "worst case: L log(1 + ηm̄)", y: worst, colour: "bound" },
-          { label: "at random, mean (width 1024, r = 8)", y: at(0), colour: "predicted", dash: [8, 3] },
+          { label: "at random, mean (width 1024, r = 8)", y: at(0), colour: "predicted" },
           { label: "± 2 standard deviations", y: at(1), colour: "predicted", dash: [2, 4], width: 1 },
           { y: at(-1), colour: "predicted", dash: [2, 4], width: 1 },
         ],

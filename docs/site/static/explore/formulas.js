@@ -163,7 +163,7 @@ export function adapterNorm(width, rank) {
 /** allora_analysis.ripple.growth_exponent at fair scales, ‖BA‖ = m̄‖W‖: mean and variance of a layer's log growth, and
  * what the adapter adds to the mean, ½E log(1 + ρχ²_r), by the trapezoidal rule in t = log(χ²_r/r). */
 export function typicalGrowth(width, rank, eta, ratio) {
-  const base = { mean: (digamma(width / 2) - Math.log(width / 2)) / 2, variance: trigamma(width / 2) / 4 };
+  const base = { mean: digammaLessLog(width / 2) / 2, variance: trigamma(width / 2) / 4 };
   if (eta * ratio === 0) return { gain: 0, ...base };
   const half = rank / 2, low = -1 - 80 / half, high = Math.sqrt(160 / half), step = Math.min(0.125, 0.5 / Math.sqrt(half));
   const rho = ((2 * eta * ratio * Math.sqrt(width)) / adapterNorm(width, rank)) ** 2;
@@ -175,12 +175,12 @@ export function typicalGrowth(width, rank, eta, ratio) {
   return { gain: mean / 2, mean: mean / 2 + base.mean, variance: variance / 4 + base.variance };
 }
 
-/** ψ(x), x > 0: recurrence up to 10, then the asymptotic series. */
-export function digamma(x) {
-  let value = 0;
-  for (; x < 10; x++) value -= 1 / x;
-  const f = 1 / (x * x);
-  return value + Math.log(x) - 0.5 / x
+/** ψ(x) − log x, x > 0, with no cancellation: recurrence up to 10, then the asymptotic series. */
+export function digammaLessLog(x) {
+  let value = 0, y = x;
+  for (; y < 10; y++) value -= 1 / y;
+  const f = 1 / (y * y);
+  return value + Math.log(y / x) - 0.5 / y
     - f * (1 / 12 - f * (1 / 120 - f * (1 / 252 - f * (1 / 240 - f * (1 / 132 - f * (691 / 32760 - f / 12))))));
 }
 
