@@ -424,7 +424,9 @@ def not_a_must_have(cases: Cases) -> Finding:
         "where dropout's best step is ahead at all, noise from 0.1 to 5 of the signal",
     )
     most, built = max(behind_by.values()), gap(collinear())
-    answer = f"Yes on falling spectra, within {most:.1f} %; {built:.0f} % with collinear inputs and signal elsewhere."
+    answer = (
+        f"Yes on falling spectra, at most {most:.1f} % behind; {built:.0f} % with collinear inputs and a small signal."
+    )
     return judged.finding(
         {"holds": answer},
         evidence=judged.evidence(
