@@ -218,6 +218,13 @@ def test_scales_apart_are_enumerated_to_the_end():
     assert found.ratio == pytest.approx(math.sqrt(3) / 2, rel=1e-12)
 
 
+@pytest.mark.parametrize("last", [9, 101, 8191])
+def test_what_is_left_of_the_series(last):
+    """Σ 1/k² over odd k > last: ζ(2, (last + 2)/2)/4 of Hurwitz."""
+    truth = float(mpmath.zeta(2, mpmath.mpf(last + 2) / 2) / 4)
+    assert characteristic._odd_remainder(float(last)) == pytest.approx(truth, rel=max(1e-15, 0.1 * (2 / last) ** 6))
+
+
 def test_transform_is_the_sum(rng):
     coefficient = rng.standard_normal(40) + 1j * rng.standard_normal(40)
     angle = rng.uniform(-20, 20, 40)

@@ -136,6 +136,13 @@ def test_log_condition(rng):
     assert hessian.log_condition(low_rank(rng, 6, 4, 1)) == pytest.approx(0.0, abs=1e-12)
 
 
+def test_rounding_is_no_rank_where_entries_are_many():
+    """Of rank 1 with s₁ = 200 in units of the largest entry: what is not 0 beside it is rounding."""
+    x = np.sign(np.outer(np.sin(np.arange(1.0, 201.0)), np.cos(np.arange(1.0, 201.0))))
+    x = x * (1 + np.outer(np.arange(200.0), np.ones(200)) / 200)
+    assert hessian.log_condition(x) == pytest.approx(0.0, abs=1e-12)
+
+
 def test_draws_do_not_depend_on_the_chunk(monkeypatch):
     whole = hessian.sample_log_conditions(7, 5, 40, np.random.default_rng(1))
     monkeypatch.setattr(product, "CHUNK", 7 * 5 * 3)

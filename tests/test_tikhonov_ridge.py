@@ -44,6 +44,14 @@ def test_equal_spectrum_is_an_exact_ridge(placement, of):
     assert tikhonov.exact_penalty(x * [1, 1, 1.01], 0.8, placement, of) is None
 
 
+@pytest.mark.parametrize(("placement", "of"), [("output", "weights"), ("input", "weights"), ("input", "fit")])
+def test_within_a_tolerance_the_penalty_is_of_the_mean_square(placement, of):
+    """X diagonal: its columns' norms and its singular values are the same three numbers."""
+    x = np.diag([1.0, 0.9, 0.7])
+    assert tikhonov.exact_penalty(x, 0.2, placement, of) is None
+    assert tikhonov.exact_penalty(x, 0.2, placement, of, tolerance=0.6) == pytest.approx(4 * (1 + 0.81 + 0.49) / 3)
+
+
 def test_output_exactness_wants_the_non_zero_singular_values_only():
     basis = np.linalg.qr(problem(10, 6, 2, 1)[0])[0]
     x = 3.0 * basis @ np.linalg.qr(problem(11, 5, 2, 1)[0])[0].T

@@ -68,6 +68,17 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "how many groups are enumerated at most; the answer comes with its own error either way"
     ),
     ("if type(eta) is not float or not 0 < eta", "0 → 1"): "what is not let through unasked is asked, and let through",
+    ("_RATE = 1e-4  # the rows stay what they are", "0.0001 → 0.0002"): (
+        "the rate cancels in the ratio of two rows' steps, which is all that is read"
+    ),
+    ('if pairs[0][0].device.type != "cpu"', "0 → 1"): "A and B of a pair are on one device",
+    ("weight = np.where(norms > 0, 0.5 * d**3 / np.where(norms > 0, norms, 1.0), 0.0)", "0.0 → 0.5"): (
+        "where it differs it multiplies a row of BA that is 0"
+    ),
+    ("_CHUNK = 2**18", "18 → 19"): "how much is updated in one call, whose entries do not see one another",
+    ("reach, beyond = radius(groups, 42.0 + max(0.0, math.log(unit / target) - 20))", "20 → 21"): (
+        "how far out a tail is cut, at 1e-18 of its mass or less; the answer comes with its own error either way"
+    ),
 }
 
 
@@ -287,7 +298,8 @@ def main() -> int:
     parser.add_argument(
         "--quick", type=float, default=QUICK, help="seconds that a test may take at first; 0: not measured"
     )
-    parser.add_argument("--first", type=float, default=FIRST, help="seconds for a mutant at first")
+    words = f"of the processor for a mutant (default: {FIRST:g}, with --again {AGAIN:g})"
+    parser.add_argument("--seconds", type=float, help=words)
     parser.add_argument("--again", action="store_true", help="the survivors anew, before today's tests")
     arguments = parser.parse_args()
     tell = forks.teller()
@@ -296,7 +308,7 @@ def main() -> int:
     torch.set_num_threads(1)
     files, fork = all_tests(), multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe()
-    most = AGAIN if arguments.again else arguments.first
+    most = arguments.seconds or (AGAIN if arguments.again else FIRST)
     slow = fork.Process(target=_in_a_tree, args=(theirs, ours, most), daemon=True)
     slow.start()
     theirs.close()
