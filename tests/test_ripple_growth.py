@@ -165,6 +165,9 @@ def test_other_bad_input():
         ripple.fluctuation_band(ripple.Growth(0.0, 1.0), 1.0)
     with pytest.raises(ArgumentError, match="depth must be"):
         ripple.log_survival(0, 3)
+    assert ripple.growth_exponent(10**9 + 1, 1, 0.0, 1.0, 1.0, 1.0).mean > 10
+    with pytest.raises(ArgumentError, match="width must be"):
+        ripple.growth_exponent(10**9 + 1, 1, 0.0, 1.0, 1.0, 1.0, architecture="relu")
     assert ripple.adapter_gain(1, 0.0, 1.0, 1.0, 1.0) == 0.0
 
 

@@ -30,6 +30,7 @@ Checked by `tests/test_ripple_transformer.py`.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -94,11 +95,17 @@ def _attention(model: Transformer, maps, eta: float, given: float, mixing: float
     return added, 1.0 + logit_gain(sigma, tokens)
 
 
+@functools.cache
+def _normal_rule() -> tuple[np.ndarray, np.ndarray]:
+    # Nodes and weights of E f(z), z ~ N(0, 1).
+    z, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    return z, weights / weights.sum()
+
+
 def _feed_forward(
     model: Transformer, maps, eta: float, given: float, mixing: float, tokens: int
 ) -> tuple[float, float]:
-    z, weights = np.polynomial.hermite_e.hermegauss(NODES)
-    weights = weights / weights.sum()
+    z, weights = _normal_rule()
     inner = given + _log_gain(maps["gate" if model.design.gated else "up"], eta)
     scale = math.exp(0.5 * inner)
     value = ACTIVATIONS[model.design.activation](scale * z + 1j * STEP, Pass())

@@ -150,7 +150,7 @@ def _added(rank: int, eta: float, w_std: float, a_std: float, b_std: float) -> m
     def integrand(t: mp.mpf) -> mp.mpf:
         return -mp.expm1(-mp.mpf(rank) / 2 * mp.log1p(2 * rho * t)) * mp.exp(-t)
 
-    return _integral(integrand, min(mp.mpf(0), -mp.log(2 * rho)) - 75, mp.mpf(5), 10) / 2
+    return _integral(integrand, min(mp.mpf(0), -mp.log(2 * rho)) - 60, mp.mpf(5), 6) / 2  # to 1e-24
 
 
 def _residual_mean(depth: int, width: int, eta: float, w_std: float, a_std: float, b_std: float) -> mp.mpf:

@@ -75,6 +75,9 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("weight = np.where(norms > 0, 0.5 * d**3 / np.where(norms > 0, norms, 1.0), 0.0)", "0.0 → 0.5"): (
         "where it differs it multiplies a row of BA that is 0"
     ),
+    ("u = np.linspace(-8 * sigma - 12 - math.log(tokens), 8 * sigma + 5, 600)[:, None]", "5 → 6"): (
+        "how far a sum goes on whose terms have died off before"
+    ),
     ("_CHUNK = 2**18", "18 → 19"): "how much is updated in one call, whose entries do not see one another",
     ("reach, beyond = radius(groups, 42.0 + max(0.0, math.log(unit / target) - 20))", "20 → 21"): (
         "how far out a tail is cut, at 1e-18 of its mass or less; the answer comes with its own error either way"
