@@ -166,6 +166,7 @@ def test_decay_left_and_warm_up_against_torch_and_transformers():
             part.grad = torch.zeros_like(part)
             optimizer.step()
         assert left == pytest.approx(float(part.detach()), rel=1e-9)
+    assert rates(Recipe(r=4, alpha=8.0, lr=1e-3)).decay_left == (1.0, 1.0)  # none unless it is asked for
     transformers = pytest.importorskip("transformers")
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
     schedule = transformers.get_constant_schedule_with_warmup(optimizer, 5)

@@ -206,6 +206,20 @@ def test_mean_squares_of_streams_add_up(activation, eta, rng):
     assert_rejects(assert_mean, squares(design, eta, 20, rng, mixing=0.5)[0], 1.0, smallest_error=1.5)
 
 
+@pytest.mark.statistical
+def test_adapters_turned_at_random_keep_rank_and_mean_square(rng):
+    model = transformer.draw(Design(heads=2), 2, 24, 6, 3.0, rng)
+    pairs = [one for block in model.blocks for one in block.values()]
+    found = []
+    for _ in range(100):
+        turned = [one for block in transformer.turned_at_random(model, rng).blocks for one in block.values()]
+        assert all(new.w is old.w and new.b.shape == old.b.shape for new, old in zip(turned, pairs, strict=True))
+        sizes = [[np.linalg.norm(one.b @ one.a) ** 2 for one in those] for those in (turned, pairs)]
+        found.append(np.mean(np.divide(*sizes)))
+    assert_mean(found, 1.0, smallest_error=0.15)
+    assert_rejects(assert_mean, np.sqrt(found), 0.8, smallest_error=0.15)
+
+
 @pytest.mark.parametrize(
     ("norm", "told"), [("pre", lambda beta, depth: 1 + depth * beta), ("post", lambda beta, depth: 1.0)]
 )

@@ -172,6 +172,19 @@ def test_nearest_ridge_at_both_ends():
     assert below == tikhonov.NearestRidge(math.inf, 1.0)
 
 
+@pytest.mark.parametrize("outside", [1e-3, 0.5, 20.0])
+def test_what_no_ridge_reaches_is_in_the_distance(outside):
+    """Z = XW + R, XᵀR = 0: the distance is that of XW and R's own, as the sides of a right triangle."""
+    x, y = problem(17, 6, 3, 2)
+    inside = x @ tikhonov.dropout_solution(x, y, 0.5, "input")
+    rest = outside * (y - x @ tikhonov.ridge_solution(x, y, 0.0))
+    alone, found = (tikhonov.nearest_ridge_to_fit(x, y, fit) for fit in (inside, inside + rest))
+    assert found.penalty == pytest.approx(alone.penalty, rel=1e-9)
+    size = np.linalg.norm(inside)
+    told = math.hypot(alone.distance * size, np.linalg.norm(rest)) / math.hypot(size, np.linalg.norm(rest))
+    assert found.distance == pytest.approx(told, rel=1e-9)
+
+
 def test_nearest_ridge_where_nothing_can_be_fitted():
     x, y = np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])
     assert tikhonov.nearest_ridge(x, y, 0.5, "output") == tikhonov.NearestRidge(0.0, 0.0)

@@ -78,6 +78,15 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("u = np.linspace(-8 * sigma - 12 - math.log(tokens), 8 * sigma + 5, 600)[:, None]", "5 → 6"): (
         "how far a sum goes on whose terms have died off before"
     ),
+    ("low, high = max(-1.0, -12 / np.sqrt(df)), 12 / np.sqrt(df)", "12 → 13"): (
+        "how far out a density is cut, at 1e-30 of its top"
+    ),
+    ("return float(np.nanmin([np.abs(2 * c0 / (-c1 + sign * root)) for sign in (1, -1)]))", "- dropped"): (
+        "the two roots with their signs turned, of which the sizes alone are read"
+    ),
+    ("one = [np.exp(k * np.minimum(level, 9.0) - np.exp(np.minimum(level, 9.0))) @ chance", "9.0 → 9.5"): (
+        "where a term is 0 in float64 either way"
+    ),
     ("_CHUNK = 2**18", "18 → 19"): "how much is updated in one call, whose entries do not see one another",
     ("reach, beyond = radius(groups, 42.0 + max(0.0, math.log(unit / target) - 20))", "20 → 21"): (
         "how far out a tail is cut, at 1e-18 of its mass or less; the answer comes with its own error either way"
