@@ -236,6 +236,12 @@ def _differences(rng: np.random.Generator) -> Arguments:
     return ((rng.standard_normal(n) + rng.uniform(-1, 1)) * _log(rng, -6, 6),)
 
 
+def _level(t: float, g: float, eta: float) -> mp.mpf:
+    # (3gt/2 + η⁻³)^(2/3) − η⁻², of which 50 digits may all cancel.
+    with mp.workdps(120):
+        return (3 * mp.mpf(g) * mp.mpf(t) / 2 + mp.mpf(eta) ** -3) ** (mp.mpf(2) / 3) - mp.mpf(eta) ** -2
+
+
 def _pair(rng: np.random.Generator) -> Arguments:
     return _log(rng, -6, 1.5), _log(rng, -6, 1), _log(rng, -6, 6)
 
@@ -302,7 +308,7 @@ FORMS = {
     "escape.trajectory": Form(
         lambda rng: (_log(rng, -12, 12), _log(rng, -8, 8), _log(rng, -8, 8)),
         escape.trajectory,
-        lambda t, g, eta: (3 * mp.mpf(g) * mp.mpf(t) / 2 + mp.mpf(eta) ** -3) ** (mp.mpf(2) / 3) - mp.mpf(eta) ** -2,
+        _level,
         "t 1e-12–1e12, g and η 1e-8–1e8",
     ),
     "escape.time_to_reach": Form(
