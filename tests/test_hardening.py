@@ -110,7 +110,9 @@ def test_a_row_takes_the_place_of_its_like_and_a_line_is_the_sum_of_its_rows(tmp
     kills.keep("finetune", 1, 4, 1)
     assert hardening.read()["kills"]["lost"] == "see 1 in the rows"
     disks.keep("export_lora", 5, 5, 0)
+    disks.keep("export_lora", 6, 0, 0)  # counted anew, not tried
     assert hardening.read()["disks"]["tried"] == 15
+    assert hardening.read()["disks"]["rows"][1] == ["export_lora", 6, 5, 15, 0]
     numerics.keep("adaptive.asf", 10, numerics.Worst(1e-16, "1, 2", 0))
     numerics.keep("adaptors.inverse", 20, numerics.Worst(2e-16, "3, 4", 1))
     assert hardening.read()["numerics"]["tried"] == 30

@@ -410,7 +410,8 @@ def _record(results: Path, arguments: argparse.Namespace) -> None:
     for index, mutant in enumerate(drawn(len(first), arguments.seed)):
         if first[index]["end"] == "survived":
             why, killed = equivalent(mutant), last[index]["end"] != "survived"
-            second = f"killed at the second try, by {_file(last[index]['by'])}" if killed else NOT_KILLED
+            by = last[index]["by"]
+            second = "killed at the second try, " + (f"by {_file(by)}" if "::" in by else by) if killed else NOT_KILLED
             groups.setdefault(f"equivalent: {why}" if why else second, []).append(mutant)
     rows = [["mutants", "that survived the first try", "in"]]
     for told, those in sorted(groups.items()):
