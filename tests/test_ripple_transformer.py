@@ -234,6 +234,17 @@ def test_linear_branches_telescope(norm, told, rng):
     assert math.exp(found.log_stream[-1]) == pytest.approx(told(beta, 6), rel=1e-9)
 
 
+@pytest.mark.parametrize("start", [0.3, 1.0, 5.0])
+def test_a_gated_branch_grows_as_the_square_of_what_it_is_given(start, rng):
+    """act(gate) ⊙ up, act the identity: m + γ_downγ_gateγ_up·m²."""
+    model = transformer.draw(Design(norm="none", gated=True, activation="identity"), 1, 12, 3, 0.7, rng)
+    maps, eta = model.blocks[0].items(), 1.5
+    gain = {n: (np.sum(one.w**2) + eta**2 * np.sum((one.b @ one.a) ** 2)) / len(one.w) for n, one in maps}
+    middle = start * (1 + gain["v"] * gain["o"])
+    told = middle + gain["down"] * gain["gate"] * gain["up"] * middle**2
+    assert math.exp(mean_field.moments(model, eta, start).log_stream[-1]) == pytest.approx(told, rel=1e-9)
+
+
 @pytest.mark.statistical
 def test_gradients_follow_in_the_middle(rng):
     """Up to a share of order 1/n, which twice the width halves: twice the one less the other is free of it."""

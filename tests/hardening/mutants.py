@@ -87,6 +87,9 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("one = [np.exp(k * np.minimum(level, 9.0) - np.exp(np.minimum(level, 9.0))) @ chance", "9.0 → 9.5"): (
         "where a term is 0 in float64 either way"
     ),
+    ("ETA, PATIENCE, ZERO = 2.0, 1000, 1e-12  # of the paper; steps; of the largest |eigenvalue|", "1000 → 1001"): (
+        "how long a run is waited for that does not get there"
+    ),
     ("_CHUNK = 2**18", "18 → 19"): "how much is updated in one call, whose entries do not see one another",
     ("reach, beyond = radius(groups, 42.0 + max(0.0, math.log(unit / target) - 20))", "20 → 21"): (
         "how far out a tail is cut, at 1e-18 of its mass or less; the answer comes with its own error either way"
