@@ -337,3 +337,10 @@ def test_constant_factor_never_climbs(monkeypatch):
 def test_bad_input(call, message):
     with pytest.raises(ArgumentError, match=message):
         call()
+
+
+@pytest.mark.parametrize("signs", [(1, 1, -1), (1, -1, 1, 1, -1)])
+def test_rounding_is_no_direction_that_climbs(signs):
+    """Rows of one norm have one d, and BBᵀD_d = d·BBᵀ is no less than 0; of its zeros rounding may leave any sign."""
+    with pytest.raises(ArgumentError, match="no negative eigenvalue"):
+        adaptive.ascent_gradient([[0.3, -0.7]], 0.3 * np.array(signs)[:, None], 1.7)

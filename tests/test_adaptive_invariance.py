@@ -112,6 +112,14 @@ def test_degrees_of_freedom(data, setting, knobs, optimizer, expected):
     assert adaptive.degrees_of_freedom(*data, setting, knobs, 20, optimizer=optimizer) == expected
 
 
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_degrees_of_freedom_do_not_depend_on_the_unit(data, unit):
+    """X unit times larger and s that much smaller: ∂L/∂(BA) is what it was, and s·BA that much smaller."""
+    x, y, a_draw = data
+    setting = replace(PLAIN, scaling=PLAIN.scaling / unit)
+    assert adaptive.degrees_of_freedom(unit * x, y, a_draw, setting, ALL[:4], 20, optimizer="sgd") == 2
+
+
 @settings(deadline=None, max_examples=15)
 @given(st.floats(0.2, 5.0), st.floats(0.2, 5.0), st.floats(0.2, 5.0), st.floats(0.2, 5.0))
 def test_rescalings_compose(a, b, c, d):

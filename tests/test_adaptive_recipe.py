@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from allora_analysis.adaptive.recipe import Recipe, equivalents, four_times_alpha, rates, warm_up
+from allora_analysis.adaptive.recipe import Recipe, equivalents, four_times_alpha, lines, rates, warm_up
 from allora_analysis.validation import ArgumentError
 
 N, N1, N2, STEPS = 24, 7, 9, 25
@@ -157,6 +157,20 @@ def test_adams_own_decay_makes_the_first_step_of_a_its_sign():
         np.testing.assert_allclose(a.detach().numpy(), [[0.49, -0.24]], rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "zero", "words"),
+    [
+        ("adam", "b", "within Adam's gradient: A's first step is 0.001 towards 0 in each entry"),
+        ("adam", "a", "within Adam's gradient: B's first step is 0.001 towards 0 in each entry"),
+        ("adamw", "b", "takes 9.52% of A and of B in 1,000 steps at the full rate"),
+    ],
+)
+def test_what_decay_does_in_words(optimizer, zero, words):
+    told = dict(lines(Recipe(r=4, alpha=8.0, lr=1e-3, weight_decay=0.1, optimizer=optimizer, zero=zero)))
+    assert told["weight decay"].startswith(words)
+    assert "weight decay" not in dict(lines(Recipe(r=4, alpha=8.0, lr=1e-3, optimizer=optimizer, zero=zero)))
+
+
 def test_decay_left_and_warm_up_against_torch_and_transformers():
     own = Recipe(r=4, alpha=8.0, lr=1e-3, weight_decay=0.1, loraplus_ratio=16.0)
     for rate, left in zip((1e-3, 16e-3), rates(own).decay_left, strict=True):
@@ -166,6 +180,7 @@ def test_decay_left_and_warm_up_against_torch_and_transformers():
             part.grad = torch.zeros_like(part)
             optimizer.step()
         assert left == pytest.approx(float(part.detach()), rel=1e-9)
+    assert rates(Recipe(r=4, alpha=8.0, lr=1e-3)).decay_left == (1.0, 1.0)  # none unless it is asked for
     transformers = pytest.importorskip("transformers")
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
     schedule = transformers.get_constant_schedule_with_warmup(optimizer, 5)

@@ -211,11 +211,32 @@ def test_series_with_an_enumerated_part(rng):
     assert abs(value - met) <= min(error, 1e-8 * met)
 
 
+def test_up_to_256_groups_are_met_in_the_middle():
+    """Σ ±j/2 for j = 1 … 256: all on one lattice, so that no half has too many atoms."""
+    groups, floor = units(enumeration.group(np.arange(1.0, 257.0), 1, 0.5))
+    value, error = enumeration.meet_in_the_middle(groups, floor)
+    direct = np.array([1.0])
+    for step in range(1, 257):
+        direct = (np.pad(direct, (0, step)) + np.pad(direct, (step, 0))) / 2
+    places = np.arange(len(direct)) - (len(direct) - 1) / 2
+    told = float(direct @ np.abs(places)) / math.sqrt(float(direct @ places**2))
+    assert value / math.sqrt(float(np.sum(groups.variance))) == pytest.approx(told, rel=1e-11)
+    assert error < 1e-8 * value
+    assert enumeration.meet_in_the_middle(*units(enumeration.group(np.arange(1.0, 258.0), 1, 0.5))) is None
+
+
 def test_scales_apart_are_enumerated_to_the_end():
     found = exact(2.0 ** -np.arange(60), 0.5, 1)
     assert found.method == "enumeration"
     # Uniform on an interval: E|U − mean|/Std = √3/2, up to 2^-60.
     assert found.ratio == pytest.approx(math.sqrt(3) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("last", [9, 101, 8191])
+def test_what_is_left_of_the_series(last):
+    """Σ 1/k² over odd k > last: ζ(2, (last + 2)/2)/4 of Hurwitz."""
+    truth = float(mpmath.zeta(2, mpmath.mpf(last + 2) / 2) / 4)
+    assert characteristic._odd_remainder(float(last)) == pytest.approx(truth, rel=max(1e-15, 0.1 * (2 / last) ** 6))
 
 
 def test_transform_is_the_sum(rng):

@@ -221,3 +221,13 @@ def test_wrong_shapes_are_rejected_by_the_hook(request):
             advance(processes[0], start(processes[0]).mean, 0.1)
         with pytest.raises(TypeCheckError):
             _gradient(np.ones((2, 5, 1)), np.ones((2, 3, 4)), np.ones((2, 3, 1)), np.ones((2, 3, 4)))
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+def test_the_rank_of_a_design_does_not_depend_on_its_unit(unit):
+    """Rank 2: what is not 0 beside the second singular value is rounding, whatever the unit."""
+    rng = np.random.default_rng(3)
+    x = unit * rng.standard_normal((20, 2)) @ rng.standard_normal((2, 12))
+    process = build(checked(x, np.ones((20, 1)), 0.5, "output", None, False))
+    assert process.basis.shape == (12, 2)
+    np.testing.assert_allclose(x @ process.basis @ process.basis.T, x, atol=1e-12 * np.abs(x).max())

@@ -219,3 +219,11 @@ def test_mistakes_are_one_line(change, word):
 def test_too_large_a_problem_is_refused_before_it_is_held():
     with pytest.raises(ArgumentError, match="GiB"):
         dropout_sgd.factor_flow(np.ones((2, 3000)), np.ones((2, 1)), np.ones((2, 3000)), np.ones((1, 2)), 0.9, 1e-9, 1)
+
+
+@pytest.mark.parametrize("shape", [(3, 150, 2, 2), (20_000, 1, 10, 2)], ids=["inputs", "rows"])
+def test_what_is_held_grows_with_the_square(shape):
+    """304 parameters, or 20,000 rows of 20 products: far below 1 GiB, and a cube would not be; 10⁹ steps are."""
+    x, y, a, b = draw(4, shape)
+    with pytest.raises(ArgumentError, match="steps"):
+        dropout_sgd.factor_flow(x, y, a, b, 0.9, 1e-9, 10**9)

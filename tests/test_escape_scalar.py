@@ -163,7 +163,7 @@ def test_the_ends_of_the_range_of_eta(name, eta):
         "exponential": 2 * math.exp(-2 * log_eta) * (240 * math.log(10) + 3 * log_eta - math.log(2)),
         "constant": eta * 1e240,
     }[name]
-    assert escape.trajectory(1e240, 1.0, eta, name) == pytest.approx(late, rel=1e-9)
+    assert escape.trajectory(1e240, 1.0, eta, name) == pytest.approx(late, rel=1e-9, abs=0)
     if name in ("inverse_sqrt", "inverse"):
         assert escape.time_to_reach(1e140, 1.0, eta, name) == pytest.approx(
             1e210 * 2 / 3 if name == "inverse_sqrt" else 0.5e280, rel=1e-9

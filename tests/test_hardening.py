@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import gc
 import os
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 
 import mpmath as mp
 import pytest
@@ -109,11 +110,22 @@ def test_a_row_takes_the_place_of_its_like_and_a_line_is_the_sum_of_its_rows(tmp
     kills.keep("finetune", 1, 4, 1)
     assert hardening.read()["kills"]["lost"] == "see 1 in the rows"
     disks.keep("export_lora", 5, 5, 0)
+    disks.keep("export_lora", 6, 0, 0)  # counted anew, not tried
     assert hardening.read()["disks"]["tried"] == 15
+    assert hardening.read()["disks"]["rows"][1] == ["export_lora", 6, 5, 15, 0]
     numerics.keep("adaptive.asf", 10, numerics.Worst(1e-16, "1, 2", 0))
     numerics.keep("adaptors.inverse", 20, numerics.Worst(2e-16, "3, 4", 1))
     assert hardening.read()["numerics"]["tried"] == 30
     assert hardening.read()["numerics"]["found"] == "largest relative error 2.0e-16, of adaptors.inverse"
+    false_fails.keep("`test_statistics.py`", 1, (2, 0, 3), 1_000)
+    false_fails.keep("expected loss, input", 1, (1, 1, 0), 1_000)
+    line = hardening.read()["false fails"]
+    assert (line["tried"], [row[0] for row in line["rows"][1:3]]) == (
+        2_000,
+        ["expected loss, input", "`test_statistics.py`"],
+    )
+    assert "at 1e-3 3 fail falsely (2 expected" in line["found"]
+    assert "at the suite's 1e-6 1, of expected loss, input; " in line["found"]
 
 
 def test_one_functions_code_is_exchanged_for_a_mutants():
@@ -122,6 +134,12 @@ def test_one_functions_code_is_exchanged_for_a_mutants():
     assert change.name == "_inverse_sqrt"
     assert FunctionType(change.code, {})(1.0, 1.0) == pytest.approx(2**-1.5)
     assert forks.exchange("adaptors.py", plain, f"{plain}\nMORE = 1") is None
+
+
+def test_functions_that_the_collector_was_told_to_leave_alone_are_found():
+    gc.freeze()
+    server = forks.Server(SimpleNamespace(items=[]), forks.Results(), {})
+    assert server.functions(forks.unchanged("adaptors.py", "_inverse_sqrt"))
 
 
 def test_an_end_cut_by_a_kill_is_not_read(tmp_path):

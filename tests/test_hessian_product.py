@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allora_analysis import hessian
+from allora_analysis import hessian, validation
 from allora_analysis.hessian import product
 from tests.brute_force import hessian as reference
 from tests.hessian_problems import assert_close, low_rank
@@ -136,6 +136,13 @@ def test_log_condition(rng):
     assert hessian.log_condition(low_rank(rng, 6, 4, 1)) == pytest.approx(0.0, abs=1e-12)
 
 
+def test_rounding_is_no_rank_where_entries_are_many():
+    """Of rank 1 with s₁ = 200 in units of the largest entry: what is not 0 beside it is rounding."""
+    x = np.sign(np.outer(np.sin(np.arange(1.0, 201.0)), np.cos(np.arange(1.0, 201.0))))
+    x = x * (1 + np.outer(np.arange(200.0), np.ones(200)) / 200)
+    assert hessian.log_condition(x) == pytest.approx(0.0, abs=1e-12)
+
+
 def test_draws_do_not_depend_on_the_chunk(monkeypatch):
     whole = hessian.sample_log_conditions(7, 5, 40, np.random.default_rng(1))
     monkeypatch.setattr(product, "CHUNK", 7 * 5 * 3)
@@ -186,3 +193,9 @@ def test_condition_samples_have_the_law_of_a_two_by_one_design(rng):
     logs = hessian.sample_log_conditions(2, 2, 200_000, rng)
     below = np.mean(logs <= math.log((2 + math.sqrt(3)) ** 2))
     assert_close_to_stderr(below, 0.5, 0.5 / math.sqrt(200_000), smallest_error=0.02)
+
+
+def test_a_design_that_one_call_may_not_hold_is_refused(monkeypatch, rng):
+    monkeypatch.setattr(validation, "HELD", 1_000)
+    with pytest.raises(validation.ArgumentError, match="n_samples, n_features: a design"):
+        hessian.sample_log_conditions(50, 50, 1, rng)

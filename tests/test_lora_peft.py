@@ -280,6 +280,40 @@ def test_the_gradient_that_flows_on_to_the_input(variant):
         torch.testing.assert_close(x.grad, torch.ones(3, 4, dtype=torch.float64) @ jacobian, rtol=1e-12, atol=1e-12)
 
 
+class Around(nn.Module):
+    """What FSDP1 puts around a module: whoever calls it has it whole meanwhile."""
+
+    def __init__(self, part):
+        super().__init__()
+        self._fsdp_wrapped_module = part
+
+    weight = property(lambda self: self._fsdp_wrapped_module.weight)
+    bias = property(lambda self: self._fsdp_wrapped_module.bias)
+
+    def forward(self, x):
+        return self._fsdp_wrapped_module(x)
+
+
+@pytest.mark.parametrize("variant", ["allora", "allora_od", "asf_lora"])
+def test_a_and_b_wrapped_on_their_own_give_the_same_output_and_gradients(variant):
+    found, x = [], torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for wrapped in (False, True):
+        torch.manual_seed(0)
+        config = allora_config(ETA, variant=variant, r=2, target_modules=["0"])
+        model = get_peft_model(nn.Sequential(nn.Linear(6, 4).double()), config)
+        randomise(model)
+        layer = model.base_model.model[0]
+        a, b = (part["default"].weight for part in (layer.lora_A, layer.lora_B))
+        for parts in (layer.lora_A, layer.lora_B) if wrapped else ():
+            parts["default"] = Around(parts["default"])
+        inputs = x.clone().requires_grad_()
+        (model(inputs) ** 3).sum().backward()
+        with torch.no_grad():
+            found.append([model(x), inputs.grad, a.grad, b.grad])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-12, atol=1e-12)
+
+
 def test_dropout_masks_as_input_as_peft_places_it():
     """The same masks from the same seed: the same output as LoRA's, and B's gradient row-scaled."""
     model, twin = adapted("qwen", lora_dropout=0.4).train(), plain("qwen", lora_dropout=0.4).train()

@@ -326,3 +326,11 @@ def test_the_processor_is_named_with_its_instruction_sets(tmp_path, monkeypatch)
     assert known.items() <= records.provenance().items()
     monkeypatch.setattr("allora_analysis.records.record.CPU", tmp_path / "none")
     assert records.processor()["instructions"] is None
+
+
+def test_a_run_that_is_not_recorded_yet_has_a_folder_of_its_own(tmp_path):
+    keys = [records.key({"seed": seed}, 1) for seed in (1, 2)]
+    found = [records.unfinished(tmp_path, "toy", key) for key in keys]
+    assert [path.parent for path in found] == [tmp_path / "unfinished"] * 2
+    assert found[0] != found[1]
+    assert all(path.name.startswith("toy") for path in found)

@@ -29,7 +29,7 @@ def test_moments_equal_mpmath_to_1e_10(rank, eta):
     assert ripple.adapter_gain(rank, eta, 1.0, 1.0, 1.0) == pytest.approx(mean / 2, rel=1e-10)
 
 
-@pytest.mark.parametrize("rank", [1, 5, 200])
+@pytest.mark.parametrize("rank", [1, 5, 200, 3_000_000])
 def test_moments_at_extreme_ratios_have_their_limits(rank):
     """ρ → ∞: log ρ + log χ²_r; ρ → 0: mean ρr, variance 2ρ²r."""
     mean, variance = brute.log_chi_square_moments(rank)
@@ -165,6 +165,9 @@ def test_other_bad_input():
         ripple.fluctuation_band(ripple.Growth(0.0, 1.0), 1.0)
     with pytest.raises(ArgumentError, match="depth must be"):
         ripple.log_survival(0, 3)
+    assert ripple.growth_exponent(10**9 + 1, 1, 0.0, 1.0, 1.0, 1.0).mean > 10
+    with pytest.raises(ArgumentError, match="width must be"):
+        ripple.growth_exponent(10**9 + 1, 1, 0.0, 1.0, 1.0, 1.0, architecture="relu")
     assert ripple.adapter_gain(1, 0.0, 1.0, 1.0, 1.0) == 0.0
 
 

@@ -262,3 +262,11 @@ def test_the_hook_rejects_wrong_shapes(request, rng):
             monte_carlo._matrices(np.ones((3, 4)), 5, 2, Scales(*STDS), rng)
         with pytest.raises(TypeCheckError):
             ripple.Simulation(np.ones((2, 3)), np.ones((2, 4)))
+
+
+def test_a_branch_that_is_0_has_no_angle():
+    """Columns along, at 60°, and with one part 0."""
+    w, f = np.array([[[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]]), np.array([[[2.0, 0.5, 3.0], [0.0, 0.75**0.5, 1.0]]])
+    square, defined = monte_carlo._cosine_square(w, f)
+    np.testing.assert_allclose(square, [[1.0, 0.25, 0.0]], atol=1e-15)
+    assert defined.tolist() == [[True, True, False]]

@@ -178,15 +178,21 @@ def test_a_gated_branch_reaches_what_the_bound_allows(rng):
     assert found == pytest.approx(bound, rel=1e-9)
 
 
-def squares(design, eta, replicas, rng, depth=3, width=24, count=1):
-    """Mean squares of stream and gradient, measured and predicted, of `replicas` transformers."""
+def squares(design, eta, replicas, rng, width=64, rank=64, mixing=1.0):
+    """Mean squares of stream and gradient over those predicted, of `replicas` transformers, each of four inputs.
+
+    The prediction is of the norms that the transformer has. Several inputs, and a rank that grows with the width, leave
+    means whose law is near a normal one.
+    """
     found = []
     for _ in range(replicas):
-        model, x = transformer.draw(design, depth, width, 8, 0.5, rng), tokens(count, width, rng)
-        v = rng.standard_normal(x.shape)
-        run, along, _ = transformer.derivative(model, x, v / np.linalg.norm(v), eta)
-        told = np.exp([one[-1] for one in mean_field.moments(model, eta)])
-        found.append([np.square(run.streams[-1]).mean(), np.square(along[-1]).sum(), *told])
+        model, seen = transformer.draw(design, 3, width, rank, 0.5, rng), []
+        for _ in range(4):
+            x, v = tokens(1, width, rng), rng.standard_normal((1, width))
+            run, along, _ = transformer.derivative(model, x, v / np.linalg.norm(v), eta)
+            seen.append([np.square(run.streams[-1]).mean(), np.square(along[-1]).sum()])
+        told = np.exp([one[-1] for one in mean_field.moments(model, eta, mixing=mixing)])
+        found.append(np.mean(seen, axis=0) / told)
     return np.array(found).T
 
 
@@ -195,19 +201,23 @@ def squares(design, eta, replicas, rng, depth=3, width=24, count=1):
 @pytest.mark.parametrize("eta", [0.0, 2.0])
 def test_mean_squares_of_streams_add_up(activation, eta, rng):
     """Exact in expectation; a κ of ½ is planted."""
-    stream, _, told, _ = squares(Design(heads=2, activation=activation), eta, 200, rng)
-    assert_mean(stream / told.mean(), 1.0, smallest_error=0.35)
-    half = [
-        math.exp(
-            mean_field.moments(
-                transformer.draw(Design(heads=2, activation=activation), 3, 24, 8, 0.5, np.random.default_rng(s)),
-                eta,
-                mixing=0.5,
-            ).log_stream[-1]
-        )
-        for s in range(50)
-    ]
-    assert_rejects(assert_mean, stream / np.mean(half), 1.0, smallest_error=0.45)
+    design = Design(heads=2, activation=activation)
+    assert_mean(squares(design, eta, 100, rng)[0], 1.0, smallest_error=0.15)
+    assert_rejects(assert_mean, squares(design, eta, 20, rng, mixing=0.5)[0], 1.0, smallest_error=1.5)
+
+
+@pytest.mark.statistical
+def test_adapters_turned_at_random_keep_rank_and_mean_square(rng):
+    model = transformer.draw(Design(heads=2), 2, 24, 6, 3.0, rng)
+    pairs = [one for block in model.blocks for one in block.values()]
+    found = []
+    for _ in range(100):
+        turned = [one for block in transformer.turned_at_random(model, rng).blocks for one in block.values()]
+        assert all(new.w is old.w and new.b.shape == old.b.shape for new, old in zip(turned, pairs, strict=True))
+        sizes = [[np.linalg.norm(one.b @ one.a) ** 2 for one in those] for those in (turned, pairs)]
+        found.append(np.mean(np.divide(*sizes)))
+    assert_mean(found, 1.0, smallest_error=0.15)
+    assert_rejects(assert_mean, np.sqrt(found), 0.8, smallest_error=0.15)
 
 
 @pytest.mark.parametrize(
@@ -224,11 +234,24 @@ def test_linear_branches_telescope(norm, told, rng):
     assert math.exp(found.log_stream[-1]) == pytest.approx(told(beta, 6), rel=1e-9)
 
 
+@pytest.mark.parametrize("start", [0.3, 1.0, 5.0])
+def test_a_gated_branch_grows_as_the_square_of_what_it_is_given(start, rng):
+    """act(gate) ⊙ up, act the identity: m + γ_downγ_gateγ_up·m²."""
+    model = transformer.draw(Design(norm="none", gated=True, activation="identity"), 1, 12, 3, 0.7, rng)
+    maps, eta = model.blocks[0].items(), 1.5
+    gain = {n: (np.sum(one.w**2) + eta**2 * np.sum((one.b @ one.a) ** 2)) / len(one.w) for n, one in maps}
+    middle = start * (1 + gain["v"] * gain["o"])
+    told = middle + gain["down"] * gain["gate"] * gain["up"] * middle**2
+    assert math.exp(mean_field.moments(model, eta, start).log_stream[-1]) == pytest.approx(told, rel=1e-9)
+
+
 @pytest.mark.statistical
 def test_gradients_follow_in_the_middle(rng):
-    """Its tail is heavy where adapters of small rank outweigh W: a wide network at a moderate η."""
-    _, gradient, _, told = squares(Design(heads=2, norm="pre", activation="gelu"), 1.0, 200, rng, width=48)
-    assert_mean(gradient / told.mean(), 1.0, smallest_error=0.5)
+    """Up to a share of order 1/n, which twice the width halves: twice the one less the other is free of it."""
+    design = Design(heads=2, norm="pre", activation="gelu")
+    narrow, wide = (squares(design, 1.0, 200, rng, width, width // 3)[1] for width in (32, 64))
+    assert_mean(2 * wide - narrow, 1.0, smallest_error=0.5)
+    assert_rejects(assert_mean, squares(design, 1.0, 20, rng, mixing=0.25)[1], 1.0, smallest_error=3.0)
 
 
 @pytest.mark.parametrize(

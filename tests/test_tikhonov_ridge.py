@@ -44,6 +44,14 @@ def test_equal_spectrum_is_an_exact_ridge(placement, of):
     assert tikhonov.exact_penalty(x * [1, 1, 1.01], 0.8, placement, of) is None
 
 
+@pytest.mark.parametrize(("placement", "of"), [("output", "weights"), ("input", "weights"), ("input", "fit")])
+def test_within_a_tolerance_the_penalty_is_of_the_mean_square(placement, of):
+    """X diagonal: its columns' norms and its singular values are the same three numbers."""
+    x = np.diag([1.0, 0.9, 0.7])
+    assert tikhonov.exact_penalty(x, 0.2, placement, of) is None
+    assert tikhonov.exact_penalty(x, 0.2, placement, of, tolerance=0.6) == pytest.approx(4 * (1 + 0.81 + 0.49) / 3)
+
+
 def test_output_exactness_wants_the_non_zero_singular_values_only():
     basis = np.linalg.qr(problem(10, 6, 2, 1)[0])[0]
     x = 3.0 * basis @ np.linalg.qr(problem(11, 5, 2, 1)[0])[0].T
@@ -162,6 +170,19 @@ def test_nearest_ridge_at_both_ends():
     assert above.distance == pytest.approx(0.5)
     below = tikhonov.nearest_ridge_to_fit(x, y, -least_squares)
     assert below == tikhonov.NearestRidge(math.inf, 1.0)
+
+
+@pytest.mark.parametrize("outside", [1e-3, 0.5, 20.0])
+def test_what_no_ridge_reaches_is_in_the_distance(outside):
+    """Z = XW + R, XᵀR = 0: the distance is that of XW and R's own, as the sides of a right triangle."""
+    x, y = problem(17, 6, 3, 2)
+    inside = x @ tikhonov.dropout_solution(x, y, 0.5, "input")
+    rest = outside * (y - x @ tikhonov.ridge_solution(x, y, 0.0))
+    alone, found = (tikhonov.nearest_ridge_to_fit(x, y, fit) for fit in (inside, inside + rest))
+    assert found.penalty == pytest.approx(alone.penalty, rel=1e-9)
+    size = np.linalg.norm(inside)
+    told = math.hypot(alone.distance * size, np.linalg.norm(rest)) / math.hypot(size, np.linalg.norm(rest))
+    assert found.distance == pytest.approx(told, rel=1e-9)
 
 
 def test_nearest_ridge_where_nothing_can_be_fitted():

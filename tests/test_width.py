@@ -235,3 +235,14 @@ def test_the_study_prints_what_it_predicts(capsys):
     flags = "--methods lora allora --optimizers sgd --widths 32 64 --ranks 2 4 --width 32 --rank 4 --seeds 2"
     assert cli.main(STUDY, flags.split()) == 0
     assert "at width it is the constant η" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("optimizer", "steps"), [("sgd", 60), ("adam", 10)])
+def test_what_is_measured_is_of_as_many_steps_as_the_page_says(optimizer, steps):
+    """At the rate no loss of these steps is above the start's; the rows are those at half of it, after them."""
+    method, of = METHODS["lora"], width.layer(24, 3, 8, np.random.default_rng(5))
+    found = width.measure(method, optimizer, 24, 3, 8, np.random.default_rng(5))
+    losses = width.train(of, method, optimizer, found["rate"], steps).losses
+    assert (losses <= losses[0] * (1 + 1e-9)).all()
+    norms = width.train(of, method, optimizer, found["rate"] / 2, steps).norms
+    np.testing.assert_allclose(found["row_norm"], np.sqrt((norms**2).mean(axis=1)), rtol=1e-12)

@@ -294,7 +294,9 @@ def _wrong(fault: str, status: int, said: str) -> list[str]:
 
 def main() -> int:
     """All writers, in processes that have the faults preloaded."""
-    arguments = command_line(COMMAND, __doc__, "writers", most=(10_000, "operations tried of a writer"))
+    arguments = command_line(
+        COMMAND, __doc__, "writers", most=(10_000, "operations tried of a writer; 0: they are counted")
+    )
     if "LD_PRELOAD" not in os.environ:
         with tempfile.TemporaryDirectory() as folder:
             library = Path(folder) / "faults.so"
@@ -316,6 +318,8 @@ def main() -> int:
 def keep(name: str, operations: int, tried: int, wrong: int) -> None:
     """A writer's row, in place of the one that was there; the line is the sum of the rows."""
     known = {row[0]: row for row in read().get("disks", {}).get("rows", [HEADS])[1:] if len(row) == len(HEADS)}
+    if not tried and name in known:
+        tried, wrong = known[name][2], known[name][4]
     known[name] = [name, operations, tried, tried * len(FAULTS), wrong]
     rows = [known[one] for one in WRITERS if one in known]
     faults, bad = (sum(row[at] for row in rows) for at in (3, 4))

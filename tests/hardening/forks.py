@@ -313,6 +313,7 @@ class Server:
         self.session, self.results, self.measured = session, results, measured
         self.tests = [item.nodeid for item in session.items]
         self.live: dict[tuple[str, str, int], list[FunctionType]] = {}
+        gc.unfreeze()  # what the suite's collection froze is not among a collector's objects
         for thing in gc.get_objects():
             if type(thing) is FunctionType and "/allora_analysis/" in thing.__code__.co_filename:
                 code = thing.__code__

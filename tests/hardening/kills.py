@@ -275,8 +275,8 @@ def attempt(task: Task, folder: Path, lasts: float, rng: np.random.Generator, wa
     return kills, wrong
 
 
-def attempts(name: str, kills: int, seed: int) -> tuple[int, int, list[str]]:
-    """So many kills of a task: kills, attempts, and what went wrong."""
+def attempts(name: str, kills: int, seed: int, before: tuple[int, int, int]) -> tuple[int, int, list[str]]:
+    """So many kills of a task: kills, attempts, and what went wrong; recorded with those `before`."""
     done, tries, wrong, rng = 0, 0, [], np.random.default_rng([seed, *name.encode()])
     with tempfile.TemporaryDirectory() as home:
         task, folder = TASKS[name][0](Path(home)), Path(home) / "results"
@@ -302,13 +302,15 @@ def attempts(name: str, kills: int, seed: int) -> tuple[int, int, list[str]]:
             done, tries, wrong = done + count, tries + 1, wrong + [f"{name}, attempt {tries}: {one}" for one in found]
             shutil.rmtree(folder)
             progress(min(done, kills), kills, f": {name}, {len(wrong)} wrong {found}")
-            keep(name, tries, done, len(wrong))
+            keep(name, *map(sum, zip(before, (tries, done, len(wrong)), strict=True)))
     return done, tries, wrong
 
 
 def main() -> int:
     """All tasks, so many kills."""
-    arguments = command_line(COMMAND, __doc__, "tasks", kills=(KILLS, "of all tasks"), seed=(0, "of the moments"))
+    more = {"--more": {"action": "store_true", "help": "counted with those that are recorded; give another seed"}}
+    numbers = {"kills": (KILLS, "of all tasks"), "seed": (0, "of the moments")}
+    arguments = command_line(COMMAND, __doc__, "tasks", more, **numbers)
     os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     import torch
 
@@ -316,15 +318,20 @@ def main() -> int:
     wrong = 0
     for name, (_, share) in TASKS.items():
         if arguments.only in name:
-            done, tries, found = attempts(name, round(share * arguments.kills), arguments.seed)
+            row = next((row for row in _rows() if row[0] == name and arguments.more), (name, 0, 0, 0))
+            done, tries, found = attempts(name, round(share * arguments.kills), arguments.seed, tuple(row[1:]))
             wrong += len(found)
             print(f"{name}: {tries} attempts, {done} kills, {len(found)} wrong", *found[:20], sep="\n  ", flush=True)
     return int(wrong > 0)
 
 
+def _rows() -> list[Any]:
+    return read().get("kills", {}).get("rows", [["what", "attempts", "kills", "wrong"]])
+
+
 def keep(name: str, tries: int, kills: int, wrong: int) -> None:
     """A task's row as far as it has come, in place of the one that was there; the line is the sum of the rows."""
-    head, *known = read().get("kills", {}).get("rows", [["what", "attempts", "kills", "wrong"]])
+    head, *known = _rows()
     rows = {row[0]: row for row in known} | {name: [name, tries, kills, wrong]}
     rows = {task: rows[task] for task in TASKS if task in rows}
     _, _, total, bad = (sum(column) if type(column[0]) is int else 0 for column in zip(*rows.values(), strict=True))

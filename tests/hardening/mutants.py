@@ -68,6 +68,32 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "how many groups are enumerated at most; the answer comes with its own error either way"
     ),
     ("if type(eta) is not float or not 0 < eta", "0 → 1"): "what is not let through unasked is asked, and let through",
+    ("_RATE = 1e-4  # the rows stay what they are", "0.0001 → 0.0002"): (
+        "the rate cancels in the ratio of two rows' steps, which is all that is read"
+    ),
+    ('if pairs[0][0].device.type != "cpu"', "0 → 1"): "A and B of a pair are on one device",
+    ("weight = np.where(norms > 0, 0.5 * d**3 / np.where(norms > 0, norms, 1.0), 0.0)", "0.0 → 0.5"): (
+        "where it differs it multiplies a row of BA that is 0"
+    ),
+    ("u = np.linspace(-8 * sigma - 12 - math.log(tokens), 8 * sigma + 5, 600)[:, None]", "5 → 6"): (
+        "how far a sum goes on whose terms have died off before"
+    ),
+    ("low, high = max(-1.0, -12 / np.sqrt(df)), 12 / np.sqrt(df)", "12 → 13"): (
+        "how far out a density is cut, at 1e-30 of its top"
+    ),
+    ("return float(np.nanmin([np.abs(2 * c0 / (-c1 + sign * root)) for sign in (1, -1)]))", "- dropped"): (
+        "the two roots with their signs turned, of which the sizes alone are read"
+    ),
+    ("one = [np.exp(k * np.minimum(level, 9.0) - np.exp(np.minimum(level, 9.0))) @ chance", "9.0 → 9.5"): (
+        "where a term is 0 in float64 either way"
+    ),
+    ("ETA, PATIENCE, ZERO = 2.0, 1000, 1e-12  # of the paper; steps; of the largest |eigenvalue|", "1000 → 1001"): (
+        "how long a run is waited for that does not get there"
+    ),
+    ("_CHUNK = 2**18", "18 → 19"): "how much is updated in one call, whose entries do not see one another",
+    ("reach, beyond = radius(groups, 42.0 + max(0.0, math.log(unit / target) - 20))", "20 → 21"): (
+        "how far out a tail is cut, at 1e-18 of its mass or less; the answer comes with its own error either way"
+    ),
 }
 
 
@@ -287,7 +313,8 @@ def main() -> int:
     parser.add_argument(
         "--quick", type=float, default=QUICK, help="seconds that a test may take at first; 0: not measured"
     )
-    parser.add_argument("--first", type=float, default=FIRST, help="seconds for a mutant at first")
+    words = f"of the processor for a mutant (default: {FIRST:g}, with --again {AGAIN:g})"
+    parser.add_argument("--seconds", type=float, help=words)
     parser.add_argument("--again", action="store_true", help="the survivors anew, before today's tests")
     arguments = parser.parse_args()
     tell = forks.teller()
@@ -296,7 +323,7 @@ def main() -> int:
     torch.set_num_threads(1)
     files, fork = all_tests(), multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe()
-    most = AGAIN if arguments.again else arguments.first
+    most = arguments.seconds or (AGAIN if arguments.again else FIRST)
     slow = fork.Process(target=_in_a_tree, args=(theirs, ours, most), daemon=True)
     slow.start()
     theirs.close()
@@ -386,7 +413,8 @@ def _record(results: Path, arguments: argparse.Namespace) -> None:
     for index, mutant in enumerate(drawn(len(first), arguments.seed)):
         if first[index]["end"] == "survived":
             why, killed = equivalent(mutant), last[index]["end"] != "survived"
-            second = f"killed at the second try, by {_file(last[index]['by'])}" if killed else NOT_KILLED
+            by = last[index]["by"]
+            second = "killed at the second try, " + (f"by {_file(by)}" if "::" in by else by) if killed else NOT_KILLED
             groups.setdefault(f"equivalent: {why}" if why else second, []).append(mutant)
     rows = [["mutants", "that survived the first try", "in"]]
     for told, those in sorted(groups.items()):
