@@ -57,7 +57,7 @@ _TEXTS = {
     ),
     "not BA": (
         "problem",
-        "what {layers} add to the weight is not s·BA (PEFT's {variants}), so ALLoRA has no row norms there; adapt "
+        "what {layers} add to the weight is not s·BA ({variants}), so ALLoRA has no row norms there; adapt "
         "nn.Linear layers by allora_config or plain LoRA (no target_parameters)",
     ),
     "not in the optimizer": (
@@ -189,9 +189,9 @@ def _on_effects(
         if found:
             words = {"layers": which([layer.name for layer in found]), "optimizer": name, "response": response}
             words["factor"] = getattr(getattr(optimizer, "row_factor", None), "words", "")
-            yield Advice(
-                level, effect, text.format(variants=", ".join(sorted({one.variant for one in found})), **words)
-            )
+            kinds = {one.variant for one in found}
+            told = sorted("measured" if kind == "another" else f"PEFT's {kind}" for kind in kinds)
+            yield Advice(level, effect, text.format(variants=", ".join(told), **words))
     if optimizer is not None and optimizer.momentum and any(layer.effect in _ON_GRADIENT for layer in layers):
         yield Advice("note", "momentum", f"{name}'s momentum carries earlier factors on: the step lags behind d")
 

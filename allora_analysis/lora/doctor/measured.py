@@ -177,6 +177,8 @@ def _word(pair: Pair) -> str | None:
     hidden = x.to(exact) @ pair.a.detach().to(exact).T
     lora = pair.scaling * v.to(exact).T @ hidden
     stated = pair.scaling * (v.to(exact) * _factor(pair, hidden)).T @ hidden
+    if not torch.isfinite(stated).all():
+        return None
     tolerance = max(_TOLERANCES.get(kind, _LOW_PRECISION) for kind in (pair.b.dtype, dtype))
     for word, expected in (("as stated", stated), ("lora's", lora)):
         if (found.to(exact) - expected).norm() <= tolerance * expected.norm():
