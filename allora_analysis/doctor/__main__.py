@@ -169,11 +169,11 @@ def sections(arguments: Arguments) -> Iterator[Section]:
 def _recipe(arguments: Arguments, saved: Saved | None) -> Recipe:
     r, alpha, width, rslora = arguments.r, arguments.alpha, arguments.width, arguments.rslora
     if saved is not None:
-        own, r = saved.common("r"), saved.common("r") if r is None else r
-        width = saved.common("n2") if width is None else width
+        own, scaling, n2 = saved.common()
+        r, width = own if r is None else r, n2 if width is None else width
         rslora = rslora or bool(saved.config.get("use_rslora"))
         if alpha is None:
-            alpha = saved.common("scaling") * (own**0.5 if rslora else own)
+            alpha = scaling * (own**0.5 if rslora else own)
     given = {"--r": r, "--alpha": alpha, "--lr": arguments.lr}
     if missing := [name for name, value in given.items() if value is None]:
         raise ArgumentError(f"{', '.join(missing)}: missing; for example --r 16 --alpha 32 --lr 2e-4")

@@ -235,7 +235,7 @@ class LayerReport:
         eta: η of the variant, or of `ALLoRAAdamW`'s group where the variant's layers have none; LoRA×η's own is s.
         adaptor: likewise.
         scaling: the LoRA scaling s.
-        rank: r.
+        rank: r, of each expert where there are several.
         norms: smallest, median and largest ‖s(BA)_i‖; None if the adapter's ΔW is not s·BA.
         factors: likewise of d_i, where the layer or the optimizer has such a factor per row.
         gradient_ratio: ‖g_B‖ / ‖LoRA's g_B‖ of the last gradient; LoRA's is g_B/d exactly, as long as no step was taken
@@ -312,7 +312,7 @@ def report(
         eta,
         adaptor,
         pair.scaling,
-        pair.a.shape[0],
+        pair.a.shape[0] // pair.experts,
         None if norms is None else _spread(abs(pair.scaling) * norms),
         None if d is None else _spread(d),
         ratio,
