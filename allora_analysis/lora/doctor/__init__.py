@@ -31,6 +31,7 @@ from allora_analysis.lora.doctor.measured import (
     clipping_effect,
     layer_factor,
     optimizer_effect,
+    rate,
     report,
     rows_of_b,
     unwrapped,
@@ -104,10 +105,11 @@ def doctor(
     optimizer = None if optimizer is None else unwrapped(optimizer)
     if optimizer is not None and not hasattr(optimizer, "param_groups"):
         raise ArgumentError(f"optimizer must have param_groups, received {type(optimizer).__name__}")
-    homes = {id(p): group for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
+    groups = [{**group, "lr": rate(group)} for group in getattr(optimizer, "param_groups", ())]
+    homes = {id(p): group for group in groups for p in group["params"]}
     configs = _configs(model)
     with torch.no_grad():
-        effect = None if optimizer is None else _optimizer_effect(optimizer, homes, pairs)
+        effect = None if optimizer is None else _optimizer_effect(optimizer, groups, homes, pairs)
         clipping = clipping_effect(maximum, *_gradients(model, pairs)) if maximum else None
         layers = tuple(clipped(report(pair, effect, homes, configs), clipping) for pair in pairs)
     effects = [layer.effect for layer in layers]
@@ -122,9 +124,11 @@ def _configs(model: nn.Module) -> dict[str, Any]:
     return next((config for config in found if isinstance(config, dict)), {})
 
 
-def _optimizer_effect(optimizer: Any, homes: dict[int, Any], pairs: tuple[Pair, ...]) -> OptimizerEffect:
+def _optimizer_effect(
+    optimizer: Any, groups: list[dict[str, Any]], homes: dict[int, Any], pairs: tuple[Pair, ...]
+) -> OptimizerEffect:
     # On the settings of the first group that trains an adapter, at the size of the adapters' own gradients.
-    group = next((homes[id(pair.b)] for pair in pairs if id(pair.b) in homes), optimizer.param_groups[0])
+    group = next((homes[id(pair.b)] for pair in pairs if id(pair.b) in homes), groups[0])
     entries = [pair.b.grad.double().abs().mean().item() for pair in pairs if pair.b.grad is not None]
     size = sum(entries) / len(entries) if entries else 0.0
     return optimizer_effect(optimizer, group, size if 0 < size < math.inf else 1.0)

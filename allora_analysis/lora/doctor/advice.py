@@ -130,8 +130,8 @@ _NO_GRADIENTS = (
 
 
 _LEVELS = ("problem", "note", "ok")
+IDLE = ("merged", "disabled", "inactive", "frozen")
 _ON_GRADIENT = ("on the gradient", "clipped")
-_IDLE = ("merged", "disabled", "inactive", "frozen")
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def which(names: Sequence[str]) -> str:
 def _on_effects(
     layers: Sequence[LayerReport], optimizer: OptimizerEffect | None, allora: bool = True
 ) -> Iterator[Advice]:
-    if all(layer.effect in _IDLE for layer in layers):
+    if all(layer.effect in IDLE for layer in layers):
         yield Advice("problem", "nothing trained", "no adapter is trained; load with is_trainable=True, or set_adapter")
     name = "no optimizer" if optimizer is None else optimizer.name
     response = "what it does to a factor is not known"
@@ -203,7 +203,7 @@ def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: di
         "registration lost": [p.variant == "lora" and stated.get(p.adapter) not in (None, *PLAIN) for p in pairs],
         "backward": [row.backward == "another" and (p.variant in PLAIN or p.eta is not None) for p, row in rows],
         "scaling": [p.variant not in PLAIN and p.eta is not None and p.scaling != 1 for p in pairs],
-        "unmeasured": [row.backward is None and row.effect not in (*_IDLE, "not BA") for row in layers],
+        "unmeasured": [row.backward is None and row.effect not in (*IDLE, "not BA") for row in layers],
         "not finite": [row.norms is not None and not math.isfinite(sum(row.norms)) for row in layers],
         "gradient not finite": [not (_finite(pair.a.grad) and _finite(pair.b.grad)) for pair in pairs],
         "dropout not applied": [row.dropout_applied is False for row in layers],

@@ -58,6 +58,12 @@ def unwrapped(optimizer: Any) -> Any:
     return optimizer
 
 
+def rate(group: dict[str, Any]) -> float | None:
+    """A group's learning rate as a number; None where the optimizer finds it itself (transformers' Adafactor)."""
+    lr = group.get("lr")
+    return None if lr is None else float(lr)
+
+
 def optimizer_effect(optimizer: Any, group: dict[str, Any], size: float = 1.0) -> OptimizerEffect:
     """A fresh optimizer of this class with this group's settings, tried with and without factors on gradient rows."""
     name = type(optimizer).__name__
@@ -243,7 +249,7 @@ class LayerReport:
         backward: ∂L/∂B measured on the layer alone: "as stated", "lora's", "another"; None where that cannot be done.
         drop_rate: of the adapter's dropout.
         dropout_applied: two passes of the layer in training differ; None where that cannot be tried.
-        rates: of A and of B in the optimizer; None for a matrix that it does not hold.
+        rates: of A and of B in the optimizer; None for a matrix that it does not hold, or whose rate it finds itself.
         quantised: the base weight is kept in few bits.
         effect: what is left of the factor when the parameters move: "on the gradient", "on the update", "twice" (layer
             and optimizer), "in the forward", "clipped" (clipping undoes it), "partly undone", "undone", "off",
@@ -319,7 +325,7 @@ def report(
         backward,
         pair.drop_rate,
         dropout_applied(pair) if pair.drop_rate else None,
-        tuple(float(homes[id(part)]["lr"]) if id(part) in homes else None for part in (pair.a, pair.b)),
+        tuple(homes[id(part)]["lr"] if id(part) in homes else None for part in (pair.a, pair.b)),
         pair.quantised,
         _effect(pair, variant, backward, effect, homes),
     )
