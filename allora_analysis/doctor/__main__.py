@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from allora_analysis import cli, outputs, study, terminal
-from allora_analysis.adaptive.recipe import Recipe
+from allora_analysis.adaptive.recipe import Recipe, alpha_of_one
 from allora_analysis.validation import ArgumentError, count, keep_probability, positive
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _recipe(arguments: Arguments, saved: Saved | None) -> Recipe:
         r, width = own if r is None else r, n2 if width is None else width
         rslora = rslora or bool(saved.config.get("use_rslora"))
         if alpha is None:
-            alpha = scaling * (own**0.5 if rslora else own)
+            alpha = scaling * alpha_of_one(own, rslora)
     given = {"--r": r, "--alpha": alpha, "--lr": arguments.lr}
     if missing := [name for name, value in given.items() if value is None]:
         raise ArgumentError(f"{', '.join(missing)}: missing; for example --r 16 --alpha 32 --lr 2e-4")

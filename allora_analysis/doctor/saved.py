@@ -7,7 +7,6 @@ PEFT's folders, and `.safetensors` files of kohya's scripts, torchtune's or lora
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections import Counter
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from allora_analysis.adaptive.recipe import alpha_of_one
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.validation import ArgumentError, choice, count, ending, number, positive, shown
 
@@ -268,4 +268,4 @@ def _scaling(name: str, r: int, config: dict[str, Any], own_alpha: float | None)
     alpha = _of_pattern("alpha_pattern", "lora_alpha", name, config) if own_alpha is None else own_alpha
     if alpha is None:
         return 1.0
-    return float(alpha) / (math.sqrt(r) if config.get("use_rslora") else r)
+    return float(alpha) / alpha_of_one(r, config.get("use_rslora"))

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from allora_analysis.adaptive.recipe import alpha_of_one
 from allora_analysis.lora.autograd import norms_of_rows, without_autocast
 from allora_analysis.lora.pairs import Pair, chained, lora_pairs
 
@@ -115,7 +116,9 @@ def _stated(module: Any) -> float | None:
             return float(value)
     rank = getattr(module, "rank", getattr(module, "r", None))
     alpha = getattr(module, "alpha", getattr(module, "lora_alpha", None))
-    return float(alpha) / rank if rank and alpha is not None else None
+    if not rank or alpha is None:
+        return None
+    return float(alpha) / alpha_of_one(rank, getattr(module, "use_rslora", False))
 
 
 def trial(pair: Pair) -> Trial:

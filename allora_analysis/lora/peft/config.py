@@ -25,6 +25,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from allora_analysis.adaptive.recipe import alpha_of_one
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.peft.layer import (
     LORA_X_ETA,
@@ -132,10 +133,13 @@ class ALLoRAConfig(LoraConfig):
 
     def _fill_scaling(self) -> None:
         """`lora_alpha` and `alpha_pattern` that make s = 1."""
-        power = 0.5 if self.use_rslora else 1
-        self.lora_alpha = self.r**power
+        self.lora_alpha = alpha_of_one(self.r, self.use_rslora)
         ranks = self.rank_pattern if isinstance(self.rank_pattern, dict) else {}
-        whole = {key: rank**power for key, rank in ranks.items() if isinstance(rank, int) and rank > 0}
+        whole = {
+            key: alpha_of_one(rank, self.use_rslora)
+            for key, rank in ranks.items()
+            if isinstance(rank, int) and rank > 0
+        }
         if whole and isinstance(self.alpha_pattern or {}, dict):
             self.alpha_pattern = whole | (self.alpha_pattern or {})
 

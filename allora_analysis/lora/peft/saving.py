@@ -10,7 +10,6 @@ Checked by `tests/test_lora_peft_saving.py` and `tests/test_lora_peft_saving_ref
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
 import warnings
@@ -24,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from allora_analysis.adaptive.recipe import alpha_of_one
 from allora_analysis.lora.peft.config import CONVERT, ALLoRAConfig, Snapshot
 from allora_analysis.lora.peft.layer import DTYPES, changes_base, is_finite, layers_with, refuse_merge
 from allora_analysis.validation import ArgumentError, count, positive
@@ -137,7 +137,7 @@ def _scaling(folder: Path, saved: dict[str, Any]) -> float:
         rank, alpha = count("r", saved.get("r", 8)), positive("lora_alpha", saved.get("lora_alpha", 8))
     except ArgumentError as error:
         raise ArgumentError(f"{folder / _CONFIG}: {error}; save the adapter again") from None
-    return alpha / (math.sqrt(rank) if saved.get("use_rslora") else rank)
+    return alpha / alpha_of_one(rank, saved.get("use_rslora"))
 
 
 def _check_scaled(weights: dict[str, Tensor], factor: float, folder: Path, alpha: Any) -> None:
