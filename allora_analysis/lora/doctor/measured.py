@@ -312,22 +312,22 @@ def report(
     backward, stated = backward_word(pair), getattr(configs.get(pair.adapter), "variant", "")
     variant = stated if (pair.variant, stated) == ("lora", "lora_x_eta") else pair.variant
     return LayerReport(
-        pair.name,
-        pair.adapter,
-        variant,
-        eta,
-        adaptor,
-        pair.scaling,
-        pair.a.shape[0] // pair.experts,
-        None if norms is None else _spread(abs(pair.scaling) * norms),
-        None if d is None else _spread(d),
-        ratio,
-        backward,
-        pair.drop_rate,
-        dropout_applied(pair) if pair.drop_rate else None,
-        tuple(homes[id(part)]["lr"] if id(part) in homes else None for part in (pair.a, pair.b)),
-        pair.quantised,
-        _effect(pair, variant, backward, effect, homes),
+        name=pair.name,
+        adapter=pair.adapter,
+        variant=variant,
+        eta=eta,
+        adaptor=adaptor,
+        scaling=pair.scaling,
+        rank=pair.a.shape[0] // pair.experts,
+        norms=None if norms is None else _spread(abs(pair.scaling) * norms),
+        factors=None if d is None else _spread(d),
+        gradient_ratio=ratio,
+        backward=backward,
+        drop_rate=pair.drop_rate,
+        dropout_applied=dropout_applied(pair) if pair.drop_rate else None,
+        rates=tuple(homes[id(part)]["lr"] if id(part) in homes else None for part in (pair.a, pair.b)),
+        quantised=pair.quantised,
+        effect=_effect(pair, variant, backward, effect, homes),
     )
 
 
