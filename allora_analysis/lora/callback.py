@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, distributed, nn
 
 from allora_analysis.lora.doctor import Diagnosis, doctor
-from allora_analysis.lora.doctor.advice import IDLE
 from allora_analysis.validation import ArgumentError, count
 
 if importlib.util.find_spec("transformers") is None:
@@ -148,8 +147,8 @@ def _is_sharded(args: Any, model: nn.Module, optimizer: Any) -> bool:
 
 def _numbers(found: Diagnosis) -> dict[str, float]:
     """A diagnosis as the numbers of a log."""
-    layers = [layer for layer in found.layers if layer.effect not in IDLE]
-    acting = [layer.effect in ("on the gradient", "on the update", "in the forward") for layer in layers]
+    layers = [layer for layer in found.layers if not layer.effect.idle]
+    acting = [layer.effect.acts for layer in layers]
     numbers = {"allora/on": _ON.get(found.verdict, 0.5), "allora/layers_on": sum(acting) / (len(acting) or 1)}
     norms = [layer.norms[1] for layer in layers if layer.norms is not None]
     factors = [layer.factors for layer in layers if layer.factors is not None]

@@ -8,6 +8,7 @@ Checked by `tests/test_lora_doctor.py` (against autograd and by really stepping 
 
 - `measured.py`: what an optimizer makes of a row factor, what clipping makes of the gradients, what a layer's backward
   pass does; one adapter's line
+- `effects.py`: what can become of a factor, in a word, for the verdict and as advice
 - `updates.py`: a factor that the optimizer itself puts on rows
 - `rates.py`: what the rates come to, in any LoRA
 - `advice.py`: what to say about it, with the way out, and all of it as text
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from allora_analysis.lora.doctor.advice import Advice, advise, table
+from allora_analysis.lora.doctor.effects import Effect
 from allora_analysis.lora.doctor.measured import (
     Clipping,
     LayerReport,
@@ -42,10 +44,8 @@ from allora_analysis.validation import ArgumentError, non_negative
 
 __all__ = ["Advice", "Clipping", "Diagnosis", "LayerReport", "OptimizerEffect", "doctor"]
 
-_ON = ("on the gradient", "clipped", "on the update", "twice", "in the forward")
-_PARTLY = ("partly undone", "half in the optimizer")
-_OFF = ("off", "factor of p", "undone", "no pair", "not BA", "not in the optimizer", "backward is LoRA's")
-_NO_RULE = {"off", "unknown", "frozen", "inactive", "merged", "disabled", "in the forward"}
+# Where no rule acts on A and B.
+_NO_RULE = {effect for effect in Effect if effect.idle} | {Effect.OFF, Effect.UNKNOWN, Effect.IN_FORWARD}
 
 
 @dataclass(frozen=True)
@@ -141,16 +141,18 @@ def _gradients(model: nn.Module, pairs: tuple[Pair, ...]) -> tuple[list[Tensor],
     ]
 
 
-def _verdict(effects: list[str]) -> str:
-    on, off = ([effect in words for effect in effects].count(True) for words in (_ON, _OFF))
-    if "unknown" in effects:
+def _verdict(effects: list[Effect]) -> str:
+    said = {effect.verdict for effect in effects}
+    if "unknown" in said:
         return "unknown"
-    if any(effect in _PARTLY for effect in effects) or (on and off):
+    if "partly" in said or {"on", "off"} <= said:
         return "partly"
-    return "clipped" if "clipped" in effects else "on" if on else "off"
+    return "clipped" if Effect.CLIPPED in effects else "on" if "on" in said else "off"
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Effect):
+        return value.value
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import norms_of_rows, without_autocast
+from allora_analysis.lora.doctor.effects import Effect
 from allora_analysis.lora.doctor.updates import RowFactor, fresh_optimizer, row_factor
 from allora_analysis.lora.foreign import dropout_applied
 from allora_analysis.lora.optim import ALLoRAAdamW
@@ -251,12 +252,7 @@ class LayerReport:
         dropout_applied: two passes of the layer in training differ; None where that cannot be tried.
         rates: of A and of B in the optimizer; None for a matrix that it does not hold, or whose rate it finds itself.
         quantised: the base weight is kept in few bits.
-        effect: what is left of the factor when the parameters move: "on the gradient", "on the update", "twice" (layer
-            and optimizer), "in the forward", "clipped" (clipping undoes it), "partly undone", "undone", "off",
-            "factor of p" (the optimizer has one, of A's and B's own rows),
-            "no pair" (no group of ALLoRAAdamW is this A and B), "not BA", "backward is LoRA's",
-            "half in the optimizer", "not in the optimizer", "unknown", or why nothing is trained: "merged", "disabled",
-            "inactive", "frozen".
+        effect: what is left of the factor when the parameters move, or why nothing is trained.
     """
 
     name: str
@@ -274,7 +270,7 @@ class LayerReport:
     dropout_applied: bool | None
     rates: tuple[float | None, float | None]
     quantised: bool
-    effect: str
+    effect: Effect
 
 
 def layer_factor(pair: Pair) -> Tensor | None:
@@ -337,52 +333,56 @@ def _spread(values: Tensor) -> tuple[float, float, float]:
 
 def clipped(layer: LayerReport, clipping: Clipping | None) -> LayerReport:
     """A report, with what clipping makes of the effect."""
-    undone = clipping is not None and clipping.undoes and layer.effect == "on the gradient"
-    return replace(layer, effect="clipped") if undone else layer
+    undone = clipping is not None and clipping.undoes and layer.effect == Effect.ON_GRADIENT
+    return replace(layer, effect=Effect.CLIPPED) if undone else layer
 
 
 def _effect(
     pair: Pair, variant: str, backward: str | None, optimizer: OptimizerEffect | None, homes: dict[int, dict[str, Any]]
-) -> str:
-    for idle, word in ((pair.merged, "merged"), (pair.disabled, "disabled"), (not pair.active, "inactive")):
+) -> Effect:
+    for idle, word in (
+        (pair.merged, Effect.MERGED),
+        (pair.disabled, Effect.DISABLED),
+        (not pair.active, Effect.INACTIVE),
+    ):
         if idle:
             return word
     if not pair.trainable:
-        return "frozen"
+        return Effect.FROZEN
     trained = [matrix for matrix in (pair.a, pair.b) if matrix.requires_grad]
     held = [matrix for matrix in trained if id(matrix) in homes]
     if optimizer is not None and not held:
-        return "not in the optimizer"
+        return Effect.NOT_HELD
     if not pair.is_product:
-        return "not BA"
+        return Effect.NOT_BA
     found = _factors_effect(pair, variant, backward, optimizer, homes)
     half = optimizer is not None and len(held) < len(trained)
     return (
-        "half in the optimizer" if half and found in ("on the gradient", "in the forward", "partly undone") else found
+        Effect.HALF_HELD if half and found in (Effect.ON_GRADIENT, Effect.IN_FORWARD, Effect.PARTLY_UNDONE) else found
     )
 
 
 def _factors_effect(
     pair: Pair, variant: str, backward: str | None, optimizer: OptimizerEffect | None, homes: dict[int, dict[str, Any]]
-) -> str:
+) -> Effect:
     if variant in ("asf_lora", "lora_x_eta"):
-        return "in the forward"
+        return Effect.IN_FORWARD
     scales = variant not in PLAIN and pair.eta is not None
     if scales and backward == "lora's":
-        return "backward is LoRA's"
+        return Effect.LORAS_BACKWARD
     if optimizer is None:
-        return "unknown"
+        return Effect.UNKNOWN
     group = homes.get(id(pair.b), homes.get(id(pair.a)))
     if optimizer.on_update and group["pair"]:
-        return "no pair" if not holds(group, pair) else "twice" if scales else "on the update"
+        return Effect.NO_PAIR if not holds(group, pair) else Effect.TWICE if scales else Effect.ON_UPDATE
     if not scales and optimizer.row_factor is not None:
-        return "factor of p"
+        return Effect.OF_OWN_ROWS
     if not scales:
-        return "no pair" if optimizer.on_update else "off"
+        return Effect.NO_PAIR if optimizer.on_update else Effect.OFF
     return _survival(optimizer.response)
 
 
-def _survival(response: float | None) -> str:
+def _survival(response: float | None) -> Effect:
     if response is None:
-        return "unknown"
-    return "on the gradient" if response > 0.9 else "undone" if response < 0.1 else "partly undone"
+        return Effect.UNKNOWN
+    return Effect.ON_GRADIENT if response > 0.9 else Effect.UNDONE if response < 0.1 else Effect.PARTLY_UNDONE

@@ -13,6 +13,7 @@ from typing import Any
 
 from allora_analysis.adaptive import in_words
 from allora_analysis.adaptive.recipe import Recipe, rates
+from allora_analysis.lora.doctor.effects import Effect
 from allora_analysis.lora.doctor.measured import LayerReport, OptimizerEffect
 from allora_analysis.lora.pairs import Pair
 
@@ -69,7 +70,7 @@ def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[
             row.rank,
             math.prod(pair.a.shape[1:]),
             (abs(row.scaling), row.rates[1] / row.rates[0] if all(row.rates) else 1.0),
-            row.eta if row.variant in _ON_ROWS or row.effect == "on the update" else None,
+            row.eta if row.variant in _ON_ROWS or row.effect == Effect.ON_UPDATE else None,
         )
         for pair, row in zip(pairs, layers, strict=True)
         if pair.is_product
@@ -87,7 +88,7 @@ def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[
                 "factor at this width",
                 f"the factor at this width: {in_words.factor_at_width(knobs, rank, width, eta)}",
             )
-    ruled = [row for row in layers if row.variant in _ON_ROWS and row.effect in ("on the gradient", "clipped")]
+    ruled = [row for row in layers if row.variant in _ON_ROWS and row.effect in (Effect.ON_GRADIENT, Effect.CLIPPED)]
     if len({row.eta for row in ruled}) != 1:
         return
     shortest, longest = min(row.norms[0] for row in ruled), max(row.norms[2] for row in ruled)
