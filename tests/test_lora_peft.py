@@ -121,27 +121,20 @@ SCALINGS = {
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "scaling_of"),
     [
-        {},
-        {"use_rslora": True},
-        {"rank_pattern": {"q_proj": 2}},
-        {"rank_pattern": {"q_proj": 2}, "use_rslora": True},
-        {"rank_pattern": {"layers.0.*": 1, "o_proj": 2}},
+        ({}, lambda r: 1.0),
+        ({"use_rslora": True}, lambda r: 2.0),
+        ({"rank_pattern": {"q_proj": 2, "o_proj": 1}}, lambda r: 4 / r),
+        ({"rank_pattern": {"q_proj": 2, "o_proj": 1}, "use_rslora": True}, lambda r: 4 / r**0.5),
     ],
-    ids=str,
+    ids=["plain", "rslora", "ranks", "both"],
 )
-def test_without_an_alpha_every_layer_has_scaling_one(fields):
-    """Planted: α = r whatever the rule, 4 at r = 16 under rsLoRA, and r/2 over a pattern's rank."""
+def test_without_an_alpha_it_is_r_in_every_layer(fields, scaling_of):
     model = adapted("qwen", r=4, **fields)
-    assert {layer.scaling["default"] for layer in layers(model).values()} == {1.0}
-    assert len({layer.r["default"] for layer in layers(model).values()}) == 1 + len(fields.get("rank_pattern", {}))
-
-
-def test_an_alpha_of_ones_own_stays_beside_the_default():
-    model = adapted("qwen", r=4, rank_pattern={"q_proj": 2}, alpha_pattern={"o_proj": 8})
-    found = {name.rpartition(".")[2]: layer.scaling["default"] for name, layer in layers(model).items()}
-    assert found == {"q_proj": 1.0, "o_proj": 2.0, "down_proj": 1.0}
+    found = {layer.r["default"]: layer.scaling["default"] for layer in layers(model).values()}
+    assert found == {r: pytest.approx(scaling_of(r)) for r in found}
+    assert len(found) == 1 + len(fields.get("rank_pattern", {}))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3], ids=["fused", "unfused"])

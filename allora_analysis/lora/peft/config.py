@@ -25,7 +25,6 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from allora_analysis.adaptive.recipe import alpha_of_one
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.peft.layer import (
     LORA_X_ETA,
@@ -77,9 +76,9 @@ class ALLoRAConfig(LoraConfig):
         variant: "allora"; "allora_0", without dropout; "allora_od", the factor per token; "asf_lora", the factor on
             the output; "lora_x_eta", LoRA at scaling η.
         adaptor: a key of `allora_analysis.adaptors.ADAPTORS`.
-        lora_alpha: α > 0; by default what makes s = 1 in every layer: r, or √r with `use_rslora`, and in
-            `alpha_pattern` the same of the ranks in `rank_pattern`. For LoRA×η it is η·r and for ASF-LoRA r: no other,
-            nor `use_rslora`, `rank_pattern` or `alpha_pattern`.
+        lora_alpha: α > 0; r by default: s = 1, or √r with `use_rslora`; where `rank_pattern` gives a layer another
+            rank r_i, r/r_i, or r/√r_i. For LoRA×η it is η·r and for ASF-LoRA r: no other, nor `use_rslora`,
+            `rank_pattern` or `alpha_pattern`.
     """
 
     lora_alpha: float | None = field(default=None)
@@ -131,24 +130,10 @@ class ALLoRAConfig(LoraConfig):
                     "forward pass of their own"
                 )
 
-    def _fill_scaling(self) -> None:
-        """`lora_alpha` and `alpha_pattern` that make s = 1."""
-        self.lora_alpha = alpha_of_one(self.r, self.use_rslora)
-        ranks = self.rank_pattern if isinstance(self.rank_pattern, dict) else {}
-        whole = {
-            key: alpha_of_one(rank, self.use_rslora)
-            for key, rank in ranks.items()
-            if isinstance(rank, int) and rank > 0
-        }
-        if whole and isinstance(self.alpha_pattern or {}, dict):
-            self.alpha_pattern = whole | (self.alpha_pattern or {})
-
     def _check_scaling(self) -> None:
         alpha = self.eta * self.r if self.variant == LORA_X_ETA else self.r
         if self.variant not in _OF_ONE_SCALING:
-            if self.lora_alpha is None:
-                self._fill_scaling()
-            self.lora_alpha = positive("lora_alpha", self.lora_alpha)
+            self.lora_alpha = positive("lora_alpha", alpha if self.lora_alpha is None else self.lora_alpha)
             if not isinstance(self.alpha_pattern or {}, dict):
                 raise ArgumentError(
                     f"alpha_pattern must give layers their alphas, received {shown(self.alpha_pattern)}"
@@ -209,7 +194,8 @@ def allora_config(eta: float, variant: str = "allora", adaptor: str = "inverse_s
     """A config for `peft.get_peft_model` and `add_adapter` (§4.1; Listing 1).
 
     Everything else is PEFT's: `r`, `target_modules`, `lora_dropout` (which masks A's input), `modules_to_save`, `bias`,
-    `task_type`, … `lora_alpha` is what makes the scaling 1 (η for LoRA×η) where it is left out.
+    `task_type`, … `lora_alpha` is r where it is left out, so that the scaling is 1 (η for LoRA×η) but for what
+    `use_rslora` and `rank_pattern` make of it.
 
     Args:
         eta: η > 0, the factor of a row of zeros: the paper's 1/√(‖(BA)_i‖ + 1/η²) is η at the start.
