@@ -158,6 +158,8 @@ def test_of_a_dropout_too_small_to_be_seen_nothing_is_said():
     assert dropout_applied(unseen) is dropout_applied(forgotten) is None
     nn.init.zeros_(seen.a)
     assert dropout_applied(seen) is None  # no mask is seen
+    (wide,) = any_pairs(nn.Sequential(foreign.TuneLinear(300, 300, 256, ALPHA, 0.5)))
+    assert dropout_applied(wide) is True  # where two masks are alike with probability 2^-2048
 
 
 @pytest.mark.parametrize("size", [1.0, 30.0], ids=["base", "large base"])

@@ -216,12 +216,8 @@ def _passes(pair: Pair) -> int:
     # most max(p, 1 - p) for each number that is drawn, of which there are r for each token or more.
     rates = {_rate(pair.module, _WHOLE): 1}
     rates.setdefault(pair.drop_rate, _TOKENS * pair.a.shape[0])
-    wanted = 1
-    for rate, draws in rates.items():
-        alike = max(rate, 1 - rate) ** draws
-        if rate > 0:
-            wanted = max(wanted, _PASSES + 1 if alike >= 1 else math.ceil(math.log(_MISSED) / math.log(alike)))
-    return wanted
+    alike = [draws * math.log(max(rate, 1 - rate)) for rate, draws in rates.items() if rate > 0]
+    return max((math.ceil(math.log(_MISSED) / one) if one else _PASSES + 1 for one in alike), default=1)
 
 
 def _seed(device: torch.device, seed: int) -> None:
