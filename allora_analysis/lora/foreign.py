@@ -231,20 +231,28 @@ def _seed(device: torch.device, seed: int) -> None:
 
 
 @contextmanager
+def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """Every part of a module in a mode meanwhile; set on the parts: loralib's `train` and `eval` merge the weights."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        for part, _ in modes:
+            part.training = training
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+@contextmanager
 def _quietly(pair: Pair, b: Tensor, training: bool = False) -> Iterator[None]:
-    # Another B, and the mode, set on the modules themselves: loralib's `train` and `eval` merge the weights.
-    modes = [(part, part.training) for part in pair.module.modules()]
+    # Another B, and the random state kept.
     own, matrix = pair.b.data, pair.b
     state = torch.mps.get_rng_state() if pair.b.is_mps else None  # `fork_rng` knows CUDA's devices
-    with torch.random.fork_rng(devices=[pair.b.device] if pair.b.is_cuda else []):
+    with in_mode(pair.module, training), torch.random.fork_rng(devices=[pair.b.device] if pair.b.is_cuda else []):
         try:
             matrix.data = b.to(own)
-            for part, _ in modes:
-                part.training = training
             yield
         finally:
             matrix.data = own
-            for part, mode in modes:
-                part.training = mode
             if state is not None:
                 torch.mps.set_rng_state(state)

@@ -8,8 +8,7 @@ gradient's rows, and a layer runs alone on a few random inputs. `report` is one 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import norms_of_rows, without_autocast
 from allora_analysis.lora.doctor.effects import Effect
 from allora_analysis.lora.doctor.updates import RowFactor, fresh_optimizer, row_factor
-from allora_analysis.lora.foreign import dropout_applied
+from allora_analysis.lora.foreign import dropout_applied, in_mode
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import PLAIN, Pair, stacked
 
@@ -174,7 +173,7 @@ def _word(pair: Pair) -> str | None:
     dtype = _input_dtype(pair)
     x, v = (_normal(pair.a, size).to(dtype) for size in (pair.a.shape[1], pair.b.shape[0]))
     try:
-        with evaluating(pair.module), torch.enable_grad():
+        with in_mode(pair.module, training=False), torch.enable_grad():
             (found,) = torch.autograd.grad((pair.module.forward(x) * v).sum(), pair.b, allow_unused=True)
     except Exception:  # a layer that takes no plain inputs (an embedding, a sharded or quantized base) stays unmeasured
         return None
@@ -216,19 +215,6 @@ def _input_dtype(pair: Pair) -> torch.dtype:
 
 def _normal(like: Tensor, size: int) -> Tensor:
     return torch.randn(_TOKENS, size, generator=torch.Generator().manual_seed(0)).to(like.device)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Every part of a module in eval mode meanwhile; set on the parts, since loralib's `eval` merges the weights."""
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        for part, _ in modes:
-            part.training = False
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 @dataclass(frozen=True)
