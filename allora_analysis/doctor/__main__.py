@@ -201,10 +201,10 @@ def _recipe(arguments: Arguments, saved: Saved | None) -> Recipe:
     given = {"--r": r, "--alpha": alpha, "--lr": arguments.lr}
     if missing := [name for name, value in given.items() if value is None]:
         raise ArgumentError(f"{', '.join(missing)}: missing; for example --r 16 --alpha 32 --lr 2e-4")
-    return Recipe(
-        r, alpha, arguments.lr, arguments.optimizer, rslora, arguments.loraplus_ratio, arguments.eps,
-        arguments.weight_decay, arguments.zero, width,
-    )  # fmt: skip
+    same = {
+        name: getattr(arguments, name) for name in ("lr", "optimizer", "loraplus_ratio", "eps", "weight_decay", "zero")
+    }
+    return Recipe(r=r, alpha=alpha, rslora=rslora, width=width, **same)
 
 
 def _switches(arguments: Arguments, saved: Saved | None):
