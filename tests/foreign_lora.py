@@ -77,6 +77,33 @@ class KohyaModule(nn.Module):
         return self.org_forward(x) + self.lora_up(self.lora_down(x)) * self.multiplier * self.scale
 
 
+class SkippingKohya(KohyaModule):
+    """The same, left out of a whole pass in training at random."""
+
+    def __init__(self, layer: nn.Linear, r: int, alpha: float, module_dropout: float):
+        super().__init__(layer, r, alpha)
+        self.module_dropout = module_dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and torch.rand(1) < self.module_dropout:
+            return self.org_forward(x)
+        return super().forward(x)
+
+
+class NeverSkipping(SkippingKohya):
+    """The same, which forgets to."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return KohyaModule.forward(self, x)
+
+
+class Tanh(KohyaModule):
+    """What it adds is no multiple of BAx."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.org_forward(x) + self.lora_up(torch.tanh(self.lora_down(x))) * self.scale
+
+
 class TuneLinear(nn.Module):
     """As a fine-tuning recipe library has it: `lora_a` and `lora_b` as modules, alpha and rank as numbers."""
 

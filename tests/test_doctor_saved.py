@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from allora_analysis.doctor import answers
 from allora_analysis.doctor.saved import read
 from allora_analysis.validation import ArgumentError
 from tests.saved_adapters import NAMES, drawn, peft_folder, single_file
@@ -75,6 +76,9 @@ def test_asf_loras_scaling_is_one_for_certain(tmp_path):
         {"alpha_pattern": [4]},
         {"alpha_pattern": {"q_proj": "4"}},
         {"alpha_pattern": {"q_proj(": 4}},
+        {"rank_pattern": {"q_proj": 0}},
+        {"rank_pattern": {"q_proj(": 4}},
+        {"target_parameters": "experts"},
     ],
     ids=str,
 )
@@ -90,7 +94,7 @@ def test_a_folder_of_pefts(rslora, scaling, tmp_path):
     assert [pair.name for pair in saved.pairs] == ["layers.0.attn.q_proj", "layers.1.attn.v_proj"]
     assert {pair.scaling for pair in saved.pairs} == {scaling}
     assert saved.pairs[1].norms == pytest.approx(norms(scaling, seed=1, size=0.1), rel=1e-6)
-    assert (saved.common("r"), saved.common("n2"), saved.magnitudes, saved.left_out) == (4, 10, 0, 0)
+    assert (saved.common(), saved.magnitudes, saved.left_out) == ((4, scaling, 10), 0, 0)
 
 
 def test_what_peft_saves_has_the_scalings_that_its_layers_have(tmp_path):
@@ -107,6 +111,81 @@ def test_what_peft_saves_has_the_scalings_that_its_layers_have(tmp_path):
         assert saved[name].scaling == layer.scaling["default"]
         assert saved[name].r == layer.r["default"]
         assert saved[name].zero == "b"
+
+
+class Experts(torch.nn.Module):
+    """A mixture's layer: all experts' matrices in one parameter each."""
+
+    def __init__(self, experts=5, n2=10, n1=6):
+        super().__init__()
+        self.up = torch.nn.Parameter(torch.randn(experts, n2, n1))
+        self.down = torch.nn.Parameter(torch.randn(experts, n2, n1))
+
+    def forward(self, x):
+        return torch.einsum("tn,enm->tm", x, self.up + self.down)
+
+
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys did not match:RuntimeWarning")  # PEFT's; it did
+@pytest.mark.parametrize("rslora", [False, True])
+def test_experts_in_one_parameter_are_as_many_pairs_of_the_configs_rank(rslora, tmp_path):
+    """Planted: one pair of rank E·r, at the scaling of that rank. The file against the live model, rows and all."""
+    peft = pytest.importorskip("peft")
+    from allora_analysis.lora.doctor import doctor
+
+    base = torch.nn.Sequential()
+    base.mixed, base.other, base.q = Experts(), Experts(experts=3), torch.nn.Linear(6, 6)
+    config = peft.LoraConfig(
+        r=4, lora_alpha=8, use_rslora=rslora, target_modules=["q"],
+        target_parameters=["mixed.up", "mixed.down", "other.up"], rank_pattern={"other.up": 2},
+    )  # fmt: skip
+    model = peft.get_peft_model(base, config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path)
+    saved = {pair.name: pair for pair in read(tmp_path).pairs}
+    live = {row.name.removeprefix("base_model.model."): row for row in doctor(model, allora=False).layers}
+    assert {name: (pair.r, pair.experts) for name, pair in saved.items()} == {
+        "mixed": (4, 5), "mixed.base_layer": (4, 5), "other": (2, 3), "q": (4, 1),
+    }  # fmt: skip
+    assert live.keys() == saved.keys()
+    for name, pair in saved.items():
+        assert (pair.r, pair.scaling) == (live[name].rank, pytest.approx(live[name].scaling))
+        assert pair.norms == pytest.approx(live[name].norms, rel=1e-5)
+    a, b = (
+        dict(model.named_parameters())[f"base_model.model.other.lora_{side}.default.weight"].detach().double()
+        for side in "AB"
+    )
+    by_hand = [(b[:, e::3] @ a[2 * e : 2 * e + 2]).norm(dim=1) for e in range(3)]
+    assert saved["other"].norms[2] == pytest.approx(float(saved["other"].scaling * torch.cat(by_hand).max()))
+
+
+def test_several_adapters_in_one_file_are_pairs_of_their_own(tmp_path):
+    """Planted: the second took the first one's place, without a word; and a bias (`lora_bias`) could take B's."""
+    found = {}
+    for index, adapter in enumerate(("default", "other")):
+        a, b = drawn(seed=index)
+        found |= {f"q.lora_A.{adapter}.weight": a, f"q.lora_B.{adapter}.weight": b}
+        found[f"q.lora_B.{adapter}.bias"] = torch.ones(6)
+    save_file(found, str(tmp_path / "two.safetensors"))
+    saved = read(tmp_path / "two.safetensors")
+    assert {pair.name for pair in saved.pairs} == {"q (default)", "q (other)"}
+    assert sorted(pair.norms[2] for pair in saved.pairs) == pytest.approx(sorted(norms(1.0, i)[2] for i in (0, 1)))
+    assert saved.left_out == 0
+
+
+def test_the_common_rank_and_scaling_are_of_the_same_pairs(tmp_path):
+    """Planted: each most frequent on its own, r = 8 of three pairs beside s = 1 of four others: no pair's equation."""
+    ranks = {"a": 8, "b": 8, "c": 8, "d": 16, "e": 16, "f": 32, "g": 32}
+    tensors = {}
+    for name, r in ranks.items():
+        a, b = drawn(r=r, n2=20 if name == "a" else 10)
+        tensors |= {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
+    pattern = {"f": 32, "g": 32}
+    fields = {"lora_alpha": 16, "rank_pattern": {k: r for k, r in ranks.items() if r != 8}, "alpha_pattern": pattern}
+    saved = read(peft_folder(tmp_path, layers=(), tensors=tensors, r=8, **fields))
+    assert saved.common() == (8, 2.0, 10)
+    assert dict(answers.of_saved(saved, None).lines)["pairs"].startswith("7, r = 8, s = 2 = α/r, α = 16 in most")
 
 
 def test_halves_and_convolutions_are_counted_and_left_out(tmp_path):

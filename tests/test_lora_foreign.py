@@ -141,6 +141,88 @@ def test_a_layer_on_the_cpu_is_tried_without_another_devices_random_state(monkey
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.45])
+def test_a_dropout_of_the_whole_adapter_is_seen(rate):
+    """Planted: two passes, whose draws are 0.496 and 0.758, so that any rate below the first was "never applied"."""
+    for kind, applied in ((foreign.SkippingKohya, True), (foreign.NeverSkipping, False)):
+        (pair,) = any_pairs(trained(kind(nn.Linear(7, 5), R, ALPHA, rate)))
+        assert (pair.drop_rate, dropout_applied(pair)) == (rate, applied)
+
+
+def test_of_a_dropout_too_small_to_be_seen_nothing_is_said():
+    (seen,), (unseen,), (forgotten,) = (
+        any_pairs(trained(kind(7, 5, R, ALPHA, rate)))
+        for kind, rate in ((foreign.TuneLinear, 0.02), (foreign.TuneLinear, 1e-7), (foreign.Undropped, 1e-7))
+    )
+    assert dropout_applied(seen) is True
+    assert dropout_applied(unseen) is dropout_applied(forgotten) is None
+    nn.init.zeros_(seen.a)
+    assert dropout_applied(seen) is None  # no mask is seen
+    (wide,) = any_pairs(nn.Sequential(foreign.TuneLinear(300, 300, 256, ALPHA, 0.5)))
+    assert dropout_applied(wide) is True  # where two masks are alike with probability 2^-2048
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0], ids=["base", "large base"])
+@pytest.mark.parametrize("alpha", [1.0, 4.5, 9.6])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_layer_in_few_digits_is_lora_up_to_its_rounding(dtype, alpha, size):
+    """Planted: one tolerance of 1e-3, where bfloat16 rounds at 4e-3, so that any such adapter was "not BA"."""
+    (layer,) = few_digits(foreign.TuneLinear(64, 48, R, alpha), dtype, size).layers
+    assert (layer.variant, layer.scaling, layer.effect, layer.backward) == ("lora", alpha / R, "off", "as stated")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_few_digits_a_layer_that_is_not_lora_is_told_apart(dtype):
+    found = few_digits(foreign.Tanh(nn.Linear(64, 48), R, ALPHA), dtype)
+    assert (found.layers[0].variant, found.layers[0].effect) == ("another", "not BA")
+    assert next(line.text for line in found.advice if line.code == "not BA").startswith(
+        "what 0 add to the weight is not s·BA (measured), so"
+    )
+    (layer,) = few_digits(foreign.HookedALLoRA(nn.Linear(64, 48), R, 2.0), dtype).layers
+    assert (layer.variant, layer.eta) == ("allora", pytest.approx(2.0, rel=0.05))
+
+
+def few_digits(layer, dtype, size=1.0):
+    if hasattr(layer, "org_forward"):
+        layer.org_forward.__self__.to(dtype)
+    for name, parameter in layer.named_parameters():
+        parameter.data *= size if name == "weight" else 1.0
+    model = nn.Sequential(layer.to(dtype))
+    return doctor(model, torch.optim.SGD(model.parameters(), lr=1e-3), allora=False)
+
+
+@pytest.mark.parametrize("kind", ["foreign", "peft"])
+def test_the_doctor_inside_autocast_leaves_the_output_as_it_was(kind):
+    """Planted: autocast kept the random B's copy, and the rest of the region ran with it."""
+    if kind == "foreign":
+        model = trained(foreign.TuneLinear(7, 5, R, ALPHA, 0.3))
+    else:
+        peft = pytest.importorskip("peft")
+        model = nn.Sequential()
+        model.q = nn.Linear(7, 5)
+        model = peft.get_peft_model(model, peft.LoraConfig(r=R, lora_alpha=6, target_modules=["q"], lora_dropout=0.3))
+        nn.init.normal_(model.base_model.model.q.lora_B["default"].weight)
+    model.eval()
+    x = torch.randn(4, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = doctor(model, allora=False)
+        assert torch.equal(model(x), before)
+    assert found.layers[0].scaling == 2.0
+    assert not [line for line in found.advice if line.level == "problem"]
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_an_a_of_zeros_or_nan_is_no_other_rule(value):
+    """Planted: 0/0 as the scaling, and the advice "not s·BA (PEFT's another)"."""
+    model = trained(foreign.TuneLinear(7, 5, R, ALPHA))
+    nn.init.constant_(model[1].lora_a.weight, value)
+    found = doctor(model, torch.optim.AdamW(model.parameters()), allora=False)
+    assert (found.layers[0].variant, found.layers[0].scaling) == ("lora", ALPHA / R)
+    assert [line.code for line in found.advice if line.level == "problem"] == ["not finite"] * (value != 0)
+
+
 def test_a_module_without_a_pair_is_none():
     model = nn.Sequential(nn.Linear(3, 3))
     model[0].lora_down, model[0].lora_up = nn.Linear(3, 2), nn.Linear(5, 3)  # these do not chain

@@ -10,23 +10,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import GPT2Config, GPT2ForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 from allora_analysis.lora.peft import ALLoRALinearLayer, Rule, allora_config, load
-from tests.tiny_peft_models import BERT_TARGETS, QWEN_TARGETS, batch, bert, logits, qwen, randomise
+from tests.tiny_peft_models import BERT_TARGETS, QWEN_TARGETS, batch, bert, gpt2, logits, qwen, randomise
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*gradient_checkpointing:FutureWarning", "ignore:Could not find a config file"
 )
 ETA = 3.0
-
-
-def gpt2():
-    torch.manual_seed(0)
-    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 16}
-    return GPT2ForSequenceClassification(GPT2Config(**sizes, vocab_size=50, num_labels=3, pad_token_id=0))
-
 
 MODELS = {"qwen": (qwen, QWEN_TARGETS), "bert": (bert, BERT_TARGETS), "gpt2": (gpt2, ["c_attn", "c_proj"])}
 HAND_ADAPTORS = {
@@ -126,6 +118,23 @@ SCALINGS = {
         lambda name, r: 1.5 if "q_proj" in name else 4.0 if "o_proj" in name else 1.0,
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("fields", "scaling_of"),
+    [
+        ({}, lambda r: 1.0),
+        ({"use_rslora": True}, lambda r: 2.0),
+        ({"rank_pattern": {"q_proj": 2, "o_proj": 1}}, lambda r: 4 / r),
+        ({"rank_pattern": {"q_proj": 2, "o_proj": 1}, "use_rslora": True}, lambda r: 4 / r**0.5),
+    ],
+    ids=["plain", "rslora", "ranks", "both"],
+)
+def test_without_an_alpha_it_is_r_in_every_layer(fields, scaling_of):
+    model = adapted("qwen", r=4, **fields)
+    found = {layer.r["default"]: layer.scaling["default"] for layer in layers(model).values()}
+    assert found == {r: pytest.approx(scaling_of(r)) for r in found}
+    assert len(found) == 1 + len(fields.get("rank_pattern", {}))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3], ids=["fused", "unfused"])

@@ -13,10 +13,11 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
+from safetensors.torch import load_file
 
 from allora_analysis.lora.peft import ALLoRAConfig, ALLoRALinearLayer, Rule, allora_config, export_lora, load, train_on
 from tests.test_lora_peft_refusals import refused
-from tests.tiny_peft_models import QWEN_TARGETS, batch, logits, qwen, randomise
+from tests.tiny_peft_models import QWEN_TARGETS, batch, gpt2, logits, qwen, randomise
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*gradient_checkpointing:FutureWarning", "ignore:Could not find a config file"
@@ -250,6 +251,73 @@ def test_an_allora_adapter_trained_on_with_another_rule(tmp_path):
     ours = train_on(qwen(), tmp_path, 5.0, "allora_0")
     assert torch.equal(logits(ours), logits(adapted()))
     assert layers(ours)[0].lora_variant["default"] == Rule("allora_0", 5.0, "inverse_sqrt")
+
+
+def trained_from(folder, **fields):
+    """A model from another start than B = 0, one step on, and the start itself saved, as PEFT's conversion wants it."""
+    model = get_peft_model(qwen(), allora_config(ETA, r=3, target_modules=QWEN_TARGETS, **fields))
+    init, model.peft_config["default"].init_lora_weights = fields["init_lora_weights"], True
+    model.save_pretrained(folder)
+    model.peft_config["default"].init_lora_weights = init
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.5)
+    model(**batch()).loss.backward()
+    optimizer.step()
+    return model
+
+
+def added_to(base, folder, scaling):
+    """Each W + s·BA of a file's matrices, which is what servers of LoRA make of it."""
+    weights = load_file(folder / "adapter_model.safetensors")
+    for key in [key for key in weights if key.endswith("lora_A.weight")]:
+        layer = base.get_submodule(key.removeprefix("base_model.model.").removesuffix(".lora_A.weight"))
+        layer.weight.data += scaling * weights[key.replace("lora_A", "lora_B")] @ weights[key]
+    return base
+
+
+@pytest.mark.filterwarnings("ignore:.*changes the base weights of the model:UserWarning")
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("init", ["pissa", "olora", "pissa_niter_4"])
+def test_an_adapter_that_changed_the_base_weight_exports_once_it_is_converted(tmp_path, init, rslora):
+    """Planted: B A of PiSSA's own start, which belongs on another weight; off by nine tenths where it was served."""
+    model = trained_from(tmp_path / "start", init_lora_weights=init, use_rslora=rslora)
+    with refused(f"init_lora_weights '{init}' changed the base weight.*path_initial_model_for_weight_conversion"):
+        export_lora(model, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+    model.save_pretrained(tmp_path / "lora", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    converted = load(qwen(), tmp_path / "lora")
+    assert near(logits(converted), logits(model))
+    export_lora(converted, tmp_path / "export")
+    assert near(logits(added_to(qwen(), tmp_path / "export", 3**0.5 if rslora else 1.0)), logits(model))
+
+
+@pytest.mark.bad_input
+def test_a_randomized_start_is_no_file_of_its_function(tmp_path):
+    """Planted: the SVD was drawn again at `load`, another base weight, and nothing was said."""
+    adapted(init_lora_weights="pissa_niter_4").save_pretrained(tmp_path)
+    for read in (load, PeftModel.from_pretrained):
+        with refused("'pissa_niter_4' draws its start, and with it the base weight, anew"):
+            read(qwen(), tmp_path)
+    model = adapted(init_lora_weights="pissa")
+    model.save_pretrained(tmp_path / "exact")
+    assert near(logits(load(qwen(), tmp_path / "exact")), logits(model))
+
+
+def test_gpt2s_lora_is_trained_on_and_exported_without_a_warning(tmp_path):
+    """Planted: `fan_in_fan_out`, which PEFT writes for every adapter over a Conv1D, was refused."""
+    fields = {"r": 3, "target_modules": ["c_attn", "c_fc"], "task_type": "SEQ_CLS"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's own, of the transposed weight
+        model = get_peft_model(gpt2(), LoraConfig(**fields))
+    randomise(model)
+    model.save_pretrained(tmp_path / "lora")
+    assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["fan_in_fan_out"] is True
+    ours = train_on(gpt2(), tmp_path / "lora", eta=ETA)
+    assert near(logits(ours), logits(model))
+    export_lora(ours, tmp_path / "export")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        again = PeftModel.from_pretrained(gpt2(), tmp_path / "export")
+    assert near(logits(again), logits(model))
 
 
 def test_export_without_a_task_says_which_model(tmp_path):

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from peft import LoraConfig, get_peft_model
-from transformers import Trainer, TrainerState, TrainingArguments
+from transformers import Adafactor, Trainer, TrainerState, TrainingArguments
 
 from allora_analysis.lora.callback import DoctorCallback
 from allora_analysis.lora.layers import VARIANTS
@@ -165,8 +166,8 @@ def test_under_the_trainers_defaults_the_callback_says_that_allora_is_off(tmp_pa
 
 @pytest.mark.parametrize("way", ["sgd", "ALLoRAAdamW"])
 def test_where_allora_is_on_the_callback_logs_and_changes_nothing(tmp_path, way):
-    given, ends = [], []
-    for callbacks in ([callback := DoctorCallback(step=3, log=given.append)], None):
+    ends = []
+    for callbacks in ([callback := DoctorCallback(step=3)], None):
         if way == "sgd":
             one = trainer(adapted(), tmp_path, 4, callbacks, gradient_accumulation_steps=2)
         else:
@@ -176,7 +177,6 @@ def test_where_allora_is_on_the_callback_logs_and_changes_nothing(tmp_path, way)
         if callbacks:
             first, later = logged(one)
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
-    assert given == [{key: value for key, value in row.items() if key != "step"} for row in (first, later)]
     eta = 2.0 if way == "sgd" else 4.0
     assert (first["step"], first["allora/on"], first["allora/d"], first["allora/row_norm"]) == (0, 1.0, eta, 0.0)
     assert (later["step"], later["allora/on"], later["allora/layers_on"]) == (2, 1.0, 1.0)
@@ -243,6 +243,105 @@ def test_the_callback_judges_the_mean_over_processes(tmp_path, monkeypatch):
     norm = sum(float(gradient.norm()) ** 2 for gradient in own.values()) ** 0.5
     assert callback.diagnoses[0].clipping.norm == pytest.approx(2 * norm, rel=1e-5)
     assert all(torch.equal(dict(model.named_parameters())[name].grad, gradient) for name, gradient in own.items())
+
+
+def test_what_is_handed_to_the_trainers_log_is_in_its_history_once(tmp_path):
+    """Planted: every finding twice."""
+    one = trainer(adapted(), tmp_path, 3)
+    one.add_callback(DoctorCallback(step=2, log=one.log))
+    one.train()
+    assert [row["step"] for row in logged(one)] == [0, 1]
+
+
+def at(folder, step):
+    """What the Trainer hands to its callbacks."""
+    arguments = TrainingArguments(str(folder), max_grad_norm=0.0, report_to="none", use_cpu=True)
+    return arguments, TrainerState(global_step=step, is_world_process_zero=True)
+
+
+def test_plain_lora_is_0_and_adapters_out_of_use_do_not_count(tmp_path):
+    """Planted: plain LoRA, which was asked for, as ½; and one of two adapters in use as half of the layers."""
+    arguments, state = at(tmp_path, 0)
+    model = plain()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    DoctorCallback(allora=False).on_train_begin(arguments, state, None, model=model, optimizer=optimizer)
+    assert (state.log_history[0]["allora/on"], state.log_history[0]["allora/layers_on"]) == (0.0, 0.0)
+    model = adapted()
+    model.add_adapter("second", allora_config(3.0, r=2, target_modules=QWEN_TARGETS, task_type="SEQ_CLS"))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    DoctorCallback().on_train_begin(arguments, state, None, model=model, optimizer=optimizer)
+    second = state.log_history[1]
+    assert (second["allora/on"], second["allora/layers_on"], second["allora/d_max"]) == (1.0, 1.0, 2.0)
+
+
+def test_a_run_that_ended_within_step_n_leaves_nothing_to_the_next(tmp_path):
+    """Planted: its hooks stayed, so that the next run was judged at its first step, on old gradients."""
+    callback, model = DoctorCallback(step=2), adapted()
+    arguments, state = at(tmp_path, 1)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    callback.on_step_begin(arguments, state, None, model=model)
+    model(**batch()).loss.backward()  # and out of memory here
+    for step in range(3):
+        state.global_step = step
+        if step == 0:
+            callback.on_train_begin(arguments, state, None, model=model, optimizer=optimizer)
+            callback.diagnoses.clear()
+        callback.on_step_begin(arguments, state, None, model=model)
+        optimizer.zero_grad()
+        model(**batch()).loss.backward()
+        callback.on_pre_optimizer_step(arguments, state, None, model=model, optimizer=optimizer)
+    assert list(callback.diagnoses) == [1]
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+
+
+@pytest.mark.parametrize("way", ["arguments", "accelerate", "a mesh"])
+def test_parts_of_sharded_parameters_are_not_averaged(tmp_path, monkeypatch, way):
+    """Planted: `accelerate launch` sets none of the Trainer's arguments, so that FSDP2 raised and the run ended."""
+
+    def reduced(gradient):
+        raise NotImplementedError("no sharding strategy registered\nand more")
+
+    two = SimpleNamespace(is_available=lambda: True, is_initialized=lambda: True, get_world_size=lambda: 2)
+    two.all_reduce = reduced
+    monkeypatch.setattr("allora_analysis.lora.callback.distributed", two)
+    model, callback = adapted(), DoctorCallback(step=1)
+    arguments, state = at(tmp_path, 0)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+
+    def step():
+        callback.on_step_begin(arguments, state, None, model=model)
+        model(**batch()).loss.backward()
+        callback.on_pre_optimizer_step(arguments, state, None, model=model, optimizer=optimizer)
+
+    with pytest.warns(UserWarning, match=r"^the doctor failed at step 0 \(NotImpl.* registered\); training goes on$"):
+        step()
+    assert not callback.diagnoses
+    if way == "arguments":
+        monkeypatch.setattr(arguments, "fsdp", True, raising=False)
+    elif way == "accelerate":
+        optimizer.accelerator_state = SimpleNamespace(distributed_type=DistributedType.FSDP)
+    else:
+        next(model.parameters()).device_mesh = None
+    step()
+    assert callback.diagnoses[0].verdict == "on"
+
+
+@pytest.mark.parametrize("kind", ["tensor", "none"])
+def test_a_rate_that_is_a_tensor_or_the_optimizers_own_does_not_end_the_run(tmp_path, kind):
+    """Planted: TypeError at the first step."""
+    model = plain()
+    if kind == "tensor":
+        optimizer = ALLoRAAdamW(param_groups(model, head_lr=1e-3), torch.tensor(1e-2), 4.0)
+    else:
+        optimizer = Adafactor([p for p in model.parameters() if p.requires_grad])
+    arguments, state = at(tmp_path, 0)
+    callback = DoctorCallback(allora=kind == "tensor")
+    callback.on_train_begin(arguments, state, None, model=model, optimizer=optimizer)
+    found = callback.diagnoses[0]
+    assert found.verdict == ("on" if kind == "tensor" else "plain")
+    rate = pytest.approx(1e-2) if kind == "tensor" else None
+    assert all(layer.rates == (rate, rate) for layer in found.layers)
+    assert ("lora/lr_a" in state.log_history[0]) == (kind == "tensor")
 
 
 @pytest.mark.bad_input

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from allora_analysis.claims.claim import Claim, Evidence, Finding
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import markdown
 from allora_analysis.render.view import PARTS, REPORTED, View, recorded, view
+from tests import versions
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -108,6 +110,7 @@ def test_the_pages_have_commands_for_every_study():
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # PEFT's own, under a new transformers
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument", "ignore:Could not find a config file")
+@pytest.mark.filterwarnings("ignore:PiSSA changes the base weights of the model:UserWarning")  # while it is converted
 @pytest.mark.parametrize("block", [block for language, block in BLOCKS if language == "python"])
 def test_the_code_of_the_pages_runs(block):
     exec(compile(block, "README.md", "exec"), {})
@@ -135,6 +138,42 @@ def row(name: str, finding: Finding | None, statement: str = "x") -> View:
 
 
 CONDITIONAL = Finding("conditional", Evidence({}, {}, ""), condition="a | b", answer="Only a | b.")
+
+
+def sections(text):
+    """Each heading with what stands below it, deeper sections included."""
+    plain = re.sub(r"^(```|~~~).*?^\1", "code", text, flags=re.MULTILINE | re.DOTALL)
+    found = list(re.finditer(r"^(#+) +(.+)$", plain, re.MULTILINE))
+    for place, heading in enumerate(found):
+        ends = (one.start() for one in found[place + 1 :] if len(one[1]) <= len(heading[1]))
+        yield heading[2], plain[heading.end() : next(ends, None)].strip()
+
+
+def test_a_section_is_told_apart_from_its_heading():
+    assert list(sections("# A\ntext\n## B\nVT\n# C\n```\n# D\n```")) == [
+        ("A", "text\n## B\nVT"), ("B", "VT"), ("C", "code")
+    ]  # fmt: skip
+
+
+def test_no_section_of_a_page_is_empty():
+    """Planted: a placeholder of two letters."""
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    short = {
+        f"{page.name}: {title}": text
+        for page in pages
+        for title, text in sections(page.read_text(encoding="utf-8"))
+        if len(text) < 20 and text != "code"
+    }
+    assert not short
+
+
+def test_the_oldest_versions_on_the_page_are_pyprojects():
+    page, floors = (ROOT / "docs/training.md").read_text(encoding="utf-8"), versions.floors()
+    row = re.search(r"^\| `python -m tests.versions floors` \| (.*?) \| the LoRA", page, re.MULTILINE)
+    assert [f"{name}=={floor}" for name, floor in zip(versions.JUDGED, row[1].split(" | "), strict=True)] == floors
+    python = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
+    lowest, beyond = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", python).groups()
+    assert f"Python 3.{lowest} to 3.{int(beyond) - 1}." in page
 
 
 def test_rewrite_replaces_the_ledger_and_nothing_else():

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import torch
-from transformers import BertConfig, BertForSequenceClassification, Qwen2Config, Qwen2ForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+)
 
 QWEN_TARGETS = ["q_proj", "o_proj", "down_proj"]
 BERT_TARGETS = ["query", "value", "output.dense"]
@@ -20,6 +27,12 @@ def bert() -> BertForSequenceClassification:
     torch.manual_seed(0)
     config = BertConfig(**SIZES, intermediate_size=24, max_position_embeddings=16, initializer_range=0.2)
     return BertForSequenceClassification(config)
+
+
+def gpt2() -> GPT2ForSequenceClassification:
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 16}
+    return GPT2ForSequenceClassification(GPT2Config(**sizes, vocab_size=50, num_labels=3, pad_token_id=0))
 
 
 def batch(size: int = 4, length: int = 7) -> dict[str, torch.Tensor]:

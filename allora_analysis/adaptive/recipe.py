@@ -20,12 +20,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from allora_analysis.adaptive.invariance import Setting, rescaled
 from allora_analysis.validation import choice, count, non_negative, number, positive
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 ZEROS = ("b", "a")
+
+
+def alpha_of_one(r: int, rslora: Any = False) -> float:
+    """The α at which s = 1, so that s = α/alpha_of_one(r): r, or √r for rsLoRA."""
+    return math.sqrt(r) if rslora else float(r)
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Recipe:
     @property
     def scaling(self) -> float:
         """The scaling s."""
-        return self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
+        return self.alpha / alpha_of_one(self.r, self.rslora)
 
     @property
     def power(self) -> int:
@@ -162,7 +168,7 @@ def equivalents(recipe: Recipe, alpha: float | None = None) -> tuple[Equivalent,
         the two rates differ, with one rate for both.
     """
     recipe = checked(recipe)
-    unit = math.sqrt(recipe.r) if recipe.rslora else float(recipe.r)
+    unit = alpha_of_one(recipe.r, recipe.rslora)
     wanted = unit if alpha is None else positive("alpha", alpha)
     ratio = recipe.alpha / wanted
     found = [Equivalent("yours", recipe.alpha, recipe.setting)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from allora_analysis import cli, outputs, study, terminal
-from allora_analysis.adaptive.recipe import Recipe
+from allora_analysis.adaptive.recipe import Recipe, alpha_of_one
 from allora_analysis.validation import ArgumentError, count, keep_probability, positive
 
 if TYPE_CHECKING:
@@ -94,30 +94,54 @@ class Arguments:
     """Write the answers as JSON to this path; - prints them to standard output instead of text."""
 
 
-# Flags that say nothing unless others are there, and how to ask for those.
-_RATES = "rates, which --r, --alpha and --lr ask for (ADAPTER has the first two)"
-_EDGE = "the largest stable rate, which --model and --data ask for"
-_NEEDS = {
-    _RATES: (
-        "optimizer", "loraplus_ratio", "eps", "weight_decay", "max_grad_norm", "warmup_steps", "zero", "width",
-        "as_alpha",
+@dataclass(frozen=True)
+class _Need:
+    """Flags that say nothing unless something else is asked, how to ask for that, and whether it is."""
+
+    flags: tuple[str, ...]
+    words: str
+    met: Callable[[Set[str]], bool]
+
+
+def _asks_edge(given: Set[str]) -> bool:
+    return {"model", "data"} <= given or ("model" in given and "adapter" not in given)
+
+
+def _asks_rates(given: Set[str]) -> bool:
+    return _asks_edge(given) or bool(given & {"lr", "r"})
+
+
+_RATES = "rates, which --r, --alpha and --lr ask for"
+_NEEDS = (
+    _Need(
+        (
+            "optimizer", "loraplus_ratio", "eps", "weight_decay", "max_grad_norm", "warmup_steps", "zero", "width",
+            "as_alpha",
+        ),
+        f"{_RATES} (ADAPTER has the first two)",
+        _asks_rates,
     ),
-    "an ADAPTER, or rates, which --r, --alpha and --lr ask for": ("alpha", "rslora", "eta", "lora_dropout", "dora"),
-    "seeds, which --gap asks for": ("scores", "baseline", "sd", "results", "arms"),
-    "a model, which --model names": ("data", "seed"),
-    _EDGE: ("trial_steps", "batch_size"),
-}  # fmt: skip
+    _Need(
+        ("alpha", "rslora", "eta", "lora_dropout", "dora"),
+        f"an ADAPTER, or {_RATES}",
+        lambda given: _asks_rates(given) or "adapter" in given,
+    ),
+    _Need(
+        ("scores", "baseline", "sd", "results", "arms"), "seeds, which --gap asks for", lambda given: "gap" in given
+    ),
+    _Need(("data", "seed"), "a model, which --model names", lambda given: "model" in given),
+    _Need(
+        ("trial_steps", "batch_size"), "the largest stable rate, which --model and --data ask for", _asks_edge
+    ),
+)  # fmt: skip
 
 
 def _check_needs(arguments: Arguments) -> None:
     given = {one.name for one in fields(Arguments) if getattr(arguments, one.name) != one.default}
-    edge = {"model", "data"} <= given or ("model" in given and "adapter" not in given)
-    rates = edge or bool(given & {"lr", "r"})
-    there = dict(zip(_NEEDS, (rates, rates or "adapter" in given, "gap" in given, "model" in given, edge), strict=True))
-    for words, names in _NEEDS.items():
-        for name in names:
-            if name in given and not there[words]:
-                raise ArgumentError(f"{_flag(name)} is for {words}; ask for those too, or leave it out")
+    for need in _NEEDS:
+        for name in need.flags:
+            if name in given and not need.met(given):
+                raise ArgumentError(f"{_flag(name)} is for {need.words}; ask for those too, or leave it out")
     for one, others in (("sd", ("scores", "baseline", "results", "arms")), ("scores", ("results", "arms"))):
         for other in others:
             if {one, other} <= given:
@@ -169,18 +193,18 @@ def sections(arguments: Arguments) -> Iterator[Section]:
 def _recipe(arguments: Arguments, saved: Saved | None) -> Recipe:
     r, alpha, width, rslora = arguments.r, arguments.alpha, arguments.width, arguments.rslora
     if saved is not None:
-        own, r = saved.common("r"), saved.common("r") if r is None else r
-        width = saved.common("n2") if width is None else width
+        own, scaling, n2 = saved.common()
+        r, width = own if r is None else r, n2 if width is None else width
         rslora = rslora or bool(saved.config.get("use_rslora"))
         if alpha is None:
-            alpha = saved.common("scaling") * (own**0.5 if rslora else own)
+            alpha = scaling * alpha_of_one(own, rslora)
     given = {"--r": r, "--alpha": alpha, "--lr": arguments.lr}
     if missing := [name for name, value in given.items() if value is None]:
         raise ArgumentError(f"{', '.join(missing)}: missing; for example --r 16 --alpha 32 --lr 2e-4")
-    return Recipe(
-        r, alpha, arguments.lr, arguments.optimizer, rslora, arguments.loraplus_ratio, arguments.eps,
-        arguments.weight_decay, arguments.zero, width,
-    )  # fmt: skip
+    same = {
+        name: getattr(arguments, name) for name in ("lr", "optimizer", "loraplus_ratio", "eps", "weight_decay", "zero")
+    }
+    return Recipe(r=r, alpha=alpha, rslora=rslora, width=width, **same)
 
 
 def _switches(arguments: Arguments, saved: Saved | None):

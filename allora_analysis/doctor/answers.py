@@ -196,7 +196,7 @@ def of_saved(saved: Saved, eta: float | None) -> Section:
             name,
             str(len(own)),
             _range([f"{one.n1}×{one.n2}" for one in own]),
-            _range([str(one.r) for one in own]),
+            _range([str(one.r) if one.experts == 1 else f"{one.r} of {one.experts} experts" for one in own]),
             _range([f"{one.scaling:.4g}" for one in own]),
             "/".join(f"{value:.3g}" for value in _spread(own)) if _finite(own) else "not finite",
         )
@@ -249,7 +249,8 @@ def _pairs(saved: Saved) -> str:
     alpha, pairs = saved.config.get("lora_alpha"), saved.pairs
     rule = "α/√r (rsLoRA)" if saved.config.get("use_rslora") else "α/r"
     by = f" = {rule}, α = {alpha:g}" if alpha is not None else ""
-    told = f"{len(pairs)}, r = {saved.common('r')}, s = {saved.common('scaling'):.4g}{by}"
+    r, scaling, _ = saved.common()
+    told = f"{len(pairs)}, r = {r}, s = {scaling:.4g}{by}"
     if len({(pair.r, pair.scaling) for pair in pairs}) > 1:
         told += " in most"
     if not saved.scaled:

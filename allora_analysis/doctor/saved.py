@@ -7,7 +7,6 @@ PEFT's folders, and `.safetensors` files of kohya's scripts, torchtune's or lora
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections import Counter
@@ -15,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from allora_analysis.adaptive.recipe import alpha_of_one
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.validation import ArgumentError, choice, ending, number, positive, shown
+from allora_analysis.validation import ArgumentError, choice, count, ending, number, positive, shown
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PICKLES = ("adapter_model.bin", "*.bin", "*.pt", "*.pth", "*.ckpt")
-_KEY = re.compile(r"^(?P<layer>.*?)[._]?(?P<side>lora_(?:embedding_)?[AB]|lora_[ab]|lora_down|lora_up)(?:\.[^.]+)*$")
+_KEY = re.compile(
+    r"^(?P<layer>.*?)[._]?(?P<side>lora_(?:embedding_)?[AB]|lora_[ab]|lora_down|lora_up)(?P<rest>(?:\.[^.]+)*)$"
+)
 _PREFIX = "base_model.model."
 _A_SIDES = ("lora_A", "lora_a", "lora_down", "lora_embedding_A")
 
@@ -30,13 +32,14 @@ class SavedPair:
     """A pair of a file.
 
     Attributes:
-        name: the layer's.
+        name: the layer's; with the adapter's where the file holds several.
         n1: outputs.
         n2: inputs.
         r: the rank.
         scaling: s.
         norms: smallest, median and largest ‖s(BA)_i‖; None where A or B is not finite.
         zero: "a", "b", "both" or "": the matrix that is 0.
+        experts: how many products of rank r the two hold (`target_parameters`).
     """
 
     name: str
@@ -46,6 +49,7 @@ class SavedPair:
     scaling: float
     norms: tuple[float, float, float] | None
     zero: str
+    experts: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,16 +70,15 @@ class Saved:
     magnitudes: int
     left_out: int
 
-    def common(self, field: str) -> Any:
-        """The value that most pairs have.
-
-        Args:
-            field: of `SavedPair`.
+    def common(self) -> tuple[int, float, int]:
+        """R and s that most pairs have together, and the most frequent n₂ of those pairs.
 
         Returns:
-            The value.
+            Three numbers that some pair has.
         """
-        return Counter(getattr(pair, field) for pair in self.pairs).most_common(1)[0][0]
+        (r, s), _ = Counter((pair.r, pair.scaling) for pair in self.pairs).most_common(1)[0]
+        (n2, _), *_ = Counter(pair.n2 for pair in self.pairs if (pair.r, pair.scaling) == (r, s)).most_common(1)
+        return r, s, n2
 
 
 def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
@@ -95,7 +98,7 @@ def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
     """
     weights, config = _files(path)
     tensors = _tensors(weights)
-    sides = _sides(tensors)
+    whole, left_out = _sides(tensors)
     given: dict[str, Any] = {} if alpha is None else {"lora_alpha": positive("--alpha", alpha)}
     given |= {"use_rslora": True} if rslora else {}
     fixed = config.get("variant") == "asf_lora"
@@ -104,32 +107,38 @@ def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
     config = config | given
     stored = tensors.items() if alpha is None else ()
     alphas = {key.removesuffix(".alpha"): _alpha(key, value) for key, value in stored if key.endswith(".alpha")}
-    whole = {name: part for name, part in sides.items() if _whole(part)}
-    pairs = tuple(_pair(name, part, config, alphas.get(name)) for name, part in whole.items())
+    pairs = tuple(_pair(name, part, config, alphas.get(part["layer"])) for name, part in whole.items())
     if not pairs:
         raise ArgumentError(
             f"{path}: no LoRA pair (lora_A and lora_B, lora_down and lora_up, …) among {len(tensors)} tensors"
         )
-    known = fixed or config.get("lora_alpha") is not None or whole.keys() <= alphas.keys()
+    own = all(part["layer"] in alphas for part in whole.values())
+    known = fixed or config.get("lora_alpha") is not None or own
     magnitudes = sum("lora_magnitude_vector" in key or key.endswith("dora_scale") for key in tensors)
-    return Saved(pairs, config, known, magnitudes, len(sides) - len(whole))
+    return Saved(pairs, config, known, magnitudes, left_out)
 
 
 def matrices(path: Path, saved: Saved) -> dict[str, tuple[Any, Any]]:
     """A and s·B of every pair that `read` found at a path, by the layer's name, as NumPy's float64."""
-    parts = {name.removeprefix(_PREFIX): part for name, part in _sides(_tensors(_files(path)[0])).items()}
+    parts = {name.removeprefix(_PREFIX): part for name, part in _sides(_tensors(_files(path)[0]))[0].items()}
     return {
         pair.name: (parts[pair.name]["a"].double().numpy(), pair.scaling * parts[pair.name]["b"].double().numpy())
         for pair in saved.pairs
     }
 
 
-def _sides(tensors: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    sides: dict[str, dict[str, Any]] = {}
+def _sides(tensors: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], int]:
+    # A, B and the layer of each pair by its name, and how many are no pair.
+    sides: dict[tuple[str, str], dict[str, Any]] = {}
     for key, value in tensors.items():
-        if found := _KEY.match(key):
-            sides.setdefault(found["layer"], {})["a" if found["side"] in _A_SIDES else "b"] = value
-    return sides
+        if (found := _KEY.match(key)) and not key.endswith(".bias"):
+            adapter = found["rest"].removesuffix(".weight").removeprefix(".")
+            part = sides.setdefault((found["layer"], adapter), {"layer": found["layer"]})
+            part["a" if found["side"] in _A_SIDES else "b"] = value
+    whole = {key: part for key, part in sides.items() if _whole(part)}
+    several = len({adapter for _, adapter in whole}) > 1
+    named = {f"{layer} ({adapter})" if several else layer: part for (layer, adapter), part in whole.items()}
+    return named, len(sides) - len(whole)
 
 
 def _files(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -174,17 +183,23 @@ def _check(path: Path, config: dict[str, Any]) -> None:
     for name in ("variant", "init_lora_weights"):
         if not isinstance(config.get(name), str | bool | None):
             raise ArgumentError(f"{path}: {name} must be a name, received {shown(config[name])}")
-    patterns = config.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict):
-        raise ArgumentError(f"{path}: alpha_pattern must be α by layer, received {shown(patterns)}")
-    for key, value in patterns.items():
-        number(f"{path}: alpha_pattern[{key!r}]", value)
-        try:
-            re.compile(key)
-        except re.error as error:
-            raise ArgumentError(
-                f"{path}: alpha_pattern must be of regular expressions, received {key!r} ({error})"
-            ) from None
+    for name, what, check in (("alpha_pattern", "α", number), ("rank_pattern", "r", count)):
+        patterns = config.get(name) or {}
+        if not isinstance(patterns, dict):
+            raise ArgumentError(f"{path}: {name} must be {what} by layer, received {shown(patterns)}")
+        for key, value in patterns.items():
+            check(f"{path}: {name}[{key!r}]", value)
+            try:
+                re.compile(key)
+            except re.error as error:
+                raise ArgumentError(
+                    f"{path}: {name} must be of regular expressions, received {key!r} ({error})"
+                ) from None
+    targets = config.get("target_parameters") or []
+    if not isinstance(targets, list) or not all(isinstance(one, str) for one in targets):
+        raise ArgumentError(f"{path}: target_parameters must be names, received {shown(targets)}")
+    if targets and config.get("r") is not None:
+        count(f"{path}: r", config["r"])
     if config.get("eta") is not None:
         choice(f"{path}: variant", config.get("variant", "allora"), VARIANTS)
         choice(f"{path}: adaptor", config.get("adaptor", "inverse_sqrt"), ADAPTORS)
@@ -220,23 +235,37 @@ def _pair(name: str, part: dict[str, Any], config: dict[str, Any], own_alpha: fl
     import torch
 
     from allora_analysis.lora.autograd import norms_of_rows
+    from allora_analysis.lora.pairs import as_matrices
 
-    a, b = part["a"].double(), part["b"].double()
-    r, short = a.shape[0], name.removeprefix(_PREFIX)
-    scaling = _scaling(short, r, config, own_alpha)
+    a, b, layer = part["a"].double(), part["b"].double(), part["layer"].removeprefix(_PREFIX)
+    r, keys = a.shape[0], _parameters(layer, config)
+    rank = next((one for key in keys if r % (one := _of_pattern("rank_pattern", "r", key, config) or r) == 0), r)
+    scaling = _scaling(next(iter(keys), layer), rank, config, own_alpha)
     spread = None
     if torch.isfinite(a).all() and torch.isfinite(b).all():
-        rows = abs(scaling) * norms_of_rows(a, b)
+        rows = abs(scaling) * norms_of_rows(*as_matrices(a, b, r // rank))
         spread = (float(rows.min()), float(rows.median()), float(rows.max()))
     zero = ("both" if not b.any() else "a") if not a.any() else "" if b.any() else "b"
-    return SavedPair(short, b.shape[0], a.shape[1], r, scaling, spread, zero)
+    return SavedPair(name.removeprefix(_PREFIX), b.shape[0], a.shape[1], rank, scaling, spread, zero, experts=r // rank)
+
+
+def _parameters(layer: str, config: dict[str, Any]) -> list[str]:
+    # Those of PEFT's `target_parameters` that belong to a layer, where a wrapper for each lies in the one before it.
+    while layer.endswith(".base_layer"):
+        layer = layer.removesuffix(".base_layer")
+    targets = config.get("target_parameters") or ()
+    keys = (f"{layer}.{target.rpartition('.')[2]}" for target in targets)
+    return [key for key, target in zip(keys, targets, strict=True) if f".{key}".endswith(f".{target}")]
+
+
+def _of_pattern(patterns: str, default: str, name: str, config: dict[str, Any]) -> Any:
+    # PEFT's patterns: the first key that matches the end of the layer's name.
+    found = (config.get(patterns) or {}).items()
+    return next((value for key, value in found if re.match(rf"(.*\.)?({key})$", name)), config.get(default))
 
 
 def _scaling(name: str, r: int, config: dict[str, Any], own_alpha: float | None) -> float:
-    # PEFT's patterns: the first key that matches the end of the layer's name.
-    patterns = (config.get("alpha_pattern") or {}).items()
-    alpha = next((value for key, value in patterns if re.match(rf"(.*\.)?({key})$", name)), config.get("lora_alpha"))
-    alpha = alpha if own_alpha is None else own_alpha
+    alpha = _of_pattern("alpha_pattern", "lora_alpha", name, config) if own_alpha is None else own_alpha
     if alpha is None:
         return 1.0
-    return float(alpha) / (math.sqrt(r) if config.get("use_rslora") else r)
+    return float(alpha) / alpha_of_one(r, config.get("use_rslora"))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from allora_analysis.lora.doctor import Diagnosis, doctor
-from allora_analysis.validation import count
+from allora_analysis.validation import ArgumentError, count
 
 if importlib.util.find_spec("transformers") is None:
     raise ModuleNotFoundError("transformers is not installed: pip install 'allora-analysis[llm]'", name="transformers")
@@ -26,20 +26,23 @@ from transformers import TrainerCallback
 
 __all__ = ["DoctorCallback"]
 
-_ON = {"on": 1.0, "off": 0.0}  # anything between is one half
+_ON = {"on": 1.0, "off": 0.0, "plain": 0.0}  # anything between is one half
+_SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # accelerate's words
 
 
 class DoctorCallback(TrainerCallback):
     """Runs `doctor` before the first step and at step n, on that step's gradients as they are before clipping.
 
     Each finding is an entry of the Trainer's `state.log_history`, of numbers named `allora/…`: `allora/on` (1, 0, or ½
-    for what is neither), the share of layers where the factor acts, the median row norm, the smallest, median and
-    largest factor, and what clipping takes from the gradient's norm. Where ALLoRA is off, in part, or undone by
-    clipping, a warning gives the reason and the way out.
+    for what is neither), the share of trained layers where the factor acts, and of the trained layers the median row
+    norm, the smallest, median and largest factor, and what clipping takes from the gradient's norm. Where ALLoRA is
+    off, in part, or undone by clipping, a warning gives the reason and the way out. A model without adapters raises; a
+    doctor that fails otherwise is a warning, and the run goes on.
 
     Args:
         step: n, 1 for the first step; there BA = 0 and every factor is η, so that a later step shows whether it tapers.
-        log: takes the numbers too, for example `trainer.log`, which hands them on to W&B or TensorBoard.
+        log: takes the numbers in the history's place, for example `trainer.log`, which enters them there and hands them
+            on to W&B or TensorBoard.
         allora: ALLoRA is meant to be on; False: for plain LoRA, of which it logs rates, row norms and clipping.
 
     Attributes:
@@ -54,7 +57,9 @@ class DoctorCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs) -> None:
         """Before the first step, where there are no gradients yet."""
-        self._examine(args, state, model, optimizer)
+        self._forget()  # what a run left that ended within its step n
+        with _going_on(state):
+            self._examine(args, state, model, optimizer)
 
     def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:
         """At step n: keep each gradient as the backward pass leaves it, because the Trainer clips in place."""
@@ -67,14 +72,20 @@ class DoctorCallback(TrainerCallback):
         """At step n: the doctor, on the gradients that were kept."""
         if not self._hooks:
             return
-        for hook in self._hooks:
-            hook.remove()
         scaler = getattr(optimizer, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()
-        if not (args.fsdp or args.deepspeed):  # those reduce the parts of a parameter themselves
-            self._average(model)
-        with self._gradients(scale):
-            self._examine(args, state, model, optimizer)
+        try:
+            with _going_on(state):
+                if not _is_sharded(args, model, optimizer):
+                    self._average(model)
+                with self._gradients(scale):
+                    self._examine(args, state, model, optimizer)
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
         self._hooks, self._unclipped = [], {}
 
     def _keep(self, parameter: nn.Parameter) -> None:
@@ -104,8 +115,9 @@ class DoctorCallback(TrainerCallback):
     def _examine(self, args: Any, state: Any, model: nn.Module, optimizer: Any) -> None:
         found = self.diagnoses[state.global_step] = doctor(model, optimizer, args.max_grad_norm, allora=self.allora)
         numbers = _numbers(found)
-        state.log_history.append({**numbers, "step": state.global_step})
-        if self.log is not None:
+        if self.log is None:
+            state.log_history.append({**numbers, "step": state.global_step})
+        else:
             self.log(numbers)
         problems = [line.text for line in found.advice if line.level == "problem"]
         if found.verdict not in ("on", "plain") and problems and state.is_world_process_zero:
@@ -113,16 +125,37 @@ class DoctorCallback(TrainerCallback):
             warnings.warn(f"ALLoRA {words} (step {state.global_step}): {problems[0]}", stacklevel=2)
 
 
+@contextmanager
+def _going_on(state: Any) -> Iterator[None]:
+    # A model or an optimizer that nobody foresaw: the run is worth more than what is said about it.
+    try:
+        yield
+    except (ArgumentError, Warning):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        warnings.warn(f"the doctor failed at step {state.global_step} ({reason}); training goes on", stacklevel=2)
+
+
+def _is_sharded(args: Any, model: nn.Module, optimizer: Any) -> bool:
+    # What shards parameters reduces their parts' gradients itself. `accelerate launch` leaves the Trainer's arguments
+    # empty, and its own state is at the optimizer.
+    kind = getattr(getattr(optimizer, "accelerator_state", None), "distributed_type", "")
+    by_name = bool(args.fsdp or args.deepspeed) or getattr(kind, "value", kind) in _SHARDING
+    return by_name or any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
+
+
 def _numbers(found: Diagnosis) -> dict[str, float]:
     """A diagnosis as the numbers of a log."""
-    acting = [layer.effect in ("on the gradient", "on the update", "in the forward") for layer in found.layers]
-    numbers = {"allora/on": _ON.get(found.verdict, 0.5), "allora/layers_on": sum(acting) / len(acting)}
-    norms = [layer.norms[1] for layer in found.layers if layer.norms is not None]
-    factors = [layer.factors for layer in found.layers if layer.factors is not None]
+    layers = [layer for layer in found.layers if not layer.effect.idle]
+    acting = [layer.effect.acts for layer in layers]
+    numbers = {"allora/on": _ON.get(found.verdict, 0.5), "allora/layers_on": sum(acting) / (len(acting) or 1)}
+    norms = [layer.norms[1] for layer in layers if layer.norms is not None]
+    factors = [layer.factors for layer in layers if layer.factors is not None]
     if norms:
         numbers["allora/row_norm"] = median(norms)
     for side, index in (("a", 0), ("b", 1)):
-        if rates := [layer.rates[index] for layer in found.layers if layer.rates[index] is not None]:
+        if rates := [layer.rates[index] for layer in layers if layer.rates[index] is not None]:
             numbers[f"lora/lr_{side}"] = median(rates)
     if factors:
         low, middle, high = zip(*factors, strict=True)

@@ -137,22 +137,24 @@ def _peft_pairs(name: str, layer: Any) -> Iterator[Pair]:
     weights |= {key: (embedding[key], layer.lora_embedding_B[key]) for key in embedding}
     for adapter, (a, b) in weights.items():
         rule = getattr(layer, "lora_variant", {}).get(adapter)
+        rate = getattr(layer.lora_dropout[adapter], "p", 0.0) if adapter in layer.lora_dropout else 0.0
+        in_few_bits = getattr(layer, "quantization_backend", None) is not None
         yield Pair(
-            name,
-            adapter,
-            layer,
-            a,
-            b,
-            float(layer.scaling[adapter]),
-            plain if rule is None else getattr(rule, "name", type(rule).__name__),
-            getattr(rule, "eta", None),
-            getattr(rule, "adaptor", None),
-            float(getattr(layer.lora_dropout[adapter], "p", 0.0)) if adapter in layer.lora_dropout else 0.0,
-            adapter in layer.active_adapters,
-            adapter in layer.merged_adapters,
-            bool(layer.disable_adapters),
-            getattr(layer, "quantization_backend", None) is not None or _quantised(layer.get_base_layer()),
-            getattr(layer, "num_experts", 1),
+            name=name,
+            adapter=adapter,
+            module=layer,
+            a=a,
+            b=b,
+            scaling=float(layer.scaling[adapter]),
+            variant=plain if rule is None else getattr(rule, "name", type(rule).__name__),
+            eta=getattr(rule, "eta", None),
+            adaptor=getattr(rule, "adaptor", None),
+            drop_rate=float(rate),
+            active=adapter in layer.active_adapters,
+            merged=adapter in layer.merged_adapters,
+            disabled=bool(layer.disable_adapters),
+            quantised=in_few_bits or _quantised(layer.get_base_layer()),
+            experts=getattr(layer, "num_experts", 1),
         )
 
 
@@ -166,16 +168,16 @@ def _bare_pair(name: str, module: Any) -> Pair:
     # A plain layer's own eta is LoRA's α/r (`LowRankLinear`); a rule's is not in the forward pass.
     scaling = getattr(module, "scaling", 1.0 if rule else getattr(module, "eta", 1.0))
     return Pair(
-        name,
-        None,
-        module,
-        module.a,
-        module.b,
-        float(scaling),
-        variant,
-        float(module.eta) if rule else None,
-        getattr(module, "adaptor", None) if rule else None,
-        float(getattr(module, "drop_rate", 0.0)),
+        name=name,
+        adapter=None,
+        module=module,
+        a=module.a,
+        b=module.b,
+        scaling=float(scaling),
+        variant=variant,
+        eta=float(module.eta) if rule else None,
+        adaptor=getattr(module, "adaptor", None) if rule else None,
+        drop_rate=float(getattr(module, "drop_rate", 0.0)),
         quantised=_quantised(getattr(module, "base", None)),
     )
 

@@ -8,6 +8,7 @@ Checked by `tests/test_lora_doctor.py` (against autograd and by really stepping 
 
 - `measured.py`: what an optimizer makes of a row factor, what clipping makes of the gradients, what a layer's backward
   pass does; one adapter's line
+- `effects.py`: what can become of a factor, in a word, for the verdict and as advice
 - `updates.py`: a factor that the optimizer itself puts on rows
 - `rates.py`: what the rates come to, in any LoRA
 - `advice.py`: what to say about it, with the way out, and all of it as text
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from allora_analysis.lora.doctor.advice import Advice, advise, table
+from allora_analysis.lora.doctor.effects import Effect
 from allora_analysis.lora.doctor.measured import (
     Clipping,
     LayerReport,
@@ -31,6 +33,7 @@ from allora_analysis.lora.doctor.measured import (
     clipping_effect,
     layer_factor,
     optimizer_effect,
+    rate,
     report,
     rows_of_b,
     unwrapped,
@@ -41,10 +44,8 @@ from allora_analysis.validation import ArgumentError, non_negative
 
 __all__ = ["Advice", "Clipping", "Diagnosis", "LayerReport", "OptimizerEffect", "doctor"]
 
-_ON = ("on the gradient", "clipped", "on the update", "twice", "in the forward")
-_PARTLY = ("partly undone", "half in the optimizer")
-_OFF = ("off", "factor of p", "undone", "no pair", "not BA", "not in the optimizer", "backward is LoRA's")
-_NO_RULE = {"off", "unknown", "frozen", "inactive", "merged", "disabled", "in the forward"}
+# Where no rule acts on A and B.
+_NO_RULE = {effect for effect in Effect if effect.idle} | {Effect.OFF, Effect.UNKNOWN, Effect.IN_FORWARD}
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,11 @@ def doctor(
     optimizer = None if optimizer is None else unwrapped(optimizer)
     if optimizer is not None and not hasattr(optimizer, "param_groups"):
         raise ArgumentError(f"optimizer must have param_groups, received {type(optimizer).__name__}")
-    homes = {id(p): group for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
+    groups = [{**group, "lr": rate(group)} for group in getattr(optimizer, "param_groups", ())]
+    homes = {id(p): group for group in groups for p in group["params"]}
     configs = _configs(model)
     with torch.no_grad():
-        effect = None if optimizer is None else _optimizer_effect(optimizer, homes, pairs)
+        effect = None if optimizer is None else _optimizer_effect(optimizer, groups, homes, pairs)
         clipping = clipping_effect(maximum, *_gradients(model, pairs)) if maximum else None
         layers = tuple(clipped(report(pair, effect, homes, configs), clipping) for pair in pairs)
     effects = [layer.effect for layer in layers]
@@ -122,9 +124,11 @@ def _configs(model: nn.Module) -> dict[str, Any]:
     return next((config for config in found if isinstance(config, dict)), {})
 
 
-def _optimizer_effect(optimizer: Any, homes: dict[int, Any], pairs: tuple[Pair, ...]) -> OptimizerEffect:
+def _optimizer_effect(
+    optimizer: Any, groups: list[dict[str, Any]], homes: dict[int, Any], pairs: tuple[Pair, ...]
+) -> OptimizerEffect:
     # On the settings of the first group that trains an adapter, at the size of the adapters' own gradients.
-    group = next((homes[id(pair.b)] for pair in pairs if id(pair.b) in homes), optimizer.param_groups[0])
+    group = next((homes[id(pair.b)] for pair in pairs if id(pair.b) in homes), groups[0])
     entries = [pair.b.grad.double().abs().mean().item() for pair in pairs if pair.b.grad is not None]
     size = sum(entries) / len(entries) if entries else 0.0
     return optimizer_effect(optimizer, group, size if 0 < size < math.inf else 1.0)
@@ -137,16 +141,18 @@ def _gradients(model: nn.Module, pairs: tuple[Pair, ...]) -> tuple[list[Tensor],
     ]
 
 
-def _verdict(effects: list[str]) -> str:
-    on, off = ([effect in words for effect in effects].count(True) for words in (_ON, _OFF))
-    if "unknown" in effects:
+def _verdict(effects: list[Effect]) -> str:
+    said = {effect.verdict for effect in effects}
+    if "unknown" in said:
         return "unknown"
-    if any(effect in _PARTLY for effect in effects) or (on and off):
+    if "partly" in said or {"on", "off"} <= said:
         return "partly"
-    return "clipped" if "clipped" in effects else "on" if on else "off"
+    return "clipped" if Effect.CLIPPED in effects else "on" if "on" in said else "off"
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Effect):
+        return value.value
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

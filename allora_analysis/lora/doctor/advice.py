@@ -14,79 +14,16 @@ import torch
 from torch import Tensor
 
 from allora_analysis.adaptive import in_words
+from allora_analysis.lora.doctor.effects import ALLORA_ADAMW, Effect
 from allora_analysis.lora.doctor.measured import Clipping, LayerReport, OptimizerEffect, holds
 from allora_analysis.lora.doctor.rates import on_rates
 from allora_analysis.lora.pairs import PLAIN, Pair
 
-_ALLORA_ADAMW = (
-    "plain LoRA layers (peft.LoraConfig) with allora_analysis.lora.optim.ALLoRAAdamW(param_groups(model), lr, eta)"
-)
-
-# effect → (level, text); {layers} and {variants} say which, {optimizer} and {response} what the optimizer does.
-# "clipped" has none: the line on clipping says it, with numbers.
-_TEXTS = {
-    "undone": (
-        "problem",
-        "{optimizer} divides a gradient by its own size ({response}), so {layers} train as LoRA: the first step is "
-        "LoRA's at the same rate, later ones drift from it slowly; use torch.optim.SGD, or " + _ALLORA_ADAMW,
-    ),
-    "partly undone": (
-        "problem",
-        "{optimizer} undoes a part of the factor ({response}) in {layers}; use torch.optim.SGD, or " + _ALLORA_ADAMW,
-    ),
-    "twice": (
-        "problem",
-        "ALLoRAAdamW puts its factor on the update of {layers}, which scale their gradients already: Adam undoes that "
-        "at the first step, but remembers earlier factors in its moments, so a part acts a second time; use "
-        + _ALLORA_ADAMW,
-    ),
-    "off": (
-        "problem",
-        "{layers} are plain LoRA and {optimizer} knows no factor; use peft.get_peft_model with allora_config(eta=…) "
-        "and SGD, or " + _ALLORA_ADAMW,
-    ),
-    "factor of p": (
-        "problem",
-        "{optimizer} multiplies the step of {layers} by {factor}, not of BA: no ALLoRA; with B = 0 at the start all "
-        "rows of B have the same, a learning rate under another name; use " + _ALLORA_ADAMW,
-    ),
-    "no pair": (
-        "problem",
-        "ALLoRAAdamW does not hold A and B of {layers} together as a pair, so the factor on their update is none or "
-        "another layer's; build the groups with param_groups(model)",
-    ),
-    "not BA": (
-        "problem",
-        "what {layers} add to the weight is not s·BA (PEFT's {variants}), so ALLoRA has no row norms there; adapt "
-        "nn.Linear layers by allora_config or plain LoRA (no target_parameters)",
-    ),
-    "not in the optimizer": (
-        "problem",
-        "{optimizer} does not hold A and B of {layers}, which will not move; build the optimizer after the adapters",
-    ),
-    "half in the optimizer": (
-        "problem",
-        "{optimizer} holds only one of A and B of {layers}, and the other will not move; build the optimizer from all "
-        "trainable parameters, or freeze what is to stay (requires_grad_(False))",
-    ),
-    "backward is LoRA's": (
-        "problem",
-        "{layers} state a factor that their backward pass does not apply (measured): something replaced the layer's "
-        "forward; call the layer's own, or use " + _ALLORA_ADAMW,
-    ),
-    "merged": ("problem", "{layers} are merged into the base weight and get no gradient; call unmerge_adapter()"),
-    "disabled": ("problem", "{layers} are disabled and get no gradient; call enable_adapter_layers()"),
-    "unknown": (
-        "note",
-        "what becomes of the factor in {layers} depends on the optimizer; call doctor(model, optimizer)",
-    ),
-    "on the gradient": ("ok", "{optimizer} hands the factor of {layers} on to the step as it is ({response})"),
-    "on the update": ("ok", "ALLoRAAdamW puts the factor on the update of {layers}; clipping does not touch it"),
-    "in the forward": ("ok", "the rule of {layers} is in the forward pass, where no optimizer undoes it"),
-}
-
 # Where nobody meant ALLoRA to be on.
-_NOT_MEANT = {"off": ("ok", "{layers} are plain LoRA"), "unknown": ("note", "no optimizer: rates are not known")}
+_NOT_MEANT = {
+    Effect.OFF: ("ok", "{layers} are plain LoRA"),
+    Effect.UNKNOWN: ("note", "no optimizer: rates are not known"),
+}
 
 _LAYER_TEXTS = {
     "registration lost": (
@@ -130,8 +67,7 @@ _NO_GRADIENTS = (
 
 
 _LEVELS = ("problem", "note", "ok")
-_ON_GRADIENT = ("on the gradient", "clipped")
-_IDLE = ("merged", "disabled", "inactive", "frozen")
+_ON_GRADIENT = (Effect.ON_GRADIENT, Effect.CLIPPED)
 
 
 @dataclass(frozen=True)
@@ -177,21 +113,22 @@ def which(names: Sequence[str]) -> str:
 def _on_effects(
     layers: Sequence[LayerReport], optimizer: OptimizerEffect | None, allora: bool = True
 ) -> Iterator[Advice]:
-    if all(layer.effect in _IDLE for layer in layers):
+    if all(layer.effect.idle for layer in layers):
         yield Advice("problem", "nothing trained", "no adapter is trained; load with is_trainable=True, or set_adapter")
     name = "no optimizer" if optimizer is None else optimizer.name
     response = "what it does to a factor is not known"
     if optimizer is not None and optimizer.response is not None:
         source = "measured" if optimizer.measured else "by its name"
         response = f"a factor c on a row becomes c^{abs(optimizer.response):.2f}, {source}"
-    for effect, (level, text) in (_TEXTS if allora else _TEXTS | _NOT_MEANT).items():
+    for effect in Effect:
+        level, text = (effect.level, effect.text) if allora else _NOT_MEANT.get(effect, (effect.level, effect.text))
         found = [layer for layer in layers if layer.effect == effect]
-        if found:
+        if found and text:
             words = {"layers": which([layer.name for layer in found]), "optimizer": name, "response": response}
             words["factor"] = getattr(getattr(optimizer, "row_factor", None), "words", "")
-            yield Advice(
-                level, effect, text.format(variants=", ".join(sorted({one.variant for one in found})), **words)
-            )
+            kinds = {one.variant for one in found}
+            told = sorted("measured" if kind == "another" else f"PEFT's {kind}" for kind in kinds)
+            yield Advice(level, effect, text.format(variants=", ".join(told), **words))
     if optimizer is not None and optimizer.momentum and any(layer.effect in _ON_GRADIENT for layer in layers):
         yield Advice("note", "momentum", f"{name}'s momentum carries earlier factors on: the step lags behind d")
 
@@ -203,7 +140,7 @@ def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: di
         "registration lost": [p.variant == "lora" and stated.get(p.adapter) not in (None, *PLAIN) for p in pairs],
         "backward": [row.backward == "another" and (p.variant in PLAIN or p.eta is not None) for p, row in rows],
         "scaling": [p.variant not in PLAIN and p.eta is not None and p.scaling != 1 for p in pairs],
-        "unmeasured": [row.backward is None and row.effect not in (*_IDLE, "not BA") for row in layers],
+        "unmeasured": [row.backward is None and not row.effect.idle and row.effect != Effect.NOT_BA for row in layers],
         "not finite": [row.norms is not None and not math.isfinite(sum(row.norms)) for row in layers],
         "gradient not finite": [not (_finite(pair.a.grad) and _finite(pair.b.grad)) for pair in pairs],
         "dropout not applied": [row.dropout_applied is False for row in layers],
@@ -248,7 +185,7 @@ def _on_gradients(
 ) -> Iterator[Advice]:
     if all(pair.a.grad is None and pair.b.grad is None for pair in pairs):
         yield Advice("note", "no gradients", _NO_GRADIENTS)
-    scaling = [layer for layer in layers if layer.effect in (*_ON_GRADIENT, "unknown", "partly undone")]
+    scaling = [layer for layer in layers if layer.effect in (*_ON_GRADIENT, Effect.UNKNOWN, Effect.PARTLY_UNDONE)]
     acting = scaling and any(pair.variant not in PLAIN for pair in pairs)
     if acting and clipping is None:
         text = "transformers' Trainer clips the gradient's norm at 1 unless max_grad_norm=0; pass max_grad_norm to see"
@@ -270,7 +207,7 @@ def _on_clipping(clipping: Clipping, layers: Sequence[LayerReport]) -> Advice:
     )
     if not clipping.undoes:
         return Advice("note", "clipping", text)
-    return Advice("problem", "clipping", text + "; set max_grad_norm=0, or use " + _ALLORA_ADAMW)
+    return Advice("problem", "clipping", text + "; set max_grad_norm=0, or use " + ALLORA_ADAMW)
 
 
 _HEAD = ("layer", "variant", "s", "r", "‖s(BA)_i‖ min/median/max", "d min/median/max", "‖g_B‖/LoRA's", "effect")

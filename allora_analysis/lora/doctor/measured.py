@@ -8,8 +8,7 @@ gradient's rows, and a layer runs alone on a few random inputs. `report` is one 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +17,9 @@ from torch import Tensor, nn
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import norms_of_rows, without_autocast
+from allora_analysis.lora.doctor.effects import Effect
 from allora_analysis.lora.doctor.updates import RowFactor, fresh_optimizer, row_factor
-from allora_analysis.lora.foreign import dropout_applied
+from allora_analysis.lora.foreign import dropout_applied, in_mode
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import PLAIN, Pair, stacked
 
@@ -56,6 +56,12 @@ def unwrapped(optimizer: Any) -> Any:
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return optimizer
+
+
+def rate(group: dict[str, Any]) -> float | None:
+    """A group's learning rate as a number; None where the optimizer finds it itself (transformers' Adafactor)."""
+    lr = group.get("lr")
+    return None if lr is None else float(lr)
 
 
 def optimizer_effect(optimizer: Any, group: dict[str, Any], size: float = 1.0) -> OptimizerEffect:
@@ -167,7 +173,7 @@ def _word(pair: Pair) -> str | None:
     dtype = _input_dtype(pair)
     x, v = (_normal(pair.a, size).to(dtype) for size in (pair.a.shape[1], pair.b.shape[0]))
     try:
-        with evaluating(pair.module), torch.enable_grad():
+        with in_mode(pair.module, training=False), torch.enable_grad():
             (found,) = torch.autograd.grad((pair.module.forward(x) * v).sum(), pair.b, allow_unused=True)
     except Exception:  # a layer that takes no plain inputs (an embedding, a sharded or quantized base) stays unmeasured
         return None
@@ -177,6 +183,8 @@ def _word(pair: Pair) -> str | None:
     hidden = x.to(exact) @ pair.a.detach().to(exact).T
     lora = pair.scaling * v.to(exact).T @ hidden
     stated = pair.scaling * (v.to(exact) * _factor(pair, hidden)).T @ hidden
+    if not torch.isfinite(stated).all():
+        return None
     tolerance = max(_TOLERANCES.get(kind, _LOW_PRECISION) for kind in (pair.b.dtype, dtype))
     for word, expected in (("as stated", stated), ("lora's", lora)):
         if (found.to(exact) - expected).norm() <= tolerance * expected.norm():
@@ -228,19 +236,6 @@ def _normal(like: Tensor, size: int) -> Tensor:
     return torch.randn(_TOKENS, size, generator=torch.Generator().manual_seed(0)).to(like.device)
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Every part of a module in eval mode meanwhile; set on the parts, since loralib's `eval` merges the weights."""
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        for part, _ in modes:
-            part.training = False
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
 @dataclass(frozen=True)
 class LayerReport:
     """One adapter of one layer.
@@ -252,7 +247,7 @@ class LayerReport:
         eta: η of the variant, or of `ALLoRAAdamW`'s group where the variant's layers have none; LoRA×η's own is s.
         adaptor: likewise.
         scaling: the LoRA scaling s.
-        rank: r.
+        rank: r, of each expert where there are several.
         norms: smallest, median and largest ‖s(BA)_i‖; None if the adapter's ΔW is not s·BA.
         factors: likewise of d_i, where the layer or the optimizer has such a factor per row.
         gradient_ratio: ‖g_B‖ / ‖LoRA's g_B‖ of the last gradient; LoRA's is g_B/d exactly, as long as no step was taken
@@ -260,14 +255,9 @@ class LayerReport:
         backward: ∂L/∂B measured on the layer alone: "as stated", "lora's", "another"; None where that cannot be done.
         drop_rate: of the adapter's dropout.
         dropout_applied: two passes of the layer in training differ; None where that cannot be tried.
-        rates: of A and of B in the optimizer; None for a matrix that it does not hold.
+        rates: of A and of B in the optimizer; None for a matrix that it does not hold, or whose rate it finds itself.
         quantised: the base weight is kept in few bits.
-        effect: what is left of the factor when the parameters move: "on the gradient", "on the update", "twice" (layer
-            and optimizer), "in the forward", "clipped" (clipping undoes it), "partly undone", "undone", "off",
-            "factor of p" (the optimizer has one, of A's and B's own rows),
-            "no pair" (no group of ALLoRAAdamW is this A and B), "not BA", "backward is LoRA's",
-            "half in the optimizer", "not in the optimizer", "unknown", or why nothing is trained: "merged", "disabled",
-            "inactive", "frozen".
+        effect: what is left of the factor when the parameters move, or why nothing is trained.
     """
 
     name: str
@@ -285,7 +275,7 @@ class LayerReport:
     dropout_applied: bool | None
     rates: tuple[float | None, float | None]
     quantised: bool
-    effect: str
+    effect: Effect
 
 
 def layer_factor(pair: Pair) -> Tensor | None:
@@ -323,22 +313,22 @@ def report(
     backward, stated = backward_word(pair), getattr(configs.get(pair.adapter), "variant", "")
     variant = stated if (pair.variant, stated) == ("lora", "lora_x_eta") else pair.variant
     return LayerReport(
-        pair.name,
-        pair.adapter,
-        variant,
-        eta,
-        adaptor,
-        pair.scaling,
-        pair.a.shape[0],
-        None if norms is None else _spread(abs(pair.scaling) * norms),
-        None if d is None else _spread(d),
-        ratio,
-        backward,
-        pair.drop_rate,
-        dropout_applied(pair) if pair.drop_rate else None,
-        tuple(float(homes[id(part)]["lr"]) if id(part) in homes else None for part in (pair.a, pair.b)),
-        pair.quantised,
-        _effect(pair, variant, backward, effect, homes),
+        name=pair.name,
+        adapter=pair.adapter,
+        variant=variant,
+        eta=eta,
+        adaptor=adaptor,
+        scaling=pair.scaling,
+        rank=pair.a.shape[0] // pair.experts,
+        norms=None if norms is None else _spread(abs(pair.scaling) * norms),
+        factors=None if d is None else _spread(d),
+        gradient_ratio=ratio,
+        backward=backward,
+        drop_rate=pair.drop_rate,
+        dropout_applied=dropout_applied(pair) if pair.drop_rate else None,
+        rates=tuple(homes[id(part)]["lr"] if id(part) in homes else None for part in (pair.a, pair.b)),
+        quantised=pair.quantised,
+        effect=_effect(pair, variant, backward, effect, homes),
     )
 
 
@@ -348,52 +338,56 @@ def _spread(values: Tensor) -> tuple[float, float, float]:
 
 def clipped(layer: LayerReport, clipping: Clipping | None) -> LayerReport:
     """A report, with what clipping makes of the effect."""
-    undone = clipping is not None and clipping.undoes and layer.effect == "on the gradient"
-    return replace(layer, effect="clipped") if undone else layer
+    undone = clipping is not None and clipping.undoes and layer.effect == Effect.ON_GRADIENT
+    return replace(layer, effect=Effect.CLIPPED) if undone else layer
 
 
 def _effect(
     pair: Pair, variant: str, backward: str | None, optimizer: OptimizerEffect | None, homes: dict[int, dict[str, Any]]
-) -> str:
-    for idle, word in ((pair.merged, "merged"), (pair.disabled, "disabled"), (not pair.active, "inactive")):
+) -> Effect:
+    for idle, word in (
+        (pair.merged, Effect.MERGED),
+        (pair.disabled, Effect.DISABLED),
+        (not pair.active, Effect.INACTIVE),
+    ):
         if idle:
             return word
     if not pair.trainable:
-        return "frozen"
+        return Effect.FROZEN
     trained = [matrix for matrix in (pair.a, pair.b) if matrix.requires_grad]
     held = [matrix for matrix in trained if id(matrix) in homes]
     if optimizer is not None and not held:
-        return "not in the optimizer"
+        return Effect.NOT_HELD
     if not pair.is_product:
-        return "not BA"
+        return Effect.NOT_BA
     found = _factors_effect(pair, variant, backward, optimizer, homes)
     half = optimizer is not None and len(held) < len(trained)
     return (
-        "half in the optimizer" if half and found in ("on the gradient", "in the forward", "partly undone") else found
+        Effect.HALF_HELD if half and found in (Effect.ON_GRADIENT, Effect.IN_FORWARD, Effect.PARTLY_UNDONE) else found
     )
 
 
 def _factors_effect(
     pair: Pair, variant: str, backward: str | None, optimizer: OptimizerEffect | None, homes: dict[int, dict[str, Any]]
-) -> str:
+) -> Effect:
     if variant in ("asf_lora", "lora_x_eta"):
-        return "in the forward"
+        return Effect.IN_FORWARD
     scales = variant not in PLAIN and pair.eta is not None
     if scales and backward == "lora's":
-        return "backward is LoRA's"
+        return Effect.LORAS_BACKWARD
     if optimizer is None:
-        return "unknown"
+        return Effect.UNKNOWN
     group = homes.get(id(pair.b), homes.get(id(pair.a)))
     if optimizer.on_update and group["pair"]:
-        return "no pair" if not holds(group, pair) else "twice" if scales else "on the update"
+        return Effect.NO_PAIR if not holds(group, pair) else Effect.TWICE if scales else Effect.ON_UPDATE
     if not scales and optimizer.row_factor is not None:
-        return "factor of p"
+        return Effect.OF_OWN_ROWS
     if not scales:
-        return "no pair" if optimizer.on_update else "off"
+        return Effect.NO_PAIR if optimizer.on_update else Effect.OFF
     return _survival(optimizer.response)
 
 
-def _survival(response: float | None) -> str:
+def _survival(response: float | None) -> Effect:
     if response is None:
-        return "unknown"
-    return "on the gradient" if response > 0.9 else "undone" if response < 0.1 else "partly undone"
+        return Effect.UNKNOWN
+    return Effect.ON_GRADIENT if response > 0.9 else Effect.UNDONE if response < 0.1 else Effect.PARTLY_UNDONE

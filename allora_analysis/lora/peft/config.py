@@ -38,6 +38,13 @@ from allora_analysis.lora.peft.other_layers import new_layer
 from allora_analysis.validation import ArgumentError, choice, count, number, positive, shown
 
 _INITS = (True, False, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_16")
+_ITERATED = re.compile(r"pissa_niter_\d+")  # by a randomized SVD, another one each time
+# How an adapter whose start changed the base weight becomes LoRA's; PEFT leaves a head out of the converted file.
+CONVERT = (
+    "merge_and_unload() gives the whole model; for an adapter without modules_to_save PEFT converts it: save the model "
+    "before its first step with init_lora_weights=True in its config, give that folder to save_pretrained as "
+    "path_initial_model_for_weight_conversion, and export what load makes of the result"
+)
 # Each changes the forward pass or the gradients in a way that the rule has not been derived for.
 # fmt: off
 _LEFT_OUT = (
@@ -69,8 +76,9 @@ class ALLoRAConfig(LoraConfig):
         variant: "allora"; "allora_0", without dropout; "allora_od", the factor per token; "asf_lora", the factor on
             the output; "lora_x_eta", LoRA at scaling η.
         adaptor: a key of `allora_analysis.adaptors.ADAPTORS`.
-        lora_alpha: α > 0; r by default, so that s = 1. For LoRA×η it is η·r and for ASF-LoRA r: no other, nor
-            `use_rslora`, `rank_pattern` or `alpha_pattern`.
+        lora_alpha: α > 0; r by default: s = 1, or √r with `use_rslora`; where `rank_pattern` gives a layer another
+            rank r_i, r/r_i, or r/√r_i. For LoRA×η it is η·r and for ASF-LoRA r: no other, nor `use_rslora`,
+            `rank_pattern` or `alpha_pattern`.
     """
 
     lora_alpha: float | None = field(default=None)
@@ -103,7 +111,7 @@ class ALLoRAConfig(LoraConfig):
         self._check_scaling()
         self._check_drop_rate()
         init = self.init_lora_weights
-        iterated = isinstance(init, str) and re.fullmatch(r"pissa_niter_\d+", init)
+        iterated = isinstance(init, str) and _ITERATED.fullmatch(init)
         if not iterated and not any(init is one or init == one for one in _INITS):
             raise ArgumentError(f"init_lora_weights must be one of {', '.join(map(str, _INITS))}, received {init!r}")
         if self.use_dora and (self.variant in _OF_ONE_SCALING or self.lora_bias):
@@ -165,6 +173,11 @@ class ALLoRAConfig(LoraConfig):
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> ALLoRAConfig:
         """The config that `to_dict` wrote. Fields that this version of PEFT does not know are dropped if falsy."""
+        if _ITERATED.fullmatch(str(init := fields.get("init_lora_weights"))):
+            raise ArgumentError(
+                f"init_lora_weights {init!r} draws its start, and with it the base weight, anew each time, so that the "
+                f"file is another function; take 'pissa', which is exact, or in the run's own process: {CONVERT}"
+            )
         fields = {name: value for name, value in fields.items() if name not in ("peft_type", _NOTE)}
         if _ASF_RANK in fields:
             fields["r"] = fields.pop(_ASF_RANK)
@@ -181,7 +194,8 @@ def allora_config(eta: float, variant: str = "allora", adaptor: str = "inverse_s
     """A config for `peft.get_peft_model` and `add_adapter` (§4.1; Listing 1).
 
     Everything else is PEFT's: `r`, `target_modules`, `lora_dropout` (which masks A's input), `modules_to_save`, `bias`,
-    `task_type`, … `lora_alpha` is r where it is left out, so that the scaling is 1 (η for LoRA×η).
+    `task_type`, … `lora_alpha` is r where it is left out, so that the scaling is 1 (η for LoRA×η) but for what
+    `use_rslora` and `rank_pattern` make of it.
 
     Args:
         eta: η > 0, the factor of a row of zeros: the paper's 1/√(‖(BA)_i‖ + 1/η²) is η at the start.

@@ -284,25 +284,32 @@ class ALLoRALayer:
     def check(self, rank: int, config: LoraConfig, name: str) -> None:
         """The layer can carry an adapter of this config; some are for linear layers alone."""
         layer, linear = self.get_base_layer(), self.kind is Rule
-        where = f"target_modules: layer {name!r}" if name else f"target_modules: a layer {type(layer).__name__}"
+        place = f"layer {name!r}" if name else f"a layer {type(layer).__name__}"
+        where = f"target_modules: {place}"
         shape = (layer.out_features, layer.in_features) if self.quantised else layer.weight.flatten(1).shape
         if getattr(layer, "_hf_tp_plan", None) is not None:
             raise ArgumentError(
                 f"{where} has a sharded weight (tensor parallel), which is not supported: load it whole"
             )
         check_weight(layer.weight, shape, rank, where, self.quantised)
-        asf = changes_base(config) and config.variant == "asf_lora"  # its output is not BAx, which the base lacks
-        if asf or (changes_base(config) and (self.quantised or not linear or len(self.r) > 0)):
-            what = "is quantized" if self.quantised else "has adapters" if linear else "is not linear"
-            what = "would start from another function under ASF-LoRA" if asf else what
+        asf = config.variant == "asf_lora"
+        reasons = {
+            # Its output is not BAx, which the base lacks.
+            "would start from another function under ASF-LoRA": asf,
+            "is quantized": self.quantised,
+            "is not linear": not linear,
+            "has adapters": len(self.r) > 0,
+        }
+        reason = next((words for words, holds in reasons.items() if holds), None)
+        if changes_base(config) and reason:
             raise ArgumentError(
-                f"init_lora_weights: {config.init_lora_weights!r} changes the base weight, and {where[16:]} {what}; "
+                f"init_lora_weights: {config.init_lora_weights!r} changes the base weight, and {place} {reason}; "
                 "take init_lora_weights=True"
             )
-        dora = config.use_dora and (self.quantised or not linear)  # on a CPU PEFT's DoRA misreads a 4-bit weight
-        if dora or (config.variant == "asf_lora" and not linear):
-            what = "use_dora: for dense linear" if dora else "variant 'asf_lora': for linear"
-            raise ArgumentError(f"{what} layers alone; leave {where[16:]} out of target_modules")
+        if config.use_dora and (self.quantised or not linear):  # on a CPU PEFT's DoRA misreads a 4-bit weight
+            raise ArgumentError(f"use_dora: for dense linear layers alone; leave {place} out of target_modules")
+        if asf and not linear:
+            raise ArgumentError(f"variant 'asf_lora': for linear layers alone; leave {place} out of target_modules")
 
     def get_delta_weight(self, adapter: str, *args: Any, **kwargs: Any) -> Tensor:
         """s·BA."""

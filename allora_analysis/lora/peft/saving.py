@@ -3,13 +3,13 @@
 `PeftModel.save_pretrained` writes `adapter_model.safetensors` and an `adapter_config.json` that holds the rule. Where
 this package is imported, PEFT's own loading keeps the rule; elsewhere PEFT loads the file as LoRA, which is the same
 function (it warns of the fields it does not know); ASF-LoRA is another function, and there PEFT raises on its file.
+PiSSA and OLoRA change the base weight: their file is read over the changed one, and is LoRA's once it is converted.
 Checked by `tests/test_lora_peft_saving.py` and `tests/test_lora_peft_saving_refusals.py`.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
 import warnings
@@ -21,9 +21,11 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from allora_analysis.lora.peft.config import ALLoRAConfig, Snapshot
-from allora_analysis.lora.peft.layer import DTYPES, is_finite, layers_with, refuse_merge
+from allora_analysis.adaptive.recipe import alpha_of_one
+from allora_analysis.lora.peft.config import CONVERT, ALLoRAConfig, Snapshot
+from allora_analysis.lora.peft.layer import DTYPES, changes_base, is_finite, layers_with, refuse_merge
 from allora_analysis.validation import ArgumentError, count, positive
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -47,8 +49,8 @@ def load(
         The `PeftModel`.
 
     Raises:
-        ArgumentError: no such folder, a torn file, NaN weights, weights that do not fit, or plain LoRA's. The model is
-            left as it was.
+        ArgumentError: no such folder, a torn file, NaN weights, weights that do not fit, plain LoRA's, or a PiSSA by
+            randomized SVD, whose start no file gives back. The model is left as it was.
     """
     folder = Path(folder)
     saved = _read_config(folder)
@@ -102,7 +104,8 @@ def train_on(
                 f"{folder / _CONFIG}: {name} must be left out, received {saved[name]!r}; load it as LoRA"
             )
     scaling, weights = _scaling(folder, saved), _read_weights(folder)
-    own = {"lora_alpha": None, "use_rslora": False, "init_lora_weights": True}
+    # PEFT sets `fan_in_fan_out` in the file of every adapter over a Conv1D; here the layer itself says how it lies.
+    own = {"lora_alpha": None, "use_rslora": False, "init_lora_weights": True, "fan_in_fan_out": False}
     rule = {"eta": eta, "variant": variant, "adaptor": adaptor}
     config = _config(folder, saved | own | rule)
     factor = scaling / (config.lora_alpha / config.r)
@@ -134,7 +137,7 @@ def _scaling(folder: Path, saved: dict[str, Any]) -> float:
         rank, alpha = count("r", saved.get("r", 8)), positive("lora_alpha", saved.get("lora_alpha", 8))
     except ArgumentError as error:
         raise ArgumentError(f"{folder / _CONFIG}: {error}; save the adapter again") from None
-    return alpha / (math.sqrt(rank) if saved.get("use_rslora") else rank)
+    return alpha / alpha_of_one(rank, saved.get("use_rslora"))
 
 
 def _check_scaled(weights: dict[str, Tensor], factor: float, folder: Path, alpha: Any) -> None:
@@ -225,7 +228,8 @@ def export_lora(model: PeftModel, folder: str | os.PathLike[str], adapter_name: 
         adapter_name: which adapter.
 
     Raises:
-        ArgumentError: no such adapter, ASF-LoRA, NaN weights, offloaded ones, a folder that cannot be written.
+        ArgumentError: no such adapter, ASF-LoRA, a start that changed the base weight (PiSSA, OLoRA), NaN weights,
+            offloaded ones, a folder that cannot be written.
     """
     configs = model.peft_config if isinstance(model, PeftModel) else {}
     config = configs.get(adapter_name)
@@ -234,6 +238,11 @@ def export_lora(model: PeftModel, folder: str | os.PathLike[str], adapter_name: 
             f"adapter_name must name an ALLoRA adapter of a PeftModel, received {adapter_name!r}; it has {[*configs]}"
         )
     refuse_merge([config.variant], adapter_name)
+    if changes_base(config):
+        raise ArgumentError(
+            f"adapter {adapter_name!r}: init_lora_weights {config.init_lora_weights!r} changed the base weight, and "
+            f"plain LoRA adds s*BA to the one that it was; {CONVERT}"
+        )
     state = get_peft_model_state_dict(model, adapter_name=adapter_name)
     if any(value.is_meta for value in state.values()):
         raise ArgumentError(f"adapter {adapter_name!r}: its weights are offloaded; export it before offloading")
@@ -241,6 +250,8 @@ def export_lora(model: PeftModel, folder: str | os.PathLike[str], adapter_name: 
     _check_finite(weights, f"adapter {adapter_name!r}")
     plain = LoraConfig(**{f.name: getattr(config, f.name) for f in fields(LoraConfig) if f.init})
     plain.inference_mode = True
+    # As PEFT itself would, with a warning.
+    plain.fan_in_fan_out = all(isinstance(one.get_base_layer(), Conv1D) for one in layers_with(model, adapter_name))
     base = type(model.get_base_model())
     found = {"base_model_class": base.__name__, "parent_library": base.__module__}
     try:

@@ -1,0 +1,153 @@
+"""What becomes of ALLoRA's factor when a layer's A and B move: one word, what that means for the verdict, what to say.
+
+Checked case by case by `tests/test_lora_doctor_advice.py`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+ALLORA_ADAMW = (
+    "plain LoRA layers (peft.LoraConfig) with allora_analysis.lora.optim.ALLoRAAdamW(param_groups(model), lr, eta)"
+)
+
+
+class Effect(StrEnum):
+    """A word, equal to its string.
+
+    Attributes:
+        verdict: what a layer with this effect says of the model: "on", "partly", "off" or "unknown"; "idle" says
+            nothing, because the adapter is not trained.
+        level: of the advice, "problem", "note" or "ok".
+        text: of the advice, or ""; {layers} and {variants} say which, {optimizer} and {response} what the optimizer
+            does.
+    """
+
+    verdict: str
+    level: str
+    text: str
+
+    UNDONE = (
+        "undone",
+        "off",
+        "problem",
+        "{optimizer} divides a gradient by its own size ({response}), so {layers} train as LoRA: the first step is "
+        "LoRA's at the same rate, later ones drift from it slowly; use torch.optim.SGD, or " + ALLORA_ADAMW,
+    )
+    PARTLY_UNDONE = (
+        "partly undone",
+        "partly",
+        "problem",
+        "{optimizer} undoes a part of the factor ({response}) in {layers}; use torch.optim.SGD, or " + ALLORA_ADAMW,
+    )
+    TWICE = (
+        "twice",
+        "on",
+        "problem",
+        "ALLoRAAdamW puts its factor on the update of {layers}, which scale their gradients already: Adam undoes that "
+        "at the first step, but remembers earlier factors in its moments, so a part acts a second time; use "
+        + ALLORA_ADAMW,
+    )
+    OFF = (
+        "off",
+        "off",
+        "problem",
+        "{layers} are plain LoRA and {optimizer} knows no factor; use peft.get_peft_model with allora_config(eta=…) "
+        "and SGD, or " + ALLORA_ADAMW,
+    )
+    OF_OWN_ROWS = (
+        "factor of p",
+        "off",
+        "problem",
+        "{optimizer} multiplies the step of {layers} by {factor}, not of BA: no ALLoRA; with B = 0 at the start all "
+        "rows of B have the same, a learning rate under another name; use " + ALLORA_ADAMW,
+    )
+    NO_PAIR = (
+        "no pair",
+        "off",
+        "problem",
+        "ALLoRAAdamW does not hold A and B of {layers} together as a pair, so the factor on their update is none or "
+        "another layer's; build the groups with param_groups(model)",
+    )
+    NOT_BA = (
+        "not BA",
+        "off",
+        "problem",
+        "what {layers} add to the weight is not s·BA ({variants}), so ALLoRA has no row norms there; adapt "
+        "nn.Linear layers by allora_config or plain LoRA (no target_parameters)",
+    )
+    NOT_HELD = (
+        "not in the optimizer",
+        "off",
+        "problem",
+        "{optimizer} does not hold A and B of {layers}, which will not move; build the optimizer after the adapters",
+    )
+    HALF_HELD = (
+        "half in the optimizer",
+        "partly",
+        "problem",
+        "{optimizer} holds only one of A and B of {layers}, and the other will not move; build the optimizer from all "
+        "trainable parameters, or freeze what is to stay (requires_grad_(False))",
+    )
+    LORAS_BACKWARD = (
+        "backward is LoRA's",
+        "off",
+        "problem",
+        "{layers} state a factor that their backward pass does not apply (measured): something replaced the layer's "
+        "forward; call the layer's own, or use " + ALLORA_ADAMW,
+    )
+    MERGED = (
+        "merged",
+        "idle",
+        "problem",
+        "{layers} are merged into the base weight and get no gradient; call unmerge_adapter()",
+    )
+    DISABLED = (
+        "disabled",
+        "idle",
+        "problem",
+        "{layers} are disabled and get no gradient; call enable_adapter_layers()",
+    )
+    UNKNOWN = (
+        "unknown",
+        "unknown",
+        "note",
+        "what becomes of the factor in {layers} depends on the optimizer; call doctor(model, optimizer)",
+    )
+    ON_GRADIENT = (
+        "on the gradient",
+        "on",
+        "ok",
+        "{optimizer} hands the factor of {layers} on to the step as it is ({response})",
+    )
+    ON_UPDATE = (
+        "on the update",
+        "on",
+        "ok",
+        "ALLoRAAdamW puts the factor on the update of {layers}; clipping does not touch it",
+    )
+    IN_FORWARD = (
+        "in the forward",
+        "on",
+        "ok",
+        "the rule of {layers} is in the forward pass, where no optimizer undoes it",
+    )
+    CLIPPED = ("clipped", "on", "problem", "")  # the line on clipping says it, with numbers
+    INACTIVE = ("inactive", "idle", "ok", "")
+    FROZEN = ("frozen", "idle", "ok", "")
+
+    def __new__(cls, word: str, verdict: str, level: str, text: str) -> Effect:
+        """A string with attributes."""
+        one = str.__new__(cls, word)
+        one._value_, one.verdict, one.level, one.text = word, verdict, level, text
+        return one
+
+    @property
+    def idle(self) -> bool:
+        """The adapter is not trained."""
+        return self.verdict == "idle"
+
+    @property
+    def acts(self) -> bool:
+        """The factor reaches the step, whole and once."""
+        return self.verdict == "on" and self.level == "ok"
