@@ -13,12 +13,8 @@ from typing import Any
 
 from allora_analysis.adaptive import in_words
 from allora_analysis.adaptive.recipe import Recipe, rates
-<<<<<<< HEAD
-from allora_analysis.lora.doctor.measured import LayerReport, OptimizerEffect, share
-=======
 from allora_analysis.lora.doctor.effects import Effect
-from allora_analysis.lora.doctor.measured import LayerReport, OptimizerEffect
->>>>>>> h48
+from allora_analysis.lora.doctor.measured import LayerReport, OptimizerEffect, share
 from allora_analysis.lora.pairs import Pair
 
 _ON_ROWS = ("allora", "allora_0")
@@ -44,18 +40,11 @@ def on_rates(
     if told := _taper(layers):
         yield "note", "factor", told
     yield from _at_width(pairs, layers)
-<<<<<<< HEAD
     if len(shares := [found for pair in pairs if (found := share(pair))]) > 1:
         yield "note", "ripple", in_words.ripple(shares)
-    # A stack of experts' matrices is no pair of this kind, nor is a rank above the layer's width.
-    fit = [pair.is_product and pair.a.shape[0] <= math.prod(pair.a.shape[1:]) for pair in pairs]
-    rows = zip(pairs, layers, fit, strict=True)
-    whole = [(pair, row) for pair, row, fits in rows if fits and None not in row.rates]
-=======
     # A rank above the layer's width has no rates of this kind.
     fit = [(p, row) for p, row in zip(pairs, layers, strict=True) if row.rank <= math.prod(p.a.shape[1:])]
     whole = [(pair, row) for pair, row in fit if pair.is_product and None not in row.rates]
->>>>>>> h48
     if optimizer is None or not whole:
         return
     if not optimizer.on_update and (told := _at_scaling_one(whole, optimizer)):
