@@ -193,7 +193,7 @@ class ALLoRAAdamW(Optimizer):
                 a, b = group["params"]
                 which = tuple(k for k in (0, 1) if group["params"][k].grad is not None)
                 member = _Member(a, b, abs(group["scaling"]), group["experts"], which)
-                kind = (a.device, a.dtype, a.shape, b.shape, _layout(member), *member[3:])
+                kind = (a.device, a.dtype, a.shape, b.shape, _layout(member), member.experts, member.trained)
                 pairs.setdefault((hyper, group["eta"], group["adaptor"], *kind), []).append(member)
                 continue
             if group["pair"]:  # a factor η on all rows: AdamW at rate ηl
@@ -259,7 +259,8 @@ class ALLoRAAdamW(Optimizer):
 
 def _adamw(targets: list[Tensor], own: _Tensors, hyper: _Hyper) -> None:
     """Torch's AdamW on `targets`, with the gradients and the state of `own`."""
-    adamw(targets, *own[1:], foreach=hyper.foreach, fused=hyper.fused, **_numbers(hyper))
+    _, *lists = own  # torch 2.7 compiles no slice of a named tuple
+    adamw(targets, *lists, foreach=hyper.foreach, fused=hyper.fused, **_numbers(hyper))
 
 
 def _move_one_by_one(own: _Tensors, k: int, factors: Tensor, hyper: _Hyper) -> None:
@@ -360,7 +361,7 @@ def _hyper(group: dict[str, Any]) -> _Hyper:
 
 def _numbers(hyper: _Hyper) -> dict[str, Any]:
     """As torch's functions name them."""
-    own = hyper._asdict()
+    own = dict(zip(_Hyper._fields, hyper, strict=True))  # torch 2.7 does not compile `_asdict`
     own["beta1"], own["beta2"] = own.pop("betas")
     return {name: value for name, value in own.items() if name not in ("foreach", "fused")}
 
