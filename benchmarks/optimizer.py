@@ -4,7 +4,9 @@
 of each and the median over interleaved rounds of ALLoRAAdamW's time over the peer's. What it computes beside AdamW is
 the row norms, two thin products of 2r²(n₁ + n₂) operations a pair, and two passes over B. The norms alone are timed
 too: they are 2r operations an entry, where AdamW has about fifteen. So is their sum with the fused kernel's step, the
-least that a step can take on torch's kernels, with each row's factor for nothing.
+least that a step can take on torch's kernels, with each row's factor for nothing; and those kernels with the factors,
+without the optimizer's bookkeeping. The last line is the bound of arithmetic: the norms' operations, at the rate of a
+large matrix product here, beside the fused kernel's time. It is what a kernel of one's own could come near.
 """
 
 from __future__ import annotations
@@ -16,15 +18,17 @@ from statistics import median
 
 import torch
 from layer import machine
-from side_by_side import peak_memory, ratio, rounds
+from side_by_side import Task, peak_memory, ratio, rounds
 from torch import nn
 
+from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import norms_of_pairs
 from allora_analysis.lora.optim import ALLoRAAdamW
 
 LAYERS, ETA, LEARNING_RATE = 24, 2.0, 1e-4
 SHAPES = ((896, 896), (896, 128), (896, 128), (896, 896), (896, 4864), (896, 4864), (4864, 896))  # inputs, outputs
 OURS, COMPILED, FUSED, LEAST = "ALLoRAAdamW", "ours, compiled", "AdamW, fused", "norms + fused"
+BARE = "kernels alone"
 PEERS = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 
 
@@ -40,14 +44,57 @@ def adapters(layers: int, device: str, dtype: torch.dtype, rank: int = 16) -> li
     return pairs
 
 
-def norms(pairs: list[list[nn.Parameter]]) -> None:
-    """‖(BA)_i‖ of all pairs, those of one shape together, as the optimizer computes them."""
-    by_shape: dict[tuple, list[tuple]] = {}
+def by_shape(pairs: list[list[nn.Parameter]]) -> list[list[tuple[nn.Parameter, ...]]]:
+    """The pairs, those of one shape together."""
+    groups: dict[tuple, list[tuple]] = {}
     for pair in pairs:
-        by_shape.setdefault(tuple(part.shape for part in pair), []).append(tuple(pair))
-    with torch.no_grad():
-        for group in by_shape.values():
-            norms_of_pairs(group)
+        groups.setdefault(tuple(part.shape for part in pair), []).append(tuple(pair))
+    return [*groups.values()]
+
+
+@torch.no_grad()
+def norms(groups: list[list[tuple[nn.Parameter, ...]]]) -> None:
+    """‖(BA)_i‖ of all pairs, as the optimizer computes them."""
+    for group in groups:
+        norms_of_pairs(group)
+
+
+def bare(groups: list[list[tuple[nn.Parameter, ...]]]) -> Task:
+    """A step's calls of torch's kernels alone, in place: norms, factors, A at a rate of its own, B by its rows."""
+    numbers = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False, "maximize": False}
+    state = {
+        part: (torch.zeros_like(part), torch.zeros_like(part)) for group in groups for pair in group for part in pair
+    }
+    count, decay = torch.ones(()), 0.01
+
+    def fused(target: torch.Tensor, part: nn.Parameter, rate: float, decay: float) -> None:
+        lists = ([one] for one in (target, part.grad, *state[part]))
+        torch._fused_adamw_(*lists, [], [count], lr=rate, weight_decay=decay, **numbers)
+
+    @torch.no_grad()
+    def step() -> None:
+        for group in groups:
+            d = ADAPTORS["inverse_sqrt"](norms_of_pairs(group), ETA).to(group[0][0].dtype)
+            moved = torch.empty_like(group[0][1])
+            for (a, b), mean, rows in zip(group, d.mean(1).tolist(), d[..., None].unbind(), strict=True):
+                fused(a, a, LEARNING_RATE * mean, decay / mean)
+                fused(moved.zero_(), b, LEARNING_RATE, 0.0)
+                b.mul_(1 - LEARNING_RATE * decay).addcmul_(moved, rows)
+
+    return step
+
+
+def bound(pairs: list[list[nn.Parameter]], fused: float, device: str) -> str:
+    """The norms' operations at the rate of a product of two large matrices, beside `fused` milliseconds."""
+    size, dtype = 1024, torch.promote_types(pairs[0][0].dtype, torch.float32)
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = min(own for _, own in rounds({"": lambda: left @ right}, 15, device)[""])
+    rate = 2 * size**3 / best / 1e6  # 10⁹ operations a second
+    least = sum(len(a) * (len(a) + 1) * (a.shape[1] + len(b)) + 2 * b.numel() for a, b in pairs) / rate / 1e6
+    return (
+        f"arithmetic of the norms, AAᵀ symmetric and its root triangular: {least:.2f} ms at {rate:.0f} GFLOP/s; "
+        f"with the fused kernel {1 + least / fused:.2f} times {FUSED}"
+    )
 
 
 def main() -> None:
@@ -64,17 +111,20 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     pairs = adapters(options.layers, options.device, getattr(torch, options.dtype), options.rank)
-    groups = [{"params": pair, "pair": True} for pair in pairs]
-    tasks = {OURS: ALLoRAAdamW(groups, LEARNING_RATE, ETA).step}
+    own = [{"params": pair, "pair": True} for pair in pairs]
+    tasks = {OURS: ALLoRAAdamW(own, LEARNING_RATE, ETA).step}
     for name, switches in PEERS.items():
         parameters = [part for pair in pairs for part in pair]
         tasks[f"AdamW, {name}"] = torch.optim.AdamW(parameters, LEARNING_RATE, **switches).step
     if options.compiled:
         rate = torch.tensor(LEARNING_RATE)
-        tasks[COMPILED] = torch.compile(ALLoRAAdamW(groups, rate, ETA).step, fullgraph=True)
+        tasks[COMPILED] = torch.compile(ALLoRAAdamW(own, rate, ETA).step, fullgraph=True)
         tasks[COMPILED]()  # the first step and all others are two graphs; `rounds` warms up the second
-    tasks["row norms alone"] = partial(norms, pairs)
-    tasks[LEAST] = lambda: (norms(pairs), tasks[FUSED]())
+    groups = by_shape(pairs)
+    tasks["row norms alone"] = partial(norms, groups)
+    tasks[LEAST] = lambda: (norms(groups), tasks[FUSED]())
+    if options.device == "cpu":
+        tasks[BARE] = bare(groups)
     times = rounds(tasks, options.rounds, options.device)
     count = sum(part.numel() for pair in pairs for part in pair) / 1e6
     print(
@@ -86,7 +136,10 @@ def main() -> None:
         milliseconds = median(pair[0] for pair in times[name])
         memory = math.nan if name == COMPILED else peak_memory(task, options.device)  # no modes in compiled code
         print(f"{name:16s} {milliseconds:9.2f} {wall:10.3f} {own:11.3f} {memory:9.1f}")
-    print(f"{LEAST} is {ratio(times, LEAST, FUSED, 1):.2f} times {FUSED} (CPU time)")
+    for name in (LEAST, BARE):
+        if name in times:
+            print(f"{name} is {ratio(times, name, FUSED, 1):.2f} times {FUSED} (CPU time)")
+    print(bound(pairs, median(own for _, own in times[FUSED]), options.device))
 
 
 if __name__ == "__main__":

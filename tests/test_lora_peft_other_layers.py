@@ -332,6 +332,15 @@ def test_what_has_no_meaning_there(fields, layer, match):
 
 
 @pytest.mark.bad_input
+def test_an_older_peft_exchanges_an_experts_axes(monkeypatch):
+    monkeypatch.setattr("peft.__version__", "0.19.0")
+    with pytest.raises(ArgumentError, match=r"PEFT 0\.19\.0 reads a stack of experts .* install peft>=0\.21"):
+        get_peft_model(
+            nn.Sequential(Experts()), allora_config(ETA, r=2, target_modules=[], target_parameters=["0.stack"])
+        )
+
+
+@pytest.mark.bad_input
 def test_an_initialisation_that_would_change_what_another_adapter_sees():
     model = get_peft_model(nn.Sequential(nn.Linear(6, 6)), allora_config(ETA, r=2, target_modules=["0"]))
     with pytest.raises(ArgumentError, match=r"'pissa' changes the base weight, and layer '0' has adapters"):

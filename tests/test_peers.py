@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from allora_analysis.lora.peft import VARIANTS, ALLoRAConfig
 from tests.peers.__main__ import LISTS, PEERS, check_files
 from tests.peers.draft import patterns
-from tests.peers.plugin import LORA_CONFIG, stand_in
+from tests.peers.plugin import LISTS as PATH
+from tests.peers.plugin import LORA_CONFIG, listed, stand_in
 
 ROOT = Path(__file__).parents[1]
 TESTS = """
@@ -30,6 +32,10 @@ class TestOfLora:
     def test_that_fails(self):
         assert not LoraConfig(r=2)
 
+    @pytest.mark.xfail(raises=ZeroDivisionError)
+    def test_fails_by_pefts_own_word_too(self):
+        assert not LoraConfig(r=2)
+
 def test_of_something_else():
     raise AssertionError("never run")
 """
@@ -40,21 +46,22 @@ tests = ["test_planted.py::TestOfLora::{}"]
 
 
 @pytest.mark.parametrize(
-    ("name", "status", "printed"),
+    ("name", "every", "status", "printed"),
     [
-        ("test_that_fails", 0, "2 passed, 2 deselected, 1 xfailed"),
-        ("test_that_*", 1, "[XPASS(strict)] planted"),
-        ("test_by_method[LoraConfig]", 1, "FAILED tests/test_planted.py::TestOfLora::test_that_fails"),
-        ("test_gone", 4, "lists 'test_planted.py::TestOfLora::test_gone', which names no test"),
+        ("test_*fails*", 2, 0, "1 passed, 3 deselected, 2 xfailed"),
+        ("test_*", 9, 1, "[XPASS(strict)] planted"),
+        ("test_by_method[LoraConfig]", 1, 1, "FAILED tests/test_planted.py::TestOfLora::test_that_fails"),
+        ("test_gone", 1, 4, "lists 'test_planted.py::TestOfLora::test_gone', which names no test"),
     ],
 )
-def test_the_list_is_strict(tmp_path, name, status, printed):
+def test_the_list_is_strict(tmp_path, name, every, status, printed):
     (tmp_path / "tests").mkdir()
     for file, text in (("__init__", ""), ("testing_utils", ""), ("test_planted", TESTS)):
         (tmp_path / "tests" / f"{file}.py").write_text(text)
     (tmp_path / "pytest.ini").write_text("[pytest]")
     (tmp_path / "lists.toml").write_text(ENTRY.format(name))
-    options = ["-p", "peers.plugin", "-p", "no:cacheprovider", "--peer=allora", "--lists", tmp_path / "lists.toml"]
+    options = ["-p", "peers.plugin", "-p", "no:cacheprovider", "--peer=allora", f"--every={every}"]
+    options += ["--lists", tmp_path / "lists.toml"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rf", "-W", "ignore", *options, "tests"],
         cwd=tmp_path,
@@ -86,7 +93,17 @@ def test_the_lists_say_for_whom_and_why():
         assert set(entry.get("peers", ())) <= set(PEERS)
         assert entry["tests"] == sorted(set(entry["tests"]))
         assert {test.partition("::")[0] for test in entry["tests"]} <= set(LISTS["run"]["files"])
-    assert not set(LISTS["run"]["files"]) & set(LISTS["left_out"])
+    run = LISTS["run"]
+    assert not set(run["files"]) & set(LISTS["left_out"])
+    assert set(run["slow"]) < set(run["files"])
+    assert set(run["fast_peers"]) < set(PEERS)
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_no_name_has_two_reasons(peer):
+    names = Counter(name for entry in listed(PATH, peer) for name in entry["tests"])
+    assert names, "nothing is listed"
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_a_new_file_of_pefts_is_noticed(tmp_path):

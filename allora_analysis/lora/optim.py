@@ -42,8 +42,6 @@ from allora_analysis.validation import ArgumentError, choice, count, non_negativ
 __all__ = ["ALLoRAAdamW", "param_groups"]
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-# Entries that one call updates on a CPU: all that it touches stays in the cache.
-_CHUNK = 2**18
 _TINY = 1e-30  # a factor that moves nothing, but by which a decay can be divided
 
 
@@ -63,6 +61,21 @@ class _Hyper(NamedTuple):
 def _but(hyper: _Hyper, **other: Any) -> _Hyper:
     """With other values; torch 2.7 does not compile `_replace`."""
     return _Hyper(*[other.get(name, value) for name, value in zip(_Hyper._fields, hyper, strict=True)])
+
+
+class _Tensors(NamedTuple):
+    """What a kernel reads and writes: a list each, as torch's functions take them."""
+
+    parameters: list[Tensor]
+    gradients: list[Tensor]
+    averages: list[Tensor]
+    squares: list[Tensor]
+    largest: list[Tensor]  # with amsgrad, else empty
+    counts: list[Tensor]
+
+    def without_gaps(self) -> bool:
+        """Whether all are contiguous: the fused kernel walks through memory."""
+        return all(one.is_contiguous() for of in self[:5] for one in of)
 
 
 class _Member(NamedTuple):
@@ -200,7 +213,7 @@ class ALLoRAAdamW(Optimizer):
                 a, b = group["params"]
                 which = tuple(k for k in (0, 1) if group["params"][k].grad is not None)
                 member = _Member(a, b, abs(group["scaling"]), group["experts"], which)
-                kind = (a.device, a.dtype, a.shape, b.shape, _layout(member), *member[3:])
+                kind = (a.device, a.dtype, a.shape, b.shape, _layout(member), member.experts, member.trained)
                 pairs.setdefault((hyper, group["eta"], group["adaptor"], *kind), []).append(member)
                 continue
             if group["pair"]:  # a factor η on all rows: AdamW at rate ηl
@@ -210,7 +223,8 @@ class ALLoRAAdamW(Optimizer):
                 hyper = _but(hyper, fused=False)  # torch's fused kernel would take other entries' gradients
             plain.setdefault(hyper, []).extend(trained)
         for hyper, parameters in plain.items():
-            self._adamw([_local(parameter) for parameter in parameters], parameters, hyper)
+            own = self._tensors(parameters, hyper.amsgrad)
+            _adamw(own.parameters, own, hyper)
         for (hyper, eta, adaptor, *_), members in pairs.items():
             self._update_pairs(members, hyper, eta, adaptor)
         return loss
@@ -231,30 +245,23 @@ class ALLoRAAdamW(Optimizer):
                     state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         return trained
 
-    def _adamw(self, targets: list[Tensor], parameters: list[Tensor], hyper: _Hyper) -> None:
-        """Torch's AdamW on `targets`, with the gradients and the state of `parameters`, this process's part of each."""
-        adamw(
-            targets,
-            *self._states(parameters, hyper.amsgrad),
-            foreach=hyper.foreach,
-            fused=hyper.fused,
-            **_numbers(hyper),
-        )
-
-    def _states(self, parameters: list[Tensor], amsgrad: bool) -> tuple[list[Tensor], ...]:
-        """The gradients, both moments, the largest second moments and the counts, this process's part of each."""
+    def _tensors(self, parameters: list[Tensor], amsgrad: bool) -> _Tensors:
+        """What a kernel reads and writes of `parameters`, this process's part of each."""
         states = [self.state[parameter] for parameter in parameters]
-        return (
-            [_local(parameter.grad) for parameter in parameters],
-            [_local(state["exp_avg"]) for state in states],
-            [_local(state["exp_avg_sq"]) for state in states],
-            [_local(state["max_exp_avg_sq"]) for state in states] if amsgrad else [],
-            [state["step"] for state in states],
-        )
+        own = [
+            parameters,
+            [parameter.grad for parameter in parameters],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [state["max_exp_avg_sq"] for state in states] if amsgrad else [],
+        ]
+        if any(hasattr(parameter, "to_local") for parameter in parameters):
+            own = [[_local(tensor) for tensor in of] for of in own]
+        return _Tensors(*own, [state["step"] for state in states])
 
     def _update_pairs(self, members: list[_Member], hyper: _Hyper, eta: float, adaptor: str) -> None:
         """AdamW's step of pairs of one shape, device and dtype, each matrix's times its factor."""
-        experts, (a, b, *_) = members[0].experts, members[0]
+        a, b, _, experts, trained = members[0]
         eager = a.device.type == "cpu" and not torch.compiler.is_compiling()
         if a.device.type == "cpu" and hyper.fused is None and hyper.foreach is None:
             hyper = _but(hyper, fused=eager)
@@ -265,53 +272,55 @@ class ALLoRAAdamW(Optimizer):
             norms *= torch.tensor(scalings, dtype=norms.dtype, device=norms.device)[:, None]
         d = ADAPTORS[adaptor](norms, eta).to(a.dtype).unflatten(0, (len(members), experts))[..., None]
         factors = _mean_of_rows(d, b), d
-        for k in members[0].trained:
-            one = hyper
-            if eager and hyper.fused and not self._without_gaps([member[k] for member in members], hyper.amsgrad):
-                one = _but(hyper, fused=False)
-            if k == 0 and experts == 1 and eager and one.fused and not isinstance(one.lr, Tensor):
-                self._move_each([member.a for member in members], factors[0].flatten().tolist(), one)
-            else:
-                self._move(members, k, factors[k], one)
+        for k in trained:
+            own = self._tensors([member[k] for member in members], hyper.amsgrad)
+            in_turn = eager and hyper.fused and own.without_gaps()
+            move = _move_one_by_one if in_turn else _move_together
+            move(own, k, factors[k], hyper if in_turn or not eager else _but(hyper, fused=False))
 
-    def _without_gaps(self, parameters: list[Tensor], amsgrad: bool) -> bool:
-        """Whether parameters, gradients and moments are contiguous: the fused kernel walks through memory."""
-        gradients, *moments, _ = self._states(parameters, amsgrad)
-        return all(one.is_contiguous() for of in (map(_local, parameters), gradients, *moments) for one in of)
 
-    def _move_each(self, parameters: list[Tensor], factors: list[float], hyper: _Hyper) -> None:
-        """A factor for a whole matrix is one for its rate: torch's fused kernel moves each in place."""
-        *lists, counts = ([[one] for one in of] for of in self._states(parameters, hyper.amsgrad))
-        lists[3] = lists[3] or [[]] * len(counts)
-        torch._foreach_add_([count for (count,) in counts], 1)
-        numbers = _numbers(hyper)
-        for parameter, factor, *of in zip(map(_local, parameters), factors, *lists, counts, strict=True):
+def _adamw(targets: list[Tensor], own: _Tensors, hyper: _Hyper) -> None:
+    """Torch's AdamW on `targets`, with the gradients and the state of `own`."""
+    _, *lists = own  # torch 2.7 compiles no slice of a named tuple
+    adamw(targets, *lists, foreach=hyper.foreach, fused=hyper.fused, **_numbers(hyper))
+
+
+def _move_one_by_one(own: _Tensors, k: int, factors: Tensor, hyper: _Hyper) -> None:
+    """`_move_together` by torch's fused kernel on a CPU: of each matrix all that is touched stays in the cache.
+
+    A factor for a whole matrix is one for its rate, and the kernel moves it in place.
+    """
+    *lists, counts = ([[one] for one in of] for of in own)
+    lists[4] = lists[4] or [[]] * len(counts)
+    torch._foreach_add_(own.counts, 1)
+    numbers, rate, decay = _numbers(hyper), hyper.lr, hyper.weight_decay
+    if k == 0 and factors.shape[1] == 1 and not isinstance(rate, Tensor):
+        for *of, count, factor in zip(*lists, counts, factors.flatten().tolist(), strict=True):
             factor = max(factor, _TINY)
-            numbers |= {"lr": factor * hyper.lr, "weight_decay": hyper.weight_decay / factor}
-            torch._fused_adamw_([parameter], *of, **numbers)
+            numbers |= {"lr": factor * rate, "weight_decay": decay / factor}
+            torch._fused_adamw_(*of, count, **numbers)
+        return
+    moved = torch.empty_like(own.parameters[0])
+    numbers["weight_decay"] = 0.0
+    for (parameter,), *of, count, factor in zip(*lists, counts, factors.unbind(), strict=True):
+        torch._fused_adamw_([moved.zero_()], *of, count, **numbers)
+        if decay != 0:
+            parameter.mul_(1 - rate * decay)
+        _add_scaled(parameter, k, moved, factor)
 
-    def _move(self, members: list[_Member], k: int, factors: Tensor, hyper: _Hyper) -> None:
-        """AdamW's step of the A (k = 0) or B (k = 1) of pairs of one shape, times their factors (pairs, experts, …)."""
-        first, compiling = _local(members[0][k]), torch.compiler.is_compiling()
-        chunked = first.device.type == "cpu" and not compiling
-        many = min(len(members), _CHUNK // max(first.numel(), 1) + 1) if chunked else len(members)
-        moves = None if compiling else torch.empty(many, *first.shape, dtype=first.dtype, device=first.device)
-        factors = factors.unbind()
-        for start in range(0, len(members), many):
-            parameters = [member[k] for member in members[start : start + many]]
-            local = [_local(parameter) for parameter in parameters]
-            if moves is None:  # in views of one buffer the compiled loops would not be vectorized
-                targets = [torch.zeros_like(parameter) for parameter in local]
-            else:
-                targets = list(moves.zero_().unbind()[: len(local)])
-            for place, parameter in enumerate(local):
-                if not parameter.is_contiguous():  # torch's kernels want all laid out alike
-                    targets[place] = torch.zeros_like(parameter)
-            self._adamw(targets, parameters, _but(hyper, weight_decay=0.0))
-            if hyper.weight_decay != 0:
-                torch._foreach_mul_(local, 1 - hyper.lr * hyper.weight_decay)
-            for parameter, target, factor in zip(local, targets, factors[start:], strict=False):
-                _add_scaled(parameter, k, target, factor)
+
+def _move_together(own: _Tensors, k: int, factors: Tensor, hyper: _Hyper) -> None:
+    """AdamW's step of the A (k = 0) or B (k = 1) of pairs of one shape, times their factors (pairs, experts, …)."""
+    first, gaps = own.parameters[0], any(not parameter.is_contiguous() for parameter in own.parameters)
+    if gaps or torch.compiler.is_compiling():  # torch's kernels want all laid out alike, compiled loops no views
+        targets = [torch.zeros_like(parameter) for parameter in own.parameters]
+    else:
+        targets = list(torch.zeros(len(own.parameters), *first.shape, dtype=first.dtype, device=first.device).unbind())
+    _adamw(targets, own, _but(hyper, weight_decay=0.0))
+    if hyper.weight_decay != 0:
+        torch._foreach_mul_(own.parameters, 1 - hyper.lr * hyper.weight_decay)
+    for parameter, target, factor in zip(own.parameters, targets, factors.unbind(), strict=True):
+        _add_scaled(parameter, k, target, factor)
 
 
 def _add_scaled(parameter: Tensor, k: int, move: Tensor, factor: Tensor) -> None:
@@ -375,7 +384,7 @@ def _hyper(group: dict[str, Any]) -> _Hyper:
 
 def _numbers(hyper: _Hyper) -> dict[str, Any]:
     """As torch's functions name them."""
-    own = hyper._asdict()
+    own = dict(zip(_Hyper._fields, hyper, strict=True))  # torch 2.7 does not compile `_asdict`
     own["beta1"], own["beta2"] = own.pop("betas")
     return {name: value for name, value in own.items() if name not in ("foreach", "fused")}
 

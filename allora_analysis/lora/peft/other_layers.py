@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import peft
 import torch
 from peft.tuners.lora import LoraConfig, LoraLayer
 from peft.tuners.lora import layer as peft_layers
@@ -157,6 +158,9 @@ class _Delta(peft_layers._LoraParameterProxy):
         return weight + self.delta_weight.to(weight.dtype)
 
 
+EXPERTS = (0, 21)  # the first PEFT known to read a stack of experts as (experts, outputs, inputs); 0.19 does not
+
+
 class ParamWrapper(ALLoRALayer, peft_layers.ParamWrapper):
     """A parameter W of one matrix or of a stack of experts', W_e + Σ s·B_eA_e in its place.
 
@@ -181,6 +185,11 @@ class ParamWrapper(ALLoRALayer, peft_layers.ParamWrapper):
                 f"target_parameters: {what} needs the layer's output, which PEFT does not form; leave it out"
             )
         weight = self.get_param()
+        if weight.ndim == 3 and tuple(map(int, peft.__version__.split(".")[:2])) < EXPERTS:
+            raise ArgumentError(
+                f"target_parameters: PEFT {peft.__version__} reads a stack of experts with inputs and outputs exchanged, "
+                f"so that rows of BA would be the other axis; install peft>={EXPERTS[0]}.{EXPERTS[1]}"
+            )
         check_weight(weight, weight.shape[-2:], rank, f"target_parameters: {name or self.parameter_name!r}")
 
     def matrices(self, adapter: str) -> tuple[Tensor, Tensor]:
