@@ -187,8 +187,8 @@ class ParamWrapper(ALLoRALayer, peft_layers.ParamWrapper):
         weight = self.get_param()
         if weight.ndim == 3 and tuple(map(int, peft.__version__.split(".")[:2])) < EXPERTS:
             raise ArgumentError(
-                f"target_parameters: PEFT {peft.__version__} reads a stack of experts with inputs and outputs exchanged, "
-                f"so that rows of BA would be the other axis; install peft>={EXPERTS[0]}.{EXPERTS[1]}"
+                f"target_parameters: PEFT {peft.__version__} reads a stack of experts with inputs and outputs "
+                f"exchanged, so that rows of BA would be the other axis; install peft>={EXPERTS[0]}.{EXPERTS[1]}"
             )
         check_weight(weight, weight.shape[-2:], rank, f"target_parameters: {name or self.parameter_name!r}")
 
