@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.adamw import adamw
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import norms_of_pairs, without_autocast
+from allora_analysis.lora.moves import Hyper, Tensors, adamw_on, but, hyper_of, move_one_by_one, move_together
 from allora_analysis.lora.pairs import (
     RECIPE,
     as_matrices,
@@ -42,40 +42,6 @@ from allora_analysis.validation import ArgumentError, choice, count, non_negativ
 __all__ = ["ALLoRAAdamW", "param_groups"]
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-_TINY = 1e-30  # a factor that moves nothing, but by which a decay can be divided
-
-
-class _Hyper(NamedTuple):
-    """What must be equal for parameters to be updated in one call."""
-
-    lr: float
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
-    amsgrad: bool
-    maximize: bool
-    foreach: bool | None
-    fused: bool | None
-
-
-def _but(hyper: _Hyper, **other: Any) -> _Hyper:
-    """With other values; torch 2.7 does not compile `_replace`."""
-    return _Hyper(*[other.get(name, value) for name, value in zip(_Hyper._fields, hyper, strict=True)])
-
-
-class _Tensors(NamedTuple):
-    """What a kernel reads and writes: a list each, as torch's functions take them."""
-
-    parameters: list[Tensor]
-    gradients: list[Tensor]
-    averages: list[Tensor]
-    squares: list[Tensor]
-    largest: list[Tensor]  # with amsgrad, else empty
-    counts: list[Tensor]
-
-    def without_gaps(self) -> bool:
-        """Whether all are contiguous: the fused kernel walks through memory."""
-        return all(one.is_contiguous() for of in self[:5] for one in of)
 
 
 class _Member(NamedTuple):
@@ -202,13 +168,13 @@ class ALLoRAAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        plain: dict[_Hyper, list[Tensor]] = {}
+        plain: dict[Hyper, list[Tensor]] = {}
         pairs: dict[tuple, list[_Member]] = {}
         for group in self.param_groups:
             trained = self._ready(group)
             if not trained:
                 continue
-            hyper = _hyper(group)
+            hyper = hyper_of(group)
             if group["pair"] and group["adaptor"] != "constant":
                 a, b = group["params"]
                 which = tuple(k for k in (0, 1) if group["params"][k].grad is not None)
@@ -218,13 +184,17 @@ class ALLoRAAdamW(Optimizer):
                 continue
             if group["pair"]:  # a factor η on all rows: AdamW at rate ηl
                 eta = group["eta"]
-                hyper = _but(hyper, lr=eta * hyper.lr, weight_decay=hyper.weight_decay / eta)
-            if hyper.fused and trained[0].device.type == "cpu" and not self._without_gaps(trained, hyper.amsgrad):
-                hyper = _but(hyper, fused=False)  # torch's fused kernel would take other entries' gradients
+                hyper = but(hyper, lr=eta * hyper.lr, weight_decay=hyper.weight_decay / eta)
+            if (
+                hyper.fused
+                and trained[0].device.type == "cpu"
+                and not self._tensors(trained, hyper.amsgrad).without_gaps()
+            ):
+                hyper = but(hyper, fused=False)  # torch's fused kernel would take other entries' gradients
             plain.setdefault(hyper, []).extend(trained)
         for hyper, parameters in plain.items():
             own = self._tensors(parameters, hyper.amsgrad)
-            _adamw(own.parameters, own, hyper)
+            adamw_on(own.parameters, own, hyper)
         for (hyper, eta, adaptor, *_), members in pairs.items():
             self._update_pairs(members, hyper, eta, adaptor)
         return loss
@@ -245,7 +215,7 @@ class ALLoRAAdamW(Optimizer):
                     state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         return trained
 
-    def _tensors(self, parameters: list[Tensor], amsgrad: bool) -> _Tensors:
+    def _tensors(self, parameters: list[Tensor], amsgrad: bool) -> Tensors:
         """What a kernel reads and writes of `parameters`, this process's part of each."""
         states = [self.state[parameter] for parameter in parameters]
         own = [
@@ -257,14 +227,14 @@ class ALLoRAAdamW(Optimizer):
         ]
         if any(hasattr(parameter, "to_local") for parameter in parameters):
             own = [[_local(tensor) for tensor in of] for of in own]
-        return _Tensors(*own, [state["step"] for state in states])
+        return Tensors(*own, [state["step"] for state in states])
 
-    def _update_pairs(self, members: list[_Member], hyper: _Hyper, eta: float, adaptor: str) -> None:
+    def _update_pairs(self, members: list[_Member], hyper: Hyper, eta: float, adaptor: str) -> None:
         """AdamW's step of pairs of one shape, device and dtype, each matrix's times its factor."""
         a, b, _, experts, trained = members[0]
         eager = a.device.type == "cpu" and not torch.compiler.is_compiling()
         if a.device.type == "cpu" and hyper.fused is None and hyper.foreach is None:
-            hyper = _but(hyper, fused=eager)
+            hyper = but(hyper, fused=eager)
         with without_autocast(a):
             norms = norms_of_pairs([pair for one in members for pair in _products(one)])
         if any(member.scaling != 1 for member in members):
@@ -275,61 +245,8 @@ class ALLoRAAdamW(Optimizer):
         for k in trained:
             own = self._tensors([member[k] for member in members], hyper.amsgrad)
             in_turn = eager and hyper.fused and own.without_gaps()
-            move = _move_one_by_one if in_turn else _move_together
-            move(own, k, factors[k], hyper if in_turn or not eager else _but(hyper, fused=False))
-
-
-def _adamw(targets: list[Tensor], own: _Tensors, hyper: _Hyper) -> None:
-    """Torch's AdamW on `targets`, with the gradients and the state of `own`."""
-    _, *lists = own  # torch 2.7 compiles no slice of a named tuple
-    adamw(targets, *lists, foreach=hyper.foreach, fused=hyper.fused, **_numbers(hyper))
-
-
-def _move_one_by_one(own: _Tensors, k: int, factors: Tensor, hyper: _Hyper) -> None:
-    """`_move_together` by torch's fused kernel on a CPU: of each matrix all that is touched stays in the cache.
-
-    A factor for a whole matrix is one for its rate, and the kernel moves it in place.
-    """
-    *lists, counts = ([[one] for one in of] for of in own)
-    lists[4] = lists[4] or [[]] * len(counts)
-    torch._foreach_add_(own.counts, 1)
-    numbers, rate, decay = _numbers(hyper), hyper.lr, hyper.weight_decay
-    if k == 0 and factors.shape[1] == 1 and not isinstance(rate, Tensor):
-        for *of, count, factor in zip(*lists, counts, factors.flatten().tolist(), strict=True):
-            factor = max(factor, _TINY)
-            numbers |= {"lr": factor * rate, "weight_decay": decay / factor}
-            torch._fused_adamw_(*of, count, **numbers)
-        return
-    moved = torch.empty_like(own.parameters[0])
-    numbers["weight_decay"] = 0.0
-    for (parameter,), *of, count, factor in zip(*lists, counts, factors.unbind(), strict=True):
-        torch._fused_adamw_([moved.zero_()], *of, count, **numbers)
-        if decay != 0:
-            parameter.mul_(1 - rate * decay)
-        _add_scaled(parameter, k, moved, factor)
-
-
-def _move_together(own: _Tensors, k: int, factors: Tensor, hyper: _Hyper) -> None:
-    """AdamW's step of the A (k = 0) or B (k = 1) of pairs of one shape, times their factors (pairs, experts, …)."""
-    first, gaps = own.parameters[0], any(not parameter.is_contiguous() for parameter in own.parameters)
-    if gaps or torch.compiler.is_compiling():  # torch's kernels want all laid out alike, compiled loops no views
-        targets = [torch.zeros_like(parameter) for parameter in own.parameters]
-    else:
-        targets = list(torch.zeros(len(own.parameters), *first.shape, dtype=first.dtype, device=first.device).unbind())
-    _adamw(targets, own, _but(hyper, weight_decay=0.0))
-    if hyper.weight_decay != 0:
-        torch._foreach_mul_(own.parameters, 1 - hyper.lr * hyper.weight_decay)
-    for parameter, target, factor in zip(own.parameters, targets, factors.unbind(), strict=True):
-        _add_scaled(parameter, k, target, factor)
-
-
-def _add_scaled(parameter: Tensor, k: int, move: Tensor, factor: Tensor) -> None:
-    """A ← A + mean(d)·move (k = 0) or B ← B + diag(d)·move (k = 1), of each expert with its d."""
-    experts = len(factor)
-    if experts == 1:
-        parameter.addcmul_(move, factor.view(-1, *(1,) * (move.ndim - 1)))
-        return
-    stacked(parameter, k, experts).addcmul_(stacked(move, k, experts), factor)
+            move = move_one_by_one if in_turn else move_together
+            move(own, k, factors[k], hyper if in_turn or not eager else but(hyper, fused=False))
 
 
 # A and B that FSDP2 shards are DTensors: each process steps its part of both, d from the whole A and its rows of B.
@@ -375,18 +292,6 @@ def _layout(member: _Member) -> tuple:
             + ("; FSDP1 flattens them: use FSDP2 or DDP" if flat else "; shard on axis 0, and no experts")
         )
     return (member.a.placements, member.b.placements, member.b.device_mesh) if sharded else ()
-
-
-def _hyper(group: dict[str, Any]) -> _Hyper:
-    # A user may have set betas as a list.
-    return _Hyper(*(tuple(group[field]) if field == "betas" else group[field] for field in _Hyper._fields))
-
-
-def _numbers(hyper: _Hyper) -> dict[str, Any]:
-    """As torch's functions name them."""
-    own = dict(zip(_Hyper._fields, hyper, strict=True))  # torch 2.7 does not compile `_asdict`
-    own["beta1"], own["beta2"] = own.pop("betas")
-    return {name: value for name, value in own.items() if name not in ("foreach", "fused")}
 
 
 def _count_dtype(fused: bool | None) -> torch.dtype:
