@@ -352,7 +352,8 @@ def reliable(cases: Cases) -> Finding:
         one = setting(rng, float(rng.choice([0.5, 0.9])), FEW, float(np.exp(rng.uniform(np.log(0.02), np.log(0.7)))))
         return labelled(one._replace(noise=float(10 ** rng.uniform(-1.5, 0))), rng)
 
-    own = [Case(case.name, labelled(case.inputs, cases.rng), True) for case in papers_own(cases.rng, FEW)]
+    # None is the paper's own setting: rate and noise decide, and neither is printed.
+    own = [Case(case.name, labelled(case.inputs, cases.rng)) for case in papers_own(cases.rng, FEW)]
     judged = cases.judge(
         own + on_both_sides(cases.rng, draw, ratio, 6, margin=1.02),
         measure=measured_signal,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ from allora_analysis.claims.tables.arithmetic import by_key
 from allora_analysis.claims.tables.contrasts import MARGIN, RULE, told_by
 from allora_analysis.claims.tables.reported import COLUMNS_3, TABLE_3
 from allora_analysis.claims.tables.table_1 import reported_claim
-from allora_analysis.statistics import in_every, judge_family, one_sided
+from allora_analysis.statistics import Judgement, judge_family, one_sided
 
 ETAS = (1.0, 2.0)  # η² of 1 and 4
 RATE, STEPS, SAMPLES, WIDTH, RANK = 3e-3, 100, 128, 16, 4
@@ -204,32 +203,6 @@ def procedure(cases: Cases) -> Finding:
     )
 
 
-def _within_half_a_point(
-    cases: Cases, name: str, sample: np.ndarray, answers: Mapping[str, str], of: str, flips_if: str
-) -> Finding:
-    # An equivalence in Table 3, margin half a point; what another margin says stands beside it.
-    tested = cases.test({name: sample}, lambda those: in_every(judge_family(those, margins={name: MARGIN})))
-    found = judge_family({name: sample}, margins={name: MARGIN})[name]
-    others = {
-        f"{margin:g} points": judge_family({name: sample}, margins={name: margin})[name].verdict
-        for margin in (MARGIN / 2, 2 * MARGIN)
-    }
-    return tested.finding(
-        {word: answer.format(mean=found.mean) for word, answer in answers.items()},
-        evidence=Evidence(
-            {name: f"within ± {MARGIN:g}"},
-            {"judged": found, "at another margin": others},
-            RULE,
-            tolerance=MARGIN,
-            n=found.n,
-        ),
-        size=Size(found.mean, "percentage points", of, *found.interval),
-        corrected="would be decided by more pairs of model and data set" if tested.verdict == "undecided" else None,
-        flips_if=flips_if,
-        at_paper=told_by(tested.verdict),
-    )
-
-
 @reported_claim(
     "1-no-cross-validation",
     where="§1; §4.5",
@@ -241,15 +214,9 @@ def _within_half_a_point(
     depends_on=("4.4-no-difference", "4-no-new-hyper-parameter"),
 )
 def no_cross_validation(cases: Cases) -> Finding:
-    """Equivalence in Table 3 without the drop rate."""
-    return _within_half_a_point(
-        cases,
-        "dropout",
-        np.array(list(contrasts.of("ALLoRA-0 − ALLoRA").by_cluster().values())),
-        {"holds": "Yes: α is gone, and without dropout accuracies move by {mean:+.2f} points on average."},
-        "ALLoRA without its drop rate of 0.05 minus with it, Table 3",
-        "accuracies that move by half a point without dropout",
-    )
+    """ALLoRA-0 − ALLoRA in Table 3, by equivalence, as 4.4-no-difference has it."""
+    answers = {"holds": "Yes: α is gone, and without dropout accuracies move by {mean} points on average."}
+    return contrasts.by_the_rule(cases, "ALLoRA-0 − ALLoRA", answers)
 
 
 @reported_claim(
@@ -261,12 +228,25 @@ def no_cross_validation(cases: Cases) -> Finding:
     depends_on=("1-no-cross-validation", "4.5-best-of-three"),
 )
 def eta_no_cross_validation(cases: Cases) -> Finding:
-    """Equivalence in Table 3 over η."""
-    return _within_half_a_point(
-        cases,
-        "η",
-        rises("ALLoRA"),
-        {"refuted": "No: it is chosen from three, and at one l_b moves accuracy by {mean:.1f} points."},
-        "ALLoRA's gain from η² = 1 to η² = 4",
-        "accuracies that stay within half a point over η²",
+    """ALLoRA's rise over η in Table 3, by equivalence, margin half a point; what another margin says beside it."""
+
+    def judged(margin: float, sample: np.ndarray) -> Judgement:
+        return judge_family({"η": sample}, margins={"η": margin})["η"]
+
+    own = rises("ALLoRA")
+    tested, found = cases.test({"η": own}, lambda those: judged(MARGIN, those["η"]).verdict), judged(MARGIN, own)
+    others = {f"{margin:g} points": judged(margin, own).verdict for margin in (MARGIN / 2, 2 * MARGIN)}
+    return tested.finding(
+        {"refuted": f"No: it is chosen from three, and at one l_b moves accuracy by {found.mean:.1f} points."},
+        evidence=Evidence(
+            {"η": f"within ± {MARGIN:g}"},
+            {"judged": found, "at another margin": others},
+            RULE,
+            tolerance=MARGIN,
+            n=found.n,
+        ),
+        size=Size(found.mean, "percentage points", "ALLoRA's gain from η² = 1 to η² = 4", *found.interval),
+        corrected="would be decided by more pairs of model and data set" if tested.verdict == "undecided" else None,
+        flips_if="accuracies that stay within half a point over η²",
+        at_paper=told_by(tested.verdict),
     )
