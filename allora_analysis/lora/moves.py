@@ -63,6 +63,8 @@ def _numbers(hyper: Hyper) -> dict[str, Any]:
 
 def adamw_on(targets: list[Tensor], own: Tensors, hyper: Hyper) -> None:
     """Torch's AdamW on `targets`, with the gradients and the state of `own`."""
+    if hyper.fused and own.parameters[0].device.type == "cpu" and not own.without_gaps():
+        hyper = but(hyper, fused=False)  # that kernel walks through memory and would take other entries' gradients
     _, *lists = own  # torch 2.7 compiles no slice of a named tuple
     adamw(targets, *lists, foreach=hyper.foreach, fused=hyper.fused, **_numbers(hyper))
 

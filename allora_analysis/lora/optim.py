@@ -185,12 +185,6 @@ class ALLoRAAdamW(Optimizer):
             if group["pair"]:  # a factor η on all rows: AdamW at rate ηl
                 eta = group["eta"]
                 hyper = but(hyper, lr=eta * hyper.lr, weight_decay=hyper.weight_decay / eta)
-            if (
-                hyper.fused
-                and trained[0].device.type == "cpu"
-                and not self._tensors(trained, hyper.amsgrad).without_gaps()
-            ):
-                hyper = but(hyper, fused=False)  # torch's fused kernel would take other entries' gradients
             plain.setdefault(hyper, []).extend(trained)
         for hyper, parameters in plain.items():
             own = self._tensors(parameters, hyper.amsgrad)
@@ -246,7 +240,7 @@ class ALLoRAAdamW(Optimizer):
             own = self._tensors([member[k] for member in members], hyper.amsgrad)
             in_turn = eager and hyper.fused and own.without_gaps()
             move = move_one_by_one if in_turn else move_together
-            move(own, k, factors[k], hyper if in_turn or not eager else but(hyper, fused=False))
+            move(own, k, factors[k], hyper)
 
 
 # A and B that FSDP2 shards are DTensors: each process steps its part of both, d from the whole A and its rows of B.
