@@ -290,7 +290,10 @@ def first_direction(cases: Cases) -> Finding:
     )
     lora = math.sqrt(8 / (4096 + 8 + 1))
     return judged.finding(
-        {"conditional": f"Only from G's own singular vectors; from B = 0 the cosine is {lora:.2f} at n₂ = 4,096."},
+        {
+            "conditional": "Only where A and B are the gradient's singular vectors; from B = 0 the cosine is "
+            f"{lora:.2f}."
+        },
         evidence=judged.evidence("a step of 1e-6", best, tolerance=0.01),
         size=Size(lora, "cosine", "first step from B = 0 and full fine-tuning's: √(r/(n₂ + r + 1)), n₂ = 4,096, r = 8"),
         corrected="the cosine is at most ‖[G]_2r‖/‖G‖, and about √(r/(n₂ + r + 1)) from B = 0 with Gaussian A",
