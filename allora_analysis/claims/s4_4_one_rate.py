@@ -378,7 +378,7 @@ def procedure(cases: Cases, folder: Path | None = None) -> Finding:
     evidence = dataclasses.replace(evidence, measured={**evidence.measured, **more})
     return judged.finding(
         {
-            "conditional": "Only with every rate times η, not as listed; so do, on digits (no language model), "
+            "conditional": "Not as listed, on digits (no language model); yes with every rate times η, and in "
             f"{len(also)} of {len(CANDIDATES) - len(JUDGED)} others."
         },
         evidence=evidence,
