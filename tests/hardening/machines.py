@@ -53,7 +53,8 @@ MACHINES = {
 }
 
 
-def _environment(machine: Machine, home: Path) -> dict[str, str]:
+def environment(machine: Machine, home: Path) -> dict[str, str]:
+    """The variables that a command has there; `home` is where it may write."""
     base = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
     base |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(home)}
     changed = {key: value for key, value in machine.variables.items() if value is not None}
@@ -64,9 +65,7 @@ def said(machine: Machine, words: str, home: Path) -> subprocess.CompletedProces
     """A command's end, from an empty folder."""
     (home / "empty").mkdir(exist_ok=True)
     command = [*machine.prefix.split(), sys.executable, "-m", *words.split()]
-    return subprocess.run(
-        command, cwd=home / "empty", env=_environment(machine, home), capture_output=True, check=False
-    )
+    return subprocess.run(command, cwd=home / "empty", env=environment(machine, home), capture_output=True, check=False)
 
 
 def wrong(machine: Machine, plain: dict[str, bytes], home: Path, tests: tuple[str, ...]) -> Iterator[str]:
@@ -86,7 +85,7 @@ def wrong(machine: Machine, plain: dict[str, bytes], home: Path, tests: tuple[st
         return
     command = [*machine.prefix.split(), sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(
-        command, cwd=ROOT, env=_environment(machine, home), capture_output=True, text=True, check=False
+        command, cwd=ROOT, env=environment(machine, home), capture_output=True, text=True, check=False
     )
     if done.returncode:
         yield (
