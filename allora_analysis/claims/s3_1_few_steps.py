@@ -220,7 +220,7 @@ def crossover(cases: Cases) -> Finding:
 
     own = [
         Case(case.name, case.inputs._replace(steps=best_without(case.inputs)), True)
-        for noise in (0.05, 1.0)
+        for noise in (0.05, 1.0, 3.0)
         for case in papers_own(cases.rng, 1, noise)
     ]
     judged = cases.judge(

@@ -58,12 +58,26 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
         report = Path(folder) / "report.json"
-        words = ["-q", "-p", "no:cacheprovider", "-n", "auto", "--dist", "worksteal", "--cov", "--cov-branch"]
+        settings = Path(folder) / "pyproject.toml"
+        settings.write_text(
+            (ROOT / "pyproject.toml").read_text("utf-8").replace("branch = false", "branch = true"), "utf-8"
+        )
+        words = [
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-n",
+            "auto",
+            "--dist",
+            "worksteal",
+            "--cov",
+            f"--cov-config={settings}",
+        ]
         command = [*OFFLINE, *NOBODY.split(), sys.executable, "-m", "pytest", *words, f"--cov-report=json:{report}"]
         own = environment(BARE, Path(folder)) | {"COVERAGE_FILE": f"{folder}/coverage"}
         done = subprocess.run([*command, *arguments.files], cwd=ROOT, env=own, capture_output=True, text=True)
         parts = covered(report) if report.exists() else {}
-    print(*(line for line in done.stdout.splitlines() if re.match("FAILED|ERROR|=+ .* in ", line)), sep="\n")
+    print(*(line for line in done.stdout.splitlines() if re.match("FAILED|ERROR|.* in [0-9.]+s", line)), sep="\n")
     print(done.stderr[-2000:], file=sys.stderr)
     ends = {
         name: int(count) for count, name in re.findall(r"(\d+) (passed|failed|error)", done.stdout.splitlines()[-1])
