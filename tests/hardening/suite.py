@@ -62,17 +62,7 @@ def main() -> int:
         settings.write_text(
             (ROOT / "pyproject.toml").read_text("utf-8").replace("branch = false", "branch = true"), "utf-8"
         )
-        words = [
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-n",
-            "auto",
-            "--dist",
-            "worksteal",
-            "--cov",
-            f"--cov-config={settings}",
-        ]
+        words = f"-q -p no:cacheprovider -n auto --dist worksteal --cov --cov-config={settings}".split()
         command = [*OFFLINE, *NOBODY.split(), sys.executable, "-m", "pytest", *words, f"--cov-report=json:{report}"]
         own = environment(BARE, Path(folder)) | {"COVERAGE_FILE": f"{folder}/coverage"}
         done = subprocess.run([*command, *arguments.files], cwd=ROOT, env=own, capture_output=True, text=True)
