@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "versions"
 HEADS = ["environment", "Python", "torch", "torchvision", "transformers", "PEFT", "LoRA tests", "PEFT's own tests"]
 JUDGED = ("torch", "torchvision", "transformers", "peft")
-TESTS = ("pytest", "pytest-xdist", "hypothesis", "beartype", "mpmath", "parameterized", "bitsandbytes")
+TESTS = ("pytest", "pytest-xdist", "hypothesis", "beartype", "mpmath", "parameterized", "attrs", "bitsandbytes")
 
 
 def floors() -> list[str]:
@@ -63,7 +63,7 @@ def keep(name: str, cells: list[str], well: bool) -> None:
     """The environment's row on the page of what was tried, in place of the one that was there."""
     known = {one[0]: one for one in read().get("versions", {}).get("rows", [HEADS])[1:]} | {name: [name, *cells]}
     passed = sum(int(found) for one in known.values() for found in re.findall(r"(\d+) passed", " ".join(one)))
-    failed = sum(int(found) for one in known.values() for found in re.findall(r"(\d+) failed", " ".join(one)))
+    failed = sum(int(found) for one in known.values() for found in re.findall(r"(\d+) (?:failed|error)", " ".join(one)))
     record(
         "versions",
         "the LoRA tests under the floors of torch, transformers and PEFT, and under the newest releases",
