@@ -15,7 +15,7 @@ import numpy as np
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import PAPER_ETAS, Pass
 
 TOLERANCE = 1e-9
@@ -44,9 +44,7 @@ class ALLoRA(torch.autograd.Function):
     grad_weight_B = temp @ (input_x @ weight_A.t())
     return grad_input, grad_weight_A, grad_weight_B
 """
-listing_claim = functools.partial(
-    layer_training.alone, where="Appendix F, Listing 1", test="tests/test_claims_app_f_listing.py"
-)
+listing_claim = functools.partial(claim, where="Appendix F, Listing 1", test="tests/test_claims_app_f_listing.py")
 
 
 class Call(NamedTuple):
@@ -147,10 +145,8 @@ def as_printed(cases: Cases) -> Finding:
     )
     found = judged.evidence(ROUNDING, {"outcome": "runs"}, tolerance=TOLERANCE)
     return judged.finding(
-        {
-            "holds_corrected": "Not as printed: every backward pass raises a NameError; with the class's own name "
-            "it is ALLoRA."
-        },
+        holds_corrected="Not as printed: every backward pass raises a NameError; with the class's own name "
+        "it is ALLoRA.",
         evidence=replace(found, measured={case.name: told(seen) for case, seen in judged.pairs}),
         corrected="ALLoRA.rsq_scale for LinearLayer2.rsq_scale, a name that nothing defines",
         flips_if="the listing running as printed, or its mended form computing something else",
@@ -178,7 +174,7 @@ def mended_inputs(cases: Cases) -> Finding:
     )
     found = judged.evidence(ROUNDING, {"outcome": "runs"}, tolerance=TOLERANCE)
     return judged.finding(
-        {"conditional": "Only for inputs of exactly three axes, as a Transformer's are: it transposes axes 1 and 2."},
+        conditional="Only for inputs of exactly three axes, as a Transformer's are: it transposes axes 1 and 2.",
         evidence=replace(found, measured={case.name: told(seen) for case, seen in judged.pairs}),
         corrected="the toolkit's layer takes any leading axes",
         condition="the input has exactly three axes",
@@ -210,7 +206,7 @@ def fixed_eta(cases: Cases) -> Finding:
     errors = {case.name: is_allora(seen, case.inputs) for case, seen in judged.pairs}
     unset = is_allora(outcome(mended(), own[0].inputs)["found"], own[0].inputs)
     return judged.finding(
-        {"holds": "Yes, with rsq_scale set to 1/η²; as listed it is η² = 4, whatever η is meant."},
+        holds="Yes, with rsq_scale set to 1/η²; as listed it is η² = 4, whatever η is meant.",
         evidence=replace(found, measured=errors),
         size=Size(unset, "of their size", "error of its gradients at η² = 1 if rsq_scale is left at 1/4"),
         flips_if="gradients at some η that are not ALLoRA's with rsq_scale = 1/η²",
@@ -246,7 +242,7 @@ class Rule(NamedTuple):
     one: Pass
 
 
-@layer_training.alone(
+@claim(
     "4-listing-cost",
     where="beyond the paper: the cost of Listing 1",
     says="Listing 1 forms BA (n₁×n₂) in every forward pass, and hands autograd a weight gradient per sample; LoRA "
@@ -283,7 +279,7 @@ def temporaries(cases: Cases) -> Finding:
         printed=lambda case, seen: all(found == (case.name == "Listing 1") for found in seen.values()),
     )
     return judged.finding(
-        {"holds": "Yes: the listing forms both, LoRA and the toolkit's layer neither."},
+        holds="Yes: the listing forms both, LoRA and the toolkit's layer neither.",
         evidence=judged.evidence("shapes: none allowed to differ", {"makes them": "Listing 1 alone"}),
         flips_if="a pass of the toolkit's layer that forms an n₁×n₂ matrix",
     )

@@ -74,23 +74,59 @@ GENERIC = {
 }
 
 
-def _finding(
-    verdict: str,
-    evidence: Evidence,
-    at_paper: bool | str | None,
-    answers: Mapping[str, str],
-    texts: Mapping[str, Any],
-) -> Finding:
-    texts = dict(texts)
-    if verdict == "holds":
-        texts |= {"corrected": None, "condition": None}
-    if verdict != "conditional" and texts.get("corrected"):
-        texts["condition"] = None
-    return Finding(verdict, evidence, answer=answers.get(verdict, GENERIC[verdict]), at_paper=at_paper, **texts)
+class _Verdict:
+    """A verdict that cases or samples have, and the finding that is made of it."""
+
+    verdict: str
+    at_paper: bool | str | None
+    seed: int | None
+
+    def finding(
+        self,
+        *,
+        evidence: Evidence,
+        flips_if: str,
+        size: Size | None = None,
+        corrected: str | None = None,
+        condition: str | None = None,
+        wanted: str | None = None,
+        at_paper: bool | str | None = None,
+        **answers: str,
+    ) -> Finding:
+        """The finding: the verdict and `at_paper` follow from the cases, the texts are the check's.
+
+        Args:
+            evidence: what it rests on; the seed of drawn cases is filled in.
+            flips_if: what evidence would change the verdict.
+            size: how large the effect is.
+            corrected: the mended sentence.
+            condition: when the printed sentence is true.
+            wanted: what would decide an undecided sentence, in place of a correction.
+            at_paper: given only where it does not follow from cases marked as the paper's.
+            answers: the answer by verdict (`holds="Yes: …"`); a verdict without one gets a general one.
+
+        Returns:
+            The finding.
+        """
+        if others := answers.keys() - GENERIC.keys():
+            raise TypeError(f"no verdict is called {', '.join(sorted(others))}")
+        verdict = self.verdict
+        if verdict == "holds" or (verdict != "conditional" and corrected):
+            condition = None
+        return Finding(
+            verdict,
+            evidence if self.seed is None else replace(evidence, seed=self.seed),
+            {"holds": None, "undecided": wanted or corrected}.get(verdict, corrected),
+            answers.get(verdict, GENERIC[verdict]),
+            self.at_paper if at_paper is None else at_paper,
+            size,
+            condition,
+            flips_if,
+        )
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judged(_Verdict):
     """Cases with what was measured on each; the predicates are evaluated when a verdict is asked for."""
 
     cases: Sequence[Case]
@@ -178,35 +214,6 @@ class Judged:
         seen = {case.name: value for case, value in self.pairs}
         return Evidence(told, seen, tolerance_source, error, tolerance, n=n, seed=self.seed)
 
-    def finding(
-        self,
-        answers: Mapping[str, str],
-        *,
-        evidence: Evidence,
-        flips_if: str,
-        size: Size | None = None,
-        corrected: str | None = None,
-        condition: str | None = None,
-        at_paper: bool | str | None = None,
-    ) -> Finding:
-        """The finding: the verdict and `at_paper` follow from the cases, the texts are the check's.
-
-        Args:
-            answers: the answer by verdict; a verdict that is not here gets a general one.
-            evidence: what it rests on; the seed is filled in.
-            flips_if: what evidence would change the verdict.
-            size: how large the effect is.
-            corrected: the mended sentence.
-            condition: when the printed sentence is true.
-            at_paper: given only where it does not follow from cases marked as the paper's.
-
-        Returns:
-            The finding.
-        """
-        own = self.at_paper if at_paper is None else at_paper
-        texts = {"flips_if": flips_if, "size": size, "corrected": corrected, "condition": condition}
-        return _finding(self.verdict, replace(evidence, seed=self.seed), own, answers, texts)
-
     def scrambled(self, rng: np.random.Generator) -> str:
         """The verdict if what was measured on one case had been measured on another.
 
@@ -262,35 +269,17 @@ def _arbitrary(value: Any, rng: np.random.Generator) -> Any:
 
 
 @dataclass(frozen=True)
-class _Tested:
+class _Tested(_Verdict):
     """Paired differences by case, and the rule that reads a verdict off them."""
 
     samples: Mapping[str, np.ndarray]
     rule: Callable[[Mapping[str, np.ndarray]], str]
-    seed: int | None = None
+    at_paper, seed = None, None
 
     @property
     def verdict(self) -> str:
         """What the rule says."""
         return self.rule(self.samples)
-
-    def finding(
-        self,
-        answers: Mapping[str, str],
-        *,
-        evidence: Evidence,
-        flips_if: str,
-        at_paper: bool | str | None,
-        size: Size | None = None,
-        corrected: str | None = None,
-        condition: str | None = None,
-    ) -> Finding:
-        """The finding: the verdict is the rule's, the texts are the check's.
-
-        Arguments as in `Judged.finding`; `at_paper` is None where no sample is at the paper's own setting.
-        """
-        texts = {"flips_if": flips_if, "size": size, "corrected": corrected, "condition": condition}
-        return _finding(self.verdict, evidence, at_paper, answers, texts)
 
     def scrambled(self, rng: np.random.Generator) -> str:
         """The verdict if each difference had come out with the other sign as often as with its own."""
@@ -359,9 +348,7 @@ class Cases:
 
     def test(self, samples: Mapping[str, ArrayLike], rule: Callable[[Mapping[str, np.ndarray]], str]) -> _Tested:
         """Judges a sentence about samples by a rule on their paired differences."""
-        self.judged = _Tested(
-            {name: np.asarray(values, dtype=float) for name, values in samples.items()}, rule, self.seed
-        )
+        self.judged = _Tested({name: np.asarray(values, dtype=float) for name, values in samples.items()}, rule)
         return self.judged
 
 

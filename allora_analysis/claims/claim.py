@@ -6,10 +6,13 @@ on `Cases` and returns a `Finding`. Checked by `tests/test_ledger.py`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 VERDICTS = ("holds", "holds_corrected", "conditional", "refuted", "undecided", "not_run")
 OPENINGS = ("Yes", "No", "Only", "Mostly", "Partly", "Depends", "Undecided", "Not")
@@ -61,6 +64,21 @@ class Size:
     of: str
     low: float | None = None
     high: float | None = None
+
+
+def ranged(values: Sequence[float] | np.ndarray, unit: str, of: str, value: float | None = None) -> Size:
+    """The median of several, or the value given, with the least and the greatest."""
+    middle = float(np.median(values)) if value is None else value
+    return Size(middle, unit, of, float(min(values)), float(max(values)))
+
+
+def share(hits: Sequence[bool], of: str) -> Size:
+    """The share of drawn settings in which something is true, with Wilson's 95 % interval."""
+    n, z = len(hits), 1.96
+    mean = sum(hits) / n
+    centre, half = mean + z**2 / (2 * n), z * math.sqrt(mean * (1 - mean) / n + (z / (2 * n)) ** 2)
+    low, high = (100 * (centre + sign * half) / (1 + z**2 / n) for sign in (-1, 1))
+    return Size(100 * mean, f"% of {n} drawn settings", of, max(low, 0.0), high)
 
 
 @dataclass(frozen=True)
@@ -166,8 +184,8 @@ def claim(
     *,
     where: str,
     says: str,
-    command: str,
     test: str,
+    command: str = "",
     reads: str | None = None,
     reading: str | None = None,
     depends_on: Sequence[str] = (),
@@ -179,8 +197,8 @@ def claim(
         identifier: section and slug, for example "3.3-norm".
         where: section, equation, figure or table.
         says: the printed sentence, verbatim.
-        command: what reruns or deepens the evidence.
         test: the test that checks the mathematics behind it.
+        command: what reruns or deepens the evidence; without one, the ledger's own for this row alone.
         reads: the study whose records the check reads, as its second argument.
         reading: how the sentence was made checkable; the kindest reading comes first.
         depends_on: ids of the claims that this one rests on.
@@ -191,17 +209,8 @@ def claim(
     """
 
     def made(check: Callable[..., Finding]) -> Claim:
-        return Claim(
-            identifier,
-            where,
-            says,
-            check,
-            command,
-            test,
-            reads,
-            reading,
-            tuple(depends_on),
-            tuple(relied_on_by),
-        )
+        run = command or f"python -m allora_analysis --only {identifier}"
+        rests, relied = tuple(depends_on), tuple(relied_on_by)
+        return Claim(identifier, where, says, check, run, test, reads, reading, rests, relied)
 
     return made

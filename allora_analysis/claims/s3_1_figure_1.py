@@ -24,7 +24,7 @@ from allora_analysis.claims.accuracy import RULE
 from allora_analysis.claims.accuracy import judged as judged_pairs
 from allora_analysis.claims.accuracy import needed as needed_seeds
 from allora_analysis.claims.cases import Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, ranged
 from allora_analysis.finetune.setting import STUDY
 from allora_analysis.gradient_std import grid as grids
 from allora_analysis.gradient_std import trends
@@ -215,9 +215,8 @@ def on_figure_1(cases: Cases, folder: Path | None, data: str) -> Finding:
     wanted = needed(pairs[PRIMARY], outcomes, [arm for arm in arms if arm not in complete])
     contrary = _directions(pairs[PRIMARY], outcomes)
     return judged.finding(
-        _answers(TITLES.get(data, data), contrary),
+        **_answers(TITLES.get(data, data), contrary),
         evidence=Evidence({"average": "falls", "worst": "rises"}, measured, source, n=grid.seeds),
-        at_paper=None,  # the paper states neither its network nor its rates
         size=_change(pairs[PRIMARY]),
         corrected={"holds": None, "undecided": wanted}.get(judged.verdict, contrary),
         flips_if="more seeds, or an optimizer of the grid, that go clearly the other way",
@@ -234,7 +233,7 @@ def _answers(data: str, contrary: str) -> dict[str, str]:
 
 def _change(pairs: Pairs) -> Size:
     average = [100 * math.expm1(pair[0].change.mean) for pair in pairs.values()]
-    return Size(statistics.median(average), "%", "change of the average over training", min(average), max(average))
+    return ranged(average, "%", "change of the average over training")
 
 
 @figure_claim("3.1-figure-1", command=COMMAND, reading=f"On MNIST, the caption's left: {READING}")
@@ -389,7 +388,7 @@ def figure_2_left(cases: Cases, folder: Path | None = None) -> Finding:
     measured = _measured_gaps(family | beside) | _counted(family) | _measured_epochs(best)
     late = family[HIGH, min(others), LATE]
     return judged.finding(
-        _answers_2(len(seeds)),
+        **_answers_2(len(seeds)),
         evidence=Evidence({"epoch 3": "below 0 for each", "epoch 8": "above 0 for each"}, measured, RULE, n=len(seeds)),
         at_paper={"holds": True, "refuted": False}.get(judged.verdict),
         size=Size(

@@ -88,7 +88,7 @@ def small_rate(cases: Cases) -> Finding:
     final = run.mean_product[-1]
     off = 100 * float(np.linalg.norm(final - run.flow_product[-1]) / np.linalg.norm(final))
     return judged.finding(
-        {"holds": "Yes: E[BA] is regularized descent to first order in the rate, and the next order is known."},
+        holds="Yes: E[BA] is regularized descent to first order in the rate, and the next order is known.",
         evidence=Evidence(
             {"order of the error": {"flow": 1, "with its correction": 2}},
             {case.name: list(orders(case.inputs, seen)) for case, seen in judged.pairs},
@@ -178,7 +178,7 @@ def in_factors(cases: Cases) -> Finding:
     word, but = "behind" if ahead.mean < 0 else "ahead of", f", though {alone:.0f} % ahead of stopping alone"
     but = but if alone > 0 > ahead.mean else ""
     return tested.finding(
-        {"holds": f"Yes: on average drop rate 0.05 is {abs(ahead.mean):.0f} % {word} decay or stopping{but}."},
+        holds=f"Yes: on average drop rate 0.05 is {abs(ahead.mean):.0f} % {word} decay or stopping{but}.",
         evidence=Evidence(
             {"least risk of the others over dropout's at 0.05": f"at most {AS_GOOD}"},
             {
@@ -189,11 +189,10 @@ def in_factors(cases: Cases) -> Finding:
             n=PROBLEMS,
             seed=cases.seed,
         ),
-        at_paper=None,  # two outputs, gradient descent
         size=Size(
             ahead.mean, "%", "lead of drop rate 0.05 over the better of stopping and decay, on average", *ahead.interval
         ),
-        corrected="would be decided by more problems" if tested.verdict == "undecided" else None,
+        wanted="would be decided by more problems",
         flips_if=f"problems in which drop rate 0.05 is on average more than {100 * (AS_GOOD - 1):.0f} % ahead of both",
     )
 
@@ -275,13 +274,10 @@ def under_softmax(cases: Cases) -> Finding:
     gain = one_sided(100 * np.log(none / dropout), "t")
     against = one_sided(100 * np.log(dropout / decay), "t")
     return tested.finding(
-        {
-            "holds": f"Yes at drop rate 0.05; the best is {gain.mean:.0f} % better than early stopping, no better "
-            "than decay."
-            if against.mean > 0
-            else f"Yes at drop rate 0.05; the best is {gain.mean:.0f} % better than early stopping, "
-            f"{-against.mean:.0f} % than decay."
-        },
+        holds=f"Yes at drop rate 0.05; the best is {gain.mean:.0f} % better than early stopping, no better than decay."
+        if against.mean > 0
+        else f"Yes at drop rate 0.05; the best is {gain.mean:.0f} % better than early stopping, "
+        f"{-against.mean:.0f} % than decay.",
         evidence=Evidence(
             {"other arms over dropout": f"at most {AS_GOOD}"},
             {"test loss": {"none": none.mean(), "dropout": dropout.mean(), "weight decay": decay.mean()}},
@@ -289,9 +285,8 @@ def under_softmax(cases: Cases) -> Finding:
             n=SEEDS,
             seed=cases.seed,
         ),
-        at_paper=None,
         size=Size(gain.mean, "% lower test loss", "with the best drop rate than with early stopping", *gain.interval),
-        corrected="would be decided by more seeds" if tested.verdict == "undecided" else None,
+        wanted="would be decided by more seeds",
         flips_if="drop rate 0.05 more than 5 % ahead of both",
     )
 
@@ -314,10 +309,8 @@ def few_steps_under_softmax(cases: Cases) -> Finding:
     tested, last = cases.test(early, shown), f"drop rate {DROPS[-1]}"
     cost, gain = one_sided(100 * early[last], "t"), one_sided(-100 * late[last], "t")
     return tested.finding(
-        {
-            "holds": f"Yes: after {FEW_STEPS} steps drop rate {DROPS[-1]} costs {cost.mean:.1f} % of test loss; after "
-            f"{STEPS} it gains {gain.mean:.0f} %."
-        },
+        holds=f"Yes: after {FEW_STEPS} steps drop rate {DROPS[-1]} costs {cost.mean:.1f} % of test loss; after "
+        f"{STEPS} it gains {gain.mean:.0f} %.",
         evidence=Evidence(
             {"log ratio of test losses, dropout over none": f"above 0 after {FEW_STEPS} steps"},
             {"early": {k: v.mean() for k, v in early.items()}, "late": {k: v.mean() for k, v in late.items()}},
@@ -325,10 +318,9 @@ def few_steps_under_softmax(cases: Cases) -> Finding:
             n=SEEDS,
             seed=cases.seed,
         ),
-        at_paper=None,
         size=Size(
             cost.mean, "% of test loss", f"what drop rate {DROPS[-1]} costs after {FEW_STEPS} steps", *cost.interval
         ),
-        corrected="would be decided by more seeds" if tested.verdict == "undecided" else None,
+        wanted="would be decided by more seeds",
         flips_if="a drop rate whose test loss is not above that of none after few steps",
     )

@@ -111,14 +111,13 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
     most = one_sided(known[many], "t", 0.05 / len(known)).interval[1]  # of all four at once
     told = {"bound": f"{most:.2f}", "lost": f"{lost:.1f}", "gained": f"{gained:.1f}", "few": STEPS[0], "many": STEPS[1]}
     return tested.finding(
-        {word: text.format(**told) for word, text in answers.items()},
+        **{word: text.format(**told) for word, text in answers.items()},
         evidence=Evidence(
             {"difference": "above 0 in each"},
             {name: {"points": one.mean, "p": one.p_above, "interval": one.interval} for name, one in of.items()} | more,
             f"Student's t over seeds, one-sided at 0.05, Holm over the four; {seeds} of {planned} seeds",
             n=seeds,
         ),
-        at_paper=None,
         size=Size(
             gained,
             "points",
@@ -126,7 +125,7 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
             f"{in_part(seeds, planned, 'seeds')}",
             *of[many].interval,
         ),
-        corrected="more seeds" if tested.verdict == "undecided" else None,
+        wanted="more seeds",
         flips_if="drop rate 0.4 not below the others after few steps, or not above them after many",
     )
 

@@ -65,19 +65,16 @@ def on_features(cases: Cases, folder: Path | None = None) -> Finding:
     size = one_sided(most[worst], "t")
     furthest = 100 * max(float(values.mean()) for values in lead.values())
     return tested.finding(
-        {
-            "holds": f"Yes: drop rate 0.05 is at most {max(furthest, 0):.2f} % ahead, the best drop rate "
-            f"{max(size.mean, 0):.2f} %."
-        },
+        holds=f"Yes: drop rate 0.05 is at most {max(furthest, 0):.2f} % ahead, the best drop rate "
+        f"{max(size.mean, 0):.2f} %.",
         evidence=Evidence(
             {"other arms over drop rate 0.05": f"at most {AS_GOOD}"},
             {words: {arm: float(values.mean()) for arm, values in one.items()} for words, one in best.items()},
             TEST,
             n=TRIAL.seeds,
         ),
-        at_paper=None,
         size=Size(size.mean, "% of test loss", f"lead of the best drop rate over both, {worst}", *size.interval),
-        corrected="would be decided by more seeds" if tested.verdict == "undecided" else None,
+        wanted="would be decided by more seeds",
         flips_if=f"drop rate 0.05 more than {100 * (AS_GOOD - 1):.0f} % ahead of both in one case",
     )
 
@@ -117,13 +114,11 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
     steepest = max(costs, key=costs.__getitem__)
     size = one_sided(100 * ratios[steepest][:, 1], "t")
     return tested.finding(
-        {
-            "holds": f"Yes: after {TRIAL.times[1]} steps dropout costs {min(costs.values()):.2f} to "
-            f"{max(costs.values()):.1f} % of test loss; after {TRIAL.times[-1]} {min(last):+.1f} to "
-            f"{max(last):+.1f} %.",
-            "undecided": f"Undecided: shown in {len(clear)} of {len(costs)} cases; in the others dropout moves the "
-            f"loss by at most {least:.2f} %.",
-        },
+        holds=f"Yes: after {TRIAL.times[1]} steps dropout costs {min(costs.values()):.2f} to "
+        f"{max(costs.values()):.1f} % of test loss; after {TRIAL.times[-1]} {min(last):+.1f} to "
+        f"{max(last):+.1f} %.",
+        undecided=f"Undecided: shown in {len(clear)} of {len(costs)} cases; in the others dropout moves the "
+        f"loss by at most {least:.2f} %.",
         evidence=Evidence(
             {"log ratio of test losses, dropout over none": f"above 0 after {TRIAL.times[1]} steps"},
             {"shown to cost": clear, "pays from step": {name: pays_from(of) for name, of in ratios.items()}}
@@ -132,7 +127,6 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
             TEST,
             n=TRIAL.seeds,
         ),
-        at_paper=None,
         size=Size(size.mean, "% of test loss", f"cost after {TRIAL.times[1]} steps, {steepest}", *size.interval),
         corrected=f"would be decided by {units_wanted(most, 'seeds')} in the case that needs most"
         if tested.verdict == "undecided"

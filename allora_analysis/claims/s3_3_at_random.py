@@ -14,7 +14,7 @@ import numpy as np
 
 from allora_analysis import ripple
 from allora_analysis.claims.cases import Case, Cases, source_of_errors, standard_errors
-from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.claim import Finding, ranged
 from allora_analysis.claims.s3_3_worst_case import PAPER_ETAS, ripple_claim
 from allora_analysis.ripple import stack
 from allora_analysis.ripple.bounds import Layer, Scales
@@ -88,21 +88,17 @@ def typical(cases: Cases) -> Finding:
     judged = cases.judge(own + cases.draw(draw, 8), lambda one: added_at_random(one, cases.rng), printed=agrees)
     shares = [one.gain / math.log1p(one.eta) for one in (case.inputs for case in own)]
     return judged.finding(
-        {
-            "holds": f"Yes, but at {min(shares):.0%} to {max(shares):.0%} of the worst case's rate for networks at "
-            "random."
-        },
+        holds=f"Yes, but at {min(shares):.0%} to {max(shares):.0%} of the worst case's rate for networks at random.",
         evidence=judged.evidence(
             f"each of two means: {source_of_errors(32)}; {standard_errors(150):.3g} for 150 networks",
             lambda one: {"L": one.depth * one.gain, "2L": 2 * one.depth * one.gain},
         ),
-        size=Size(
-            shares[-1],
+        size=ranged(
+            shares,
             "of the worst case's rate",
             "growth that η = 2 adds at random, adapters as large as weights (‖BA‖ = ‖W‖), rank 8, width 64; in "
             "brackets η² from 1 to 4",
-            min(shares),
-            max(shares),
+            shares[-1],
         ),
         flips_if="an η above 0 that adds nothing to mean log growth, or adds less than twice as much at 2L as at L",
     )
@@ -197,14 +193,12 @@ def small_eta(cases: Cases) -> Finding:
     )
     times = [math.log1p(0.05 * case.inputs.eta) / case.inputs.gain(case.inputs.eta) for case in own]
     return judged.finding(
-        {"conditional": "Only in the worst case: at random mean growth is quadratic in η, far below the bound."},
+        conditional="Only in the worst case: at random mean growth is quadratic in η, far below the bound.",
         evidence=judged.evidence(
             f"of a layer's mean: {source_of_errors(LAYERS)}; the aligned network to float64 rounding",
             lambda one: [one.gain(one.eta), one.gain(2 * one.eta)],
         ),
-        size=Size(
-            times[-1], "times", "the bound's rate over the mean rate at random, m̄ = 0.05, η = 2", min(times), max(times)
-        ),
+        size=ranged(times, "times", "the bound's rate over the mean rate at random, m̄ = 0.05, η = 2", times[-1]),
         condition="W_l and B_lA_l stretch the same direction; where B_l is as likely as −B_l, the mean is "
         "½η²r(s_A s_B/s_W)² a layer, s_W, s_A, s_B the standard deviations of the entries of W, A, B",
         flips_if="a mean over networks at random that doubles with η",
@@ -333,7 +327,7 @@ def residual(cases: Cases) -> Finding:
     )
     ratios = [seen["2L"] / seen["L"] for case, seen in judged.pairs if case.paper]
     return judged.finding(
-        {"conditional": "Only without normalization: with a LayerNorm in each branch growth is not exponential."},
+        conditional="Only without normalization: with a LayerNorm in each branch growth is not exponential.",
         evidence=judged.evidence(
             f"off, in what is allowed: {source_of_errors(STACKS)}; the worst cases to 1e-9",
             {"growth added at 2L over that at L": "2 without LayerNorm; with it towards 1"},
@@ -341,12 +335,8 @@ def residual(cases: Cases) -> Finding:
             error=max(seen["off"] for _, seen in judged.pairs),
             n=STACKS,
         ),
-        size=Size(
-            float(np.median(ratios)),
-            "times",
-            "what η adds to log growth after 16 blocks with LayerNorm, over 8 (2 is exponential)",
-            min(ratios),
-            max(ratios),
+        size=ranged(
+            ratios, "times", "what η adds to log growth after 16 blocks with LayerNorm, over 8 (2 is exponential)"
         ),
         condition="no LayerNorm: with one the norm grows at most linearly in L, at random as "
         "√(‖h₀‖² + L n²(s_W² + η²r s_A²s_B²)), s_W, s_A, s_B the standard deviations of W's, A's, B's entries",

@@ -17,7 +17,7 @@ import numpy as np
 from allora_analysis import adaptive
 from allora_analysis.claims import pretrained_norms
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim, in_part, not_run
+from allora_analysis.claims.claim import Finding, claim, in_part, not_run, ranged
 from allora_analysis.claims.s3_2_in_a_and_b import against
 from allora_analysis.claims.s3_2_in_v import power_law
 from allora_analysis.claims.s3_3_worst_case import PAPER_ETAS
@@ -73,22 +73,16 @@ def comparable_level(cases: Cases, folder: Path | None) -> Finding:
     doubled = _median(judged.pairs, 4.0) / _median(judged.pairs, 1.0)
     models = {1: "one", 2: "two"}.get(number := len({one.model for one in runs}), number)
     return judged.finding(
-        {
-            "refuted": f"Not in {models} small models: η = 2 raises ηBA {doubled:.1f}-fold, but to "
-            f"{shares.min():.1%} to {shares.max():.1%} of W*."
-        },
+        refuted=f"Not in {models} small models: η = 2 raises ηBA {doubled:.1f}-fold, but to "
+        f"{shares.min():.1%} to {shares.max():.1%} of W*.",
         evidence=judged.evidence(
             f"none: a threshold of {COMPARABLE:g}; {len(runs)} of {len(fine_tuned())} runs recorded, their last step",
             {"‖ηBA‖/‖W*‖": "0.1 or more"},
             tolerance=COMPARABLE,
             n=len(runs),
         ),
-        size=Size(
-            float(np.median(shares)),
-            "of ‖W*‖",
-            f"‖ηBA‖ after fine-tuning, rows averaged{in_part(len(runs), len(fine_tuned()), 'runs')}",
-            float(shares.min()),
-            float(shares.max()),
+        size=ranged(
+            shares, "of ‖W*‖", f"‖ηBA‖ after fine-tuning, rows averaged{in_part(len(runs), len(fine_tuned()), 'runs')}"
         ),
         flips_if="runs at the paper's rates in which the rows of ηBA reach a tenth of W*'s",
     )
@@ -157,7 +151,6 @@ def advises_tuning(text: str) -> bool:
     reading="A row about a quotation, judged by reading it: whether the cited work's own section on the scaling, §4.1, "
     "recommends tuning α; no draw can change that. The reason given there, that under Adam α acts as the learning "
     "rate, is computed.",
-    command="python -m allora_analysis --only 3.3-tune-carefully",
     test="tests/test_adaptive_invariance.py",
 )
 def tune_carefully(cases: Cases) -> Finding:
@@ -179,7 +172,7 @@ def tune_carefully(cases: Cases) -> Finding:
     )
     evidence = dataclasses.replace(evidence, measured={**evidence.measured, **distances})
     finding = judged.finding(
-        {"refuted": "No: they write that they do not tune it, as under Adam it acts like the learning rate."},
+        refuted="No: they write that they do not tune it, as under Adam it acts like the learning rate.",
         evidence=evidence,
         corrected="Hu et al. set α to the first r tried and do not tune it; under Adam c·α trains the same model as α "
         "where A's start and both rates are divided by √c and ε is multiplied by it",
@@ -233,7 +226,6 @@ def fall(one: First) -> float:
     where="§3.3, first paragraph, of Hayou et al. (2024a)",
     says="for the best performance, either A or B must be initialized at 0",
     reading="A start that has the pretrained outputs and from which the first step lowers the loss has A = 0 or B = 0.",
-    command="python -m allora_analysis --only 3.3-either-zero",
     test="tests/test_claims_3_3.py",
     depends_on=("3.2-pretrained-mapping", "3.2-saddle-starts"),
 )
@@ -273,7 +265,7 @@ def either_zero(cases: Cases) -> Finding:
         condition=lambda one: one_is_zero(one) or not one.subtracted,
     )
     return judged.finding(
-        {"conditional": "Only if W* is kept: with ηBA taken off it, as PiSSA does, any A and B will do."},
+        conditional="Only if W* is kept: with ηBA taken off it, as PiSSA does, any A and B will do.",
         evidence=judged.evidence("central differences of step 1e-4, relative: 1e-6", fall, tolerance=1e-6),
         condition="W* is not changed at the start, or A = 0 or B = 0; with W* − ηBA in its place the outputs are the "
         "pretrained ones for any A and B, and the loss falls by η²(‖GAᵀ‖² + ‖BᵀG‖²) per learning rate, G = ∂L/∂(ηBA)",
@@ -330,7 +322,6 @@ def growth(families: Mapping[str, Family]) -> dict[str, dict[str, float]]:
     says="LLMs that most commonly resort to increased depth rather than increased width to scale up their capacity",
     reading="In more than half of the families, depth grows by a larger factor than width from the smallest model to "
     "the largest.",
-    command="python -m allora_analysis --only 3.3-depth",
     test="tests/test_claims_3_3.py",
 )
 def depth_rather_than_width(cases: Cases) -> Finding:
@@ -347,19 +338,11 @@ def depth_rather_than_width(cases: Cases) -> Finding:
     (seen,) = judged.measured
     shares = [of["depth's share"] for of in seen.values()]
     return judged.finding(
-        {
-            "refuted": f"No: depth grew by the larger factor in {deeper(seen)} of {len(FAMILIES)} families; "
-            "width brings most of the parameters."
-        },
+        refuted=f"No: depth grew by the larger factor in {deeper(seen)} of {len(FAMILIES)} families; "
+        "width brings most of the parameters.",
         evidence=judged.evidence(
             "none: published integers", {name: family.source for name, family in FAMILIES.items()}, n=len(FAMILIES)
         ),
-        size=Size(
-            float(np.median(shares)),
-            "of the growth",
-            "depth's part in the growth of log parameters, median of families",
-            min(shares),
-            max(shares),
-        ),
+        size=ranged(shares, "of the growth", "depth's part in the growth of log parameters, median of families"),
         flips_if=f"{len(FAMILIES) // 2 + 1} of {len(FAMILIES)} families that grow more in depth than in width",
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from allora_analysis import ripple
 from allora_analysis.claims.cases import Case, Cases
-from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.claim import Finding, ranged
 from allora_analysis.claims.s3_3_worst_case import (
     PAPER_ETAS,
     ROUNDING,
@@ -74,7 +74,7 @@ def tight(cases: Cases) -> Finding:
         own.append(Case(f"width 64, r = 8, L = 24, η = {eta:.3g}", Attained(weights, ratios, network), True))
     judged = cases.judge(own + cases.draw(draw, 20), measure=lambda one: log_growth(one.network), printed=_attains_each)
     return judged.finding(
-        {"holds": "Yes: aligned layers attain each of them; networks at random stay far below."},
+        holds="Yes: aligned layers attain each of them; networks at random stay far below.",
         evidence=judged.evidence(ROUNDING, _right_sides, tolerance=TOLERANCE),
         flips_if="norms for which no network attains one of the right sides",
     )
@@ -111,9 +111,9 @@ def tight_in_practice(cases: Cases) -> Finding:
     )
     below = [worst(case.inputs).log_amgm_bound - seen for case, seen in judged.pairs if case.paper]
     return judged.finding(
-        {"conditional": "Only for aligned layers, so in practice no: networks at random stay far below the bound."},
+        conditional="Only for aligned layers, so in practice no: networks at random stay far below the bound.",
         evidence=judged.evidence(ROUNDING, lambda one: worst(one).log_amgm_bound, tolerance=TOLERANCE),
-        size=Size(float(np.median(below)), "nats", "how far 24 random layers stay below it", min(below), max(below)),
+        size=ranged(below, "nats", "how far 24 random layers stay below it"),
         condition="W_l and B_lA_l share their top singular vectors, which line up from layer to layer and with x, "
         "and all ‖B_lA_l‖/‖W_l‖ are equal",
         flips_if="a network at random that attains the bound, or an aligned one that does not",

@@ -15,7 +15,7 @@ import numpy as np
 
 from allora_analysis import ripple
 from allora_analysis.claims.cases import Case, Cases
-from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.ripple import stack
 from allora_analysis.ripple.bounds import Layer
 
@@ -120,11 +120,9 @@ def norm(cases: Cases) -> Finding:
     )
     below = [log_norm(case.inputs) - seen["x at random"] for case, seen in judged.pairs]
     return judged.finding(
-        {"holds_corrected": "Not as printed: the right side is an upper bound, equal for one direction of x only."},
+        holds_corrected="Not as printed: the right side is an upper bound, equal for one direction of x only.",
         evidence=judged.evidence(ROUNDING, log_norm, tolerance=TOLERANCE, error=max(0.0, -min(below))),
-        size=Size(
-            float(np.median(below)), "nats", "how far log‖f_L(x)‖ is below it, x at random", min(below), max(below)
-        ),
+        size=ranged(below, "nats", "how far log‖f_L(x)‖ is below it, x at random"),
         corrected="‖f_L(x)‖ ≤ ‖(W_L* + ηB_LA_L) ⋯ (W_1* + ηB_1A_1)‖ · ‖x‖",
         flips_if="one forward pass above the bound, or a top right singular vector below it",
     )
@@ -152,11 +150,9 @@ def triangle(cases: Cases) -> Finding:
     )
     slack = [worst(case.inputs).log_bound - seen for case, seen in judged.pairs if case.paper]
     return judged.finding(
-        {"holds": "Yes: it is an upper bound everywhere, and attained by aligned layers."},
+        holds="Yes: it is an upper bound everywhere, and attained by aligned layers.",
         evidence=judged.evidence(ROUNDING, lambda one: worst(one).log_bound, tolerance=TOLERANCE),
-        size=Size(
-            float(np.median(slack)), "nats", "the bound above the norm, 24 layers at random", min(slack), max(slack)
-        ),
+        size=ranged(slack, "nats", "the bound above the norm, 24 layers at random"),
         flips_if="one product of layers with a norm above the bound",
     )
 
@@ -210,7 +206,7 @@ def constant(cases: Cases) -> Finding:
         printed=lambda one, seen: max(abs(value - log_c(one)) for value in seen) < 1e-9,
     )
     return judged.finding(
-        {"holds": "Yes: the same for every x, η and adapters; with more layers it grows or falls exponentially."},
+        holds="Yes: the same for every x, η and adapters; with more layers it grows or falls exponentially.",
         evidence=judged.evidence(ROUNDING, log_c, tolerance=1e-9),
         size=Size(float(np.log(2.0)), "nats a layer", "growth of log C with more layers where each ‖W_l*‖ = 2"),
         flips_if="a C that moves with x, η or the adapters",
@@ -244,9 +240,9 @@ def mean(cases: Cases) -> Finding:
     )
     slack = [bound(case.inputs) - seen for case, seen in judged.pairs if case.paper]
     return judged.finding(
-        {"holds": "Yes: geometric means do not exceed arithmetic ones; equal where all ratios are."},
+        holds="Yes: geometric means do not exceed arithmetic ones; equal where all ratios are.",
         evidence=judged.evidence(ROUNDING, bound, tolerance=TOLERANCE),
-        size=Size(float(np.median(slack)), "nats", "what the step gives away, 24 layers", min(slack), max(slack)),
+        size=ranged(slack, "nats", "what the step gives away, 24 layers"),
         flips_if="ratios m_l whose product of 1 + ηm_l exceeds (1 + ηm̄)^L",
     )
 
@@ -287,7 +283,7 @@ def mean_ratio(cases: Cases) -> Finding:
     )
     over = [seen - as_printed(case.inputs) for case, seen in judged.pairs]
     return judged.finding(
-        {"holds_corrected": "Not as printed, a likely misprint: each adapter belongs over its own layer's norm."},
+        holds_corrected="Not as printed, a likely misprint: each adapter belongs over its own layer's norm.",
         evidence=judged.evidence(ROUNDING, lambda one: worst(one).log_amgm_bound, tolerance=TOLERANCE),
         size=Size(max(over), "nats", "the most by which a network exceeds the bound as printed"),
         corrected="m̄ = (1/L) Σ_l ‖B_lA_l‖/‖W_l*‖",
@@ -339,10 +335,7 @@ def theta(cases: Cases) -> Finding:
         corrected=lambda one, seen: abs(seen - bound(one)) < TOLERANCE,
     )
     return judged.finding(
-        {
-            "holds_corrected": "Mostly: base 1 + η needs ‖W_l‖ = 1 and adapters as large as weights; "
-            "still exponential in L."
-        },
+        holds_corrected="Mostly: base 1 + η needs ‖W_l‖ = 1 and adapters as large as weights; still exponential in L.",
         evidence=judged.evidence(ROUNDING, bound, tolerance=TOLERANCE),
         corrected="C(1 + ηm̄)^L = Θ((w(1 + ηm̄))^L), w the geometric mean of ‖W_l‖; the printed base where w(1 + ηm̄) = "
         "1 + η, for example w = m̄ = 1",
@@ -387,7 +380,7 @@ def worst_case(cases: Cases) -> Finding:
         return ripple.worst_case([1.0] * one.depth, [1.0] * one.depth, one.eta).log_bound
 
     return judged.finding(
-        {"holds": "Yes: as (1 + η)^L in L layers that all line up. Networks at random do not come near it."},
+        holds="Yes: as (1 + η)^L in L layers that all line up. Networks at random do not come near it.",
         evidence=judged.evidence(ROUNDING, bound, tolerance=TOLERANCE),
         size=Size(
             float(np.exp(judged.measured[len(own) - 1] / own[-1].inputs.depth)),

@@ -17,10 +17,10 @@ from scipy.special import softmax
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import Case, Cases, Judged, relative_error
-from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim
 from allora_analysis.claims.layer_training import ROUNDING, Pass, Problem, close
 
-framework_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_field.py")
+framework_claim = functools.partial(claim, test="tests/test_adaptive_field.py")
 TOLERANCE = 1e-9
 DROP_RATE = 0.05  # the paper's
 
@@ -109,7 +109,7 @@ def both_adaptions(cases: Cases) -> Finding:
     """The scaled and the masked layer on two inputs that BA maps to one output."""
     judged = on_one_f(cases, ("scaling", "output"))
     return judged.finding(
-        {"holds": "Yes: the scaling factor and dropout of outputs, which §4.1 speaks of."},
+        holds="Yes: the scaling factor and dropout of outputs, which §4.1 speaks of.",
         evidence=judged_distance(judged),
         flips_if="a scaled or masked output that differs at two inputs of one f(x), or a gradient that is LoRA's",
     )
@@ -151,7 +151,7 @@ def own_dropout(cases: Cases) -> Finding:
     judged = on_one_f(cases, ("input", "latent"))
     evidence = judged_distance(judged)
     return judged.finding(
-        {"conditional": "Partly: in the latent space with r ≤ n₁; not in LoRA's code, which masks inputs."},
+        conditional="Partly: in the latent space with r ≤ n₁; not in LoRA's code, which masks inputs.",
         evidence=evidence,
         size=Size(
             evidence.measured[judged.cases[0].name], "of the output", "distance of LoRA's masked outputs at one f(x)"
@@ -191,7 +191,7 @@ def subsumes(cases: Cases) -> Finding:
         printed=lambda case, seen: left(case, seen) <= 1e-7,
     )
     return judged.finding(
-        {"holds": "Yes: the scaling factor, and dropout of outputs, whose f_o is drawn anew at every step."},
+        holds="Yes: the scaling factor, and dropout of outputs, whose f_o is drawn anew at every step.",
         evidence=Evidence(
             {"what no f_o explains, of f(x)": 0.0},
             {case.name: left(case.inputs, seen) for case, seen in judged.pairs},
@@ -217,7 +217,7 @@ def identity(cases: Cases) -> Finding:
         printed=lambda one, seen: close(seen, plain(one), TOLERANCE),
     )
     return judged.finding(
-        {"holds": "Yes: with both adaptors the identity, output and gradients are LoRA's."},
+        holds="Yes: with both adaptors the identity, output and gradients are LoRA's.",
         evidence=layer_training.deviations(judged, plain, ROUNDING, TOLERANCE),
         flips_if="an output or a gradient other than LoRA's",
     )
@@ -366,7 +366,7 @@ def adapted_gradient(cases: Cases) -> Finding:
     )
     seen = {case.name: adaptive.relative_asymmetry(found["Jacobian"]) for case, found in judged.pairs}
     return judged.finding(
-        {"conditional": "No: with n₂ > 1 ALLoRA's update is in general the gradient of no loss."},
+        conditional="No: with n₂ > 1 ALLoRA's update is in general the gradient of no loss.",
         evidence=Evidence(
             {"asymmetry ‖J − Jᵀ‖/(2‖J‖)": 0.0}, seen, "central differences at 1e-5: 1e-5", tolerance=DIFFERENCES
         ),

@@ -13,12 +13,10 @@ import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.adaptive import RestFamily
-from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Evidence, Finding, Size
-from allora_analysis.claims.masked_descent import share
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, share
 
-convergence_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_convergence.py")
+convergence_claim = functools.partial(claim, test="tests/test_adaptive_convergence.py")
 GUARANTEE = "beyond the paper: §6, 'Theoretical guarantee is needed'"
 KINDS = ((True, "white"), (False, "correlated"))
 TIMES = 400.0 * np.linspace(0, 1, 81) ** 3
@@ -94,7 +92,7 @@ def converges(cases: Cases) -> Finding:
         for last, first in [((path[0][-1], path[1][-1]), case.inputs.field(path[0][0], path[1][0]))]
     }
     return judged.finding(
-        {"holds": "Yes: proved at rank one; above it on every problem tried."},
+        holds="Yes: proved at rank one; above it on every problem tried.",
         evidence=Evidence(
             {"‖F‖": "to 0", "AAᵀ − BᵀB": "constant", "Ψ at rank one": "falls, by at least its bound"},
             ends,
@@ -141,12 +139,10 @@ def oscillation(cases: Cases) -> Finding:
     )  # fmt: skip
     swing = float(np.ptp((b @ a)[-30:], axis=0).max())
     return judged.finding(
-        {
-            "refuted": f"No: an example loses it through a complex pair, {turned} of {len(drawn)} drawn settings do; "
-            "no lasting cycle seen."
-            if swing < 1e-6
-            else "No: on correlated inputs a complex pair can cross, and the flow then cycles."
-        },
+        refuted=f"No: an example loses it through a complex pair, {turned} of {len(drawn)} drawn settings do; "
+        "no lasting cycle seen."
+        if swing < 1e-6
+        else "No: on correlated inputs a complex pair can cross, and the flow then cycles.",
         evidence=Evidence(
             {"frequency where stability is lost": 0},
             {case.name: one.frequency for case, one in judged.pairs} | {"late swing of BA past the example": swing},

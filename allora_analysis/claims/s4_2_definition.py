@@ -14,11 +14,11 @@ import numpy as np
 from allora_analysis import adaptive, adaptors
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim
 from allora_analysis.claims.layer_training import PAPER_ETAS, PAPER_RATE, ROUNDING, Pass, Run, close
 
 TOLERANCE = 1e-9
-definition_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_field.py")
+definition_claim = functools.partial(claim, test="tests/test_adaptive_field.py")
 
 
 class Scaled(NamedTuple):
@@ -71,7 +71,7 @@ def scaled_gradient(cases: Cases) -> Finding:
     )
     two = judged.cases[2].inputs
     return judged.finding(
-        {"holds_corrected": "Not as printed, a misprint: g̃ = κ∘g, with g at the scaled output."},
+        holds_corrected="Not as printed, a misprint: g̃ = κ∘g, with g at the scaled output.",
         evidence=layer_training.deviations(
             judged, lambda case: [case.eta * _plain_output(case.one), eta_times_g(case, case.eta)], ROUNDING, TOLERANCE
         ),
@@ -140,7 +140,7 @@ def scaling_as_rate(cases: Cases) -> Finding:
     )
     own = [seen["from LoRA at l"] for case, seen in judged.pairs if case.paper]
     return judged.finding(
-        {"conditional": "Only where steps grow with the gradient (SGD, unclipped): AdamW divides η out."},
+        conditional="Only where steps grow with the gradient (SGD, unclipped): AdamW divides η out.",
         evidence=judged.evidence("rounding; 1e-3 for AdamW, its ε over small gradients", tolerance=TOLERANCE),
         size=Size(max(own), "of ‖BA‖", "distance from LoRA at l after 20 steps of AdamW at 1e-4"),
         corrected="under SGD or momentum unclipped it is LoRA at η·l, under AdamW LoRA at l",
@@ -191,7 +191,7 @@ def adaptor(cases: Cases) -> Finding:
     )
     at_tenth = {case.inputs.eta: (0.1 + case.inputs.eta**-2) ** -0.5 / case.inputs.eta for case in judged.cases[:3]}
     return judged.finding(
-        {"holds": "Yes: its maximum is η, at 0, and it falls from there."},
+        holds="Yes: its maximum is η, at 0, and it falls from there.",
         evidence=judged.evidence(ROUNDING, {"everywhere": "1/√(size + 1/η²), η at 0, falling"}, tolerance=TOLERANCE),
         size=Size(
             at_tenth[2.0], "of η", "the factor at ‖(BA)_i‖ = 0.1, for η² from 4 to 1", at_tenth[2.0], at_tenth[1.0]
@@ -234,7 +234,7 @@ def inversely_proportional(cases: Cases) -> Finding:
         corrected=lambda case, seen: abs(seen - told(case)) < 1e-7,
     )
     return judged.finding(
-        {"holds_corrected": "Not quite: it falls as the norm's inverse square root, and below 1/η² it hardly falls."},
+        holds_corrected="Not quite: it falls as the norm's inverse square root, and below 1/η² it hardly falls.",
         evidence=judged.evidence(
             "central differences at 1e-5 in log norm: h²/6 and rounding/h, below 1e-10", told, tolerance=1e-7
         ),
@@ -298,7 +298,7 @@ def per_sample(cases: Cases) -> Finding:
     )
     spread = {case.name: float(np.ptp(seen, axis=0).max() / seen.max()) for case, seen in judged.pairs}
     return judged.finding(
-        {"holds": "Yes, for B: by one coefficient a row, the same for all samples."},
+        holds="Yes, for B: by one coefficient a row, the same for all samples.",
         evidence=Evidence({"relative spread over samples": 0.0}, spread, ROUNDING, max(spread.values()), TOLERANCE),
         flips_if="a coefficient that varies over samples, as ALLoRA-OD's does, or is not d_i",
     )
@@ -326,7 +326,7 @@ def definition(cases: Cases) -> Finding:
         printed=lambda case, seen: close(seen, told(case), TOLERANCE),
     )
     return judged.finding(
-        {"holds": "Yes: the layer of this toolkit implements exactly this."},
+        holds="Yes: the layer of this toolkit implements exactly this.",
         evidence=layer_training.deviations(judged, told, ROUNDING, TOLERANCE),
         flips_if="an output or a gradient of the layer other than the definition's",
     )
@@ -369,7 +369,7 @@ def not_back_propagated(cases: Cases) -> Finding:
         ),
     )
     return judged.finding(
-        {"holds": "Yes: the gradient passed to the layer below is LoRA's."},
+        holds="Yes: the gradient passed to the layer below is LoRA's.",
         evidence=layer_training.deviations(
             judged, lambda case: [case.one.upstream @ case.one.b @ case.one.a, 0 * case.one.x], ROUNDING, TOLERANCE
         ),
@@ -433,7 +433,7 @@ def backward_ripple(cases: Cases) -> Finding:
         condition=boundary,
     )
     return judged.finding(
-        {"conditional": "Mostly: for short rows at η² = 2 and 4; at η² = 1 it does the opposite."},
+        conditional="Mostly: for short rows at η² = 2 and 4; at η² = 1 it does the opposite.",
         evidence=judged.evidence(ROUNDING, told, tolerance=TOLERANCE),
         size=Size(
             judged.measured[2],

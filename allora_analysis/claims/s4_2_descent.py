@@ -15,12 +15,12 @@ import numpy as np
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim
 from allora_analysis.claims.layer_training import PAPER_ETAS, Pass, Problem
 
 TOLERANCE = 1e-9
 DRAWS = 4000
-descent_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_descent.py")
+descent_claim = functools.partial(claim, test="tests/test_adaptive_descent.py")
 
 
 class State(NamedTuple):
@@ -164,10 +164,8 @@ def descent(cases: Cases) -> Finding:
     (most, error), at_eight = next(iter(found.values())), next(found[name][0] for name in found if name[:5] == "r = 8")
     evidence = judged.evidence("the sign of a step of 1e-7; the example exactly, 1e-6", _parts_of_change, n=DRAWS)
     return judged.finding(
-        {
-            "conditional": f"Mostly: B's part always descends; A's may climb, in {most:.1%} of rank-1 draws, "
-            f"{at_eight:.2g} of rank 8's."
-        },
+        conditional=f"Mostly: B's part always descends; A's may climb, in {most:.1%} of rank-1 draws, "
+        f"{at_eight:.2g} of rank 8's.",
         evidence=Evidence(
             {"dL/dl, A's part and B's": evidence.predicted},
             {"dL/dl": evidence.measured, "share of draws that ascend, its standard error": found},
@@ -247,7 +245,7 @@ def per_parameter(cases: Cases) -> Finding:
     )
     changed = float(np.mean(judged.measured[0] <= 0))
     return judged.finding(
-        {"conditional": "Only B's: A's gradient is a re-weighted sum over rows, and some entries change sign."},
+        conditional="Only B's: A's gradient is a re-weighted sum over rows, and some entries change sign.",
         evidence=Evidence(
             {case.name: [coefficients(case.inputs).min(), coefficients(case.inputs).max()] for case in judged.cases},
             {case.name: [seen.min(), seen.max()] for case, seen in judged.pairs},
@@ -334,10 +332,8 @@ def optimal_direction(cases: Cases) -> Finding:
     seen = {case.name: excess(case.inputs, product) for case, product in judged.pairs}
     above = seen[judged.cases[0].name]
     return judged.finding(
-        {
-            "conditional": "Only where its rank suffices or the best fit's rows are equally long; at r = 8 yes, "
-            f"to {above:.0e}."
-        },
+        conditional="Only where its rank suffices or the best fit's rows are equally long; at r = 8 yes, "
+        f"to {above:.0e}.",
         evidence=Evidence(
             {case.name: excess(case.inputs, rest(case.inputs)) for case in judged.cases},
             seen,
@@ -382,7 +378,7 @@ def _first_update(case: _AdamState, adapted: bool) -> list[np.ndarray]:
     return [part.detach().numpy() - old for part, old in zip(pair, (a, b), strict=True)]
 
 
-@layer_training.alone(
+@claim(
     "4-allora-adamw",
     where="beyond the paper: §4.2's factor on AdamW's update",
     says="With β₁ = 0 and no weight decay every step of ALLoRAAdamW keeps the signs of AdamW's and descends.",
@@ -421,7 +417,7 @@ def survives_adam(cases: Cases) -> Finding:
         printed=keeps,
     )
     return judged.finding(
-        {"holds": "Yes: AdamW's step with each row of B times its own factor, A times their mean; so it descends."},
+        holds="Yes: AdamW's step with each row of B times its own factor, A times their mean; so it descends.",
         evidence=Evidence(
             {"dL/dl": "below 0"},
             {case.name: slope(case.inputs, seen) for case, seen in judged.pairs},

@@ -15,13 +15,13 @@ import numpy as np
 from allora_analysis import escape
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import PAPER_ETAS, PAPER_RATE, Problem, Run, first_gradient
 from allora_analysis.escape import first_step
 
 ADAM = 1e-3  # Adam's ε over small gradients
 SAME = 1e-7
-drift_claim = functools.partial(layer_training.alone, test="tests/test_escape_teacher.py")
+drift_claim = functools.partial(claim, test="tests/test_escape_teacher.py")
 
 
 class Start(NamedTuple):
@@ -110,7 +110,7 @@ def starts_as_faster(cases: Cases) -> Finding:
         condition=unclipped,
     )
     return judged.finding(
-        {"conditional": "Only under SGD without clipping: under AdamW it starts as LoRA at the same learning rate."},
+        conditional="Only under SGD without clipping: under AdamW it starts as LoRA at the same learning rate.",
         evidence=judged.evidence(
             "1e-3 for a match (Adam's ε over small gradients); rows against `escape.drift`: 1e-6",
             lambda one: {"over LoRA at l": law(one).allora / law(one).lora},
@@ -148,7 +148,7 @@ def under_optimizers(cases: Cases) -> Finding:
     )
     ratio = judged.measured[1]["rows after 5 steps"]
     return judged.finding(
-        {"conditional": f"Only under SGD, hardly clipped: under AdamW rows are {ratio:.2f} times LoRA's at l_b."},
+        conditional=f"Only under SGD, hardly clipped: under AdamW rows are {ratio:.2f} times LoRA's at l_b.",
         evidence=judged.evidence(
             "rows against `escape.drift`: 1e-6", lambda one: law(one).allora / law(one).lora, tolerance=1e-6
         ),
@@ -221,7 +221,7 @@ def effective_rate(cases: Cases) -> Finding:
         condition=lambda one: one.optimizer == "sgd" and one.u == 0,
     )
     return judged.finding(
-        {"conditional": "Only under SGD at BA = 0, and lower later; under AdamW it is l_b."},
+        conditional="Only under SGD at BA = 0, and lower later; under AdamW it is l_b.",
         evidence=judged.evidence("1e-7; AdamW: 1e-3, its ε over small gradients", told, tolerance=SAME),
         size=Size(float(np.mean(judged.measured[2])), "of η·l_b", "AdamW's rate for a row at zero, η² = 4"),
         corrected="η·l_b/√(1 + η²‖(BA)_i‖) under SGD; l_b in AdamW's first step",

@@ -15,15 +15,14 @@ import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.adaptive import Setting
-from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.claim import Finding, Size, claim
 
 TOLERANCE = 1e-9
 STEPS = 20
 SOURCE = "float64 rounding over 20 steps; a rank: singular values above 1e-6 of the largest"
 PAPER = Setting(scaling=1.0, rate_a=1e-4, rate_b=1e-4)
-knob_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_invariance.py")
+knob_claim = functools.partial(claim, test="tests/test_adaptive_invariance.py")
 
 
 class Training(NamedTuple):
@@ -125,7 +124,7 @@ def scaling_is_tunable(cases: Cases) -> Finding:
     judged = cases.judge([own, *others], compared, _matters_more, corrected=same, condition=matters)
     added = judged.measured[0]["degrees with α"] - judged.measured[0]["without"]
     return judged.finding(
-        {"conditional": "Only if B has no learning rate of its own: beside one α is redundant."},
+        conditional="Only if B has no learning rate of its own: beside one α is redundant.",
         evidence=judged.evidence(SOURCE, tolerance=TOLERANCE, n=STEPS),
         size=Size(added, "degree of freedom", "what α adds under AdamW beside one learning rate, A's start fixed"),
         corrected="the same training: α/(ab), a·init_A, a·l_A, b·l_B, ε_A/a, ε_B/b, decays λ_A/a, λ_B/b under Adam "
@@ -179,7 +178,7 @@ def no_new_knob(cases: Cases) -> Finding:
         ),
     )
     return judged.finding(
-        {"holds": "Yes, beside LoRA: η takes the scaling factor's place, s = 1/η². It is not a part of the rate."},
+        holds="Yes, beside LoRA: η takes the scaling factor's place, s = 1/η². It is not a part of the rate.",
         evidence=judged.evidence(SOURCE, exchanged, tolerance=TOLERANCE, n=STEPS),
         size=Size(
             judged.measured[0]["of (η, l_b)"],
@@ -212,7 +211,7 @@ def split_rate(cases: Cases) -> Finding:
     )
     apart = [relative_error(seen, path(case.inputs, adapted(case.inputs))[-1]) for case, seen in judged.pairs]
     return judged.finding(
-        {"refuted": "No: η and l_b act apart; under AdamW doubling η and halving l_b halves the step."},
+        refuted="No: η and l_b act apart; under AdamW doubling η and halving l_b halves the step.",
         evidence=judged.evidence(SOURCE, tolerance=TOLERANCE, n=STEPS),
         size=Size(apart[0], "of ‖BA‖", "what (2η, l_b/2) trains apart from (η, l_b) in 20 steps of AdamW at 1e-4"),
         corrected="l_b·d_i = l_bη/√(1 + η²‖(BA)_i‖) under SGD; under AdamW l_b alone sets the first step",
@@ -242,7 +241,7 @@ def removed(cases: Cases) -> Finding:
     )
     seen = judged.measured[0]
     return judged.finding(
-        {"refuted": "No: one fewer, the dropout rate. The scaling factor leaves the formula, and η takes its place."},
+        refuted="No: one fewer, the dropout rate. The scaling factor leaves the formula, and η takes its place.",
         evidence=judged.evidence(SOURCE, {"removed": 2}),
         size=Size(seen["LoRA"] - seen["ALLoRA-0"], "of the two hyper-parameters", "removed by ALLoRA without dropout"),
         corrected="it removes one, the dropout rate, by setting it to 0 (ALLoRA as run keeps 0.05): ALLoRA at η is "
@@ -265,7 +264,7 @@ def fewer(cases: Cases) -> Finding:
     )
     seen = judged.measured[0]
     return judged.finding(
-        {"holds": "Yes for ALLoRA-0, by the dropout rate; ALLoRA as run, with dropout 0.05, has as many as LoRA."},
+        holds="Yes for ALLoRA-0, by the dropout rate; ALLoRA as run, with dropout 0.05, has as many as LoRA.",
         evidence=judged.evidence(SOURCE),
         size=Size(seen["LoRA"] - seen["ALLoRA-0"], "hyper-parameters", "fewer in ALLoRA-0 than in LoRA"),
         flips_if="LoRA's s and l acting as one",

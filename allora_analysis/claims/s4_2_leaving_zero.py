@@ -15,12 +15,12 @@ import numpy as np
 from allora_analysis import adaptors, escape
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import PAPER_ETAS, PAPER_RATE
 
 ADAM = 1e-3  # Adam's ε over small gradients
 SAME = 1e-7
-escape_claim = functools.partial(layer_training.alone, test="tests/test_escape_scalar.py")
+escape_claim = functools.partial(claim, test="tests/test_escape_scalar.py")
 
 
 class Row(NamedTuple):
@@ -95,7 +95,7 @@ def rapid(cases: Cases) -> Finding:
         condition=lambda one: one.eta if one.optimizer == "flow" else False,
     )
     return judged.finding(
-        {"conditional": "Only under SGD and for η > 1: AdamW's first step has the same length in both."},
+        conditional="Only under SGD and for η > 1: AdamW's first step has the same length in both.",
         evidence=judged.evidence("Runge–Kutta's own error, below 1e-9; AdamW: its ε", tolerance=1e-8),
         size=Size(float(judged.measured[2]["speed over LoRA's"][0]), "times LoRA's", "first step under AdamW, η² = 4"),
         corrected="SGD: m(t) = (3gt/2 + η⁻³)^(2/3) − η⁻², η times as fast as LoRA at first; AdamW: a first step of l",
@@ -208,7 +208,7 @@ def fixed_rate(cases: Cases) -> Finding:
     first = {eta: 2 * s / (1 + s) for eta, s in far.items()}
     words = "Mostly not: starting as fast, LoRA settles as soon, unless ηl times the curvature is between"
     return judged.finding(
-        {"conditional": f"{words} {first[2.0]:.1f} and {2 * far[2.0]:.1f}."},
+        conditional=f"{words} {first[2.0]:.1f} and {2 * far[2.0]:.1f}.",
         evidence=judged.evidence("20 steps near the target; Simpson's rule on 1/d, 1e-5", tolerance=1e-5),
         size=Size(
             first[2.0],
@@ -293,7 +293,7 @@ def slower(cases: Cases) -> Finding:
     to_tenth = judged.measured[len(own) : len(own) + len(known)]
     answer = f"Only under SGD, for rows up to {longest(2.0):.2g} long at η² = 4; under AdamW both take as long."
     return judged.finding(
-        {"conditional": answer},
+        conditional=answer,
         evidence=judged.evidence("Simpson's rule near the kink, 1e-5; AdamW: a step in 200", tolerance=1e-5),
         size=Size(
             to_tenth[2],

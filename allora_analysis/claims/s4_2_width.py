@@ -74,10 +74,8 @@ def factor_at_width(cases: Cases) -> Finding:
     )
     kept = width.flow_factor("allora", 4096, 8, preset.ETA)
     return judged.finding(
-        {
-            "conditional": f"Only with LoRA+'s rates: with one rate rows shrink as 1/√width, and the factor stays η "
-            f"({kept:.0%} at width 4,096)."
-        },
+        conditional=f"Only with LoRA+'s rates: with one rate rows shrink as 1/√width, and the factor stays η "
+        f"({kept:.0%} at width 4,096).",
         evidence=judged.evidence(
             "the limit's ratio; no case has ρ from 0.25 to 0.7, about the boundary ½, which finite n moves down",
             {name: of.told for name, of in ((case.name, case.inputs) for case in judged.cases)}
@@ -138,7 +136,7 @@ def transfer(cases: Cases) -> Finding:
         condition=lambda one: one.told == 0,
     )
     return judged.finding(
-        {"conditional": "Only over width, with LoRA+ under Adam; a new rank may need a new rate."},
+        conditional="Only over width, with LoRA+ under Adam; a new rank may need a new rate.",
         evidence=judged.evidence(
             "half of the gap between two powers, and three standard errors", lambda one: one.told, tolerance=RESOLUTION
         ),
@@ -193,7 +191,7 @@ def first_step(cases: Cases, folder: Path | None) -> Finding:
     needed = min((of.eta_to_taper for of in tapers.values()), default=None)
     off = max(abs(seen / told(case.inputs) - 1) for case, seen in judged.pairs)
     return judged.finding(
-        {"holds": f"Yes: to {off:.1%} at widths 384 and 576, in every recorded run."},
+        holds=f"Yes: to {off:.1%} at widths 384 and 576, in every recorded run.",
         evidence=judged.evidence(
             "2 %: rows share one A, and their average varies with it",
             {case.name: told(case.inputs) for case in judged.cases}

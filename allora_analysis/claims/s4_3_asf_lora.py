@@ -14,11 +14,11 @@ import numpy as np
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim
 from allora_analysis.claims.layer_training import PAPER_ETAS, PAPER_RATE, ROUNDING, Pass, Run, close
 
 TOLERANCE = 1e-9
-family_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_variants.py")
+family_claim = functools.partial(claim, test="tests/test_adaptive_variants.py")
 
 
 def _asf_backward(one: Pass, eta: float) -> list[np.ndarray]:
@@ -74,10 +74,8 @@ def asf_similar(cases: Cases) -> Finding:
     within = {limit: all(apart(seen) <= limit for seen in judged.measured[:2]) for limit in (0.5, 0.25, 0.125)}
     ratio = float(np.linalg.norm(last["output"]) / np.linalg.norm(last["f"]))
     return judged.finding(
-        {
-            "conditional": f"Only the first step exactly: after 200 of AdamW BA is {apart(last):.0%} apart, its "
-            f"output {ratio:.1f} times as large."
-        },
+        conditional=f"Only the first step exactly: after 200 of AdamW BA is {apart(last):.0%} apart, its "
+        f"output {ratio:.1f} times as large.",
         evidence=Evidence(
             {"distance of BA": 0.0},
             {"at the paper's setting within": within}
@@ -133,7 +131,7 @@ def natural_gradient(cases: Cases) -> Finding:
         printed=lambda case, seen: close(seen, told(case), TOLERANCE),
     )
     return judged.finding(
-        {"holds": "Yes: the toolkit's layer differentiates f̃ itself."},
+        holds="Yes: the toolkit's layer differentiates f̃ itself.",
         evidence=layer_training.deviations(judged, told, ROUNDING, TOLERANCE),
         flips_if="a gradient of the layer other than f̃'s own",
     )
@@ -185,7 +183,7 @@ def output_scales_gradient(cases: Cases) -> Finding:
         condition=lambda one: edge(SIMILAR) / (one.eta**2 * abs(one.f)),
     )
     return judged.finding(
-        {"conditional": "Only for outputs well below 1/η²: then by the same factor, later by down to half of it."},
+        conditional="Only for outputs well below 1/η²: then by the same factor, later by down to half of it.",
         evidence=judged.evidence(ROUNDING, told, tolerance=TOLERANCE),
         size=Size(told(own[-1].inputs), "of d", "ASF-LoRA's gradient factor at |f| = 0.1, η² = 4", 0.5, 1.0),
         corrected="∂f̃/∂f = d·(1 − u/(2(1 + u))), u = η²|f|: between d/2 and d",
@@ -264,7 +262,7 @@ def asf_ripple(cases: Cases) -> Finding:
     )
     ours = judged.cases[2].inputs
     return judged.finding(
-        {"conditional": "Yes, it may, where outputs are below 1 − 1/η²; larger ones it damps, and at η² = 1 all."},
+        conditional="Yes, it may, where outputs are below 1 − 1/η²; larger ones it damps, and at η² = 1 all.",
         evidence=judged.evidence(ROUNDING, told, tolerance=TOLERANCE),
         size=Size(
             float(judged.measured[2].sum() / (ours.depth * np.log1p(ours.m))),
@@ -337,7 +335,7 @@ def asf_merge(cases: Cases) -> Finding:
     judged = cases.judge([*own, *cases.draw(draw, 12)], measure=measured, printed=cannot)
     gaps = [gap(case.inputs) for case in own]
     return judged.finding(
-        {"holds": "Yes: its output is not linear in x, so no matrix gives it; the toolkit refuses to merge it."},
+        holds="Yes: its output is not linear in x, so no matrix gives it; the toolkit refuses to merge it.",
         evidence=judged.evidence(ROUNDING, gap, tolerance=TOLERANCE),
         size=Size(
             gaps[2], "of 2f̃(x)", "‖f̃(2x) − 2f̃(x)‖, x BA's first singular vector, η² from 1 to 4", gaps[0], gaps[2]

@@ -147,7 +147,7 @@ def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm
     first, second = next(iter(pairs.values()))
     family = second[0] if second[0] == LORA else "the rest of the family"
     return tested.finding(
-        {word: text.format(**told) for word, text in IN_ALL.items()},
+        **{word: text.format(**told) for word, text in IN_ALL.items()},
         evidence=Evidence(
             {"difference": "above 0 in each"},
             {"points of test accuracy": shown(known), **beside(table, pairs)},
@@ -157,11 +157,10 @@ def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm
         size=Size(
             overall.mean, "points", f"test accuracy on digits, {first[0]} minus {family}, mean", *overall.interval
         ),
-        corrected="more seeds" if tested.verdict == "undecided" else None,
+        wanted="more seeds",
         flips_if="no case in which it is clearly behind"
         if tested.verdict == "refuted"
         else "one case in which it is clearly behind",
-        at_paper=None,  # another network than the paper's
     )
 
 
@@ -190,7 +189,7 @@ def on_average(
     level = {} if not margin else {f"margin {m:g}": rule(above(m)) for m in (margin / 2, 2 * margin)}
     told = {"mean": f"{one.mean:+.1f}", "other": f"{-one.mean:+.1f}", "gap": f"{abs(one.mean):.1f}"}
     return tested.finding(
-        {word: text.format(**told) for word, text in answers.items()},
+        **{word: text.format(**told) for word, text in answers.items()},
         evidence=Evidence(
             {name: f"above {-margin:g}" if margin else "above 0"},
             {
@@ -204,9 +203,8 @@ def on_average(
             n=len(SEEDS),
         ),
         size=Size(one.mean, "points", f"test accuracy on digits, {name}, mean", *one.interval),
-        corrected="more seeds" if tested.verdict == "undecided" else None,
+        wanted="more seeds",
         flips_if=f"a mean {FLIPS[tested.verdict]} {f'−{margin:g}' if margin else '0'} points",
-        at_paper=None,
     )
 
 
@@ -377,10 +375,8 @@ def procedure(cases: Cases, folder: Path | None = None) -> Finding:
     )
     evidence = dataclasses.replace(evidence, measured={**evidence.measured, **more})
     return judged.finding(
-        {
-            "conditional": "Only with every rate times η, not as listed; so do, on digits (no language model), "
-            f"{len(also)} of {len(CANDIDATES) - len(JUDGED)} others."
-        },
+        conditional="Only with every rate times η, not as listed; so do, on digits (no language model), "
+        f"{len(also)} of {len(CANDIDATES) - len(JUDGED)} others.",
         evidence=evidence,
         size=Size(
             listed["value"],

@@ -111,14 +111,13 @@ def on_runs(
     wanted = needed(family) if tested.verdict == "undecided" else None
     ends = [100 * end for end in overall.interval]
     return tested.finding(
-        {word: text.format(**told) for word, text in answers.items()},
+        **{word: text.format(**told) for word, text in answers.items()},
         evidence=Evidence(
             {"difference": "above 0"}, measured | dict(more or {}), RULE, interval=overall.interval, n=overall.n
         ),
         size=Size(round(100 * overall.mean, 10) + 0.0, "percentage points", size_of, *ends),
         corrected=wanted and f"would be decided by {wanted}",
         flips_if=wanted or "seeds in which the cases that decide are no longer clear",
-        at_paper=None,  # another model than the paper's
     )
 
 
@@ -316,7 +315,7 @@ def _seed_by_seed(
     interval = (ends[0] / 100, ends[1] / 100)
     rule = SEQUENTIAL_RULE + ("" if one.low is not None else " (no bounds yet: Student's t interval, 95 %)")
     return tested.finding(
-        answers,
+        **answers,
         evidence=Evidence({"difference": "above 0"}, measured, rule, interval=interval, n=one.n),
         size=Size(
             round(100 * one.mean, 10) + 0.0,
@@ -326,7 +325,6 @@ def _seed_by_seed(
         ),
         corrected=f"would be decided by {wanted}" if one.verdict == "open" else None,
         flips_if=wanted if one.verdict == "open" else f"a first decision of the {CAP} seeds on another side",
-        at_paper=None,  # another model than the paper's
     )
 
 

@@ -247,7 +247,7 @@ def by_the_rule(
         flips += f"; one family of all {len(BY_NAME)} contrasts instead of the question's (adjusted p = {over_all:.2g})"
     predicted = {"mean gap": "above 0" if one.margin is None else f"within ± {one.margin:g}"}
     return tested.finding(
-        {verdict: words.format(**told) for verdict, words in answers.items()},
+        **{verdict: words.format(**told) for verdict, words in answers.items()},
         evidence=Evidence(
             predicted, measured, ALONE if alone else RULE, tolerance=one.margin, interval=one.interval, n=one.n
         ),
@@ -312,7 +312,9 @@ def everywhere(
         measured |= {words: dict(others)}
     words_of = answer.format(k=passed, n=len(values))
     return tested.finding(
-        {"refuted": words_of, "holds_corrected": words_of, "holds": f"Yes: in all {len(values)}."},
+        refuted=words_of,
+        holds_corrected=words_of,
+        holds=f"Yes: in all {len(values)}.",
         evidence=Evidence({"above 0": len(values)}, measured, source, n=len(values)),
         size=Size(float(passed), f"of {len(values)} cases", "in which the sentence is true as printed"),
         flips_if="a printed gap not above 0" if tested.verdict == "holds" else "every one of the printed gaps above 0",
@@ -336,7 +338,7 @@ def average_is(
     means = [float(of(name).values.mean()) for name in names]
     between = " and ".join(f"{value:.2f}" for value in means)
     return judged.finding(
-        {"holds": f"Yes: {between} points on average over the cells of the table."},
+        holds=f"Yes: {between} points on average over the cells of the table.",
         evidence=judged.evidence("rounding to the one decimal stated", lambda one: one[1], tolerance=0.05),
         size=Size(float(np.mean(means)), "percentage points", "the mean gap over the cells"),
         flips_if=f"a mean gap outside {stated:g} ± 0.05",

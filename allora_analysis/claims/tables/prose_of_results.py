@@ -161,12 +161,11 @@ def over_backbones(cases: Cases) -> Finding:
     p_values = {name: judge_family({0: values})[0].p_value for name, values in models.items()}
     n, least = units_wanted(one, "models"), one.smallest_p_value
     return tested.finding(
-        {"undecided": f"Undecided, whatever the gaps: three models cannot tell (p is at least {least:g})."},
+        undecided=f"Undecided, whatever the gaps: three models cannot tell (p is at least {least:g}).",
         evidence=Evidence({"mean gap": "above 0"}, {"by model": models, "p_values": p_values}, RULE, n=one.n),
         size=Size(one.mean, "percentage points", "the mean gap ALLoRA − LoRA over models"),
         corrected=f"would be decided by {n}",
         flips_if=n,
-        at_paper=None,
     )
 
 
@@ -283,10 +282,8 @@ def optimal_in_family(cases: Cases) -> Finding:
     open_ones = [name.removeprefix("ALLoRA − ") for name, one in found.items() if one.verdict == "undecided"]
     least, behind = min(found.values(), key=lambda one: one.mean), ", ".join(open_ones)
     return tested.finding(
-        {
-            "undecided": f"Undecided: the lead over {behind} may be chance.",
-            "holds": "Yes: better than each other member by more than chance.",
-        },
+        undecided=f"Undecided: the lead over {behind} may be chance.",
+        holds="Yes: better than each other member by more than chance.",
         evidence=Evidence({"lead": "above 0 in each"}, {"judged": found, "lead at each η²": leads}, RULE, n=least.n),
         size=Size(least.mean, "percentage points", "the least lead over another member", *least.interval),
         corrected=f"would be decided by {least.needed} pairs of model and data set {least.needed_interval}",
@@ -329,7 +326,7 @@ def over_half(cases: Cases) -> Finding:
         printed=lambda item, seen: 2 * positive > len(comparisons) and abs(float(item.printed) - seen) <= 0.015 + 1e-9,
     )
     return judged.finding(
-        {"holds": f"Yes: lower in {positive} of {len(comparisons)} cells; whether significantly is another row."},
+        holds=f"Yes: lower in {positive} of {len(comparisons)} cells; whether significantly is another row.",
         evidence=judged.evidence(
             "rounding; order of printed numbers", lambda item: float(item.printed), tolerance=0.015
         ),
@@ -372,14 +369,12 @@ def asf_not_better(cases: Cases) -> Finding:
     shown = f"that it trails by under {MARGIN:g}"
     needed = units_wanted(one, "pairs of model and data set")
     return tested.finding(
-        {
-            "undecided": f"Undecided: {told}; {shown} is not shown (p = {one.adjusted_p_value:.3f}).",
-            "holds": f"Yes: {told}; {shown} is shown (p = {one.adjusted_p_value:.3f}).",
-            "refuted": f"No: {told}.",
-        },
+        undecided=f"Undecided: {told}; {shown} is not shown (p = {one.adjusted_p_value:.3f}).",
+        holds=f"Yes: {told}; {shown} is shown (p = {one.adjusted_p_value:.3f}).",
+        refuted=f"No: {told}.",
         evidence=Evidence({"mean gap": f"above −{MARGIN:g}"}, measured, RULE, tolerance=MARGIN, n=one.n),
         size=Size(mean, "percentage points", f"the mean gap {name}", *(end - MARGIN for end in one.interval)),
-        corrected=f"would be decided by {needed}" if tested.verdict == "undecided" else None,
+        wanted=f"would be decided by {needed}",
         flips_if=needed if tested.verdict == "undecided" else "an adjusted p-value above 0.05",
         at_paper=told_by(tested.verdict),
     )
@@ -417,7 +412,8 @@ def fair_to_lora(cases: Cases) -> Finding:
     ends = f"{at_end['ALLoRA']} and {at_end['LoRA']} of {one.n}"
     told = f"{one.mean:+.2f} points, best against best; the largest setting is best in {ends} pairs"
     return tested.finding(
-        {"holds": f"Yes: {told}.", "undecided": f"Undecided: {told}."},
+        holds=f"Yes: {told}.",
+        undecided=f"Undecided: {told}.",
         evidence=Evidence(
             {"lead": "above 0"},
             {"judged": one, "best at the range's end": at_end},

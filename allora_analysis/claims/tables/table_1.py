@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from allora_analysis.claims.cases import Case, Cases, Judged
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, ranged
 from allora_analysis.claims.tables import arithmetic, contrasts
 from allora_analysis.claims.tables.arithmetic import Comparison
 from allora_analysis.claims.tables.contrasts import average_is, by_the_rule, everywhere
@@ -61,7 +61,7 @@ def compared(cases: Cases, comparisons: Sequence[Comparison], allowed: str = "ex
         corrected=(lambda item, seen: _agrees(mended[item.where], seen[1], allowed)) if mended else None,
     )
     return judged.finding(
-        texts.pop("answers"), evidence=_evidence(judged, mended, allowed), **({"flips_if": "another digit"} | texts)
+        **texts.pop("answers"), evidence=_evidence(judged, mended, allowed), **({"flips_if": "another digit"} | texts)
     )
 
 
@@ -156,7 +156,7 @@ def dora_rows(cases: Cases) -> Finding:
         printed=lambda row, seen: (*row.accuracies, row.average) == tuple(seen),
     )
     return judged.finding(
-        {"holds": "Yes: all six rows are those that DoRA's authors publish."},
+        holds="Yes: all six rows are those that DoRA's authors publish.",
         evidence=judged.evidence(f"equality; {DORA_SOURCE}", lambda row: (*row.accuracies, row.average)),
         flips_if="one digit that differs from the table published",
     )
@@ -186,9 +186,9 @@ def dora_universally(cases: Cases) -> Finding:
     )
     leads = [seen["DoRA"] - seen["LoRA"] for _, seen in judged.pairs]
     return judged.finding(
-        {"holds": f"Yes, over LoRA on average: in {len(leads)} of {len(leads)} settings; not on every task."},
+        holds=f"Yes, over LoRA on average: in {len(leads)} of {len(leads)} settings; not on every task.",
         evidence=judged.evidence(f"rounding of averages to one decimal; {DORA_SOURCE}", lambda one: one, tolerance=0.1),
-        size=Size(float(np.mean(leads)), "percentage points", "DoRA's average over LoRA's", min(leads), max(leads)),
+        size=ranged(leads, "percentage points", "DoRA's average over LoRA's", float(np.mean(leads))),
         flips_if="a model and rank at which LoRA's average is as high as DoRA's",
         at_paper=all(lead > 0 for lead in leads),
     )
@@ -242,9 +242,9 @@ def fewer_parameters(cases: Cases) -> Finding:
     )
     less = [100 * (1 - seen["LoRA"] / seen["DoRA"]) for _, seen in judged.pairs]
     return judged.finding(
-        {"holds": f"Yes: by {min(less):.1f} to {max(less):.1f} %, the magnitudes that DoRA adds."},
+        holds=f"Yes: by {min(less):.1f} to {max(less):.1f} %, the magnitudes that DoRA adds.",
         evidence=judged.evidence("exact counts", magnitudes),
-        size=Size(float(np.mean(less)), "%", "fewer trainable parameters than DoRA", min(less), max(less)),
+        size=ranged(less, "%", "fewer trainable parameters than DoRA", float(np.mean(less))),
         flips_if="a rank or a list of modules at which ALLoRA has as many",
     )
 
@@ -302,10 +302,8 @@ def best_of_three(cases: Cases) -> Finding:
         else ""
     )
     return judged.finding(
-        {
-            "conditional": f"Not alike: best of three against best of two gains {lead:.2f} of one run's standard "
-            "deviation by chance."
-        },
+        conditional=f"Not alike: best of three against best of two gains {lead:.2f} of one run's standard "
+        "deviation by chance.",
         evidence=judged.evidence(
             f"quadrature{more}", lambda one: CLOSED_FORM[one[0]] - CLOSED_FORM[one[1]], tolerance=tolerance
         ),
@@ -360,13 +358,11 @@ def best_average(cases: Cases) -> Finding:
     exactly = [lead(seen) for _, seen in judged.pairs]
     ahead, behind = sum(value > 0 for value in leads), -min(exactly)
     return judged.finding(
-        {"holds": f"Yes: ahead in {ahead} of {len(leads)}, tied in one, where unrounded DoRA is {behind:.4f} ahead."},
+        holds=f"Yes: ahead in {ahead} of {len(leads)}, tied in one, where unrounded DoRA is {behind:.4f} ahead.",
         evidence=judged.evidence(
             "order of printed averages; the better of two arms, each the best of three η²", lambda one: one
         ),
-        size=Size(
-            float(np.mean(leads)), "percentage points", "the better ALLoRA's lead over DoRA", min(leads), max(leads)
-        ),
+        size=ranged(leads, "percentage points", "the better ALLoRA's lead over DoRA", float(np.mean(leads))),
         flips_if="a model and rank at which DoRA's printed average is the highest",
     )
 
@@ -401,18 +397,10 @@ def consistently_dora(cases: Cases) -> Finding:
     evidence = judged.evidence("order of printed numbers; rounding of averages", lambda one: one[1], tolerance=0.1)
     more = {"by model and rank": {", ".join(pair): v for pair, v in found.by_cluster().items()}, "by task": tasks}
     return judged.finding(
-        {
-            "holds": f"Yes, in all {len(models)} models and every rank; {told}.",
-            "refuted": "No: not in every model and rank.",
-        },
+        holds=f"Yes, in all {len(models)} models and every rank; {told}.",
+        refuted="No: not in every model and rank.",
         evidence=dataclasses.replace(evidence, measured={**evidence.measured, **more}),
-        size=Size(
-            float(found.values.mean()),
-            "percentage points",
-            "mean gap; range: by model",
-            min(models.values()),
-            max(models.values()),
-        ),
+        size=ranged(models.values(), "percentage points", "mean gap; range: by model", float(found.values.mean())),
         flips_if="a model or a rank over which ALLoRA is not ahead on average",
     )
 
