@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from allora_analysis.statistics import Judgement
 
 VERDICTS = ("holds", "holds_corrected", "conditional", "refuted", "undecided", "not_run")
 OPENINGS = ("Yes", "No", "Only", "Mostly", "Partly", "Depends", "Undecided", "Not")
@@ -66,9 +68,9 @@ class Size:
     high: float | None = None
 
 
-def ranged(values: Sequence[float] | np.ndarray, unit: str, of: str, value: float | None = None) -> Size:
+def ranged(values: Collection[float], unit: str, of: str, value: float | None = None) -> Size:
     """The median of several, or the value given, with the least and the greatest."""
-    middle = float(np.median(values)) if value is None else value
+    middle = float(np.median([*values])) if value is None else value
     return Size(middle, unit, of, float(min(values)), float(max(values)))
 
 
@@ -134,6 +136,17 @@ def not_run(why: str) -> Finding:
 def in_part(n: int, planned: int, what: str) -> str:
     """What a size adds where fewer seeds or runs are recorded than were planned; nothing where all are."""
     return "" if n >= planned else f" ({n} of {planned} {what})"
+
+
+def units_wanted(open_ones: Iterable[Judgement], unit: str) -> str:
+    """The units that would decide open comparisons of these means and spreads, and by the spreads' intervals."""
+    known = [one for one in open_ones if one.needed is not None]
+    if not known:
+        return f"more {unit}"
+    least, most = min(one.needed for one in known), max(one.needed for one in known)
+    ends = [end for one in known for end in one.needed_interval]
+    low, high = (f"{n:,}" if n < 10**7 else f"10^{math.floor(math.log10(n))} and more" for n in (min(ends), max(ends)))
+    return f"{least:,}{f' to {most:,}' if most > least else ''} {unit} ({low} to {high})"
 
 
 @dataclass(frozen=True)

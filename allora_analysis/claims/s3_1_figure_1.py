@@ -20,11 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from allora_analysis.claims.accuracy import RULE
-from allora_analysis.claims.accuracy import judged as judged_pairs
-from allora_analysis.claims.accuracy import needed as needed_seeds
 from allora_analysis.claims.cases import Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, ranged
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, ranged, units_wanted
 from allora_analysis.finetune.setting import STUDY
 from allora_analysis.gradient_std import grid as grids
 from allora_analysis.gradient_std import trends
@@ -32,7 +29,8 @@ from allora_analysis.gradient_std.grid import Arm
 from allora_analysis.gradient_std.summary import seed_component
 from allora_analysis.gradient_std.trends import AVERAGE, LEVEL, POWER, WORST, Trend, family_of_trends, values
 from allora_analysis.grid.presets.dropout_rates import AT_INPUT, DROP_RATES
-from allora_analysis.grid.reading import recorded
+from allora_analysis.grid.reading import RULE, recorded
+from allora_analysis.grid.reading import judged as judged_pairs
 from allora_analysis.grid.sources import command
 from allora_analysis.statistics import Judgement, decide, in_every, paired_family, required_n
 from allora_analysis.statistics.paired import TIE
@@ -314,7 +312,7 @@ def _wanted(family: Mapping[tuple[float, float, int], Judgement], rest: Sequence
     named = {f"{other:g} after {epoch} epochs": one for (_, other, epoch), one in family.items()}
     clear = [f"{name}: {'above' if sign(one) > 0 else 'below'}" for name, one in named.items() if sign(one)]
     against = [f"drop rate {HIGH:g} against {', '.join(clear)}"] if clear else []
-    return "; ".join([*against, f"would be decided by {needed_seeds(named)}", *rest])
+    return "; ".join([*against, f"would be decided by {units_wanted(named.values(), 'seeds')}", *rest])
 
 
 def gaps(

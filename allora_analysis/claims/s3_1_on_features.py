@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from allora_analysis.claims import features
-from allora_analysis.claims.accuracy import units_wanted
 from allora_analysis.claims.cases import Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
 from allora_analysis.claims.features import TRIALS
 from allora_analysis.claims.s3_1_few_steps import AS_GOOD, FLAW
 from allora_analysis.claims.s3_1_in_factors import NOT_A_MUST, shown, stopped
@@ -128,7 +127,7 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
             n=TRIAL.seeds,
         ),
         size=Size(size.mean, "% of test loss", f"cost after {TRIAL.times[1]} steps, {steepest}", *size.interval),
-        corrected=f"would be decided by {units_wanted(most, 'seeds')} in the case that needs most"
+        corrected=f"would be decided by {units_wanted([most], 'seeds')} in the case that needs most"
         if tested.verdict == "undecided"
         else None,
         flips_if="a drop rate whose test loss is shown not to be above that of none after few steps",

@@ -18,23 +18,23 @@ from typing import Any
 
 import numpy as np
 
-from allora_analysis.claims.accuracy import (
+from allora_analysis.claims.cases import Cases
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, units_wanted
+from allora_analysis.finetune.setting import STUDY, Setting
+from allora_analysis.grid.presets import ablation, learning_rates, perception
+from allora_analysis.grid.presets import own_best_rate as sequential
+from allora_analysis.grid.reading import (
     LEVEL,
     RULE,
     Pairs,
     Runs,
+    after_epoch,
     differences,
     diverged,
     judged,
-    needed,
-    value,
+    recorded,
+    right_differences,
 )
-from allora_analysis.claims.cases import Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim
-from allora_analysis.finetune.setting import STUDY, Setting
-from allora_analysis.grid.presets import ablation, learning_rates, perception
-from allora_analysis.grid.presets import own_best_rate as sequential
-from allora_analysis.grid.reading import recorded, right_differences
 from allora_analysis.grid.sources import command
 from allora_analysis.statistics import Judgement, decide, in_every, paired_test, two_level
 from allora_analysis.statistics.e_values import CAP, Sequential
@@ -108,7 +108,7 @@ def on_runs(
         "covers": ", ".join(complete) + planned,
         "a run diverged in": stopped,
     }
-    wanted = needed(family) if tested.verdict == "undecided" else None
+    wanted = units_wanted(family.values(), "seeds") if tested.verdict == "undecided" else None
     ends = [100 * end for end in overall.interval]
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
@@ -260,7 +260,7 @@ def best_rate(runs: Runs, wanted: Iterable[Setting], arm: str) -> float | None:
     return max(
         rates,
         key=lambda rate: statistics.fmean(
-            value(runs[one], "validation_accuracy") or 0.0 for one in at_rate(wanted, arm, rate)
+            after_epoch(runs[one], "validation_accuracy") or 0.0 for one in at_rate(wanted, arm, rate)
         ),
     )
 

@@ -19,9 +19,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.claims.accuracy import units_wanted
 from allora_analysis.claims.cases import Case, Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.claims.claim import Evidence, Finding, Size, units_wanted
 from allora_analysis.claims.tables.arithmetic import TABLES, by_key, exact
 from allora_analysis.claims.tables.reported import TABLE_1, TASKS, Cell
 from allora_analysis.statistics import (
@@ -239,7 +238,7 @@ def by_the_rule(
     }
     measured = asdict(one) | {f"{kind} above 0": told[kind] for kind in ("cells", "clusters")} | dict(more or {})
     measured |= {"by model, by data set or rank, by setting": found.by_part()}
-    needed = "no number of clusters, at a mean or spread of 0" if one.needed is None else units_wanted(one, "clusters")
+    needed = units_wanted([one], "clusters") if one.needed else "no number of clusters, at a mean or spread of 0"
     undecided, over_all = tested.verdict == "undecided", _over_all_questions(margin)[name].adjusted_p_value
     measured["adjusted over all contrasts of all tables"] = over_all
     flips = f"cluster means of which {'a p-value alone' if alone else 'the adjusted p-value'} is above 0.05"
@@ -252,7 +251,7 @@ def by_the_rule(
             predicted, measured, ALONE if alone else RULE, tolerance=one.margin, interval=one.interval, n=one.n
         ),
         size=Size(one.mean, "percentage points", f"the mean gap {name}", *(one.interval or (None, None))),
-        corrected=f"would be decided by {needed}" if undecided else None,
+        wanted=f"would be decided by {needed}",
         flips_if=needed if undecided else flips,
         at_paper=told_by(tested.verdict),
     )

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from allora_analysis.claims.accuracy import units_wanted
 from allora_analysis.claims.cases import Case, Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.claims.claim import Evidence, Finding, Size, units_wanted
 from allora_analysis.claims.tables import arithmetic, contrasts
 from allora_analysis.claims.tables.contrasts import BY_NAME, MARGIN, RULE, average_is, by_the_rule, everywhere, told_by
 from allora_analysis.claims.tables.reported import COLUMNS_3, ETA_SQUARED, FIGURE_3, FIGURE_4
@@ -159,7 +158,7 @@ def over_backbones(cases: Cases) -> Finding:
 
     tested, one = cases.test(models, rule), judge_family({0: models["ALLoRA − LoRA"]})[0]
     p_values = {name: judge_family({0: values})[0].p_value for name, values in models.items()}
-    n, least = units_wanted(one, "models"), one.smallest_p_value
+    n, least = units_wanted([one], "models"), one.smallest_p_value
     return tested.finding(
         undecided=f"Undecided, whatever the gaps: three models cannot tell (p is at least {least:g}).",
         evidence=Evidence({"mean gap": "above 0"}, {"by model": models, "p_values": p_values}, RULE, n=one.n),
@@ -286,7 +285,7 @@ def optimal_in_family(cases: Cases) -> Finding:
         holds="Yes: better than each other member by more than chance.",
         evidence=Evidence({"lead": "above 0 in each"}, {"judged": found, "lead at each η²": leads}, RULE, n=least.n),
         size=Size(least.mean, "percentage points", "the least lead over another member", *least.interval),
-        corrected=f"would be decided by {least.needed} pairs of model and data set {least.needed_interval}",
+        wanted=f"would be decided by {units_wanted([least], 'pairs of model and data set')}",
         flips_if=f"{least.needed} pairs of model and data set of this mean and spread",
         at_paper=told_by(tested.verdict),
     )
@@ -367,7 +366,7 @@ def asf_not_better(cases: Cases) -> Finding:
     }
     told = f"the fixed one is {mean:+.2f} points ahead"
     shown = f"that it trails by under {MARGIN:g}"
-    needed = units_wanted(one, "pairs of model and data set")
+    needed = units_wanted([one], "pairs of model and data set")
     return tested.finding(
         undecided=f"Undecided: {told}; {shown} is not shown (p = {one.adjusted_p_value:.3f}).",
         holds=f"Yes: {told}; {shown} is shown (p = {one.adjusted_p_value:.3f}).",
@@ -422,9 +421,7 @@ def fair_to_lora(cases: Cases) -> Finding:
             n=one.n,
         ),
         size=Size(one.mean, "percentage points", "ALLoRA's lead, each at the best of three", *one.interval),
-        corrected=f"would be decided by {one.needed} pairs {one.needed_interval}"
-        if one.needed
-        else "a wider range of rates",
+        wanted=f"would be decided by {units_wanted([one], 'pairs') if one.needed else 'a wider range of rates'}",
         flips_if="a lead that sign flips tell from 0: its interval above 0, or below it"
         if tested.verdict == "undecided"
         else "a lead whose interval has 0 inside it",
