@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from allora_analysis.claims.tables.arithmetic import Key, by_key
-from allora_analysis.claims.tables.reported import ETA_SQUARED, Cell
+from allora_analysis.claims.tables.reported import ETA_SQUARED, Cell, Key, by_key
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets import perception
 from allora_analysis.grid.reading import after_epoch

@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.statistics import decide, in_every
 
 FALSE_FAIL = 1e-6  # two-sided, of a comparison of a sampled mean
+PAPER_ETAS = (1.0, 2**0.5, 2.0)  # η² of 1, 2, 4
 NEAR = 2.0  # a case is near a condition's boundary when it is within this factor of it
 
 
@@ -35,6 +37,11 @@ class Case:
     name: str
     inputs: Any
     paper: bool = False
+
+
+def at_etas(name: str, make: Callable[[float], Any], etas: Sequence[float] = PAPER_ETAS) -> list[Case]:
+    """Cases of the paper's own setting, one at each of its η."""
+    return [Case(f"{name}, η = {eta:.3g}", make(eta), paper=True) for eta in etas]
 
 
 def settle(
@@ -194,6 +201,8 @@ class Judged(_Verdict):
         tolerance_source: str,
         predicted: Callable[[Any], Any] | Mapping[str, Any] | None = None,
         *,
+        shown: Callable[[Any, Any], Any] = lambda inputs, seen: seen,
+        more: Mapping[str, Any] | None = None,
         tolerance: float | None = None,
         error: float | None = None,
         n: int | None = None,
@@ -203,6 +212,8 @@ class Judged(_Verdict):
         Args:
             tolerance_source: where the tolerance comes from.
             predicted: the prediction from a case's inputs, or predictions by name where they are not by case.
+            shown: what of the inputs and the outcome stands in the evidence; without it, the outcome.
+            more: what stands beside the cases, by name.
             tolerance: the deviation allowed.
             error: the largest deviation; None where there is no single one.
             n: sample size of one case.
@@ -211,7 +222,7 @@ class Judged(_Verdict):
             The evidence, with the seed.
         """
         told = predicted or {} if not callable(predicted) else self.by_case(predicted)
-        seen = {case.name: value for case, value in self.pairs}
+        seen = {case.name: shown(case.inputs, value) for case, value in self.pairs} | dict(more or {})
         return Evidence(told, seen, tolerance_source, error, tolerance, n=n, seed=self.seed)
 
     def scrambled(self, rng: np.random.Generator) -> str:
@@ -350,6 +361,11 @@ class Cases:
         """Judges a sentence about samples by a rule on their paired differences."""
         self.judged = _Tested({name: np.asarray(values, dtype=float) for name, values in samples.items()}, rule)
         return self.judged
+
+
+def each_above(samples: Mapping[str, ArrayLike], level: float = 0.05) -> str:
+    """A rule for `Cases.test`: every mean is above 0, or one below; Student's t, one-sided, Holm over the samples."""
+    return in_every(decide({name: (values,) for name, values in samples.items()}, test="t", level=level))
 
 
 def relative_error(measured: ArrayLike, predicted: ArrayLike) -> float:

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import dropout_sgd, tikhonov
-from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims.cases import Case, Cases, each_above
 from allora_analysis.claims.claim import Evidence, Finding, Size, ranged
-from allora_analysis.claims.s3_1_in_factors import factors_claim, shown
+from allora_analysis.claims.s3_1_in_factors import factors_claim
 from allora_analysis.statistics import one_sided
 
 
@@ -124,7 +124,7 @@ def hidden_correlations(cases: Cases) -> Finding:
     drawn = [hidden(cases.rng) for _ in range(12)]
     without, dropped = (np.array([correlations(one, drop) for one in drawn]) for drop in (0.0, 0.5))
     gaps = dict(zip(("midway", "at the end"), (without - dropped).T, strict=True))
-    tested, end = cases.test(gaps, shown), one_sided(gaps["at the end"], "t")
+    tested, end = cases.test(gaps, each_above), one_sided(gaps["at the end"], "t")
     return tested.finding(
         refuted=f"No, in a linear network it raises them, by {-end.mean:.2f}: its nodes share fewer directions.",
         holds=f"Yes: by {end.mean:.2f} at the end.",

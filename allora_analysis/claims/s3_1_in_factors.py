@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from allora_analysis import dropout_sgd
-from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims.cases import Case, Cases, each_above
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim
-from allora_analysis.claims.features import log_losses
 from allora_analysis.claims.masked_descent import turned
 from allora_analysis.claims.s3_1_convergence import Tiny, enumerated_mean
 from allora_analysis.claims.s3_1_few_steps import AS_GOOD, FLAW
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
-from allora_analysis.statistics import decide, in_every, one_sided
+from allora_analysis.statistics import one_sided
 
 factors_claim = functools.partial(
     claim,
@@ -89,10 +87,10 @@ def small_rate(cases: Cases) -> Finding:
     off = 100 * float(np.linalg.norm(final - run.flow_product[-1]) / np.linalg.norm(final))
     return judged.finding(
         holds="Yes: E[BA] is regularized descent to first order in the rate, and the next order is known.",
-        evidence=Evidence(
-            {"order of the error": {"flow": 1, "with its correction": 2}},
-            {case.name: list(orders(case.inputs, seen)) for case, seen in judged.pairs},
+        evidence=judged.evidence(
             "from two rates, against all sequences of masks",
+            {"order of the error": {"flow": 1, "with its correction": 2}},
+            shown=lambda one, exact: list(orders(one, exact)),
             tolerance=0.4,
         ),
         size=Size(
@@ -168,7 +166,7 @@ def in_factors(cases: Cases) -> Finding:
     """Log ratios of least risks in 300 steps on linear teachers, noise half of the signal and as large by turns."""
     drawn = [teacher(cases.rng, noise) for _ in range(PROBLEMS // 2) for noise in (0.5, 1.0)]
     told, papers = np.array([others(one) for one in drawn]), np.array([least_risk(one, DROPS[0]) for one in drawn])
-    tested = cases.test({"within the margin": math.log(AS_GOOD) + np.log(papers / told.min(axis=1))}, shown)
+    tested = cases.test({"within the margin": math.log(AS_GOOD) + np.log(papers / told.min(axis=1))}, each_above)
     best = [
         min(own, *(least_risk(one, drop) for drop in DROPS[1:])) for one, own in zip(drawn[:4], papers, strict=False)
     ]
@@ -217,6 +215,14 @@ def digits_losses(seed: int) -> np.ndarray:
     return np.array(found, dtype=float)
 
 
+def log_losses(x: np.ndarray, labels: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Mean cross-entropy of softmax(xW), for each W of a stack."""
+    logits = x @ w
+    logits -= logits.max(axis=-1, keepdims=True)
+    chosen = logits[:, np.arange(len(labels)), labels]
+    return np.mean(np.log(np.exp(logits).sum(axis=-1)) - chosen, axis=1)
+
+
 def trained(x: np.ndarray, y: np.ndarray, sets: tuple, generator: np.random.Generator) -> list[list[np.ndarray]]:
     """Descent on the cross-entropy of every arm from one A, losses every few steps; float32."""
     drops, decays = (np.array(part, np.float32)[:, None, None] for part in zip(*ARMS, strict=True))
@@ -244,11 +250,6 @@ def stopped(losses: np.ndarray, arms: list[int]) -> np.ndarray:
     return own[np.arange(len(own)), 1, own[:, 0].argmin(axis=1)]
 
 
-def shown(of: Mapping[str, np.ndarray], level: float = 0.05) -> str:
-    """Student's t one-sided, Holm over the cases."""
-    return in_every(decide({name: (gaps,) for name, gaps in of.items()}, test="t", level=level))
-
-
 DIGITS_TEST = f"Student's t over {SEEDS} seeds, 8 of them seen before n and level were fixed; one-sided at"
 
 
@@ -269,7 +270,7 @@ def under_softmax(cases: Cases) -> Finding:
         stopped(losses, arms) for arms in ([0], [1], [1, 2, 3], [4, 5, 6], [0, 4, 5, 6])
     )
     tested = cases.test(
-        {"within the margin": math.log(AS_GOOD) + np.log(papers / other)}, functools.partial(shown, level=0.01)
+        {"within the margin": math.log(AS_GOOD) + np.log(papers / other)}, functools.partial(each_above, level=0.01)
     )
     gain = one_sided(100 * np.log(none / dropout), "t")
     against = one_sided(100 * np.log(dropout / decay), "t")
@@ -306,7 +307,7 @@ def few_steps_under_softmax(cases: Cases) -> Finding:
         {f"drop rate {drop}": np.log(one[:, 1 + i] / one[:, 0]) for i, drop in enumerate(DROPS)}
         for one in (losses[:, FEW_STEPS // EVERY, 1], losses[:, -1, 1])
     )
-    tested, last = cases.test(early, shown), f"drop rate {DROPS[-1]}"
+    tested, last = cases.test(early, each_above), f"drop rate {DROPS[-1]}"
     cost, gain = one_sided(100 * early[last], "t"), one_sided(-100 * late[last], "t")
     return tested.finding(
         holds=f"Yes: after {FEW_STEPS} steps drop rate {DROPS[-1]} costs {cost.mean:.1f} % of test loss; after "

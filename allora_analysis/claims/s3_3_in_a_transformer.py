@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis.claims import pretrained_ripple
-from allora_analysis.claims.cases import Case, Cases, source_of_errors, standard_errors
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, source_of_errors, standard_errors
 from allora_analysis.claims.claim import Finding, claim, not_run, ranged
-from allora_analysis.claims.s3_3_worst_case import PAPER_ETAS
 from allora_analysis.ripple import mean_field, series, transformer
 from allora_analysis.ripple.transformer import AdaptedMap, Design, Transformer
 
@@ -352,11 +351,12 @@ def measured(cases: Cases) -> Finding:
     }
     shares = [seen["rise"][-1] / seen["product's"][-1] for _, seen in whole]
     steepest, layers = max((seen["rise"][-1], case.inputs.layers) for case, seen in whole)
-    evidence = judged.evidence("none: two thresholds", lambda one: one.layers, n=len(pretrained_ripple.SEEDS))
     return judged.finding(
         refuted=f"No: at η = 1024 it grows at most as η^{steepest:.1f}; {layers} multiplied layers would as "
         f"η^{layers}.",
-        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **beside}),
+        evidence=judged.evidence(
+            "none: two thresholds", lambda one: one.layers, more=beside, n=len(pretrained_ripple.SEEDS)
+        ),
         size=ranged(shares, "of the product's", "rise of the last stream with η at η = 1024", max(shares)),
         flips_if="a sweep in which the last stream rises with η at half of the product's rate",
     )

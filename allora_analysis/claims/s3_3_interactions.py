@@ -6,18 +6,16 @@ is left of f_L when each adapter's own effect is taken off, Σ_{k≥2} η^k c_k.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.s3_2_in_v import power_law
 from allora_analysis.claims.s3_3_worst_case import (
-    PAPER_ETAS,
     ROUNDING,
     TOLERANCE,
     Network,
@@ -194,11 +192,12 @@ def unstable(cases: Cases) -> Finding:
     )
     adam = {f"Adam at 1e-4, width 32, r = 8, L = 24, η = {eta:.3g}": trained_loss(one) for eta, one in own.items()}
     limits = [one.sharpness for one in own.values()]
-    evidence = judged.evidence("none: the loss rises or not", lambda inputs: inputs[0].rate * inputs[0].sharpness)
     return judged.finding(
         holds="Yes, it may: gradient descent diverges above a rate that falls with η; "
         f"Adam at 1e-4 {'did not' if all(loss <= 1 for loss in adam.values()) else 'did too'}.",
-        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **adam}),
+        evidence=judged.evidence(
+            "none: the loss rises or not", lambda inputs: inputs[0].rate * inputs[0].sharpness, more=adam
+        ),
         size=Size(
             limits[-1] / limits[0],
             "times",

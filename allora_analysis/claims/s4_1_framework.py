@@ -130,11 +130,12 @@ def on_one_f(cases: Cases, kinds: Sequence[str]) -> Judged:
 
 def judged_distance(judged: Judged) -> Evidence:
     """The distance of the two adapted outputs, by case."""
-    distance = {
-        case.name: relative_error(seen[0], output_and_gradient(case.inputs, case.inputs.one)[0])
-        for case, seen in judged.pairs
-    }
-    return Evidence({"distance of two outputs at one f(x)": 0.0}, distance, ROUNDING, error=None, tolerance=1e-7)
+    return judged.evidence(
+        ROUNDING,
+        {"distance of two outputs at one f(x)": 0.0},
+        shown=lambda case, seen: relative_error(seen[0], output_and_gradient(case, case.one)[0]),
+        tolerance=1e-7,
+    )
 
 
 @framework_claim(
@@ -192,12 +193,7 @@ def subsumes(cases: Cases) -> Finding:
     )
     return judged.finding(
         holds="Yes: the scaling factor, and dropout of outputs, whose f_o is drawn anew at every step.",
-        evidence=Evidence(
-            {"what no f_o explains, of f(x)": 0.0},
-            {case.name: left(case.inputs, seen) for case, seen in judged.pairs},
-            ROUNDING,
-            tolerance=1e-7,
-        ),
+        evidence=judged.evidence(ROUNDING, {"what no f_o explains, of f(x)": 0.0}, shown=left, tolerance=1e-7),
         flips_if="a scaled or masked output that no f_o of f(x) gives",
     )
 
@@ -364,13 +360,16 @@ def adapted_gradient(cases: Cases) -> Finding:
         corrected=as_derived,
         condition=has_potential,
     )
-    seen = {case.name: adaptive.relative_asymmetry(found["Jacobian"]) for case, found in judged.pairs}
+    evidence = judged.evidence(
+        "central differences at 1e-5: 1e-5",
+        {"asymmetry ‖J − Jᵀ‖/(2‖J‖)": 0.0},
+        shown=lambda case, found: adaptive.relative_asymmetry(found["Jacobian"]),
+        tolerance=DIFFERENCES,
+    )
     return judged.finding(
         conditional="No: with n₂ > 1 ALLoRA's update is in general the gradient of no loss.",
-        evidence=Evidence(
-            {"asymmetry ‖J − Jᵀ‖/(2‖J‖)": 0.0}, seen, "central differences at 1e-5: 1e-5", tolerance=DIFFERENCES
-        ),
-        size=Size(seen[judged.cases[0].name], "of the Jacobian", "its antisymmetric part, n₂ = 12, r = 8"),
+        evidence=evidence,
+        size=Size(evidence.measured[judged.cases[0].name], "of the Jacobian", "its antisymmetric part, n₂ = 12, r = 8"),
         corrected="J − Jᵀ = Kᵀ(diag(½d_i³ (P_iG_iᵀ − G_iP_iᵀ)/‖P_i‖) + [(d_i − d_j) ∂G_i/∂P_j])K, P = BA, d its "
         "rows' factors, K: (dA, dB) ↦ B dA + dB A; at B = 0 a kink, −½η³‖β_iA‖(GAᵀ)_i along β; the layer's double "
         "backward is neither this nor a Hessian",

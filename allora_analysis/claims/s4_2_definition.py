@@ -13,9 +13,9 @@ import numpy as np
 
 from allora_analysis import adaptive, adaptors
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, relative_error
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim
-from allora_analysis.claims.layer_training import PAPER_ETAS, PAPER_RATE, ROUNDING, Pass, Run, close
+from allora_analysis.claims.layer_training import PAPER_RATE, ROUNDING, Layer, Pass, Run, close
 
 TOLERANCE = 1e-9
 definition_claim = functools.partial(claim, test="tests/test_adaptive_field.py")
@@ -59,10 +59,7 @@ def scaled_gradient(cases: Cases) -> Finding:
         loss = str(rng.choice(["squared", "linear"]))
         return Scaled(one._replace(b=one.b * float(rng.random() < 0.8)), float(np.exp(rng.uniform(-1, 1))), loss)
 
-    own = [
-        Case(f"n₂ = 64, r = 8, η = {eta:.3g}", Scaled(layer_training.paper_pass(cases.rng), eta, "squared"), True)
-        for eta in PAPER_ETAS
-    ]
+    own = at_etas("n₂ = 64, r = 8", lambda eta: Scaled(layer_training.paper_pass(cases.rng), eta, "squared"))
     judged = cases.judge(
         [*own, *cases.draw(draw, 16)],
         measure=scaled_gradient_of,
@@ -101,11 +98,10 @@ def _rate_cases(cases: Cases) -> list[Case]:
             return Run(task, "sgd", eta, 1e-3, 1, over * eta * layer_training.first_gradient(task))
         return Run(task, str(rng.choice(["sgd", "momentum"])) if kind == 2 else "adamw", eta, 1e-3, 10)
 
-    own = [
-        Case(f"AdamW, η = {eta:.3g}", Run(layer_training.paper_problem(cases.rng), "adamw", eta, PAPER_RATE, 20), True)
-        for eta in PAPER_ETAS[1:]
-    ]
-    return [*own, *cases.draw(draw, 20)]
+    def own(eta: float) -> Run:
+        return Run(layer_training.paper_problem(cases.rng), "adamw", eta, PAPER_RATE, 20)
+
+    return at_etas("AdamW", own, PAPER_ETAS[1:]) + cases.draw(draw, 20)
 
 
 def follows_the_gradient(run: Run) -> bool | float:
@@ -179,9 +175,9 @@ def adaptor(cases: Cases) -> Finding:
         sizes = np.sort(np.exp(rng.uniform(np.log(1e-6), np.log(1e6), 12)))
         return Adaptor(float(np.exp(rng.uniform(-2, 2))), np.array([0.0, *sizes]))
 
-    own = [Adaptor(eta, np.array([0.0, *np.geomspace(1e-4, 4, 12)])) for eta in PAPER_ETAS]
     judged = cases.judge(
-        [Case(f"η = {one.eta:.3g}", one, True) for one in own] + cases.draw(draw, 12),
+        [Case(f"η = {eta:.3g}", Adaptor(eta, np.array([0.0, *np.geomspace(1e-4, 4, 12)])), True) for eta in PAPER_ETAS]
+        + cases.draw(draw, 12),
         measure=lambda case: [layer_factor(case), adaptors.inverse_sqrt(case.sizes, case.eta)],
         printed=lambda case, seen: (
             close(seen, [1 / np.sqrt(case.sizes + case.eta**-2)] * 2, TOLERANCE)
@@ -226,7 +222,7 @@ def inversely_proportional(cases: Cases) -> Finding:
     def told(case: Slope) -> float:
         return -0.5 * case.u / (1 + case.u)
 
-    own = [Case(f"‖(BA)_i‖ = 0.1, η = {eta:.3g}", Slope(eta, 0.1 * eta**2), True) for eta in PAPER_ETAS]
+    own = at_etas("‖(BA)_i‖ = 0.1", lambda eta: Slope(eta, 0.1 * eta**2))
     judged = cases.judge(
         own + cases.draw(lambda rng: Slope(float(np.exp(rng.uniform(-1, 1))), float(10 ** rng.uniform(-3, 6))), 20),
         measure=slope,
@@ -244,13 +240,6 @@ def inversely_proportional(cases: Cases) -> Finding:
     )
 
 
-class Layer(NamedTuple):
-    """A pass and η."""
-
-    one: Pass
-    eta: float
-
-
 def layers(cases: Cases, n: int = 12) -> list[Case]:
     """Passes at random, B = 0 among them, and at LoRA's shapes for the paper's η."""
 
@@ -258,11 +247,8 @@ def layers(cases: Cases, n: int = 12) -> list[Case]:
         one = layer_training.draw_pass(rng)
         return Layer(one._replace(b=one.b * float(rng.random() < 0.8)), float(np.exp(rng.uniform(-1, 1))))
 
-    own = [
-        Case(f"n₂ = 64, r = 8, η = {eta:.3g}", Layer(layer_training.paper_pass(cases.rng), eta), True)
-        for eta in PAPER_ETAS
-    ]
-    return [*own, *cases.draw(draw, n)]
+    own = at_etas("n₂ = 64, r = 8", lambda eta: Layer(layer_training.paper_pass(cases.rng), eta))
+    return own + cases.draw(draw, n)
 
 
 @definition_claim(
@@ -424,7 +410,7 @@ def backward_ripple(cases: Cases) -> Finding:
         size = near * abs(1 - eta**-2) if rng.random() < 0.8 else 0.0
         return Ripple(eta, size, int(rng.integers(1, 25)))
 
-    own = [Case(f"‖(BA)_i‖ = 0.1, L = 24, η = {eta:.3g}", Ripple(eta, 0.1, 24), True) for eta in PAPER_ETAS]
+    own = at_etas("‖(BA)_i‖ = 0.1, L = 24", lambda eta: Ripple(eta, 0.1, 24))
     judged = cases.judge(
         own + cases.draw(draw, 24),
         measure=lambda case: _input_gradient(case, adapted=False) / _input_gradient(case, adapted=True),

@@ -18,7 +18,7 @@ import numpy as np
 
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run
-from allora_analysis.claims.s3_1_laboratory import LEAST, POINTS
+from allora_analysis.claims.s3_1_small_runs import LEAST, POINTS
 from allora_analysis.laboratory.design import STEPS, Cell, contrasts, reference
 from allora_analysis.laboratory.table import ALL_SEEDS, RESULTS, STUDY, Table, read
 from allora_analysis.statistics import OneSided, decide, one_sided

@@ -7,7 +7,6 @@ network, arms, rates and rules, written before the runs. No row here is a statem
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims.cases import Case, Cases, each_above
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
-from allora_analysis.claims.s3_1_laboratory import POINTS
+from allora_analysis.claims.s3_1_small_runs import POINTS
 from allora_analysis.claims.s4_4_laboratory import recorded
 from allora_analysis.claims.tables.procedures import PROCEDURES, TRAINED, reported_ratio, shape, steps_in_proportion
 from allora_analysis.laboratory.one_rate import (
@@ -35,7 +34,7 @@ from allora_analysis.laboratory.one_rate import (
     lora,
 )
 from allora_analysis.laboratory.table import STUDY, Table, validation
-from allora_analysis.statistics import decide, in_every, mean_ratio, one_sided
+from allora_analysis.statistics import decide, mean_ratio, one_sided
 
 one_rate_claim = functools.partial(
     claim, command="python -m experiments.one_rate", test="tests/test_claims_one_rate.py", reads=STUDY
@@ -135,11 +134,7 @@ def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm
     known = gaps(table, pairs) if table else {}
     if len(known) < len(pairs):
         return NOT_RUN
-
-    def rule(samples: Samples) -> str:
-        return in_every(decide({name: (values,) for name, values in samples.items()}, test="t"))
-
-    tested = cases.test(known, rule)
+    tested = cases.test(known, each_above)
     verdicts = [one.verdict for one in decide({name: (values,) for name, values in known.items()}, test="t").values()]
     overall = one_sided(np.mean(list(known.values()), axis=0), "t")
     told = {"better": verdicts.count("holds"), "worse": verdicts.count("refuted"), "n": len(known)}
@@ -368,16 +363,15 @@ def procedure(cases: Cases, folder: Path | None = None) -> Finding:
     )
     more = _beside(table, whole)
     also, listed, every = more[ALSO], whole[JUDGED[0]], whole[JUDGED[-1]]
-    evidence = judged.evidence(
-        "Fieller's 95 % interval over seeds; sign flips over Table 3's nine pairs, 90 %",
-        lambda inputs: float(steps_in_proportion(inputs[0]) == 2),
-        n=len(LOTS[0]),
-    )
-    evidence = dataclasses.replace(evidence, measured={**evidence.measured, **more})
     return judged.finding(
         conditional="Only with every rate times η, not as listed; so do, on digits (no language model), "
         f"{len(also)} of {len(CANDIDATES) - len(JUDGED)} others.",
-        evidence=evidence,
+        evidence=judged.evidence(
+            "Fieller's 95 % interval over seeds; sign flips over Table 3's nine pairs, 90 %",
+            lambda inputs: float(steps_in_proportion(inputs[0]) == 2),
+            more=more,
+            n=len(LOTS[0]),
+        ),
         size=Size(
             listed["value"],
             "of LoRA's rise",

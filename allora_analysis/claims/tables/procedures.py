@@ -21,9 +21,8 @@ from jaxtyping import Float
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size
 from allora_analysis.claims.tables import contrasts
-from allora_analysis.claims.tables.arithmetic import by_key
 from allora_analysis.claims.tables.contrasts import MARGIN, RULE, told_by
-from allora_analysis.claims.tables.reported import COLUMNS_3, TABLE_3
+from allora_analysis.claims.tables.reported import COLUMNS_3, TABLE_3, by_key
 from allora_analysis.claims.tables.table_1 import reported_claim
 from allora_analysis.statistics import Judgement, judge_family, one_sided
 
@@ -189,12 +188,13 @@ def procedure(cases: Cases) -> Finding:
         "inside the interval at another level": at_level,
     }
     source = "sign flips over Table 3's nine pairs; training of a small model"
-    evidence = judged.evidence(source, lambda inputs: float(steps_in_proportion(inputs[0]) == 2), n=len(COLUMNS_3))
-    evidence = dataclasses.replace(evidence, measured={**evidence.measured, **more}, interval=(low, high))
+    evidence = judged.evidence(
+        source, lambda inputs: float(steps_in_proportion(inputs[0]) == 2), more=more, n=len(COLUMNS_3)
+    )
     return judged.finding(
         conditional=f"Only with all rates at η·l_b, of {len(PROCEDURES)} procedures on a linear layer; "
         f"{len(between)} in between stay open.",
-        evidence=evidence,
+        evidence=dataclasses.replace(evidence, interval=(low, high)),
         size=Size(ratio, "of LoRA's rise", "ALLoRA's rise over η² in Table 3", low, high),
         condition="under AdamW, ALLoRA's rates are times η too, the adapters' and the classifier's",
         flips_if="training under AdamW as listed in which ALLoRA rises with η² about as much as LoRA at η·l",

@@ -14,7 +14,7 @@ import numpy as np
 
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, units_wanted
-from allora_analysis.claims.tables import arithmetic, contrasts
+from allora_analysis.claims.tables import contrasts, reported
 from allora_analysis.claims.tables.contrasts import BY_NAME, MARGIN, RULE, average_is, by_the_rule, everywhere, told_by
 from allora_analysis.claims.tables.reported import COLUMNS_3, ETA_SQUARED, FIGURE_3, FIGURE_4
 from allora_analysis.claims.tables.table_1 import CONSISTENTLY, SECTION_6, reported_claim
@@ -55,7 +55,7 @@ def stated(cases: Cases, value: float, name: str, panel: int) -> Finding:
 
 def exchanged(name: str) -> dict[str, object]:
     """A contrast of Table 3 with the two accuracies exchanged that Figure 3 has the other way round."""
-    found = contrasts.of(name, arithmetic.with_exchanged())
+    found = contrasts.of(name, reported.with_exchanged())
     pairs = found.by_cluster()
     more = {"by part": found.by_part(), "above 0": f"{contrasts.above(pairs)} of {len(pairs)}"}
     return {"as Figure 3 has the cells": {"mean": float(found.values.mean())} | more}
@@ -177,7 +177,7 @@ def over_backbones(cases: Cases) -> Finding:
 )
 def consistently_lora(cases: Cases) -> Finding:
     """ALLoRA − LoRA by model and by data set; by (model, data set) beside it."""
-    found, figure = contrasts.of("ALLoRA − LoRA"), contrasts.of("ALLoRA − LoRA", arithmetic.with_exchanged())
+    found, figure = contrasts.of("ALLoRA − LoRA"), contrasts.of("ALLoRA − LoRA", reported.with_exchanged())
     more = {"by model and data set": {", ".join(pair): value for pair, value in found.by_cluster().items()}}
     parts = figure.by_part((0, 1))
     k, least = contrasts.above(parts), min(parts, key=lambda part: parts[part])
@@ -200,7 +200,7 @@ UNIVERSALLY_E = "Each cell is an average of 5 runs. ALLoRA is universally better
 )
 def universally_better_than_lora(cases: Cases) -> Finding:
     """ALLoRA − LoRA, average by average."""
-    printed, figure = (contrasts.by_average(("ALLoRA − LoRA",), those) for those in (None, arithmetic.with_exchanged()))
+    printed, figure = (contrasts.by_average(("ALLoRA − LoRA",), those) for those in (None, reported.with_exchanged()))
     words = f"Mostly: with Figure 3's numbers in {contrasts.above(figure)} of {{n}} averages, with Table 3's in {{k}}"
     return everywhere(cases, printed, f"{words}; not in every cell.", mended=(contrasts.AS_FIGURE_3, figure))
 
@@ -214,7 +214,7 @@ def universally_better_than_lora(cases: Cases) -> Finding:
 )
 def better_than_lora_in_every_cell(cases: Cases) -> Finding:
     """ALLoRA − LoRA, cell by cell."""
-    figure = contrasts.by_cell(("ALLoRA − LoRA",), arithmetic.with_exchanged())
+    figure = contrasts.by_cell(("ALLoRA − LoRA",), reported.with_exchanged())
     words = f"Not in every cell: in {{k}} of {{n}}, with Figure 3's numbers in {contrasts.above(figure)}."
     return everywhere(cases, contrasts.by_cell(("ALLoRA − LoRA",)), words, mended=(contrasts.AS_FIGURE_3, figure))
 
@@ -317,7 +317,7 @@ def better_than_eta(cases: Cases) -> Finding:
 )
 def over_half(cases: Cases) -> Finding:
     """The 18 gaps of Figure 4, bottom right, against Table 4's, and how many are positive in both."""
-    comparisons = arithmetic.panel_cells(FIGURE_4[3])
+    comparisons = reported.panel_cells(FIGURE_4[3])
     positive = sum(item.printed > 0 for item in comparisons)
     judged = cases.judge(
         [Case(item.where, item, True) for item in comparisons],
@@ -431,5 +431,5 @@ def fair_to_lora(cases: Cases) -> Finding:
 
 def _best(arm: str) -> list[tuple[float, float]]:
     # The best accuracy over η² and its η², a (model, data set) each.
-    table = arithmetic.by_key(arithmetic.TABLE_3)
+    table = reported.by_key(reported.TABLE_3)
     return [max((table[(*pair, eta, arm)], eta) for eta in ETA_SQUARED) for pair in COLUMNS_3]

@@ -17,8 +17,7 @@ import numpy as np
 
 from allora_analysis.claims.cases import Case, Cases, Judged
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, ranged
-from allora_analysis.claims.tables import arithmetic, contrasts
-from allora_analysis.claims.tables.arithmetic import Comparison
+from allora_analysis.claims.tables import contrasts, reported
 from allora_analysis.claims.tables.contrasts import average_is, by_the_rule, everywhere
 from allora_analysis.claims.tables.reported import (
     ARCHITECTURES,
@@ -27,6 +26,7 @@ from allora_analysis.claims.tables.reported import (
     ETA_SQUARED,
     TABLE_1,
     TASKS,
+    Comparison,
 )
 from allora_analysis.validation import count
 
@@ -66,12 +66,12 @@ def compared(cases: Cases, comparisons: Sequence[Comparison], allowed: str = "ex
 
 
 def _agrees(item: Comparison, seen: float, allowed: str) -> bool:
-    return bool(getattr(dataclasses.replace(item, recomputed=arithmetic.exact(seen)), allowed))
+    return bool(getattr(dataclasses.replace(item, recomputed=reported.exact(seen)), allowed))
 
 
 def _evidence(judged: Judged, mended: Mapping[str, Comparison], allowed: str) -> Evidence:
     items = [mended.get(case.name, case.inputs) for case in judged.cases]
-    rows = arithmetic.disagreements_among(items)
+    rows = reported.disagreements_among(items)
     beyond = [case.name for case in judged.cases if not getattr(case.inputs, allowed)]
     worst = max(items, key=lambda item: abs(item.difference))
     return Evidence(
@@ -89,7 +89,7 @@ def averages(cases: Cases) -> Finding:
     """Each "Avg" against the mean of its row."""
     return compared(
         cases,
-        arithmetic.table_1_averages(),
+        reported.table_1_averages(),
         answers={"holds": "Yes: all 18 averages follow from their rows, within rounding."},
         flips_if="an average further from its row's mean than rounding of both can explain",
     )
@@ -102,11 +102,11 @@ MISPRINTED = {"Table 1, LLaMA3-8B, r = 16, DoRA, # Params %": 0.36}
 def _parameters_of(cases: Cases, arm: str, answer: str, formula: str) -> Finding:
     """Table 1's parameter column for ALLoRA or DoRA, as a share of the pre-trained and of all parameters."""
     pretrained, of_all = (
-        [item for item in arithmetic.table_1_parameters(base) if f", {arm}," in item.where]
-        for base in arithmetic.DENOMINATORS
+        [item for item in reported.table_1_parameters(base) if f", {arm}," in item.where]
+        for base in reported.DENOMINATORS
     )
     mended = [
-        dataclasses.replace(item, printed=arithmetic.exact(MISPRINTED.get(item.where, float(item.printed))))
+        dataclasses.replace(item, printed=reported.exact(MISPRINTED.get(item.where, float(item.printed))))
         for item in of_all
     ]
     return compared(
@@ -235,7 +235,7 @@ def fewer_parameters(cases: Cases) -> Finding:
             for model, sizes in ARCHITECTURES.items()
             for rank in (16, 32)
         ],
-        measure=lambda one: {method: arithmetic.trainable_parameters(*one, method) for method in ("LoRA", "DoRA")},
+        measure=lambda one: {method: reported.trainable_parameters(*one, method) for method in ("LoRA", "DoRA")},
         printed=lambda one, seen: (
             seen["LoRA"] < seen["DoRA"] == seen["LoRA"] + magnitudes(one) and seen["LoRA"] % one[1] == 0
         ),
@@ -348,7 +348,7 @@ def best_average(cases: Cases) -> Finding:
     judged = cases.judge(
         [Case(name, {arm: row.average for arm, row in own.items()}, True) for name, own in rows.items()],
         measure=lambda printed: {
-            arm: float(arithmetic.mean(row.accuracies)) for arm, row in _rows_of(rows, printed).items()
+            arm: float(reported.mean(row.accuracies)) for arm, row in _rows_of(rows, printed).items()
         },
         printed=lambda printed, seen: (
             lead(printed) >= 0 and all(abs(printed[arm] - seen[arm]) <= 0.1 for arm in printed)
@@ -394,12 +394,13 @@ def consistently_dora(cases: Cases) -> Finding:
     tasks, models = found.by_part((2,)), found.by_part((0,))
     ties, losses = ([task for task, value in tasks.items() if np.sign(value) == sign] for sign in (0, -1))
     told = f"of {len(tasks)} tasks {', '.join(ties)} is a tie, {', '.join(losses)} a loss"
-    evidence = judged.evidence("order of printed numbers; rounding of averages", lambda one: one[1], tolerance=0.1)
     more = {"by model and rank": {", ".join(pair): v for pair, v in found.by_cluster().items()}, "by task": tasks}
     return judged.finding(
         holds=f"Yes, in all {len(models)} models and every rank; {told}.",
         refuted="No: not in every model and rank.",
-        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **more}),
+        evidence=judged.evidence(
+            "order of printed numbers; rounding of averages", lambda one: one[1], more=more, tolerance=0.1
+        ),
         size=ranged(models.values(), "percentage points", "mean gap; range: by model", float(found.values.mean())),
         flips_if="a model or a rank over which ALLoRA is not ahead on average",
     )

@@ -15,7 +15,7 @@ import numpy as np
 
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size
-from allora_analysis.claims.tables import accuracies, arithmetic, contrasts
+from allora_analysis.claims.tables import accuracies, contrasts, reported
 from allora_analysis.claims.tables.contrasts import everywhere
 from allora_analysis.claims.tables.reported import (
     COLUMNS_3,
@@ -245,10 +245,10 @@ def five_runs(cases: Cases) -> Finding:
 
 def _figure_cells(cases: Cases, panels: Sequence[Panel], answers: Mapping[str, str], exchanged: bool) -> Finding:
     """A figure's gaps against the differences of its table's accuracies."""
-    printed = [item for panel in panels for item in arithmetic.panel_cells(panel)]
-    other = arithmetic.with_exchanged()
-    mended = [item for panel in panels for item in arithmetic.panel_cells(panel, other)] if exchanged else ()
-    model, dataset, eta = arithmetic.EXCHANGED
+    printed = [item for panel in panels for item in reported.panel_cells(panel)]
+    other = reported.with_exchanged()
+    mended = [item for panel in panels for item in reported.panel_cells(panel, other)] if exchanged else ()
+    model, dataset, eta = reported.EXCHANGED
     return compared(
         cases,
         printed,
@@ -287,7 +287,7 @@ def figure_4_cells(cases: Cases) -> Finding:
 
 def _figure_averages(cases: Cases, panels: Sequence[Panel]) -> Finding:
     """A figure's averages against its own cells."""
-    comparisons = [item for panel in panels for item in arithmetic.panel_averages(panel)]
+    comparisons = [item for panel in panels for item in reported.panel_averages(panel)]
     return compared(
         cases,
         comparisons,
@@ -321,10 +321,10 @@ def figure_4_averages(cases: Cases) -> Finding:
 )
 def shared_arms(cases: Cases) -> Finding:
     """Table 4's ALLoRA against Table 3's; its LoRA×η at η² = 1 against LoRA."""
-    third = arithmetic.by_key(TABLE_3)
+    third = reported.by_key(TABLE_3)
     shared = {
         key: value
-        for key, value in arithmetic.by_key(TABLE_4).items()
+        for key, value in reported.by_key(TABLE_4).items()
         if key[3] == "ALLoRA" or key[2:] == (1.0, "LoRA×η")
     }
     judged = cases.judge(
@@ -366,7 +366,7 @@ def all_experiments(cases: Cases) -> Finding:
 )
 def same_setup(cases: Cases) -> Finding:
     """Table 4's columns, η² and ALLoRA's cells against Table 3's."""
-    third, fourth = arithmetic.by_key(TABLE_3), arithmetic.by_key(TABLE_4)
+    third, fourth = reported.by_key(TABLE_3), reported.by_key(TABLE_4)
     part_of = {", ".join(column): column in COLUMNS_3 for column in COLUMNS_4}
     part_of |= {f"η² = {cell.eta_squared:g}": cell.eta_squared in ETA_SQUARED for cell in TABLE_4}
     part_of |= {
