@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from allora_analysis.claims.tables.arithmetic import Key, by_key
-from allora_analysis.claims.tables.reported import ETA_SQUARED, Cell
+from allora_analysis.claims.tables.reported import ETA_SQUARED, Cell, Key, by_key
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets import perception
-from allora_analysis.grid.reading import final_accuracy
+from allora_analysis.grid.reading import after_epoch
 from paper_figures.sources import Loaded, Runs
 from paper_figures.tables import NONE, Table, averaged
 
@@ -58,7 +57,7 @@ def accuracies(known: Runs, runs: Sequence[Setting]) -> list[float] | None:
     """Final test accuracies, percent, one a seed; None where one is missing, or diverged before its evaluation."""
     if not runs or not known.whole(runs):
         return None
-    values = [final_accuracy(known.results[run]) for run in runs]
+    values = [after_epoch(known.results[run]) for run in runs]
     return None if None in values else [100 * value for value in values]
 
 

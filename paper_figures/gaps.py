@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.lines import Line2D
 
-from allora_analysis.claims.tables.arithmetic import panel_cells
-from allora_analysis.claims.tables.reported import ETA_SQUARED, Panel
+from allora_analysis.claims.tables.reported import ETA_SQUARED, Panel, panel_cells
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.plotting import ARMS, COLOURS, page
 from paper_figures.cells import Case, accuracies

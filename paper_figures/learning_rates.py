@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets.learning_rates import PRESETS
-from allora_analysis.grid.reading import final_accuracy
+from allora_analysis.grid.reading import after_epoch
 from allora_analysis.plotting import ARMS, COLOURS, OPTIMIZERS, page, page_style
 from paper_figures.numbers import Average, over_seeds
 from paper_figures.sources import Loaded, Missing, Runs, runs, say_missing
@@ -85,7 +85,7 @@ def _arm(known: Runs, of: list[Setting]) -> Arm:
     rates = sorted({run.learning_rate for run in of})
     values = {
         split: {
-            rate: [final_accuracy(known.results[run], split) for run in of if run.learning_rate == rate]
+            rate: [after_epoch(known.results[run], f"{split}_accuracy") for run in of if run.learning_rate == rate]
             for rate in rates
         }
         for split in ("test", "validation")

@@ -9,8 +9,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from allora_analysis.claims.tables.arithmetic import Comparison, table_1_averages, table_1_parameters, trainable_percent
-from allora_analysis.claims.tables.reported import ARCHITECTURES, TABLE_1, TASKS, CommonsenseRow
+from allora_analysis.claims.tables.reported import (
+    ARCHITECTURES,
+    TABLE_1,
+    TASKS,
+    CommonsenseRow,
+    Comparison,
+    table_1_averages,
+    table_1_parameters,
+    trainable_percent,
+)
 from paper_figures.sources import Loaded
 from paper_figures.tables import NONE, Table
 

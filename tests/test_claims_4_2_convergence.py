@@ -8,10 +8,10 @@ import pytest
 
 from allora_analysis import adaptive
 from allora_analysis.adaptive import convergence
-from allora_analysis.claims import s4_2_convergence
+from allora_analysis.claims import s4_2_convergence_and_width as section
 from tests.ledger_rows import Rows
 
-ROWS = Rows(s4_2_convergence)
+ROWS = Rows(section)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from allora_analysis import adaptors, escape
-from allora_analysis.claims import layer_training, s4_2_first_steps, s4_2_leaving_zero
+from allora_analysis.claims import layer_training, s4_2_hyper_parameters
+from allora_analysis.claims import s4_2_leaving_zero as section
 from allora_analysis.claims.layer_training import Pass, Run
 from allora_analysis.escape import first_step
 from allora_analysis.lora import functional
 from tests.ledger_rows import Rows
 
-scalar, steps = s4_2_leaving_zero, s4_2_first_steps
-ROWS = Rows(scalar, steps)
+ROWS = Rows(section, s4_2_hyper_parameters)
 RIGHT = {name: getattr(escape, name) for name in escape.__all__} | {
     "inverse": adaptors.inverse,
     "clipped_step": first_step.clipped_step,
@@ -78,10 +78,10 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-escape-fixed-rate", adaptors, "inverse_sqrt", lambda m, eta: np.float64(eta), "refuted"),
     ("4-escape-fixed-rate", escape, "tradeoff", gain_of_two, "refuted"),
     ("4-escape-fixed-rate", adaptors, "inverse_sqrt", lambda m, eta: RIGHT["inverse"](m, eta), "refuted"),
-    ("4-escape-fixed-rate", scalar, "advantage", at_unit_products, "refuted"),
-    ("4-escape-fixed-rate", scalar, "settling", lambda one: {"fixed": 0.9, "ALLoRA": 0.8}, "holds"),
+    ("4-escape-fixed-rate", section, "advantage", at_unit_products, "refuted"),
+    ("4-escape-fixed-rate", section, "settling", lambda one: {"fixed": 0.9, "ALLoRA": 0.8}, "holds"),
     ("4-figure-2-slower", escape, "time_to_reach", lambda m, g, eta: m / (g * eta), "refuted"),
-    ("4-figure-2-slower", scalar, "longest", lambda eta, times=1.5: 1.0, "refuted"),
+    ("4-figure-2-slower", section, "longest", lambda eta, times=1.5: 1.0, "refuted"),
     ("4-figure-2-slower", layer_training, "one_row", sgd_row, "refuted"),
     ("4-figure-2-right", layer_training, "products", lora_everywhere, "refuted"),
     ("4-figure-2-right", layer_training, "products", sgd_always, "holds"),
@@ -106,8 +106,8 @@ def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, mo
 @pytest.mark.parametrize("times", [0.75, 1.5, 3.0])
 def test_the_longest_row_is_where_the_times_have_that_ratio(times):
     for eta in (4.0, 20.0):
-        level = scalar.longest(eta, times)
-        assert level / scalar.time_to(level, eta) == pytest.approx(times, rel=1e-4)
+        level = section.longest(eta, times)
+        assert level / section.time_to(level, eta) == pytest.approx(times, rel=1e-4)
 
 
 def problem(n1=5, n2=4, rank=2):

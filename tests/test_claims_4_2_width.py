@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from allora_analysis.claims import s4_2_width as section
+from allora_analysis.claims import s4_2_convergence_and_width as section
 from allora_analysis.finetune import setting as settings
 from allora_analysis.grid.presets import row_norms as preset
 from allora_analysis.width.exponents import Exponents, Power

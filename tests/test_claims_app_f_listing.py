@@ -18,7 +18,7 @@ def test_the_outcomes_as_they_are():
     printed = ROWS.finding("4-listing-1").evidence.measured
     assert all(seen["outcome"].startswith("NameError: name 'LinearLayer2'") for seen in printed.values())
     for axes, error in {(): "IndexError", (6,): "IndexError", (3, 4): "runs", (2, 3, 4): "RuntimeError"}.items():
-        call = section.Call(section.with_axes(np.random.default_rng(0), axes, 4, 5, 2), 2.0)
+        call = section.Layer(section.with_axes(np.random.default_rng(0), axes, 4, 5, 2), 2.0)
         assert section.outcome(section.mended(), call)["outcome"].split(":")[0] == error
 
 
@@ -88,7 +88,7 @@ def test_names_can_be_handed_in():
         rsq_scale = 0.25
 
     function = section.compiled(section.LISTING, LinearLayer2=LinearLayer2)
-    call = section.Call(section.with_axes(np.random.default_rng(0), (3, 4), 4, 5, 2), 2.0)
+    call = section.Layer(section.with_axes(np.random.default_rng(0), (3, 4), 4, 5, 2), 2.0)
     found = section.layer_training.backward(function.apply, call.one)
     assert section.is_allora(found, call) < 1e-12
     assert np.isfinite(found[2]).all()

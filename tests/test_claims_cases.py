@@ -121,7 +121,17 @@ def test_an_answer_begins_with_the_answer_and_is_short(answer):
 
 def test_a_verdict_without_an_answer_of_its_own_gets_a_general_one():
     judged = squares(Cases(0, "x"), condition=lambda x: x < 1.5)
-    finding = judged.finding(
-        {"conditional": "Only below 1."}, evidence=judged.evidence(""), flips_if="", condition="x < 1"
-    )
+    finding = judged.finding(conditional="Only below 1.", evidence=judged.evidence(""), flips_if="", condition="x < 1")
     assert (finding.verdict, finding.answer.split(":")[0]) == ("refuted", "No")
+
+
+def test_an_answer_to_no_verdict_is_an_error():
+    judged = squares(Cases(0, "x"))
+    with pytest.raises(TypeError, match="no verdict is called hold"):
+        judged.finding(hold="Yes.", evidence=judged.evidence(""), flips_if="")
+
+
+def test_what_is_wanted_is_said_where_a_sentence_is_undecided_alone():
+    for verdict, corrected in (("undecided", "more seeds"), ("holds", None), ("refuted", None)):
+        tested = Cases(0, "x").test({"a": np.ones(3)}, lambda of, verdict=verdict: verdict)
+        assert tested.finding(evidence=EVIDENCE, flips_if="", wanted="more seeds").corrected == corrected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from allora_analysis.claims import s3_1_laboratory as section
+from allora_analysis.claims import s3_1_small_runs as section
 from allora_analysis.claims import s4_4_laboratory as comparisons
 from allora_analysis.claims.claim import in_part
 from allora_analysis.laboratory.table import Table

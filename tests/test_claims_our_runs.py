@@ -8,11 +8,12 @@ from scipy import stats
 
 from allora_analysis import records
 from allora_analysis.claims import s4_4_our_runs as section
-from allora_analysis.claims.accuracy import differences, diverged, judged, needed
+from allora_analysis.claims.claim import units_wanted
 from allora_analysis.finetune import setting as settings
 from allora_analysis.finetune.setting import ARMS, PROTOCOL, STUDY
 from allora_analysis.grid.presets import ablation, learning_rates, perception
 from allora_analysis.grid.presets import own_best_rate as sequential
+from allora_analysis.grid.reading import differences, diverged, judged
 from tests import ledger_rows
 from tests.ledger_rows import Rows
 from tests.planted_finetune import DIGESTS, better, plant, wiggle
@@ -144,7 +145,7 @@ def test_one_sentence_more_in_every_pair_is_as_good_as_its_signs():
     assert max(gaps) > min(gaps)
     one = judged({"one": gaps})["one"]
     assert (one.p_value, one.verdict) == (2.0**-4, "undecided")
-    assert needed({"one": one}) == "more seeds"
+    assert units_wanted([one], "seeds") == "more seeds"
 
 
 def test_the_mean_over_cases_is_seed_by_seed(folder):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allora_analysis.claims.tables import accuracies, arithmetic, contrasts, reported, study
+from allora_analysis.claims.tables import accuracies, contrasts, reported, study
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import llama_parameters
 
@@ -20,7 +20,7 @@ from tests.brute_force import llama_parameters
 
 
 def comparison(printed, recomputed, half="0.05", inputs="0.05"):
-    return arithmetic.Comparison("here", "there", *(Decimal(x) for x in (printed, recomputed, half, inputs)))
+    return reported.Comparison("here", "there", *(Decimal(x) for x in (printed, recomputed, half, inputs)))
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_true_values_are_always_explained(thousandths, shift):
     true = [Fraction(100 * t + shift, 10_000) for t in thousandths]
     printed = [float(round(float(value), 1)) for value in true]
     average = float(round(float(sum(true) / len(true)), 1))
-    item = arithmetic.Comparison(
-        "", "", arithmetic.exact(average), arithmetic.mean(printed), arithmetic.half_unit(1), arithmetic.half_unit(1)
+    item = reported.Comparison(
+        "", "", reported.exact(average), reported.mean(printed), reported.half_unit(1), reported.half_unit(1)
     )
     assert item.explained
 
@@ -56,7 +56,7 @@ def test_true_values_are_always_explained(thousandths, shift):
 
 
 def test_averages_against_floats():
-    for item, row in zip(arithmetic.table_1_averages(), reported.TABLE_1, strict=True):
+    for item, row in zip(reported.table_1_averages(), reported.TABLE_1, strict=True):
         assert float(item.recomputed) == pytest.approx(np.mean(row.accuracies), abs=1e-12)
         assert float(item.printed) == row.average
 
@@ -77,7 +77,7 @@ def test_panel_cells_against_a_double_loop():
                     for arm in (panel.minuend, panel.subtrahend)
                 )
                 expected.append(better - worse)
-    found = [float(item.recomputed) for panel in panels for item in arithmetic.panel_cells(panel)]
+    found = [float(item.recomputed) for panel in panels for item in reported.panel_cells(panel)]
     assert len(found) == 2 * 27 + 4 * 18
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
@@ -88,12 +88,12 @@ def test_panel_averages_against_numpy():
         expected = [*values.mean(axis=1)]
         if panel.column_averages is not None:
             expected += [*values.mean(axis=0), values.mean()]
-        found = [float(item.recomputed) for item in arithmetic.panel_averages(panel)]
+        found = [float(item.recomputed) for item in reported.panel_averages(panel)]
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_every_disagreement_beyond_rounding():
-    beyond = {row.where: (row.printed, row.recomputed) for row in arithmetic.disagreements(explained=False)}
+    beyond = {row.where: (row.printed, row.recomputed) for row in reported.disagreements(explained=False)}
     figure = {where: pair for where, pair in beyond.items() if where.startswith("Figure")}
     assert figure == {
         "Figure 3 left, Snowflake-Arctic-L, yelp, η² = 4": (0.14, -0.15),
@@ -101,7 +101,7 @@ def test_every_disagreement_beyond_rounding():
     }
     assert len(beyond) == 8
     assert all("# Params %" in where for where in beyond.keys() - figure.keys())
-    everything = arithmetic.disagreements()
+    everything = reported.disagreements()
     assert {row.where for row in everything} > beyond.keys()
     assert sum(row.explained_by_rounding for row in everything) == len(everything) - 8
 
@@ -109,18 +109,18 @@ def test_every_disagreement_beyond_rounding():
 def test_a_planted_error_is_listed():
     row = reported.TABLE_1[0]
     wrong = dataclasses.replace(row, average=row.average + 0.2)
-    (found,) = arithmetic.disagreements_among(arithmetic.table_1_averages((wrong,)))
+    (found,) = reported.disagreements_among(reported.table_1_averages((wrong,)))
     assert not found.explained_by_rounding
     assert (found.printed, found.recomputed) == (77.7, 77.4625)
 
 
 def test_exchange_is_an_involution_and_mends_figure_3():
-    once = arithmetic.with_exchanged()
-    assert arithmetic.with_exchanged(once) == reported.TABLE_3
+    once = reported.with_exchanged()
+    assert reported.with_exchanged(once) == reported.TABLE_3
     assert sum(a != b for a, b in zip(once, reported.TABLE_3, strict=True)) == 2
     for panel in reported.FIGURE_3:
-        assert not all(item.explained for item in arithmetic.panel_cells(panel))
-        assert all(item.explained for item in arithmetic.panel_cells(panel, once))
+        assert not all(item.explained for item in reported.panel_cells(panel))
+        assert all(item.explained for item in reported.panel_cells(panel, once))
 
 
 # ---- parameters
@@ -129,22 +129,22 @@ def test_exchange_is_an_involution_and_mends_figure_3():
 @pytest.mark.parametrize("model", list(llama_parameters.SIZES))
 def test_parameters_against_models_in_torch(model):
     sizes, architecture = llama_parameters.SIZES[model], reported.ARCHITECTURES[model]
-    assert arithmetic.pretrained_parameters(architecture) == llama_parameters.pretrained(sizes)
+    assert reported.pretrained_parameters(architecture) == llama_parameters.pretrained(sizes)
     for rank, method in itertools.product((16, 32), ("LoRA", "DoRA")):
         expected = llama_parameters.trainable(sizes, rank, method == "DoRA")
-        assert arithmetic.trainable_parameters(architecture, rank, method) == expected
+        assert reported.trainable_parameters(architecture, rank, method) == expected
 
 
 def test_known_sizes():
     """The published totals: 6.74 and 8.03 billion."""
-    counts = [arithmetic.pretrained_parameters(reported.ARCHITECTURES[m]) for m in ("LLaMA-7B", "LLaMA3-8B")]
+    counts = [reported.pretrained_parameters(reported.ARCHITECTURES[m]) for m in ("LLaMA-7B", "LLaMA3-8B")]
     assert counts == [6_738_415_616, 8_030_261_248]
 
 
 def test_percent_conventions():
     architecture = reported.ARCHITECTURES["LLaMA3-8B"]
-    trainable, base = arithmetic.trainable_parameters(architecture, 32, "LoRA"), 8_030_261_248
-    of_base, of_all = (arithmetic.trainable_percent(architecture, 32, "LoRA", d) for d in arithmetic.DENOMINATORS)
+    trainable, base = reported.trainable_parameters(architecture, 32, "LoRA"), 8_030_261_248
+    of_base, of_all = (reported.trainable_percent(architecture, 32, "LoRA", d) for d in reported.DENOMINATORS)
     assert of_base == pytest.approx(100 * trainable / base, rel=1e-14)
     assert 1 / of_all - 1 / of_base == pytest.approx(0.01, rel=1e-9)
 
@@ -153,11 +153,11 @@ def test_percent_conventions():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda a: arithmetic.trainable_parameters(a, 0, "LoRA"), "rank must be"),
-        (lambda a: arithmetic.trainable_parameters(a, 2000, "LoRA"), "rank must be at most"),
-        (lambda a: arithmetic.trainable_parameters(a, 8, "PiSSA"), "method must be one of"),
-        (lambda a: arithmetic.trainable_parameters(a, 8, "LoRA", ("q",)), "modules must be one of"),
-        (lambda a: arithmetic.trainable_percent(a, 8, "LoRA", "none"), "denominator must be one of"),
+        (lambda a: reported.trainable_parameters(a, 0, "LoRA"), "rank must be"),
+        (lambda a: reported.trainable_parameters(a, 2000, "LoRA"), "rank must be at most"),
+        (lambda a: reported.trainable_parameters(a, 8, "PiSSA"), "method must be one of"),
+        (lambda a: reported.trainable_parameters(a, 8, "LoRA", ("q",)), "modules must be one of"),
+        (lambda a: reported.trainable_percent(a, 8, "LoRA", "none"), "denominator must be one of"),
         (lambda a: accuracies.reachable(50.0, 2, 0), "answers must be"),
         (lambda a: accuracies.reachable(float("nan"), 2, 5), "percent must be"),
         (lambda a: accuracies.reachable(50.0, -1, 5), "decimals must be"),

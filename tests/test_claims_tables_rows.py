@@ -11,7 +11,6 @@ import pytest
 
 from allora_analysis.claims.tables import (
     accuracies,
-    arithmetic,
     contrasts,
     procedures,
     prose_of_results,
@@ -54,7 +53,7 @@ def shifted(cells, amount):
 
 
 def wrong_mean(values):
-    return sum((arithmetic.exact(v) for v in values), Decimal(0)) / (len(values) + 1)
+    return sum((reported.exact(v) for v in values), Decimal(0)) / (len(values) + 1)
 
 
 def raised_accuracies(by, only=None):
@@ -86,16 +85,16 @@ LATE = dataclasses.replace(reported.TABLE_2[0], best=99.0, best_epoch=11)
 COLUMNS = (("Qwen2-0.5B", "yelp"), ("Snowflake-Arctic-L", "bias_in_bios"), ("OpenELM-450M", "emotion"))
 
 PLANTED = [
-    ("T1-averages", arithmetic, "mean", wrong_mean, "refuted"),
-    ("F3-averages", arithmetic, "mean", wrong_mean, "refuted"),
-    ("F4-averages", arithmetic, "mean", wrong_mean, "refuted"),
-    ("T1-parameters-allora", arithmetic, "pretrained_parameters", lambda a: 7_000_000_000, "refuted"),
+    ("T1-averages", reported, "mean", wrong_mean, "refuted"),
+    ("F3-averages", reported, "mean", wrong_mean, "refuted"),
+    ("F4-averages", reported, "mean", wrong_mean, "refuted"),
+    ("T1-parameters-allora", reported, "pretrained_parameters", lambda a: 7_000_000_000, "refuted"),
     ("T1-parameters-dora", table_1, "MISPRINTED", {}, "refuted"),
-    ("T1-parameters-dora", arithmetic, "pretrained_parameters", lambda a: 7_000_000_000, "refuted"),
+    ("T1-parameters-dora", reported, "pretrained_parameters", lambda a: 7_000_000_000, "refuted"),
     ("T1-dora-rows", table_1, "DORA_PUBLISHED", dict.fromkeys(reported.DORA_PUBLISHED, ()), "refuted"),
     ("4.5-dora-universally", table_1, "DORA_PUBLISHED", LORA_AHEAD, "refuted"),
     ("4.5-dora-every-task", table_1, "DORA_PUBLISHED", DORA_AHEAD, "holds"),
-    ("4.5-fewer-parameters", arithmetic, "trainable_parameters", lambda a, r, m: 5 - len(m), "refuted"),
+    ("4.5-fewer-parameters", reported, "trainable_parameters", lambda a, r, m: 5 - len(m), "refuted"),
     ("4.5-best-of-three", table_1, "DORA_RATES", (1e-4, 2e-4, 3e-4), "conditional"),
     ("4.5-best-of-three", table_1, "expected_maximum", lambda n: table_1.CLOSED_FORM[n] * (1 + 1e-6), "refuted"),
     (
@@ -118,8 +117,8 @@ PLANTED = [
     ("T3-five-runs", accuracies, "ways", lambda p, d, n, s: 0, "refuted"),
     ("T3-five-runs", accuracies, "TABLE_3", raised_accuracies(0.01), "refuted"),
     ("T3-five-runs", accuracies, "TABLE_3", raised_accuracies(0.01, only=78.19), "holds"),
-    ("F3-cells", arithmetic, "EXCHANGED", ("Snowflake-Arctic-L", "yelp", 2.0), "refuted"),
-    ("F4-cells", arithmetic, "TABLES", {"Table 4": shifted(reported.TABLE_4, 0.05)}, "refuted"),
+    ("F3-cells", reported, "EXCHANGED", ("Snowflake-Arctic-L", "yelp", 2.0), "refuted"),
+    ("F4-cells", reported, "TABLES", {"Table 4": shifted(reported.TABLE_4, 0.05)}, "refuted"),
     ("T4-shared-arms", tables_2_to_4, "TABLE_4", shifted(reported.TABLE_4, 0.01), "refuted"),
     ("D-all-experiments", tables_2_to_4, "TABLE_3", reported.TABLE_3[:9], "refuted"),
     ("5-same-setup", tables_2_to_4, "ETA_SQUARED", (1.0, 2.0), "refuted"),
@@ -133,12 +132,12 @@ PLANTED = [
     ("5.2-average-eta", contrasts, "of", of(0.2), "refuted"),
     ("1-consistently-lora", contrasts, "of", of(0.2), "holds"),
     ("1-consistently-lora", contrasts, "of", of(-0.1), "refuted"),
-    ("1-consistently-lora", arithmetic, "with_exchanged", lambda: reported.TABLE_3, "refuted"),
+    ("1-consistently-lora", reported, "with_exchanged", lambda: reported.TABLE_3, "refuted"),
     ("1-consistently-dora", contrasts, "of", of(-0.2), "refuted"),  # another than the averages printed
     ("1-consistently-dora", contrasts, "TABLE_1", DORA_RAISED, "refuted"),
     ("D-universally-better", contrasts, "of", of(5.0), "holds"),
     ("D-universally-better", contrasts, "of", of(-0.1), "refuted"),
-    ("D-universally-better", arithmetic, "with_exchanged", lambda: reported.TABLE_3, "refuted"),
+    ("D-universally-better", reported, "with_exchanged", lambda: reported.TABLE_3, "refuted"),
     ("D-universally-better-cells", contrasts, "of", of(5.0), "holds"),
     ("E-universally-better", contrasts, "of", of(-0.5), "refuted"),
     ("E-universally-better-cells", contrasts, "of", of(5.0), "holds"),
@@ -162,7 +161,7 @@ PLANTED = [
     ("6-optimal-beyond-chance", contrasts, "of", of(-9.0), "refuted"),
     ("6-over-backbones", contrasts, "of", of(100.0), "undecided"),  # no gaps whatever decide it, and the row says so
     ("5.2-over-half", prose_of_results, "FIGURE_4", (None,) * 3 + (reported.FIGURE_4[0],), "holds"),
-    ("4.4-fair-to-lora", arithmetic, "TABLE_3", shifted(reported.TABLE_3, -9.0), "refuted"),
+    ("4.4-fair-to-lora", reported, "TABLE_3", shifted(reported.TABLE_3, -9.0), "refuted"),
     ("1-no-cross-validation", contrasts, "of", of(-9.0), "refuted"),
     ("1-eta-no-cross-validation", procedures, "rises", lambda arm: np.linspace(-0.1, 0.1, 9), "holds"),
 ]

@@ -9,7 +9,7 @@ import pytest
 from allora_analysis import records
 from allora_analysis.finetune import setting as settings
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
-from allora_analysis.grid.reading import average_norm, final_accuracy, recorded
+from allora_analysis.grid.reading import after_epoch, average_norm, recorded
 from allora_analysis.validation import ArgumentError
 
 RUN = Setting(model="tiny", data="words", arm="lora")
@@ -54,8 +54,8 @@ def test_two_models_of_one_name_are_refused(tmp_path):
 
 
 def test_numbers_of_a_result():
-    assert final_accuracy(RESULT) == 0.75
-    assert final_accuracy(RESULT | {"epochs": []}) is None
+    assert after_epoch(RESULT) == 0.75
+    assert after_epoch(RESULT | {"epochs": []}) is None
     assert [average_norm(RESULT, step) for step in (0, 4)] == [0.0, 1.5]
 
 

@@ -7,16 +7,15 @@ nothing with it. Checked by `tests/test_claims_app_f_listing.py`, which plants o
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size
-from allora_analysis.claims.layer_training import PAPER_ETAS, Pass
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, relative_error
+from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.layer_training import Layer, Pass
 
 TOLERANCE = 1e-9
 ROUNDING = "float64 rounding where it runs; seen: 1e-15"
@@ -44,16 +43,7 @@ class ALLoRA(torch.autograd.Function):
     grad_weight_B = temp @ (input_x @ weight_A.t())
     return grad_input, grad_weight_A, grad_weight_B
 """
-listing_claim = functools.partial(
-    layer_training.alone, where="Appendix F, Listing 1", test="tests/test_claims_app_f_listing.py"
-)
-
-
-class Call(NamedTuple):
-    """A pass whose x and ∂L/∂f have any leading axes, and the η that the layer is to have."""
-
-    one: Pass
-    eta: float
+listing_claim = functools.partial(claim, where="Appendix F, Listing 1", test="tests/test_claims_app_f_listing.py")
 
 
 def mended() -> str:
@@ -86,18 +76,18 @@ def with_axes(rng: np.random.Generator, leading: tuple[int, ...], n1: int, n2: i
 def calls(cases: Cases) -> list[Case]:
     """Inputs of one to four axes at η = 2, the class's; LoRA's shapes as batch × tokens."""
 
-    def draw(rng: np.random.Generator) -> Call:
+    def draw(rng: np.random.Generator) -> Layer:
         leading = tuple(int(size) for size in rng.integers(2, 5, size=rng.integers(0, 4)))
         n1, n2 = (int(size) for size in rng.integers(3, 7, size=2))
-        return Call(with_axes(rng, leading, n1, n2, int(rng.integers(1, 4))), CLASS_ETA)
+        return Layer(with_axes(rng, leading, n1, n2, int(rng.integers(1, 4))), CLASS_ETA)
 
-    own = Call(with_axes(cases.rng, (4, 16), 48, 64, 8), CLASS_ETA)
-    two = Call(with_axes(cases.rng, (16,), 48, 64, 8), CLASS_ETA)
+    own = Layer(with_axes(cases.rng, (4, 16), 48, 64, 8), CLASS_ETA)
+    two = Layer(with_axes(cases.rng, (16,), 48, 64, 8), CLASS_ETA)
     known = [Case("batch × tokens × n₂ = 64, r = 8", own, True), Case("tokens × n₂ = 64, r = 8", two)]
     return [*known, *cases.draw(draw, 20)]
 
 
-def outcome(source: str, call: Call) -> dict[str, object]:
+def outcome(source: str, call: Layer) -> dict[str, object]:
     """Whether a listing's pass runs, and what it returns."""
     try:
         return {"outcome": "runs", "found": layer_training.backward(compiled(source).apply, call.one)}
@@ -105,7 +95,7 @@ def outcome(source: str, call: Call) -> dict[str, object]:
         return {"outcome": f"{type(error).__name__}: {str(error).splitlines()[0]}", "found": None}
 
 
-def is_allora(found: list[np.ndarray] | None, call: Call) -> float:
+def is_allora(found: list[np.ndarray] | None, call: Layer) -> float:
     """The largest relative error of output and gradients against the definition, batch axes summed; ∞ without them."""
     if found is None:
         return float("inf")
@@ -115,12 +105,12 @@ def is_allora(found: list[np.ndarray] | None, call: Call) -> float:
     return max(map(relative_error, found, expected))
 
 
-def three_axes(call: Call) -> bool:
+def three_axes(call: Layer) -> bool:
     """Whether the input is batch × tokens × n₂."""
     return call.one.x.ndim == 3
 
 
-def told(seen: dict[str, object]) -> object:
+def told(_: Layer, seen: dict[str, object]) -> object:
     """The outcome, without the arrays."""
     return {key: value for key, value in seen.items() if not key.startswith("found")}
 
@@ -134,24 +124,21 @@ def told(seen: dict[str, object]) -> object:
 def as_printed(cases: Cases) -> Finding:
     """One forward and backward pass of the listing as printed, and with its own class name in place of another."""
 
-    def draw(rng: np.random.Generator) -> Call:
+    def draw(rng: np.random.Generator) -> Layer:
         sizes = [int(size) for size in rng.integers(3, 7, size=4)]
-        return Call(with_axes(rng, tuple(sizes[:2]), *sizes[2:], int(rng.integers(1, 4))), CLASS_ETA)
+        return Layer(with_axes(rng, tuple(sizes[:2]), *sizes[2:], int(rng.integers(1, 4))), CLASS_ETA)
 
-    own = Call(with_axes(cases.rng, (4, 16), 48, 64, 8), CLASS_ETA)
+    own = Layer(with_axes(cases.rng, (4, 16), 48, 64, 8), CLASS_ETA)
     judged = cases.judge(
         [Case("batch × tokens × n₂ = 64, r = 8", own, True), *cases.draw(draw, 6)],
         measure=lambda call: outcome(LISTING, call) | {"found, mended": outcome(mended(), call)["found"]},
         printed=lambda call, seen: is_allora(seen["found"], call) <= TOLERANCE,
         corrected=lambda call, seen: is_allora(seen["found, mended"], call) <= TOLERANCE,
     )
-    found = judged.evidence(ROUNDING, {"outcome": "runs"}, tolerance=TOLERANCE)
     return judged.finding(
-        {
-            "holds_corrected": "Not as printed: every backward pass raises a NameError; with the class's own name "
-            "it is ALLoRA."
-        },
-        evidence=replace(found, measured={case.name: told(seen) for case, seen in judged.pairs}),
+        holds_corrected="Not as printed: every backward pass raises a NameError; with the class's own name "
+        "it is ALLoRA.",
+        evidence=judged.evidence(ROUNDING, {"outcome": "runs"}, shown=told, tolerance=TOLERANCE),
         corrected="ALLoRA.rsq_scale for LinearLayer2.rsq_scale, a name that nothing defines",
         flips_if="the listing running as printed, or its mended form computing something else",
     )
@@ -176,10 +163,9 @@ def mended_inputs(cases: Cases) -> Finding:
         corrected=lambda call, seen: is_allora(seen["found, layer"], call) <= TOLERANCE,
         condition=three_axes,
     )
-    found = judged.evidence(ROUNDING, {"outcome": "runs"}, tolerance=TOLERANCE)
     return judged.finding(
-        {"conditional": "Only for inputs of exactly three axes, as a Transformer's are: it transposes axes 1 and 2."},
-        evidence=replace(found, measured={case.name: told(seen) for case, seen in judged.pairs}),
+        conditional="Only for inputs of exactly three axes, as a Transformer's are: it transposes axes 1 and 2.",
+        evidence=judged.evidence(ROUNDING, {"outcome": "runs"}, shown=told, tolerance=TOLERANCE),
         corrected="the toolkit's layer takes any leading axes",
         condition="the input has exactly three axes",
         flips_if="the mended listing running on inputs of two axes",
@@ -196,22 +182,25 @@ def mended_inputs(cases: Cases) -> Finding:
 def fixed_eta(cases: Cases) -> Finding:
     """The mended listing, its attribute set, against the definition at each η² of the paper's, and at others."""
 
-    def draw(rng: np.random.Generator) -> Call:
+    def draw(rng: np.random.Generator) -> Layer:
         eta = CLASS_ETA * float(np.exp(rng.choice([-1, 1]) * rng.uniform(1e-3, 1)))
-        return Call(with_axes(rng, (3, 4), 4, 5, 2), eta)
+        return Layer(with_axes(rng, (3, 4), 4, 5, 2), eta)
 
-    own = [Case(f"η² = {eta**2:.3g}", Call(with_axes(cases.rng, (4, 16), 48, 64, 8), eta), True) for eta in PAPER_ETAS]
+    own = [Case(f"η² = {eta**2:.3g}", Layer(with_axes(cases.rng, (4, 16), 48, 64, 8), eta), True) for eta in PAPER_ETAS]
     judged = cases.judge(
         [*own, *cases.draw(draw, 12)],
         measure=lambda call: outcome(with_scale(call.eta), call)["found"],
         printed=lambda call, seen: is_allora(seen, call) <= TOLERANCE,
     )
-    found = judged.evidence(ROUNDING, {"relative error": 0.0}, tolerance=TOLERANCE)
-    errors = {case.name: is_allora(seen, case.inputs) for case, seen in judged.pairs}
     unset = is_allora(outcome(mended(), own[0].inputs)["found"], own[0].inputs)
     return judged.finding(
-        {"holds": "Yes, with rsq_scale set to 1/η²; as listed it is η² = 4, whatever η is meant."},
-        evidence=replace(found, measured=errors),
+        holds="Yes, with rsq_scale set to 1/η²; as listed it is η² = 4, whatever η is meant.",
+        evidence=judged.evidence(
+            ROUNDING,
+            {"relative error": 0.0},
+            shown=lambda call, seen: is_allora(seen, call),
+            tolerance=TOLERANCE,
+        ),
         size=Size(unset, "of their size", "error of its gradients at η² = 1 if rsq_scale is left at 1/4"),
         flips_if="gradients at some η that are not ALLoRA's with rsq_scale = 1/η²",
     )
@@ -246,7 +235,7 @@ class Rule(NamedTuple):
     one: Pass
 
 
-@layer_training.alone(
+@claim(
     "4-listing-cost",
     where="beyond the paper: the cost of Listing 1",
     says="Listing 1 forms BA (n₁×n₂) in every forward pass, and hands autograd a weight gradient per sample; LoRA "
@@ -283,7 +272,7 @@ def temporaries(cases: Cases) -> Finding:
         printed=lambda case, seen: all(found == (case.name == "Listing 1") for found in seen.values()),
     )
     return judged.finding(
-        {"holds": "Yes: the listing forms both, LoRA and the toolkit's layer neither."},
+        holds="Yes: the listing forms both, LoRA and the toolkit's layer neither.",
         evidence=judged.evidence("shapes: none allowed to differ", {"makes them": "Listing 1 alone"}),
         flips_if="a pass of the toolkit's layer that forms an n₁×n₂ matrix",
     )

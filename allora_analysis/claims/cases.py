@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.statistics import decide, in_every
 
 FALSE_FAIL = 1e-6  # two-sided, of a comparison of a sampled mean
+PAPER_ETAS = (1.0, 2**0.5, 2.0)  # η² of 1, 2, 4
 NEAR = 2.0  # a case is near a condition's boundary when it is within this factor of it
 
 
@@ -35,6 +37,11 @@ class Case:
     name: str
     inputs: Any
     paper: bool = False
+
+
+def at_etas(name: str, make: Callable[[float], Any], etas: Sequence[float] = PAPER_ETAS) -> list[Case]:
+    """Cases of the paper's own setting, one at each of its η."""
+    return [Case(f"{name}, η = {eta:.3g}", make(eta), paper=True) for eta in etas]
 
 
 def settle(
@@ -74,23 +81,59 @@ GENERIC = {
 }
 
 
-def _finding(
-    verdict: str,
-    evidence: Evidence,
-    at_paper: bool | str | None,
-    answers: Mapping[str, str],
-    texts: Mapping[str, Any],
-) -> Finding:
-    texts = dict(texts)
-    if verdict == "holds":
-        texts |= {"corrected": None, "condition": None}
-    if verdict != "conditional" and texts.get("corrected"):
-        texts["condition"] = None
-    return Finding(verdict, evidence, answer=answers.get(verdict, GENERIC[verdict]), at_paper=at_paper, **texts)
+class _Verdict:
+    """A verdict that cases or samples have, and the finding that is made of it."""
+
+    verdict: str
+    at_paper: bool | str | None
+    seed: int | None
+
+    def finding(
+        self,
+        *,
+        evidence: Evidence,
+        flips_if: str,
+        size: Size | None = None,
+        corrected: str | None = None,
+        condition: str | None = None,
+        wanted: str | None = None,
+        at_paper: bool | str | None = None,
+        **answers: str,
+    ) -> Finding:
+        """The finding: the verdict and `at_paper` follow from the cases, the texts are the check's.
+
+        Args:
+            evidence: what it rests on; the seed of drawn cases is filled in.
+            flips_if: what evidence would change the verdict.
+            size: how large the effect is.
+            corrected: the mended sentence.
+            condition: when the printed sentence is true.
+            wanted: what would decide an undecided sentence, in place of a correction.
+            at_paper: given only where it does not follow from cases marked as the paper's.
+            answers: the answer by verdict (`holds="Yes: …"`); a verdict without one gets a general one.
+
+        Returns:
+            The finding.
+        """
+        if others := answers.keys() - GENERIC.keys():
+            raise TypeError(f"no verdict is called {', '.join(sorted(others))}")
+        verdict = self.verdict
+        if verdict == "holds" or (verdict != "conditional" and corrected):
+            condition = None
+        return Finding(
+            verdict,
+            evidence if self.seed is None else replace(evidence, seed=self.seed),
+            {"holds": None, "undecided": wanted or corrected}.get(verdict, corrected),
+            answers.get(verdict, GENERIC[verdict]),
+            self.at_paper if at_paper is None else at_paper,
+            size,
+            condition,
+            flips_if,
+        )
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judged(_Verdict):
     """Cases with what was measured on each; the predicates are evaluated when a verdict is asked for."""
 
     cases: Sequence[Case]
@@ -158,6 +201,8 @@ class Judged:
         tolerance_source: str,
         predicted: Callable[[Any], Any] | Mapping[str, Any] | None = None,
         *,
+        shown: Callable[[Any, Any], Any] = lambda inputs, seen: seen,
+        more: Mapping[str, Any] | None = None,
         tolerance: float | None = None,
         error: float | None = None,
         n: int | None = None,
@@ -167,6 +212,8 @@ class Judged:
         Args:
             tolerance_source: where the tolerance comes from.
             predicted: the prediction from a case's inputs, or predictions by name where they are not by case.
+            shown: what of the inputs and the outcome stands in the evidence; without it, the outcome.
+            more: what stands beside the cases, by name.
             tolerance: the deviation allowed.
             error: the largest deviation; None where there is no single one.
             n: sample size of one case.
@@ -175,37 +222,8 @@ class Judged:
             The evidence, with the seed.
         """
         told = predicted or {} if not callable(predicted) else self.by_case(predicted)
-        seen = {case.name: value for case, value in self.pairs}
+        seen = {case.name: shown(case.inputs, value) for case, value in self.pairs} | dict(more or {})
         return Evidence(told, seen, tolerance_source, error, tolerance, n=n, seed=self.seed)
-
-    def finding(
-        self,
-        answers: Mapping[str, str],
-        *,
-        evidence: Evidence,
-        flips_if: str,
-        size: Size | None = None,
-        corrected: str | None = None,
-        condition: str | None = None,
-        at_paper: bool | str | None = None,
-    ) -> Finding:
-        """The finding: the verdict and `at_paper` follow from the cases, the texts are the check's.
-
-        Args:
-            answers: the answer by verdict; a verdict that is not here gets a general one.
-            evidence: what it rests on; the seed is filled in.
-            flips_if: what evidence would change the verdict.
-            size: how large the effect is.
-            corrected: the mended sentence.
-            condition: when the printed sentence is true.
-            at_paper: given only where it does not follow from cases marked as the paper's.
-
-        Returns:
-            The finding.
-        """
-        own = self.at_paper if at_paper is None else at_paper
-        texts = {"flips_if": flips_if, "size": size, "corrected": corrected, "condition": condition}
-        return _finding(self.verdict, replace(evidence, seed=self.seed), own, answers, texts)
 
     def scrambled(self, rng: np.random.Generator) -> str:
         """The verdict if what was measured on one case had been measured on another.
@@ -262,35 +280,17 @@ def _arbitrary(value: Any, rng: np.random.Generator) -> Any:
 
 
 @dataclass(frozen=True)
-class _Tested:
+class _Tested(_Verdict):
     """Paired differences by case, and the rule that reads a verdict off them."""
 
     samples: Mapping[str, np.ndarray]
     rule: Callable[[Mapping[str, np.ndarray]], str]
-    seed: int | None = None
+    at_paper, seed = None, None
 
     @property
     def verdict(self) -> str:
         """What the rule says."""
         return self.rule(self.samples)
-
-    def finding(
-        self,
-        answers: Mapping[str, str],
-        *,
-        evidence: Evidence,
-        flips_if: str,
-        at_paper: bool | str | None,
-        size: Size | None = None,
-        corrected: str | None = None,
-        condition: str | None = None,
-    ) -> Finding:
-        """The finding: the verdict is the rule's, the texts are the check's.
-
-        Arguments as in `Judged.finding`; `at_paper` is None where no sample is at the paper's own setting.
-        """
-        texts = {"flips_if": flips_if, "size": size, "corrected": corrected, "condition": condition}
-        return _finding(self.verdict, evidence, at_paper, answers, texts)
 
     def scrambled(self, rng: np.random.Generator) -> str:
         """The verdict if each difference had come out with the other sign as often as with its own."""
@@ -359,10 +359,13 @@ class Cases:
 
     def test(self, samples: Mapping[str, ArrayLike], rule: Callable[[Mapping[str, np.ndarray]], str]) -> _Tested:
         """Judges a sentence about samples by a rule on their paired differences."""
-        self.judged = _Tested(
-            {name: np.asarray(values, dtype=float) for name, values in samples.items()}, rule, self.seed
-        )
+        self.judged = _Tested({name: np.asarray(values, dtype=float) for name, values in samples.items()}, rule)
         return self.judged
+
+
+def each_above(samples: Mapping[str, ArrayLike], level: float = 0.05) -> str:
+    """A rule for `Cases.test`: every mean is above 0, or one below; Student's t, one-sided, Holm over the samples."""
+    return in_every(decide({name: (values,) for name, values in samples.items()}, test="t", level=level))
 
 
 def relative_error(measured: ArrayLike, predicted: ArrayLike) -> float:

@@ -6,10 +6,15 @@ on `Cases` and returns a `Finding`. Checked by `tests/test_ledger.py`.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+
+from allora_analysis.statistics import Judgement
 
 VERDICTS = ("holds", "holds_corrected", "conditional", "refuted", "undecided", "not_run")
 OPENINGS = ("Yes", "No", "Only", "Mostly", "Partly", "Depends", "Undecided", "Not")
@@ -61,6 +66,21 @@ class Size:
     of: str
     low: float | None = None
     high: float | None = None
+
+
+def ranged(values: Collection[float], unit: str, of: str, value: float | None = None) -> Size:
+    """The median of several, or the value given, with the least and the greatest."""
+    middle = float(np.median([*values])) if value is None else value
+    return Size(middle, unit, of, float(min(values)), float(max(values)))
+
+
+def share(hits: Sequence[bool], of: str) -> Size:
+    """The share of drawn settings in which something is true, with Wilson's 95 % interval."""
+    n, z = len(hits), 1.96
+    mean = sum(hits) / n
+    centre, half = mean + z**2 / (2 * n), z * math.sqrt(mean * (1 - mean) / n + (z / (2 * n)) ** 2)
+    low, high = (100 * (centre + sign * half) / (1 + z**2 / n) for sign in (-1, 1))
+    return Size(100 * mean, f"% of {n} drawn settings", of, max(low, 0.0), high)
 
 
 @dataclass(frozen=True)
@@ -118,6 +138,17 @@ def in_part(n: int, planned: int, what: str) -> str:
     return "" if n >= planned else f" ({n} of {planned} {what})"
 
 
+def units_wanted(open_ones: Iterable[Judgement], unit: str) -> str:
+    """The units that would decide open comparisons of these means and spreads, and by the spreads' intervals."""
+    known = [one for one in open_ones if one.needed is not None]
+    if not known:
+        return f"more {unit}"
+    least, most = min(one.needed for one in known), max(one.needed for one in known)
+    ends = [end for one in known for end in one.needed_interval]
+    low, high = (f"{n:,}" if n < 10**7 else f"10^{math.floor(math.log10(n))} and more" for n in (min(ends), max(ends)))
+    return f"{least:,}{f' to {most:,}' if most > least else ''} {unit} ({low} to {high})"
+
+
 @dataclass(frozen=True)
 class Reliance:
     """Where others lean on a sentence in print: who, in which words or work, and where to read it."""
@@ -166,8 +197,8 @@ def claim(
     *,
     where: str,
     says: str,
-    command: str,
     test: str,
+    command: str = "",
     reads: str | None = None,
     reading: str | None = None,
     depends_on: Sequence[str] = (),
@@ -179,8 +210,8 @@ def claim(
         identifier: section and slug, for example "3.3-norm".
         where: section, equation, figure or table.
         says: the printed sentence, verbatim.
-        command: what reruns or deepens the evidence.
         test: the test that checks the mathematics behind it.
+        command: what reruns or deepens the evidence; without one, the ledger's own for this row alone.
         reads: the study whose records the check reads, as its second argument.
         reading: how the sentence was made checkable; the kindest reading comes first.
         depends_on: ids of the claims that this one rests on.
@@ -191,17 +222,8 @@ def claim(
     """
 
     def made(check: Callable[..., Finding]) -> Claim:
-        return Claim(
-            identifier,
-            where,
-            says,
-            check,
-            command,
-            test,
-            reads,
-            reading,
-            tuple(depends_on),
-            tuple(relied_on_by),
-        )
+        run = command or f"python -m allora_analysis --only {identifier}"
+        rests, relied = tuple(depends_on), tuple(relied_on_by)
+        return Claim(identifier, where, says, check, run, test, reads, reading, rests, relied)
 
     return made

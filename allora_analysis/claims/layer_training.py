@@ -11,18 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis.claims.cases import relative_error
-from allora_analysis.claims.claim import Claim, Evidence, claim
+from allora_analysis.claims.claim import Evidence
 
 OPTIMIZERS = ("sgd", "momentum", "adamw", "allora_adamw")
 ARMS = ("lora", "scaled", "constant", "allora", "asf")  # "scaled": LoRA×η; "constant": the gradient times η
-PAPER_ETAS = (1.0, 2**0.5, 2.0)  # η² of 1, 2, 4
 PAPER_RATE = 1e-4
+ADAM, SAME = 1e-3, 1e-7  # Adam's ε over small gradients; the same but for rounding
 ROUNDING = "float64 rounding; seen: below 1e-13"
-
-
-def alone(identifier: str, **fields: Any) -> Callable[[Callable], Claim]:
-    """`claim` with the command that runs the row alone."""
-    return claim(identifier, command=f"python -m allora_analysis --only {identifier}", **fields)
 
 
 class Pass(NamedTuple):
@@ -32,6 +27,13 @@ class Pass(NamedTuple):
     upstream: np.ndarray
     a: np.ndarray
     b: np.ndarray
+
+
+class Layer(NamedTuple):
+    """A pass and η."""
+
+    one: Pass
+    eta: float
 
 
 class Problem(NamedTuple):

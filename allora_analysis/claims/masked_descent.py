@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case
-from allora_analysis.claims.claim import Size
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
 
 PLACEMENTS = ("output", "input")
@@ -172,17 +171,3 @@ def with_noise(one: Sgd, ratio: float, rng: np.random.Generator) -> Sgd:
     """Labels with a noise from half to twice σ²·ratio, where a boundary is; of any size where the ratio is 0 or ∞."""
     square = one.noise**2 * ratio if 0 < ratio < math.inf else 10 ** rng.uniform(-2, 2)
     return one._replace(noise=math.sqrt(square * 2 ** rng.uniform(-1, 1)))
-
-
-def ranged(values: Sequence[float], unit: str, of: str) -> Size:
-    """The median of several, with the least and the greatest."""
-    return Size(float(np.median(values)), unit, of, float(min(values)), float(max(values)))
-
-
-def share(hits: Sequence[bool], of: str) -> Size:
-    """The share of drawn settings in which something is true, with Wilson's 95 % interval."""
-    n, z = len(hits), 1.96
-    mean = sum(hits) / n
-    centre, half = mean + z**2 / (2 * n), z * math.sqrt(mean * (1 - mean) / n + (z / (2 * n)) ** 2)
-    low, high = (100 * (centre + sign * half) / (1 + z**2 / n) for sign in (-1, 1))
-    return Size(100 * mean, f"% of {n} drawn settings", of, max(low, 0.0), high)

@@ -14,14 +14,13 @@ import numpy as np
 
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.masked_descent import (
     PLACEMENTS,
     Sgd,
     limit_moments,
     moments,
     papers_own,
-    ranged,
     setting,
     turned,
 )
@@ -156,10 +155,8 @@ def expectation(cases: Cases) -> Finding:
     )
     off_by = 100 * judged.measured[0]
     return judged.finding(
-        {
-            "conditional": f"Only for LoRA's A and B, from step 2, by {off_by:.2g} % of BA; W itself "
-            "follows regularized descent."
-        },
+        conditional=f"Only for LoRA's A and B, from step 2, by {off_by:.2g} % of BA; W itself "
+        "follows regularized descent.",
         evidence=judged.evidence(
             "float64 rounding, 1e-16, against 1e-9", {"E W_t off by": "0 for W, and for BA at step 1"}, tolerance=1e-9
         ),
@@ -276,7 +273,7 @@ def convergence(cases: Cases) -> Finding:
         condition=lambda one: one.what == KINDS[0] and noisy_at_the_optimum(one),
     )
     return judged.finding(
-        {"conditional": "Only the last iterate at a constant rate does not; at a falling rate, or averaged, it does."},
+        conditional="Only the last iterate at a constant rate does not; at a falling rate, or averaged, it does.",
         evidence=judged.evidence("float64 rounding and CG's; the limits solve equations of their own", tolerance=1e-6),
         size=ranged(
             [100 * np.sqrt(seen["limit"]) / np.linalg.norm(case.inputs.y) for case, seen in judged.pairs if case.paper],
@@ -366,10 +363,7 @@ def reliable(cases: Cases) -> Finding:
         for share in (0.2, 1.0, 5.0)
     ]
     return judged.finding(
-        {
-            "conditional": "Depends on the learning rate: low ones need many steps until bias outgrows noise, high "
-            "ones few."
-        },
+        conditional="Depends on the learning rate: low ones need many steps until bias outgrows noise, high ones few.",
         evidence=judged.evidence(EXACT, ratio),
         size=ranged(
             steps,

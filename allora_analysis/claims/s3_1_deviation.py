@@ -15,7 +15,7 @@ import numpy as np
 
 from allora_analysis import deviation
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, design, on_both_sides
 
 deviation_claim = functools.partial(
@@ -97,9 +97,9 @@ def bound(cases: Cases) -> Finding:
     )
     shares = [seen["mean |·|"] / seen["√ mean square"] for _, seen in judged.pairs]
     return judged.finding(
-        {"holds": "Yes: it is the Cauchy–Schwarz inequality, attained by one entry at p = 1/2."},
+        holds="Yes: it is the Cauchy–Schwarz inequality, attained by one entry at p = 1/2.",
         evidence=judged.evidence(ROUNDING, lambda one: deviation.bound(*one.arguments, one.masks), tolerance=1e-10),
-        size=Size(float(np.median(shares)), "of the bound", "the deviation itself", min(shares), max(shares)),
+        size=ranged(shares, "of the bound", "the deviation itself"),
         flips_if="one problem on which the sum over all sequences of masks exceeds Std[L]/√N",
     )
 
@@ -128,7 +128,7 @@ def proof(cases: Cases) -> Finding:
         corrected=lambda one, seen: relative_error(right(one), seen) < 1e-9,
     )
     return judged.finding(
-        {"holds_corrected": "Not as printed: a square and the cross terms are missing; the lines around it are right."},
+        holds_corrected="Not as printed: a square and the cross terms are missing; the lines around it are right.",
         evidence=judged.evidence(ROUNDING, right, tolerance=1e-9),
         corrected="= √((1/N) E[L²] + (1 − 1/N)(E L)² − (E L)²), L = ‖Y − (XW) ⊙ V‖²_F",
         flips_if="a mean square over all sequences of masks that is not the corrected one",
@@ -173,7 +173,7 @@ def order(cases: Cases) -> Finding:
         ),
     )
     return judged.finding(
-        {"holds": "Yes: over many masks the deviation is four fifths of the bound, √(2/π) exactly."},
+        holds="Yes: over many masks the deviation is four fifths of the bound, √(2/π) exactly.",
         evidence=judged.evidence(
             "distance of a standardized sum from the normal law (Goldstein 2010): Σ E|X|³ / Std³, by case", allowed
         ),
@@ -228,10 +228,8 @@ def benefit_large_n(cases: Cases) -> Finding:
     )
     one_mask = [100 * math.sqrt(LARGE) * seen for case, seen in judged.pairs if case.paper]
     return judged.finding(
-        {
-            "conditional": f"Only for few masked entries: at a layer's size one mask is within {max(one_mask):.1f} % "
-            "of expectation."
-        },
+        conditional=f"Only for few masked entries: at a layer's size one mask is within {max(one_mask):.1f} % "
+        "of expectation.",
         evidence=judged.evidence(ROUNDING, masks_needed),
         size=Size(max(one_mask), "% of E L", "how far one mask's loss is off, 64 tokens, 64 outputs, drop rate 0.05"),
         condition=f"N = {LARGE} is below Var[L]/({CLOSE:g}·E L)² = k Σ Z²(Z/p − 2Y)²/({CLOSE:g}·(‖Y − Z‖² + k‖Z‖²))²",
@@ -288,10 +286,7 @@ def benefit_few_masks(cases: Cases) -> Finding:
     )
     own = judged.measured[0]
     return judged.finding(
-        {
-            "conditional": f"Only where a mask drops fewer than {ALONE:.1f} entries: else four masks halve the "
-            "deviation."
-        },
+        conditional=f"Only where a mask drops fewer than {ALONE:.1f} entries: else four masks halve the deviation.",
         evidence=judged.evidence("exact deviations to 1e-9", {"share": f"above {MOST:g} where mq < {ALONE:.3f}"}),
         size=Size(own, "of one mask's deviation", "what four masks leave, 4,096 entries, drop rate 0.05"),
         condition=f"a mask drops (or keeps) fewer than ln(1/{MOST:g})/{FOUR - 1} = {ALONE:.3f} entries on average",

@@ -14,16 +14,14 @@ import numpy as np
 
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Reliance, claim
+from allora_analysis.claims.claim import Finding, Reliance, claim, ranged, share
 from allora_analysis.claims.masked_descent import (
     Sgd,
     behind,
     moments,
     papers_own,
-    ranged,
     risks,
     setting,
-    share,
     turned,
     with_noise,
 )
@@ -85,7 +83,7 @@ def variance(cases: Cases) -> Finding:
         if case.paper
     ]
     return judged.finding(
-        {"holds": "Yes: masks add variance at every step, from the first, and it adds to the risk one for one."},
+        holds="Yes: masks add variance at every step, from the first, and it adds to the risk one for one.",
         evidence=judged.evidence("float64 rounding, in differences of risks", told, tolerance=1e-6),
         size=ranged(shares, "% of the risk", "the masks' variance after ten steps at drop rate 0.05"),
         flips_if="a step at which the covariance over masks is 0 or lowers the risk",
@@ -149,10 +147,7 @@ def benefits_vanish(cases: Cases) -> Finding:
     later = [told_risk(one, one.keep_prob) < told_risk(one, 1.0) for one in (any_few(cases.rng) for _ in range(100))]
     size = share(later, "where dropout is ahead after 1 to 10 steps at any rate, noise 0.1 to 10 of the signal")
     return judged.finding(
-        {
-            "holds": "Yes at first, at any label noise; within ten steps dropout is ahead in "
-            f"{size.value:.0f} % of settings."
-        },
+        holds=f"Yes at first, at any label noise; within ten steps dropout is ahead in {size.value:.0f} % of settings.",
         evidence=judged.evidence(
             "float64 rounding, against moments summed over masks", lambda one: told_risk(one, 1.0), tolerance=ROUNDING
         ),
@@ -233,7 +228,7 @@ def crossover(cases: Cases) -> Finding:
     )
     gained = [100 * (1 - seen["limit, dropout"] / seen["limit, without"]) for _, seen in judged.pairs[2:4]]
     return judged.finding(
-        {"conditional": "Depends on the noise: without enough of it in the labels dropout never pays; with it, late."},
+        conditional="Depends on the noise: without enough of it in the labels dropout never pays; with it, late.",
         evidence=judged.evidence(
             "exact moments; draws keep a factor of 1.3 away from the boundary, which is right to first order in l",
             pays_in_the_limit,
@@ -282,7 +277,7 @@ def first_step(cases: Cases) -> Finding:
         later.append(strongest <= max(others))
     size = share(later, "where drop rate 0.5 is not last after 1 to 10 steps, noise 0.1 to 10 of the signal")
     return judged.finding(
-        {"holds": f"Yes at first, at any label noise; within ten steps no longer in {size.value:.0f} % of settings."},
+        holds=f"Yes at first, at any label noise; within ten steps no longer in {size.value:.0f} % of settings.",
         evidence=judged.evidence("float64 rounding, against moments summed over masks", told, tolerance=ROUNDING),
         size=size,
         flips_if="a step within the horizon at which another drop rate has the highest risk",
@@ -363,7 +358,7 @@ def training_fit(cases: Cases) -> Finding:
     ahead = [bool(told_gaps(skewed(cases.rng, "input")).min() < -ROUNDING) for _ in range(60)]
     size = share(ahead, "with masks on the input and two skewed features where dropout fits better at some step")
     return judged.finding(
-        {"holds": "Yes, at rates that do not overshoot, with masks on the output: dropout fits worse at every step."},
+        holds="Yes, at rates that do not overshoot, with masks on the output: dropout fits worse at every step.",
         evidence=judged.evidence(
             "float64 rounding, relative to ‖Y‖²", {"gaps": "at least 0 at every step"}, tolerance=ROUNDING
         ),
@@ -428,7 +423,7 @@ def not_a_must_have(cases: Cases) -> Finding:
         f"Yes on falling spectra, at most {most:.1f} % behind; {built:.0f} % with collinear inputs and a small signal."
     )
     return judged.finding(
-        {"holds": answer},
+        holds=answer,
         evidence=judged.evidence(
             EXACT, {"the most that is allowed": AS_GOOD, "% behind, by noise": behind_by, "% behind, collinear": built}
         ),

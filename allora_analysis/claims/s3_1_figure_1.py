@@ -20,11 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from allora_analysis.claims.accuracy import RULE
-from allora_analysis.claims.accuracy import judged as judged_pairs
-from allora_analysis.claims.accuracy import needed as needed_seeds
 from allora_analysis.claims.cases import Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, ranged, units_wanted
 from allora_analysis.finetune.setting import STUDY
 from allora_analysis.gradient_std import grid as grids
 from allora_analysis.gradient_std import trends
@@ -32,7 +29,8 @@ from allora_analysis.gradient_std.grid import Arm
 from allora_analysis.gradient_std.summary import seed_component
 from allora_analysis.gradient_std.trends import AVERAGE, LEVEL, POWER, WORST, Trend, family_of_trends, values
 from allora_analysis.grid.presets.dropout_rates import AT_INPUT, DROP_RATES
-from allora_analysis.grid.reading import recorded
+from allora_analysis.grid.reading import RULE, recorded
+from allora_analysis.grid.reading import judged as judged_pairs
 from allora_analysis.grid.sources import command
 from allora_analysis.statistics import Judgement, decide, in_every, paired_family, required_n
 from allora_analysis.statistics.paired import TIE
@@ -215,9 +213,8 @@ def on_figure_1(cases: Cases, folder: Path | None, data: str) -> Finding:
     wanted = needed(pairs[PRIMARY], outcomes, [arm for arm in arms if arm not in complete])
     contrary = _directions(pairs[PRIMARY], outcomes)
     return judged.finding(
-        _answers(TITLES.get(data, data), contrary),
+        **_answers(TITLES.get(data, data), contrary),
         evidence=Evidence({"average": "falls", "worst": "rises"}, measured, source, n=grid.seeds),
-        at_paper=None,  # the paper states neither its network nor its rates
         size=_change(pairs[PRIMARY]),
         corrected={"holds": None, "undecided": wanted}.get(judged.verdict, contrary),
         flips_if="more seeds, or an optimizer of the grid, that go clearly the other way",
@@ -234,7 +231,7 @@ def _answers(data: str, contrary: str) -> dict[str, str]:
 
 def _change(pairs: Pairs) -> Size:
     average = [100 * math.expm1(pair[0].change.mean) for pair in pairs.values()]
-    return Size(statistics.median(average), "%", "change of the average over training", min(average), max(average))
+    return ranged(average, "%", "change of the average over training")
 
 
 @figure_claim("3.1-figure-1", command=COMMAND, reading=f"On MNIST, the caption's left: {READING}")
@@ -315,7 +312,7 @@ def _wanted(family: Mapping[tuple[float, float, int], Judgement], rest: Sequence
     named = {f"{other:g} after {epoch} epochs": one for (_, other, epoch), one in family.items()}
     clear = [f"{name}: {'above' if sign(one) > 0 else 'below'}" for name, one in named.items() if sign(one)]
     against = [f"drop rate {HIGH:g} against {', '.join(clear)}"] if clear else []
-    return "; ".join([*against, f"would be decided by {needed_seeds(named)}", *rest])
+    return "; ".join([*against, f"would be decided by {units_wanted(named.values(), 'seeds')}", *rest])
 
 
 def gaps(
@@ -389,7 +386,7 @@ def figure_2_left(cases: Cases, folder: Path | None = None) -> Finding:
     measured = _measured_gaps(family | beside) | _counted(family) | _measured_epochs(best)
     late = family[HIGH, min(others), LATE]
     return judged.finding(
-        _answers_2(len(seeds)),
+        **_answers_2(len(seeds)),
         evidence=Evidence({"epoch 3": "below 0 for each", "epoch 8": "above 0 for each"}, measured, RULE, n=len(seeds)),
         at_paper={"holds": True, "refuted": False}.get(judged.verdict),
         size=Size(

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import dropout_sgd, tikhonov
-from allora_analysis.claims.cases import Case, Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size
-from allora_analysis.claims.s3_1_in_factors import factors_claim, shown
+from allora_analysis.claims.cases import Case, Cases, each_above
+from allora_analysis.claims.claim import Evidence, Finding, Size, ranged
+from allora_analysis.claims.s3_1_in_factors import factors_claim
 from allora_analysis.statistics import one_sided
 
 
@@ -85,14 +85,10 @@ def hidden_noise(cases: Cases) -> Finding:
     )
     at_one = [seen[NOISES.index(1.0)] for seen in judged.measured]
     return judged.finding(
-        {
-            "holds": f"Yes: the best drop rate is about {np.median(at_one):.2f} at noise as large as the signal, "
-            "near 0 at a tenth."
-        },
+        holds=f"Yes: the best drop rate is about {np.median(at_one):.2f} at noise as large as the signal, "
+        "near 0 at a tenth.",
         evidence=judged.evidence("the order of the best on a grid of ten drop rates", {"noise": NOISES}, n=8),
-        size=Size(
-            float(np.median(at_one)), "", "best drop rate at noise as large as the signal", min(at_one), max(at_one)
-        ),
+        size=ranged(at_one, "", "best drop rate at noise as large as the signal"),
         flips_if="a problem in which more noise wants less dropout",
     )
 
@@ -128,12 +124,10 @@ def hidden_correlations(cases: Cases) -> Finding:
     drawn = [hidden(cases.rng) for _ in range(12)]
     without, dropped = (np.array([correlations(one, drop) for one in drawn]) for drop in (0.0, 0.5))
     gaps = dict(zip(("midway", "at the end"), (without - dropped).T, strict=True))
-    tested, end = cases.test(gaps, shown), one_sided(gaps["at the end"], "t")
+    tested, end = cases.test(gaps, each_above), one_sided(gaps["at the end"], "t")
     return tested.finding(
-        {
-            "refuted": f"No, in a linear network it raises them, by {-end.mean:.2f}: its nodes share fewer directions.",
-            "holds": f"Yes: by {end.mean:.2f} at the end.",
-        },
+        refuted=f"No, in a linear network it raises them, by {-end.mean:.2f}: its nodes share fewer directions.",
+        holds=f"Yes: by {end.mean:.2f} at the end.",
         evidence=Evidence(
             {"without less with dropout": "above 0"},
             {"mean |cos|": {"without": without.mean(axis=0), "with": dropped.mean(axis=0)}},
@@ -141,9 +135,8 @@ def hidden_correlations(cases: Cases) -> Finding:
             n=len(drawn),
             seed=cases.seed,
         ),
-        at_paper=None,
         size=Size(-end.mean, "", "what drop rate 0.5 adds to the mean |cos|", -end.interval[1], -end.interval[0]),
-        condition="more problems" if tested.verdict == "undecided" else None,
+        wanted="more problems",
         flips_if="a mean |cos| that is lower with dropout",
     )
 
@@ -225,10 +218,8 @@ def hidden_online(cases: Cases) -> Finding:
     gains = [seen["gain"][1] for seen in judged.measured[:3]]
     at_best = dict(zip(TIMES, at_best_rates(start), strict=True))
     return judged.finding(
-        {
-            "conditional": "Only at a rate near 1: with unscaled masks at all times, with PyTorch's scaled ones at "
-            "intermediate times."
-        },
+        conditional="Only at a rate near 1: with unscaled masks at all times, with PyTorch's scaled ones at "
+        "intermediate times.",
         evidence=judged.evidence(
             "none: the order of the best on a grid, a gain of 1 %, and the order of two cosines",
             {
@@ -237,12 +228,8 @@ def hidden_online(cases: Cases) -> Finding:
                 "gain at noise 0.6, unscaled, each drop rate at its best of rates": {str(RATES): at_best},
             },
         ),
-        size=Size(
-            gains[1],
-            "of the error",
-            "what dropout takes off at rate 1 and noise 0.6, short to long times",
-            min(gains),
-            max(gains),
+        size=ranged(
+            gains, "of the error", "what dropout takes off at rate 1 and noise 0.6, short to long times", gains[1]
         ),
         condition="at rates from 1 to 1.2: masks are not scaled by 1/p, or times are intermediate",
         flips_if="a short or long time at which scaled masks gain, or unscaled ones do not",

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from allora_analysis import dropout_sgd
-from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims.cases import Case, Cases, each_above
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim
-from allora_analysis.claims.features import log_losses
 from allora_analysis.claims.masked_descent import turned
 from allora_analysis.claims.s3_1_convergence import Tiny, enumerated_mean
 from allora_analysis.claims.s3_1_few_steps import AS_GOOD, FLAW
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
-from allora_analysis.statistics import decide, in_every, one_sided
+from allora_analysis.statistics import one_sided
 
 factors_claim = functools.partial(
     claim,
@@ -88,11 +86,11 @@ def small_rate(cases: Cases) -> Finding:
     final = run.mean_product[-1]
     off = 100 * float(np.linalg.norm(final - run.flow_product[-1]) / np.linalg.norm(final))
     return judged.finding(
-        {"holds": "Yes: E[BA] is regularized descent to first order in the rate, and the next order is known."},
-        evidence=Evidence(
-            {"order of the error": {"flow": 1, "with its correction": 2}},
-            {case.name: list(orders(case.inputs, seen)) for case, seen in judged.pairs},
+        holds="Yes: E[BA] is regularized descent to first order in the rate, and the next order is known.",
+        evidence=judged.evidence(
             "from two rates, against all sequences of masks",
+            {"order of the error": {"flow": 1, "with its correction": 2}},
+            shown=lambda one, exact: list(orders(one, exact)),
             tolerance=0.4,
         ),
         size=Size(
@@ -168,7 +166,7 @@ def in_factors(cases: Cases) -> Finding:
     """Log ratios of least risks in 300 steps on linear teachers, noise half of the signal and as large by turns."""
     drawn = [teacher(cases.rng, noise) for _ in range(PROBLEMS // 2) for noise in (0.5, 1.0)]
     told, papers = np.array([others(one) for one in drawn]), np.array([least_risk(one, DROPS[0]) for one in drawn])
-    tested = cases.test({"within the margin": math.log(AS_GOOD) + np.log(papers / told.min(axis=1))}, shown)
+    tested = cases.test({"within the margin": math.log(AS_GOOD) + np.log(papers / told.min(axis=1))}, each_above)
     best = [
         min(own, *(least_risk(one, drop) for drop in DROPS[1:])) for one, own in zip(drawn[:4], papers, strict=False)
     ]
@@ -178,7 +176,7 @@ def in_factors(cases: Cases) -> Finding:
     word, but = "behind" if ahead.mean < 0 else "ahead of", f", though {alone:.0f} % ahead of stopping alone"
     but = but if alone > 0 > ahead.mean else ""
     return tested.finding(
-        {"holds": f"Yes: on average drop rate 0.05 is {abs(ahead.mean):.0f} % {word} decay or stopping{but}."},
+        holds=f"Yes: on average drop rate 0.05 is {abs(ahead.mean):.0f} % {word} decay or stopping{but}.",
         evidence=Evidence(
             {"least risk of the others over dropout's at 0.05": f"at most {AS_GOOD}"},
             {
@@ -189,11 +187,10 @@ def in_factors(cases: Cases) -> Finding:
             n=PROBLEMS,
             seed=cases.seed,
         ),
-        at_paper=None,  # two outputs, gradient descent
         size=Size(
             ahead.mean, "%", "lead of drop rate 0.05 over the better of stopping and decay, on average", *ahead.interval
         ),
-        corrected="would be decided by more problems" if tested.verdict == "undecided" else None,
+        wanted="would be decided by more problems",
         flips_if=f"problems in which drop rate 0.05 is on average more than {100 * (AS_GOOD - 1):.0f} % ahead of both",
     )
 
@@ -216,6 +213,14 @@ def digits_losses(seed: int) -> np.ndarray:
         sets = (pixels[held], data.y_train[held]), (test, data.y_test)
         found.append(trained(pixels[chosen], np.eye(10, dtype=np.float32)[data.y_train[chosen]], sets, generator))
     return np.array(found, dtype=float)
+
+
+def log_losses(x: np.ndarray, labels: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Mean cross-entropy of softmax(xW), for each W of a stack."""
+    logits = x @ w
+    logits -= logits.max(axis=-1, keepdims=True)
+    chosen = logits[:, np.arange(len(labels)), labels]
+    return np.mean(np.log(np.exp(logits).sum(axis=-1)) - chosen, axis=1)
 
 
 def trained(x: np.ndarray, y: np.ndarray, sets: tuple, generator: np.random.Generator) -> list[list[np.ndarray]]:
@@ -245,11 +250,6 @@ def stopped(losses: np.ndarray, arms: list[int]) -> np.ndarray:
     return own[np.arange(len(own)), 1, own[:, 0].argmin(axis=1)]
 
 
-def shown(of: Mapping[str, np.ndarray], level: float = 0.05) -> str:
-    """Student's t one-sided, Holm over the cases."""
-    return in_every(decide({name: (gaps,) for name, gaps in of.items()}, test="t", level=level))
-
-
 DIGITS_TEST = f"Student's t over {SEEDS} seeds, 8 of them seen before n and level were fixed; one-sided at"
 
 
@@ -270,18 +270,15 @@ def under_softmax(cases: Cases) -> Finding:
         stopped(losses, arms) for arms in ([0], [1], [1, 2, 3], [4, 5, 6], [0, 4, 5, 6])
     )
     tested = cases.test(
-        {"within the margin": math.log(AS_GOOD) + np.log(papers / other)}, functools.partial(shown, level=0.01)
+        {"within the margin": math.log(AS_GOOD) + np.log(papers / other)}, functools.partial(each_above, level=0.01)
     )
     gain = one_sided(100 * np.log(none / dropout), "t")
     against = one_sided(100 * np.log(dropout / decay), "t")
     return tested.finding(
-        {
-            "holds": f"Yes at drop rate 0.05; the best is {gain.mean:.0f} % better than early stopping, no better "
-            "than decay."
-            if against.mean > 0
-            else f"Yes at drop rate 0.05; the best is {gain.mean:.0f} % better than early stopping, "
-            f"{-against.mean:.0f} % than decay."
-        },
+        holds=f"Yes at drop rate 0.05; the best is {gain.mean:.0f} % better than early stopping, no better than decay."
+        if against.mean > 0
+        else f"Yes at drop rate 0.05; the best is {gain.mean:.0f} % better than early stopping, "
+        f"{-against.mean:.0f} % than decay.",
         evidence=Evidence(
             {"other arms over dropout": f"at most {AS_GOOD}"},
             {"test loss": {"none": none.mean(), "dropout": dropout.mean(), "weight decay": decay.mean()}},
@@ -289,9 +286,8 @@ def under_softmax(cases: Cases) -> Finding:
             n=SEEDS,
             seed=cases.seed,
         ),
-        at_paper=None,
         size=Size(gain.mean, "% lower test loss", "with the best drop rate than with early stopping", *gain.interval),
-        corrected="would be decided by more seeds" if tested.verdict == "undecided" else None,
+        wanted="would be decided by more seeds",
         flips_if="drop rate 0.05 more than 5 % ahead of both",
     )
 
@@ -311,13 +307,11 @@ def few_steps_under_softmax(cases: Cases) -> Finding:
         {f"drop rate {drop}": np.log(one[:, 1 + i] / one[:, 0]) for i, drop in enumerate(DROPS)}
         for one in (losses[:, FEW_STEPS // EVERY, 1], losses[:, -1, 1])
     )
-    tested, last = cases.test(early, shown), f"drop rate {DROPS[-1]}"
+    tested, last = cases.test(early, each_above), f"drop rate {DROPS[-1]}"
     cost, gain = one_sided(100 * early[last], "t"), one_sided(-100 * late[last], "t")
     return tested.finding(
-        {
-            "holds": f"Yes: after {FEW_STEPS} steps drop rate {DROPS[-1]} costs {cost.mean:.1f} % of test loss; after "
-            f"{STEPS} it gains {gain.mean:.0f} %."
-        },
+        holds=f"Yes: after {FEW_STEPS} steps drop rate {DROPS[-1]} costs {cost.mean:.1f} % of test loss; after "
+        f"{STEPS} it gains {gain.mean:.0f} %.",
         evidence=Evidence(
             {"log ratio of test losses, dropout over none": f"above 0 after {FEW_STEPS} steps"},
             {"early": {k: v.mean() for k, v in early.items()}, "late": {k: v.mean() for k, v in late.items()}},
@@ -325,10 +319,9 @@ def few_steps_under_softmax(cases: Cases) -> Finding:
             n=SEEDS,
             seed=cases.seed,
         ),
-        at_paper=None,
         size=Size(
             cost.mean, "% of test loss", f"what drop rate {DROPS[-1]} costs after {FEW_STEPS} steps", *cost.interval
         ),
-        corrected="would be decided by more seeds" if tested.verdict == "undecided" else None,
+        wanted="would be decided by more seeds",
         flips_if="a drop rate whose test loss is not above that of none after few steps",
     )

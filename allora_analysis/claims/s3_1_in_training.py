@@ -15,8 +15,7 @@ import numpy as np
 
 from allora_analysis import deviation
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size
-from allora_analysis.claims.masked_descent import share
+from allora_analysis.claims.claim import Finding, ranged, share
 from allora_analysis.claims.s3_1_deviation import AFTER, deviation_claim
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, design, on_both_sides
 
@@ -97,11 +96,7 @@ def loss_std_from_zero(cases: Cases) -> Finding:
     )
     risen = all(seen["after training"] > seen["at the start"] == 0 for _, seen in judged.pairs)
     return judged.finding(
-        {
-            "refuted": "No: at zero it is exactly 0, so it increases."
-            if risen
-            else "No: it does not decrease on every case."
-        },
+        refuted="No: at zero it is exactly 0, so it increases." if risen else "No: it does not decrease on every case.",
         evidence=judged.evidence("exact: every term has the factor Z = 0", {"at the start": 0.0}, tolerance=0.0),
         corrected="compared to zero matrices Std[L] increases: Var[L] = ((1 − p)/p) Σ Z²(Z/p − 2Y)² is 0 at Z = XW = 0",
         flips_if="a Std[L] above 0 at W = 0",
@@ -174,14 +169,12 @@ def loss_std_from_random(cases: Cases) -> Finding:
     usual = [training(0.5, PAPER_KEEP, cases.rng) for _ in range(20)]
     turns = [turning_scale(one) / one.keep_prob for one in usual]
     return judged.finding(
-        {"conditional": "Depends on the start's scale: it falls from large random matrices and rises from small ones."},
+        conditional="Depends on the start's scale: it falls from large random matrices and rises from small ones.",
         evidence=judged.evidence(EXACT, lambda one: turning_scale(one.of), tolerance=1e-9),
-        size=Size(
-            float(np.median(turns)),
+        size=ranged(
+            turns,
             "p times the true weights' standard deviation",
             "√D times the start's, at which it turns; noise half of the signal",
-            min(turns),
-            max(turns),
         ),
         condition="the start's standard deviation times √D is above p√v, 3(Σm²)v² + 4(ΣY²m)v = Σ F²(F − 2Y)², "
         "m_n = ‖X_n‖²/D, F = XX⁺Y",
@@ -234,10 +227,8 @@ def _gradient_row(cases: Cases, scale: float, draw: Callable[[np.random.Generato
     )
     worst = 100 * float(np.median([seen["worst"] for case, seen in judged.pairs if case.paper]))
     return judged.finding(
-        {
-            "conditional": f"Only in {often.value:.0f} % of heavy-tailed settings; at noise half the signal the worst "
-            f"falls to {worst:.0f} %."
-        },
+        conditional=f"Only in {often.value:.0f} % of heavy-tailed settings; at noise half the signal the worst "
+        f"falls to {worst:.0f} %.",
         evidence=judged.evidence(EXACT, told_shares, tolerance=1e-6),
         size=often,
         condition="with v_dc = Σ_n X²_nd R²_nc, R = Y − XX⁺Y, and u_dc the same of Y − XW/p at the start: "
@@ -304,12 +295,10 @@ def figure_1_illustrates(cases: Cases) -> Finding:
     drawn = [told_shares(any_training(cases.rng))[0] for _ in range(100)]
     opposite = max(left) < 1 and all(seen["after training"] > seen["at the start"] for seen in judged.measured)
     return judged.finding(
-        {
-            "refuted": "No: from zero the loss's deviation rises from 0, while the gradient's falls to "
-            f"{100 * float(np.median(left)):.0f} %."
-            if opposite
-            else "No: not on every data set."
-        },
+        refuted="No: from zero the loss's deviation rises from 0, while the gradient's falls to "
+        f"{100 * float(np.median(left)):.0f} %."
+        if opposite
+        else "No: not on every data set.",
         evidence=judged.evidence(EXACT, {"from zero, the loss's Std": "rises from 0"}, tolerance=1e-9),
         size=share([value > 1 for value in drawn], "from zero, noise 0.1 to 50 of the signal, where both rise"),
         flips_if="a training from zero, noise half of the signal, in which the gradient's deviation rises too",

@@ -65,7 +65,6 @@ def struck(output: np.ndarray, rank: int) -> dict[str, int]:
     says=LATENT,
     reading="As a fact about LoRA's code: a mask strikes single entries of Ax, r numbers between A and B; measured on "
     "this toolkit's layer, whose test looks at PEFT's own, where lora_B(lora_A(dropout(x))) is computed too.",
-    command="python -m allora_analysis --only 3.1-placement-in-code",
     test="tests/test_claims_3_1_tikhonov.py",
 )
 def placement_in_code(cases: Cases) -> Finding:
@@ -85,7 +84,7 @@ def placement_in_code(cases: Cases) -> Finding:
     )
     whole = sum(seen["whole"] for case, seen in judged.pairs if case.paper)
     return judged.finding(
-        {"refuted": "No: LoRA's code, as PEFT has it, masks A's input, n₂ numbers a token."},
+        refuted="No: LoRA's code, as PEFT has it, masks A's input, n₂ numbers a token.",
         evidence=judged.evidence(
             "none: masks on Ax leave every input whole or strike it whole with a chance below 1e-6 a case",
             lambda one: {"whole": f"{one.drop_rate:g} of {one.n2}", "in part": 0},
@@ -177,7 +176,7 @@ def placement_latent(cases: Cases) -> Finding:
     )
     off = [100 * seen["p·XX⁺Y off by"] for case, seen in judged.pairs if case.paper]
     return judged.finding(
-        {"conditional": "Only for fits of r equal singular values, so in practice no: one constant comes off each."},
+        conditional="Only for fits of r equal singular values, so in practice no: one constant comes off each.",
         evidence=judged.evidence(SEARCH, lambda one: {"p·XX⁺Y": keeps_the_shape(one)}, tolerance=SEARCH_TOLERANCE),
         size=Size(
             off[0], "% of its largest entry", "how far p·XX⁺Y is from the minimizer at drop rate 0.05, r the fit's rank"
@@ -223,7 +222,7 @@ def normalised_inputs(cases: Cases) -> Finding:
         ),
     )
     return judged.finding(
-        {"holds": "Yes, exactly, for masks on the inputs: ridge with λ = (1 − p)/p on columns of norm 1."},
+        holds="Yes, exactly, for masks on the inputs: ridge with λ = (1 − p)/p on columns of norm 1.",
         evidence=judged.evidence(ROUNDING, normalised_ridge, tolerance=TOLERANCE),
         flips_if="a design on which the sum over all input masks has another minimizer",
     )
@@ -261,7 +260,7 @@ def mask_mean(cases: Cases) -> Finding:
         printed=lambda one, seen: relative_error(seen, np.ones((one.rows, one.columns))) < TOLERANCE,
     )
     return judged.finding(
-        {"holds": "Yes: each entry has mean 1."},
+        holds="Yes: each entry has mean 1.",
         evidence=judged.evidence(ROUNDING, {"every entry": 1.0}, tolerance=TOLERANCE),
         flips_if="an entry whose mean over all masks is not 1",
     )
@@ -307,7 +306,7 @@ def placement_input(cases: Cases) -> Finding:
         condition=uncorrelated,
     )
     return judged.finding(
-        {"conditional": "Only for uncorrelated features, so in practice no: input masks solve another regression."},
+        conditional="Only for uncorrelated features, so in practice no: input masks solve another regression.",
         evidence=judged.evidence(ROUNDING, lambda one: {"one W": uncorrelated(one)}, tolerance=TOLERANCE),
         corrected="under input masks W = (S + k diag S)⁺XᵀY, S = XᵀX, k = (1 − p)/p",
         condition="S = XᵀX is diagonal, or p = 1",

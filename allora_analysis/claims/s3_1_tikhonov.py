@@ -14,7 +14,7 @@ import numpy as np
 
 from allora_analysis import tikhonov
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.tikhonov.study import Problems
 
 tikhonov_claim = functools.partial(
@@ -124,7 +124,7 @@ def expectation(cases: Cases) -> Finding:
         printed=both,
     )
     return judged.finding(
-        {"holds": "Yes, exactly: on expectation masks add (1 − p)/p times the fit's squared norm."},
+        holds="Yes, exactly: on expectation masks add (1 − p)/p times the fit's squared norm.",
         evidence=judged.evidence(ROUNDING, display, tolerance=TOLERANCE),
         flips_if="weights at which the sum over all masks is another number",
     )
@@ -155,7 +155,7 @@ def minimiser(cases: Cases) -> Finding:
         ),
     )
     return judged.finding(
-        {"holds_corrected": "Not as printed, a misprint: the last product is XᵀY, and W p times least squares."},
+        holds_corrected="Not as printed, a misprint: the last product is XᵀY, and W p times least squares.",
         evidence=judged.evidence(
             ROUNDING,
             lambda one: tikhonov.dropout_solution(one.x, one.y, one.keep_prob, "output"),
@@ -202,7 +202,7 @@ def tikhonov_solution(cases: Cases) -> Finding:
         corrected=lambda one, best: relative_error(tikhonov.ridge_solution(*one), best) < TOLERANCE,
     )
     return judged.finding(
-        {"holds_corrected": "Not as printed, a misprint: the last product is XᵀY, as everywhere in this paragraph."},
+        holds_corrected="Not as printed, a misprint: the last product is XᵀY, as everywhere in this paragraph.",
         evidence=judged.evidence(ROUNDING, lambda one: tikhonov.ridge_solution(*one), tolerance=TOLERANCE),
         corrected="W = (XᵀX + λI)⁻¹XᵀY",
         flips_if="a regression on which the corrected W is not ridge's minimizer",
@@ -256,7 +256,7 @@ def equal_spectrum(cases: Cases) -> Finding:
         corrected=corrected,
     )
     return judged.finding(
-        {"holds_corrected": "Not as printed, the same misprint: with XᵀY ridge and dropout are one for white X."},
+        holds_corrected="Not as printed, the same misprint: with XᵀY ridge and dropout are one for white X.",
         evidence=judged.evidence(
             ROUNDING,
             lambda one: tikhonov.dropout_solution(one.x, one.y, one.share, "output"),
@@ -297,7 +297,7 @@ def unit_eigenvalue(cases: Cases) -> Finding:
         ),
     )
     return judged.finding(
-        {"holds": "Yes, in units in which c = 1; in X's own units the penalty is c(1 − p)/p."},
+        holds="Yes, in units in which c = 1; in X's own units the penalty is c(1 − p)/p.",
         evidence=judged.evidence(ROUNDING, lambda one: 1 / one.share - 1, tolerance=TOLERANCE),
         flips_if="an X with XᵀX = I whose nearest ridge has another λ, or fits that move with X's scale",
     )
@@ -329,7 +329,7 @@ def implicit_regularizer(cases: Cases) -> Finding:
         printed=lambda one, seen: relative_error(seen, np.full(min(one.x.shape), one.keep_prob)) < 1e-7,
     )
     return judged.finding(
-        {"holds": "Yes: with the mask on the output every direction of the fit shrinks by the factor p."},
+        holds="Yes: with the mask on the output every direction of the fit shrinks by the factor p.",
         evidence=judged.evidence(ROUNDING, lambda one: one.keep_prob, tolerance=1e-7),
         size=Size(100 * (1 - PAPER_KEEP), "%", "what drop rate 0.05 takes off the least-squares fit"),
         flips_if="a direction of X that the minimum over all masks does not shrink by p",
@@ -373,14 +373,12 @@ def general_spectrum(cases: Cases) -> Finding:
     )
     far = [100 * seen["distance"] for case, seen in judged.pairs if case.paper]
     return judged.finding(
-        {"conditional": "Only for white X, as §3.1 has it; elsewhere no ridge shrinks all directions alike."},
+        conditional="Only for white X, as §3.1 has it; elsewhere no ridge shrinks all directions alike.",
         evidence=judged.evidence(ROUNDING, lambda one: {"a ridge": exact(one)}, tolerance=TOLERANCE),
-        size=Size(
-            float(np.median(far)),
+        size=ranged(
+            far,
             "% of its norm",
             "how far dropout's fit is from the nearest ridge's at drop rate 0.05, condition number 10",
-            min(far),
-            max(far),
         ),
         condition="all non-zero singular values of X are equal, or p = 1",
         flips_if="an X of unequal singular values on which some ridge is dropout's fit, or a white one without",

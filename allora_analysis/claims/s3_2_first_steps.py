@@ -13,7 +13,7 @@ import numpy as np
 
 from allora_analysis import hessian
 from allora_analysis.claims.cases import Case, Cases, relative_error, source_of_errors, standard_errors
-from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.s3_2_in_a_and_b import ROUNDING, factor_claim, flow_claim
 from allora_analysis.claims.s3_2_in_v import POORLY, Fewer, fewer_rows, power_law
 from allora_analysis.hessian.factors import loss_gradient
@@ -84,10 +84,8 @@ def slow_start(cases: Cases) -> Finding:
     )
     peft = [_Speed(896, rank, (3 * 896) ** -0.5, "Adam").ratio for rank in (8, 32)]
     return judged.finding(
-        {
-            "conditional": f"Yes at PEFT's scale of A: BA's first step is {peft[0]:.0%} to {peft[1]:.0%} of V's; "
-            "not at far larger scales."
-        },
+        conditional=f"Yes at PEFT's scale of A: BA's first step is {peft[0]:.0%} to {peft[1]:.0%} of V's; "
+        "not at far larger scales.",
         evidence=judged.evidence(source_of_errors(DRAWS), lambda one: one.ratio**2, n=DRAWS),
         size=Size(
             peft[0],
@@ -197,13 +195,13 @@ def block_conditioning(cases: Cases) -> Finding:
     shares = [ratio(case.inputs) for case in own]
     of = "condition number in B at rank 8, inputs' variances a power law; in brackets ranks 8 to 32"
     return judged.finding(
-        {"conditional": "Depends on the inputs' spectrum: power-law ones condition B better than V, white ones worse."},
+        conditional="Depends on the inputs' spectrum: power-law ones condition B better than V, white ones worse.",
         evidence=judged.evidence(
             "float64 rounding of κ by differences; the limit of large r, n₂ to a factor of 8 below and 2 above",
             lambda one: hessian.block_conditioning(one.x, one.a).block,
             tolerance=ROUNDING,
         ),
-        size=Size(shares[0], "of κ(S)", of, min(shares), max(shares)),
+        size=ranged(shares, "of κ(S)", of, shares[0]),
         condition="κ(ASAᵀ) > κ(S), the Hessian in B being 2I ⊗ ASAᵀ: where S is nearly white, or r not ≪ n₂",
         flips_if="a spread spectrum and r ≪ n₂ with κ(ASAᵀ) above κ(S)",
     )
@@ -269,7 +267,7 @@ def factor_conditioning(cases: Cases) -> Finding:
     judged = cases.judge(own + cases.draw(draw, 12), look, printed=foretold)
     near, far = judged.measured[0]["κ"][2:]
     return judged.finding(
-        {"holds": "Yes, in A and B together: at B = 0 the outputs do not depend on A."},
+        holds="Yes, in A and B together: at B = 0 the outputs do not depend on A.",
         evidence=judged.evidence(
             "counts: none may differ; κ up by more than 20 times where B shrinks 10 times",
             lambda one: {"flat": [one.a.size, len(one.a) ** 2], "κ": "∝ 1/‖B‖² near 0"},
@@ -328,7 +326,7 @@ def block_rank(cases: Cases) -> Finding:
         condition=lambda one: len(one.a) / len(one.sets.few) if one.sets.fresh else 0.0,
     )
     return judged.finding(
-        {"conditional": "Only with fewer samples than the rank r; the paper's tasks have far more."},
+        conditional="Only with fewer samples than the rank r; the paper's tasks have far more.",
         evidence=judged.evidence("counts: none may differ", {"flat directions": "C·(r − n) for n < r, else 0"}),
         condition="n < r: with r ≤ n < n₂ the Hessian in V has flat directions, that in B has none",
         flips_if="a design with n ≥ r independent rows and a flat direction in B",

@@ -97,7 +97,7 @@ def convexity(cases: Cases) -> Finding:
     """Lowest curvature and third differences of the loss in V."""
     judged = on_spaces(cases, ("V",))
     return judged.finding(
-        {"holds": "Yes, in V, in which §3.2 takes the Hessian; not in LoRA's A and B."},
+        holds="Yes, in V, in which §3.2 takes the Hessian; not in LoRA's A and B.",
         evidence=judged.evidence(DIFFERENCES, tolerance=CURVATURE),
         flips_if="a direction of V along which the loss curves down, or is not quadratic",
     )
@@ -155,7 +155,7 @@ def convexity_in_lora(cases: Cases) -> Finding:
     judged = on_spaces(cases, (LOW_RANK, FACTORS))
     lowest = next(seen["lowest curvature"] for case, seen in judged.pairs if case.paper and "(B" in case.name)
     return judged.finding(
-        {"conditional": "Only if V may have full rank: over LoRA's low-rank V, or in A and B, it is not convex."},
+        conditional="Only if V may have full rank: over LoRA's low-rank V, or in A and B, it is not convex.",
         evidence=judged.evidence(DIFFERENCES, tolerance=CURVATURE),
         size=Size(lowest, "of the highest curvature", "the lowest in (B, A) at B = 0, rank 8, power-law variances"),
         condition="the variable is V, of rank up to min(D, C)",
@@ -233,7 +233,7 @@ def saddle_of_lora(cases: Cases) -> Finding:
     )
     values = judged.measured[0]["eigenvalues"]
     finding = judged.finding(
-        {"refuted": "No: with B = 0 and A random the loss has a slope; a saddle point has none."},
+        refuted="No: with B = 0 and A random the loss has a slope; a saddle point has none.",
         evidence=judged.evidence(
             "counts: none may differ; the spectrum to float64 rounding",
             lambda one: {"‖∇L‖": float(np.linalg.norm(one.g @ one.a.T)), "negative": "r·rank G"},
@@ -288,7 +288,7 @@ def saddle_by_start(cases: Cases) -> Finding:
         condition=lambda one: hessian.is_stationary(one.g + 2 * one.b @ one.a @ one.x.T @ one.x, one.a, one.b),
     )
     return judged.finding(
-        {"conditional": "Only if A and B both start at zero; LoRA draws one of them at random, so in practice no."},
+        conditional="Only if A and B both start at zero; LoRA draws one of them at random, so in practice no.",
         evidence=judged.evidence("critical or not: none may differ", {"saddle point": "iff GAᵀ = 0 and BᵀG = 0"}),
         condition="GAᵀ = 0 and BᵀG = 0: in practice A = B = 0",
         flips_if="a start with one factor drawn at random that is a critical point",
@@ -342,7 +342,7 @@ def escape(cases: Cases) -> Finding:
     )
     before = judged.measured[0]
     return judged.finding(
-        {"conditional": "Only from A = B = 0: LoRA's random A moves BA at once."},
+        conditional="Only from A = B = 0: LoRA's random A moves BA at once.",
         evidence=judged.evidence(
             "what the leading order leaves out, of the time", lambda one: further(one) * one.both, tolerance=LEADING
         ),

@@ -103,7 +103,7 @@ def gradient(cases: Cases) -> Finding:
         corrected=lambda one, seen: relative_error(mended(one), seen) <= ROUNDING,
     )
     return judged.finding(
-        {"holds_corrected": "Not as printed, a misprint: the last term is transposed, so the shapes do not match."},
+        holds_corrected="Not as printed, a misprint: the last term is transposed, so the shapes do not match.",
         evidence=judged.evidence(ROUNDING_SOURCE, mended, tolerance=ROUNDING),
         corrected="∇L(V) = 2XᵀXV − 2Xᵀ(Y − XW)",
         flips_if="a loss whose slopes are those of the transposed term",
@@ -132,7 +132,7 @@ def second_derivative(cases: Cases) -> Finding:
         corrected=lambda one, seen: relative_error(mended(one), seen) <= ROUNDING,
     )
     return judged.finding(
-        {"holds_corrected": "Not as printed: a factor 2 is missing, and I has the number of outputs, not of samples."},
+        holds_corrected="Not as printed: a factor 2 is missing, and I has the number of outputs, not of samples.",
         evidence=judged.evidence(ROUNDING_SOURCE, mended, tolerance=ROUNDING),
         corrected="2 I_C ⊗ XᵀX, C the number of outputs",
         flips_if="a loss with half the curvature, or one that couples outputs",
@@ -164,7 +164,7 @@ def vectorisation(cases: Cases) -> Finding:
         corrected=lambda one, seen: same(right(one, one.y.shape[1]), seen),
     )
     return judged.finding(
-        {"holds_corrected": "Not as printed, a misprint: the identity has the number of outputs, not of samples."},
+        holds_corrected="Not as printed, a misprint: the identity has the number of outputs, not of samples.",
         evidence=judged.evidence(ROUNDING_SOURCE, lambda one: right(one, one.y.shape[1]), tolerance=ROUNDING),
         corrected="‖(I_C ⊗ X)vec(W + V) − vec(Y)‖², C the number of outputs",
         flips_if="a shape with n ≠ C for which I_n ⊗ X fits vec(W + V)",
@@ -197,7 +197,7 @@ def semidefinite(cases: Cases) -> Finding:
         printed=lambda one, seen: bool(seen[0] >= -ROUNDING * seen[-1] and relative_error(told(one), seen) <= ROUNDING),
     )
     return judged.finding(
-        {"holds": "Yes: no direction in V has negative curvature."},
+        holds="Yes: no direction in V has negative curvature.",
         evidence=judged.evidence(ROUNDING_SOURCE, told, tolerance=ROUNDING),
         flips_if="one eigenvalue below 0 beyond rounding",
     )
@@ -242,7 +242,7 @@ def start_conditioning(cases: Cases) -> Finding:
     )
     ratios = [float(np.exp(seen["V = 0"] - seen["V"])) for _, seen in judged.pairs]
     return judged.finding(
-        {"refuted": "No: V's curvature is the same everywhere, so starting at zero makes nothing worse."},
+        refuted="No: V's curvature is the same everywhere, so starting at zero makes nothing worse.",
         evidence=judged.evidence(
             "float64 rounding of log κ: 1e-6", lambda one: {"V = 0": hessian.log_condition(one.x)}, tolerance=1e-6
         ),
@@ -310,7 +310,7 @@ def flat_directions(cases: Cases) -> Finding:
     own = Case("power-law X, D = 16, n from 48 down", power_law(48, 16, cases.rng))
     judged = cases.judge([own, *cases.draw(draw, 12)], flat, printed=becomes_degenerate)
     return judged.finding(
-        {"holds": "Yes, once samples are fewer than inputs, n < D; in practice no: fine-tuning has far more."},
+        holds="Yes, once samples are fewer than inputs, n < D; in practice no: fine-tuning has far more.",
         evidence=judged.evidence("counts: none may differ", {"flat directions": "C·(D − n) for n < D, else 0"}),
         at_paper=False,  # the smallest of its training sets has thousands of sentences, the widest input 4,864 features
         flips_if="a design with n ≥ D independent rows and a flat direction, or with n < D and none",
@@ -399,7 +399,7 @@ def conditioning_by_samples(cases: Cases) -> Finding:
         condition=ratio,
     )
     return judged.finding(
-        {"conditional": "Only while there are more samples than inputs: below that the condition number falls again."},
+        conditional="Only while there are more samples than inputs: below that the condition number falls again.",
         evidence=judged.evidence(
             f"each difference between two means: {source_of_errors(DRAWS)}",
             lambda one: dict(zip(("many samples", "few samples"), limits(one), strict=True)) if one.fresh else 0.0,

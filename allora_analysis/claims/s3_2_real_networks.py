@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim, in_part, not_run
+from allora_analysis.claims.claim import Finding, Size, claim, in_part, not_run, ranged
 from allora_analysis.claims.s3_2_in_a_and_b import DIFFICULT, SADDLE, against, signs
 from allora_analysis.zero_initialisation import run as lists
 from allora_analysis.zero_initialisation.run import STUDY, Setting, recorded
@@ -85,7 +85,6 @@ def change_of_output(one: Net) -> float:
     where="§1, LoRA's design",
     says="zero-initialization to ensure that training starts from the LLM's pretrained mapping",
     reading="With A or B at 0 every output is the pretrained network's, bit by bit; with neither it is not.",
-    command="python -m allora_analysis --only 3.2-pretrained-mapping",
     test="tests/test_lora_layers.py",
 )
 def pretrained_mapping(cases: Cases) -> Finding:
@@ -103,7 +102,7 @@ def pretrained_mapping(cases: Cases) -> Finding:
         printed=lambda one, seen: (seen == 0) == (one.a * one.b == 0),
     )
     return judged.finding(
-        {"holds": "Yes, bit by bit: with A or B at zero the network is the pretrained one."},
+        holds="Yes, bit by bit: with A or B at zero the network is the pretrained one.",
         evidence=judged.evidence("none: bit by bit", lambda one: "0" if one.a * one.b == 0 else "not 0", tolerance=0.0),
         flips_if="an output that differs in one bit with A or B at 0",
     )
@@ -162,7 +161,6 @@ def _pretrained_cost(one: Net) -> dict[str, int]:
     says="Since low-rank matrices can be merged back to original weights, LoRA does not incur any additional cost at "
     "inference",
     reading="The merged network has the outputs of the adapted one, and the operations and parameters of the base.",
-    command="python -m allora_analysis --only 3.2-inference-cost",
     test="tests/test_lora_layers.py",
 )
 def inference_cost(cases: Cases) -> Finding:
@@ -177,7 +175,7 @@ def inference_cost(cases: Cases) -> Finding:
     )
     own = judged.measured[0]
     return judged.finding(
-        {"holds": "Yes, once merged; left unmerged, it costs the products with A and B on top."},
+        holds="Yes, once merged; left unmerged, it costs the products with A and B on top.",
         evidence=judged.evidence(
             "of the outputs, in units of the type's ε: the largest width, for sums in another order; counts are exact",
             _pretrained_cost,
@@ -270,7 +268,7 @@ def network_saddle(cases: Cases) -> Finding:
     )
     ends = judged.measured[0]["ends"]
     finding = judged.finding(
-        {"refuted": "No: the start has a slope along B, though also negative curvature."},
+        refuted="No: the start has a slope along B, though also negative curvature.",
         evidence=judged.evidence(
             "counts: none may differ; both ends by Lanczos to 1e-8",
             {"‖∇_A‖": 0.0, "negative": "Σ_l r·rank G_l and those of K on ker C, by `network_inertia`"},
@@ -331,7 +329,7 @@ def network_escape(cases: Cases) -> Finding:
     )
     own = judged.measured[0]
     return judged.finding(
-        {"conditional": "Only from A = B = 0: from LoRA's start plain descent leaves at once."},
+        conditional="Only from A = B = 0: from LoRA's start plain descent leaves at once.",
         evidence=judged.evidence("stays or leaves: none may differ", {"stays": "iff A = B = 0"}),
         size=Size(
             1 - own["loss at the end"] / own["loss at the start"],
@@ -399,19 +397,15 @@ def pretrained_saddle(cases: Cases, folder: Path | None) -> Finding:
     )
     depths = [seen["−λ_min/λ_max"] for _, seen in judged.pairs]
     finding = judged.finding(
-        {"refuted": "No: in every layer there is a slope along B, though curvature of both signs."},
+        refuted="No: in every layer there is a slope along B, though curvature of both signs.",
         evidence=judged.evidence(
             f"counts, [least, most]: none may differ; {len(runs)} of {len(lists.RUNS)} runs recorded",
             lambda setting: {sign: runs[setting]["foretold"][sign] for sign in ("negative", "zero", "positive")},
             tolerance=0.0,
             n=len(runs),
         ),
-        size=Size(
-            float(np.median(depths)),
-            "of the highest curvature",
-            f"depth of the lowest{in_part(len(runs), len(lists.RUNS), 'runs')}",
-            min(depths),
-            max(depths),
+        size=ranged(
+            depths, "of the highest curvature", f"depth of the lowest{in_part(len(runs), len(lists.RUNS), 'runs')}"
         ),
         corrected="no critical point, as ∇_B ≠ 0; the Hessian there has the signs that the ranks foretell",
         flips_if="a gradient of 0 at LoRA's start",

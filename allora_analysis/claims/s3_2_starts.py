@@ -140,10 +140,8 @@ def worst_place(cases: Cases) -> Finding:
     )
     own_seen = judged.measured[0]
     finding = judged.finding(
-        {
-            "refuted": "No: on the way each negative direction of the start passes curvature 0, where the condition "
-            "number is infinite."
-        },
+        refuted="No: on the way each negative direction of the start passes curvature 0, where the condition "
+        "number is infinite.",
         evidence=judged.evidence("counts: none may differ", {"κ on the way": "∞ at each of the changes of sign"}),
         size=Size(
             own_seen["start"] / own_seen["end"],
@@ -208,10 +206,8 @@ def start_has_most(cases: Cases) -> Finding:
         condition=lambda one: bool(np.linalg.matrix_rank(one.g) == min(one.g.shape)),
     )
     return judged.finding(
-        {
-            "conditional": "Yes where the gradient G has full rank, as with enough data: no point has more than "
-            "r·min(n₁, n₂).",
-        },
+        conditional="Yes where the gradient G has full rank, as with enough data: no point has more than "
+        "r·min(n₁, n₂).",
         evidence=judged.evidence("counts: none may differ", lambda one: {"start": hessian.inertia(*one).negative}),
         size=Size(0.5, "of all directions", "are negative at B = 0 for n₁ = n₂ and full-rank G, rescalings included"),
         corrected="B = 0 has r·rank G negative directions, no point more than r·min(n₁, n₂)",
@@ -290,10 +286,7 @@ def first_direction(cases: Cases) -> Finding:
     )
     lora = math.sqrt(8 / (4096 + 8 + 1))
     return judged.finding(
-        {
-            "conditional": "Only where A and B are the gradient's singular vectors; from B = 0 the cosine is "
-            f"{lora:.2f}."
-        },
+        conditional=f"Only where A and B are the gradient's singular vectors; from B = 0 the cosine is {lora:.2f}.",
         evidence=judged.evidence("a step of 1e-6", best, tolerance=0.01),
         size=Size(lora, "cosine", "first step from B = 0 and full fine-tuning's: √(r/(n₂ + r + 1)), n₂ = 4,096, r = 8"),
         corrected="the cosine is at most ‖[G]_2r‖/‖G‖, and about √(r/(n₂ + r + 1)) from B = 0 with Gaussian A",

@@ -1,4 +1,4 @@
-"""§3.3 beyond the worst case: networks at random, small η, and the residual stacks that an LLM is.
+"""§3.3 beyond the worst case: the network at hand, networks at random, small η, the residual stacks that an LLM is.
 
 The paper treats the worst case alone; these rows ask what is left of its sentences elsewhere. m̄ is ‖BA‖/‖W‖ of a layer
 and L the number of layers; entries of W, A and B are independent and Gaussian.
@@ -13,11 +13,61 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import ripple
-from allora_analysis.claims.cases import Case, Cases, source_of_errors, standard_errors
-from allora_analysis.claims.claim import Finding, Size
-from allora_analysis.claims.s3_3_worst_case import PAPER_ETAS, ripple_claim
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, source_of_errors, standard_errors
+from allora_analysis.claims.claim import Finding, ranged
+from allora_analysis.claims.s3_3_worst_case import (
+    ROUNDING,
+    TOLERANCE,
+    Network,
+    aligned,
+    lines_up,
+    log_growth,
+    networks_at_random,
+    ripple_claim,
+    worst,
+)
 from allora_analysis.ripple import stack
 from allora_analysis.ripple.bounds import Layer, Scales
+
+
+def _all_equal(network: Network) -> bool:
+    weights, adapters = ripple.spectral_norms(network.layers)
+    return bool(np.ptp(adapters / weights) < 1e-9 * np.max(adapters / weights))
+
+
+@ripple_claim(
+    "3.3-tight-in-practice",
+    where="§3.3, before the last display",
+    says="all the inequalities are tight",
+    reading="The unkind reading: on the network at hand ‖f_L(x)‖ = C(1 + ηm̄)^L‖x‖. That some network attains it is "
+    "3.3-tight.",
+    depends_on=("3.3-tight", "3.3-norm", "3.3-product", "3.3-mean"),
+)
+def tight_in_practice(cases: Cases) -> Finding:
+    """Networks at random, aligned ones, and aligned ones turned or stretched by a part in a thousand."""
+
+    def draw(rng: np.random.Generator) -> Network:
+        depth, eta = int(rng.integers(2, 6)), float(np.exp(rng.uniform(-1, 4)))
+        spread, turn = rng.choice([[0.0, 0.0], [0.0, 0.0], [1e-3, 0.0], [0.0, 1e-3]])
+        one = aligned((5,) * (depth + 1), 2, 1.5, 0.6 * np.exp(spread * np.linspace(-1, 1, depth)), eta, rng)
+        across = np.cross(one.x[:3], [1.0, 0.0, 0.0])  # at right angles to x in its first three coordinates
+        return one._replace(x=one.x + turn * np.linalg.norm(one.x) * np.array([*across / np.linalg.norm(across), 0, 0]))
+
+    judged = cases.judge(
+        cases.draw(draw, 24, "aligned or nearly so") + networks_at_random(cases),
+        measure=log_growth,
+        printed=lambda one, seen: abs(seen - worst(one).log_amgm_bound) < TOLERANCE,
+        condition=lambda one: lines_up(one) and _all_equal(one),
+    )
+    below = [worst(case.inputs).log_amgm_bound - seen for case, seen in judged.pairs if case.paper]
+    return judged.finding(
+        conditional="Only for aligned layers, so in practice no: networks at random stay far below the bound.",
+        evidence=judged.evidence(ROUNDING, lambda one: worst(one).log_amgm_bound, tolerance=TOLERANCE),
+        size=ranged(below, "nats", "how far 24 random layers stay below it"),
+        condition="W_l and B_lA_l share their top singular vectors, which line up from layer to layer and with x, "
+        "and all ‖B_lA_l‖/‖W_l‖ are equal",
+        flips_if="a network at random that attains the bound, or an aligned one that does not",
+    )
 
 
 class _AtRandom(NamedTuple):
@@ -72,10 +122,7 @@ def typical(cases: Cases) -> Finding:
             int(rng.integers(5, 10)), width, int(rng.integers(1, 5)), float(np.exp(rng.uniform(0, np.log(100)))), 150
         )
 
-    own = [
-        Case(f"width 64, r = 8, L = 12 and 24, η = {eta:.3g}", _AtRandom(12, 64, 8, eta, 32), True)
-        for eta in PAPER_ETAS
-    ]
+    own = at_etas("width 64, r = 8, L = 12 and 24", lambda eta: _AtRandom(12, 64, 8, eta, 32))
 
     def agrees(one: _AtRandom, seen: dict[str, dict[str, float]]) -> bool:
         limit = standard_errors(one.replicas)
@@ -88,21 +135,17 @@ def typical(cases: Cases) -> Finding:
     judged = cases.judge(own + cases.draw(draw, 8), lambda one: added_at_random(one, cases.rng), printed=agrees)
     shares = [one.gain / math.log1p(one.eta) for one in (case.inputs for case in own)]
     return judged.finding(
-        {
-            "holds": f"Yes, but at {min(shares):.0%} to {max(shares):.0%} of the worst case's rate for networks at "
-            "random."
-        },
+        holds=f"Yes, but at {min(shares):.0%} to {max(shares):.0%} of the worst case's rate for networks at random.",
         evidence=judged.evidence(
             f"each of two means: {source_of_errors(32)}; {standard_errors(150):.3g} for 150 networks",
             lambda one: {"L": one.depth * one.gain, "2L": 2 * one.depth * one.gain},
         ),
-        size=Size(
-            shares[-1],
+        size=ranged(
+            shares,
             "of the worst case's rate",
             "growth that η = 2 adds at random, adapters as large as weights (‖BA‖ = ‖W‖), rank 8, width 64; in "
             "brackets η² from 1 to 4",
-            min(shares),
-            max(shares),
+            shares[-1],
         ),
         flips_if="an η above 0 that adds nothing to mean log growth, or adds less than twice as much at 2L as at L",
     )
@@ -175,10 +218,7 @@ def small_eta(cases: Cases) -> Finding:
             width, int(rng.integers(1, 5)), ratio, float(np.exp(rng.uniform(-1, 0.5))), bool(rng.random() < 0.5)
         )
 
-    own = [
-        Case(f"at random, width 64, r = 8, m̄ = 0.05, η = {e:.3g}", Small(64, 8, 0.05, e, False), True)
-        for e in PAPER_ETAS
-    ]
+    own = at_etas("at random, width 64, r = 8, m̄ = 0.05", lambda eta: Small(64, 8, 0.05, eta, False))
     worst = [Case(f"aligned, width 64, r = 8, m̄ = 0.05, η = {e:.3g}", Small(64, 8, 0.05, e, True)) for e in PAPER_ETAS]
     limit = standard_errors(LAYERS)
 
@@ -197,14 +237,12 @@ def small_eta(cases: Cases) -> Finding:
     )
     times = [math.log1p(0.05 * case.inputs.eta) / case.inputs.gain(case.inputs.eta) for case in own]
     return judged.finding(
-        {"conditional": "Only in the worst case: at random mean growth is quadratic in η, far below the bound."},
+        conditional="Only in the worst case: at random mean growth is quadratic in η, far below the bound.",
         evidence=judged.evidence(
             f"of a layer's mean: {source_of_errors(LAYERS)}; the aligned network to float64 rounding",
             lambda one: [one.gain(one.eta), one.gain(2 * one.eta)],
         ),
-        size=Size(
-            times[-1], "times", "the bound's rate over the mean rate at random, m̄ = 0.05, η = 2", min(times), max(times)
-        ),
+        size=ranged(times, "times", "the bound's rate over the mean rate at random, m̄ = 0.05, η = 2", times[-1]),
         condition="W_l and B_lA_l stretch the same direction; where B_l is as likely as −B_l, the mean is "
         "½η²r(s_A s_B/s_W)² a layer, s_W, s_A, s_B the standard deviations of the entries of W, A, B",
         flips_if="a mean over networks at random that doubles with η",
@@ -333,7 +371,7 @@ def residual(cases: Cases) -> Finding:
     )
     ratios = [seen["2L"] / seen["L"] for case, seen in judged.pairs if case.paper]
     return judged.finding(
-        {"conditional": "Only without normalization: with a LayerNorm in each branch growth is not exponential."},
+        conditional="Only without normalization: with a LayerNorm in each branch growth is not exponential.",
         evidence=judged.evidence(
             f"off, in what is allowed: {source_of_errors(STACKS)}; the worst cases to 1e-9",
             {"growth added at 2L over that at L": "2 without LayerNorm; with it towards 1"},
@@ -341,12 +379,8 @@ def residual(cases: Cases) -> Finding:
             error=max(seen["off"] for _, seen in judged.pairs),
             n=STACKS,
         ),
-        size=Size(
-            float(np.median(ratios)),
-            "times",
-            "what η adds to log growth after 16 blocks with LayerNorm, over 8 (2 is exponential)",
-            min(ratios),
-            max(ratios),
+        size=ranged(
+            ratios, "times", "what η adds to log growth after 16 blocks with LayerNorm, over 8 (2 is exponential)"
         ),
         condition="no LayerNorm: with one the norm grows at most linearly in L, at random as "
         "√(‖h₀‖² + L n²(s_W² + η²r s_A²s_B²)), s_W, s_A, s_B the standard deviations of W's, A's, B's entries",

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis.claims import pretrained_ripple
-from allora_analysis.claims.cases import Case, Cases, source_of_errors, standard_errors
-from allora_analysis.claims.claim import Finding, Size, claim, not_run
-from allora_analysis.claims.s3_3_worst_case import PAPER_ETAS
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, source_of_errors, standard_errors
+from allora_analysis.claims.claim import Finding, claim, not_run, ranged
 from allora_analysis.ripple import mean_field, series, transformer
 from allora_analysis.ripple.transformer import AdaptedMap, Design, Transformer
 
@@ -131,7 +130,6 @@ def _ratios(judged: Any) -> np.ndarray:
     "grow exponentially w.r.t. the number of layers in the model",
     reading="The output is the residual stream after the last block. Growth is exponential where η at least doubles it "
     "and doubling L multiplies what η adds to its logarithm by more than 1.5.",
-    command="python -m allora_analysis --only 3.3-transformer",
     depends_on=("3.3-worst-case", "3.3-residual"),
 )
 def output_grows(cases: Cases) -> Finding:
@@ -145,7 +143,7 @@ def output_grows(cases: Cases) -> Finding:
     )
     ratios = _ratios(judged)
     return judged.finding(
-        {"conditional": "Only without normalization: with a norm, as in transformers, growth is not exponential."},
+        conditional="Only without normalization: with a norm, as in transformers, growth is not exponential.",
         evidence=judged.evidence(
             f"off, in what is allowed: {source_of_errors(REPLICAS)}; worst cases and post-norm to 1e-9",
             {
@@ -156,12 +154,10 @@ def output_grows(cases: Cases) -> Finding:
             error=max(seen["off"] for _, seen in judged.pairs),
             n=REPLICAS,
         ),
-        size=Size(
-            float(np.median(ratios)),
+        size=ranged(
+            ratios,
             "times",
             "what η adds to log growth after 16 blocks, normalized in the branch, over 8 (2 is exponential)",
-            float(ratios.min()),
-            float(ratios.max()),
         ),
         condition="no normalization. In the branch: ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l(√H ρ_oρ_v + ρ_downρ_up), ρ = ‖W‖ + η‖BA‖, H "
         "heads; after the sum: ‖h_L‖ = √n",
@@ -176,7 +172,6 @@ def output_grows(cases: Cases) -> Finding:
     reading="What comes back through the blocks explodes: η at least doubles ‖J v‖, J the derivative of the last "
     "stream in the first, and doubling L multiplies what η adds to its logarithm by more than 1.5; up to 4 tokens and "
     "η = 10.",
-    command="python -m allora_analysis --only 3.3-transformer-gradient",
     depends_on=("3.3-transformer", "3.3-unstable"),
 )
 def gradient_grows(cases: Cases) -> Finding:
@@ -189,21 +184,17 @@ def gradient_grows(cases: Cases) -> Finding:
     )
     ratios = _ratios(judged)
     return judged.finding(
-        {
-            "conditional": "Only without normalization: normalized in the branches it is a power of depth; normalized "
-            "after them it rises, then fades."
-        },
+        conditional="Only without normalization: normalized in the branches it is a power of depth; normalized "
+        "after them it rises, then fades.",
         evidence=judged.evidence(
             "none: a threshold of 1.5",
             {"added at 2L over that at L": "2 without normalization; about 1 with it"},
             n=3 * REPLICAS,
         ),
-        size=Size(
-            float(np.median(ratios)),
+        size=ranged(
+            ratios,
             "times",
             "what η adds to the log gradient through 16 blocks, normalized in the branch, over 8 (2 is exponential)",
-            float(ratios.min()),
-            float(ratios.max()),
         ),
         condition="no normalization; with it in the branch E‖Jv‖² is multiplied by 1 + χβ/(1 + lβ) in block l, β the "
         "mean square that a branch adds: 1 + Lβ for one token, χ = 1; with several, attention's logits make χ of the "
@@ -258,7 +249,6 @@ def tail(one: Series) -> dict[str, float]:
     says="Expanding the equation, we have f_L(x) = (W_L* + ηB_LA_L)...(W_1* + ηB_1A_1)x",
     reading="As the product is, the output is a polynomial in η: of two blocks, no coefficient is left beyond the "
     "degree that the maps alone give.",
-    command="python -m allora_analysis --only 3.3-transformer-series",
     depends_on=("3.3-interactions",),
 )
 def is_a_polynomial(cases: Cases) -> Finding:
@@ -280,21 +270,12 @@ def is_a_polynomial(cases: Cases) -> Finding:
     )
     radii = [seen["ρ by winding"] for case, seen in judged.pairs if case.paper]
     return judged.finding(
-        {
-            "conditional": "Only without softmax and norms: with either it is a power series that diverges beyond a "
-            "finite η."
-        },
+        conditional="Only without softmax and norms: with either it is a power series that diverges beyond a finite η.",
         evidence=judged.evidence(
             "Cauchy's integral on 128 points: 1e-9; the two radii within a factor of 1.5, of 60 coefficients",
             {"degree of two blocks without softmax, norms and activation": transformer.degree(2, Design())},
         ),
-        size=Size(
-            float(np.median(radii)),
-            "of 1/m̄",
-            "radius of convergence in η, two blocks as BERT's and Llama's",
-            min(radii),
-            max(radii),
-        ),
+        size=ranged(radii, "of 1/m̄", "radius of convergence in η, two blocks as BERT's and Llama's"),
         condition="no softmax, normalization or activation, and then of degree 3(3^L − 1), not L; else the radius ρ is "
         "the least |η| at which a norm's mean square or a partition sum is 0",
         flips_if="a transformer with softmax or norms without coefficients beyond that degree, or another way round",
@@ -370,15 +351,12 @@ def measured(cases: Cases) -> Finding:
     }
     shares = [seen["rise"][-1] / seen["product's"][-1] for _, seen in whole]
     steepest, layers = max((seen["rise"][-1], case.inputs.layers) for case, seen in whole)
-    evidence = judged.evidence("none: two thresholds", lambda one: one.layers, n=len(pretrained_ripple.SEEDS))
     return judged.finding(
-        {
-            "refuted": f"No: at η = 1024 it grows at most as η^{steepest:.1f}; {layers} multiplied layers would as "
-            f"η^{layers}."
-        },
-        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **beside}),
-        size=Size(
-            max(shares), "of the product's", "rise of the last stream with η at η = 1024", min(shares), max(shares)
+        refuted=f"No: at η = 1024 it grows at most as η^{steepest:.1f}; {layers} multiplied layers would as "
+        f"η^{layers}.",
+        evidence=judged.evidence(
+            "none: two thresholds", lambda one: one.layers, more=beside, n=len(pretrained_ripple.SEEDS)
         ),
+        size=ranged(shares, "of the product's", "rise of the last stream with η at η = 1024", max(shares)),
         flips_if="a sweep in which the last stream rises with η at half of the product's rate",
     )

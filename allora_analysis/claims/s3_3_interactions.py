@@ -6,18 +6,16 @@ is left of f_L when each adapter's own effect is taken off, Σ_{k≥2} η^k c_k.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.s3_2_in_v import power_law
 from allora_analysis.claims.s3_3_worst_case import (
-    PAPER_ETAS,
     ROUNDING,
     TOLERANCE,
     Network,
@@ -98,10 +96,8 @@ def interactions(cases: Cases) -> Finding:
         if case.paper
     ]
     return judged.finding(
-        {
-            "holds": f"Yes, and depth alone too (η = 1): {max(alone):.1%} of the output in {DEPTH} layers at adapters' "
-            "recorded size."
-        },
+        holds=f"Yes, and depth alone too (η = 1): {max(alone):.1%} of the output in {DEPTH} layers at adapters' "
+        "recorded size.",
         evidence=judged.evidence(ROUNDING, {"interaction": "Σ_{k≥2} η^k c_k"}, tolerance=TOLERANCE),
         size=Size(
             min(alone),
@@ -171,7 +167,6 @@ def trained_loss(one: Deep, steps: int = 150) -> float:
     says="the scaling factor creates a ripple effect across layers of a LLM and may make finetuning unstable",
     reading='"May": at one rate and in one network, 150 steps of gradient descent on a layer\'s B lower the loss at a '
     "smaller η and raise it at a larger one; Adam at 1e-4 beside it.",
-    command="python -m allora_analysis --only 3.3-unstable",
     test="tests/test_claims_3_3.py",
     depends_on=("3.3-product",),
 )
@@ -197,13 +192,12 @@ def unstable(cases: Cases) -> Finding:
     )
     adam = {f"Adam at 1e-4, width 32, r = 8, L = 24, η = {eta:.3g}": trained_loss(one) for eta, one in own.items()}
     limits = [one.sharpness for one in own.values()]
-    evidence = judged.evidence("none: the loss rises or not", lambda inputs: inputs[0].rate * inputs[0].sharpness)
     return judged.finding(
-        {
-            "holds": "Yes, it may: gradient descent diverges above a rate that falls with η; "
-            f"Adam at 1e-4 {'did not' if all(loss <= 1 for loss in adam.values()) else 'did too'}."
-        },
-        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **adam}),
+        holds="Yes, it may: gradient descent diverges above a rate that falls with η; "
+        f"Adam at 1e-4 {'did not' if all(loss <= 1 for loss in adam.values()) else 'did too'}.",
+        evidence=judged.evidence(
+            "none: the loss rises or not", lambda inputs: inputs[0].rate * inputs[0].sharpness, more=adam
+        ),
         size=Size(
             limits[-1] / limits[0],
             "times",

@@ -1,31 +1,39 @@
 """§3.3, around the derivation: what the scaling factor η = α/r is for, how to start A and B, how language models grow.
 
 Two rows rest on data: on what the cited authors write and on published configurations, which stand here with their
-sources. Checked by `tests/test_claims_3_3.py`, which plants other quotations, configurations, norms and formulas.
+sources. The norms ‖W*_i‖ of pretrained models' linear maps stand in `pretrained_norms.json`, in the layers' names as
+the fine-tuning records have them, so that ‖ηBA‖ is held against ‖W*‖ without a model at hand:
+`python -m allora_analysis.claims.s3_3_scaling_factor FOLDER NAME` writes them. Checked by `tests/test_claims_3_3.py`,
+which plants other quotations, configurations, norms and formulas.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
+from tyro.conf import Positional, arg
 
-from allora_analysis import adaptive
-from allora_analysis.claims import pretrained_norms
-from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim, in_part, not_run
+from allora_analysis import adaptive, cli, terminal
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, relative_error
+from allora_analysis.claims.claim import Finding, claim, in_part, not_run, ranged
 from allora_analysis.claims.s3_2_in_a_and_b import against
 from allora_analysis.claims.s3_2_in_v import power_law
-from allora_analysis.claims.s3_3_worst_case import PAPER_ETAS
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import ablation, perception, row_norms
 from allora_analysis.grid.reading import average_norm, recorded
 
+if TYPE_CHECKING:
+    from torch import nn
+
 COMPARABLE = 0.1  # of ‖W*‖, at least
+NORMS = Path(__file__).with_name("pretrained_norms.json")
 
 
 def fine_tuned() -> list[Setting]:
@@ -41,9 +49,21 @@ def fine_tuned() -> list[Setting]:
     ]
 
 
-def _average_weight_norm(model: str) -> float:
-    """‖W*_i‖ averaged over rows and adapted layers, all linear maps of the model."""
-    return float(np.mean([layer["mean"] for layer in pretrained_norms.read(model).values()]))
+def norms_of(model: nn.Module) -> dict[str, dict[str, float]]:
+    """The mean and the largest ‖W_i‖ over rows of each linear map, to 6 digits, by the map's name."""
+    from torch import nn
+
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            norms = module.weight.detach().double().norm(dim=1)
+            found[name] = {"mean": float(f"{norms.mean():.6g}"), "max": float(f"{norms.max():.6g}")}
+    return found
+
+
+def weight_norms(model: str) -> dict[str, dict[str, float]]:
+    """The committed norms of a model; empty for one that the file does not have."""
+    return json.loads(NORMS.read_text(encoding="utf-8")).get(model, {})
 
 
 @claim(
@@ -63,8 +83,9 @@ def comparable_level(cases: Cases, folder: Path | None) -> Finding:
         return not_run(f"0 of {len(fine_tuned())} runs are recorded")
 
     def share(one: Setting) -> float:
-        result = runs[one]
-        return average_norm(result, result["row_norms"]["step"][-1]) / _average_weight_norm(one.model)
+        result, layers = runs[one], weight_norms(one.model).values()  # all linear maps of the model
+        weight = float(np.mean([layer["mean"] for layer in layers]))
+        return average_norm(result, result["row_norms"]["step"][-1]) / weight
 
     judged = cases.judge(
         [Case(f"{one.words()}", one) for one in runs], share, printed=lambda one, seen: seen >= COMPARABLE
@@ -73,22 +94,16 @@ def comparable_level(cases: Cases, folder: Path | None) -> Finding:
     doubled = _median(judged.pairs, 4.0) / _median(judged.pairs, 1.0)
     models = {1: "one", 2: "two"}.get(number := len({one.model for one in runs}), number)
     return judged.finding(
-        {
-            "refuted": f"Not in {models} small models: η = 2 raises ηBA {doubled:.1f}-fold, but to "
-            f"{shares.min():.1%} to {shares.max():.1%} of W*."
-        },
+        refuted=f"Not in {models} small models: η = 2 raises ηBA {doubled:.1f}-fold, but to "
+        f"{shares.min():.1%} to {shares.max():.1%} of W*.",
         evidence=judged.evidence(
             f"none: a threshold of {COMPARABLE:g}; {len(runs)} of {len(fine_tuned())} runs recorded, their last step",
             {"‖ηBA‖/‖W*‖": "0.1 or more"},
             tolerance=COMPARABLE,
             n=len(runs),
         ),
-        size=Size(
-            float(np.median(shares)),
-            "of ‖W*‖",
-            f"‖ηBA‖ after fine-tuning, rows averaged{in_part(len(runs), len(fine_tuned()), 'runs')}",
-            float(shares.min()),
-            float(shares.max()),
+        size=ranged(
+            shares, "of ‖W*‖", f"‖ηBA‖ after fine-tuning, rows averaged{in_part(len(runs), len(fine_tuned()), 'runs')}"
         ),
         flips_if="runs at the paper's rates in which the rows of ηBA reach a tenth of W*'s",
     )
@@ -157,7 +172,6 @@ def advises_tuning(text: str) -> bool:
     reading="A row about a quotation, judged by reading it: whether the cited work's own section on the scaling, §4.1, "
     "recommends tuning α; no draw can change that. The reason given there, that under Adam α acts as the learning "
     "rate, is computed.",
-    command="python -m allora_analysis --only 3.3-tune-carefully",
     test="tests/test_adaptive_invariance.py",
 )
 def tune_carefully(cases: Cases) -> Finding:
@@ -175,11 +189,10 @@ def tune_carefully(cases: Cases) -> Finding:
     )
     distances = {case.name: apart(case.inputs) for case in cases.draw(draw, 6, "α times 1.6 to 7.4,")}
     evidence = judged.evidence(
-        "float64 rounding of 20 steps, relative: 1e-9", {"α and rate exchanged": 0.0}, tolerance=1e-9
+        "float64 rounding of 20 steps, relative: 1e-9", {"α and rate exchanged": 0.0}, more=distances, tolerance=1e-9
     )
-    evidence = dataclasses.replace(evidence, measured={**evidence.measured, **distances})
     finding = judged.finding(
-        {"refuted": "No: they write that they do not tune it, as under Adam it acts like the learning rate."},
+        refuted="No: they write that they do not tune it, as under Adam it acts like the learning rate.",
         evidence=evidence,
         corrected="Hu et al. set α to the first r tried and do not tune it; under Adam c·α trains the same model as α "
         "where A's start and both rates are divided by √c and ε is multiplied by it",
@@ -233,7 +246,6 @@ def fall(one: First) -> float:
     where="§3.3, first paragraph, of Hayou et al. (2024a)",
     says="for the best performance, either A or B must be initialized at 0",
     reading="A start that has the pretrained outputs and from which the first step lowers the loss has A = 0 or B = 0.",
-    command="python -m allora_analysis --only 3.3-either-zero",
     test="tests/test_claims_3_3.py",
     depends_on=("3.2-pretrained-mapping", "3.2-saddle-starts"),
 )
@@ -273,7 +285,7 @@ def either_zero(cases: Cases) -> Finding:
         condition=lambda one: one_is_zero(one) or not one.subtracted,
     )
     return judged.finding(
-        {"conditional": "Only if W* is kept: with ηBA taken off it, as PiSSA does, any A and B will do."},
+        conditional="Only if W* is kept: with ηBA taken off it, as PiSSA does, any A and B will do.",
         evidence=judged.evidence("central differences of step 1e-4, relative: 1e-6", fall, tolerance=1e-6),
         condition="W* is not changed at the start, or A = 0 or B = 0; with W* − ηBA in its place the outputs are the "
         "pretrained ones for any A and B, and the loss falls by η²(‖GAᵀ‖² + ‖BᵀG‖²) per learning rate, G = ∂L/∂(ηBA)",
@@ -330,7 +342,6 @@ def growth(families: Mapping[str, Family]) -> dict[str, dict[str, float]]:
     says="LLMs that most commonly resort to increased depth rather than increased width to scale up their capacity",
     reading="In more than half of the families, depth grows by a larger factor than width from the smallest model to "
     "the largest.",
-    command="python -m allora_analysis --only 3.3-depth",
     test="tests/test_claims_3_3.py",
 )
 def depth_rather_than_width(cases: Cases) -> Finding:
@@ -347,19 +358,45 @@ def depth_rather_than_width(cases: Cases) -> Finding:
     (seen,) = judged.measured
     shares = [of["depth's share"] for of in seen.values()]
     return judged.finding(
-        {
-            "refuted": f"No: depth grew by the larger factor in {deeper(seen)} of {len(FAMILIES)} families; "
-            "width brings most of the parameters."
-        },
+        refuted=f"No: depth grew by the larger factor in {deeper(seen)} of {len(FAMILIES)} families; "
+        "width brings most of the parameters.",
         evidence=judged.evidence(
             "none: published integers", {name: family.source for name, family in FAMILIES.items()}, n=len(FAMILIES)
         ),
-        size=Size(
-            float(np.median(shares)),
-            "of the growth",
-            "depth's part in the growth of log parameters, median of families",
-            min(shares),
-            max(shares),
-        ),
+        size=ranged(shares, "of the growth", "depth's part in the growth of log parameters, median of families"),
         flips_if=f"{len(FAMILIES) // 2 + 1} of {len(FAMILIES)} families that grow more in depth than in width",
     )
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Write the mean and the largest row norm of each linear map of a pretrained model into the committed file."""
+
+    model: Positional[Annotated[str, arg(metavar="FOLDER|FILE.gguf|HUB_ID")]]
+    """The pretrained model, as transformers loads it."""
+    name: Positional[Annotated[str, arg(metavar="NAME")]]
+    """What records call the model."""
+    out: Annotated[Path, arg(metavar="FILE.json")] = NORMS
+    """Where the norms go, beside those of other models."""
+
+
+def run(arguments: Arguments) -> int:
+    """Loads the model and writes its norms."""
+    from allora_analysis.finetune import models
+
+    norms = norms_of(models.load(arguments.model, 2).model)
+    norms = {name: value for name, value in norms.items() if not name.startswith(("classifier", "score"))}  # drawn
+    known = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
+    known[arguments.name] = norms
+    arguments.out.write_text(json.dumps(known, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+    terminal.say(f"{len(norms)} linear maps of {arguments.name} in {arguments.out}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    return cli.guarded(lambda: run(cli.parse(Arguments, "python -m allora_analysis.claims.s3_3_scaling_factor", argv)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""§3.3, the ripple effect in the worst case: each line of the derivation, Θ((1 + η)^L), Proposition 1.
+"""§3.3, the ripple effect in the worst case: each line of the derivation, Θ((1 + η)^L), Proposition 1, "tight".
 
 f_L(x) = M_L ⋯ M_1 x with M_l = W_l + ηB_lA_l; m_l = ‖B_lA_l‖/‖W_l‖. The bounds are judged by dense matrices and forward
 passes. Checked by `tests/test_claims_3_3.py`, which plants wrong formulas.
@@ -14,15 +14,14 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import ripple
-from allora_analysis.claims.cases import Case, Cases
-from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas
+from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.ripple import stack
 from allora_analysis.ripple.bounds import Layer
 
 ripple_claim = functools.partial(claim, command="python -m allora_analysis.ripple", test="tests/test_ripple.py")
 TOLERANCE = 1e-10
 ROUNDING = "float64 rounding in products of at most 24 matrices, relative to a log growth of order 1 to 100"
-PAPER_ETAS = (1.0, 2**0.5, 2.0)  # η² of 1, 2, 4
 
 
 class Network(NamedTuple):
@@ -55,10 +54,7 @@ def networks_at_random(cases: Cases) -> list[Case]:
         widths = rng.integers(3, 10, size=rng.integers(2, 13)).tolist()
         return gaussian(widths, int(rng.integers(1, 4)), float(np.exp(rng.uniform(np.log(0.25), np.log(100)))), rng)
 
-    own = [
-        Case(f"width 64, r = 8, L = 24, η = {eta:.3g}", gaussian((64,) * 25, 8, eta, cases.rng), paper=True)
-        for eta in PAPER_ETAS
-    ]
+    own = at_etas("width 64, r = 8, L = 24", lambda eta: gaussian((64,) * 25, 8, eta, cases.rng))
     return own + cases.draw(draw, 12)
 
 
@@ -120,11 +116,9 @@ def norm(cases: Cases) -> Finding:
     )
     below = [log_norm(case.inputs) - seen["x at random"] for case, seen in judged.pairs]
     return judged.finding(
-        {"holds_corrected": "Not as printed: the right side is an upper bound, equal for one direction of x only."},
+        holds_corrected="Not as printed: the right side is an upper bound, equal for one direction of x only.",
         evidence=judged.evidence(ROUNDING, log_norm, tolerance=TOLERANCE, error=max(0.0, -min(below))),
-        size=Size(
-            float(np.median(below)), "nats", "how far log‖f_L(x)‖ is below it, x at random", min(below), max(below)
-        ),
+        size=ranged(below, "nats", "how far log‖f_L(x)‖ is below it, x at random"),
         corrected="‖f_L(x)‖ ≤ ‖(W_L* + ηB_LA_L) ⋯ (W_1* + ηB_1A_1)‖ · ‖x‖",
         flips_if="one forward pass above the bound, or a top right singular vector below it",
     )
@@ -152,11 +146,9 @@ def triangle(cases: Cases) -> Finding:
     )
     slack = [worst(case.inputs).log_bound - seen for case, seen in judged.pairs if case.paper]
     return judged.finding(
-        {"holds": "Yes: it is an upper bound everywhere, and attained by aligned layers."},
+        holds="Yes: it is an upper bound everywhere, and attained by aligned layers.",
         evidence=judged.evidence(ROUNDING, lambda one: worst(one).log_bound, tolerance=TOLERANCE),
-        size=Size(
-            float(np.median(slack)), "nats", "the bound above the norm, 24 layers at random", min(slack), max(slack)
-        ),
+        size=ranged(slack, "nats", "the bound above the norm, 24 layers at random"),
         flips_if="one product of layers with a norm above the bound",
     )
 
@@ -210,7 +202,7 @@ def constant(cases: Cases) -> Finding:
         printed=lambda one, seen: max(abs(value - log_c(one)) for value in seen) < 1e-9,
     )
     return judged.finding(
-        {"holds": "Yes: the same for every x, η and adapters; with more layers it grows or falls exponentially."},
+        holds="Yes: the same for every x, η and adapters; with more layers it grows or falls exponentially.",
         evidence=judged.evidence(ROUNDING, log_c, tolerance=1e-9),
         size=Size(float(np.log(2.0)), "nats a layer", "growth of log C with more layers where each ‖W_l*‖ = 2"),
         flips_if="a C that moves with x, η or the adapters",
@@ -230,7 +222,7 @@ def mean(cases: Cases) -> Finding:
         spread = rng.choice([0.0, 0.01, 1.0, 3.0])
         return np.exp(spread * rng.standard_normal(rng.integers(2, 9))), float(np.exp(rng.uniform(-2, 5)))
 
-    own = [Case(f"24 layers, η = {eta:.3g}", (cases.rng.uniform(0.01, 0.1, 24), eta), True) for eta in PAPER_ETAS]
+    own = at_etas("24 layers", lambda eta: (cases.rng.uniform(0.01, 0.1, 24), eta))
 
     def bound(one: tuple[np.ndarray, float]) -> float:
         return ripple.worst_case(np.ones(len(one[0])), *one).log_amgm_bound
@@ -244,9 +236,9 @@ def mean(cases: Cases) -> Finding:
     )
     slack = [bound(case.inputs) - seen for case, seen in judged.pairs if case.paper]
     return judged.finding(
-        {"holds": "Yes: geometric means do not exceed arithmetic ones; equal where all ratios are."},
+        holds="Yes: geometric means do not exceed arithmetic ones; equal where all ratios are.",
         evidence=judged.evidence(ROUNDING, bound, tolerance=TOLERANCE),
-        size=Size(float(np.median(slack)), "nats", "what the step gives away, 24 layers", min(slack), max(slack)),
+        size=ranged(slack, "nats", "what the step gives away, 24 layers"),
         flips_if="ratios m_l whose product of 1 + ηm_l exceeds (1 + ηm̄)^L",
     )
 
@@ -269,14 +261,8 @@ def mean_ratio(cases: Cases) -> Finding:
         weights, adapters = ripple.spectral_norms(one.layers)
         return worst(one).log_c + len(weights) * float(np.log1p(one.eta * np.mean(adapters) / weights[-1]))
 
-    own = [
-        Case(
-            f"norms of 0.5 to 4, η = {eta:.3g}",
-            aligned((64,) * 4, 8, [0.5, 1.0, 4.0], [0.5, 1.0, 4.0], eta, cases.rng),
-            paper=True,
-        )
-        for eta in PAPER_ETAS
-    ]
+    norms = [0.5, 1.0, 4.0]
+    own = at_etas("norms of 0.5 to 4", lambda eta: aligned((64,) * 4, 8, norms, norms, eta, cases.rng))
     judged = cases.judge(
         own + cases.draw(draw, 20),
         measure=log_growth,
@@ -287,7 +273,7 @@ def mean_ratio(cases: Cases) -> Finding:
     )
     over = [seen - as_printed(case.inputs) for case, seen in judged.pairs]
     return judged.finding(
-        {"holds_corrected": "Not as printed, a likely misprint: each adapter belongs over its own layer's norm."},
+        holds_corrected="Not as printed, a likely misprint: each adapter belongs over its own layer's norm.",
         evidence=judged.evidence(ROUNDING, lambda one: worst(one).log_amgm_bound, tolerance=TOLERANCE),
         size=Size(max(over), "nats", "the most by which a network exceeds the bound as printed"),
         corrected="m̄ = (1/L) Σ_l ‖B_lA_l‖/‖W_l*‖",
@@ -327,7 +313,7 @@ def theta(cases: Cases) -> Finding:
         exact = ((1 + eta) / weight - 1) / eta
         return Rates(weight, exact * float(rng.choice([1.0, 1.01, 0.99, 3.0])), eta)
 
-    own = [Case(f"‖W_l‖ = 2, m̄ = 0.01, η = {eta:.3g}", Rates(2.0, 0.01, eta), True) for eta in PAPER_ETAS]
+    own = at_etas("‖W_l‖ = 2, m̄ = 0.01", lambda eta: Rates(2.0, 0.01, eta))
 
     def bound(one: Rates) -> float:
         return ripple.worst_case([one.weight], [one.ratio * one.weight], one.eta).log_amgm_bound
@@ -339,10 +325,7 @@ def theta(cases: Cases) -> Finding:
         corrected=lambda one, seen: abs(seen - bound(one)) < TOLERANCE,
     )
     return judged.finding(
-        {
-            "holds_corrected": "Mostly: base 1 + η needs ‖W_l‖ = 1 and adapters as large as weights; "
-            "still exponential in L."
-        },
+        holds_corrected="Mostly: base 1 + η needs ‖W_l‖ = 1 and adapters as large as weights; still exponential in L.",
         evidence=judged.evidence(ROUNDING, bound, tolerance=TOLERANCE),
         corrected="C(1 + ηm̄)^L = Θ((w(1 + ηm̄))^L), w the geometric mean of ‖W_l‖; the printed base where w(1 + ηm̄) = "
         "1 + η, for example w = m̄ = 1",
@@ -376,7 +359,7 @@ def worst_case(cases: Cases) -> Finding:
             int(10 ** rng.uniform(0.5, 4)), float(np.exp(rng.uniform(-4, 5))), str(rng.choice(["linear", "relu"]))
         )
 
-    own = [Case(f"L = 24, η = {eta:.3g}", Deep(24, eta, "relu"), True) for eta in PAPER_ETAS]
+    own = at_etas("L = 24", lambda eta: Deep(24, eta, "relu"))
     judged = cases.judge(
         [*own, Case("L = 100000, η = 100", Deep(100_000, 100.0, "linear")), *cases.draw(draw, 12)],
         measure=grown,
@@ -387,7 +370,7 @@ def worst_case(cases: Cases) -> Finding:
         return ripple.worst_case([1.0] * one.depth, [1.0] * one.depth, one.eta).log_bound
 
     return judged.finding(
-        {"holds": "Yes: as (1 + η)^L in L layers that all line up. Networks at random do not come near it."},
+        holds="Yes: as (1 + η)^L in L layers that all line up. Networks at random do not come near it.",
         evidence=judged.evidence(ROUNDING, bound, tolerance=TOLERANCE),
         size=Size(
             float(np.exp(judged.measured[len(own) - 1] / own[-1].inputs.depth)),
@@ -395,4 +378,56 @@ def worst_case(cases: Cases) -> Finding:
             f"the output in the worst case at η = {own[-1].inputs.eta:g}, weight and adapter of norm 1",
         ),
         flips_if="no network of any alignment with growth linear in L on the log scale",
+    )
+
+
+class Attained(NamedTuple):
+    """‖W_l*‖, the ratios ‖B_lA_l‖/‖W_l*‖ asked for, and the network that has them."""
+
+    weights: np.ndarray
+    ratios: np.ndarray
+    network: Network
+
+
+def _right_sides(one: Attained) -> list[float]:
+    """The logarithms of the right sides: the norm of the product, the product of norms, and (1 + ηm̄)^L if it is met.
+
+    The last is met where all ratios are equal, the only ratios at which any network could.
+    """
+    bound = ripple.worst_case(one.weights, one.ratios * one.weights, one.network.eta)
+    equal = np.ptp(one.ratios) == 0
+    return [log_norm(one.network), bound.log_bound, *([bound.log_amgm_bound] if equal else [])]
+
+
+@ripple_claim(
+    "3.3-tight",
+    where="§3.3, before the last display",
+    says="all the inequalities are tight",
+    reading="As the word is used of bounds: for all norms and every η some network attains each of them, the last "
+    "where all ‖B_lA_l‖/‖W_l*‖ are equal.",
+    depends_on=("3.3-norm", "3.3-product", "3.3-mean"),
+)
+def tight(cases: Cases) -> Finding:
+    """A forward pass through aligned layers of given norms against each right side in turn."""
+
+    def draw(rng: np.random.Generator) -> Attained:
+        widths, eta = rng.integers(3, 9, size=rng.integers(3, 9)).tolist(), float(np.exp(rng.uniform(-2, 5)))
+        weights, equal = np.exp(rng.uniform(-1, 1, len(widths) - 1)), bool(rng.random() < 0.5)
+        ratios = np.full(len(weights), rng.uniform(0.01, 3)) if equal else rng.uniform(0.01, 3, len(weights))
+        return Attained(weights, ratios, aligned(widths, 2, weights, ratios * weights, eta, rng))
+
+    own = []
+    for eta in PAPER_ETAS:
+        weights, ratios = cases.rng.uniform(1, 4, 24), np.full(24, 0.05)
+        network = aligned((64,) * 25, 8, weights, ratios * weights, eta, cases.rng)
+        own.append(Case(f"width 64, r = 8, L = 24, η = {eta:.3g}", Attained(weights, ratios, network), True))
+    judged = cases.judge(
+        own + cases.draw(draw, 20),
+        measure=lambda one: log_growth(one.network),
+        printed=lambda one, seen: all(abs(seen - s) < TOLERANCE * max(1.0, abs(s)) for s in _right_sides(one)),
+    )
+    return judged.finding(
+        holds="Yes: aligned layers attain each of them; networks at random stay far below.",
+        evidence=judged.evidence(ROUNDING, _right_sides, tolerance=TOLERANCE),
+        flips_if="norms for which no network attains one of the right sides",
     )

@@ -14,10 +14,10 @@ import numpy as np
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import Case, Cases
-from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import ROUNDING, Pass, close
 
-framework_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_field.py")
+framework_claim = functools.partial(claim, test="tests/test_adaptive_field.py")
 TOLERANCE = 1e-9
 DROP_RATE = 0.05  # the paper's
 SLIGHT = 1e-3
@@ -115,7 +115,7 @@ def rewritten_loss(cases: Cases) -> Finding:
         printed=lambda case, seen: close(seen, expected(case), TOLERANCE),
     )
     return judged.finding(
-        {"holds": "Yes, for any loss, if the rewritten loss may depend on x."},
+        holds="Yes, for any loss, if the rewritten loss may depend on x.",
         evidence=layer_training.deviations(judged, expected, ROUNDING, TOLERANCE),
         flips_if="a loss whose gradients of A and B need W* otherwise than through y and f",
     )
@@ -141,7 +141,7 @@ def same_loss(cases: Cases) -> Finding:
         judged, lambda case: factor_gradients(case, case.y, case.frozen), ROUNDING, TOLERANCE
     )
     return judged.finding(
-        {"conditional": "Only for losses of y − f: with cross-entropy, which fine-tuning uses, W*x stays."},
+        conditional="Only for losses of y − f: with cross-entropy, which fine-tuning uses, W*x stays.",
         evidence=evidence,
         size=Size(
             evidence.measured[judged.cases[0].name], "of their size", "error of A's or B's gradient, cross-entropy"
@@ -221,7 +221,7 @@ def dropout_forward(cases: Cases) -> Finding:
         printed=lambda case, seen: close(seen, [row_scaled(case)], TOLERANCE),
     )
     return judged.finding(
-        {"holds": "Yes, for one x, and exactly."},
+        holds="Yes, for one x, and exactly.",
         evidence=layer_training.deviations(judged, lambda case: [row_scaled(case)], ROUNDING, TOLERANCE),
         flips_if="a masked output of one x that no rows of BA set to 0 give",
     )
@@ -243,7 +243,7 @@ def dropout_forward_in_training(cases: Cases) -> Finding:
         condition=one_mask,
     )
     return judged.finding(
-        {"conditional": "Only for one token or one mask for all: in training every token draws its own mask."},
+        conditional="Only for one token or one mask for all: in training every token draws its own mask.",
         evidence=layer_training.deviations(judged, lambda case: [row_scaled(case)], ROUNDING, TOLERANCE),
         condition=ONE_MASK,
         flips_if="a factor a row that serves tokens with different masks",
@@ -283,7 +283,7 @@ def dropout_gradient(cases: Cases) -> Finding:
         printed=lambda case, seen: close(seen, [masked_rows(case)], TOLERANCE),
     )
     return judged.finding(
-        {"holds": "Yes, for one x, and exactly."},
+        holds="Yes, for one x, and exactly.",
         evidence=layer_training.deviations(judged, lambda case: [masked_rows(case)], ROUNDING, TOLERANCE),
         flips_if="an autograd gradient of BA with a row i that is not 0 where output i is dropped",
     )
@@ -306,7 +306,7 @@ def dropout_gradient_in_training(cases: Cases) -> Finding:
         condition=one_mask,
     )
     return judged.finding(
-        {"conditional": "Only for one token or one mask for all: otherwise row i sums the tokens that keep output i."},
+        conditional="Only for one token or one mask for all: otherwise row i sums the tokens that keep output i.",
         evidence=layer_training.deviations(judged, lambda case: [masked_rows(case)], ROUNDING, TOLERANCE),
         corrected="g_i = Σ_t m_ti (∂L/∂f_i)_t x_tᵀ, m_ti the mask of token t",
         condition=ONE_MASK,
@@ -385,7 +385,7 @@ def dropout_rate(cases: Cases) -> Finding:
     moves = {case.name: float(np.linalg.norm(seen)) / size(case.inputs) for case, seen in judged.pairs}
     own = moves[judged.cases[0].name]
     return judged.finding(
-        {"conditional": f"Only if B_i = 0 or is orthogonal to B's other rows; at r = 8 yes, to {own:.0e}."},
+        conditional=f"Only if B_i = 0 or is orthogonal to B's other rows; at r = 8 yes, to {own:.0e}.",
         evidence=judged.evidence(ROUNDING, {"Δ(BA)_i": "B_i ΔA"}, tolerance=TOLERANCE),
         at_paper=own <= SLIGHT,
         size=Size(own, "of its step undropped", "how far a dropped row still moves, r = 8"),
@@ -437,7 +437,7 @@ def dropout_other_rows(cases: Cases) -> Finding:
     )
     shares = np.linalg.norm(judged.measured[0], axis=1) / own_steps(judged.cases[0].inputs)
     return judged.finding(
-        {"conditional": "Yes, slightly, from the second step on; not where B_i and B_j are orthogonal, as at B = 0."},
+        conditional="Yes, slightly, from the second step on; not where B_i and B_j are orthogonal, as at B = 0.",
         evidence=judged.evidence(ROUNDING, {"change of row j's step, over l": "(B_j·B_i) g_i"}, tolerance=TOLERANCE),
         size=Size(float(np.median(shares)), "of the row's own step", "change of another row's step, r = 8, 32 tokens"),
         corrected="row j's step changes by l(B_j·B_i)g_i, to first order in l",

@@ -17,10 +17,10 @@ from scipy.special import softmax
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import Case, Cases, Judged, relative_error
-from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim
 from allora_analysis.claims.layer_training import ROUNDING, Pass, Problem, close
 
-framework_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_field.py")
+framework_claim = functools.partial(claim, test="tests/test_adaptive_field.py")
 TOLERANCE = 1e-9
 DROP_RATE = 0.05  # the paper's
 
@@ -109,7 +109,7 @@ def both_adaptions(cases: Cases) -> Finding:
     """The scaled and the masked layer on two inputs that BA maps to one output."""
     judged = on_one_f(cases, ("scaling", "output"))
     return judged.finding(
-        {"holds": "Yes: the scaling factor and dropout of outputs, which §4.1 speaks of."},
+        holds="Yes: the scaling factor and dropout of outputs, which §4.1 speaks of.",
         evidence=judged_distance(judged),
         flips_if="a scaled or masked output that differs at two inputs of one f(x), or a gradient that is LoRA's",
     )
@@ -130,11 +130,12 @@ def on_one_f(cases: Cases, kinds: Sequence[str]) -> Judged:
 
 def judged_distance(judged: Judged) -> Evidence:
     """The distance of the two adapted outputs, by case."""
-    distance = {
-        case.name: relative_error(seen[0], output_and_gradient(case.inputs, case.inputs.one)[0])
-        for case, seen in judged.pairs
-    }
-    return Evidence({"distance of two outputs at one f(x)": 0.0}, distance, ROUNDING, error=None, tolerance=1e-7)
+    return judged.evidence(
+        ROUNDING,
+        {"distance of two outputs at one f(x)": 0.0},
+        shown=lambda case, seen: relative_error(seen[0], output_and_gradient(case, case.one)[0]),
+        tolerance=1e-7,
+    )
 
 
 @framework_claim(
@@ -151,7 +152,7 @@ def own_dropout(cases: Cases) -> Finding:
     judged = on_one_f(cases, ("input", "latent"))
     evidence = judged_distance(judged)
     return judged.finding(
-        {"conditional": "Partly: in the latent space with r ≤ n₁; not in LoRA's code, which masks inputs."},
+        conditional="Partly: in the latent space with r ≤ n₁; not in LoRA's code, which masks inputs.",
         evidence=evidence,
         size=Size(
             evidence.measured[judged.cases[0].name], "of the output", "distance of LoRA's masked outputs at one f(x)"
@@ -191,13 +192,8 @@ def subsumes(cases: Cases) -> Finding:
         printed=lambda case, seen: left(case, seen) <= 1e-7,
     )
     return judged.finding(
-        {"holds": "Yes: the scaling factor, and dropout of outputs, whose f_o is drawn anew at every step."},
-        evidence=Evidence(
-            {"what no f_o explains, of f(x)": 0.0},
-            {case.name: left(case.inputs, seen) for case, seen in judged.pairs},
-            ROUNDING,
-            tolerance=1e-7,
-        ),
+        holds="Yes: the scaling factor, and dropout of outputs, whose f_o is drawn anew at every step.",
+        evidence=judged.evidence(ROUNDING, {"what no f_o explains, of f(x)": 0.0}, shown=left, tolerance=1e-7),
         flips_if="a scaled or masked output that no f_o of f(x) gives",
     )
 
@@ -217,7 +213,7 @@ def identity(cases: Cases) -> Finding:
         printed=lambda one, seen: close(seen, plain(one), TOLERANCE),
     )
     return judged.finding(
-        {"holds": "Yes: with both adaptors the identity, output and gradients are LoRA's."},
+        holds="Yes: with both adaptors the identity, output and gradients are LoRA's.",
         evidence=layer_training.deviations(judged, plain, ROUNDING, TOLERANCE),
         flips_if="an output or a gradient other than LoRA's",
     )
@@ -364,13 +360,16 @@ def adapted_gradient(cases: Cases) -> Finding:
         corrected=as_derived,
         condition=has_potential,
     )
-    seen = {case.name: adaptive.relative_asymmetry(found["Jacobian"]) for case, found in judged.pairs}
+    evidence = judged.evidence(
+        "central differences at 1e-5: 1e-5",
+        {"asymmetry ‖J − Jᵀ‖/(2‖J‖)": 0.0},
+        shown=lambda case, found: adaptive.relative_asymmetry(found["Jacobian"]),
+        tolerance=DIFFERENCES,
+    )
     return judged.finding(
-        {"conditional": "No: with n₂ > 1 ALLoRA's update is in general the gradient of no loss."},
-        evidence=Evidence(
-            {"asymmetry ‖J − Jᵀ‖/(2‖J‖)": 0.0}, seen, "central differences at 1e-5: 1e-5", tolerance=DIFFERENCES
-        ),
-        size=Size(seen[judged.cases[0].name], "of the Jacobian", "its antisymmetric part, n₂ = 12, r = 8"),
+        conditional="No: with n₂ > 1 ALLoRA's update is in general the gradient of no loss.",
+        evidence=evidence,
+        size=Size(evidence.measured[judged.cases[0].name], "of the Jacobian", "its antisymmetric part, n₂ = 12, r = 8"),
         corrected="J − Jᵀ = Kᵀ(diag(½d_i³ (P_iG_iᵀ − G_iP_iᵀ)/‖P_i‖) + [(d_i − d_j) ∂G_i/∂P_j])K, P = BA, d its "
         "rows' factors, K: (dA, dB) ↦ B dA + dB A; at B = 0 a kink, −½η³‖β_iA‖(GAᵀ)_i along β; the layer's double "
         "backward is neither this nor a Hessian",

@@ -154,7 +154,6 @@ def draw(rng: np.random.Generator) -> Dropout | Zero | Depth:
     says="ALLoRA alleviates those three limitations",
     reading=f"In its own measure each flaw is below {SMALLER:g} of LoRA's: the spread of B's gradient over masks, ‖BA‖ "
     "after the first step, growth of the output through the layers beside LoRA scaled by η.",
-    command="python -m allora_analysis --only 4-three-limitations",
     test="tests/test_claims_4_1.py",
     depends_on=("4-scaling-as-rate", "4-figure-2-right"),
 )
@@ -169,7 +168,7 @@ def three_limitations(cases: Cases) -> Finding:
     )
     zero = judged.measured[3]["ALLoRA"]
     return judged.finding(
-        {"conditional": "Partly, by settings that do the same in LoRA; under AdamW it leaves zero no faster."},
+        conditional="Partly, by settings that do the same in LoRA; under AdamW it leaves zero no faster.",
         evidence=judged.evidence(
             f"{SAME:g}: Adam's ε over small gradients, clipping's 1e-6, what 150 steps leave",
             {"ALLoRA": "LoRA so set"},

@@ -13,12 +13,12 @@ import numpy as np
 
 from allora_analysis import adaptive, adaptors
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Evidence, Finding, Size
-from allora_analysis.claims.layer_training import PAPER_ETAS, PAPER_RATE, ROUNDING, Pass, Run, close
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, relative_error
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim
+from allora_analysis.claims.layer_training import PAPER_RATE, ROUNDING, Layer, Pass, Run, close
 
 TOLERANCE = 1e-9
-definition_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_field.py")
+definition_claim = functools.partial(claim, test="tests/test_adaptive_field.py")
 
 
 class Scaled(NamedTuple):
@@ -59,10 +59,7 @@ def scaled_gradient(cases: Cases) -> Finding:
         loss = str(rng.choice(["squared", "linear"]))
         return Scaled(one._replace(b=one.b * float(rng.random() < 0.8)), float(np.exp(rng.uniform(-1, 1))), loss)
 
-    own = [
-        Case(f"n₂ = 64, r = 8, η = {eta:.3g}", Scaled(layer_training.paper_pass(cases.rng), eta, "squared"), True)
-        for eta in PAPER_ETAS
-    ]
+    own = at_etas("n₂ = 64, r = 8", lambda eta: Scaled(layer_training.paper_pass(cases.rng), eta, "squared"))
     judged = cases.judge(
         [*own, *cases.draw(draw, 16)],
         measure=scaled_gradient_of,
@@ -71,7 +68,7 @@ def scaled_gradient(cases: Cases) -> Finding:
     )
     two = judged.cases[2].inputs
     return judged.finding(
-        {"holds_corrected": "Not as printed, a misprint: g̃ = κ∘g, with g at the scaled output."},
+        holds_corrected="Not as printed, a misprint: g̃ = κ∘g, with g at the scaled output.",
         evidence=layer_training.deviations(
             judged, lambda case: [case.eta * _plain_output(case.one), eta_times_g(case, case.eta)], ROUNDING, TOLERANCE
         ),
@@ -101,11 +98,10 @@ def _rate_cases(cases: Cases) -> list[Case]:
             return Run(task, "sgd", eta, 1e-3, 1, over * eta * layer_training.first_gradient(task))
         return Run(task, str(rng.choice(["sgd", "momentum"])) if kind == 2 else "adamw", eta, 1e-3, 10)
 
-    own = [
-        Case(f"AdamW, η = {eta:.3g}", Run(layer_training.paper_problem(cases.rng), "adamw", eta, PAPER_RATE, 20), True)
-        for eta in PAPER_ETAS[1:]
-    ]
-    return [*own, *cases.draw(draw, 20)]
+    def own(eta: float) -> Run:
+        return Run(layer_training.paper_problem(cases.rng), "adamw", eta, PAPER_RATE, 20)
+
+    return at_etas("AdamW", own, PAPER_ETAS[1:]) + cases.draw(draw, 20)
 
 
 def follows_the_gradient(run: Run) -> bool | float:
@@ -140,7 +136,7 @@ def scaling_as_rate(cases: Cases) -> Finding:
     )
     own = [seen["from LoRA at l"] for case, seen in judged.pairs if case.paper]
     return judged.finding(
-        {"conditional": "Only where steps grow with the gradient (SGD, unclipped): AdamW divides η out."},
+        conditional="Only where steps grow with the gradient (SGD, unclipped): AdamW divides η out.",
         evidence=judged.evidence("rounding; 1e-3 for AdamW, its ε over small gradients", tolerance=TOLERANCE),
         size=Size(max(own), "of ‖BA‖", "distance from LoRA at l after 20 steps of AdamW at 1e-4"),
         corrected="under SGD or momentum unclipped it is LoRA at η·l, under AdamW LoRA at l",
@@ -179,9 +175,9 @@ def adaptor(cases: Cases) -> Finding:
         sizes = np.sort(np.exp(rng.uniform(np.log(1e-6), np.log(1e6), 12)))
         return Adaptor(float(np.exp(rng.uniform(-2, 2))), np.array([0.0, *sizes]))
 
-    own = [Adaptor(eta, np.array([0.0, *np.geomspace(1e-4, 4, 12)])) for eta in PAPER_ETAS]
     judged = cases.judge(
-        [Case(f"η = {one.eta:.3g}", one, True) for one in own] + cases.draw(draw, 12),
+        [Case(f"η = {eta:.3g}", Adaptor(eta, np.array([0.0, *np.geomspace(1e-4, 4, 12)])), True) for eta in PAPER_ETAS]
+        + cases.draw(draw, 12),
         measure=lambda case: [layer_factor(case), adaptors.inverse_sqrt(case.sizes, case.eta)],
         printed=lambda case, seen: (
             close(seen, [1 / np.sqrt(case.sizes + case.eta**-2)] * 2, TOLERANCE)
@@ -191,7 +187,7 @@ def adaptor(cases: Cases) -> Finding:
     )
     at_tenth = {case.inputs.eta: (0.1 + case.inputs.eta**-2) ** -0.5 / case.inputs.eta for case in judged.cases[:3]}
     return judged.finding(
-        {"holds": "Yes: its maximum is η, at 0, and it falls from there."},
+        holds="Yes: its maximum is η, at 0, and it falls from there.",
         evidence=judged.evidence(ROUNDING, {"everywhere": "1/√(size + 1/η²), η at 0, falling"}, tolerance=TOLERANCE),
         size=Size(
             at_tenth[2.0], "of η", "the factor at ‖(BA)_i‖ = 0.1, for η² from 4 to 1", at_tenth[2.0], at_tenth[1.0]
@@ -226,7 +222,7 @@ def inversely_proportional(cases: Cases) -> Finding:
     def told(case: Slope) -> float:
         return -0.5 * case.u / (1 + case.u)
 
-    own = [Case(f"‖(BA)_i‖ = 0.1, η = {eta:.3g}", Slope(eta, 0.1 * eta**2), True) for eta in PAPER_ETAS]
+    own = at_etas("‖(BA)_i‖ = 0.1", lambda eta: Slope(eta, 0.1 * eta**2))
     judged = cases.judge(
         own + cases.draw(lambda rng: Slope(float(np.exp(rng.uniform(-1, 1))), float(10 ** rng.uniform(-3, 6))), 20),
         measure=slope,
@@ -234,7 +230,7 @@ def inversely_proportional(cases: Cases) -> Finding:
         corrected=lambda case, seen: abs(seen - told(case)) < 1e-7,
     )
     return judged.finding(
-        {"holds_corrected": "Not quite: it falls as the norm's inverse square root, and below 1/η² it hardly falls."},
+        holds_corrected="Not quite: it falls as the norm's inverse square root, and below 1/η² it hardly falls.",
         evidence=judged.evidence(
             "central differences at 1e-5 in log norm: h²/6 and rounding/h, below 1e-10", told, tolerance=1e-7
         ),
@@ -244,13 +240,6 @@ def inversely_proportional(cases: Cases) -> Finding:
     )
 
 
-class Layer(NamedTuple):
-    """A pass and η."""
-
-    one: Pass
-    eta: float
-
-
 def layers(cases: Cases, n: int = 12) -> list[Case]:
     """Passes at random, B = 0 among them, and at LoRA's shapes for the paper's η."""
 
@@ -258,11 +247,8 @@ def layers(cases: Cases, n: int = 12) -> list[Case]:
         one = layer_training.draw_pass(rng)
         return Layer(one._replace(b=one.b * float(rng.random() < 0.8)), float(np.exp(rng.uniform(-1, 1))))
 
-    own = [
-        Case(f"n₂ = 64, r = 8, η = {eta:.3g}", Layer(layer_training.paper_pass(cases.rng), eta), True)
-        for eta in PAPER_ETAS
-    ]
-    return [*own, *cases.draw(draw, n)]
+    own = at_etas("n₂ = 64, r = 8", lambda eta: Layer(layer_training.paper_pass(cases.rng), eta))
+    return own + cases.draw(draw, n)
 
 
 @definition_claim(
@@ -298,7 +284,7 @@ def per_sample(cases: Cases) -> Finding:
     )
     spread = {case.name: float(np.ptp(seen, axis=0).max() / seen.max()) for case, seen in judged.pairs}
     return judged.finding(
-        {"holds": "Yes, for B: by one coefficient a row, the same for all samples."},
+        holds="Yes, for B: by one coefficient a row, the same for all samples.",
         evidence=Evidence({"relative spread over samples": 0.0}, spread, ROUNDING, max(spread.values()), TOLERANCE),
         flips_if="a coefficient that varies over samples, as ALLoRA-OD's does, or is not d_i",
     )
@@ -326,7 +312,7 @@ def definition(cases: Cases) -> Finding:
         printed=lambda case, seen: close(seen, told(case), TOLERANCE),
     )
     return judged.finding(
-        {"holds": "Yes: the layer of this toolkit implements exactly this."},
+        holds="Yes: the layer of this toolkit implements exactly this.",
         evidence=layer_training.deviations(judged, told, ROUNDING, TOLERANCE),
         flips_if="an output or a gradient of the layer other than the definition's",
     )
@@ -369,7 +355,7 @@ def not_back_propagated(cases: Cases) -> Finding:
         ),
     )
     return judged.finding(
-        {"holds": "Yes: the gradient passed to the layer below is LoRA's."},
+        holds="Yes: the gradient passed to the layer below is LoRA's.",
         evidence=layer_training.deviations(
             judged, lambda case: [case.one.upstream @ case.one.b @ case.one.a, 0 * case.one.x], ROUNDING, TOLERANCE
         ),
@@ -424,7 +410,7 @@ def backward_ripple(cases: Cases) -> Finding:
         size = near * abs(1 - eta**-2) if rng.random() < 0.8 else 0.0
         return Ripple(eta, size, int(rng.integers(1, 25)))
 
-    own = [Case(f"‖(BA)_i‖ = 0.1, L = 24, η = {eta:.3g}", Ripple(eta, 0.1, 24), True) for eta in PAPER_ETAS]
+    own = at_etas("‖(BA)_i‖ = 0.1, L = 24", lambda eta: Ripple(eta, 0.1, 24))
     judged = cases.judge(
         own + cases.draw(draw, 24),
         measure=lambda case: _input_gradient(case, adapted=False) / _input_gradient(case, adapted=True),
@@ -433,7 +419,7 @@ def backward_ripple(cases: Cases) -> Finding:
         condition=boundary,
     )
     return judged.finding(
-        {"conditional": "Mostly: for short rows at η² = 2 and 4; at η² = 1 it does the opposite."},
+        conditional="Mostly: for short rows at η² = 2 and 4; at η² = 1 it does the opposite.",
         evidence=judged.evidence(ROUNDING, told, tolerance=TOLERANCE),
         size=Size(
             judged.measured[2],

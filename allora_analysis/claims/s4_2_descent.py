@@ -14,13 +14,13 @@ import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Evidence, Finding, Size
-from allora_analysis.claims.layer_training import PAPER_ETAS, Pass, Problem
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, relative_error
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim
+from allora_analysis.claims.layer_training import Layer, Pass, Problem
 
 TOLERANCE = 1e-9
 DRAWS = 4000
-descent_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_descent.py")
+descent_claim = functools.partial(claim, test="tests/test_adaptive_descent.py")
 
 
 class State(NamedTuple):
@@ -164,10 +164,8 @@ def descent(cases: Cases) -> Finding:
     (most, error), at_eight = next(iter(found.values())), next(found[name][0] for name in found if name[:5] == "r = 8")
     evidence = judged.evidence("the sign of a step of 1e-7; the example exactly, 1e-6", _parts_of_change, n=DRAWS)
     return judged.finding(
-        {
-            "conditional": f"Mostly: B's part always descends; A's may climb, in {most:.1%} of rank-1 draws, "
-            f"{at_eight:.2g} of rank 8's."
-        },
+        conditional=f"Mostly: B's part always descends; A's may climb, in {most:.1%} of rank-1 draws, "
+        f"{at_eight:.2g} of rank 8's.",
         evidence=Evidence(
             {"dL/dl, A's part and B's": evidence.predicted},
             {"dL/dl": evidence.measured, "share of draws that ascend, its standard error": found},
@@ -247,11 +245,11 @@ def per_parameter(cases: Cases) -> Finding:
     )
     changed = float(np.mean(judged.measured[0] <= 0))
     return judged.finding(
-        {"conditional": "Only B's: A's gradient is a re-weighted sum over rows, and some entries change sign."},
-        evidence=Evidence(
-            {case.name: [coefficients(case.inputs).min(), coefficients(case.inputs).max()] for case in judged.cases},
-            {case.name: [seen.min(), seen.max()] for case, seen in judged.pairs},
+        conditional="Only B's: A's gradient is a re-weighted sum over rows, and some entries change sign.",
+        evidence=judged.evidence(
             "float64 rounding over entries near 0, 1e-6",
+            lambda case: [coefficients(case).min(), coefficients(case).max()],
+            shown=lambda case, seen: [seen.min(), seen.max()],
             tolerance=1e-6,
         ),
         size=Size(changed, "of A's entries", "entries of A's gradient that change sign, r = 8, rows near 0.1, η = 2"),
@@ -331,17 +329,14 @@ def optimal_direction(cases: Cases) -> Finding:
         corrected=lambda one, seen: relative_error(seen, rest(one)) <= 1e-5,
         condition=_rests_at_best,
     )
-    seen = {case.name: excess(case.inputs, product) for case, product in judged.pairs}
-    above = seen[judged.cases[0].name]
+    above = excess(own, judged.measured[0])
     return judged.finding(
-        {
-            "conditional": "Only where its rank suffices or the best fit's rows are equally long; at r = 8 yes, "
-            f"to {above:.0e}."
-        },
-        evidence=Evidence(
-            {case.name: excess(case.inputs, rest(case.inputs)) for case in judged.cases},
-            seen,
+        conditional="Only where its rank suffices or the best fit's rows are equally long; at r = 8 yes, "
+        f"to {above:.0e}.",
+        evidence=judged.evidence(
             "what is left after the steps taken; the rest point to 1e-5",
+            lambda one: excess(one, rest(one)),
+            shown=excess,
             tolerance=1e-5,
         ),
         at_paper=above <= SLIGHT,
@@ -357,14 +352,7 @@ def optimal_direction(cases: Cases) -> Finding:
     )
 
 
-class _AdamState(NamedTuple):
-    """A pass of which (x, ∂L/∂f, A, B) is known, and η."""
-
-    one: Pass
-    eta: float
-
-
-def _first_update(case: _AdamState, adapted: bool) -> list[np.ndarray]:
+def _first_update(case: Layer, adapted: bool) -> list[np.ndarray]:
     """What one step at rate 1 and β₁ = 0 adds to A and B: ALLoRAAdamW's, or AdamW's."""
     import torch
 
@@ -382,7 +370,7 @@ def _first_update(case: _AdamState, adapted: bool) -> list[np.ndarray]:
     return [part.detach().numpy() - old for part, old in zip(pair, (a, b), strict=True)]
 
 
-@layer_training.alone(
+@claim(
     "4-allora-adamw",
     where="beyond the paper: §4.2's factor on AdamW's update",
     says="With β₁ = 0 and no weight decay every step of ALLoRAAdamW keeps the signs of AdamW's and descends.",
@@ -392,16 +380,16 @@ def _first_update(case: _AdamState, adapted: bool) -> list[np.ndarray]:
 def survives_adam(cases: Cases) -> Finding:
     """ALLoRAAdamW's step against AdamW's times d (B) and mean d (A), and the first-order change of the loss."""
 
-    def expected(case: _AdamState) -> list[np.ndarray]:
+    def expected(case: Layer) -> list[np.ndarray]:
         factor = adaptive.row_factor(case.one.a, case.one.b, case.eta)
         plain = _first_update(case, adapted=False)
         return [plain[0] * factor.mean(), plain[1] * factor[:, None]]
 
-    def slope(case: _AdamState, steps: list[np.ndarray]) -> float:
+    def slope(case: Layer, steps: list[np.ndarray]) -> float:
         g = case.one.upstream.T @ case.one.x
         return float(np.sum((case.one.b.T @ g) * steps[0]) + np.sum((g @ case.one.a.T) * steps[1]))
 
-    def keeps(case: _AdamState, seen: list[np.ndarray]) -> bool:
+    def keeps(case: Layer, seen: list[np.ndarray]) -> bool:
         right = max(map(relative_error, seen, expected(case))) <= TOLERANCE
         same = all(
             bool((np.sign(one) == np.sign(other)).all())
@@ -409,25 +397,25 @@ def survives_adam(cases: Cases) -> Finding:
         )
         return right and same and slope(case, seen) < 0
 
-    def draw(rng: np.random.Generator) -> _AdamState:
+    def draw(rng: np.random.Generator) -> Layer:
         one = layer_training.draw_pass(rng)
-        return _AdamState(one._replace(b=3 * one.b), float(np.exp(rng.uniform(-1, 1))))
+        return Layer(one._replace(b=3 * one.b), float(np.exp(rng.uniform(-1, 1))))
 
     a, b, y = adaptive.EXAMPLE.arrays()
-    counter = _AdamState(Pass(np.ones((1, 1)), (b @ a).T - y, a, b), float(adaptive.EXAMPLE.eta))
+    counter = Layer(Pass(np.ones((1, 1)), (b @ a).T - y, a, b), float(adaptive.EXAMPLE.eta))
     judged = cases.judge(
         [Case("4-descent's example", counter), *cases.draw(draw, 12)],
         measure=lambda case: _first_update(case, adapted=True),
         printed=keeps,
     )
     return judged.finding(
-        {"holds": "Yes: AdamW's step with each row of B times its own factor, A times their mean; so it descends."},
-        evidence=Evidence(
-            {"dL/dl": "below 0"},
-            {case.name: slope(case.inputs, seen) for case, seen in judged.pairs},
+        holds="Yes: AdamW's step with each row of B times its own factor, A times their mean; so it descends.",
+        evidence=judged.evidence(
             "rounding of a step of size 1 subtracted from weights near 10",
-            max(max(map(relative_error, seen, expected(case.inputs))) for case, seen in judged.pairs),
-            TOLERANCE,
+            {"dL/dl": "below 0"},
+            shown=slope,
+            error=max(max(map(relative_error, seen, expected(case.inputs))) for case, seen in judged.pairs),
+            tolerance=TOLERANCE,
         ),
         flips_if="an entry whose sign differs from that of AdamW's step",
     )

@@ -1,8 +1,8 @@
 """Abstract, §1, Definition 1 and §4.2: which hyper-parameters there are, and which of them are redundant.
 
-They are counted as the rank of the trajectory's derivative in their logarithms (`adaptive.degrees_of_freedom`); and
-equal trainings are run. s = α/r is LoRA's scaling factor. Checked by `tests/test_claims_4_2_hyper_parameters.py`, which
-plants wrong formulas.
+They are counted as the rank of the trajectory's derivative in their logarithms (`adaptive.degrees_of_freedom`); equal
+trainings are run; a first step of the layer shows the rate that acts. s = α/r is LoRA's scaling factor. Checked by
+`tests/test_claims_4_2_hyper_parameters.py`, which plants wrong formulas.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import numpy as np
 from allora_analysis import adaptive
 from allora_analysis.adaptive import Setting
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, relative_error
+from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.layer_training import ADAM, PAPER_RATE, SAME, Problem, Run
 
 TOLERANCE = 1e-9
 STEPS = 20
 SOURCE = "float64 rounding over 20 steps; a rank: singular values above 1e-6 of the largest"
 PAPER = Setting(scaling=1.0, rate_a=1e-4, rate_b=1e-4)
-knob_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_invariance.py")
+knob_claim = functools.partial(claim, test="tests/test_adaptive_invariance.py")
 
 
 class Training(NamedTuple):
@@ -125,7 +126,7 @@ def scaling_is_tunable(cases: Cases) -> Finding:
     judged = cases.judge([own, *others], compared, _matters_more, corrected=same, condition=matters)
     added = judged.measured[0]["degrees with α"] - judged.measured[0]["without"]
     return judged.finding(
-        {"conditional": "Only if B has no learning rate of its own: beside one α is redundant."},
+        conditional="Only if B has no learning rate of its own: beside one α is redundant.",
         evidence=judged.evidence(SOURCE, tolerance=TOLERANCE, n=STEPS),
         size=Size(added, "degree of freedom", "what α adds under AdamW beside one learning rate, A's start fixed"),
         corrected="the same training: α/(ab), a·init_A, a·l_A, b·l_B, ε_A/a, ε_B/b, decays λ_A/a, λ_B/b under Adam "
@@ -179,7 +180,7 @@ def no_new_knob(cases: Cases) -> Finding:
         ),
     )
     return judged.finding(
-        {"holds": "Yes, beside LoRA: η takes the scaling factor's place, s = 1/η². It is not a part of the rate."},
+        holds="Yes, beside LoRA: η takes the scaling factor's place, s = 1/η². It is not a part of the rate.",
         evidence=judged.evidence(SOURCE, exchanged, tolerance=TOLERANCE, n=STEPS),
         size=Size(
             judged.measured[0]["of (η, l_b)"],
@@ -187,6 +188,76 @@ def no_new_knob(cases: Cases) -> Finding:
             "independent ones of ALLoRA, η and l_b; LoRA's s and l are as many",
         ),
         flips_if="LoRA's s and l acting as one, or no scaling factor that trains as η does",
+    )
+
+
+class _OneStep(NamedTuple):
+    """A problem, the optimizer, η, l, and u = η²‖(BA)_i‖ of every row at the start."""
+
+    task: Problem
+    optimizer: str
+    eta: float
+    rate: float
+    u: float
+    direction: np.ndarray
+
+
+def row_rates(one: _OneStep) -> np.ndarray:
+    """Each row's step of B in the layer over LoRA's gradient GAᵀ (its signs under AdamW), over η·l."""
+    x, y, a = one.task
+    start = one.u / one.eta**2 * one.direction / np.linalg.norm(one.direction @ a, axis=1, keepdims=True)
+    gradient = (x @ (start @ a).T - y).T @ x / len(x) @ a.T
+    run = Run(one.task, one.optimizer, one.eta, one.rate, 1)
+    after = layer_training.pairs(run, "allora", start=start)[1][1]
+    unit = gradient if one.optimizer == "sgd" else np.sign(gradient)
+    return np.sum((start - after) * unit, axis=1) / np.sum(unit * unit, axis=1) / (one.eta * one.rate)
+
+
+@knob_claim(
+    "4-effective-rate",
+    where="§4.2, below the definition",
+    says="We split learning rate into a constant base learning rate l_b and η, and the effective learning rate is "
+    "η·l_b.",
+    reading="A row's step of B is η·l_b times LoRA's gradient (times its signs under AdamW).",
+    test="tests/test_escape_teacher.py",
+    depends_on=("4-figure-2-right",),
+)
+def effective_rate(cases: Cases) -> Finding:
+    """The rate that a row's gradient of B is multiplied with in one step of the layer, over η·l_b."""
+
+    def made(task: Problem, optimizer: str, eta: float, rate: float, u: float, rng: np.random.Generator) -> _OneStep:
+        return _OneStep(task, optimizer, eta, rate, u, rng.standard_normal((task.y.shape[1], len(task.a))))
+
+    def draw(rng: np.random.Generator) -> _OneStep:
+        u = 0.0 if rng.random() < 0.4 else float(10 ** rng.uniform(-4, 1))
+        optimizer = "sgd" if rng.random() < 0.7 else "adamw"
+        return made(layer_training.draw_problem(rng), optimizer, float(np.exp(rng.uniform(0.2, 1))), 1e-3, u, rng)
+
+    def told(one: _OneStep) -> float:
+        return (1 + one.u) ** -0.5 if one.optimizer == "sgd" else 1 / one.eta
+
+    def of_paper(eta: float, size: float) -> _OneStep:
+        return made(layer_training.paper_problem(cases.rng), "adamw", eta, PAPER_RATE, size * eta**2, cases.rng)
+
+    own = [
+        Case(f"AdamW at 1e-4, η = {eta:.3g}, ‖(BA)_i‖ = {size:g}", of_paper(eta, size), True)
+        for eta in PAPER_ETAS[1:]
+        for size in (0.0, 0.1)
+    ]
+    judged = cases.judge(
+        [*own, *cases.draw(draw, 24)],
+        measure=row_rates,
+        printed=lambda one, seen: bool(np.abs(seen - 1).max() <= SAME),
+        corrected=lambda one, seen: np.abs(seen - told(one)).max() <= (SAME if one.optimizer == "sgd" else ADAM),
+        condition=lambda one: one.optimizer == "sgd" and one.u == 0,
+    )
+    return judged.finding(
+        conditional="Only under SGD at BA = 0, and lower later; under AdamW it is l_b.",
+        evidence=judged.evidence("1e-7; AdamW: 1e-3, its ε over small gradients", told, tolerance=SAME),
+        size=Size(float(np.mean(judged.measured[2])), "of η·l_b", "AdamW's rate for a row at zero, η² = 4"),
+        corrected="η·l_b/√(1 + η²‖(BA)_i‖) under SGD; l_b in AdamW's first step",
+        condition="SGD and (BA)_i = 0",
+        flips_if="a step under AdamW of η·l_b",
     )
 
 
@@ -212,7 +283,7 @@ def split_rate(cases: Cases) -> Finding:
     )
     apart = [relative_error(seen, path(case.inputs, adapted(case.inputs))[-1]) for case, seen in judged.pairs]
     return judged.finding(
-        {"refuted": "No: η and l_b act apart; under AdamW doubling η and halving l_b halves the step."},
+        refuted="No: η and l_b act apart; under AdamW doubling η and halving l_b halves the step.",
         evidence=judged.evidence(SOURCE, tolerance=TOLERANCE, n=STEPS),
         size=Size(apart[0], "of ‖BA‖", "what (2η, l_b/2) trains apart from (η, l_b) in 20 steps of AdamW at 1e-4"),
         corrected="l_b·d_i = l_bη/√(1 + η²‖(BA)_i‖) under SGD; under AdamW l_b alone sets the first step",
@@ -242,7 +313,7 @@ def removed(cases: Cases) -> Finding:
     )
     seen = judged.measured[0]
     return judged.finding(
-        {"refuted": "No: one fewer, the dropout rate. The scaling factor leaves the formula, and η takes its place."},
+        refuted="No: one fewer, the dropout rate. The scaling factor leaves the formula, and η takes its place.",
         evidence=judged.evidence(SOURCE, {"removed": 2}),
         size=Size(seen["LoRA"] - seen["ALLoRA-0"], "of the two hyper-parameters", "removed by ALLoRA without dropout"),
         corrected="it removes one, the dropout rate, by setting it to 0 (ALLoRA as run keeps 0.05): ALLoRA at η is "
@@ -265,7 +336,7 @@ def fewer(cases: Cases) -> Finding:
     )
     seen = judged.measured[0]
     return judged.finding(
-        {"holds": "Yes for ALLoRA-0, by the dropout rate; ALLoRA as run, with dropout 0.05, has as many as LoRA."},
+        holds="Yes for ALLoRA-0, by the dropout rate; ALLoRA as run, with dropout 0.05, has as many as LoRA.",
         evidence=judged.evidence(SOURCE),
         size=Size(seen["LoRA"] - seen["ALLoRA-0"], "hyper-parameters", "fewer in ALLoRA-0 than in LoRA"),
         flips_if="LoRA's s and l acting as one",

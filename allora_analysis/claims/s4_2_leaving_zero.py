@@ -1,7 +1,8 @@
-"""§4.2 and Figure 2 (right), leaving zero as one row does: how fast, how measured, to what level.
+"""§4.2 and Figure 2 (right), leaving zero: as one row does, and in the layers' first steps under each optimizer.
 
-A row's norm m at a constant gradient or towards a target, under SGD and AdamW. The layers themselves:
-`s4_2_first_steps`. Checked by `tests/test_claims_4_2_leaving_zero.py`, which plants wrong formulas.
+A row's norm m at a constant gradient or towards a target, under SGD and AdamW: how fast, how measured, to what level.
+Then the layers under torch's own optimizers, with and without clipping, beside what `escape` predicts. Checked by
+`tests/test_claims_4_2_leaving_zero.py`, which plants wrong formulas.
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ import numpy as np
 
 from allora_analysis import adaptors, escape
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size
-from allora_analysis.claims.layer_training import PAPER_ETAS, PAPER_RATE
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, relative_error
+from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.layer_training import ADAM, PAPER_RATE, SAME, Run, first_gradient
+from allora_analysis.escape import first_step
 
-ADAM = 1e-3  # Adam's ε over small gradients
-SAME = 1e-7
-escape_claim = functools.partial(layer_training.alone, test="tests/test_escape_scalar.py")
+escape_claim = functools.partial(claim, test="tests/test_escape_scalar.py")
 
 
 class Row(NamedTuple):
-    """A row's norm m from 0: its optimizer ("flow" is SGD at small rates), η, and its gradient g or target T."""
+    """A row's norm m from 0: its optimizer ("flow" is SGD at small rates), η, and its gradient g, target T or level."""
 
     optimizer: str
     eta: float
@@ -84,7 +84,7 @@ def rapid(cases: Cases) -> Finding:
         eta = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.01, 1.0)))
         return Row("flow" if rng.random() < 0.8 else "adamw", eta, float(np.exp(rng.uniform(-1, 1))))
 
-    own = [Case(f"AdamW, η = {eta:.3g}", Row("adamw", eta, 1.5), True) for eta in PAPER_ETAS]
+    own = at_etas("AdamW", lambda eta: Row("adamw", eta, 1.5))
     judged = cases.judge(
         own + cases.draw(draw, 24),
         measure=speeds,
@@ -95,7 +95,7 @@ def rapid(cases: Cases) -> Finding:
         condition=lambda one: one.eta if one.optimizer == "flow" else False,
     )
     return judged.finding(
-        {"conditional": "Only under SGD and for η > 1: AdamW's first step has the same length in both."},
+        conditional="Only under SGD and for η > 1: AdamW's first step has the same length in both.",
         evidence=judged.evidence("Runge–Kutta's own error, below 1e-9; AdamW: its ε", tolerance=1e-8),
         size=Size(float(judged.measured[2]["speed over LoRA's"][0]), "times LoRA's", "first step under AdamW, η² = 4"),
         corrected="SGD: m(t) = (3gt/2 + η⁻³)^(2/3) − η⁻², η times as fast as LoRA at first; AdamW: a first step of l",
@@ -208,7 +208,7 @@ def fixed_rate(cases: Cases) -> Finding:
     first = {eta: 2 * s / (1 + s) for eta, s in far.items()}
     words = "Mostly not: starting as fast, LoRA settles as soon, unless ηl times the curvature is between"
     return judged.finding(
-        {"conditional": f"{words} {first[2.0]:.1f} and {2 * far[2.0]:.1f}."},
+        conditional=f"{words} {first[2.0]:.1f} and {2 * far[2.0]:.1f}.",
         evidence=judged.evidence("20 steps near the target; Simpson's rule on 1/d, 1e-5", tolerance=1e-5),
         size=Size(
             first[2.0],
@@ -239,21 +239,13 @@ def longest(eta: float, times: float = 1.5) -> float:
     return u**2 - v**2
 
 
-class Level(NamedTuple):
-    """The optimizer, η, and the row norm to be reached."""
-
-    optimizer: str
-    eta: float
-    level: float
-
-
-def _lora_over_allora(one: Level) -> float:
+def _lora_over_allora(one: Row) -> float:
     """LoRA's time at l over ALLoRA's to the level, at a constant gradient."""
     if one.optimizer == "flow":
-        return one.level / time_to(one.level, one.eta)
+        return one.size / time_to(one.size, one.eta)
     slopes = (lambda m: 1.0, lambda m: (abs(m) + one.eta**-2) ** -0.5)
     steps = [
-        len(layer_training.one_row("adamw", slope, PAPER_RATE, 1000, stop=one.level * (1 - SAME))) for slope in slopes
+        len(layer_training.one_row("adamw", slope, PAPER_RATE, 1000, stop=one.size * (1 - SAME))) for slope in slopes
     ]
     return (steps[0] - 1) / (steps[1] - 1)
 
@@ -268,21 +260,21 @@ def _lora_over_allora(one: Level) -> float:
 def slower(cases: Cases) -> Finding:
     """The two times to a level, by Simpson's rule under SGD, in steps of torch's AdamW."""
 
-    def told(one: Level, seen: float) -> bool:
+    def told(one: Row, seen: float) -> bool:
         if one.optimizer != "flow":
             return abs(seen - 1) <= 0.02
-        return abs(seen * float(escape.time_to_reach(one.level, 1.0, one.eta)) / one.level - 1) <= 1e-5
+        return abs(seen * float(escape.time_to_reach(one.size, 1.0, one.eta)) / one.size - 1) <= 1e-5
 
-    def boundary(one: Level) -> bool | float:
-        return longest(one.eta) / one.level if one.optimizer == "flow" and one.eta > 1.5 else False
+    def boundary(one: Row) -> bool | float:
+        return longest(one.eta) / one.size if one.optimizer == "flow" and one.eta > 1.5 else False
 
-    def draw(rng: np.random.Generator) -> Level:
+    def draw(rng: np.random.Generator) -> Row:
         eta = float(np.exp(rng.uniform(0.45, 3)) if rng.random() < 0.8 else np.exp(rng.uniform(-1, 0.4)))
         near = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.01, 0.69)))
-        return Level("flow", eta, near * (longest(eta) or 1.0))
+        return Row("flow", eta, near * (longest(eta) or 1.0))
 
-    own = [Case(f"AdamW, to 0.02, η = {eta:.3g}", Level("adamw", eta, 0.02), True) for eta in PAPER_ETAS]
-    known = [Case(f"SGD, to 0.1, η = {eta:.3g}", Level("flow", eta, 0.1)) for eta in PAPER_ETAS]
+    own = at_etas("AdamW, to 0.02", lambda eta: Row("adamw", eta, 0.02))
+    known = [Case(f"SGD, to 0.1, η = {eta:.3g}", Row("flow", eta, 0.1)) for eta in PAPER_ETAS]
     judged = cases.judge(
         [*own, *known, *cases.draw(draw, 24)],
         measure=_lora_over_allora,
@@ -293,7 +285,7 @@ def slower(cases: Cases) -> Finding:
     to_tenth = judged.measured[len(own) : len(own) + len(known)]
     answer = f"Only under SGD, for rows up to {longest(2.0):.2g} long at η² = 4; under AdamW both take as long."
     return judged.finding(
-        {"conditional": answer},
+        conditional=answer,
         evidence=judged.evidence("Simpson's rule near the kink, 1e-5; AdamW: a step in 200", tolerance=1e-5),
         size=Size(
             to_tenth[2],
@@ -307,4 +299,143 @@ def slower(cases: Cases) -> Finding:
         f"{longest(2.0):.2g}; there half the excess, a threshold of 5/4, gives "
         f"{longest(2.0, 1.25):.2g}, and twice the excess, one of 2, gives {longest(2.0, 2.0):.2g}",
         flips_if="LoRA at l taking 3/2 of ALLoRA's steps under AdamW",
+    )
+
+
+drift_claim = functools.partial(claim, test="tests/test_escape_teacher.py")
+
+
+class Start(NamedTuple):
+    """A training from B = 0, and the norm of a classifier's gradient that is clipped with A's and B's."""
+
+    run: Run
+    other: float
+
+
+def starts(cases: Cases) -> list[Case]:
+    """AdamW at the paper's setting; every optimizer; SGD clipped near where clipping begins, alone or with a head."""
+
+    def draw(rng: np.random.Generator) -> Start:
+        task, eta = layer_training.draw_problem(rng), float(np.exp(rng.uniform(0.3, 1.0)))
+        kind, near = rng.integers(8), float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.03, 0.69)))
+        if kind < 4:
+            return Start(Run(task, ("sgd", "momentum", "adamw", "allora_adamw")[kind], eta, 1e-4, 5), 0.0)
+        g, other = first_gradient(task), float(rng.choice([0.0, 0.5, 5.0]))
+        edge = math.hypot(eta if rng.random() < 0.5 else (1 + eta) / 2, other) * g
+        return Start(Run(task, "sgd", eta, 1e-4, 5, near * edge), other * g)
+
+    own = [
+        Case(f"AdamW at 1e-4, η = {eta:.3g}", Start(Run(paper_task, "adamw", eta, PAPER_RATE, 5), 0.0), True)
+        for eta in PAPER_ETAS[1:]
+        for paper_task in [layer_training.paper_problem(cases.rng)]
+    ]
+    return [*own, *cases.draw(draw, 32)]
+
+
+def law(one: Start) -> first_step.ClippedStep:
+    """The first step's length in each arm, over LoRA's at l unclipped."""
+    run = one.run
+    if run.optimizer == "adamw":
+        return first_step.ClippedStep(1.0, run.eta, 1.0)
+    return first_step.clipped_step(first_gradient(run.task), run.eta, run.clip, one.other)
+
+
+def lengths(one: Start) -> dict[str, float]:
+    """ALLoRA's ‖BA‖ over LoRA's at η·l and at l after the first step, and its rows over those at l after five."""
+    lora, fast, allora = (
+        layer_training.products(one.run, *arm, other_norm=one.other)
+        for arm in (("lora",), ("lora", one.run.eta), ("allora",))
+    )
+    rows = [np.linalg.norm(path[-1], axis=1).mean() for path in (lora, fast, allora)]
+    first = [np.linalg.norm(path[1]) for path in (lora, fast, allora)]
+    return {
+        "over LoRA at η·l": float(first[2] / first[1]),
+        "distance": relative_error(allora[1], fast[1]),
+        "over LoRA at l": float(first[2] / first[0]),
+        "rows after 5 steps": float(rows[2] / rows[0]),
+    }
+
+
+def drifts(one: Start, seen: dict[str, float]) -> bool:
+    """Whether the first step is the law's, and the rows' norms after 5 steps `escape.drift`'s."""
+    run, first = one.run, law(one)
+    if abs(seen["over LoRA at l"] * first.lora / first.allora - 1) > ADAM:
+        return False
+    if one.other:
+        return True
+    teacher = escape.data_teacher(run.task.x, run.task.y, run.task.a)
+    norms = escape.drift(run.optimizer, run.eta, run.rate, 5, teacher=teacher, max_grad_norm=run.clip).norms[:, 0, -1]
+    return bool(abs(seen["rows after 5 steps"] * norms[0] / norms[2] - 1) <= 1e-6)
+
+
+@drift_claim(
+    "4-figure-2-right",
+    where="Figure 2, right, caption",
+    says="The starting phase matches that of LoRA with a much higher learning rate.",
+    reading="BA after ALLoRA's first step at l_b is LoRA's after its first at η·l_b, η > 1.",
+)
+def starts_as_faster(cases: Cases) -> Finding:
+    """The first step of the layers under torch's optimizers, ALLoRA at l beside LoRA at η·l and at l."""
+
+    def unclipped(one: Start) -> bool | float:
+        run = one.run
+        if run.clip is None:
+            return run.optimizer != "adamw"
+        return run.clip / math.hypot(run.eta * first_gradient(run.task), one.other)
+
+    judged = cases.judge(
+        starts(cases),
+        measure=lengths,
+        printed=lambda one, seen: seen["distance"] <= ADAM,
+        corrected=drifts,
+        condition=unclipped,
+    )
+    return judged.finding(
+        conditional="Only under SGD without clipping: under AdamW it starts as LoRA at the same learning rate.",
+        evidence=judged.evidence(
+            "1e-3 for a match (Adam's ε over small gradients); rows against `escape.drift`: 1e-6",
+            lambda one: {"over LoRA at l": law(one).allora / law(one).lora},
+            tolerance=ADAM,
+        ),
+        size=Size(
+            judged.measured[1]["over LoRA at l"],
+            "times LoRA's at the same learning rate",
+            "ALLoRA's first step under AdamW at η² = 4, where the sentence needs 2",
+        ),
+        corrected="its first step over LoRA's at l_b is η·min(1, c/√(η²g² + h²))/min(1, c/√(g² + h²)) under SGD, g and "
+        "h the norms of LoRA's and the classifier's gradients, c that clipped at; 1 under AdamW",
+        condition="SGD or momentum with c ≥ √(η²g² + h²), or a factor after Adam (ALLoRAAdamW, not the paper's)",
+        flips_if="a first step of η times LoRA's under AdamW",
+    )
+
+
+@drift_claim(
+    "4-escape-optimisers",
+    where="§4.2",
+    says="adaptive learning rate escapes from 0 rapidly, the speed matches with LoRA with a learning rate that is "
+    "η·l_b",
+    reading="After five steps ALLoRA's rows are longer than those of LoRA at l_b by (1 + η)/2 or more, halfway to η: a "
+    "threshold of ours.",
+    depends_on=("4-figure-2-right",),
+)
+def under_optimizers(cases: Cases) -> Finding:
+    """Mean row norm after five steps of the layers, ALLoRA's over LoRA's at l."""
+    judged = cases.judge(
+        starts(cases),
+        measure=lengths,
+        printed=lambda one, seen: seen["rows after 5 steps"] >= (1 + one.run.eta) / 2,
+        corrected=drifts,
+        condition=lambda one: law(one).allora / law(one).lora / ((1 + one.run.eta) / 2),
+    )
+    ratio = judged.measured[1]["rows after 5 steps"]
+    return judged.finding(
+        conditional=f"Only under SGD, hardly clipped: under AdamW rows are {ratio:.2f} times LoRA's at l_b.",
+        evidence=judged.evidence(
+            "rows against `escape.drift`: 1e-6", lambda one: law(one).allora / law(one).lora, tolerance=1e-6
+        ),
+        size=Size(ratio, "times LoRA's at l_b", "rows after five steps of AdamW at 1e-4, η² = 4"),
+        corrected="their length over LoRA's at l_b is that of the first steps",
+        condition="first step over LoRA's (4-figure-2-right) at least (1 + η)/2; any threshold between 1 and η parts "
+        "SGD unclipped from AdamW in the same way",
+        flips_if="rows under AdamW that are longer than LoRA's at l_b by (1 + η)/2",
     )

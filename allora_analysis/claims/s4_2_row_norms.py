@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from allora_analysis.claims.cases import Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, ranged
 from allora_analysis.claims.s4_2_leaving_zero import ESCAPES
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import row_norms as preset
@@ -187,14 +187,13 @@ def figure_2(cases: Cases, model: str, folder: Path | None) -> Finding:
     ahead = gaps.get(f"adamw, {SLOW}, step {START[1]}")
     size = ahead and (math.exp(ahead[0]), [math.exp(end) for end in ahead[1]])
     return tested.finding(
-        ANSWERS,
+        **ANSWERS,
         evidence=Evidence(
             {FAST: "0", SLOW: "above 0"},
             measured,
             f"95 % intervals over seeds; ALLoRA matches another within ±log 1.1 = ±{MARGIN:.3f}",
             n=len({one.seed for one in listed}),
         ),
-        at_paper=None,  # other models than the paper's
         size=size and Size(size[0], "times LoRA's at l_b", "ALLoRA's mean row norm after 10 steps of AdamW", *size[1]),
         corrected=wanting(found, samples, open_ones) if tested.verdict != "conditional" else None,
         condition="SGD; nothing is clipped",
@@ -326,21 +325,17 @@ def tapers(cases: Cases, folder: Path | None) -> Finding:
     ratios = [math.exp(of["ALLoRA"]) for of in total.values()]
     beside = max(math.expm1(abs(of["ALLoRA"] - of["LoRA at l"])) for of in total.values())
     return tested.finding(
-        {
-            "holds": f"Yes, but LoRA's rows taper off as much, to within {beside:.1%}.",
-            "refuted": "No: they grow ever faster.",
-            "undecided": "Undecided: seeds disagree.",
-        },
+        holds=f"Yes, but LoRA's rows taper off as much, to within {beside:.1%}.",
+        refuted="No: they grow ever faster.",
+        undecided="Undecided: seeds disagree.",
         evidence=Evidence({"ALLoRA": "below 0"}, measured, f"Student's t, one-sided, Holm: {p_values(samples)}", n=3),
-        at_paper=None,  # other models than the paper's
-        size=Size(
-            float(np.mean(ratios)),
+        size=ranged(
+            ratios,
             "times",
             "growth a step in the second half over that in ten steps, ALLoRA under AdamW, two models",
-            min(ratios),
-            max(ratios),
+            float(np.mean(ratios)),
         ),
-        condition="every row's norm, of which the mean factor follows" if tested.verdict == "undecided" else None,
+        wanted="every row's norm, of which the mean factor follows",
         flips_if="growth a step that does not fall",
     )
 
@@ -391,11 +386,9 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
     )
     most = max(float(np.mean(values)) for values in samples.values())
     return tested.finding(
-        {
-            "refuted": f"No: by at most {most:.1%} of η on average over rows, in {len(samples)} sets of our runs.",
-            "holds": f"Yes: by at most {most:.1%} of η on average over rows, in {len(samples)} sets of our runs.",
-            "undecided": "Undecided: the most that it may fall is not shown to be below a tenth of η.",
-        },
+        refuted=f"No: by at most {most:.1%} of η on average over rows, in {len(samples)} sets of our runs.",
+        holds=f"Yes: by at most {most:.1%} of η on average over rows, in {len(samples)} sets of our runs.",
+        undecided="Undecided: the most that it may fall is not shown to be below a tenth of η.",
         evidence=Evidence(
             {"falls by, at least": FALL},
             {
@@ -406,7 +399,6 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
             f"Student's t over seeds, one-sided, Holm: {p_values({n: v - FALL for n, v in samples.items()})}",
             n=3,
         ),
-        at_paper=None,  # other models than the paper's
         size=Size(
             most,
             "of η",
@@ -414,6 +406,6 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
             min(float(np.mean(values)) for values in samples.values()),
             most,
         ),
-        condition="every row's norm, of which the mean factor follows" if tested.verdict == "undecided" else None,
+        wanted="every row's norm, of which the mean factor follows",
         flips_if=f"mean row norms at which the factor has fallen by {FALL:g} of η",
     )

@@ -13,12 +13,12 @@ import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Evidence, Finding, Size
-from allora_analysis.claims.layer_training import PAPER_ETAS, PAPER_RATE, ROUNDING, Pass, Run, close
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, relative_error
+from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.layer_training import PAPER_RATE, ROUNDING, Layer, Pass, Run, close
 
 TOLERANCE = 1e-9
-family_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_variants.py")
+family_claim = functools.partial(claim, test="tests/test_adaptive_variants.py")
 
 
 def _asf_backward(one: Pass, eta: float) -> list[np.ndarray]:
@@ -70,25 +70,20 @@ def asf_similar(cases: Cases) -> Finding:
         condition=lambda run: run.steps == 1,
     )
 
+    def enlarged(seen: dict[str, np.ndarray]) -> float:
+        return float(np.linalg.norm(seen["output"]) / np.linalg.norm(seen["f"]))
+
     last = judged.measured[1]
     within = {limit: all(apart(seen) <= limit for seen in judged.measured[:2]) for limit in (0.5, 0.25, 0.125)}
-    ratio = float(np.linalg.norm(last["output"]) / np.linalg.norm(last["f"]))
+    ratio = enlarged(last)
     return judged.finding(
-        {
-            "conditional": f"Only the first step exactly: after 200 of AdamW BA is {apart(last):.0%} apart, its "
-            f"output {ratio:.1f} times as large."
-        },
-        evidence=Evidence(
-            {"distance of BA": 0.0},
-            {"at the paper's setting within": within}
-            | {
-                case.name: {
-                    "distance of BA": apart(seen),
-                    "output over BAx": float(np.linalg.norm(seen["output"]) / np.linalg.norm(seen["f"])),
-                }
-                for case, seen in judged.pairs
-            },
+        conditional=f"Only the first step exactly: after 200 of AdamW BA is {apart(last):.0%} apart, its "
+        f"output {ratio:.1f} times as large.",
+        evidence=judged.evidence(
             "1e-7 for the same BA; outputs: float64 rounding",
+            {"distance of BA": 0.0},
+            shown=lambda run, seen: {"distance of BA": apart(seen), "output over BAx": enlarged(seen)},
+            more={"at the paper's setting within": within},
             tolerance=1e-7,
         ),
         at_paper="mixed" if within[0.25] and abs(ratio - 1) > 0.25 else within[0.25],
@@ -97,13 +92,6 @@ def asf_similar(cases: Cases) -> Finding:
         condition="one step from B = 0",
         flips_if="ASF-LoRA's BA staying on ALLoRA's beyond the first step",
     )
-
-
-class Layer(NamedTuple):
-    """A pass and η."""
-
-    one: Pass
-    eta: float
 
 
 @family_claim(
@@ -124,16 +112,14 @@ def natural_gradient(cases: Cases) -> Finding:
         slope = adaptive.asf_derivative(f, case.eta) * case.one.upstream
         return [adaptive.asf(f, case.eta), slope.T @ (case.one.x @ case.one.a.T)]
 
-    own = [
-        Case(f"n₂ = 64, η = {eta:.3g}", Layer(layer_training.paper_pass(cases.rng), eta), True) for eta in PAPER_ETAS
-    ]
+    own = at_etas("n₂ = 64", lambda eta: Layer(layer_training.paper_pass(cases.rng), eta))
     judged = cases.judge(
         [*own, *cases.draw(draw, 12)],
         measure=lambda case: [_asf_backward(case.one, case.eta)[index] for index in (0, 3)],
         printed=lambda case, seen: close(seen, told(case), TOLERANCE),
     )
     return judged.finding(
-        {"holds": "Yes: the toolkit's layer differentiates f̃ itself."},
+        holds="Yes: the toolkit's layer differentiates f̃ itself.",
         evidence=layer_training.deviations(judged, told, ROUNDING, TOLERANCE),
         flips_if="a gradient of the layer other than f̃'s own",
     )
@@ -185,7 +171,7 @@ def output_scales_gradient(cases: Cases) -> Finding:
         condition=lambda one: edge(SIMILAR) / (one.eta**2 * abs(one.f)),
     )
     return judged.finding(
-        {"conditional": "Only for outputs well below 1/η²: then by the same factor, later by down to half of it."},
+        conditional="Only for outputs well below 1/η²: then by the same factor, later by down to half of it.",
         evidence=judged.evidence(ROUNDING, told, tolerance=TOLERANCE),
         size=Size(told(own[-1].inputs), "of d", "ASF-LoRA's gradient factor at |f| = 0.1, η² = 4", 0.5, 1.0),
         corrected="∂f̃/∂f = d·(1 − u/(2(1 + u))), u = η²|f|: between d/2 and d",
@@ -254,7 +240,7 @@ def asf_ripple(cases: Cases) -> Finding:
             if (rng.random() < 0.2 or 0.5 < ratio < 2) and abs(ratio - 1) > 0.02:
                 return one
 
-    own = [Case(f"|f| from 0.1, L = 4, η = {eta:.3g}", _Stack(0.1, 1.0, 64, 4, eta), True) for eta in PAPER_ETAS]
+    own = at_etas("|f| from 0.1, L = 4", lambda eta: _Stack(0.1, 1.0, 64, 4, eta))
     judged = cases.judge(
         [*own, *cases.draw(draw, 30)],
         measure=_asf_growth,
@@ -264,7 +250,7 @@ def asf_ripple(cases: Cases) -> Finding:
     )
     ours = judged.cases[2].inputs
     return judged.finding(
-        {"conditional": "Yes, it may, where outputs are below 1 − 1/η²; larger ones it damps, and at η² = 1 all."},
+        conditional="Yes, it may, where outputs are below 1 − 1/η²; larger ones it damps, and at η² = 1 all.",
         evidence=judged.evidence(ROUNDING, told, tolerance=TOLERANCE),
         size=Size(
             float(judged.measured[2].sum() / (ours.depth * np.log1p(ours.m))),
@@ -331,13 +317,11 @@ def asf_merge(cases: Cases) -> Finding:
     def draw(rng: np.random.Generator) -> Layer:
         return Layer(layer_training.draw_pass(rng), float(np.exp(rng.uniform(-1, 1))))
 
-    own = [
-        Case(f"n₂ = 64, η = {eta:.3g}", Layer(layer_training.paper_pass(cases.rng), eta), True) for eta in PAPER_ETAS
-    ]
+    own = at_etas("n₂ = 64", lambda eta: Layer(layer_training.paper_pass(cases.rng), eta))
     judged = cases.judge([*own, *cases.draw(draw, 12)], measure=measured, printed=cannot)
     gaps = [gap(case.inputs) for case in own]
     return judged.finding(
-        {"holds": "Yes: its output is not linear in x, so no matrix gives it; the toolkit refuses to merge it."},
+        holds="Yes: its output is not linear in x, so no matrix gives it; the toolkit refuses to merge it.",
         evidence=judged.evidence(ROUNDING, gap, tolerance=TOLERANCE),
         size=Size(
             gaps[2], "of 2f̃(x)", "‖f̃(2x) − 2f̃(x)‖, x BA's first singular vector, η² from 1 to 4", gaps[0], gaps[2]

@@ -15,13 +15,21 @@ import numpy as np
 from allora_analysis import adaptive
 from allora_analysis.adaptors import inverse_sqrt
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases, relative_error, source_of_errors, standard_errors
-from allora_analysis.claims.claim import Evidence, Finding, Size
-from allora_analysis.claims.layer_training import PAPER_ETAS, ROUNDING, Pass
+from allora_analysis.claims.cases import (
+    PAPER_ETAS,
+    Case,
+    Cases,
+    at_etas,
+    relative_error,
+    source_of_errors,
+    standard_errors,
+)
+from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.layer_training import ROUNDING, Pass
 
 TOLERANCE = 1e-9
 TOKENS = 4000
-family_claim = functools.partial(layer_training.alone, test="tests/test_adaptive_variants.py")
+family_claim = functools.partial(claim, test="tests/test_adaptive_variants.py")
 
 
 class _Member(NamedTuple):
@@ -84,13 +92,14 @@ def in_framework(cases: Cases) -> Finding:
             and (relative_error(seen[0], now) <= TOLERANCE) == (one.arm in ("scaled", "asf", "constant"))
         ),
     )
-    distance = {
-        case.name: relative_error(seen[0], applied(case.inputs.arm, case.inputs.one, case.inputs.eta))
-        for case, seen in judged.pairs
-    }
     return judged.finding(
-        {"holds_corrected": "Yes if f_g may change from step to step; to the letter only ASF-LoRA is in it."},
-        evidence=Evidence({"distance at one f or g": 0.0}, distance, ROUNDING, tolerance=TOLERANCE),
+        holds_corrected="Yes if f_g may change from step to step; to the letter only ASF-LoRA is in it.",
+        evidence=judged.evidence(
+            ROUNDING,
+            {"distance at one f or g": 0.0},
+            shown=lambda one, seen: relative_error(seen[0], applied(one.arm, one.one, one.eta)),
+            tolerance=TOLERANCE,
+        ),
         corrected="f_g may take BA (ALLoRA) or f(x) (ALLoRA-OD) beside g, as f_o may be drawn anew for dropout",
         flips_if="ALLoRA's factor on g being the same at two BA, or not the same at one",
     )
@@ -130,7 +139,7 @@ def define_each_other(cases: Cases) -> Finding:
         condition=lambda one: float(np.linalg.matrix_rank(one.x, 1e-9 * np.linalg.norm(one.x)) / (len(one.row) - 0.5)),
     )
     return judged.finding(
-        {"conditional": "Only over n₂ independent inputs, as fine-tuning has; one output leaves n₂ − 1 numbers open."},
+        conditional="Only over n₂ independent inputs, as fine-tuning has; one output leaves n₂ − 1 numbers open.",
         evidence=judged.evidence("least squares on inputs of condition number below 1e4: 1e-6", tolerance=1e-6),
         size=Size(
             float(own.row.size - np.linalg.matrix_rank(own.x)),
@@ -177,8 +186,7 @@ def _noise_cases(cases: Cases) -> list[Case]:
     def draw(rng: np.random.Generator) -> Noise:
         return drawn(float(10 ** rng.uniform(-3, 1)), float(np.exp(rng.uniform(0, 1))), rng)
 
-    own = [Case(f"‖(BA)_i‖ = 0.1, η = {eta:.3g}", drawn(0.1, eta, cases.rng), True) for eta in PAPER_ETAS]
-    return [*own, *cases.draw(draw, 12)]
+    return at_etas("‖(BA)_i‖ = 0.1", lambda eta: drawn(0.1, eta, cases.rng)) + cases.draw(draw, 12)
 
 
 def _seen_of(case: Noise) -> dict[str, float]:
@@ -226,7 +234,7 @@ def output_noise(cases: Cases) -> Finding:
     )
     relative = [math.sqrt(law(case.inputs).variance) / law(case.inputs).mean for case in judged.cases[:3]]
     return judged.finding(
-        {"holds": f"Yes, but little: {relative[2]:.0%} of the factor for rows of 0.1 at η² = 4."},
+        holds=f"Yes, but little: {relative[2]:.0%} of the factor for rows of 0.1 at η² = 4.",
         evidence=judged.evidence(
             f"of mean and variance: {source_of_errors(TOKENS)}",
             lambda case: {"mean": law(case).mean, "std": math.sqrt(law(case).variance)},
@@ -327,7 +335,7 @@ def od_update(cases: Cases) -> Finding:
     x, row, target = layer_training.inputs(cases.rng, 1, 64, 0.5), *cases.rng.standard_normal((2, 64))
     own = [
         Case(f"n₂ = 64, ‖(BA)_i‖ near 0.1, η² = {eta**2:.3g}", Batch(x, 0.1 * row / 8, target, eta), True)
-        for eta in layer_training.PAPER_ETAS
+        for eta in PAPER_ETAS
     ]
     judged = cases.judge(
         [*own, *cases.draw(_one_token, 24)],
@@ -335,7 +343,7 @@ def od_update(cases: Cases) -> Finding:
         printed=lambda one, seen: relative_error(seen, told(one)) <= 1e-7,
     )
     return judged.finding(
-        {"holds": "Yes: for one x the layer's gradient of every row is g_i times this factor."},
+        holds="Yes: for one x the layer's gradient of every row is g_i times this factor.",
         evidence=judged.evidence("a backward pass in float64: 1e-7", told, tolerance=1e-7),
         flips_if="a backward pass of ALLoRA-OD with another factor at f(x)",
     )
@@ -378,7 +386,7 @@ def expected_update(cases: Cases) -> Finding:
     seen, ours = judged.measured[0]["mean"], _row_gradient(own)
     cosine = float(seen @ ours / np.linalg.norm(seen) / np.linalg.norm(ours))
     return judged.finding(
-        {"conditional": "Only for one token: over a batch the factors differ, and turn the row's gradient a little."},
+        conditional="Only for one token: over a batch the factors differ, and turn the row's gradient a little.",
         evidence=judged.evidence(
             source_of_errors(TOKENS), {"white inputs": expectation(white)}, tolerance=allowed, n=TOKENS
         ),

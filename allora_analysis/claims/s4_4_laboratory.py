@@ -18,7 +18,7 @@ import numpy as np
 
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run
-from allora_analysis.claims.s3_1_laboratory import LEAST, POINTS
+from allora_analysis.claims.s3_1_small_runs import LEAST, POINTS
 from allora_analysis.laboratory.design import STEPS, Cell, contrasts, reference
 from allora_analysis.laboratory.table import ALL_SEEDS, RESULTS, STUDY, Table, read
 from allora_analysis.statistics import OneSided, decide, one_sided
@@ -119,7 +119,7 @@ def averaged(
     }
     seeds = in_part(evidence.n, len(ALL_SEEDS), "seeds")
     return tested.finding(
-        {word: text.format(**told) for word, text in answers.items()},
+        **{word: text.format(**told) for word, text in answers.items()},
         evidence=evidence,
         size=Size(
             overall.mean,
@@ -128,8 +128,7 @@ def averaged(
             *overall.interval,
         ),
         flips_if=f"a mean not clearly {'below −' if tested.verdict == 'refuted' else 'above '}{margin:.2f} points",
-        corrected="more seeds" if tested.verdict == "undecided" else None,
-        at_paper=None,  # another network than the paper's
+        wanted="more seeds",
     )
 
 
@@ -149,12 +148,11 @@ def best_of(
     told = {"best": f"{best.mean:.1f}", "name": name.split(" − ")[0], "steps": name.rpartition(", ")[2]}
     told["margin"] = f"{margin:.1f}"
     return tested.finding(
-        {word: text.format(**told) for word, text in answers.items()},
+        **{word: text.format(**told) for word, text in answers.items()},
         evidence=evidence,
         size=Size(best.mean, "points", f"test accuracy on digits, {name}{seeds}", *best.interval),
         flips_if=f"a difference clearly above the control's {margin:.2f} points, or all clearly below it",
-        corrected="more seeds, and rates chosen with less noise" if tested.verdict == "undecided" else None,
-        at_paper=None,
+        wanted="more seeds, and rates chosen with less noise",
     )
 
 

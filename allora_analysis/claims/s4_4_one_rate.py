@@ -7,7 +7,6 @@ network, arms, rates and rules, written before the runs. No row here is a statem
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims.cases import Case, Cases, each_above
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
-from allora_analysis.claims.s3_1_laboratory import POINTS
+from allora_analysis.claims.s3_1_small_runs import POINTS
 from allora_analysis.claims.s4_4_laboratory import recorded
 from allora_analysis.claims.tables.procedures import PROCEDURES, TRAINED, reported_ratio, shape, steps_in_proportion
 from allora_analysis.laboratory.one_rate import (
@@ -35,7 +34,7 @@ from allora_analysis.laboratory.one_rate import (
     lora,
 )
 from allora_analysis.laboratory.table import STUDY, Table, validation
-from allora_analysis.statistics import decide, in_every, mean_ratio, one_sided
+from allora_analysis.statistics import decide, mean_ratio, one_sided
 
 one_rate_claim = functools.partial(
     claim, command="python -m experiments.one_rate", test="tests/test_claims_one_rate.py", reads=STUDY
@@ -135,11 +134,7 @@ def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm
     known = gaps(table, pairs) if table else {}
     if len(known) < len(pairs):
         return NOT_RUN
-
-    def rule(samples: Samples) -> str:
-        return in_every(decide({name: (values,) for name, values in samples.items()}, test="t"))
-
-    tested = cases.test(known, rule)
+    tested = cases.test(known, each_above)
     verdicts = [one.verdict for one in decide({name: (values,) for name, values in known.items()}, test="t").values()]
     overall = one_sided(np.mean(list(known.values()), axis=0), "t")
     told = {"better": verdicts.count("holds"), "worse": verdicts.count("refuted"), "n": len(known)}
@@ -147,7 +142,7 @@ def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm
     first, second = next(iter(pairs.values()))
     family = second[0] if second[0] == LORA else "the rest of the family"
     return tested.finding(
-        {word: text.format(**told) for word, text in IN_ALL.items()},
+        **{word: text.format(**told) for word, text in IN_ALL.items()},
         evidence=Evidence(
             {"difference": "above 0 in each"},
             {"points of test accuracy": shown(known), **beside(table, pairs)},
@@ -157,11 +152,10 @@ def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm
         size=Size(
             overall.mean, "points", f"test accuracy on digits, {first[0]} minus {family}, mean", *overall.interval
         ),
-        corrected="more seeds" if tested.verdict == "undecided" else None,
+        wanted="more seeds",
         flips_if="no case in which it is clearly behind"
         if tested.verdict == "refuted"
         else "one case in which it is clearly behind",
-        at_paper=None,  # another network than the paper's
     )
 
 
@@ -190,7 +184,7 @@ def on_average(
     level = {} if not margin else {f"margin {m:g}": rule(above(m)) for m in (margin / 2, 2 * margin)}
     told = {"mean": f"{one.mean:+.1f}", "other": f"{-one.mean:+.1f}", "gap": f"{abs(one.mean):.1f}"}
     return tested.finding(
-        {word: text.format(**told) for word, text in answers.items()},
+        **{word: text.format(**told) for word, text in answers.items()},
         evidence=Evidence(
             {name: f"above {-margin:g}" if margin else "above 0"},
             {
@@ -204,9 +198,8 @@ def on_average(
             n=len(SEEDS),
         ),
         size=Size(one.mean, "points", f"test accuracy on digits, {name}, mean", *one.interval),
-        corrected="more seeds" if tested.verdict == "undecided" else None,
+        wanted="more seeds",
         flips_if=f"a mean {FLIPS[tested.verdict]} {f'−{margin:g}' if margin else '0'} points",
-        at_paper=None,
     )
 
 
@@ -370,18 +363,15 @@ def procedure(cases: Cases, folder: Path | None = None) -> Finding:
     )
     more = _beside(table, whole)
     also, listed, every = more[ALSO], whole[JUDGED[0]], whole[JUDGED[-1]]
-    evidence = judged.evidence(
-        "Fieller's 95 % interval over seeds; sign flips over Table 3's nine pairs, 90 %",
-        lambda inputs: float(steps_in_proportion(inputs[0]) == 2),
-        n=len(LOTS[0]),
-    )
-    evidence = dataclasses.replace(evidence, measured={**evidence.measured, **more})
     return judged.finding(
-        {
-            "conditional": "Not as listed, on digits (no language model); yes with every rate times η, and in "
-            f"{len(also)} of {len(CANDIDATES) - len(JUDGED)} others."
-        },
-        evidence=evidence,
+        conditional="Not as listed, on digits (no language model); yes with every rate times η, and in "
+        f"{len(also)} of {len(CANDIDATES) - len(JUDGED)} others.",
+        evidence=judged.evidence(
+            "Fieller's 95 % interval over seeds; sign flips over Table 3's nine pairs, 90 %",
+            lambda inputs: float(steps_in_proportion(inputs[0]) == 2),
+            more=more,
+            n=len(LOTS[0]),
+        ),
         size=Size(
             listed["value"],
             "of LoRA's rise",

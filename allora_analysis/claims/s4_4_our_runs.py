@@ -18,23 +18,23 @@ from typing import Any
 
 import numpy as np
 
-from allora_analysis.claims.accuracy import (
+from allora_analysis.claims.cases import Cases
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, units_wanted
+from allora_analysis.finetune.setting import STUDY, Setting
+from allora_analysis.grid.presets import ablation, learning_rates, perception
+from allora_analysis.grid.presets import own_best_rate as sequential
+from allora_analysis.grid.reading import (
     LEVEL,
     RULE,
     Pairs,
     Runs,
+    after_epoch,
     differences,
     diverged,
     judged,
-    needed,
-    value,
+    recorded,
+    right_differences,
 )
-from allora_analysis.claims.cases import Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim
-from allora_analysis.finetune.setting import STUDY, Setting
-from allora_analysis.grid.presets import ablation, learning_rates, perception
-from allora_analysis.grid.presets import own_best_rate as sequential
-from allora_analysis.grid.reading import recorded, right_differences
 from allora_analysis.grid.sources import command
 from allora_analysis.statistics import Judgement, decide, in_every, paired_test, two_level
 from allora_analysis.statistics.e_values import CAP, Sequential
@@ -108,17 +108,16 @@ def on_runs(
         "covers": ", ".join(complete) + planned,
         "a run diverged in": stopped,
     }
-    wanted = needed(family) if tested.verdict == "undecided" else None
+    wanted = units_wanted(family.values(), "seeds") if tested.verdict == "undecided" else None
     ends = [100 * end for end in overall.interval]
     return tested.finding(
-        {word: text.format(**told) for word, text in answers.items()},
+        **{word: text.format(**told) for word, text in answers.items()},
         evidence=Evidence(
             {"difference": "above 0"}, measured | dict(more or {}), RULE, interval=overall.interval, n=overall.n
         ),
         size=Size(round(100 * overall.mean, 10) + 0.0, "percentage points", size_of, *ends),
         corrected=wanted and f"would be decided by {wanted}",
         flips_if=wanted or "seeds in which the cases that decide are no longer clear",
-        at_paper=None,  # another model than the paper's
     )
 
 
@@ -261,7 +260,7 @@ def best_rate(runs: Runs, wanted: Iterable[Setting], arm: str) -> float | None:
     return max(
         rates,
         key=lambda rate: statistics.fmean(
-            value(runs[one], "validation_accuracy") or 0.0 for one in at_rate(wanted, arm, rate)
+            after_epoch(runs[one], "validation_accuracy") or 0.0 for one in at_rate(wanted, arm, rate)
         ),
     )
 
@@ -316,7 +315,7 @@ def _seed_by_seed(
     interval = (ends[0] / 100, ends[1] / 100)
     rule = SEQUENTIAL_RULE + ("" if one.low is not None else " (no bounds yet: Student's t interval, 95 %)")
     return tested.finding(
-        answers,
+        **answers,
         evidence=Evidence({"difference": "above 0"}, measured, rule, interval=interval, n=one.n),
         size=Size(
             round(100 * one.mean, 10) + 0.0,
@@ -326,7 +325,6 @@ def _seed_by_seed(
         ),
         corrected=f"would be decided by {wanted}" if one.verdict == "open" else None,
         flips_if=wanted if one.verdict == "open" else f"a first decision of the {CAP} seeds on another side",
-        at_paper=None,  # another model than the paper's
     )
 
 

@@ -1,11 +1,16 @@
-"""What is recorded of a list of runs. Checked by `tests/test_grid_reading.py`."""
+"""What is recorded of a list of runs, and how its pairs that share a seed are judged.
+
+`judged` follows the rule of `statistics.directional`: Student's t over seeds, one-sided, Holm over the cases that were
+run. Accuracies are shares, so 0.01 is a point. Checked by `tests/test_grid_reading.py` and
+`tests/test_claims_our_runs.py`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -14,7 +19,17 @@ from allora_analysis import records
 from allora_analysis.finetune import setting as settings
 from allora_analysis.finetune.results import check_result, summarised
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
+from allora_analysis.statistics import Judgement, judge_family
+from allora_analysis.statistics.paired import TIE
 from allora_analysis.validation import ArgumentError
+
+LEVEL = 0.05
+ENDPOINTS = {"test_accuracy": 1, "test_loss": -1}
+"""What a run is judged by, and the sign that makes more of it better."""
+RULE = f"Student's t over seeds, one-sided at {LEVEL}, Holm over the cases run; interval: 90 %, a case alone"
+Case = TypeVar("Case")
+Runs = Mapping[Setting, Mapping[str, Any]]
+Pairs = Sequence[tuple[Setting, Setting]]
 
 
 def found(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[Setting, records.Record]:
@@ -34,11 +49,11 @@ def recorded(wanted: Iterable[Setting], folder: Path | str | None = None) -> dic
     return {run: record.result for run, record in found(wanted, folder).items()}
 
 
-def final_accuracy(result: dict[str, Any], split: str = "test") -> float | None:
-    """The accuracy after a run's last epoch. None where the run diverged."""
+def after_epoch(result: Mapping[str, Any], endpoint: str = "test_accuracy", epoch: int = -1) -> float | None:
+    """An endpoint of a run after an epoch, the last by default; None where the run diverged or the record lacks it."""
     if result.get("diverged_at_step") is not None or not result["epochs"]:
         return None
-    return result["epochs"][-1][f"{split}_accuracy"]
+    return result["epochs"][epoch].get(endpoint)
 
 
 def final_value(result: Mapping[str, Any], endpoint: str) -> float:
@@ -58,9 +73,7 @@ def final_value(result: Mapping[str, Any], endpoint: str) -> float:
     return share if kind == "accuracy" else -math.log(share)
 
 
-def paired_differences(
-    runs: Mapping[Setting, Mapping[str, Any]], pairs: Sequence[tuple[Setting, Setting]], endpoint: str
-) -> list[float]:
+def paired_differences(runs: Runs, pairs: Pairs, endpoint: str) -> list[float]:
     """An endpoint of the first run of each pair minus that of the second, up to the first pair that is not recorded.
 
     What `statistics.e_values.decide` takes: pairs in the order that was fixed before the runs, none left out.
@@ -71,6 +84,33 @@ def paired_differences(
             break
         found.append(final_value(runs[first], endpoint) - final_value(runs[second], endpoint))
     return found
+
+
+def differences(
+    runs: Runs, cases: Mapping[str, Pairs], endpoint: str = "test_accuracy", epoch: int = -1
+) -> dict[str, list[float]]:
+    """The first minus the second run, pair by pair, more being better; of the cases that are recorded in full."""
+    found, sign = {}, ENDPOINTS[endpoint]
+    for case, pairs in cases.items():
+        values = [[after_epoch(runs[one], endpoint, epoch) if one in runs else None for one in pair] for pair in pairs]
+        if all(one is not None for pair in values for one in pair):
+            found[case] = [sign * (first - second) for first, second in values]
+    return found
+
+
+def diverged(runs: Runs, cases: Mapping[str, Pairs]) -> list[str]:
+    """The cases that are recorded in full, and yet have no difference, since a run diverged."""
+    full = {case: {one for pair in pairs for one in pair} for case, pairs in cases.items()}
+    return [
+        case
+        for case, those in full.items()
+        if all(one in runs for one in those) and any(after_epoch(runs[one]) is None for one in those)
+    ]
+
+
+def judged(differences: Mapping[Case, Sequence[float]]) -> dict[Case, Judgement]:
+    """The cases that were run, judged together; none gives none."""
+    return judge_family(differences, "t", LEVEL, grain=TIE) if differences else {}
 
 
 def right_rows(result: Mapping[str, Any], split: str = "test") -> Bool[np.ndarray, " rows"] | None:
@@ -85,9 +125,7 @@ def right_rows(result: Mapping[str, Any], split: str = "test") -> Bool[np.ndarra
     return np.unpackbits(bits, count=result["rows"][split]).astype(bool)
 
 
-def right_differences(
-    runs: Mapping[Setting, Mapping[str, Any]], pairs: Sequence[tuple[Setting, Setting]]
-) -> Float[np.ndarray, "seeds rows"] | None:
+def right_differences(runs: Runs, pairs: Pairs) -> Float[np.ndarray, "seeds rows"] | None:
     """Where the first run of each pair is right on a test row and the second is not (1), or the reverse (−1).
 
     Args:

@@ -21,7 +21,7 @@ from allora_analysis.claims.claim import Claim
 PACKAGE = "allora_analysis."
 SHARED = ("allora_analysis.claims", "allora_analysis.study", "allora_analysis.validation", "allora_analysis.cli")
 """What every check may use, and what says nothing about the mathematics behind it."""
-AUDIT = tuple(f"allora_analysis.claims.tables.{name}" for name in ("arithmetic", "accuracies", "contrasts"))
+AUDIT = tuple(f"allora_analysis.claims.tables.{name}" for name in ("reported", "accuracies", "contrasts"))
 """The claims' own code that is the mathematics: the audit of the paper's tables."""
 
 

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 
 from allora_analysis import dropout_sgd, tikhonov
-from allora_analysis.claims import s3_1_laboratory as laboratory
+from allora_analysis.claims import s3_1_small_runs as laboratory
 from allora_analysis.claims.ledger import Row
 from allora_analysis.claims.masked_descent import Sgd
 from allora_analysis.laboratory.table import RESULTS, read

@@ -2,8 +2,7 @@
 
 | file | object |
 | --- | --- |
-| `reported.toml`, `reported.py` | the printed numbers, and what they are compared with |
-| `arithmetic.py` | a printed number against a recomputed one: averages, gaps, parameters; all disagreements |
+| `reported.toml`, `reported.py` | the printed numbers; each against a recomputed one: averages, gaps, parameters |
 | `accuracies.py` | which accuracies so many test examples can produce; distance to the majority label's rate |
 | `contrasts.py` | gaps between arms, their clusters, the questions that they answer, and the rule applied to them |
 | `table_1.py`, `tables_2_to_4.py`, `procedures.py`, `prose_of_results.py` | the ledger's rows, Figures 3 and 4 too |
@@ -11,7 +10,8 @@
 """
 
 from allora_analysis.claims.tables.accuracies import AboveMajority, commonsense_cells, perception_cells, reachable
-from allora_analysis.claims.tables.arithmetic import (
+from allora_analysis.claims.tables.contrasts import CONTRASTS, Contrast, Gaps, gaps
+from allora_analysis.claims.tables.reported import (
     Comparison,
     Disagreement,
     disagreements,
@@ -20,7 +20,6 @@ from allora_analysis.claims.tables.arithmetic import (
     trainable_parameters,
     trainable_percent,
 )
-from allora_analysis.claims.tables.contrasts import CONTRASTS, Contrast, Gaps, gaps
 from allora_analysis.claims.tables.study import Summary, clusters_needed, contrast_summaries, seeds_needed
 
 __all__ = [

@@ -19,7 +19,6 @@ from functools import cache
 import numpy as np
 from jaxtyping import UInt64
 
-from allora_analysis.claims.tables.arithmetic import TABLES, Comparison, by_key, exact, half_unit
 from allora_analysis.claims.tables.reported import (
     COMMONSENSE_LABELS,
     ETA_SQUARED,
@@ -29,11 +28,16 @@ from allora_analysis.claims.tables.reported import (
     TABLE_1,
     TABLE_3,
     TABLE_4,
+    TABLES,
     TASKS,
     Cell,
+    Comparison,
     GapRow,
     LabelCounts,
     Panel,
+    by_key,
+    exact,
+    half_unit,
 )
 from allora_analysis.statistics import accuracy_stderr
 from allora_analysis.validation import ArgumentError, count, number

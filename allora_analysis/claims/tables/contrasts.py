@@ -19,11 +19,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.claims.accuracy import units_wanted
 from allora_analysis.claims.cases import Case, Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size
-from allora_analysis.claims.tables.arithmetic import TABLES, by_key, exact
-from allora_analysis.claims.tables.reported import TABLE_1, TASKS, Cell
+from allora_analysis.claims.claim import Evidence, Finding, Size, units_wanted
+from allora_analysis.claims.tables.reported import TABLE_1, TABLES, TASKS, Cell, by_key, exact
 from allora_analysis.statistics import (
     Decision,
     Judgement,
@@ -239,7 +237,7 @@ def by_the_rule(
     }
     measured = asdict(one) | {f"{kind} above 0": told[kind] for kind in ("cells", "clusters")} | dict(more or {})
     measured |= {"by model, by data set or rank, by setting": found.by_part()}
-    needed = "no number of clusters, at a mean or spread of 0" if one.needed is None else units_wanted(one, "clusters")
+    needed = units_wanted([one], "clusters") if one.needed else "no number of clusters, at a mean or spread of 0"
     undecided, over_all = tested.verdict == "undecided", _over_all_questions(margin)[name].adjusted_p_value
     measured["adjusted over all contrasts of all tables"] = over_all
     flips = f"cluster means of which {'a p-value alone' if alone else 'the adjusted p-value'} is above 0.05"
@@ -247,12 +245,12 @@ def by_the_rule(
         flips += f"; one family of all {len(BY_NAME)} contrasts instead of the question's (adjusted p = {over_all:.2g})"
     predicted = {"mean gap": "above 0" if one.margin is None else f"within ± {one.margin:g}"}
     return tested.finding(
-        {verdict: words.format(**told) for verdict, words in answers.items()},
+        **{verdict: words.format(**told) for verdict, words in answers.items()},
         evidence=Evidence(
             predicted, measured, ALONE if alone else RULE, tolerance=one.margin, interval=one.interval, n=one.n
         ),
         size=Size(one.mean, "percentage points", f"the mean gap {name}", *(one.interval or (None, None))),
-        corrected=f"would be decided by {needed}" if undecided else None,
+        wanted=f"would be decided by {needed}",
         flips_if=needed if undecided else flips,
         at_paper=told_by(tested.verdict),
     )
@@ -312,7 +310,9 @@ def everywhere(
         measured |= {words: dict(others)}
     words_of = answer.format(k=passed, n=len(values))
     return tested.finding(
-        {"refuted": words_of, "holds_corrected": words_of, "holds": f"Yes: in all {len(values)}."},
+        refuted=words_of,
+        holds_corrected=words_of,
+        holds=f"Yes: in all {len(values)}.",
         evidence=Evidence({"above 0": len(values)}, measured, source, n=len(values)),
         size=Size(float(passed), f"of {len(values)} cases", "in which the sentence is true as printed"),
         flips_if="a printed gap not above 0" if tested.verdict == "holds" else "every one of the printed gaps above 0",
@@ -336,7 +336,7 @@ def average_is(
     means = [float(of(name).values.mean()) for name in names]
     between = " and ".join(f"{value:.2f}" for value in means)
     return judged.finding(
-        {"holds": f"Yes: {between} points on average over the cells of the table."},
+        holds=f"Yes: {between} points on average over the cells of the table.",
         evidence=judged.evidence("rounding to the one decimal stated", lambda one: one[1], tolerance=0.05),
         size=Size(float(np.mean(means)), "percentage points", "the mean gap over the cells"),
         flips_if=f"a mean gap outside {stated:g} ± 0.05",

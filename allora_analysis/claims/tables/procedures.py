@@ -21,9 +21,8 @@ from jaxtyping import Float
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size
 from allora_analysis.claims.tables import contrasts
-from allora_analysis.claims.tables.arithmetic import by_key
 from allora_analysis.claims.tables.contrasts import MARGIN, RULE, told_by
-from allora_analysis.claims.tables.reported import COLUMNS_3, TABLE_3
+from allora_analysis.claims.tables.reported import COLUMNS_3, TABLE_3, by_key
 from allora_analysis.claims.tables.table_1 import reported_claim
 from allora_analysis.statistics import Judgement, judge_family, one_sided
 
@@ -189,14 +188,13 @@ def procedure(cases: Cases) -> Finding:
         "inside the interval at another level": at_level,
     }
     source = "sign flips over Table 3's nine pairs; training of a small model"
-    evidence = judged.evidence(source, lambda inputs: float(steps_in_proportion(inputs[0]) == 2), n=len(COLUMNS_3))
-    evidence = dataclasses.replace(evidence, measured={**evidence.measured, **more}, interval=(low, high))
+    evidence = judged.evidence(
+        source, lambda inputs: float(steps_in_proportion(inputs[0]) == 2), more=more, n=len(COLUMNS_3)
+    )
     return judged.finding(
-        {
-            "conditional": f"Only with all rates at η·l_b, of {len(PROCEDURES)} procedures on a linear layer; "
-            f"{len(between)} in between stay open."
-        },
-        evidence=evidence,
+        conditional=f"Only with all rates at η·l_b, of {len(PROCEDURES)} procedures on a linear layer; "
+        f"{len(between)} in between stay open.",
+        evidence=dataclasses.replace(evidence, interval=(low, high)),
         size=Size(ratio, "of LoRA's rise", "ALLoRA's rise over η² in Table 3", low, high),
         condition="under AdamW, ALLoRA's rates are times η too, the adapters' and the classifier's",
         flips_if="training under AdamW as listed in which ALLoRA rises with η² about as much as LoRA at η·l",
@@ -237,7 +235,7 @@ def eta_no_cross_validation(cases: Cases) -> Finding:
     tested, found = cases.test({"η": own}, lambda those: judged(MARGIN, those["η"]).verdict), judged(MARGIN, own)
     others = {f"{margin:g} points": judged(margin, own).verdict for margin in (MARGIN / 2, 2 * MARGIN)}
     return tested.finding(
-        {"refuted": f"No: it is chosen from three, and at one l_b moves accuracy by {found.mean:.1f} points."},
+        refuted=f"No: it is chosen from three, and at one l_b moves accuracy by {found.mean:.1f} points.",
         evidence=Evidence(
             {"η": f"within ± {MARGIN:g}"},
             {"judged": found, "at another margin": others},
@@ -246,7 +244,7 @@ def eta_no_cross_validation(cases: Cases) -> Finding:
             n=found.n,
         ),
         size=Size(found.mean, "percentage points", "ALLoRA's gain from η² = 1 to η² = 4", *found.interval),
-        corrected="would be decided by more pairs of model and data set" if tested.verdict == "undecided" else None,
+        wanted="would be decided by more pairs of model and data set",
         flips_if="accuracies that stay within half a point over η²",
         at_paper=told_by(tested.verdict),
     )

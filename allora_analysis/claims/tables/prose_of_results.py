@@ -12,10 +12,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from allora_analysis.claims.accuracy import units_wanted
 from allora_analysis.claims.cases import Case, Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size
-from allora_analysis.claims.tables import arithmetic, contrasts
+from allora_analysis.claims.claim import Evidence, Finding, Size, units_wanted
+from allora_analysis.claims.tables import contrasts, reported
 from allora_analysis.claims.tables.contrasts import BY_NAME, MARGIN, RULE, average_is, by_the_rule, everywhere, told_by
 from allora_analysis.claims.tables.reported import COLUMNS_3, ETA_SQUARED, FIGURE_3, FIGURE_4
 from allora_analysis.claims.tables.table_1 import CONSISTENTLY, SECTION_6, reported_claim
@@ -56,7 +55,7 @@ def stated(cases: Cases, value: float, name: str, panel: int) -> Finding:
 
 def exchanged(name: str) -> dict[str, object]:
     """A contrast of Table 3 with the two accuracies exchanged that Figure 3 has the other way round."""
-    found = contrasts.of(name, arithmetic.with_exchanged())
+    found = contrasts.of(name, reported.with_exchanged())
     pairs = found.by_cluster()
     more = {"by part": found.by_part(), "above 0": f"{contrasts.above(pairs)} of {len(pairs)}"}
     return {"as Figure 3 has the cells": {"mean": float(found.values.mean())} | more}
@@ -159,14 +158,13 @@ def over_backbones(cases: Cases) -> Finding:
 
     tested, one = cases.test(models, rule), judge_family({0: models["ALLoRA − LoRA"]})[0]
     p_values = {name: judge_family({0: values})[0].p_value for name, values in models.items()}
-    n, least = units_wanted(one, "models"), one.smallest_p_value
+    n, least = units_wanted([one], "models"), one.smallest_p_value
     return tested.finding(
-        {"undecided": f"Undecided, whatever the gaps: three models cannot tell (p is at least {least:g})."},
+        undecided=f"Undecided, whatever the gaps: three models cannot tell (p is at least {least:g}).",
         evidence=Evidence({"mean gap": "above 0"}, {"by model": models, "p_values": p_values}, RULE, n=one.n),
         size=Size(one.mean, "percentage points", "the mean gap ALLoRA − LoRA over models"),
         corrected=f"would be decided by {n}",
         flips_if=n,
-        at_paper=None,
     )
 
 
@@ -179,7 +177,7 @@ def over_backbones(cases: Cases) -> Finding:
 )
 def consistently_lora(cases: Cases) -> Finding:
     """ALLoRA − LoRA by model and by data set; by (model, data set) beside it."""
-    found, figure = contrasts.of("ALLoRA − LoRA"), contrasts.of("ALLoRA − LoRA", arithmetic.with_exchanged())
+    found, figure = contrasts.of("ALLoRA − LoRA"), contrasts.of("ALLoRA − LoRA", reported.with_exchanged())
     more = {"by model and data set": {", ".join(pair): value for pair, value in found.by_cluster().items()}}
     parts = figure.by_part((0, 1))
     k, least = contrasts.above(parts), min(parts, key=lambda part: parts[part])
@@ -202,7 +200,7 @@ UNIVERSALLY_E = "Each cell is an average of 5 runs. ALLoRA is universally better
 )
 def universally_better_than_lora(cases: Cases) -> Finding:
     """ALLoRA − LoRA, average by average."""
-    printed, figure = (contrasts.by_average(("ALLoRA − LoRA",), those) for those in (None, arithmetic.with_exchanged()))
+    printed, figure = (contrasts.by_average(("ALLoRA − LoRA",), those) for those in (None, reported.with_exchanged()))
     words = f"Mostly: with Figure 3's numbers in {contrasts.above(figure)} of {{n}} averages, with Table 3's in {{k}}"
     return everywhere(cases, printed, f"{words}; not in every cell.", mended=(contrasts.AS_FIGURE_3, figure))
 
@@ -216,7 +214,7 @@ def universally_better_than_lora(cases: Cases) -> Finding:
 )
 def better_than_lora_in_every_cell(cases: Cases) -> Finding:
     """ALLoRA − LoRA, cell by cell."""
-    figure = contrasts.by_cell(("ALLoRA − LoRA",), arithmetic.with_exchanged())
+    figure = contrasts.by_cell(("ALLoRA − LoRA",), reported.with_exchanged())
     words = f"Not in every cell: in {{k}} of {{n}}, with Figure 3's numbers in {contrasts.above(figure)}."
     return everywhere(cases, contrasts.by_cell(("ALLoRA − LoRA",)), words, mended=(contrasts.AS_FIGURE_3, figure))
 
@@ -283,13 +281,11 @@ def optimal_in_family(cases: Cases) -> Finding:
     open_ones = [name.removeprefix("ALLoRA − ") for name, one in found.items() if one.verdict == "undecided"]
     least, behind = min(found.values(), key=lambda one: one.mean), ", ".join(open_ones)
     return tested.finding(
-        {
-            "undecided": f"Undecided: the lead over {behind} may be chance.",
-            "holds": "Yes: better than each other member by more than chance.",
-        },
+        undecided=f"Undecided: the lead over {behind} may be chance.",
+        holds="Yes: better than each other member by more than chance.",
         evidence=Evidence({"lead": "above 0 in each"}, {"judged": found, "lead at each η²": leads}, RULE, n=least.n),
         size=Size(least.mean, "percentage points", "the least lead over another member", *least.interval),
-        corrected=f"would be decided by {least.needed} pairs of model and data set {least.needed_interval}",
+        wanted=f"would be decided by {units_wanted([least], 'pairs of model and data set')}",
         flips_if=f"{least.needed} pairs of model and data set of this mean and spread",
         at_paper=told_by(tested.verdict),
     )
@@ -321,7 +317,7 @@ def better_than_eta(cases: Cases) -> Finding:
 )
 def over_half(cases: Cases) -> Finding:
     """The 18 gaps of Figure 4, bottom right, against Table 4's, and how many are positive in both."""
-    comparisons = arithmetic.panel_cells(FIGURE_4[3])
+    comparisons = reported.panel_cells(FIGURE_4[3])
     positive = sum(item.printed > 0 for item in comparisons)
     judged = cases.judge(
         [Case(item.where, item, True) for item in comparisons],
@@ -329,7 +325,7 @@ def over_half(cases: Cases) -> Finding:
         printed=lambda item, seen: 2 * positive > len(comparisons) and abs(float(item.printed) - seen) <= 0.015 + 1e-9,
     )
     return judged.finding(
-        {"holds": f"Yes: lower in {positive} of {len(comparisons)} cells; whether significantly is another row."},
+        holds=f"Yes: lower in {positive} of {len(comparisons)} cells; whether significantly is another row.",
         evidence=judged.evidence(
             "rounding; order of printed numbers", lambda item: float(item.printed), tolerance=0.015
         ),
@@ -370,16 +366,14 @@ def asf_not_better(cases: Cases) -> Finding:
     }
     told = f"the fixed one is {mean:+.2f} points ahead"
     shown = f"that it trails by under {MARGIN:g}"
-    needed = units_wanted(one, "pairs of model and data set")
+    needed = units_wanted([one], "pairs of model and data set")
     return tested.finding(
-        {
-            "undecided": f"Undecided: {told}; {shown} is not shown (p = {one.adjusted_p_value:.3f}).",
-            "holds": f"Yes: {told}; {shown} is shown (p = {one.adjusted_p_value:.3f}).",
-            "refuted": f"No: {told}.",
-        },
+        undecided=f"Undecided: {told}; {shown} is not shown (p = {one.adjusted_p_value:.3f}).",
+        holds=f"Yes: {told}; {shown} is shown (p = {one.adjusted_p_value:.3f}).",
+        refuted=f"No: {told}.",
         evidence=Evidence({"mean gap": f"above −{MARGIN:g}"}, measured, RULE, tolerance=MARGIN, n=one.n),
         size=Size(mean, "percentage points", f"the mean gap {name}", *(end - MARGIN for end in one.interval)),
-        corrected=f"would be decided by {needed}" if tested.verdict == "undecided" else None,
+        wanted=f"would be decided by {needed}",
         flips_if=needed if tested.verdict == "undecided" else "an adjusted p-value above 0.05",
         at_paper=told_by(tested.verdict),
     )
@@ -417,7 +411,8 @@ def fair_to_lora(cases: Cases) -> Finding:
     ends = f"{at_end['ALLoRA']} and {at_end['LoRA']} of {one.n}"
     told = f"{one.mean:+.2f} points, best against best; the largest setting is best in {ends} pairs"
     return tested.finding(
-        {"holds": f"Yes: {told}.", "undecided": f"Undecided: {told}."},
+        holds=f"Yes: {told}.",
+        undecided=f"Undecided: {told}.",
         evidence=Evidence(
             {"lead": "above 0"},
             {"judged": one, "best at the range's end": at_end},
@@ -426,9 +421,7 @@ def fair_to_lora(cases: Cases) -> Finding:
             n=one.n,
         ),
         size=Size(one.mean, "percentage points", "ALLoRA's lead, each at the best of three", *one.interval),
-        corrected=f"would be decided by {one.needed} pairs {one.needed_interval}"
-        if one.needed
-        else "a wider range of rates",
+        wanted=f"would be decided by {units_wanted([one], 'pairs') if one.needed else 'a wider range of rates'}",
         flips_if="a lead that sign flips tell from 0: its interval above 0, or below it"
         if tested.verdict == "undecided"
         else "a lead whose interval has 0 inside it",
@@ -438,5 +431,5 @@ def fair_to_lora(cases: Cases) -> Finding:
 
 def _best(arm: str) -> list[tuple[float, float]]:
     # The best accuracy over η² and its η², a (model, data set) each.
-    table = arithmetic.by_key(arithmetic.TABLE_3)
+    table = reported.by_key(reported.TABLE_3)
     return [max((table[(*pair, eta, arm)], eta) for eta in ETA_SQUARED) for pair in COLUMNS_3]

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from allora_analysis.claims.tables.accuracies import commonsense_cells, perception_cells
-from allora_analysis.claims.tables.arithmetic import DENOMINATORS, disagreements, table_1_parameters
 from allora_analysis.claims.tables.contrasts import CONTRASTS, QUESTIONS, Gaps, family, judged, of
+from allora_analysis.claims.tables.reported import DENOMINATORS, disagreements, table_1_parameters
 from allora_analysis.statistics import (
     Judgement,
     clustered_test,

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from allora_analysis.claims.cases import Case, Cases, Judged
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim
-from allora_analysis.claims.tables import arithmetic, contrasts
-from allora_analysis.claims.tables.arithmetic import Comparison
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, ranged
+from allora_analysis.claims.tables import contrasts, reported
 from allora_analysis.claims.tables.contrasts import average_is, by_the_rule, everywhere
 from allora_analysis.claims.tables.reported import (
     ARCHITECTURES,
@@ -27,6 +26,7 @@ from allora_analysis.claims.tables.reported import (
     ETA_SQUARED,
     TABLE_1,
     TASKS,
+    Comparison,
 )
 from allora_analysis.validation import count
 
@@ -61,17 +61,17 @@ def compared(cases: Cases, comparisons: Sequence[Comparison], allowed: str = "ex
         corrected=(lambda item, seen: _agrees(mended[item.where], seen[1], allowed)) if mended else None,
     )
     return judged.finding(
-        texts.pop("answers"), evidence=_evidence(judged, mended, allowed), **({"flips_if": "another digit"} | texts)
+        **texts.pop("answers"), evidence=_evidence(judged, mended, allowed), **({"flips_if": "another digit"} | texts)
     )
 
 
 def _agrees(item: Comparison, seen: float, allowed: str) -> bool:
-    return bool(getattr(dataclasses.replace(item, recomputed=arithmetic.exact(seen)), allowed))
+    return bool(getattr(dataclasses.replace(item, recomputed=reported.exact(seen)), allowed))
 
 
 def _evidence(judged: Judged, mended: Mapping[str, Comparison], allowed: str) -> Evidence:
     items = [mended.get(case.name, case.inputs) for case in judged.cases]
-    rows = arithmetic.disagreements_among(items)
+    rows = reported.disagreements_among(items)
     beyond = [case.name for case in judged.cases if not getattr(case.inputs, allowed)]
     worst = max(items, key=lambda item: abs(item.difference))
     return Evidence(
@@ -89,7 +89,7 @@ def averages(cases: Cases) -> Finding:
     """Each "Avg" against the mean of its row."""
     return compared(
         cases,
-        arithmetic.table_1_averages(),
+        reported.table_1_averages(),
         answers={"holds": "Yes: all 18 averages follow from their rows, within rounding."},
         flips_if="an average further from its row's mean than rounding of both can explain",
     )
@@ -102,11 +102,11 @@ MISPRINTED = {"Table 1, LLaMA3-8B, r = 16, DoRA, # Params %": 0.36}
 def _parameters_of(cases: Cases, arm: str, answer: str, formula: str) -> Finding:
     """Table 1's parameter column for ALLoRA or DoRA, as a share of the pre-trained and of all parameters."""
     pretrained, of_all = (
-        [item for item in arithmetic.table_1_parameters(base) if f", {arm}," in item.where]
-        for base in arithmetic.DENOMINATORS
+        [item for item in reported.table_1_parameters(base) if f", {arm}," in item.where]
+        for base in reported.DENOMINATORS
     )
     mended = [
-        dataclasses.replace(item, printed=arithmetic.exact(MISPRINTED.get(item.where, float(item.printed))))
+        dataclasses.replace(item, printed=reported.exact(MISPRINTED.get(item.where, float(item.printed))))
         for item in of_all
     ]
     return compared(
@@ -156,7 +156,7 @@ def dora_rows(cases: Cases) -> Finding:
         printed=lambda row, seen: (*row.accuracies, row.average) == tuple(seen),
     )
     return judged.finding(
-        {"holds": "Yes: all six rows are those that DoRA's authors publish."},
+        holds="Yes: all six rows are those that DoRA's authors publish.",
         evidence=judged.evidence(f"equality; {DORA_SOURCE}", lambda row: (*row.accuracies, row.average)),
         flips_if="one digit that differs from the table published",
     )
@@ -186,9 +186,9 @@ def dora_universally(cases: Cases) -> Finding:
     )
     leads = [seen["DoRA"] - seen["LoRA"] for _, seen in judged.pairs]
     return judged.finding(
-        {"holds": f"Yes, over LoRA on average: in {len(leads)} of {len(leads)} settings; not on every task."},
+        holds=f"Yes, over LoRA on average: in {len(leads)} of {len(leads)} settings; not on every task.",
         evidence=judged.evidence(f"rounding of averages to one decimal; {DORA_SOURCE}", lambda one: one, tolerance=0.1),
-        size=Size(float(np.mean(leads)), "percentage points", "DoRA's average over LoRA's", min(leads), max(leads)),
+        size=ranged(leads, "percentage points", "DoRA's average over LoRA's", float(np.mean(leads))),
         flips_if="a model and rank at which LoRA's average is as high as DoRA's",
         at_paper=all(lead > 0 for lead in leads),
     )
@@ -235,16 +235,16 @@ def fewer_parameters(cases: Cases) -> Finding:
             for model, sizes in ARCHITECTURES.items()
             for rank in (16, 32)
         ],
-        measure=lambda one: {method: arithmetic.trainable_parameters(*one, method) for method in ("LoRA", "DoRA")},
+        measure=lambda one: {method: reported.trainable_parameters(*one, method) for method in ("LoRA", "DoRA")},
         printed=lambda one, seen: (
             seen["LoRA"] < seen["DoRA"] == seen["LoRA"] + magnitudes(one) and seen["LoRA"] % one[1] == 0
         ),
     )
     less = [100 * (1 - seen["LoRA"] / seen["DoRA"]) for _, seen in judged.pairs]
     return judged.finding(
-        {"holds": f"Yes: by {min(less):.1f} to {max(less):.1f} %, the magnitudes that DoRA adds."},
+        holds=f"Yes: by {min(less):.1f} to {max(less):.1f} %, the magnitudes that DoRA adds.",
         evidence=judged.evidence("exact counts", magnitudes),
-        size=Size(float(np.mean(less)), "%", "fewer trainable parameters than DoRA", min(less), max(less)),
+        size=ranged(less, "%", "fewer trainable parameters than DoRA", float(np.mean(less))),
         flips_if="a rank or a list of modules at which ALLoRA has as many",
     )
 
@@ -302,10 +302,8 @@ def best_of_three(cases: Cases) -> Finding:
         else ""
     )
     return judged.finding(
-        {
-            "conditional": f"Not alike: best of three against best of two gains {lead:.2f} of one run's standard "
-            "deviation by chance."
-        },
+        conditional=f"Not alike: best of three against best of two gains {lead:.2f} of one run's standard "
+        "deviation by chance.",
         evidence=judged.evidence(
             f"quadrature{more}", lambda one: CLOSED_FORM[one[0]] - CLOSED_FORM[one[1]], tolerance=tolerance
         ),
@@ -350,7 +348,7 @@ def best_average(cases: Cases) -> Finding:
     judged = cases.judge(
         [Case(name, {arm: row.average for arm, row in own.items()}, True) for name, own in rows.items()],
         measure=lambda printed: {
-            arm: float(arithmetic.mean(row.accuracies)) for arm, row in _rows_of(rows, printed).items()
+            arm: float(reported.mean(row.accuracies)) for arm, row in _rows_of(rows, printed).items()
         },
         printed=lambda printed, seen: (
             lead(printed) >= 0 and all(abs(printed[arm] - seen[arm]) <= 0.1 for arm in printed)
@@ -360,13 +358,11 @@ def best_average(cases: Cases) -> Finding:
     exactly = [lead(seen) for _, seen in judged.pairs]
     ahead, behind = sum(value > 0 for value in leads), -min(exactly)
     return judged.finding(
-        {"holds": f"Yes: ahead in {ahead} of {len(leads)}, tied in one, where unrounded DoRA is {behind:.4f} ahead."},
+        holds=f"Yes: ahead in {ahead} of {len(leads)}, tied in one, where unrounded DoRA is {behind:.4f} ahead.",
         evidence=judged.evidence(
             "order of printed averages; the better of two arms, each the best of three η²", lambda one: one
         ),
-        size=Size(
-            float(np.mean(leads)), "percentage points", "the better ALLoRA's lead over DoRA", min(leads), max(leads)
-        ),
+        size=ranged(leads, "percentage points", "the better ALLoRA's lead over DoRA", float(np.mean(leads))),
         flips_if="a model and rank at which DoRA's printed average is the highest",
     )
 
@@ -398,21 +394,14 @@ def consistently_dora(cases: Cases) -> Finding:
     tasks, models = found.by_part((2,)), found.by_part((0,))
     ties, losses = ([task for task, value in tasks.items() if np.sign(value) == sign] for sign in (0, -1))
     told = f"of {len(tasks)} tasks {', '.join(ties)} is a tie, {', '.join(losses)} a loss"
-    evidence = judged.evidence("order of printed numbers; rounding of averages", lambda one: one[1], tolerance=0.1)
     more = {"by model and rank": {", ".join(pair): v for pair, v in found.by_cluster().items()}, "by task": tasks}
     return judged.finding(
-        {
-            "holds": f"Yes, in all {len(models)} models and every rank; {told}.",
-            "refuted": "No: not in every model and rank.",
-        },
-        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **more}),
-        size=Size(
-            float(found.values.mean()),
-            "percentage points",
-            "mean gap; range: by model",
-            min(models.values()),
-            max(models.values()),
+        holds=f"Yes, in all {len(models)} models and every rank; {told}.",
+        refuted="No: not in every model and rank.",
+        evidence=judged.evidence(
+            "order of printed numbers; rounding of averages", lambda one: one[1], more=more, tolerance=0.1
         ),
+        size=ranged(models.values(), "percentage points", "mean gap; range: by model", float(found.values.mean())),
         flips_if="a model or a rank over which ALLoRA is not ahead on average",
     )
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size
-from allora_analysis.claims.tables import accuracies, arithmetic, contrasts
+from allora_analysis.claims.tables import accuracies, contrasts, reported
 from allora_analysis.claims.tables.contrasts import everywhere
 from allora_analysis.claims.tables.reported import (
     COLUMNS_3,
@@ -73,7 +73,7 @@ def derived(cases: Cases) -> Finding:
         ),
     )
     return judged.finding(
-        {"holds": "Yes: all five columns are consistent with the accuracies printed above them."},
+        holds="Yes: all five columns are consistent with the accuracies printed above them.",
         evidence=judged.evidence("order of printed numbers"),
         flips_if="a best accuracy below one printed above it",
     )
@@ -149,10 +149,10 @@ def trend(cases: Cases, name: str, answer: str) -> Finding:
     told["but"] = "; ".join(pair + (f", {-step:.2f} points" if step else ", a tie") for pair, step in against.items())
     four = f"one family of both sentences' four trends (adjusted p = {over_all:.3f})"
     return tested.finding(
-        {"holds": answer.format(**told)},
+        holds=answer.format(**told),
         evidence=Evidence({"pairs in the order stated": len(steps)}, measured, source, n=len(TABLE_2)),
         size=Size(float(told["k"]), f"of {len(steps)} pairs", "pairs of drop rates in the order stated"),
-        corrected="would be decided by more drop rates" if tested.verdict == "undecided" else None,
+        wanted="would be decided by more drop rates",
         flips_if=four if over_all > LEVEL + 1e-12 else _swaps(family, name, own),
         at_paper=None if tested.verdict == "undecided" else "mixed" if against else True,
     )
@@ -236,7 +236,7 @@ def five_runs(cases: Cases) -> Finding:
     source = f"whole numbers of right answers on {examples} test sentences; rounding to two decimals"
     told = f"Yes: {len(cells) - len(left)} of {len(cells)} cells can be; {', '.join(map(str, left.values()))}"
     return judged.finding(
-        {"holds": f"{told} only if runs were rounded first, as {possible:.0%} of numbers could."},
+        holds=f"{told} only if runs were rounded first, as {possible:.0%} of numbers could.",
         evidence=Evidence({"cells": len(cells), "gaps": len(gaps)}, measured, source, n=len(cells)),
         size=Size(float(hits[5]), "cells", f"of {len(cells)} are k of 5·{examples} right answers"),
         flips_if="accuracies that no five runs can give, or no more often than made-up numbers",
@@ -245,10 +245,10 @@ def five_runs(cases: Cases) -> Finding:
 
 def _figure_cells(cases: Cases, panels: Sequence[Panel], answers: Mapping[str, str], exchanged: bool) -> Finding:
     """A figure's gaps against the differences of its table's accuracies."""
-    printed = [item for panel in panels for item in arithmetic.panel_cells(panel)]
-    other = arithmetic.with_exchanged()
-    mended = [item for panel in panels for item in arithmetic.panel_cells(panel, other)] if exchanged else ()
-    model, dataset, eta = arithmetic.EXCHANGED
+    printed = [item for panel in panels for item in reported.panel_cells(panel)]
+    other = reported.with_exchanged()
+    mended = [item for panel in panels for item in reported.panel_cells(panel, other)] if exchanged else ()
+    model, dataset, eta = reported.EXCHANGED
     return compared(
         cases,
         printed,
@@ -287,7 +287,7 @@ def figure_4_cells(cases: Cases) -> Finding:
 
 def _figure_averages(cases: Cases, panels: Sequence[Panel]) -> Finding:
     """A figure's averages against its own cells."""
-    comparisons = [item for panel in panels for item in arithmetic.panel_averages(panel)]
+    comparisons = [item for panel in panels for item in reported.panel_averages(panel)]
     return compared(
         cases,
         comparisons,
@@ -321,10 +321,10 @@ def figure_4_averages(cases: Cases) -> Finding:
 )
 def shared_arms(cases: Cases) -> Finding:
     """Table 4's ALLoRA against Table 3's; its LoRA×η at η² = 1 against LoRA."""
-    third = arithmetic.by_key(TABLE_3)
+    third = reported.by_key(TABLE_3)
     shared = {
         key: value
-        for key, value in arithmetic.by_key(TABLE_4).items()
+        for key, value in reported.by_key(TABLE_4).items()
         if key[3] == "ALLoRA" or key[2:] == (1.0, "LoRA×η")
     }
     judged = cases.judge(
@@ -333,7 +333,7 @@ def shared_arms(cases: Cases) -> Finding:
         printed=lambda one, seen: seen == one[1],
     )
     return judged.finding(
-        {"holds": f"Yes: the {len(shared)} cells that both tables have are equal."},
+        holds=f"Yes: the {len(shared)} cells that both tables have are equal.",
         evidence=judged.evidence("equality of printed numbers", lambda one: one[1]),
         flips_if="a cell of which the two tables print different numbers",
     )
@@ -366,7 +366,7 @@ def all_experiments(cases: Cases) -> Finding:
 )
 def same_setup(cases: Cases) -> Finding:
     """Table 4's columns, η² and ALLoRA's cells against Table 3's."""
-    third, fourth = arithmetic.by_key(TABLE_3), arithmetic.by_key(TABLE_4)
+    third, fourth = reported.by_key(TABLE_3), reported.by_key(TABLE_4)
     part_of = {", ".join(column): column in COLUMNS_3 for column in COLUMNS_4}
     part_of |= {f"η² = {cell.eta_squared:g}": cell.eta_squared in ETA_SQUARED for cell in TABLE_4}
     part_of |= {
@@ -414,7 +414,7 @@ def subpar(cases: Cases) -> Finding:
     source = "(accuracy − majority)/(100 − majority) below ½; majority rates from the test splits"
     names = "; ".join(low).replace(",", " on")
     return tested.finding(
-        {"holds": f"Yes, in {len(low)} of {len(used)} pairs of model and data set: {names}."},
+        holds=f"Yes, in {len(low)} of {len(used)} pairs of model and data set: {names}.",
         evidence=Evidence({"pairs below the bar": "1 at least"}, measured, source, n=len(cells)),
         size=Size(float(len(low)), "pairs", f"of {len(used)} stay nearer to the majority label's rate"),
         flips_if="every pair past the bar at some arm and η²",

@@ -1,0 +1,424 @@
+"""§3.1 and Figure 2 (left) where a run takes seconds: dropout on a language model's features, and on a small network.
+
+On features: LoRA by dropout, weight decay and learning rate, the classifier W = BA on mean-pooled features, from B = 0,
+under softmax, in batches, by SGD and AdamW. `experiments.dropout_features` records it and states the question and the
+tests. On a small network: the table of `python -m experiments.laboratory`, which states network, data, seeds and how
+each arm's rate is chosen; a hundred seeds after few and after many steps. Checked by
+`tests/test_claims_3_1_on_features.py` and `tests/test_claims_laboratory.py`, which plant losses and differences.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from allora_analysis import records
+from allora_analysis.claims.cases import Cases, each_above
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run, units_wanted
+from allora_analysis.claims.s3_1_few_steps import AS_GOOD, FLAW
+from allora_analysis.claims.s3_1_in_factors import NOT_A_MUST, log_losses, stopped
+from allora_analysis.laboratory import table as laboratory
+from allora_analysis.laboratory.design import FEWER, STEPS, Cell, contrasts
+from allora_analysis.statistics import judge_family, one_sided
+
+STUDY, PROTOCOL = "dropout_features", 1
+RESULTS = records.results_folder(STUDY)
+MODEL, DATA = "all-MiniLM-L6-v2", "rotten_tomatoes"
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+DECAYS = {"sgd": (0.001, 0.01, 0.1), "adamw": (0.1, 1.0, 10.0)}
+SLOWEST = {"sgd": 10**-2.5, "adamw": 10**-4.5}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One optimizer on so many sentences.
+
+    Attributes:
+        optimizer: "sgd", its decay a part of the loss, or "adamw", its decay apart.
+        sentences: of training, drawn by each seed; None: all.
+        model: what records call the model.
+        data: what records call the data.
+        rank: of A and B.
+        batch_size: sentences of a step.
+        drop_rates: of the masks on the features.
+        rates: of learning, half a decade apart, how many.
+        times: steps at which losses are taken; the last is the length of training.
+        tuning: seeds that choose the rates, from 1000.
+        seeds: that judge, from 0.
+    """
+
+    optimizer: str
+    sentences: int | None
+    model: str = MODEL
+    data: str = DATA
+    rank: int = 8
+    batch_size: int = 32
+    drop_rates: tuple[float, ...] = (0.05, 0.2, 0.5)
+    rates: int = 7
+    times: tuple[int, ...] = (0, 20, 40, 60, 80, 100, 150, 200, 250, 300, 350, 400)
+    tuning: int = 4
+    seeds: int = 20
+
+    @property
+    def arms(self) -> tuple[tuple[float, float], ...]:
+        """Drop rate and weight decay of each arm: without either, with dropout, with decay."""
+        decays = DECAYS[self.optimizer]
+        return ((0.0, 0.0), *((drop, 0.0) for drop in self.drop_rates), *((0.0, decay) for decay in decays))
+
+    @property
+    def learning_rates(self) -> tuple[float, ...]:
+        """Those that are tried."""
+        return tuple(SLOWEST[self.optimizer] * 10 ** (step / 2) for step in range(self.rates))
+
+    @property
+    def words(self) -> str:
+        """The trial in a few words."""
+        return f"{'AdamW' if self.optimizer == 'adamw' else 'SGD'}, {self.sentences or 'all'} sentences"
+
+
+TRIALS = tuple(Trial(optimizer, sentences) for sentences in (100, None) for optimizer in ("sgd", "adamw"))
+
+
+class Features(NamedTuple):
+    """Centered features (N×n₂, float32, mean square 1 in training) and labels of the three splits."""
+
+    train: tuple[np.ndarray, np.ndarray]
+    validation: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+
+
+def trained(features: Features, trial: Trial, columns: list[tuple[float, float, float]], seed: int) -> np.ndarray:
+    """Losses (times × 2 × columns) on validation and test sentences; columns are drop rate, decay and learning rate.
+
+    Columns share A at the start, the sentences, the batches and the uniform numbers that masks come from.
+    """
+    generator = np.random.default_rng([seed, 1923])
+    drops, decays, rates = (np.array(part, np.float32)[:, None, None] for part in zip(*columns, strict=True))
+    x, labels = features.train
+    own = generator.permutation(len(x))[: trial.sentences]
+    passes = trial.times[-1] * trial.batch_size // len(own) + 1
+    order = np.concatenate([generator.permutation(own) for _ in range(passes)])
+    classes, width = int(labels.max()) + 1, x.shape[1]
+    a = np.repeat(generator.standard_normal((1, trial.rank, width), np.float32) / np.float32(width**0.5), len(rates), 0)
+    b = np.zeros((len(rates), classes, trial.rank), np.float32)
+    state = [np.zeros_like(part) for part in (a, a, b, b)]
+    found = []
+    for step in range(trial.times[-1] + 1):
+        if step in trial.times:
+            found.append([log_losses(*one, np.swapaxes(b @ a, 1, 2)) for one in (features.validation, features.test)])
+        batch = order[step * trial.batch_size : (step + 1) * trial.batch_size]
+        kept = generator.random((len(batch), width), np.float32)
+        inputs = x[batch] * ((kept >= drops) / (1 - drops))
+        hidden = inputs @ np.swapaxes(a, 1, 2)
+        logits = hidden @ np.swapaxes(b, 1, 2)
+        chances = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        delta = chances / chances.sum(axis=-1, keepdims=True) - np.eye(classes, dtype=np.float32)[labels[batch]]
+        delta /= np.float32(len(batch))
+        slopes = np.swapaxes(delta @ b, 1, 2) @ inputs, np.swapaxes(delta, 1, 2) @ hidden
+        if trial.optimizer == "sgd":
+            a, b = (m - rates * (g + decays * m) for m, g in zip((a, b), slopes, strict=True))
+        else:
+            a, b = (
+                m - rates * (_adam(g, state[2 * i : 2 * i + 2], step + 1) + decays * m)
+                for i, (m, g) in enumerate(zip((a, b), slopes, strict=True))
+            )
+    return np.array(found, dtype=float)
+
+
+def _adam(gradient: np.ndarray, state: list[np.ndarray], step: int) -> np.ndarray:
+    # Adam's direction; the two moments are updated in place.
+    for moment, beta, value in zip(state, BETAS, (gradient, gradient**2), strict=True):
+        moment += (1 - beta) * (value - moment)
+    mean, square = (moment / (1 - beta**step) for moment, beta in zip(state, BETAS, strict=True))
+    return mean / (np.sqrt(square) + EPSILON)
+
+
+def tuned(losses: np.ndarray) -> np.ndarray:
+    """The index of the learning rate with the least mean loss, by arm; rates that diverged come last."""
+    return np.where(np.isfinite(losses), losses, math.inf).argmin(axis=1)
+
+
+def run(features: Features, trial: Trial) -> dict[str, Any]:
+    """What is recorded of a trial: the rates chosen, and the judging seeds' losses at them.
+
+    `tuning` holds the mean validation loss over the tuning seeds, the least along training and the one at its end, by
+    arm and learning rate. `one_rate`: test losses (seeds × times × arms) at the rate that is best at the end without
+    dropout and decay. `own_rate`: validation and test losses (seeds × times × 2 × arms), each arm at the rate
+    whose least loss is least.
+    """
+    every = [(*arm, rate) for arm in trial.arms for rate in trial.learning_rates]
+    with np.errstate(over="ignore", invalid="ignore"):  # a rate may diverge
+        tried = np.array([trained(features, trial, every, 1000 + seed)[:, 0] for seed in range(trial.tuning)])
+    tried = np.where(np.isfinite(tried), tried, math.inf).reshape(trial.tuning, len(trial.times), -1, trial.rates)
+    least, last = tried.min(axis=1).mean(axis=0), tried[:, -1].mean(axis=0)
+    one, own = (np.array(trial.learning_rates)[tuned(of)] for of in (last, least))
+    columns = [(*arm, one[0]) for arm in trial.arms] + [(*arm, rate) for arm, rate in zip(trial.arms, own, strict=True)]
+    losses = np.array([trained(features, trial, columns, seed) for seed in range(trial.seeds)])
+    arms = len(trial.arms)
+    return {
+        "tuning": {"least": rounded(least), "last": rounded(last)},
+        "rates": {"one": rounded(one[0]), "own": rounded(own)},
+        "one_rate": rounded(losses[:, :, 1, :arms]),
+        "own_rate": rounded(losses[..., arms:]),
+    }
+
+
+def rounded(values: np.ndarray | np.generic | float) -> list | float | None:
+    """To 5 digits; None for what is not finite."""
+    if np.ndim(values):
+        return [rounded(one) for one in values]
+    return float(f"{values:.5g}") if np.isfinite(values) else None
+
+
+def recorded(folder: Path | None = None) -> Mapping[str, dict[str, np.ndarray]]:
+    """The recorded trials by their words; empty where one of the list is missing."""
+    found = records.find_each(
+        RESULTS if folder is None else folder, STUDY, PROTOCOL, {trial.words: trial for trial in TRIALS}
+    )
+    if len(found) < len(TRIALS):
+        return {}
+    return {
+        words: {name: np.array(record.result[name], dtype=float) for name in ("one_rate", "own_rate")}
+        for words, record in found.items()
+    }
+
+
+COMMAND = "python -m experiments.dropout_features --model FOLDER --data FOLDER"
+features_claim = functools.partial(claim, command=COMMAND, test="tests/test_claims_3_1_on_features.py", reads=STUDY)
+TRIAL = TRIALS[0]
+SETTING = (
+    f"Softmax on {TRIAL.model}'s mean-pooled features of {TRIAL.data}, A and B of rank {TRIAL.rank}, B = 0, masks on "
+    f"the features; {TRIAL.times[-1]} steps of {TRIAL.batch_size} of 100 or of all 8,530 sentences, SGD and AdamW"
+)
+NOTHING = f"nothing is recorded; {COMMAND} records it"
+TEST = f"Student's t over {TRIAL.seeds} seeds, one-sided at 0.05, Holm over the cases; experiments.dropout_features"
+DROPPED = range(1, 1 + len(TRIAL.drop_rates))
+DECAYED = range(1 + len(TRIAL.drop_rates), len(TRIAL.arms))
+
+
+@features_claim(
+    "3.1-not-a-must-have-minilm",
+    where="§6",
+    says=NOT_A_MUST,
+    reading=f"{SETTING}. Each arm at its own best rate: early stopping or weight decay, chosen on validation "
+    f"sentences, reach a test loss at most {100 * (AS_GOOD - 1):.0f} % above that of drop rate 0.05. Written before "
+    "any outcome.",
+    depends_on=("3.1-not-a-must-have-softmax",),
+)
+def on_features(cases: Cases, folder: Path | None = None) -> Finding:
+    """Log ratios of test losses by seed."""
+    if not (known := recorded(folder)):
+        return not_run(NOTHING)
+    best = {
+        words: {
+            "none": stopped(one["own_rate"], [0]),
+            "drop rate 0.05": stopped(one["own_rate"], [1]),
+            "dropout": stopped(one["own_rate"], list(DROPPED)),
+            "stopping or decay": stopped(one["own_rate"], [0, *DECAYED]),
+        }
+        for words, one in known.items()
+    }
+    lead = {words: np.log(one["stopping or decay"] / one["drop rate 0.05"]) for words, one in best.items()}
+    tested = cases.test({words: math.log(AS_GOOD) - values for words, values in lead.items()}, each_above)
+    most = {words: 100 * np.log(one["stopping or decay"] / one["dropout"]) for words, one in best.items()}
+    worst = max(most, key=lambda words: most[words].mean())
+    size = one_sided(most[worst], "t")
+    furthest = 100 * max(float(values.mean()) for values in lead.values())
+    return tested.finding(
+        holds=f"Yes: drop rate 0.05 is at most {max(furthest, 0):.2f} % ahead, the best drop rate "
+        f"{max(size.mean, 0):.2f} %.",
+        evidence=Evidence(
+            {"other arms over drop rate 0.05": f"at most {AS_GOOD}"},
+            {words: {arm: float(values.mean()) for arm, values in one.items()} for words, one in best.items()},
+            TEST,
+            n=TRIAL.seeds,
+        ),
+        size=Size(size.mean, "% of test loss", f"lead of the best drop rate over both, {worst}", *size.interval),
+        wanted="would be decided by more seeds",
+        flips_if=f"drop rate 0.05 more than {100 * (AS_GOOD - 1):.0f} % ahead of both in one case",
+    )
+
+
+def pays_from(ratios: np.ndarray) -> int | None:
+    """The first of the times from which on the mean log ratio (seeds × times) stays below 0; None if it never does."""
+    means = ratios.mean(axis=0)
+    from_here = [time for index, time in enumerate(TRIAL.times) if (means[index:] < 0).all()]
+    return from_here[0] if from_here else None
+
+
+@features_claim(
+    "3.1-few-steps-minilm",
+    where="§1, first flaw",
+    says=FLAW,
+    reading=f"{SETTING}, at the rate that is best after all steps without dropout: after {TRIAL.times[1]} steps every "
+    "drop rate has a higher test loss than none. Written before any outcome; for 100 sentences that rate "
+    "turned out so low that as many steps hardly move the loss, with dropout or without.",
+    depends_on=("3.1-few-steps-softmax",),
+)
+def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
+    """Log ratios of test losses by seed after few steps, and after all as the size."""
+    if not (known := recorded(folder)):
+        return not_run(NOTHING)
+    ratios = {
+        f"{words}, drop rate {TRIAL.drop_rates[arm - 1]}": np.log(one["one_rate"][..., arm] / one["one_rate"][..., 0])
+        for words, one in known.items()
+        for arm in DROPPED
+    }
+    early = {name: of[:, 1] for name, of in ratios.items()}
+    tested, found = cases.test(early, each_above), judge_family(early, test="t")
+    clear = [name for name, one in found.items() if one.verdict == "holds"]
+    costs = {name: 100 * float(of[:, 1].mean()) for name, of in ratios.items()}
+    last = [100 * float(of[:, -1].mean()) for of in ratios.values()]
+    most = max(found.values(), key=lambda one: one.needed or 0)
+    least = max((abs(value) for name, value in costs.items() if name not in clear), default=0.0)
+    steepest = max(costs, key=costs.__getitem__)
+    size = one_sided(100 * ratios[steepest][:, 1], "t")
+    return tested.finding(
+        holds=f"Yes: after {TRIAL.times[1]} steps dropout costs {min(costs.values()):.2f} to "
+        f"{max(costs.values()):.1f} % of test loss; after {TRIAL.times[-1]} {min(last):+.1f} to "
+        f"{max(last):+.1f} %.",
+        undecided=f"Undecided: shown in {len(clear)} of {len(costs)} cases; in the others dropout moves the "
+        f"loss by at most {least:.2f} %.",
+        evidence=Evidence(
+            {"log ratio of test losses, dropout over none": f"above 0 after {TRIAL.times[1]} steps"},
+            {"shown to cost": clear, "pays from step": {name: pays_from(of) for name, of in ratios.items()}}
+            | {"% after each time": {name: (100 * of.mean(axis=0)).tolist() for name, of in ratios.items()}}
+            | {"times": TRIAL.times},
+            TEST,
+            n=TRIAL.seeds,
+        ),
+        size=Size(size.mean, "% of test loss", f"cost after {TRIAL.times[1]} steps, {steepest}", *size.interval),
+        corrected=f"would be decided by {units_wanted([most], 'seeds')} in the case that needs most"
+        if tested.verdict == "undecided"
+        else None,
+        flips_if="a drop rate whose test loss is shown not to be above that of none after few steps",
+    )
+
+
+POINTS = 100.0
+LEAST = 30  # seeds below which nothing is judged
+SEEDS = {
+    "input": len(laboratory.ALL_SEEDS),
+    "bottleneck": FEWER["placement"],
+}  # that the rules named, by the masks' place
+
+
+def cells(steps: int, placement: str = "input") -> dict[float, Cell]:
+    """LoRA under AdamW by drop rate, after so many steps, the masks at A's input or between A and B."""
+    named, words = {one.name: one for one in contrasts()}, "dropout" if placement == "input" else f"{placement} dropout"
+    found = {rate: named[f"LoRA, {words} {rate:g} − none, {steps} steps"] for rate in (0.05, 0.4)}
+    return {0.0: found[0.4].second} | {rate: one.first for rate, one in found.items()}
+
+
+def samples(table: laboratory.Table, placement: str = "input") -> dict[str, np.ndarray]:
+    """What the sentence says is above 0: lower rates minus 0.4 after few steps, 0.4 minus lower ones after many."""
+    found = {}
+    for steps, sign in zip(STEPS, (-1, 1), strict=True):
+        by_rate = cells(steps, placement)
+        for other in (0.0, 0.05):
+            gaps = table.differences(by_rate[0.4], by_rate[other], "accuracy")
+            words = f"0.4 minus {other:g}" if sign > 0 else f"{other:g} minus 0.4"
+            found[f"{words}, {steps} steps"] = sign * POINTS * np.array(gaps[: SEEDS[placement]])
+    return found
+
+
+laboratory_claim = functools.partial(
+    claim,
+    says="High value of Dropout provides the strongest performance after long fine-tuning and the weakest performance "
+    "after short fine-tuning.",
+    command="python -m experiments.laboratory --part contrasts",
+    test="tests/test_claims_laboratory.py",
+    reads=laboratory.STUDY,
+)
+READING = (
+    "LoRA under AdamW on a network pretrained on half of the digits, adapted to the others{}: test accuracy at drop "
+    "rate 0.4 is below that at 0 and 0.05 after 50 steps and above both after 300, each at its own best rate."
+)
+
+
+@laboratory_claim(
+    "3.1-figure-2-left-laboratory",
+    where="Figure 2 left, Table 2; on a small network",
+    reading=READING.format(""),
+)
+def dropout_few_and_many_steps(cases: Cases, folder: Path | None = None) -> Finding:
+    """Accuracies by seed at drop rate 0.4 against 0.05 and none, after few steps and after many."""
+    return _by_length(
+        cases,
+        folder,
+        "input",
+        {"holds": "Yes: drop rate 0.4 costs {lost} points after {few} steps and gains {gained} after {many}."},
+    )
+
+
+@laboratory_claim(
+    "3.1-figure-2-left-bottleneck-laboratory",
+    where="Figure 2 left, Table 2; on a small network, with the masks in the latent space, where §3.1 has them",
+    reading=READING.format(", no language model, the masks between A and B"),
+    depends_on=("3.1-placement-in-code",),
+)
+def dropout_in_the_bottleneck(cases: Cases, folder: Path | None = None) -> Finding:
+    """The same with the masks on Ax; beside it 0.4 there minus 0.4 at the input."""
+    told = "0.4 costs {lost} points after {few} steps, gains {gained} after {many}."
+    excluded = "0.4 costs {lost} points after {few} steps; gains above {bound} after {many} are excluded."
+    answers = {
+        "holds": f"Yes, on digits, no language model: {told}",
+        "refuted": f"No: on digits, no language model, {told}",
+        "undecided": f"Undecided, on digits, no language model: {excluded}",
+    }
+    return _by_length(cases, folder, "bottleneck", answers)
+
+
+def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mapping[str, str]) -> Finding:
+    path = (laboratory.RESULTS if folder is None else folder) / "digits.jsonl"
+    table = laboratory.read(path) if path.is_file() else None
+    known = {} if table is None else samples(table, placement)
+    planned = SEEDS[placement]
+    more = {} if table is None or placement == "input" else _against_the_input(table)
+    if not known or min(map(len, known.values())) < (LEAST if placement == "input" else planned):
+        return not_run("the laboratory's contrasts are not recorded")
+    tested = cases.test(known, each_above)
+    few, many = (f"0 minus 0.4, {STEPS[0]} steps", f"0.4 minus 0, {STEPS[1]} steps")
+    of = {name: one_sided(gaps, "t") for name, gaps in known.items()}
+    lost, gained = of[few].mean, of[many].mean
+    seeds = min(map(len, known.values()))
+    most = one_sided(known[many], "t", 0.05 / len(known)).interval[1]  # of all four at once
+    told = {"bound": f"{most:.2f}", "lost": f"{lost:.1f}", "gained": f"{gained:.1f}", "few": STEPS[0], "many": STEPS[1]}
+    return tested.finding(
+        **{word: text.format(**told) for word, text in answers.items()},
+        evidence=Evidence(
+            {"difference": "above 0 in each"},
+            {name: {"points": one.mean, "p": one.p_above, "interval": one.interval} for name, one in of.items()} | more,
+            f"Student's t over seeds, one-sided at 0.05, Holm over the four; {seeds} of {planned} seeds",
+            n=seeds,
+        ),
+        size=Size(
+            gained,
+            "points",
+            f"test accuracy of a small network on digits, drop rate 0.4 minus none after {STEPS[1]} steps"
+            f"{in_part(seeds, planned, 'seeds')}",
+            *of[many].interval,
+        ),
+        wanted="more seeds",
+        flips_if="drop rate 0.4 not below the others after few steps, or not above them after many",
+    )
+
+
+def _against_the_input(table: laboratory.Table) -> dict[str, dict[str, Any]]:
+    # Masks on Ax minus masks at the input, drop rate 0.4, two-sided.
+    named = [one for one in contrasts() if one.name.startswith("LoRA, dropout 0.4: bottleneck − input")]
+    found = {
+        one.name: POINTS * np.array(table.differences(one.first, one.second, "accuracy")[: SEEDS["bottleneck"]])
+        for one in named
+    }
+    return {
+        name: {"points": float(gaps.mean()), "interval": one_sided(gaps, "t", 0.025).interval}
+        for name, gaps in found.items()
+        if len(gaps) > 1
+    }
