@@ -78,11 +78,15 @@ OTHERS = (
     ("init_a", "rate_a", "rate_b"),
 )
 
+DECAYS = ((0.1, 0.1), (0.1, 0.0), (0.0, 0.1))
+
 
 def matters(one: Training) -> bool:
-    """Whether s is no other knob in disguise: B's rate is not tuned by itself, nor init_A with A's rate or both."""
-    tuned = {*one.tuned}
-    return "rate_b" not in tuned and not ("init_a" in tuned and tuned & {"rate", "rate_a"})
+    """Whether s is no other knob in disguise: of B's rate, or of init_A with A's; weight decay tells them apart."""
+    tuned, decay_a, decay_b = {*one.tuned}, one.setting.decay_a, one.setting.decay_b
+    by_b = "rate_b" in tuned and not decay_b
+    by_a = "init_a" in tuned and not decay_a and ("rate_a" in tuned or ("rate" in tuned and not decay_b))
+    return not (by_b or by_a)
 
 
 def _matters_more(one: Training, seen: dict[str, object]) -> bool:
@@ -119,19 +123,24 @@ def scaling_is_tunable(cases: Cases) -> Finding:
 
     own = Case("AdamW at 1e-4, one rate tuned, init_A fixed", drawn(cases.rng, PAPER, "adam", ("rate",)), True)
     others = [
-        Case(f"{name}, {' and '.join(tuned) or 'nothing'} tuned", drawn(cases.rng, knobs(cases.rng), name, tuned))
+        Case(
+            f"{name}, {' and '.join(tuned) or 'nothing'} tuned, decays {decay_a:g} and {decay_b:g}",
+            drawn(cases.rng, replace(knobs(cases.rng), decay_a=decay_a, decay_b=decay_b), name, tuned),
+        )
         for name in ("adam", "sgd")
         for tuned in OTHERS
+        for decay_a, decay_b in ((0.0, 0.0), DECAYS[cases.rng.integers(len(DECAYS))])
     ]
     judged = cases.judge([own, *others], compared, _matters_more, corrected=same, condition=matters)
     added = judged.measured[0]["degrees with α"] - judged.measured[0]["without"]
     return judged.finding(
-        conditional="Only if B has no learning rate of its own: beside one α is redundant.",
+        conditional="Only if B has no learning rate of its own, or weight decay is on: else α is redundant.",
         evidence=judged.evidence(SOURCE, tolerance=TOLERANCE, n=STEPS),
         size=Size(added, "degree of freedom", "what α adds under AdamW beside one learning rate, A's start fixed"),
-        corrected="the same training: α/(ab), a·init_A, a·l_A, b·l_B, ε_A/a, ε_B/b, decays λ_A/a, λ_B/b under Adam "
-        "(a²l_A, b²l_B under SGD), without clipping",
-        condition="B's rate is not tuned by itself, nor init_A together with A's rate or a common one (ε aside)",
+        corrected="the same training without clipping: α/(ab), a·init_A and, under Adam, a·l_A, b·l_B, ε_A/a, ε_B/b, "
+        "λ_A/a, λ_B/b; under SGD a²l_A, b²l_B, λ_A/a², λ_B/b² (λ: weight decays)",
+        condition="neither B's rate is tuned by itself with λ_B = 0, nor init_A together with A's rate with λ_A = 0, "
+        "nor together with a common rate with λ_A = λ_B = 0 (ε aside)",
         flips_if="a training that α changes and B's own rate cannot",
     )
 
