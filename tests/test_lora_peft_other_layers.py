@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
+from packaging.version import Version
 from peft import get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 from torch.nn import functional
@@ -176,8 +178,15 @@ def close(found, wanted, tolerance=1e-10):
     return np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
+def named(*names):
+    """The kinds by name; an older PEFT's experts are refused."""
+    old = Version(peft.__version__) < Version("0.21")
+    refused = pytest.mark.xfail(old, reason="PEFT below 0.21 exchanges an expert's axes", raises=ArgumentError)
+    return [pytest.param(name, marks=refused) if "experts" in name else name for name in names]
+
+
 @pytest.mark.parametrize("through", [True, False], ids=["x trained", "x not"])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", named(*KINDS))
 def test_rows_of_the_gradient_are_scaled(name, through):
     kind = KINDS[name]
     model, twin = adapted(kind)
@@ -203,7 +212,7 @@ def test_rows_of_the_gradient_are_scaled(name, through):
     assert not close(found_b, grad_b * np.stack(wrong) / np.stack(right), 1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if name != "embedding"])
+@pytest.mark.parametrize("name", named(*(name for name in KINDS if name != "embedding")))
 def test_what_is_below_a_frozen_adapter_is_still_trained_through_it(name):
     kind = KINDS[name]
     model, twin = adapted(kind)
@@ -243,7 +252,7 @@ def test_the_factor_of_each_output(name):
     assert close(found[1][0], SCALING * grad.numpy() @ a[0].T)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", named(*KINDS))
 def test_merging_saving_and_switching_off(name, tmp_path):
     kind = KINDS[name]
     model, twin = adapted(kind)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from packaging.version import Version
 
 from tests.two_processes import printed
 
@@ -16,7 +18,10 @@ def two_processes(tmp_path_factory):
 @pytest.mark.parametrize(
     "wrap", ["DDP", "FSDP1, use_orig_params", "FSDP1, flat", "FSDP2, blocks", "FSDP2, A and B alone", "FSDP2, B alone"]
 )
-def test_two_processes_equal_one_on_the_joined_batch(two_processes, wrap, rule):
+def test_two_processes_equal_one_on_the_joined_batch(request, two_processes, wrap, rule):
+    if "FSDP2" in wrap and rule != "ALLoRAAdamW":  # Adam does not see a gradient's size
+        sums = Version(torch.__version__) < Version("2.8")
+        request.applymarker(pytest.mark.xfail(sums, reason="torch 2.7's FSDP2 on a CPU adds gradients up, LoRA's too"))
     found = two_processes[f"{wrap}: {rule}"]
     if rule == "ALLoRAAdamW" and "FSDP1" in wrap:
         assert "has no matrices A and B of its own, FSDP1 flattens them; use FSDP2 (fully_shard) or DDP" in found

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from bitsandbytes import nn as bnb
+from packaging.version import Version
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -167,6 +169,7 @@ def table() -> str:
     return "\n".join([BEGIN, *lines, END])
 
 
+@pytest.mark.xfail(Version(peft.__version__) < Version("0.21"), reason="PEFT below 0.21: experts are refused")
 @pytest.mark.filterwarnings("ignore")
 def test_the_page_says_what_is_supported_and_what_is_refused():
     text = PAGE.read_text(encoding="utf-8")
