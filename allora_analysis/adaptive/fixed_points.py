@@ -7,9 +7,10 @@ weights is
 
     P = D_d^{−1/2}·[D_d^{1/2}T]_r,    d = d(P),    [·]_r the best rank-r approximation,
 
-and ALLoRA trades rows that have grown for rows that have not. Not every target has one (T = diag(1, 0.9), r = 1, η = 4:
-the fit along either axis makes the other axis the larger), and ALLoRA can rest elsewhere too, on other singular
-directions of D_d^{1/2}T. Source: this toolkit. Checked by `tests/test_adaptive_descent.py` against ALLoRA run to rest.
+and ALLoRA trades rows that have grown for rows that have not. Where two singular values of D_d^{1/2}T tie, the fit is
+one of a circle (T = diag(1, 0.9), r = 1, η = 4: the fit along either axis makes the other axis the larger), and ALLoRA
+can rest elsewhere too, on other singular directions of D_d^{1/2}T. Source: this toolkit. Checked by
+`tests/test_adaptive_descent.py` against ALLoRA run to rest.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ def rest_point(target: ArrayLike, rank: int, eta: float) -> RestPoint:
         The rest point.
 
     Raises:
-        ArgumentError: it settles for no m. Then, as far as seen, no such fit exists: on the way to it the r-th and the
-            next singular value of D^{1/2}T change places. ALLoRA still rests somewhere: `run_to_rest`.
+        ArgumentError: it settles for no m. Then, as far as seen, the r-th and the next singular value of D^{1/2}T tie
+            at the fit, one of a circle, and change places on the way. ALLoRA still rests there: `run_to_rest`.
     """
     t = matrix("target", target)
     rank, eta = adapter_rank(rank, *t.shape), positive("eta", eta)
@@ -79,7 +80,7 @@ def rest_point(target: ArrayLike, rank: int, eta: float) -> RestPoint:
             mix, stale = mix / 2, 0
         size, least = size + mix * change, min(gap, least)
     raise ArgumentError(
-        f"target: no self-consistent fit of rank {rank} at eta = {eta:g} in {ITERATIONS} iterations; "
+        f"target: no self-consistent fit of rank {rank} at eta = {eta:g} found in {ITERATIONS} iterations; "
         "try another rank or eta, or see where run_to_rest ends"
     )
 

@@ -6,6 +6,7 @@ the steps. Checked by `tests/test_claims_4_2_descent.py`, which plants wrong for
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from fractions import Fraction
 from typing import NamedTuple
@@ -15,8 +16,9 @@ import numpy as np
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, relative_error
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, ranged
 from allora_analysis.claims.layer_training import Layer, Pass, Problem
+from allora_analysis.validation import ArgumentError
 
 TOLERANCE = 1e-9
 DRAWS = 4000
@@ -259,9 +261,6 @@ def per_parameter(cases: Cases) -> Finding:
     )
 
 
-SLIGHT = 1e-3
-
-
 class _Target(NamedTuple):
     """T (n₁×n₂), the adapter's rank, η, A's draw, and how far it is trained."""
 
@@ -284,70 +283,79 @@ def rest(one: _Target) -> np.ndarray:
     return adaptive.rest_point(one.target, one.rank, one.eta).product
 
 
-def _rests_at_best(one: _Target) -> bool:
-    """Whether the rank suffices, or the best fit's rows are equally long."""
+def rests_at_best(one: _Target) -> bool:
+    """Whether the best fit is its own row-weighted fit, D^{-1/2}[D^{1/2}T]_r with the factors d of its own rows."""
     u, s, v = np.linalg.svd(one.target)
-    rows = np.linalg.norm((u[:, : one.rank] * s[: one.rank]) @ v[: one.rank], axis=1)
-    return bool(np.sum(s > 1e-9 * s[0]) <= one.rank or np.ptp(rows) <= 1e-9 * rows.max())
+    best = (u[:, : one.rank] * s[: one.rank]) @ v[: one.rank]
+    root = (np.linalg.norm(best, axis=1) + one.eta**-2)[:, None] ** -0.25
+    u, s, v = np.linalg.svd(root * one.target)
+    return relative_error((u[:, : one.rank] * s[: one.rank]) @ v[: one.rank] / root, best) <= 1e-9
 
 
 def targets(rng: np.random.Generator) -> _Target:
-    """Of the adapter's rank; higher; higher with a best fit of equally long rows; almost so."""
+    """Of the adapter's rank; higher; with a best fit of equally long rows; almost so; or of one row, the longest."""
     from scipy.linalg import hadamard
 
-    kind, sizes = rng.integers(4), np.array([6.0, 2.0, 1.0, 0.0])
+    kind, sizes = rng.integers(5), np.array([6.0, 2.0, 1.0, 0.0])
     left, right = (np.linalg.qr(rng.standard_normal((4, 4)))[0] for _ in range(2))
     if kind == 0:
         target = left[:, :1] * sizes[0] @ right[:1]
     elif kind == 1:
         target = left * sizes @ right
+    elif kind == 4:
+        target = sizes[:, None] * right
     else:
         target = (hadamard(4) / 2 * sizes @ right) * np.exp((kind == 3) * 0.05 * rng.standard_normal((4, 1)))
     return _Target(target, 1, float(np.exp(rng.uniform(0, 1.2))), 0.3 * rng.standard_normal((1, 4)))
+
+
+def power_law(rng: np.random.Generator) -> list[_Target]:
+    """A spectrum that falls, 16×16, rank 8, rows near 0.1 and near 0.5; drawn again where singular values tie."""
+    while True:
+        left, right = (np.linalg.qr(rng.standard_normal((16, 16)))[0] for _ in range(2))
+        target = left * np.arange(1, 17) ** -0.5 @ right
+        small = 0.1 * target / np.linalg.norm(target, axis=1).mean()
+        one = _Target(small, 8, 2.0, 0.1 * rng.standard_normal((8, 16)), 6000, 1.0)
+        pair = [one, one._replace(target=5 * small)]
+        with contextlib.suppress(ArgumentError):
+            for each in pair:
+                rest(each)
+            return pair
 
 
 @descent_claim(
     "4-optimal-direction",
     where="§4.2, below Figure 2's description",
     says="Then it finds an approriate level and enters measured discovery of optimal directions.",
-    reading="Run to rest, it reaches the least loss that its rank allows, as LoRA does; squared loss, white inputs; "
-    f"at the paper's setting to {SLIGHT:g} of ‖T‖²/2, a tolerance of ours.",
+    reading="Run to rest by gradient descent, it reaches the least loss that its rank allows, as LoRA does; squared "
+    "loss, white inputs.",
     depends_on=("4-descent",),
 )
 def optimal_direction(cases: Cases) -> Finding:
     """ALLoRA's own steps, run to rest, against the best fit of its rank and the row-weighted one."""
-    rng = cases.rng
-    left, right = (np.linalg.qr(rng.standard_normal((16, 16)))[0] for _ in range(2))
-    target = left * np.arange(1, 17) ** -0.5 @ right
-    small = 0.1 * target / np.linalg.norm(target, axis=1).mean()
-    own = _Target(small, 8, 2.0, 0.1 * rng.standard_normal((8, 16)), 6000, 1.0)
-    larger = own._replace(target=5 * small)
+    at_layer = [power_law(cases.rng) for _ in range(10)]
     judged = cases.judge(
-        [Case("power-law T, 16×16, rows near 0.1, r = 8, η² = 4", own, True), *cases.draw(targets, 10)],
+        [Case("power-law T, 16×16, rows near 0.1, r = 8, η² = 4", at_layer[0][0]), *cases.draw(targets, 12)],
         measure=lambda one: adaptive.run_to_rest(one.target, one.a, one.eta, one.rate, one.steps),
         printed=lambda one, seen: excess(one, seen) <= 1e-9,
         corrected=lambda one, seen: relative_error(seen, rest(one)) <= 1e-5,
-        condition=_rests_at_best,
+        condition=rests_at_best,
     )
-    above = excess(own, judged.measured[0])
+    above = [excess(each, rest(each)) for pair in at_layer for each in pair]
     return judged.finding(
-        conditional="Only where its rank suffices or the best fit's rows are equally long; at r = 8 yes, "
-        f"to {above:.0e}.",
+        conditional="Only where the rank suffices or the best fit is its own row-weighted fit; at r = 8 nearly.",
         evidence=judged.evidence(
             "what is left after the steps taken; the rest point to 1e-5",
             lambda one: excess(one, rest(one)),
             shown=excess,
             tolerance=1e-5,
         ),
-        at_paper=above <= SLIGHT,
-        size=Size(
-            above,
-            "of ‖T‖²/2",
-            "loss at rest above the least, r = 8, rows near 0.1; at most: near 0.5",
-            high=excess(larger, rest(larger)),
+        size=ranged(
+            above, "of ‖T‖²/2", "loss at rest above the least, r = 8, rows of 0.1 to 0.5", float(np.median(above[::2]))
         ),
         corrected="it rests at the row-weighted fit, the least Σ_i d_i‖(BA − T)_i‖² with d its own row factors",
-        condition="rank T ≤ r, or the rows of T's best rank-r fit are equally long",
+        condition="P = D_d^(−1/2)[D_d^(1/2)T]_r for T's best rank-r fit P = [T]_r, d = d(P), D_d = diag(d): as where "
+        "rank T ≤ r or P's rows are equally long",
         flips_if="a rest point other than the row-weighted fit",
     )
 
