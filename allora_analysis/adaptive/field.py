@@ -11,8 +11,8 @@ K: (dA, dB) ↦ B dA + dB A,
 N the symmetric coupling (dA, dB) ↦ (dBᵀD_dG, D_dG dAᵀ). J is symmetric where each G_i is parallel to P_i. With one
 input (n₂ = 1) that is everywhere, and F is the gradient of another loss, Σ_i ∫ d(|t|)G_i(t) dt, for uncoupled rows.
 With more inputs it is not: F has no potential, ALLoRA is gradient descent on no loss in these coordinates. A loss that
-couples outputs, as cross-entropy does, adds the blocks (d_i − d_j)∂G_i/∂P_j between the Kᵀ and K of J − Jᵀ: then F
-has none even where each G_i is parallel to P_i.
+couples outputs, as cross-entropy does, adds the blocks (d_i − d_j)∂G_i/∂P_j between the Kᵀ and K of J − Jᵀ: then J is
+symmetric only where the rows are also as long as each other, and F has no potential with one input either.
 
 **The layer's double backward is not J either.** Automatic differentiation reaches ∂L/∂f's own dependence on A and B
 through the layer's backward rule, which puts D_d a second time: it returns N + Kᵀ diag(T̃_i) K with

@@ -228,7 +228,7 @@ class Field(NamedTuple):
     loss: str
 
 
-DIFFERENCES, SOFT, UNCOUPLED = 1e-5, "soft cross-entropy", ("squared", "Huber")
+DIFFERENCES, SOFT = 1e-5, "soft cross-entropy"
 
 
 def product_slope(case: Field) -> np.ndarray:
@@ -307,17 +307,30 @@ def as_derived(case: Field, seen: dict[str, object]) -> bool:
     )
 
 
+def uncoupled(case: Field) -> bool:
+    """(d_i − d_j)∂G_i/∂P_j = 0 for i ≠ j: a loss that does not couple outputs, or rows of BA of one length."""
+    d, between = adaptive.row_factor(case.task.a, case.b, case.eta), curvature(case)
+    apart = np.abs((d[:, None] - d)[:, :, None, None] * between).max()
+    return bool(apart <= TOLERANCE * d.max() * np.abs(between).max())
+
+
 def has_potential(case: Field) -> bool:
-    """A loss that does not couple outputs, and one input feature or every G_i parallel to (BA)_i."""
+    """`uncoupled`, and one input feature or every G_i parallel to (BA)_i."""
     g, p = product_slope(case), case.b @ case.task.a
     across = np.abs(g[:, :, None] * p[:, None, :] - p[:, :, None] * g[:, None, :]).max()
-    parallel = across <= TOLERANCE * np.abs(g).max() * np.abs(p).max()
-    return bool(parallel) and case.loss in UNCOUPLED
+    return bool(across <= TOLERANCE * np.abs(g).max() * np.abs(p).max()) and uncoupled(case)
+
+
+def factor_b(rng: np.random.Generator, a: np.ndarray, share: float = 1 / 3) -> np.ndarray:
+    """B at random, n₁ = 4; in this share of the draws such that all rows of BA are as long."""
+    b = rng.standard_normal((4, len(a)))
+    return b / np.linalg.norm(b @ a, axis=1, keepdims=True) if rng.random() < share else b
 
 
 def aligned_rows(rng: np.random.Generator, n2: int, rank: int, loss: str) -> Field:
     """Every G_i parallel to (BA)_i, for a squared loss (in half of the draws but for a nudge) or a cross-entropy."""
-    task, b = layer_training.draw_problem(rng, 4, n2, rank), rng.standard_normal((4, rank))
+    task = layer_training.draw_problem(rng, 4, n2, rank)
+    b = factor_b(rng, task.a)
     p, eta = b @ task.a, float(np.exp(rng.uniform(0, 1)))
     x = np.linalg.qr(rng.standard_normal((12, n2)))[0]
     if loss == "squared":
@@ -332,8 +345,11 @@ def fields(rng: np.random.Generator) -> Field:
     """One to three input features, three losses, one token or many; now and then every G_i parallel to (BA)_i."""
     n2, loss = int(rng.choice([1, 1, 2, 3])), str(rng.choice(["squared", "Huber", "cross-entropy"]))
     rank, eta = int(rng.integers(1, n2 + 1)), float(np.exp(rng.uniform(0, 1)))
-    task = layer_training.draw_problem(rng, 4, n2, rank, int(rng.choice([1, 12])) if n2 > 1 else 12)
-    b = rng.standard_normal((4, rank))
+    while True:
+        task = layer_training.draw_problem(rng, 4, n2, rank, int(rng.choice([1, 12])) if n2 > 1 else 12)
+        if np.linalg.norm(task.a, axis=1).min() > 0.2:  # as A shrinks, the asymmetry does beside ‖J‖
+            break
+    b = factor_b(rng, task.a)
     if n2 > 1 and rng.random() < 0.4:
         return aligned_rows(rng, n2, rank, str(rng.choice(["squared", SOFT])))
     return Field(task, b, eta, loss)
@@ -353,8 +369,15 @@ def adapted_gradient(cases: Cases) -> Finding:
     b = rng.standard_normal((8, 8))
     own = Field(task, 0.1 * b / np.linalg.norm(b @ task.a, axis=1).mean(), 2.0, "cross-entropy")
     parallel = Case("every G_i parallel to (BA)_i, cross-entropy", aligned_rows(rng, 3, 2, SOFT))
+    single = layer_training.draw_problem(rng, 4, 1, 1)._replace(a=np.ones((1, 1)))
+    alike = Case("rows of one length, n₂ = 1, cross-entropy", Field(single, factor_b(rng, single.a, 1), 2.0, SOFT))
     judged = cases.judge(
-        [Case("n₂ = 12, r = 8, cross-entropy, rows near 0.1, η² = 4", own, True), parallel, *cases.draw(fields, 24)],
+        [
+            Case("n₂ = 12, r = 8, cross-entropy, rows near 0.1, η² = 4", own, True),
+            parallel,
+            alike,
+            *cases.draw(fields, 24),
+        ],
         measure=derivatives,
         printed=lambda case, seen: adaptive.relative_asymmetry(seen["Jacobian"]) <= DIFFERENCES,
         corrected=as_derived,
@@ -373,7 +396,8 @@ def adapted_gradient(cases: Cases) -> Finding:
         corrected="J − Jᵀ = Kᵀ(diag(½d_i³ (P_iG_iᵀ − G_iP_iᵀ)/‖P_i‖) + [(d_i − d_j) ∂G_i/∂P_j])K, P = BA, d its "
         "rows' factors, K: (dA, dB) ↦ B dA + dB A; at B = 0 a kink, −½η³‖β_iA‖(GAᵀ)_i along β; the layer's double "
         "backward is neither this nor a Hessian",
-        condition="a loss that does not couple outputs (∂G_i/∂P_j = 0 for i ≠ j), with one input feature (n₂ = 1) or "
-        "every G_i parallel to P_i; cross-entropy couples them",
-        flips_if="a symmetric Jacobian at n₂ > 1 where some G_i is not parallel to (BA)_i, or with a coupling loss",
+        condition="(d_i − d_j)∂G_i/∂P_j = 0 for all i ≠ j (a loss that does not couple outputs, as cross-entropy does, "
+        "or rows of one length), and one input feature (n₂ = 1) or every G_i parallel to P_i",
+        flips_if="a symmetric Jacobian at n₂ > 1 where some G_i is not parallel to (BA)_i, or with a coupling loss and "
+        "rows of different length",
     )

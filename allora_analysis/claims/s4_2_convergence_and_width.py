@@ -94,7 +94,7 @@ def converges(cases: Cases) -> Finding:
     target = left * np.linspace(3.0, 1.2, 10) @ right
     own = Descent(target, cases.rng.standard_normal((8, 10)) / 10**0.5, 2.0)
     judged = cases.judge(
-        [Case("10×10, r = 8, η² = 4", own, True), *cases.draw(descent, 8)], measure=flow, printed=_comes_to_rest
+        [Case("10×10, r = 8, η² = 4", own), *cases.draw(descent, 8)], measure=flow, printed=_comes_to_rest
     )
     a, b = (path[-1] for path in judged.measured[0])
     size = None
@@ -213,7 +213,7 @@ def factor_at_width(cases: Cases) -> Finding:
     )
     kept = width.flow_factor("allora", 4096, 8, preset.ETA)
     return judged.finding(
-        conditional=f"Only with LoRA+'s rates: with one rate rows shrink as 1/√width, and the factor stays η "
+        conditional="Only if A's rate falls with width, as LoRA+'s: with one rate the factor stays η "
         f"({kept:.0%} at width 4,096).",
         evidence=judged.evidence(
             "the limit's ratio; no case has ρ from 0.25 to 0.7, about the boundary ½, which finite n moves down",
@@ -222,8 +222,8 @@ def factor_at_width(cases: Cases) -> Finding:
             n=SEEDS,
         ),
         size=Size(1 - kept, "of η", "the factor's fall at n = 4,096, r = 8, η² = 4, gradient flow on a linear teacher"),
-        condition="under Adam n^((ρ − 1)/2) does not vanish: ρ = 1, A's rate n times below B's; else η must grow as "
-        "n^(1/4)",
+        condition="under Adam 16^((ρ − 1)/2) ≥ ½: ρ ≥ ½, A's rate n^ρ times below B's (at every width a share "
+        "of the fall stays only at ρ = 1; else η must grow as n^((1 − ρ)/4)); under SGD at ρ = 1, in the limit",
         flips_if="row norms after training with one rate for A and B that do not shrink as n grows",
     )
 

@@ -166,8 +166,8 @@ def descent(cases: Cases) -> Finding:
     (most, error), at_eight = next(iter(found.values())), next(found[name][0] for name in found if name[:5] == "r = 8")
     evidence = judged.evidence("the sign of a step of 1e-7; the example exactly, 1e-6", _parts_of_change, n=DRAWS)
     return judged.finding(
-        conditional=f"Mostly: B's part always descends; A's may climb, in {most:.1%} of rank-1 draws, "
-        f"{at_eight:.2g} of rank 8's.",
+        conditional=f"Mostly: B's part always descends; whole steps climb in {most:.1%} of draws at rank 1, "
+        f"{at_eight:.2g} at rank 8.",
         evidence=Evidence(
             {"dL/dl, A's part and B's": evidence.predicted},
             {"dL/dl": evidence.measured, "share of draws that ascend, its standard error": found},
@@ -193,6 +193,12 @@ class Entries(NamedTuple):
     which: str
 
 
+def over(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Entry over entry; 1 where both are 0, which any coefficient makes of 0."""
+    none = (one == 0) & (other == 0)
+    return np.where(none, 1.0, one) / np.where(none, 1.0, other)
+
+
 def ratios(case: Entries) -> np.ndarray:
     """The layer's gradient of A or of B over LoRA's."""
     from allora_analysis.lora import functional
@@ -202,7 +208,7 @@ def ratios(case: Entries) -> np.ndarray:
         layer_training.backward(*rule)[index]
         for rule in ((functional.allora, case.one, case.eta), (layer_training.lora, case.one))
     )
-    return allora / lora
+    return over(allora, lora)
 
 
 def coefficients(case: Entries) -> np.ndarray:
@@ -212,14 +218,14 @@ def coefficients(case: Entries) -> np.ndarray:
     if case.which == "B":
         return np.broadcast_to(d[:, None], b.shape)
     g = upstream.T @ x
-    return (b.T @ (d[:, None] * g)) / (b.T @ g)
+    return over(b.T @ (d[:, None] * g), b.T @ g)
 
 
 def entries(rng: np.random.Generator) -> Entries:
-    """A pass of rank 1 with rows of BA of different length, and whose gradient."""
+    """A pass of rank 1 with rows of BA of different length, or at B = 0, and whose gradient."""
     one = layer_training.draw_pass(rng, n2=3, rank=1)
     return Entries(
-        one._replace(b=one.b * np.exp(rng.uniform(0, 3))),
+        one._replace(b=one.b * np.exp(rng.uniform(0, 3)) * (rng.random() > 0.1)),
         float(np.exp(rng.uniform(0, 1))),
         str(rng.choice(["A", "A", "B"])),
     )
@@ -235,7 +241,9 @@ def entries(rng: np.random.Generator) -> Entries:
 def per_parameter(cases: Cases) -> Finding:
     """The layer's gradient of A or of B over LoRA's, entry by entry."""
     shape = layer_training.paper_pass(cases.rng)
+    start = shape._replace(b=0 * shape.b)
     own = [Case(f"{which}'s, n₂ = 64, r = 8, η = 2", Entries(shape, 2.0, which), True) for which in ("A", "B")]
+    own += [Case(f"{which}'s, the same at B = 0", Entries(start, 2.0, which), True) for which in ("A", "B")]
     a, b, y = adaptive.EXAMPLE.arrays()
     counter = Pass(np.ones((1, 1)), (b @ a).T - y, a, b)
     judged = cases.judge(
@@ -256,7 +264,7 @@ def per_parameter(cases: Cases) -> Finding:
         ),
         size=Size(changed, "of A's entries", "entries of A's gradient that change sign, r = 8, rows near 0.1, η = 2"),
         corrected="B_i's entries times d_i; A's gradient BᵀD_dG in place of BᵀG",
-        condition="B's gradient, or (BᵀD_dG)_kj (BᵀG)_kj > 0 for all entries",
+        condition="B's gradient, or for every entry of A's (BᵀD_dG)_kj (BᵀG)_kj > 0 or both 0, as at B = 0",
         flips_if="A's gradient keeping its signs wherever rows of BA differ in length",
     )
 
