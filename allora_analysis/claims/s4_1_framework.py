@@ -71,8 +71,10 @@ def adaptions(cases: Cases, kinds: Sequence[str]) -> list[Case]:
 
     def draw(rng: np.random.Generator) -> Adaption:
         n1, n2, rank = (int(rng.integers(*ends)) for ends in ((2, 6), (2, 6), (1, 5)))
-        kind = str(rng.choice(kinds))
-        return drawn(kind, layer_training.draw_pass(rng, n1, n2, rank), float(rng.choice([0.2, 0.5])), rng)
+        kind, one = str(rng.choice(kinds)), layer_training.draw_pass(rng, n1, n2, rank)
+        if rank > 1 and rng.random() < 0.2:  # B of lower rank than r
+            one = one._replace(b=one.b[:, [0, *range(rank - 1)]])
+        return drawn(kind, one, float(rng.choice([0.2, 0.5])), rng)
 
     own = layer_training.paper_pass(cases.rng)
     return [
@@ -152,13 +154,13 @@ def own_dropout(cases: Cases) -> Finding:
     judged = on_one_f(cases, ("input", "latent"))
     evidence = judged_distance(judged)
     return judged.finding(
-        conditional="Partly: in the latent space with r ≤ n₁; not in LoRA's code, which masks inputs.",
+        conditional="Partly: in the latent space, if B has rank r; not in LoRA's code, which masks inputs.",
         evidence=evidence,
         size=Size(
             evidence.measured[judged.cases[0].name], "of the output", "distance of LoRA's masked outputs at one f(x)"
         ),
-        condition="the masked product has its rows in BA's row space: a masked latent space with r ≤ n₁; a masked "
-        "input only if BA reads each masked feature by itself or not at all",
+        condition="the masked product has its rows in BA's row space: of masks in the latent space where B has rank r "
+        "(so r ≤ n₁), of masks on the input only if BA reads each masked feature by itself or not at all",
         flips_if="LoRA's own dropout giving one output for two inputs of one f(x)",
     )
 

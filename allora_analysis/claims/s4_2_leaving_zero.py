@@ -220,7 +220,7 @@ def fixed_rate(cases: Cases) -> Finding:
         corrected="at a constant gradient ALLoRA arrives at most 3/2 times as early as the fixed rate that is as "
         "measured at the level reached",
         condition="2s/(1 + s) < ηl < 2s under SGD, s = √(1 + η²T), T the target's norm, curvature 1; a fixed rate is "
-        "stable up to 2, ALLoRA up to 2s; never under AdamW",
+        "stable up to 2, ALLoRA up to 2s; under AdamW at 1e-4 never (on the way to 9/10 of T)",
         flips_if="ALLoRA settling sooner at a smaller ηl, or under AdamW at 1e-4",
     )
 

@@ -258,7 +258,7 @@ def asf_ripple(cases: Cases) -> Finding:
             "log growth over that at scaling 1, outputs near 0.1, η² = 4",
         ),
         corrected="|f̃| ≤ min(η|f|, √|f|): as LoRA×η for |f| well below 1/η², at most √|f| beyond 1",
-        condition="|f| < 1 − 1/η² in every layer; a layer where |f| is above it grows less than at scaling 1",
+        condition="0 < |f| < 1 − 1/η² in every layer; a layer where |f| is above it grows less than at scaling 1",
         flips_if="outputs above 1 in every layer that grow more than at scaling 1",
     )
 

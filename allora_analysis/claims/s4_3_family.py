@@ -296,18 +296,20 @@ def expectation(one: Batch) -> np.ndarray:
 
 
 def batches(rng: np.random.Generator) -> Batch:
-    """One token, B = 0, tokens of equal |f|, or any."""
-    kind = rng.integers(5)
+    """One token, B = 0, tokens of equal |f|, parallel ones, or any."""
+    kind = rng.integers(6)
     x = rng.standard_normal((1 if kind == 0 else int(rng.integers(2, 9)), 3))
     row = rng.standard_normal(3) * (kind != 1)
     if kind == 2:  # entries ±1 and a row along an axis: |f| is the same for every token
         x, row = np.sign(x), row * [1.0, 0.0, 0.0]
+    if kind == 3:
+        x = x[:, :1] * x[0]
     return Batch(x, row, rng.standard_normal(3), float(np.exp(rng.uniform(0, 1))))
 
 
-def _equal_sizes(one: Batch) -> bool:
-    """Whether |f(x)_i| is the same for every token."""
-    return bool(np.ptp(np.abs(one.x @ one.row)) <= TOLERANCE)
+def keeps_direction(one: Batch) -> bool:
+    """Whether |f(x)_i| is the same for every token, or all tokens are parallel."""
+    return bool(np.ptp(np.abs(one.x @ one.row)) <= TOLERANCE or np.linalg.matrix_rank(one.x, 1e-9) == 1)
 
 
 def _one_token(rng: np.random.Generator) -> Batch:
@@ -381,7 +383,7 @@ def expected_update(cases: Cases) -> Finding:
         measure=summed,
         printed=parallel,
         corrected=expected,
-        condition=_equal_sizes,
+        condition=keeps_direction,
     )
     seen, ours = judged.measured[0]["mean"], _row_gradient(own)
     cosine = float(seen @ ours / np.linalg.norm(seen) / np.linalg.norm(ours))
@@ -393,6 +395,6 @@ def expected_update(cases: Cases) -> Finding:
         size=Size(math.degrees(math.acos(min(1.0, cosine))), "degrees", "between g̃_i and g_i, 32 tokens, rows of 0.1"),
         corrected="token by token; over white Gaussian inputs and a squared loss E[g̃_i] = g_i(E[d]·across + "
         "E[dz²]·along (BA)_i), with E[dz²] < E[d]: turned away from the row's own direction",
-        condition="one token, or |f(x)_i| the same for every token, as at B = 0",
-        flips_if="a batch of different |f(x)_i| whose g̃_i is parallel to g_i",
+        condition="one token, or |f(x)_i| the same for every token (as at B = 0), or all tokens parallel",
+        flips_if="a batch of different |f(x)_i|, its tokens not parallel, whose g̃_i is parallel to g_i",
     )
