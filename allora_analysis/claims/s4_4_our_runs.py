@@ -267,7 +267,8 @@ def best_rate(runs: Runs, wanted: Iterable[Setting], arm: str) -> float | None:
 
 SEQUENTIAL = {"above": "holds", "below": "refuted", "equivalent": "refuted", "open": "undecided"}
 SEQUENTIAL_RULE = (
-    "e-values of Student's t at ±0.5 standard deviations, 20 either way or both bounds within the margin, "
+    "e-values of Student's t, which takes differences as normal (a run that stays at chance is not), at ±0.5 "
+    "standard deviations, 20 either way or both bounds within the margin, "
     f"at most {CAP} seeds, none of which chose a rate; interval: bounds right at every n at once"
 )
 
@@ -298,7 +299,8 @@ def _seed_by_seed(
     ends = [100 * end for end in (student if one.low is None else (one.low, one.high))]
     told = f"{100 * one.mean + 0.0:+.1f} points against LoRA on {sequential.LISTS[name].model}, each at its best rate"
     answers = {
-        "undecided": f"Undecided after {one.n} of {CAP} seeds: between {ends[0]:+.1f} and {ends[1]:+.1f} points.",
+        "undecided": f"Undecided after {one.n} of {CAP} seeds: between {ends[0]:+.1f} and {ends[1]:+.1f} points, "
+        f"the median {100 * statistics.median(used) + 0.0:+.1f}.",
         "holds": f"Yes: {told}, {one.n} seeds.",
         "refuted": f"No: {told}, {one.n} seeds.",
     }
