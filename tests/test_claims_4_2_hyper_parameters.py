@@ -10,6 +10,7 @@ import torch
 
 from allora_analysis import adaptive
 from allora_analysis.claims import s4_2_hyper_parameters as section
+from allora_analysis.lora import layers
 from tests.ledger_rows import Rows
 
 ROWS = Rows(section)
@@ -48,6 +49,14 @@ def lora_has_one(x, y, a, setting, knobs, *args, **options):
     return 1 if "scaling" in knobs else 2
 
 
+def scaled_output(self, x):
+    return self.eta * (x @ self.a.mT @ self.b.mT)
+
+
+def unmasked(x, drop_rate, training):
+    return x
+
+
 def both_redundant(one):
     return {"init_a", "rate_a"} - {*one.tuned} != set() and "rate_b" not in one.tuned
 
@@ -62,7 +71,9 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-no-new-hyper-parameter", adaptive, "eta_as_scaling", cubed_always, "refuted"),
     ("4-no-new-hyper-parameter", adaptive, "degrees_of_freedom", lora_has_one, "refuted"),
     ("4-split-learning-rate", adaptive, "train", frozen_factor, "holds"),
-    ("4-two-hyper-parameters", adaptive, "degrees_of_freedom", eta_is_no_knob, "holds"),
+    ("4-two-fewer-to-choose", adaptive, "degrees_of_freedom", eta_is_no_knob, "holds"),
+    ("4-two-hyper-parameters", layers.ALLoRALinear, "_adapt", scaled_output, "refuted"),
+    ("4-two-hyper-parameters", layers.nn.functional, "dropout", unmasked, "refuted"),
     ("4-fewer-hyper-parameters", adaptive, "degrees_of_freedom", lora_has_one, "refuted"),
 ]
 
@@ -91,7 +102,7 @@ def test_the_rows_on_the_count_agree():
     """η stands where LoRA's scaling factor stood; the drop rate is what goes."""
     new, removed = (
         next(iter(ROWS.finding(name).evidence.measured.values()))
-        for name in ("4-no-new-hyper-parameter", "4-two-hyper-parameters")
+        for name in ("4-no-new-hyper-parameter", "4-two-fewer-to-choose")
     )
     assert new["of (η, l_b)"] == removed["ALLoRA-0"] == 2
     assert new["of LoRA's (s, l)"] == removed["LoRA"] - 1
