@@ -82,7 +82,7 @@ def placement_in_code(cases: Cases) -> Finding:
         measure=lambda one: struck(adapter_output(one, int(next(seeds))), one.rank),
         printed=lambda one, seen: seen["in part"] > 0,
     )
-    whole = sum(seen["whole"] for case, seen in judged.pairs if case.paper)
+    whole = sum(seen["whole"] for seen in judged.own)
     return judged.finding(
         refuted="No: LoRA's code, as PEFT has it, masks A's input, n₂ numbers a token.",
         evidence=judged.evidence(
@@ -174,7 +174,7 @@ def placement_latent(cases: Cases) -> Finding:
         corrected=corrected,
         condition=keeps_the_shape,
     )
-    off = [100 * seen["p·XX⁺Y off by"] for case, seen in judged.pairs if case.paper]
+    off = [100 * seen["p·XX⁺Y off by"] for seen in judged.own]
     return judged.finding(
         conditional="Only for fits of r equal singular values, so in practice no: one constant comes off each.",
         evidence=judged.evidence(SEARCH, lambda one: {"p·XX⁺Y": keeps_the_shape(one)}, tolerance=SEARCH_TOLERANCE),

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from allora_analysis.claims.cases import Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, units_wanted
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import ablation, learning_rates, perception
 from allora_analysis.grid.presets import own_best_rate as sequential
@@ -43,11 +43,6 @@ from allora_analysis.statistics.paired import TIE
 
 our_claim = functools.partial(claim, test="tests/test_claims_our_runs.py", reads=STUDY)
 PERCEIVED, ABLATED = perception.PRESETS["desk"], ablation.PRESETS["desk"]
-
-
-def not_run(why: str, answer: str) -> Finding:
-    """The finding where too little is recorded."""
-    return Finding("not_run", Evidence({}, {}, f"none: {why}"), answer=answer, flips_if="any record")
 
 
 def shown(family: Mapping[str, Judgement]) -> dict[str, Any]:

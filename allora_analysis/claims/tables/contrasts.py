@@ -22,14 +22,7 @@ from numpy.typing import ArrayLike
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, units_wanted
 from allora_analysis.claims.tables.reported import TABLE_1, TABLES, TASKS, Cell, by_key, exact
-from allora_analysis.statistics import (
-    Decision,
-    Judgement,
-    decide,
-    in_every,
-    judge_family,
-    sides,
-)
+from allora_analysis.statistics import Decision, Judgement, decide, in_every, judge_family, sides
 from allora_analysis.validation import ArgumentError
 
 Label = tuple[str, ...]
