@@ -285,14 +285,10 @@ def unit_eigenvalue(cases: Cases) -> Finding:
     )
 
 
-REGULARIZER = (
-    "The above results recovers known theoretical analysis of Dropout–showing its benefits as an implicit regularizer."
-)
-
-
 @tikhonov_claim(
     "3.1-implicit-regularizer",
-    says=REGULARIZER,
+    says="The above results recovers known theoretical analysis of Dropout–showing its benefits as an implicit "
+    "regularizer.",
     reading="On expectation dropout shrinks the least-squares fit; that it does so as a ridge is another row.",
     depends_on=("3.1-minimiser",),
 )

@@ -85,11 +85,6 @@ def matters(one: Training) -> bool:
     return "rate_b" not in tuned and not ("init_a" in tuned and tuned & {"rate", "rate_a"})
 
 
-def _matters_more(one: Training, seen: dict[str, object]) -> bool:
-    """α adds a degree of freedom."""
-    return seen["degrees with α"] > seen["without"]
-
-
 @knob_claim(
     "4-alpha",
     where="Definition 1",
@@ -123,7 +118,13 @@ def scaling_is_tunable(cases: Cases) -> Finding:
         for name in ("adam", "sgd")
         for tuned in OTHERS
     ]
-    judged = cases.judge([own, *others], compared, _matters_more, corrected=same, condition=matters)
+    judged = cases.judge(
+        [own, *others],
+        compared,
+        printed=lambda one, seen: seen["degrees with α"] > seen["without"],
+        corrected=same,
+        condition=matters,
+    )
     added = judged.measured[0]["degrees with α"] - judged.measured[0]["without"]
     return judged.finding(
         conditional="Only if B has no learning rate of its own: beside one α is redundant.",
