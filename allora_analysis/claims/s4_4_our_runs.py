@@ -67,17 +67,8 @@ def on_runs(
 ) -> Finding:
     """The first of each pair is better, case by case, by accuracy; test loss, the mean over cases and `more` beside it.
 
-    Args:
-        cases: the row's.
-        runs: what is recorded.
-        pairs: of runs by case, a pair a seed.
-        answers: by verdict; may hold {better}, {worse}, {n} cases, {mean} points, {data} sets, {names} of the worse.
-        own: the differences by endpoint, where they are not those of `pairs`.
-        more: evidence.
-        size_of: what the row's size is the size of.
-
-    Returns:
-        The finding.
+    `answers`, by verdict, may hold {better}, {worse}, {n} cases, {mean} points, {data} sets, {names} of the worse;
+    `own` gives the differences by endpoint, where they are not those of `pairs`.
     """
     of = own or (lambda endpoint: differences(runs, pairs, endpoint))
     complete, stopped = of("test_accuracy"), diverged(runs, pairs)

@@ -28,14 +28,6 @@ def reachable(percent: float, decimals: int, answers: int) -> bool:
     """Whether some whole number of right answers rounds to a printed percentage (ties either way).
 
     ∃k ∈ {0, …, answers}: |100k/answers − percent| ≤ 10^{−decimals}/2.
-
-    Args:
-        percent: as printed.
-        decimals: printed digits after the point.
-        answers: number of answers given, runs times examples.
-
-    Returns:
-        True if there is such a k.
     """
     trials, printed = count("answers", answers), Fraction(reported.exact(number("percent", percent)))
     slack = Fraction(reported.half_unit(count("decimals", decimals, 0)))
@@ -55,18 +47,6 @@ def ways(percent: float, decimals: int, examples: int, runs: int) -> int:
     """How many tuples of right answers print as this, each run noted to so many decimals before they are averaged.
 
     #{(k₁, …, k_s) ∈ {0, …, n}^s: |(1/s)·Σ_i round(100kᵢ/n) − percent| ≤ 10^{−decimals}/2}, counted exactly.
-
-    Args:
-        percent: as printed.
-        decimals: printed digits after the point, of each run and of their mean.
-        examples: n.
-        runs: s, with (n + 1)^s below 2⁶⁴.
-
-    Returns:
-        The number; 0 if no such runs can print so.
-
-    Raises:
-        ArgumentError: too many tuples to count.
     """
     unit, s = 10 ** count("decimals", decimals, 0), count("runs", runs)
     if (count("examples", examples) + 1) ** s >= 2**64:
@@ -208,11 +188,7 @@ def perception_cells() -> tuple[AboveMajority, ...]:
 
 
 def commonsense_cells() -> tuple[AboveMajority, ...]:
-    """Every cell of Table 1; HellaSwag's have no majority rate.
-
-    Returns:
-        18 × 8 cells.
-    """
+    """Every cell of Table 1; HellaSwag's have no majority rate."""
     return tuple(
         above_majority(
             f"Table 1, {row.model}, r = {row.rank}, {task}, {row.arm}",
