@@ -13,7 +13,7 @@ import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, relative_error
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, on_either_side, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import Layer, Pass
 
@@ -183,7 +183,7 @@ def fixed_eta(cases: Cases) -> Finding:
     """The mended listing, its attribute set, against the definition at each η² of the paper's, and at others."""
 
     def draw(rng: np.random.Generator) -> Layer:
-        eta = CLASS_ETA * float(np.exp(rng.choice([-1, 1]) * rng.uniform(1e-3, 1)))
+        eta = CLASS_ETA * on_either_side(rng, 1e-3, 1)
         return Layer(with_axes(rng, (3, 4), 4, 5, 2), eta)
 
     own = [Case(f"η² = {eta**2:.3g}", Layer(with_axes(cases.rng, (4, 16), 48, 64, 8), eta), True) for eta in PAPER_ETAS]
@@ -196,10 +196,7 @@ def fixed_eta(cases: Cases) -> Finding:
     return judged.finding(
         holds="Yes, with rsq_scale set to 1/η²; as listed it is η² = 4, whatever η is meant.",
         evidence=judged.evidence(
-            ROUNDING,
-            {"relative error": 0.0},
-            shown=lambda call, seen: is_allora(seen, call),
-            tolerance=TOLERANCE,
+            ROUNDING, {"relative error": 0.0}, shown=lambda call, seen: is_allora(seen, call), tolerance=TOLERANCE
         ),
         size=Size(unset, "of their size", "error of its gradients at η² = 1 if rsq_scale is left at 1/4"),
         flips_if="gradients at some η that are not ALLoRA's with rsq_scale = 1/η²",

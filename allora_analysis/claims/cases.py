@@ -39,6 +39,16 @@ class Case:
     paper: bool = False
 
 
+def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """e^u, u uniform."""
+    return float(np.exp(rng.uniform(low, high)))
+
+
+def on_either_side(rng: np.random.Generator, low: float, high: float) -> float:
+    """e^u or e^{−u}, u uniform: a factor near 1."""
+    return float(np.exp(rng.choice([-1, 1]) * rng.uniform(low, high)))
+
+
 def at_etas(name: str, make: Callable[[float], Any], etas: Sequence[float] = PAPER_ETAS) -> list[Case]:
     """Cases of the paper's own setting, one at each of its η."""
     return [Case(f"{name}, η = {eta:.3g}", make(eta), paper=True) for eta in etas]
@@ -147,6 +157,11 @@ class Judged(_Verdict):
     def pairs(self) -> list[tuple[Case, Any]]:
         """Each case with what was measured on it."""
         return list(zip(self.cases, self.measured, strict=True))
+
+    @property
+    def own(self) -> list[Any]:
+        """What was measured on the cases at the paper's own setting."""
+        return [seen for case, seen in self.pairs if case.paper]
 
     @property
     def printed(self) -> dict[str, bool]:

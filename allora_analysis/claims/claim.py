@@ -123,14 +123,10 @@ def _check_answer(answer: str) -> None:
         raise ValueError(f"an answer has at most {WORDS} words and begins with one of {OPENINGS}: {answer!r}")
 
 
-def not_run(why: str) -> Finding:
+def not_run(why: str, answer: str | None = None) -> Finding:
     """The finding of a check without evidence: nobody has run what it needs."""
-    return Finding(
-        "not_run",
-        Evidence({}, {}, f"none: {why}"),
-        answer=f"Not run: {why}." if len(why.split()) < WORDS - 2 else "Not run.",
-        flips_if="any record",
-    )
+    told = answer or (f"Not run: {why}." if len(why.split()) < WORDS - 2 else "Not run.")
+    return Finding("not_run", Evidence({}, {}, f"none: {why}"), answer=told, flips_if="any record")
 
 
 def in_part(n: int, planned: int, what: str) -> str:
@@ -206,24 +202,11 @@ def claim(
 ) -> Callable[[Callable[..., Finding]], Claim]:
     """Makes the function below it the check of a printed sentence.
 
-    Args:
-        identifier: section and slug, for example "3.3-norm".
-        where: section, equation, figure or table.
-        says: the printed sentence, verbatim.
-        test: the test that checks the mathematics behind it.
-        command: what reruns or deepens the evidence; without one, the ledger's own for this row alone.
-        reads: the study whose records the check reads, as its second argument.
-        reading: how the sentence was made checkable; the kindest reading comes first.
-        depends_on: ids of the claims that this one rests on.
-        relied_on_by: where others lean on the sentence in print.
-
-    Returns:
-        A decorator that puts a `Claim` in the function's place.
+    The arguments are `Claim`'s attributes, `says` its statement; without a command it is the ledger's, for this row.
     """
 
     def made(check: Callable[..., Finding]) -> Claim:
         run = command or f"python -m allora_analysis --only {identifier}"
-        rests, relied = tuple(depends_on), tuple(relied_on_by)
-        return Claim(identifier, where, says, check, run, test, reads, reading, rests, relied)
+        return Claim(identifier, where, says, check, run, test, reads, reading, tuple(depends_on), tuple(relied_on_by))
 
     return made

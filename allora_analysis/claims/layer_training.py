@@ -139,13 +139,8 @@ def pairs(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """(A, B) after 0, 1, … steps of an arm at `speed` times the run's rate.
 
-    Args:
-        run: the training; under "allora_adamw" the arm is "lora" or "allora", and "allora" has its factor in the
-            optimizer.
-        arm: one of `ARMS`.
-        speed: multiplies the rate.
-        start: B at the start (n₁×r); None for 0.
-        other_norm: of a gradient that is clipped with those of A and B, as a classifier's is.
+    `start` is B at the start (n₁×r), 0 without one; `other_norm` that of a gradient that is clipped with those of A and
+    B, as a classifier's is. Under "allora_adamw" the arm is "lora" or "allora", which has its factor in the optimizer.
     """
     import torch
 

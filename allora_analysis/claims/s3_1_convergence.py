@@ -13,17 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import dropout_sgd
-from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.cases import Case, Cases, log_uniform, relative_error
 from allora_analysis.claims.claim import Finding, Size, ranged
-from allora_analysis.claims.masked_descent import (
-    PLACEMENTS,
-    Sgd,
-    limit_moments,
-    moments,
-    papers_own,
-    setting,
-    turned,
-)
+from allora_analysis.claims.masked_descent import PLACEMENTS, Sgd, limit_moments, moments, papers_own, setting, turned
 from allora_analysis.claims.s3_1_few_steps import DROPOUT_GUIDE, EXACT, ROUNDING, sgd_claim
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, on_both_sides
 
@@ -346,7 +338,7 @@ def reliable(cases: Cases) -> Finding:
         return min(1 / float(added_over_spread(one).max()), added_over_spread_in_the_limit(one))
 
     def draw(rng: np.random.Generator) -> Labelled:
-        one = setting(rng, float(rng.choice([0.5, 0.9])), FEW, float(np.exp(rng.uniform(np.log(0.02), np.log(0.7)))))
+        one = setting(rng, float(rng.choice([0.5, 0.9])), FEW, log_uniform(rng, np.log(0.02), np.log(0.7)))
         return labelled(one._replace(noise=float(10 ** rng.uniform(-1.5, 0))), rng)
 
     # None is the paper's own setting: rate and noise decide, and neither is printed.

@@ -72,9 +72,7 @@ def averages(one: Masked) -> tuple[np.ndarray, np.ndarray]:
 
 
 @deviation_claim(
-    "3.1-bound",
-    where=DISPLAY,
-    says="E[|(1/N)Σ‖Y − (XW) ⊙ V_n‖²_F − E[‖Y − (XW) ⊙ V‖²_F]|] ≤ Std[‖Y − (XW) ⊙ V‖²_F]/√N",
+    "3.1-bound", where=DISPLAY, says="E[|(1/N)Σ‖Y − (XW) ⊙ V_n‖²_F − E[‖Y − (XW) ⊙ V‖²_F]|] ≤ Std[‖Y − (XW) ⊙ V‖²_F]/√N"
 )
 def bound(cases: Cases) -> Finding:
     """Std[L]/√n against the deviation summed over every sequence of n masks; and the case that attains it."""
@@ -226,7 +224,7 @@ def benefit_large_n(cases: Cases) -> Finding:
         printed=lambda one, seen: seen > CLOSE,
         condition=lambda one: masks_needed(one) / LARGE,
     )
-    one_mask = [100 * math.sqrt(LARGE) * seen for case, seen in judged.pairs if case.paper]
+    one_mask = [100 * math.sqrt(LARGE) * seen for seen in judged.own]
     return judged.finding(
         conditional=f"Only for few masked entries: at a layer's size one mask is within {max(one_mask):.1f} % "
         "of expectation.",

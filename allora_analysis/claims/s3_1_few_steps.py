@@ -15,16 +15,7 @@ import numpy as np
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Reliance, claim, ranged, share
-from allora_analysis.claims.masked_descent import (
-    Sgd,
-    behind,
-    moments,
-    papers_own,
-    risks,
-    setting,
-    turned,
-    with_noise,
-)
+from allora_analysis.claims.masked_descent import Sgd, behind, moments, papers_own, risks, setting, turned, with_noise
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, on_both_sides
 
 sgd_claim = functools.partial(claim, command="python -m allora_analysis.dropout_sgd", test="tests/test_dropout_sgd.py")
@@ -260,15 +251,12 @@ def first_step(cases: Cases) -> Finding:
     """Risks at four drop rates within the horizon, noise from a hundredth to a hundred times the signal."""
     keep_probs = (0.2, 0.5, 0.8, 1.0)
 
-    def measure(one: Rates) -> list[float]:
-        return [measured_risks(one.of._replace(keep_prob=p))["dropout"] for p in one.keep_probs]
-
     def told(one: Rates) -> list[float]:
         return [told_risk(one.of, p) for p in one.keep_probs]
 
     judged = cases.judge(
         cases.draw(lambda rng: Rates(early(rng, keep_probs[0]), keep_probs), 16),
-        measure=measure,
+        measure=lambda one: [measured_risks(one.of._replace(keep_prob=p))["dropout"] for p in one.keep_probs],
         printed=lambda one, seen: seen[0] > max(seen[1:]) and relative_error(seen, told(one)) < ROUNDING,
     )
     later = []

@@ -211,27 +211,17 @@ def on_figure_1(cases: Cases, folder: Path | None, data: str) -> Finding:
     measured |= _other_drop_rates(runs, grid)
     source = f"Student's t over seeds, one-sided at {LEVEL}, Holm over {len(complete)} settings; {PRIMARY} to the last"
     wanted = needed(pairs[PRIMARY], outcomes, [arm for arm in arms if arm not in complete])
-    contrary = _directions(pairs[PRIMARY], outcomes)
+    contrary, title = _directions(pairs[PRIMARY], outcomes), TITLES.get(data, data)
+    average = [100 * math.expm1(pair[0].change.mean) for pair in pairs[PRIMARY].values()]
     return judged.finding(
-        **_answers(TITLES.get(data, data), contrary),
+        holds=f"Yes, on {title}: with every optimizer the average falls and the worst entry rises.",
+        refuted=f"No, on {title} in our network: {contrary.split(';')[0]}.",
+        undecided=f"Undecided on {title}: some settings show no clear change.",
         evidence=Evidence({"average": "falls", "worst": "rises"}, measured, source, n=grid.seeds),
-        size=_change(pairs[PRIMARY]),
+        size=ranged(average, "%", "change of the average over training"),
         corrected={"holds": None, "undecided": wanted}.get(judged.verdict, contrary),
         flips_if="more seeds, or an optimizer of the grid, that go clearly the other way",
     )
-
-
-def _answers(data: str, contrary: str) -> dict[str, str]:
-    return {
-        "holds": f"Yes, on {data}: with every optimizer the average falls and the worst entry rises.",
-        "refuted": f"No, on {data} in our network: {contrary.split(';')[0]}.",
-        "undecided": f"Undecided on {data}: some settings show no clear change.",
-    }
-
-
-def _change(pairs: Pairs) -> Size:
-    average = [100 * math.expm1(pair[0].change.mean) for pair in pairs.values()]
-    return ranged(average, "%", "change of the average over training")
 
 
 @figure_claim("3.1-figure-1", command=COMMAND, reading=f"On MNIST, the caption's left: {READING}")
@@ -386,7 +376,9 @@ def figure_2_left(cases: Cases, folder: Path | None = None) -> Finding:
     measured = _measured_gaps(family | beside) | _counted(family) | _measured_epochs(best)
     late = family[HIGH, min(others), LATE]
     return judged.finding(
-        **_answers_2(len(seeds)),
+        holds=f"Yes: drop rate {HIGH:g} is last after {EARLY} epochs and first after {LATE}.",
+        refuted=f"No: drop rate {HIGH:g} is ahead of another early, or behind another late.",
+        undecided=f"Undecided: {len(seeds)} seeds on a small model tell no drop rate from another.",
         evidence=Evidence({"epoch 3": "below 0 for each", "epoch 8": "above 0 for each"}, measured, RULE, n=len(seeds)),
         at_paper={"holds": True, "refuted": False}.get(judged.verdict),
         size=Size(
@@ -399,11 +391,3 @@ def figure_2_left(cases: Cases, folder: Path | None = None) -> Finding:
         flips_if="more seeds, at which the drop rate of 0.4 is clearly above each other late and below it early, or "
         "not",
     )
-
-
-def _answers_2(seeds: int) -> dict[str, str]:
-    return {
-        "holds": f"Yes: drop rate {HIGH:g} is last after {EARLY} epochs and first after {LATE}.",
-        "refuted": f"No: drop rate {HIGH:g} is ahead of another early, or behind another late.",
-        "undecided": f"Undecided: {seeds} seeds on a small model tell no drop rate from another.",
-    }

@@ -142,9 +142,6 @@ def random_start(one: Random) -> float:
 def loss_std_from_random(cases: Cases) -> Finding:
     """Std[L] after training over that of random starts, with the scale at which it turns."""
 
-    def measure(one: Random) -> dict[str, float]:
-        return loss_stds(one.of) | {"at the start": random_start(one)}
-
     def corrected(one: Random, seen: dict[str, float]) -> bool:
         k = (1 - one.of.keep_prob) / one.of.keep_prob
         return relative_error(seen["at the start"] ** 2, k * mean_square_start(one.of, one.scale)) < 1e-9
@@ -161,7 +158,7 @@ def loss_std_from_random(cases: Cases) -> Finding:
     ]
     judged = cases.judge(
         own + on_both_sides(cases.rng, draw, ratio, 8),
-        measure=measure,
+        measure=lambda one: loss_stds(one.of) | {"at the start": random_start(one)},
         printed=lambda one, seen: seen["after training"] < seen["at the start"],
         corrected=corrected,
         condition=ratio,
@@ -225,7 +222,7 @@ def _gradient_row(cases: Cases, scale: float, draw: Callable[[np.random.Generato
         [average < 1 < most for average, most, _ in drawn],
         "with noise from 0.1 to 100 of the signal and heavy tails where the average falls and the worst rises",
     )
-    worst = 100 * float(np.median([seen["worst"] for case, seen in judged.pairs if case.paper]))
+    worst = 100 * float(np.median([seen["worst"] for seen in judged.own]))
     return judged.finding(
         conditional=f"Only in {often.value:.0f} % of heavy-tailed settings; at noise half the signal the worst "
         f"falls to {worst:.0f} %.",
@@ -282,13 +279,9 @@ def gradient_std_from_random(cases: Cases) -> Finding:
 )
 def figure_1_illustrates(cases: Cases) -> Finding:
     """Std[L] and the gradient's average Std, after training over before it, from zero."""
-
-    def measure(one: Training) -> dict[str, float]:
-        return {"gradient, average": shares(one)["average"]} | loss_stds(one)
-
     judged = cases.judge(
         papers_own(cases.rng, 8),
-        measure=measure,
+        measure=lambda one: {"gradient, average": shares(one)["average"]} | loss_stds(one),
         printed=lambda one, seen: (seen["after training"] > seen["at the start"]) == (seen["gradient, average"] > 1),
     )
     left = [seen["gradient, average"] for seen in judged.measured]

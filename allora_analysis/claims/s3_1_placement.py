@@ -18,15 +18,10 @@ from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, ROUNDING, TOLERANCE
 from allora_analysis.tikhonov import masks as enumeration
 
 SEARCH_TOLERANCE = 1e-6
-SEARCH = "where L-BFGS on the sum over all masks stops, relative to the loss"
 STARTS = 4
 OPENING, SETTING = "§3.1, first paragraph", "§3.1, the setting before the first display"
 placement_claim = functools.partial(claim, test="tests/test_tikhonov.py")
 COMMAND = "python -m allora_analysis.tikhonov --placement"
-LATENT = (
-    "LoRA's regularization hinges on using Dropout Srivastava et al. (2014), i.e., on applying a multiplicative binary "
-    "mask to the latent space of the matrix factorization."
-)
 
 
 class Layer(NamedTuple):
@@ -62,7 +57,8 @@ def struck(output: np.ndarray, rank: int) -> dict[str, int]:
 @placement_claim(
     "3.1-placement-in-code",
     where=OPENING,
-    says=LATENT,
+    says="LoRA's regularization hinges on using Dropout Srivastava et al. (2014), i.e., on applying a multiplicative "
+    "binary mask to the latent space of the matrix factorization.",
     reading="As a fact about LoRA's code: a mask strikes single entries of Ax, r numbers between A and B; measured on "
     "this toolkit's layer, whose test looks at PEFT's own, where lora_B(lora_A(dropout(x))) is computed too.",
     test="tests/test_claims_3_1_tikhonov.py",
@@ -82,7 +78,7 @@ def placement_in_code(cases: Cases) -> Finding:
         measure=lambda one: struck(adapter_output(one, int(next(seeds))), one.rank),
         printed=lambda one, seen: seen["in part"] > 0,
     )
-    whole = sum(seen["whole"] for case, seen in judged.pairs if case.paper)
+    whole = sum(seen["whole"] for seen in judged.own)
     return judged.finding(
         refuted="No: LoRA's code, as PEFT has it, masks A's input, n₂ numbers a token.",
         evidence=judged.evidence(
@@ -174,10 +170,14 @@ def placement_latent(cases: Cases) -> Finding:
         corrected=corrected,
         condition=keeps_the_shape,
     )
-    off = [100 * seen["p·XX⁺Y off by"] for case, seen in judged.pairs if case.paper]
+    off = [100 * seen["p·XX⁺Y off by"] for seen in judged.own]
     return judged.finding(
         conditional="Only for fits of r equal singular values, so in practice no: one constant comes off each.",
-        evidence=judged.evidence(SEARCH, lambda one: {"p·XX⁺Y": keeps_the_shape(one)}, tolerance=SEARCH_TOLERANCE),
+        evidence=judged.evidence(
+            "where L-BFGS on the sum over all masks stops, relative to the loss",
+            lambda one: {"p·XX⁺Y": keeps_the_shape(one)},
+            tolerance=SEARCH_TOLERANCE,
+        ),
         size=Size(
             off[0], "% of its largest entry", "how far p·XX⁺Y is from the minimizer at drop rate 0.05, r the fit's rank"
         ),

@@ -25,7 +25,7 @@ from allora_analysis.claims.s3_1_few_steps import AS_GOOD, FLAW
 from allora_analysis.claims.s3_1_in_factors import NOT_A_MUST, log_losses, stopped
 from allora_analysis.laboratory import table as laboratory
 from allora_analysis.laboratory.design import FEWER, STEPS, Cell, contrasts
-from allora_analysis.statistics import judge_family, one_sided
+from allora_analysis.statistics import OneSided, judge_family, one_sided
 
 STUDY, PROTOCOL = "dropout_features", 1
 RESULTS = records.results_folder(STUDY)
@@ -328,6 +328,12 @@ def samples(table: laboratory.Table, placement: str = "input") -> dict[str, np.n
     return found
 
 
+def in_words(samples: Mapping[str, np.ndarray]) -> tuple[dict[str, OneSided], dict[str, dict[str, Any]]]:
+    """One-sided tests by Student's t, and what of them stands in the evidence."""
+    found = {name: one_sided(gaps, "t") for name, gaps in samples.items()}
+    return found, {name: {"points": of.mean, "p": of.p_above, "interval": of.interval} for name, of in found.items()}
+
+
 laboratory_claim = functools.partial(
     claim,
     says="High value of Dropout provides the strongest performance after long fine-tuning and the weakest performance "
@@ -343,9 +349,7 @@ READING = (
 
 
 @laboratory_claim(
-    "3.1-figure-2-left-laboratory",
-    where="Figure 2 left, Table 2; on a small network",
-    reading=READING.format(""),
+    "3.1-figure-2-left-laboratory", where="Figure 2 left, Table 2; on a small network", reading=READING.format("")
 )
 def dropout_few_and_many_steps(cases: Cases, folder: Path | None = None) -> Finding:
     """Accuracies by seed at drop rate 0.4 against 0.05 and none, after few steps and after many."""
@@ -376,8 +380,7 @@ def dropout_in_the_bottleneck(cases: Cases, folder: Path | None = None) -> Findi
 
 
 def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mapping[str, str]) -> Finding:
-    path = (laboratory.RESULTS if folder is None else folder) / "digits.jsonl"
-    table = laboratory.read(path) if path.is_file() else None
+    table = laboratory.recorded(folder)
     known = {} if table is None else samples(table, placement)
     planned = SEEDS[placement]
     more = {} if table is None or placement == "input" else _against_the_input(table)
@@ -385,7 +388,7 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
         return not_run("the laboratory's contrasts are not recorded")
     tested = cases.test(known, each_above)
     few, many = (f"0 minus 0.4, {STEPS[0]} steps", f"0.4 minus 0, {STEPS[1]} steps")
-    of = {name: one_sided(gaps, "t") for name, gaps in known.items()}
+    of, in_evidence = in_words(known)
     lost, gained = of[few].mean, of[many].mean
     seeds = min(map(len, known.values()))
     most = one_sided(known[many], "t", 0.05 / len(known)).interval[1]  # of all four at once
@@ -394,7 +397,7 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
         **{word: text.format(**told) for word, text in answers.items()},
         evidence=Evidence(
             {"difference": "above 0 in each"},
-            {name: {"points": one.mean, "p": one.p_above, "interval": one.interval} for name, one in of.items()} | more,
+            in_evidence | more,
             f"Student's t over seeds, one-sided at 0.05, Holm over the four; {seeds} of {planned} seeds",
             n=seeds,
         ),

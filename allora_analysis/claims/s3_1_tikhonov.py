@@ -13,19 +13,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis import tikhonov
-from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.cases import Case, Cases, log_uniform, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.tikhonov.study import Problems
 
 tikhonov_claim = functools.partial(
     claim,
+    where="§3.1, the paragraph after the first display",
     command="python -m allora_analysis.tikhonov",
     test="tests/test_tikhonov.py, tests/test_tikhonov_ridge.py",
 )
 TOLERANCE = 1e-9
 ROUNDING = "float64 rounding: sums over at most 2^9 masks and least squares on designs of condition number below 100"
 DISPLAY = "§3.1, the display before the bound"
-AFTER = "§3.1, the paragraph after the first display"
 PAPER_KEEP = 0.95  # drop rate 0.05
 
 
@@ -130,12 +130,7 @@ def expectation(cases: Cases) -> Finding:
     )
 
 
-@tikhonov_claim(
-    "3.1-minimiser",
-    where=AFTER,
-    says="which is solved for W = p(XᵀX)⁻¹YᵀX",
-    depends_on=("3.1-expectation",),
-)
+@tikhonov_claim("3.1-minimiser", says="which is solved for W = p(XᵀX)⁻¹YᵀX", depends_on=("3.1-expectation",))
 def minimiser(cases: Cases) -> Finding:
     """p(XᵀX)⁻¹YᵀX as printed, and p·X⁺Y, against least squares on all masks; rank-deficient X included."""
 
@@ -157,9 +152,7 @@ def minimiser(cases: Cases) -> Finding:
     return judged.finding(
         holds_corrected="Not as printed, a misprint: the last product is XᵀY, and W p times least squares.",
         evidence=judged.evidence(
-            ROUNDING,
-            lambda one: tikhonov.dropout_solution(one.x, one.y, one.keep_prob, "output"),
-            tolerance=TOLERANCE,
+            ROUNDING, lambda one: tikhonov.dropout_solution(one.x, one.y, one.keep_prob, "output"), tolerance=TOLERANCE
         ),
         corrected="W = p(XᵀX)⁻¹XᵀY; of minimum norm where X is rank-deficient: W = pX⁺Y",
         flips_if="a regression on which p·X⁺Y does not minimize the sum over all masks",
@@ -174,11 +167,7 @@ class Ridge(NamedTuple):
     penalty: float
 
 
-@tikhonov_claim(
-    "3.1-tikhonov-solution",
-    where=AFTER,
-    says="the usual Tikhonov regularization that produces W = (XᵀX + λI)⁻¹YᵀX",
-)
+@tikhonov_claim("3.1-tikhonov-solution", says="the usual Tikhonov regularization that produces W = (XᵀX + λI)⁻¹YᵀX")
 def tikhonov_solution(cases: Cases) -> Finding:
     """(XᵀX + λI)⁻¹YᵀX as printed, and `ridge_solution`, against least squares on [X; √λI], [Y; 0]."""
 
@@ -191,12 +180,9 @@ def tikhonov_solution(cases: Cases) -> Finding:
         gram = one.x.T @ one.x + one.penalty * np.eye(one.x.shape[1])
         return _as_printed(lambda: np.linalg.inv(gram) @ one.y.T @ one.x)
 
-    def draw(rng: np.random.Generator) -> Ridge:
-        return Ridge(*small_regression(rng)[:2], float(np.exp(rng.uniform(-3, 2))))
-
     own = [Case("λ = 0.05", Ridge(*papers_own(cases.rng)[0].inputs[:2], 0.05), True)]
     judged = cases.judge(
-        own + cases.draw(draw, 16),
+        own + cases.draw(lambda rng: Ridge(*small_regression(rng)[:2], log_uniform(rng, -3, 2)), 16),
         measure=least_squares,
         printed=lambda one, best: _error(as_printed(one), best) < TOLERANCE,
         corrected=lambda one, best: relative_error(tikhonov.ridge_solution(*one), best) < TOLERANCE,
@@ -233,7 +219,6 @@ def equal_spectrum_draw(rng: np.random.Generator) -> Equal:
 
 @tikhonov_claim(
     "3.1-equal-spectrum",
-    where=AFTER,
     says="whenever the eigenvalues of XᵀX are all identical to a positive constant c, e.g. when X is whitened, then "
     "W = c/(c + λ)·(XᵀX)⁻¹YᵀX hence recovering the dropout solution",
     depends_on=("3.1-minimiser", "3.1-tikhonov-solution"),
@@ -258,9 +243,7 @@ def equal_spectrum(cases: Cases) -> Finding:
     return judged.finding(
         holds_corrected="Not as printed, the same misprint: with XᵀY ridge and dropout are one for white X.",
         evidence=judged.evidence(
-            ROUNDING,
-            lambda one: tikhonov.dropout_solution(one.x, one.y, one.share, "output"),
-            tolerance=TOLERANCE,
+            ROUNDING, lambda one: tikhonov.dropout_solution(one.x, one.y, one.share, "output"), tolerance=TOLERANCE
         ),
         corrected="W = c/(c + λ)·(XᵀX)⁻¹XᵀY, which is ridge's solution and that of dropout with p = c/(c + λ)",
         flips_if="an X with XᵀX = cI on which ridge and dropout at p = c/(c + λ) differ",
@@ -269,7 +252,6 @@ def equal_spectrum(cases: Cases) -> Finding:
 
 @tikhonov_claim(
     "3.1-unit-eigenvalue",
-    where=AFTER,
     says="Hence we obtain that (assuming c = 1 without loss of generality) p = 1/(1 + λ)",
     reading="Dividing X by √c makes c = 1 and changes neither dropout's fit nor p; λ is meant in these units.",
     depends_on=("3.1-equal-spectrum",),
@@ -303,15 +285,10 @@ def unit_eigenvalue(cases: Cases) -> Finding:
     )
 
 
-REGULARIZER = (
-    "The above results recovers known theoretical analysis of Dropout–showing its benefits as an implicit regularizer."
-)
-
-
 @tikhonov_claim(
     "3.1-implicit-regularizer",
-    where=AFTER,
-    says=REGULARIZER,
+    says="The above results recovers known theoretical analysis of Dropout–showing its benefits as an implicit "
+    "regularizer.",
     reading="On expectation dropout shrinks the least-squares fit; that it does so as a ridge is another row.",
     depends_on=("3.1-minimiser",),
 )
@@ -371,7 +348,7 @@ def general_spectrum(cases: Cases) -> Finding:
         corrected=lambda one, seen: abs(seen["distance"] - seen["distance told"]) < TOLERANCE,
         condition=exact,
     )
-    far = [100 * seen["distance"] for case, seen in judged.pairs if case.paper]
+    far = [100 * seen["distance"] for seen in judged.own]
     return judged.finding(
         conditional="Only for white X, as §3.1 has it; elsewhere no ridge shrinks all directions alike.",
         evidence=judged.evidence(ROUNDING, lambda one: {"a ridge": exact(one)}, tolerance=TOLERANCE),

@@ -12,7 +12,15 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import hessian
-from allora_analysis.claims.cases import Case, Cases, relative_error, source_of_errors, standard_errors
+from allora_analysis.claims.cases import (
+    Case,
+    Cases,
+    log_uniform,
+    on_either_side,
+    relative_error,
+    source_of_errors,
+    standard_errors,
+)
 from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.s3_2_in_a_and_b import ROUNDING, factor_claim, flow_claim
 from allora_analysis.claims.s3_2_in_v import POORLY, Fewer, fewer_rows, power_law
@@ -66,7 +74,7 @@ def slow_start(cases: Cases) -> Finding:
         one = _Speed(
             int(rng.integers(16, 49)), int(rng.integers(1, 9)), 1.0, str(rng.choice(["gradient descent", "Adam"]))
         )
-        wanted = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.08, 0.65)))
+        wanted = on_either_side(rng, 0.08, 0.65)
         power = 2 if one.optimizer == "gradient descent" else 1
         return one._replace(a_std=(wanted / one.ratio) ** (1 / power))
 
@@ -172,7 +180,7 @@ def block_conditioning(cases: Cases) -> Finding:
     def draw(rng: np.random.Generator) -> Block:
         near = rng.random() < NEAR_SHARE
         while True:
-            spread, rank = 1.0 if rng.random() < 0.1 else float(np.exp(rng.uniform(0, 3))), int(rng.integers(4, 25))
+            spread, rank = 1.0 if rng.random() < 0.1 else log_uniform(rng, 0, 3), int(rng.integers(4, 25))
             one = Block(design(48, 48, spread, rng), rng.standard_normal((rank, 48)))
             if not near or 0.5 <= ratio(one) <= 2:
                 return one
@@ -317,10 +325,7 @@ def block_rank(cases: Cases) -> Finding:
 
     judged = cases.judge(
         drawn,
-        lambda one: {
-            "many rows": _flat_in_b(one.sets.many, one.a),
-            "few rows": _flat_in_b(one.sets.few, one.a),
-        },
+        lambda one: {"many rows": _flat_in_b(one.sets.many, one.a), "few rows": _flat_in_b(one.sets.few, one.a)},
         printed=lambda one, seen: seen["few rows"] > seen["many rows"],
         corrected=mended,
         condition=lambda one: len(one.a) / len(one.sets.few) if one.sets.fresh else 0.0,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import hessian
-from allora_analysis.claims.cases import Case, Cases, relative_error, source_of_errors, standard_errors
+from allora_analysis.claims.cases import Case, Cases, log_uniform, relative_error, source_of_errors, standard_errors
 from allora_analysis.claims.claim import Finding, Size, claim
 
 quadratic_claim = functools.partial(
@@ -232,7 +232,7 @@ def start_conditioning(cases: Cases) -> Finding:
     def draw(rng: np.random.Generator) -> Problem:
         n, d, c = int(rng.integers(6, 12)), int(rng.integers(2, 6)), int(rng.integers(2, 4))
         one = problem(rng.standard_normal((n, d)), c, rng)
-        return one._replace(v=float(np.exp(rng.uniform(0, 5))) * one.v)
+        return one._replace(v=log_uniform(rng, 0, 5) * one.v)
 
     own = Case("power-law X, N = 48, D = 24, C = 3", problem(power_law(48, 24, cases.rng), 3, cases.rng), True)
     judged = cases.judge(
@@ -301,14 +301,12 @@ def flat_directions(cases: Cases) -> Finding:
         d = int(rng.integers(3, 9))
         return rng.standard_normal((d + int(rng.integers(0, d)), d))
 
-    def flat(x: np.ndarray) -> dict[int, int]:
-        return {n: _flat(x[:n]) for n in range(len(x), 0, -1)}
-
-    def becomes_degenerate(x: np.ndarray, seen: dict[int, int]) -> bool:
-        return seen == {n: 2 * max(0, x.shape[1] - n) for n in seen}
-
     own = Case("power-law X, D = 16, n from 48 down", power_law(48, 16, cases.rng))
-    judged = cases.judge([own, *cases.draw(draw, 12)], flat, printed=becomes_degenerate)
+    judged = cases.judge(
+        [own, *cases.draw(draw, 12)],
+        lambda x: {n: _flat(x[:n]) for n in range(len(x), 0, -1)},
+        printed=lambda x, seen: seen == {n: 2 * max(0, x.shape[1] - n) for n in seen},
+    )
     return judged.finding(
         holds="Yes, once samples are fewer than inputs, n < D; in practice no: fine-tuning has far more.",
         evidence=judged.evidence("counts: none may differ", {"flat directions": "C·(D − n) for n < D, else 0"}),

@@ -96,11 +96,7 @@ def pretrained_mapping(cases: Cases) -> Finding:
         for a, b in kinds
         for case in cases.draw(lambda rng, a=a, b=b: _drawn_net(rng, a, b), 3, f"A of size {a:g}, B of size {b:g},")
     ]
-    judged = cases.judge(
-        own + drawn,
-        change_of_output,
-        printed=lambda one, seen: (seen == 0) == (one.a * one.b == 0),
-    )
+    judged = cases.judge(own + drawn, change_of_output, printed=lambda one, seen: (seen == 0) == (one.a * one.b == 0))
     return judged.finding(
         holds="Yes, bit by bit: with A or B at zero the network is the pretrained one.",
         evidence=judged.evidence("none: bit by bit", lambda one: "0" if one.a * one.b == 0 else "not 0", tolerance=0.0),

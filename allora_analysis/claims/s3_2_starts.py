@@ -16,7 +16,7 @@ import numpy as np
 from allora_analysis import hessian
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Finding, Size
-from allora_analysis.claims.s3_2_in_a_and_b import against, factor_claim
+from allora_analysis.claims.s3_2_in_a_and_b import Start, against, factor_claim
 from allora_analysis.claims.s3_2_in_v import power_law
 from allora_analysis.hessian.factors import loss_gradient
 
@@ -155,15 +155,7 @@ def worst_place(cases: Cases) -> Finding:
     return against(finding, told)
 
 
-class _Anywhere(NamedTuple):
-    """X, G at B = 0, and A there."""
-
-    x: np.ndarray
-    g: np.ndarray
-    a: np.ndarray
-
-
-def _most_negative(one: _Anywhere, rng: np.random.Generator) -> dict[str, int]:
+def _most_negative(one: Start, rng: np.random.Generator) -> dict[str, int]:
     """Negative directions of the whole Hessian at B = 0, and the most at 300 points with A and B of sizes from 1e-3."""
     (n1, n2), rank = one.g.shape, len(one.a)
     found = []
@@ -172,7 +164,7 @@ def _most_negative(one: _Anywhere, rng: np.random.Generator) -> dict[str, int]:
         a, b = size_a * rng.standard_normal((rank, n2)), size_b * rng.standard_normal((n1, rank))
         g = one.g + 2 * b @ a @ one.x.T @ one.x
         found.append(negative(np.linalg.eigvalsh(hessian.dense_hessian(one.x, g, a, b))))
-    start = hessian.dense_hessian(one.x, one.g, one.a, np.zeros((n1, rank)))
+    start = hessian.dense_hessian(one.x, one.g, one.a, one.b)
     return {"start": negative(np.linalg.eigvalsh(start)), "most": max(found)}
 
 
@@ -186,29 +178,29 @@ def _most_negative(one: _Anywhere, rng: np.random.Generator) -> dict[str, int]:
 def start_has_most(cases: Cases) -> Finding:
     """Counts at the start and elsewhere, for G of full rank and of less."""
 
-    def draw(rng: np.random.Generator) -> _Anywhere:
+    def draw(rng: np.random.Generator) -> Start:
         n1, n2 = (int(size) for size in rng.integers(3, 7, size=2))
         full, rank = min(n1, n2), int(rng.integers(1, 3))
         rank_g = full if rng.random() < 0.5 else int(rng.integers(1, full))
         left, right = (np.linalg.qr(rng.standard_normal((size, rank_g)))[0] for size in (n1, n2))
         g = left * rng.uniform(2, 8, rank_g) @ right.T
-        return _Anywhere(rng.standard_normal((12, n2)), g, rng.standard_normal((rank, n2)))
+        return Start(rng.standard_normal((12, n2)), g, rng.standard_normal((rank, n2)), np.zeros((n1, rank)))
 
     x = power_law(96, 16, cases.rng)
     g, a = -2 * cases.rng.standard_normal((8, 96)) @ x, cases.rng.standard_normal((4, 16)) / 4
     judged = cases.judge(
-        [Case("power-law X, n₁ = 8, n₂ = 16, r = 4", _Anywhere(x, g, a), True), *cases.draw(draw, 12)],
+        [Case("power-law X, n₁ = 8, n₂ = 16, r = 4", Start(x, g, a, np.zeros((8, 4))), True), *cases.draw(draw, 12)],
         lambda one: _most_negative(one, cases.rng),
         printed=lambda one, seen: seen["most"] <= seen["start"],
         corrected=lambda one, seen: (
-            seen["most"] <= len(one.a) * min(one.g.shape) and seen["start"] == hessian.inertia(*one).negative
+            seen["most"] <= len(one.a) * min(one.g.shape) and seen["start"] == hessian.inertia(*one[:3]).negative
         ),
         condition=lambda one: bool(np.linalg.matrix_rank(one.g) == min(one.g.shape)),
     )
     return judged.finding(
         conditional="Yes where the gradient G has full rank, as with enough data: no point has more than "
         "r·min(n₁, n₂).",
-        evidence=judged.evidence("counts: none may differ", lambda one: {"start": hessian.inertia(*one).negative}),
+        evidence=judged.evidence("counts: none may differ", lambda one: {"start": hessian.inertia(*one[:3]).negative}),
         size=Size(0.5, "of all directions", "are negative at B = 0 for n₁ = n₂ and full-rank G, rescalings included"),
         corrected="B = 0 has r·rank G negative directions, no point more than r·min(n₁, n₂)",
         condition="rank G = min(n₁, n₂)",

@@ -13,7 +13,15 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import ripple
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, source_of_errors, standard_errors
+from allora_analysis.claims.cases import (
+    PAPER_ETAS,
+    Case,
+    Cases,
+    at_etas,
+    log_uniform,
+    source_of_errors,
+    standard_errors,
+)
 from allora_analysis.claims.claim import Finding, ranged
 from allora_analysis.claims.s3_3_worst_case import (
     ROUNDING,
@@ -47,7 +55,7 @@ def tight_in_practice(cases: Cases) -> Finding:
     """Networks at random, aligned ones, and aligned ones turned or stretched by a part in a thousand."""
 
     def draw(rng: np.random.Generator) -> Network:
-        depth, eta = int(rng.integers(2, 6)), float(np.exp(rng.uniform(-1, 4)))
+        depth, eta = int(rng.integers(2, 6)), log_uniform(rng, -1, 4)
         spread, turn = rng.choice([[0.0, 0.0], [0.0, 0.0], [1e-3, 0.0], [0.0, 1e-3]])
         one = aligned((5,) * (depth + 1), 2, 1.5, 0.6 * np.exp(spread * np.linspace(-1, 1, depth)), eta, rng)
         across = np.cross(one.x[:3], [1.0, 0.0, 0.0])  # at right angles to x in its first three coordinates
@@ -119,7 +127,7 @@ def typical(cases: Cases) -> Finding:
     def draw(rng: np.random.Generator) -> _AtRandom:
         width = int(rng.integers(8, 25))
         return _AtRandom(
-            int(rng.integers(5, 10)), width, int(rng.integers(1, 5)), float(np.exp(rng.uniform(0, np.log(100)))), 150
+            int(rng.integers(5, 10)), width, int(rng.integers(1, 5)), log_uniform(rng, 0, np.log(100)), 150
         )
 
     own = at_etas("width 64, r = 8, L = 12 and 24", lambda eta: _AtRandom(12, 64, 8, eta, 32))
@@ -213,10 +221,8 @@ def small_eta(cases: Cases) -> Finding:
     """The power of η in the mean log growth of aligned layers and of layers at random, with m̄ as in fine-tuning."""
 
     def draw(rng: np.random.Generator) -> Small:
-        width, ratio = int(rng.integers(8, 25)), float(np.exp(rng.uniform(np.log(0.01), np.log(0.1))))
-        return Small(
-            width, int(rng.integers(1, 5)), ratio, float(np.exp(rng.uniform(-1, 0.5))), bool(rng.random() < 0.5)
-        )
+        width, ratio = int(rng.integers(8, 25)), log_uniform(rng, np.log(0.01), np.log(0.1))
+        return Small(width, int(rng.integers(1, 5)), ratio, log_uniform(rng, -1, 0.5), bool(rng.random() < 0.5))
 
     own = at_etas("at random, width 64, r = 8, m̄ = 0.05", lambda eta: Small(64, 8, 0.05, eta, False))
     worst = [Case(f"aligned, width 64, r = 8, m̄ = 0.05, η = {e:.3g}", Small(64, 8, 0.05, e, True)) for e in PAPER_ETAS]
@@ -359,7 +365,7 @@ def residual(cases: Cases) -> Finding:
 
     def draw(rng: np.random.Generator) -> _Residual:
         normalised, aligned = (bool(flag) for flag in rng.random(2) < 0.5)
-        eta = float(np.exp(rng.uniform(0, np.log(10))))
+        eta = log_uniform(rng, 0, np.log(10))
         return _Residual(int(rng.integers(6, 10)), int(rng.integers(8, 17)), 2, eta, normalised, aligned)
 
     judged = cases.judge(
@@ -369,7 +375,7 @@ def residual(cases: Cases) -> Finding:
         corrected=lambda one, seen: seen["off"] <= 1,
         condition=lambda one: not one.normalised,
     )
-    ratios = [seen["2L"] / seen["L"] for case, seen in judged.pairs if case.paper]
+    ratios = [seen["2L"] / seen["L"] for seen in judged.own]
     return judged.finding(
         conditional="Only without normalization: with a LayerNorm in each branch growth is not exponential.",
         evidence=judged.evidence(

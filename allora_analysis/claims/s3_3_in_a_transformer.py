@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis.claims import pretrained_ripple
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, source_of_errors, standard_errors
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, source_of_errors, standard_errors
 from allora_analysis.claims.claim import Finding, claim, not_run, ranged
 from allora_analysis.ripple import mean_field, series, transformer
 from allora_analysis.ripple.transformer import AdaptedMap, Design, Transformer
@@ -107,7 +107,7 @@ def exponential(one: Blocks, seen: dict[str, float]) -> bool:
 
 def drawn(rng: np.random.Generator, worst: bool) -> Blocks:
     """A case at random."""
-    norm, eta = str(rng.choice(transformer.NORMS)), float(np.exp(rng.uniform(0, math.log(10))))
+    norm, eta = str(rng.choice(transformer.NORMS)), log_uniform(rng, 0, math.log(10))
     return Blocks(norm, int(rng.integers(6, 9)), eta, int(rng.choice([1, 4])), worst and bool(rng.random() < 0.4))
 
 
@@ -253,13 +253,9 @@ def tail(one: Series) -> dict[str, float]:
 )
 def is_a_polynomial(cases: Cases) -> Finding:
     """Coefficients by Cauchy's integral; the radius of convergence by the winding of what is divided by."""
-
-    def draw(rng: np.random.Generator) -> Series:
-        return _series_of(DESIGNS[str(rng.choice([*DESIGNS]))], rng)
-
     judged = cases.judge(
         [Case(name, _series_of(design, cases.rng), name.startswith("as")) for name, design in DESIGNS.items()]
-        + cases.draw(draw, 3),
+        + cases.draw(lambda rng: _series_of(DESIGNS[str(rng.choice([*DESIGNS]))], rng), 3),
         tail,
         printed=lambda one, seen: seen["beyond the degree"] < 1e-9,
         corrected=lambda one, seen: (
@@ -268,7 +264,7 @@ def is_a_polynomial(cases: Cases) -> Finding:
         ),
         condition=lambda one: not one.model.design.softmax and one.model.design.norm == "none",
     )
-    radii = [seen["ρ by winding"] for case, seen in judged.pairs if case.paper]
+    radii = [seen["ρ by winding"] for seen in judged.own]
     return judged.finding(
         conditional="Only without softmax and norms: with either it is a power series that diverges beyond a finite η.",
         evidence=judged.evidence(

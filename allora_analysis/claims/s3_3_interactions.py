@@ -12,17 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, relative_error
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.s3_2_in_v import power_law
-from allora_analysis.claims.s3_3_worst_case import (
-    ROUNDING,
-    TOLERANCE,
-    Network,
-    gaussian,
-    product,
-    ripple_claim,
-)
+from allora_analysis.claims.s3_3_worst_case import ROUNDING, TOLERANCE, Network, gaussian, product, ripple_claim
 
 
 def orders(network: Network) -> list[np.ndarray]:
@@ -80,10 +73,7 @@ def interactions(cases: Cases) -> Finding:
     judged = cases.judge(
         [Case(f"{DEPTH} layers of width 64, r = 8, η = {one.eta:.3g}", one, paper=True) for one in own]
         + cases.draw(draw, 8),
-        measure=lambda one: {
-            "at η": interaction(one),
-            "at η = 1": interaction(one._replace(eta=1.0)),
-        },
+        measure=lambda one: {"at η": interaction(one), "at η = 1": interaction(one._replace(eta=1.0))},
         printed=lambda one, seen: (
             relative_error(seen["at η"], sum(one.eta**k * c for k, c in enumerate(orders(one)) if k > 1)) < TOLERANCE
             and np.linalg.norm(seen["at η"]) > TOLERANCE
@@ -174,7 +164,7 @@ def unstable(cases: Cases) -> Finding:
     """One network at two η and a rate between the limits that they and the layers set; Adam at 1e-4 beside it."""
 
     def draw(rng: np.random.Generator) -> tuple[Deep, Deep]:
-        eta, times, seed = float(rng.uniform(0.5, 4)), float(np.exp(rng.uniform(0.06, 0.65))), int(rng.integers(2**31))
+        eta, times, seed = float(rng.uniform(0.5, 4)), log_uniform(rng, 0.06, 0.65), int(rng.integers(2**31))
         sizes = int(rng.integers(5, 9)), 2, int(rng.integers(3, 7))
         low, high = (deep(np.random.default_rng(seed), *sizes, each, "descent") for each in (eta, times * eta))
         rate = (low.sharpness * high.sharpness) ** -0.5

@@ -21,7 +21,7 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from allora_analysis import adaptive, cli, terminal
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, relative_error
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, relative_error
 from allora_analysis.claims.claim import Finding, claim, in_part, not_run, ranged
 from allora_analysis.claims.s3_2_in_a_and_b import against
 from allora_analysis.claims.s3_2_in_v import power_law
@@ -146,10 +146,7 @@ def apart(one: _Alpha) -> dict[str, float]:
         adaptive.train(one.x, one.y, one.a, setting, 20)
         for setting in (base, adaptive.rescaled(base, root, root), dataclasses.replace(base, scaling=one.times))
     ]
-    return {
-        "α and rate exchanged": relative_error(paths[1], paths[0]),
-        "α alone": relative_error(paths[2], paths[0]),
-    }
+    return {"α and rate exchanged": relative_error(paths[1], paths[0]), "α alone": relative_error(paths[2], paths[0])}
 
 
 class Quotation(NamedTuple):
@@ -180,7 +177,7 @@ def tune_carefully(cases: Cases) -> Finding:
     def draw(rng: np.random.Generator) -> _Alpha:
         n2, n1, rank = (int(size) for size in rng.integers((4, 3, 1), (9, 6, 4)))
         y = 2 * rng.standard_normal((12, n1))
-        return _Alpha(power_law(12, n2, rng), y, rng.standard_normal((rank, n2)), float(np.exp(rng.uniform(0.5, 2))))
+        return _Alpha(power_law(12, n2, rng), y, rng.standard_normal((rank, n2)), log_uniform(rng, 0.5, 2))
 
     judged = cases.judge(
         [Case("Hu et al. (2021), §4.1", Quotation(HU_4_1, "arXiv 2106.09685, §4.1"))],
@@ -351,9 +348,7 @@ def depth_rather_than_width(cases: Cases) -> Finding:
         return sum(of["depth"] > of["width"] for of in seen.values())
 
     judged = cases.judge(
-        [Case("published families", FAMILIES, True)],
-        growth,
-        printed=lambda one, seen: deeper(seen) > len(one) / 2,
+        [Case("published families", FAMILIES, True)], growth, printed=lambda one, seen: deeper(seen) > len(one) / 2
     )
     (seen,) = judged.measured
     shares = [of["depth's share"] for of in seen.values()]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import ripple
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform
 from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.ripple import stack
 from allora_analysis.ripple.bounds import Layer
@@ -52,7 +52,7 @@ def networks_at_random(cases: Cases) -> list[Case]:
 
     def draw(rng: np.random.Generator) -> Network:
         widths = rng.integers(3, 10, size=rng.integers(2, 13)).tolist()
-        return gaussian(widths, int(rng.integers(1, 4)), float(np.exp(rng.uniform(np.log(0.25), np.log(100)))), rng)
+        return gaussian(widths, int(rng.integers(1, 4)), log_uniform(rng, np.log(0.25), np.log(100)), rng)
 
     own = at_etas("width 64, r = 8, L = 24", lambda eta: gaussian((64,) * 25, 8, eta, cases.rng))
     return own + cases.draw(draw, 12)
@@ -186,7 +186,7 @@ def constant(cases: Cases) -> Finding:
     """C of the bound before and after another x, another η or other adapters, against the product of ‖W_l*‖."""
 
     def draw(rng: np.random.Generator) -> Pass:
-        widths, eta = rng.integers(3, 8, size=rng.integers(2, 9)).tolist(), float(np.exp(rng.uniform(-1, 4)))
+        widths, eta = rng.integers(3, 8, size=rng.integers(2, 9)).tolist(), log_uniform(rng, -1, 4)
         return Pass(gaussian(widths, int(rng.integers(1, 4)), eta, rng), str(rng.choice(["x", "η", "adapters"])))
 
     def log_c(one: Pass) -> float:
@@ -220,7 +220,7 @@ def mean(cases: Cases) -> Finding:
 
     def draw(rng: np.random.Generator) -> tuple[np.ndarray, float]:
         spread = rng.choice([0.0, 0.01, 1.0, 3.0])
-        return np.exp(spread * rng.standard_normal(rng.integers(2, 9))), float(np.exp(rng.uniform(-2, 5)))
+        return np.exp(spread * rng.standard_normal(rng.integers(2, 9))), log_uniform(rng, -2, 5)
 
     own = at_etas("24 layers", lambda eta: (cases.rng.uniform(0.01, 0.1, 24), eta))
 
@@ -255,7 +255,7 @@ def mean_ratio(cases: Cases) -> Finding:
     def draw(rng: np.random.Generator) -> Network:
         depth = int(rng.integers(2, 6))
         norms = np.exp(rng.uniform(-1, 1, (2, depth)))
-        return aligned((4,) * (depth + 1), 2, norms[0], norms[1], float(np.exp(rng.uniform(-1, 4))), rng)
+        return aligned((4,) * (depth + 1), 2, norms[0], norms[1], log_uniform(rng, -1, 4), rng)
 
     def as_printed(one: Network) -> float:
         weights, adapters = ripple.spectral_norms(one.layers)
@@ -309,7 +309,7 @@ def theta(cases: Cases) -> Finding:
     """Growth per layer of networks that attain the bound, over ‖W_l‖, m̄ and η, half of them a percent off equality."""
 
     def draw(rng: np.random.Generator) -> Rates:
-        eta, weight = float(np.exp(rng.uniform(-1, 4))), float(np.exp(rng.uniform(-0.2, 0.2)))
+        eta, weight = log_uniform(rng, -1, 4), log_uniform(rng, -0.2, 0.2)
         exact = ((1 + eta) / weight - 1) / eta
         return Rates(weight, exact * float(rng.choice([1.0, 1.01, 0.99, 3.0])), eta)
 
@@ -355,9 +355,7 @@ def worst_case(cases: Cases) -> Finding:
         return float(stack.aligned_growth((norms, norms), 2, (one.eta,), 6, one.architecture, rng)[0])
 
     def draw(rng: np.random.Generator) -> Deep:
-        return Deep(
-            int(10 ** rng.uniform(0.5, 4)), float(np.exp(rng.uniform(-4, 5))), str(rng.choice(["linear", "relu"]))
-        )
+        return Deep(int(10 ** rng.uniform(0.5, 4)), log_uniform(rng, -4, 5), str(rng.choice(["linear", "relu"])))
 
     own = at_etas("L = 24", lambda eta: Deep(24, eta, "relu"))
     judged = cases.judge(
@@ -365,13 +363,13 @@ def worst_case(cases: Cases) -> Finding:
         measure=grown,
         printed=lambda one, seen: abs(seen / (one.depth * np.log1p(one.eta)) - 1) < TOLERANCE,
     )
-
-    def bound(one: Deep) -> float:
-        return ripple.worst_case([1.0] * one.depth, [1.0] * one.depth, one.eta).log_bound
-
     return judged.finding(
         holds="Yes: as (1 + η)^L in L layers that all line up. Networks at random do not come near it.",
-        evidence=judged.evidence(ROUNDING, bound, tolerance=TOLERANCE),
+        evidence=judged.evidence(
+            ROUNDING,
+            lambda one: ripple.worst_case([1.0] * one.depth, [1.0] * one.depth, one.eta).log_bound,
+            tolerance=TOLERANCE,
+        ),
         size=Size(
             float(np.exp(judged.measured[len(own) - 1] / own[-1].inputs.depth)),
             "times larger after each layer",
@@ -411,7 +409,7 @@ def tight(cases: Cases) -> Finding:
     """A forward pass through aligned layers of given norms against each right side in turn."""
 
     def draw(rng: np.random.Generator) -> Attained:
-        widths, eta = rng.integers(3, 9, size=rng.integers(3, 9)).tolist(), float(np.exp(rng.uniform(-2, 5)))
+        widths, eta = rng.integers(3, 9, size=rng.integers(3, 9)).tolist(), log_uniform(rng, -2, 5)
         weights, equal = np.exp(rng.uniform(-1, 1, len(widths) - 1)), bool(rng.random() < 0.5)
         ratios = np.full(len(weights), rng.uniform(0.01, 3)) if equal else rng.uniform(0.01, 3, len(weights))
         return Attained(weights, ratios, aligned(widths, 2, weights, ratios * weights, eta, rng))

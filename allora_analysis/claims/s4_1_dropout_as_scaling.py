@@ -7,17 +7,18 @@ of these statements. Checked by `tests/test_claims_4_1.py`, which plants wrong f
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases
-from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.cases import Case, Cases, Judged
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim
 from allora_analysis.claims.layer_training import ROUNDING, Pass, close
 
-framework_claim = functools.partial(claim, test="tests/test_adaptive_field.py")
+framework_claim = functools.partial(claim, where="§4.1, below Eq. (4)", test="tests/test_adaptive_field.py")
 TOLERANCE = 1e-9
 DROP_RATE = 0.05  # the paper's
 SLIGHT = 1e-3
@@ -110,9 +111,7 @@ def rewritten_loss(cases: Cases) -> Finding:
         return factor_gradients(case, case.y, case.frozen)
 
     judged = cases.judge(
-        losses(cases),
-        measure=rewritten_gradients,
-        printed=lambda case, seen: close(seen, expected(case), TOLERANCE),
+        losses(cases), measure=rewritten_gradients, printed=lambda case, seen: close(seen, expected(case), TOLERANCE)
     )
     return judged.finding(
         holds="Yes, for any loss, if the rewritten loss may depend on x.",
@@ -206,45 +205,55 @@ def row_scaled(case: Masked) -> np.ndarray:
 
 
 ONE_MASK = "one token, or one mask for all tokens"
+
+
+def scaled_rows(
+    drawn: list[Case],
+    cases: Cases,
+    measure: Callable[[Masked], np.ndarray],
+    told: Callable[[Masked], np.ndarray],
+    corrected: Callable[[Masked], np.ndarray] | None = None,
+) -> tuple[Judged, Evidence]:
+    """Whether an array is that of one factor a row, and the relative errors; the condition: one mask for all tokens."""
+    judged = cases.judge(
+        drawn,
+        measure=lambda case: [measure(case)],
+        printed=lambda case, seen: close(seen, [told(case)], TOLERANCE),
+        corrected=corrected and (lambda case, seen: close(seen, [corrected(case)], TOLERANCE)),
+        condition=one_mask,
+    )
+    return judged, layer_training.deviations(judged, lambda case: [told(case)], ROUNDING, TOLERANCE)
+
+
 FORWARD = (
     "The effect of dropping out (f(x))_i for a given i is equivalent to applying a per-row scaling factor η_i = 0 "
     "to (BA)_{i,:}"
 )
 
 
-@framework_claim("4-dropout-forward", where="§4.1, below Eq. (4)", says=FORWARD, reading="x is one vector, as in §4.1.")
+@framework_claim("4-dropout-forward", says=FORWARD, reading="x is one vector, as in §4.1.")
 def dropout_forward(cases: Cases) -> Finding:
     """Masked outputs against outputs of the row-scaled BA, for one token."""
-    judged = cases.judge(
-        one_vector(cases),
-        measure=lambda case: [dropped_output(case)],
-        printed=lambda case, seen: close(seen, [row_scaled(case)], TOLERANCE),
-    )
+    judged, evidence = scaled_rows(one_vector(cases), cases, dropped_output, row_scaled)
     return judged.finding(
         holds="Yes, for one x, and exactly.",
-        evidence=layer_training.deviations(judged, lambda case: [row_scaled(case)], ROUNDING, TOLERANCE),
+        evidence=evidence,
         flips_if="a masked output of one x that no rows of BA set to 0 give",
     )
 
 
 @framework_claim(
     "4-dropout-forward-in-training",
-    where="§4.1, below Eq. (4)",
     says=FORWARD,
     reading="A less kind reading: one factor η_i serves all tokens of a batch.",
     depends_on=("4-dropout-forward",),
 )
 def dropout_forward_in_training(cases: Cases) -> Finding:
     """Masked outputs against outputs of the row-scaled BA, for one token and for several."""
-    judged = cases.judge(
-        masked_cases(cases),
-        measure=lambda case: [dropped_output(case)],
-        printed=lambda case, seen: close(seen, [row_scaled(case)], TOLERANCE),
-        condition=one_mask,
-    )
+    judged, evidence = scaled_rows(masked_cases(cases), cases, dropped_output, row_scaled)
     return judged.finding(
         conditional="Only for one token or one mask for all: in training every token draws its own mask.",
-        evidence=layer_training.deviations(judged, lambda case: [row_scaled(case)], ROUNDING, TOLERANCE),
+        evidence=evidence,
         condition=ONE_MASK,
         flips_if="a factor a row that serves tokens with different masks",
     )
@@ -269,45 +278,36 @@ GRADIENT = "η_i = 0 is implicitly applied to the i-th row of the gradient g_i =
 
 
 @framework_claim(
-    "4-dropout-gradient",
-    where="§4.1, below Eq. (4)",
-    says=GRADIENT,
-    reading="x is one vector, as in §4.1.",
-    depends_on=("4-dropout-forward",),
+    "4-dropout-gradient", says=GRADIENT, reading="x is one vector, as in §4.1.", depends_on=("4-dropout-forward",)
 )
 def dropout_gradient(cases: Cases) -> Finding:
     """Autograd's gradient of BA under a masked output against η_i g_i, for one token."""
-    judged = cases.judge(
-        one_vector(cases),
-        measure=lambda case: [product_gradient(case)],
-        printed=lambda case, seen: close(seen, [masked_rows(case)], TOLERANCE),
-    )
+    judged, evidence = scaled_rows(one_vector(cases), cases, product_gradient, masked_rows)
     return judged.finding(
         holds="Yes, for one x, and exactly.",
-        evidence=layer_training.deviations(judged, lambda case: [masked_rows(case)], ROUNDING, TOLERANCE),
+        evidence=evidence,
         flips_if="an autograd gradient of BA with a row i that is not 0 where output i is dropped",
     )
 
 
 @framework_claim(
     "4-dropout-gradient-in-training",
-    where="§4.1, below Eq. (4)",
     says=GRADIENT,
     reading="A less kind reading: one factor η_i serves all tokens of a batch.",
     depends_on=("4-dropout-gradient", "4-dropout-forward-in-training"),
 )
 def dropout_gradient_in_training(cases: Cases) -> Finding:
     """Autograd's gradient of BA under masked outputs; with a mask each, row i sums the tokens that keep i."""
-    judged = cases.judge(
+    judged, evidence = scaled_rows(
         masked_cases(cases),
-        measure=lambda case: [product_gradient(case)],
-        printed=lambda case, seen: close(seen, [masked_rows(case)], TOLERANCE),
-        corrected=lambda case, seen: close(seen, [(case.mask * case.one.upstream).T @ case.one.x], TOLERANCE),
-        condition=one_mask,
+        cases,
+        product_gradient,
+        masked_rows,
+        lambda case: (case.mask * case.one.upstream).T @ case.one.x,
     )
     return judged.finding(
         conditional="Only for one token or one mask for all: otherwise row i sums the tokens that keep output i.",
-        evidence=layer_training.deviations(judged, lambda case: [masked_rows(case)], ROUNDING, TOLERANCE),
+        evidence=evidence,
         corrected="g_i = Σ_t m_ti (∂L/∂f_i)_t x_tᵀ, m_ti the mask of token t",
         condition=ONE_MASK,
         flips_if="an autograd gradient of BA other than the masked sum over tokens",
@@ -356,7 +356,6 @@ def stepped(case: Dropped, kept: bool) -> np.ndarray:
 
 @framework_claim(
     "4-dropout-rate",
-    where="§4.1, below Eq. (4)",
     says="which is again a scaling factor applied to the learning rate l",
     reading="The dropped row (BA)_i has the learning rate 0: it stays where it is when A and B take a step; at the "
     f"paper's setting to {SLIGHT:g} of its step, a tolerance of ours.",
@@ -403,7 +402,6 @@ def coupled(case: Dropped) -> bool:
 @framework_claim(
     "4-dropout-other-rows",
     test="tests/test_claims_4_1.py",
-    where="§4.1, below Eq. (4)",
     says="Note that this is true only for (BA)_{i,:}, the effect on (BA)_{j,:}, j ≠ i is slightly different",
     reading="Dropping output i changes the step of some other row (BA)_j, for a loss that does not couple outputs.",
     depends_on=("4-dropout-rate",),

@@ -16,7 +16,7 @@ from scipy.special import softmax
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases, Judged, relative_error
+from allora_analysis.claims.cases import Case, Cases, Judged, log_uniform, relative_error
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim
 from allora_analysis.claims.layer_training import ROUNDING, Pass, Problem, close
 
@@ -66,7 +66,7 @@ def adaptions(cases: Cases, kinds: Sequence[str]) -> list[Case]:
         size = {"latent": len(one.a), "input": one.a.shape[1]}.get(kind, len(one.b))
         mask = np.ones(size)
         mask[rng.choice(size, max(1, round(drop_rate * size)), replace=False)] = 0.0
-        eta, probes = float(np.exp(rng.uniform(0.1, 1.0))), rng.standard_normal((200, one.a.shape[1]))
+        eta, probes = log_uniform(rng, 0.1, 1.0), rng.standard_normal((200, one.a.shape[1]))
         return Adaption(kind, eta, mask, one, probes)
 
     def draw(rng: np.random.Generator) -> Adaption:
@@ -180,9 +180,6 @@ def subsumes(cases: Cases) -> Finding:
     def f_of(case: Adaption) -> np.ndarray:
         return case.probes @ case.one.a.T @ case.one.b.T
 
-    def outputs(case: Adaption) -> np.ndarray:
-        return output_and_gradient(case, case.one._replace(x=case.probes, upstream=0 * f_of(case)))[0]
-
     def left(case: Adaption, seen: np.ndarray) -> float:
         f = f_of(case)
         fitted = f @ np.linalg.lstsq(f, seen, rcond=1e-10)[0]
@@ -190,7 +187,7 @@ def subsumes(cases: Cases) -> Finding:
 
     judged = cases.judge(
         adaptions(cases, ("scaling", "output")),
-        measure=outputs,
+        measure=lambda case: output_and_gradient(case, case.one._replace(x=case.probes, upstream=0 * f_of(case)))[0],
         printed=lambda case, seen: left(case, seen) <= 1e-7,
     )
     return judged.finding(
@@ -333,7 +330,7 @@ def aligned_rows(rng: np.random.Generator, n2: int, rank: int, loss: str) -> Fie
     """Every G_i parallel to (BA)_i, for a squared loss (in half of the draws but for a nudge) or a cross-entropy."""
     task = layer_training.draw_problem(rng, 4, n2, rank)
     b = factor_b(rng, task.a)
-    p, eta = b @ task.a, float(np.exp(rng.uniform(0, 1)))
+    p, eta = b @ task.a, log_uniform(rng, 0, 1)
     x = np.linalg.qr(rng.standard_normal((12, n2)))[0]
     if loss == "squared":
         nudge = 1e-3 * float(rng.random() < 0.5) * rng.standard_normal(p.shape)
@@ -346,7 +343,7 @@ def aligned_rows(rng: np.random.Generator, n2: int, rank: int, loss: str) -> Fie
 def fields(rng: np.random.Generator) -> Field:
     """One to three input features, three losses, one token or many; now and then every G_i parallel to (BA)_i."""
     n2, loss = int(rng.choice([1, 1, 2, 3])), str(rng.choice(["squared", "Huber", "cross-entropy"]))
-    rank, eta = int(rng.integers(1, n2 + 1)), float(np.exp(rng.uniform(0, 1)))
+    rank, eta = int(rng.integers(1, n2 + 1)), log_uniform(rng, 0, 1)
     while True:
         task = layer_training.draw_problem(rng, 4, n2, rank, int(rng.choice([1, 12])) if n2 > 1 else 12)
         if np.linalg.norm(task.a, axis=1).min() > 0.2:  # as A shrinks, the asymmetry does beside ‖J‖

@@ -12,7 +12,7 @@ import numpy as np
 
 from allora_analysis import ripple
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims.cases import Case, Cases, on_either_side
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import PAPER_RATE, Pass, Problem, Run
 
@@ -29,12 +29,6 @@ class Dropout(NamedTuple):
     eta: float
     drop_rate: float
     seed: int
-
-
-class Zero(NamedTuple):
-    """A training of one step from B = 0."""
-
-    run: Run
 
 
 class Depth(NamedTuple):
@@ -59,9 +53,9 @@ def mask_spread(case: Dropout, arm: str, drop_rate: float) -> float:
     return float(np.max(np.std(gradients, axis=0) / np.abs(np.mean(gradients, axis=0))))
 
 
-def first_step(case: Zero, arm: str, speed: float = 1.0) -> float:
+def first_step(case: Run, arm: str, speed: float = 1.0) -> float:
     """‖BA‖ after one step."""
-    return float(np.linalg.norm(layer_training.products(case.run, arm, speed)[1]))
+    return float(np.linalg.norm(layer_training.products(case, arm, speed)[1]))
 
 
 def growth(case: Depth, arm: str, eta: float) -> float:
@@ -79,27 +73,27 @@ def growth(case: Depth, arm: str, eta: float) -> float:
     return float(h.norm()) / float(np.linalg.norm(case.x))
 
 
-def measures(case: Dropout | Zero | Depth) -> dict[str, float]:
+def measures(case: Dropout | Run | Depth) -> dict[str, float]:
     """The limitation's measure in ALLoRA over LoRA's, and in LoRA so set that it should do the same over LoRA's."""
     if isinstance(case, Dropout):
         parts = [mask_spread(case, *arm) for arm in (("allora", case.drop_rate), ("lora", case.drop_rate))]
         lora = mask_spread(case, "lora", DROP_RATE)
         return {"ALLoRA": parts[0] / lora, "LoRA so set": parts[1] / lora}
-    if isinstance(case, Zero):
-        lora, ahead = first_step(case, "lora"), alleviated(case) or (case.run.optimizer == "sgd" and not case.run.clip)
-        like = first_step(case, "lora", case.run.eta if ahead else 1.0)
+    if isinstance(case, Run):
+        lora, ahead = first_step(case, "lora"), alleviated(case) or (case.optimizer == "sgd" and not case.clip)
+        like = first_step(case, "lora", case.eta if ahead else 1.0)
         return {"ALLoRA": lora / first_step(case, "allora"), "LoRA so set": lora / like}
     scaled = growth(case, "scaled", case.eta)
     same = growth(case, "lora", 1.0) if case.layers is not None else scaled
     return {"ALLoRA": growth(case, "allora", case.eta) / scaled, "LoRA so set": same / scaled}
 
 
-def alleviated(case: Dropout | Zero | Depth) -> bool | float:
+def alleviated(case: Dropout | Run | Depth) -> bool | float:
     """Whether the limitation is to be smaller: drop rate 0; η > 1 under plain SGD; η > 1 with one BA in both arms."""
     if isinstance(case, Dropout):
         return case.drop_rate == 0
-    if isinstance(case, Zero):
-        return case.run.eta if case.run.optimizer == "sgd" and case.run.clip is None else False
+    if isinstance(case, Run):
+        return case.eta if case.optimizer == "sgd" and case.clip is None else False
     return case.eta if case.layers is not None else False
 
 
@@ -109,8 +103,8 @@ def own_cases(rng: np.random.Generator) -> list[Case]:
     return [
         Case("dropout: ALLoRA as run, at 0.05", Dropout(one, eta, DROP_RATE, 1), True),
         Case("dropout: ALLoRA-0", Dropout(one, eta, 0.0, 1), True),
-        Case("zero: AdamW, η² = 2", Zero(Run(task, "adamw", 2**0.5, PAPER_RATE, 1)), True),
-        Case("zero: AdamW, η² = 4", Zero(Run(task, "adamw", eta, PAPER_RATE, 1)), True),
+        Case("zero: AdamW, η² = 2", Run(task, "adamw", 2**0.5, PAPER_RATE, 1), True),
+        Case("zero: AdamW, η² = 4", Run(task, "adamw", eta, PAPER_RATE, 1), True),
         Case("ripple: one BA, ‖BA‖ as ‖W‖, η² = 4", Depth(eta, layers(rng, 64, 8), None, rng.standard_normal((1, 64)))),
         Case("ripple: each trained to rest on one target", Depth(eta, None, fitted(rng), np.ones((1, 4))), True),
     ]
@@ -131,9 +125,9 @@ def fitted(rng: np.random.Generator) -> Problem:
     return Problem(x, x @ teacher.T / np.linalg.norm(teacher, 2), np.eye(4))
 
 
-def draw(rng: np.random.Generator) -> Dropout | Zero | Depth:
+def draw(rng: np.random.Generator) -> Dropout | Run | Depth:
     """A limitation and a setting at random, η from 1/2 to 2 but for a twentieth on either side of 1."""
-    eta = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.05, np.log(2))))
+    eta = on_either_side(rng, 0.05, np.log(2))
     kind = rng.integers(3)
     if kind == 0:
         rate = float(rng.choice([0.0, DROP_RATE]))
@@ -142,7 +136,7 @@ def draw(rng: np.random.Generator) -> Dropout | Zero | Depth:
         optimizer, clip = rng.choice([("sgd", 0), ("sgd", 0), ("sgd", 0.4), ("adamw", 0)])
         task = layer_training.draw_problem(rng)
         norm = float(clip) * layer_training.first_gradient(task) or None
-        return Zero(Run(task, str(optimizer), eta, 0.01, 1, norm))
+        return Run(task, str(optimizer), eta, 0.01, 1, norm)
     if rng.random() < 0.3:
         return Depth(max(eta, 1 / eta), None, fitted(rng), np.ones((1, 4)))
     return Depth(eta, layers(rng, 64, 4), None, rng.standard_normal((1, 64)))

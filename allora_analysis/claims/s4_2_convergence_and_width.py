@@ -18,7 +18,7 @@ import numpy as np
 
 from allora_analysis import adaptive, width
 from allora_analysis.adaptive import RestFamily
-from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.cases import Case, Cases, log_uniform, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim, not_run, share
 from allora_analysis.claims.s4_2_row_norms import MINILM, SMOLLM2, reached, wanted
 from allora_analysis.finetune.setting import STUDY, Setting
@@ -77,9 +77,9 @@ def descent(rng: np.random.Generator) -> Descent:
     """Rank 1 half of the time, else 2 or 3, sizes up to 6, η from 0.6 to 4."""
     rank = int(rng.choice([1, 1, 2, 3]))
     n1, n2 = (rank + int(rng.integers(1, 4)) for _ in range(2))
-    scale = float(np.exp(rng.uniform(0, 1)))
+    scale = log_uniform(rng, 0, 1)
     start = rng.standard_normal((rank, n2)) / n2**0.5
-    return Descent(scale * rng.standard_normal((n1, n2)), start, float(np.exp(rng.uniform(-0.5, 1.4))))
+    return Descent(scale * rng.standard_normal((n1, n2)), start, log_uniform(rng, -0.5, 1.4))
 
 
 @convergence_claim(
@@ -121,7 +121,7 @@ def family(rng: np.random.Generator, white: bool) -> RestFamily:
         a, b = rng.standard_normal((2, n2)), 0.7 * rng.standard_normal((n1, 2))
         if np.linalg.eigvalsh(a @ a.T - b.T @ b)[0] >= 0:
             break
-    x, eta = rng.standard_normal((2 * n2, n2)) * np.exp(rng.uniform(-1.5, 1.5, n2)), float(np.exp(rng.uniform(-1, 3)))
+    x, eta = rng.standard_normal((2 * n2, n2)) * np.exp(rng.uniform(-1.5, 1.5, n2)), log_uniform(rng, -1, 3)
     g = adaptive.rest_gradient(a, b, eta, rng.standard_normal((n1 - 2, n2 - 2)))
     return RestFamily(a, b, g, np.eye(n2) if white else x.T @ x / n2, eta)
 

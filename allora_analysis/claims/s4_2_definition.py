@@ -13,7 +13,7 @@ import numpy as np
 
 from allora_analysis import adaptive, adaptors
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, relative_error
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim
 from allora_analysis.claims.layer_training import PAPER_RATE, ROUNDING, Layer, Pass, Run, close
 
@@ -57,7 +57,7 @@ def scaled_gradient(cases: Cases) -> Finding:
     def draw(rng: np.random.Generator) -> Scaled:
         one = layer_training.draw_pass(rng)
         loss = str(rng.choice(["squared", "linear"]))
-        return Scaled(one._replace(b=one.b * float(rng.random() < 0.8)), float(np.exp(rng.uniform(-1, 1))), loss)
+        return Scaled(one._replace(b=one.b * float(rng.random() < 0.8)), log_uniform(rng, -1, 1), loss)
 
     own = at_etas("n₂ = 64, r = 8", lambda eta: Scaled(layer_training.paper_pass(cases.rng), eta, "squared"))
     judged = cases.judge(
@@ -91,17 +91,16 @@ def _rate_cases(cases: Cases) -> list[Case]:
     """AdamW at the paper's setting; plain SGD and momentum for ten steps; SGD clipped near η times LoRA's gradient."""
 
     def draw(rng: np.random.Generator) -> Run:
-        task, eta = layer_training.draw_problem(rng), float(np.exp(rng.uniform(0.2, 1.0)))
+        task, eta = layer_training.draw_problem(rng), log_uniform(rng, 0.2, 1.0)
         kind = rng.integers(4)
         if kind < 2:
-            over = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.02, 0.69)))
+            over = on_either_side(rng, 0.02, 0.69)
             return Run(task, "sgd", eta, 1e-3, 1, over * eta * layer_training.first_gradient(task))
         return Run(task, str(rng.choice(["sgd", "momentum"])) if kind == 2 else "adamw", eta, 1e-3, 10)
 
-    def own(eta: float) -> Run:
-        return Run(layer_training.paper_problem(cases.rng), "adamw", eta, PAPER_RATE, 20)
-
-    return at_etas("AdamW", own, PAPER_ETAS[1:]) + cases.draw(draw, 20)
+    return at_etas(
+        "AdamW", lambda eta: Run(layer_training.paper_problem(cases.rng), "adamw", eta, PAPER_RATE, 20), PAPER_ETAS[1:]
+    ) + cases.draw(draw, 20)
 
 
 def follows_the_gradient(run: Run) -> bool | float:
@@ -134,7 +133,7 @@ def scaling_as_rate(cases: Cases) -> Finding:
         corrected=lambda run, seen: run.optimizer != "adamw" or seen["from LoRA at l"] <= 1e-3,
         condition=follows_the_gradient,
     )
-    own = [seen["from LoRA at l"] for case, seen in judged.pairs if case.paper]
+    own = [seen["from LoRA at l"] for seen in judged.own]
     return judged.finding(
         conditional="Only where steps grow with the gradient (SGD, unclipped): AdamW divides η out.",
         evidence=judged.evidence("rounding; 1e-3 for AdamW, its ε over small gradients", tolerance=TOLERANCE),
@@ -173,7 +172,7 @@ def adaptor(cases: Cases) -> Finding:
 
     def draw(rng: np.random.Generator) -> Adaptor:
         sizes = np.sort(np.exp(rng.uniform(np.log(1e-6), np.log(1e6), 12)))
-        return Adaptor(float(np.exp(rng.uniform(-2, 2))), np.array([0.0, *sizes]))
+        return Adaptor(log_uniform(rng, -2, 2), np.array([0.0, *sizes]))
 
     judged = cases.judge(
         [Case(f"η = {eta:.3g}", Adaptor(eta, np.array([0.0, *np.geomspace(1e-4, 4, 12)])), True) for eta in PAPER_ETAS]
@@ -224,7 +223,7 @@ def inversely_proportional(cases: Cases) -> Finding:
 
     own = at_etas("‖(BA)_i‖ = 0.1", lambda eta: Slope(eta, 0.1 * eta**2))
     judged = cases.judge(
-        own + cases.draw(lambda rng: Slope(float(np.exp(rng.uniform(-1, 1))), float(10 ** rng.uniform(-3, 6))), 20),
+        own + cases.draw(lambda rng: Slope(log_uniform(rng, -1, 1), float(10 ** rng.uniform(-3, 6))), 20),
         measure=slope,
         printed=lambda case, seen: abs(seen + 1) < 0.01,
         corrected=lambda case, seen: abs(seen - told(case)) < 1e-7,
@@ -245,7 +244,7 @@ def layers(cases: Cases, n: int = 12) -> list[Case]:
 
     def draw(rng: np.random.Generator) -> Layer:
         one = layer_training.draw_pass(rng)
-        return Layer(one._replace(b=one.b * float(rng.random() < 0.8)), float(np.exp(rng.uniform(-1, 1))))
+        return Layer(one._replace(b=one.b * float(rng.random() < 0.8)), log_uniform(rng, -1, 1))
 
     own = at_etas("n₂ = 64, r = 8", lambda eta: Layer(layer_training.paper_pass(cases.rng), eta))
     return own + cases.draw(draw, n)
@@ -345,10 +344,7 @@ def not_back_propagated(cases: Cases) -> Finding:
 
     judged = cases.judge(
         layers(cases),
-        measure=lambda case: [
-            layer_training.backward(functional.allora, case.one, case.eta)[1],
-            through_module(case),
-        ],
+        measure=lambda case: [layer_training.backward(functional.allora, case.one, case.eta)[1], through_module(case)],
         printed=lambda case, seen: (
             relative_error(seen[0], case.one.upstream @ case.one.b @ case.one.a) <= TOLERANCE
             and np.abs(seen[1]).max() <= TOLERANCE * max(1.0, np.abs(case.one.upstream).max())
@@ -398,15 +394,12 @@ def _input_gradient(case: Ripple, adapted: bool) -> float:
 def backward_ripple(cases: Cases) -> Finding:
     """Growth of the input's gradient through aligned layers, over that with the input's gradient adapted as well."""
 
-    def boundary(case: Ripple) -> bool | float:
-        return (1 - case.eta**-2) / case.size if case.eta > 1 and case.size > 0 else False
-
     def told(case: Ripple) -> float:
         d = (case.size + case.eta**-2) ** -0.5
         return ((1 + case.size) / (1 + d * case.size)) ** case.depth
 
     def draw(rng: np.random.Generator) -> Ripple:
-        eta, near = float(np.exp(rng.uniform(-0.5, 1.5))), float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.01, 0.69)))
+        eta, near = log_uniform(rng, -0.5, 1.5), on_either_side(rng, 0.01, 0.69)
         size = near * abs(1 - eta**-2) if rng.random() < 0.8 else 0.0
         return Ripple(eta, size, int(rng.integers(1, 25)))
 
@@ -416,7 +409,7 @@ def backward_ripple(cases: Cases) -> Finding:
         measure=lambda case: _input_gradient(case, adapted=False) / _input_gradient(case, adapted=True),
         printed=lambda case, seen: seen < 1 - TOLERANCE,
         corrected=lambda case, seen: abs(seen / told(case) - 1) <= TOLERANCE,
-        condition=boundary,
+        condition=lambda case: (1 - case.eta**-2) / case.size if case.eta > 1 and case.size > 0 else False,
     )
     return judged.finding(
         conditional="Mostly: for short rows at η² = 2 and 4; at η² = 1 it does the opposite.",

@@ -15,7 +15,7 @@ import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, relative_error
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, on_either_side, relative_error
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, ranged
 from allora_analysis.claims.layer_training import Layer, Pass, Problem
 from allora_analysis.validation import ArgumentError
@@ -76,13 +76,13 @@ def _near_ascent(rng: np.random.Generator) -> State:
     """A state in which A's part climbs, and B's descent is within a factor of two of that: by A → cA, B → B/c."""
     while True:
         n1, n2, rank = (int(rng.integers(*ends)) for ends in ((3, 7), (2, 6), (1, 3)))
-        rank, eta = min(rank, n2 - 1), float(np.exp(rng.uniform(0, 1)))
+        rank, eta = min(rank, n2 - 1), log_uniform(rng, 0, 1)
         a, b = rng.standard_normal((rank, n2)), 3 * rng.standard_normal((n1, rank))
         g = adaptive.ascent_gradient(a, b, eta) + 0.02 * rng.standard_normal((n1, n2))
         adapted = g / np.sqrt(np.linalg.norm(b @ a, axis=1) + eta**-2)[:, None]
         ascent, descent = -np.sum((b.T @ g) * (b.T @ adapted)), np.sum((g @ a.T) * (adapted @ a.T))
         if ascent > 0:
-            wanted = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.03, 0.69)))
+            wanted = on_either_side(rng, 0.03, 0.69)
             scale = float(wanted * ascent / descent) ** 0.25
             return State(Problem(np.eye(n2), (b @ a - g).T, scale * a), b / scale, eta, "sgd")
 
@@ -136,7 +136,7 @@ def states(rng: np.random.Generator) -> State:
     if rng.random() < 0.7:
         return _near_ascent(rng)
     task = layer_training.draw_problem(rng)
-    return State(task, rng.standard_normal((5, 2)), float(np.exp(rng.uniform(-1, 1))), "sgd")
+    return State(task, rng.standard_normal((5, 2)), log_uniform(rng, -1, 1), "sgd")
 
 
 RANK_ONE = "random steps that ascend at rank 1, one token, B 30 times A: outside LoRA's use"
@@ -226,7 +226,7 @@ def entries(rng: np.random.Generator) -> Entries:
     one = layer_training.draw_pass(rng, n2=3, rank=1)
     return Entries(
         one._replace(b=one.b * np.exp(rng.uniform(0, 3)) * (rng.random() > 0.1)),
-        float(np.exp(rng.uniform(0, 1))),
+        log_uniform(rng, 0, 1),
         str(rng.choice(["A", "A", "B"])),
     )
 
@@ -314,7 +314,7 @@ def targets(rng: np.random.Generator) -> _Target:
         target = sizes[:, None] * right
     else:
         target = (hadamard(4) / 2 * sizes @ right) * np.exp((kind == 3) * 0.05 * rng.standard_normal((4, 1)))
-    return _Target(target, 1, float(np.exp(rng.uniform(0, 1.2))), 0.3 * rng.standard_normal((1, 4)))
+    return _Target(target, 1, log_uniform(rng, 0, 1.2), 0.3 * rng.standard_normal((1, 4)))
 
 
 def power_law(rng: np.random.Generator) -> list[_Target]:
@@ -415,7 +415,7 @@ def survives_adam(cases: Cases) -> Finding:
 
     def draw(rng: np.random.Generator) -> Layer:
         one = layer_training.draw_pass(rng)
-        return Layer(one._replace(b=3 * one.b), float(np.exp(rng.uniform(-1, 1))))
+        return Layer(one._replace(b=3 * one.b), log_uniform(rng, -1, 1))
 
     a, b, y = adaptive.EXAMPLE.arrays()
     counter = Layer(Pass(np.ones((1, 1)), (b @ a).T - y, a, b), float(adaptive.EXAMPLE.eta))

@@ -16,7 +16,7 @@ import numpy as np
 from allora_analysis import adaptive
 from allora_analysis.adaptive import Setting
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, relative_error
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import ADAM, PAPER_RATE, SAME, Problem, Run
 
@@ -89,11 +89,6 @@ def matters(one: Training) -> bool:
     return not (by_b or by_a)
 
 
-def _matters_more(one: Training, seen: dict[str, object]) -> bool:
-    """α adds a degree of freedom."""
-    return seen["degrees with α"] > seen["without"]
-
-
 @knob_claim(
     "4-alpha",
     where="Definition 1",
@@ -131,7 +126,13 @@ def scaling_is_tunable(cases: Cases) -> Finding:
         for tuned in OTHERS
         for decay_a, decay_b in ((0.0, 0.0), DECAYS[cases.rng.integers(len(DECAYS))])
     ]
-    judged = cases.judge([own, *others], compared, _matters_more, corrected=same, condition=matters)
+    judged = cases.judge(
+        [own, *others],
+        compared,
+        printed=lambda one, seen: seen["degrees with α"] > seen["without"],
+        corrected=same,
+        condition=matters,
+    )
     added = judged.measured[0]["degrees with α"] - judged.measured[0]["without"]
     return judged.finding(
         conditional="Only if B has no learning rate of its own, or weight decay is on: else α is redundant.",
@@ -147,15 +148,11 @@ def scaling_is_tunable(cases: Cases) -> Finding:
 
 def _count_cases(cases: Cases) -> list[Case]:
     """The paper's AdamW at 1e-4, and trainings at random under Adam and SGD."""
-
-    def draw(rng: np.random.Generator) -> Training:
-        return drawn(rng, knobs(rng), str(rng.choice(["adam", "sgd"])))
-
     own = [
         Case(f"AdamW at 1e-4, η² = {square:g}", drawn(cases.rng, PAPER, "adam")._replace(eta=square**0.5), True)
         for square in (2.0, 4.0)
     ]
-    return [*own, *cases.draw(draw, 8)]
+    return [*own, *cases.draw(lambda rng: drawn(rng, knobs(rng), str(rng.choice(["adam", "sgd"]))), 8)]
 
 
 NO_NEW = "Note that this does not introduce a new hyperparameter."
@@ -240,7 +237,7 @@ def effective_rate(cases: Cases) -> Finding:
     def draw(rng: np.random.Generator) -> _OneStep:
         u = 0.0 if rng.random() < 0.4 else float(10 ** rng.uniform(-4, 1))
         optimizer = "sgd" if rng.random() < 0.7 else "adamw"
-        return made(layer_training.draw_problem(rng), optimizer, float(np.exp(rng.uniform(0.2, 1))), 1e-3, u, rng)
+        return made(layer_training.draw_problem(rng), optimizer, log_uniform(rng, 0.2, 1), 1e-3, u, rng)
 
     def told(one: _OneStep) -> float:
         return (1 + one.u) ** -0.5 if one.optimizer == "sgd" else 1 / one.eta

@@ -15,7 +15,7 @@ import numpy as np
 
 from allora_analysis import adaptors, escape
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, relative_error
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import ADAM, PAPER_RATE, SAME, Run, first_gradient
 from allora_analysis.escape import first_step
@@ -81,8 +81,8 @@ def rapid(cases: Cases) -> Finding:
         return bool(abs(seen["m"][1] / PAPER_RATE - 1) <= ADAM)
 
     def draw(rng: np.random.Generator) -> Row:
-        eta = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.01, 1.0)))
-        return Row("flow" if rng.random() < 0.8 else "adamw", eta, float(np.exp(rng.uniform(-1, 1))))
+        eta = on_either_side(rng, 0.01, 1.0)
+        return Row("flow" if rng.random() < 0.8 else "adamw", eta, log_uniform(rng, -1, 1))
 
     own = at_etas("AdamW", lambda eta: Row("adamw", eta, 1.5))
     judged = cases.judge(
@@ -184,9 +184,9 @@ def fixed_rate(cases: Cases) -> Finding:
     """One row towards its target: the fixed rate η·l (l under AdamW) against ALLoRA at l."""
 
     def draw(rng: np.random.Generator) -> Approach:
-        row = Row("sgd", float(np.exp(rng.uniform(-0.5, 1))), float(np.exp(rng.uniform(-2.5, 2.5))))
+        row = Row("sgd", log_uniform(rng, -0.5, 1), log_uniform(rng, -2.5, 2.5))
         s = math.sqrt(1 + row.eta**2 * row.size)
-        near = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.02, 0.69)))
+        near = on_either_side(rng, 0.02, 0.69)
         return Approach(row, near * float(rng.choice([2 * s / (1 + s), 2 * s])))
 
     own = [
@@ -265,12 +265,9 @@ def slower(cases: Cases) -> Finding:
             return abs(seen - 1) <= 0.02
         return abs(seen * float(escape.time_to_reach(one.size, 1.0, one.eta)) / one.size - 1) <= 1e-5
 
-    def boundary(one: Row) -> bool | float:
-        return longest(one.eta) / one.size if one.optimizer == "flow" and one.eta > 1.5 else False
-
     def draw(rng: np.random.Generator) -> Row:
         eta = float(np.exp(rng.uniform(0.45, 3)) if rng.random() < 0.8 else np.exp(rng.uniform(-1, 0.4)))
-        near = float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.01, 0.69)))
+        near = on_either_side(rng, 0.01, 0.69)
         return Row("flow", eta, near * (longest(eta) or 1.0))
 
     own = at_etas("AdamW, to 0.02", lambda eta: Row("adamw", eta, 0.02))
@@ -280,7 +277,7 @@ def slower(cases: Cases) -> Finding:
         measure=_lora_over_allora,
         printed=lambda one, seen: seen >= 1.5,
         corrected=told,
-        condition=boundary,
+        condition=lambda one: longest(one.eta) / one.size if one.optimizer == "flow" and one.eta > 1.5 else False,
     )
     to_tenth = judged.measured[len(own) : len(own) + len(known)]
     answer = f"Only under SGD, for rows up to {longest(2.0):.2g} long at η² = 4; under AdamW both take as long."
@@ -316,8 +313,8 @@ def starts(cases: Cases) -> list[Case]:
     """AdamW at the paper's setting; every optimizer; SGD clipped near where clipping begins, alone or with a head."""
 
     def draw(rng: np.random.Generator) -> Start:
-        task, eta = layer_training.draw_problem(rng), float(np.exp(rng.uniform(0.3, 1.0)))
-        kind, near = rng.integers(8), float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.03, 0.69)))
+        task, eta = layer_training.draw_problem(rng), log_uniform(rng, 0.3, 1.0)
+        kind, near = rng.integers(8), on_either_side(rng, 0.03, 0.69)
         if kind < 4:
             return Start(Run(task, ("sgd", "momentum", "adamw", "allora_adamw")[kind], eta, 1e-4, 5), 0.0)
         g, other = first_gradient(task), float(rng.choice([0.0, 0.5, 5.0]))

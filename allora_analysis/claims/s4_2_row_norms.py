@@ -21,7 +21,7 @@ from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import row_norms as preset
 from allora_analysis.grid.reading import average_norm, recorded
 from allora_analysis.grid.sources import command
-from allora_analysis.statistics import holm, paired_test
+from allora_analysis.statistics import holm, one_sided, paired_test
 
 START = (1, 10)
 MARGIN = math.log(1.1)
@@ -243,13 +243,7 @@ def _complete_runs(folder: Path | None) -> tuple[Runs, dict[str, list[Setting]]]
 
 def below_zero(samples: Mapping[str, np.ndarray]) -> dict[str, float]:
     """By case, the one-sided p that the mean is 0 or above, Student's, Holm-adjusted over the cases."""
-    from scipy.special import stdtr
-
-    raw = []
-    for values in samples.values():
-        error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-        t = float(np.mean(values)) / error if error > 0 else math.copysign(math.inf, float(np.mean(values)))
-        raw.append(float(stdtr(len(values) - 1, t)))
+    raw = [one_sided(values, "t").p_below for values in samples.values()]
     return dict(zip(samples, map(float, holm(raw)), strict=True))
 
 
@@ -373,8 +367,7 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
     found = {name: falls(runs, own) for name, own in lists.items()}
     samples, longest = ({name: both[index] for name, both in found.items()} for index in (0, 1))
     tested = cases.test(
-        {name: values - FALL for name, values in samples.items()},
-        lambda values: _all_below(values, "refuted", "holds"),
+        {name: values - FALL for name, values in samples.items()}, lambda values: _all_below(values, "refuted", "holds")
     )
     most = max(float(np.mean(values)) for values in samples.values())
     return tested.finding(

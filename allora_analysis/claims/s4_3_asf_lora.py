@@ -13,12 +13,12 @@ import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, relative_error
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import PAPER_RATE, ROUNDING, Layer, Pass, Run, close
 
 TOLERANCE = 1e-9
-family_claim = functools.partial(claim, test="tests/test_adaptive_variants.py")
+family_claim = functools.partial(claim, where="§4.3", test="tests/test_adaptive_variants.py")
 
 
 def _asf_backward(one: Pass, eta: float) -> list[np.ndarray]:
@@ -29,7 +29,7 @@ def _asf_backward(one: Pass, eta: float) -> list[np.ndarray]:
 def runs(rng: np.random.Generator) -> Run:
     """One step, or a few, under some optimizer."""
     steps = 1 if rng.random() < 0.5 else int(rng.integers(2, 12))
-    task, eta = layer_training.draw_problem(rng), float(np.exp(rng.uniform(0, 1)))
+    task, eta = layer_training.draw_problem(rng), log_uniform(rng, 0, 1)
     return Run(task, str(rng.choice(["sgd", "momentum", "adamw"])), eta, 0.01, steps)
 
 
@@ -49,7 +49,6 @@ def apart(seen: dict[str, np.ndarray]) -> float:
 
 @family_claim(
     "4-asf-similar",
-    where="§4.3",
     says="we may achieve similar effect by switching from adaptive learning rate to Adaptive Scaling Factor",
     reading="BA is the same after the same training; at the paper's setting, after 200 steps too, it and the module's "
     "output are to a quarter of their norms, a tolerance of ours.",
@@ -96,7 +95,6 @@ def asf_similar(cases: Cases) -> Finding:
 
 @family_claim(
     "4-asf-gradient",
-    where="§4.3",
     says="Note that g̃ is naturally defined by using f̃ in place of f.",
     reading="The layer's output is f̃, and its gradients are those of a loss of f̃.",
 )
@@ -105,7 +103,7 @@ def natural_gradient(cases: Cases) -> Finding:
 
     def draw(rng: np.random.Generator) -> Layer:
         one = layer_training.draw_pass(rng)
-        return Layer(one._replace(x=one.x * 10 ** rng.uniform(-2, 2)), float(np.exp(rng.uniform(-1, 1))))
+        return Layer(one._replace(x=one.x * 10 ** rng.uniform(-2, 2)), log_uniform(rng, -1, 1))
 
     def told(case: Layer) -> list[np.ndarray]:
         f = case.one.x @ case.one.a.T @ case.one.b.T
@@ -159,7 +157,7 @@ def output_scales_gradient(cases: Cases) -> Finding:
         return 2 * limit / (1 - 2 * limit)  # η²|f| at which u/(2(1 + u)) is the limit
 
     def draw(rng: np.random.Generator) -> Outputs:
-        eta, near = float(np.exp(rng.uniform(-1, 1))), float(np.exp(rng.choice([-1, 1]) * rng.uniform(0.01, 0.69)))
+        eta, near = log_uniform(rng, -1, 1), on_either_side(rng, 0.01, 0.69)
         return Outputs(float(rng.choice([-1, 1])) * near * edge(SIMILAR) / eta**2, eta)
 
     own = [Case(f"|f| = {f:g}, η = {eta:.3g}", Outputs(f, eta), True) for eta in PAPER_ETAS for f in (0.001, 0.05, 0.1)]
@@ -215,7 +213,6 @@ def _outputs_of(one: _Stack) -> list[float]:
 
 @family_claim(
     "4-asf-ripple",
-    where="§4.3",
     says="The potential downside is that it introduces ripple effect across layers, which may blur accuracy.",
     reading="Every one of some aligned layers, the worst case, lets its input grow more than under ALLoRA's own "
     "forward pass, LoRA's at scaling 1.",
@@ -234,8 +231,8 @@ def asf_ripple(cases: Cases) -> Finding:
 
     def draw(rng: np.random.Generator) -> _Stack:
         while True:
-            eta, m = float(np.exp(rng.uniform(-0.3, 1.2))), float(np.exp(rng.uniform(-3, 0)))
-            one = _Stack(m, float(np.exp(rng.uniform(-2, 2))), 4, int(rng.integers(2, 6)), eta)
+            eta, m = log_uniform(rng, -0.3, 1.2), log_uniform(rng, -3, 0)
+            one = _Stack(m, log_uniform(rng, -2, 2), 4, int(rng.integers(2, 6)), eta)
             ratio = edge(one)
             if (rng.random() < 0.2 or 0.5 < ratio < 2) and abs(ratio - 1) > 0.02:
                 return one
@@ -292,7 +289,6 @@ def at_x_and_twice(case: Layer, arm: str) -> tuple[float, float]:
 
 @family_claim(
     "4-asf-merge",
-    where="§4.3",
     says="One more caveat of ASF-LoRA is that we cannot merge BA back to W* as we need to apply f_o to the LoRA "
     "output.",
 )
@@ -314,11 +310,12 @@ def asf_merge(cases: Cases) -> Finding:
         right = abs(apart - gap(case)) <= TOLERANCE and left > 0.1 * gap(case)
         return right and left_lora <= TOLERANCE and bool(seen["refuses"])
 
-    def draw(rng: np.random.Generator) -> Layer:
-        return Layer(layer_training.draw_pass(rng), float(np.exp(rng.uniform(-1, 1))))
-
     own = at_etas("n₂ = 64", lambda eta: Layer(layer_training.paper_pass(cases.rng), eta))
-    judged = cases.judge([*own, *cases.draw(draw, 12)], measure=measured, printed=cannot)
+    judged = cases.judge(
+        [*own, *cases.draw(lambda rng: Layer(layer_training.draw_pass(rng), log_uniform(rng, -1, 1)), 12)],
+        measure=measured,
+        printed=cannot,
+    )
     gaps = [gap(case.inputs) for case in own]
     return judged.finding(
         holds="Yes: its output is not linear in x, so no matrix gives it; the toolkit refuses to merge it.",

@@ -20,6 +20,7 @@ from allora_analysis.claims.cases import (
     Case,
     Cases,
     at_etas,
+    log_uniform,
     relative_error,
     source_of_errors,
     standard_errors,
@@ -29,7 +30,7 @@ from allora_analysis.claims.layer_training import ROUNDING, Pass
 
 TOLERANCE = 1e-9
 TOKENS = 4000
-family_claim = functools.partial(claim, test="tests/test_adaptive_variants.py")
+family_claim = functools.partial(claim, where="§4.3", test="tests/test_adaptive_variants.py")
 
 
 class _Member(NamedTuple):
@@ -69,12 +70,11 @@ def members(rng: np.random.Generator, arm: str | None = None) -> _Member:
     same_product = one._replace(a=turn @ one.a, b=one.b @ np.linalg.inv(turn))
     moved = one._replace(a=one.a + rng.standard_normal(one.a.shape))
     other = same_f if arm in ("scaled", "asf") else moved
-    return _Member(arm, one, float(np.exp(rng.uniform(0.2, 1))), other, same_product if arm == "allora" else same_f)
+    return _Member(arm, one, log_uniform(rng, 0.2, 1), other, same_product if arm == "allora" else same_f)
 
 
 @family_claim(
     "4-family-in-framework",
-    where="§4.3",
     says="We adopt a principled approach to explore other reasonable designs that fall into the adaptive learning "
     "framework defined by Definition 2.",
     reading="As Definition 2 has it, f_o is a function of f alone and f_g one of g alone; the two designs and ALLoRA.",
@@ -117,7 +117,6 @@ class Inputs(NamedTuple):
 
 @family_claim(
     "4-define-each-other",
-    where="§4.3",
     says="First notice that in (f(x))_i = (BA)_{i,:}x, (f(x))_i and (BA)_{i,:} define each other.",
     reading="Given the inputs of a data set, a row's outputs are of no other row.",
 )
@@ -184,7 +183,7 @@ def _noise_cases(cases: Cases) -> list[Case]:
         return Noise(rng.standard_normal((TOKENS, 3)), a, norm * b / np.linalg.norm(b @ a), eta)
 
     def draw(rng: np.random.Generator) -> Noise:
-        return drawn(float(10 ** rng.uniform(-3, 1)), float(np.exp(rng.uniform(0, 1))), rng)
+        return drawn(float(10 ** rng.uniform(-3, 1)), log_uniform(rng, 0, 1), rng)
 
     return at_etas("‖(BA)_i‖ = 0.1", lambda eta: drawn(0.1, eta, cases.rng)) + cases.draw(draw, 12)
 
@@ -216,7 +215,6 @@ def off(case: Noise, seen: dict[str, float]) -> float:
 
 @family_claim(
     "4-od-noise",
-    where="§4.3",
     says="Qualitatively, ALLoRA-OD subjects to the stochastic noise in x because (f(x))_i = (BA)_{i,:}x.",
     reading="ALLoRA-OD's factor varies over inputs, ALLoRA's does not: from the first step on, "
     "as at BA = 0 neither does.",
@@ -304,7 +302,7 @@ def batches(rng: np.random.Generator) -> Batch:
         x, row = np.sign(x), row * [1.0, 0.0, 0.0]
     if kind == 3:
         x = x[:, :1] * x[0]
-    return Batch(x, row, rng.standard_normal(3), float(np.exp(rng.uniform(0, 1))))
+    return Batch(x, row, rng.standard_normal(3), log_uniform(rng, 0, 1))
 
 
 def keeps_direction(one: Batch) -> bool:
@@ -314,9 +312,7 @@ def keeps_direction(one: Batch) -> bool:
 
 def _one_token(rng: np.random.Generator) -> Batch:
     """One token at random."""
-    return Batch(
-        rng.standard_normal((1, 3)), rng.standard_normal(3), rng.standard_normal(3), float(np.exp(rng.uniform(0, 1)))
-    )
+    return Batch(rng.standard_normal((1, 3)), rng.standard_normal(3), rng.standard_normal(3), log_uniform(rng, 0, 1))
 
 
 OD_UPDATE = "g̃_i = 1/√(|(f(x))_i| + 1/η²)·g_i, i ∈ [n₁]"
@@ -324,7 +320,6 @@ OD_UPDATE = "g̃_i = 1/√(|(f(x))_i| + 1/η²)·g_i, i ∈ [n₁]"
 
 @family_claim(
     "4-od-update",
-    where="§4.3",
     says=OD_UPDATE,
     reading="x is one vector, as in §4.1; the layer's backward pass is compared with the formula.",
 )
@@ -353,7 +348,6 @@ def od_update(cases: Cases) -> Finding:
 
 @family_claim(
     "4-od-update-in-training",
-    where="§4.3",
     says=OD_UPDATE,
     reading="A less kind reading: for a batch, too, g̃_i is a multiple of g_i, its sum over tokens.",
     depends_on=("4-od-update", "4-od-noise"),

@@ -18,9 +18,9 @@ import numpy as np
 
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run
-from allora_analysis.claims.s3_1_small_runs import LEAST, POINTS
+from allora_analysis.claims.s3_1_small_runs import LEAST, POINTS, in_words
 from allora_analysis.laboratory.design import STEPS, Cell, contrasts, reference
-from allora_analysis.laboratory.table import ALL_SEEDS, RESULTS, STUDY, Table, read
+from allora_analysis.laboratory.table import ALL_SEEDS, STUDY, Table, recorded
 from allora_analysis.statistics import OneSided, decide, one_sided
 
 laboratory_claim = functools.partial(
@@ -36,12 +36,6 @@ RULE = "Student's t over seeds, one-sided at 0.05{holm}; {seeds} of {planned} se
 def named(question: str, keep: Callable[[str], bool] = lambda _: True) -> dict[str, tuple[Cell, Cell]]:
     """The contrasts of a question, by name."""
     return {one.name: (one.first, one.second) for one in contrasts() if one.question == question and keep(one.name)}
-
-
-def recorded(folder: Path | None) -> Table | None:
-    """The laboratory's table; None where there is none."""
-    path = (RESULTS if folder is None else folder) / "digits.jsonl"
-    return read(path) if path.is_file() else None
 
 
 def in_points(table: Table | None, pairs: Mapping[str, tuple[Cell, Cell]]) -> dict[str, np.ndarray] | None:
@@ -72,8 +66,7 @@ def in_none(of: Samples, margin: float) -> str:
 
 
 def _evidence(of: Samples, holm: str) -> tuple[Evidence, dict[str, OneSided]]:
-    found = {name: one_sided(gaps, "t") for name, gaps in of.items()}
-    told = {name: {"points": one.mean, "p": one.p_above, "interval": one.interval} for name, one in found.items()}
+    found, told = in_words(of)
     seeds = min(map(len, of.values()))
     rule = RULE.format(holm=holm, seeds=seeds, planned=len(ALL_SEEDS))
     return Evidence({"difference": "above 0"}, told, rule, n=seeds), found

@@ -18,7 +18,6 @@ from jaxtyping import Float
 from allora_analysis.claims.cases import Case, Cases, each_above
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
 from allora_analysis.claims.s3_1_small_runs import POINTS
-from allora_analysis.claims.s4_4_laboratory import recorded
 from allora_analysis.claims.tables.procedures import PROCEDURES, TRAINED, reported_ratio, shape, steps_in_proportion
 from allora_analysis.laboratory.one_rate import (
     AFTER,
@@ -33,7 +32,7 @@ from allora_analysis.laboratory.one_rate import (
     arm,
     lora,
 )
-from allora_analysis.laboratory.table import STUDY, Table, validation
+from allora_analysis.laboratory.table import STUDY, Table, recorded, validation
 from allora_analysis.statistics import decide, mean_ratio, one_sided
 
 one_rate_claim = functools.partial(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from allora_analysis.claims.cases import Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, units_wanted
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import ablation, learning_rates, perception
 from allora_analysis.grid.presets import own_best_rate as sequential
@@ -45,11 +45,6 @@ our_claim = functools.partial(claim, test="tests/test_claims_our_runs.py", reads
 PERCEIVED, ABLATED = perception.PRESETS["desk"], ablation.PRESETS["desk"]
 
 
-def not_run(why: str, answer: str) -> Finding:
-    """The finding where too little is recorded."""
-    return Finding("not_run", Evidence({}, {}, f"none: {why}"), answer=answer, flips_if="any record")
-
-
 def shown(family: Mapping[str, Judgement]) -> dict[str, Any]:
     """Judgments for the evidence, by case."""
     return {case: dataclasses.asdict(one) for case, one in family.items()}
@@ -72,17 +67,8 @@ def on_runs(
 ) -> Finding:
     """The first of each pair is better, case by case, by accuracy; test loss, the mean over cases and `more` beside it.
 
-    Args:
-        cases: the row's.
-        runs: what is recorded.
-        pairs: of runs by case, a pair a seed.
-        answers: by verdict; may hold {better}, {worse}, {n} cases, {mean} points, {data} sets, {names} of the worse.
-        own: the differences by endpoint, where they are not those of `pairs`.
-        more: evidence.
-        size_of: what the row's size is the size of.
-
-    Returns:
-        The finding.
+    `answers`, by verdict, may hold {better}, {worse}, {n} cases, {mean} points, {data} sets, {names} of the worse;
+    `own` gives the differences by endpoint, where they are not those of `pairs`.
     """
     of = own or (lambda endpoint: differences(runs, pairs, endpoint))
     complete, stopped = of("test_accuracy"), diverged(runs, pairs)

@@ -169,6 +169,12 @@ def header(data: str, digest: str, classes: int, test_images: int, **facts: Any)
     return own | {"classes": classes, "test_images": test_images} | facts
 
 
+def recorded(folder: Path | None) -> Table | None:
+    """The table in a folder of records, or the committed one; None where there is none."""
+    path = (RESULTS if folder is None else folder) / "digits.jsonl"
+    return read(path) if path.is_file() else None
+
+
 def read(path: Path) -> Table:
     """A table from its file; a last line that was cut off is left out."""
     try:

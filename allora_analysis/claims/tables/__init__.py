@@ -9,37 +9,7 @@
 | `study.py` | `python -m allora_analysis.claims.tables`: the disagreements, and all tests of the contrasts |
 """
 
-from allora_analysis.claims.tables.accuracies import AboveMajority, commonsense_cells, perception_cells, reachable
-from allora_analysis.claims.tables.contrasts import CONTRASTS, Contrast, Gaps, gaps
-from allora_analysis.claims.tables.reported import (
-    Comparison,
-    Disagreement,
-    disagreements,
-    disagreements_among,
-    pretrained_parameters,
-    trainable_parameters,
-    trainable_percent,
-)
-from allora_analysis.claims.tables.study import Summary, clusters_needed, contrast_summaries, seeds_needed
+from allora_analysis.claims.tables.accuracies import perception_cells
+from allora_analysis.claims.tables.study import contrast_summaries, seeds_needed
 
-__all__ = [
-    "CONTRASTS",
-    "AboveMajority",
-    "Comparison",
-    "Contrast",
-    "Disagreement",
-    "Gaps",
-    "Summary",
-    "clusters_needed",
-    "commonsense_cells",
-    "contrast_summaries",
-    "disagreements",
-    "disagreements_among",
-    "gaps",
-    "perception_cells",
-    "pretrained_parameters",
-    "reachable",
-    "seeds_needed",
-    "trainable_parameters",
-    "trainable_percent",
-]
+__all__ = ["contrast_summaries", "perception_cells", "seeds_needed"]

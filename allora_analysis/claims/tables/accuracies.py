@@ -19,26 +19,7 @@ from functools import cache
 import numpy as np
 from jaxtyping import UInt64
 
-from allora_analysis.claims.tables.reported import (
-    COMMONSENSE_LABELS,
-    ETA_SQUARED,
-    FIGURE_3,
-    FIGURE_4,
-    PERCEPTION_LABELS,
-    TABLE_1,
-    TABLE_3,
-    TABLE_4,
-    TABLES,
-    TASKS,
-    Cell,
-    Comparison,
-    GapRow,
-    LabelCounts,
-    Panel,
-    by_key,
-    exact,
-    half_unit,
-)
+from allora_analysis.claims.tables import reported
 from allora_analysis.statistics import accuracy_stderr
 from allora_analysis.validation import ArgumentError, count, number
 
@@ -47,17 +28,9 @@ def reachable(percent: float, decimals: int, answers: int) -> bool:
     """Whether some whole number of right answers rounds to a printed percentage (ties either way).
 
     ∃k ∈ {0, …, answers}: |100k/answers − percent| ≤ 10^{−decimals}/2.
-
-    Args:
-        percent: as printed.
-        decimals: printed digits after the point.
-        answers: number of answers given, runs times examples.
-
-    Returns:
-        True if there is such a k.
     """
-    trials, printed = count("answers", answers), Fraction(exact(number("percent", percent)))
-    slack = Fraction(half_unit(count("decimals", decimals, 0)))
+    trials, printed = count("answers", answers), Fraction(reported.exact(number("percent", percent)))
+    slack = Fraction(reported.half_unit(count("decimals", decimals, 0)))
     lowest = -(-(printed - slack) * trials // 100)  # ceiling
     return max(lowest, 0) <= min((printed + slack) * trials // 100, trials)
 
@@ -74,23 +47,11 @@ def ways(percent: float, decimals: int, examples: int, runs: int) -> int:
     """How many tuples of right answers print as this, each run noted to so many decimals before they are averaged.
 
     #{(k₁, …, k_s) ∈ {0, …, n}^s: |(1/s)·Σ_i round(100kᵢ/n) − percent| ≤ 10^{−decimals}/2}, counted exactly.
-
-    Args:
-        percent: as printed.
-        decimals: printed digits after the point, of each run and of their mean.
-        examples: n.
-        runs: s, with (n + 1)^s below 2⁶⁴.
-
-    Returns:
-        The number; 0 if no such runs can print so.
-
-    Raises:
-        ArgumentError: too many tuples to count.
     """
     unit, s = 10 ** count("decimals", decimals, 0), count("runs", runs)
     if (count("examples", examples) + 1) ** s >= 2**64:
         raise ArgumentError(f"runs: (examples + 1)^runs must be below 2^64, received {examples + 1}^{runs}")
-    printed = Fraction(exact(number("percent", percent))) * unit
+    printed = Fraction(reported.exact(number("percent", percent))) * unit
     low, high = (s * (printed + half) for half in (Fraction(-1, 2), Fraction(1, 2)))
     return int(_tuples_by_sum(unit, examples, s)[max(-(-low // 1), 0) : max(high // 1 + 1, 0)].sum())
 
@@ -107,47 +68,58 @@ def _tuples_by_sum(unit: int, examples: int, runs: int) -> UInt64[np.ndarray, " 
 def frequency(percent: float, decimals: int, examples: int, runs: int, around: int = 50) -> float:
     """`ways` against the average of the numbers around it: 1 for a number as likely as its neighbors."""
     step = Fraction(1, 10 ** count("decimals", decimals, 0))
-    near = [Fraction(exact(percent)) + i * step for i in range(-around, around + 1)]
+    near = [Fraction(reported.exact(percent)) + i * step for i in range(-around, around + 1)]
     found = [ways(float(value), decimals, examples, runs) for value in near if 0 <= value <= 100]
     return ways(percent, decimals, examples, runs) * len(found) / max(sum(found), 1)
 
 
-def distinct_cells(dataset: str) -> tuple[Cell, ...]:
+def distinct_cells(dataset: str) -> tuple[reported.Cell, ...]:
     """The cells of Tables 3 and 4 on one data set, Table 4's ALLoRA and η² = 1 LoRA×η left out: Table 3 has them."""
-    repeated = [cell for cell in TABLE_4 if cell.arm == "ALLoRA" or (cell.arm == "LoRA×η" and cell.eta_squared == 1.0)]
-    return tuple(cell for cell in (*TABLE_3, *TABLE_4) if cell.dataset == dataset and cell not in repeated)
+    repeated = [
+        cell for cell in reported.TABLE_4 if cell.arm == "ALLoRA" or (cell.arm == "LoRA×η" and cell.eta_squared == 1.0)
+    ]
+    return tuple(
+        cell for cell in (*reported.TABLE_3, *reported.TABLE_4) if cell.dataset == dataset and cell not in repeated
+    )
 
 
 def restored(percent: float, answers: int) -> Fraction:
     """The accuracy of a whole number of right answers that is nearest to a printed one: 100·round(a·m/100)/m."""
     trials = count("answers", answers)
-    return Fraction(100 * round(Fraction(exact(number("percent", percent))) * trials / 100), trials)
+    return Fraction(100 * round(Fraction(reported.exact(number("percent", percent))) * trials / 100), trials)
 
 
-def restored_gaps(dataset: str, runs: int) -> tuple[Comparison, ...]:
+def restored_gaps(dataset: str, runs: int) -> tuple[reported.Comparison, ...]:
     """A data set's gaps in Figures 3 and 4 against those of its `restored` accuracies.
 
     What disagrees is not explained by the tables' rounding, where the printed digits tell one whole number of right
     answers from the next.
     """
-    answers = count("runs", runs) * PERCEPTION_LABELS[dataset].examples
-    accuracies = {table: by_key(cells) for table, cells in TABLES.items()}
+    answers = count("runs", runs) * reported.PERCEPTION_LABELS[dataset].examples
+    accuracies = {table: reported.by_key(cells) for table, cells in reported.TABLES.items()}
 
-    def compared(panel: Panel, row: GapRow, eta: float, printed: float) -> Comparison:
+    def compared(panel: reported.Panel, row: reported.GapRow, eta: float, printed: float) -> reported.Comparison:
         better, worse = (
             restored(accuracies[panel.table][row.model, dataset, eta, arm], answers)
             for arm in (panel.minuend, panel.subtrahend)
         )
         where = f"{panel.name}, {row.model}, {dataset}, η² = {eta:g}"
         basis = f"{panel.table}, accuracies as k/{answers}"
-        return Comparison(where, basis, exact(printed), exact(float(better - worse)), half_unit(2), exact(0.0))
+        return reported.Comparison(
+            where,
+            basis,
+            reported.exact(printed),
+            reported.exact(float(better - worse)),
+            reported.half_unit(2),
+            reported.exact(0.0),
+        )
 
     return tuple(
         compared(panel, row, eta, printed)
-        for panel in (*FIGURE_3, *FIGURE_4)
+        for panel in (*reported.FIGURE_3, *reported.FIGURE_4)
         for row in panel.rows
         if row.dataset == dataset
-        for eta, printed in zip(ETA_SQUARED, row.gaps, strict=True)
+        for eta, printed in zip(reported.ETA_SQUARED, row.gaps, strict=True)
     )
 
 
@@ -180,7 +152,9 @@ class AboveMajority:
         return None if self.distance is None or self.stderr is None else self.distance > z * self.stderr
 
 
-def above_majority(where: str, model: str, dataset: str, accuracy: float, labels: LabelCounts | None) -> AboveMajority:
+def above_majority(
+    where: str, model: str, dataset: str, accuracy: float, labels: reported.LabelCounts | None
+) -> AboveMajority:
     """One accuracy's distance to the majority rate."""
     if labels is None:
         return AboveMajority(where, model, dataset, accuracy, None, None, None, None)
@@ -196,34 +170,33 @@ def perception_cells() -> tuple[AboveMajority, ...]:
     Returns:
         Table 3's 27 × 3 cells, then Table 4's OD, ASF and LoRA×η cells.
     """
-    shared = {(cell.model, cell.dataset, cell.eta_squared, cell.arm) for cell in TABLE_3}
-    cells = (*TABLE_3, *(c for c in TABLE_4 if (c.model, c.dataset, c.eta_squared, c.arm) not in shared))
+    shared = {(cell.model, cell.dataset, cell.eta_squared, cell.arm) for cell in reported.TABLE_3}
+    cells = (
+        *reported.TABLE_3,
+        *(c for c in reported.TABLE_4 if (c.model, c.dataset, c.eta_squared, c.arm) not in shared),
+    )
     return tuple(
         above_majority(
             f"{cell.table}, {cell.model}, {cell.dataset}, {cell.arm}, η² = {cell.eta_squared:g}",
             cell.model,
             cell.dataset,
             cell.accuracy,
-            PERCEPTION_LABELS.get(cell.dataset),
+            reported.PERCEPTION_LABELS.get(cell.dataset),
         )
         for cell in cells
     )
 
 
 def commonsense_cells() -> tuple[AboveMajority, ...]:
-    """Every cell of Table 1; HellaSwag's have no majority rate.
-
-    Returns:
-        18 × 8 cells.
-    """
+    """Every cell of Table 1; HellaSwag's have no majority rate."""
     return tuple(
         above_majority(
             f"Table 1, {row.model}, r = {row.rank}, {task}, {row.arm}",
             row.model,
             task,
             accuracy,
-            COMMONSENSE_LABELS.get(task),
+            reported.COMMONSENSE_LABELS.get(task),
         )
-        for row in TABLE_1
-        for task, accuracy in zip(TASKS, row.accuracies, strict=True)
+        for row in reported.TABLE_1
+        for task, accuracy in zip(reported.TASKS, row.accuracies, strict=True)
     )

@@ -22,14 +22,7 @@ from numpy.typing import ArrayLike
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, units_wanted
 from allora_analysis.claims.tables.reported import TABLE_1, TABLES, TASKS, Cell, by_key, exact
-from allora_analysis.statistics import (
-    Decision,
-    Judgement,
-    decide,
-    in_every,
-    judge_family,
-    sides,
-)
+from allora_analysis.statistics import Decision, Judgement, decide, in_every, judge_family, sides
 from allora_analysis.validation import ArgumentError
 
 Label = tuple[str, ...]
@@ -127,20 +120,7 @@ def gap(better: float, worse: float) -> float:
 
 
 def gaps(table: str, better: str, worse: str, cells: Sequence[Cell] | None = None) -> Gaps:
-    """The gaps between two arms of a table.
-
-    Args:
-        table: "Table 1", "Table 3" or "Table 4".
-        better: one arm.
-        worse: the other.
-        cells: instead of the table's own (Tables 3 and 4 only).
-
-    Returns:
-        One gap a cell.
-
-    Raises:
-        ArgumentError: an arm that the table does not have.
-    """
+    """The gaps between two arms of a table; of Tables 3 and 4 also in other `cells` than those printed."""
     accuracies = _accuracies(table, cells)
     arms = dict.fromkeys(arm for *_, arm in accuracies)
     for name, arm in (("better", better), ("worse", worse)):

@@ -152,11 +152,8 @@ def better_over_multiple(cases: Cases) -> Finding:
 def over_backbones(cases: Cases) -> Finding:
     """Every contrast with the model as the unit: what no gaps of three models could have decided."""
     models = {name: list(contrasts.of(name).by_part((0,)).values()) for name in BY_NAME}
-
-    def rule(samples: Mapping[str, np.ndarray]) -> str:
-        return judge_family({"ALLoRA − LoRA": samples["ALLoRA − LoRA"]})["ALLoRA − LoRA"].verdict
-
-    tested, one = cases.test(models, rule), judge_family({0: models["ALLoRA − LoRA"]})[0]
+    tested = cases.test(models, lambda samples: judge_family({0: samples["ALLoRA − LoRA"]})[0].verdict)
+    one = judge_family({0: models["ALLoRA − LoRA"]})[0]
     p_values = {name: judge_family({0: values})[0].p_value for name, values in models.items()}
     n, least = units_wanted([one], "models"), one.smallest_p_value
     return tested.finding(

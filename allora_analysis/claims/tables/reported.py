@@ -220,14 +220,7 @@ class Disagreement:
 
 
 def disagreements_among(comparisons: Iterable[Comparison]) -> tuple[Disagreement, ...]:
-    """The comparisons whose recomputed value does not round to the printed one.
-
-    Args:
-        comparisons: any.
-
-    Returns:
-        One row each, both numbers in it.
-    """
+    """The comparisons whose recomputed value does not round to the printed one."""
     return tuple(
         Disagreement(item.where, item.basis, float(item.printed), float(item.recomputed), item.explained)
         for item in comparisons
@@ -239,12 +232,6 @@ def disagreements(explained: bool = True) -> tuple[Disagreement, ...]:
     """Every printed number that its recomputation does not round to: of Table 1, then of Figures 3 and 4.
 
     Parameters are compared as §4.5 words it (of the pre-trained ones); of all parameters one row is left.
-
-    Args:
-        explained: with the differences that rounding alone can explain.
-
-    Returns:
-        One row a disagreement.
     """
     comparisons = (*table_1_averages(), *table_1_parameters("pretrained"), *figure_comparisons())
     return tuple(row for row in disagreements_among(comparisons) if explained or not row.explained_by_rounding)
@@ -343,14 +330,7 @@ def module_shapes(architecture: Architecture) -> dict[str, tuple[int, int]]:
 
 
 def pretrained_parameters(architecture: Architecture) -> int:
-    """2·vocabulary·hidden + layers·(Σ out·in + 2·hidden) + hidden: embeddings, head, layers, RMS norms.
-
-    Args:
-        architecture: the model's sizes.
-
-    Returns:
-        The count.
-    """
+    """2·vocabulary·hidden + layers·(Σ out·in + 2·hidden) + hidden: embeddings, head, layers, RMS norms."""
     matrices = sum(out * size for out, size in module_shapes(architecture).values())
     hidden = architecture.hidden
     return 2 * architecture.vocabulary * hidden + architecture.layers * (matrices + 2 * hidden) + hidden
@@ -359,17 +339,7 @@ def pretrained_parameters(architecture: Architecture) -> int:
 def trainable_parameters(
     architecture: Architecture, rank: int, method: str, modules: Sequence[str] = ADAPTED_MODULES
 ) -> int:
-    """layers·Σ r(in + out), and with DoRA Σ out magnitudes a layer more.
-
-    Args:
-        architecture: the model's sizes.
-        rank: r, at most the smallest size of an adapted module.
-        method: "LoRA" (ALLoRA has the same parameters) or "DoRA".
-        modules: names of the adapted modules.
-
-    Returns:
-        The count.
-    """
+    """layers·Σ r(in + out), and with DoRA Σ out magnitudes a layer more; ALLoRA has LoRA's."""
     choice("method", method, ("LoRA", "DoRA"))
     shapes = module_shapes(architecture)
     adapted = [shapes[choice("modules", name, tuple(shapes))] for name in modules]
@@ -379,17 +349,7 @@ def trainable_parameters(
 
 
 def trainable_percent(architecture: Architecture, rank: int, method: str, denominator: str) -> float:
-    """Trainable parameters as a percentage of the pre-trained ones, or of all (pre-trained and trainable).
-
-    Args:
-        architecture: the model's sizes.
-        rank: r.
-        method: "LoRA" or "DoRA".
-        denominator: "pretrained", as §4.5 says, or "all", as PEFT prints it.
-
-    Returns:
-        The percentage.
-    """
+    """Trainable parameters as a percentage of the "pretrained" ones, as §4.5 says, or of "all", as PEFT prints it."""
     trainable = trainable_parameters(architecture, rank, method)
     base = pretrained_parameters(architecture)
     total = base if choice("denominator", denominator, DENOMINATORS) == "pretrained" else base + trainable

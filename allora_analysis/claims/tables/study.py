@@ -109,15 +109,8 @@ class Summary:
 def clusters_needed(means: ArrayLike, level: float, power: float, family: int = len(CONTRASTS)) -> int | None:
     """Clusters of this mean and spread that two-sided tests need, at Holm's strictest step level/family.
 
-    Args:
-        means: the cluster means at hand.
-        level: family-wise size of the test.
-        power: wanted power of Student's t over clusters.
-        family: number of contrasts.
-
-    Returns:
-        The larger of that n and the least at which flips reject with this power (where all clusters must share a sign,
-        or one more); None where the mean is 0.
+    The larger of the n at which Student's t over clusters has this power and the least at which flips reject with it
+    (where all clusters must share a sign, or one more); None where the mean is 0.
     """
     from scipy.special import ndtr
 

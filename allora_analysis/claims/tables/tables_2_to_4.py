@@ -17,19 +17,6 @@ from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size
 from allora_analysis.claims.tables import accuracies, contrasts, reported
 from allora_analysis.claims.tables.contrasts import everywhere
-from allora_analysis.claims.tables.reported import (
-    COLUMNS_3,
-    COLUMNS_4,
-    ETA_SQUARED,
-    FIGURE_3,
-    FIGURE_4,
-    PERCEPTION_LABELS,
-    TABLE_2,
-    TABLE_3,
-    TABLE_4,
-    DropoutColumn,
-    Panel,
-)
 from allora_analysis.claims.tables.table_1 import compared, reported_claim
 from allora_analysis.statistics import accuracy_stderr, holm
 
@@ -64,7 +51,7 @@ CHANCE = 1e-6  # the rate at which made-up numbers may pass for means of five ru
 def derived(cases: Cases) -> Finding:
     """Table 2's two derived rows against the two printed accuracies; those between are not printed."""
     judged = cases.judge(
-        [Case(f"drop rate {one.drop_rate:g}", one) for one in TABLE_2],
+        [Case(f"drop rate {one.drop_rate:g}", one) for one in reported.TABLE_2],
         measure=lambda one: {"best": one.best, "epoch": one.best_epoch},
         printed=lambda one, seen: (
             seen["best"] >= max(one.at_epoch_3, one.at_epoch_10)
@@ -80,7 +67,7 @@ def derived(cases: Cases) -> Finding:
 
 
 # What Table 2's sentences say: a value by drop rate that rises (1) or falls (−1), and the sentence that says it.
-TRENDS: dict[str, tuple[Callable[[DropoutColumn], float], int, str]] = {
+TRENDS: dict[str, tuple[Callable[[reported.DropoutColumn], float], int, str]] = {
     "T2-epoch-of-best": (lambda one: float(one.best_epoch), 1, CAPTION_2),
     "T2-long": (lambda one: one.at_epoch_10, 1, CAPTION_2),
     "T2-overfit": (lambda one: contrasts.gap(one.best, one.at_epoch_10), -1, DROPOUT),
@@ -91,14 +78,14 @@ TRENDS: dict[str, tuple[Callable[[DropoutColumn], float], int, str]] = {
 def _steps(name: str) -> dict[str, float]:
     # The change in the sentence's direction from each drop rate to each larger one.
     value, sign, _ = TRENDS[name]
-    pairs = itertools.combinations(TABLE_2, 2)
+    pairs = itertools.combinations(reported.TABLE_2, 2)
     return {f"{a.drop_rate:g} to {b.drop_rate:g}": sign * contrasts.gap(value(b), value(a)) for a, b in pairs}
 
 
 def _order_p(name: str, score: float) -> float:
     # Kendall's test: the share of the 5! orders of the values whose pairs are in order as often as `score` or more.
     value, sign, _ = TRENDS[name]
-    orders = itertools.permutations([sign * value(one) for one in TABLE_2])
+    orders = itertools.permutations([sign * value(one) for one in reported.TABLE_2])
     scores = [sum(np.sign(b - a) for a, b in itertools.combinations(order, 2)) for order in orders]
     return float(np.mean(np.array(scores) >= score - 1e-9))
 
@@ -136,13 +123,14 @@ def trend(cases: Cases, name: str, answer: str) -> Finding:
     )
     against, over_all = {pair: step for pair, step in steps.items() if step <= 0}, _adjusted(list(TRENDS), name, own)[0]
     measured = {
-        "values": [TRENDS[name][0](one) for one in TABLE_2],
+        "values": [TRENDS[name][0](one) for one in reported.TABLE_2],
         "pairs not in the order stated": against,
         "p_value": _order_p(name, own),
         "adjusted_p_value": _adjusted(family, name, own)[0],
         "adjusted over all four sentences": over_all,
-        "smallest_p_value": 1 / math.factorial(len(TABLE_2)),
-        "accuracy_stderr_of_one_test_set": 100 * accuracy_stderr(0.8, PERCEPTION_LABELS["bias_in_bios"].examples),
+        "smallest_p_value": 1 / math.factorial(len(reported.TABLE_2)),
+        "accuracy_stderr_of_one_test_set": 100
+        * accuracy_stderr(0.8, reported.PERCEPTION_LABELS["bias_in_bios"].examples),
     }
     source = f"Kendall's exact test of order, one-sided at {LEVEL}, Holm within the sentence; means of 3 runs"
     told = {"k": len(steps) - len(against), "n": len(steps), "values": measured["values"]}
@@ -150,7 +138,7 @@ def trend(cases: Cases, name: str, answer: str) -> Finding:
     four = f"one family of both sentences' four trends (adjusted p = {over_all:.3f})"
     return tested.finding(
         holds=answer.format(**told),
-        evidence=Evidence({"pairs in the order stated": len(steps)}, measured, source, n=len(TABLE_2)),
+        evidence=Evidence({"pairs in the order stated": len(steps)}, measured, source, n=len(reported.TABLE_2)),
         size=Size(float(told["k"]), f"of {len(steps)} pairs", "pairs of drop rates in the order stated"),
         wanted="would be decided by more drop rates",
         flips_if=four if over_all > LEVEL + 1e-12 else _swaps(family, name, own),
@@ -205,7 +193,7 @@ def five_runs(cases: Cases) -> Finding:
     """Each accuracy against the nearest 100k/5330, unrounded; and with each run noted to two decimals first."""
     from scipy.special import bdtrc
 
-    examples = PERCEPTION_LABELS["rotten_tomatoes"].examples
+    examples = reported.PERCEPTION_LABELS["rotten_tomatoes"].examples
     distinct = accuracies.distinct_cells("rotten_tomatoes")
     cells = {f"{c.model}, {c.arm}, η² = {c.eta_squared:g}": c.accuracy for c in distinct}
     hits = {runs: sum(accuracies.reachable(v, 2, runs * examples) for v in cells.values()) for runs in range(1, 7)}
@@ -243,7 +231,9 @@ def five_runs(cases: Cases) -> Finding:
     )
 
 
-def _figure_cells(cases: Cases, panels: Sequence[Panel], answers: Mapping[str, str], exchanged: bool) -> Finding:
+def _figure_cells(
+    cases: Cases, panels: Sequence[reported.Panel], answers: Mapping[str, str], exchanged: bool
+) -> Finding:
     """A figure's gaps against the differences of its table's accuracies."""
     printed = [item for panel in panels for item in reported.panel_cells(panel)]
     other = reported.with_exchanged()
@@ -270,7 +260,7 @@ def _figure_cells(cases: Cases, panels: Sequence[Panel], answers: Mapping[str, s
 def figure_3_cells(cases: Cases) -> Finding:
     """Both panels of Figure 3 against Table 3."""
     words = "Mostly: table or figure has LoRA's and ALLoRA's accuracies exchanged in one place."
-    return _figure_cells(cases, FIGURE_3, {"holds_corrected": words}, exchanged=True)
+    return _figure_cells(cases, reported.FIGURE_3, {"holds_corrected": words}, exchanged=True)
 
 
 @reported_claim(
@@ -282,10 +272,10 @@ def figure_3_cells(cases: Cases) -> Finding:
 def figure_4_cells(cases: Cases) -> Finding:
     """The four panels of Figure 4 against Table 4."""
     words = "Yes: all gaps follow from Table 4, within rounding."
-    return _figure_cells(cases, FIGURE_4, {"holds": words}, exchanged=False)
+    return _figure_cells(cases, reported.FIGURE_4, {"holds": words}, exchanged=False)
 
 
-def _figure_averages(cases: Cases, panels: Sequence[Panel]) -> Finding:
+def _figure_averages(cases: Cases, panels: Sequence[reported.Panel]) -> Finding:
     """A figure's averages against its own cells."""
     comparisons = [item for panel in panels for item in reported.panel_averages(panel)]
     return compared(
@@ -299,7 +289,7 @@ def _figure_averages(cases: Cases, panels: Sequence[Panel]) -> Finding:
 @reported_claim("F3-averages", where="Figure 3", says="Average", reading="By row, by column and over all cells.")
 def figure_3_averages(cases: Cases) -> Finding:
     """Figure 3's averages."""
-    return _figure_averages(cases, FIGURE_3)
+    return _figure_averages(cases, reported.FIGURE_3)
 
 
 @reported_claim(
@@ -310,7 +300,7 @@ def figure_3_averages(cases: Cases) -> Finding:
 )
 def figure_4_averages(cases: Cases) -> Finding:
     """Figure 4's averages."""
-    return _figure_averages(cases, FIGURE_4)
+    return _figure_averages(cases, reported.FIGURE_4)
 
 
 @reported_claim(
@@ -321,10 +311,10 @@ def figure_4_averages(cases: Cases) -> Finding:
 )
 def shared_arms(cases: Cases) -> Finding:
     """Table 4's ALLoRA against Table 3's; its LoRA×η at η² = 1 against LoRA."""
-    third = reported.by_key(TABLE_3)
+    third = reported.by_key(reported.TABLE_3)
     shared = {
         key: value
-        for key, value in reported.by_key(TABLE_4).items()
+        for key, value in reported.by_key(reported.TABLE_4).items()
         if key[3] == "ALLoRA" or key[2:] == (1.0, "LoRA×η")
     }
     judged = cases.judge(
@@ -348,10 +338,10 @@ def shared_arms(cases: Cases) -> Finding:
 )
 def all_experiments(cases: Cases) -> Finding:
     """Table 3's models, data sets and η²."""
-    shown = {part for cell in TABLE_3 for part in (cell.model, cell.dataset, cell.eta_squared)}
-    named = {str(part): 1.0 if part in shown else -1.0 for part in (*MODELS, *DATASETS, *ETA_SQUARED)}
+    shown = {part for cell in reported.TABLE_3 for part in (cell.model, cell.dataset, cell.eta_squared)}
+    named = {str(part): 1.0 if part in shown else -1.0 for part in (*MODELS, *DATASETS, *reported.ETA_SQUARED)}
     found = everywhere(cases, named, "No: {k} of the {n} models, data sets and η² appear.")
-    pairs = f"{len(COLUMNS_3)} of {len(MODELS) * len(DATASETS)}"
+    pairs = f"{len(reported.COLUMNS_3)} of {len(MODELS) * len(DATASETS)}"
     answer = f"Yes: every model, data set and η² of §4.4 appears, and {pairs} pairs of model and data set."
     return dataclasses.replace(found, answer=answer if found.verdict == "holds" else found.answer, flips_if=ONE_ABSENT)
 
@@ -366,13 +356,13 @@ def all_experiments(cases: Cases) -> Finding:
 )
 def same_setup(cases: Cases) -> Finding:
     """Table 4's columns, η² and ALLoRA's cells against Table 3's."""
-    third, fourth = reported.by_key(TABLE_3), reported.by_key(TABLE_4)
-    part_of = {", ".join(column): column in COLUMNS_3 for column in COLUMNS_4}
-    part_of |= {f"η² = {cell.eta_squared:g}": cell.eta_squared in ETA_SQUARED for cell in TABLE_4}
+    third, fourth = reported.by_key(reported.TABLE_3), reported.by_key(reported.TABLE_4)
+    part_of = {", ".join(column): column in reported.COLUMNS_3 for column in reported.COLUMNS_4}
+    part_of |= {f"η² = {cell.eta_squared:g}": cell.eta_squared in reported.ETA_SQUARED for cell in reported.TABLE_4}
     part_of |= {
         ", ".join(map(str, key)): third.get(key) == value for key, value in fourth.items() if key[3] == "ALLoRA"
     }
-    used = sum(any(name in column for column in COLUMNS_4) for name in DATASETS)
+    used = sum(any(name in column for column in reported.COLUMNS_4) for name in DATASETS)
     signs = {name: 1.0 if part else -1.0 for name, part in part_of.items()}
     found = everywhere(cases, signs, "No: {k} of {n} pairs, η² and shared numbers agree.")
     words = f"Yes: its models, data sets, η² and shared numbers are §4.4's, on {used} of the {len(DATASETS)} data sets."
@@ -398,10 +388,10 @@ def subpar(cases: Cases) -> Finding:
     for cell in cells:
         used.setdefault(f"{cell.model}, {cell.dataset}", []).append(cell.headroom_used)
 
-    def rule(samples: Mapping[str, np.ndarray]) -> str:
-        return "holds" if any(np.all(values < 0) for values in samples.values()) else "refuted"
-
-    tested = cases.test({pair: np.array(values) - 0.5 for pair, values in used.items()}, rule)
+    tested = cases.test(
+        {pair: np.array(values) - 0.5 for pair, values in used.items()},
+        lambda samples: "holds" if any(np.all(values < 0) for values in samples.values()) else "refuted",
+    )
     low = [pair for pair, values in used.items() if max(values) < 0.5]
     largest = {pair: max(values) for pair, values in used.items()}
     measured = {
