@@ -409,6 +409,6 @@ def fewer(cases: Cases) -> Finding:
     return judged.finding(
         holds="Yes for ALLoRA-0, by the dropout rate; ALLoRA as run, with dropout 0.05, has as many as LoRA.",
         evidence=judged.evidence(SOURCE),
-        size=Size(seen["LoRA"] - seen["ALLoRA-0"], "hyper-parameters", "fewer in ALLoRA-0 than in LoRA"),
+        size=Size(seen["LoRA"] - seen["ALLoRA-0"], "fewer", "independent knobs in ALLoRA-0 than in LoRA"),
         flips_if="LoRA's s and l acting as one",
     )

@@ -113,9 +113,8 @@ def in_full(
         modules = [linked(name.replace(".", "/") + ".py", name.removeprefix("allora_analysis.")) for name in names]
         lines.append("- **Check:** " + ", ".join([linked(path, f"{Path(path).stem}.{function}"), *modules]))
     tests = [linked(word, word) if word.startswith("tests/") else word for word in one.test.split(", ")]
-    lines.append(
-        f"- **Tests:** {', '.join(tests)} · **Rerun:** `python -m allora_analysis --only {one.id}`, `{one.command}`"
-    )
+    commands = dict.fromkeys((f"python -m allora_analysis --only {one.id}", one.command))
+    lines.append(f"- **Tests:** {', '.join(tests)} · **Rerun:** {', '.join(f'`{command}`' for command in commands)}")
     said = f"> {escaped(one.statement)}" + (f" *({who})*" if (who := said_by(one.where)) else "")
     where = escaped(one.where)
     return "\n\n".join(
@@ -149,7 +148,10 @@ def _sized(one: View) -> str:
 def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, home: str = "../README.md") -> str:
     """The whole ledger as a Markdown page, part by part: a table of answers, then each row in full."""
     about = f"Written by `make readme` from a fresh run of every check. The verdicts explained: [README]({home}); what "
-    about += "each letter stands for: [symbols](symbols.md)."
+    about += (
+        "each letter stands for: [symbols](symbols.md). *True in the paper* takes its training to be AdamW at 1e-4, "
+    )
+    about += "which it does not name; its Figure 2 and Table 3 look otherwise (`4-figure-2-right`, `T3-procedure`)."
     parts = [
         f"## {title}\n\n{table(members)}\n\n" + "\n\n".join(in_full(one, target) for one in members)
         for title, members in by_part(of).items()

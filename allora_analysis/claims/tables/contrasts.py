@@ -182,6 +182,13 @@ def joined(samples: Mapping[str, Float[np.ndarray, " clusters"]]) -> dict[str, l
     return found
 
 
+def p_values(one: Judgement) -> str:
+    """The p-value, that by Holm, and the least that so many units could have given."""
+    least = "" if one.smallest_p_value is None else f", least possible {one.smallest_p_value:.2g}"
+    holm = f", Holm {one.adjusted_p_value:.2g} over {one.family}" if one.family > 1 else ""
+    return f"p = {one.p_value:.2g}{holm}{least}"
+
+
 def told_by(verdict: str) -> bool | None:
     """Whether a sentence about the paper's own numbers is true there; None where they leave it open."""
     return {"holds": True, "refuted": False}.get(verdict)
@@ -224,11 +231,10 @@ def by_the_rule(
     if over_all > 0.05:
         flips += f"; one family of all {len(BY_NAME)} contrasts instead of the question's (adjusted p = {over_all:.2g})"
     predicted = {"mean gap": "above 0" if one.margin is None else f"within ± {one.margin:g}"}
+    rule = f"{ALONE if alone else RULE}; {p_values(one)}"
     return tested.finding(
         **{verdict: words.format(**told) for verdict, words in answers.items()},
-        evidence=Evidence(
-            predicted, measured, ALONE if alone else RULE, tolerance=one.margin, interval=one.interval, n=one.n
-        ),
+        evidence=Evidence(predicted, measured, rule, tolerance=one.margin, interval=one.interval, n=one.n),
         size=Size(one.mean, "percentage points", f"the mean gap {name}", *(one.interval or (None, None))),
         wanted=f"would be decided by {needed}",
         flips_if=needed if undecided else flips,

@@ -351,7 +351,7 @@ def best_average(cases: Cases) -> Finding:
             arm: float(reported.mean(row.accuracies)) for arm, row in _rows_of(rows, printed).items()
         },
         printed=lambda printed, seen: (
-            lead(printed) >= 0 and all(abs(printed[arm] - seen[arm]) <= 0.1 for arm in printed)
+            lead(printed) >= 0 and all(abs(printed[arm] - seen[arm]) <= 0.1 + 1e-9 for arm in printed)
         ),
     )
     leads = [lead(case.inputs) for case in judged.cases]
@@ -391,7 +391,7 @@ def consistently_dora(cases: Cases) -> Finding:
     judged = cases.judge(
         [Case(part, (part, printed(part)), True) for part in found.by_part((0, 1))],
         measure=lambda one: found.by_part((0, 1))[one[0]],
-        printed=lambda one, seen: abs(seen - one[1]) <= 0.1 and seen > 0,
+        printed=lambda one, seen: abs(seen - one[1]) <= 0.1 + 1e-9 and seen > 0,
     )
     tasks, models, settings = found.by_part((2,)), found.by_part((0,)), found.by_cluster()
     more = {"by model and rank": {", ".join(pair): v for pair, v in settings.items()}, "by task": tasks}
