@@ -435,7 +435,7 @@ def fair_to_lora(cases: Cases) -> Finding:
     )
 
 
-def _best(arm: str, cells: Sequence[reported.Cell] = reported.TABLE_3) -> list[tuple[float, float]]:
+def _best(arm: str, cells: Sequence[reported.Cell] | None = None) -> list[tuple[float, float]]:
     # The best accuracy over η² and its η², a (model, data set) each.
-    table = reported.by_key(cells)
+    table = reported.by_key(reported.TABLE_3 if cells is None else cells)
     return [max((table[(*pair, eta, arm)], eta) for eta in ETA_SQUARED) for pair in COLUMNS_3]
