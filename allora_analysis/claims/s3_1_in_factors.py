@@ -223,6 +223,15 @@ def log_losses(x: np.ndarray, labels: np.ndarray, w: np.ndarray) -> np.ndarray:
     return np.mean(np.log(np.exp(logits).sum(axis=-1)) - chosen, axis=1)
 
 
+def softmax_slopes(inputs: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """∂/∂A and ∂/∂B of the mean cross-entropy of softmax(XAᵀBᵀ), for each X, A and B of a stack; float32."""
+    hidden = inputs @ np.swapaxes(a, 1, 2)
+    logits = hidden @ np.swapaxes(b, 1, 2)
+    chances = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    delta = (chances / chances.sum(axis=-1, keepdims=True) - y) / np.float32(len(y))
+    return np.swapaxes(delta @ b, 1, 2) @ inputs, np.swapaxes(delta, 1, 2) @ hidden
+
+
 def trained(x: np.ndarray, y: np.ndarray, sets: tuple, generator: np.random.Generator) -> list[list[np.ndarray]]:
     """Descent on the cross-entropy of every arm from one A, losses every few steps; float32."""
     drops, decays = (np.array(part, np.float32)[:, None, None] for part in zip(*ARMS, strict=True))
@@ -235,11 +244,7 @@ def trained(x: np.ndarray, y: np.ndarray, sets: tuple, generator: np.random.Gene
         inputs = np.repeat(x[None], len(ARMS), axis=0)
         keep = 1 - drops[masked]
         inputs[masked] *= (generator.random(inputs[masked].shape, np.float32) < keep) / keep
-        hidden = inputs @ np.swapaxes(a, 1, 2)
-        logits = hidden @ np.swapaxes(b, 1, 2)
-        chances = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        delta = (chances / chances.sum(axis=-1, keepdims=True) - y) / np.float32(len(x))
-        slope_a, slope_b = np.swapaxes(delta @ b, 1, 2) @ inputs, np.swapaxes(delta, 1, 2) @ hidden
+        slope_a, slope_b = softmax_slopes(inputs, y, a, b)
         a, b = a - rate * (slope_a + decays * a), b - rate * (slope_b + decays * b)
     return found
 

@@ -22,7 +22,7 @@ from allora_analysis import records
 from allora_analysis.claims.cases import Cases, each_above
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run, units_wanted
 from allora_analysis.claims.s3_1_few_steps import AS_GOOD, FLAW
-from allora_analysis.claims.s3_1_in_factors import NOT_A_MUST, log_losses, stopped
+from allora_analysis.claims.s3_1_in_factors import NOT_A_MUST, log_losses, softmax_slopes, stopped
 from allora_analysis.laboratory import table as laboratory
 from allora_analysis.laboratory.design import FEWER, STEPS, Cell, contrasts
 from allora_analysis.statistics import OneSided, judge_family, one_sided
@@ -37,33 +37,19 @@ SLOWEST = {"sgd": 10**-2.5, "adamw": 10**-4.5}
 
 @dataclass(frozen=True)
 class Trial:
-    """One optimizer on so many sentences.
+    """One optimizer on so many sentences; model and data as records call them."""
 
-    Attributes:
-        optimizer: "sgd", its decay a part of the loss, or "adamw", its decay apart.
-        sentences: of training, drawn by each seed; None: all.
-        model: what records call the model.
-        data: what records call the data.
-        rank: of A and B.
-        batch_size: sentences of a step.
-        drop_rates: of the masks on the features.
-        rates: of learning, half a decade apart, how many.
-        times: steps at which losses are taken; the last is the length of training.
-        tuning: seeds that choose the rates, from 1000.
-        seeds: that judge, from 0.
-    """
-
-    optimizer: str
-    sentences: int | None
+    optimizer: str  # "sgd", its decay a part of the loss, or "adamw", its decay apart
+    sentences: int | None  # of training, drawn by each seed; None: all
     model: str = MODEL
     data: str = DATA
     rank: int = 8
     batch_size: int = 32
-    drop_rates: tuple[float, ...] = (0.05, 0.2, 0.5)
-    rates: int = 7
-    times: tuple[int, ...] = (0, 20, 40, 60, 80, 100, 150, 200, 250, 300, 350, 400)
-    tuning: int = 4
-    seeds: int = 20
+    drop_rates: tuple[float, ...] = (0.05, 0.2, 0.5)  # of the masks on the features
+    rates: int = 7  # of learning, half a decade apart, how many
+    times: tuple[int, ...] = (0, 20, 40, 60, 80, 100, 150, 200, 250, 300, 350, 400)  # of losses; the last: the length
+    tuning: int = 4  # seeds that choose the rates, from 1000
+    seeds: int = 20  # that judge, from 0
 
     @property
     def arms(self) -> tuple[tuple[float, float], ...]:
@@ -115,12 +101,7 @@ def trained(features: Features, trial: Trial, columns: list[tuple[float, float, 
         batch = order[step * trial.batch_size : (step + 1) * trial.batch_size]
         kept = generator.random((len(batch), width), np.float32)
         inputs = x[batch] * ((kept >= drops) / (1 - drops))
-        hidden = inputs @ np.swapaxes(a, 1, 2)
-        logits = hidden @ np.swapaxes(b, 1, 2)
-        chances = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        delta = chances / chances.sum(axis=-1, keepdims=True) - np.eye(classes, dtype=np.float32)[labels[batch]]
-        delta /= np.float32(len(batch))
-        slopes = np.swapaxes(delta @ b, 1, 2) @ inputs, np.swapaxes(delta, 1, 2) @ hidden
+        slopes = softmax_slopes(inputs, np.eye(classes, dtype=np.float32)[labels[batch]], a, b)
         if trial.optimizer == "sgd":
             a, b = (m - rates * (g + decays * m) for m, g in zip((a, b), slopes, strict=True))
         else:

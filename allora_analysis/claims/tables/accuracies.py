@@ -125,27 +125,16 @@ def restored_gaps(dataset: str, runs: int) -> tuple[reported.Comparison, ...]:
 
 @dataclass(frozen=True)
 class AboveMajority:
-    """An accuracy beside the majority rate of its data set, all in percent or percentage points.
+    """An accuracy beside the majority rate of its data set, all in percent or percentage points."""
 
-    Attributes:
-        where: table, model, data set, arm, setting.
-        model: the pre-trained model.
-        dataset: the data set.
-        accuracy: as printed.
-        majority: the majority label's share; None where no count is at hand.
-        distance: accuracy − majority; None likewise.
-        stderr: binomial standard error of the accuracy at the test set's size; None likewise.
-        headroom_used: distance/(100 − majority): 0 at the majority rate, 1 at 100 %; None likewise.
-    """
-
-    where: str
+    where: str  # table, model, data set, arm, setting
     model: str
     dataset: str
-    accuracy: float
-    majority: float | None
-    distance: float | None
-    stderr: float | None
-    headroom_used: float | None
+    accuracy: float  # as printed
+    majority: float | None  # the majority label's share; None, as what follows, where no count is at hand
+    distance: float | None  # accuracy − majority
+    stderr: float | None  # binomial, of the accuracy at the test set's size
+    headroom_used: float | None  # distance/(100 − majority): 0 at the majority rate, 1 at 100 %
 
     def beyond(self, z: float) -> bool | None:
         """Whether the accuracy is more than z standard errors above the majority rate."""

@@ -83,17 +83,11 @@ QUESTIONS = {
 
 @dataclass(frozen=True)
 class Gaps:
-    """A contrast's gaps in percentage points, one a cell, with labels.
-
-    Attributes:
-        values: better − worse.
-        labels: each cell's full label: (model, data set, η²) or (model, rank, task).
-        clusters: each cell's cluster: (model, data set) or (model, rank).
-    """
+    """A contrast's gaps, better − worse in percentage points, one a cell, with labels."""
 
     values: Float[np.ndarray, " cells"]
-    labels: tuple[Label, ...]
-    clusters: tuple[Label, ...]
+    labels: tuple[Label, ...]  # each cell's: (model, data set, η²) or (model, rank, task)
+    clusters: tuple[Label, ...]  # each cell's: (model, data set) or (model, rank)
 
     def by_cluster(self) -> dict[Label, float]:
         """The mean gap of each cluster, in order of appearance."""

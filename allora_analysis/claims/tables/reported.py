@@ -159,23 +159,14 @@ DENOMINATORS = ("pretrained", "all")
 
 @dataclass(frozen=True)
 class Comparison:
-    """A printed number beside the same number recomputed from others that the paper prints.
-
-    Attributes:
-        where: the printed number's place.
-        basis: what it is recomputed from.
-        printed: as printed.
-        recomputed: from the basis.
-        half_unit: half a unit of the printed number's last digit.
-        input_error: the most that rounding of the basis can move the recomputed value.
-    """
+    """A printed number, by its place, beside the same recomputed from others that the paper prints, the basis."""
 
     where: str
     basis: str
     printed: Decimal
     recomputed: Decimal
-    half_unit: Decimal
-    input_error: Decimal
+    half_unit: Decimal  # of the printed number's last digit
+    input_error: Decimal  # the most that rounding of the basis can move the recomputed value
 
     @property
     def difference(self) -> Decimal:

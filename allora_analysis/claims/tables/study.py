@@ -60,50 +60,27 @@ class Config:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the reported cells say about a contrast; gaps in percentage points, p-values two-sided.
-
-    Attributes:
-        contrast: its name.
-        cells: number of cells.
-        positive: cells in favor of the arm said to be better.
-        negative: cells against it.
-        mean: mean gap.
-        clusters: number of clusters.
-        clusters_positive: clusters with a positive mean.
-        interval: Student's t interval of the mean over clusters.
-        p_value: exact sign flips of the cluster means.
-        adjusted_p_value: the same, Holm-adjusted over all nine contrasts.
-        smallest_p_value: the least that this many clusters can give, before adjustment.
-        smallest_adjusted_p_value: the least after that adjustment, whatever the gaps of this and the other contrasts.
-        t_p_value: Student's t over clusters.
-        wilcoxon_clusters: signed ranks over clusters.
-        sign_clusters: signs over clusters.
-        wilcoxon_cells: signed ranks over cells, as if these were independent.
-        sign_cells: signs over cells, likewise.
-        clusters_needed: clusters at which sign flips can reject at all after Holm's first step and Student's t over
-            clusters of this mean and spread has the wanted power there; None where the mean gap is 0.
-        by_the_rule: one-sided and within its question, as the ledger judges it.
-    """
+    """What the reported cells say about a contrast; gaps in percentage points, p-values two-sided."""
 
     contrast: str
     cells: int
-    positive: int
-    negative: int
+    positive: int  # cells in favor of the arm said to be better
+    negative: int  # cells against it
     mean: float
     clusters: int
-    clusters_positive: int
-    interval: tuple[float, float]
-    p_value: float
-    adjusted_p_value: float
-    smallest_p_value: float
-    smallest_adjusted_p_value: float
-    t_p_value: float
-    wilcoxon_clusters: float
-    sign_clusters: float
-    wilcoxon_cells: float
-    sign_cells: float
-    clusters_needed: int | None
-    by_the_rule: Judgement
+    clusters_positive: int  # with a positive mean
+    interval: tuple[float, float]  # Student's t interval of the mean over clusters
+    p_value: float  # exact sign flips of the cluster means
+    adjusted_p_value: float  # the same, Holm-adjusted over all nine contrasts
+    smallest_p_value: float  # the least that this many clusters can give, before adjustment
+    smallest_adjusted_p_value: float  # the least after that adjustment, whatever the gaps of this and the others
+    t_p_value: float  # Student's t over clusters
+    wilcoxon_clusters: float  # signed ranks over clusters
+    sign_clusters: float  # signs over clusters
+    wilcoxon_cells: float  # signed ranks over cells, as if these were independent
+    sign_cells: float  # signs over cells, likewise
+    clusters_needed: int | None  # `clusters_needed` at Holm's first step; None where the mean gap is 0
+    by_the_rule: Judgement  # one-sided and within its question, as the ledger judges it
 
 
 def clusters_needed(means: ArrayLike, level: float, power: float, family: int = len(CONTRASTS)) -> int | None:

@@ -407,19 +407,18 @@ def consistently_dora(cases: Cases) -> Finding:
     )
 
 
+ANSWERS = {
+    "undecided": "Undecided: {mean} points on average, better in {clusters} settings; may be chance (p = {p}).",
+    "holds": "Yes: {mean} points on average, more than chance (p = {p}).",
+}
+
+
 @reported_claim(
     "4.5-better-than-dora", where="§6; Table 1", says=SECTION_6, reading="ALLoRA against DoRA, over (model, rank)."
 )
 def better_than_dora(cases: Cases) -> Finding:
     """ALLoRA − DoRA in Table 1."""
-    return by_the_rule(
-        cases,
-        "ALLoRA − DoRA",
-        {
-            "undecided": "Undecided: {mean} points on average, better in {clusters} settings; may be chance (p = {p}).",
-            "holds": "Yes: {mean} points on average, more than chance (p = {p}).",
-        },
-    )
+    return by_the_rule(cases, "ALLoRA − DoRA", ANSWERS)
 
 
 @reported_claim(
@@ -427,11 +426,4 @@ def better_than_dora(cases: Cases) -> Finding:
 )
 def allora_0_better_than_dora(cases: Cases) -> Finding:
     """ALLoRA-0 − DoRA in Table 1."""
-    return by_the_rule(
-        cases,
-        "ALLoRA-0 − DoRA",
-        {
-            "undecided": "Undecided: {mean} points on average, better in {clusters} settings; may be chance (p = {p}).",
-            "holds": "Yes: {mean} points on average, more than chance (p = {p}).",
-        },
-    )
+    return by_the_rule(cases, "ALLoRA-0 − DoRA", ANSWERS)
