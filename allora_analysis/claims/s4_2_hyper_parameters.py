@@ -89,6 +89,27 @@ def matters(one: Training) -> bool:
     return not (by_b or by_a)
 
 
+def detailed(one: Training) -> Setting:
+    """Its knobs with ε and weight decays that matter."""
+    return replace(one.setting, eps_a=1e-3, eps_b=2e-3, decay_a=0.3, decay_b=0.2)
+
+
+def compared(one: Training) -> dict[str, object]:
+    """The degrees of freedom with α and without; s·BA at the end, and where gradients are clipped."""
+    with_it, without = (degrees(one, one.setting, (*first, *one.tuned)) for first in (("scaling",), ()))
+    ends = (path(one, detailed(one), norm)[-1] for norm in (None, 0.05))
+    return {"degrees with α": with_it, "without": without, **dict(zip(("s·BA", "clipped"), ends, strict=True))}
+
+
+def same_rescaled(one: Training, seen: dict[str, object]) -> bool:
+    """Whether the rescaled knobs train the same, and other weights where gradients are clipped."""
+    other = adaptive.rescaled(detailed(one), 1.3, 0.4, one.optimizer)
+    return (
+        relative_error(path(one, other)[-1], seen["s·BA"]) <= TOLERANCE
+        and relative_error(path(one, other, 0.05)[-1], seen["clipped"]) > 1e-3
+    )
+
+
 @knob_claim(
     "4-alpha",
     where="Definition 1",
@@ -97,24 +118,6 @@ def matters(one: Training) -> bool:
 )
 def scaling_is_tunable(cases: Cases) -> Finding:
     """The knobs' rank with α and without; rescaled trainings, which must be the same, clipped ones not."""
-
-    def compared(one: Training) -> dict[str, object]:
-        with_it, without = (degrees(one, one.setting, (*first, *one.tuned)) for first in (("scaling",), ()))
-        detailed = replace(one.setting, eps_a=1e-3, eps_b=2e-3, decay_a=0.3, decay_b=0.2)
-        return {
-            "degrees with α": with_it,
-            "without": without,
-            "s·BA": path(one, detailed)[-1],
-            "clipped": path(one, detailed, 0.05)[-1],
-        }
-
-    def same(one: Training, seen: dict[str, object]) -> bool:
-        detailed = replace(one.setting, eps_a=1e-3, eps_b=2e-3, decay_a=0.3, decay_b=0.2)
-        other = adaptive.rescaled(detailed, 1.3, 0.4, one.optimizer)
-        return (
-            relative_error(path(one, other)[-1], seen["s·BA"]) <= TOLERANCE
-            and relative_error(path(one, other, 0.05)[-1], seen["clipped"]) > 1e-3
-        )
 
     own = Case("AdamW at 1e-4, one rate tuned, init_A fixed", drawn(cases.rng, PAPER, "adam", ("rate",)), True)
     others = [
