@@ -118,7 +118,6 @@ def same_rescaled(one: Training, seen: dict[str, object]) -> bool:
 )
 def scaling_is_tunable(cases: Cases) -> Finding:
     """The knobs' rank with α and without; rescaled trainings, which must be the same, clipped ones not."""
-
     own = Case("AdamW at 1e-4, one rate tuned, init_A fixed", drawn(cases.rng, PAPER, "adam", ("rate",)), True)
     others = [
         Case(
@@ -133,7 +132,7 @@ def scaling_is_tunable(cases: Cases) -> Finding:
         [own, *others],
         compared,
         printed=lambda one, seen: seen["degrees with α"] > seen["without"],
-        corrected=same,
+        corrected=same_rescaled,
         condition=matters,
     )
     added = judged.measured[0]["degrees with α"] - judged.measured[0]["without"]
