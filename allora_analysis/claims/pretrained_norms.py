@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from allora_analysis import cli, terminal
+from allora_analysis import cli, outputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,7 +60,7 @@ def run(arguments: Arguments) -> int:
     known = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
     known[arguments.name] = norms
     arguments.out.write_text(json.dumps(known, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
-    terminal.say(f"{len(norms)} linear maps of {arguments.name} in {arguments.out}")
+    outputs.say(f"{len(norms)} linear maps of {arguments.name} in {arguments.out}")
     return 0
 
 

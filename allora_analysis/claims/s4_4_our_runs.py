@@ -32,10 +32,9 @@ from allora_analysis.claims.accuracy import (
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim
 from allora_analysis.finetune.setting import STUDY, Setting
-from allora_analysis.grid.presets import ablation, learning_rates, perception
+from allora_analysis.grid.presets import ablation, command, learning_rates, perception
 from allora_analysis.grid.presets import own_best_rate as sequential
 from allora_analysis.grid.reading import recorded, right_differences
-from allora_analysis.grid.sources import command
 from allora_analysis.statistics import Judgement, decide, in_every, paired_test, two_level
 from allora_analysis.statistics.e_values import CAP, Sequential
 from allora_analysis.statistics.e_values import decide as decide_sequentially

@@ -38,12 +38,8 @@ def _set(tag: str) -> str:
 def html(text: str) -> Markup:
     """A text as HTML."""
     parts = POWER.split(text)
-    return Markup("").join(number(part) if index % 2 else _prose(part) for index, part in enumerate(parts))
-
-
-def _prose(text: str) -> Markup:
-    marked = SUPERSCRIPT.sub(_set("sup"), SUBSCRIPT.sub(_set("sub"), str(escape(text))))
-    return Markup(marked)
+    parts[::2] = [SUPERSCRIPT.sub(_set("sup"), SUBSCRIPT.sub(_set("sub"), str(escape(part)))) for part in parts[::2]]
+    return Markup("").join(number(part) if index % 2 else Markup(part) for index, part in enumerate(parts))
 
 
 def number(text: str) -> Markup:
@@ -119,15 +115,7 @@ def quantities(evidence: Evidence) -> list[Quantity]:
 
 
 def flat(mapping: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Mappings become paths; one that holds no further mapping and lies two deep stays together, as one row.
-
-    Args:
-        mapping: predictions or measurements.
-        above: the names that lead to it.
-
-    Yields:
-        A path of names, and what is there.
-    """
+    """Paths of names and what is there; a mapping of no further mappings that lies two deep stays whole, as one row."""
     for name, item in mapping.items():
         path = (*above, str(name))
         together = above and isinstance(item, Mapping) and not any(isinstance(x, Mapping) for x in item.values())

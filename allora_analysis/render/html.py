@@ -1,11 +1,15 @@
 """The ledger as one self-contained HTML page: `python -m allora_analysis --report ledger.html`.
 
 Each claim shows its verdict and its answer; the sentence, the evidence, code and tests are on demand, and are not
-printed. Checked by `tests/test_report.py` and `tests/test_report_browser.py`.
+printed. Its pictures are the files that `python -m paper_figures` draws into the repository's `docs/`; where that
+folder is not beside the package, as after a plain install, the page has none. Checked by `tests/test_report.py` and
+`tests/test_report_browser.py`.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +22,99 @@ from markupsafe import Markup, escape
 from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import VERDICTS
 from allora_analysis.claims.ledger import Row
-from allora_analysis.render import pictures
 from allora_analysis.render.evidence import NOTHING, Quantity, compared, facts, html, quantities, summary
-from allora_analysis.render.pictures import Picture
 from allora_analysis.render.view import MEANINGS, View, by_part, said_by, size_text, views
 from allora_analysis.study import environment
+
+FOLDER = Path(__file__).resolve().parents[2] / "docs"
+WIDTH = 1400  # pixels: twice a column of the page
+COLOURS = 128
+
+# Claims by id, or by section where a picture is about all of it.
+ABOUT = {
+    "figure_1": ("3.1-figure-1", "3.1-figure-1-cifar10"),
+    "figure_2": (
+        "3.1-figure-2-left",
+        "4-figure-2-measured",
+        "4-figure-2-measured-smollm2",
+        "4-figure-2-tapers",
+        "T2-epoch-of-best",
+        "T2-long",
+        "T2-short",
+        "T2-overfit",
+    ),
+    "figure_3": ("F3", "D", "A", "4.4-average", "4.4-better-than-lora", "4.4-no-difference", "6-better-than-lora"),
+    "figure_4": ("F4", "E", "5.1", "5.2"),
+    "figure_5": ("4-adaptor", "4-inversely-proportional"),
+    "ripple": ("3.3",),
+    "zero_initialisation": ("3.2-saddle-lora", "3.2-saddle-starts", "3.2-escape"),
+    "deviation": ("3.1-bound", "3.1-bound-order", "3.1-benefit-large-n"),
+    "crossover": ("3.1-sgd-crossover", "3.1-sgd-training-fit"),
+    "escape": (
+        "4-escape",
+        "4-escape-fixed-rate",
+        "4-figure-2-slower",
+        "4-figure-2-right",
+        "4-escape-optimisers",
+        "4-effective-rate",
+    ),
+    "eta_squared": ("4-table-3-desk",),
+    "procedures": ("T3-procedure", "T3-procedure-laboratory"),
+    "laboratory": (
+        "3.1-figure-2-left-laboratory",
+        "3.1-figure-2-left-bottleneck-laboratory",
+        "4-better-than-lora-laboratory",
+        "4.5-better-than-dora-laboratory",
+        "4-eta-needs-no-tuning-laboratory",
+        "6-other-adaptors-laboratory",
+    ),
+    "width": ("4-width-factor", "4-width-transfer", "4-width-first-step"),
+    "transformer": (
+        "3.3-transformer",
+        "3.3-transformer-series",
+        "3.3-transformer-gradient",
+        "3.3-transformer-measured",
+    ),
+    "learning_rates": ("4-own-best-rate", "4-own-best-rate-sgd", "4-own-best-rate-smollm2"),
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to embed: its name, its size in pixels, its content as a data URI, and what it shows in words."""
+
+    name: str
+    width: int
+    height: int
+    source: str
+    description: str
+
+
+def picture_of(identifier: str) -> str | None:
+    """The picture about a claim."""
+    keys = (identifier, identifier.partition("-")[0])  # a claim's own before its section's
+    return next((name for key in keys for name, about in ABOUT.items() if key in about), None)
+
+
+def _drawn_picture(name: str, folder: Path | None = None) -> Picture | None:
+    """A drawn picture of `docs/` or another folder, scaled down and with few colors; None where it was not drawn."""
+    from PIL import Image
+
+    path = (FOLDER if folder is None else folder) / f"{name}.png"
+    if not path.is_file():
+        return None
+    with Image.open(path) as drawn:
+        described = str(drawn.info.get("Description", name)).removeprefix(f"{name}: ")
+        page = Image.new("RGBA", drawn.size, "white")
+        page.alpha_composite(drawn.convert("RGBA"))
+    scale = min(1.0, WIDTH / page.width)
+    small = page.convert("RGB").resize(
+        (round(page.width * scale), round(page.height * scale)), Image.Resampling.LANCZOS
+    )
+    content = io.BytesIO()
+    small.quantize(COLOURS, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
+    encoded = base64.b64encode(content.getvalue()).decode("ascii")
+    return Picture(name, small.width, small.height, f"data:image/png;base64,{encoded}", described)
 
 
 @dataclass(frozen=True)
@@ -48,7 +140,7 @@ class Entry:
 
 def _entry(view: View, part: str, drawn: Mapping[str, Picture], own: bool) -> Entry:
     # `own`: this row read the caller's own records, of which there are no pictures.
-    name, evidence = pictures.name_for(view.id), view.evidence
+    name, evidence = picture_of(view.id), view.evidence
     mine = f"python -m allora_analysis --only {view.id}" + (" --results FOLDER" if own else "")
     told = {
         "Read as": view.reading,
@@ -83,8 +175,8 @@ def page(rows: Sequence[Row], folder: Path | None = None, *, own: bool = False, 
     """The ledger as one HTML document that loads nothing from elsewhere; the same rows give the same bytes."""
     shown = views(rows)
     reads = {row.claim.id for row in rows if own and row.claim.reads is not None}
-    names = dict.fromkeys(name for one in shown if (name := pictures.name_for(one.id)) is not None)
-    drawn = {name: picture for name in names if (picture := pictures.load(name, folder)) is not None}
+    names = dict.fromkeys(name for one in shown if (name := picture_of(one.id)) is not None)
+    drawn = {name: picture for name in names if (picture := _drawn_picture(name, folder)) is not None}
     parts = {f"part-{index}": title for index, title in enumerate(by_part(shown))}
     entries = {
         key: [_entry(one, key, drawn, one.id in reads) for one in by_part(shown)[title]] for key, title in parts.items()

@@ -19,7 +19,8 @@ from markupsafe import Markup
 
 from allora_analysis.claims.claim import VERDICTS
 from allora_analysis.claims.ledger import Row
-from allora_analysis.render import code, evidence, pictures, view
+from allora_analysis.render import code, evidence, view
+from allora_analysis.render.html import picture_of
 from allora_analysis.render.view import MEANINGS, View
 from docs.site import drawn, explorables, ledger, source
 from docs.site.prose import ROOT, SLUGS
@@ -115,7 +116,7 @@ def _page(row: Row, known: Mapping[str, View]) -> str:
 
 
 def _picture(identifier: str) -> ledger.Picture | None:
-    name = pictures.name_for(identifier)
+    name = picture_of(identifier)
     return ledger.picture(name) if name and (ledger.PICTURES / f"{name}.png").exists() else None
 
 
