@@ -16,8 +16,7 @@ from allora_analysis.__main__ import main
 from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import VERDICTS, Claim, Evidence, Finding
 from allora_analysis.claims.ledger import Row
-from allora_analysis.render.evidence import facts, html, quantities, value
-from allora_analysis.render.html import ABOUT, page
+from allora_analysis.render.html import ABOUT, facts, html, page, quantities, value
 from paper_figures import NAMES
 
 VOID = {"meta", "link", "input", "wbr", "br", "use", "image", "mspace"}
