@@ -108,21 +108,24 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def installed(package: str) -> str | None:
+    """A package's version; None where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def environment() -> dict[str, Any]:
     """Versions, platform and threads: what a result depends on besides its config."""
     import os
     import platform
-    from importlib.metadata import PackageNotFoundError, version
 
     from threadpoolctl import threadpool_info
 
     from allora_analysis import __version__
-
-    def installed(package: str) -> str | None:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return None
 
     return {
         "allora_analysis": __version__,

@@ -17,13 +17,12 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
-from allora_analysis.study import environment
+from allora_analysis.study import environment, installed
 from allora_analysis.validation import ArgumentError, count, ending
 
 # Text that is a machine's path: absolute (POSIX, Windows, UNC), under a home or this folder, or a file: address.
@@ -278,13 +277,6 @@ def _git(*arguments: str) -> str | None:
     return finished.stdout.strip()
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def processor() -> dict[str, Any]:
     """The CPU's model and which instruction sets it has: results agree bit by bit on equal ones only.
 
@@ -320,5 +312,5 @@ def provenance(packages: Iterable[str] = ()) -> dict[str, Any]:
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         **environment(),
         **processor(),
-        **{package: _version(package) for package in packages},
+        **{package: installed(package) for package in packages},
     }
