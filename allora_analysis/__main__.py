@@ -15,9 +15,9 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from allora_analysis import cli, outputs, terminal
+from allora_analysis import cli, outputs
 from allora_analysis.claims import ledger
-from allora_analysis.claims.claim import VERDICTS, Claim
+from allora_analysis.claims.claim import VERDICTS
 from allora_analysis.render import terminal as written
 from allora_analysis.render.view import View, as_json, views
 from allora_analysis.study import INTERRUPTED
@@ -56,11 +56,6 @@ class Arguments:
     """Records of your own runs: an experiment's --results, or a folder of finetune/, gradient_std/; default: ours."""
 
 
-def _selected(arguments: Arguments) -> tuple[Claim, ...]:
-    claims = ledger.select(ledger.all_claims(), arguments.only)
-    return ledger.select(claims, arguments.section, "--section") if arguments.section is not None else claims
-
-
 def _wanted(arguments: Arguments) -> tuple[str, ...]:
     words = VERDICTS if arguments.verdict is None else tuple(arguments.verdict.split(","))
     for word in words:
@@ -73,9 +68,11 @@ def run(arguments: Arguments) -> int:
     if arguments.json not in (None, "-"):
         outputs.check_writable("--json", Path(arguments.json))
     _check(arguments)
-    claims, words = _selected(arguments), _wanted(arguments)
+    claims, words = ledger.select(ledger.all_claims(), arguments.only), _wanted(arguments)
+    if arguments.section is not None:
+        claims = ledger.select(claims, arguments.section, "--section")
     if arguments.list:
-        terminal.tell(lambda: written.show_list([claim.id for claim in claims], words))
+        outputs.tell(lambda: written.show_list([claim.id for claim in claims], words))
         return 0
     rows, interrupted = ledger.run(claims, arguments.results, arguments.seed)
     shown = [row for row in rows if row.finding is None or row.finding.verdict in words]
@@ -92,7 +89,7 @@ def run(arguments: Arguments) -> int:
 def _write(arguments: Arguments, rows: Sequence[ledger.Row], interrupted: bool) -> None:
     of, own = views(rows), arguments.results is not None
     document = as_json(of, own, interrupted)
-    terminal.tell(lambda: print(document) if arguments.json == "-" else written.show(of, _in_full(arguments, of)))
+    outputs.tell(lambda: print(document) if arguments.json == "-" else written.show(of, _in_full(arguments, of)))
     if arguments.json not in (None, "-"):
         outputs.write_text("--json", Path(arguments.json), document + "\n")
     if arguments.report is not None:

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import tyro
 
 import allora_analysis
-from allora_analysis import outputs, terminal
+from allora_analysis import outputs
 from allora_analysis.study import INTERRUPTED, NOTES, Output, Study, as_json, doubt, note, show
 from allora_analysis.validation import TOO_LARGE, ArgumentError
 
@@ -31,14 +31,14 @@ TORCH_FULL = ("can't allocate memory", "Storage size calculation overflowed")
 
 def guarded(command: Callable[[], int]) -> int:
     """Run a command; a caller's mistake is one line and status 2, Ctrl-C status 130, a closed pipe is no error."""
-    terminal.prepare()
+    outputs.prepare()
     try:
         if signal.getsignal(signal.SIGINT) is allora_analysis._interrupted:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         with warnings.catch_warnings():
-            warnings.showwarning = _one_line
+            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
             status = command()
-        terminal.tell(sys.stdout.flush)
+        outputs.tell(sys.stdout.flush)
         return status
     except ArgumentError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -55,8 +55,8 @@ def guarded(command: Callable[[], int]) -> int:
     except KeyboardInterrupt as error:
         print(f"interrupted: {str(error) or 'nothing was finished yet'}", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # of a print outside `terminal.tell`
-        terminal.swallow()
+    except BrokenPipeError:  # of a print outside `outputs.tell`
+        outputs.swallow()
         return 0
     except OSError as error:
         if error.filename is None:
@@ -72,10 +72,6 @@ def guarded(command: Callable[[], int]) -> int:
 def _too_large(why: str) -> int:
     print(f"error: not enough memory ({why}); ask for smaller sizes", file=sys.stderr)
     return 2
-
-
-def _one_line(message: Warning | str, *_: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
 
 
 def parse(function: Callable[..., Any], program: str, argv: Sequence[str] | None) -> Any:
@@ -104,7 +100,7 @@ def about(package: ModuleType, commands: Mapping[str, str], argv: Sequence[str] 
         if set(words) - {"-h", "--help"}:
             raise ArgumentError(f"{package.__name__} takes no arguments, received {' '.join(words)!r}; it only tells")
         lines = [inspect.cleandoc(package.__doc__ or ""), "", *(f"{one}\n    {told}" for one, told in commands.items())]
-        terminal.say("\n".join(lines))
+        outputs.say("\n".join(lines))
         return 0
 
     return guarded(command)
@@ -140,10 +136,10 @@ def _run(study: Study, config: Any, output: Output) -> int:
     result = study.run(config)
     document = as_json(study, config, result)
     if output.json == "-":
-        terminal.tell(lambda: print(document))
+        outputs.tell(lambda: print(document))
     else:
         table = study.table(config, result)
-        terminal.tell(lambda: show(table))
+        outputs.tell(lambda: show(table))
     if output.json not in (None, "-"):
         outputs.write_text("--json", Path(output.json), document + "\n")
     if output.figure is not None:
@@ -154,7 +150,7 @@ def _run(study: Study, config: Any, output: Output) -> int:
     # Last, since the second run takes as long as the first, and Ctrl-C in it must lose nothing.
     try:
         if output.json != "-" and (line := doubt(study, config, result)) is not None:
-            terminal.tell(lambda: note(line))
+            outputs.tell(lambda: note(line))
     except KeyboardInterrupt:
         print("interrupted: the second seed was not run; the result itself is whole", file=sys.stderr)
         return INTERRUPTED

@@ -143,15 +143,7 @@ def _prepared(data: str, raw: dict[str, np.ndarray], name: str) -> Images:
         value = flat["x_train"].flat[0]
         raise ArgumentError(f"--data {data}: every pixel of x_train has one value, {value:g}; give images that differ")
     x_train, x_test = _normalised(data, flat)
-    return Images(
-        x_train,
-        labels["y_train"],
-        x_test,
-        labels["y_test"],
-        name,
-        classes,
-        _digest(flat | labels),
-    )
+    return Images(x_train, labels["y_train"], x_test, labels["y_test"], name, classes, _digest(flat | labels))
 
 
 def _check_images(data: str, key: str, x: np.ndarray) -> None:

@@ -157,13 +157,7 @@ def verdict_table(rows: Sequence[Row], title: str = "") -> Markdown:
 
 @dataclass(frozen=True)
 class Slider:
-    """Sliders over a figure; where nothing runs, the figure in the middle of their ranges.
-
-    Attributes:
-        panel: the live widget.
-        picture: the figure as PNG.
-        caption: what stands for both in plain text.
-    """
+    """A live widget over a figure; where nothing runs, its picture in the middle of the ranges, and words for both."""
 
     panel: Any
     picture: bytes
@@ -175,17 +169,10 @@ class Slider:
 
 
 def slider(draw: Callable[..., Figure], **values: Sequence[Any]) -> Slider:
-    """Sliders for a figure's arguments.
+    """Sliders for a figure's arguments, each over the values given.
 
     The figure is drawn at both ends and in the middle before anything is shown, so that a slider that cannot be moved
     fails when the notebook is run and not when it is read.
-
-    Args:
-        draw: makes the figure from the arguments.
-        **values: by argument, the values that its slider stops at.
-
-    Returns:
-        What a notebook shows.
     """
     import ipywidgets
 

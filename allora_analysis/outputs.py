@@ -1,16 +1,18 @@
-"""The files that a user asks for: tried before anything is computed, then written whole or not at all.
+"""Where what is computed goes: files, tried before anything is computed, then written whole or not at all; standard
+output and error as they may be, closed by their reader, full, missing, or without our letters.
 
-Checked by `tests/test_outputs.py`.
+Checked by `tests/test_outputs.py` and `tests/test_terminal.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from allora_analysis.validation import ArgumentError
 
@@ -64,32 +66,23 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(neighbour)
         os.fsync(handle)
-        os.chmod(neighbour, 0o666 & ~_umask())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(neighbour, 0o666 & ~mask)
         os.replace(neighbour, target)
     finally:
         os.close(handle)
         neighbour.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def write_text(flag: str, path: Path, content: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file atomically; a file name's bytes that are no text are written as JSON escapes them."""
     try:
-        write_atomically(path, lambda target: _write_text(target, content))
+        write_atomically(path, lambda to: to.write_text(content, encoding="utf-8", errors="backslashreplace") and None)
     except OSError as error:
         raise ArgumentError(
             f"{flag} {path}: {error.strerror}; what was computed is printed above, the file is not written"
         ) from None
-
-
-def _write_text(path: Path, content: str) -> None:
-    # A file name's bytes that are no text are written as JSON escapes them.
-    path.write_text(content, encoding="utf-8", errors="backslashreplace")
 
 
 def check_apart(written: Mapping[str, Path], read: Mapping[str, Any] | None = None) -> None:
@@ -99,3 +92,60 @@ def check_apart(written: Mapping[str, Path], read: Mapping[str, Any] | None = No
     for flag, path in written.items():
         if (other := taken.setdefault(_target(path), flag)) != flag:
             raise ArgumentError(f"{other} and {flag} must be two files, received {str(path)!r} for both")
+
+
+def prepare() -> None:
+    """Let both streams take any text: what the encoding lacks is escaped, a stream that is missing swallows it."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif "utf" not in (stream.encoding or "utf").lower() and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def console(width: int | None = None) -> Any:
+    """A rich console on standard output that leaves a closed pipe to its caller."""
+    from rich.console import Console
+
+    class Unbroken(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    # With a height as well: a width alone is not taken where TERM=dumb.
+    return Unbroken(width=width, height=None if width is None else 25)
+
+
+def redraws() -> bool:
+    """Whether standard error is a terminal on which a bar can be redrawn; TERM=dumb is none."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
+def tell(say: Callable[[], None]) -> None:
+    """Print; where nobody reads on, go on: what is to be written to files still is."""
+    try:
+        say()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        swallow()
+    except OSError as error:
+        swallow()  # or the interpreter would try again at its end
+        raise ArgumentError(f"standard output: {error.strerror or error}; send it elsewhere") from None
+
+
+def say(line: str) -> None:
+    """Print a line to standard output as `tell` does."""
+    tell(lambda: print(line))
+
+
+def remark(line: str) -> None:
+    """Print a line to standard error; where it cannot be read or written, long work goes on without."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        swallow(sys.stderr)
+
+
+def swallow(stream: TextIO | None = None) -> None:
+    """From here on, take what is printed and print it nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())

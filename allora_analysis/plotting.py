@@ -31,13 +31,7 @@ COLOURS = {
 
 
 class Look(NamedTuple):
-    """How an arm is written and drawn: the same in every figure.
-
-    Attributes:
-        label: its name.
-        colour: of its lines and points.
-        marker: of its points, so that no two arms of a figure differ by color alone.
-    """
+    """How an arm is written and drawn, the same in every figure; no two arms of one differ by color alone."""
 
     label: str
     colour: str

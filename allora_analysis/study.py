@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from tyro.conf import arg
 
-from allora_analysis import terminal
+from allora_analysis import outputs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,21 +108,24 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def installed(package: str) -> str | None:
+    """A package's version; None where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def environment() -> dict[str, Any]:
     """Versions, platform and threads: what a result depends on besides its config."""
     import os
     import platform
-    from importlib.metadata import PackageNotFoundError, version
 
     from threadpoolctl import threadpool_info
 
     from allora_analysis import __version__
-
-    def installed(package: str) -> str | None:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return None
 
     return {
         "allora_analysis": __version__,
@@ -144,7 +147,7 @@ def as_json(study: Study, config: Any, result: Result) -> str:
 def progress(items: Sequence[Any], description: str) -> Iterator[Any]:
     """Iterate with a progress bar on standard error; where that is no terminal, lines."""
     # After 2 s, then ever less often.
-    if terminal.redraws():
+    if outputs.redraws():
         from rich.console import Console
         from rich.progress import track
 
@@ -155,7 +158,7 @@ def progress(items: Sequence[Any], description: str) -> Iterator[Any]:
     def report() -> None:  # from a thread: the first item alone may take minutes
         wait = INTERVAL
         while not finished.wait(wait):
-            terminal.remark(f"{description}: {done} of {len(items)}")
+            outputs.remark(f"{description}: {done} of {len(items)}")
             wait = min(1.5 * wait, LONGEST)
 
     threading.Thread(target=report, daemon=True).start()
@@ -211,7 +214,7 @@ def show(table: Table) -> None:
     whole = [_grid(table, range(len(table.columns)), table.title)]
     parts = _parts(table, width) if sys.stdout.isatty() else whole
     widths = [Console(width=100_000).measure(part).maximum for part in parts]
-    console = terminal.console(width if sys.stdout.isatty() else max(160, width, *widths))
+    console = outputs.console(width if sys.stdout.isatty() else max(160, width, *widths))
     for part in parts:
         console.print(part, highlight=False, markup=False)
     for one in table.notes:

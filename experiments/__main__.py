@@ -20,15 +20,15 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from allora_analysis import cli, records, terminal
+from allora_analysis import cli, outputs, records
 from allora_analysis.doctor import edge
 from allora_analysis.finetune import setting as finetune
-from allora_analysis.finetune.results import check_result, summarised
+from allora_analysis.finetune.run import check_result, summarised
+from allora_analysis.finetune.sources import resolve
 from allora_analysis.gradient_std import grid as gradient_std
 from allora_analysis.gradient_std.grid import PROTOCOL
 from allora_analysis.grid.reading import average_norm
 from allora_analysis.grid.reproduce import again, compare, named
-from allora_analysis.grid.sources import resolve
 from allora_analysis.validation import ArgumentError, count
 from allora_analysis.zero_initialisation import run as hessian
 
@@ -68,13 +68,13 @@ def _one(folder: Path) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", records.SetAsideWarning)  # named below, all of them
         found = records.status(folder, PROTOCOLS)
-    terminal.say(f"{folder}:")
+    outputs.say(f"{folder}:")
     for study, number in found.counts.items():
-        terminal.say(
+        outputs.say(
             f"  {study}: {number} records" + ("" if study in PROTOCOLS else ", a study that this version has not")
         )
     if not found.counts:
-        terminal.say("  no records")
+        outputs.say("  no records")
     _named("of an older protocol, which no command reads", found.older)
     _named("of a newer protocol: written by a later version", found.newer)
     _named("JSON files that are no records, left alone", found.foreign)
@@ -91,9 +91,9 @@ def _one(folder: Path) -> int:
 
 def _named(words: str, names: Sequence[str]) -> None:
     if names:
-        terminal.say(f"  {len(names)} {words}:")
+        outputs.say(f"  {len(names)} {words}:")
         for name in names:
-            terminal.say(f"    {name}")
+            outputs.say(f"    {name}")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def migrate(arguments: Migration) -> int:
                 changed += records.rewrite(record, result)
                 after += path.stat().st_size
     told = "would change" if arguments.dry_run else "changed"
-    terminal.say(f"{changed} records {told}: {before / 1e6:.1f} MB, then {after / 1e6:.1f} MB; each was checked")
+    outputs.say(f"{changed} records {told}: {before / 1e6:.1f} MB, then {after / 1e6:.1f} MB; each was checked")
     return 0
 
 
@@ -191,10 +191,10 @@ def reproduce(arguments: Repetition) -> int:
     sources = {name: where for name, where in resolve(names, known, []).items() if where != name}
     different = 0
     for record in chosen:
-        terminal.remark(f"running {record.path.stem} again: {_words(record)}")
+        outputs.remark(f"running {record.path.stem} again: {_words(record)}")
         found = compare(record, again(record, sources, arguments.trust_remote_code))
         different += found.verdict == "different"
-        terminal.say(f"{record.path.stem}, {_words(record)}: " + "\n".join(found.words()))
+        outputs.say(f"{record.path.stem}, {_words(record)}: " + "\n".join(found.words()))
     return 1 if different else 0
 
 

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from tyro.conf import arg
 
-from allora_analysis import cli, outputs, records, terminal
+from allora_analysis import cli, outputs, records
 from allora_analysis.claims.s3_1_small_runs import DATA, MODEL, PROTOCOL, RESULTS, STUDY, TRIALS, Features, run
 from allora_analysis.study import progress
 from allora_analysis.validation import ArgumentError
@@ -104,7 +104,7 @@ def experiment(arguments: Arguments) -> int:
         raise ArgumentError(f"--data {arguments.data}: labels and a validation split are needed; give {DATA}")
     digests = {"model": sources.digest(arguments.model), "data": data.digest}
     todo = [one for one in TRIALS if records.lookup(arguments.results, STUDY, one, PROTOCOL, digests) is None]
-    terminal.say(f"{len(TRIALS) - len(todo)} of {len(TRIALS)} trials recorded in {arguments.results}")
+    outputs.say(f"{len(TRIALS) - len(todo)} of {len(TRIALS)} trials recorded in {arguments.results}")
     if not todo:
         return 0
     pretrained = models.load(arguments.model, data.classes)
@@ -112,7 +112,7 @@ def experiment(arguments: Arguments) -> int:
     for one in progress(todo, f"{MODEL}'s features"):
         facts, found = records.provenance(("transformers",)), run(features, one)
         records.save(arguments.results, STUDY, one, found, protocol=PROTOCOL, digests=digests, provenance=facts)
-        terminal.say(f"recorded {one.words}")
+        outputs.say(f"recorded {one.words}")
     return 0
 
 

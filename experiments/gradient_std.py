@@ -16,7 +16,7 @@ spread at all and only minibatches do) and 0.2.
 dropout; the variance split into masks and minibatch by a nested design; the worst entry chosen on half of the masks
 and measured on the other half, since the maximum of estimates is biased upward.
 
-**Test.** Stated in `allora_analysis.gradient_std.trends`: per data set, optimizer and statistic (average, worst
+**Test.** Stated in `allora_analysis.gradient_std.summary`: per data set, optimizer and statistic (average, worst
 entry), on the probe batch at drop rate 0.5, Δ = log(value after the last epoch / value at epoch 0) of each seed,
 Student's t over seeds, 95 % intervals, Holm over all 16 cases at 0.05. Secondary, reported beside it: from epoch 1,
 since the paper's axis may begin there. The caption's sentence agrees with a setting if the average falls and the worst
@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from allora_analysis import cli, records, terminal
+from allora_analysis import cli, outputs, records
 from allora_analysis.gradient_std.grid import FIGURE_1, PROTOCOL, RESULTS, STUDY, Arm, Grid
 from allora_analysis.study import INTERRUPTED, progress
 from allora_analysis.validation import choice, count
@@ -86,15 +86,15 @@ def run(arguments: Arguments, grid: Grid = FIGURE_1) -> int:
     found = {each: _record(arguments.results, grid, each, loaded.digest) for each in runs}
     todo = [each for each, record in found.items() if record is None]
     for arm, seed in runs if arguments.dry_run else ():
-        terminal.say(f"{'to run  ' if (arm, seed) in todo else 'recorded'}  {_words(arm, seed)}")
-    terminal.say(f"{loaded.name}: {len(runs) - len(todo)} of {len(runs)} runs recorded in {arguments.results}")
+        outputs.say(f"{'to run  ' if (arm, seed) in todo else 'recorded'}  {_words(arm, seed)}")
+    outputs.say(f"{loaded.name}: {len(runs) - len(todo)} of {len(runs)} runs recorded in {arguments.results}")
     if arguments.dry_run:
         return 0
     _tidy(arguments.results, found.values())
     try:
         failed = [each for each in todo if not _run(arguments.results, grid, each, loaded)]
     except KeyboardInterrupt:
-        terminal.remark("interrupted: the same command goes on after the last finished epoch")
+        outputs.remark("interrupted: the same command goes on after the last finished epoch")
         return INTERRUPTED
     return 1 if failed else 0
 
@@ -140,9 +140,9 @@ def _run(folder: Path, grid: Grid, run: tuple[Arm, int], loaded: Images) -> bool
         for epoch in progress(range(grid.epochs + 1), f"{words}: epochs measured"):
             opened.entry(epoch)
     except Diverged as error:
-        terminal.remark(f"diverged, not recorded: {words}: {error}")
+        outputs.remark(f"diverged, not recorded: {words}: {error}")
         return False
-    terminal.say(f"recorded {words}: {time.monotonic() - start:.0f} s")
+    outputs.say(f"recorded {words}: {time.monotonic() - start:.0f} s")
     return True
 
 

@@ -33,7 +33,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from allora_analysis import cli, outputs, records, terminal
+from allora_analysis import cli, outputs, records
 from allora_analysis.study import INTERRUPTED, progress
 from allora_analysis.validation import ArgumentError, count
 from allora_analysis.zero_initialisation import run as runs
@@ -135,16 +135,16 @@ def run(arguments: Arguments) -> int:
         known = [records.lookup(arguments.results, STUDY, one, PROTOCOL, digests) is not None for one in wanted]
     if arguments.dry_run:
         for one, is_known in zip(wanted, known, strict=True):
-            terminal.say(f"{'recorded' if is_known else 'to run  '}  {one.words()}")
-    terminal.say(f"{sum(known)} of {len(wanted)} runs recorded in {arguments.results}")
+            outputs.say(f"{'recorded' if is_known else 'to run  '}  {one.words()}")
+    outputs.say(f"{sum(known)} of {len(wanted)} runs recorded in {arguments.results}")
     todo = [one for one, is_known in zip(wanted, known, strict=True) if not is_known]
     try:
         for one in () if arguments.dry_run else progress(todo, "layers measured"):
             start = time.monotonic()
             runs.run(one, arguments.model, data, digests, arguments.results)
-            terminal.say(f"recorded {one.words()}: {time.monotonic() - start:.0f} s")
+            outputs.say(f"recorded {one.words()}: {time.monotonic() - start:.0f} s")
     except KeyboardInterrupt:
-        terminal.remark("interrupted: the same command goes on with the layers that are not recorded")
+        outputs.remark("interrupted: the same command goes on with the layers that are not recorded")
         return INTERRUPTED
     return 0
 

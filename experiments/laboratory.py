@@ -65,7 +65,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from allora_analysis import cli, records, terminal
+from allora_analysis import cli, outputs, records
 from allora_analysis.laboratory import table as tables
 from allora_analysis.laboratory.design import Cell, contrasts, screening
 from allora_analysis.laboratory.table import ENDPOINTS, RESULTS, SCREENING, TUNING, Row, Table
@@ -205,7 +205,7 @@ def run(arguments: Arguments) -> int:
             for work in progress(items, f"laboratory, {name}"):
                 work(table)
     if not path.exists():
-        terminal.say(f"{path.name}: nothing is recorded yet")
+        outputs.say(f"{path.name}: nothing is recorded yet")
         return 0
     _tell(tables.read(path))
     return 0
@@ -239,20 +239,20 @@ def begun(data: str, root: Path | None, path: Path) -> Bench:
 
 def _tell(table: Table) -> None:
     runs = sum(seeds for _, _, _, seeds in table.rows)
-    terminal.say(f"{table.header['data']}: {runs} runs of {len({key[0] for key in table.rows})} cells")
+    outputs.say(f"{table.header['data']}: {runs} runs of {len({key[0] for key in table.rows})} cells")
     for endpoint in ENDPOINTS:
         unit, scale = ("points", 100) if endpoint == "accuracy" else ("nats", 1)
         for factor in ("rule", "adaptor", "eta2", "drop_rate", "steps", "optimizer"):
             for level, one in table.marginal(screening(), factor, endpoint).items():
                 low, high = (scale * end for end in one.interval)
-                terminal.say(
+                outputs.say(
                     f"screening, {endpoint}, {factor} {level}: {scale * one.mean:+.3f} [{low:+.3f}, {high:+.3f}]"
                 )
         for question, of in table.contrasts(contrasts(), endpoint).items():
             for name, one in of.items():
                 low, high = (scale * end for end in one.interval)
                 told = f"{scale * one.mean:+.3f} {unit} [{low:+.3f}, {high:+.3f}], n = {len(one.differences)}"
-                terminal.say(f"{question}, {endpoint}: {name}: {told}, Holm's p {one.adjusted_p_value:.2g}")
+                outputs.say(f"{question}, {endpoint}: {name}: {told}, Holm's p {one.adjusted_p_value:.2g}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

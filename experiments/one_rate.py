@@ -57,7 +57,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from allora_analysis import cli, terminal
+from allora_analysis import cli, outputs
 from allora_analysis.laboratory.one_rate import OPTIMIZERS, SEEDS, lora, points
 from allora_analysis.laboratory.table import RESULTS, Table, read
 from allora_analysis.study import progress
@@ -88,7 +88,7 @@ def run(arguments: Arguments) -> int:
             for chunk, point in progress([(chunk, point) for chunk in chunks for point in points()], "one rate"):
                 bench.ask(point.cell, point.rate(bench.table), chunk)
     if not path.exists():
-        terminal.say(f"{path.name}: nothing is recorded yet")
+        outputs.say(f"{path.name}: nothing is recorded yet")
         return 0
     _tell(read(path))
     return 0
@@ -106,7 +106,7 @@ def _tell(table: Table) -> None:
                 + ["classifier at η·l"] * (cell.head == "eta_l")
                 + ["ε of a tenth"] * bool(cell.epsilon)
             )
-            terminal.say(f"{cell.words()}; {more}: {100 * accuracy:.2f} %, {loss:.4f} nats, n = {len(values[0])}")
+            outputs.say(f"{cell.words()}; {more}: {100 * accuracy:.2f} %, {loss:.4f} nats, n = {len(values[0])}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -51,7 +51,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from allora_analysis import cli, terminal
+from allora_analysis import cli, outputs
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid import command
 from allora_analysis.grid.presets import learning_rates
@@ -109,7 +109,7 @@ def _tell(folder: Path) -> None:
         for endpoint in MARGINS:
             for arm, (_, one) in verdicts(name, endpoint, folder).items():
                 bounds = "no bounds yet" if one.low is None else f"bounds {one.low:+.5f} to {one.high:+.5f}"
-                terminal.say(
+                outputs.say(
                     f"{name}, {arm} − {REFERENCE}, {endpoint}: {one.verdict} after {one.n} seeds; "
                     f"mean {one.mean:+.5f}, e-values {one.above:.3g} above and {one.below:.3g} below, {bounds}"
                 )
@@ -119,7 +119,7 @@ def _rates() -> int:
     for name in LISTS:
         for arm, scores in best_rates(name).items():
             words = ", ".join(f"{rate:g}: {score:.4f}" for rate, score in sorted(scores.items()))
-            terminal.say(f"{name}, {arm}: {max(scores, key=scores.get):g} of {words}")
+            outputs.say(f"{name}, {arm}: {max(scores, key=scores.get):g} of {words}")
     return 0
 
 

@@ -40,7 +40,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from allora_analysis import cli, outputs, records, study, terminal
+from allora_analysis import cli, outputs, records, study
 from allora_analysis.adaptive.recipe import Recipe
 from allora_analysis.doctor.edge import PROTOCOL, RESULTS, SEEDS, STUDY, TRIALS, Trial, compared, edge, table
 from allora_analysis.validation import ArgumentError
@@ -106,7 +106,7 @@ def run(arguments: Arguments) -> int:
         for trial in trials:
             predict(trial, arguments.model, arguments.data, arguments.results)
     seeds = None if arguments.every_seed else SEEDS
-    terminal.tell(lambda: study.show(table(compared(arguments.results, seeds=seeds))))
+    outputs.tell(lambda: study.show(table(compared(arguments.results, seeds=seeds))))
     return 0
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.ticker import NullLocator
 
 from allora_analysis.plotting import ARMS, COLOURS, page, page_style
-from allora_analysis.ripple import stack
+from allora_analysis.ripple import study
 from allora_analysis.ripple.bounds import Scales
 from allora_analysis.ripple.growth import Growth, fluctuation_band
 from allora_analysis.ripple.study import Config, run
@@ -47,7 +47,7 @@ def load_data(config: Config = CONFIG) -> Loaded[Ripple]:
     scales = Scales(*(result.predicted[name] for name in Scales._fields))
     eta = np.geomspace(config.eta[0], config.eta[-1], POINTS)
     shape = config.depth, config.width, config.rank
-    growths = [Growth(*stack.typical_growth(*shape, float(one), scales, config.architecture)) for one in eta]
+    growths = [Growth(*study.typical_growth(*shape, float(one), scales, config.architecture)) for one in eta]
     means, bands = [growth.mean for growth in growths], [fluctuation_band(growth) for growth in growths]
     return Loaded(Ripple(config, result, eta, np.array(means), np.array(bands)))
 

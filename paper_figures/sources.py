@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from allora_analysis import __version__
 from allora_analysis.finetune.setting import Setting
+from allora_analysis.grid.presets import command
 from allora_analysis.grid.reading import found
-from allora_analysis.grid.sources import command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.polynomial.polynomial import polymul
 
 from allora_analysis import adaptive
-from allora_analysis.adaptive import counterexample, fixed_points
+from allora_analysis.adaptive import convergence, descent
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import adaptive as brute
 from tests.stat_assert import assert_close_to_stderr, assert_rejects
@@ -139,7 +139,7 @@ rationals = st.fractions(min_value=-4, max_value=4, max_denominator=9)
 @settings(deadline=None, max_examples=60)
 @given(rationals, rationals, rationals, rationals, st.fractions(min_value=0, max_value=2, max_denominator=9))
 def test_polynomial_is_the_loss_after_the_step(a, b, y, d, step):
-    example = counterexample.Counterexample(a, (b, Fraction(3)), (y, Fraction(-1)), Fraction(1))
+    example = descent.Counterexample(a, (b, Fraction(3)), (y, Fraction(-1)), Fraction(1))
     factor = (d, Fraction(1, 7))
     expected = brute.exact_loss_after_step(a, example.b, example.y, factor, step)
     assert adaptive.evaluate(adaptive.loss_after_step(example, factor), step) == expected
@@ -171,7 +171,7 @@ def test_allora_rests_at_the_weighted_fit(rng):
     rest = adaptive.rest_point(t, 1, 3.0)
     reached = adaptive.run_to_rest(t, 0.3 * rng.standard_normal((1, 4)), 3.0, 0.003, 60_000)
     np.testing.assert_allclose(reached, rest.product, atol=1e-8 * np.abs(t).max())
-    best = fixed_points.truncated(t, 1)
+    best = convergence.truncated(t, 1)
     assert rest.excess == pytest.approx(np.sum((reached - t) ** 2) / np.sum((best - t) ** 2) - 1, rel=1e-6)
     assert rest.excess > 1e-4
     assert rest.lora_gradient > 1e-3
@@ -228,7 +228,7 @@ def test_rest_points_that_the_plain_iteration_circles(target, rank, eta, rng):
 
 def test_most_gaussian_targets_have_their_rest_point(monkeypatch):
     """The plain iteration circles at 8 of these 30; all but the 2 where no damping settles have the reference's fit."""
-    monkeypatch.setattr(fixed_points, "ITERATIONS", 2000)
+    monkeypatch.setattr(convergence, "ITERATIONS", 2000)
     generator, refused = np.random.default_rng(0), 0
     for t in generator.standard_normal((10, 3, 3)):
         for eta in (1.0, 2.0, 4.0):
@@ -244,7 +244,7 @@ def test_most_gaussian_targets_have_their_rest_point(monkeypatch):
 
 def test_a_target_without_a_fit_of_its_own_weights(monkeypatch):
     """diag(1, 0.9): a fit along either axis weighs it down below the other; ALLoRA rests off both, at the tie."""
-    monkeypatch.setattr(fixed_points, "ITERATIONS", 2000)
+    monkeypatch.setattr(convergence, "ITERATIONS", 2000)
     t, eta = np.diag([1.0, 0.9]), 4.0
     for axis, other in ((0, 1), (1, 0)):
         root = (np.array([t[0, 0], t[1, 1]]) * (np.arange(2) == axis) + eta**-2) ** -0.25
@@ -259,7 +259,7 @@ def test_a_target_without_a_fit_of_its_own_weights(monkeypatch):
 
 
 def test_rest_point_that_does_not_settle(monkeypatch):
-    monkeypatch.setattr(fixed_points, "ITERATIONS", 1)
+    monkeypatch.setattr(convergence, "ITERATIONS", 1)
     with pytest.raises(ArgumentError, match="self-consistent"):
         adaptive.rest_point(np.diag([3.0, 2.0, 1.0]) + 0.5, 1, 2.0)
 

@@ -11,7 +11,7 @@ from allora_analysis.claims import s3_1_figure_1 as section
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.ledger import all_claims
 from allora_analysis.finetune import setting as settings
-from allora_analysis.gradient_std import grid, trends
+from allora_analysis.gradient_std import grid, summary
 from allora_analysis.grid.presets import dropout_rates
 from allora_analysis.statistics import required_n
 from tests import ledger_rows
@@ -128,7 +128,7 @@ def test_undecided_says_the_seeds_it_needs(folder):
     found = finding()
     assert found.verdict == "undecided"
     change = 0.02 * np.arange(-2, 3) - 0.01
-    needed = required_n(change.mean(), change.std(ddof=1), trends.POWER, 2 * trends.LEVEL / 4)
+    needed = required_n(change.mean(), change.std(ddof=1), summary.POWER, 2 * summary.LEVEL / 4)
     assert f"mnist sgd needs {needed} seeds" in found.corrected
 
 
@@ -151,7 +151,7 @@ def test_settings_that_are_missing_are_left_out_of_the_family(folder):
     plant(folder, lambda arm: AGREES if arm == MAIN.arms()[0] else None, deviation=0.3)
     found = finding()
     adjusted = found.evidence.measured["mnist sgd"]["average, from epoch 0"]["adjusted_p_value"]
-    alone = trends.family_of_trends({"case": np.exp([[0, -1 + 0.3 * i] for i in range(-2, 3)])})["case"].change.p_value
+    alone = summary.family_of_trends({"case": np.exp([[0, -1 + 0.3 * i] for i in range(-2, 3)])})["case"].change.p_value
     assert adjusted == pytest.approx(2 * alone)
     assert "Holm over 1 settings" in found.evidence.tolerance_source
 
@@ -173,15 +173,15 @@ def test_a_planted_wrong_worst_entry_changes_the_verdict(folder, monkeypatch):
 
 def test_a_planted_reversal_of_time_changes_the_verdict(folder, monkeypatch):
     plant(folder, lambda arm: AGREES)
-    right = trends.changes
-    monkeypatch.setattr(trends, "changes", lambda series, first=0: -right(series, first))
+    right = summary.changes
+    monkeypatch.setattr(summary, "changes", lambda series, first=0: -right(series, first))
     assert finding().verdict == "refuted"
 
 
 def test_the_probe_batch_counts(folder):
     """The fresh batch is reported by the figure's study; a verdict from it would see a jump of the batch, not time."""
     plant(folder, lambda arm: AGREES)
-    values = trends.values([grid.recorded(folder, MAIN)[grid.Arm("mnist", "sgd", 0.5)][0]], trends.AVERAGE)
+    values = summary.values([grid.recorded(folder, MAIN)[grid.Arm("mnist", "sgd", 0.5)][0]], summary.AVERAGE)
     assert values[0, 0] == 1.0
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from allora_analysis import hessian
 from allora_analysis.claims import s3_2_first_steps, s3_2_in_a_and_b, s3_2_in_v, s3_2_real_networks
-from allora_analysis.hessian import digits_mlp, network, network_inertia
+from allora_analysis.hessian import network, network_inertia
 from allora_analysis.lora.layers import ALLoRALinear
 from tests.ledger_rows import Rows
 
@@ -110,9 +110,9 @@ HELPERS = [
         "refuted",
     ),
     ("3.2-pretrained-mapping", s3_2_real_networks, "change_of_output", lambda one: 0.0, "refuted"),
-    ("3.2-network-saddle", digits_mlp, "gradient_norms", lambda *args: (0.0, 0.0), "holds"),
-    ("3.2-network-escape", digits_mlp, "gradient_norms", lambda *args: (0.0, 0.0), "refuted"),
-    ("3.2-network-escape", digits_mlp, "descend", lambda *args: None, "holds"),
+    ("3.2-network-saddle", network_inertia, "gradient_norms", lambda *args: (0.0, 0.0), "holds"),
+    ("3.2-network-escape", network_inertia, "gradient_norms", lambda *args: (0.0, 0.0), "refuted"),
+    ("3.2-network-escape", network_inertia, "descend", lambda *args: None, "holds"),
     ("3.2-inference-cost", ALLoRALinear, "merge", lambda layer: layer, "refuted"),
     ("3.2-inference-cost", ALLoRALinear, "merge", lambda layer: layer.base, "refuted"),
 ]
@@ -121,17 +121,17 @@ HELPERS = [
 @pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), HELPERS)
 def test_another_measurement_changes_the_verdict(monkeypatch, identifier, module, name, wrong, expected):
     if name == "descend":  # the pretraining that precedes it uses the same function
-        monkeypatch.setattr(digits_mlp, "adapted_mlp", _undescended())
+        monkeypatch.setattr(network_inertia, "adapted_mlp", _undescended())
     monkeypatch.setattr(module, name, wrong)
     assert verdict(identifier) == expected
 
 
 def _undescended():
-    right, descend = digits_mlp.adapted_mlp, digits_mlp.descend
+    right, descend = network_inertia.adapted_mlp, network_inertia.descend
 
     def adapted(*args):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(digits_mlp, "descend", descend)
+            patch.setattr(network_inertia, "descend", descend)
             return right(*args)
 
     return adapted

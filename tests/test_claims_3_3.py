@@ -16,7 +16,7 @@ from allora_analysis.claims import (
     s3_3_worst_case,
 )
 from allora_analysis.claims.cases import FALSE_FAIL, source_of_errors, standard_errors
-from allora_analysis.ripple import stack
+from allora_analysis.ripple import study
 from tests.ledger_rows import Rows
 
 ROWS = Rows(s3_3_scaling_factor, s3_3_interactions, s3_3_worst_case, s3_3_at_random)
@@ -76,7 +76,7 @@ PLANTED = [
     ("3.3-tight-in-practice", s3_3_at_random, "lines_up", lambda network: True),
     ("3.3-tight-in-practice", s3_3_at_random, "_all_equal", lambda network: True),
     ("3.3-theta", ripple, "worst_case", bounds(log_amgm_bound=lambda worst, *_: worst.log_amgm_bound + 0.1)),
-    ("3.3-worst-case", stack, "aligned_growth", lambda *a, right=stack.aligned_growth: 0.99 * right(*a)),
+    ("3.3-worst-case", study, "aligned_growth", lambda *a, right=study.aligned_growth: 0.99 * right(*a)),
     ("3.3-interactions", s3_3_interactions, "interaction", lambda network: 0 * network.x),
     (
         "3.3-interactions",
@@ -93,7 +93,7 @@ PLANTED = [
     ("3.3-typical", ripple, "adapter_gain", lambda *a: 1.6 * RIGHT["adapter_gain"](*a)),
     ("3.3-typical", s3_3_at_random, "added_at_random", without_depth),
     ("3.3-small-eta", ripple, "adapter_gain", lambda *a: 1.3 * RIGHT["adapter_gain"](*a)),
-    ("3.3-small-eta", stack, "aligned_growth", lambda *a, right=stack.aligned_growth: right(*a) ** 2),
+    ("3.3-small-eta", study, "aligned_growth", lambda *a, right=study.aligned_growth: right(*a) ** 2),
     ("3.3-residual", ripple, "residual_square", width_once),
     ("3.3-residual", s3_3_at_random, "plain_worst_case", lambda *a: 1.0),
     ("3.3-residual", s3_3_at_random, "plain_random", lambda one, rng: 1 + 0.01 * rng.standard_normal((9, 2))),

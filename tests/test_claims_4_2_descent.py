@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from allora_analysis import adaptive
-from allora_analysis.adaptive.fixed_points import truncated
+from allora_analysis.adaptive.convergence import truncated
 from allora_analysis.claims import s4_2_descent as section
 from allora_analysis.lora import functional, optim
 from tests.ledger_rows import Rows, lora_instead

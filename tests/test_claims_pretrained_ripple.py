@@ -11,7 +11,7 @@ import torch
 
 from allora_analysis.claims import pretrained_ripple
 from allora_analysis.finetune import models
-from allora_analysis.ripple import pretrained as ripple
+from allora_analysis.ripple import transformer as ripple
 from allora_analysis.ripple.transformer import forward, with_adapters
 from paper_figures import transformer as figure
 from tests import tiny_finetune

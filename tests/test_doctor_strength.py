@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("peft")
 
-from allora_analysis.doctor import saved, strength
+from allora_analysis.doctor import saved
 from allora_analysis.doctor.__main__ import main
 from allora_analysis.finetune import models
 from allora_analysis.ripple.transformer import Design, draw, turned_at_random
@@ -53,13 +53,13 @@ def both(request, tmp_path_factory):
 
 
 def found(source, folder):
-    return strength.strength(str(source), saved.matrices(folder, saved.read(folder)), SENTENCE)
+    return saved.strength(str(source), saved.matrices(folder, saved.read(folder)), SENTENCE)
 
 
 def test_the_change_is_pefts_own(both):
     source, folder, model = both
     told = found(source, folder)
-    tokens = models.load(str(source), 2).tokenizer(SENTENCE)["input_ids"][: strength.TOKENS]
+    tokens = models.load(str(source), 2).tokenizer(SENTENCE)["input_ids"][: saved.TOKENS]
     with torch.no_grad():
         with model.disable_adapter():
             before = model(torch.tensor([tokens]), output_hidden_states=True).hidden_states[-1]
@@ -73,8 +73,8 @@ def test_the_change_is_pefts_own(both):
 def test_the_radius_halves_with_twice_the_adapter(both, tmp_path):
     source, folder, _ = both
     matrices = saved.matrices(folder, saved.read(folder))
-    one = strength.strength(str(source), matrices, SENTENCE)
-    two = strength.strength(str(source), {name: (a, 2 * b) for name, (a, b) in matrices.items()}, SENTENCE)
+    one = saved.strength(str(source), matrices, SENTENCE)
+    two = saved.strength(str(source), {name: (a, 2 * b) for name, (a, b) in matrices.items()}, SENTENCE)
     assert two.radius == pytest.approx(one.radius / 2, rel=0.16)  # to the bisection's tolerance
     assert two.change > one.change
 
@@ -87,12 +87,12 @@ def test_an_adapter_aligned_with_the_model_is_told_from_one_at_random(tmp_path):
     layer = loaded.model.bert.get_submodule(name)
     layer.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0][0].detach().double().numpy()))
     with torch.no_grad():
-        loaded.model(torch.tensor([loaded.tokenizer(SENTENCE)["input_ids"][: strength.TOKENS]]))
+        loaded.model(torch.tensor([loaded.tokenizer(SENTENCE)["input_ids"][: saved.TOKENS]]))
     common = np.linalg.svd(seen[0])[2][:1]
     b = np.random.default_rng(3).standard_normal((layer.out_features, 1))
-    told = strength.strength(str(source), {f"bert.{name}": (common, b)}, SENTENCE)
+    told = saved.strength(str(source), {f"bert.{name}": (common, b)}, SENTENCE)
     assert told.change > 2 * told.at_random
-    assert "more than at random: on " in strength.words(told)
+    assert "more than at random: on " in told.words()
 
 
 def test_adapters_at_random_keep_rank_and_row_norm():
@@ -120,17 +120,15 @@ def test_the_command_says_it(both, capsys):
 
 
 def test_words_say_below_one_and_what_is_left_out():
-    one = strength.Strength(0.57, 0.05, 1.4, 36, 0, 4)
-    assert strength.words(one).startswith(
-        "more than at random: on 4 tokens of one sentence it changes the output by 0.57"
-    )
-    assert "11 times as much as 3 adapters at random" in strength.words(one)
-    assert "c = 1.4, beyond which" in strength.words(one)
+    one = saved.Strength(0.57, 0.05, 1.4, 36, 0, 4)
+    assert one.words().startswith("more than at random: on 4 tokens of one sentence it changes the output by 0.57")
+    assert "11 times as much as 3 adapters at random" in one.words()
+    assert "c = 1.4, beyond which" in one.words()
     near = dataclasses.replace(one, radius=0.5, left_out=2, change=0.06)
-    assert strength.words(near).startswith("about as at random: ")
-    assert strength.words(dataclasses.replace(one, change=0.01)).startswith("less than at random: ")
-    assert "c = 0.5, below the adapter's own 1" in strength.words(near)
-    assert strength.words(near).endswith("2 pairs on other layers are left out")
+    assert near.words().startswith("about as at random: ")
+    assert dataclasses.replace(one, change=0.01).words().startswith("less than at random: ")
+    assert "c = 0.5, below the adapter's own 1" in near.words()
+    assert near.words().endswith("2 pairs on other layers are left out")
 
 
 @pytest.mark.bad_input
@@ -144,14 +142,14 @@ def test_words_say_below_one_and_what_is_left_out():
 )
 def test_a_model_that_is_not_the_adapters_is_one_line(make, match, tmp_path):
     with pytest.raises(ArgumentError, match=match):
-        strength.strength(str(make(tmp_path)), {"x.y": (np.ones((1, 3)), np.ones((2, 1)))}, SENTENCE)
+        saved.strength(str(make(tmp_path)), {"x.y": (np.ones((1, 3)), np.ones((2, 1)))}, SENTENCE)
 
 
 @pytest.mark.bad_input
 def test_an_adapter_of_another_width_is_one_line(tmp_path):
     wrong = {"bert.encoder.layer.0.attention.self.query": (np.ones((1, 3)), np.ones((2, 1)))}
     with pytest.raises(ArgumentError, match="is 32×32 in the model, 2×3 in the adapter"):
-        strength.strength(str(tiny_finetune.bert(tmp_path)), wrong, SENTENCE)
+        saved.strength(str(tiny_finetune.bert(tmp_path)), wrong, SENTENCE)
 
 
 @pytest.mark.bad_input

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from allora_analysis import cli, escape
 from allora_analysis import study as studies
-from allora_analysis.escape import prediction, study
+from allora_analysis.escape import study
 from allora_analysis.escape.study import STUDY, Config, recipes, run
 from allora_analysis.validation import ArgumentError
 
@@ -66,21 +66,21 @@ def test_the_scalar_model_tells_small_rows(adaptor):
 
 def test_clock():
     plain = escape.Recipe("sgd", 0.1, steps=4)
-    np.testing.assert_allclose(prediction.clock(plain), [0, 0.1, 0.2, 0.3, 0.4])
+    np.testing.assert_allclose(study.clock(plain), [0, 0.1, 0.2, 0.3, 0.4])
     warm = escape.Recipe("adamw", 0.1, steps=4, warmup=2)
-    np.testing.assert_allclose(prediction.clock(warm), [0, 0, 0.05, 0.15, 0.25])
+    np.testing.assert_allclose(study.clock(warm), [0, 0, 0.05, 0.15, 0.25])
     moving = escape.Recipe("momentum", 0.1, steps=3, momentum=0.5)
-    np.testing.assert_allclose(prediction.clock(moving), [0, 0.1, 0.25, 0.425])
+    np.testing.assert_allclose(study.clock(moving), [0, 0.1, 0.25, 0.425])
     # What it says, done: a constant gradient of −1 on B, A fixed.
     for recipe in (plain, warm, moving, escape.Recipe("momentum", 0.1, steps=6, warmup=3, schedule="linear")):
         steps = escape.iterate(escape.constant_gradient([[1.0]], [[1.0]]), "lora", 1.0, recipe, train_a=False)
-        np.testing.assert_allclose([step.norms[0, 0] for step in steps], prediction.clock(recipe), rtol=1e-7)
+        np.testing.assert_allclose([step.norms[0, 0] for step in steps], study.clock(recipe), rtol=1e-7)
 
 
 def test_crossing():
     norms = np.array([[0.0, 1.0, 3.0, 2.0, 5.0], [0.0, 1.0, 1.0, 1.0, 1.0]])
-    assert prediction.crossing(norms, np.array([2.5, 2.0])) == [1.75, None]
-    assert prediction.crossing(norms, np.array([1.0, 0.5])) == [1.0, 0.5]
+    assert study.crossing(norms, np.array([2.5, 2.0])) == [1.75, None]
+    assert study.crossing(norms, np.array([1.0, 0.5])) == [1.0, 0.5]
 
 
 def test_what_is_measured_is_the_drift(small):
@@ -242,7 +242,7 @@ def test_a_first_step_too_small_to_see_has_no_ratio(options):
 def test_the_ratio_under_a_tiny_clipping_norm_is_that_under_a_small_one():
     teacher = escape.linear_teacher(**{key: value for key, value in SMALL.items() if key != "steps"})
     tiny, small = (
-        prediction.first_ratio(teacher, "allora", 2.0, escape.Recipe("sgd", 0.1, max_grad_norm=norm))
+        study.first_ratio(teacher, "allora", 2.0, escape.Recipe("sgd", 0.1, max_grad_norm=norm))
         for norm in (1e-320, 1e-8)
     )
     np.testing.assert_allclose(tiny, small, rtol=1e-12)
@@ -259,6 +259,6 @@ def test_divergence_is_said():
 def test_shapes_are_checked(request):
     if not request.config.option.untyped:
         with pytest.raises(jaxtyping.TypeCheckError):
-            prediction.crossing(np.zeros(3), np.zeros(3))
+            study.crossing(np.zeros(3), np.zeros(3))
         with pytest.raises(jaxtyping.TypeCheckError):
-            prediction.row_gradients(np.zeros(3), "sgd")
+            study.row_gradients(np.zeros(3), "sgd")

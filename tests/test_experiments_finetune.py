@@ -10,9 +10,9 @@ import pytest
 
 from allora_analysis.claims.tables import reported
 from allora_analysis.finetune.setting import check
+from allora_analysis.finetune.sources import HUB
 from allora_analysis.grid.command import main
 from allora_analysis.grid.reading import recorded
-from allora_analysis.grid.sources import HUB
 from tests import tiny_grid
 
 NAMES = ("ablation", "commonsense", "dropout_rates", "learning_rates", "perception", "row_norms")

@@ -9,7 +9,7 @@ import tomllib
 import pytest
 
 from allora_analysis import records
-from allora_analysis.finetune.results import summarised
+from allora_analysis.finetune.run import summarised
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
 from allora_analysis.grid.reading import average_norm, recorded
 from allora_analysis.records import files, record

@@ -15,7 +15,7 @@ import transformers
 
 from allora_analysis.finetune import arms, models, training
 from allora_analysis.finetune import data as text_data
-from allora_analysis.finetune.progress import quiet
+from allora_analysis.finetune.machine import quiet
 from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.validation import ArgumentError
 

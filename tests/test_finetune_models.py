@@ -207,7 +207,7 @@ def test_the_mark_of_a_quantised_model_is_taken_off_float_weights_only(folders):
 def test_what_is_said_before_and_after_is_left_alone():
     from transformers.utils import logging
 
-    from allora_analysis.finetune.progress import quiet
+    from allora_analysis.finetune.machine import quiet
 
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     with quiet():

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from allora_analysis.finetune.results import check_result, summarised
+from allora_analysis.finetune.run import check_result, summarised
 from allora_analysis.grid.reading import average_norm
 from allora_analysis.validation import ArgumentError
 

@@ -24,8 +24,8 @@ import torch
 from transformers import TrainerCallback
 
 from allora_analysis.finetune import classification, machine, models, run, trainer, training
-from allora_analysis.finetune.progress import quiet
-from allora_analysis.finetune.results import SERIES
+from allora_analysis.finetune.machine import quiet
+from allora_analysis.finetune.run import SERIES
 from allora_analysis.grid.reading import right_rows
 from allora_analysis.validation import ArgumentError
 

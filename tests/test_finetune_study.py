@@ -19,7 +19,7 @@ from allora_analysis.finetune.study import STUDY
 from tests import tiny_finetune as tiny
 
 pytest.importorskip("peft")
-from allora_analysis.finetune import progress
+from allora_analysis.finetune import trainer
 
 ROOT = Path(__file__).parents[1]
 
@@ -144,20 +144,20 @@ def drive(shown, first=True):
 def test_a_bar_on_a_terminal(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    drive(progress.Progress("a run"))
+    drive(trainer.Progress("a run"))
     assert "a run" in terminal.getvalue()
 
 
 def test_lines_elsewhere_not_faster_than_the_interval(monkeypatch, capsys):
-    drive(progress.Progress("a run"))
+    drive(trainer.Progress("a run"))
     assert capsys.readouterr().err.splitlines() == ["a run: step 1 of 4"]
-    monkeypatch.setattr(progress, "INTERVAL", 0.0)
-    drive(progress.Progress("a run"))
+    monkeypatch.setattr(trainer, "INTERVAL", 0.0)
+    drive(trainer.Progress("a run"))
     captured = capsys.readouterr()
     assert captured.err.splitlines()[1:] == [f"a run: step {step} of 4, loss 0.2500" for step in (2, 3, 4)]
     assert captured.out == ""
 
 
 def test_only_the_first_process_speaks(capsys):
-    drive(progress.Progress("a run"), first=False)
+    drive(trainer.Progress("a run"), first=False)
     assert capsys.readouterr().err == ""

@@ -12,7 +12,7 @@ from submitit.core.utils import JobPaths
 
 from allora_analysis import grid
 from allora_analysis.finetune.setting import check
-from allora_analysis.grid import job, jobs, local, serial, slurm
+from allora_analysis.grid import jobs, plan
 from allora_analysis.records.files import Busy
 from allora_analysis.records.record import record_path
 from allora_analysis.validation import ArgumentError
@@ -58,10 +58,10 @@ def test_what_a_killed_start_left_goes_once_its_runs_are_recorded_and_nobody_is_
         (top / name).mkdir(parents=True)
         (top / name / "1_submitted.pkl").touch()
         if keys[name]:
-            job.write_down(top / name, {str(number): key for number, key in enumerate(keys[name])})
+            jobs.write_down(top / name, {str(number): key for number, key in enumerate(keys[name])})
     os.utime(top / "begun long ago", (0, 0))
     monkeypatch.setattr(jobs, "ENDING", 0.0)
-    handle = job.use(top / "held")
+    handle = jobs.use(top / "held")
     jobs._tidy(top, tmp_path)
     assert {path.name for path in top.iterdir()} == {"done", "half", "held", "begun"}
     recorded.touch()
@@ -96,7 +96,7 @@ def test_a_job_that_fails_is_one_line_that_names_its_log_and_the_others_run(made
 
 def test_a_job_that_is_killed_says_so_and_is_run_again(made, tmp_path, monkeypatch):
     wanted = short(made, tmp_path / "results", 1)
-    right = local.Processes.look
+    right = jobs.Processes.look
 
     def killed(self):
         words = right(self)
@@ -106,7 +106,7 @@ def test_a_job_that_is_killed_says_so_and_is_run_again(made, tmp_path, monkeypat
         return words
 
     with monkeypatch.context() as patch:
-        patch.setattr(local.Processes, "look", killed)
+        patch.setattr(jobs.Processes, "look", killed)
         summary = grid.run(wanted, "local")
     assert "ended without a result; its log is " in summary.failed[0]
     assert grid.run(wanted, "local").failed == ()
@@ -116,7 +116,7 @@ def test_a_job_that_is_killed_says_so_and_is_run_again(made, tmp_path, monkeypat
 def test_ctrl_c_ends_the_processes_and_the_same_call_goes_on(made, tmp_path, capsys, monkeypatch):
     wanted = short(made, tmp_path / "results", 2, max_steps=3000)
     started = []
-    right = local.Processes.look
+    right = jobs.Processes.look
 
     def cut_off(self):
         words = right(self)
@@ -125,8 +125,8 @@ def test_ctrl_c_ends_the_processes_and_the_same_call_goes_on(made, tmp_path, cap
             raise KeyboardInterrupt
         return words
 
-    monkeypatch.setattr(local, "GRACE", 0.2)
-    monkeypatch.setattr(local.Processes, "look", cut_off)
+    monkeypatch.setattr(jobs, "GRACE", 0.2)
+    monkeypatch.setattr(jobs.Processes, "look", cut_off)
     summary = grid.run(wanted, "local", processes=2)
     assert summary == grid.Summary(interrupted=True)
     assert "the processes are stopped; the same command goes on" in capsys.readouterr().err
@@ -144,18 +144,18 @@ def test_a_job_waits_for_the_process_that_is_at_its_run(made, tmp_path, monkeypa
         if (answer := answers.pop(0)) is not None:
             raise answer
 
-    monkeypatch.setattr(serial, "run_task", busy)
-    monkeypatch.setattr(job, "WAIT", 0.01)
-    assert job.Job(tmp_path)(wanted, wanted.tasks[0]) is None
+    monkeypatch.setattr(plan, "run_task", busy)
+    monkeypatch.setattr(jobs, "WAIT", 0.01)
+    assert jobs.Job(tmp_path)(wanted, wanted.tasks[0]) is None
     assert answers == []
-    again = job.Job(tmp_path).checkpoint(wanted, wanted.tasks[0])
+    again = jobs.Job(tmp_path).checkpoint(wanted, wanted.tasks[0])
     assert again.args == (wanted, wanted.tasks[0])
 
 
 @pytest.mark.bad_input
 def test_no_room_for_the_next_job_stops_those_that_run(made, tmp_path, monkeypatch):
     wanted = short(made, tmp_path / "results", 2, max_steps=3000)
-    started, right = [], local.LocalExecutor.submit
+    started, right = [], jobs.LocalExecutor.submit
 
     def submit(self, *arguments):
         if started:
@@ -163,7 +163,7 @@ def test_no_room_for_the_next_job_stops_those_that_run(made, tmp_path, monkeypat
         started.append(right(self, *arguments))
         return started[0]
 
-    monkeypatch.setattr(local.LocalExecutor, "submit", submit)
+    monkeypatch.setattr(jobs.LocalExecutor, "submit", submit)
     with pytest.raises(ArgumentError, match=r"cannot be written \(No space left on device\)"):
         grid.run(wanted, "local", processes=2)
     assert started[0].done()
@@ -175,23 +175,23 @@ def test_gpus_that_are_not_numbered(monkeypatch):
     monkeypatch.setattr(__import__("torch").cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8a1f, GPU-77c0")
     with pytest.raises(ArgumentError, match="CUDA_VISIBLE_DEVICES names a GPU 'GPU-8a1f', where it must give numbers"):
-        local.visible_gpus()
+        jobs.visible_gpus()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1, 0")
-    assert local.visible_gpus() == [1, 0]
+    assert jobs.visible_gpus() == [1, 0]
 
 
 def test_each_process_has_a_gpu_of_its_own_and_its_share_of_the_cores(made, tmp_path, monkeypatch):
     wanted = dataclasses.replace(short(made, tmp_path, 2), device="auto")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    fleet = local.Processes(tmp_path, wanted, list(wanted.tasks), {})
+    fleet = jobs.Processes(tmp_path, wanted, list(wanted.tasks), {})
     assert [executor.parameters["visible_gpus"] for executor in fleet.executors] == [(2,), (5,)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert local.visible_gpus() == list(range(__import__("torch").cuda.device_count()))
+    assert jobs.visible_gpus() == list(range(__import__("torch").cuda.device_count()))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)), raising=False)
-    fleet = local.Processes(tmp_path, dataclasses.replace(wanted, device="cpu"), list(wanted.tasks), {})
+    fleet = jobs.Processes(tmp_path, dataclasses.replace(wanted, device="cpu"), list(wanted.tasks), {})
     assert (fleet.size, fleet.threads) == (2, 4)
     monkeypatch.delenv("OMP_NUM_THREADS")
-    with local._threads(4):
+    with jobs._threads(4):
         assert os.environ["OMP_NUM_THREADS"] == "4"
     assert "OMP_NUM_THREADS" not in os.environ
 
@@ -222,11 +222,11 @@ def test_ctrl_c_before_an_array_is_written_down_cancels_it(made, tmp_path, monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(shutil, "which", lambda program: program)
-    monkeypatch.setattr(slurm, "_queue", dict)
-    monkeypatch.setattr(slurm, "_submit", lambda *_: paths)
-    monkeypatch.setattr(slurm, "write_down", stopped)
-    monkeypatch.setattr(slurm.subprocess, "run", lambda words, **_: asked.append(words))
+    monkeypatch.setattr(jobs, "_queue", dict)
+    monkeypatch.setattr(jobs, "_submit", lambda *_: paths)
+    monkeypatch.setattr(jobs, "write_down", stopped)
+    monkeypatch.setattr(jobs.subprocess, "run", lambda words, **_: asked.append(words))
     (tmp_path / "jobs" / "here").mkdir(parents=True)
     with pytest.raises(KeyboardInterrupt):
-        slurm.Array(tmp_path / "jobs" / "here", wanted, list(wanted.tasks), {})
+        jobs.Array(tmp_path / "jobs" / "here", wanted, list(wanted.tasks), {})
     assert asked == [["scancel", "7_0", "7_1"]]

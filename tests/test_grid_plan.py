@@ -9,10 +9,10 @@ import pytest
 
 from allora_analysis import grid, records
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
-from allora_analysis.grid import plan, serial
+from allora_analysis.finetune.sources import HUB, resolve
+from allora_analysis.grid import plan
 from allora_analysis.grid.command import select
-from allora_analysis.grid.presets import learning_rates, perception, row_norms
-from allora_analysis.grid.sources import HUB, command, resolve
+from allora_analysis.grid.presets import command, learning_rates, perception, row_norms
 from allora_analysis.validation import ArgumentError
 from tests import tiny_grid
 
@@ -44,7 +44,7 @@ def test_what_is_recorded_is_told_by_setting_content_and_protocol(made, tmp_path
 def test_the_executors_are_called_with_their_options(made, tmp_path, monkeypatch):
     wanted = tiny_grid.grid(made, tmp_path)
     called = []
-    monkeypatch.setattr(serial, "run", lambda of: called.append((of, "serial")) or grid.Summary(ran=1))
+    monkeypatch.setattr(plan, "_one_by_one", lambda of: called.append((of, "serial")) or grid.Summary(ran=1))
     assert grid.run(wanted) == grid.Summary(ran=1)
     from allora_analysis.grid import jobs
 

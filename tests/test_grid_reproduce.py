@@ -9,7 +9,7 @@ import json
 import pytest
 
 from allora_analysis import records
-from allora_analysis.grid import serial
+from allora_analysis.grid import plan
 from allora_analysis.grid.reproduce import again, compare
 from allora_analysis.validation import ArgumentError
 from experiments import __main__ as experiments
@@ -25,7 +25,7 @@ def made(tmp_path_factory):
     sources = tiny_grid.sources(root / "sources")
     grid = tiny_grid.grid(sources, root / "results")
     grid = dataclasses.replace(grid, tasks=grid.tasks[:1])
-    assert serial.run(grid).ran == 1
+    assert plan.run(grid).ran == 1
     (path,) = grid.results.glob("*.json")
     return sources, path
 

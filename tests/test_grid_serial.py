@@ -10,7 +10,7 @@ import pytest
 
 from allora_analysis import grid, records
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, check
-from allora_analysis.grid import plan, serial
+from allora_analysis.grid import plan
 from allora_analysis.records.files import hold
 from allora_analysis.validation import ArgumentError
 from tests import tiny_grid
@@ -37,7 +37,7 @@ def test_what_is_recorded_is_not_run_again(made, tmp_path, capsys, monkeypatch):
     assert lines[0].startswith("recorded bert, films, allora_0, rank 2, η² = 4, adamw at 0.01 (head 0.0001), seed 0: ")
     before = tiny_grid.results_of(wanted.results)
     assert len(before) == 3
-    monkeypatch.setattr(serial, "run_task", None)
+    monkeypatch.setattr(plan, "run_task", None)
     assert grid.run(wanted) == grid.Summary(known=3, ran=0)
     assert tiny_grid.results_of(wanted.results) == before
     assert list(plan.recorded(wanted)) == list(wanted.tasks)
@@ -47,8 +47,8 @@ def test_a_run_that_a_neighbour_is_at_comes_last_and_is_not_run_twice(made, tmp_
     wanted = short(made, tmp_path / "results")
     first = wanted.tasks[0]
     key = records.key(first.setting, PROTOCOL, plan.digests(first))
-    order, right = [], serial.run_task
-    monkeypatch.setattr(serial, "PATIENCE", 0.05)
+    order, right = [], plan.run_task
+    monkeypatch.setattr(plan, "PATIENCE", 0.05)
     held, others = threading.Event(), threading.Event()
 
     def neighbour():
@@ -66,7 +66,7 @@ def test_a_run_that_a_neighbour_is_at_comes_last_and_is_not_run_twice(made, tmp_
             others.set()
         return right(of, task)
 
-    monkeypatch.setattr(serial, "run_task", watched)
+    monkeypatch.setattr(plan, "run_task", watched)
     thread = threading.Thread(target=neighbour)
     thread.start()
     held.wait(60)
@@ -81,7 +81,7 @@ def test_a_run_that_a_neighbour_is_at_comes_last_and_is_not_run_twice(made, tmp_
 
 def test_ctrl_c_stops_and_the_same_call_goes_on(made, tmp_path, monkeypatch):
     wanted = short(made, tmp_path / "results")
-    right = serial.run_task
+    right = plan.run_task
 
     def cut_off(of, task):
         if task == wanted.tasks[1]:
@@ -89,7 +89,7 @@ def test_ctrl_c_stops_and_the_same_call_goes_on(made, tmp_path, monkeypatch):
         return right(of, task)
 
     with monkeypatch.context() as patch:
-        patch.setattr(serial, "run_task", cut_off)
+        patch.setattr(plan, "run_task", cut_off)
         assert grid.run(wanted) == grid.Summary(known=0, ran=1, interrupted=True)
     assert grid.run(wanted) == grid.Summary(known=1, ran=2)
 
@@ -98,7 +98,7 @@ def test_ctrl_c_stops_and_the_same_call_goes_on(made, tmp_path, monkeypatch):
 @pytest.mark.parametrize("error", [ArgumentError("of the user's"), RuntimeError("of\nthe toolkit's")])
 def test_one_runs_mistake_does_not_stop_the_others(made, tmp_path, capsys, monkeypatch, error):
     wanted = short(made, tmp_path / "results")
-    right = serial.run_task
+    right = plan.run_task
 
     def planted(of, task):
         if task == wanted.tasks[1]:
@@ -106,7 +106,7 @@ def test_one_runs_mistake_does_not_stop_the_others(made, tmp_path, capsys, monke
         return right(of, task)
 
     with monkeypatch.context() as patch:
-        patch.setattr(serial, "run_task", planted)
+        patch.setattr(plan, "run_task", planted)
         summary = grid.run(wanted)
     assert (summary.known, summary.ran, summary.interrupted) == (0, 2, False)
     (words,) = summary.failed

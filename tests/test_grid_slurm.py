@@ -11,8 +11,7 @@ import pytest
 
 from allora_analysis import grid, records
 from allora_analysis.finetune.setting import PROTOCOL, check
-from allora_analysis.grid import job as one_job
-from allora_analysis.grid import jobs, plan, slurm
+from allora_analysis.grid import jobs, plan
 from allora_analysis.grid.command import main
 from allora_analysis.validation import ArgumentError
 from tests import tiny_grid
@@ -68,13 +67,13 @@ def key(task):
 
 def watched(monkeypatch, see):
     """Call `see(fleet)` at every look at the jobs."""
-    right = slurm.Array.look
+    right = jobs.Array.look
 
     def look(self):
         see(self)
         return right(self)
 
-    monkeypatch.setattr(slurm.Array, "look", look)
+    monkeypatch.setattr(jobs.Array, "look", look)
 
 
 def running(cluster):
@@ -99,7 +98,7 @@ def test_jobs_that_cannot_be_written_down_are_cancelled(cluster, made, tmp_path,
     def full(path, write):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(one_job, "write_atomically", full)
+    monkeypatch.setattr(jobs, "write_atomically", full)
     with pytest.raises(ArgumentError, match=r"cannot be written \(No space left on device\)"):
         grid.run(long(made, tmp_path / "results"), "slurm", timeout_min=30)
     until = time.monotonic() + 60
@@ -125,8 +124,8 @@ def test_ctrl_c_leaves_the_jobs_and_the_same_call_waits_for_them_on_both_nodes(
     assert summary == grid.Summary(interrupted=True)
     assert "the jobs go on, and the same command waits for them again; to end them: scancel " in capsys.readouterr().err
     (folder,) = (wanted.results / "unfinished" / "jobs").iterdir()
-    assert sorted(json.loads((folder / one_job.SUBMITTED).read_text()).values()) == sorted(map(key, wanted.tasks))
-    monkeypatch.setattr(slurm, "_submit", None)  # nothing is submitted twice
+    assert sorted(json.loads((folder / jobs.SUBMITTED).read_text()).values()) == sorted(map(key, wanted.tasks))
+    monkeypatch.setattr(jobs, "_submit", None)  # nothing is submitted twice
     watched(monkeypatch, lambda fleet: used.update(running(cluster).values()))
     assert grid.run(wanted, "slurm") == grid.Summary(known=0, ran=3)
     assert used == set(clusters.NODES)
@@ -190,7 +189,7 @@ def test_jobs_that_fail_or_vanish_are_a_line_each(cluster, made, tmp_path, capsy
     wanted = long(made, tmp_path / "results", 2)
     wrong = dataclasses.replace(wanted.tasks[0].setting, max_length=2**70)  # more than a tokenizer can count
     wanted = dataclasses.replace(wanted, tasks=(dataclasses.replace(wanted.tasks[0], setting=wrong), wanted.tasks[1]))
-    monkeypatch.setattr(slurm, "GONE", 2.0)
+    monkeypatch.setattr(jobs, "GONE", 2.0)
 
     def cancel(fleet):
         job = fleet.paths[wanted.tasks[1]].job_id

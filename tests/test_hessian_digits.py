@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from allora_analysis.hessian.digits_mlp import (
+from allora_analysis.hessian.network import network_spectrum
+from allora_analysis.hessian.network_inertia import (
     adapted_mlp,
     descend,
     digits,
@@ -15,7 +16,6 @@ from allora_analysis.hessian.digits_mlp import (
     gradient_norms,
     new_digits,
 )
-from allora_analysis.hessian.network import network_spectrum
 from allora_analysis.validation import ArgumentError
 
 

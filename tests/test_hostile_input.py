@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from allora_analysis import adaptive, escape, gradient_std, hessian, width
-from allora_analysis.escape import first_step, prediction
+from allora_analysis.escape import first_step, study
 from allora_analysis.escape import study as escape_study
-from allora_analysis.gradient_std import trends
+from allora_analysis.gradient_std import summary
 from allora_analysis.study import as_json
 from allora_analysis.validation import ArgumentError
 
@@ -177,7 +177,7 @@ PUBLIC = {
     "gradient_std": {
         gradient_std.components: {"means": "many n2", "within": "many", "masks": "count"},
         gradient_std.seed_component: {"totals": "many", "stderrs": "many"},
-        trends.changes: {"series": "many many", "first": "steps"},
+        summary.changes: {"series": "many many", "first": "steps"},
     },
 }
 INFINITE = {hessian.marchenko_pastur_condition, hessian.block_conditioning, hessian.escape_time}
@@ -274,7 +274,7 @@ def test_what_leaves_the_range_is_refused_by_its_argument(call, message):
 
 
 def test_a_level_below_the_smallest_number_is_reached_at_once():
-    assert prediction.crossing(np.array([[0.0, 1.0]]), np.array([0.0])) == [0.0]
+    assert study.crossing(np.array([[0.0, 1.0]]), np.array([0.0])) == [0.0]
     sizes = {"n_outputs": 3, "n_inputs": 3, "rank": 1, "teacher_rank": 1, "samples": 4, "steps": 6, "seeds": 2}
     config = escape_study.Config(levels=(5e-324,), learning_rate=1e-310, **sizes)
     as_json(escape_study.STUDY, config, escape_study.run(config))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from allora_analysis.lora.doctor import doctor
-from allora_analysis.lora.doctor.updates import row_factor
+from allora_analysis.lora.doctor.effects import row_factor
 from allora_analysis.lora.foreign import any_pairs, dropout_applied
 from allora_analysis.lora.optim import ALLoRAAdamW
 from tests import foreign_lora as foreign

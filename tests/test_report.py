@@ -16,9 +16,7 @@ from allora_analysis.__main__ import main
 from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import VERDICTS, Claim, Evidence, Finding
 from allora_analysis.claims.ledger import Row
-from allora_analysis.render import pictures
-from allora_analysis.render.evidence import facts, html, quantities, value
-from allora_analysis.render.html import page
+from allora_analysis.render.html import ABOUT, facts, html, page, quantities, value
 from paper_figures import NAMES
 
 VOID = {"meta", "link", "input", "wbr", "br", "use", "image", "mspace"}
@@ -209,8 +207,8 @@ def test_values_and_facts():
 def test_each_picture_is_one_that_is_drawn_and_about_claims_that_exist():
     claims = ledger.all_claims()
     known = {one.id for one in claims} | {one.section for one in claims}
-    assert set(pictures.ABOUT) <= set(NAMES)
-    assert {key for about in pictures.ABOUT.values() for key in about} <= known
+    assert set(ABOUT) <= set(NAMES)
+    assert {key for about in ABOUT.values() for key in about} <= known
 
 
 def test_a_picture_is_embedded_once_small_and_described(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from allora_analysis.cli import main
-from allora_analysis.ripple import fair_scales, residual_log_growth, stack, study
+from allora_analysis.ripple import fair_scales, residual_log_growth, study
 from allora_analysis.ripple.figure import by_depth
 from allora_analysis.ripple.study import STUDY, Config, plot, run
 
@@ -109,11 +109,11 @@ def test_deep_stack_at_eta_100():
 
 @pytest.mark.parametrize("architecture", ["linear", "prelayernorm"])
 def test_depth_1e5_repeats_its_layers_and_still_attains_the_bound(architecture, rng):
-    norms = stack.drawn_norms(100_001, 8, 2, fair_scales(8, 2), rng)
+    norms = study.drawn_norms(100_001, 8, 2, fair_scales(8, 2), rng)
     assert norms[0].shape == (100_001,)
     assert len(np.unique(norms[0])) == 64
-    bound = stack.stack_bound(norms, 100.0, 8, architecture).log_bound
-    aligned = stack.aligned_growth(norms, 2, (100.0,), 8, architecture, rng)
+    bound = study.stack_bound(norms, 100.0, 8, architecture).log_bound
+    aligned = study.aligned_growth(norms, 2, (100.0,), 8, architecture, rng)
     assert aligned[0] == pytest.approx(bound, rel=1e-11)
 
 
@@ -127,11 +127,11 @@ def test_shares_are_differences_to_eta_0():
     scales, norms = fair_scales(16, 2), (np.array([1.5, 2.0]), np.array([0.5, 3.0]))
     for architecture in ("linear", "relu", "prelayernorm"):
         shape = (2, 16, 2)
-        typical = [stack.typical_growth(*shape, eta, scales, architecture).mean for eta in (0.7, 0.0)]
-        share = stack.typical_adapter_share(*shape, 0.7, scales, architecture)
+        typical = [study.typical_growth(*shape, eta, scales, architecture).mean for eta in (0.7, 0.0)]
+        share = study.typical_adapter_share(*shape, 0.7, scales, architecture)
         assert share == pytest.approx(typical[0] - typical[1], abs=1e-12)
-        bounds = [stack.stack_bound(norms, eta, 16, architecture).log_bound for eta in (0.7, 0.0)]
-        assert stack.bound_adapter_share(norms, 0.7, architecture) == pytest.approx(bounds[0] - bounds[1], abs=1e-12)
+        bounds = [study.stack_bound(norms, eta, 16, architecture).log_bound for eta in (0.7, 0.0)]
+        assert study.bound_adapter_share(norms, 0.7, architecture) == pytest.approx(bounds[0] - bounds[1], abs=1e-12)
 
 
 def test_estimate_of_the_root_mean_square():
@@ -217,9 +217,9 @@ def test_lines_are_the_bound_and_the_typical_growth(architecture):
     axis = by_depth(6, 8, 2, 1.5, architecture, replicas=5).axes[0]
     bound, typical = (line.get_ydata() * math.log(10) for line in axis.lines[:2])
     scales = fair_scales(8, 2, architecture)
-    norms = stack.drawn_norms(6, 8, 2, scales, np.random.default_rng([0, 1]))
-    assert bound[-1] == pytest.approx(stack.stack_bound(norms, 1.5, 8, architecture).log_bound)
-    assert typical[-1] == pytest.approx(stack.typical_growth(6, 8, 2, 1.5, scales, architecture).mean)
+    norms = study.drawn_norms(6, 8, 2, scales, np.random.default_rng([0, 1]))
+    assert bound[-1] == pytest.approx(study.stack_bound(norms, 1.5, 8, architecture).log_bound)
+    assert typical[-1] == pytest.approx(study.typical_growth(6, 8, 2, 1.5, scales, architecture).mean)
     band = axis.collections[0].get_paths()[0].vertices * math.log(10)
     ends = band[np.isclose(band[:, 0], 6 * math.log(10)), 1]
     centre = 0.5 * (ends.min() + ends.max())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from allora_analysis.statistics import two_level
-from allora_analysis.statistics.two_level import TwoLevel
+from allora_analysis.statistics.intervals import TwoLevel
 from allora_analysis.validation import ArgumentError
 from tests.stat_assert import assert_rejects
 

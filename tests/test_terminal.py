@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from allora_analysis import terminal
+from allora_analysis import outputs
 from allora_analysis.claims.claim import Claim, Evidence, Finding, Size
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render.terminal import ENOUGH, table
@@ -67,7 +67,7 @@ def test_long_work_goes_on_where_nobody_reads(tmp_path, spoken, into):
     """Planted: a reader that closed the pipe ended the work between two runs, with status 0."""
     script = tmp_path / "work.py"
     script.write_text(
-        f"from allora_analysis import terminal\nfor run in range(3):\n    terminal.{spoken}('x' * 100000)\n"
+        f"from allora_analysis import outputs\nfor run in range(3):\n    outputs.{spoken}('x' * 100000)\n"
         f"open({str(tmp_path / 'done')!r}, 'w').close()\n"
     )
     done = run(f"'{sys.executable}' {script} {into}; exit ${{PIPESTATUS[0]}}")
@@ -80,7 +80,7 @@ def test_a_dumb_terminal_gets_lines_and_no_bar(monkeypatch, capsys, name, drawn)
     """Planted: a bar on a terminal that cannot redraw showed nothing at all."""
     monkeypatch.setenv("TERM", name)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert terminal.redraws() == drawn
+    assert outputs.redraws() == drawn
 
 
 def test_streams_that_are_missing():

@@ -3,10 +3,8 @@
 | file | object |
 | --- | --- |
 | `field.py` | F(A, B) = (BᵀD_dG, D_dGAᵀ); its Jacobian and asymmetry; what a double backward returns |
-| `descent.py` | first-order change of the loss: B's part descends, A's need not; how often a random step climbs |
-| `counterexample.py` | a rational example whose loss rises at every step, in exact arithmetic |
-| `fixed_points.py` | where ALLoRA comes to rest: a row-weighted low-rank fit |
-| `convergence.py` | a Lyapunov function at rank one; rest points' stability, stable rates, Hopf points; the flow |
+| `descent.py` | first-order change of the loss: B's part descends, A's need not; an exact example that climbs |
+| `convergence.py` | a Lyapunov function at rank one; rest points: a row-weighted fit, stability, Hopf points |
 | `invariance.py` | rescalings that leave training unchanged, judged by hand-written training; real knobs |
 | `variants.py` | ASF-LoRA's output, ALLoRA-OD's factor |
 """
@@ -16,21 +14,28 @@ from allora_analysis.adaptive.convergence import (
     Instability,
     Lyapunov,
     RestFamily,
+    RestPoint,
     RestStability,
     first_instability,
     gradient_flow,
     rank_one_lyapunov,
     rest_gradient,
+    rest_point,
     rest_stability,
+    run_to_rest,
 )
-from allora_analysis.adaptive.counterexample import EXAMPLE, Counterexample, evaluate, first_return, loss_after_step
 from allora_analysis.adaptive.descent import (
+    EXAMPLE,
     AscentFrequency,
+    Counterexample,
     FirstOrderChange,
     ascent_frequency,
     ascent_gradient,
+    evaluate,
     first_order_change,
+    first_return,
     lora_first_order_change,
+    loss_after_step,
     smallest_eigenvalue,
 )
 from allora_analysis.adaptive.field import (
@@ -42,7 +47,6 @@ from allora_analysis.adaptive.field import (
     update_field,
     update_jacobian,
 )
-from allora_analysis.adaptive.fixed_points import RestPoint, rest_point, run_to_rest
 from allora_analysis.adaptive.invariance import Setting, degrees_of_freedom, eta_as_scaling, rescaled, train
 from allora_analysis.adaptive.variants import (
     OutputFactor,

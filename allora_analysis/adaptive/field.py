@@ -35,11 +35,14 @@ from numpy.typing import ArrayLike
 from allora_analysis.adaptors import inverse_sqrt
 from allora_analysis.validation import ArgumentError, adapter_rank, matrix, matrix_of, representable, several, vector
 
-Field = tuple[Float[np.ndarray, "r n2"], Float[np.ndarray, "n1 r"]]
+# Shapes by the paper's letters: A, B, ∂L/∂(BA), the row factor.
+A, B, G, D = Float[np.ndarray, "r n2"], Float[np.ndarray, "n1 r"], Float[np.ndarray, "n1 n2"], Float[np.ndarray, " n1"]
+
+Field = tuple[A, B]
 
 
 @representable()
-def row_factor(a: ArrayLike, b: ArrayLike, eta: float) -> Float[np.ndarray, " n1"]:
+def row_factor(a: ArrayLike, b: ArrayLike, eta: float) -> D:
     """d_i = 1/√(‖(BA)_i‖ + 1/η²), ALLoRA's factor of row i (§4.2).
 
     Args:
@@ -58,7 +61,7 @@ def row_factor(a: ArrayLike, b: ArrayLike, eta: float) -> Float[np.ndarray, " n1
     return factor_of(*checked_pair(a, b), eta)
 
 
-def factor_of(a: Float[np.ndarray, "r n2"], b: Float[np.ndarray, "n1 r"], eta: float) -> Float[np.ndarray, " n1"]:
+def factor_of(a: A, b: B, eta: float) -> D:
     """The core of `row_factor`; η is checked by the adaptor."""
     product = b @ a
     if not np.isfinite(product).all():
@@ -66,7 +69,7 @@ def factor_of(a: Float[np.ndarray, "r n2"], b: Float[np.ndarray, "n1 r"], eta: f
     return inverse_sqrt(_row_norms(product), eta)
 
 
-def _row_norms(product: Float[np.ndarray, "n1 n2"]) -> Float[np.ndarray, " n1"]:
+def _row_norms(product: G) -> D:
     # Each row over a power of two of its own size, so that no square leaves float64's range.
     exponents = np.frexp(np.abs(product).max(axis=1))[1]
     return np.ldexp(np.linalg.norm(np.ldexp(product, -exponents[:, None]), axis=1), exponents)
@@ -89,12 +92,7 @@ def update_field(a: ArrayLike, b: ArrayLike, g: ArrayLike, eta: float) -> Field:
     return field(a, b, g, factor_of(a, b, eta))
 
 
-def field(
-    a: Float[np.ndarray, "r n2"],
-    b: Float[np.ndarray, "n1 r"],
-    g: Float[np.ndarray, "n1 n2"],
-    d: Float[np.ndarray, " n1"],
-) -> Field:
+def field(a: A, b: B, g: G, d: D) -> Field:
     """(BᵀD_dG, D_dGAᵀ) for any factor d; d = 1 gives LoRA's gradient."""
     adapted = d[:, None] * g
     return b.T @ adapted, adapted @ a.T
@@ -127,9 +125,7 @@ def checked_pair(a: ArrayLike, b: ArrayLike) -> Field:
     return a, b
 
 
-def checked_gradient(
-    a: ArrayLike, b: ArrayLike, g: ArrayLike
-) -> tuple[Float[np.ndarray, "r n2"], Float[np.ndarray, "n1 r"], Float[np.ndarray, "n1 n2"]]:
+def checked_gradient(a: ArrayLike, b: ArrayLike, g: ArrayLike) -> tuple[A, B, G]:
     """A, B and G = ∂L/∂(BA) of matching shapes."""
     a, b = checked_pair(a, b)
     return a, b, matrix_of("g", g, (len(b), a.shape[1]), "n1 and n2, the shape of BA")
@@ -225,10 +221,7 @@ def _blocks(a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float, 
 
 
 def _assemble(
-    a: Float[np.ndarray, "r n2"],
-    b: Float[np.ndarray, "n1 r"],
-    adapted: Float[np.ndarray, "n1 n2"],
-    rows: Float[np.ndarray, "n1 n2 n2"],
+    a: A, b: B, adapted: G, rows: Float[np.ndarray, "n1 n2 n2"]
 ) -> Float[np.ndarray, "parameters parameters"]:
     # The four blocks of N + Kᵀ diag(T_i) K; index k, q run over ranks, i, p over rows, j, m over inputs.
     (rank, n2), n1 = a.shape, len(b)

@@ -159,13 +159,8 @@ class Equivalent:
 def equivalents(recipe: Recipe, alpha: float | None = None) -> tuple[Equivalent, ...]:
     """Recipes under which s·BA takes the same path: any schedule, any data, no clipping (any momentum or β).
 
-    Args:
-        recipe: the settings.
-        alpha: the α to say them at; None: r (√r for rsLoRA), which is s = 1.
-
-    Returns:
-        The recipe itself, then: at that α with B's rate changed; at that α with both rates multiplied alike; and, where
-        the two rates differ, with one rate for both.
+    The recipe itself, then: at α with B's rate changed; at α with both rates multiplied alike; and, where the two rates
+    differ, with one rate for both. `alpha` None: r (√r for rsLoRA), which is s = 1.
     """
     recipe = checked(recipe)
     unit = alpha_of_one(recipe.r, recipe.rslora)

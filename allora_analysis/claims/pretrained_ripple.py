@@ -31,13 +31,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from tyro.conf import Positional, arg
 
-from allora_analysis import cli, terminal
+from allora_analysis import cli, outputs
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets import row_norms
 from allora_analysis.grid.reading import average_norm, recorded
 from allora_analysis.ripple import mean_field, series
-from allora_analysis.ripple.pretrained import Adapters, row_norm, transformer_of
-from allora_analysis.ripple.transformer import Transformer, derivative, forward, with_adapters
+from allora_analysis.ripple.transformer import (
+    Adapters,
+    Transformer,
+    derivative,
+    forward,
+    row_norm,
+    transformer_of,
+    with_adapters,
+)
 from allora_analysis.study import progress
 from allora_analysis.validation import ArgumentError
 
@@ -236,7 +243,7 @@ def run(arguments: Arguments) -> int:
     known = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
     text = json.dumps(known | {arguments.name: found}, ensure_ascii=False).replace(', "', ',\n"')
     arguments.out.write_text(text + "\n", encoding="utf-8")
-    terminal.say(f"{len(ETAS)} η of {arguments.name} in {arguments.out}; {off:.1e} from transformers at η = 0")
+    outputs.say(f"{len(ETAS)} η of {arguments.name} in {arguments.out}; {off:.1e} from transformers at η = 0")
     return 0
 
 

@@ -24,14 +24,22 @@ from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, ranged, units_wanted
 from allora_analysis.finetune.setting import STUDY
 from allora_analysis.gradient_std import grid as grids
-from allora_analysis.gradient_std import trends
+from allora_analysis.gradient_std import summary
 from allora_analysis.gradient_std.grid import Arm
-from allora_analysis.gradient_std.summary import seed_component
-from allora_analysis.gradient_std.trends import AVERAGE, LEVEL, POWER, WORST, Trend, family_of_trends, values
+from allora_analysis.gradient_std.summary import (
+    AVERAGE,
+    LEVEL,
+    POWER,
+    WORST,
+    Trend,
+    family_of_trends,
+    seed_component,
+    values,
+)
+from allora_analysis.grid.presets import command
 from allora_analysis.grid.presets.dropout_rates import AT_INPUT, DROP_RATES
 from allora_analysis.grid.reading import RULE, recorded
 from allora_analysis.grid.reading import judged as judged_pairs
-from allora_analysis.grid.sources import command
 from allora_analysis.statistics import Judgement, decide, in_every, paired_family, required_n
 from allora_analysis.statistics.paired import TIE
 
@@ -195,7 +203,7 @@ def on_figure_1(cases: Cases, folder: Path | None, data: str) -> Finding:
     if not complete:
         return not_run("no setting is recorded in full")
     changes = {
-        name: {case: trends.changes(of, first) for case, of in series(runs, complete, batch).items()}
+        name: {case: summary.changes(of, first) for case, of in series(runs, complete, batch).items()}
         for name, (batch, first) in BASELINES.items()
     }
     case_of = {f"{_name(arm)}, {statistic}": (arm, statistic) for arm, statistic in changes[PRIMARY]}

@@ -200,9 +200,9 @@ def adapted_mlp(one: Start) -> tuple[Any, Any, Any]:
     import torch
     from torch import nn
 
-    from allora_analysis.hessian import digits_mlp
+    from allora_analysis.hessian import network_inertia
 
-    model, (images, classes) = digits_mlp.adapted_mlp(one.seed, one.rank), digits_mlp.new_digits()
+    model, (images, classes) = network_inertia.adapted_mlp(one.seed, one.rank), network_inertia.new_digits()
     if one.zero:
         with torch.no_grad():
             for layer in (model[0], model[2]):
@@ -219,10 +219,10 @@ def _all_eigenvalues(model: Any, loss: Any, data: Any) -> np.ndarray:
 
 def at_start(one: Start) -> dict[str, Any]:
     """Slopes and signs of all eigenvalues at the start, the counts that ranks foretell, and both ends by Lanczos."""
-    from allora_analysis.hessian import digits_mlp, network, network_inertia
+    from allora_analysis.hessian import network, network_inertia
 
     model, loss, data = adapted_mlp(one)
-    slope_a, slope_b = digits_mlp.gradient_norms(model, loss, data)
+    slope_a, slope_b = network_inertia.gradient_norms(model, loss, data)
     values = _all_eigenvalues(model, loss, data)
     told = network_inertia.negative_directions(model, loss, data)
     seen = {"‖∇_A‖": slope_a, "‖∇_B‖": slope_b, "ends": values[[0, -1]], "signs": signs(values)}
@@ -286,12 +286,12 @@ STEPS = 100
 
 def _descended(one: Start) -> dict[str, Any]:
     """The loss before and after plain gradient descent, the slope at the start; at r = 1 negative directions too."""
-    from allora_analysis.hessian import digits_mlp
+    from allora_analysis.hessian import network_inertia
 
     model, loss, data = adapted_mlp(one)
-    start, slope = loss(model(data[0]), data[1]).item(), sum(digits_mlp.gradient_norms(model, loss, data))
+    start, slope = loss(model(data[0]), data[1]).item(), sum(network_inertia.gradient_norms(model, loss, data))
     before = _all_eigenvalues(model, loss, data) if one.rank == 1 else None
-    digits_mlp.descend(model, loss, data, STEPS, digits_mlp.LEARNING_RATE)
+    network_inertia.descend(model, loss, data, STEPS, network_inertia.LEARNING_RATE)
     seen = {"loss at the start": start, "loss at the end": loss(model(data[0]), data[1]).item(), "slope": slope}
     if before is not None:
         both = before, _all_eigenvalues(model, loss, data)

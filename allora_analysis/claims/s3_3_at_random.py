@@ -34,7 +34,7 @@ from allora_analysis.claims.s3_3_worst_case import (
     ripple_claim,
     worst,
 )
-from allora_analysis.ripple import stack
+from allora_analysis.ripple import study
 from allora_analysis.ripple.bounds import Layer, Scales
 
 
@@ -192,7 +192,7 @@ def _layer_gains(one: Small, rng: np.random.Generator) -> list[dict[str, float]]
     etas = (one.eta, 2 * one.eta)
     if one.aligned:
         norms = np.ones(4), np.full(4, one.ratio)
-        grown = stack.aligned_growth(norms, one.rank, (0.0, *etas), one.width, "linear", rng)
+        grown = study.aligned_growth(norms, one.rank, (0.0, *etas), one.width, "linear", rng)
         return [{"mean": float(value - grown[0]) / 4, "stderr": 0.0} for value in grown[1:]]
     (w_std, a_std, b_std), shape = one.scales, (LAYERS, one.width)
     wx, ax = w_std * rng.standard_normal(shape), a_std * rng.standard_normal((LAYERS, one.rank))  # x = (1, 0, …, 0)
@@ -316,9 +316,9 @@ def residual_growth(one: _Residual, rng: np.random.Generator) -> dict[str, float
     if one.aligned:
         ones = [np.ones(depth) for depth in depths]
         if one.normalised:
-            told = [stack.bound_adapter_share((n, n), one.eta, "prelayernorm") for n in ones]
+            told = [study.bound_adapter_share((n, n), one.eta, "prelayernorm") for n in ones]
             options = (one.rank, (0.0, one.eta), one.width, "prelayernorm", rng)
-            seen = [_added(stack.aligned_growth((n, n), *options)) for n in ones]
+            seen = [_added(study.aligned_growth((n, n), *options)) for n in ones]
         else:
             told = [_added(np.array([ripple.worst_case(2 * n, n, e).log_bound for e in (0.0, one.eta)])) for n in ones]
             seen = [plain_worst_case(depth, one.width, one.rank, one.eta, rng) for depth in depths]

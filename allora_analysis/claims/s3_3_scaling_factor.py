@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import numpy as np
 from tyro.conf import Positional, arg
 
-from allora_analysis import adaptive, cli, terminal
+from allora_analysis import adaptive, cli
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, relative_error
 from allora_analysis.claims.claim import Finding, claim, in_part, not_run, ranged
 from allora_analysis.claims.s3_2_in_a_and_b import against
@@ -28,6 +28,7 @@ from allora_analysis.claims.s3_2_in_v import power_law
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import ablation, perception, row_norms
 from allora_analysis.grid.reading import average_norm, recorded
+from allora_analysis.outputs import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -384,7 +385,7 @@ def run(arguments: Arguments) -> int:
     known = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
     known[arguments.name] = norms
     arguments.out.write_text(json.dumps(known, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
-    terminal.say(f"{len(norms)} linear maps of {arguments.name} in {arguments.out}")
+    say(f"{len(norms)} linear maps of {arguments.name} in {arguments.out}")
     return 0
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from allora_analysis import ripple
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform
 from allora_analysis.claims.claim import Finding, Size, claim, ranged
-from allora_analysis.ripple import stack
+from allora_analysis.ripple import study
 from allora_analysis.ripple.bounds import Layer
 
 ripple_claim = functools.partial(claim, command="python -m allora_analysis.ripple", test="tests/test_ripple.py")
@@ -352,7 +352,7 @@ def worst_case(cases: Cases) -> Finding:
 
     def grown(one: Deep) -> float:
         norms, rng = np.ones(one.depth), np.random.default_rng(cases.seed)
-        return float(stack.aligned_growth((norms, norms), 2, (one.eta,), 6, one.architecture, rng)[0])
+        return float(study.aligned_growth((norms, norms), 2, (one.eta,), 6, one.architecture, rng)[0])
 
     def draw(rng: np.random.Generator) -> Deep:
         return Deep(int(10 ** rng.uniform(0.5, 4)), log_uniform(rng, -4, 5), str(rng.choice(["linear", "relu"])))

@@ -22,9 +22,9 @@ from allora_analysis.claims.cases import Case, Cases, log_uniform, relative_erro
 from allora_analysis.claims.claim import Finding, Size, claim, not_run, share
 from allora_analysis.claims.s4_2_row_norms import MINILM, SMOLLM2, reached, wanted
 from allora_analysis.finetune.setting import STUDY, Setting
+from allora_analysis.grid.presets import command
 from allora_analysis.grid.presets import row_norms as preset
 from allora_analysis.grid.reading import average_norm, recorded
-from allora_analysis.grid.sources import command
 from allora_analysis.width import METHODS, Method, exponents
 
 convergence_claim = functools.partial(claim, test="tests/test_adaptive_convergence.py")

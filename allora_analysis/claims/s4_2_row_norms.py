@@ -18,9 +18,9 @@ import numpy as np
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, ranged
 from allora_analysis.finetune.setting import STUDY, Setting
+from allora_analysis.grid.presets import command
 from allora_analysis.grid.presets import row_norms as preset
 from allora_analysis.grid.reading import average_norm, recorded
-from allora_analysis.grid.sources import command
 from allora_analysis.statistics import holm, one_sided, paired_test
 
 START = (1, 10)

@@ -21,7 +21,7 @@ import numpy as np
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
 from allora_analysis.finetune.setting import STUDY, Setting
-from allora_analysis.grid.presets import ablation, learning_rates, perception
+from allora_analysis.grid.presets import ablation, command, learning_rates, perception
 from allora_analysis.grid.presets import own_best_rate as sequential
 from allora_analysis.grid.reading import (
     LEVEL,
@@ -35,7 +35,6 @@ from allora_analysis.grid.reading import (
     recorded,
     right_differences,
 )
-from allora_analysis.grid.sources import command
 from allora_analysis.statistics import Judgement, decide, in_every, paired_test, two_level
 from allora_analysis.statistics.e_values import CAP, Sequential
 from allora_analysis.statistics.e_values import decide as decide_sequentially

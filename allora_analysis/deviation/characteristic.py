@@ -161,10 +161,7 @@ def _odd_remainder(last: float) -> float:
 
 
 def expectation(
-    groups: Groups,
-    place: Float[np.ndarray, " atoms"],
-    mass: Float[np.ndarray, " atoms"],
-    target: float,
+    groups: Groups, place: Float[np.ndarray, " atoms"], mass: Float[np.ndarray, " atoms"], target: float
 ) -> tuple[float, float]:
     """E|X + T|, X an independent part given by atoms (of total mass ≤ 1) and T the sum of the groups."""
     # Frequencies are doubled until the certified error is below `target` or the budget of evaluations is spent.

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+# Atoms, or their probabilities.
+Vector = Float[np.ndarray, " size"]
+
 HALF = 2**21
 """Most atoms in one half."""
 EPS = float(np.finfo(np.float64).eps)
@@ -27,14 +30,14 @@ _SMALL = np.array(
 )
 
 
-def stirling_error(k: Float[np.ndarray, " size"]) -> Float[np.ndarray, " size"]:
+def stirling_error(k: Vector) -> Vector:
     """The logarithm of k! over √(2πk)(k/e)ᵏ, for whole k ≥ 1."""
     square = 1 / np.maximum(k, 16.0) ** 2
     series = 1 / 12 - square * (1 / 360 - square * (1 / 1260 - square * (1 / 1680 - square / 1188)))
     return np.where(k < 16, _SMALL[np.minimum(k, 15).astype(int)], series / np.maximum(k, 16.0))
 
 
-def _relative_entropy(gap: Float[np.ndarray, " size"], mean: Float[np.ndarray, " size"]) -> Float[np.ndarray, " size"]:
+def _relative_entropy(gap: Vector, mean: Vector) -> Vector:
     """m·h(g/m) with h(ε) = (1 + ε)log(1 + ε) − ε, free of cancellation near g = 0."""
     value = mean + gap
     v = gap / (value + mean)
@@ -45,9 +48,7 @@ def _relative_entropy(gap: Float[np.ndarray, " size"], mean: Float[np.ndarray, "
     return np.where(np.abs(v) < 0.1, near, far)
 
 
-def binomial_probabilities(
-    k: Float[np.ndarray, " size"], trials: Float[np.ndarray, " size"], probability: float
-) -> Float[np.ndarray, " size"]:
+def binomial_probabilities(k: Vector, trials: Vector, probability: float) -> Vector:
     """P(K = k) for K ~ Bin(trials, probability), entry by entry."""
     inner = np.maximum(k, 1)
     rest = np.maximum(trials - inner, 1)
@@ -59,14 +60,14 @@ def binomial_probabilities(
     return np.where(k == 0, none, np.where(k == trials, every, saddle))
 
 
-def binomial_deviation(trials: Float[np.ndarray, " size"], probability: float) -> Float[np.ndarray, " size"]:
+def binomial_deviation(trials: Vector, probability: float) -> Vector:
     """E|K − Np| = 2ν(1 − p)P(K = ν), ν = ⌊Np⌋ + 1, for K ~ Bin(N, p): de Moivre (1730)."""
     # The value is continuous where Np is whole, so a rounded ⌊Np⌋ does no harm.
     above = np.floor(trials * probability) + 1
     return 2 * above * (1 - probability) * binomial_probabilities(above, trials, probability)
 
 
-def window(trials: float, probability: float) -> Float[np.ndarray, " size"]:
+def window(trials: float, probability: float) -> Vector:
     """The values of K that matter."""
     # Outside, Bin(trials, probability) has mass below 2·10⁻²² (Bernstein's inequality).
     low, high = _ends(trials, probability)
@@ -117,7 +118,7 @@ def group(delta: Float[np.ndarray, " entries"], n: int, keep_prob: float) -> Gro
     return Groups(size[order], n * trials[order], min(keep_prob, 1 - keep_prob))
 
 
-def atoms_of(groups: Groups, index: int) -> tuple[Float[np.ndarray, " size"], Float[np.ndarray, " size"]]:
+def atoms_of(groups: Groups, index: int) -> tuple[Vector, Vector]:
     """The centered values of one group's term and their probabilities."""
     trials = float(groups.trials[index])
     k = window(trials, groups.probability)
@@ -126,7 +127,7 @@ def atoms_of(groups: Groups, index: int) -> tuple[Float[np.ndarray, " size"], Fl
 
 
 def merge(
-    value: Float[np.ndarray, " size"], weight: Float[np.ndarray, " size"], width: float
+    value: Vector, weight: Vector, width: float
 ) -> tuple[Float[np.ndarray, " merged"], Float[np.ndarray, " merged"], float]:
     """Sort atoms and join neighbors closer than `width` at their mean."""
     order = np.argsort(value, kind="stable")
@@ -142,9 +143,7 @@ def merge(
     return joined, mass, float(np.sum(mass * extent))
 
 
-def _half_law(
-    groups: Groups, members: list[int], width: float
-) -> tuple[Float[np.ndarray, " size"], Float[np.ndarray, " size"], float] | None:
+def _half_law(groups: Groups, members: list[int], width: float) -> tuple[Vector, Vector, float] | None:
     """The law of a sum of some groups as sorted atoms, or None where more than `HALF` would be needed."""
     lengths = [window_length(float(groups.trials[index]), groups.probability) for index in members]
     if _too_many(groups, members, lengths, width):

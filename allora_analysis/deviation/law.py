@@ -23,6 +23,9 @@ from allora_analysis.deviation import characteristic, enumeration
 from allora_analysis.deviation.enumeration import Groups, binomial_deviation
 from allora_analysis.validation import ArgumentError, count, keep_probability, matrix, matrix_of, representable
 
+# Shapes by the paper's letters: the design, the targets or what has their shape, the weights.
+X, Y, W = Float[np.ndarray, "N D"], Float[np.ndarray, "N C"], Float[np.ndarray, "D C"]
+
 LIMIT = math.sqrt(2 / math.pi)
 """The ratio of the exact deviation to the bound as n → ∞ (central limit theorem)."""
 TARGET = 2e-9
@@ -36,9 +39,7 @@ CHUNK = 2**18
 """Binomial draws of the sampled twin held at once."""
 
 
-def problem(
-    x: ArrayLike, y: ArrayLike, w: ArrayLike
-) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N C"], Float[np.ndarray, "D C"]]:
+def problem(x: ArrayLike, y: ArrayLike, w: ArrayLike) -> tuple[X, Y, W]:
     """The three matrices of the linear model, with matching shapes."""
     design = matrix("x", x)
     targets = matrix_of("y", y, (design.shape[0], None), "the N rows of x")
@@ -46,7 +47,7 @@ def problem(
     return design, targets, weights
 
 
-def jumps(z: Float[np.ndarray, "N C"], y: Float[np.ndarray, "N C"], keep_prob: float) -> Float[np.ndarray, "N C"]:
+def jumps(z: Y, y: Y, keep_prob: float) -> Y:
     """δ = Z(Z/p − 2Y)/p: by how much the loss changes when an entry is kept instead of dropped."""
     with np.errstate(over="ignore", invalid="ignore"):
         delta = z / keep_prob * (z / keep_prob - 2 * y)
@@ -59,7 +60,7 @@ def jumps(z: Float[np.ndarray, "N C"], y: Float[np.ndarray, "N C"], keep_prob: f
     return delta
 
 
-def _spread(delta: Float[np.ndarray, "N C"], keep_prob: float) -> float:
+def _spread(delta: Y, keep_prob: float) -> float:
     """Std[L] = √(p(1 − p) Σδ²), free of overflow and underflow."""
     scale = float(np.max(np.abs(delta)))
     if scale == 0.0 or keep_prob == 1.0:
@@ -92,9 +93,7 @@ def loss_moments(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float) -> 
     return moments_of(*problem(x, y, w), keep_probability(keep_prob))
 
 
-def moments_of(
-    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], w: Float[np.ndarray, "D C"], keep_prob: float
-) -> tuple[float, float]:
+def moments_of(x: X, y: Y, w: W, keep_prob: float) -> tuple[float, float]:
     """The core of `loss_moments`."""
     z = x @ w
     delta = jumps(z, y, keep_prob)
@@ -108,12 +107,7 @@ def bound(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, n: int) ->
 
     Source: §3.1, display "A first naive bound"; Appendix A. It is the Cauchy–Schwarz inequality E|T| ≤ √(E T²).
 
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-        w: W (D×C).
-        keep_prob: p in (0, 1].
-        n: number of masks, 1 or above.
+    Arguments as in `exact_deviation`.
 
     Returns:
         The bound, in the loss's unit.
@@ -127,18 +121,14 @@ def bound(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, n: int) ->
 
 
 @representable("x", "y", "w", "keep_prob")
-def gradient_std(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float) -> Float[np.ndarray, "D C"]:
+def gradient_std(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float) -> W:
     """Std over masks of entry (d, c) of ∂L/∂W: √(4k Σ_n X²_nd (Y_nc − Z_nc/p)²), k = (1 − p)/p.
 
     ∂L/∂W_dc = −2 Σ_n X_nd v_nc (Y_nc − Z_nc v_nc) with v in {0, 1/p}: a kept entry contributes
     −2 X_nd (Y_nc − Z_nc/p)/p, a dropped one nothing. At Z = 0 this is 2√(k Σ X²Y²), not zero, where Std[L] is.
     Source: claim behind Figure 1, for the linear model of §3.1. Test: `tests/test_deviation_moments.py`.
 
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-        w: W (D×C).
-        keep_prob: p in (0, 1].
+    Arguments as in `exact_deviation`.
 
     Returns:
         The standard deviations (D×C), in the loss's unit over the weight's.
@@ -155,9 +145,7 @@ def gradient_std(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float) -> 
     return gradient_spread(design, residual, kept)
 
 
-def gradient_spread(
-    x: Float[np.ndarray, "N D"], residual: Float[np.ndarray, "N C"], keep_prob: float
-) -> Float[np.ndarray, "D C"]:
+def gradient_spread(x: X, residual: Y, keep_prob: float) -> W:
     """√(4k (X²)ᵀ(Y − Z/p)²), the core of `gradient_std`."""
     of_x, of_residual = (np.where((top := np.abs(part).max(axis=0)) > 0, top, 1.0) for part in (x, residual))
     left, right = x / of_x, residual / of_residual
@@ -351,41 +339,13 @@ def deviations(
     return np.concatenate(parts)
 
 
-@representable("x", "y", "w", "keep_prob", "n", "draws")
-def sampled_deviation(
-    x: ArrayLike,
-    y: ArrayLike,
-    w: ArrayLike,
-    keep_prob: float,
-    n: int,
-    draws: int,
-    generator: np.random.Generator,
-) -> Estimate:
-    """E|L̄_n − E L| estimated: the twin of `mean_absolute_deviation`, by drawing how often each entry was kept.
-
-    K_j ~ Bin(n, p) carries all that n masks do to an average, so n = 10⁶ masks cost one draw an entry. Checked by
-    `tests/test_deviation_study.py`.
-
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-        w: W (D×C).
-        keep_prob: p in (0, 1].
-        n: number of masks in each average.
-        draws: number of averages, 2 or above.
-        generator: the source of randomness.
-
-    Returns:
-        The mean and its standard error.
-    """
-    design, targets, weights = problem(x, y, w)
-    kept, masks, size = keep_probability(keep_prob), count("n", n), count("draws", draws, minimum=2)
-    return sample_of(jumps(design @ weights, targets, kept).ravel(), kept, masks, size, generator)
-
-
 def sample_of(
     delta: Float[np.ndarray, " entries"], keep_prob: float, n: int, draws: int, generator: np.random.Generator
 ) -> Estimate:
-    """The core of `sampled_deviation`: from the entries' δ."""
+    """E|L̄_n − E L| estimated, from the entries' δ: the twin of `deviation_of`, by drawing how often each was kept.
+
+    K_j ~ Bin(n, p) carries all that n masks do to an average, so n = 10⁶ masks cost one draw an entry. Checked by
+    `tests/test_deviation_study.py`.
+    """
     sample = deviations(delta, keep_prob, n, draws, generator)
     return Estimate(float(np.mean(sample)), float(np.std(sample, ddof=1)) / math.sqrt(draws), draws)

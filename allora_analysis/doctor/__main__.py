@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from allora_analysis import cli, outputs, study, terminal
+from allora_analysis import cli, outputs, study
 from allora_analysis.adaptive.recipe import Recipe, alpha_of_one
 from allora_analysis.validation import ArgumentError, count, keep_probability, positive
 
@@ -153,17 +153,7 @@ def _flag(name: str) -> str:
 
 
 def sections(arguments: Arguments) -> Iterator[Section]:
-    """Every part of the answer.
-
-    Args:
-        arguments: the flags.
-
-    Yields:
-        The parts.
-
-    Raises:
-        ArgumentError: nothing asked, something missing, or a flag of a question that is not asked.
-    """
+    """Every part of the answer; refuses what is missing, and a flag of a question that is not asked."""
     from allora_analysis.doctor import answers
 
     _check_needs(arguments)
@@ -243,16 +233,14 @@ def _seeds(arguments: Arguments) -> Section:
 
 
 def _strength(arguments: Arguments, saved: Saved) -> Section:
-    from allora_analysis.doctor import answers, strength
-    from allora_analysis.doctor.saved import matrices
+    from allora_analysis.doctor import answers
+    from allora_analysis.doctor.saved import matrices, strength
 
     if any(pair.norms is None for pair in saved.pairs):
         raise ArgumentError(f"{arguments.adapter}: is not finite, so that nothing can be run; leave --model out")
     answers.check_is_lora(saved, arguments.adapter)
-    found = strength.strength(
-        arguments.model, matrices(arguments.adapter, saved), seed=count("--seed", arguments.seed, 0)
-    )
-    return answers.Section("strength", [("in its network", strength.words(found))], None, vars(found))
+    found = strength(arguments.model, matrices(arguments.adapter, saved), seed=count("--seed", arguments.seed, 0))
+    return answers.Section("strength", [("in its network", found.words())], None, vars(found))
 
 
 def _edge(arguments: Arguments, recipe: Recipe, switches: Switches) -> Section:
@@ -293,11 +281,7 @@ def _edge(arguments: Arguments, recipe: Recipe, switches: Switches) -> Section:
 
 
 def run(arguments: Arguments) -> int:
-    """Print the answers, or write them as JSON.
-
-    Raises:
-        ArgumentError: nothing asked.
-    """
+    """Print the answers, or write them as JSON."""
     if arguments.json not in (None, "-"):
         outputs.check_writable("--json", Path(arguments.json))
     found = list(sections(arguments))
@@ -307,7 +291,7 @@ def run(arguments: Arguments) -> int:
         )
     document = {one.name: {"answers": dict(one.lines), **one.numbers} for one in found}
     text = json.dumps(study.plain(document), indent=2, allow_nan=False, ensure_ascii=False)
-    terminal.tell(lambda: print(text) if arguments.json == "-" else _show(found))
+    outputs.tell(lambda: print(text) if arguments.json == "-" else _show(found))
     if arguments.json not in (None, "-"):
         outputs.write_text("--json", Path(arguments.json), text + "\n")
     return 0

@@ -22,14 +22,7 @@ _STARTS = (*_OTHER_BASE, "eva", "orthogonal")
 
 @dataclass(frozen=True)
 class Section:
-    """A part of what is printed.
-
-    Attributes:
-        name: in JSON.
-        lines: topic and answer.
-        table: below them.
-        numbers: in JSON beside the lines.
-    """
+    """A part of what is printed: topics with their answers, a table below; `numbers` stand beside them in JSON."""
 
     name: str
     lines: Sequence[tuple[str, str]]
@@ -39,16 +32,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Switches:
-    """What may be on.
-
-    Attributes:
-        eta: of ALLoRA's rule, or None.
-        variant: the rule's name.
-        adaptor: its function of the row norm.
-        drop_rate: of LoRA's dropout.
-        dora: weight-decomposed.
-        init: PEFT's word for the start, where it is no plain one.
-    """
+    """What may be on: a rule of ALLoRA's (η None: none), dropout, DoRA, PEFT's word for a start that is not plain."""
 
     eta: float | None = None
     variant: str = "allora"
@@ -61,17 +45,8 @@ class Switches:
 def of_recipe(
     recipe: Recipe, switches: Switches, clip: float | None, warmup: int, alpha: float | None
 ) -> list[Section]:
-    """The rates, what is on, and the equivalent settings.
-
-    Args:
-        recipe: the settings.
-        switches: what may be on beside.
-        clip: the largest gradient norm, or None.
-        warmup: steps.
-        alpha: at which the equivalent settings are said; None for s = 1.
-
-    Returns:
-        Two sections.
+    """The rates, what is on, and the equivalent settings at `alpha`; None: at s = 1. `clip` is the largest gradient
+    norm, or None.
     """
     told = [*recipes.lines(recipe, clip, warmup), ("α × 4 or rate × 4", recipes.four_times_alpha(recipe))]
     told += [*_start(recipe, switches), *switched(switches, recipe, clip), *_at_width(recipe, switches)]
@@ -122,16 +97,7 @@ def _at_width(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
 
 
 def switched(switches: Switches, recipe: Recipe | None, clip: float | None = None) -> Iterator[tuple[str, str]]:
-    """Whether ALLoRA's rule, dropout, DoRA and LoRA+ are on, and what undoes them.
-
-    Args:
-        switches: what may be on.
-        recipe: the optimizer's settings, or None.
-        clip: the largest gradient norm, or None.
-
-    Yields:
-        Topic and answer.
-    """
+    """Topic and answer: whether ALLoRA's rule, dropout, DoRA and LoRA+ are on, and what undoes them."""
     if switches.eta is not None:
         yield "ALLoRA's rule", _rule(switches, recipe, clip)
     if switches.drop_rate:
@@ -174,15 +140,7 @@ def _rule(switches: Switches, recipe: Recipe | None, clip: float | None) -> str:
 
 
 def of_saved(saved: Saved, eta: float | None) -> Section:
-    """What a saved adapter holds.
-
-    Args:
-        saved: the adapter.
-        eta: η of the rule for which the rows are judged; None: the config's.
-
-    Returns:
-        A section.
-    """
+    """What a saved adapter holds; its rows are judged for the rule with this η, or else the config's."""
     switches = switches_of(saved)
     eta = switches.eta if eta is None else eta
     told = [("pairs", _pairs(saved)), ("trained", _trained(saved))]
@@ -222,15 +180,7 @@ def switches_of(saved: Saved) -> Switches:
 
 
 def check_is_lora(saved: Saved, path: Any) -> None:
-    """An adapter that adds s·BA to its base model, which is what `strength` runs.
-
-    Args:
-        saved: the adapter.
-        path: of it, for the error.
-
-    Raises:
-        ArgumentError: DoRA, ASF-LoRA, or a start that changed the base weight and was not converted.
-    """
+    """Refuse what does not add s·BA to its base model: DoRA, ASF-LoRA, a start that changed the base weight."""
     switches = switches_of(saved)
     init = (switches.init or "").lower().startswith(_OTHER_BASE)
     words = {

@@ -65,25 +65,11 @@ def edge(
     clip: float = 1.0,
     seed: int = 0,
 ) -> Edge:
-    """Load, adapt, make the trial steps, measure.
+    """Load, adapt (B = 0), make the trial steps, measure on one batch of the same size.
 
-    Args:
-        source: the model: a folder, a GGUF file, or a hub id.
-        data: a folder of train.jsonl and test.jsonl with text and label, or a hub id.
-        recipe: r, α, the rates of the trial steps, the optimizer with its ε and decay; B starts at 0.
-        steps: trial steps; Adam needs one or more.
-        batch_size: sentences of a step, and of the batch that is measured.
-        max_length: tokens after which a sentence is cut.
-        head_lr: the classifier's rate in the trial; None: the same.
-        clip: of the gradient's norm in the trial; 0: none.
-        seed: of A, the classifier, the sentences.
-
-    Returns:
-        The edge.
-
-    Raises:
-        ArgumentError: what makes no sense, a start from A = 0, and what `finetune.models.load` and `finetune.data.load`
-            refuse.
+    The recipe's rates, optimizer, ε and decay are those of the trial; Adam needs a step or more. `head_lr` is the
+    classifier's rate there (None: the same), `clip` of its gradient's norm (0: none); `seed` is of A, the classifier
+    and the sentences. Refuses a start from A = 0 and what `finetune.models.load` and `finetune.data.load` refuse.
     """
     import torch
 
@@ -176,18 +162,10 @@ def _optimizer(model: Any, recipe: Recipe, head_lr: float) -> Any:
 
 @dataclass(frozen=True)
 class Trial:
-    """A prediction in full.
+    """A prediction in full: the trial steps at `rate`, and the classifier's at `head_rate`, then the curvature of one
+    batch.
 
-    Attributes:
-        model: what records call the model.
-        optimizer: "adamw" or "sgd".
-        rate: of the trial steps.
-        steps: made before the curvature is measured.
-        batch_size: sentences of a step, and of the batch that is measured.
-        head_rate: of the classifier in the trial steps.
-        data: what records call the data.
-        rank: r = α.
-        seed: of A, the classifier, the sentences.
+    Model and data as records call them; r = α = `rank`; the seed is of A, the classifier and the sentences.
     """
 
     model: str
@@ -210,19 +188,9 @@ TRIALS = tuple(
 
 @dataclass(frozen=True)
 class Curve:
-    """LoRA's test accuracy by learning rate, at one schedule, clipping and rate of the classifier.
+    """LoRA's test accuracy by learning rate, at one schedule, clipping (0: none) and rate of the classifier.
 
-    Attributes:
-        model: its name.
-        optimizer: "adamw" or "sgd".
-        schedule: "linear" or "constant".
-        clip: the largest gradient norm; 0: none.
-        head: the classifier's rate.
-        accuracies: by rate, ascending: a seed each.
-        majority: the most frequent label's share.
-        data: their name.
-        rank: r.
-        batch_size: sentences of a step.
+    By rate, ascending: a seed each. `majority` is the most frequent label's share.
     """
 
     model: str
@@ -247,14 +215,8 @@ class Curve:
 
 
 def curves(folder: Path | None = None, seeds: Collection[int] | None = SEEDS) -> list[Curve]:
-    """LoRA's recorded curves without dropout, wherever two rates or more are there.
-
-    Args:
-        folder: of fine-tuning records; None: those of this repository.
-        seeds: that count, the same at every rate; None: all, so that a rate with more of them fails more easily.
-
-    Returns:
-        The curves, by model and optimizer.
+    """LoRA's recorded curves without dropout, by model and optimizer, wherever two rates or more are there, over the
+    same seeds at every rate; `seeds` None: all, so that a rate with more of them fails more easily.
     """
     found: dict[tuple, dict[float, dict[int, tuple[int, float]]]] = {}
     majority: dict[tuple, float] = {}
@@ -291,12 +253,7 @@ _KEY = (
 
 @dataclass(frozen=True)
 class Compared:
-    """A prediction beside a curve.
-
-    Attributes:
-        curve: the recorded one.
-        predicted: the rate, 0 where the classifier's own is beyond its edge; None: not recorded.
-    """
+    """A prediction beside a curve: the rate, 0 where the classifier's own is beyond its edge; None: not recorded."""
 
     curve: Curve
     predicted: float | None
@@ -313,15 +270,8 @@ class Compared:
 def compared(
     folder: Path | None = None, runs: Path | None = None, seeds: Collection[int] | None = SEEDS
 ) -> list[Compared]:
-    """Every curve with its prediction.
-
-    Args:
-        folder: of the predictions' records; None: those of this repository.
-        runs: of fine-tuning records.
-        seeds: as in `curves`.
-
-    Returns:
-        The comparisons.
+    """Every curve with its prediction: `folder` is of the predictions, `runs` of fine-tuning; None: those of this
+    repository.
     """
     where = RESULTS if folder is None else folder
     known = records.find_each(where, STUDY, PROTOCOL, {one: one for one in TRIALS}) if Path(where).is_dir() else {}

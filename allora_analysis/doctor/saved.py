@@ -1,7 +1,10 @@
-"""An adapter as a library saved it: pairs by name and shape, scaling, row norms. No base model, no pickle.
+"""An adapter as a library saved it: pairs by name and shape, scaling, row norms; how strongly it acts in its network.
 
-PEFT's folders, and `.safetensors` files of kohya's scripts, torchtune's or loralib's names. Checked by
-`tests/test_doctor_saved.py`.
+PEFT's folders, and `.safetensors` files of kohya's scripts, torchtune's or loralib's names; no pickle. The base model
+is wanted for `strength` alone: one sentence through it with c·BA on its linear maps (`ripple.transformer`), and how far
+the output of the last block is from the base model's, beside that of adapters at random of the same ranks and row
+norms, and the radius of convergence (`ripple.series`), the c up to which the network is a power series in c·BA. Checked
+by `tests/test_doctor_saved.py` and `tests/test_doctor_strength.py`.
 """
 
 from __future__ import annotations
@@ -14,8 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from allora_analysis.adaptive.recipe import alpha_of_one
 from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.ripple import series
+from allora_analysis.ripple.transformer import Adapters, Transformer, forward, transformer_of, turned_at_random
 from allora_analysis.validation import ArgumentError, choice, count, ending, number, positive, shown
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -25,6 +32,10 @@ _KEY = re.compile(
 )
 _PREFIX = "base_model.model."
 _A_SIDES = ("lora_A", "lora_a", "lora_down", "lora_embedding_A")
+SENTENCE = "the film is good, and the plot is not"
+TOKENS = 4  # a radius takes some hundred passes
+DRAWS = 3
+AGREES = 1e-3  # with transformers' own output, relative
 
 
 @dataclass(frozen=True)
@@ -71,30 +82,18 @@ class Saved:
     left_out: int
 
     def common(self) -> tuple[int, float, int]:
-        """R and s that most pairs have together, and the most frequent n₂ of those pairs.
-
-        Returns:
-            Three numbers that some pair has.
-        """
+        """R and s that most pairs have together, and the most frequent n₂ of those pairs: some pair has all three."""
         (r, s), _ = Counter((pair.r, pair.scaling) for pair in self.pairs).most_common(1)[0]
         (n2, _), *_ = Counter(pair.n2 for pair in self.pairs if (pair.r, pair.scaling) == (r, s)).most_common(1)
         return r, s, n2
 
 
 def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
-    """Read an adapter's folder or its .safetensors file.
+    """Read an adapter's folder or its .safetensors file; `alpha` stands in place of the config's and the file's α,
+    `rslora` is s = α/√r, whatever the config says.
 
-    Args:
-        path: the folder or the file.
-        alpha: α, in place of the config's and the file's.
-        rslora: s = α/√r, whatever the config says.
-
-    Returns:
-        The adapter.
-
-    Raises:
-        ArgumentError: nothing there, a pickle, a file that cannot be read, no LoRA pair in it, a config whose values
-            make no sense, or a scaling given for ASF-LoRA, which has none but 1.
+    Refuses a pickle, what cannot be read or holds no LoRA pair, a config whose values make no sense, and a scaling
+    given for ASF-LoRA, which has none but 1.
     """
     weights, config = _files(path)
     tensors = _tensors(weights)
@@ -269,3 +268,77 @@ def _scaling(name: str, r: int, config: dict[str, Any], own_alpha: float | None)
     if alpha is None:
         return 1.0
     return float(alpha) / alpha_of_one(r, config.get("use_rslora"))
+
+
+@dataclass(frozen=True)
+class Strength:
+    """What was found, at c = 1: the adapter as it is.
+
+    Attributes:
+        change: ‖f − f₀‖/‖f₀‖ of the output.
+        at_random: the mean of that over adapters at random of the same ranks and row norms.
+        radius: the smallest |c|, real or complex, at which the network divides by 0: its power series in c ends there.
+        adapted: linear maps of the blocks with an adapter.
+        left_out: pairs on other layers (a head's, an embedding's).
+        tokens: of the sentence.
+    """
+
+    change: float
+    at_random: float
+    radius: float
+    adapted: int
+    left_out: int
+    tokens: int
+
+    def words(self) -> str:
+        """What was found, in a line."""
+        ratio = self.change / self.at_random
+        word = "more than at random" if ratio > 2 else "about as at random" if ratio > 0.5 else "less than at random"
+        past = "beyond which" if self.radius >= 1 else "below the adapter's own 1, so that at its full strength"
+        return (
+            f"{word}: on {self.tokens} tokens of one sentence it changes the output by {self.change:.2g} of its "
+            f"length, {ratio:.2g} times as much as {DRAWS} adapters at random of its ranks and row norms; with c·BA "
+            f"for BA the network is a power series in c up to c = {self.radius:.2g}, {past} no expansion in small "
+            "adapters holds" + (f"; {self.left_out} pairs on other layers are left out" if self.left_out else "")
+        )
+
+
+def strength(source: str, adapters: Adapters, sentence: str = SENTENCE, seed: int = 0) -> Strength:
+    """Load the base model of a BERT, Llama or Qwen2 and run the sentence's first tokens through it; `adapters` are A
+    and s·B by the layer's name, `seed` is of those at random.
+
+    Refuses a model of another kind, one that is not the adapter's, and what `finetune.models.load` refuses.
+    """
+    from allora_analysis.finetune import models
+
+    pretrained = models.load(source, 2, attention="eager")
+    x, theirs = _states(pretrained, sentence)
+    model = transformer_of(pretrained.model, adapters)
+    plain = forward(model, x, 0.0).output
+    if np.linalg.norm(plain - theirs) > AGREES * np.linalg.norm(theirs):
+        raise ArgumentError(f"--model {source!r}: has more than BERT's, Llama's or Qwen2's blocks; it cannot be read")
+    adapted = sum(bool(one.b.any() and one.a.any()) for block in model.blocks for one in block.values())
+    if not adapted:
+        raise ArgumentError(
+            f"--model {source!r}: no layer of it has one of the adapter's names ({next(iter(adapters))}, …), or all of "
+            "BA is 0; give the base model that it was trained on"
+        )
+    generator = np.random.default_rng(seed)
+
+    def change(one: Transformer) -> float:
+        return float(np.linalg.norm(forward(one, x, 1.0).output - plain) / np.linalg.norm(plain))
+
+    radius = series.radius(model, x, series.radius_by_quadratics(model, x, 1e-2), 0.15, (16, 32))
+    drawn = [change(turned_at_random(model, generator)) for _ in range(DRAWS)]
+    left_out = sum(bool(a.any() and b.any()) for a, b in adapters.values()) - adapted
+    return Strength(change(model), float(np.mean(drawn)), radius, adapted, left_out, x.shape[1])
+
+
+def _states(pretrained: Any, sentence: str) -> tuple[np.ndarray, np.ndarray]:
+    # h₀ and transformers' own output.
+    import torch
+
+    row = pretrained.tokenizer(sentence)["input_ids"][:TOKENS]
+    with torch.no_grad():
+        states = pretrained.model.eval()(torch.tensor([row]), output_hidden_states=True).hidden_states
+    return states[0].double().numpy(), states[-1].double().numpy()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from allora_analysis import records
-from allora_analysis.finetune.results import check_result
+from allora_analysis.finetune.run import check_result
 from allora_analysis.finetune.setting import PROTOCOL, RESULTS, STUDY
 from allora_analysis.grid.reading import final_value
 from allora_analysis.statistics import required_n, required_n_interval
@@ -28,16 +28,10 @@ _OWN = ("arm", "eta2", "seed")
 
 @dataclass(frozen=True)
 class Needed:
-    """The seeds that a gap needs.
+    """The seeds that a gap needs, from a deviation of the paired differences, in points.
 
-    Attributes:
-        what: whose differences.
-        pairs: how many seeds the deviation comes from; None: it was given.
-        mean: of the differences, points; None as above.
-        deviation: their standard deviation, points.
-        seeds: needed.
-        low: at the lower end of the deviation's interval; None where it was given.
-        high: at the upper end.
+    `pairs` is how many seeds it comes from, `low` and `high` are the seeds at the ends of its interval, `mean` is the
+    differences'; all None where the deviation was given.
     """
 
     what: str
@@ -56,19 +50,8 @@ def from_deviation(gap: float, deviation: float) -> Needed:
 
 
 def from_scores(gap: float, scores: Sequence[float], baseline: Sequence[float], what: str = "your scores") -> Needed:
-    """Of two methods' scores on the same seeds, in order.
-
-    Args:
-        gap: to see, in points.
-        scores: of one method, in points.
-        baseline: of the other.
-        what: whose.
-
-    Returns:
-        The seeds.
-
-    Raises:
-        ArgumentError: lists of different lengths, fewer than two seeds, or differences that are all the same.
+    """Of two methods' scores on the same seeds, in order, all in points; refuses fewer than two, or differences that
+    are all one.
     """
     if len(scores) != len(baseline) or len(scores) < 2:
         raise ArgumentError(
@@ -86,19 +69,8 @@ def from_scores(gap: float, scores: Sequence[float], baseline: Sequence[float], 
 
 
 def from_records(gap: float, folder: Path | None, arm: str = "allora_0", reference: str = "lora") -> list[Needed]:
-    """Of recorded fine-tuning runs: two arms at the same settings, on three shared seeds or more.
-
-    Args:
-        gap: to see, in points of test accuracy.
-        folder: of records; None: those that come with the package.
-        arm: one.
-        reference: the other.
-
-    Returns:
-        A setting each, those with most seeds first.
-
-    Raises:
-        ArgumentError: no such pair of runs.
+    """Of recorded runs: two arms at the same settings on three shared seeds or more; a setting each, those with most
+    seeds first. `gap` is in points of test accuracy.
     """
     groups: dict[tuple, dict[str, dict[float | None, dict[int, float]]]] = {}
     for record in _records(RESULTS if folder is None else folder):

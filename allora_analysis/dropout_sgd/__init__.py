@@ -15,12 +15,7 @@ from allora_analysis.dropout_sgd.factors import FactorFlow, factor_flow
 from allora_analysis.dropout_sgd.moments import Trajectory, trajectory
 from allora_analysis.dropout_sgd.monte_carlo import Simulation, simulate, simulate_factors
 from allora_analysis.dropout_sgd.online import Online, online_curve
-from allora_analysis.dropout_sgd.stability import (
-    StabilityLimits,
-    Stationary,
-    stability_limits,
-    stationary_moments,
-)
+from allora_analysis.dropout_sgd.stability import StabilityLimits, Stationary, stability_limits, stationary_moments
 
 __all__ = [
     "FactorFlow",

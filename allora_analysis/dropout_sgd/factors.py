@@ -43,6 +43,9 @@ from numpy.typing import ArrayLike
 from allora_analysis import validation
 from allora_analysis.validation import ArgumentError
 
+# Shapes: A and B as one vector, and by the paper's letters.
+Flat, A, B, W = Float[np.ndarray, " P"], Float[np.ndarray, "r D"], Float[np.ndarray, "C r"], Float[np.ndarray, "D C"]
+
 PLACEMENTS = ("input", "output", "bottleneck")
 TOLERANCE = 1e-6  # of the integration, relative; the limit's own error is of order l²
 EVALUATIONS = 20_000  # of the three equations: what has scales further apart is refused
@@ -67,11 +70,11 @@ class FactorFlow:
     covariance_trace: Float[np.ndarray, " steps"]
     flow_product: Float[np.ndarray, "steps D C"]
     covariance: Float[np.ndarray, "DC DC"]
-    a: Float[np.ndarray, "r D"]
-    b: Float[np.ndarray, "C r"]
+    a: A
+    b: B
     step_size: float
 
-    def risk(self, w_true: Float[np.ndarray, "D C"]) -> Float[np.ndarray, " steps"]:
+    def risk(self, w_true: W) -> Float[np.ndarray, " steps"]:
         """E‖W_t − W_true‖² at every step, up to O(l²), for white inputs.
 
         Args:
@@ -108,7 +111,7 @@ class Factors:
         return [(gram + self.k * (gram if self.placement == "output" else np.diag(np.diag(gram))), every)]
 
     @cached_property
-    def pull(self) -> Float[np.ndarray, "D C"]:
+    def pull(self) -> W:
         """XᵀY."""
         return self.x.T @ self.y
 
@@ -122,27 +125,27 @@ class Factors:
         """r, D and C."""
         return self.rank, self.x.shape[1], self.y.shape[1]
 
-    def flat(self, a: Float[np.ndarray, "r D"], b: Float[np.ndarray, "C r"]) -> Float[np.ndarray, " P"]:
+    def flat(self, a: A, b: B) -> Flat:
         """θ: node by node, A_j then B_j."""
         return np.hstack([a, b.T]).ravel()
 
-    def unflat(self, theta: Float[np.ndarray, " P"]) -> tuple[Float[np.ndarray, "r D"], Float[np.ndarray, "r C"]]:
+    def unflat(self, theta: Flat) -> tuple[A, Float[np.ndarray, "r C"]]:
         """A and Bᵀ, a row a node."""
         nodes = theta.reshape(self.rank, -1)
         return nodes[:, : self.sizes[1]], nodes[:, self.sizes[1] :]
 
-    def slopes(self, a: Float[np.ndarray, "r D"], b: Float[np.ndarray, "r C"]) -> Float[np.ndarray, "r D C"]:
+    def slopes(self, a: A, b: Float[np.ndarray, "r C"]) -> Float[np.ndarray, "r D C"]:
         """G_j = ∂ℓ/∂W_j."""
         nodes = a[:, :, None] * b[:, None, :]
         return 2 * sum(form @ np.tensordot(pairs, nodes, 1) for form, pairs in self.forms) - 2 * self.pull
 
-    def gradient(self, theta: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
+    def gradient(self, theta: Flat) -> Flat:
         """∇ℓ."""
         a, b = self.unflat(theta)
         g = self.slopes(a, b)
         return np.hstack([np.einsum("jdc,jc->jd", g, b), np.einsum("jdc,jd->jc", g, a)]).ravel()
 
-    def hessian(self, theta: Float[np.ndarray, " P"]) -> Float[np.ndarray, "P P"]:
+    def hessian(self, theta: Flat) -> Float[np.ndarray, "P P"]:
         """∇²ℓ, symmetric."""
         (r, d, c), (a, b) = self.sizes, self.unflat(theta)
         node, full = np.arange(r), np.zeros((r, d + c, r, d + c))
@@ -155,7 +158,7 @@ class Factors:
         full[:, d:, :, :d] = full[:, :d, :, d:].transpose(2, 3, 0, 1)
         return full.reshape(r * (d + c), -1)
 
-    def bend(self, theta: Float[np.ndarray, " P"], covariance: Float[np.ndarray, "P P"]) -> Float[np.ndarray, " P"]:
+    def bend(self, theta: Flat, covariance: Float[np.ndarray, "P P"]) -> Flat:
         """½∇³ℓ[C]: what a covariance C adds to E∇ℓ, the parts of second order in δA, δB."""
         (r, d, c), (a, b), node = self.sizes, self.unflat(theta), np.arange(self.rank)
         blocks = covariance.reshape(r, d + c, r, d + c)
@@ -170,7 +173,7 @@ class Factors:
             )
         return found.ravel()
 
-    def jacobian(self, theta: Float[np.ndarray, " P"]) -> Float[np.ndarray, "DC P"]:
+    def jacobian(self, theta: Flat) -> Float[np.ndarray, "DC P"]:
         """K = ∂W/∂θ, rows of W first."""
         (r, d, c), (a, b) = self.sizes, self.unflat(theta)
         full = np.zeros((d, c, r, d + c))
@@ -178,7 +181,7 @@ class Factors:
         full[:, np.arange(c), :, d + np.arange(c)] = a.T
         return full.reshape(d * c, -1)
 
-    def noise(self, theta: Float[np.ndarray, " P"]) -> Float[np.ndarray, "P P"]:
+    def noise(self, theta: Flat) -> Float[np.ndarray, "P P"]:
         """Σ, the covariance over masks of the gradient in θ."""
         if self.placement == "bottleneck":
             return self._noise_of_nodes(*self.unflat(theta))
@@ -187,13 +190,13 @@ class Factors:
         inner = self._input_noise(product) if self.placement == "input" else self._output_noise(product)
         return 4 * jacobian.T @ inner @ jacobian
 
-    def _output_noise(self, w: Float[np.ndarray, "D C"]) -> Float[np.ndarray, "DC DC"]:
+    def _output_noise(self, w: W) -> Float[np.ndarray, "DC DC"]:
         # Of −½∂L/∂W: kΣ_n x_i x_j (y − z/p)² within each output, 0 across.
         square = (self.y - self.x @ w / self.keep_prob) ** 2
         rows = np.einsum("ni,nc,nj->icj", self.x, square, self.x)
         return self.k * np.einsum("icj,ce->icje", rows, np.eye(self.y.shape[1])).reshape(w.size, w.size)
 
-    def _input_noise(self, w: Float[np.ndarray, "D C"]) -> Float[np.ndarray, "DC DC"]:
+    def _input_noise(self, w: W) -> Float[np.ndarray, "DC DC"]:
         # Of −½∂L/∂W: Σ_n x_i x_j times the module's covariance, a_i = x_i W_i.
         (d, c), k, x, square, entry = w.shape, self.k, self.x, self.x**2, np.arange(len(w))
         parts = x[:, :, None] * w
@@ -208,7 +211,7 @@ class Factors:
         )
         return full.reshape(w.size, w.size)
 
-    def _noise_of_nodes(self, a: Float[np.ndarray, "r D"], b: Float[np.ndarray, "r C"]) -> Float[np.ndarray, "P P"]:
+    def _noise_of_nodes(self, a: A, b: Float[np.ndarray, "r C"]) -> Float[np.ndarray, "P P"]:
         # Latent masks: node j hands B_j·t_j to A_j, times x, and t_j to B_j, times z_j; t_j its masked residual.
         (r, d, c), k, node = self.sizes, self.k, np.arange(self.rank)
         z = self.x @ a.T
@@ -244,7 +247,7 @@ class Factors:
 
 def checked_factors(
     x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike, keep_prob: Any, placement: str
-) -> tuple[Factors, Float[np.ndarray, "r D"], Float[np.ndarray, "C r"]]:
+) -> tuple[Factors, A, B]:
     """The arguments that the flow and its simulation share, checked: the model, A and B."""
     x = validation.matrix("x", x)
     y = validation.matrix_of("y", y, (len(x), None), "N of x")
@@ -306,7 +309,7 @@ def factor_flow(
     return _integrated(model, theta, rate, steps)
 
 
-def _refuse_long_steps(model: Factors, theta: Float[np.ndarray, " P"], rate: float, where: str) -> float:
+def _refuse_long_steps(model: Factors, theta: Flat, rate: float, where: str) -> float:
     # l·λ_max, below 2.
     largest = float(np.linalg.eigvalsh(model.hessian(theta))[-1])
     if rate * largest >= 2:
@@ -317,7 +320,7 @@ def _refuse_long_steps(model: Factors, theta: Float[np.ndarray, " P"], rate: flo
     return rate * largest
 
 
-def _integrated(model: Factors, theta: Float[np.ndarray, " P"], rate: float, steps: int) -> FactorFlow:
+def _integrated(model: Factors, theta: Flat, rate: float, steps: int) -> FactorFlow:
     # The three equations from τ = 0 to lT, read off at each whole step.
     from scipy.integrate import DOP853
 
@@ -348,7 +351,7 @@ def _integrated(model: Factors, theta: Float[np.ndarray, " P"], rate: float, ste
     return FactorFlow(mean, trace, flow, covariance, a, b.T, step_size)
 
 
-def _absolute(model: Factors, theta: Float[np.ndarray, " P"]) -> Float[np.ndarray, " Q"]:
+def _absolute(model: Factors, theta: Flat) -> Float[np.ndarray, " Q"]:
     # Absolute tolerances of θ, m and C, each in its own unit; one of 0 would never be met.
     size, curvature = float(np.abs(theta).max()), float(np.abs(model.hessian(theta)).max())
     spread = float(np.abs(model.noise(theta)).max()) / (curvature or 1.0)

@@ -111,24 +111,13 @@ def simulate(
     shared_mask: bool = False,
     most_seconds: float = 60.0,
 ) -> Simulation:
-    """Run `replicas` independent copies from W₀ = 0; arguments as in `moments.trajectory`.
+    """Run `replicas` independent copies, 2 or more, from W₀ = 0.
 
     Memory: the recorded iterates and averages, 2·len(record)·replicas·D·C numbers, and a block of masks of 16 MiB.
     The result depends on the generator alone, not on the machine. `tests/test_dropout_sgd_simulation.py` compares.
 
-    Args:
-        x: X, N × D.
-        y: Y, N × C.
-        keep_prob: keep probability.
-        learning_rate: a number or a schedule; no stability limit is asked here.
-        steps: T.
-        placement: "output" or "input".
-        replicas: copies, 2 or more.
-        generator: the randomness.
-        record: steps to keep, ascending, in [0, T]; None for the last one.
-        batch_size: draws a step; None for the full batch.
-        shared_mask: one input mask a step for all rows.
-        most_seconds: a run that would take longer is refused before it begins, by a rough estimate for one core.
+    Arguments as in `moments.trajectory`, without its stability limit; `generator` is the randomness, `record` are the
+    steps to keep, ascending, in [0, T]; None for the last one.
 
     Returns:
         The replicas at the recorded steps.
@@ -162,11 +151,7 @@ def _snapshots(problem: Problem, kept: int, replicas: int) -> tuple[int, int, in
 
 
 def replicas_of(
-    problem: Problem,
-    rates: Float[np.ndarray, " T"],
-    kept: Sequence[int],
-    replicas: int,
-    generator: np.random.Generator,
+    problem: Problem, rates: Float[np.ndarray, " T"], kept: Sequence[int], replicas: int, generator: np.random.Generator
 ) -> Simulation:
     """The core of `simulate`."""
     x, y, batch_size, shape = problem.x, problem.y, problem.batch_size, _snapshots(problem, len(kept), replicas)
@@ -212,23 +197,9 @@ def simulate_factors(
     record: Sequence[int] | None = None,
     most_seconds: float = 60.0,
 ) -> Simulation:
-    """Run `replicas` independent copies of SGD on A and B; arguments as in `factors.factor_flow`.
+    """Run `replicas` independent copies of SGD on A and B; `tests/test_dropout_sgd_factors.py` compares the two.
 
-    `tests/test_dropout_sgd_factors.py` compares the two.
-
-    Args:
-        x: X, N × D.
-        y: Y, N × C.
-        a: A at the start, r × D.
-        b: B at the start, C × r.
-        keep_prob: keep probability.
-        learning_rate: l.
-        steps: T.
-        placement: "input", "bottleneck" or "output".
-        replicas: copies, 2 or more.
-        generator: the randomness.
-        record: steps to keep, ascending, in [0, T]; None for the last one.
-        most_seconds: a run that would take longer is refused before it begins, by a rough estimate for one core.
+    Arguments as in `factors.factor_flow`, then as in `simulate`: `replicas` to `most_seconds`.
 
     Returns:
         W = AᵀBᵀ of the replicas at the recorded steps, and its averages.

@@ -56,6 +56,9 @@ from numpy.typing import ArrayLike
 from allora_analysis import validation
 from allora_analysis.validation import ArgumentError
 
+# Shapes: in the d coordinates in which a process runs, and over samples.
+Square, Diagonal, Samples = Float[np.ndarray, "d d"], Float[np.ndarray, " d"], Float[np.ndarray, " N"]
+
 
 @dataclass(frozen=True)
 class Process:
@@ -79,7 +82,7 @@ class Process:
         return (1.0 - self.keep_prob) / self.keep_prob
 
     @cached_property
-    def gram(self) -> Float[np.ndarray, "d d"]:
+    def gram(self) -> Square:
         """S = XᵀX."""
         return self.design.T @ self.design
 
@@ -89,12 +92,12 @@ class Process:
         return self.design.T @ self.targets
 
     @cached_property
-    def penalty(self) -> Float[np.ndarray, " d"]:
+    def penalty(self) -> Diagonal:
         """The diagonal of H − S = k diag(S): the penalty that masks add to the objective is Σ_i (H − S)_ii w_i²."""
         return self.mask_variance * np.diag(self.gram)
 
     @cached_property
-    def curvature(self) -> Float[np.ndarray, "d d"]:
+    def curvature(self) -> Square:
         """H: the marginal objective is ‖Y‖² − 2Tr(WᵀXᵀY) + Tr(WᵀHW)."""
         return self.gram + np.diag(self.penalty)
 
@@ -102,13 +105,11 @@ class Process:
         """Minus half the gradient of the marginal objective: g − HW."""
         return self.pull - self.curvature @ mean
 
-    def contract(self, matrix: Float[np.ndarray, "d d"], rate: float) -> Float[np.ndarray, "d d"]:
+    def contract(self, matrix: Square, rate: float) -> Square:
         """M F with F = I − 2lH: how a step carries covariance on, from the right."""
         return matrix - (2.0 * rate) * (matrix @ self.curvature)
 
-    def noise(
-        self, targets: Float[np.ndarray, " N"], mean: Float[np.ndarray, " d"], covariance: Float[np.ndarray, "d d"]
-    ) -> Float[np.ndarray, "d d"]:
+    def noise(self, targets: Samples, mean: Diagonal, covariance: Square) -> Square:
         """Q: E_w Cov[ĝ − Ĥw | w] for one column, over masks and draws."""
         raise NotImplementedError
 
@@ -142,17 +143,17 @@ class OutputMasks(Process):
     basis: Float[np.ndarray, "D d"]
 
     @cached_property
-    def eigenvalues(self) -> Float[np.ndarray, " d"]:
+    def eigenvalues(self) -> Diagonal:
         """The diagonal of H = S/p."""
         return np.einsum("nd,nd->d", self.design, self.design) / self.keep_prob
 
     @cached_property
-    def penalty(self) -> Float[np.ndarray, " d"]:
+    def penalty(self) -> Diagonal:
         """The diagonal of H − S = kS."""
         return self.mask_variance * self.keep_prob * self.eigenvalues
 
     @cached_property
-    def curvature(self) -> Float[np.ndarray, "d d"]:
+    def curvature(self) -> Square:
         """H, diagonal."""
         return np.diag(self.eigenvalues)
 
@@ -160,13 +161,11 @@ class OutputMasks(Process):
         """As in `Process`, with H diagonal."""
         return self.pull - self.eigenvalues[:, None] * mean
 
-    def contract(self, matrix: Float[np.ndarray, "d d"], rate: float) -> Float[np.ndarray, "d d"]:
+    def contract(self, matrix: Square, rate: float) -> Square:
         """As in `Process`, with H diagonal."""
         return matrix * (1.0 - 2.0 * rate * self.eigenvalues)
 
-    def noise(
-        self, targets: Float[np.ndarray, " N"], mean: Float[np.ndarray, " d"], covariance: Float[np.ndarray, "d d"]
-    ) -> Float[np.ndarray, "d d"]:
+    def noise(self, targets: Samples, mean: Diagonal, covariance: Square) -> Square:
         """Q as in the module; for b draws of a row (N(1 + k) Xᵀ diag(E e²) X − E[Xᵀe eᵀX])/b."""
         error = targets - (self.design @ mean) / self.keep_prob
         spread = np.einsum("nd,nd->n", self.design @ covariance, self.design) / self.keep_prob**2
@@ -192,18 +191,16 @@ class InputMasks(Process):
         return self.design**2
 
     @cached_property
-    def cubes(self) -> Float[np.ndarray, "d d"]:
+    def cubes(self) -> Square:
         """Σ_n x_i³ x_j."""
         return (self.design**3).T @ self.design
 
     @cached_property
-    def square_pairs(self) -> Float[np.ndarray, "d d"]:
+    def square_pairs(self) -> Square:
         """Σ_n x_i² x_j²."""
         return self.squares.T @ self.squares
 
-    def noise(
-        self, targets: Float[np.ndarray, " N"], mean: Float[np.ndarray, " d"], covariance: Float[np.ndarray, "d d"]
-    ) -> Float[np.ndarray, "d d"]:
+    def noise(self, targets: Samples, mean: Diagonal, covariance: Square) -> Square:
         """Q as in the module; for b draws of a row (N Σ_n E c cᵀ − E[ḡḡᵀ])/b with ḡ = Σ_n E[c | w]."""
         if self.batch_size is None:
             return self._rows(targets, mean, covariance, 0.0)
@@ -212,13 +209,7 @@ class InputMasks(Process):
         common = np.outer(pull, pull) + self.curvature @ covariance @ self.curvature
         return (len(self.design) * raw - common) / self.batch_size
 
-    def _rows(
-        self,
-        targets: Float[np.ndarray, " N"],
-        mean: Float[np.ndarray, " d"],
-        covariance: Float[np.ndarray, "d d"],
-        products: float,
-    ) -> Float[np.ndarray, "d d"]:
+    def _rows(self, targets: Samples, mean: Diagonal, covariance: Square, products: float) -> Square:
         """Σ_n E_w [Cov(c | w) + products · E[c | w] E[c | w]ᵀ]: products 0 for the masks' part, 1 for E[c cᵀ]."""
         k, x, second = self.mask_variance, self.design, np.outer(mean, mean) + covariance
         carried = x @ covariance
@@ -233,13 +224,8 @@ class InputMasks(Process):
         return result
 
     def _diagonal(
-        self,
-        errors: Float[np.ndarray, " N"],
-        cross: Float[np.ndarray, "N d"],
-        lengths: Float[np.ndarray, " N"],
-        second: Float[np.ndarray, " d"],
-        products: float,
-    ) -> Float[np.ndarray, " d"]:
+        self, errors: Samples, cross: Float[np.ndarray, "N d"], lengths: Samples, second: Diagonal, products: float
+    ) -> Diagonal:
         """The diagonal of `_rows`, where a mask meets itself, from E f², E f w, E A and E w²."""
         k, fourth = self.mask_variance, np.diag(self.square_pairs) * second  # Σ_n E x_i² a_i²
         own = errors @ self.squares - 2.0 * k * np.einsum("nd,nd,nd->d", self.squares, self.design, cross)
@@ -250,9 +236,7 @@ class InputMasks(Process):
 class SharedInputMask(Process):
     """See the module: one mask of d entries a step, full batch only."""
 
-    def noise(
-        self, targets: Float[np.ndarray, " N"], mean: Float[np.ndarray, " d"], covariance: Float[np.ndarray, "d d"]
-    ) -> Float[np.ndarray, "d d"]:
+    def noise(self, targets: Samples, mean: Diagonal, covariance: Square) -> Square:
         """Q as in the module."""
         k, gram, own = self.mask_variance, self.gram, np.diag(self.gram)
         second = np.outer(mean, mean) + covariance

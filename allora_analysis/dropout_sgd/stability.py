@@ -134,21 +134,11 @@ def _radius(operator: CovarianceOperator) -> float:
 
 @validation.representable("x", "keep_prob", "batch_size", infinite=True)
 def stability_limits(
-    x: ArrayLike,
-    keep_prob: Any,
-    placement: str = "output",
-    batch_size: int | None = None,
-    *,
-    shared_mask: bool = False,
+    x: ArrayLike, keep_prob: Any, placement: str = "output", batch_size: int | None = None, *, shared_mask: bool = False
 ) -> StabilityLimits:
     """Both limits of the learning rate, see the module. `tests/test_dropout_sgd_stability.py` checks them.
 
-    Args:
-        x: X, N × D.
-        keep_prob: keep probability.
-        placement: "output" or "input".
-        batch_size: draws a step (their gradient scaled by N/b); None for the full batch.
-        shared_mask: input masks shared by all rows.
+    Arguments as in `trajectory`.
 
     Returns:
         The limits, for the gradient −2Xᵀ(…) of the summed squares.
@@ -261,14 +251,7 @@ def stationary_moments(
     (`tests/test_tikhonov_scales.py` compares with exact fractions). Directions whose curvature is below max(N, D)·ε of
     the largest have no covariance: SGD needs 1/ε steps to move there.
 
-    Args:
-        x: X, N × D.
-        y: Y, N × C.
-        keep_prob: keep probability.
-        learning_rate: constant, below the mean-square limit.
-        placement: "output" or "input".
-        batch_size: draws a step; None for the full batch.
-        shared_mask: input masks shared by all rows.
+    Arguments as in `trajectory`; the learning rate is constant, below the mean-square limit.
 
     Returns:
         The limit.

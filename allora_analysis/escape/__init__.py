@@ -6,8 +6,7 @@
 | `first_step.py` | the first step of SGD, with and without clipping, and of AdamW |
 | `optimizers.py` | SGD, momentum, AdamW, ALLoRAAdamW, with clipping, warm-up and schedule |
 | `teacher.py` | the linear teacher; training LoRA at l, LoRA at η·l and ALLoRA on it; how far they part, by step |
-| `prediction.py` | what the scalar model says of the linear teacher, beside what training did |
-| `study.py` | the study: `python -m allora_analysis.escape` |
+| `study.py` | the study, `python -m allora_analysis.escape`: the scalar model beside what training did |
 
 A row's norm is m, the learning rate l, the time l·steps. Nothing here imports the layers that it judges.
 """

@@ -77,11 +77,7 @@ def time_to_reach(
 ) -> Float[np.ndarray, "*shape"]:
     """The time t with m(t) = level, the inverse of `trajectory`.
 
-    Args:
-        level: values of m, 0 or above, of any shape.
-        gradient: g > 0.
-        eta: η in [1e-50, 1e50].
-        adaptor: a name of `adaptors.ADAPTORS`.
+    Arguments as in `trajectory`; `level` holds values of m, 0 or above, of any shape.
 
     Returns:
         The time to reach each level.
@@ -144,11 +140,7 @@ def tradeoff(level: float, gradient: float, eta: float, adaptor: str = "inverse_
     (3u/2)·√(1 + u)/((1 + u)^(3/2) − 1) for the paper's adaptor, between 1 and **3/2**; (1 + v)/(1 + v/2) with v = ηm
     for `inverse`, between 1 and 2; (u/2)/(1 − exp(−u/2)) for `exponential`, without limit.
 
-    Args:
-        level: m > 0.
-        gradient: g > 0.
-        eta: η in [1e-50, 1e50].
-        adaptor: a name of `adaptors.ADAPTORS`.
+    Arguments as in `trajectory`; `level` is one m > 0.
 
     Returns:
         The rates and times; a time beyond the range of a float is 0 or ∞.
@@ -237,12 +229,7 @@ def pair_time(
 ) -> Float[np.ndarray, "*shape"]:
     """The time at which m reaches a level when A is trained too: ∫₀^level du/(γ·h(u)·√(s² + 4u²)).
 
-    Args:
-        level: values of m, 0 or above, of any shape.
-        gradient: g = γs > 0, as in the scalar model.
-        eta: η > 0.
-        start: s = ‖A‖² at the start, above 0.
-        adaptor: a name of `adaptors.ADAPTORS`.
+    Arguments as in `time_to_reach`, g = γs; `start` is s = ‖A‖² at the start, above 0.
 
     Returns:
         The time for each level, below `time_to_reach`.
@@ -271,11 +258,7 @@ def _quadrature(integrand: Callable[[float], float], end: float) -> float:
 def lora_pair(t: ArrayLike, gradient: float, start: float, rate: float = 1.0) -> Float[np.ndarray, "*shape"]:
     """(s/2)·sinh(2·rate·γt): LoRA at learning rate rate·l with A trained too, γ = gradient/start.
 
-    Args:
-        t: times, 0 or above, of any shape; l·steps.
-        gradient: g > 0.
-        start: s = ‖A‖² at the start, above 0.
-        rate: the learning rate over l.
+    Arguments as in `lora_trajectory`; `start` is s = ‖A‖² at the start, above 0.
 
     Returns:
         m at each time.

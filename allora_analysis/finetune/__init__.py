@@ -2,13 +2,14 @@
 
 - `setting`: what a run is; its fields are the record's key
 - `data`: classification and multiple-choice sets, from a folder of JSON lines or the hub
-- `models`, `sources`: model and tokenizer, from a folder, a GGUF file or the hub; the padding token; digests
+- `models`: model and tokenizer, from a folder, a GGUF file or the hub; the padding token
+- `sources`: where models and data are found by their names; digests
 - `arms`: each arm's adapters and optimizer, all baselines PEFT's own
 - `trainer`: what all tasks ask of transformers' Trainer, and what is measured along the way
 - `classification`, `multiple_choice`: what each task gives it: rows, loss, accuracy
 - `training`: from the start, or from a killed run's newest whole checkpoint, to the result
-- `progress`, `machine`: what a user sees of it; several processes, one run; memory
-- `run`, `results`: the result to its record, or the record that is there
+- `machine`: several processes, one run; memory; libraries kept quiet
+- `run`: the result to its record, or the record that is there, and whether it is whole
 - `study`: `python -m allora_analysis.finetune`
 
 Names that need torch, transformers or PEFT are loaded with the file that holds them.

@@ -14,7 +14,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from allora_analysis.arms import TRAINED
 from allora_analysis.finetune import machine
-from allora_analysis.finetune.progress import quiet
+from allora_analysis.finetune.machine import quiet
 from allora_analysis.finetune.setting import LORAPLUS_RATIO, MOMENTUM, Setting
 from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.validation import ArgumentError
@@ -30,7 +30,8 @@ def adapt(model: nn.Module, setting: Setting) -> nn.Module:
     head = None if causal else next((name for name in HEADS if hasattr(model, name)), None)
     if head is None and not causal:
         raise ArgumentError(f"model {setting.model!r}: has no classifier called {' or '.join(HEADS)}")
-    also = [] if causal else _saved_too(model, head)
+    # PEFT trains in full what ends in the classifier's name, DistilBERT's pre_classifier too, and must not adapt it.
+    also = [] if causal else [name for name, _ in model.named_modules() if name.endswith(head) and name != head]
     if setting.arm == "head_only":
         model.requires_grad_(False)
         for name in (head, *also):
@@ -72,11 +73,6 @@ def _with_adapters(model: nn.Module, config: Any, setting: Setting) -> nn.Module
     if most < setting.rank:  # PiSSA cuts the rank in silence
         raise ArgumentError(f"rank must be at most {most} for the arm {setting.arm} here, received {setting.rank}")
     return adapted
-
-
-def _saved_too(model: nn.Module, head: str) -> list[str]:
-    # PEFT trains in full what ends in the classifier's name, DistilBERT's pre_classifier too, and must not adapt it.
-    return [name for name, _ in model.named_modules() if name.endswith(head) and name != head]
 
 
 def drop_bottleneck(model: nn.Module, drop_rate: float) -> None:

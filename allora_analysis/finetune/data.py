@@ -47,12 +47,7 @@ __all__ = ["Split", "TextData", "load"]
 
 @dataclass(frozen=True)
 class Split:
-    """Sentences and their labels.
-
-    Attributes:
-        texts: the sentences.
-        labels: an integer each, from 0.
-    """
+    """Sentences and their labels, an integer each, from 0."""
 
     texts: tuple[str, ...]
     labels: tuple[int, ...]
@@ -68,20 +63,13 @@ def whole(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Choices(Split):
-    """Prompts, and for each the outputs that it may be given.
-
-    Attributes:
-        texts: the prompts.
-        labels: which output is right, from 0.
-        candidates: the outputs of each prompt.
-        tasks: the task that each prompt is of; empty: all are of one.
-    """
+    """Prompts, what each may be given as an output, which is right, and of which task it is (empty: all of one)."""
 
     candidates: tuple[tuple[str, ...], ...] = ()
     tasks: tuple[str, ...] = ()
 
 
-def joined(by_task: Mapping[str, Split]) -> Choices:
+def _joined(by_task: Mapping[str, Split]) -> Choices:
     """The prompts of several tasks in one split, each with its task."""
     wrong = next((task for task, split in by_task.items() if not isinstance(split, Choices)), None)
     if wrong is not None:
@@ -91,11 +79,6 @@ def joined(by_task: Mapping[str, Split]) -> Choices:
         for name in ("texts", "labels", "candidates")
     }
     return Choices(**parts, tasks=tuple(task for task, split in by_task.items() for _ in split.labels))
-
-
-def _is_choice(row: Any) -> bool:
-    """Whether a row is of this form."""
-    return isinstance(row, dict) and "instruction" in row
 
 
 def choices(rows: list[tuple[str, Any]]) -> Choices:
@@ -125,13 +108,8 @@ def _question(where: str, row: Any) -> tuple[str, int, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class TextData:
-    """A classification or a multiple-choice set.
-
-    Attributes:
-        name: what records call it.
-        splits: by name; "train" and "test" are always there.
-        classes: number of labels; None: multiple choice.
-        digest: of the sentences and labels, split by split.
+    """A classification or a multiple-choice set: what records call it, its splits ("train" and "test" are always
+    there), the number of labels (None: multiple choice), and the digest of sentences and labels, split by split.
     """
 
     name: str
@@ -145,28 +123,14 @@ class TextData:
         return "multiple_choice" if self.classes is None else "classification"
 
     def majority_rates(self) -> dict[str, float]:
-        """Accuracy on each split of whoever always says the training split's most frequent label.
-
-        Returns:
-            The rate by split.
-        """
+        """By split, the accuracy of whoever always says the training split's most frequent label."""
         (majority, _), *_ = Counter(self.splits["train"].labels).most_common(1)
         return {name: sum(label == majority for label in of.labels) / len(of) for name, of in self.splits.items()}
 
 
 def load(source: str, name: str | None = None) -> TextData:
-    """Read a set.
-
-    Args:
-        source: a folder, or a hub id such as "dair-ai/emotion".
-        name: what records call it; None for the folder's name or the id's last part.
-
-    Returns:
-        The set.
-
-    Raises:
-        ArgumentError: no such folder or id, no training or test rows, a row that is not what it should be (its file
-            and line are named), a label out of range.
+    """Read a set from a folder, or the hub by an id such as "dair-ai/emotion"; a row that is not what it should be is
+    refused, its file and line named. `name` is what records call it: None for the folder's, or the id's last part.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -249,7 +213,7 @@ def _of_tasks(folder: Path) -> dict[str, Split]:
             f"data {str(folder)!r}: the name of its task {unwritten!r} is not UTF-8; rename that folder"
         )
     by_split = {name: {task: own[name] for task, own in tasks.items() if name in own} for name in ("train", "test")}
-    return {name: joined(of) for name, of in by_split.items() if of}
+    return {name: _joined(of) for name, of in by_split.items() if of}
 
 
 def _label_names(path: Path) -> list[str] | None:
@@ -275,7 +239,7 @@ def _lines(path: Path) -> Iterable[str]:
 
 def _split(rows: list[tuple[str, Any]]) -> Split:
     # Checks them, a folder's as the hub's; each comes with where it stands.
-    if rows and _is_choice(rows[0][1]):
+    if rows and isinstance(rows[0][1], dict) and "instruction" in rows[0][1]:
         return choices(rows)
     for where, row in rows:
         if not isinstance(row, dict) or not {"text", "label"} <= set(row):

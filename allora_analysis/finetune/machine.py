@@ -1,4 +1,5 @@
-"""The machine that a run is on: its processes, as the environment names them, its largest memory, and whether enough.
+"""The machine that a run is on: its processes, as the environment names them, its largest memory, and whether enough;
+and what libraries print there that is of use to nobody.
 
 Several processes train one run together under `torchrun` or `accelerate launch`.
 Checked by `tests/test_finetune_processes.py` and `tests/test_finetune_run.py`.
@@ -7,8 +8,11 @@ Checked by `tests/test_finetune_processes.py` and `tests/test_finetune_run.py`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import resource
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +71,37 @@ def peak_memory(device: str) -> int:
         lines = (PROCESS / "status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+NOISE = (
+    (r"`is_gradient_checkpointing` is deprecated", FutureWarning),  # PEFT asks transformers 5 by the old name
+    (r"`gradient_checkpointing(_kwargs)?` is deprecated", FutureWarning),  # the name that transformers 4 knows too
+    (r"Could not find a config file in", UserWarning),  # PEFT, saving an adapter of a model without a hub id
+    (r".*'pin_memory' argument is set as true but no accelerator", UserWarning),
+)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without bars and reports of loading, and without the warnings of `NOISE`; all as before afterwards.
+
+    What a checkpoint lacks is checked in `models` in the report's stead: all weights but a classifier's are an error.
+    """
+    from transformers import modeling_gguf_pytorch_utils as gguf
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    bar = gguf.tqdm  # its own, which asks nobody
+    gguf.tqdm = functools.partial(bar, disable=True)
+    try:
+        with warnings.catch_warnings():
+            for message, category in NOISE:
+                warnings.filterwarnings("ignore", message, category)
+            yield
+    finally:
+        gguf.tqdm = bar
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

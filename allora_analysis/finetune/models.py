@@ -16,8 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from allora_analysis.finetune.machine import exhausted
-from allora_analysis.finetune.progress import quiet
+from allora_analysis.finetune.machine import exhausted, quiet
 from allora_analysis.validation import ArgumentError
 
 MOST_LAYERS = 10_000
@@ -26,11 +25,8 @@ FRESH = ("classifier", "score", "pooler")  # what a checkpoint may lack: its wei
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model as it was loaded.
-
-    Attributes:
-        model: with a classifier of its own, drawn from torch's global generator; or a causal language model.
-        tokenizer: pads on the right.
+    """A model as it was loaded, causal or with a classifier drawn from torch's global generator; its tokenizer pads
+    right.
     """
 
     model: nn.Module
@@ -38,20 +34,13 @@ class Pretrained:
 
 
 def load(source: str, classes: int | None, trust_remote_code: bool = False, attention: str | None = None) -> Pretrained:
-    """Load a model for sequence classification, or as a causal language model, in float32 on the CPU.
+    """Load a model for sequence classification, or with `classes` None as a causal language model, in float32 on the
+    CPU.
 
-    Args:
-        source: a folder, a GGUF file, or a hub id.
-        classes: labels of the classifier; None: a causal language model.
-        trust_remote_code: run the code that the model's authors ship, in this process.
-        attention: transformers' name of an implementation; "eager" has second derivatives. None: transformers' choice.
-
-    Returns:
-        Model and tokenizer.
-
-    Raises:
-        ArgumentError: nothing that transformers loads, more than the memory holds, no tokenizer, weights that are
-            missing, a language model that sees what it is to predict, or no padding token that the model knows.
+    `source` is a folder, a GGUF file, or a hub id; `trust_remote_code` runs what the model's authors ship, in this
+    process; `attention` is transformers' name of an implementation ("eager" has second derivatives). Refused: what
+    transformers cannot load, more than the memory holds, no tokenizer, weights that are missing, a language model that
+    sees what it is to predict, no padding token that the model knows.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -89,7 +78,7 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
         unmark(model)
     if classes is None:
         _check_causal(source, model)
-    pad(source, model, tokenizer)
+    _pad(source, model, tokenizer)
     return Pretrained(model, tokenizer)
 
 
@@ -190,7 +179,7 @@ def unmark(model: Any) -> None:
             model.__dict__.pop(name, None)
 
 
-def pad(source: str, model: nn.Module, tokenizer: Any) -> None:
+def _pad(source: str, model: nn.Module, tokenizer: Any) -> None:
     """Give model and tokenizer one padding token: the tokenizer's, or else its end token."""
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:

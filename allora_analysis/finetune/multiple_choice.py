@@ -26,14 +26,8 @@ BATCH = 16  # rows in a batch of an evaluation: its logits have a vocabulary's s
 
 
 def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """−log P of each answer's token given all before it; 0 elsewhere.
-
-    Args:
-        logits: (rows, tokens, vocabulary); those at t foretell the token t + 1.
-        labels: (rows, tokens), the answer's tokens in their places, `IGNORED` elsewhere.
-
-    Returns:
-        (rows, tokens − 1), float32.
+    """−log P of each answer's token given all before it, (rows, tokens − 1) in float32: logits at t foretell the token
+    t + 1; 0 where the label is `IGNORED`.
     """
     ahead = logits[:, :-1].float().transpose(1, 2)
     return cross_entropy(ahead, labels[:, 1:], ignore_index=IGNORED, reduction="none")
@@ -83,14 +77,9 @@ class Scoring(Watched):
 def measured(prediction: Any, tasks: Sequence[str] = ()) -> dict[str, float | str]:
     """The share of prompts whose right output has the largest score, and the right outputs' mean loss by token.
 
-    Args:
-        prediction: the scores, and for each row the number of its prompt, whether it is right, its answer's tokens, the
-            place of its task in `tasks`.
-        tasks: names of tasks.
-
-    Returns:
-        {"accuracy": share, "loss": mean, "right": which prompts, `packed` in their order}, and the share of each
-        task's prompts as "TASK_accuracy". Of equal scores the first counts.
+    Label ids: for each row the number of its prompt, whether it is right, its answer's tokens, the place of its task in
+    `tasks`. "right" is `packed` in the prompts' order; each task's share is "TASK_accuracy". Of equal scores the first
+    counts.
     """
     scores, (prompt, right, tokens, task) = prediction.predictions, prediction.label_ids.T
     order = np.lexsort((np.arange(len(scores)), -scores, prompt))  # within each prompt the largest score first

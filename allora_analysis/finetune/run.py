@@ -1,6 +1,5 @@
-"""A fine-tuning run from its start, or from where it was stopped, to its record.
-
-Checked by `tests/test_finetune_run.py`.
+"""A fine-tuning run from its start, or from where it was stopped, to its record; a recorded result, and whether it is
+whole. Checked by `tests/test_finetune_run.py` and `tests/test_finetune_results.py`.
 
 While it runs, checkpoints lie in `unfinished/finetune-<key>/` below the folder of records. A recorded run is not run
 again; a run that was killed goes on from its newest whole checkpoint, to the same result.
@@ -9,9 +8,10 @@ again; a run that was killed goes on from its newest whole checkpoint, to the sa
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,16 +36,7 @@ class Outcome:
 
 
 def lookup(results: Path, setting: Setting, digests: dict[str, str]) -> dict[str, Any] | None:
-    """A run's recorded result.
-
-    Args:
-        results: the folder of records.
-        setting: the run.
-        digests: of its model and its data.
-
-    Returns:
-        The result, or None.
-    """
+    """A run's recorded result, or None; the digests are of its model and its data."""
     record = records.lookup(results, STUDY, setting, PROTOCOL, digests) if results.is_dir() else None
     return None if record is None else dict(record.result)
 
@@ -61,25 +52,12 @@ def run(
     device: str = "auto",
     gradient_checkpointing: bool = False,
 ) -> Outcome:
-    """Run a setting, or find it recorded.
+    """Run a setting, or find it recorded; `results` None keeps nothing.
 
-    Args:
-        setting: the run.
-        load_model: returns the `Pretrained` model; called after the seed is set, since the classifier is drawn in it.
-        data: its sentences.
-        digests: of model and data.
-        results: the folder of records; None keeps nothing.
-        save_steps: steps between two checkpoints.
-        device: "cpu" or "auto".
-        gradient_checkpointing: compute activations twice and keep fewer of them; the result is the same.
-
-    Returns:
-        The outcome.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C; its message says where the same command goes on.
-        ArgumentError: data of another task, a full disk, a folder that cannot be written; `Busy`: another process is
-            at this run.
+    `load_model` is called after the seed is set, since the classifier is drawn in it; `gradient_checkpointing` computes
+    activations twice and keeps fewer of them, to the same result. Ctrl-C raises KeyboardInterrupt, which says where the
+    same command goes on; data of another task, a full disk or a folder that cannot be written an ArgumentError; another
+    process at this run `Busy`.
     """
     if data.task != setting.task:
         raise ArgumentError(f"task must be {data.task} for the data {data.name!r}, received {setting.task!r}")
@@ -112,7 +90,9 @@ def run(
             "room, and the same command goes on"
         ) from None
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_goes_on(folder)) from None
+        steps = [int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*")]
+        where = f"step {max(steps)}" if steps else "the start: no checkpoint yet"
+        raise KeyboardInterrupt(f"the same command goes on from {where}") from None
     finally:
         with contextlib.suppress(OSError):  # not empty: other runs are unfinished
             folder.parent.rmdir()
@@ -131,13 +111,71 @@ def _checkpoints_in(folder: Path) -> Iterator[None]:
         raise
 
 
-def _goes_on(folder: Path) -> str:
-    steps = [int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*")]
-    return f"the same command goes on from {f'step {max(steps)}' if steps else 'the start: no checkpoint yet'}"
-
-
 def _held(folder: Path, setting: Setting) -> contextlib.AbstractContextManager[None]:
     # Of several processes that train one run together, the first holds it for all.
     if machine.rank():
         return contextlib.nullcontext()
     return hold(folder.with_suffix(".lock"), setting.words())
+
+
+SERIES = ("step", "mean", "least", "most", "largest")
+
+
+def summarised(norms: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Row norms over all layers, of norms by layer ("step"; "layers": by layer the "mean" and the "max" over rows, a
+    number a step); those that are summarized already stay as they are.
+
+    "mean", "least" and "most" are the mean, the smallest and the largest over layers of the mean over rows, "largest"
+    the largest row norm of all; the lists are empty where nothing is adapted.
+    """
+    if "layers" not in norms:
+        return dict(norms)
+    layers, steps = list(norms["layers"].values()), range(len(norms["step"]))
+    means = [[layer["mean"][i] for layer in layers] for i in steps] if layers else []
+    return {
+        "step": list(norms["step"]),
+        "mean": [sum(of) / len(of) for of in means],
+        "least": [min(of) for of in means],
+        "most": [max(of) for of in means],
+        "largest": [max(layer["max"][i] for layer in layers) for i in steps] if layers else [],
+    }
+
+
+def check_result(name: str, result: Mapping[str, Any]) -> None:
+    """Refuse a result that lacks what rows and figures read of any run."""
+    for leaf, value in _wrong(result):
+        told = "is missing or null" if value is None else f"is {value!r:.60}"
+        raise ArgumentError(f"{name}: {leaf} of its result {told}; delete the record and run again")
+
+
+def _wrong(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    epochs = result.get("epochs")
+    if not isinstance(epochs, list) or not all(isinstance(entry, dict) for entry in epochs):
+        yield "epochs", epochs
+        return
+    leaves = (
+        (i, leaf, entry.get(leaf)) for i, entry in enumerate(epochs) for leaf in {"step", "test_accuracy", *entry}
+    )
+    yield from ((f"epochs[{i}].{leaf}", value) for i, leaf, value in leaves if not _number(value))
+    if "row_norms" in result:
+        yield from _wrong_norms(result["row_norms"])
+
+
+def _wrong_norms(norms: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(norms, dict) or not isinstance(norms.get("step"), list):
+        yield "row_norms.step", norms.get("step") if isinstance(norms, dict) else norms
+        return
+    layers = norms.get("layers", {})
+    if not isinstance(layers, dict) or not all(isinstance(layer, dict) for layer in layers.values()):
+        yield "row_norms.layers", layers
+        return
+    series = [(f"layers.{layer}.mean", of.get("mean")) for layer, of in layers.items()]
+    series += [] if "layers" in norms else [(leaf, norms.get(leaf)) for leaf in SERIES]
+    for leaf, values in series:
+        whole = isinstance(values, list) and len(values) in (0, len(norms["step"])) and all(map(_number, values))
+        if not whole:
+            yield f"row_norms.{leaf}", values
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

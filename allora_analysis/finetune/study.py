@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from allora_analysis.finetune.results import summarised
+from allora_analysis.finetune.run import summarised
 from allora_analysis.finetune.setting import Setting, check
 from allora_analysis.study import Result, Study, Table, text
 from allora_analysis.validation import ArgumentError, choice, count
@@ -55,17 +55,7 @@ def setting(config: Config, model: str, data: str) -> Setting:
 
 
 def run(config: Config) -> Result:
-    """Check, run or find recorded, and report.
-
-    Args:
-        config: the flags.
-
-    Returns:
-        Predicted: the majority class's rate. Measured: the record's result.
-
-    Raises:
-        ArgumentError: a setting that makes no sense, data or a model that cannot be read.
-    """
+    """Check, run or find recorded, and report: the majority class's rate beside the record's result."""
     setting(config, "model", "data")
     choice("device", config.device, ("auto", "cpu"))
     count("checkpoint_steps", config.checkpoint_steps)

@@ -17,12 +17,14 @@ from jaxtyping import Bool
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from transformers import Trainer, TrainerCallback
 
-from allora_analysis.finetune.results import summarised
+from allora_analysis import outputs
+from allora_analysis.finetune.run import summarised
 from allora_analysis.lora.functional import row_norms
 from allora_analysis.lora.pairs import lora_pairs
 
 DENSE, POINTS, LOSSES = 10, 24, 50  # norms at each of the first steps, then at so many; losses at so many
 EVALUATED = ("validation", "test")
+INTERVAL = 20.0  # seconds between two lines of progress, where standard error is no terminal
 IGNORED = -100  # the label of what no loss counts, as torch has it
 
 
@@ -59,12 +61,8 @@ def norms_by_layer(model: torch.nn.Module) -> dict[str, dict[str, float]]:
 class History(TrainerCallback):
     """Row norms into the Trainer's log, an evaluation at each epoch's end, an end where one is not finite.
 
-    Whatever ends with a step is in the log before the step's checkpoint is written. The last step has no checkpoint:
-    from one, the Trainer would take a step more.
-
-    Args:
-        total: the run's last step.
-        per_epoch: steps in an epoch.
+    Whatever ends with a step is in the log before the step's checkpoint is written. The last step, `total`, has no
+    checkpoint: from one, the Trainer would take a step more.
     """
 
     def __init__(self, total: int, per_epoch: int):
@@ -104,15 +102,11 @@ class History(TrainerCallback):
 
 
 def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
-    """A record's series from the Trainer's log.
+    """A record's series from the Trainer's `state.log_history`.
 
-    Args:
-        log: `state.log_history`.
-
-    Returns:
-        `epochs` (accuracy and loss on each split that was evaluated), `loss` (of training), `row_norms` (`summarised`)
-        and `right` (by split, the rows predicted rightly at the last evaluation, `asked.packed`); all finite: what a
-        diverged run's last step left is not among them.
+    `epochs` (accuracy and loss on each split that was evaluated), `loss` (of training), `row_norms` (`summarised`) and
+    `right` (by split, the rows predicted rightly at the last evaluation, `packed`); all finite: what a diverged run's
+    last step left is not among them.
     """
     epochs: dict[int, dict[str, Any]] = {}
     for entry in log:
@@ -161,12 +155,7 @@ def packed(right: Bool[np.ndarray, " rows"]) -> str:
 
 
 class Filled(BatchSampler):
-    """Batches of one size, for each process as many; `None` in the places at an epoch's end that have no row.
-
-    Args:
-        batches: of all processes, the last one shorter.
-        processes: how many share them.
-    """
+    """Batches of one size, for each process as many; `None` in the places at an epoch's end that have no row."""
 
     def __init__(self, batches: BatchSampler, processes: int):
         super().__init__(batches.sampler, batches.batch_size, drop_last=False)
@@ -204,11 +193,7 @@ class Watched(Trainer):
 
 
 class Encoded(Dataset):
-    """Rows of token ids, unpadded; at the index None one that no loss counts.
-
-    Args:
-        rows: what the collator takes.
-    """
+    """Rows of token ids, unpadded; at the index None one that no loss counts."""
 
     def __init__(self, rows: list[dict[str, Any]]):
         self.rows = rows
@@ -244,3 +229,39 @@ class TrainerParts:
     loss: Callable[..., torch.Tensor]
     metrics: Callable[[Any], dict[str, float | str]]
     evaluation_batch: int
+
+
+class Progress(TrainerCallback):
+    """What a user sees of a run: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, description: str):
+        self.description, self.loss, self.last, self.bar, self.task = description, "", 0.0, None, None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Draw the bar."""
+        if outputs.redraws() and state.is_world_process_zero:
+            from rich.console import Console
+            from rich.progress import Progress as Bar
+
+            self.bar = Bar(console=Console(stderr=True), transient=True)
+            self.task = self.bar.add_task(self.description, total=state.max_steps, completed=state.global_step)
+            self.bar.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move on."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=state.global_step, description=self.description + self.loss)
+        elif state.is_world_process_zero and time.monotonic() - self.last > INTERVAL:
+            self.last = time.monotonic()
+            line = f"{self.description}: step {state.global_step} of {state.max_steps}{self.loss}"
+            outputs.remark(line)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Remember the loss."""
+        if "loss" in (logs or {}):
+            self.loss = f", loss {logs['loss']:.4f}"
+
+    def stop(self) -> None:
+        """Take the bar away, however the run ended: transformers calls no `on_train_end` after Ctrl-C or an error."""
+        if self.bar is not None:
+            self.bar.stop()

@@ -19,21 +19,15 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 from safetensors import SafetensorError
-from transformers import (
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
-from allora_analysis import records, terminal
+from allora_analysis import outputs, records
 from allora_analysis.finetune import arms, classification, machine, multiple_choice
 from allora_analysis.finetune.data import TextData
+from allora_analysis.finetune.machine import quiet
 from allora_analysis.finetune.models import Pretrained
-from allora_analysis.finetune.progress import Progress, quiet
 from allora_analysis.finetune.setting import Setting
-from allora_analysis.finetune.trainer import LOSSES, Diverged, History, collect
+from allora_analysis.finetune.trainer import LOSSES, Diverged, History, Progress, collect
 from allora_analysis.validation import ArgumentError
 
 TWICE = {
@@ -137,19 +131,8 @@ def train(
     device: str,
     gradient_checkpointing: bool,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Train and measure.
-
-    Args:
-        setting: the run.
-        load_model: called after the seed is set.
-        data: its sentences.
-        folder: of its checkpoints.
-        save_steps: steps between two of them.
-        device: "cpu" or "auto".
-        gradient_checkpointing: compute activations twice and keep fewer of them.
-
-    Returns:
-        The result, and what belongs to its record's provenance: None on all processes but the first.
+    """Train and measure; the model is loaded after the seed is set. The result, and what belongs to its record's
+    provenance: None on all processes but the first.
     """
     begun = time.perf_counter()
     set_seed(setting.seed)
@@ -233,12 +216,9 @@ def newest_whole(folder: Path, rows: int) -> Path | None:
     """The newest checkpoint that can be read in full; later ones that cannot are deleted and named on standard error.
 
     Nothing is deleted where the reason is that no memory is left to read one with, or that the disk does not answer:
-    that error is raised. Of several processes each must have left its random state; what other processes than now
-    have left whole is refused, since the run would go on without its random states.
-
-    Args:
-        folder: of the checkpoints.
-        rows: that all processes together read before they add up gradients; a checkpoint says how many each read.
+    that error is raised. Of several processes each must have left its random state; what other processes than now have
+    left whole is refused, since the run would go on without its random states. `rows` is how many all of them read
+    before they add up gradients.
     """
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
     for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
@@ -250,7 +230,7 @@ def newest_whole(folder: Path, rows: int) -> Path | None:
                     f"was deleted: start as many as then, or delete {folder} to begin anew"
                 )
             return path
-        terminal.remark(f"{path.name}: half written or damaged ({reason}); an older one is taken")
+        outputs.remark(f"{path.name}: half written or damaged ({reason}); an older one is taken")
         shutil.rmtree(path, ignore_errors=True)
     return None
 

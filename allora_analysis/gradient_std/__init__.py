@@ -2,10 +2,10 @@
 
 - `mlp`: the network and the linear model as functions of a mask
 - `estimator`: streaming moments over K masks, memory independent of K; over all masks, exact
-- `summary`: what is reported of them; variance components of masks, minibatches and the seed
+- `summary`: what is reported of them; variance components of masks, minibatches and the seed; the tests of Figure 1's
+  sentence, stated before the runs
 - `grid`, `run`: Figure 1's runs; one run, measured at each epoch, beside the linear model's closed form; recorded, safe
   against interruption
-- `trends`: the tests of Figure 1's sentence, stated before the runs
 - `study`: `python -m allora_analysis.gradient_std`
 
 Names that need torch are loaded when they are first asked for.

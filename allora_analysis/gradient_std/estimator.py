@@ -62,13 +62,7 @@ class MaskStream:
 
 @dataclass
 class Moments:
-    """Count, mean and Σ(g − mean)² of some gradients, float64.
-
-    Attributes:
-        n: how many.
-        mean: their mean.
-        squares: Σ(g − mean)².
-    """
+    """How many, mean and Σ(g − mean)² of some gradients, float64."""
 
     n: int
     mean: Float[Tensor, "rows columns"]
@@ -258,9 +252,7 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.double().cpu().numpy()
 
 
-def exact_moments(
-    model: MaskedGradient,
-) -> tuple[Float[np.ndarray, "rows columns"], Float[np.ndarray, "rows columns"]]:
+def exact_moments(model: MaskedGradient) -> tuple[Float[np.ndarray, "rows columns"], Float[np.ndarray, "rows columns"]]:
     """Mean and standard deviation of each entry: E G = Σ_v P(v) G(v), P(v) = Π p^{v_j}(1 − p)^{1 − v_j}, in two passes.
 
     Args:

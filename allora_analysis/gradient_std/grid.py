@@ -10,7 +10,9 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from tyro.conf import arg
 
 from allora_analysis import records
 
@@ -29,37 +31,34 @@ EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class Setting:
-    """A run: its training and what is measured at each epoch.
+    """A run: its training and what is measured at each epoch; flags of `python -m allora_analysis.gradient_std` too."""
 
-    Attributes:
-        data: the data set's name.
-        hidden: widths of the hidden layers.
-        drop_rate: 1 − p, in training and in the masks measured.
-        optimizer: its name.
-        learning_rate: l.
-        weight_decay: λ, coupled but for adamw.
-        epochs: of training.
-        batch_size: images in a batch, in training and when measured.
-        masks: K, on the probe and on the fresh batch.
-        control_minibatches: minibatches for the control without dropout.
-        nested_minibatches: minibatches of the nested design.
-        nested_masks: masks on each.
-        seed: of everything random.
-    """
-
-    data: str
-    hidden: tuple[int, ...]
-    drop_rate: float
-    optimizer: str
-    learning_rate: float
-    weight_decay: float
-    epochs: int
-    batch_size: int
-    masks: int
-    control_minibatches: int
-    nested_minibatches: int
-    nested_masks: int
-    seed: int
+    data: Annotated[str, arg(metavar="digits|mnist|cifar10|FILE.npz")] = "digits"
+    """The images: digits (embedded), mnist, cifar10, or an .npz with x_train, y_train, x_test and y_test."""
+    hidden: tuple[int, ...] = (128, 128)
+    """Widths of the hidden layers, at least one. The paper's figure does not say; the real runs take 512 512."""
+    drop_rate: float = 0.5
+    """Drop rate 1 - keep_prob in [0, 1), in training and in the masks measured; 0 is the control without dropout."""
+    optimizer: Annotated[str, arg(metavar="sgd|momentum|adam|adamw")] = "sgd"
+    """momentum is SGD with momentum 0.9."""
+    learning_rate: float = LEARNING_RATES["sgd"]
+    """Learning rate."""
+    weight_decay: float = WEIGHT_DECAYS["sgd"]
+    """Weight decay, decoupled for adamw."""
+    epochs: int = 5
+    """Epochs of training, 1 or more; epoch 0 is measured before training."""
+    batch_size: int = 128
+    """Images in a batch, in training and when measured."""
+    masks: int = 100
+    """K, masks on the probe batch and on the fresh one, 4 or more: two for each half."""
+    control_minibatches: int = 100
+    """Minibatches of the control without dropout, 4 or more."""
+    nested_minibatches: int = 16
+    """Minibatches of the nested design minibatch × mask, 3 or more."""
+    nested_masks: int = 16
+    """Masks on each minibatch of the nested design, 2 or more."""
+    seed: int = 0
+    """Of everything random."""
 
     @property
     def keep_prob(self) -> float:
@@ -76,13 +75,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Arm:
-    """What runs of one kind share.
-
-    Attributes:
-        data: the data set's name.
-        optimizer: its name.
-        drop_rate: in training and in the masks measured.
-    """
+    """What runs of one kind share."""
 
     data: str
     optimizer: str
@@ -100,13 +93,7 @@ class Grid:
         extra_drop_rates: the others.
         extra_optimizers: those that run at the others too.
         seeds: 0, …, seeds − 1.
-        hidden: widths of the hidden layers.
-        epochs: of training.
-        batch_size: images in a batch, in training and when measured.
-        masks: K.
-        control_minibatches: minibatches of the control without dropout.
-        nested_minibatches: minibatches of the nested design.
-        nested_masks: masks on each.
+        hidden, epochs, batch_size, masks, control_minibatches, nested_minibatches, nested_masks: as in `Setting`.
     """
 
     data: tuple[str, ...] = ("mnist", "cifar10")

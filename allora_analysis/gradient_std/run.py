@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from allora_analysis import deviation, records, terminal
+from allora_analysis import deviation, outputs, records
 from allora_analysis.gradient_std.estimator import MaskStream, gradient_moments, streaming_moments
 from allora_analysis.gradient_std.grid import BETAS, EPSILON, MOMENTUM, PROTOCOL, STUDY, Setting
 from allora_analysis.gradient_std.mlp import MLP, LinearGradient, MLPGradient, forward, initialise
@@ -110,14 +110,7 @@ def evaluate(mlp: MLP, x: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> tuple[f
 
 @dataclass(frozen=True)
 class Data:
-    """Images and labels on the device.
-
-    Attributes:
-        x: training images.
-        y: their labels.
-        x_test: test images.
-        y_test: their labels.
-    """
+    """Images and labels on the device, for training and for the test."""
 
     x: Float[Tensor, "N D"]
     y: Int[Tensor, " N"]
@@ -228,11 +221,7 @@ def tidy(results: Path, key: str) -> None:
 
 
 class Run:
-    """A run of a setting on its data.
-
-    Attributes:
-        epochs: what was measured, an entry an epoch, from 0.
-    """
+    """A run of a setting on its data; `epochs` holds what was measured, an entry an epoch, from 0."""
 
     def __init__(self, setting: Setting, data: Data, classes: int, digest: str, results: Path | None):
         self.setting, self._data, self._results = setting, data, results
@@ -330,7 +319,7 @@ class Run:
         except FileNotFoundError:
             return
         except Exception as error:  # a torn archive fails in zipfile's, zlib's or NumPy's own way
-            terminal.remark(f"{self._state.name}: not readable ({error}); this run starts again")
+            outputs.remark(f"{self._state.name}: not readable ({error}); this run starts again")
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         if str(arrays["key"]) != self._key:

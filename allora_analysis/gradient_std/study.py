@@ -6,6 +6,7 @@ Predicted: the linear model's entrywise closed form; measured: the same estimato
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Setting):
     """Figure 1: the standard deviation of the second layer's gradient across dropout masks, over training.
 
     Trains an MLP (ReLU, dropout after each hidden layer, mean cross-entropy). Before training and after each epoch it
@@ -34,36 +35,16 @@ class Config:
     one; across minibatches without dropout; and splits the variance into masks and minibatches.
     """
 
-    data: Annotated[str, arg(metavar="digits|mnist|cifar10|FILE.npz")] = "digits"
-    """The images: digits (embedded), mnist, cifar10, or an .npz with x_train, y_train, x_test and y_test."""
     data_root: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """torchvision's folder, for mnist and cifar10."""
     download: bool = False
     """Fetch the data into the data root where it is missing."""
     data_name: Annotated[str | None, arg(metavar="NAME")] = None
     """What records call the data; default: its own name, or the file's stem."""
-    hidden: tuple[int, ...] = (128, 128)
-    """Widths of the hidden layers, at least one. The paper's figure does not say; the real runs take 512 512."""
-    drop_rate: float = 0.5
-    """Drop rate 1 - keep_prob in [0, 1), in training and in the masks measured; 0 is the control without dropout."""
-    optimizer: Annotated[str, arg(metavar="sgd|momentum|adam|adamw")] = "sgd"
-    """momentum is SGD with momentum 0.9."""
     learning_rate: float | None = None
     """Learning rate; default: 0.1 for sgd, 0.02 for momentum, 0.001 for adam and adamw."""
     weight_decay: float | None = None
     """Weight decay, decoupled for adamw; default: 0.01 for adamw, 0 for the others."""
-    epochs: int = 5
-    """Epochs of training, 1 or more; epoch 0 is measured before training."""
-    batch_size: int = 128
-    """Images in a batch, in training and when measured."""
-    masks: int = 100
-    """K, masks on the probe batch and on the fresh one, 4 or more: two for each half."""
-    control_minibatches: int = 100
-    """Minibatches of the control without dropout, 4 or more."""
-    nested_minibatches: int = 16
-    """Minibatches of the nested design minibatch × mask, 3 or more."""
-    nested_masks: int = 16
-    """Masks on each minibatch of the nested design, 2 or more."""
     seeds: tuple[int, ...] = (1,)
     """One number: how many seeds, from `seed` on. Several: the seeds themselves."""
     seed: int = 0
@@ -105,13 +86,11 @@ def seeds(config: Config) -> tuple[int, ...]:
 
 def settings(config: Config, name: str) -> list[Setting]:
     """The runs, one a seed."""
-    same = ("hidden", "drop_rate", "optimizer", "epochs", "batch_size", "masks")
-    same += ("control_minibatches", "nested_minibatches", "nested_masks")
-    fields = {field: getattr(config, field) for field in same}
     rate, decay = config.learning_rate, config.weight_decay
-    fields["learning_rate"] = LEARNING_RATES[config.optimizer] if rate is None else rate
-    fields["weight_decay"] = WEIGHT_DECAYS[config.optimizer] if decay is None else decay
-    return [Setting(data=name, seed=seed, **fields) for seed in seeds(config)]
+    own = {field.name: getattr(config, field.name) for field in dataclasses.fields(Setting)} | {"data": name}
+    own["learning_rate"] = LEARNING_RATES[config.optimizer] if rate is None else rate
+    own["weight_decay"] = WEIGHT_DECAYS[config.optimizer] if decay is None else decay
+    return [Setting(**own | {"seed": seed}) for seed in seeds(config)]
 
 
 def run(config: Config) -> Result:

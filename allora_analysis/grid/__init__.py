@@ -1,10 +1,8 @@
 """Many fine-tuning runs: in this process, in processes beside it, or on a Slurm cluster.
 
-- `plan`: what is to be run, what is recorded of it, and how long the rest will take
-- `sources`: where a model or a data set of a given name comes from
-- `serial`: one run after the other, in this process
-- `jobs`, `job`: as jobs through submitit; `local`: processes beside this one; `slurm`: an array on a cluster
-- `presets`: the runs of each experiment
+- `plan`: what is to be run, what is recorded of it, how long the rest will take; the runs one by one in this process
+- `jobs`: the runs as jobs through submitit: processes beside this one, or an array on a Slurm cluster
+- `presets`: the runs of each experiment, and the command that makes some of them
 - `reading`: what is recorded of them, for the ledger and the figures
 - `reproduce`: a recorded run made again, and how far it agrees
 - `command`: the command line that all experiments share

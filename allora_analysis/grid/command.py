@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from allora_analysis import cli, terminal
+from allora_analysis import cli, outputs
 from allora_analysis.finetune.setting import RESULTS, Setting, check
+from allora_analysis.finetune.sources import resolve
 from allora_analysis.grid import plan
-from allora_analysis.grid.sources import KINDS, resolve
+from allora_analysis.grid.presets import KINDS
 from allora_analysis.study import INTERRUPTED
 from allora_analysis.validation import ArgumentError, choice, count
 
@@ -108,11 +109,9 @@ def run(presets: Presets, arguments: Arguments) -> int:
         _list(grid)
         return 0
     summary = plan.run(grid, arguments.executor, **options)
-    terminal.say(
-        f"{summary.known} runs were recorded before, {summary.ran} now, {len(summary.failed)} could not be run"
-    )
+    outputs.say(f"{summary.known} runs were recorded before, {summary.ran} now, {len(summary.failed)} could not be run")
     if summary.interrupted:
-        terminal.remark("interrupted: the same command goes on")
+        outputs.remark("interrupted: the same command goes on")
         return INTERRUPTED
     return 1 if summary.failed else 0
 
@@ -150,14 +149,14 @@ def select(settings: Sequence[Setting], only: Sequence[str], seeds: int | None) 
 def _list(grid: plan.Grid) -> None:
     known = plan.listed(grid)
     for task, record in known.items():
-        terminal.say(f"{'to run  ' if record is None else 'recorded'}  {task.setting.words()}")
+        outputs.say(f"{'to run  ' if record is None else 'recorded'}  {task.setting.words()}")
     done = sum(record is not None for record in known.values())
     seconds, unknown = plan.forecast(grid, known)
     times = [f"about {_time(seconds)}"] if seconds else []
     if unknown:
         times.append(f"{unknown} that take an unknown time: no record of their like")
     rest = f"; the rest, one after the other: {', and '.join(times)}" if times else ""
-    terminal.say(f"{done} of {len(known)} runs recorded{rest}")
+    outputs.say(f"{done} of {len(known)} runs recorded{rest}")
 
 
 def _time(seconds: float) -> str:

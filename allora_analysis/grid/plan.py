@@ -9,15 +9,18 @@ import contextlib
 import os
 import shutil
 import statistics
+import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from allora_analysis import records
+from allora_analysis import outputs, records
 from allora_analysis.finetune import sources
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
+from allora_analysis.records.files import Busy
 from allora_analysis.validation import ArgumentError, choice
 
 if TYPE_CHECKING:
@@ -78,12 +81,12 @@ class Summary:
 
 
 def run(grid: Grid, executor: str = "serial", **options: Any) -> Summary:
-    """Run what a grid has and its folder has not.
+    """Run every task that has no record yet.
 
     Args:
         grid: the grid.
         executor: "serial", in this process; "local", processes beside it; "slurm", an array of jobs.
-        **options: of `local.Processes` or of `slurm.Array`; serial has none.
+        **options: of `jobs.Processes` or of `jobs.Array`; serial has none.
 
     Returns:
         What became of the runs.
@@ -93,11 +96,9 @@ def run(grid: Grid, executor: str = "serial", **options: Any) -> Summary:
     """
     choice("executor", executor, EXECUTORS)
     if executor == "serial":
-        from allora_analysis.grid import serial
-
         if options:
             raise ArgumentError(f"executor serial: knows no parameter {next(iter(options))!r}; it has none")
-        return serial.run(grid)
+        return _one_by_one(grid)
     try:
         from allora_analysis.grid import jobs
     except ModuleNotFoundError as error:
@@ -169,7 +170,7 @@ class Forecast(NamedTuple):
     unknown: int
 
 
-def present(grid: Grid) -> list[records.Record]:
+def _present(grid: Grid) -> list[records.Record]:
     """The fine-tuning records in a grid's folder, of the present protocol."""
     found = records.standing(grid.results, STUDY) if grid.results.is_dir() else []
     return [record for record in found if record.protocol == PROTOCOL]
@@ -183,7 +184,7 @@ def listed(grid: Grid) -> dict[Task, records.Record | None]:
     """
     checked(grid)
     by_config: dict[str, list[records.Record]] = {}
-    for record in present(grid):
+    for record in _present(grid):
         by_config.setdefault(records.canonical_json("config", record.config), []).append(record)
     return {
         task: next((one for one in by_config.get(_config(task), ()) if _same_content(grid, task, one)), None)
@@ -208,7 +209,7 @@ def forecast(grid: Grid, known: Mapping[Task, records.Record | None]) -> Forecas
     and precision, and the same arm where there is one of it.
     """
     like: dict[tuple[Any, ...], list[records.Record]] = {}
-    for record in (one for one in present(grid) if _pace(one)):
+    for record in (one for one in _present(grid) if _pace(one)):
         base = _like(record.config)
         for key in (base, (*base, record.config["arm"])):
             like.setdefault(key, []).append(record)
@@ -231,3 +232,67 @@ def _pace(record: records.Record) -> float:
 
 def _like(config: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(config[name] for name in ("model", "data", "batch_size", "max_length", "precision"))
+
+
+PATIENCE = 5.0  # seconds between two looks at runs that a neighbor is at
+
+
+def run_task(grid: Grid, task: Task) -> bool:
+    """Run one task, or find it recorded."""
+    from allora_analysis.finetune import models
+    from allora_analysis.finetune import run as runs
+
+    data = data_of(task.data, task.setting.data)
+
+    def load() -> models.Pretrained:
+        return models.load_to_train(
+            task.model, data.classes, grid.trust_remote_code, task.setting.precision, grid.device
+        )
+
+    options = {"save_steps": grid.checkpoint_steps, "device": grid.device}
+    return runs.run(task.setting, load, data, digests(task, grid.trust_remote_code), grid.results, **options).ran
+
+
+def _one_by_one(grid: Grid) -> Summary:
+    """Run what is not recorded; a run that another process is at is looked at again when the others are done."""
+    known = recorded(grid)
+    sweep(grid, known)
+    todo = [task for task, record in known.items() if record is None]
+    before, ran, failed, waited = len(known) - len(todo), 0, [], False
+    try:
+        while todo:
+            busy: dict[Task, Busy] = {}
+            for position, task in enumerate(todo):
+                start = time.monotonic()
+                try:
+                    mine = run_task(grid, task)
+                except Busy as error:
+                    busy[task] = error
+                except Exception as error:  # of this run: the others need not wait for its repair
+                    failed.append(_told(task, error))
+                else:
+                    ran, before = ran + mine, before + (not mine)  # not mine: a neighbor recorded it meanwhile
+                    if mine:
+                        left = len(todo) - position - 1 + len(busy)
+                        outputs.remark(
+                            f"recorded {task.setting.words()}: {time.monotonic() - start:.0f} s, {left} to go"
+                        )
+            todo = list(busy)
+            if todo:
+                if not waited:
+                    outputs.remark(f"waiting for {len(todo)} of the runs: {busy[todo[0]]}")
+                waited = True
+                time.sleep(PATIENCE)
+    except KeyboardInterrupt:
+        return Summary(before, ran, tuple(failed), interrupted=True)
+    return Summary(before, ran, tuple(failed))
+
+
+def _told(task: Task, error: Exception) -> str:
+    if isinstance(error, ArgumentError):
+        words = f"{task.setting.words()}: {error}"
+    else:  # not the user's mistake: whoever repairs it wants to see where it came from
+        outputs.remark("".join(traceback.format_exception(error)).rstrip())
+        words = f"{task.setting.words()}: {type(error).__name__}: {' '.join(str(error).split()):.200}"
+    outputs.remark(f"not run: {words}")
+    return words

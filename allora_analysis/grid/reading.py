@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 
 from allora_analysis import records
 from allora_analysis.finetune import setting as settings
-from allora_analysis.finetune.results import check_result, summarised
+from allora_analysis.finetune.run import check_result, summarised
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
 from allora_analysis.statistics import Judgement, judge_family
 from allora_analysis.statistics.paired import TIE
@@ -57,14 +57,10 @@ def after_epoch(result: Mapping[str, Any], endpoint: str = "test_accuracy", epoc
 
 
 def final_value(result: Mapping[str, Any], endpoint: str) -> float:
-    """An endpoint after a run's last epoch, a diverged run counted as a guess, so that no seed is left out.
+    """An endpoint ("test_accuracy", "validation_loss", …) after a run's last epoch.
 
-    Args:
-        result: the run's.
-        endpoint: "test_accuracy", "test_loss", or the same of "validation".
-
-    Returns:
-        The value; where the loss was not finite, the share of the most frequent label, or −log of it for a loss.
+    Where the loss was not finite, that of a guess, so that no seed is left out: the share of the most frequent label,
+    or −log of it for a loss.
     """
     if result.get("diverged_at_step") is None and result["epochs"]:
         return result["epochs"][-1][endpoint]
@@ -128,12 +124,8 @@ def right_rows(result: Mapping[str, Any], split: str = "test") -> Bool[np.ndarra
 def right_differences(runs: Runs, pairs: Pairs) -> Float[np.ndarray, "seeds rows"] | None:
     """Where the first run of each pair is right on a test row and the second is not (1), or the reverse (−1).
 
-    Args:
-        runs: the recorded results by run.
-        pairs: of recorded runs that share a seed.
-
-    Returns:
-        A line a pair, what `statistics.two_level` takes; None where fewer than two pairs say which rows are right.
+    A line a pair of recorded runs that share a seed, as `statistics.two_level` takes it; None where fewer than two
+    pairs say which rows are right.
     """
     known = [[right_rows(runs[one]) for one in pair] for pair in pairs if all(one in runs for one in pair)]
     lines = [first.astype(float) - second for first, second in known if first is not None and second is not None]

@@ -17,9 +17,9 @@ from typing import Any
 
 from allora_analysis import records
 from allora_analysis.finetune import setting as finetune
-from allora_analysis.finetune.results import summarised
+from allora_analysis.finetune.run import summarised
+from allora_analysis.finetune.sources import where_from
 from allora_analysis.gradient_std.grid import STUDY as GRADIENT_STD
-from allora_analysis.grid.sources import where_from
 from allora_analysis.validation import ArgumentError
 from allora_analysis.zero_initialisation import run as hessian
 
@@ -153,14 +153,14 @@ def _made(kind: type, config: Mapping[str, Any]) -> Any:
 
 
 def _finetune(record: records.Record, sources: Mapping[str, str], scratch: Path, trusted: bool) -> dict[str, str]:
-    from allora_analysis.grid import plan, serial
+    from allora_analysis.grid import plan
 
     run = _made(finetune.Setting, record.config)
     device = "cpu" if record.provenance.get("device", "cpu") == "cpu" else "auto"
     task = plan.Task(finetune.check(run), sources[run.model], sources[run.data])
     digests = plan.digests(task, trusted)
     if digests == record.digests:
-        serial.run_task(plan.Grid((task,), scratch, device, 10**9, trusted), task)
+        plan.run_task(plan.Grid((task,), scratch, device, 10**9, trusted), task)
     return digests
 
 

@@ -28,6 +28,9 @@ from numpy.typing import ArrayLike
 from allora_analysis import validation
 from allora_analysis.validation import ArgumentError, representable, unit_scaled
 
+# Shapes by the paper's letters: inputs, A, B, ∂L/∂(BA).
+X, A, B, G = Float[np.ndarray, "N n2"], Float[np.ndarray, "r n2"], Float[np.ndarray, "n1 r"], Float[np.ndarray, "n1 n2"]
+
 EPSILON = float(np.finfo(np.float64).eps)
 HORIZON, EVALUATIONS = 1e6, 100_000  # of the integrated flow: time · σ₁(G), velocities
 
@@ -123,7 +126,7 @@ def inertia(x: ArrayLike, g: ArrayLike, a: ArrayLike, *, g_tolerance: float | No
     return Inertia(negative, rank * (n1 + n2) - negative - positive, positive)
 
 
-def _gradient_values(g: Float[np.ndarray, "n1 n2"], tolerance: float | None) -> Float[np.ndarray, " rank_g"]:
+def _gradient_values(g: G, tolerance: float | None) -> Float[np.ndarray, " rank_g"]:
     # The non-zero singular values σ_i of G, ∞ where float64 ends.
     scaled, exponent = unit_scaled(g)
     sigma = np.linalg.svd(scaled, compute_uv=False)
@@ -133,7 +136,7 @@ def _gradient_values(g: Float[np.ndarray, "n1 n2"], tolerance: float | None) -> 
     return values[values > validation.non_negative("g_tolerance", tolerance)]
 
 
-def _curvatures(x: Float[np.ndarray, "N n2"], a: Float[np.ndarray, "r n2"]) -> tuple[Float[np.ndarray, " r"], int]:
+def _curvatures(x: X, a: A) -> tuple[Float[np.ndarray, " r"], int]:
     # The eigenvalues q_k of ASAᵀ over 2ᵉ, and e: squared singular values of XAᵀ, 0 below that product's rounding error.
     (x, of_x), (a, of_a) = unit_scaled(x), unit_scaled(a)
     singular = np.linalg.svd(x @ a.T, compute_uv=False)
@@ -156,9 +159,7 @@ def _assemble(q: Float[np.ndarray, " r"], sigma: Float[np.ndarray, " rank_g"], n
 
 
 @representable()
-def factor_gradient(
-    g: ArrayLike, a: ArrayLike, b: ArrayLike | None = None
-) -> tuple[Float[np.ndarray, "n1 r"], Float[np.ndarray, "r n2"]]:
+def factor_gradient(g: ArrayLike, a: ArrayLike, b: ArrayLike | None = None) -> tuple[B, A]:
     """(∇_B L, ∇_A L) = (GAᵀ, BᵀG), G = ∂L/∂(BA) at these A and B. With B = 0: (GAᵀ, 0).
 
     Checked by `tests/test_hessian_escape.py::test_factor_gradient_is_autograds`.
@@ -216,7 +217,7 @@ def escape_rate(g: ArrayLike) -> float:
     return _largest_singular_value(validation.matrix("g", g))
 
 
-def _largest_singular_value(g: Float[np.ndarray, "n1 n2"]) -> float:
+def _largest_singular_value(g: G) -> float:
     scaled, exponent = unit_scaled(g)
     return float(np.ldexp(np.linalg.svd(scaled, compute_uv=False)[0], exponent))
 
@@ -251,20 +252,14 @@ def escape_time(g: ArrayLike, epsilon: float) -> float:
 
 
 @representable()
-def linearised_flow(
-    g: ArrayLike, a: ArrayLike, b: ArrayLike, time: float
-) -> tuple[Float[np.ndarray, "n1 r"], Float[np.ndarray, "r n2"]]:
+def linearised_flow(g: ArrayLike, a: ArrayLike, b: ArrayLike, time: float) -> tuple[B, A]:
     """Gradient flow linearized at A = B = 0: Ḃ = −GAᵀ, Ȧ = −BᵀG, solved through G = UΣVᵀ.
 
     UᵀB(t) = cosh(Σt) UᵀB − sinh(Σt) VᵀAᵀ and the same with B and Aᵀ, U and V exchanged; null directions of G rest. By
     modes: (UᵀB − VᵀAᵀ)/2 grows as e^{Σt}, (UᵀB + VᵀAᵀ)/2 decays as e^{−Σt}.
     Checked by `tests/test_hessian_escape.py::test_linearised_flow`.
 
-    Args:
-        g: G (n₁×n₂) at A = B = 0.
-        a: A (r×n₂) at time 0, small.
-        b: B (n₁×r) at time 0, small.
-        time: t, 0 or above, in learning rate × steps.
+    Arguments as in `factor_gradient`, A and B small, at time 0; the time, 0 or above, is learning rate × steps.
 
     Returns:
         (B(t), A(t)).
@@ -284,9 +279,7 @@ def linearised_flow(
     return flow
 
 
-def _flow(
-    g: Float[np.ndarray, "n1 n2"], a: Float[np.ndarray, "r n2"], b: Float[np.ndarray, "n1 r"], time: float
-) -> tuple[Float[np.ndarray, "n1 r"], Float[np.ndarray, "r n2"]]:
+def _flow(g: G, a: A, b: B, time: float) -> tuple[B, A]:
     u, sigma, vt = np.linalg.svd(g, full_matrices=False)
     exponent, left, right = (sigma * time)[:, None], u.T @ b, vt @ a.T
     rising, falling = (left - right) / 2, (left + right) / 2
@@ -323,21 +316,16 @@ def _gradient_and_a(g: ArrayLike, a: ArrayLike, any_rank: bool = False) -> tuple
     return g, a
 
 
-def _inputs(x: ArrayLike, g: Float[np.ndarray, "n1 n2"]) -> Float[np.ndarray, "N n2"]:
+def _inputs(x: ArrayLike, g: G) -> X:
     return validation.matrix_of("x", x, (None, g.shape[1]), "n2, the columns of g")
 
 
-def _outputs(b: ArrayLike | None, g: np.ndarray, a: np.ndarray) -> Float[np.ndarray, "n1 r"]:
+def _outputs(b: ArrayLike | None, g: np.ndarray, a: np.ndarray) -> B:
     shape = (len(g), len(a))
     return np.zeros(shape) if b is None else validation.matrix_of("b", b, shape, "n1 of g and r of a")
 
 
-def loss_gradient(
-    x: Float[np.ndarray, "N n2"],
-    g: Float[np.ndarray, "n1 n2"],
-    b: Float[np.ndarray, "n1 r"],
-    a: Float[np.ndarray, "r n2"],
-) -> tuple[Float[np.ndarray, "n1 r"], Float[np.ndarray, "r n2"]]:
+def loss_gradient(x: X, g: G, b: B, a: A) -> tuple[B, A]:
     """∇_B and ∇_A of L(B, A) = ⟨G, BA⟩ + ‖X(BA)ᵀ‖²_F, anywhere."""
     outer = g + 2 * (b @ (a @ x.T)) @ x
     return outer @ a.T, b.T @ outer
@@ -350,10 +338,7 @@ def dense_factor_hessian(x: ArrayLike, g: ArrayLike, a: ArrayLike) -> Float[np.n
     Exact up to rounding at any step: from B = 0 a step along one coordinate changes the gradient by a polynomial of
     degree 2, whose even part central differences remove. Order: B row by row, then A row by row.
 
-    Args:
-        x: X (N×n₂).
-        g: G (n₁×n₂).
-        a: A (r×n₂).
+    Arguments as in `dense_hessian`, at B = 0.
 
     Returns:
         The symmetric matrix, r(n₁ + n₂) square.
@@ -378,12 +363,7 @@ def simulated_escape_time(x: ArrayLike, g: ArrayLike, a: ArrayLike, b: ArrayLike
 
     LSODA takes implicit, ever longer steps where the flow has come to rest, so that a size never reached costs little.
 
-    Args:
-        x: X, as in `dense_factor_hessian`.
-        g: G, likewise.
-        a: A at time 0.
-        b: B (n₁×r) at time 0.
-        size: the norm to reach.
+    Arguments as in `dense_hessian`, A and B at time 0; `size` is the norm to reach.
 
     Returns:
         The time in learning rate × steps, 0 where ‖BA‖_F is `size` or more at once; None where the flow has not got

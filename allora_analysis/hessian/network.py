@@ -105,12 +105,7 @@ def _gradient_error(
 
 
 def _product_error(
-    risk: EmpiricalRisk,
-    product: Product,
-    theta: np.ndarray,
-    scale: float,
-    tolerance: float,
-    direction: np.ndarray,
+    risk: EmpiricalRisk, product: Product, theta: np.ndarray, scale: float, tolerance: float, direction: np.ndarray
 ) -> float:
     image, errors = product(direction), []
     for step in STEPS:

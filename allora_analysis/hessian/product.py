@@ -93,9 +93,7 @@ def product_spectrum(x: ArrayLike, n_outputs: int) -> Float[np.ndarray, " DC"]:
     Source: paper §3.2, Eq. (2), mended. From X's singular values, never from XᵀX, whose small eigenvalues drown in
     rounding. Non-negative: the loss in Δ is convex. Checked by `tests/test_hessian_product.py::test_product_spectrum`.
 
-    Args:
-        x: X (N×D).
-        n_outputs: C.
+    Arguments as in `product_hessian`.
 
     Returns:
         The eigenvalues (D·C), ascending.
@@ -181,11 +179,8 @@ def log_condition(x: ArrayLike) -> float:
     x = matrix("x", x)
     if not x.any():
         raise ArgumentError("x: all entries are 0, so XᵀX has no non-zero part; give at least one non-zero entry")
-    return _log_condition(np.linalg.svd(unit_scaled(x)[0], compute_uv=False), max(x.shape) * EPSILON)
-
-
-def _log_condition(singular: Float[np.ndarray, " s"], relative: float) -> float:
-    kept = singular[singular > relative * singular[0]]
+    singular = np.linalg.svd(unit_scaled(x)[0], compute_uv=False)
+    kept = singular[singular > max(x.shape) * EPSILON * singular[0]]
     return 2 * math.log(kept[0] / kept[-1])
 
 

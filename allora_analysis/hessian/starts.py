@@ -97,11 +97,7 @@ class StartReport:
 
 @representable()
 def start_pair(
-    start: str,
-    gradient: ArrayLike,
-    rank: int,
-    generator: np.random.Generator,
-    weight: ArrayLike | None = None,
+    start: str, gradient: ArrayLike, rank: int, generator: np.random.Generator, weight: ArrayLike | None = None
 ) -> Pair:
     """A and B of a start by name; Gaussian entries have PEFT's variance, 1/(3n₂) in A and 1/(3n₁) in B.
 

@@ -82,13 +82,7 @@ def _check(config: Config) -> None:
         choice("starts", name, NAMED)
     fits("draws", count("draws", config.draws, minimum=2), "their condition numbers")
     fits("samples", count("samples", config.samples) * size, "a design")
-    count("seed", config.seed, minimum=0, maximum=_largest_seed() if config.network else None)
-
-
-def _largest_seed() -> int:
-    from allora_analysis.hessian.digits_mlp import LARGEST_SEED
-
-    return LARGEST_SEED
+    count("seed", config.seed, minimum=0, maximum=2**64 - 1 if config.network else None)  # torch's
 
 
 def run(config: Config) -> Result:
@@ -248,7 +242,7 @@ def _notes(name: str, predicted: dict[str, Any], measured: dict[str, Any]) -> li
 
 def _digits_part(seed: int, rank: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The digits MLP with LoRA: the counts that §3.2's structure predicts, and what Lanczos measures."""
-    from allora_analysis.hessian.digits_mlp import digits_spectra
+    from allora_analysis.hessian.network_inertia import digits_spectra
 
     spectra = digits_spectra(seed, min(rank, 10))
     counts = spectra.inertia

@@ -120,14 +120,7 @@ def reference(cell: Cell) -> Cell:
 
 
 class Contrast(NamedTuple):
-    """Two cells whose difference a statement names.
-
-    Attributes:
-        question: the family of contrasts that Holm's correction is over.
-        name: of the contrast.
-        first: minus `second`.
-        second: the other cell.
-    """
+    """Two cells whose difference, first − second, a statement names; Holm's correction is over a question's."""
 
     question: str
     name: str

@@ -53,14 +53,7 @@ Key = tuple[Cell, float, int, int]  # cell, rate, first seed, seeds
 
 @dataclass
 class Table:
-    """A table in memory.
-
-    Attributes:
-        header: the first line.
-        rows: by cell, rate, first seed and number of seeds.
-        path: its file.
-        last: the checksum of its last line.
-    """
+    """A table in memory: rows by cell, rate, first seed and number of seeds; the checksum of its file's last line."""
 
     header: dict[str, Any]
     rows: dict[Key, Row] = field(default_factory=dict)
@@ -143,15 +136,11 @@ class Table:
         return {question: paired_family(of, grain=TIE) for question, of in found.items()}
 
     def marginal(self, cells: Sequence[Cell], factor: str, endpoint: str) -> dict[Any, Difference]:
-        """The mean difference from LoRA under the same optimizer, dropout and length, by the level of one factor.
+        """The mean difference from LoRA under the same optimizer, dropout and length, by the level of a field of
+        `Cell`.
 
-        Args:
-            cells: of the screening design.
-            factor: a field of `Cell`.
-            endpoint: "accuracy" or "loss".
-
-        Returns:
-            By level: the mean over the family's cells at that level, seed by seed, with Student's interval over seeds.
+        Over the family's cells at that level, seed by seed, with Student's interval over seeds; `endpoint` is
+        "accuracy" or "loss".
         """
         found: dict[Any, list[list[float]]] = {}
         for cell in cells:

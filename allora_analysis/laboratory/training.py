@@ -37,13 +37,8 @@ MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Task:
-    """The pretrained network, and images of the classes to adapt to.
-
-    Attributes:
-        network: pretrained, frozen.
-        pool: training images and labels: a run draws `TRAIN` of them, the rest are its validation images.
-        test: test images and labels.
-        pretrained_accuracy: on test images of the classes of pretraining.
+    """The pretrained network, frozen, and images of the classes to adapt to: a run draws `TRAIN` of the pool, the rest
+    are its validation images. `pretrained_accuracy` is on test images of the classes of pretraining.
     """
 
     network: nn.Sequential
@@ -54,12 +49,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found; a run that diverged (a loss not finite, or above `LIMIT`) has no losses and no image right.
+    """Mean losses on validation and test images, and how many of the latter are classified rightly.
 
-    Attributes:
-        validation: mean loss on the validation images, or None.
-        right: how many test images are classified rightly.
-        loss: mean loss on the test images, or None.
+    A run that diverged (a loss not finite, or above `LIMIT`) has no losses and no image right.
     """
 
     validation: float | None
@@ -106,16 +98,10 @@ def _network(sizes: tuple[int, ...], generator: torch.Generator) -> nn.Sequentia
 
 
 def run(task: Task, cell: Cell, rate: float, seed: int) -> Outcome:
-    """Adapt the network; of one seed, every cell has the same images, the same order and the same A (PiSSA its own).
+    """Adapt the network at a rate that falls linearly to 0; `seed` is of the training images, their order, A and the
+    masks.
 
-    Args:
-        task: the task.
-        cell: what to run.
-        rate: the learning rate, which falls linearly to 0.
-        seed: of the training images, their order, A and the masks.
-
-    Returns:
-        What it found.
+    Of one seed, every cell has the same images, the same order and the same A (PiSSA its own).
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(len(task.pool[1]), generator=generator)

@@ -133,10 +133,7 @@ class _RowNorms(torch.autograd.Function):
         weighted = weights[:, None] * wide_b
         grad_a = (wide_b.mT @ weighted) @ wide_a if ctx.needs_input_grad[0] else None
         grad_b = weighted @ (wide_a @ wide_a.mT) if ctx.needs_input_grad[1] else None
-        return (
-            None if grad_a is None else grad_a.to(a.dtype),
-            None if grad_b is None else grad_b.to(b.dtype),
-        )
+        return (None if grad_a is None else grad_a.to(a.dtype), None if grad_b is None else grad_b.to(b.dtype))
 
 
 def norms_of_rows(a: Tensor, b: Tensor) -> Tensor:

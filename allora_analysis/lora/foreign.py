@@ -99,7 +99,7 @@ def _tried(pair: Pair) -> Pair:
         return replace(pair, scaling=1.0 if stated is None else stated)
     try:
         with without_autocast(pair.b):
-            found = trial(pair)
+            found = _trial(pair)
     except Exception:  # another's forward, called in a way that it may not foresee
         return replace(pair, scaling=1.0 if stated is None else stated)
     if stated is not None and math.isclose(found.scaling, stated, rel_tol=found.error):
@@ -121,7 +121,7 @@ def _stated(module: Any) -> float | None:
     return float(alpha) / alpha_of_one(rank, getattr(module, "use_rslora", False))
 
 
-def trial(pair: Pair) -> Trial:
+def _trial(pair: Pair) -> Trial:
     """Try a layer: s by least squares on the forward pass, d_i on B's gradient."""
     generator = torch.Generator().manual_seed(0)
 
@@ -164,12 +164,8 @@ def trial(pair: Pair) -> Trial:
 def rule(found: Trial) -> tuple[str, float | None]:
     """LoRA, or ALLoRA with its η: is 1/d_i² − u_i the same for all rows, u_i = |s|‖(BA)_i‖ (or without s)?
 
-    Args:
-        found: a trial.
-
-    Returns:
-        "allora" and η; "lora" for any other gradient (`doctor.measured` says where it is not LoRA's); "another" for a
-        layer that adds something else than s·BA.
+    "allora" and η; "lora" for any other gradient (`doctor.measured` says where it is not LoRA's); "another" for a layer
+    that adds something else than s·BA.
     """
     d = found.factors
     if not found.is_product:

@@ -33,11 +33,13 @@ from allora_analysis.validation import ArgumentError, choice, positive
 
 __all__ = ["allora", "allora_linear", "allora_od", "asf_lora", "row_factor", "row_norms"]
 
+# Shapes by the paper's letters: inputs, A and B (r and n₁ from each other, n₂ from x), outputs.
+X, A, B, F = Float[Tensor, "*batch n2"], Float[Tensor, "r _"], Float[Tensor, "n1 _"], Float[Tensor, "*batch n1"]
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def row_norms(a: Float[Tensor, "r n2"], b: Float[Tensor, "n1 _"]) -> Float[Tensor, " n1"]:
+def row_norms(a: Float[Tensor, "r n2"], b: B) -> Float[Tensor, " n1"]:
     """‖(BA)_i‖ for each row i, without forming BA; differentiable, with the subgradient 0 where a row vanishes.
 
     Args:
@@ -51,9 +53,7 @@ def row_norms(a: Float[Tensor, "r n2"], b: Float[Tensor, "n1 _"]) -> Float[Tenso
     return autograd.norms_of_rows(a, b)
 
 
-def row_factor(
-    a: Float[Tensor, "r n2"], b: Float[Tensor, "n1 _"], eta: float, adaptor: str = "inverse_sqrt"
-) -> Float[Tensor, " n1"]:
+def row_factor(a: Float[Tensor, "r n2"], b: B, eta: float, adaptor: str = "inverse_sqrt") -> Float[Tensor, " n1"]:
     """d_i = adaptor(‖(BA)_i‖), the paper's 1/√(‖(BA)_i‖ + 1/η²) by default (§4.1).
 
     Args:
@@ -69,13 +69,7 @@ def row_factor(
     return autograd.factor_of_rows(a, b, *check_rule(eta, adaptor))
 
 
-def allora(
-    x: Float[Tensor, "*batch n2"],
-    a: Float[Tensor, "r _"],
-    b: Float[Tensor, "n1 _"],
-    eta: float,
-    adaptor: str = "inverse_sqrt",
-) -> Float[Tensor, "*batch n1"]:
+def allora(x: X, a: A, b: B, eta: float, adaptor: str = "inverse_sqrt") -> F:
     """xAᵀBᵀ, with ∂L/∂A = BᵀD_dG and ∂L/∂B = D_dGAᵀ, G = ∂L/∂(BA), d = `row_factor` (§4.1; Listing 1); ∂/∂x is LoRA's.
 
     Args:
@@ -91,21 +85,10 @@ def allora(
     return _adapt(x, a, b, eta, adaptor, per_token=False)
 
 
-def allora_od(
-    x: Float[Tensor, "*batch n2"],
-    a: Float[Tensor, "r _"],
-    b: Float[Tensor, "n1 _"],
-    eta: float,
-    adaptor: str = "inverse_sqrt",
-) -> Float[Tensor, "*batch n1"]:
+def allora_od(x: X, a: A, b: B, eta: float, adaptor: str = "inverse_sqrt") -> F:
     """ALLoRA-OD (§4.3): as `allora`, the factor from each token's own output, adaptor(|f(x)_i|), on ∂L/∂f.
 
-    Args:
-        x: inputs.
-        a: A.
-        b: B.
-        eta: the factor of an output of 0.
-        adaptor: a key of `allora_analysis.adaptors.ADAPTORS`.
+    Arguments as in `allora`; `eta` is the factor of an output of 0.
 
     Returns:
         Outputs, as of `allora`.
@@ -113,23 +96,12 @@ def allora_od(
     return _adapt(x, a, b, eta, adaptor, per_token=True)
 
 
-def asf_lora(
-    x: Float[Tensor, "*batch n2"],
-    a: Float[Tensor, "r _"],
-    b: Float[Tensor, "n1 _"],
-    eta: float,
-    adaptor: str = "inverse_sqrt",
-) -> Float[Tensor, "*batch n1"]:
+def asf_lora(x: X, a: A, b: B, eta: float, adaptor: str = "inverse_sqrt") -> F:
     """ASF-LoRA (§4.3): f̃_i = f_i · adaptor(|f_i|), f = xAᵀBᵀ; every gradient is f̃'s own.
 
     Not linear in x, so no matrix is merged from it. |f̃_i| ≤ min(η|f_i|, √|f_i|) for the inverse square root.
 
-    Args:
-        x: inputs.
-        a: A.
-        b: B.
-        eta: the slope at an output of 0.
-        adaptor: a key of `allora_analysis.adaptors.ADAPTORS`.
+    Arguments as in `allora`; `eta` is the slope at an output of 0.
 
     Returns:
         Outputs, as of `allora`.
@@ -200,15 +172,15 @@ def _adapt(x: Tensor, a: Tensor, b: Tensor, eta: float, adaptor: str, per_token:
 
 
 def allora_linear(
-    x: Float[Tensor, "*batch n2"],
+    x: X,
     weight: Float[Tensor, "n1 _"],
     bias: Float[Tensor, " _"] | None,
-    a: Float[Tensor, "r _"],
+    a: A,
     b: Float[Tensor, "_ _"],
     eta: float,
     adaptor: str = "inverse_sqrt",
     per_token: bool = False,
-) -> Float[Tensor, "*batch n1"]:
+) -> F:
     """xWᵀ + bias + `allora(x, a, b, eta, adaptor)` in one function; W and the bias get no gradient.
 
     Args:

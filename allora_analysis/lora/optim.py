@@ -293,12 +293,6 @@ def _count_dtype(fused: bool | None) -> torch.dtype:
     return torch.float64 if torch.get_default_dtype() == torch.float64 and not fused else torch.float32
 
 
-def _checked_rate(lr: Any) -> float | Tensor:
-    # A tensor stays one, which a scheduler changes in place, so that a compiled step is not compiled again.
-    rate = non_negative("lr", lr)
-    return lr if isinstance(lr, Tensor) else rate
-
-
 def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
     """The optimizer's options, checked and as plain numbers; what else is in the dictionary stays."""
     betas = options["betas"]
@@ -319,8 +313,10 @@ def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
         raise ArgumentError("lr must be a number where foreach is True, received a tensor; leave foreach out")
     if options["foreach"] and options["fused"]:
         raise ArgumentError("fused, foreach: at most one can be True, received both; leave foreach out")
+    rate = non_negative("lr", options["lr"])
     return options | {
-        "lr": _checked_rate(options["lr"]),
+        # A tensor stays one, which a scheduler changes in place, so that a compiled step is not compiled again.
+        "lr": options["lr"] if isinstance(options["lr"], Tensor) else rate,
         "eta": positive("eta", options["eta"]),
         "betas": betas,
         "eps": non_negative("eps", options["eps"]),

@@ -132,7 +132,8 @@ def _has(module: nn.Module, *names: str) -> bool:
 
 def _peft_pairs(name: str, layer: Any) -> Iterator[Pair]:
     plain = type(layer).__name__ if any(hasattr(layer, mark) for mark in _OTHERS) else "lora"
-    weights = {key: tuple(_weight(side[key]) for side in (layer.lora_A, layer.lora_B)) for key in layer.lora_A}
+    parts = {key: (layer.lora_A[key], layer.lora_B[key]) for key in layer.lora_A}
+    weights = {key: tuple(getattr(part, "weight", part) for part in both) for key, both in parts.items()}
     embedding = getattr(layer, "lora_embedding_A", {})
     weights |= {key: (embedding[key], layer.lora_embedding_B[key]) for key in embedding}
     for adapter, (a, b) in weights.items():
@@ -156,10 +157,6 @@ def _peft_pairs(name: str, layer: Any) -> Iterator[Pair]:
             quantised=in_few_bits or _quantised(layer.get_base_layer()),
             experts=getattr(layer, "num_experts", 1),
         )
-
-
-def _weight(part: Any) -> Tensor:
-    return part if isinstance(part, Tensor) else part.weight
 
 
 def _bare_pair(name: str, module: Any) -> Pair:

@@ -17,13 +17,12 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
-from allora_analysis.study import environment
+from allora_analysis.study import environment, installed
 from allora_analysis.validation import ArgumentError, count, ending
 
 # Text that is a machine's path: absolute (POSIX, Windows, UNC), under a home or this folder, or a file: address.
@@ -45,16 +44,8 @@ class RecordError(ArgumentError):
 def portable(name: str, value: Any, infinite: bool = False) -> Any:
     """A value as plain JSON, without anything that holds only on this machine.
 
-    Args:
-        name: what the value is, for the error; parts are named below it.
-        value: dataclasses, mappings with text keys, sequences, arrays, numbers, text, None, nested.
-        infinite: whether ±∞ becomes null (results) or is refused (configs).
-
-    Returns:
-        The same of dict, list, str, int, float, bool and None.
-
-    Raises:
-        ArgumentError: a NaN, a path, a key that is not text, or anything else.
+    Dataclasses, mappings with text keys, sequences, arrays, numbers, text, None, nested. Refused by name: a NaN, a
+    path, a key that is not text, anything else; ±∞ too, unless it is to become null (`infinite`, of results).
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -69,7 +60,9 @@ def portable(name: str, value: Any, infinite: bool = False) -> Any:
     if isinstance(value, str | PurePath):
         return _text(name, value)
     if isinstance(value, float) and not math.isfinite(value):
-        return _infinite(name, value, infinite)
+        if math.isnan(value) or not infinite:
+            raise ArgumentError(f"{name}: must be a finite number, received {value}")
+        return None
     if value is None or isinstance(value, bool | int | float):
         return value
     raise ArgumentError(f"{name}: a record holds numbers, text, lists and mappings, received {type(value).__name__}")
@@ -83,11 +76,6 @@ def _text(name: str, value: str | PurePath) -> str:
     except UnicodeEncodeError:
         raise ArgumentError(f"{name}: text must be valid Unicode, received {value!r}") from None
     return value
-
-
-def _infinite(name: str, value: float, infinite: bool) -> None:
-    if math.isnan(value) or not infinite:
-        raise ArgumentError(f"{name}: must be a finite number, received {value}")
 
 
 def _by_value(value: Any) -> Any:
@@ -208,7 +196,7 @@ def results_folder(study: str) -> Path:
     return (clone if clone.is_dir() else PACKAGE / "results") / study
 
 
-def stem(study: str, run_key: str) -> str:
+def _stem(study: str, run_key: str) -> str:
     """What a run's file is called, but for its ending. The study and the key's first 20 digits."""
     return f"{study}-{run_key[:20]}"
 
@@ -224,12 +212,12 @@ def unfinished(folder: Path, study: str, run_key: str) -> Path:
     Returns:
         A path in `UNFINISHED`, below that folder.
     """
-    return folder / UNFINISHED / stem(study, run_key)
+    return folder / UNFINISHED / _stem(study, run_key)
 
 
 def record_path(folder: Path, study: str, run_key: str) -> Path:
     """The file of a run."""
-    name = f"{stem(study, run_key)}.json"
+    name = f"{_stem(study, run_key)}.json"
     if not NAME.fullmatch(name):
         raise ArgumentError(f"study must be of letters, digits and _, received {study!r}")
     return folder / name
@@ -289,13 +277,6 @@ def _git(*arguments: str) -> str | None:
     return finished.stdout.strip()
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def processor() -> dict[str, Any]:
     """The CPU's model and which instruction sets it has: results agree bit by bit on equal ones only.
 
@@ -331,5 +312,5 @@ def provenance(packages: Iterable[str] = ()) -> dict[str, Any]:
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         **environment(),
         **processor(),
-        **{package: _version(package) for package in packages},
+        **{package: installed(package) for package in packages},
     }

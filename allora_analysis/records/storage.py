@@ -107,9 +107,7 @@ def encoded(record: Record, result: Mapping[str, Any]) -> bytes:
 def rewrite(record: Record, result: Mapping[str, Any]) -> bool:
     """Write a record anew, as `encoded`; the caller vouches that no reader sees a difference.
 
-    Args:
-        record: as it was read.
-        result: what stands in place of its result.
+    Arguments as in `encoded`.
 
     Returns:
         Whether its file changed.
@@ -168,12 +166,7 @@ def lookup(
 ) -> Record | None:
     """The record of one run, if it is there: ask before running.
 
-    Args:
-        folder: the folder of records; it need not exist yet.
-        study: the study's name.
-        config: the full config.
-        protocol: as in `key`.
-        digests: as in `key`.
+    Arguments as in `save`; the folder need not exist yet.
 
     Returns:
         The verified record; None where there is none, or a torn one, which is set aside.

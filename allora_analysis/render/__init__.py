@@ -6,5 +6,5 @@
 | `code` | which functions a claim's check calls |
 | `terminal` | the table, one row in full, the list |
 | `markdown` | `docs/ledger.md` and the README's block |
-| `html`, `evidence`, `pictures` | the ledger as one page that loads nothing; its parts in `templates/` |
+| `html` | the ledger as one page that loads nothing; its parts in `templates/` |
 """

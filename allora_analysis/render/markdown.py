@@ -162,19 +162,8 @@ def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, hom
 def rewrite(
     text: str, of: Sequence[View], selected: Mapping[str, str] = SELECTED, questions: Mapping[str, str] = QUESTIONS
 ) -> str:
-    """A README with its ledger replaced.
-
-    Args:
-        text: the README.
-        of: the ledger's rows.
-        selected: the ids of the rows to show, and which of their words.
-        questions: the ids of the rows that answer them.
-
-    Returns:
-        The new text.
-
-    Raises:
-        ValueError: a marker is missing.
+    """A README with its ledger replaced: the ids of the rows to show, with which of their words, and of those that
+    answer questions. ValueError: a marker is missing.
     """
     if BEGIN not in text or END not in text:
         raise ValueError(f"the markers {BEGIN} and {END} are wanted, around the ledger")

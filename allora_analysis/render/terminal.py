@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from allora_analysis import terminal
+from allora_analysis import outputs
 from allora_analysis.claims.claim import Evidence
 from allora_analysis.render.view import BEYOND, View, line, recorded, size_text, summary
 from allora_analysis.study import plain, text
@@ -113,7 +113,7 @@ def _print_in_full(console: Console, of: Sequence[View]) -> None:
 
 def show(of: Sequence[View], long: bool = False) -> None:
     """Print the ledger to standard output, in color if it is a terminal."""
-    console = terminal.console(None if sys.stdout.isatty() else WIDTH)
+    console = outputs.console(None if sys.stdout.isatty() else WIDTH)
     if long:
         _print_in_full(console, of)
     else:

@@ -173,7 +173,9 @@ def size_text(size: Size | None) -> str:
     given = [end for end in (size.low, size.high) if end is not None]
     digits = next((n for n in (2, 3) if len({text(end, n) for end in given}) == len(given)), 0)
     ends = [_rounded(end, digits) for end in given] if digits else []  # ends that round to one number say nothing
-    between = "" if not ends else f" ({' to '.join(ends)})" if len(ends) == 2 else f" ({_one_end(size, ends[0])})"
+    between = f" ({' to '.join(ends)})" if ends else ""
+    if len(ends) == 1:
+        between = f" (at {'least' if size.low is not None else 'most'} {ends[0]})"
     return f"{_rounded(size.value, 2)}{unit.rstrip()}{between}"
 
 
@@ -181,10 +183,6 @@ def _rounded(value: float, digits: int) -> str:
     # As `text`, without an exponent for what is read at a glance: 300, not 3e+02.
     found = text(value, digits)
     return f"{float(found):.0f}" if "e+0" in found else found
-
-
-def _one_end(size: Size, end: str) -> str:
-    return f"at least {end}" if size.low is not None else f"at most {end}"
 
 
 def as_json(of: Sequence[View], own: bool = False, interrupted: bool = False) -> str:

@@ -7,9 +7,8 @@
 | `monte_carlo.py` | a given network's forward pass; simulation: whole matrices, isotropic vectors, norms alone |
 | `transformer.py` | a transformer of maps W + ηBA at real and complex η: what is a polynomial, what is bounded |
 | `series.py` | its output's power series in η: coefficients, and the radius of convergence three ways |
-| `pretrained.py` | a pretrained BERT, Llama or Qwen2 with its adapters as such a transformer |
 | `mean_field.py` | streams, gradients and attention's entropy at random, predicted |
-| `stack.py`, `study.py`, `figure.py` | the study: `python -m allora_analysis.ripple` |
+| `study.py`, `figure.py` | the study, `python -m allora_analysis.ripple`: a square stack of like layers |
 
 All growth is in natural logarithms.
 """

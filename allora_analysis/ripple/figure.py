@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from allora_analysis import validation
 from allora_analysis.plotting import ARMS, COLOURS, panels, style
-from allora_analysis.ripple import stack
+from allora_analysis.ripple import study
 from allora_analysis.ripple.bounds import Scales, fair_scales
 from allora_analysis.ripple.monte_carlo import chi_square_growth
 from allora_analysis.study import Result
@@ -59,8 +59,8 @@ def _growth(axes: Axes, config: Any, result: Result, eta: np.ndarray, order: np.
     scales = Scales(*(predicted[name] for name in Scales._fields))
     grid = _fine(eta)
     shape = config.depth, config.width, config.rank
-    growths = [stack.typical_growth(*shape, float(value), scales, config.architecture) for value in grid]
-    bands = np.array([stack.typical_band(*shape, float(value), scales, config.architecture) for value in grid]) / DECADE
+    growths = [study.typical_growth(*shape, float(value), scales, config.architecture) for value in grid]
+    bands = np.array([study.typical_band(*shape, float(value), scales, config.architecture) for value in grid]) / DECADE
     marker = "" if len(eta) > 1 else "_"  # a single point draws no line
     predicted_colour, bound = COLOURS["predicted"], np.array(predicted["log_bound"])[order] / DECADE
     aligned, typical = np.array(measured["log_aligned"])[order] / DECADE, [growth.mean / DECADE for growth in growths]
@@ -116,11 +116,11 @@ def by_depth(
     """
     depth, replicas = validation.count("depth", depth), validation.count("replicas", replicas)
     scales = fair_scales(width, rank, architecture)
-    weights, adapters = stack.drawn_norms(depth, width, rank, scales, np.random.default_rng([seed, 1]))
+    weights, adapters = study.drawn_norms(depth, width, rank, scales, np.random.default_rng([seed, 1]))
     layers = np.arange(1, depth + 1)
-    bound = [stack.stack_bound((weights[:at], adapters[:at]), eta, width, architecture).log_bound for at in layers]
-    typical = [stack.typical_growth(int(at), width, rank, eta, scales, architecture) for at in layers]
-    bands = np.array([stack.typical_band(int(at), width, rank, eta, scales, architecture) for at in layers])
+    bound = [study.stack_bound((weights[:at], adapters[:at]), eta, width, architecture).log_bound for at in layers]
+    typical = [study.typical_growth(int(at), width, rank, eta, scales, architecture) for at in layers]
+    bands = np.array([study.typical_band(int(at), width, rank, eta, scales, architecture) for at in layers])
     with style():
         figure, (axes,) = panels()
         axes.plot(layers, np.array(bound) / DECADE, color=COLOURS["bound"], label="bound (attained if all lines up)")

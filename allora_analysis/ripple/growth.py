@@ -189,12 +189,7 @@ def layer_growth(width: int, rank: int, eta: float, scales: Scales, architecture
 def adapter_gain(rank: int, eta: float, w_std: float, a_std: float, b_std: float) -> float:
     """What the adapter adds to a layer's mean log growth: ½ E log(1 + ρχ²_r), ρ = (ηs_As_B/s_W)², to a relative 1e-10.
 
-    Args:
-        rank: r.
-        eta: η.
-        w_std: s_W, above 0.
-        a_std: s_A.
-        b_std: s_B.
+    Arguments as in `growth_exponent`; s_W above 0.
 
     Returns:
         The gain, natural logarithm, ½ρr for small η.
@@ -238,14 +233,7 @@ def network_growth(
 ) -> Growth:
     """Mean and variance of log(‖f_L(x)‖/‖x‖): the layers' sums, as they are independent.
 
-    Args:
-        widths: n₀, …, n_L: the input's width and each layer's output width; (n,) * (L + 1) for a square stack.
-        rank: r ≤ every width.
-        eta: η.
-        w_std: s_W.
-        a_std: s_A.
-        b_std: s_B.
-        architecture: "linear" or "relu" (given survival).
+    Arguments as in `growth_exponent`; widths n₀, …, n_L are (n,) * (L + 1) for a square stack, r is at most each.
 
     Returns:
         (mean, variance), natural logarithm.
@@ -307,15 +295,7 @@ def residual_square(
 ) -> SquareMoments:
     """Exact mean ‖h₀‖² + Ln²(s_W² + η²r s_A²s_B²) and variance of ‖h_L‖².
 
-    Args:
-        depth: L.
-        width: n ≥ 2, r ≤ n.
-        rank: r.
-        eta: η.
-        w_std: s_W.
-        a_std: s_A.
-        b_std: s_B.
-        input_square: ‖h₀‖²; n (entries of unit size) where None.
+    Arguments: L, n ≥ 2, r ≤ n, then as in `growth_exponent`; ‖h₀‖² is n (entries of unit size) where None.
 
     Returns:
         (mean, variance).
@@ -346,14 +326,7 @@ def residual_log_growth(
     get better with n: at n = 1024, r = 1, η = 3 it is 52 % too large at L = 1, and within 3 % from L = 4 on. Checked by
     `tests/test_ripple_monte_carlo.py`.
 
-    Args:
-        depth: L.
-        width: n.
-        rank: r.
-        eta: η.
-        w_std: s_W.
-        a_std: s_A.
-        b_std: s_B.
+    Arguments as in `residual_square`; ‖h₀‖² is n.
 
     Returns:
         (mean, variance), natural logarithm; (0, 0) where no branch adds anything.

@@ -52,17 +52,11 @@ class Moments(NamedTuple):
 
 
 def moments(model: Transformer, eta: float, start: float = 1.0, mixing: float = 1.0, tokens: int = 1) -> Moments:
-    """Predicted mean squares of a transformer with maps at random of the Frobenius norms that this one has.
+    """Logarithms of E‖h_l‖²/n and of E‖J_l v‖², l = 0, …, L, of a transformer with maps at random of the Frobenius
+    norms that this one has: its norms and design count, not its directions.
 
-    Args:
-        model: its norms and design count, not its directions.
-        eta: η ≥ 0.
-        start: the mean square of h₀'s entries.
-        mixing: κ.
-        tokens: T, for the gradient through the logits, an upper estimate after the first block; 1 leaves it out.
-
-    Returns:
-        Logarithms of E‖h_l‖²/n and of E‖J_l v‖², l = 0, …, L; `mixing` = 1 where there is one token.
+    `start` is the mean square of h₀'s entries; `mixing`, κ, is 1 where there is one token; `tokens`, T, is for the
+    gradient through the logits, an upper estimate after the first block, and 1 leaves it out.
     """
     norm, size, gradient = model.design.norm, math.log(start), 0.0
     sizes, gradients = [size], [gradient]

@@ -25,16 +25,17 @@ from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.ripple.bounds import (
-    ARCHITECTURES,
-    Layer,
-    Scales,
-    check_layer_norm,
-    check_widths,
-    checked_layers,
-)
+from allora_analysis.ripple.bounds import ARCHITECTURES, Layer, Scales, check_layer_norm, check_widths, checked_layers
 from allora_analysis.ripple.growth import check_scales
 from allora_analysis.validation import ArgumentError
+
+# Shapes, a column per η.
+Directions, Logs, Etas, Growths = (
+    Float[np.ndarray, "*batch n columns"],
+    Float[np.ndarray, "*batch 1 columns"],
+    Float[np.ndarray, " columns"],
+    Float[np.ndarray, "replicas columns"],
+)
 
 METHODS = ("matrices", "isotropy", "chi_square")
 CHUNK = 2**17  # numbers a batch may draw at once: what stays in a processor's cache
@@ -75,25 +76,25 @@ def _damped(f: np.ndarray, eta: np.ndarray, log_scale: np.ndarray) -> np.ndarray
         return f / np.hypot(root, 1.0 / eta)  # no square is formed; 1/η = ∞ gives 0
 
 
-def layer_norm(h: Float[np.ndarray, "*batch n columns"]) -> Float[np.ndarray, "*batch n columns"]:
+def layer_norm(h: Directions) -> Directions:
     """(h − mean)/std over n, ε = 0, unit gain: norm √n exactly."""
     centred = h - h.mean(axis=-2, keepdims=True)
     return centred * (math.sqrt(h.shape[-2]) / np.linalg.norm(centred, axis=-2, keepdims=True))
 
 
-def _branch_input(direction: Float[np.ndarray, "*batch n columns"], architecture: str) -> np.ndarray:
+def _branch_input(direction: Directions, architecture: str) -> np.ndarray:
     """What W and BA are applied to: the direction, or LN(h), which does not depend on h's length."""
     return layer_norm(direction) if architecture == "prelayernorm" else direction
 
 
 def advance(
     direction: Float[np.ndarray, "*batch n_in columns"],
-    log_norm: Float[np.ndarray, "*batch 1 columns"],
-    products: tuple[Float[np.ndarray, "*batch n columns"], Float[np.ndarray, "*batch n columns"]],
-    eta: Float[np.ndarray, " columns"],
+    log_norm: Logs,
+    products: tuple[Directions, Directions],
+    eta: Etas,
     damped: Bool[np.ndarray, " columns"],
     architecture: str,
-) -> tuple[Float[np.ndarray, "*batch n columns"], Float[np.ndarray, "*batch 1 columns"]]:
+) -> tuple[Directions, Logs]:
     """The state after a layer, given Wu and BAu of `_branch_input`'s u."""
     residual = architecture == "prelayernorm"
     adapter = eta * products[1]
@@ -109,9 +110,7 @@ def advance(
     return direction, log_norm + log_length
 
 
-def _polar(
-    h: Float[np.ndarray, "*batch n columns"],
-) -> tuple[Float[np.ndarray, "*batch n columns"], Float[np.ndarray, "*batch 1 columns"]]:
+def _polar(h: Directions) -> tuple[Directions, Logs]:
     # ĥ and log‖h‖; a column whose squares overflow or vanish is divided by its largest entry first.
     with np.errstate(over="ignore", divide="ignore"):
         norm = np.linalg.norm(h, axis=-2, keepdims=True)
@@ -206,8 +205,8 @@ class Simulation:
             "chi_square".
     """
 
-    log_growth: Float[np.ndarray, "replicas columns"]
-    cosine_square: Float[np.ndarray, "replicas columns"] | None
+    log_growth: Growths
+    cosine_square: Growths | None
 
 
 @validation.representable("widths", "rank", "eta", "w_std", "a_std", "b_std", "replicas", undefined=True)
@@ -275,7 +274,7 @@ def _grown(drawn: Simulation) -> Simulation:
 def simulated(
     widths: tuple[int, ...],
     rank: int,
-    etas: Float[np.ndarray, " columns"],
+    etas: Etas,
     scales: Scales,
     replicas: int,
     generator: np.random.Generator,
@@ -301,11 +300,7 @@ def _chunks(total: int, size: int) -> Iterator[int]:
 
 
 def _matrices(
-    u: Float[np.ndarray, "replicas n_in columns"],
-    n: int,
-    rank: int,
-    scales: Scales,
-    generator: np.random.Generator,
+    u: Float[np.ndarray, "replicas n_in columns"], n: int, rank: int, scales: Scales, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     replicas, n_in, _ = u.shape
     w = generator.standard_normal((replicas, n, n_in))
@@ -315,11 +310,7 @@ def _matrices(
 
 
 def _isotropy(
-    u: Float[np.ndarray, "replicas n_in columns"],
-    n: int,
-    rank: int,
-    scales: Scales,
-    generator: np.random.Generator,
+    u: Float[np.ndarray, "replicas n_in columns"], n: int, rank: int, scales: Scales, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     norm = np.linalg.norm(u, axis=1, keepdims=True)
     w, b = generator.standard_normal((2, len(u), n, 1))
@@ -331,7 +322,7 @@ def _propagate(
     draw: Callable[..., tuple[np.ndarray, np.ndarray]],
     widths: tuple[int, ...],
     rank: int,
-    etas: Float[np.ndarray, " columns"],
+    etas: Etas,
     damped: np.ndarray,
     scales: Scales,
     replicas: int,
@@ -365,12 +356,12 @@ def _cosine_square(
 def chi_square_growth(
     widths: np.ndarray,
     rank: int,
-    etas: Float[np.ndarray, " columns"],
+    etas: Etas,
     scales: Scales,
     replicas: int,
     generator: np.random.Generator,
     architecture: str,
-) -> Float[np.ndarray, "replicas columns"]:
+) -> Growths:
     """log(‖f_L(x)‖/‖x‖), from ‖x‖ = √n for "prelayernorm"."""
     with np.errstate(divide="ignore"):
         log_w = 2 * np.log(scales.w_std)
@@ -397,7 +388,7 @@ def _chain(
     log_adapter: Float[np.ndarray, "columns 1"],
     replicas: int,
     generator: np.random.Generator,
-) -> Float[np.ndarray, "replicas columns"]:
+) -> Growths:
     square = np.full((len(log_adapter), replicas), float(n))
     for _ in range(depth):
         v = n * np.exp(np.logaddexp(log_w, log_adapter + np.log(generator.chisquare(rank, replicas))))

@@ -44,18 +44,9 @@ def coefficients(
 ) -> Float[np.ndarray, "count *batch T n"]:
     """c_0, …, c_{count − 1} of the output Σ_k c_k η^k; of a polynomial of a degree below `points` to rounding.
 
-    Args:
-        model: analytic in η: no ReLU.
-        x: h₀.
-        size: R of the circle, below the radius of convergence: the error of c_k is of the order of (R/ρ)^points R^{−k}.
-        count: how many, at most half of the points (all of a polynomial).
-        points: N.
-
-    Returns:
-        The coefficients.
-
-    Raises:
-        ArgumentError: more coefficients than points.
+    The model is analytic in η: no ReLU. `size` is R of the circle, below the radius of convergence: the error of c_k is
+    of the order of (R/ρ)^points R^{−k}. Of `points` points at most half as many coefficients are good (all of a
+    polynomial).
     """
     if validation.count("count", count) > validation.count("points", points, 2):
         raise ArgumentError(f"count must be at most the {points} points, received {count}")
@@ -90,17 +81,11 @@ def radius(
     tolerance: float = 0.03,
     points: tuple[int, int] = (64, FINEST),
 ) -> float:
-    """The radius of convergence in η of the output's power series about 0, by winding numbers.
+    """The radius of convergence in η of the output's power series about 0, by winding numbers; ∞ where nothing is
+    divided.
 
-    Args:
-        model: analytic in η: no ReLU.
-        x: h₀.
-        guess: about where; `radius_by_quadratics` finds one.
-        tolerance: relative, of the bisection.
-        points: on each circle, at first and at most.
-
-    Returns:
-        ρ; ∞ where nothing is divided by anything.
+    The model is analytic in η: no ReLU. `guess` says about where (`radius_by_quadratics` finds one), `tolerance` is the
+    bisection's, relative, `points` are those on each circle, at first and at most.
     """
     run = forward(model, x, 0.0)
     if not run.squares + run.partitions:

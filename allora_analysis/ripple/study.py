@@ -1,23 +1,43 @@
-"""The showcase of §3.3: how far the worst case of a scaling factor η lies from what a network at random does."""
+"""The showcase of §3.3: how far the worst case of a scaling factor η lies from what a network at random does.
+
+In a square stack of like layers, of three architectures: the bound, the network that attains it, typical growth.
+Checked by `tests/test_ripple_study.py`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from allora_analysis import validation
-from allora_analysis.ripple import stack
-from allora_analysis.ripple.bounds import ARCHITECTURES, Scales, fair_scales
-from allora_analysis.ripple.growth import check_scales, log_survival
-from allora_analysis.ripple.monte_carlo import METHODS, simulated
+from allora_analysis.ripple.bounds import (
+    ARCHITECTURES,
+    Layer,
+    Scales,
+    WorstCase,
+    aligned,
+    bounds_of,
+    fair_scales,
+    norms_of,
+    residual_bound_of,
+)
+from allora_analysis.ripple.growth import (
+    Growth,
+    band_of,
+    check_scales,
+    gain,
+    layer_growth,
+    log_survival,
+    residual_log,
+    residual_root,
+)
+from allora_analysis.ripple.monte_carlo import METHODS, forward_growth, simulated
 from allora_analysis.study import Result, Study, Table, sweep, text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 GROUP = {"matrices": 4, "isotropy": 64, "chi_square": 4096}  # replicas between two updates of the progress bar
 MATRIX_BUDGET = 3e8  # Gaussian numbers that "auto" draws before it turns to the norms' law
@@ -72,13 +92,107 @@ def _check(config: Config) -> Scales:
     return scales
 
 
+Norms = tuple[np.ndarray, np.ndarray]
+
+
+def _period(depth: int, width: int) -> int:
+    """How many distinct layers a worst case has; a deeper stack repeats them (an SVD each costs n³)."""
+    return min(depth, int(np.clip(2e9 / width**3, 4, 64)))
+
+
+def drawn_norms(depth: int, width: int, rank: int, scales: Scales, generator: np.random.Generator) -> Norms:
+    """Spectral norms of L drawn layers, repeated after `_period`: between layers they vary by about n^{−2/3} only."""
+
+    def layer() -> Layer:
+        shapes = ((width, width), (width, rank), (rank, width))
+        stds = scales.w_std, scales.b_std, scales.a_std
+        return Layer(*(std * generator.standard_normal(shape) for std, shape in zip(stds, shapes, strict=True)))
+
+    pairs = [norms_of([layer()]) for _ in range(_period(depth, width))]
+    weights, adapters = (np.resize(np.concatenate(column), depth) for column in zip(*pairs, strict=True))
+    return weights, adapters
+
+
+def stack_bound(norms: Norms, eta: float, width: int, architecture: str) -> WorstCase:
+    """`worst_case`, or for "prelayernorm" the additive bound in its place (both fields: no AM–GM step there)."""
+    if architecture != "prelayernorm":
+        return bounds_of(*norms, eta)
+    bound = residual_bound_of(*norms, eta)
+    ratio = float(np.mean(norms[1] / norms[0])) if norms[0].min() > 0 else np.inf
+    return WorstCase(bound, bound, residual_bound_of(*norms, 0.0), ratio)
+
+
+def aligned_growth(
+    norms: Norms, rank: int, etas: Sequence[float], width: int, architecture: str, generator: np.random.Generator
+) -> Float[np.ndarray, " etas"]:
+    """Forward pass through an aligned network of these norms: one log growth per η, to be equal to the bound."""
+    # A deep stack repeats `_period` layers. Its direction comes back to x after each, so every period adds the same.
+    depth = len(norms[0])
+    layers = _period(depth, width)
+    weights, adapters = (values[:layers] for values in norms)
+    widths = (width,) * (layers + 1)
+    network = aligned(widths, rank, weights, adapters, generator, architecture, closed=True)
+
+    def growth(count: int) -> np.ndarray:
+        if count == 0:
+            return np.zeros(len(etas))
+        x = np.sqrt(width) * network.x
+        return forward_growth(network.layers[:count], x, np.array(etas), False, architecture)
+
+    whole, rest = divmod(depth, layers)
+    if architecture == "prelayernorm":  # what a layer adds to the length does not depend on the length
+        return np.log1p(whole * np.expm1(growth(layers)) + np.expm1(growth(rest)))
+    return whole * growth(layers) + growth(rest)
+
+
+def _squares(eta: float, scales: Scales) -> tuple[float, float]:
+    # s_W² and η²s_A²s_B².
+    return scales.w_std**2, (eta * scales.a_std) ** 2 * scales.b_std**2
+
+
+def typical_growth(depth: int, width: int, rank: int, eta: float, scales: Scales, architecture: str) -> Growth:
+    """Mean and variance of log(‖f_L‖/‖x‖); for "prelayernorm" of the root mean square's growth (`residual_growth`)."""
+    if architecture == "prelayernorm":
+        return residual_root(depth, width, rank, *_squares(eta, scales))
+    layer = layer_growth(width, rank, eta, scales, architecture)
+    return Growth(depth * layer.mean, depth * layer.variance)
+
+
+def typical_band(
+    depth: int, width: int, rank: int, eta: float, scales: Scales, architecture: str
+) -> tuple[float, float]:
+    """What holds 95 % of the networks, by `fluctuation_band` about the mean of the logarithm."""
+    # For "prelayernorm" that mean is below the root mean square's growth. A normal law stands for the logarithm's:
+    # there, at L = r = 1 and η = 3, the band holds 97 %. Arguments as in `typical_growth`. Checked by
+    # `tests/test_ripple_study.py` and `tests/test_ripple_monte_carlo.py`.
+    if architecture == "prelayernorm":
+        return band_of(residual_log(depth, width, rank, *_squares(eta, scales)))
+    return band_of(typical_growth(depth, width, rank, eta, scales, architecture))
+
+
+def typical_adapter_share(depth: int, width: int, rank: int, eta: float, scales: Scales, architecture: str) -> float:
+    """What η adds to typical log growth over η = 0, accurate however small; needs w_std > 0."""
+    if architecture != "prelayernorm":
+        return depth * gain(rank, eta, scales)
+    w2, c = _squares(eta, scales)
+    return 0.5 * float(np.log1p(depth * width * c * rank / (1 + depth * width * w2)))
+
+
+def bound_adapter_share(norms: Norms, eta: float, architecture: str) -> float:
+    """What η adds to the bound over η = 0, Σ log(1 + ηm_l) (additive for "prelayernorm"); needs ‖W_l‖ > 0."""
+    weights, adapters = norms
+    if architecture != "prelayernorm":
+        return float(np.log1p(eta * adapters / weights).sum())
+    return float(np.log1p(eta * adapters.sum() / (1 + weights.sum())))
+
+
 def run(config: Config) -> Result:
     """Bounds from drawn layers' norms, an aligned network with these norms, typical growth predicted and simulated."""
     scales = _check(config)
-    norms = stack.drawn_norms(config.depth, config.width, config.rank, scales, np.random.default_rng([config.seed, 1]))
+    norms = drawn_norms(config.depth, config.width, config.rank, scales, np.random.default_rng([config.seed, 1]))
     predicted = _predicted(config, scales, norms)
     generator = np.random.default_rng([config.seed, 2])
-    aligned = stack.aligned_growth(norms, config.rank, config.eta, config.width, config.architecture, generator)
+    aligned = aligned_growth(norms, config.rank, config.eta, config.width, config.architecture, generator)
     parts, interrupted = sweep(_tasks(config), lambda task: _simulate(config, scales, *task), "simulated networks")
     measured = {
         "mean_ratio": float(np.mean(norms[1] / norms[0])) if norms[0].min() > 0 else None,
@@ -89,10 +203,10 @@ def run(config: Config) -> Result:
     return Result(predicted, measured, interrupted)
 
 
-def _predicted(config: Config, scales: Scales, norms: stack.Norms) -> dict[str, Any]:
+def _predicted(config: Config, scales: Scales, norms: Norms) -> dict[str, Any]:
     shape = config.depth, config.width, config.rank
-    bounds = [stack.stack_bound(norms, eta, config.width, config.architecture) for eta in config.eta]
-    growths = [stack.typical_growth(*shape, eta, scales, config.architecture) for eta in config.eta]
+    bounds = [stack_bound(norms, eta, config.width, config.architecture) for eta in config.eta]
+    growths = [typical_growth(*shape, eta, scales, config.architecture) for eta in config.eta]
     shares = scales.w_std > 0
     return {
         "eta": config.eta,
@@ -103,13 +217,12 @@ def _predicted(config: Config, scales: Scales, norms: stack.Norms) -> dict[str, 
         "log_typical": [growth.mean for growth in growths],
         "log_typical_std": [growth.variance**0.5 for growth in growths],
         "log_bound_adapter": [
-            stack.bound_adapter_share(norms, eta, config.architecture) if shares else None for eta in config.eta
+            bound_adapter_share(norms, eta, config.architecture) if shares else None for eta in config.eta
         ],
         "log_typical_adapter": [
-            stack.typical_adapter_share(*shape, eta, scales, config.architecture) if shares else None
-            for eta in config.eta
+            typical_adapter_share(*shape, eta, scales, config.architecture) if shares else None for eta in config.eta
         ],
-        "log_allora": stack.typical_growth(*shape, 1.0, scales, config.architecture).mean
+        "log_allora": typical_growth(*shape, 1.0, scales, config.architecture).mean
         if shares or scales.a_std * scales.b_std > 0
         else None,
         "cosine_square": 1 / config.width,
@@ -304,7 +417,7 @@ def _notes(config: Any, predicted: Any, measured: Any) -> list[str]:
     return notes
 
 
-def plot(config: Config, result: Result) -> Figure:
+def plot(config: Config, result: Result) -> Any:
     """Growth against η on one logarithmic axis; what η adds to the bound and to typical growth."""
     from allora_analysis.ripple import figure
 

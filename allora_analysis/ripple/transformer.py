@@ -22,10 +22,11 @@ double loop, and by `tests/test_claims_pretrained_ripple.py` against transformer
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Inexact
@@ -106,14 +107,7 @@ class Design:
 
 @dataclass(frozen=True)
 class Transformer:
-    """Blocks of adapted maps and their normalizations, and the normalization after the last ("pre").
-
-    Attributes:
-        design: what they are made of.
-        blocks: a block's maps by name.
-        norms: a block's two normalizations.
-        final: the normalization after the last block.
-    """
+    """Blocks of adapted maps by name, two normalizations for each, and the one after the last block ("pre")."""
 
     design: Design
     blocks: tuple[Mapping[str, AdaptedMap], ...]
@@ -261,22 +255,10 @@ def draw(
     generator: np.random.Generator,
     hidden: int | None = None,
 ) -> Transformer:
-    """A transformer at random: entries of W and A of variance 1/n₂, B's such that ‖(BA)_i‖/‖W_i‖ = size in mean square.
+    """A transformer at random, gains 1: entries of W and A of variance 1/n₂, B's such that ‖(BA)_i‖/‖W_i‖ = size in
+    mean square.
 
-    Args:
-        design: what its blocks are made of.
-        depth: L.
-        width: n, a multiple of the heads.
-        rank: r.
-        size: m, the adapters' row norms over the weights' own.
-        generator: the randomness.
-        hidden: the width between up and down; None: the stream's.
-
-    Returns:
-        The transformer, gains 1.
-
-    Raises:
-        ArgumentError: a depth, width or rank below 1, a negative size, a design that is none.
+    `width` is a multiple of the heads, `hidden` the width between up and down; None: the stream's.
     """
     validation.choice("norm", design.norm, NORMS)
     validation.choice("activation", design.activation, tuple(ACTIVATIONS))
@@ -341,17 +323,9 @@ def degree(depth: int, design: Design) -> int:
 def stream_bound(model: Transformer, eta: float, start: float = 1.0) -> float:
     """The largest that log(‖h_L‖/√n) of a token can be, natural logarithm: in the module's docstring.
 
-    Args:
-        model: norms of gain 1 and shift 0; unless "post", softmax attention and no biases.
-        eta: η ≥ 0.
-        start: the largest ‖h₀‖/√n of a token.
-
-    Returns:
-        The bound: additive in the blocks for "pre", their product for "none", 0 for "post".
-
-    Raises:
-        ArgumentError: a transformer of which it is no bound: other gains or shifts, or without "post" linear attention
-            or biases, or gated with "none".
+    Additive in the blocks for "pre", their product for "none", 0 for "post"; `start` is the largest ‖h₀‖/√n of a token.
+    Refuses a transformer of which it is no bound: other gains or shifts, or without "post" linear attention or biases,
+    or gated with "none".
     """
     design, log_size = model.design, math.log(start)
     norms = () if design.norm == "none" else [norm for pair in model.norms for norm in pair]
@@ -376,3 +350,64 @@ def stream_bound(model: Transformer, eta: float, start: float = 1.0) -> float:
             added = math.log(branch) + (log_size if design.norm == "none" else 0.0)
             log_size = float(np.logaddexp(log_size, added))
     return log_size
+
+
+BERT = {"q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value"}
+BERT |= {"o": "attention.output.dense", "up": "intermediate.dense", "down": "output.dense"}
+LLAMA = {name: f"self_attn.{name}_proj" for name in "qkvo"} | {n: f"mlp.{n}_proj" for n in ("gate", "up", "down")}
+PRETRAINED = {"bert": "gelu", "llama": "silu", "qwen2": "silu"}  # the kinds that can be read, and their activations
+Adapters = Mapping[str, tuple[np.ndarray, np.ndarray]]  # A and B by the linear map's name
+
+
+def transformer_of(model: Any, adapters: Adapters) -> Transformer:
+    """A pretrained BERT, Llama or Qwen2 of transformers, with a head or none, as a `Transformer` in float64.
+
+    s·B stands in B's place; maps without an adapter get 0. Refuses a model of another kind, or another model's adapter.
+    Checked by `tests/test_doctor_strength.py`.
+    """
+    own, kind = model.config, model.config.model_type
+    if kind not in PRETRAINED or own.hidden_act != PRETRAINED[kind]:
+        known = ", ".join(f"{name} with {act}" for name, act in PRETRAINED.items())
+        act = getattr(own, "hidden_act", "another activation")
+        raise ArgumentError(f"model: {kind} with {act} cannot be read as blocks of linear maps; give one of {known}")
+    names = BERT if kind == "bert" else LLAMA
+    base = model.base_model
+    stack = base.encoder.layer if names is BERT else base.layers
+
+    def array(value: Any) -> np.ndarray:
+        return value.detach().double().numpy()
+
+    def norm(module: Any) -> Normalisation:
+        return Normalisation(array(module.weight), array(module.bias) if hasattr(module, "bias") else 0.0)
+
+    def one(block: int, name: str) -> AdaptedMap:
+        linear = stack[block].get_submodule(name)
+        linear = getattr(linear, "base_layer", linear)
+        n1, n2 = linear.weight.shape
+        a, b = next((pair for key, pair in adapters.items() if key.endswith(f".{block}.{name}")), (None, None))
+        bias = 0.0 if linear.bias is None else array(linear.bias)
+        a, b = (np.zeros((1, n2)), np.zeros((n1, 1))) if a is None else (a, b)
+        if (len(b), a.shape[1]) != (n1, n2):
+            raise ArgumentError(
+                f"adapters: {name} of block {block} is {n1}×{n2} in the model, {len(b)}×{a.shape[1]} in the adapter; "
+                "give the model that it was trained on"
+            )
+        return AdaptedMap(array(linear.weight), b, a, bias)
+
+    blocks = tuple({key: one(i, name) for key, name in names.items()} for i in range(len(stack)))
+    if names is BERT:
+        design = Design(own.num_attention_heads, "post", True, own.layer_norm_eps)
+        norms = tuple((norm(layer.attention.output.LayerNorm), norm(layer.output.LayerNorm)) for layer in stack)
+        return Transformer(design, blocks, norms)
+    design = Design(own.num_attention_heads, "pre", False, own.rms_norm_eps, True, True, "silu", True)
+    rope = own.rope_parameters["rope_theta"]
+    design = dataclasses.replace(design, key_heads=own.num_key_value_heads, rope=float(rope))
+    norms = tuple((norm(layer.input_layernorm), norm(layer.post_attention_layernorm)) for layer in stack)
+    return Transformer(design, blocks, norms, norm(base.norm))
+
+
+def row_norm(model: Transformer) -> tuple[float, float]:
+    """The mean row norm of the adapters BA, and of the weights."""
+    maps = [one for block in model.blocks for one in block.values()]
+    adapters = [np.sqrt(np.sum((one.b @ (one.a @ one.a.T)) * one.b, axis=1)).mean() for one in maps]
+    return float(np.mean(adapters)), float(np.mean([np.linalg.norm(one.w, axis=1).mean() for one in maps]))

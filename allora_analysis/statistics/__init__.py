@@ -5,9 +5,8 @@
 | `paired` | paired tests: Wilcoxon, sign, t; exact sign flips, over units and over clusters |
 | `families` | paired comparisons tested together, with what was too little; Holm's correction |
 | `directional` | one-sided tests, equivalence, families of both: the rule by which the ledger judges a comparison |
-| `ratio` | the ratio of two means, with Fieller's interval |
 | `e_values` | sequential tests of paired differences, valid whenever one stops |
-| `two_level` | the mean over seeds and test rows at once |
+| `intervals` | the ratio of two means, by Fieller; the mean over seeds and test rows at once |
 | `sample_size` | power of the paired t-test, the n that it needs, the effect that it sees; the error of an accuracy |
 
 SciPy is imported where a function needs it. Every number is float64; n is fixed before the data are seen.
@@ -25,6 +24,7 @@ from allora_analysis.statistics.directional import (
     units_to_reject,
 )
 from allora_analysis.statistics.families import Difference, holm, paired_family
+from allora_analysis.statistics.intervals import Ratio, TwoLevel, mean_ratio, two_level
 from allora_analysis.statistics.paired import (
     ClusteredTest,
     PairedTest,
@@ -33,7 +33,6 @@ from allora_analysis.statistics.paired import (
     paired_test,
     sign_flip_test,
 )
-from allora_analysis.statistics.ratio import Ratio, mean_ratio
 from allora_analysis.statistics.sample_size import (
     accuracy_stderr,
     detectable_effect,
@@ -41,7 +40,6 @@ from allora_analysis.statistics.sample_size import (
     required_n,
     required_n_interval,
 )
-from allora_analysis.statistics.two_level import TwoLevel, two_level
 
 __all__ = [
     "ClusteredTest",

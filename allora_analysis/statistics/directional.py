@@ -230,11 +230,7 @@ def decide(
 
     p is the largest of the sides' p-values; the opposite's is the smallest of those of "below 0", times their number.
 
-    Args:
-        sentences: the sides of each.
-        test: "sign flips" or "t".
-        level: of the tests, family-wise within a direction.
-        grain: as in `one_sided`.
+    Arguments as in `judge_family`, the sides of each sentence in place of differences.
 
     Returns:
         A decision a sentence, in order.

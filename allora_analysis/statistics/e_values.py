@@ -101,17 +101,10 @@ def e_values(differences: ArrayLike, effect: float = EFFECT) -> Float[np.ndarray
 def bounds(
     differences: ArrayLike, threshold: float = THRESHOLD, effect: float = EFFECT
 ) -> tuple[float | None, float | None]:
-    """Lower and upper bound of the mean, each right at all n at once with probability 1 − 1/threshold.
+    """Lower and upper bound of the mean, mean ∓ t*·s/√n, each right at all n at once with probability 1 − 1/threshold.
 
-    Together they are a confidence sequence at 1 − 2/threshold.
-
-    Args:
-        differences: of each pair, at least one.
-        threshold: 1/level, above 1.
-        effect: δ > 0 of the e-value, in standard deviations.
-
-    Returns:
-        mean ∓ t*·s/√n, or None twice while so few pairs, or pairs all equal, exclude nothing.
+    Together they are a confidence sequence at 1 − 2/threshold; None twice while so few pairs, or pairs all equal,
+    exclude nothing.
     """
     x = vector("differences", differences)
     return _bounds(x, _threshold(threshold), positive("effect", effect))

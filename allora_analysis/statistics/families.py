@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.statistics.paired import PairedTest, difference_test
+from allora_analysis.statistics.paired import difference_test
 from allora_analysis.statistics.sample_size import detectable_effect, required_n
 from allora_analysis.validation import ArgumentError, count, named, non_negative, probability, representable, vector
 
@@ -117,11 +117,12 @@ def paired_family(
     grain = non_negative("grain", grain)
     tests = {case: difference_test(array, 1 - level, grain) for case, array in arrays.items()}
     family = count("cases", len(tests) if cases is None else cases, len(tests))
-    p_values = [_p_value(test) for test in tests.values()]
+    p_values = [2.0 ** (1 - test.n) if math.isinf(test.statistic) else test.p_value for test in tests.values()]
     adjusted = _holm(np.array(p_values), family)
     found = {}
     for (case, test), raw, p_value in zip(tests.items(), p_values, adjusted, strict=True):
-        deviation, first = _deviation(test, arrays[case]), level / family
+        equal = test.interval[0] == test.interval[1]  # have no deviation but their rounding
+        deviation, first = 0.0 if equal else float(arrays[case].std(ddof=1)), level / family
         found[case] = Difference(
             arrays[case],
             test.mean_difference,
@@ -133,15 +134,6 @@ def paired_family(
             level,
         )
     return found
-
-
-def _p_value(test: PairedTest) -> float:
-    return 2.0 ** (1 - test.n) if math.isinf(test.statistic) else test.p_value
-
-
-def _deviation(test: PairedTest, differences: Float[np.ndarray, " n"]) -> float:
-    low, high = test.interval
-    return 0.0 if low == high else float(differences.std(ddof=1))  # equal ones have none but their rounding
 
 
 @cache

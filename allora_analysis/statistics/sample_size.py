@@ -114,13 +114,7 @@ def required_n_interval(
 ) -> tuple[int, int]:
     """`required_n` at both ends of the interval of a standard deviation that was estimated: s·√(ν/χ²_ν).
 
-    Args:
-        effect: as in `required_n`.
-        standard_deviation: s, the estimate.
-        degrees: ν of the estimate: pairs less 1.
-        power: as in `required_n`.
-        level: as in `required_n`.
-        confidence: of the interval.
+    Arguments as in `required_n`; ν degrees are the pairs less 1; the confidence is that of the interval.
 
     Returns:
         The fewest and the most pairs.
@@ -143,11 +137,7 @@ def required_n_interval(
 def detectable_effect(n: int, standard_deviation: float, power: float = 0.8, level: float = 0.05) -> float:
     """The effect that n pairs see with this power: the inverse of `power` in its effect.
 
-    Args:
-        n: number of pairs, at least 2.
-        standard_deviation: of the differences, above 0.
-        power: in (level, 1).
-        level: size of the test.
+    Arguments as in `power` and `required_n`.
 
     Returns:
         The effect, above 0, in the standard deviation's unit.

@@ -27,13 +27,7 @@ from allora_analysis.tikhonov.bottleneck import (
     bottleneck_solution,
     bottleneck_threshold,
 )
-from allora_analysis.tikhonov.loss import (
-    PLACEMENTS,
-    dropout_solution,
-    expected_loss,
-    loss_std,
-    reduced_rank_solution,
-)
+from allora_analysis.tikhonov.loss import PLACEMENTS, dropout_solution, expected_loss, loss_std, reduced_rank_solution
 from allora_analysis.tikhonov.masks import (
     SampleMean,
     enumerated_bottleneck_loss,

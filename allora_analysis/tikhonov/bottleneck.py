@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike
 
 from allora_analysis import validation
 from allora_analysis.tikhonov.loss import (
+    X,
+    Y,
     design_and_targets,
     input_penalty,
     input_std,
@@ -54,16 +56,14 @@ def bottleneck_loss(x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike, keep
     return mean_factored_loss(x @ a.T, y, b, validation.keep_probability(keep_prob))
 
 
-def mean_factored_loss(
-    latent: Float[np.ndarray, "N r"], y: Float[np.ndarray, "N C"], b: Float[np.ndarray, "C r"], keep_prob: float
-) -> float:
+def mean_factored_loss(latent: Float[np.ndarray, "N r"], y: Y, b: Float[np.ndarray, "C r"], keep_prob: float) -> float:
     """The core of `bottleneck_loss`, from XAᵀ."""
     return float(np.sum((y - latent @ b.T) ** 2)) + noise_ratio(keep_prob) * input_penalty(latent, b.T)
 
 
 def factored_problem(
     x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike
-) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N C"], Float[np.ndarray, "r D"], Float[np.ndarray, "C r"]]:
+) -> tuple[X, Y, Float[np.ndarray, "r D"], Float[np.ndarray, "C r"]]:
     """Design, targets and LoRA's factors, checked to fit together."""
     x, y = design_and_targets(x, y)
     a = validation.matrix_of("a", a, (None, x.shape[1]), "D of x")
@@ -116,7 +116,7 @@ def soft_threshold(values: Float[np.ndarray, " K"], keep_prob: float, rank: int)
 
 
 def _shrunk(
-    fitted: Float[np.ndarray, "N C"], keep_prob: float, rank: int
+    fitted: Y, keep_prob: float, rank: int
 ) -> tuple[Float[np.ndarray, "N K"], Float[np.ndarray, " K"], Float[np.ndarray, "K C"]]:
     u, values, vt = np.linalg.svd(fitted, full_matrices=False)
     shrunk = soft_threshold(values, keep_prob, rank)[:rank]
@@ -124,7 +124,7 @@ def _shrunk(
 
 
 @validation.representable("fitted", "keep_prob", "rank")
-def bottleneck_solution(fitted: ArrayLike, keep_prob: float, rank: int) -> Float[np.ndarray, "N C"]:
+def bottleneck_solution(fitted: ArrayLike, keep_prob: float, rank: int) -> Y:
     """XW that minimizes `bottleneck_loss` over all A, B of width r: U diag((σ_i − τ)₊) Vᵀ over the r largest σ_i.
 
     Holds for any X (rank-deficient, N < D), which enters through fitted = XX⁺Y = UΣVᵀ alone. With equal σ at the cut
@@ -147,7 +147,7 @@ def bottleneck_solution(fitted: ArrayLike, keep_prob: float, rank: int) -> Float
     return least_fit(fitted, validation.keep_probability(keep_prob), validation.count("rank", rank))
 
 
-def least_fit(fitted: Float[np.ndarray, "N C"], keep_prob: float, rank: int) -> Float[np.ndarray, "N C"]:
+def least_fit(fitted: Y, keep_prob: float, rank: int) -> Y:
     """The core of `bottleneck_solution`."""
     u, shrunk, vt = _shrunk(fitted, keep_prob, rank)
     return (u * shrunk) @ vt
@@ -207,11 +207,7 @@ def bottleneck_factors(x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int) 
     XAᵀ = U diag(t)^{1/2} Q and B = V diag(t)^{1/2} Q with t = (σ − τ)₊ and Q from `equalising_rotation`; U lies in X's
     column space, so A = (X⁺ XAᵀ)ᵀ reaches it exactly.
 
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-        keep_prob: p in (0, 1].
-        rank: the width r ≥ 1.
+    Arguments as in `bottleneck_minimum`.
 
     Returns:
         The factors, ‖XA_j‖ = ‖B_:j‖ for every j.
@@ -222,9 +218,7 @@ def bottleneck_factors(x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int) 
     return least_factors(x, y, keep_prob, rank)
 
 
-def least_factors(
-    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], keep_prob: float, rank: int
-) -> BottleneckFactors:
+def least_factors(x: X, y: Y, keep_prob: float, rank: int) -> BottleneckFactors:
     """The core of `bottleneck_factors`."""
     basis, scale, rows = singular_basis(x)
     u, shrunk, vt = _shrunk(basis @ (basis.T @ y), keep_prob, rank)
@@ -237,12 +231,7 @@ def least_factors(
 def bottleneck_loss_std(x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike, keep_prob: float) -> float:
     """Std of ‖Y − ((XAᵀ) ⊙ V)Bᵀ‖² over the masks V: `loss_std` of inputs XAᵀ and weights Bᵀ.
 
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-        a: A (r×D).
-        b: B (C×r).
-        keep_prob: p in (0, 1].
+    Arguments as in `bottleneck_loss`.
 
     Returns:
         The standard deviation, in the loss's unit.

@@ -20,6 +20,9 @@ from numpy.typing import ArrayLike
 from allora_analysis import validation
 from allora_analysis.deviation.law import loss_moments
 
+# Shapes by the paper's letters: the design, the targets or what has their shape, the weights.
+X, Y, W = Float[np.ndarray, "N D"], Float[np.ndarray, "N C"], Float[np.ndarray, "D C"]
+
 PLACEMENTS = ("output", "input")
 SQUARES = (1e-140, 1e140)  # sums of squares of what lies within are right
 RANGE = (1e-150, 1e150)  # of X's largest entry, within which its singular values are taken as it is
@@ -30,21 +33,19 @@ def noise_ratio(keep_prob: float) -> float:
     return (1.0 - keep_prob) / keep_prob
 
 
-def design_and_targets(x: ArrayLike, y: ArrayLike) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N C"]]:
+def design_and_targets(x: ArrayLike, y: ArrayLike) -> tuple[X, Y]:
     """X and Y as float64 matrices, checked to have one row each per sample."""
     x = validation.matrix("x", x)
     return x, validation.matrix_of("y", y, (x.shape[0], None), "the N rows of x")
 
 
-def weighted_problem(
-    x: ArrayLike, y: ArrayLike, w: ArrayLike
-) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N C"], Float[np.ndarray, "D C"]]:
+def weighted_problem(x: ArrayLike, y: ArrayLike, w: ArrayLike) -> tuple[X, Y, W]:
     """X, Y and the model's weights as float64 matrices, checked to fit together."""
     x, y = design_and_targets(x, y)
     return x, y, validation.matrix_of("w", w, (x.shape[1], y.shape[1]), "D of x and C of y")
 
 
-def column_norms(x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, " D"]:
+def column_norms(x: X) -> Float[np.ndarray, " D"]:
     """‖X_:d‖, each column scaled before squaring so that no square overflows or vanishes; 0 for zero columns alone."""
     largest = np.max(np.abs(x), axis=0)
     scale = np.where(largest > 0, largest, 1.0)
@@ -54,7 +55,7 @@ def column_norms(x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, " D"]:
     return norms
 
 
-def input_penalty(x: Float[np.ndarray, "N D"], w: Float[np.ndarray, "D C"]) -> float:
+def input_penalty(x: X, w: W) -> float:
     """Σ_d ‖X_:d‖²‖W_d:‖² = ‖diag(XᵀX)^{1/2}W‖²_F, what input masks penalize."""
     if _squares_are_numbers(x) and _squares_are_numbers(w):
         return float(np.sum(x**2, axis=0) @ np.sum(w**2, axis=1))
@@ -66,9 +67,7 @@ def _squares_are_numbers(values: Float[np.ndarray, "rows columns"]) -> bool:
     return sizes.size == 0 or bool(sizes.min() > SQUARES[0] and sizes.max() < SQUARES[1])
 
 
-def singular_basis(
-    x: Float[np.ndarray, "N D"],
-) -> tuple[Float[np.ndarray, "N R"], Float[np.ndarray, " R"], Float[np.ndarray, "R D"]]:
+def singular_basis(x: X) -> tuple[Float[np.ndarray, "N R"], Float[np.ndarray, " R"], Float[np.ndarray, "R D"]]:
     """X = U diag(s) Vᵀ over its numerical rank R: s > max(N, D)·ε·s_max, descending; R = 0 for X = 0."""
     largest = float(np.abs(x).max())
     unit = 1.0 if largest == 0 or RANGE[0] < largest < RANGE[1] else largest
@@ -80,7 +79,7 @@ def singular_basis(
     return u[:, :rank], s, vt[:rank]
 
 
-def ridge_weights(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], penalty: float) -> Float[np.ndarray, "D C"]:
+def ridge_weights(x: X, y: Y, penalty: float) -> W:
     """V diag(s/(s² + λ)) UᵀY, written 1/(s + λ/s) so that no square underflows; X⁺Y at λ = 0, zero at λ = ∞."""
     u, s, vt = singular_basis(x)
     return vt.T @ ((u.T @ y) / (s + penalty / s)[:, None])
@@ -113,9 +112,7 @@ def expected_loss(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, pl
     return mean_loss(x, y, w, keep_prob, validation.choice("placement", placement, PLACEMENTS))
 
 
-def mean_loss(
-    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], w: Float[np.ndarray, "D C"], keep_prob: float, place: str
-) -> float:
+def mean_loss(x: X, y: Y, w: W, keep_prob: float, place: str) -> float:
     """The core of `expected_loss`: ‖XW‖² is what output masks penalize, ‖diag(XᵀX)^{1/2}W‖² what input masks do."""
     fit = x @ w
     penalty = float(np.sum(fit**2)) if place == "output" else input_penalty(x, w)
@@ -134,12 +131,7 @@ def loss_std(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, placeme
     as the loss is Σ_n of a quadratic form in u = v − 1, whose moments are k, k(k − 1) and k(k² − k + 1).
     `tests/test_tikhonov_monte_carlo.py` enumerates all masks.
 
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-        w: W (D×C).
-        keep_prob: p in (0, 1].
-        placement: "output" or "input".
+    Arguments as in `expected_loss`.
 
     Returns:
         The standard deviation, in the loss's unit.
@@ -154,9 +146,7 @@ def loss_std(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, placeme
     return input_std(*weighted_problem(x, y, w), validation.keep_probability(keep_prob))
 
 
-def input_std(
-    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], w: Float[np.ndarray, "D C"], keep_prob: float
-) -> float:
+def input_std(x: X, y: Y, w: W, keep_prob: float) -> float:
     """The core of `loss_std` for input masks."""
     noise, between, squares = noise_ratio(keep_prob), w @ w.T, x**2
     own = math.sqrt(noise) * (2 * x * ((y - x @ w) @ w.T) - (noise - 1) * squares * np.diag(between))
@@ -166,17 +156,13 @@ def input_std(
 
 
 @validation.representable("x", "y", "keep_prob")
-def dropout_solution(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: str) -> Float[np.ndarray, "D C"]:
+def dropout_solution(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: str) -> W:
     """The W of least norm that minimizes `expected_loss`.
 
     - output: p·X⁺Y = p(XᵀX)⁻¹XᵀY for X of full column rank (§3.1 prints YᵀX for XᵀY),
     - input: (S + k diag S)⁺XᵀY with S = XᵀX, k = (1 − p)/p (Wager, Wang and Liang 2013).
 
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-        keep_prob: p in (0, 1].
-        placement: "output" or "input".
+    Arguments as in `expected_loss`.
 
     Returns:
         W (D×C).
@@ -194,16 +180,12 @@ def dropout_solution(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: st
     return dropout_weights(x, y, keep_prob, validation.choice("placement", placement, PLACEMENTS))
 
 
-def dropout_weights(
-    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], keep_prob: float, place: str
-) -> Float[np.ndarray, "D C"]:
+def dropout_weights(x: X, y: Y, keep_prob: float, place: str) -> W:
     """The core of `dropout_solution`; output masks shrink every singular direction by the same factor."""
     return keep_prob * ridge_weights(x, y, 0.0) if place == "output" else input_weights(x, y, keep_prob)
 
 
-def input_weights(
-    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], keep_prob: float
-) -> Float[np.ndarray, "D C"]:
+def input_weights(x: X, y: Y, keep_prob: float) -> W:
     """(S + k diag S)⁺XᵀY, computed as ridge with λ = k on the design of unit columns, then unscaled."""
     if keep_prob == 1.0:  # without a penalty the norm to be minimal is W's own, not the rescaled one
         return ridge_weights(x, y, 0.0)
@@ -214,20 +196,13 @@ def input_weights(
 
 
 @validation.representable("x", "y", "keep_prob")
-def reduced_rank_solution(
-    x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int, placement: str = "input"
-) -> Float[np.ndarray, "D C"]:
+def reduced_rank_solution(x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int, placement: str = "input") -> W:
     """A minimizer of `expected_loss` over W of rank ≤ r: LoRA's W = AᵀBᵀ, whatever the scales of A and B.
 
     The expected loss is ‖Ỹ − X̃W‖² plus a constant with X̃ = [X; √k P], P = X (output) or diag(S)^{1/2} (input), so the
     unrestricted minimizer is projected on the first r right singular vectors of X̃W (Eckart–Young, Izenman 1975).
 
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-        keep_prob: p in (0, 1].
-        rank: r ≤ min(D, C).
-        placement: "input" (LoRA as shipped) or "output".
+    Arguments as in `expected_loss`; r ≤ min(D, C); LoRA as shipped has "input".
 
     Returns:
         W (D×C).

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from allora_analysis import validation
 from allora_analysis.tikhonov.bottleneck import factored_problem
-from allora_analysis.tikhonov.loss import PLACEMENTS, design_and_targets, weighted_problem
+from allora_analysis.tikhonov.loss import PLACEMENTS, W, X, Y, design_and_targets, weighted_problem
 
 LARGEST = 16  # mask entries that are enumerated: 65,536 masks
 # Entries of masks and of masked outputs held at once: 32 MB each.
@@ -45,12 +45,7 @@ def _expectation(probability: Float[np.ndarray, " n"], residual: Float[np.ndarra
 def enumerated_loss(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, placement: str) -> float:
     """`expected_loss` by summing over all masks; N·C (output) or N·D (input) at most 16.
 
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-        w: W (D×C).
-        keep_prob: p in (0, 1].
-        placement: "output" or "input".
+    Arguments as in `expected_loss`.
 
     Returns:
         The expected loss.
@@ -66,14 +61,10 @@ def enumerated_loss(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, 
 
 
 @validation.representable("x", "y", "keep_prob")
-def enumerated_solution(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: str) -> Float[np.ndarray, "D C"]:
+def enumerated_solution(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: str) -> W:
     """`dropout_solution` as one least-squares problem that stacks all masks, each row weighted by √probability.
 
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-        keep_prob: p in (0, 1].
-        placement: "output" or "input".
+    Arguments as in `expected_loss`.
 
     Returns:
         W (D×C), of minimum norm.
@@ -98,12 +89,7 @@ def enumerated_solution(x: ArrayLike, y: ArrayLike, keep_prob: float, placement:
 def enumerated_bottleneck_loss(x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike, keep_prob: float) -> float:
     """`bottleneck_loss` by summing over all masks; N·r at most 16.
 
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-        a: A (r×D).
-        b: B (C×r).
-        keep_prob: p in (0, 1].
+    Arguments as in `bottleneck_loss`.
 
     Returns:
         The expected loss.
@@ -207,9 +193,7 @@ def _mask_chunks(
 
 
 def masked_losses(
-    y: Float[np.ndarray, "N C"],
-    masks: Iterator[Float[np.ndarray, "n N M"]],
-    model: Callable[[np.ndarray], np.ndarray],
+    y: Y, masks: Iterator[Float[np.ndarray, "n N M"]], model: Callable[[np.ndarray], np.ndarray]
 ) -> Float[np.ndarray, " draws"]:
     """‖Y − model(mask)‖² for every mask."""
     return np.concatenate([np.sum((y - model(mask)) ** 2, axis=(1, 2)) for mask in masks])
@@ -227,14 +211,7 @@ def sampled_losses(
 ) -> Float[np.ndarray, " draws"]:
     """‖Y − (XW) ⊙ V‖² (output) or ‖Y − (X ⊙ V)W‖² (input) for independent draws of V.
 
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-        w: W (D×C).
-        keep_prob: p in (0, 1].
-        placement: "output" or "input".
-        draws: how many masks.
-        generator: the source of randomness.
+    Arguments as in `expected_loss`; then how many masks, and the source of randomness.
 
     Returns:
         The losses; their mean estimates `expected_loss`.
@@ -246,12 +223,7 @@ def sampled_losses(
 
 
 def output_losses(
-    x: Float[np.ndarray, "N D"],
-    y: Float[np.ndarray, "N C"],
-    w: Float[np.ndarray, "D C"],
-    keep_prob: float,
-    draws: int,
-    generator: np.random.Generator,
+    x: X, y: Y, w: W, keep_prob: float, draws: int, generator: np.random.Generator
 ) -> Float[np.ndarray, " draws"]:
     """The core of `sampled_losses` for output masks."""
     z = x @ w
@@ -259,12 +231,7 @@ def output_losses(
 
 
 def input_losses(
-    x: Float[np.ndarray, "N D"],
-    y: Float[np.ndarray, "N C"],
-    w: Float[np.ndarray, "D C"],
-    keep_prob: float,
-    draws: int,
-    generator: np.random.Generator,
+    x: X, y: Y, w: W, keep_prob: float, draws: int, generator: np.random.Generator
 ) -> Float[np.ndarray, " draws"]:
     """The core of `sampled_losses` for input masks."""
     masks = _mask_chunks(*x.shape, keep_prob, draws, generator, y.shape[1])
@@ -273,24 +240,11 @@ def input_losses(
 
 @validation.representable("x", "y", "a", "b", "keep_prob", "draws")
 def sampled_bottleneck_losses(
-    x: ArrayLike,
-    y: ArrayLike,
-    a: ArrayLike,
-    b: ArrayLike,
-    keep_prob: float,
-    draws: int,
-    generator: np.random.Generator,
+    x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike, keep_prob: float, draws: int, generator: np.random.Generator
 ) -> Float[np.ndarray, " draws"]:
     """‖Y − ((XAᵀ) ⊙ V)Bᵀ‖² for independent draws of V (N×r).
 
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-        a: A (r×D).
-        b: B (C×r).
-        keep_prob: p in (0, 1].
-        draws: how many masks.
-        generator: the source of randomness.
+    Arguments as in `bottleneck_loss`; then how many masks, and the source of randomness.
 
     Returns:
         The losses; their mean estimates `bottleneck_loss`.

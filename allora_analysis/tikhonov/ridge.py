@@ -19,6 +19,9 @@ from numpy.typing import ArrayLike
 from allora_analysis import validation
 from allora_analysis.tikhonov.loss import (
     PLACEMENTS,
+    W,
+    X,
+    Y,
     column_norms,
     design_and_targets,
     dropout_weights,
@@ -34,7 +37,7 @@ MARGIN = 40.0
 
 
 @validation.representable("x", "y", "penalty")
-def ridge_solution(x: ArrayLike, y: ArrayLike, penalty: float) -> Float[np.ndarray, "D C"]:
+def ridge_solution(x: ArrayLike, y: ArrayLike, penalty: float) -> W:
     """argmin_W ‖Y − XW‖² + λ‖W‖² = (XᵀX + λI)⁻¹XᵀY.
 
     Source: §3.1 (printed with YᵀX for XᵀY). The limits are included: λ = 0 gives X⁺Y, λ = ∞ gives 0.
@@ -110,7 +113,7 @@ def exact_penalty(
     return penalty
 
 
-def _sizes(x: ArrayLike, placement: str, of: str) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, " R"]]:
+def _sizes(x: ArrayLike, placement: str, of: str) -> tuple[X, Float[np.ndarray, " R"]]:
     # The checked design, and what must all be one c; none for X = 0.
     x = validation.matrix("x", x)
     validation.choice("placement", placement, PLACEMENTS)
@@ -137,11 +140,7 @@ def _equal(sizes: Float[np.ndarray, " R"], tolerance: float) -> bool:
 def is_exact_ridge(x: ArrayLike, placement: str, of: str = "weights", tolerance: float = 1e-9) -> bool:
     """Whether dropout is exactly a ridge on this design, for every Y and every keep probability.
 
-    Args:
-        x: X (N×D).
-        placement: "output" or "input".
-        of: "weights" or "fit", as in `exact_penalty`.
-        tolerance: relative spread that still counts as equal.
+    Arguments as in `exact_penalty`.
 
     Returns:
         The answer.
@@ -212,9 +211,7 @@ def _stationary_points(
     return (left + right) / 2
 
 
-def nearest_to_fit(
-    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], fit: Float[np.ndarray, "N C"]
-) -> NearestRidge:
+def nearest_to_fit(x: X, y: Y, fit: Y) -> NearestRidge:
     """The global minimum over λ in [0, ∞]; ties, within rounding, go to the smaller λ."""
     u, s, _ = singular_basis(x)
     size = np.abs(y).max() or 1.0  # λ and the distance do not depend on it, and no square overflows or vanishes
@@ -262,11 +259,7 @@ def nearest_ridge(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: str) 
 
     Source: claims on §3.1. The paper's equivalence λ = kc is the case of distance 0 (see `exact_penalty`).
 
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-        keep_prob: p in (0, 1]; at 1 the answer is λ = 0, distance 0.
-        placement: "output" or "input".
+    Arguments as in `expected_loss`; at keep_prob = 1 the answer is λ = 0, distance 0.
 
     Returns:
         λ and the distance; both 0 where W_drop = 0, that is XᵀY = 0.

@@ -17,7 +17,7 @@ from allora_analysis.deviation.law import moments_of
 from allora_analysis.study import Result, Study, Table, sweep, text
 from allora_analysis.tikhonov import masks
 from allora_analysis.tikhonov.bottleneck import least_factors, least_fit, mean_factored_loss, soft_threshold
-from allora_analysis.tikhonov.loss import PLACEMENTS, dropout_weights, input_std, mean_loss, singular_basis
+from allora_analysis.tikhonov.loss import PLACEMENTS, X, Y, dropout_weights, input_std, mean_loss, singular_basis
 from allora_analysis.tikhonov.masks import SampleMean, sample_mean
 from allora_analysis.tikhonov.ridge import NearestRidge, nearest_to_fit
 
@@ -63,16 +63,14 @@ class Problems:
         self.weights = generator.standard_normal((features, outputs))
         self.noise = noise * generator.standard_normal((samples, outputs))
 
-    def at(self, condition: float) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N C"]]:
+    def at(self, condition: float) -> tuple[X, Y]:
         """X with this condition number, entries of unit mean square, and Y = X·weights + noise."""
         s = np.geomspace(1.0, 1.0 / condition, len(self.right))
         x = (self.left * (s * np.sqrt(self.left.size / np.sum(s**2)))) @ self.right.T
         return x, x @ self.weights + self.noise
 
 
-def dropout_fit(
-    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], keep_prob: float, placement: str, rank: int
-) -> Float[np.ndarray, "N C"]:
+def dropout_fit(x: X, y: Y, keep_prob: float, placement: str, rank: int) -> Y:
     """XW at dropout's minimizer; the rank is a bottleneck's alone."""
     if placement == "bottleneck":
         basis = singular_basis(x)[0]
@@ -80,18 +78,14 @@ def dropout_fit(
     return x @ dropout_weights(x, y, keep_prob, placement)
 
 
-def _nearest(
-    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], keep_prob: float, placement: str, rank: int
-) -> NearestRidge:
+def _nearest(x: X, y: Y, keep_prob: float, placement: str, rank: int) -> NearestRidge:
     """The nearest ridge for any of the three placements; without dropout least squares itself."""
     if keep_prob == 1 and placement != "bottleneck":
         return NearestRidge(0.0, 0.0)
     return nearest_to_fit(x, y, dropout_fit(x, y, keep_prob, placement, rank))
 
 
-def shrinkage(
-    x: Float[np.ndarray, "N D"], keep_prob: float, placement: str
-) -> tuple[Float[np.ndarray, " R"], Float[np.ndarray, " R"]]:
+def shrinkage(x: X, keep_prob: float, placement: str) -> tuple[Float[np.ndarray, " R"], Float[np.ndarray, " R"]]:
     """By how much dropout's fit multiplies targets that lie along one singular direction u of X: uᵀ·fit(Y = u)."""
     # It is p for output masks and s²/(s² + λ) for a ridge. Input masks also turn the fit; this is the part along u.
     u, s, _ = singular_basis(x)
@@ -99,7 +93,7 @@ def shrinkage(
 
 
 def bottleneck_shrinkage(
-    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N C"], keep_prob: float, rank: int
+    x: X, y: Y, keep_prob: float, rank: int
 ) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
     """By how much a bottleneck's fit multiplies each singular direction of the least-squares fit XX⁺Y: (σ − τ)₊/σ."""
     basis = singular_basis(x)[0]

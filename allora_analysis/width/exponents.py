@@ -211,11 +211,7 @@ def flow_row_norm(method: str | Method | Knobs, width: int, rank: int) -> float:
 def flow_factor(method: str | Method | Knobs, width: int, rank: int, eta: float) -> float:
     """Mean of d_i/η there, y with Gaussian entries: E 1/√(1 + η²m|g|), m of `flow_row_norm`, by quadrature.
 
-    Args:
-        method: as there.
-        width: n.
-        rank: r.
-        eta: η > 0.
+    Arguments as in `flow_row_norm`; η > 0.
 
     Returns:
         The part of η that is left: 1 where the factor is a constant.
@@ -232,19 +228,8 @@ def _flow_norms(method: str | Method | Knobs, width: int, rank: int) -> tuple[np
 
 @representable(infinite=True)
 def flow_eta_to_taper(method: str | Method | Knobs, width: int, rank: int, share: float = 0.1) -> float:
-    """The η at which `flow_factor` has fallen by a share, of the order of n^{¼}.
-
-    Args:
-        method: as in `flow_row_norm`.
-        width: n.
-        rank: r.
-        share: of η, in (0, 1).
-
-    Returns:
-        η.
-
-    Raises:
-        ArgumentError: a share outside (0, 1).
+    """The η at which `flow_factor` has fallen by a share of η in (0, 1), of the order of n^{¼}; `method` as in
+    `flow_row_norm`.
     """
     return _eta_to_taper(*_flow_norms(method, width, rank), share)
 

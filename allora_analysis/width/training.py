@@ -144,11 +144,7 @@ class _Adam:
 def largest_rate(of: Layer, method: Method, optimizer: str, eta: float = 2.0) -> Float[np.ndarray, " K"]:
     """The largest l at which no loss of the first steps (60 of SGD, 10 of Adam) is above that of the start, by seed.
 
-    Args:
-        of: the layer.
-        method: its scaling.
-        optimizer: "sgd" or "adam".
-        eta: η of ALLoRA's factor.
+    Arguments as in `train`.
 
     Returns:
         The rates, by bisection to 2.4 %.
@@ -202,15 +198,7 @@ def measure(
 ) -> dict[str, Float[np.ndarray, " seeds"]]:
     """By quantity, a number a seed: rows after training at half of the largest rate, root mean square over outputs.
 
-    Args:
-        method: its scaling.
-        optimizer: "sgd" or "adam".
-        width: n.
-        rank: r.
-        seeds: how many; the first step, which is cheap and noisy, has 16 times as many.
-        rng: draws the layers.
-        network: a two-layer network's in place of a linear teacher.
-        inputs: N.
+    Arguments as in `layer` and `train`; of the first step, cheap and noisy, there are 16 times as many seeds.
 
     Returns:
         The three quantities by seed, the rate again as `rate`, and `kept`, the mean of 1/√(1 + η²‖s(BA)_i‖) for η² = 4.

@@ -47,11 +47,7 @@ class Silu(nn.Module):
 
 
 class _Given(nn.Module):
-    """Takes a layer's place and passes its input on, or what it was given.
-
-    Attributes:
-        hidden: what it passes on; None: its input.
-    """
+    """Takes a layer's place and passes its input on, or what it was given as `hidden`."""
 
     def __init__(self, in_tuple: bool):
         super().__init__()
@@ -80,13 +76,7 @@ class Logits(nn.Module):
 
 @dataclass(frozen=True)
 class Adapted:
-    """What `hessian.network_spectrum` takes.
-
-    Attributes:
-        model: a `Logits`; trainable are A and B of one layer's adapters.
-        data: (inputs, labels).
-        tokens: how many, padding not counted.
-    """
+    """What `hessian.network_spectrum` takes, A and B of one layer's adapters trainable; tokens without padding."""
 
     model: Logits
     data: tuple[dict[str, Tensor], Tensor]

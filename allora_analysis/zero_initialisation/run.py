@@ -19,7 +19,6 @@ from allora_analysis.validation import ArgumentError, choice, count, several
 if TYPE_CHECKING:
     from allora_analysis.finetune.data import TextData
 
-
 STUDY = "hessian"
 RESULTS = records.results_folder(STUDY)
 PROTOCOL = 1  # grows when the meaning of a run changes
@@ -79,10 +78,7 @@ BERT, LLAMA, DATA = "all-MiniLM-L6-v2", "SmolLM2-135M", "rotten_tomatoes"
 MODULES = {BERT: ("query", "value"), LLAMA: ("q_proj", "v_proj")}
 # Both ends, (layer, sentences): every layer of the small model; four of the other's 30, of which all but the last on
 # two sentences, since a product takes the time of all layers after the adapted one.
-ENDS = {
-    BERT: tuple((layer, 16) for layer in (5, 4, 3, 2, 1, 0)),
-    LLAMA: ((29, 8), (20, 2), (10, 2), (0, 2)),
-}
+ENDS = {BERT: tuple((layer, 16) for layer in (5, 4, 3, 2, 1, 0)), LLAMA: ((29, 8), (20, 2), (10, 2), (0, 2))}
 RANK, K = 4, 5
 # The whole spectrum, so that directions can be counted: r = 1, one linear map at a time, of the last layer.
 WHOLE = Setting(BERT, DATA, 5, ("query",), rank=1, k=0, sentences=8, precision="float64")

@@ -19,7 +19,8 @@ from markupsafe import Markup
 
 from allora_analysis.claims.claim import VERDICTS
 from allora_analysis.claims.ledger import Row
-from allora_analysis.render import code, evidence, pictures, view
+from allora_analysis.render import code, html, view
+from allora_analysis.render.html import picture_of
 from allora_analysis.render.view import MEANINGS, View
 from docs.site import drawn, explorables, ledger, source
 from docs.site.prose import ROOT, SLUGS
@@ -43,7 +44,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"formula": evidence.html, "size_text": view.size_text, "sources": _sources}
+    made.filters |= {"formula": html.html, "size_text": view.size_text, "sources": _sources}
     return made
 
 
@@ -102,9 +103,9 @@ def _page(row: Row, known: Mapping[str, View]) -> str:
         derivation=derivation,
         underived="" if derivation else _underived(row, one),
         sides={} if derivation or _measured(row) else code.sides(row.claim),
-        evidence=evidence.facts(one.evidence) if one.evidence else {},
-        quantities=evidence.quantities(one.evidence) if one.evidence else (),
-        compared=one.evidence is not None and evidence.compared(one.evidence),
+        evidence=html.facts(one.evidence) if one.evidence else {},
+        quantities=html.quantities(one.evidence) if one.evidence else (),
+        compared=one.evidence is not None and html.compared(one.evidence),
         check=_check(one),
         functions={name: ".".join(name.split(".")[-2:]) for name in one.code},
         tests={path: source.page_of(path) for path in source.tests(row)},
@@ -115,7 +116,7 @@ def _page(row: Row, known: Mapping[str, View]) -> str:
 
 
 def _picture(identifier: str) -> ledger.Picture | None:
-    name = pictures.name_for(identifier)
+    name = picture_of(identifier)
     return ledger.picture(name) if name and (ledger.PICTURES / f"{name}.png").exists() else None
 
 

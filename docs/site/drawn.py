@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from allora_analysis.claims.claim import Evidence, Size
 from allora_analysis.plotting import COLOURS
-from allora_analysis.render.evidence import flat
+from allora_analysis.render.html import flat
 from allora_analysis.study import text
 
 WIDTH, SIDE, MARGIN = 480, 300, 40  # of all, of the square of predictions, around it

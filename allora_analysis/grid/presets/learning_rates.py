@@ -10,10 +10,7 @@ from allora_analysis.finetune.setting import WITH_ETA, Setting
 ETA2 = 4.0
 RATES = {"adamw": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3), "sgd": (0.03, 0.1, 0.3, 1.0, 3.0)}
 HEAD_RATES = {"adamw": 1e-3, "sgd": 0.1}
-ARMS = {
-    "adamw": ("lora", "allora_0", "allora_adamw", "dora", "loraplus", "asf_lora"),
-    "sgd": ("lora", "allora_0"),
-}
+ARMS = {"adamw": ("lora", "allora_0", "allora_adamw", "dora", "loraplus", "asf_lora"), "sgd": ("lora", "allora_0")}
 # Added past the range's end, as `experiments.learning_rates` says: the rates, the arms.
 BEYOND = {"adamw": ((1e-2,), ("lora", "allora_0", "dora")), "sgd": ((10.0,), ("lora", "allora_0"))}
 

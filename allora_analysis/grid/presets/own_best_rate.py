@@ -76,15 +76,8 @@ PRESETS = {"desk": [one for _, runs in blocks() for one in runs]}
 def verdicts(
     name: str, endpoint: str = "test_accuracy", folder: Path | str | None = None
 ) -> dict[str, tuple[list[float], Sequential]]:
-    """What the recorded seeds of a list say of each arm against LoRA.
-
-    Args:
-        name: the list's.
-        endpoint: one of `MARGINS`.
-        folder: the folder of records, which need not exist; None for the repository's own.
-
-    Returns:
-        By arm, the differences arm − LoRA seed by seed, and their decision; arms without a pair are left out.
+    """By arm, the differences arm − LoRA of a list's recorded seeds, at an endpoint of `MARGINS`, and their decision;
+    arms without a pair are left out. The folder need not exist; None is the repository's own.
     """
     arms = [arm for arm in LISTS[name].rates if arm != REFERENCE]
     runs = recorded([one for listed, those in blocks() if listed == name for one in those], folder)

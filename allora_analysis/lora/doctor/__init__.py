@@ -8,10 +8,8 @@ Checked by `tests/test_lora_doctor.py` (against autograd and by really stepping 
 
 - `measured.py`: what an optimizer makes of a row factor, what clipping makes of the gradients, what a layer's backward
   pass does; one adapter's line
-- `effects.py`: what can become of a factor, in a word, for the verdict and as advice
-- `updates.py`: a factor that the optimizer itself puts on rows
-- `rates.py`: what the rates come to, in any LoRA
-- `advice.py`: what to say about it, with the way out, and all of it as text
+- `effects.py`: what can become of a factor, in a word, for the verdict and as advice; a factor of the optimizer's own
+- `advice.py`: what to say about it, with the way out; what the rates come to, in any LoRA; all of it as text
 """
 
 from __future__ import annotations
@@ -107,7 +105,8 @@ def doctor(
         raise ArgumentError(f"optimizer must have param_groups, received {type(optimizer).__name__}")
     groups = [{**group, "lr": rate(group)} for group in getattr(optimizer, "param_groups", ())]
     homes = {id(p): group for group in groups for p in group["params"]}
-    configs = _configs(model)
+    stated = (getattr(module, "peft_config", None) for module in model.modules())
+    configs = next((config for config in stated if isinstance(config, dict)), {})
     with torch.no_grad():
         effect = None if optimizer is None else _optimizer_effect(optimizer, groups, homes, pairs)
         clipping = clipping_effect(maximum, *_gradients(model, pairs)) if maximum else None
@@ -117,11 +116,6 @@ def doctor(
     verdict = "plain" if plain else _verdict(effects)
     advice = advise(pairs, layers, effect, clipping, homes, configs, allora)
     return Diagnosis(verdict, layers, effect, clipping, advice)
-
-
-def _configs(model: nn.Module) -> dict[str, Any]:
-    found = (getattr(module, "peft_config", None) for module in model.modules())
-    return next((config for config in found if isinstance(config, dict)), {})
 
 
 def _optimizer_effect(

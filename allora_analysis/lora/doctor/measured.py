@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import norms_of_rows, without_autocast
-from allora_analysis.lora.doctor.effects import Effect
-from allora_analysis.lora.doctor.updates import RowFactor, fresh_optimizer, row_factor
+from allora_analysis.lora.doctor.effects import Effect, RowFactor, fresh_optimizer, row_factor
 from allora_analysis.lora.foreign import dropout_applied, in_mode
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import PLAIN, Pair, stacked
@@ -170,8 +169,12 @@ def backward_word(pair: Pair) -> str | None:
 
 
 def _word(pair: Pair) -> str | None:
-    dtype = _input_dtype(pair)
-    x, v = (_normal(pair.a, size).to(dtype) for size in (pair.a.shape[1], pair.b.shape[0]))
+    weight = _base_weight(pair)
+    dtype = pair.a.dtype if weight is None else weight.dtype  # PEFT keeps float32 adapters over a bfloat16 base
+    x, v = (
+        torch.randn(_TOKENS, size, generator=torch.Generator().manual_seed(0)).to(pair.a.device).to(dtype)
+        for size in (pair.a.shape[1], pair.b.shape[0])
+    )
     try:
         with in_mode(pair.module, training=False), torch.enable_grad():
             (found,) = torch.autograd.grad((pair.module.forward(x) * v).sum(), pair.b, allow_unused=True)
@@ -212,12 +215,6 @@ def _base_weight(pair: Pair) -> Tensor | None:
     return weight if isinstance(weight, Tensor) and weight.is_floating_point() else None
 
 
-def _input_dtype(pair: Pair) -> torch.dtype:
-    # The base's: PEFT keeps float32 adapters over a bfloat16 base.
-    weight = _base_weight(pair)
-    return pair.a.dtype if weight is None else weight.dtype
-
-
 def share(pair: Pair) -> float | None:
     """‖s·BA‖/‖W‖, Frobenius; None without a dense base weight of BA's size that BA is added to in the forward."""
     weight = _base_weight(pair)
@@ -230,10 +227,6 @@ def share(pair: Pair) -> float | None:
     size = float(torch.linalg.vector_norm(weight.detach(), dtype=torch.float64))
     found = abs(pair.scaling) * math.sqrt(square) / size if size > 0 else math.inf
     return found if math.isfinite(found) else None
-
-
-def _normal(like: Tensor, size: int) -> Tensor:
-    return torch.randn(_TOKENS, size, generator=torch.Generator().manual_seed(0)).to(like.device)
 
 
 @dataclass(frozen=True)
@@ -384,10 +377,6 @@ def _factors_effect(
         return Effect.OF_OWN_ROWS
     if not scales:
         return Effect.NO_PAIR if optimizer.on_update else Effect.OFF
-    return _survival(optimizer.response)
-
-
-def _survival(response: float | None) -> Effect:
-    if response is None:
+    if (response := optimizer.response) is None:
         return Effect.UNKNOWN
     return Effect.ON_GRADIENT if response > 0.9 else Effect.UNDONE if response < 0.1 else Effect.PARTLY_UNDONE

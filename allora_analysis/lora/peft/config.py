@@ -26,14 +26,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.lora.peft.layer import (
-    LORA_X_ETA,
-    VARIANTS,
-    ALLoRALayer,
-    Rule,
-    is_foreign,
-    refuse_merge,
-)
+from allora_analysis.lora.peft.layer import LORA_X_ETA, VARIANTS, ALLoRALayer, Rule, is_foreign, refuse_merge
 from allora_analysis.lora.peft.other_layers import new_layer
 from allora_analysis.validation import ArgumentError, choice, count, number, positive, shown
 

@@ -76,13 +76,7 @@ def train_on(
     if the factor is a power of 2, else to rounding. It goes into B because ALLoRA starts from LoRA's own A, and d
     depends on the product alone.
 
-    Args:
-        model: the base model, or a `PeftModel` made with ALLoRA.
-        folder: of the adapter, as for `load`; one saved by ALLoRA will do, and gets the new rule.
-        eta: as in `allora_config`.
-        variant: as in `allora_config`; not "asf_lora", which is another function.
-        adaptor: as in `allora_config`.
-        adapter_name: its name in the model.
+    Arguments as in `load` and `allora_config`; a folder saved by ALLoRA will do, and gets the new rule, not "asf_lora".
 
     Returns:
         The `PeftModel`, the adapter trainable (and not yet active, if `model` was a `PeftModel`).

@@ -1,19 +1,21 @@
-"""A mean over runs and test rows at once: the interval that speaks of further seeds and of further rows.
+"""Two intervals beside Student's: of the ratio of two means, and of a mean over runs and test rows at once.
 
 Two arms that share seeds and are tested on the same rows give an array of differences, a line a seed and a column a
 row: entry 1 where the first arm alone is right, −1 where the second alone is, 0 otherwise. An interval over seeds holds
-for these rows alone, one over rows for these runs alone. Checked by `tests/test_statistics_two_level.py`.
+for these rows alone, one over rows for these runs alone. Checked by `tests/test_statistics_two_level.py`
+and `tests/test_statistics_ratio.py`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from allora_analysis.validation import ArgumentError, matrix, probability, representable
+from allora_analysis.validation import ArgumentError, matrix, probability, representable, vector
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,49 @@ def two_level(differences: ArrayLike, confidence: float = 0.95) -> TwoLevel:
     both = [interval((1, 1, -1))] if squares[2] <= squares[:2].min() else []
     together = max([*both, over_seeds, over_rows], key=lambda one: one[0][1] - one[0][0])
     return TwoLevel(mean, together[0], over_seeds[0], over_rows[0], together[1], seeds, rows)
+
+
+class Ratio(NamedTuple):
+    """A ratio of means and its interval; both ends infinite where the denominator's mean is not told from 0."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean_ratio(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> Ratio:
+    """The mean of `first` over that of `second`, with Fieller's interval.
+
+    The interval holds every ρ for which Student's t of first − ρ·second does not reject a mean of 0: with s the
+    covariances of the values and t the quantile on n − 1 degrees of freedom, the ρ between the roots of
+    ρ²(ȳ² − t²s_yy/n) − 2ρ(x̄ȳ − t²s_xy/n) + x̄² − t²s_xx/n.
+
+    Args:
+        first: x, a unit each.
+        second: y, of the same units.
+        confidence: of the interval.
+
+    Returns:
+        The ratio and its interval.
+
+    Raises:
+        ArgumentError: fewer than two units, or not as many of one as of the other.
+
+    Examples:
+        >>> from allora_analysis.statistics.intervals import mean_ratio
+        >>> mean_ratio([2.0, 2.5, 3.0], [4.0, 5.0, 6.0])
+        Ratio(value=0.5, low=0.5, high=0.5)
+    """
+    from scipy.special import stdtrit
+
+    x, y = vector("first", first), vector("second", second)
+    if x.shape != y.shape or x.size < 2:
+        raise ArgumentError(f"second: as many values as first has are needed, 2 at least; received {y.size}, {x.size}")
+    n, t = x.size, float(stdtrit(x.size - 1, (1 + probability("confidence", confidence)) / 2))
+    (s_xx, s_xy), (_, s_yy) = np.cov(x, y) * t**2 / n
+    a, b, c = y.mean() ** 2 - s_yy, x.mean() * y.mean() - s_xy, x.mean() ** 2 - s_xx
+    value = float(x.mean() / y.mean()) if y.mean() else math.nan
+    if a <= 0:
+        return Ratio(value, -math.inf, math.inf)
+    half = math.sqrt(max(b**2 - a * c, 0.0))
+    return Ratio(value, float((b - half) / a), float((b + half) / a))
