@@ -16,7 +16,7 @@ from allora_analysis.grid import job, jobs, local, serial, slurm
 from allora_analysis.records.files import Busy
 from allora_analysis.records.record import record_path
 from allora_analysis.validation import ArgumentError
-from tests import tiny_grid, warm
+from tests import tiny_grid, warm, warm_jobs
 from tests.tiny_grid import results_of
 
 
@@ -26,6 +26,7 @@ def as_a_user(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tiny_grid.ROOT)
     monkeypatch.setattr(jobs, "POLL", 0.1)
+    warm_jobs.start(monkeypatch)
 
 
 @pytest.fixture(scope="module")

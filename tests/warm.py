@@ -6,6 +6,7 @@ about what runs, wants a real one (`tests/test_cli.py`).
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import runpy
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,19 @@ SERVER.set_forkserver_preload(OTHERS.split())
 USERS = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TORCHDYNAMO_DISABLE": "1"}
 
 
+def write_to(*descriptors: int) -> None:
+    """Standard output and standard error from here on, also of the loggers that were imported."""
+    for number, descriptor in enumerate(descriptors, 1):
+        os.dup2(descriptor, number)
+    alike = {"mode": "w", "encoding": "utf-8", "closefd": False}
+    new = {sys.stdout: os.fdopen(1, **alike), sys.stderr: os.fdopen(2, buffering=1, **alike)}
+    sys.stdout, sys.stderr = new.values()
+    for logger in (logging.root, *logging.root.manager.loggerDict.values()):
+        for handler in getattr(logger, "handlers", ()):
+            if getattr(handler, "stream", None) in new:
+                handler.setStream(new[handler.stream])
+
+
 def _run(
     module: str, words: list[str], folder: str, environment: dict[str, str], pipes: list[Connection], most: int | None
 ) -> None:
@@ -37,10 +52,9 @@ def _run(
     for name in [one for one in sys.modules if one.partition(".")[0] == "tests"]:
         del sys.modules[name]
     sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in environment
-    for number, pipe in enumerate(pipes, 1):
-        os.dup2(pipe.fileno(), number)
+    write_to(*(pipe.fileno() for pipe in pipes))
+    for pipe in pipes:
         pipe.close()
-    sys.stdout, sys.stderr = os.fdopen(1, "w", encoding="utf-8"), os.fdopen(2, "w", 1, encoding="utf-8")
     if most is not None:
         import resource
 
@@ -50,31 +64,12 @@ def _run(
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-class Popen:
-    """As `subprocess.Popen([sys.executable, "-m", module, *words])`, with text from pipes.
+class Process:
+    """A process of `multiprocessing`, started, with the methods of `subprocess.Popen`."""
 
-    It runs in `folder`, no file may outgrow `most` bytes, and `environment` comes on top of the test's own.
-    """
-
-    def __init__(self, module: str, *words: str, folder: Path = ROOT, most: int | None = None, **environment: str):
-        pipes = [SERVER.Pipe(duplex=False) for _ in range(2)]
-        whole = os.environ | USERS | environment
-        with pytest.MonkeyPatch.context() as patch:  # the first call starts what is forked
-            for name, value in USERS.items():
-                patch.setenv(name, value)
-            arguments = (module, [*words], str(folder), whole, [end for _, end in pipes], most)
-            self._process = SERVER.Process(target=_run, args=arguments)
-            self._process.start()
-        self.pid, self._said = self._process.pid, ["", ""]
-        for _, end in pipes:
-            end.close()
-        self._readers = [threading.Thread(target=self._read, args=(i, end)) for i, (end, _) in enumerate(pipes)]
-        for reader in self._readers:
-            reader.start()
-
-    def _read(self, place: int, end: Connection) -> None:
-        with end, open(end.fileno(), encoding="utf-8", closefd=False) as text:
-            self._said[place] = text.read()
+    def __init__(self, process: BaseProcess):
+        process.start()
+        self._process, self.pid = process, process.pid
 
     def poll(self) -> int | None:
         return self._process.exitcode
@@ -92,6 +87,32 @@ class Popen:
         if self.returncode is None:
             raise subprocess.TimeoutExpired(self._process.name, timeout)
         return self.returncode
+
+
+class Popen(Process):
+    """As `subprocess.Popen([sys.executable, "-m", module, *words])`, with text from pipes.
+
+    It runs in `folder`, no file may outgrow `most` bytes, and `environment` comes on top of the test's own.
+    """
+
+    def __init__(self, module: str, *words: str, folder: Path = ROOT, most: int | None = None, **environment: str):
+        pipes = [SERVER.Pipe(duplex=False) for _ in range(2)]
+        whole = os.environ | USERS | environment
+        with pytest.MonkeyPatch.context() as patch:  # the first call starts what is forked
+            for name, value in USERS.items():
+                patch.setenv(name, value)
+            arguments = (module, [*words], str(folder), whole, [end for _, end in pipes], most)
+            super().__init__(SERVER.Process(target=_run, args=arguments))
+        self._said = ["", ""]
+        for _, end in pipes:
+            end.close()
+        self._readers = [threading.Thread(target=self._read, args=(i, end)) for i, (end, _) in enumerate(pipes)]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, place: int, end: Connection) -> None:
+        with end, open(end.fileno(), encoding="utf-8", closefd=False) as text:
+            self._said[place] = text.read()
 
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
         self.wait(timeout)
