@@ -95,3 +95,18 @@ def test_a_function_without_shapes_is_beartype_s():
     assert plain(1) == 1
     with pytest.raises(TypeCheckError):
         plain("1")
+
+
+def test_functions_of_one_code_share_their_check_and_nothing_else():
+    def adding(n):
+        @hooked
+        def added(x: float) -> float:
+            return x + n
+
+        return added
+
+    assert [adding(n)(1.0) for n in (1, 2, 2.5)] == [2.0, 3.0, 3.5]
+    assert len({one for one in typing_hook.ONCE if one[0].co_name == "added"}) == 1
+    for wrong, x in ((1, "1"), (1j, 1.0)):
+        with pytest.raises(TypeCheckError):
+            adding(wrong)(x)

@@ -1,8 +1,9 @@
 """The type checker that the import hook applies to every function of the package.
 
 jaxtyping binds and checks the arguments of every call twice, for the axes that its shapes share, in more time than most
-of our functions take. So a function without a shape in its signature is checked by beartype alone, and one with shapes
-once for each combination of types, dtypes and shapes that it is called with: the answer depends on nothing else.
+of our functions take, and a function within another is decorated at every call of that. So a function with shapes, or
+within another, is checked once for each combination of types, dtypes and shapes that its code is called with: nothing
+else makes a difference to the answer. The others are beartype's alone.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ def has_shape(hint: Any) -> bool:
     return (isinstance(hint, type) and issubclass(hint, AbstractArray)) or any(map(has_shape, get_args(hint)))
 
 
-def shapes(function: Any) -> bool | None:
-    """Whether a function's annotations have shapes; None where they are not all known yet."""
+def known_hints(function: FunctionType) -> dict[str, Any] | None:
+    """A function's annotations; None where they are not all known yet: a class not made, a name for type checkers."""
     try:
         hints = get_type_hints(function, include_extras=True)
-    except Exception:  # a class that is not made yet, a name for type checkers only: jaxtyping's to sort out
+    except Exception:
         return None
-    for name, hint in hints.items():
+    for name, hint in [*hints.items()]:
         if isinstance(hint, ParamSpecArgs | ParamSpecKwargs):  # anything, and beartype wants no text of it
-            del function.__annotations__[name]
-    return any(map(has_shape, hints.values()))
+            del function.__annotations__[name], hints[name]
+    return hints
 
 
 class Anew(Exception):
@@ -79,53 +80,76 @@ def kind(value: Any) -> Any:
 both = _decorator.jaxtyped
 
 
-def once(function: FunctionType, typechecker: Any) -> FunctionType:
-    """The function, checked by jaxtyping at the first call of each kind: of arguments, and of results to them."""
-    result, seen = local(), set()
+class Once:
+    """The check, by jaxtyping or beartype alone, of all functions with one code and its annotations."""
 
-    def given(*args, **kwargs):
-        return result.value
+    def __init__(self, function: FunctionType, hints: dict[str, Any], check: Callable[[FunctionType], Any]):
+        now = self.now = local()
 
-    @functools.cache
-    def checker(of_result: bool) -> Any:
+        def called(*args, **kwargs):
+            return now.function(*args, **kwargs)
+
         # jaxtyping looks the annotations' names up where the function was written.
-        alike = FunctionType(given.__code__, function.__globals__, closure=given.__closure__)
-        return both(functools.wraps(function)(alike) if of_result else function, typechecker=typechecker)
+        called = FunctionType(called.__code__, function.__globals__, closure=called.__closure__)
+        functools.update_wrapper(called, function)
+        called.__annotations__ = hints
+        self.called, self.check, self.seen = called, check, set()
 
-    @functools.wraps(function)
-    def remembered(*args, **kwargs):
-        __tracebackhide__ = True
-        try:
-            key = (*map(kind, args), *kwargs, *map(kind, kwargs.values()))
-        except Anew:
-            return checker(False)(*args, **kwargs)
-        known = key in seen
-        out = (function if known else checker(False))(*args, **kwargs)
-        try:
-            whole = (key, kind(out))
-        except Anew:
-            whole = key
-        else:
-            if whole in seen:
-                return out
-        if known:
-            result.value = out
-            checker(True)(*args, **kwargs)
-        seen.update((key, whole))
-        return out
+    @functools.cached_property
+    def checked(self) -> FunctionType:
+        return self.check(self.called)
 
-    return remembered
+    def __call__(self, function: FunctionType) -> FunctionType:
+        """The function, checked at the first call of each kind: of arguments, and of results to them."""
+        seen = self.seen
+
+        def checked(of, args, kwargs):
+            __tracebackhide__ = True
+            self.now.function = of
+            return self.checked(*args, **kwargs)
+
+        @functools.wraps(function)
+        def remembered(*args, **kwargs):
+            __tracebackhide__ = True
+            try:
+                key = (*map(kind, args), *kwargs, *map(kind, kwargs.values()))
+            except Anew:
+                return checked(function, args, kwargs)
+            known = key in seen
+            out = function(*args, **kwargs) if known else checked(function, args, kwargs)
+            try:
+                whole = (key, kind(out))
+            except Anew:
+                whole = key
+            else:
+                if whole in seen:
+                    return out
+            if known:
+                checked(lambda *_, **__: out, args, kwargs)
+            seen.update((key, whole))
+            return out
+
+        return remembered
+
+
+ONCE: dict[tuple[Any, ...], Once] = {}
 
 
 def jaxtyped(function: Any = None, *, typechecker: Any) -> Any:
     """In the place of jaxtyping's decorator, which the hook writes above every function and class."""
     if function is None:
         return functools.partial(jaxtyped, typechecker=typechecker)
-    if inspect.isfunction(function):
-        shaped = shapes(function)
-        if shaped is not None:
-            return once(function, typechecker) if shaped else checked(function)
-    return both(function, typechecker=typechecker)
+    if not inspect.isfunction(function):
+        return both(function, typechecker=typechecker)
+    code = (function.__code__, *function.__annotations__.values())
+    if code not in ONCE:
+        if (hints := known_hints(function)) is None:  # jaxtyping's to sort out
+            return both(function, typechecker=typechecker)
+        shaped, within = any(map(has_shape, hints.values())), "<locals>" in function.__qualname__
+        if not shaped and not within:
+            return checked(function)
+        ONCE[code] = Once(function, hints, functools.partial(both, typechecker=typechecker) if shaped else checked)
+    return ONCE[code](function)
 
 
 jaxtyping.jaxtyped = _decorator.jaxtyped = jaxtyped
