@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny_finetune as tiny
+from tests import warm
 
 ROOT = Path(__file__).parents[1]
 DIFFS = re.findall(r"^```diff\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
@@ -45,10 +45,10 @@ def copy(tmp_path):
 
 def output(folder: Path, *words: str) -> str:
     """What a command of the copy prints."""
-    env = dict(os.environ, PYTHONPATH=str(folder))
-    done = subprocess.run([sys.executable, "-m", *words], cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    done = warm.Popen(*words, folder=folder)
+    out, err = done.communicate()
+    assert done.returncode == 0, err
+    return out
 
 
 def test_every_example_is_tried():

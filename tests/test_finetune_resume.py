@@ -21,6 +21,7 @@ from allora_analysis.finetune.setting import WITH_ETA, Setting, check
 from allora_analysis.finetune.study import STUDY
 from allora_analysis.validation import ArgumentError
 from tests import tiny_finetune as tiny
+from tests import warm
 
 pytest.importorskip("peft")
 from allora_analysis.finetune import models, run, sources, trainer
@@ -209,10 +210,8 @@ def test_ctrl_c_says_where_the_same_command_goes_on(folder, tmp_path, monkeypatc
 
 def test_killed_while_a_neighbour_starts(folder, undisturbed, tmp_path, capsys):
     """SIGKILL once there is a checkpoint; before it, a second process at the same run; after it, the same command."""
-    program = [sys.executable, "-m", "allora_analysis.finetune", *command(folder, tmp_path)]
-    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    options["env"] = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    first = subprocess.Popen(program, **options)
+    program = ["allora_analysis.finetune", *command(folder, tmp_path)]
+    first = warm.Popen(*program)
     for _ in range(12000):
         if checkpoints(tmp_path) or first.poll() is not None:
             break
@@ -228,8 +227,8 @@ def test_killed_while_a_neighbour_starts(folder, undisturbed, tmp_path, capsys):
     assert main(STUDY, command(folder, tmp_path)) == 0
     table = capsys.readouterr().out
     assert record(tmp_path)["result"] == undisturbed
-    again = subprocess.run(program, **options, check=False, timeout=100)
-    assert (again.returncode, again.stdout, again.stderr) == (0, table, "")
+    again = warm.Popen(*program)
+    assert (again.communicate(), again.returncode) == ((table, ""), 0)
 
 
 def test_a_recorded_run_is_found_without_loading_torch(folder, films, undisturbed, tmp_path):

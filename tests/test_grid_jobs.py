@@ -16,16 +16,17 @@ from allora_analysis.grid import jobs, plan
 from allora_analysis.records.files import Busy
 from allora_analysis.records.record import record_path
 from allora_analysis.validation import ArgumentError
-from tests import tiny_grid
+from tests import tiny_grid, warm, warm_jobs
 from tests.tiny_grid import results_of
 
 
 @pytest.fixture(autouse=True)
 def as_a_user(monkeypatch):
-    for name, value in tiny_grid.environment().items():
+    for name, value in warm.USERS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tiny_grid.ROOT)
     monkeypatch.setattr(jobs, "POLL", 0.1)
+    warm_jobs.start(monkeypatch)
 
 
 @pytest.fixture(scope="module")

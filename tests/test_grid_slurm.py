@@ -14,7 +14,7 @@ from allora_analysis.finetune.setting import PROTOCOL, check
 from allora_analysis.grid import jobs, plan
 from allora_analysis.grid.command import main
 from allora_analysis.validation import ArgumentError
-from tests import tiny_grid
+from tests import tiny_grid, warm
 from tests.slurm import cluster as clusters
 from tests.tiny_grid import results_of
 
@@ -34,7 +34,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def as_a_user(cluster, monkeypatch):
-    for name, value in (tiny_grid.environment() | clusters.environment(cluster)).items():
+    for name, value in (warm.USERS | clusters.environment(cluster)).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tiny_grid.ROOT)
     monkeypatch.setattr(jobs, "POLL", 0.5)

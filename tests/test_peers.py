@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from allora_analysis.lora.peft import VARIANTS, ALLoRAConfig
+from tests import warm
 from tests.peers.__main__ import LISTS, PEERS, check_files
 from tests.peers.draft import patterns
 from tests.peers.plugin import LISTS as PATH
@@ -61,17 +60,12 @@ def test_the_list_is_strict(tmp_path, name, every, status, printed):
     (tmp_path / "pytest.ini").write_text("[pytest]")
     (tmp_path / "lists.toml").write_text(ENTRY.format(name))
     options = ["-p", "peers.plugin", "-p", "no:cacheprovider", "--peer=allora", f"--every={every}"]
-    options += ["--lists", tmp_path / "lists.toml"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rf", "-W", "ignore", *options, "tests"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    assert printed in done.stdout + done.stderr
+    options += ["--lists", str(tmp_path / "lists.toml")]
+    words = ["pytest", "-q", "-rf", "-W", "ignore", *options, "tests"]
+    done = warm.Popen(*words, folder=tmp_path, PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+    shown = "".join(done.communicate())
+    assert done.returncode == status, shown
+    assert printed in shown
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

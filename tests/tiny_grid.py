@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +10,7 @@ from allora_analysis import records
 from allora_analysis.finetune.setting import Setting, check
 from allora_analysis.grid import Grid, Task
 from allora_analysis.grid.command import main
+from tests import warm
 
 ROOT = Path(__file__).parents[1]
 SHARED = {"model": "bert", "data": "films", "rank": 2, "epochs": 4, "batch_size": 8, "learning_rate": 1e-2}
@@ -64,19 +63,12 @@ def flags(made: Sources, results: Path) -> list[str]:
     ]
 
 
-def environment(**more: str) -> dict[str, str]:
-    """A user's: one thread, so that all numbers agree; bitsandbytes compiles nothing on import, a second a process."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TORCHDYNAMO_DISABLE": "1"} | more
-
-
-def start(made: Sources, results: Path, *more: str, **options) -> subprocess.Popen:
+def start(made: Sources, results: Path, *more: str, **options) -> warm.Popen:
     """The command, as a user starts it."""
-    command = [sys.executable, "-m", "tests.tiny_grid", *flags(made, results), *more]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, **({"env": environment()} | pipes | options))
+    return warm.Popen("tests.tiny_grid", *flags(made, results), *more, **options)
 
 
-def finish(process: subprocess.Popen, timeout: float = 300) -> tuple[int, str, str]:
+def finish(process: warm.Popen, timeout: float = 300) -> tuple[int, str, str]:
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:

@@ -1,13 +1,18 @@
 """The type checker that the import hook applies to every function of the package.
 
-jaxtyping binds and checks the arguments of every call twice, for the axes that its shapes share. A function without a
-shape in its signature shares none: beartype alone checks the same there, in a fraction of the time.
+jaxtyping binds and checks the arguments of every call twice, for the axes that its shapes share, in more time than most
+of our functions take, and a function within another is decorated at every call of that. So a function with shapes, or
+within another, is checked once for each combination of types, dtypes and shapes that its code is called with: nothing
+else makes a difference to the answer. The others are beartype's alone.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
-from functools import partial
+from collections.abc import Callable, Collection
+from threading import local
+from types import FunctionType
 from typing import Any, ParamSpecArgs, ParamSpecKwargs, get_args, get_type_hints
 
 import jaxtyping
@@ -25,28 +30,126 @@ def has_shape(hint: Any) -> bool:
     return (isinstance(hint, type) and issubclass(hint, AbstractArray)) or any(map(has_shape, get_args(hint)))
 
 
-def alone(function: Any) -> bool:
-    """Whether beartype alone does: every annotation is known already, and none has a shape."""
+def known_hints(function: FunctionType) -> dict[str, Any] | None:
+    """A function's annotations; None where they are not all known yet: a class not made, a name for type checkers."""
     try:
         hints = get_type_hints(function, include_extras=True)
-    except Exception:  # a class that is not made yet, a name for type checkers only: jaxtyping's to sort out
-        return False
-    for name, hint in hints.items():
+    except Exception:
+        return None
+    for name, hint in [*hints.items()]:
         if isinstance(hint, ParamSpecArgs | ParamSpecKwargs):  # anything, and beartype wants no text of it
-            del function.__annotations__[name]
-    return not any(map(has_shape, hints.values()))
+            del function.__annotations__[name], hints[name]
+    return hints
+
+
+class Anew(Exception):
+    """A value that every call checks anew: what it holds can change, or is too much to remember."""
+
+
+def anew(value: Any) -> Any:
+    raise Anew
+
+
+def of_items(value: tuple | list) -> Any:
+    return (type(value), *map(kind, value)) if len(value) <= 16 else anew(value)
+
+
+class Signers(dict):
+    """By a value's type, the function that gives all that a check can ask of it."""
+
+    def __missing__(self, of: type) -> Callable[[Any], Any]:
+        if hasattr(of, "shape") and hasattr(of, "dtype"):
+            self[of] = lambda value: (of, value.dtype, value.shape)
+        elif issubclass(of, str | type):  # a Literal's choice, a class where one is wanted
+            self[of] = lambda value: value
+        elif issubclass(of, tuple | list):
+            self[of] = of_items
+        else:
+            self[of] = anew if issubclass(of, Collection) else type
+        return self[of]
+
+
+SIGNERS = Signers()
+
+
+def kind(value: Any) -> Any:
+    """The value's type; of arrays the dtype and shape too, of tuples and lists those of what is in them."""
+    return SIGNERS[type(value)](value)
 
 
 both = _decorator.jaxtyped
 
 
+class Once:
+    """The check, by jaxtyping or beartype alone, of all functions with one code and its annotations."""
+
+    def __init__(self, function: FunctionType, hints: dict[str, Any], check: Callable[[FunctionType], Any]):
+        now = self.now = local()
+
+        def called(*args, **kwargs):
+            return now.function(*args, **kwargs)
+
+        # jaxtyping looks the annotations' names up where the function was written.
+        called = FunctionType(called.__code__, function.__globals__, closure=called.__closure__)
+        functools.update_wrapper(called, function)
+        called.__annotations__ = hints
+        self.called, self.check, self.seen = called, check, set()
+
+    @functools.cached_property
+    def checked(self) -> FunctionType:
+        return self.check(self.called)
+
+    def __call__(self, function: FunctionType) -> FunctionType:
+        """The function, checked at the first call of each kind: of arguments, and of results to them."""
+        seen = self.seen
+
+        def checked(of, args, kwargs):
+            __tracebackhide__ = True
+            self.now.function = of
+            return self.checked(*args, **kwargs)
+
+        @functools.wraps(function)
+        def remembered(*args, **kwargs):
+            __tracebackhide__ = True
+            try:
+                key = (*map(kind, args), *kwargs, *map(kind, kwargs.values()))
+            except Anew:
+                return checked(function, args, kwargs)
+            known = key in seen
+            out = function(*args, **kwargs) if known else checked(function, args, kwargs)
+            try:
+                whole = (key, kind(out))
+            except Anew:
+                whole = key
+            else:
+                if whole in seen:
+                    return out
+            if known:
+                checked(lambda *_, **__: out, args, kwargs)
+            seen.update((key, whole))
+            return out
+
+        return remembered
+
+
+ONCE: dict[tuple[Any, ...], Once] = {}
+
+
 def jaxtyped(function: Any = None, *, typechecker: Any) -> Any:
     """In the place of jaxtyping's decorator, which the hook writes above every function and class."""
     if function is None:
-        return partial(jaxtyped, typechecker=typechecker)
-    if inspect.isfunction(function) and alone(function):
-        return checked(function)
-    return both(function, typechecker=typechecker)
+        return functools.partial(jaxtyped, typechecker=typechecker)
+    if not inspect.isfunction(function):
+        return both(function, typechecker=typechecker)
+    code = (function.__code__, *function.__annotations__.values())
+    if code not in ONCE:
+        if (hints := known_hints(function)) is None:  # jaxtyping's to sort out
+            return both(function, typechecker=typechecker)
+        shaped, within = any(map(has_shape, hints.values())), "<locals>" in function.__qualname__
+        if not shaped and not within:
+            return checked(function)
+        ONCE[code] = Once(function, hints, functools.partial(both, typechecker=typechecker) if shaped else checked)
+    return ONCE[code](function)
 
 
 jaxtyping.jaxtyped = _decorator.jaxtyped = jaxtyped

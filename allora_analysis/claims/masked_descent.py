@@ -100,48 +100,44 @@ def _row_masks(x: np.ndarray, keep_prob: float, placement: str) -> tuple[np.ndar
     return x[:, None, :] * kept / keep_prob, keep_prob**number * (1 - keep_prob) ** (size - number)
 
 
-def _stepper(x: np.ndarray, y: np.ndarray, keep_prob: float, rate: float, placement: str) -> Callable[..., tuple]:
-    """One step of (mean, covariance), from sums over each row's own masks."""
-    u, chance = _row_masks(x, keep_prob, placement)
-    squares = np.einsum("m,nmd,nme->nmde", chance, u, u)
+def _maps(one: Sgd, y: np.ndarray, keep_prob: float) -> tuple[np.ndarray, np.ndarray, Callable[..., np.ndarray]]:
+    """A step by sums over each row's masks: of the mean, of the covariance, and what means (T×D×C) add to that."""
+    x, d = one.x, one.x.shape[1]
+    u, chance = _row_masks(x, keep_prob, one.placement)
+    outer = u[..., :, None] * u[..., None, :]
+    squares = chance[:, None, None] * outer
     rows = squares.sum(axis=1)
-    curvature, flat = rows.sum(axis=0), squares.reshape(-1, *rows.shape[1:])
-    forward = np.eye(len(curvature)) - 2 * rate * curvature
+    forward = np.eye(d) - 2 * one.rate * rows.sum(axis=0)
+    fourth = np.tensordot(squares, outer, ((0, 1), (0, 1))) - np.einsum("nde,nfg->dgef", rows, rows)
+    carried = np.kron(forward, forward) + 4 * one.rate**2 * fourth.reshape(d * d, d * d)
 
-    def step(mean: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        residual = y[:, None, :] - u @ mean
-        errors = (residual**2).sum(axis=2) + np.einsum("nmd,de,nme->nm", u, covariance, u)
-        pull = np.einsum("m,nmd,nmc->ndc", chance, u, residual)
-        noise = np.tensordot(errors.ravel(), flat, 1) - np.einsum("ndc,nec->de", pull, pull)
-        noise -= np.einsum("nde,ef,nfg->dg", rows, covariance, rows)
-        following = forward @ covariance @ forward + 4 * rate**2 * noise
-        return mean + 2 * rate * (x.T @ y - curvature @ mean), following
+    def added(means: np.ndarray) -> np.ndarray:
+        errors = ((y[:, None] - u @ means[:, None]) ** 2).sum(axis=3)
+        pull = x[:, :, None] * y[:, None] - rows @ means[:, None]
+        return 4 * one.rate**2 * (np.tensordot(errors, squares, 2) - np.einsum("tndc,tnec->tde", pull, pull))
 
-    return step
+    return forward, carried, added
 
 
 def moments(one: Sgd, y: np.ndarray, keep_prob: float) -> Moments:
-    """Of W_0 = 0, …, W_T, by `_stepper`."""
+    """Of W_0 = 0, …, W_T, by `_maps`."""
     d = one.x.shape[1]
-    step, state = _stepper(one.x, y, keep_prob, one.rate, one.placement), (np.zeros((d, y.shape[1])), np.zeros((d, d)))
-    path = [state]
+    forward, carried, added = _maps(one, y, keep_prob)
+    means, covariances = [np.zeros((d, y.shape[1]))], [np.zeros(d * d)]
     for _ in range(one.steps):
-        state = step(*state)
-        path.append(state)
-    return Moments(*(np.array(part) for part in zip(*path, strict=True)))
+        means.append(forward @ means[-1] + 2 * one.rate * one.x.T @ y)
+    for noise in added(np.array(means[:-1])).reshape(-1, d * d):
+        covariances.append(carried @ covariances[-1] + noise)
+    return Moments(np.array(means), np.reshape(covariances, (-1, d, d)))
 
 
 def limit_moments(one: Sgd, y: np.ndarray) -> Moments:
-    """The same as t → ∞, by solving the fixed point, which is linear in the covariance."""
+    """The same as t → ∞, by solving the fixed points."""
     d = one.x.shape[1]
-    u, chance = _row_masks(one.x, one.keep_prob, one.placement)
-    mean = np.linalg.solve(np.einsum("m,nmd,nme->de", chance, u, u), one.x.T @ y)
-    step = _stepper(one.x, y, one.keep_prob, one.rate, one.placement)
-    source = step(mean, np.zeros((d, d)))[1]
-    basis = np.eye(d * d).reshape(-1, d, d)
-    carried = np.array([(step(mean, unit)[1] - source).ravel() for unit in basis]).T
-    covariance = np.linalg.solve(np.eye(d * d) - carried, source.ravel()).reshape(d, d)
-    return Moments(mean[None], covariance[None])
+    forward, carried, added = _maps(one, y, one.keep_prob)
+    mean = np.linalg.solve(np.eye(d) - forward, 2 * one.rate * one.x.T @ y)[None]
+    covariance = np.linalg.solve(np.eye(d * d) - carried, added(mean).ravel())
+    return Moments(mean, covariance.reshape(1, d, d))
 
 
 def risks(one: Sgd, keep_prob: float) -> np.ndarray:
