@@ -297,6 +297,9 @@ def test_a_randomized_start_is_no_file_of_its_function(tmp_path):
     for read in (load, PeftModel.from_pretrained):
         with refused("'pissa_niter_4' draws its start, and with it the base weight, anew"):
             read(qwen(), tmp_path)
+    base, state = qwen(), torch.get_rng_state()
+    get_peft_model(base, allora_config(ETA, **FIELDS, init_lora_weights="pissa_niter_4"))
+    assert torch.equal(torch.get_rng_state(), state)  # nobody's other draws depend on it
     model = adapted(init_lora_weights="pissa")
     model.save_pretrained(tmp_path / "exact")
     assert near(logits(load(qwen(), tmp_path / "exact")), logits(model))

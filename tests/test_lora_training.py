@@ -27,9 +27,12 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def adapted(variant="allora"):
-    config = allora_config(2.0, variant, r=3, target_modules=QWEN_TARGETS, task_type="SEQ_CLS")
-    return get_peft_model(qwen(), config)
+def adapted(variant="allora", seed=None, **fields):
+    config = allora_config(2.0, variant, r=3, target_modules=QWEN_TARGETS, task_type="SEQ_CLS", **fields)
+    base = qwen()
+    if seed is not None:
+        torch.manual_seed(seed)
+    return get_peft_model(base, config)
 
 
 def trainer(model, folder, steps, callbacks=None, optimizers=(None, None), **options):
@@ -78,11 +81,13 @@ def test_trainer_trains(tmp_path, variant):
     assert torch.equal(logits(checkpoint), logits(model))
 
 
-def test_trainer_resumes_with_the_rule(tmp_path):
-    through = adapted()
+@pytest.mark.filterwarnings("ignore:.*changes the base weights of the model:UserWarning")
+@pytest.mark.parametrize("init", [True, "pissa_niter_4"])
+def test_trainer_resumes_with_the_rule(tmp_path, init):
+    """Planted: PiSSA's randomized SVD was drawn again, another base weight under the saved adapter."""
+    through, first, resumed = (adapted(init_lora_weights=init, seed=0 if init is True else seed) for seed in range(3))
     trainer(through, tmp_path / "through", 4).train()
-    trainer(adapted(), tmp_path / "parts", 2).train()
-    resumed = adapted()
+    trainer(first, tmp_path / "parts", 2).train()
     trainer(resumed, tmp_path / "parts", 4).train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-2"))
     assert {m.lora_variant["default"].name for m in resumed.modules() if isinstance(m, ALLoRALinearLayer)} == {"allora"}
     torch.testing.assert_close(logits(resumed), logits(through), rtol=1e-6, atol=1e-6)

@@ -14,6 +14,7 @@ from torch.optim.adamw import adamw
 from allora_analysis.lora.pairs import stacked
 
 _TINY = 1e-30  # a factor that moves nothing, but by which a decay can be divided
+_VECTOR = 64  # bytes: torch's loops take a row at a time if its factor is one number, and rows below are no vector
 
 
 class Hyper(NamedTuple):
@@ -46,12 +47,21 @@ class Tensors(NamedTuple):
 
     def without_gaps(self) -> bool:
         """Whether all are contiguous: the fused kernel walks through memory."""
-        return all(one.is_contiguous() for of in self[:5] for one in of)
+        return all(all(map(Tensor.is_contiguous, of)) for of in self[:5])
 
 
 def hyper_of(group: dict[str, Any]) -> Hyper:
     """A group's, whose betas a user may have set as a list."""
-    return Hyper(*(tuple(group[field]) if field == "betas" else group[field] for field in Hyper._fields))
+    return Hyper(
+        group["lr"],
+        tuple(group["betas"]),
+        group["eps"],
+        group["weight_decay"],
+        group["amsgrad"],
+        group["maximize"],
+        group["foreach"],
+        group["fused"],
+    )
 
 
 def _numbers(hyper: Hyper) -> dict[str, Any]:
@@ -84,13 +94,17 @@ def move_one_by_one(own: Tensors, k: int, factors: Tensor, hyper: Hyper) -> None
             numbers |= {"lr": factor * rate, "weight_decay": decay / factor}
             torch._fused_adamw_(*of, count, **numbers)
         return
-    moved = torch.empty_like(own.parameters[0])
+    moved = torch.empty_like(first := own.parameters[0])
+    spread = torch.empty_like(first) if first.ndim == 2 and first.shape[1] * first.element_size() < _VECTOR else None
     numbers["weight_decay"] = 0.0
     for (parameter,), *of, count, factor in zip(*lists, counts, factors.unbind(), strict=True):
         torch._fused_adamw_([moved.zero_()], *of, count, **numbers)
         if decay != 0:
             parameter.mul_(1 - rate * decay)
-        _add_scaled(parameter, k, moved, factor)
+        if spread is None or len(factor) > 1:
+            _add_scaled(parameter, k, moved, factor)
+        else:
+            parameter.addcmul_(moved, spread.copy_(factor[0]))
 
 
 def move_together(own: Tensors, k: int, factors: Tensor, hyper: Hyper) -> None:

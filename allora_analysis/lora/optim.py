@@ -42,6 +42,7 @@ from allora_analysis.validation import ArgumentError, choice, count, non_negativ
 __all__ = ["ALLoRAAdamW", "param_groups"]
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+_CACHED = 2**14  # factors at a time
 
 
 class _Member(NamedTuple):
@@ -234,7 +235,12 @@ class ALLoRAAdamW(Optimizer):
         if any(member.scaling != 1 for member in members):
             scalings = [member.scaling for member in members for _ in range(experts)]
             norms *= torch.tensor(scalings, dtype=norms.dtype, device=norms.device)[:, None]
-        d = ADAPTORS[adaptor](norms, eta).to(a.dtype).unflatten(0, (len(members), experts))[..., None]
+        if eager:  # some at a time, in the cache
+            for some in norms.view(-1).split(_CACHED):
+                some.copy_(ADAPTORS[adaptor](some, eta))
+        else:
+            norms = ADAPTORS[adaptor](norms, eta)
+        d = norms.to(a.dtype).unflatten(0, (len(members), experts))[..., None]
         factors = _mean_of_rows(d, b), d
         for k in trained:
             own = self._tensors([member[k] for member in members], hyper.amsgrad)

@@ -31,7 +31,7 @@ from allora_analysis.lora.peft.other_layers import new_layer
 from allora_analysis.validation import ArgumentError, choice, count, number, positive, shown
 
 _INITS = (True, False, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_16")
-_ITERATED = re.compile(r"pissa_niter_\d+")  # by a randomized SVD, another one each time
+_ITERATED = re.compile(r"pissa_niter_\d+")  # by a randomized SVD: another device or version draws another one
 # How an adapter whose start changed the base weight becomes LoRA's; PEFT leaves a head out of the converted file.
 CONVERT = (
     "merge_and_unload() gives the whole model; for an adapter without modules_to_save PEFT converts it: save the model "
@@ -168,8 +168,8 @@ class ALLoRAConfig(LoraConfig):
         """The config that `to_dict` wrote. Fields that this version of PEFT does not know are dropped if falsy."""
         if _ITERATED.fullmatch(str(init := fields.get("init_lora_weights"))):
             raise ArgumentError(
-                f"init_lora_weights {init!r} draws its start, and with it the base weight, anew each time, so that the "
-                f"file is another function; take 'pissa', which is exact, or in the run's own process: {CONVERT}"
+                f"init_lora_weights {init!r} draws its start, and with it the base weight, anew, by device and version, so "
+                f"that the file may be another function; take 'pissa', which is exact, or in the run's own process: {CONVERT}"
             )
         fields = {name: value for name, value in fields.items() if name not in ("peft_type", _NOTE)}
         if _ASF_RANK in fields:

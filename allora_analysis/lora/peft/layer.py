@@ -227,6 +227,18 @@ def changes_base(config: Any) -> bool:
     return str(config.init_lora_weights).startswith(("pissa", "olora"))
 
 
+@contextmanager
+def _same_draw(config: Any, layer: Any) -> Iterator[None]:
+    """A randomized SVD draws what it drew before: a resumed run builds its model, and the base weight, anew."""
+    kind = getattr(getattr(layer, "weight", None), "device", torch.device("meta")).type
+    if not str(config.init_lora_weights).startswith("pissa_niter") or kind not in ("cpu", "cuda"):
+        yield
+        return
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if kind == "cuda" else ()):
+        (torch.default_generator.manual_seed if kind == "cpu" else torch.cuda.manual_seed_all)(0)
+        yield
+
+
 def _wrapped(layer: Any, adapter: str) -> bool:
     """FSDP wraps or shards A and B on their own, as the Trainer has it do with PEFT's models."""
     parts = layer.lora_A[adapter], layer.lora_B[adapter]
@@ -279,7 +291,8 @@ class ALLoRALayer:
         if hasattr(config, "rule"):
             self.check(r, config, kwargs.get("target_name", ""))
         self.lora_variant.pop(adapter_name, None)
-        super().update_layer(adapter_name, r, lora_alpha=lora_alpha, config=config, **kwargs)
+        with _same_draw(config, self.get_base_layer()):
+            super().update_layer(adapter_name, r, lora_alpha=lora_alpha, config=config, **kwargs)
 
     def check(self, rank: int, config: LoraConfig, name: str) -> None:
         """The layer can carry an adapter of this config; some are for linear layers alone."""
