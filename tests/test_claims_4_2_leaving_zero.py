@@ -71,10 +71,22 @@ def at_unit_products(one):
     return one.product if one.row.optimizer == "sgd" else False
 
 
+def faster_if_unclipped(one):
+    return one.optimizer == "flow" and one.eta > 1
+
+
+def faster_below_the_clipping(one):
+    """Without ALLoRA's rows whose own gradient is clipped, LoRA's not."""
+    return faster_if_unclipped(one) and one.clip >= one.eta * one.size
+
+
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
     ("4-escape", escape, "trajectory", lambda t, g, eta: eta * g * t, "refuted"),
     ("4-escape", escape, "trajectory", lambda t, g, eta: RIGHT["trajectory"](t, g, eta, "inverse"), "refuted"),
     ("4-escape", layer_training, "one_row", sgd_row, "refuted"),
+    ("4-escape", section, "starts_faster", faster_if_unclipped, "refuted"),
+    ("4-escape", section, "starts_faster", faster_below_the_clipping, "refuted"),
+    ("4-escape", section, "told_flow", lambda one, times: escape.trajectory(times, one.size, one.eta), "refuted"),
     ("4-escape-fixed-rate", adaptors, "inverse_sqrt", lambda m, eta: np.float64(eta), "refuted"),
     ("4-escape-fixed-rate", escape, "tradeoff", gain_of_two, "refuted"),
     ("4-escape-fixed-rate", adaptors, "inverse_sqrt", lambda m, eta: RIGHT["inverse"](m, eta), "refuted"),
