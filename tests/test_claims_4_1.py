@@ -17,7 +17,7 @@ ROWS = Rows(limits, dropped, framework)
 RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
 ALLORA, LORA, PRODUCTS = functional.allora, layer_training.lora, layer_training.products
 BATCH, SAME_LOSS = "-in-training", "4-without-loss-of-generality-same-loss"
-LOSS, GRADIENTS = dropped.loss_of, dropped.factor_gradients
+LOSS, GRADIENTS, AHEAD = dropped.loss_of, dropped.factor_gradients, limits.ahead
 
 
 def unscaled(case):
@@ -75,6 +75,15 @@ def sgd_always(run, *args, **options):
 
 def never_clipped(run, *args, **options):
     return PRODUCTS(run._replace(clip=None), *args, **options)
+
+
+def unless_clipped(case):
+    """η wherever nothing is clipped, LoRA's step elsewhere."""
+    return case.run.eta if case.run.optimizer == "sgd" and case.run.clip is None else 1.0
+
+
+def without_the_other_gradients(case):
+    return AHEAD(case._replace(other=0.0))
 
 
 def masked_outputs_always(case, x, a, b):
@@ -136,6 +145,8 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-three-limitations", functional, "allora", scaled_output, "refuted"),
     ("4-three-limitations", layer_training, "products", sgd_always, "refuted"),
     ("4-three-limitations", layer_training, "products", never_clipped, "refuted"),
+    ("4-three-limitations", limits, "ahead", unless_clipped, "refuted"),
+    ("4-three-limitations", limits, "ahead", without_the_other_gradients, "refuted"),
     ("4-three-limitations", limits, "mask_spread", lambda case, arm, drop_rate: 1.0, "refuted"),
     ("4-three-limitations", limits, "growth", lambda case, arm, eta: 1.0, "refuted"),
     ("4-three-limitations", limits, "SMALLER", 1.01, "refuted"),
@@ -211,10 +222,23 @@ def test_limits_of_each_kind_are_drawn():
     assert {bool(limits.alleviated(case)) for case in drawn} == {True, False}
 
 
+@pytest.mark.parametrize(
+    ("clip", "head", "ratio"), [(0.4, 0.0, 1.0), (1.5, 0.0, 1.5), (3.0, 0.0, 2.0), (0.4, 1.0, 1.26)]
+)
+def test_the_first_step_of_clipped_sgd(clip, head, ratio):
+    """ALLoRA's over LoRA's at η = 2 by the layers, on both sides of g < c < ηg, and √(8/5) beside a head of norm g."""
+    task = layer_training.draw_problem(np.random.default_rng(0))
+    g = layer_training.first_gradient(task)
+    case = limits.Zero(layer_training.Run(task, "sgd", 2.0, 0.01, 1, clip * g), head * g)
+    seen = 1 / limits.measures(case)["ALLoRA"]
+    assert seen == pytest.approx(ratio, rel=0.01)
+    assert limits.ahead(case) == pytest.approx(seen, rel=1e-9)
+
+
 def test_growth_at_scaling_one_is_the_librarys():
     """The layers' forward passes against `ripple.log_output_growth`."""
     rng = np.random.default_rng(0)
     layers = limits.layers(rng, 16, 4)
     case = limits.Depth(2.0, layers, None, rng.standard_normal((1, 16)))
     found = limits.growth(case, "lora", 1.0)
-    assert np.log(found) == pytest.approx(ripple.log_output_growth([layers] * limits.DEPTH, case.x[0], 1.0)[0])
+    assert np.log(found) == pytest.approx(ripple.log_output_growth(layers, case.x[0], 1.0)[0])
