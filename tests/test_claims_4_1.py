@@ -17,7 +17,7 @@ ROWS = Rows(limits, dropped, framework)
 RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
 ALLORA, LORA, PRODUCTS = functional.allora, layer_training.lora, layer_training.products
 BATCH, SAME_LOSS = "-in-training", "4-without-loss-of-generality-same-loss"
-LOSS, GRADIENTS, STEP = dropped.loss_of, dropped.factor_gradients, dropped.stepped
+LOSS, GRADIENTS, AHEAD = dropped.loss_of, dropped.factor_gradients, limits.ahead
 
 
 def unscaled(case):
@@ -42,6 +42,25 @@ def cut_off_from_a(x, a, b):
     return LORA(x, a.detach() + 0 * a, b)
 
 
+def without_buffers(name, parameters, rate):
+    return torch.optim.SGD(parameters, lr=rate)
+
+
+def at_right_angles(case):
+    """The condition of plain SGD alone, at momentum and AdamW too."""
+    g = np.delete(case.one.upstream.T @ case.one.x, case.i, axis=0)
+    return bool(np.abs(case.one.b[case.i] @ np.delete(case.one.b, case.i, axis=0).T @ g).max() < 1e-9)
+
+
+def of_plain_sgd(case):
+    return case.optimizer == "sgd" and dropped.negligible(case.one.b[case.i] @ dropped.moves(case, False)[0], case)
+
+
+def rows_at_an_angle(case):
+    """To first order in l, and without a look at g_i."""
+    return bool((np.abs(np.delete(case.one.b, case.i, axis=0) @ case.one.b[case.i]) > 1e-9).any())
+
+
 def b_unscaled(a, b, g, factor):
     return b.T @ g, g @ a.T
 
@@ -56,6 +75,15 @@ def sgd_always(run, *args, **options):
 
 def never_clipped(run, *args, **options):
     return PRODUCTS(run._replace(clip=None), *args, **options)
+
+
+def unless_clipped(case):
+    """η wherever nothing is clipped, LoRA's step elsewhere."""
+    return case.run.eta if case.run.optimizer == "sgd" and case.run.clip is None else 1.0
+
+
+def without_the_other_gradients(case):
+    return AHEAD(case._replace(other=0.0))
 
 
 def masked_outputs_always(case, x, a, b):
@@ -97,8 +125,14 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
         for name in ("4-dropout-gradient", f"4-dropout-gradient{BATCH}")
     ),
     ("4-dropout-rate", adaptive, "masked_field", b_unscaled, "refuted"),
-    ("4-dropout-rate", layer_training, "lora", cut_off_from_a, "holds"),
+    ("4-dropout-rate", layer_training, "lora", cut_off_from_a, "refuted"),
+    ("4-dropout-rate", layer_training, "optimizer", without_buffers, "refuted"),
+    ("4-dropout-rate", dropped, "left_alone", at_right_angles, "refuted"),
+    ("4-dropout-rate", dropped, "left_alone", of_plain_sgd, "refuted"),  # a row without a gradient has no buffer
+    ("4-dropout-rate", dropped, "buffered", lambda case, earlier, gradient: gradient, "refuted"),
     ("4-dropout-other-rows", layer_training, "lora", cut_off_from_a, "refuted"),
+    ("4-dropout-other-rows", layer_training, "optimizer", without_buffers, "refuted"),
+    ("4-dropout-other-rows", dropped, "coupled", rows_at_an_angle, "refuted"),
     ("4-both-adaptions", framework, "adapted", masked_inputs_always, "refuted"),
     ("4-both-adaptions", framework, "adapted", lambda case, x, a, b: LORA(x, a, b), "refuted"),  # LoRA's own gradient
     ("4-both-adaptions-in-lora", framework, "adapted", masked_outputs_always, "holds"),
@@ -111,6 +145,8 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-three-limitations", functional, "allora", scaled_output, "refuted"),
     ("4-three-limitations", layer_training, "products", sgd_always, "refuted"),
     ("4-three-limitations", layer_training, "products", never_clipped, "refuted"),
+    ("4-three-limitations", limits, "ahead", unless_clipped, "refuted"),
+    ("4-three-limitations", limits, "ahead", without_the_other_gradients, "refuted"),
     ("4-three-limitations", limits, "mask_spread", lambda case, arm, drop_rate: 1.0, "refuted"),
     ("4-three-limitations", limits, "growth", lambda case, arm, eta: 1.0, "refuted"),
     ("4-three-limitations", limits, "SMALLER", 1.01, "refuted"),
@@ -138,16 +174,47 @@ def test_one_mask_for_all_tokens_would_make_the_rows_hold(monkeypatch):
     assert ROWS.finding(f"4-dropout-gradient{BATCH}").verdict == "holds"
 
 
-def test_the_changed_step_by_brute_force():
-    """l(B_j·B_i)g_i against two finite SGD steps with output i kept and dropped."""
-    case = next(case.inputs for case in dropped.dropped_cases(Cases(0, "4-dropout-other-rows"))[1:])
-    x, upstream, a, b = case.one
-    ends = []
-    for keep in (np.ones(4), np.array([0.0, 1.0, 1.0, 1.0])):
-        g = (upstream * keep).T @ x
-        ends.append((b - 1e-6 * g @ a.T) @ (a - 1e-6 * b.T @ g))
-    change = (ends[1] - ends[0])[1:] / 1e-6
-    np.testing.assert_allclose(change, np.outer(b[1:] @ b[0], (upstream.T @ x)[0]), rtol=1e-3, atol=1e-4)
+def brute_force(case, kept):
+    """The change of BA in the last of `before` + 1 steps, A and B trained throughout; AdamW and SGD by hand."""
+    x, upstream, *pair = case.one
+    means, squares = ([np.zeros_like(part) for part in pair] for _ in range(2))
+    for t in range(1, case.before + 2):
+        keep = np.ones(upstream.shape[1])
+        if t > case.before:
+            keep[case.i] = kept
+        g, (a, b) = (upstream * keep).T @ x, pair
+        gradients, pair = (b.T @ g, g @ a.T), []
+        for k, (part, gradient) in enumerate(zip((a, b), gradients, strict=True)):
+            means[k] = 0.9 * means[k] + 0.1 * gradient
+            squares[k] = 0.999 * squares[k] + 0.001 * gradient**2
+            adam = means[k] / (1 - 0.9**t) / (np.sqrt(squares[k] / (1 - 0.999**t)) + 1e-8)
+            pair.append(part - case.rate * (adam if case.optimizer == "adamw" else gradient))
+    return pair[1] @ pair[0] - b @ a
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_dropped_row_by_brute_force(index):
+    """The paper's cases, whose earlier steps the row takes at a rate of 0, with A and B trained in them too."""
+    case = dropped.dropped_cases(Cases(0, "4-dropout-rate"))[index].inputs
+    shares = [
+        np.linalg.norm(step(case, False)[case.i]) / np.linalg.norm(step(case, True)[case.i])
+        for step in (brute_force, dropped.stepped)
+    ]
+    assert shares[0] == pytest.approx(shares[1], rel=0.05)
+    assert shares[0] > (0.85 if case.optimizer == "adamw" else 0.1)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
+def test_the_changed_step_by_its_formula(optimizer):
+    """l(B_j⁺·B_i)g_i, exactly."""
+    one = layer_training.draw_pass(np.random.default_rng(0), n1=4, rank=3)
+    case = dropped.Dropped(one, 0, 0.1, optimizer, 3)
+    steps = [dropped.stepped(case, kept) for kept in (False, True)]
+    g = one.upstream.T @ one.x
+    factor = 1 + 0.9 + 0.81 + 0.729 if optimizer == "momentum" else 1.0
+    after = one.b - 0.1 * factor * g @ one.a.T
+    told = 0.1 * np.outer(after[1:] @ one.b[0], g[0])
+    np.testing.assert_allclose((steps[0] - steps[1])[1:], told, rtol=1e-9, atol=1e-12)
 
 
 def test_limits_of_each_kind_are_drawn():
@@ -156,10 +223,23 @@ def test_limits_of_each_kind_are_drawn():
     assert {bool(limits.alleviated(case)) for case in drawn} == {True, False}
 
 
+@pytest.mark.parametrize(
+    ("clip", "head", "ratio"), [(0.4, 0.0, 1.0), (1.5, 0.0, 1.5), (3.0, 0.0, 2.0), (0.4, 1.0, 1.26)]
+)
+def test_the_first_step_of_clipped_sgd(clip, head, ratio):
+    """ALLoRA's over LoRA's at η = 2 by the layers, on both sides of g < c < ηg, and √(8/5) beside a head of norm g."""
+    task = layer_training.draw_problem(np.random.default_rng(0))
+    g = layer_training.first_gradient(task)
+    case = limits.Zero(layer_training.Run(task, "sgd", 2.0, 0.01, 1, clip * g), head * g)
+    seen = 1 / limits.measures(case)["ALLoRA"]
+    assert seen == pytest.approx(ratio, rel=0.01)
+    assert limits.ahead(case) == pytest.approx(seen, rel=1e-9)
+
+
 def test_growth_at_scaling_one_is_the_librarys():
     """The layers' forward passes against `ripple.log_output_growth`."""
     rng = np.random.default_rng(0)
     layers = limits.layers(rng, 16, 4)
     case = limits.Depth(2.0, layers, None, rng.standard_normal((1, 16)))
     found = limits.growth(case, "lora", 1.0)
-    assert np.log(found) == pytest.approx(ripple.log_output_growth([layers] * limits.DEPTH, case.x[0], 1.0)[0])
+    assert np.log(found) == pytest.approx(ripple.log_output_growth(layers, case.x[0], 1.0)[0])

@@ -71,10 +71,22 @@ def at_unit_products(one):
     return one.product if one.row.optimizer == "sgd" else False
 
 
+def faster_if_unclipped(one):
+    return one.optimizer == "flow" and one.eta > 1
+
+
+def faster_below_the_clipping(one):
+    """Without ALLoRA's rows whose own gradient is clipped, LoRA's not."""
+    return faster_if_unclipped(one) and one.clip >= one.eta * one.size
+
+
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
     ("4-escape", escape, "trajectory", lambda t, g, eta: eta * g * t, "refuted"),
     ("4-escape", escape, "trajectory", lambda t, g, eta: RIGHT["trajectory"](t, g, eta, "inverse"), "refuted"),
     ("4-escape", layer_training, "one_row", sgd_row, "refuted"),
+    ("4-escape", section, "starts_faster", faster_if_unclipped, "refuted"),
+    ("4-escape", section, "starts_faster", faster_below_the_clipping, "refuted"),
+    ("4-escape", section, "told_flow", lambda one, times: escape.trajectory(times, one.size, one.eta), "refuted"),
     ("4-escape-fixed-rate", adaptors, "inverse_sqrt", lambda m, eta: np.float64(eta), "refuted"),
     ("4-escape-fixed-rate", escape, "tradeoff", gain_of_two, "refuted"),
     ("4-escape-fixed-rate", adaptors, "inverse_sqrt", lambda m, eta: RIGHT["inverse"](m, eta), "refuted"),
@@ -83,6 +95,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-figure-2-slower", escape, "time_to_reach", lambda m, g, eta: m / (g * eta), "refuted"),
     ("4-figure-2-slower", section, "longest", lambda eta, times=1.5: 1.0, "refuted"),
     ("4-figure-2-slower", layer_training, "one_row", sgd_row, "refuted"),
+    ("4-figure-2-slower", section, "adamw_steps", lambda one: round(one.size / one.rate), "refuted"),  # as LoRA's
     ("4-figure-2-right", layer_training, "products", lora_everywhere, "refuted"),
     ("4-figure-2-right", layer_training, "products", sgd_always, "holds"),
     ("4-figure-2-right", layer_training, "products", never_clipped, "refuted"),
@@ -108,6 +121,18 @@ def test_the_longest_row_is_where_the_times_have_that_ratio(times):
     for eta in (4.0, 20.0):
         level = section.longest(eta, times)
         assert level / section.time_to(level, eta) == pytest.approx(times, rel=1e-4)
+
+
+@pytest.mark.parametrize(("rate", "level", "steps"), [(1e-3, 0.4, 448), (1e-3, 2.0, 2492), (1e-2, 5.0, 719)])
+def test_adamw_takes_allora_longer(rate, level, steps):
+    """By torch, at η² = 4, to levels far beyond those of the row; LoRA takes level/rate steps."""
+    path = layer_training.one_row("adamw", lambda m: (m + 0.25) ** -0.5, rate, 3000, stop=level * (1 - 1e-7))
+    assert len(path) - 1 == section.adamw_steps(section.Row("adamw", 2.0, level, rate)) == steps
+
+
+def test_a_level_that_is_not_reached_has_no_ratio(monkeypatch):
+    monkeypatch.setattr(layer_training, "one_row", lambda name, slope, rate, steps, stop: np.array([0.0, 0.1]))
+    assert np.isnan(section._lora_over_allora(section.Row("adamw", 2.0, 0.2)))
 
 
 def problem(n1=5, n2=4, rank=2):

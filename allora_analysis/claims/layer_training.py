@@ -5,7 +5,7 @@ The measured side of §4's rows; nothing is predicted here. Checked by `tests/te
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,10 +70,14 @@ def draw_pass(rng: np.random.Generator, n1: int = 0, n2: int = 0, rank: int = 0,
 
 
 def paper_pass(rng: np.random.Generator, size: float = 0.1) -> Pass:
-    """A pass at LoRA's shapes, r = 8, on inputs with a power-law spectrum; `size` is the rows' mean norm in BA."""
+    """A pass at LoRA's shapes, r = 8, on inputs with a power-law spectrum; `size` is the rows' mean norm in BA.
+
+    A has PEFT's variance, 1/(3n₂), on which B's size beside A's depends.
+    """
     one = draw_pass(rng, 48, 64, 8, 32)
-    b = one.b * size / np.linalg.norm(one.b @ one.a, axis=1).mean()
-    return one._replace(x=inputs(rng, 32, 64, 0.5), b=b)
+    a = one.a / np.sqrt(3 * 64)
+    b = one.b * size / np.linalg.norm(one.b @ a, axis=1).mean()
+    return one._replace(x=inputs(rng, 32, 64, 0.5), a=a, b=b)
 
 
 def draw_problem(
@@ -86,8 +90,9 @@ def draw_problem(
 
 
 def paper_problem(rng: np.random.Generator) -> Problem:
-    """A teacher at LoRA's shapes, r = 8, inputs with a power-law spectrum."""
-    return draw_problem(rng, 48, 64, 8, 96, 0.5)
+    """A teacher at LoRA's shapes, r = 8, inputs with a power-law spectrum, A of PEFT's variance, 1/(3n₂)."""
+    one = draw_problem(rng, 48, 64, 8, 96, 0.5)
+    return one._replace(a=one.a / np.sqrt(3))
 
 
 def backward(rule: Callable, one: Pass, *args: Any) -> list[np.ndarray]:
@@ -118,20 +123,23 @@ def forward(arm: str, x, a, b, eta: float):
     return functional.allora(x, a, b, eta, "constant" if arm == "constant" else "inverse_sqrt")
 
 
-def _optimizer(name: str, pair: tuple, arm: str, eta: float, rate: float) -> tuple:
-    # The optimizer, and the arm that the layer itself takes.
+def optimizer(name: str, parameters: Sequence, rate: float):
+    """Torch's optimizer of a name: "sgd", "momentum" of 0.9, or AdamW; no weight decay."""
     import torch
 
-    if name == "sgd":
-        return torch.optim.SGD(pair, lr=rate), arm
-    if name == "momentum":
-        return torch.optim.SGD(pair, lr=rate, momentum=0.9), arm
+    if name in ("sgd", "momentum"):
+        return torch.optim.SGD(parameters, lr=rate, momentum=0.9 * (name == "momentum"))
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+
+
+def _optimizer(name: str, pair: tuple, arm: str, eta: float, rate: float) -> tuple:
+    # The optimizer, and the arm that the layer itself takes.
     if name == "allora_adamw" and arm == "allora":
         from allora_analysis.lora.optim import ALLoRAAdamW
 
         group = {"params": list(pair), "pair": True, "scaling": 1.0}
         return ALLoRAAdamW([group], lr=rate, eta=eta, weight_decay=0.0), "lora"
-    return torch.optim.AdamW(pair, lr=rate, weight_decay=0.0), arm
+    return optimizer(name, pair, rate), arm
 
 
 def pairs(
@@ -173,17 +181,12 @@ def first_gradient(task: Problem) -> float:
     return float(np.linalg.norm(task.y.T @ task.x @ task.a.T) / len(task.x))
 
 
-def one_row(
-    optimizer: str, slope: Callable[[float], float], rate: float, steps: int, stop: float = np.inf
-) -> np.ndarray:
+def one_row(name: str, slope: Callable[[float], float], rate: float, steps: int, stop: float = np.inf) -> np.ndarray:
     """One number m, its gradient −slope(m), after 0, 1, … steps of torch's optimizer, up to the first m ≥ stop."""
     import torch
 
     m = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    rule = {
-        "sgd": lambda: torch.optim.SGD([m], lr=rate),
-        "adamw": lambda: torch.optim.AdamW([m], lr=rate, weight_decay=0.0),
-    }[optimizer]()
+    rule = optimizer(name, [m], rate)
     path = [0.0]
     for _ in range(steps):
         m.grad = torch.tensor([-slope(path[-1])], dtype=m.dtype)
