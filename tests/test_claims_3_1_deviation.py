@@ -1,6 +1,7 @@
 """The ledger's rows on the Monte Carlo bound and on Std in training: planted wrong formulas change their verdicts."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -60,6 +61,38 @@ def test_large_n_notices_another_number_of_masks(monkeypatch, factor):
 def test_few_masks_notices_another_rate(monkeypatch, power, expected):
     monkeypatch.setattr(deviation, "mean_absolute_deviation", lambda x, y, w, p, n: n**-power)
     assert verdict("3.1-benefit-few-masks") == expected
+
+
+@pytest.mark.parametrize(
+    "dropped_alone",
+    [
+        lambda one: s3_1_deviation.ALONE / (one.entries * min(one.drop_rate, 1 - one.drop_rate)),  # mq < 0.096
+        lambda one: 0.5 / (one.entries * min(one.drop_rate, 1 - one.drop_rate)),  # else halved
+    ],
+)
+def test_few_masks_is_not_the_number_dropped_alone(monkeypatch, dropped_alone):
+    monkeypatch.setattr(s3_1_deviation, "few_dropped", dropped_alone)
+    assert verdict("3.1-benefit-few-masks") == "refuted"
+
+
+def test_few_dropped_on_a_grid():
+    """(1 − q)³ᵐ > 3/4 exactly where four masks leave more than 3/4, by sums over the binomial law."""
+
+    def mean_deviation(n, q):
+        kept = np.arange(n + 1)
+        log = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in kept]
+        return np.exp(log + kept * np.log(q) + (n - kept) * np.log1p(-q)) @ np.abs(kept - n * q)
+
+    for m in (1, 2, 3, 7, 40):
+        for q in np.concatenate([np.geomspace(1e-3, 0.5, 40), 1 - np.geomspace(1e-3, 0.5, 40)]):
+            left = mean_deviation(4 * m, q) / 4 / mean_deviation(m, q)
+            assert (left > 0.75) == (s3_1_deviation.few_dropped(s3_1_deviation.Alike(m, q)) > 1), (m, q)
+
+
+def test_the_bound_is_attained_by_one_mask_alone():
+    known = {name: seen for name, seen in ROWS.finding("3.1-bound").evidence.measured.items() if "one entry" in name}
+    shares = [seen["mean |·|"] / seen["√ mean square"] for seen in known.values()]
+    assert shares == pytest.approx([1, 0.5**0.5, 0.75**0.5])
 
 
 @pytest.mark.parametrize(("start", "expected"), [(1e9, "holds"), (1.0, "refuted")])
@@ -124,6 +157,17 @@ def test_loss_from_random_notices_a_wrong_closed_form(monkeypatch, name, factor)
     measured = s3_1_in_training.loss_stds
     monkeypatch.setattr(s3_1_in_training, name, lambda *arguments: factor * right(*arguments))
     monkeypatch.setattr(s3_1_in_training, "loss_stds", measured)
+    assert verdict("3.1-loss-std-from-random") == "refuted"
+
+
+def test_a_turning_scale_that_sums_rows_and_not_outputs_is_refuted(monkeypatch):
+    def rows_alone(one):
+        mean, fit = np.mean(one.x**2, axis=1, keepdims=True), one.fit
+        a, b = 3 * np.sum(mean**2), 4 * np.sum(one.y**2 * mean)
+        c = np.sum(fit**2 * (fit - 2 * one.y) ** 2)
+        return one.keep_prob * math.sqrt((math.sqrt(b**2 + 4 * a * c) - b) / (2 * a))
+
+    monkeypatch.setattr(s3_1_in_training, "turning_scale", rows_alone)
     assert verdict("3.1-loss-std-from-random") == "refuted"
 
 

@@ -38,7 +38,7 @@ def finding(claim=CLAIM):
 def test_without_a_record_it_is_not_run_and_says_the_command(folder):
     assert finding().verdict == "not_run"
     assert (CLAIM.id, CIFAR10.id) == ("3.1-figure-1", "3.1-figure-1-cifar10")
-    assert CLAIM.statement == CIFAR10.statement
+    assert CLAIM.statement.replace("MNIST", "CIFAR-10") == CIFAR10.statement
     assert CLAIM.command.startswith("python -m experiments.gradient_std --data")
 
 

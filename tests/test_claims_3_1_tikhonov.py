@@ -45,7 +45,6 @@ PLANTED = [
     ("3.1-unit-eigenvalue", "nearest_ridge", moved(tikhonov.nearest_ridge, penalty=1.001)),
     ("3.1-implicit-regularizer", "enumerated_solution", scaled(tikhonov.enumerated_solution)),
     ("3.1-general-spectrum", "nearest_ridge", moved(tikhonov.nearest_ridge, distance=1.001)),
-    ("3.1-general-spectrum", "is_exact_ridge", lambda x, placement: True),
     ("3.1-placement-latent", "bottleneck_factors", moved(tikhonov.bottleneck_factors, a=1.05)),
     ("3.1-placement-latent", "bottleneck_minimum", scaled(tikhonov.bottleneck_minimum)),
     ("3.1-placement-latent", "bottleneck_solution", lambda fitted, p, rank: p * fitted),
@@ -61,15 +60,24 @@ def test_a_planted_wrong_formula_is_refuted(claim_id, name, wrong, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("claim_id", "module", "name"),
+    ("claim_id", "module", "name", "of_x_alone"),
     [
-        ("3.1-placement-latent", s3_1_placement, "keeps_the_shape"),
-        ("3.1-placement-input", s3_1_placement, "uncorrelated"),
+        ("3.1-general-spectrum", s3_1_tikhonov, "one_singular_value", lambda x: tikhonov.is_exact_ridge(x, "output")),
+        ("3.1-placement-latent", s3_1_placement, "keeps_the_shape", lambda x: False),
+        ("3.1-placement-input", s3_1_placement, "correlations_cancel", lambda x: np.allclose(x.T @ x, diagonal(x))),
     ],
 )
-def test_a_condition_that_is_always_true_is_refuted(claim_id, module, name, monkeypatch):
+def test_a_condition_that_is_always_true_or_looks_at_x_alone_is_refuted(
+    claim_id, module, name, of_x_alone, monkeypatch
+):
     monkeypatch.setattr(module, name, lambda one: True)
     assert verdict(claim_id) == "refuted"
+    monkeypatch.setattr(module, name, lambda one: one[-1] == 1.0 or of_x_alone(one[0]))
+    assert verdict(claim_id) == "refuted"
+
+
+def diagonal(x):
+    return np.diag(np.diag(x.T @ x))
 
 
 def test_masks_without_rescaling_are_refuted(monkeypatch):

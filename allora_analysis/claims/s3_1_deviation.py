@@ -89,13 +89,17 @@ def bound(cases: Cases) -> Finding:
 
     attained = Masked(np.ones((1, 1)), np.ones((1, 1)), np.full((1, 1), 3.0), 0.5, 1)
     judged = cases.judge(
-        [*papers_own(cases.rng), Case("one entry, p = 0.5, n = 1", attained), *cases.draw(enumerable, 12)],
+        [
+            *papers_own(cases.rng),
+            *(Case(f"one entry, p = 0.5, n = {n}", attained._replace(masks=n)) for n in (1, 2, 3)),
+            *cases.draw(enumerable, 12),
+        ],
         measure=measure,
         printed=printed,
     )
     shares = [seen["mean |·|"] / seen["√ mean square"] for _, seen in judged.pairs]
     return judged.finding(
-        holds="Yes: it is the Cauchy–Schwarz inequality, attained by one entry at p = 1/2.",
+        holds="Yes: it is the Cauchy–Schwarz inequality, attained by one entry and one mask at p = 1/2.",
         evidence=judged.evidence(ROUNDING, lambda one: deviation.bound(*one.arguments, one.masks), tolerance=1e-10),
         size=ranged(shares, "of the bound", "the deviation itself"),
         flips_if="one problem on which the sum over all sequences of masks exceeds Std[L]/√N",
@@ -236,19 +240,24 @@ def benefit_large_n(cases: Cases) -> Finding:
 
 
 FOUR, MOST = 4, 0.75
-ALONE = math.log(1 / MOST) / (FOUR - 1)  # dropped entries a mask, below which four masks leave MOST
+ALONE = math.log(1 / MOST) / (FOUR - 1)  # dropped entries a mask, below about which four masks leave MOST
 
 
 class Alike(NamedTuple):
-    """m entries that all change the loss by the same amount when dropped, each dropped with chance q < 1/2."""
+    """m entries that all change the loss by the same amount when dropped, and the drop rate."""
 
     entries: int
     drop_rate: float
 
-    @property
-    def dropped(self) -> float:
-        """mq: how many entries a mask drops on average."""
-        return self.entries * self.drop_rate
+
+def few_dropped(one: Alike) -> float:
+    """ln(4/3)/(−3m ln(1 − q)), q the drop or the keep rate, the smaller one: above 1 where (1 − q)³ᵐ > 3/4.
+
+    By de Moivre's E|K − nmq| = 2nmq(1 − q)^nm for nmq < 1, K ~ Bin(nm, q), (1 − q)³ᵐ is what four masks leave where
+    they drop less than one entry, and below 1/2 where one mask does; beyond, less than 3/4 is left.
+    """
+    q = min(one.drop_rate, 1 - one.drop_rate)
+    return math.log(1 / MOST) / (-(FOUR - 1) * one.entries * math.log1p(-q))
 
 
 @deviation_claim(
@@ -271,22 +280,27 @@ def benefit_few_masks(cases: Cases) -> Finding:
 
     def draw(rng: np.random.Generator) -> Alike:
         m = int(rng.integers(1, 13))
-        return Alike(m, ALONE * 2.0 ** rng.uniform(-1, 1) / m)
+        q = ALONE * 2.0 ** rng.uniform(-1, 1) / m
+        return Alike(m, q if rng.random() < 0.5 else 1 - q)
 
     judged = cases.judge(
         [
             Case("4,096 entries, drop rate 0.05", Alike(4096, 0.05), paper=True),
-            *on_both_sides(cases.rng, draw, lambda one: ALONE / one.dropped, 8, margin=1.1),
+            Case("one entry, drop rate 0.093", Alike(1, 0.093)),
+            *(Case(f"12 entries, {dropped} dropped", Alike(12, dropped / 12)) for dropped in (0.12, 0.25, 0.5, 1, 2)),
+            *on_both_sides(cases.rng, draw, few_dropped, 8, margin=1.001),
         ],
         measure=share,
         printed=lambda one, seen: seen > MOST,
-        condition=lambda one: ALONE / one.dropped,
+        condition=few_dropped,
     )
     own = judged.measured[0]
     return judged.finding(
-        conditional=f"Only where a mask drops fewer than {ALONE:.1f} entries: else four masks halve the deviation.",
-        evidence=judged.evidence("exact deviations to 1e-9", {"share": f"above {MOST:g} where mq < {ALONE:.3f}"}),
+        conditional=f"Only where a mask drops fewer than about {ALONE:.1f} entries; where it drops many, four masks "
+        "halve the deviation.",
+        evidence=judged.evidence("exact deviations to 1e-9", {"share": f"above {MOST:g} where (1 − q)³ᵐ is"}),
         size=Size(own, "of one mask's deviation", "what four masks leave, 4,096 entries, drop rate 0.05"),
-        condition=f"a mask drops (or keeps) fewer than ln(1/{MOST:g})/{FOUR - 1} = {ALONE:.3f} entries on average",
-        flips_if="four masks that leave most of it where a mask drops many entries, or half where it drops few",
+        condition=f"(1 − q)³ᵐ > {MOST:g}, m the entries and q the drop rate (or the keep rate, if that is "
+        f"smaller): about fewer than {ALONE:.3f} dropped (kept)",
+        flips_if=f"four masks that leave more than {MOST:g} where (1 − q)³ᵐ is below it, or less where above",
     )

@@ -32,6 +32,7 @@ class Hidden(NamedTuple):
 
 
 MORI = "beyond the paper: abstract of Mori and Mignacco 2025 (arXiv:2505.07792)"
+BESIDE = "beyond the paper: §3.1, a linear network on fixed data, beside Mori and Mignacco 2025 (arXiv:2505.07792)"
 NOISES, GRID = (0.1, 0.5, 1.0, 2.0), np.linspace(0.0, 0.9, 10)
 
 
@@ -68,10 +69,10 @@ def thresholded(fit: np.ndarray, keep_prob: float, rank: int) -> np.ndarray:
 
 @factors_claim(
     "3.1-hidden-dropout-noise",
-    where=MORI,
-    says="the optimal dropout probability increases with the level of noise in the data",
+    where=BESIDE,
+    says="In a linear network on fixed data the best drop rate rises with the noise in the data.",
     reading="Long training of a linear two-layer network at a small rate on fixed data, masks on the hidden nodes: "
-    "where the flow ends, which is a soft threshold.",
+    "where the flow ends, which is a soft threshold. Theirs is not linear, and sees each sample once.",
     depends_on=("3.1-sgd-small-rate",),
 )
 def hidden_noise(cases: Cases) -> Finding:
@@ -113,8 +114,8 @@ def correlations(one: Hidden, drop_rate: float, level: float = 0.5, steps: int =
 
 @factors_claim(
     "3.1-hidden-dropout-correlations",
-    where=MORI,
-    says="in a linear network on fixed data dropout reduces detrimental correlations between hidden nodes",
+    where=BESIDE,
+    says="In a linear network on fixed data dropout lowers the correlations between hidden nodes.",
     reading="The mean |cos| between the hidden nodes of a linear two-layer network at a small rate on fixed data, drop "
     "rate 0.5 on the nodes, midway and at the end. Theirs is not linear, and sees each sample once.",
     depends_on=("3.1-hidden-dropout-noise",),

@@ -110,7 +110,10 @@ def mean_square_start(one: Training, scale: float) -> float:
 
 
 def turning_scale(one: Training) -> float:
-    """p√v with 3(Σm²)v² + 4(ΣY²m)v = Σ F²(F − 2Y)², m_n = ‖X_n‖²/D: the scale at which start and end are equal."""
+    """p√v with 3C(Σ_n m_n²)v² + 4(Σ_nc Y_nc²m_n)v = Σ_nc F_nc²(F_nc − 2Y_nc)²: where start and end are equal.
+
+    Here m_n = ‖X_n‖²/D, and Y has C columns.
+    """
     mean, fit = np.mean(one.x**2, axis=1, keepdims=True), one.fit
     a, b = 3 * one.y.shape[1] * float(np.sum(mean**2)), 4 * float(np.sum(one.y**2 * mean))
     c = float(np.sum(fit**2 * (fit - 2 * one.y) ** 2))
@@ -156,8 +159,14 @@ def loss_std_from_random(cases: Cases) -> Finding:
         Case(f"p = 0.95, start of scale {scale:g}", Random(training(0.5, PAPER_KEEP, cases.rng), scale), paper=True)
         for scale in (0.1, 3.0)
     ]
+    near = [
+        Case(f"noise {noise:g}, a fiftieth {side}", Random(one, factor * turning_scale(one)))
+        for noise in (0.1, 0.5, 3.0)
+        for one in [training(noise, 0.5, cases.rng)]
+        for side, factor in (("below the boundary", 0.98), ("above it", 1.02))
+    ]
     judged = cases.judge(
-        own + on_both_sides(cases.rng, draw, ratio, 8),
+        own + near + on_both_sides(cases.rng, draw, ratio, 8),
         measure=lambda one: loss_stds(one.of) | {"at the start": random_start(one)},
         printed=lambda one, seen: seen["after training"] < seen["at the start"],
         corrected=corrected,
@@ -173,8 +182,8 @@ def loss_std_from_random(cases: Cases) -> Finding:
             "p times the true weights' standard deviation",
             "√D times the start's, at which it turns; noise half of the signal",
         ),
-        condition="the start's standard deviation times √D is above p√v, 3(Σm²)v² + 4(ΣY²m)v = Σ F²(F − 2Y)², "
-        "m_n = ‖X_n‖²/D, F = XX⁺Y",
+        condition="the start's standard deviation times √D is above p√v, 3C(Σ_n m_n²)v² + 4(Σ_nc Y_nc²m_n)v = "
+        "Σ_nc F_nc²(F_nc − 2Y_nc)², m_n = ‖X_n‖²/D, F = XX⁺Y, C the columns of Y",
         flips_if="a start above that scale from which Std[L] rises, or one below it from which it falls",
     )
 

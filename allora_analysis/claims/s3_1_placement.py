@@ -7,6 +7,7 @@ wrong formulas and looks at PEFT's own layer.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -122,14 +123,17 @@ def bottleneck_cases(cases: Cases) -> list[Case]:
         Case("unequal, few kept", unequal(4, 2, 3, 0.2, 2)),
         Case("unequal, p = 0.95", unequal(4, 2, 3, PAPER_KEEP, 2), paper=True),
         Case("unequal, no dropout, r at least the fit's rank", unequal(4, 2, 3, 1.0, 2)),
+        Case("Y orthogonal to X", Bottleneck(Regression(np.eye(3)[:, :2], np.eye(3)[:, 2:] @ np.ones((1, 2)), 0.5), 2)),
         Case("r below the fit's rank", unequal(4, 3, 2, 0.6, 1)),
         Case("r below the fit's rank, p = 0.95", unequal(4, 3, 2, PAPER_KEEP, 1), paper=True),
     ]
 
 
 def keeps_the_shape(one: Bottleneck) -> bool:
-    """Whether XX⁺Y has exactly r non-zero singular values, all equal, or p = 1 and r ≥ rank(XX⁺Y)."""
+    """Whether XX⁺Y is 0, or has exactly r non-zero singular values, all equal; or p = 1 and r ≥ rank(XX⁺Y)."""
     values = np.linalg.svd(one.fitted, compute_uv=False)
+    if values[0] < TOLERANCE * np.linalg.norm(one.of.y):
+        return True
     values = values[values > TOLERANCE * values[0]]
     equal = len(values) == one.rank and float(np.ptp(values)) < TOLERANCE * float(values[0])
     return equal or (one.of.keep_prob == 1.0 and len(values) <= one.rank)
@@ -182,7 +186,7 @@ def placement_latent(cases: Cases) -> Finding:
             off[0], "% of its largest entry", "how far p·XX⁺Y is from the minimizer at drop rate 0.05, r the fit's rank"
         ),
         corrected="XW = U diag((σ_i − τ)₊)Vᵀ over the r largest singular values of XX⁺Y = UΣVᵀ: soft thresholding",
-        condition="XX⁺Y has exactly r non-zero singular values, all equal; or p = 1 and r ≥ rank(XX⁺Y)",
+        condition="XX⁺Y has exactly r non-zero singular values, all equal; or XX⁺Y = 0; or p = 1 and r ≥ rank(XX⁺Y)",
         flips_if="a fit of unequal singular values that p times least squares solves, or equal ones that it does not",
     )
 
@@ -198,6 +202,7 @@ def scaled_columns(rng: np.random.Generator) -> Regression:
     "3.1-normalised-inputs",
     where=OPENING,
     says="in the linear regime dropout acts as some variant of ℓ2 regularization on normalized design matrix (inputs)",
+    reading="Of inputs none of which is 0 throughout, so that each can be normalized.",
     command=f"{COMMAND} input",
 )
 def normalised_inputs(cases: Cases) -> Finding:
@@ -266,10 +271,22 @@ def mask_mean(cases: Cases) -> Finding:
     )
 
 
-def uncorrelated(one: Regression) -> bool:
-    """Whether XᵀX is diagonal, or p = 1."""
-    gram = one.x.T @ one.x
-    return one.keep_prob == 1.0 or bool(np.abs(gram - np.diag(np.diag(gram))).max() < TOLERANCE * gram.max())
+def correlations_cancel(one: Regression) -> bool:
+    """Whether (S − diag S)X⁺Y = 0, or p = 1: the two minimizers' equations differ by (1 − p)(S − diag S)X⁺Y."""
+    gram, fit = one.x.T @ one.x, np.linalg.lstsq(one.x, one.y, rcond=None)[0]
+    between = (gram - np.diag(np.diag(gram))) @ fit
+    return one.keep_prob == 1.0 or bool(np.abs(between).max() < TOLERANCE * np.abs(gram).max() * np.abs(fit).max())
+
+
+def of_gram(gram: Sequence[Sequence[float]], w: Sequence[float], rng: np.random.Generator) -> Regression:
+    """Three features with this XᵀX and labels Xw, half of the entries kept."""
+    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    x = turn @ np.linalg.cholesky(np.array(gram)).T
+    return Regression(x, x @ np.array(w)[:, None], 0.5)
+
+
+APART = [[2.0, 0.8, 0.0], [0.8, 1.04, 0.0], [0.0, 0.0, 5.0]]
+CANCELING = [[2.0, 0.0, 0.8], [0.0, 1.5, 0.6], [0.8, 0.6, 3.0]]
 
 
 @placement_claim(
@@ -280,7 +297,10 @@ def uncorrelated(one: Regression) -> bool:
     depends_on=("3.1-minimiser", "3.1-placement-in-code"),
 )
 def placement_input(cases: Cases) -> Finding:
-    """Whether the output formula's minimizer also minimizes the loss under input masks; correlations down to 1e-3."""
+    """Whether the output formula's minimizer also minimizes the loss under input masks.
+
+    Correlations down to 1e-3, and correlated features whose correlations the fit does not meet, or which cancel in it.
+    """
 
     def draw(rng: np.random.Generator) -> Regression:
         x = np.linalg.qr(rng.standard_normal((4, 2)))[0] * np.exp(rng.uniform(-1.5, 1.5, 2))
@@ -294,6 +314,10 @@ def placement_input(cases: Cases) -> Finding:
         [
             Case("p = 0.95, a falling spectrum", features, paper=True),
             Case("the same, no dropout", features._replace(keep_prob=1.0)),
+            Case("two features correlated, the fit in the third", of_gram(APART, (0, 0, 1), cases.rng)),
+            Case("the fit in the third but for a thousandth", of_gram(APART, (1e-3, 0, 1), cases.rng)),
+            Case("correlations that cancel in the fit", of_gram(CANCELING, (0.6, -0.8, 0), cases.rng)),
+            Case("correlations that do not cancel", of_gram(CANCELING, (0.6, 0.8, 0), cases.rng)),
             *cases.draw(draw, 20),
         ],
         measure=lambda one: tikhonov.enumerated_solution(one.x, one.y, one.keep_prob, "input"),
@@ -303,12 +327,13 @@ def placement_input(cases: Cases) -> Finding:
         corrected=lambda one, best: (
             relative_error(tikhonov.dropout_solution(one.x, one.y, one.keep_prob, "input"), best) < TOLERANCE
         ),
-        condition=uncorrelated,
+        condition=correlations_cancel,
     )
     return judged.finding(
-        conditional="Only for uncorrelated features, so in practice no: input masks solve another regression.",
-        evidence=judged.evidence(ROUNDING, lambda one: {"one W": uncorrelated(one)}, tolerance=TOLERANCE),
+        conditional="Only where the fit meets no correlation of features, so in practice no: "
+        "input masks solve another regression.",
+        evidence=judged.evidence(ROUNDING, lambda one: {"one W": correlations_cancel(one)}, tolerance=TOLERANCE),
         corrected="under input masks W = (S + k diag S)⁺XᵀY, S = XᵀX, k = (1 − p)/p",
-        condition="S = XᵀX is diagonal, or p = 1",
-        flips_if="correlated features on which both placements have one minimizer, or uncorrelated ones with two",
+        condition="(S − diag S)X⁺Y = 0 (for every Y, X of full column rank: S is diagonal), or p = 1",
+        flips_if="a Y with (S − diag S)X⁺Y ≠ 0 for which both placements have one minimizer, or one with 0 and two",
     )

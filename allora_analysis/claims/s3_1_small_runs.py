@@ -21,8 +21,8 @@ import numpy as np
 from allora_analysis import records
 from allora_analysis.claims.cases import Cases, each_above
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run, units_wanted
-from allora_analysis.claims.s3_1_few_steps import AS_GOOD, FLAW
-from allora_analysis.claims.s3_1_in_factors import NOT_A_MUST, log_losses, softmax_slopes, stopped
+from allora_analysis.claims.s3_1_few_steps import AS_GOOD
+from allora_analysis.claims.s3_1_in_factors import less, log_losses, more, softmax_slopes, stopped
 from allora_analysis.laboratory import table as laboratory
 from allora_analysis.laboratory.design import FEWER, STEPS, Cell, contrasts
 from allora_analysis.statistics import OneSided, judge_family, one_sided
@@ -185,8 +185,8 @@ DECAYED = range(1 + len(TRIAL.drop_rates), len(TRIAL.arms))
 
 @features_claim(
     "3.1-not-a-must-have-minilm",
-    where="§6",
-    says=NOT_A_MUST,
+    where="beyond the paper: §6, on a language model's features",
+    says="On a language model's features LoRA does without dropout.",
     reading=f"{SETTING}. Each arm at its own best rate: early stopping or weight decay, chosen on validation "
     f"sentences, reach a test loss at most {100 * (AS_GOOD - 1):.0f} % above that of drop rate 0.05. Written before "
     "any outcome.",
@@ -207,20 +207,25 @@ def on_features(cases: Cases, folder: Path | None = None) -> Finding:
     }
     lead = {words: np.log(one["stopping or decay"] / one["drop rate 0.05"]) for words, one in best.items()}
     tested = cases.test({words: math.log(AS_GOOD) - values for words, values in lead.items()}, each_above)
-    most = {words: 100 * np.log(one["stopping or decay"] / one["dropout"]) for words, one in best.items()}
+    most = {words: np.log(one["stopping or decay"] / one["dropout"]) for words, one in best.items()}
     worst = max(most, key=lambda words: most[words].mean())
     size = one_sided(most[worst], "t")
-    furthest = 100 * max(float(values.mean()) for values in lead.values())
+    furthest = less(max(float(values.mean()) for values in lead.values()))
     return tested.finding(
         holds=f"Yes: drop rate 0.05 is at most {max(furthest, 0):.2f} % ahead, the best drop rate "
-        f"{max(size.mean, 0):.2f} %.",
+        f"{max(less(size.mean), 0):.2f} %.",
         evidence=Evidence(
             {"other arms over drop rate 0.05": f"at most {AS_GOOD}"},
             {words: {arm: float(values.mean()) for arm, values in one.items()} for words, one in best.items()},
             TEST,
             n=TRIAL.seeds,
         ),
-        size=Size(size.mean, "% of test loss", f"lead of the best drop rate over both, {worst}", *size.interval),
+        size=Size(
+            less(size.mean),
+            "% of test loss",
+            f"lead of the best drop rate over both, {worst}",
+            *map(less, size.interval),
+        ),
         wanted="would be decided by more seeds",
         flips_if=f"drop rate 0.05 more than {100 * (AS_GOOD - 1):.0f} % ahead of both in one case",
     )
@@ -235,8 +240,8 @@ def pays_from(ratios: np.ndarray) -> int | None:
 
 @features_claim(
     "3.1-few-steps-minilm",
-    where="§1, first flaw",
-    says=FLAW,
+    where="beyond the paper: §1, first flaw, on a language model's features",
+    says="On a language model's features dropout costs in few steps.",
     reading=f"{SETTING}, at the rate that is best after all steps without dropout: after {TRIAL.times[1]} steps every "
     "drop rate has a higher test loss than none. Written before any outcome; for 100 sentences that rate "
     "turned out so low that as many steps hardly move the loss, with dropout or without.",
@@ -254,12 +259,12 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
     early = {name: of[:, 1] for name, of in ratios.items()}
     tested, found = cases.test(early, each_above), judge_family(early, test="t")
     clear = [name for name, one in found.items() if one.verdict == "holds"]
-    costs = {name: 100 * float(of[:, 1].mean()) for name, of in ratios.items()}
-    last = [100 * float(of[:, -1].mean()) for of in ratios.values()]
+    costs = {name: more(float(of[:, 1].mean())) for name, of in ratios.items()}
+    last = [more(float(of[:, -1].mean())) for of in ratios.values()]
     most = max(found.values(), key=lambda one: one.needed or 0)
     least = max((abs(value) for name, value in costs.items() if name not in clear), default=0.0)
     steepest = max(costs, key=costs.__getitem__)
-    size = one_sided(100 * ratios[steepest][:, 1], "t")
+    size = one_sided(ratios[steepest][:, 1], "t")
     return tested.finding(
         holds=f"Yes: after {TRIAL.times[1]} steps dropout costs {min(costs.values()):.2f} to "
         f"{max(costs.values()):.1f} % of test loss; after {TRIAL.times[-1]} {min(last):+.1f} to "
@@ -269,12 +274,17 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
         evidence=Evidence(
             {"log ratio of test losses, dropout over none": f"above 0 after {TRIAL.times[1]} steps"},
             {"shown to cost": clear, "pays from step": {name: pays_from(of) for name, of in ratios.items()}}
-            | {"% after each time": {name: (100 * of.mean(axis=0)).tolist() for name, of in ratios.items()}}
+            | {"% after each time": {name: [more(mean) for mean in of.mean(axis=0)] for name, of in ratios.items()}}
             | {"times": TRIAL.times},
             TEST,
             n=TRIAL.seeds,
         ),
-        size=Size(size.mean, "% of test loss", f"cost after {TRIAL.times[1]} steps, {steepest}", *size.interval),
+        size=Size(
+            more(size.mean),
+            "% of test loss",
+            f"cost after {TRIAL.times[1]} steps, {steepest}",
+            *map(more, size.interval),
+        ),
         corrected=f"would be decided by {units_wanted([most], 'seeds')} in the case that needs most"
         if tested.verdict == "undecided"
         else None,
@@ -317,8 +327,6 @@ def in_words(samples: Mapping[str, np.ndarray]) -> tuple[dict[str, OneSided], di
 
 laboratory_claim = functools.partial(
     claim,
-    says="High value of Dropout provides the strongest performance after long fine-tuning and the weakest performance "
-    "after short fine-tuning.",
     command="python -m experiments.laboratory --part contrasts",
     test="tests/test_claims_laboratory.py",
     reads=laboratory.STUDY,
@@ -330,7 +338,10 @@ READING = (
 
 
 @laboratory_claim(
-    "3.1-figure-2-left-laboratory", where="Figure 2 left, Table 2; on a small network", reading=READING.format("")
+    "3.1-figure-2-left-laboratory",
+    where="beyond the paper: Figure 2 left, caption, on a small network",
+    says="On a small network a high drop rate is last after few steps and first after many.",
+    reading=READING.format(""),
 )
 def dropout_few_and_many_steps(cases: Cases, folder: Path | None = None) -> Finding:
     """Accuracies by seed at drop rate 0.4 against 0.05 and none, after few steps and after many."""
@@ -344,7 +355,9 @@ def dropout_few_and_many_steps(cases: Cases, folder: Path | None = None) -> Find
 
 @laboratory_claim(
     "3.1-figure-2-left-bottleneck-laboratory",
-    where="Figure 2 left, Table 2; on a small network, with the masks in the latent space, where §3.1 has them",
+    where="beyond the paper: Figure 2 left, caption, on a small network with the masks in the latent space",
+    says="On a small network a high drop rate of the latent space, where §3.1 has the masks, is last after few steps "
+    "and first after many.",
     reading=READING.format(", no language model, the masks between A and B"),
     depends_on=("3.1-placement-in-code",),
 )

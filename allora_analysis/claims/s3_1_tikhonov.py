@@ -7,7 +7,7 @@ squares on the enumeration of all masks. Checked by `tests/test_claims_3_1_tikho
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -318,6 +318,30 @@ def spread(condition: float, keep_prob: float, rng: np.random.Generator) -> Regr
     return Regression(*Problems(40, 6, 3, 1.0, seed=int(rng.integers(2**31))).at(condition), keep_prob)
 
 
+def along(of: Regression, directions: Sequence[int], rest: float = 0.0) -> Regression:
+    """The same with a Y that lies along some of X's singular directions, and by `rest` along all."""
+    u = np.linalg.svd(of.x, full_matrices=False)[0]
+    chosen = u[:, list(directions)]
+    return of._replace(y=chosen @ chosen.T @ of.y + rest * of.y)
+
+
+def two_values(of: Regression) -> Regression:
+    """The same with X's singular values 1 and 2 by turns."""
+    u, s, v = np.linalg.svd(of.x, full_matrices=False)
+    return of._replace(x=(u * (1.0 + np.arange(len(s)) % 2)) @ v)
+
+
+def one_singular_value(one: Regression) -> bool:
+    """Whether the non-zero singular values of X along whose directions Y has a part are all equal, or p = 1.
+
+    There dropout's fit is pu_iu_iᵀY and ridge's s_i²/(s_i² + λ)u_iu_iᵀY: one λ makes them equal for one s_i only.
+    """
+    u, s, _ = np.linalg.svd(one.x, full_matrices=False)
+    parts = np.linalg.norm(u.T @ one.y, axis=1)
+    needed = s[(parts > TOLERANCE * np.linalg.norm(one.y)) & (s > TOLERANCE * s[0])]
+    return one.keep_prob == 1.0 or not needed.size or float(np.ptp(needed)) < TOLERANCE * float(s[0])
+
+
 @tikhonov_claim(
     "3.1-general-spectrum",
     where="beyond the paper: §3.1, of an X that is not white",
@@ -325,7 +349,7 @@ def spread(condition: float, keep_prob: float, rng: np.random.Generator) -> Regr
     depends_on=("3.1-minimiser", "3.1-tikhonov-solution"),
 )
 def general_spectrum(cases: Cases) -> Finding:
-    """The distance to the nearest ridge as X's singular values spread from a part in a thousand to a hundredfold."""
+    """The distance to the nearest ridge as X's singular values spread up to a hundredfold, for Y along few and all."""
 
     def draw(rng: np.random.Generator) -> Regression:
         return spread(float(rng.choice([1.0, 1.0, 1.001, 1.1, 10.0, 100.0])), float(rng.choice([0.5, 0.7, 0.95])), rng)
@@ -336,27 +360,35 @@ def general_spectrum(cases: Cases) -> Finding:
         gap = np.linalg.norm(fit - one.x @ tikhonov.ridge_solution(one.x, one.y, found.penalty)) / np.linalg.norm(fit)
         return {"nearest λ": found.penalty, "distance": float(gap), "distance told": found.distance}
 
-    def exact(one: Regression) -> bool:
-        return one.keep_prob == 1.0 or tikhonov.is_exact_ridge(one.x, "output")
-
     own = cases.draw(lambda rng: spread(10.0, PAPER_KEEP, rng), 8, "p = 0.95, condition number 10, data", paper=True)
-    same = Case("condition number 10, no dropout", spread(10.0, 1.0, cases.rng))
+    wide = spread(10.0, PAPER_KEEP, cases.rng)
+    built = [
+        Case("condition number 10, no dropout", wide._replace(keep_prob=1.0)),
+        Case("condition number 10, Y along one singular direction", along(wide, [2])),
+        Case("condition number 10, Y along two", along(wide, [2, 3])),
+        Case("condition number 10, Y along one but for a thousandth", along(wide, [2], 1e-3)),
+        Case("two singular values, Y along those of one", two_values(along(wide, [0, 2]))),
+        Case("two singular values, Y along both", two_values(along(wide, [0, 1]))),
+    ]
     judged = cases.judge(
-        [*own, same, *cases.draw(draw, 24)],
+        [*own, *built, *cases.draw(draw, 24)],
         measure=distance,
         printed=lambda one, seen: seen["distance"] < TOLERANCE,
         corrected=lambda one, seen: abs(seen["distance"] - seen["distance told"]) < TOLERANCE,
-        condition=exact,
+        condition=one_singular_value,
     )
     far = [100 * seen["distance"] for seen in judged.own]
     return judged.finding(
-        conditional="Only for white X, as §3.1 has it; elsewhere no ridge shrinks all directions alike.",
-        evidence=judged.evidence(ROUNDING, lambda one: {"a ridge": exact(one)}, tolerance=TOLERANCE),
+        conditional="Only for white X, as §3.1 has it, or Y along equal singular values; no ridge shrinks others "
+        "alike.",
+        evidence=judged.evidence(ROUNDING, lambda one: {"a ridge": one_singular_value(one)}, tolerance=TOLERANCE),
         size=ranged(
             far,
             "% of its norm",
             "how far dropout's fit is from the nearest ridge's at drop rate 0.05, condition number 10",
         ),
-        condition="all non-zero singular values of X are equal, or p = 1",
-        flips_if="an X of unequal singular values on which some ridge is dropout's fit, or a white one without",
+        condition="the non-zero singular values s_i of X = UΣVᵀ with u_iᵀY ≠ 0 are all equal (for every Y: all "
+        "non-zero ones, as of white X), or p = 1",
+        flips_if="a Y with parts along unequal singular values whose fit under dropout is some ridge's, or one along "
+        "equal ones whose fit is not",
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from allora_analysis import ripple
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases, on_either_side
+from allora_analysis.claims.cases import Case, Cases, log_uniform, on_either_side
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import PAPER_RATE, Pass, Problem, Run
 from allora_analysis.escape.first_step import clipped_step

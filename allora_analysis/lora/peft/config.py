@@ -168,8 +168,8 @@ class ALLoRAConfig(LoraConfig):
         """The config that `to_dict` wrote. Fields that this version of PEFT does not know are dropped if falsy."""
         if _ITERATED.fullmatch(str(init := fields.get("init_lora_weights"))):
             raise ArgumentError(
-                f"init_lora_weights {init!r} draws its start, and with it the base weight, anew, by device and version, "
-                "so that the file may be another function; take 'pissa', which is exact, or in the run's own process: "
+                f"init_lora_weights {init!r} draws its start and the base weight anew, by device or version: "
+                "the file may be another function; take 'pissa', which is exact, or in the run's own process: "
                 f"{CONVERT}"
             )
         fields = {name: value for name, value in fields.items() if name not in ("peft_type", _NOTE)}
