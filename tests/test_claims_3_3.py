@@ -178,6 +178,14 @@ SCALING = [
     ),
     ("3.3-either-zero", s3_3_scaling_factor, "fall", lambda one: one.eta * float(np.square(one.b).sum()), "refuted"),
     ("3.3-either-zero", s3_3_scaling_factor, "first_step", lambda one: {"moved": 0.0, "fall": 1.0}, "refuted"),
+    # As if BA = 0 needed a zero factor at every rank: no start of PEFT's orthogonal kind.
+    (
+        "3.3-either-zero",
+        s3_3_scaling_factor,
+        "pairs_with_product_0",
+        lambda n1, n2, rank, rng: [(rng.standard_normal((rank, n2)), rng.standard_normal((n1, rank)))],
+        "refuted",
+    ),
     (
         "3.3-depth",
         s3_3_scaling_factor,
