@@ -85,13 +85,21 @@ HELPERS = [
     ("3.2-slow-start", s3_2_first_steps, "first_steps", steps_as_under_descent, "refuted"),
     ("3.2-b-conditioning", s3_2_first_steps, "limit_condition", lambda squares, rank: np.inf, "refuted"),
     ("3.2-b-conditioning", s3_2_first_steps, "limit_condition", lambda squares, rank: 1.0, "refuted"),
-    # The rank decides as well as the spread: worse for white X alone is refuted by the larger ranks.
+    # A that does not see which inputs are small.
     (
         "3.2-b-conditioning",
         s3_2_first_steps,
-        "limit_condition",
-        lambda squares, rank: np.inf if np.ptp(squares) < 1e-9 else 0.0,
+        "_block_condition",
+        lambda block: float(np.linalg.cond(block.a)) ** 2,
         "refuted",
+    ),
+    # The bound κ(S)κ(AAᵀ) in κ(ASAᵀ)'s place: never below κ(S).
+    (
+        "3.2-b-conditioning",
+        s3_2_first_steps,
+        "_block_condition",
+        lambda block: float(np.linalg.cond(block.x) * np.linalg.cond(block.a)) ** 2,
+        "holds",
     ),
     # Outputs that depend on A as they do at B of A's size.
     (
@@ -146,12 +154,7 @@ def test_a_problem_that_is_convex_in_the_factors_too_would_not_be_conditional(mo
 
 
 def test_white_designs_alone_would_hold(monkeypatch):
-    def white(n, d, *_):
-        return np.eye(n, d)
-
-    monkeypatch.setattr(s3_2_first_steps, "design", white)
-    monkeypatch.setattr(s3_2_first_steps, "power_law", white)
-    monkeypatch.setattr(s3_2_first_steps, "NEAR_SHARE", 0.0)
+    monkeypatch.setattr(s3_2_first_steps, "power_law", lambda n, d, rng: np.eye(n, d))
     assert verdict("3.2-b-conditioning") == "holds"
 
 

@@ -19,7 +19,7 @@ def fewer(*args):
     return dataclasses.replace(found, negative=found.negative - 1)
 
 
-RIGHT_CONDITION = section.takes_each_once
+RIGHT_CONDITION = section.shares_out
 
 
 def first_right_ones(one):
@@ -27,9 +27,18 @@ def first_right_ones(one):
     return bool(RIGHT_CONDITION(one) and rows[:, : len(rows)].sum() > 0.999 * rows.sum())
 
 
-def any_singular_ones(one):
-    rows = np.abs(one.a @ np.linalg.svd(one.gradient(one.b @ one.a))[2].T)
-    return bool(rows.max() > 0 and (rows.max(axis=1) > 0.999 * np.linalg.norm(rows, axis=1)).all())
+def singular_vectors_themselves(one):
+    """Each row of A and column of B is a singular vector, and each of the first 2r is taken once."""
+    u, _, vt = np.linalg.svd(one.gradient(one.b @ one.a))
+    found = [np.abs(one.a @ vt.T), np.abs(one.b.T @ u)]
+    sizes = [np.linalg.norm(part, axis=1, keepdims=True) for part in found]
+    taken = [place for part, size in zip(found, sizes, strict=True) for place in np.nonzero(part > 0.999 * size)[1]]
+    return sorted(taken) == list(range(2 * len(one.a)))
+
+
+def of_both_at_once(one):
+    """Planted: the condition for G of rank 2r and above, also where the rank is lower."""
+    return bool(RIGHT_CONDITION(one) and one.b.any())
 
 
 PLANTED = [  # row, where, function, wrong formula, the verdict that it must lead to
@@ -43,11 +52,14 @@ PLANTED = [  # row, where, function, wrong formula, the verdict that it must lea
     # A landscape on whose every path no eigenvalue changes sign and none comes near 0.
     ("worst_place", section, "eigenvalues", lambda one, a, b: np.array([1e4, 2e4]), "holds"),
     ("start_has_most", hessian, "inertia", fewer, "refuted"),
+    # As if there were always enough samples.
+    ("start_has_most", section, "largest_rank", lambda one: min(one.g.shape), "refuted"),
     ("start_has_most", section, "negative", lambda values: 1, "holds"),
     ("start_has_most", hessian, "dense_hessian", lambda *args: -RIGHT["dense_hessian"](*args), "refuted"),
-    # The gradient-aligned start alone; shares of singular vectors without the first too.
-    ("first_direction", section, "takes_each_once", first_right_ones, "refuted"),
-    ("first_direction", section, "takes_each_once", any_singular_ones, "refuted"),
+    # The gradient-aligned start alone; no bases but the singular vectors themselves; G of rank 2r and above alone.
+    ("first_direction", section, "shares_out", first_right_ones, "refuted"),
+    ("first_direction", section, "shares_out", singular_vectors_themselves, "refuted"),
+    ("first_direction", section, "shares_out", of_both_at_once, "refuted"),
     ("first_direction", section, "first_cosine", lambda one: 1.0, "holds"),
 ]
 

@@ -93,6 +93,14 @@ PLANTED = [
     ("3.3-typical", ripple, "adapter_gain", lambda *a: 1.6 * RIGHT["adapter_gain"](*a)),
     ("3.3-typical", s3_3_at_random, "added_at_random", without_depth),
     ("3.3-small-eta", ripple, "adapter_gain", lambda *a: 1.3 * RIGHT["adapter_gain"](*a)),
+    # As if all that is not aligned from layer to layer were of either sign: the part along W is not seen.
+    ("3.3-small-eta", s3_3_at_random.Small, "parts", property(lambda one: (one.eta * one.ratio * one.aligned, 1.0))),
+    (
+        "3.3-small-eta",
+        s3_3_at_random,
+        "_layer_gains",
+        lambda one, rng, right=s3_3_at_random._layer_gains: right(one._replace(along=0.0), rng),
+    ),
     ("3.3-small-eta", study, "aligned_growth", lambda *a, right=study.aligned_growth: right(*a) ** 2),
     ("3.3-residual", ripple, "residual_square", width_once),
     ("3.3-residual", s3_3_at_random, "plain_worst_case", lambda *a: 1.0),
@@ -128,13 +136,18 @@ def test_the_expansion_is_the_forward_pass():
 
 
 def test_a_mean_at_random_that_is_linear_in_eta_would_hold(monkeypatch):
-    monkeypatch.setattr(s3_3_at_random, "_exponent", lambda gains: 1.0)
+    monkeypatch.setattr(s3_3_at_random, "doubling", lambda gains: 1.0)
     assert verdict("3.3-small-eta") == "holds"
 
 
 def test_exponential_growth_with_normalisation_too_would_hold(monkeypatch):
     right = s3_3_at_random.residual_growth
-    monkeypatch.setattr(s3_3_at_random, "residual_growth", lambda one, rng: right(one._replace(normalised=False), rng))
+
+    def planted(one, rng):
+        plain = one._replace(normalised=False, scale=1.0)
+        return right(plain._replace(depth=plain.deep_enough), rng)
+
+    monkeypatch.setattr(s3_3_at_random, "residual_growth", planted)
     assert verdict("3.3-residual") == "holds"
 
 
@@ -178,6 +191,14 @@ SCALING = [
     ),
     ("3.3-either-zero", s3_3_scaling_factor, "fall", lambda one: one.eta * float(np.square(one.b).sum()), "refuted"),
     ("3.3-either-zero", s3_3_scaling_factor, "first_step", lambda one: {"moved": 0.0, "fall": 1.0}, "refuted"),
+    # As if BA = 0 needed a zero factor at every rank: no start of PEFT's orthogonal kind.
+    (
+        "3.3-either-zero",
+        s3_3_scaling_factor,
+        "pairs_with_product_0",
+        lambda n1, n2, rank, rng: [(rng.standard_normal((rank, n2)), rng.standard_normal((n1, rank)))],
+        "refuted",
+    ),
     (
         "3.3-depth",
         s3_3_scaling_factor,

@@ -17,11 +17,13 @@ ADDED = section.added
 
 def without_normalisation(one, rng, gradient=False):
     """Planted: every block as if nothing were normalized."""
-    return ADDED(one._replace(norm="none"), rng, gradient) | {"off": 0.0}
+    return ADDED(one._replace(norm="none", scale=1.0), rng, gradient) | {"off": 0.0}
 
 
 PLANTED = [
     ("3.3-transformer", section, "added", without_normalisation, "holds"),
+    # A criterion that linear growth meets where branches are short beside the stream.
+    ("3.3-transformer", section, "exponential", section.explodes, "refuted"),
     ("3.3-transformer", section, "added", lambda one, rng: {"L": 1.0, "2L": 1.0, "off": 0.0}, "refuted"),
     (
         "3.3-transformer",

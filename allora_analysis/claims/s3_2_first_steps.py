@@ -15,7 +15,6 @@ from allora_analysis import hessian
 from allora_analysis.claims.cases import (
     Case,
     Cases,
-    log_uniform,
     on_either_side,
     relative_error,
     source_of_errors,
@@ -65,7 +64,8 @@ def first_steps(one: _Speed, rng: np.random.Generator) -> dict[str, float]:
     "3.2-slow-start",
     where="Abstract",
     says="the need to move away from 0 lead to slow training dynamics",
-    reading="The first step moves BA less than training V at the same rate would, under gradient descent and Adam.",
+    reading="The first step moves BA less than training V at the same rate would, under gradient descent and Adam, "
+    "at η = 1 (another multiplies BA's step by η under Adam, by η² under gradient descent).",
 )
 def slow_start(cases: Cases) -> Finding:
     """The first step's length over draws of A, with A's scale on both sides of where the two are equal."""
@@ -90,10 +90,13 @@ def slow_start(cases: Cases) -> Finding:
         corrected=lambda one, seen: abs(seen["mean square"] - one.ratio**2) <= limit * seen["stderr"],
         condition=lambda one: 1 / one.ratio,
     )
-    peft = [_Speed(896, rank, (3 * 896) ** -0.5, "Adam").ratio for rank in (8, 32)]
+    peft, descent = (
+        [_Speed(896, rank, (3 * 896) ** -0.5, optimizer).ratio for rank in (8, 32)]
+        for optimizer in ("Adam", "gradient descent")
+    )
     return judged.finding(
-        conditional=f"Yes at PEFT's scale of A: BA's first step is {peft[0]:.0%} to {peft[1]:.0%} of V's; "
-        "not at far larger scales.",
+        conditional=f"Yes at PEFT's A: BA's first step is {peft[0]:.0%} to {peft[1]:.0%} of V's (Adam), "
+        f"{descent[0]:.0%} to {descent[1]:.0%} (gradient descent).",
         evidence=judged.evidence(source_of_errors(DRAWS), lambda one: one.ratio**2, n=DRAWS),
         size=Size(
             peft[0],
@@ -115,10 +118,17 @@ class Block(NamedTuple):
     a: np.ndarray
 
 
-def design(n: int, d: int, spread: float, rng: np.random.Generator) -> np.ndarray:
-    """X with singular values from 1 to `spread`, evenly in the logarithm."""
-    left, right = (np.linalg.qr(rng.standard_normal((size, min(n, d))))[0] for size in (n, d))
-    return left * np.geomspace(1, spread, min(n, d)) @ right.T
+class Drawn(NamedTuple):
+    """X (N×n₂), of equal variances or not, and several drawn A (r×n₂)."""
+
+    x: np.ndarray
+    many: tuple[np.ndarray, ...]
+    white: bool
+
+    @property
+    def blocks(self) -> list[Block]:
+        """X with each A."""
+        return [Block(self.x, a) for a in self.many]
 
 
 def _block_values(one: Block) -> np.ndarray:
@@ -165,53 +175,57 @@ def _is_block(one: Block, seen: float) -> bool:
     return exact and limit / 8 <= seen <= 2 * limit
 
 
-NEAR_SHARE = 0.7  # of the cases, within a factor of two of the boundary
+OF_A = 4  # draws, over which log κ is averaged
+LEFT_OUT = 1.3  # r within this factor of n₂/2
 
 
 @factor_claim(
     "3.2-b-conditioning",
-    where="Abstract",
-    says=POORLY,
-    reading="B moves first: the Hessian in B at the start has a larger condition number than the Hessian in V.",
+    where="beyond the paper: Abstract, second flaw, of B alone",
+    says="B, which moves first, is worse conditioned than V.",
+    reading="At B = 0, by the condition numbers of the Hessians in B and in V, mean of the logarithm over A; of inputs "
+    "whose variances are equal or fall as 1/i, r within 30 % of n₂/2 left out.",
 )
 def block_conditioning(cases: Cases) -> Finding:
-    """κ of the Hessian in B by differences against κ(S), over spectra from white to spread and ranks, A drawn."""
+    """κ of the Hessian in B by differences against κ(S), of equal variances or falling, r on both sides of n₂/2."""
 
-    def draw(rng: np.random.Generator) -> Block:
-        near = rng.random() < NEAR_SHARE
-        while True:
-            spread, rank = 1.0 if rng.random() < 0.1 else log_uniform(rng, 0, 3), int(rng.integers(4, 25))
-            one = Block(design(48, 48, spread, rng), rng.standard_normal((rank, 48)))
-            if not near or 0.5 <= ratio(one) <= 2:
-                return one
+    def made(rng: np.random.Generator, n2: int, rank: int, white: bool = False) -> Drawn:
+        x = np.linalg.qr(rng.standard_normal((2 * n2, n2)))[0] if white else power_law(4 * n2, n2, rng)
+        return Drawn(x, tuple(rng.standard_normal((rank, n2)) for _ in range(OF_A)), white)
+
+    def draw(rng: np.random.Generator) -> Drawn:
+        n2 = int(rng.integers(48, 81))
+        if rng.random() < 0.15:
+            return made(rng, n2, int(rng.integers(4, n2 // 2)), True)
+        low, high = (0.5, 1 / LEFT_OUT) if rng.random() < 0.6 else (LEFT_OUT, 1.7)
+        return made(rng, n2, round(n2 / 2 * rng.uniform(low, high)))
 
     own = [
-        Case(
-            f"power-law X, n₂ = 64, r = {rank}",
-            Block(power_law(256, 64, cases.rng), cases.rng.standard_normal((rank, 64))),
-            paper=rank <= 16,  # LoRA has r ≪ n₂
-        )
-        for rank in (8, 16, 32)
+        Case(f"variances as 1/i, n₂ = 64, r = {rank}", made(cases.rng, 64, rank), paper=rank < 32)
+        for rank in (8, 16, 44)
     ]
+    white = Case("equal variances, n₂ = 64, r = 8", made(cases.rng, 64, 8, True))
     judged = cases.judge(
-        own + cases.draw(draw, 16),
-        _block_condition,
-        printed=lambda one, seen: seen > float(np.linalg.cond(one.x)) ** 2,
-        corrected=_is_block,
-        condition=ratio,
+        [*own, white, *cases.draw(draw, 8)],
+        lambda one: [_block_condition(block) for block in one.blocks],
+        printed=lambda one, seen: np.log(seen).mean() > 2 * math.log(float(np.linalg.cond(one.x))),
+        corrected=lambda one, seen: all(map(_is_block, one.blocks, seen)),
+        condition=lambda one: one.white or 2 * len(one.many[0]) / one.x.shape[1],
     )
-    shares = [ratio(case.inputs) for case in own]
-    of = "condition number in B at rank 8, inputs' variances a power law; in brackets ranks 8 to 32"
+    shares = [float(np.exp(np.mean(np.log([ratio(block) for block in case.inputs.blocks])))) for case in own]
+    of = "condition number in B at rank 8, 64 inputs whose variances fall as 1/i; in brackets ranks 8 to 44"
     return judged.finding(
-        conditional="Depends on the inputs' spectrum: power-law ones condition B better than V, white ones worse.",
+        conditional="Depends on rank and inputs: at LoRA's ranks, far below n₂/2, power-law inputs condition B better "
+        "than V.",
         evidence=judged.evidence(
             "float64 rounding of κ by differences; the limit of large r, n₂ to a factor of 8 below and 2 above",
-            lambda one: hessian.block_conditioning(one.x, one.a).block,
+            lambda one: [hessian.block_conditioning(*block).block for block in one.blocks],
             tolerance=ROUNDING,
         ),
         size=ranged(shares, "of κ(S)", of, shares[0]),
-        condition="κ(ASAᵀ) > κ(S), the Hessian in B being 2I ⊗ ASAᵀ: where S is nearly white, or r not ≪ n₂",
-        flips_if="a spread spectrum and r ≪ n₂ with κ(ASAᵀ) above κ(S)",
+        corrected="the Hessian in B is 2I ⊗ ASAᵀ, that in V 2I ⊗ S",
+        condition="the inputs' variances are equal; or they fall as 1/i and r is above about n₂/2",
+        flips_if="power-law inputs with κ(ASAᵀ) above κ(S) at an r far below n₂/2, or below it far above",
     )
 
 

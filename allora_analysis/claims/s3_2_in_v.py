@@ -220,10 +220,9 @@ def log_condition_at(one: Problem, point: np.ndarray) -> float:
 
 @quadratic_claim(
     "3.2-start-conditioning",
-    where="Abstract, from §3.2's Eq. (2)",
-    says=POORLY,
-    reading="A less kind reading than that of A and B together, row 3.2-factor-conditioning: in V, whose Hessian is "
-    "Eq. (2), the condition number at V = 0 is above that at another V.",
+    where="beyond the paper: Abstract, second flaw, in V",
+    says="In V, zero is worse conditioned than other points.",
+    reading="By the condition number of the Hessian, Eq. (2), at V = 0 and at another V.",
     depends_on=("3.2-hessian",),
 )
 def start_conditioning(cases: Cases) -> Finding:
@@ -322,7 +321,7 @@ class Counts(NamedTuple):
     few: int
     d: int
     fresh: bool
-    spread: bool = False  # covariance eigenvalues 1/i instead of 1
+    power: float = 0.0  # covariance eigenvalues i^(−power)
 
 
 DRAWS = 100  # designs at each number of samples
@@ -339,8 +338,9 @@ def _log_conditions(one: Counts, rng: np.random.Generator) -> dict[str, list[flo
         }
     found = {}
     for name, n in (("many samples", one.many), ("few samples", one.few)):
-        if one.spread:
-            logs = np.array([hessian.log_condition(power_law(n, one.d, rng)) for _ in range(DRAWS)])
+        if one.power:
+            scales = np.arange(1, one.d + 1) ** (-one.power / 2)
+            logs = np.array([hessian.log_condition(rng.standard_normal((n, one.d)) * scales) for _ in range(DRAWS)])
         else:
             logs = hessian.sample_log_conditions(n, one.d, DRAWS, rng)
         found[name] = [float(logs.mean()), float(logs.std(ddof=1) / np.sqrt(DRAWS))]
@@ -354,29 +354,36 @@ def limits(one: Counts) -> tuple[float, float]:
 
 
 def _two_counts(rng: np.random.Generator) -> Counts:
-    """Two n at unequal distances from n = D, within a factor of 2.2 in |log(n/D)|; or XᵀX held fixed."""
-    d = 30
+    """Two n on one side of n = D, the nearer within a factor of two of it, of white or spread rows; or XᵀX fixed."""
+    d = int(rng.integers(12, 31))
     if rng.random() < 0.15:
         return Counts(8 * d, int(rng.integers(d, 4 * d)), d, False)
-    inner = float(rng.uniform(0.15, 0.6)) * rng.choice([-1, 1])  # log(n/D) of the one nearer to n = D
-    outer = (1 if rng.random() < 0.5 else -1) * abs(inner) * float(rng.uniform(1.5, 2.2))
-    few, many = sorted(max(2, round(d * np.exp(u))) for u in (inner, outer))
-    return Counts(many, few, d, True)
+    near, apart = float(rng.uniform(0, 0.65)), float(rng.uniform(0.4, 0.9))
+    power = float(rng.choice([0.0, 1.0, 2.0]))
+    if rng.random() < 0.5:
+        few = round(d * np.exp(near))
+        return Counts(round(few * np.exp(apart)), few, d, True, power)
+    many = round(d * np.exp(-near))
+    return Counts(many, max(2, round(many * np.exp(-apart))), d, True, power)
 
 
 @quadratic_claim(
     "3.2-degenerate-condition",
     where="§3.2, last sentence",
     says=DEGENERATE,
-    reading="Degenerate: the condition number κ of XᵀX's non-zero part rises, in the mean of log κ.",
+    reading="Degenerate: the condition number κ of XᵀX's non-zero part rises, in the mean of log κ, from one n to a "
+    "smaller one on the same side of the number of inputs D.",
     depends_on=("3.2-hessian",),
 )
 def conditioning_by_samples(cases: Cases) -> Finding:
-    """Log κ over designs drawn at two numbers of samples, on both sides of n = D, and where XᵀX is held fixed."""
+    """Log κ over designs drawn at two numbers of samples, above or below n = D, and where XᵀX is held fixed."""
 
-    def ratio(one: Counts) -> float:
-        many, few = limits(one)
-        return few / many if one.fresh else 0.0
+    def ratio(one: Counts) -> float:  # n = D itself is the end of both sides
+        nearer = (one.few + 0.5) / one.d if one.few >= one.d else (one.many - 0.5) / one.d
+        return nearer if one.fresh else 0.0
+
+    def sign(one: Counts) -> float:
+        return float(np.sign(ratio(one) - 1) if one.power else np.sign(np.subtract(*limits(one)[::-1])))
 
     def noise(seen: dict[str, list[float]]) -> float:
         return standard_errors(DRAWS) * float(np.hypot(*(error for _, error in seen.values())))
@@ -384,16 +391,17 @@ def conditioning_by_samples(cases: Cases) -> Finding:
     def rise(seen: dict[str, list[float]]) -> float:
         return seen["few samples"][0] - seen["many samples"][0]
 
-    own = Case("power-law X, D = 48, n = 384 → 192", Counts(384, 192, 48, True, spread=True), True)
+    own = Case("power-law X, D = 48, n = 384 → 192", Counts(384, 192, 48, True, 1.0), True)
+    known = [
+        Case("equal variances, D = 30, n = 60 → 38", Counts(60, 38, 30, True)),
+        Case("equal variances, D = 30, n = 24 → 12", Counts(24, 12, 30, True)),
+        Case("power-law X, D = 48, n = 40 → 7", Counts(40, 7, 48, True, 1.0)),
+    ]
     judged = cases.judge(
-        [own, *cases.draw(_two_counts, 16)],
+        [own, *known, *cases.draw(_two_counts, 14)],
         lambda one: _log_conditions(one, cases.rng),
         printed=lambda one, seen: rise(seen) > noise(seen) + ROUNDING,
-        corrected=lambda one, seen: (
-            rise(seen) * np.sign(np.subtract(*limits(one)[::-1])) > noise(seen)
-            if one.fresh
-            else abs(rise(seen)) <= 1e-6
-        ),
+        corrected=lambda one, seen: rise(seen) * sign(one) > noise(seen) if one.fresh else abs(rise(seen)) <= 1e-6,
         condition=ratio,
     )
     return judged.finding(
@@ -408,7 +416,8 @@ def conditioning_by_samples(cases: Cases) -> Finding:
             "nats",
             "rise of log κ as samples fall from 8D to 4D, inputs' variances a power law",
         ),
-        condition="n comes nearer to D, |log(n/D)| falling, and rows are drawn afresh, as κ of a fixed XᵀX does not "
-        "change; for rows with equal variances κ → ((1 + √γ)/(1 − √γ))², γ = D/n, for others it is larger",
-        flips_if="a κ that keeps rising as n falls below D",
+        condition="n falls towards D from above, down to n ≥ D, and Gaussian rows are drawn afresh; below D κ falls "
+        "again, and of a fixed XᵀX it does not change. For rows with equal variances and large D, "
+        "κ → ((1 + √γ)/(1 − √γ))², γ = D/n; for others it is larger",
+        flips_if="a mean of log κ that falls with n above D, or rises as n falls below D",
     )

@@ -116,7 +116,8 @@ def norm(cases: Cases) -> Finding:
     )
     below = [log_norm(case.inputs) - seen["x at random"] for case, seen in judged.pairs]
     return judged.finding(
-        holds_corrected="Not as printed: the right side is an upper bound, equal for one direction of x only.",
+        holds_corrected="Not as printed: the right side is an upper bound, in general equal for one direction of x "
+        "only.",
         evidence=judged.evidence(ROUNDING, log_norm, tolerance=TOLERANCE, error=max(0.0, -min(below))),
         size=ranged(below, "nats", "how far log‖f_L(x)‖ is below it, x at random"),
         corrected="‖f_L(x)‖ ≤ ‖(W_L* + ηB_LA_L) ⋯ (W_1* + ηB_1A_1)‖ · ‖x‖",
@@ -213,7 +214,7 @@ def constant(cases: Cases) -> Finding:
     "3.3-mean",
     where="§3.3, last display",
     says="C(1 + η‖B_LA_L‖/‖W_L*‖) ⋯ (1 + η‖B_1A_1‖/‖W_1*‖)‖x‖ ≤ C(1 + ηm̄)^L ‖x‖",
-    reading="With m̄ the mean of m_l = ‖B_lA_l‖/‖W_l‖; an equality exactly where all m_l are equal.",
+    reading="With m̄ the mean of m_l = ‖B_lA_l‖/‖W_l‖ and η > 0; an equality exactly where all m_l are equal.",
 )
 def mean(cases: Cases) -> Finding:
     """The inequality of arithmetic and geometric means, on ratios from equal to a thousandfold apart."""
@@ -247,7 +248,8 @@ def mean(cases: Cases) -> Finding:
     "3.3-mean-ratio",
     where="§3.3, definition of m̄",
     says="m̄ = (1/L) Σ_{l∈L} ‖B_lA_l‖/‖W_L*‖ is also a constant in a single forward pass",
-    reading="C(1 + ηm̄)^L‖x‖ with this m̄ bounds ‖f_L(x)‖. Layer L's norm under layer l's adapter looks like a misprint.",
+    reading="C(1 + ηm̄)^L‖x‖ with this m̄ bounds ‖f_L(x)‖. Layer L's norm under layer l's adapter, as our copy has it, "
+    "looks like a misprint, the copy's perhaps.",
 )
 def mean_ratio(cases: Cases) -> Finding:
     """The bound with ‖W_L‖ under every term, as printed, and with each layer's own norm, on aligned networks."""
@@ -273,7 +275,8 @@ def mean_ratio(cases: Cases) -> Finding:
     )
     over = [seen - as_printed(case.inputs) for case, seen in judged.pairs]
     return judged.finding(
-        holds_corrected="Not as printed, a likely misprint: each adapter belongs over its own layer's norm.",
+        holds_corrected="Not as in our copy, which may be its misprint: each adapter belongs over its own layer's "
+        "norm.",
         evidence=judged.evidence(ROUNDING, lambda one: worst(one).log_amgm_bound, tolerance=TOLERANCE),
         size=Size(max(over), "nats", "the most by which a network exceeds the bound as printed"),
         corrected="m̄ = (1/L) Σ_l ‖B_lA_l‖/‖W_l*‖",
@@ -302,7 +305,7 @@ def _rate(one: Rates, seed: int) -> float:
     "3.3-theta",
     where="§3.3, last display",
     says="C(1 + ηm̄)^L ‖x‖ = Θ((1 + η)^L)",
-    reading="In L, at the given ‖W_l‖, m̄ and η.",
+    reading="In L, at the given ‖W_l‖, m̄ and η, the same in every layer.",
     depends_on=("3.3-constant",),
 )
 def theta(cases: Cases) -> Finding:
@@ -325,7 +328,7 @@ def theta(cases: Cases) -> Finding:
         corrected=lambda one, seen: abs(seen - bound(one)) < TOLERANCE,
     )
     return judged.finding(
-        holds_corrected="Mostly: base 1 + η needs ‖W_l‖ = 1 and adapters as large as weights; still exponential in L.",
+        holds_corrected="Mostly: still exponential, but base 1 + η at every η needs ‖W_l‖ = ‖B_lA_l‖ = 1.",
         evidence=judged.evidence(ROUNDING, bound, tolerance=TOLERANCE),
         corrected="C(1 + ηm̄)^L = Θ((w(1 + ηm̄))^L), w the geometric mean of ‖W_l‖; the printed base where w(1 + ηm̄) = "
         "1 + η, for example w = m̄ = 1",

@@ -16,14 +16,16 @@ is that of the loss as a function of BA; elsewhere this is a definition. In clos
   k ≤ r < p ≤ min(n₁, n₂), and |n₁ − n₂| times 2σ_k. So κ = 2σ₁/(σ_r − σ_{r+1}) where σ_{r+1} > 0: the gap that decides
   how fast a truncated SVD is found decides LoRA's too, from whichever start.
 
-**No point has more than r·min(n₁, n₂) negative directions**, as H ≥ 0 where β or α is 0; B = 0 has as many where G has
-full rank. And **the start is not the worst conditioned point of its path**: a minimum has none, so that each of the
-start's negative eigenvalues passes 0 on the way, where κ = ∞.
+**No point has more than r·min(n₁, rank X) negative directions**, as H ≥ 0 where β = 0, and where α's rows are in X's
+kernel; B = 0 has as many where G has the most rank that it can have, min(n₁, rank X). And **the start is not the worst
+conditioned point of its path**: a minimum has none, so that negative eigenvalues of the start pass 0 on the way or tend
+to it, where κ → ∞. All of them pass where X has full column rank and r is at most the rank of T.
 
 **First step.** Full fine-tuning moves −G, the adapter −(GAᵀA + BBᵀG); Adam moves signs. At B = 0 with A Gaussian the
 cosine between them is about √(r/(n₂ + r + 1)) under gradient descent (Wishart moments, as in `initial_speed_ratio`). No
-start has more than ‖[G]_2r‖/‖G‖ (Eckart–Young), and one reaches it: A the first r right singular vectors of G, B the
-next r left ones (LoRA-GA, Wang et al. 2024).
+start has more than ‖[G]_2r‖/‖G‖ (Eckart–Young). Where G has rank 2r those reach it, and only those, for which AᵀA and
+BBᵀ are multiples, by one number, of the projectors on r right and on the other r left of its first 2r singular vectors:
+A the first r right ones, B the next r left ones (LoRA-GA, Wang et al. 2024).
 
 What of (B, A) the target and the start do not use falls apart in closed form, so that a report costs no more than what
 they use: `invariant_spaces.py`.
