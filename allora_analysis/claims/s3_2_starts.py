@@ -202,7 +202,7 @@ def _most_negative(one: _Anywhere, rng: np.random.Generator) -> dict[str, int]:
             )
         g = one.g + 2 * b @ a @ gram
         found.append(negative(np.linalg.eigvalsh(hessian.dense_hessian(one.x, g, a, b))))
-    start = hessian.dense_hessian(one.x, one.g, one.a, one.b)
+    start = hessian.dense_hessian(one.x, one.g, one.a, np.zeros((n1, rank)))
     return {"start": negative(np.linalg.eigvalsh(start)), "most": max(found)}
 
 

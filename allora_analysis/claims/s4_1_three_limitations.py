@@ -118,8 +118,8 @@ def own_cases(rng: np.random.Generator) -> list[Case]:
     return [
         Case("dropout: ALLoRA as run, at 0.05", Dropout(one, eta, DROP_RATE, 1), True),
         Case("dropout: ALLoRA-0", Dropout(one, eta, 0.0, 1), True),
-        Case("zero: AdamW, η² = 2", Run(task, "adamw", 2**0.5, PAPER_RATE, 1), True),
-        Case("zero: AdamW, η² = 4", Run(task, "adamw", eta, PAPER_RATE, 1), True),
+        Case("zero: AdamW, η² = 2", Zero(Run(task, "adamw", 2**0.5, PAPER_RATE, 1)), True),
+        Case("zero: AdamW, η² = 4", Zero(Run(task, "adamw", eta, PAPER_RATE, 1)), True),
         Case("ripple: one BA, ‖BA‖ as ‖W‖, η² = 4", Depth(eta, layers(rng, 64, 8), None, rng.standard_normal((1, 64)))),
         Case("ripple: each trained to rest on one target", Depth(eta, None, fitted(rng), np.ones((1, 4))), True),
     ]
