@@ -219,7 +219,7 @@ def test_the_changed_step_by_its_formula(optimizer):
 
 def test_limits_of_each_kind_are_drawn():
     drawn = [limits.draw(np.random.default_rng(seed)) for seed in range(40)]
-    assert {type(case) for case in drawn} == {limits.Dropout, limits.Run, limits.Depth}
+    assert {type(case) for case in drawn} == {limits.Dropout, limits.Zero, limits.Depth}
     assert {bool(limits.alleviated(case)) for case in drawn} == {True, False}
 
 

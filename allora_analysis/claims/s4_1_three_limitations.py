@@ -88,7 +88,7 @@ def growth(case: Depth, arm: str, eta: float) -> float:
     return float(h.norm()) / float(np.linalg.norm(case.x))
 
 
-def measures(case: Dropout | Run | Depth) -> dict[str, float]:
+def measures(case: Dropout | Zero | Depth) -> dict[str, float]:
     """The limitation's measure in ALLoRA over LoRA's, and in LoRA so set that it should do the same over LoRA's."""
     if isinstance(case, Dropout):
         parts = [mask_spread(case, *arm) for arm in (("allora", case.drop_rate), ("lora", case.drop_rate))]
