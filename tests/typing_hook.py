@@ -1,9 +1,9 @@
 """The type checker that the import hook applies to every function of the package.
 
-jaxtyping binds and checks the arguments of every call twice, for the axes that its shapes share, in more time than most
-of our functions take, and a function within another is decorated at every call of that. So a function with shapes, or
-within another, is checked once for each combination of types, dtypes and shapes that its code is called with: nothing
-else makes a difference to the answer. The others are beartype's alone.
+jaxtyping binds and checks the arguments of every call twice, for the axes that its shapes share; a protocol is asked
+for its methods at every call; a function within another is decorated at every call of that: in more time than most of
+our functions take. So these are checked once for each combination of types, dtypes and shapes that their code is called
+with: nothing else makes a difference to the answer. The others are beartype's alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Collection
 from threading import local
 from types import FunctionType
-from typing import Any, ParamSpecArgs, ParamSpecKwargs, get_args, get_type_hints
+from typing import Any, ParamSpecArgs, ParamSpecKwargs, get_args, get_origin, get_type_hints
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
@@ -132,6 +132,11 @@ class Once:
         return remembered
 
 
+def has_protocol(hint: Any) -> bool:
+    """Whether an annotation asks a value for its methods, as NumPy's ArrayLike does."""
+    return getattr(get_origin(hint) or hint, "_is_protocol", False) or any(map(has_protocol, get_args(hint)))
+
+
 ONCE: dict[tuple[Any, ...], Once] = {}
 
 
@@ -145,8 +150,8 @@ def jaxtyped(function: Any = None, *, typechecker: Any) -> Any:
     if code not in ONCE:
         if (hints := known_hints(function)) is None:  # jaxtyping's to sort out
             return both(function, typechecker=typechecker)
-        shaped, within = any(map(has_shape, hints.values())), "<locals>" in function.__qualname__
-        if not shaped and not within:
+        shaped, slow = (any(map(of, hints.values())) for of in (has_shape, has_protocol))
+        if not shaped and not slow and "<locals>" not in function.__qualname__:
             return checked(function)
         ONCE[code] = Once(function, hints, functools.partial(both, typechecker=typechecker) if shaped else checked)
     return ONCE[code](function)
