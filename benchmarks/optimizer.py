@@ -74,12 +74,15 @@ def bare(groups: list[list[tuple[nn.Parameter, ...]]]) -> Task:
     @torch.no_grad()
     def step() -> None:
         for group in groups:
-            d = ADAPTORS["inverse_sqrt"](norms_of_pairs(group), ETA).to(group[0][0].dtype)
-            moved = torch.empty_like(group[0][1])
+            d, moved = norms_of_pairs(group), torch.empty_like(group[0][1])
+            for some in d.view(-1).split(2**14):
+                some.copy_(ADAPTORS["inverse_sqrt"](some, ETA))
+            d = d.to(moved.dtype)
+            spread = torch.empty_like(moved) if moved.shape[1] * moved.element_size() < 64 else None
             for (a, b), mean, rows in zip(group, d.mean(1).tolist(), d[..., None].unbind(), strict=True):
                 fused(a, a, LEARNING_RATE * mean, decay / mean)
                 fused(moved.zero_(), b, LEARNING_RATE, 0.0)
-                b.mul_(1 - LEARNING_RATE * decay).addcmul_(moved, rows)
+                b.mul_(1 - LEARNING_RATE * decay).addcmul_(moved, rows if spread is None else spread.copy_(rows))
 
     return step
 
