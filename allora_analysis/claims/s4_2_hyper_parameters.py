@@ -96,21 +96,16 @@ def scaling_is_tunable(cases: Cases) -> Finding:
 
     def compared(one: Training) -> dict[str, object]:
         with_it, without = (degrees(one, one.setting, (*first, *one.tuned)) for first in (("scaling",), ()))
-        detailed = replace(one.setting, eps_a=1e-3, eps_b=2e-3, decay_a=0.3, decay_b=0.2)
-        return {
-            "degrees with α": with_it,
-            "without": without,
-            "s·BA": path(one, detailed)[-1],
-            "clipped": path(one, detailed, 0.05)[-1],
-        }
+        free, clipped = (path(one, detailed(one), norm)[-1] for norm in (None, 0.05))
+        return {"degrees with α": with_it, "without": without, "s·BA": free, "clipped": clipped}
+
+    def detailed(one: Training) -> Setting:
+        return replace(one.setting, eps_a=1e-3, eps_b=2e-3, decay_a=0.3, decay_b=0.2)
 
     def same(one: Training, seen: dict[str, object]) -> bool:
-        detailed = replace(one.setting, eps_a=1e-3, eps_b=2e-3, decay_a=0.3, decay_b=0.2)
-        other = adaptive.rescaled(detailed, 1.3, 0.4, one.optimizer)
-        return (
-            relative_error(path(one, other)[-1], seen["s·BA"]) <= TOLERANCE
-            and relative_error(path(one, other, 0.05)[-1], seen["clipped"]) > 1e-3
-        )
+        other = adaptive.rescaled(detailed(one), 1.3, 0.4, one.optimizer)
+        free, clipped = (path(one, other, norm)[-1] for norm in (None, 0.05))
+        return relative_error(free, seen["s·BA"]) <= TOLERANCE and relative_error(clipped, seen["clipped"]) > 1e-3
 
     own = Case("AdamW at 1e-4, one rate tuned, init_A fixed", drawn(cases.rng, PAPER, "adam", ("rate",)), True)
     others = [
