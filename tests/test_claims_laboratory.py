@@ -63,12 +63,13 @@ def test_not_run_without_a_table(tmp_path):
     assert finding(CLAIM, tmp_path).verdict == "not_run"
 
 
-def plant_gaps(monkeypatch, gap):
-    """Differences of two cells, the `gap` of both on average."""
+def plant_gaps(monkeypatch, gap, control=0.0):
+    """Differences of two cells, the `gap` of both on average; of two names of one arm the control's."""
 
     def differences(self, first, second, endpoint):
         noise = np.random.default_rng([first.steps, int(first.eta2 or 0)]).normal(0, 1e-3, 40)
-        return list(noise - noise.mean() + gap(first, second))
+        same = first.adaptor == "constant" and second.rule == "lora"
+        return list(noise - noise.mean() + (control if same else gap(first, second)))
 
     monkeypatch.setattr(Table, "differences", differences)
 
@@ -84,7 +85,7 @@ def test_the_mean_over_settings_decides(monkeypatch, row, gain, verdict):
 
 def test_a_setting_in_which_it_is_far_better_outweighs_five_in_which_it_is_a_little_worse(monkeypatch):
     def gap(first, _):
-        return 0.0 if first.adaptor == "constant" else 0.05 if (first.optimizer, first.steps) == ("sgd", 50) else -0.002
+        return 0.05 if (first.optimizer, first.steps) == ("sgd", 50) else -0.002
 
     plant_gaps(monkeypatch, gap)
     found = finding(comparisons.better_than_lora)
@@ -93,9 +94,11 @@ def test_a_setting_in_which_it_is_far_better_outweighs_five_in_which_it_is_a_lit
 
 
 def test_a_mean_within_what_choosing_rates_makes_is_undecided(monkeypatch):
-    """Planted: the control, two names of one arm, differs by 2 points, of which six settings' mean may hold 0.8."""
-    plant_gaps(monkeypatch, lambda first, _: 0.02 if first.adaptor == "constant" else -0.007)
+    """Planted: controls, two names of one arm, differ by 0.5 points: 0.43 of them in a mean over six settings."""
+    plant_gaps(monkeypatch, lambda first, _: -0.0038, control=0.005)
     assert finding(comparisons.better_than_lora).verdict == "undecided"
+    plant_gaps(monkeypatch, lambda first, _: -0.0048, control=0.005)
+    assert finding(comparisons.better_than_lora).verdict == "refuted"
 
 
 def test_other_eta_stand_beside_and_decide_nothing(monkeypatch):
@@ -114,19 +117,17 @@ def test_other_eta_stand_beside_and_decide_nothing(monkeypatch):
 )
 def test_one_that_is_better_by_more_than_the_control_decides(monkeypatch, row, better, worse, field, one):
     def planted(gain, control):
-        def gap(first, second):
-            if second.rule == "lora":
-                return control
+        def gap(first, _):
             return gain if getattr(first, field) == one and first.steps == 50 else -1e-4
 
-        plant_gaps(monkeypatch, gap)
+        plant_gaps(monkeypatch, gap, control)
         return finding(row)
 
-    found = planted(0.01, control=0.004)
+    found = planted(0.01, control=0.002)
     assert found.verdict == better
     assert "after 50 steps" in found.answer
-    assert planted(0.01, control=-0.01).verdict == "undecided", "planted: the control differs as much"
-    plant_gaps(monkeypatch, lambda first, second: 0.0 if second.rule == "lora" else -0.01)
+    assert planted(0.01, control=-0.0047).verdict == "undecided", "planted: the controls allow 1.00 points"
+    plant_gaps(monkeypatch, lambda first, _: -0.01)
     assert finding(row).verdict == worse
 
 

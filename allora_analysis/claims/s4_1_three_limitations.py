@@ -62,7 +62,7 @@ def mask_spread(case: Dropout, arm: str, drop_rate: float) -> float:
     return float(np.max(np.std(gradients, axis=0) / np.abs(np.mean(gradients, axis=0))))
 
 
-def first_step(case: Run, arm: str, speed: float = 1.0) -> float:
+def first_step(case: Zero, arm: str, speed: float = 1.0) -> float:
     """‖BA‖ after one step."""
     return float(np.linalg.norm(layer_training.products(case.run, arm, speed, other_norm=case.other)[1]))
 
