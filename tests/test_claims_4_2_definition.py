@@ -37,6 +37,15 @@ def never_scaled(run, arm, *args, **options):
     return PRODUCTS(run, "lora", *args, **options)
 
 
+def by_itself(case):
+    """The clipping as if no other gradient were clipped with A's and B's."""
+    return FOLLOWS(case._replace(other=0.0))
+
+
+def with_any_decay(case):
+    return FOLLOWS(case._replace(run=case.run._replace(decay=0.0)))
+
+
 def never_clipped(run, *args, **options):
     return PRODUCTS(run._replace(clip=None), *args, **options)
 
@@ -49,12 +58,17 @@ def scaled_twice(case):
     return [GRADIENT(case)[0], case.eta * GRADIENT(case)[1]]
 
 
+FOLLOWS = section.follows_the_gradient
+
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
     ("4-scaled-gradient", section, "scaled_gradient_of", at_the_unscaled_output, "holds"),
     ("4-scaled-gradient", section, "scaled_gradient_of", scaled_twice, "refuted"),
     ("4-scaling-as-rate", layer_training, "products", never_scaled, "refuted"),
     ("4-scaling-as-rate", layer_training, "products", never_clipped, "refuted"),
-    ("4-scaling-as-rate", section, "follows_the_gradient", lambda run: run.optimizer != "adamw", "refuted"),
+    ("4-scaling-as-rate", section, "follows_the_gradient", lambda case: case.run.optimizer != "adamw", "refuted"),
+    ("4-scaling-as-rate", section, "follows_the_gradient", by_itself, "refuted"),
+    ("4-scaling-as-rate", section, "follows_the_gradient", with_any_decay, "refuted"),
+    ("4-scaling-as-rate", section, "divides_out", lambda case: True, "refuted"),  # clipped in one of both
     ("4-adaptor", adaptors, "inverse_sqrt", INVERSE, "refuted"),
     ("4-adaptor", functional, "row_factor", norms_of_b, "refuted"),
     ("4-inversely-proportional", section, "layer_factor", lambda case: 1 / case.sizes, "holds"),
@@ -72,6 +86,16 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
 @pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), PLANTED)
 def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, module, name, wrong, expected):
     assert ROWS.planted(monkeypatch, identifier, module, name, wrong) == expected
+
+
+@pytest.mark.parametrize(("clip", "least", "most"), [(None, 0, 1e-4), (0.5, 0, 1e-4), (1.5, 1e-3, 0.1)])
+def test_adamw_is_lora_at_its_own_rate_unless_one_of_both_is_clipped(clip, least, most):
+    """η = 2: at c = 1.5 g the layer's gradient is clipped to a length, LoRA's is not, and v̂ remembers which."""
+    task = layer_training.paper_problem(np.random.default_rng(0))
+    run = layer_training.Run(task, "adamw", 2.0, 1e-4, 20, clip and clip * layer_training.first_gradient(task))
+    scaled, lora = (layer_training.products(run, arm)[-1] for arm in ("constant", "lora"))
+    apart = np.abs(scaled - lora).max() / np.abs(lora).max()
+    assert least <= apart <= most
 
 
 def test_the_text_names_the_misprint_of_equation_6():

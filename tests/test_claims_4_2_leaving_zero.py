@@ -71,6 +71,10 @@ def at_unit_products(one):
     return one.product if one.row.optimizer == "sgd" else False
 
 
+def never_clipped_at_zero(one):
+    return one.optimizer == "sgd" and one.u == 0
+
+
 def faster_if_unclipped(one):
     return one.optimizer == "flow" and one.eta > 1
 
@@ -108,6 +112,8 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-effective-rate", functional, "allora", never_tapering, "refuted"),
     ("4-effective-rate", functional, "allora", tapering_too_fast, "refuted"),
     ("4-effective-rate", layer_training, "pairs", lora_pairs, "refuted"),
+    ("4-effective-rate", s4_2_hyper_parameters, "splits", never_clipped_at_zero, "refuted"),
+    ("4-effective-rate", s4_2_hyper_parameters, "clip_factor", lambda norm, clip: 1.0, "refuted"),
 ]
 
 
@@ -133,6 +139,14 @@ def test_adamw_takes_allora_longer(rate, level, steps):
 def test_a_level_that_is_not_reached_has_no_ratio(monkeypatch):
     monkeypatch.setattr(layer_training, "one_row", lambda name, slope, rate, steps, stop: np.array([0.0, 0.1]))
     assert np.isnan(section._lora_over_allora(section.Row("adamw", 2.0, 0.2)))
+
+
+def test_at_eta_1_nothing_is_split():
+    """The reading leaves η = 1 out: there AdamW's first step is l_b times signs, which is η·l_b times them."""
+    knobs, rng = s4_2_hyper_parameters, np.random.default_rng(0)
+    for eta, rate in ((1.0, 1.0), (2.0, 0.5)):
+        one = knobs._OneStep(problem(), "adamw", eta, 1e-3, 0.1, rng.standard_normal((5, 2)))
+        np.testing.assert_allclose(knobs.row_rates(one), rate, rtol=1e-3)
 
 
 def problem(n1=5, n2=4, rank=2):

@@ -45,7 +45,7 @@ class Problem(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A training of one layer: the problem, the optimizer, η, the rate l, its steps, and the norm clipped at."""
+    """A training of one layer: the problem, the optimizer, η, the rate l, its steps, the norm clipped at, the decay."""
 
     task: Problem
     optimizer: str
@@ -53,6 +53,7 @@ class Run(NamedTuple):
     rate: float
     steps: int
     clip: float | None = None
+    decay: float = 0.0
 
 
 def inputs(rng: np.random.Generator, samples: int, n2: int, decay: float = 0.0) -> np.ndarray:
@@ -123,23 +124,23 @@ def forward(arm: str, x, a, b, eta: float):
     return functional.allora(x, a, b, eta, "constant" if arm == "constant" else "inverse_sqrt")
 
 
-def optimizer(name: str, parameters: Sequence, rate: float):
-    """Torch's optimizer of a name: "sgd", "momentum" of 0.9, or AdamW; no weight decay."""
+def optimizer(name: str, parameters: Sequence, rate: float, decay: float = 0.0):
+    """Torch's optimizer of a name: "sgd", "momentum" of 0.9, or AdamW; and its weight decay."""
     import torch
 
     if name in ("sgd", "momentum"):
-        return torch.optim.SGD(parameters, lr=rate, momentum=0.9 * (name == "momentum"))
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+        return torch.optim.SGD(parameters, lr=rate, momentum=0.9 * (name == "momentum"), weight_decay=decay)
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
 
 
-def _optimizer(name: str, pair: tuple, arm: str, eta: float, rate: float) -> tuple:
+def _optimizer(run: Run, pair: tuple, arm: str, rate: float) -> tuple:
     # The optimizer, and the arm that the layer itself takes.
-    if name == "allora_adamw" and arm == "allora":
+    if run.optimizer == "allora_adamw" and arm == "allora":
         from allora_analysis.lora.optim import ALLoRAAdamW
 
         group = {"params": list(pair), "pair": True, "scaling": 1.0}
-        return ALLoRAAdamW([group], lr=rate, eta=eta, weight_decay=0.0), "lora"
-    return optimizer(name, pair, rate), arm
+        return ALLoRAAdamW([group], lr=rate, eta=run.eta, weight_decay=run.decay), "lora"
+    return optimizer(run.optimizer, pair, rate, run.decay), arm
 
 
 def pairs(
@@ -156,7 +157,7 @@ def pairs(
     zero = np.zeros((y.shape[1], len(run.task.a)))
     a, b = (torch.tensor(part, requires_grad=True) for part in (run.task.a, zero if start is None else start))
     other = torch.zeros((), dtype=x.dtype, requires_grad=True)
-    rule, in_layer = _optimizer(run.optimizer, (a, b), arm, run.eta, speed * run.rate)
+    rule, in_layer = _optimizer(run, (a, b), arm, speed * run.rate)
     path = []
     for step in range(run.steps + 1):
         path.append((a.detach().numpy().copy(), b.detach().numpy().copy()))

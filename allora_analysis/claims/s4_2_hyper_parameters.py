@@ -19,6 +19,7 @@ from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import ADAM, PAPER_RATE, SAME, Problem, Run
+from allora_analysis.escape.first_step import clip_factor
 
 TOLERANCE = 1e-9
 STEPS = 20
@@ -46,7 +47,7 @@ def drawn(rng: np.random.Generator, setting: Setting, optimizer: str, tuned: tup
 
 def knobs(rng: np.random.Generator) -> Setting:
     """Scaling, initialization and rates at random; ε so small that Adam does not see the gradients' scale."""
-    scaling, init, rate = (float(np.exp(rng.uniform(*np.log(ends)))) for ends in ((0.7, 1.4), (0.7, 1.4), (0.01, 0.02)))
+    scaling, init, rate = (log_uniform(rng, *np.log(ends)) for ends in ((0.7, 1.4), (0.7, 1.4), (0.01, 0.02)))
     return Setting(scaling=scaling, init_a=init, rate_a=rate, rate_b=rate, eps_a=1e-14, eps_b=1e-14)
 
 
@@ -200,7 +201,7 @@ def no_new_knob(cases: Cases) -> Finding:
 
 
 class _OneStep(NamedTuple):
-    """A problem, the optimizer, η, l, and u = η²‖(BA)_i‖ of every row at the start."""
+    """A problem, the optimizer, η, l, u = η²‖(BA)_i‖ of every row at the start, and the norm c clipped at."""
 
     task: Problem
     optimizer: str
@@ -208,14 +209,37 @@ class _OneStep(NamedTuple):
     rate: float
     u: float
     direction: np.ndarray
+    clip: float | None = None
+
+
+def start_of(one: _OneStep) -> np.ndarray:
+    """B at the start."""
+    return one.u / one.eta**2 * one.direction / np.linalg.norm(one.direction @ one.task.a, axis=1, keepdims=True)
+
+
+def slope_of(one: _OneStep) -> np.ndarray:
+    """G = ∂L/∂(BA) at the start."""
+    x, y, a = one.task
+    return (x @ (start_of(one) @ a).T - y).T @ x / len(x)
+
+
+def gradient_norm(one: _OneStep) -> float:
+    """The norm of ALLoRA's gradients of A and B."""
+    fields = adaptive.update_field(one.task.a, start_of(one), slope_of(one), one.eta)
+    return float(np.hypot(*(np.linalg.norm(part) for part in fields)))
+
+
+def splits(one: _OneStep) -> bool | float:
+    """Whether a row's rate is η·l_b: SGD from BA = 0; where clipped, c over the norm of ALLoRA's gradients."""
+    if one.clip is None or one.optimizer == "adamw" or one.u:
+        return one.optimizer == "sgd" and one.u == 0
+    return one.clip / gradient_norm(one)
 
 
 def row_rates(one: _OneStep) -> np.ndarray:
     """Each row's step of B in the layer over LoRA's gradient GAᵀ (its signs under AdamW), over η·l."""
-    x, y, a = one.task
-    start = one.u / one.eta**2 * one.direction / np.linalg.norm(one.direction @ a, axis=1, keepdims=True)
-    gradient = (x @ (start @ a).T - y).T @ x / len(x) @ a.T
-    run = Run(one.task, one.optimizer, one.eta, one.rate, 1)
+    start, gradient = start_of(one), slope_of(one) @ one.task.a.T
+    run = Run(one.task, one.optimizer, one.eta, one.rate, 1, one.clip)
     after = layer_training.pairs(run, "allora", start=start)[1][1]
     unit = gradient if one.optimizer == "sgd" else np.sign(gradient)
     return np.sum((start - after) * unit, axis=1) / np.sum(unit * unit, axis=1) / (one.eta * one.rate)
@@ -226,8 +250,9 @@ def row_rates(one: _OneStep) -> np.ndarray:
     where="§4.2, below the definition",
     says="We split learning rate into a constant base learning rate l_b and η, and the effective learning rate is "
     "η·l_b.",
-    reading="A row's step of B is η·l_b times LoRA's gradient (times its signs under AdamW).",
-    test="tests/test_escape_teacher.py",
+    reading="A row's first step of B, from any A and B, is η·l_b times LoRA's gradient (times its signs under AdamW), "
+    "η ≠ 1: at η = 1 there is nothing to split.",
+    test="tests/test_claims_4_2_leaving_zero.py",
     depends_on=("4-figure-2-right",),
 )
 def effective_rate(cases: Cases) -> Finding:
@@ -237,12 +262,17 @@ def effective_rate(cases: Cases) -> Finding:
         return _OneStep(task, optimizer, eta, rate, u, rng.standard_normal((task.y.shape[1], len(task.a))))
 
     def draw(rng: np.random.Generator) -> _OneStep:
-        u = 0.0 if rng.random() < 0.4 else float(10 ** rng.uniform(-4, 1))
-        optimizer = "sgd" if rng.random() < 0.7 else "adamw"
-        return made(layer_training.draw_problem(rng), optimizer, log_uniform(rng, 0.2, 1), 1e-3, u, rng)
+        u = 0.0 if rng.random() < 0.5 else float(10 ** rng.uniform(-4, 1))
+        optimizer = "sgd" if rng.random() < 0.75 else "adamw"
+        eta = float(np.exp(rng.choice([-1, 1, 1]) * rng.uniform(0.05, 1)))
+        one = made(layer_training.draw_problem(rng), optimizer, eta, 1e-3, u, rng)
+        over = on_either_side(rng, 0.02, 0.69)
+        return one._replace(clip=over * gradient_norm(one)) if rng.random() < 0.5 else one
 
     def told(one: _OneStep) -> float:
-        return (1 + one.u) ** -0.5 if one.optimizer == "sgd" else 1 / one.eta
+        if one.optimizer == "adamw":
+            return 1 / one.eta
+        return clip_factor(gradient_norm(one), one.clip) * (1 + one.u) ** -0.5
 
     def of_paper(eta: float, size: float) -> _OneStep:
         return made(layer_training.paper_problem(cases.rng), "adamw", eta, PAPER_RATE, size * eta**2, cases.rng)
@@ -257,14 +287,15 @@ def effective_rate(cases: Cases) -> Finding:
         measure=row_rates,
         printed=lambda one, seen: bool(np.abs(seen - 1).max() <= SAME),
         corrected=lambda one, seen: np.abs(seen - told(one)).max() <= (SAME if one.optimizer == "sgd" else ADAM),
-        condition=lambda one: one.optimizer == "sgd" and one.u == 0,
+        condition=splits,
     )
     return judged.finding(
-        conditional="Only under SGD at BA = 0, and lower later; under AdamW it is l_b.",
+        conditional="Only under SGD, unclipped, at BA = 0, and lower later; AdamW's first step has l_b.",
         evidence=judged.evidence("1e-7; AdamW: 1e-3, its ε over small gradients", told, tolerance=SAME),
         size=Size(float(np.mean(judged.measured[2])), "of η·l_b", "AdamW's rate for a row at zero, η² = 4"),
-        corrected="η·l_b/√(1 + η²‖(BA)_i‖) under SGD; l_b in AdamW's first step",
-        condition="SGD and (BA)_i = 0",
+        corrected="η·l_b·min(1, c/n)/√(1 + η²‖(BA)_i‖) under SGD, n the norm of all of ALLoRA's gradients, c that "
+        "they are clipped at; l_b in AdamW's first step, its ε aside",
+        condition="SGD, (BA)_i = 0 and c ≥ n (∞ without clipping)",
         flips_if="a step under AdamW of η·l_b",
     )
 
@@ -348,7 +379,7 @@ def removed_by_name(cases: Cases) -> Finding:
 
     def draw(rng: np.random.Generator) -> Adapted:
         n1, n2, variant = int(rng.integers(4, 33)), int(rng.integers(4, 33)), str(rng.choice(["allora", "lora_x_eta"]))
-        eta = float(np.exp(rng.uniform(0.1, 1.2))) if rng.random() < 0.8 else 1.0
+        eta = log_uniform(rng, 0.1, 1.2) if rng.random() < 0.8 else 1.0
         return Adapted(n1, n2, int(rng.integers(1, 5)), variant, eta, float(rng.choice([0.0, 0.0, 0.2, 0.5])))
 
     seeds = iter(cases.rng.integers(2**31, size=99))
