@@ -78,6 +78,16 @@ def papers_own(rng: np.random.Generator, steps: int, noise: float = 0.5) -> list
     return found
 
 
+def row_masks(x: np.ndarray, keep_prob: float, placement: str) -> tuple[np.ndarray, np.ndarray]:
+    """Every masked form of each row (N × masks × D), and the masks' probabilities."""
+    if keep_prob == 1:
+        return x[:, None, :], np.ones(1)
+    size = 1 if placement == "output" else x.shape[1]
+    kept = np.array(list(itertools.product((0, 1), repeat=size)), dtype=float)
+    number = kept.sum(axis=1)
+    return x[:, None, :] * kept / keep_prob, keep_prob**number * (1 - keep_prob) ** (size - number)
+
+
 class Moments(NamedTuple):
     """E W_t (T + 1 × D × C) and Cov W_t summed over columns (T + 1 × D × D)."""
 
@@ -90,19 +100,9 @@ class Moments(NamedTuple):
         return np.sqrt(np.maximum(np.trace(self.covariance, axis1=1, axis2=2), 0.0))
 
 
-def _row_masks(x: np.ndarray, keep_prob: float, placement: str) -> tuple[np.ndarray, np.ndarray]:
-    """Every masked form of each row (N × masks × D), and the masks' probabilities."""
-    if keep_prob == 1:
-        return x[:, None, :], np.ones(1)
-    size = 1 if placement == "output" else x.shape[1]
-    kept = np.array(list(itertools.product((0, 1), repeat=size)), dtype=float)
-    number = kept.sum(axis=1)
-    return x[:, None, :] * kept / keep_prob, keep_prob**number * (1 - keep_prob) ** (size - number)
-
-
 def _stepper(x: np.ndarray, y: np.ndarray, keep_prob: float, rate: float, placement: str) -> Callable[..., tuple]:
     """One step of (mean, covariance), from sums over each row's own masks."""
-    u, chance = _row_masks(x, keep_prob, placement)
+    u, chance = row_masks(x, keep_prob, placement)
     squares = np.einsum("m,nmd,nme->nmde", chance, u, u)
     rows = squares.sum(axis=1)
     curvature, flat = rows.sum(axis=0), squares.reshape(-1, *rows.shape[1:])
@@ -134,7 +134,7 @@ def moments(one: Sgd, y: np.ndarray, keep_prob: float) -> Moments:
 def limit_moments(one: Sgd, y: np.ndarray) -> Moments:
     """The same as t → ∞, by solving the fixed point, which is linear in the covariance."""
     d = one.x.shape[1]
-    u, chance = _row_masks(one.x, one.keep_prob, one.placement)
+    u, chance = row_masks(one.x, one.keep_prob, one.placement)
     mean = np.linalg.solve(np.einsum("m,nmd,nme->de", chance, u, u), one.x.T @ y)
     step = _stepper(one.x, y, one.keep_prob, one.rate, one.placement)
     source = step(mean, np.zeros((d, d)))[1]
