@@ -49,12 +49,31 @@ def test_order_notices_another_limit(monkeypatch):
     assert verdict("3.1-bound-order") == "refuted"
 
 
-@pytest.mark.parametrize("factor", [0.5, 2.0])
-def test_large_n_notices_another_number_of_masks(monkeypatch, factor):
-    right, moved = s3_1_deviation.averages, deviation.bound
-    monkeypatch.setattr(s3_1_deviation, "averages", lambda one: (right(one)[0] ** factor, right(one)[1]))
-    monkeypatch.setattr(deviation, "bound", lambda *arguments: factor**3 * moved(*arguments))
+@pytest.mark.parametrize("factor", [0.7, 1.4])
+def test_large_n_notices_another_deviation(monkeypatch, factor):
+    right = deviation.loss_moments
+    monkeypatch.setattr(deviation, "loss_moments", lambda *given: (right(*given)[0], factor * right(*given)[1]))
     assert verdict("3.1-benefit-large-n") == "refuted"
+
+
+def test_large_n_notices_a_formula_without_the_noise(monkeypatch):
+    right = s3_1_deviation.masks_needed
+    monkeypatch.setattr(s3_1_deviation, "masks_needed", lambda one: right(one._replace(noise=0.5 * one.noise)))
+    assert verdict("3.1-benefit-large-n") == "refuted"
+
+
+def test_masks_needed_is_the_mean_over_all_masks():
+    """On one entry of normal data, from sums over its two masks."""
+    rng = np.random.default_rng(0)
+    p, noise, n = 0.7, 0.5, 400_000
+    signal, error = rng.standard_normal((2, n))
+    y, z = signal + noise * error, p * signal
+    dropped, kept = y**2, (y - z / p) ** 2
+    mean = (1 - p) * dropped + p * kept
+    variance = np.mean((1 - p) * dropped**2 + p * kept**2 - mean**2)
+    one = s3_1_deviation.Masked(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)), p)
+    told = s3_1_deviation.masks_needed(s3_1_deviation.Noisy(one, 1, noise))
+    assert variance / (0.1 * mean.mean()) ** 2 == pytest.approx(told, rel=0.02)
 
 
 @pytest.mark.parametrize(("power", "expected"), [(0.0, "holds"), (0.21, "refuted"), (0.5, "refuted")])

@@ -78,6 +78,16 @@ def papers_own(rng: np.random.Generator, steps: int, noise: float = 0.5) -> list
     return found
 
 
+def row_masks(x: np.ndarray, keep_prob: float, placement: str) -> tuple[np.ndarray, np.ndarray]:
+    """Every masked form of each row (N × masks × D), and the masks' probabilities."""
+    if keep_prob == 1:
+        return x[:, None, :], np.ones(1)
+    size = 1 if placement == "output" else x.shape[1]
+    kept = np.array(list(itertools.product((0, 1), repeat=size)), dtype=float)
+    number = kept.sum(axis=1)
+    return x[:, None, :] * kept / keep_prob, keep_prob**number * (1 - keep_prob) ** (size - number)
+
+
 class Moments(NamedTuple):
     """E W_t (T + 1 × D × C) and Cov W_t summed over columns (T + 1 × D × D)."""
 
@@ -90,20 +100,10 @@ class Moments(NamedTuple):
         return np.sqrt(np.maximum(np.trace(self.covariance, axis1=1, axis2=2), 0.0))
 
 
-def _row_masks(x: np.ndarray, keep_prob: float, placement: str) -> tuple[np.ndarray, np.ndarray]:
-    """Every masked form of each row (N × masks × D), and the masks' probabilities."""
-    if keep_prob == 1:
-        return x[:, None, :], np.ones(1)
-    size = 1 if placement == "output" else x.shape[1]
-    kept = np.array(list(itertools.product((0, 1), repeat=size)), dtype=float)
-    number = kept.sum(axis=1)
-    return x[:, None, :] * kept / keep_prob, keep_prob**number * (1 - keep_prob) ** (size - number)
-
-
 def _maps(one: Sgd, y: np.ndarray, keep_prob: float) -> tuple[np.ndarray, np.ndarray, Callable[..., np.ndarray]]:
     """A step by sums over each row's masks: of the mean, of the covariance, and what means (T×D×C) add to that."""
     x, d = one.x, one.x.shape[1]
-    u, chance = _row_masks(x, keep_prob, one.placement)
+    u, chance = row_masks(x, keep_prob, one.placement)
     outer = u[..., :, None] * u[..., None, :]
     squares = chance[:, None, None] * outer
     rows = squares.sum(axis=1)

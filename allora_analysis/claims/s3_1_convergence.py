@@ -13,9 +13,16 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import dropout_sgd
-from allora_analysis.claims.cases import Case, Cases, log_uniform, relative_error
+from allora_analysis.claims.cases import Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, ranged
-from allora_analysis.claims.masked_descent import PLACEMENTS, Sgd, limit_moments, moments, papers_own, setting, turned
+from allora_analysis.claims.masked_descent import (
+    PLACEMENTS,
+    Sgd,
+    moments,
+    papers_own,
+    row_masks,
+    turned,
+)
 from allora_analysis.claims.s3_1_few_steps import DROPOUT_GUIDE, EXACT, ROUNDING, sgd_claim
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, on_both_sides
 
@@ -185,22 +192,29 @@ class Run(NamedTuple):
 
 
 EARLY, LATE, KEPT = 6, 24, 0.75
-KINDS = ("last iterate, constant rate", "last iterate, rate l/√(1 + t/τ)", "average, constant rate")
+KINDS = (
+    "last iterate, constant rate",
+    "last iterate, rate l/√(1 + t/τ)",
+    "average, constant rate",
+    "last iterate, rate l/(1 + t)²",
+)
 
 
 def noisy_at_the_optimum(one: Run) -> bool:
-    """Whether the masked gradient still varies where the regularized objective is least."""
-    if one.placement == "input":
-        return one.x.shape[1] > 1
-    residual = one.y - one.x @ np.linalg.lstsq(one.x, one.y, rcond=None)[0]
-    return bool(np.linalg.norm(residual) > ROUNDING * np.linalg.norm(one.y))
+    """Whether a row's masked gradient u(Y − uW) varies with its mask where the regularized objective is least."""
+    gram, k = one.x.T @ one.x, (1 - one.keep_prob) / one.keep_prob
+    curvature = gram + k * (gram if one.placement == "output" else np.diag(np.diag(gram)))
+    u, _ = row_masks(one.x, one.keep_prob, one.placement)
+    slopes = u * (one.y[:, None, :] - u @ np.linalg.solve(curvature, one.x.T @ one.y))
+    return bool(np.abs(slopes - slopes[:, :1]).max() > ROUNDING * np.abs(one.x).max() * np.abs(one.y).max())
 
 
 def traces(one: Run) -> dict[str, float]:
     """Tr Cov early and late, where it should end up, and the same times t for the average."""
     rate, early = one.rate, math.ceil(EARLY * one.slowest)
     late = LATE // EARLY * early
-    rates = rate / np.sqrt(1 + np.arange(late) / one.slowest) if one.what == KINDS[1] else rate
+    steps = np.arange(late)
+    rates = {KINDS[1]: rate / np.sqrt(1 + steps / one.slowest), KINDS[3]: rate / (1 + steps) ** 2}.get(one.what, rate)
     run = dropout_sgd.trajectory(one.x, one.y, one.keep_prob, rates, late, one.placement)
     trace = run.average_covariance_trace if one.what == KINDS[2] else run.covariance_trace
     rest = dropout_sgd.stationary_moments(one.x, one.y, one.keep_prob, rate, one.placement)
@@ -214,7 +228,7 @@ def ends_where_told(one: Run, seen: dict[str, float]) -> bool:
     """Whether the last trace is the limit that equations of its own give."""
     if one.what == KINDS[0]:
         return abs(seen["late"] - seen["limit"]) <= 1e-6 * max(seen["limit"], 1e-6)
-    return one.what == KINDS[1] or abs(seen["t·tr Cov"] - seen["rate"]) <= 1e-6 * max(seen["rate"], 1e-6)
+    return one.what != KINDS[2] or abs(seen["t·tr Cov"] - seen["rate"]) <= 1e-6 * max(seen["rate"], 1e-6)
 
 
 def spread_run(
@@ -226,10 +240,27 @@ def spread_run(
 
 
 def any_run(rng: np.random.Generator) -> Run:
-    """Any of the three, with noise in Y and without, on spectra up to threefold."""
-    what, place = str(rng.choice(KINDS, p=[0.5, 0.25, 0.25])), str(rng.choice(PLACEMENTS))
+    """Any of the four, with noise in Y and without, on spectra up to threefold."""
+    what, place = str(rng.choice(KINDS, p=[0.4, 0.2, 0.2, 0.2])), str(rng.choice(PLACEMENTS))
     noise, spread = float(rng.choice([0.0, 0.01, 1.0])), float(rng.choice([1.2, 2.0, 3.0]))
     return spread_run(rng, what, place, float(rng.choice([0.8, 0.95])), noise, spread)
+
+
+def with_unseen_row(one: Run) -> Run:
+    """With a row of X that is 0 and whose label is 3."""
+    return one._replace(x=np.vstack([one.x, np.zeros_like(one.x[:1])]), y=np.vstack([one.y, [[3.0]]]))
+
+
+def one_feature(rng: np.random.Generator) -> Run:
+    """D = 1."""
+    x = rng.standard_normal((8, 1))
+    return Run(x, x + 0.5 * rng.standard_normal((8, 1)), 0.8, "input", KINDS[0])
+
+
+def a_feature_a_row(rng: np.random.Generator) -> Run:
+    """Every row has one input that is not 0, and Y = XX⁺Y: a mask strikes all of a row or nothing."""
+    x = np.vstack([np.diag([1.0, 0.8, 0.6])] * 2)
+    return Run(x, x @ rng.standard_normal((3, 1)), 0.8, "input", KINDS[0])
 
 
 @sgd_claim(
@@ -237,10 +268,12 @@ def any_run(rng: np.random.Generator) -> Run:
     where="§3.1, title",
     says="FIRST FLAW: A STOCHASTIC REGULARIZATION THAT WILL NOT CONVERGE",
     reading=f"tr Cov W_t at {LATE}τ is above {KEPT:g} of that at {EARLY}τ, τ = 1/(ls²) steps with s the least singular "
-    "value of X; it is 1, a half and a quarter of it for the last iterate, a rate as 1/√t, and the average.",
+    "value of X and l half of the largest rate at which Cov W_t stays bounded; it is 1, a half and a quarter of it for "
+    "the last iterate, a rate as 1/√t, and the average. With rates of finite sum, l/(1 + t)² here, weights come to "
+    "rest, at random places.",
 )
 def convergence(cases: Cases) -> Finding:
-    """The trace of Cov W_t at a constant rate, at a falling rate, of the average, and with and without noise in Y."""
+    """The trace of Cov W_t at a constant rate, at falling rates, of the average, and with and without noise in Y."""
     own = [
         Case(f"{place} masks, p = 0.95", spread_run(cases.rng, KINDS[0], place, PAPER_KEEP, 0.5), True)
         for place in PLACEMENTS
@@ -254,28 +287,32 @@ def convergence(cases: Cases) -> Finding:
         [
             *own,
             *each,
-            Case("no noise in Y", spread_run(cases.rng, KINDS[0], "output", 0.8, 0.0)),
-            *cases.draw(any_run, 8),
+            Case("no noise in Y", exact := spread_run(cases.rng, KINDS[0], "output", 0.8, 0.0)),
+            Case("no noise in Y but in a row that X does not see", with_unseen_row(exact)),
+            Case("input masks, one feature, noise in Y", one_feature(cases.rng)),
+            Case("input masks, a feature a row, no noise in Y", a_feature_a_row(cases.rng)),
+            *cases.draw(any_run, 6),
         ],
         measure=traces,
         printed=lambda one, seen: seen["late"] > max(KEPT * seen["early"], 1e-20 * float(np.sum(one.y**2))),
         corrected=ends_where_told,
-        condition=lambda one: one.what == KINDS[0] and noisy_at_the_optimum(one),
+        condition=lambda one: one.what == KINDS[3] or (one.what == KINDS[0] and noisy_at_the_optimum(one)),
     )
     return judged.finding(
-        conditional="Only the last iterate at a constant rate does not; at a falling rate, or averaged, it does.",
+        conditional="Only the last iterate at constant or summable rates does not; at rates as 1/√t, or averaged, it "
+        "does.",
         evidence=judged.evidence("float64 rounding and CG's; the limits solve equations of their own", tolerance=1e-6),
         size=ranged(
             [100 * np.sqrt(seen["limit"]) / np.linalg.norm(case.inputs.y) for case, seen in judged.pairs if case.paper],
             "% of ‖Y‖",
             "the weights' standard deviation in the long run, drop rate 0.05, half the largest rate, s from 0.5 to 1",
         ),
-        corrected="E W_t converges to the regularized optimum; at a constant rate Cov W_t tends to a limit instead "
-        "of 0",
-        condition="the last iterate, at a constant rate, and masked gradients that vary at the regularized optimum "
-        "(with masks on the output: Y ≠ XX⁺Y)",
-        flips_if="a last iterate at a constant rate whose covariance vanishes on noisy labels, or an average's that "
-        "stays",
+        corrected="at a constant rate below the mean-square limit E W_t converges to the regularized optimum and "
+        "Cov W_t to a limit, which is 0 only where masked gradients do not vary at that optimum",
+        condition="the last iterate; and a constant rate with masked gradients that vary at the regularized optimum "
+        "(masks on the output: some row has X_n ≠ 0 and (Y − XX⁺Y)_n ≠ 0), or rates of finite sum",
+        flips_if="a last iterate at a constant rate whose covariance vanishes though masked gradients vary at the "
+        "optimum, or an average's that stays",
     )
 
 
@@ -300,10 +337,54 @@ def added_over_spread(one: Labelled) -> np.ndarray:
     return np.linalg.norm(masked.mean - plain.mean, axis=(1, 2))[1:] / masked.spread[1:]
 
 
-def added_over_spread_in_the_limit(one: Labelled) -> float:
-    """The same as t → ∞."""
-    rest, least = limit_moments(one.of, one.y), np.linalg.lstsq(one.of.x, one.y, rcond=None)[0]
-    return float(np.linalg.norm(rest.mean[0] - least) / rest.spread[0])
+def pulls(one: Labelled) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """XᵀX, what k multiplies in H (XᵀX, or its diagonal for masks on the input), and H."""
+    gram, k = one.of.x.T @ one.of.x, (1 - one.of.keep_prob) / one.of.keep_prob
+    added = gram if one.of.placement == "output" else np.diag(np.diag(gram))
+    return gram, added, gram + k * added
+
+
+def noise_over_bias_early(one: Labelled) -> float:
+    """√(Σ Y_n²‖X_n‖²)/(l√k(t − 1)√t‖PXᵀY‖) at t = `FEW`, P of `pulls`: `added_over_spread`'s inverse as l → 0.
+
+    Each step from W = 0 adds 4l²kΣ Y_n²‖X_n‖² to tr Cov W_t for either place of the masks, and t of them leave
+    2l²t(t − 1)k PXᵀY between the means.
+    """
+    (x, *_), y, p, rate = one.of, one.y, one.of.keep_prob, one.of.rate
+    bias = rate * math.sqrt((1 - p) / p * FEW) * (FEW - 1) * np.linalg.norm(pulls(one)[1] @ x.T @ y)
+    return float(np.sqrt(np.sum(y**2 * np.sum(x**2, axis=1, keepdims=True))) / bias)
+
+
+def bias_over_noise_late(one: Labelled) -> float:
+    """‖W̄ − X⁺Y‖/√(l tr H⁻¹Q), W̄ = H⁻¹XᵀY, Q the covariance of the masked X̃ᵀ(Y − X̃W̄): the limit's as l → 0.
+
+    HC + CH = 2lQ to first order in l for the covariance C that stays.
+    """
+    (x, *_), y = one.of, one.y
+    curvature = pulls(one)[2]
+    mean = np.linalg.solve(curvature, x.T @ y)
+    u, chance = row_masks(x, one.of.keep_prob, one.of.placement)
+    slopes = u * (y[:, None, :] - u @ mean)
+    centred = slopes - np.einsum("m,nmd->nd", chance, slopes)[:, None]
+    trace = np.trace(np.linalg.solve(curvature, np.einsum("m,nmd,nme->de", chance, centred, centred)))
+    bias = np.linalg.norm(mean - np.linalg.lstsq(x, y, rcond=None)[0])
+    return float(bias / np.sqrt(one.of.rate * trace))
+
+
+def slow_case(rng: np.random.Generator) -> Labelled:
+    """300 rows, on which rates are small where bias meets noise: at step 10, or in the limit by large residuals."""
+    x = turned(300, np.geomspace(1, 1 / float(rng.choice([1.5, 3.0])), int(rng.integers(1, 4))), rng)
+    w, place = rng.standard_normal(x.shape[1]), str(rng.choice(PLACEMENTS))
+    residual = rng.standard_normal(len(x))
+    residual -= x @ np.linalg.lstsq(x, residual, rcond=None)[0]
+    residual *= np.linalg.norm(x @ w) / np.linalg.norm(residual)
+    of = Sgd(x, w, 0.0, float(rng.choice([0.5, 0.8])), 1.0, FEW, place)
+    most, factor = dropout_sgd.stability_limits(x, of.keep_prob, place).mean_square, float(2 ** rng.uniform(-1, 1))
+    if rng.random() < 0.5:
+        one = Labelled(of, (x @ w + 0.1 * residual)[:, None])
+        return one._replace(of=of._replace(rate=min(0.9 * most, noise_over_bias_early(one) * factor)))
+    one = Labelled(of._replace(rate=0.01 * most), (x @ w + 30 * residual)[:, None])
+    return one._replace(y=(x @ w + 30 * bias_over_noise_late(one) * factor * residual)[:, None])
 
 
 def measured_signal(one: Labelled) -> dict[str, float]:
@@ -325,42 +406,57 @@ def measured_signal(one: Labelled) -> dict[str, float]:
     says="We prove that Dropout is only suitable for long training episodes but fails to reliably regularize "
     "training for short training episodes, e.g., finetuning.",
     reading=f"What dropout adds to the mean of the weights is below their standard deviation up to step {FEW}, "
-    "above it in the long run; for 5 (20) steps rates may be three times as high (low).",
+    "above it in the long run, at small learning rates, on labels of one column; for 5 (20) steps rates may be three "
+    "times as high (low).",
     depends_on=("3.1-sgd-expectation",),
     relied_on_by=(DROPOUT_GUIDE,),
 )
 def reliable(cases: Cases) -> Finding:
-    """What masks add to E W_t over √tr Cov W_t, up to step 10 and in the limit, on both sides of the boundary."""
+    """What masks add to E W_t over √tr Cov W_t, up to step 10 and in the limit, against forms for small rates."""
 
     def ratio(one: Labelled) -> float:
-        return min(1 / float(added_over_spread(one).max()), added_over_spread_in_the_limit(one))
+        return min(noise_over_bias_early(one), bias_over_noise_late(one))
 
-    def draw(rng: np.random.Generator) -> Labelled:
-        one = setting(rng, float(rng.choice([0.5, 0.9])), FEW, log_uniform(rng, np.log(0.02), np.log(0.7)))
-        return labelled(one._replace(noise=float(10 ** rng.uniform(-1.5, 0))), rng)
+    def at(one: Labelled, share: float, steps: int) -> Labelled:
+        return one._replace(of=one.of._replace(rate=10 * share * one.of.rate, steps=steps))
 
     # None is the paper's own setting: rate and noise decide, and neither is printed.
-    own = [Case(case.name, labelled(case.inputs, cases.rng)) for case in papers_own(cases.rng, FEW)]
+    usual = [labelled(case.inputs, cases.rng) for case in papers_own(cases.rng, FEW)]
     judged = cases.judge(
-        own + on_both_sides(cases.rng, draw, ratio, 6, margin=1.02),
+        [
+            *(Case(f"{one.of.placement} masks, p = 0.95", at(one, 0.02, FEW)) for one in usual),
+            *on_both_sides(cases.rng, slow_case, ratio, 8, margin=1.15),
+        ],
         measure=measured_signal,
         printed=lambda one, seen: seen["most up to step 10"] < 1 < seen["limit"],
         condition=ratio,
     )
-    steps = [
-        1 + int(np.sum(added_over_spread(one._replace(of=one.of._replace(rate=share * one.of.rate, steps=300))) < 1))
-        for one in (case.inputs for case in own)
-        for share in (0.2, 1.0, 5.0)
-    ]
+    rates = (0.02, 0.1, 0.5)
+    first = {
+        f"{one.of.placement} masks, {share:g} of the largest rate": 1 + int(np.argmax(outgrown))
+        if (outgrown := added_over_spread(at(one, share, 300)) >= 1).any()
+        else None
+        for one in usual
+        for share in rates
+    }
+    known = [step for step in first.values() if step is not None]
     return judged.finding(
-        conditional="Depends on the learning rate: low ones need many steps until bias outgrows noise, high ones few.",
-        evidence=judged.evidence(EXACT, ratio),
-        size=ranged(
-            steps,
-            "steps",
-            "until bias outgrows noise, drop rate 0.05, rates 0.02 to 0.5 of the largest; 301: not within 300",
+        conditional="Depends on the learning rate: low ones need many steps until bias outgrows noise; high ones few, "
+        "or never.",
+        evidence=judged.evidence(
+            f"{EXACT}; draws keep a factor of 1.15 away from the boundary, which is right to leading order in l",
+            ratio,
+            more={"first step at which bias outgrows noise, within 300": first},
         ),
-        condition="‖E W_t − W_t without dropout‖ < √tr Cov W_t up to t = 10, with masks on the output and small rates "
-        "l√k(t − 1)√t‖SXᵀY‖ < √(Σ_n Y_n²‖X_n‖²); and above it as t → ∞, there (1 − p)‖X⁺Y‖² > lΣ_n h_n(Y − XX⁺Y)_n²",
-        flips_if="a rate at which bias outgrows noise within ten steps though these moments say later, or never does",
+        size=ranged(
+            known,
+            "steps",
+            f"until bias outgrows noise, drop rate 0.05, at {rates[0]:g} to {rates[-1]:g} of the largest rate; in "
+            f"{len(first) - len(known)} of {len(first)} settings not within 300",
+        ),
+        condition=f"to leading order in l, on one column Y: {FEW - 1}√{FEW}·l√k‖PXᵀY‖ < √(Σ_n Y_n²‖X_n‖²), P = S "
+        "(masks on the output) or diag S (on the input); and ‖W̄ − X⁺Y‖² > l tr H⁻¹Q, H = S + kP, W̄ = H⁻¹XᵀY, Q the "
+        "covariance of the masked X̃ᵀ(Y − X̃W̄): with masks on the output (1 − p)‖X⁺Y‖² > lΣ_n h_n(Y − XX⁺Y)_n²",
+        flips_if="a small rate at which bias outgrows noise within ten steps though these forms say later, or never "
+        "does",
     )

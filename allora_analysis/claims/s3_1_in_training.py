@@ -282,8 +282,8 @@ def gradient_std_from_random(cases: Cases) -> Finding:
     "3.1-figure-1-illustrates",
     where="beyond the paper: §3.1, before Figure 1, of the loss, which its sentence before speaks of",
     says="The gradient's average standard deviation over masks, which Figure 1 shows, moves as the loss's does.",
-    reading="From LoRA's zero start to the end of training in §3.1's own model, noise half of the signal. What Figure "
-    "1 itself shows is row 3.1-figure-1.",
+    reading="From LoRA's zero start to the end of training in §3.1's own model, noise half of the signal. What our "
+    "network shows of Figure 1 is row 3.1-figure-1.",
     depends_on=("3.1-loss-std-from-zero", "3.1-loss-std-from-random", "3.1-gradient-std-from-zero"),
 )
 def figure_1_illustrates(cases: Cases) -> Finding:

@@ -16,7 +16,7 @@ import numpy as np
 from allora_analysis import adaptive
 from allora_analysis.adaptive import Setting
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, relative_error
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, on_either_side, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import ADAM, PAPER_RATE, SAME, Problem, Run
 from allora_analysis.escape.first_step import clip_factor
