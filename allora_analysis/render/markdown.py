@@ -113,9 +113,8 @@ def in_full(
         modules = [linked(name.replace(".", "/") + ".py", name.removeprefix("allora_analysis.")) for name in names]
         lines.append("- **Check:** " + ", ".join([linked(path, f"{Path(path).stem}.{function}"), *modules]))
     tests = [linked(word, word) if word.startswith("tests/") else word for word in one.test.split(", ")]
-    lines.append(
-        f"- **Tests:** {', '.join(tests)} · **Rerun:** `python -m allora_analysis --only {one.id}`, `{one.command}`"
-    )
+    commands = dict.fromkeys((f"python -m allora_analysis --only {one.id}", one.command))
+    lines.append(f"- **Tests:** {', '.join(tests)} · **Rerun:** {', '.join(f'`{command}`' for command in commands)}")
     said = f"> {escaped(one.statement)}" + (f" *({who})*" if (who := said_by(one.where)) else "")
     where = escaped(one.where)
     return "\n\n".join(
