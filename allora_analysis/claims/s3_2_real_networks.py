@@ -274,7 +274,7 @@ def network_saddle(cases: Cases) -> Finding:
     seeds = [int(seed) for seed in cases.rng.integers(2**31, size=3)]
     judged = cases.judge(
         [
-            Case("r = 8, 20 digits", Start(seeds[0], 8, 20), True),
+            Case("r = 8, 20 digits", Start(seeds[0], 8, 20)),
             Case("r = 1, 60 digits", Start(seeds[1], 1, 60, lanczos=True)),
             Case("r = 2, 8 digits", Start(seeds[2], 2, 8)),
         ],
@@ -333,7 +333,7 @@ def network_escape(cases: Cases) -> Finding:
     seeds = [int(seed) for seed in cases.rng.integers(2**31, size=3)]
     judged = cases.judge(
         [
-            Case("r = 8, B = 0, A random (LoRA)", Start(seeds[0], 8, 300), True),
+            Case("r = 8, B = 0, A random (LoRA)", Start(seeds[0], 8, 300)),
             Case("r = 1, B = 0, A random (LoRA)", Start(seeds[1], 1, 60)),
             Case("r = 8, A = B = 0", Start(seeds[2], 8, 300, zero=True)),
         ],
@@ -405,7 +405,7 @@ def pretrained_saddle(cases: Cases, folder: Path | None) -> Finding:
     if not runs:
         return not_run(f"0 of {len(lists.RUNS)} runs are recorded")
     judged = cases.judge(
-        [Case(case_name(setting), setting, True) for setting in runs],
+        [Case(case_name(setting), setting) for setting in runs],
         lambda setting: _measured(runs[setting]),
         printed=lambda setting, seen: seen["‖∇_B‖"] <= ROUNDING and seen["signs as foretold"],
     )

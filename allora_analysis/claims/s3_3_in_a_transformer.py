@@ -320,14 +320,14 @@ PARTS = {2.0: "η = 1 and 2", 1024.0: "η = 1 to 1024"}
 
 
 def _swept_cases(sweeps: dict[str, dict]) -> list[Case]:
-    """By model and adapters, the paper's η and all of the sweep."""
+    """By model and adapters, the paper's η and all of the sweep; neither model is the paper's."""
     cases = []
     for model, sweep in sweeps.items():
         for kind in ("random", "trained"):
             size, layers = sweep["row_norm"][kind] / sweep["weight_row_norm"], len(sweep[kind]["entropy"][0])
             for most, words in PARTS.items():
                 one = _Swept(model, kind, size, layers, most)
-                cases.append(Case(f"{model}, {kind} adapters, {words}", one, most == 2))
+                cases.append(Case(f"{model}, {kind} adapters, {words}", one))
     return cases
 
 
@@ -363,7 +363,7 @@ def measured(cases: Cases) -> Finding:
             added >= DOUBLED and rise >= product / 2 for added, rise, product in zip(*seen.values(), strict=True)
         ),
     )
-    whole = [(case, seen) for case, seen in judged.pairs if not case.paper]
+    whole = [(case, seen) for case, seen in judged.pairs if case.inputs.most == max(PARTS)]
     beside = {
         f"beside, {case.name}": {
             "output's gradient": risen(sweeps[case.inputs.model], case.inputs, "log_output_gradient")["added"],

@@ -160,7 +160,8 @@ def _starts(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
         lambda name: start_report(scale * x, target, name, config.rank, weight=weight, seed=config.seed),
         "starts",
     )
-    predicted = {"negative_at_most": config.rank * min(g.shape), "best_cosine": reports[0].best_cosine}
+    most = config.rank * min(len(g), int(np.linalg.matrix_rank(x)))
+    predicted = {"negative_at_most": most, "best_cosine": reports[0].best_cosine}
     return predicted, dict(zip(config.starts, map(plain, reports), strict=False))
 
 
