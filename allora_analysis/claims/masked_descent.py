@@ -2,9 +2,9 @@
 
 W ← W + 2l(masked X)ᵀ(Y − masked X·W) from 0 with fresh masks at every step: p the keep probability, k = (1 − p)/p,
 S = XᵀX, h_n the diagonal of XX⁺. With H = S/p (masks on the output) or S + k diag S (on the input), E W_t is descent on
-the regularized objective ‖Y‖² − 2Tr(WᵀXᵀY) + Tr(WᵀHW), and masks add a covariance. Conditions of the rows on few steps
-rest on these moments, which import nothing from `dropout_sgd` but its largest learning rate; the rows are judged by
-`dropout_sgd`. Checked by `tests/test_claims_3_1_few_steps.py`.
+the regularized objective ‖Y‖² − 2Tr(WᵀXᵀY) + Tr(WᵀHW), and masks add a covariance. The rows on few
+steps hold `dropout_sgd`, which judges them, against these moments, which import nothing from it but its largest rate.
+Checked by `tests/test_claims_3_1_few_steps.py`.
 """
 
 from __future__ import annotations
@@ -129,19 +129,6 @@ def moments(one: Sgd, y: np.ndarray, keep_prob: float) -> Moments:
         state = step(*state)
         path.append(state)
     return Moments(*(np.array(part) for part in zip(*path, strict=True)))
-
-
-def limit_moments(one: Sgd, y: np.ndarray) -> Moments:
-    """The same as t → ∞, by solving the fixed point, which is linear in the covariance."""
-    d = one.x.shape[1]
-    u, chance = row_masks(one.x, one.keep_prob, one.placement)
-    mean = np.linalg.solve(np.einsum("m,nmd,nme->de", chance, u, u), one.x.T @ y)
-    step = _stepper(one.x, y, one.keep_prob, one.rate, one.placement)
-    source = step(mean, np.zeros((d, d)))[1]
-    basis = np.eye(d * d).reshape(-1, d, d)
-    carried = np.array([(step(mean, unit)[1] - source).ravel() for unit in basis]).T
-    covariance = np.linalg.solve(np.eye(d * d) - carried, source.ravel()).reshape(d, d)
-    return Moments(mean[None], covariance[None])
 
 
 def risks(one: Sgd, keep_prob: float) -> np.ndarray:
