@@ -141,6 +141,19 @@ def one_setting(placement, seed, noise=0.5, steps=20):
     return masked_descent.Sgd(x, rng.standard_normal(3), noise, 0.8, rate, steps, placement)
 
 
+def limit_moments(one, y):
+    """`moments` as t → ∞, by solving the fixed point, which is linear in the covariance."""
+    d = one.x.shape[1]
+    u, chance = masked_descent.row_masks(one.x, one.keep_prob, one.placement)
+    mean = np.linalg.solve(np.einsum("m,nmd,nme->de", chance, u, u), one.x.T @ y)
+    step = masked_descent._stepper(one.x, y, one.keep_prob, one.rate, one.placement)
+    source = step(mean, np.zeros((d, d)))[1]
+    basis = np.eye(d * d).reshape(-1, d, d)
+    carried = np.array([(step(mean, unit)[1] - source).ravel() for unit in basis]).T
+    covariance = np.linalg.solve(np.eye(d * d) - carried, source.ravel()).reshape(d, d)
+    return masked_descent.Moments(mean[None], covariance[None])
+
+
 @pytest.mark.parametrize("placement", ["output", "input"])
 def test_moments_summed_over_masks_are_the_closed_forms(placement):
     one = one_setting(placement, 0)
@@ -151,7 +164,7 @@ def test_moments_summed_over_masks_are_the_closed_forms(placement):
     signal, labels = masked_descent.risks(one, 0.8)
     np.testing.assert_allclose(signal + one.noise**2 * labels, run.risk, rtol=1e-10)
     rest = dropout_sgd.stationary_moments(one.x, one.labels, 0.8, one.rate, placement)
-    limit = masked_descent.limit_moments(one, one.labels)
+    limit = limit_moments(one, one.labels)
     np.testing.assert_allclose(limit.mean[0], rest.mean, atol=1e-12)
     np.testing.assert_allclose(limit.spread[0] ** 2, rest.covariance_trace, rtol=1e-9)
 
@@ -168,7 +181,7 @@ def test_where_dropout_pays_in_the_limit():
     assert s3_1_few_steps.pays_in_the_limit(one) == pytest.approx(at_rate)
     errors = []
     for rate in (one.rate / 10, one.rate / 20):
-        of = masked_descent.limit_moments(one._replace(rate=rate), np.eye(len(one.x)))
+        of = limit_moments(one._replace(rate=rate), np.eye(len(one.x)))
         ahead = trace - np.sum(of.mean**2) - of.spread[0] ** 2  # less than least squares, by unit of σ²
         told = (1 - p) * ((1 + p) * trace - rate * np.sum(h * (1 - h)))
         errors.append(abs(ahead - told))
@@ -205,7 +218,7 @@ def test_bias_outgrows_noise_to_leading_order():
 def test_bias_over_noise_in_the_limit_to_leading_order(placement):
     one = one_setting(placement, 3)._replace(rate=1e-5)
     y = one.x @ one.w[:, None] + np.random.default_rng(3).standard_normal((7, 1))
-    rest, least = masked_descent.limit_moments(one, y), np.linalg.lstsq(one.x, y, rcond=None)[0]
+    rest, least = limit_moments(one, y), np.linalg.lstsq(one.x, y, rcond=None)[0]
     told = s3_1_convergence.bias_over_noise_late(s3_1_convergence.Labelled(one, y))
     assert told == pytest.approx(np.linalg.norm(rest.mean[0] - least) / rest.spread[0], rel=1e-3)
     if placement == "output":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -209,3 +210,10 @@ def test_the_page_has_every_claim_under_its_part():
 def test_mathematics_is_no_markup():
     shown = markdown.in_full(row("3.1-a", CONDITIONAL, "‖W*‖_F * (BA)_i < n"))
     assert r"‖W\*‖\_F \* (BA)\_i &lt; n" in shown
+
+
+def test_a_command_is_named_once():
+    one = row("3.1-a", CONDITIONAL)
+    alone = "python -m allora_analysis --only 3.1-a"
+    assert f"**Rerun:** `{alone}`, `command`" in markdown.in_full(one)
+    assert markdown.in_full(dataclasses.replace(one, command=alone)).count(alone) == 1

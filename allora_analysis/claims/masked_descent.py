@@ -2,9 +2,9 @@
 
 W ← W + 2l(masked X)ᵀ(Y − masked X·W) from 0 with fresh masks at every step: p the keep probability, k = (1 − p)/p,
 S = XᵀX, h_n the diagonal of XX⁺. With H = S/p (masks on the output) or S + k diag S (on the input), E W_t is descent on
-the regularized objective ‖Y‖² − 2Tr(WᵀXᵀY) + Tr(WᵀHW), and masks add a covariance. Conditions of the rows on few steps
-rest on these moments, which import nothing from `dropout_sgd` but its largest learning rate; the rows are judged by
-`dropout_sgd`. Checked by `tests/test_claims_3_1_few_steps.py`.
+the regularized objective ‖Y‖² − 2Tr(WᵀXᵀY) + Tr(WᵀHW), and masks add a covariance. The rows on few
+steps hold `dropout_sgd`, which judges them, against these moments, which import nothing from it but its largest rate.
+Checked by `tests/test_claims_3_1_few_steps.py`.
 """
 
 from __future__ import annotations
@@ -129,15 +129,6 @@ def moments(one: Sgd, y: np.ndarray, keep_prob: float) -> Moments:
     for noise in added(np.array(means[:-1])).reshape(-1, d * d):
         covariances.append(carried @ covariances[-1] + noise)
     return Moments(np.array(means), np.reshape(covariances, (-1, d, d)))
-
-
-def limit_moments(one: Sgd, y: np.ndarray) -> Moments:
-    """The same as t → ∞, by solving the fixed points."""
-    d = one.x.shape[1]
-    forward, carried, added = _maps(one, y, one.keep_prob)
-    mean = np.linalg.solve(np.eye(d) - forward, 2 * one.rate * one.x.T @ y)[None]
-    covariance = np.linalg.solve(np.eye(d * d) - carried, added(mean).ravel())
-    return Moments(mean, covariance.reshape(1, d, d))
 
 
 def risks(one: Sgd, keep_prob: float) -> np.ndarray:
