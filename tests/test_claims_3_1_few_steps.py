@@ -142,16 +142,12 @@ def one_setting(placement, seed, noise=0.5, steps=20):
 
 
 def limit_moments(one, y):
-    """`moments` as t → ∞, by solving the fixed point, which is linear in the covariance."""
+    """`moments` as t → ∞, by solving the fixed points, which are linear."""
     d = one.x.shape[1]
-    u, chance = masked_descent.row_masks(one.x, one.keep_prob, one.placement)
-    mean = np.linalg.solve(np.einsum("m,nmd,nme->de", chance, u, u), one.x.T @ y)
-    step = masked_descent._stepper(one.x, y, one.keep_prob, one.rate, one.placement)
-    source = step(mean, np.zeros((d, d)))[1]
-    basis = np.eye(d * d).reshape(-1, d, d)
-    carried = np.array([(step(mean, unit)[1] - source).ravel() for unit in basis]).T
-    covariance = np.linalg.solve(np.eye(d * d) - carried, source.ravel()).reshape(d, d)
-    return masked_descent.Moments(mean[None], covariance[None])
+    forward, carried, added = masked_descent._maps(one, y, one.keep_prob)
+    mean = np.linalg.solve(np.eye(d) - forward, 2 * one.rate * one.x.T @ y)[None]
+    covariance = np.linalg.solve(np.eye(d * d) - carried, added(mean).ravel())
+    return masked_descent.Moments(mean, covariance.reshape(1, d, d))
 
 
 @pytest.mark.parametrize("placement", ["output", "input"])

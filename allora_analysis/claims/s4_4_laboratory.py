@@ -122,11 +122,12 @@ def averaged(
     verdicts = [one.verdict for one in clear.values()]
     told = {
         "mean": f"{overall.mean + 0.0:+.1f}",
+        "exact": f"{overall.mean + 0.0:+.2f}",
         "better": verdicts.count("holds"),
         "worse": verdicts.count("refuted"),
         "n": len(known),
         "by_length": _by_length(known),
-        "margin": f"{margin:.1f}",
+        "margin": f"{margin:.2f}",
     }
     seeds = in_part(evidence.n, len(ALL_SEEDS), "seeds")
     return tested.finding(
@@ -185,7 +186,7 @@ def better_than_lora(cases: Cases, folder: Path | None = None) -> Finding:
     answers = {
         "refuted": "No, on digits at η² = 4: {by_length}.",
         "holds": "Yes, on a small network: {mean} points on average, better in {better} of {n} settings.",
-        "undecided": "Undecided on digits: {mean} points on average, where choosing rates alone makes up to {margin}.",
+        "undecided": "Undecided on digits: {exact} points on average, where choosing rates alone makes up to {margin}.",
     }
     etas = [first for first, _ in named("eta2").values()]
     others = {f"η² = {one.eta2:g} − LoRA, sgd, {one.steps} steps": (one, reference(one)) for one in etas}
