@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from allora_analysis import dropout_sgd
-from allora_analysis.claims import masked_descent, s3_1_convergence, s3_1_few_steps
+from allora_analysis.claims import masked_descent, s3_1_convergence, s3_1_few_steps, s3_1_in_factors
 from allora_analysis.dropout_sgd.placements import InputMasks, OutputMasks
 from tests.ledger_rows import Rows
 
-ROWS = Rows(s3_1_convergence, s3_1_few_steps)
+ROWS = Rows(s3_1_convergence, s3_1_few_steps, s3_1_in_factors)
 verdict = ROWS.verdict
 
 
@@ -105,7 +105,7 @@ def test_a_wrong_formula_changes_the_verdict(name, kind, formula, monkeypatch):
         ("3.1-sgd-training-fit", s3_1_few_steps, "told_gaps", lambda right: lambda one: 1.01 * right(one)),
         ("3.1-sgd-benefits-vanish", s3_1_few_steps, "cost_over_saving", lambda right: lambda one: 4 * right(one)),
         ("3.1-sgd-first-step", s3_1_few_steps, "cost_over_saving", lambda right: lambda one: 4 * right(one)),
-        ("3.1-not-a-must-have", s3_1_few_steps, "AS_GOOD", lambda right: 0.98),  # ahead, and not as good
+        ("3.1-not-a-must-have", s3_1_in_factors, "AS_GOOD", lambda right: 0.98),  # ahead, and not as good
         ("3.1-sgd-reliable", s3_1_convergence, "noise_over_bias_early", lambda right: lambda one: 2 * right(one)),
         ("3.1-sgd-reliable", s3_1_convergence, "bias_over_noise_late", lambda right: lambda one: 2 * right(one)),
         ("3.1-sgd-reliable", s3_1_convergence, "noise_over_bias_early", lambda right: lambda one: 0.5 * right(one)),
@@ -238,9 +238,9 @@ def test_weights_along_one_input_near_the_largest_rate_are_past_the_margin():
     """The setting that the reading excludes: at 0.9 of the largest rate 6 % behind, at a tenth of it within 5 %."""
     behind = {}
     for fraction in (0.1, 0.9):
-        one = s3_1_few_steps.along_one_input(fraction)
+        one = s3_1_in_factors.along_one_input(fraction)
         run = dropout_sgd.trajectory(one.x, one.labels, 0.95, one.rate, 40, "output", w_true=one.truth)
         behind[fraction] = run.risk_plain.min() / run.risk.min()
-    assert behind[0.9] > 1.06 > s3_1_few_steps.AS_GOOD > behind[0.1]
+    assert behind[0.9] > 1.06 > s3_1_in_factors.AS_GOOD > behind[0.1]
     told = ROWS.finding("3.1-not-a-must-have").evidence.measured["% behind, weights along one input"]
     assert [*told.values()] == pytest.approx([100 * (behind[share] - 1) for share in (0.1, 0.9)])

@@ -12,6 +12,7 @@ from allora_analysis.claims import (
     ledger,
     s3_3_at_random,
     s3_3_interactions,
+    s3_3_residual,
     s3_3_scaling_factor,
     s3_3_worst_case,
 )
@@ -19,7 +20,7 @@ from allora_analysis.claims.cases import FALSE_FAIL, source_of_errors, standard_
 from allora_analysis.ripple import study
 from tests.ledger_rows import Rows
 
-ROWS = Rows(s3_3_scaling_factor, s3_3_interactions, s3_3_worst_case, s3_3_at_random)
+ROWS = Rows(s3_3_scaling_factor, s3_3_interactions, s3_3_worst_case, s3_3_at_random, s3_3_residual)
 verdict = ROWS.verdict
 RIGHT = {name: getattr(ripple, name) for name in ripple.__all__}
 
@@ -103,8 +104,8 @@ PLANTED = [
     ),
     ("3.3-small-eta", study, "aligned_growth", lambda *a, right=study.aligned_growth: right(*a) ** 2),
     ("3.3-residual", ripple, "residual_square", width_once),
-    ("3.3-residual", s3_3_at_random, "plain_worst_case", lambda *a: 1.0),
-    ("3.3-residual", s3_3_at_random, "plain_random", lambda one, rng: 1 + 0.01 * rng.standard_normal((9, 2))),
+    ("3.3-residual", s3_3_residual, "plain_worst_case", lambda *a: 1.0),
+    ("3.3-residual", s3_3_residual, "plain_random", lambda one, rng: 1 + 0.01 * rng.standard_normal((9, 2))),
 ]
 
 
@@ -141,13 +142,13 @@ def test_a_mean_at_random_that_is_linear_in_eta_would_hold(monkeypatch):
 
 
 def test_exponential_growth_with_normalisation_too_would_hold(monkeypatch):
-    right = s3_3_at_random.residual_growth
+    right = s3_3_residual.residual_growth
 
     def planted(one, rng):
         plain = one._replace(normalised=False, scale=1.0)
         return right(plain._replace(depth=plain.deep_enough), rng)
 
-    monkeypatch.setattr(s3_3_at_random, "residual_growth", planted)
+    monkeypatch.setattr(s3_3_residual, "residual_growth", planted)
     assert verdict("3.3-residual") == "holds"
 
 

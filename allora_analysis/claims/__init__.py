@@ -24,6 +24,7 @@ SECTIONS = (
     "s3_3_interactions",
     "s3_3_worst_case",
     "s3_3_at_random",
+    "s3_3_residual",
     "s3_3_in_a_transformer",
     "s4_1_three_limitations",
     "s4_1_dropout_as_scaling",

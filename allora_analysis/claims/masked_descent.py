@@ -88,6 +88,13 @@ def row_masks(x: np.ndarray, keep_prob: float, placement: str) -> tuple[np.ndarr
     return x[:, None, :] * kept / keep_prob, keep_prob**number * (1 - keep_prob) ** (size - number)
 
 
+def pulls(one: Sgd) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """XᵀX, what k multiplies in H (XᵀX, or its diagonal for masks on the input), and H."""
+    gram, k = one.x.T @ one.x, (1 - one.keep_prob) / one.keep_prob
+    added = gram if one.placement == "output" else np.diag(np.diag(gram))
+    return gram, added, gram + k * added
+
+
 class Moments(NamedTuple):
     """E W_t (T + 1 × D × C) and Cov W_t summed over columns (T + 1 × D × D)."""
 

@@ -15,14 +15,7 @@ import numpy as np
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, ranged
-from allora_analysis.claims.masked_descent import (
-    PLACEMENTS,
-    Sgd,
-    moments,
-    papers_own,
-    row_masks,
-    turned,
-)
+from allora_analysis.claims.masked_descent import PLACEMENTS, Sgd, moments, papers_own, pulls, row_masks, turned
 from allora_analysis.claims.s3_1_few_steps import DROPOUT_GUIDE, EXACT, ROUNDING, sgd_claim
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, on_both_sides
 
@@ -132,15 +125,8 @@ def library_off(rng: np.random.Generator) -> float:
 )
 def expectation(cases: Cases) -> Finding:
     """E W_t and E[BA]_t over all sequences of masks of 1 to 3 steps, against descent on the regularized objective."""
-    lora = Tiny(
-        cases.rng.standard_normal((1, 6)),
-        cases.rng.standard_normal((1, 2)),
-        cases.rng.standard_normal((1, 6)) / 6**0.5,
-        PAPER_KEEP,
-        0.01,
-        2,
-        "input",
-    )
+    x, y, a = (cases.rng.standard_normal((1, size)) for size in (6, 2, 6))
+    lora = Tiny(x, y, a / 6**0.5, PAPER_KEEP, 0.01, 2, "input")
     agrees = library_off(cases.rng) < ROUNDING
     judged = cases.judge(
         [
@@ -337,13 +323,6 @@ def added_over_spread(one: Labelled) -> np.ndarray:
     return np.linalg.norm(masked.mean - plain.mean, axis=(1, 2))[1:] / masked.spread[1:]
 
 
-def pulls(one: Labelled) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """XᵀX, what k multiplies in H (XᵀX, or its diagonal for masks on the input), and H."""
-    gram, k = one.of.x.T @ one.of.x, (1 - one.of.keep_prob) / one.of.keep_prob
-    added = gram if one.of.placement == "output" else np.diag(np.diag(gram))
-    return gram, added, gram + k * added
-
-
 def noise_over_bias_early(one: Labelled) -> float:
     """√(Σ Y_n²‖X_n‖²)/(l√k(t − 1)√t‖PXᵀY‖) at t = `FEW`, P of `pulls`: `added_over_spread`'s inverse as l → 0.
 
@@ -351,7 +330,7 @@ def noise_over_bias_early(one: Labelled) -> float:
     2l²t(t − 1)k PXᵀY between the means.
     """
     (x, *_), y, p, rate = one.of, one.y, one.of.keep_prob, one.of.rate
-    bias = rate * math.sqrt((1 - p) / p * FEW) * (FEW - 1) * np.linalg.norm(pulls(one)[1] @ x.T @ y)
+    bias = rate * math.sqrt((1 - p) / p * FEW) * (FEW - 1) * np.linalg.norm(pulls(one.of)[1] @ x.T @ y)
     return float(np.sqrt(np.sum(y**2 * np.sum(x**2, axis=1, keepdims=True))) / bias)
 
 
@@ -361,7 +340,7 @@ def bias_over_noise_late(one: Labelled) -> float:
     HC + CH = 2lQ to first order in l for the covariance C that stays.
     """
     (x, *_), y = one.of, one.y
-    curvature = pulls(one)[2]
+    curvature = pulls(one.of)[2]
     mean = np.linalg.solve(curvature, x.T @ y)
     u, chance = row_masks(x, one.of.keep_prob, one.of.placement)
     slopes = u * (y[:, None, :] - u @ mean)
@@ -369,6 +348,11 @@ def bias_over_noise_late(one: Labelled) -> float:
     trace = np.trace(np.linalg.solve(curvature, np.einsum("m,nmd,nme->de", chance, centred, centred)))
     bias = np.linalg.norm(mean - np.linalg.lstsq(x, y, rcond=None)[0])
     return float(bias / np.sqrt(one.of.rate * trace))
+
+
+def early_and_late(one: Labelled) -> float:
+    """Above 1 where noise outweighs bias early and bias outweighs noise late."""
+    return min(noise_over_bias_early(one), bias_over_noise_late(one))
 
 
 def slow_case(rng: np.random.Generator) -> Labelled:
@@ -385,6 +369,11 @@ def slow_case(rng: np.random.Generator) -> Labelled:
         return one._replace(of=of._replace(rate=min(0.9 * most, noise_over_bias_early(one) * factor)))
     one = Labelled(of._replace(rate=0.01 * most), (x @ w + 30 * residual)[:, None])
     return one._replace(y=(x @ w + 30 * bias_over_noise_late(one) * factor * residual)[:, None])
+
+
+def at(one: Labelled, share: float, steps: int) -> Labelled:
+    """At a share of the largest rate, where the setting is at a tenth of it, and for `steps` steps."""
+    return one._replace(of=one.of._replace(rate=10 * share * one.of.rate, steps=steps))
 
 
 def measured_signal(one: Labelled) -> dict[str, float]:
@@ -413,23 +402,16 @@ def measured_signal(one: Labelled) -> dict[str, float]:
 )
 def reliable(cases: Cases) -> Finding:
     """What masks add to E W_t over √tr Cov W_t, up to step 10 and in the limit, against forms for small rates."""
-
-    def ratio(one: Labelled) -> float:
-        return min(noise_over_bias_early(one), bias_over_noise_late(one))
-
-    def at(one: Labelled, share: float, steps: int) -> Labelled:
-        return one._replace(of=one.of._replace(rate=10 * share * one.of.rate, steps=steps))
-
     # None is the paper's own setting: rate and noise decide, and neither is printed.
     usual = [labelled(case.inputs, cases.rng) for case in papers_own(cases.rng, FEW)]
     judged = cases.judge(
         [
             *(Case(f"{one.of.placement} masks, p = 0.95", at(one, 0.02, FEW)) for one in usual),
-            *on_both_sides(cases.rng, slow_case, ratio, 8, margin=1.15),
+            *on_both_sides(cases.rng, slow_case, early_and_late, 8, margin=1.15),
         ],
         measure=measured_signal,
         printed=lambda one, seen: seen["most up to step 10"] < 1 < seen["limit"],
-        condition=ratio,
+        condition=early_and_late,
     )
     rates = (0.02, 0.1, 0.5)
     first = {
@@ -445,7 +427,7 @@ def reliable(cases: Cases) -> Finding:
         "or never.",
         evidence=judged.evidence(
             f"{EXACT}; draws keep a factor of 1.15 away from the boundary, which is right to leading order in l",
-            ratio,
+            early_and_late,
             more={"first step at which bias outgrows noise, within 300": first},
         ),
         size=ranged(

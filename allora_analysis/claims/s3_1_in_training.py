@@ -172,8 +172,7 @@ def loss_std_from_random(cases: Cases) -> Finding:
         corrected=corrected,
         condition=ratio,
     )
-    usual = [training(0.5, PAPER_KEEP, cases.rng) for _ in range(20)]
-    turns = [turning_scale(one) / one.keep_prob for one in usual]
+    turns = [turning_scale(one) / one.keep_prob for one in (training(0.5, PAPER_KEEP, cases.rng) for _ in range(20))]
     return judged.finding(
         conditional="Depends on the start's scale: it falls from large random matrices and rises from small ones.",
         evidence=judged.evidence(EXACT, lambda one: turning_scale(one.of), tolerance=1e-9),

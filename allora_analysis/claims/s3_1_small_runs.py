@@ -21,8 +21,7 @@ import numpy as np
 from allora_analysis import records
 from allora_analysis.claims.cases import Cases, each_above
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run, units_wanted
-from allora_analysis.claims.s3_1_few_steps import AS_GOOD
-from allora_analysis.claims.s3_1_in_factors import less, log_losses, more, softmax_slopes, stopped
+from allora_analysis.claims.s3_1_in_factors import AS_GOOD, less, log_losses, more, softmax_slopes, stopped
 from allora_analysis.laboratory import table as laboratory
 from allora_analysis.laboratory.design import FEWER, STEPS, Cell, contrasts
 from allora_analysis.statistics import OneSided, judge_family, one_sided
@@ -264,7 +263,7 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
     most = max(found.values(), key=lambda one: one.needed or 0)
     least = max((abs(value) for name, value in costs.items() if name not in clear), default=0.0)
     steepest = max(costs, key=costs.__getitem__)
-    size = one_sided(ratios[steepest][:, 1], "t")
+    top = one_sided(ratios[steepest][:, 1], "t")
     return tested.finding(
         holds=f"Yes: after {TRIAL.times[1]} steps dropout costs {min(costs.values()):.2f} to "
         f"{max(costs.values()):.1f} % of test loss; after {TRIAL.times[-1]} {min(last):+.1f} to "
@@ -280,10 +279,7 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
             n=TRIAL.seeds,
         ),
         size=Size(
-            more(size.mean),
-            "% of test loss",
-            f"cost after {TRIAL.times[1]} steps, {steepest}",
-            *map(more, size.interval),
+            more(top.mean), "% of test loss", f"cost after {TRIAL.times[1]} steps, {steepest}", *map(more, top.interval)
         ),
         corrected=f"would be decided by {units_wanted([most], 'seeds')} in the case that needs most"
         if tested.verdict == "undecided"

@@ -377,13 +377,12 @@ def general_spectrum(cases: Cases) -> Finding:
         corrected=lambda one, seen: abs(seen["distance"] - seen["distance told"]) < TOLERANCE,
         condition=one_singular_value,
     )
-    far = [100 * seen["distance"] for seen in judged.own]
     return judged.finding(
         conditional="Only for white X, as §3.1 has it, or Y along equal singular values; no ridge shrinks others "
         "alike.",
         evidence=judged.evidence(ROUNDING, lambda one: {"a ridge": one_singular_value(one)}, tolerance=TOLERANCE),
         size=ranged(
-            far,
+            [100 * seen["distance"] for seen in judged.own],
             "% of its norm",
             "how far dropout's fit is from the nearest ridge's at drop rate 0.05, condition number 10",
         ),

@@ -367,6 +367,11 @@ def _two_counts(rng: np.random.Generator) -> Counts:
     return Counts(many, max(2, round(many * np.exp(-apart))), d, True, power)
 
 
+def _noise(seen: dict[str, list[float]]) -> float:
+    # What sampling may put between the two means.
+    return standard_errors(DRAWS) * float(np.hypot(*(error for _, error in seen.values())))
+
+
 @quadratic_claim(
     "3.2-degenerate-condition",
     where="§3.2, last sentence",
@@ -385,9 +390,6 @@ def conditioning_by_samples(cases: Cases) -> Finding:
     def sign(one: Counts) -> float:
         return float(np.sign(ratio(one) - 1) if one.power else np.sign(np.subtract(*limits(one)[::-1])))
 
-    def noise(seen: dict[str, list[float]]) -> float:
-        return standard_errors(DRAWS) * float(np.hypot(*(error for _, error in seen.values())))
-
     def rise(seen: dict[str, list[float]]) -> float:
         return seen["few samples"][0] - seen["many samples"][0]
 
@@ -400,8 +402,8 @@ def conditioning_by_samples(cases: Cases) -> Finding:
     judged = cases.judge(
         [own, *known, *cases.draw(_two_counts, 14)],
         lambda one: _log_conditions(one, cases.rng),
-        printed=lambda one, seen: rise(seen) > noise(seen) + ROUNDING,
-        corrected=lambda one, seen: rise(seen) * sign(one) > noise(seen) if one.fresh else abs(rise(seen)) <= 1e-6,
+        printed=lambda one, seen: rise(seen) > _noise(seen) + ROUNDING,
+        corrected=lambda one, seen: rise(seen) * sign(one) > _noise(seen) if one.fresh else abs(rise(seen)) <= 1e-6,
         condition=ratio,
     )
     return judged.finding(

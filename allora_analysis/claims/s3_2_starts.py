@@ -115,6 +115,13 @@ def _worst_on_the_way(one: _Begin, steps: int = 4000) -> dict[str, float]:
     }
 
 
+def _as_told(one: _Begin, seen: dict[str, float]) -> bool:
+    # The start's negative directions by the formula, and whether the least eigenvalue at the end is above 0.
+    enough = np.linalg.matrix_rank(one.fit) >= len(one.a)
+    end = seen["lowest at the end"]
+    return seen["negative"] == negative(one.told) > 0 and (end > FLAT if enough else abs(end) <= FLAT)
+
+
 @start_claim(
     "3.2-worst-place",
     where="beyond the paper: Abstract, of the way from the start to the solution",
@@ -147,12 +154,6 @@ def worst_place(cases: Cases) -> Finding:
         _worst_on_the_way,
         printed=lambda one, seen: seen["worst"] <= WORSE * seen["start"],
     )
-
-    def as_told(one: _Begin, seen: dict[str, float]) -> bool:
-        enough = np.linalg.matrix_rank(one.fit) >= len(one.a)
-        end = seen["lowest at the end"]
-        return seen["negative"] == negative(one.told) > 0 and (end > FLAT if enough else abs(end) <= FLAT)
-
     own_seen = judged.measured[0]
     finding = judged.finding(
         refuted="No: on the way its negative directions pass or near curvature 0, where the condition number is "
@@ -171,7 +172,7 @@ def worst_place(cases: Cases) -> Finding:
         "them pass 0 on the way; for larger r some eigenvalues tend to 0 and need not pass it",
         flips_if="a path from B = 0 to a minimum on which no eigenvalue passes 0 or tends to it",
     )
-    return against(finding, all(as_told(case.inputs, seen) for case, seen in judged.pairs))
+    return against(finding, all(_as_told(case.inputs, seen) for case, seen in judged.pairs))
 
 
 class _Anywhere(NamedTuple):
@@ -296,6 +297,38 @@ def first_cosine(one: _Begin) -> float:
     return float(-np.sum(moved * g) / (np.linalg.norm(moved) * np.linalg.norm(g)))
 
 
+LOW = (  # G of rank r, or nearly
+    "rank G = r, A sees all",
+    "rank G = r, A and B see all",
+    "rank G = r, A at random",
+    "steep, A sees r",
+)
+
+
+def few_values(name: str, n1: int, n2: int, rank: int, rng: np.random.Generator) -> _Begin:
+    """G of r singular values, the others 0 or, where steep, small; n₂ inputs of one variance."""
+    u, v = (np.linalg.qr(rng.standard_normal((n, 2 * rank)))[0] for n in (n1, n2))
+    values = np.geomspace(2, 1, 2 * rank) * np.repeat([1.0, 3e-3 if name.startswith("steep") else 0.0], rank)
+    target, a, b = u * values @ v.T / 2, v[:, :rank].T, np.zeros((n1, rank))
+    if name.endswith("A and B see all"):
+        part = rng.uniform(0.2, 0.8, rank)
+        a, b = np.sqrt(part)[:, None] * a, u[:, :rank] * np.sqrt(1 - part)
+    elif name.endswith("at random"):
+        a = rng.standard_normal(a.shape) / math.sqrt(n2)
+    return _Begin(np.eye(n2), target + b @ a, a, b)
+
+
+def named_start(name: str, n1: int, n2: int, rank: int, rng: np.random.Generator) -> _Begin:
+    """The start of that name: of `LOW`, of `SHARES`, or one of `hessian.STARTS`."""
+    if name in LOW:
+        return few_values(name, n1, n2, rank, rng)
+    x, target = power_law(4 * n2, n2, rng) / math.sqrt(4 * n2), rng.standard_normal((n1, n2))
+    share, longer, _ = name.partition(", A longer")
+    if share not in SHARES:
+        return begin(x, target, name, rank, rng)
+    return singular_start(x, target, share, rank, rng, 1.02 if longer else 1.0)
+
+
 @start_claim(
     "3.2-first-step-direction",
     where="beyond the paper: §3.2, what starts elsewhere than at zero",
@@ -307,40 +340,19 @@ def first_cosine(one: _Begin) -> float:
 def first_direction(cases: Cases) -> Finding:
     """Named starts, shares of G's singular vectors, and G of few or of small singular values, against ‖[G]_2r‖/‖G‖."""
     names = [name for name in hessian.STARTS if name != "both_zero"]
-    low = ["rank G = r, A sees all", "rank G = r, A and B see all", "rank G = r, A at random", "steep, A sees r"]
-
-    def of_few(name: str, n1: int, n2: int, rank: int, rng: np.random.Generator) -> _Begin:
-        u, v = (np.linalg.qr(rng.standard_normal((n, 2 * rank)))[0] for n in (n1, n2))
-        values = np.geomspace(2, 1, 2 * rank) * np.repeat([1.0, 3e-3 if name.startswith("steep") else 0.0], rank)
-        target, a, b = u * values @ v.T / 2, v[:, :rank].T, np.zeros((n1, rank))
-        if name.endswith("A and B see all"):
-            part = rng.uniform(0.2, 0.8, rank)
-            a, b = np.sqrt(part)[:, None] * a, u[:, :rank] * np.sqrt(1 - part)
-        elif name.endswith("at random"):
-            a = rng.standard_normal(a.shape) / math.sqrt(n2)
-        return _Begin(np.eye(n2), target + b @ a, a, b)
-
-    def made(name: str, n1: int, n2: int, rank: int, rng: np.random.Generator) -> _Begin:
-        if name in low:
-            return of_few(name, n1, n2, rank, rng)
-        x, target = power_law(4 * n2, n2, rng) / math.sqrt(4 * n2), rng.standard_normal((n1, n2))
-        share, longer, _ = name.partition(", A longer")
-        if share not in SHARES:
-            return begin(x, target, name, rank, rng)
-        return singular_start(x, target, share, rank, rng, 1.02 if longer else 1.0)
 
     def draw(rng: np.random.Generator) -> _Begin:
         n1, n2, half = (int(rng.integers(*ends)) for ends in ((9, 16), (9, 16), (1, 3)))
-        name = str(rng.choice([*names, *low, *SHARES, *(f"{share}, A longer" for share in SHARES)]))
-        return made(name, n1, n2, 2 * half, rng)
+        name = str(rng.choice([*names, *LOW, *SHARES, *(f"{share}, A longer" for share in SHARES)]))
+        return named_start(name, n1, n2, 2 * half, rng)
 
     def best(one: _Begin) -> float:
         values = np.linalg.svd(one.gradient(one.b @ one.a), compute_uv=False)
         return float(np.linalg.norm(values[: 2 * len(one.a)]) / np.linalg.norm(values))
 
     own = [
-        Case(f"{name}, n₂ = 48, n₁ = 32, r = 8", made(name, 32, 48, 8, cases.rng), name == "b_zero")
-        for name in (*names, *low, *SHARES)
+        Case(f"{name}, n₂ = 48, n₁ = 32, r = 8", named_start(name, 32, 48, 8, cases.rng), name == "b_zero")
+        for name in (*names, *LOW, *SHARES)
     ]
     judged = cases.judge(
         [*own, *cases.draw(draw, 12)],

@@ -280,6 +280,20 @@ def pairs_with_product_0(n1: int, n2: int, rank: int, rng: np.random.Generator) 
     return found
 
 
+def made(
+    rng: np.random.Generator, independent: bool, subtracted: bool, shape: tuple[int, int, int], eta: float
+) -> Starts:
+    """A module's starts, (n₂, n₁, r) its shape."""
+    n2, n1, rank = shape
+    x, y = power_law(8, n2, rng), rng.standard_normal((8, n1))
+    if independent:
+        sizes = [(0.2, 0.2), (0.01, 1.0), (1.0, 1e-3)]
+        pairs = [(a * rng.standard_normal((rank, n2)), b * rng.standard_normal((n1, rank))) for a, b in sizes]
+    else:
+        pairs = pairs_with_product_0(n1, n2, rank, rng)
+    return Starts(tuple(First(x, y, a, b, eta, subtracted) for a, b in pairs), independent)
+
+
 @claim(
     "3.3-either-zero",
     where="§3.3, first paragraph, of Hayou et al. (2024a)",
@@ -291,18 +305,6 @@ def pairs_with_product_0(n1: int, n2: int, rank: int, rng: np.random.Generator) 
 )
 def either_zero(cases: Cases) -> Finding:
     """Outputs and the first step's descent from starts with neither factor at 0, W* left as it is or less ηBA."""
-
-    def made(
-        rng: np.random.Generator, independent: bool, subtracted: bool, shape: tuple[int, int, int], eta: float
-    ) -> Starts:
-        n2, n1, rank = shape
-        x, y = power_law(8, n2, rng), rng.standard_normal((8, n1))
-        if independent:
-            sizes = [(0.2, 0.2), (0.01, 1.0), (1.0, 1e-3)]
-            pairs = [(a * rng.standard_normal((rank, n2)), b * rng.standard_normal((n1, rank))) for a, b in sizes]
-        else:
-            pairs = pairs_with_product_0(n1, n2, rank, rng)
-        return Starts(tuple(First(x, y, a, b, eta, subtracted) for a, b in pairs), independent)
 
     def draw(rng: np.random.Generator) -> Starts:
         independent, subtracted = (bool(flag) for flag in rng.random(2) < (0.4, 0.3))
@@ -316,16 +318,13 @@ def either_zero(cases: Cases) -> Finding:
     given = Case("n₂ = 24, r = 8, independent, W* less ηBA", made(cases.rng, True, True, (24, 12, 8), 2.0))
     rank_1 = Case("n₂ = 24, r = 1, A and B drawn together", made(cases.rng, False, False, (24, 12, 1), 2.0))
 
-    def is_at_pretrained(seen: Mapping[str, float]) -> bool:
-        return seen["moved"] <= 1e-12
-
     judged = cases.judge(
         [*own, given, rank_1, *cases.draw(draw, 20)],
         lambda one: [first_step(start) for start in one.starts],
-        printed=lambda one, seen: not any(is_at_pretrained(step) and step["fall"] > 1e-9 for step in seen),
+        printed=lambda one, seen: not any(step["moved"] <= 1e-12 and step["fall"] > 1e-9 for step in seen),
         corrected=lambda one, seen: all(
             abs(step["fall"] - fall(start)) <= 1e-5
-            and is_at_pretrained(step) == (start.subtracted or not (one.independent or one.rank == 1))
+            and (step["moved"] <= 1e-12) == (start.subtracted or not (one.independent or one.rank == 1))
             for start, step in zip(one.starts, seen, strict=True)
         ),
         condition=lambda one: not one.starts[0].subtracted and (one.independent or one.rank == 1),

@@ -1,0 +1,189 @@
+"""§3.3 for the residual stacks that an LLM is: with a LayerNorm in each branch and without, aligned and at random.
+
+Entries of W, A and B are independent and Gaussian, or aligned as in the worst case. Checked by
+`tests/test_claims_3_3.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import ripple
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, source_of_errors, standard_errors
+from allora_analysis.claims.claim import Finding, ranged
+from allora_analysis.claims.s3_3_at_random import mean_and_error
+from allora_analysis.claims.s3_3_worst_case import ripple_claim
+from allora_analysis.ripple import study
+from allora_analysis.ripple.bounds import Layer, Scales
+
+
+class _Residual(NamedTuple):
+    """A residual stack of L blocks, with a LayerNorm in each branch or none; aligned (the worst case) or at random.
+
+    Its branches are `scale` times as long as the stream at η = 0.
+    """
+
+    depth: int
+    width: int
+    rank: int
+    eta: float
+    normalised: bool
+    aligned: bool
+    scale: float = 1.0
+
+    @property
+    def scales(self) -> Scales:
+        """Standard deviations of the entries."""
+        fair = ripple.fair_scales(self.width, self.rank)
+        return fair._replace(w_std=self.scale * fair.w_std, b_std=self.scale * fair.b_std)
+
+    @property
+    def deep_enough(self) -> int:
+        """L at which blocks without normalization have more than doubled the norm by η, by a third in the logarithm."""
+        w, a, b = self.scales
+        base, square = 1 + self.width * w**2, self.width * self.rank * (self.eta * a * b) ** 2
+        at_random = math.log1p(square / base) / 2
+        worst = math.log1p(self.eta * self.scale / (1 + self.scale))
+        return max(6, math.ceil(1.33 * math.log(2) / (worst if self.aligned else at_random)))
+
+
+STACKS = 200  # drawn at random
+
+
+def _added(growth: np.ndarray) -> float:
+    # What η adds to log growth over η = 0, of the columns (0, η).
+    return float(growth[1] - growth[0])
+
+
+def plain_worst_case(one: _Residual, depth: int, rng: np.random.Generator) -> float:
+    """What η adds to log growth through blocks I + W + ηBA, ‖W‖ = ‖BA‖ = `scale` along one direction."""
+    widths = (one.width,) * (depth + 1)
+    network = ripple.aligned_network(widths, one.rank, generator=rng, architecture="prelayernorm", closed=True)
+    blocks = [Layer(np.eye(one.width) + one.scale * of.w, one.scale * of.b, of.a) for of in network.layers]
+    return _added(ripple.log_output_growth(blocks, network.x, [0.0, one.eta]))
+
+
+def plain_random(one: _Residual, rng: np.random.Generator) -> np.ndarray:
+    """What η adds to the log growth of blocks h + (W + ηBA)h at random, after L and after 2L of them (stacks × 2)."""
+    scales, shape, sizes = one.scales, (STACKS, one.width), []
+    h = np.repeat(rng.standard_normal((*shape, 1)), 2, axis=2)  # a column for 0, one for η
+    for layer in range(1, 2 * one.depth + 1):
+        w = scales.w_std * rng.standard_normal((*shape, one.width))
+        a = scales.a_std * rng.standard_normal((STACKS, one.rank, one.width))
+        b = scales.b_std * rng.standard_normal((*shape, one.rank))
+        h = h + w @ h + b @ (a @ h) * [0.0, one.eta]
+        if layer % one.depth == 0:
+            sizes.append(np.log(np.linalg.norm(h, axis=1)))
+    return np.stack([size[:, 1] - size[:, 0] for size in sizes], axis=1)
+
+
+def _normalised_random(one: _Residual, depth: int, rng: np.random.Generator) -> tuple[float, float]:
+    """What η adds to the growth of the root mean square, and how many standard errors E‖h‖² is off the closed form."""
+    scales, options = one.scales, {"replicas": STACKS, "generator": rng}
+    run = ripple.simulate(
+        (one.width,) * (depth + 1), one.rank, [0.0, one.eta], *scales, architecture="prelayernorm", **options
+    )
+    squares, z = one.width * np.exp(2 * run.log_growth), []
+    for column, eta in enumerate((0.0, one.eta)):
+        found = mean_and_error(squares[:, column])
+        told = ripple.residual_square(depth, one.width, one.rank, eta, *scales).mean
+        z.append(abs(found["mean"] - told) / found["stderr"])
+    return _added(0.5 * np.log(squares.mean(axis=0))), max(z)
+
+
+def residual_growth(one: _Residual, rng: np.random.Generator) -> dict[str, float]:
+    """What η adds to log growth at L and at 2L, and its distance from the closed form over what is allowed."""
+    depths, limit = (one.depth, 2 * one.depth), standard_errors(STACKS)
+    if one.aligned:
+        ones = [np.full(depth, one.scale) for depth in depths]
+        if one.normalised:
+            told = [study.bound_adapter_share((n, n), one.eta, "prelayernorm") for n in ones]
+            options = (one.rank, (0.0, one.eta), one.width, "prelayernorm", rng)
+            seen = [_added(study.aligned_growth((n, n), *options)) for n in ones]
+        else:
+            told = [_added(np.array([ripple.worst_case(1 + n, n, e).log_bound for e in (0.0, one.eta)])) for n in ones]
+            seen = [plain_worst_case(one, depth, rng) for depth in depths]
+        off = max(abs(s - t) for s, t in zip(seen, told, strict=True)) / 1e-9
+    elif one.normalised:
+        (once, first), (twice, second) = (_normalised_random(one, depth, rng) for depth in depths)
+        seen, off = [once, twice], max(first, second) / limit
+    else:
+        samples = plain_random(one, rng)
+        seen, found = samples.mean(axis=0).tolist(), mean_and_error(samples[:, 1] - 2 * samples[:, 0])
+        off = abs(found["mean"]) / (limit * found["stderr"])
+    return {"L": float(seen[0]), "2L": float(seen[1]), "off": float(off)}
+
+
+def _stacks() -> list[Case]:
+    # At the paper's η with LayerNorm, as an LLM has it, and two stacks without.
+    ones = [_Residual(0, 32, 8, eta, True, aligned) for eta in PAPER_ETAS for aligned in (True, False)]
+    ones += [_Residual(0, 16, 2, 2.0, False, aligned) for aligned in (True, False)]
+    own = [
+        Case(
+            f"{'' if one.normalised else 'no '}LayerNorm, {'aligned' if one.aligned else 'at random'}, width "
+            f"{one.width}, r = {one.rank}, L = {one.deep_enough}, η = {one.eta:.3g}",
+            one._replace(depth=one.deep_enough),
+            paper=one.normalised,
+        )
+        for one in ones
+    ]
+    small = [
+        Case(
+            f"LayerNorm, {'aligned' if aligned else 'at random'}, branches {scale:g} of the stream, L = 8, η = {eta:g}",
+            _Residual(8, 32, 8, eta, True, aligned, scale),
+        )
+        for aligned, scale, eta in ((False, 0.1, 2.0), (True, 0.1, 2.0), (True, 0.002, 100.0), (False, 0.01, 100.0))
+    ]
+    return own + small
+
+
+@ripple_claim(
+    "3.3-residual",
+    where='§3.3, below Proposition 1: "especially limiting for LLMs"',
+    says="We also note that proposition 1 is especially limiting for LLMs that most commonly resort to increased depth "
+    "rather than increased width to scale up their capacity Hestness et al. (2017).",
+    reading="An LLM's blocks are residual and normalize what enters a branch, h + (W + ηBA)LN(h). Growth counts as "
+    "exponential where doubling L more than doubles the factor by which η enlarges the norm, which linear growth never "
+    "does; stacks are so deep that without normalization it does.",
+    depends_on=("3.3-worst-case",),
+)
+def residual(cases: Cases) -> Finding:
+    """Residual stacks of L and 2L blocks with a LayerNorm in each branch and without, aligned and at random."""
+
+    def draw(rng: np.random.Generator) -> _Residual:
+        normalised, aligned = (bool(flag) for flag in rng.random(2) < 0.5)
+        eta, scale = log_uniform(rng, 0, np.log(10)), float(rng.choice([0.3, 0.5, 1.0]))
+        one = _Residual(0, int(rng.integers(8, 17)), 2, eta, normalised, aligned, scale)
+        return one._replace(depth=one.deep_enough + int(rng.integers(4)))
+
+    judged = cases.judge(
+        _stacks() + cases.draw(draw, 8),
+        lambda one: residual_growth(one, cases.rng),
+        printed=lambda one, seen: seen["2L"] - seen["L"] > math.log(2),
+        corrected=lambda one, seen: seen["off"] <= 1,
+        condition=lambda one: not one.normalised,
+    )
+    ratios = [seen["2L"] / seen["L"] for seen in judged.own]
+    return judged.finding(
+        conditional="Only without normalization: with a LayerNorm in each branch growth is not exponential.",
+        evidence=judged.evidence(
+            f"off, in what is allowed: {source_of_errors(STACKS)}; the worst cases to 1e-9",
+            {"log growth added at 2L less that at L": "without LayerNorm as much as at L; with it at most log 2"},
+            tolerance=1.0,
+            error=max(seen["off"] for _, seen in judged.pairs),
+            n=STACKS,
+        ),
+        size=ranged(
+            ratios,
+            "times",
+            "what η adds to log growth in twice as many blocks with LayerNorm (2 is exponential), branches as long as "
+            "the stream",
+        ),
+        condition="no LayerNorm: with one ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l(‖W_l‖ + η‖B_lA_l‖), linear in L, at random as "
+        "√(‖h₀‖² + L n²(s_W² + η²r s_A²s_B²)), s_W, s_A, s_B the standard deviations of W's, A's, B's entries",
+        flips_if="a stack of like blocks with LayerNorm in which doubling L more than doubles the factor by which η "
+        "enlarges the norm",
+    )
