@@ -8,16 +8,17 @@ import torch
 
 from allora_analysis import adaptive, ripple
 from allora_analysis.claims import layer_training, s4_1_dropout_as_scaling, s4_1_framework, s4_1_three_limitations
+from allora_analysis.claims import s4_1_without_loss as rewritten
 from allora_analysis.claims.cases import Cases
 from allora_analysis.lora import functional
 from tests.ledger_rows import Rows, by_token, lora_instead, scaled_input_gradient
 
 limits, dropped, framework = s4_1_three_limitations, s4_1_dropout_as_scaling, s4_1_framework
-ROWS = Rows(limits, dropped, framework)
+ROWS = Rows(limits, rewritten, dropped, framework)
 RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
 ALLORA, LORA, PRODUCTS = functional.allora, layer_training.lora, layer_training.products
 BATCH, SAME_LOSS = "-in-training", "4-without-loss-of-generality-same-loss"
-LOSS, GRADIENTS, AHEAD = dropped.loss_of, dropped.factor_gradients, limits.ahead
+LOSS, GRADIENTS, AHEAD = rewritten.loss_of, rewritten.factor_gradients, limits.ahead
 
 
 def unscaled(case):
@@ -110,11 +111,11 @@ def uncoupled(case):
 
 
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
-    ("4-without-loss-of-generality", dropped, "factor_gradients", without_the_frozen_weight, "refuted"),
-    (SAME_LOSS, dropped, "loss_of", squared_always, "holds"),
-    (SAME_LOSS, dropped, "loss_of", of_f_alone, "holds"),
-    (SAME_LOSS, dropped, "factor_gradients", without_the_frozen_weight, "refuted"),
-    (SAME_LOSS, dropped, "shift_invariant", lambda case: case.loss != "Huber", "refuted"),
+    ("4-without-loss-of-generality", rewritten, "factor_gradients", without_the_frozen_weight, "refuted"),
+    (SAME_LOSS, rewritten, "loss_of", squared_always, "holds"),
+    (SAME_LOSS, rewritten, "loss_of", of_f_alone, "holds"),
+    (SAME_LOSS, rewritten, "factor_gradients", without_the_frozen_weight, "refuted"),
+    (SAME_LOSS, rewritten, "shift_invariant", lambda case: case.loss != "Huber", "refuted"),
     *(
         (name, dropped, "row_scaled", unscaled, "refuted")
         for name in ("4-dropout-forward", f"4-dropout-forward{BATCH}")

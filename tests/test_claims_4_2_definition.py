@@ -8,16 +8,17 @@ import pytest
 from allora_analysis import adaptive, adaptors
 from allora_analysis.claims import layer_training
 from allora_analysis.claims import s4_2_definition as section
+from allora_analysis.claims import s4_2_scaled_gradient as scaled
 from allora_analysis.lora import functional
 from tests.ledger_rows import Rows, by_token, lora_instead, scaled_input_gradient
 
-ROWS = Rows(section)
+ROWS = Rows(scaled, section)
 RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
 INVERSE, FACTOR, PRODUCTS, GRADIENT = (
     adaptors.inverse,
     functional.row_factor,
     layer_training.products,
-    section.scaled_gradient_of,
+    scaled.scaled_gradient_of,
 )
 
 
@@ -51,24 +52,24 @@ def never_clipped(run, *args, **options):
 
 
 def at_the_unscaled_output(case):
-    return [GRADIENT(case)[0], section.eta_times_g(case, 1.0)]
+    return [GRADIENT(case)[0], scaled.eta_times_g(case, 1.0)]
 
 
 def scaled_twice(case):
     return [GRADIENT(case)[0], case.eta * GRADIENT(case)[1]]
 
 
-FOLLOWS = section.follows_the_gradient
+FOLLOWS = scaled.follows_the_gradient
 
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
-    ("4-scaled-gradient", section, "scaled_gradient_of", at_the_unscaled_output, "holds"),
-    ("4-scaled-gradient", section, "scaled_gradient_of", scaled_twice, "refuted"),
+    ("4-scaled-gradient", scaled, "scaled_gradient_of", at_the_unscaled_output, "holds"),
+    ("4-scaled-gradient", scaled, "scaled_gradient_of", scaled_twice, "refuted"),
     ("4-scaling-as-rate", layer_training, "products", never_scaled, "refuted"),
     ("4-scaling-as-rate", layer_training, "products", never_clipped, "refuted"),
-    ("4-scaling-as-rate", section, "follows_the_gradient", lambda case: case.run.optimizer != "adamw", "refuted"),
-    ("4-scaling-as-rate", section, "follows_the_gradient", by_itself, "refuted"),
-    ("4-scaling-as-rate", section, "follows_the_gradient", with_any_decay, "refuted"),
-    ("4-scaling-as-rate", section, "divides_out", lambda case: True, "refuted"),  # clipped in one of both
+    ("4-scaling-as-rate", scaled, "follows_the_gradient", lambda case: case.run.optimizer != "adamw", "refuted"),
+    ("4-scaling-as-rate", scaled, "follows_the_gradient", by_itself, "refuted"),
+    ("4-scaling-as-rate", scaled, "follows_the_gradient", with_any_decay, "refuted"),
+    ("4-scaling-as-rate", scaled, "divides_out", lambda case: True, "refuted"),  # clipped in one of both
     ("4-adaptor", adaptors, "inverse_sqrt", INVERSE, "refuted"),
     ("4-adaptor", functional, "row_factor", norms_of_b, "refuted"),
     ("4-inversely-proportional", section, "layer_factor", lambda case: 1 / case.sizes, "holds"),

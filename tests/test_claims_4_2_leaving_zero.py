@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from allora_analysis import adaptors, escape
-from allora_analysis.claims import layer_training, s4_2_hyper_parameters
+from allora_analysis.claims import layer_training, s4_2_first_steps, s4_2_hyper_parameters
 from allora_analysis.claims import s4_2_leaving_zero as section
 from allora_analysis.claims.layer_training import Pass, Run
 from allora_analysis.escape import first_step
 from allora_analysis.lora import functional
 from tests.ledger_rows import Rows
 
-ROWS = Rows(section, s4_2_hyper_parameters)
+ROWS = Rows(section, s4_2_first_steps, s4_2_hyper_parameters)
 RIGHT = {name: getattr(escape, name) for name in escape.__all__} | {
     "inverse": adaptors.inverse,
     "clipped_step": first_step.clipped_step,

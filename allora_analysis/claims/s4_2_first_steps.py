@@ -1,0 +1,158 @@
+"""§4.2 and Figure 2 (right), leaving zero in the layers' first steps under each optimizer.
+
+The layers under torch's own optimizers, with and without clipping, beside what `escape` predicts. Checked by
+`tests/test_claims_4_2_leaving_zero.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import escape
+from allora_analysis.claims import layer_training
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, on_either_side, relative_error
+from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.layer_training import ADAM, PAPER_RATE, Run, first_gradient
+from allora_analysis.escape import first_step
+
+drift_claim = functools.partial(claim, test="tests/test_escape_teacher.py")
+
+
+class Start(NamedTuple):
+    """A training from B = 0, and the norm of a classifier's gradient that is clipped with A's and B's."""
+
+    run: Run
+    other: float
+
+
+def starts(cases: Cases) -> list[Case]:
+    """AdamW at the paper's setting; every optimizer; SGD clipped near where clipping begins, alone or with a head."""
+
+    def draw(rng: np.random.Generator) -> Start:
+        task, eta = layer_training.draw_problem(rng), log_uniform(rng, 0.3, 1.0)
+        kind, near = rng.integers(8), on_either_side(rng, 0.03, 0.69)
+        if kind < 4:
+            return Start(Run(task, ("sgd", "momentum", "adamw", "allora_adamw")[kind], eta, 1e-4, 5), 0.0)
+        g, other = first_gradient(task), float(rng.choice([0.0, 0.5, 5.0]))
+        edge = math.hypot(eta if rng.random() < 0.5 else (1 + eta) / 2, other) * g
+        return Start(Run(task, "sgd", eta, 1e-4, 5, near * edge), other * g)
+
+    own = [
+        Case(f"AdamW at 1e-4, η = {eta:.3g}", Start(Run(paper_task, "adamw", eta, PAPER_RATE, 5), 0.0), True)
+        for eta in PAPER_ETAS[1:]
+        for paper_task in [layer_training.paper_problem(cases.rng)]
+    ]
+    return [*own, *cases.draw(draw, 32)]
+
+
+def law(one: Start) -> first_step.ClippedStep:
+    """The first step's length in each arm, over LoRA's at l unclipped."""
+    run = one.run
+    if run.optimizer == "adamw":
+        return first_step.ClippedStep(1.0, run.eta, 1.0)
+    return first_step.clipped_step(first_gradient(run.task), run.eta, run.clip, one.other)
+
+
+def lengths(one: Start) -> dict[str, float]:
+    """ALLoRA's ‖BA‖ over LoRA's at η·l and at l after the first step, and its rows over those at l after five."""
+    lora, fast, allora = (
+        layer_training.products(one.run, *arm, other_norm=one.other)
+        for arm in (("lora",), ("lora", one.run.eta), ("allora",))
+    )
+    rows = [np.linalg.norm(path[-1], axis=1).mean() for path in (lora, fast, allora)]
+    first = [np.linalg.norm(path[1]) for path in (lora, fast, allora)]
+    return {
+        "over LoRA at η·l": float(first[2] / first[1]),
+        "distance": relative_error(allora[1], fast[1]),
+        "over LoRA at l": float(first[2] / first[0]),
+        "rows after 5 steps": float(rows[2] / rows[0]),
+    }
+
+
+def drifts(one: Start, seen: dict[str, float]) -> bool:
+    """Whether the first step is the law's, and the rows' norms after 5 steps `escape.drift`'s."""
+    run, first = one.run, law(one)
+    if abs(seen["over LoRA at l"] * first.lora / first.allora - 1) > ADAM:
+        return False
+    if one.other:
+        return True
+    teacher = escape.data_teacher(run.task.x, run.task.y, run.task.a)
+    norms = escape.drift(run.optimizer, run.eta, run.rate, 5, teacher=teacher, max_grad_norm=run.clip).norms[:, 0, -1]
+    return bool(abs(seen["rows after 5 steps"] * norms[0] / norms[2] - 1) <= 1e-6)
+
+
+@drift_claim(
+    "4-figure-2-right",
+    where="Figure 2, right, caption",
+    says="The starting phase matches that of LoRA with a much higher learning rate.",
+    reading="BA after ALLoRA's first step at l_b is LoRA's after its first at η·l_b, η > 1.",
+)
+def starts_as_faster(cases: Cases) -> Finding:
+    """The first step of the layers under torch's optimizers, ALLoRA at l beside LoRA at η·l and at l."""
+
+    def unclipped(one: Start) -> bool | float:
+        run = one.run
+        if run.clip is None:
+            return run.optimizer != "adamw"
+        return run.clip / math.hypot(run.eta * first_gradient(run.task), one.other)
+
+    judged = cases.judge(
+        starts(cases),
+        measure=lengths,
+        printed=lambda one, seen: seen["distance"] <= ADAM,
+        corrected=drifts,
+        condition=unclipped,
+    )
+    return judged.finding(
+        conditional="Only under SGD without clipping: under AdamW it starts as LoRA at the same learning rate.",
+        evidence=judged.evidence(
+            "1e-3 for a match (Adam's ε over small gradients); rows against `escape.drift`: 1e-6",
+            lambda one: {"over LoRA at l": law(one).allora / law(one).lora},
+            tolerance=ADAM,
+        ),
+        size=Size(
+            judged.measured[1]["over LoRA at l"],
+            "times LoRA's at the same learning rate",
+            "ALLoRA's first step under AdamW at η² = 4, where the sentence needs 2",
+        ),
+        corrected="its first step over LoRA's at l_b is η·min(1, c/√(η²g² + h²))/min(1, c/√(g² + h²)) under SGD, g and "
+        "h the norms of LoRA's and the classifier's gradients, c that clipped at; 1 under AdamW",
+        condition="SGD or momentum with c ≥ √(η²g² + h²), or a factor after Adam (ALLoRAAdamW, not the paper's)",
+        flips_if="a first step of η times LoRA's under AdamW",
+    )
+
+
+@drift_claim(
+    "4-escape-optimisers",
+    where="§4.2",
+    says="adaptive learning rate escapes from 0 rapidly, the speed matches with LoRA with a learning rate that is "
+    "η·l_b",
+    reading="After five steps ALLoRA's rows are longer than those of LoRA at l_b by (1 + η)/2 or more, halfway to η: a "
+    "threshold of ours.",
+    depends_on=("4-figure-2-right",),
+)
+def under_optimizers(cases: Cases) -> Finding:
+    """Mean row norm after five steps of the layers, ALLoRA's over LoRA's at l."""
+    judged = cases.judge(
+        starts(cases),
+        measure=lengths,
+        printed=lambda one, seen: seen["rows after 5 steps"] >= (1 + one.run.eta) / 2,
+        corrected=drifts,
+        condition=lambda one: law(one).allora / law(one).lora / ((1 + one.run.eta) / 2),
+    )
+    ratio = judged.measured[1]["rows after 5 steps"]
+    return judged.finding(
+        conditional=f"Only under SGD, hardly clipped: under AdamW rows are {ratio:.2f} times LoRA's at l_b.",
+        evidence=judged.evidence(
+            "rows against `escape.drift`: 1e-6", lambda one: law(one).allora / law(one).lora, tolerance=1e-6
+        ),
+        size=Size(ratio, "times LoRA's at l_b", "rows after five steps of AdamW at 1e-4, η² = 4"),
+        corrected="their length over LoRA's at l_b is that of the first steps",
+        condition="first step over LoRA's (4-figure-2-right) at least (1 + η)/2; any threshold between 1 and η parts "
+        "SGD unclipped from AdamW in the same way",
+        flips_if="rows under AdamW that are longer than LoRA's at l_b by (1 + η)/2",
+    )

@@ -1,0 +1,185 @@
+"""§4.2, Eq. (6): a scaled output's gradient, and a scaled gradient as a larger learning rate.
+
+The layer with a constant adaptor is run (`lora.functional`). G = ∂L/∂(BA). Checked by
+`tests/test_claims_4_2_definition.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis.claims import layer_training
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
+from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.layer_training import PAPER_RATE, ROUNDING, Pass, Run, first_gradient
+
+TOLERANCE = 1e-9
+
+
+class Scaled(NamedTuple):
+    """A pass whose upstream is the target, η, and the loss of η·f: squared, or linear in the output."""
+
+    one: Pass
+    eta: float
+    loss: str
+
+
+def scaled_gradient_of(case: Scaled) -> list[np.ndarray]:
+    """η·f, and ∂L(η·f)/∂(BA) by autograd."""
+    import torch
+
+    p = torch.tensor(case.one.b @ case.one.a, requires_grad=True)
+    f, y = case.eta * torch.tensor(case.one.x) @ p.mT, torch.tensor(case.one.upstream)
+    (((f - y) ** 2).sum() / 2 if case.loss == "squared" else -(f * y).sum()).backward()
+    return [f.detach().numpy(), p.grad.numpy()]
+
+
+def eta_times_g(case: Scaled, at: float) -> np.ndarray:
+    """η·g with ∂L/∂f taken at `at`·f."""
+    output = at * case.one.x @ (case.one.b @ case.one.a).T
+    return case.eta * ((output - case.one.upstream) if case.loss == "squared" else -case.one.upstream).T @ case.one.x
+
+
+@claim(
+    "4-scaled-gradient",
+    test="tests/test_adaptive_field.py",
+    where="§4.2, Eq. (6)",
+    says="f̃ = κ∘f = ηf, g̃ = κ∘f = ηg",
+    reading="κ: x ↦ ηx; κ∘f in the second line stands for κ∘g, with Definition 2's g, the gradient at f(x).",
+)
+def scaled_gradient(cases: Cases) -> Finding:
+    """Autograd's ∂L(ηf)/∂(BA) against η·g at f and at ηf; the loss squared or linear."""
+
+    def draw(rng: np.random.Generator) -> Scaled:
+        one = layer_training.draw_pass(rng)
+        loss = str(rng.choice(["squared", "linear"]))
+        return Scaled(one._replace(b=one.b * float(rng.random() < 0.8)), log_uniform(rng, -1, 1), loss)
+
+    own = at_etas("n₂ = 64, r = 8", lambda eta: Scaled(layer_training.paper_pass(cases.rng), eta, "squared"))
+    judged = cases.judge(
+        [*own, *cases.draw(draw, 16)],
+        measure=scaled_gradient_of,
+        printed=lambda case, seen: relative_error(seen[1], eta_times_g(case, 1.0)) <= TOLERANCE,
+        corrected=lambda case, seen: relative_error(seen[1], eta_times_g(case, case.eta)) <= TOLERANCE,
+    )
+    two = judged.cases[2].inputs
+    return judged.finding(
+        holds_corrected="Not as printed, a misprint: g̃ = κ∘g, with g at the scaled output.",
+        evidence=layer_training.deviations(
+            judged, lambda case: [case.eta * _plain_output(case.one), eta_times_g(case, case.eta)], ROUNDING, TOLERANCE
+        ),
+        size=Size(
+            relative_error(eta_times_g(two, two.eta), eta_times_g(two, 1.0)),
+            "of its size",
+            "what g changes by when taken at ηf in place of f, r = 8, η² = 4",
+        ),
+        corrected="g̃ = κ∘g = ηg, with ∂L/∂f in g taken at ηf",
+        flips_if="a gradient of the scaled layer other than η times ∂L/∂f at ηf, xᵀ",
+    )
+
+
+def _plain_output(one: Pass) -> np.ndarray:
+    """BAx for every token."""
+    return one.x @ (one.b @ one.a).T
+
+
+class Trained(NamedTuple):
+    """A training, and the norm h of other gradients that are clipped with A's and B's."""
+
+    run: Run
+    other: float = 0.0
+
+
+def _rate_cases(cases: Cases) -> list[Case]:
+    """AdamW at the paper's setting; all optimizers with and without clipping, other gradients and weight decay."""
+
+    def draw(rng: np.random.Generator) -> Trained:
+        task, eta, kind = layer_training.draw_problem(rng), log_uniform(rng, 0.2, 1.0), rng.integers(6)
+        g, other = first_gradient(task), float(rng.choice([0.0, 0.0, 0.5, 5.0]))
+        decay = float(rng.choice([0.0, 0.0, 0.1]))
+        if kind < 3:
+            over = on_either_side(rng, 0.02, 0.69) * np.hypot(eta, other)
+            name, steps = str(rng.choice(["sgd", "momentum"])), int(rng.choice([1, 10]))
+            return Trained(Run(task, name, eta, 1e-3, steps, over * g), other * g)
+        if kind == 3:
+            return Trained(Run(task, str(rng.choice(["sgd", "momentum"])), eta, 1e-3, 10, decay=decay))
+        clip = None if kind == 4 else g * float(rng.choice([0.3, 1.1, (1 + eta) / 2]))
+        return Trained(Run(task, "adamw", eta, 1e-3, 30, clip, decay), other * g)
+
+    def own(eta: float, clip: float | None = None) -> Trained:
+        task = layer_training.paper_problem(cases.rng)
+        return Trained(Run(task, "adamw", eta, PAPER_RATE, 20, clip and clip * first_gradient(task)))
+
+    clipped = Case("AdamW, η = 2, clipped at 1.5‖g‖", own(2.0, 1.5), paper=True)
+    return [*at_etas("AdamW", own, PAPER_ETAS[1:]), clipped, *cases.draw(draw, 26)]
+
+
+def largest_gradient(run: Run) -> float:
+    """The largest norm that LoRA's gradients of A and B have before a step at η·l, nothing being clipped."""
+    x, y, _ = run.task
+    path = layer_training.pairs(run._replace(clip=None), "lora", run.eta)[:-1]
+    slopes = [((x @ (b @ a).T - y).T @ x / len(x), a, b) for a, b in path]
+    return max(float(np.hypot(np.linalg.norm(b.T @ g), np.linalg.norm(g @ a.T))) for g, a, b in slopes)
+
+
+def follows_the_gradient(case: Trained) -> bool | float:
+    """Whether steps grow with the gradient: SGD or momentum, no decay; where clipped, c over √(η²g² + h²)."""
+    run = case.run
+    if run.clip is None or run.optimizer == "adamw" or run.decay:
+        return run.optimizer != "adamw" and not run.decay
+    return run.clip / float(np.hypot(run.eta * largest_gradient(run), case.other))
+
+
+def divides_out(case: Trained) -> bool:
+    """Whether one number is between both layers' gradients in all steps: unclipped, or A's and B's alone clipped."""
+    run = case.run
+    return run.clip is None or (case.other == 0 and run.clip < 0.9 * first_gradient(run.task))
+
+
+@claim(
+    "4-scaling-as-rate",
+    test="tests/test_claims_4_2_definition.py",
+    where="§4.2, below Eq. (6)",
+    says="force f_o = I, while keeping g̃ intact, which is to use a larger learning rate η·l",
+    reading="A layer whose gradient is multiplied by η > 1 trains at l as LoRA does at η·l.",
+    depends_on=("4-scaled-gradient",),
+)
+def scaling_as_rate(cases: Cases) -> Finding:
+    """The layer with a constant adaptor at l against LoRA at η·l and at l, under each optimizer."""
+
+    def distances(case: Trained) -> dict[str, float]:
+        run = case.run
+        scaled, plain, fast = (
+            layer_training.products(run, *arm, other_norm=case.other)[-1]
+            for arm in (("constant",), ("lora",), ("lora", run.eta))
+        )
+        return {"from LoRA at η·l": relative_error(scaled, fast), "from LoRA at l": relative_error(scaled, plain)}
+
+    judged = cases.judge(
+        _rate_cases(cases),
+        measure=distances,
+        printed=lambda case, seen: seen["from LoRA at η·l"] <= TOLERANCE,
+        corrected=lambda case, seen: (
+            case.run.optimizer != "adamw" or not divides_out(case) or seen["from LoRA at l"] <= 1e-3
+        ),
+        condition=follows_the_gradient,
+    )
+    own = [seen["from LoRA at l"] for seen in judged.own]
+    return judged.finding(
+        conditional="Only where steps grow with the gradient (SGD, unclipped, no weight decay): AdamW divides η out.",
+        evidence=judged.evidence("rounding; 1e-3 for AdamW, its ε over small gradients", tolerance=TOLERANCE),
+        size=Size(
+            max(own[:2]),
+            "of ‖BA‖",
+            "distance from LoRA at l after 20 steps of AdamW at 1e-4; in brackets also clipped at 1.5‖g‖, η² = 4",
+            min(own),
+            max(own),
+        ),
+        corrected="LoRA at η·l under SGD or momentum, unclipped and without weight decay; LoRA at l under AdamW, "
+        "unclipped or with A's and B's gradients alone clipped in every step of both",
+        condition="SGD or momentum, no weight decay, and c ≥ √(η²g² + h²) in every step, g and h the norms of LoRA's "
+        "and all other gradients, c that they are clipped at together (∞ without clipping)",
+        flips_if="AdamW moving BA by η times as much",
+    )
