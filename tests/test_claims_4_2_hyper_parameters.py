@@ -49,8 +49,8 @@ def lora_has_one(x, y, a, setting, knobs, *args, **options):
     return 1 if "scaling" in knobs else 2
 
 
-def scaled_output(self, x):
-    return self.eta * (x @ self.a.mT @ self.b.mT)
+def scaled_output(x, weight, bias, a, b, eta, adaptor, per_token):
+    return x @ weight.mT + eta * (x @ a.mT @ b.mT)
 
 
 def unmasked(x, drop_rate, training):
@@ -72,7 +72,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-no-new-hyper-parameter", adaptive, "degrees_of_freedom", lora_has_one, "refuted"),
     ("4-split-learning-rate", adaptive, "train", frozen_factor, "holds"),
     ("4-two-fewer-to-choose", adaptive, "degrees_of_freedom", eta_is_no_knob, "holds"),
-    ("4-two-hyper-parameters", layers.ALLoRALinear, "_adapt", scaled_output, "refuted"),
+    ("4-two-hyper-parameters", layers, "allora_linear", scaled_output, "refuted"),
     ("4-two-hyper-parameters", layers.nn.functional, "dropout", unmasked, "refuted"),
     ("4-fewer-hyper-parameters", adaptive, "degrees_of_freedom", lora_has_one, "refuted"),
 ]

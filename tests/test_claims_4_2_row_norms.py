@@ -177,7 +177,8 @@ def test_a_run_that_diverged_after_the_steps_compared_decides_nothing(folder):
 def plant_both(folder, norms):
     """Both models' runs, with norms by step."""
     for run in [*RUNS, *section.wanted("SmolLM2-135M")]:
-        steps = sorted({*planted_finetune.STEPS[:-1], 10, 30, 100, run.max_steps // 2, run.max_steps})
+        shares = (run.max_steps * quarter // 4 for quarter in (1, 2, 3, 4))
+        steps = sorted({*planted_finetune.STEPS[:-1], 30, 100, *shares})
         row = [norms(run, step) for step in steps]
         largest = [2 * norm for norm in row]
         norms_of = {"step": steps, "largest": largest, "layers": {"q": {"mean": row, "max": largest}}}
