@@ -328,7 +328,7 @@ def dropout_rate(cases: Cases) -> Finding:
         size=own,
         corrected="Δ(BA)_i = B_iΔA + ΔB_i(A + ΔA), ΔB_i of the optimizer's buffers alone, 0 in plain SGD",
         condition="B_iΔA = 0, which is B_iΣ_{j≠i}B_jᵀg_j = 0 in plain SGD, and no buffer moves B_i, as momentum's and "
-        "Adam's do after a step that kept i (the two cancelling aside)",
+        "Adam's do after a step that kept i (the two canceling aside)",
         flips_if="a step of torch's optimizers that moves a dropped row otherwise, or AdamW leaving it where it is",
     )
 
