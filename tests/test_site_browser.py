@@ -283,8 +283,8 @@ def test_the_ledger_is_filtered_by_verdict_section_setting_and_words(open_page):
     assert 0 < shown() <= refuted
     page.select_option("#part", label="§3.2, initialization at zero")
     assert 0 < shown() < refuted
-    page.fill("#words", "SADDLE network")
-    assert page.locator(".card:not([hidden]) a").first.inner_text() == "3.2-network-saddle"
+    page.fill("#words", "SADDLE start")
+    assert page.locator(".card:not([hidden]) a").first.inner_text() == "3.2-saddle-lora"
     page.click("#filters button[type=reset]")
     page.wait_for_function(f"document.querySelectorAll('.card:not([hidden])').length === {total}")
 
