@@ -7,6 +7,7 @@ Checked by `tests/test_outputs.py` and `tests/test_terminal.py`.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import tempfile
@@ -136,6 +137,15 @@ def tell(say: Callable[[], None]) -> None:
 def say(line: str) -> None:
     """Print a line to standard output as `tell` does."""
     tell(lambda: print(line))
+
+
+def json_for(stream: Any, document: str) -> str:
+    """JSON as a stream can take it: letters that its encoding lacks as JSON's own escapes."""
+    try:
+        document.encode(stream.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "".join(letter if letter.isascii() else json.dumps(letter)[1:-1] for letter in document)
+    return document
 
 
 def remark(line: str) -> None:

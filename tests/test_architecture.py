@@ -82,14 +82,16 @@ def test_no_pickle(path):
     if path == Path(__file__):
         return  # it names what it forbids
     # Reading a pickle runs what its writer put there. Submitit's own files between a grid and its jobs are submitit's.
-    assert not re.search(r"^\s*(import|from) (pickle|dill|joblib)\b|allow_pickle=True", path.read_text(), re.MULTILINE)
+    assert not re.search(
+        r"^\s*(import|from) (pickle|dill|joblib)\b|allow_pickle=True", path.read_text(encoding="utf-8"), re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize(
     "path", [*sorted((ROOT / "tests" / "brute_force").glob("*.py")), ROOT / "tests/stat_assert.py"]
 )
 def test_references_import_nothing_from_what_they_judge(path):
-    assert "allora_analysis" not in re.sub(r'""".*?"""', "", path.read_text(), flags=re.DOTALL)
+    assert "allora_analysis" not in re.sub(r'""".*?"""', "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 STUDIES = ("tikhonov", "deviation", "dropout_sgd", "hessian", "ripple", "gradient_std", "escape", "width", "finetune")
@@ -139,7 +141,9 @@ def test_import_contracts():
 def typed_modules() -> list[str]:
     """The modules that import jaxtyping: each must have its shapes checked."""
     names = [
-        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in PACKAGE if "jaxtyping" in path.read_text()
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in PACKAGE
+        if "jaxtyping" in path.read_text(encoding="utf-8")
     ]
     return [name.removesuffix(".__init__") for name in names]
 
@@ -184,5 +188,5 @@ def test_every_claims_test_exists():
 
 
 def test_every_docstring_names_a_test_that_exists():
-    named = {word for path in PACKAGE for word in re.findall(r"tests/[\w/]+\.py", path.read_text())}
+    named = {word for path in PACKAGE for word in re.findall(r"tests/[\w/]+\.py", path.read_text(encoding="utf-8"))}
     assert not [path for path in named if not (ROOT / path).exists()]

@@ -25,7 +25,7 @@ def test_json(capsys, tmp_path):
     path = tmp_path / "tables.json"
     assert cli.main(study.STUDY, ["--json", str(path), "--standard-deviations", "0.4"]) == 0
     capsys.readouterr()
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text(encoding="utf-8"))
     predicted, measured = document["predicted"], document["measured"]
     assert document["study"] == "claims.tables"
     assert len(predicted["disagreements"]) == len(measured["disagreements"]) == len(measured["disagreement_places"])

@@ -61,7 +61,8 @@ def test_help_fits_the_terminal(columns):
             [sys.executable, "-m", name, "--help"],
             capture_output=True,
             text=True,
-            env=dict(os.environ, PYTHONPATH=str(ROOT), COLUMNS=columns),
+            encoding="utf-8",
+            env=dict(os.environ, PYTHONPATH=str(ROOT), COLUMNS=columns, PYTHONIOENCODING="utf-8"),
         )
         assert done.returncode == 0
         assert max(map(cell_len, done.stdout.splitlines())) <= int(columns), name
@@ -74,7 +75,7 @@ def test_a_study_prints_writes_and_draws_and_json_alone_is_the_same_bytes(name, 
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") > 4
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    text = (tmp_path / "a.json").read_text()
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
     document = json.loads(text, parse_constant=pytest.fail)
     assert list(document) == ["study", "config", "predicted", "measured", "environment"]
     assert document["study"] == name
@@ -179,7 +180,7 @@ def test_a_package_that_runs_nothing_says_what_is_in_it_and_what_runs(name):
 def test_adaptors_print_their_values():
     done = run("allora_analysis.adaptors", "--eta", "2", "--sizes", "0", "3.75")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"│ 3.75 │\s+0.5 │", done.stdout)
+    assert re.search(r"[│|] 3.75 [│|]\s+0.5 [│|]", done.stdout)
 
 
 STOPPED = "interrupted: nothing was finished yet\n"
@@ -324,7 +325,7 @@ def test_what_was_computed_is_written_before_the_second_seed_is_run(stopped, tmp
     assert cli.main(doubted, ["--json", str(path)]) == (130 if stopped else 0)
     out, error = capsys.readouterr()
     assert seen == [False, True]
-    assert json.loads(path.read_text())["measured"] == {"a": 9.0}
+    assert json.loads(path.read_text(encoding="utf-8"))["measured"] == {"a": 9.0}
     assert ("Seed 1, run at once" in out) != stopped
     assert error == ("interrupted: the second seed was not run; the result itself is whole\n" if stopped else "")
 

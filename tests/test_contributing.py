@@ -33,7 +33,7 @@ def copy(tmp_path):
 
     def apply(path: str) -> Path:
         command = ["git", "apply", "--recount", "-"]
-        subprocess.run(command, cwd=tmp_path, input=changed(path), text=True, check=True)
+        subprocess.run(command, cwd=tmp_path, input=changed(path), encoding="utf-8", check=True)
         for check in ("check", "format --check"):
             ruff = [Path(sys.executable).parent / "ruff", *check.split(), "--config", ROOT / "pyproject.toml", path]
             done = subprocess.run(ruff, cwd=tmp_path, capture_output=True, text=True)

@@ -326,7 +326,7 @@ def test_a_studys_page_shows_its_answer_and_its_claims():
 @pytest.mark.parametrize("name", ledger.STUDIES)
 def test_every_study_has_a_command_and_flags(name):
     assert studies.command(name).startswith(f"python -m allora_analysis.{name}")
-    assert "| `--" in studies.flags((ROOT / f"allora_analysis/{name}/study.py").read_text())
+    assert "| `--" in studies.flags((ROOT / f"allora_analysis/{name}/study.py").read_text(encoding="utf-8"))
 
 
 def test_a_notebook_is_a_page_with_its_pictures(tmp_path):
@@ -380,10 +380,10 @@ def test_a_small_site_builds_without_warnings_and_fetches_nothing(tmp_path):
     done = build("# Home\n\n$x^2$ and [the adaptor][allora_analysis.adaptors.inverse_sqrt]", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
-    home = (tmp_path / "index.html").read_text()
+    home = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "<msup>" in home
     assert 'href="api.html#allora_analysis.adaptors.inverse_sqrt"' in home
-    assert "1/√(|x| + 1/η²)" in (tmp_path / "api.html").read_text()
+    assert "1/√(|x| + 1/η²)" in (tmp_path / "api.html").read_text(encoding="utf-8")
 
 
 def test_a_broken_link_fails_the_build(tmp_path):

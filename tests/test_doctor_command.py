@@ -252,4 +252,4 @@ def test_a_word_that_is_no_choice_names_the_choices(capsys):
 
 def test_json_into_a_file(tmp_path, capsys):
     said(capsys, *RUN, "--json", tmp_path / "x.json")
-    assert set(json.loads((tmp_path / "x.json").read_text())) == {"recipe", "equivalent"}
+    assert set(json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))) == {"recipe", "equivalent"}

@@ -269,4 +269,4 @@ def test_an_alpha_within_the_file_that_is_no_number(tmp_path):
 def test_json_config_of_ours(tmp_path):
     saved = read(peft_folder(tmp_path, eta=2.0, variant="allora", adaptor="inverse_sqrt"))
     assert saved.config["eta"] == 2.0
-    assert json.loads((tmp_path / "adapter_config.json").read_text()) == saved.config
+    assert json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8")) == saved.config

@@ -20,7 +20,7 @@ def test_table_and_json_and_figure(capsys, tmp_path):
     assert cli.main(STUDY, [*SMALL, "--json", str(paths[0]), "--figure", str(paths[1])]) == 0
     assert "First step with a lower risk than plain gradient descent: step" in capsys.readouterr().out
     assert paths[1].stat().st_size > 10_000
-    document = json.loads(paths[0].read_text())
+    document = json.loads(paths[0].read_text(encoding="utf-8"))
     predicted, measured = document["predicted"], document["measured"]
     assert predicted["step"] == [1, 2, 5, 10, 20, 30]
     assert predicted["learning_rate"] == pytest.approx(0.1 * predicted["limit_mean_square"])
@@ -39,7 +39,7 @@ def test_the_factors_too(placement, capsys, tmp_path):
     assert "in A and B of rank 2" in printed
     assert "averaged" not in printed
     assert paths[1].stat().st_size > 10_000
-    document = json.loads(paths[0].read_text())
+    document = json.loads(paths[0].read_text(encoding="utf-8"))
     predicted, measured = document["predicted"], document["measured"]
     assert predicted["step_size"] < 0.1
     for name in ("covariance_trace", "risk"):

@@ -43,7 +43,7 @@ def test_gzip_and_plain_files_have_one_digest_and_any_change_another(tmp_path):
     packed.mkdir()
     for name in ("train", "test"):
         with gzip.open(packed / f"{name}.jsonl.gz", "wt", encoding="utf-8") as stream:
-            stream.write((tmp_path / "a" / f"{name}.jsonl").read_text() + "\n")
+            stream.write((tmp_path / "a" / f"{name}.jsonl").read_text(encoding="utf-8") + "\n")
     assert data.load(str(packed)).digest == plain.digest
     changed = [
         folder(tmp_path / "c", ROWS[::-1]),
@@ -59,7 +59,7 @@ def test_a_byte_order_mark_is_no_part_of_a_row(tmp_path):
     plain = data.load(str(folder(tmp_path / "a", info=info))).digest
     marked = folder(tmp_path / "b", info=info)
     for path in marked.iterdir():
-        path.write_text(path.read_text(), encoding="utf-8-sig")
+        path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
     assert data.load(str(marked)).digest == plain
     with gzip.open(marked / "train.jsonl.gz", "wb") as stream:
         stream.write((marked / "train.jsonl").read_bytes())

@@ -55,7 +55,7 @@ def padding_error(pretrained):
 def test_a_config_that_claims_two_billion_layers_is_refused_at_once(folders, tmp_path):
     shutil.copytree(folders["bert"], tmp_path / "bert")
     config = tmp_path / "bert" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 2**31}))
+    config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"num_hidden_layers": 2**31}))
     models.load(str(folders["bert"]), 2)  # imports what it needs
     with limited(10), pytest.raises(ArgumentError, match="claims 2,147,483,648 layers"):
         models.load(str(tmp_path / "bert"), 2)

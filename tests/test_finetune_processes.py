@@ -40,7 +40,7 @@ def flags(root, results, *more):
 
 def record(results):
     (path,) = results.iterdir()
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.filterwarnings("ignore:.*barrier.*:UserWarning")

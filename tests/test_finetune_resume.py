@@ -77,7 +77,7 @@ def plain(result):
 
 def record(results):
     (path,) = results.glob("finetune-*.json")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def stop_at(monkeypatch, step, error):

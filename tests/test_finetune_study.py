@@ -55,7 +55,7 @@ def test_a_run_as_json_is_recorded_and_found_again(root, tmp_path, capsys):
     assert "Loading weights" not in first.err
     assert (tmp_path / "run.png").stat().st_size > 10_000
     (record,) = tmp_path.glob("finetune-*.json")
-    assert json.loads(record.read_text())["config"]["eta2"] == 2
+    assert json.loads(record.read_text(encoding="utf-8"))["config"]["eta2"] == 2
     assert main(STUDY, command) == 0
     assert json.loads(capsys.readouterr().out)["measured"] == measured
     assert len([*tmp_path.glob("finetune-*.json")]) == 1

@@ -171,7 +171,7 @@ def test_an_npz_is_called_by_its_name_and_its_path_stays_out_of_the_record(tmp_p
     assert found.measured["data"] == "ours"
     (record,) = records.find(tmp_path / "r", "gradient_std")
     assert record.config["data"] == "ours"
-    assert str(tmp_path) not in record.path.read_text()
+    assert str(tmp_path) not in record.path.read_text(encoding="utf-8")
     assert record.digests == {"data": images.load(str(path)).digest}
 
 

@@ -87,7 +87,7 @@ def test_a_job_that_fails_is_one_line_that_names_its_log_and_the_others_run(made
     assert (summary.ran, len(summary.failed)) == (1, 2)
     line, log = summary.failed[0].split("; its log is ")
     assert line.startswith(f"{wrong.words()}: OverflowError")
-    assert "Traceback" in Path(log).read_text()
+    assert "Traceback" in Path(log).read_text(encoding="utf-8")
     assert f"{right.setting.words()}: model '{tmp_path / 'bare'}': transformers cannot load it" in summary.failed[1]
     shown = capsys.readouterr().err
     for words in summary.failed:

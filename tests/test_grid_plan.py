@@ -35,7 +35,7 @@ def test_what_is_recorded_is_told_by_setting_content_and_protocol(made, tmp_path
     assert [found is not None for found in plan.recorded(wanted).values()] == [False, False, True, False, False, False]
     other = tiny_grid.sources(tmp_path / "other")  # the same content in other folders
     assert plan.recorded(tiny_grid.grid(other, wanted.results))[tiny_grid.grid(other, wanted.results).tasks[2]]
-    line = (other.films / "train.jsonl").read_text().splitlines(keepends=True)
+    line = (other.films / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (other.films / "train.jsonl").write_text("".join(line[1:]))
     plan.data_of.cache_clear()
     assert set(plan.recorded(tiny_grid.grid(other, wanted.results)).values()) == {None}

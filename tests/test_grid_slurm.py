@@ -124,7 +124,9 @@ def test_ctrl_c_leaves_the_jobs_and_the_same_call_waits_for_them_on_both_nodes(
     assert summary == grid.Summary(interrupted=True)
     assert "the jobs go on, and the same command waits for them again; to end them: scancel " in capsys.readouterr().err
     (folder,) = (wanted.results / "unfinished" / "jobs").iterdir()
-    assert sorted(json.loads((folder / jobs.SUBMITTED).read_text()).values()) == sorted(map(key, wanted.tasks))
+    assert sorted(json.loads((folder / jobs.SUBMITTED).read_text(encoding="utf-8")).values()) == sorted(
+        map(key, wanted.tasks)
+    )
     monkeypatch.setattr(jobs, "_submit", None)  # nothing is submitted twice
     watched(monkeypatch, lambda fleet: used.update(running(cluster).values()))
     assert grid.run(wanted, "slurm") == grid.Summary(known=0, ran=3)
@@ -235,7 +237,7 @@ def test_a_parameter_that_submitit_does_not_know_is_one_line(made, tmp_path):
 
 def test_without_the_cluster_it_says_so(cluster, made, tmp_path, monkeypatch):
     wanted = long(made, tmp_path / "results", 1)
-    text = (cluster / "slurm.conf").read_text()
+    text = (cluster / "slurm.conf").read_text(encoding="utf-8")
     (tmp_path / "slurm.conf").write_text(re.sub("SlurmctldPort=.*", "SlurmctldPort=1\nMessageTimeout=2", text))
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     with pytest.raises(ArgumentError, match="squeue does not answer; is the cluster up"):

@@ -34,7 +34,7 @@ def reference(made, tmp_path_factory):
 def written(path):
     """Whether a checkpoint's last file is written to its end; it is there, and empty, before."""
     try:
-        return "global_step" in json.loads(path.read_text())
+        return "global_step" in json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
 

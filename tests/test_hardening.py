@@ -146,7 +146,7 @@ def test_an_end_cut_by_a_kill_is_not_read(tmp_path):
     results = tmp_path / "ends.jsonl"
     results.write_text('{"mutant": 0}\n{"mutant": 1')
     assert mutants.ends(results) == [{"mutant": 0}]
-    assert results.read_text() == '{"mutant": 0}\n'
+    assert results.read_text(encoding="utf-8") == '{"mutant": 0}\n'
 
 
 def test_statements_of_the_suite_are_found_in_the_code():

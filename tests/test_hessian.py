@@ -151,7 +151,7 @@ x, g, a = (rng.standard_normal(shape) for shape in ((2048, 1024), (1024, 1024), 
 sides, svd = [], np.linalg.svd
 np.linalg.svd = lambda matrix, **options: sides.append(max(matrix.shape)) or svd(matrix, **options)
 values, counts = factor_spectrum(x, g, a), inertia(x, g, a)
-status = Path('/proc/self/status').read_text()
+status = Path('/proc/self/status').read_text(encoding="utf-8")
 peak = int(status.partition('VmHWM:')[2].split()[0]) / 2**20  # ru_maxrss would be the test process's own, if larger
 print(json.dumps([sides, peak, len(values), counts.negative, counts.zero, counts.positive]))
 """

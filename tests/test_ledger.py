@@ -110,7 +110,7 @@ def test_a_check_that_raises_is_exit_1_and_the_rest_is_printed(few, capsys, tmp_
     assert "error of the toolkit in the check of 3.2-raises: RuntimeError: planted" in err
     assert "4 claims on 1 printed statements: 1 holds, 1 holds_corrected, 1 not_run, 1 error" in out
     assert "Not as printed" in out
-    entry = json.loads(path.read_text())["claims"][2]
+    entry = json.loads(path.read_text(encoding="utf-8"))["claims"][2]
     assert entry["verdict"] is None
     assert entry["error"] == "RuntimeError: planted"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -158,8 +159,9 @@ def test_functional_call_takes_other_parameters(variant, tensors):
 
 
 def test_compiled_equals_eager():
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.lora_compiled"], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    # torch reads templates of its own in the locale's encoding.
+    environment = os.environ | {"PYTHONUTF8": "1"}
+    command = [sys.executable, "-m", "tests.lora_compiled"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "compiled equals eager" in done.stdout

@@ -91,7 +91,7 @@ def test_plain_peft_reads_an_export_without_a_warning(in_plain_peft, variant):
     found = results[f"{variant}, exported"]
     assert found["model"]["warnings"] == found["config"]["warnings"] == []
     assert near(torch.tensor(found["model"]["result"]), expected[variant])
-    saved = json.loads((folders[f"{variant}, exported"] / "adapter_config.json").read_text())
+    saved = json.loads((folders[f"{variant}, exported"] / "adapter_config.json").read_text(encoding="utf-8"))
     assert not {"variant", "eta", "adaptor"} & set(saved)
     assert saved["lora_alpha"] == (ETA * 3 if variant == "lora_x_eta" else 3)
 
@@ -99,7 +99,7 @@ def test_plain_peft_reads_an_export_without_a_warning(in_plain_peft, variant):
 def test_what_the_files_hold(in_plain_peft):
     _, folders, _ = in_plain_peft
     for variant in VARIANTS:
-        saved = json.loads((folders[variant] / "adapter_config.json").read_text())
+        saved = json.loads((folders[variant] / "adapter_config.json").read_text(encoding="utf-8"))
         assert (saved["variant"], saved["eta"], saved["adaptor"]) == (variant, ETA, "inverse_sqrt")
         assert sorted(os.listdir(folders[variant])) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
         assert saved["peft_type"].startswith("ASF_LORA" if variant == "asf_lora" else "LORA")
@@ -139,7 +139,7 @@ def test_a_file_of_asf_lora_from_before_its_type_said_what_it_is(in_plain_peft, 
     for file in folders["asf_lora"].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = tmp_path / "adapter_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"peft_type": "ASF_LORA"}))
+    config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"peft_type": "ASF_LORA"}))
     for model in (load(qwen(), tmp_path), PeftModel.from_pretrained(qwen(), tmp_path)):
         assert torch.equal(logits(model), expected["asf_lora"])
 
@@ -313,7 +313,7 @@ def test_gpt2s_lora_is_trained_on_and_exported_without_a_warning(tmp_path):
         model = get_peft_model(gpt2(), LoraConfig(**fields))
     randomise(model)
     model.save_pretrained(tmp_path / "lora")
-    assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["fan_in_fan_out"] is True
+    assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text(encoding="utf-8"))["fan_in_fan_out"] is True
     ours = train_on(gpt2(), tmp_path / "lora", eta=ETA)
     assert near(logits(ours), logits(model))
     export_lora(ours, tmp_path / "export")
@@ -326,6 +326,6 @@ def test_gpt2s_lora_is_trained_on_and_exported_without_a_warning(tmp_path):
 def test_export_without_a_task_says_which_model(tmp_path):
     model = get_peft_model(qwen(), allora_config(ETA, r=3, target_modules=["q_proj"]), "mine")
     export_lora(model, tmp_path, "mine")
-    saved = json.loads((tmp_path / "adapter_config.json").read_text())
+    saved = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
     assert saved["auto_mapping"]["base_model_class"] == "Qwen2ForSequenceClassification"
     assert saved["inference_mode"] is True

@@ -32,7 +32,7 @@ def damage(folder: Path, what: str) -> Path:
     if what == "no config":
         config.unlink()
     elif what == "torn config":
-        config.write_text(config.read_text()[:100])
+        config.write_text(config.read_text(encoding="utf-8")[:100])
     elif what == "list config":
         config.write_text("[]")
     elif what == "no weights":
@@ -52,7 +52,7 @@ def damage(folder: Path, what: str) -> Path:
     elif what == "other shapes":
         save_file(tensors | {first: tensors[first][:1].clone()}, weights)
     else:
-        saved = json.loads(config.read_text())
+        saved = json.loads(config.read_text(encoding="utf-8"))
         config.write_text(json.dumps(saved | json.loads(what)))
     return folder
 
@@ -104,7 +104,7 @@ def test_folders_that_do_not_load(tmp_path, what, match):
 def test_eta_that_is_missing_from_the_file(tmp_path):
     adapted().save_pretrained(tmp_path)
     path = tmp_path / "adapter_config.json"
-    saved = json.loads(path.read_text())
+    saved = json.loads(path.read_text(encoding="utf-8"))
     del saved["eta"]
     path.write_text(json.dumps(saved))
     with refused("adapter_config.json: eta is missing"):
@@ -241,7 +241,7 @@ def test_an_export_that_fails_leaves_the_earlier_one(tmp_path, monkeypatch, fail
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     monkeypatch.undo()
     export_lora(adapted(r=2), tmp_path)
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == 2
+    assert json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["r"] == 2
     assert {path.name for path in tmp_path.iterdir()} == before.keys()
 
 
@@ -262,7 +262,7 @@ def test_an_export_stopped_between_its_renames_leaves_no_mixed_pair(tmp_path, mo
     assert {path.name for path in tmp_path.iterdir()} == {"adapter_model.safetensors"}
     monkeypatch.undo()
     export_lora(adapted(r=2), tmp_path)
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == 2
+    assert json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["r"] == 2
 
 
 @pytest.mark.bad_input

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -23,7 +24,7 @@ def test_atomic_writing_leaves_the_old_file_when_it_fails(tmp_path):
 
     with pytest.raises(OSError, match="No space"):
         outputs.write_atomically(path, fails)
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -33,7 +34,7 @@ def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path):
     link.symlink_to(target)
     outputs.write_text("--json", link, "new")
     assert link.is_symlink()
-    assert target.read_text() == "new"
+    assert target.read_text(encoding="utf-8") == "new"
 
 
 def test_a_stream_that_was_redirected_to_a_file_is_written_where_it_is(tmp_path):
@@ -45,20 +46,20 @@ def test_a_stream_that_was_redirected_to_a_file_is_written_where_it_is(tmp_path)
         before = os.fstat(stream.fileno()).st_ino
         subprocess.run([sys.executable, "-c", code], stdout=stream, check=True, timeout=60)
         assert path.stat().st_ino == before
-    assert "second" in path.read_text()
+    assert "second" in path.read_text(encoding="utf-8")
 
 
 def test_what_is_no_text_in_a_path_is_escaped(tmp_path):
     path = tmp_path / "a.json"
     outputs.write_text("--json", path, json.dumps({"data": "d\udcff.npz"}, ensure_ascii=False))
-    assert json.loads(path.read_text()) == {"data": "d\udcff.npz"}
+    assert json.loads(path.read_text(encoding="utf-8")) == {"data": "d\udcff.npz"}
 
 
 def test_the_longest_name_can_be_written_and_a_longer_one_is_refused_before(tmp_path):
     path = tmp_path / ("n" * 250 + ".json")
     outputs.check_writable("--json", path)
     outputs.write_text("--json", path, "{}")
-    assert path.read_text() == "{}"
+    assert path.read_text(encoding="utf-8") == "{}"
     with pytest.raises(ArgumentError, match="name too long"):
         outputs.check_writable("--json", tmp_path / ("n" * 251 + ".json"))
 
@@ -81,3 +82,12 @@ def test_one_file_for_two_outputs_or_over_an_input_is_refused(tmp_path):
     for written, read in (({"--json": one}, {"--data": one}), ({"--json": other, "--figure": other}, {})):
         with pytest.raises(ArgumentError, match="must be two files"):
             outputs.check_apart(written, read)
+
+
+def test_json_on_a_stream_without_our_letters_is_json():
+    document = '{"λ": "½𝟙"}'
+    for encoding, unchanged in (("utf-8", True), ("ascii", False), ("latin-1", False)):
+        found = outputs.json_for(io.TextIOWrapper(io.BytesIO(), encoding), document)
+        assert (found == document) == unchanged
+        assert json.loads(found) == json.loads(document)
+        found.encode(encoding)

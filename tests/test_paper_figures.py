@@ -98,8 +98,8 @@ def test_records_are_named_in_the_file(empty, still):
     on_disk = {path.stem for path in (empty / "results").glob("*.json")}
     assert len(source["records"]) == len(on_disk) == 33
     assert set(source["records"]) == on_disk
-    assert f"<!-- source: {json.dumps(source)} -->" in (empty / "table_3.md").read_text()
-    assert json.dumps(source) in (empty / "table_3.tex").read_text().splitlines()[0]
+    assert f"<!-- source: {json.dumps(source)} -->" in (empty / "table_3.md").read_text(encoding="utf-8")
+    assert json.dumps(source) in (empty / "table_3.tex").read_text(encoding="utf-8").splitlines()[0]
 
 
 @pytest.mark.bad_input
@@ -119,7 +119,7 @@ def test_a_mistake_is_one_line_and_exit_2(words, told, tmp_path, monkeypatch, ca
     assert out == ""
     assert told in err
     assert err.count("\n") == 1
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_help_imports_nothing_heavy():

@@ -130,7 +130,9 @@ def test_the_files_and_headings_that_a_page_links_to_exist(page):
         path, _, name = link.partition("#")
         target = page.parent / path if path else page
         assert target.exists(), link
-        assert not name or name in map(anchor, re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE)), link
+        assert not name or name in map(
+            anchor, re.findall(r"^#+ (.*)", target.read_text(encoding="utf-8"), re.MULTILINE)
+        ), link
 
 
 def row(name: str, finding: Finding | None, statement: str = "x") -> View:

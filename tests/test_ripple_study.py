@@ -54,7 +54,7 @@ def test_table_and_figure_files(tmp_path, capsys):
     assert "m̄ =" in printed
     assert "ALLoRA's forward pass" in printed
     assert figure.stat().st_size > 10_000
-    assert json.loads(out.read_text())["study"] == "ripple"
+    assert json.loads(out.read_text(encoding="utf-8"))["study"] == "ripple"
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_every_page_is_small_has_a_title_and_a_description(folder, pages):
     assert not [path for path, title in titles.items() if title.startswith("Index")]
     assert all(descriptions.values())
     assert len(set(descriptions.values())) > 0.9 * len(descriptions)
-    assert (folder / "sitemap.xml").read_text().count("<loc>") >= len(pages) - 1
+    assert (folder / "sitemap.xml").read_text(encoding="utf-8").count("<loc>") >= len(pages) - 1
 
 
 def test_what_a_page_loads_of_its_own_is_small(folder, pages):

@@ -159,7 +159,7 @@ def test_a_layer_is_recorded_once_and_read(made, tmp_path, capsys, monkeypatch):
     assert experiment.run(asked) == 0
     (record,) = records.find(asked.results, STUDY)
     assert record.result["foretold"]["ranks"].keys() == record.result["singular_values"].keys()
-    assert str(tmp_path) not in record.path.read_text()
+    assert str(tmp_path) not in record.path.read_text(encoding="utf-8")
     capsys.readouterr()
     assert experiment.run(asked) == 0
     assert capsys.readouterr().out == f"1 of 1 runs recorded in {asked.results}\n"

@@ -357,7 +357,7 @@ def main() -> int:
         reader = READERS[name]
         with tempfile.TemporaryDirectory() as folder:
             undisturbed(reader, reader.write(Path(folder)))  # what it imports is not its memory
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        used = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 2 * GIGABYTE, resource.RLIM_INFINITY))
         ends, found = attempts(name, count, arguments.seed)
         rows.append(

@@ -287,7 +287,9 @@ def attempts(name: str, kills: int, seed: int, before: tuple[int, int, int]) -> 
         def undisturbed() -> tuple[float, Any]:
             begun = time.monotonic()
             status = ended(started(lambda: task.call(folder), Path(home) / "said"))
-            assert status == 0, f"{name} undisturbed: {status}, {(Path(home) / 'said').read_text()[-400:]}"
+            assert status == 0, (
+                f"{name} undisturbed: {status}, {(Path(home) / 'said').read_text(encoding='utf-8')[-400:]}"
+            )
             lasts, content = time.monotonic() - begun, task.content(folder)
             shutil.rmtree(folder)
             return lasts, content

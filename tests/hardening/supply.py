@@ -71,7 +71,7 @@ def _first_line(distribution: importlib.metadata.Distribution) -> str:
     # Of the license's own file.
     for file in distribution.files or []:
         if file.name.lower().startswith(("licen", "copying")):
-            return next((line.strip() for line in file.read_text().splitlines() if line.strip()), "")
+            return next((line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()), "")
     return ""
 
 

@@ -154,13 +154,13 @@ def _until(true, what: str, seconds: float = 30) -> None:
 def _of_node(folder: Path, node: str) -> list[int]:
     """slurmd, the jobs that it started, and the slurmstepd above them, which have left it."""
     marks = {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={folder}/slurm.conf".encode()}
-    found = [int((folder / f"{node}.started").read_text())]
+    found = [int((folder / f"{node}.started").read_text(encoding="utf-8"))]
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if marks <= set((process / "environ").read_bytes().split(b"\0")):
-                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                parent = int((process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
                 found.append(int(process.name))
-                if Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd":
+                if Path(f"/proc/{parent}/comm").read_text(encoding="utf-8").strip() == "slurmstepd":
                     found.append(parent)
     return found
 
@@ -188,7 +188,7 @@ def hang_node(folder: Path, node: str, seconds: float) -> None:
 
 def kill_daemon(folder: Path, name: str) -> None:
     """One daemon dies; what it started lives on."""
-    _signal([int((folder / f"{name}.started").read_text())], signal.SIGKILL)
+    _signal([int((folder / f"{name}.started").read_text(encoding="utf-8"))], signal.SIGKILL)
 
 
 def stop(folder: Path) -> None:
@@ -198,7 +198,7 @@ def stop(folder: Path) -> None:
         kill_node(folder, node)
     for name in ("slurmctld", "munged"):
         with contextlib.suppress(OSError, ValueError):
-            os.killpg(int((folder / f"{name}.started").read_text()), signal.SIGTERM)
+            os.killpg(int((folder / f"{name}.started").read_text(encoding="utf-8")), signal.SIGTERM)
     while STARTED:
         STARTED.pop().wait(20)
 
