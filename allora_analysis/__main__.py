@@ -89,8 +89,8 @@ def run(arguments: Arguments) -> int:
 def _write(arguments: Arguments, rows: Sequence[ledger.Row], interrupted: bool) -> None:
     of, own = views(rows), arguments.results is not None
     document = as_json(of, own, interrupted)
-    printed = outputs.json_for(sys.stdout, document)
-    outputs.tell(lambda: print(printed) if arguments.json == "-" else written.show(of, _in_full(arguments, of)))
+    whole = _in_full(arguments, of)
+    outputs.tell(lambda: outputs.print_json(document) if arguments.json == "-" else written.show(of, whole))
     if arguments.json not in (None, "-"):
         outputs.write_text("--json", Path(arguments.json), document + "\n")
     if arguments.report is not None:

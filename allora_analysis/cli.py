@@ -136,7 +136,7 @@ def _run(study: Study, config: Any, output: Output) -> int:
     result = study.run(config)
     document = as_json(study, config, result)
     if output.json == "-":
-        outputs.tell(lambda: print(outputs.json_for(sys.stdout, document)))
+        outputs.tell(lambda: outputs.print_json(document))
     else:
         table = study.table(config, result)
         outputs.tell(lambda: show(table))

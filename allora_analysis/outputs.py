@@ -139,13 +139,13 @@ def say(line: str) -> None:
     tell(lambda: print(line))
 
 
-def json_for(stream: Any, document: str) -> str:
-    """JSON as a stream can take it: letters that its encoding lacks as JSON's own escapes."""
+def print_json(document: str) -> None:
+    """Print JSON; letters that standard output's encoding lacks as JSON's own escapes."""
     try:
-        document.encode(stream.encoding or "ascii")
+        document.encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
-        return "".join(letter if letter.isascii() else json.dumps(letter)[1:-1] for letter in document)
-    return document
+        document = "".join(letter if letter.isascii() else json.dumps(letter)[1:-1] for letter in document)
+    print(document)
 
 
 def remark(line: str) -> None:

@@ -84,10 +84,13 @@ def test_one_file_for_two_outputs_or_over_an_input_is_refused(tmp_path):
             outputs.check_apart(written, read)
 
 
-def test_json_on_a_stream_without_our_letters_is_json():
+def test_json_on_a_stream_without_our_letters_is_json(monkeypatch):
     document = '{"λ": "½𝟙"}'
     for encoding, unchanged in (("utf-8", True), ("ascii", False), ("latin-1", False)):
-        found = outputs.json_for(io.TextIOWrapper(io.BytesIO(), encoding), document)
+        stream = io.TextIOWrapper(io.BytesIO(), encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        outputs.print_json(document)
+        stream.flush()
+        found = stream.buffer.getvalue().decode(encoding).strip()
         assert (found == document) == unchanged
         assert json.loads(found) == json.loads(document)
-        found.encode(encoding)

@@ -291,7 +291,7 @@ def run(arguments: Arguments) -> int:
         )
     document = {one.name: {"answers": dict(one.lines), **one.numbers} for one in found}
     text = json.dumps(study.plain(document), indent=2, allow_nan=False, ensure_ascii=False)
-    outputs.tell(lambda: print(outputs.json_for(sys.stdout, text)) if arguments.json == "-" else _show(found))
+    outputs.tell(lambda: outputs.print_json(text) if arguments.json == "-" else _show(found))
     if arguments.json not in (None, "-"):
         outputs.write_text("--json", Path(arguments.json), text + "\n")
     return 0

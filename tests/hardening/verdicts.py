@@ -42,15 +42,23 @@ def loaded(way: dict[str, str]) -> str:
     return f"{way['OMP_NUM_THREADS']} threads, OpenBLAS {said}, torch {aten}".replace("1 threads", "1 thread")
 
 
-def differing(environment: dict[str, str], prefix: tuple[str, ...] = (), cwd: Path = ROOT) -> tuple[int, list[str]]:
-    """How many rows the ledger has in this environment, and what differs from the recorded."""
-    command = [*prefix, sys.executable, "-m", "allora_analysis", "--json", "-"]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+def differing(
+    environment: dict[str, str], flags: tuple[str, ...] = (), fields: tuple[str, ...] = ()
+) -> tuple[int, list[str]]:
+    """How many rows the ledger has in this environment, and which differ from the recorded: in all, or in these fields.
+
+    With fields, what they came to stands beside a row's name.
+    """
+    command = [sys.executable, "-m", "allora_analysis", *flags, "--json", "-"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         return 0, [f"status {done.returncode}: {done.stderr.strip()[-200:]}"]
     rows, recorded = json.loads(done.stdout)["claims"], json.loads(RECORDED.read_text(encoding="utf-8"))
-    seen = {row["id"]: {key: row[key] for key in recorded.get(row["id"], row)} for row in rows}
-    return len(rows), sorted(name for name in seen.keys() | recorded.keys() if seen.get(name) != recorded.get(name))
+    seen = {row["id"]: {key: row[key] for key in fields or recorded.get(row["id"], row)} for row in rows}
+    known = {name: {key: row[key] for key in fields or row} for name, row in recorded.items()}
+    names = sorted(name for name in seen.keys() | known.keys() if seen.get(name) != known.get(name))
+    words = {name: " and ".join(map(str, seen.get(name, {}).values())) for name in names}
+    return len(rows), [f"{name}: {words[name]}" if fields else name for name in names]
 
 
 def main() -> int:
