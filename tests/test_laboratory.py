@@ -190,7 +190,7 @@ def filled(values: dict[Cell, tuple[float, np.ndarray]]) -> Table:
         lower, middle, upper = table.candidates(cell)
         assert middle == rate
         assert lower < middle < upper
-        for other in (lower, upper):
+        for other in {*table.candidates(cell), *table.candidates(cell, fine=True)} - {rate}:
             table.rows[cell, other, 0, n] = Row((0.2,) * n, (0,) * n, (9.0,) * n)
         table.rows[cell, rate, 0, n] = Row((0.1,) * n, tuple(int(one) for one in 1000 * right), (0.3,) * n)
     return table
@@ -203,6 +203,9 @@ def test_each_seed_chooses_its_rate_on_its_own_validation_images():
     lower, middle, upper = table.candidates(cell)
     table.rows[cell, upper, 0, 4] = Row((0.05, None, 0.3, 0.01), (900, 0, 100, 850), (0.2, None, 1.0, 0.25))
     assert table.values(cell, "accuracy") == {0: 0.9, 1: 0.8, 2: 0.8, 3: 0.85}
+    assert table.candidates(cell, fine=True) == (0.032, 0.042, lower, 0.075, middle, 0.13, upper, 0.24, 0.32)
+    table.rows[cell, 0.24, 0, 4] = Row((0.04, 0.2, None, 0.02), (950, 0, 0, 100), (0.1, 9.0, None, 0.25))
+    assert table.values(cell, "accuracy", fine=True) == {0: 0.95, 1: 0.8, 2: 0.8, 3: 0.85}
     assert table.values(cell, "loss") == {0: 0.2, 1: 0.3, 2: 0.3, 3: 0.25}
     diverged = Row((None,) * 4, (0,) * 4, (None,) * 4)
     table.rows |= {(cell, rate, 0, 4): diverged for rate in (lower, middle, upper)}
@@ -223,6 +226,20 @@ def test_contrasts_are_read_at_the_best_rates_and_paired_by_seed():
     assert found.sign == 1
     assert np.ptp(found.interval) < 0.002  # pairing takes the seeds' own spread away
     assert list(table.contrasts(contrasts(), "accuracy")) == [one.question]
+
+
+def test_few_steps_are_judged_among_nine_rates():
+    """So near to a cliff that three rates of one arm lie below it, and of its twin the best is beyond."""
+    by_name = {one.name: one for one in contrasts()}
+    few, many = (by_name[f"ALLoRA − LoRA, sgd, {steps} steps"] for steps in STEPS)
+    assert (few.fine, many.fine) == (True, False)
+    assert (few.seeds, many.seeds) == (200, 100)
+    assert not any(one.fine for one in by_name.values() if one.question in ("dropout", "placement"))
+    table = filled({cell: (0.1, np.full(40, 0.8)) for cell in (few.first, few.second, many.first, many.second)})
+    better = Row((0.01,) * 40, (900,) * 40, (0.1,) * 40)  # at a rate that is not among three
+    table.rows |= {(cell, 0.13, 0, 40): better for cell in (few.first, many.first)}
+    found = table.contrasts([few, many], "accuracy")["rule"]
+    assert [round(found[one.name].mean, 3) for one in (few, many)] == [0.1, 0.0]
 
 
 def test_a_marginal_is_the_mean_over_cells_of_a_level():

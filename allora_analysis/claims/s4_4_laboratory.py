@@ -21,7 +21,7 @@ from scipy.special import stdtrit
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run
 from allora_analysis.claims.s3_1_small_runs import LEAST, POINTS, in_words
-from allora_analysis.laboratory.design import STEPS, Cell, contrasts, reference
+from allora_analysis.laboratory.design import FEW, STEPS, Cell, contrasts, reference
 from allora_analysis.laboratory.table import ALL_SEEDS, STUDY, Table, recorded
 from allora_analysis.statistics import OneSided, decide, one_sided
 
@@ -45,7 +45,9 @@ def in_points(table: Table | None, pairs: Mapping[str, tuple[Cell, Cell]]) -> di
     """Differences in points of test accuracy, seed by seed, over the seeds that all pairs have; None if too few."""
     if table is None:
         return None
-    known = {name: POINTS * np.array(table.differences(*of, "accuracy")) for name, of in pairs.items()}
+    known = {
+        name: POINTS * np.array(table.differences(*of, "accuracy", of[0].steps == FEW)) for name, of in pairs.items()
+    }
     seeds = min(map(len, known.values()))
     return {name: of[:seeds] for name, of in known.items()} if seeds >= LEAST else None
 

@@ -26,6 +26,8 @@ STEPS = (FEW, MANY)
 PLACEMENTS = ("input", "bottleneck")
 SEEDS = 100  # that judge a contrast
 FEWER = {"placement": 60}  # of a question added later, by its own rules
+FINE_SEEDS = 200  # that judge a contrast whose seeds choose among nine rates
+COARSE = ("dropout", "placement")  # questions whose seeds choose among three rates after few steps too
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,14 @@ class Contrast(NamedTuple):
     second: Cell
 
     @property
+    def fine(self) -> bool:
+        """Whether each seed chooses among nine rates, an eighth of a decade apart, instead of three."""
+        return self.first.steps == FEW and self.question not in COARSE
+
+    @property
     def seeds(self) -> int:
         """How many seeds judge it."""
-        return FEWER.get(self.question, SEEDS)
+        return FINE_SEEDS if self.fine else FEWER.get(self.question, SEEDS)
 
 
 def contrasts() -> list[Contrast]:

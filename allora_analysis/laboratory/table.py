@@ -74,24 +74,27 @@ class Table:
                 found[rate] = float(np.mean(losses))
         return dict(sorted(found.items()))
 
-    def candidates(self, cell: Cell) -> tuple[float, ...]:
-        """The rates among which each judging seed chooses: the best and its neighbors, a quarter of a decade away."""
+    def candidates(self, cell: Cell, fine: bool = False) -> tuple[float, ...]:
+        """The rates among which each judging seed chooses: the best and its neighbors, a quarter of a decade away.
+
+        With `fine`, those within half a decade of the best, an eighth of a decade apart.
+        """
         best, tried = self.best_rate(cell), list(self.scores(cell))
         if best is None:
             return ()
-        wanted = (best * 10**-0.25, best, best * 10**0.25)
+        wanted = [best * 10 ** (k / 8) for k in (range(-4, 5) if fine else (-2, 0, 2))]
         near = [min(tried, key=lambda rate, aim=aim: abs(math.log(rate / aim))) for aim in wanted]
         return tuple(
             rate if abs(math.log10(rate / aim)) < 0.02 else rounded(aim) for rate, aim in zip(near, wanted, strict=True)
         )
 
-    def values(self, cell: Cell, endpoint: str) -> dict[int, float]:
+    def values(self, cell: Cell, endpoint: str, fine: bool = False) -> dict[int, float]:
         """What judges a cell: each seed's test value at the rate that its own validation images choose.
 
         Only seeds that have run at all `candidates`; where the rate of the least validation loss diverged too, a guess.
         """
         choice("endpoint", endpoint, ENDPOINTS)
-        rates, tried = self.candidates(cell), {}
+        rates, tried = self.candidates(cell, fine), {}
         for (other, rate, first, _), row in self.rows.items():
             if other == cell and rate in rates and first != TUNING.start:
                 for seed, columns in enumerate(zip(*row, strict=True), first):
@@ -118,9 +121,9 @@ class Table:
             return math.log(classes) if loss is None else loss
         return 1 / classes if loss is None else right / self.header["test_images"]
 
-    def differences(self, first: Cell, second: Cell, endpoint: str) -> list[float]:
+    def differences(self, first: Cell, second: Cell, endpoint: str, fine: bool = False) -> list[float]:
         """First minus second by seed, for the seeds that both have."""
-        ours, theirs = self.values(first, endpoint), self.values(second, endpoint)
+        ours, theirs = self.values(first, endpoint, fine), self.values(second, endpoint, fine)
         return [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
 
     def contrasts(self, wanted: Iterable[Contrast], endpoint: str) -> dict[str, dict[str, Difference]]:
@@ -130,7 +133,7 @@ class Table:
         """
         found: dict[str, dict[str, list[float]]] = {}
         for one in wanted:
-            values = self.differences(one.first, one.second, endpoint)
+            values = self.differences(one.first, one.second, endpoint, one.fine)
             if len(values) > 1:
                 found.setdefault(one.question, {})[one.name] = values
         return {question: paired_family(of, grain=TIE) for question, of in found.items()}
