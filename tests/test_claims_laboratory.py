@@ -8,6 +8,7 @@ import pytest
 from allora_analysis.claims import s3_1_small_runs as section
 from allora_analysis.claims import s4_4_laboratory as comparisons
 from allora_analysis.claims.claim import in_part
+from allora_analysis.laboratory.design import contrasts
 from allora_analysis.laboratory.table import Table
 from tests.ledger_rows import finding
 
@@ -15,7 +16,7 @@ CLAIM = section.dropout_few_and_many_steps
 
 
 def plant(monkeypatch, few, many, spread=1e-3, seeds=40):
-    def differences(self, first, second, endpoint):
+    def differences(self, first, second, endpoint, fine=False):
         gaps = np.random.default_rng(first.steps).normal(0, spread, seeds)
         return list(gaps - gaps.mean() + (few if first.steps == section.STEPS[0] else many))
 
@@ -66,12 +67,23 @@ def test_not_run_without_a_table(tmp_path):
 def plant_gaps(monkeypatch, gap, control=0.0):
     """Differences of two cells, the `gap` of both on average; of two names of one arm the control's."""
 
-    def differences(self, first, second, endpoint):
+    def differences(self, first, second, endpoint, fine=False):
         noise = np.random.default_rng([first.steps, int(first.eta2 or 0)]).normal(0, 1e-3, 40)
         same = first.adaptor == "constant" and second.rule == "lora"
         return list(noise - noise.mean() + (control if same else gap(first, second)))
 
     monkeypatch.setattr(Table, "differences", differences)
+
+
+@pytest.mark.parametrize("question", ["rule", "control", "eta2", "adaptor"])
+def test_rows_read_what_the_contrasts_read(monkeypatch, question):
+    """After few steps each seed at the best of nine rates, after many of three."""
+    monkeypatch.setattr(Table, "differences", lambda self, *of: [sum(map(hash, of))] * 40)
+    read = comparisons.in_points(Table({}), comparisons.named(question))
+    wanted = [one for one in contrasts() if one.question == question]
+    assert {one.fine for one in wanted} == {True, False}
+    for one in wanted:
+        assert read[one.name][0] == 100 * sum(map(hash, (one.first, one.second, "accuracy", one.fine)))
 
 
 @pytest.mark.parametrize("row", [comparisons.better_than_lora, comparisons.better_than_dora])

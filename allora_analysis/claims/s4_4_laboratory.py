@@ -33,7 +33,7 @@ laboratory_claim = functools.partial(
 )
 Samples = Mapping[str, np.ndarray]
 QUANTILE = float(stdtrit(4, 0.95))  # of Student's t; six controls, three and three of which share one LoRA
-RULE = "Student's t over seeds, one-sided at 0.05{holm}; {seeds} of {planned} seeds"
+RULE = "Student's t over seeds, one-sided at 0.05{holm}; {seeds}"
 
 
 def named(question: str, keep: Callable[[str], bool] = lambda _: True) -> dict[str, tuple[Cell, Cell]]:
@@ -42,19 +42,24 @@ def named(question: str, keep: Callable[[str], bool] = lambda _: True) -> dict[s
 
 
 def in_points(table: Table | None, pairs: Mapping[str, tuple[Cell, Cell]]) -> dict[str, np.ndarray] | None:
-    """Differences in points of test accuracy, seed by seed, over the seeds that all pairs have; None if too few."""
+    """Differences in points of test accuracy, seed by seed; None if a pair has too few."""
     if table is None:
         return None
     known = {
         name: POINTS * np.array(table.differences(*of, "accuracy", of[0].steps == FEW)) for name, of in pairs.items()
     }
-    seeds = min(map(len, known.values()))
-    return {name: of[:seeds] for name, of in known.items()} if seeds >= LEAST else None
+    return known if min(map(len, known.values())) >= LEAST else None
+
+
+def mean_of(of: Samples) -> np.ndarray:
+    """The mean over the settings, for each seed that all of them have."""
+    seeds = min(map(len, of.values()))
+    return np.mean([gaps[:seeds] for gaps in of.values()], axis=0)
 
 
 def on_average(of: Samples, margin: float) -> str:
     """The mean over the settings is above the margin: one test; refuted where it is below minus the margin."""
-    mean = np.mean(list(of.values()), axis=0)
+    mean = mean_of(of)
     ahead, behind = (decide({"mean": [mean + shift]}, test="t")["mean"].verdict for shift in (-margin, margin))
     return "holds" if ahead == "holds" else "refuted" if behind == "refuted" else "undecided"
 
@@ -86,9 +91,9 @@ def in_none(of: Samples, margins: Mapping[str, float]) -> str:
 
 def _evidence(of: Samples, holm: str) -> tuple[Evidence, dict[str, OneSided]]:
     found, told = in_words(of)
-    seeds = min(map(len, of.values()))
-    rule = RULE.format(holm=holm, seeds=seeds, planned=len(ALL_SEEDS))
-    return Evidence({"difference": "above 0"}, told, rule, n=seeds), found
+    seeds = {length(name): len(gaps) for name, gaps in of.items()}
+    rule = RULE.format(holm=holm, seeds=", ".join(f"{n} seeds after {steps}" for steps, n in seeds.items()))
+    return Evidence({"difference": "above 0"}, told, rule, n=min(seeds.values())), found
 
 
 def _by_length(known: Samples) -> str:
@@ -116,7 +121,7 @@ def averaged(
     spread = noise(control)
     margin = QUANTILE * math.hypot(*(spread[length(name)] for name in known)) / len(known)
     tested = cases.test(known, lambda of: on_average(of, margin))
-    overall = one_sided(np.mean(list(known.values()), axis=0), "t")
+    overall = one_sided(mean_of(known), "t")
     more = in_points(table, beside) if beside else {}
     holm = f" of the mean over the settings, margin {margin:.2f} points; one by one unadjusted"
     evidence, _ = _evidence({**known, **control, **(more or {})}, holm)

@@ -353,7 +353,7 @@ def main() -> int:
             own = {*named, *package_tests(mutant.path)} if arguments.again else {*named} - measured_files
             tests = {test for test in tests if _file(test) in {*named, *package_tests(mutant.path)}}
             tests |= {test for test in server.tests if test not in covering.seconds and _file(test) in own}
-            return server.run(change, tests, most, named)
+            return server.run(change, tests, most, named) if tests else ("survived", "")
 
         _all(arguments, results, until, end, tell)
 
