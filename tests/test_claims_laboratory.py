@@ -78,12 +78,12 @@ def plant_gaps(monkeypatch, gap, control=0.0):
 @pytest.mark.parametrize("question", ["rule", "control", "eta2", "adaptor"])
 def test_rows_read_what_the_contrasts_read(monkeypatch, question):
     """After few steps each seed at the best of nine rates, after many of three."""
-    monkeypatch.setattr(Table, "differences", lambda self, *of: [sum(map(hash, of))] * 40)
+    monkeypatch.setattr(Table, "differences", lambda self, *of: [hash(of) % 1000] * 40)
     read = comparisons.in_points(Table({}), comparisons.named(question))
     wanted = [one for one in contrasts() if one.question == question]
     assert {one.fine for one in wanted} == {True, False}
     for one in wanted:
-        assert read[one.name][0] == 100 * sum(map(hash, (one.first, one.second, "accuracy", one.fine)))
+        assert read[one.name][0] == 100 * (hash((one.first, one.second, "accuracy", one.fine)) % 1000)
 
 
 @pytest.mark.parametrize("row", [comparisons.better_than_lora, comparisons.better_than_dora])
