@@ -11,6 +11,7 @@ import pytest
 
 from allora_analysis.claims.tables import (
     accuracies,
+    beyond_chance,
     contrasts,
     procedures,
     prose_of_results,
@@ -21,7 +22,7 @@ from allora_analysis.claims.tables import (
 from allora_analysis.validation import ArgumentError
 from tests.ledger_rows import Rows
 
-CLAIMS = Rows(table_1, tables_2_to_4, procedures, prose_of_results)
+CLAIMS = Rows(table_1, tables_2_to_4, procedures, prose_of_results, beyond_chance)
 del CLAIMS["T3-procedure"]  # tests/test_claims_tables_procedures.py
 finding = CLAIMS.finding
 
@@ -147,13 +148,16 @@ PLANTED = [
     ("6-better-than-lora", contrasts, "of", of(-0.25), "undecided"),
     ("4.4-no-difference", contrasts, "of", of(9.0), "refuted"),
     ("4.4-no-difference", contrasts, "of", of(0.4), "undecided"),
-    ("4.5-better-than-dora", contrasts, "of", of(9.0), "holds"),
+    ("4.5-better-than-dora", contrasts, "of", of(-0.1), "refuted"),  # behind in one model's average
+    ("4.5-better-than-dora-beyond-chance", contrasts, "of", of(9.0), "holds"),
     ("4.5-allora-0-better-than-dora", contrasts, "of", of(-9.0), "refuted"),
-    ("5.1-better-than-od", contrasts, "of", of(0.1), "holds"),
+    ("5.1-better-than-od", contrasts, "of", of(-0.1), "refuted"),  # behind in one model's average
     ("5.2-better-than-asf", contrasts, "of", of(-0.5), "undecided"),
     ("5.2-better-than-eta", contrasts, "of", of(-0.5), "undecided"),
     ("5.2-asf-significantly", contrasts, "of", of(2.0), "holds"),
-    ("5.2-asf-not-better", contrasts, "of", of(-9.0), "refuted"),
+    ("5.2-asf-not-better", contrasts, "of", of(-0.2), "refuted"),
+    ("5.2-asf-not-better-beyond-chance", contrasts, "of", of(-9.0), "refuted"),
+    ("5.2-asf-not-better-beyond-chance", contrasts, "of", of(0.5), "holds"),
     ("5.2-better-family", contrasts, "of", of(-0.3), "undecided"),
     ("5.2-better-family", contrasts, "of", of(-9.0), "refuted"),
     ("6-optimal", contrasts, "of", of(-9.0), "refuted"),
@@ -170,7 +174,7 @@ PLANTED = [
 @pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), PLANTED)
 def test_planted_errors_change_verdicts(monkeypatch, identifier, module, name, wrong, expected):
     monkeypatch.setattr(module, name, wrong)
-    for other in (table_1, prose_of_results):  # who imported the planted name sees it too
+    for other in (table_1, prose_of_results, beyond_chance):  # who imported the planted name sees it too
         if module is contrasts and hasattr(other, name):
             monkeypatch.setattr(other, name, wrong)
     assert finding(identifier).verdict == expected
@@ -249,7 +253,7 @@ def test_twice_the_pairs_decide_what_three_models_cannot(monkeypatch):
         return contrasts.Gaps(values, found.labels * 2, found.clusters + again)
 
     monkeypatch.setattr(contrasts, "of", doubled)
-    decided = ("4.5-better-than-dora", "5.1-better-than-od", "6-optimal-beyond-chance")
+    decided = ("4.5-better-than-dora-beyond-chance", "6-optimal-beyond-chance")
     assert {finding(name).verdict for name in decided} == {"holds"}
     assert finding("6-over-backbones").verdict == "undecided"
 

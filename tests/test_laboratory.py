@@ -68,6 +68,16 @@ def test_every_contrast_differs_in_what_it_names():
     assert {rule for one in contrasts() for rule in (one.first.rule,)} >= {*PEFT, "allora", "allora_adamw"}
 
 
+@pytest.mark.parametrize("steps", STEPS)
+def test_controls_are_names_of_one_arm_and_share_no_cell(steps):
+    """LoRA's effective rate ηl and nothing else; four that share no cell are four degrees of freedom."""
+    control = [one for one in contrasts() if one.question == "control" and one.first.steps == steps]
+    cells = [cell for one in control for cell in (one.first, one.second)]
+    assert len(set(cells)) == len(cells) == 8
+    assert all(cell.rule == "lora" or cell.adaptor == "constant" for cell in cells)
+    assert all(one.first.optimizer == one.second.optimizer != "adamw" for one in control)
+
+
 def test_the_rules_are_stated():
     words = laboratory.__doc__
     assert all(f"**{title}.**" in words for title in STATED)

@@ -48,4 +48,5 @@ SECTIONS = (
     "tables.procedures",
     "s4_4_one_rate",
     "tables.prose_of_results",
+    "tables.beyond_chance",
 )

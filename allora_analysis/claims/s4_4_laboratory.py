@@ -2,9 +2,9 @@
 
 The rows read the table of `python -m experiments.laboratory`, which states network, data, seeds and how each arm's rate
 is chosen; the comparisons are those that it names, but for ALLoRA minus DoRA, which was formed after the runs. The
-choice of rates has a noise of its own, which no seed shows: six controls a length compare two names of one arm. What
+choice of rates has a noise of its own, which no seed shows: four controls a length compare two names of one arm. What
 counts as clear is beyond `QUANTILE` times their root mean square, in a mean over settings beyond what that comes to in
-it; `experiments.laboratory` has the rule, which is older than five of the six. Checked by
+it; `experiments.laboratory` has the rule and says what had been seen before it. Checked by
 `tests/test_claims_laboratory.py`, which plants differences.
 """
 
@@ -32,7 +32,7 @@ laboratory_claim = functools.partial(
     reads=STUDY,
 )
 Samples = Mapping[str, np.ndarray]
-QUANTILE = float(stdtrit(4, 0.95))  # of Student's t; six controls, three and three of which share one LoRA
+QUANTILE = float(stdtrit(4, 0.95))  # of Student's t; four controls, no two of which share a cell
 RULE = "Student's t over seeds, one-sided at 0.05{holm}; {seeds}"
 
 

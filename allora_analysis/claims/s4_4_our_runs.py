@@ -198,11 +198,10 @@ def table_4(cases: Cases, folder: Path | None) -> Finding:
 
 @our_claim(
     "5.1-early-epochs",
-    where="§5.1, on all-MiniLM-L6-v2",
-    says="The result matches our conjecture that stochastic noise experienced by ALLoRA-OD might have dragged down "
-    "accuracy at early epochs.",
-    reading="After the first of two epochs ALLoRA is ahead of ALLoRA-OD on average over η² and the data sets recorded; "
-    "Table 4 prints the last epoch alone.",
+    where="beyond the paper: §5.1, on all-MiniLM-L6-v2",
+    says="After the first of two epochs ALLoRA is more accurate than ALLoRA-OD.",
+    reading="On average over η² and the data sets recorded; the paper conjectures it, and its Table 4 prints the last "
+    "epoch alone.",
     command=f"{command('perception', PERCEIVED)} && {command('ablation', ABLATED)}",
     depends_on=("5.1-better-than-od", "4-od-noise"),
 )
@@ -250,7 +249,7 @@ def best_rate(runs: Runs, wanted: Iterable[Setting], arm: str) -> float | None:
     )
 
 
-SEQUENTIAL = {"above": "holds", "below": "refuted", "equivalent": "refuted", "open": "undecided"}
+SEQUENTIAL = {"above": "holds", "below": "refuted", "equivalent": "undecided", "open": "undecided"}
 SEQUENTIAL_RULE = (
     "e-values of Student's t, which takes differences as normal (a run that stays at chance is not), at ±0.5 "
     "standard deviations, 20 either way or both bounds within the margin, "
@@ -290,7 +289,8 @@ def _seed_by_seed(
         "refuted": f"No: {told}, {one.n} seeds.",
     }
     if one.verdict == "equivalent":
-        answers["refuted"] = f"No, less than {100 * margin:g} points either way: {told}, {one.n} seeds."
+        mean = f"mean {100 * one.mean + 0.0:+.1f}, {one.n} seeds"
+        answers["undecided"] = f"Undecided which is ahead: within {100 * margin:g} points either way, {mean}."
     wanted = f"an e-value of 20 either way, or both bounds within ±{100 * margin:g} points"
     measured = {
         OURS: dataclasses.asdict(one) | {"differences": used},
@@ -310,7 +310,7 @@ def _seed_by_seed(
             "test accuracy of ALLoRA without dropout minus LoRA's, rotten_tomatoes",
             *ends,
         ),
-        corrected=f"would be decided by {wanted}" if one.verdict == "open" else None,
+        wanted=f"would be decided by {wanted}" if one.verdict == "open" else "excluded: a gain beyond the margin",
         flips_if=wanted if one.verdict == "open" else f"a first decision of the {CAP} seeds on another side",
     )
 
@@ -353,7 +353,7 @@ def best_rate_claim(identifier: str, model: str, optimizer: str, spelt: str) -> 
         where=f"beyond the paper: Abstract, on {model} under {spelt}",
         says=f"On {model}, too, ALLoRA is more accurate than LoRA.",
         reading="ALLoRA-0 against LoRA, as no arm here has dropout, each at its own best learning rate of those tried; "
-        "refuted too where the gain is bounded within ±0.3 points, the paper's own on average.",
+        "where both bounds come within ±0.3 points, which 40 seeds see with power 0.8, the runs stop.",
         command=f"{command('learning_rates', listed(model, optimizer))} && {command('own_best_rate', frozen)}",
     )
 

@@ -153,10 +153,11 @@ def _contrasts(steps: int) -> list[Contrast]:
     adamw, sgd = lora["adamw"], allora("sgd")
     dropped = {rate: dataclasses.replace(adamw, drop_rate=rate) for rate in DROP_RATES[1:]}
     after = allora("adamw", rule="allora_adamw")
-    found = [  # 0 at equal ηl
-        Contrast("control", f"constant η² = {eta2:g} − LoRA, {name}", allora(name, "constant", eta2), lora[name])
-        for name, eta2 in itertools.product(("sgd", "momentum"), ETA2[1:])
-    ]
+    found = []
+    for name in ("sgd", "momentum"):  # names of one arm, whose best rates are at one ηl; no two controls share a cell
+        two, four, sixteen = (allora(name, "constant", eta2) for eta2 in ETA2[1:])
+        found.append(Contrast("control", f"constant η² = 2 − LoRA, {name}", two, lora[name]))
+        found.append(Contrast("control", f"constant η² = 16 − 4, {name}", sixteen, four))
     found += [Contrast("rule", f"ALLoRA − LoRA, {name}", allora(name), lora[name]) for name in OPTIMIZERS]
     found += [Contrast("rule", "ALLoRAAdamW − LoRA, adamw", after, adamw)]
     found += [Contrast("rule", "ALLoRA − LoRA with dropout 0.05, adamw", allora("adamw"), dropped[0.05])]

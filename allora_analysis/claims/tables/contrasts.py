@@ -269,10 +269,13 @@ def everywhere(
     answer: str,
     more: Mapping[str, Any] | None = None,
     mended: tuple[str, Mapping[str, float]] | None = None,
+    yes: str = "Yes: in all {n}.",
+    size: Size | None = None,
 ) -> Finding:
     """A sentence that claims every case, of printed gaps: one not above 0 refutes it; {k} of {n} in the answer.
 
-    `mended`: a correction in words and its gaps, all of which must be above 0 for `holds_corrected`.
+    `mended`: a correction in words and its gaps, all of which must be above 0 for `holds_corrected`; `yes`: the answer
+    where it holds; `size`: another than in how many cases it is true.
     """
     words, others = mended or (None, {})
 
@@ -292,9 +295,9 @@ def everywhere(
     return tested.finding(
         refuted=words_of,
         holds_corrected=words_of,
-        holds=f"Yes: in all {len(values)}.",
+        holds=yes.format(n=len(values)),
         evidence=Evidence({"above 0": len(values)}, measured, source, n=len(values)),
-        size=Size(float(passed), f"of {len(values)} cases", "in which the sentence is true as printed"),
+        size=size or Size(float(passed), f"of {len(values)} cases", "in which the sentence is true as printed"),
         flips_if="a printed gap not above 0" if tested.verdict == "holds" else "every one of the printed gaps above 0",
         corrected=words if tested.verdict == "holds_corrected" else None,
         at_paper="mixed" if tested.verdict == "holds_corrected" else passed == len(values),

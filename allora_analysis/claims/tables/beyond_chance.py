@@ -1,0 +1,136 @@
+"""What Tables 1 and 4 show by more than chance, where the paper's sentence is read as a report of printed averages.
+
+Checked by `tests/test_claims_tables_rows.py`, which plants other numbers. Comparisons are judged by the rule of
+`statistics.directional`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from allora_analysis.claims.cases import Cases
+from allora_analysis.claims.claim import Evidence, Finding, Size, units_wanted
+from allora_analysis.claims.tables import contrasts
+from allora_analysis.claims.tables.contrasts import BY_NAME, MARGIN, RULE, by_the_rule, told_by
+from allora_analysis.claims.tables.prose_of_results import FAMILY
+from allora_analysis.claims.tables.table_1 import reported_claim
+from allora_analysis.statistics import in_every, judge_family
+
+ANSWERS = {
+    "undecided": "Undecided: {mean} points on average, better in {clusters} settings; may be chance (p = {p}).",
+    "holds": "Yes: {mean} points on average, more than chance (p = {p}).",
+}
+
+
+@reported_claim(
+    "4.5-better-than-dora-beyond-chance",
+    where="beyond the paper: §4.5, of more than the averages printed",
+    says="ALLoRA is more accurate than DoRA in Table 1 by more than chance.",
+    reading="On average over (model, rank).",
+    depends_on=("4.5-better-than-dora",),
+)
+def better_than_dora(cases: Cases) -> Finding:
+    """ALLoRA − DoRA in Table 1."""
+    return by_the_rule(cases, "ALLoRA − DoRA", ANSWERS)
+
+
+@reported_claim(
+    "4.5-allora-0-better-than-dora",
+    where="beyond the paper: §4.5, of more than the averages printed",
+    says="ALLoRA-0 is more accurate than DoRA in Table 1 by more than chance.",
+    reading="On average over (model, rank); the printed average is row 4.5-average.",
+    depends_on=("4.5-average",),
+)
+def allora_0_better_than_dora(cases: Cases) -> Finding:
+    """ALLoRA-0 − DoRA in Table 1."""
+    return by_the_rule(cases, "ALLoRA-0 − DoRA", ANSWERS)
+
+
+@reported_claim(
+    "6-optimal-beyond-chance",
+    where="beyond the paper: §6, of more than the averages printed",
+    says="ALLoRA is better than each other member of the family in Table 4 by more than chance.",
+    reading="On average: all three comparisons must hold.",
+    depends_on=("6-optimal",),
+)
+def optimal_in_family(cases: Cases) -> Finding:
+    """The three contrasts of the question together; the lead at each η² beside them."""
+    means = contrasts.family(FAMILY[0])
+
+    tested = cases.test(means, lambda samples: in_every(contrasts.judged(dict(samples))))
+    found = contrasts.judged(means)
+    leads = {f"{name}, {eta}": v for name in means for eta, v in contrasts.of(name).by_part((2,)).items()}
+    open_ones = [name.removeprefix("ALLoRA − ") for name, one in found.items() if one.verdict == "undecided"]
+    least, behind = min(found.values(), key=lambda one: one.mean), ", ".join(open_ones)
+    return tested.finding(
+        undecided=f"Undecided: the lead over {behind} may be chance.",
+        holds="Yes: better than each other member by more than chance.",
+        evidence=Evidence({"lead": "above 0 in each"}, {"judged": found, "lead at each η²": leads}, RULE, n=least.n),
+        size=Size(least.mean, "percentage points", "the least lead over another member", *least.interval),
+        wanted=f"would be decided by {units_wanted([least], 'pairs of model and data set')}",
+        flips_if=f"{least.needed} pairs of model and data set of this mean and spread",
+        at_paper=told_by(tested.verdict),
+    )
+
+
+@reported_claim(
+    "5.2-asf-not-better-beyond-chance",
+    where="beyond the paper: Figure 4, of more than the averages printed",
+    says=f"On average an adaptive scale factor is at most {MARGIN:g} points better than a fixed one, by more than "
+    "chance.",
+    reading="Half and twice that margin are in the evidence. The rule was changed after the numbers were seen.",
+    depends_on=("5.2-asf-not-better",),
+)
+def asf_not_better(cases: Cases) -> Finding:
+    """LoRA×η − ASF-LoRA in Table 4 against minus the margin, within its question; pairs that ASF-LoRA leads beside."""
+    name = "LoRA×η − ASF-LoRA"
+    means, pairs = contrasts.family(name), contrasts.of(name).by_cluster()
+
+    def above(margin: float) -> dict[str, np.ndarray]:
+        return {other: values + margin * (other == name) for other, values in means.items()}
+
+    tested = cases.test(above(MARGIN), lambda samples: judge_family(samples, grain=1e-9)[name].verdict)
+    one, mean = judge_family(above(MARGIN), grain=1e-9)[name], float(means[name].mean())
+    other = {f"{m:g}": judge_family(above(m), grain=1e-9)[name].verdict for m in (MARGIN / 2, 2 * MARGIN)}
+    measured = {
+        "mean": mean,
+        "at least the margin behind, judged": one,
+        "verdict at another margin": other,
+        "ASF-LoRA ahead": {", ".join(pair): -value for pair, value in pairs.items() if value < 0},
+    }
+    told = f"the fixed one is {mean:+.2f} points ahead"
+    shown = f"that it trails by under {MARGIN:g}"
+    needed = units_wanted([one], "pairs of model and data set")
+    return tested.finding(
+        undecided=f"Undecided: {told}; {shown} is not shown (p = {one.adjusted_p_value:.3f}).",
+        holds=f"Yes: {told}; {shown} is shown (p = {one.adjusted_p_value:.3f}).",
+        refuted=f"No: {told}.",
+        evidence=Evidence({"mean gap": f"above −{MARGIN:g}"}, measured, RULE, tolerance=MARGIN, n=one.n),
+        size=Size(mean, "percentage points", f"the mean gap {name}", *(end - MARGIN for end in one.interval)),
+        wanted=f"would be decided by {needed}",
+        flips_if=needed if tested.verdict == "undecided" else "an adjusted p-value above 0.05",
+        at_paper=told_by(tested.verdict),
+    )
+
+
+@reported_claim(
+    "6-over-backbones",
+    where="beyond the paper: §6, of more than the backbones printed",
+    says="A new backbone, too, would show that ALLoRA is more accurate than LoRA.",
+    reading="The unit is the model, of which Tables 1, 3 and 4 have three each.",
+    depends_on=("6-better-than-lora",),
+)
+def over_backbones(cases: Cases) -> Finding:
+    """Every contrast with the model as the unit: what no gaps of three models could have decided."""
+    models = {name: list(contrasts.of(name).by_part((0,)).values()) for name in BY_NAME}
+    tested = cases.test(models, lambda samples: judge_family({0: samples["ALLoRA − LoRA"]})[0].verdict)
+    one = judge_family({0: models["ALLoRA − LoRA"]})[0]
+    p_values = {name: judge_family({0: values})[0].p_value for name, values in models.items()}
+    n, least = units_wanted([one], "models"), one.smallest_p_value
+    return tested.finding(
+        undecided=f"Undecided, whatever the gaps: three models cannot tell (p is at least {least:g}).",
+        evidence=Evidence({"mean gap": "above 0"}, {"by model": models, "p_values": p_values}, RULE, n=one.n),
+        size=Size(one.mean, "percentage points", "the mean gap ALLoRA − LoRA over models"),
+        corrected=f"would be decided by {n}",
+        flips_if=n,
+    )
