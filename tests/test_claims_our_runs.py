@@ -298,7 +298,7 @@ def seeds_of_a_list(folder, name, seeds, gain, spread=0.004):
     [
         (0.004, 0.004, "holds", "Yes: +"),
         (-0.004, 0.004, "refuted", "No: -"),
-        (0.0001, 0.002, "undecided", "Undecided which is ahead: within 0.3 points either way, mean +0.0, "),
+        (0.0001, 0.002, "undecided", "Undecided which is ahead: within 0.3 points either way, mean +0."),
         (0.002, 0.02, "undecided", "Undecided after 30 of 60 seeds: between "),
     ],
 )
