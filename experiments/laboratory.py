@@ -168,12 +168,12 @@ class Bench:
         Returns:
             What the seeds found.
         """
-        key = (cell, rate, seeds.start, len(seeds))
-        if key not in self.table.rows:
+        place = (rate, seeds.start, len(seeds))
+        if place not in self.table.rows[cell]:
             outcomes = [self._run(self._task, cell, rate, seed) for seed in seeds]
             columns = (tuple(getattr(one, name) for one in outcomes) for name in Row._fields)
-            tables.add(self.table, key, Row(*columns))
-        return self.table.rows[key]
+            tables.add(self.table, (cell, *place), Row(*columns))
+        return self.table.rows[cell][place]
 
     def tune(self, cell: Cell) -> float:
         """Choose a cell's rate.
@@ -258,8 +258,8 @@ def begun(data: str, root: Path | None, path: Path) -> Bench:
 
 
 def _tell(table: Table) -> None:
-    runs = sum(seeds for _, _, _, seeds in table.rows)
-    outputs.say(f"{table.header['data']}: {runs} runs of {len({key[0] for key in table.rows})} cells")
+    runs = sum(seeds for of in table.rows.values() for _, _, seeds in of)
+    outputs.say(f"{table.header['data']}: {runs} runs of {len(table.rows)} cells")
     for endpoint in ENDPOINTS:
         unit, scale = ("points", 100) if endpoint == "accuracy" else ("nats", 1)
         for factor in ("rule", "adaptor", "eta2", "drop_rate", "steps", "optimizer"):

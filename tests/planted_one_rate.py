@@ -18,7 +18,7 @@ def planted(accuracy, seeds=ALL) -> Table:
     table = Table(tables.header("toy", "0", 5, IMAGES))
     for optimizer, best in zip(OPTIMIZERS, (0.01, 0.1), strict=True):
         for factor in (0.1, 1.0, 10.0):
-            table.rows[lora(optimizer), best * factor, 1000, 5] = Row(
+            table.rows[lora(optimizer)][best * factor, 1000, 5] = Row(
                 (1 + abs(math.log(factor)),) * 5, (0,) * 5, (1.0,) * 5
             )
     for index, point in enumerate(points()):
@@ -26,7 +26,7 @@ def planted(accuracy, seeds=ALL) -> Table:
         shares = accuracy(point) + noise - noise.mean()
         right = tuple(int(one) for one in np.rint(IMAGES * shares))
         losses = tuple(float(1 - share) for share in shares)
-        table.rows[point.cell, point.rate(table), 0, seeds] = Row(losses, right, losses)
+        table.rows[point.cell][point.rate(table), 0, seeds] = Row(losses, right, losses)
     return table
 
 

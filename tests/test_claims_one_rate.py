@@ -157,5 +157,5 @@ def test_each_seed_takes_the_eta_of_its_own_validation_images():
         point = section.Point(section.arm(section.ALLORA, "sgd", eta2), "sgd", "quarter")
         scores = tuple(0.1 if seed % 3 == place else None if eta2 == 4 else 0.5 for seed in SEEDS)
         right = (IMAGES // 10 * (place + 1),) * len(SEEDS)
-        table.rows[point.cell, point.rate(table), 0, len(SEEDS)] = Row(scores, right, (0.3,) * len(SEEDS))
+        table.rows[point.cell][point.rate(table), 0, len(SEEDS)] = Row(scores, right, (0.3,) * len(SEEDS))
     assert section.best_of_three(table, section.ALLORA, "sgd")[:4].tolist() == [10.0, 20.0, 30.0, 10.0]

@@ -27,6 +27,7 @@ def saved(folder, name="tiny.npz", **changed):
 def test_digits():
     found = images.load("digits")
     x, y = load_digits(return_X_y=True)
+    assert all(map(np.array_equal, images.digits(), (x, y)))
     assert (found.name, found.classes) == ("digits", 10)
     assert found.x_train.shape == (1438, 64)
     assert found.x_test.shape == (359, 64)

@@ -196,13 +196,13 @@ def filled(values: dict[Cell, tuple[float, np.ndarray]]) -> Table:
     for cell, (rate, right) in values.items():
         n = len(right)
         for factor in (0.1, 1.0, 10.0):
-            table.rows[cell, rate * factor, 1000, 5] = Row((1.0 + abs(math.log(factor)),) * 5, (0,) * 5, (1.0,) * 5)
+            table.rows[cell][rate * factor, 1000, 5] = Row((1.0 + abs(math.log(factor)),) * 5, (0,) * 5, (1.0,) * 5)
         lower, middle, upper = table.candidates(cell)
         assert middle == rate
         assert lower < middle < upper
         for other in {*table.candidates(cell), *table.candidates(cell, fine=True)} - {rate}:
-            table.rows[cell, other, 0, n] = Row((0.2,) * n, (0,) * n, (9.0,) * n)
-        table.rows[cell, rate, 0, n] = Row((0.1,) * n, tuple(int(one) for one in 1000 * right), (0.3,) * n)
+            table.rows[cell][other, 0, n] = Row((0.2,) * n, (0,) * n, (9.0,) * n)
+        table.rows[cell][rate, 0, n] = Row((0.1,) * n, tuple(int(one) for one in 1000 * right), (0.3,) * n)
     return table
 
 
@@ -211,17 +211,17 @@ def test_each_seed_chooses_its_rate_on_its_own_validation_images():
     cell = Cell("lora", "sgd")
     table = filled({cell: (0.1, np.full(4, 0.8))})
     lower, middle, upper = table.candidates(cell)
-    table.rows[cell, upper, 0, 4] = Row((0.05, None, 0.3, 0.01), (900, 0, 100, 850), (0.2, None, 1.0, 0.25))
+    table.rows[cell][upper, 0, 4] = Row((0.05, None, 0.3, 0.01), (900, 0, 100, 850), (0.2, None, 1.0, 0.25))
     assert table.values(cell, "accuracy") == {0: 0.9, 1: 0.8, 2: 0.8, 3: 0.85}
     assert table.candidates(cell, fine=True) == (0.032, 0.042, lower, 0.075, middle, 0.13, upper, 0.24, 0.32)
-    table.rows[cell, 0.24, 0, 4] = Row((0.04, 0.2, None, 0.02), (950, 0, 0, 100), (0.1, 9.0, None, 0.25))
+    table.rows[cell][0.24, 0, 4] = Row((0.04, 0.2, None, 0.02), (950, 0, 0, 100), (0.1, 9.0, None, 0.25))
     assert table.values(cell, "accuracy", fine=True) == {0: 0.95, 1: 0.8, 2: 0.8, 3: 0.85}
     assert table.values(cell, "loss") == {0: 0.2, 1: 0.3, 2: 0.3, 3: 0.25}
     diverged = Row((None,) * 4, (0,) * 4, (None,) * 4)
-    table.rows |= {(cell, rate, 0, 4): diverged for rate in (lower, middle, upper)}
+    table.rows[cell] |= {(rate, 0, 4): diverged for rate in (lower, middle, upper)}
     assert table.values(cell, "accuracy")[0] == 0.2  # a guess among five
     assert table.values(cell, "loss")[0] == pytest.approx(math.log(5))
-    del table.rows[cell, lower, 0, 4]
+    del table.rows[cell][lower, 0, 4]
     assert table.values(cell, "accuracy") == {}
 
 
@@ -247,7 +247,8 @@ def test_few_steps_are_judged_among_nine_rates():
     assert not any(one.fine for one in by_name.values() if one.question in ("dropout", "placement"))
     table = filled({cell: (0.1, np.full(40, 0.8)) for cell in (few.first, few.second, many.first, many.second)})
     better = Row((0.01,) * 40, (900,) * 40, (0.1,) * 40)  # at a rate that is not among three
-    table.rows |= {(cell, 0.13, 0, 40): better for cell in (few.first, many.first)}
+    for cell in (few.first, many.first):
+        table.rows[cell][0.13, 0, 40] = better
     found = table.contrasts([few, many], "accuracy")["rule"]
     assert [round(found[one.name].mean, 3) for one in (few, many)] == [0.1, 0.0]
 
@@ -270,7 +271,7 @@ def test_the_search_closes_in_on_the_best_rate():
         return None if rate > 0.15 else abs(math.log10(rate / 0.12)) + 0.1
 
     def tried(rate):
-        table.rows[cell, rate, 1000, 5] = Row((loss(rate),) * 5, (0,) * 5, (None,) * 5)
+        table.rows[cell][rate, 1000, 5] = Row((loss(rate),) * 5, (0,) * 5, (None,) * 5)
 
     for rate in tables.rates(cell):
         tried(rate)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, ranged, units_wanted
@@ -267,16 +268,20 @@ def best_epoch(epochs: Sequence[Mapping[str, Any]]) -> int:
 
 def correlation(best: Mapping[float, Sequence[int]]) -> dict[str, float] | None:
     """Spearman's, of the best epoch with the drop rate over all runs, and its p by permutations; None for one epoch."""
-    from scipy.stats import rankdata
-
     pairs = np.array([(rate, epoch) for rate, epochs in best.items() for epoch in epochs])
-    rates, epochs = (rankdata(column) - (len(pairs) + 1) / 2 for column in pairs.T)
+    rates, epochs = map(_ranks, pairs.T)
     scale = float(np.linalg.norm(rates) * np.linalg.norm(epochs))
     if scale == 0:
         return None
     shuffled = np.random.default_rng(SEED).permuted(np.tile(epochs, (PERMUTATIONS, 1)), axis=1) @ rates
     extreme = np.abs(shuffled) >= abs(rates @ epochs) * (1 - 1e-9)
     return {"correlation": float(rates @ epochs) / scale, "p_value": (1 + int(extreme.sum())) / (1 + PERMUTATIONS)}
+
+
+def _ranks(of: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    # From the mean rank; equal numbers have the mean of theirs.
+    below, up_to = (np.searchsorted(np.sort(of), of, side) for side in ("left", "right"))
+    return (below + up_to - len(of)) / 2
 
 
 def compared(gaps: Gaps) -> dict[tuple[float, float, int], Judgement]:

@@ -11,6 +11,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import betaincinv, gammaincinv
 
 from allora_analysis import ripple
 from allora_analysis.claims.cases import (
@@ -198,12 +199,10 @@ class Small(NamedTuple):
     @property
     def _quantiles(self) -> tuple[np.ndarray, np.ndarray]:
         # Of α and of χ²_r, a grid of 300 by 300 with equal weights.
-        from scipy import stats
-
         levels = (np.arange(300) + 0.5) / 300
         return (
-            stats.beta.ppf(levels, self.rank / 2, (self.width - self.rank) / 2)[:, None],
-            stats.chi2.ppf(levels, self.rank)[None, :],
+            betaincinv(self.rank / 2, (self.width - self.rank) / 2, levels)[:, None],
+            2 * gammaincinv(self.rank / 2, levels)[None, :],
         )
 
     @property

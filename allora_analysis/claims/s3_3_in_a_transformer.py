@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -74,26 +75,39 @@ def added(one: Blocks, rng: np.random.Generator, gradient: bool = False) -> dict
 
     The closed form: of the worst case `stream_bound`; with one token, of E‖h‖² in `moments`, a mean over networks.
     """
-    found, squares, told = [], [], []
-    for _ in range(1 if one.aligned else (3 if gradient else 1) * REPLICAS):  # a gradient's logarithm scatters
-        if one.aligned:
-            model, x = aligned(one, rng)
-        else:
-            design = Design(heads=2, norm=one.norm, activation="relu")
-            model = one.scaled(transformer.draw(design, 2 * one.depth, WIDTH, RANK, 1.0, rng))
-            x = _tokens_of(one.tokens, WIDTH, rng)
-        v, sizes = rng.standard_normal(x.shape), []
-        for eta in (0.0, one.eta):
-            streams = derivatives(model, x, v, eta) if gradient else transformer.forward(model, x, eta).streams
-            sizes.append([np.log(np.linalg.norm(streams[at], axis=-1)).mean() for at in (one.depth, 2 * one.depth)])
-        found.append(np.subtract(sizes[1], sizes[0]))
-        squares.append(np.square(streams[-1]).mean())
-        told.append(transformer.stream_bound(model, one.eta) if one.aligned else predicted(model, one.eta))
-    once, twice = np.mean(found, axis=0)
-    return {"L": float(once), "2L": float(twice), "off": _off(one, np.array(squares), np.array(told))}
+    count = 1 if one.aligned else (3 if gradient else 1) * REPLICAS  # a gradient's logarithm scatters
+    models, starts, ways = zip(*(_network(one, rng) for _ in range(count)), strict=True)
+    together, etas = _stacked(models), np.array([0.0, one.eta]).reshape(2, 1, 1, 1)
+    x, v = (np.broadcast_to(part, (2, *np.shape(part))) for part in (starts, ways))
+    streams = derivatives(together, x, v, etas) if gradient else transformer.forward(together, x, etas).streams
+    logs = (np.log(np.linalg.norm(streams[at], axis=-1)) for at in (one.depth, 2 * one.depth))
+    once, twice = (float(np.diff(of, axis=0).mean()) for of in logs)
+    told = [transformer.stream_bound(model, one.eta) if one.aligned else predicted(model, one.eta) for model in models]
+    return {"L": once, "2L": twice, "off": _off(one, np.square(streams[-1][1]).mean(axis=(1, 2)), np.array(told))}
 
 
-def derivatives(model: Transformer, x: np.ndarray, v: np.ndarray, eta: float) -> list[np.ndarray]:
+def _network(one: Blocks, rng: np.random.Generator) -> tuple[Transformer, np.ndarray, np.ndarray]:
+    # A transformer, its tokens and a direction.
+    if one.aligned:
+        model, x = aligned(one, rng)
+    else:
+        design = Design(heads=2, norm=one.norm, activation="relu")
+        model = one.scaled(transformer.draw(design, 2 * one.depth, WIDTH, RANK, 1.0, rng))
+        x = _tokens_of(one.tokens, WIDTH, rng)
+    return model, x, rng.standard_normal(x.shape)
+
+
+def _stacked(models: Sequence[Transformer]) -> Transformer:
+    # Of one design and without biases; the batch has an input for each.
+    blocks = zip(*(model.blocks for model in models), strict=True)
+    whole = [
+        {name: AdaptedMap(*map(np.stack, zip(*(maps[name][:3] for maps in same), strict=True))) for name in same[0]}
+        for same in blocks
+    ]
+    return dataclasses.replace(models[0], blocks=tuple(whole))
+
+
+def derivatives(model: Transformer, x: np.ndarray, v: np.ndarray, eta: np.ndarray) -> list[np.ndarray]:
     """J_l v of every stream."""
     return transformer.derivative(model, x, v, eta)[1]
 

@@ -56,15 +56,13 @@ def _erf(c: np.ndarray) -> Integrals:
     slopes = 2 / math.pi / np.sqrt(pair)
     a, b, d = one[:, None, None], c[:, :, None], c[:, None, :]  # a; ab; ac
     three = 2 / math.pi * (c[None] * a - b * d) / (a * np.sqrt(pair)[:, None, :])
-    i, j, k, m = np.ix_(*[range(len(c))] * 4)
-    both = pair[i, j]
-    inner = both * c[k, m] - c[j, k] * c[j, m] * one[i] - c[i, k] * c[i, m] * one[j]
-    inner = inner + c[i, j] * (c[i, k] * c[j, m] + c[i, m] * c[j, k])
-
-    def sizes(n: np.ndarray) -> np.ndarray:
-        return both * one[n] - c[j, n] ** 2 * one[i] - c[i, n] ** 2 * one[j] + 2 * c[i, j] * c[i, n] * c[j, n]
-
-    four = 4 / math.pi**2 / np.sqrt(both) * np.arcsin(np.clip(inner / np.sqrt(sizes(k) * sizes(m)), -1, 1))
+    both, ij, ik, jk = pair[:, :, None], c[:, :, None], c[:, None, :], c[None, :, :]  # of i, j and k, or m
+    inner = both[..., None] * c - jk[..., None] * jk[:, :, None] * one[:, None, None, None]
+    inner = inner - ik[..., None] * ik[:, :, None] * one[:, None, None]
+    inner = inner + ij[..., None] * (ik[..., None] * jk[:, :, None] + ik[:, :, None] * jk[..., None])
+    size = both * one - jk**2 * one[:, None, None] - ik**2 * one[:, None] + 2 * ij * ik * jk
+    scale = np.sqrt(size[..., None] * size[:, :, None])
+    four = 4 / math.pi**2 / np.sqrt(both)[..., None] * np.arcsin(np.clip(inner / scale, -1, 1))
     return Integrals(two, slopes, three, four)
 
 

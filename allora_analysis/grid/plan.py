@@ -185,7 +185,7 @@ def listed(grid: Grid) -> dict[Task, records.Record | None]:
     checked(grid)
     by_config: dict[str, list[records.Record]] = {}
     for record in _present(grid):
-        by_config.setdefault(records.canonical_json("config", record.config), []).append(record)
+        by_config.setdefault(record.text, []).append(record)
     return {
         task: next((one for one in by_config.get(_config(task), ()) if _same_content(grid, task, one)), None)
         for task in grid.tasks

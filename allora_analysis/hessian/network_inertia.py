@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from allora_analysis import images
 from allora_analysis.hessian.empirical_risk import EmpiricalRisk, each_tensor, empirical_risk, evaluating
 from allora_analysis.hessian.network import HessianProducts, NetworkSpectrum, checked_value, network_spectrum
 from allora_analysis.validation import ArgumentError, adapter_rank, count, positive
@@ -270,11 +271,9 @@ class DigitsSpectra:
 
 def digits(first: int, last: int, limit: int | None = None) -> tuple[Float[Tensor, "N 64"], Int[Tensor, " N"]]:
     """scikit-learn's digits of the classes first, …, last; pixels in [0, 1]."""
-    from sklearn.datasets import load_digits
-
-    images, classes = load_digits(return_X_y=True)
+    pixels, classes = images.digits()
     chosen = np.flatnonzero((classes >= first) & (classes <= last))[:limit]
-    return torch.as_tensor(images[chosen] / 16.0, dtype=torch.float64), torch.as_tensor(classes[chosen])
+    return torch.as_tensor(pixels[chosen] / 16.0, dtype=torch.float64), torch.as_tensor(classes[chosen])
 
 
 def descend(model: nn.Module, loss: nn.Module, data: tuple[Tensor, Tensor], steps: int, learning_rate: float) -> None:

@@ -8,11 +8,13 @@ of a table that was not. Checked by `tests/test_laboratory.py`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import ItemsView, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,16 +51,20 @@ def validation(run: tuple[float | None, int, float | None]) -> float:
 
 
 Key = tuple[Cell, float, int, int]  # cell, rate, first seed, seeds
+OfCell = dict[tuple[float, int, int], Row]  # by rate, first seed, seeds
 
 
 @dataclass
 class Table:
-    """A table in memory: rows by cell, rate, first seed and number of seeds; the checksum of its file's last line."""
+    """A table in memory: by cell its rows; the checksum of its file's last line."""
 
     header: dict[str, Any]
-    rows: dict[Key, Row] = field(default_factory=dict)
+    rows: dict[Cell, OfCell] = field(default_factory=lambda: defaultdict(dict))
     path: Path | None = None
     last: str = ""
+
+    def _of(self, cell: Cell) -> ItemsView[tuple[float, int, int], Row]:
+        return self.rows.get(cell, {}).items()
 
     def best_rate(self, cell: Cell) -> float | None:
         """The rate of the least mean validation loss over the tuning seeds. None before any was tried."""
@@ -68,8 +74,8 @@ class Table:
     def scores(self, cell: Cell) -> dict[float, float]:
         """What chooses the rate. By rate, the mean validation loss over the tuning seeds; ∞ where one diverged."""
         found = {}
-        for (other, rate, first, _), row in self.rows.items():
-            if other == cell and first == TUNING.start:
+        for (rate, first, _), row in self._of(cell):
+            if first == TUNING.start:
                 losses = [math.inf if value is None else value for value in row.validation]
                 found[rate] = float(np.mean(losses))
         return dict(sorted(found.items()))
@@ -95,8 +101,8 @@ class Table:
         """
         choice("endpoint", endpoint, ENDPOINTS)
         rates, tried = self.candidates(cell, fine), {}
-        for (other, rate, first, _), row in self.rows.items():
-            if other == cell and rate in rates and first != TUNING.start:
+        for (rate, first, _), row in self._of(cell):
+            if rate in rates and first != TUNING.start:
                 for seed, columns in enumerate(zip(*row, strict=True), first):
                     tried.setdefault(seed, {})[rate] = columns
         return {
@@ -108,8 +114,8 @@ class Table:
     def at(self, cell: Cell, rate: float) -> dict[int, tuple[float | None, int, float | None]]:
         """Each judging seed's run at one rate: validation loss, test images right, test loss."""
         found = {}
-        for (other, own, first, _), row in self.rows.items():
-            if other == cell and own == rate and first != TUNING.start:
+        for (own, first, _), row in self._of(cell):
+            if own == rate and first != TUNING.start:
                 found |= enumerate(zip(*row, strict=True), first)
         return dict(sorted(found.items()))
 
@@ -162,17 +168,25 @@ def header(data: str, digest: str, classes: int, test_images: int, **facts: Any)
 
 
 def recorded(folder: Path | None) -> Table | None:
-    """The table in a folder of records, or the committed one; None where there is none."""
+    """The table in a folder of records, or the committed one, to be read only; None where there is none."""
     path = (RESULTS if folder is None else folder) / "digits.jsonl"
-    return read(path) if path.is_file() else None
+    return _kept(path, _text(path)) if path.is_file() else None
 
 
 def read(path: Path) -> Table:
     """A table from its file; a last line that was cut off is left out."""
+    return _parsed(path, _text(path))
+
+
+def _text(path: Path) -> str:
     try:
-        lines = ending(path).read_text(encoding="utf-8").splitlines(keepends=True)
+        return ending(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(f"{path}: cannot be read ({error})") from None
+
+
+def _parsed(path: Path, text: str) -> Table:
+    lines = text.splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
     if not lines:
@@ -184,7 +198,13 @@ def read(path: Path) -> Table:
     first = documents[0]
     if (first.get("study"), first.get("protocol")) != (STUDY, PROTOCOL):
         raise ArgumentError(f"{path}: is no table of this laboratory, protocol {PROTOCOL}; give another --results")
-    return Table(first, dict(map(_row, documents[1:])), path, last)
+    table = Table(first, path=path, last=last)
+    for key, row in map(_row, documents[1:]):
+        _put(table, key, row)
+    return table
+
+
+_kept = functools.lru_cache(maxsize=1)(_parsed)
 
 
 def _checked(path: Path, number: int, line: str, last: str) -> tuple[dict[str, Any], str]:
@@ -218,7 +238,7 @@ def begin(path: Path, first: dict[str, Any]) -> Table:
                 os.truncate(path, len(content) - cut)
             return table
         path.parent.mkdir(parents=True, exist_ok=True)
-        table = Table(first, {}, path)
+        table = Table(first, path=path)
         _append(table, first)
     except OSError as error:
         raise ArgumentError(f"{path}: cannot be written ({error.strerror or error})") from None
@@ -235,7 +255,12 @@ def add(table: Table, key: Key, row: Row) -> None:
         _append(table, {"cell": told, "rate": rate, "seeds": [first, seeds]} | columns)
     except OSError as error:
         raise ArgumentError(f"{table.path}: cannot be written ({error.strerror or error})") from None
-    table.rows[key] = row
+    _put(table, key, row)
+
+
+def _put(table: Table, key: Key, row: Row) -> None:
+    cell, *place = key
+    table.rows[cell][tuple(place)] = row
 
 
 def _append(table: Table, document: Mapping[str, Any]) -> None:

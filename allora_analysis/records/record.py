@@ -101,8 +101,11 @@ def canonical_json(name: str, value: Any) -> str:
     Returns:
         JSON in ASCII.
     """
-    plain = _by_value(portable(name, value))
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _canonical(portable(name, value))
+
+
+def _canonical(plain: Any) -> str:
+    return json.dumps(_by_value(plain), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def key(config: Any, protocol: int, digests: Mapping[str, str] | None = None) -> str:
@@ -123,7 +126,7 @@ def key(config: Any, protocol: int, digests: Mapping[str, str] | None = None) ->
     if not isinstance(plain, dict):
         raise ArgumentError(f"config must be a dataclass or a mapping, received {type(config).__name__}")
     parts = {"config": plain, "protocol": count("protocol", protocol, 0), "digests": checked_digests(digests)}
-    return hashlib.sha256(canonical_json("run", parts).encode("ascii")).hexdigest()
+    return hashlib.sha256(_canonical(parts).encode("ascii")).hexdigest()
 
 
 def checked_digests(digests: Mapping[str, str] | None) -> dict[str, str]:
@@ -171,6 +174,7 @@ class Record:
         result: the result, as JSON has it (±∞ is None).
         provenance: revision, versions, time and what else the run reported of itself.
         path: the file.
+        text: the canonical JSON of the config.
     """
 
     study: str
@@ -181,6 +185,10 @@ class Record:
     result: dict[str, Any]
     provenance: dict[str, Any]
     path: Path
+    text: str
+
+
+_KNOWN: dict[bytes, tuple[str, str]] = {}  # by checksum a config's key and text: a process reads a record many times
 
 
 def results_folder(study: str) -> Path:
@@ -238,8 +246,13 @@ def decode(path: Path, content: bytes) -> Record:
         raise TornRecord(f"{path}: torn or altered, its checksum does not match; delete it and run again")
     try:
         document = json.loads(body + b"\n}")
-        record = Record(**{entry: document[entry] for entry in _ENTRIES}, path=path)
-        right = key(record.config, record.protocol, record.digests) == record.key
+        if checksum not in _KNOWN:
+            config = document["config"]
+            own = key(config, document["protocol"], document["digests"])
+            _KNOWN[checksum] = own, canonical_json("config", config)
+        own, text = _KNOWN[checksum]
+        record = Record(**{entry: document[entry] for entry in _ENTRIES}, path=path, text=text)
+        right = own == record.key
         named = record_path(path.parent, record.study, record.key).name == path.name
     except (ValueError, KeyError, TypeError, RecursionError) as error:  # the last: JSON nested too deep to be a record
         raise TornRecord(f"{path}: is not a record ({type(error).__name__}); delete it") from None

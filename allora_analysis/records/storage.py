@@ -218,7 +218,7 @@ def standing(folder: Path | str, study: str) -> list[Record]:
 
 
 def _order(record: Record) -> tuple[str, str, int, str]:
-    return record.study, canonical_json("config", record.config), record.protocol, record.key
+    return record.study, record.text, record.protocol, record.key
 
 
 def _texts(record: Record, names: Mapping[str, str]) -> dict[str, str]:
@@ -269,7 +269,7 @@ def find_each(folder: Path | str, study: str, protocol: int, wanted: Mapping[Run
     known: dict[str, list[Record]] = {}
     for record in standing(folder, study) if Path(folder).is_dir() else ():
         if record.protocol == protocol:
-            known.setdefault(canonical_json("config", record.config), []).append(record)
+            known.setdefault(record.text, []).append(record)
     found = {}
     for run, config in wanted.items():
         same = known.get(canonical_json("config", config), [])

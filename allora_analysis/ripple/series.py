@@ -19,7 +19,7 @@ distance to the first zero of `Pass.squares` and `Pass.partitions`. Three ways t
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 
 from allora_analysis import validation
 from allora_analysis.ripple.transformer import Pass, Transformer, forward
@@ -28,10 +28,15 @@ from allora_analysis.validation import ArgumentError
 FINEST = 256  # points on a circle
 
 
-def _on_circle(model: Transformer, x: Float[np.ndarray, "*batch T n"], size: float, points: int) -> list[Pass]:
-    """Passes at the upper half of `points` evenly spaced η on |η| = size: f(η̄) is the conjugate of f(η)."""
+def _on_circle(model: Transformer, x: Float[np.ndarray, "*batch T n"], size: float, points: int) -> Pass:
+    """A pass at the upper half of `points` evenly spaced η on |η| = size, axis 0: f(η̄) is the conjugate of f(η)."""
     etas = size * np.exp(2j * np.pi * np.arange(points // 2 + 1) / points)
-    return [forward(model, x, complex(eta)) for eta in etas]
+    return forward(model, np.broadcast_to(x, (len(etas), *x.shape)), etas.reshape(-1, *(1,) * x.ndim))
+
+
+def _flat(parts: list[np.ndarray]) -> Inexact[np.ndarray, "points D"]:
+    # What was divided by, a row a point.
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
 
 
 def _coefficients(half: np.ndarray, size: float, count: int) -> np.ndarray:
@@ -50,7 +55,7 @@ def coefficients(
     """
     if validation.count("count", count) > validation.count("points", points, 2):
         raise ArgumentError(f"count must be at most the {points} points, received {count}")
-    return _coefficients(np.stack([run.output for run in _on_circle(model, x, size, points)]), size, count)
+    return _coefficients(_on_circle(model, x, size, points).output, size, count)
 
 
 def _zeros_within(
@@ -62,8 +67,8 @@ def _zeros_within(
     """
     while True:
         with np.errstate(over="ignore", invalid="ignore"):  # erf of a large complex number: no phase, never resolved
-            runs = _on_circle(model, x, size, points)
-            half = np.stack([np.concatenate([d.ravel() for d in run.squares + run.partitions]) for run in runs])
+            run = _on_circle(model, x, size, points)
+            half = _flat(run.squares + run.partitions)
             turns = np.angle(half[1:] / half[:-1])
         resolved = np.abs(turns).max(axis=0) < 0.4 * np.pi
         zeros = int(np.rint(turns[:, resolved].sum(axis=0) / np.pi).clip(0).sum())
@@ -103,7 +108,7 @@ def radius(
 
 def radius_by_quadratics(model: Transformer, x: Float[np.ndarray, "*batch T n"], size: float) -> float:
     """The nearest root of the norms' squares, each by its first three coefficients, from a small circle |η| = size."""
-    half = np.stack([np.concatenate([d.ravel() for d in run.squares]) for run in _on_circle(model, x, size, 8)])
+    half = _flat(_on_circle(model, x, size, 8).squares)
     c0, c1, c2 = _coefficients(half, size, 3)
     root = np.sqrt((c1 * c1 - 4 * c0 * c2).astype(complex))
     with np.errstate(divide="ignore", invalid="ignore"):  # a square that does not depend on η has no root

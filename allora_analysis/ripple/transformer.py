@@ -36,20 +36,21 @@ from allora_analysis.validation import ArgumentError
 
 STEP = 1e-30  # of a derivative: its square is nothing beside 1
 NORMS = ("none", "pre", "post")
+Eta = complex | Inexact[np.ndarray, "..."]
 
 
 class AdaptedMap(NamedTuple):
-    """x ↦ (W + ηBA)x + bias: W (n₁×n₂), B (n₁×r), A (r×n₂), bias (n₁) or 0."""
+    """x ↦ (W + ηBA)x + bias: W (n₁×n₂), B (n₁×r), A (r×n₂), bias (n₁) or 0; or stacks of them, a map an input."""
 
     w: np.ndarray
     b: np.ndarray
     a: np.ndarray
     bias: np.ndarray | float = 0.0
 
-    def __call__(self, x: Inexact[np.ndarray, "*batch n2"], eta: complex) -> Inexact[np.ndarray, "*batch n1"]:
+    def __call__(self, x: Inexact[np.ndarray, "*batch n2"], eta: Eta) -> Inexact[np.ndarray, "*batch n1"]:
         """Apply it at η."""
         y = _times(x, self.w) + self.bias
-        return y if eta == 0 else y + eta * _times(_times(x, self.a), self.b)
+        return y if not np.any(eta) else y + eta * _times(_times(x, self.a), self.b)
 
     def norm(self, eta: float) -> float:
         """‖W‖ + η‖BA‖, spectral."""
@@ -59,9 +60,10 @@ class AdaptedMap(NamedTuple):
 
 def _times(x: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     # x @ matrixᵀ; a complex x against a real matrix as two real products.
+    turned = np.swapaxes(matrix, -1, -2)
     if not np.iscomplexobj(x):
-        return x @ matrix.T
-    return x.real @ matrix.T + 1j * (x.imag @ matrix.T)
+        return x @ turned
+    return x.real @ turned + 1j * (x.imag @ turned)
 
 
 class Normalisation(NamedTuple):
@@ -134,13 +136,13 @@ class Pass:
     partitions: list[np.ndarray] = field(default_factory=list)
 
 
-def forward(model: Transformer, x: Inexact[np.ndarray, "*batch T n"], eta: complex) -> Pass:
+def forward(model: Transformer, x: Inexact[np.ndarray, "*batch T n"], eta: Eta) -> Pass:
     """Run a transformer at η, complex if need be.
 
     Args:
         model: the transformer.
         x: h₀, after the embedding.
-        eta: η of every map.
+        eta: η of every map; or an array of them, one for each input of the batch (*batch × 1 × 1).
 
     Returns:
         Streams, attention, output, and what the pass has divided by.
@@ -173,7 +175,7 @@ def _normalised(design: Design, norm: Normalisation, z: np.ndarray, done: Pass) 
     return norm.gain * (z / np.sqrt(square)) + norm.shift
 
 
-def _attention(design: Design, maps: Mapping[str, AdaptedMap], u: np.ndarray, eta: complex, done: Pass) -> np.ndarray:
+def _attention(design: Design, maps: Mapping[str, AdaptedMap], u: np.ndarray, eta: Eta, done: Pass) -> np.ndarray:
     logits = attention_logits(design, maps, u, eta)
     values = _heads(maps["v"](u, eta), design.key_heads or design.heads)
     values = values.repeat(design.heads // values.shape[-3], axis=-3)
@@ -194,7 +196,7 @@ def _attention(design: Design, maps: Mapping[str, AdaptedMap], u: np.ndarray, et
 
 
 def attention_logits(
-    design: Design, maps: Mapping[str, AdaptedMap], u: Inexact[np.ndarray, "*batch T n"], eta: complex
+    design: Design, maps: Mapping[str, AdaptedMap], u: Inexact[np.ndarray, "*batch T n"], eta: Eta
 ) -> Inexact[np.ndarray, "*batch H T T"]:
     """q·k/√d of each head: a quadratic in η where u does not depend on it."""
     q, k = (_heads(maps[name](u, eta), n) for name, n in (("q", design.heads), ("k", design.key_heads or design.heads)))
@@ -217,9 +219,7 @@ def _rotated(z: np.ndarray, base: float) -> np.ndarray:
     return np.concatenate([one * cos - other * sin, other * cos + one * sin], axis=-1)
 
 
-def _feed_forward(
-    design: Design, maps: Mapping[str, AdaptedMap], u: np.ndarray, eta: complex, done: Pass
-) -> np.ndarray:
+def _feed_forward(design: Design, maps: Mapping[str, AdaptedMap], u: np.ndarray, eta: Eta, done: Pass) -> np.ndarray:
     act, up = ACTIVATIONS[design.activation], maps["up"](u, eta)
     inner = act(maps["gate"](u, eta), done) * up if design.gated else act(up, done)
     return maps["down"](inner, eta)
@@ -303,7 +303,7 @@ def turned_at_random(model: Transformer, generator: np.random.Generator) -> Tran
 
 
 def derivative(
-    model: Transformer, x: Float[np.ndarray, "*batch T n"], v: Float[np.ndarray, "*batch T n"], eta: float
+    model: Transformer, x: Float[np.ndarray, "*batch T n"], v: Float[np.ndarray, "*batch T n"], eta: Eta
 ) -> tuple[Pass, list[np.ndarray], np.ndarray]:
     """A pass at a real η, and J_l v of every stream h_l and of the output, J_l = ∂h_l/∂h₀: one pass at h₀ + iεv."""
     run = forward(model, x + 1j * STEP * v, eta)

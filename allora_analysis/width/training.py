@@ -176,11 +176,11 @@ def fit_power(sizes: Sequence[int], values: ArrayLike) -> Fit:
     Returns:
         The slope, with its error from the residuals.
     """
-    from scipy.stats import linregress
-
     logs = np.log(np.asarray(values))
-    found = linregress(np.repeat(np.log(np.asarray(sizes, dtype=float)), logs.shape[1]), logs.ravel())
-    return Fit(float(found.slope), float(found.stderr))
+    x, y = np.repeat(np.log(np.asarray(sizes, dtype=float)), logs.shape[1]), logs.ravel()
+    x, y = x - x.mean(), y - y.mean()
+    power = float(x @ y / (x @ x))
+    return Fit(power, math.sqrt(float(((y - power * x) ** 2).sum() / (x @ x)) / max(len(x) - 2, 1)))
 
 
 QUANTITIES = ("largest_rate", "row_norm", "first_step")

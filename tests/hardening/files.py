@@ -83,7 +83,7 @@ def _table(folder: Path) -> Path:
 def _rows(path: Path) -> Any:
     from allora_analysis.laboratory import table as tables
 
-    return {str(key): row for key, row in tables.read(path).rows.items()}
+    return {str(cell): of for cell, of in tables.read(path).rows.items()}
 
 
 def _adapter(folder: Path, name: str) -> Path:

@@ -168,7 +168,7 @@ def laboratory(_home: Path) -> Task:
     def content(folder: Path) -> Any:
         assert [path.name for path in folder.iterdir()] == ["digits.jsonl"], "a file of another kind is left"
         table = tables.read(folder / "digits.jsonl")
-        return {key: row._asdict() for key, row in table.rows.items()}
+        return {(cell, *place): row._asdict() for cell, of in table.rows.items() for place, row in of.items()}
 
     return Task(call, content)
 
