@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from allora_analysis.claims.s4_4_one_rate import measured_shape
-from allora_analysis.claims.tables.procedures import PROCEDURES, TRAINED, Shape, reported_ratio, rises, shape
+from allora_analysis.claims.tables.procedures import PROCEDURES, TRAINED, Shape, reported_ratio, rises, shapes
 from allora_analysis.claims.tables.reported import COLUMNS_3
 from allora_analysis.plotting import ARMS, COLOURS, page, page_style
 from paper_figures.laboratory import recorded
@@ -42,7 +42,7 @@ class Rises(NamedTuple):
 
 def load_data(folder: Path | str | None = None, seeds: tuple[int, ...] = SEEDS) -> Loaded[Rises]:
     """The printed gains, each procedure's prediction over so many draws, and what it gives in the laboratory."""
-    predicted = {one.name: [shape(one, seed) for seed in seeds] for one in PROCEDURES}
+    predicted = {one.name: shapes(one, seeds) for one in PROCEDURES}
     table, files = recorded(folder)
     found = {name: measured_shape(table, name) if table else None for name in predicted}
     measured = {name: seen for name, seen in found.items() if seen is not None}
@@ -85,8 +85,8 @@ def _predictions(axis: Axes, data: Rises) -> None:
     square = {"marker": "s", "ms": 3, "color": COLOURS["bound"]}
     axis.plot([], [], label="foretold, a linear layer", **ring)
     axis.plot([], [], label="measured, a network on digits", **square)
-    for place, (name, shapes) in enumerate(data.predicted.items()):
-        trained = [one.ratio for one in shapes if one.progress > TRAINED]
+    for place, (name, draws) in enumerate(data.predicted.items()):
+        trained = [one.ratio for one in draws if one.progress > TRAINED]
         axis.plot(trained, [-place] * len(trained), **ring)
         if seen := data.measured.get(name):
             axis.plot([seen["low"], seen["high"]], [-place - 0.3] * 2, color=square["color"], lw=0.9)
@@ -95,7 +95,7 @@ def _predictions(axis: Axes, data: Rises) -> None:
             axis.text(-0.25, -place, "trains next to nothing", va="center", fontsize=6)
     axis.set_yticks([-place for place in range(len(data.predicted))], list(data.predicted))
     axis.set(xlim=(-0.3, 1.35), ylim=(-len(data.predicted) + 0.4, 0.6), xlabel="ALLoRA's gain over LoRA's")
-    within = [all(low <= one.ratio <= high for one in shapes) for shapes in data.predicted.values()]
+    within = [all(low <= one.ratio <= high for one in draws) for draws in data.predicted.values()]
     seen = sum(one["low"] <= high and one["high"] >= low for one in data.measured.values())
     told = f"on digits {seen} reach it" if data.measured else "none is measured yet"
     axis.set_title(f"{sum(within)} of {len(within)} procedures foretell that\nin each draw; {told}")

@@ -59,6 +59,12 @@ def scaled_twice(case):
     return [GRADIENT(case)[0], case.eta * GRADIENT(case)[1]]
 
 
+def with_the_row_norm(case):
+    """‖(BA)_i‖ in place of σ, which it is at r = n."""
+    d = (case.row + case.eta**-2) ** -0.5
+    return ((1 + case.row) / (1 + d * case.row)) ** case.depth
+
+
 FOLLOWS = scaled.follows_the_gradient
 
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
@@ -81,6 +87,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-not-back-propagated", functional, "allora", scaled_input_gradient, "refuted"),
     ("4-backward-ripple", functional, "allora", scaled_input_gradient, "refuted"),
     ("4-backward-ripple", functional, "row_factor", norms_of_b, "refuted"),
+    ("4-backward-ripple", section, "growth_ratio", with_the_row_norm, "refuted"),
 ]
 
 
@@ -102,3 +109,15 @@ def test_adamw_is_lora_at_its_own_rate_unless_one_of_both_is_clipped(clip, least
 def test_the_text_names_the_misprint_of_equation_6():
     assert "κ∘f = ηg" in ROWS["4-scaled-gradient"].statement
     assert ROWS.finding("4-scaled-gradient").corrected.startswith("g̃ = κ∘g")
+
+
+@pytest.mark.parametrize(("rank", "ratio"), [(64, 0.232), (8, 0.0334), (1, 0.00163)])
+def test_the_input_gradient_by_singular_values(rank, ratio):
+    """Rows of 0.1 at η² = 4, n = 64, L = 24, by the products' eigenvalues in NumPy."""
+    u = section.frame(np.random.default_rng(0), 64, rank)
+    case = section.Ripple(2.0, 0.1 * (64 / rank) ** 0.5, 24, u)
+    product = case.sigma * u @ u.T
+    np.testing.assert_allclose(np.linalg.norm(product, axis=1), 0.1)
+    d = (0.1 + 0.25) ** -0.5
+    plain, adapted = (np.linalg.eigvalsh(np.eye(64) + factor * product)[-1] ** 24 for factor in (1.0, d))
+    assert section.growth_ratio(case) == pytest.approx(plain / adapted) == pytest.approx(ratio, rel=5e-3)
