@@ -95,7 +95,21 @@ def masked_inputs_always(case, x, a, b):
     return LORA(x * torch.linspace(0.5, 1.5, x.shape[-1], dtype=x.dtype), a, b)
 
 
-CURVATURE = framework.curvature
+def by_itself(case):
+    """BA reads each masked input by itself or not at all."""
+    if case.kind != "input":
+        return FOLLOWS(case)
+    product = case.one.b @ case.one.a
+    shares = np.diag(np.linalg.pinv(product, 1e-8) @ product)[(case.mask == 0).any(axis=0)]
+    return bool((np.minimum(np.abs(shares), np.abs(shares - 1)) < 1e-9).all())
+
+
+def one_function_for_all(f, outputs):
+    """One f_o a step, for every token's mask."""
+    return UNEXPLAINED(np.tile(f, (len(outputs), 1)), np.concatenate(outputs)[None])
+
+
+CURVATURE, FOLLOWS, UNEXPLAINED = framework.curvature, framework.follows_from_f, framework.unexplained
 
 
 def without_the_factors_slope(a, b, g, s, eta):
@@ -139,7 +153,9 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-both-adaptions-in-lora", framework, "adapted", masked_outputs_always, "holds"),
     ("4-both-adaptions-in-lora", framework, "follows_from_f", lambda case: False, "refuted"),
     ("4-both-adaptions-in-lora", framework, "follows_from_f", lambda case: case.kind != "input", "refuted"),
+    ("4-both-adaptions-in-lora", framework, "follows_from_f", by_itself, "refuted"),
     ("4-subsumes", framework, "adapted", masked_inputs_always, "refuted"),
+    ("4-subsumes", framework, "unexplained", one_function_for_all, "refuted"),
     ("4-identity", functional, "allora", scaled_input_gradient, "refuted"),
     ("4-three-limitations", functional, "allora", lora_instead, "refuted"),
     ("4-three-limitations", functional, "allora", by_token, "refuted"),
