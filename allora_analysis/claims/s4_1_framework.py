@@ -179,7 +179,7 @@ def own_dropout(cases: Cases) -> Finding:
         condition="the masked product has its rows in BA's row space: of masks in the latent space where B has rank r "
         "(so r ≤ n₁), of masks on the input only where that space is the sum of a part in the masked features and one "
         "in the kept",
-        flips_if="masked inputs giving one output for all inputs of one f(x) where BA's row space has no two such parts",
+        flips_if="masked inputs giving one output at one f(x) where BA's row space has no two such parts",
     )
 
 
