@@ -25,6 +25,16 @@ def unscaled(case):
     return case.one.x @ (case.one.b @ case.one.a).T
 
 
+def one_mask(case):
+    return bool((case.mask == case.mask[0]).all())
+
+
+def parallel_sums(case):
+    """Without a look at tokens whose gradients cancel."""
+    kept, gone = ((mask * case.one.upstream).T @ case.one.x for mask in (case.mask, 1 - case.mask))
+    return bool((np.linalg.matrix_rank(np.stack([kept, gone], 1), 1e-9) < 2).all())
+
+
 def of_f_alone(case, y, f):
     """Its gradients know neither y nor W*."""
     return f.sum() + (y**2).sum()
@@ -95,7 +105,21 @@ def masked_inputs_always(case, x, a, b):
     return LORA(x * torch.linspace(0.5, 1.5, x.shape[-1], dtype=x.dtype), a, b)
 
 
-CURVATURE = framework.curvature
+def by_itself(case):
+    """BA reads each masked input by itself or not at all."""
+    if case.kind != "input":
+        return FOLLOWS(case)
+    product = case.one.b @ case.one.a
+    shares = np.diag(np.linalg.pinv(product, 1e-8) @ product)[(case.mask == 0).any(axis=0)]
+    return bool((np.minimum(np.abs(shares), np.abs(shares - 1)) < 1e-9).all())
+
+
+def one_function_for_all(f, outputs):
+    """One f_o a step, for every token's mask."""
+    return UNEXPLAINED(np.tile(f, (len(outputs), 1)), np.concatenate(outputs)[None])
+
+
+CURVATURE, FOLLOWS, UNEXPLAINED = framework.curvature, framework.follows_from_f, framework.unexplained
 
 
 def without_the_factors_slope(a, b, g, s, eta):
@@ -116,11 +140,13 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     (SAME_LOSS, rewritten, "loss_of", of_f_alone, "holds"),
     (SAME_LOSS, rewritten, "factor_gradients", without_the_frozen_weight, "refuted"),
     (SAME_LOSS, rewritten, "shift_invariant", lambda case: case.loss != "Huber", "refuted"),
-    *(
-        (name, dropped, "row_scaled", unscaled, "refuted")
-        for name in ("4-dropout-forward", f"4-dropout-forward{BATCH}")
-    ),
-    (f"4-dropout-forward{BATCH}", dropped, "one_mask", lambda case: len(case.mask) == 1, "refuted"),
+    ("4-dropout-forward", dropped, "row_scaled", unscaled, "refuted"),
+    (f"4-dropout-forward{BATCH}", dropped, "one_factor_on_outputs", unscaled, "refuted"),
+    (f"4-dropout-forward{BATCH}", dropped, "one_factor_on_outputs", dropped.row_scaled, "refuted"),
+    (f"4-dropout-forward{BATCH}", dropped, "agree_on_outputs", one_mask, "refuted"),
+    (f"4-dropout-gradient{BATCH}", dropped, "one_factor_on_gradients", dropped.masked_rows, "refuted"),
+    (f"4-dropout-gradient{BATCH}", dropped, "agree_on_gradients", one_mask, "refuted"),
+    (f"4-dropout-gradient{BATCH}", dropped, "agree_on_gradients", parallel_sums, "refuted"),
     *(
         (name, dropped, "product_gradient", lambda case: case.one.upstream.T @ case.one.x, "refuted")
         for name in ("4-dropout-gradient", f"4-dropout-gradient{BATCH}")
@@ -139,7 +165,9 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-both-adaptions-in-lora", framework, "adapted", masked_outputs_always, "holds"),
     ("4-both-adaptions-in-lora", framework, "follows_from_f", lambda case: False, "refuted"),
     ("4-both-adaptions-in-lora", framework, "follows_from_f", lambda case: case.kind != "input", "refuted"),
+    ("4-both-adaptions-in-lora", framework, "follows_from_f", by_itself, "refuted"),
     ("4-subsumes", framework, "adapted", masked_inputs_always, "refuted"),
+    ("4-subsumes", framework, "unexplained", one_function_for_all, "refuted"),
     ("4-identity", functional, "allora", scaled_input_gradient, "refuted"),
     ("4-three-limitations", functional, "allora", lora_instead, "refuted"),
     ("4-three-limitations", functional, "allora", by_token, "refuted"),
@@ -169,7 +197,7 @@ def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, mo
 
 def test_one_mask_for_all_tokens_would_make_the_rows_hold(monkeypatch):
     right = dropped.masked_cases
-    shared = lambda cases: [case for case in right(cases) if dropped.one_mask(case.inputs)]  # noqa: E731
+    shared = lambda cases: [case for case in right(cases) if one_mask(case.inputs)]  # noqa: E731
     monkeypatch.setattr(dropped, "masked_cases", shared)
     assert ROWS.finding(f"4-dropout-forward{BATCH}").verdict == "holds"
     assert ROWS.finding(f"4-dropout-gradient{BATCH}").verdict == "holds"

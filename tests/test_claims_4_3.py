@@ -44,6 +44,11 @@ def isotropic(sigma, eta):
     return replace(law, along=law.mean)
 
 
+def of_all_tokens(one):
+    """The fitted ones too."""
+    return bool(np.ptp(np.abs(one.x @ one.row)) <= 1e-9 or np.linalg.matrix_rank(one.x, 1e-9) == 1)
+
+
 class Merging(layers.ALLoRALinear):
     def merge(self):
         return self.base
@@ -68,6 +73,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-od-update", family, "inverse_sqrt", lambda m, eta: eta, "refuted"),
     ("4-od-update-in-training", adaptive, "output_factor", isotropic, "refuted"),
     ("4-od-update-in-training", functional, "allora_od", by_row, "holds"),
+    ("4-od-update-in-training", family, "keeps_direction", of_all_tokens, "refuted"),
     ("4-od-update-in-training", family, "inverse_sqrt", lambda m, eta: eta, "refuted"),
     ("4-asf-similar", layer_training, "pairs", lora_for_asf, "refuted"),
     ("4-asf-similar", adaptive, "asf", lambda f, eta: eta * f, "refuted"),

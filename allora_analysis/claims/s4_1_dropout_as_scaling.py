@@ -45,26 +45,48 @@ def one_vector(cases: Cases) -> list[Case]:
 
 
 def masked_cases(cases: Cases) -> list[Case]:
-    """One token; several that share a mask; several of which one token's mask differs in one output; a mask each."""
+    """One token; one mask; one token whose mask differs in one output, there 0 or not; a mask each; n₂ = 1; B = 0."""
 
     def draw(rng: np.random.Generator) -> Masked:
-        kind = rng.integers(4)
-        one = layer_training.draw_pass(rng, tokens=1 if kind == 0 else 0)
+        kind = rng.integers(8)
+        one = layer_training.draw_pass(rng, n2=int(kind > 5), tokens=1 if kind == 0 else 2 * int(kind == 7))
         mask = np.tile(rng.random(one.upstream.shape[1]) < 0.5, (len(one.x), 1)).astype(float)
-        if kind == 2:
-            mask[-1, rng.integers(mask.shape[1])] -= 1
-        if kind == 3:
+        t, i = (int(rng.integers(size)) for size in mask.shape)
+        if kind in (2, 3):
+            mask[:, i - 1], mask[t, i] = 1.0, 1 - mask[t, i]  # some output is kept
+        if kind == 3:  # nothing there but, in half of the draws, a nudge
+            nudge, row = 1e-3 * rng.integers(2), one.b[i] @ one.a
+            one.x[t] += (nudge - one.x[t] @ row) / (row @ row) * row
+            one.upstream[t, i] = nudge
+        if kind > 3:
             mask = (rng.random(mask.shape) < 0.5).astype(float)
-        return Masked(one, np.abs(mask))
+        if kind == 7:  # two tokens whose gradients cancel
+            one.x[1], one.upstream[1], mask[1] = one.x[0], -one.upstream[0], 1 - mask[0]
+        return Masked(one._replace(b=one.b * (kind != 5)), mask)
 
     own = layer_training.paper_pass(cases.rng)
     mask = (cases.rng.random(own.upstream.shape) >= DROP_RATE).astype(float)
-    return [Case("a mask for each of 32 tokens, drop rate 0.05", Masked(own, mask), True), *cases.draw(draw, 24)]
+    return [Case("a mask for each of 32 tokens, drop rate 0.05", Masked(own, mask), True), *cases.draw(draw, 32)]
 
 
-def one_mask(case: Masked) -> bool:
-    """Whether every token has the same mask."""
-    return bool((case.mask == case.mask[0]).all())
+def plain_output(case: Masked) -> np.ndarray:
+    """f(x) for every token."""
+    return case.one.x @ (case.one.b @ case.one.a).T
+
+
+def agree_on_outputs(case: Masked) -> bool:
+    """Whether each output has one mask for all tokens at which it is not 0."""
+    size = np.abs(plain_output(case))
+    there = size > TOLERANCE * size.max()
+    return not ((there & (case.mask == 0)).any(axis=0) & (there & (case.mask == 1)).any(axis=0)).any()
+
+
+def agree_on_gradients(case: Masked) -> bool:
+    """Whether the dropped tokens' sum of (∂L/∂f_i)_t x_t is parallel to the kept ones', and does not cancel it."""
+    kept, gone = ((mask * case.one.upstream).T @ case.one.x for mask in (case.mask, 1 - case.mask))
+    least = TOLERANCE * np.abs([kept, gone]).max()
+    left = (np.abs(part).max(axis=1) > least for part in (kept, kept + gone))
+    return bool((np.linalg.matrix_rank(np.stack([kept, gone], 1), least) < 2).all() and np.less_equal(*left).all())
 
 
 def dropped_output(case: Masked) -> np.ndarray:
@@ -73,11 +95,20 @@ def dropped_output(case: Masked) -> np.ndarray:
 
 
 def row_scaled(case: Masked) -> np.ndarray:
-    """f(x) with row i of BA multiplied by η_i, the first token's mask."""
+    """f(x) with row i of BA multiplied by η_i, the mask of the one x."""
     return case.one.x @ (case.mask[0][:, None] * (case.one.b @ case.one.a)).T
 
 
-ONE_MASK = "one token, or one mask for all tokens"
+def nearest(masked: np.ndarray, plain: np.ndarray) -> np.ndarray:
+    """Each row of `plain` times the number that brings it nearest to that of `masked`."""
+    square = np.sum(plain**2, axis=1, keepdims=True)
+    there = square > (TOLERANCE * np.abs(masked).max()) ** 2
+    return np.divide(np.sum(masked * plain, axis=1, keepdims=True), square, where=there, out=0 * square) * plain
+
+
+def one_factor_on_outputs(case: Masked) -> np.ndarray:
+    """f(x) with row i of BA multiplied by the factor that serves all tokens best."""
+    return nearest(dropped_output(case).T, plain_output(case).T).T
 
 
 def scaled_rows(
@@ -85,15 +116,16 @@ def scaled_rows(
     cases: Cases,
     measure: Callable[[Masked], np.ndarray],
     told: Callable[[Masked], np.ndarray],
+    condition: Callable[[Masked], bool] | None = None,
     corrected: Callable[[Masked], np.ndarray] | None = None,
 ) -> tuple[Judged, Evidence]:
-    """Whether an array is that of one factor a row, and the relative errors; the condition: one mask for all tokens."""
+    """Whether an array is that of one factor a row, and the relative errors."""
     judged = cases.judge(
         drawn,
         measure=lambda case: [measure(case)],
         printed=lambda case, seen: close(seen, [told(case)], TOLERANCE),
         corrected=corrected and (lambda case, seen: close(seen, [corrected(case)], TOLERANCE)),
-        condition=one_mask,
+        condition=condition,
     )
     return judged, layer_training.deviations(judged, lambda case: [told(case)], ROUNDING, TOLERANCE)
 
@@ -118,17 +150,17 @@ def dropout_forward(cases: Cases) -> Finding:
 @framework_claim(
     "4-dropout-forward-in-training",
     says=FORWARD,
-    reading="A less kind reading: one factor η_i serves all tokens of a batch.",
+    reading="A less kind reading: one number η_i serves all tokens of a batch.",
     depends_on=("4-dropout-forward",),
 )
 def dropout_forward_in_training(cases: Cases) -> Finding:
     """Masked outputs against outputs of the row-scaled BA, for one token and for several."""
-    judged, evidence = scaled_rows(masked_cases(cases), cases, dropped_output, row_scaled)
+    judged, evidence = scaled_rows(masked_cases(cases), cases, dropped_output, one_factor_on_outputs, agree_on_outputs)
     return judged.finding(
-        conditional="Only for one token or one mask for all: in training every token draws its own mask.",
+        conditional="Only where the tokens with f(x)_i ≠ 0 share i's mask: in training every token draws its own.",
         evidence=evidence,
-        condition=ONE_MASK,
-        flips_if="a factor a row that serves tokens with different masks",
+        condition="for each i the mask is the same for all tokens with f(x)_i ≠ 0: one token, one mask for all, B = 0",
+        flips_if="a factor a row that serves two tokens of different masks whose f(x)_i is not 0",
     )
 
 
@@ -143,8 +175,18 @@ def product_gradient(case: Masked) -> np.ndarray:
 
 
 def masked_rows(case: Masked) -> np.ndarray:
-    """η_i g_i: LoRA's own gradient with its rows scaled by the first token's mask."""
+    """η_i g_i: LoRA's own gradient with its rows scaled by the mask of the one x."""
     return case.mask[0][:, None] * (case.one.upstream.T @ case.one.x)
+
+
+def kept_tokens(case: Masked) -> np.ndarray:
+    """Σ_t m_ti (∂L/∂f_i)_t x_tᵀ."""
+    return (case.mask * case.one.upstream).T @ case.one.x
+
+
+def one_factor_on_gradients(case: Masked) -> np.ndarray:
+    """LoRA's own gradient with row i multiplied by the factor that brings it nearest to the kept tokens' sum."""
+    return nearest(kept_tokens(case), case.one.upstream.T @ case.one.x)
 
 
 GRADIENT = "η_i = 0 is implicitly applied to the i-th row of the gradient g_i = (∂L/∂(BA))_{i,:}"
@@ -166,7 +208,7 @@ def dropout_gradient(cases: Cases) -> Finding:
 @framework_claim(
     "4-dropout-gradient-in-training",
     says=GRADIENT,
-    reading="A less kind reading: one factor η_i serves all tokens of a batch.",
+    reading="A less kind reading: one number η_i serves all tokens of a batch.",
     depends_on=("4-dropout-gradient", "4-dropout-forward-in-training"),
 )
 def dropout_gradient_in_training(cases: Cases) -> Finding:
@@ -175,14 +217,17 @@ def dropout_gradient_in_training(cases: Cases) -> Finding:
         masked_cases(cases),
         cases,
         product_gradient,
-        masked_rows,
-        lambda case: (case.mask * case.one.upstream).T @ case.one.x,
+        one_factor_on_gradients,
+        agree_on_gradients,
+        kept_tokens,
     )
     return judged.finding(
-        conditional="Only for one token or one mask for all: otherwise row i sums the tokens that keep output i.",
+        conditional="Mostly not: tokens draw their own masks, and row i of the gradient sums those that keep i.",
         evidence=evidence,
         corrected="g_i = Σ_t m_ti (∂L/∂f_i)_t x_tᵀ, m_ti the mask of token t",
-        condition=ONE_MASK,
+        condition="Σ_t (m_ti − η_i)(∂L/∂f_i)_t x_t = 0 for some η_i: one token, one mask for all, no ∂L/∂f_i where "
+        "masks differ (padding), or parallel tokens (n₂ = 1); for independent tokens only where masks agree on "
+        "all that have one",
         flips_if="an autograd gradient of BA other than the masked sum over tokens",
     )
 

@@ -26,7 +26,10 @@ DROP_RATE = 0.05  # the paper's
 
 
 class Adaption(NamedTuple):
-    """A scaling factor, or a mask on a LoRA layer's outputs, latent space or inputs; inputs to probe it with."""
+    """A scaling factor, or masks on a LoRA layer's outputs, latent space or inputs; inputs to probe it with.
+
+    The masks are a row for each token, as training draws them, or one row for all.
+    """
 
     kind: str
     eta: float
@@ -60,12 +63,12 @@ def plain(one: Pass) -> list[np.ndarray]:
 
 
 def adaptions(cases: Cases, kinds: Sequence[str]) -> list[Case]:
-    """A scaling factor or a mask each, ranks below, at and above n₁ and n₂, and LoRA's shapes first."""
+    """A scaling factor or masks each, ranks below, at and above n₁ and n₂; LoRA's shapes first, a mask a token."""
 
-    def drawn(kind: str, one: Pass, drop_rate: float, rng: np.random.Generator) -> Adaption:
+    def drawn(kind: str, one: Pass, drop_rate: float, rng: np.random.Generator, masks: int) -> Adaption:
         size = {"latent": len(one.a), "input": one.a.shape[1]}.get(kind, len(one.b))
-        mask = np.ones(size)
-        mask[rng.choice(size, max(1, round(drop_rate * size)), replace=False)] = 0.0
+        order = rng.permuted(np.tile(np.arange(size), (masks, 1)), axis=1)
+        mask = (order >= max(1, round(drop_rate * size))).astype(float)
         eta, probes = log_uniform(rng, 0.1, 1.0), rng.standard_normal((200, one.a.shape[1]))
         return Adaption(kind, eta, mask, one, probes)
 
@@ -74,22 +77,34 @@ def adaptions(cases: Cases, kinds: Sequence[str]) -> list[Case]:
         kind, one = str(rng.choice(kinds)), layer_training.draw_pass(rng, n1, n2, rank)
         if rank > 1 and rng.random() < 0.2:  # B of lower rank than r
             one = one._replace(b=one.b[:, [0, *range(rank - 1)]])
-        return drawn(kind, one, float(rng.choice([0.2, 0.5])), rng)
+        case = drawn(kind, one, float(rng.choice([0.2, 0.5])), rng, int(rng.choice([1, len(one.x)])))
+        return parted(rng, case) if kind == "input" and len(case.mask) == 1 and rng.random() < 0.7 else case
 
     own = layer_training.paper_pass(cases.rng)
     return [
-        *(Case(f"{kind}, n₂ = 64, r = 8", drawn(kind, own, DROP_RATE, cases.rng), paper=True) for kind in kinds),
+        *(Case(f"{kind}, n₂ = 64, r = 8", drawn(kind, own, DROP_RATE, cases.rng, 32), paper=True) for kind in kinds),
         *cases.draw(draw, 32),
     ]
 
 
+def parted(rng: np.random.Generator, case: Adaption) -> Adaption:
+    """A's first row in the masked features, the others in these or in the kept, half of the draws but for a nudge."""
+    masked = np.arange(len(case.one.a))[:, None] <= rng.integers(len(case.one.a))
+    a = case.one.a * np.abs(case.mask - masked)
+    return case._replace(one=case.one._replace(a=a + 1e-3 * rng.integers(2) * rng.standard_normal(a.shape)))
+
+
 def follows_from_f(case: Adaption) -> bool:
-    """Whether the adapted map is a function of f = BAx: its rows lie in those of BA."""
-    a, b, m = case.one.a, case.one.b, case.mask
+    """Whether the adapted map is a function of f = BAx: under each mask its rows lie in BA's row space.
+
+    Masks on the input keep that space V in itself exactly where it is the sum of a part in the masked features and one
+    in the kept: V·diag(m) ⊂ V.
+    """
+    a, b = case.one.a, case.one.b
     if case.kind in ("scaling", "output"):
         return True
-    other = (b * m) @ a if case.kind == "latent" else b @ (a * m)
-    return bool(np.linalg.matrix_rank(np.vstack([b @ a, other]), 1e-8) == np.linalg.matrix_rank(b @ a, 1e-8))
+    masked = [(b * m) @ a if case.kind == "latent" else b @ (a * m) for m in case.mask]
+    return bool(np.linalg.matrix_rank(np.vstack([b @ a, *masked]), 1e-8) == np.linalg.matrix_rank(b @ a, 1e-8))
 
 
 def same_f(one: Pass) -> np.ndarray:
@@ -104,8 +119,8 @@ def same_f(one: Pass) -> np.ndarray:
     test="tests/test_claims_4_1.py",
     where="§4.1, below Eq. (4)",
     says="both scaling factor and dropout are adaptions on LoRA output f(x), and both have effects on gradient",
-    reading="Two inputs with one f(x) have one adapted output, with dropout of (f(x))_i, as §4.1 has it; LoRA's own is "
-    "row 4-both-adaptions-in-lora.",
+    reading="Two inputs with one f(x) have one adapted output under one mask, which training draws for each x, with "
+    "dropout of (f(x))_i, as §4.1 has it; LoRA's own is row 4-both-adaptions-in-lora.",
 )
 def both_adaptions(cases: Cases) -> Finding:
     """The scaled and the masked layer on two inputs that BA maps to one output."""
@@ -117,10 +132,10 @@ def both_adaptions(cases: Cases) -> Finding:
     )
 
 
-def on_one_f(cases: Cases, kinds: Sequence[str]) -> Judged:
+def on_one_f(cases: Cases, kinds: Sequence[str], *known: Case) -> Judged:
     """Whether two inputs that BA maps to one output have one adapted output, and a gradient that is not LoRA's."""
     return cases.judge(
-        adaptions(cases, kinds),
+        [*adaptions(cases, kinds), *known],
         measure=lambda case: output_and_gradient(case, case.one._replace(x=same_f(case.one))),
         printed=lambda case, seen: (
             relative_error(seen[0], output_and_gradient(case, case.one)[0]) <= 1e-7
@@ -151,7 +166,9 @@ def judged_distance(judged: Judged) -> Evidence:
 )
 def own_dropout(cases: Cases) -> Finding:
     """The masked layers on two inputs that BA maps to one output."""
-    judged = on_one_f(cases, ("input", "latent"))
+    one = layer_training.draw_pass(cases.rng, 2, 3, 1)._replace(a=np.array([[1.0, 1.0, 0.0]]))
+    both = Adaption("input", 1.0, np.array([[0.0, 0.0, 1.0]]), one, one.x)
+    judged = on_one_f(cases, ("input", "latent"), Case("A = (1, 1, 0), inputs 1 and 2 masked together", both))
     evidence = judged_distance(judged)
     return judged.finding(
         conditional="Partly: in the latent space, if B has rank r; not in LoRA's code, which masks inputs.",
@@ -160,9 +177,16 @@ def own_dropout(cases: Cases) -> Finding:
             evidence.measured[judged.cases[0].name], "of the output", "distance of LoRA's masked outputs at one f(x)"
         ),
         condition="the masked product has its rows in BA's row space: of masks in the latent space where B has rank r "
-        "(so r ≤ n₁), of masks on the input only if BA reads each masked feature by itself or not at all",
-        flips_if="LoRA's own dropout giving one output for two inputs of one f(x)",
+        "(so r ≤ n₁), of masks on the input only where that space is the sum of a part in the masked features and one "
+        "in the kept",
+        flips_if="masked inputs giving one output at one f(x) where BA's row space has no two such parts",
     )
+
+
+def unexplained(f: np.ndarray, outputs: np.ndarray) -> float:
+    """The norm of what is left of a mask's outputs by a linear function of f, the largest over masks."""
+    fitted = (f @ np.linalg.lstsq(f, seen, rcond=1e-10)[0] for seen in outputs)
+    return float(max(np.linalg.norm(seen - told) for seen, told in zip(outputs, fitted, strict=True)))
 
 
 @framework_claim(
@@ -170,28 +194,30 @@ def own_dropout(cases: Cases) -> Finding:
     test="tests/test_claims_4_1.py",
     where="§4.1, above Definition 2",
     says="We are inspired to formalize a general framework that subsumes both",
-    reading="f̃ = f_o∘f for a function f_o, which may be drawn anew at every step, for the scaling factor and for "
-    "dropout of (f(x))_i; LoRA's own dropout is row 4-both-adaptions-in-lora.",
+    reading="f̃ = f_o∘f for a function f_o, which may be drawn anew for every x, as a token's mask is, for the scaling "
+    "factor and for dropout of (f(x))_i; LoRA's own dropout is row 4-both-adaptions-in-lora.",
     depends_on=("4-both-adaptions",),
 )
 def subsumes(cases: Cases) -> Finding:
-    """Is the adapted output f_o(f(x)) for one linear f_o? The best f_o fitted on many inputs, and what it leaves."""
+    """Is the adapted output f_o(f(x)) for a linear f_o a mask? The best f_o fitted on many inputs; what it leaves."""
 
     def f_of(case: Adaption) -> np.ndarray:
         return case.probes @ case.one.a.T @ case.one.b.T
 
+    def outputs(case: Adaption) -> np.ndarray:
+        probed = case.one._replace(x=case.probes, upstream=0 * f_of(case))
+        return np.array([output_and_gradient(case._replace(mask=mask), probed)[0] for mask in case.mask])
+
     def left(case: Adaption, seen: np.ndarray) -> float:
-        f = f_of(case)
-        fitted = f @ np.linalg.lstsq(f, seen, rcond=1e-10)[0]
-        return float(np.linalg.norm(seen - fitted) / np.linalg.norm(f))
+        return unexplained(f_of(case), seen) / float(np.linalg.norm(f_of(case)))
 
     judged = cases.judge(
         adaptions(cases, ("scaling", "output")),
-        measure=lambda case: output_and_gradient(case, case.one._replace(x=case.probes, upstream=0 * f_of(case)))[0],
+        measure=outputs,
         printed=lambda case, seen: left(case, seen) <= 1e-7,
     )
     return judged.finding(
-        holds="Yes: the scaling factor, and dropout of outputs, whose f_o is drawn anew at every step.",
+        holds="Yes: the scaling factor, and dropout of outputs, whose f_o is drawn anew for every x.",
         evidence=judged.evidence(ROUNDING, {"what no f_o explains, of f(x)": 0.0}, shown=left, tolerance=1e-7),
         flips_if="a scaled or masked output that no f_o of f(x) gives",
     )

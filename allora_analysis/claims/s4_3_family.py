@@ -293,9 +293,18 @@ def expectation(one: Batch) -> np.ndarray:
     return (one.row - one.target) @ (law.mean * (np.eye(len(one.row)) - along) + law.along * along)
 
 
+def beside_a_fitted(rng: np.random.Generator, misfit: float) -> Batch:
+    """A token beside one whose output is this far from its target."""
+    x, row, off = rng.standard_normal((2, 3)), rng.standard_normal(3), rng.standard_normal(3)
+    x[1] += (misfit - x[1] @ off) / (off @ off) * off
+    return Batch(x, row, row - off, log_uniform(rng, 0, 1))
+
+
 def batches(rng: np.random.Generator) -> Batch:
-    """One token, B = 0, tokens of equal |f|, parallel ones, or any."""
-    kind = rng.integers(6)
+    """One token, B = 0, tokens of equal |f|, parallel ones, one beside another that is fitted or almost, or any."""
+    kind = rng.integers(7)
+    if kind == 4:
+        return beside_a_fitted(rng, 1e-3 * rng.integers(2))
     x = rng.standard_normal((1 if kind == 0 else int(rng.integers(2, 9)), 3))
     row = rng.standard_normal(3) * (kind != 1)
     if kind == 2:  # entries ±1 and a row along an axis: |f| is the same for every token
@@ -306,8 +315,9 @@ def batches(rng: np.random.Generator) -> Batch:
 
 
 def keeps_direction(one: Batch) -> bool:
-    """Whether |f(x)_i| is the same for every token, or all tokens are parallel."""
-    return bool(np.ptp(np.abs(one.x @ one.row)) <= TOLERANCE or np.linalg.matrix_rank(one.x, 1e-9) == 1)
+    """Whether Σ_t d_t(∂L/∂f_i)_t x_t is a multiple of Σ_t (∂L/∂f_i)_t x_t."""
+    f = one.x @ one.row
+    return parallel(one, {"mean": (inverse_sqrt(np.abs(f), one.eta) * (f - one.x @ one.target)) @ one.x / len(f)})
 
 
 def _one_token(rng: np.random.Generator) -> Batch:
@@ -372,6 +382,7 @@ def expected_update(cases: Cases) -> Finding:
         [
             Case("32 tokens, n₂ = 64, ‖(BA)_i‖ near 0.1, η² = 4", own, True),
             Case("white inputs", white),
+            Case("two tokens, one of them fitted", beside_a_fitted(rng, 0.0)),
             *cases.draw(batches, 24),
         ],
         measure=summed,
@@ -382,13 +393,14 @@ def expected_update(cases: Cases) -> Finding:
     seen, ours = judged.measured[0]["mean"], _row_gradient(own)
     cosine = float(seen @ ours / np.linalg.norm(seen) / np.linalg.norm(ours))
     return judged.finding(
-        conditional="Only for one token: over a batch the factors differ, and turn the row's gradient a little.",
+        conditional="Mostly not over a batch: its tokens' factors differ, and turn the row's gradient a little.",
         evidence=judged.evidence(
             source_of_errors(TOKENS), {"white inputs": expectation(white)}, tolerance=allowed, n=TOKENS
         ),
         size=Size(math.degrees(math.acos(min(1.0, cosine))), "degrees", "between g̃_i and g_i, 32 tokens, rows of 0.1"),
         corrected="token by token; over white Gaussian inputs and a squared loss E[g̃_i] = g_i(E[d]·across + "
         "E[dz²]·along (BA)_i), with E[dz²] < E[d]: turned away from the row's own direction",
-        condition="one token, or |f(x)_i| the same for every token (as at B = 0), or all tokens parallel",
-        flips_if="a batch of different |f(x)_i|, its tokens not parallel, whose g̃_i is parallel to g_i",
+        condition="Σ_t (d_t − κ)(∂L/∂f_i)_t x_t = 0 for some κ: those with ∂L/∂f_i ≠ 0 are one token, tokens of one "
+        "|f(x)_i| (as at B = 0), or parallel; if they are independent, only of one |f(x)_i|",
+        flips_if="a batch whose g̃_i is parallel to g_i where that sum is 0 for no κ",
     )
