@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allora_analysis import dropout_sgd
+from allora_analysis import dropout_sgd, validation
 from allora_analysis.dropout_sgd.factors import PLACEMENTS, Factors
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import dropout_factors as brute
@@ -173,6 +175,17 @@ def test_units_nodes_and_what_masks_add(seed, placement, unit):
     assert gaps[0] < max(0.2 * gaps[1], 1e-6)
 
 
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_every_unit_of_the_factors_is_as_exact(unit):
+    """A and B in another unit, W and Y in its square, l over its square: the same run."""
+    x, y, a, b = draw(12)
+    one = dropout_sgd.factor_flow(x, y, a, b, 0.6, 1e-3, 20)
+    other = dropout_sgd.factor_flow(x, unit**2 * y, unit * a, unit * b, 0.6, 1e-3 / unit**2, 20)
+    np.testing.assert_allclose(other.mean_product / unit**2, one.mean_product, atol=1e-8)
+    np.testing.assert_allclose(other.covariance_trace / unit**4, one.covariance_trace, rtol=1e-6)
+    np.testing.assert_allclose(other.covariance / unit**4, one.covariance, atol=1e-9)
+
+
 @pytest.mark.parametrize("keep_prob", [0.5, 0.95])
 def test_on_white_inputs_dropout_is_a_shorter_target_and_a_faster_clock(keep_prob):
     """The flow of A and B: without masks, towards p times the fit, 1/p times as fast; what the doctor says of it."""
@@ -219,6 +232,27 @@ def test_mistakes_are_one_line(change, word):
 def test_too_large_a_problem_is_refused_before_it_is_held():
     with pytest.raises(ArgumentError, match="GiB"):
         dropout_sgd.factor_flow(np.ones((2, 3000)), np.ones((2, 1)), np.ones((2, 3000)), np.ones((1, 2)), 0.9, 1e-9, 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "placement"),
+    [
+        ((3, 40, 2, 2), "bottleneck"),
+        ((3, 30, 10, 1), "input"),
+        ((300, 1, 6, 2), "bottleneck"),
+        ((300, 12, 6, 1), "input"),
+    ],
+    ids=["factors", "products", "rows of factors", "rows of products"],
+)
+def test_what_is_told_to_be_held_is_held(shape, placement, monkeypatch):
+    told = {}
+    dropout_sgd.factor_flow(*draw(4, TINY[placement]), 0.9, 1e-8, 1, placement)  # what is imported is held too
+    monkeypatch.setattr(validation, "fits", lambda name, numbers, what: told.update({name: 8 * numbers}))
+    tracemalloc.start()
+    dropout_sgd.factor_flow(*draw(4, shape), 0.9, 1e-8, 1, placement)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 1 < peak / sum(told.values()) < 5
 
 
 @pytest.mark.parametrize("shape", [(3, 150, 2, 2), (20_000, 1, 10, 2)], ids=["inputs", "rows"])
