@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis import dropout_sgd, validation
+from allora_analysis.dropout_sgd import monte_carlo
 from allora_analysis.dropout_sgd.factors import PLACEMENTS, Factors
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import dropout_factors as brute
@@ -140,16 +141,19 @@ def test_monte_carlo_twin(placement):
     assert 0 < run.step_size < 0.1
 
 
-def test_simulation_averages_and_restarts_are_the_generators_alone():
+def test_simulation_averages_and_restarts_are_the_generators_alone(monkeypatch):
+    """Five replicas in blocks of two."""
     x, y, a, b = draw(8)
+    monkeypatch.setattr(monte_carlo, "BLOCK", 2 * len(x) * (3 + 2 + 2))
     runs = [
         dropout_sgd.simulate_factors(
-            x, y, a, b, 0.5, 1e-3, 3, replicas=2, generator=np.random.default_rng(0), record=(1, 2, 3)
+            x, y, a, b, 0.5, 1e-3, 3, replicas=5, generator=np.random.default_rng(0), record=(1, 2, 3)
         )
         for _ in range(2)
     ]
     np.testing.assert_array_equal(runs[0].iterates, runs[1].iterates)
     np.testing.assert_allclose(runs[0].averages[2], runs[0].iterates.mean(axis=0))
+    assert len(np.unique(runs[0].iterates[2, :, 0, 0])) == 5
 
 
 @settings(deadline=None, max_examples=15)
@@ -205,6 +209,7 @@ def test_risk_is_the_mean_squares_first_order():
     run, truth = dropout_sgd.factor_flow(x, y, a, b, 0.8, 1e-5, 4), np.ones((3, 2))
     exact = ((run.mean_product - truth) ** 2).sum(axis=(1, 2)) + run.covariance_trace
     np.testing.assert_allclose(run.risk(truth), exact, rtol=1e-6)
+    assert run.risk(run.flow_product[-1])[-1] == run.covariance_trace[-1] > 0
 
 
 @pytest.mark.bad_input

@@ -60,6 +60,7 @@ NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("replicas: int = 40,", "40 → 41"): "how many networks a figure draws where no number is asked for",
     ("start -= vectors @ (vectors.T @ start)", "- → +"): (
         "where a search begins, at random; what it finds comes with its residuals either way"
     ),
