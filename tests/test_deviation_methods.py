@@ -239,6 +239,15 @@ def test_what_is_left_of_the_series(last):
     assert characteristic._odd_remainder(float(last)) == pytest.approx(truth, rel=max(1e-15, 0.1 * (2 / last) ** 6))
 
 
+def test_the_bar_has_what_was_cut_off():
+    """φ = 0 at all frequencies, total mass ½: E is half of the wave's mean, M/2; the bar is what smoothing leaves."""
+    k, period = 2 * np.arange(50) + 1.0, 3.0
+    value, error = characteristic._sum_up(k, 0 * k, period, 0.5)
+    assert value == pytest.approx(0.5 * period / 2, rel=1e-12)
+    rest, sigma = math.pi**2 / 8 - np.sum(1 / k**2), 6 * period / (math.pi * k[-1])
+    assert error == pytest.approx(0.5 * math.exp(-18) * (4 * period / math.pi**2 * rest + sigma), rel=1e-9)
+
+
 def test_transform_is_the_sum(rng):
     coefficient = rng.standard_normal(40) + 1j * rng.standard_normal(40)
     angle = rng.uniform(-20, 20, 40)
@@ -256,6 +265,15 @@ def test_transform_takes_over_for_many_entries(rng):
     shifted = characteristic.expectation(groups, np.array([-0.3, 0.7]), np.array([0.7, 0.3]), 1e-8 * floor)
     two = enumeration.group(np.r_[1.0, delta], 1, 0.99)  # another law: only that atoms go through the transform
     assert shifted[1] < 1e-6 < shifted[0] < math.sqrt(float(np.sum(two.variance)) + 1)
+
+
+@pytest.mark.parametrize("keep_prob", [0.6, 0.7, 0.99])
+@pytest.mark.parametrize("entries", [3, 500])
+def test_the_series_is_no_longer_than_its_bound_wants(entries, keep_prob):
+    """N r^m/(1 − r), r = p/(1 − p) of the rarer outcome, falls below 10⁻¹⁴ at the last term."""
+    ratio = (1 - keep_prob) / keep_prob
+    left = entries * ratio ** np.arange(200.0) / (1 - ratio)
+    assert characteristic.terms(enumeration.group(np.ones(entries), 1, keep_prob)) == np.argmax(left <= 1e-14)
 
 
 def test_transform_is_refused_where_its_series_is_long(rng):
@@ -312,6 +330,33 @@ def test_atoms_that_the_rest_cannot_bring_to_0_are_settled():
         assert 0 <= state.settled < truth
 
 
+def atoms(groups):
+    return [enumeration.atoms_of(groups, index) for index in range(len(groups.size))]
+
+
+def outcomes(groups):
+    """All values of T, by brute force, and their chances."""
+    value, weight = np.zeros(1), np.ones(1)
+    for places, chances in atoms(groups):
+        value, weight = (value[:, None] + places).ravel(), (weight[:, None] * chances).ravel()
+    return value, weight
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 3.0, 8.0, 60.0])
+@pytest.mark.parametrize(
+    ("delta", "n", "keep_prob"),
+    [((1.0, -0.4), 1, 0.3), ((1.0, 0.7), 40, 0.02), ((3.0,), 9, 0.5), (np.ones(14), 1, 0.5), (np.ones(14), 3, 0.1)],
+)
+def test_beyond_the_radius_is_as_little_as_told(delta, n, keep_prob, exponent):
+    groups = enumeration.group(np.array(delta), n, keep_prob)
+    value, weight = outcomes(groups)
+    reach, beyond = characteristic.radius(groups, exponent)
+    far = np.abs(value) > reach
+    assert weight[far].sum() <= 2 * math.exp(-exponent)
+    assert (weight * np.abs(value))[far].sum() <= beyond
+    assert reach <= np.abs(groups.size) @ groups.trials * (1 - groups.probability) * (1 + 1e-11)
+
+
 @pytest.mark.parametrize(
     ("delta", "n", "keep_prob"),
     [((1.0, -0.4), 1, 0.3), ((1.0, 1.0, 0.2), 2, 0.5), ((3.0,), 4, 0.1), (np.linspace(1, 2, 8), 1, 0.3)],
@@ -319,12 +364,9 @@ def test_atoms_that_the_rest_cannot_bring_to_0_are_settled():
 def test_the_floor_is_the_better_of_two_lower_bounds(delta, n, keep_prob):
     """Jensen's and Hölder's by brute force over all outcomes, neither above the truth."""
     groups = enumeration.group(np.array(delta), n, keep_prob)
-    outcomes = [enumeration.atoms_of(groups, index) for index in range(len(groups.size))]
-    value, weight = np.zeros(1), np.ones(1)
-    for places, chances in outcomes:
-        value, weight = (value[:, None] + places).ravel(), (weight[:, None] * chances).ravel()
+    value, weight = outcomes(groups)
     second, fourth = weight @ value**2, weight @ value**4
-    own = max(chances @ np.abs(places) for places, chances in outcomes)
+    own = max(chances @ np.abs(places) for places, chances in atoms(groups))
     expected = max(own / math.sqrt(second), math.sqrt(second**2 / fourth))
     assert law.floor_ratio(groups) == pytest.approx(expected, rel=1e-10)
     assert expected <= weight @ np.abs(value) / math.sqrt(second) * (1 + 1e-12)

@@ -61,6 +61,7 @@ def test_a_schedule_stops_at_the_first_value_that_is_not_finite():
         ({"record": (4,)}, r"record must be a whole number in \[0, 3\]"),
         ({"replicas": 10**9}, "1 GiB; give fewer than"),
         ({"learning_rate": [0.1] * 2}, "learning_rate"),
+        ({"batch_size": 2**26}, "rows and masks would need 2 GiB"),  # four numbers a row
     ],
 )
 def test_what_cannot_be_simulated_is_refused(change, words):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allora_analysis import dropout_sgd
+from allora_analysis import dropout_sgd, validation
+from allora_analysis.dropout_sgd import monte_carlo
 from allora_analysis.dropout_sgd.factors import PLACEMENTS, Factors
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import dropout_factors as brute
@@ -138,16 +141,19 @@ def test_monte_carlo_twin(placement):
     assert 0 < run.step_size < 0.1
 
 
-def test_simulation_averages_and_restarts_are_the_generators_alone():
+def test_simulation_averages_and_restarts_are_the_generators_alone(monkeypatch):
+    """Five replicas in blocks of two."""
     x, y, a, b = draw(8)
+    monkeypatch.setattr(monte_carlo, "BLOCK", 2 * len(x) * (3 + 2 + 2))
     runs = [
         dropout_sgd.simulate_factors(
-            x, y, a, b, 0.5, 1e-3, 3, replicas=2, generator=np.random.default_rng(0), record=(1, 2, 3)
+            x, y, a, b, 0.5, 1e-3, 3, replicas=5, generator=np.random.default_rng(0), record=(1, 2, 3)
         )
         for _ in range(2)
     ]
     np.testing.assert_array_equal(runs[0].iterates, runs[1].iterates)
     np.testing.assert_allclose(runs[0].averages[2], runs[0].iterates.mean(axis=0))
+    assert len(np.unique(runs[0].iterates[2, :, 0, 0])) == 5
 
 
 @settings(deadline=None, max_examples=15)
@@ -173,6 +179,17 @@ def test_units_nodes_and_what_masks_add(seed, placement, unit):
     assert gaps[0] < max(0.2 * gaps[1], 1e-6)
 
 
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_every_unit_of_the_factors_is_as_exact(unit):
+    """A and B in another unit, W and Y in its square, l over its square: the same run."""
+    x, y, a, b = draw(12)
+    one = dropout_sgd.factor_flow(x, y, a, b, 0.6, 1e-3, 20)
+    other = dropout_sgd.factor_flow(x, unit**2 * y, unit * a, unit * b, 0.6, 1e-3 / unit**2, 20)
+    np.testing.assert_allclose(other.mean_product / unit**2, one.mean_product, atol=1e-8)
+    np.testing.assert_allclose(other.covariance_trace / unit**4, one.covariance_trace, rtol=1e-6)
+    np.testing.assert_allclose(other.covariance / unit**4, one.covariance, atol=1e-9)
+
+
 @pytest.mark.parametrize("keep_prob", [0.5, 0.95])
 def test_on_white_inputs_dropout_is_a_shorter_target_and_a_faster_clock(keep_prob):
     """The flow of A and B: without masks, towards p times the fit, 1/p times as fast; what the doctor says of it."""
@@ -192,6 +209,7 @@ def test_risk_is_the_mean_squares_first_order():
     run, truth = dropout_sgd.factor_flow(x, y, a, b, 0.8, 1e-5, 4), np.ones((3, 2))
     exact = ((run.mean_product - truth) ** 2).sum(axis=(1, 2)) + run.covariance_trace
     np.testing.assert_allclose(run.risk(truth), exact, rtol=1e-6)
+    assert run.risk(run.flow_product[-1])[-1] == run.covariance_trace[-1] > 0
 
 
 @pytest.mark.bad_input
@@ -219,6 +237,27 @@ def test_mistakes_are_one_line(change, word):
 def test_too_large_a_problem_is_refused_before_it_is_held():
     with pytest.raises(ArgumentError, match="GiB"):
         dropout_sgd.factor_flow(np.ones((2, 3000)), np.ones((2, 1)), np.ones((2, 3000)), np.ones((1, 2)), 0.9, 1e-9, 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "placement"),
+    [
+        ((3, 40, 2, 2), "bottleneck"),
+        ((3, 30, 10, 1), "input"),
+        ((300, 1, 6, 2), "bottleneck"),
+        ((300, 12, 6, 1), "input"),
+    ],
+    ids=["factors", "products", "rows of factors", "rows of products"],
+)
+def test_what_is_told_to_be_held_is_held(shape, placement, monkeypatch):
+    told = {}
+    dropout_sgd.factor_flow(*draw(4, TINY[placement]), 0.9, 1e-8, 1, placement)  # what is imported is held too
+    monkeypatch.setattr(validation, "fits", lambda name, numbers, what: told.update({name: 8 * numbers}))
+    tracemalloc.start()
+    dropout_sgd.factor_flow(*draw(4, shape), 0.9, 1e-8, 1, placement)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 1 < peak / sum(told.values()) < 5
 
 
 @pytest.mark.parametrize("shape", [(3, 150, 2, 2), (20_000, 1, 10, 2)], ids=["inputs", "rows"])

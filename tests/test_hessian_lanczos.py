@@ -135,10 +135,11 @@ def rough(matrix, size):
     return arpack
 
 
-def test_rough_vectors_are_polished(rng, monkeypatch):
-    matrix = symmetric(SPECTRA["symmetric, each 8 times"], rng)
+@pytest.mark.parametrize("name", ["symmetric, each 8 times", "positive, with a kernel"])
+def test_rough_vectors_are_polished(name, rng, monkeypatch):
+    matrix = symmetric(SPECTRA[name], rng)
     monkeypatch.setattr(lanczos, "_arpack", rough(matrix, 1e-6))
-    assert_ends(ends(matrix, 2), SPECTRA["symmetric, each 8 times"], 2)
+    assert_ends(ends(matrix, 2), SPECTRA[name], 2)
 
 
 @pytest.mark.bad_input

@@ -100,6 +100,14 @@ def test_the_path_ends_at_the_best_fit_without_negative_directions(rng, name):
         assert report.cosine["sgd"] == pytest.approx(report.best_cosine)
 
 
+def test_a_start_that_is_the_best_of_its_rank_stays():
+    """B₀A₀ fits the first of two singular directions, T is the second: a critical point, and nothing to leave for."""
+    report = hessian.start_report(np.eye(3), np.diag([0.0, 1.0, 0.0]), ([[1.0, 0, 0]], [[2.0], [0], [0]]), 1)
+    assert [*report.stages] == ["start"]
+    assert report.stages["start"].inertia == hessian.Inertia(0, 0, 5)
+    assert {*report.steps.values()} == {None}
+
+
 @given(st.integers(1, 5), st.integers(1, 5), st.data())
 def test_no_point_has_more_negative_directions_than_b_zero(n1, n2, data):
     rank = data.draw(st.integers(1, min(n1, n2)))
@@ -207,6 +215,16 @@ def test_the_spectrum_falls_apart(n1, n2, data):
     values = starts._values(one, one.a, one.b)
     whole_values = hessian.restricted_spectrum(x, gradient(x, t + b @ a, a, b), a, b)
     assert_close(np.sort(values), whole_values)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-13])
+def test_what_a_has_in_the_kernel_of_x_counts_however_small(rng, size):
+    """Beside 1 where X sees: 1e-13 leaves three digits of its direction, which must not reach into what X sees."""
+    x, t, b = np.linalg.qr(rng.standard_normal((8, 4)))[0].T, low_rank(rng, 6, 8, 1), rng.standard_normal((6, 1))
+    a = rng.standard_normal((1, 8)) @ (x.T @ x * (1 - size) + size * np.eye(8))
+    one = within(x, t, a, b)
+    values = np.sort(starts._values(one, one.a, one.b))
+    assert_close(values, hessian.restricted_spectrum(x, gradient(x, t + b @ a, a, b), a, b))
 
 
 def test_without_what_is_outside_the_spectrum_is_wrong(rng):

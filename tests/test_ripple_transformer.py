@@ -340,6 +340,10 @@ def test_the_logits_gain_is_that_of_sampled_softmaxes(sigma, tokens, rng):
     assert 5 * error < 0.1
 
 
+def test_the_gain_where_attention_is_uniform_over_very_many_tokens():
+    assert mean_field.logit_gain(0.01, 10_000) == pytest.approx(2e-4 * (1 - 1e-4), rel=1e-3)
+
+
 def first_gradient(told_tokens, eta=1.0, count=8, width=48, copies=60):
     """E‖J v‖² after a block that is attention alone, orthogonal tokens, weights at random: a mean over networks."""
     seen, mixing = [], []

@@ -172,6 +172,7 @@ def test_wrong_shapes_are_rejected_by_the_hook(request):
 
 
 X, Y, A, B = np.ones((3, 2)), np.ones((3, 1)), np.ones((2, 2)), np.ones((1, 2))
+RNG = np.random.default_rng(0)
 
 
 @pytest.mark.bad_input
@@ -189,6 +190,7 @@ X, Y, A, B = np.ones((3, 2)), np.ones((3, 1)), np.ones((2, 2)), np.ones((1, 2))
             lambda: tikhonov.bottleneck_threshold([1.0, -1.0], 0.5, 1),
             r"singular_values must be 0 or above, received -1",
         ),
+        (lambda: tikhonov.enumerated_bottleneck_minimum(X, Y, 0.5, 1, 1001, RNG), r"starts .* 1000.*received 1001"),
         (lambda: tikhonov.enumerated_bottleneck_loss(np.ones((9, 2)), np.ones((9, 1)), A, B, 0.5), r"at most 16"),
     ],
 )

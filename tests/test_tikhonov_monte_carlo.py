@@ -84,6 +84,7 @@ def test_std_of_the_loss_at_a_tiny_keep_probability_is_a_number():
 def test_draws_do_not_depend_on_the_chunks(placement, monkeypatch):
     whole = tikhonov.sampled_losses(X, Y, W, KEEP, placement, 50, np.random.default_rng(5))
     bottleneck = tikhonov.sampled_bottleneck_losses(X, Y, A, B, KEEP, 50, np.random.default_rng(5))
+    assert whole.shape == bottleneck.shape == (50,)
     monkeypatch.setattr(masks, "CHUNK_ENTRIES", 7 * N * D)
     again = tikhonov.sampled_losses(X, Y, W, KEEP, placement, 50, np.random.default_rng(5))
     np.testing.assert_allclose(again, whole, rtol=1e-13)

@@ -60,6 +60,29 @@ NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("replicas: int = 40,", "40 → 41"): "how many networks a figure draws where no number is asked for",
+    ("start -= vectors @ (vectors.T @ start)", "- → +"): (
+        "where a search begins, at random; what it finds comes with its residuals either way"
+    ),
+    ("krylov = [start / np.linalg.norm(start)]", "/ → *"): "the basis is made orthonormal afterwards",
+    ("while vectors.shape[1] + n_values < dimension:", "< → <="): (
+        "one more look into what is left, or the whole space at once: the residuals are told either way"
+    ),
+    ("restarts = 10 * dimension if", "- → +"): "how long a search is waited for before the whole space is taken",
+    ("reach, beyond = radius(groups, 42.0 + max(0.0, math.log(unit / target) - 20))", "+ → -"): (
+        "how far out a tail is cut, at 1e-18 of its mass or less; the answer comes with its own error either way"
+    ),
+    ('if flow.status == "failed" or (flow.status == "running" and', "<= → <"): "where a speed is one float exactly",
+    ("best = int(np.flatnonzero(distance <= distance.min() + 4 *", "<= → <"): "where a distance is one float exactly",
+    ("if not (np.isfinite(pair[0]).all() and np.isfinite(pair[1]).all()):", "and → or"): (
+        "what is not finite in A or B is so in both a step later, and never below the wanted loss"
+    ),
+    ('or getattr(learning_rate, "ndim", 1) == 0', "1 → 2"): "whatever is not 0 says the same",
+    ("return abs(float(u @ image_v - v @ image_u)) / (size or 1.0)", "1.0 → 1.5"): "0 over it is 0",
+    ("z = np.linspace(-9, 9, 181)", "9 → 10"): "how far out a normal density is cut, at 1e-17 of its top",
+    ("refuse_long(steps, steps * (1e-4 + replicas * drawn", "100000000.0 → 200000000.0"): (
+        "how fast a machine is taken to be, to a factor of a few"
+    ),
     ("if answer[1] > 2 * TARGET * floor and", "2 → 3"): (
         "when a second split is tried; the answer comes with its own error either way"
     ),
