@@ -253,6 +253,30 @@ def test_few_steps_are_judged_among_nine_rates():
     assert [round(found[one.name].mean, 3) for one in (few, many)] == [0.1, 0.0]
 
 
+def test_an_end_that_seeds_choose_is_widened_until_they_do_not():
+    cell = Cell("lora", "sgd")
+    table = filled({cell: (0.1, np.full(100, 0.8))})
+    nine = table.candidates(cell, fine=True)
+
+    def best_at(rate, seeds, first=0):
+        chosen = tuple(0.01 if first <= seed < first + seeds else 0.5 for seed in range(100))
+        table.rows[cell][rate, 0, 100] = Row(chosen, (900,) * 100, (0.2,) * 100)
+
+    best_at(nine[-1], 2)
+    assert table.candidates(cell, fine=True) == nine, "two of a hundred are one in fifty"
+    best_at(nine[-1], 3)
+    wider = table.candidates(cell, fine=True)
+    assert wider == (*nine, 0.42, 0.56)
+    assert table.values(cell, "accuracy", fine=True) == {}, "not before the further rates have run"
+    best_at(0.42, 0)
+    best_at(0.56, 0)
+    assert table.candidates(cell, fine=True) == wider
+    assert len(table.values(cell, "accuracy", fine=True)) == 100
+    best_at(nine[0], 3, first=50)
+    assert table.candidates(cell, fine=True)[2:] == wider
+    assert len(table.candidates(cell)) == 3
+
+
 def test_a_marginal_is_the_mean_over_cells_of_a_level():
     family = [cell for cell in screening() if cell.rule in FAMILY]
     gain = {"inverse_sqrt": 0.02, "inverse": 0.01, "exponential": 0.0, "constant": -0.01}

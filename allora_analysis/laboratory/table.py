@@ -45,7 +45,10 @@ class Row(NamedTuple):
     loss: tuple[float | None, ...]
 
 
-def validation(run: tuple[float | None, int, float | None]) -> float:
+Run = tuple[float | None, int, float | None]  # validation loss, test images right, test loss
+
+
+def validation(run: Run) -> float:
     """What chooses between runs: the validation loss, ∞ of one that diverged."""
     return math.inf if run[0] is None else run[0]
 
@@ -83,16 +86,34 @@ class Table:
     def candidates(self, cell: Cell, fine: bool = False) -> tuple[float, ...]:
         """The rates among which each judging seed chooses: the best and its neighbors, a quarter of a decade away.
 
-        With `fine`, those within half a decade of the best, an eighth of a decade apart.
+        With `fine`, those within half a decade of the best, an eighth of a decade apart, and two more beyond an end
+        which more than one in fifty of the seeds that have run at all of them choose.
         """
-        best, tried = self.best_rate(cell), list(self.scores(cell))
+        best = self.best_rate(cell)
         if best is None:
             return ()
-        wanted = [best * 10 ** (k / 8) for k in (range(-4, 5) if fine else (-2, 0, 2))]
-        near = [min(tried, key=lambda rate, aim=aim: abs(math.log(rate / aim))) for aim in wanted]
-        return tuple(
-            rate if abs(math.log10(rate / aim)) < 0.02 else rounded(aim) for rate, aim in zip(near, wanted, strict=True)
-        )
+        low, high = (-4, 4) if fine else (-2, 2)
+        while True:
+            rates = tuple(self._near(cell, best * 10 ** (k / 8)) for k in range(low, high + 1, 1 if fine else 2))
+            chosen = [min(of, key=lambda rate, of=of: validation(of[rate])) for of in self._runs(cell, rates).values()]
+            ends = [fine and 50 * chosen.count(end) > len(chosen) for end in (rates[0], rates[-1])]
+            if not any(ends):
+                return rates
+            low, high = low - 2 * ends[0], high + 2 * ends[1]
+
+    def _near(self, cell: Cell, aim: float) -> float:
+        # A rate that tuned the cell, where one is near; or else the aim to two digits.
+        rate = min(self.scores(cell), key=lambda rate: abs(math.log(rate / aim)))
+        return rate if abs(math.log10(rate / aim)) < 0.02 else rounded(aim)
+
+    def _runs(self, cell: Cell, rates: Sequence[float]) -> dict[int, dict[float, Run]]:
+        # By seed and rate, of the judging seeds that have run at all of these rates.
+        tried: dict[int, dict[float, Run]] = {}
+        for (rate, first, _), row in self._of(cell):
+            if rate in rates and first != TUNING.start:
+                for seed, columns in enumerate(zip(*row, strict=True), first):
+                    tried.setdefault(seed, {})[rate] = columns
+        return {seed: of for seed, of in sorted(tried.items()) if len(of) == len(rates)}
 
     def values(self, cell: Cell, endpoint: str, fine: bool = False) -> dict[int, float]:
         """What judges a cell: each seed's test value at the rate that its own validation images choose.
@@ -100,18 +121,10 @@ class Table:
         Only seeds that have run at all `candidates`; where the rate of the least validation loss diverged too, a guess.
         """
         choice("endpoint", endpoint, ENDPOINTS)
-        rates, tried = self.candidates(cell, fine), {}
-        for (rate, first, _), row in self._of(cell):
-            if rate in rates and first != TUNING.start:
-                for seed, columns in enumerate(zip(*row, strict=True), first):
-                    tried.setdefault(seed, {})[rate] = columns
-        return {
-            seed: self.value(min(of.values(), key=validation), endpoint)
-            for seed, of in sorted(tried.items())
-            if len(of) == len(rates)
-        }
+        runs = self._runs(cell, self.candidates(cell, fine))
+        return {seed: self.value(min(of.values(), key=validation), endpoint) for seed, of in runs.items()}
 
-    def at(self, cell: Cell, rate: float) -> dict[int, tuple[float | None, int, float | None]]:
+    def at(self, cell: Cell, rate: float) -> dict[int, Run]:
         """Each judging seed's run at one rate: validation loss, test images right, test loss."""
         found = {}
         for (own, first, _), row in self._of(cell):
@@ -119,7 +132,7 @@ class Table:
                 found |= enumerate(zip(*row, strict=True), first)
         return dict(sorted(found.items()))
 
-    def value(self, run: tuple[float | None, int, float | None], endpoint: str) -> float:
+    def value(self, run: Run, endpoint: str) -> float:
         """A run's test value; of one that diverged, a guess's."""
         _, right, loss = run
         classes = self.header["classes"]
