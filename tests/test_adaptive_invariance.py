@@ -81,6 +81,27 @@ def test_clipping_breaks_the_invariance(data):
     np.testing.assert_array_equal(loose, adaptive.train(*data, LORA, STEPS))
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_clipped_at_a_norm_that_scales_along_eta_is_one(data, optimizer):
+    norm, other = 0.05, adaptive.eta_as_scaling(ALLORA, optimizer)
+    clipped = adaptive.train(*data, ALLORA, STEPS, optimizer=optimizer, max_norm=norm)
+    gaps = [
+        np.abs(adaptive.train(*data, other, STEPS, optimizer=optimizer, max_norm=norm / 2.3**power) - clipped).max()
+        for power in (1, 2, 3)
+    ]
+    assert gaps[1] < 1e-10 * np.abs(clipped).max()
+    assert min(gaps[0], gaps[2]) > 1e-3 * np.abs(clipped).max()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_clipped_in_every_step_start_and_one_rate_make_the_scaling_redundant(data, optimizer):
+    rates = {"rate_a": 0.2, "rate_b": 0.3} if optimizer == "sgd" else {}
+    plain = replace(LORA, decay_a=0.0, decay_b=0.0, eps_a=1e-14, eps_b=1e-14, **rates)
+    for norm, tuned, expected in ((0.03, "rate", 2), (0.03, "rate_b", 3), (None, "rate_b", 2)):
+        knobs = ("scaling", "init_a", tuned)
+        assert adaptive.degrees_of_freedom(*data, plain, knobs, 10, optimizer=optimizer, max_norm=norm) == expected
+
+
 def test_with_init_and_one_rate_the_scaling_is_real(data):
     """No single rate makes up for twice the scaling: the best of a fine grid stays far away."""
     one = replace(LORA, rate_b=LORA.rate_a, decay_a=0.0, decay_b=0.0, eps_a=1e-12, eps_b=1e-12)

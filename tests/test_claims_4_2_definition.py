@@ -9,7 +9,7 @@ from allora_analysis import adaptive, adaptors
 from allora_analysis.claims import layer_training
 from allora_analysis.claims import s4_2_definition as section
 from allora_analysis.claims import s4_2_scaled_gradient as scaled
-from allora_analysis.lora import functional
+from allora_analysis.lora import functional, layers
 from tests.ledger_rows import Rows, by_token, lora_instead, scaled_input_gradient
 
 ROWS = Rows(scaled, section)
@@ -65,6 +65,14 @@ def with_the_row_norm(case):
     return ((1 + case.row) / (1 + d * case.row)) ** case.depth
 
 
+def scaled_output(x, weight, bias, a, b, eta, adaptor, per_token):
+    return x @ weight.mT + eta * (x @ a.mT @ b.mT)
+
+
+def unmasked(x, drop_rate, training):
+    return x
+
+
 FOLLOWS = scaled.follows_the_gradient
 
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
@@ -85,6 +93,8 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-definition", functional, "allora", lora_instead, "refuted"),
     ("4-definition", adaptive, "update_field", twice_for_a, "refuted"),
     ("4-not-back-propagated", functional, "allora", scaled_input_gradient, "refuted"),
+    ("4-two-hyper-parameters", layers, "allora_linear", scaled_output, "refuted"),
+    ("4-two-hyper-parameters", layers.nn.functional, "dropout", unmasked, "refuted"),
     ("4-backward-ripple", functional, "allora", scaled_input_gradient, "refuted"),
     ("4-backward-ripple", functional, "row_factor", norms_of_b, "refuted"),
     ("4-backward-ripple", section, "growth_ratio", with_the_row_norm, "refuted"),

@@ -10,7 +10,6 @@ import torch
 
 from allora_analysis import adaptive
 from allora_analysis.claims import s4_2_hyper_parameters as section
-from allora_analysis.lora import layers
 from tests.ledger_rows import Rows
 
 ROWS = Rows(section)
@@ -49,17 +48,25 @@ def lora_has_one(x, y, a, setting, knobs, *args, **options):
     return 1 if "scaling" in knobs else 2
 
 
-def scaled_output(x, weight, bias, a, b, eta, adaptor, per_token):
-    return x @ weight.mT + eta * (x @ a.mT @ b.mT)
-
-
-def unmasked(x, drop_rate, training):
-    return x
-
-
 def both_redundant(one):
     return {"init_a", "rate_a"} - {*one.tuned} != set() and "rate_b" not in one.tuned
 
+
+def unclipped_always(one):
+    return MATTERS(one._replace(clip=None))
+
+
+def whenever_clipped(one):
+    """Clipping brings α back, but not where A's start and both rates are tuned."""
+    return one.clip is not None or MATTERS(one)
+
+
+def old_answer(one):
+    """Only with weight decay, or if A and B share one rate."""
+    return one.setting.decay_a + one.setting.decay_b > 0 or not {"rate_a", "rate_b"} & {*one.tuned}
+
+
+MATTERS = section.matters
 
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
     *(
@@ -67,13 +74,14 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
         for name in ("scaling", "init_a", "rate_a", "decay_b")
     ),
     ("4-alpha", adaptive, "degrees_of_freedom", one_knob, "refuted"),
-    ("4-alpha", section, "matters", both_redundant, "refuted"),
+    *(
+        ("4-alpha", section, "matters", wrong, "refuted")
+        for wrong in (both_redundant, unclipped_always, whenever_clipped, old_answer)
+    ),
     ("4-no-new-hyper-parameter", adaptive, "eta_as_scaling", cubed_always, "refuted"),
     ("4-no-new-hyper-parameter", adaptive, "degrees_of_freedom", lora_has_one, "refuted"),
     ("4-split-learning-rate", adaptive, "train", frozen_factor, "holds"),
     ("4-two-fewer-to-choose", adaptive, "degrees_of_freedom", eta_is_no_knob, "holds"),
-    ("4-two-hyper-parameters", layers, "allora_linear", scaled_output, "refuted"),
-    ("4-two-hyper-parameters", layers.nn.functional, "dropout", unmasked, "refuted"),
     ("4-fewer-hyper-parameters", adaptive, "degrees_of_freedom", lora_has_one, "refuted"),
 ]
 

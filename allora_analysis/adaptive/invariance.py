@@ -9,13 +9,14 @@ as far:
     SGD:   the same with l_A → a²·l_A, l_B → b²·l_B, λ_A → λ_A/a², λ_B → λ_B/b²       (also with momentum)
 
 leaves s·BA, hence training, invariant. So s is redundant *given* init_A and two rates; with init_A fixed (a = 1) and
-one rate (b = a) it is a degree of freedom. Clipping by the global norm breaks the invariance (the two gradients scale
-apart). At ε = 0 A's first Adam step is 0/0: its gradient is 0 at B = 0.
+one rate (b = a) it is a degree of freedom. Clipping by the global norm breaks the invariance, as the two gradients
+scale apart; where every step is clipped, a = b keeps it, with Adam's powers under SGD too and ε as it was. At ε = 0
+A's first Adam step is 0/0: its gradient is 0 at B = 0.
 
 ALLoRA fixes s = 1 and has η. With Ã = ηA, B̃ = ηB: ‖(BA)_i‖ + 1/η² = (‖(B̃Ã)_i‖ + 1)/η², so d_i(η) = η·d̃_i(1), and
 
     ALLoRA(s = 1, η, init_A, l)  =  ALLoRA(s = 1/η², η = 1, η·init_A, l̃),
-    l̃ = η³l (SGD; λ → λ/η³)  or  ηl (Adam; ε → ε/η², λ → λ/η):
+    l̃ = η³l (SGD; λ → λ/η³)  or  ηl (Adam; ε → ε/η², λ → λ/η),  clipped at c/η² where ALLoRA is at c:
 
 **η is the scaling factor under another name**, s = 1/η².
 
@@ -112,7 +113,7 @@ def rescaled(setting: Setting, a: float, b: float, optimizer: str = "adam") -> S
 
 @representable()
 def eta_as_scaling(setting: Setting, optimizer: str = "adam") -> Setting:
-    """The ALLoRA setting with η = 1 and scaling 1/η² (times its own) that trains the same s·BA.
+    """The ALLoRA setting with η = 1 and scaling 1/η² (times its own) that trains the same s·BA, clipped at c/η² for c.
 
     Args:
         setting: an ALLoRA setting.
@@ -215,6 +216,7 @@ def degrees_of_freedom(
     steps: int,
     *,
     optimizer: str = "adam",
+    max_norm: float | None = None,
 ) -> int:
     """How many of the named knobs act independently: the rank of the trajectory's derivative in their logarithms.
 
@@ -228,6 +230,7 @@ def degrees_of_freedom(
     _check(setting, choice("optimizer", optimizer, OPTIMIZERS))
     for name in names:
         choice("knobs", name, ("rate", *(f.name for f in fields(Setting))))
+    limit = np.inf if max_norm is None else positive("max_norm", max_norm)
     step = 1e-4
     columns = []
     for name in names:
@@ -236,7 +239,7 @@ def degrees_of_freedom(
             replace(setting, **{p: positive(p, getattr(setting, p)) * np.exp(sign * step) for p in parts})
             for sign in (1, -1)
         ]
-        up, down = (_path(*data, end, steps, optimizer, np.inf) for end in ends)
+        up, down = (_path(*data, end, steps, optimizer, limit) for end in ends)
         columns.append(((up - down) / (2 * step)).ravel())
     values = np.linalg.svd(np.array(columns), compute_uv=False)
     return int(np.count_nonzero(values > 1e-6 * values[0])) if values[0] > 0 else 0

@@ -236,6 +236,71 @@ def not_back_propagated(cases: Cases) -> Finding:
     )
 
 
+class Adapted(NamedTuple):
+    """A layer: n₁, n₂, r, the rule, η and the drop rate."""
+
+    n1: int
+    n2: int
+    rank: int
+    variant: str
+    eta: float
+    drop_rate: float
+
+
+def off_the_product(one: Adapted, seed: int) -> float:
+    """How far what the layer adds while it trains is from BAx, relative: a factor on it, or a mask, shows."""
+    import torch
+
+    from allora_analysis.lora.layers import ALLoRALinear
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        base = torch.nn.Linear(one.n2, one.n1, bias=False, dtype=torch.float64)
+        layer = ALLoRALinear(base, one.rank, one.eta, variant=one.variant, drop_rate=one.drop_rate)
+        layer.b.normal_()
+        x = torch.randn(16, one.n2, dtype=torch.float64)
+        told = x @ layer.a.T @ layer.b.T
+        return float(torch.linalg.norm(layer.train()(x) - base(x) - told) / torch.linalg.norm(told))
+
+
+@definition_claim(
+    "4-two-hyper-parameters",
+    where="Abstract; §1",
+    says="ALLoRA removes two hyper-parameters from LoRA: the scaling factor and the dropout rate.",
+    reading="By name: while it trains, the layer adds BAx, with no factor and no mask on it, whatever η is. How many "
+    "are left to choose is row 4-two-fewer-to-choose.",
+    test="tests/test_claims_4_2_definition.py",
+    depends_on=("4-definition",),
+)
+def removed_by_name(cases: Cases) -> Finding:
+    """What the layer adds, over ALLoRA, ALLoRA-0 and LoRA × η, drop rates and η."""
+
+    def draw(rng: np.random.Generator) -> Adapted:
+        n1, n2, variant = int(rng.integers(4, 33)), int(rng.integers(4, 33)), str(rng.choice(["allora", "lora_x_eta"]))
+        eta = log_uniform(rng, 0.1, 1.2) if rng.random() < 0.8 else 1.0
+        return Adapted(n1, n2, int(rng.integers(1, 5)), variant, eta, float(rng.choice([0.0, 0.0, 0.2, 0.5])))
+
+    seeds = iter(cases.rng.integers(2**31, size=99))
+    own = [
+        Case(f"{name}, n₂ = 64, r = 8, η² = {eta**2:.3g}", Adapted(64, 64, 8, variant, eta, rate), True)
+        for name, variant, rate in (("ALLoRA, drop rate 0.05", "allora", 0.05), ("ALLoRA-0", "allora_0", 0.0))
+        for eta in PAPER_ETAS
+    ]
+    judged = cases.judge(
+        [*own, *cases.draw(draw, 16)],
+        measure=lambda one: off_the_product(one, int(next(seeds))),
+        printed=lambda one, seen: seen <= TOLERANCE,
+        condition=lambda one: one.drop_rate == 0 and (one.variant != "lora_x_eta" or one.eta == 1),
+    )
+    return judged.finding(
+        conditional="Only without dropout, and by name: η stands where the scaling factor stood: one fewer to choose.",
+        evidence=judged.evidence("float64 rounding, 1e-9", {"distance from BAx": 0.0}, tolerance=TOLERANCE),
+        size=Size(judged.measured[0], "of BAx", "what dropout 0.05 moves in ALLoRA as run; 0 in ALLoRA-0"),
+        condition="the drop rate is 0: ALLoRA-0; ALLoRA as run keeps 0.05",
+        flips_if="ALLoRA-0's output depending on η or on a mask",
+    )
+
+
 class Ripple(NamedTuple):
     """η, BA's singular value σ, the number of layers L, and U (n×r) of orthonormal columns and rows of one length."""
 

@@ -8,6 +8,7 @@ trainings are run; a first step of the layer shows the rate that acts. s = α/r 
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -29,13 +30,14 @@ knob_claim = functools.partial(claim, test="tests/test_adaptive_invariance.py")
 
 
 class Training(NamedTuple):
-    """Data X, Y, A's draw; LoRA's knobs, the optimizer ("adam" or "sgd"), η, and what is tuned beside s."""
+    """Data X, Y, A's draw; LoRA's knobs, the optimizer ("adam", "sgd"), η, what is tuned beside s, clipping."""
 
     data: tuple[np.ndarray, np.ndarray, np.ndarray]
     setting: Setting
     optimizer: str
     eta: float
     tuned: tuple[str, ...]
+    clip: float | None = None
 
 
 def drawn(rng: np.random.Generator, setting: Setting, optimizer: str, tuned: tuple[str, ...] = ()) -> Training:
@@ -53,7 +55,8 @@ def knobs(rng: np.random.Generator) -> Setting:
 
 def degrees(one: Training, setting: Setting, names: tuple[str, ...]) -> int:
     """How many of the named knobs act independently."""
-    return adaptive.degrees_of_freedom(*one.data, setting, names, 10, optimizer=one.optimizer) if names else 0
+    how = {"optimizer": one.optimizer, "max_norm": one.clip}
+    return adaptive.degrees_of_freedom(*one.data, setting, names, 10, **how) if names else 0
 
 
 def path(one: Training, setting: Setting, max_norm: float | None = None) -> np.ndarray:
@@ -80,14 +83,26 @@ OTHERS = (
 )
 
 DECAYS = ((0.1, 0.1), (0.1, 0.0), (0.0, 0.1))
+CLIPPED = 0.01  # far below every gradient's norm
 
 
 def matters(one: Training) -> bool:
-    """Whether s is no other knob in disguise: of B's rate, or of init_A with A's; weight decay tells them apart."""
+    """Whether s is no other knob in disguise: of B's rate, or of init_A with A's; decay and clipping tell."""
     tuned, decay_a, decay_b = {*one.tuned}, one.setting.decay_a, one.setting.decay_b
     by_b = "rate_b" in tuned and not decay_b
     by_a = "init_a" in tuned and not decay_a and ("rate_a" in tuned or ("rate" in tuned and not decay_b))
+    if one.clip:  # A's and B's gradients must scale together
+        return not (by_a and (by_b or "rate" in tuned))
     return not (by_b or by_a)
+
+
+def clipped(one: Training) -> Training:
+    """The same, clipped far below its gradients in every step; under SGD at rates that still move it."""
+    x, y, draw = one.data
+    first = np.linalg.norm(one.setting.scaling * one.setting.init_a * y.T @ x @ draw.T) / len(x)
+    times = 25 if one.optimizer == "sgd" else 1
+    rates = {name: times * getattr(one.setting, name) for name in ("rate_a", "rate_b")}
+    return one._replace(clip=float(0.02 * first), setting=replace(one.setting, **rates))
 
 
 def detailed(one: Training) -> Setting:
@@ -96,41 +111,48 @@ def detailed(one: Training) -> Setting:
 
 
 def compared(one: Training) -> dict[str, object]:
-    """The degrees of freedom with α and without; s·BA at the end, and where gradients are clipped."""
+    """The degrees of freedom with α and without; s·BA at the end, and where every step is clipped."""
     with_it, without = (degrees(one, one.setting, (*first, *one.tuned)) for first in (("scaling",), ()))
-    ends = (path(one, detailed(one), norm)[-1] for norm in (None, 0.05))
+    ends = (path(one, detailed(one), norm)[-1] for norm in (None, CLIPPED))
     return {"degrees with α": with_it, "without": without, **dict(zip(("s·BA", "clipped"), ends, strict=True))}
 
 
 def same_rescaled(one: Training, seen: dict[str, object]) -> bool:
-    """Whether the rescaled knobs train the same, and other weights where gradients are clipped."""
-    other = adaptive.rescaled(detailed(one), 1.3, 0.4, one.optimizer)
+    """Whether the rescaled knobs train the same; where every step is clipped only both with one factor, ε kept."""
+    knobs = detailed(one)
+    other = adaptive.rescaled(knobs, 1.3, 0.4, one.optimizer)
+    alike = replace(adaptive.rescaled(knobs, 1.3, 1.3, "adam"), eps_a=knobs.eps_a, eps_b=knobs.eps_b)
     return (
         relative_error(path(one, other)[-1], seen["s·BA"]) <= TOLERANCE
-        and relative_error(path(one, other, 0.05)[-1], seen["clipped"]) > 1e-3
+        and relative_error(path(one, other, CLIPPED)[-1], seen["clipped"]) > 1e-3
+        and relative_error(path(one, alike, CLIPPED)[-1], seen["clipped"]) <= TOLERANCE
     )
+
+
+def _tuned_cases(rng: np.random.Generator) -> list[Case]:
+    """The paper's AdamW at 1e-4 beside one rate; every set of tuned knobs without decay and with, clipped and not."""
+    paper = drawn(rng, PAPER, "adam", ("rate",))
+    found = [Case("AdamW at 1e-4, one rate tuned, init_A fixed", paper, True)]
+    found += [Case("the same, clipped", clipped(paper), True)]
+    for name, tuned in itertools.product(("adam", "sgd"), OTHERS):
+        for decays, clip in (((0.0, 0.0), False), ((0.0, 0.0), True), (DECAYS[rng.integers(3)], rng.random() < 0.5)):
+            one = drawn(rng, replace(knobs(rng), decay_a=decays[0], decay_b=decays[1]), name, tuned)
+            told = f"{name}, {' and '.join(tuned) or 'nothing'} tuned, decays {decays}{', clipped' * clip}"
+            found.append(Case(told, clipped(one) if clip else one))
+    return found
 
 
 @knob_claim(
     "4-alpha",
     where="Definition 1",
     says="The rank r ≪ min(n₁, n₂) and α ∈ ℝ are tunable constants.",
-    reading="α adds a degree of freedom to what is tuned beside it, among init_A, one rate or two.",
+    reading="α adds a degree of freedom to what is tuned beside it, among init_A, one rate or two; gradients are "
+    "clipped in no step or in every one.",
 )
 def scaling_is_tunable(cases: Cases) -> Finding:
-    """The knobs' rank with α and without; rescaled trainings, which must be the same, clipped ones not."""
-    own = Case("AdamW at 1e-4, one rate tuned, init_A fixed", drawn(cases.rng, PAPER, "adam", ("rate",)), True)
-    others = [
-        Case(
-            f"{name}, {' and '.join(tuned) or 'nothing'} tuned, decays {decay_a:g} and {decay_b:g}",
-            drawn(cases.rng, replace(knobs(cases.rng), decay_a=decay_a, decay_b=decay_b), name, tuned),
-        )
-        for name in ("adam", "sgd")
-        for tuned in OTHERS
-        for decay_a, decay_b in ((0.0, 0.0), DECAYS[cases.rng.integers(len(DECAYS))])
-    ]
+    """The knobs' rank with α and without; rescaled trainings, which must be the same, or not where clipped."""
     judged = cases.judge(
-        [own, *others],
+        _tuned_cases(cases.rng),
         compared,
         printed=lambda one, seen: seen["degrees with α"] > seen["without"],
         corrected=same_rescaled,
@@ -138,13 +160,16 @@ def scaling_is_tunable(cases: Cases) -> Finding:
     )
     added = judged.measured[0]["degrees with α"] - judged.measured[0]["without"]
     return judged.finding(
-        conditional="Only with weight decay, or if A and B share one rate: else redundant.",
+        conditional="Yes beside one rate; no beside B's own rate, or A's start and rate, without weight decay or "
+        "clipping.",
         evidence=judged.evidence(SOURCE, tolerance=TOLERANCE, n=STEPS),
         size=Size(added, "degree of freedom", "what α adds under AdamW beside one learning rate, A's start fixed"),
         corrected="the same training without clipping: α/(ab), a·init_A and, under Adam, a·l_A, b·l_B, ε_A/a, ε_B/b, "
-        "λ_A/a, λ_B/b; under SGD a²l_A, b²l_B, λ_A/a², λ_B/b² (λ: weight decays)",
+        "λ_A/a, λ_B/b; under SGD a²l_A, b²l_B, λ_A/a², λ_B/b² (λ: weight decays); with every step clipped only a = b, "
+        "by Adam's formulas but with ε kept",
         condition="neither B's rate is tuned by itself with λ_B = 0, nor init_A together with A's rate with λ_A = 0, "
-        "nor together with a common rate with λ_A = λ_B = 0 (ε aside)",
+        "nor together with a common rate with λ_A = λ_B = 0 (ε aside); with every step clipped: not init_A together "
+        "with both rates, or a common one, with λ_A = λ_B = 0",
         flips_if="a training that α changes and B's own rate cannot",
     )
 
@@ -169,17 +194,20 @@ NO_NEW = "Note that this does not introduce a new hyperparameter."
     depends_on=("4-alpha",),
 )
 def no_new_knob(cases: Cases) -> Finding:
-    """Independent knobs of both; and ALLoRA at η run as ALLoRA at η = 1 with scaling 1/η²."""
+    """Independent knobs of both; ALLoRA at η run as ALLoRA at η = 1 with scaling 1/η², unclipped and clipped."""
 
     def counted(one: Training) -> dict[str, object]:
         return {
             "of (η, l_b)": degrees(one, adapted(one), ("eta", "rate")),
             "of LoRA's (s, l)": degrees(one, one.setting, ("scaling", "rate")),
-            "BA": path(one, adapted(one))[-1],
+            "BA": ends(one, adapted(one), CLIPPED),
         }
 
+    def ends(one: Training, setting: Setting, norm: float) -> np.ndarray:
+        return np.array([path(one, setting, limit)[-1] for limit in (None, norm)])
+
     def exchanged(one: Training) -> np.ndarray:
-        return path(one, adaptive.eta_as_scaling(adapted(one), one.optimizer))[-1]
+        return ends(one, adaptive.eta_as_scaling(adapted(one), one.optimizer), CLIPPED / one.eta**2)
 
     judged = cases.judge(
         _count_cases(cases),
@@ -338,71 +366,6 @@ def independent(one: Training) -> dict[str, int]:
     }
 
 
-class Adapted(NamedTuple):
-    """A layer: n₁, n₂, r, the rule, η and the drop rate."""
-
-    n1: int
-    n2: int
-    rank: int
-    variant: str
-    eta: float
-    drop_rate: float
-
-
-def off_the_product(one: Adapted, seed: int) -> float:
-    """How far what the layer adds while it trains is from BAx, relative: a factor on it, or a mask, shows."""
-    import torch
-
-    from allora_analysis.lora.layers import ALLoRALinear
-
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        base = torch.nn.Linear(one.n2, one.n1, bias=False, dtype=torch.float64)
-        layer = ALLoRALinear(base, one.rank, one.eta, variant=one.variant, drop_rate=one.drop_rate)
-        layer.b.normal_()
-        x = torch.randn(16, one.n2, dtype=torch.float64)
-        told = x @ layer.a.T @ layer.b.T
-        return float(torch.linalg.norm(layer.train()(x) - base(x) - told) / torch.linalg.norm(told))
-
-
-@knob_claim(
-    "4-two-hyper-parameters",
-    where="Abstract; §1",
-    says="ALLoRA removes two hyper-parameters from LoRA: the scaling factor and the dropout rate.",
-    reading="By name: while it trains, the layer adds BAx, with no factor and no mask on it, whatever η is. How many "
-    "are left to choose is row 4-two-fewer-to-choose.",
-    test="tests/test_claims_4_2_hyper_parameters.py",
-    depends_on=("4-definition",),
-)
-def removed_by_name(cases: Cases) -> Finding:
-    """What the layer adds, over ALLoRA, ALLoRA-0 and LoRA × η, drop rates and η."""
-
-    def draw(rng: np.random.Generator) -> Adapted:
-        n1, n2, variant = int(rng.integers(4, 33)), int(rng.integers(4, 33)), str(rng.choice(["allora", "lora_x_eta"]))
-        eta = log_uniform(rng, 0.1, 1.2) if rng.random() < 0.8 else 1.0
-        return Adapted(n1, n2, int(rng.integers(1, 5)), variant, eta, float(rng.choice([0.0, 0.0, 0.2, 0.5])))
-
-    seeds = iter(cases.rng.integers(2**31, size=99))
-    own = [
-        Case(f"{name}, n₂ = 64, r = 8, η² = {eta**2:.3g}", Adapted(64, 64, 8, variant, eta, rate), True)
-        for name, variant, rate in (("ALLoRA, drop rate 0.05", "allora", 0.05), ("ALLoRA-0", "allora_0", 0.0))
-        for eta in PAPER_ETAS
-    ]
-    judged = cases.judge(
-        [*own, *cases.draw(draw, 16)],
-        measure=lambda one: off_the_product(one, int(next(seeds))),
-        printed=lambda one, seen: seen <= TOLERANCE,
-        condition=lambda one: one.drop_rate == 0 and (one.variant != "lora_x_eta" or one.eta == 1),
-    )
-    return judged.finding(
-        conditional="Only without dropout, and by name: η stands where the scaling factor stood: one fewer to choose.",
-        evidence=judged.evidence("float64 rounding, 1e-9", {"distance from BAx": 0.0}, tolerance=TOLERANCE),
-        size=Size(judged.measured[0], "of BAx", "what dropout 0.05 moves in ALLoRA as run; 0 in ALLoRA-0"),
-        condition="the drop rate is 0: ALLoRA-0; ALLoRA as run keeps 0.05",
-        flips_if="ALLoRA-0's output depending on η or on a mask",
-    )
-
-
 @knob_claim(
     "4-two-fewer-to-choose",
     where="beyond the paper: Abstract; §1, of what is left to choose",
@@ -421,7 +384,7 @@ def removed(cases: Cases) -> Finding:
         evidence=judged.evidence(SOURCE, {"removed": 2}),
         size=Size(seen["LoRA"] - seen["ALLoRA-0"], "of the two", "that ALLoRA without dropout leaves fewer to choose"),
         corrected="one fewer, the dropout rate, by setting it to 0 (ALLoRA as run keeps 0.05): ALLoRA at η is "
-        "ALLoRA at η = 1 with scaling 1/η², init η·init_A and rate ηl (Adam) or η³l (SGD)",
+        "ALLoRA at η = 1 with scaling 1/η², init η·init_A, rate ηl (Adam) or η³l (SGD), and clipped at c/η² for c",
         flips_if="ALLoRA's η and l_b acting as one knob",
     )
 
