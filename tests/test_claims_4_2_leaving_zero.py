@@ -25,6 +25,7 @@ RIGHT = {name: getattr(escape, name) for name in escape.__all__} | {
     "pairs": layer_training.pairs,
     "one_row": layer_training.one_row,
     "allora": functional.allora,
+    "advantage": section.advantage,
 }
 
 
@@ -80,6 +81,10 @@ def at_unit_products(one):
     return one.product if one.row.optimizer == "sgd" else False
 
 
+def of_one_curvature(one):
+    return RIGHT["advantage"](one._replace(flattest=1.0))
+
+
 def never_clipped_at_zero(one):
     return one.optimizer == "sgd" and one.u == 0
 
@@ -104,6 +109,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-escape-fixed-rate", escape, "tradeoff", gain_of_two, "refuted"),
     ("4-escape-fixed-rate", adaptors, "inverse_sqrt", lambda m, eta: RIGHT["inverse"](m, eta), "refuted"),
     ("4-escape-fixed-rate", section, "advantage", at_unit_products, "refuted"),
+    ("4-escape-fixed-rate", section, "advantage", of_one_curvature, "refuted"),
     ("4-escape-fixed-rate", section, "settling", lambda one: {"fixed": 0.9, "ALLoRA": 0.8}, "holds"),
     ("4-figure-2-slower", escape, "time_to_reach", lambda m, g, eta: m / (g * eta), "refuted"),
     ("4-figure-2-slower", section, "longest", lambda eta, times=1.5: 1.0, "refuted"),
