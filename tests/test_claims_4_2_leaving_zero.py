@@ -11,6 +11,7 @@ import torch
 from allora_analysis import adaptors, escape
 from allora_analysis.claims import layer_training, s4_2_first_steps, s4_2_hyper_parameters
 from allora_analysis.claims import s4_2_leaving_zero as section
+from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.layer_training import Pass, Run
 from allora_analysis.escape import first_step
 from allora_analysis.lora import functional
@@ -24,6 +25,7 @@ RIGHT = {name: getattr(escape, name) for name in escape.__all__} | {
     "pairs": layer_training.pairs,
     "one_row": layer_training.one_row,
     "allora": functional.allora,
+    "advantage": section.advantage,
 }
 
 
@@ -63,12 +65,24 @@ def by_itself(gradient_norm, eta, max_grad_norm=None, other_norm=0.0):
     return RIGHT["clipped_step"](gradient_norm, eta, max_grad_norm)
 
 
+def unclipped(one):
+    """Without a look at a head whose gradient alone is clipped."""
+    run = one.run
+    if run.clip is None:
+        return run.optimizer != "adamw"
+    return run.clip / np.hypot(run.eta * layer_training.first_gradient(run.task), one.other)
+
+
 def gain_of_two(*args):
     return dataclasses.replace(RIGHT["tradeoff"](*args), advantage=2.0)
 
 
 def at_unit_products(one):
     return one.product if one.row.optimizer == "sgd" else False
+
+
+def of_one_curvature(one):
+    return RIGHT["advantage"](one._replace(flattest=1.0))
 
 
 def never_clipped_at_zero(one):
@@ -95,6 +109,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-escape-fixed-rate", escape, "tradeoff", gain_of_two, "refuted"),
     ("4-escape-fixed-rate", adaptors, "inverse_sqrt", lambda m, eta: RIGHT["inverse"](m, eta), "refuted"),
     ("4-escape-fixed-rate", section, "advantage", at_unit_products, "refuted"),
+    ("4-escape-fixed-rate", section, "advantage", of_one_curvature, "refuted"),
     ("4-escape-fixed-rate", section, "settling", lambda one: {"fixed": 0.9, "ALLoRA": 0.8}, "holds"),
     ("4-figure-2-slower", escape, "time_to_reach", lambda m, g, eta: m / (g * eta), "refuted"),
     ("4-figure-2-slower", section, "longest", lambda eta, times=1.5: 1.0, "refuted"),
@@ -105,6 +120,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-figure-2-right", layer_training, "products", never_clipped, "refuted"),
     ("4-figure-2-right", escape, "drift", drift_of_sgd, "refuted"),
     ("4-figure-2-right", first_step, "clipped_step", by_itself, "refuted"),
+    ("4-figure-2-right", s4_2_first_steps, "starts_alike", unclipped, "refuted"),
     ("4-escape-optimisers", layer_training, "products", lora_everywhere, "refuted"),
     ("4-escape-optimisers", layer_training, "products", sgd_always, "holds"),
     ("4-escape-optimisers", layer_training, "products", never_clipped, "refuted"),
@@ -139,6 +155,21 @@ def test_adamw_takes_allora_longer(rate, level, steps):
 def test_a_level_that_is_not_reached_has_no_ratio(monkeypatch):
     monkeypatch.setattr(layer_training, "one_row", lambda name, slope, rate, steps, stop: np.array([0.0, 0.1]))
     assert np.isnan(section._lora_over_allora(section.Row("adamw", 2.0, 0.2)))
+
+
+def test_rows_are_far_below_the_bend_and_at_a_large_rate_soon_beyond_it():
+    """η² times the longest row after five steps; from 1e-2 on SGD's rows taper within them, and the row would fail."""
+    rates = {}
+    for case in s4_2_first_steps.starts(Cases(0, "4-escape-optimisers")):
+        run = case.inputs.run
+        assert run.eta**2 * np.linalg.norm(layer_training.products(run, "allora")[-1], axis=1).max() < 0.25
+    for rate in (1e-6, 1e-4, 0.03):
+        one = s4_2_first_steps.Start(Run(problem(16, 16, 8), "sgd", 2.0, rate, 5), 0.0)
+        rates[rate] = s4_2_first_steps.lengths(one)["rows after 5 steps"]
+        assert s4_2_first_steps.law(one).allora == 2.0
+    assert rates[1e-6] == pytest.approx(2, rel=1e-3)
+    assert rates[1e-4] == pytest.approx(2, rel=0.05)
+    assert rates[0.03] < 1.5
 
 
 def test_at_eta_1_nothing_is_split():
