@@ -267,7 +267,7 @@ def test_transform_takes_over_for_many_entries(rng):
     assert shifted[1] < 1e-6 < shifted[0] < math.sqrt(float(np.sum(two.variance)) + 1)
 
 
-@pytest.mark.parametrize("keep_prob", [0.6, 0.7, 0.99])
+@pytest.mark.parametrize("keep_prob", [0.6, 0.7, 0.99, 1 - 2.0**-50])
 @pytest.mark.parametrize("entries", [3, 500])
 def test_the_series_is_no_longer_than_its_bound_wants(entries, keep_prob):
     """N r^m/(1 − r), r = p/(1 − p) of the rarer outcome, falls below 10⁻¹⁴ at the last term."""

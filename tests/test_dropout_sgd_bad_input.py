@@ -38,7 +38,7 @@ GOOD = {
         ({"w_true": np.ones((2, 1))}, r"w_true: shape \(2, 1\)"),
         ({"risk_covariance": np.eye(3)}, "risk_covariance: received without w_true"),
         ({"w_true": np.ones((3, 1)), "risk_covariance": np.triu(np.ones((3, 3)))}, "must be symmetric"),
-        ({"w_true": np.ones((3, 1)), "risk_covariance": -np.eye(3)}, "positive semi-definite"),
+        ({"w_true": np.ones((3, 1)), "risk_covariance": np.diag([1.0, -0.5, 2.0])}, "an eigenvalue of -0.5"),
     ],
 )
 def test_what_cannot_be_used_is_refused(change, words):

@@ -242,7 +242,7 @@ def test_too_large_a_problem_is_refused_before_it_is_held():
 @pytest.mark.parametrize(
     ("shape", "placement"),
     [
-        ((3, 40, 2, 2), "bottleneck"),
+        ((3, 3, 3, 14), "bottleneck"),
         ((3, 30, 10, 1), "input"),
         ((300, 1, 6, 2), "bottleneck"),
         ((300, 12, 6, 1), "input"),

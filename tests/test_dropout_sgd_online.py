@@ -112,11 +112,15 @@ def test_small_rates_are_gradient_flow_of_the_regularised_loss():
     assert run.error[-1] == pytest.approx(0.5 * gap @ gap, abs=2e-4)
 
 
-def test_inverted_masks_are_a_readout_and_the_teachers_own_weights_rest_without_masks():
-    q = t = np.eye(2)
-    run = dropout_sgd.online_curve(q, np.eye(2), t, 1.0, 1.0, [1.0, 5.0])
+@pytest.mark.parametrize("t", [np.eye(2), np.cov(np.random.default_rng(0).standard_normal((3, 9)))], ids=["1", "any"])
+def test_inverted_masks_are_a_readout_and_the_teachers_own_weights_rest_without_masks(t):
+    run = dropout_sgd.online_curve(t, t, t, 1.0, 1.0, [1.0, 5.0])
     assert run.error == pytest.approx(0, abs=1e-12)
-    np.testing.assert_allclose(run.correlation, 0, atol=1e-9)
+    for overlaps in (run.q, run.r):
+        np.testing.assert_allclose(overlaps, [t, t], atol=1e-9)
+    above = np.triu_indices(len(t), 1)
+    cosines = (t / np.sqrt(np.outer(np.diag(t), np.diag(t))))[above]
+    np.testing.assert_allclose(run.correlation, np.abs(cosines).mean(), atol=1e-9)
     assert [field.name for field in dataclasses.fields(run)] == ["times", "q", "r", "error"]
 
 

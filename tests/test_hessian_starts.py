@@ -135,22 +135,36 @@ def test_the_cosine_at_b_zero_is_wisharts(rng):
 
 
 def test_steps_against_a_hand_written_run(rng):
-    """SGD and ALLoRA under SGD, written out: half of the possible decrease at the same step."""
+    """SGD, momentum and ALLoRA under SGD, written out: half of the possible decrease at the same step."""
     x, target, weight = problem(rng)
-    a0, b0 = pair("both_random", rng, x, target, weight)
+    a0, b0 = (part / 100 for part in pair("both_random", rng, x, target, weight))  # far enough for a tenth to tell
     fit = target + b0 @ a0
     report = hessian.start_report(x, target, (a0, b0), RANK)
     least = (np.linalg.svd(x @ fit.T, compute_uv=False)[RANK:] ** 2).sum()
-    for name, eta in (("sgd", None), ("allora", 2.0)):
-        a, b, rate = a0, b0, 1 / (report.stages["start"].largest * (eta or 1))
+    for name, eta, slow, kept in (("sgd", None, 1, 0), ("momentum", None, 10, 0.9), ("allora", 2.0, 2, 0)):
+        a, b, by_a, by_b, rate = a0, b0, 0, 0, 1 / (slow * report.stages["start"].largest)
         first = ((x @ target.T) ** 2).sum()
         count = 0
         while ((x @ (b @ a - fit).T) ** 2).sum() - least > (first - least) / 2:
             count += 1
             g = gradient(x, fit, a, b)
             d = 1 if eta is None else 1 / np.sqrt(np.linalg.norm(b @ a, axis=1) + eta**-2)[:, None]
-            a, b = a - rate * b.T @ (d * g), b - rate * (d * g) @ a.T
+            by_a, by_b = kept * by_a + b.T @ (d * g), kept * by_b + (d * g) @ a.T
+            a, b = a - rate * by_a, b - rate * by_b
         assert report.steps[name] == count
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e4])
+def test_the_unit_of_x_is_the_losss_alone(rng, unit):
+    x, target, _ = problem(rng)
+    one, other = (hessian.start_report(size * x, target, "both_random", RANK) for size in (1.0, unit))
+    assert [*other.stages] == [*one.stages]
+    assert {name: other.steps[name] for name in ("sgd", "momentum", "allora")}.items() <= one.steps.items()
+    assert other.cosine == pytest.approx(one.cosine)
+    for stage in ("start", "solution"):  # the others lie where the integrator's steps do
+        assert other.stages[stage].inertia == one.stages[stage].inertia
+        assert other.stages[stage].largest == pytest.approx(unit**2 * one.stages[stage].largest, rel=1e-5)
+        assert other.stages[stage].log_condition == pytest.approx(one.stages[stage].log_condition, abs=1e-5)
 
 
 @pytest.mark.bad_input

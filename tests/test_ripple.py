@@ -97,6 +97,8 @@ def test_depth_1e5_at_eta_100_has_a_finite_logarithm(rng):
     network = ripple.aligned_network((4, 4), 2, generator=rng, closed=True)
     reached = ripple.log_output_growth(network.layers, network.x, [100.0], repeats=2000)
     assert reached[0] == pytest.approx(2000 * math.log(101), rel=1e-12)
+    once = monte_carlo.forward_growth(network.layers, network.x, np.array([100.0]), False, "linear")
+    assert once[0] == pytest.approx(math.log(101), rel=1e-12)
 
 
 @settings(deadline=None, max_examples=50)

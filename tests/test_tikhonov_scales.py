@@ -62,6 +62,13 @@ def test_the_gradients_spread_in_any_unit():
 
 
 @pytest.mark.bad_input
+@pytest.mark.parametrize("size", [1.0, 1e200])
+def test_a_tiny_column_that_meets_a_huge_row(size):
+    """XW = 1 + 1, and each of both input masks adds 1."""
+    x, w = [[1 / size, 2.0]], [[size], [0.5]]
+    assert tikhonov.expected_loss(x, [[0.0]], w, 0.5, "input") == pytest.approx(4.0 + 2.0, rel=1e-12)
+
+
 def test_a_keep_probability_without_an_inverse_is_refused():
     with pytest.raises(ArgumentError, match="keep_prob"):
         tikhonov.expected_loss([[1.0]], [[1.0]], [[0.0]], 1e-310, "output")

@@ -60,6 +60,34 @@ NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ('options = {"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-10}', "2000 → 2001"): (
+        "how long a search is waited for that does not get there"
+    ),
+    ("bases = [bases[0], *(bases[1:-1] if not residual else bases[:1] * (len(widths) - 2)), bases[0]]", "- → +"): (
+        "copies of one basis, of which two more are not used"
+    ),
+    ("return int(np.sum(values > max(ZERO * values[0], 100 * noise)))", "100 → 101"): (
+        "how far above its noise a singular value counts"
+    ),
+    ("units = [size or 1.0, (size or 1.0) * (curvature or 1.0), spread or 1.0]", "1.0 → 1.5"): (
+        "how exactly a 0 is followed that stays 0"
+    ),
+    ("block = max(1, BLOCK // replicas)", "1 → 2"): "how much is drawn in one call, of the same law",
+    ("more = _arpack(_deflated(product, vectors, moved), start, n_values, 2 * norm, tolerance)", "2 → 3"): (
+        "the size that a search's tolerance is relative to; what it finds comes with its residuals"
+    ),
+    ("if enumeration.window_length(float(groups.trials[index]), groups.probability) * len(", "> → >="): (
+        "how many atoms are held at most; the answer comes with its own error either way"
+    ),
+    ("AGREEMENT = {torch.float64: 1e-5, torch.float32: 1e-3}", "1e-05 → 2e-05"): (
+        "how much a derivative and a difference may differ, between rounding and what is none"
+    ),
+    ("logits = logits - (logits * seen).sum(axis=-1, keepdims=True) / seen.sum(axis=-1, keepdims=True)", "- dropped"): (
+        "of a matrix axis 1 is the last"
+    ),
+    ("growth = np.where(u < 1e-3, u**2 / 2 * (1 + u / 3 + u**2 / 12), np.expm1(u) - u)", "+ → -"): (
+        "1e-7 of Bennett's bound, which leaves more room than that"
+    ),
     ("replicas: int = 40,", "40 → 41"): "how many networks a figure draws where no number is asked for",
     ("start -= vectors @ (vectors.T @ start)", "- → +"): (
         "where a search begins, at random; what it finds comes with its residuals either way"
