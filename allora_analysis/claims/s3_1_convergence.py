@@ -302,7 +302,7 @@ def convergence(cases: Cases) -> Finding:
     )
 
 
-FEW = 10
+FEW, HIGHEST = 10, 0.2
 
 
 class Labelled(NamedTuple):
@@ -323,31 +323,37 @@ def added_over_spread(one: Labelled) -> np.ndarray:
     return np.linalg.norm(masked.mean - plain.mean, axis=(1, 2))[1:] / masked.spread[1:]
 
 
-def noise_over_bias_early(one: Labelled) -> float:
-    """√(Σ Y_n²‖X_n‖²)/(l√k(t − 1)√t‖PXᵀY‖) at t = `FEW`, P of `pulls`: `added_over_spread`'s inverse as l → 0.
+def step_noise(one: Labelled, mean: np.ndarray) -> np.ndarray:
+    """Q, the covariance over masks of X̃ᵀ(Y − X̃W) at a given W (D × D)."""
+    u, chance = row_masks(one.of.x, one.of.keep_prob, one.of.placement)
+    slopes = u * (one.y[:, None, :] - u @ mean)
+    centred = slopes - np.einsum("m,nmd->nd", chance, slopes)[:, None]
+    return np.einsum("m,nmd,nme->de", chance, centred, centred)
 
-    Each step from W = 0 adds 4l²kΣ Y_n²‖X_n‖² to tr Cov W_t for either place of the masks, and t of them leave
-    2l²t(t − 1)k PXᵀY between the means.
+
+def noise_over_bias_early(one: Labelled) -> float:
+    """The least √tr Γ_t/‖E W_t − W_t without masks‖ up to step `FEW`, with Γ_{t+1} = FΓ_tF + 4l²Q_t, F = I − 2lH.
+
+    Q_t is `step_noise` at E W_t: what masks do to deviations from E W_t is left out, of the next order in l.
     """
-    (x, *_), y, p, rate = one.of, one.y, one.of.keep_prob, one.of.rate
-    bias = rate * math.sqrt((1 - p) / p * FEW) * (FEW - 1) * np.linalg.norm(pulls(one.of)[1] @ x.T @ y)
-    return float(np.sqrt(np.sum(y**2 * np.sum(x**2, axis=1, keepdims=True))) / bias)
+    gram, _, curvature = pulls(one.of)
+    pull, rate, least = one.of.x.T @ one.y, one.of.rate, math.inf
+    mean, plain, covariance = np.zeros_like(pull), np.zeros_like(pull), np.zeros_like(gram)
+    forward = np.eye(len(gram)) - 2 * rate * curvature
+    for _ in range(FEW):
+        covariance = forward @ covariance @ forward + 4 * rate**2 * step_noise(one, mean)
+        mean, plain = forward @ mean + 2 * rate * pull, plain + 2 * rate * (pull - gram @ plain)
+        bias = float(np.linalg.norm(mean - plain))
+        least = min(least, math.sqrt(np.trace(covariance)) / bias if bias else math.inf)
+    return least
 
 
 def bias_over_noise_late(one: Labelled) -> float:
-    """‖W̄ − X⁺Y‖/√(l tr H⁻¹Q), W̄ = H⁻¹XᵀY, Q the covariance of the masked X̃ᵀ(Y − X̃W̄): the limit's as l → 0.
-
-    HC + CH = 2lQ to first order in l for the covariance C that stays.
-    """
-    (x, *_), y = one.of, one.y
-    curvature = pulls(one.of)[2]
-    mean = np.linalg.solve(curvature, x.T @ y)
-    u, chance = row_masks(x, one.of.keep_prob, one.of.placement)
-    slopes = u * (y[:, None, :] - u @ mean)
-    centred = slopes - np.einsum("m,nmd->nd", chance, slopes)[:, None]
-    trace = np.trace(np.linalg.solve(curvature, np.einsum("m,nmd,nme->de", chance, centred, centred)))
-    bias = np.linalg.norm(mean - np.linalg.lstsq(x, y, rcond=None)[0])
-    return float(bias / np.sqrt(one.of.rate * trace))
+    """‖W̄ − X⁺Y‖/√tr Γ of the limit, W̄ = H⁻¹XᵀY: Γ = FΓF + 4l²Q has the trace l tr (H − lH²)⁻¹Q, Q at W̄."""
+    x, curvature, rate = one.of.x, pulls(one.of)[2], one.of.rate
+    mean = np.linalg.solve(curvature, x.T @ one.y)
+    trace = np.trace(np.linalg.solve(curvature - rate * curvature @ curvature, step_noise(one, mean)))
+    return float(np.linalg.norm(mean - np.linalg.lstsq(x, one.y, rcond=None)[0]) / np.sqrt(rate * trace))
 
 
 def early_and_late(one: Labelled) -> float:
@@ -355,20 +361,20 @@ def early_and_late(one: Labelled) -> float:
     return min(noise_over_bias_early(one), bias_over_noise_late(one))
 
 
-def slow_case(rng: np.random.Generator) -> Labelled:
-    """300 rows, on which rates are small where bias meets noise: at step 10, or in the limit by large residuals."""
-    x = turned(300, np.geomspace(1, 1 / float(rng.choice([1.5, 3.0])), int(rng.integers(1, 4))), rng)
-    w, place = rng.standard_normal(x.shape[1]), str(rng.choice(PLACEMENTS))
-    residual = rng.standard_normal(len(x))
+def labelled_case(rng: np.random.Generator) -> Labelled:
+    """2 to 30 rows at 0.01 to 0.2 of the largest rate: little noise in Y, or as much as settles the limit."""
+    d = int(rng.integers(1, 5))
+    x = turned(d + int(rng.choice([1, 4, 25])), np.geomspace(1, 1 / float(rng.choice([1.5, 3.0])), d), rng)
+    w, residual, place = rng.standard_normal(d), rng.standard_normal((len(x), 1)), str(rng.choice(PLACEMENTS))
     residual -= x @ np.linalg.lstsq(x, residual, rcond=None)[0]
     residual *= np.linalg.norm(x @ w) / np.linalg.norm(residual)
-    of = Sgd(x, w, 0.0, float(rng.choice([0.5, 0.8])), 1.0, FEW, place)
-    most, factor = dropout_sgd.stability_limits(x, of.keep_prob, place).mean_square, float(2 ** rng.uniform(-1, 1))
-    if rng.random() < 0.5:
-        one = Labelled(of, (x @ w + 0.1 * residual)[:, None])
-        return one._replace(of=of._replace(rate=min(0.9 * most, noise_over_bias_early(one) * factor)))
-    one = Labelled(of._replace(rate=0.01 * most), (x @ w + 30 * residual)[:, None])
-    return one._replace(y=(x @ w + 30 * bias_over_noise_late(one) * factor * residual)[:, None])
+    of = Sgd(x, w, 0.0, float(rng.choice([0.5, 0.8, PAPER_KEEP])), 1.0, FEW, place)
+    most = dropout_sgd.stability_limits(x, of.keep_prob, place).mean_square
+    of = of._replace(rate=most * HIGHEST * float(20 ** -rng.random()))
+    level = float(10 ** rng.uniform(-1, 0))
+    if rng.random() < 0.3:
+        level = 30 * bias_over_noise_late(Labelled(of, (x @ w)[:, None] + 30 * residual)) * 2 ** rng.uniform(-1, 1)
+    return Labelled(of, (x @ w)[:, None] + level * residual)
 
 
 def at(one: Labelled, share: float, steps: int) -> Labelled:
@@ -395,19 +401,19 @@ def measured_signal(one: Labelled) -> dict[str, float]:
     says="We prove that Dropout is only suitable for long training episodes but fails to reliably regularize "
     "training for short training episodes, e.g., finetuning.",
     reading=f"What dropout adds to the mean of the weights is below their standard deviation up to step {FEW}, "
-    "above it in the long run, at small learning rates, on labels of one column; for 5 (20) steps rates may be three "
-    "times as high (low).",
+    f"above it in the long run, at learning rates up to {HIGHEST:g} of the largest, on labels of one column; for 5 "
+    "(20) steps rates may be about three times as high (low) with masks on the output.",
     depends_on=("3.1-sgd-expectation",),
     relied_on_by=(DROPOUT_GUIDE,),
 )
 def reliable(cases: Cases) -> Finding:
-    """What masks add to E W_t over √tr Cov W_t, up to step 10 and in the limit, against forms for small rates."""
+    """What masks add to E W_t over √tr Cov W_t, up to step 10 and in the limit, against what E W_t alone tells."""
     # None is the paper's own setting: rate and noise decide, and neither is printed.
     usual = [labelled(case.inputs, cases.rng) for case in papers_own(cases.rng, FEW)]
     judged = cases.judge(
         [
             *(Case(f"{one.of.placement} masks, p = 0.95", at(one, 0.02, FEW)) for one in usual),
-            *on_both_sides(cases.rng, slow_case, early_and_late, 8, margin=1.15),
+            *on_both_sides(cases.rng, labelled_case, early_and_late, 8, margin=1.1),
         ],
         measure=measured_signal,
         printed=lambda one, seen: seen["most up to step 10"] < 1 < seen["limit"],
@@ -426,7 +432,7 @@ def reliable(cases: Cases) -> Finding:
         conditional="Depends on the learning rate: low ones need many steps until bias outgrows noise; high ones few, "
         "or never.",
         evidence=judged.evidence(
-            f"{EXACT}; draws keep a factor of 1.15 away from the boundary, which is right to leading order in l",
+            f"{EXACT}; draws keep a factor of 1.1 away from the boundary, which leaves out what masks do to deviations",
             early_and_late,
             more={"first step at which bias outgrows noise, within 300": first},
         ),
@@ -436,9 +442,9 @@ def reliable(cases: Cases) -> Finding:
             f"until bias outgrows noise, drop rate 0.05, at {rates[0]:g} to {rates[-1]:g} of the largest rate; in "
             f"{len(first) - len(known)} of {len(first)} settings not within 300",
         ),
-        condition=f"to leading order in l, on one column Y: {FEW - 1}√{FEW}·l√k‖PXᵀY‖ < √(Σ_n Y_n²‖X_n‖²), P = S "
-        "(masks on the output) or diag S (on the input); and ‖W̄ − X⁺Y‖² > l tr H⁻¹Q, H = S + kP, W̄ = H⁻¹XᵀY, Q the "
-        "covariance of the masked X̃ᵀ(Y − X̃W̄): with masks on the output (1 − p)‖X⁺Y‖² > lΣ_n h_n(Y − XX⁺Y)_n²",
-        flips_if="a small rate at which bias outgrows noise within ten steps though these forms say later, or never "
-        "does",
+        condition=f"‖E W_t − W_t without masks‖² < tr Γ_t for t = 1 … {FEW}, and ‖W̄ − X⁺Y‖² > l tr (H − lH²)⁻¹Q̄, where "
+        "Γ_0 = 0, Γ_{t+1} = FΓ_tF + 4l²Q_t, F = I − 2lH, H = S + kP, P = S (masks on the output) or diag S (on the "
+        "input), W̄ = H⁻¹XᵀY, E W_t = (I − Fᵗ)W̄, and Q_t or Q̄ is the covariance over masks of X̃ᵀ(Y − X̃W) at E W_t or W̄; "
+        "as l → 0 the second is, with masks on the output, (1 − p)‖X⁺Y‖² > lΣ_n h_n(Y − XX⁺Y)_n²",
+        flips_if="such a rate at which bias outgrows noise within ten steps though Γ_t says later, or never does",
     )
