@@ -11,8 +11,9 @@ keeps the sign of AdamW's own; with β₁ = 0 and λ = 0 that sign is −sign(gr
 of the batch loss. With momentum nothing beyond the sign is promised. The decay is AdamW's: it does not see d.
 
 The moments are torch's own: −l·u is what `torch.optim.adamw.adamw` (its loop, foreach or fused kernel) makes of zeros,
-a stack of pairs of one shape at a time. Checked by `tests/test_lora_optim.py` (against a NumPy twin and torch's AdamW)
-and `tests/test_lora_optim_groups.py`; timed by `benchmarks/optimizer.py`.
+a stack of pairs of one shape at a time; with `cpp_kernel=True` what `row_kernel.cpp` makes of them. Checked by
+`tests/test_lora_optim.py` (against a NumPy twin and torch's AdamW), `tests/test_lora_optim_groups.py` and
+`tests/test_lora_row_kernel.py`; timed by `benchmarks/optimizer.py`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.lora import row_kernel
 from allora_analysis.lora.autograd import norms_of_pairs, without_autocast
 from allora_analysis.lora.moves import Hyper, Tensors, adamw_on, but, hyper_of, move_one_by_one, move_together
 from allora_analysis.lora.pairs import (
@@ -80,11 +82,19 @@ class ALLoRAAdamW(Optimizer):
         fused: uses torch's fused kernel. The default takes it for pairs on a CPU; None elsewhere is torch's default.
         amsgrad: as in torch.
         maximize: as in torch.
+        cpp_kernel: steps pairs on a CPU by a C++ kernel, whatever `foreach` and `fused` say. A C++ compiler compiles it
+            once, in about a second; it is kept where torch keeps extensions (TORCH_EXTENSIONS_DIR). It takes contiguous
+            float32 and bfloat16 matrices; other dtypes, layouts and tensor subclasses, experts, shards, a constant
+            factor, GPUs and `torch.compile` go the way they go without it. In bfloat16 d stays in float32 and the new
+            A and B are rounded once. It is no part of `state_dict`.
 
     Raises:
         ArgumentError: a value out of range; no group is a pair, so that this would be AdamW, but that is not what is
-            asked for ("constant" and η = 1); tuples (A, B), or parameters that are sparse, sharded or flattened.
+            asked for ("constant" and η = 1); tuples (A, B), or parameters that are sparse, sharded or flattened; the
+            C++ kernel is asked for and cannot be compiled.
     """
+
+    cpp_kernel = False
 
     def __init__(
         self,
@@ -99,6 +109,7 @@ class ALLoRAAdamW(Optimizer):
         fused: bool | None = None,
         amsgrad: bool = False,
         maximize: bool = False,
+        cpp_kernel: bool = False,
     ):
         defaults = {"lr": lr, "eta": eta, "betas": betas, "eps": eps, "weight_decay": weight_decay, "adaptor": adaptor}
         switches = {"foreach": foreach, "fused": fused, "amsgrad": amsgrad, "maximize": maximize}
@@ -106,11 +117,20 @@ class ALLoRAAdamW(Optimizer):
             raise ArgumentError(f"params: parameter groups wanted, received the model; call {RECIPE}")
         params = params if isinstance(params, Tensor | dict) else list(params)
         unsaid = [group for group in params if isinstance(group, dict) and group.get("pair") is None]
+        if cpp_kernel not in (True, False):
+            raise ArgumentError(f"cpp_kernel must be True or False, received {cpp_kernel!r}")
         super().__init__(params, _checked_options(defaults | switches))
+        self.cpp_kernel = cpp_kernel
+        if cpp_kernel:
+            row_kernel.library()
         acts = any(group["eta"] != 1 or group["adaptor"] != "constant" for group in self.param_groups)
         if acts and not any(group["pair"] for group in self.param_groups):
             raise ArgumentError(f"params: no group is a pair (A, B), so eta = {eta:g} would do nothing; call {RECIPE}")
         _warn_of_left_out([group for group in unsaid if not is_pair(tensors_of(group["params"]), None)])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes with it; torch's own leaves out all but the state and the groups."""
+        return super().__getstate__() | {"cpp_kernel": self.cpp_kernel}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; `"pair"` and `"scaling"` as in the class's docstring.
@@ -224,12 +244,25 @@ class ALLoRAAdamW(Optimizer):
             own = [[_local(tensor) for tensor in of] for of in own]
         return Tensors(*own, [state["step"] for state in states])
 
+    def _stepped_by_kernel(self, members: list[_Member], hyper: Hyper, eta: float, adaptor: str) -> bool:
+        """Whether the C++ kernel takes these pairs, and has stepped them."""
+        own = []
+        for k in (0, 1):
+            parameters = [member[k] for member in members]
+            trained = k in members[0].trained
+            own.append(self._tensors(parameters, hyper.amsgrad) if trained else Tensors(parameters, [], [], [], [], []))
+        if taken := row_kernel.takes(own):
+            row_kernel.step(own, [member.scaling for member in members], hyper, eta, adaptor)
+        return taken
+
     def _update_pairs(self, members: list[_Member], hyper: Hyper, eta: float, adaptor: str) -> None:
         """AdamW's step of pairs of one shape, device and dtype, each matrix's times its factor."""
         a, b, _, experts, trained = members[0]
         eager = a.device.type == "cpu" and not torch.compiler.is_compiling()
         if a.device.type == "cpu" and hyper.fused is None and hyper.foreach is None:
             hyper = but(hyper, fused=eager)
+        if self.cpp_kernel and eager and experts == 1 and self._stepped_by_kernel(members, hyper, eta, adaptor):
+            return
         with without_autocast(a):
             norms = norms_of_pairs([pair for one in members for pair in _products(one)])
         if any(member.scaling != 1 for member in members):
