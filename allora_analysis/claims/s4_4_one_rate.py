@@ -144,7 +144,7 @@ def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm
         evidence=Evidence(
             {"difference": "above 0 in each"},
             {"points of test accuracy": shown(known), **beside(table, pairs)},
-            f"Student's t over seeds, one-sided at 0.05, Holm over the {len(known)}",
+            f"Student's t over seeds, on these 191 images, one-sided at 0.05, Holm over the {len(known)}",
             n=len(SEEDS),
         ),
         size=Size(
@@ -191,7 +191,7 @@ def on_average(
                 **beside(table, pairs[name]),
                 **level,
             },
-            f"Student's t over seeds, one-sided at 0.05, Holm over {len(means)}",
+            f"Student's t over seeds, on these 191 images, one-sided at 0.05, Holm over {len(means)}",
             tolerance=margin or None,
             n=len(SEEDS),
         ),
