@@ -152,8 +152,8 @@ def _arm(arm: str) -> Callable[[Setting, Setting], bool]:
     "4-table-3-desk",
     where="beyond the paper: Appendix D, on all-MiniLM-L6-v2",
     says="On another model too ALLoRA is universally better than LoRA at η·l_b.",
-    reading="In each case, 3 seeds, the data sets recorded; LoRA's classifier at η·l_b too. Intervals are over seeds, on "
-    "one set of 1,066 test sentences.",
+    reading="In each case, 3 seeds, the data sets recorded; LoRA's classifier at η·l_b too. Intervals are over "
+    "seeds, on one set of 1,066 test sentences.",
     command=command("perception", PERCEIVED),
     depends_on=("D-universally-better",),
 )
