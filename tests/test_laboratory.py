@@ -139,13 +139,14 @@ def test_a_run_that_diverges_says_so(task):
     assert training.run(task, ALLORA, 1e6, 0) == training.Outcome(None, 0, None)
 
 
-def test_a_table_goes_on_to_the_same_bytes_and_shows_an_altered_line(tmp_path, monkeypatch):
+def test_a_table_goes_on_to_the_same_bytes_and_shows_an_altered_line(task, tmp_path, monkeypatch):
     calls = []
 
     def told(task, cell, rate, seed):
         calls.append((cell, rate, seed))
         return training.Outcome(abs(math.log10(rate) + 1.3) + seed / 1e5, seed % 90, None if rate > 1 else 0.25)
 
+    monkeypatch.setattr(training, "prepare", lambda _: task)
     monkeypatch.setattr(training, "run", told)
     monkeypatch.setattr(laboratory.records, "provenance", lambda packages=(): {"time_utc": "then"})
     command = ["--part", "screening", "--only", "lora", "sgd", "--seeds", "12"]
