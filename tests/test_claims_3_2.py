@@ -9,6 +9,7 @@ import pytest
 
 from allora_analysis import hessian
 from allora_analysis.claims import s3_2_first_steps, s3_2_in_a_and_b, s3_2_in_v, s3_2_real_networks
+from allora_analysis.claims.cases import Cases
 from allora_analysis.hessian import network, network_inertia
 from allora_analysis.lora.layers import ALLoRALinear
 from tests.ledger_rows import Rows
@@ -83,8 +84,8 @@ HELPERS = [
     ("3.2-escape", s3_2_in_a_and_b, "escape_times", lambda case: [1.0, 1.0], "refuted"),
     ("3.2-slow-start", s3_2_first_steps, "adam_speed_ratio", lambda n2, rank, s: s * rank, "refuted"),
     ("3.2-slow-start", s3_2_first_steps, "first_steps", steps_as_under_descent, "refuted"),
-    ("3.2-b-conditioning", s3_2_first_steps, "limit_condition", lambda squares, rank: np.inf, "refuted"),
-    ("3.2-b-conditioning", s3_2_first_steps, "limit_condition", lambda squares, rank: 1.0, "refuted"),
+    ("3.2-b-conditioning", s3_2_first_steps, "typical_condition", lambda squares, rank: np.inf, "refuted"),
+    ("3.2-b-conditioning", s3_2_first_steps, "typical_condition", lambda squares, rank: 1.0, "refuted"),
     # A that does not see which inputs are small.
     (
         "3.2-b-conditioning",
@@ -93,13 +94,13 @@ HELPERS = [
         lambda block: float(np.linalg.cond(block.a)) ** 2,
         "refuted",
     ),
-    # The bound κ(S)κ(AAᵀ) in κ(ASAᵀ)'s place: never below κ(S).
+    # The bound κ(S)κ(AAᵀ) in κ(ASAᵀ)'s place.
     (
         "3.2-b-conditioning",
         s3_2_first_steps,
         "_block_condition",
         lambda block: float(np.linalg.cond(block.x) * np.linalg.cond(block.a)) ** 2,
-        "holds",
+        "refuted",
     ),
     # Outputs that depend on A as they do at B of A's size.
     (
@@ -153,21 +154,41 @@ def test_a_problem_that_is_convex_in_the_factors_too_would_not_be_conditional(mo
     assert verdict("3.2-convex-in-lora") == "refuted"
 
 
-def test_white_designs_alone_would_hold(monkeypatch):
-    monkeypatch.setattr(s3_2_first_steps, "power_law", lambda n, d, rng: np.eye(n, d))
-    assert verdict("3.2-b-conditioning") == "holds"
+def turn_at_half_of_the_inputs(monkeypatch):
+    """The turn where 256 rows of 64 inputs have it, whatever the rows."""
+    monkeypatch.setattr(s3_2_first_steps.Drawn, "foretold", property(lambda one: one.gram * one.many.shape[1] / 32))
 
 
-def test_limit_condition():
-    """Of the identity it is Marchenko and Pastur's; of a spread spectrum, drawn A at large r and n₂ come near."""
-    limit_condition = s3_2_first_steps.limit_condition
+def equal_variances_are_worse(monkeypatch):
+    """Rows of one variance taken for XᵀX = cI."""
+    right = s3_2_first_steps.typical_condition
+    monkeypatch.setattr(
+        s3_2_first_steps.Drawn,
+        "foretold",
+        property(lambda one: right(np.ones(one.x.shape[1]), one.many.shape[1]) * one.gram),
+    )
+
+
+@pytest.mark.parametrize("wrong", [turn_at_half_of_the_inputs, equal_variances_are_worse])
+def test_a_turn_that_ignores_the_number_of_rows_is_wrong(wrong, monkeypatch):
+    wrong(monkeypatch)
+    cases = Cases(0, "3.2-b-conditioning")
+    ROWS[cases.identifier].check(cases)
+    assert cases.judged.condition != cases.judged.printed
+
+
+def test_typical_condition():
+    """Of the identity it tends to Marchenko and Pastur's; of sampled and of spread spectra it is the drawn A's."""
+    typical, generator = s3_2_first_steps.typical_condition, np.random.default_rng(0)
     for gamma in (0.05, 0.3, 0.8):
-        found = limit_condition(np.ones(1000), round(1000 * gamma))
-        assert found == pytest.approx(hessian.marchenko_pastur_condition(gamma), rel=1e-4)
-    squares, generator = np.geomspace(1, 100, 900), np.random.default_rng(0)
-    singular = np.linalg.svd(generator.standard_normal((300, 900)) * squares**0.5, compute_uv=False)
-    # The ends of a sample's spectrum are within about r^(-2/3) of the limit's.
-    assert (singular[0] / singular[-1]) ** 2 == pytest.approx(limit_condition(squares, 300), rel=0.15)
+        found = typical(np.ones(4000), round(4000 * gamma))
+        assert found == pytest.approx(hessian.marchenko_pastur_condition(gamma), rel=0.05)
+    for squares, rank in ((np.geomspace(1, 100, 900), 300), (np.arange(1, 61) ** -1.0, 20), (np.ones(60), 4)):
+        logs = [
+            2 * np.log(np.linalg.cond(generator.standard_normal((rank, len(squares))) * squares**0.5))
+            for _ in range(8 if rank == 300 else 200)
+        ]
+        assert np.mean(logs) == pytest.approx(np.log(typical(squares, rank)), abs=0.05 if rank == 300 else 0.25)
 
 
 def test_adam_speed_ratio_is_the_first_adam_steps():
