@@ -9,7 +9,7 @@ space"): what of their abstract is true there, judged where the flow ends and al
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,10 +60,10 @@ def thresholded(fit: np.ndarray, keep_prob: float, rank: int) -> np.ndarray:
     """The fit's r largest singular values less τ, the root of rτ = kΣ(σ − τ)₊, by bisection."""
     left, values, right = np.linalg.svd(fit, full_matrices=False)
     values = np.where(np.arange(len(values)) < rank, values, 0.0)
-    low, high, k = 0.0, float(values[0]), (1 - keep_prob) / keep_prob
+    low, high, k, each = 0.0, float(values[0]), (1 - keep_prob) / keep_prob, values.tolist()
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if rank * middle < k * np.maximum(values - middle, 0).sum() else (low, middle)
+        low, high = (middle, high) if rank * middle < k * sum(max(s - middle, 0) for s in each) else (low, middle)
     return (left * np.maximum(values - high, 0)) @ right
 
 
@@ -94,22 +94,29 @@ def hidden_noise(cases: Cases) -> Finding:
     )
 
 
-def correlations(one: Hidden, drop_rate: float, level: float = 0.5, steps: int = 1500) -> list[float]:
-    """Mean |cos| between hidden nodes over the data, at a third of descent on the expected loss and at its end."""
-    k, (a, b), y = drop_rate / (1 - drop_rate), (one.a, one.b), one.x @ one.truth + level * one.noise[0]
-    gram, found = one.x.T @ one.x, []
+def correlations(problems: Sequence[Hidden], drop_rate: float, level: float = 0.5, steps: int = 1500) -> np.ndarray:
+    """By problem the mean |cos| between hidden nodes over the data, at a third of descent on the expected loss and at
+    its end.
+    """
+    x, a, b = (np.stack([getattr(one, name) for one in problems]) for name in ("x", "a", "b"))
+    y = np.stack([one.x @ one.truth + level * one.noise[0] for one in problems])
+    k, gram, found = drop_rate / (1 - drop_rate), _turned(x) @ x, []
     for step in range(steps + 1):
-        z = one.x @ a.T
+        z = x @ _turned(a)
         if step in (steps // 3, steps):
-            unit = z / np.linalg.norm(z, axis=0)
-            found.append(float(np.mean(np.abs((unit.T @ unit)[np.triu_indices(len(a), 1)]))))
-        slope = 2 * (one.x.T @ (z @ b.T - y))
-        both = np.sum(b**2, axis=0), np.sum(z**2, axis=0)
+            unit = z / np.linalg.norm(z, axis=1, keepdims=True)
+            found.append(np.abs((_turned(unit) @ unit)[:, *np.triu_indices(a.shape[1], 1)]).mean(axis=1))
+        slope = 2 * (_turned(x) @ (z @ _turned(b) - y))
+        both = np.sum(b**2, axis=1), np.sum(z**2, axis=1)
         a, b = (
-            a - 1e-3 * ((slope @ b).T + 2 * k * both[0][:, None] * (a @ gram)),
-            b - 1e-3 * (slope.T @ a.T + 2 * k * b * both[1]),
+            a - 1e-3 * (_turned(slope @ b) + 2 * k * both[0][:, :, None] * (a @ gram)),
+            b - 1e-3 * (_turned(a @ slope) + 2 * k * b * both[1][:, None]),
         )
-    return found
+    return np.stack(found, axis=1)
+
+
+def _turned(of: np.ndarray) -> np.ndarray:
+    return np.swapaxes(of, 1, 2)
 
 
 @factors_claim(
@@ -123,7 +130,7 @@ def correlations(one: Hidden, drop_rate: float, level: float = 0.5, steps: int =
 def hidden_correlations(cases: Cases) -> Finding:
     """Differences by problem between training without and with dropout, positive where dropout reduces them."""
     drawn = [hidden(cases.rng) for _ in range(12)]
-    without, dropped = (np.array([correlations(one, drop) for one in drawn]) for drop in (0.0, 0.5))
+    without, dropped = (correlations(drawn, drop) for drop in (0.0, 0.5))
     gaps = dict(zip(("midway", "at the end"), (without - dropped).T, strict=True))
     tested, end = cases.test(gaps, each_above), one_sided(gaps["at the end"], "t")
     return tested.finding(

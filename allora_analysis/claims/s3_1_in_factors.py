@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -212,15 +213,17 @@ def teacher(rng: np.random.Generator, noise: float, rank: int = 4) -> Teacher:
     return Teacher(x, y, truth, rng.standard_normal((rank, 6)) / 6**0.5, 0.02, 300)
 
 
-def least_with_decay(one: Teacher, decay: float) -> float:
-    """The least ‖W_t − W_true‖² along descent on ‖Y − XAᵀBᵀ‖² + decay(‖A‖² + ‖B‖²)."""
-    a, b, least = one.a, np.zeros((one.y.shape[1], len(one.a))), math.inf
-    gram, pull = one.x.T @ one.x, one.x.T @ one.y
+def least_with_decay(one: Teacher, decays: Sequence[float]) -> np.ndarray:
+    """By decay the least ‖W_t − W_true‖² along descent on ‖Y − XAᵀBᵀ‖² + decay(‖A‖² + ‖B‖²)."""
+    shrunk, least = 2 * np.array(decays)[:, None, None], np.full(len(decays), math.inf)
+    a, b = np.repeat(one.a[None], len(decays), axis=0), np.zeros((len(decays), one.y.shape[1], len(one.a)))
+    gram, pull = one.x.T @ one.x, one.y.T @ one.x
     for _ in range(one.steps + 1):
-        w = a.T @ b.T
-        least = min(least, float(np.sum((w - one.truth) ** 2)))
-        g = 2 * (gram @ w - pull).T
-        a, b = a - one.rate * (b.T @ g + 2 * decay * a), b - one.rate * (g @ a.T + 2 * decay * b)
+        w = b @ a
+        least = np.minimum(least, np.sum((w - one.truth.T) ** 2, axis=(1, 2)))
+        g = 2 * (w @ gram - pull)
+        slope_a, slope_b = np.swapaxes(b, 1, 2) @ g, g @ np.swapaxes(a, 1, 2)
+        a, b = a - one.rate * (slope_a + shrunk * a), b - one.rate * (slope_b + shrunk * b)
     return least
 
 
@@ -234,7 +237,8 @@ def least_risk(one: Teacher, drop_rate: float) -> float:
 
 def others(one: Teacher) -> tuple[float, float]:
     """Without dropout: of early stopping alone and with the best weight decay besides, by descent itself."""
-    return least_with_decay(one, 0.0), min(least_with_decay(one, decay) for decay in DECAYS)
+    early, *decayed = map(float, least_with_decay(one, (0.0, *DECAYS)))
+    return early, min(decayed)
 
 
 def more(log_ratio: float) -> float:

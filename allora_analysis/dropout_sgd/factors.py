@@ -139,22 +139,22 @@ class Factors:
         nodes = a[:, :, None] * b[:, None, :]
         return 2 * sum(form @ np.tensordot(pairs, nodes, 1) for form, pairs in self.forms) - 2 * self.pull
 
-    def gradient(self, theta: Flat) -> Flat:
-        """∇ℓ."""
+    def gradient(self, theta: Flat, slopes: Float[np.ndarray, "r D C"] | None = None) -> Flat:
+        """∇ℓ; `slopes` where they are known."""
         a, b = self.unflat(theta)
-        g = self.slopes(a, b)
+        g = self.slopes(a, b) if slopes is None else slopes
         return np.hstack([np.einsum("jdc,jc->jd", g, b), np.einsum("jdc,jd->jc", g, a)]).ravel()
 
-    def hessian(self, theta: Flat) -> Float[np.ndarray, "P P"]:
-        """∇²ℓ, symmetric."""
+    def hessian(self, theta: Flat, slopes: Float[np.ndarray, "r D C"] | None = None) -> Float[np.ndarray, "P P"]:
+        """∇²ℓ, symmetric; `slopes` where they are known."""
         (r, d, c), (a, b) = self.sizes, self.unflat(theta)
-        node, full = np.arange(r), np.zeros((r, d + c, r, d + c))
+        node, output, full = np.arange(r), np.arange(d, d + c), np.zeros((r, d + c, r, d + c))
         for form, pairs in self.forms:
-            carried = a @ form
-            full[:, :d, :, :d] += 2 * np.einsum("jl,de->jdle", pairs * (b @ b.T), form)
-            full[:, :d, :, d:] += 2 * np.einsum("jl,ld,jc->jdlc", pairs, carried, b)
-            full[:, d:, :, d:] += 2 * np.einsum("jl,ce->jcle", pairs * (carried @ a.T), np.eye(c))
-        full[node, :d, node, d:] += self.slopes(a, b)
+            carried, twice = 2 * a @ form, 2 * pairs
+            full[:, :d, :, :d] += (twice * (b @ b.T))[:, None, :, None] * form[:, None]
+            full[:, :d, :, d:] += pairs[:, None, :, None] * carried.T[:, :, None] * b[:, None, None]
+            full[:, output, :, output] += pairs * (carried @ a.T)
+        full[node, :d, node, d:] += self.slopes(a, b) if slopes is None else slopes
         full[:, d:, :, :d] = full[:, :d, :, d:].transpose(2, 3, 0, 1)
         return full.reshape(r * (d + c), -1)
 
@@ -239,7 +239,8 @@ class Factors:
         """The right-hand sides of θ′, m′ and C′, flat."""
         size = self.rank * sum(self.sizes[1:])
         theta, mean, covariance = state[:size], state[size : 2 * size], state[2 * size :].reshape(size, size)
-        slope, hessian = self.gradient(theta), self.hessian(theta)
+        slopes = self.slopes(*self.unflat(theta))
+        slope, hessian = self.gradient(theta, slopes), self.hessian(theta, slopes)
         carried = hessian @ covariance
         shift = -hessian @ (mean + slope / 2) - self.bend(theta, covariance)
         return np.concatenate([-slope, shift, (self.noise(theta) - carried - carried.T).ravel()])
