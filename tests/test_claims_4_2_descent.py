@@ -85,6 +85,19 @@ def test_without_unequal_factors_the_example_descends(monkeypatch):
     assert ROWS.finding("4-descent").verdict == "refuted"
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_rows_of_one_length_descend(optimizer):
+    """D_d = d·I: states near ascent, their rows of BA made equally long."""
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        one = section._near_ascent(rng)._replace(optimizer=optimizer)
+        alike = one._replace(b=one.b / np.linalg.norm(one.b @ one.task.a, axis=1, keepdims=True))
+        assert section.descends(alike) is True
+        case = section.Entries(section.layer_training.Pass(one.task.x, -one.task.y, one.task.a, alike.b), one.eta, "A")
+        np.testing.assert_allclose(section.coefficients(case), (1 + one.eta**-2) ** -0.5, rtol=1e-6)
+    assert section.descends(section.example()) is not True
+
+
 def test_the_small_step_is_the_losss_change():
     """Against the loss before and after, at a step whose change rounding does not hide."""
     one = section.mid_training(np.random.default_rng(0), 2.0, "sgd")

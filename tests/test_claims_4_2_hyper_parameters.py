@@ -112,5 +112,5 @@ def test_the_rows_on_the_count_agree():
         next(iter(ROWS.finding(name).evidence.measured.values()))
         for name in ("4-no-new-hyper-parameter", "4-two-fewer-to-choose")
     )
-    assert new["of (η, l_b)"] == removed["ALLoRA-0"] == 2
+    assert new["of (η, l_b)"] == removed["ALLoRA"] == 2
     assert new["of LoRA's (s, l)"] == removed["LoRA"] - 1

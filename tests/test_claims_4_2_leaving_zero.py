@@ -26,6 +26,7 @@ RIGHT = {name: getattr(escape, name) for name in escape.__all__} | {
     "one_row": layer_training.one_row,
     "allora": functional.allora,
     "advantage": section.advantage,
+    "splits": s4_2_hyper_parameters.splits,
 }
 
 
@@ -86,7 +87,11 @@ def of_one_curvature(one):
 
 
 def never_clipped_at_zero(one):
-    return one.optimizer == "sgd" and one.u == 0
+    return one.optimizer != "adamw" and one.u == 0
+
+
+def of_sgd_alone(one):
+    return RIGHT["splits"](one) if one.optimizer == "sgd" else False
 
 
 def faster_if_unclipped(one):
@@ -129,6 +134,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-effective-rate", functional, "allora", tapering_too_fast, "refuted"),
     ("4-effective-rate", layer_training, "pairs", lora_pairs, "refuted"),
     ("4-effective-rate", s4_2_hyper_parameters, "splits", never_clipped_at_zero, "refuted"),
+    ("4-effective-rate", s4_2_hyper_parameters, "splits", of_sgd_alone, "refuted"),
     ("4-effective-rate", s4_2_hyper_parameters, "clip_factor", lambda norm, clip: 1.0, "refuted"),
 ]
 

@@ -17,6 +17,8 @@ ROWS = Rows(section)
 def test_the_outcomes_as_they_are():
     printed = ROWS.finding("4-listing-1").evidence.measured
     assert all(seen["outcome"].startswith("NameError: name 'LinearLayer2'") for seen in printed.values())
+    inputs = ROWS.finding("4-listing-inputs").evidence.measured
+    assert inputs["4 × 2 × 2 × n₂ = 5, r = n₁ = 2"]["outcome"] == "runs"  # and is not ALLoRA: the row is conditional
     for axes, error in {(): "IndexError", (6,): "IndexError", (3, 4): "runs", (2, 3, 4): "RuntimeError"}.items():
         call = section.Layer(section.with_axes(np.random.default_rng(0), axes, 4, 5, 2), 2.0)
         assert section.outcome(section.mended(), call)["outcome"].split(":")[0] == error
@@ -52,6 +54,7 @@ PLANTED = [  # row, module, name, what takes its place, verdict
     ("4-listing-1", section, "LISTING", GOOD.replace("torch.transpose(temp, 1, 2)", "temp"), "refuted"),
     ("4-listing-1", section, "LISTING", section.LISTING.replace("norms +", "norms ** 2 +"), "refuted"),
     ("4-listing-inputs", section, "LISTING", section.LISTING.replace("norms +", "norms ** 2 +"), "refuted"),
+    ("4-listing-inputs", section, "three_axes", lambda call: call.one.x.ndim == 3, "refuted"),
     ("4-listing-eta", section, "LISTING", section.LISTING.replace("norms +", "norms ** 2 +"), "refuted"),
     ("4-listing-eta", section, "with_scale", lambda eta: section.mended(), "refuted"),  # left at η² = 4
     (

@@ -74,7 +74,7 @@ def with_axes(rng: np.random.Generator, leading: tuple[int, ...], n1: int, n2: i
 
 
 def calls(cases: Cases) -> list[Case]:
-    """Inputs of one to four axes at η = 2, the class's; LoRA's shapes as batch × tokens."""
+    """Inputs of one to four axes at η = 2, the class's; LoRA's shapes as batch × tokens; four axes that it runs on."""
 
     def draw(rng: np.random.Generator) -> Layer:
         leading = tuple(int(size) for size in rng.integers(2, 5, size=rng.integers(0, 4)))
@@ -84,6 +84,9 @@ def calls(cases: Cases) -> list[Case]:
     own = Layer(with_axes(cases.rng, (4, 16), 48, 64, 8), CLASS_ETA)
     two = Layer(with_axes(cases.rng, (16,), 48, 64, 8), CLASS_ETA)
     known = [Case("batch × tokens × n₂ = 64, r = 8", own, True), Case("tokens × n₂ = 64, r = 8", two)]
+    for size in (1, 2):
+        four = Layer(with_axes(cases.rng, (4, size, size), size, 5, size), CLASS_ETA)
+        known.append(Case(f"4 × {size} × {size} × n₂ = 5, r = n₁ = {size}", four))
     return [*known, *cases.draw(draw, 20)]
 
 
@@ -106,8 +109,10 @@ def is_allora(found: list[np.ndarray] | None, call: Layer) -> float:
 
 
 def three_axes(call: Layer) -> bool:
-    """Whether the input is batch × tokens × n₂."""
-    return call.one.x.ndim == 3
+    """Whether the input is batch × tokens × n₂, or batch × 1 × … × n₂ with r = n₁ = 1, where no axis matters."""
+    *_, a, b = call.one
+    sizes = {*call.one.x.shape[1:-1], len(a), len(b)}
+    return call.one.x.ndim == 3 or (call.one.x.ndim > 3 and sizes == {1})
 
 
 def told(_: Layer, seen: dict[str, object]) -> object:
@@ -164,11 +169,12 @@ def mended_inputs(cases: Cases) -> Finding:
         condition=three_axes,
     )
     return judged.finding(
-        conditional="Only for inputs of exactly three axes, as a Transformer's are: it transposes axes 1 and 2.",
+        conditional="Only for three axes, as a Transformer's inputs have: on four it can run and be wrong.",
         evidence=judged.evidence(ROUNDING, {"outcome": "runs"}, shown=told, tolerance=TOLERANCE),
         corrected="the toolkit's layer takes any leading axes",
-        condition="the input has exactly three axes",
-        flips_if="the mended listing running on inputs of two axes",
+        condition="the input has three axes (it transposes axes 1 and 2), or more, the middle ones of size 1, "
+        "and r = n₁ = 1; on 4 × 2 × 2 × n₂ with r = n₁ = 2 it runs without an error and its gradients are wrong",
+        flips_if="the mended listing returning ALLoRA's gradients on inputs of two axes",
     )
 
 

@@ -175,7 +175,7 @@ def three_limitations(cases: Cases) -> Finding:
     )
     zero = judged.measured[3]["ALLoRA"]
     return judged.finding(
-        conditional="Partly, by settings that do the same in LoRA; under AdamW it leaves zero no faster.",
+        conditional="Partly: LoRA without dropout or scaling factor gains as much; under AdamW zero is left no faster.",
         evidence=judged.evidence(
             f"{SAME:g}: Adam's ε over small gradients, clipping's 1e-6, what 150 steps leave",
             {"ALLoRA": "LoRA so set"},

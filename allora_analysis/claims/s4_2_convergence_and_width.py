@@ -152,7 +152,7 @@ def oscillation(cases: Cases) -> Finding:
     )  # fmt: skip
     swing = float(np.ptp((b @ a)[-30:], axis=0).max())
     return judged.finding(
-        refuted=f"No: an example loses it through a complex pair, {turned} of {len(drawn)} drawn settings do; "
+        refuted=f"No: one built rest point loses stability by oscillating, {turned} of {len(drawn)} drawn ones do; "
         "no lasting cycle seen."
         if swing < 1e-6
         else "No: on correlated inputs a complex pair can cross, and the flow then cycles.",

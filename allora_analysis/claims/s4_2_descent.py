@@ -177,8 +177,9 @@ def descent(cases: Cases) -> Finding:
         size=Size(most, "of draws", RANK_ONE, most - 2 * error, most + 2 * error),
         corrected="dL/dl = −⟨BᵀG, u_A⟩ − ⟨GAᵀ, u_B⟩, (u_A, u_B) = (BᵀD_dG, D_dGAᵀ) under SGD, their signs in AdamW's "
         "first step: the second part, B's, is never above 0",
-        condition="⟨GAᵀ, u_B⟩ > −⟨BᵀG, u_A⟩, (u_A, u_B) = (BᵀD_dG, D_dGAᵀ) under SGD, (sign(BᵀD_dG), sign(GAᵀ)) in "
-        "AdamW's first step, L = ½‖XPᵀ − Y‖²; under SGD at A = 1, B = (8, 24), y = (10, 23), x = 1, "
+        condition="surely where rows of BA are equally long, as at B = 0: LoRA's gradient times one number; else the "
+        "sentence itself, ⟨GAᵀ, u_B⟩ > −⟨BᵀG, u_A⟩, (u_A, u_B) = (BᵀD_dG, D_dGAᵀ) under SGD, (sign(BᵀD_dG), sign(GAᵀ)) "
+        "in AdamW's first step, L = ½‖XPᵀ − Y‖²; under SGD at A = 1, B = (8, 24), y = (10, 23), x = 1, "
         f"η = 1 dL/dl = {adaptive.loss_after_step(adaptive.EXAMPLE, adaptive.EXAMPLE.factor())[1]}, LoRA's "
         f"{adaptive.loss_after_step(adaptive.EXAMPLE, [Fraction(1)] * len(adaptive.EXAMPLE.b))[1]}",
         flips_if="a step of B alone that ascends, or none of A and B that does",
@@ -222,10 +223,11 @@ def coefficients(case: Entries) -> np.ndarray:
 
 
 def entries(rng: np.random.Generator) -> Entries:
-    """A pass of rank 1 with rows of BA of different length, or at B = 0, and whose gradient."""
+    """A pass of rank 1 with rows of BA of different length, of one, or at B = 0, and whose gradient."""
     one = layer_training.draw_pass(rng, n2=3, rank=1)
+    b = np.sign(one.b) if rng.random() < 0.2 else one.b
     return Entries(
-        one._replace(b=one.b * np.exp(rng.uniform(0, 3)) * (rng.random() > 0.1)),
+        one._replace(b=b * np.exp(rng.uniform(0, 3)) * (rng.random() > 0.1)),
         log_uniform(rng, 0, 1),
         str(rng.choice(["A", "A", "B"])),
     )
@@ -264,7 +266,8 @@ def per_parameter(cases: Cases) -> Finding:
         ),
         size=Size(changed, "of A's entries", "entries of A's gradient that change sign, r = 8, rows near 0.1, η = 2"),
         corrected="B_i's entries times d_i; A's gradient BᵀD_dG in place of BᵀG",
-        condition="B's gradient, or for every entry of A's (BᵀD_dG)_kj (BᵀG)_kj > 0 or both 0, as at B = 0",
+        condition="B's gradient; A's surely where rows of BA are equally long, as at B = 0, else the sentence itself: "
+        "for every entry (BᵀD_dG)_kj (BᵀG)_kj > 0 or both 0",
         flips_if="A's gradient keeping its signs wherever rows of BA differ in length",
     )
 

@@ -143,7 +143,7 @@ def divides_out(case: Trained) -> bool:
     test="tests/test_claims_4_2_definition.py",
     where="§4.2, below Eq. (6)",
     says="force f_o = I, while keeping g̃ intact, which is to use a larger learning rate η·l",
-    reading="A layer whose gradient is multiplied by η > 1 trains at l as LoRA does at η·l.",
+    reading="A layer whose gradient, far above Adam's ε, is multiplied by η > 1 trains at l as LoRA does at η·l.",
     depends_on=("4-scaled-gradient",),
 )
 def scaling_as_rate(cases: Cases) -> Finding:

@@ -118,7 +118,8 @@ class Inputs(NamedTuple):
 @family_claim(
     "4-define-each-other",
     says="First notice that in (f(x))_i = (BA)_{i,:}x, (f(x))_i and (BA)_{i,:} define each other.",
-    reading="Given the inputs of a data set, a row's outputs are of no other row.",
+    reading="A less kind reading than over all x, where a row's entries are its outputs at the unit vectors: given the "
+    "inputs of a data set, a row's outputs are of no other row.",
 )
 def define_each_other(cases: Cases) -> Finding:
     """The row of least norm with the same outputs, by least squares."""
