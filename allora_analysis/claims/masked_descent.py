@@ -51,8 +51,13 @@ def turned(n: int, singular: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return (left * singular) @ right.T
 
 
-def setting(rng: np.random.Generator, keep_prob: float, steps: int, fraction: float) -> Sgd:
-    """N up to 6, D up to 3, spectra up to sixfold, weights even or along small directions; noise 1 until it is set."""
+def setting(
+    rng: np.random.Generator, keep_prob: float, steps: int, fraction: float, placement: str | None = None
+) -> Sgd:
+    """N up to 6, D up to 3, spectra up to sixfold, weights even or along small directions; noise 1 until it is set.
+
+    Masks on either place where none is given.
+    """
     d = int(rng.integers(1, 4))
     singular = np.geomspace(1, 1 / float(rng.choice([1.5, 3.0, 6.0])), d)
     x = turned(d + int(rng.integers(1, 4)), singular, rng)
@@ -60,7 +65,7 @@ def setting(rng: np.random.Generator, keep_prob: float, steps: int, fraction: fl
     if rng.random() < 0.5:
         right = np.linalg.svd(x)[2]
         w = right.T @ (right @ w / singular)
-    place = str(rng.choice(PLACEMENTS))
+    place = placement or str(rng.choice(PLACEMENTS))
     rate = fraction * dropout_sgd.stability_limits(x, keep_prob, place).mean_square
     return Sgd(x, w / np.linalg.norm(w), 1.0, keep_prob, rate, steps, place)
 
