@@ -1,7 +1,8 @@
 """§3.1 in few training steps: dropout's bias and noise beside training without it, at one learning rate.
 
-The model, its symbols and the moments that conditions rest on are `masked_descent`'s; risks are E‖W_t − W_true‖². The
-rows are judged by `dropout_sgd`. Checked by `tests/test_claims_3_1_few_steps.py`, which plants wrong formulas.
+The model, its symbols and the moments that conditions rest on are `masked_descent`'s; risks are E‖W_t − W_true‖², on
+new inputs of equal variances, which the training inputs X need not have. The rows are judged by `dropout_sgd`. Checked
+by `tests/test_claims_3_1_few_steps.py`, which plants wrong formulas.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, on_both_sides
 sgd_claim = functools.partial(claim, command="python -m allora_analysis.dropout_sgd", test="tests/test_dropout_sgd.py")
 ROUNDING = 1e-9
 EXACT = "exact moments; no tolerance: an order"
+RISK = "population risk (on new inputs of equal variances)"
 FLAW = (
     "Dropout–a stochastic regularizer–whose benefits quickly vanish when considering fine-tuning, and can in fact "
     "introduce detrimental additional variance to the training"
@@ -44,7 +46,7 @@ def measured_risks(one: Sgd) -> dict[str, float]:
     "3.1-sgd-variance",
     where="§1, first flaw",
     says=FLAW,
-    reading="The second half: masks add variance to the weights at every step, and it costs population risk.",
+    reading=f"The second half: masks add variance to the weights at every step, and it costs {RISK}.",
 )
 def variance(cases: Cases) -> Finding:
     """The trace of Cov W_t, and the risk above that of the mean E W_t, against moments summed over each row's masks."""
@@ -161,7 +163,7 @@ def by_step(hits: np.ndarray) -> dict[int, float]:
     "3.1-sgd-benefits-vanish",
     where="§1, first flaw",
     says=FLAW,
-    reading=f"The first half, with masks on the output, at rates {RATES}: after t steps dropout's population risk is, "
+    reading=f"The first half, with masks on the output, at rates {RATES}: after t steps dropout's {RISK} is, "
     "whatever the noise in Y, not below that of training without it at the same rate. Whether fine-tuning is so short "
     "is not judged.",
     depends_on=("3.1-sgd-variance",),
@@ -250,8 +252,8 @@ def limit_risks(one: Sgd) -> dict[str, float]:
     "3.1-sgd-crossover",
     where="§3.1, after the bound",
     says="As a result, the benefit of N, in our case the number of training steps, only appears for large N.",
-    reading="The half on large N: in the long run dropout's population risk is below that of training without it. That "
-    "small N has no such benefit is row 3.1-sgd-benefits-vanish.",
+    reading=f"The half on large N, of X of full column rank: in the long run dropout's {RISK} is below that of "
+    "training without it. That small N has no such benefit is row 3.1-sgd-benefits-vanish.",
     depends_on=("3.1-sgd-benefits-vanish",),
 )
 def crossover(cases: Cases) -> Finding:
@@ -307,7 +309,7 @@ class Rates(NamedTuple):
     says="High value of Dropout provides the strongest performance after long fine-tuning and the weakest performance "
     "after short fine-tuning.",
     reading=f"The second half, in this model with masks on the output, at one learning rate {RATES}, p of the highest "
-    "of several drop rates: whatever the noise in Y, that one has the highest population risk.",
+    f"of several drop rates: whatever the noise in Y, that one has the highest {RISK}.",
     depends_on=("3.1-sgd-benefits-vanish",),
 )
 def first_step(cases: Cases) -> Finding:
