@@ -16,7 +16,7 @@ import numpy as np
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case, Cases, each_above, relative_error
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, share
-from allora_analysis.claims.masked_descent import Sgd, papers_own, risks, turned
+from allora_analysis.claims.masked_descent import Sgd, falling_spectra, risks, turned
 from allora_analysis.claims.s3_1_convergence import Tiny, enumerated_mean
 from allora_analysis.claims.s3_1_few_steps import EXACT, RISK, ROUNDING, sgd_claim
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
@@ -70,14 +70,13 @@ def measured_lowest(one: Sgd) -> list[float]:
 )
 def not_a_must_have(cases: Cases) -> Finding:
     """The lowest risks of 40 steps with dropout and without, noise in Y from a tenth to five of the signal."""
-    own = [case for noise in (0.1, 0.5, 1.0, 2.0, 5.0) for case in papers_own(cases.rng, 40, noise)]
     judged = cases.judge(
-        own,
+        [case for noise in (0.1, 0.5, 1.0, 2.0, 5.0) for case in falling_spectra(cases.rng, 40, noise)],
         measure=measured_lowest,
         printed=lambda one, seen: seen[1] <= AS_GOOD * seen[0] and relative_error(seen, lowest_risks(one)) < ROUNDING,
     )
     levels = 0.1 * 50 ** cases.rng.random(20)
-    drawn = [case for noise in levels for case in papers_own(cases.rng, 40, float(noise))]
+    drawn = [case for noise in levels for case in falling_spectra(cases.rng, 40, float(noise))]
 
     def gap(one: Sgd) -> float:
         dropout, without = lowest_risks(one)
@@ -163,7 +162,7 @@ def small_rate(cases: Cases) -> Finding:
     x, y, a = rng.standard_normal((1, 6)), rng.standard_normal((1, 2)), rng.standard_normal((8, 6)) / 6**0.5
     judged = cases.judge(
         [
-            Case("r = 8, p = 0.95, input masks", slow(Tiny(x, y, a, PAPER_KEEP, 1.0, 1, "input")), True),
+            Case("r = 8, p = 0.95, input masks", slow(Tiny(x, y, a, PAPER_KEEP, 1.0, 1, "input"))),
             *cases.draw(tiny, 8),
         ],
         measure=lambda one: [enumerated_mean(one), enumerated_mean(halved(one))],
