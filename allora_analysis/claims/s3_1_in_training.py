@@ -236,8 +236,9 @@ def _gradient_row(cases: Cases, scale: float, draw: Callable[[np.random.Generato
         f"falls to {worst:.0f} %.",
         evidence=judged.evidence(EXACT, told_shares, tolerance=1e-6),
         size=often,
-        condition="with v_dc = Σ_n X²_nd R²_nc, R = Y − XX⁺Y, and u_dc the same of Y − XW/p at the start: "
-        "Σ_dc √v_dc < Σ_dc √u_dc and max v_dc > max u_dc",
+        condition="the sentence itself, with the closed forms at start and end put in, no property of the data: "
+        "Σ_dc √v_dc < Σ_dc √u_dc and max v_dc > max u_dc, v_dc = Σ_n X²_nd R²_nc, R = Y − XX⁺Y, and u_dc the same of "
+        "Y − XW/p at the start",
         flips_if="a data set on which the gradients' average and worst entry move otherwise than the condition says",
     )
 
