@@ -267,6 +267,29 @@ def test_a_and_b_leave_regularised_descent_at_step_2_and_not_before():
         assert (gap < 1e-14) == alike
 
 
+def test_a_and_b_follow_regularised_descent_where_no_mask_is_seen_or_all_cancel():
+    """The exceptions, of measure 0: AX_n = 0 with masks on the output, and labels y and −y on the same input."""
+    x, a = np.array([[1.0, 2.0]]), np.array([[2.0, -1.0], [4.0, -2.0]])
+    one = s3_1_convergence.Tiny(x, np.array([[3.0]]), a, 0.7, 0.05, 3, "output")
+    twice = one._replace(x=np.vstack([x, x]), y=np.array([[3.0], [-3.0]]), a=a + 1.0)
+    for exception in (one, twice):
+        gap = s3_1_convergence.enumerated_mean(exception) - s3_1_convergence.regularised_descent(exception)
+        assert np.abs(gap).max() < 1e-14
+    for near in (one._replace(a=a + 0.1), twice._replace(y=np.array([[3.0], [-2.9]]))):
+        gap = s3_1_convergence.enumerated_mean(near) - s3_1_convergence.regularised_descent(near)
+        assert np.abs(gap).max() > 1e-6
+
+
+def test_less_noise_shows_later_than_the_reading_looks():
+    rng = np.random.default_rng(3)
+    for noise, kept in ((1e-3, True), (1e-7, False)):
+        one = s3_1_convergence.spread_run(rng, s3_1_convergence.KINDS[0], "output", 0.95, noise)
+        seen = s3_1_convergence.traces(one)
+        assert s3_1_convergence.noisy_at_the_optimum(one)
+        assert seen["limit"] > 0
+        assert (seen["late"] > s3_1_convergence.KEPT * seen["early"]) == kept
+
+
 def test_weights_along_one_input_near_the_largest_rate_are_past_the_margin():
     """The setting that the reading excludes: at 0.9 of the largest rate 6 % behind, at a tenth of it within 5 %."""
     behind = {}
