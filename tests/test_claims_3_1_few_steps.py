@@ -134,6 +134,34 @@ def test_a_turn_told_too_early_has_no_noise_that_pays_before_it(monkeypatch):
     assert verdict("3.1-sgd-benefits-vanish") == "holds"
 
 
+def paid_for_noise(singular, keep_prob, rate):
+    """What dropout adds to the risk by unit of σ² after ten steps on X diagonal, each input by itself."""
+    added = 0.0
+    for value in singular:
+        one = masked_descent.Sgd(np.array([[value]]), np.ones(1), 1.0, keep_prob, rate, 10, "output")
+        added += masked_descent.risks(one, keep_prob)[1, -1] - masked_descent.risks(one, 1.0)[1, -1]
+    whole = one._replace(x=np.diag(singular))
+    assert rate > s3_1_few_steps.highest_small(whole)
+    return s3_1_few_steps.cost_over_saving(whole), added
+
+
+def test_the_turn_is_another_at_rates_that_are_not_small():
+    told, added = paid_for_noise([1.0], 0.1, 0.004)
+    assert told > 1.3
+    assert added < 0
+    told, added = paid_for_noise([1.0] + 400 * [0.1], 0.95, 0.044 * 0.95**2)
+    assert told < 1 / 1.3
+    assert added > 0
+
+
+@pytest.mark.parametrize("name", ["3.1-sgd-benefits-vanish", "3.1-sgd-first-step"])
+def test_the_share_after_ten_steps_is_of_ten_steps(name):
+    found = ROWS.finding(name)
+    (by_step,) = (value for key, value in found.evidence.measured.items() if key.endswith("by step"))
+    assert by_step[1] == 0 < by_step[10] == found.size.value
+    assert f"after ten steps {'not in ' * name.endswith('step')}{by_step[10]:.0f} %" in found.answer
+
+
 def test_rates_that_overshoot_can_fit_better():
     """One feature, l = 0.815/λ_max(H): dropout's residual is 1 − p + pz³ = 0 at step 3, plain descent's is not."""
     ones = np.ones((300, 1))
@@ -237,6 +265,29 @@ def test_a_and_b_leave_regularised_descent_at_step_2_and_not_before():
         now = one._replace(steps=steps)
         gap = np.abs(s3_1_convergence.enumerated_mean(now) - s3_1_convergence.regularised_descent(now)).max()
         assert (gap < 1e-14) == alike
+
+
+def test_a_and_b_follow_regularised_descent_where_no_mask_is_seen_or_all_cancel():
+    """The exceptions, of measure 0: AX_n = 0 with masks on the output, and labels y and −y on the same input."""
+    x, a = np.array([[1.0, 2.0]]), np.array([[2.0, -1.0], [4.0, -2.0]])
+    one = s3_1_convergence.Tiny(x, np.array([[3.0]]), a, 0.7, 0.05, 3, "output")
+    twice = one._replace(x=np.vstack([x, x]), y=np.array([[3.0], [-3.0]]), a=a + 1.0)
+    for exception in (one, twice):
+        gap = s3_1_convergence.enumerated_mean(exception) - s3_1_convergence.regularised_descent(exception)
+        assert np.abs(gap).max() < 1e-14
+    for near in (one._replace(a=a + 0.1), twice._replace(y=np.array([[3.0], [-2.9]]))):
+        gap = s3_1_convergence.enumerated_mean(near) - s3_1_convergence.regularised_descent(near)
+        assert np.abs(gap).max() > 1e-6
+
+
+def test_less_noise_shows_later_than_the_reading_looks():
+    rng = np.random.default_rng(3)
+    for noise, kept in ((1e-3, True), (1e-7, False)):
+        one = s3_1_convergence.spread_run(rng, s3_1_convergence.KINDS[0], "output", 0.95, noise)
+        seen = s3_1_convergence.traces(one)
+        assert s3_1_convergence.noisy_at_the_optimum(one)
+        assert seen["limit"] > 0
+        assert (seen["late"] > s3_1_convergence.KEPT * seen["early"]) == kept
 
 
 def test_weights_along_one_input_near_the_largest_rate_are_past_the_margin():

@@ -80,6 +80,16 @@ def diagonal(x):
     return np.diag(np.diag(x.T @ x))
 
 
+def test_a_fit_of_least_norm_is_not_the_only_minimizer_of_few_samples(monkeypatch):
+    """Wrong where X has no full column rank: (S − diag S)X⁺Y = 0."""
+
+    def of_least_norm(one):
+        between = (one.x.T @ one.x - diagonal(one.x)) @ np.linalg.pinv(one.x) @ one.y
+        return one.keep_prob == 1.0 or bool(np.abs(between).max() < 1e-9)
+
+    assert ROWS.planted(monkeypatch, "3.1-placement-input", s3_1_placement, "correlations_cancel", of_least_norm)
+
+
 def test_masks_without_rescaling_are_refuted(monkeypatch):
     monkeypatch.setattr(enumeration, "all_masks", masks_without_rescaling)
     assert verdict("3.1-mask-mean") == "refuted"

@@ -17,9 +17,9 @@ import numpy as np
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case, Cases, each_above, relative_error
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, share
-from allora_analysis.claims.masked_descent import Sgd, papers_own, risks, turned
+from allora_analysis.claims.masked_descent import Sgd, falling_spectra, risks, turned
 from allora_analysis.claims.s3_1_convergence import Tiny, enumerated_mean
-from allora_analysis.claims.s3_1_few_steps import EXACT, ROUNDING, sgd_claim
+from allora_analysis.claims.s3_1_few_steps import EXACT, RISK, ROUNDING, sgd_claim
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
 from allora_analysis.statistics import one_sided
 
@@ -64,21 +64,20 @@ def measured_lowest(one: Sgd) -> list[float]:
     says="We conducted principled analysis and proved that dropout is not a must-have in the finetuning regime.",
     reading="At drop rate 0.05, on eight samples of four inputs whose variances fall as 1/i, with true weights at "
     "random, noise from a tenth to five of the signal and a tenth of the largest rate, training without dropout "
-    f"reaches in 40 steps, stopped at its best, a population risk at most {100 * (AS_GOOD - 1):.0f} % above dropout's "
+    f"reaches in 40 steps, stopped at its best, a {RISK} at most {100 * (AS_GOOD - 1):.0f} % above dropout's "
     "lowest; the margin is the drop rate, chosen after gaps of half of it had been seen. Near the largest rate, or for "
     "weights that lie along one input, it can be more: see the evidence.",
     depends_on=("3.1-sgd-benefits-vanish", "3.1-sgd-crossover"),
 )
 def not_a_must_have(cases: Cases) -> Finding:
     """The lowest risks of 40 steps with dropout and without, noise in Y from a tenth to five of the signal."""
-    own = [case for noise in (0.1, 0.5, 1.0, 2.0, 5.0) for case in papers_own(cases.rng, 40, noise)]
     judged = cases.judge(
-        own,
+        [case for noise in (0.1, 0.5, 1.0, 2.0, 5.0) for case in falling_spectra(cases.rng, 40, noise)],
         measure=measured_lowest,
         printed=lambda one, seen: seen[1] <= AS_GOOD * seen[0] and relative_error(seen, lowest_risks(one)) < ROUNDING,
     )
     levels = 0.1 * 50 ** cases.rng.random(20)
-    drawn = [case for noise in levels for case in papers_own(cases.rng, 40, float(noise))]
+    drawn = [case for noise in levels for case in falling_spectra(cases.rng, 40, float(noise))]
 
     def gap(one: Sgd) -> float:
         dropout, without = lowest_risks(one)
@@ -164,7 +163,7 @@ def small_rate(cases: Cases) -> Finding:
     x, y, a = rng.standard_normal((1, 6)), rng.standard_normal((1, 2)), rng.standard_normal((8, 6)) / 6**0.5
     judged = cases.judge(
         [
-            Case("r = 8, p = 0.95, input masks", slow(Tiny(x, y, a, PAPER_KEEP, 1.0, 1, "input")), True),
+            Case("r = 8, p = 0.95, input masks", slow(Tiny(x, y, a, PAPER_KEEP, 1.0, 1, "input"))),
             *cases.draw(tiny, 8),
         ],
         measure=lambda one: [enumerated_mean(one), enumerated_mean(halved(one))],
@@ -257,7 +256,7 @@ def less(log_ratio: float) -> float:
     says="Trained in A and B, too, LoRA does on average without dropout.",
     reading="LoRA's A and B, r = 4 (first 8; two outputs, so that neither limits BA's rank), B = 0, masks on the "
     "input, a small rate of gradient descent, on average over problems: early "
-    f"stopping or weight decay, each at its best, reach a population risk at most {100 * (AS_GOOD - 1):.0f} % above "
+    f"stopping or weight decay, each at its best, reach a {RISK} at most {100 * (AS_GOOD - 1):.0f} % above "
     "dropout's at the paper's rate, 0.05. Narrowed twice: of dropout's best rate it failed on three seeds of four; at "
     "0.05, of every problem, r = 8, on one of 40 drawn to try that (seeds 101 to 120), by 17 %. On average "
     "it holds on all of 20 seeds drawn after that (121 to 140).",

@@ -272,10 +272,15 @@ def mask_mean(cases: Cases) -> Finding:
 
 
 def correlations_cancel(one: Regression) -> bool:
-    """Whether (S − diag S)X⁺Y = 0, or p = 1: the two minimizers' equations differ by (1 − p)(S − diag S)X⁺Y."""
-    gram, fit = one.x.T @ one.x, np.linalg.lstsq(one.x, one.y, rcond=None)[0]
-    between = (gram - np.diag(np.diag(gram))) @ fit
-    return one.keep_prob == 1.0 or bool(np.abs(between).max() < TOLERANCE * np.abs(gram).max() * np.abs(fit).max())
+    """Whether S(diag S)⁺XᵀY = XᵀY, or p = 1.
+
+    A W of both has SW = pXᵀY and (S + k diag S)W = XᵀY, so (diag S)W = pXᵀY; and W = p(diag S)⁺XᵀY is one if any is.
+    """
+    gram, pull = one.x.T @ one.x, one.x.T @ one.y
+    norms = np.diag(gram)[:, None]
+    alone = np.divide(pull, norms, out=np.zeros_like(pull), where=norms > 0)  # each feature's own fit
+    between = gram @ alone - pull
+    return one.keep_prob == 1.0 or bool(np.abs(between).max() < TOLERANCE * np.abs(gram).max() * np.abs(alone).max())
 
 
 def of_gram(gram: Sequence[Sequence[float]], w: Sequence[float], rng: np.random.Generator) -> Regression:
@@ -286,6 +291,7 @@ def of_gram(gram: Sequence[Sequence[float]], w: Sequence[float], rng: np.random.
 
 
 APART = [[2.0, 0.8, 0.0], [0.8, 1.04, 0.0], [0.0, 0.0, 5.0]]
+FEWER_ROWS = np.array([[1.0, np.cos(0.7), -2 * np.sin(0.7)], [0.0, np.sin(0.7), 2 * np.cos(0.7)]])
 CANCELING = [[2.0, 0.0, 0.8], [0.0, 1.5, 0.6], [0.8, 0.6, 3.0]]
 
 
@@ -293,13 +299,15 @@ CANCELING = [[2.0, 0.0, 0.8], [0.0, 1.5, 0.6], [0.8, 0.6, 3.0]]
     "3.1-placement-input",
     where="beyond the paper: §3.1, its display's minimizer with the masks where LoRA's code has them",
     says="Masks on A's input have the minimizer of the paper's display, whose masks are on the output.",
+    reading="One of its minimizers, where X is not of full column rank and it has many.",
     command=f"{COMMAND} input",
     depends_on=("3.1-minimiser", "3.1-placement-in-code"),
 )
 def placement_input(cases: Cases) -> Finding:
-    """Whether the output formula's minimizer also minimizes the loss under input masks.
+    """Whether the minimizer under input masks has the output formula's fit, and so minimizes that too.
 
-    Correlations down to 1e-3, and correlated features whose correlations the fit does not meet, or which cancel in it.
+    Correlations down to 1e-3, and correlated features whose correlations the fit does not meet, or which cancel in it;
+    fewer samples than features.
     """
 
     def draw(rng: np.random.Generator) -> Regression:
@@ -318,11 +326,14 @@ def placement_input(cases: Cases) -> Finding:
             Case("the fit in the third but for a thousandth", of_gram(APART, (1e-3, 0, 1), cases.rng)),
             Case("correlations that cancel in the fit", of_gram(CANCELING, (0.6, -0.8, 0), cases.rng)),
             Case("correlations that do not cancel", of_gram(CANCELING, (0.6, 0.8, 0), cases.rng)),
+            Case("fewer samples than features, which cancel", Regression(FEWER_ROWS, np.array([[0.0], [1.0]]), 0.5)),
+            Case("but for a thousandth", Regression(FEWER_ROWS, np.array([[1e-3], [1.0]]), 0.5)),
             *cases.draw(draw, 20),
         ],
         measure=lambda one: tikhonov.enumerated_solution(one.x, one.y, one.keep_prob, "input"),
         printed=lambda one, best: (
-            relative_error(tikhonov.dropout_solution(one.x, one.y, one.keep_prob, "output"), best) < TOLERANCE
+            relative_error(one.x @ tikhonov.dropout_solution(one.x, one.y, one.keep_prob, "output"), one.x @ best)
+            < TOLERANCE
         ),
         corrected=lambda one, best: (
             relative_error(tikhonov.dropout_solution(one.x, one.y, one.keep_prob, "input"), best) < TOLERANCE
@@ -334,6 +345,7 @@ def placement_input(cases: Cases) -> Finding:
         "input masks solve another regression.",
         evidence=judged.evidence(ROUNDING, lambda one: {"one W": correlations_cancel(one)}, tolerance=TOLERANCE),
         corrected="under input masks W = (S + k diag S)⁺XᵀY, S = XᵀX, k = (1 − p)/p",
-        condition="(S − diag S)X⁺Y = 0 (for every Y, X of full column rank: S is diagonal), or p = 1",
-        flips_if="a Y with (S − diag S)X⁺Y ≠ 0 for which both placements have one minimizer, or one with 0 and two",
+        condition="S(diag S)⁺XᵀY = XᵀY, or p = 1; where X has full column rank that is (S − diag S)X⁺Y = 0, and for "
+        "every Y that S is diagonal",
+        flips_if="a Y with S(diag S)⁺XᵀY ≠ XᵀY for which the placements share a minimizer, or with = and they do not",
     )
