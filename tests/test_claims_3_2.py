@@ -110,6 +110,14 @@ HELPERS = [
         lambda one, share, right=s3_2_first_steps.curvatures_of_output: right(one, 1.0),
         "refuted",
     ),
+    # As many flat directions as with n ≥ n₂ inputs, whatever n.
+    (
+        "3.2-factor-conditioning",
+        s3_2_first_steps,
+        "flat_directions",
+        lambda one: [one.a.size, len(one.a) ** 2],
+        "refuted",
+    ),
     # A condition number of the first power of 1/‖B‖.
     (
         "3.2-factor-conditioning",
@@ -214,6 +222,18 @@ def test_adam_speed_ratio_is_the_first_adam_steps():
     told = s3_2_first_steps.adam_speed_ratio(n2, rank, 0.3) ** 2
     assert np.mean(squares) == pytest.approx(told, abs=5 * error)
     assert 5 * error < 0.1 * told
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 9])
+def test_only_more_inputs_than_the_rank_make_zero_flatter(n):
+    """With n ≤ r inputs B alone reaches all outputs: nothing is flatter at B = 0, nor worse conditioned near it."""
+    normal = np.random.default_rng(n).standard_normal
+    one = s3_2_first_steps.Point(normal((n, 7)), normal((3, 7)), normal((5, 3)))
+    values = [s3_2_first_steps.curvatures_of_output(one, share) for share in (0.0, 1e-3, 1e-2, 1.0)]
+    kept = [each[each > 1e-22 * each[0]] for each in values]
+    flat = [one.a.size + one.b.size - len(each) for each in kept]
+    assert [flat[0], flat[-1]] == s3_2_first_steps.flat_directions(one)
+    assert (flat[0] > flat[-1]) == (kept[1][0] / kept[1][-1] > 20 * kept[2][0] / kept[2][-1]) == (n > 3)
 
 
 @pytest.mark.parametrize("b", [1e-3, 0.0], ids=["another start", "a network that ignores its adapters"])

@@ -152,6 +152,26 @@ def test_exponential_growth_with_normalisation_too_would_hold(monkeypatch):
     assert verdict("3.3-residual") == "holds"
 
 
+def test_the_factor_of_one_network_with_layernorm_more_than_doubles_but_not_that_of_the_largest():
+    """Blocks ∓0.1uuᵀ/8 whose adapters are ±0.1uuᵀ/8 lose, or keep, what the stream has without η."""
+    u = np.array([1.0, -1.0] * 4)
+
+    def norm(w, ba, depth, eta):
+        h = u
+        for _ in range(depth):
+            z = h - h.mean()
+            h = h + (w + eta * ba) * np.outer(u, u) / 8 @ z / np.sqrt(np.mean(z**2))
+        return np.linalg.norm(h)
+
+    def factor(depth, networks):
+        return np.divide(*(max(norm(*one, depth, eta) for one in networks) for eta in (1.0, 0.0)))
+
+    one, signs = [(-0.1, 0.1)], [(w, ba) for w in (-0.1, 0.1) for ba in (-0.1, 0.1)]
+    assert factor(8, one) > 2.9 * factor(4, one)
+    assert factor(8, signs) < 2 * factor(4, signs)
+    assert factor(8, signs) == pytest.approx((1 + 8 * 0.2) / (1 + 8 * 0.1))
+
+
 @pytest.mark.parametrize("n", [48, 200, 4000])
 def test_standard_errors(n):
     """SciPy's own law; five standard errors are too few at n = 48."""

@@ -272,18 +272,26 @@ def curvatures_of_output(one: Point, share: float) -> np.ndarray:
     return np.linalg.svd(np.array(columns), compute_uv=False) ** 2
 
 
-SHARES = (0.0, 1e-3, 1e-2, 1.0)
+SHARES = (0.0, 1e-5, 1e-4, 1e-2, 1.0)
+
+
+def flat_directions(one: Point) -> list[int]:
+    """At B = 0 and elsewhere; J has rank n₁·min(r, k), or as many as n₁×k matrices of rank r have, k = rank X."""
+    (rank, n2), n1, k = one.a.shape, len(one.b), int(np.linalg.matrix_rank(one.x))
+    least = min(rank, n1, k)
+    return [rank * (n1 + n2) - seen for seen in (n1 * min(rank, k), least * (n1 + k - least))]
 
 
 @factor_claim(
     "3.2-factor-conditioning",
     where="Abstract",
     says=POORLY,
-    reading="In (A, B) together, of the curvature 2JᵀJ, J the derivative of the outputs: at B = 0 it has more flat "
-    "directions than elsewhere, and near it a larger condition number of the others.",
+    reading="In (A, B) together, of the curvature 2JᵀJ, J the derivative of the outputs, for more independent inputs "
+    "than the rank r: at B = 0 it has more flat directions than elsewhere, and near it a larger condition number of "
+    "the others.",
 )
 def factor_conditioning(cases: Cases) -> Finding:
-    """Flat directions and condition number at B = 0, at a thousandth and a hundredth of A's size, and at A's size."""
+    """Flat directions and condition number at B = 0, at a 100,000th, a 10,000th and a hundredth of A's size, and at it."""
 
     def made(rng: np.random.Generator, n2: int, n1: int, rank: int, x: np.ndarray) -> Point:
         return Point(x, rng.standard_normal((rank, n2)), rng.standard_normal((n1, rank)))
@@ -291,31 +299,31 @@ def factor_conditioning(cases: Cases) -> Finding:
     def draw(rng: np.random.Generator) -> Point:
         rank = int(rng.integers(1, 4))
         n2, n1 = (int(size) for size in rng.integers(rank + 1, rank + 6, size=2))
-        return made(rng, n2, n1, rank, rng.standard_normal((n2 + int(rng.integers(2, 9)), n2)))
+        n = rank + int(rng.choice([1, 2, *range(3, n2 + 9)], p=[0.25, 0.25, *[0.5 / (n2 + 6)] * (n2 + 6)]))
+        return made(rng, n2, n1, rank, rng.standard_normal((n, n2)))
 
     def look(one: Point) -> dict[str, list[float]]:
         values = [curvatures_of_output(one, share) for share in SHARES]
-        kept = [each[each > 1e-13 * each[0]] for each in values]
+        kept = [each[each > 1e-22 * each[0]] for each in values]
         flat = one.a.size + one.b.size
         return {"flat": [flat - len(each) for each in kept], "κ": [float(each[0] / each[-1]) for each in kept]}
 
     def foretold(one: Point, seen: dict[str, list[float]]) -> bool:
-        (rank, n2), at_zero = one.a.shape, seen["flat"][0]
-        return (
-            at_zero == rank * n2 > rank * rank == seen["flat"][-1] and seen["κ"][1] > 20 * seen["κ"][2] > seen["κ"][3]
-        )
+        counted = [seen["flat"][0], seen["flat"][-1]] == flat_directions(one) and seen["flat"][0] > seen["flat"][-1]
+        return counted and seen["κ"][1] > 20 * seen["κ"][2] > seen["κ"][-1]
 
     own = [Case("power-law X, n₂ = 24, n₁ = 12, r = 8", made(cases.rng, 24, 12, 8, power_law(64, 24, cases.rng)), True)]
     judged = cases.judge(own + cases.draw(draw, 12), look, printed=foretold)
-    near, far = judged.measured[0]["κ"][2:]
+    near, far = judged.measured[0]["κ"][-2:]
     return judged.finding(
         holds="Yes, in A and B together: at B = 0 the outputs do not depend on A.",
         evidence=judged.evidence(
             "counts: none may differ; κ up by more than 20 times where B shrinks 10 times",
-            lambda one: {"flat": [one.a.size, len(one.a) ** 2], "κ": "∝ 1/‖B‖² near 0"},
+            lambda one: {"flat": flat_directions(one), "κ": "∝ 1/‖B‖² near 0"},
         ),
         size=Size(near / far, "times", "condition number at B of a hundredth of A's size over that at A's size, r = 8"),
-        flips_if="as many flat directions at B of A's size as at 0, or a condition number that does not rise towards 0",
+        flips_if="more than r independent inputs, and as many flat directions at B of A's size as at 0, or a condition "
+        "number that does not rise towards 0",
     )
 
 

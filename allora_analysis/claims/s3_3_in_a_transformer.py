@@ -129,7 +129,7 @@ def _off(one: Blocks, squares: np.ndarray, told: np.ndarray) -> float:
 
 
 def exponential(one: Blocks, seen: dict[str, float]) -> bool:
-    """Doubling L more than doubles the factor by which η enlarges it: linear growth at most doubles it."""
+    """Doubling L more than doubles the factor by which η enlarges it: linear growth from ‖h₀‖ at most doubles it."""
     return seen["2L"] - seen["L"] > DOUBLED
 
 
@@ -167,9 +167,10 @@ def _ratios(judged: Any) -> np.ndarray:
     "3.3-transformer",
     where='beyond the paper: §3.3, Proposition 1, in a transformer, "In the worst case" and at random',
     says="In a transformer, too, η may make the output grow exponentially with the number of layers.",
-    reading="The output is the residual stream after the last block. Growth is exponential where doubling L more than "
-    "doubles the factor by which η enlarges it, which linear growth never does; without normalization L is so large "
-    "that exponential growth does.",
+    reading="The output is the residual stream after the last block, the largest of networks whose maps have given ‖W‖ "
+    "and ‖BA‖, or its mean at random. Growth is exponential where doubling L more than doubles the factor by which η "
+    "enlarges it, which linear growth from ‖h₀‖ never does; without normalization L is so large that exponential "
+    "growth does.",
     depends_on=("3.3-worst-case", "3.3-residual"),
 )
 def output_grows(cases: Cases) -> Finding:
@@ -201,9 +202,9 @@ def output_grows(cases: Cases) -> Finding:
             "as long as the stream",
         ),
         condition="no normalization. In the branch: ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l(√H ρ_oρ_v + ρ_downρ_up), ρ = ‖W‖ + η‖BA‖, H "
-        "heads; after the sum: ‖h_L‖ = √n",
-        flips_if="like blocks, normalized, in which doubling L more than doubles the factor by which η enlarges the "
-        "stream",
+        "heads; after the sum: ‖h_L‖ = √n. One network's factor may grow faster, where without η its stream shrinks",
+        flips_if="norms of the maps of like blocks, normalized, at which doubling L more than doubles the factor by "
+        "which η enlarges the largest stream",
     )
 
 

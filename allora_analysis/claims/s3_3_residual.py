@@ -145,9 +145,10 @@ def _stacks() -> list[Case]:
     where='§3.3, below Proposition 1: "especially limiting for LLMs"',
     says="We also note that proposition 1 is especially limiting for LLMs that most commonly resort to increased depth "
     "rather than increased width to scale up their capacity Hestness et al. (2017).",
-    reading="An LLM's blocks are residual and normalize what enters a branch, h + (W + ηBA)LN(h). Growth counts as "
-    "exponential where doubling L more than doubles the factor by which η enlarges the norm, which linear growth never "
-    "does; stacks are so deep that without normalization it does.",
+    reading="An LLM's blocks are residual and normalize what enters a branch, h + (W + ηBA)LN(h). Growth, of the "
+    "largest ‖h_L‖ that networks of given ‖W_l‖ and ‖B_lA_l‖ have and of the mean at random, counts as exponential "
+    "where doubling L more than doubles the factor by which η enlarges it, which linear growth from ‖h₀‖ never does; "
+    "stacks are so deep that without normalization it does.",
     depends_on=("3.3-worst-case",),
 )
 def residual(cases: Cases) -> Finding:
@@ -183,7 +184,8 @@ def residual(cases: Cases) -> Finding:
             "the stream",
         ),
         condition="no LayerNorm: with one ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l(‖W_l‖ + η‖B_lA_l‖), linear in L, at random as "
-        "√(‖h₀‖² + L n²(s_W² + η²r s_A²s_B²)), s_W, s_A, s_B the standard deviations of W's, A's, B's entries",
-        flips_if="a stack of like blocks with LayerNorm in which doubling L more than doubles the factor by which η "
-        "enlarges the norm",
+        "√(‖h₀‖² + L n²(s_W² + η²r s_A²s_B²)), s_W, s_A, s_B the standard deviations of W's, A's, B's entries. One "
+        "network's factor may grow faster, where without η its stream shrinks",
+        flips_if="norms ‖W_l‖, ‖B_lA_l‖ of like blocks with LayerNorm at which doubling L more than doubles the factor "
+        "by which η enlarges the largest ‖h_L‖",
     )
