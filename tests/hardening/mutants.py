@@ -60,6 +60,17 @@ NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("FEW = 64", "64 → 65"): "which splits are tried; the answer comes with its own error either way",
+    ("low, high = low / 1.5, low", "1.5 → 3.0"): "how far a search steps before it bisects",
+    ("first = few[best] if smooth[best] < 0.7 * smooth[0] else few[0]", "0.7 → 1.2"): (
+        "which split is tried first; the answer comes with its own error either way"
+    ),
+    ('if solver.status == "failed" or not np.isfinite(solver.y).all() or solver.nfev > EVALUATIONS:', "> → >="): (
+        "how long a flow is followed that does not get there"
+    ),
+    ("reach, beyond = radius(groups, 42.0 + max(0.0, math.log(unit / target) - 20))", "42.0 → 84.0"): (
+        "how far out a tail is cut, at 1e-18 of its mass or less; the answer comes with its own error either way"
+    ),
     ('options = {"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-10}', "2000 → 2001"): (
         "how long a search is waited for that does not get there"
     ),
