@@ -203,6 +203,17 @@ def test_dominant_part_is_enumerated_before_the_series(rng):
     assert abs(value - truth) <= error + 1e-13 * truth <= 1e-8 * truth
 
 
+def test_a_second_split_where_the_first_leaves_atoms(rng, monkeypatch):
+    """Four of ±½, 0 with chance 6/16 and E|·| = ¾, and a sum S too small to turn one: E|T| = ¾ + ⅜E|S|."""
+    monkeypatch.setattr(characteristic, "EVALUATIONS", 1e6)
+    small = 1e-6 * rng.standard_normal(30)
+    groups, floor = units(enumeration.group(np.r_[1.0, -1.0, 1.0, -1.0, small], 1, 0.5))
+    rest, own = units(enumeration.group(small, 1, 0.5))
+    value, error, _ = law.by_characteristic_function(groups, floor)
+    assert abs(value - 0.75 - 0.375 * law.by_characteristic_function(rest, own)[0]) <= error <= 1e-10 * floor
+    assert law._finish(groups, law.peel(groups, 1e-14 * floor)[0], floor)[1] > 1e-8 * floor
+
+
 def test_series_with_an_enumerated_part(rng):
     groups, floor = units(enumeration.group(np.r_[4.0, 3.0, rng.standard_normal(20)], 1, 0.6))
     met, _ = enumeration.meet_in_the_middle(groups, floor)

@@ -1,5 +1,6 @@
 """`python -m allora_analysis.deviation`: the table, the JSON, the figure and its mistakes; the sampled twin."""
 
+import copy
 import json
 import math
 
@@ -36,7 +37,10 @@ def test_chunks_do_not_change_the_draws(monkeypatch):
 
 def test_the_twin_estimates_the_law(rng):
     problem = np.ones((2, 1)), np.array([[0.0], [1.0]]), np.ones((1, 1))
-    found = law.sample_of(law.jumps(problem[0] @ problem[2], problem[1], 0.6).ravel(), 0.6, 5, 2000, rng)
+    delta = law.jumps(problem[0] @ problem[2], problem[1], 0.6).ravel()
+    sample = law.deviations(delta, 0.6, 5, 2000, copy.deepcopy(rng))
+    found = law.sample_of(delta, 0.6, 5, 2000, rng)
+    assert found.stderr == pytest.approx(math.sqrt(((sample - sample.mean()) ** 2).sum() / 1999 / 2000), rel=1e-12)
     assert abs(found.mean - deviation.mean_absolute_deviation(*problem, 0.6, 5)) < 6 * found.stderr
     assert found.draws == 2000
 

@@ -62,6 +62,7 @@ def assert_spectrum(spectrum, dense, k, tolerance=1e-10):
     [
         ((4, 3, 2), 1, 3, "dense"),
         ((5, 4, 3), 2, 32, "dense"),
+        ((8, 8, 8), 2, 4, "dense"),  # 64 parameters: the last that are
         ((9, 8, 6), 3, 4, "lanczos"),
         ((9, 8, 6), 3, 46, "dense"),
     ],

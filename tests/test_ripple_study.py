@@ -242,6 +242,12 @@ def test_simulated_networks_lie_around_the_typical_growth():
         assert abs(values.mean() - typical[layer - 1]) < 6 * values.std(ddof=1) / math.sqrt(200)
 
 
+def test_the_figure_by_depth_as_it_is_drawn_unasked():
+    axis = by_depth().axes[0]
+    assert axis.get_title() == "linear: η = 1, n = 64, r = 8"
+    assert (len(axis.lines[0].get_xdata()), len(axis.lines[2].get_xdata())) == (48, 40)
+
+
 @pytest.mark.bad_input
 def test_a_depth_below_one_is_refused():
     with pytest.raises(ValueError, match="depth"):

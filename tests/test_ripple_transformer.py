@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
@@ -43,6 +44,18 @@ def test_a_pass_is_the_loops(norm, softmax, activation, gated, rng):
     model, x = transformer.draw(design, 2, 6, 2, 0.7, rng), rng.standard_normal((3, 6))
     told = brute_force.output(model.blocks, x, 1.3, 2, norm, norm == "post", softmax, gated, activation, gated)
     np.testing.assert_allclose(transformer.forward(model, x, 1.3).output, told, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_a_norm_is_torchs(centred, rng):
+    z, gain, shift = rng.standard_normal((3, 6)), rng.standard_normal(6), rng.standard_normal(6) * centred
+    design, done = Design(centred=centred, epsilon=0.1), transformer.Pass()
+    found = transformer._normalised(design, transformer.Normalisation(gain, shift), z, done)
+    z, gain, shift = (torch.tensor(part) for part in (z, gain, shift))
+    told = torch.layer_norm(z, [6], gain, shift, 0.1) if centred else torch.rms_norm(z, [6], gain, 0.1)
+    np.testing.assert_allclose(found, told, rtol=1e-12)
+    square = z.var(dim=1, correction=0) if centred else z.square().mean(dim=1)
+    np.testing.assert_allclose(done.squares[0][:, 0], square + 0.1, rtol=1e-12)
 
 
 def test_a_shared_key_head_is_that_head_repeated(rng):

@@ -64,9 +64,9 @@ def test_the_gradients_spread_in_any_unit():
 @pytest.mark.bad_input
 @pytest.mark.parametrize("size", [1.0, 1e200])
 def test_a_tiny_column_that_meets_a_huge_row(size):
-    """XW = 1 + 1, and each of both input masks adds 1."""
-    x, w = [[1 / size, 2.0]], [[size], [0.5]]
-    assert tikhonov.expected_loss(x, [[0.0]], w, 0.5, "input") == pytest.approx(4.0 + 2.0, rel=1e-12)
+    """XW = 1 + 3, and the input masks add 1 and 9."""
+    x, w = [[1 / size, 2.0]], [[size], [1.5]]
+    assert tikhonov.expected_loss(x, [[0.0]], w, 0.5, "input") == pytest.approx(16.0 + 10.0, rel=1e-12)
 
 
 def test_a_keep_probability_without_an_inverse_is_refused():

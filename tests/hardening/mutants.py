@@ -60,6 +60,24 @@ NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("[0.0] + [math.log(math.factorial(k) / k**k * math.exp(k) /", "16 → 17"): "one entry more than is read",
+    ("low, high = -1 - TAIL / k if k < MANY", "1 → 2"): "how far out a density is cut, at e^−80 of its top",
+    ("HORIZON, EVALUATIONS = 1e6, 100_000", "100000 → 100001"): "how long a flow is followed that does not get there",
+    ("LARGEST_SEED = 2**64 - 1", "2 → 3"): "a whole number above 2**63 is refused as no number to count with",
+    ("(a, b), (da, db) = (np.split(part.reshape(-1, r, d + c), [d], axis=2) for part in (theta, shift))", "1 → 2"): (
+        "of a shape NumPy takes whatever is below 0 for what is left"
+    ),
+    ("FEW = 64", "64 → 65"): "which splits are tried; the answer comes with its own error either way",
+    ("low, high = low / 1.5, low", "1.5 → 3.0"): "how far a search steps before it bisects",
+    ("first = few[best] if smooth[best] < 0.7 * smooth[0] else few[0]", "0.7 → 1.2"): (
+        "which split is tried first; the answer comes with its own error either way"
+    ),
+    ('if solver.status == "failed" or not np.isfinite(solver.y).all() or solver.nfev > EVALUATIONS:', "> → >="): (
+        "how long a flow is followed that does not get there"
+    ),
+    ("reach, beyond = radius(groups, 42.0 + max(0.0, math.log(unit / target) - 20))", "42.0 → 84.0"): (
+        "how far out a tail is cut, at 1e-18 of its mass or less; the answer comes with its own error either way"
+    ),
     ('options = {"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-10}', "2000 → 2001"): (
         "how long a search is waited for that does not get there"
     ),
@@ -88,7 +106,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("growth = np.where(u < 1e-3, u**2 / 2 * (1 + u / 3 + u**2 / 12), np.expm1(u) - u)", "+ → -"): (
         "1e-7 of Bennett's bound, which leaves more room than that"
     ),
-    ("replicas: int = 40,", "40 → 41"): "how many networks a figure draws where no number is asked for",
     ("start -= vectors @ (vectors.T @ start)", "- → +"): (
         "where a search begins, at random; what it finds comes with its residuals either way"
     ),
