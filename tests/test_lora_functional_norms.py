@@ -65,6 +65,18 @@ def test_cancellation_the_plain_gram_form_fails_and_ours_do_not(rng):
     np.testing.assert_allclose(row_norms(*wide), twin.row_norms(*(part.numpy() for part in wide)), rtol=1e-8)
 
 
+def test_a_of_rank_one_with_many_rows(rng):
+    """AAᵀ is singular but for rounding, and stays positive definite by a margin that grows with the rank."""
+    pairs = []
+    for _ in range(30):
+        a, b = pair(rng, 8, 64, 64)
+        rows = torch.as_tensor(10 ** -rng.uniform(0, 6, (64, 1)))
+        pairs.append(((rows * a[:1]).float(), b.float()))
+    for (a, b), found in zip(pairs, norms_of_pairs(pairs), strict=True):
+        error = (found - (b.double() @ a.double()).norm(dim=1)).abs()
+        assert (error <= 1e-6 * b.norm(dim=1) * a.norm()).all()
+
+
 def numeric(function, point, direction, step=1e-6):
     return (function(point + step * direction) - function(point - step * direction)) / (2 * step)
 

@@ -142,6 +142,13 @@ def test_a_users_dictionary_is_left_as_it_is():
 # -- torch's conventions
 
 
+def test_one_tensor_is_a_group_and_a_set_is_none():
+    bias = nn.Parameter(torch.ones(3))
+    assert ALLoRAAdamW([{"params": matrices()}, {"params": bias}], 0.1, 2.0).param_groups[1]["params"] == [bias]
+    with pytest.raises(TypeError, match="ordered collections"):
+        ALLoRAAdamW([{"params": set(matrices())}], 0.1, 2.0)
+
+
 def test_closure_and_schedulers():
     params, optimizer = built()
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.5**epoch)
