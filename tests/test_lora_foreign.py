@@ -111,6 +111,14 @@ def test_an_optimizer_that_scales_by_a_parameters_own_rows_is_told_apart(kind, f
     assert found.as_dict()["optimizer"]["row_factor"]["frozen"] is frozen
 
 
+def test_a_layer_that_cannot_be_tried_has_the_scaling_that_it_states():
+    layer = LAYERS["torchtune"]()
+    layer.forward = None
+    assert any_pairs(layer)[0].scaling == ALPHA / R
+    del layer.alpha
+    assert any_pairs(layer)[0].scaling == 1.0
+
+
 @pytest.mark.parametrize(("whole", "drop", "passes"), [(0.0, 0.0, 1), (0.5, 0.0, 20), (0.1, 0.5, 132), (0.0, 0.5, 1)])
 def test_how_many_passes_miss_a_mask_once_in_a_million(whole, drop, passes):
     """A whole adapter left out at rate p: max(p, 1 − p)ⁿ ≤ 1e-6; of a dropout's many numbers one pass is enough."""

@@ -150,6 +150,16 @@ def test_a_convolutions_adapter_in_groups_is_refused():
         param_groups(convolution(groups=2))
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_pair_that_was_freed_is_refused(size):
+    model = peft.get_peft_model(nn.Sequential(nn.Linear(size, size)), peft.LoraConfig(r=1, target_modules=["0"]))
+    param_groups(model)
+    lora_pairs(model)[0].a.untyped_storage().resize_(0)
+    with pytest.raises(ArgumentError, match="FSDP1 flattens them"):
+        param_groups(model)
+
+
 class Experts(nn.Module):
     """Weights in one parameter, as a mixture of experts has them."""
 

@@ -45,6 +45,13 @@ def test_training_is_autograds(rng, name, optimizer, network):
         np.testing.assert_allclose(found.norms[seed], norms, rtol=1e-7)
 
 
+def test_a_layer_is_as_stated(rng):
+    of = width.layer(400, 3, 2, rng, inputs=2)
+    np.testing.assert_allclose((of.z**2).sum(axis=1), 400)
+    assert [of.base.std(), 20 * of.a.std()] == pytest.approx([1, 1], rel=0.1)
+    assert set(of.readout.flat) == {-1.0, 1.0}
+
+
 SIZES = {"width": ((64, 256, 1024, 4096), lambda n: (n, 4)), "rank": ((8, 16, 32, 64), lambda r: (512, r))}
 
 
