@@ -61,6 +61,15 @@ class FollowingScaleAdamW(FrozenScaleAdamW):
         super().step(closure)
 
 
+class WarmingSGD(torch.optim.SGD):
+    """Its rate begins at 0."""
+
+    def step(self, closure=None):
+        if self.state:
+            return super().step(closure)
+        self.state["begun"] = True
+
+
 class KohyaModule(nn.Module):
     """As image-model scripts have it: a module beside the layer, whose forward it takes; alpha is a buffer."""
 

@@ -86,6 +86,9 @@ def test_smallest_eigenvalue_at_equality():
     assert adaptive.smallest_eigenvalue(b, [0.5, 3.0, 0.5]) == 0.0  # equal on b's support
     assert adaptive.smallest_eigenvalue(0 * b, [0.5, 3.0, 0.5]) == 0.0
     assert adaptive.smallest_eigenvalue([[2.0]], [0.5]) == 2.0
+    # b long where d is short: (bᵀD_db − ‖b‖‖D_db‖)/2
+    crossed = adaptive.smallest_eigenvalue([[1.0], [0.01]], [0.01, 1.0])
+    assert crossed == pytest.approx((0.0101 - np.hypot(1, 0.01) * np.hypot(0.01, 0.01)) / 2, rel=1e-12)
     # No cancellation: b nearly an eigenvector of D_d, where s − t would lose every digit.
     tiny = adaptive.smallest_eigenvalue([[1.0], [1.0]], [1.0, 1.0 + 1e-9])
     assert tiny == pytest.approx(-(1e-18) / 8, rel=1e-6)
@@ -126,6 +129,7 @@ def test_the_counterexample_in_numbers():
     below, above = adaptive.first_return(lora)
     assert Fraction(335, 10**5) < below < above < Fraction(336, 10**5)
     assert adaptive.evaluate(lora, below) < lora[0] <= adaptive.evaluate(lora, above)
+    assert adaptive.first_return(lora[:2]) is None  # a line
     # As float arrays, through the general functions.
     a, b, y = example.arrays()
     g = (b @ a - y.T) @ [[1.0]]
@@ -312,6 +316,7 @@ def test_constant_factor_never_climbs(monkeypatch):
         (lambda: adaptive.smallest_eigenvalue([[1.0], [2.0]], [1.0, 0.0]), "d must hold 2"),
         (lambda: adaptive.ascent_gradient([[1.0]], [[1.0], [2.0]], 1.0), "r < n2"),
         (lambda: adaptive.ascent_gradient([[1.0, 0.0]], [[1.0], [1.0]], 1.0), "never climbs"),
+        (lambda: adaptive.ascent_gradient([[1.0, 0.0]], [[3.0]], 1.0), r"\(lowest 4.5\)"),  # b²d = 9/√4
         (lambda: adaptive.first_order_change([[1.0]], [[1.0]], [[1.0]], -1.0), "eta"),
         (lambda: adaptive.first_return((Fraction(1), Fraction(0), Fraction(1))), "first change"),
         (lambda: adaptive.first_return((Fraction(1),)), "first change"),
@@ -320,6 +325,7 @@ def test_constant_factor_never_climbs(monkeypatch):
         (lambda: adaptive.rest_point([[1.0, 2.0]], 1, 0.0), "eta"),
         (lambda: adaptive.run_to_rest([[1.0, 2.0]], [[1.0]], 1.0, 0.1, 3), "a: shape"),
         (lambda: adaptive.run_to_rest([[1.0, 2.0]], [[1.0, 1.0]], 1.0, 0.1, 0), "steps"),
+        (lambda: adaptive.run_to_rest([[1.0, 2.0]], [[1.0, 1.0]], 1.0, 0.1, 10**6 + 1), "steps .* 1000000"),
         (
             lambda: adaptive.ascent_frequency(
                 (3, 2, 3), 1.0, 1.0, 1.0, samples=1, draws=10, generator=np.random.default_rng(0)

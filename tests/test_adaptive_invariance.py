@@ -43,6 +43,10 @@ def test_training_is_torchs(data, setting, optimizer):
     np.testing.assert_allclose(found, expected, atol=1e-10 * np.abs(expected).max())
 
 
+def test_the_settings_left_out_are_those_of_a_and_b_alike():
+    assert Setting() == Setting(1.0, 1.0, 1e-2, 1e-2, 1e-8, 1e-8, 0.0, 0.0, None)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_lora_is_invariant(data, optimizer):
     assert gap(data, LORA, adaptive.rescaled(LORA, A, B, optimizer), optimizer) < 1e-10

@@ -169,6 +169,9 @@ def test_what_decay_does_in_words(optimizer, zero, words):
     told = dict(lines(Recipe(r=4, alpha=8.0, lr=1e-3, weight_decay=0.1, optimizer=optimizer, zero=zero)))
     assert told["weight decay"].startswith(words)
     assert "weight decay" not in dict(lines(Recipe(r=4, alpha=8.0, lr=1e-3, optimizer=optimizer, zero=zero)))
+    moved, other = "BA" if zero == "b" else "AB"
+    assert told[f"rate of {moved}"].endswith(" times its own")
+    assert told[f"rate of {other}"].endswith("its own: α does not change it")
 
 
 def test_decay_left_and_warm_up_against_torch_and_transformers():

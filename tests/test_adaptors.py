@@ -1,6 +1,7 @@
 """The adaptor functions: the paper's values, slopes, tails and order; one core for arrays and tensors; bad input."""
 
 import math
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -177,6 +178,11 @@ def test_a_wrong_type_is_rejected_by_the_hook(request):
     if not request.config.option.untyped:
         with pytest.raises(jaxtyping.TypeCheckError):
             adaptors.inverse_sqrt(1.0, np.zeros((2, 2)))
+
+
+def test_the_commands_rows_begin_at_zero_with_eta(capsys):
+    adaptors._show(adaptors._Arguments())
+    assert re.search(r"[│|] 0\s+([│|]\s+2 ){4}", capsys.readouterr().out)
 
 
 def test_no_torch_is_imported():

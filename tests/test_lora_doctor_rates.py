@@ -42,6 +42,13 @@ def test_the_rates_at_scaling_one_and_the_first_step(kind, word):
     assert doctor(made, kind(made.parameters(), lr=1e-3)).verdict == "off"
 
 
+@pytest.mark.parametrize(("eps", "told"), [(0.05, True), (0.18, False), (5.0, False), (30.0, True)])
+def test_between_adams_response_and_sgds_there_is_no_first_step_to_tell(eps, told):
+    """Adam's ε makes it so: the response is about ε/(1 + ε)."""
+    made = model()
+    assert ("rates" in lines(doctor(made, torch.optim.AdamW(made.parameters(), eps=eps), allora=False))) is told
+
+
 def test_lora_plus_and_what_else_trains_at_bs_rate():
     from peft.optimizers import create_loraplus_optimizer
 
@@ -75,7 +82,7 @@ def test_a_rule_that_is_off_is_a_problem_even_where_none_is_meant():
 def test_whether_the_factor_tapers_or_is_a_constant(size, word):
     layer = foreign_lora.HookedALLoRA(nn.Linear(7, 5), 3, 2.0)
     with torch.no_grad():
-        layer.lora_B.fill_(size)
+        layer.lora_B.copy_(size * torch.arange(1.0, 6)[:, None])
     told = lines(doctor(nn.Sequential(layer), torch.optim.SGD([layer.lora_A, layer.lora_B], lr=0.1)))["factor"]
     assert f"the factor {'is ' if size == 0 else ''}{word}" in told
     norms = (layer.lora_B @ layer.lora_A).detach().norm(dim=1)
@@ -113,7 +120,7 @@ def test_start_width_and_stable_step_are_told_where_the_live_model_shows_them():
     assert told["factor at this width"].endswith(in_words.factor_at_width((1.0, 1.0), 3, 7, 2.0))
     assert "1/η = 0.5 of LoRA's" in told["stable step"]
     with torch.no_grad():
-        layer.lora_B.fill_(1.0)
+        layer.lora_B.copy_(torch.arange(1.0, 6)[:, None])
     told = lines(doctor(nn.Sequential(layer), optimizer))
     norms = (layer.lora_B @ layer.lora_A).detach().norm(dim=1)
     low, high = ((1 + 4 * float(norm)) ** 0.5 / 2 for norm in (norms.min(), norms.max()))

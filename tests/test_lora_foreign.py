@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from allora_analysis.lora.doctor import doctor
 from allora_analysis.lora.doctor.effects import row_factor
-from allora_analysis.lora.foreign import any_pairs, dropout_applied
+from allora_analysis.lora.foreign import _passes, any_pairs, dropout_applied
 from allora_analysis.lora.optim import ALLoRAAdamW
 from tests import foreign_lora as foreign
 
@@ -110,7 +111,26 @@ def test_an_optimizer_that_scales_by_a_parameters_own_rows_is_told_apart(kind, f
     assert found.as_dict()["optimizer"]["row_factor"]["frozen"] is frozen
 
 
-@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adafactor, torch.optim.RMSprop])
+def test_a_layer_that_cannot_be_tried_has_the_scaling_that_it_states():
+    layer = LAYERS["torchtune"]()
+    layer.forward = None
+    assert any_pairs(layer)[0].scaling == ALPHA / R
+    del layer.alpha
+    assert any_pairs(layer)[0].scaling == 1.0
+
+
+@pytest.mark.parametrize(("whole", "drop", "passes"), [(0.0, 0.0, 1), (0.5, 0.0, 20), (0.1, 0.5, 132), (0.0, 0.5, 1)])
+def test_how_many_passes_miss_a_mask_once_in_a_million(whole, drop, passes):
+    """A whole adapter left out at rate p: max(p, 1 − p)ⁿ ≤ 1e-6; of a dropout's many numbers one pass is enough."""
+    (pair,) = any_pairs(foreign.HookedALLoRA(nn.Linear(3, 5), 8, 2.0))
+    pair.module.module_dropout = whole
+    assert _passes(replace(pair, drop_rate=drop)) == passes
+
+
+OTHERS = [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adafactor, torch.optim.RMSprop, foreign.WarmingSGD]
+
+
+@pytest.mark.parametrize("kind", OTHERS)
 def test_torchs_own_optimizers_have_no_factor_of_a_row(kind):
     optimizer = kind([nn.Parameter(torch.ones(2, 2))], lr=1e-3)
     assert row_factor(optimizer, optimizer.param_groups[0]) is None

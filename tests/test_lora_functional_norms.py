@@ -61,8 +61,23 @@ def test_cancellation_the_plain_gram_form_fails_and_ours_do_not(rng):
     assert not right(plain.clamp_min(0).sqrt())
     assert right(triangular_norms(a, b))
     assert right(gram_norms(a, b))
+    assert torch.equal(row_norms(a, b), triangular_norms(a, b))  # on a CPU
     wide = nearly_vanishing(rng, torch.float64)
     np.testing.assert_allclose(row_norms(*wide), twin.row_norms(*(part.numpy() for part in wide)), rtol=1e-8)
+
+
+def test_a_of_rank_one_with_many_rows(rng):
+    """AAᵀ is singular but for rounding, and stays positive definite by a margin that grows with the rank."""
+    pairs = []
+    for _ in range(30):
+        a, b = pair(rng, 8, 64, 64)
+        rows = 10.0 ** rng.uniform(-4, 4) * torch.as_tensor(10 ** -rng.uniform(0, 6, (64, 1)))
+        pairs.append(((rows * a[:1]).float(), b.float()))
+    for (a, b), found in zip(pairs, norms_of_pairs(pairs), strict=True):
+        error = (found - (b.double() @ a.double()).norm(dim=1)).abs()
+        assert (error <= 1e-6 * b.norm(dim=1) * a.norm()).all()
+    elsewhere = norms_of_pairs([tuple(part.to("meta") for part in one) for one in pairs])
+    assert (elsewhere.shape, elsewhere.device.type) == ((30, 8), "meta")
 
 
 def numeric(function, point, direction, step=1e-6):

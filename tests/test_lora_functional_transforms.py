@@ -104,6 +104,13 @@ def test_forward_mode_gives_the_outputs_own_derivative(rule, needs_gradients, te
     torch.testing.assert_close(batched(torch.stack([directions[2]] * 2))[1], jvp_of_b(rule, point, directions[2]))
 
 
+def test_forward_mode_in_the_frozen_layer_is_the_layer_itself(tensors, rng):
+    point, along = ([torch.as_tensor(rng.standard_normal(shape)) for shape in ((5, 7), 5)] for _ in range(2))
+    x, a, b = tensors.values()
+    _, tangent = jvp(lambda weight, bias: allora_linear(x, weight, bias, a, b, 2.0), tuple(point), tuple(along))
+    torch.testing.assert_close(tangent, torch.nn.functional.linear(x, *along))
+
+
 def jvp_of_b(rule, point, direction):
     return jvp(lambda b: rule(*point[:2], b, 2.0), (point[2],), (direction,))[1]
 

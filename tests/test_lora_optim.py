@@ -87,6 +87,7 @@ CASES = [
     (1, 6, 1, 1.5, "exponential", 1.5, (0.0, 0.999), 0.3, 0.3),
     (6, 1, 1, 1.0, "inverse_sqrt", 0.5, (0.9, 0.999), 0.1, 0.3),
     (4, 4, 4, 3.0, "constant", 0.7, (0.9, 0.999), 0.2, 0.3),
+    (3, 4, 2, 2.0, "inverse_sqrt", 2.0, (0.9, 0.999), 1.0, 0.3),
     (9, 11, 8, 2.0, "inverse_sqrt", 2.0, (0.9, 0.999), 0.1, 0.3),  # rows of B as long as a vector register, not below
 ]
 

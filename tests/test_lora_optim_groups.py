@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from allora_analysis.lora import optim
 from allora_analysis.lora.functional import row_factor
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.validation import ArgumentError
@@ -133,6 +134,19 @@ def test_a_model_is_no_list_of_groups():
         ALLoRAAdamW(nn.Linear(2, 3), 0.1, 2.0)
 
 
+def test_how_pairs_are_sharded():
+    """By rows, whole pairs alone."""
+    from torch.distributed.tensor import Replicate, Shard
+
+    a, b = matrices()
+    a.placements, b.placements, b.device_mesh = (Replicate(),), (Shard(0),), "mesh"
+    assert optim._layout(optim._Member(a, b, 1.0, 1, (0, 1))) == ((Replicate(),), (Shard(0),), "mesh")
+    for experts, place in ((2, Shard(0)), (1, Shard(1))):
+        b.placements = (place,)
+        with pytest.raises(ArgumentError, match="shard on axis 0, and no experts"):
+            optim._layout(optim._Member(a, b, 1.0, experts, (0, 1)))
+
+
 def test_a_users_dictionary_is_left_as_it_is():
     group = {"params": matrices()}
     ALLoRAAdamW([group], 0.1, 2.0)
@@ -140,6 +154,13 @@ def test_a_users_dictionary_is_left_as_it_is():
 
 
 # -- torch's conventions
+
+
+def test_one_tensor_is_a_group_and_a_set_is_none():
+    bias = nn.Parameter(torch.ones(3))
+    assert ALLoRAAdamW([{"params": matrices()}, {"params": bias}], 0.1, 2.0).param_groups[1]["params"] == [bias]
+    with pytest.raises(TypeError, match="ordered collections"):
+        ALLoRAAdamW([{"params": set(matrices())}], 0.1, 2.0)
 
 
 def test_closure_and_schedulers():

@@ -150,20 +150,34 @@ def test_a_convolutions_adapter_in_groups_is_refused():
         param_groups(convolution(groups=2))
 
 
-class Experts(nn.Module):
-    """Four weights in one parameter, as a mixture of experts has them."""
+@pytest.mark.bad_input
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_pair_that_was_freed_is_refused(size):
+    model = peft.get_peft_model(nn.Sequential(nn.Linear(size, size)), peft.LoraConfig(r=1, target_modules=["0"]))
+    param_groups(model)
+    lora_pairs(model)[0].a.untyped_storage().resize_(0)
+    with pytest.raises(ArgumentError, match="FSDP1 flattens them"):
+        param_groups(model)
 
-    def __init__(self):
+
+class Experts(nn.Module):
+    """Weights in one parameter, as a mixture of experts has them."""
+
+    def __init__(self, count):
         super().__init__()
-        self.stack, self.gate = nn.Parameter(torch.ones(4, 8, 6)), nn.Linear(6, 4)
+        self.stack, self.gate = nn.Parameter(torch.ones(count, 8, 6)), nn.Linear(6, count)
 
     def forward(self, x):
         return torch.einsum("ni,eoi,ne->no", x, self.stack, self.gate(x).softmax(-1))
 
 
-def experts():
+def experts(count=4):
     config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=[], target_parameters=["0.stack"])
-    return peft.get_peft_model(nn.Sequential(Experts()), config)
+    return peft.get_peft_model(nn.Sequential(Experts(count)), config)
+
+
+def two_experts():
+    return experts(2)
 
 
 def kasa():
@@ -187,7 +201,7 @@ def flattened(a, b, experts):
 
 
 @pytest.mark.parametrize("options", [{}, {"foreach": True}, {"foreach": False}], ids=str)
-@pytest.mark.parametrize("make", [convolution, experts])
+@pytest.mark.parametrize("make", [convolution, experts, two_experts])
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 def test_convolutions_and_experts_step_as_the_pairs_of_matrices_in_them(make, layout, options):
     """Each expert has its own d, and a convolution is the pair of its flattened kernels."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file
 
 from allora_analysis.lora.peft import ALLoRAConfig, ALLoRALinearLayer, Rule, allora_config, export_lora, load, train_on
+from allora_analysis.lora.peft.layer import _same_draw
 from tests.test_lora_peft_refusals import refused
 from tests.tiny_peft_models import QWEN_TARGETS, batch, gpt2, logits, qwen, randomise
 
@@ -288,6 +290,17 @@ def test_an_adapter_that_changed_the_base_weight_exports_once_it_is_converted(tm
     assert near(logits(converted), logits(model))
     export_lora(converted, tmp_path / "export")
     assert near(logits(added_to(qwen(), tmp_path / "export", 3**0.5 if rslora else 1.0)), logits(model))
+
+
+def test_a_randomized_start_leaves_the_draws_of_every_device_of_its_kind(monkeypatch):
+    forked, fork, config = [], torch.random.fork_rng, SimpleNamespace(init_lora_weights="pissa_niter_4")
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: forked.append([*devices]) or fork(()))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: None)
+    for kind in ("cpu", "cuda"):
+        with _same_draw(config, SimpleNamespace(weight=SimpleNamespace(device=torch.device(kind)))):
+            pass
+    assert forked == [[], [0, 1]]
 
 
 @pytest.mark.bad_input

@@ -26,6 +26,13 @@ def flips(values):
     return np.mean(signs @ values >= np.sum(values) - 1e-12 * np.abs(values).sum())
 
 
+def test_a_p_value_at_the_level_decides():
+    """Five values of one sign: 2⁻⁵."""
+    for values, verdict in ((np.ones(5), "holds"), (-np.ones(5), "refuted")):
+        assert directional.decide({"one": [values]}, level=2**-5)["one"].verdict == verdict
+        assert directional.decide({"one": [values]}, level=0.99 * 2**-5)["one"].verdict == "undecided"
+
+
 @pytest.mark.parametrize("n", [2, 3, 6, 9])
 @pytest.mark.parametrize("decimals", [None, 1])
 def test_sign_flips_against_enumeration(rng, n, decimals):

@@ -15,6 +15,7 @@ from allora_analysis.statistics import (
     detectable_effect,
     power,
     required_n,
+    required_n_interval,
 )
 from allora_analysis.statistics.sample_size import _scaled_chi
 from allora_analysis.validation import ArgumentError
@@ -79,6 +80,14 @@ def test_required_n_by_walking_up():
     for effect in (0.3, 0.6, 1.2, 2.5, 9.0, 40.0):
         walked = next(n for n in range(2, 1000) if power(n, effect, 1.0) >= 0.8)
         assert required_n(effect, 1.0) == walked
+
+
+@pytest.mark.parametrize(("degrees", "confidence"), [(2, 0.9), (9, 0.5)])
+def test_the_interval_of_n_is_that_of_the_deviation(degrees, confidence):
+    fewest, most = required_n_interval(1.0, 2.0, degrees, confidence=confidence)
+    ends = scipy.stats.chi2.ppf([(1 + confidence) / 2, (1 - confidence) / 2], degrees)
+    assert [fewest, most] == [required_n(1.0, 2.0 * math.sqrt(degrees / end)) for end in ends]
+    assert fewest < required_n(1.0, 2.0) < most
 
 
 def test_tiny_effects_need_the_normal_limit_s_n():

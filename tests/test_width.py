@@ -45,6 +45,13 @@ def test_training_is_autograds(rng, name, optimizer, network):
         np.testing.assert_allclose(found.norms[seed], norms, rtol=1e-7)
 
 
+def test_a_layer_is_as_stated(rng):
+    of = width.layer(400, 3, 2, rng, inputs=2)
+    np.testing.assert_allclose((of.z**2).sum(axis=1), 400)
+    assert [of.base.std(), 20 * of.a.std()] == pytest.approx([1, 1], rel=0.1)
+    assert set(of.readout.flat) == {-1.0, 1.0}
+
+
 SIZES = {"width": ((64, 256, 1024, 4096), lambda n: (n, 4)), "rank": ((8, 16, 32, 64), lambda r: (512, r))}
 
 
@@ -117,6 +124,20 @@ def test_a_planted_wrong_power_is_rejected(request, name, optimizer, axis, quant
     fit = fitted(name, optimizer, axis, False, request.config.option.seed)[quantity]
     with pytest.raises(AssertionError, match="power"):
         assert_power(fit, wrong)
+    assert_power(fit, told_of(name, optimizer, axis, False, quantity))
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(("inputs", "ranks", "seeds"), [(1, (16, 64), 64), (128, (2, 8), 16)], ids=["one", "many"])
+@pytest.mark.parametrize(("name", "optimizer"), CASES)
+def test_the_first_step_has_its_power_of_rank(rng, name, optimizer, inputs, ranks, seeds):
+    """At a fixed rate, of one input and of many unlike ones."""
+    moved = []
+    for rank in ranks:
+        of = width.layer(256, rank, seeds, rng, inputs=inputs)
+        trained = width.train(of, METHODS[name], optimizer, np.full(seeds, 1e-3), 1)
+        moved.append(np.sqrt((trained.moved**2).mean(axis=(1, 2))))
+    assert_power(width.fit_power(ranks, moved), exponents(name, optimizer, many=inputs > 1).first_step.rank)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "allora_adamw"])
@@ -193,6 +214,8 @@ def test_taper_at_the_eta_that_it_names(rng):
         assert not width.taper(norms, 0.999 * found.eta_to_taper, share).tapers
         assert width.taper(norms, 1.001 * found.eta_to_taper, share).tapers
     assert width.taper(np.zeros(3), 2.0) == width.Taper(1.0, 1.0, False, np.inf)
+    for norm in (5e-324, 1e-200, 1e200, 1e308):  # 1/√(1 + η²m) = ½ at η = √3/√m
+        assert width.taper([norm, norm], 1.0, 0.5).eta_to_taper == pytest.approx(3**0.5 / norm**0.5, rel=1e-9)
 
 
 def test_the_flow_tapers_at_the_eta_that_it_names():

@@ -242,10 +242,11 @@ def _eta_to_taper(norms: np.ndarray, weights: np.ndarray, share: float) -> float
         raise ArgumentError(f"share must be in (0, 1), received {share!r}")
 
     def left(log_eta: float) -> float:
-        return float(np.average(1 / np.sqrt(1 + np.exp(2 * log_eta) * norms), weights=weights)) - (1 - share)
+        return float(np.average(1 / np.hypot(1, np.exp(log_eta) * np.sqrt(norms)), weights=weights)) - (1 - share)
 
     reached = np.average(norms == 0, weights=weights) < 1 - share
-    return float(np.exp(brentq(left, -200, 200))) if reached else math.inf
+    with np.errstate(over="ignore"):  # a factor of 0
+        return float(np.exp(brentq(left, -420, 420))) if reached else math.inf
 
 
 @dataclass(frozen=True)
