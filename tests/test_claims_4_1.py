@@ -272,3 +272,9 @@ def test_growth_at_scaling_one_is_the_librarys():
     case = limits.Depth(2.0, layers, None, rng.standard_normal((1, 16)))
     found = limits.growth(case, "lora", 1.0)
     assert np.log(found) == pytest.approx(ripple.log_output_growth(layers, case.x[0], 1.0)[0])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_distance_of_masked_outputs_is_no_one_draw(seed):
+    size = ROWS.finding("4-both-adaptions-in-lora", seed).size
+    assert size.low < 0.15 < 0.25 < size.value < 0.45 < 0.7 < size.high

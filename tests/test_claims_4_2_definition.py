@@ -131,3 +131,17 @@ def test_the_input_gradient_by_singular_values(rank, ratio):
     d = (0.1 + 0.25) ** -0.5
     plain, adapted = (np.linalg.eigvalsh(np.eye(64) + factor * product)[-1] ** 24 for factor in (1.0, d))
     assert section.growth_ratio(case) == pytest.approx(plain / adapted) == pytest.approx(ratio, rel=5e-3)
+
+
+@pytest.mark.parametrize("drop_rate", [0.05, 0.3])
+def test_what_dropout_moves_in_root_mean_square(drop_rate):
+    """E‖BA(m/(1 − p) − 1)x‖² = p/(1 − p)·E‖BAx‖² for white x, whatever BA and η."""
+    one = section.Adapted(64, 64, 8, "allora", 2.0, drop_rate, 0)
+    moved = np.array([section.off_the_product(one._replace(seed=seed)) for seed in range(200)])
+    assert np.sqrt(np.mean(moved**2)) == pytest.approx((drop_rate / (1 - drop_rate)) ** 0.5, rel=0.05)
+    assert section.off_the_product(one) == section.off_the_product(one._replace(eta=1.0))
+
+
+def test_the_size_of_dropout_is_no_one_draw():
+    size = ROWS.finding("4-two-hyper-parameters").size
+    assert 0.12 < size.low < 0.19 < size.value < 0.27 < size.high < 0.4

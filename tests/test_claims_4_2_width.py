@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from allora_analysis.claims import s4_2_convergence_and_width as section
@@ -36,6 +37,21 @@ def test_planted_powers_are_refuted(monkeypatch, trained, power):
     monkeypatch.setattr(section, "exponents", lambda *_, **__: Exponents(power, power, power))
     assert verdict(section.factor_at_width) == "refuted"
     assert verdict(section.transfer) == "refuted"
+
+
+def test_the_limits_boundary_is_not_that_of_these_widths(monkeypatch, trained):
+    """Planted: ρ ≥ ½, which ρ = 0.45 contradicts from n = 128 to 2,048."""
+    monkeypatch.setattr(section, "fall", trained["fall"])
+    told = section.Scaling.told.fget
+    monkeypatch.setattr(section.Scaling, "told", property(lambda one: told(one) * section.REACHED / section.HALF))
+    assert verdict(section.factor_at_width) == "refuted"
+
+
+@pytest.mark.parametrize(("optimizer", "low", "high"), [("adam", 0.25, 0.43), ("sgd", 0.5, 0.85)])
+def test_on_either_side_of_the_boundary(optimizer, low, high):
+    """The boundary is at ρ = 0.34 and 0.68."""
+    below, above = (section.fall(section.Scaling(one, optimizer), np.random.default_rng(1)) for one in (low, high))
+    assert 0.4 < below < section.HALF < above < 0.62
 
 
 def test_a_factor_that_keeps_falling_would_hold(monkeypatch):

@@ -103,3 +103,9 @@ def test_the_damping_is_at_most_the_square_root():
     f = np.geomspace(1e-8, 1e8, 200)
     for eta in (0.5, 1.0, 4.0):
         assert (np.abs(adaptive.asf(f, eta)) <= np.minimum(eta * f, np.sqrt(f)) * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_angle_over_a_batch_is_no_one_draw(seed):
+    size = ROWS.finding("4-od-update-in-training", seed).size
+    assert size.low < 0.5 < 0.7 < size.value < 1.2 < 1.7 < size.high

@@ -14,7 +14,7 @@ import numpy as np
 from allora_analysis import adaptive, adaptors
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, ranged
 from allora_analysis.claims.layer_training import ROUNDING, Layer, Pass, close
 
 TOLERANCE = 1e-9
@@ -238,7 +238,7 @@ def not_back_propagated(cases: Cases) -> Finding:
 
 
 class Adapted(NamedTuple):
-    """A layer: n₁, n₂, r, the rule, η and the drop rate."""
+    """A layer: n₁, n₂, r, the rule, η and the drop rate; what seeds its weights, inputs and mask."""
 
     n1: int
     n2: int
@@ -246,16 +246,17 @@ class Adapted(NamedTuple):
     variant: str
     eta: float
     drop_rate: float
+    seed: int
 
 
-def off_the_product(one: Adapted, seed: int) -> float:
+def off_the_product(one: Adapted) -> float:
     """How far what the layer adds while it trains is from BAx, relative: a factor on it, or a mask, shows."""
     import torch
 
     from allora_analysis.lora.layers import ALLoRALinear
 
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+        torch.manual_seed(one.seed)
         base = torch.nn.Linear(one.n2, one.n1, bias=False, dtype=torch.float64)
         layer = ALLoRALinear(base, one.rank, one.eta, variant=one.variant, drop_rate=one.drop_rate)
         layer.b.normal_()
@@ -279,24 +280,30 @@ def removed_by_name(cases: Cases) -> Finding:
     def draw(rng: np.random.Generator) -> Adapted:
         n1, n2, variant = int(rng.integers(4, 33)), int(rng.integers(4, 33)), str(rng.choice(["allora", "lora_x_eta"]))
         eta = log_uniform(rng, 0.1, 1.2) if rng.random() < 0.8 else 1.0
-        return Adapted(n1, n2, int(rng.integers(1, 5)), variant, eta, float(rng.choice([0.0, 0.0, 0.2, 0.5])))
+        rank, drop_rate = int(rng.integers(1, 5)), float(rng.choice([0.0, 0.0, 0.2, 0.5]))
+        return Adapted(n1, n2, rank, variant, eta, drop_rate, int(rng.integers(2**31)))
 
-    seeds = iter(cases.rng.integers(2**31, size=99))
+    seed, *more = map(int, cases.rng.integers(2**31, size=100))
     own = [
-        Case(f"{name}, n₂ = 64, r = 8, η² = {eta**2:.3g}", Adapted(64, 64, 8, variant, eta, rate), True)
+        Case(f"{name}, n₂ = 64, r = 8, η² = {eta**2:.3g}", Adapted(64, 64, 8, variant, eta, rate, seed), True)
         for name, variant, rate in (("ALLoRA, drop rate 0.05", "allora", 0.05), ("ALLoRA-0", "allora_0", 0.0))
         for eta in PAPER_ETAS
     ]
     judged = cases.judge(
         [*own, *cases.draw(draw, 16)],
-        measure=lambda one: off_the_product(one, int(next(seeds))),
+        measure=off_the_product,
         printed=lambda one, seen: seen <= TOLERANCE,
         condition=lambda one: one.drop_rate == 0 and (one.variant != "lora_x_eta" or one.eta == 1),
     )
     return judged.finding(
-        conditional="Only without dropout, and by name: η stands where the scaling factor stood: one fewer to choose.",
+        conditional="Partly: the drop rate goes, if set to 0; the scaling factor goes in name only, as η replaces it.",
         evidence=judged.evidence("float64 rounding, 1e-9", {"distance from BAx": 0.0}, tolerance=TOLERANCE),
-        size=Size(judged.measured[0], "of BAx", "what dropout 0.05 moves in ALLoRA as run; 0 in ALLoRA-0"),
+        size=ranged(
+            [off_the_product(own[0].inputs._replace(seed=other)) for other in more],
+            "of ‖BAx‖",
+            "what dropout p = 0.05 moves in ALLoRA as run, √(p/(1 − p)) in root mean square; 0 in ALLoRA-0",
+            (0.05 / 0.95) ** 0.5,
+        ),
         condition="the drop rate is 0: ALLoRA-0; ALLoRA as run keeps 0.05",
         flips_if="ALLoRA-0's output depending on η or on a mask",
     )
