@@ -136,8 +136,8 @@ def starts_as_faster(cases: Cases) -> Finding:
         ),
         corrected="its first step over LoRA's at l_b is η·min(1, c/√(η²g² + h²))/min(1, c/√(g² + h²)) under SGD, g and "
         "h the norms of LoRA's and the classifier's gradients, c that clipped at; 1 under AdamW",
-        condition="SGD or momentum with c ≥ √(η²g² + h²), or with h so long that clipping hardly sees η, "
-        "(η² − 1)g² ≤ 0.002 h²; or a factor after Adam (ALLoRAAdamW, not the paper's)",
+        condition="SGD or momentum with min(1, c/√(η²g² + h²)) to 1e-3 min(1, c/√(g² + h²)): c ≥ √(η²g² + h²), or h "
+        "above g√((η² − 1)/0.002); or a factor after Adam (ALLoRAAdamW, not the paper's)",
         flips_if="a first step of η times LoRA's under AdamW",
     )
 
