@@ -291,7 +291,7 @@ def flat_directions(one: Point) -> list[int]:
     "the others.",
 )
 def factor_conditioning(cases: Cases) -> Finding:
-    """Flat directions and condition number at B = 0, at a 100,000th, a 10,000th and a hundredth of A's size, and at it."""
+    """Flat directions and condition number at B = 0 and at B of 1e-5, 1e-4, 1e-2 and 1 times A's size."""
 
     def made(rng: np.random.Generator, n2: int, n1: int, rank: int, x: np.ndarray) -> Point:
         return Point(x, rng.standard_normal((rank, n2)), rng.standard_normal((n1, rank)))
