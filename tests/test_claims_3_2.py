@@ -82,7 +82,15 @@ HELPERS = [
     # A start without slope would be a saddle as printed.
     ("3.2-saddle-lora", s3_2_in_a_and_b, "loss_gradient", lambda x, g, b, a: (0 * b, 0 * a), "holds"),
     ("3.2-escape", s3_2_in_a_and_b, "escape_times", lambda case: [1.0, 1.0], "refuted"),
-    ("3.2-slow-start", s3_2_first_steps, "adam_speed_ratio", lambda n2, rank, s: s * rank, "refuted"),
+    ("3.2-slow-start", s3_2_first_steps, "adam_speed_ratio", lambda n2, rank, s, m: s * rank, "refuted"),
+    # As if G had no zeros.
+    (
+        "3.2-slow-start",
+        s3_2_first_steps,
+        "adam_speed_ratio",
+        lambda n2, rank, s, m, right=s3_2_first_steps.adam_speed_ratio: right(n2, rank, s, n2),
+        "refuted",
+    ),
     ("3.2-slow-start", s3_2_first_steps, "first_steps", steps_as_under_descent, "refuted"),
     ("3.2-b-conditioning", s3_2_first_steps, "typical_condition", lambda squares, rank: np.inf, "refuted"),
     ("3.2-b-conditioning", s3_2_first_steps, "typical_condition", lambda squares, rank: 1.0, "refuted"),
@@ -205,6 +213,7 @@ def test_adam_speed_ratio_is_the_first_adam_steps():
 
     n1, n2, rank, draws, generator = 3, 12, 3, 400, torch.Generator().manual_seed(0)
     g = torch.randn(n1, n2, generator=generator, dtype=torch.float64)
+    g[:, :5] = 0.0
 
     def step(parameter, gradient):
         before = parameter.detach().clone()
@@ -219,7 +228,7 @@ def test_adam_speed_ratio_is_the_first_adam_steps():
         b = step(torch.zeros(n1, rank, dtype=torch.float64, requires_grad=True), g @ a.T)
         squares.append(float((b @ a).norm() / full) ** 2)
     error = np.std(squares, ddof=1) / draws**0.5
-    told = s3_2_first_steps.adam_speed_ratio(n2, rank, 0.3) ** 2
+    told = s3_2_first_steps.adam_speed_ratio(n2, rank, 0.3, 7) ** 2
     assert np.mean(squares) == pytest.approx(told, abs=5 * error)
     assert 5 * error < 0.1 * told
 
