@@ -74,6 +74,14 @@ def steps_as_under_descent(one, rng, right=s3_2_first_steps.first_steps):
 
 
 HELPERS = [
+    # A turn at the number of inputs, whatever the rank of their covariance.
+    (
+        "3.2-degenerate-condition",
+        s3_2_in_v,
+        "above",
+        lambda one, right=s3_2_in_v.above: right(one._replace(d=one.d + one.more)),
+        "refuted",
+    ),
     ("3.2-gradient", s3_2_in_v, "loss", lambda *args, right=s3_2_in_v.loss: 2 * right(*args), "refuted"),
     ("3.2-vectorisation", s3_2_in_v, "loss", lambda *args, right=s3_2_in_v.loss: 2 * right(*args), "refuted"),
     ("3.2-vectorisation", s3_2_in_v, "columns", lambda matrices: matrices.reshape(*matrices.shape[:-2], -1), "refuted"),

@@ -117,8 +117,8 @@ def slow_start(cases: Cases) -> Finding:
             peft[1],
         ),
         condition="A's entries have a standard deviation s below (r(n₂ + r + 1))^(−1/4) under gradient descent, below "
-        "(r(n₂ + 2(r − 1)/π)/m)^(−1/2) under Adam, m the entries of G that are not 0 per row of G that is not 0 (n₂ "
-        "where none is); PEFT's s is 1/√(3n₂)",
+        "(r(n₂ + 2(r − 1)/π)/m)^(−1/2) under Adam, m the entries of G that are not 0 per row of G that is not 0: n₂ "
+        "in a G without zeros; PEFT's s is 1/√(3n₂)",
         flips_if="a mean square on the other side of 1 than s says",
     )
 
