@@ -74,6 +74,14 @@ def steps_as_under_descent(one, rng, right=s3_2_first_steps.first_steps):
 
 
 HELPERS = [
+    # A turn at the number of inputs, whatever the rank of their covariance.
+    (
+        "3.2-degenerate-condition",
+        s3_2_in_v,
+        "above",
+        lambda one, right=s3_2_in_v.above: right(one._replace(d=one.d + one.more)),
+        "refuted",
+    ),
     ("3.2-gradient", s3_2_in_v, "loss", lambda *args, right=s3_2_in_v.loss: 2 * right(*args), "refuted"),
     ("3.2-vectorisation", s3_2_in_v, "loss", lambda *args, right=s3_2_in_v.loss: 2 * right(*args), "refuted"),
     ("3.2-vectorisation", s3_2_in_v, "columns", lambda matrices: matrices.reshape(*matrices.shape[:-2], -1), "refuted"),
@@ -82,7 +90,15 @@ HELPERS = [
     # A start without slope would be a saddle as printed.
     ("3.2-saddle-lora", s3_2_in_a_and_b, "loss_gradient", lambda x, g, b, a: (0 * b, 0 * a), "holds"),
     ("3.2-escape", s3_2_in_a_and_b, "escape_times", lambda case: [1.0, 1.0], "refuted"),
-    ("3.2-slow-start", s3_2_first_steps, "adam_speed_ratio", lambda n2, rank, s: s * rank, "refuted"),
+    ("3.2-slow-start", s3_2_first_steps, "adam_speed_ratio", lambda n2, rank, s, m: s * rank, "refuted"),
+    # As if G had no zeros.
+    (
+        "3.2-slow-start",
+        s3_2_first_steps,
+        "adam_speed_ratio",
+        lambda n2, rank, s, m, right=s3_2_first_steps.adam_speed_ratio: right(n2, rank, s, n2),
+        "refuted",
+    ),
     ("3.2-slow-start", s3_2_first_steps, "first_steps", steps_as_under_descent, "refuted"),
     ("3.2-b-conditioning", s3_2_first_steps, "typical_condition", lambda squares, rank: np.inf, "refuted"),
     ("3.2-b-conditioning", s3_2_first_steps, "typical_condition", lambda squares, rank: 1.0, "refuted"),
@@ -205,6 +221,7 @@ def test_adam_speed_ratio_is_the_first_adam_steps():
 
     n1, n2, rank, draws, generator = 3, 12, 3, 400, torch.Generator().manual_seed(0)
     g = torch.randn(n1, n2, generator=generator, dtype=torch.float64)
+    g[:, :5] = 0.0
 
     def step(parameter, gradient):
         before = parameter.detach().clone()
@@ -219,7 +236,7 @@ def test_adam_speed_ratio_is_the_first_adam_steps():
         b = step(torch.zeros(n1, rank, dtype=torch.float64, requires_grad=True), g @ a.T)
         squares.append(float((b @ a).norm() / full) ** 2)
     error = np.std(squares, ddof=1) / draws**0.5
-    told = s3_2_first_steps.adam_speed_ratio(n2, rank, 0.3) ** 2
+    told = s3_2_first_steps.adam_speed_ratio(n2, rank, 0.3, 7) ** 2
     assert np.mean(squares) == pytest.approx(told, abs=5 * error)
     assert 5 * error < 0.1 * told
 

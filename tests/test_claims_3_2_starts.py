@@ -49,6 +49,8 @@ PLANTED = [  # row, where, function, wrong formula, the verdict that it must lea
         lambda *args: np.abs(RIGHT["restricted_spectrum"](*args)),
         "undecided",
     ),
+    # As if r singular values of the change to be learned were enough, equal to the next or not.
+    ("worst_place", section, "one_solution", lambda one: np.linalg.matrix_rank(one.fit) >= len(one.a), "undecided"),
     # A landscape on whose every path no eigenvalue changes sign and none comes near 0.
     ("worst_place", section, "eigenvalues", lambda one, a, b: np.array([1e4, 2e4]), "holds"),
     ("start_has_most", hessian, "inertia", fewer, "refuted"),

@@ -182,6 +182,17 @@ def test_standard_errors(n):
     assert f"n − 1 = {n - 1}, false-fail rate 1e-6 a comparison" in source_of_errors(n)
 
 
+def test_the_largest_stable_rate_may_rise_with_eta():
+    """Where the adapters of the layer after oppose its weights, W = I and BA = −I."""
+    normal = np.random.default_rng(0).standard_normal
+    x, a, y = normal((20, 3)), normal((2, 3)), normal((20, 3))
+    low, high = (s3_3_interactions.Deep(x, (1 - eta) * np.eye(3), a, y, eta, 1.0, "descent") for eta in (0.5, 0.9))
+    assert high.sharpness < low.sharpness / 7
+    rate = (low.sharpness * high.sharpness) ** -0.5
+    losses = [s3_3_interactions.trained_loss(one._replace(rate=rate)) for one in (low, high)]
+    assert losses[0] > 1 > losses[1]
+
+
 SCALING = [
     (
         "3.3-unstable",

@@ -29,32 +29,41 @@ from allora_analysis.hessian.factors import loss_gradient
 
 
 class _Speed(NamedTuple):
-    """n₂, r, the standard deviation s of A's entries, and the optimizer of the first step."""
+    """n₂, r, the standard deviation s of A's entries, the first step's optimizer, and entries of each of G's rows.
+
+    `entries` counts those that are not 0.
+    """
 
     n2: int
     rank: int
     a_std: float
     optimizer: str
+    entries: int
 
     @property
     def ratio(self) -> float:
         """Root mean square over A of ‖Δ(BA)‖/‖ΔV‖ of the first step, in closed form."""
         if self.optimizer == "gradient descent":
             return hessian.initial_speed_ratio(self.n2, self.rank, self.a_std)
-        return adam_speed_ratio(self.n2, self.rank, self.a_std)
+        return adam_speed_ratio(self.n2, self.rank, self.a_std, self.entries)
 
 
-def adam_speed_ratio(n2: int, rank: int, a_std: float) -> float:
-    """s√(r(1 + 2(r − 1)/(πn₂))): Adam's first step is l·sign of the gradient, and E sign(gᵀA_k)A_k = √(2/π) s g/‖g‖."""
-    return a_std * math.sqrt(rank * (1 + 2 * (rank - 1) / (math.pi * n2)))
+def adam_speed_ratio(n2: int, rank: int, a_std: float, entries: int) -> float:
+    """s√(r(n₂ + 2(r − 1)/π)/m), where each row g of G has m entries that are not 0.
+
+    Adam's first step is l·sign of the gradient, which moves only those in V, and E sign(gᵀA_k)A_k = √(2/π) s g/‖g‖.
+    """
+    return a_std * math.sqrt(rank * (n2 + 2 * (rank - 1) / math.pi) / entries)
 
 
 DRAWS = 4000  # of A
+OPTIMIZERS = ("gradient descent", "Adam")
 
 
 def first_steps(one: _Speed, rng: np.random.Generator) -> dict[str, float]:
     """Mean square over draws of A of ‖Δ(BA)‖/‖ΔV‖, of the first step at one rate, and its standard error."""
     g, a = rng.standard_normal((4, one.n2)), one.a_std * rng.standard_normal((DRAWS, one.rank, one.n2))
+    g *= rng.permuted(np.tile(np.arange(one.n2) < one.entries, (4, 1)), axis=1)
     step, full = g @ a.transpose(0, 2, 1), g
     if one.optimizer == "Adam":
         step, full = np.sign(step), np.sign(full)
@@ -73,27 +82,27 @@ def slow_start(cases: Cases) -> Finding:
     """The first step's length over draws of A, with A's scale on both sides of where the two are equal."""
 
     def draw(rng: np.random.Generator) -> _Speed:
-        one = _Speed(
-            int(rng.integers(16, 49)), int(rng.integers(1, 9)), 1.0, str(rng.choice(["gradient descent", "Adam"]))
-        )
+        n2, rank, optimizer = int(rng.integers(16, 49)), int(rng.integers(1, 9)), str(rng.choice(OPTIMIZERS))
+        one = _Speed(n2, rank, 1.0, optimizer, n2 if rng.random() < 0.5 else int(rng.integers(1, n2)))
         wanted = on_either_side(rng, 0.08, 0.65)
         power = 2 if one.optimizer == "gradient descent" else 1
         return one._replace(a_std=(wanted / one.ratio) ** (1 / power))
 
     own = [
-        Case(f"n₂ = 64, r = 8, A of PEFT's size, {optimizer}", _Speed(64, 8, (3 * 64) ** -0.5, optimizer), True)
-        for optimizer in ("gradient descent", "Adam")
+        Case(f"n₂ = 64, r = 8, A of PEFT's size, {optimizer}", _Speed(64, 8, (3 * 64) ** -0.5, optimizer, 64), True)
+        for optimizer in OPTIMIZERS
     ]
+    sparse = Case("n₂ = 64, r = 8, A of PEFT's size, Adam, 1 entry in each row of G", own[1].inputs._replace(entries=1))
     limit = standard_errors(DRAWS)
     judged = cases.judge(
-        own + cases.draw(draw, 10),
+        [*own, sparse, *cases.draw(draw, 10)],
         lambda one: first_steps(one, cases.rng),
         printed=lambda one, seen: seen["mean square"] < 1,
         corrected=lambda one, seen: abs(seen["mean square"] - one.ratio**2) <= limit * seen["stderr"],
         condition=lambda one: 1 / one.ratio,
     )
     peft, descent = (
-        [_Speed(896, rank, (3 * 896) ** -0.5, optimizer).ratio for rank in (8, 32)]
+        [_Speed(896, rank, (3 * 896) ** -0.5, optimizer, 896).ratio for rank in (8, 32)]
         for optimizer in ("Adam", "gradient descent")
     )
     return judged.finding(
@@ -103,12 +112,13 @@ def slow_start(cases: Cases) -> Finding:
         size=Size(
             peft[0],
             "of V's own step",
-            "BA's first step under Adam, n₂ = 896 (Qwen2-0.5B), r = 8 to 32",
+            "BA's first step under Adam, n₂ = 896 (Qwen2-0.5B), r = 8 to 32, a gradient without zeros",
             peft[0],
             peft[1],
         ),
         condition="A's entries have a standard deviation s below (r(n₂ + r + 1))^(−1/4) under gradient descent, below "
-        "(r(1 + 2(r − 1)/(πn₂)))^(−1/2) under Adam; PEFT's s is 1/√(3n₂)",
+        "(r(n₂ + 2(r − 1)/π)/m)^(−1/2) under Adam, m the entries of G that are not 0 per row of G that is not 0: n₂ "
+        "in a G without zeros; PEFT's s is 1/√(3n₂)",
         flips_if="a mean square on the other side of 1 than s says",
     )
 
@@ -291,7 +301,7 @@ def flat_directions(one: Point) -> list[int]:
     "the others.",
 )
 def factor_conditioning(cases: Cases) -> Finding:
-    """Flat directions and condition number at B = 0, at a 100,000th, a 10,000th and a hundredth of A's size, and at it."""
+    """Flat directions and condition number at B = 0 and at B of 1e-5, 1e-4, 1e-2 and 1 times A's size."""
 
     def made(rng: np.random.Generator, n2: int, n1: int, rank: int, x: np.ndarray) -> Point:
         return Point(x, rng.standard_normal((rank, n2)), rng.standard_normal((n1, rank)))

@@ -315,13 +315,17 @@ def flat_directions(cases: Cases) -> Finding:
 
 
 class Counts(NamedTuple):
-    """Two numbers of samples and D; rows drawn afresh (i.i.d., Gaussian) or so rescaled that XᵀX stays what it is."""
+    """Two numbers of samples, and the rank d of the inputs' covariance.
+
+    Rows are drawn afresh (i.i.d., Gaussian) or so rescaled that XᵀX stays what it is.
+    """
 
     many: int
     few: int
     d: int
     fresh: bool
-    power: float = 0.0  # covariance eigenvalues i^(−power)
+    power: float = 0.0  # covariance eigenvalues i^(−power), i = 1 … d
+    more: int = 0  # inputs, D = d + more
 
 
 DRAWS = 100  # designs at each number of samples
@@ -338,9 +342,10 @@ def _log_conditions(one: Counts, rng: np.random.Generator) -> dict[str, list[flo
         }
     found = {}
     for name, n in (("many samples", one.many), ("few samples", one.few)):
-        if one.power:
-            scales = np.arange(1, one.d + 1) ** (-one.power / 2)
-            logs = np.array([hessian.log_condition(rng.standard_normal((n, one.d)) * scales) for _ in range(DRAWS)])
+        if one.power or one.more:
+            basis = np.linalg.qr(rng.standard_normal((one.d + one.more, one.d)))[0].T
+            root = np.arange(1, one.d + 1)[:, None] ** (-one.power / 2) * basis
+            logs = np.array([hessian.log_condition(rng.standard_normal((n, one.d)) @ root) for _ in range(DRAWS)])
         else:
             logs = hessian.sample_log_conditions(n, one.d, DRAWS, rng)
         found[name] = [float(logs.mean()), float(logs.std(ddof=1) / np.sqrt(DRAWS))]
@@ -353,18 +358,24 @@ def limits(one: Counts) -> tuple[float, float]:
     return many, few
 
 
+def above(one: Counts) -> float:
+    """The n that is nearer to d over d, which itself is the end of both sides; 0 where κ does not change."""
+    nearer = (one.few + 0.5) / one.d if one.few >= one.d else (one.many - 0.5) / one.d
+    return nearer if one.fresh and one.d > 1 else 0.0
+
+
 def _two_counts(rng: np.random.Generator) -> Counts:
-    """Two n on one side of n = D, the nearer within a factor of two of it, of white or spread rows; or XᵀX fixed."""
+    """Two n on one side of n = d, the nearer within a factor of two of it, of white or spread rows; or XᵀX fixed."""
     d = int(rng.integers(12, 31))
     if rng.random() < 0.15:
         return Counts(8 * d, int(rng.integers(d, 4 * d)), d, False)
     near, apart = float(rng.uniform(0, 0.65)), float(rng.uniform(0.4, 0.9))
-    power = float(rng.choice([0.0, 1.0, 2.0]))
+    power, more = float(rng.choice([0.0, 1.0, 2.0])), int(rng.choice([0, 0, d // 2, 3 * d]))
     if rng.random() < 0.5:
         few = round(d * np.exp(near))
-        return Counts(round(few * np.exp(apart)), few, d, True, power)
+        return Counts(round(few * np.exp(apart)), few, d, True, power, more)
     many = round(d * np.exp(-near))
-    return Counts(many, max(2, round(many * np.exp(-apart))), d, True, power)
+    return Counts(many, max(2, round(many * np.exp(-apart))), d, True, power, more)
 
 
 def _noise(seen: dict[str, list[float]]) -> float:
@@ -377,18 +388,14 @@ def _noise(seen: dict[str, list[float]]) -> float:
     where="§3.2, last sentence",
     says=DEGENERATE,
     reading="Degenerate: the condition number κ of XᵀX's non-zero part rises, in the mean of log κ, from one n to a "
-    "smaller one on the same side of the number of inputs D.",
+    "smaller one on the same side of d, the rank of the inputs' covariance: their number D, or less.",
     depends_on=("3.2-hessian",),
 )
 def conditioning_by_samples(cases: Cases) -> Finding:
-    """Log κ over designs drawn at two numbers of samples, above or below n = D, and where XᵀX is held fixed."""
-
-    def ratio(one: Counts) -> float:  # n = D itself is the end of both sides
-        nearer = (one.few + 0.5) / one.d if one.few >= one.d else (one.many - 0.5) / one.d
-        return nearer if one.fresh else 0.0
+    """Log κ over designs drawn at two numbers of samples, above or below n = d, and where XᵀX is held fixed."""
 
     def sign(one: Counts) -> float:
-        return float(np.sign(ratio(one) - 1) if one.power else np.sign(np.subtract(*limits(one)[::-1])))
+        return float(np.sign(above(one) - 1) if one.power else np.sign(np.subtract(*limits(one)[::-1])))
 
     def rise(seen: dict[str, list[float]]) -> float:
         return seen["few samples"][0] - seen["many samples"][0]
@@ -398,16 +405,20 @@ def conditioning_by_samples(cases: Cases) -> Finding:
         Case("equal variances, D = 30, n = 60 → 38", Counts(60, 38, 30, True)),
         Case("equal variances, D = 30, n = 24 → 12", Counts(24, 12, 30, True)),
         Case("power-law X, D = 48, n = 40 → 7", Counts(40, 7, 48, True, 1.0)),
+        Case("covariance of rank 5, D = 20, n = 12 → 6", Counts(12, 6, 5, True, 0.0, 15)),
+        Case("covariance of rank 1, D = 8, n = 12 → 4", Counts(12, 4, 1, True, 0.0, 7)),
     ]
     judged = cases.judge(
         [own, *known, *cases.draw(_two_counts, 14)],
         lambda one: _log_conditions(one, cases.rng),
         printed=lambda one, seen: rise(seen) > _noise(seen) + ROUNDING,
-        corrected=lambda one, seen: rise(seen) * sign(one) > _noise(seen) if one.fresh else abs(rise(seen)) <= 1e-6,
-        condition=ratio,
+        corrected=lambda one, seen: (
+            rise(seen) * sign(one) > _noise(seen) if one.fresh and one.d > 1 else abs(rise(seen)) <= 1e-6
+        ),
+        condition=above,
     )
     return judged.finding(
-        conditional="Only while there are more samples than inputs: below that the condition number falls again.",
+        conditional="Only while samples outnumber independent inputs: below that the condition number falls again.",
         evidence=judged.evidence(
             f"each difference between two means: {source_of_errors(DRAWS)}",
             lambda one: dict(zip(("many samples", "few samples"), limits(one), strict=True)) if one.fresh else 0.0,
@@ -418,8 +429,8 @@ def conditioning_by_samples(cases: Cases) -> Finding:
             "nats",
             "rise of log κ as samples fall from 8D to 4D, inputs' variances a power law",
         ),
-        condition="n falls towards D from above, down to n ≥ D, and Gaussian rows are drawn afresh; below D κ falls "
-        "again, and of a fixed XᵀX it does not change. For rows with equal variances and large D, "
-        "κ → ((1 + √γ)/(1 − √γ))², γ = D/n; for others it is larger",
-        flips_if="a mean of log κ that falls with n above D, or rises as n falls below D",
+        condition="n falls towards d from above, down to n ≥ d ≥ 2, and Gaussian rows are drawn afresh; below d κ "
+        "falls again, and of a fixed XᵀX it does not change. For rows with equal variances and large d, "
+        "κ → ((1 + √γ)/(1 − √γ))², γ = d/n; for others it is at least as large",
+        flips_if="a mean of log κ that falls with n above d, or rises as n falls below d",
     )

@@ -115,11 +115,29 @@ def _worst_on_the_way(one: _Begin, steps: int = 4000) -> dict[str, float]:
     }
 
 
+def one_solution(one: _Begin) -> bool:
+    """Whether one BA of rank r is best: the r-th singular value of MXᵀ exceeds the next (X of full column rank)."""
+    values = np.append(np.linalg.svd(one.fit @ one.x.T, compute_uv=False), 0.0)
+    return bool(values[len(one.a) - 1] - values[len(one.a)] > FLAT * values[0])
+
+
 def _as_told(one: _Begin, seen: dict[str, float]) -> bool:
     # The start's negative directions by the formula, and whether the least eigenvalue at the end is above 0.
-    enough = np.linalg.matrix_rank(one.fit) >= len(one.a)
     end = seen["lowest at the end"]
-    return seen["negative"] == negative(one.told) > 0 and (end > FLAT if enough else abs(end) <= FLAT)
+    return seen["negative"] == negative(one.told) > 0 and (end > FLAT if one_solution(one) else abs(end) <= FLAT)
+
+
+def target(n1: int, n2: int, rank: int, rng: np.random.Generator) -> np.ndarray:
+    """M of that rank, at random."""
+    return rng.standard_normal((n1, rank)) @ rng.standard_normal((rank, n2)) / math.sqrt(rank)
+
+
+def tied(n1: int, n2: int, rank: int, gap: float, rng: np.random.Generator) -> _Begin:
+    """B = 0, XᵀX = I, and MXᵀ's singular values after the r-th are 1, the r-th is 1 + gap."""
+    values = np.ones(min(n1, n2))
+    values[:rank] += gap + np.arange(rank)[::-1] / 2
+    u, v = (np.linalg.qr(rng.standard_normal((size, len(values))))[0] for size in (n1, n2))
+    return begin(np.linalg.qr(rng.standard_normal((n2 + 6, n2)))[0], u * values @ v.T, "b_zero", rank, rng)
 
 
 @start_claim(
@@ -133,11 +151,10 @@ def _as_told(one: _Begin, seen: dict[str, float]) -> bool:
 def worst_place(cases: Cases) -> Finding:
     """κ at the start, at the end, and where an eigenvalue passes 0 between them."""
 
-    def target(n1: int, n2: int, rank: int, rng: np.random.Generator) -> np.ndarray:
-        return rng.standard_normal((n1, rank)) @ rng.standard_normal((rank, n2)) / math.sqrt(rank)
-
     def draw(rng: np.random.Generator) -> _Begin:
         (n1, n2), name = (int(size) for size in rng.integers(3, 6, size=2)), str(rng.choice(["b_zero", "a_zero"]))
+        if rng.random() < 0.4:
+            return tied(n1, n2, int(rng.integers(1, 3)), float(rng.choice([0.0, 0.25])), rng)
         rank, wanted = ((1, int(rng.integers(1, 3))), (2, 1), (2, 2))[rng.integers(3)]
         return begin(rng.standard_normal((n2 + 6, n2)) / 3, target(n1, n2, wanted, rng), name, rank, rng)
 
@@ -150,7 +167,7 @@ def worst_place(cases: Cases) -> Finding:
         for rank in (8, 1)
     ]
     judged = cases.judge(
-        [*own, *cases.draw(draw, 8)],
+        [*own, Case("XᵀX = I, r = 1, M's singular values equal", tied(4, 4, 1, 0.0, cases.rng)), *cases.draw(draw, 8)],
         _worst_on_the_way,
         printed=lambda one, seen: seen["worst"] <= WORSE * seen["start"],
     )
@@ -168,8 +185,8 @@ def worst_place(cases: Cases) -> Finding:
             "condition number at B = 0 over the solution's, rank 2, inputs' variances a power law",
         ),
         corrected="without the rescalings the start has r·rank GP negative directions, P the projector on A's kernel, "
-        "a minimum none. Where X has full column rank and r is at most the rank of the change to be learned, all of "
-        "them pass 0 on the way; for larger r some eigenvalues tend to 0 and need not pass it",
+        "a minimum none. Where X has full column rank and the r-th singular value of MXᵀ, M the change to be learned, "
+        "exceeds the next, all of them pass 0 on the way; else some eigenvalues tend to 0 and need not pass it",
         flips_if="a path from B = 0 to a minimum on which no eigenvalue passes 0 or tends to it",
     )
     return against(finding, all(_as_told(case.inputs, seen) for case, seen in judged.pairs))

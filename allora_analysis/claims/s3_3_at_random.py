@@ -280,7 +280,8 @@ def any_small(rng: np.random.Generator) -> Small:
     "3.3-small-eta",
     where="beyond the paper: §3.3, last display, for small ηm̄",
     says="For small ηm̄ mean growth is linear in η, as the bound is.",
-    reading="What η adds to mean log growth doubles when η does, within 7 %.",
+    reading="What η adds to a layer's mean log growth doubles when η does, within 7 %. Growth of a stack is the sum "
+    "where a layer's law does not depend on its input's direction, as here; else η also turns the inputs.",
     depends_on=("3.3-theta",),
 )
 def small_eta(cases: Cases) -> Finding:
@@ -311,7 +312,7 @@ def small_eta(cases: Cases) -> Finding:
             lambda one: [one.gain(one.eta), one.gain(2 * one.eta)],
         ),
         size=ranged(times, "times", "the bound's rate over the mean rate at random, m̄ = 0.05, η = 2", times[-1]),
-        condition="E c ≠ 0 and, to second order in η, |b| < 0.07|a + b|: a = ηE c, b = ½η²E(s² − 2c²), "
+        condition="in a layer E c ≠ 0 and, to second order in η, |b| < 0.07|a + b|: a = ηE c, b = ½η²E(s² − 2c²), "
         "c = ⟨W_lx, B_lA_lx⟩/‖W_lx‖², s = ‖B_lA_lx‖/‖W_lx‖; where B_l is as likely as −B_l, a = 0 and the mean is "
         "½η²r(s_A s_B/s_W)² a layer, s_W, s_A, s_B the standard deviations of the entries of W, A, B",
         flips_if="a mean over networks with B of either sign that doubles with η, or one with E c ≠ 0 that does not "

@@ -185,7 +185,7 @@ def unstable(cases: Cases) -> Finding:
     adam = {f"Adam at 1e-4, width 32, r = 8, L = 24, η = {eta:.3g}": trained_loss(one) for eta, one in own.items()}
     limits = [one.sharpness for one in own.values()]
     return judged.finding(
-        holds="Yes, it may: gradient descent diverges above a rate that falls with η; "
+        holds="Yes, it may: gradient descent diverges above a rate that may fall with η; "
         f"Adam at 1e-4 {'did not' if all(loss <= 1 for loss in adam.values()) else 'did too'}.",
         evidence=judged.evidence(
             "none: the loss rises or not", lambda inputs: inputs[0].rate * inputs[0].sharpness, more=adam
