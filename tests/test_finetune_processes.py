@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from torch.utils.data import BatchSampler
@@ -15,13 +11,12 @@ from allora_analysis.cli import main
 from allora_analysis.finetune import machine
 from allora_analysis.finetune.study import STUDY
 from tests import tiny_finetune as tiny
+from tests import warm
 
 pytest.importorskip("peft")
 from accelerate.data_loader import BatchSamplerShard
 
 from allora_analysis.finetune import trainer
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +40,12 @@ def record(results):
 
 @pytest.mark.filterwarnings("ignore:.*barrier.*:UserWarning")
 def test_two_processes_are_one_run(root, tmp_path, capsys):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    launch = ["--nproc-per-node", "2", "--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     command = [*launch, "-m", "allora_analysis.finetune", *flags(root, tmp_path / "two")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("always saying") == 1
+    launcher = warm.Popen("torch.distributed.run", *command)
+    told, errors = launcher.communicate()
+    assert launcher.returncode == 0, errors
+    assert told.count("always saying") == 1
     assert main(STUDY, flags(root, tmp_path / "one")) == 0
     one, two = record(tmp_path / "one"), record(tmp_path / "two")
     assert one["key"] == two["key"]

@@ -87,6 +87,17 @@ def test_a_derivative_in_one_pass_is_a_central_difference(design, rng):
     np.testing.assert_allclose(run.output, transformer.forward(model, x, 1.5).output, rtol=1e-12)
 
 
+@pytest.mark.parametrize("design", ANALYTIC.values(), ids=ANALYTIC)
+def test_several_eta_at_once_are_a_pass_each(design, rng):
+    model, x, etas = transformer.draw(design, 2, 8, 2, 0.5, rng), tokens(3, 8, rng), np.array([0.0, 0.5, 0.3 + 1j])
+    together = transformer.forward(model, np.broadcast_to(x, (3, 3, 8)), etas.reshape(3, 1, 1))
+    for place, eta in enumerate(etas):
+        alone = transformer.forward(model, x, complex(eta))
+        np.testing.assert_allclose(together.output[place], alone.output, rtol=1e-12)
+        for all_parts, part in zip(together.squares, alone.squares, strict=True):
+            np.testing.assert_allclose(all_parts[place], part, rtol=1e-12)
+
+
 @pytest.mark.parametrize(("depth", "gated", "told"), [(1, False, 6), (2, False, 24), (1, True, 11), (2, True, 77)])
 def test_the_degree_of_the_polynomial(depth, gated, told, rng):
     """The coefficient of the degree is there, and none beyond."""
@@ -199,13 +210,13 @@ def squares(design, eta, replicas, rng, width=64, rank=64, mixing=1.0):
     """
     found = []
     for _ in range(replicas):
-        model, seen = transformer.draw(design, 3, width, rank, 0.5, rng), []
-        for _ in range(4):
-            x, v = tokens(1, width, rng), rng.standard_normal((1, width))
-            run, along, _ = transformer.derivative(model, x, v / np.linalg.norm(v), eta)
-            seen.append([np.square(run.streams[-1]).mean(), np.square(along[-1]).sum()])
+        model = transformer.draw(design, 3, width, rank, 0.5, rng)
+        drawn = [(tokens(1, width, rng), rng.standard_normal((1, width))) for _ in range(4)]
+        x, v = map(np.stack, zip(*drawn, strict=True))
+        run, along, _ = transformer.derivative(model, x, v / np.linalg.norm(v, axis=-1, keepdims=True), eta)
+        seen = np.array([np.square(run.streams[-1]).mean(), width * np.square(along[-1]).mean()])
         told = np.exp([one[-1] for one in mean_field.moments(model, eta, mixing=mixing)])
-        found.append(np.mean(seen, axis=0) / told)
+        found.append(seen / told)
     return np.array(found).T
 
 

@@ -36,7 +36,7 @@ from allora_analysis.validation import ArgumentError
 
 STEP = 1e-30  # of a derivative: its square is nothing beside 1
 NORMS = ("none", "pre", "post")
-Eta = complex | Inexact[np.ndarray, "..."]
+Eta = complex | Inexact[np.ndarray, "_ 1 1"] | Inexact[np.ndarray, "_ 1 1 1"]
 
 
 class AdaptedMap(NamedTuple):
@@ -142,7 +142,7 @@ def forward(model: Transformer, x: Inexact[np.ndarray, "*batch T n"], eta: Eta) 
     Args:
         model: the transformer.
         x: h₀, after the embedding.
-        eta: η of every map; or an array of them, one for each input of the batch (*batch × 1 × 1).
+        eta: η of every map; or one for each input of the batch, as an array (batch × 1 × 1).
 
     Returns:
         Streams, attention, output, and what the pass has divided by.
