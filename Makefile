@@ -92,7 +92,7 @@ stress: $(VENV)/.dev
 	for round in $$(seq 20); do OMP_NUM_THREADS=1 $(PYTEST) -q -n auto --dist worksteal -m "statistical or fits" --vary-seed || exit 1; done
 
 bench: $(VENV)/.dev
-	for name in theory layer optimizer row_kernel gradient_std; do OMP_NUM_THREADS=1 $(RUN) benchmarks/$$name.py || exit 1; done
+	for name in theory layer optimizer gradient_std; do OMP_NUM_THREADS=1 $(RUN) benchmarks/$$name.py || exit 1; done
 
 # All figures and tables, into docs/, from the committed records; ends with an error while runs are missing, and names them.
 figures: $(VENV)/.core

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from allora_analysis.adaptors import ADAPTORS
 
 _EPS = torch.finfo(torch.float64).eps
-_LARGEST_CONDITION = 8.0  # of A, up to which float32 is enough for AAᵀ: 3e-7 of ‖A‖‖B_i‖ at worst
-_SMALLEST_TRACE = 1e-25  # of AAᵀ: below, squares vanish in float32
+LARGEST_CONDITION = 8.0  # of A, up to which float32 is enough for AAᵀ: 3e-7 of ‖A‖‖B_i‖ at worst
+SMALLEST_TRACE = 1e-25  # of AAᵀ: below, squares vanish in float32
 
 
 def triangular_norms(a: Tensor, b: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def _roots(parts: Sequence[Tensor]) -> Tensor:
     diagonals, traces = lower.diagonal(dim1=-2, dim2=-1), grams.diagonal(dim1=-2, dim2=-1).sum(-1)
     condition = 2 * (diagonals / (traces[:, None] / rank).sqrt()).prod(-1).reciprocal()
     roots = lower.to(dtype)
-    bad = ~((failed == 0) & (condition <= _LARGEST_CONDITION) & (traces > _SMALLEST_TRACE))
+    bad = ~((failed == 0) & (condition <= LARGEST_CONDITION) & (traces > SMALLEST_TRACE))
     if bad.any():
         at = bad.nonzero().flatten()
         roots[at] = _safe_roots(torch.stack([parts[k] for k in at.tolist()]))

@@ -1,10 +1,11 @@
-// ALLoRAAdamW's step of pairs (A, B) of one shape, rows of B that fit in the cache at a time. With R of r columns or
-// fewer, RR' = AA', lower triangular, from `autograd.py`; s the LoRA scaling, h the adaptor, l the rate, λ the decay:
+// ALLoRAAdamW's step of pairs (A, B) of one shape. With s the LoRA scaling, h the adaptor, l the rate, λ the decay:
 //
-//     d_i = h(s‖B_iR‖),   m ← m + (1 − β₁)(g − m),   v ← β₂v + (1 − β₂)g²,   u = m̂/(√v̂ + ε),
+//     RR' = AA',   d_i = h(s‖B_iR‖),   m ← m + (1 − β₁)(g − m),   v ← β₂v + (1 − β₂)g²,   u = m̂/(√v̂ + ε),
 //     B ← (1 − lλ)B − l·diag(d) u_B,   then   A ← (1 − lλ)A − l·mean(d) u_A.
 //
-// All in float32, whatever the matrices are kept in. A pair is one thread's from beginning to end.
+// R, lower triangular, as autograd.py finds it; all in float32 but where that says float64, whatever the matrices are
+// kept in. While the norms of some rows of B are computed, what their step reads is fetched. A pair is one thread's from
+// beginning to end: the result knows no number of threads.
 
 #include <atomic>
 #include <cmath>
@@ -20,7 +21,7 @@ constexpr int LANES = 8;
 #else
 constexpr int LANES = 4;
 #endif
-constexpr int64_t ROWS = 4, BLOCK = 1024, COLUMNS = 256;  // rows whose norms are computed together; entries that are stepped together
+constexpr int64_t ROWS = 4, COLUMNS = 256, BLOCK = 512;  // of a tile; of A at a time; entries stepped at a time
 constexpr double EPS = 2.220446049250313e-16;
 template <class Real>
 using Vector __attribute__((vector_size(4 * LANES), aligned(sizeof(Real)), may_alias)) = Real;
@@ -45,14 +46,15 @@ static inline void store(BFloat16& to, float x) {  // to the nearest, ties to ev
 
 extern "C" struct Rule {
   int64_t pairs, outputs, inputs, rank, adaptor, bfloat16, maximize, wide_counts, threads;
-  double eta, lr, beta1, beta2, eps, decay;
+  double eta, lr, beta1, beta2, eps, decay, largest_condition, smallest_trace;
 };
 
-// Of one matrix: itself, its gradient, the moments, and with amsgrad the largest second moment.
+// One matrix: itself, its gradient, the moments, with amsgrad the largest second moment, the number of steps; null is
+// what it does not have. A matrix without a gradient stays.
 template <class T>
 struct Matrix {
   T *values, *gradient, *average, *square, *largest;
-  double count = 0;  // of steps, this one among them
+  double count = 0;
   Matrix(void* const* of, int64_t pair, const Rule& rule) {
     T** fields[] = {&values, &gradient, &average, &square, &largest};
     for (T** field : fields) *field = static_cast<T*>(of[pair]), of += rule.pairs;
@@ -117,7 +119,7 @@ static inline Real sum(Vector<Real> v) {
   return total;
 }
 
-// ‖b_iR‖² of ROWS rows; R's columns, `width` of them, filled up with zeros to whole vectors.
+// ‖b_iR‖² of ROWS rows; R has `width` columns, the last of them zeros, so that they are whole vectors.
 static inline void squared_norms(const float* b, const float* root, int64_t rank, int64_t width, float* squares) {
   Vector<float> total[ROWS] = {};
   for (int64_t k = 0; k < width; k += LANES) {
@@ -137,76 +139,100 @@ static inline float adapted(float x, float eta, int64_t adaptor) {  // `adaptors
   return eta * std::exp(-0.5f * eta * x * eta);
 }
 
-// B's step, where it has a gradient; the mean of its rows' factors.
+struct Scratch {
+  std::vector<float> narrow, root, values, factors, d;
+  std::vector<double> wide, gram, column;
+};
+
+// AA', summed in Real, a block of columns at a time: the lower half, in tiles of ROWS rows by ROWS.
+template <class Real, class T>
+static void gram(const T* a, const Rule& rule, std::vector<Real>& block, std::vector<double>& out) {
+  const int64_t rank = rule.rank, rows = (rank + ROWS - 1) / ROWS * ROWS, lanes = 4 * LANES / sizeof(Real);
+  block.assign(rows * COLUMNS, 0);
+  out.assign(rows * rows, 0);
+  for (int64_t at = 0; at < rule.inputs; at += COLUMNS) {
+    const int64_t here = rule.inputs - at < COLUMNS ? rule.inputs - at : COLUMNS;
+    const int64_t width = (here + LANES - 1) / LANES * LANES;
+    for (int64_t i = 0; i < rank; i++) {
+      for (int64_t k = 0; k < here; k++) block[i * COLUMNS + k] = widened(a[i * rule.inputs + at + k]);
+      for (int64_t k = here; k < width; k++) block[i * COLUMNS + k] = 0;
+    }
+    for (int64_t i = 0; i < rows; i += ROWS) {
+      for (int x = 0; x < ROWS; x++) prefetch(a + (i + x) * rule.inputs + at + COLUMNS, COLUMNS);
+      for (int64_t j = 0; j <= i; j += ROWS) {
+        Vector<Real> sums[ROWS][ROWS] = {};
+        for (int64_t k = 0; k < width; k += lanes)
+          for (int x = 0; x < ROWS; x++)
+            for (int y = 0; y < ROWS; y++)
+              sums[x][y] += vector_at(&block[(i + x) * COLUMNS + k]) * vector_at(&block[(j + y) * COLUMNS + k]);
+        for (int x = 0; x < ROWS; x++)
+          for (int y = 0; y < ROWS; y++) out[(i + x) * rows + j + y] += sum<Real>(sums[x][y]);
+      }
+    }
+  }
+}
+
+// R, lower triangular, with RR' = AA', which is overwritten; a column that depends on those before it is 0. Returns
+// the bound on A's condition that `_roots` of autograd.py explains.
+static double cholesky(Scratch& at, int64_t rank, int64_t width, double trace) {
+  const int64_t rows = (rank + ROWS - 1) / ROWS * ROWS;
+  at.root.assign(rank * width, 0);
+  at.column.resize(rank);
+  double* const column = at.column.data();
+  double condition = 2;
+  for (int64_t j = 0; j < rank; j++) {
+    const double pivot = at.gram[j * (rows + 1)], scale = pivot <= 0 ? 0 : 1 / std::sqrt(pivot);
+    condition *= pivot <= 0 ? INFINITY : scale * std::sqrt(trace / rank);
+    for (int64_t i = j; i < rank; i++) at.root[i * width + j] = column[i] = scale * at.gram[i * rows + j];
+    for (int64_t i = j + 1; i < rank; i++)
+      for (int64_t k = j + 1; k <= i; k++) at.gram[i * rows + k] -= column[i] * column[k];
+  }
+  return condition;
+}
+
+// As `_roots` of autograd.py: from AA' in float32 where that is as good, else in float64, its diagonal raised by what
+// rounding may take.
 template <class T>
-static float step_rows(const Matrix<T>& b, const float* root, float scaling, const Rule& rule,
-                       std::vector<float>& wide, std::vector<float>& factors, std::vector<float>& d) {
-  const int64_t r = rule.rank, width = (r + LANES - 1) / LANES * LANES, rows = d.size();
+static void find_root(const T* a, const Rule& rule, int64_t width, Scratch& at) {
+  const int64_t r = rule.rank, next = (r + ROWS - 1) / ROWS * ROWS + 1;
+  auto trace = [&] {
+    double total = 0;
+    for (int64_t i = 0; i < r; i++) total += at.gram[i * next];
+    return total;
+  };
+  gram(a, rule, at.narrow, at.gram);
+  const double size = trace();
+  if (cholesky(at, r, width, size) <= rule.largest_condition && size > rule.smallest_trace) return;
+  gram(a, rule, at.wide, at.gram);
+  const double raise = 4 * r * EPS * trace();
+  for (int64_t i = 0; i < r; i++) at.gram[i * next] += raise;
+  cholesky(at, r, width, trace());
+}
+
+// B's step; the mean of its rows' factors.
+template <class T>
+static float step_rows(const Matrix<T>& b, Scratch& at, int64_t width, float scaling, const Rule& rule) {
+  const int64_t r = rule.rank, rows = at.d.size();
   const Adam o(rule, b.count);
+  float *const d = at.d.data(), *const values = at.values.data(), *const factors = at.factors.data();
   double total = 0;
   for (int64_t i = 0; i < rule.outputs; i += rows) {
     const int64_t here = rule.outputs - i < rows ? rule.outputs - i : rows;
-    for (int64_t k = 0; k < here * r; k++) wide[k] = widened(b.values[i * r + k]);
+    for (int64_t k = 0; k < here * r; k++) values[k] = widened(b.values[i * r + k]);
     for (int64_t k = 0; k < here; k += ROWS) {
-      const int64_t at = (i + k) * r;
-      prefetch(b.values + at + rows * r, ROWS * r);
-      prefetch(b.gradient + at, ROWS * r);
-      prefetch(b.average + at, ROWS * r);
-      prefetch(b.square + at, ROWS * r);
-      squared_norms(&wide[k * r], root, r, width, &d[k]);
+      prefetch(b.values + (i + k + rows) * r, ROWS * r);
+      if (b.gradient)
+        for (const T* of : {b.gradient, b.average, b.square}) prefetch(of + (i + k) * r, ROWS * r);
+      squared_norms(values + k * r, at.root.data(), r, width, d + k);
     }
     for (int64_t k = 0; k < here; k++) d[k] = adapted(scaling * __builtin_sqrtf(d[k]), rule.eta, rule.adaptor);
     for (int64_t k = 0; k < here; k++) total += d[k];
     if (!b.gradient) continue;
     for (int64_t k = 0; k < here; k++)
       for (int64_t j = 0; j < r; j++) factors[k * r + j] = o.rate * d[k];
-    move(b, i * r, factors.data(), here * r, o);
+    move(b, i * r, factors, here * r, o);
   }
   return total / rule.outputs;
-}
-
-// AAᵀ in float64, its diagonal raised by what rounding may take, as `_safe_roots` has it: the lower half, a block of
-// columns at a time, in tiles of ROWS rows by ROWS.
-template <class T>
-static void gram(const T* a, int64_t rank, int64_t inputs, std::vector<double>& wide, std::vector<double>& out) {
-  const int64_t rows = (rank + ROWS - 1) / ROWS * ROWS;
-  wide.assign(rows * COLUMNS, 0);
-  out.assign(rows * rows, 0);
-  for (int64_t at = 0; at < inputs; at += COLUMNS) {
-    const int64_t here = inputs - at < COLUMNS ? inputs - at : COLUMNS, width = (here + LANES - 1) / LANES * LANES;
-    for (int64_t i = 0; i < rank; i++) {
-      for (int64_t k = 0; k < here; k++) wide[i * COLUMNS + k] = widened(a[i * inputs + at + k]);
-      for (int64_t k = here; k < width; k++) wide[i * COLUMNS + k] = 0;
-    }
-    for (int64_t i = 0; i < rows; i += ROWS) {
-      for (int x = 0; x < ROWS; x++) prefetch(a + (i + x) * inputs + at + COLUMNS, COLUMNS);
-      for (int64_t j = 0; j <= i; j += ROWS) {
-        Vector<double> sums[ROWS][ROWS] = {};
-        for (int64_t k = 0; k < width; k += LANES / 2)
-          for (int x = 0; x < ROWS; x++)
-            for (int y = 0; y < ROWS; y++)
-              sums[x][y] += vector_at(&wide[(i + x) * COLUMNS + k]) * vector_at(&wide[(j + y) * COLUMNS + k]);
-        for (int x = 0; x < ROWS; x++)
-          for (int y = 0; y < ROWS; y++) out[(i + x) * rows + j + y] += sum<double>(sums[x][y]);
-      }
-    }
-  }
-  double trace = 0;
-  for (int64_t i = 0; i < rank; i++) trace += out[i * (rows + 1)];
-  for (int64_t i = 0; i < rank; i++) out[i * (rows + 1)] += 4 * rank * EPS * trace;
-}
-
-// R, lower triangular, with RR' = `gram`, which is overwritten; R's rows are filled up with zeros to `width`.
-static void cholesky(std::vector<double>& gram, int64_t rank, int64_t width, std::vector<float>& root) {
-  const int64_t rows = (rank + ROWS - 1) / ROWS * ROWS;
-  std::vector<double> column(rank);
-  root.assign(rank * width, 0);
-  for (int64_t j = 0; j < rank; j++) {
-    const double pivot = gram[j * (rows + 1)], scale = pivot <= 0 ? 0 : 1 / std::sqrt(pivot);
-    for (int64_t i = j; i < rank; i++) root[i * width + j] = column[i] = scale * gram[i * rows + j];
-    for (int64_t i = j + 1; i < rank; i++)
-      for (int64_t k = j + 1; k <= i; k++) gram[i * rows + k] -= column[i] * column[k];
-  }
 }
 
 template <class T>
@@ -214,22 +240,21 @@ static void step_pairs(const Rule& rule, void* const* a, void* const* b, const d
                        std::atomic<int64_t>& next) {
   const int64_t r = rule.rank, width = (r + LANES - 1) / LANES * LANES;
   const int64_t rows = r * ROWS < BLOCK ? BLOCK / r / ROWS * ROWS : ROWS, block = rows * r;
-  std::vector<double> columns, squares;
-  std::vector<float> root, wide(block), factors(block), d(rows);
+  Scratch at;
+  at.values.resize(block), at.factors.resize(block), at.d.resize(rows);
   for (int64_t p; (p = next++) < rule.pairs;) {
     const Matrix<T> first(a, p, rule), second(b, p, rule);
-    gram(first.values, r, rule.inputs, columns, squares);
-    cholesky(squares, r, width, root);
-    const float mean = step_rows(second, root.data(), scalings[p], rule, wide, factors, d);
+    find_root(first.values, rule, width, at);
+    const float mean = step_rows(second, at, width, scalings[p], rule);
     if (!first.gradient) continue;
     const Adam o(rule, first.count);
-    for (float& factor : factors) factor = o.rate * mean;
-    for (int64_t at = 0, n = r * rule.inputs; at < n; at += block)
-      move(first, at, factors.data(), n - at < block ? n - at : block, o);
+    for (float& factor : at.factors) factor = o.rate * mean;
+    for (int64_t k = 0, n = r * rule.inputs; k < n; k += block)
+      move(first, k, at.factors.data(), n - k < block ? n - k : block, o);
   }
 }
 
-// `a`, `b`: the six fields of `Matrix` by pair, null where there is none.
+// `a`, `b`: the six fields of `Matrix`, each of all pairs.
 extern "C" void step(const Rule* rule, void* const* a, void* const* b, const double* scalings) {
   std::atomic<int64_t> next(0);
   auto work = [&] { (rule->bfloat16 ? step_pairs<BFloat16> : step_pairs<float>)(*rule, a, b, scalings, next); };

@@ -16,14 +16,16 @@ import platform
 import shlex
 import subprocess
 import tempfile
+from array import array
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.lora.autograd import LARGEST_CONDITION, SMALLEST_TRACE
 from allora_analysis.lora.moves import Hyper, Tensors
 from allora_analysis.outputs import write_atomically
 from allora_analysis.validation import ArgumentError
@@ -42,6 +44,7 @@ class _Rule(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("pairs", "outputs", "inputs", "rank")),
         *((name, ctypes.c_int64) for name in ("adaptor", "bfloat16", "maximize", "wide_counts", "threads")),
         *((name, ctypes.c_double) for name in ("eta", "lr", "beta1", "beta2", "eps", "decay")),
+        *((name, ctypes.c_double) for name in ("largest_condition", "smallest_trace")),
     ]
 
 
@@ -123,9 +126,11 @@ def step(own: Sequence[Tensors], scalings: list[float], hyper: Hyper, eta: float
     rule = _Rule(
         *(pairs, len(b), a.numel() // len(a), len(a), [*ADAPTORS].index(adaptor), a.dtype is torch.bfloat16),
         *(hyper.maximize, counts[0].dtype is torch.float64, min(pairs, torch.get_num_threads())),
-        *(eta, float(hyper.lr), beta1, beta2, hyper.eps, hyper.weight_decay),
+        *(eta, float(hyper.lr), beta1, beta2, hyper.eps, hyper.weight_decay, LARGEST_CONDITION, SMALLEST_TRACE),
     )
-    pointers = ctypes.c_void_p * (6 * pairs)
-    matrices = [pointers(*chain(*([*map(Tensor.data_ptr, of)] or [None] * pairs for of in part))) for part in own]
-    library().step(ctypes.byref(rule), *matrices, (ctypes.c_double * pairs)(*scalings))
+    pointers = [
+        array("Q", chain(*(map(Tensor.data_ptr, of) if of else repeat(0, pairs) for of in part))) for part in own
+    ]
+    arrays = [*pointers, array("d", scalings)]  # alive until the call is over
+    library().step(ctypes.byref(rule), *(numbers.buffer_info()[0] for numbers in arrays))
     torch.autograd.graph.increment_version([one for part in own if part.counts for one in part.parameters])
