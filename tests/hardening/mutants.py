@@ -60,6 +60,17 @@ NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("u = np.arange(-9 * sigma - 5, 9 * sigma + 40, 0.1 * max(1.0, sigma / 4))[:, None]", "9 → 10"): (
+        "how far a sum goes on whose terms have died off before"
+    ),
+    ("stop = start + max(64, 2**16 // len(alive))", "16 → 17"): "how much is summed in one call",
+    ("z = np.linspace(-8, 8, 1 + 320 * max(1, math.ceil(sigma / 4)))", "/ → *"): "how fine a grid is, at 1e-6 of the answer",
+    ("unit = 1.0 if largest == 0 or RANGE[0] < largest < RANGE[1] else largest", "< → <="): (
+        "where a size is one float exactly"
+    ),
+    ("growth = np.where(u < 1e-3, u**2 / 2 * (1 + u / 3 + u**2 / 12), np.expm1(u) - u)", "12 → 13"): (
+        "1e-7 of Bennett's bound, which leaves more room than that"
+    ),
     ("[0.0] + [math.log(math.factorial(k) / k**k * math.exp(k) /", "16 → 17"): "one entry more than is read",
     ("low, high = -1 - TAIL / k if k < MANY", "1 → 2"): "how far out a density is cut, at e^−80 of its top",
     ("HORIZON, EVALUATIONS = 1e6, 100_000", "100000 → 100001"): "how long a flow is followed that does not get there",
