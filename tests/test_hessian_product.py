@@ -199,3 +199,20 @@ def test_a_design_that_one_call_may_not_hold_is_refused(monkeypatch, rng):
     monkeypatch.setattr(validation, "HELD", 1_000)
     with pytest.raises(validation.ArgumentError, match="n_samples, n_features: a design"):
         hessian.sample_log_conditions(50, 50, 1, rng)
+
+
+@pytest.mark.parametrize(
+    ("held", "call"),
+    [
+        (36, lambda rng: hessian.product_hessian(np.ones((4, 2)), 3)),
+        (6, lambda rng: hessian.product_spectrum(np.ones((4, 2)), 3)),
+        (8, lambda rng: hessian.fixed_gram_design(np.eye(2), 4, rng)),
+        (15, lambda rng: hessian.sample_log_conditions(4, 3, 5, rng)),
+    ],
+)
+def test_what_just_fits_is_not_refused(held, call, monkeypatch, rng):
+    monkeypatch.setattr(validation, "HELD", held)
+    call(rng)
+    monkeypatch.setattr(validation, "HELD", held - 1)
+    with pytest.raises(validation.ArgumentError, match="GiB"):
+        call(rng)

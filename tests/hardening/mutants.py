@@ -60,11 +60,25 @@ NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("common = (self.products.T @ s.reshape(len(x), -1)).reshape(d, d, c, c)", "1 → 2"): (
+        "of a shape NumPy takes whatever is below 0 for what is left"
+    ),
+    ("return scaled / (np.linalg.norm(scaled) or 1.0)", "1.0 → 1.5"): "0 over it is 0",
+    ("start = 0.5 * math.log(widths[0])", "0 → 1"): "taken off again in the end; where it counts all widths are one",
+    ("joined = np.where(mass > 0, moment / np.where(mass > 0, mass, 1.0), value[starts])", "1.0 → 1.5"): (
+        "what is divided by it is not taken"
+    ),
+    ("best = int(np.flatnonzero(distance <= distance.min() + 4 *", "4 → 5"): (
+        "how many roundings apart two distances count as one"
+    ),
     ("u = np.arange(-9 * sigma - 5, 9 * sigma + 40, 0.1 * max(1.0, sigma / 4))[:, None]", "9 → 10"): (
         "how far a sum goes on whose terms have died off before"
     ),
     ("stop = start + max(64, 2**16 // len(alive))", "16 → 17"): "how much is summed in one call",
-    ("z = np.linspace(-8, 8, 1 + 320 * max(1, math.ceil(sigma / 4)))", "/ → *"): "how fine a grid is, at 1e-6 of the answer",
+    (
+        "z = np.linspace(-8, 8, 1 + 320 * max(1, math.ceil(sigma / 4)))",
+        "/ → *",
+    ): "how fine a grid is, at 1e-6 of the answer",
     ("unit = 1.0 if largest == 0 or RANGE[0] < largest < RANGE[1] else largest", "< → <="): (
         "where a size is one float exactly"
     ),
