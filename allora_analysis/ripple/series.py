@@ -29,8 +29,9 @@ FINEST = 256  # points on a circle
 
 
 def _on_circle(model: Transformer, x: Float[np.ndarray, "*batch T n"], size: float, points: int) -> list[Pass]:
-    """Passes at the upper half of `points` evenly spaced η on |η| = size: f(η̄) is the conjugate of f(η)."""
-    etas = size * np.exp(2j * np.pi * np.arange(points // 2 + 1) / points)
+    """Passes at the upper half of `points` evenly spaced η on |η| = size, an even number: f(η̄) is f(η)'s conjugate."""
+    half = points // 2
+    etas = size * np.exp(2j * np.pi * np.arange(half + 1) / (2 * half))
     return [forward(model, x, complex(eta)) for eta in etas]
 
 
@@ -48,7 +49,8 @@ def coefficients(
     of the order of (R/ρ)^points R^{−k}. Of `points` points at most half as many coefficients are good (all of a
     polynomial).
     """
-    if validation.count("count", count) > validation.count("points", points, 2):
+    points = validation.count("points", points, 2) // 2 * 2  # as `_on_circle` takes them
+    if validation.count("count", count) > points:
         raise ArgumentError(f"count must be at most the {points} points, received {count}")
     return _coefficients(np.stack([run.output for run in _on_circle(model, x, size, points)]), size, count)
 
