@@ -173,6 +173,8 @@ def test_block_conditioning(rng):
     assert few.block < math.inf
     assert hessian.block_conditioning(white[:1], a).block == math.inf
     assert hessian.block_conditioning(white, np.zeros((2, 12))).adapter == math.inf
+    one_less = hessian.block_conditioning(low_rank(rng, 30, 12, 11), low_rank(rng, 3, 12, 2))
+    assert (one_less.gram, one_less.adapter, one_less.block) == (math.inf,) * 3
 
 
 @settings(deadline=None, max_examples=30)

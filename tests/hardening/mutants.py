@@ -60,6 +60,11 @@ NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("ends, values, vectors = ritz_ends(product, _arpack(product, start, 2 * k, 2 * norm, tolerance), k)", "2 → 3"): (
+        "the size that a search's tolerance is relative to; what it finds comes with its residuals"
+    ),
+    ("return 1", "1 → 2"): "of zeros only whether there are any is asked",
+    ("BLOCK = 2**21", "2 → 3"): "how much is drawn in one call, of the same law",
     ("common = (self.products.T @ s.reshape(len(x), -1)).reshape(d, d, c, c)", "1 → 2"): (
         "of a shape NumPy takes whatever is below 0 for what is left"
     ),
