@@ -60,6 +60,12 @@ NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("on_b = (both * z[:, None, :, None]).reshape(len(z), -1)", "1 → 2"): (
+        "of a shape NumPy takes whatever is below 0 for what is left"
+    ),
+    ('STAGES = {"start": 1.0, "half-way": 0.5, "nine tenths": 0.1}', "1.0 → 2.0"): (
+        "the first point is the start whatever its level"
+    ),
     ("ends, values, vectors = ritz_ends(product, _arpack(product, start, 2 * k, 2 * norm, tolerance), k)", "2 → 3"): (
         "the size that a search's tolerance is relative to; what it finds comes with its residuals"
     ),
