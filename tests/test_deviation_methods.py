@@ -250,13 +250,18 @@ def test_what_is_left_of_the_series(last):
     assert characteristic._odd_remainder(float(last)) == pytest.approx(truth, rel=max(1e-15, 0.1 * (2 / last) ** 6))
 
 
-def test_the_bar_has_what_was_cut_off():
-    """φ = 0 at all frequencies, total mass ½: E is half of the wave's mean, M/2; the bar is what smoothing leaves."""
+@pytest.mark.parametrize("phi", [0.0, 1.0])
+def test_the_bar_has_what_was_cut_off(phi):
+    """φ = 0, total mass ½: E is half the wave's mean M/2, the bar what smoothing leaves. φ = 1, T = 0: E|σG| less half
+    the bound of its bias, which is itself.
+    """
     k, period = 2 * np.arange(50) + 1.0, 3.0
-    value, error = characteristic._sum_up(k, 0 * k, period, 0.5)
-    assert value == pytest.approx(0.5 * period / 2, rel=1e-12)
+    value, error = characteristic._sum_up(k, phi + 0 * k, period, 0.5 + 0.5 * phi)
     rest, sigma = math.pi**2 / 8 - np.sum(1 / k**2), 6 * period / (math.pi * k[-1])
-    assert error == pytest.approx(0.5 * math.exp(-18) * (4 * period / math.pi**2 * rest + sigma), rel=1e-9)
+    half = phi * sigma / math.sqrt(2 * math.pi)
+    assert value == pytest.approx(half if phi else period / 4, rel=1e-6)
+    cut = (0.5 + 0.5 * phi) * math.exp(-18) * (4 * period / math.pi**2 * rest + sigma)
+    assert error == pytest.approx(half + cut, rel=1e-6 if phi else 1e-9)
 
 
 def test_transform_is_the_sum(rng):

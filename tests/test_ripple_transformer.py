@@ -363,6 +363,11 @@ def test_the_gain_where_attention_is_uniform_over_very_many_tokens():
     assert mean_field.logit_gain(0.01, 10_000) == pytest.approx(2e-4 * (1 - 1e-4), rel=1e-3)
 
 
+def test_the_gain_where_ties_are_rare_is_proportional(monkeypatch):
+    monkeypatch.setattr(mean_field, "WIDE", 2.0)
+    assert mean_field.logit_gain(6.0, 8) == pytest.approx(3 * mean_field.logit_gain(2.0, 8), rel=1e-12)
+
+
 def first_gradient(told_tokens, eta=1.0, count=8, width=48, copies=60):
     """E‖J v‖² after a block that is attention alone, orthogonal tokens, weights at random: a mean over networks."""
     seen, mixing = [], []

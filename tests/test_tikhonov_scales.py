@@ -39,6 +39,8 @@ def test_a_penalty_that_is_no_number_is_refused(size, placement):
     ):
         tikhonov.exact_penalty(size * np.eye(2), 0.5, placement)
     assert tikhonov.exact_penalty(size * np.eye(2), 1.0, placement) == 0.0
+    with pytest.raises(ArgumentError, match="the result leaves double"):
+        tikhonov.nearest_ridge([[size], [size]], [[2.0], [4.0]], 0.5, placement)
 
 
 def test_a_column_that_vanishes_beside_another_is_no_equal_one():

@@ -60,6 +60,13 @@ NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("values, spent, points = np.empty(0), 0, POINTS", "0 → 1"): "one of 1.5·10⁸ evaluations that may be spent",
+    ("chunk = max(1, CHUNK_ENTRIES // (rows * max(columns, width)))", "1 → 2"): "how much is drawn in one call",
+    ("new = np.concatenate([[True], np.diff(values) > 8 * EPS", "8 → 9"): "how many roundings apart two sizes are one",
+    ("POLISHING = 10", "10 → 11"): "how often a residual is tried to be made smaller",
+    ("x = generator.standard_normal((replicas, widths[0], 1))", "0 → 1"): (
+        "a unit vector of another length, of which a Gaussian matrix makes the same law"
+    ),
     ("on_b = (both * z[:, None, :, None]).reshape(len(z), -1)", "1 → 2"): (
         "of a shape NumPy takes whatever is below 0 for what is left"
     ),
