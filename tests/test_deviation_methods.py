@@ -166,8 +166,8 @@ def test_methods_agree_where_both_are_feasible(rng, name):
 @pytest.mark.parametrize(("keep_prob", "n"), [(0.5, 1), (0.9, 500), (0.3, 10**6)])
 def test_closed_form_agrees_with_both_enumerations(keep_prob, n):
     groups, floor = units(enumeration.group(np.full(3, -2.5), n, keep_prob))
-    closed, _, method = law.expected_absolute(groups)
-    assert method == "closed form"
+    closed, bar, method = law.expected_absolute(groups)
+    assert (method, bar) == ("closed form", pytest.approx(1e-13 * closed, rel=1e-9, abs=0.0))
     assert closed == pytest.approx(enumeration.meet_in_the_middle(groups, floor)[0], rel=1e-12)
     peeled, _, method = law.by_characteristic_function(groups, floor)
     assert method == "enumeration"
@@ -250,13 +250,18 @@ def test_what_is_left_of_the_series(last):
     assert characteristic._odd_remainder(float(last)) == pytest.approx(truth, rel=max(1e-15, 0.1 * (2 / last) ** 6))
 
 
-def test_the_bar_has_what_was_cut_off():
-    """φ = 0 at all frequencies, total mass ½: E is half of the wave's mean, M/2; the bar is what smoothing leaves."""
+@pytest.mark.parametrize("phi", [0.0, 1.0])
+def test_the_bar_has_what_was_cut_off(phi):
+    """φ = 0, total mass ½: E is half the wave's mean M/2, the bar what smoothing leaves. φ = 1, T = 0: E|σG| less half
+    the bound of its bias, which is itself.
+    """
     k, period = 2 * np.arange(50) + 1.0, 3.0
-    value, error = characteristic._sum_up(k, 0 * k, period, 0.5)
-    assert value == pytest.approx(0.5 * period / 2, rel=1e-12)
+    value, error = characteristic._sum_up(k, phi + 0 * k, period, 0.5 + 0.5 * phi)
     rest, sigma = math.pi**2 / 8 - np.sum(1 / k**2), 6 * period / (math.pi * k[-1])
-    assert error == pytest.approx(0.5 * math.exp(-18) * (4 * period / math.pi**2 * rest + sigma), rel=1e-9)
+    half = phi * sigma / math.sqrt(2 * math.pi)
+    assert value == pytest.approx(half if phi else period / 4, rel=1e-6)
+    cut = (0.5 + 0.5 * phi) * math.exp(-18) * (4 * period / math.pi**2 * rest + sigma)
+    assert error == pytest.approx(half + cut, rel=1e-6 if phi else 1e-9)
 
 
 def test_transform_is_the_sum(rng):
@@ -317,6 +322,20 @@ def test_the_bar_adds_up_what_every_step_may_have_moved(monkeypatch):
     assert wider - bar == pytest.approx(3 * 0.25, rel=1e-9)  # one step for each of the three groups, on two sides
     assert law._finish(groups, states[1], floor)[1] == pytest.approx(0.5 + 0.0625, rel=1e-9)
     assert law.by_characteristic_function(groups, floor)[1] == pytest.approx(1.5, rel=1e-9)
+
+
+def test_what_the_transform_may_be_off_by_is_in_the_bar(rng, monkeypatch):
+    """δ at every odd frequency k: about Mδ(4/π²)Σ1/k of the sum's period M, told as Mδ log P for P of them."""
+    groups, floor = units(enumeration.group(rng.standard_normal(40), 1, 0.9))
+    unit = math.sqrt(float(np.sum(groups.variance)))
+    monkeypatch.setattr(characteristic, "MOST_POINTS", 4 * characteristic.POINTS)
+    monkeypatch.setattr(characteristic, "worth_transforming", lambda *rest: True)
+    right, bars = characteristic._fast_real_part, []
+    for off in (0.0, 1e-3):
+        monkeypatch.setattr(characteristic, "_fast_real_part", lambda *part, off=off: (right(*part)[0], off))
+        bars.append(characteristic.expectation(groups, np.zeros(1), np.ones(1), 1e-15 * floor)[1])
+    period = 1.05 * characteristic.radius(groups, 42.0 + math.log(unit / floor * 1e15) - 20)[0] / unit + 0.1
+    assert bars[1] - bars[0] == pytest.approx(unit * period * 1e-3 * math.log(4 * characteristic.POINTS), rel=1e-6)
 
 
 def test_rounding_is_in_the_bar(monkeypatch):

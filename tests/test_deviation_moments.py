@@ -131,3 +131,10 @@ def test_a_loss_of_which_each_part_is_finite_and_the_sum_is_not_is_refused(z, y)
     """Planted: a part subtracted, so that two large ones cancel."""
     with pytest.raises(ArgumentError, match="the loss overflows"):
         law.jumps(np.array([[z]]), np.array([[y]]), 1.0)
+
+
+def test_the_gradients_spread_in_any_unit():
+    assert deviation.gradient_std([[1e-170]], [[1.0]], [[0.0]], 0.5) == pytest.approx(2e-170)
+    assert deviation.gradient_std([[1e160]], [[0.0]], [[0.0]], 0.5) == 0.0
+    crossed = deviation.gradient_std([[1.0], [1e-170]], [[1e-170], [1.0]], [[0.0]], 0.5)
+    assert crossed == pytest.approx(2 * np.sqrt(2) * 1e-170, rel=1e-12, abs=0.0)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
-from allora_analysis.dropout_sgd import simulate, stability_limits, stationary_moments, trajectory
+from allora_analysis.dropout_sgd import simulate, simulate_factors, stability_limits, stationary_moments, trajectory
+from allora_analysis.validation import ArgumentError
 
 GOOD = {
     "x": np.eye(3),
@@ -77,3 +80,28 @@ def test_the_other_entry_points_refuse_too():
         stability_limits(3.0, 0.5)
     with pytest.raises(ValueError, match="past the mean-square stability limit"):
         stationary_moments(np.eye(2), np.ones((2, 1)), 0.5, 10.0)
+
+
+SIZES = {"n": 800, "d": 400, "c": 30, "r": 20, "steps": 5, "replicas": 50}
+
+
+def seconds(run, n, d, c, r, steps, replicas, most="1e-09"):
+    """How long a run is told to take, which is refused as too long."""
+    x, y, options = np.zeros((n, d)), np.zeros((n, c)), {"most_seconds": 1e-9} if most == "1e-09" else {}
+    options |= {} if run is trajectory else {"replicas": replicas, "generator": np.random.default_rng(0)}
+    start = (np.zeros((r, d)), np.zeros((c, r))) if run is simulate_factors else ()
+    with pytest.raises(ArgumentError, match=f"take about .* most_seconds above {most}$") as caught:
+        run(x, y, *start, 0.5, 0.1, steps, **options)
+    return float(re.search(r"take about (\S+) s", str(caught.value))[1])
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("run", "sizes"), [(trajectory, "n d c"), (simulate, "n d c replicas"), (simulate_factors, "n d r replicas")]
+)
+def test_what_is_twice_as_large_takes_longer(run, sizes):
+    one = seconds(run, **SIZES)
+    assert seconds(run, **SIZES | {"steps": 10}) == pytest.approx(2 * one, rel=0.1)
+    assert seconds(run, **SIZES | {"steps": 10_000}, most="60") > 60
+    for name in sizes.split():
+        assert 1.3 * one < seconds(run, **SIZES | {name: 2 * SIZES[name]}) < 8 * one

@@ -76,6 +76,19 @@ def test_both_ends_against_double_backward(sizes, rank, k, method, kind, b_scale
     assert max(vars(spectrum.certificate).values()) <= 1e-5
 
 
+@pytest.mark.parametrize("size", [1.0, 1e6])
+def test_a_product_that_is_a_tenth_off_is_refused_however_large_the_parameters(size):
+    model, loss, data, *_ = problem((4, 3), 1, "squares", seed=1, b_scale=1.0)
+    with torch.no_grad():
+        for value in (model[0].a, model[0].b):
+            value.mul_(size)
+    risk, generator = empirical_risk(model, loss, data), np.random.default_rng(0)
+    right = HessianProducts(risk).vector
+    network._certify(risk, right, generator)
+    with pytest.raises(ArgumentError, match="Hv differs from the gradient's differences"):
+        network._certify(risk, lambda v: 1.1 * right(v), generator)
+
+
 def test_the_same_assertion_rejects_a_wrong_hessian():
     """Negative controls: C halved, and the Gauss–Newton part alone, which is what a linearized network has."""
     model, loss, data, theta, by_hand = problem((9, 8, 6), 3, "squares", seed=1)

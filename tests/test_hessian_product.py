@@ -173,6 +173,8 @@ def test_block_conditioning(rng):
     assert few.block < math.inf
     assert hessian.block_conditioning(white[:1], a).block == math.inf
     assert hessian.block_conditioning(white, np.zeros((2, 12))).adapter == math.inf
+    one_less = hessian.block_conditioning(low_rank(rng, 30, 12, 11), low_rank(rng, 3, 12, 2))
+    assert (one_less.gram, one_less.adapter, one_less.block) == (math.inf,) * 3
 
 
 @settings(deadline=None, max_examples=30)
@@ -199,3 +201,20 @@ def test_a_design_that_one_call_may_not_hold_is_refused(monkeypatch, rng):
     monkeypatch.setattr(validation, "HELD", 1_000)
     with pytest.raises(validation.ArgumentError, match="n_samples, n_features: a design"):
         hessian.sample_log_conditions(50, 50, 1, rng)
+
+
+@pytest.mark.parametrize(
+    ("held", "call"),
+    [
+        (36, lambda rng: hessian.product_hessian(np.ones((4, 2)), 3)),
+        (6, lambda rng: hessian.product_spectrum(np.ones((4, 2)), 3)),
+        (8, lambda rng: hessian.fixed_gram_design(np.eye(2), 4, rng)),
+        (15, lambda rng: hessian.sample_log_conditions(4, 3, 5, rng)),
+    ],
+)
+def test_what_just_fits_is_not_refused(held, call, monkeypatch, rng):
+    monkeypatch.setattr(validation, "HELD", held)
+    call(rng)
+    monkeypatch.setattr(validation, "HELD", held - 1)
+    with pytest.raises(validation.ArgumentError, match="GiB"):
+        call(rng)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allora_analysis import hessian
+from allora_analysis import hessian, validation
 from allora_analysis.hessian import starts
 from allora_analysis.hessian.invariant_spaces import Within, within
 from allora_analysis.validation import ArgumentError
@@ -52,6 +52,30 @@ def test_restricted_spectrum_is_autograds(rng, name, rank_t):
     tangents = hessian.rescalings(a, b)
     assert tangents.shape[1] == RANK**2 - (RANK - np.linalg.matrix_rank(a)) * (RANK - np.linalg.matrix_rank(b))
     assert np.abs(slope @ tangents).max(initial=0) < 1e-12  # the loss does not change along them
+
+
+def test_pairs_are_what_their_names_say(rng):
+    x, target, weight = problem(rng, 8, 9)
+    pairs = {name: pair(name, rng, x, target, weight) for name in hessian.STARTS}
+    a, b = pairs["pissa"]
+    u, s, vt = np.linalg.svd(weight)
+    assert_close(b @ a, u[:, :RANK] * s[:RANK] @ vt[:RANK])
+    assert_close(b.T @ b, a @ a.T)
+    a, b = pairs["gradient_aligned"]
+    u, _, vt = np.linalg.svd(target @ x.T @ x)
+    assert_close(np.abs(vt @ a.T), np.eye(9, RANK) / 3**0.5)
+    assert_close(np.abs(u.T @ b), np.eye(8, 2 * RANK)[:, RANK:] / 3**0.5)
+    a, b = pairs["orthogonal"]
+    assert np.abs(b @ a).max() < 1e-15 < min(np.abs(a).max(), np.abs(b).max())
+    zero = {name: tuple(bool(part.any()) for part in pairs[name]) for name in hessian.STARTS[:4]}
+    assert zero == {
+        "b_zero": (True, False),
+        "a_zero": (False, True),
+        "both_zero": (False,) * 2,
+        "both_random": (True,) * 2,
+    }
+    a, b = starts.start_pair("both_random", np.ones((300, 400)), 200, rng)
+    assert (a.var(), b.var()) == (pytest.approx(1 / 1200, rel=0.05), pytest.approx(1 / 900, rel=0.05))
 
 
 def test_a_hessian_without_the_rescalings_projected_out_is_rejected(rng):
@@ -137,7 +161,8 @@ def test_the_cosine_at_b_zero_is_wisharts(rng):
 def test_steps_against_a_hand_written_run(rng):
     """SGD, momentum and ALLoRA under SGD, written out: half of the possible decrease at the same step."""
     x, target, weight = problem(rng)
-    a0, b0 = (part / 100 for part in pair("both_random", rng, x, target, weight))  # far enough for a tenth to tell
+    target = 10 * target  # far enough from a small start for a tenth of the rate, or of η, to tell
+    a0, b0 = (part / 100 for part in pair("both_random", rng, x, target, weight))
     fit = target + b0 @ a0
     report = hessian.start_report(x, target, (a0, b0), RANK)
     least = (np.linalg.svd(x @ fit.T, compute_uv=False)[RANK:] ** 2).sum()
@@ -295,3 +320,14 @@ def test_a_flow_that_cannot_be_followed_is_refused(monkeypatch):
     monkeypatch.setattr(starts, "EVALUATIONS", 10_000)
     with pytest.raises(ArgumentError, match="too fast or too slow to follow; give numbers of like size"):
         hessian.start_report(np.eye(2), [[9e-301, -4e299], [0.0, 0.0]], "b_zero", 1)
+
+
+@pytest.mark.parametrize("call", [hessian.dense_hessian, hessian.restricted_spectrum])
+def test_what_just_fits_is_not_refused(call, monkeypatch):
+    """Three matrices of 5² numbers: of r(n₁ + n₂) = 5 parameters, or of n₁ + n₂ = 5 where A is 0."""
+    x, g, a, b = np.eye(2), np.ones((3, 2)), np.zeros((1, 2)), np.ones((3, 1))
+    monkeypatch.setattr(validation, "HELD", 75)
+    assert len(call(x, g, a, b)) == 5 - (call is hessian.restricted_spectrum)
+    monkeypatch.setattr(validation, "HELD", 74)
+    with pytest.raises(ArgumentError, match="GiB"):
+        call(x, g, a, b)

@@ -226,6 +226,10 @@ BAD_LAYER = (np.ones((2, 3)), np.ones((2, 1)), np.ones((1, 3)))
         (lambda: ripple.log_output_growth([BAD_LAYER], np.zeros(3), 1.0), "x must not be 0"),
         (lambda: ripple.log_output_growth([BAD_LAYER], np.ones(3), [-1.0]), "eta must be 0 or above"),
         (lambda: ripple.log_output_growth([BAD_LAYER], np.ones(3), 1.0, architecture="gelu"), "architecture must be"),
+        (
+            lambda: ripple.log_output_growth([BAD_LAYER], np.ones(3), 1.0, repeats=10**6 + 1),
+            "repeats must be .* 1000000",
+        ),
         (lambda: ripple.damped_branch([math.nan], 1.0), "f: every entry"),
         (lambda: ripple.damped_branch([1.0], -1.0), "eta must be 0 or above"),
         (lambda: ripple.adapter_norm_limit(4, 5), "rank must be at most"),

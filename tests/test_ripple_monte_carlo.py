@@ -39,6 +39,12 @@ def test_typical_growth_equals_the_closed_form(method, widths, rank, rng):
     assert_rejects(assert_mean, growth[:, 2], rough, smallest_error=0.09)
 
 
+@pytest.mark.parametrize(("method", "other"), [("matrices", "_isotropy"), ("isotropy", "_matrices")])
+def test_a_method_draws_as_it_says(method, other, monkeypatch, rng):
+    monkeypatch.setattr(monte_carlo, other, None)
+    assert np.isfinite(sample((5, 4), 2, ETAS, rng, 3, method=method).log_growth).all()
+
+
 @pytest.mark.statistical
 @pytest.mark.parametrize("method", METHODS)
 def test_relu_growth_given_survival(method, rng):

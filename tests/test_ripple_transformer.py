@@ -113,7 +113,8 @@ def test_the_degree_of_the_polynomial(depth, gated, told, rng):
 def test_coefficients_of_a_linear_block_are_sums_over_choices(rng):
     model, x = transformer.draw(LINEAR, 1, 6, 2, 0.8, rng), rng.standard_normal((3, 6))
     told = brute_force.linear_block_coefficients(model.blocks[0], x, 2)
-    np.testing.assert_allclose(series.coefficients(model, x, 1.0, 7, 16), told, rtol=1e-9, atol=1e-11)
+    for points in ((16,), (17,), ()):
+        np.testing.assert_allclose(series.coefficients(model, x, 1.0, 7, *points), told, rtol=1e-9, atol=1e-11)
     planted = np.concatenate([told[:1], told[2:], told[1:2]])
     assert np.abs(series.coefficients(model, x, 1.0, 7, 16) - planted).max() > 1e-3
 
@@ -345,8 +346,9 @@ def test_a_design_that_is_none(options, words):
 @pytest.mark.bad_input
 def test_more_coefficients_than_points():
     model = transformer.draw(BERT, 1, 8, 2, 0.1, np.random.default_rng(0))
-    with pytest.raises(ArgumentError, match="count must be at most the 4 points"):
-        series.coefficients(model, np.eye(8)[:2], 0.1, 5, 4)
+    for points in (4, 5):  # half of them are the others' conjugates
+        with pytest.raises(ArgumentError, match="count must be at most the 4 points"):
+            series.coefficients(model, np.eye(8)[:2], 0.1, 5, points)
 
 
 @pytest.mark.statistical
@@ -364,8 +366,17 @@ def test_the_logits_gain_is_that_of_sampled_softmaxes(sigma, tokens, rng):
     assert 5 * error < 0.1
 
 
+def test_one_token_attends_to_itself():
+    assert mean_field.random_attention(2.0, 1) == (0.0, 1.0)
+
+
 def test_the_gain_where_attention_is_uniform_over_very_many_tokens():
     assert mean_field.logit_gain(0.01, 10_000) == pytest.approx(2e-4 * (1 - 1e-4), rel=1e-3)
+
+
+def test_the_gain_where_ties_are_rare_is_proportional(monkeypatch):
+    monkeypatch.setattr(mean_field, "WIDE", 2.0)
+    assert mean_field.logit_gain(6.0, 8) == pytest.approx(3 * mean_field.logit_gain(2.0, 8), rel=1e-12)
 
 
 def first_gradient(told_tokens, eta=1.0, count=8, width=48, copies=60):

@@ -145,6 +145,14 @@ def test_equalising_rotation(values, extra):
     np.testing.assert_allclose(diagonal, values.sum() / width, rtol=1e-9, atol=1e-300)
 
 
+@pytest.mark.parametrize("u", [1e-8, 0.5, 1.0, 2.0, 1e8])
+def test_a_rotation_of_any_angle_is_exact(u):
+    """t² + (u − 1/u)t − 1 = (t + u)(t − 1/u): the tangent is 1/u."""
+    size = np.hypot(1, u)
+    told = [[u / size, -1 / size], [1 / size, u / size]]
+    np.testing.assert_allclose(bottleneck._plane_rotation(1.0, 1.0, (u - 1 / u) / 2), told, rtol=1e-13)
+
+
 def test_large_width_is_equalised_too():
     q = bottleneck.equalising_rotation(np.geomspace(1, 1e-12, 40), 256)
     diagonal = np.einsum("ij,i,ij->j", q, np.geomspace(1, 1e-12, 40), q)

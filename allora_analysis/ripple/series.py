@@ -29,8 +29,9 @@ FINEST = 256  # points on a circle
 
 
 def _on_circle(model: Transformer, x: Float[np.ndarray, "*batch T n"], size: float, points: int) -> Pass:
-    """A pass at the upper half of `points` evenly spaced η on |η| = size, axis 0: f(η̄) is the conjugate of f(η)."""
-    etas = size * np.exp(2j * np.pi * np.arange(points // 2 + 1) / points)
+    """A pass at the upper half of `points` (even) evenly spaced η on |η| = size, axis 0: f(η̄) is f(η)'s conjugate."""
+    half = points // 2
+    etas = size * np.exp(2j * np.pi * np.arange(half + 1) / (2 * half))
     return forward(model, np.broadcast_to(x, (len(etas), *x.shape)), etas.reshape(-1, *(1,) * x.ndim))
 
 
@@ -53,7 +54,8 @@ def coefficients(
     of the order of (R/ρ)^points R^{−k}. Of `points` points at most half as many coefficients are good (all of a
     polynomial).
     """
-    if validation.count("count", count) > validation.count("points", points, 2):
+    points = validation.count("points", points, 2) // 2 * 2  # as `_on_circle` takes them
+    if validation.count("count", count) > points:
         raise ArgumentError(f"count must be at most the {points} points, received {count}")
     return _coefficients(_on_circle(model, x, size, points).output, size, count)
 

@@ -60,6 +60,49 @@ NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("values, spent, points = np.empty(0), 0, POINTS", "0 → 1"): "one of 1.5·10⁸ evaluations that may be spent",
+    ("chunk = max(1, CHUNK_ENTRIES // (rows * max(columns, width)))", "1 → 2"): "how much is drawn in one call",
+    ("new = np.concatenate([[True], np.diff(values) > 8 * EPS", "8 → 9"): "how many roundings apart two sizes are one",
+    ("POLISHING = 10", "10 → 11"): "how often a residual is tried to be made smaller",
+    ("x = generator.standard_normal((replicas, widths[0], 1))", "0 → 1"): (
+        "a unit vector of another length, of which a Gaussian matrix makes the same law"
+    ),
+    ("on_b = (both * z[:, None, :, None]).reshape(len(z), -1)", "1 → 2"): (
+        "of a shape NumPy takes whatever is below 0 for what is left"
+    ),
+    ('STAGES = {"start": 1.0, "half-way": 0.5, "nine tenths": 0.1}', "1.0 → 2.0"): (
+        "the first point is the start whatever its level"
+    ),
+    ("ends, values, vectors = ritz_ends(product, _arpack(product, start, 2 * k, 2 * norm, tolerance), k)", "2 → 3"): (
+        "the size that a search's tolerance is relative to; what it finds comes with its residuals"
+    ),
+    ("return 1", "1 → 2"): "of zeros only whether there are any is asked",
+    ("BLOCK = 2**21", "2 → 3"): "how much is drawn in one call, of the same law",
+    ("common = (self.products.T @ s.reshape(len(x), -1)).reshape(d, d, c, c)", "1 → 2"): (
+        "of a shape NumPy takes whatever is below 0 for what is left"
+    ),
+    ("return scaled / (np.linalg.norm(scaled) or 1.0)", "1.0 → 1.5"): "0 over it is 0",
+    ("start = 0.5 * math.log(widths[0])", "0 → 1"): "taken off again in the end; where it counts all widths are one",
+    ("joined = np.where(mass > 0, moment / np.where(mass > 0, mass, 1.0), value[starts])", "1.0 → 1.5"): (
+        "what is divided by it is not taken"
+    ),
+    ("best = int(np.flatnonzero(distance <= distance.min() + 4 *", "4 → 5"): (
+        "how many roundings apart two distances count as one"
+    ),
+    ("u = np.arange(-9 * sigma - 5, 9 * sigma + 40, 0.1 * max(1.0, sigma / 4))[:, None]", "9 → 10"): (
+        "how far a sum goes on whose terms have died off before"
+    ),
+    ("stop = start + max(64, 2**16 // len(alive))", "16 → 17"): "how much is summed in one call",
+    (
+        "z = np.linspace(-8, 8, 1 + 320 * max(1, math.ceil(sigma / 4)))",
+        "/ → *",
+    ): "how fine a grid is, at 1e-6 of the answer",
+    ("unit = 1.0 if largest == 0 or RANGE[0] < largest < RANGE[1] else largest", "< → <="): (
+        "where a size is one float exactly"
+    ),
+    ("growth = np.where(u < 1e-3, u**2 / 2 * (1 + u / 3 + u**2 / 12), np.expm1(u) - u)", "12 → 13"): (
+        "1e-7 of Bennett's bound, which leaves more room than that"
+    ),
     ("[0.0] + [math.log(math.factorial(k) / k**k * math.exp(k) /", "16 → 17"): "one entry more than is read",
     ("low, high = -1 - TAIL / k if k < MANY", "1 → 2"): "how far out a density is cut, at e^−80 of its top",
     ("HORIZON, EVALUATIONS = 1e6, 100_000", "100000 → 100001"): "how long a flow is followed that does not get there",
