@@ -57,7 +57,11 @@ def test_lora_plus_and_what_else_trains_at_bs_rate():
     assert "B at 16 times A's rate" in told["LoRA+"]
     assert told["head"].startswith("1 other parameters")  # the head's bias
     one = lines(doctor(made, create_loraplus_optimizer(made, torch.optim.AdamW, lr=1e-4, loraplus_lr_ratio=1)))
-    assert "LoRA+" not in one
+    assert not {"LoRA+", "head"} & set(one)
+    alone = model(modules_to_save=None)
+    told = lines(doctor(alone, create_loraplus_optimizer(alone, torch.optim.AdamW, lr=1e-4, loraplus_lr_ratio=16)))
+    assert "LoRA+" in told
+    assert "head" not in told
     groups = [
         {"params": [p], "lr": 1e-4, "weight_decay": 0.0 if "lora_B" in name else 0.1}
         for name, p in made.named_parameters()

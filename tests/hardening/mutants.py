@@ -137,6 +137,11 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("scale = 10.0 ** torch.linspace(-3, 1, n1).to(pair.b)[:, None]", "10.0 → 10.5"): (
         "at which lengths of its rows a layer is tried, whose rule fits at each"
     ),
+    ("low, high = max(0.0, mode - 12), max(mode, 0.0) + 12", "0.0 → 0.5"): "how far out a density is cut",
+    (
+        'warnings.warn(f"the doctor failed at step {state.global_step}',
+        "2 → 3",
+    ): "whose line a warning names",
 }
 
 
