@@ -122,26 +122,21 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("return stacked(a, 0, experts), stacked(b, 1, experts)", "1 → 2"): "which of A and B it is, read as 0 or not",
     ("TRIES = 100  # to open a lock file", "100 → 101"): "how often something is tried",
     ("if time.time() - part.stat().st_mtime > STALE_SECONDS:", "> → >="): "at one instant of the clock",
-    (
-        "EXACT_RANKS = 300",
-        "300 → 301",
-    ): "from where on a distribution is replaced by its limit, which is as close there",
+    ("EXACT_RANKS = 300", "300 → 301"): (
+        "from where on a distribution is replaced by its limit, which is as close there"
+    ),
     ("deviation, weight = _scaled_chi(df, [(sign * shift + step)", "0 → 1"): "where an integral is split",
     ("too_few = enough // 2 if enough > 2 else 1", "condition turned"): (
         "where a search begins that ends at the smallest number"
     ),
-    (
-        "if n < 2 or _log_e(n, largest, delta) <= wanted:",
-        "<= → <",
-    ): "at one number, on which side of it rounding decides",
+    ("if n < 2 or _log_e(n, largest, delta) <= wanted:", "<= → <"): (
+        "at one number, on which side of it rounding decides"
+    ),
     ("scale = 10.0 ** torch.linspace(-3, 1, n1).to(pair.b)[:, None]", "10.0 → 10.5"): (
         "at which lengths of its rows a layer is tried, whose rule fits at each"
     ),
     ("low, high = max(0.0, mode - 12), max(mode, 0.0) + 12", "0.0 → 0.5"): "how far out a density is cut",
-    (
-        'warnings.warn(f"the doctor failed at step {state.global_step}',
-        "2 → 3",
-    ): "whose line a warning names",
+    ('warnings.warn(f"the doctor failed at step {state.global_step}', "2 → 3"): "whose line a warning names",
 }
 
 
