@@ -100,7 +100,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("u = np.maximum((edges[:-1, None] + half * (1 + node)).ravel(), np.nextafter(-1.0, 0.0))", "0.0 → 0.5"): (
         "the next number above −1, in the direction of either"
     ),
-    ("too_few = enough // 2 if enough > 2 else 1", "2 → 3"): "a power of two is above 2 where it is above 3",
     ("enough = 2", "2 → 3"): "where a search begins that ends at the smallest number",
     ("equal_time_rate=level / speed if 0 < speed", "0 → 1"): "two forms of one number, both in range there",
     ("return np.where(x < 1e-200, small, np.where(x > 1e200, large, exact))", "< → <="): (
@@ -116,9 +115,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("return np.concatenate([top, np.concatenate([ba.reshape(n1 * rank, -1)", "1 → 2"): (
         "for NumPy every number below 0 stands for the length that is left"
     ),
-    ("if not (torch.is_grad_enabled() and own.requires_grad):", "and → or"): (
-        "where it differs a gradient is scaled that nobody takes"
-    ),
     ("return stacked(a, 0, experts), stacked(b, 1, experts)", "1 → 2"): "which of A and B it is, read as 0 or not",
     ("TRIES = 100  # to open a lock file", "100 → 101"): "how often something is tried",
     ("if time.time() - part.stat().st_mtime > STALE_SECONDS:", "> → >="): "at one instant of the clock",
@@ -126,16 +122,12 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "from where on a distribution is replaced by its limit, which is as close there"
     ),
     ("deviation, weight = _scaled_chi(df, [(sign * shift + step)", "0 → 1"): "where an integral is split",
-    ("too_few = enough // 2 if enough > 2 else 1", "condition turned"): (
-        "where a search begins that ends at the smallest number"
-    ),
     ("if n < 2 or _log_e(n, largest, delta) <= wanted:", "<= → <"): (
         "at one number, on which side of it rounding decides"
     ),
     ("scale = 10.0 ** torch.linspace(-3, 1, n1).to(pair.b)[:, None]", "10.0 → 10.5"): (
         "at which lengths of its rows a layer is tried, whose rule fits at each"
     ),
-    ("low, high = max(0.0, mode - 12), max(mode, 0.0) + 12", "0.0 → 0.5"): "how far out a density is cut",
     ('warnings.warn(f"the doctor failed at step {state.global_step}', "2 → 3"): "whose line a warning names",
 }
 
