@@ -174,6 +174,7 @@ def test_sums_within_the_grain_are_ties():
     exact = enumerated_flips(np.round(differences, 2))
     assert sign_flip_test(differences, grain=TIE * 8192).p_value == exact == 0.75
     assert sign_flip_test(differences).p_value == 0.5
+    assert clustered_test([0.5, 0.5, 2.0], ["a", "b", "c"], grain=0.5).mean_difference == pytest.approx(2 / 3)
 
 
 @settings(deadline=None, max_examples=30)

@@ -134,6 +134,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "at which lengths of its rows a layer is tried, whose rule fits at each"
     ),
     ("return int(np.ceil(-np.log2(probability(", "1e-12 → 2e-12"): "a margin for rounding",
+    ("if kind is None or not min(scaling, rate_a, rate_b) > 0 or 0.1 <", "< → <="): "at one number, a bound of words",
 }
 
 
