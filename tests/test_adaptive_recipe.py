@@ -75,6 +75,7 @@ def test_equivalent_settings_train_alike(optimizer, case, alpha):
     own = recipe(optimizer, **case)
     yours, *others = equivalents(own, alpha)
     assert others
+    assert own.loraplus_ratio == 1 or others[-1].setting.rate_a == pytest.approx(others[-1].setting.rate_b)
     path = trained(own, yours.setting, schedule=lambda step: 1 - step / STEPS)
     assert np.abs(path[-1]).max() > 0.05
     for one in others:

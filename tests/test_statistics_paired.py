@@ -85,6 +85,7 @@ def test_above_the_exact_sizes_the_ranks_take_their_normal_limit_and_meet_it(rng
     expected = normal_limit(differences)
     assert differences.size > EXACT_RANKS
     assert large.p_value == pytest.approx(expected.pvalue, rel=1e-9)
+    assert large.statistic == scipy.stats.rankdata(np.abs(differences))[differences > 0].sum()
     exact = paired_test(differences[:EXACT_RANKS], np.zeros(EXACT_RANKS))
     limit = normal_limit(differences[:EXACT_RANKS], correction=True)
     assert exact.p_value == pytest.approx(limit.pvalue, rel=5e-3)

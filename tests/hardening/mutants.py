@@ -135,6 +135,14 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ),
     ("return int(np.ceil(-np.log2(probability(", "1e-12 → 2e-12"): "a margin for rounding",
     ("if kind is None or not min(scaling, rate_a, rate_b) > 0 or 0.1 <", "< → <="): "at one number, a bound of words",
+    ("norms = torch.tensor([0.0, 0.01, 0.1, 0.5, 2.0, 8.0], dtype=torch.float64)", "2.0 → 2.5"): (
+        "at which lengths an optimizer's factor is tried, which fits at each"
+    ),
+    ("size, mix, least, stale = np.linalg.norm(truncated(t, rank), axis=1), 1.0", "1.0 → 2.0"): (
+        "how long an iteration's steps are at first; a few more of them lead to the same fit"
+    ),
+    ("ETAS = (1e-50, 1e50)", "1e+50 → 1e+50"): "in float64 the same number",
+    ('word = "a constant" if kept > 1 - SHARE else "it tapers"', "> → >="): "at one number, a bound of words",
 }
 
 
