@@ -143,6 +143,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ),
     ("ETAS = (1e-50, 1e50)", "1e+50 → 1e+50"): "in float64 the same number",
     ('word = "a constant" if kept > 1 - SHARE else "it tapers"', "> → >="): "at one number, a bound of words",
+    ("norms = torch.tensor([0.0, 0.01, 0.1, 0.5, 2.0, 8.0], dtype=torch.float64)", "8.0 → 8.5"): (
+        "at which lengths an optimizer's factor is tried, which fits at each"
+    ),
+    ("deviation, weight = _scaled_chi(df, [(sign * shift + step)", "9 → 10"): "where an integral is split",
 }
 
 
