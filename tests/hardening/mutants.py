@@ -147,6 +147,8 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "at which lengths an optimizer's factor is tried, which fits at each"
     ),
     ("deviation, weight = _scaled_chi(df, [(sign * shift + step)", "9 → 10"): "where an integral is split",
+    ("hits, chunk = 0, max(1, 2**22 // values.size)", "22 → 23"): "how many patterns of signs are drawn at once",
+    ("if d is None or not bool((d > 0).all()) or", "<= → <"): "at one number, where rounding decides",
 }
 
 
