@@ -191,6 +191,12 @@ def test_no_hopf_on_white_inputs(seed):
     assert found.frequency == 0
 
 
+def test_a_perfect_fit_is_stable_at_every_scale():
+    a, b, g, s, eta = family(3)
+    assert adaptive.first_instability(a, b, 0 * g, s, eta) == convergence.Instability(None, 0.0)
+    assert adaptive.rest_stability(0 * a, 0 * b, 0 * g, s, eta).largest_rate == 0.0  # nor does anything move at 0
+
+
 @pytest.mark.bad_input
 def test_mistakes_are_one_line():
     a, b, g, s, eta = family(3)

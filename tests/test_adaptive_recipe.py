@@ -75,6 +75,7 @@ def test_equivalent_settings_train_alike(optimizer, case, alpha):
     own = recipe(optimizer, **case)
     yours, *others = equivalents(own, alpha)
     assert others
+    assert own.loraplus_ratio == 1 or others[-1].setting.rate_a == pytest.approx(others[-1].setting.rate_b)
     path = trained(own, yours.setting, schedule=lambda step: 1 - step / STEPS)
     assert np.abs(path[-1]).max() > 0.05
     for one in others:
@@ -172,6 +173,15 @@ def test_what_decay_does_in_words(optimizer, zero, words):
     moved, other = "BA" if zero == "b" else "AB"
     assert told[f"rate of {moved}"].endswith(" times its own")
     assert told[f"rate of {other}"].endswith("its own: α does not change it")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    [("sgd", "at 2: no step is longer than 0.032 over all"), ("adamw", "at 2: the first step is the same")],
+)
+def test_what_clipping_does_in_words(optimizer, words):
+    recipe = Recipe(r=4, alpha=8.0, lr=1e-3, loraplus_ratio=16.0, optimizer=optimizer)
+    assert dict(lines(recipe, clip=2.0))["clipping"].startswith(words)
 
 
 def test_decay_left_and_warm_up_against_torch_and_transformers():

@@ -180,9 +180,11 @@ def test_a_wrong_type_is_rejected_by_the_hook(request):
             adaptors.inverse_sqrt(1.0, np.zeros((2, 2)))
 
 
-def test_the_commands_rows_begin_at_zero_with_eta(capsys):
+def test_the_commands_rows_are_decades_after_zero_with_eta(capsys):
     adaptors._show(adaptors._Arguments())
-    assert re.search(r"[│|] 0\s+([│|]\s+2 ){4}", capsys.readouterr().out)
+    told = capsys.readouterr().out
+    assert re.search(r"[│|] 0\s+([│|]\s+2 ){4}", told)
+    assert re.findall(r"^[│|] ([\d.]+) ", told, re.MULTILINE) == ["0", "0.01", "0.1", "1", "10", "100"]
 
 
 def test_no_torch_is_imported():

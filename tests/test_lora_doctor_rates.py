@@ -37,6 +37,7 @@ def test_the_rates_at_scaling_one_and_the_first_step(kind, word):
     told = lines(found)["rates"]
     assert f"at s = 1 these are {own.a:.3g} and {own.b:.3g}" in told
     assert told.endswith(f"{own.first_step:.3g}")
+    assert ("full fine-tuning's at rate" in told, "its entries move" in told) == (word == "sgd", word == "adamw")
     assert not [line for line in found.advice if line.level == "problem"]
     assert str(found).startswith("Plain LoRA.")
     assert doctor(made, kind(made.parameters(), lr=1e-3)).verdict == "off"
@@ -57,7 +58,11 @@ def test_lora_plus_and_what_else_trains_at_bs_rate():
     assert "B at 16 times A's rate" in told["LoRA+"]
     assert told["head"].startswith("1 other parameters")  # the head's bias
     one = lines(doctor(made, create_loraplus_optimizer(made, torch.optim.AdamW, lr=1e-4, loraplus_lr_ratio=1)))
-    assert "LoRA+" not in one
+    assert not {"LoRA+", "head"} & set(one)
+    alone = model(modules_to_save=None)
+    told = lines(doctor(alone, create_loraplus_optimizer(alone, torch.optim.AdamW, lr=1e-4, loraplus_lr_ratio=16)))
+    assert "LoRA+" in told
+    assert "head" not in told
     groups = [
         {"params": [p], "lr": 1e-4, "weight_decay": 0.0 if "lora_B" in name else 0.1}
         for name, p in made.named_parameters()
@@ -130,12 +135,13 @@ def test_start_width_and_stable_step_are_told_where_the_live_model_shows_them():
     assert "stable step" not in lines(doctor(nn.Sequential(layer), torch.optim.AdamW([layer.lora_A, layer.lora_B])))
 
 
-def test_a_rank_above_the_width_has_no_line_on_the_start():
-    layer = foreign_lora.HookedALLoRA(nn.Linear(2, 5), 3, 2.0)
+@pytest.mark.parametrize(("width", "told_of"), [(2, set()), (3, {"start", "factor at this width"})])
+def test_a_rank_above_the_width_has_no_line_on_the_start(width, told_of):
+    layer = foreign_lora.HookedALLoRA(nn.Linear(width, 5), 3, 2.0)
     with torch.no_grad():
         layer.lora_B.zero_()
     told = lines(doctor(nn.Sequential(layer), torch.optim.SGD([layer.lora_A, layer.lora_B], lr=0.1)))
-    assert not {"start", "factor at this width"} & set(told)
+    assert {"start", "factor at this width"} & set(told) == told_of
     assert "stable step" in told
 
 

@@ -112,11 +112,13 @@ def test_an_optimizer_that_scales_by_a_parameters_own_rows_is_told_apart(kind, f
 
 
 def test_a_layer_that_cannot_be_tried_has_the_scaling_that_it_states():
-    layer = LAYERS["torchtune"]()
-    layer.forward = None
-    assert any_pairs(layer)[0].scaling == ALPHA / R
-    del layer.alpha
-    assert any_pairs(layer)[0].scaling == 1.0
+    broken, zero = LAYERS["torchtune"](), LAYERS["torchtune"]()
+    broken.forward = None
+    nn.init.zeros_(zero.lora_a.weight)
+    for layer in (broken, zero):
+        assert any_pairs(layer)[0].scaling == ALPHA / R
+        del layer.alpha
+        assert any_pairs(layer)[0].scaling == 1.0
 
 
 @pytest.mark.parametrize(("whole", "drop", "passes"), [(0.0, 0.0, 1), (0.5, 0.0, 20), (0.1, 0.5, 132), (0.0, 0.5, 1)])

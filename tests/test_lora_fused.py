@@ -43,9 +43,10 @@ def test_fused_double_backward_is_the_unfused(rng):
     torch.testing.assert_close(*both)
 
 
-def test_only_what_needs_a_gradient(rng):
+@pytest.mark.parametrize("variant", ["allora", "allora_od"])
+def test_only_what_needs_a_gradient(rng, variant):
     x, _, _, grad = problem(rng)
-    module = built()
+    module = built(variant)
     everything = through(module, x, grad)[1:]
     for name, other, index in (("a", "b", 2), ("b", "a", 1)):
         getattr(module, name).requires_grad_(False)

@@ -147,6 +147,15 @@ def test_how_pairs_are_sharded():
             optim._layout(optim._Member(a, b, 1.0, experts, (0, 1)))
 
 
+def test_of_what_is_sharded_a_step_takes_this_processes_part():
+    (a, *_), optimizer = built()
+    step(optimizer, 0)
+    part = a.detach()[:1]
+    assert optimizer._tensors([a], False).parameters[0] is a
+    a.to_local = lambda: part
+    assert optimizer._tensors([a], False).parameters[0] is part
+
+
 def test_a_users_dictionary_is_left_as_it_is():
     group = {"params": matrices()}
     ALLoRAAdamW([group], 0.1, 2.0)

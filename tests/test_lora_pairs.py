@@ -138,9 +138,13 @@ def test_models_without_a_trainable_pair_are_refused():
             param_groups(model)
 
 
-def convolution(groups=1):
+def convolution(groups=1, kind=nn.Conv2d):
     config = peft.LoraConfig(r=2, lora_alpha=3, target_modules=["0"])
-    return peft.get_peft_model(nn.Sequential(nn.Conv2d(4, 6, 3, groups=groups), nn.Flatten()), config)
+    return peft.get_peft_model(nn.Sequential(kind(4, 6, 3, groups=groups), nn.Flatten()), config)
+
+
+def convolution_of_a_line():
+    return convolution(kind=nn.Conv1d)
 
 
 @pytest.mark.bad_input
@@ -201,7 +205,7 @@ def flattened(a, b, experts):
 
 
 @pytest.mark.parametrize("options", [{}, {"foreach": True}, {"foreach": False}], ids=str)
-@pytest.mark.parametrize("make", [convolution, experts, two_experts])
+@pytest.mark.parametrize("make", [convolution, convolution_of_a_line, experts, two_experts])
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 def test_convolutions_and_experts_step_as_the_pairs_of_matrices_in_them(make, layout, options):
     """Each expert has its own d, and a convolution is the pair of its flattened kernels."""

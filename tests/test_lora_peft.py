@@ -323,9 +323,10 @@ def test_a_and_b_wrapped_on_their_own_give_the_same_output_and_gradients(variant
         torch.testing.assert_close(other, one, rtol=1e-12, atol=1e-12)
 
 
-def test_dropout_masks_as_input_as_peft_places_it():
+@pytest.mark.parametrize("dora", [False, True])
+def test_dropout_masks_as_input_as_peft_places_it(dora):
     """The same masks from the same seed: the same output as LoRA's, and B's gradient row-scaled."""
-    model, twin = adapted("qwen", lora_dropout=0.4).train(), plain("qwen", lora_dropout=0.4).train()
+    model, twin = (make("qwen", lora_dropout=0.4, use_dora=dora).train() for make in (adapted, plain))
     losses = []
     for one in (model, twin):
         torch.manual_seed(5)

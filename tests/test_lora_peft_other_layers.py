@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -210,6 +210,17 @@ def test_rows_of_the_gradient_are_scaled(name, through):
     wrong = [adaptor("inverse_sqrt", row_norms(*pair), ETA)[:, None] for pair in zip(a, b, strict=True)]
     right = [adaptor("inverse_sqrt", SCALING * row_norms(*pair), ETA)[:, None] for pair in zip(a, b, strict=True)]
     assert not close(found_b, grad_b * np.stack(wrong) / np.stack(right), 1e-3)
+
+
+def test_a_convolutions_own_bias_is_added_and_trained_as_in_lora():
+    kind = replace(KINDS["conv1d"], fields={"lora_bias": True})
+    (model, twin), x = adapted(kind), kind.x().double()
+    bias, output = model.base_model.model[0].lora_B["default"].bias, model(x)
+    weights = torch.randn_like(output)
+    (output * weights).sum().backward()
+    wanted = expected(kind, twin, model, x.requires_grad_(), weights)[0]
+    torch.testing.assert_close(output.detach(), wanted + SCALING * bias.detach()[:, None], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(bias.grad, SCALING * weights.sum((0, 2)))
 
 
 @pytest.mark.parametrize("name", named(*(name for name in KINDS if name != "embedding")))

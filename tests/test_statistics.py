@@ -36,7 +36,7 @@ def test_accuracy_stderr_is_the_spread_of_accuracies(rng):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: accuracy_stderr(85.0, 100), "accuracy must be a fraction in [0, 1]"),
+        (lambda: accuracy_stderr(1.001, 100), "accuracy must be a fraction in [0, 1]"),
         (lambda: accuracy_stderr(-0.1, 100), "accuracy must be a finite number, 0 or above"),
         (lambda: accuracy_stderr(0.5, 0), "n must be a whole number"),
     ],

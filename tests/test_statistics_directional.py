@@ -137,6 +137,9 @@ def test_needed_units_come_with_the_spreads_interval(rng):
     assert found.needed_interval[0] < found.needed < found.needed_interval[1]
     by_flips = judge_family({"one": np.array([1.0, 1.01, -0.5, 1.0])})["one"]
     assert by_flips.needed >= units_to_reject(0.05)
+    # With a large effect, t needs as many as power says, sign flips the five that can reject at all.
+    assert judge_family({"one": [1.0, 2.0]}, "t")["one"].needed == required_n(1.5, 0.5**0.5, 0.8, 0.1) < 5
+    assert judge_family({"one": [9.0, 10.0, 11.0, 10.0]})["one"].needed == 5
     assert judge_family({"one": [1.0, -1.0, 0.0]}, "t")["one"].needed is None
     assert judge_family({"one": np.ones(9)})["one"].needed is None  # decided
     assert judge_family({"one": np.ones(4)}, "t")["one"].needed is None  # no spread

@@ -187,7 +187,8 @@ def test_the_first_decision_stands():
 
 
 def test_open_equal_and_at_the_cap():
-    assert decide([0.1], 0.1).low is None
+    assert (decide([0.1], 0.1).low, decide([0.1], 0.1).standard_deviation) == (None, None)
+    assert decide([0.1, 0.3], 0.1).standard_deviation == pytest.approx(0.02**0.5)
     assert decide([0.25] * 40, 0.1).verdict == "open"  # no spread: nothing to measure the mean by
     x = np.random.default_rng(4).normal(0.0, 1.0, 80)
     one = decide(x, 0.01)

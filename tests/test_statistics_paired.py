@@ -85,6 +85,7 @@ def test_above_the_exact_sizes_the_ranks_take_their_normal_limit_and_meet_it(rng
     expected = normal_limit(differences)
     assert differences.size > EXACT_RANKS
     assert large.p_value == pytest.approx(expected.pvalue, rel=1e-9)
+    assert large.statistic == scipy.stats.rankdata(np.abs(differences))[differences > 0].sum()
     exact = paired_test(differences[:EXACT_RANKS], np.zeros(EXACT_RANKS))
     limit = normal_limit(differences[:EXACT_RANKS], correction=True)
     assert exact.p_value == pytest.approx(limit.pvalue, rel=5e-3)
@@ -174,6 +175,7 @@ def test_sums_within_the_grain_are_ties():
     exact = enumerated_flips(np.round(differences, 2))
     assert sign_flip_test(differences, grain=TIE * 8192).p_value == exact == 0.75
     assert sign_flip_test(differences).p_value == 0.5
+    assert clustered_test([0.5, 0.5, 2.0], ["a", "b", "c"], grain=0.5).mean_difference == pytest.approx(2 / 3)
 
 
 @settings(deadline=None, max_examples=30)

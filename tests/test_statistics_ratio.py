@@ -32,6 +32,7 @@ def test_the_interval_is_what_students_t_does_not_reject(seed):
 def test_a_denominator_that_may_be_0_bounds_nothing():
     found = mean_ratio([1.0, 1.1, 0.9], [-1.0, 0.5, 1.0])
     assert (found.low, found.high) == (-math.inf, math.inf)
+    assert mean_ratio([1.0, 1.1, 0.9], [0.0, 0.0, 0.0])[1:] == (-math.inf, math.inf)
 
 
 def test_coverage():

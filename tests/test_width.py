@@ -173,6 +173,24 @@ def test_the_flows_row_norm_at_any_scaling_and_ratio(name):
         assert norm != pytest.approx(width.flow_row_norm("allora", 64, 4), rel=1e-3)
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_under_adam_the_scaling_is_a_rate_of_b(many):
+    """sB as B learns at sl, A at l. A's part of order 1, s·l² of it, has sl as s^{1/2}; B's part has sl as it was."""
+    for ratio, rate, rows in ((0, -0.5, 0), (0.5, -0.5, 0.5), (1, -1, 0)):
+        plain = exponents(Method(0, ratio), "adam", many=many)
+        for scale in (-1, -0.5):
+            found = exponents(Method(scale, ratio), "adam", many=many)
+            assert found.largest_rate.rank - plain.largest_rate.rank == rate * scale
+            assert found.row_norm.rank - plain.row_norm.rank == rows * scale
+            assert found.first_step.rank - plain.first_step.rank == scale
+
+
+def test_alloras_largest_rate_is_loras_over_eta(rng):
+    of = width.layer(1024, 4, 2, rng)
+    plain, ruled = (width.largest_rate(of, method, "sgd") for method in (Method(0, 0), METHODS["allora"]))
+    np.testing.assert_allclose(plain / ruled, 2, rtol=0.35)
+
+
 @pytest.mark.parametrize("name", ["lora", "rslora", "loraplus"])
 def test_no_minimum_is_stable_above_the_closed_form(rng, name):
     """At 0.95 times n^{ρ/2}/(s‖y‖‖z‖) training settles, at 1.05 times it never does."""

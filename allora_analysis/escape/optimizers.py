@@ -76,7 +76,7 @@ def rate_factor(recipe: Recipe, step: int) -> float:
     """The schedule's factor on the learning rate at step 0, 1, …, as in transformers' schedules."""
     if step < recipe.warmup:
         return step / recipe.warmup
-    done = min(1.0, (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup))
+    done = (step - recipe.warmup) / (recipe.steps - recipe.warmup)
     if recipe.schedule == "linear":
         return 1 - done
     return (1 + math.cos(math.pi * done)) / 2 if recipe.schedule == "cosine" else 1.0

@@ -185,7 +185,7 @@ def _log_moment(n: int, a: float) -> float:
     # log ∫₀^∞ u^{n−1} exp(−u²/2 + au) du. The integrand is log-concave with curvature below −1: twelve units from its
     # mode it is below e^−72 of its height.
     mode = (a + math.sqrt(a * a + 4 * (n - 1))) / 2
-    low, high = max(0.0, mode - 12), max(mode, 0.0) + 12
+    low, high = max(0.0, mode - 12), mode + 12
     node, weight = _nodes()
     half = (high - low) / 2
     u = low + half * (1 + node)

@@ -96,7 +96,7 @@ def required_n(effect: float, standard_deviation: float, power: float = 0.8, lev
     enough = 2
     while _power(enough, ratio, level) < wanted:
         enough *= 2
-    too_few = enough // 2 if enough > 2 else 1
+    too_few = enough // 2
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
         too_few, enough = (too_few, middle) if _power(middle, ratio, level) >= wanted else (middle, enough)

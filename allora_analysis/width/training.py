@@ -115,7 +115,7 @@ def train(
             losses.append(loss)
             if count == steps or not (loss <= losses[0] * CEILING).any():
                 break
-            d = 1 / np.sqrt(scale * row_norms(a, b) + eta**-2)[:, :, None] if method.factor else np.ones((1, 1, 1))
+            d = 1 / np.sqrt(scale * row_norms(a, b) + eta**-2)[:, :, None] if method.factor else None
             rows = scale * (slope * d if method.factor == "gradient" else slope)
             step_a, step_b = move(b.swapaxes(1, 2) @ rows @ of.z.swapaxes(1, 2), rows @ h.swapaxes(1, 2))
             if method.factor == "update":

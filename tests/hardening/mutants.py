@@ -211,7 +211,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("u = np.maximum((edges[:-1, None] + half * (1 + node)).ravel(), np.nextafter(-1.0, 0.0))", "0.0 → 0.5"): (
         "the next number above −1, in the direction of either"
     ),
-    ("too_few = enough // 2 if enough > 2 else 1", "2 → 3"): "a power of two is above 2 where it is above 3",
     ("enough = 2", "2 → 3"): "where a search begins that ends at the smallest number",
     ("equal_time_rate=level / speed if 0 < speed", "0 → 1"): "two forms of one number, both in range there",
     ("return np.where(x < 1e-200, small, np.where(x > 1e200, large, exact))", "< → <="): (
@@ -227,27 +226,40 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("return np.concatenate([top, np.concatenate([ba.reshape(n1 * rank, -1)", "1 → 2"): (
         "for NumPy every number below 0 stands for the length that is left"
     ),
-    ("if not (torch.is_grad_enabled() and own.requires_grad):", "and → or"): (
-        "where it differs a gradient is scaled that nobody takes"
-    ),
     ("return stacked(a, 0, experts), stacked(b, 1, experts)", "1 → 2"): "which of A and B it is, read as 0 or not",
     ("TRIES = 100  # to open a lock file", "100 → 101"): "how often something is tried",
     ("if time.time() - part.stat().st_mtime > STALE_SECONDS:", "> → >="): "at one instant of the clock",
-    (
-        "EXACT_RANKS = 300",
-        "300 → 301",
-    ): "from where on a distribution is replaced by its limit, which is as close there",
-    ("deviation, weight = _scaled_chi(df, [(sign * shift + step)", "0 → 1"): "where an integral is split",
-    ("too_few = enough // 2 if enough > 2 else 1", "condition turned"): (
-        "where a search begins that ends at the smallest number"
+    ("EXACT_RANKS = 300", "300 → 301"): (
+        "from where on a distribution is replaced by its limit, which is as close there"
     ),
-    (
-        "if n < 2 or _log_e(n, largest, delta) <= wanted:",
-        "<= → <",
-    ): "at one number, on which side of it rounding decides",
+    ("deviation, weight = _scaled_chi(df, [(sign * shift + step)", "0 → 1"): "where an integral is split",
+    ("if n < 2 or _log_e(n, largest, delta) <= wanted:", "<= → <"): (
+        "at one number, on which side of it rounding decides"
+    ),
     ("scale = 10.0 ** torch.linspace(-3, 1, n1).to(pair.b)[:, None]", "10.0 → 10.5"): (
         "at which lengths of its rows a layer is tried, whose rule fits at each"
     ),
+    ('warnings.warn(f"the doctor failed at step {state.global_step}', "2 → 3"): "whose line a warning names",
+    ("if bool(((d - expected).abs() <= 10 * found.tolerance", "<= → <"): "at one number, where rounding decides",
+    ("other = scale * normal(n1, r) / float(pair.a.detach().norm() / r**0.5 or 1.0)", "* → /"): (
+        "at which lengths of its rows a layer is tried, whose rule fits at each"
+    ),
+    ("return int(np.ceil(-np.log2(probability(", "1e-12 → 2e-12"): "a margin for rounding",
+    ("if kind is None or not min(scaling, rate_a, rate_b) > 0 or 0.1 <", "< → <="): "at one number, a bound of words",
+    ("norms = torch.tensor([0.0, 0.01, 0.1, 0.5, 2.0, 8.0], dtype=torch.float64)", "2.0 → 2.5"): (
+        "at which lengths an optimizer's factor is tried, which fits at each"
+    ),
+    ("size, mix, least, stale = np.linalg.norm(truncated(t, rank), axis=1), 1.0", "1.0 → 2.0"): (
+        "how long an iteration's steps are at first; a few more of them lead to the same fit"
+    ),
+    ("ETAS = (1e-50, 1e50)", "1e+50 → 1e+50"): "in float64 the same number",
+    ('word = "a constant" if kept > 1 - SHARE else "it tapers"', "> → >="): "at one number, a bound of words",
+    ("norms = torch.tensor([0.0, 0.01, 0.1, 0.5, 2.0, 8.0], dtype=torch.float64)", "8.0 → 8.5"): (
+        "at which lengths an optimizer's factor is tried, which fits at each"
+    ),
+    ("deviation, weight = _scaled_chi(df, [(sign * shift + step)", "9 → 10"): "where an integral is split",
+    ("hits, chunk = 0, max(1, 2**22 // values.size)", "22 → 23"): "how many patterns of signs are drawn at once",
+    ("if d is None or not bool((d > 0).all()) or", "<= → <"): "at one number, where rounding decides",
 }
 
 

@@ -58,7 +58,7 @@ def new_layer(target: nn.Module, adapter_name: str, config: LoraConfig, **kwargs
 
 def _with_rule(rule: Rule, through: Tensor, own: Tensor, a: Tensor, b: Tensor, scaling: float, rows: tuple) -> Tensor:
     """The output s·BAx: `own` by A and B, `through` by x; the factors in the shape `rows`, a 1 for each other axis."""
-    if not (torch.is_grad_enabled() and own.requires_grad):  # A and B frozen: x may still be trained
+    if not own.requires_grad:  # A and B frozen: x may still be trained
         return through
     with torch.no_grad():
         if rule.name == "allora_od":
