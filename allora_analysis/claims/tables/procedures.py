@@ -98,10 +98,10 @@ def _gain(one: Procedure, seed: int, eta: float | None, scale: float) -> float:
     second, epsilon = [np.zeros_like(weight) for weight in weights], 1e-8
     own = 1.0 if eta is None else eta
     rates = [RATE * scale * (own if times else 1.0) for times in (one.rate, one.rate, one.head)]
-    start, _ = _loss(weights, frozen, x, y)
+    start = _loss(weights, frozen, x, y)
     for step in range(1, STEPS + 1):
         d = np.ones(WIDTH) if eta is None else (np.linalg.norm(weights[1] @ weights[0], axis=1) + eta**-2) ** -0.5
-        _, (product, head) = _loss(weights, frozen, x, y)
+        product, head = _slopes(weights, frozen, x, y)
         scaled = product if one.factor_after else d[:, None] * product
         gradients = [weights[1].T @ scaled, scaled @ weights[0].T, head]
         if step == 1 and one.epsilon:
@@ -112,16 +112,26 @@ def _gain(one: Procedure, seed: int, eta: float | None, scale: float) -> float:
             second[i] = 0.999 * second[i] + 0.001 * gradient**2
             adam = first[i] / (1 - 0.9**step) / (np.sqrt(second[i] / (1 - 0.999**step)) + epsilon)
             weights[i] = weights[i] - rates[i] * after[i] * (gradient if one.optimizer == "sgd" else adam)
-    return float(start - _loss(weights, frozen, x, y)[0])
+    return start - _loss(weights, frozen, x, y)
 
 
-def _loss(weights: list, frozen: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[float, tuple]:
-    # The mean logistic loss, and its gradients with respect to BA and to the classifier.
+def _margins(weights: list, frozen: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # The hidden layer, and the classifier's margins.
     a, b, c = weights
     hidden = x @ (frozen + b @ a).T
-    margin = y * (hidden @ c)
+    return hidden, y * (hidden @ c)
+
+
+def _loss(weights: list, frozen: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
+    # The mean logistic loss.
+    return float(np.logaddexp(0, -_margins(weights, frozen, x, y)[1]).mean())
+
+
+def _slopes(weights: list, frozen: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # Its gradients with respect to BA and to the classifier.
+    hidden, margin = _margins(weights, frozen, x, y)
     slope = -y / (1 + np.exp(margin)) / len(y)
-    return float(np.logaddexp(0, -margin).mean()), (np.outer(c, slope @ x), slope @ hidden)
+    return weights[2][:, None] * (slope @ x), slope @ hidden
 
 
 def rises(arm: str) -> Float[np.ndarray, " pairs"]:
