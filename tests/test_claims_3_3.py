@@ -204,7 +204,13 @@ SCALING = [
     ("3.3-unstable", s3_3_interactions, "trained_loss", lambda one: 2.0, "refuted"),
     ("3.3-unstable", s3_3_interactions, "trained_loss", lambda one: 0.5, "refuted"),
     ("3.3-unstable", s3_3_interactions, "trained_loss", lambda one: float(one.eta > 2), "refuted"),
-    ("3.3-comparable-level", s3_3_scaling_factor, "weight_norms", lambda model: {"one": {"mean": 1e-3}}, "holds"),
+    (
+        "3.3-comparable-level",
+        s3_3_scaling_factor,
+        "weight_norms",
+        lambda model: {"one": {"mean": 1e-3, "root_stable_rank": 1.0}},
+        "holds",
+    ),
     ("3.3-comparable-level", s3_3_scaling_factor, "average_norm", lambda result, step: 10.0, "holds"),
     ("3.3-tune-carefully", s3_3_scaling_factor, "HU_4_1", "we recommend to tune α carefully", "holds"),
     (
@@ -251,6 +257,11 @@ def test_other_data_or_formulas_change_the_verdict(identifier, module, name, wro
     assert verdict(identifier) == expected
 
 
+def test_a_tenth_is_not_reached_in_the_induced_norm_a_twentieth_may_be():
+    measured = ROWS.finding("3.3-comparable-level").evidence.measured
+    assert 0.05 < measured["at most about, in the induced norm"] < 0.1
+
+
 def test_comparable_level_needs_records(tmp_path):
     row = ledger.examine(ROWS["3.3-comparable-level"], tmp_path)
     assert row.finding.verdict == "not_run"
@@ -262,7 +273,11 @@ def test_norms_of_a_pretrained_model(tmp_path):
     layer = nn.Linear(3, 2)
     nn.init.constant_(layer.weight, 2.0)
     found = s3_3_scaling_factor.norms_of(nn.Sequential(layer, nn.Tanh()))
-    assert found == {"0": {"mean": pytest.approx(12**0.5, rel=1e-5), "max": pytest.approx(12**0.5, rel=1e-5)}}
+    assert found == {"0": pytest.approx({"mean": 12**0.5, "max": 12**0.5, "root_stable_rank": 1.0}, rel=1e-5)}
+    nn.init.eye_(layer.weight)
+    assert s3_3_scaling_factor.norms_of(nn.Sequential(layer))["0"]["root_stable_rank"] == pytest.approx(
+        2**0.5, rel=1e-5
+    )
     for model in ("all-MiniLM-L6-v2", "SmolLM2-135M"):
         assert all(0 < layer["mean"] <= layer["max"] for layer in s3_3_scaling_factor.weight_norms(model).values())
 
