@@ -250,6 +250,13 @@ def test_mistakes_are_one_line(change, word):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.bad_input
+def test_a_flow_that_takes_too_many_evaluations_is_refused(monkeypatch):
+    monkeypatch.setattr(factors, "EVALUATIONS", 1)
+    with pytest.raises(ArgumentError, match="scales too far apart to follow"):
+        dropout_sgd.factor_flow(*draw(4), 0.8, 1e-3, 3)
+
+
 def test_too_large_a_problem_is_refused_before_it_is_held():
     with pytest.raises(ArgumentError, match="GiB"):
         dropout_sgd.factor_flow(np.ones((2, 3000)), np.ones((2, 1)), np.ones((2, 3000)), np.ones((1, 2)), 0.9, 1e-9, 1)

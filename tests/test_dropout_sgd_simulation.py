@@ -91,5 +91,5 @@ def test_without_dropout_each_run_is_gradient_descent():
 
 @pytest.mark.bad_input
 def test_a_run_of_more_than_a_minute_is_refused_unasked(rng):
-    with pytest.raises(ValueError, match="most_seconds above 60$"):
+    with pytest.raises(ValueError, match=r"most_seconds above 60$"):
         simulate(np.zeros((800, 400)), np.zeros((800, 30)), 0.5, 0.1, 10_000, replicas=50, generator=rng)

@@ -60,6 +60,14 @@ NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("restarts = 10 * dimension if", "+ → -"): "how long a search is waited for before the whole space is taken",
+    (
+        "EVALUATIONS = 1.5e8",
+        "150000000.0 → 300000000.0",
+    ): "what may be spent; the answer comes with its own error either way",
+    ('options = {"tol": tolerance / 3, "ncv": basis_size', "3 → 4"): (
+        "how exactly a search ends; what it finds comes with its residuals"
+    ),
     ("reach, beyond = radius(groups, 42.0 + max(0.0, math.log(unit / target) - 20))", "/ → *"): (
         "how far out a tail is cut, at 1e-18 of its mass or less; the answer comes with its own error either way"
     ),
@@ -100,7 +108,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("ends, values, vectors = ritz_ends(product, _arpack(product, start, 2 * k, 2 * norm, tolerance), k)", "2 → 3"): (
         "the size that a search's tolerance is relative to; what it finds comes with its residuals"
     ),
-    ("return 1", "1 → 2"): "of zeros only whether there are any is asked",
     ("BLOCK = 2**21", "2 → 3"): "how much is drawn in one call, of the same law",
     ("common = (self.products.T @ s.reshape(len(x), -1)).reshape(d, d, c, c)", "1 → 2"): (
         "of a shape NumPy takes whatever is below 0 for what is left"
