@@ -60,6 +60,9 @@ NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("states = peel(groups, 1e-14 * floor)", "1e-14 → 2e-14"): (
+        "how near two atoms are that are joined; the answer comes with its own error"
+    ),
     ("restarts = 10 * dimension if", "+ → -"): "how long a search is waited for before the whole space is taken",
     (
         "EVALUATIONS = 1.5e8",
