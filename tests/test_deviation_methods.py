@@ -372,6 +372,11 @@ def outcomes(groups):
     return value, weight
 
 
+def test_the_radius_of_very_many_trials_is_a_normal_laws():
+    reach, _ = characteristic.radius(enumeration.group(np.ones(1), 10**14, 0.5), 50.0)
+    assert reach == pytest.approx(10 * 0.5e7, rel=1e-3)  # √(2·50) standard deviations
+
+
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 3.0, 8.0, 60.0])
 @pytest.mark.parametrize(
     ("delta", "n", "keep_prob"),

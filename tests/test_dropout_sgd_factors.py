@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis import dropout_sgd, validation
-from allora_analysis.dropout_sgd import monte_carlo
+from allora_analysis.dropout_sgd import factors, monte_carlo
 from allora_analysis.dropout_sgd.factors import PLACEMENTS, Factors
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import dropout_factors as brute
@@ -138,6 +138,9 @@ def test_monte_carlo_twin(placement):
     assert_close_to_stderr(trace, expected, stderr, smallest_error=0.15 * expected)
     assert_rejects(assert_close_to_stderr, trace, 1.2 * expected, stderr, smallest_error=0.15 * expected)
     np.testing.assert_allclose(run.covariance_trace[-1], np.trace(run.covariance))
+    last = model_of(x, y, a, 0.8, placement)
+    largest = np.linalg.eigvalsh(last.hessian(last.flat(run.a, run.b)))[-1]
+    assert run.step_size == pytest.approx(rate * largest, rel=1e-9)
     assert 0 < run.step_size < 0.1
 
 
@@ -179,15 +182,26 @@ def test_units_nodes_and_what_masks_add(seed, placement, unit):
     assert gaps[0] < max(0.2 * gaps[1], 1e-6)
 
 
-@pytest.mark.parametrize("unit", [1e-4, 1e4])
+@pytest.mark.parametrize("unit", [1e-8, 1e4])
 def test_every_unit_of_the_factors_is_as_exact(unit):
     """A and B in another unit, W and Y in its square, l over its square: the same run."""
     x, y, a, b = draw(12)
     one = dropout_sgd.factor_flow(x, y, a, b, 0.6, 1e-3, 20)
     other = dropout_sgd.factor_flow(x, unit**2 * y, unit * a, unit * b, 0.6, 1e-3 / unit**2, 20)
-    np.testing.assert_allclose(other.mean_product / unit**2, one.mean_product, atol=1e-8)
+    moved = [(run.mean_product - run.flow_product) / size for run, size in ((one, 1.0), (other, unit**2))]
+    np.testing.assert_allclose(moved[1], moved[0], atol=1e-6 * np.abs(moved[0]).max())
     np.testing.assert_allclose(other.covariance_trace / unit**4, one.covariance_trace, rtol=1e-6)
     np.testing.assert_allclose(other.covariance / unit**4, one.covariance, atol=1e-9)
+
+
+def test_each_equation_has_a_tolerance_in_its_own_unit():
+    x, y, a, b = draw(12)
+    one, other = (
+        factors._absolute(model_of(x, unit**2 * y, a, 0.6, "input"), model_of(x, y, a, 0.6, "input").flat(*pair))
+        for unit, pair in ((1.0, (a, b)), (1e-3, (1e-3 * a, 1e-3 * b)))
+    )
+    size = a.size + b.size
+    np.testing.assert_allclose(other / one, np.repeat([1e-3, 1e-9, 1e-12], [size, size, size**2]), rtol=1e-9)
 
 
 @pytest.mark.parametrize("keep_prob", [0.5, 0.95])
@@ -209,6 +223,8 @@ def test_risk_is_the_mean_squares_first_order():
     run, truth = dropout_sgd.factor_flow(x, y, a, b, 0.8, 1e-5, 4), np.ones((3, 2))
     exact = ((run.mean_product - truth) ** 2).sum(axis=(1, 2)) + run.covariance_trace
     np.testing.assert_allclose(run.risk(truth), exact, rtol=1e-6)
+    second = ((run.mean_product - run.flow_product) ** 2).sum(axis=(1, 2))
+    np.testing.assert_allclose(run.risk(truth), exact - second, rtol=1e-13)
     assert run.risk(run.flow_product[-1])[-1] == run.covariance_trace[-1] > 0
 
 
@@ -232,6 +248,13 @@ def test_mistakes_are_one_line(change, word):
     with pytest.raises(ArgumentError, match=word) as caught:
         dropout_sgd.factor_flow(**asked)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.bad_input
+def test_a_flow_that_takes_too_many_evaluations_is_refused(monkeypatch):
+    monkeypatch.setattr(factors, "EVALUATIONS", 1)
+    with pytest.raises(ArgumentError, match="scales too far apart to follow"):
+        dropout_sgd.factor_flow(*draw(4), 0.8, 1e-3, 3)
 
 
 def test_too_large_a_problem_is_refused_before_it_is_held():

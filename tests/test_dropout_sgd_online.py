@@ -124,6 +124,14 @@ def test_inverted_masks_are_a_readout_and_the_teachers_own_weights_rest_without_
     assert [field.name for field in dataclasses.fields(run)] == ["times", "q", "r", "error"]
 
 
+def test_a_run_goes_on_from_where_another_ended():
+    q, r, t = np.array([[0.6, 0.1], [0.1, 0.3]]), np.array([[0.2], [-0.1]]), np.eye(1)
+    run = dropout_sgd.online_curve(q, r, t, 0.8, 1.0, [2.0, 5.0])
+    again = dropout_sgd.online_curve(run.q[0], run.r[0], t, 0.8, 1.0, [3.0])
+    np.testing.assert_allclose(again.q[-1], run.q[1], atol=1e-5)
+    np.testing.assert_allclose(again.r[-1], run.r[1], atol=1e-5)
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("change", "word"),

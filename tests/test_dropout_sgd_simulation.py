@@ -87,3 +87,9 @@ def test_without_dropout_each_run_is_gradient_descent():
         run = trajectory(x, y, 1.0, 0.01, 5, placement)
         twin = simulate(x, y, 1.0, 0.01, 5, placement, replicas=3, generator=np.random.default_rng(1))
         np.testing.assert_allclose(twin.iterates[0], np.broadcast_to(run.mean[-1], (3, D, C)), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.bad_input
+def test_a_run_of_more_than_a_minute_is_refused_unasked(rng):
+    with pytest.raises(ValueError, match=r"most_seconds above 60$"):
+        simulate(np.zeros((800, 400)), np.zeros((800, 30)), 0.5, 0.1, 10_000, replicas=50, generator=rng)

@@ -158,11 +158,12 @@ def test_the_cosine_at_b_zero_is_wisharts(rng):
     assert 5 * error < 0.1 * told
 
 
-def test_steps_against_a_hand_written_run(rng):
+@pytest.mark.parametrize("size", [0.01, 10.0])
+def test_steps_against_a_hand_written_run(rng, size):
     """SGD, momentum and ALLoRA under SGD, written out: half of the possible decrease at the same step."""
     x, target, weight = problem(rng)
-    target = 10 * target  # far enough from a small start for a tenth of the rate, or of η, to tell
-    a0, b0 = (part / 100 for part in pair("both_random", rng, x, target, weight))
+    target = 10 * target  # far enough from the small start for a tenth of the rate, or of η, to tell
+    a0, b0 = (size * part for part in pair("both_random", rng, x, target, weight))
     fit = target + b0 @ a0
     report = hessian.start_report(x, target, (a0, b0), RANK)
     least = (np.linalg.svd(x @ fit.T, compute_uv=False)[RANK:] ** 2).sum()

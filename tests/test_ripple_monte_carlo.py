@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from allora_analysis import ripple
+from allora_analysis import ripple, validation
 from allora_analysis.ripple import monte_carlo
 from allora_analysis.ripple.bounds import Scales
 from allora_analysis.validation import ArgumentError
@@ -37,6 +37,17 @@ def test_typical_growth_equals_the_closed_form(method, widths, rank, rng):
     c = (4.0 * STDS[1] * STDS[2]) ** 2 * rank
     rough = sum(0.5 * (math.log(STDS[0] ** 2 + c) + math.log(n)) for n in widths[1:])
     assert_rejects(assert_mean, growth[:, 2], rough, smallest_error=0.09)
+
+
+@pytest.mark.parametrize(("method", "numbers"), [("matrices", 20), ("isotropy", 5), ("chi_square", 1)])
+def test_a_layer_that_just_fits_is_not_refused(method, numbers, monkeypatch, rng):
+    for held in (numbers, numbers - 1):
+        monkeypatch.setattr(validation, "HELD", held)
+        if held == numbers:
+            assert np.isfinite(sample((5, 4), 2, 1.0, rng, 1, method=method).log_growth).all()
+        else:
+            with pytest.raises(ArgumentError, match="GiB"):
+                sample((5, 4), 2, 1.0, rng, 1, method=method)
 
 
 @pytest.mark.parametrize(("method", "other"), [("matrices", "_isotropy"), ("isotropy", "_matrices")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -154,6 +155,8 @@ def test_figure_draws_the_data():
     assert left.get_ylabel().startswith("growth")
     assert right.get_yscale() == "log"
     assert left.yaxis.get_major_formatter()(3, 0) == "$10^{3}$"
+    one = dataclasses.replace(config, eta=(2.0,))
+    assert (left.get_xscale(), plot(one, run(one)).axes[0].get_xscale()) == ("log", "linear")
 
 
 def test_interrupt_keeps_what_was_finished(monkeypatch):

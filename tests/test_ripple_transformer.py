@@ -72,7 +72,7 @@ def test_a_shared_key_head_is_that_head_repeated(rng):
 
 
 def test_logits_are_a_quadratic_in_eta(rng):
-    model, u = transformer.draw(replace(LLAMA, rope=100.0), 1, 8, 2, 0.5, rng), rng.standard_normal((4, 8))
+    model, u = transformer.draw(replace(LLAMA, rope=100.0), 1, 8, 2, 0.5, rng), rng.standard_normal((5, 8))
     at = [transformer.attention_logits(model.design, model.blocks[0], u, float(eta)) for eta in range(5)]
     assert np.abs(np.diff(at, n=3, axis=0)).max() < 1e-10 < np.abs(np.diff(at, n=2, axis=0)).max()
 
@@ -121,7 +121,7 @@ def test_coefficients_of_a_linear_block_are_sums_over_choices(rng):
 
 def test_one_linear_branch_and_a_norm_have_the_radius_of_the_closed_form(rng):
     """v alone adapted, one token: the first norm is of h + b + ηd, its zeros at ‖h + b‖/‖d‖."""
-    model, x = transformer.draw(Design(norm="post", activation="identity"), 1, 8, 2, 0.5, rng), tokens(1, 8, rng)
+    model, x = transformer.draw(Design(norm="post", activation="identity"), 1, 8, 2, 0.05, rng), tokens(1, 8, rng)
     still = {name: one if name == "v" else one._replace(b=0 * one.b) for name, one in model.blocks[0].items()}
     model = replace(model, blocks=(still,))
     maps = model.blocks[0]
@@ -131,6 +131,8 @@ def test_one_linear_branch_and_a_norm_have_the_radius_of_the_closed_form(rng):
     told = min(told, np.linalg.norm(once) / np.linalg.norm(twice))
     assert series.radius_by_quadratics(model, x, 1e-2) == pytest.approx(told, rel=1e-6)
     assert series.radius(model, x, told) == pytest.approx(told, rel=0.03)
+    assert series.radius(model, x, told / 10, 0.3) == pytest.approx(told, rel=0.3)
+    assert series._zeros_within(model, x, 100 * told, 4, 4) == 1  # half a turn from point to point
 
 
 @pytest.mark.parametrize("design", ANALYTIC.values(), ids=ANALYTIC)

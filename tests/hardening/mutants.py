@@ -60,6 +60,41 @@ NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("states = peel(groups, 1e-14 * floor)", "1e-14 → 2e-14"): (
+        "how near two atoms are that are joined; the answer comes with its own error"
+    ),
+    ("restarts = 10 * dimension if", "+ → -"): "how long a search is waited for before the whole space is taken",
+    (
+        "EVALUATIONS = 1.5e8",
+        "150000000.0 → 300000000.0",
+    ): "what may be spent; the answer comes with its own error either way",
+    ('options = {"tol": tolerance / 3, "ncv": basis_size', "3 → 4"): (
+        "how exactly a search ends; what it finds comes with its residuals"
+    ),
+    ("reach, beyond = radius(groups, 42.0 + max(0.0, math.log(unit / target) - 20))", "/ → *"): (
+        "how far out a tail is cut, at 1e-18 of its mass or less; the answer comes with its own error either way"
+    ),
+    ("if not (np.isfinite(pair[0]).all() and np.isfinite(pair[1]).all()):", "0 → 1"): (
+        "what is not finite in A or B is so in both a step later, and never below the wanted loss"
+    ),
+    ("means = log_mean + np.where(half > 1e6,", "1000000.0 → 2000000.0"): (
+        "where a difference is taken from its series, right to rounding on both sides"
+    ),
+    ('damped = 1 - float(group.get("dampening", 0.0))', "0.0 → 0.5"): "torch's SGD has a dampening in every group",
+    ("more = residuals[:, sizes > limit / 10] / sizes[sizes > limit / 10]", "> → >="): (
+        "where a residual is one float exactly"
+    ),
+    ("refuse_long(steps, steps * columns * (5e-4 + (4.0 * n", "0.0005 → 0.001"): (
+        "how fast a machine is taken to be, to a factor of a few"
+    ),
+    ("return u[:, s > 1e-9 * s[0]] if s[0] > 0 else u[:, :0]", "> → >="): "where a singular value is one float exactly",
+    ('x: ArrayLike, keep_prob: float, placement: str, of: str = "weights", tolerance: float = 1e-9', "1e-09 → 2e-09"): (
+        "how near two sizes are that count as one"
+    ),
+    ("unit = math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0", "- → +"): (
+        "a power of two, which is taken off again exactly"
+    ),
+    ("negative, positive = (int(np.count_nonzero(kept & (sign * values > 0)))", "> → >="): "what is kept is not 0",
     ("values, spent, points = np.empty(0), 0, POINTS", "0 → 1"): "one of 1.5·10⁸ evaluations that may be spent",
     ("chunk = max(1, CHUNK_ENTRIES // (rows * max(columns, width)))", "1 → 2"): "how much is drawn in one call",
     ("new = np.concatenate([[True], np.diff(values) > 8 * EPS", "8 → 9"): "how many roundings apart two sizes are one",
@@ -76,7 +111,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("ends, values, vectors = ritz_ends(product, _arpack(product, start, 2 * k, 2 * norm, tolerance), k)", "2 → 3"): (
         "the size that a search's tolerance is relative to; what it finds comes with its residuals"
     ),
-    ("return 1", "1 → 2"): "of zeros only whether there are any is asked",
     ("BLOCK = 2**21", "2 → 3"): "how much is drawn in one call, of the same law",
     ("common = (self.products.T @ s.reshape(len(x), -1)).reshape(d, d, c, c)", "1 → 2"): (
         "of a shape NumPy takes whatever is below 0 for what is left"
