@@ -149,6 +149,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("deviation, weight = _scaled_chi(df, [(sign * shift + step)", "9 → 10"): "where an integral is split",
     ("hits, chunk = 0, max(1, 2**22 // values.size)", "22 → 23"): "how many patterns of signs are drawn at once",
     ("if d is None or not bool((d > 0).all()) or", "<= → <"): "at one number, where rounding decides",
+    ("u = np.maximum((edges[:-1, None] + half * (1 + node)).ravel()", "+ → -"): "nodes and weights are symmetric",
 }
 
 
