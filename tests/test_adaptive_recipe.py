@@ -75,6 +75,9 @@ def test_equivalent_settings_train_alike(optimizer, case, alpha):
     own = recipe(optimizer, **case)
     yours, *others = equivalents(own, alpha)
     assert others
+    start, moved = "BA" if own.zero == "a" else "AB"
+    told = [one.name.partition(", ")[2] for one in others if one.name.startswith("α")]
+    assert told in ([], [f"{moved}'s rate", f"both rates, {start}'s init"])
     assert own.loraplus_ratio == 1 or others[-1].setting.rate_a == pytest.approx(others[-1].setting.rate_b)
     path = trained(own, yours.setting, schedule=lambda step: 1 - step / STEPS)
     assert np.abs(path[-1]).max() > 0.05
