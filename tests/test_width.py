@@ -183,6 +183,7 @@ def test_under_adam_the_scaling_is_a_rate_of_b(many):
             assert found.largest_rate.rank - plain.largest_rate.rank == rate * scale
             assert found.row_norm.rank - plain.row_norm.rank == rows * scale
             assert found.first_step.rank - plain.first_step.rank == scale
+            assert found.first_step.width == 0
 
 
 @pytest.mark.parametrize(("name", "optimizer"), CASES)

@@ -150,6 +150,8 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("hits, chunk = 0, max(1, 2**22 // values.size)", "22 → 23"): "how many patterns of signs are drawn at once",
     ("if d is None or not bool((d > 0).all()) or", "<= → <"): "at one number, where rounding decides",
     ("u = np.maximum((edges[:-1, None] + half * (1 + node)).ravel()", "+ → -"): "nodes and weights are symmetric",
+    ('found = solve_ivp(change, (0.0, moments[-1]), start, method="LSODA"', "1e-09 → 2e-09"): "a solver's tolerance",
+    ("adamw_on(targets, own, but(hyper, weight_decay=0.0))", "0.0 → 0.5"): "the targets are zeros, which do not decay",
 }
 
 
