@@ -152,6 +152,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("u = np.maximum((edges[:-1, None] + half * (1 + node)).ravel()", "+ → -"): "nodes and weights are symmetric",
     ('found = solve_ivp(change, (0.0, moments[-1]), start, method="LSODA"', "1e-09 → 2e-09"): "a solver's tolerance",
     ("adamw_on(targets, own, but(hyper, weight_decay=0.0))", "0.0 → 0.5"): "the targets are zeros, which do not decay",
+    ("return float(np.exp(brentq(left, -420, 420)))", "420 → 421"): "how far a root is sought, beyond all floats",
 }
 
 
