@@ -45,11 +45,14 @@ class FrozenScaleAdamW(torch.optim.AdamW):
                 if parameter not in self.state or "scale" not in self.state[parameter]:
                     norms = parameter.norm(dim=-1, keepdim=True)
                     self._scales = getattr(self, "_scales", {})
-                    self._scales.setdefault(parameter, 1 / torch.sqrt(norms + 1 / group["eta"] ** 2))
+                    self._scales.setdefault(parameter, self.factor(norms, group["eta"]))
                 before[parameter] = parameter.clone()
         super().step(closure)
         for parameter, old in before.items():
             parameter.copy_(old + (parameter - old) * self._scales[parameter])
+
+    def factor(self, norms: Tensor, eta: float) -> Tensor:
+        return 1 / torch.sqrt(norms + 1 / eta**2)
 
 
 class FollowingScaleAdamW(FrozenScaleAdamW):
@@ -59,6 +62,13 @@ class FollowingScaleAdamW(FrozenScaleAdamW):
     def step(self, closure=None):
         self._scales = {}
         super().step(closure)
+
+
+class InverseScaleAdamW(FollowingScaleAdamW):
+    """By another function of them."""
+
+    def factor(self, norms: Tensor, eta: float) -> Tensor:
+        return 1 / (norms + 1 / eta)
 
 
 class WarmingSGD(torch.optim.SGD):

@@ -197,6 +197,15 @@ def test_a_perfect_fit_is_stable_at_every_scale():
     assert adaptive.rest_stability(0 * a, 0 * b, 0 * g, s, eta).largest_rate == 0.0  # nor does anything move at 0
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_a_rest_point_is_one_in_any_unit(unit):
+    a, b, g, s, eta = family(3)
+    found = adaptive.rest_stability(a, b, unit * g, unit * s, eta).largest_rate
+    assert unit * found == pytest.approx(adaptive.rest_stability(a, b, g, s, eta).largest_rate, rel=1e-6)
+    with pytest.raises(ArgumentError, match="no rest point"):
+        adaptive.rest_stability(a, b, unit * (g + 1.0), unit * s, eta)
+
+
 @pytest.mark.bad_input
 def test_mistakes_are_one_line():
     a, b, g, s, eta = family(3)

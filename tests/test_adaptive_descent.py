@@ -294,7 +294,7 @@ def test_ascent_frequency(rng):
 
 
 def test_ascent_frequency_does_not_depend_on_chunks(monkeypatch):
-    args = ((3, 2, 1), 1.0, 0.3, 20.0)
+    args = ((4, 3, 2), 1.0, 0.3, 20.0)
     one = adaptive.ascent_frequency(*args, samples=2, draws=500, generator=np.random.default_rng(1))
     monkeypatch.setattr("allora_analysis.adaptive.descent.CHUNK", 64)
     assert adaptive.ascent_frequency(*args, samples=2, draws=500, generator=np.random.default_rng(1)) == one

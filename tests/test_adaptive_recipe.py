@@ -75,6 +75,9 @@ def test_equivalent_settings_train_alike(optimizer, case, alpha):
     own = recipe(optimizer, **case)
     yours, *others = equivalents(own, alpha)
     assert others
+    start, moved = "BA" if own.zero == "a" else "AB"
+    told = [one.name.partition(", ")[2] for one in others if one.name.startswith("α")]
+    assert told in ([], [f"{moved}'s rate", f"both rates, {start}'s init"])
     assert own.loraplus_ratio == 1 or others[-1].setting.rate_a == pytest.approx(others[-1].setting.rate_b)
     path = trained(own, yours.setting, schedule=lambda step: 1 - step / STEPS)
     assert np.abs(path[-1]).max() > 0.05
@@ -176,12 +179,16 @@ def test_what_decay_does_in_words(optimizer, zero, words):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "words"),
-    [("sgd", "at 2: no step is longer than 0.032 over all"), ("adamw", "at 2: the first step is the same")],
+    ("optimizer", "clipping", "first"),
+    [
+        ("sgd", "at 2: no step is longer than 0.032 over all", "as long as full fine-tuning's at rate"),
+        ("adamw", "at 2: the first step is the same", "moves an entry by"),
+    ],
 )
-def test_what_clipping_does_in_words(optimizer, words):
-    recipe = Recipe(r=4, alpha=8.0, lr=1e-3, loraplus_ratio=16.0, optimizer=optimizer)
-    assert dict(lines(recipe, clip=2.0))["clipping"].startswith(words)
+def test_what_clipping_and_a_first_step_do_in_words(optimizer, clipping, first):
+    told = dict(lines(Recipe(r=4, alpha=8.0, lr=1e-3, loraplus_ratio=16.0, optimizer=optimizer, width=6), clip=2.0))
+    assert told["clipping"].startswith(clipping)
+    assert told["first step of BA"].startswith(first)
 
 
 def test_decay_left_and_warm_up_against_torch_and_transformers():

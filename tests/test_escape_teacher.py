@@ -70,6 +70,8 @@ def test_target_of_data(rng):
     np.testing.assert_allclose(escape.data_teacher(x, x @ t.T, a).target[0], np.linalg.norm(t, axis=1), rtol=1e-10)
     noisy, clean = escape.linear_teacher(noise=1.0), escape.linear_teacher()
     assert np.all(noisy.offset > clean.offset)
+    # εᵀX/N of 64 samples has entries of variance S_jj/64.
+    assert np.mean((noisy.cross - clean.cross) ** 2) == pytest.approx(1 / 64, rel=0.2)
 
 
 # --- the limit of small steps: where the scalar model and its extension are exact

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from allora_analysis.lora.doctor import doctor
-from allora_analysis.lora.doctor.effects import row_factor
+from allora_analysis.lora.doctor.effects import RowFactor, row_factor
 from allora_analysis.lora.foreign import _passes, any_pairs, dropout_applied
 from allora_analysis.lora.optim import ALLoRAAdamW
 from tests import foreign_lora as foreign
@@ -127,6 +127,12 @@ def test_how_many_passes_miss_a_mask_once_in_a_million(whole, drop, passes):
     (pair,) = any_pairs(foreign.HookedALLoRA(nn.Linear(3, 5), 8, 2.0))
     pair.module.module_dropout = whole
     assert _passes(replace(pair, drop_rate=drop)) == passes
+
+
+@pytest.mark.parametrize("eta", [0.05, 2.0])
+def test_another_function_of_the_rows_has_no_eta(eta):
+    optimizer = foreign.InverseScaleAdamW([nn.Parameter(torch.ones(2, 2))], eta=eta)
+    assert row_factor(optimizer, optimizer.param_groups[0]) == RowFactor(False, None)
 
 
 OTHERS = [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adafactor, torch.optim.RMSprop, foreign.WarmingSGD]

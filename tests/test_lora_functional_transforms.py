@@ -115,6 +115,14 @@ def jvp_of_b(rule, point, direction):
     return jvp(lambda b: rule(*point[:2], b, 2.0), (point[2],), (direction,))[1]
 
 
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_what_is_compiled_has_the_same_gradients_and_outputs(rule, tensors, monkeypatch):
+    wanted, output = by_autograd(rule, *tensors.values()), rule(*tensors.values(), 2.0)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(by_autograd(rule, *tensors.values()), wanted)
+    torch.testing.assert_close(rule(*tensors.values(), 2.0), output)
+
+
 def test_the_factor_maps(tensors, rng):
     many = torch.as_tensor(rng.standard_normal((6, 5, 2)))
     found = vmap(lambda b: row_factor(tensors["a"], b, 2.0))(many)

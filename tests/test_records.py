@@ -334,3 +334,10 @@ def test_a_run_that_is_not_recorded_yet_has_a_folder_of_its_own(tmp_path):
     assert [path.parent for path in found] == [tmp_path / "unfinished"] * 2
     assert found[0] != found[1]
     assert all(path.name.startswith("toy") for path in found)
+
+
+def test_the_toolkits_own_records_are_the_clones_or_the_packages(monkeypatch, tmp_path):
+    monkeypatch.setattr("allora_analysis.records.record.PACKAGE", tmp_path / "package")
+    assert records.results_folder("study") == tmp_path / "package" / "results" / "study"
+    (clone := tmp_path / "experiments" / "results").mkdir(parents=True)
+    assert records.results_folder("study") == clone / "study"

@@ -26,6 +26,14 @@ def flips(values):
     return np.mean(signs @ values >= np.sum(values) - 1e-12 * np.abs(values).sum())
 
 
+@pytest.mark.parametrize("shift", [-3.0, -0.2, 0.2, 3.0])
+def test_by_t_on_either_side(shift):
+    values = shift + np.array([1.0, -0.5, 0.3, -0.8])
+    wanted = [stats.ttest_1samp(values, 0, alternative=side).pvalue for side in ("greater", "less")]
+    found = one_sided(values, "t")
+    assert [found.p_above, found.p_below] == pytest.approx(wanted)
+
+
 def test_a_p_value_at_the_level_decides():
     """Five values of one sign: 2⁻⁵."""
     for values, verdict in ((np.ones(5), "holds"), (-np.ones(5), "refuted")):

@@ -183,6 +183,17 @@ def test_under_adam_the_scaling_is_a_rate_of_b(many):
             assert found.largest_rate.rank - plain.largest_rate.rank == rate * scale
             assert found.row_norm.rank - plain.row_norm.rank == rows * scale
             assert found.first_step.rank - plain.first_step.rank == scale
+            assert found.first_step.width == 0
+
+
+@pytest.mark.parametrize(("name", "optimizer"), CASES)
+def test_a_network_divides_sgds_gradients_by_the_width(name, optimizer):
+    """n times the rate, 1/n of a step at a fixed rate; Adam does not see it."""
+    plain, deep = (exponents(name, optimizer, network=network) for network in (False, True))
+    power = optimizer == "sgd"
+    assert deep.largest_rate == dataclasses.replace(plain.largest_rate, width=plain.largest_rate.width + power)
+    assert deep.first_step == dataclasses.replace(plain.first_step, width=plain.first_step.width - power)
+    assert deep.row_norm == plain.row_norm
 
 
 def test_alloras_largest_rate_is_loras_over_eta(rng):

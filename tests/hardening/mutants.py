@@ -294,6 +294,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("deviation, weight = _scaled_chi(df, [(sign * shift + step)", "9 → 10"): "where an integral is split",
     ("hits, chunk = 0, max(1, 2**22 // values.size)", "22 → 23"): "how many patterns of signs are drawn at once",
     ("if d is None or not bool((d > 0).all()) or", "<= → <"): "at one number, where rounding decides",
+    ("u = np.maximum((edges[:-1, None] + half * (1 + node)).ravel()", "+ → -"): "nodes and weights are symmetric",
+    ('found = solve_ivp(change, (0.0, moments[-1]), start, method="LSODA"', "1e-09 → 2e-09"): "a solver's tolerance",
+    ("adamw_on(targets, own, but(hyper, weight_decay=0.0))", "0.0 → 0.5"): "the targets are zeros, which do not decay",
+    ("return float(np.exp(brentq(left, -420, 420)))", "420 → 421"): "how far a root is sought, beyond all floats",
 }
 
 
