@@ -161,8 +161,7 @@ def scaling_is_tunable(cases: Cases) -> Finding:
     )
     added = judged.measured[0]["degrees with α"] - judged.measured[0]["without"]
     return judged.finding(
-        conditional="Yes beside one rate; no beside B's own rate, or A's start and rate, without weight decay or "
-        "clipping.",
+        conditional="Yes beside one learning rate; with B's own rate only under weight decay or clipping.",
         evidence=judged.evidence(SOURCE, tolerance=TOLERANCE, n=STEPS),
         size=Size(added, "degree of freedom", "what α adds under AdamW beside one learning rate, A's start fixed"),
         corrected="the same training without clipping: α/(ab), a·init_A and, under Adam, a·l_A, b·l_B, ε_A/a, ε_B/b, "
