@@ -60,6 +60,7 @@ NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("for _ in range(60):", "60 → 61"): "how often an interval is halved, down to rounding",
     ("states = peel(groups, 1e-14 * floor)", "1e-14 → 2e-14"): (
         "how near two atoms are that are joined; the answer comes with its own error"
     ),
