@@ -207,8 +207,12 @@ def drawn(count: int, seed: int, only: tuple[str, ...] = (), first: int = 0) -> 
         yield Mutant(path, line, change, text.splitlines()[line - 1].strip(), mutated, statement, plain)
 
 
-def outcome(mutant: Mutant, tree: Path, most: float, keep: bool = False) -> str:
-    """How a mutant in a copy of the tree ends: "killed", "over time" or "survived"; `keep` keeps what was compiled."""
+def outcome(mutant: Mutant, tree: Path, most: float, keep: bool = False, again: bool = False) -> str:
+    """How a mutant in a copy of the tree ends: "killed", "over time" or "survived"; `keep` keeps what was compiled.
+
+    `again`: before the tests of its package too.
+    """
+    files = list(dict.fromkeys([*tests_of(mutant.path), *(package_tests(mutant.path) if again else ())]))
     file = tree / "allora_analysis" / mutant.path
     whole, stat = file.read_bytes(), file.stat()
     file.write_text(mutant.source, encoding="utf-8")
@@ -216,7 +220,7 @@ def outcome(mutant: Mutant, tree: Path, most: float, keep: bool = False) -> str:
     try:
         pid = os.fork()
         if not pid:
-            _run(tests_of(mutant.path), tree, most, keep)
+            _run(files, tree, most, keep)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     finally:
         file.write_bytes(whole)
@@ -249,7 +253,7 @@ def _run(files: list[str], tree: Path, most: float, keep: bool) -> None:
         os._exit(status)
 
 
-def _in_a_tree(asked: Connection, asking: Connection, most: float) -> None:
+def _in_a_tree(asked: Connection, asking: Connection, most: float, again: bool) -> None:
     # Mutants that are no one function's: asked for by another process, each in a copy of the tree.
     asking.close()  # this process ends with that one
     with tempfile.TemporaryDirectory() as folder:
@@ -267,7 +271,7 @@ def _in_a_tree(asked: Connection, asking: Connection, most: float) -> None:
                 unchanged = outcome(control, tree, most, keep=True)
                 assert unchanged == "survived", f"what was not changed: {unchanged}"
                 control = None
-            asked.send(outcome(mutant, tree, most))
+            asked.send(outcome(mutant, tree, most, again=again))
 
 
 def main() -> int:
@@ -291,7 +295,7 @@ def main() -> int:
     files, fork = all_tests(), multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe()
     most = arguments.seconds or (AGAIN if arguments.again else FIRST)
-    slow = fork.Process(target=_in_a_tree, args=(theirs, ours, most), daemon=True)
+    slow = fork.Process(target=_in_a_tree, args=(theirs, ours, most, arguments.again), daemon=True)
     slow.start()
     theirs.close()
     if arguments.quick:
