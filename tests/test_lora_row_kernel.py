@@ -26,7 +26,7 @@ ADAPTING = ("inverse_sqrt", "inverse", "exponential")
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled(tmp_path_factory):
-    """Compiles once, in a folder of this session."""
+    """Compiled once, in a folder of this run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path_factory.mktemp("extensions")))
         row_kernel.library.cache_clear()

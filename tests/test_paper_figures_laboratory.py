@@ -21,14 +21,15 @@ def plant(folder, skip=()):
         tables.add(table, (cell, 0.1, 1000, 5), Row((0.5,) * 5, (0,) * 5, (1.0,) * 5))
         tables.add(table, (cell, 0.056, 1000, 5), Row((0.7,) * 5, (0,) * 5, (1.0,) * 5))
         tables.add(table, (cell, 0.18, 1000, 5), Row((0.7,) * 5, (0,) * 5, (1.0,) * 5))
-        seeds = 10 if cell in skip else 100
-        draws = np.random.default_rng(index).normal(0.0, 0.002, 100)
+        seeds = 10 if cell in skip else 200
+        draws = np.random.default_rng(index).normal(0.0, 0.002, 200)
+        others = {*table.candidates(cell), *table.candidates(cell, fine=True)} - {0.1}
         shares = 0.8 + GAIN.get(cell.rule, 0.0) + draws
         losses = tuple(float(round(0.5 - value, 6)) for value in draws)
         for start in range(0, seeds, 10):
             chunk = slice(start, start + 10)
             right = tuple(int(one) for one in 10_000 * shares[chunk])
-            for rate in (0.056, 0.18):
+            for rate in sorted(others):
                 tables.add(table, (cell, rate, start, 10), Row((0.7,) * 10, (0,) * 10, (1.0,) * 10))
             tables.add(table, (cell, 0.1, start, 10), Row((0.5,) * 10, right, losses[chunk]))
 

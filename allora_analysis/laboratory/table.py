@@ -152,7 +152,7 @@ class Table:
         """
         found: dict[str, dict[str, list[float]]] = {}
         for one in wanted:
-            values = self.differences(one.first, one.second, endpoint, one.fine)
+            values = self.differences(one.first, one.second, endpoint, one.fine)[: one.seeds]
             if len(values) > 1:
                 found.setdefault(one.question, {})[one.name] = values
         return {question: paired_family(of, grain=TIE) for question, of in found.items()}

@@ -371,6 +371,22 @@ def _rows_of(rows: Mapping[str, dict[str, Any]], printed: Mapping[str, float]) -
     return next(own for own in rows.values() if {arm: row.average for arm, row in own.items()} == printed)
 
 
+def over_dora(cases: Cases) -> Judged:
+    """ALLoRA − DoRA averaged by model and by rank: above 0, and the gap of the printed averages."""
+    found = contrasts.of("ALLoRA − DoRA").by_part((0, 1))
+    rows = {(row.model, f"r = {row.rank}", row.arm): row.average for row in TABLE_1}
+
+    def printed(part: str) -> float:
+        pairs = dict.fromkeys(key[:2] for key in rows if part in key)
+        return float(np.mean([contrasts.gap(rows[*pair, "ALLoRA"], rows[*pair, "DoRA"]) for pair in pairs]))
+
+    return cases.judge(
+        [Case(part, (part, printed(part)), True) for part in found],
+        measure=lambda one: found[one[0]],
+        printed=lambda one, seen: abs(seen - one[1]) <= 0.1 + 1e-9 and seen > 0,
+    )
+
+
 @reported_claim(
     "1-consistently-dora",
     where="§1, contribution 3",
@@ -381,18 +397,7 @@ def _rows_of(rows: Mapping[str, dict[str, Any]], printed: Mapping[str, float]) -
 )
 def consistently_dora(cases: Cases) -> Finding:
     """ALLoRA − DoRA by model and by rank; by task and by (model, rank) beside it."""
-    found = contrasts.of("ALLoRA − DoRA")
-    rows = {(row.model, f"r = {row.rank}", row.arm): row.average for row in TABLE_1}
-
-    def printed(part: str) -> float:
-        pairs = dict.fromkeys(key[:2] for key in rows if part in key)
-        return float(np.mean([contrasts.gap(rows[*pair, "ALLoRA"], rows[*pair, "DoRA"]) for pair in pairs]))
-
-    judged = cases.judge(
-        [Case(part, (part, printed(part)), True) for part in found.by_part((0, 1))],
-        measure=lambda one: found.by_part((0, 1))[one[0]],
-        printed=lambda one, seen: abs(seen - one[1]) <= 0.1 + 1e-9 and seen > 0,
-    )
+    found, judged = contrasts.of("ALLoRA − DoRA"), over_dora(cases)
     tasks, models, settings = found.by_part((2,)), found.by_part((0,)), found.by_cluster()
     more = {"by model and rank": {", ".join(pair): v for pair, v in settings.items()}, "by task": tasks}
     ahead = sum(value > 0 for value in settings.values())
@@ -416,13 +421,13 @@ def consistently_dora(cases: Cases) -> Finding:
 )
 def ahead_of_dora(cases: Cases) -> Finding:
     """ALLoRA − DoRA, average by average."""
-    found = contrasts.of("ALLoRA − DoRA")
-    parts, ahead = found.by_part((0, 1)), sum(gap > 0 for gap in found.by_cluster().values())
-    mean, n = float(found.values.mean()), len(found.by_cluster())
-    return everywhere(
-        cases,
-        parts,
-        "No: in {k} of {n} averages by model or rank.",
-        yes=f"Yes, on average: {mean:+.2f} points, in {ahead} of {n} settings; whether beyond chance is another row.",
-        size=ranged(parts.values(), "percentage points", "the mean gap ALLoRA − DoRA; range: averages", mean),
+    found, judged = contrasts.of("ALLoRA − DoRA"), over_dora(cases)
+    settings, mean = found.by_cluster().values(), float(found.values.mean())
+    told = f"{mean:+.2f} points, in {sum(gap > 0 for gap in settings)} of {len(settings)} settings"
+    return judged.finding(
+        holds=f"Yes, on average: {told}; whether beyond chance is another row.",
+        refuted="No: not in the average of every model and rank.",
+        evidence=judged.evidence("order of printed numbers; rounding of averages", lambda one: one[1], tolerance=0.1),
+        size=ranged(settings, "percentage points", "the mean gap ALLoRA − DoRA; range: settings", mean),
+        flips_if="a model or a rank over which ALLoRA is not ahead on average",
     )
