@@ -52,7 +52,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Contrasts]:
     wanted = contrasts()
     lacking = len(wanted)
     if table is not None:
-        seeds = {one: len(table.differences(one.first, one.second, "loss", one.fine)) for one in wanted}
+        seeds = {one: len(table.of(one, "loss")) for one in wanted}
         whole, lacking = [one for one in wanted if seeds[one] >= LEAST], sum(n < one.seeds for one, n in seeds.items())
         for endpoint in ENDPOINTS:
             for of in table.contrasts(whole, endpoint).values():

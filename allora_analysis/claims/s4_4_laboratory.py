@@ -21,7 +21,7 @@ from scipy.special import stdtrit
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run
 from allora_analysis.claims.s3_1_small_runs import LEAST, POINTS, in_words
-from allora_analysis.laboratory.design import FEW, STEPS, Cell, contrasts, reference
+from allora_analysis.laboratory.design import STEPS, Cell, Contrast, contrasts, reference
 from allora_analysis.laboratory.table import ALL_SEEDS, STUDY, Table, recorded
 from allora_analysis.statistics import OneSided, decide, one_sided
 
@@ -36,18 +36,16 @@ QUANTILE = float(stdtrit(4, 0.95))  # of Student's t; four controls, no two of w
 RULE = "Student's t over seeds, on these 191 images, one-sided at 0.05{holm}; {seeds}"
 
 
-def named(question: str, keep: Callable[[str], bool] = lambda _: True) -> dict[str, tuple[Cell, Cell]]:
+def named(question: str, keep: Callable[[str], bool] = lambda _: True) -> dict[str, Contrast]:
     """The contrasts of a question, by name."""
-    return {one.name: (one.first, one.second) for one in contrasts() if one.question == question and keep(one.name)}
+    return {one.name: one for one in contrasts() if one.question == question and keep(one.name)}
 
 
-def in_points(table: Table | None, pairs: Mapping[str, tuple[Cell, Cell]]) -> dict[str, np.ndarray] | None:
+def in_points(table: Table | None, pairs: Mapping[str, Contrast]) -> dict[str, np.ndarray] | None:
     """Differences in points of test accuracy, seed by seed; None if a pair has too few."""
     if table is None:
         return None
-    known = {
-        name: POINTS * np.array(table.differences(*of, "accuracy", of[0].steps == FEW)) for name, of in pairs.items()
-    }
+    known = {name: POINTS * np.array(table.of(one, "accuracy")) for name, one in pairs.items()}
     return known if min(map(len, known.values())) >= LEAST else None
 
 
@@ -109,9 +107,9 @@ def _by_length(known: Samples) -> str:
 def averaged(
     cases: Cases,
     folder: Path | None,
-    pairs: Mapping[str, tuple[Cell, Cell]],
+    pairs: Mapping[str, Contrast],
     answers: Mapping[str, str],
-    beside: Mapping[str, tuple[Cell, Cell]] | None = None,
+    beside: Mapping[str, Contrast] | None = None,
 ) -> Finding:
     """A sentence about the mean over settings; the settings and what stands beside them in the evidence."""
     table, arms = recorded(folder), next(iter(pairs)).partition(",")[0].replace(" − ", " minus ")
@@ -195,8 +193,9 @@ def better_than_lora(cases: Cases, folder: Path | None = None) -> Finding:
         "holds": "Yes, on a small network: {mean} points on average, better in {better} of {n} settings.",
         "undecided": "Undecided on digits: {exact} points on average; gains above {bound} are excluded.",
     }
-    etas = [first for first, _ in named("eta2").values()]
-    others = {f"η² = {one.eta2:g} − LoRA, sgd, {one.steps} steps": (one, reference(one)) for one in etas}
+    etas = [one.first for one in named("eta2").values()]
+    names = [f"η² = {cell.eta2:g} − LoRA, sgd, {cell.steps} steps" for cell in etas]
+    others = {name: Contrast("rule", name, cell, reference(cell)) for name, cell in zip(names, etas, strict=True)}
     return averaged(cases, folder, pairs, answers, others)
 
 
@@ -209,13 +208,16 @@ def better_than_lora(cases: Cases, folder: Path | None = None) -> Finding:
 )
 def better_than_dora(cases: Cases, folder: Path | None = None) -> Finding:
     """ALLoRA minus DoRA under AdamW, after few steps and many."""
-    pairs = {
-        f"ALLoRA − DoRA, adamw, {steps} steps": (
+    own = [
+        Contrast(
+            "rule",
+            f"ALLoRA − DoRA, adamw, {steps} steps",
             Cell("allora", "adamw", steps, 0.0, "inverse_sqrt", 4.0),
             Cell("dora", "adamw", steps),
         )
         for steps in STEPS
-    }
+    ]
+    pairs = {one.name: one for one in own}
     answers = {
         "refuted": "No, on a small network: {mean} points on average over {n} lengths of training.",
         "holds": "Yes, on a small network: {mean} points on average over {n} lengths of training.",

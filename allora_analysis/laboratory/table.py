@@ -145,6 +145,10 @@ class Table:
         ours, theirs = self.values(first, endpoint, fine), self.values(second, endpoint, fine)
         return [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
 
+    def of(self, one: Contrast, endpoint: str) -> list[float]:
+        """A contrast's differences by seed, of no more seeds than its rule names."""
+        return self.differences(one.first, one.second, endpoint, one.fine)[: one.seeds]
+
     def contrasts(self, wanted: Iterable[Contrast], endpoint: str) -> dict[str, dict[str, Difference]]:
         """By question and name, each recorded contrast with its interval, and Holm's p-values within its question.
 
@@ -152,7 +156,7 @@ class Table:
         """
         found: dict[str, dict[str, list[float]]] = {}
         for one in wanted:
-            values = self.differences(one.first, one.second, endpoint, one.fine)[: one.seeds]
+            values = self.of(one, endpoint)
             if len(values) > 1:
                 found.setdefault(one.question, {})[one.name] = values
         return {question: paired_family(of, grain=TIE) for question, of in found.items()}
