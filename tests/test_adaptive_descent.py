@@ -116,6 +116,13 @@ def test_ascent_gradient_makes_allora_climb_where_lora_descends(shape):
     assert abs(change.b_part) < 1e-25
 
 
+@pytest.mark.parametrize("size", [1e-170, 1e-160, 1e160])
+def test_ascent_gradient_does_not_depend_on_the_size_of_b(size):
+    b, a = np.array([[1.0], [3.0]]), np.array([[1.0, 0.0]])
+    expected = adaptive.ascent_gradient(a, b, 2.0)
+    np.testing.assert_allclose(adaptive.ascent_gradient(a / size, b * size, 2.0), expected, atol=1e-12)
+
+
 def test_the_counterexample_in_numbers():
     example = adaptive.EXAMPLE
     assert example.gradient() == (-2, 1)
@@ -316,6 +323,7 @@ def test_constant_factor_never_climbs(monkeypatch):
         (lambda: adaptive.smallest_eigenvalue([[1.0], [2.0]], [1.0, 0.0]), "d must hold 2"),
         (lambda: adaptive.ascent_gradient([[1.0]], [[1.0], [2.0]], 1.0), "r < n2"),
         (lambda: adaptive.ascent_gradient([[1.0, 0.0]], [[1.0], [1.0]], 1.0), "never climbs"),
+        (lambda: adaptive.ascent_gradient([[1.0, 0.0]], [[0.0], [0.0]], 1.0), "never climbs"),  # as LoRA starts
         (lambda: adaptive.ascent_gradient([[1.0, 0.0]], [[3.0]], 1.0), r"\(lowest 4.5\)"),  # b²d = 9/√4
         (lambda: adaptive.first_order_change([[1.0]], [[1.0]], [[1.0]], -1.0), "eta"),
         (lambda: adaptive.first_return((Fraction(1), Fraction(0), Fraction(1))), "first change"),

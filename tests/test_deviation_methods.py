@@ -377,6 +377,14 @@ def test_the_radius_of_very_many_trials_is_a_normal_laws():
     assert reach == pytest.approx(10 * 0.5e7, rel=1e-3)  # √(2·50) standard deviations
 
 
+@pytest.mark.parametrize("keep_prob", [0.1, 0.5])
+def test_the_radius_is_below_bernsteins_bound(keep_prob):
+    """√(2ve) + ce/3, of variance v and terms of c at most, which Bennett's is below: of 1,000 trials at e = 42."""
+    reach, _ = characteristic.radius(enumeration.group(np.ones(1), 1000, keep_prob), 42.0)
+    variance, largest = 1000 * keep_prob * (1 - keep_prob), 1 - keep_prob
+    assert reach < math.sqrt(2 * 42 * variance) + largest * 42 / 3
+
+
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 3.0, 8.0, 60.0])
 @pytest.mark.parametrize(
     ("delta", "n", "keep_prob"),

@@ -30,6 +30,7 @@ GOOD = {
         ({"x": np.zeros((0, 3))}, r"x: shape \(0, 3\)"),
         ({"y": np.ones((4, 1))}, r"y: shape \(4, 1\) received"),
         ({"steps": 0}, "steps must be a whole number"),
+        ({"steps": 2**24}, r"steps: the means at 1.678e\+07 steps would need"),  # 3 and 12 numbers a step
         ({"placement": "bottleneck"}, "bottleneck.*not affine"),
         ({"placement": "latent"}, "placement must be one of"),
         ({"learning_rate": -1.0}, "learning_rate must be a finite number above 0"),

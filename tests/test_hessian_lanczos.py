@@ -21,6 +21,7 @@ SPECTRA = {
     "zero": np.zeros(P),
     "geometric": np.geomspace(1e-6, 1.0, P),
     "of size 1e-8": 1e-8 * np.linspace(-2, 5, P),
+    "of size 1e30": 1e30 * np.linspace(-2, 5, P),
 }
 
 

@@ -143,10 +143,18 @@ def test_rounding_is_no_rank_where_entries_are_many():
     assert hessian.log_condition(x) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_draws_do_not_depend_on_the_chunk(monkeypatch):
+def test_draws_do_not_depend_on_the_chunk_which_none_exceeds(monkeypatch):
+    drawn = []
+
+    class Noting(np.random.Generator):
+        def standard_normal(self, size):
+            drawn.append(math.prod(size))
+            return super().standard_normal(size)
+
     whole = hessian.sample_log_conditions(7, 5, 40, np.random.default_rng(1))
     monkeypatch.setattr(product, "CHUNK", 7 * 5 * 3)
-    np.testing.assert_array_equal(hessian.sample_log_conditions(7, 5, 40, np.random.default_rng(1)), whole)
+    np.testing.assert_array_equal(hessian.sample_log_conditions(7, 5, 40, Noting(np.random.PCG64(1))), whole)
+    assert (max(drawn), sum(drawn)) == (7 * 5 * 3, 7 * 5 * 40)
 
 
 @pytest.mark.parametrize("n_samples", [3, 4, 9, 60])

@@ -12,6 +12,7 @@ from allora_analysis.hessian import starts
 from allora_analysis.hessian.invariant_spaces import Within, within
 from allora_analysis.validation import ArgumentError
 from tests.brute_force.hessian import loss_hessian
+from tests.brute_force.optim import trajectory as adamw_path
 from tests.hessian_problems import assert_close, low_rank
 
 N1, N2, RANK = 4, 5, 2
@@ -180,6 +181,23 @@ def test_steps_against_a_hand_written_run(rng, size):
         assert report.steps[name] == count
 
 
+def test_steps_of_adamw_against_a_hand_written_run(rng):
+    """At rate 0.1/√(3n₂), without decay; ALLoRA's factor on the update."""
+    x, target, weight = problem(rng)
+    a0, b0 = pair("b_zero", rng, x, target, weight)
+    steps = hessian.start_report(x, target, (a0, b0), RANK).steps
+    least = (np.linalg.svd(x @ target.T, compute_uv=False)[RANK:] ** 2).sum()
+
+    def gradients(a, b, _):
+        return b.T @ gradient(x, target, a, b), gradient(x, target, a, b) @ a.T
+
+    gradients.steps = 60
+    for name, adaptor, eta in (("adamw", "constant", 1.0), ("allora_adamw", "inverse_sqrt", 2.0)):
+        path = adamw_path(a0, b0, gradients, 0.1 / np.sqrt(3 * N2), eta, decay=0.0, adaptor=adaptor)
+        above = np.array([((x @ (b @ a - target).T) ** 2).sum() - least for a, b in path])
+        assert steps[name] == np.argmax(above <= above[0] / 2) > 2
+
+
 @pytest.mark.parametrize("unit", [1e-3, 1e4])
 def test_the_unit_of_x_is_the_losss_alone(rng, unit):
     x, target, _ = problem(rng)
@@ -191,6 +209,20 @@ def test_the_unit_of_x_is_the_losss_alone(rng, unit):
         assert other.stages[stage].inertia == one.stages[stage].inertia
         assert other.stages[stage].largest == pytest.approx(unit**2 * one.stages[stage].largest, rel=1e-5)
         assert other.stages[stage].log_condition == pytest.approx(one.stages[stage].log_condition, abs=1e-5)
+
+
+def test_the_unit_of_the_adapter_is_the_losss_alone(rng, monkeypatch):
+    """c times A and B and c² times the target are c⁴ times the loss, c² times its Hessian."""
+    monkeypatch.setattr(starts, "PATIENCE", 1)  # the steps, which the entries' size decides, are not asked for
+    x, target, weight = problem(rng, 2, 3)
+    a, b = pair("both_random", rng, x, target, weight, 1)
+    one, other = (hessian.start_report(x, c * c * target, (c * a, c * b), 1) for c in (1.0, 2.0**-20))
+    assert [*other.stages] == [*one.stages]
+    for stage in ("start", "solution"):  # the others lie where the integrator's steps do
+        assert other.stages[stage].excess == pytest.approx(one.stages[stage].excess, abs=1e-9)
+        assert other.stages[stage].inertia == one.stages[stage].inertia
+        assert other.stages[stage].log_condition == pytest.approx(one.stages[stage].log_condition, abs=1e-5)
+        assert other.stages[stage].largest == pytest.approx(2.0**-40 * one.stages[stage].largest, rel=1e-5)
 
 
 @pytest.mark.bad_input

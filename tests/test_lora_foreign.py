@@ -11,7 +11,7 @@ from torch import nn
 
 from allora_analysis.lora.doctor import doctor
 from allora_analysis.lora.doctor.effects import RowFactor, row_factor
-from allora_analysis.lora.foreign import _passes, any_pairs, dropout_applied
+from allora_analysis.lora.foreign import Trial, _passes, any_pairs, dropout_applied, rule
 from allora_analysis.lora.optim import ALLoRAAdamW
 from tests import foreign_lora as foreign
 
@@ -88,6 +88,14 @@ def test_a_ports_rule_and_its_eta_are_measured_and_adamw_undoes_it(eta):
     assert doctor(model, torch.optim.AdamW(model.parameters())).verdict == "off"
     (layer,) = doctor(model, torch.optim.SGD(model.parameters(), lr=1e-3)).layers
     assert (layer.effect, layer.backward) == ("on the gradient", "as stated")
+
+
+def test_a_factor_that_is_another_where_it_is_small_is_not_alloras():
+    norms = torch.logspace(-3, 4, 8, dtype=torch.float64)
+    found = Trial(1.0, True, (norms + 1 / 4) ** -0.5, norms, 1e-3, 1e-3)
+    assert rule(found) == ("allora", pytest.approx(2.0))
+    found.factors[-1] *= 1.2
+    assert rule(found) == ("lora", None)
 
 
 def test_a_gradient_that_something_multiplies_is_no_rule_and_is_said():

@@ -127,6 +127,11 @@ def test_no_weights_leave_the_amgm_bound_without_content():
     assert (worst.log_amgm_bound, worst.log_c, worst.mean_ratio) == (math.inf, -math.inf, math.inf)
 
 
+def test_a_bound_of_layers_whose_sums_are_beyond_floats():
+    worst = ripple.worst_case([1e308, 1.0], [1e308, 1.0], 10.0)
+    assert worst.log_bound == pytest.approx(math.log(1e308) + 2 * math.log(11), rel=1e-15)
+
+
 @pytest.mark.parametrize("architecture", bounds.ARCHITECTURES)
 @pytest.mark.parametrize("damped", [False, True])
 def test_forward_pass_equals_the_plain_loop(architecture, damped, rng):

@@ -155,6 +155,10 @@ def test_figure_draws_the_data():
     assert left.get_ylabel().startswith("growth")
     assert right.get_yscale() == "log"
     assert left.yaxis.get_major_formatter()(3, 0) == "$10^{3}$"
+    from_0 = dataclasses.replace(config, eta=(3.0, 0.0, 1.0))
+    lines = plot(from_0, run(from_0)).axes[0].lines
+    curve = next(line.get_xdata() for line in lines if line.get_label() == "typical, predicted")
+    assert (curve[0], curve[-1]) == (0.0, 3.0)
     one = dataclasses.replace(config, eta=(2.0,))
     assert (left.get_xscale(), plot(one, run(one)).axes[0].get_xscale()) == ("log", "linear")
 
@@ -249,6 +253,7 @@ def test_the_figure_by_depth_as_it_is_drawn_unasked():
     axis = by_depth().axes[0]
     assert axis.get_title() == "linear: η = 1, n = 64, r = 8"
     assert (len(axis.lines[0].get_xdata()), len(axis.lines[2].get_xdata())) == (48, 40)
+    assert [text.get_text() for text in axis.get_legend().get_texts()].count("simulated networks") == 1
 
 
 @pytest.mark.bad_input

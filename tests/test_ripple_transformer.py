@@ -46,6 +46,13 @@ def test_a_pass_is_the_loops(norm, softmax, activation, gated, rng):
     np.testing.assert_allclose(transformer.forward(model, x, 1.3).output, told, rtol=1e-10, atol=1e-12)
 
 
+def test_a_pass_as_it_is_unasked(rng):
+    """One head, an RMSNorm before each branch, softmax, no mask, an ungated GELU."""
+    model, x = transformer.draw(Design(), 2, 5, 2, 0.7, rng), rng.standard_normal((3, 5))
+    told = brute_force.output(model.blocks, x, 1.3, 1, "pre", False, True, False, "gelu", False)
+    np.testing.assert_allclose(transformer.forward(model, x, 1.3).output, told, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("centred", [True, False])
 def test_a_norm_is_torchs(centred, rng):
     z, gain, shift = rng.standard_normal((3, 6)), rng.standard_normal(6), rng.standard_normal(6) * centred

@@ -26,6 +26,12 @@ def test_expected_loss_is_the_sum_over_all_masks(name, placement, p):
     assert tikhonov.enumerated_loss(x, y, w, p, placement) == pytest.approx(exact, rel=1e-12)
 
 
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_where_w_is_0_masks_change_nothing(placement):
+    x, y = problem(2, 3, 2, 2)
+    assert tikhonov.expected_loss(x, y, np.zeros((2, 2)), 0.5, placement) == pytest.approx((y**2).sum(), rel=1e-14)
+
+
 def test_planted_drop_rate_for_keep_probability_is_seen():
     x, y = problem(2, 3, 2, 2)
     w = np.ones((2, 2))

@@ -184,6 +184,9 @@ def test_under_adam_the_scaling_is_a_rate_of_b(many):
             assert found.row_norm.rank - plain.row_norm.rank == rows * scale
             assert found.first_step.rank - plain.first_step.rank == scale
             assert found.first_step.width == 0
+            if ratio:  # B's part is the row's longer one: s·l·√r
+                assert found.row_norm.rank == scale + found.largest_rate.rank + 0.5
+                assert found.row_norm.width == found.largest_rate.width
 
 
 @pytest.mark.parametrize(("name", "optimizer"), CASES)

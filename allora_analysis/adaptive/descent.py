@@ -152,12 +152,12 @@ def ascent_gradient(a: ArrayLike, b: ArrayLike, eta: float) -> Float[np.ndarray,
     a, b = checked_pair(a, b)
     if len(a) == a.shape[1]:
         raise ArgumentError(f"a: rank {len(a)} equals n2, no direction leaves B alone; give r < n2")
-    half = b @ (b.T * factor_of(a, b, eta))
+    unit = float(np.abs(b).max()) or 1.0  # G does not depend on it, and its square may leave the floats' range
+    half = (b / unit) @ ((b / unit).T * factor_of(a, b, eta))
     values, vectors = np.linalg.eigh((half + half.T) / 2)
     if values[0] >= -1e-12 * abs(values[-1]):
-        raise ArgumentError(
-            f"b: sym(BBᵀD_d) has no negative eigenvalue (lowest {values[0]:.3g}); A's part never climbs"
-        )
+        lowest = values[0] * unit * unit
+        raise ArgumentError(f"b: sym(BBᵀD_d) has no negative eigenvalue (lowest {lowest:.3g}); A's part never climbs")
     return np.outer(vectors[:, 0], np.linalg.svd(a)[2][-1])
 
 

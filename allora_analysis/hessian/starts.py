@@ -303,7 +303,7 @@ def start_report(
     values = np.linalg.svd(-2 * (small.fit - small.b @ small.a) @ small.x.T @ small.x, compute_uv=False)
     stages = _stages(small, HORIZON / float(values[0]))
     halfway = (_loss(*small[:4]) + _least(small.x, small.fit, rank)) / 2
-    leaves, largest = len(stages) > 1, stages["start"].largest  # not from a critical point
+    leaves, largest = "solution" in stages, stages["start"].largest  # not from a critical point
     return StartReport(
         rescalings(small.a, small.b).shape[1],
         stages,

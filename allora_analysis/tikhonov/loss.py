@@ -64,7 +64,7 @@ def input_penalty(x: X, w: W) -> float:
 
 def _squares_are_numbers(values: Float[np.ndarray, "rows columns"]) -> bool:
     sizes = np.abs(values[values != 0])
-    return sizes.size == 0 or bool(sizes.min() > SQUARES[0] and sizes.max() < SQUARES[1])
+    return bool(((sizes > SQUARES[0]) & (sizes < SQUARES[1])).all())
 
 
 def singular_basis(x: X) -> tuple[Float[np.ndarray, "N R"], Float[np.ndarray, " R"], Float[np.ndarray, "R D"]]:

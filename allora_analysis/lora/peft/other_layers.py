@@ -199,7 +199,7 @@ class ParamWrapper(ALLoRALayer, peft_layers.ParamWrapper):
     def delta(self, adapter: str) -> Tensor:
         """s·BA, with the rule on what comes back to A and B."""
         delta, rule = super().get_delta_weight(adapter), self.lora_variant.get(adapter)
-        if rule is None or not (torch.is_grad_enabled() and delta.requires_grad):
+        if rule is None or not delta.requires_grad:
             return delta
         a, b = self.matrices(adapter)
         with torch.no_grad():
