@@ -88,7 +88,8 @@ def test_without_dropout_each_run_is_gradient_descent(columns):
     for placement in ("output", "input"):
         run = trajectory(x, y, 1.0, 0.01, 5, placement)
         twin = simulate(x, y, 1.0, 0.01, 5, placement, replicas=3, generator=np.random.default_rng(1))
-        np.testing.assert_allclose(twin.iterates[0], np.broadcast_to(run.mean[-1], (3, D, columns)), rtol=1e-12, atol=1e-15)
+        told = np.broadcast_to(run.mean[-1], (3, D, columns))
+        np.testing.assert_allclose(twin.iterates[0], told, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.bad_input

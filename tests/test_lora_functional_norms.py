@@ -66,6 +66,13 @@ def test_cancellation_the_plain_gram_form_fails_and_ours_do_not(rng):
     np.testing.assert_allclose(row_norms(*wide), twin.row_norms(*(part.numpy() for part in wide)), rtol=1e-8)
 
 
+@pytest.mark.parametrize("method", [triangular_norms, gram_norms])
+def test_a_stack_of_experts_has_each_ones_norms(method, rng):
+    pairs = [pair(rng, 7, 5, 3) for _ in range(4)]
+    a, b = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+    np.testing.assert_allclose(method(a, b), (b @ a).norm(dim=2), rtol=1e-7)
+
+
 def test_a_of_rank_one_with_many_rows(rng):
     """AAᵀ is singular but for rounding, and stays positive definite by a margin that grows with the rank."""
     pairs = []
