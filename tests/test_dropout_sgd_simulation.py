@@ -81,12 +81,15 @@ def test_the_same_generator_gives_the_same_runs_block_by_block(monkeypatch):
     assert len(np.unique(first.iterates[2, :, 0, 0])) == 20
 
 
-def test_without_dropout_each_run_is_gradient_descent():
+@pytest.mark.parametrize("columns", [1, C, D])
+def test_without_dropout_each_run_is_gradient_descent(columns):
     x, y, _ = problem()
+    y = np.hstack([y, y])[:, :columns]
     for placement in ("output", "input"):
         run = trajectory(x, y, 1.0, 0.01, 5, placement)
         twin = simulate(x, y, 1.0, 0.01, 5, placement, replicas=3, generator=np.random.default_rng(1))
-        np.testing.assert_allclose(twin.iterates[0], np.broadcast_to(run.mean[-1], (3, D, C)), rtol=1e-12, atol=1e-15)
+        told = np.broadcast_to(run.mean[-1], (3, D, columns))
+        np.testing.assert_allclose(twin.iterates[0], told, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.bad_input

@@ -92,6 +92,8 @@ def test_whether_the_factor_tapers_or_is_a_constant(size, word):
     assert f"the factor {'is ' if size == 0 else ''}{word}" in told
     norms = (layer.lora_B @ layer.lora_A).detach().norm(dim=1)
     assert f"rows are {float(norms.median()) * 4:.3g} of 1/η²" in told
+    low, high = ((4 * float(norm) + 1) ** -0.5 for norm in (norms.max(), norms.min()))
+    assert f"and d {low:.3g} to {high:.3g} of η" in told
 
 
 def test_the_callback_for_plain_lora_logs_and_does_not_warn(recwarn):
@@ -153,7 +155,10 @@ def test_of_plain_lora_only_start_and_dropout_are_told():
     assert not {"factor at this width", "stable step"} & set(told)
 
 
-@pytest.mark.parametrize(("size", "word"), [(1e-3, "linearly:"), (1.0, "more than linearly at worst:")])
+MORE = "more than linearly at worst:"
+
+
+@pytest.mark.parametrize(("size", "word"), [(1e-3, "linearly:"), (0.1, MORE), (1.0, MORE)])
 def test_the_ripple_multiplies_the_layers_shares(size, word):
     torch.manual_seed(0)
     layers = [foreign_lora.HookedALLoRA(nn.Linear(6, 6), 3, 2.0) for _ in range(4)]

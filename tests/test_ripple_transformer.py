@@ -165,6 +165,18 @@ def test_the_radius_times_the_adapters_size_is_constant(rng):
     assert series.radius(replace(model, blocks=tenth), x, 10 * one) == pytest.approx(10 * one, rel=0.04)
 
 
+@pytest.mark.parametrize("design", ANALYTIC.values(), ids=ANALYTIC)
+def test_neither_output_nor_radius_sees_a_bias_of_the_keys(design, rng):
+    """It adds one number to all logits of a query."""
+    model, x = transformer.draw(design, 1, 8, 2, 0.5, rng), tokens(3, 8, rng)
+    key = model.blocks[0]["k"]
+    biased = {**model.blocks[0], "k": key._replace(bias=100 * rng.standard_normal(len(key.w)))}
+    both = model, replace(model, blocks=(biased,))
+    np.testing.assert_allclose(*(transformer.forward(one, x, 1.5).output for one in both), rtol=1e-9, atol=1e-11)
+    one, other = (series.radius(each, x, 1.0) for each in both)
+    assert one == pytest.approx(other, rel=0.04)
+
+
 def test_a_polynomial_has_no_radius(rng):
     assert series.radius(transformer.draw(LINEAR, 1, 6, 2, 1.0, rng), tokens(2, 6, rng), 1.0) == np.inf
 
@@ -268,12 +280,37 @@ def test_linear_branches_telescope(norm, told, rng):
     assert math.exp(found.log_stream[-1]) == pytest.approx(told(beta, 6), rel=1e-9)
 
 
+def gains(maps, eta):
+    """γ of each map."""
+    return {n: (np.sum(m.w**2) + eta**2 * np.sum((m.b @ m.a) ** 2)) / len(m.w) for n, m in maps.items()}
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
+@pytest.mark.parametrize("eta", [0.0, 1.5, 10.0, 300.0])
+def test_an_activations_mean_squares_are_torchs_on_a_fine_grid(activation, eta, rng):
+    """Without attention the stream is 1 + γ_down·E act(√γ_up z)², the gradient 1 + γ_downγ_up·E act′(√γ_up z)².
+
+    Planted: 80 Gauss–Hermite nodes, coarse where √γ_up is large: 6 % of E act′² at √γ_up = 10.
+    """
+    model = transformer.draw(Design(norm="none", activation=activation), 1, 12, 3, 0.7, rng)
+    maps = model.blocks[0]
+    model = replace(model, blocks=({**maps, "v": maps["v"]._replace(w=1e-20 * maps["v"].w, b=0 * maps["v"].b)},))
+    gain, z = gains(maps, eta), torch.linspace(-10, 10, 100_000, dtype=torch.float64)
+    chance = torch.softmax(-z * z / 2, 0)
+    z = (math.sqrt(gain["up"]) * z).requires_grad_()
+    value = getattr(torch.nn.functional, activation)(z)
+    (slope,) = torch.autograd.grad(value.sum(), z)
+    value, slope = (gain["down"] * float(chance @ one.square()) for one in (value.detach(), slope))
+    found = [math.exp(one[-1]) for one in mean_field.moments(model, eta)]
+    assert found == pytest.approx([1 + value, 1 + gain["up"] * slope], rel=1e-9)
+
+
 @pytest.mark.parametrize("start", [0.3, 1.0, 5.0])
 def test_a_gated_branch_grows_as_the_square_of_what_it_is_given(start, rng):
     """act(gate) ⊙ up, act the identity: m + γ_downγ_gateγ_up·m²."""
     model = transformer.draw(Design(norm="none", gated=True, activation="identity"), 1, 12, 3, 0.7, rng)
-    maps, eta = model.blocks[0].items(), 1.5
-    gain = {n: (np.sum(one.w**2) + eta**2 * np.sum((one.b @ one.a) ** 2)) / len(one.w) for n, one in maps}
+    eta = 1.5
+    gain = gains(model.blocks[0], eta)
     middle = start * (1 + gain["v"] * gain["o"])
     told = middle + gain["down"] * gain["gate"] * gain["up"] * middle**2
     assert math.exp(mean_field.moments(model, eta, start).log_stream[-1]) == pytest.approx(told, rel=1e-9)

@@ -194,6 +194,7 @@ RNG = np.random.default_rng(0)
         (lambda: tikhonov.bottleneck_solution(Y * np.nan, 0.5, 1), r"fitted: every entry must be finite"),
         (lambda: tikhonov.bottleneck_minimum(X, Y, 2.0, 1), r"keep_prob"),
         (lambda: tikhonov.bottleneck_factors(X, Y[:1], 0.5, 1), r"y: shape \(1, 1\)"),
+        (lambda: tikhonov.bottleneck_factors(X, 0 * Y, 0.5, 12_000), r"rank: a rotation .* would need 1.07 GiB"),
         (
             lambda: tikhonov.bottleneck_threshold([1.0, -1.0], 0.5, 1),
             r"singular_values must be 0 or above, received -1",

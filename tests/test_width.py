@@ -43,6 +43,9 @@ def test_training_is_autograds(rng, name, optimizer, network):
         )
         np.testing.assert_allclose(found.losses[:, seed], losses, rtol=1e-9)
         np.testing.assert_allclose(found.norms[seed], norms, rtol=1e-7)
+    if not network:  # towards the targets
+        left = 0.5 * ((of.base - found.moved) ** 2).sum(axis=(1, 2))
+        np.testing.assert_allclose(found.losses[-1], left, rtol=1e-9)
 
 
 def test_a_layer_is_as_stated(rng):

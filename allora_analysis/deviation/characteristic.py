@@ -102,7 +102,7 @@ def exponential_sums(
     centred = coefficient * np.exp(1j * (points // 2) * angle)
     grid = np.zeros(fine, dtype=np.complex128)
     for offset in range(WIDTH):
-        distance = np.clip(2 * (nearest + offset - place) / WIDTH, -1.0, 1.0)
+        distance = 2 * (nearest + offset - place) / WIDTH  # from −1 to 1, rounding included
         spread = centred * np.i0(BETA * np.sqrt(1 - distance**2))
         np.add.at(grid, np.mod(nearest + offset, fine).astype(np.int64), spread)
     modes = np.arange(points) - points // 2

@@ -300,7 +300,7 @@ def start_report(
             f"all eigenvalues; give at most {LARGEST}: white x, fewer rows of x, a target of lower rank. Where A or B "
             "is 0, restricted_spectrum is in closed form; network_spectrum finds both ends"
         )
-    values = np.linalg.svd(-2 * (small.fit - small.b @ small.a) @ small.x.T @ small.x, compute_uv=False)
+    values = np.linalg.svd(2 * (small.fit - small.b @ small.a) @ small.x.T @ small.x, compute_uv=False)
     stages = _stages(small, HORIZON / float(values[0]))
     halfway = (_loss(*small[:4]) + _least(small.x, small.fit, rank)) / 2
     leaves, largest = "solution" in stages, stages["start"].largest  # not from a critical point

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from allora_analysis.adaptors import ADAPTORS
 
 _EPS = torch.finfo(torch.float64).eps
-LARGEST_CONDITION = 8.0  # of A, up to which float32 is enough for AAᵀ: 3e-7 of ‖A‖‖B_i‖ at worst
+LARGEST_CONDITION = 8.0  # of A, up to which float32 is enough for AAᵀ: 5e-7 of ‖A‖‖B_i‖ at worst
 SMALLEST_TRACE = 1e-25  # of AAᵀ: below, squares vanish in float32
 
 

@@ -31,7 +31,6 @@ Checked by `tests/test_ripple_transformer.py`.
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +38,7 @@ from jaxtyping import Float
 
 from allora_analysis.ripple.transformer import ACTIVATIONS, STEP, AdaptedMap, Normalisation, Pass, Transformer
 
-NODES = 80  # of the Gauss–Hermite rule
+SPACING = 0.1  # of the trapezoidal rule over a standard normal variable
 WIDE = 30.0  # σ beyond which a softmax's ties are rare
 LEAST = 1e-4  # of σ: below, attention is uniform to 1e-8
 
@@ -90,19 +89,21 @@ def _attention(model: Transformer, maps, eta: float, given: float, mixing: float
     return added, 1.0 + logit_gain(sigma, tokens)
 
 
-@cache
-def _standard_normal() -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
-    # Nodes and weights of expectations over a standard normal variable.
-    z, weights = np.polynomial.hermite_e.hermegauss(NODES)
+def _standard_normal(scale: float) -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
+    # Nodes z = sinh(t)/(1 + scale) and weights: as dense about 0 as act(scale·z) bends there.
+    half = math.ceil(math.asinh(9 * (1 + scale)) / SPACING)
+    t = SPACING * (np.arange(-half, half) + 0.5)
+    z = np.sinh(t) / (1 + scale)
+    weights = np.exp(-z * z / 2) * np.cosh(t)
     return z, weights / weights.sum()
 
 
 def _feed_forward(
     model: Transformer, maps, eta: float, given: float, mixing: float, tokens: int
 ) -> tuple[float, float]:
-    z, weights = _standard_normal()
     inner = given + _log_gain(maps["gate" if model.design.gated else "up"], eta)
     scale = math.exp(0.5 * inner)
+    z, weights = _standard_normal(scale)
     value = ACTIVATIONS[model.design.activation](scale * z + 1j * STEP, Pass())
     square, slope = weights @ value.real**2, scale**2 * (weights @ (value.imag / STEP) ** 2)
     added = math.log(square) + _log_gain(maps["down"], eta)
