@@ -110,8 +110,8 @@ def test_errors_are_of_first_and_second_order_in_the_rate(placement):
 @pytest.mark.parametrize(
     ("name", "planted"),
     [
-        ("bend", lambda right: lambda self, theta, c: 0 * right(self, theta, c)),
-        ("bend", lambda right: lambda self, theta, c: 2 * right(self, theta, c)),
+        ("bend", lambda right: lambda self, *of: 0 * right(self, *of)),
+        ("bend", lambda right: lambda self, *of: 2 * right(self, *of)),
         ("noise", lambda right: lambda self, theta: 1.1 * right(self, theta)),
         ("gradient", lambda right: lambda self, *of: 1.05 * right(self, *of)),
         ("hessian", lambda right: lambda self, *of: 0.7 * right(self, *of)),

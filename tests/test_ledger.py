@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import active_children
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -380,6 +381,23 @@ def test_several_processes_find_what_one_does(monkeypatch):
             alone.finding.verdict,
             plain(alone.finding.evidence.measured),
         )
+
+
+@pytest.mark.parametrize(
+    ("platform", "imported", "threads", "start"),
+    [
+        ("linux", (), 1, "fork"),
+        ("linux", (), 2, "spawn"),
+        ("linux", ("torch",), 1, "spawn"),
+        ("darwin", (), 1, "spawn"),
+    ],
+)
+def test_only_one_thread_of_linux_forks_and_none_that_torch_may_have_started(
+    monkeypatch, platform, imported, threads, start
+):
+    monkeypatch.setattr(ledger, "sys", SimpleNamespace(platform=platform, modules=imported))
+    monkeypatch.setattr(ledger.threading, "active_count", lambda: threads)
+    assert ledger._start() == start
 
 
 def test_a_process_that_is_ended_loses_its_own_row_alone(monkeypatch):

@@ -12,6 +12,7 @@ import functools
 import importlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -145,7 +146,16 @@ def run(claims: Sequence[Claim], results: Path | None = None, seed: int = 0) -> 
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
+    return ProcessPoolExecutor(workers, mp_context=get_context(_start()), initializer=_one_thread)
+
+
+def _start() -> str:
+    # Forked, they share what is imported, torch too; what has threads, torch's own perhaps, cannot be forked.
+    if sys.platform != "linux" or threading.active_count() > 1 or "torch" in sys.modules:
+        return "spawn"
+    import torch  # noqa: F401
+
+    return "fork"
 
 
 ENDED = "its process was ended (killed, or no memory was left); the other rows are checked"

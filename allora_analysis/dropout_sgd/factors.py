@@ -103,9 +103,9 @@ class Factors:
         return (1.0 - self.keep_prob) / self.keep_prob
 
     @cached_property
-    def forms(self) -> list[tuple[Float[np.ndarray, "D D"], Float[np.ndarray, "r r"]]]:
-        """H₀ with a matrix of ones and, of latent masks, H₁ with the identity: which nodes each form couples."""
-        gram, every = self.x.T @ self.x, np.ones((self.rank, self.rank))
+    def forms(self) -> list[tuple[Float[np.ndarray, "D D"], Float[np.ndarray, "groups r"]]]:
+        """2H₀ and, of latent masks, 2H₁, each with the groups of nodes whose products it sums: all, or each alone."""
+        gram, every = 2 * self.x.T @ self.x, np.ones((1, self.rank))
         if self.placement == "bottleneck":
             return [(gram, every), (self.k * gram, np.eye(self.rank))]
         return [(gram + self.k * (gram if self.placement == "output" else np.diag(np.diag(gram))), every)]
@@ -114,6 +114,11 @@ class Factors:
     def pull(self) -> W:
         """XᵀY."""
         return self.x.T @ self.y
+
+    @cached_property
+    def squares(self) -> Float[np.ndarray, "N D"]:
+        """X², by entry."""
+        return self.x**2
 
     @cached_property
     def products(self) -> Float[np.ndarray, "N DD"]:
@@ -136,8 +141,9 @@ class Factors:
 
     def slopes(self, a: A, b: Float[np.ndarray, "r C"]) -> Float[np.ndarray, "r D C"]:
         """G_j = ∂ℓ/∂W_j."""
-        nodes = a[:, :, None] * b[:, None, :]
-        return 2 * sum(form @ np.tensordot(pairs, nodes, 1) for form, pairs in self.forms) - 2 * self.pull
+        nodes = (a[:, :, None] * b[:, None, :]).reshape(self.rank, -1)
+        sums = ((of, form @ (of @ nodes).reshape(-1, *self.sizes[1:])) for form, of in self.forms)
+        return sum(of.T @ moved.reshape(len(of), -1) for of, moved in sums).reshape(self.sizes) - 2 * self.pull
 
     def gradient(self, theta: Flat, slopes: Float[np.ndarray, "r D C"] | None = None) -> Flat:
         """∇ℓ; `slopes` where they are known."""
@@ -145,32 +151,30 @@ class Factors:
         g = self.slopes(a, b) if slopes is None else slopes
         return np.hstack([np.einsum("jdc,jc->jd", g, b), np.einsum("jdc,jd->jc", g, a)]).ravel()
 
-    def hessian(self, theta: Flat, slopes: Float[np.ndarray, "r D C"] | None = None) -> Float[np.ndarray, "P P"]:
-        """∇²ℓ, symmetric; `slopes` where they are known."""
-        (r, d, c), (a, b) = self.sizes, self.unflat(theta)
-        node, output, full = np.arange(r), np.arange(d, d + c), np.zeros((r, d + c, r, d + c))
-        for form, pairs in self.forms:
-            carried, twice = 2 * a @ form, 2 * pairs
-            full[:, :d, :, :d] += (twice * (b @ b.T))[:, None, :, None] * form[:, None]
-            full[:, :d, :, d:] += pairs[:, None, :, None] * carried.T[:, :, None] * b[:, None, None]
-            full[:, output, :, output] += pairs * (carried @ a.T)
-        full[node, :d, node, d:] += self.slopes(a, b) if slopes is None else slopes
-        full[:, d:, :, :d] = full[:, :d, :, d:].transpose(2, 3, 0, 1)
-        return full.reshape(r * (d + c), -1)
+    def carried(self, theta: Flat) -> list[tuple[Float[np.ndarray, " r"], Any, Any]]:
+        """By group of nodes: which they are, K_g = ∂W_g/∂θ of their summed product, and 2H K_g."""
+        (_, d, c), jacobian = self.sizes, self.jacobian(theta)
+        parts = [(form, group, jacobian * np.repeat(group, d + c)) for form, of in self.forms for group in of]
+        return [(group, own, (form @ own.reshape(d, -1)).reshape(d * c, -1)) for form, group, own in parts]
 
-    def bend(self, theta: Flat, covariance: Float[np.ndarray, "P P"]) -> Flat:
+    def hessian(self, theta: Flat, slopes: Any = None, carried: Any = None) -> Float[np.ndarray, "P P"]:
+        """∇²ℓ = Σ_g K_gᵀ2HK_g, and G_j between A_j and B_j; `slopes` and `carried` where they are known."""
+        (r, d, c), node = self.sizes, np.arange(self.rank)
+        g = self.slopes(*self.unflat(theta)) if slopes is None else slopes
+        full = sum(own.T @ moved for _, own, moved in (self.carried(theta) if carried is None else carried))
+        blocks = full.reshape(r, d + c, r, d + c)
+        blocks[node, :d, node, d:] += g
+        blocks[node, d:, node, :d] += g.transpose(0, 2, 1)
+        return full
+
+    def bend(self, theta: Flat, covariance: Float[np.ndarray, "P P"], carried: Any = None) -> Flat:
         """½∇³ℓ[C]: what a covariance C adds to E∇ℓ, the parts of second order in δA, δB."""
-        (r, d, c), (a, b), node = self.sizes, self.unflat(theta), np.arange(self.rank)
-        blocks = covariance.reshape(r, d + c, r, d + c)
-        aa, ab, bb = blocks[:, :d, :, :d], blocks[:, :d, :, d:], blocks[:, d:, :, d:]
-        own, found = ab[node, :, node], np.zeros((r, d + c))  # E δA_j δB_jᵀ
-        for form, pairs in self.forms:
-            moved = 2 * form @ np.einsum("jl,ldc->jdc", pairs, own)
-            across = np.einsum("jl,ldjc,lc->jd", pairs, ab, b) + (pairs * np.einsum("lcjc->jl", bb)) @ a
-            found[:, :d] += np.einsum("jdc,jc->jd", moved, b) + 2 * across @ form
-            found[:, d:] += np.einsum("jdc,jd->jc", moved, a) + 2 * (
-                (pairs * np.einsum("ldje,de->jl", aa, form)) @ b + np.einsum("jl,jdlc,ld->jc", pairs, ab, a @ form)
-            )
+        (r, d, c), node, found = self.sizes, np.arange(self.rank), np.zeros((self.rank, sum(self.sizes[1:])))
+        own = covariance.reshape(r, d + c, r, d + c)[node, :d, node, d:].reshape(r, -1)  # E δA_j δB_jᵀ
+        for group, _, moved in self.carried(theta) if carried is None else carried:
+            slope = (moved @ covariance).reshape(d, c, r, d + c)  # 2H E δW_g δθᵀ
+            bent = np.hstack([np.einsum("dcjc->jd", slope[..., d:]), np.einsum("dcjd->jc", slope[..., :d])])
+            found += group[:, None] * bent + (group @ own @ moved).reshape(r, -1)
         return found.ravel()
 
     def jacobian(self, theta: Flat) -> Float[np.ndarray, "DC P"]:
@@ -198,17 +202,19 @@ class Factors:
 
     def _input_noise(self, w: W) -> Float[np.ndarray, "DC DC"]:
         # Of −½∂L/∂W: Σ_n x_i x_j times the module's covariance, a_i = x_i W_i.
-        (d, c), k, x, square, entry = w.shape, self.k, self.x, self.x**2, np.arange(len(w))
+        (d, c), k, x, square, entry = w.shape, self.k, self.x, self.squares, np.arange(len(w))
         parts = x[:, :, None] * w
         seen = (self.y - x @ w)[:, None, :] + (1 - k) * parts
         s = np.einsum("nic,nie->nce", parts, parts)
-        crossed = k * np.einsum("nic,nj->icj", square[:, :, None] * seen, x)[..., None] * w[:, None, None, :]
         common = (self.products.T @ s.reshape(len(x), -1)).reshape(d, d, c, c).transpose(0, 2, 1, 3)
-        twice = np.einsum("ij,jc,ie->icje", square.T @ square, w, w)
-        full = k * common - crossed - crossed.transpose(2, 3, 0, 1) + k * k * twice
-        full[entry, :, entry] += np.einsum("ni,nic,nie->ice", square, k * seen, seen) + k * k * (
-            np.einsum("ni,nce->ice", square, s) - 2 * np.einsum("ni,nic,nie->ice", square, parts, parts)
-        )
+        weighted = square[:, :, None] * seen
+        crossed, fourth = (weighted.reshape(len(x), -1).T @ x).reshape(d, c, d), square.T @ square
+        half = (0.5 * k * k * fourth[:, None] * w.T - k * crossed)[..., None] * w[:, None, None]
+        full = k * common + half + half.transpose(2, 3, 0, 1)
+        own = weighted.transpose(1, 2, 0) @ seen.swapaxes(0, 1)
+        summed = (square.T @ s.reshape(len(x), -1)).reshape(d, c, c)
+        twice = 2 * fourth[entry, entry, None, None] * w[:, :, None] * w[:, None]
+        full[entry, :, entry] += k * own + k * k * (summed - twice)
         return full.reshape(w.size, w.size)
 
     def _noise_of_nodes(self, a: A, b: Float[np.ndarray, "r C"]) -> Float[np.ndarray, "P P"]:
@@ -239,11 +245,11 @@ class Factors:
         """The right-hand sides of θ′, m′ and C′, flat."""
         size = self.rank * sum(self.sizes[1:])
         theta, mean, covariance = state[:size], state[size : 2 * size], state[2 * size :].reshape(size, size)
-        slopes = self.slopes(*self.unflat(theta))
-        slope, hessian = self.gradient(theta, slopes), self.hessian(theta, slopes)
-        carried = hessian @ covariance
-        shift = -hessian @ (mean + slope / 2) - self.bend(theta, covariance)
-        return np.concatenate([-slope, shift, (self.noise(theta) - carried - carried.T).ravel()])
+        slopes, carried = self.slopes(*self.unflat(theta)), self.carried(theta)
+        slope, hessian = self.gradient(theta, slopes), self.hessian(theta, slopes, carried)
+        relaxed = hessian @ covariance
+        shift = -hessian @ (mean + slope / 2) - self.bend(theta, covariance, carried)
+        return np.concatenate([-slope, shift, (self.noise(theta) - relaxed - relaxed.T).ravel()])
 
 
 def checked_factors(
@@ -374,8 +380,8 @@ def _moments(
     flow = np.einsum("tjd,tjc->tdc", a, b)
     moved = np.einsum("tjd,tjc->tdc", da, b) + np.einsum("tjd,tjc->tdc", a, db) + cross[:, node, :, node].sum(axis=0)
     trace = (
-        np.einsum("tjc,tlc,tjdld->t", b, b, blocks[:, :, :d, :, :d], optimize=True)
-        + 2 * np.einsum("tjc,tld,tjdlc->t", b, a, cross, optimize=True)
-        + np.einsum("tjd,tld,tjclc->t", a, a, blocks[:, :, d:, :, d:], optimize=True)
+        np.einsum("tjl,tjdld->t", b @ b.swapaxes(1, 2), blocks[:, :, :d, :, :d])
+        + 2 * np.einsum("tjc,tld,tjdlc->t", b, a, cross)
+        + np.einsum("tjl,tjclc->t", a @ a.swapaxes(1, 2), blocks[:, :, d:, :, d:])
     )
     return flow, flow + rate * moved, np.maximum(rate * trace, 0.0)  # rounding may leave less than 0

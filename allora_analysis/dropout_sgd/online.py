@@ -62,7 +62,7 @@ def _erf(c: np.ndarray) -> Integrals:
     inner = inner + ij[..., None] * (ik[..., None] * jk[:, :, None] + ik[:, :, None] * jk[..., None])
     size = both * one - jk**2 * one[:, None, None] - ik**2 * one[:, None] + 2 * ij * ik * jk
     scale = np.sqrt(size[..., None] * size[:, :, None])
-    four = 4 / math.pi**2 / np.sqrt(both)[..., None] * np.arcsin(np.clip(inner / scale, -1, 1))
+    four = 4 / math.pi**2 / np.sqrt(both)[..., None] * np.arcsin(np.minimum(np.maximum(inner / scale, -1), 1))
     return Integrals(two, slopes, three, four)
 
 
@@ -116,26 +116,28 @@ class _Equations:
         return np.hstack([every, np.ones((len(every), len(self.t)))]), chance
 
     def products(self) -> tuple[np.ndarray, ...]:
-        """E v_i v_k, E v_i v_a and E v_i v_k v_a v_b: i and k of the student, a and b of both."""
+        """E v_i v_k, s_a E v_i v_a and s_a s_b E v_i v_k v_a v_b: i and k of the student, a and b of both, in whose sum
+        s is c or, the teacher's, −1."""
         masks, chance = self.masks()
-        own = masks[:, : self.nodes]
+        own, signed = masks[:, : self.nodes], masks * np.repeat([self.readout, -1.0], [self.nodes, len(self.t)])
         return (
             np.einsum("z,zi,zk->ik", chance, own, own),
-            np.einsum("z,zi,za->ia", chance, own, masks),
-            np.einsum("z,zi,zk,za,zb->ikab", chance, own, own, masks, masks),
+            np.einsum("z,zi,za->ia", chance, own, signed),
+            np.einsum("z,zi,zk,za,zb->ikab", chance, own, own, signed, signed),
         )
 
     def fields(self, state: np.ndarray) -> np.ndarray:
         k = self.nodes
         q, r = state[: k * k].reshape(k, k), state[k * k :].reshape(k, -1)
-        return np.block([[(q + q.T) / 2, r], [r.T, self.t]])
+        whole = np.empty((k + len(self.t),) * 2)
+        whole[:k, :k], whole[:k, k:], whole[k:, :k], whole[k:, k:] = (q + q.T) / 2, r, r.T, self.t
+        return whole
 
     def change(self, products: tuple[np.ndarray, ...], state: np.ndarray) -> np.ndarray:
         k, (two, three, four) = self.nodes, products
         found = self.integrals(self.fields(state))
-        sign = np.concatenate([np.full(k, self.readout), -np.ones(len(self.t))])
-        pull = np.einsum("a,ia,iba->ib", sign, three, found.three[:k])  # E v_i g′_i e h_b
-        square = np.einsum("a,b,ikab,ikab->ik", sign, sign, four, found.four[:k, :k])
+        pull = np.einsum("ia,iba->ib", three, found.three[:k])  # E v_i g′_i e h_b
+        square = np.einsum("ikab,ikab->ik", four, found.four[:k, :k])
         square = square + self.noise**2 * two * found.slopes[:k, :k]
         rate = self.rate * self.readout
         q = -rate * (pull[:, :k] + pull[:, :k].T) + rate**2 * square

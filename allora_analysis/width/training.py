@@ -84,7 +84,12 @@ def row_norms(a: Float[np.ndarray, "K r n"], b: Float[np.ndarray, "K n r"]) -> F
     Returns:
         The norms.
     """
-    return np.sqrt(np.maximum(((b @ (a @ a.swapaxes(1, 2))) * b).sum(axis=2), 0.0))
+    return np.sqrt(np.maximum(((b @ (a @ a.swapaxes(1, 2))) * b) @ np.ones(b.shape[2]), 0.0))  # faster than `sum`
+
+
+def _outer(left: Float[np.ndarray, "K i N"], right: Float[np.ndarray, "K j N"]) -> Float[np.ndarray, "K i j"]:
+    # Summed over inputs; of one input BLAS takes three times as long as the loop.
+    return np.einsum("kim,kjm->kij", left, right) if left.shape[2] == 1 else left @ right.swapaxes(1, 2)
 
 
 def train(
@@ -117,11 +122,13 @@ def train(
                 break
             d = 1 / np.sqrt(scale * row_norms(a, b) + eta**-2)[:, :, None] if method.factor else None
             rows = scale * (slope * d if method.factor == "gradient" else slope)
-            step_a, step_b = move(b.swapaxes(1, 2) @ rows @ of.z.swapaxes(1, 2), rows @ h.swapaxes(1, 2))
+            step_a, step_b = move(_outer(b.swapaxes(1, 2) @ rows, of.z), _outer(rows, h))
             if method.factor == "update":
                 step_a, step_b = step_a * d.mean(axis=1, keepdims=True), step_b * d
-            a -= rates / width**method.ratio * step_a
-            b -= rates * step_b
+            step_a *= rates / width**method.ratio
+            step_b *= rates
+            a -= step_a
+            b -= step_b
         return Trained(np.array(losses), moved, scale * row_norms(a, b))
 
 
@@ -129,16 +136,22 @@ class _Adam:
     """Adam's step without its rate, for A and B."""
 
     def __init__(self, *parameters: np.ndarray):
-        self.first, self.second = ([np.zeros_like(p) for p in parameters] for _ in range(2))
-        self.count = 0
+        self.moments, self.count = [(np.zeros_like(p), np.zeros_like(p)) for p in parameters], 0
 
     def __call__(self, *gradients: np.ndarray) -> list[np.ndarray]:
         self.count += 1
         first, second = (1 - beta**self.count for beta in BETAS)
-        for g, m, v in zip(gradients, self.first, self.second, strict=True):
-            m += (1 - BETAS[0]) * (g - m)
-            v += (1 - BETAS[1]) * (g * g - v)
-        return [m / first / (np.sqrt(v / second) + EPSILON) for m, v in zip(self.first, self.second, strict=True)]
+        steps = []
+        for g, (m, v) in zip(gradients, self.moments, strict=True):
+            m *= BETAS[0]
+            m += (1 - BETAS[0]) * g
+            v *= BETAS[1]
+            v += (1 - BETAS[1]) * g * g
+            size = np.sqrt(v)
+            size *= first / math.sqrt(second)
+            size += first * EPSILON
+            steps.append(np.divide(m, size, out=size))
+        return steps
 
 
 def largest_rate(of: Layer, method: Method, optimizer: str, eta: float = 2.0) -> Float[np.ndarray, " K"]:
