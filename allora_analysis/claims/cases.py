@@ -9,9 +9,10 @@ survives.
 
 from __future__ import annotations
 
+import functools
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -144,7 +145,7 @@ class _Verdict:
 
 @dataclass(frozen=True)
 class Judged(_Verdict):
-    """Cases with what was measured on each; the predicates are evaluated when a verdict is asked for."""
+    """Cases with what was measured on each; the predicates are evaluated once, when a verdict is asked for."""
 
     cases: Sequence[Case]
     measured: Sequence[Any]
@@ -163,24 +164,24 @@ class Judged(_Verdict):
         """What was measured on the cases at the paper's own setting."""
         return [seen for case, seen in self.pairs if case.paper]
 
-    @property
+    @functools.cached_property
     def printed(self) -> dict[str, bool]:
         """Whether the printed sentence passes, by case."""
         return {case.name: bool(self.passes(case.inputs, seen)) for case, seen in self.pairs}
 
-    @property
+    @functools.cached_property
     def corrected(self) -> dict[str, bool] | None:
         """Whether the corrected sentence passes, by case; None without one."""
         if self.mended is None:
             return None
         return {case.name: bool(self.mended(case.inputs, seen)) for case, seen in self.pairs}
 
-    @property
+    @functools.cached_property
     def distance(self) -> dict[str, bool | float]:
         """What the condition says by case: a truth value, or the inputs' distance from its boundary as a ratio."""
         return {} if self.foretells is None else {case.name: self.foretells(case.inputs) for case in self.cases}
 
-    @property
+    @functools.cached_property
     def condition(self) -> dict[str, bool] | None:
         """Whether the condition says that the printed sentence passes, by case; None without one."""
         if self.foretells is None:
@@ -251,8 +252,29 @@ class Judged(_Verdict):
             self.measured[other] if not _same(self.measured[other], own) else _arbitrary(own, rng)
             for other, own in zip(order, self.measured, strict=True)
         ]
-        guarded = replace(self, measured=moved, passes=_guarded(self.passes))
-        return (guarded if self.mended is None else replace(guarded, mended=_guarded(self.mended))).verdict
+
+        def outcomes(predicate: Callable[[Any, Any], bool]) -> _Outcomes:
+            guarded, pairs = _guarded(predicate), zip(self.cases, moved, strict=True)
+            return _Outcomes({case.name: functools.partial(guarded, case.inputs, seen) for case, seen in pairs})
+
+        mended = None if self.mended is None else outcomes(self.mended)
+        return settle(outcomes(self.passes), mended, self.condition)
+
+
+class _Outcomes(Mapping[str, bool]):
+    """Outcomes by case, each computed when it is first asked for: the first few settle most scrambled verdicts."""
+
+    def __init__(self, of: Mapping[str, Callable[[], bool]]):
+        self._of = {name: functools.cache(one) for name, one in of.items()}
+
+    def __getitem__(self, name: str) -> bool:
+        return self._of[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._of)
+
+    def __len__(self) -> int:
+        return len(self._of)
 
 
 def _guarded(predicate: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:

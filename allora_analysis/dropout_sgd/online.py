@@ -116,8 +116,7 @@ class _Equations:
         return np.hstack([every, np.ones((len(every), len(self.t)))]), chance
 
     def products(self) -> tuple[np.ndarray, ...]:
-        """E v_i v_k, s_a E v_i v_a and s_a s_b E v_i v_k v_a v_b: i and k of the student, a and b of both, in whose sum
-        s is c or, the teacher's, −1."""
+        """E v_i v_k, s_a E v_i v_a, s_a s_b E v_i v_k v_a v_b: i and k of the student, a and b of both; s = c or −1."""
         masks, chance = self.masks()
         own, signed = masks[:, : self.nodes], masks * np.repeat([self.readout, -1.0], [self.nodes, len(self.t)])
         return (

@@ -15,7 +15,7 @@ backward, and by `tests/test_hessian_network_refusals.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from allora_analysis.validation import ArgumentError, count, positive
 
 RESIDUALS = {torch.float64: 1e-10, torch.float32: 1e-5}
 DENSE_DIMENSION = 64
+HELD = 2**17  # numbers in the inputs times columns that the Hessian multiplies at once; never below 32 columns
 TRIALS = 3
 STEPS = (1e-5, 1e-6, 1e-4, 1e-7, 1e-3, 1e-2)
 AGREEMENT = {torch.float64: 1e-5, torch.float32: 1e-3}  # of the certificate
@@ -225,18 +226,19 @@ class HessianProducts:
 
     def __init__(self, risk: EmpiricalRisk):
         self._operator, self.dimension, self.spent = risk.hessian(), risk.dimension, 0
+        self._at_once = max(32, HELD // max(_numbers(inputs) for inputs, _ in risk.batches))
 
     def vector(self, v: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
         """Hv."""
         return self.matrix(v[:, None])[:, 0]
 
-    def matrix(self, columns: Float[np.ndarray, "P m"], at_once: int = 32) -> Float[np.ndarray, "P m"]:
+    def matrix(self, columns: Float[np.ndarray, "P m"]) -> Float[np.ndarray, "P m"]:
         """HV, a few columns at once to bound memory."""
         try:
             with quiet():
                 pieces = [
-                    self._operator.matmat(np.ascontiguousarray(columns[:, start : start + at_once]))
-                    for start in range(0, columns.shape[1], at_once)
+                    self._operator.matmat(np.ascontiguousarray(columns[:, start : start + self._at_once]))
+                    for start in range(0, columns.shape[1], self._at_once)
                 ]
         except (RuntimeError, NotImplementedError) as error:
             raise ArgumentError(NOT_A_HESSIAN.format(f"torch: {_first_line(error)}")) from error
@@ -245,6 +247,11 @@ class HessianProducts:
         if not np.isfinite(image).all():
             raise ArgumentError("loss: its second derivative is not finite at the model's parameters")
         return image
+
+
+def _numbers(inputs: Any) -> int:
+    parts = inputs.values() if isinstance(inputs, Mapping) else [inputs]
+    return sum(part.numel() for part in parts if isinstance(part, torch.Tensor)) or 1
 
 
 def _dense_ends(products: HessianProducts, k: int) -> Ends:
