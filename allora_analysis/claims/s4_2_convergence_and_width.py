@@ -240,8 +240,8 @@ def factor_at_width(cases: Cases) -> Finding:
         size=Size(1 - kept, "of η", "the factor's fall at n = 4,096, r = 8, η² = 4, gradient flow on a linear teacher"),
         condition=f"A's rate n^ρ times below B's: from n = 128 to 2,048 4^(ρ − 1) ≥ {REACHED:.2f} under Adam (ρ ≥ "
         f"{1 + math.log(REACHED, 4):.2f}), 2^(ρ − 2) under SGD (ρ ≥ {2 + math.log(REACHED, 2):.2f}); as n → ∞ ½ in "
-        f"place of {REACHED:.2f}: ρ ≥ ½, and ρ = 1 (at every width a share stays only under Adam at ρ = 1; else η must "
-        "grow as n^((1 − ρ)/4))",
+        f"place of {REACHED:.2f}: ρ ≥ ½ under Adam, ρ ≥ 1 under SGD (at every width a share stays only under Adam at "
+        "ρ = 1; else η must grow as n^((1 − ρ)/4))",
         flips_if="row norms after training with one rate for A and B that do not shrink as n grows",
     )
 
@@ -293,7 +293,7 @@ def transfer(cases: Cases) -> Finding:
         condition=lambda one: one.told == 0,
     )
     return judged.finding(
-        conditional="Only over width, with LoRA+ under Adam; a new rank may need a new rate.",
+        conditional="Not over width, LoRA+ under Adam aside; over rank ALLoRA's does, given many gradient directions.",
         evidence=judged.evidence(
             "half of the gap between two powers, and three standard errors", lambda one: one.told, tolerance=RESOLUTION
         ),
