@@ -18,6 +18,7 @@ ROWS = Rows(limits, rewritten, dropped, framework)
 RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
 ALLORA, LORA, PRODUCTS = functional.allora, layer_training.lora, layer_training.products
 BATCH, SAME_LOSS = "-in-training", "4-without-loss-of-generality-same-loss"
+PRODUCT = dropped.product_after_backward
 LOSS, GRADIENTS, AHEAD = rewritten.loss_of, rewritten.factor_gradients, limits.ahead
 
 
@@ -55,6 +56,14 @@ def cut_off_from_a(x, a, b):
 
 def without_buffers(name, parameters, rate):
     return torch.optim.SGD(parameters, lr=rate)
+
+
+def with_adam(name, parameters, rate):
+    return torch.optim.Adam(parameters, lr=rate)
+
+
+def unmasked(case):
+    return PRODUCT(case._replace(mask=np.ones_like(case.mask)))
 
 
 def at_right_angles(case):
@@ -147,16 +156,18 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     (f"4-dropout-gradient{BATCH}", dropped, "one_factor_on_gradients", dropped.masked_rows, "refuted"),
     (f"4-dropout-gradient{BATCH}", dropped, "agree_on_gradients", one_mask, "refuted"),
     (f"4-dropout-gradient{BATCH}", dropped, "agree_on_gradients", parallel_sums, "refuted"),
+    ("4-dropout-rate", dropped, "product_after_backward", unmasked, "refuted"),
+    ("4-dropout-rate", layer_training, "optimizer", with_adam, "refuted"),
     *(
         (name, dropped, "product_gradient", lambda case: case.one.upstream.T @ case.one.x, "refuted")
         for name in ("4-dropout-gradient", f"4-dropout-gradient{BATCH}")
     ),
-    ("4-dropout-rate", adaptive, "masked_field", b_unscaled, "refuted"),
-    ("4-dropout-rate", layer_training, "lora", cut_off_from_a, "refuted"),
-    ("4-dropout-rate", layer_training, "optimizer", without_buffers, "refuted"),
-    ("4-dropout-rate", dropped, "left_alone", at_right_angles, "refuted"),
-    ("4-dropout-rate", dropped, "left_alone", of_plain_sgd, "refuted"),  # a row without a gradient has no buffer
-    ("4-dropout-rate", dropped, "buffered", lambda case, earlier, gradient: gradient, "refuted"),
+    (f"4-dropout-rate{BATCH}", adaptive, "masked_field", b_unscaled, "refuted"),
+    (f"4-dropout-rate{BATCH}", layer_training, "lora", cut_off_from_a, "refuted"),
+    (f"4-dropout-rate{BATCH}", layer_training, "optimizer", without_buffers, "refuted"),
+    (f"4-dropout-rate{BATCH}", dropped, "left_alone", at_right_angles, "refuted"),
+    (f"4-dropout-rate{BATCH}", dropped, "left_alone", of_plain_sgd, "refuted"),  # a row without a gradient has no buffer
+    (f"4-dropout-rate{BATCH}", dropped, "buffered", lambda case, earlier, gradient: gradient, "refuted"),
     ("4-dropout-other-rows", layer_training, "lora", cut_off_from_a, "refuted"),
     ("4-dropout-other-rows", layer_training, "optimizer", without_buffers, "refuted"),
     ("4-dropout-other-rows", dropped, "coupled", rows_at_an_angle, "refuted"),
@@ -224,7 +235,7 @@ def brute_force(case, kept):
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_a_dropped_row_by_brute_force(index):
     """The paper's cases, whose earlier steps the row takes at a rate of 0, with A and B trained in them too."""
-    case = dropped.dropped_cases(Cases(0, "4-dropout-rate"))[index].inputs
+    case = dropped.dropped_cases(Cases(0, f"4-dropout-rate{BATCH}"))[index].inputs
     shares = [
         np.linalg.norm(step(case, False)[case.i]) / np.linalg.norm(step(case, True)[case.i])
         for step in (brute_force, dropped.stepped)

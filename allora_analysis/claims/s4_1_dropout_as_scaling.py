@@ -164,14 +164,19 @@ def dropout_forward_in_training(cases: Cases) -> Finding:
     )
 
 
-def product_gradient(case: Masked) -> np.ndarray:
-    """∂L/∂(BA) with the mask on the outputs, by autograd."""
+def product_after_backward(case: Masked):
+    """BA as a tensor with its gradient by autograd, the mask on the outputs."""
     import torch
 
     product = torch.tensor(case.one.b @ case.one.a, requires_grad=True)
     output = torch.tensor(case.mask) * (torch.tensor(case.one.x) @ product.mT)
     output.backward(torch.tensor(case.one.upstream))
-    return product.grad.numpy()
+    return product
+
+
+def product_gradient(case: Masked) -> np.ndarray:
+    """∂L/∂(BA) with the mask on the outputs, by autograd."""
+    return product_after_backward(case).grad.numpy()
 
 
 def masked_rows(case: Masked) -> np.ndarray:
@@ -232,6 +237,40 @@ def dropout_gradient_in_training(cases: Cases) -> Finding:
     )
 
 
+STEP_RATE = 0.1
+
+
+def product_step(case: Masked) -> np.ndarray:
+    """The change of BA in a step of torch's SGD along its own gradient, the mask on the outputs."""
+    product = product_after_backward(case)
+    layer_training.optimizer("sgd", [product], STEP_RATE).step()
+    return product.detach().numpy() - case.one.b @ case.one.a
+
+
+def rates_of_rows(case: Masked) -> np.ndarray:
+    """−(lη_i)g_i: the step without a mask at a learning rate for each row."""
+    return -(STEP_RATE * case.mask[0])[:, None] * (case.one.upstream.T @ case.one.x)
+
+
+RATE = "which is again a scaling factor applied to the learning rate l"
+
+
+@framework_claim(
+    "4-dropout-rate",
+    says=RATE,
+    reading="x is one vector, as in §4.1, and a step goes along the gradient g of BA: l(η_i g_i) = (lη_i)g_i.",
+    depends_on=("4-dropout-gradient",),
+)
+def dropout_rate(cases: Cases) -> Finding:
+    """A step of SGD on BA itself under a masked output against the unmasked one at the rates lη_i, for one token."""
+    judged, evidence = scaled_rows(one_vector(cases), cases, product_step, rates_of_rows)
+    return judged.finding(
+        holds="Yes, for a step along g itself, and exactly; LoRA's steps are of A and B.",
+        evidence=evidence,
+        flips_if="a step along the gradient of BA that moves the row of a dropped output",
+    )
+
+
 class Dropped(NamedTuple):
     """A pass, the output i that a step drops for all tokens, the rate, the optimizer, and its steps before.
 
@@ -246,7 +285,7 @@ class Dropped(NamedTuple):
 
 
 def dropped_cases(cases: Cases) -> list[Case]:
-    """B_i = 0; at right angles to the other rows of B, before the step or after; almost so; g_i = 0; at random."""
+    """B = 0; B_i = 0; at right angles to the other rows of B, before the step or after; almost so; g_i = 0; random."""
 
     def draw(rng: np.random.Generator) -> Dropped:
         one, kind, rate = layer_training.draw_pass(rng, n1=4, rank=3), rng.integers(6), 0.1
@@ -267,7 +306,9 @@ def dropped_cases(cases: Cases) -> list[Case]:
         name = f"{optimizer}, n₂ = 64, r = 8, rows of {size:g}"
         return Case(name, Dropped(one, 0, 1e-4, optimizer, 10), paper=optimizer == "adamw")
 
-    return [own("adamw", 0.1), own("adamw", 0.01), own("sgd", 0.1), *cases.draw(draw, 32)]
+    start = Dropped(layer_training.paper_pass(cases.rng, 0.0), 0, 1e-4, "adamw")
+    first = Case("adamw, n₂ = 64, r = 8, B = 0, the first step", start, True)
+    return [own("adamw", 0.1), own("adamw", 0.01), own("sgd", 0.1), first, *cases.draw(draw, 32)]
 
 
 def stepped(case: Dropped, kept: bool) -> np.ndarray:
@@ -334,15 +375,14 @@ def left_alone(case: Dropped) -> bool:
 
 
 @framework_claim(
-    "4-dropout-rate",
-    says="which is again a scaling factor applied to the learning rate l",
-    reading="The dropped row (BA)_i has the learning rate 0: it stays where it is in a step of A and B that drops "
-    "output i for all tokens, after steps that kept it; no weight decay. With BA itself trained by plain SGD it is so "
-    "at once.",
+    "4-dropout-rate-in-training",
+    says=RATE,
+    reading="A less kind reading: the dropped row (BA)_i stays where it is in a step of A and B that drops output i "
+    "for all tokens, the first or after steps that kept it; no weight decay.",
     test="tests/test_claims_4_1.py",
-    depends_on=("4-dropout-gradient",),
+    depends_on=("4-dropout-rate", "4-dropout-gradient-in-training"),
 )
-def dropout_rate(cases: Cases) -> Finding:
+def dropout_rate_in_training(cases: Cases) -> Finding:
     """A step of torch's optimizers with output i dropped, against the closed form of their steps."""
     judged = cases.judge(
         dropped_cases(cases),
@@ -362,7 +402,7 @@ def dropout_rate(cases: Cases) -> Finding:
         "how far AdamW still moves a dropped row after ten steps, r = 8, rows near 0.1; in brackets over eight rows",
     )
     return judged.finding(
-        conditional="Only under plain SGD where B_iΔA = 0, as at B_i = 0; "
+        conditional="Only if B_iΔA = 0 (B_i = 0) and no momentum moves B_i: "
         f"under AdamW {own.value:.1f} of the step remains.",
         evidence=judged.evidence(
             ROUNDING,
@@ -394,8 +434,8 @@ def coupled(case: Dropped) -> bool:
     test="tests/test_claims_4_1.py",
     says="Note that this is true only for (BA)_{i,:}, the effect on (BA)_{j,:}, j ≠ i is slightly different",
     reading="Dropping output i for all tokens changes the step of some other row (BA)_j, for a loss that does not "
-    "couple outputs; no weight decay.",
-    depends_on=("4-dropout-rate",),
+    "couple outputs; no weight decay, unclipped.",
+    depends_on=("4-dropout-rate-in-training",),
 )
 def dropout_other_rows(cases: Cases) -> Finding:
     """Steps of the other rows under torch's optimizers, output i dropped less kept."""
