@@ -139,6 +139,20 @@ def twice_the_kink(*args):
     return tuple(2 * part for part in RIGHT["directional_derivative"](*args))
 
 
+def parallel(case):
+    """Every G_i parallel to (BA)_i."""
+    g, p = framework.product_slope(case), case.b @ case.task.a
+    across = np.abs(g[:, :, None] * p[:, None, :] - p[:, :, None] * g[:, None, :]).max()
+    return bool(across <= 1e-9 * np.abs(g).max() * np.abs(p).max())
+
+
+def m_is_zero(case):
+    """M = 0."""
+    d, between = adaptive.row_factor(case.task.a, case.b, case.eta), CURVATURE(case)
+    apart = np.abs((d[:, None] - d)[:, :, None, None] * between).max()
+    return parallel(case) and bool(apart <= 1e-9 * d.max() * np.abs(between).max())
+
+
 def uncoupled(case):
     return CURVATURE(case) * np.eye(len(case.b))[:, :, None, None]
 
@@ -166,7 +180,13 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     (f"4-dropout-rate{BATCH}", layer_training, "lora", cut_off_from_a, "refuted"),
     (f"4-dropout-rate{BATCH}", layer_training, "optimizer", without_buffers, "refuted"),
     (f"4-dropout-rate{BATCH}", dropped, "left_alone", at_right_angles, "refuted"),
-    (f"4-dropout-rate{BATCH}", dropped, "left_alone", of_plain_sgd, "refuted"),  # a row without a gradient has no buffer
+    (
+        f"4-dropout-rate{BATCH}",
+        dropped,
+        "left_alone",
+        of_plain_sgd,
+        "refuted",
+    ),  # a row without a gradient has no buffer
     (f"4-dropout-rate{BATCH}", dropped, "buffered", lambda case, earlier, gradient: gradient, "refuted"),
     ("4-dropout-other-rows", layer_training, "lora", cut_off_from_a, "refuted"),
     ("4-dropout-other-rows", layer_training, "optimizer", without_buffers, "refuted"),
@@ -195,8 +215,15 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-adapted-gradient", adaptive, "layer_double_backward", RIGHT["update_jacobian"], "refuted"),
     ("4-adapted-gradient", adaptive, "directional_derivative", twice_the_kink, "refuted"),
     ("4-adapted-gradient", framework, "has_potential", lambda case: case.task.x.shape[1] == 1, "refuted"),
-    ("4-adapted-gradient", framework, "uncoupled", lambda case: True, "refuted"),
-    ("4-adapted-gradient", framework, "uncoupled", lambda case: case.loss in ("squared", "Huber"), "refuted"),
+    ("4-adapted-gradient", framework, "has_potential", parallel, "refuted"),
+    ("4-adapted-gradient", framework, "has_potential", m_is_zero, "refuted"),
+    (
+        "4-adapted-gradient",
+        framework,
+        "has_potential",
+        lambda case: parallel(case) and case.loss in ("squared", "Huber"),
+        "refuted",
+    ),
     ("4-adapted-gradient", framework, "curvature", uncoupled, "refuted"),
 ]
 
