@@ -180,8 +180,8 @@ def own_dropout(cases: Cases) -> Finding:
             "distance of LoRA's masked outputs at one f(x), drop rate 0.05, 100 draws",
         ),
         condition="the masked product has its rows in BA's row space: of masks in the latent space surely where B has "
-        "rank r (so r ≤ n₁), of masks on the input only where that space is the sum of a part in the masked features and one "
-        "in the kept",
+        "rank r (so r ≤ n₁), of masks on the input only where that space is the sum of a part in the masked features "
+        "and one in the kept",
         flips_if="masked inputs giving one output at one f(x) where BA's row space has no two such parts",
     )
 
