@@ -196,8 +196,9 @@ def by_the_rule(
     margin: float = MARGIN,
     alone: Sequence[str] = (),
 ) -> Finding:
-    """A sentence about one contrast, judged within its question; answers may hold {mean}, {low}, {high}, {p}, {cells}, {clusters}.
+    """A sentence about one contrast, judged within its question.
 
+    `answers` may hold {mean}, {interval}, {p}, {cells}, {clusters};
     `alone`: contrasts that must all hold, each judged by itself instead, without Holm's correction.
     """
     means, found = {each: family(each)[each] for each in alone} or family(name), of(name)
@@ -211,7 +212,8 @@ def by_the_rule(
     tested = cases.test(split(means, {EQUAL.name: margin}), rule)
     one = judged({name: means[name]} if alone else means, margin=margin)[name]
     told = {
-        **{key: f"{value:+.2f}" for key, value in zip(("mean", "low", "high"), (one.mean, *one.interval), strict=True)},
+        "mean": f"{one.mean:+.2f}",
+        "interval": " and ".join(f"{end:+.2f}" for end in one.interval or ()),
         "p": f"{one.adjusted_p_value:.2g}",
         "cells": f"{int((found.values > 0).sum())} of {found.values.size}",
         "clusters": f"{int((means[name] > 0).sum())} of {one.n}",

@@ -236,8 +236,8 @@ def no_cross_validation(cases: Cases) -> Finding:
     "1-eta-no-cross-validation",
     where="beyond the paper: §1; §4.5",
     says="At one learning rate, η needs no cross-validation either.",
-    reading="At the paper's one l_b, η² = 4 and η² = 1 differ by less than a quarter of a point in Table 3. Whether η matters "
-    "once l_b is chosen for each is 4-eta-needs-no-tuning-laboratory's, and open.",
+    reading="At the paper's one l_b, η² = 4 and η² = 1 differ by less than a quarter of a point in Table 3. Whether η "
+    "matters once l_b is chosen for each is 4-eta-needs-no-tuning-laboratory's, and open.",
     depends_on=("1-no-cross-validation", "4.5-best-of-three"),
 )
 def eta_no_cross_validation(cases: Cases) -> Finding:

@@ -128,7 +128,7 @@ def no_difference(cases: Cases) -> Finding:
     other = {f"{m:g}": contrasts.judged(means, margin=m)["ALLoRA-0 − ALLoRA"].verdict for m in (MARGIN / 2, 2 * MARGIN)}
     lead = contrasts.of("ALLoRA − LoRA").values.mean()
     answers = {
-        "holds": f"Yes: {{mean}} points, between {{low}} and {{high}}; ALLoRA's lead over LoRA is {lead:+.2f}.",
+        "holds": f"Yes: {{mean}} points, between {{interval}}; ALLoRA's lead over LoRA is {lead:+.2f}.",
         "undecided": f"Undecided: {{mean}} points, not shown to be within ± {MARGIN:g} (adjusted p = {{p}}).",
     }
     return by_the_rule(cases, "ALLoRA-0 − ALLoRA", answers, {"verdict at another margin": other})
