@@ -8,16 +8,18 @@ import torch
 
 from allora_analysis import adaptive, ripple
 from allora_analysis.claims import layer_training, s4_1_dropout_as_scaling, s4_1_framework, s4_1_three_limitations
+from allora_analysis.claims import s4_1_dropout_in_a_step as in_a_step
 from allora_analysis.claims import s4_1_without_loss as rewritten
 from allora_analysis.claims.cases import Cases
 from allora_analysis.lora import functional
 from tests.ledger_rows import Rows, by_token, lora_instead, scaled_input_gradient
 
 limits, dropped, framework = s4_1_three_limitations, s4_1_dropout_as_scaling, s4_1_framework
-ROWS = Rows(limits, rewritten, dropped, framework)
+ROWS = Rows(limits, rewritten, dropped, in_a_step, framework)
 RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
 ALLORA, LORA, PRODUCTS = functional.allora, layer_training.lora, layer_training.products
 BATCH, SAME_LOSS = "-in-training", "4-without-loss-of-generality-same-loss"
+PRODUCT = dropped.product_after_backward
 LOSS, GRADIENTS, AHEAD = rewritten.loss_of, rewritten.factor_gradients, limits.ahead
 
 
@@ -57,6 +59,14 @@ def without_buffers(name, parameters, rate):
     return torch.optim.SGD(parameters, lr=rate)
 
 
+def with_adam(name, parameters, rate):
+    return torch.optim.Adam(parameters, lr=rate)
+
+
+def unmasked(case):
+    return PRODUCT(case._replace(mask=np.ones_like(case.mask)))
+
+
 def at_right_angles(case):
     """The condition of plain SGD alone, at momentum and AdamW too."""
     g = np.delete(case.one.upstream.T @ case.one.x, case.i, axis=0)
@@ -64,7 +74,7 @@ def at_right_angles(case):
 
 
 def of_plain_sgd(case):
-    return case.optimizer == "sgd" and dropped.negligible(case.one.b[case.i] @ dropped.moves(case, False)[0], case)
+    return case.optimizer == "sgd" and in_a_step.negligible(case.one.b[case.i] @ in_a_step.moves(case, False)[0], case)
 
 
 def rows_at_an_angle(case):
@@ -130,6 +140,20 @@ def twice_the_kink(*args):
     return tuple(2 * part for part in RIGHT["directional_derivative"](*args))
 
 
+def parallel(case):
+    """Every G_i parallel to (BA)_i."""
+    g, p = framework.product_slope(case), case.b @ case.task.a
+    across = np.abs(g[:, :, None] * p[:, None, :] - p[:, :, None] * g[:, None, :]).max()
+    return bool(across <= 1e-9 * np.abs(g).max() * np.abs(p).max())
+
+
+def m_is_zero(case):
+    """M = 0."""
+    d, between = adaptive.row_factor(case.task.a, case.b, case.eta), CURVATURE(case)
+    apart = np.abs((d[:, None] - d)[:, :, None, None] * between).max()
+    return parallel(case) and bool(apart <= 1e-9 * d.max() * np.abs(between).max())
+
+
 def uncoupled(case):
     return CURVATURE(case) * np.eye(len(case.b))[:, :, None, None]
 
@@ -147,19 +171,27 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     (f"4-dropout-gradient{BATCH}", dropped, "one_factor_on_gradients", dropped.masked_rows, "refuted"),
     (f"4-dropout-gradient{BATCH}", dropped, "agree_on_gradients", one_mask, "refuted"),
     (f"4-dropout-gradient{BATCH}", dropped, "agree_on_gradients", parallel_sums, "refuted"),
+    ("4-dropout-rate", dropped, "product_after_backward", unmasked, "refuted"),
+    ("4-dropout-rate", layer_training, "optimizer", with_adam, "refuted"),
     *(
         (name, dropped, "product_gradient", lambda case: case.one.upstream.T @ case.one.x, "refuted")
         for name in ("4-dropout-gradient", f"4-dropout-gradient{BATCH}")
     ),
-    ("4-dropout-rate", adaptive, "masked_field", b_unscaled, "refuted"),
-    ("4-dropout-rate", layer_training, "lora", cut_off_from_a, "refuted"),
-    ("4-dropout-rate", layer_training, "optimizer", without_buffers, "refuted"),
-    ("4-dropout-rate", dropped, "left_alone", at_right_angles, "refuted"),
-    ("4-dropout-rate", dropped, "left_alone", of_plain_sgd, "refuted"),  # a row without a gradient has no buffer
-    ("4-dropout-rate", dropped, "buffered", lambda case, earlier, gradient: gradient, "refuted"),
+    (f"4-dropout-rate{BATCH}", adaptive, "masked_field", b_unscaled, "refuted"),
+    (f"4-dropout-rate{BATCH}", layer_training, "lora", cut_off_from_a, "refuted"),
+    (f"4-dropout-rate{BATCH}", layer_training, "optimizer", without_buffers, "refuted"),
+    (f"4-dropout-rate{BATCH}", in_a_step, "left_alone", at_right_angles, "refuted"),
+    (
+        f"4-dropout-rate{BATCH}",
+        in_a_step,
+        "left_alone",
+        of_plain_sgd,
+        "refuted",
+    ),  # a row without a gradient has no buffer
+    (f"4-dropout-rate{BATCH}", in_a_step, "buffered", lambda case, earlier, gradient: gradient, "refuted"),
     ("4-dropout-other-rows", layer_training, "lora", cut_off_from_a, "refuted"),
     ("4-dropout-other-rows", layer_training, "optimizer", without_buffers, "refuted"),
-    ("4-dropout-other-rows", dropped, "coupled", rows_at_an_angle, "refuted"),
+    ("4-dropout-other-rows", in_a_step, "coupled", rows_at_an_angle, "refuted"),
     ("4-both-adaptions", framework, "adapted", masked_inputs_always, "refuted"),
     ("4-both-adaptions", framework, "adapted", lambda case, x, a, b: LORA(x, a, b), "refuted"),  # LoRA's own gradient
     ("4-both-adaptions-in-lora", framework, "adapted", masked_outputs_always, "holds"),
@@ -184,8 +216,15 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-adapted-gradient", adaptive, "layer_double_backward", RIGHT["update_jacobian"], "refuted"),
     ("4-adapted-gradient", adaptive, "directional_derivative", twice_the_kink, "refuted"),
     ("4-adapted-gradient", framework, "has_potential", lambda case: case.task.x.shape[1] == 1, "refuted"),
-    ("4-adapted-gradient", framework, "uncoupled", lambda case: True, "refuted"),
-    ("4-adapted-gradient", framework, "uncoupled", lambda case: case.loss in ("squared", "Huber"), "refuted"),
+    ("4-adapted-gradient", framework, "has_potential", parallel, "refuted"),
+    ("4-adapted-gradient", framework, "has_potential", m_is_zero, "refuted"),
+    (
+        "4-adapted-gradient",
+        framework,
+        "has_potential",
+        lambda case: parallel(case) and case.loss in ("squared", "Huber"),
+        "refuted",
+    ),
     ("4-adapted-gradient", framework, "curvature", uncoupled, "refuted"),
 ]
 
@@ -224,10 +263,10 @@ def brute_force(case, kept):
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_a_dropped_row_by_brute_force(index):
     """The paper's cases, whose earlier steps the row takes at a rate of 0, with A and B trained in them too."""
-    case = dropped.dropped_cases(Cases(0, "4-dropout-rate"))[index].inputs
+    case = in_a_step.dropped_cases(Cases(0, f"4-dropout-rate{BATCH}"))[index].inputs
     shares = [
         np.linalg.norm(step(case, False)[case.i]) / np.linalg.norm(step(case, True)[case.i])
-        for step in (brute_force, dropped.stepped)
+        for step in (brute_force, in_a_step.stepped)
     ]
     assert shares[0] == pytest.approx(shares[1], rel=0.05)
     assert shares[0] > (0.85 if case.optimizer == "adamw" else 0.1)
@@ -237,8 +276,8 @@ def test_a_dropped_row_by_brute_force(index):
 def test_the_changed_step_by_its_formula(optimizer):
     """l(B_j⁺·B_i)g_i, exactly."""
     one = layer_training.draw_pass(np.random.default_rng(0), n1=4, rank=3)
-    case = dropped.Dropped(one, 0, 0.1, optimizer, 3)
-    steps = [dropped.stepped(case, kept) for kept in (False, True)]
+    case = in_a_step.Dropped(one, 0, 0.1, optimizer, 3)
+    steps = [in_a_step.stepped(case, kept) for kept in (False, True)]
     g = one.upstream.T @ one.x
     factor = 1 + 0.9 + 0.81 + 0.729 if optimizer == "momentum" else 1.0
     after = one.b - 0.1 * factor * g @ one.a.T

@@ -25,7 +25,7 @@ ROWS = Rows(section)
             "rank_one_lyapunov",
             lambda right: lambda *given: dataclasses.replace(right(*given), bound=0.9 * right(*given).rate + 1),
         ),
-        ("gradient_flow", lambda right: lambda *given: right(*given[:-1], 1e-2 * given[-1])),  # stopped early
+        ("gradient_flow", lambda right: lambda *given: right(*given[:-1], 1e-3 * given[-1])),  # stopped early
         ("gradient_flow", lambda right: lambda *given: (right(*given)[0], 1.01 * right(*given)[1])),
     ],
 )

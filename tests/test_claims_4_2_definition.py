@@ -69,11 +69,12 @@ def scaled_output(x, weight, bias, a, b, eta, adaptor, per_token):
     return x @ weight.mT + eta * (x @ a.mT @ b.mT)
 
 
-def unmasked(x, drop_rate, training):
-    return x
+def masked_always(x, weight, bias, a, b, eta, adaptor, per_token):
+    """Dropout at the rate as run, whatever the layer's own is."""
+    return LINEAR(DROPOUT(x, 0.05, True), weight, bias, a, b, eta, adaptor, per_token)
 
 
-FOLLOWS = scaled.follows_the_gradient
+FOLLOWS, LINEAR, DROPOUT = scaled.follows_the_gradient, layers.allora_linear, layers.nn.functional.dropout
 
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
     ("4-scaled-gradient", scaled, "scaled_gradient_of", at_the_unscaled_output, "holds"),
@@ -94,7 +95,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-definition", adaptive, "update_field", twice_for_a, "refuted"),
     ("4-not-back-propagated", functional, "allora", scaled_input_gradient, "refuted"),
     ("4-two-hyper-parameters", layers, "allora_linear", scaled_output, "refuted"),
-    ("4-two-hyper-parameters", layers.nn.functional, "dropout", unmasked, "refuted"),
+    ("4-two-hyper-parameters", layers, "allora_linear", masked_always, "refuted"),
     ("4-backward-ripple", functional, "allora", scaled_input_gradient, "refuted"),
     ("4-backward-ripple", functional, "row_factor", norms_of_b, "refuted"),
     ("4-backward-ripple", section, "growth_ratio", with_the_row_norm, "refuted"),
@@ -140,6 +141,12 @@ def test_what_dropout_moves_in_root_mean_square(drop_rate):
     moved = np.array([section.off_the_product(one._replace(seed=seed)) for seed in range(200)])
     assert np.sqrt(np.mean(moved**2)) == pytest.approx((drop_rate / (1 - drop_rate)) ** 0.5, rel=0.05)
     assert section.off_the_product(one) == section.off_the_product(one._replace(eta=1.0))
+
+
+def test_lora_times_eta_keeps_its_factor():
+    one = section.Adapted(64, 64, 8, "lora_x_eta", 2.0, 0.0, 0)
+    assert section.off_the_product(one) == pytest.approx(1.0)
+    assert section.off_the_product(one._replace(eta=1.0)) < section.TOLERANCE
 
 
 def test_the_size_of_dropout_is_no_one_draw():

@@ -51,6 +51,18 @@ class PlainAdamW(torch.optim.AdamW):
         super().__init__(groups[0]["params"], lr, betas, weight_decay=weight_decay)
 
 
+class FirstStepAlone(optim.ALLoRAAdamW):
+    """After its first step the signs are turned: no first step shows it."""
+
+    def step(self, closure=None):
+        before = [p.detach().clone() for p in self.param_groups[0]["params"]]
+        first = not self.state
+        super().step(closure)
+        with torch.no_grad():
+            for old, part in zip(before, self.param_groups[0]["params"], strict=True):
+                part.copy_(part if first else 2 * old - part)
+
+
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
     ("4-descent", functional, "allora", lora_instead, "holds"),
     ("4-descent", adaptive, "first_order_change", climbing_b, "refuted"),
@@ -68,6 +80,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ),
     ("4-allora-adamw", optim, "ALLoRAAdamW", AscendingAdamW, "refuted"),
     ("4-allora-adamw", optim, "ALLoRAAdamW", PlainAdamW, "refuted"),
+    ("4-allora-adamw", optim, "ALLoRAAdamW", FirstStepAlone, "refuted"),
     ("4-allora-adamw", adaptive, "row_factor", lambda a, b, eta: np.full(len(b), eta), "refuted"),
 ]
 
@@ -128,3 +141,18 @@ def test_the_share_of_signs_that_change_is_no_one_draw(seed):
     """One draw in a hundred has next to none; the median of many is 0.011."""
     size = ROWS.finding("4-per-parameter", seed).size
     assert size.low < 0.005 < size.value < 0.016 < size.high
+
+
+def test_a_step_of_allora_adamw_that_is_not_small_can_raise_the_loss():
+    rng = np.random.default_rng(0)
+    x, y = (torch.tensor(rng.standard_normal((12, n))) for n in (5, 6))
+    a, b = (torch.tensor(part, requires_grad=True) for part in (rng.standard_normal((2, 5)) / 4, np.zeros((6, 2))))
+    rule = optim.ALLoRAAdamW([{"params": [a, b], "pair": True}], 0.1, 2.0, (0.0, 0.999), weight_decay=0.0)
+    losses = []
+    for _ in range(200):
+        rule.zero_grad()
+        loss = ((x @ (b @ a).T - y) ** 2).sum() / 24
+        loss.backward()
+        losses.append(loss.item())
+        rule.step()
+    assert 50 < (np.diff(losses) > 0).sum() < 150

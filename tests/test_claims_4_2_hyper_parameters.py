@@ -66,6 +66,12 @@ def old_answer(one):
     return one.setting.decay_a + one.setting.decay_b > 0 or not {"rate_a", "rate_b"} & {*one.tuned}
 
 
+def any_decay(one):
+    """Decay of A alone brings α back beside B's own rate."""
+    both = max(one.setting.decay_a, one.setting.decay_b)
+    return MATTERS(one._replace(setting=replace(one.setting, decay_a=both, decay_b=both)))
+
+
 MATTERS = section.matters
 
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
@@ -76,7 +82,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-alpha", adaptive, "degrees_of_freedom", one_knob, "refuted"),
     *(
         ("4-alpha", section, "matters", wrong, "refuted")
-        for wrong in (both_redundant, unclipped_always, whenever_clipped, old_answer)
+        for wrong in (both_redundant, unclipped_always, whenever_clipped, old_answer, any_decay)
     ),
     ("4-no-new-hyper-parameter", adaptive, "eta_as_scaling", cubed_always, "refuted"),
     ("4-no-new-hyper-parameter", adaptive, "degrees_of_freedom", lora_has_one, "refuted"),
@@ -112,5 +118,5 @@ def test_the_rows_on_the_count_agree():
         next(iter(ROWS.finding(name).evidence.measured.values()))
         for name in ("4-no-new-hyper-parameter", "4-two-fewer-to-choose")
     )
-    assert new["of (η, l_b)"] == removed["ALLoRA"] == 2
+    assert new["of (η, l_b)"] == removed["ALLoRA-0"] == 2
     assert new["of LoRA's (s, l)"] == removed["LoRA"] - 1

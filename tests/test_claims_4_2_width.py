@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from allora_analysis.claims import s4_2_convergence_and_width as section
+from allora_analysis.claims.cases import Cases
 from allora_analysis.finetune import setting as settings
 from allora_analysis.grid.presets import row_norms as preset
 from allora_analysis.width.exponents import Exponents, Power
@@ -37,6 +38,16 @@ def test_planted_powers_are_refuted(monkeypatch, trained, power):
     monkeypatch.setattr(section, "exponents", lambda *_, **__: Exponents(power, power, power))
     assert verdict(section.factor_at_width) == "refuted"
     assert verdict(section.transfer) == "refuted"
+
+
+def test_which_rates_stay(monkeypatch, trained):
+    """The answer's words, case by case: LoRA+'s over width, under Adam; ALLoRA's over rank, of many directions."""
+    monkeypatch.setattr(section, "slope", trained["slope"])
+    cases = Cases(0, section.transfer.id)
+    section.transfer.check(cases)
+    stays = [case.inputs for case in cases.judged.cases if cases.judged.printed[case.name]]
+    assert [one[:2] for one in stays if one.axis == "width"] == [("loraplus", "adam")]
+    assert [one.method for one in stays if one.many] == ["allora", "allora_adamw"]
 
 
 def test_the_limits_boundary_is_not_that_of_these_widths(monkeypatch, trained):

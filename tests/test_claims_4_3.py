@@ -66,7 +66,8 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-family-in-framework", functional, "allora", frozen_factor, "refuted"),
     ("4-family-in-framework", functional, "allora_od", by_row, "refuted"),
     ("4-family-in-framework", functional, "asf_lora", with_a, "refuted"),
-    ("4-define-each-other", np.linalg, "matrix_rank", lambda x, *args: x.shape[1], "refuted"),
+    ("4-define-each-other", layer_training, "lora", lambda x, a, b: x @ a.mT @ b.mT + 1e-3, "refuted"),
+    ("4-define-each-other-in-training", np.linalg, "matrix_rank", lambda x, *args: x.shape[1], "refuted"),
     ("4-od-noise", functional, "allora_od", by_row, "refuted"),
     ("4-od-noise", adaptive, "output_factor", doubled_variance, "refuted"),
     ("4-od-update", functional, "allora_od", by_row, "refuted"),
@@ -77,6 +78,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-od-update-in-training", family, "inverse_sqrt", lambda m, eta: eta, "refuted"),
     ("4-asf-similar", layer_training, "pairs", lora_for_asf, "refuted"),
     ("4-asf-similar", adaptive, "asf", lambda f, eta: eta * f, "refuted"),
+    ("4-asf-similar", asf, "within", lambda case: 1.25 / case.run.eta, "refuted"),  # as far as outputs are short
     ("4-asf-gradient", functional, "asf_lora", scaled, "refuted"),
     ("4-asf-gradient", adaptive, "asf_derivative", lambda f, eta: (abs(f) + eta**-2) ** -0.5, "refuted"),
     ("4-output-scales-gradient", functional, "asf_lora", scaled, "refuted"),
@@ -96,6 +98,8 @@ def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, mo
 def test_asf_lora_that_trains_as_allora_would_be_similar(monkeypatch):
     """The same BA at every step, and the output that ASF-LoRA makes of it: nothing is left of the condition."""
     monkeypatch.setattr(layer_training, "pairs", allora_for_asf)
+    assert ROWS.finding("4-asf-similar").verdict == "conditional"
+    monkeypatch.setattr(functional, "asf_lora", by_row)
     assert ROWS.finding("4-asf-similar").verdict == "holds"
 
 

@@ -56,6 +56,15 @@ def test_ahead_in_every_case_holds_and_behind_in_one_refutes(verdict):
         assert verdict(row, in_one_case("allora", -0.01, 0.01)) == "refuted"
 
 
+def test_the_leads_over_unlike_arms_are_told_apart(monkeypatch):
+    by = {"allora": 0.0, "allora_od": -0.02, "asf_lora": 0.01}
+    table = planted(lambda point: 0.8 + by.get(point.cell.rule, 0.03), ALL)
+    monkeypatch.setattr(section, "recorded", lambda folder: table)
+    found = finding(section.table_4)
+    assert "over ALLoRA-OD +2.0, over ASF-LoRA -1.0, over LoRA × η -3.0 points" in found.answer
+    assert [found.size.value, found.size.low, found.size.high] == pytest.approx([-1, -3, 2], abs=0.2)
+
+
 def test_what_happens_at_loras_best_rate_decides_nothing(verdict):
     assert verdict(
         section.table_4, lambda point: 0.8 + 0.05 * (point.cell.rule == "allora") * (point.level == "best")

@@ -108,9 +108,10 @@ def test_table_4(folder):
     plant(folder, [*PERCEIVED, *ABLATED], accuracy)
     found = finding("4-table-4-desk")
     assert found.verdict == "refuted"
-    assert found.evidence.measured["over asf_lora, rotten_tomatoes, η² = 1"]["verdict"] == "refuted"
-    assert found.evidence.measured["over lora_x_eta, rotten_tomatoes, η² = 1"]["mean"] == pytest.approx(0.02)
+    assert found.evidence.measured["over ASF-LoRA, rotten_tomatoes, η² = 1"]["verdict"] == "refuted"
+    assert found.evidence.measured["over LoRA × η, rotten_tomatoes, η² = 1"]["mean"] == pytest.approx(0.02)
     assert found.evidence.measured["mean over the cases"]["n"] == 3
+    assert "over ALLoRA-OD +2.0, over ASF-LoRA -8.0, over LoRA × η +2.0 points" in found.answer
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_the_rule_is_one_sided_and_within_the_question(names):
     """Against enumeration, Holm by hand; equality by its two sides."""
     found, means = contrasts.judged(contrasts.family(names[0])), contrasts.family(names[0])
     raw = [
-        max(one_sided(means[name] + 0.5), one_sided(0.5 - means[name]))
+        max(one_sided(contrasts.MARGIN + sign * means[name]) for sign in (1, -1))
         if name == contrasts.EQUAL.name
         else one_sided(means[name])
         for name in names

@@ -128,4 +128,5 @@ def test_the_two_procedures_near_the_interval(seed):
     found = finding(seed)
     assert found.verdict == "conditional"
     near = [found.evidence.measured[name].ratio for name in ("adapters at η·l", "factor after it, classifier at η·l")]
-    assert near == pytest.approx([0.75, 0.86], abs=0.06)
+    assert near == pytest.approx([0.75, 0.86], abs=0.012)
+    assert found.condition.endswith("at half the level of the interval also adapters at η·l")

@@ -94,6 +94,14 @@ def turned(panel):
     return dataclasses.replace(panel, minuend=panel.subtrahend, subtrahend=panel.minuend, rows=rows)
 
 
+OF = contrasts.of
+
+
+def as_far_as_lora(name, cells=None):
+    """ALLoRA's lead over LoRA as that over ALLoRA-0: a margin may not make the one no difference, the other a gain."""
+    return OF("ALLoRA − LoRA" if name == contrasts.EQUAL.name else name, cells)
+
+
 PLANTED = [
     ("T1-averages", reported, "mean", wrong_mean, "refuted"),
     ("F3-averages", reported, "mean", wrong_mean, "refuted"),
@@ -156,7 +164,8 @@ PLANTED = [
     ("A-dropout-free-better", contrasts, "of", of(-9.0), "refuted"),
     ("6-better-than-lora", contrasts, "of", of(-0.25), "undecided"),
     ("4.4-no-difference", contrasts, "of", of(9.0), "refuted"),
-    ("4.4-no-difference", contrasts, "of", of(0.4), "undecided"),
+    ("4.4-no-difference", contrasts, "of", of(0.2), "undecided"),
+    ("4.4-no-difference", contrasts, "of", as_far_as_lora, "undecided"),
     ("4.5-better-than-dora", contrasts, "of", of(-0.1), "refuted"),  # behind in one model's average
     ("4.5-better-than-dora-beyond-chance", contrasts, "of", of(9.0), "holds"),
     ("4.5-allora-0-better-than-dora", contrasts, "of", of(-9.0), "refuted"),

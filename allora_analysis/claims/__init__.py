@@ -29,6 +29,7 @@ SECTIONS = (
     "s4_1_three_limitations",
     "s4_1_without_loss",
     "s4_1_dropout_as_scaling",
+    "s4_1_dropout_in_a_step",
     "s4_1_framework",
     "s4_2_scaled_gradient",
     "s4_2_definition",

@@ -1,4 +1,4 @@
-"""§4.1: a dropped output as a factor on rows, gradients and the learning rate.
+"""§4.1: a dropped output as a factor on rows of BA, on their gradients and on their learning rates.
 
 G = ∂L/∂(BA), f(x) = BAx; a mask m ∈ {0, 1} is drawn without its factor 1/(keep probability), which changes none
 of these statements. Checked by `tests/test_claims_4_1.py`, which plants wrong formulas.
@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import Case, Cases, Judged
-from allora_analysis.claims.claim import Evidence, Finding, claim, ranged
+from allora_analysis.claims.claim import Evidence, Finding, claim
 from allora_analysis.claims.layer_training import ROUNDING, Pass, close
 
 framework_claim = functools.partial(claim, where="§4.1, below Eq. (4)", test="tests/test_adaptive_field.py")
@@ -164,14 +163,19 @@ def dropout_forward_in_training(cases: Cases) -> Finding:
     )
 
 
-def product_gradient(case: Masked) -> np.ndarray:
-    """∂L/∂(BA) with the mask on the outputs, by autograd."""
+def product_after_backward(case: Masked):
+    """BA as a tensor with its gradient by autograd, the mask on the outputs."""
     import torch
 
     product = torch.tensor(case.one.b @ case.one.a, requires_grad=True)
     output = torch.tensor(case.mask) * (torch.tensor(case.one.x) @ product.mT)
     output.backward(torch.tensor(case.one.upstream))
-    return product.grad.numpy()
+    return product
+
+
+def product_gradient(case: Masked) -> np.ndarray:
+    """∂L/∂(BA) with the mask on the outputs, by autograd."""
+    return product_after_backward(case).grad.numpy()
 
 
 def masked_rows(case: Masked) -> np.ndarray:
@@ -232,201 +236,35 @@ def dropout_gradient_in_training(cases: Cases) -> Finding:
     )
 
 
-class Dropped(NamedTuple):
-    """A pass, the output i that a step drops for all tokens, the rate, the optimizer, and its steps before.
-
-    Those had the pass's own gradient, i kept, at a rate of 0: they fill the optimizer's buffers.
-    """
-
-    one: Pass
-    i: int
-    rate: float
-    optimizer: str = "sgd"
-    before: int = 0
+STEP_RATE = 0.1
 
 
-def dropped_cases(cases: Cases) -> list[Case]:
-    """B_i = 0; at right angles to the other rows of B, before the step or after; almost so; g_i = 0; at random."""
-
-    def draw(rng: np.random.Generator) -> Dropped:
-        one, kind, rate = layer_training.draw_pass(rng, n1=4, rank=3), rng.integers(6), 0.1
-        b, upstream = one.b.copy(), one.upstream.copy()
-        if kind in (0, 4):
-            b[0] = 0.0
-        if kind in (1, 2, 3):
-            moved = rate * upstream.T @ one.x @ one.a.T * (kind == 2)  # of SGD
-            b[1:] -= np.outer((b - moved)[1:] @ b[0], b[0]) / (b[0] @ b[0])  # row j at right angles to B_i
-            b[1:] += 1e-4 * b[0] * rng.integers(2)
-        if kind in (3, 4):
-            upstream[:, 0] = 0.0
-        optimizer = str(rng.choice(["sgd", "sgd", "momentum", "adamw"]))
-        return Dropped(one._replace(b=b, upstream=upstream), 0, rate, optimizer, int(rng.choice([0, 1, 10])))
-
-    def own(optimizer: str, size: float) -> Case:
-        one = layer_training.paper_pass(cases.rng, size)
-        name = f"{optimizer}, n₂ = 64, r = 8, rows of {size:g}"
-        return Case(name, Dropped(one, 0, 1e-4, optimizer, 10), paper=optimizer == "adamw")
-
-    return [own("adamw", 0.1), own("adamw", 0.01), own("sgd", 0.1), *cases.draw(draw, 32)]
+def product_step(case: Masked) -> np.ndarray:
+    """The change of BA in a step of torch's SGD along its own gradient, the mask on the outputs."""
+    product = product_after_backward(case)
+    layer_training.optimizer("sgd", [product], STEP_RATE).step()
+    return product.detach().numpy() - case.one.b @ case.one.a
 
 
-def stepped(case: Dropped, kept: bool) -> np.ndarray:
-    """The change of BA in a step of torch's optimizer with output i kept or dropped."""
-    import torch
-
-    x, upstream, a, b = (torch.tensor(part, requires_grad=True) for part in case.one)
-    rule = layer_training.optimizer(case.optimizer, [a, b], 0.0)
-    for step in range(case.before + 1):
-        mask = torch.ones(len(b), dtype=b.dtype)
-        if step == case.before:
-            mask[case.i] = kept
-            rule.param_groups[0]["lr"] = case.rate
-        rule.zero_grad()
-        layer_training.lora(x, a, b).backward((upstream * mask).detach())
-        rule.step()
-    return (b @ a).detach().numpy() - case.one.b @ case.one.a
+def rates_of_rows(case: Masked) -> np.ndarray:
+    """−(lη_i)g_i: the step without a mask at a learning rate for each row."""
+    return -(STEP_RATE * case.mask[0])[:, None] * (case.one.upstream.T @ case.one.x)
 
 
-def buffered(case: Dropped, earlier: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """What −l multiplies in the step at a gradient, after `before` steps at an earlier one that stayed."""
-    n = case.before
-    if case.optimizer == "sgd":
-        return gradient
-    if case.optimizer == "momentum":
-        return gradient + 9 * (1 - 0.9**n) * earlier
-    mean, square = (
-        (beta * (1 - beta**n) * earlier**power + (1 - beta) * gradient**power) / (1 - beta ** (n + 1))
-        for beta, power in ((0.9, 1), (0.999, 2))
-    )
-    return mean / (np.sqrt(square) + 1e-8)
-
-
-def moves(case: Dropped, kept: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(ΔA, ΔB) of the step, in closed form."""
-    _, _, a, b = case.one
-    g, keep = case.one.upstream.T @ case.one.x, np.ones(len(b))
-    earlier = adaptive.masked_field(a, b, g, keep)
-    keep[case.i] = kept
-    both = zip(earlier, adaptive.masked_field(a, b, g, keep), strict=True)
-    return tuple(-case.rate * buffered(case, *gradients) for gradients in both)
-
-
-def told_step(case: Dropped, kept: bool) -> np.ndarray:
-    """B ΔA + ΔB (A + ΔA)."""
-    delta_a, delta_b = moves(case, kept)
-    return case.one.b @ delta_a + delta_b @ (case.one.a + delta_a)
-
-
-def shares(of: Callable[[Dropped], float], case: Dropped) -> list[float]:
-    """A share with each of eight outputs dropped."""
-    return [of(case._replace(i=i)) for i in range(0, len(case.one.b), len(case.one.b) // 8)]
-
-
-def negligible(part: np.ndarray, case: Dropped) -> bool:
-    """Whether it is rounding beside the undropped step."""
-    return bool(np.abs(part).max() <= TOLERANCE * np.abs(told_step(case, True)).max())
-
-
-def left_alone(case: Dropped) -> bool:
-    """Whether neither B_iΔA nor a buffer of B_i moves the dropped row."""
-    delta_a, delta_b = moves(case, False)
-    return negligible(case.one.b[case.i] @ delta_a, case) and negligible(delta_b[case.i] @ case.one.a, case)
+RATE = "which is again a scaling factor applied to the learning rate l"
 
 
 @framework_claim(
     "4-dropout-rate",
-    says="which is again a scaling factor applied to the learning rate l",
-    reading="The dropped row (BA)_i has the learning rate 0: it stays where it is in a step of A and B that drops "
-    "output i for all tokens, after steps that kept it; no weight decay. With BA itself trained by plain SGD it is so "
-    "at once.",
-    test="tests/test_claims_4_1.py",
+    says=RATE,
+    reading="x is one vector, as in §4.1, and a step goes along the gradient g of BA: l(η_i g_i) = (lη_i)g_i.",
     depends_on=("4-dropout-gradient",),
 )
 def dropout_rate(cases: Cases) -> Finding:
-    """A step of torch's optimizers with output i dropped, against the closed form of their steps."""
-    judged = cases.judge(
-        dropped_cases(cases),
-        measure=lambda case: stepped(case, False)[case.i],
-        printed=lambda case, seen: negligible(seen, case),
-        corrected=lambda case, seen: negligible(seen - told_step(case, False)[case.i], case),
-        condition=left_alone,
-    )
-
-    def share(case: Dropped) -> float:
-        seen, kept = (np.linalg.norm(stepped(case, keep)[case.i]) for keep in (False, True))
-        return float(seen / kept) if kept else 0.0
-
-    own = ranged(
-        shares(share, judged.cases[0].inputs),
-        "of its step undropped",
-        "how far AdamW still moves a dropped row after ten steps, r = 8, rows near 0.1; in brackets over eight rows",
-    )
+    """A step of SGD on BA itself under a masked output against the unmasked one at the rates lη_i, for one token."""
+    judged, evidence = scaled_rows(one_vector(cases), cases, product_step, rates_of_rows)
     return judged.finding(
-        conditional="Only under plain SGD where B_iΔA = 0, as at B_i = 0; "
-        f"under AdamW {own.value:.1f} of the step remains.",
-        evidence=judged.evidence(
-            ROUNDING,
-            {"Δ(BA)_i over its step undropped": 0.0},
-            shown=lambda case, seen: share(case),
-            tolerance=TOLERANCE,
-        ),
-        size=own,
-        corrected="Δ(BA)_i = B_iΔA + ΔB_i(A + ΔA), ΔB_i of the optimizer's buffers alone, 0 in plain SGD",
-        condition="B_iΔA = 0, which is B_iΣ_{j≠i}B_jᵀg_j = 0 in plain SGD, and no buffer moves B_i, as momentum's and "
-        "Adam's do after a step that kept i (the two canceling aside)",
-        flips_if="a step of torch's optimizers that moves a dropped row otherwise, or AdamW leaving it where it is",
-    )
-
-
-def passed_on(case: Dropped) -> np.ndarray:
-    """B_j⁺(ΔA′ − ΔA) for the rows j ≠ i: B_j⁺ is row j after the step, ΔA′ and ΔA are A's with i dropped and kept."""
-    (dropped_a, _), (delta_a, delta_b) = moves(case, False), moves(case, True)
-    return np.delete((case.one.b + delta_b) @ (dropped_a - delta_a), case.i, axis=0)
-
-
-def coupled(case: Dropped) -> bool:
-    """Whether some row j ≠ i takes another step."""
-    return not negligible(passed_on(case), case)
-
-
-@framework_claim(
-    "4-dropout-other-rows",
-    test="tests/test_claims_4_1.py",
-    says="Note that this is true only for (BA)_{i,:}, the effect on (BA)_{j,:}, j ≠ i is slightly different",
-    reading="Dropping output i for all tokens changes the step of some other row (BA)_j, for a loss that does not "
-    "couple outputs; no weight decay.",
-    depends_on=("4-dropout-rate",),
-)
-def dropout_other_rows(cases: Cases) -> Finding:
-    """Steps of the other rows under torch's optimizers, output i dropped less kept."""
-    judged = cases.judge(
-        dropped_cases(cases),
-        measure=lambda case: np.delete(stepped(case, False) - stepped(case, True), case.i, axis=0),
-        printed=lambda case, seen: not negligible(seen, case),
-        corrected=lambda case, seen: negligible(seen - passed_on(case), case),
-        condition=coupled,
-    )
-
-    def share(case: Dropped) -> float:
-        steps = [np.delete(stepped(case, keep), case.i, axis=0) for keep in (False, True)]
-        return float(np.median(np.linalg.norm(steps[0] - steps[1], axis=1) / np.linalg.norm(steps[1], axis=1)))
-
-    own = ranged(
-        shares(share, judged.cases[0].inputs),
-        "of the row's own step",
-        "change of another row's step after ten of AdamW, r = 8, rows near 0.1; in brackets over eight rows dropped",
-    )
-    return judged.finding(
-        conditional=f"Yes, slightly: by {own.value:.2f} of their step under AdamW, rows near 0.1; not where B_i = 0.",
-        evidence=judged.evidence(
-            ROUNDING,
-            {"change of row j's step, over its step": "B_j⁺(ΔA′ − ΔA)"},
-            shown=lambda case, seen: share(case),
-            tolerance=TOLERANCE,
-        ),
-        size=own,
-        corrected="row j's step changes by B_j⁺(ΔA′ − ΔA), B_j⁺ row j after the step, ΔA′ and ΔA with i dropped and "
-        "kept; under SGD or momentum that is l(B_j⁺·B_i)g_i",
-        condition="B_j⁺(ΔA′ − ΔA) ≠ 0 for some j ≠ i; under SGD or momentum: g_i ≠ 0 and B_j⁺·B_i ≠ 0",
-        flips_if="a change of another row's step where that is 0, or none where it is not",
+        holds="Yes, for a step along g itself, and exactly; LoRA's steps are of A and B.",
+        evidence=evidence,
+        flips_if="a step along the gradient of BA that moves the row of a dropped output",
     )

@@ -113,7 +113,7 @@ def alleviated(case: Dropout | Zero | Depth) -> bool | float:
 
 
 def own_cases(rng: np.random.Generator) -> list[Case]:
-    """The paper's setting: drop rates 0.05 and 0, AdamW at 1e-4, η² = 2 and 4, with one BA and with each one's own."""
+    """The paper's setting: drop rates 0.05 and 0, AdamW at 1e-4, η² = 2 and 4; ripple with one BA and each one's."""
     one, task, eta = layer_training.paper_pass(rng), layer_training.paper_problem(rng), 2.0
     return [
         Case("dropout: ALLoRA as run, at 0.05", Dropout(one, eta, DROP_RATE, 1), True),
@@ -121,7 +121,7 @@ def own_cases(rng: np.random.Generator) -> list[Case]:
         Case("zero: AdamW, η² = 2", Zero(Run(task, "adamw", 2**0.5, PAPER_RATE, 1)), True),
         Case("zero: AdamW, η² = 4", Zero(Run(task, "adamw", eta, PAPER_RATE, 1)), True),
         Case("ripple: one BA, ‖BA‖ as ‖W‖, η² = 4", Depth(eta, layers(rng, 64, 8), None, rng.standard_normal((1, 64)))),
-        Case("ripple: each trained to rest on one target", Depth(eta, None, fitted(rng), np.ones((1, 4))), True),
+        Case("ripple: each trained to rest on one target", Depth(eta, None, fitted(rng), np.ones((1, 4)))),
     ]
 
 

@@ -16,6 +16,7 @@ from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import PAPER_RATE, ROUNDING, Layer, Pass, Run, close
+from allora_analysis.claims.s4_2_definition import frame
 
 TOLERANCE = 1e-9
 family_claim = functools.partial(claim, where="§4.3", test="tests/test_adaptive_variants.py")
@@ -26,20 +27,50 @@ def _asf_backward(one: Pass, eta: float) -> list[np.ndarray]:
     return layer_training.backward(lambda *parts: layer_training.forward("asf", *parts, eta), one)
 
 
-def runs(rng: np.random.Generator) -> Run:
-    """One step, or a few, under some optimizer."""
-    steps = 1 if rng.random() < 0.5 else int(rng.integers(2, 12))
-    task, eta = layer_training.draw_problem(rng), log_uniform(rng, 0, 1)
-    return Run(task, str(rng.choice(["sgd", "momentum", "adamw"])), eta, 0.01, steps)
+QUARTER = 0.25  # what counts as similar
 
 
-def trained(run: Run) -> dict[str, np.ndarray]:
-    """BA of ASF-LoRA and of ALLoRA after a run, ASF-LoRA's output and its BAx."""
+class Switched(NamedTuple):
+    """A run, and ‖f̃‖/‖f‖ of LoRA's outputs f = BAx after it."""
+
+    run: Run
+    told: float
+
+
+def switched(run: Run) -> Switched:
+    """A run with LoRA trained beside it."""
+    f = run.task.x @ layer_training.products(run, "lora")[-1].T
+    return Switched(run, float(np.linalg.norm(adaptive.asf(f, run.eta)) / np.linalg.norm(f)))
+
+
+def within(case: Switched) -> float:
+    """How far the output foretold is inside of a quarter."""
+    return min((1 + QUARTER) / case.told, case.told / (1 - QUARTER))
+
+
+def switches(rng: np.random.Generator) -> Switched:
+    """AdamW at 1e-4 for up to 300 steps, η near where the output leaves the quarter."""
+    while True:
+        eta = float(rng.choice([1 - QUARTER, 1 + QUARTER])) * on_either_side(rng, 0.02, 0.4)
+        one = switched(Run(layer_training.paper_problem(rng), "adamw", eta, PAPER_RATE, int(rng.integers(1, 301))))
+        if abs(within(one) - 1) > 0.02:
+            return one
+
+
+def trained(case: Switched) -> dict[str, np.ndarray | list[np.ndarray]]:
+    """BA of ASF-LoRA and of ALLoRA after a run, ASF-LoRA's output and its BAx, and BA after its first steps."""
+    run = case.run
     a, b = layer_training.pairs(run, "asf")[-1]
     f = run.task.x @ (b @ a).T
-    one = Pass(run.task.x, 0 * run.task.y, a, b)
-    output = _asf_backward(one, run.eta)[0]
-    return {"ASF": b @ a, "ALLoRA": layer_training.products(run, "allora")[-1], "output": output, "f": f}
+    output = _asf_backward(Pass(run.task.x, 0 * run.task.y, a, b), run.eta)[0]
+    first = [layer_training.products(one, "asf")[-1] for one in first_steps(run)]
+    ours = layer_training.products(run, "allora")[-1]
+    return {"ASF": b @ a, "ALLoRA": ours, "output": output, "f": f, "first": first}
+
+
+def first_steps(run: Run) -> list[Run]:
+    """One step under each optimizer."""
+    return [run._replace(optimizer=name, steps=1) for name in ("sgd", "momentum", "adamw")]
 
 
 def apart(seen: dict[str, np.ndarray]) -> float:
@@ -47,49 +78,51 @@ def apart(seen: dict[str, np.ndarray]) -> float:
     return float(np.linalg.norm(seen["ASF"] - seen["ALLoRA"]) / np.linalg.norm(seen["ALLoRA"]))
 
 
+def enlarged(seen: dict[str, np.ndarray]) -> float:
+    """‖f̃‖/‖f‖ of ASF-LoRA's own outputs."""
+    return float(np.linalg.norm(seen["output"]) / np.linalg.norm(seen["f"]))
+
+
+def as_derived(case: Switched, seen: dict[str, np.ndarray]) -> bool:
+    """Whether BA is ALLoRA's after the first step, and the output is f̃."""
+    ours = [layer_training.products(one, "allora")[-1] for one in first_steps(case.run)]
+    output = relative_error(seen["output"], adaptive.asf(seen["f"], case.run.eta))
+    return close(seen["first"], ours, 1e-7) and output <= TOLERANCE
+
+
 @family_claim(
     "4-asf-similar",
     says="we may achieve similar effect by switching from adaptive learning rate to Adaptive Scaling Factor",
-    reading="BA is the same after the same training; at the paper's setting, after 200 steps too, it and the module's "
-    "output are to a quarter of their norms, a tolerance of ours.",
+    reading="After the same training, AdamW at 1e-4 for up to 300 steps, BA is within a quarter of ALLoRA's, and the "
+    "module's output has the size of its BAx to a quarter: a tolerance of ours.",
     depends_on=("4-scaling-as-rate",),
 )
 def asf_similar(cases: Cases) -> Finding:
-    """BA of ASF-LoRA against ALLoRA's at the same rate, from the first step on; its output over ALLoRA's."""
-    own = [
-        Case(f"AdamW at 1e-4, η² = 4, steps: {steps}", Run(task, "adamw", 2.0, PAPER_RATE, steps), True)
-        for task in [layer_training.paper_problem(cases.rng)]
-        for steps in (1, 200)
-    ]
+    """BA of ASF-LoRA against ALLoRA's at the same rate, its output over its BAx, and the first step by itself."""
+    task = layer_training.paper_problem(cases.rng)
+    own = at_etas("AdamW at 1e-4, 200 steps", lambda eta: switched(Run(task, "adamw", eta, PAPER_RATE, 200)))
     judged = cases.judge(
-        [*own, *cases.draw(runs, 14)],
+        [*own, *cases.draw(switches, 8)],
         measure=trained,
-        printed=lambda run, seen: relative_error(seen["ASF"], seen["ALLoRA"]) <= 1e-7,
-        corrected=lambda run, seen: relative_error(seen["output"], adaptive.asf(seen["f"], run.eta)) <= TOLERANCE,
-        condition=lambda run: run.steps == 1,
+        printed=lambda case, seen: apart(seen) <= QUARTER and abs(enlarged(seen) - 1) <= QUARTER,
+        corrected=as_derived,
+        condition=within,
     )
-
-    def enlarged(seen: dict[str, np.ndarray]) -> float:
-        return float(np.linalg.norm(seen["output"]) / np.linalg.norm(seen["f"]))
-
-    last = judged.measured[1]
-    within = {limit: all(apart(seen) <= limit for seen in judged.measured[:2]) for limit in (0.5, 0.25, 0.125)}
-    ratio = enlarged(last)
+    distances, ratio = [apart(seen) for seen in judged.own], enlarged(judged.own[-1])
     return judged.finding(
-        conditional=f"Only the first step exactly: after 200 of AdamW BA is {apart(last):.0%} apart, its "
-        f"output {ratio:.1f} times as large.",
+        conditional=f"Partly: BA yes, {100 * min(distances):.0f} to {max(distances):.0%} apart; the output only for η "
+        f"near 1, {ratio:.1f}-fold at η² = 4.",
         evidence=judged.evidence(
-            "1e-7 for the same BA; outputs: float64 rounding",
-            {"distance of BA": 0.0},
-            shown=lambda run, seen: {"distance of BA": apart(seen), "output over BAx": enlarged(seen)},
-            more={"at the paper's setting within": within},
-            tolerance=1e-7,
+            "a quarter; the first step: 1e-7; outputs: float64 rounding",
+            lambda case: {"output over BAx": case.told},
+            shown=lambda case, seen: {"distance of BA": apart(seen), "output over BAx": enlarged(seen)},
+            tolerance=QUARTER,
         ),
-        at_paper="mixed" if within[0.25] and abs(ratio - 1) > 0.25 else within[0.25],
-        size=Size(apart(last), "of ‖BA‖", "distance from ALLoRA's after 200 steps of AdamW at 1e-4, η² = 4"),
+        size=Size(ratio, "times", "ASF-LoRA's output over its BAx after 200 steps of AdamW at 1e-4, η² = 4"),
         corrected="BA is ALLoRA's after the first step from B = 0; the output is f̃ = BAx/√(|BAx| + 1/η²) from then on",
-        condition="one step from B = 0",
-        flips_if="ASF-LoRA's BA staying on ALLoRA's beyond the first step",
+        condition="¾ ≤ ‖f̃‖/‖f‖ ≤ 5/4, f LoRA's BAx after the same training, f̃ = f/√(|f| + 1/η²): for outputs far below "
+        "1/η² that is η itself (⅞ and 9/8 for half the tolerance, ½ and 3/2 for twice)",
+        flips_if="an output of BAx's size at η = 2, or a BA that leaves ALLoRA's by more than a quarter",
     )
 
 
@@ -180,11 +213,11 @@ def output_scales_gradient(cases: Cases) -> Finding:
 
 
 class _Stack(NamedTuple):
-    """Aligned layers x + BAx with BA = m·I, the entries of x, their number, the depth, and η."""
+    """Aligned layers x + BAx, BA = mUUᵀ, |entries| of x along U's first column, U (n×r), the depth, and η."""
 
     m: float
     x: float
-    width: int
+    frame: np.ndarray
     depth: int
     eta: float
 
@@ -193,13 +226,11 @@ def _asf_growth(one: _Stack) -> np.ndarray:
     """The logarithm of the output's norm over the input's in each of ASF-LoRA's layers."""
     import torch
 
-    eye = torch.eye(one.width, dtype=torch.float64)
-    h = torch.full((1, one.width), one.x, dtype=torch.float64)
-    path = [one.x]
+    u = torch.tensor(one.frame)
+    path = [one.x * len(u) ** 0.5 * u[None, :, 0]]
     for _ in range(one.depth):
-        h = h + layer_training.forward("asf", h, eye, one.m * eye, one.eta)
-        path.append(float(h[0, 0]))
-    return np.diff(np.log(path))
+        path.append(path[-1] + layer_training.forward("asf", path[-1], u.mT, one.m * u, one.eta))
+    return np.diff([float(h.norm().log()) for h in path])
 
 
 def _outputs_of(one: _Stack) -> list[float]:
@@ -232,12 +263,13 @@ def asf_ripple(cases: Cases) -> Finding:
     def draw(rng: np.random.Generator) -> _Stack:
         while True:
             eta, m = log_uniform(rng, -0.3, 1.2), log_uniform(rng, -3, 0)
-            one = _Stack(m, log_uniform(rng, -2, 2), 4, int(rng.integers(2, 6)), eta)
+            aligned = frame(rng, 4, int(rng.integers(1, 5)))
+            one = _Stack(m, log_uniform(rng, -2, 2), aligned, int(rng.integers(2, 6)), eta)
             ratio = edge(one)
             if (rng.random() < 0.2 or 0.5 < ratio < 2) and abs(ratio - 1) > 0.02:
                 return one
 
-    own = at_etas("|f| from 0.1, L = 4", lambda eta: _Stack(0.1, 1.0, 64, 4, eta))
+    own = at_etas("n = 64, r = 8, |f| from 0.1, L = 4", lambda eta: _Stack(0.1, 1.0, frame(cases.rng, 64, 8), 4, eta))
     judged = cases.judge(
         [*own, *cases.draw(draw, 30)],
         measure=_asf_growth,

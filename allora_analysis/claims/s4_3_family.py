@@ -26,7 +26,7 @@ from allora_analysis.claims.cases import (
     standard_errors,
 )
 from allora_analysis.claims.claim import Finding, Size, claim, ranged
-from allora_analysis.claims.layer_training import ROUNDING, Pass
+from allora_analysis.claims.layer_training import ROUNDING, Pass, close
 
 TOLERANCE = 1e-9
 TOKENS = 4000
@@ -108,6 +108,34 @@ def in_framework(cases: Cases) -> Finding:
 NAMED = {"ALLoRA": "allora", "ALLoRA-OD": "od", "ASF-LoRA": "asf"}
 
 
+DEFINES = "First notice that in (f(x))_i = (BA)_{i,:}x, (f(x))_i and (BA)_{i,:} define each other."
+
+
+@family_claim(
+    "4-define-each-other",
+    says=DEFINES,
+    reading="Over all x: the outputs at the unit vectors are the row's entries, and the entries give every output.",
+)
+def define_each_other(cases: Cases) -> Finding:
+    """LoRA's outputs at the unit vectors against BA's rows, and at inputs drawn anew against those entries."""
+
+    def at(one: Pass, x: np.ndarray) -> np.ndarray:
+        return layer_training.backward(layer_training.lora, one._replace(x=x, upstream=0 * (x @ (one.b @ one.a).T)))[0]
+
+    judged = cases.judge(
+        [Case("n₂ = 64, r = 8", layer_training.paper_pass(cases.rng), True), *cases.draw(layer_training.draw_pass, 12)],
+        measure=lambda one: [at(one, np.eye(one.a.shape[1])).T, at(one, one.x)],
+        printed=lambda one, seen: close(seen, [one.b @ one.a, one.x @ seen[0].T], TOLERANCE),
+    )
+    return judged.finding(
+        holds="Yes: entry k of the row is its output at the k-th unit vector.",
+        evidence=layer_training.deviations(
+            judged, lambda one: [one.b @ one.a, one.x @ (one.b @ one.a).T], ROUNDING, TOLERANCE
+        ),
+        flips_if="an output at a unit vector that is not the row's entry, or one that the entries do not give",
+    )
+
+
 class Inputs(NamedTuple):
     """Inputs (N×n₂) and a row of BA."""
 
@@ -116,12 +144,12 @@ class Inputs(NamedTuple):
 
 
 @family_claim(
-    "4-define-each-other",
-    says="First notice that in (f(x))_i = (BA)_{i,:}x, (f(x))_i and (BA)_{i,:} define each other.",
-    reading="A less kind reading than over all x, where a row's entries are its outputs at the unit vectors: given the "
-    "inputs of a data set, a row's outputs are of no other row.",
+    "4-define-each-other-in-training",
+    says=DEFINES,
+    reading="A less kind reading: given the inputs of a data set, a row's outputs are of no other row.",
+    depends_on=("4-define-each-other",),
 )
-def define_each_other(cases: Cases) -> Finding:
+def define_each_other_in_training(cases: Cases) -> Finding:
     """The row of least norm with the same outputs, by least squares."""
 
     def draw(rng: np.random.Generator) -> Inputs:
@@ -147,7 +175,7 @@ def define_each_other(cases: Cases) -> Finding:
             "left open in a row by its output for one token, n₂ = 64",
         ),
         condition="n₂ linearly independent inputs",
-        flips_if="a row found from fewer inputs than it has entries",
+        flips_if="a row found from fewer inputs than it has entries, outside of their span",
     )
 
 

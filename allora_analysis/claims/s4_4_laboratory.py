@@ -132,7 +132,7 @@ def averaged(
         "worse": verdicts.count("refuted"),
         "n": len(known),
         "by_length": _by_length(known),
-        "bound": f"{max(overall.interval[1] + margin, 0):.2f}",
+        "bound": f"{math.ceil(100 * max(overall.interval[1] + margin, 0)) / 100:.2f}",
     }
     seeds = in_part(evidence.n, len(ALL_SEEDS), "seeds")
     return tested.finding(

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from allora_analysis.claims.cases import Case, Cases, each_above
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, ranged
 from allora_analysis.claims.s3_1_small_runs import POINTS
 from allora_analysis.claims.tables.procedures import PROCEDURES, TRAINED, adapters_grow, mean_shape, reported_ratio
 from allora_analysis.laboratory.one_rate import (
@@ -49,6 +49,7 @@ IN_ALL = {
     "undecided": "Undecided: on digits, no language model, clearly ahead in {better} of {n} cases, behind in none.",
     "holds": "Yes, on digits, no language model: clearly ahead in all {n} cases, {mean} points on average.",
 }
+IN_FAMILY = {"refuted": "No, on digits, no language model: {over} points on average."}
 FLIPS = {"holds": "not clearly above", "refuted": "not clearly below", "undecided": "clearly above or below"}
 LABELS = {"adamw": "AdamW", "sgd": "SGD"}
 Arm = tuple[str, str, float]  # its name, the optimizer, η²
@@ -126,8 +127,19 @@ def beside(table: Table, pairs: Mapping[str, tuple[Arm, Arm]]) -> dict[str, Any]
     }
 
 
-def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm]]) -> Finding:
-    """A sentence about every case: each must be clearly above 0, one that is clearly below refutes."""
+def over_each(of: Samples) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """The mean over η² and optimizers of each comparison, by the other arm."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for name, values in of.items():
+        parts.setdefault(name.partition(",")[0].partition(" − ")[2], []).append(values)
+    return {other: np.mean(values, axis=0) for other, values in parts.items()}
+
+
+def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm]], unlike: bool = False) -> Finding:
+    """A sentence about every case: each must be clearly above 0, one that is clearly below refutes.
+
+    `unlike`: the cases are of several other arms, over which the leads are told apart.
+    """
     table = recorded(folder)
     known = gaps(table, pairs) if table else {}
     if len(known) < len(pairs):
@@ -136,20 +148,25 @@ def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm
     verdicts = [one.verdict for one in decide({name: (values,) for name, values in known.items()}, test="t").values()]
     overall = one_sided(np.mean(list(known.values()), axis=0), "t")
     told = {"better": verdicts.count("holds"), "worse": verdicts.count("refuted"), "n": len(known)}
-    told["mean"] = f"{overall.mean:+.1f}"
-    first, second = next(iter(pairs.values()))
-    family = second[0] if second[0] == LORA else "the rest of the family"
+    told["mean"], means = f"{overall.mean:+.1f}", over_each(known) if unlike else {}
+    told["over"] = ", ".join(f"over {other} {values.mean():+.1f}" for other, values in means.items())
+    size_of, leads = "test accuracy on digits, ALLoRA minus", [float(values.mean()) for values in means.values()]
     return tested.finding(
-        **{word: text.format(**told) for word, text in IN_ALL.items()},
+        **{word: text.format(**told) for word, text in (IN_ALL | (IN_FAMILY if unlike else {})).items()},
         evidence=Evidence(
             {"difference": "above 0 in each"},
-            {"points of test accuracy": shown(known), **beside(table, pairs)},
+            {
+                "points of test accuracy": shown(known),
+                "clearly ahead, clearly behind": [told["better"], told["worse"]],
+                **({"mean over η² and optimizers, points": shown(means)} if unlike else {}),
+                **beside(table, pairs),
+            },
             f"Student's t over seeds, on these 191 images, one-sided at 0.05, Holm over the {len(known)}",
             n=len(SEEDS),
         ),
-        size=Size(
-            overall.mean, "points", f"test accuracy on digits, {first[0]} minus {family}, mean", *overall.interval
-        ),
+        size=ranged(leads, "points", f"{size_of} another of the family, the middle of three means; range: all three")
+        if unlike
+        else Size(overall.mean, "points", f"{size_of} {LORA}, mean", *overall.interval),
         wanted="more seeds",
         flips_if="no case in which it is clearly behind"
         if tested.verdict == "refuted"
@@ -180,7 +197,7 @@ def on_average(
     means, tested = averages(above(0.0)), cases.test(above(margin), rule)
     one = one_sided(means[name], "t")
     level = {} if not margin else {f"margin {m:g}": rule(above(m)) for m in (margin / 2, 2 * margin)}
-    told = {"mean": f"{one.mean:+.1f}", "other": f"{-one.mean:+.1f}", "gap": f"{abs(one.mean):.1f}"}
+    told = {"mean": f"{one.mean:+.1f}", "gap": f"{abs(one.mean):.1f}"}
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
         evidence=Evidence(
@@ -225,7 +242,7 @@ def table_3(cases: Cases, folder: Path | None = None) -> Finding:
 )
 def table_4(cases: Cases, folder: Path | None = None) -> Finding:
     """ALLoRA minus each of the three."""
-    return in_all(cases, folder, {name: of for other in FAMILY for name, of in over(ALLORA, other).items()})
+    return in_all(cases, folder, dict(pair for other in FAMILY for pair in over(ALLORA, other).items()), unlike=True)
 
 
 @one_rate_claim(
@@ -277,7 +294,7 @@ def asf_not_better(cases: Cases, folder: Path | None = None) -> Finding:
     answers = {
         "refuted": "No: on digits, no language model, the fixed factor is {gap} points behind on average.",
         "undecided": "Undecided, on digits, no language model: the fixed factor is {mean} points ahead on average.",
-        "holds": "Yes, on digits, no language model: against the fixed factor {other} points on average.",
+        "holds": "Yes, on digits, no language model: it is {gap} points behind the fixed one on average.",
     }
     return on_average(cases, folder, ("LoRA × η", "ASF-LoRA"), answers, MARGIN)
 

@@ -41,6 +41,7 @@ from allora_analysis.statistics.e_values import decide as decide_sequentially
 from allora_analysis.statistics.paired import TIE
 
 our_claim = functools.partial(claim, test="tests/test_claims_our_runs.py", reads=STUDY)
+AS_PRINTED = dict(zip(ablation.ARMS, ("ALLoRA-OD", "ASF-LoRA", "LoRA × η"), strict=True))
 PERCEIVED, ABLATED = perception.PRESETS["desk"], ablation.PRESETS["desk"]
 
 
@@ -66,7 +67,8 @@ def on_runs(
 ) -> Finding:
     """The first of each pair is better, case by case, by accuracy; test loss, the mean over cases and `more` beside it.
 
-    `answers`, by verdict, may hold {better}, {worse}, {n} cases, {mean} points, {data} sets, {names} of the worse;
+    `answers`, by verdict, may hold {better}, {worse}, {n} cases, {mean} points, {data} sets, {names} of the worse, and
+    {parts}, the means by what a case's name begins with;
     `own` gives the differences by endpoint, where they are not those of `pairs`.
     """
     of = own or (lambda endpoint: differences(runs, pairs, endpoint))
@@ -84,7 +86,11 @@ def on_runs(
     signs = [one.verdict for one in family.values()]
     told = {"better": signs.count("holds"), "worse": signs.count("refuted"), "n": len(family)}
     told["data"] = " and ".join(dict.fromkeys(one.data for case in complete for one, _ in pairs.get(case, ())))
-    told["mean"] = f"{round(100 * overall.mean, 1) + 0.0:+.1f}"
+    told["mean"] = _points(overall.mean)
+    parts: dict[str, list[float]] = {}
+    for case, values in complete.items():
+        parts.setdefault(case.partition(",")[0], []).append(statistics.fmean(values))
+    told["parts"] = ", ".join(f"{name} {_points(statistics.fmean(values))}" for name, values in parts.items())
     told["names"] = "; ".join(case for case, one in family.items() if one.verdict == "refuted")
     left = 0 if own else len(pairs) - len(complete)
     planned = f"; {left} more case{'s' * (left > 1)} planned" if left else ""
@@ -104,6 +110,10 @@ def on_runs(
         corrected=wanted and f"would be decided by {wanted}",
         flips_if=wanted or "seeds in which the cases that decide are no longer clear",
     )
+
+
+def _points(share: float) -> str:
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
 
 
 def _no_case(runs: Runs, stopped: Sequence[str]) -> Finding:
@@ -185,12 +195,12 @@ def table_4(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus each of ALLoRA-OD, ASF-LoRA and LoRA × η."""
     wanted = [*PERCEIVED, *ABLATED]
     pairs = {
-        f"over {arm}, {case}": those
+        f"over {AS_PRINTED[arm]}, {case}": those
         for arm in ablation.ARMS
         for case, those in by_case(wanted, {"arm": "allora"}, _arm(arm)).items()
     }
     answers = {
-        "refuted": "No: on {data} alone, clearly worse in {worse} of {n} cases on the desk, {mean} points on average.",
+        "refuted": "No, on {data} alone: {parts} points on average.",
         "undecided": "Undecided: on {data} alone, clearly better in {better}, clearly worse in {worse} of {n} cases.",
         "holds": "Yes: clearly better in all {n} cases on {data}, {mean} points on average.",
     }

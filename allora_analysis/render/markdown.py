@@ -37,7 +37,7 @@ SELECTED = {
 QUESTIONS = {
     "Should I use ALLoRA?": "4-better-than-lora-laboratory",
     "Is dropout in LoRA only for long training?": "3.1-figure-2-left-laboratory",
-    "α, rank or learning rate: is α worth tuning?": "4-alpha",
+    "α, rank or learning rate: does α add anything to the rate?": "4-alpha",
     "And does one learning rate fit every rank and width?": "4-width-transfer",
     "Is starting at zero a problem?": "3.2-escape",
     "Do more layers make adapters explode?": "3.3-transformer",

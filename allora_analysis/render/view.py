@@ -34,7 +34,7 @@ MEANINGS = {
     "holds": "as printed",
     "holds_corrected": "after a correction that keeps what it claims",
     "conditional": "only under a condition on the inputs, which is shown",
-    "refuted": "its kindest checkable reading fails",
+    "refuted": "its reading fails; a less kind reading says so, and a kinder one is a row of its own",
     "undecided": "the evidence allows both answers; the row says how much would decide",
     "not_run": "needs a long run; the row names the command",
     "error": "the check itself failed: an error of the toolkit",

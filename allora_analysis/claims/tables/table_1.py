@@ -203,7 +203,7 @@ def _row(method: str, average: float) -> tuple[float, ...]:
     "4.5-dora-every-task",
     where="§4.5",
     says=UNIVERSALLY,
-    reading='On every task, against LoRA: what "universally" often means.',
+    reading='A less kind reading: on every task, against LoRA, what "universally" often means.',
 )
 def dora_every_task(cases: Cases) -> Finding:
     """DoRA against LoRA, task by task."""
