@@ -410,7 +410,7 @@ class Attained(NamedTuple):
 
 
 def _right_sides(one: Attained) -> list[float]:
-    """Logarithms: the product's norm, the product of norms and, where equal ratios let a network meet it, (1 + ηm̄)^L."""
+    """Logarithms: the product's norm, the product of norms and, where equal ratios let it be met, (1 + ηm̄)^L."""
     bound = ripple.worst_case(one.weights, one.ratios * one.weights, one.network.eta)
     equal = np.ptp(one.ratios) == 0
     return [log_norm(one.network), bound.log_bound, *([bound.log_amgm_bound] if equal else [])]
