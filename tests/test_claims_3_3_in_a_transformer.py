@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -17,7 +18,7 @@ ADDED = section.added
 
 def without_normalisation(one, rng, gradient=False):
     """Planted: every block as if nothing were normalized."""
-    return ADDED(one._replace(norm="none", scale=1.0), rng, gradient) | {"off": 0.0}
+    return ADDED(one._replace(norm="none", scale=1.0, gated=False), rng, gradient) | {"off": 0.0}
 
 
 PLANTED = [
@@ -30,6 +31,15 @@ PLANTED = [
         transformer,
         "stream_bound",  # √n for every branch, as if lengths added up as squares do
         lambda model, eta, right=transformer.stream_bound: 0.5 * right(model, eta),
+        "refuted",
+    ),
+    (
+        "3.3-transformer",
+        transformer,
+        "stream_bound",  # a gate that multiplies nothing
+        lambda model, eta, right=transformer.stream_bound: right(
+            dataclasses.replace(model, design=dataclasses.replace(model.design, gated=False)), eta
+        ),
         "refuted",
     ),
     (
@@ -62,8 +72,8 @@ def test_a_planted_formula_changes_the_verdict(identifier, module, name, wrong, 
 
 def test_the_aligned_network_attains_the_bound():
     rng = np.random.default_rng(0)
-    for norm in transformer.NORMS:
-        one = section.Blocks(norm, 3, 5.0, 1, True)
+    ones = [section.Blocks(norm, 3, 5.0, 1, True) for norm in transformer.NORMS]
+    for one in [*ones, section.Blocks("pre", 3, 5.0, 1, True, gated=True)]:
         model, x = section.aligned(one, rng)
         run = transformer.forward(model, x, one.eta)
         length = math.log(np.linalg.norm(run.streams[-1]) / math.sqrt(x.shape[1]))

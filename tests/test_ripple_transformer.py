@@ -179,6 +179,8 @@ def test_neither_output_nor_radius_sees_a_bias_of_the_keys(design, rng):
 
 def test_a_polynomial_has_no_radius(rng):
     assert series.radius(transformer.draw(LINEAR, 1, 6, 2, 1.0, rng), tokens(2, 6, rng), 1.0) == np.inf
+    softmax = replace(LINEAR, softmax=True)
+    assert series.radius(transformer.draw(softmax, 1, 6, 2, 1.0, rng), tokens(1, 6, rng), 1.0) == np.inf
 
 
 @given(st.sampled_from(["pre", "post", "none"]), st.floats(0, 300), st.integers(1, 4), st.integers(0, 2**31))

@@ -28,7 +28,7 @@ WIDTH, RANK, REPLICAS, DOUBLED = 24, 8, 8, math.log(2)
 class Blocks(NamedTuple):
     """Networks of 2L blocks at m̄ = 1: where they are normalized, tokens, η; aligned (the worst case) or at random.
 
-    Their branches are about `scale` times as long as the stream at η = 0.
+    Their branches are about `scale` times as long as the stream at η = 0, longer where gated.
     """
 
     norm: str
@@ -37,12 +37,13 @@ class Blocks(NamedTuple):
     tokens: int
     aligned: bool
     scale: float = 1.0
+    gated: bool = False
 
     @property
     def words(self) -> str:
         """The case in a line."""
         kind = "aligned" if self.aligned else f"at random, {self.tokens} tokens"
-        size = "" if self.scale == 1 else f", branches {self.scale:g} of the stream"
+        size = ", gated" if self.gated else "" if self.scale == 1 else f", branches {self.scale:g} of the stream"
         return f"norm {self.norm}, {kind}{size}, L = {self.depth}, η = {self.eta:.3g}"
 
     def scaled(self, model: Transformer) -> Transformer:
@@ -61,11 +62,13 @@ def _tokens_of(count: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def aligned(one: Blocks, rng: np.random.Generator) -> tuple[Transformer, np.ndarray]:
-    """Every W and every BA is uuᵀ, and the token √n·u: each branch is as long as its bound."""
-    x = np.abs(_tokens_of(1, WIDTH, rng))
+    """Every W and every BA is uuᵀ, the token √n·u, and u a unit vector where gated: branches as long as their bound."""
+    x = math.sqrt(WIDTH) * np.eye(1, WIDTH) if one.gated else np.abs(_tokens_of(1, WIDTH, rng))
     u = x[0] / np.linalg.norm(x)
     same = AdaptedMap(np.outer(u, u), u[:, None], u[None, :])
-    drawn = transformer.draw(Design(norm=one.norm, activation="relu"), 2 * one.depth, WIDTH, 1, 1.0, rng)
+    drawn = transformer.draw(
+        Design(norm=one.norm, activation="relu", gated=one.gated), 2 * one.depth, WIDTH, 1, 1.0, rng
+    )
     whole = dataclasses.replace(drawn, blocks=(dict.fromkeys(drawn.design.maps, same),) * (2 * one.depth))
     return one.scaled(whole), x
 
@@ -153,6 +156,7 @@ def known(worst: bool) -> list[Case]:
     """As Llama and BERT are normalized, at the paper's η; and without normalization."""
     kinds = (False, True) if worst else (False,)
     own = [Blocks(norm, 8, eta, 4, kind) for norm in ("pre", "post") for eta in PAPER_ETAS for kind in kinds]
+    own += [Blocks("pre", 8, eta, 1, True, gated=True) for eta in PAPER_ETAS if worst]
     plain = [Blocks("none", 8, 2.0, count, kind) for count in (1, 4) for kind in kinds if count == 1 or not kind]
     short = [Blocks("pre", 8, eta, 1, True, scale) for eta, scale in ((4.0, 0.002), (10.0, 0.01), (100.0, 1e-4))]
     others = plain + (short if worst else [])
@@ -160,7 +164,8 @@ def known(worst: bool) -> list[Case]:
 
 
 def _ratios(judged: Any) -> np.ndarray:
-    return np.array([seen["2L"] / seen["L"] for case, seen in judged.pairs if case.paper and case.inputs.norm == "pre"])
+    pairs = [(case.inputs, seen) for case, seen in judged.pairs if case.paper]
+    return np.array([seen["2L"] / seen["L"] for one, seen in pairs if one.norm == "pre" and not one.gated])
 
 
 @in_a_transformer(
@@ -201,8 +206,9 @@ def output_grows(cases: Cases) -> Finding:
             "what η adds to log growth after 16 blocks, normalized in the branch, over 8 (2 is exponential), branches "
             "as long as the stream",
         ),
-        condition="no normalization. In the branch: ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l(√H ρ_oρ_v + ρ_downρ_up), ρ = ‖W‖ + η‖BA‖, H "
-        "heads; after the sum: ‖h_L‖ = √n. One network's factor may grow faster, where without η its stream shrinks",
+        condition="no normalization. With norms of gain 1 in the branch: ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l(√H ρ_oρ_v + "
+        "ρ_downρ_up), where gated with √n ρ_gate beside ρ_up, ρ = ‖W‖ + η‖BA‖, H heads; after the sum: ‖h_L‖ = √n. One "
+        "network's factor may grow faster, where without η its stream shrinks",
         flips_if="norms of the maps of like blocks, normalized, at which doubling L more than doubles the factor by "
         "which η enlarges the largest stream",
     )
@@ -243,7 +249,8 @@ def gradient_grows(cases: Cases) -> Finding:
         "mean square that a branch adds: 1 + Lβ for one token, χ = 1; with several, attention's logits make χ of the "
         "order of η² at large η (ripple.mean_field.logit_gain computes it), until tokens are alike; after the sum it "
         "rises until then",
-        flips_if="normalized blocks at random whose log gradient gains twice as much from η at 2L as at L",
+        flips_if="normalized blocks at random, branches as long as the stream, whose log gradient gains twice as much "
+        "from η at 2L as at L",
     )
 
 
@@ -263,9 +270,9 @@ DESIGNS = {
 }
 
 
-def _series_of(design: Design, rng: np.random.Generator) -> Series:
-    """Two blocks of width 8 and three tokens."""
-    return Series(transformer.draw(design, 2, 8, 2, 1.0, rng), _tokens_of(3, 8, rng))
+def _series_of(design: Design, rng: np.random.Generator, tokens: int = 3) -> Series:
+    """Two blocks of width 8."""
+    return Series(transformer.draw(design, 2, 8, 2, 1.0, rng), _tokens_of(tokens, 8, rng))
 
 
 def tail(one: Series) -> dict[str, float]:
@@ -290,33 +297,38 @@ def tail(one: Series) -> dict[str, float]:
     "3.3-transformer-series",
     where="beyond the paper: §3.3, the display of f_L(x), in a transformer",
     says="A transformer's output is a polynomial in η, as the product's is.",
-    reading="Of two blocks, no coefficient is left beyond the degree that the maps alone give.",
+    reading="Of two blocks with an adapter on every map, no coefficient is left beyond the degree that the maps alone "
+    "give.",
     depends_on=("3.3-interactions",),
 )
 def is_a_polynomial(cases: Cases) -> Finding:
     """Coefficients by Cauchy's integral; the radius of convergence by the winding of what is divided by."""
     judged = cases.judge(
         [Case(name, _series_of(design, cases.rng), name.startswith("as")) for name, design in DESIGNS.items()]
-        + cases.draw(lambda rng: _series_of(DESIGNS[str(rng.choice([*DESIGNS]))], rng), 3),
+        + [Case("softmax alone, one token", _series_of(DESIGNS["softmax alone"], cases.rng, 1))]
+        + cases.draw(lambda rng: _series_of(DESIGNS[str(rng.choice([*DESIGNS]))], rng, int(rng.choice([1, 3]))), 3),
         tail,
         printed=lambda one, seen: seen["beyond the degree"] < 1e-9,
         corrected=lambda one, seen: (
             seen["ρ by winding"] == seen["ρ by coefficients"]
             or abs(math.log(seen["ρ by winding"] / seen["ρ by coefficients"])) < math.log(1.5)
         ),
-        condition=lambda one: not one.model.design.softmax and one.model.design.norm == "none",
+        condition=lambda one: one.model.design.norm == "none" and not (one.model.design.softmax and len(one.x) > 1),
     )
     radii = [seen["ρ by winding"] for seen in judged.own]
     return judged.finding(
-        conditional="Only without softmax and norms: with either it is a power series that diverges beyond a finite η.",
+        conditional="Only without norms and softmax over several tokens: with either its power series diverges beyond "
+        "a finite η.",
         evidence=judged.evidence(
             "Cauchy's integral on 128 points: 1e-9; the two radii within a factor of 1.5, of 60 coefficients",
             {"degree of two blocks without softmax, norms and activation": transformer.degree(2, Design())},
         ),
         size=ranged(radii, "of 1/m̄", "radius of convergence in η, two blocks as BERT's and Llama's"),
-        condition="no softmax, normalization or activation, and then of degree 3(3^L − 1), or 11(6^L − 1)/5 where "
-        "gated, not L; else the radius ρ is the least |η| at which a norm's mean square or a partition sum is 0",
-        flips_if="a transformer with softmax or norms without coefficients beyond that degree, or another way round",
+        condition="no normalization or activation, and no softmax or one token: then of degree at most 3(3^L − 1), or "
+        "11(6^L − 1)/5 where gated, not L; else the radius ρ is the least |η| at which a norm's mean square or a "
+        "partition sum is 0",
+        flips_if="a transformer with norms, or softmax over two tokens, without coefficients beyond that degree, or "
+        "another way round",
     )
 
 

@@ -13,9 +13,18 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.claim import Finding, claim, ranged
 from allora_analysis.claims.s3_2_in_v import power_law
-from allora_analysis.claims.s3_3_worst_case import ROUNDING, TOLERANCE, Network, gaussian, product, ripple_claim
+from allora_analysis.claims.s3_3_worst_case import (
+    RECORDED,
+    ROUNDING,
+    TOLERANCE,
+    Network,
+    as_fine_tuned,
+    gaussian,
+    product,
+    ripple_claim,
+)
 
 
 def orders(network: Network) -> list[np.ndarray]:
@@ -43,18 +52,7 @@ def interaction(network: Network) -> np.ndarray:
     return output([True] * depth) - base - np.sum(alone, axis=0)
 
 
-DEPTH, RECORDED = 12, 0.015  # BA's mean row norm over W*'s after fine-tuning at most: row 3.3-comparable-level
-
-
-def row_norm(matrix: np.ndarray) -> float:
-    """The mean over rows, as records have it."""
-    return float(np.linalg.norm(matrix, axis=1).mean())
-
-
-def as_large_as_recorded(network: Network) -> Network:
-    """The same with the rows of each BA that share of W's."""
-    layers = [one._replace(b=one.b * (RECORDED * row_norm(one.w) / row_norm(one.b @ one.a))) for one in network.layers]
-    return network._replace(layers=layers)
+DEPTH = 12
 
 
 @ripple_claim(
@@ -71,7 +69,7 @@ def interactions(cases: Cases) -> Finding:
         widths = rng.integers(3, 9, size=rng.integers(3, 6)).tolist()
         return gaussian(widths, int(rng.integers(1, 4)), float(rng.choice([0.25, 1.5, 4.0])), rng)
 
-    own = [as_large_as_recorded(gaussian((64,) * (DEPTH + 1), 8, eta, cases.rng)) for eta in PAPER_ETAS[1:]]
+    own = [as_fine_tuned(DEPTH, eta, cases.rng) for eta in PAPER_ETAS[1:]]
     judged = cases.judge(
         [Case(f"{DEPTH} layers of width 64, r = 8, η = {one.eta:.3g}", one, paper=True) for one in own]
         + cases.draw(draw, 8),
@@ -81,21 +79,16 @@ def interactions(cases: Cases) -> Finding:
             and np.linalg.norm(seen["at η"]) > TOLERANCE
         ),
     )
-    norm = np.linalg.norm
-    alone = [
-        norm(seen["at η = 1"]) / norm(product(case.inputs._replace(eta=1.0)) @ case.inputs.x)
-        for case, seen in judged.pairs
-        if case.paper
-    ]
+    networks = [as_fine_tuned(DEPTH, 1.0, cases.rng) for _ in range(12)]
+    alone = [float(np.linalg.norm(interaction(one)) / np.linalg.norm(product(one) @ one.x)) for one in networks]
     return judged.finding(
-        holds=f"Yes, and depth alone too (η = 1): {max(alone):.2%} of the output in {DEPTH} layers at adapters' "
+        holds=f"Yes, and depth alone too (η = 1): {np.median(alone):.2%} of the output in {DEPTH} layers at adapters' "
         "recorded size.",
         evidence=judged.evidence(ROUNDING, {"interaction": "Σ_{k≥2} η^k c_k"}, tolerance=TOLERANCE),
-        size=Size(
-            min(alone),
-            "of ‖f_L(x)‖",
+        size=ranged(
+            [100 * one for one in alone],
+            "% of ‖f_L(x)‖",
             f"what the adapters of {DEPTH} layers do together at η = 1, rows of BA {RECORDED:.1%} of W's",
-            high=max(alone),
         ),
         flips_if="forward passes in which each adapter's own effects add up to the whole, or another power of η",
     )
@@ -118,12 +111,17 @@ class Deep(NamedTuple):
         return float(self.eta * np.linalg.norm(self.after, 2) * np.linalg.norm(self.x @ self.a.T, 2)) ** 2
 
 
-def deep(rng: np.random.Generator, width: int, rank: int, depth: int, eta: float, optimizer: str) -> Deep:
-    """A random stack of L layers whose middle layer's B is trained from 0, at rate 1e-4; m̄ is about a tenth."""
+LARGE = 0.1
+
+
+def deep(
+    rng: np.random.Generator, width: int, rank: int, depth: int, eta: float, optimizer: str, rows: float = LARGE
+) -> Deep:
+    """A random stack of L layers whose middle layer's B is trained from 0, at rate 1e-4; rows of BA over W's about."""
     layers = [
         (
             rng.standard_normal((width, width)) / width**0.5,
-            0.1 * rng.standard_normal((width, rank)) / width**0.5,
+            rows * rng.standard_normal((width, rank)) / width**0.5,
             rng.standard_normal((rank, width)) / rank**0.5,
         )
         for _ in range(depth)
@@ -172,7 +170,14 @@ def unstable(cases: Cases) -> Finding:
         rate = (low.sharpness * high.sharpness) ** -0.5
         return low._replace(rate=rate), high._replace(rate=rate)
 
-    own = {eta: deep(np.random.default_rng([cases.seed, 3]), 32, 8, 24, eta, "Adam") for eta in PAPER_ETAS}
+    own = {eta: deep(np.random.default_rng([cases.seed, 3]), 32, 8, 24, eta, "Adam", RECORDED) for eta in PAPER_ETAS}
+
+    def doubled(seed: int, rows: float) -> float:
+        low, high = (deep(np.random.default_rng(seed), 32, 8, 24, eta, "descent", rows) for eta in (1.0, 2.0))
+        return high.sharpness / low.sharpness
+
+    seeds = [int(seed) for seed in cases.rng.integers(2**31, size=12)]
+    times = {rows: [doubled(seed, rows) for seed in seeds] for rows in (RECORDED, LARGE)}
     judged = cases.judge(
         [
             Case(f"{case.name}, {size} η", (one, size))
@@ -183,17 +188,17 @@ def unstable(cases: Cases) -> Finding:
         printed=lambda inputs, seen: (seen <= 1) == (inputs[1] == "smaller"),
     )
     adam = {f"Adam at 1e-4, width 32, r = 8, L = 24, η = {eta:.3g}": trained_loss(one) for eta, one in own.items()}
-    limits = [one.sharpness for one in own.values()]
     return judged.finding(
         holds="Yes, it may: gradient descent diverges above a rate that may fall with η; "
         f"Adam at 1e-4 {'did not' if all(loss <= 1 for loss in adam.values()) else 'did too'}.",
         evidence=judged.evidence(
             "none: the loss rises or not", lambda inputs: inputs[0].rate * inputs[0].sharpness, more=adam
         ),
-        size=Size(
-            limits[-1] / limits[0],
+        size=ranged(
+            times[RECORDED],
             "times",
-            "largest curvature at η = 2 over that at η = 1, 24 layers at random (4 by the layer alone)",
+            f"largest curvature at η = 2 over that at η = 1, 24 layers at random, rows of BA {RECORDED:.1%} of W's (4 "
+            f"by the layer alone; {np.median(times[LARGE]):.1f} at {LARGE:.0%})",
         ),
         at_paper=any(loss > 1 for loss in adam.values()),
         flips_if="descent that is stable above the rate 1/(η²‖P‖²λ_max(ASAᵀ)) or not below it, P the product of the "

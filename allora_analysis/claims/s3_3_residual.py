@@ -183,8 +183,8 @@ def residual(cases: Cases) -> Finding:
             "what η adds to log growth in twice as many blocks with LayerNorm (2 is exponential), branches as long as "
             "the stream",
         ),
-        condition="no LayerNorm: with one ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l(‖W_l‖ + η‖B_lA_l‖), linear in L, at random as "
-        "√(‖h₀‖² + L n²(s_W² + η²r s_A²s_B²)), s_W, s_A, s_B the standard deviations of W's, A's, B's entries. One "
+        condition="no LayerNorm: with one, of gain 1, ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l(‖W_l‖ + η‖B_lA_l‖), linear in L, at random "
+        "as √(‖h₀‖² + L n²(s_W² + η²r s_A²s_B²)), s_W, s_A, s_B the standard deviations of W's, A's, B's entries. One "
         "network's factor may grow faster, where without η its stream shrinks",
         flips_if="norms ‖W_l‖, ‖B_lA_l‖ of like blocks with LayerNorm at which doubling L more than doubles the factor "
         "by which η enlarges the largest ‖h_L‖",

@@ -89,13 +89,13 @@ def radius(
     points: tuple[int, int] = (64, FINEST),
 ) -> float:
     """The radius of convergence in η of the output's power series about 0, by winding numbers; ∞ where nothing is
-    divided.
+    divided, or softmax alone has one token, whose weight is 1.
 
     The model is analytic in η: no ReLU. `guess` says about where (`radius_by_quadratics` finds one), `tolerance` is the
     bisection's, relative, `points` are those on each circle, at first and at most.
     """
     run = forward(model, x, 0.0)
-    if not run.squares + run.partitions:
+    if not run.squares and (not run.partitions or x.shape[-2] == 1):
         return np.inf
     low = high = guess
     while not _zeros_within(model, x, high, *points):
