@@ -1,4 +1,6 @@
-"""The edge against dense Hessians, and against torch's optimizers on quadratics on both sides of it."""
+"""The edge against dense Hessians, and against torch's optimizers on quadratics and the laboratory's digits, on both
+sides of it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from allora_analysis import images
 from allora_analysis.hessian.stable_rate import largest_stable_rate, step_sizes, threshold
+from allora_analysis.laboratory import training
+from allora_analysis.laboratory.design import Cell
 from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.validation import ArgumentError
@@ -129,8 +134,8 @@ def test_a_clipped_quadratic_shrinks_below_the_edge_and_grows_above(decay):
     x, y, loss = made(1e-9 * torch.ones(6, dtype=torch.float64))
     found = largest_stable_rate([x], torch.optim.SGD([x, y], 0.1, weight_decay=decay), loss, clip=2.0)
     assert found.clipped == pytest.approx(0.04)
-    top = float(torch.linalg.eigvalsh(hessian)[-1])
-    assert (edge := 0.1 * found.multiple) == pytest.approx(2 / (0.04 * top + decay), rel=1e-6)
+    top, edge = float(torch.linalg.eigvalsh(hessian)[-1]), 0.1 * found.multiple
+    assert edge == pytest.approx(2 / (0.04 * top + decay), rel=1e-6)
     for factor in (0.98, 1.02):
         x, y, loss = made(1e-9 * torch.randn(6, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
         optimizer, start = torch.optim.SGD([x, y], factor * edge, weight_decay=decay), float(x.detach().norm())
@@ -166,6 +171,55 @@ def test_adams_edge_is_the_same_at_every_norm_at_which_all_gradients_are_clipped
     assert one.multiple == pytest.approx(other.multiple, rel=1e-5)
     assert one_without.multiple == pytest.approx(100 * other_without.multiple, rel=1e-5)
     assert one.clipped == pytest.approx(100 * other.clipped, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def task():
+    pytest.importorskip("sklearn")
+    return training.prepare(images.load("digits"))
+
+
+def adapting(task, optimizer, rate, head_rate, clip, seed, steps):
+    """LoRA and a fresh classifier on the laboratory's digits, the rates falling over 200 steps; how it stands then."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = torch.randint(training.TRAIN, (201, training.BATCH), generator=generator)
+    model = training._adapted(task.network, Cell(optimizer=optimizer, head="l"), generator)
+    head = list(model[-1].parameters())
+    adapters = [part for layer in model[:-1] for part in layer.parameters() if part.requires_grad]
+    groups = [{"params": adapters, "lr": rate}, {"params": head, "lr": head_rate}]
+    made = torch.optim.SGD(groups) if optimizer == "sgd" else torch.optim.AdamW(groups, weight_decay=0.0)
+
+    def loss(step):
+        return nn.functional.cross_entropy(model(task.pool[0][batches[step]]), task.pool[1][batches[step]])
+
+    for step in range(steps):
+        for group, start in zip(made.param_groups, (rate, head_rate), strict=True):
+            group["lr"] = start * (1 - step / 200)
+        made.zero_grad()
+        loss(step).backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(adapters + head, clip)
+        made.step()
+    return model, made, adapters, loss
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("optimizer", "trial", "steps", "head_rate"), [("sgd", 0.05, 0, 0.1), ("adamw", 1e-3, 20, 1e-3)]
+)
+def test_digits_train_at_a_quarter_of_the_predicted_rate_and_not_at_four_times(
+    optimizer, trial, steps, head_rate, clip, task
+):
+    """Planted: without the clipping of the curvature SGD trains at 100 times the prediction, AdamW at 30 times."""
+    _, made, adapters, loss = adapting(task, optimizer, trial, head_rate, clip, 0, steps)
+    rate = made.param_groups[0]["lr"] * largest_stable_rate(adapters, made, lambda: loss(steps), clip=clip).multiple
+    x, y = task.test
+    found = {}
+    for factor in (0.25, 4.0):
+        models = [adapting(task, optimizer, factor * rate, head_rate, clip, seed, 200)[0] for seed in (0, 1)]
+        found[factor] = [float((model(x).argmax(dim=1) == y).double().mean()) for model in models]
+    assert min(found[0.25]) > 0.9
+    assert min(found[4.0]) < 0.5
 
 
 def test_clipping_beyond_the_gradient_is_none():

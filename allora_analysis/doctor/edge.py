@@ -167,8 +167,8 @@ def _optimizer(model: Any, recipe: Recipe, head_lr: float) -> Any:
 
 @dataclass(frozen=True)
 class Trial:
-    """A prediction in full: the trial steps at `rate`, the classifier's at `head_rate`, clipped at `clip` (0: not), then
-    the curvature of one batch.
+    """A prediction in full: the trial steps at `rate`, the classifier's at `head_rate`, clipped at `clip` (0: none),
+    then the curvature of one batch.
 
     Model and data as records call them; r = α = `rank`; the seed is of A, the classifier and the sentences.
     """
@@ -284,7 +284,9 @@ def compared(
     known = records.find_each(where, STUDY, PROTOCOL, {one: one for one in TRIALS}) if Path(where).is_dir() else {}
     edges = {(one.model, one.optimizer, one.clip, one.data, one.rank): record.result for one, record in known.items()}
     return [
-        Compared(curve, _predicted(curve, edges.get((curve.model, curve.optimizer, curve.clip, curve.data, curve.rank))))
+        Compared(
+            curve, _predicted(curve, edges.get((curve.model, curve.optimizer, curve.clip, curve.data, curve.rank)))
+        )
         for curve in curves(runs, seeds)
     ]
 
