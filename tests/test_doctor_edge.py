@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -49,6 +51,17 @@ def test_under_sgd_it_is_two_over_the_largest_curvature(sources):
     assert found.head_rate == pytest.approx(2 / float(torch.linalg.eigvalsh(dense)[-1]), rel=0.01)
 
 
+def test_clipping_lengthens_the_rate_by_what_it_leaves_of_the_gradient(sources):
+    recipe = Recipe(r=2, alpha=6.0, lr=0.1, optimizer="sgd")
+    plain, clipped = (edges.edge(*sources, recipe, batch_size=8, clip=clip) for clip in (0.0, 1e-3))
+    model, _, loss = edges._prepared(Setting(*sources, "lora", "sgd", 0.1, 0.1, rank=2, batch_size=8), recipe, 0)
+    trained = [part for part in model.parameters() if part.requires_grad]
+    norm = float(torch.cat([part.flatten() for part in torch.autograd.grad(loss(0), trained)]).norm())
+    assert (plain.clipped, clipped.clipped) == (1.0, pytest.approx(1e-3 / norm, rel=1e-5))
+    assert clipped.rate == pytest.approx(plain.rate * norm / 1e-3, rel=1e-3)
+    assert clipped.head_rate == pytest.approx(plain.head_rate * norm / 1e-3, rel=1e-3)
+
+
 def test_under_adam_it_is_in_the_preconditioned_curvature_after_the_trial_steps(sources):
     recipe = Recipe(r=2, alpha=2.0, lr=1e-3)
     found = edges.edge(*sources, recipe, steps=5, batch_size=8)
@@ -91,6 +104,10 @@ def test_the_command_says_it(sources, capsys):
     assert "largest stable rate" in out
     assert "beyond it no rate of A and B is stable" in out
     assert "the largest curvature of the Hessian in A and B on 8 sentences after 0 steps" in out
+    assert "whether it grows, --trial-steps 100" in out
+    assert "clipping" not in out  # the gradient is below 1
+    assert main([*words, "--model", sources[0], "--data", sources[1], "--max-grad-norm", "1e-3"]) == 0
+    assert re.search(r"clipping at 0\.001 leaves 0\.\d+ of this gradient", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The edge against dense Hessians, and against torch's optimizers on quadratics on both sides of it."""
+"""The edge against dense Hessians, and against torch's optimizers on quadratics and the laboratory's digits, on both
+sides of it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from allora_analysis import images
 from allora_analysis.hessian.stable_rate import largest_stable_rate, step_sizes, threshold
+from allora_analysis.laboratory import training
+from allora_analysis.laboratory.design import Cell
 from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.validation import ArgumentError
@@ -115,6 +120,122 @@ def test_the_largest_curvature_of_two_layers_against_the_dense_hessian():
     assert found.products > 10
     part = largest_stable_rate(parameters[2:], optimizer, lambda: nn.functional.cross_entropy(model(x), y))
     assert part.multiple > found.multiple  # fewer parameters, no more curvature
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_a_clipped_quadratic_shrinks_below_the_edge_and_grows_above(decay):
+    """Along x, beside a slope in y that keeps the gradient's norm at 50, which is clipped at 2."""
+    hessian = quadratic()
+
+    def made(start):
+        x, y = nn.Parameter(start), nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        return x, y, lambda: x @ hessian @ x / 2 + 50 * y.sum()
+
+    x, y, loss = made(1e-9 * torch.ones(6, dtype=torch.float64))
+    found = largest_stable_rate([x], torch.optim.SGD([x, y], 0.1, weight_decay=decay), loss, clip=2.0)
+    assert found.clipped == pytest.approx(0.04)
+    top, edge = float(torch.linalg.eigvalsh(hessian)[-1]), 0.1 * found.multiple
+    assert edge == pytest.approx(2 / (0.04 * top + decay), rel=1e-6)
+    for factor in (0.98, 1.02):
+        x, y, loss = made(1e-9 * torch.randn(6, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+        optimizer, start = torch.optim.SGD([x, y], factor * edge, weight_decay=decay), float(x.detach().norm())
+        for _ in range(500):
+            optimizer.zero_grad()
+            loss().backward()
+            torch.nn.utils.clip_grad_norm_([x, y], 2.0)
+            optimizer.step()
+        ratio = float(x.detach().norm()) / start
+        assert ratio < 1 if factor < 1 else ratio > 1
+
+
+def test_adams_edge_is_the_same_at_every_norm_at_which_all_gradients_are_clipped():
+    """Its steps are. Planted: without the clipping of the curvature the edges are a factor of 100 apart."""
+    x, y = torch.randn(20, 9, generator=torch.Generator().manual_seed(0)).double(), torch.arange(20) % 4
+    found = {}
+    for clip in (1e-2, 1e-4):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(9, 7), nn.Tanh(), nn.Linear(7, 4)).double()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-20, weight_decay=0.0)
+
+        def loss(model=model):
+            return nn.functional.cross_entropy(model(x), y)
+
+        for _ in range(10):
+            optimizer.zero_grad()
+            loss().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+        last = list(model[2].parameters())  # the norm is that of all, whichever the curvature is in
+        found[clip] = [largest_stable_rate(last, optimizer, loss, clip=used) for used in (clip, 0.0)]
+    (one, one_without), (other, other_without) = found.values()
+    assert one.multiple == pytest.approx(other.multiple, rel=1e-5)
+    assert one_without.multiple == pytest.approx(100 * other_without.multiple, rel=1e-5)
+    assert one.clipped == pytest.approx(100 * other.clipped, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def task():
+    pytest.importorskip("sklearn")
+    return training.prepare(images.load("digits"))
+
+
+def adapting(task, optimizer, rate, head_rate, clip, seed, steps):
+    """LoRA and a fresh classifier on the laboratory's digits, the rates falling over 200 steps; how it stands then."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = torch.randint(training.TRAIN, (201, training.BATCH), generator=generator)
+    model = training._adapted(task.network, Cell(optimizer=optimizer, head="l"), generator)
+    head = list(model[-1].parameters())
+    adapters = [part for layer in model[:-1] for part in layer.parameters() if part.requires_grad]
+    groups = [{"params": adapters, "lr": rate}, {"params": head, "lr": head_rate}]
+    momentum = training.MOMENTUM if optimizer == "momentum" else 0.0
+    adam = optimizer == "adamw"
+    made = torch.optim.AdamW(groups, weight_decay=0.0) if adam else torch.optim.SGD(groups, momentum=momentum)
+
+    def loss(step):
+        return nn.functional.cross_entropy(model(task.pool[0][batches[step]]), task.pool[1][batches[step]])
+
+    for step in range(steps):
+        for group, start in zip(made.param_groups, (rate, head_rate), strict=True):
+            group["lr"] = start * (1 - step / 200)
+        made.zero_grad()
+        loss(step).backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(adapters + head, clip)
+        made.step()
+    return model, made, adapters, loss
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("optimizer", "trial", "steps", "head_rate", "trains", "fails"),
+    [("sgd", 0.05, 0, 0.1, 0.25, 4.0), ("adamw", 1e-3, 20, 1e-3, 0.25, 4.0), ("momentum", 5e-3, 0, 0.01, 0.05, 1.0)],
+    ids=["sgd", "adamw", "momentum"],
+)
+def test_digits_train_well_below_the_predicted_rate_and_not_well_above(
+    optimizer, trial, steps, head_rate, trains, fails, clip, task
+):
+    """Within a factor of 4; momentum fails below. Planted: without the clipping of the curvature SGD trains at 100
+    times the prediction, AdamW at 30 times.
+    """
+    _, made, adapters, loss = adapting(task, optimizer, trial, head_rate, clip, 0, steps)
+    rate = made.param_groups[0]["lr"] * largest_stable_rate(adapters, made, lambda: loss(steps), clip=clip).multiple
+    x, y = task.test
+    found = {}
+    for factor in (trains, fails):
+        models = [adapting(task, optimizer, factor * rate, head_rate, clip, seed, 200)[0] for seed in (0, 1)]
+        found[factor] = [float((model(x).argmax(dim=1) == y).double().mean()) for model in models]
+    assert min(found[trains]) > 0.8  # a guess is 0.2
+    assert min(found[fails]) < 0.5
+
+
+def test_clipping_beyond_the_gradient_is_none():
+    x = nn.Parameter(torch.ones(6, dtype=torch.float64))
+    hessian, optimizer = quadratic(), torch.optim.SGD([x], 0.1)
+    with_clip, without = (
+        largest_stable_rate([x], optimizer, lambda: x @ hessian @ x / 2, clip=c) for c in (100.0, 0.0)
+    )
+    assert with_clip == without
+    assert without.clipped == 1.0
 
 
 def of_pair(a0, b0, rate, kind=ALLoRAAdamW, shift=0.0, **options):
@@ -251,5 +372,7 @@ def test_mistakes_are_one_line():
         largest_stable_rate([x], sgd, lambda: -(x * x).sum())
     with pytest.raises(ArgumentError, match="no second derivative"):
         largest_stable_rate([x], sgd, lambda: x.detach().sum())
+    with pytest.raises(ArgumentError, match="clip must be"):
+        largest_stable_rate([x], sgd, lambda: (x * x).sum(), clip=-1.0)
     with pytest.raises(ArgumentError, match="tolerance"):
         largest_stable_rate([x], sgd, lambda: (x * x).sum(), tolerance=0.0)

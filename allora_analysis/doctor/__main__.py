@@ -270,8 +270,10 @@ def _edge(arguments: Arguments, recipe: Recipe, switches: Switches) -> Section:
         told += f"; of A, with B's {recipe.loraplus_ratio:g} times as large"
     if switches.drop_rate:
         told += "; without the dropout"
-    if recipe.optimizer == "sgd" and not clip:
-        told += "; without clipping the curvature grows in training, and so far such runs have failed from far below on"
+    if found.clipped < 1:
+        told += f"; clipping at {clip:g} leaves {found.clipped:.2g} of this gradient, and so of its slope: counted"
+    if not found.steps:
+        told += "; at B = 0 nothing is curved in A: whether it grows, --trial-steps 100 at a rate of your choice shows"
     rows = [("largest stable rate", told)]
     if found.head_rate is not None:
         rows.append(

@@ -23,7 +23,7 @@ from allora_analysis.grid.reading import final_value
 from allora_analysis.study import Table
 from allora_analysis.validation import ArgumentError, count, positive
 
-STUDY, PROTOCOL = "stable_rates", 2
+STUDY, PROTOCOL = "stable_rates", 3
 RESULTS = records.results_folder(STUDY)
 FACTOR = 2.0
 LEAST_RATES = 2
@@ -36,12 +36,14 @@ class Edge:
 
     Attributes:
         rate: the largest stable learning rate, A's.
-        curvature: λ_max over A's rate in the trial: of the Hessian (SGD), of the preconditioned one (Adam).
+        curvature: λ_max over A's rate in the trial: of the Hessian (SGD), of the preconditioned one (Adam), times
+            `clipped`.
         threshold: the optimizer's.
         products: with the Hessian.
         loss: of the batch.
         steps: made before.
         head_rate: the classifier's largest stable rate, by the same rule on it alone; None: it is not trained.
+        clipped: what clipping leaves of the batch's gradient, and so of its slope; 1: all.
     """
 
     rate: float
@@ -51,6 +53,7 @@ class Edge:
     loss: float
     steps: int
     head_rate: float | None = None
+    clipped: float = 1.0
 
 
 def edge(
@@ -91,20 +94,22 @@ def edge(
     )  # fmt: skip
     model, optimizer, loss = _prepared(setting, recipe, steps)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    clip = positive("--max-grad-norm", clip) if clip else 0.0
     for step in range(steps):
         optimizer.zero_grad()
         loss(step).backward()
         if clip:
-            torch.nn.utils.clip_grad_norm_(trained, positive("--max-grad-norm", clip))
+            torch.nn.utils.clip_grad_norm_(trained, clip)
         optimizer.step()
     adapters = [part for pair in lora_pairs(model) for part in (pair.a, pair.b)]
     head = [parameter for parameter in trained if all(parameter is not part for part in adapters)]
+    options = {"seed": seed, "clip": clip}
     with evaluating(model):
-        found = largest_stable_rate(adapters, optimizer, lambda: loss(steps), seed=seed)
-        of_head = largest_stable_rate(head, optimizer, lambda: loss(steps), seed=seed).multiple if head else None
+        found = largest_stable_rate(adapters, optimizer, lambda: loss(steps), **options)
+        of_head = largest_stable_rate(head, optimizer, lambda: loss(steps), **options).multiple if head else None
     rate, curvature = recipe.lr * found.multiple, found.curvature / recipe.lr
     head_rate = None if of_head is None else setting.head_learning_rate * of_head
-    return Edge(rate, curvature, found.threshold, found.products, found.loss, steps, head_rate)
+    return Edge(rate, curvature, found.threshold, found.products, found.loss, steps, head_rate, found.clipped)
 
 
 def _prepared(setting: Setting, recipe: Recipe, steps: int) -> tuple[Any, Any, Callable[[int], Any]]:
@@ -162,8 +167,8 @@ def _optimizer(model: Any, recipe: Recipe, head_lr: float) -> Any:
 
 @dataclass(frozen=True)
 class Trial:
-    """A prediction in full: the trial steps at `rate`, and the classifier's at `head_rate`, then the curvature of one
-    batch.
+    """A prediction in full: the trial steps at `rate`, the classifier's at `head_rate`, clipped at `clip` (0: none),
+    then the curvature of one batch.
 
     Model and data as records call them; r = α = `rank`; the seed is of A, the classifier and the sentences.
     """
@@ -174,15 +179,17 @@ class Trial:
     steps: int
     batch_size: int
     head_rate: float
+    clip: float
     data: str = "rotten_tomatoes"
     rank: int = 16
     seed: int = 0
 
 
 TRIALS = tuple(
-    Trial(model, optimizer, rate, steps, size, head)
+    Trial(model, optimizer, rate, steps, size, head, clip)
     for model, size in (("all-MiniLM-L6-v2", 32), ("SmolLM2-135M", 8))
     for optimizer, rate, steps, head in (("sgd", 1.0, 0, 0.1), ("adamw", 3e-4, 20, 1e-3))
+    for clip in (0.0, 1.0)
 )
 
 
@@ -275,9 +282,11 @@ def compared(
     """
     where = RESULTS if folder is None else folder
     known = records.find_each(where, STUDY, PROTOCOL, {one: one for one in TRIALS}) if Path(where).is_dir() else {}
-    edges = {(one.model, one.optimizer, one.data, one.rank): record.result for one, record in known.items()}
+    edges = {(one.model, one.optimizer, one.clip, one.data, one.rank): record.result for one, record in known.items()}
     return [
-        Compared(curve, _predicted(curve, edges.get((curve.model, curve.optimizer, curve.data, curve.rank))))
+        Compared(
+            curve, _predicted(curve, edges.get((curve.model, curve.optimizer, curve.clip, curve.data, curve.rank)))
+        )
         for curve in curves(runs, seeds)
     ]
 
