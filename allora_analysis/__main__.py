@@ -41,7 +41,8 @@ class Arguments:
     section: Annotated[tuple[str, ...] | None, arg(metavar="3.1 [3.2 ...]")] = None
     """Check only these sections; 3.1, 3.2, 3.3 and 4 are the paper's, T1 to T4, F3, F4, … its tables and figures."""
     verdict: Annotated[str | None, arg(metavar="WORD[,WORD...]")] = None
-    """Show only rows of these verdicts: holds, holds_corrected, conditional, refuted, undecided, not_run."""
+    """Show only rows of these verdicts: holds, holds_corrected, conditional, refuted (as it is read; where that is a
+    less kind reading, a kinder one is a row of its own), undecided, not_run."""
     long: bool = False
     """Show every row in full: the printed sentence, size, correction, condition, evidence, code, tests."""
     list: bool = False

@@ -22,7 +22,7 @@ from allora_analysis.claims.claim import OPENINGS, VERDICTS, Claim, Evidence, Fi
 from allora_analysis.claims.claim import claim as claimed
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import terminal as written
-from allora_analysis.render.view import recorded, size_text, summary, view
+from allora_analysis.render.view import LESS_KIND, recorded, size_text, summary, view
 from allora_analysis.study import plain
 from allora_analysis.validation import ArgumentError
 from tests import dying_row, sleeping
@@ -102,6 +102,23 @@ def test_what_the_paper_does_not_print_is_no_printed_statement():
     rows.append(dataclasses.replace(norm, statement="c", where="beyond the paper: §3"))
     found = summary([view(Row(row, Finding("holds", Evidence({}, {}, "none")))) for row in rows])
     assert found == "2 claims: 2 holds; 1 beyond the paper: 1 holds"
+
+
+def test_what_is_refuted_in_a_less_kind_reading_is_counted_as_such():
+    norm = next(item for item in ledger.all_claims() if item.id == "3.3-norm")
+    readings = ("A less kind reading: in every cell.", "On average.", None)
+    rows = [dataclasses.replace(norm, statement=text, reading=text) for text in map(str, readings)]
+    found = summary([view(Row(row, Finding("refuted", Evidence({}, {}, "none")))) for row in rows])
+    assert found == "3 claims: 3 refuted (1 in a less kind reading)"
+
+
+def test_a_less_kind_reading_stands_beside_a_kinder_one():
+    """Of one statement there is another row, whose reading does not begin so."""
+    less_kind = [one for one in CLAIMS.values() if (one.reading or "").startswith(LESS_KIND)]
+    assert len(less_kind) > 9
+    for one in less_kind:
+        others = [other for other in CLAIMS.values() if other is not one and other.statement in one.statement]
+        assert any(not (other.reading or "").startswith(LESS_KIND) for other in others), one.id
 
 
 def test_a_check_that_raises_is_exit_1_and_the_rest_is_printed(few, capsys, tmp_path):
@@ -277,6 +294,8 @@ def test_the_rows_that_read_records_say_so_and_take_a_folder(tmp_path):
     [
         (None, ""),
         (Size(1.234, "points", "of"), "1.2 points"),
+        (Size(1.04, "points", "of"), "1.0 points"),
+        (Size(-1.0, "points", "of"), "-1 points"),
         (Size(1.2, "", "of", 0.5, 2), "1.2 (0.5 to 2)"),
         (Size(0.1, "nats", "of", high=0.25), "0.1 nats (at most 0.25)"),
         (Size(5.0, "%", "of", low=4.0), "5 % (at least 4)"),

@@ -439,7 +439,7 @@ def expected_update(cases: Cases) -> Finding:
             "between g̃_i and g_i, 32 tokens, rows of 0.1, 100 draws",
         ),
         corrected="token by token; over white Gaussian inputs and a squared loss E[g̃_i] = g_i(E[d]·across + "
-        "E[dz²]·along (BA)_i), with E[dz²] < E[d]: turned away from the row's own direction",
+        "E[dz²]·along (BA)_i), f(x)_i = z‖(BA)_i‖, with E[dz²] < E[d]: turned away from the row's own direction",
         condition="Σ_t (d_t − κ)(∂L/∂f_i)_t x_t = 0 for some κ: those with ∂L/∂f_i ≠ 0 are one token, tokens of one "
         "|f(x)_i| (as at B = 0), or parallel; if they are independent, only of one |f(x)_i|",
         flips_if="a batch whose g̃_i is parallel to g_i where that sum is 0 for no κ",

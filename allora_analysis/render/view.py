@@ -34,12 +34,13 @@ MEANINGS = {
     "holds": "as printed",
     "holds_corrected": "after a correction that keeps what it claims",
     "conditional": "only under a condition on the inputs, which is shown",
-    "refuted": "its reading fails; a less kind reading says so, and a kinder one is a row of its own",
+    "refuted": "its reading fails; where that is a less kind reading, a kinder one is a row of its own",
     "undecided": "the evidence allows both answers; the row says how much would decide",
     "not_run": "needs a long run; the row names the command",
     "error": "the check itself failed: an error of the toolkit",
 }
 AT_PAPER = {True: "yes", False: "no", "mixed": "mixed", None: "–"}
+LESS_KIND = "A less kind reading"  # so begins a reading of which a kinder one is a row of its own
 BEYOND = "beyond the paper"  # so begins `where` of what the paper does not say
 OTHERS = re.compile(rf"{BEYOND}: abstract of (.+) \(")  # and of what another paper says
 
@@ -162,7 +163,9 @@ def summary(of: Sequence[View]) -> str:
 
 def _counts(of: Sequence[View]) -> str:
     counts = Counter(one.word for one in of)
-    return ", ".join(f"{counts[word]} {word}" for word in (*VERDICTS, "error") if counts[word])
+    less_kind = sum(one.word == "refuted" and (one.reading or "").startswith(LESS_KIND) for one in of)
+    beside = {"refuted": f" ({less_kind} in a less kind reading)"} if less_kind else {}
+    return ", ".join(f"{counts[word]} {word}{beside.get(word, '')}" for word in (*VERDICTS, "error") if counts[word])
 
 
 def size_text(size: Size | None) -> str:
@@ -180,8 +183,10 @@ def size_text(size: Size | None) -> str:
 
 
 def _rounded(value: float, digits: int) -> str:
-    # As `text`, without an exponent for what is read at a glance: 300, not 3e+02.
+    # As `text`, without an exponent for what is read at a glance: 300, not 3e+02; what is no whole number as 1.0.
     found = text(value, digits)
+    if found.lstrip("-").isdigit() and abs(value) < 10 and abs(value - round(value)) > 1e-6:
+        return f"{value:.{digits - 1}f}"
     return f"{float(found):.0f}" if "e+0" in found else found
 
 

@@ -45,8 +45,8 @@ CHANCE = 1e-6  # the rate at which made-up numbers may pass for means of five ru
 @reported_claim(
     "T2-derived",
     where="Table 2",
-    says="Max acc. / Epoch of max acc.",
-    reading="No lower than the accuracies at epochs 3 and 10, and equal to them where the epoch is 3 or 10.",
+    says="Max acc.",
+    reading="No lower than the accuracies at epochs 3 and 10, and equal to them where 'Epoch of max acc.' is 3 or 10.",
 )
 def derived(cases: Cases) -> Finding:
     """Table 2's two derived rows against the two printed accuracies; those between are not printed."""
