@@ -159,7 +159,32 @@ def test_the_share_after_ten_steps_is_of_ten_steps(name):
     found = ROWS.finding(name)
     (by_step,) = (value for key, value in found.evidence.measured.items() if key.endswith("by step"))
     assert by_step[1] == 0 < by_step[10] == found.size.value
-    assert f"after ten steps {'not in ' * name.endswith('step')}{by_step[10]:.0f} %" in found.answer
+    assert f"at usual rates {'not in ' * name.endswith('step')}{by_step[10]:.0f} %" in found.answer
+
+
+def test_the_first_step_from_zero_costs_at_any_rate_and_noise():
+    """Means are equal after it, bit for bit, and masks only add variance; after the second means differ."""
+    for seed in range(20):
+        one = s3_1_few_steps.ten_steps(np.random.default_rng(seed))
+        (signal, labels), (mean, plain) = (
+            masked_descent.risks(one, one.keep_prob) - masked_descent.risks(one, 1.0),
+            (masked_descent.moments(one, one.labels, keep_prob).mean for keep_prob in (one.keep_prob, 1.0)),
+        )
+        assert min(signal[1], labels[1]) > 0
+        assert np.array_equal(mean[1], plain[1])
+        assert not np.allclose(mean[2], plain[2])
+
+
+@pytest.mark.parametrize("placement", masked_descent.PLACEMENTS)
+def test_bias_over_noise_with_less_rank_than_inputs(placement):
+    """H has no inverse: its pseudoinverse, as descent from 0 stays in the span of the rows."""
+    rng = np.random.default_rng(0)
+    x, w = np.tile(masked_descent.turned(6, np.array([1.0, 0.7, 0.5]), rng).T, (2, 1)), rng.standard_normal(6)
+    of = masked_descent.Sgd(x, w, 0.0, 0.95, 1e-3, 10, placement)
+    one = s3_1_convergence.Labelled(of, x @ w[:, None] + rng.standard_normal((6, 1)))
+    assert s3_1_convergence.bias_over_noise_late(one) == pytest.approx(
+        s3_1_convergence.measured_signal(one)["limit"], rel=0.02
+    )
 
 
 def test_rates_that_overshoot_can_fit_better():

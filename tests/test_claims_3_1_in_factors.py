@@ -73,6 +73,13 @@ def test_online_equations_of_another_noise_change_the_verdict(monkeypatch):
     assert verdict("3.1-hidden-dropout-online") == "refuted"
 
 
+def test_between_the_times_looked_at_dropout_makes_nodes_more_alike():
+    nodes = s3_1_hidden_nodes.Nodes(((0.01, 0.0), (0.004, 0.008)), 1.0, "between", False)
+    seen = s3_1_hidden_nodes.by_noise(nodes)
+    assert seen["|cos| at 0.3"][1] > 5 * seen["|cos| without"][1]
+    assert not s3_1_hidden_nodes.as_they_say(nodes, seen)
+
+
 def test_hidden_dropouts_flow_ends_at_the_soft_threshold_and_its_correlations():
     one = s3_1_hidden_nodes.hidden(Cases(3, "test").rng)
     y = one.x @ one.truth + 0.5 * one.noise[0]

@@ -70,3 +70,22 @@ PLANTED = [  # row, where, function, wrong formula, the verdict that it must lea
 def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, row, where, name, wrong, expected):
     monkeypatch.setattr(where, name, wrong)
     assert finding(getattr(section, row)).verdict == expected
+
+
+def test_where_descent_of_several_ends_is_where_descent_of_each_does():
+    rng = np.random.default_rng(0)
+    ones = [
+        section.begin(rng.standard_normal((12, 5)) / 3, section.target(4, 5, 4, rng), "b_zero", 2, rng)
+        for _ in range(2)
+    ]
+    alone = [(seen["start"], seen["end"]) for seen in map(section._worst_on_the_way, ones)]
+    assert section.start_over_end(ones) == pytest.approx([start / end for start, end in alone], rel=1e-6)
+
+
+def test_with_as_many_rows_of_a_as_inputs_no_direction_is_negative():
+    """A's kernel is {0}: that r is left out."""
+    rng = np.random.default_rng(1)
+    one = section.begin(rng.standard_normal((8, 2)) / 3, section.target(4, 2, 1, rng), "b_zero", 2, rng)
+    seen = section._worst_on_the_way(one)
+    assert seen["negative"] == 0
+    assert seen["worst"] <= section.WORSE * seen["start"]

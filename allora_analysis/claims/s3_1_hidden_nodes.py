@@ -159,6 +159,7 @@ class Nodes(NamedTuple):
 
 
 TIMES = {"short": 0.5, "intermediate": 5.0, "long": 100.0}
+SEEN = {"short": 0.5, "intermediate": 5.0, "between": 30.0, "long": 100.0}
 ONLINE_NOISES, KEPT = (0.0, 0.6, 1.0), (1.0, 0.9, 0.7, 0.5)
 RATES = (0.05, 0.2, 0.3, 1.0)
 
@@ -167,13 +168,13 @@ RATES = (0.05, 0.2, 0.3, 1.0)
 def learnt(one: Nodes, keep_prob: float, noise: float) -> dropout_sgd.Online:
     """One teacher node learned by the student's two, at every one of the times."""
     start, readout = np.array(one.start), 1 / keep_prob if one.inverted else 1.0
-    q, none, alone, times = start @ start.T, np.zeros((2, 1)), np.eye(1), [*TIMES.values()]
+    q, none, alone, times = start @ start.T, np.zeros((2, 1)), np.eye(1), [*SEEN.values()]
     return dropout_sgd.online_curve(q, none, alone, keep_prob, one.rate, times, noise=noise, readout=readout)
 
 
 def by_noise(one: Nodes) -> dict[str, list[float]]:
     """Best drop rates, what they take off the error without dropout, and the nodes' |cos| without and with p = 0.7."""
-    whole, at = one._replace(time=""), [*TIMES].index(one.time)
+    whole, at = one._replace(time=""), [*SEEN].index(one.time)
     runs = [[learnt(whole, keep_prob, noise) for keep_prob in KEPT] for noise in ONLINE_NOISES]
     errors = np.array([[run.error[at] for run in row] for row in runs])
     none, some = ([float(row[kept].correlation[at]) for row in runs] for kept in (0, 2))
@@ -204,7 +205,8 @@ def as_they_say(one: Nodes, seen: dict[str, list[float]]) -> bool:
     reading="By equations of their kind: two erf nodes learn one, each sample seen once, α = steps/N short (0.5), "
     "intermediate (5) and long (100), at rates from 1 to 1.2; masks unscaled, as in the code of their later paper "
     "(arXiv 2507.07907), the test's output p times the nodes', or scaled by 1/p as PyTorch's. Below a rate of 0.96 "
-    "scaled ones gain less than 1 % at intermediate times too; at 0.2 no masks gain early.",
+    "scaled ones gain less than 1 % at intermediate times too; at 0.2 no masks gain early. No other α is judged: at 30 "
+    "and rate 1 unscaled masks make nodes more alike.",
     depends_on=("3.1-hidden-dropout-correlations",),
 )
 def hidden_online(cases: Cases) -> Finding:
@@ -224,10 +226,10 @@ def hidden_online(cases: Cases) -> Finding:
         condition=lambda one: not one.inverted or one.time == "intermediate",
     )
     gains = [seen["gain"][1] for seen in judged.measured[:3]]
-    at_best = dict(zip(TIMES, at_best_rates(start), strict=True))
+    at_best = dict(zip(SEEN, at_best_rates(start), strict=True))
+    between = by_noise(Nodes(start, 1.0, "between", False))
     return judged.finding(
-        conditional="Only at a rate near 1: with unscaled masks at all times, with PyTorch's scaled ones at "
-        "intermediate times.",
+        conditional="Only at rates near 1 and some times: α = 5; with unscaled masks also 0.5 and 100.",
         evidence=judged.evidence(
             "none: the order of the best on a grid, a gain of 1 %, and the order of two cosines",
             {
@@ -235,10 +237,13 @@ def hidden_online(cases: Cases) -> Finding:
                 "drop rates": [1 - keep_prob for keep_prob in KEPT],
                 "gain at noise 0.6, unscaled, each drop rate at its best of rates": {str(RATES): at_best},
             },
+            more={"beside, at α = 30, unscaled, rate 1: nodes more alike with dropout": between},
         ),
         size=ranged(
             gains, "of the error", "what dropout takes off at rate 1 and noise 0.6, short to long times", gains[1]
         ),
-        condition="at rates from 1 to 1.2: masks are not scaled by 1/p, or times are intermediate",
-        flips_if="a short or long time at which scaled masks gain, or unscaled ones do not",
+        condition="of α = 0.5, 5 and 100, at rates from 1 to 1.2: masks are not scaled by 1/p, or α = 5; else dropout gains less "
+        "than 1 %",
+        flips_if="at such a rate, scaled masks that gain at α = 0.5 or 100, or unscaled ones that do not at one of the "
+        "three",
     )

@@ -178,8 +178,9 @@ def loss_std_from_random(cases: Cases) -> Finding:
         evidence=judged.evidence(EXACT, lambda one: turning_scale(one.of), tolerance=1e-9),
         size=ranged(
             turns,
-            "p times the true weights' standard deviation",
-            "√D times the start's, at which it turns; noise half of the signal",
+            "",
+            "√D times the start's standard deviation over p times the true weights', where it turns; noise half of the "
+            "signal",
         ),
         condition="the start's standard deviation times √D is above p√v, 3C(Σ_n m_n²)v² + 4(Σ_nc Y_nc²m_n)v = "
         "Σ_nc F_nc²(F_nc − 2Y_nc)², m_n = ‖X_n‖²/D, F = XX⁺Y, C the columns of Y",
@@ -282,8 +283,8 @@ def gradient_std_from_random(cases: Cases) -> Finding:
     "3.1-figure-1-illustrates",
     where="beyond the paper: §3.1, before Figure 1, of the loss, which its sentence before speaks of",
     says="The gradient's average standard deviation over masks, which Figure 1 shows, moves as the loss's does.",
-    reading="From LoRA's zero start to the end of training in §3.1's own model, noise half of the signal. What our "
-    "network shows of Figure 1 is row 3.1-figure-1.",
+    reading="From LoRA's zero start to the end of training in §3.1's own model, normal noise half of the signal. What "
+    "our network shows of Figure 1 is row 3.1-figure-1.",
     depends_on=("3.1-loss-std-from-zero", "3.1-loss-std-from-random", "3.1-gradient-std-from-zero"),
 )
 def figure_1_illustrates(cases: Cases) -> Finding:
@@ -303,5 +304,5 @@ def figure_1_illustrates(cases: Cases) -> Finding:
         else "No: not on every data set.",
         evidence=judged.evidence(EXACT, {"from zero, the loss's Std": "rises from 0"}, tolerance=1e-9),
         size=share([value > 1 for value in drawn], "from zero, noise 0.1 to 50 of the signal, where both rise"),
-        flips_if="a training from zero, noise half of the signal, in which the gradient's deviation rises too",
+        flips_if="a training from zero, normal noise half of the signal, in which the gradient's deviation rises too",
     )

@@ -124,7 +124,7 @@ def expectation(cases: Cases) -> Finding:
         printed=both,
     )
     return judged.finding(
-        holds="Yes, exactly: on expectation masks add (1 − p)/p times the fit's squared norm.",
+        holds="Yes, exactly: on expectation masks add (1 − p)/p times ‖XW‖².",
         evidence=judged.evidence(ROUNDING, display, tolerance=TOLERANCE),
         flips_if="weights at which the sum over all masks is another number",
     )
@@ -150,7 +150,7 @@ def minimiser(cases: Cases) -> Finding:
         ),
     )
     return judged.finding(
-        holds_corrected="Not as printed, a misprint: the last product is XᵀY, and W p times least squares.",
+        holds_corrected="Not as printed, a misprint: YᵀX should be XᵀY; W is p times least squares.",
         evidence=judged.evidence(
             ROUNDING, lambda one: tikhonov.dropout_solution(one.x, one.y, one.keep_prob, "output"), tolerance=TOLERANCE
         ),
@@ -188,7 +188,7 @@ def tikhonov_solution(cases: Cases) -> Finding:
         corrected=lambda one, best: relative_error(tikhonov.ridge_solution(*one), best) < TOLERANCE,
     )
     return judged.finding(
-        holds_corrected="Not as printed, a misprint: the last product is XᵀY, as everywhere in this paragraph.",
+        holds_corrected="Not as printed, a misprint: YᵀX should be XᵀY, here and everywhere in this paragraph.",
         evidence=judged.evidence(ROUNDING, lambda one: tikhonov.ridge_solution(*one), tolerance=TOLERANCE),
         corrected="W = (XᵀX + λI)⁻¹XᵀY",
         flips_if="a regression on which the corrected W is not ridge's minimizer",

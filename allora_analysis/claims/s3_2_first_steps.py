@@ -212,8 +212,8 @@ def near_the_turn(rng: np.random.Generator) -> Drawn:
     where="beyond the paper: Abstract, second flaw, of B alone",
     says="B, which moves first, is worse conditioned than V.",
     reading="At B = 0, by the condition numbers of the Hessians in B and in V, mean of the logarithm over Gaussian A; "
-    "N ≥ n₂ rows of inputs whose variances are equal or fall as 1/i. Left out: r ≥ 2 at which the two are within a "
-    "factor of 1.5.",
+    "N ≥ n₂ ≥ 8, N rows of inputs whose variances are equal or fall as 1/i. Left out: r ≥ 2 at which the two are "
+    "within a factor of 1.5.",
 )
 def block_conditioning(cases: Cases) -> Finding:
     """κ of the Hessian in B by differences against κ(S), for N from n₂ to 8n₂ and r on both sides of the turn."""

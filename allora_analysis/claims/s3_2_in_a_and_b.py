@@ -17,7 +17,7 @@ import numpy as np
 
 from allora_analysis import hessian
 from allora_analysis.claims.cases import Case, Cases, Judged, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.claims.s3_2_in_v import Problem, loss, power_law, problem
 from allora_analysis.hessian.factors import loss_gradient
 
@@ -35,6 +35,16 @@ class Space(NamedTuple):
     one: Problem
     rank: int
     a: np.ndarray
+
+    @property
+    def slope(self) -> np.ndarray:
+        """G at V = 0."""
+        return -2 * (self.one.y - self.one.x @ self.one.w).T @ self.one.x
+
+
+def a_space(name: str, x: np.ndarray, c: int, rank: int, rng: np.random.Generator) -> Space:
+    """C outputs, and A at random."""
+    return Space(name, problem(x, c, rng), rank, rng.standard_normal((rank, x.shape[1])))
 
 
 STEP, CURVATURE = 1e-3, 1e-5  # of second differences; tolerance, of the highest curvature
@@ -69,7 +79,7 @@ def _shape_of(space: Space, rng: np.random.Generator) -> dict[str, float]:
         def function(flat: np.ndarray) -> float:
             return float(loss(one, flat.reshape(d, c)))
     else:
-        g, split = -2 * (one.y - one.x @ one.w).T @ one.x, c * space.rank
+        g, split = space.slope, c * space.rank
         point = np.concatenate([np.zeros(split), space.a.ravel()])
         lowest = np.linalg.eigh(hessian.dense_factor_hessian(one.x, g, space.a))[1][:, 0]
         spectrum = hessian.factor_spectrum(one.x, g, space.a)
@@ -109,13 +119,10 @@ DIFFERENCES = f"differences of step {STEP:g}, relative to the highest curvature"
 def on_spaces(cases: Cases, names: Sequence[str]) -> Judged:
     """Whether the problem is convex and quadratic over each space; LoRA's shapes first."""
 
-    def space(name: str, x: np.ndarray, c: int, rank: int, rng: np.random.Generator) -> Space:
-        return Space(name, problem(x, c, rng), rank, rng.standard_normal((rank, x.shape[1])))
-
     def draw(rng: np.random.Generator) -> Space:
         n, (d, c) = int(rng.integers(3, 13)), (int(size) for size in rng.integers(2, 7, size=2))
         name = str(rng.choice(names))
-        return space(name, rng.standard_normal((n, d)), c, max(1, min(d, c) - int(rng.integers(0, 2))), rng)
+        return a_space(name, rng.standard_normal((n, d)), c, max(1, min(d, c) - int(rng.integers(0, 2))), rng)
 
     def passes(one: Space, seen: dict[str, float]) -> bool:
         if one.name == LOW_RANK:
@@ -128,7 +135,7 @@ def on_spaces(cases: Cases, names: Sequence[str]) -> Judged:
         return bool(bent <= CURVATURE)
 
     own = [
-        Case(f"{name}: r = 8, D = 32, C = 12", space(name, power_law(64, 32, cases.rng), 12, 8, cases.rng), True)
+        Case(f"{name}: r = 8, D = 32, C = 12", a_space(name, power_law(64, 32, cases.rng), 12, 8, cases.rng), True)
         for name in names
     ]
     return cases.judge(
@@ -153,13 +160,19 @@ def on_spaces(cases: Cases, names: Sequence[str]) -> Judged:
 def convexity_in_lora(cases: Cases) -> Finding:
     """Lowest curvature and third differences in (B, A), and whether midpoints of low-rank matrices have low rank."""
     judged = on_spaces(cases, (LOW_RANK, FACTORS))
-    lowest = next(seen["lowest curvature"] for case, seen in judged.pairs if case.paper and "(B" in case.name)
+    spaces = [a_space(FACTORS, power_law(64, 32, cases.rng), 12, 8, cases.rng) for _ in range(12)]
+    spectra = [hessian.factor_spectrum(one.one.x, one.slope, one.a) for one in spaces]
     return judged.finding(
         conditional="Only if V may have full rank: over LoRA's low-rank V, or in A and B, it is not convex.",
         evidence=judged.evidence(DIFFERENCES, tolerance=CURVATURE),
-        size=Size(lowest, "of the highest curvature", "the lowest in (B, A) at B = 0, rank 8, power-law variances"),
+        size=ranged(
+            [float(values[0] / values[-1]) for values in spectra],
+            "of the highest curvature",
+            "the lowest in (B, A) at B = 0, twelve draws, rank 8, power-law variances",
+        ),
         condition="the variable is V, of rank up to min(D, C)",
-        flips_if="low-rank matrices with a midpoint of low rank, or a start B = 0 without negative curvature",
+        flips_if="two matrices of rank r < min(D, C) drawn at random whose midpoint has rank r, or a start B = 0 with "
+        "G ≠ 0 and no negative curvature",
     )
 
 
@@ -231,17 +244,19 @@ def saddle_of_lora(cases: Cases) -> Finding:
         at_start,
         printed=lambda one, seen: _is_saddle(seen),
     )
-    values = judged.measured[0]["eigenvalues"]
+    starts = [_paper_start(cases.rng) for _ in range(12)]
+    spectra = [hessian.factor_spectrum(one.x, one.g, one.a) for one in starts]
     finding = judged.finding(
         refuted="No: with B = 0 and A random the loss has a slope; a saddle point has none.",
         evidence=judged.evidence(
             "counts: none may differ; the spectrum to float64 rounding",
             lambda one: {"‖∇L‖": float(np.linalg.norm(one.g @ one.a.T)), "negative": "r·rank G"},
         ),
-        size=Size(
-            float(-values[0] / values[-1]),
+        size=ranged(
+            [float(-values[0] / values[-1]) for values in spectra],
             "of the strongest upward curvature",
-            "the strongest downward one, beside that slope (rank 8; the 48 inputs' variances fall as a power law)",
+            "the strongest downward one, beside that slope, twelve draws (rank 8; the 48 inputs' variances fall as a "
+            "power law)",
         ),
         corrected="no critical point, as ∇_B = GAᵀ ≠ 0; the Hessian there has exactly r·rank G negative directions",
         flips_if="a start B = 0 with random A at which the gradient is 0",

@@ -431,6 +431,6 @@ def conditioning_by_samples(cases: Cases) -> Finding:
         ),
         condition="n falls towards d from above, down to n ≥ d ≥ 2, and Gaussian rows are drawn afresh; below d κ "
         "falls again, and of a fixed XᵀX it does not change. For rows with equal variances and large d, "
-        "κ → ((1 + √γ)/(1 − √γ))², γ = d/n; for others it is at least as large",
+        "κ → ((√n + √d)/(√n − √d))²; for others it is at least as large",
         flips_if="a mean of log κ that falls with n above d, or rises as n falls below d",
     )
