@@ -127,6 +127,8 @@ def test_the_two_procedures_near_the_interval(seed):
     """The adapters' rate alone gives 0.75 of LoRA's rise, below the interval's 0.78; the factor and the head 0.86."""
     found = finding(seed)
     assert found.verdict == "conditional"
-    near = [found.evidence.measured[name].ratio for name in ("adapters at η·l", "factor after it, classifier at η·l")]
-    assert near == pytest.approx([0.75, 0.86], abs=0.012)
+    for name, share in (("adapters at η·l", 0.75), ("factor after it, classifier at η·l", 0.863)):
+        near = found.evidence.measured[name]
+        assert near.ratio == pytest.approx(share, abs=4 * near.error)
+        assert near.error < 0.015
     assert found.condition.endswith("at half the level of the interval also adapters at η·l")
