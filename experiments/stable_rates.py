@@ -23,6 +23,11 @@ recorded rate trains, the curve has no edge: it counts only if the prediction is
 all-MiniLM-L6-v2 had been seen (other sentences): SGD, 7.1 at the start, 4.5 to 5.8 after 5 to 40 steps at rate 1, 0.7
 to 6.3 after as many at rate 3; AdamW at 3e-4, 0.0001 after one step, 0.0088, 0.0128 and 0.0091 after 5, 20 and 40.
 
+**Along the path.** A quadratic that is stable at the start need not be later. Unclipped, all-MiniLM-L6-v2 under SGD is
+measured again after 80 steps at rate 1 and after 160 at rate 0.5, as far along: a rate above what is measured on its
+own path has passed its edge. Added when the curves had been seen, and 80 chosen after a run at 1 whose loss jumps at
+step 82; that at 0.5 was not seen.
+
 **Changed since (protocol 2).** The first comparison left the classifier out: SmolLM2-135M's unclipped SGD runs, whose
 classifier is at 0.001 up to rate 0.2 and at 0.1 above, were one curve, a miss (2 hits of 5). The curves had been seen
 when the classifier's rule was added. It has no number that could be chosen, and was stated before its edges were
@@ -49,7 +54,19 @@ from tyro.conf import arg
 
 from allora_analysis import cli, outputs, records, study
 from allora_analysis.adaptive.recipe import Recipe
-from allora_analysis.doctor.edge import PROTOCOL, RESULTS, SEEDS, STUDY, TRIALS, Trial, compared, edge, table
+from allora_analysis.doctor.edge import (
+    GROWN,
+    PROTOCOL,
+    RESULTS,
+    SEEDS,
+    STUDY,
+    TRIALS,
+    Trial,
+    compared,
+    edge,
+    grown,
+    table,
+)
 from allora_analysis.validation import ArgumentError
 
 
@@ -105,7 +122,7 @@ def run(arguments: Arguments) -> int:
             raise ArgumentError(f"--results must be a folder, received the file {str(arguments.results)!r}")
         outputs.check_folder("--results", arguments.results)
         name = arguments.model_name or sources.name_of(arguments.model)
-        trials = [one for one in TRIALS if one.model == name and one.optimizer in arguments.optimizer]
+        trials = [one for one in (*TRIALS, *GROWN) if one.model == name and one.optimizer in arguments.optimizer]
         if not trials:
             names = ", ".join(dict.fromkeys(one.model for one in TRIALS))
             raise ArgumentError(
@@ -115,6 +132,8 @@ def run(arguments: Arguments) -> int:
             predict(trial, arguments.model, arguments.data, arguments.results)
     seeds = None if arguments.every_seed else SEEDS
     outputs.tell(lambda: study.show(table(compared(arguments.results, seeds=seeds))))
+    for one, rate in grown(arguments.results).items():
+        outputs.say(f"{one.model}, {one.optimizer}, unclipped: {rate:.2g} after {one.steps} steps at {one.rate:g}")
     return 0
 
 

@@ -163,9 +163,9 @@ def test_a_prediction_is_recorded_once(tmp_path, monkeypatch):
     words = ["--model", "x", "--model-name", "all-MiniLM-L6-v2", "--data", "y", "--results", str(tmp_path)]
     for _ in range(2):
         assert stable_rates.main(words) == 0
-    assert len(calls) == 4  # one an optimizer, with and without clipping
-    assert [args[2].optimizer for args, _ in calls] == ["sgd", "sgd", "adamw", "adamw"]
-    assert [kwargs["clip"] for _, kwargs in calls] == [0.0, 1.0, 0.0, 1.0]
+    assert len(calls) == 6  # two an optimizer, with and without clipping, and two along SGD's path
+    assert [args[2].optimizer for args, _ in calls] == ["sgd", "sgd", "adamw", "adamw", "sgd", "sgd"]
+    assert [kwargs["clip"] for _, kwargs in calls] == [0.0, 1.0, 0.0, 1.0, 0.0, 0.0]
     assert {one.predicted for one in compared(tmp_path)} == {5.0, None}
     assert len(TRIALS) == 8
 

@@ -202,7 +202,7 @@ def adapting(task, optimizer, rate, head_rate, clip, seed, steps):
         if clip:
             torch.nn.utils.clip_grad_norm_(adapters + head, clip)
         made.step()
-    return model, made, adapters, loss
+    return model, made, adapters, head, loss
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.1])
@@ -217,7 +217,7 @@ def test_digits_train_well_below_the_predicted_rate_and_not_well_above(
     """Within a factor of 4; momentum fails below. Planted: without the clipping of the curvature SGD trains at 100
     times the prediction, AdamW at 30 times.
     """
-    _, made, adapters, loss = adapting(task, optimizer, trial, head_rate, clip, 0, steps)
+    _, made, adapters, _, loss = adapting(task, optimizer, trial, head_rate, clip, 0, steps)
     rate = made.param_groups[0]["lr"] * largest_stable_rate(adapters, made, lambda: loss(steps), clip=clip).multiple
     x, y = task.test
     found = {}
@@ -226,6 +226,14 @@ def test_digits_train_well_below_the_predicted_rate_and_not_well_above(
         found[factor] = [float((model(x).argmax(dim=1) == y).double().mean()) for model in models]
     assert min(found[trains]) > 0.8  # a guess is 0.2
     assert min(found[fails]) < 0.5
+
+
+def test_digits_train_with_a_classifier_at_twice_its_own_predicted_rate(task):
+    """A fresh classifier's curvature is largest at the start: beyond its edge the loss falls to where it is smaller."""
+    model, made, _, head, loss = adapting(task, "sgd", 0.05, 0.1, 0.0, 0, 0)
+    assert largest_stable_rate(head, made, lambda: loss(0)).multiple < 0.5
+    model, *_ = adapting(task, "sgd", 0.05, 0.1, 0.0, 0, 200)
+    assert float((model(task.test[0]).argmax(dim=1) == task.test[1]).double().mean()) > 0.8
 
 
 def test_clipping_beyond_the_gradient_is_none():

@@ -273,12 +273,14 @@ def _edge(arguments: Arguments, recipe: Recipe, switches: Switches) -> Section:
     if found.clipped < 1:
         told += f"; clipping at {clip:g} leaves {found.clipped:.2g} of this gradient, and so of its slope: counted"
     if not found.steps:
-        told += "; at B = 0 nothing is curved in A: whether it grows, --trial-steps 100 at a rate of your choice shows"
+        told += (
+            "; at B = 0 nothing is curved in A yet: after --trial-steps 100, say, a number below the --lr of these "
+            "steps says that this is too large"
+        )
     rows = [("largest stable rate", told)]
     if found.head_rate is not None:
-        rows.append(
-            ("of the classifier", f"{found.head_rate:.3g}, by the same rule: beyond it no rate of A and B is stable")
-        )
+        rule = "by the same rule: beyond it no rate of A and B is stable, until the classifier's curvature falls"
+        rows.append(("of the classifier", f"{found.head_rate:.3g}, {rule}"))
     return answers.Section("edge", rows, None, vars(found))
 
 

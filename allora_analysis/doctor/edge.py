@@ -191,6 +191,8 @@ TRIALS = tuple(
     for optimizer, rate, steps, head in (("sgd", 1.0, 0, 0.1), ("adamw", 3e-4, 20, 1e-3))
     for clip in (0.0, 1.0)
 )
+# How the curvature grows at two rates, as far along.
+GROWN = tuple(Trial("all-MiniLM-L6-v2", "sgd", rate, steps, 32, 0.1, 0.0) for rate, steps in ((1.0, 80), (0.5, 160)))
 
 
 @dataclass(frozen=True)
@@ -280,15 +282,23 @@ def compared(
     """Every curve with its prediction: `folder` is of the predictions, `runs` of fine-tuning; None: those of this
     repository.
     """
+    edges = {_setting(one): result for one, result in _recorded(TRIALS, folder).items()}
+    return [Compared(curve, _predicted(curve, edges.get(_setting(curve)))) for curve in curves(runs, seeds)]
+
+
+def grown(folder: Path | None = None) -> dict[Trial, float]:
+    """The largest stable rate of each of `GROWN` that is recorded."""
+    return {one: result["rate"] for one, result in _recorded(GROWN, folder).items()}
+
+
+def _setting(one: Trial | Curve) -> tuple:
+    return (one.model, one.optimizer, one.clip, one.data, one.rank)
+
+
+def _recorded(trials: Sequence[Trial], folder: Path | None) -> dict[Trial, Mapping[str, float]]:
     where = RESULTS if folder is None else folder
-    known = records.find_each(where, STUDY, PROTOCOL, {one: one for one in TRIALS}) if Path(where).is_dir() else {}
-    edges = {(one.model, one.optimizer, one.clip, one.data, one.rank): record.result for one, record in known.items()}
-    return [
-        Compared(
-            curve, _predicted(curve, edges.get((curve.model, curve.optimizer, curve.clip, curve.data, curve.rank)))
-        )
-        for curve in curves(runs, seeds)
-    ]
+    known = records.find_each(where, STUDY, PROTOCOL, {one: one for one in trials}) if Path(where).is_dir() else {}
+    return {one: record.result for one, record in known.items()}
 
 
 def _predicted(curve: Curve, edge: Mapping[str, float] | None) -> float | None:
