@@ -22,6 +22,7 @@ from rich.cells import cell_len
 from allora_analysis import cli
 from allora_analysis.study import Result, Study, Table, plain, show
 from allora_analysis.validation import ArgumentError
+from tests import warm
 
 ROOT = Path(__file__).parents[1]
 
@@ -82,8 +83,9 @@ def test_a_study_prints_writes_and_draws_and_json_alone_is_the_same_bytes(name, 
     assert document["predicted"]
     assert document["measured"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.png"]
-    again = run(*words, "--json", "-")
-    assert (again.returncode, again.stdout) == (0, text), again.stderr
+    again = warm.Popen(*words, "--json", "-")
+    output, errors = again.communicate()
+    assert (again.returncode, output) == (0, text), errors
 
 
 @pytest.mark.parametrize("name", STUDIES)

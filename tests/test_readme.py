@@ -19,7 +19,7 @@ from allora_analysis.claims.claim import Claim, Evidence, Finding
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import markdown
 from allora_analysis.render.view import PARTS, REPORTED, View, recorded, view
-from tests import versions
+from tests import versions, warm
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,10 +39,12 @@ COMMANDS = [
 ]
 
 
-def run(command: str, folder: Path) -> subprocess.CompletedProcess:
-    words = [sys.executable, *shlex.split(command)[1:]]
-    environment = dict(os.environ, PYTHONPATH=str(ROOT))
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+def run(command: str, folder: Path) -> tuple[int, str, str]:
+    """Status, output and errors of `python -m module …`."""
+    _, _, module, *words = shlex.split(command)
+    process = warm.Popen(module, *words, folder=folder, PYTHONPATH=str(ROOT))
+    output, errors = process.communicate()
+    return process.returncode, output, errors
 
 
 def rows_of(text: str) -> list[tuple[str, str]]:
@@ -64,7 +66,11 @@ def part(name: str) -> str:
 
 
 def test_the_ledger_runs_and_its_pages_show_its_verdicts(tmp_path):
-    done = run("python -m allora_analysis --json -", tmp_path)
+    words, environment = (
+        [sys.executable, "-m", "allora_analysis", "--json", "-"],
+        dict(os.environ, PYTHONPATH=str(ROOT)),
+    )
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     today = {claim["id"]: claim["verdict"] for claim in json.loads(done.stdout)["claims"]}
     shown = TEXT.split(markdown.BEGIN)[1].split(markdown.END)[0]
@@ -99,9 +105,9 @@ FEWER = {"python -m allora_analysis --verdict refuted": "python -m allora_analys
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "python -m allora_analysis"])
 def test_a_command_of_the_pages_runs(command, tmp_path):
-    done = run(FEWER.get(command, command), tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    status, output, errors = run(FEWER.get(command, command), tmp_path)
+    assert status == 0, errors
+    assert output
 
 
 def test_the_pages_have_commands_for_every_study():
