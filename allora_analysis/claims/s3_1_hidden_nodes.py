@@ -242,8 +242,8 @@ def hidden_online(cases: Cases) -> Finding:
         size=ranged(
             gains, "of the error", "what dropout takes off at rate 1 and noise 0.6, short to long times", gains[1]
         ),
-        condition="of α = 0.5, 5 and 100, at rates from 1 to 1.2: masks are not scaled by 1/p, or α = 5; else dropout gains less "
-        "than 1 %",
+        condition="of α = 0.5, 5 and 100, at rates from 1 to 1.2: masks are not scaled by 1/p, or α = 5; else dropout "
+        "gains less than 1 %",
         flips_if="at such a rate, scaled masks that gain at α = 0.5 or 100, or unscaled ones that do not at one of the "
         "three",
     )
