@@ -117,7 +117,7 @@ LARGE = 0.1
 def deep(
     rng: np.random.Generator, width: int, rank: int, depth: int, eta: float, optimizer: str, rows: float = LARGE
 ) -> Deep:
-    """A random stack of L layers whose middle layer's B is trained from 0, at rate 1e-4; `rows` is BA's row norm over W's."""
+    """A random stack of L layers, the middle one's B trained from 0 at rate 1e-4; `rows` is BA's row norm over W's."""
     layers = [
         (
             rng.standard_normal((width, width)) / width**0.5,
