@@ -212,3 +212,13 @@ def test_figure_1_would_illustrate_a_loss_that_moved_with_the_gradient(monkeypat
     monkeypatch.setattr(s3_1_in_training, "loss_stds", wrong)
     assert verdict("3.1-figure-1-illustrates") == expected
     monkeypatch.setattr(s3_1_in_training, "loss_stds", right)
+
+
+def test_noise_that_is_not_normal_can_make_both_rise():
+    """One large input whose label is canceled: the noise is half of the signal, and in the way of all others."""
+    x = np.array([[10.0], *[[1.0]] * 400])
+    noise = np.array([[-10.0], *[[0.25]] * 200, *[[-0.25]] * 200])
+    assert np.linalg.norm(noise) == pytest.approx(0.5 * np.linalg.norm(x))
+    one = s3_1_in_training.Training(x, x + noise, 0.95, np.zeros((1, 1)))
+    assert s3_1_in_training.shares(one)["average"] > 3
+    assert s3_1_in_training.loss_stds(one)["after training"] > 1

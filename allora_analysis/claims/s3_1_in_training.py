@@ -179,8 +179,7 @@ def loss_std_from_random(cases: Cases) -> Finding:
         size=ranged(
             turns,
             "",
-            "√D times the start's standard deviation over p times the true weights', where it turns; noise half of the "
-            "signal",
+            "√D times the start's deviation over p times the true weights', where it turns; noise half of the signal",
         ),
         condition="the start's standard deviation times √D is above p√v, 3C(Σ_n m_n²)v² + 4(Σ_nc Y_nc²m_n)v = "
         "Σ_nc F_nc²(F_nc − 2Y_nc)², m_n = ‖X_n‖²/D, F = XX⁺Y, C the columns of Y",

@@ -161,6 +161,11 @@ def tied(n1: int, n2: int, rank: int, gap: float, rng: np.random.Generator) -> _
     return begin(np.linalg.qr(rng.standard_normal((n2 + 6, n2)))[0], u * values @ v.T, "b_zero", rank, rng)
 
 
+def usual(rank: int, rng: np.random.Generator) -> _Begin:
+    """B = 0, 12 inputs with a power-law spectrum, 8 outputs, r = 2, and M of that rank."""
+    return begin(power_law(48, 12, rng) / math.sqrt(48), target(8, 12, rank, rng), "b_zero", 2, rng)
+
+
 @start_claim(
     "3.2-worst-place",
     where="beyond the paper: Abstract, of the way from the start to the solution",
@@ -180,12 +185,8 @@ def worst_place(cases: Cases) -> Finding:
         rank, wanted = ((1, int(rng.integers(1, 3))), (2, 1), (2, 2))[rng.integers(3)]
         return begin(rng.standard_normal((n2 + 6, n2)) / 3, target(n1, n2, wanted, rng), name, rank, rng)
 
-    def usual(rank: int) -> _Begin:
-        x = power_law(48, 12, cases.rng) / math.sqrt(48)
-        return begin(x, target(8, 12, rank, cases.rng), "b_zero", 2, cases.rng)
-
     name = "power-law X, n₂ = 12, n₁ = 8, r = 2, B = 0, M of rank"
-    own = [Case(f"{name} {rank}", usual(rank), True) for rank in (8, 1)]
+    own = [Case(f"{name} {rank}", usual(rank, cases.rng), True) for rank in (8, 1)]
     last = begin(cases.rng.standard_normal((9, 3)) / 3, target(4, 3, 1, cases.rng), "b_zero", 2, cases.rng)
     judged = cases.judge(
         [
@@ -204,7 +205,7 @@ def worst_place(cases: Cases) -> Finding:
             {"κ on the way": "∞ at each of the changes of sign"},
         ),
         size=ranged(
-            start_over_end([usual(8) for _ in range(10)]),
+            start_over_end([usual(8, cases.rng) for _ in range(10)]),
             "times",
             "condition number at B = 0 over the solution's, ten draws, rank 2, inputs' variances a power law",
         ),
