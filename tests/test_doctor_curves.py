@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from allora_analysis.doctor.edge import SEEDS, TRIALS, Compared, Curve, Edge, _predicted, compared, curves, table
+from allora_analysis.doctor.edge import SEEDS, TRIALS, Compared, Curve, Edge, _predicted, compared, curves, grown, table
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from experiments import stable_rates
 from tests.toy_run import save
@@ -126,6 +126,18 @@ def test_the_recorded_predictions_hit_three_curves_of_four():
     }
     page = (Path(__file__).parents[1] / "docs/doctor.md").read_text(encoding="utf-8")
     assert all(f"{predicted:.2g}" in page for _, predicted in found.values() if predicted)
+
+
+def test_along_its_path_the_larger_of_two_rates_passes_the_edge():
+    """docs/doctor.md says so; the recorded curve ends between the two."""
+    found = {one.rate: rate for one, rate in grown().items()}
+    page = (Path(__file__).parents[1] / "docs/doctor.md").read_text(encoding="utf-8")
+    assert all(f"{rate:.2g}" in page for rate in found.values())
+    assert found.keys() == {1.0, 0.5}
+    assert found[1.0] < 1.0
+    assert found[0.5] > 0.5
+    (curve,) = [one for one in curves() if (one.model, one.optimizer, one.clip) == ("all-MiniLM-L6-v2", "sgd", 0.0)]
+    assert curve.edge == (0.5, 1.0)
 
 
 def test_one_later_seed_moves_one_edge(capsys):

@@ -17,10 +17,10 @@ Adam's edge the same at every c that clips all gradients, as Adam's steps are: �
 that a clipped step is a shorter one, at this ‖g‖: closer to a minimum g falls below c, and the rate is s = 1's.
 
 λ_max is the largest eigenvalue, by Lanczos on products with the Hessian of the loss of one batch (reverse over
-reverse). It says where this quadratic grows, at these parameters, this P and this s; that a network's curvature changes
-with the rate at which it is trained is another matter. On the laboratory's digits training fails within a factor of 4
-of the edge under SGD from B = 0 and under AdamW after 20 steps, clipped or not; under momentum 0.9 from B = 0 well
-below: its steps grow tenfold, and leave the parameters at which the curvature was measured.
+reverse). It says where this quadratic grows, at these parameters, this P and this s. A network's curvature changes as
+it is trained: from a plateau it grows, and a rate above what is measured after steps at that rate has passed its edge.
+On the laboratory's digits training fails within a factor of 4 of the edge under SGD from B = 0 and under AdamW after 20
+steps, clipped or not; under momentum 0.9 from B = 0 it fails at less than the edge.
 
 Checked by `tests/test_hessian_stable_rate.py` against dense Hessians, and against the optimizers on quadratics and on
 these digits, on both sides of the edge.
