@@ -67,6 +67,7 @@ def test_a_result_of_another_kind_than_before_is_checked():
         (list[Row], [*RIGHT[1:]], [np.zeros(2, dtype=int)]),
         (Mapping[str, Row], {"a": RIGHT[1]}, {"a": np.zeros((2, 2))}),
         (list[Row], [*RIGHT[1:]] * 20, [np.zeros((2, 2))] * 20),
+        (Mapping[int, Row], dict.fromkeys(range(20), RIGHT[1]), dict.fromkeys(range(20), np.zeros((2, 2)))),
     ],
 )
 def test_what_a_container_holds_is_checked(kind, right, wrong):
@@ -81,10 +82,15 @@ def test_what_a_container_holds_is_checked(kind, right, wrong):
 
 
 def test_what_was_checked_once_is_not_checked_again(monkeypatch):
-    taken(*RIGHT)
+    @hooked
+    def last(rows: Mapping[str, Row]) -> Row:
+        return rows["b"]
+
+    taken(*RIGHT), last({"a": np.zeros(2), "b": RIGHT[1]})
     monkeypatch.setattr(typing_hook, "both", None)
     monkeypatch.setattr(type(Row), "__instancecheck__", lambda *_: pytest.fail("checked again"))
     assert taken(*(array.copy() for array in RIGHT)).shape == (2,)
+    assert last({"a": np.ones(2), "b": RIGHT[1]}).shape == (2,)
 
 
 def test_a_function_without_shapes_is_beartype_s():

@@ -54,6 +54,10 @@ def of_items(value: tuple | list) -> Any:
     return (type(value), *map(kind, value)) if len(value) <= 16 else anew(value)
 
 
+def of_mapping(value: dict) -> Any:
+    return (type(value), of_items([*value]), of_items([*value.values()]))
+
+
 class Signers(dict):
     """By a value's type, the function that gives all that a check can ask of it."""
 
@@ -64,6 +68,8 @@ class Signers(dict):
             self[of] = lambda value: value
         elif issubclass(of, tuple | list):
             self[of] = of_items
+        elif issubclass(of, dict):
+            self[of] = of_mapping
         else:
             self[of] = anew if issubclass(of, Collection) else type
         return self[of]
@@ -73,7 +79,7 @@ SIGNERS = Signers()
 
 
 def kind(value: Any) -> Any:
-    """The value's type; of arrays the dtype and shape too, of tuples and lists those of what is in them."""
+    """The value's type; of arrays the dtype and shape too, of tuples, lists and dicts those of what is in them."""
     return SIGNERS[type(value)](value)
 
 
