@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,13 +15,13 @@ from safetensors.torch import load_file
 
 from allora_analysis.lora.peft import ALLoRAConfig, ALLoRALinearLayer, Rule, allora_config, export_lora, load, train_on
 from allora_analysis.lora.peft.layer import _same_draw
+from tests import warm
 from tests.test_lora_peft_refusals import refused
 from tests.tiny_peft_models import QWEN_TARGETS, batch, gpt2, logits, qwen, randomise
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*gradient_checkpointing:FutureWarning", "ignore:Could not find a config file"
 )
-ROOT = Path(__file__).parents[1]
 ETA = 2.0
 FIELDS = {"r": 3, "target_modules": QWEN_TARGETS, "task_type": "SEQ_CLS"}
 VARIANTS = ["allora", "allora_0", "allora_od", "asf_lora", "lora_x_eta"]
@@ -63,12 +60,10 @@ def in_plain_peft(tmp_path_factory):
             model.save_pretrained(folders.setdefault(variant, root / variant))
             if variant != "asf_lora":
                 export_lora(model, folders.setdefault(f"{variant}, exported", root / f"{variant}_lora"))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.plain_peft_loads", *map(str, folders.values())],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
+    done = warm.Popen("tests.plain_peft_loads", *map(str, folders.values()))
+    output, errors = done.communicate()
+    assert done.returncode == 0, errors
+    answer = json.loads(output)
     assert not answer["ours"]
     return expected, folders, dict(zip(folders, answer["results"], strict=True))
 
