@@ -7,6 +7,7 @@ wrong formulas.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,10 +38,17 @@ class Switched(NamedTuple):
     told: float
 
 
-def switched(run: Run) -> Switched:
-    """A run with LoRA trained beside it."""
-    f = run.task.x @ layer_training.products(run, "lora")[-1].T
-    return Switched(run, float(np.linalg.norm(adaptive.asf(f, run.eta)) / np.linalg.norm(f)))
+def after(run: Run, arm: str) -> np.ndarray:
+    """BA after the run."""
+    a, b = layer_training.pairs(run, arm)[-1]
+    return b @ a
+
+
+def switched(run: Run, etas: Sequence[float]) -> list[Switched]:
+    """A run at each η with LoRA, which has none, trained beside it."""
+    f = run.task.x @ after(run, "lora").T
+    told = [float(np.linalg.norm(adaptive.asf(f, eta)) / np.linalg.norm(f)) for eta in etas]
+    return [Switched(run._replace(eta=eta), ratio) for eta, ratio in zip(etas, told, strict=True)]
 
 
 def within(case: Switched) -> float:
@@ -52,7 +60,8 @@ def switches(rng: np.random.Generator) -> Switched:
     """AdamW at 1e-4 for up to 300 steps, η near where the output leaves the quarter."""
     while True:
         eta = float(rng.choice([1 - QUARTER, 1 + QUARTER])) * on_either_side(rng, 0.02, 0.4)
-        one = switched(Run(layer_training.paper_problem(rng), "adamw", eta, PAPER_RATE, int(rng.integers(1, 301))))
+        run = Run(layer_training.paper_problem(rng), "adamw", eta, PAPER_RATE, int(301 ** rng.random()))
+        (one,) = switched(run, [eta])
         if abs(within(one) - 1) > 0.02:
             return one
 
@@ -63,9 +72,8 @@ def trained(case: Switched) -> dict[str, np.ndarray | list[np.ndarray]]:
     a, b = layer_training.pairs(run, "asf")[-1]
     f = run.task.x @ (b @ a).T
     output = _asf_backward(Pass(run.task.x, 0 * run.task.y, a, b), run.eta)[0]
-    first = [layer_training.products(one, "asf")[-1] for one in first_steps(run)]
-    ours = layer_training.products(run, "allora")[-1]
-    return {"ASF": b @ a, "ALLoRA": ours, "output": output, "f": f, "first": first}
+    first = [after(one, "asf") for one in first_steps(run)]
+    return {"ASF": b @ a, "ALLoRA": after(run, "allora"), "output": output, "f": f, "first": first}
 
 
 def first_steps(run: Run) -> list[Run]:
@@ -85,7 +93,7 @@ def enlarged(seen: dict[str, np.ndarray]) -> float:
 
 def as_derived(case: Switched, seen: dict[str, np.ndarray]) -> bool:
     """Whether BA is ALLoRA's after the first step, and the output is f̃."""
-    ours = [layer_training.products(one, "allora")[-1] for one in first_steps(case.run)]
+    ours = [after(one, "allora") for one in first_steps(case.run)]
     output = relative_error(seen["output"], adaptive.asf(seen["f"], case.run.eta))
     return close(seen["first"], ours, 1e-7) and output <= TOLERANCE
 
@@ -99,8 +107,8 @@ def as_derived(case: Switched, seen: dict[str, np.ndarray]) -> bool:
 )
 def asf_similar(cases: Cases) -> Finding:
     """BA of ASF-LoRA against ALLoRA's at the same rate, its output over its BAx, and the first step by itself."""
-    task = layer_training.paper_problem(cases.rng)
-    own = at_etas("AdamW at 1e-4, 200 steps", lambda eta: switched(Run(task, "adamw", eta, PAPER_RATE, 200)))
+    run = Run(layer_training.paper_problem(cases.rng), "adamw", PAPER_ETAS[0], PAPER_RATE, 200)
+    own = [Case(f"AdamW at 1e-4, 200 steps, η = {one.run.eta:.3g}", one, True) for one in switched(run, PAPER_ETAS)]
     judged = cases.judge(
         [*own, *cases.draw(switches, 8)],
         measure=trained,
