@@ -122,6 +122,11 @@ def compared(one: Training) -> dict[str, object]:
     return {"degrees with α": with_it, "without": without, **dict(zip(("s·BA", "clipped"), ends, strict=True))}
 
 
+def numbers(one: Training, seen: dict[str, object]) -> dict[str, object]:
+    """What was measured but the matrices."""
+    return {name: value for name, value in seen.items() if not isinstance(value, np.ndarray)}
+
+
 def same_rescaled(one: Training, seen: dict[str, object]) -> bool:
     """Whether the rescaled knobs train the same; where every step is clipped only both with one factor, ε kept."""
     knobs = detailed(one)
@@ -169,7 +174,7 @@ def scaling_is_tunable(cases: Cases) -> Finding:
     added = judged.measured[0]["degrees with α"] - judged.measured[0]["without"]
     return judged.finding(
         conditional="Yes, unless B's own rate, or A's start beside a rate, is tuned (unclipped, undecayed).",
-        evidence=judged.evidence(SOURCE, tolerance=TOLERANCE, n=STEPS),
+        evidence=judged.evidence(SOURCE, shown=numbers, tolerance=TOLERANCE, n=STEPS),
         size=Size(added, "degree of freedom", "what α adds under AdamW beside one learning rate, A's start fixed"),
         corrected="the same training without clipping: α/(ab), a·init_A and, under Adam, a·l_A, b·l_B, ε_A/a, ε_B/b, "
         "λ_A/a, λ_B/b; under SGD a²l_A, b²l_B, λ_A/a², λ_B/b² (λ: weight decays); with every step clipped only a = b, "
@@ -222,7 +227,13 @@ def no_new_knob(cases: Cases) -> Finding:
     )
     return judged.finding(
         holds="Yes, beside LoRA: η stands where the scaling factor stood, A's start and the rate rescaled.",
-        evidence=judged.evidence(SOURCE, exchanged, tolerance=TOLERANCE, n=STEPS),
+        evidence=judged.evidence(
+            SOURCE,
+            {"distance of BA": 0.0},
+            shown=lambda one, seen: numbers(one, seen) | {"distance of BA": relative_error(exchanged(one), seen["BA"])},
+            tolerance=TOLERANCE,
+            n=STEPS,
+        ),
         size=Size(
             judged.measured[0]["of (η, l_b)"],
             "hyper-parameters",
@@ -346,16 +357,18 @@ def split_rate(cases: Cases) -> Finding:
         first = adapted(one)
         return path(one, replace(first, eta=2 * one.eta, rate_a=first.rate_a / 2, rate_b=first.rate_b / 2))[-1]
 
-    judged = cases.judge(
-        _count_cases(cases),
-        measure=split,
-        printed=lambda one, seen: relative_error(seen, path(one, adapted(one))[-1]) <= TOLERANCE,
-    )
-    apart = [relative_error(seen, path(case.inputs, adapted(case.inputs))[-1]) for case, seen in judged.pairs]
+    def apart(one: Training, seen: np.ndarray) -> float:
+        return relative_error(seen, path(one, adapted(one))[-1])
+
+    judged = cases.judge(_count_cases(cases), measure=split, printed=lambda one, seen: apart(one, seen) <= TOLERANCE)
     return judged.finding(
         refuted="No: η and l_b act apart; under AdamW doubling η and halving l_b halves the step.",
-        evidence=judged.evidence(SOURCE, tolerance=TOLERANCE, n=STEPS),
-        size=Size(apart[0], "of ‖BA‖", "what (2η, l_b/2) trains apart from (η, l_b) in 20 steps of AdamW at 1e-4"),
+        evidence=judged.evidence(SOURCE, {"distance of BA": 0.0}, shown=apart, tolerance=TOLERANCE, n=STEPS),
+        size=Size(
+            apart(judged.cases[0].inputs, judged.measured[0]),
+            "of ‖BA‖",
+            "what (2η, l_b/2) trains apart from (η, l_b) in 20 steps of AdamW at 1e-4",
+        ),
         corrected="l_b·d_i = l_bη/√(1 + η²‖(BA)_i‖) under SGD; under AdamW l_b alone sets the first step",
         flips_if="equal trainings at (η, l_b) and (2η, l_b/2)",
     )
