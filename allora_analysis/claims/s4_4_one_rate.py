@@ -127,18 +127,18 @@ def beside(table: Table, pairs: Mapping[str, tuple[Arm, Arm]]) -> dict[str, Any]
     }
 
 
-def over_each(of: Samples) -> dict[str, Float[np.ndarray, " seeds"]]:
+def over_each(of: Samples, pairs: Mapping[str, tuple[Arm, Arm]]) -> dict[str, Float[np.ndarray, " seeds"]]:
     """The mean over η² and optimizers of each comparison, by the other arm."""
     parts: dict[str, list[np.ndarray]] = {}
-    for name, values in of.items():
-        parts.setdefault(name.partition(",")[0].partition(" − ")[2], []).append(values)
+    for name, (_, theirs) in pairs.items():
+        parts.setdefault(theirs[0], []).append(of[name])
     return {other: np.mean(values, axis=0) for other, values in parts.items()}
 
 
-def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm]], unlike: bool = False) -> Finding:
+def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm]]) -> Finding:
     """A sentence about every case: each must be clearly above 0, one that is clearly below refutes.
 
-    `unlike`: the cases are of several other arms, over which the leads are told apart.
+    Where the other arm is not one and the same, the leads over each are told apart.
     """
     table = recorded(folder)
     known = gaps(table, pairs) if table else {}
@@ -148,7 +148,8 @@ def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm
     verdicts = [one.verdict for one in decide({name: (values,) for name, values in known.items()}, test="t").values()]
     overall = one_sided(np.mean(list(known.values()), axis=0), "t")
     told = {"better": verdicts.count("holds"), "worse": verdicts.count("refuted"), "n": len(known)}
-    told["mean"], means = f"{overall.mean:+.1f}", over_each(known) if unlike else {}
+    told["mean"], means = f"{overall.mean:+.1f}", over_each(known, pairs)
+    unlike = len(means) > 1
     told["over"] = ", ".join(f"over {other} {values.mean():+.1f}" for other, values in means.items())
     size_of, leads = "test accuracy on digits, ALLoRA minus", [float(values.mean()) for values in means.values()]
     return tested.finding(
@@ -242,7 +243,7 @@ def table_3(cases: Cases, folder: Path | None = None) -> Finding:
 )
 def table_4(cases: Cases, folder: Path | None = None) -> Finding:
     """ALLoRA minus each of the three."""
-    return in_all(cases, folder, dict(pair for other in FAMILY for pair in over(ALLORA, other).items()), unlike=True)
+    return in_all(cases, folder, dict(pair for other in FAMILY for pair in over(ALLORA, other).items()))
 
 
 @one_rate_claim(
