@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import sys
+import time
 import warnings
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import nbformat
+from jupyter_client.asynchronous import AsyncKernelClient
+from jupyter_client.channels import AsyncZMQSocketChannel
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+from traitlets import Type
 
 from allora_analysis.outputs import write_atomically
 
 SECONDS = 240  # for one cell, on a machine that others share
-PAUSE = 2.0  # seconds between two questions to the kernel
+PAUSE = 2.0  # seconds between two looks for a message of the kernel
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PROGRESS = re.compile(r"^[\w ]+: \d+ of \d+$")  # what a study says on standard error while it runs
 FEW_BITS = re.compile(r"^Failed to load CPU gemm_4bit_forward")  # bitsandbytes, on a processor that multiplies bf16
@@ -69,37 +76,42 @@ def execute(path: Path, write: bool) -> None:
         raise Failed(f"shows other verdicts than the ledger gives today ({', '.join(moved)}): make notebooks")
 
 
+class _Channel(AsyncZMQSocketChannel):
+    """Looks again after each pause: a message that arrives while another is sent now and then wakes nobody."""
+
+    async def get_msg(self, timeout: float | None = None) -> dict[str, Any]:
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            left = end - time.monotonic()
+            try:
+                return await super().get_msg(min(PAUSE, max(left, 0.0)))
+            except Empty:
+                if left <= PAUSE:
+                    raise
+
+
+class _Client(AsyncKernelClient):
+    shell_channel_class = iopub_channel_class = Type(_Channel)
+
+
+class _Manager(AsyncKernelManager):
+    client_factory = Type(_Client)
+
+
 def _run(notebook: NotebookNode, folder: Path) -> None:
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     client = NotebookClient(
         notebook,
         timeout=SECONDS,
         kernel_name=KERNEL["name"],
+        kernel_manager_class=_Manager,
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
         extra_arguments=["--HistoryManager.enabled=False", "--log-level=ERROR"],
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the machinery's own; the kernel's are in the outputs
-        asyncio.run(_executed(client))
-
-
-async def _executed(client: NotebookClient) -> None:
-    ready = asyncio.Event()
-    client.on_notebook_start = lambda notebook: ready.set()
-    questions = asyncio.ensure_future(_ask(client, ready))
-    try:
-        await client.async_execute(env=os.environ | ENVIRONMENT)
-    finally:
-        questions.cancel()
-
-
-async def _ask(client: NotebookClient, ready: asyncio.Event) -> None:
-    # Now and then an answer arrives and nobody is woken, for as long as a cell may take: the next one wakes them.
-    await ready.wait()
-    while client.kc is not None:
-        client.kc.kernel_info()
-        await asyncio.sleep(PAUSE)
+        asyncio.run(client.async_execute(env=os.environ | ENVIRONMENT))
 
 
 def _plain(error: Exception) -> str:
