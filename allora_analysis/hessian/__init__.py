@@ -6,9 +6,9 @@
 - `starts`: B = 0, A = 0, both random or zero, PiSSA, orthogonal, gradient-aligned: inertia and κ without rescalings at
   the start, along the path and at the solution; the first step beside full fine-tuning's; steps to leave
 - `invariant_spaces`: what of (B, A) a start and its target use, to which the flow keeps; the rest of H falls apart
-- `network`, with `lanczos` and `empirical_risk`: both ends of a torch model's spectrum, matrix-free; `network_inertia`:
-  a plain LoRA layer and the exact count of its negative directions; all of it on the digits. These import torch, when
-  a name of theirs is first asked for
+- `network`, with `empirical_risk`: both ends of a torch model's spectrum, matrix-free; `network_inertia`: a plain LoRA
+  layer and the exact count of its negative directions; all of it on the digits. These import torch, when a name of
+  theirs is first asked for
 - `study`: `python -m allora_analysis.hessian`
 """
 
