@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,10 @@ from typing import Any
 
 from allora_analysis.claims import ledger
 from allora_analysis.claims.cases import GENERIC
-from allora_analysis.claims.claim import VERDICTS, Claim, Evidence, Reliance, Size
+from allora_analysis.claims.claim import USUAL, VERDICTS, Claim, Evidence, Reliance, Size
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import code
-from allora_analysis.study import environment, plain, text
+from allora_analysis.study import bound, environment, plain, text
 
 PARTS = {
     "3.1": "§3.1, dropout",
@@ -169,23 +170,37 @@ def _counts(of: Sequence[View]) -> str:
 
 
 def size_text(size: Size | None) -> str:
-    """How large an effect is, in one line."""
+    """How large an effect is, in one line; its ends rounded outwards, and named where they are no usual interval."""
     if size is None:
         return ""
     unit = f" {size.unit}" if size.unit and not size.unit.startswith("%") else f" {size.unit}".replace(" %", " %")
-    given = [end for end in (size.low, size.high) if end is not None]
-    digits = next((n for n in (2, 3) if len({text(end, n) for end in given}) == len(given)), 0)
-    ends = [_rounded(end, digits) for end in given] if digits else []  # ends that round to one number say nothing
-    between = f" ({' to '.join(ends)})" if ends else ""
+    sides = [(end, up) for end, up in ((size.low, False), (size.high, True)) if end is not None]
+    digits = _digits(sides)
+    ends = [_rounded(_outwards(end, digits, up), digits, end) for end, up in sides if digits]
+    between = " to ".join(ends)
     if len(ends) == 1:
-        between = f" (at {'least' if size.low is not None else 'most'} {ends[0]})"
-    return f"{_rounded(size.value, 2)}{unit.rstrip()}{between}"
+        between = f"at {'least' if size.low is not None else 'most'} {between}"
+    kind = "" if size.ends == USUAL else f"{size.ends}: "
+    return f"{_rounded(size.value, max(digits, 2), size.value)}{unit.rstrip()}{between and f' ({kind}{between})'}"
 
 
-def _rounded(value: float, digits: int) -> str:
+def _digits(sides: Sequence[tuple[float, bool]]) -> int:
+    # Two, or three where two move an end by a tenth of the width; none for ends that are one number, which say nothing.
+    if len({text(end, 3) for end, _ in sides}) < len(sides):
+        return 0
+    width = sides[-1][0] - sides[0][0] if len(sides) > 1 else math.inf
+    return 2 if all(abs(_outwards(end, 2, up) - end) <= width / 10 for end, up in sides) else 3
+
+
+def _outwards(end: float, digits: int, up: bool) -> float:
+    # To so many significant digits.
+    return bound(end, digits - 1 - math.floor(math.log10(abs(end))), up) if end and math.isfinite(end) else end
+
+
+def _rounded(value: float, digits: int, exact: float) -> str:
     # As `text`, without an exponent for what is read at a glance: 300, not 3e+02; what is no whole number as 1.0.
     found = text(value, digits)
-    if found.lstrip("-").isdigit() and abs(value) < 10 and abs(value - round(value)) > 1e-6:
+    if found.lstrip("-").isdigit() and abs(exact) < 10 and abs(exact - round(exact)) > 1e-6:
         return f"{value:.{digits - 1}f}"
     return f"{float(found):.0f}" if "e+0" in found else found
 
