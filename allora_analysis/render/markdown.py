@@ -21,7 +21,7 @@ from allora_analysis import cli, outputs
 from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import VERDICTS
 from allora_analysis.render.terminal import evidence_text
-from allora_analysis.render.view import View, by_part, record, said_by, size_text, summary, views
+from allora_analysis.render.view import BRACKETS, View, by_part, record, said_by, size_text, summary, views
 
 BEGIN, END = "<!-- ledger: written by `make readme` -->", "<!-- end of the ledger -->"
 SELECTED = {
@@ -152,7 +152,7 @@ def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, hom
         "each letter stands for: [symbols](symbols.md). *True in the paper* takes its training to be AdamW at 1e-4, "
     )
     about += "which it does not name; its Figure 2 and Table 3 look otherwise (`4-figure-2-right`, `T3-procedure`). "
-    about += "Brackets hold a size's 90 % interval, or what they name; ends are rounded outwards."
+    about += BRACKETS
     parts = [
         f"## {title}\n\n{table(members)}\n\n" + "\n\n".join(in_full(one, target) for one in members)
         for title, members in by_part(of).items()

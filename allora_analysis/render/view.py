@@ -40,6 +40,7 @@ MEANINGS = {
     "not_run": "needs a long run; the row names the command",
     "error": "the check itself failed: an error of the toolkit",
 }
+BRACKETS = f"Brackets hold a size's {USUAL} interval, or what they name; ends are rounded outwards."
 AT_PAPER = {True: "yes", False: "no", "mixed": "mixed", None: "–"}
 LESS_KIND = "A less kind reading"  # so begins a reading of which a kinder one is a row of its own
 BEYOND = "beyond the paper"  # so begins `where` of what the paper does not say
