@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -40,7 +40,7 @@ MEANINGS = {
     "not_run": "needs a long run; the row names the command",
     "error": "the check itself failed: an error of the toolkit",
 }
-BRACKETS = f"Brackets hold a size's {USUAL} interval, or what they name; ends are rounded outwards."
+BRACKETS = f"Brackets hold a size's {USUAL} interval, or what they name; intervals are rounded outwards."
 AT_PAPER = {True: "yes", False: "no", "mixed": "mixed", None: "–"}
 LESS_KIND = "A less kind reading"  # so begins a reading of which a kinder one is a row of its own
 BEYOND = "beyond the paper"  # so begins `where` of what the paper does not say
@@ -171,13 +171,14 @@ def _counts(of: Sequence[View]) -> str:
 
 
 def size_text(size: Size | None) -> str:
-    """How large an effect is, in one line; its ends rounded outwards, and named where they are no usual interval."""
+    """How large an effect is, in one line; an interval's ends are rounded outwards and named unless they are usual."""
     if size is None:
         return ""
     unit = f" {size.unit}" if size.unit and not size.unit.startswith("%") else f" {size.unit}".replace(" %", " %")
     sides = [(end, up) for end, up in ((size.low, False), (size.high, True)) if end is not None]
-    digits = _digits(sides)
-    ends = [_rounded(_outwards(end, digits, up), digits, end) for end, up in sides if digits]
+    near = _nearest if size.ends == "range" else _outwards
+    digits = _digits(sides, near)
+    ends = [_rounded(near(end, digits, up), digits, end) for end, up in sides if digits]
     between = " to ".join(ends)
     if len(ends) == 1:
         between = f"at {'least' if size.low is not None else 'most'} {between}"
@@ -185,12 +186,16 @@ def size_text(size: Size | None) -> str:
     return f"{_rounded(size.value, max(digits, 2), size.value)}{unit.rstrip()}{between and f' ({kind}{between})'}"
 
 
-def _digits(sides: Sequence[tuple[float, bool]]) -> int:
+def _digits(sides: Sequence[tuple[float, bool]], near: Callable[[float, int, bool], float]) -> int:
     # Two, or three where two move an end by a tenth of the width; none for ends that are one number, which say nothing.
     if len({text(end, 3) for end, _ in sides}) < len(sides):
         return 0
     width = sides[-1][0] - sides[0][0] if len(sides) > 1 else math.inf
-    return 2 if all(abs(_outwards(end, 2, up) - end) <= width / 10 for end, up in sides) else 3
+    return 2 if all(abs(near(end, 2, up) - end) <= width / 10 for end, up in sides) else 3
+
+
+def _nearest(end: float, digits: int, up: bool) -> float:
+    return float(f"{end:.{digits}g}")
 
 
 def _outwards(end: float, digits: int, up: bool) -> float:
