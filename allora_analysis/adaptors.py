@@ -1,4 +1,4 @@
-"""§4.1, Figure 5 and Appendix C: the adaptor functions h(|x|), which scale a row's gradient by the size of that row.
+"""§4.2, Figure 5 and Appendix C: the adaptor functions h(|x|), which scale a row's gradient by the size of that row.
 
 Each is η at x = 0, so that the first step is one at learning rate η·l, and even in x. With u = |x| and u ≥ 0:
 
@@ -141,7 +141,7 @@ def _evaluate(
 
 @dataclass(frozen=True)
 class _Arguments:
-    """The adaptor functions h(|x|) of §4.1 and Figure 5, which scale a row's gradient by the size of that row.
+    """The adaptor functions h(|x|) of §4.2 and Figure 5, which scale a row's gradient by the size of that row.
 
     For example: python -m allora_analysis.adaptors --eta 2. As a picture: python -m paper_figures figure_5.
     """

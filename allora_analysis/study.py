@@ -16,6 +16,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,6 +90,12 @@ def text(value: float | None, digits: int = 4) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     return f"{value:.{digits}g}"
+
+
+def bound(value: float, places: int, up: bool) -> float:
+    """A bound as a reader sees it, rounded outwards: up or down to so many decimals, of its first twelve digits."""
+    rounding = ROUND_CEILING if up else ROUND_FLOOR
+    return float(Decimal(f"{value:.12g}").quantize(Decimal(1).scaleb(-places), rounding)) + 0.0
 
 
 def plain(value: Any) -> Any:

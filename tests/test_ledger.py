@@ -18,7 +18,7 @@ import pytest
 from allora_analysis.__main__ import main
 from allora_analysis.claims import ledger
 from allora_analysis.claims.cases import Cases
-from allora_analysis.claims.claim import OPENINGS, VERDICTS, Claim, Evidence, Finding, Size, not_run
+from allora_analysis.claims.claim import OPENINGS, VERDICTS, Claim, Evidence, Finding, Size, not_run, ranged
 from allora_analysis.claims.claim import claim as claimed
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import terminal as written
@@ -299,6 +299,15 @@ def test_the_rows_that_read_records_say_so_and_take_a_folder(tmp_path):
         (Size(1.2, "", "of", 0.5, 2), "1.2 (0.5 to 2)"),
         (Size(0.1, "nats", "of", high=0.25), "0.1 nats (at most 0.25)"),
         (Size(5.0, "%", "of", low=4.0), "5 % (at least 4)"),
+        (Size(-0.196, "points", "of", -0.3105, -0.0822), "-0.2 points (-0.32 to -0.082)"),
+        (Size(1.26, "", "of", 1.058, 1.4656, "95 %"), "1.26 (95 %: 1.05 to 1.47)"),
+        (Size(1.0325, "times", "of", 1.0204, 1.0451, "range"), "1.03 times (range: 1.02 to 1.05)"),
+        (Size(0.8452, "of η", "of", 0.8452, 0.9535, "range"), "0.85 of η (range: 0.85 to 0.95)"),
+        (Size(0.2, "", "of", 0.1 + 0.2, 0.0), "0.2 (0.3 to 0)"),
+        (Size(2.0, "", "of", 1.5, float("inf")), "2 (1.5 to ∞)"),
+        (Size(1.0, "", "of", 1 - 1e-9, 1.0), "1"),
+        (ranged([1.0, 1.0], "", "of"), "1"),
+        (ranged([0.5, 1.0], "", "of"), "0.75 (range: 0.5 to 1)"),
     ],
 )
 def test_size_text(size, words):

@@ -20,6 +20,7 @@ VERDICTS = ("holds", "holds_corrected", "conditional", "refuted", "undecided", "
 OPENINGS = ("Yes", "No", "Only", "Mostly", "Partly", "Depends", "Undecided", "Not")
 """What an answer begins with."""
 WORDS = 20  # the most that an answer has
+USUAL = "90 %"  # the level of intervals: that of two one-sided tests at 0.05
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Size:
         of: what it is the size of, in words that need no key.
         low: the lower end of its interval or range; None where there is none.
         high: the upper end.
+        ends: what the two are: an interval's level, or "range" for the least and the greatest of several.
     """
 
     value: float
@@ -66,12 +68,13 @@ class Size:
     of: str
     low: float | None = None
     high: float | None = None
+    ends: str = USUAL
 
 
 def ranged(values: Collection[float], unit: str, of: str, value: float | None = None) -> Size:
     """The median of several, or the value given, with the least and the greatest."""
     middle = float(np.median([*values])) if value is None else value
-    return Size(middle, unit, of, float(min(values)), float(max(values)))
+    return Size(middle, unit, of, float(min(values)), float(max(values)), "range")
 
 
 def share(hits: Sequence[bool], of: str) -> Size:
@@ -80,7 +83,7 @@ def share(hits: Sequence[bool], of: str) -> Size:
     mean = sum(hits) / n
     centre, half = mean + z**2 / (2 * n), z * math.sqrt(mean * (1 - mean) / n + (z / (2 * n)) ** 2)
     low, high = (100 * (centre + sign * half) / (1 + z**2 / n) for sign in (-1, 1))
-    return Size(100 * mean, f"% of {n} drawn settings", of, max(low, 0.0), high)
+    return Size(100 * mean, f"% of {n} drawn settings", of, max(low, 0.0), high, "95 %")
 
 
 @dataclass(frozen=True)

@@ -283,7 +283,7 @@ def in_factors(cases: Cases) -> Finding:
                 "least risk": {"dropout": papers, "early stopping": told[:, 0], "and decay": told.min(axis=1)},
                 "% by which dropout's best rate leads": {"early stopping": early, "and decay": least},
             },
-            "Student's t over problems, one-sided at 0.05; the margin is 3.1-not-a-must-have's",
+            "Student's t over problems, one-sided at 0.05; interval: 90 %; the margin is 3.1-not-a-must-have's",
             n=PROBLEMS,
             seed=cases.seed,
         ),
@@ -358,7 +358,7 @@ def stopped(losses: np.ndarray, arms: list[int]) -> np.ndarray:
     return own[np.arange(len(own)), 1, own[:, 0].argmin(axis=1)]
 
 
-DIGITS_TEST = f"Student's t over {SEEDS} seeds, 8 of them seen before n and level were fixed; one-sided at"
+DIGITS_TEST = f"Student's t over {SEEDS} seeds, 8 seen before n and level were fixed; interval: 90 %; one-sided at"
 
 
 @factors_claim(

@@ -25,6 +25,7 @@ from allora_analysis.claims.s3_1_in_factors import AS_GOOD, less, log_losses, mo
 from allora_analysis.laboratory import table as laboratory
 from allora_analysis.laboratory.design import FEWER, STEPS, Cell, contrasts
 from allora_analysis.statistics import OneSided, judge_family, one_sided
+from allora_analysis.study import bound
 
 STUDY, PROTOCOL = "dropout_features", 1
 RESULTS = records.results_folder(STUDY)
@@ -177,7 +178,10 @@ SETTING = (
     f"the features; {TRIAL.times[-1]} steps of {TRIAL.batch_size} of 100 or of all 8,530 sentences, SGD and AdamW"
 )
 NOTHING = f"nothing is recorded; {COMMAND} records it"
-TEST = f"Student's t over {TRIAL.seeds} seeds, one-sided at 0.05, Holm over the cases; experiments.dropout_features"
+TEST = (
+    f"Student's t over {TRIAL.seeds} seeds, one-sided at 0.05, Holm over the cases; interval: 90 %; "
+    "experiments.dropout_features"
+)
 DROPPED = range(1, 1 + len(TRIAL.drop_rates))
 DECAYED = range(1 + len(TRIAL.drop_rates), len(TRIAL.arms))
 
@@ -382,13 +386,14 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
     lost, gained = of[few].mean, of[many].mean
     seeds = min(map(len, known.values()))
     most = one_sided(known[many], "t", 0.05 / len(known)).interval[1]  # of all four at once
-    told = {"bound": f"{most:.2f}", "lost": f"{lost:.1f}", "gained": f"{gained:.1f}", "few": STEPS[0], "many": STEPS[1]}
+    told = {"bound": f"{bound(most, 2, True):.2f}", "lost": f"{lost:.1f}", "gained": f"{gained:.1f}"}
+    told |= dict(zip(("few", "many"), STEPS, strict=True))
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
         evidence=Evidence(
             {"difference": "above 0 in each"},
             in_evidence | more,
-            f"Student's t over seeds, one-sided at 0.05, Holm over the four; {seeds} of {planned} seeds",
+            f"Student's t over {seeds} of {planned} seeds, one-sided at 0.05, Holm over the four; intervals: 90 %",
             n=seeds,
         ),
         size=Size(
@@ -404,14 +409,14 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
 
 
 def _against_the_input(table: laboratory.Table) -> dict[str, dict[str, Any]]:
-    # Masks on Ax minus masks at the input, drop rate 0.4, two-sided.
+    # Masks on Ax minus masks at the input, drop rate 0.4.
     named = [one for one in contrasts() if one.name.startswith("LoRA, dropout 0.4: bottleneck − input")]
     found = {
         one.name: POINTS * np.array(table.differences(one.first, one.second, "accuracy")[: SEEDS["bottleneck"]])
         for one in named
     }
     return {
-        name: {"points": float(gaps.mean()), "interval": one_sided(gaps, "t", 0.025).interval}
+        name: {"points": float(gaps.mean()), "interval": one_sided(gaps, "t").interval}
         for name, gaps in found.items()
         if len(gaps) > 1
     }

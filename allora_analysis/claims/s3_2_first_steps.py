@@ -109,12 +109,11 @@ def slow_start(cases: Cases) -> Finding:
         conditional=f"Yes at PEFT's A: BA's first step is {peft[0]:.0%} to {peft[1]:.0%} of V's (Adam), "
         f"{descent[0]:.0%} to {descent[1]:.0%} (gradient descent).",
         evidence=judged.evidence(source_of_errors(DRAWS), lambda one: one.ratio**2, n=DRAWS),
-        size=Size(
-            peft[0],
+        size=ranged(
+            peft,
             "of V's own step",
             "BA's first step under Adam, n₂ = 896 (Qwen2-0.5B), r = 8 to 32, a gradient without zeros",
             peft[0],
-            peft[1],
         ),
         condition="A's entries have a standard deviation s below (r(n₂ + r + 1))^(−1/4) under gradient descent, below "
         "(r(n₂ + 2(r − 1)/π)/m)^(−1/2) under Adam, m the entries of G that are not 0 per row of G that is not 0: n₂ "

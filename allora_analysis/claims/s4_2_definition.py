@@ -65,9 +65,7 @@ def adaptor(cases: Cases) -> Finding:
     return judged.finding(
         holds="Yes: its maximum is η, at 0, and it falls from there.",
         evidence=judged.evidence(ROUNDING, {"everywhere": "1/√(size + 1/η²), η at 0, falling"}, tolerance=TOLERANCE),
-        size=Size(
-            at_tenth[2.0], "of η", "the factor at ‖(BA)_i‖ = 0.1, for η² from 4 to 1", at_tenth[2.0], at_tenth[1.0]
-        ),
+        size=ranged(at_tenth.values(), "of η", "the factor at ‖(BA)_i‖ = 0.1, for η² from 4 to 1", at_tenth[2.0]),
         flips_if="a factor of the layer that rises anywhere, or is not η at 0",
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, on_either_side, relative_error
-from allora_analysis.claims.claim import Finding, claim, ranged
+from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.claims.layer_training import Pass, Problem
 from allora_analysis.validation import ArgumentError
 
@@ -161,6 +161,7 @@ def descent(cases: Cases) -> Finding:
     )
     found = shares(cases.rng)
     (most, error), *_, (at_eight, _) = found.values()
+    ends = (most - 1.96 * error, most + 1.96 * error)
     return judged.finding(
         conditional=f"Mostly: B's part always descends; whole steps climb at rank 1 in {most:.1%}, at rank 8 in "
         f"{at_eight * (DRAWS // 4):.0f} of {DRAWS // 4:,}.",
@@ -170,12 +171,7 @@ def descent(cases: Cases) -> Finding:
             more={"share of draws that ascend, its standard error": found},
             n=DRAWS,
         ),
-        size=ranged(
-            (most - 2 * error, most + 2 * error),
-            "of draws",
-            "random steps that ascend at rank 1: outside LoRA's use",
-            most,
-        ),
+        size=Size(most, "of draws", "random steps that ascend at rank 1: outside LoRA's use", *ends, "95 %"),
         corrected="dL/dl = −⟨BᵀG, u_A⟩ − ⟨GAᵀ, u_B⟩, (u_A, u_B) = (BᵀD_dG, D_dGAᵀ) under SGD, their signs in AdamW's "
         "first step: the second part, B's, is never above 0",
         condition="surely where rows of BA are equally long, as at B = 0: LoRA's gradient times one number; else the "

@@ -15,7 +15,7 @@ import numpy as np
 from allora_analysis import adaptors, escape
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.claims.layer_training import ADAM, PAPER_RATE, SAME
 
 escape_claim = functools.partial(claim, test="tests/test_escape_scalar.py")
@@ -250,12 +250,11 @@ def fixed_rate(cases: Cases) -> Finding:
     return judged.finding(
         conditional="Mostly not: starting as fast, LoRA settles as soon, unless ηl is above LoRA's own best rate.",
         evidence=judged.evidence("20 steps near the target; Simpson's rule on 1/d, 1e-5", tolerance=1e-5),
-        size=Size(
-            first[1],
+        size=ranged(
+            first,
             "of 1/λ_max, LoRA's edge being 2",
             f"ηl from which ALLoRA settles sooner, T = {AS_LONG}, η² = 4, λ_max 10 λ_min; in brackets 1 to 100 times",
-            first[0],
-            first[2],
+            first[1],
         ),
         corrected="at a constant gradient ALLoRA arrives at most 3/2 times as early as the fixed rate that is as "
         "measured at the level reached",
@@ -350,11 +349,10 @@ def slower(cases: Cases) -> Finding:
         evidence=judged.evidence(
             "Simpson's rule near the kink, 1e-5; AdamW: 1e-3, a step in those that it takes", tolerance=1e-5
         ),
-        size=Size(
-            to_tenth[2],
+        size=ranged(
+            to_tenth,
             "times",
             "LoRA's time at l over ALLoRA's to a row norm of 0.1 under SGD, for η² from 1 to 4",
-            to_tenth[0],
             to_tenth[2],
         ),
         corrected="LoRA's time over ALLoRA's is m/∫₀^m √(u + 1/η²) du under SGD; at most 1 under AdamW, which follows "

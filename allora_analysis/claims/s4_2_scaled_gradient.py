@@ -12,7 +12,7 @@ import numpy as np
 
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.claims.layer_training import PAPER_RATE, ROUNDING, Pass, Run, first_gradient
 
 TOLERANCE = 1e-9
@@ -170,12 +170,11 @@ def scaling_as_rate(cases: Cases) -> Finding:
     return judged.finding(
         conditional="Only where steps grow with the gradient (SGD, unclipped, no weight decay): AdamW divides η out.",
         evidence=judged.evidence("rounding; 1e-3 for AdamW, its ε over small gradients", tolerance=TOLERANCE),
-        size=Size(
-            max(own[:2]),
+        size=ranged(
+            own,
             "of ‖BA‖",
             "distance from LoRA at l after 20 steps of AdamW at 1e-4; in brackets also clipped at 1.5‖g‖, η² = 4",
-            min(own),
-            max(own),
+            max(own[:2]),
         ),
         corrected="LoRA at η·l under SGD or momentum, unclipped and without weight decay; LoRA at l under AdamW, "
         "unclipped or with A's and B's gradients alone clipped in every step of both",

@@ -15,7 +15,7 @@ import numpy as np
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.claims.layer_training import PAPER_RATE, ROUNDING, Layer, Pass, Run, close
 from allora_analysis.claims.s4_2_definition import frame
 
@@ -212,7 +212,7 @@ def output_scales_gradient(cases: Cases) -> Finding:
     return judged.finding(
         conditional="Only for outputs well below 1/η²: then by the same factor, later by down to half of it.",
         evidence=judged.evidence(ROUNDING, told, tolerance=TOLERANCE),
-        size=Size(told(own[-1].inputs), "of d", "ASF-LoRA's gradient factor at |f| = 0.1, η² = 4", 0.5, 1.0),
+        size=ranged((0.5, 1.0), "of d", "ASF-LoRA's gradient factor at |f| = 0.1, η² = 4", told(own[-1].inputs)),
         corrected="∂f̃/∂f = d·(1 − u/(2(1 + u))), u = η²|f|: between d/2 and d",
         condition=f"η²|f| ≤ {edge(SIMILAR):g}; for half the threshold {edge(SIMILAR / 2):.2g}, for twice "
         f"{edge(2 * SIMILAR):.2g}",
@@ -360,8 +360,6 @@ def asf_merge(cases: Cases) -> Finding:
     return judged.finding(
         holds="Yes: its output is not linear in x, so no matrix gives it; the toolkit refuses to merge it.",
         evidence=judged.evidence(ROUNDING, gap, tolerance=TOLERANCE),
-        size=Size(
-            gaps[2], "of 2f̃(x)", "‖f̃(2x) − 2f̃(x)‖, x BA's first singular vector, η² from 1 to 4", gaps[0], gaps[2]
-        ),
+        size=ranged(gaps, "of 2f̃(x)", "‖f̃(2x) − 2f̃(x)‖, x BA's first singular vector, η² from 1 to 4", gaps[2]),
         flips_if="a matrix that gives ASF-LoRA's outputs at x and 2x",
     )

@@ -269,12 +269,8 @@ def output_noise(cases: Cases) -> Finding:
             error=max(off(case.inputs, seen) for case, seen in judged.pairs),
             n=TOKENS,
         ),
-        size=Size(
-            relative[2],
-            "of its mean",
-            "spread of the factor over inputs, rows of 0.1, η² from 1 to 4",
-            relative[0],
-            relative[2],
+        size=ranged(
+            relative, "of its mean", "spread of the factor over inputs, rows of 0.1, η² from 1 to 4", relative[2]
         ),
         flips_if="a factor of ALLoRA-OD that is the same for every token, or whose mean and variance over Gaussian "
         "inputs are not those of 1/√(|z|·‖(BA)_i‖ + 1/η²), z standard normal; or one of ALLoRA that is not the same",

@@ -24,6 +24,7 @@ from allora_analysis.claims.s3_1_small_runs import LEAST, POINTS, in_words
 from allora_analysis.laboratory.design import STEPS, Cell, Contrast, contrasts, reference
 from allora_analysis.laboratory.table import ALL_SEEDS, STUDY, Table, recorded
 from allora_analysis.statistics import OneSided, decide, one_sided
+from allora_analysis.study import bound
 
 laboratory_claim = functools.partial(
     claim,
@@ -33,7 +34,7 @@ laboratory_claim = functools.partial(
 )
 Samples = Mapping[str, np.ndarray]
 QUANTILE = float(stdtrit(4, 0.95))  # of Student's t; four controls, no two of which share a cell
-RULE = "Student's t over seeds, on these 191 images, one-sided at 0.05{holm}; {seeds}"
+RULE = "Student's t over seeds, on these 191 images, one-sided at 0.05{holm}; intervals: 90 %; {seeds}"
 
 
 def named(question: str, keep: Callable[[str], bool] = lambda _: True) -> dict[str, Contrast]:
@@ -132,7 +133,7 @@ def averaged(
         "worse": verdicts.count("refuted"),
         "n": len(known),
         "by_length": _by_length(known),
-        "bound": f"{math.ceil(100 * max(overall.interval[1] + margin, 0)) / 100:.2f}",
+        "bound": f"{bound(max(overall.interval[1] + margin, 0), 2, up=True):.2f}",
     }
     seeds = in_part(evidence.n, len(ALL_SEEDS), "seeds")
     return tested.finding(
@@ -141,7 +142,7 @@ def averaged(
         size=Size(
             overall.mean,
             "points",
-            f"test accuracy on digits, {arms}, over {len(known)} settings{seeds}",
+            f"test accuracy on digits, {arms}, over {len(known)} settings{seeds}; choosing rates makes ±{margin:.2f}",
             *overall.interval,
         ),
         flips_if=f"a mean not clearly {'below −' if tested.verdict == 'refuted' else 'above '}{margin:.2f} points",

@@ -162,7 +162,7 @@ def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm
                 **({"mean over η² and optimizers, points": shown(means)} if unlike else {}),
                 **beside(table, pairs),
             },
-            f"Student's t over seeds, on these 191 images, one-sided at 0.05, Holm over the {len(known)}",
+            f"Student's t over seeds, these 191 images, one-sided at 0.05, Holm over the {len(known)}; intervals: 90 %",
             n=len(SEEDS),
         ),
         size=ranged(leads, "points", f"{size_of} another of the family, the middle of three means; range: all three")
@@ -209,7 +209,7 @@ def on_average(
                 **beside(table, pairs[name]),
                 **level,
             },
-            f"Student's t over seeds, on these 191 images, one-sided at 0.05, Holm over {len(means)}",
+            f"Student's t over seeds, on these 191 images, one-sided at 0.05, Holm over {len(means)}; intervals: 90 %",
             tolerance=margin or None,
             n=len(SEEDS),
         ),
@@ -388,6 +388,7 @@ def procedure(cases: Cases, folder: Path | None = None) -> Finding:
             "ALLoRA's as listed, under AdamW, on digits",
             listed["low"],
             listed["high"],
+            "95 %",
         ),
         condition="under AdamW the adapters' steps grow with η, by their rate or by a factor after Adam's division "
         f"(the classifier's alone: {head['value']:.2f} of LoRA's rise)",

@@ -1,4 +1,4 @@
-"""§4.4–4.6 and Appendices B, D, E: one fine-tuning run of one arm, on one model and one data set, to one record.
+"""§4.4–5.2 and Appendices B, D, E: one fine-tuning run of one arm, on one model and one data set, to one record.
 
 - `setting`: what a run is; its fields are the record's key
 - `data`: classification and multiple-choice sets, from a folder of JSON lines or the hub

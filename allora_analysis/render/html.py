@@ -31,7 +31,7 @@ from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import VERDICTS, Evidence
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render.terminal import evidence_text
-from allora_analysis.render.view import MEANINGS, View, by_part, said_by, size_text, views
+from allora_analysis.render.view import BRACKETS, MEANINGS, View, by_part, said_by, size_text, views
 from allora_analysis.study import environment, text
 
 WORDS = "max|min|vec|true|drop|one|two|out|in|lin|new"  # subscripts that are words
@@ -327,6 +327,7 @@ def page(rows: Sequence[Row], folder: Path | None = None, *, own: bool = False, 
         total=total,
         verdicts=[verdict for verdict in (*VERDICTS, "error") if total[verdict]],
         meanings=MEANINGS,
+        brackets=BRACKETS,
         all_claims=len(ledger.all_claims()),
         own=own,
         interrupted=interrupted,

@@ -21,7 +21,7 @@ from allora_analysis import cli, outputs
 from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import VERDICTS
 from allora_analysis.render.terminal import evidence_text
-from allora_analysis.render.view import View, by_part, record, said_by, size_text, summary, views
+from allora_analysis.render.view import BRACKETS, View, by_part, record, said_by, size_text, summary, views
 
 BEGIN, END = "<!-- ledger: written by `make readme` -->", "<!-- end of the ledger -->"
 SELECTED = {
@@ -131,7 +131,7 @@ def block(of: Sequence[View], selected: Mapping[str, str] = SELECTED, questions:
     if altered := [name for name, words in selected.items() if words not in known[name].statement]:
         raise ValueError(f"selected words that are not the statement's: {', '.join(altered)}")
     lines += [(escaped(words), _answered(known[name])) for name, words in selected.items()]
-    asked = [("question", "answer", "how large"), ("---", "---", "---")]
+    asked = [("question", "answer", "how large (90 % or as named)"), ("---", "---", "---")]
     asked += [(question, _answered(known[name]), _sized(known[name])) for question, name in questions.items()]
     tables = ["\n".join(_line(cells) for cells in of) for of in (lines, asked)]
     return "\n\n".join([tables[0], tables[1], f"In all, {summary(of)}: [docs/ledger.md](docs/ledger.md)."])
@@ -151,7 +151,8 @@ def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, hom
     about += (
         "each letter stands for: [symbols](symbols.md). *True in the paper* takes its training to be AdamW at 1e-4, "
     )
-    about += "which it does not name; its Figure 2 and Table 3 look otherwise (`4-figure-2-right`, `T3-procedure`)."
+    about += "which it does not name; its Figure 2 and Table 3 look otherwise (`4-figure-2-right`, `T3-procedure`). "
+    about += BRACKETS
     parts = [
         f"## {title}\n\n{table(members)}\n\n" + "\n\n".join(in_full(one, target) for one in members)
         for title, members in by_part(of).items()

@@ -14,6 +14,7 @@ import functools
 import importlib
 import inspect
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,9 +26,9 @@ from typing import Any
 
 from allora_analysis.claims import ledger
 from allora_analysis.claims.cases import GENERIC
-from allora_analysis.claims.claim import VERDICTS, Claim, Evidence, Reliance, Size
+from allora_analysis.claims.claim import USUAL, VERDICTS, Claim, Evidence, Reliance, Size
 from allora_analysis.claims.ledger import Row
-from allora_analysis.study import environment, plain, text
+from allora_analysis.study import bound, environment, plain, text
 
 PARTS = {
     "3.1": "§3.1, dropout",
@@ -45,6 +46,7 @@ MEANINGS = {
     "not_run": "needs a long run; the row names the command",
     "error": "the check itself failed: an error of the toolkit",
 }
+BRACKETS = f"Brackets hold a size's {USUAL} interval, or what they name; intervals are rounded outwards."
 AT_PAPER = {True: "yes", False: "no", "mixed": "mixed", None: "–"}
 LESS_KIND = "A less kind reading"  # so begins a reading of which a kinder one is a row of its own
 BEYOND = "beyond the paper"  # so begins `where` of what the paper does not say
@@ -180,23 +182,42 @@ def _counts(of: Sequence[View]) -> str:
 
 
 def size_text(size: Size | None) -> str:
-    """How large an effect is, in one line."""
+    """How large an effect is, in one line; an interval's ends are rounded outwards and named unless they are usual."""
     if size is None:
         return ""
     unit = f" {size.unit}" if size.unit and not size.unit.startswith("%") else f" {size.unit}".replace(" %", " %")
-    given = [end for end in (size.low, size.high) if end is not None]
-    digits = next((n for n in (2, 3) if len({text(end, n) for end in given}) == len(given)), 0)
-    ends = [_rounded(end, digits) for end in given] if digits else []  # ends that round to one number say nothing
-    between = f" ({' to '.join(ends)})" if ends else ""
+    sides = [(end, up) for end, up in ((size.low, False), (size.high, True)) if end is not None]
+    near = _nearest if size.ends == "range" else _outwards
+    digits = _digits(sides, near)
+    ends = [_rounded(near(end, digits, up), digits, end) for end, up in sides if digits]
+    between = " to ".join(ends)
     if len(ends) == 1:
-        between = f" (at {'least' if size.low is not None else 'most'} {ends[0]})"
-    return f"{_rounded(size.value, 2)}{unit.rstrip()}{between}"
+        between = f"at {'least' if size.low is not None else 'most'} {between}"
+    kind = "" if size.ends == USUAL else f"{size.ends}: "
+    return f"{_rounded(size.value, max(digits, 2), size.value)}{unit.rstrip()}{between and f' ({kind}{between})'}"
 
 
-def _rounded(value: float, digits: int) -> str:
+def _digits(sides: Sequence[tuple[float, bool]], near: Callable[[float, int, bool], float]) -> int:
+    # Two, or three where two move an end by a tenth of the width; none for ends that are one number, which say nothing.
+    if len({text(end, 3) for end, _ in sides}) < len(sides):
+        return 0
+    width = sides[-1][0] - sides[0][0] if len(sides) > 1 else math.inf
+    return 2 if all(abs(near(end, 2, up) - end) <= width / 10 for end, up in sides) else 3
+
+
+def _nearest(end: float, digits: int, up: bool) -> float:
+    return float(f"{end:.{digits}g}")
+
+
+def _outwards(end: float, digits: int, up: bool) -> float:
+    # To so many significant digits.
+    return bound(end, digits - 1 - math.floor(math.log10(abs(end))), up) if end and math.isfinite(end) else end
+
+
+def _rounded(value: float, digits: int, exact: float) -> str:
     # As `text`, without an exponent for what is read at a glance: 300, not 3e+02; what is no whole number as 1.0.
     found = text(value, digits)
-    if found.lstrip("-").isdigit() and abs(value) < 10 and abs(value - round(value)) > 1e-6:
+    if found.lstrip("-").isdigit() and abs(exact) < 10 and abs(exact - round(exact)) > 1e-6:
         return f"{value:.{digits - 1}f}"
     return f"{float(found):.0f}" if "e+0" in found else found
 

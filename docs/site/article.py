@@ -136,7 +136,7 @@ def differences() -> dict[tuple[float, int], np.ndarray]:
 
 
 def runs() -> str:
-    """The recorded runs as an SVG: a dot a seed, a bar for the mean and its 95 % interval.
+    """The recorded runs as an SVG: a dot a seed, a bar for the mean and its 90 % interval.
 
     Returns:
         HTML.
@@ -163,6 +163,6 @@ def runs() -> str:
     return (
         f'<figure class="runs" style="--tone: {COLOURS["dropout"]}">'
         f'<svg viewBox="0 0 660 {end + 12}" {label}>{zero}{"".join(rows)}</svg>'
-        "<figcaption>Points of test accuracy that dropout gains, a dot a seed; the bar is the mean with its 95 % "
+        "<figcaption>Points of test accuracy that dropout gains, a dot a seed; the bar is the mean with its 90 % "
         "interval (<code>python -m experiments.laboratory --part contrasts</code>).</figcaption></figure>"
     )

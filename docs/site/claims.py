@@ -21,7 +21,7 @@ from allora_analysis.claims.claim import VERDICTS
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import html, view
 from allora_analysis.render.html import picture_of
-from allora_analysis.render.view import MEANINGS, View
+from allora_analysis.render.view import BRACKETS, MEANINGS, View
 from docs.site import drawn, explorables, ledger, source
 from docs.site.prose import ROOT, SLUGS
 
@@ -246,6 +246,7 @@ def ledger_page(rows: Sequence[Row]) -> str:
         slugs=SLUGS,
         counts={word: counted[word] for word in (*VERDICTS, "error") if counted[word]},
         meanings=MEANINGS,
+        brackets=BRACKETS,
         total=len(shown),
     )
     head = "---\ntitle: The ledger\nhide: [toc]\nsearch: {exclude: true}\n---\n\n# The ledger\n\n"

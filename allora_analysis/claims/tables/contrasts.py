@@ -23,6 +23,7 @@ from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, units_wanted
 from allora_analysis.claims.tables.reported import TABLE_1, TABLES, TASKS, Cell, by_key, exact
 from allora_analysis.statistics import Decision, Judgement, decide, in_every, judge_family, sides
+from allora_analysis.study import bound
 from allora_analysis.validation import ArgumentError
 
 Label = tuple[str, ...]
@@ -213,7 +214,7 @@ def by_the_rule(
     one = judged({name: means[name]} if alone else means, margin=margin)[name]
     told = {
         "mean": f"{one.mean:+.2f}",
-        "interval": " and ".join(f"{end:+.2f}" for end in one.interval or ()),
+        "interval": " and ".join(f"{bound(end, 2, bool(up)):+.2f}" for up, end in enumerate(one.interval or ())),
         "p": f"{one.adjusted_p_value:.2g}",
         "cells": f"{int((found.values > 0).sum())} of {found.values.size}",
         "clusters": f"{int((means[name] > 0).sum())} of {one.n}",
