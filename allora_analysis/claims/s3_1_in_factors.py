@@ -17,8 +17,7 @@ import numpy as np
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case, Cases, each_above, relative_error
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, share
-from allora_analysis.claims.masked_descent import Sgd, falling_spectra, risks, turned
-from allora_analysis.claims.s3_1_convergence import Tiny, enumerated_mean
+from allora_analysis.claims.masked_descent import Sgd, Tiny, enumerated_mean, falling_spectra, risks, turned
 from allora_analysis.claims.s3_1_few_steps import EXACT, RISK, ROUNDING, sgd_claim
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
 from allora_analysis.statistics import one_sided
