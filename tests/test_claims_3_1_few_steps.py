@@ -121,6 +121,7 @@ def test_a_wrong_formula_changes_the_verdict(name, kind, formula, monkeypatch):
     [
         ("3.1-sgd-crossover", s3_1_few_steps, "pays_in_the_limit", lambda right: lambda one: 1.5 * right(one)),
         ("3.1-sgd-crossover", s3_1_few_steps, "pays_in_the_limit", lambda right: lambda one: right(to_output(one))),
+        ("3.1-sgd-crossover", s3_1_few_steps, "left_by_masks", lambda right: lambda *of: (right(*of)[0], 0.0)),
         ("3.1-sgd-training-fit", s3_1_few_steps, "told_gaps", lambda right: lambda one: 1.01 * right(one)),
         ("3.1-sgd-benefits-vanish", s3_1_few_steps, "cost_over_saving", lambda right: lambda one: 4 * right(one)),
         ("3.1-sgd-first-step", s3_1_few_steps, "cost_over_saving", lambda right: lambda one: 4 * right(one)),
@@ -169,12 +170,17 @@ def test_the_turn_is_another_at_rates_that_are_not_small():
     assert added > 0
 
 
-@pytest.mark.parametrize("name", ["3.1-sgd-benefits-vanish", "3.1-sgd-first-step"])
-def test_the_share_after_ten_steps_is_of_ten_steps(name):
+@pytest.mark.parametrize(
+    ("name", "told"), [("3.1-sgd-benefits-vanish", "ten pay in"), ("3.1-sgd-first-step", "after ten in")]
+)
+def test_the_share_after_ten_steps_is_of_ten_steps_at_half_the_signal(name, told):
     found = ROWS.finding(name)
-    (by_step,) = (value for key, value in found.evidence.measured.items() if key.endswith("by step"))
-    assert by_step[1] == 0 < by_step[10] == found.size.value
-    assert f"at usual rates {'not in ' * name.endswith('step')}{by_step[10]:.0f} %" in found.answer
+    (by_noise,) = (value for key, value in found.evidence.measured.items() if key.endswith("by noise and step"))
+    assert all(by_step[1] == 0 for by_step in by_noise.values())
+    assert by_noise[0.1][10] <= by_noise[0.5][10] == found.size.value < by_noise[3.0][10]
+    of_answer = found.size.value if "pay" in told else 100 - found.size.value
+    assert f"{told} {of_answer:.0f} %, noise half the signal." in found.answer
+    assert f"{by_noise[3.0][10]:.0f} % at 3" in found.size.of
 
 
 def test_the_first_step_from_zero_costs_at_any_rate_and_noise():

@@ -147,6 +147,18 @@ def moments(one: Sgd, y: np.ndarray, keep_prob: float) -> Moments:
     return Moments(np.array(means), np.reshape(covariances, (-1, d, d)))
 
 
+def left_by_masks(one: Sgd, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """W̄ = H⁻¹Xᵀy of the limit, and the trace of Cov W_t, to first order in l: γ(y) = l tr H⁻¹Q, for X of full rank.
+
+    Q is the covariance over masks of X̃ᵀ(y − X̃W̄), summed over y's columns; HC + CH = 2lQ. With masks on the output it
+    is γ(y) = l(1 − p)Σ h_n(y − XX⁺y)_n².
+    """
+    curvature = pulls(one)[2]
+    mean = np.linalg.solve(curvature, one.x.T @ y)
+    noise = _maps(one, y, one.keep_prob)[2](mean[None])[0]  # 4l²Q
+    return mean, float(np.trace(np.linalg.solve(curvature, noise))) / (4 * one.rate)
+
+
 def risks(one: Sgd, keep_prob: float) -> np.ndarray:
     """α_t and β_t (2 × T + 1) of the population risk E‖W_t − W_true‖² = α_t + σ²β_t, σ² the noise's variance in Y."""
     parts = (one.x @ one.w[:, None], one.w[:, None]), (np.eye(len(one.x)), 0.0)
@@ -168,6 +180,24 @@ def _cost_over_gain(dropout: np.ndarray, other: np.ndarray, noise: float) -> flo
 def behind(one: Sgd) -> float:
     """`_cost_over_gain` against training without dropout, after `steps` steps."""
     return _cost_over_gain(risks(one, one.keep_prob)[:, -1], risks(one, 1.0)[:, -1], one.noise)
+
+
+def cost_over_saving(one: Sgd) -> float:
+    """Tr S/(2lt(t − 1)‖S‖²_F): above 1 no noise in Y makes dropout pay after t steps, with masks on the output.
+
+    To leading order in lt‖X‖²/p the noise in Y costs dropout 4l²kt tr S of covariance and saves 8l³kt²(t − 1)‖S‖²_F of
+    variance, per unit of σ²; what it does to the signal only costs. At rates that are not small either may be the more.
+    """
+    gram, t = one.x.T @ one.x, one.steps
+    return math.inf if t == 1 else float(np.trace(gram) / (2 * one.rate * t * (t - 1) * np.sum(gram**2)))
+
+
+def best_without(one: Sgd, most: int = 400) -> int:
+    """The step of least risk without dropout: Σ (1 − b_i)²w_i² + b_i²σ²/s_i², b_i = 1 − (1 − 2ls_i²)^t."""
+    _, s, right = np.linalg.svd(one.x, full_matrices=False)
+    left = (1 - 2 * one.rate * s**2) ** np.arange(1, most + 1)[:, None]
+    risk = (left**2 * (right @ one.w) ** 2 + (1 - left) ** 2 * one.noise**2 / s**2).sum(axis=1)
+    return 1 + int(np.argmin(risk))
 
 
 def with_noise(one: Sgd, ratio: float, rng: np.random.Generator) -> Sgd:
