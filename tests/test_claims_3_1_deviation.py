@@ -94,13 +94,32 @@ def test_few_masks_is_not_the_number_dropped_alone(monkeypatch, dropped_alone):
     assert verdict("3.1-benefit-few-masks") == "refuted"
 
 
+def binomial(n, q):
+    """The law of Bin(n, q)."""
+    kept = np.arange(n + 1)
+    log = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in kept]
+    return np.exp(log + kept * np.log(q) + (n - kept) * np.log1p(-q))
+
+
+def test_few_masks_leave_more_where_entries_have_both_signs():
+    """Six that raise the loss and six that lower it, by sums over both binomial laws."""
+    for dropped in (0.12, 0.25, 0.3):
+        deviations = []
+        for n in (4, 1):
+            law, number = binomial(6 * n, dropped / 12), np.arange(6 * n + 1)
+            deviations.append(law @ np.abs(np.subtract.outer(number, number)) @ law / n)
+        left = s3_1_deviation.left_of_one(s3_1_deviation.Alike(12, dropped / 12), 6)
+        assert left == pytest.approx(deviations[0] / deviations[1], rel=1e-8)
+        assert (left > 0.75) == (dropped < 0.26)
+        assert s3_1_deviation.left_of_one(s3_1_deviation.Alike(12, dropped / 12)) < 0.75
+    assert "twelve in all, up to about 0.25" in ROWS.finding("3.1-benefit-few-masks").condition
+
+
 def test_few_dropped_on_a_grid():
     """(1 − q)³ᵐ > 3/4 exactly where four masks leave more than 3/4, by sums over the binomial law."""
 
     def mean_deviation(n, q):
-        kept = np.arange(n + 1)
-        log = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in kept]
-        return np.exp(log + kept * np.log(q) + (n - kept) * np.log1p(-q)) @ np.abs(kept - n * q)
+        return binomial(n, q) @ np.abs(np.arange(n + 1) - n * q)
 
     for m in (1, 2, 3, 7, 40):
         for q in np.concatenate([np.geomspace(1e-3, 0.5, 40), 1 - np.geomspace(1e-3, 0.5, 40)]):
