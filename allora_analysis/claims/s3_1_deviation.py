@@ -265,8 +265,8 @@ def benefit_large_n(cases: Cases) -> Finding:
         size=Size(
             one_mask,
             "% of E L",
-            "how far one mask's loss is off (root mean square), 512 tokens, 896 outputs (Qwen2-0.5B's width), drop rate "
-            f"0.05, noise in Y a third of the signal; {without:.1f} % without noise; it falls as 1/√m",
+            "how far one mask's loss is off (root mean square), 512 tokens, 896 outputs (Qwen2-0.5B's width), drop "
+            f"rate 0.05, noise in Y a third of the signal; {without:.1f} % without noise; it falls as 1/√m",
         ),
         condition=f"N = {LARGE} is below p(1 − p)s²(3s² + 4σ²)/(m·({CLOSE:g}·((1 − p)s² + σ²))²), m the entries of XW, "
         "s² the signal's variance and σ² the noise's, both normal, W at p times the true weights, on average over data",
@@ -308,8 +308,8 @@ def few_dropped(one: Alike) -> float:
     "3.1-benefit-few-masks",
     where=AFTER,
     says="As a result, the benefit of N, in our case the number of training steps, only appears for large N.",
-    reading=f"Most (above {MOST:g}) of one mask's mean deviation is left after {FOUR} masks, for entries that all change "
-    f"the loss by the same amount, sign included; a share s > 1/2 is left where a mask drops fewer than about "
+    reading=f"Most (above {MOST:g}) of one mask's mean deviation is left after {FOUR} masks, for entries that all "
+    "change the loss by the same amount, sign included; a share s > 1/2 is left where a mask drops fewer than about "
     f"ln(1/s)/{FOUR - 1} entries. Where as many raise the loss as lower it, more is left: see the evidence.",
     depends_on=("3.1-bound-order",),
 )
