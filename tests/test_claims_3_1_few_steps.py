@@ -216,6 +216,20 @@ def test_rates_that_overshoot_can_fit_better():
     assert s3_1_few_steps.told_gaps(one._replace(share=0.5)).min() > -s3_1_few_steps.ROUNDING
 
 
+def test_the_worst_gap_is_a_scan_over_noise_and_over_new_inputs():
+    """By `dropout_sgd`'s moments, whose risk has the covariance of new inputs as an argument of its own."""
+    one = masked_descent.falling_spectra(np.random.default_rng(1), 40)[1].inputs
+    for population in (None, one.x.T @ one.x):
+        sigma, gaps = np.eye(4) if population is None else population, []
+        for level in s3_1_in_factors.LEVELS:
+            noisy = one._replace(noise=level * np.linalg.norm(one.x @ one.w) / np.sqrt(8))
+            run = dropout_sgd.trajectory(
+                one.x, noisy.labels, 0.95, one.rate, 40, "input", w_true=one.truth, risk_covariance=sigma
+            )
+            gaps.append(run.risk_plain.min() / run.risk.min() - 1)
+        assert s3_1_in_factors.worst_gap(one, population) == pytest.approx(100 * max(gaps), rel=1e-6)
+
+
 def one_setting(placement, seed, noise=0.5, steps=20):
     rng = np.random.default_rng(seed)
     x = masked_descent.turned(7, np.array([1.0, 0.7, 0.4]), rng)

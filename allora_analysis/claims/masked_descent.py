@@ -159,13 +159,18 @@ def left_by_masks(one: Sgd, y: np.ndarray) -> tuple[np.ndarray, float]:
     return mean, float(np.trace(np.linalg.solve(curvature, noise))) / (4 * one.rate)
 
 
-def risks(one: Sgd, keep_prob: float) -> np.ndarray:
-    """α_t and β_t (2 × T + 1) of the population risk E‖W_t − W_true‖² = α_t + σ²β_t, σ² the noise's variance in Y."""
+def risks(one: Sgd, keep_prob: float, population: np.ndarray | None = None) -> np.ndarray:
+    """α_t and β_t (2 × T + 1) of the population risk E‖W_t − W_true‖²_Σ = α_t + σ²β_t, σ² the noise's variance in Y.
+
+    Σ (D×D) is the covariance of new inputs, the identity where none is given.
+    """
+    sigma = np.eye(one.x.shape[1]) if population is None else population
     parts = (one.x @ one.w[:, None], one.w[:, None]), (np.eye(len(one.x)), 0.0)
     found = []
     for y, target in parts:
         of = moments(one, y, keep_prob)
-        found.append(((of.mean - target) ** 2).sum(axis=(1, 2)) + of.spread**2)
+        off = of.mean - target
+        found.append((off * (sigma @ off)).sum(axis=(1, 2)) + np.tensordot(of.covariance, sigma))
     return np.array(found)
 
 
