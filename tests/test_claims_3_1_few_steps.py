@@ -379,6 +379,28 @@ def test_less_noise_shows_later_than_the_reading_looks():
         assert (seen["late"] > s3_1_convergence.KEPT * seen["early"]) == kept
 
 
+@pytest.mark.parametrize("placement", masked_descent.PLACEMENTS)
+def test_a_rate_that_falls_linearly_to_0_leaves_half_the_covariance_in_four_times_the_steps(placement):
+    one = s3_1_convergence.spread_run(np.random.default_rng(0), s3_1_convergence.KINDS[0], placement, 0.95, 0.5)
+    traces = []
+    for steps in (200, 800):
+        rates = one.rate * (1 - np.arange(steps) / steps)
+        run = dropout_sgd.trajectory(one.x, one.y, 0.95, rates, steps, placement)
+        traces.append(run.covariance_trace[-1])
+    assert traces[1] / traces[0] == pytest.approx(0.5, rel=0.03)
+
+
+def test_more_steps_are_needed_at_lower_rates_and_for_masks_on_the_input():
+    found = ROWS.finding("3.1-sgd-reliable")
+    (by_place,) = (value for key, value in found.evidence.measured.items() if key.startswith("step at which"))
+    medians = {place: [middle for _, middle, _ in rates.values()] for place, rates in by_place.items()}
+    assert medians["output"][0] > medians["output"][1] > medians["output"][2]
+    assert medians["input"][0] > medians["input"][1] == found.size.value > 10
+    assert medians["input"][2] == np.inf
+    assert np.all(np.greater(medians["input"], medians["output"]))
+    assert f"input masks {medians['input'][0]:.0f}, " in found.size.of
+
+
 def test_weights_along_one_input_near_the_largest_rate_are_past_the_margin():
     """The setting that the reading excludes: at 0.9 of the largest rate 6 % behind, at a tenth of it within 5 %."""
     behind = {}
