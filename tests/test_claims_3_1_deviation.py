@@ -94,13 +94,32 @@ def test_few_masks_is_not_the_number_dropped_alone(monkeypatch, dropped_alone):
     assert verdict("3.1-benefit-few-masks") == "refuted"
 
 
+def binomial(n, q):
+    """The law of Bin(n, q)."""
+    kept = np.arange(n + 1)
+    log = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in kept]
+    return np.exp(log + kept * np.log(q) + (n - kept) * np.log1p(-q))
+
+
+def test_few_masks_leave_more_where_entries_have_both_signs():
+    """Six that raise the loss and six that lower it, by sums over both binomial laws."""
+    for dropped in (0.12, 0.25, 0.3):
+        deviations = []
+        for n in (4, 1):
+            law, number = binomial(6 * n, dropped / 12), np.arange(6 * n + 1)
+            deviations.append(law @ np.abs(np.subtract.outer(number, number)) @ law / n)
+        left = s3_1_deviation.left_of_one(s3_1_deviation.Alike(12, dropped / 12), 6)
+        assert left == pytest.approx(deviations[0] / deviations[1], rel=1e-8)
+        assert (left > 0.75) == (dropped < 0.26)
+        assert s3_1_deviation.left_of_one(s3_1_deviation.Alike(12, dropped / 12)) < 0.75
+    assert "twelve in all, up to about 0.25" in ROWS.finding("3.1-benefit-few-masks").condition
+
+
 def test_few_dropped_on_a_grid():
     """(1 − q)³ᵐ > 3/4 exactly where four masks leave more than 3/4, by sums over the binomial law."""
 
     def mean_deviation(n, q):
-        kept = np.arange(n + 1)
-        log = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in kept]
-        return np.exp(log + kept * np.log(q) + (n - kept) * np.log1p(-q)) @ np.abs(kept - n * q)
+        return binomial(n, q) @ np.abs(np.arange(n + 1) - n * q)
 
     for m in (1, 2, 3, 7, 40):
         for q in np.concatenate([np.geomspace(1e-3, 0.5, 40), 1 - np.geomspace(1e-3, 0.5, 40)]):
@@ -201,24 +220,45 @@ def test_the_turning_scale_is_where_the_two_closed_forms_meet():
         assert s3_1_in_training.random_start(s3_1_in_training.Random(one, scale)) == pytest.approx(start)
 
 
-@pytest.mark.parametrize("expected", ["holds", "refuted"])
-def test_figure_1_would_illustrate_a_loss_that_moved_with_the_gradient(monkeypatch, expected):
-    right = s3_1_in_training.loss_stds
-
-    def wrong(one):
-        rises = s3_1_in_training.shares(one)["average"] > 1
-        return {"at the start": 1.0, "after training": 2.0 if rises == (expected == "holds") else 0.5}
-
-    monkeypatch.setattr(s3_1_in_training, "loss_stds", wrong)
-    assert verdict("3.1-figure-1-illustrates") == expected
-    monkeypatch.setattr(s3_1_in_training, "loss_stds", right)
+FIGURE_1 = "3.1-figure-1-illustrates"
 
 
-def test_noise_that_is_not_normal_can_make_both_rise():
-    """One large input whose label is canceled: the noise is half of the signal, and in the way of all others."""
-    x = np.array([[10.0], *[[1.0]] * 400])
-    noise = np.array([[-10.0], *[[0.25]] * 200, *[[-0.25]] * 200])
-    assert np.linalg.norm(noise) == pytest.approx(0.5 * np.linalg.norm(x))
-    one = s3_1_in_training.Training(x, x + noise, 0.95, np.zeros((1, 1)))
+def test_figure_1_would_illustrate_a_loss_that_moved_with_the_gradient(monkeypatch):
+    right = s3_1_in_training.both_ratios
+    monkeypatch.setattr(s3_1_in_training, "both_ratios", lambda one: {**right(one), "loss": right(one)["gradient"]})
+    assert verdict(FIGURE_1) == "holds"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("turning_scale", lambda right: lambda one: 1.5 * right(one)),
+        ("told_gradient", lambda right: lambda one: 1.001 * right(one)),
+        ("told_gradient", lambda right: lambda one: min(right(one), 0.9)),  # always falls
+        ("random_gradient", lambda right: lambda one: right(one._replace(scale=0.5 * one.scale))),
+        ("random_start", lambda right: lambda one: right(one._replace(scale=2 * one.scale))),
+        ("as_the_loss", lambda right: lambda one: 0.5),
+        ("as_the_loss", lambda right: lambda one: one.scale / s3_1_in_training.turning_scale(one.of)),
+    ],
+)
+def test_figure_1_notices_a_wrong_formula(monkeypatch, name, wrong):
+    monkeypatch.setattr(s3_1_in_training, name, wrong(getattr(s3_1_in_training, name)))
+    assert verdict(FIGURE_1) == "refuted"
+
+
+def test_from_zero_only_noise_that_is_not_normal_makes_both_rise():
+    one = s3_1_in_training.one_label_canceled()
+    assert np.linalg.norm(one.y - one.x) == pytest.approx(0.5 * np.linalg.norm(one.x))
     assert s3_1_in_training.shares(one)["average"] > 3
     assert s3_1_in_training.loss_stds(one)["after training"] > 1
+    own = ROWS.finding(FIGURE_1).evidence.measured
+    assert [seen["gradient"] < 1 < seen["loss"] for name, seen in own.items() if "scale 0," in name] == 3 * [True]
+
+
+def test_the_gradients_mean_square_over_starts_is_that_of_many():
+    rng = np.random.default_rng(0)
+    one = s3_1_in_training.Random(s3_1_in_training.training(0.5, 0.7, rng), 2.0)
+    (x, y, p, _), d = one.of, one.of.x.shape[1]
+    starts = 2.0 / math.sqrt(d) * rng.standard_normal((20_000, d, y.shape[1]))
+    sampled = np.mean([deviation.gradient_std(x, y, w, p) ** 2 for w in starts], axis=0)
+    assert s3_1_in_training.random_gradient(one) == pytest.approx(np.mean(np.sqrt(sampled)), rel=0.01)

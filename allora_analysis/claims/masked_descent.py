@@ -4,7 +4,8 @@ W ← W + 2l(masked X)ᵀ(Y − masked X·W) from 0 with fresh masks at every st
 S = XᵀX, h_n the diagonal of XX⁺. With H = S/p (masks on the output) or S + k diag S (on the input), E W_t is descent on
 the regularized objective ‖Y‖² − 2Tr(WᵀXᵀY) + Tr(WᵀHW), and masks add a covariance. The rows on few
 steps hold `dropout_sgd`, which judges them, against these moments, which import nothing from it but its largest rate.
-Checked by `tests/test_claims_3_1_few_steps.py`.
+`Tiny` problems, of W or of A and B, by SGD or by Adam, are summed over every sequence of masks. Checked by
+`tests/test_claims_3_1_few_steps.py`.
 """
 
 from __future__ import annotations
@@ -146,13 +147,30 @@ def moments(one: Sgd, y: np.ndarray, keep_prob: float) -> Moments:
     return Moments(np.array(means), np.reshape(covariances, (-1, d, d)))
 
 
-def risks(one: Sgd, keep_prob: float) -> np.ndarray:
-    """α_t and β_t (2 × T + 1) of the population risk E‖W_t − W_true‖² = α_t + σ²β_t, σ² the noise's variance in Y."""
+def left_by_masks(one: Sgd, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """W̄ = H⁻¹Xᵀy of the limit, and the trace of Cov W_t, to first order in l: γ(y) = l tr H⁻¹Q, for X of full rank.
+
+    Q is the covariance over masks of X̃ᵀ(y − X̃W̄), summed over y's columns; HC + CH = 2lQ. With masks on the output it
+    is γ(y) = l(1 − p)Σ h_n(y − XX⁺y)_n².
+    """
+    curvature = pulls(one)[2]
+    mean = np.linalg.solve(curvature, one.x.T @ y)
+    noise = _maps(one, y, one.keep_prob)[2](mean[None])[0]  # 4l²Q
+    return mean, float(np.trace(np.linalg.solve(curvature, noise))) / (4 * one.rate)
+
+
+def risks(one: Sgd, keep_prob: float, population: np.ndarray | None = None) -> np.ndarray:
+    """α_t and β_t (2 × T + 1) of the population risk E‖W_t − W_true‖²_Σ = α_t + σ²β_t, σ² the noise's variance in Y.
+
+    Σ (D×D) is the covariance of new inputs, the identity where none is given.
+    """
+    sigma = np.eye(one.x.shape[1]) if population is None else population
     parts = (one.x @ one.w[:, None], one.w[:, None]), (np.eye(len(one.x)), 0.0)
     found = []
     for y, target in parts:
         of = moments(one, y, keep_prob)
-        found.append(((of.mean - target) ** 2).sum(axis=(1, 2)) + of.spread**2)
+        off = of.mean - target
+        found.append((off * (sigma @ off)).sum(axis=(1, 2)) + np.tensordot(of.covariance, sigma))
     return np.array(found)
 
 
@@ -169,7 +187,114 @@ def behind(one: Sgd) -> float:
     return _cost_over_gain(risks(one, one.keep_prob)[:, -1], risks(one, 1.0)[:, -1], one.noise)
 
 
+def cost_over_saving(one: Sgd) -> float:
+    """Tr S/(2lt(t − 1)‖S‖²_F): above 1 no noise in Y makes dropout pay after t steps, with masks on the output.
+
+    To leading order in lt‖X‖²/p the noise in Y costs dropout 4l²kt tr S of covariance and saves 8l³kt²(t − 1)‖S‖²_F of
+    variance, per unit of σ²; what it does to the signal only costs. At rates that are not small either may be the more.
+    """
+    gram, t = one.x.T @ one.x, one.steps
+    return math.inf if t == 1 else float(np.trace(gram) / (2 * one.rate * t * (t - 1) * np.sum(gram**2)))
+
+
+def best_without(one: Sgd, most: int = 400) -> int:
+    """The step of least risk without dropout: Σ (1 − b_i)²w_i² + b_i²σ²/s_i², b_i = 1 − (1 − 2ls_i²)^t."""
+    _, s, right = np.linalg.svd(one.x, full_matrices=False)
+    left = (1 - 2 * one.rate * s**2) ** np.arange(1, most + 1)[:, None]
+    risk = (left**2 * (right @ one.w) ** 2 + (1 - left) ** 2 * one.noise**2 / s**2).sum(axis=1)
+    return 1 + int(np.argmin(risk))
+
+
 def with_noise(one: Sgd, ratio: float, rng: np.random.Generator) -> Sgd:
     """Labels with a noise from half to twice σ²·ratio, where a boundary is; of any size where the ratio is 0 or ∞."""
     square = one.noise**2 * ratio if 0 < ratio < math.inf else 10 ** rng.uniform(-2, 2)
     return one._replace(noise=math.sqrt(square * 2 ** rng.uniform(-1, 1)))
+
+
+class Tiny(NamedTuple):
+    """X (N×D), Y (N×C), what is trained from zero, the keep probability, l, a number of steps, and the masks' place.
+
+    A (r×D) is where A starts, with B = 0 and W = AᵀBᵀ; None where W is trained directly. By plain SGD or by Adam.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    a: np.ndarray | None
+    keep_prob: float
+    rate: float
+    steps: int
+    placement: str
+    optimizer: str = "SGD"
+
+
+def all_masks(one: Tiny) -> tuple[np.ndarray, np.ndarray]:
+    """Every mask of a step, (masks × N × columns), and their probabilities."""
+    shape = one.y.shape if one.placement == "output" else one.x.shape
+    kept = np.array(list(itertools.product((0, 1), repeat=int(np.prod(shape)))), dtype=float)
+    number, p = kept.sum(axis=1), one.keep_prob
+    return kept.reshape(-1, *shape) / p, p**number * (1 - p) ** (kept.shape[1] - number)
+
+
+def masked_gradient(one: Tiny, w: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """∂‖Y − masked XW‖²/∂W for each W (… × D × C) and each mask."""
+    if one.placement == "output":
+        return 2 * one.x.T @ (masks * ((one.x @ w) * masks - one.y))
+    masked = one.x * masks
+    return 2 * np.swapaxes(masked, -1, -2) @ (masked @ w - one.y)
+
+
+def slopes(one: Tiny, state: tuple[np.ndarray, ...], gradient: np.ndarray) -> tuple[np.ndarray, ...]:
+    """∂/∂W, or ∂/∂A and ∂/∂B by the chain rule."""
+    if one.a is None:
+        return (gradient,)
+    turned_gradient = np.swapaxes(gradient, -1, -2)  # C×D, as BA
+    return np.swapaxes(state[1], -1, -2) @ turned_gradient, turned_gradient @ np.swapaxes(state[0], -1, -2)
+
+
+def moved(one: Tiny, state: tuple[np.ndarray, ...], gradient: np.ndarray, step: int) -> tuple[np.ndarray, ...]:
+    """What is trained one step on, the first being 1; behind it Adam's averages (β = 0.9 and 0.999, ε = 1e-8)."""
+    found = slopes(one, state, gradient)
+    n = len(found)
+    if one.optimizer == "SGD":
+        return tuple(part - one.rate * slope for part, slope in zip(state, found, strict=True))
+    first = [0.9 * mean + 0.1 * slope for mean, slope in zip(state[n : 2 * n], found, strict=True)]
+    second = [0.999 * square + 0.001 * slope**2 for square, slope in zip(state[2 * n :], found, strict=True)]
+    parts = [
+        part - one.rate * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+        for part, mean, square in zip(state[:n], first, second, strict=True)
+    ]
+    return (*parts, *first, *second)
+
+
+def product(one: Tiny, state: tuple[np.ndarray, ...]) -> np.ndarray:
+    """W."""
+    return state[0] if one.a is None else np.swapaxes(state[1] @ state[0], -1, -2)
+
+
+def start(one: Tiny) -> tuple[np.ndarray, ...]:
+    """W = 0, by itself or with A at random and B = 0; behind it Adam's averages."""
+    d, c = one.x.shape[1], one.y.shape[1]
+    parts = (np.zeros((d, c)),) if one.a is None else (one.a, np.zeros((c, len(one.a))))
+    return parts if one.optimizer == "SGD" else (*parts, *map(np.zeros_like, parts * 2))
+
+
+def enumerated_mean(one: Tiny) -> np.ndarray:
+    """E W_t after `steps`, over every sequence of masks."""
+    masks, chance = all_masks(one)
+    state, weight = tuple(part[None] for part in start(one)), np.ones(1)
+    for step in range(1, one.steps + 1):
+        wide = tuple(part[:, None] for part in state)
+        following = moved(one, wide, masked_gradient(one, product(one, wide), masks), step)
+        shape = (len(weight), len(chance))
+        state = tuple(np.broadcast_to(part, shape + part.shape[2:]).reshape(-1, *part.shape[2:]) for part in following)
+        weight = np.multiply.outer(weight, chance).ravel()
+    return np.tensordot(weight, product(one, state), 1)
+
+
+def regularised_descent(one: Tiny) -> np.ndarray:
+    """W_t of the optimizer, on W or on A and B, on ‖Y − XW‖² + k‖XW‖² (output) or k‖diag(S)^{1/2}W‖² (input)."""
+    gram, k, state = one.x.T @ one.x, (1 - one.keep_prob) / one.keep_prob, start(one)
+    curvature = gram + k * (gram if one.placement == "output" else np.diag(np.diag(gram)))
+    for step in range(1, one.steps + 1):
+        state = moved(one, state, 2 * (curvature @ product(one, state) - one.x.T @ one.y), step)
+    return product(one, state)

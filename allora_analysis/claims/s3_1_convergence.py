@@ -6,8 +6,8 @@ sequence of masks. Checked by `tests/test_claims_3_1_few_steps.py`, which plants
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,96 +15,37 @@ import numpy as np
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, ranged
-from allora_analysis.claims.masked_descent import PLACEMENTS, Sgd, falling_spectra, moments, pulls, row_masks, turned
+from allora_analysis.claims.masked_descent import (
+    PLACEMENTS,
+    Sgd,
+    Tiny,
+    enumerated_mean,
+    falling_spectra,
+    moments,
+    pulls,
+    regularised_descent,
+    row_masks,
+    turned,
+)
 from allora_analysis.claims.s3_1_few_steps import DROPOUT_GUIDE, EXACT, ROUNDING, sgd_claim
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, on_both_sides
-
-
-class Tiny(NamedTuple):
-    """X (N×D), Y (N×C), what is trained from zero, the keep probability, l, a number of steps, and the masks' place.
-
-    A (r×D) is where A starts, with B = 0 and W = AᵀBᵀ; None where W is trained directly.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    a: np.ndarray | None
-    keep_prob: float
-    rate: float
-    steps: int
-    placement: str
-
-
-def all_masks(one: Tiny) -> tuple[np.ndarray, np.ndarray]:
-    """Every mask of a step, (masks × N × columns), and their probabilities."""
-    shape = one.y.shape if one.placement == "output" else one.x.shape
-    kept = np.array(list(itertools.product((0, 1), repeat=int(np.prod(shape)))), dtype=float)
-    number, p = kept.sum(axis=1), one.keep_prob
-    return kept.reshape(-1, *shape) / p, p**number * (1 - p) ** (kept.shape[1] - number)
-
-
-def masked_gradient(one: Tiny, w: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """∂‖Y − masked XW‖²/∂W for each W (… × D × C) and each mask."""
-    if one.placement == "output":
-        return 2 * one.x.T @ (masks * ((one.x @ w) * masks - one.y))
-    masked = one.x * masks
-    return 2 * np.swapaxes(masked, -1, -2) @ (masked @ w - one.y)
-
-
-def moved(one: Tiny, state: tuple[np.ndarray, ...], gradient: np.ndarray) -> tuple[np.ndarray, ...]:
-    """W, or A and B by the chain rule, one step on."""
-    if one.a is None:
-        return (state[0] - one.rate * gradient,)
-    a, b = state
-    turned_gradient = np.swapaxes(gradient, -1, -2)  # C×D, as BA
-    return (
-        a - one.rate * np.swapaxes(b, -1, -2) @ turned_gradient,
-        b - one.rate * turned_gradient @ np.swapaxes(a, -1, -2),
-    )
-
-
-def product(one: Tiny, state: tuple[np.ndarray, ...]) -> np.ndarray:
-    """W."""
-    return state[0] if one.a is None else np.swapaxes(state[1] @ state[0], -1, -2)
-
-
-def start(one: Tiny) -> tuple[np.ndarray, ...]:
-    """W = 0, by itself or with A at random and B = 0."""
-    d, c = one.x.shape[1], one.y.shape[1]
-    return (np.zeros((d, c)),) if one.a is None else (one.a, np.zeros((c, len(one.a))))
-
-
-def enumerated_mean(one: Tiny) -> np.ndarray:
-    """E W_t after `steps`, over every sequence of masks."""
-    masks, chance = all_masks(one)
-    state, weight = tuple(part[None] for part in start(one)), np.ones(1)
-    for _ in range(one.steps):
-        wide = tuple(part[:, None] for part in state)
-        gradient = masked_gradient(one, product(one, wide), masks)
-        following = moved(one, wide, gradient)
-        shape = (len(weight), len(chance))
-        state = tuple(np.broadcast_to(part, shape + part.shape[2:]).reshape(-1, *part.shape[2:]) for part in following)
-        weight = np.multiply.outer(weight, chance).ravel()
-    return np.tensordot(weight, product(one, state), 1)
-
-
-def regularised_descent(one: Tiny) -> np.ndarray:
-    """W_t of gradient descent, on W or on A and B, on ‖Y − XW‖² + k‖XW‖² (output) or k‖diag(S)^{1/2}W‖² (input)."""
-    gram, k, state = one.x.T @ one.x, (1 - one.keep_prob) / one.keep_prob, start(one)
-    curvature = gram + k * (gram if one.placement == "output" else np.diag(np.diag(gram)))
-    for _ in range(one.steps):
-        state = moved(one, state, 2 * (curvature @ product(one, state) - one.x.T @ one.y))
-    return product(one, state)
 
 
 def any_tiny(rng: np.random.Generator) -> Tiny:
     """N·D or N·C of at most 4, and up to three steps: few enough sequences of masks to enumerate."""
     n, d, c = [(2, 2, 1), (1, 3, 1), (2, 1, 2), (1, 2, 2)][rng.integers(4)]
     a = None if rng.random() < 0.4 else rng.standard_normal((int(rng.integers(1, 4)), d))
-    steps = int(rng.choice([1, 1, 2, 2, 3]))
+    steps, optimizer = int(rng.choice([1, 1, 2, 2, 3])), str(rng.choice(["SGD", "Adam"], p=[0.7, 0.3]))
     x, y = rng.standard_normal((n, d)), rng.standard_normal((n, c))
     keep = float(rng.choice([0.5, 0.9, 1.0], p=[0.45, 0.45, 0.1]))
-    return Tiny(x, y, a, keep, float(rng.uniform(0.02, 0.1)), steps, str(rng.choice(PLACEMENTS)))
+    rate = float(rng.uniform(0.02, 0.1)) if optimizer == "SGD" else 10 ** rng.uniform(-4, -1)
+    return Tiny(x, y, a, keep, rate, steps, str(rng.choice(PLACEMENTS)), optimizer)
+
+
+def rank_8(rng: np.random.Generator, n: int, steps: int) -> Tiny:
+    """LoRA's masks, n rows of 6/n inputs, two outputs, drop rate 0.05, Adam at 1e-4."""
+    x, y, a = (rng.standard_normal(shape) for shape in ((n, 6 // n), (n, 2), (8, 6 // n)))
+    return Tiny(x, y, a / math.sqrt(6 // n), PAPER_KEEP, 1e-4, steps, "input", "Adam")
 
 
 def library_off(rng: np.random.Generator) -> float:
@@ -114,44 +55,66 @@ def library_off(rng: np.random.Generator) -> float:
     return relative_error(run.mean[-1], enumerated_mean(one))
 
 
+def off_regularised(one: Tiny) -> float:
+    """How far E W_t is from the path on the regularized objective."""
+    return relative_error(enumerated_mean(one), regularised_descent(one))
+
+
+def leaves_the_path(one: Tiny) -> bool:
+    """Under Adam from step 1: there its path moves an entry by l, E W by at most l(1 − (1 − p)ᴺ), as all may drop.
+
+    Under plain SGD a step is affine in W: E W_t is on the path. In A and B it is a polynomial, and from step 2 on
+    its mean is another.
+    """
+    return one.keep_prob < 1 and (one.optimizer == "Adam" or (one.a is not None and one.steps >= 2))
+
+
 @sgd_claim(
     "3.1-sgd-expectation",
     where="§3.1, the paragraph after the first display",
     says="However, those derivations only emerge from taking expectation of the loss, i.e., considering infinite "
     "training steps.",
-    reading="After finitely many steps the mean of the weights is not yet descent on the regularized objective: of W, "
-    "which §3.1 trains, and of LoRA's A and B; on layers so small that all sequences of masks can be summed.",
+    reading="After finitely many steps of an optimizer the mean of the weights is not its path on the regularized "
+    "objective: of W, which §3.1 trains, and of LoRA's A and B, under Adam, which the paper is taken to use (at 1e-4), "
+    "and under plain SGD; on layers so small that all sequences of masks can be summed.",
     depends_on=("3.1-expectation",),
 )
 def expectation(cases: Cases) -> Finding:
-    """E W_t and E[BA]_t over all sequences of masks of 1 to 3 steps, against descent on the regularized objective."""
-    x, y, a = (cases.rng.standard_normal(shape) for shape in ((1, 6), (1, 2), (8, 6)))
-    lora = Tiny(x, y, a / 6**0.5, PAPER_KEEP, 0.01, 2, "input")
+    """E W_t and E[BA]_t over all sequences of masks of 1 to 3 steps, against the path on the regularized objective."""
+    lora = rank_8(cases.rng, 1, 2)
     agrees = library_off(cases.rng) < ROUNDING
+    slowly = lora._replace(rate=0.01, optimizer="SGD")
     judged = cases.judge(
         [
-            Case("A and B, r = 8, p = 0.95, input masks, step 2", lora, True),
-            Case("W, p = 0.95, input masks, step 2", lora._replace(a=None)),
-            *cases.draw(any_tiny, 30),
+            *(Case(f"A and B, r = 8, Adam, step {t}", lora._replace(steps=t), True) for t in (1, 2)),
+            Case("W, Adam, step 1", lora._replace(a=None, steps=1), True),
+            Case("A and B, r = 8, SGD at 0.01, step 2", slowly),
+            Case("W, SGD at 0.01, step 2", slowly._replace(a=None)),
+            *cases.draw(any_tiny, 40),
         ],
-        measure=lambda one: relative_error(enumerated_mean(one), regularised_descent(one)),
+        measure=off_regularised,
         printed=lambda one, seen: agrees and seen > 1e-9,
-        condition=lambda one: one.a is not None and one.steps >= 2 and one.keep_prob < 1,
+        condition=leaves_the_path,
     )
+    _, _, direct, by_sgd, *_ = judged.measured
     return judged.finding(
-        conditional="Only for LoRA's A and B, from step 2; W itself follows regularized descent.",
+        conditional="Yes under Adam, from step 1; under plain SGD W follows regularized descent, A and B for one step.",
         evidence=judged.evidence(
-            "float64 rounding, 1e-16, against 1e-9", {"E W_t off by": "0 for W, and for BA at step 1"}, tolerance=1e-9
+            "float64 rounding, 1e-16, against 1e-9",
+            {"E W_t off by": "0 under plain SGD for W, and for BA at step 1"},
+            tolerance=1e-9,
         ),
-        size=Size(
-            100 * judged.measured[0],
+        size=ranged(
+            [100 * off_regularised(rank_8(cases.rng, n, 2)) for n in (1, 2, 3) for _ in range(6)],
             "% of BA",
-            "how far its mean is from regularized descent after two steps of a toy (rank 8 on 6 inputs and 2 outputs, "
-            "drop rate 0.05, learning rate 0.01); it grows with the rate",
+            "how far its mean is from Adam's path after two steps of toys (1e-4, rank 8, drop rate 0.05); W itself "
+            f"{100 * direct:.0f} % after one; BA under plain SGD at 0.01 {100 * by_sgd:.2g} %",
         ),
-        condition="A and B are trained, t ≥ 2 and p < 1, for almost all X, Y, A and l: the two differ by a polynomial "
-        "in these that is not 0 throughout",
-        flips_if="an E W_t that is not regularized descent with W trained directly, or A and B drawn whose E[BA]_t is",
+        condition="p < 1, and Adam, or A and B under plain SGD with t ≥ 2; for almost all X, Y, A and l: in A and B "
+        "the two differ by a polynomial in these that is not 0 throughout; Adam's first step moves an entry of W by l, "
+        "with masks on average by at most l(1 − (1 − p)ᴺ), N the rows of X",
+        flips_if="under plain SGD an E W_t off regularized descent with W trained directly, or A and B drawn whose "
+        "E[BA]_t is on it from step 2; under Adam weights drawn whose mean is on its path",
     )
 
 
@@ -259,10 +222,12 @@ def a_feature_a_row(rng: np.random.Generator) -> Run:
     "3.1-sgd-convergence",
     where="§3.1, title",
     says="FIRST FLAW: A STOCHASTIC REGULARIZATION THAT WILL NOT CONVERGE",
-    reading=f"tr Cov W_t at {LATE}τ is above {KEPT:g} of that at {EARLY}τ, τ = 1/(ls²) steps with s the least singular "
-    "value of X and l half of the largest rate at which Cov W_t stays bounded; it is 1, a half and a quarter of it for "
-    "the last iterate, a rate as 1/√t, and the average. With rates of finite sum, l/(1 + t)² here, weights come to "
-    "rest, at random places. Noise in Y is 0 or at least about a thousandth of the signal: less would show only later.",
+    reading="In the long run, under plain SGD (within few steps: row 3.1-sgd-reliable): tr Cov W_t at "
+    f"{LATE}τ is above {KEPT:g} of that at {EARLY}τ, τ = 1/(ls²) steps with s the least singular value of X and l half "
+    "of the largest rate at which Cov W_t stays bounded; it is 1, a half and a quarter of it for the last iterate, a "
+    "rate as 1/√t, and the average. With rates of finite sum, l/(1 + t)² here, weights come to rest, at random places. "
+    "A rate that falls linearly to 0 in T steps, Trainer's default, is none of these; its covariance falls as 1/√T. "
+    "Noise in Y is 0 or at least about a thousandth of the signal: less would show only later.",
 )
 def convergence(cases: Cases) -> Finding:
     """The trace of Cov W_t at a constant rate, at falling rates, of the average, and with and without noise in Y."""
@@ -383,6 +348,26 @@ def at(one: Labelled, share: float, steps: int) -> Labelled:
     return one._replace(of=one.of._replace(rate=10 * share * one.of.rate, steps=steps))
 
 
+LONG, RATES = 300, (0.02, 0.1, 0.5)  # steps; rates in units of the largest
+
+
+def first_step(one: Labelled) -> float:
+    """The first step at which what dropout adds to E W_t is at least the standard deviation; ∞ where none is."""
+    outgrown = added_over_spread(one) >= 1
+    return 1.0 + int(np.argmax(outgrown)) if outgrown.any() else math.inf
+
+
+def quartiles(steps: Sequence[float]) -> list[float]:
+    """Three of the steps given."""
+    return [float(step) for step in np.quantile(steps, [0.25, 0.5, 0.75], method="nearest")]
+
+
+def in_steps(first: Sequence[float]) -> str:
+    """Their median, or how many have none."""
+    middle = quartiles(first)[1]
+    return f"{middle:.0f}" if middle < math.inf else f"not within {LONG} in {100 * np.mean(np.isinf(first)):.0f} %"
+
+
 def measured_signal(one: Labelled) -> dict[str, float]:
     """The same at its highest up to step 10, and in the limit, by `dropout_sgd`."""
     (x, *_), y, at = one.of, one.y, (one.of.rate, one.of.steps, one.of.placement)
@@ -401,9 +386,9 @@ def measured_signal(one: Labelled) -> dict[str, float]:
     where="Abstract; §1, first flaw",
     says="We prove that Dropout is only suitable for long training episodes but fails to reliably regularize "
     "training for short training episodes, e.g., finetuning.",
-    reading=f"What dropout adds to the mean of the weights is below their standard deviation up to step {FEW}, "
-    f"above it in the long run, at learning rates up to {HIGHEST:g} of the largest, on labels of one column; for 5 "
-    "(20) steps rates may be about three times as high (low) with masks on the output.",
+    reading="Under plain SGD what dropout adds to the mean of the weights is below their standard deviation up to "
+    f"step {FEW}, above it in the long run, at learning rates up to {HIGHEST:g} of the largest, on labels of one "
+    "column; for 5 (20) steps rates may be about three times as high (low) with masks on the output.",
     depends_on=("3.1-sgd-expectation",),
     relied_on_by=(DROPOUT_GUIDE,),
 )
@@ -419,28 +404,31 @@ def reliable(cases: Cases) -> Finding:
         printed=lambda one, seen: seen["most up to step 10"] < 1 < seen["limit"],
         condition=early_and_late,
     )
-    rates = (0.02, 0.1, 0.5)
+    drawn = [labelled(case.inputs, cases.rng) for _ in range(20) for case in falling_spectra(cases.rng, FEW)]
     first = {
-        f"{one.of.placement} masks, {share:g} of the largest rate": 1 + int(np.argmax(outgrown))
-        if (outgrown := added_over_spread(at(one, share, 300)) >= 1).any()
-        else None
-        for one in usual
-        for share in rates
+        place: {
+            share: [first_step(at(one, share, LONG)) for one in drawn if one.of.placement == place] for share in RATES
+        }
+        for place in PLACEMENTS
     }
-    known = [step for step in first.values() if step is not None]
+    told = {place: {share: quartiles(steps) for share, steps in of.items()} for place, of in first.items()}
+    rest = "; ".join(f"{place} masks {', '.join(map(in_steps, of.values()))}" for place, of in first.items())
+    low, middle, high = told["input"][RATES[1]]
     return judged.finding(
         conditional="Depends on the learning rate: low ones need many steps until bias outgrows noise; high ones few, "
         "or never.",
         evidence=judged.evidence(
             f"{EXACT}; draws keep a factor of 1.1 away from the boundary, which leaves out what masks do to deviations",
             early_and_late,
-            more={"first step at which bias outgrows noise, within 300": first},
+            more={f"step at which bias outgrows noise, ∞ after {LONG}; quartiles": told},
         ),
-        size=ranged(
-            known,
+        size=Size(
+            middle,
             "steps",
-            f"until bias outgrows noise, drop rate 0.05, at {rates[0]:g} to {rates[-1]:g} of the largest rate; in "
-            f"{len(first) - len(known)} of {len(first)} settings not within 300",
+            f"until bias outgrows noise, LoRA's masks, drop rate 0.05, {RATES[1]:g} of the largest rate, noise half of "
+            f"the signal: median and quartiles (at {', '.join(f'{share:g}' for share in RATES)} of it: {rest})",
+            low,
+            high,
         ),
         condition=f"‖E W_t − W_t without masks‖² < tr Γ_t for t = 1 … {FEW}, and ‖W̄ − X⁺Y‖² > l tr (H − lH²)⁺Q̄, where "
         "Γ_0 = 0, Γ_{t+1} = FΓ_tF + 4l²Q_t, F = I − 2lH, H = S + kP, P = S (masks on the output) or diag S (on the "

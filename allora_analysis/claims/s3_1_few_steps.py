@@ -16,11 +16,14 @@ import numpy as np
 
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Reliance, claim, ranged, share
+from allora_analysis.claims.claim import Finding, Reliance, Size, claim, ranged, share
 from allora_analysis.claims.masked_descent import (
     Sgd,
     behind,
+    best_without,
+    cost_over_saving,
     falling_spectra,
+    left_by_masks,
     moments,
     risks,
     setting,
@@ -108,16 +111,6 @@ MARGIN = 1.35
 OFF = f"draws keep a factor of {MARGIN:g} away from the boundary, which is off by up to a third at these rates"
 
 
-def cost_over_saving(one: Sgd) -> float:
-    """Tr S/(2lt(t − 1)‖S‖²_F): above 1 no noise in Y makes dropout pay after t steps, with masks on the output.
-
-    To leading order in lt‖X‖²/p the noise in Y costs dropout 4l²kt tr S of covariance and saves 8l³kt²(t − 1)‖S‖²_F of
-    variance, per unit of σ²; what it does to the signal only costs. At rates that are not small either may be the more.
-    """
-    gram, t = one.x.T @ one.x, one.steps
-    return math.inf if t == 1 else float(np.trace(gram) / (2 * one.rate * t * (t - 1) * np.sum(gram**2)))
-
-
 def highest_small(one: Sgd) -> float:
     """The largest rate that `RATES` allows."""
     return SMALL * one.keep_prob / (one.steps * float(np.linalg.norm(one.x, 2)) ** 2)
@@ -154,33 +147,44 @@ def parts_at(one: Sgd, keep_probs: Sequence[float]) -> dict[str, Any]:
 
 
 def ten_steps(rng: np.random.Generator) -> Sgd:
-    """Ten steps, masks on the output, a tenth to half of the largest rate, noise of a tenth to ten of the signal."""
+    """Ten steps, masks on the output, a tenth to half of the largest rate."""
     one = setting(rng, float(rng.choice([0.5, 0.8, 0.95])), FEW[-1], 1.0, "output")
-    signal = float(np.linalg.norm(one.x @ one.w)) / math.sqrt(len(one.x))
-    return one._replace(rate=one.rate * 0.1 * float(5 ** rng.random()), noise=signal * float(10 ** rng.uniform(-1, 1)))
+    return one._replace(rate=one.rate * 0.1 * float(5 ** rng.random()))
 
 
-TEN = "after ten steps, output masks, 0.1 to 0.5 of the largest rate (not the reading's), noise 0.1 to 10 of the signal"
+NOISES = (0.5, 0.1, 0.3, 1.0, 3.0)  # in units of the signal; the first is the size's
 
 
-def told_risks(one: Sgd, keep_prob: float) -> np.ndarray:
-    """The risk after 0 to `steps` steps, from moments summed over masks."""
-    signal, labels = risks(one, keep_prob)
-    return signal + one.noise**2 * labels
+def told_risks(one: Sgd, keep_prob: float, population: np.ndarray | None = None) -> np.ndarray:
+    """The risk at each of the `NOISES` after 0 to `steps` steps, from moments summed over masks."""
+    signal, labels = risks(one, keep_prob, population)
+    level = float(np.linalg.norm(one.x @ one.w)) / math.sqrt(len(one.x))
+    return signal + (level * np.array(NOISES)[:, None]) ** 2 * labels
 
 
-def by_step(hits: np.ndarray) -> dict[int, float]:
-    """The % of settings (settings × T + 1) at each of the `FEW` steps."""
-    return {t: 100 * float(hits[:, t].mean()) for t in FEW}
+def by_noise(hits: np.ndarray) -> dict[float, dict[int, float]]:
+    """The % of settings (settings × noises × T + 1) at each of the `NOISES` and each of the `FEW` steps."""
+    return {noise: {t: 100 * float(hits[:, i, t].mean()) for t in FEW} for i, noise in enumerate(NOISES)}
+
+
+def after_ten(hits: np.ndarray, what: str) -> Size:
+    """The share of settings after ten steps at noise half of the signal."""
+    told = by_noise(hits)
+    rest = ", ".join(f"{told[noise][FEW[-1]]:.0f} % at {noise:g}" for noise in NOISES[1:])
+    return share(
+        hits[:, 0, -1].tolist(),
+        f"{what} after ten steps, output masks, 0.1 to 0.5 of the largest rate (not the reading's), "
+        f"noise {NOISES[0]:g} of the signal ({rest})",
+    )
 
 
 @sgd_claim(
     "3.1-sgd-benefits-vanish",
     where="§1, first flaw",
     says=FLAW,
-    reading=f"The first half, with masks on the output, at rates {RATES}: after t steps dropout's {RISK} is, "
-    "whatever the noise in Y, not below that of training without it at the same rate. Whether fine-tuning is so short "
-    "is not judged.",
+    reading=f"The first half, with masks on the output, under plain SGD at rates {RATES}: after t steps dropout's "
+    f"{RISK} is, whatever the noise in Y, not below that of training without it at the same rate. Whether fine-tuning "
+    "is so short is not judged.",
     depends_on=("3.1-sgd-variance",),
     relied_on_by=(DROPOUT_GUIDE,),
 )
@@ -200,15 +204,21 @@ def benefits_vanish(cases: Cases) -> Finding:
         condition=cost_over_saving,
     )
     settings = [ten_steps(cases.rng) for _ in range(100)]
-    ahead = np.array([told_risks(one, one.keep_prob) < told_risks(one, 1.0) for one in settings])
-    size = share(ahead[:, -1].tolist(), f"where dropout is ahead {TEN}")
+    ahead, like_training = (
+        np.array([np.less(*(told_risks(one, p, of(one)) for p in (one.keep_prob, 1.0))) for one in settings])
+        for of in (lambda one: None, lambda one: one.x.T @ one.x)
+    )
+    size = after_ten(ahead, "where dropout is ahead")
     return judged.finding(
-        conditional="Depends on rate and steps: the first step costs at any noise; at usual rates "
-        f"{size.value:.0f} % gain after ten.",
+        conditional="Depends on rate and steps: one step costs at any noise; ten pay in "
+        f"{size.value:.0f} %, noise half the signal.",
         evidence=judged.evidence(
             f"float64 rounding, against moments summed over masks; {OFF}",
             cost_over_saving,
-            more={"% of settings that gain, by step": by_step(ahead)},
+            more={
+                "% of settings that gain, by noise and step": by_noise(ahead),
+                "the same on new inputs of the training inputs' variances": by_noise(like_training),
+            },
             tolerance=ROUNDING,
         ),
         size=size,
@@ -218,28 +228,14 @@ def benefits_vanish(cases: Cases) -> Finding:
 
 
 def pays_in_the_limit(one: Sgd) -> float:
-    """σ² above which dropout's limit has the lower risk: ‖(I − G)w‖²/(tr S⁻¹ − tr GS⁻¹Gᵀ), G = H⁻¹S, as l → 0.
+    """σ² above which dropout's limit has the lower risk: (‖(I − G)w‖² + γ(Xw))/(tr S⁻¹ − tr GS⁻¹Gᵀ − Σ_n γ(e_n)).
 
-    Masks on the output leave covariance of trace l(1 − p)σ² Σ h_n(1 − h_n) to first order in l, h_n the leverages: with
-    F = I − (2l/p)S, SC + CS = 2l(1 − p) Xᵀ diag(e²) X, and at the mean e is the residual, E e_n² = σ²(1 − h_n).
+    G = H⁻¹S; `left_by_masks` has γ, to first order in l. With masks on the output γ(Xw) is 0.
     """
-    x, p, on_output = one.x, one.keep_prob, one.placement == "output"
-    rows = np.vstack([x, np.sqrt((1 - p) / p) * np.diag(np.linalg.norm(x, axis=0))])  # √H, masks on the input
-    target = np.vstack([x, np.zeros((x.shape[1],) * 2)])
-    g = p * np.eye(x.shape[1]) if on_output else np.linalg.lstsq(rows, target, rcond=None)[0]
-    pseudo = np.linalg.pinv(x)  # S⁻¹ = X⁺X⁺ᵀ: S itself has the square of X's condition number
-    bias = np.sum((one.w - g @ one.w) ** 2)
-    leverages = np.sum(x * pseudo.T, axis=1)
-    noisy = on_output * one.rate * (1 - p) * np.sum(leverages * (1 - leverages))
-    return float(bias / (np.sum(pseudo**2) - np.sum((g @ pseudo) ** 2) - noisy))
-
-
-def best_without(one: Sgd, most: int = 400) -> int:
-    """The step of least risk without dropout: Σ (1 − b_i)²w_i² + b_i²σ²/s_i², b_i = 1 − (1 − 2ls_i²)^t."""
-    _, s, right = np.linalg.svd(one.x, full_matrices=False)
-    left = (1 - 2 * one.rate * s**2) ** np.arange(1, most + 1)[:, None]
-    risk = (left**2 * (right @ one.w) ** 2 + (1 - left) ** 2 * one.noise**2 / s**2).sum(axis=1)
-    return 1 + int(np.argmin(risk))
+    signal, labels = (left_by_masks(one, y) for y in (one.x @ one.w[:, None], np.eye(len(one.x))))
+    cost = float(np.sum((signal[0] - one.w[:, None]) ** 2)) + signal[1]
+    saved = float(np.sum(np.linalg.pinv(one.x) ** 2) - np.sum(labels[0] ** 2)) - labels[1]
+    return cost / saved if saved > 0 else math.inf
 
 
 def paying(rng: np.random.Generator, n: int) -> list[Sgd]:
@@ -267,8 +263,9 @@ def limit_risks(one: Sgd) -> dict[str, float]:
     "3.1-sgd-crossover",
     where="§3.1, after the bound",
     says="As a result, the benefit of N, in our case the number of training steps, only appears for large N.",
-    reading=f"The half on large N, of X of full column rank: in the long run dropout's {RISK} is below that of "
-    "training without it. That small N has no such benefit is row 3.1-sgd-benefits-vanish.",
+    reading="The half on large N, of X of full column rank, under plain SGD at up to a tenth of the largest rate: in "
+    f"the long run dropout's {RISK} is below that of training without it. That small N has no such benefit is row "
+    "3.1-sgd-benefits-vanish.",
     depends_on=("3.1-sgd-benefits-vanish",),
 )
 def crossover(cases: Cases) -> Finding:
@@ -276,15 +273,19 @@ def crossover(cases: Cases) -> Finding:
 
     def draw(rng: np.random.Generator) -> Sgd:
         one = setting(rng, float(rng.choice([0.5, 0.8, 0.95])), 1, 0.1)
-        one = one._replace(rate=one.rate * (1.0 if one.placement == "output" else 0.02))
         return with_noise(one, pays_in_the_limit(one) / one.noise**2, rng)
 
     def ratio(one: Sgd) -> float:
         return one.noise**2 / pays_in_the_limit(one)
 
     falling = [case for noise in (0.05, 1.0, 3.0) for case in falling_spectra(cases.rng, 1, noise)]
+    near = [
+        Case(f"{one.placement} masks, p = 0.95, {side}", one._replace(noise=math.sqrt(factor * pays_in_the_limit(one))))
+        for one in (case.inputs for case in falling[:2])
+        for side, factor in (("a sixteenth below the boundary", 15 / 16), ("a sixteenth above it", 17 / 16))
+    ]
     judged = cases.judge(
-        falling + on_both_sides(cases.rng, draw, ratio, 8),
+        falling + near + on_both_sides(cases.rng, draw, ratio, 8),
         measure=limit_risks,
         printed=lambda one, seen: seen["dropout"] < seen["without"],
         condition=ratio,
@@ -304,9 +305,9 @@ def crossover(cases: Cases) -> Finding:
             more={"% less risk in the long run, drop rate 0.05, noise as the signal": gained},
         ),
         size=late,
-        condition="σ² > ‖(I − G)w‖²/(tr S⁻¹ − tr GS⁻¹Gᵀ) as l → 0, w the true weights, G = (S + kP)⁻¹S, P = diag S "
-        "(masks on the input) or S (on the output; there, to first order in l: (1 − p)‖w‖²/((1 + p) tr S⁻¹ − "
-        "lΣ h_n(1 − h_n)))",
+        condition="σ² > (‖(I − G)w‖² + γ(Xw))/(tr S⁻¹ − tr GS⁻¹Gᵀ − Σ_n γ(e_n)), w the true weights, H = S + kP, P = S "
+        "(masks on the output) or diag S (on the input), G = H⁻¹S; γ(y) = l tr H⁻¹Q, Q the covariance over masks of "
+        "X̃ᵀ(y − X̃H⁻¹Xᵀy), to first order in l; on the output (1 − p)‖w‖²/((1 + p) tr S⁻¹ − lΣ h_n(1 − h_n))",
         flips_if="a σ² below the boundary at which dropout's limit has the lower risk, or above it the higher one",
     )
 
@@ -323,8 +324,8 @@ class Rates(NamedTuple):
     where="Figure 2 left, caption; checked on the linear model's first steps",
     says="High value of Dropout provides the strongest performance after long fine-tuning and the weakest performance "
     "after short fine-tuning.",
-    reading=f"The second half, in this model with masks on the output, at one learning rate {RATES}, p of the highest "
-    f"of several drop rates: whatever the noise in Y, that one has the highest {RISK}.",
+    reading=f"The second half, in this model with masks on the output, under plain SGD at one learning rate {RATES}, p "
+    f"of the highest of several drop rates: whatever the noise in Y, that one has the highest {RISK}.",
     depends_on=("3.1-sgd-benefits-vanish",),
 )
 def first_step(cases: Cases) -> Finding:
@@ -350,14 +351,14 @@ def first_step(cases: Cases) -> Finding:
     )
     by_rate = [[told_risks(one, p) for p in keep_probs] for one in (ten_steps(cases.rng) for _ in range(60))]
     not_last = np.array([strongest <= np.max(others, axis=0) for strongest, *others in by_rate])
-    size = share(not_last[:, -1].tolist(), f"where drop rate 0.5 is not last {TEN}")
+    size = after_ten(not_last, "where drop rate 0.5 is not last")
     return judged.finding(
-        conditional="Depends on steps and rate: last after one, at any noise; at usual rates not in "
-        f"{size.value:.0f} % after ten.",
+        conditional="Depends on steps and rate: last after one at any noise, after ten in "
+        f"{100 - size.value:.0f} %, noise half the signal.",
         evidence=judged.evidence(
             f"float64 rounding, against moments summed over masks; {OFF}",
             lambda one: cost_over_saving(one.of),
-            more={"% of settings in which it is not last, by step": by_step(not_last)},
+            more={"% of settings in which it is not last, by noise and step": by_noise(not_last)},
             tolerance=ROUNDING,
         ),
         size=size,

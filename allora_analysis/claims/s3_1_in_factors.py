@@ -16,9 +16,8 @@ import numpy as np
 
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case, Cases, each_above, relative_error
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, share
-from allora_analysis.claims.masked_descent import Sgd, falling_spectra, risks, turned
-from allora_analysis.claims.s3_1_convergence import Tiny, enumerated_mean
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, ranged
+from allora_analysis.claims.masked_descent import Sgd, Tiny, enumerated_mean, falling_spectra, risks, turned
 from allora_analysis.claims.s3_1_few_steps import EXACT, RISK, ROUNDING, sgd_claim
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
 from allora_analysis.statistics import one_sided
@@ -52,6 +51,19 @@ def lowest_risks(one: Sgd) -> list[float]:
     return [float(np.min(a + one.noise**2 * b)) for a, b in (risks(one, one.keep_prob), risks(one, 1.0))]
 
 
+LEVELS = np.geomspace(0.1, 5, 12)  # noise in Y, in units of the signal
+
+
+def worst_gap(one: Sgd, population: np.ndarray | None = None) -> float:
+    """By how many % the lowest risk without dropout is above that with it, at the worst of the `LEVELS` of noise."""
+    squares = (LEVELS[:, None] * np.linalg.norm(one.x @ one.w)) ** 2 / len(one.x)
+    dropout, without = (
+        (signal + squares * labels).min(axis=1)
+        for signal, labels in (risks(one, keep_prob, population) for keep_prob in (one.keep_prob, 1.0))
+    )
+    return 100 * float(np.max(without / dropout) - 1)
+
+
 def measured_lowest(one: Sgd) -> list[float]:
     """The same by `dropout_sgd`."""
     run = dropout_sgd.trajectory(one.x, one.labels, one.keep_prob, one.rate, one.steps, one.placement, w_true=one.truth)
@@ -62,11 +74,12 @@ def measured_lowest(one: Sgd) -> list[float]:
     "3.1-not-a-must-have",
     where="§6",
     says="We conducted principled analysis and proved that dropout is not a must-have in the finetuning regime.",
-    reading="At drop rate 0.05, on eight samples of four inputs whose variances fall as 1/i, with true weights at "
-    "random, noise from a tenth to five of the signal and a tenth of the largest rate, training without dropout "
-    f"reaches in 40 steps, stopped at its best, a {RISK} at most {100 * (AS_GOOD - 1):.0f} % above dropout's "
-    "lowest; the margin is the drop rate, chosen after gaps of half of it had been seen. Near the largest rate, or for "
-    "weights that lie along one input, it can be more: see the evidence.",
+    reading="At drop rate 0.05, under plain SGD, on eight samples of four inputs whose variances fall as 1/i, true "
+    "weights at random, noise from a tenth to five of the signal and a tenth of the largest rate, training without "
+    f"dropout reaches in 40 steps, stopped at its best, a {RISK} at most {100 * (AS_GOOD - 1):.0f} % above dropout's "
+    "lowest; the margin is the drop rate, chosen after gaps of half of it had been seen. In 6,000 draws, each at its "
+    "worst noise, it was at most 4.95 % behind; on new inputs of the training inputs' variances 5.4 %, past the margin "
+    "in 1 % of them. Near the largest rate, or for weights that lie along one input, it can be more: see the evidence.",
     depends_on=("3.1-sgd-benefits-vanish", "3.1-sgd-crossover"),
 )
 def not_a_must_have(cases: Cases) -> Finding:
@@ -76,36 +89,31 @@ def not_a_must_have(cases: Cases) -> Finding:
         measure=measured_lowest,
         printed=lambda one, seen: seen[1] <= AS_GOOD * seen[0] and relative_error(seen, lowest_risks(one)) < ROUNDING,
     )
-    levels = 0.1 * 50 ** cases.rng.random(20)
-    drawn = [case for noise in levels for case in falling_spectra(cases.rng, 40, float(noise))]
+    drawn = [case.inputs for _ in range(20) for case in falling_spectra(cases.rng, 40)]
+    equal, alike = [worst_gap(one) for one in drawn], [worst_gap(one, one.x.T @ one.x) for one in drawn]
 
     def gap(one: Sgd) -> float:
         dropout, without = lowest_risks(one)
         return 100 * (without / dropout - 1)
 
-    behind_by = {case.name: gap(case.inputs) for case in drawn}
-    size = share(
-        [value > 0 for value in behind_by.values()],
-        "where dropout's best step is ahead at all, noise from 0.1 to 5 of the signal",
-    )
-    most, built = max(behind_by.values()), gap(collinear())
-    near = {f"{share:g} of the largest rate": gap(along_one_input(share)) for share in (0.1, 0.9)}
-    answer = (
-        f"Yes on falling spectra: without dropout at most {most:.1f} % behind in {len(drawn)} draws; {built:.0f} % on "
-        "built, collinear inputs."
-    )
+    built, near = gap(collinear()), {f"{of:g} of the largest rate": gap(along_one_input(of)) for of in (0.1, 0.9)}
     return judged.finding(
-        holds=answer,
+        holds=f"Yes: at most {max(equal):.1f} % behind without dropout ({max(alike):.1f} % on inputs like training's); "
+        f"{built:.0f} % on built ones.",
         evidence=judged.evidence(
             EXACT,
             {"the most that is allowed": AS_GOOD},
             more={
-                "% behind, drawn": behind_by,
+                "% behind at the worst noise, drawn": {"equal variances": equal, "the training inputs'": alike},
                 "% behind, collinear": built,
                 "% behind, weights along one input": near,
             },
         ),
-        size=size,
+        size=ranged(
+            equal,
+            "% more risk",
+            f"without dropout than with it, each at its best step and at the worst noise, {len(drawn)} draws",
+        ),
         flips_if="such inputs, weights at random and noise, at that rate and in as many steps, on which it is more "
         f"than {100 * (AS_GOOD - 1):.0f} % behind",
     )
