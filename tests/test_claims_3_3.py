@@ -76,9 +76,17 @@ PLANTED = [
     ),
     ("3.3-tight-in-practice", s3_3_at_random, "lines_up", lambda network: True),
     ("3.3-tight-in-practice", s3_3_at_random, "_all_equal", lambda network: True),
-    ("3.3-theta", ripple, "worst_case", bounds(log_amgm_bound=lambda worst, *_: worst.log_amgm_bound + 0.1)),
+    # As if adapters were in every second layer alone, or scaled by η².
+    ("3.3-theta", s3_3_worst_case, "attained", lambda w, m, eta, depth, seed: 0.5 * depth * np.log1p(eta * m)),
+    (
+        "3.3-theta",
+        ripple,
+        "log_output_growth",
+        lambda layers, x, eta, **k: RIGHT["log_output_growth"](layers, x, eta**2, **k),
+    ),
+    ("3.3-theta-in-depth", ripple, "worst_case", bounds(log_amgm_bound=lambda worst, *_: worst.log_amgm_bound + 0.1)),
     # As if every network that attains the bound grew.
-    ("3.3-theta", s3_3_worst_case, "_rate", lambda *a, right=s3_3_worst_case._rate: max(right(*a), 0.01)),
+    ("3.3-theta-in-depth", s3_3_worst_case, "_rate", lambda *a, right=s3_3_worst_case._rate: max(right(*a), 0.01)),
     ("3.3-worst-case", study, "aligned_growth", lambda *a, right=study.aligned_growth: 0.99 * right(*a)),
     ("3.3-interactions", s3_3_interactions, "interaction", lambda network: 0 * network.x),
     (

@@ -157,7 +157,11 @@ def one_solution(one: _Begin) -> bool:
 def _as_told(one: _Begin, seen: dict[str, float]) -> bool:
     # The start's negative and flat directions by the formula, and whether the least eigenvalue at the end is above 0.
     end, start = seen["lowest at the end"], [seen["negative"], seen["flat"]]
-    return start == [negative(one.told), flat(one.told)] and start[0] > 0 and (end > FLAT if one_solution(one) else abs(end) <= FLAT)
+    return (
+        start == [negative(one.told), flat(one.told)]
+        and start[0] > 0
+        and (end > FLAT if one_solution(one) else abs(end) <= FLAT)
+    )
 
 
 def target(n1: int, n2: int, rank: int, rng: np.random.Generator) -> np.ndarray:
@@ -213,8 +217,7 @@ def worst_place(cases: Cases) -> Finding:
         condition=flat_at_start,
     )
     return judged.finding(
-        conditional="Only with fewer outputs than inputs less rank: κ is ∞ there; elsewhere it becomes so on the "
-        "way.",
+        conditional="Only with fewer outputs than inputs less rank: κ is ∞ there; elsewhere it becomes so on the way.",
         evidence=judged.evidence(
             f"counts: none may differ; 0: {ZERO:g} of the largest eigenvalue; flat at the end: {FLAT:g} of it",
             {"κ on the way": "∞ at each of the changes of sign"},
