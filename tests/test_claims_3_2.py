@@ -156,6 +156,14 @@ HELPERS = [
         lambda one, share, right=s3_2_first_steps.curvatures_of_output: right(one, share**0.5),
         "refuted",
     ),
+    # Other outputs than A's, with the same flat directions.
+    (
+        "3.2-factor-conditioning",
+        s3_2_first_steps,
+        "curvatures_of_output",
+        lambda one, share, right=s3_2_first_steps.curvatures_of_output: right(one._replace(a=2 + one.a), share),
+        "refuted",
+    ),
     ("3.2-pretrained-mapping", s3_2_real_networks, "change_of_output", lambda one: 0.0, "refuted"),
     ("3.2-network-saddle", network_inertia, "gradient_norms", lambda *args: (0.0, 0.0), "holds"),
     ("3.2-network-escape", network_inertia, "gradient_norms", lambda *args: (0.0, 0.0), "refuted"),
