@@ -263,6 +263,18 @@ def test_adam_speed_ratio_is_the_first_adam_steps():
     assert 5 * error < 0.1 * told
 
 
+def test_a_step_as_long_as_vs_once_away_from_zero_would_make_zero_the_cause(monkeypatch):
+    monkeypatch.setattr(s3_2_first_steps, "away_from_zero", lambda one, rng: 1.5)
+    assert ROWS.finding("3.2-slow-start").at_paper is True
+
+
+@pytest.mark.parametrize("optimizer", s3_2_first_steps.OPTIMIZERS)
+def test_a_b_as_large_as_a_makes_the_first_step_root_two_times_as_long(optimizer):
+    """Of square matrices, r ≪ n: two independent parts of one size, whose cross term is of the order of r/n."""
+    one, rng = s3_2_first_steps._Speed(512, 4, (3 * 512) ** -0.5, optimizer, 512), np.random.default_rng(0)
+    assert s3_2_first_steps.away_from_zero(one, rng) / one.ratio == pytest.approx(2**0.5, rel=0.05)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 9])
 def test_only_more_inputs_than_the_rank_make_zero_flatter(n):
     """With n ≤ r inputs B alone reaches all outputs: nothing is flatter at B = 0, nor worse conditioned near it."""

@@ -211,6 +211,16 @@ SCALING = [
         property(lambda one: float(one.eta * np.linalg.norm(one.x @ one.a.T, 2)) ** 2),  # without the layers after
         "refuted",
     ),
+    # Layers after that are always as at η = 1: no ripple in them.
+    (
+        "3.3-unstable",
+        s3_3_interactions,
+        "limits_apart",
+        lambda rng, right=s3_3_interactions.limits_apart: tuple(
+            one._replace(after=np.eye(len(one.after))) for one in right(rng)
+        ),
+        "refuted",
+    ),
     ("3.3-unstable", s3_3_interactions, "trained_loss", lambda one: 2.0, "refuted"),
     ("3.3-unstable", s3_3_interactions, "trained_loss", lambda one: 0.5, "refuted"),
     ("3.3-unstable", s3_3_interactions, "trained_loss", lambda one: float(one.eta > 2), "refuted"),
@@ -255,6 +265,14 @@ SCALING = [
         "holds",
     ),
 ]
+
+
+def test_in_one_layer_doubling_eta_multiplies_curvature_by_four_and_adds_no_ripple(monkeypatch):
+    right = s3_3_interactions.deep
+    monkeypatch.setattr(
+        s3_3_interactions, "deep", lambda rng, width, rank, depth, *rest: right(rng, width, rank, 1, *rest)
+    )
+    assert s3_3_interactions.ripple_when_doubled(3, 0.1) == pytest.approx(0, abs=1e-9)
 
 
 def setting_with_init_left(setting, a, b, right=adaptive.rescaled):
