@@ -223,6 +223,15 @@ def test_a_turn_that_ignores_the_number_of_rows_is_wrong(wrong, monkeypatch):
     assert cases.judged.condition != cases.judged.printed
 
 
+def test_the_triangle_in_place_of_many_rows_has_the_law_of_their_gram_matrix():
+    """Means and variances of XᵀX's entries, Wishart's: n on the diagonal ± 2n, 0 beside it ± n."""
+    n, d, rng = 64, 4, np.random.default_rng(0)
+    assert s3_2_in_v._rows(n, d, rng).shape == (d, d)
+    grams = np.array([r.T @ r for r in (s3_2_in_v._rows(n, d, rng) for _ in range(20_000))])
+    assert grams.mean(axis=0) == pytest.approx(n * np.eye(d), abs=0.5)
+    assert grams.var(axis=0) == pytest.approx(n * (1 + np.eye(d)), rel=0.1)
+
+
 def test_typical_condition():
     """Of the identity it tends to Marchenko and Pastur's; of sampled and of spread spectra it is the drawn A's."""
     typical, generator = s3_2_first_steps.typical_condition, np.random.default_rng(0)
