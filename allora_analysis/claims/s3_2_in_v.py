@@ -441,8 +441,8 @@ def conditioning_by_samples(cases: Cases) -> Finding:
         size=ranged(
             rises,
             "nats",
-            "rise of log κ as rows fall from 200D to 100D, inputs' variances a power law (rotten_tomatoes, the smallest "
-            "set: 8,530 sentences of 21 words, 200 rows for each of D = 896 inputs); up to it from 8D to 4D",
+            "rise of log κ as rows fall from 200D to 100D, inputs' variances a power law (rotten_tomatoes, the "
+            "smallest set: 8,530 sentences of 21 words, 200 rows for each of D = 896 inputs); up to it from 8D to 4D",
             rises[0],
         ),
         condition="n falls towards d from above, down to n ≥ d ≥ 2, and Gaussian rows are drawn afresh; below d κ "

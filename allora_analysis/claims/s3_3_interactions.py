@@ -178,8 +178,8 @@ def limits_apart(rng: np.random.Generator) -> tuple[Deep, Deep]:
     where="§3.3, first paragraph",
     says="the scaling factor creates a ripple effect across layers of a LLM and may make finetuning unstable",
     reading='"May": at one rate and in one network, 150 steps of gradient descent on a layer\'s B lower the loss at '
-    "one η and raise it at another. One layer suffices; across layers: also where only the other layers' η differ. Adam at "
-    "1e-4 beside it.",
+    "one η and raise it at another. One layer suffices; across layers: also where only the other layers' η differ. "
+    "Adam at 1e-4 beside it.",
     test="tests/test_claims_3_3.py",
     depends_on=("3.3-product",),
 )
