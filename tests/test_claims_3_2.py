@@ -246,6 +246,11 @@ def test_typical_condition():
         assert np.mean(logs) == pytest.approx(np.log(typical(squares, rank)), abs=0.05 if rank == 300 else 0.25)
 
 
+def test_typical_condition_refuses_as_many_rows_as_inputs():
+    with pytest.raises(ValueError, match="below the number of inputs, 8, received 8"):
+        s3_2_first_steps.typical_condition(np.ones(8), 8)
+
+
 def test_adam_speed_ratio_is_the_first_adam_steps():
     """Against torch's own optimizer: one step of B from 0, and one of V, at the same rate."""
     import torch
