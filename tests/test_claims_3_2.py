@@ -156,6 +156,14 @@ HELPERS = [
         lambda one, share, right=s3_2_first_steps.curvatures_of_output: right(one, share**0.5),
         "refuted",
     ),
+    # Other outputs than A's, with the same flat directions.
+    (
+        "3.2-factor-conditioning",
+        s3_2_first_steps,
+        "curvatures_of_output",
+        lambda one, share, right=s3_2_first_steps.curvatures_of_output: right(one._replace(a=2 + one.a), share),
+        "refuted",
+    ),
     ("3.2-pretrained-mapping", s3_2_real_networks, "change_of_output", lambda one: 0.0, "refuted"),
     ("3.2-network-saddle", network_inertia, "gradient_norms", lambda *args: (0.0, 0.0), "holds"),
     ("3.2-network-escape", network_inertia, "gradient_norms", lambda *args: (0.0, 0.0), "refuted"),
@@ -215,6 +223,15 @@ def test_a_turn_that_ignores_the_number_of_rows_is_wrong(wrong, monkeypatch):
     assert cases.judged.condition != cases.judged.printed
 
 
+def test_the_triangle_in_place_of_many_rows_has_the_law_of_their_gram_matrix():
+    """Means and variances of XᵀX's entries, Wishart's: n on the diagonal ± 2n, 0 beside it ± n."""
+    n, d, rng = 64, 4, np.random.default_rng(0)
+    assert s3_2_in_v._rows(n, d, rng).shape == (d, d)
+    grams = np.array([r.T @ r for r in (s3_2_in_v._rows(n, d, rng) for _ in range(20_000))])
+    assert grams.mean(axis=0) == pytest.approx(n * np.eye(d), abs=0.5)
+    assert grams.var(axis=0) == pytest.approx(n * (1 + np.eye(d)), rel=0.1)
+
+
 def test_typical_condition():
     """Of the identity it tends to Marchenko and Pastur's; of sampled and of spread spectra it is the drawn A's."""
     typical, generator = s3_2_first_steps.typical_condition, np.random.default_rng(0)
@@ -227,6 +244,11 @@ def test_typical_condition():
             for _ in range(8 if rank == 300 else 200)
         ]
         assert np.mean(logs) == pytest.approx(np.log(typical(squares, rank)), abs=0.05 if rank == 300 else 0.25)
+
+
+def test_typical_condition_refuses_as_many_rows_as_inputs():
+    with pytest.raises(ValueError, match="below the number of inputs, 8, received 8"):
+        s3_2_first_steps.typical_condition(np.ones(8), 8)
 
 
 def test_adam_speed_ratio_is_the_first_adam_steps():
@@ -253,6 +275,18 @@ def test_adam_speed_ratio_is_the_first_adam_steps():
     told = s3_2_first_steps.adam_speed_ratio(n2, rank, 0.3, 7) ** 2
     assert np.mean(squares) == pytest.approx(told, abs=5 * error)
     assert 5 * error < 0.1 * told
+
+
+def test_a_step_as_long_as_vs_once_away_from_zero_would_make_zero_the_cause(monkeypatch):
+    monkeypatch.setattr(s3_2_first_steps, "away_from_zero", lambda one, rng: 1.5)
+    assert ROWS.finding("3.2-slow-start").at_paper is True
+
+
+@pytest.mark.parametrize("optimizer", s3_2_first_steps.OPTIMIZERS)
+def test_a_b_as_large_as_a_makes_the_first_step_root_two_times_as_long(optimizer):
+    """Of square matrices, r ≪ n: two independent parts of one size, whose cross term is of the order of r/n."""
+    one, rng = s3_2_first_steps._Speed(512, 4, (3 * 512) ** -0.5, optimizer, 512), np.random.default_rng(0)
+    assert s3_2_first_steps.away_from_zero(one, rng) / one.ratio == pytest.approx(2**0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 9])

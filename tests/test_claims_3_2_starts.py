@@ -41,16 +41,26 @@ def of_both_at_once(one):
     return bool(RIGHT_CONDITION(one) and one.b.any())
 
 
+def smallest_that_is_not_0(values):
+    """Planted: κ of the eigenvalues that are not 0."""
+    sizes = np.abs(values)
+    return float(sizes.max() / sizes[sizes > section.ZERO * sizes.max()].min())
+
+
 PLANTED = [  # row, where, function, wrong formula, the verdict that it must lead to
     (
         "worst_place",
         hessian,
         "restricted_spectrum",
         lambda *args: np.abs(RIGHT["restricted_spectrum"](*args)),
-        "undecided",
+        "refuted",
     ),
     # As if r singular values of the change to be learned were enough, equal to the next or not.
-    ("worst_place", section, "one_solution", lambda one: np.linalg.matrix_rank(one.fit) >= len(one.a), "undecided"),
+    ("worst_place", section, "one_solution", lambda one: np.linalg.matrix_rank(one.fit) >= len(one.a), "refuted"),
+    # The start's own flat directions not counted; a start told flat by its shape alone, or never.
+    ("worst_place", section, "condition", smallest_that_is_not_0, "refuted"),
+    ("worst_place", section, "flat_at_start", lambda one: len(one.b) < one.a.shape[1] - len(one.a), "refuted"),
+    ("worst_place", section, "flat_at_start", lambda one: False, "refuted"),
     # A landscape on whose every path no eigenvalue changes sign and none comes near 0.
     ("worst_place", section, "eigenvalues", lambda one, a, b: np.array([1e4, 2e4]), "holds"),
     ("start_has_most", hessian, "inertia", fewer, "refuted"),

@@ -11,6 +11,7 @@ from allora_analysis import adaptive, ripple
 from allora_analysis.claims import (
     ledger,
     s3_3_at_random,
+    s3_3_growth,
     s3_3_interactions,
     s3_3_residual,
     s3_3_scaling_factor,
@@ -20,7 +21,7 @@ from allora_analysis.claims.cases import FALSE_FAIL, source_of_errors, standard_
 from allora_analysis.ripple import study
 from tests.ledger_rows import Rows
 
-ROWS = Rows(s3_3_scaling_factor, s3_3_interactions, s3_3_worst_case, s3_3_at_random, s3_3_residual)
+ROWS = Rows(s3_3_scaling_factor, s3_3_interactions, s3_3_worst_case, s3_3_growth, s3_3_at_random, s3_3_residual)
 verdict = ROWS.verdict
 RIGHT = {name: getattr(ripple, name) for name in ripple.__all__}
 
@@ -76,9 +77,17 @@ PLANTED = [
     ),
     ("3.3-tight-in-practice", s3_3_at_random, "lines_up", lambda network: True),
     ("3.3-tight-in-practice", s3_3_at_random, "_all_equal", lambda network: True),
-    ("3.3-theta", ripple, "worst_case", bounds(log_amgm_bound=lambda worst, *_: worst.log_amgm_bound + 0.1)),
+    # As if adapters were in every second layer alone, or scaled by η².
+    ("3.3-theta", s3_3_growth, "attained", lambda w, m, eta, depth, seed: 0.5 * depth * np.log1p(eta * m)),
+    (
+        "3.3-theta",
+        ripple,
+        "log_output_growth",
+        lambda layers, x, eta, **k: RIGHT["log_output_growth"](layers, x, eta**2, **k),
+    ),
+    ("3.3-theta-in-depth", ripple, "worst_case", bounds(log_amgm_bound=lambda worst, *_: worst.log_amgm_bound + 0.1)),
     # As if every network that attains the bound grew.
-    ("3.3-theta", s3_3_worst_case, "_rate", lambda *a, right=s3_3_worst_case._rate: max(right(*a), 0.01)),
+    ("3.3-theta-in-depth", s3_3_growth, "_rate", lambda *a, right=s3_3_growth._rate: max(right(*a), 0.01)),
     ("3.3-worst-case", study, "aligned_growth", lambda *a, right=study.aligned_growth: 0.99 * right(*a)),
     ("3.3-interactions", s3_3_interactions, "interaction", lambda network: 0 * network.x),
     (
@@ -203,6 +212,16 @@ SCALING = [
         property(lambda one: float(one.eta * np.linalg.norm(one.x @ one.a.T, 2)) ** 2),  # without the layers after
         "refuted",
     ),
+    # Layers after that are always as at η = 1: no ripple in them.
+    (
+        "3.3-unstable",
+        s3_3_interactions,
+        "limits_apart",
+        lambda rng, right=s3_3_interactions.limits_apart: tuple(
+            one._replace(after=np.eye(len(one.after))) for one in right(rng)
+        ),
+        "refuted",
+    ),
     ("3.3-unstable", s3_3_interactions, "trained_loss", lambda one: 2.0, "refuted"),
     ("3.3-unstable", s3_3_interactions, "trained_loss", lambda one: 0.5, "refuted"),
     ("3.3-unstable", s3_3_interactions, "trained_loss", lambda one: float(one.eta > 2), "refuted"),
@@ -247,6 +266,14 @@ SCALING = [
         "holds",
     ),
 ]
+
+
+def test_in_one_layer_doubling_eta_multiplies_curvature_by_four_and_adds_no_ripple(monkeypatch):
+    right = s3_3_interactions.deep
+    monkeypatch.setattr(
+        s3_3_interactions, "deep", lambda rng, width, rank, depth, *rest: right(rng, width, rank, 1, *rest)
+    )
+    assert s3_3_interactions.ripple_when_doubled(3, 0.1) == pytest.approx(0, abs=1e-9)
 
 
 def setting_with_init_left(setting, a, b, right=adaptive.rescaled):

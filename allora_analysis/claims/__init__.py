@@ -23,6 +23,7 @@ SECTIONS = (
     "s3_3_scaling_factor",
     "s3_3_interactions",
     "s3_3_worst_case",
+    "s3_3_growth",
     "s3_3_at_random",
     "s3_3_residual",
     "s3_3_in_a_transformer",

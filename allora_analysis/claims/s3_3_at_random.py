@@ -295,7 +295,7 @@ def any_small(rng: np.random.Generator) -> Small:
     says="For small ηm̄ mean growth is linear in η, as the bound is.",
     reading="What η adds to a layer's mean log growth doubles when η does, within 7 %. Growth of a stack is the sum "
     "where a layer's law does not depend on its input's direction, as here; else η also turns the inputs.",
-    depends_on=("3.3-theta",),
+    depends_on=("3.3-theta-in-depth",),
 )
 def small_eta(cases: Cases) -> Finding:
     """What 2η adds over what η does: layers aligned, at random, and with a part along W, m̄ as in fine-tuning."""

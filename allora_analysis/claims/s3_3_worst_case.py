@@ -1,4 +1,4 @@
-"""§3.3, the ripple effect in the worst case: each line of the derivation, Θ((1 + η)^L), Proposition 1, "tight".
+"""§3.3, the ripple effect in the worst case: each line of the derivation up to the last display, and "tight".
 
 f_L(x) = M_L ⋯ M_1 x with M_l = W_l + ηB_lA_l; m_l = ‖B_lA_l‖/‖W_l‖. The bounds are judged by dense matrices and forward
 passes. Checked by `tests/test_claims_3_3.py`, which plants wrong formulas.
@@ -16,7 +16,6 @@ import numpy as np
 from allora_analysis import ripple
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform
 from allora_analysis.claims.claim import Finding, Size, claim, ranged
-from allora_analysis.ripple import study
 from allora_analysis.ripple.bounds import Layer
 
 ripple_claim = functools.partial(claim, command="python -m allora_analysis.ripple", test="tests/test_ripple.py")
@@ -199,7 +198,7 @@ def _another(one: Pass, rng: np.random.Generator) -> Network:
     where="§3.3, after the triangle inequality",
     says="C = ‖W_L*‖ ⋯ ‖W_1*‖ is a constant",
     reading="Constant in all that may change from one forward pass to another: x, η and the adapters. The number of "
-    "layers L is the model's own; in L see 3.3-theta.",
+    "layers L is the model's own; in L see 3.3-theta-in-depth.",
 )
 def constant(cases: Cases) -> Finding:
     """C of the bound before and after another x, another η or other adapters, against the product of ‖W_l*‖."""
@@ -299,105 +298,6 @@ def mean_ratio(cases: Cases) -> Finding:
         size=Size(max(over), "nats", "the most by which a network exceeds the bound as printed"),
         corrected="m̄ = (1/L) Σ_l ‖B_lA_l‖/‖W_l*‖",
         flips_if="a network above the corrected bound",
-    )
-
-
-class Rates(NamedTuple):
-    """‖W_l‖, m_l and η, the same in every layer."""
-
-    weight: float
-    ratio: float
-    eta: float
-
-
-def _rate(one: Rates, seed: int) -> float:
-    # The log growth that an aligned layer adds, from forward passes at L = 6 and L = 12.
-    network = ripple.aligned_network(
-        (5, 5), 2, one.weight, one.ratio * one.weight, generator=np.random.default_rng(seed), closed=True
-    )
-    growth = [ripple.log_output_growth(network.layers, network.x, one.eta, repeats=depth)[0] for depth in (6, 12)]
-    return float(growth[1] - growth[0]) / 6
-
-
-@ripple_claim(
-    "3.3-theta",
-    where="§3.3, last display",
-    says="C(1 + ηm̄)^L ‖x‖ = Θ((1 + η)^L)",
-    reading="In L, at the given ‖W_l‖, m̄ and η, the same in every layer.",
-    depends_on=("3.3-constant",),
-)
-def theta(cases: Cases) -> Finding:
-    """Growth per layer of networks that attain the bound, over ‖W_l‖, m̄ and η, half of them a percent off equality."""
-
-    def draw(rng: np.random.Generator) -> Rates:
-        eta, weight = log_uniform(rng, -1, 4), log_uniform(rng, -0.2, 0.2)
-        exact = ((1 + eta) / weight - 1) / eta
-        return Rates(weight, exact * float(rng.choice([1.0, 1.01, 0.99, 3.0])), eta)
-
-    own = at_etas("‖W_l‖ = 2, m̄ = 0.01", lambda eta: Rates(2.0, 0.01, eta))
-    shrinking = [Case(f"‖W_l‖ = {w:g}, m̄ = {m:g}, η = 1", Rates(w, m, 1.0)) for w, m in ((0.8, 0.25), (0.5, 0.5))]
-
-    def bound(one: Rates) -> float:
-        return ripple.worst_case([one.weight], [one.ratio * one.weight], one.eta).log_amgm_bound
-
-    judged = cases.judge(
-        own + shrinking + cases.draw(draw, 24),
-        measure=lambda one: _rate(one, cases.seed),
-        printed=lambda one, seen: abs(seen - np.log1p(one.eta)) < TOLERANCE,
-        corrected=lambda one, seen: abs(seen - bound(one)) < TOLERANCE,
-    )
-    return judged.finding(
-        holds_corrected="Not as printed: the base is w(1 + ηm̄), w = ‖W_l‖, which may be 1 or less.",
-        evidence=judged.evidence(ROUNDING, bound, tolerance=TOLERANCE),
-        corrected="C(1 + ηm̄)^L = Θ((w(1 + ηm̄))^L), w the geometric mean of ‖W_l‖; the printed base where w(1 + ηm̄) = "
-        "1 + η, at every η only for w = m̄ = 1",
-        flips_if="a network that attains the bound and grows at another rate than w(1 + ηm̄)",
-    )
-
-
-class Deep(NamedTuple):
-    """A network of L layers with ‖W_l‖ = ‖B_lA_l‖ = 1 that attains the bound."""
-
-    depth: int
-    eta: float
-    architecture: str
-
-
-@ripple_claim(
-    "3.3-worst-case",
-    where="§3.3, Proposition 1",
-    says="In the worst case, a constant scaling factor η may cause the final output of a single forward pass of a LoRA "
-    "finetuned model to grow exponentially w.r.t. the number of layers in the model",
-)
-def worst_case(cases: Cases) -> Finding:
-    """Some network with ‖W_l‖ = ‖B_lA_l‖ = 1 grows as (1 + η)^L, also under ReLU; L up to 10⁵."""
-
-    def grown(one: Deep) -> float:
-        norms, rng = np.ones(one.depth), np.random.default_rng(cases.seed)
-        return float(study.aligned_growth((norms, norms), 2, (one.eta,), 6, one.architecture, rng)[0])
-
-    def draw(rng: np.random.Generator) -> Deep:
-        return Deep(int(10 ** rng.uniform(0.5, 4)), log_uniform(rng, -4, 5), str(rng.choice(["linear", "relu"])))
-
-    own = at_etas("L = 24", lambda eta: Deep(24, eta, "relu"))
-    judged = cases.judge(
-        [*own, Case("L = 100000, η = 100", Deep(100_000, 100.0, "linear")), *cases.draw(draw, 12)],
-        measure=grown,
-        printed=lambda one, seen: abs(seen / (one.depth * np.log1p(one.eta)) - 1) < TOLERANCE,
-    )
-    return judged.finding(
-        holds="Yes: as (1 + η)^L in L layers that all line up. Networks at random do not come near it.",
-        evidence=judged.evidence(
-            ROUNDING,
-            lambda one: ripple.worst_case([1.0] * one.depth, [1.0] * one.depth, one.eta).log_bound,
-            tolerance=TOLERANCE,
-        ),
-        size=Size(
-            float(np.exp(judged.measured[len(own) - 1] / own[-1].inputs.depth)),
-            "times larger after each layer",
-            f"the output in the worst case at η = {own[-1].inputs.eta:g}, weight and adapter of norm 1",
-        ),
-        flips_if="no network of any alignment with growth linear in L on the log scale",
     )
 
 

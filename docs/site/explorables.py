@@ -62,7 +62,7 @@ EXPLORABLES = {
         "A constant scaling factor makes the output grow exponentially with depth: at the rate log(1 + ηm̄) in the "
         "worst case, where all layers line up, and far more slowly in a network at random.",
         ("ripple.bounds.worst_case", "ripple.growth.growth_exponent"),
-        ("3.3-worst-case", "3.3-typical", "3.3-small-eta", "3.3-theta", "3.3-product"),
+        ("3.3-worst-case", "3.3-typical", "3.3-small-eta", "3.3-theta-in-depth", "3.3-product"),
     ),
     "weight": Explorable(
         "One weight and one mask",

@@ -1,0 +1,173 @@
+"""§3.3, the last display and Proposition 1: growth in η and in the number of layers, in the worst case.
+
+The symbols are `s3_3_worst_case`'s. Judged by forward passes through networks that attain the bound. Checked by
+`tests/test_claims_3_3.py`, which plants wrong formulas.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from allora_analysis import ripple
+from allora_analysis.claims.cases import Case, Cases, at_etas, log_uniform
+from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.s3_3_worst_case import ROUNDING, TOLERANCE, ripple_claim
+from allora_analysis.ripple import study
+
+THETA = "C(1 + ηm̄)^L ‖x‖ = Θ((1 + η)^L)"
+
+
+def attained(weight: float, ratio: float, eta: object, depth: int, seed: int) -> np.ndarray:
+    """Log growth of L aligned layers with these ‖W_l‖ and m_l, by forward passes, one for each η."""
+    network = ripple.aligned_network(
+        (5, 5), 2, weight, ratio * weight, generator=np.random.default_rng(seed), closed=True
+    )
+    return ripple.log_output_growth(network.layers, network.x, eta, repeats=depth)
+
+
+class Stack(NamedTuple):
+    """‖W_l‖ and m_l, the same in every layer, and L."""
+
+    weight: float
+    ratio: float
+    depth: int
+
+
+SWEPT = np.geomspace(1e-4, 1e8, 13)  # η
+
+
+@ripple_claim(
+    "3.3-theta",
+    where="§3.3, last display",
+    says=THETA,
+    reading="In η, as C, m̄ > 0 and L are constants: over (1 + η)^L the left side stays between two positive numbers, "
+    "the same for all η > 0. In L: row 3.3-theta-in-depth.",
+    depends_on=("3.3-constant",),
+)
+def theta(cases: Cases) -> Finding:
+    """Networks that attain the bound, over (1 + η)^L, with η from 1e-4 to 1e8."""
+
+    def draw(rng: np.random.Generator) -> Stack:
+        return Stack(log_uniform(rng, -1, 1), log_uniform(rng, -5, 2), int(rng.integers(1, 33)))
+
+    def constants(one: Stack) -> list[float]:
+        ends = 0.0, np.log(one.ratio)  # of log((1 + ηm̄)/(1 + η)), for η → 0 and η → ∞
+        return [one.depth * float(np.log(one.weight) + end) for end in (min(ends), max(ends))]
+
+    def within(one: Stack, seen: np.ndarray) -> bool:
+        least, most = constants(one)
+        return bool(seen.min() >= least - 1e-9 and seen.max() <= most + 1e-9)
+
+    own = Case("‖W_l‖ = 2, m̄ = 0.01, L = 24", Stack(2.0, 0.01, 24), True)
+    judged = cases.judge(
+        [own, *cases.draw(draw, 16)],
+        measure=lambda one: attained(one.weight, one.ratio, SWEPT, one.depth, cases.seed) - one.depth * np.log1p(SWEPT),
+        printed=within,
+    )
+    least, most = constants(own.inputs)
+    return judged.finding(
+        holds="Yes, in η, with C, m̄ > 0 and L constant; in L the base is ‖W_l‖(1 + ηm̄).",
+        evidence=judged.evidence(
+            ROUNDING, constants, shown=lambda one, seen: [float(seen.min()), float(seen.max())], tolerance=1e-9
+        ),
+        size=Size(most - least, "nats", f"between the two numbers, {own.name}"),
+        flips_if="a network that attains the bound and whose output over (1 + η)^L tends to 0 or ∞ with η",
+    )
+
+
+class Rates(NamedTuple):
+    """‖W_l‖, m_l and η, the same in every layer."""
+
+    weight: float
+    ratio: float
+    eta: float
+
+
+def _rate(one: Rates, seed: int) -> float:
+    # The log growth that an aligned layer adds, from forward passes at L = 6 and L = 12.
+    few, many = (attained(*one, depth, seed)[0] for depth in (6, 12))
+    return float(many - few) / 6
+
+
+@ripple_claim(
+    "3.3-theta-in-depth",
+    where="§3.3, last display",
+    says=THETA,
+    reading="A less kind reading: in L, at the given ‖W_l‖, m̄ and η, the same in every layer.",
+    depends_on=("3.3-theta",),
+)
+def theta_in_depth(cases: Cases) -> Finding:
+    """Growth per layer of networks that attain the bound, over ‖W_l‖, m̄ and η, half of them a percent off equality."""
+
+    def draw(rng: np.random.Generator) -> Rates:
+        eta, weight = log_uniform(rng, -1, 4), log_uniform(rng, -0.2, 0.2)
+        exact = ((1 + eta) / weight - 1) / eta
+        return Rates(weight, exact * float(rng.choice([1.0, 1.01, 0.99, 3.0])), eta)
+
+    own = at_etas("‖W_l‖ = 2, m̄ = 0.01", lambda eta: Rates(2.0, 0.01, eta))
+    shrinking = [Case(f"‖W_l‖ = {w:g}, m̄ = {m:g}, η = 1", Rates(w, m, 1.0)) for w, m in ((0.8, 0.25), (0.5, 0.5))]
+
+    def bound(one: Rates) -> float:
+        return ripple.worst_case([one.weight], [one.ratio * one.weight], one.eta).log_amgm_bound
+
+    judged = cases.judge(
+        own + shrinking + cases.draw(draw, 24),
+        measure=lambda one: _rate(one, cases.seed),
+        printed=lambda one, seen: abs(seen - np.log1p(one.eta)) < TOLERANCE,
+        corrected=lambda one, seen: abs(seen - bound(one)) < TOLERANCE,
+    )
+    return judged.finding(
+        holds_corrected="Not as printed: the base is w(1 + ηm̄), w = ‖W_l‖, which may be 1 or less.",
+        evidence=judged.evidence(ROUNDING, bound, tolerance=TOLERANCE),
+        corrected="C(1 + ηm̄)^L = Θ((w(1 + ηm̄))^L), w the geometric mean of ‖W_l‖; the printed base where w(1 + ηm̄) = "
+        "1 + η, at every η only for w = m̄ = 1",
+        flips_if="a network that attains the bound and grows at another rate than w(1 + ηm̄)",
+    )
+
+
+class Deep(NamedTuple):
+    """A network of L layers with ‖W_l‖ = ‖B_lA_l‖ = 1 that attains the bound."""
+
+    depth: int
+    eta: float
+    architecture: str
+
+
+@ripple_claim(
+    "3.3-worst-case",
+    where="§3.3, Proposition 1",
+    says="In the worst case, a constant scaling factor η may cause the final output of a single forward pass of a LoRA "
+    "finetuned model to grow exponentially w.r.t. the number of layers in the model",
+)
+def worst_case(cases: Cases) -> Finding:
+    """Some network with ‖W_l‖ = ‖B_lA_l‖ = 1 grows as (1 + η)^L, also under ReLU; L up to 10⁵."""
+
+    def grown(one: Deep) -> float:
+        norms, rng = np.ones(one.depth), np.random.default_rng(cases.seed)
+        return float(study.aligned_growth((norms, norms), 2, (one.eta,), 6, one.architecture, rng)[0])
+
+    def draw(rng: np.random.Generator) -> Deep:
+        return Deep(int(10 ** rng.uniform(0.5, 4)), log_uniform(rng, -4, 5), str(rng.choice(["linear", "relu"])))
+
+    own = at_etas("L = 24", lambda eta: Deep(24, eta, "relu"))
+    judged = cases.judge(
+        [*own, Case("L = 100000, η = 100", Deep(100_000, 100.0, "linear")), *cases.draw(draw, 12)],
+        measure=grown,
+        printed=lambda one, seen: abs(seen / (one.depth * np.log1p(one.eta)) - 1) < TOLERANCE,
+    )
+    return judged.finding(
+        holds="Yes: as (1 + η)^L in L layers that all line up. Networks at random do not come near it.",
+        evidence=judged.evidence(
+            ROUNDING,
+            lambda one: ripple.worst_case([1.0] * one.depth, [1.0] * one.depth, one.eta).log_bound,
+            tolerance=TOLERANCE,
+        ),
+        size=Size(
+            float(np.exp(judged.measured[len(own) - 1] / own[-1].inputs.depth)),
+            "times larger after each layer",
+            f"the output in the worst case at η = {own[-1].inputs.eta:g}, weight and adapter of norm 1",
+        ),
+        flips_if="no network of any alignment with growth linear in L on the log scale",
+    )
