@@ -15,9 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from allora_analysis import records
-from allora_analysis.finetune.run import check_result
-from allora_analysis.finetune.setting import PROTOCOL, RESULTS, STUDY
-from allora_analysis.grid.reading import final_value
+from allora_analysis.grid.reading import every, final_value
 from allora_analysis.statistics import required_n, required_n_interval
 from allora_analysis.study import Table
 from allora_analysis.validation import ArgumentError, positive
@@ -73,7 +71,7 @@ def from_records(gap: float, folder: Path | None, arm: str = "allora_0", referen
     seeds first. `gap` is in points of test accuracy.
     """
     groups: dict[tuple, dict[str, dict[float | None, dict[int, float]]]] = {}
-    for record in _records(RESULTS if folder is None else folder):
+    for record in every(folder):
         config = record.config
         if config["arm"] in (arm, reference):
             key = tuple((name, str(value)) for name, value in sorted(config.items()) if name not in _OWN)
@@ -95,14 +93,6 @@ def from_records(gap: float, folder: Path | None, arm: str = "allora_0", referen
     if not found:
         raise ArgumentError(f"--results: no setting has {arm} and {reference} on {LEAST} shared seeds; give --scores")
     return sorted(found, key=lambda one: (-(one.pairs or 0), one.deviation))
-
-
-def _records(folder: Path) -> list[records.Record]:
-    found = [records.load(path) for path in records.record_files(folder)]
-    kept = [record for record in found if (record.study, record.protocol) == (STUDY, PROTOCOL)]
-    for record in kept:
-        check_result(record.path.name, record.result)
-    return kept
 
 
 def _points(record: records.Record) -> float:
