@@ -178,8 +178,6 @@ def _hessian(record: records.Record, sources: Mapping[str, str], scratch: Path, 
 
 
 def _gradient_std(record: records.Record, sources: Mapping[str, str], scratch: Path, trusted: bool) -> dict[str, str]:
-    import torch
-
     from allora_analysis import images
     from allora_analysis.gradient_std.grid import Setting
     from allora_analysis.gradient_std.run import Data, Run
@@ -190,11 +188,8 @@ def _gradient_std(record: records.Record, sources: Mapping[str, str], scratch: P
     loaded = images.load(source if npz else setting.data, None if npz else source, name=setting.data)
     digests = {"data": loaded.digest}
     if digests == record.digests:
-        parts = (loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test)
-        device = record.provenance.get("device", "cpu")
-        made = Run(
-            setting, Data(*(torch.from_numpy(p).to(device) for p in parts)), loaded.classes, loaded.digest, scratch
-        )
+        data = Data.of(loaded, record.provenance.get("device", "cpu"))
+        made = Run(setting, data, loaded.classes, loaded.digest, scratch)
         for epoch in range(setting.epochs + 1):
             made.entry(epoch)
     return digests
