@@ -85,18 +85,8 @@ def first_order_change(a: ArrayLike, b: ArrayLike, g: ArrayLike, eta: float) -> 
         A's part and B's part.
     """
     a, b, g = checked_gradient(a, b, g)
-    return _change(a, b, g, factor_of(a, b, eta))
-
-
-@representable()
-def lora_first_order_change(a: ArrayLike, b: ArrayLike, g: ArrayLike) -> FirstOrderChange:
-    """The same for LoRA, d = 1: −‖BᵀG‖² and −‖GAᵀ‖², both ≤ 0; arguments as in `first_order_change`.
-
-    Returns:
-        A's part and B's part.
-    """
-    a, b, g = checked_gradient(a, b, g)
-    return _change(a, b, g, np.ones(len(b)))
+    part_a, part_b = field(a, b, g, factor_of(a, b, eta))
+    return FirstOrderChange(-float(np.sum((b.T @ g) * part_a)), -float(np.sum((g @ a.T) * part_b)))
 
 
 @representable()
@@ -159,16 +149,6 @@ def ascent_gradient(a: ArrayLike, b: ArrayLike, eta: float) -> Float[np.ndarray,
         lowest = values[0] * unit * unit
         raise ArgumentError(f"b: sym(BBᵀD_d) has no negative eigenvalue (lowest {lowest:.3g}); A's part never climbs")
     return np.outer(vectors[:, 0], np.linalg.svd(a)[2][-1])
-
-
-def _change(
-    a: Float[np.ndarray, "r n2"],
-    b: Float[np.ndarray, "n1 r"],
-    g: Float[np.ndarray, "n1 n2"],
-    d: Float[np.ndarray, " n1"],
-) -> FirstOrderChange:
-    part_a, part_b = field(a, b, g, d)
-    return FirstOrderChange(-float(np.sum((b.T @ g) * part_a)), -float(np.sum((g @ a.T) * part_b)))
 
 
 CHUNK = 2**18  # numbers a batch may draw at once

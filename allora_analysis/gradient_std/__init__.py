@@ -1,7 +1,7 @@
 """Figure 1 (§3.1): the standard deviation of a network's gradient across dropout masks, over training.
 
 - `mlp`: the network and the linear model as functions of a mask
-- `estimator`: streaming moments over K masks, memory independent of K; over all masks, exact
+- `estimator`: streaming moments over K masks, memory independent of K
 - `summary`: what is reported of them; variance components of masks, minibatches and the seed; the tests of Figure 1's
   sentence, stated before the runs
 - `grid`, `run`: Figure 1's runs; one run, measured at each epoch, beside the linear model's closed form; recorded, safe
@@ -28,10 +28,10 @@ from allora_analysis.gradient_std.summary import (
 )
 
 if TYPE_CHECKING:
-    from allora_analysis.gradient_std.estimator import exact_moments, gradient_moments, streaming_moments
+    from allora_analysis.gradient_std.estimator import gradient_moments, streaming_moments
     from allora_analysis.gradient_std.mlp import MLP, LinearGradient, MLPGradient, initialise
 
-_LAZY = dict.fromkeys(("exact_moments", "gradient_moments", "streaming_moments"), "estimator") | dict.fromkeys(
+_LAZY = dict.fromkeys(("gradient_moments", "streaming_moments"), "estimator") | dict.fromkeys(
     ("MLP", "LinearGradient", "MLPGradient", "initialise"), "mlp"
 )
 
@@ -44,7 +44,6 @@ __all__ = [
     "SeedComponent",
     "Setting",
     "components",
-    "exact_moments",
     "gradient_moments",
     "initialise",
     "seed_component",
