@@ -117,7 +117,7 @@ def prepare() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def console(width: int | None = None) -> Any:
+def console(width: int | None) -> Any:
     """A rich console on standard output that leaves a closed pipe to its caller."""
     from rich.console import Console
 

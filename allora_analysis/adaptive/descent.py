@@ -280,15 +280,14 @@ def loss_after_step(example: Counterexample, factor: Sequence[Fraction]) -> Poly
     return tuple(total)
 
 
-def first_return(loss: Polynomial, digits: int = 12) -> tuple[Fraction, Fraction] | None:
+def first_return(loss: Polynomial) -> tuple[Fraction, Fraction] | None:
     """A bracket of the smallest l > 0 with L(l) = L(0): up to there the loss keeps the sign of its first change.
 
     Args:
         loss: L's coefficients, L'(0) ≠ 0.
-        digits: the bracket's width relative to its upper end, 10^−digits.
 
     Returns:
-        (below, above), the root in (below, above] and none in (0, below]; None if there is none at all.
+        (below, above), the root in (below, above] and none in (0, below], 10⁻¹² of it wide; None if there is none.
 
     Raises:
         ArgumentError: L'(0) = 0.
@@ -300,7 +299,7 @@ def first_return(loss: Polynomial, digits: int = 12) -> tuple[Fraction, Fraction
     below = Fraction(0)
     if _roots_between(chain, below, above) == 0:
         return None
-    while below == 0 or above - below > above / 10**digits:
+    while below == 0 or above - below > above / 10**12:
         middle = (below + above) / 2
         below, above = (below, middle) if _roots_between(chain, Fraction(0), middle) else (middle, above)
     return below, above

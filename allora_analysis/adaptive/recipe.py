@@ -29,7 +29,7 @@ OPTIMIZERS = ("adamw", "adam", "sgd")
 ZEROS = ("b", "a")
 
 
-def alpha_of_one(r: int, rslora: Any = False) -> float:
+def alpha_of_one(r: int, rslora: Any) -> float:
     """The α at which s = 1, so that s = α/alpha_of_one(r): r, or √r for rsLoRA."""
     return math.sqrt(r) if rslora else float(r)
 

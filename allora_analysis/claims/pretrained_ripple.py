@@ -178,7 +178,7 @@ def swept(models: Sequence[Transformer], x: np.ndarray) -> dict[str, list]:
             value = np.mean([one[name] for one in each], axis=0)
             found.setdefault(name, []).append(None if np.isneginf(value).any() else portable(value))
     short = x[:1, : max(2, x.shape[1] // 4)]
-    guess = series.radius_by_quadratics(models[0], short, 1e-2)
+    guess = series.radius_by_quadratics(models[0], short)
     radius = {"quadratics": guess, "winding": series.radius(models[0], short, guess, 0.15, (16, 32))}
     return found | {"radius": {name: portable(value) for name, value in radius.items()}}
 

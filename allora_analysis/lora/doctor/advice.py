@@ -94,7 +94,7 @@ def advise(
     clipping: Clipping | None,
     homes: dict[int, dict[str, Any]],
     configs: dict[str, Any],
-    allora: bool = True,
+    allora: bool,
 ) -> tuple[Advice, ...]:
     """All that there is to say."""
     lines = [
@@ -112,9 +112,7 @@ def _which(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} layers ({names[0]}, …)"
 
 
-def _on_effects(
-    layers: Sequence[LayerReport], optimizer: OptimizerEffect | None, allora: bool = True
-) -> Iterator[Advice]:
+def _on_effects(layers: Sequence[LayerReport], optimizer: OptimizerEffect | None, allora: bool) -> Iterator[Advice]:
     if all(layer.effect.idle for layer in layers):
         yield Advice("problem", "nothing trained", "no adapter is trained; load with is_trainable=True, or set_adapter")
     name = "no optimizer" if optimizer is None else optimizer.name
