@@ -382,8 +382,7 @@ def _on_group_rates(pairs: Sequence[Pair], homes: dict[int, Any], name: str) -> 
     groups = list({id(group): group for group in homes.values()}.values())
     if len({id(homes[key]) for key in own}) < 2:
         return
-    with_b = [group for group in groups if any(id(pair.b) in map(id, group["params"]) for pair in pairs)]
-    same_rate = {group["lr"] for group in with_b}
+    same_rate = {homes[id(pair.b)]["lr"] for pair in pairs}
     others = sum(id(p) not in own for group in groups if group["lr"] in same_rate for p in group["params"])
     if others and ratios - {1.0}:
         yield "note", "head", f"{others} other parameters (a head's, a bias) train at B's rate, not at A's"
