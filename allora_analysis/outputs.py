@@ -36,6 +36,18 @@ def check_writable(flag: str, path: Path) -> None:
         ) from None
 
 
+def entries(flag: str, path: Path) -> dict[str, Any]:
+    """What a JSON file holds, by name, before one more is written; refuses what is none or cannot be written."""
+    check_writable(flag, path)
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError):
+        known = None
+    if not isinstance(known, dict):
+        raise ArgumentError(f"{flag} {path}: holds no JSON object; name another file")
+    return known
+
+
 def check_folder(flag: str, folder: Path) -> None:
     """Make a folder of records where there is none; refuse one that cannot be written, before anything is computed."""
     try:
@@ -105,7 +117,7 @@ def prepare() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def console(width: int | None = None) -> Any:
+def console(width: int | None) -> Any:
     """A rich console on standard output that leaves a closed pipe to its caller."""
     from rich.console import Console
 

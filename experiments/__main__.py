@@ -21,24 +21,20 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from allora_analysis import cli, outputs, records
+from allora_analysis.claims import s3_1_small_runs
 from allora_analysis.doctor import edge
 from allora_analysis.finetune import setting as finetune
 from allora_analysis.finetune.run import check_result, summarised
 from allora_analysis.finetune.sources import resolve
 from allora_analysis.gradient_std import grid as gradient_std
-from allora_analysis.gradient_std.grid import PROTOCOL
 from allora_analysis.grid.reading import average_norm
-from allora_analysis.grid.reproduce import again, compare, named
+from allora_analysis.grid.reproduce import MAKERS, again, compare, named
 from allora_analysis.validation import ArgumentError, count
 from allora_analysis.zero_initialisation import run as hessian
 
-FOLDERS = (finetune.RESULTS, gradient_std.RESULTS, hessian.RESULTS, edge.RESULTS)
-PROTOCOLS = {
-    finetune.STUDY: finetune.PROTOCOL,
-    gradient_std.STUDY: PROTOCOL,
-    hessian.STUDY: hessian.PROTOCOL,
-    edge.STUDY: edge.PROTOCOL,
-}
+STUDIES = (finetune, gradient_std, hessian, edge, s3_1_small_runs)
+FOLDERS = tuple(of.RESULTS for of in STUDIES)
+PROTOCOLS = {of.STUDY: of.PROTOCOL for of in STUDIES}
 
 
 @dataclass(frozen=True)
@@ -183,8 +179,10 @@ def reproduce(arguments: Repetition) -> int:
     if arguments.keys:
         chosen = [_only_one(folders, name) for name in arguments.keys]
     else:
-        paths = [path for folder in folders for path in records.record_files(folder)]
+        paths = [path for folder in folders for study in MAKERS for path in records.record_files(folder, study)]
         number = min(count("--sample", arguments.sample), len(paths))
+        if not paths:
+            raise ArgumentError(f"--sample: no record of {', '.join(MAKERS)} is there; only these are made again")
         chosen = [records.load(path) for path in sorted(random.Random(arguments.seed).sample(paths, number))]
     names = dict.fromkeys(one.config[kind] for one in chosen for kind in ("model", "data") if kind in one.config)
     known = [word for word in arguments.source if word.partition("=")[0] in names]

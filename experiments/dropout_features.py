@@ -26,7 +26,6 @@ refuted if its opposite is shown in one, and undecided else. These are the digit
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +95,6 @@ def experiment(arguments: Arguments) -> int:
     from allora_analysis.finetune import data as texts
     from allora_analysis.finetune import models, sources
 
-    if os.path.exists(arguments.results) and not os.path.isdir(arguments.results):
-        raise ArgumentError(f"--results must be a folder, received the file {str(arguments.results)!r}")
     outputs.check_folder("--results", arguments.results)
     data = texts.load(arguments.data, DATA)
     if data.classes is None or "validation" not in data.splits:
@@ -117,14 +114,7 @@ def experiment(arguments: Arguments) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The experiment's command.
-
-    Args:
-        argv: the words after the command; None for those of this process.
-
-    Returns:
-        The exit status.
-    """
+    """The experiment's command."""
     return cli.guarded(lambda: experiment(cli.parse(Arguments, "python -m experiments.dropout_features", argv)))
 
 

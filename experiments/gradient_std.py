@@ -132,8 +132,7 @@ def _run(folder: Path, grid: Grid, run: tuple[Arm, int], loaded: Images) -> bool
     if _record(folder, grid, run, loaded.digest) is not None:  # by a neighbor, meanwhile
         return True
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parts = (loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test)
-    data = Data(*(torch.from_numpy(part).to(device) for part in parts))
+    data = Data.of(loaded, device)
     start, words = time.monotonic(), _words(*run)
     opened = Run(grid.setting(*run), data, loaded.classes, loaded.digest, folder)
     try:

@@ -97,13 +97,11 @@ def chosen(arguments: Arguments, model: str, data: str) -> list[Setting]:
         raise ArgumentError(
             f"--layers: {model!r} has no list of runs; name layers, or say --model-name {' or '.join(runs.ENDS)}"
         )
-    if arguments.layers and (changes or arguments.modules or not own):
+    if arguments.layers:
         modules = arguments.modules or runs.MODULES.get(model, runs.MODULES[runs.BERT])
-        own = [Setting(model, data, layer, modules) for layer in arguments.layers]
-    elif arguments.layers:
-        lacking = [layer for layer in arguments.layers if layer not in {one.layer for one in own}]
-        own = [one for one in own if one.layer in arguments.layers]
-        own += [Setting(model, data, layer, runs.MODULES[model]) for layer in lacking]
+        listed = [] if changes or arguments.modules else own
+        at = {layer: [one for one in listed if one.layer == layer] for layer in arguments.layers}
+        own = [one for layer, known in at.items() for one in known or [Setting(model, data, layer, modules)]]
     made = [dataclasses.replace(one, data=data, seed=arguments.seed, **changes) for one in own]
     return [check(one) for one in dict.fromkeys(made)]
 

@@ -73,7 +73,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -284,8 +283,7 @@ def _tell(table: Table) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     program = "python -m experiments.laboratory"
-    words = sys.argv[1:] if argv is None else argv
-    return cli.guarded(lambda: run(cli.parse(Arguments, program, words)))
+    return cli.guarded(lambda: run(cli.parse(Arguments, program, argv)))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,6 @@ Runs go to the laboratory's table; what is recorded is skipped, and a table that
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +112,7 @@ def _tell(table: Table) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    words = sys.argv[1:] if argv is None else argv
-    return cli.guarded(lambda: run(cli.parse(Arguments, "python -m experiments.one_rate", words)))
+    return cli.guarded(lambda: run(cli.parse(Arguments, "python -m experiments.one_rate", argv)))
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ from allora_analysis.grid.presets import (
     own_best_verdicts,
 )
 from allora_analysis.grid.reading import final_value, recorded
+from allora_analysis.validation import count
 
 
 def best_rates(name: str) -> dict[str, dict[float, float]]:
@@ -84,13 +85,16 @@ def _run(arguments: command.Arguments) -> int:
     chosen = set(command.select(LISTS["own_best_rate"]["desk"], arguments.only, None))
     wanted = [(name, [one for one in runs if one in chosen]) for name, runs in blocks()]
     if arguments.seeds is not None:
-        first = min(one.seed for one in chosen)
-        wanted = [(name, [one for one in runs if one.seed < first + arguments.seeds]) for name, runs in wanted]
+        end = min(one.seed for one in chosen) + count("--seeds", arguments.seeds)
+        wanted = [(name, [one for one in runs if one.seed < end]) for name, runs in wanted]
     wanted = [(name, runs) for name, runs in wanted if runs]
     if arguments.dry_run or arguments.executor != "serial":
         opened = {name for name in OWN_BEST if not own_best_decided(name, folder)}
         listed = [one for name, runs in wanted if name in opened for one in runs]
-        return _all(arguments, listed) if listed else 0
+        if listed:
+            return _all(arguments, listed)
+        outputs.say("nothing to run: what was asked for is decided")
+        return 0
     closed: set[str] = set()
     for name, runs in wanted:
         if name in closed or own_best_decided(name, folder):

@@ -44,7 +44,6 @@ digits laboratory's network, and this paragraph written, before any other s of t
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,8 +117,6 @@ def run(arguments: Arguments) -> int:
 
         if arguments.data is None:
             raise ArgumentError("--data: missing; a folder of train.jsonl and test.jsonl with text and label")
-        if os.path.exists(arguments.results) and not os.path.isdir(arguments.results):
-            raise ArgumentError(f"--results must be a folder, received the file {str(arguments.results)!r}")
         outputs.check_folder("--results", arguments.results)
         name = arguments.model_name or sources.name_of(arguments.model)
         trials = [one for one in (*TRIALS, *GROWN) if one.model == name and one.optimizer in arguments.optimizer]

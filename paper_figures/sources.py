@@ -6,7 +6,6 @@ Checked by `tests/test_paper_figures.py`.
 from __future__ import annotations
 
 import json
-import subprocess
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from allora_analysis import __version__
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets import command
 from allora_analysis.grid.reading import found
+from allora_analysis.records.record import git
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,15 +143,7 @@ def provenance(records: Iterable[str]) -> str:
         JSON, ASCII alone: the last git revision that touched code or records, with a "+" where the files differ from
         it (None outside a repository), the package's version, the records.
     """
-    revision = _git("log", "-1", "--format=%H", "--", *MADE_OF)
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *MADE_OF)
+    revision = git(ROOT, "log", "-1", "--format=%H", "--", *MADE_OF)
+    changed = git(ROOT, "status", "--porcelain", "--untracked-files=no", "--", *MADE_OF)
     told = revision + ("+" if changed else "") if revision else None
     return json.dumps({"git_revision": told, "allora_analysis": __version__, "records": sorted(records)})
-
-
-def _git(*words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from allora_analysis.claims import pretrained_ripple
+from allora_analysis.claims import pretrained_ripple, s3_3_scaling_factor
 from allora_analysis.finetune import models
 from allora_analysis.ripple import transformer as ripple
 from allora_analysis.ripple.transformer import forward, with_adapters
@@ -97,6 +97,18 @@ def test_the_command_and_the_figure(swept):
     told = pretrained_ripple.predicted_entropy(known["SmolLM2-135M"])
     assert told[0] == pytest.approx(np.mean(known["SmolLM2-135M"]["random"]["entropy"][0]), rel=1e-3)
     assert (np.diff(told) <= 0).all()
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("module", [pretrained_ripple, s3_3_scaling_factor])
+def test_where_numbers_cannot_be_added_is_told_before_a_model_is_loaded(tmp_path, capsys, module):
+    data = ["--data", "no data"] if module is pretrained_ripple else []
+    (tmp_path / "notes.json").write_text("no JSON")
+    (tmp_path / "list.json").write_text("[1]")
+    for name, told in (("notes.json", "holds no JSON object"), ("list.json", "holds no"), ("a/b.json", "cannot be")):
+        assert module.main(["no model", "name", *data, "--out", str(tmp_path / name)]) == 2
+        assert f"--out {tmp_path / name}: {told}" in capsys.readouterr().err
+    assert (tmp_path / "notes.json").read_text() == "no JSON"
 
 
 @pytest.mark.bad_input

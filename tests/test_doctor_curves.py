@@ -8,6 +8,7 @@ import pytest
 
 from allora_analysis.doctor.edge import SEEDS, TRIALS, Compared, Curve, Edge, _predicted, compared, curves, grown, table
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
+from allora_analysis.validation import ArgumentError
 from experiments import stable_rates
 from tests.toy_run import save
 
@@ -100,6 +101,18 @@ def test_a_curve_has_the_same_seeds_at_every_rate(tmp_path):
         save(tmp_path, config | {"seed": seed, "learning_rate": rate}, result | epochs, STUDY, PROTOCOL)
     assert [one.edge for one in curves(tmp_path)] == [(1.0, None)]
     assert [one.edge for one in curves(tmp_path, seeds=None)] == [(0.1, 1.0)]
+
+
+def test_records_of_another_protocol_or_study_are_no_curve_and_one_that_lacks_a_part_is_refused(tmp_path):
+    result = {"epochs": [{"step": 1, "test_accuracy": 0.8}], "diverged_at_step": None, "steps": 10}
+    for rate in (0.1, 1.0):
+        config = CONFIG | {"arm": "lora", "seed": 0, "learning_rate": rate}
+        save(tmp_path, config, result | {"majority_rates": {"test": 0.5}}, STUDY, PROTOCOL + 1)
+    save(tmp_path, {"layer": 1}, {}, "hessian", PROTOCOL)
+    assert curves(tmp_path) == []
+    save(tmp_path, config, result | {"epochs": [{"step": 1}]}, STUDY, PROTOCOL)
+    with pytest.raises(ArgumentError, match="test_accuracy of its result is missing"):
+        curves(tmp_path)
 
 
 def test_the_recorded_edges_of_both_models_and_optimizers():

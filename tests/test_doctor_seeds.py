@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from allora_analysis.doctor.seeds import from_deviation, from_records, from_scores, words
+from allora_analysis.doctor.answers import from_deviation, from_records, from_scores, seeds_for
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from allora_analysis.statistics import required_n_interval
 from allora_analysis.validation import ArgumentError
@@ -32,7 +32,9 @@ def test_of_scores_with_an_interval():
     assert found.deviation == pytest.approx(deviation)
     ends = [deviation * (3 / stats.chi2.ppf(at, 3)) ** 0.5 for at in (0.95, 0.05)]
     assert (found.seeds, found.low, found.high) == tuple(needed(0.5, of) for of in (deviation, *ends))
-    assert words(found, 0.5).startswith(f"{found.seeds} seeds ({found.low} to {found.high}) to see a gap of 0.5 points")
+    assert seeds_for(found, 0.5).startswith(
+        f"{found.seeds} seeds ({found.low} to {found.high}) to see a gap of 0.5 points"
+    )
     known = from_deviation(0.5, found.deviation)
     assert (known.seeds, known.low) == (found.seeds, None)
 

@@ -148,3 +148,11 @@ def test_the_command_runs_only_what_is_open(tmp_path, capsys, monkeypatch):
     assert "minilm-sgd, allora_0 − lora, test_accuracy: above after 8 seeds" in said
     assert own_best_rate.main([*command, "--dry-run"]) == 0
     assert asked[8:] == []
+    assert capsys.readouterr().out == "nothing to run: what was asked for is decided\n"
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("seeds", ["0", "-3"])
+def test_no_seeds_are_refused(tmp_path, capsys, seeds):
+    assert own_best_rate.main(["--results", str(tmp_path), "--seeds", seeds, "--dry-run"]) == 2
+    assert "--seeds must be a whole number, 1 or above" in capsys.readouterr().err

@@ -89,7 +89,10 @@ def test_the_repositorys_own_records_are_whole():
         [sys.executable, "-m", "experiments", "status"], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "  gradient_std: " in done.stdout
+    inside = [folder for folder in (ROOT / "experiments" / "results").iterdir() if records.record_files(folder)]
+    assert done.stdout.splitlines()[::2] == [f"{folder}:" for folder in experiments.FOLDERS]
+    assert sorted(inside) == sorted(experiments.FOLDERS)
+    assert "this version has not" not in done.stdout
 
 
 @pytest.mark.bad_input

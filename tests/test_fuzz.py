@@ -27,8 +27,8 @@ samples = matrices(1, 6).map(lambda matrix: np.asarray(matrix).ravel())
 
 
 @EXAMPLES
-@given(matrices(N, D), matrices(N, C), matrices(D, C), matrices(N, C), keep_probs, places, numbers, counts)
-def test_losses_solutions_and_ridges(x, y, w, fit, keep_prob, place, penalty, rank):
+@given(matrices(N, D), matrices(N, C), matrices(D, C), keep_probs, places, numbers, counts)
+def test_losses_solutions_and_ridges(x, y, w, keep_prob, place, penalty, rank):
     answers(tikhonov.expected_loss, x, y, w, keep_prob, place)
     answers(tikhonov.loss_std, x, y, w, keep_prob, place)
     answers(tikhonov.dropout_solution, x, y, keep_prob, place)
@@ -38,14 +38,12 @@ def test_losses_solutions_and_ridges(x, y, w, fit, keep_prob, place, penalty, ra
     answers(tikhonov.exact_penalty, x, keep_prob, place)
     answers(tikhonov.is_exact_ridge, x, place, "fit", penalty)
     answers(tikhonov.nearest_ridge, x, y, keep_prob, place, infinite=True)
-    answers(tikhonov.nearest_ridge_to_fit, x, y, fit, infinite=True)
 
 
 @EXAMPLES
 @given(matrices(N, D), matrices(N, C), matrices(R, D), matrices(C, R), keep_probs, counts)
 def test_bottlenecks(x, y, a, b, keep_prob, rank):
     answers(tikhonov.bottleneck_loss, x, y, a, b, keep_prob)
-    answers(tikhonov.bottleneck_loss_std, x, y, a, b, keep_prob)
     answers(tikhonov.bottleneck_solution, y, keep_prob, rank)
     answers(tikhonov.bottleneck_minimum, x, y, keep_prob, rank)
     answers(tikhonov.bottleneck_factors, x, y, keep_prob, rank)
@@ -61,7 +59,6 @@ def test_masks(x, y, w, a, b, keep_prob, place, draws):
     answers(tikhonov.enumerated_bottleneck_loss, x, y, a, b, keep_prob)
     answers(tikhonov.enumerated_bottleneck_minimum, x, y, keep_prob, 1, 1, rng)
     answers(tikhonov.sampled_losses, x, y, w, keep_prob, place, draws, rng)
-    answers(tikhonov.sampled_bottleneck_losses, x, y, a, b, keep_prob, draws, rng)
     answers(tikhonov.sample_mean, np.ravel(y))
 
 
@@ -185,7 +182,6 @@ FOUND = [
     (lambda: tikhonov.expected_loss(1e200 * ONE, ONE, [[1.0]], 0.5, "output"), "x of up to 1e.200, .* range"),
     (lambda: tikhonov.dropout_solution(HUGE, ONE, 0.5, "input"), "double precision's range"),  # silently 0
     (lambda: tikhonov.nearest_ridge(5e-324 * ONE, ONE, 0.5, "output"), "x of up to 4.94e-324"),
-    (lambda: tikhonov.nearest_ridge_to_fit(ONE, 1e-300 * ONE, 1e300 * ONE), "fit of up to 1e.300"),
     (lambda: tikhonov.loss_std(HUGE, ONE, [[1.0]], 0.5, "input"), "double precision's range"),
     (lambda: tikhonov.bottleneck_factors(ONE, ONE, 0.5, 10**9), "rank: a rotation .* GiB, more than 1; ask for less"),
     (lambda: tikhonov.sampled_losses(ONE, ONE, [[1.0]], 0.5, "input", 10**9, RNG), "draws: the losses .* GiB"),

@@ -150,8 +150,7 @@ def digits():
 
 @pytest.fixture
 def open_run(digits):
-    parts = (digits.x_train, digits.y_train, digits.x_test, digits.y_test)
-    data = Data(*(torch.from_numpy(part) for part in parts))
+    data = Data.of(digits)
 
     def make(results, **fields):
         setting = study.settings(Config(**(SMALL | fields)), "digits")[0]

@@ -15,6 +15,7 @@ from allora_analysis.validation import ArgumentError
 from experiments import __main__ as experiments
 from tests import tiny_grid
 from tests.tiny_figure_1 import TINY
+from tests.toy_run import save
 
 pytest.importorskip("peft")
 
@@ -101,7 +102,9 @@ def test_figure_1_runs_too_and_a_sample_is_drawn(tmp_path, capsys):
     arguments = gradient_std.Arguments("digits", results=tmp_path)
     assert gradient_std.run(arguments, dataclasses.replace(TINY, seeds=1, optimizers=("sgd",))) == 0
     capsys.readouterr()
-    assert experiments.main(["reproduce", "--sample", "1", "--results", str(tmp_path)]) == 0
+    save(tmp_path / "others", {"rate": 1.0}, {}, "stable_rates")
+    folders = ["--results", str(tmp_path / "others"), str(tmp_path)]
+    assert experiments.main(["reproduce", "--sample", "2", *folders]) == 0
     assert ": bitwise equal" in capsys.readouterr().out
 
 
@@ -118,6 +121,13 @@ def test_mistakes_are_one_line(made, tmp_path, capsys):
         error = capsys.readouterr().err
         assert told in error
         assert "Traceback" not in error
+    of_another = save(tmp_path, {"rate": 1.0}, {}, "stable_rates").path
+    for words, told in (
+        ([of_another.stem], "of the study stable_rates; only runs of"),
+        (["--sample", "1"], "no record of"),
+    ):
+        assert experiments.main(["reproduce", *words, "--results", str(tmp_path)]) == 2
+        assert told in capsys.readouterr().err
     other = tiny_grid.sources(tmp_path / "other", rows=40)
     assert experiments.main(command(other._replace(bert=sources.bert), path)) == 2
     assert f"the data of {path.stem} had another content" in capsys.readouterr().err

@@ -37,7 +37,7 @@ def empty(tmp_path, monkeypatch):
 @pytest.fixture
 def still(monkeypatch):
     """A repository in which nobody commits meanwhile."""
-    monkeypatch.setattr(sources, "_git", lambda *words: "0" * 40 if words[0] == "log" else "")
+    monkeypatch.setattr(sources, "git", lambda _, *words: "0" * 40 if words[0] == "log" else "")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -269,7 +269,7 @@ def test_the_hook_rejects_wrong_shapes(request, rng):
         from jaxtyping import TypeCheckError
 
         with pytest.raises(TypeCheckError):
-            bounds._adapter_norm(np.ones((3, 2)), np.ones((3, 4)))
+            bounds.adapter_norm(np.ones((3, 2)), np.ones((3, 4)))
         with pytest.raises(TypeCheckError):
             monte_carlo.advance(
                 np.ones((3, 2)),

@@ -136,7 +136,7 @@ def test_one_linear_branch_and_a_norm_have_the_radius_of_the_closed_form(rng):
     told = np.linalg.norm(h) / np.linalg.norm(d)
     once, twice = h @ (np.eye(8) + maps["down"].w @ maps["up"].w).T, d @ (np.eye(8) + maps["down"].w @ maps["up"].w).T
     told = min(told, np.linalg.norm(once) / np.linalg.norm(twice))
-    assert series.radius_by_quadratics(model, x, 1e-2) == pytest.approx(told, rel=1e-6)
+    assert series.radius_by_quadratics(model, x) == pytest.approx(told, rel=1e-6)
     assert series.radius(model, x, told) == pytest.approx(told, rel=0.03)
     assert series.radius(model, x, told / 10, 0.3) == pytest.approx(told, rel=0.3)
     assert series._zeros_within(model, x, 100 * told, 4, 4) == 1  # half a turn from point to point

@@ -168,7 +168,6 @@ X, Y, W = np.ones((3, 2)), np.ones((3, 1)), np.ones((2, 1))
         (lambda: tikhonov.exact_penalty(X, 0.5, "input", "weight"), r"of must be one of weights, fit"),
         (lambda: tikhonov.is_exact_ridge(X, "input", tolerance=-1.0), r"tolerance.*-1"),
         (lambda: tikhonov.nearest_ridge(X, Y, -0.1, "input"), r"keep_prob.*-0\.1"),
-        (lambda: tikhonov.nearest_ridge_to_fit(X, Y, Y.T), r"fit: shape \(1, 3\).*3 × 1"),
         (
             lambda: tikhonov.enumerated_loss(np.ones((9, 2)), np.ones((9, 2)), np.ones((2, 2)), 0.5, "input"),
             r"at most 16",

@@ -33,7 +33,7 @@ def test_mean_loss(placement, rng):
 
 @pytest.mark.statistical
 def test_mean_bottleneck_loss(rng):
-    samples = tikhonov.sampled_bottleneck_losses(X, Y, A, B, KEEP, DRAWS, rng)
+    samples = tikhonov.sampled_losses(X @ A.T, Y, B.T, KEEP, "input", DRAWS, rng)
     expected = tikhonov.bottleneck_loss(X, Y, A, B, KEEP)
     assert_mean(samples, expected, smallest_error=0.03 * expected)
     # Planted: the output's and the input's penalty at the same product.
@@ -72,7 +72,7 @@ def test_std_of_the_loss_is_that_over_all_masks(keep_prob):
     assert tikhonov.loss_std(x, y, w, keep_prob, "input") == pytest.approx(expected, rel=1e-10, abs=1e-10)
     a = A[:, :3]
     expected = enumerated_std(lambda mask: np.sum((y - ((x @ a.T) * mask) @ b.T) ** 2), 3, 3, keep_prob)
-    assert tikhonov.bottleneck_loss_std(x, y, a, b, keep_prob) == pytest.approx(expected, rel=1e-10, abs=1e-10)
+    assert tikhonov.loss_std(x @ a.T, y, b.T, keep_prob, "input") == pytest.approx(expected, rel=1e-10, abs=1e-10)
 
 
 def test_std_of_the_loss_at_a_tiny_keep_probability_is_a_number():
@@ -83,12 +83,12 @@ def test_std_of_the_loss_at_a_tiny_keep_probability_is_a_number():
 @pytest.mark.parametrize("placement", ["output", "input"])
 def test_draws_do_not_depend_on_the_chunks(placement, monkeypatch):
     whole = tikhonov.sampled_losses(X, Y, W, KEEP, placement, 50, np.random.default_rng(5))
-    bottleneck = tikhonov.sampled_bottleneck_losses(X, Y, A, B, KEEP, 50, np.random.default_rng(5))
+    bottleneck = tikhonov.sampled_losses(X @ A.T, Y, B.T, KEEP, "input", 50, np.random.default_rng(5))
     assert whole.shape == bottleneck.shape == (50,)
     monkeypatch.setattr(masks, "CHUNK_ENTRIES", 7 * N * D)
     again = tikhonov.sampled_losses(X, Y, W, KEEP, placement, 50, np.random.default_rng(5))
     np.testing.assert_allclose(again, whole, rtol=1e-13)
-    again = tikhonov.sampled_bottleneck_losses(X, Y, A, B, KEEP, 50, np.random.default_rng(5))
+    again = tikhonov.sampled_losses(X @ A.T, Y, B.T, KEEP, "input", 50, np.random.default_rng(5))
     np.testing.assert_allclose(again, bottleneck, rtol=1e-13)
     other = tikhonov.sampled_losses(X, Y, W, KEEP, placement, 50, np.random.default_rng(6))
     assert np.abs(other - whole).max() > 1
@@ -119,7 +119,6 @@ def test_wrong_shapes_are_rejected_by_the_hook(request):
         (lambda: tikhonov.sampled_losses(X, Y, W, 0.5, "output", 0, np.random.default_rng(0)), r"draws.*received 0"),
         (lambda: tikhonov.sampled_losses(X, Y, W, 0.5, "hidden", 5, np.random.default_rng(0)), r"placement.*hidden"),
         (lambda: tikhonov.sampled_losses(X, Y, W.T, 0.5, "input", 5, np.random.default_rng(0)), r"w: shape \(4, 6\)"),
-        (lambda: tikhonov.sampled_bottleneck_losses(X, Y, A, B.T, 0.5, 5, np.random.default_rng(0)), r"b: shape"),
         (lambda: tikhonov.sample_mean([1.0]), r"at least 2 draws.*received 1"),
     ],
 )

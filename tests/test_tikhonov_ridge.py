@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis import tikhonov
+from allora_analysis.tikhonov.ridge import nearest_to_fit
 from tests.brute_force import tikhonov as brute
 from tests.tikhonov_designs import DESIGNS, PLACEMENTS, problem, targets
 
@@ -165,10 +166,10 @@ def test_nearest_ridge_at_both_ends():
     x, y = problem(15, 6, 3, 2)
     least_squares = x @ tikhonov.ridge_solution(x, y, 0)
     assert tikhonov.nearest_ridge(x, y, 1.0, "input") == tikhonov.NearestRidge(0.0, 0.0)
-    above = tikhonov.nearest_ridge_to_fit(x, y, 2 * least_squares)
+    above = nearest_to_fit(x, y, 2 * least_squares)
     assert above.penalty == 0
     assert above.distance == pytest.approx(0.5)
-    below = tikhonov.nearest_ridge_to_fit(x, y, -least_squares)
+    below = nearest_to_fit(x, y, -least_squares)
     assert below == tikhonov.NearestRidge(math.inf, 1.0)
 
 
@@ -178,7 +179,7 @@ def test_nearest_ridge_of_any_fit_beats_a_dense_grid(seed):
     rng = np.random.default_rng(seed)
     x, y = np.diag(np.exp(rng.uniform(-3, 3, 4))), np.diag(rng.uniform(0.1, 1, 4))
     fit = y * rng.uniform(-1, 2, 4).clip(*(0, 1) if seed % 2 else (-1, 2))
-    found, grid = tikhonov.nearest_ridge_to_fit(x, y, fit), brute.grid_distance(x, y, fit, GRID)
+    found, grid = nearest_to_fit(x, y, fit), brute.grid_distance(x, y, fit, GRID)
     assert grid.min() - 2e-3 <= found.distance <= min(grid.min() + 1e-9, 1)
 
 
@@ -188,7 +189,7 @@ def test_what_no_ridge_reaches_is_in_the_distance(outside):
     x, y = problem(17, 6, 3, 2)
     inside = x @ tikhonov.dropout_solution(x, y, 0.5, "input")
     rest = outside * (y - x @ tikhonov.ridge_solution(x, y, 0.0))
-    alone, found = (tikhonov.nearest_ridge_to_fit(x, y, fit) for fit in (inside, inside + rest))
+    alone, found = (nearest_to_fit(x, y, fit) for fit in (inside, inside + rest))
     assert found.penalty == pytest.approx(alone.penalty, rel=1e-9)
     size = np.linalg.norm(inside)
     told = math.hypot(alone.distance * size, np.linalg.norm(rest)) / math.hypot(size, np.linalg.norm(rest))
@@ -198,7 +199,7 @@ def test_what_no_ridge_reaches_is_in_the_distance(outside):
 def test_nearest_ridge_where_nothing_can_be_fitted():
     x, y = np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])
     assert tikhonov.nearest_ridge(x, y, 0.5, "output") == tikhonov.NearestRidge(0.0, 0.0)
-    assert tikhonov.nearest_ridge_to_fit(x, y, y) == tikhonov.NearestRidge(0.0, 1.0)
+    assert nearest_to_fit(x, y, y) == tikhonov.NearestRidge(0.0, 1.0)
 
 
 def test_nearest_ridge_with_extreme_keep_probability():

@@ -34,7 +34,6 @@ from allora_analysis.adaptive.descent import (
     evaluate,
     first_order_change,
     first_return,
-    lora_first_order_change,
     loss_after_step,
     smallest_eigenvalue,
 )
@@ -82,7 +81,6 @@ __all__ = [
     "first_return",
     "gradient_flow",
     "layer_double_backward",
-    "lora_first_order_change",
     "loss_after_step",
     "masked_field",
     "output_factor",

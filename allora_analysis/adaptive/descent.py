@@ -85,18 +85,8 @@ def first_order_change(a: ArrayLike, b: ArrayLike, g: ArrayLike, eta: float) -> 
         A's part and B's part.
     """
     a, b, g = checked_gradient(a, b, g)
-    return _change(a, b, g, factor_of(a, b, eta))
-
-
-@representable()
-def lora_first_order_change(a: ArrayLike, b: ArrayLike, g: ArrayLike) -> FirstOrderChange:
-    """The same for LoRA, d = 1: −‖BᵀG‖² and −‖GAᵀ‖², both ≤ 0; arguments as in `first_order_change`.
-
-    Returns:
-        A's part and B's part.
-    """
-    a, b, g = checked_gradient(a, b, g)
-    return _change(a, b, g, np.ones(len(b)))
+    part_a, part_b = field(a, b, g, factor_of(a, b, eta))
+    return FirstOrderChange(-float(np.sum((b.T @ g) * part_a)), -float(np.sum((g @ a.T) * part_b)))
 
 
 @representable()
@@ -159,16 +149,6 @@ def ascent_gradient(a: ArrayLike, b: ArrayLike, eta: float) -> Float[np.ndarray,
         lowest = values[0] * unit * unit
         raise ArgumentError(f"b: sym(BBᵀD_d) has no negative eigenvalue (lowest {lowest:.3g}); A's part never climbs")
     return np.outer(vectors[:, 0], np.linalg.svd(a)[2][-1])
-
-
-def _change(
-    a: Float[np.ndarray, "r n2"],
-    b: Float[np.ndarray, "n1 r"],
-    g: Float[np.ndarray, "n1 n2"],
-    d: Float[np.ndarray, " n1"],
-) -> FirstOrderChange:
-    part_a, part_b = field(a, b, g, d)
-    return FirstOrderChange(-float(np.sum((b.T @ g) * part_a)), -float(np.sum((g @ a.T) * part_b)))
 
 
 CHUNK = 2**18  # numbers a batch may draw at once
@@ -300,15 +280,14 @@ def loss_after_step(example: Counterexample, factor: Sequence[Fraction]) -> Poly
     return tuple(total)
 
 
-def first_return(loss: Polynomial, digits: int = 12) -> tuple[Fraction, Fraction] | None:
+def first_return(loss: Polynomial) -> tuple[Fraction, Fraction] | None:
     """A bracket of the smallest l > 0 with L(l) = L(0): up to there the loss keeps the sign of its first change.
 
     Args:
         loss: L's coefficients, L'(0) ≠ 0.
-        digits: the bracket's width relative to its upper end, 10^−digits.
 
     Returns:
-        (below, above), the root in (below, above] and none in (0, below]; None if there is none at all.
+        (below, above), the root in (below, above] and none in (0, below], 10⁻¹² of it wide; None if there is none.
 
     Raises:
         ArgumentError: L'(0) = 0.
@@ -320,7 +299,7 @@ def first_return(loss: Polynomial, digits: int = 12) -> tuple[Fraction, Fraction
     below = Fraction(0)
     if _roots_between(chain, below, above) == 0:
         return None
-    while below == 0 or above - below > above / 10**digits:
+    while below == 0 or above - below > above / 10**12:
         middle = (below + above) / 2
         below, above = (below, middle) if _roots_between(chain, Fraction(0), middle) else (middle, above)
     return below, above

@@ -37,7 +37,7 @@ SHARE = 0.1  # a fall of the mean factor by so much counts as tapering
 CONSTANT = 0.95  # of η: with all factors above, the rule is a constant
 
 
-def alpha_of_one(r: int, rslora: Any = False) -> float:
+def alpha_of_one(r: int, rslora: Any) -> float:
     """The α at which s = 1, so that s = α/alpha_of_one(r): r, or √r for rsLoRA."""
     return math.sqrt(r) if rslora else float(r)
 

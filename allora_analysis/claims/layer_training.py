@@ -226,11 +226,9 @@ def loss_gradient(loss: str, y: np.ndarray, output: np.ndarray) -> np.ndarray:
     return softmax(output, axis=1) - (y if loss == "soft cross-entropy" else np.eye(y.shape[1])[y.argmax(axis=1)])
 
 
-def differenced_field(
-    task: Problem, b: np.ndarray, eta: float, step: float = 1e-5, loss: str = "squared"
-) -> np.ndarray:
-    """The Jacobian of the layer's gradients by central differences of `step`; parameters as in `double_backward`."""
-    start = np.concatenate([task.a.ravel(), b.ravel()])
+def differenced_field(task: Problem, b: np.ndarray, eta: float, loss: str = "squared") -> np.ndarray:
+    """The Jacobian of the layer's gradients by central differences; parameters as in `double_backward`."""
+    step, start = 1e-5, np.concatenate([task.a.ravel(), b.ravel()])
 
     def gradients(parameters: np.ndarray) -> np.ndarray:
         a, moved = parameters[: task.a.size].reshape(task.a.shape), parameters[task.a.size :].reshape(b.shape)

@@ -197,10 +197,10 @@ def cost_over_saving(one: Sgd) -> float:
     return math.inf if t == 1 else float(np.trace(gram) / (2 * one.rate * t * (t - 1) * np.sum(gram**2)))
 
 
-def best_without(one: Sgd, most: int = 400) -> int:
+def best_without(one: Sgd) -> int:
     """The step of least risk without dropout: Σ (1 − b_i)²w_i² + b_i²σ²/s_i², b_i = 1 − (1 − 2ls_i²)^t."""
     _, s, right = np.linalg.svd(one.x, full_matrices=False)
-    left = (1 - 2 * one.rate * s**2) ** np.arange(1, most + 1)[:, None]
+    left = (1 - 2 * one.rate * s**2) ** np.arange(1, 401)[:, None]
     risk = (left**2 * (right @ one.w) ** 2 + (1 - left) ** 2 * one.noise**2 / s**2).sum(axis=1)
     return 1 + int(np.argmin(risk))
 

@@ -178,7 +178,7 @@ def swept(models: Sequence[Transformer], x: np.ndarray) -> dict[str, list]:
             value = np.mean([one[name] for one in each], axis=0)
             found.setdefault(name, []).append(None if np.isneginf(value).any() else portable(value))
     short = x[:1, : max(2, x.shape[1] // 4)]
-    guess = series.radius_by_quadratics(models[0], short, 1e-2)
+    guess = series.radius_by_quadratics(models[0], short)
     radius = {"quadratics": guess, "winding": series.radius(models[0], short, guess, 0.15, (16, 32))}
     return found | {"radius": {name: portable(value) for name, value in radius.items()}}
 
@@ -215,6 +215,7 @@ def run(arguments: Arguments) -> int:
     from allora_analysis.finetune import data as text_data
     from allora_analysis.finetune import models, sources
 
+    outputs.entries("--out", arguments.out)
     data, size = text_data.load(arguments.data), recorded_row_norm(arguments.name)
     precision = ROW_NORM_DESK[arguments.name].get("precision", "fp32")
     setting = Setting(arguments.name, data.name, "lora", precision=precision, **TRAINED)
@@ -240,9 +241,9 @@ def run(arguments: Arguments) -> int:
         "random": swept(at_random, x),
         "trained": swept([learnt], x),
     }
-    known = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
-    text = json.dumps(known | {arguments.name: found}, ensure_ascii=False).replace(', "', ',\n"')
-    arguments.out.write_text(text + "\n", encoding="utf-8")
+    known = outputs.entries("--out", arguments.out) | {arguments.name: found}
+    text = json.dumps(known, ensure_ascii=False).replace(', "', ',\n"')
+    outputs.write_text("--out", arguments.out, text + "\n")
     outputs.say(f"{len(ETAS)} η of {arguments.name} in {arguments.out}; {off:.1e} from transformers at η = 0")
     return 0
 

@@ -94,13 +94,13 @@ def hidden_noise(cases: Cases) -> Finding:
     )
 
 
-def correlations(problems: Sequence[Hidden], drop_rate: float, level: float = 0.5, steps: int = 1500) -> np.ndarray:
+def correlations(problems: Sequence[Hidden], drop_rate: float) -> np.ndarray:
     """By problem the mean |cos| between hidden nodes over the data, at a third of descent on the expected loss and at
     its end.
     """
     x, a, b = (np.stack([getattr(one, name) for one in problems]) for name in ("x", "a", "b"))
-    y = np.stack([one.x @ one.truth + level * one.noise[0] for one in problems])
-    k, gram, found = drop_rate / (1 - drop_rate), _turned(x) @ x, []
+    y = np.stack([one.x @ one.truth + 0.5 * one.noise[0] for one in problems])
+    k, gram, steps, found = drop_rate / (1 - drop_rate), _turned(x) @ x, 1500, []
     for step in range(steps + 1):
         z = x @ _turned(a)
         if step in (steps // 3, steps):

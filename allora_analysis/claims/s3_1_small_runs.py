@@ -307,7 +307,7 @@ def cells(steps: int, placement: str = "input") -> dict[float, Cell]:
     return {0.0: found[0.4].second} | {rate: one.first for rate, one in found.items()}
 
 
-def samples(table: laboratory.Table, placement: str = "input") -> dict[str, np.ndarray]:
+def samples(table: laboratory.Table, placement: str) -> dict[str, np.ndarray]:
     """What the sentence says is above 0: lower rates minus 0.4 after few steps, 0.4 minus lower ones after many."""
     found = {}
     for steps, sign in zip(STEPS, (-1, 1), strict=True):

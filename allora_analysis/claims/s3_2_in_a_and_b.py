@@ -191,10 +191,10 @@ def start(x: np.ndarray, g: np.ndarray, rank: int, rng: np.random.Generator, a: 
     return Start(x, g, a / math.sqrt(n2) * rng.standard_normal((rank, n2)), b * rng.standard_normal((n1, rank)))
 
 
-def _paper_start(rng: np.random.Generator, a: float = 1.0, b: float = 0.0, rank: int = 8) -> Start:
+def _paper_start(rng: np.random.Generator, a: float = 1.0, b: float = 0.0) -> Start:
     """A LoRA module's: 48 inputs with a power-law spectrum, 16 outputs, the gradient of residuals at random."""
     x = power_law(96, 48, rng)
-    return start(x, -2 * rng.standard_normal((16, 96)) @ x, rank, rng, a, b)
+    return start(x, -2 * rng.standard_normal((16, 96)) @ x, 8, rng, a, b)
 
 
 def signs(values: np.ndarray, zero: float = 1e-11) -> dict[str, int]:

@@ -326,7 +326,7 @@ SHARES = {  # which of G's singular vectors A's rows and B's columns are
 
 
 def singular_start(
-    x: np.ndarray, target: np.ndarray, share: str, rank: int, rng: np.random.Generator, longer: float = 1.0
+    x: np.ndarray, target: np.ndarray, share: str, rank: int, rng: np.random.Generator, longer: float
 ) -> _Begin:
     """A's rows and B's columns span singular vectors of G, by one of `SHARES`, in random bases; A `longer` than B."""
     u, _, vt = np.linalg.svd(-2 * (target @ x.T) @ x)

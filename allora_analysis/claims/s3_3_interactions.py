@@ -134,12 +134,12 @@ def deep(
     return Deep(x, after, layers[at][2], rng.standard_normal((32, width)), eta, 1e-4, optimizer)
 
 
-def trained_loss(one: Deep, steps: int = 150) -> float:
-    """‖ηX(PBA)ᵀ − Y‖²_F after full-batch steps on B from 0, over that before them."""
+def trained_loss(one: Deep) -> float:
+    """‖ηX(PBA)ᵀ − Y‖²_F after 150 full-batch steps on B from 0, over that before them."""
     b, inner = np.zeros((one.after.shape[1], len(one.a))), one.x @ one.a.T
     mean, square = np.zeros_like(b), np.zeros_like(b)
 
-    for step in range(1, steps + 1):
+    for step in range(1, 151):
         residual = one.eta * inner @ (one.after @ b).T - one.y
         gradient = 2 * one.eta * one.after.T @ residual.T @ inner
         mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2

@@ -28,7 +28,7 @@ from allora_analysis.claims.s3_2_in_v import power_law
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import LISTS
 from allora_analysis.grid.reading import average_norm, recorded
-from allora_analysis.outputs import say
+from allora_analysis.outputs import entries, say, write_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -432,11 +432,11 @@ def run(arguments: Arguments) -> int:
     """Loads the model and writes its norms."""
     from allora_analysis.finetune import models
 
+    entries("--out", arguments.out)
     norms = norms_of(models.load(arguments.model, 2).model)
     norms = {name: value for name, value in norms.items() if not name.startswith(("classifier", "score"))}  # drawn
-    known = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
-    known[arguments.name] = norms
-    arguments.out.write_text(json.dumps(known, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+    known = entries("--out", arguments.out) | {arguments.name: norms}
+    write_text("--out", arguments.out, json.dumps(known, indent=0, ensure_ascii=False) + "\n")
     say(f"{len(norms)} linear maps of {arguments.name} in {arguments.out}")
     return 0
 

@@ -99,15 +99,15 @@ def worst(network: Network) -> ripple.WorstCase:
     return ripple.worst_case(*ripple.spectral_norms(network.layers), network.eta)
 
 
-def lines_up(network: Network, tolerance: float = 1e-9) -> bool:
+def lines_up(network: Network) -> bool:
     """Whether x, W's and BA's top singular vectors line up through the network, from dense decompositions."""
-    direction = network.x / np.linalg.norm(network.x)
+    direction, nearly = network.x / np.linalg.norm(network.x), 1 - 1e-9
     for layer in network.layers:
         pair = layer.w @ direction, layer.b @ (layer.a @ direction)
         for matrix, image in zip((layer.w, layer.b @ layer.a), pair, strict=True):
-            if np.linalg.norm(image) < (1 - tolerance) * np.linalg.norm(matrix, 2):
+            if np.linalg.norm(image) < nearly * np.linalg.norm(matrix, 2):
                 return False
-        if pair[0] @ pair[1] < (1 - tolerance) * np.linalg.norm(pair[0]) * np.linalg.norm(pair[1]):
+        if pair[0] @ pair[1] < nearly * np.linalg.norm(pair[0]) * np.linalg.norm(pair[1]):
             return False
         direction = pair[0] / np.linalg.norm(pair[0])
     return True

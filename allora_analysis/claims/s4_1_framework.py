@@ -265,9 +265,9 @@ def product_slope(case: Field) -> np.ndarray:
     return layer_training.loss_gradient(case.loss, case.task.y, output).T @ case.task.x
 
 
-def kink(case: Field, step: float = 1e-7) -> float:
+def kink(case: Field) -> float:
     """The even part of the layer's one-sided derivative of ∂B at B = 0, over its closed form −½η³‖β_iA‖(GAᵀ)_i."""
-    x, y, a = case.task
+    (x, y, a), step = case.task, 1e-7
     zero, beta = 0 * case.b, np.ones_like(case.b)
 
     def grad_b(b: np.ndarray) -> np.ndarray:

@@ -154,11 +154,11 @@ class Approach(NamedTuple):
         return 2 / (1 + self.flattest / self.slowed)
 
 
-def _settling_rate(one: Approach, adapted: bool, steps: int = 3000) -> float:
+def _settling_rate(one: Approach, adapted: bool) -> float:
     """By what m ← m − l·d(‖m‖)H(m − T) multiplies the distance to T a step, near it; 1 where it does not settle."""
     steep = flat = 0.0
     half, eta, gaps = one.row.size / math.sqrt(2), one.row.eta, []
-    for _ in range(steps):
+    for _ in range(3000):
         factor = float(adaptors.inverse_sqrt(math.hypot(steep, flat), eta)) / eta if adapted else 1.0
         steep -= one.product * factor * (steep - half)
         flat -= one.product * factor * one.flattest * (flat - half)

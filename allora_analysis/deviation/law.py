@@ -197,11 +197,11 @@ class _Peeled:
     error: float
 
 
-def peel(groups: Groups, width: float, most: int = 4096, steps: int = 2000) -> list[_Peeled]:
+def peel(groups: Groups, width: float, most: int = 4096) -> list[_Peeled]:
     """Enumerate the groups one after another, largest first, settling each atom that the rest cannot bring to 0."""
     state = _Peeled(0, 0.0, np.zeros(1), np.ones(1), 0.0)
     states = [state]
-    for index in range(min(len(groups.size), steps)):
+    for index in range(min(len(groups.size), 2000)):
         if methods.window_length(float(groups.trials[index]), groups.probability) * len(state.place) > OUTCOMES:
             break
         value, weight = methods.atoms_of(groups, index)

@@ -214,22 +214,22 @@ def _switches(arguments: Arguments, saved: Saved | None):
 
 
 def _seeds(arguments: Arguments) -> Section:
-    from allora_analysis.doctor import answers, seeds
+    from allora_analysis.doctor import answers
 
     gap = arguments.gap
     if arguments.sd is not None:
-        found = [seeds.from_deviation(gap, arguments.sd)]
+        found = [answers.from_deviation(gap, arguments.sd)]
     elif arguments.scores or arguments.baseline:
-        found = [seeds.from_scores(gap, arguments.scores, arguments.baseline)]
+        found = [answers.from_scores(gap, arguments.scores, arguments.baseline)]
     else:
         positive("--gap", gap)
-        found = seeds.from_records(gap, arguments.results, *arguments.arms)
+        found = answers.from_records(gap, arguments.results, *arguments.arms)
     numbers = {"gap": gap, "settings": [vars(one) for one in found]}
     if len(found) == 1:
-        return answers.Section("seeds", [("seeds", seeds.words(found[0], gap))], None, numbers)
+        return answers.Section("seeds", [("seeds", answers.seeds_for(found[0], gap))], None, numbers)
     fewest, most = (pick(one.seeds for one in found) for pick in (min, max))
     told = f"{fewest} to {most} to see a gap of {gap:g} points, by setting: the spread of the differences decides"
-    return answers.Section("seeds", [("seeds", told)], seeds.table(found), numbers)
+    return answers.Section("seeds", [("seeds", told)], answers.table_of_seeds(found), numbers)
 
 
 def _strength(arguments: Arguments, saved: Saved) -> Section:

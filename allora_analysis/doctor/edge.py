@@ -17,9 +17,8 @@ from typing import Any
 
 from allora_analysis import records
 from allora_analysis.adaptive.recipe import Recipe, checked
-from allora_analysis.finetune import setting as finetune
 from allora_analysis.finetune.setting import Setting
-from allora_analysis.grid.reading import final_value
+from allora_analysis.grid.reading import every, final_value
 from allora_analysis.study import Table
 from allora_analysis.validation import ArgumentError, count, positive
 
@@ -229,10 +228,9 @@ def curves(folder: Path | None = None, seeds: Collection[int] | None = SEEDS) ->
     """
     found: dict[tuple, dict[float, dict[int, tuple[int, float]]]] = {}
     majority: dict[tuple, float] = {}
-    for path in records.record_files(finetune.RESULTS if folder is None else folder):
-        record = records.load(path)
+    for record in every(folder):
         config = record.config
-        if (record.study, config["arm"], config["drop_rate"]) != (finetune.STUDY, "lora", 0.0) or config["epochs"] > 2:
+        if (config["arm"], config["drop_rate"]) != ("lora", 0.0) or config["epochs"] > 2:
             continue
         if seeds is not None and config["seed"] not in seeds:
             continue
@@ -297,7 +295,7 @@ def _setting(one: Trial | Curve) -> tuple:
 
 def _recorded(trials: Sequence[Trial], folder: Path | None) -> dict[Trial, Mapping[str, float]]:
     where = RESULTS if folder is None else folder
-    known = records.find_each(where, STUDY, PROTOCOL, {one: one for one in trials}) if Path(where).is_dir() else {}
+    known = records.find_each(where, STUDY, PROTOCOL, {one: one for one in trials})
     return {one: record.result for one, record in known.items()}
 
 

@@ -328,7 +328,7 @@ def strength(source: str, adapters: Adapters, sentence: str = SENTENCE, seed: in
     def change(one: Transformer) -> float:
         return float(np.linalg.norm(forward(one, x, 1.0).output - plain) / np.linalg.norm(plain))
 
-    radius = series.radius(model, x, series.radius_by_quadratics(model, x, 1e-2), 0.15, (16, 32))
+    radius = series.radius(model, x, series.radius_by_quadratics(model, x), 0.15, (16, 32))
     drawn = [change(turned_at_random(model, generator)) for _ in range(DRAWS)]
     left_out = sum(bool(a.any() and b.any()) for a, b in adapters.values()) - adapted
     return Strength(change(model), float(np.mean(drawn)), radius, adapted, left_out, x.shape[1])

@@ -238,34 +238,3 @@ def adamw_step(gradient: ArrayLike, eps: float = 1e-8) -> Float[np.ndarray, "*sh
     """
     g = validation.finite("gradient", gradient)
     return np.asarray(g / (np.abs(g) + validation.positive("eps", eps)))
-
-
-@representable()
-def adamw_gap(gradient: ArrayLike, eta: float, eps: float = 1e-8) -> Float[np.ndarray, "*shape"]:
-    """|ALLoRA's first AdamW step − LoRA's at l|/l = ε|η − 1||g|/((η|g| + ε)(|g| + ε)).
-
-    Args:
-        gradient: LoRA's g = GAᵀ, of any shape.
-        eta: η > 0.
-        eps: ε > 0.
-
-    Returns:
-        The gap for each entry.
-    """
-    size = np.abs(validation.finite("gradient", gradient))
-    eta, eps = validation.positive("eta", eta), validation.positive("eps", eps)
-    return np.asarray(eps / (eta * size + eps) * abs(eta - 1) * (size / (size + eps)))
-
-
-@representable()
-def adamw_gap_bound(gradient: ArrayLike, eta: float, eps: float = 1e-8) -> Float[np.ndarray, "*shape"]:
-    """min(ε|η − 1|/(η|g|), |√η − 1|/(√η + 1)) ≥ `adamw_gap`; arguments as there.
-
-    Returns:
-        The bound for each entry.
-    """
-    size = np.abs(validation.finite("gradient", gradient))
-    eta, eps = validation.positive("eta", eta), validation.positive("eps", eps)
-    worst = abs(math.sqrt(eta) - 1) / (math.sqrt(eta) + 1)
-    with np.errstate(divide="ignore", over="ignore"):
-        return np.asarray(np.minimum(eps * abs(eta - 1) / eta / size, worst)) if eta != 1 else np.zeros_like(size)

@@ -1,7 +1,7 @@
 """Figure 1 (§3.1): the standard deviation of a network's gradient across dropout masks, over training.
 
 - `estimator`: the network and the linear model as functions of a mask; streaming moments over K masks, memory
-  independent of K; over all masks, exact
+  independent of K
 - `summary`: what is reported of them; variance components of masks, minibatches and the seed; the tests of Figure 1's
   sentence, stated before the runs
 - `grid`, `run`: Figure 1's runs; one run, measured at each epoch, beside the linear model's closed form; recorded, safe
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
         MLP,
         LinearGradient,
         MLPGradient,
-        exact_moments,
         gradient_moments,
         initialise,
         streaming_moments,
@@ -47,7 +46,6 @@ __all__ = [
     "SeedComponent",
     "Setting",
     "components",
-    "exact_moments",
     "gradient_moments",
     "initialise",
     "seed_component",

@@ -9,9 +9,8 @@ Checked by `tests/test_gradient_std_mlp.py`.
 and, with minibatches in place of masks, the control without dropout. Masks come from random bytes: exactly
 Bernoulli(keep_prob), one byte an entry for nearly all of them. Each gradient is leftᵀ right. A block of them is summed
 in the gradient's own dtype as deviations from the running mean (subtracted by the GEMM itself), then merged into
-float64 by Chan, Golub and LeVeque (1983): with nothing but small deviations squared, nothing cancels. `exact_moments`
-sums over all masks, each with its probability. Checked by `tests/test_gradient_std_estimator.py` against two passes in
-float64 and against `deviation.gradient_std`.
+float64 by Chan, Golub and LeVeque (1983): with nothing but small deviations squared, nothing cancels. Checked by
+`tests/test_gradient_std_estimator.py` against two passes in float64 and all masks of a small model.
 """
 
 from __future__ import annotations
@@ -37,8 +36,6 @@ FIRST = 4  # gradients in the first block, whose offset is their own mean's
 BLOCK = 64  # gradients summed in their own dtype before they are merged into float64, half of them in each half
 SEGMENTS = 8  # batch means behind the standard error
 LEAST = 8  # gradients in each of them
-ENUMERABLE = 20  # mask entries: a million masks
-CODES = 1024  # masks enumerated at a time
 
 
 @dataclass(frozen=True)
@@ -397,30 +394,3 @@ def _merged(groups: list[Moments]) -> Moments:
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.double().cpu().numpy()
-
-
-def exact_moments(model: MaskedGradient) -> tuple[Float[np.ndarray, "rows columns"], Float[np.ndarray, "rows columns"]]:
-    """Mean and standard deviation of each entry: E G = Σ_v P(v) G(v), P(v) = Π p^{v_j}(1 − p)^{1 − v_j}, in two passes.
-
-    Args:
-        model: at most 20 mask entries in all.
-
-    Returns:
-        Mean and standard deviation, float64.
-
-    Raises:
-        ArgumentError: too many mask entries.
-    """
-    size, keep = model.mask_size, model.keep_prob
-    if size > ENUMERABLE:
-        raise ArgumentError(f"model must have at most {ENUMERABLE} mask entries to enumerate all, received {size}")
-    codes = np.arange(2**size)[:, None] >> np.arange(size) & 1
-    weights = np.prod(np.where(codes == 1, keep, 1 - keep), axis=1)
-    gradients = np.concatenate([_gradients(model, codes[at : at + CODES]) for at in range(0, len(codes), CODES)])
-    mean = np.tensordot(weights, gradients, 1)
-    return mean, np.sqrt(np.tensordot(weights, (gradients - mean) ** 2, 1))
-
-
-def _gradients(model: MaskedGradient, codes: np.ndarray) -> np.ndarray:
-    left, right = model.factors(torch.as_tensor(codes, dtype=torch.bool, device=model.below.device))
-    return torch.einsum("kni,knj->kij", left, right).double().cpu().numpy()

@@ -125,6 +125,12 @@ class Data:
     x_test: Float[Tensor, "M D"]
     y_test: Int[Tensor, " M"]
 
+    @classmethod
+    def of(cls, loaded: Images, device: str = "cpu") -> Data:
+        """The images of a data set, there."""
+        parts = (loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test)
+        return cls(*(torch.from_numpy(part).to(device) for part in parts))
+
 
 def generator(setting: Setting, stream: str, epoch: int = 0) -> np.random.Generator:
     """The randomness of one purpose at one epoch."""

@@ -122,8 +122,7 @@ def _runs(config: Config, loaded: Images) -> tuple[dict[int, list[dict[str, Any]
     if config.device == "cuda" and not cuda:
         raise ArgumentError("device must be cpu or auto here, received 'cuda': PyTorch finds no CUDA device")
     device = "cuda" if cuda and config.device != "cpu" else "cpu"
-    parts = (loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test)
-    data = Data(*(torch.from_numpy(part).to(device) for part in parts))
+    data = Data.of(loaded, device)
     opened: dict[int, Run] = {}
     wanted = settings(config, loaded.name)
 

@@ -317,7 +317,7 @@ def changes(series: ArrayLike, first: int = 0) -> Float[np.ndarray, " seeds"]:
     return np.log(array[:, -1]) - np.log(array[:, start])
 
 
-def family_of_trends(series: Mapping[Any, ArrayLike], first: int = 0, cases: int | None = None) -> dict[Any, Trend]:
+def family_of_trends(series: Mapping[Any, ArrayLike], first: int = 0) -> dict[Any, Trend]:
     """The trend of each case, the p-values adjusted over all of them."""
     moved = {case: changes(series[case], first) for case in several("series", series)}
-    return {case: Trend(change) for case, change in paired_family(moved, LEVEL, POWER, cases).items()}
+    return {case: Trend(change) for case, change in paired_family(moved, LEVEL, POWER).items()}

@@ -118,7 +118,7 @@ def data_of(source: str, name: str) -> TextData:
 
 
 @cache
-def model_digest(source: str, remote_code: bool = False) -> str:
+def model_digest(source: str, remote_code: bool) -> str:
     """A model's content digest, computed once a process."""
     return sources.digest(source, remote_code)
 

@@ -44,6 +44,15 @@ def found(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[S
     return known
 
 
+def every(folder: Path | str | None = None) -> list[records.Record]:
+    """All records of fine-tuning runs of the present protocol in a folder; refuses a result that lacks a part."""
+    found = records.standing(settings.RESULTS if folder is None else folder, STUDY)
+    kept = [record for record in found if record.protocol == PROTOCOL]
+    for record in kept:
+        check_result(record.path.name, record.result)
+    return kept
+
+
 def recorded(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[Setting, dict[str, Any]]:
     """The results of those runs that are recorded; refuses what `found` refuses."""
     return {run: record.result for run, record in found(wanted, folder).items()}

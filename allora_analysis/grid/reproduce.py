@@ -135,11 +135,12 @@ def again(record: records.Record, sources: Mapping[str, str], trust_remote_code:
     if lacking := [name for name in wanted if name not in sources]:
         told = " ".join(f"{name}=FOLDER" for name in lacking) + "".join(map(where_from, lacking))
         raise ArgumentError(f"--source: {record.path.stem} needs {told}")
-    makers = {finetune.STUDY: _finetune, GRADIENT_STD: _gradient_std, hessian.STUDY: _hessian}
-    if record.study not in makers:
-        raise ArgumentError(f"KEY {record.path.stem}: is of the study {record.study}, which this version has not")
+    if record.study not in MAKERS:
+        raise ArgumentError(
+            f"KEY {record.path.stem}: is of the study {record.study}; only runs of {', '.join(MAKERS)} are made again"
+        )
     with tempfile.TemporaryDirectory() as scratch:
-        digests = makers[record.study](record, sources, Path(scratch), trust_remote_code)
+        digests = MAKERS[record.study](record, sources, Path(scratch), trust_remote_code)
         if digests != record.digests:
             apart = [name for name, digest in record.digests.items() if digests.get(name) != digest]
             raise ArgumentError(f"--source: the {' and the '.join(apart)} of {record.path.stem} had another content")
@@ -177,8 +178,6 @@ def _hessian(record: records.Record, sources: Mapping[str, str], scratch: Path, 
 
 
 def _gradient_std(record: records.Record, sources: Mapping[str, str], scratch: Path, trusted: bool) -> dict[str, str]:
-    import torch
-
     from allora_analysis import images
     from allora_analysis.gradient_std.grid import Setting
     from allora_analysis.gradient_std.run import Data, Run
@@ -189,11 +188,12 @@ def _gradient_std(record: records.Record, sources: Mapping[str, str], scratch: P
     loaded = images.load(source if npz else setting.data, None if npz else source, name=setting.data)
     digests = {"data": loaded.digest}
     if digests == record.digests:
-        parts = (loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test)
-        device = record.provenance.get("device", "cpu")
-        made = Run(
-            setting, Data(*(torch.from_numpy(p).to(device) for p in parts)), loaded.classes, loaded.digest, scratch
-        )
+        data = Data.of(loaded, record.provenance.get("device", "cpu"))
+        made = Run(setting, data, loaded.classes, loaded.digest, scratch)
         for epoch in range(setting.epochs + 1):
             made.entry(epoch)
     return digests
+
+
+MAKERS = {finetune.STUDY: _finetune, GRADIENT_STD: _gradient_std, hessian.STUDY: _hessian}
+"""How a run of a study is made again, by the study's name."""

@@ -51,7 +51,6 @@ from allora_analysis.hessian.starts import (
     dense_hessian,
     rescalings,
     restricted_spectrum,
-    solution_spectrum,
     start_pair,
     start_report,
 )
@@ -107,7 +106,6 @@ __all__ = [
     "restricted_spectrum",
     "sample_log_conditions",
     "simulated_escape_time",
-    "solution_spectrum",
     "square_log_condition",
     "start_pair",
     "start_report",

@@ -224,25 +224,6 @@ def _without(values: np.ndarray, zeros: int) -> np.ndarray:
     return np.sort(values[np.argsort(np.abs(values), kind="stable")[zeros:]])
 
 
-@representable(undefined=True)
-def solution_spectrum(singular: ArrayLike, rank: int, n1: int, n2: int) -> Float[np.ndarray, " directions"]:
-    """The same at the solution, for white inputs (S = I) and balanced factors (BᵀB = AAᵀ); see the module's text.
-
-    Args:
-        singular: σ, the min(n₁, n₂) singular values of M, descending; σ_r > 0.
-        rank: r.
-        n1: n₁.
-        n2: n₂.
-
-    Returns:
-        The r(n₁ + n₂ − r) eigenvalues, ascending.
-    """
-    sigma = validation.vector("singular", singular)
-    kept, rest = sigma[: validation.adapter_rank(rank, n1, n2), None], sigma[None, rank:]
-    parts = [2 * (kept + kept.T), 2 * (kept + rest), 2 * (kept - rest), np.repeat(2 * kept, abs(n1 - n2), axis=1)]
-    return np.sort(np.concatenate([part.ravel() for part in parts]))
-
-
 @representable(infinite=True)
 def start_report(
     x: ArrayLike,

@@ -91,7 +91,7 @@ def chained(a: Any, b: Any) -> bool:
     return tensors and a.ndim == b.ndim >= 2 and a.shape[0] == b.shape[1] == b.shape[1:].numel()
 
 
-def as_matrices(a: Tensor, b: Tensor, experts: int = 1) -> tuple[Tensor, Tensor]:
+def as_matrices(a: Tensor, b: Tensor, experts: int) -> tuple[Tensor, Tensor]:
     """Views of A and B as the factors of each product B_eA_e.
 
     Args:

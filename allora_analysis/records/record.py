@@ -281,9 +281,10 @@ def load(path: Path | str) -> Record:
     return decode(path, content)
 
 
-def _git(*arguments: str) -> str | None:
+def git(folder: Path, *arguments: str) -> str | None:
+    """What git says in a folder; None outside a repository, or where git fails."""
     try:
-        command = ["git", "-C", str(PACKAGE), *arguments]
+        command = ["git", "-C", str(folder), *arguments]
         finished = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
@@ -317,10 +318,10 @@ def provenance(packages: Iterable[str] = ()) -> dict[str, Any]:
         differ from it), `time_utc`, the processor and the environment.
     """
     # A package installed below somebody else's repository is not of that repository.
-    tracked = _git("ls-files", "--error-unmatch", "--", str(PACKAGE / "__init__.py")) is not None
-    changes = _git("status", "--porcelain", "--", str(PACKAGE)) if tracked else None
+    tracked = git(PACKAGE, "ls-files", "--error-unmatch", "--", str(PACKAGE / "__init__.py")) is not None
+    changes = git(PACKAGE, "status", "--porcelain", "--", str(PACKAGE)) if tracked else None
     return {
-        "git_revision": _git("rev-parse", "HEAD") if tracked else None,
+        "git_revision": git(PACKAGE, "rev-parse", "HEAD") if tracked else None,
         "git_dirty": None if changes is None else bool(changes),
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         **environment(),

@@ -226,7 +226,7 @@ def picture_of(identifier: str) -> str | None:
     return next((name for key in keys for name, about in ABOUT.items() if key in about), None)
 
 
-def _drawn_picture(name: str, folder: Path | None = None) -> Picture | None:
+def _drawn_picture(name: str, folder: Path | None) -> Picture | None:
     """A drawn picture of `docs/` or another folder, scaled down and with few colors; None where it was not drawn."""
     from PIL import Image
 

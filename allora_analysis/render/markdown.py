@@ -60,17 +60,12 @@ def anchor(identifier: str) -> str:
     return re.sub(r"[^a-z0-9_ -]", "", identifier.lower())
 
 
-def _on_this_page(identifier: str) -> str:
-    """A link to a row on the same page."""
-    return f"#{anchor(identifier)}"
-
-
-def table(of: Sequence[View], page_of: Callable[[str], str] = _on_this_page) -> str:
+def table(of: Sequence[View]) -> str:
     """The answers as a Markdown table."""
     heading = ["verdict", "claim", "what came out", "true in the paper", "size"]
     lines = [heading, ["---"] * len(heading)]
     for one in of:
-        name = f"[`{one.id}`]({page_of(one.id)})"
+        name = f"[`{one.id}`](#{anchor(one.id)})"
         lines.append([f"**{one.word}**", name, escaped(one.answer), one.setting, escaped(size_text(one.size))])
     return "\n".join(map(_line, lines))
 
@@ -80,12 +75,7 @@ def _to_file(path: str) -> str:
     return f"../{path}"
 
 
-def in_full(
-    one: View,
-    target: Callable[[str], str | None] = _to_file,
-    page_of: Callable[[str], str] = _on_this_page,
-    level: int = 3,
-) -> str:
+def in_full(one: View, target: Callable[[str], str | None] = _to_file) -> str:
     """A row in full, as Markdown."""
 
     def linked(path: str, words: str) -> str:
@@ -106,7 +96,7 @@ def in_full(
     lines = [f"- **{name}:** {escaped(words)}" for name, words in facts.items() if words]
     for name, ids in (("Rests on", one.depends_on), ("Supports", one.supports)):
         if ids:
-            lines.append(f"- **{name}:** " + ", ".join(f"[`{other}`]({page_of(other)})" for other in ids))
+            lines.append(f"- **{name}:** " + ", ".join(f"[`{other}`](#{anchor(other)})" for other in ids))
     if one.check:
         path, _, function = one.check.partition(": ")
         names = dict.fromkeys(".".join(name.split(".")[:-1]) for name in one.code)
@@ -117,9 +107,7 @@ def in_full(
     lines.append(f"- **Tests:** {', '.join(tests)} · **Rerun:** {', '.join(f'`{command}`' for command in commands)}")
     said = f"> {escaped(one.statement)}" + (f" *({who})*" if (who := said_by(one.where)) else "")
     where = escaped(one.where)
-    return "\n\n".join(
-        [f"{'#' * level} {one.id}", f"**{one.word}** · {escaped(one.answer)}", said, where, "\n".join(lines)]
-    )
+    return "\n\n".join([f"### {one.id}", f"**{one.word}** · {escaped(one.answer)}", said, where, "\n".join(lines)])
 
 
 def block(of: Sequence[View], selected: Mapping[str, str] = SELECTED, questions: Mapping[str, str] = QUESTIONS) -> str:

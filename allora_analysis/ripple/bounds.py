@@ -103,11 +103,11 @@ def spectral_norms(layers: Sequence[Sequence[ArrayLike]]) -> tuple[np.ndarray, n
 def norms_of(layers: Sequence[Layer]) -> tuple[np.ndarray, np.ndarray]:
     """The core of `spectral_norms`."""
     weights = np.array([np.linalg.norm(layer.w, 2) for layer in layers])
-    return weights, np.array([_adapter_norm(layer.b, layer.a) for layer in layers])
+    return weights, np.array([adapter_norm(layer.b, layer.a) for layer in layers])
 
 
-def _adapter_norm(b: Float[np.ndarray, "n1 r"], a: Float[np.ndarray, "r n2"]) -> float:
-    # B = Q₁R₁ and Aᵀ = Q₂R₂ give BA = Q₁(R₁R₂ᵀ)Q₂ᵀ: the norm of an at most r×r matrix.
+def adapter_norm(b: Float[np.ndarray, "n1 r"], a: Float[np.ndarray, "r n2"]) -> float:
+    """‖BA‖: B = Q₁R₁ and Aᵀ = Q₂R₂ give BA = Q₁(R₁R₂ᵀ)Q₂ᵀ, so that it is the norm of an at most r×r matrix."""
     left, right = np.linalg.qr(b, mode="r"), np.linalg.qr(a.T, mode="r")
     return float(np.linalg.norm(left @ right.T, 2))
 

@@ -107,7 +107,6 @@ def by_depth(
     eta: float = 1.0,
     architecture: str = "linear",
     replicas: int = 40,
-    seed: int = 0,
 ) -> Figure:
     """log₁₀(‖f_l(x)‖/‖x‖) for l = 1, …, L: the bound, typical growth with its 95 % band, and simulated networks.
 
@@ -116,7 +115,7 @@ def by_depth(
     """
     depth, replicas = validation.count("depth", depth), validation.count("replicas", replicas)
     scales = fair_scales(width, rank, architecture)
-    weights, adapters = study.drawn_norms(depth, width, rank, scales, np.random.default_rng([seed, 1]))
+    weights, adapters = study.drawn_norms(depth, width, rank, scales, np.random.default_rng([0, 1]))
     layers = np.arange(1, depth + 1)
     bound = [study.stack_bound((weights[:at], adapters[:at]), eta, width, architecture).log_bound for at in layers]
     typical = [study.typical_growth(int(at), width, rank, eta, scales, architecture) for at in layers]
@@ -127,7 +126,7 @@ def by_depth(
         axes.plot(layers, [growth.mean / DECADE for growth in typical], color=COLOURS["predicted"], label="typical")
         axes.fill_between(layers, *bands.T / DECADE, color=COLOURS["predicted"], alpha=0.2, lw=0, label="95 % of them")
         for at in np.unique(np.linspace(1, depth, min(DEPTHS, depth)).astype(int)):
-            widths, generator = np.full(at + 1, width), np.random.default_rng([seed, 2, int(at)])
+            widths, generator = np.full(at + 1, width), np.random.default_rng([0, 2, int(at)])
             drawn = chi_square_growth(widths, rank, np.array([eta]), scales, replicas, generator, architecture)
             label = "simulated networks" if at == 1 else None
             axes.plot(np.full(replicas, at), drawn[:, 0] / DECADE, ".", ms=2.5, color=COLOURS["measured"], label=label)

@@ -108,8 +108,9 @@ def radius(
     return float(np.sqrt(low * high))
 
 
-def radius_by_quadratics(model: Transformer, x: Float[np.ndarray, "*batch T n"], size: float) -> float:
-    """The nearest root of the norms' squares, each by its first three coefficients, from a small circle |η| = size."""
+def radius_by_quadratics(model: Transformer, x: Float[np.ndarray, "*batch T n"]) -> float:
+    """The nearest root of the norms' squares, each by its first three coefficients, from the circle |η| = 0.01."""
+    size = 1e-2
     half = _flat(_on_circle(model, x, size, 8).squares)
     c0, c1, c2 = _coefficients(half, size, 3)
     root = np.sqrt((c1 * c1 - 4 * c0 * c2).astype(complex))

@@ -32,6 +32,7 @@ import numpy as np
 from jaxtyping import Float, Inexact
 
 from allora_analysis import validation
+from allora_analysis.ripple.bounds import adapter_norm
 from allora_analysis.validation import ArgumentError
 
 STEP = 1e-30  # of a derivative: its square is nothing beside 1
@@ -54,8 +55,7 @@ class AdaptedMap(NamedTuple):
 
     def norm(self, eta: float) -> float:
         """‖W‖ + η‖BA‖, spectral."""
-        left, right = np.linalg.qr(self.b, mode="r"), np.linalg.qr(self.a.T, mode="r")
-        return float(np.linalg.norm(self.w, 2) + eta * np.linalg.norm(left @ right.T, 2))
+        return float(np.linalg.norm(self.w, 2) + eta * adapter_norm(self.b, self.a))
 
 
 def _times(x: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -125,16 +125,11 @@ def required_n(effect: float, standard_deviation: float, power: float = 0.8, lev
 
 @representable("effect", "standard_deviation")
 def required_n_interval(
-    effect: float,
-    standard_deviation: float,
-    degrees: int,
-    power: float = 0.8,
-    level: float = 0.05,
-    confidence: float = 0.9,
+    effect: float, standard_deviation: float, degrees: int, confidence: float = 0.9
 ) -> tuple[int, int]:
     """`required_n` at both ends of the interval of a standard deviation that was estimated: s·√(ν/χ²_ν).
 
-    Arguments as in `required_n`; ν degrees are the pairs less 1; the confidence is that of the interval.
+    Arguments as in `required_n`, with its defaults; ν is the pairs less 1; the confidence is of the interval.
 
     Returns:
         The fewest and the most pairs.
@@ -150,7 +145,7 @@ def required_n_interval(
     low, high = (
         positive("standard_deviation", standard_deviation) * np.sqrt(df / chdtri(df, at)) for at in (tail, 1 - tail)
     )
-    return required_n(effect, float(low), power, level), required_n(effect, float(high), power, level)
+    return required_n(effect, float(low)), required_n(effect, float(high))
 
 
 @representable("n", "standard_deviation", "power", "level")

@@ -42,8 +42,8 @@ class TwoLevel:
 
 
 @representable("differences")
-def two_level(differences: ArrayLike, confidence: float = 0.95) -> TwoLevel:
-    """The mean of a two-way array with its interval over both margins.
+def two_level(differences: ArrayLike) -> TwoLevel:
+    """The mean of a two-way array with its 95 % interval over both margins.
 
     With d_sr = μ + a_s + b_r + e_sr, independent parts of mean 0, the mean d̄ over S seeds and R rows has the variance
     σ_a²/S + σ_b²/R + σ_e²/(SR). The mean squares M_S = R Σ_s (d̄_s − d̄)²/(S − 1), M_R = S Σ_r (d̄_r − d̄)²/(R − 1) and
@@ -55,7 +55,6 @@ def two_level(differences: ArrayLike, confidence: float = 0.95) -> TwoLevel:
 
     Args:
         differences: (S, R), at least 2 × 2.
-        confidence: of the intervals.
 
     Returns:
         The mean with three intervals.
@@ -71,7 +70,7 @@ def two_level(differences: ArrayLike, confidence: float = 0.95) -> TwoLevel:
     """
     from scipy.special import stdtrit
 
-    table, level = matrix("differences", differences), (1 + probability("confidence", confidence)) / 2
+    table = matrix("differences", differences)
     seeds, rows = table.shape
     if min(seeds, rows) < 2:
         raise ArgumentError(f"differences: at least 2 seeds and 2 rows are needed, received {seeds} × {rows}")
@@ -88,7 +87,7 @@ def two_level(differences: ArrayLike, confidence: float = 0.95) -> TwoLevel:
         parts = np.array(weights) * squares
         variance = float(parts.sum())
         freedom = variance**2 / float((parts**2 / degrees).sum()) if variance > 0 else degrees[0]
-        half = float(stdtrit(freedom, level)) * math.sqrt(variance / (seeds * rows))
+        half = float(stdtrit(freedom, 0.975)) * math.sqrt(variance / (seeds * rows))
         return (mean - half, mean + half), float(freedom)
 
     over_seeds, over_rows = interval((1, 0, 0)), interval((0, 1, 0))

@@ -84,7 +84,7 @@ def paired_test(first: ArrayLike, second: ArrayLike, method: str = "wilcoxon", c
     return dataclasses.replace(by_t, statistic=statistic, p_value=p_value, n_nonzero=nonzero.size)
 
 
-def difference_test(differences: Float[np.ndarray, " n"], confidence: float, grain: float = 0.0) -> PairedTest:
+def difference_test(differences: Float[np.ndarray, " n"], confidence: float, grain: float) -> PairedTest:
     """`paired_test` by Student's t, of differences whose two sides are not at hand."""
     if differences.size < 2:
         raise ArgumentError(f"differences: at least 2 pairs are needed, received {differences.size}")

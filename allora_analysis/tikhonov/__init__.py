@@ -22,7 +22,6 @@ from allora_analysis.tikhonov.bottleneck import (
     BottleneckFactors,
     bottleneck_factors,
     bottleneck_loss,
-    bottleneck_loss_std,
     bottleneck_minimum,
     bottleneck_solution,
     bottleneck_threshold,
@@ -35,7 +34,6 @@ from allora_analysis.tikhonov.masks import (
     enumerated_loss,
     enumerated_solution,
     sample_mean,
-    sampled_bottleneck_losses,
     sampled_losses,
 )
 from allora_analysis.tikhonov.ridge import (
@@ -43,7 +41,6 @@ from allora_analysis.tikhonov.ridge import (
     exact_penalty,
     is_exact_ridge,
     nearest_ridge,
-    nearest_ridge_to_fit,
     ridge_solution,
 )
 
@@ -54,7 +51,6 @@ __all__ = [
     "SampleMean",
     "bottleneck_factors",
     "bottleneck_loss",
-    "bottleneck_loss_std",
     "bottleneck_minimum",
     "bottleneck_solution",
     "bottleneck_threshold",
@@ -68,10 +64,8 @@ __all__ = [
     "is_exact_ridge",
     "loss_std",
     "nearest_ridge",
-    "nearest_ridge_to_fit",
     "reduced_rank_solution",
     "ridge_solution",
     "sample_mean",
-    "sampled_bottleneck_losses",
     "sampled_losses",
 ]

@@ -18,8 +18,7 @@ from allora_analysis.tikhonov.loss import (
     X,
     Y,
     design_and_targets,
-    input_penalty,
-    input_std,
+    mean_loss,
     noise_ratio,
     singular_basis,
 )
@@ -53,12 +52,7 @@ def bottleneck_loss(x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike, keep
         The expected loss, a sum over samples and outputs.
     """
     x, y, a, b = factored_problem(x, y, a, b)
-    return mean_factored_loss(x @ a.T, y, b, validation.keep_probability(keep_prob))
-
-
-def mean_factored_loss(latent: Float[np.ndarray, "N r"], y: Y, b: Float[np.ndarray, "C r"], keep_prob: float) -> float:
-    """The core of `bottleneck_loss`, from XAᵀ."""
-    return float(np.sum((y - latent @ b.T) ** 2)) + noise_ratio(keep_prob) * input_penalty(latent, b.T)
+    return mean_loss(x @ a.T, y, b.T, validation.keep_probability(keep_prob), "input")
 
 
 def factored_problem(
@@ -225,16 +219,3 @@ def least_factors(x: X, y: Y, keep_prob: float, rank: int) -> BottleneckFactors:
     half = np.sqrt(shrunk)[:, None] * equalising_rotation(shrunk, rank)
     latent = basis.T @ (u @ half)
     return BottleneckFactors(a=(rows.T @ (latent / scale[:, None])).T, b=vt.T @ half)
-
-
-@validation.representable("x", "y", "a", "b", "keep_prob")
-def bottleneck_loss_std(x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike, keep_prob: float) -> float:
-    """Std of ‖Y − ((XAᵀ) ⊙ V)Bᵀ‖² over the masks V: `loss_std` of inputs XAᵀ and weights Bᵀ.
-
-    Arguments as in `bottleneck_loss`.
-
-    Returns:
-        The standard deviation, in the loss's unit.
-    """
-    x, y, a, b = factored_problem(x, y, a, b)
-    return input_std(x @ a.T, y, b.T, validation.keep_probability(keep_prob))

@@ -236,19 +236,3 @@ def input_losses(
     """The core of `sampled_losses` for input masks."""
     masks = _mask_chunks(*x.shape, keep_prob, draws, generator, y.shape[1])
     return masked_losses(y, masks, lambda mask: (x * mask) @ w)
-
-
-@validation.representable("x", "y", "a", "b", "keep_prob", "draws")
-def sampled_bottleneck_losses(
-    x: ArrayLike, y: ArrayLike, a: ArrayLike, b: ArrayLike, keep_prob: float, draws: int, generator: np.random.Generator
-) -> Float[np.ndarray, " draws"]:
-    """‖Y − ((XAᵀ) ⊙ V)Bᵀ‖² for independent draws of V (N×r).
-
-    Arguments as in `bottleneck_loss`; then how many masks, and the source of randomness.
-
-    Returns:
-        The losses; their mean estimates `bottleneck_loss`.
-    """
-    x, y, a, b = factored_problem(x, y, a, b)
-    keep_prob, draws = validation.keep_probability(keep_prob), _draws(draws)
-    return input_losses(x @ a.T, y, b.T, keep_prob, draws, generator)

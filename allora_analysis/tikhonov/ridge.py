@@ -237,22 +237,6 @@ def nearest_to_fit(x: X, y: Y, fit: Y) -> NearestRidge:
     return NearestRidge(penalty, min(float(distance[best]), 1.0))
 
 
-@validation.representable("x", "y", "fit", infinite=True)
-def nearest_ridge_to_fit(x: ArrayLike, y: ArrayLike, fit: ArrayLike) -> NearestRidge:
-    """λ in [0, ∞] minimizing ‖Z − XW_λ‖_F, W_λ = (XᵀX + λI)⁻¹XᵀY, for any Z: a bottleneck's fit, say.
-
-    Args:
-        x: X (N×D).
-        y: Y (N×C).
-        fit: Z (N×C).
-
-    Returns:
-        λ and ‖Z − XW_λ‖_F/‖Z‖_F.
-    """
-    x, y = design_and_targets(x, y)
-    return nearest_to_fit(x, y, validation.matrix_of("fit", fit, y.shape, "the shape of y"))
-
-
 @validation.representable("x", "y", "keep_prob", infinite=True)
 def nearest_ridge(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: str) -> NearestRidge:
     """λ in [0, ∞] minimizing ‖X(W_drop − W_λ)‖_F, and that distance over ‖XW_drop‖_F.

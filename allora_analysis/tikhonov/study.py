@@ -16,7 +16,7 @@ from allora_analysis import validation
 from allora_analysis.deviation.law import moments_of
 from allora_analysis.study import Result, Study, Table, sweep, text
 from allora_analysis.tikhonov import masks
-from allora_analysis.tikhonov.bottleneck import least_factors, least_fit, mean_factored_loss, soft_threshold
+from allora_analysis.tikhonov.bottleneck import least_factors, least_fit, soft_threshold
 from allora_analysis.tikhonov.loss import PLACEMENTS, X, Y, dropout_weights, input_std, mean_loss, singular_basis
 from allora_analysis.tikhonov.masks import SampleMean, sample_mean
 from allora_analysis.tikhonov.ridge import NearestRidge, nearest_to_fit
@@ -142,7 +142,7 @@ def _row(config: Config, x: np.ndarray, y: np.ndarray, generator: np.random.Gene
     if placement == "bottleneck":
         factors = least_factors(x, y, p, rank)
         latent, w = x @ factors.a.T, factors.b.T
-        loss, std = mean_factored_loss(latent, y, factors.b, p), input_std(latent, y, w, p)
+        loss, std = mean_loss(latent, y, w, p, "input"), input_std(latent, y, w, p)
         entries, draws = latent.size, masks.input_losses(latent, y, w, p, config.draws, generator)
     else:
         w = dropout_weights(x, y, p, placement)

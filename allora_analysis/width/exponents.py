@@ -227,11 +227,11 @@ def _flow_norms(method: str | Method | Knobs, width: int, rank: int) -> tuple[np
 
 
 @representable(infinite=True)
-def flow_eta_to_taper(method: str | Method | Knobs, width: int, rank: int, share: float = 0.1) -> float:
-    """The η at which `flow_factor` has fallen by a share of η in (0, 1), of the order of n^{¼}; `method` as in
+def flow_eta_to_taper(method: str | Method | Knobs, width: int, rank: int) -> float:
+    """The η at which `flow_factor` has fallen by a tenth of η, of the order of n^{¼}; `method` as in
     `flow_row_norm`.
     """
-    return _eta_to_taper(*_flow_norms(method, width, rank), share)
+    return _eta_to_taper(*_flow_norms(method, width, rank), 0.1)
 
 
 def _eta_to_taper(norms: np.ndarray, weights: np.ndarray, share: float) -> float:

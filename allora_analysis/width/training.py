@@ -154,7 +154,7 @@ class _Adam:
         return steps
 
 
-def largest_rate(of: Layer, method: Method, optimizer: str, eta: float = 2.0) -> Float[np.ndarray, " K"]:
+def largest_rate(of: Layer, method: Method, optimizer: str) -> Float[np.ndarray, " K"]:
     """The largest l at which no loss of the first steps (60 of SGD, 10 of Adam) is above that of the start, by seed.
 
     Arguments as in `train`.
@@ -165,7 +165,7 @@ def largest_rate(of: Layer, method: Method, optimizer: str, eta: float = 2.0) ->
     low, high = (np.full(len(of.z), end) for end in BRACKET)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        losses = train(of, method, optimizer, np.exp(middle), STEPS[optimizer], eta).losses
+        losses = train(of, method, optimizer, np.exp(middle), STEPS[optimizer]).losses
         stable = (losses <= losses[0] * CEILING).all(axis=0)  # false where it is no number
         low, high = np.where(stable, middle, low), np.where(stable, high, middle)
     return np.exp(low)

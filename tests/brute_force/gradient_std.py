@@ -61,3 +61,13 @@ def two_pass(gradients):
     gradients = np.asarray(gradients, dtype=np.float64)
     mean = gradients.mean(axis=0)
     return mean, np.sqrt(((gradients - mean) ** 2).sum(axis=0) / (len(gradients) - 1))
+
+
+def exact_moments(model):
+    """Mean and standard deviation of each entry: E G = Σ_v P(v) G(v), P(v) = Π p^{v_j}(1 − p)^{1 − v_j}, two passes."""
+    size, keep = model.mask_size, model.keep_prob
+    codes = np.arange(2**size)[:, None] >> np.arange(size) & 1
+    weights = np.prod(np.where(codes == 1, keep, 1 - keep), axis=1)
+    gradients = torch.einsum("kni,knj->kij", *model.factors(torch.as_tensor(codes, dtype=torch.bool))).double().numpy()
+    mean = np.tensordot(weights, gradients, 1)
+    return mean, np.sqrt(np.tensordot(weights, (gradients - mean) ** 2, 1))

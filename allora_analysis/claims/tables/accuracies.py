@@ -65,10 +65,10 @@ def _tuples_by_sum(unit: int, examples: int, runs: int) -> UInt64[np.ndarray, " 
     return np.frombuffer(power.to_bytes(8 * (100 * unit * runs + 1), "little"), dtype="<u8")
 
 
-def frequency(percent: float, decimals: int, examples: int, runs: int, around: int = 50) -> float:
-    """`ways` against the average of the numbers around it: 1 for a number as likely as its neighbors."""
+def frequency(percent: float, decimals: int, examples: int, runs: int) -> float:
+    """`ways` against the average of 50 numbers on either side: 1 for a number as likely as its neighbors."""
     step = Fraction(1, 10 ** count("decimals", decimals, 0))
-    near = [Fraction(reported.exact(percent)) + i * step for i in range(-around, around + 1)]
+    near = [Fraction(reported.exact(percent)) + i * step for i in range(-50, 51)]
     found = [ways(float(value), decimals, examples, runs) for value in near if 0 <= value <= 100]
     return ways(percent, decimals, examples, runs) * len(found) / max(sum(found), 1)
 

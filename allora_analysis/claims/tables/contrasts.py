@@ -194,7 +194,6 @@ def by_the_rule(
     name: str,
     answers: Mapping[str, str],
     more: Mapping[str, Any] | None = None,
-    margin: float = MARGIN,
     alone: Sequence[str] = (),
 ) -> Finding:
     """A sentence about one contrast, judged within its question.
@@ -210,8 +209,8 @@ def by_the_rule(
             return decide(those, grain=1e-9)[name].verdict
         return in_every({each: decide({each: sides}, grain=1e-9)[each] for each, sides in those.items()})
 
-    tested = cases.test(split(means, {EQUAL.name: margin}), rule)
-    one = judged({name: means[name]} if alone else means, margin=margin)[name]
+    tested = cases.test(split(means, {EQUAL.name: MARGIN}), rule)
+    one = judged({name: means[name]} if alone else means)[name]
     told = {
         "mean": f"{one.mean:+.2f}",
         "interval": " and ".join(f"{bound(end, 2, bool(up)):+.2f}" for up, end in enumerate(one.interval or ())),
@@ -222,7 +221,7 @@ def by_the_rule(
     measured = asdict(one) | {f"{kind} above 0": told[kind] for kind in ("cells", "clusters")} | dict(more or {})
     measured |= {"by model, by data set or rank, by setting": found.by_part()}
     needed = units_wanted([one], "clusters") if one.needed else "no number of clusters, at a mean or spread of 0"
-    undecided, over_all = tested.verdict == "undecided", _over_all_questions(margin)[name].adjusted_p_value
+    undecided, over_all = tested.verdict == "undecided", _over_all_questions()[name].adjusted_p_value
     measured["adjusted over all contrasts of all tables"] = over_all
     flips = f"cluster means of which {'a p-value alone' if alone else 'the adjusted p-value'} is above 0.05"
     if over_all > 0.05:
@@ -239,10 +238,10 @@ def by_the_rule(
     )
 
 
-def _over_all_questions(margin: float) -> dict[str, Decision]:
+def _over_all_questions() -> dict[str, Decision]:
     # What Holm over the contrasts of all questions at once would say: the strictest family, beside the question's own.
     means = {name: values for names in QUESTIONS.values() for name, values in family(names[0]).items()}
-    return decide(joined(split(means, {EQUAL.name: margin})), grain=1e-9)
+    return decide(joined(split(means, {EQUAL.name: MARGIN})), grain=1e-9)
 
 
 def by_cell(names: tuple[str, ...], other: Sequence[Cell] | None = None) -> dict[str, float]:

@@ -94,7 +94,7 @@ def advise(
     clipping: Clipping | None,
     homes: dict[int, dict[str, Any]],
     configs: dict[str, Any],
-    allora: bool = True,
+    allora: bool,
 ) -> tuple[Advice, ...]:
     """All that there is to say."""
     lines = [
@@ -112,9 +112,7 @@ def _which(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} layers ({names[0]}, …)"
 
 
-def _on_effects(
-    layers: Sequence[LayerReport], optimizer: OptimizerEffect | None, allora: bool = True
-) -> Iterator[Advice]:
+def _on_effects(layers: Sequence[LayerReport], optimizer: OptimizerEffect | None, allora: bool) -> Iterator[Advice]:
     if all(layer.effect.idle for layer in layers):
         yield Advice("problem", "nothing trained", "no adapter is trained; load with is_trainable=True, or set_adapter")
     name = "no optimizer" if optimizer is None else optimizer.name
@@ -384,8 +382,7 @@ def _on_group_rates(pairs: Sequence[Pair], homes: dict[int, Any], name: str) -> 
     groups = list({id(group): group for group in homes.values()}.values())
     if len({id(homes[key]) for key in own}) < 2:
         return
-    with_b = [group for group in groups if any(id(pair.b) in map(id, group["params"]) for pair in pairs)]
-    same_rate = {group["lr"] for group in with_b}
+    same_rate = {homes[id(pair.b)]["lr"] for pair in pairs}
     others = sum(id(p) not in own for group in groups if group["lr"] in same_rate for p in group["params"])
     if others and ratios - {1.0}:
         yield "note", "head", f"{others} other parameters (a head's, a bias) train at B's rate, not at A's"

@@ -259,7 +259,7 @@ def _weights_seen(*parts: Any) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def refuse_merge(names: list[str], adapter: str = "") -> None:
+def refuse_merge(names: list[str], adapter: str) -> None:
     """ASF-LoRA among the variants to merge."""
     if "asf_lora" in names:
         raise ArgumentError(f"adapter {adapter!r}: {_NOT_MERGEABLE}")
