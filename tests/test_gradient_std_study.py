@@ -190,7 +190,6 @@ def test_ctrl_c_keeps_the_finished_epochs(monkeypatch, capsys):
 
 def test_lazy_names():
     assert package.MLP is run_module.MLP
-    assert set(package._LAZY) <= set(package.__all__)
     for name in package.__all__:
         assert getattr(package, name).__module__.startswith("allora_analysis.gradient_std")
     with pytest.raises(AttributeError, match="nothing_of_ours"):
