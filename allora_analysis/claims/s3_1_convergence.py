@@ -98,7 +98,7 @@ def expectation(cases: Cases) -> Finding:
     )
     _, _, direct, by_sgd, *_ = judged.measured
     return judged.finding(
-        conditional="Yes under Adam, from step 1; under plain SGD W follows regularized descent, A and B for one step.",
+        conditional="Yes under Adam; under plain SGD W follows regularized descent, A and B for one step.",
         evidence=judged.evidence(
             "float64 rounding, 1e-16, against 1e-9",
             {"E W_t off by": "0 under plain SGD for W, and for BA at step 1"},
@@ -357,6 +357,17 @@ def first_step(one: Labelled) -> float:
     return 1.0 + int(np.argmax(outgrown)) if outgrown.any() else math.inf
 
 
+def first_steps(cases: Sequence[Case], rng: np.random.Generator) -> dict[str, dict[float, list[float]]]:
+    """`first_step` of some settings by the masks' place and at each of the `RATES`."""
+    drawn = [labelled(case.inputs, rng) for case in cases]
+    return {
+        place: {
+            share: [first_step(at(one, share, LONG)) for one in drawn if one.of.placement == place] for share in RATES
+        }
+        for place in PLACEMENTS
+    }
+
+
 def quartiles(steps: Sequence[float]) -> list[float]:
     """Three of the steps given."""
     return [float(step) for step in np.quantile(steps, [0.25, 0.5, 0.75], method="nearest")]
@@ -404,13 +415,7 @@ def reliable(cases: Cases) -> Finding:
         printed=lambda one, seen: seen["most up to step 10"] < 1 < seen["limit"],
         condition=early_and_late,
     )
-    drawn = [labelled(case.inputs, cases.rng) for _ in range(20) for case in falling_spectra(cases.rng, FEW)]
-    first = {
-        place: {
-            share: [first_step(at(one, share, LONG)) for one in drawn if one.of.placement == place] for share in RATES
-        }
-        for place in PLACEMENTS
-    }
+    first = first_steps([one for _ in range(20) for one in falling_spectra(cases.rng, FEW)], cases.rng)
     told = {place: {share: quartiles(steps) for share, steps in of.items()} for place, of in first.items()}
     rest = "; ".join(f"{place} masks {', '.join(map(in_steps, of.values()))}" for place, of in first.items())
     low, middle, high = told["input"][RATES[1]]
