@@ -79,6 +79,20 @@ def away_from_zero(one: _Speed, rng: np.random.Generator) -> float:
     return float(np.linalg.norm(of(g @ a.T) @ a + b @ of(b.T @ g)) / np.linalg.norm(of(g)))
 
 
+def nearly_as_long(rng: np.random.Generator) -> _Speed:
+    """A's scale on both sides of where BA's first step is as long as V's."""
+    n2, rank, optimizer = int(rng.integers(16, 49)), int(rng.integers(1, 9)), str(rng.choice(OPTIMIZERS))
+    one = _Speed(n2, rank, 1.0, optimizer, n2 if rng.random() < 0.5 else int(rng.integers(1, n2)))
+    wanted = on_either_side(rng, 0.08, 0.65)
+    power = 2 if one.optimizer == "gradient descent" else 1
+    return one._replace(a_std=(wanted / one.ratio) ** (1 / power))
+
+
+def at_pefts_start(optimizer: str) -> list[_Speed]:
+    """Qwen2-0.5B under PEFT's A, a G without zeros: n₂ = 896 and r = 8, n₂ = 4,864 and r = 8, n₂ = 896 and r = 32."""
+    return [_Speed(n2, rank, (3 * n2) ** -0.5, optimizer, n2) for n2, rank in ((896, 8), (4864, 8), (896, 32))]
+
+
 @flow_claim(
     "3.2-slow-start",
     where="Abstract",
@@ -89,31 +103,19 @@ def away_from_zero(one: _Speed, rng: np.random.Generator) -> float:
 )
 def slow_start(cases: Cases) -> Finding:
     """The first step's length over draws of A, with A's scale on both sides of where the two are equal."""
-
-    def draw(rng: np.random.Generator) -> _Speed:
-        n2, rank, optimizer = int(rng.integers(16, 49)), int(rng.integers(1, 9)), str(rng.choice(OPTIMIZERS))
-        one = _Speed(n2, rank, 1.0, optimizer, n2 if rng.random() < 0.5 else int(rng.integers(1, n2)))
-        wanted = on_either_side(rng, 0.08, 0.65)
-        power = 2 if one.optimizer == "gradient descent" else 1
-        return one._replace(a_std=(wanted / one.ratio) ** (1 / power))
-
     own = [
         Case(f"n₂ = 64, r = 8, A of PEFT's size, {optimizer}", _Speed(64, 8, (3 * 64) ** -0.5, optimizer, 64), True)
         for optimizer in OPTIMIZERS
     ]
     sparse = Case("n₂ = 64, r = 8, A of PEFT's size, Adam, 1 entry in each row of G", own[1].inputs._replace(entries=1))
-    limit = standard_errors(DRAWS)
     judged = cases.judge(
-        [*own, sparse, *cases.draw(draw, 10)],
+        [*own, sparse, *cases.draw(nearly_as_long, 10)],
         lambda one: first_steps(one, cases.rng),
         printed=lambda one, seen: seen["mean square"] < 1,
-        corrected=lambda one, seen: abs(seen["mean square"] - one.ratio**2) <= limit * seen["stderr"],
+        corrected=lambda one, seen: abs(seen["mean square"] - one.ratio**2) <= standard_errors(DRAWS) * seen["stderr"],
         condition=lambda one: 1 / one.ratio,
     )
-    peft = {
-        optimizer: [_Speed(n2, rank, (3 * n2) ** -0.5, optimizer, n2) for n2, rank in ((896, 8), (4864, 8), (896, 32))]
-        for optimizer in OPTIMIZERS
-    }
+    peft = {optimizer: at_pefts_start(optimizer) for optimizer in OPTIMIZERS}
     ratios = {optimizer: [one.ratio for one in each] for optimizer, each in peft.items()}
     off = {f"{optimizer}, B as large as A": away_from_zero(each[0], cases.rng) for optimizer, each in peft.items()}
     gain = off["Adam, B as large as A"] / ratios["Adam"][0]
@@ -317,6 +319,19 @@ def curvatures_of_output(one: Point, share: float) -> np.ndarray:
 SHARES = (0.0, 1e-5, 1e-4, 1e-2, 1.0)
 
 
+def by_share(one: Point) -> dict[str, list[float]]:
+    """Flat directions, and the condition number of the others, at each of `SHARES`."""
+    values = [curvatures_of_output(one, share) for share in SHARES]
+    kept = [each[each > 1e-22 * each[0]] for each in values]
+    flat = one.a.size + one.b.size
+    return {"flat": [flat - len(each) for each in kept], "κ": [float(each[0] / each[-1]) for each in kept]}
+
+
+def a_point(x: np.ndarray, n1: int, rank: int, rng: np.random.Generator) -> Point:
+    """A and B at random."""
+    return Point(x, rng.standard_normal((rank, x.shape[1])), rng.standard_normal((n1, rank)))
+
+
 def flat_directions(one: Point) -> list[int]:
     """At B = 0 and elsewhere; J has rank n₁·min(r, k), or as many as n₁×k matrices of rank r have, k = rank X."""
     (rank, n2), n1, k = one.a.shape, len(one.b), int(np.linalg.matrix_rank(one.x))
@@ -336,20 +351,11 @@ def flat_directions(one: Point) -> list[int]:
 def factor_conditioning(cases: Cases) -> Finding:
     """Flat directions and condition number at B = 0 and at B of 1e-5, 1e-4, 1e-2 and 1 times A's size."""
 
-    def made(rng: np.random.Generator, n2: int, n1: int, rank: int, x: np.ndarray) -> Point:
-        return Point(x, rng.standard_normal((rank, n2)), rng.standard_normal((n1, rank)))
-
     def draw(rng: np.random.Generator) -> Point:
         rank = int(rng.integers(1, 4))
         n2, n1 = (int(size) for size in rng.integers(rank + 1, rank + 6, size=2))
         n = rank + int(rng.choice([1, 2, *range(3, n2 + 9)], p=[0.25, 0.25, *[0.5 / (n2 + 6)] * (n2 + 6)]))
-        return made(rng, n2, n1, rank, rng.standard_normal((n, n2)))
-
-    def look(one: Point) -> dict[str, list[float]]:
-        values = [curvatures_of_output(one, share) for share in SHARES]
-        kept = [each[each > 1e-22 * each[0]] for each in values]
-        flat = one.a.size + one.b.size
-        return {"flat": [flat - len(each) for each in kept], "κ": [float(each[0] / each[-1]) for each in kept]}
+        return a_point(rng.standard_normal((n, n2)), n1, rank, rng)
 
     def at_zero(one: Point) -> float:
         return float(np.linalg.cond(one.x @ one.a.T)) ** 2  # κ(ASAᵀ)
@@ -360,10 +366,10 @@ def factor_conditioning(cases: Cases) -> Finding:
         return counted and near and relative_error(seen["κ"][0], at_zero(one)) <= 1e-6
 
     def usual(rng: np.random.Generator) -> Point:
-        return made(rng, 24, 12, 8, np.linalg.qr(power_law(64, 24, rng))[1])  # as many rows as inputs, the same S
+        return a_point(np.linalg.qr(power_law(64, 24, rng))[1], 12, 8, rng)  # as many rows as inputs, the same S
 
     own = cases.draw(usual, 5, "power-law X, n₂ = 24, n₁ = 12, r = 8, draw", True)
-    judged = cases.judge(own + cases.draw(draw, 12), look, printed=foretold)
+    judged = cases.judge(own + cases.draw(draw, 12), by_share, printed=foretold)
     found = np.array([seen["κ"] for seen in judged.own])
     zero, near = (float(np.median(found[:, at])) for at in (0, -2))
     return judged.finding(

@@ -276,9 +276,8 @@ def fewer_rows(cases: Cases, boundary: int) -> list[Case]:
         lambda rng: fresh(rng, 0, 0.65), 8, "n above"
     )
     far = cases.draw(lambda rng: fresh(rng, 1, 2), 4, "n far above") + cases.draw(fixed, 4, "XᵀX held fixed")
-    x = power_law(512, 64, cases.rng)
-    own = Case("power-law X, D = 64, n = 512 → 256", Fewer(x, x[:256], True), True)
-    return [own, *near, *far]
+    own = Fewer(x := power_law(512, 64, cases.rng), x[:256], True)
+    return [Case("power-law X, D = 64, n = 512 → 256", own, True), *near, *far]
 
 
 def _flat(x: np.ndarray) -> int:
@@ -336,8 +335,7 @@ def _rows(n: int, d: int, rng: np.random.Generator) -> np.ndarray:
     # X (n×d), i.i.d. normal; of many rows the R of X = QR, whose law is Bartlett's (1933) and has the same RᵀR.
     if n < 16 * d:
         return rng.standard_normal((n, d))
-    triangle = np.triu(rng.standard_normal((d, d)), 1)
-    return triangle + np.diag(np.sqrt(rng.chisquare(n - np.arange(d))))
+    return np.triu(rng.standard_normal((d, d)), 1) + np.diag(np.sqrt(rng.chisquare(n - np.arange(d))))
 
 
 def _log_conditions(one: Counts, rng: np.random.Generator) -> dict[str, list[float]]:
@@ -392,6 +390,17 @@ def _noise(seen: dict[str, list[float]]) -> float:
     return standard_errors(DRAWS) * float(np.hypot(*(error for _, error in seen.values())))
 
 
+KNOWN = [
+    Case("power-law X, D = 48, n = 9,600 → 4,800", Counts(9600, 4800, 48, True, 1.0, draws=400), True),
+    Case("power-law X, D = 48, n = 384 → 192", Counts(384, 192, 48, True, 1.0), True),
+    Case("equal variances, D = 30, n = 60 → 38", Counts(60, 38, 30, True)),
+    Case("equal variances, D = 30, n = 24 → 12", Counts(24, 12, 30, True)),
+    Case("power-law X, D = 48, n = 40 → 7", Counts(40, 7, 48, True, 1.0)),
+    Case("covariance of rank 5, D = 20, n = 12 → 6", Counts(12, 6, 5, True, 0.0, 15)),
+    Case("covariance of rank 1, D = 8, n = 12 → 4", Counts(12, 4, 1, True, 0.0, 7)),
+]
+
+
 @quadratic_claim(
     "3.2-degenerate-condition",
     where="§3.2, last sentence",
@@ -409,19 +418,8 @@ def conditioning_by_samples(cases: Cases) -> Finding:
     def rise(seen: dict[str, list[float]]) -> float:
         return seen["few samples"][0] - seen["many samples"][0]
 
-    own = [
-        Case("power-law X, D = 48, n = 9,600 → 4,800", Counts(9600, 4800, 48, True, 1.0, draws=400), True),
-        Case("power-law X, D = 48, n = 384 → 192", Counts(384, 192, 48, True, 1.0), True),
-    ]
-    known = [
-        Case("equal variances, D = 30, n = 60 → 38", Counts(60, 38, 30, True)),
-        Case("equal variances, D = 30, n = 24 → 12", Counts(24, 12, 30, True)),
-        Case("power-law X, D = 48, n = 40 → 7", Counts(40, 7, 48, True, 1.0)),
-        Case("covariance of rank 5, D = 20, n = 12 → 6", Counts(12, 6, 5, True, 0.0, 15)),
-        Case("covariance of rank 1, D = 8, n = 12 → 4", Counts(12, 4, 1, True, 0.0, 7)),
-    ]
     judged = cases.judge(
-        [*own, *known, *cases.draw(_two_counts, 14)],
+        KNOWN + cases.draw(_two_counts, 14),
         lambda one: _log_conditions(one, cases.rng),
         printed=lambda one, seen: rise(seen) > _noise(seen) + ROUNDING,
         corrected=lambda one, seen: (

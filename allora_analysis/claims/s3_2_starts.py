@@ -182,6 +182,17 @@ def usual(n1: int, rank: int, rng: np.random.Generator) -> _Begin:
     return begin(power_law(48, 12, rng) / math.sqrt(48), target(n1, 12, rank, rng), "b_zero", 2, rng)
 
 
+def flat_or_not(rng: np.random.Generator) -> _Begin:
+    """B = 0 and n₂ of 4 or 5 inputs; rank GP is n₂ − r or one less."""
+    rank = int(rng.integers(1, 3))
+    n2 = int(rng.integers(rank + 3, 6))
+    n1 = n2 - rank + int(rng.integers(-1, 2))  # a row short, or not
+    if rng.random() < 0.4:
+        return tied(n1, n2, rank, float(rng.choice([0.0, 0.25])), rng)
+    wanted = max(1, n2 - rank - int(rng.random() < 0.3))
+    return begin(rng.standard_normal((n2 + 6, n2)) / 3, target(n1, n2, wanted, rng), "b_zero", rank, rng)
+
+
 @start_claim(
     "3.2-worst-place",
     where="beyond the paper: Abstract, of the way from the start to the solution",
@@ -193,23 +204,13 @@ def usual(n1: int, rank: int, rng: np.random.Generator) -> _Begin:
 )
 def worst_place(cases: Cases) -> Finding:
     """κ at the start, at the end, and where an eigenvalue passes 0 between them."""
-
-    def draw(rng: np.random.Generator) -> _Begin:
-        rank = int(rng.integers(1, 3))
-        n2 = int(rng.integers(rank + 3, 6))
-        n1 = n2 - rank + int(rng.integers(-1, 2))  # a row short, or not
-        if rng.random() < 0.4:
-            return tied(n1, n2, rank, float(rng.choice([0.0, 0.25])), rng)
-        wanted = max(1, n2 - rank - int(rng.random() < 0.3))
-        return begin(rng.standard_normal((n2 + 6, n2)) / 3, target(n1, n2, wanted, rng), "b_zero", rank, rng)
-
     own = [Case(f"power-law X, n₂ = 12, n₁ = {n1}, r = 2", usual(n1, n1, cases.rng), True) for n1 in (12, 8)]
     judged = cases.judge(
         [
             *own,
             Case("power-law X, n₂ = n₁ = 12, r = 2, M of rank 1", usual(12, 1, cases.rng)),
             Case("XᵀX = I, r = 1, M's singular values equal", tied(4, 4, 1, 0.0, cases.rng)),
-            *cases.draw(draw, 8),
+            *cases.draw(flat_or_not, 8),
         ],
         _worst_on_the_way,
         printed=lambda one, seen: seen["worst"] <= WORSE * seen["start"],
