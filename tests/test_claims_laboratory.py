@@ -120,6 +120,26 @@ def test_other_eta_stand_beside_and_decide_nothing(monkeypatch):
     assert found.evidence.measured["η² = 2 − LoRA, sgd, 50 steps"]["points"] == pytest.approx(50)
 
 
+def test_loras_own_gap_to_dora_stands_beside_alloras(monkeypatch):
+    plant_gaps(monkeypatch, lambda first, _: -0.01 if first.rule == "allora" else -0.008)
+    found = finding(comparisons.better_than_dora)
+    assert found.verdict == "refuted"
+    assert found.answer.endswith("LoRA minus DoRA is -0.8.")
+    assert found.evidence.measured["LoRA − DoRA, adamw, 50 steps"]["points"] == pytest.approx(-0.8)
+
+
+@pytest.mark.parametrize(
+    ("gain", "told"),
+    [(0.01, "not clearly above 0"), (-0.01, "not clearly below −0"), (0.0, "clearly above 0.00 or clearly below −0")],
+)
+def test_what_changes_a_verdict_is_not_the_case_already(monkeypatch, gain, told):
+    plant_gaps(monkeypatch, lambda first, _: gain)
+    assert finding(comparisons.better_than_lora).flips_if.startswith(f"a mean {told}")
+    plant(monkeypatch, -0.01, gain, seeds=60)
+    flips = finding(section.dropout_in_the_bottleneck).flips_if
+    assert flips == section.FLIPS[{0.01: "holds", -0.01: "refuted", 0.0: "undecided"}[gain]]
+
+
 @pytest.mark.parametrize(
     ("row", "better", "worse", "field", "one"),
     [

@@ -331,6 +331,11 @@ laboratory_claim = functools.partial(
     test="tests/test_claims_laboratory.py",
     reads=laboratory.STUDY,
 )
+FLIPS = {
+    "holds": "drop rate 0.4 not clearly below the others after few steps, or not clearly above them after many",
+    "refuted": "none of the four differences clearly the other way",
+    "undecided": "all four differences clearly as the sentence says, or one clearly the other way",
+}
 READING = (
     "LoRA under AdamW on a network pretrained on half of the digits, adapted to the others{}: test accuracy at drop "
     "rate 0.4 is below that at 0 and 0.05 after 50 steps and above both after 300, each at its own best rate."
@@ -404,7 +409,7 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
             *of[many].interval,
         ),
         wanted="more seeds",
-        flips_if="drop rate 0.4 not below the others after few steps, or not above them after many",
+        flips_if=FLIPS[tested.verdict],
     )
 
 

@@ -349,7 +349,7 @@ def optimal_direction(cases: Cases) -> Finding:
     above = [excess(each, rest(each)) for pair in at_layer for each in pair]
     return judged.finding(
         conditional="Not exactly: it weighs short rows more and rests "
-        f"{100 * min(above):.1g} to {100 * max(above):.1g} % of ‖T‖²/2 above the best rank-8 fit.",
+        f"{100 * min(above):.2g} to {100 * max(above):.2g} % of ‖T‖²/2 above the best rank-8 fit.",
         evidence=judged.evidence(
             "what is left after the steps taken; the rest point to 1e-5",
             lambda one: excess(one, rest(one)),
