@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import norms_of_rows, without_autocast
 from allora_analysis.lora.doctor.effects import Effect, RowFactor, fresh_optimizer, row_factor
-from allora_analysis.lora.foreign import dropout_applied, in_mode
+from allora_analysis.lora.foreign import dropout_applied, in_mode, wants_gradient
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import PLAIN, Pair, stacked
 
@@ -177,7 +177,8 @@ def _word(pair: Pair) -> str | None:
     )
     try:
         with in_mode(pair.module, training=False), torch.enable_grad():
-            (found,) = torch.autograd.grad((pair.module.forward(x) * v).sum(), pair.b, allow_unused=True)
+            output = pair.module.forward(wants_gradient(x))
+            (found,) = torch.autograd.grad((output * v).sum(), pair.b, allow_unused=True)
     except Exception:  # a layer that takes no plain inputs (an embedding, a sharded or quantized base) stays unmeasured
         return None
     if found is None:
