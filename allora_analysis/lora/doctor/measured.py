@@ -23,6 +23,7 @@ from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import PLAIN, Pair, stacked
 
 _KEPT = 0.9  # of the logarithm of the gain: below, clipping undoes the factor
+_SAME_NORM = 1e-4  # relative: clipping rounds in float32, and torch adds 1e-6 to the norm
 _STEPS = 20  # RAdam adapts from its sixth step on
 # Where an optimizer cannot be tried (it needs a GPU, a closure, …): families that divide a gradient by its own size.
 _NORMALISING = ("adam", "lion", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "rprop", "signsgd", "sophia")
@@ -114,6 +115,11 @@ class Clipping:
     removed: float
     gain: float | None
     gain_after: float | None
+
+    @property
+    def done(self) -> bool:
+        """The gradients have been clipped already: their norm is the maximum, and what it was is not known."""
+        return math.isclose(self.norm, self.max_norm, rel_tol=_SAME_NORM)
 
     @property
     def undoes(self) -> bool:
@@ -332,8 +338,10 @@ def _spread(values: Tensor) -> tuple[float, float, float]:
 
 def clipped(layer: LayerReport, clipping: Clipping | None) -> LayerReport:
     """A report, with what clipping makes of the effect."""
-    undone = clipping is not None and clipping.undoes and layer.effect == Effect.ON_GRADIENT
-    return replace(layer, effect=Effect.CLIPPED) if undone else layer
+    if clipping is None or layer.effect != Effect.ON_GRADIENT:
+        return layer
+    effect = Effect.CLIPPED_BEFORE if clipping.done else Effect.CLIPPED if clipping.undoes else layer.effect
+    return replace(layer, effect=effect)
 
 
 def _effect(
