@@ -377,6 +377,7 @@ class FlatParameter(nn.Parameter):
         ({"lr": -0.1}, "lr must be a finite number, 0 or above, received -0.1"),
         ({"lr": float("nan")}, "lr must be"),
         ({"eta": 0.0}, "eta must be a finite number above 0, received 0.0"),
+        ({"eta": 1e-160}, r"eta must be in \[1e-18, 1e\+18\], received 1e-160: 1/eta² leaves float32's range"),
         ({"eta": -2.0}, "eta must be"),
         ({"betas": (0.9, 1.0)}, "betas must be two numbers in"),
         ({"betas": (-0.1, 0.9)}, "betas must be two numbers in"),

@@ -29,6 +29,7 @@ from torch.optim import Optimizer
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora import row_kernel
 from allora_analysis.lora.autograd import norms_of_pairs, without_autocast
+from allora_analysis.lora.functional import check_eta
 from allora_analysis.lora.moves import Hyper, Tensors, adamw_on, but, hyper_of, move_one_by_one, move_together
 from allora_analysis.lora.pairs import (
     RECIPE,
@@ -39,7 +40,7 @@ from allora_analysis.lora.pairs import (
     stacked,
     tensors_of,
 )
-from allora_analysis.validation import ArgumentError, choice, count, non_negative, number, positive
+from allora_analysis.validation import ArgumentError, choice, count, non_negative, number
 
 __all__ = ["ALLoRAAdamW", "param_groups"]
 
@@ -360,7 +361,7 @@ def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
     return options | {
         # A tensor stays one, which a scheduler changes in place, so that a compiled step is not compiled again.
         "lr": options["lr"] if isinstance(options["lr"], Tensor) else rate,
-        "eta": positive("eta", options["eta"]),
+        "eta": check_eta(options["eta"]),
         "betas": betas,
         "eps": non_negative("eps", options["eps"]),
         "weight_decay": non_negative("weight_decay", options["weight_decay"]),
