@@ -57,6 +57,9 @@ class Arguments:
     """Records of your own runs: an experiment's --results, or a folder of finetune/, gradient_std/; default: ours."""
 
 
+_OF_A_RUN = ("json", "report", "results", "long", "seed")
+
+
 def _wanted(arguments: Arguments) -> tuple[str, ...]:
     words = VERDICTS if arguments.verdict is None else tuple(arguments.verdict.split(","))
     for word in words:
@@ -66,9 +69,9 @@ def _wanted(arguments: Arguments) -> tuple[str, ...]:
 
 def run(arguments: Arguments) -> int:
     """Check the claims asked for, print the ledger and write it."""
+    _check(arguments)
     if arguments.json not in (None, "-"):
         outputs.check_writable("--json", Path(arguments.json))
-    _check(arguments)
     claims, words = ledger.select(ledger.all_claims(), arguments.only), _wanted(arguments)
     if arguments.section is not None:
         claims = ledger.select(claims, arguments.section, "--section")
@@ -106,6 +109,9 @@ def _in_full(arguments: Arguments, of: Sequence[View]) -> bool:
 
 def _check(arguments: Arguments) -> None:
     count("--seed", arguments.seed, minimum=0)
+    of_a_run = [name for name in _OF_A_RUN if getattr(arguments, name) != getattr(Arguments, name)]
+    if arguments.list and of_a_run:
+        raise ArgumentError(f"--{of_a_run[0]} is for a run, and --list runs nothing; leave one of the two out")
     if arguments.report is not None:
         if arguments.report.suffix.lower() not in (".html", ".htm"):
             raise ArgumentError(f"--report must end in .html, received {str(arguments.report)!r}")

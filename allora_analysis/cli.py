@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import re
 import shutil
 import signal
@@ -79,7 +80,23 @@ def parse(function: Callable[..., Any], program: str, argv: Sequence[str] | None
     # A switch takes no value: `--download`; one that is on by default is turned off, `--no-explained`.
     # What may be None is so where its flag is left out.
     markers = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-    return tyro.cli(function, prog=program, args=argv, config=markers, description=_description(function))
+    words = sys.argv[1:] if argv is None else list(argv)
+    for before, word in itertools.pairwise(["", *words]):
+        if not word or re.fullmatch("--[^=]*=", word):  # a shell's variable that is not set
+            raise ArgumentError(f"{word.rstrip('=') or before}: an empty value; give one, or leave the flag out")
+    result: Any = SystemExit(0)  # of a help whose reader has gone
+
+    def read() -> None:
+        nonlocal result
+        try:
+            result = tyro.cli(function, prog=program, args=words, config=markers, description=_description(function))
+        except SystemExit as ended:  # after printing its help, or what it could not parse
+            result = ended
+
+    outputs.tell(read)
+    if isinstance(result, SystemExit):
+        raise result
+    return result
 
 
 def _description(function: Callable[..., Any]) -> str:

@@ -13,6 +13,8 @@
 | `own_best_rate` | ours: each arm at its own best rate, with seeds until it is decided; rules before runs |
 | `laboratory` | ours: a network of seconds a run: rule, adaptor, η², optimizer, dropout and length crossed |
 | `one_rate` | ours: Tables 3 and 4 on that network, every arm at one base rate; which procedure rises as Table 3 does |
+| `dropout_features` | ours: on a language model's features of text, does dropout pay after few steps, or after many? |
+| `stable_rates` | ours: is the doctor's largest stable rate where recorded runs stop training? |
 """
 
 import allora_analysis  # noqa: F401 - first, so that Ctrl-C ends in a line while the rest is imported

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 import sys
@@ -20,6 +21,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+import experiments
 from allora_analysis import cli, outputs, records
 from allora_analysis.claims import s3_1_small_runs
 from allora_analysis.doctor import edge
@@ -213,15 +215,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else ""
     if name in ("--help", "-h"):
-        name = "status"
-    elif name not in COMMANDS:
+        told = {f"python -m experiments {one}": inspect.getdoc(flags) for one, (flags, _) in COMMANDS.items()}
+        return cli.about(experiments, told, words)
+    if name not in COMMANDS:
         names = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
         runs = f"an experiment has a command of its own, python -m experiments.NAME: {', '.join(names)}"
         print(f"error: say python -m experiments {' or '.join(COMMANDS)}; {runs}", file=sys.stderr)
         return 2
     flags, command = COMMANDS[name]
-    rest = words[words[:1] == [name] :]
-    return cli.guarded(lambda: command(cli.parse(flags, f"python -m experiments {name}", rest)))
+    return cli.guarded(lambda: command(cli.parse(flags, f"python -m experiments {name}", words[1:])))
 
 
 COMMANDS = {"status": (Arguments, status), "migrate": (Migration, migrate), "reproduce": (Repetition, reproduce)}

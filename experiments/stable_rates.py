@@ -127,6 +127,8 @@ def run(arguments: Arguments) -> int:
             )
         for trial in trials:
             predict(trial, arguments.model, arguments.data, arguments.results)
+    elif not os.path.isdir(arguments.results):
+        raise ArgumentError(f"--results {arguments.results}: is not a folder; name one that predictions are in")
     seeds = None if arguments.every_seed else SEEDS
     outputs.tell(lambda: study.show(table(compared(arguments.results, seeds=seeds))))
     for one, rate in grown(arguments.results).items():

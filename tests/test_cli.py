@@ -437,6 +437,24 @@ def test_a_figure_that_would_run_latex_is_refused(capsys):
     assert "must end in one of" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_help_onto_a_full_disk_is_one_line(buffered):
+    command = [sys.executable, "-m", "allora_analysis.ripple", "--help"]
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONUNBUFFERED=buffered)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, timeout=120)
+    words = "error: standard output: No space left on device; send it elsewhere\n"
+    assert (done.returncode, done.stderr) == (2, words)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("words", [["--json", ""], ["--json="]])
+def test_an_empty_value_is_refused_by_its_flag(words, capsys):
+    assert cli.main(importlib.import_module("allora_analysis.ripple.study").STUDY, words) == 2
+    assert capsys.readouterr().err == "error: --json: an empty value; give one, or leave the flag out\n"
+
+
 def test_help_that_nobody_reads_on_is_no_error():
     command = f"PYTHONUNBUFFERED=1 '{sys.executable}' -m allora_analysis.ripple --help | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=120)

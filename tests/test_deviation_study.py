@@ -101,6 +101,15 @@ def test_z_is_in_the_laws_own_standard_error():
     assert study.standardised(law.Estimate(0.0, 0.1, 4), exact) == pytest.approx(-2.0)
 
 
+def test_weights_whose_squares_vanish_have_the_same_z():
+    """The jumps are linear in W by then. Planted: a standard error of 0 and z = ∞."""
+    found = [study.run(Config(weight_scale=scale, draws=50, masks=(1, 20))) for scale in (1e-100, 1e-308)]
+    larger, tiny = (np.array([result.measured[name] for name in ("z", "deviation_stderr")]) for result in found)
+    assert np.all(tiny[1] > 0)
+    np.testing.assert_allclose(tiny[0], larger[0], rtol=1e-6)
+    np.testing.assert_allclose(tiny[1], 1e-208 * larger[1], rtol=1e-6)
+
+
 def test_a_mask_too_rare_to_be_drawn_is_no_discrepancy():
     result = study.run(study.Config(keep_prob=1e-9, masks=(1, 100), draws=50))
     assert all(abs(z) < 1 for z in result.measured["z"])

@@ -168,6 +168,20 @@ def test_an_adapter_that_was_never_trained_or_is_broken(tmp_path, capsys):
     assert "DoRA" in said(capsys, peft_folder(tmp_path / "d", tensors=dora, init_lora_weights="pissa"))
 
 
+def test_a_config_of_another_rank_than_the_file_is_told(tmp_path, capsys):
+    told = said(capsys, peft_folder(tmp_path / "a", r=2))
+    assert "r = 4, s = 2 = α/r, α = 8; the config says r = 2 for 2 that have r = 4, and PEFT does not load them" in told
+    pairs = document(capsys, peft_folder(tmp_path / "b", r=2, rank_pattern={"q_proj": 4}))["adapter"]["pairs"]
+    assert [pair["stated"] for pair in pairs] == [None, 2]
+    assert "the config says" not in said(capsys, peft_folder(tmp_path / "c"))
+
+
+@pytest.mark.parametrize("rule", [{}, {"eta": 2.0, "variant": "allora"}])
+def test_an_alpha_of_zero_adds_nothing(rule, tmp_path, capsys):
+    told = said(capsys, peft_folder(tmp_path, lora_alpha=0, **rule))
+    assert "NO: s = 0, so the adapter adds nothing, whatever A and B are; give --alpha" in told
+
+
 def test_seeds(capsys):
     scores = ["--gap", 0.5, "--scores", 81.2, 80.1, 82.4, "--baseline", 80.8, 80.3, 81.1]
     told = document(capsys, *scores)["seeds"]

@@ -169,7 +169,7 @@ def test_the_comparison_is_a_table(tmp_path, capsys):
     found = compared(tmp_path / "none")
     assert {one.hit for one in found} == {None}
     assert len(table(found).rows) == len(curves())
-    assert stable_rates.main(["--results", str(tmp_path / "none")]) == 0
+    assert stable_rates.main(["--results", str(tmp_path)]) == 0
     assert "not run" in capsys.readouterr().out
 
 
@@ -193,6 +193,16 @@ def test_a_prediction_is_recorded_once(tmp_path, monkeypatch):
     assert [kwargs["clip"] for _, kwargs in calls] == [0.0, 1.0, 0.0, 1.0, 0.0, 0.0]
     assert {one.predicted for one in compared(tmp_path)} == {5.0, None}
     assert len(TRIALS) == 8
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("name", ["none", "file"])
+def test_results_that_are_no_folder_are_one_line(name, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert stable_rates.main(["--results", str(tmp_path / name)]) == 2
+    out, error = capsys.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
+    assert f"{name}: is not a folder; name one that predictions are in" in error
 
 
 @pytest.mark.bad_input

@@ -210,6 +210,10 @@ def broken(kind, folder):
         return folder / "no"
     if kind == "empty":
         return folder
+    if kind == "several":
+        for name in ("second", "first"):
+            peft_folder(folder / name)
+        return folder
     if kind == "pickle":
         (folder / "adapter_model.bin").write_bytes(b"\x80\x04.")
         return folder
@@ -232,6 +236,7 @@ def broken(kind, folder):
 WORDS = {
     "nothing": "no such folder",
     "empty": "save_pretrained writes it",
+    "several": "there is one in first, second: name that folder",
     "pickle": "a pickle, which runs code",
     "a .bin": "others are pickles, which run code",
     "torn": "cannot be read as safetensors",
@@ -243,6 +248,7 @@ WORDS = {
     '{"lora_alpha": [1]}': "lora_alpha must be a finite number",
     '{"lora_alpha": 1' + 400 * "0" + "}": "lora_alpha must be a finite number",
     '{"eta": "2"}': "eta must be a finite number",
+    '{"r": "4"}': "r must be a whole number, 1 or above, received '4'",
     '{"lora_dropout": {}}': "lora_dropout must be a finite number",
     '{"alpha_pattern": 7}': "alpha_pattern must be α by layer, received 7",
     '{"alpha_pattern": {"x": null}}': "must be a finite number, received None",

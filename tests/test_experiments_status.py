@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -111,9 +112,15 @@ def test_mistakes_are_one_line_and_status_2(capsys, words, told):
     assert error.count("\n") == 1
 
 
-def test_help(capsys):
+def test_help_names_every_command_and_every_experiment(capsys):
+    assert experiments.main(["--help"]) == 0
+    told = capsys.readouterr().out
+    for command in experiments.COMMANDS:
+        assert f"python -m experiments {command}\n" in told
+    for path in Path(experiments.__file__).parent.glob("[a-z]*.py"):
+        assert f"| `{path.stem}` |" in told
     with pytest.raises(SystemExit) as done:
-        experiments.main(["--help"])
+        experiments.main(["status", "--help"])
     assert done.value.code == 0
     assert "--results" in capsys.readouterr().out
 

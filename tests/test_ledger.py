@@ -184,6 +184,10 @@ def test_ctrl_c_stops_the_workers_which_never_see_it(monkeypatch):
         (["--verdict", "true"], "--verdict must be one of holds, holds_corrected,"),
         (["--seed", "-1"], "--seed must be a whole number, 0 or above, received -1"),
         (["--json", "/nowhere/ledger.json"], "--json /nowhere/ledger.json: cannot be written"),
+        (["--list", "--json", "-"], "--json is for a run, and --list runs nothing; leave one of the two out"),
+        (["--list", "--report", "x.html"], "--report is for a run, and --list runs nothing"),
+        (["--list", "--long"], "--long is for a run"),
+        (["--list", "--results", "."], "--results is for a run"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(few, capsys, arguments, message):

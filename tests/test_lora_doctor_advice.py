@@ -136,6 +136,21 @@ def test_the_verdict_says_that_clipping_undoes_it(momentum):
     assert doctor(model, None, 1e-3).verdict == "unknown"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_that_are_clipped_already_are_told(dtype):
+    model = backward(toy().to(dtype))
+    maximum = doctor(model, sgd(model), 1.0).clipping.norm / 5
+    assert doctor(model, sgd(model), maximum).verdict == "clipped"
+    nn.utils.clip_grad_norm_(model.parameters(), maximum)
+    found = doctor(model, sgd(model), maximum)
+    assert (found.verdict, [row.effect for row in found.layers]) == ("unknown", ["clipped before"])
+    assert str(found).startswith("Whether ALLoRA is on is not known.")
+    assert found.advice[0].text.endswith("call doctor before clip_grad_norm_")
+    assert "clipping" not in {line.code for line in found.advice}
+    assert doctor(model, sgd(model), 1.01 * maximum).verdict == "on"
+    assert doctor(model, torch.optim.AdamW(model.parameters()), maximum).verdict == "off"
+
+
 def test_clipping_of_a_factor_that_is_no_rows_is_noted():
     model = toy("allora_od")
     diagnosis = doctor(backward(model), sgd(model), 1e-3)

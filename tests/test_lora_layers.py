@@ -259,6 +259,7 @@ def quantised() -> nn.Linear:
     ("change", "words"),
     [
         ({"eta": 0.0}, "eta must be a finite number above 0, received 0.0"),
+        ({"eta": 1e-160}, r"eta must be in \[1e-18, 1e\+18\], received 1e-160: 1/eta² leaves float32's range"),
         ({"eta": -2.0}, "eta must be"),
         ({"rank": 6}, r"rank must be at most min\(n1, n2\) = 5, received 6"),
         ({"rank": 0}, "rank must be"),

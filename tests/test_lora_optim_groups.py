@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import warnings
 
 import pytest
 import torch
@@ -244,7 +245,8 @@ def test_a_run_goes_on_from_a_saved_state_as_if_never_stopped(foreach):
     with torch.no_grad():
         for new, old in zip(resumed, half, strict=True):
             new.copy_(old)
-    second.load_state_dict(saved_and_loaded(first.state_dict()))
+    with pytest.warns(UserWarning, match=r"the saved eta 3.0, not with 9.0"):
+        second.load_state_dict(saved_and_loaded(first.state_dict()))
     assert second.param_groups[0]["eta"] == 3.0
     assert second.param_groups[0]["scaling"] == 2.0
     for seed in range(3, 6):
@@ -303,6 +305,29 @@ def test_a_state_of_adamw_loads_and_eta_and_the_pairs_stay():
     assert optimizer.state[params[0]]["step"].item() == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "saved", "own"),
+    [("eta", 2.0, 8.0), ("adaptor", "inverse_sqrt", "inverse"), ("scaling", 1.0, 0.5)],
+)
+def test_a_state_of_another_eta_warns_in_one_line_and_says_the_way_out(name, saved, own):
+    def of(value):
+        a, b = matrices()
+        return ALLoRAAdamW([{"params": [a, b], name: value}, {"params": [nn.Parameter(torch.ones(3))]}], 0.1, 2.0)
+
+    optimizer, state = of(own), of(saved).state_dict()
+    with pytest.warns(
+        UserWarning, match=f"1 of 1 pairs go on with the saved {name} {saved!r}, not with {own!r}"
+    ) as told:
+        optimizer.load_state_dict(state)
+    assert len(told) == 1
+    assert "\n" not in str(told[0].message)
+    assert optimizer.param_groups[0][name] == saved
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        of(saved).load_state_dict(state)
+        optimizer.load_state_dict(state)
+
+
 @pytest.mark.parametrize("rule", ["maximize", "amsgrad", "fused"])
 def test_a_state_of_another_rule_brings_its_rule(rule):
     """As in torch: with the saved groups; planted: an optimizer that was built with the rule steps alike."""
@@ -352,6 +377,7 @@ class FlatParameter(nn.Parameter):
         ({"lr": -0.1}, "lr must be a finite number, 0 or above, received -0.1"),
         ({"lr": float("nan")}, "lr must be"),
         ({"eta": 0.0}, "eta must be a finite number above 0, received 0.0"),
+        ({"eta": 1e-160}, r"eta must be in \[1e-18, 1e\+18\], received 1e-160: 1/eta² leaves float32's range"),
         ({"eta": -2.0}, "eta must be"),
         ({"betas": (0.9, 1.0)}, "betas must be two numbers in"),
         ({"betas": (-0.1, 0.9)}, "betas must be two numbers in"),

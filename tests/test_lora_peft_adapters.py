@@ -126,7 +126,8 @@ def test_a_weighted_adapter_of_lora_times_eta_comes_second_or_not_at_all(combina
     assert list(model.peft_config) == ["default"]
     expected = logits(model)
     model.add_adapter("plain", config())  # B = 0
-    model.add_weighted_adapter(["plain", "default"], [1.0, 1.0], "sum", combination_type="cat")
+    with pytest.warns(UserWarning, match="the rule of 'plain', allora with eta 2"):
+        model.add_weighted_adapter(["plain", "default"], [1.0, 1.0], "sum", combination_type="cat")
     model.set_adapter("sum")
     assert near(logits(model), expected)
 
@@ -234,6 +235,23 @@ def test_weighted_adapters_of_matrices():
     model.set_adapter("copy")
     assert near(logits(model), before)
     assert modules(model)[0].lora_variant["copy"].name == "allora"
+
+
+@pytest.mark.parametrize("other", [{"eta": ETA + 1}, {"eta": ETA, "adaptor": "inverse"}, None])
+def test_weighted_adapters_of_unlike_rules_warn_whose_rule_it_is(other):
+    model = adapted()
+    fields = {"r": 3, "target_modules": QWEN_TARGETS}
+    model.add_adapter("other", LoraConfig(**fields) if other is None else allora_config(**other, **fields))
+    for names in (["default", "other"], ["other", "default"]):
+        with pytest.warns(
+            UserWarning, match=f"trained by the rule of '{names[0]}', .* not by that of '{names[1]}'"
+        ) as told:
+            model.add_weighted_adapter(names, [0.5, 0.5], "-".join(names), combination_type="linear")
+        assert len(told) == 1
+        assert "\n" not in str(told[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.add_weighted_adapter(["default", "default-other"], [0.5, 0.5], "alike", combination_type="linear")
 
 
 def test_any_module_takes_adapters():

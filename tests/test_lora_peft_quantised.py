@@ -16,6 +16,7 @@ from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.lora.peft import allora_config, load
 from allora_analysis.lora.peft.layer import ALLoRALayer
 from allora_analysis.validation import ArgumentError
+from tests.foreign_lora import KohyaModule
 from tests.tiny_peft_models import QWEN_TARGETS, batch, qwen, randomise
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -163,3 +164,43 @@ def test_qloras_recipe(way, bits, tmp_path):
     assert all(pair.quantised and pair.b.abs().max() > 0 for pair in pairs)
     model(**batch()).loss.backward()
     assert doctor(model, optimizer).verdict == "on"
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+@pytest.mark.parametrize("way", ["allora_config", "LoraConfig", "another library's"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_the_doctor_leaves_the_base_and_its_gradients_as_they_were(way, bits, dropout, monkeypatch):
+    """bitsandbytes packs a 4-bit weight for inference where a CPU has AVX512-BF16, the layer is in eval mode and its
+    input wants no gradient; nothing undoes it, and no gradient passes the packed layer."""
+    inference = []
+    for kind in (bitsandbytes.nn.Linear4bit, bitsandbytes.nn.Linear8bitLt):
+
+        def spied(layer, x, forward=kind.forward):
+            inference.extend([layer] if not (layer.training or x.requires_grad) else [])
+            return forward(layer, x)
+
+        monkeypatch.setattr(kind, "forward", spied)
+    base = nn.Linear(32, 64), quantised(bits)[0]
+    if way == "another library's":
+        model = nn.Sequential(*(KohyaModule(layer.requires_grad_(False), 4, 8.0) for layer in base))
+        model[1].base_layer, model[1].dropout = base[1], nn.Dropout(dropout)
+        nn.init.normal_(model[1].lora_up.weight)
+    else:
+        fields = {"r": 4, "target_modules": ["0", "1"], "lora_dropout": dropout}
+        config = LoraConfig(**fields) if way == "LoraConfig" else allora_config(ETA, **fields)
+        model = get_peft_model(nn.Sequential(*base), config)
+        randomise(model, 0.1)
+    x = torch.randn(5, 32)
+
+    def gradients():
+        model.zero_grad()
+        torch.manual_seed(0)
+        model(x).square().sum().backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    wanted, weights = gradients(), [p.clone() for p in model.parameters()]
+    doctor(model, torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1))
+    assert not inference
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), weights, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(gradients(), wanted, strict=True))
+    assert len(wanted) == 4

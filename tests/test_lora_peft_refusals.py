@@ -63,6 +63,8 @@ def refused_and_unchanged(model, match):
     ("fields", "match"),
     [
         ({"eta": 0.0}, r"eta must be a finite number above 0, received 0.0"),
+        ({"eta": 1e-160}, r"eta must be in \[1e-18, 1e\+18\], received 1e-160: 1/eta² leaves float32's range"),
+        ({"eta": 1e160}, r"eta must be in"),
         ({"eta": -1.0}, r"eta must be"),
         ({"eta": float("nan")}, r"eta must be"),
         ({"variant": "allora_1"}, r"variant must be one of allora, .*lora_x_eta; received 'allora_1'"),

@@ -21,7 +21,15 @@ from numpy.typing import ArrayLike
 
 from allora_analysis.deviation import methods
 from allora_analysis.deviation.methods import Groups, binomial_deviation
-from allora_analysis.validation import ArgumentError, count, keep_probability, matrix, matrix_of, representable
+from allora_analysis.validation import (
+    ArgumentError,
+    count,
+    keep_probability,
+    matrix,
+    matrix_of,
+    representable,
+    unit_scaled,
+)
 
 # Shapes by the paper's letters: the design, the targets or what has their shape, the weights.
 X, Y, W = Float[np.ndarray, "N D"], Float[np.ndarray, "N C"], Float[np.ndarray, "D C"]
@@ -347,5 +355,7 @@ def sample_of(
     K_j ~ Bin(n, p) carries all that n masks do to an average, so n = 10⁶ masks cost one draw an entry. Checked by
     `tests/test_deviation_study.py`.
     """
+    delta, exponent = unit_scaled(delta)  # no square of a deviation vanishes
     sample = deviations(delta, keep_prob, n, draws, generator)
-    return Estimate(float(np.mean(sample)), float(np.std(sample, ddof=1)) / math.sqrt(draws), draws)
+    mean, stderr = float(np.mean(sample)), float(np.std(sample, ddof=1)) / math.sqrt(draws)
+    return Estimate(math.ldexp(mean, exponent), math.ldexp(stderr, exponent), draws)

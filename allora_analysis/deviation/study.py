@@ -78,8 +78,8 @@ def standardised(measured: Estimate, exact: Deviation) -> float:
     gap = measured.mean - exact.value
     if abs(gap) <= 1e-10 * exact.value:
         return 0.0
-    spread = (exact.bound - exact.value) * (exact.bound + exact.value)
-    stderr = math.sqrt(max(0.0, spread) / measured.draws)
+    spread = math.sqrt(max(0.0, exact.bound - exact.value)) * math.sqrt(exact.bound + exact.value)
+    stderr = spread / math.sqrt(measured.draws)
     return gap / stderr if stderr > 0 else math.copysign(math.inf, gap)
 
 

@@ -219,6 +219,11 @@ def _pairs(saved: Saved) -> str:
         told += " in most"
     if not saved.scaled:
         told += ": the file holds no α, so s = 1 is a guess; give --alpha"
+    if wrong := [pair for pair in pairs if pair.stated is not None]:
+        told += (
+            f"; the config says r = {wrong[0].stated} for {len(wrong)} that have r = {wrong[0].r}, and PEFT does not "
+            "load them: save the adapter again"
+        )
     return told + (f"; {saved.left_out} with no other half or no matrix are left out" if saved.left_out else "")
 
 
@@ -230,6 +235,8 @@ def _trained(saved: Saved) -> str:
     if not _finite(saved.pairs):
         count = sum(pair.norms is None for pair in saved.pairs)
         return f"NO: A or B of {count} pairs is not finite; go back to an earlier checkpoint"
+    if not any(pair.scaling for pair in saved.pairs):
+        return "NO: s = 0, so the adapter adds nothing, whatever A and B are; give --alpha"
     zeros = [pair.zero for pair in saved.pairs]
     if all(zeros):
         which = {"a": "A", "b": "B"}.get(zeros[0], "a matrix")

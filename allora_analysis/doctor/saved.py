@@ -51,6 +51,7 @@ class SavedPair:
         norms: smallest, median and largest ‖s(BA)_i‖; None where A or B is not finite.
         zero: "a", "b", "both" or "": the matrix that is 0.
         experts: how many products of rank r the two hold (`target_parameters`).
+        stated: the config's rank where it is another, and PEFT does not load the file.
     """
 
     name: str
@@ -61,6 +62,7 @@ class SavedPair:
     norms: tuple[float, float, float] | None
     zero: str
     experts: int = 1
+    stated: int | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,9 @@ def _files(path: Path) -> tuple[Path, dict[str, Any]]:
                 f"adapter {str(path)!r}: holds a pickle, which runs code when read; save as safetensors"
             )
         else:
-            raise ArgumentError(f"adapter {str(path)!r}: holds no {WEIGHTS}; save_pretrained writes it")
+            below = ", ".join(sorted(one.parent.name for one in path.glob(f"*/{WEIGHTS}")))
+            way = f"there is one in {below}: name that folder" if below else "save_pretrained writes it"
+            raise ArgumentError(f"adapter {str(path)!r}: holds no {WEIGHTS}; {way}")
     if weights.suffix != ".safetensors":
         raise ArgumentError(
             f"adapter {str(path)!r}: a .safetensors file wanted; others are pickles, which run code when read"
@@ -197,7 +201,7 @@ def _check(path: Path, config: dict[str, Any]) -> None:
     targets = config.get("target_parameters") or []
     if not isinstance(targets, list) or not all(isinstance(one, str) for one in targets):
         raise ArgumentError(f"{path}: target_parameters must be names, received {shown(targets)}")
-    if targets and config.get("r") is not None:
+    if config.get("r") is not None:
         count(f"{path}: r", config["r"])
     if config.get("eta") is not None:
         choice(f"{path}: variant", config.get("variant", "allora"), VARIANTS)
@@ -245,7 +249,19 @@ def _pair(name: str, part: dict[str, Any], config: dict[str, Any], own_alpha: fl
         rows = abs(scaling) * norms_of_rows(*as_matrices(a, b, r // rank))
         spread = (float(rows.min()), float(rows.median()), float(rows.max()))
     zero = ("both" if not b.any() else "a") if not a.any() else "" if b.any() else "b"
-    return SavedPair(name.removeprefix(_PREFIX), b.shape[0], a.shape[1], rank, scaling, spread, zero, experts=r // rank)
+    wanted = None if keys else _of_pattern("rank_pattern", "r", layer, config)
+    stated = None if wanted == r else wanted
+    return SavedPair(
+        name.removeprefix(_PREFIX),
+        b.shape[0],
+        a.shape[1],
+        rank,
+        scaling,
+        spread,
+        zero,
+        experts=r // rank,
+        stated=stated,
+    )
 
 
 def _parameters(layer: str, config: dict[str, Any]) -> list[str]:

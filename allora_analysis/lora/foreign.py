@@ -132,14 +132,14 @@ def _trial(pair: Pair) -> Trial:
     x, v = normal(_TOKENS, n2), normal(_TOKENS, n1)
     scale = 10.0 ** torch.linspace(-3, 1, n1).to(pair.b)[:, None]
     other = scale * normal(n1, r) / float(pair.a.detach().norm() / r**0.5 or 1.0)
-    with _quietly(pair, torch.zeros_like(other)), torch.no_grad():
-        without = pair.module(x)
+    with _quietly(pair, torch.zeros_like(other)), torch.enable_grad():
+        without = pair.module(wants_gradient(x)).detach()
     with _quietly(pair, other), torch.enable_grad():
         b = pair.b
         wanted = b.requires_grad
         b.requires_grad_(True)
         try:
-            output = pair.module(x)
+            output = pair.module(wants_gradient(x))
             (found,) = torch.autograd.grad((output * v).sum(), b)
         finally:
             b.requires_grad_(wanted)
@@ -224,6 +224,12 @@ def _seed(device: torch.device, seed: int) -> None:
             torch.cuda.manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
+
+
+def wants_gradient(x: Tensor) -> Tensor:
+    """An input for a trial in eval mode, a copy whose gradient is wanted."""
+    # Without, bitsandbytes' 4-bit layer on a CPU packs its weight for inference, and no gradient passes it any more.
+    return x.clone().requires_grad_()
 
 
 @contextmanager

@@ -20,7 +20,6 @@ Checked by `tests/test_lora_functional.py` against a hand-written twin of the pa
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -138,12 +137,23 @@ def _autocasts(x: Tensor) -> bool:
     return x.device.type != "meta" and x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type)
 
 
+_LEAST, _MOST = 1e-18, 1e18  # η² and 1/η² are numbers of float32; beyond, every gradient is 0 or infinite
+
+
+def check_eta(eta: float) -> float:
+    """η above 0, neither so small nor so large that 1/η² is no number where models are trained."""
+    eta = positive("eta", eta)
+    if not _LEAST <= eta <= _MOST:
+        raise ArgumentError(f"eta must be in [{_LEAST:g}, {_MOST:g}], received {eta!r}: 1/eta² leaves float32's range")
+    return eta
+
+
 def check_rule(eta: float, adaptor: str) -> tuple[float, str]:
-    """A finite η above 0 and the name of an adaptor."""
+    """An η that `check_eta` takes and the name of an adaptor."""
     if adaptor not in ADAPTORS:
         choice("adaptor", adaptor, ADAPTORS)
-    if type(eta) is not float or not 0 < eta < math.inf:
-        eta = positive("eta", eta)
+    if type(eta) is not float or not _LEAST <= eta <= _MOST:
+        eta = check_eta(eta)
     return eta, adaptor
 
 

@@ -29,6 +29,7 @@ from torch.optim import Optimizer
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora import kernels
 from allora_analysis.lora.autograd import norms_of_pairs, without_autocast
+from allora_analysis.lora.functional import check_eta
 from allora_analysis.lora.kernels import Hyper, Tensors, adamw_on, but, hyper_of, move_one_by_one, move_together
 from allora_analysis.lora.pairs import (
     RECIPE,
@@ -39,7 +40,7 @@ from allora_analysis.lora.pairs import (
     stacked,
     tensors_of,
 )
-from allora_analysis.validation import ArgumentError, choice, count, non_negative, number, positive
+from allora_analysis.validation import ArgumentError, choice, count, non_negative, number
 
 __all__ = ["ALLoRAAdamW", "param_groups"]
 
@@ -144,6 +145,9 @@ class ALLoRAAdamW(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict()` gave; from torch.optim.AdamW's, what it lacks (η, the pairs) stays as it is here.
 
+        As in torch the saved groups' values replace those of this optimizer; where that is another η, adaptor or
+        scaling, a warning says so.
+
         Args:
             state_dict: of an optimizer over the same parameters in the same groups; moments of other shapes, or a pair
                 where this optimizer has none, or a value out of range, raise an `ArgumentError`.
@@ -153,6 +157,7 @@ class ALLoRAAdamW(Optimizer):
             for theirs, ours in zip(saved, own, strict=True):
                 _check_same(theirs, ours, state_dict["state"])
             merged = [_checked_options({**ours, **theirs}) for theirs, ours in zip(saved, own, strict=True)]
+            _warn_of_another_rule(merged, own)
             state_dict = {**state_dict, "param_groups": merged}
         super().load_state_dict(state_dict)
 
@@ -356,7 +361,7 @@ def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
     return options | {
         # A tensor stays one, which a scheduler changes in place, so that a compiled step is not compiled again.
         "lr": options["lr"] if isinstance(options["lr"], Tensor) else rate,
-        "eta": positive("eta", options["eta"]),
+        "eta": check_eta(options["eta"]),
         "betas": betas,
         "eps": non_negative("eps", options["eps"]),
         "weight_decay": non_negative("weight_decay", options["weight_decay"]),
@@ -398,6 +403,21 @@ def _warn_of_left_out(groups: list[dict[str, Any]]) -> None:
             f'plain AdamW; call {RECIPE}, or say "pair": False in the group',
             stacklevel=3,
         )
+
+
+def _warn_of_another_rule(saved: list[dict[str, Any]], own: list[dict[str, Any]]) -> None:
+    """Says in a warning that a pair trains on by the saved η, adaptor or scaling, not by this optimizer's."""
+    for name in ("eta", "adaptor", "scaling"):
+        pairs = [(theirs, ours) for theirs, ours in zip(saved, own, strict=True) if ours["pair"]]
+        differ = [(theirs[name], ours[name]) for theirs, ours in pairs if theirs[name] != ours[name]]
+        if differ:
+            theirs, ours = differ[0]
+            warnings.warn(
+                f"ALLoRAAdamW: {len(differ)} of {len(pairs)} pairs go on with the saved {name} {theirs!r}, not with "
+                f'{ours!r}; to train on with that, set group["{name}"] in optimizer.param_groups after loading (in a '
+                "Trainer: a callback's on_train_begin)",
+                stacklevel=3,
+            )
 
 
 def _check_same(theirs: dict[str, Any], ours: dict[str, Any], state: dict[Any, Any]) -> None:

@@ -89,7 +89,21 @@ def _check(config: Config) -> Scales:
     scales = fair_scales(width, config.rank, config.architecture, *stds)
     for eta in validation.several("eta", config.eta):
         check_scales(eta, *scales)
+    _check_sizes(config, scales)
     return scales
+
+
+def _check_sizes(config: Config, scales: Scales) -> None:
+    # Of matrices as they are drawn, with a margin for entries above their standard deviation.
+    validation.fits("depth", 2.0 * config.depth, f"the norms of {config.depth} layers")
+    w, a, b = (64 * math.sqrt(config.width) * std for std in scales)
+    eta = max(config.eta)
+    for name, size in {"w_std": w, "a_std": a, "b_std": b, "eta·a_std·b_std": eta * a * b}.items():
+        if math.isinf(size):
+            raise validation.ArgumentError(
+                f"{name}: a layer leaves double precision's range (eta up to {eta:g}, w_std {scales.w_std:g}, a_std "
+                f"{scales.a_std:g}, b_std {scales.b_std:g}); give a smaller one"
+            )
 
 
 Norms = tuple[np.ndarray, np.ndarray]

@@ -69,7 +69,7 @@ _NO_GRADIENTS = (
 
 
 _LEVELS = ("problem", "note", "ok")
-_ON_GRADIENT = (Effect.ON_GRADIENT, Effect.CLIPPED)
+_ON_GRADIENT = (Effect.ON_GRADIENT, Effect.CLIPPED, Effect.CLIPPED_BEFORE)
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _on_gradients(
     if acting and clipping is None:
         text = "transformers' Trainer clips the gradient's norm at 1 unless max_grad_norm=0; pass max_grad_norm to see"
         yield Advice("note", "max_grad_norm", text)
-    if clipping is not None and acting and clipping.removed > 0:
+    if clipping is not None and acting and clipping.removed > 0 and not clipping.done:
         yield _on_clipping(clipping, scaling)
 
 
@@ -217,7 +217,7 @@ _VERDICTS = {
     "off": "ALLoRA is OFF.",
     "plain": "Plain LoRA.",
     "partly": "ALLoRA is on in part.",
-    "unknown": "Whether ALLoRA is on depends on the optimizer.",
+    "unknown": "Whether ALLoRA is on is not known.",
 }
 _ABSENT = "–"
 
@@ -338,7 +338,7 @@ def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[
                 "factor at this width",
                 f"the factor at this width: {recipes.factor_at_width(knobs, rank, width, eta)}",
             )
-    ruled = [row for row in layers if row.variant in _ON_ROWS and row.effect in (Effect.ON_GRADIENT, Effect.CLIPPED)]
+    ruled = [row for row in layers if row.variant in _ON_ROWS and row.effect in _ON_GRADIENT]
     if len({row.eta for row in ruled}) != 1:
         return
     shortest, longest = min(row.norms[0] for row in ruled), max(row.norms[2] for row in ruled)

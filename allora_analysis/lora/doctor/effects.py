@@ -140,6 +140,13 @@ class Effect(StrEnum):
         "ok",
         "the rule of {layers} is in the forward pass, where no optimizer undoes it",
     )
+    CLIPPED_BEFORE = (
+        "clipped before",
+        "unknown",
+        "problem",
+        "the gradient's norm is max_grad_norm already, so that what clipping left of the factor of {layers} cannot be "
+        "told; call doctor before clip_grad_norm_",
+    )
     CLIPPED = ("clipped", "on", "problem", "")  # the line on clipping says it, with numbers
     INACTIVE = ("inactive", "idle", "ok", "")
     FROZEN = ("frozen", "idle", "ok", "")

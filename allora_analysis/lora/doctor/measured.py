@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import norms_of_rows, without_autocast
 from allora_analysis.lora.doctor.effects import Effect, RowFactor, fresh_optimizer, row_factor
-from allora_analysis.lora.foreign import dropout_applied, in_mode
+from allora_analysis.lora.foreign import dropout_applied, in_mode, wants_gradient
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import PLAIN, Pair, stacked
 
 _KEPT = 0.9  # of the logarithm of the gain: below, clipping undoes the factor
+_SAME_NORM = 1e-4  # relative: clipping rounds in float32, and torch adds 1e-6 to the norm
 _STEPS = 20  # RAdam adapts from its sixth step on
 # Where an optimizer cannot be tried (it needs a GPU, a closure, …): families that divide a gradient by its own size.
 _NORMALISING = ("adam", "lion", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "rprop", "signsgd", "sophia")
@@ -116,6 +117,11 @@ class Clipping:
     gain_after: float | None
 
     @property
+    def done(self) -> bool:
+        """The gradients have been clipped already: their norm is the maximum, and what it was is not known."""
+        return math.isclose(self.norm, self.max_norm, rel_tol=_SAME_NORM)
+
+    @property
     def undoes(self) -> bool:
         """A good part of the factor is gone, or all of it: of log(gain), clipping leaves less than nine tenths."""
         if not self.gain or self.gain_after is None or not self.removed > 0:
@@ -177,7 +183,8 @@ def _word(pair: Pair) -> str | None:
     )
     try:
         with in_mode(pair.module, training=False), torch.enable_grad():
-            (found,) = torch.autograd.grad((pair.module.forward(x) * v).sum(), pair.b, allow_unused=True)
+            output = pair.module.forward(wants_gradient(x))
+            (found,) = torch.autograd.grad((output * v).sum(), pair.b, allow_unused=True)
     except Exception:  # a layer that takes no plain inputs (an embedding, a sharded or quantized base) stays unmeasured
         return None
     if found is None:
@@ -331,8 +338,10 @@ def _spread(values: Tensor) -> tuple[float, float, float]:
 
 def clipped(layer: LayerReport, clipping: Clipping | None) -> LayerReport:
     """A report, with what clipping makes of the effect."""
-    undone = clipping is not None and clipping.undoes and layer.effect == Effect.ON_GRADIENT
-    return replace(layer, effect=Effect.CLIPPED) if undone else layer
+    if clipping is None or layer.effect != Effect.ON_GRADIENT:
+        return layer
+    effect = Effect.CLIPPED_BEFORE if clipping.done else Effect.CLIPPED if clipping.undoes else layer.effect
+    return replace(layer, effect=effect)
 
 
 def _effect(

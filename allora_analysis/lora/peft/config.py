@@ -26,6 +26,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.lora.functional import check_eta
 from allora_analysis.lora.peft.layer import LORA_X_ETA, VARIANTS, ALLoRALayer, Rule, is_foreign, refuse_merge
 from allora_analysis.lora.peft.other_layers import new_layer
 from allora_analysis.validation import ArgumentError, choice, count, number, positive, shown
@@ -97,7 +98,7 @@ class ALLoRAConfig(LoraConfig):
 
     def check(self) -> None:
         """The fields make sense together; `lora_alpha` is filled in. Called again when an adapter is made."""
-        self.eta = positive("eta", self.eta)
+        self.eta = check_eta(self.eta)
         choice("variant", self.variant, VARIANTS)
         choice("adaptor", self.adaptor, ADAPTORS)
         self.r = count("r", self.r)
@@ -323,6 +324,20 @@ class ALLoRAModel(LoraModel):
                 "name an adapter without use_rslora first"
             )
         super().add_weighted_adapter(adapters, *args, **kwargs)
+        rules = {name: _rule_in_words(self.peft_config[name]) for name in adapters}
+        if unlike := [name for name in adapters if rules[name] != rules[adapters[0]]]:
+            warnings.warn(
+                f"add_weighted_adapter: the new adapter is trained by the rule of {adapters[0]!r}, "
+                f"{rules[adapters[0]]}, not by that of {unlike[0]!r}, {rules[unlike[0]]}; name first the one whose "
+                "rule it is to have",
+                stacklevel=2,
+            )
+
+
+def _rule_in_words(config: LoraConfig) -> str:
+    """What trains an adapter."""
+    ours = isinstance(config, ALLoRAConfig)
+    return f"{config.variant} with eta {config.eta:g} and {config.adaptor}" if ours else "plain LoRA"
 
 
 def _warn_of_experts(model: nn.Module) -> None:
