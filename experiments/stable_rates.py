@@ -127,7 +127,7 @@ def run(arguments: Arguments) -> int:
             )
         for trial in trials:
             predict(trial, arguments.model, arguments.data, arguments.results)
-    elif not os.path.isdir(arguments.results):
+    elif not arguments.results.is_dir():
         raise ArgumentError(f"--results {arguments.results}: is not a folder; name one that predictions are in")
     seeds = None if arguments.every_seed else SEEDS
     outputs.tell(lambda: study.show(table(compared(arguments.results, seeds=seeds))))

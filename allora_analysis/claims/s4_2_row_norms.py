@@ -390,8 +390,7 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
         size=ranged(
             [float(np.mean(values)) for values in samples.values()],
             "of η",
-            "the factor's fall averaged over rows and seeds, at most of a model and optimizer; η² = 4",
-            min(float(np.mean(values)) for values in samples.values()),
+            "the factor's fall averaged over rows and seeds, at most, by model and optimizer; η² = 4",
             most,
         ),
         wanted="every row's norm, of which the mean factor follows",
