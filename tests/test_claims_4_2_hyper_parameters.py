@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 
 from allora_analysis import adaptive
+from allora_analysis.claims import layer_training
 from allora_analysis.claims import s4_2_hyper_parameters as section
 from tests.ledger_rows import Rows
 
@@ -72,7 +74,16 @@ def any_decay(one):
     return MATTERS(one._replace(setting=replace(one.setting, decay_a=both, decay_b=both)))
 
 
-MATTERS = section.matters
+def classifier_or_none(one):
+    """As if a classifier's gradients scaled with A's and B's."""
+    return MATTERS(one._replace(head=None))
+
+
+def never_clipped(*args, max_norm=None, **options):
+    return WITH_CLASSIFIER(*args, **options)
+
+
+MATTERS, WITH_CLASSIFIER = section.matters, layer_training.with_classifier
 
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
     *(
@@ -82,8 +93,9 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-alpha", adaptive, "degrees_of_freedom", one_knob, "refuted"),
     *(
         ("4-alpha", section, "matters", wrong, "refuted")
-        for wrong in (both_redundant, unclipped_always, whenever_clipped, old_answer, any_decay)
+        for wrong in (both_redundant, unclipped_always, whenever_clipped, old_answer, any_decay, classifier_or_none)
     ),
+    ("4-alpha", layer_training, "with_classifier", never_clipped, "refuted"),
     ("4-no-new-hyper-parameter", adaptive, "eta_as_scaling", cubed_always, "refuted"),
     ("4-no-new-hyper-parameter", adaptive, "degrees_of_freedom", lora_has_one, "refuted"),
     ("4-split-learning-rate", adaptive, "train", frozen_factor, "holds"),
@@ -120,3 +132,37 @@ def test_the_rows_on_the_count_agree():
     )
     assert new["of (η, l_b)"] == removed["ALLoRA-0"] == 2
     assert new["of LoRA's (s, l)"] == removed["LoRA"] - 1
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.05, 100.0])
+@pytest.mark.parametrize("eta", [None, 2.0])
+def test_the_first_step_with_a_classifier(max_norm, eta):
+    """From B = 0, where A's gradient is 0, by hand: −s·l_B·k·(GAᵀ)A, η times that in ALLoRA, k = min(1, c/norm)."""
+    rng = np.random.default_rng(0)
+    one = section.headed(section.drawn(rng, replace(section.knobs(rng), eta=eta), "sgd"), rng)
+    (x, y, draw), (weight, c), knobs = one.data, one.head, one.setting
+    features, a = np.tanh(x @ weight.T), knobs.init_a * draw
+    error = (softmax(features @ c.T, axis=1) - np.eye(3)[y.argmax(axis=1)]) / len(x)
+    of_b = (eta or 1.0) * knobs.scaling * ((error @ c) * (1 - features**2)).T @ x @ a.T
+    norm = np.sqrt(np.sum(of_b**2) + np.sum((error.T @ features) ** 2))
+    expected = -knobs.scaling * knobs.rate_b * min(1.0, (max_norm or np.inf) / norm) * of_b @ a
+    assert norm > 0.1
+    np.testing.assert_allclose(section.path(one, knobs, max_norm, 1)[1], expected, rtol=1e-9)
+
+
+def test_with_a_classifier_clipped_alpha_adds_a_degree_of_freedom_where_it_does_not_without():
+    rng = np.random.default_rng(0)
+    plain = section.clipped(section.drawn(rng, section.knobs(rng), "adam", ("init_a", "rate")))
+    headed = section.clipped(section.headed(plain, rng))
+    found = [section.compared(one) for one in (plain, headed)]
+    assert [one["degrees with α"] - one["without"] for one in found] == [0, 1]
+
+
+def test_eta_is_exchanged_for_the_scaling_factor_but_where_a_classifier_is_clipped_too():
+    found = ROWS.finding("4-no-new-hyper-parameter").evidence.measured
+    ends = {name: seen["distance of BA unclipped, clipped"] for name, seen in found.items()}
+    together = [clipped for name, (_, clipped) in ends.items() if "classifier" in name]
+    assert min(together) > 1e-3
+    assert max(value for name, both in ends.items() for value in both if value not in together) < 1e-12
+    corrected = ROWS.finding("4-two-fewer-to-choose").corrected
+    assert all(word in corrected for word in ("ε/η²", "λ/η³", "alone are clipped"))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from allora_analysis.adaptive import Setting
 from allora_analysis.claims.cases import relative_error
 from allora_analysis.claims.claim import Evidence
 
@@ -175,6 +176,53 @@ def pairs(
 def products(run: Run, arm: str, speed: float = 1.0, **options: Any) -> np.ndarray:
     """BA (steps + 1, n₁, n₂) after 0, 1, … steps; arguments as in `pairs`."""
     return np.array([b @ a for a, b in pairs(run, arm, speed, **options)])
+
+
+CLASSIFIER_RATE = 0.01
+
+
+def draw_head(rng: np.random.Generator, task: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """A weight W (n₁×n₂) and a classifier C (n₁×n₁)."""
+    n1, n2 = task.y.shape[1], task.x.shape[1]
+    return rng.standard_normal((n1, n2)) / np.sqrt(n2), rng.standard_normal((n1, n1))
+
+
+def with_classifier(
+    task: Problem,
+    head: tuple[np.ndarray, np.ndarray],
+    knobs: Setting,
+    steps: int,
+    *,
+    optimizer: str = "adam",
+    max_norm: float | None = None,
+) -> np.ndarray:
+    """s·BA (steps + 1, n₁, n₂) of an adapter whose classifier is trained and clipped with it, by torch's optimizers.
+
+    `head` is W (n₁×n₂), which stays, and C (classes×n₁) at the start; the loss is the cross-entropy of
+    C tanh((W + s·BA)x) with Y's largest column. Weight decay is decoupled under SGD too, and A's and B's alone.
+    """
+    import torch
+
+    x, y, weight = (torch.tensor(part) for part in (*task[:2], head[0]))
+    starts = (knobs.init_a * task.a, np.zeros((y.shape[1], len(task.a))), head[1])
+    a, b, c = parts = [torch.tensor(part, requires_grad=True) for part in starts]
+    rates, arm = (knobs.rate_a, knobs.rate_b, CLASSIFIER_RATE), "lora" if knobs.eta is None else "allora"
+    each = zip(parts, rates, (knobs.eps_a, knobs.eps_b, 1e-8), strict=True)
+    groups = [{"params": [part], "lr": rate, "eps": eps} for part, rate, eps in each]
+    rule = torch.optim.Adam(groups) if optimizer == "adam" else torch.optim.SGD(groups)
+    path = [np.zeros((y.shape[1], x.shape[1]))]
+    for _ in range(steps):
+        rule.zero_grad()
+        features = torch.tanh(x @ weight.mT + knobs.scaling * forward(arm, x, a, b, knobs.eta or 1.0))
+        torch.nn.functional.cross_entropy(features @ c.mT, y.argmax(dim=1)).backward()
+        with torch.no_grad():
+            norm = torch.sqrt(sum((part.grad**2).sum() for part in parts))
+            for part, rate, decay in zip(parts, rates, (knobs.decay_a, knobs.decay_b, 0.0), strict=True):
+                part.grad *= 1.0 if max_norm is None else min(1.0, max_norm / float(norm))
+                part *= 1 - rate * decay
+        rule.step()
+        path.append(knobs.scaling * (b @ a).detach().numpy())
+    return np.array(path)
 
 
 def first_gradient(task: Problem) -> float:

@@ -24,13 +24,17 @@ from allora_analysis.escape.optimizers import clip_factor
 
 TOLERANCE = 1e-9
 STEPS = 20
+OPTIMIZERS = ("adam", "sgd")
 SOURCE = "float64 rounding over 20 steps; a rank: singular values above 1e-6 of the largest"
 PAPER = Setting(scaling=1.0, rate_a=1e-4, rate_b=1e-4)
 knob_claim = functools.partial(claim, test="tests/test_adaptive_invariance.py")
 
 
 class Training(NamedTuple):
-    """Data X, Y, A's draw; LoRA's knobs, the optimizer ("adam", "sgd"), η, what is tuned beside s, the clip."""
+    """Data X, Y, A's draw; LoRA's knobs, the optimizer ("adam", "sgd"), η, what is tuned beside s, the clip, a head.
+
+    The head is the layer's frozen weight and a classifier that is trained, and clipped, with A and B.
+    """
 
     data: tuple[np.ndarray, np.ndarray, np.ndarray]
     setting: Setting
@@ -38,6 +42,7 @@ class Training(NamedTuple):
     eta: float
     tuned: tuple[str, ...]
     clip: float | None = None
+    head: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def drawn(rng: np.random.Generator, setting: Setting, optimizer: str, tuned: tuple[str, ...] = ()) -> Training:
@@ -60,13 +65,30 @@ def knobs(rng: np.random.Generator) -> Setting:
 
 def degrees(one: Training, setting: Setting, names: tuple[str, ...]) -> int:
     """How many of the named knobs act independently."""
-    how = {"optimizer": one.optimizer, "max_norm": one.clip}
-    return adaptive.degrees_of_freedom(*one.data, setting, names, 10, **how) if names else 0
+    if one.head is None:
+        how = {"optimizer": one.optimizer, "max_norm": one.clip}
+        return adaptive.degrees_of_freedom(*one.data, setting, names, 10, **how) if names else 0
+
+    def moved(name: str, step: float) -> np.ndarray:
+        each = ("rate_a", "rate_b") if name == "rate" else (name,)
+        knobs = replace(setting, **{field: getattr(setting, field) * np.exp(step) for field in each})
+        return path(one, knobs, one.clip, 10).ravel()
+
+    values = np.linalg.svd([moved(name, 1e-4) - moved(name, -1e-4) for name in names], compute_uv=False)
+    return int(np.count_nonzero(values > 1e-6 * values[0]))
 
 
-def path(one: Training, setting: Setting, max_norm: float | None = None) -> np.ndarray:
+def path(one: Training, setting: Setting, max_norm: float | None = None, steps: int = STEPS) -> np.ndarray:
     """s·BA after every step."""
-    return adaptive.train(*one.data, setting, STEPS, optimizer=one.optimizer, max_norm=max_norm)
+    how = {"optimizer": one.optimizer, "max_norm": max_norm}
+    if one.head is None:
+        return adaptive.train(*one.data, setting, steps, **how)
+    return layer_training.with_classifier(Problem(*one.data), one.head, setting, steps, **how)
+
+
+def headed(one: Training, rng: np.random.Generator) -> Training:
+    """The same with a weight and a classifier."""
+    return one._replace(head=layer_training.draw_head(rng, Problem(*one.data)))
 
 
 def adapted(one: Training) -> Setting:
@@ -74,19 +96,8 @@ def adapted(one: Training) -> Setting:
     return replace(one.setting, eta=one.eta, scaling=1.0)
 
 
-OTHERS = (
-    (),
-    ("rate",),
-    ("init_a",),
-    ("rate_a",),
-    ("rate_b",),
-    ("init_a", "rate"),
-    ("init_a", "rate_a"),
-    ("init_a", "rate_b"),
-    ("rate_a", "rate_b"),
-    ("init_a", "rate_a", "rate_b"),
-)
-
+RATES = ((), ("rate",), ("rate_a",), ("rate_b",), ("rate_a", "rate_b"))
+OTHERS = [(*start, *rates) for rates in RATES for start in ((), ("init_a",))]
 DECAYS = ((0.1, 0.1), (0.1, 0.0), (0.0, 0.1))
 CLIPPED = 0.01  # far below every gradient's norm
 
@@ -96,8 +107,8 @@ def matters(one: Training) -> bool:
     tuned, decay_a, decay_b = {*one.tuned}, one.setting.decay_a, one.setting.decay_b
     by_b = "rate_b" in tuned and not decay_b
     by_a = "init_a" in tuned and not decay_a and ("rate_a" in tuned or ("rate" in tuned and not decay_b))
-    if one.clip:  # A's and B's gradients must scale together
-        return not (by_a and (by_b or "rate" in tuned))
+    if one.clip:  # A's and B's gradients must scale together, and with all others
+        return one.head is not None or not (by_a and (by_b or "rate" in tuned))
     return not (by_b or by_a)
 
 
@@ -107,7 +118,7 @@ def clipped(one: Training) -> Training:
     first = np.linalg.norm(one.setting.scaling * one.setting.init_a * y.T @ x @ draw.T) / len(x)
     times = 25 if one.optimizer == "sgd" else 1
     rates = {name: times * getattr(one.setting, name) for name in ("rate_a", "rate_b")}
-    return one._replace(clip=float(0.02 * first), setting=replace(one.setting, **rates))
+    return one._replace(clip=0.05 if one.head else float(0.02 * first), setting=replace(one.setting, **rates))
 
 
 def detailed(one: Training) -> Setting:
@@ -128,14 +139,14 @@ def numbers(one: Training, seen: dict[str, object]) -> dict[str, object]:
 
 
 def same_rescaled(one: Training, seen: dict[str, object]) -> bool:
-    """Whether the rescaled knobs train the same; where every step is clipped only both with one factor, ε kept."""
+    """Whether the rescaled knobs train the same; clipped only both with one factor, ε kept, without a classifier."""
     knobs = detailed(one)
     other = adaptive.rescaled(knobs, 1.3, 0.4, one.optimizer)
     alike = replace(adaptive.rescaled(knobs, 1.3, 1.3, "adam"), eps_a=knobs.eps_a, eps_b=knobs.eps_b)
     return (
         relative_error(path(one, other)[-1], seen["s·BA"]) <= TOLERANCE
         and relative_error(path(one, other, CLIPPED)[-1], seen["clipped"]) > 1e-3
-        and relative_error(path(one, alike, CLIPPED)[-1], seen["clipped"]) <= TOLERANCE
+        and (relative_error(path(one, alike, CLIPPED)[-1], seen["clipped"]) <= TOLERANCE) == (one.head is None)
     )
 
 
@@ -144,10 +155,15 @@ def _tuned_cases(rng: np.random.Generator) -> list[Case]:
     paper = of_paper(rng, ("rate",))
     found = [Case("AdamW at 1e-4, one rate tuned, init_A fixed", paper, True)]
     found += [Case("the same, clipped", clipped(paper), True)]
+    found += [Case("the same, clipped with a classifier", clipped(headed(paper, rng)), True)]
+    for name, tuned, clip in (("adam", "rate", True), ("sgd", "rate", True), ("adam", "rate_b", False)):
+        one = headed(drawn(rng, knobs(rng), name, ("init_a", tuned)), rng)
+        told = f"{name}, init_a and {tuned} tuned, a classifier{', clipped' * clip}"
+        found.append(Case(told, clipped(one) if clip else one))
     for decays in DECAYS:
         own_rate = drawn(rng, replace(knobs(rng), decay_a=decays[0], decay_b=decays[1]), "adam", ("rate_b",))
         found.append(Case(f"B's own rate tuned, λ_A = {decays[0]}, λ_B = {decays[1]}", own_rate))
-    for name, tuned in itertools.product(("adam", "sgd"), OTHERS):
+    for name, tuned in itertools.product(OPTIMIZERS, OTHERS):
         for decays, clip in (((0.0, 0.0), False), ((0.0, 0.0), True), (DECAYS[rng.integers(3)], rng.random() < 0.5)):
             one = drawn(rng, replace(knobs(rng), decay_a=decays[0], decay_b=decays[1]), name, tuned)
             told = f"{name}, {' and '.join(tuned) or 'nothing'} tuned, decays {decays}{', clipped' * clip}"
@@ -160,7 +176,7 @@ def _tuned_cases(rng: np.random.Generator) -> list[Case]:
     where="Definition 1",
     says="The rank r ≪ min(n₁, n₂) and α ∈ ℝ are tunable constants.",
     reading="α adds a degree of freedom to what is tuned beside it, among init_A, one rate or two; gradients are "
-    "clipped in no step or in every one.",
+    "clipped in no step or in every one, A's and B's alone or with a classifier's.",
 )
 def scaling_is_tunable(cases: Cases) -> Finding:
     """The knobs' rank with α and without; rescaled trainings, which must be the same, or not where clipped."""
@@ -177,11 +193,12 @@ def scaling_is_tunable(cases: Cases) -> Finding:
         evidence=judged.evidence(SOURCE, shown=numbers, tolerance=TOLERANCE, n=STEPS),
         size=Size(added, "degree of freedom", "what α adds under AdamW beside one learning rate, A's start fixed"),
         corrected="the same training without clipping: α/(ab), a·init_A and, under Adam, a·l_A, b·l_B, ε_A/a, ε_B/b, "
-        "λ_A/a, λ_B/b; under SGD a²l_A, b²l_B, λ_A/a², λ_B/b² (λ: weight decays); with every step clipped only a = b, "
-        "by Adam's formulas but with ε kept",
+        "λ_A/a, λ_B/b; under SGD a²l_A, b²l_B, λ_A/a², λ_B/b² (λ: weight decays); with A's and B's gradients "
+        "alone clipped in every step only a = b, by Adam's formulas but with ε kept; with a classifier's none",
         condition="neither B's rate is tuned by itself with λ_B = 0, nor init_A together with A's rate with λ_A = 0, "
-        "nor together with a common rate with λ_A = λ_B = 0 (ε aside); with every step clipped: not init_A together "
-        "with both rates, or a common one, with λ_A = λ_B = 0",
+        "nor together with a common rate with λ_A = λ_B = 0 (ε aside); with A's and B's gradients alone clipped in "
+        "every step: not init_A together with both rates, or a common one, with λ_A = λ_B = 0; with a classifier's "
+        "clipped too: always",
         flips_if="a training that α changes and B's own rate cannot, unclipped and at λ_B = 0",
     )
 
@@ -189,7 +206,7 @@ def scaling_is_tunable(cases: Cases) -> Finding:
 def _count_cases(cases: Cases) -> list[Case]:
     """The paper's AdamW at 1e-4, and trainings at random under Adam and SGD."""
     own = at_etas("AdamW at 1e-4", lambda eta: of_paper(cases.rng, eta=eta), PAPER_ETAS[1:])
-    return [*own, *cases.draw(lambda rng: drawn(rng, knobs(rng), str(rng.choice(["adam", "sgd"]))), 8)]
+    return [*own, *cases.draw(lambda rng: drawn(rng, knobs(rng), str(rng.choice(OPTIMIZERS))), 8)]
 
 
 NO_NEW = "Note that this does not introduce a new hyperparameter."
@@ -203,7 +220,7 @@ NO_NEW = "Note that this does not introduce a new hyperparameter."
     depends_on=("4-alpha",),
 )
 def no_new_knob(cases: Cases) -> Finding:
-    """Independent knobs of both; ALLoRA at η run as ALLoRA at η = 1 with scaling 1/η², unclipped and clipped."""
+    """Independent knobs of both; ALLoRA at η run at η = 1, scaling 1/η², unclipped and, with no classifier, clipped."""
 
     def counted(one: Training) -> dict[str, object]:
         return {
@@ -215,22 +232,26 @@ def no_new_knob(cases: Cases) -> Finding:
     def ends(one: Training, setting: Setting, norm: float) -> np.ndarray:
         return np.array([path(one, setting, limit)[-1] for limit in (None, norm)])
 
-    def exchanged(one: Training) -> np.ndarray:
-        return ends(one, adaptive.eta_as_scaling(adapted(one), one.optimizer), CLIPPED / one.eta**2)
+    def distances(one: Training, seen: dict[str, object]) -> list[float]:
+        other = ends(one, adaptive.eta_as_scaling(adapted(one), one.optimizer), CLIPPED / one.eta**2)
+        return [relative_error(*both) for both in zip(other, seen["BA"], strict=True)]
 
+    rng = cases.rng
+    heads = [Case(f"{name}, a classifier", headed(drawn(rng, knobs(rng), name), rng)) for name in OPTIMIZERS]
     judged = cases.judge(
-        _count_cases(cases),
+        [*_count_cases(cases), *heads],
         measure=counted,
         printed=lambda one, seen: (
-            seen["of (η, l_b)"] <= seen["of LoRA's (s, l)"] and relative_error(exchanged(one), seen["BA"]) <= TOLERANCE
+            seen["of (η, l_b)"] <= seen["of LoRA's (s, l)"]
+            and max(distances(one, seen)[: 1 if one.head else 2]) <= TOLERANCE
         ),
     )
     return judged.finding(
         holds="Yes, beside LoRA: η stands where the scaling factor stood, A's start and the rate rescaled.",
         evidence=judged.evidence(
             SOURCE,
-            {"distance of BA": 0.0},
-            shown=lambda one, seen: numbers(one, seen) | {"distance of BA": relative_error(exchanged(one), seen["BA"])},
+            {"distance of BA unclipped, and clipped (A's and B's gradients alone)": 0.0},
+            shown=lambda one, seen: numbers(one, seen) | {"distance of BA unclipped, clipped": distances(one, seen)},
             tolerance=TOLERANCE,
             n=STEPS,
         ),
@@ -398,7 +419,8 @@ def removed(cases: Cases) -> Finding:
         evidence=judged.evidence(SOURCE, {"removed": 2}),
         size=Size(seen["LoRA"] - seen["ALLoRA-0"], "of the two", "that ALLoRA without dropout leaves fewer to choose"),
         corrected="one fewer, the dropout rate, by setting it to 0 (ALLoRA as run keeps 0.05): ALLoRA at η is "
-        "ALLoRA at η = 1 with scaling 1/η², init η·init_A, rate ηl (Adam) or η³l (SGD), and clipped at c/η² for c",
+        "ALLoRA at η = 1 with scaling 1/η², init η·init_A, rate ηl, ε/η² and weight decay λ/η (Adam) or η³l and λ/η³ "
+        "(SGD), and clipped at c/η² for c if A's and B's gradients alone are clipped",
         flips_if="ALLoRA's η and l_b acting as one knob",
     )
 

@@ -1,4 +1,4 @@
-"""§4.2, Eq. (6): a scaled output's gradient, and a scaled gradient as a larger learning rate.
+"""§4.2, Eq. (6): a scaled output's gradient, a scaled gradient as a larger learning rate; A's and B's by entries.
 
 The layer with a constant adaptor is run (`lora.functional`). G = ∂L/∂(BA). Checked by
 `tests/test_claims_4_2_definition.py`, which plants wrong formulas.
@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.claims.layer_training import PAPER_RATE, ROUNDING, Pass, Run, first_gradient
 
 TOLERANCE = 1e-9
+SIZES = 100
 
 
 class Scaled(NamedTuple):
@@ -181,4 +183,106 @@ def scaling_as_rate(cases: Cases) -> Finding:
         condition="SGD or momentum, no weight decay, and c ≥ √(η²g² + h²) in every step, g and h the norms of LoRA's "
         "and all other gradients, c that they are clipped at together (∞ without clipping)",
         flips_if="AdamW moving BA by η times as much",
+    )
+
+
+class Entries(NamedTuple):
+    """A pass, η, and whose gradient is looked at."""
+
+    one: Pass
+    eta: float
+    which: str
+
+
+def over(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Entry over entry; 1 where both are 0, which any coefficient makes of 0."""
+    none = (one == 0) & (other == 0)
+    return np.where(none, 1.0, one) / np.where(none, 1.0, other)
+
+
+def ratios(case: Entries) -> np.ndarray:
+    """The layer's gradient of A or of B over LoRA's."""
+    from allora_analysis.lora import functional
+
+    rules = (functional.allora, case.one, case.eta), (layer_training.lora, case.one)
+    return over(*(layer_training.backward(*rule)[2 if case.which == "A" else 3] for rule in rules))
+
+
+def coefficients(case: Entries) -> np.ndarray:
+    """The closed form: B's rows by d_i, A's re-weighted over rows."""
+    x, upstream, a, b = case.one
+    d = adaptive.row_factor(a, b, case.eta)
+    if case.which == "B":
+        return np.broadcast_to(d[:, None], b.shape)
+    g = upstream.T @ x
+    return over(b.T @ (d[:, None] * g), b.T @ g)
+
+
+def turning(case: Entries) -> Entries:
+    """The case with ∂L/∂f = 1gᵀ, Bᵀ_kg > 0 > Bᵀ_kD_dg: entries of A's gradient turn their signs if any loss does it."""
+    x, _, a, b = case.one
+    d = adaptive.row_factor(a, b, case.eta)
+    unit, scaled = (part / np.maximum(np.linalg.norm(part, axis=0), 1e-300) for part in (b, d[:, None] * b))
+    g = max((unit - scaled).T, key=np.linalg.norm)
+    if case.which == "B" or np.linalg.norm(g) < TOLERANCE:
+        return case
+    return case._replace(one=case.one._replace(upstream=np.tile(g, (len(x), 1))))
+
+
+def keeps_signs(case: Entries) -> bool:
+    """B's gradient; or d is one on the rows where a column of B is not 0, for every column."""
+    _, _, a, b = case.one
+    d = adaptive.row_factor(a, b, case.eta)
+    return case.which == "B" or all(np.ptp(d[column != 0]) <= TOLERANCE * d.max() for column in b.T if column.any())
+
+
+def entries(rng: np.random.Generator) -> Entries:
+    """A pass of rank 1 with rows of BA of different length, of one, or at B = 0; or of rank 2."""
+    one = layer_training.draw_pass(rng, n1=6, n2=3, rank=(rank := int(rng.integers(1, 3))))
+    b = np.sign(one.b) if rng.random() < 0.5 else one.b
+    b = b * np.kron(np.eye(2), np.ones((3, 1))) if rank == 2 else b
+    b = b * np.exp(rng.uniform(0, 3)) * (rng.random() > 0.1)
+    return Entries(one._replace(b=b), log_uniform(rng, 0, 1), str(rng.choice(["A", "A", "B"])))
+
+
+@claim(
+    "4-per-parameter",
+    test="tests/test_claims_4_2_definition.py",
+    where="Abstract",
+    says="By scaling the per sample and per parameter gradients with a coefficient",
+    reading="Each entry of A's and of B's gradient is LoRA's times a coefficient above 0, whatever the loss.",
+    depends_on=("4-definition", "4-per-sample"),
+)
+def per_parameter(cases: Cases) -> Finding:
+    """The layer's gradient of A or of B over LoRA's, entry by entry, for a loss of its own and one that turns signs."""
+    shape = layer_training.paper_pass(cases.rng)
+    start = shape._replace(b=0 * shape.b)
+    own = [Case(f"{which}'s, n₂ = 64, r = 8, η = 2", Entries(shape, 2.0, which), True) for which in ("A", "B")]
+    own += [Case(f"{which}'s, the same at B = 0", Entries(start, 2.0, which), True) for which in ("A", "B")]
+    a, b, y = adaptive.EXAMPLE.arrays()
+    counter = Pass(np.ones((1, 1)), (b @ a).T - y, a, b)
+    judged = cases.judge(
+        [*own, Case("A's, the rational example", Entries(counter, 1.0, "A")), *cases.draw(entries, 24)],
+        measure=lambda case: [ratios(case), ratios(turning(case))],
+        printed=lambda case, seen: all((each > 0).all() for each in seen),
+        corrected=lambda case, seen: layer_training.close(seen, map(coefficients, (case, turning(case))), 1e-6),
+        condition=keeps_signs,
+    )
+    drawn = [Entries(layer_training.paper_pass(cases.rng), 2.0, "A") for _ in range(SIZES)]
+    return judged.finding(
+        conditional="Only B's: A's gradient is a re-weighted sum over rows, and some entries change sign.",
+        evidence=judged.evidence(
+            "float64 rounding over entries near 0, 1e-6",
+            lambda case: [coefficients(case).min(), coefficients(case).max()],
+            shown=lambda case, seen: [[each.min(), each.max()] for each in seen],
+            tolerance=1e-6,
+        ),
+        size=ranged(
+            [float(np.mean(coefficients(case) <= 0)) for case in drawn],
+            "of A's entries",
+            f"entries of A's gradient that change sign, r = 8, rows near 0.1, η = 2, {SIZES} draws",
+        ),
+        corrected="B_i's entries times d_i; A's gradient BᵀD_dG in place of BᵀG",
+        condition="B's gradient; A's where for every k the rows of BA with B_ik ≠ 0 are equally long, as at B = 0",
+        flips_if="A's gradient keeping its signs for every loss where rows with B_ik ≠ 0 differ in length",
     )

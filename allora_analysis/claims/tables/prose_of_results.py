@@ -148,15 +148,15 @@ def better_over_multiple(cases: Cases) -> Finding:
     "1-consistently-lora",
     where="§1, contribution 3",
     says=CONSISTENTLY,
-    reading="ALLoRA-0, which has fewer hyper-parameters, in Table 3, in the average of every model and of every data "
-    "set; beside it ALLoRA with dropout, which has as many.",
+    reading="ALLoRA-0, which has fewer hyper-parameters, in Table 3, in the average of every model, of every data set "
+    "and of every η²; beside it ALLoRA with dropout, which has as many.",
     depends_on=("4-fewer-hyper-parameters",),
 )
 def consistently_lora(cases: Cases) -> Finding:
-    """ALLoRA-0 − LoRA by model and by data set; by both, and ALLoRA − LoRA, beside it."""
+    """ALLoRA-0 − LoRA by model, by data set and by η²; by pairs, and ALLoRA − LoRA, beside it."""
     found, other = (contrasts.of(f"{arm} − LoRA") for arm in ("ALLoRA-0", "ALLoRA"))
     figure = contrasts.of("ALLoRA − LoRA", reported.with_exchanged())
-    parts, *dropout = (one.by_part((0, 1)) for one in (found, other, figure))
+    parts, *dropout = (one.by_part() for one in (found, other, figure))
     more = {
         "by model and data set": {", ".join(pair): value for pair, value in found.by_cluster().items()},
         "ALLoRA with dropout": dropout[0],
