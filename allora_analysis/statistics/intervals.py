@@ -104,6 +104,7 @@ class Ratio(NamedTuple):
     high: float
 
 
+@representable("first", "second", infinite=True, undefined=True)
 def mean_ratio(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> Ratio:
     """The mean of `first` over that of `second`, with Fieller's interval.
 
@@ -135,6 +136,8 @@ def mean_ratio(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) ->
     n, t = x.size, float(stdtrit(x.size - 1, (1 + probability("confidence", confidence)) / 2))
     (s_xx, s_xy), (_, s_yy) = np.cov(x, y) * t**2 / n
     a, b, c = y.mean() ** 2 - s_yy, x.mean() * y.mean() - s_xy, x.mean() ** 2 - s_xx
+    if not np.isfinite([a, b, c, b**2, a * c]).all():
+        raise OverflowError("a square")
     value = float(x.mean() / y.mean()) if y.mean() else math.nan
     if a <= 0:
         return Ratio(value, -math.inf, math.inf)
