@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from allora_analysis.gradient_std.estimator import gradient_moments
-from allora_analysis.gradient_std.mlp import MLP, MLPGradient, initialise
+from allora_analysis.gradient_std.estimator import MLP, MLPGradient, gradient_moments, initialise
 
 SIZES, BATCH, KEEP_PROB = (784, 512, 512, 10), 128, 0.5
 VMAP_CHUNKS = (4, 16)

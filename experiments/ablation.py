@@ -24,7 +24,7 @@ seeds are all there.
 from __future__ import annotations
 
 from allora_analysis.grid.command import main
-from allora_analysis.grid.presets.ablation import PRESETS
+from allora_analysis.grid.presets import LISTS
 
 if __name__ == "__main__":
-    raise SystemExit(main("ablation", PRESETS))
+    raise SystemExit(main("ablation", LISTS["ablation"]))

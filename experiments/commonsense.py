@@ -34,7 +34,7 @@ seeds are all there on every task.
 from __future__ import annotations
 
 from allora_analysis.grid.command import main
-from allora_analysis.grid.presets.commonsense import PRESETS
+from allora_analysis.grid.presets import LISTS
 
 if __name__ == "__main__":
-    raise SystemExit(main("commonsense", PRESETS))
+    raise SystemExit(main("commonsense", LISTS["commonsense"]))

@@ -27,7 +27,7 @@ seeds are all there.
 from __future__ import annotations
 
 from allora_analysis.grid.command import main
-from allora_analysis.grid.presets.dropout_rates import PRESETS
+from allora_analysis.grid.presets import LISTS
 
 if __name__ == "__main__":
-    raise SystemExit(main("dropout_rates", PRESETS))
+    raise SystemExit(main("dropout_rates", LISTS["dropout_rates"]))

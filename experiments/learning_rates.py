@@ -31,7 +31,7 @@ is judged when all its rates and seeds are there.
 from __future__ import annotations
 
 from allora_analysis.grid.command import main
-from allora_analysis.grid.presets.learning_rates import PRESETS
+from allora_analysis.grid.presets import LISTS
 
 if __name__ == "__main__":
-    raise SystemExit(main("learning_rates", PRESETS))
+    raise SystemExit(main("learning_rates", LISTS["learning_rates"]))

@@ -54,15 +54,22 @@ from pathlib import Path
 from allora_analysis import cli, outputs
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid import command
-from allora_analysis.grid.presets import learning_rates
-from allora_analysis.grid.presets.own_best_rate import LISTS, MARGINS, PRESETS, REFERENCE, blocks, decided, verdicts
+from allora_analysis.grid.presets import (
+    LISTS,
+    MARGINS,
+    OWN_BEST,
+    REFERENCE,
+    blocks,
+    own_best_decided,
+    own_best_verdicts,
+)
 from allora_analysis.grid.reading import final_value, recorded
 
 
 def best_rates(name: str) -> dict[str, dict[float, float]]:
     """What chose the rates, by arm and rate: mean validation accuracy over `experiments.learning_rates`'s seeds."""
-    listed, scores = LISTS[name], {}
-    runs = recorded(learning_rates.PRESETS["desk"])
+    listed, scores = OWN_BEST[name], {}
+    runs = recorded(LISTS["learning_rates"]["desk"])
     for arm in listed.rates:
         for one, result in runs.items():
             if (one.model, one.optimizer, one.arm) == (listed.model, listed.optimizer, arm):
@@ -74,19 +81,19 @@ def best_rates(name: str) -> dict[str, dict[float, float]]:
 def _run(arguments: command.Arguments) -> int:
     # Seed after seed, what is not decided.
     folder, status = arguments.results, 0
-    chosen = set(command.select(PRESETS["desk"], arguments.only, None))
+    chosen = set(command.select(LISTS["own_best_rate"]["desk"], arguments.only, None))
     wanted = [(name, [one for one in runs if one in chosen]) for name, runs in blocks()]
     if arguments.seeds is not None:
         first = min(one.seed for one in chosen)
         wanted = [(name, [one for one in runs if one.seed < first + arguments.seeds]) for name, runs in wanted]
     wanted = [(name, runs) for name, runs in wanted if runs]
     if arguments.dry_run or arguments.executor != "serial":
-        opened = {name for name in LISTS if not decided(name, folder)}
+        opened = {name for name in OWN_BEST if not own_best_decided(name, folder)}
         listed = [one for name, runs in wanted if name in opened for one in runs]
         return _all(arguments, listed) if listed else 0
     closed: set[str] = set()
     for name, runs in wanted:
-        if name in closed or decided(name, folder):
+        if name in closed or own_best_decided(name, folder):
             closed.add(name)
         elif (status := max(status, _all(arguments, runs))) > 1:
             break
@@ -105,9 +112,9 @@ def _sources(arguments: command.Arguments, runs: Sequence[Setting]) -> tuple[str
 
 
 def _tell(folder: Path) -> None:
-    for name in LISTS:
+    for name in OWN_BEST:
         for endpoint in MARGINS:
-            for arm, (_, one) in verdicts(name, endpoint, folder).items():
+            for arm, (_, one) in own_best_verdicts(name, endpoint, folder).items():
                 bounds = "no bounds yet" if one.low is None else f"bounds {one.low:+.5f} to {one.high:+.5f}"
                 outputs.say(
                     f"{name}, {arm} − {REFERENCE}, {endpoint}: {one.verdict} after {one.n} seeds; "
@@ -116,7 +123,7 @@ def _tell(folder: Path) -> None:
 
 
 def _rates() -> int:
-    for name in LISTS:
+    for name in OWN_BEST:
         for arm, scores in best_rates(name).items():
             words = ", ".join(f"{rate:g}: {score:.4f}" for rate, score in sorted(scores.items()))
             outputs.say(f"{name}, {arm}: {max(scores, key=scores.get):g} of {words}")

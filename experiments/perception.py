@@ -34,7 +34,7 @@ seeds are all there.
 from __future__ import annotations
 
 from allora_analysis.grid.command import main
-from allora_analysis.grid.presets.perception import PRESETS
+from allora_analysis.grid.presets import LISTS
 
 if __name__ == "__main__":
-    raise SystemExit(main("perception", PRESETS))
+    raise SystemExit(main("perception", LISTS["perception"]))

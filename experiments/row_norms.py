@@ -37,7 +37,7 @@ seeds are all there.
 from __future__ import annotations
 
 from allora_analysis.grid.command import main
-from allora_analysis.grid.presets.row_norms import PRESETS
+from allora_analysis.grid.presets import LISTS
 
 if __name__ == "__main__":
-    raise SystemExit(main("row_norms", PRESETS))
+    raise SystemExit(main("row_norms", LISTS["row_norms"]))

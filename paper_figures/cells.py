@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from allora_analysis.claims.tables.reported import ETA_SQUARED, Cell, Key, by_key
 from allora_analysis.finetune.setting import Setting
-from allora_analysis.grid.presets import perception
+from allora_analysis.grid.presets import RATE
 from allora_analysis.grid.reading import after_epoch
 from paper_figures.sources import Loaded, Runs
 from paper_figures.tables import NONE, Table, averaged
@@ -45,7 +45,7 @@ def cases(wanted: Iterable[Setting]) -> dict[Case, list[Setting]]:
     for run in wanted:
         eta2, arms = run.eta2, (run.arm,)
         if run.arm == "lora":
-            eta2 = float(round((run.learning_rate / perception.RATE) ** 2))
+            eta2 = float(round((run.learning_rate / RATE) ** 2))
             arms = ("lora_eta",) if run.head_learning_rate == run.learning_rate else (OWN_HEAD,)
             arms = ("lora_eta", OWN_HEAD, "lora_x_eta") if eta2 == 1 else arms
         for arm in arms:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from allora_analysis.claims.tables.reported import COLUMNS_3, ETA_SQUARED, TABLE_3
-from allora_analysis.grid.presets import perception
+from allora_analysis.grid.presets import LISTS
 from allora_analysis.plotting import ARMS, COLOURS, page, page_style
 from paper_figures.cells import Case, accuracies, both, cases
 from paper_figures.numbers import Average, over_seeds
@@ -48,7 +48,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Gains]:
     Returns:
         The gains.
     """
-    desk = perception.PRESETS["desk"]
+    desk = LISTS["perception"]["desk"]
     known, of = runs(desk, folder), cases(desk)
     printed = both(TABLE_3, known, (), ()).printed
     paper, ours = {}, {}

@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 
 from allora_analysis.claims.tables.reported import TABLE_2
 from allora_analysis.finetune.setting import Setting
-from allora_analysis.grid.presets import dropout_rates, row_norms
+from allora_analysis.grid.presets import AT_INPUT, LISTS, base_rate
 from allora_analysis.grid.reading import average_norm
 from allora_analysis.plotting import ARMS, OPTIMIZERS, page, page_style, shades
 from paper_figures.numbers import Curve, accuracy_by_epoch, over_seeds
@@ -57,7 +57,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Figure2]:
     Returns:
         The data.
     """
-    dropped, trained = dropout_rates.AT_INPUT, row_norms.PRESETS["desk"]
+    dropped, trained = AT_INPUT, LISTS["row_norms"]["desk"]
     known = runs([*dropped, *trained], folder)
     accuracy: dict[float, Curve] = {}
     used: list[Setting] = []
@@ -89,7 +89,7 @@ def _cases(wanted: Iterable[Setting], name) -> dict:
 
 
 def _arm(run: Setting) -> str:
-    fast = run.arm == "lora" and run.learning_rate != row_norms.base_rate(run)
+    fast = run.arm == "lora" and run.learning_rate != base_rate(run)
     return "lora_eta" if fast else run.arm
 
 
@@ -151,7 +151,7 @@ def _reported(axis: Axes, reported: Mapping[float, tuple[tuple[int, float], ...]
 
 
 def _ours(axis: Axes, data: Figure2, colours: Mapping) -> None:
-    first = dropout_rates.PRESETS["desk"][0]
+    first = LISTS["dropout_rates"]["desk"][0]
     if not data.accuracy:
         axis.set_title(f"Ours\n({first.model}, {first.data})")
         say_missing(axis, data.missing["accuracy"])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allora_analysis.claims.tables.reported import FIGURE_3
-from allora_analysis.grid.presets import perception
+from allora_analysis.grid.presets import LISTS
 from allora_analysis.plotting import page_style
 from paper_figures.cells import OWN_HEAD, cases
 from paper_figures.gaps import Comparison, drawn, measured, printed
@@ -28,8 +28,8 @@ def load_data(folder: Path | str | None = None) -> Loaded[tuple[Comparison, ...]
     Returns:
         The two panels; the paper's own models are among ours where they are recorded.
     """
-    desk = perception.PRESETS["desk"]
-    wanted = [*desk, *perception.PRESETS["paper"]]
+    desk = LISTS["perception"]["desk"]
+    wanted = [*desk, *LISTS["perception"]["paper"]]
     known, of = runs(wanted, folder), cases(wanted)
     left, right = FIGURE_3
     fair = measured(known, of, "allora", OWN_HEAD)

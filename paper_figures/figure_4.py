@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from allora_analysis.claims.tables.reported import FIGURE_4
 from allora_analysis.finetune.setting import Setting
-from allora_analysis.grid.presets import ablation, perception
+from allora_analysis.grid.presets import ABLATION_DATA, LISTS, RATE
 from allora_analysis.plotting import page_style
 from paper_figures.cells import cases
 from paper_figures.gaps import Comparison, drawn, measured, printed
@@ -34,17 +34,17 @@ def lists(preset: str) -> list[Setting]:
     Returns:
         The ablation's, and of `experiments.perception` ALLoRA's and, as LoRA × 1, LoRA's at l_b.
     """
-    shared = [run for run in perception.PRESETS[preset] if run.arm == "allora" or _is_lora_at_base(run)]
-    return [run for run in (*ablation.PRESETS[preset], *shared) if preset == "desk" or run.data in ablation.DATA]
+    shared = [run for run in LISTS["perception"][preset] if run.arm == "allora" or _is_lora_at_base(run)]
+    return [run for run in (*LISTS["ablation"][preset], *shared) if preset == "desk" or run.data in ABLATION_DATA]
 
 
 def _is_lora_at_base(run: Setting) -> bool:
-    return run.arm == "lora" and run.learning_rate == perception.RATE
+    return run.arm == "lora" and run.learning_rate == RATE
 
 
 def missing(known: Runs) -> tuple[Missing, ...]:
     """What of the desk runs is not recorded, experiment by experiment."""
-    own = ablation.PRESETS["desk"]
+    own = LISTS["ablation"]["desk"]
     shared = [run for run in lists("desk") if run not in own]
     parts = {"ablation": own, "perception": shared}
     return tuple(one for name, runs in parts.items() for one in known.missing(runs, name))

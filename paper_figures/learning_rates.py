@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from allora_analysis.finetune.setting import Setting
-from allora_analysis.grid.presets.learning_rates import PRESETS
+from allora_analysis.grid.presets import LISTS
 from allora_analysis.grid.reading import after_epoch
 from allora_analysis.plotting import ARMS, COLOURS, OPTIMIZERS, page, page_style
 from paper_figures.numbers import Average, over_seeds
@@ -64,7 +64,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Curves]:
     Returns:
         By panel and arm.
     """
-    wanted = PRESETS["desk"]
+    wanted = LISTS["learning_rates"]["desk"]
     known = runs(wanted, folder)
     arms: dict[Panel, dict[str, Arm]] = {}
     missing: dict[Panel, Missing] = {}

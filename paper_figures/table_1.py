@@ -66,8 +66,8 @@ def make_table(loaded: Loaded[tuple[Row, ...]]) -> Table:
     of = [row.average for row in rows], table_1_parameters("pretrained"), table_1_parameters("all")
     told = [f"{sum(not one.explained for one in those)} of {len(those)}" for those in of]
     notes = (
-        f"Rounding does not explain {told[0]} printed averages, nor {told[1]} printed shares of parameters as shares of "
-        f"the pre-trained ones, as recomputed here; as shares of all parameters it leaves {told[2]} unexplained.",
+        f"Rounding does not explain {told[0]} printed averages, nor {told[1]} printed shares of parameters, taken "
+        f"of the pre-trained ones as here; taken of all parameters, it does not explain {told[2]}.",
         f"Ours: {NONE}, no list of runs here has models of this size; one run of one model is "
         "`python -m allora_analysis.finetune --task multiple_choice --model FOLDER --data FOLDER`.",
     )

@@ -16,7 +16,7 @@ import numpy as np
 from allora_analysis.claims.s3_1_figure_1 import EARLY, LATE
 from allora_analysis.claims.tables.reported import TABLE_2, DropoutColumn
 from allora_analysis.finetune.setting import Setting
-from allora_analysis.grid.presets.dropout_rates import PRESETS
+from allora_analysis.grid.presets import LISTS
 from paper_figures.numbers import Curve, accuracy_by_epoch
 from paper_figures.sources import Loaded, runs
 from paper_figures.tables import NONE, Table, with_half
@@ -37,7 +37,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Rates]:
     Returns:
         Both; ours by placement and drop rate.
     """
-    wanted = PRESETS["desk"]
+    wanted = LISTS["dropout_rates"]["desk"]
     known = runs(wanted, folder)
     cases: dict[tuple[str, float], list[Setting]] = {}
     for run in wanted:
@@ -58,14 +58,14 @@ def make_table(loaded: Loaded[Rates]) -> Table:
         The paper's four numbers, and ours.
     """
     reported, ours = loaded.data
-    first = PRESETS["desk"][0]
+    first = LISTS["dropout_rates"]["desk"][0]
     rows = [
         [f"{rate:g}" if placement == "input" else f"{rate:g}, bottleneck"]
         + (_printed(reported.get(rate)) if placement == "input" else [NONE] * 4)
         + _measured(curve)
         for (placement, rate), curve in ours.items()
     ]
-    seeds = len({run.seed for run in PRESETS["desk"]})
+    seeds = len({run.seed for run in LISTS["dropout_rates"]["desk"]})
     caption = (
         "Test accuracy (%) by drop rate. The paper: Qwen2-0.5B on bias_in_bios, means of 3 runs. Ours: "
         f"{first.model} on {first.data}, means of {seeds} seeds ± half of the 95 % interval."

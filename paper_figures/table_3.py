@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from allora_analysis.claims.tables.reported import COLUMNS_3, TABLE_3
-from allora_analysis.grid.presets import perception
+from allora_analysis.grid.presets import LISTS
 from paper_figures.cells import OWN_HEAD, Cells, both, side_by_side
 from paper_figures.sources import Loaded, runs
 from paper_figures.tables import Table
@@ -20,9 +20,9 @@ METHODS = {"LoRA": "lora_eta", "LoRA, classifier at l_b": OWN_HEAD, "ALLoRA": "a
 
 def load_data(folder: Path | str | None = None) -> Loaded[Cells]:
     """The printed cells; ours where a cell is recorded in full."""
-    desk = perception.PRESETS["desk"]
-    known = runs([*desk, *perception.PRESETS["paper"]], folder)
-    data = both(TABLE_3, known, desk, perception.PRESETS["paper"])
+    desk = LISTS["perception"]["desk"]
+    known = runs([*desk, *LISTS["perception"]["paper"]], folder)
+    data = both(TABLE_3, known, desk, LISTS["perception"]["paper"])
     return Loaded(data, known.names(known.results), known.missing(desk, "perception"))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from allora_analysis.grid.presets.row_norms import PRESETS
+from allora_analysis.grid.presets import LISTS
 from allora_analysis.grid.reading import average_norm
 from allora_analysis.plotting import ARMS, COLOURS, page, page_style
 from allora_analysis.study import Result
@@ -41,7 +41,7 @@ def load_data(config: Config = CONFIG, folder: Path | str | None = None) -> Load
     Returns:
         Both; at the mean row norm, so that the mean factor has fallen no further.
     """
-    wanted = [one for one in PRESETS["desk"] if (one.arm, one.optimizer) == ("allora", "adamw")]
+    wanted = [one for one in LISTS["row_norms"]["desk"] if (one.arm, one.optimizer) == ("allora", "adamw")]
     known = runs(wanted, folder)
     ends: dict[str, list[float]] = {model: [] for model in WIDTHS}
     for one, found in known.results.items():

@@ -12,7 +12,7 @@ from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.ledger import all_claims
 from allora_analysis.finetune import setting as settings
 from allora_analysis.gradient_std import grid, summary
-from allora_analysis.grid.presets import dropout_rates
+from allora_analysis.grid.presets import LISTS
 from allora_analysis.statistics import required_n
 from tests import ledger_rows
 from tests.planted_finetune import plant as plant_runs
@@ -242,7 +242,7 @@ def by_drop_rate(early, late):
     [(-0.05, 0.05, "holds"), (0.05, 0.05, "refuted"), (-0.05, -0.05, "refuted"), (-0.05, 0.0, "undecided")],
 )
 def test_figure_2_left(runs_folder, early, late, verdict):
-    plant_runs(runs_folder, dropout_rates.PRESETS["desk"], by_drop_rate(early, late))
+    plant_runs(runs_folder, LISTS["dropout_rates"]["desk"], by_drop_rate(early, late))
     found = ledger_rows.finding(FIGURE_2)
     assert found.verdict == verdict
     assert found.evidence.measured["drop rate 0.4 minus 0, epoch 3"]["mean"] == pytest.approx(early)
@@ -259,7 +259,7 @@ def test_the_strongest_is_so_among_all_and_not_against_none_alone(runs_folder):
         change = gain * (1 + 10 * wiggle(run))
         return [0.7, 0.7, 0.8 - change, 0.7, 0.7, 0.7, 0.7, 0.8 + change]
 
-    plant_runs(runs_folder, dropout_rates.PRESETS["desk"], accuracy)
+    plant_runs(runs_folder, LISTS["dropout_rates"]["desk"], accuracy)
     found = ledger_rows.finding(FIGURE_2)
     assert found.evidence.measured["drop rate 0.4 minus 0, epoch 8"]["mean"] == pytest.approx(0.05)
     assert found.verdict == "refuted"
@@ -268,7 +268,7 @@ def test_the_strongest_is_so_among_all_and_not_against_none_alone(runs_folder):
 
 def test_an_open_drop_rate_says_how_many_seeds_would_do(runs_folder):
     """Planted: clear early, and late a difference far below what three seeds can tell."""
-    plant_runs(runs_folder, dropout_rates.PRESETS["desk"], by_drop_rate(-0.05, 0.0001))
+    plant_runs(runs_folder, LISTS["dropout_rates"]["desk"], by_drop_rate(-0.05, 0.0001))
     found = ledger_rows.finding(FIGURE_2)
     assert found.verdict == "undecided"
     spread = np.std([wiggle(run) for run in section.AT_INPUT if run.drop_rate == 0.4], ddof=1)
@@ -302,7 +302,7 @@ def test_a_drop_rate_in_part_does_not_count(runs_folder, diverge, rate, verdict)
     def accuracy(run):
         return [0.7, 0.7, None] if cut(run) else whole(run)
 
-    plant_runs(runs_folder, dropout_rates.PRESETS["desk"], accuracy, skip=(lambda run: False) if diverge else cut)
+    plant_runs(runs_folder, LISTS["dropout_rates"]["desk"], accuracy, skip=(lambda run: False) if diverge else cut)
     found = ledger_rows.finding(FIGURE_2)
     assert found.verdict == ("undecided" if diverge else verdict)
     told = f"a run diverged at drop rate {rate:g}" if diverge else "1 drop rates not recorded in full"

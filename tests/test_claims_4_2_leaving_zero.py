@@ -13,14 +13,14 @@ from allora_analysis.claims import layer_training, s4_2_first_steps, s4_2_hyper_
 from allora_analysis.claims import s4_2_leaving_zero as section
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.layer_training import Pass, Run
-from allora_analysis.escape import first_step
+from allora_analysis.escape import optimizers
 from allora_analysis.lora import functional
 from tests.ledger_rows import Rows
 
 ROWS = Rows(section, s4_2_first_steps, s4_2_hyper_parameters)
 RIGHT = {name: getattr(escape, name) for name in escape.__all__} | {
     "inverse": adaptors.inverse,
-    "clipped_step": first_step.clipped_step,
+    "clipped_step": optimizers.clipped_step,
     "products": layer_training.products,
     "pairs": layer_training.pairs,
     "one_row": layer_training.one_row,
@@ -124,7 +124,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-figure-2-right", layer_training, "products", sgd_always, "holds"),
     ("4-figure-2-right", layer_training, "products", never_clipped, "refuted"),
     ("4-figure-2-right", escape, "drift", drift_of_sgd, "refuted"),
-    ("4-figure-2-right", first_step, "clipped_step", by_itself, "refuted"),
+    ("4-figure-2-right", optimizers, "clipped_step", by_itself, "refuted"),
     ("4-figure-2-right", s4_2_first_steps, "starts_alike", unclipped, "refuted"),
     ("4-escape-optimisers", layer_training, "products", lora_everywhere, "refuted"),
     ("4-escape-optimisers", layer_training, "products", sgd_always, "holds"),

@@ -13,7 +13,7 @@ from allora_analysis import records
 from allora_analysis.claims import s4_2_row_norms as section
 from allora_analysis.finetune import setting as settings
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
-from allora_analysis.grid.presets import row_norms as preset
+from allora_analysis.grid.presets import base_rate
 from tests import ledger_rows, planted_finetune
 
 CLAIM, SECOND = section.measured_minilm, section.measured_smollm2
@@ -32,7 +32,7 @@ def plant(folder, speed, skip=lambda run: False, noise=0.01, runs=RUNS):
 
     def norms(run):
         if run.arm == "lora":
-            return run.learning_rate / preset.base_rate(run)
+            return run.learning_rate / base_rate(run)
         return speed(run) * math.exp(noise * (run.seed - 1) * (run.arm == "allora"))
 
     planted_finetune.plant(folder, runs, lambda run: [0.5], norms, skip)

@@ -10,7 +10,7 @@ import pytest
 from allora_analysis.claims import s4_2_convergence_and_width as section
 from allora_analysis.claims.cases import Cases
 from allora_analysis.finetune import setting as settings
-from allora_analysis.grid.presets import row_norms as preset
+from allora_analysis.grid.presets import LISTS
 from allora_analysis.width.exponents import Exponents, Power
 from tests import ledger_rows, planted_finetune
 
@@ -85,7 +85,7 @@ def folder(tmp_path, monkeypatch):
     ],
 )
 def test_the_first_rows_are_judged_by_the_records(folder, length, expected):
-    runs = [one for one in preset.PRESETS["desk"] if one.optimizer == "adamw"]
+    runs = [one for one in LISTS["row_norms"]["desk"] if one.optimizer == "adamw"]
 
     def norms(one):  # over layers the average is twice as much
         return length(one) * one.learning_rate * math.sqrt(one.rank / 3) / 2

@@ -13,16 +13,15 @@ from allora_analysis.claims import s4_4_our_runs as section
 from allora_analysis.claims.claim import units_wanted
 from allora_analysis.finetune import setting as settings
 from allora_analysis.finetune.setting import ARMS, PROTOCOL, STUDY
-from allora_analysis.grid.presets import ablation, learning_rates, perception
-from allora_analysis.grid.presets import own_best_rate as sequential
+from allora_analysis.grid.presets import FIRST_SEED, LISTS, OWN_BEST, RATE
 from allora_analysis.grid.reading import differences, diverged, judged
 from tests import ledger_rows
 from tests.ledger_rows import Rows
 from tests.planted_finetune import DIGESTS, better, plant, wiggle
 
 CLAIMS = Rows(section)
-PERCEIVED, ABLATED = perception.PRESETS["desk"], ablation.PRESETS["desk"]
-LISTS = {
+PERCEIVED, ABLATED = LISTS["perception"]["desk"], LISTS["ablation"]["desk"]
+BY_ROW = {
     "4-own-best-rate": ("all-MiniLM-L6-v2", "adamw"),
     "4-own-best-rate-sgd": ("all-MiniLM-L6-v2", "sgd"),
     "4-own-best-rate-smollm2": ("SmolLM2-135M", "adamw"),
@@ -64,7 +63,7 @@ def test_table_3_compares_with_the_papers_arm_and_not_with_the_corrected_one(fol
     """Planted: LoRA with its classifier at η·l_b is better, with the classifier at l_b worse."""
 
     def accuracy(run):
-        fast = run.arm == "lora" and run.head_learning_rate > perception.RATE
+        fast = run.arm == "lora" and run.head_learning_rate > RATE
         return [0.8 + (0.02 + wiggle(run)) * fast + (0.01 + wiggle(run) / 2) * (run.arm == "allora")]
 
     plant(folder, PERCEIVED, accuracy)
@@ -204,20 +203,20 @@ def test_early_epochs_reads_the_first_epoch(folder, gain, verdict):
 # -- own best rates
 
 
-@pytest.mark.parametrize("identifier", LISTS)
+@pytest.mark.parametrize("identifier", BY_ROW)
 def test_every_row_reads_its_own_list(folder, identifier):
     """Planted: ALLoRA is better on this row's list, LoRA on the other two."""
-    for name, of in LISTS.items():
+    for name, of in BY_ROW.items():
         gain = 0.02 if name == identifier else -0.02
         plant(folder, section.listed(*of), better(("allora_0", "allora_adamw"), gain))
     assert finding(identifier).verdict == "holds"
-    assert all(finding(name).verdict == "refuted" for name in LISTS if name != identifier)
+    assert all(finding(name).verdict == "refuted" for name in BY_ROW if name != identifier)
     assert (finding("4-own-best-rate-sgd").at_paper is None) is True
 
 
 def test_the_lists_are_the_preset():
-    of_rows = [run for of in LISTS.values() for run in section.listed(*of)]
-    assert sorted(map(repr, of_rows)) == sorted(map(repr, learning_rates.PRESETS["desk"]))
+    of_rows = [run for of in BY_ROW.values() for run in section.listed(*of)]
+    assert sorted(map(repr, of_rows)) == sorted(map(repr, LISTS["learning_rates"]["desk"]))
 
 
 def test_own_best_rate_is_chosen_on_validation(folder):
@@ -227,7 +226,7 @@ def test_own_best_rate_is_chosen_on_validation(folder):
         at_best = run.learning_rate == best.get(run.arm, 1e-4)
         return [0.7 + 0.1 * at_best + (0.02 + wiggle(run)) * (run.arm.startswith("allora"))]
 
-    plant(folder, section.listed(*LISTS["4-own-best-rate"]), accuracy)
+    plant(folder, section.listed(*BY_ROW["4-own-best-rate"]), accuracy)
     found = finding("4-own-best-rate")
     measured = found.evidence.measured
     assert (found.verdict, measured["allora_0"]["mean"]) == ("holds", pytest.approx(0.02))
@@ -243,14 +242,14 @@ def test_a_best_rate_at_an_end_of_the_range_is_told(folder, rate):
         best = rate if run.arm == "lora" else 3e-4
         return [0.7 + 0.1 * (run.learning_rate == best) + wiggle(run) * (run.seed == 1)]
 
-    plant(folder, section.listed(*LISTS["4-own-best-rate"]), accuracy)
+    plant(folder, section.listed(*BY_ROW["4-own-best-rate"]), accuracy)
     found = finding("4-own-best-rate")
     assert found.verdict == "undecided"
     assert found.evidence.measured["best at an end of their range"] == ["lora"]
 
 
 def test_a_rate_at_which_a_run_diverged_is_not_the_best(folder):
-    wanted = section.listed(*LISTS["4-own-best-rate"])
+    wanted = section.listed(*BY_ROW["4-own-best-rate"])
 
     def accuracy(run):
         gone = run.learning_rate == 3e-3 and run.seed == 0
@@ -265,7 +264,7 @@ def test_a_rate_at_which_a_run_diverged_is_not_the_best(folder):
     assert found.corrected == "a run diverged among the pairs of allora_0"
 
 
-@pytest.mark.parametrize("identifier", LISTS)
+@pytest.mark.parametrize("identifier", BY_ROW)
 @pytest.mark.parametrize(("gain", "verdict"), [(0.02, "holds"), (-0.02, "refuted")])
 def test_own_best_rate_judges_the_papers_own_layer(folder, identifier, gain, verdict):
     """ALLoRAAdamW, which the paper does not have, goes the other way by as much."""
@@ -274,7 +273,7 @@ def test_own_best_rate_judges_the_papers_own_layer(folder, identifier, gain, ver
         of = {"allora_0": gain, "allora_adamw": -gain}.get(run.arm, 0.0)
         return [0.8 + of + wiggle(run) * (run.arm != "lora")]
 
-    plant(folder, section.listed(*LISTS[identifier]), accuracy)
+    plant(folder, section.listed(*BY_ROW[identifier]), accuracy)
     assert finding(identifier).verdict == verdict
 
 
@@ -285,9 +284,9 @@ def seeds_of_a_list(folder, name, seeds, gain, spread=0.004):
     """Records of the list's arms, with the rows they are right on: all but LoRA are `gain` above it on average."""
     draws = np.random.default_rng(11).normal(0.0, spread, seeds)
     draws -= draws.mean()
-    for one in sequential.PRESETS["desk"]:
-        place = one.seed - sequential.FIRST_SEED
-        if (one.model, one.optimizer) == sequential.LISTS[name][:2] and place < seeds:
+    for one in LISTS["own_best_rate"]["desk"]:
+        place = one.seed - FIRST_SEED
+        if (one.model, one.optimizer) == OWN_BEST[name][:2] and place < seeds:
             value = 0.75 + (one.arm != "lora") * (gain + draws[place])
             right = np.packbits(RIGHT[place] | (np.arange(40) < 4 * (one.arm != "lora"))).tobytes().hex()
             epochs = [{"epoch": 1.0, "step": 2, "test_accuracy": value, "test_loss": 0.4 - value / 10}]
@@ -307,7 +306,7 @@ def seeds_of_a_list(folder, name, seeds, gain, spread=0.004):
 )
 def test_seeds_that_chose_no_rate_judge_where_there_are_some(folder, gain, spread, verdict, begins):
     """Planted: the three seeds that chose the rates say the opposite."""
-    plant(folder, section.listed(*LISTS["4-own-best-rate"]), better(("allora_0",), -0.02 if gain > 0 else 0.02))
+    plant(folder, section.listed(*BY_ROW["4-own-best-rate"]), better(("allora_0",), -0.02 if gain > 0 else 0.02))
     seeds_of_a_list(folder, "minilm-adamw", 30, gain, spread)
     found = finding("4-own-best-rate")
     assert found.verdict == verdict
@@ -324,13 +323,13 @@ def test_seeds_that_chose_no_rate_judge_where_there_are_some(folder, gain, sprea
 
 
 def test_one_seed_more_changes_no_row_yet(folder):
-    plant(folder, section.listed(*LISTS["4-own-best-rate"]), better(("allora_0",), 0.02))
+    plant(folder, section.listed(*BY_ROW["4-own-best-rate"]), better(("allora_0",), 0.02))
     seeds_of_a_list(folder, "minilm-adamw", 1, -0.02)
     assert finding("4-own-best-rate").verdict == "holds"
 
 
 def test_own_best_rate_waits_for_every_rate_of_an_arm_and_for_lora_and_allora_alone(folder):
-    wanted = section.listed(*LISTS["4-own-best-rate"])
+    wanted = section.listed(*BY_ROW["4-own-best-rate"])
     plant(folder, wanted, better(("allora_0",)), skip=lambda run: run.arm == "dora" and run.seed == 2)
     found = finding("4-own-best-rate")
     assert "dora" not in found.evidence.measured["other arms"]
@@ -342,7 +341,7 @@ def test_own_best_rate_waits_for_every_rate_of_an_arm_and_for_lora_and_allora_al
 
 def test_the_papers_sentence_is_one_comparison(folder):
     """The other arms, recorded or not, do not change its p-value: it is Student's, one-sided."""
-    wanted = section.listed(*LISTS["4-own-best-rate"])
+    wanted = section.listed(*BY_ROW["4-own-best-rate"])
     plant(folder, wanted, better(("allora_0",), 0.001))
     one = finding("4-own-best-rate").evidence.measured["allora_0"]
     values = 0.001 + 0.0005 * np.array([-1, 0, 1])

@@ -12,6 +12,7 @@ import pytest
 from allora_analysis.claims.tables import (
     accuracies,
     beyond_chance,
+    cited_works,
     contrasts,
     procedures,
     prose_of_results,
@@ -22,7 +23,7 @@ from allora_analysis.claims.tables import (
 from allora_analysis.validation import ArgumentError
 from tests.ledger_rows import Rows
 
-CLAIMS = Rows(table_1, tables_2_to_4, procedures, prose_of_results, beyond_chance)
+CLAIMS = Rows(table_1, cited_works, tables_2_to_4, procedures, prose_of_results, beyond_chance)
 del CLAIMS["T3-procedure"]  # tests/test_claims_tables_procedures.py
 finding = CLAIMS.finding
 
@@ -81,6 +82,19 @@ UP, DOWN = (1.0, 2.0, 3.0, 4.0, 5.0), (5.0, 4.0, 3.0, 2.0, 1.0)
 MIXED = (1.0, 5.0, 2.0, 4.0, 3.0)
 LORA_AHEAD = {key: (*[v + 99 * (key[1] == "LoRA") for v in row],) for key, row in reported.DORA_PUBLISHED.items()}
 DORA_AHEAD = {key: (*[v + 9 * (key[1] == "DoRA") for v in row],) for key, row in reported.DORA_PUBLISHED.items()}
+
+
+def trained(of=("LLaMA-7B",), **other):
+    """DoRA's setup with another rate or number of epochs for some models."""
+    setup = reported.DORA_SETUP.items()
+    return {key: dataclasses.replace(own, **other) if key[0] in of else own for key, own in setup}
+
+
+def hayou(**other):
+    """The two works, the second with another date, author or abstract."""
+    return cited_works.HAYOU | {"2024b": cited_works.HAYOU["2024b"]._replace(**other)}
+
+
 FIRST = dataclasses.replace(reported.TABLE_2[0], best=70.0)
 LATE = dataclasses.replace(reported.TABLE_2[0], best=99.0, best_epoch=11)
 COLUMNS = (("Qwen2-0.5B", "yelp"), ("Snowflake-Arctic-L", "bias_in_bios"), ("OpenELM-450M", "emotion"))
@@ -113,6 +127,22 @@ PLANTED = [
     ("4.5-dora-universally", table_1, "DORA_PUBLISHED", LORA_AHEAD, "refuted"),
     ("4.5-dora-every-task", table_1, "DORA_PUBLISHED", DORA_AHEAD, "holds"),
     ("4.5-fewer-parameters", reported, "trainable_parameters", lambda a, r, m: 5 - len(m), "refuted"),
+    ("2-follow-up", cited_works, "HAYOU", hayou(arxiv="2412.00001"), "holds"),
+    ("2-follow-up", cited_works, "HAYOU", hayou(authors="others"), "refuted"),
+    ("2-follow-up", cited_works, "HAYOU", hayou(abstract="one learning rate"), "refuted"),
+    ("4.5-dora-setup", cited_works, "DORA_SETUP", trained(epochs=2), "refuted"),
+    ("4.5-dora-setup", cited_works, "DORA_SETUP", {}, "refuted"),
+    ("4.5-dora-setup", cited_works, "RANKS", (16, 64), "refuted"),
+    ("4.5-dora-setup", reported, "trainable_parameters", lambda a, r, m: 32 * 10**6, "refuted"),  # of other modules
+    ("4.5-dora-rates", cited_works, "DORA_SETUP", trained(rate=3e-4), "refuted"),
+    (
+        "4.5-dora-rates",
+        cited_works,
+        "DORA_SETUP",
+        trained(rate=2e-4, of=("LLaMA-7B", "LLaMA3-8B")),
+        "refuted",
+    ),  # one rate
+    ("4.5-dora-rates", cited_works, "DORA_PUBLISHED", LORA_AHEAD | DORA_AHEAD, "refuted"),  # of other rows
     ("4.5-best-of-three", table_1, "DORA_RATES", (1e-4, 2e-4, 3e-4), "conditional"),
     ("4.5-best-of-three", table_1, "expected_maximum", lambda n: table_1.CLOSED_FORM[n] * (1 + 1e-6), "refuted"),
     (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
 from allora_analysis import deviation
-from allora_analysis.deviation import characteristic, enumeration, law
+from allora_analysis.deviation import law, methods
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import deviation as reference
 from tests.tikhonov_designs import random_problem
@@ -152,8 +152,8 @@ def test_wrong_shape_is_rejected_by_the_hook(request):
         with pytest.raises(TypeCheckError):
             law.deviation_of(np.ones((2, 2)), 0.5, 1)
         with pytest.raises(TypeCheckError):
-            characteristic.expectation(enumeration.group(np.ones(2), 1, 0.5), np.zeros((1, 1)), np.ones(1), 0.1)
+            methods.expectation(methods.group(np.ones(2), 1, 0.5), np.zeros((1, 1)), np.ones(1), 0.1)
         with pytest.raises(TypeCheckError):
-            enumeration.group(np.ones((2, 2)), 1, 0.5)
+            methods.group(np.ones((2, 2)), 1, 0.5)
         with pytest.raises(TypeCheckError):
-            characteristic.exponential_sums(np.ones(2, dtype=complex), np.ones(3), 4)
+            methods.exponential_sums(np.ones(2, dtype=complex), np.ones(3), 4)

@@ -219,6 +219,6 @@ def test_bad_recipes(field, value):
 def test_shapes_are_checked(request):
     if not request.config.option.untyped:
         with pytest.raises(jaxtyping.TypeCheckError):
-            optimizers.clip_factor(np.zeros((2, 3)), np.zeros((2, 3, 1)), 1.0)
+            optimizers._clipped(np.zeros((2, 3)), np.zeros((2, 3, 1)), 1.0)
         with pytest.raises(jaxtyping.TypeCheckError):
             escape.Iterate(np.zeros((1, 2, 3)), np.zeros((1, 4, 2)), np.zeros(2), np.zeros((1, 4)))

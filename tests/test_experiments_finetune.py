@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import re
 
 import pytest
@@ -12,6 +13,7 @@ from allora_analysis.claims.tables import reported
 from allora_analysis.finetune.setting import check
 from allora_analysis.finetune.sources import HUB
 from allora_analysis.grid.command import main
+from allora_analysis.grid.presets import LISTS
 from allora_analysis.grid.reading import recorded
 from tests import tiny_grid
 
@@ -25,9 +27,7 @@ def experiment(name):
 
 
 def all_runs():
-    return [
-        pytest.param(runs, id=f"{name}-{preset}") for name in NAMES for preset, runs in experiment(name).PRESETS.items()
-    ]
+    return [pytest.param(runs, id=f"{name}-{preset}") for name in NAMES for preset, runs in LISTS[name].items()]
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def test_the_docstring_states_all_of_it_before_the_run(name):
     words = experiment(name).__doc__
     assert f"python -m experiments.{name}" in words.splitlines()[0]
     assert [title for title in re.findall(r"^\*\*(.+?)\.\*\*", words, re.MULTILINE) if title in STATED] == list(STATED)
-    presets = experiment(name).PRESETS
-    assert set(presets) == ({"paper"} if name == "commonsense" else {"desk", "paper"})
+    assert f'main("{name}", LISTS["{name}"])' in inspect.getsource(experiment(name))
+    assert set(LISTS[name]) == ({"paper"} if name == "commonsense" else {"desk", "paper"})
 
 
 @pytest.mark.parametrize("runs", all_runs())
@@ -53,7 +53,7 @@ def test_the_runs_are_valid_recorded_as_they_stand_and_differ(runs):
 
 def test_the_papers_presets_are_of_the_papers_tables():
     def preset(name):
-        return experiment(name).PRESETS["paper"]
+        return LISTS[name]["paper"]
 
     def pairs(name):
         return {(one.model, one.data) for one in preset(name)}
@@ -87,33 +87,33 @@ def test_all_arms_share_their_seeds(runs):
 
 
 def test_no_run_is_of_two_experiments_that_are_judged_together():
-    lists = [set(experiment(name).PRESETS["desk"]) for name in ("perception", "ablation")]
+    lists = [set(LISTS[name]["desk"]) for name in ("perception", "ablation")]
     assert not lists[0] & lists[1]
 
 
-@pytest.mark.parametrize(("name", "preset"), [(name, preset) for name in NAMES for preset in experiment(name).PRESETS])
+@pytest.mark.parametrize(("name", "preset"), [(name, preset) for name in NAMES for preset in LISTS[name]])
 def test_a_dry_run_lists_the_runs_and_asks_no_hub(made, tmp_path, capsys, name, preset):
-    runs = experiment(name).PRESETS[preset]
+    runs = LISTS[name][preset]
     command = ["--preset", preset, "--results", str(tmp_path / "none"), "--dry-run"]
-    assert main(name, experiment(name).PRESETS, command) == 0
+    assert main(name, LISTS[name], command) == 0
     bare = capsys.readouterr().out
     assert bare.count("to run    ") == len(runs)
     assert f"0 of {len(runs)} runs recorded" in bare
     models, data = dict.fromkeys(one.model for one in runs), dict.fromkeys(one.data for one in runs)
     given = [f"{model}={made.bert}" for model in models] + [f"{name}={made.films}" for name in data]
-    assert main(name, experiment(name).PRESETS, [*command, "--source", *given]) == 0
+    assert main(name, LISTS[name], [*command, "--source", *given]) == 0
     assert capsys.readouterr().out == bare
     assert not (tmp_path / "none").exists()
 
 
 def test_without_a_preset_the_desk_s_list_or_else_the_paper_s_is_taken(tmp_path, capsys):
     for name, preset in (("perception", "desk"), ("commonsense", "paper")):
-        assert main(name, experiment(name).PRESETS, ["--results", str(tmp_path / "none"), "--dry-run"]) == 0
-        assert capsys.readouterr().out.count("to run    ") == len(experiment(name).PRESETS[preset])
+        assert main(name, LISTS[name], ["--results", str(tmp_path / "none"), "--dry-run"]) == 0
+        assert capsys.readouterr().out.count("to run    ") == len(LISTS[name][preset])
 
 
 def test_everything_on_a_desk_list_has_been_run():
     """What was never meant to be run is not declared; `own_best_rate` stops by its own rule."""
     for name in NAMES:
-        runs = experiment(name).PRESETS.get("desk", [])
+        runs = LISTS[name].get("desk", [])
         assert len(recorded(runs)) == len(runs), name

@@ -11,17 +11,16 @@ import pytest
 
 from allora_analysis import records
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, check
-from allora_analysis.grid.presets import learning_rates
-from allora_analysis.grid.presets.own_best_rate import (
+from allora_analysis.grid.presets import (
     BLOCK,
     FIRST_SEED,
     LISTS,
     MARGINS,
-    PRESETS,
+    OWN_BEST,
     blocks,
-    decided,
-    pairs,
-    verdicts,
+    own_best_decided,
+    own_best_pairs,
+    own_best_verdicts,
 )
 from allora_analysis.grid.reading import final_value, paired_differences, recorded
 from allora_analysis.statistics.e_values import CAP
@@ -46,7 +45,7 @@ def seeds_of(name, seeds):
 
 @cache
 def old():
-    return recorded(learning_rates.PRESETS["desk"])
+    return recorded(LISTS["learning_rates"]["desk"])
 
 
 def noise(run):
@@ -56,10 +55,10 @@ def noise(run):
 def test_the_rules_are_stated_and_the_runs_are_valid():
     words = own_best_rate.__doc__
     assert [title for title in re.findall(r"^\*\*(.+?)\.\*\*", words, re.MULTILINE) if title in STATED] == list(STATED)
-    runs = PRESETS["desk"]
+    runs = LISTS["own_best_rate"]["desk"]
     assert [check(one) for one in runs] == runs
-    assert len(set(runs)) == len(runs) == CAP * sum(len(listed.rates) for listed in LISTS.values())
-    assert not set(runs) & set(learning_rates.PRESETS["desk"]), "a seed that chose the rates would judge them"
+    assert len(set(runs)) == len(runs) == CAP * sum(len(listed.rates) for listed in OWN_BEST.values())
+    assert not set(runs) & set(LISTS["learning_rates"]["desk"]), "a seed that chose the rates would judge them"
 
 
 def test_every_arm_of_a_list_has_the_same_seeds_in_blocks():
@@ -70,19 +69,19 @@ def test_every_arm_of_a_list_has_the_same_seeds_in_blocks():
         *(("minilm-adamw", seed) for seed in range(3, 3 + BLOCK)),
         *(("minilm-sgd", seed) for seed in range(3, 3 + BLOCK)),
     ]
-    for name, listed in LISTS.items():
+    for name, listed in OWN_BEST.items():
         assert [runs[0].seed for other, runs in blocks() if other == name] == list(range(3, 3 + CAP))
         for arm in listed.rates:
-            assert [first.seed for first, _ in pairs(name, arm)] == list(range(3, 3 + CAP))
+            assert [first.seed for first, _ in own_best_pairs(name, arm)] == list(range(3, 3 + CAP))
 
 
-@pytest.mark.parametrize("name", list(LISTS))
+@pytest.mark.parametrize("name", list(OWN_BEST))
 def test_the_frozen_rates_are_what_the_old_records_chose(name, monkeypatch):
     monkeypatch.setattr(own_best_rate, "recorded", lambda runs: old())
     scores = own_best_rate.best_rates(name)
-    assert scores.keys() == LISTS[name].rates.keys()
+    assert scores.keys() == OWN_BEST[name].rates.keys()
     for arm, by_rate in scores.items():
-        frozen = LISTS[name].rates[arm]
+        frozen = OWN_BEST[name].rates[arm]
         assert max(by_rate, key=by_rate.get) == frozen
         first, second = sorted(by_rate.values(), reverse=True)[:2]
         assert f"| {first:.4f} | {second:.4f} at" in own_best_rate.__doc__
@@ -102,27 +101,27 @@ def test_the_margin_of_loss_is_what_the_margin_of_accuracy_costs_along_loras_cur
 def test_a_clear_difference_stops_a_list_and_a_later_seed_changes_nothing(tmp_path):
     better = {"allora_0": 0.02, "allora_adamw": 0.03, "lora": 0.0}
     plant(tmp_path, seeds_of("minilm-adamw", 9), lambda one: 0.8 + better[one.arm] + noise(one))
-    found = verdicts("minilm-adamw", folder=tmp_path)
+    found = own_best_verdicts("minilm-adamw", folder=tmp_path)
     assert {arm: one.verdict for arm, (_, one) in found.items()} == {"allora_0": "above", "allora_adamw": "above"}
-    assert decided("minilm-adamw", tmp_path)
+    assert own_best_decided("minilm-adamw", tmp_path)
     plant(tmp_path, [one for one in seeds_of("minilm-adamw", 14) if one.seed >= FIRST_SEED + 9], lambda one: 0.5)
-    again = verdicts("minilm-adamw", folder=tmp_path)
+    again = own_best_verdicts("minilm-adamw", folder=tmp_path)
     assert [one for _, one in again.values()] == [one for _, one in found.values()]
     assert [len(values) for values, _ in again.values()] == [14, 14]
 
 
 def test_equal_arms_end_equivalent_and_few_seeds_stay_open(tmp_path):
     plant(tmp_path, seeds_of("minilm-sgd", 30), lambda one: 0.8 + noise(one) / 3)
-    assert verdicts("minilm-sgd", folder=tmp_path)["allora_0"][1].verdict == "equivalent"
+    assert own_best_verdicts("minilm-sgd", folder=tmp_path)["allora_0"][1].verdict == "equivalent"
     plant(tmp_path, seeds_of("smollm2-adamw", 5), lambda one: 0.8 + 0.1 * (one.arm == "lora") + noise(one))
-    assert not decided("smollm2-adamw", tmp_path)
-    assert not decided("minilm-adamw", tmp_path)
+    assert not own_best_decided("smollm2-adamw", tmp_path)
+    assert not own_best_decided("minilm-adamw", tmp_path)
 
 
 def test_differences_end_at_the_first_gap_and_a_diverged_run_counts_as_a_guess(tmp_path):
     runs = seeds_of("minilm-sgd", 4)
     plant(tmp_path, [one for one in runs if one.seed != 5], lambda one: None if one.arm == "lora" else 0.8)
-    found, listed = recorded(runs, tmp_path), pairs("minilm-sgd", "allora_0")
+    found, listed = recorded(runs, tmp_path), own_best_pairs("minilm-sgd", "allora_0")
     assert paired_differences(found, listed, "test_accuracy") == pytest.approx([0.3, 0.3])
     assert paired_differences(found, listed, "test_loss") == pytest.approx([0.4 - math.log(2)] * 2)
     assert paired_differences(found, listed[2:], "test_loss") == []

@@ -17,7 +17,7 @@ from tests import tiny_finetune as tiny
 from tests.hardening.fuzz import limited
 
 pytest.importorskip("peft")
-from allora_analysis.finetune import classification, multiple_choice
+from allora_analysis.finetune.tasks import classification, multiple_choice
 
 SENTENCES = ["a good film", "the plot was not bad and the film is great a fine film", "awful"]
 FAMILIES = {"pad": {"pad_token": "[PAD]", "eos_token": "[SEP]"}, "end": {"eos_token": "[SEP]"}}
@@ -258,7 +258,7 @@ def test_positions_that_roberta_does_not_have(tmp_path):
 
 
 @pytest.mark.bad_input
-@pytest.mark.parametrize("asking", [classification, multiple_choice], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("asking", [classification, multiple_choice], ids=lambda task: task.__name__)
 def test_a_tokenizer_of_another_model(folders, asking):
     loaded = models.load(str(folders["bert"]), 2)
     loaded.tokenizer.add_tokens([f"more{i}" for i in range(31)])  # the last of them is token 48
@@ -266,7 +266,7 @@ def test_a_tokenizer_of_another_model(folders, asking):
     def asked(word):
         split = Choices((f"a {word}",), (0,), (("film", "plot"),))
         data = TextData("films", {"train": split, "test": split}, 2, "")
-        return asking.trainer_parts(Setting("bert", "films", "lora"), loaded, data)
+        return asking(Setting("bert", "films", "lora"), loaded, data)
 
     assert asked("more29").train[0]["input_ids"][1] == 47
     with pytest.raises(ArgumentError, match="'bert': its tokenizer gives token 48, and the model has 48; they are not"):

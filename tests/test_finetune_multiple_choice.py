@@ -19,7 +19,7 @@ from allora_analysis.validation import ArgumentError
 from tests import tiny_finetune as tiny
 
 pytest.importorskip("peft")
-from allora_analysis.finetune import models, multiple_choice
+from allora_analysis.finetune import models, tasks
 
 ROW = {
     "instruction": "Which?\n\nAnswer format: answer1/answer2/answer3",
@@ -86,23 +86,23 @@ def scores(pretrained, rows, batch):
     """As a run has them: collated, padded, in batches."""
     from transformers import DataCollatorForSeq2Seq
 
-    collator = DataCollatorForSeq2Seq(pretrained.tokenizer, label_pad_token_id=multiple_choice.IGNORED)
+    collator = DataCollatorForSeq2Seq(pretrained.tokenizer, label_pad_token_id=tasks.IGNORED)
     found = []
     for start in range(0, len(rows), batch):
         inputs = collator([dict(row) for row in rows[start : start + batch]])
         labels = inputs.pop("labels")
         with torch.no_grad():
-            found.append(-multiple_choice.token_losses(pretrained.model(**inputs).logits, labels).sum(1))
+            found.append(-tasks.token_losses(pretrained.model(**inputs).logits, labels).sum(1))
     return torch.cat(found)
 
 
 def encoded(root, pretrained, max_length=400):
     split = text_data.load(str(root / "questions")).splits["test"]
-    return [row for of in multiple_choice.encode(split, pretrained.tokenizer, max_length) for row in of]
+    return [row for of in tasks.encode_choices(split, pretrained.tokenizer, max_length) for row in of]
 
 
 def expected(pretrained, rows):
-    answers = [sum(label != multiple_choice.IGNORED for label in row["labels"]) for row in rows]
+    answers = [sum(label != tasks.IGNORED for label in row["labels"]) for row in rows]
     return torch.tensor([by_hand(pretrained.model, row["input_ids"], n) for row, n in zip(rows, answers, strict=True)])
 
 
@@ -137,7 +137,7 @@ def test_a_long_prompt_loses_its_start_and_no_candidate_its_end(root, pretrained
 def test_the_loss_is_of_the_answers_tokens_and_meaned_over_the_whole_batch(root, pretrained):
     rows = encoded(root, pretrained)[:4]
     losses = -scores(pretrained, rows, 4)
-    sizes = torch.tensor([sum(label != multiple_choice.IGNORED for label in row["labels"]) for row in rows])
+    sizes = torch.tensor([sum(label != tasks.IGNORED for label in row["labels"]) for row in rows])
     from transformers import DataCollatorForSeq2Seq
 
     inputs = DataCollatorForSeq2Seq(pretrained.tokenizer)([dict(row) for row in rows])
@@ -145,12 +145,10 @@ def test_the_loss_is_of_the_answers_tokens_and_meaned_over_the_whole_batch(root,
     with torch.no_grad():
         outputs = pretrained.model(**inputs)
         theirs = pretrained.model(**inputs, labels=labels).loss
-    ours = multiple_choice.answer_loss(outputs, labels)
+    ours = tasks.answer_loss(outputs, labels)
     assert float(ours) == pytest.approx(float(losses.sum() / sizes.sum()), rel=1e-5)
     assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
-    assert float(multiple_choice.answer_loss(outputs, labels, 100)) == pytest.approx(
-        float(losses.sum() / 100), rel=1e-5
-    )
+    assert float(tasks.answer_loss(outputs, labels, 100)) == pytest.approx(float(losses.sum() / 100), rel=1e-5)
 
 
 def test_accuracy_by_prompt_whatever_the_order():
@@ -162,13 +160,13 @@ def test_accuracy_by_prompt_whatever_the_order():
         order = np.concatenate([order, [5, 6]])
         prediction = types.SimpleNamespace(predictions=scores[order], label_ids=facts[order])
         plain = {"accuracy": pytest.approx(1 / 3), "loss": pytest.approx(8 / 9), "right": "80"}
-        assert multiple_choice.measured(prediction) == plain
+        assert tasks.measured_choices(prediction) == plain
         by_task = {"boolq_accuracy": 0, "piqa_accuracy": 1}
-        assert multiple_choice.measured(prediction, ["boolq", "piqa", "none"]) == plain | by_task
+        assert tasks.measured_choices(prediction, ["boolq", "piqa", "none"]) == plain | by_task
 
 
 @pytest.fixture
-def tasks(tmp_path):
+def two_tasks(tmp_path):
     """Two tasks, one of them without a training set."""
     folder = tmp_path / "tasks"
     for seed, (name, size) in enumerate((("near/train", 12), ("near/test", 6), ("far/test", 8))):
@@ -178,36 +176,36 @@ def tasks(tmp_path):
     return folder
 
 
-def test_a_folder_of_tasks_is_tested_task_by_task(root, tasks, capsys):
-    data = text_data.load(str(tasks))
+def test_a_folder_of_tasks_is_tested_task_by_task(root, two_tasks, capsys):
+    data = text_data.load(str(two_tasks))
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 12, "test": 14}
     assert data.splits["test"].tasks == ("far",) * 8 + ("near",) * 6
-    command = flags(root, "--data", tasks, "--epochs", "1", "--json", "-")
+    command = flags(root, "--data", two_tasks, "--epochs", "1", "--json", "-")
     assert main(STUDY, command) == 0
     (last,) = json.loads(capsys.readouterr().out)["measured"]["epochs"]
     shares = [last["test_far_accuracy"], last["test_near_accuracy"]]
     assert last["test_accuracy"] == pytest.approx((8 * shares[0] + 6 * shares[1]) / 14)
-    (tasks / "near").rename(tasks / "close")
-    assert text_data.load(str(tasks)).digest != data.digest
-    tiny.write(tasks / "train.jsonl", tiny.questions(5, 7))  # a training set of the folder's own comes first
-    assert len(text_data.load(str(tasks)).splits["train"]) == 5
+    (two_tasks / "near").rename(two_tasks / "close")
+    assert text_data.load(str(two_tasks)).digest != data.digest
+    tiny.write(two_tasks / "train.jsonl", tiny.questions(5, 7))  # a training set of the folder's own comes first
+    assert len(text_data.load(str(two_tasks)).splits["train"]) == 5
 
 
 @pytest.mark.bad_input
-def test_a_folder_of_tasks_that_are_no_multiple_choice(tasks):
-    tiny.write(tasks / "far" / "test.jsonl", [{"text": "x", "label": 0}])
+def test_a_folder_of_tasks_that_are_no_multiple_choice(two_tasks):
+    tiny.write(two_tasks / "far" / "test.jsonl", [{"text": "x", "label": 0}])
     with pytest.raises(ArgumentError, match="the task far has no multiple-choice rows"):
-        text_data.load(str(tasks))
-    tiny.write(tasks / "far" / "test.jsonl", [ROW, ROW | {"answer": "answer3"}])
+        text_data.load(str(two_tasks))
+    tiny.write(two_tasks / "far" / "test.jsonl", [ROW, ROW | {"answer": "answer3"}])
     with pytest.raises(ArgumentError, match=r"line 2 of far/test.jsonl"):
-        text_data.load(str(tasks))
+        text_data.load(str(two_tasks))
 
 
 @pytest.mark.bad_input
-def test_a_tasks_name_that_no_record_can_hold(tasks):
-    os.rename(tasks / "far", os.fsencode(tasks) + b"/f\xe4r")
+def test_a_tasks_name_that_no_record_can_hold(two_tasks):
+    os.rename(two_tasks / "far", os.fsencode(two_tasks) + b"/f\xe4r")
     with pytest.raises(ArgumentError, match=r"the name of its task 'f\\udce4r' is not UTF-8; rename that folder"):
-        text_data.load(str(tasks))
+        text_data.load(str(two_tasks))
 
 
 def flags(root, *more):

@@ -59,17 +59,17 @@ def test_loads_and_steps(films, capsys, name):
 
 def test_a_language_model_answers_better_than_its_prompt_reversed(capsys, tmp_path):
     """SmolLM2 finds a natural sentence likelier than the same words in another order."""
-    from allora_analysis.finetune import multiple_choice
+    from allora_analysis.finetune import tasks
     from allora_analysis.finetune.data import Choices
 
     loaded = models.load(inside(*MODELS["smollm2"]), None)
     loaded.model.eval()
     split = Choices(("The capital of France",), (0,), ((" is the city of Paris.", " Paris of is city the."),))
-    ((right, wrong),) = multiple_choice.encode(split, loaded.tokenizer, 64)
+    ((right, wrong),) = tasks.encode_choices(split, loaded.tokenizer, 64)
     scores = []
     for row in (right, wrong):
         inputs = {key: torch.tensor([value]) for key, value in row.items()}
         labels = inputs.pop("labels")
         with torch.no_grad():
-            scores.append(-float(multiple_choice.token_losses(loaded.model(**inputs).logits, labels).sum()))
+            scores.append(-float(tasks.token_losses(loaded.model(**inputs).logits, labels).sum()))
     assert scores[0] > scores[1] + 5

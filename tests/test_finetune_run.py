@@ -23,7 +23,7 @@ pytest.importorskip("peft")
 import torch
 from transformers import TrainerCallback
 
-from allora_analysis.finetune import classification, machine, models, run, trainer, training
+from allora_analysis.finetune import machine, models, run, tasks, trainer, training
 from allora_analysis.finetune.machine import quiet
 from allora_analysis.finetune.run import SERIES
 from allora_analysis.grid.reading import right_rows
@@ -114,7 +114,7 @@ def test_the_last_step(films):
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_recorded(films, tmp_path, monkeypatch, capsys):
     """From step 9 on, in the second of three epochs: the first epoch is kept, and the weights are those of step 8."""
-    theirs = classification.cross_entropy
+    theirs = tasks.sentence_loss
 
     def broken(outputs, labels, num_items_in_batch=None):
         loss = theirs(outputs, labels, num_items_in_batch)
@@ -122,7 +122,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_recorded(films, tmp_path,
         return loss * math.nan if len(calls) > 8 else loss
 
     calls = []
-    monkeypatch.setattr(classification, "cross_entropy", broken)
+    monkeypatch.setattr(tasks, "sentence_loss", broken)
     result = start(films, setting(), tmp_path).result
     assert (result["diverged_at_step"], result["steps"]) == (9, 8)
     assert [entry["step"] for entry in result["epochs"]] == [6]
@@ -299,12 +299,12 @@ def test_which_sentences_were_right_is_recorded_in_the_splits_order(films, tmp_p
         assert right.mean() == pytest.approx(outcome.result["epochs"][-1][f"{split}_accuracy"])
     # Planted: the order in which sentences are evaluated, short ones first.
     loaded = models.load(model, data.classes)
-    rows = classification.encode(data.splits["test"], loaded.tokenizer, made.max_length)
-    placed = classification._short_first(rows)
+    rows = tasks.encode_sentences(data.splits["test"], loaded.tokenizer, made.max_length)
+    placed = tasks._placed(rows)
     assert [row["place"] for row in placed] != list(range(len(rows)))
     logits = np.eye(2)[[rows[row["place"]]["labels"] ^ (row["place"] % 3 == 0) for row in placed]]
     labels = np.array([[row["labels"], row["place"]] for row in placed])
-    found = classification.measured(types.SimpleNamespace(predictions=logits, label_ids=labels))
+    found = tasks.measured_sentences(types.SimpleNamespace(predictions=logits, label_ids=labels))
     result = {"right": {"test": found["right"]}, "rows": {"test": len(rows)}}
     assert right_rows(result).tolist() == [place % 3 != 0 for place in range(len(rows))]
     assert right_rows({}) is None

@@ -13,12 +13,14 @@ from scipy.stats import binomtest
 
 from allora_analysis import deviation
 from allora_analysis.gradient_std.estimator import (
+    LinearGradient,
     MaskStream,
+    MLPGradient,
     exact_moments,
     gradient_moments,
+    initialise,
     streaming_moments,
 )
-from allora_analysis.gradient_std.mlp import LinearGradient, MLPGradient, initialise
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import gradient_std as reference
 from tests.stat_assert import FALSE_FAIL, assert_close_to_stderr, assert_mean, assert_rejects

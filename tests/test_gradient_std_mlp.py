@@ -7,7 +7,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from allora_analysis.gradient_std.mlp import MLP, LinearGradient, MLPGradient, forward, initialise
+from allora_analysis.gradient_std.estimator import MLP, LinearGradient, MLPGradient, forward, initialise
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import gradient_std as reference
 

@@ -24,9 +24,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from allora_analysis import images, records
 from allora_analysis.gradient_std import run as run_module
 from allora_analysis.gradient_std import study
-from allora_analysis.gradient_std.estimator import MaskStream
+from allora_analysis.gradient_std.estimator import MLP, MaskStream, initialise
 from allora_analysis.gradient_std.grid import OPTIMIZERS, Setting
-from allora_analysis.gradient_std.mlp import MLP, initialise
 from allora_analysis.gradient_std.run import (
     PROTOCOL,
     Data,

@@ -15,7 +15,7 @@ import allora_analysis.gradient_std as package
 from allora_analysis import cli, images, records
 from allora_analysis.gradient_std import run as run_module
 from allora_analysis.gradient_std import study
-from allora_analysis.gradient_std.mlp import initialise
+from allora_analysis.gradient_std.estimator import initialise
 from allora_analysis.gradient_std.run import Data, generator, measure, minibatch
 from allora_analysis.gradient_std.study import STUDY, Config
 from tests.brute_force import gradient_std as reference

@@ -12,7 +12,7 @@ from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from allora_analysis.finetune.sources import HUB, resolve
 from allora_analysis.grid import plan
 from allora_analysis.grid.command import select
-from allora_analysis.grid.presets import command, learning_rates, perception, row_norms
+from allora_analysis.grid.presets import LISTS, command
 from allora_analysis.validation import ArgumentError
 from tests import tiny_grid
 
@@ -84,7 +84,7 @@ def test_sources_are_the_users_or_else_the_hubs(monkeypatch):
 
 
 def test_a_command_names_every_model_and_data_set_once():
-    told = command("learning_rates", learning_rates.PRESETS["desk"])
+    told = command("learning_rates", LISTS["learning_rates"]["desk"])
     folders = "all-MiniLM-L6-v2=FOLDER SmolLM2-135M=FOLDER rotten_tomatoes=FOLDER"
     assert told == f"python -m experiments.learning_rates --source {folders}"
 
@@ -92,17 +92,17 @@ def test_a_command_names_every_model_and_data_set_once():
 @pytest.mark.parametrize(
     ("experiment", "only", "wanted"),
     [
-        (learning_rates, "SmolLM2-135M", lambda one: one.model == "SmolLM2-135M"),
-        (learning_rates, "all-MiniLM-L6-v2 sgd", lambda one: one.optimizer == "sgd"),
-        (learning_rates, "all-MiniLM-L6-v2 adamw", lambda one: one.model[0] == "a" and one.optimizer == "adamw"),
-        (row_norms, "all-MiniLM-L6-v2", lambda one: one.model == "all-MiniLM-L6-v2"),
-        (perception, "allora_0", lambda one: one.arm == "allora_0"),
+        ("learning_rates", "SmolLM2-135M", lambda one: one.model == "SmolLM2-135M"),
+        ("learning_rates", "all-MiniLM-L6-v2 sgd", lambda one: one.optimizer == "sgd"),
+        ("learning_rates", "all-MiniLM-L6-v2 adamw", lambda one: one.model[0] == "a" and one.optimizer == "adamw"),
+        ("row_norms", "all-MiniLM-L6-v2", lambda one: one.model == "all-MiniLM-L6-v2"),
+        ("perception", "allora_0", lambda one: one.arm == "allora_0"),
     ],
 )
 def test_a_command_makes_no_other_runs(experiment, only, wanted):
-    everything = experiment.PRESETS["desk"]
+    everything = LISTS[experiment]["desk"]
     runs = [one for one in everything if wanted(one)]
-    told = command(experiment.__name__.rpartition(".")[2], runs)
+    told = command(experiment, runs)
     assert f" --only {only} --source " in told
     assert select(everything, only.split(), None) == runs
 

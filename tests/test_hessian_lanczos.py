@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allora_analysis.hessian import lanczos
-from allora_analysis.hessian.lanczos import lanczos_ends, ritz_ends
+from allora_analysis.hessian import network
+from allora_analysis.hessian.network import lanczos_ends, ritz_ends
 from allora_analysis.validation import ArgumentError
 from tests.stat_assert import assert_rejects
 
@@ -107,7 +107,7 @@ def test_an_unreachable_tolerance_is_refused(rng, monkeypatch):
     monkeypatch.setattr(
         scipy.sparse.linalg, "eigsh", lambda *args, **kwargs: original(*args, **kwargs | {"maxiter": 1})
     )
-    monkeypatch.setattr(lanczos, "WHOLE", 399)
+    monkeypatch.setattr(network, "WHOLE", 399)
     with pytest.raises(ArgumentError, match="tolerance: 1e-10 was not reached"):
         ends(symmetric(rng.standard_normal(400), rng), 9)
 
@@ -139,15 +139,15 @@ def rough(matrix, size):
 @pytest.mark.parametrize("name", ["symmetric, each 8 times", "positive, with a kernel"])
 def test_rough_vectors_are_polished(name, rng, monkeypatch):
     matrix = symmetric(SPECTRA[name], rng)
-    monkeypatch.setattr(lanczos, "_arpack", rough(matrix, 1e-6))
+    monkeypatch.setattr(network, "_arpack", rough(matrix, 1e-6))
     assert_ends(ends(matrix, 2), SPECTRA[name], 2)
 
 
 @pytest.mark.bad_input
 def test_residuals_beyond_polishing_are_refused(rng, monkeypatch):
     matrix = symmetric(SPECTRA["spread"], rng)
-    monkeypatch.setattr(lanczos, "_arpack", rough(matrix, 1e-6))
-    monkeypatch.setattr(lanczos, "POLISHING", 0)
+    monkeypatch.setattr(network, "_arpack", rough(matrix, 1e-6))
+    monkeypatch.setattr(network, "POLISHING", 0)
     with pytest.raises(ArgumentError, match=r"tolerance: residuals of .* wanted"):
         ends(matrix, 2, tolerance=1e-12)
 
@@ -155,7 +155,7 @@ def test_residuals_beyond_polishing_are_refused(rng, monkeypatch):
 def test_what_one_run_missed_is_found_by_the_next(rng, monkeypatch):
     """A first run that returns one copy of ±3 and one of ±1: the deflated runs bring the other copies."""
     matrix = symmetric(SPECTRA["symmetric, each 8 times"], rng)
-    original, calls = lanczos._arpack, []
+    original, calls = network._arpack, []
 
     def first_run_misses(*args):
         calls.append(args[2])
@@ -164,7 +164,7 @@ def test_what_one_run_missed_is_found_by_the_next(rng, monkeypatch):
         values, vectors = np.linalg.eigh(matrix)
         return vectors[:, [np.argmin(np.abs(values - value)) for value in (-3, -1, 1, 3)]]
 
-    monkeypatch.setattr(lanczos, "_arpack", first_run_misses)
+    monkeypatch.setattr(network, "_arpack", first_run_misses)
     assert_ends(ends(matrix, 2), SPECTRA["symmetric, each 8 times"], 2)
     assert calls[:3] == [4, 2, 4]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from allora_analysis import hessian, validation
 from allora_analysis.hessian import starts
-from allora_analysis.hessian.invariant_spaces import Within, within
+from allora_analysis.hessian.product import Within, within
 from allora_analysis.validation import ArgumentError
 from tests.brute_force.hessian import loss_hessian
 from tests.brute_force.optim import trajectory as adamw_path

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from allora_analysis import adaptive, escape, gradient_std, hessian, width
-from allora_analysis.escape import first_step, study
+from allora_analysis.escape import optimizers, study
 from allora_analysis.escape import study as escape_study
 from allora_analysis.gradient_std import summary
 from allora_analysis.study import as_json
@@ -141,11 +141,11 @@ PUBLIC = {
         escape.lora_pair: {"t": "N", "gradient": "number", "start": "number", "rate": "number"},
         escape.pair_time: {"level": "N", "gradient": "number", "eta": "number", "start": "number"},
         escape.tradeoff: {"level": "number", "gradient": "number", "eta": "number"},
-        first_step.clip_factor: {"norm": "number", "max_grad_norm": "number"},
-        first_step.clipped_step: dict.fromkeys(("gradient_norm", "eta", "max_grad_norm", "other_norm"), "number"),
-        first_step.adamw_step: {"gradient": "N", "eps": "number"},
-        first_step.adamw_gap: {"gradient": "N", "eta": "number", "eps": "number"},
-        first_step.adamw_gap_bound: {"gradient": "N", "eta": "number", "eps": "number"},
+        optimizers.clip_factor: {"norm": "number", "max_grad_norm": "number"},
+        optimizers.clipped_step: dict.fromkeys(("gradient_norm", "eta", "max_grad_norm", "other_norm"), "number"),
+        optimizers.adamw_step: {"gradient": "N", "eps": "number"},
+        optimizers.adamw_gap: {"gradient": "N", "eta": "number", "eps": "number"},
+        optimizers.adamw_gap_bound: {"gradient": "N", "eta": "number", "eps": "number"},
         escape.linear_teacher: TEACHER | {"noise": "number", "seed": "count"},
         escape.data_teacher: {"x": "N n2", "y": "N n1", "a": "r n2"},
         escape.constant_gradient: {"cross": "n1 n2", "a": "r n2"},

@@ -116,15 +116,15 @@ def test_without_lora_there_is_an_error():
 
 
 def test_start_width_and_stable_step_are_told_where_the_live_model_shows_them():
-    from allora_analysis.adaptive import in_words
+    from allora_analysis.adaptive import recipe as recipes
 
     layer = foreign_lora.HookedALLoRA(nn.Linear(7, 5), 3, 2.0)
     with torch.no_grad():
         layer.lora_B.zero_()
     optimizer = torch.optim.SGD([layer.lora_A, layer.lora_B], lr=0.1)
     told = lines(doctor(nn.Sequential(layer), optimizer))
-    assert told["start"].endswith(in_words.start(3, 7))
-    assert told["factor at this width"].endswith(in_words.factor_at_width((1.0, 1.0), 3, 7, 2.0))
+    assert told["start"].endswith(recipes.start_at_zero(3, 7))
+    assert told["factor at this width"].endswith(recipes.factor_at_width((1.0, 1.0), 3, 7, 2.0))
     assert "1/η = 0.5 of LoRA's" in told["stable step"]
     with torch.no_grad():
         layer.lora_B.copy_(torch.arange(1.0, 6)[:, None])

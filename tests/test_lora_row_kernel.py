@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from allora_analysis.lora import row_kernel
+from allora_analysis.lora import kernels
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import optim as reference
@@ -29,16 +29,16 @@ def compiled(tmp_path_factory):
     """Compiled once, in a folder of this run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path_factory.mktemp("extensions")))
-        row_kernel.library.cache_clear()
-        yield row_kernel.library()
-    row_kernel.library.cache_clear()
+        kernels.row_kernel.cache_clear()
+        yield kernels.row_kernel()
+    kernels.row_kernel.cache_clear()
 
 
 @pytest.fixture
 def steps(monkeypatch):
     """How many pairs each call of the kernel stepped."""
-    seen, own = [], row_kernel.step
-    monkeypatch.setattr(row_kernel, "step", lambda of, *rest: (seen.append(len(of[0].parameters)), own(of, *rest)))
+    seen, own = [], kernels.move_by_rows
+    monkeypatch.setattr(kernels, "move_by_rows", lambda of, *rest: (seen.append(len(of[0].parameters)), own(of, *rest)))
     return seen
 
 
@@ -127,14 +127,14 @@ def test_planted_twins_are_rejected_by_the_same_assertion(rng, planted):
 
 def test_a_planted_kernel_is_rejected(rng, tmp_path, monkeypatch):
     """One that moves A by the last row's factor, compiled anew: it has another name."""
-    source = row_kernel._SOURCE.read_text(encoding="utf-8")
+    source = kernels._SOURCE.read_text(encoding="utf-8")
     assert source.count("return total / rule.outputs;") == 1
     wrong = tmp_path / "wrong.cpp"
     wrong.write_text(source.replace("return total / rule.outputs;", "return d[0];"), encoding="utf-8")
     gradients, start = Drawn(rng, 5, 7, 2, 40), start_of(rng, 5, 7, 2, 0.5)
     right = reference.trajectory(*start, gradients, 0.01, 3.0, decay=0.1)
-    monkeypatch.setattr(row_kernel, "_SOURCE", wrong)
-    monkeypatch.setattr(row_kernel, "library", row_kernel.library.__wrapped__)
+    monkeypatch.setattr(kernels, "_SOURCE", wrong)
+    monkeypatch.setattr(kernels, "row_kernel", kernels.row_kernel.__wrapped__)
     assert_rejects(assert_same, by_kernel(gradients, start, 1.0, lr=0.01, eta=3.0, weight_decay=0.1), right, 1e-5)
 
 
@@ -380,7 +380,7 @@ def test_autograd_sees_that_a_and_b_have_changed():
 def anew(monkeypatch, tmp_path):
     """`library` without its memory, in an empty folder."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "own"))
-    monkeypatch.setattr(row_kernel, "library", row_kernel.library.__wrapped__)
+    monkeypatch.setattr(kernels, "row_kernel", kernels.row_kernel.__wrapped__)
     return tmp_path / "own" / "allora_analysis"
 
 
@@ -403,7 +403,7 @@ def test_without_a_compiler_one_line_names_the_way_out(monkeypatch, anew):
 
 @pytest.mark.bad_input
 def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(monkeypatch, anew):
-    monkeypatch.setattr(row_kernel, "_FLAGS", ["--no-such-flag"])
+    monkeypatch.setattr(kernels, "_FLAGS", ["--no-such-flag"])
     assert "does not compile it" in (told := refusal())
     assert "--no-such-flag" in told
     assert not anew.exists() or not [*anew.iterdir()]
@@ -411,7 +411,7 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(monkeypatch, anew):
 
 @pytest.mark.bad_input
 def test_a_broken_library_and_a_switch_that_is_none(monkeypatch, anew):
-    monkeypatch.setattr(row_kernel, "_told", lambda command: Path(command[-1]).write_text("no library") and "")
+    monkeypatch.setattr(kernels, "_told", lambda command: Path(command[-1]).write_text("no library") and "")
     monkeypatch.setattr(os, "devnull", str(anew.parent.parent / "nothing"))
     assert "does not load" in refusal()
     with pytest.raises((ArgumentError, TypeError), match=r"cpp_kernel.*'yes'"):  # the typing hook's, or ours
@@ -423,22 +423,22 @@ def test_two_at_once_do_not_wait_and_a_file_left_over_stops_nobody(anew):
     for name in ("lock", ".writing-killed.so"):
         (anew / name).touch()
     with ThreadPoolExecutor(2) as pool:
-        found = [*pool.map(lambda _: row_kernel.library(), range(2))]
+        found = [*pool.map(lambda _: kernels.row_kernel(), range(2))]
     assert all(one.step for one in found)
     assert len([*anew.glob("row_kernel-*.so")]) == 1
 
 
 def test_where_nothing_can_be_kept_it_is_compiled_for_this_process(anew, monkeypatch):
     anew.parent.touch()  # a file, no folder
-    assert row_kernel.library().step
+    assert kernels.row_kernel().step
     assert anew.parent.read_text() == ""
 
 
 def test_another_cpu_or_compiler_has_a_library_of_its_own(anew, monkeypatch, compiled):
     """What the compiler says of the CPU's instructions is in the name."""
     names = []
-    monkeypatch.setattr(row_kernel, "_loaded", lambda path: names.append(path.name) or compiled)
+    monkeypatch.setattr(kernels, "_loaded", lambda path: names.append(path.name) or compiled)
     for macros in ("#define __AVX2__ 1", "#define __AVX512F__ 1", "#define __AVX2__ 1"):
-        monkeypatch.setattr(row_kernel, "_told", lambda command, macros=macros: macros if "-dM" in command else "")
-        row_kernel.library()
+        monkeypatch.setattr(kernels, "_told", lambda command, macros=macros: macros if "-dM" in command else "")
+        kernels.row_kernel()
     assert names[0] == names[2] != names[1]

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from allora_analysis.claims.tables.reported import TABLE_2
-from allora_analysis.grid.presets import dropout_rates, row_norms
+from allora_analysis.grid.presets import LISTS
 from allora_analysis.plotting import ARMS
 from paper_figures import figure_2
 from tests.figure_layout import assert_readable
 from tests.planted_finetune import STEPS, level, plant, speed
 
-DROPPED = [run for run in dropout_rates.PRESETS["desk"] if run.placement == "input"]
+DROPPED = [run for run in LISTS["dropout_rates"]["desk"] if run.placement == "input"]
 MINI, SMALL = (
-    [run for run in row_norms.PRESETS["desk"] if run.model == model] for model in ("all-MiniLM-L6-v2", "SmolLM2-135M")
+    [run for run in LISTS["row_norms"]["desk"] if run.model == model] for model in ("all-MiniLM-L6-v2", "SmolLM2-135M")
 )
 ADAMW, SGD = ("all-MiniLM-L6-v2", "adamw"), ("all-MiniLM-L6-v2", "sgd")
 PANELS = [ADAMW, SGD, ("SmolLM2-135M", "adamw"), ("SmolLM2-135M", "sgd")]

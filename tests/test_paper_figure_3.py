@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from allora_analysis.claims.tables.reported import FIGURE_3
-from allora_analysis.grid.presets import perception
+from allora_analysis.grid.presets import LISTS, RATE
 from allora_analysis.plotting import ARMS
 from paper_figures import figure_3
 from paper_figures.cells import OWN_HEAD, Case, cases
@@ -22,14 +22,14 @@ GAINS = (0.010, 0.016, 0.013)  # ALLoRA's by seed
 def planted(run):
     """ALLoRA is better by `GAINS`; LoRA whose classifier is at l_b too is 0.05 below the other at η² = 2 and 4."""
     rate = run.head_learning_rate if run.arm == "lora" else None
-    slow = -0.05 if rate == perception.RATE and run.learning_rate != perception.RATE else 0.0
+    slow = -0.05 if rate == RATE and run.learning_rate != RATE else 0.0
     return [0.3, 0.7 + 0.1 * run.seed + (GAINS[run.seed] if run.arm == "allora" else slow)]
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("records")
-    plant(folder, perception.PRESETS["desk"], planted)
+    plant(folder, LISTS["perception"]["desk"], planted)
     return figure_3.load_data(folder)
 
 
@@ -57,7 +57,7 @@ def test_the_one_cell_that_table_3_contradicts_is_marked():
 def test_ours_are_paired_by_seed(loaded):
     left, right = loaded.data
     assert loaded.missing == ()
-    assert len(loaded.records) == len(perception.PRESETS["desk"])
+    assert len(loaded.records) == len(LISTS["perception"]["desk"])
     points = 100 * np.array(GAINS)
     half = stats.t.ppf(0.975, 2) * stats.sem(points)
     gaps = left.ours[""][OURS]
@@ -71,7 +71,7 @@ def test_ours_are_paired_by_seed(loaded):
 
 
 def test_cells_of_the_paper_s_own_models_are_shown_where_recorded(tmp_path):
-    own = [run for run in perception.PRESETS["paper"] if run.model == "Qwen2-0.5B" and run.data == "emotion"]
+    own = [run for run in LISTS["perception"]["paper"] if run.model == "Qwen2-0.5B" and run.data == "emotion"]
     plant(tmp_path, own, lambda run: [0.5 + 0.01 * (run.arm == "allora")])
     loaded = figure_3.load_data(tmp_path)
     assert set(loaded.data[0].ours[""]) == {("Qwen2-0.5B", "emotion")}
@@ -80,7 +80,7 @@ def test_cells_of_the_paper_s_own_models_are_shown_where_recorded(tmp_path):
 
 def test_a_cell_without_all_its_seeds_is_left_out(tmp_path):
     skip = lambda run: (run.arm, run.eta2, run.seed) == ("allora", 2, 1)  # noqa: E731
-    plant(tmp_path, perception.PRESETS["desk"], planted, skip=skip)
+    plant(tmp_path, LISTS["perception"]["desk"], planted, skip=skip)
     loaded = figure_3.load_data(tmp_path)
     assert list(loaded.data[0].ours[""][OURS]) == [1, 4]
     figure = figure_3.make_figure(loaded)
@@ -90,12 +90,12 @@ def test_a_cell_without_all_its_seeds_is_left_out(tmp_path):
 
 
 def test_a_run_that_diverged_leaves_its_cell_out(tmp_path):
-    plant(tmp_path, perception.PRESETS["desk"], lambda run: None if run.arm == "allora_0" and run.seed == 2 else [0.5])
+    plant(tmp_path, LISTS["perception"]["desk"], lambda run: None if run.arm == "allora_0" and run.seed == 2 else [0.5])
     assert figure_3.load_data(tmp_path).data[1].ours[""] == {}
 
 
 def test_cases_name_lora_by_its_rates():
-    of = cases(perception.PRESETS["desk"])
+    of = cases(LISTS["perception"]["desk"])
     fast, slow = of[Case(MODEL, DATA, 4.0, "lora_eta")], of[Case(MODEL, DATA, 4.0, OWN_HEAD)]
     assert {run.head_learning_rate for run in fast} == {2e-4}
     assert {run.head_learning_rate for run in slow} == {1e-4}

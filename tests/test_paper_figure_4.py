@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from allora_analysis.claims.tables.reported import FIGURE_4
-from allora_analysis.grid.presets import ablation, perception
+from allora_analysis.grid.presets import LISTS
 from allora_analysis.plotting import ARMS
 from paper_figures import figure_4
 from paper_figures.gaps import AVERAGE
@@ -19,7 +19,7 @@ LEVELS = {"allora": 0.80, "allora_od": 0.79, "asf_lora": 0.76, "lora_x_eta": 0.7
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("records")
-    plant(folder, [*ablation.PRESETS["desk"], *perception.PRESETS["desk"]], lambda run: [0.1, LEVELS[run.arm]])
+    plant(folder, [*LISTS["ablation"]["desk"], *LISTS["perception"]["desk"]], lambda run: [0.1, LEVELS[run.arm]])
     return figure_4.load_data(folder)
 
 
@@ -39,11 +39,11 @@ def test_ours_and_lora_times_one_is_lora(loaded):
         assert [gap.value for gap in found.values()] == pytest.approx(gaps)
     assert loaded.missing == ()
     # ALLoRA at three η² and LoRA at one, for three seeds; all of the ablation.
-    assert len(loaded.records) == len(ablation.PRESETS["desk"]) + 12
+    assert len(loaded.records) == len(LISTS["ablation"]["desk"]) + 12
 
 
 def test_each_experiment_that_is_missing_has_its_command(tmp_path):
-    plant(tmp_path, ablation.PRESETS["desk"], lambda run: [0.5])
+    plant(tmp_path, LISTS["ablation"]["desk"], lambda run: [0.5])
     (one,) = figure_4.load_data(tmp_path).missing
     assert one.what == "12 of 12 runs are not recorded"
     assert "experiments.perception" in one.command
@@ -65,7 +65,7 @@ def test_panels(loaded):
 
 def test_what_is_missing_is_said_once(tmp_path):
     assert_readable(figure_4.make_figure(figure_4.load_data("nowhere")))
-    listed = [*ablation.PRESETS["desk"], *perception.PRESETS["desk"]]
+    listed = [*LISTS["ablation"]["desk"], *LISTS["perception"]["desk"]]
     plant(tmp_path, [one for one in listed if one.seed < 2], lambda run: [LEVELS[run.arm]])
     loaded = figure_4.load_data(tmp_path)
     assert len(loaded.missing) == 2

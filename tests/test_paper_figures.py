@@ -89,9 +89,9 @@ def test_what_is_missing_is_said_in_a_line_each_and_the_exit_status_is_1(empty, 
 
 
 def test_records_are_named_in_the_file(empty, still):
-    from allora_analysis.grid.presets import perception
+    from allora_analysis.grid.presets import LISTS
 
-    plant(empty / "results", perception.PRESETS["desk"])
+    plant(empty / "results", LISTS["perception"]["desk"])
     assert __main__.main(["table_3", "figure_3", "--out", str(empty)]) == 0
     with Image.open(empty / "figure_3.png") as image:
         source = json.loads(image.text["Source"])

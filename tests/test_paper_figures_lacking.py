@@ -11,8 +11,7 @@ from allora_analysis.claims.tables.procedures import rises
 from allora_analysis.deviation.study import Config as DeviationConfig
 from allora_analysis.dropout_sgd.study import Config as SgdConfig
 from allora_analysis.escape.study import Config as EscapeConfig
-from allora_analysis.grid.presets import perception
-from allora_analysis.grid.presets.learning_rates import PRESETS
+from allora_analysis.grid.presets import LISTS
 from allora_analysis.hessian.study import Config as HessianConfig
 from allora_analysis.plotting import ARMS
 from allora_analysis.ripple.study import Config as RippleConfig
@@ -224,7 +223,7 @@ def test_eta_squared(tmp_path):
         gain = 2 * (run.learning_rate - 1e-4) / 1e-4 if run.arm == "lora" else -(run.eta2 - 1) / 3
         return [0.5, 0.8 + 0.01 * run.seed + gain / 100]
 
-    plant(tmp_path, perception.PRESETS["desk"], accuracy)
+    plant(tmp_path, LISTS["perception"]["desk"], accuracy)
     loaded = eta_squared.load_data(tmp_path)
     assert loaded.missing == ()
     np.testing.assert_allclose(loaded.data.ours["allora"].mean, [0, -1 / 3, -1], atol=1e-9)
@@ -255,7 +254,7 @@ def planted(run):
 
 
 def test_learning_rates(tmp_path):
-    wanted = [run for run in PRESETS["desk"] if (run.model, run.data, run.optimizer) == ADAMW]
+    wanted = [run for run in LISTS["learning_rates"]["desk"] if (run.model, run.data, run.optimizer) == ADAMW]
     plant(tmp_path, wanted, planted, skip=lambda run: (run.arm, run.seed) == ("loraplus", 2))
     loaded = learning_rates.load_data(tmp_path)
     arms = loaded.data.arms[ADAMW]
@@ -285,7 +284,7 @@ def test_learning_rates(tmp_path):
 
 
 def test_learning_rates_where_every_rate_diverged(tmp_path):
-    own = [run for run in PRESETS["desk"] if run.optimizer == "sgd" and run.arm == "lora"]
+    own = [run for run in LISTS["learning_rates"]["desk"] if run.optimizer == "sgd" and run.arm == "lora"]
     plant(tmp_path, own, lambda run: None)
     loaded = learning_rates.load_data(tmp_path)
     (arm,) = (arms["lora"] for arms in loaded.data.arms.values() if arms)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from allora_analysis.claims.tables import reported
-from allora_analysis.grid.presets import ablation, dropout_rates, perception
+from allora_analysis.grid.presets import LISTS
 from paper_figures import table_1, table_2, table_3, table_4, tables
 from paper_figures.sources import Loaded
 from paper_figures.tables import NONE, Table, averaged, latex
@@ -30,8 +30,8 @@ def table(request):
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("records")
-    for preset in (ablation, dropout_rates, perception):
-        plant(folder, preset.PRESETS["desk"])
+    for name in ("ablation", "dropout_rates", "perception"):
+        plant(folder, LISTS[name]["desk"])
     return folder
 
 
@@ -92,7 +92,7 @@ def test_table_2_ours(recorded):
     loaded = table_2.load_data(recorded)
     assert (loaded.missing, len(loaded.records)) == ((), 21)
     _, *rows = grid(table_2.make_table(loaded))
-    case = [run for run in dropout_rates.PRESETS["desk"] if (run.placement, run.drop_rate) == ("input", 0.1)]
+    case = [run for run in LISTS["dropout_rates"]["desk"] if (run.placement, run.drop_rate) == ("input", 0.1)]
     early, late = ([100 * (level(run) + 0.01 * (epoch - 1)) for run in case] for epoch in (3, 8))
     assert rows[2][5:] == [averaged(early), averaged(late), averaged(late), "8"]
     assert NONE not in [cell for row in rows for cell in row[5:]]
@@ -104,7 +104,7 @@ def test_table_3_ours(recorded):
     heads, *rows = grid(table_3.make_table(loaded))
     column = heads.index("ours: all-MiniLM-L6-v2, rotten_tomatoes")
     by_row = {(float(row[0]), row[1]): row[column] for row in rows}
-    runs = perception.PRESETS["desk"]
+    runs = LISTS["perception"]["desk"]
 
     def expected(**fields):
         same = [run for run in runs if all(getattr(run, name) == value for name, value in fields.items())]
@@ -122,7 +122,7 @@ def test_table_4_ours(recorded):
     heads, *rows = grid(table_4.make_table(table_4.load_data(recorded)))
     column = heads.index("ours: all-MiniLM-L6-v2, rotten_tomatoes")
     assert all(" ± " in row[column] for row in rows)
-    same = [run for run in ablation.PRESETS["desk"] if (run.arm, run.eta2) == ("asf_lora", 2)]
+    same = [run for run in LISTS["ablation"]["desk"] if (run.arm, run.eta2) == ("asf_lora", 2)]
     wanted = averaged([100 * (level(run) + 0.01) for run in same], 2)
     assert [row[column] for row in rows if row[:2] == ["2", "ASF-LoRA"]] == [wanted]
 

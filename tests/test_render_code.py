@@ -11,7 +11,7 @@ import pytest
 from allora_analysis import adaptors, ripple, tikhonov
 from allora_analysis.claims.claim import Claim
 from allora_analysis.claims.ledger import all_claims
-from allora_analysis.render import code
+from allora_analysis.render import view
 
 LOSS = "allora_analysis.tikhonov.loss.expected_loss"
 ADAPTOR = "allora_analysis.adaptors.inverse_sqrt"
@@ -66,7 +66,7 @@ def annotated(design: tikhonov.NearestRidge) -> tikhonov.SampleMean:
     ],
 )
 def test_functions(check, names):
-    assert code.functions(claim(check)) == names
+    assert view.called(claim(check)) == names
 
 
 def test_a_closure_holds_functions():
@@ -76,22 +76,22 @@ def test_a_closure_holds_functions():
     def check():
         return held(0.0, 1.0)
 
-    assert code.functions(claim(check)) == (ADAPTOR,)
+    assert view.called(claim(check)) == (ADAPTOR,)
 
 
 def test_what_the_theory_calls_itself_is_not_the_claims():
     check = here(lambda: ripple.simulate)
-    assert code.functions(claim(check)) == ("allora_analysis.ripple.monte_carlo.simulate",)
+    assert view.called(claim(check)) == ("allora_analysis.ripple.monte_carlo.simulate",)
 
 
 def test_modules_are_those_of_the_functions_or_the_claims_own_file():
-    assert code.modules(claim(_through)) == ("allora_analysis.tikhonov.loss",)
-    assert code.modules(claim(here(lambda: 1))) == ("allora_analysis.claims.section_x",)
+    assert view.modules_called(claim(_through)) == ("allora_analysis.tikhonov.loss",)
+    assert view.modules_called(claim(here(lambda: 1))) == ("allora_analysis.claims.section_x",)
 
 
 def test_every_claim_leads_to_code_that_is_there():
     for item in all_claims():
-        assert code.modules(item)
-        for name in code.functions(item):
+        assert view.modules_called(item)
+        for name in view.called(item):
             module, _, attribute = name.rpartition(".")
             assert callable(getattr(importlib.import_module(module), attribute)), name

@@ -113,6 +113,15 @@ def test_lower_panels():
         assert panel.average is None
 
 
+def test_dora_setup():
+    """Typed in from the README and the scripts; here from the paper's Table 8."""
+    models = ("LLaMA-7B", "LLaMA-13B", "LLaMA2-7B", "LLaMA3-8B")
+    rates = (2e-4, 1e-4, 3e-4, 2e-4, 2e-4, 2e-4, 1e-4, 1e-4)
+    keys = [(model, rank) for model in models for rank in (16, 32)]
+    published = {key: reported.Training(rate, 3) for key, rate in zip(keys, rates, strict=True)}
+    assert published == reported.DORA_SETUP
+
+
 def test_one_wrong_digit_is_caught():
     """The comparison can fail: a cell changed in its last digit is no longer the printed one."""
     printed = [[float(number) for number in row[2:]] for row in fields(text.TABLE_3)]

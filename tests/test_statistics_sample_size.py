@@ -17,7 +17,7 @@ from allora_analysis.statistics import (
     required_n,
     required_n_interval,
 )
-from allora_analysis.statistics.sample_size import _scaled_chi
+from allora_analysis.statistics.families import _scaled_chi
 from allora_analysis.validation import ArgumentError
 from tests.stat_assert import assert_mean, assert_rejects
 

@@ -2,11 +2,11 @@
 
 | file | object |
 | --- | --- |
-| `field.py` | F(A, B) = (BᵀD_dG, D_dGAᵀ); its Jacobian and asymmetry; what a double backward returns |
+| `field.py` | F(A, B) = (BᵀD_dG, D_dGAᵀ), its Jacobian, a double backward; ASF-LoRA's output, ALLoRA-OD's factor |
 | `descent.py` | first-order change of the loss: B's part descends, A's need not; an exact example that climbs |
 | `convergence.py` | a Lyapunov function at rank one; rest points: a row-weighted fit, stability, Hopf points |
 | `invariance.py` | rescalings that leave training unchanged, judged by hand-written training; real knobs |
-| `variants.py` | ASF-LoRA's output, ALLoRA-OD's factor |
+| `recipe.py` | a LoRA recipe's rates, the recipes that train alike; what the doctors say of layers |
 """
 
 from allora_analysis.adaptive.convergence import (
@@ -39,23 +39,21 @@ from allora_analysis.adaptive.descent import (
     smallest_eigenvalue,
 )
 from allora_analysis.adaptive.field import (
-    directional_derivative,
-    layer_double_backward,
-    masked_field,
-    relative_asymmetry,
-    row_factor,
-    update_field,
-    update_jacobian,
-)
-from allora_analysis.adaptive.invariance import Setting, degrees_of_freedom, eta_as_scaling, rescaled, train
-from allora_analysis.adaptive.variants import (
     OutputFactor,
     UnmergeablePair,
     asf,
     asf_derivative,
+    directional_derivative,
+    layer_double_backward,
+    masked_field,
     output_factor,
+    relative_asymmetry,
+    row_factor,
     unmergeable_pair,
+    update_field,
+    update_jacobian,
 )
+from allora_analysis.adaptive.invariance import Setting, degrees_of_freedom, eta_as_scaling, rescaled, train
 
 __all__ = [
     "EXAMPLE",

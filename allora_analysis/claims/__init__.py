@@ -45,6 +45,7 @@ SECTIONS = (
     "s4_4_laboratory",
     "app_f_listing",
     "tables.table_1",
+    "tables.cited_works",
     "tables.tables_2_to_4",
     "tables.procedures",
     "s4_4_one_rate",

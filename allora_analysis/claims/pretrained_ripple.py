@@ -33,7 +33,7 @@ from tyro.conf import Positional, arg
 
 from allora_analysis import cli, outputs
 from allora_analysis.finetune.setting import Setting
-from allora_analysis.grid.presets import row_norms
+from allora_analysis.grid.presets import LISTS, ROW_NORM_DESK
 from allora_analysis.grid.reading import average_norm, recorded
 from allora_analysis.ripple import mean_field, series
 from allora_analysis.ripple.transformer import (
@@ -86,7 +86,7 @@ def read(model: str) -> dict[str, Any] | None:
 def recorded_row_norm(model: str) -> float:
     """The mean row norm ‖(BA)_i‖ of LoRA's adapters at the end of AdamW at 1e-4, over recorded seeds."""
     listed = [
-        one for one in row_norms.PRESETS["desk"] if (one.model, one.arm, one.optimizer) == (model, "lora", "adamw")
+        one for one in LISTS["row_norms"]["desk"] if (one.model, one.arm, one.optimizer) == (model, "lora", "adamw")
     ]
     runs = recorded([one for one in listed if one.learning_rate == 1e-4])
     if not runs:
@@ -216,7 +216,7 @@ def run(arguments: Arguments) -> int:
     from allora_analysis.finetune import models, sources
 
     data, size = text_data.load(arguments.data), recorded_row_norm(arguments.name)
-    precision = row_norms.DESK[arguments.name].get("precision", "fp32")
+    precision = ROW_NORM_DESK[arguments.name].get("precision", "fp32")
     setting = Setting(arguments.name, data.name, "lora", precision=precision, **TRAINED)
     pretrained = models.load(arguments.model, data.classes, attention="eager")
     x, theirs = embedded(pretrained, data, arguments.sentences, arguments.tokens)

@@ -37,8 +37,7 @@ from allora_analysis.gradient_std.summary import (
     seed_component,
     values,
 )
-from allora_analysis.grid.presets import command
-from allora_analysis.grid.presets.dropout_rates import AT_INPUT, DROP_RATES
+from allora_analysis.grid.presets import AT_INPUT, DROP_RATES, command
 from allora_analysis.grid.reading import RULE, recorded
 from allora_analysis.grid.reading import judged as judged_pairs
 from allora_analysis.statistics import Judgement, decide, in_every, paired_family, required_n

@@ -26,7 +26,7 @@ from allora_analysis.claims.claim import Finding, claim, in_part, not_run, range
 from allora_analysis.claims.s3_2_in_a_and_b import against
 from allora_analysis.claims.s3_2_in_v import power_law
 from allora_analysis.finetune.setting import STUDY, Setting
-from allora_analysis.grid.presets import ablation, perception, row_norms
+from allora_analysis.grid.presets import LISTS
 from allora_analysis.grid.reading import average_norm, recorded
 from allora_analysis.outputs import say
 
@@ -39,7 +39,7 @@ NORMS = Path(__file__).with_name("pretrained_norms.json")
 
 def fine_tuned() -> list[Setting]:
     """Our runs of LoRA under AdamW at the paper's rates, 1e-4 to 2e-4, and with η as a factor of the output."""
-    listed = [*row_norms.PRESETS["desk"], *perception.PRESETS["desk"], *ablation.PRESETS["desk"]]
+    listed = [one for name in ("row_norms", "perception", "ablation") for one in LISTS[name]["desk"]]
     return [
         one
         for one in dict.fromkeys(listed)

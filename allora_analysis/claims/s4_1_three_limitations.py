@@ -15,7 +15,7 @@ from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import Case, Cases, log_uniform, on_either_side
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import PAPER_RATE, Pass, Problem, Run
-from allora_analysis.escape.first_step import clipped_step
+from allora_analysis.escape.optimizers import clipped_step
 
 SMALLER = 0.99  # a limitation is alleviated where its measure is below this share of LoRA's
 RIPPLES = 1.003  # the η at which 8 layers of W and BA of one size ripple 1 % more: (2/(1 + η²))⁴ = 0.99 and its spread

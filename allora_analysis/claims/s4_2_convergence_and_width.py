@@ -22,8 +22,7 @@ from allora_analysis.claims.cases import Case, Cases, log_uniform, relative_erro
 from allora_analysis.claims.claim import Finding, Size, claim, not_run, share
 from allora_analysis.claims.s4_2_row_norms import MINILM, SMOLLM2, reached, wanted
 from allora_analysis.finetune.setting import STUDY, Setting
-from allora_analysis.grid.presets import command
-from allora_analysis.grid.presets import row_norms as preset
+from allora_analysis.grid.presets import ETA, command
 from allora_analysis.grid.reading import average_norm, recorded
 from allora_analysis.width import METHODS, Method, exponents
 from allora_analysis.width.training import STEPS
@@ -223,7 +222,7 @@ def factor_at_width(cases: Cases) -> Finding:
         printed=lambda one, seen: seen >= HALF,
         condition=lambda one: one.told / REACHED,
     )
-    kept = width.flow_factor("allora", 4096, 8, preset.ETA)
+    kept = width.flow_factor("allora", 4096, 8, ETA)
     return judged.finding(
         conditional="Only if A's rate falls with width, as LoRA+'s: with one rate the factor stays η "
         f"({kept:.0%} at width 4,096).",
@@ -309,7 +308,7 @@ def transfer(cases: Cases) -> Finding:
 
 
 PAPER = ("allora", "adam")
-FIRST = {"lora": 1.0, "allora": 1.0, "allora_od": 1.0, "allora_adamw": preset.ETA}
+FIRST = {"lora": 1.0, "allora": 1.0, "allora_od": 1.0, "allora_adamw": ETA}
 
 
 @claim(
@@ -339,7 +338,7 @@ def first_step(cases: Cases, folder: Path | None) -> Finding:
         printed=lambda one, seen: abs(seen / told(one) - 1) <= 0.02,
     )
     tapers = {
-        case.name: width.taper([average_norm(runs[case.inputs], case.inputs.max_steps)], preset.ETA)
+        case.name: width.taper([average_norm(runs[case.inputs], case.inputs.max_steps)], ETA)
         for case in judged.cases
         if case.inputs.arm == "allora" and reached(runs, case.inputs, [case.inputs.max_steps])
     }

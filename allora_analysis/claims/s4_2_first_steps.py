@@ -17,7 +17,7 @@ from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, on_either_side, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import ADAM, PAPER_RATE, Run, first_gradient
-from allora_analysis.escape import first_step
+from allora_analysis.escape import optimizers
 
 drift_claim = functools.partial(claim, test="tests/test_escape_teacher.py")
 
@@ -58,12 +58,12 @@ def starts(cases: Cases) -> list[Case]:
     return [*own, long, *cases.draw(draw, 32)]
 
 
-def law(one: Start) -> first_step.ClippedStep:
+def law(one: Start) -> optimizers.ClippedStep:
     """The first step's length in each arm, over LoRA's at l unclipped."""
     run = one.run
     if run.optimizer == "adamw":
-        return first_step.ClippedStep(1.0, run.eta, 1.0)
-    return first_step.clipped_step(first_gradient(run.task), run.eta, run.clip, one.other)
+        return optimizers.ClippedStep(1.0, run.eta, 1.0)
+    return optimizers.clipped_step(first_gradient(run.task), run.eta, run.clip, one.other)
 
 
 def lengths(one: Start) -> dict[str, float]:

@@ -20,7 +20,7 @@ from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import ADAM, PAPER_RATE, SAME, Problem, Run
-from allora_analysis.escape.first_step import clip_factor
+from allora_analysis.escape.optimizers import clip_factor
 
 TOLERANCE = 1e-9
 STEPS = 20

@@ -18,8 +18,7 @@ import numpy as np
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, ranged
 from allora_analysis.finetune.setting import STUDY, Setting
-from allora_analysis.grid.presets import command
-from allora_analysis.grid.presets import row_norms as preset
+from allora_analysis.grid.presets import ETA, LISTS, ROW_NORM_RATES, base_rate, command
 from allora_analysis.grid.reading import average_norm, recorded
 from allora_analysis.statistics import holm, one_sided, paired_test
 
@@ -35,7 +34,7 @@ Gap = tuple[float, tuple[float, float]]  # mean of log(n_ALLoRA/n_other) and its
 
 def wanted(model: str) -> list[Setting]:
     """The runs on one model."""
-    return [one for one in preset.PRESETS["desk"] if one.model == model]
+    return [one for one in LISTS["row_norms"]["desk"] if one.model == model]
 
 
 def reached(runs: Runs, one: Setting, steps: Sequence[int]) -> bool:
@@ -51,14 +50,14 @@ def of_arm(own: Sequence[Setting], arm: str, rate: float | None = None) -> list[
 
 def log_gaps(runs: Runs, own: Sequence[Setting], steps: Sequence[int], arm: str = "allora") -> dict[str, np.ndarray]:
     """An arm's log n(t) less LoRA's at η·l and at l, a number a seed, by "from which arm, step"."""
-    base = preset.base_rate(own[0])
+    base = base_rate(own[0])
 
     def logs(arm: str, rate: float | None, step: int) -> np.ndarray:
         return np.array([math.log(average_norm(runs[one], step)) for one in of_arm(own, arm, rate)])
 
     return {
         f"{what}, step {t}": logs(arm, None, t) - logs("lora", factor * base, t)
-        for what, factor in ((FAST, preset.ETA), (SLOW, 1.0))
+        for what, factor in ((FAST, ETA), (SLOW, 1.0))
         for t in steps
     }
 
@@ -165,7 +164,7 @@ def figure_2(cases: Cases, model: str, folder: Path | None) -> Finding:
     """The verdict over the optimizers whose runs are all recorded."""
     listed = wanted(model)
     runs = recorded(listed, folder)
-    by_optimizer = {name: [one for one in listed if one.optimizer == name] for name in preset.RATES[model]}
+    by_optimizer = {name: [one for one in listed if one.optimizer == name] for name in ROW_NORM_RATES[model]}
     complete = [name for name, own in by_optimizer.items() if all(reached(runs, one, START) for one in own)]
     missing = [name for name, own in by_optimizer.items() if not all(one in runs for one in own)]
     stopped = [name for name in by_optimizer if name not in complete and name not in missing]
@@ -235,7 +234,7 @@ def _complete_runs(folder: Path | None) -> tuple[Runs, dict[str, list[Setting]]]
     lists = {
         f"{model}, {optimizer}": [one for one in listed if (one.model, one.optimizer) == (model, optimizer)]
         for model in (MINILM, SMOLLM2)
-        for optimizer in preset.RATES[model]
+        for optimizer in ROW_NORM_RATES[model]
     }
     return runs, {
         name: own for name, own in lists.items() if all(reached(runs, one, (*START, one.max_steps)) for one in own)
@@ -280,7 +279,7 @@ def slowing(runs: Runs, own: Sequence[Setting]) -> dict[str, list[float]]:
 
 def _by_arm(runs: Runs, own: Sequence[Setting]) -> dict[str, dict[str, list[float]]]:
     """`slowing` of ALLoRA's runs and of LoRA's at l."""
-    lora = of_arm(own, "lora", preset.base_rate(own[0]))
+    lora = of_arm(own, "lora", base_rate(own[0]))
     return {"ALLoRA": slowing(runs, of_arm(own, "allora")), "LoRA at l": slowing(runs, lora)}
 
 

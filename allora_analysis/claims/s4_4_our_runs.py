@@ -21,8 +21,16 @@ import numpy as np
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
 from allora_analysis.finetune.setting import STUDY, Setting
-from allora_analysis.grid.presets import ablation, command, learning_rates, perception
-from allora_analysis.grid.presets import own_best_rate as sequential
+from allora_analysis.grid.presets import (
+    ABLATION_ARMS,
+    LISTS,
+    MARGINS,
+    OWN_BEST,
+    RATE,
+    command,
+    own_best_pairs,
+    own_best_verdicts,
+)
 from allora_analysis.grid.reading import (
     LEVEL,
     RULE,
@@ -42,8 +50,8 @@ from allora_analysis.statistics.paired import TIE
 from allora_analysis.study import bound
 
 our_claim = functools.partial(claim, test="tests/test_claims_our_runs.py", reads=STUDY)
-AS_PRINTED = dict(zip(ablation.ARMS, ("ALLoRA-OD", "ASF-LoRA", "LoRA × η"), strict=True))
-PERCEIVED, ABLATED = perception.PRESETS["desk"], ablation.PRESETS["desk"]
+AS_PRINTED = dict(zip(ABLATION_ARMS, ("ALLoRA-OD", "ASF-LoRA", "LoRA × η"), strict=True))
+PERCEIVED, ABLATED = LISTS["perception"]["desk"], LISTS["ablation"]["desk"]
 
 
 def shown(family: Mapping[str, Judgement]) -> dict[str, Any]:
@@ -143,8 +151,8 @@ def _same(one: Setting, other: Setting) -> bool:
 
 def _lora(own_head: bool) -> Callable[[Setting, Setting], bool]:
     def is_lora(one: Setting, run: Setting) -> bool:
-        rate = one.eta * perception.RATE
-        head = perception.RATE if own_head else rate
+        rate = one.eta * RATE
+        head = RATE if own_head else rate
         return _same(one, run) and run.arm == "lora" and (run.learning_rate, run.head_learning_rate) == (rate, head)
 
     return is_lora
@@ -197,7 +205,7 @@ def table_4(cases: Cases, folder: Path | None) -> Finding:
     wanted = [*PERCEIVED, *ABLATED]
     pairs = {
         f"over {AS_PRINTED[arm]}, {case}": those
-        for arm in ablation.ARMS
+        for arm in ABLATION_ARMS
         for case, those in by_case(wanted, {"arm": "allora"}, _arm(arm)).items()
     }
     answers = {
@@ -240,7 +248,7 @@ OURS = "allora_0"  # the paper's ALLoRA, as all arms here without dropout: the o
 
 def listed(model: str, optimizer: str) -> list[Setting]:
     """The runs of one list of `experiments.learning_rates`."""
-    return [one for one in learning_rates.PRESETS["desk"] if (one.model, one.optimizer) == (model, optimizer)]
+    return [one for one in LISTS["learning_rates"]["desk"] if (one.model, one.optimizer) == (model, optimizer)]
 
 
 def at_rate(wanted: Iterable[Setting], arm: str, rate: float) -> list[Setting]:
@@ -275,8 +283,8 @@ def own_best_rate(cases: Cases, model: str, optimizer: str, folder: Path | None)
     One comparison is the paper's sentence; the other arms are a family of their own in the evidence. What judges are
     the seeds of `experiments.own_best_rate`, which chose no rate, from the second on; before it the three that did.
     """
-    name = next(name for name, of in sequential.LISTS.items() if (of.model, of.optimizer) == (model, optimizer))
-    found = sequential.verdicts(name, folder=folder)
+    name = next(name for name, of in OWN_BEST.items() if (of.model, of.optimizer) == (model, optimizer))
+    found = own_best_verdicts(name, folder=folder)
     enough = OURS in found and len(found[OURS][0]) > 1
     return _seed_by_seed(cases, name, found, folder) if enough else _chosen_rates(cases, model, optimizer, folder)
 
@@ -285,14 +293,14 @@ def _seed_by_seed(
     cases: Cases, name: str, found: Mapping[str, tuple[list[float], Sequential]], folder: Path | None
 ) -> Finding:
     # By e-values, at the frozen rates of the list.
-    margin, one = sequential.MARGINS["test_accuracy"], found[OURS][1]
+    margin, one = MARGINS["test_accuracy"], found[OURS][1]
     used = found[OURS][0][: one.n]
     tested = cases.test({OURS: used}, lambda samples: SEQUENTIAL[decide_sequentially(samples[OURS], margin).verdict])
-    known = recorded([run for pair in sequential.pairs(name, OURS) for run in pair], folder)
-    table = right_differences(known, sequential.pairs(name, OURS)[: one.n])
-    losses = sequential.verdicts(name, "test_loss", folder)
+    known = recorded([run for pair in own_best_pairs(name, OURS) for run in pair], folder)
+    table = right_differences(known, own_best_pairs(name, OURS)[: one.n])
+    losses = own_best_verdicts(name, "test_loss", folder)
     ends = [100 * end for end in (one_sided(used, "t").interval if one.low is None else (one.low, one.high))]
-    told = f"{100 * one.mean + 0.0:+.1f} points against LoRA on {sequential.LISTS[name].model}, each at its best rate"
+    told = f"{100 * one.mean + 0.0:+.1f} points against LoRA on {OWN_BEST[name].model}, each at its best rate"
     answers = {
         "undecided": f"Undecided after {one.n} of {CAP} seeds: between {bound(ends[0], 1, False):+.1f} and "
         f"{bound(ends[1], 1, True):+.1f} points, the median {100 * statistics.median(used) + 0.0:+.1f}.",
@@ -307,7 +315,7 @@ def _seed_by_seed(
         "over seeds and sentences": None if table is None else dataclasses.asdict(two_level(table)),
         "test loss": {arm: dataclasses.asdict(of) for arm, (_, of) in losses.items()},
         "other arms": {arm: dataclasses.asdict(of) for arm, (_, of) in found.items() if arm != OURS},
-        "learning_rate": sequential.LISTS[name].rates,
+        "learning_rate": OWN_BEST[name].rates,
     }
     interval = (ends[0] / 100, ends[1] / 100)
     rule = SEQUENTIAL_RULE + ("" if one.low is not None else " (no bounds yet: Student's t interval)")
@@ -356,7 +364,7 @@ def _chosen_rates(cases: Cases, model: str, optimizer: str, folder: Path | None)
 
 
 SAME = (
-    f"refuted too where both bounds lie within ±{100 * sequential.MARGINS['test_accuracy']:g} points, which the rule, "
+    f"refuted too where both bounds lie within ±{100 * MARGINS['test_accuracy']:g} points, which the rule, "
     "written before its runs, calls the same"
 )
 CHOSEN = "by Student's t on the three seeds that chose the rates until two others are recorded, then as 4-own-best-rate"
@@ -364,7 +372,7 @@ CHOSEN = "by Student's t on the three seeds that chose the rates until two other
 
 def best_rate_claim(identifier: str, model: str, optimizer: str, spelt: str, rule: str = SAME) -> Callable:
     """A row's sentence, at each method's own best learning rate; the rule that judges it, in words."""
-    frozen = [one for one in sequential.PRESETS["desk"] if (one.model, one.optimizer) == (model, optimizer)]
+    frozen = [one for one in LISTS["own_best_rate"]["desk"] if (one.model, one.optimizer) == (model, optimizer)]
     return our_claim(
         identifier,
         where=f"beyond the paper: Abstract, on {model} under {spelt}",

@@ -3,7 +3,7 @@
 | file | object |
 | --- | --- |
 | `law` | moments of loss and gradient, the paper's bound Std/√n, E|L̄_n − E L| exactly and sampled |
-| `enumeration`, `characteristic` | the ways to that number, with the binomial law they rest on |
+| `methods` | the two ways to that number: meet in the middle, the characteristic function |
 | `study` | the command line |
 """
 

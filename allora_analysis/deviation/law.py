@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.deviation import characteristic, enumeration
-from allora_analysis.deviation.enumeration import Groups, binomial_deviation
+from allora_analysis.deviation import methods
+from allora_analysis.deviation.methods import Groups, binomial_deviation
 from allora_analysis.validation import ArgumentError, count, keep_probability, matrix, matrix_of, representable
 
 # Shapes by the paper's letters: the design, the targets or what has their shape, the weights.
@@ -202,13 +202,13 @@ def peel(groups: Groups, width: float, most: int = 4096, steps: int = 2000) -> l
     state = _Peeled(0, 0.0, np.zeros(1), np.ones(1), 0.0)
     states = [state]
     for index in range(min(len(groups.size), steps)):
-        if enumeration.window_length(float(groups.trials[index]), groups.probability) * len(state.place) > OUTCOMES:
+        if methods.window_length(float(groups.trials[index]), groups.probability) * len(state.place) > OUTCOMES:
             break
-        value, weight = enumeration.atoms_of(groups, index)
-        place, mass, error = enumeration.merge(
+        value, weight = methods.atoms_of(groups, index)
+        place, mass, error = methods.merge(
             (state.place[:, None] + value).ravel(), (state.mass[:, None] * weight).ravel(), width
         )
-        reach, beyond = characteristic.radius(groups.tail(index + 1), 60.0)
+        reach, beyond = methods.radius(groups.tail(index + 1), 60.0)
         far = np.abs(place) >= reach
         settled = state.settled + float(np.sum(mass[far] * np.abs(place[far])))
         state = _Peeled(index + 1, settled, place[~far], mass[~far], state.error + error + 2 * beyond)
@@ -245,7 +245,7 @@ def by_characteristic_function(groups: Groups, floor: float) -> tuple[float, flo
 
 def _finish(groups: Groups, state: _Peeled, floor: float) -> tuple[float, float]:
     rest = groups.tail(state.depth)
-    value, error = characteristic.expectation(rest, state.place, state.mass, TARGET * floor)
+    value, error = methods.expectation(rest, state.place, state.mass, TARGET * floor)
     return state.settled + value, error + state.error + 1e-13 * (state.settled + value)
 
 
@@ -255,7 +255,7 @@ def expected_absolute(groups: Groups) -> tuple[float, float, str]:
         value = abs(float(groups.size[0])) * float(binomial_deviation(groups.trials, groups.probability)[0])
         return value, 1e-13 * value, "closed form"
     floor = floor_ratio(groups) * math.sqrt(float(np.sum(groups.variance)))
-    exact = enumeration.meet_in_the_middle(groups, floor)
+    exact = methods.meet_in_the_middle(groups, floor)
     if exact is not None:
         return *exact, "meet in the middle"
     return by_characteristic_function(groups, floor)
@@ -268,7 +268,7 @@ def deviation_of(delta: Float[np.ndarray, " entries"], keep_prob: float, n: int)
     if limit == 0.0:
         return Deviation(0.0, 0.0, "constant", limit, LIMIT)
     # In units of the sum's standard deviation, ratio = E|T|: nothing under- or overflows.
-    groups = enumeration.group(delta / std / math.sqrt(n), n, keep_prob)
+    groups = methods.group(delta / std / math.sqrt(n), n, keep_prob)
     ratio, error, method = expected_absolute(groups)
     return Deviation(ratio * limit, error * limit, method, limit, ratio)
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from allora_analysis.adaptive import in_words
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe
 from allora_analysis.adaptors import ADAPTORS
@@ -82,7 +81,7 @@ def _both(one: float, other: float) -> str:
 
 def _start(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
     if recipe.zero == "b" and recipe.width is not None and switches.init is None:
-        yield "start at B = 0", in_words.start(recipe.r, recipe.width)
+        yield "start at B = 0", recipes.start_at_zero(recipe.r, recipe.width)
 
 
 def _at_width(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
@@ -91,9 +90,9 @@ def _at_width(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
         return
     if recipe.width is not None:
         knobs = recipe.scaling, recipe.loraplus_ratio
-        yield "factor at this width", in_words.factor_at_width(knobs, recipe.r, recipe.width, switches.eta)
+        yield "factor at this width", recipes.factor_at_width(knobs, recipe.r, recipe.width, switches.eta)
     if recipe.optimizer == "sgd":
-        yield "stable step", in_words.stable_step(switches.eta)
+        yield "stable step", recipes.stable_step(switches.eta)
 
 
 def switched(switches: Switches, recipe: Recipe | None, clip: float | None = None) -> Iterator[tuple[str, str]]:
@@ -106,7 +105,7 @@ def switched(switches: Switches, recipe: Recipe | None, clip: float | None = Non
             f"{switches.drop_rate:g}, on the adapter's input, in train() alone; eval(), a merged adapter and a forward "
             "pass that leaves it out undo it: lora.doctor.doctor tries it on the live model",
         )
-        yield "dropout pays", in_words.dropout_pays(switches.drop_rate)
+        yield "dropout pays", recipes.dropout_pays(switches.drop_rate)
     if switches.dora:
         yield (
             "DoRA",
@@ -242,15 +241,15 @@ def _factor(pairs: Sequence[SavedPair], eta: float, switches: Switches) -> Itera
     if switches.variant not in _ON_ROWS:
         return
     least, middle, most = (float(ADAPTORS[switches.adaptor](value, eta)) / eta for value in reversed(_spread(pairs)))
-    told = "a constant so far: " if least > in_words.CONSTANT else "it tapers: "
+    told = "a constant so far: " if least > recipes.CONSTANT else "it tapers: "
     if switches.adaptor == "inverse_sqrt":
         share = _spread(pairs)[1] * eta**2
         told += f"rows are {share:.3g} of 1/η² = {eta**-2:.3g} in the median, so "
     told += f"ALLoRA's factor is {least:.3g} to {most:.3g} of η = {eta:g} ({middle:.3g})"
     if switches.adaptor == "inverse_sqrt":
-        told += f"; {in_words.eta_to_taper([pair.norms[1] for pair in pairs], eta)}"
+        told += f"; {recipes.eta_to_taper([pair.norms[1] for pair in pairs], eta)}"
     yield "factor", told
-    yield "stable step", in_words.stable_step_at(least * eta, most * eta)
+    yield "stable step", recipes.stable_step_at(least * eta, most * eta)
 
 
 def _range(values: Sequence[str]) -> str:

@@ -3,16 +3,22 @@
 | file | object |
 | --- | --- |
 | `scalar.py` | m' = g·h(m), a row's norm, A fixed: closed forms, inverses, what a fixed rate gives up; A trained |
-| `first_step.py` | the first step of SGD, with and without clipping, and of AdamW |
-| `optimizers.py` | SGD, momentum, AdamW, ALLoRAAdamW, with clipping, warm-up and schedule |
+| `optimizers.py` | SGD, momentum, AdamW, ALLoRAAdamW, with clipping and schedule; the first step of each arm |
 | `teacher.py` | the linear teacher; training LoRA at l, LoRA at η·l and ALLoRA on it; how far they part, by step |
 | `study.py` | the study, `python -m allora_analysis.escape`: the scalar model beside what training did |
 
 A row's norm is m, the learning rate l, the time l·steps. Nothing here imports the layers that it judges.
 """
 
-from allora_analysis.escape import first_step
-from allora_analysis.escape.optimizers import OPTIMIZERS, SCHEDULES, Recipe
+from allora_analysis.escape.optimizers import (
+    OPTIMIZERS,
+    SCHEDULES,
+    ClippedStep,
+    Recipe,
+    adamw_step,
+    clip_factor,
+    clipped_step,
+)
 from allora_analysis.escape.scalar import (
     Tradeoff,
     lora_pair,
@@ -38,15 +44,18 @@ __all__ = [
     "ARMS",
     "OPTIMIZERS",
     "SCHEDULES",
+    "ClippedStep",
     "Drift",
     "Iterate",
     "Recipe",
     "Teacher",
     "Tradeoff",
+    "adamw_step",
+    "clip_factor",
+    "clipped_step",
     "constant_gradient",
     "data_teacher",
     "drift",
-    "first_step",
     "iterate",
     "linear_teacher",
     "lora_pair",

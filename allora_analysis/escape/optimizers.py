@@ -1,14 +1,32 @@
-"""SGD, momentum, AdamW and ALLoRAAdamW on a pair (A, B), in NumPy: PyTorch's formulas, written out; clipping, schedule.
+"""The optimizers on a pair (A, B), and the first step from B = 0 of each arm under them (§4.2, Figure 2 right).
 
-With gradients g clipped together at norm c, g ← g·min(1, c/(‖g‖ + 10⁻⁶)):
+**SGD, momentum, AdamW and ALLoRAAdamW**, clipping and schedule: PyTorch's formulas, written out in NumPy. With
+gradients g clipped together at norm c, g ← g·min(1, c/(‖g‖ + 10⁻⁶)):
 
 - sgd: w ← w − l(g + λw). momentum: u ← μu + g + λw (u = g + λw first), w ← w − lu.
 - adamw: w ← (1 − lλ)w − l·m̂/(√v̂ + ε), moments bias-corrected.
 - allora_adamw: as adamw, but the second term of B is multiplied row by row by d, and A's by the mean of d, where d
   is h(‖(BA)_i‖) before the step. The decay is not.
 
-Arrays have a leading axis, the seeds; clipping is per seed. Checked by `tests/test_escape_optimizers.py` against a twin
-that shares nothing and against torch's own.
+Arrays have a leading axis, the seeds; clipping is per seed.
+
+**The first step from B = 0**: when ALLoRA's is LoRA's at η·l, and when it is LoRA's at l. At B = 0 the
+gradient of A is BᵀG = 0 and every row factor is η, so ALLoRA's gradients are (0, η·GAᵀ), LoRA's (0, GAᵀ). Let g = GAᵀ,
+‖g‖ its norm over all pairs of the model, f ≥ 0 the norm of the other gradients (a head's), c the clipping norm, scaling
+1 (α = r):
+
+- **SGD without clipping** (momentum alike, whose buffer starts as the gradient): ALLoRA's step is −lη·g, LoRA's at η·l
+  exactly, in exact arithmetic, and A does not move. With clipping the step of an arm is −(rate)·s·g, and
+  `clipped_step` is s·rate/l: min(1, c/√(η²‖g‖² + f²))·η for ALLoRA, min(1, c/√(‖g‖² + f²)) for LoRA at l, η times that
+  at η·l. So with f = 0 ALLoRA's over LoRA's at l is η for ‖g‖ ≤ c/max(1, η), and **1 for ‖g‖ ≥ c/min(1, η)**: clipping
+  undoes the factor wherever LoRA's own gradients are clipped already (η ≥ 1).
+- **AdamW**: the step of an entry is −l·g/(|g| + ε) for LoRA and −l·g/(|g| + ε/η) for ALLoRA: LoRA's at **l**, times
+  1 + O(ε/|g|). The relative gap |step_ALLoRA − step_LoRA|/l is exactly ε|η − 1||g|/((η|g| + ε)(|g| + ε)), at most
+  ε|η − 1|/(η|g|) and at most |√η − 1|/(√η + 1), whatever g. Clipping both arms by factors s, s′ replaces |g| by s|g|
+  and η|g| by s′η|g|: the same again.
+
+Checked by `tests/test_escape_optimizers.py` against a twin that shares nothing and against torch's own, and by
+`tests/test_escape_first_step.py`.
 """
 
 from __future__ import annotations
@@ -18,12 +36,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.validation import ArgumentError
+from allora_analysis.validation import ArgumentError, representable
 
 OPTIMIZERS = ("sgd", "momentum", "adamw", "allora_adamw")
 SCHEDULES = ("constant", "linear", "cosine")
+CLIP_EPS = 1e-6  # as torch.nn.utils.clip_grad_norm_ has it
+Pair = tuple[np.ndarray, np.ndarray]  # A (seeds, r, n2), B (seeds, n1, r)
 
 
 @dataclass(frozen=True)
@@ -82,10 +103,6 @@ def rate_factor(recipe: Recipe, step: int) -> float:
     return (1 + math.cos(math.pi * done)) / 2 if recipe.schedule == "cosine" else 1.0
 
 
-Pair = tuple[np.ndarray, np.ndarray]  # A (seeds, r, n2), B (seeds, n1, r)
-CLIP_EPS = 1e-6  # as torch.nn.utils.clip_grad_norm_ has it
-
-
 @dataclass(frozen=True)
 class Memory:
     """An optimizer's state: steps taken, first and second moments (momentum's buffer is the first)."""
@@ -101,12 +118,13 @@ def memory(pair: Pair) -> Memory:
     return Memory(0, zeros, zeros)
 
 
-def clip_factor(
+def _clipped(
     a: Float[np.ndarray, "seeds r n2"], b: Float[np.ndarray, "seeds n1 r"], max_grad_norm: float
-) -> Float[np.ndarray, "seeds 1 1"]:
-    """min(1, c/(‖g‖ + 10⁻⁶)) with ‖g‖ over both gradients."""
+) -> tuple[Float[np.ndarray, "seeds r n2"], Float[np.ndarray, "seeds n1 r"]]:
+    """Both gradients times min(1, c/(‖g‖ + 10⁻⁶)), ‖g‖ over both."""
     norm = np.sqrt((a**2).sum((1, 2), keepdims=True) + (b**2).sum((1, 2), keepdims=True))
-    return np.minimum(1.0, max_grad_norm / (norm + CLIP_EPS))
+    factor = np.minimum(1.0, max_grad_norm / (norm + CLIP_EPS))
+    return a * factor, b * factor
 
 
 def step(
@@ -119,8 +137,7 @@ def step(
 ) -> tuple[Pair, Memory]:
     """One step."""
     if recipe.max_grad_norm is not None:
-        clip = clip_factor(*gradients, recipe.max_grad_norm)
-        gradients = (gradients[0] * clip, gradients[1] * clip)
+        gradients = _clipped(*gradients, recipe.max_grad_norm)
     rate *= rate_factor(recipe, state.step)
     if recipe.optimizer in ("sgd", "momentum"):
         return _sgd(recipe, pair, gradients, state, rate)
@@ -156,3 +173,99 @@ def _adamw(
 def _each(function, *pairs: Pair) -> Pair:
     # The function on A's and on B's arrays.
     return function(*(pair[0] for pair in pairs)), function(*(pair[1] for pair in pairs))
+
+
+@dataclass(frozen=True)
+class ClippedStep:
+    """The first SGD step of B in each arm over −l·g: 1, η and η where nothing is clipped."""
+
+    lora: float
+    """LoRA at l."""
+    lora_eta: float
+    """LoRA at η·l."""
+    allora: float
+    """ALLoRA."""
+
+
+@representable()
+def clip_factor(norm: float, max_grad_norm: float | None) -> float:
+    """min(1, c/(‖g‖ + 10⁻⁶)), as `torch.nn.utils.clip_grad_norm_` multiplies; 1 without clipping.
+
+    Args:
+        norm: the gradients' norm, 0 or above.
+        max_grad_norm: c, or None.
+
+    Returns:
+        The factor.
+    """
+    norm = validation.non_negative("norm", norm)
+    if max_grad_norm is None:
+        return 1.0
+    return min(1.0, validation.positive("max_grad_norm", max_grad_norm) / (norm + CLIP_EPS))
+
+
+@representable()
+def clipped_step(
+    gradient_norm: float, eta: float, max_grad_norm: float | None = None, other_norm: float = 0.0
+) -> ClippedStep:
+    """The first SGD step of B in each arm, over LoRA's unclipped −l·g.
+
+    Args:
+        gradient_norm: ‖g‖ of LoRA's gradients over all pairs, 0 or above.
+        eta: η > 0.
+        max_grad_norm: c; None: no clipping; transformers' default is 1.
+        other_norm: f, the norm of all other gradients clipped with them, 0 or above.
+
+    Returns:
+        A factor per arm.
+    """
+    norm, eta = validation.non_negative("gradient_norm", gradient_norm), validation.positive("eta", eta)
+    other = validation.non_negative("other_norm", other_norm)
+    lora = clip_factor(math.hypot(norm, other), max_grad_norm)
+    return ClippedStep(lora, eta * lora, eta * clip_factor(math.hypot(eta * norm, other), max_grad_norm))
+
+
+@representable()
+def adamw_step(gradient: ArrayLike, eps: float = 1e-8) -> Float[np.ndarray, "*shape"]:
+    """AdamW's first step over −l, without decay: g/(|g| + ε), whatever β₁ and β₂.
+
+    Args:
+        gradient: g, of any shape.
+        eps: ε > 0.
+
+    Returns:
+        The step for each entry; 0 where g is.
+    """
+    g = validation.finite("gradient", gradient)
+    return np.asarray(g / (np.abs(g) + validation.positive("eps", eps)))
+
+
+@representable()
+def adamw_gap(gradient: ArrayLike, eta: float, eps: float = 1e-8) -> Float[np.ndarray, "*shape"]:
+    """|ALLoRA's first AdamW step − LoRA's at l|/l = ε|η − 1||g|/((η|g| + ε)(|g| + ε)).
+
+    Args:
+        gradient: LoRA's g = GAᵀ, of any shape.
+        eta: η > 0.
+        eps: ε > 0.
+
+    Returns:
+        The gap for each entry.
+    """
+    size = np.abs(validation.finite("gradient", gradient))
+    eta, eps = validation.positive("eta", eta), validation.positive("eps", eps)
+    return np.asarray(eps / (eta * size + eps) * abs(eta - 1) * (size / (size + eps)))
+
+
+@representable()
+def adamw_gap_bound(gradient: ArrayLike, eta: float, eps: float = 1e-8) -> Float[np.ndarray, "*shape"]:
+    """min(ε|η − 1|/(η|g|), |√η − 1|/(√η + 1)) ≥ `adamw_gap`; arguments as there.
+
+    Returns:
+        The bound for each entry.
+    """
+    size = np.abs(validation.finite("gradient", gradient))
+    eta, eps = validation.positive("eta", eta), validation.positive("eps", eps)
+    worst = abs(math.sqrt(eta) - 1) / (math.sqrt(eta) + 1)
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.asarray(np.minimum(eps * abs(eta - 1) / eta / size, worst)) if eta != 1 else np.zeros_like(size)

@@ -19,8 +19,7 @@ from jaxtyping import Float
 
 from allora_analysis import validation
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.escape.first_step import clipped_step
-from allora_analysis.escape.optimizers import OPTIMIZERS, Recipe, check, rate_factor
+from allora_analysis.escape.optimizers import OPTIMIZERS, Recipe, check, clipped_step, rate_factor
 from allora_analysis.escape.scalar import levels, tradeoff, trajectory, usable_eta
 from allora_analysis.escape.teacher import ARMS, Drift, Teacher, compared, constant_gradient, iterate, linear_teacher
 from allora_analysis.study import Result, Study, Table, sweep, text

@@ -6,7 +6,7 @@
 - `sources`: where models and data are found by their names; digests
 - `arms`: each arm's adapters and optimizer, all baselines PEFT's own
 - `trainer`: what all tasks ask of transformers' Trainer, and what is measured along the way
-- `classification`, `multiple_choice`: what each task gives it: rows, loss, accuracy
+- `tasks`: what classification and multiple choice give it: rows, loss, accuracy
 - `training`: from the start, or from a killed run's newest whole checkpoint, to the result
 - `machine`: several processes, one run; memory; libraries kept quiet
 - `run`: the result to its record, or the record that is there, and whether it is whole

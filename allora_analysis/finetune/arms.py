@@ -17,6 +17,7 @@ from allora_analysis.finetune import machine
 from allora_analysis.finetune.machine import quiet
 from allora_analysis.finetune.setting import LORAPLUS_RATIO, MOMENTUM, Setting
 from allora_analysis.lora.pairs import lora_pairs
+from allora_analysis.lora.watch import known
 from allora_analysis.validation import ArgumentError
 
 HEADS = ("classifier", "score")  # as transformers names the last layer of a sequence classifier
@@ -102,7 +103,9 @@ def optimizer(model: nn.Module, setting: Setting) -> Optimizer:
         from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 
         return ALLoRAAdamW(param_groups(model, head_lr=setting.head_learning_rate), eta=setting.eta, **adam)
-    return AdamW(_loraplus(model, setting, groups, AdamW), **adam)
+    made = AdamW(_loraplus(model, setting, groups, AdamW), **adam)
+    known(made)  # that it undoes ALLoRA's factor is what such a run shows
+    return made
 
 
 def _loraplus(model: nn.Module, setting: Setting, groups: list[dict], kind: type[Optimizer]) -> list[dict]:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from allora_analysis import outputs, records
-from allora_analysis.finetune import arms, classification, machine, multiple_choice
+from allora_analysis.finetune import arms, machine, tasks
 from allora_analysis.finetune.data import TextData
 from allora_analysis.finetune.machine import quiet
 from allora_analysis.finetune.models import Pretrained
@@ -52,7 +52,7 @@ def make(
     """The Trainer of a run; adapters are drawn here, from torch's global generator."""
     model = arms.adapt(pretrained.model, setting)
     total = setting.steps(len(data.splits["train"]))
-    parts = (classification if data.classes is not None else multiple_choice).trainer_parts(setting, pretrained, data)
+    parts = (tasks.multiple_choice if data.classes is None else tasks.classification)(setting, pretrained, data)
     callbacks: list[TrainerCallback] = [
         History(total, math.ceil(len(data.splits["train"]) / setting.batch_size)),
         Progress(setting.words()),

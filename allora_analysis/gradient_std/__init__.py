@@ -1,7 +1,7 @@
 """Figure 1 (§3.1): the standard deviation of a network's gradient across dropout masks, over training.
 
-- `mlp`: the network and the linear model as functions of a mask
-- `estimator`: streaming moments over K masks, memory independent of K; over all masks, exact
+- `estimator`: the network and the linear model as functions of a mask; streaming moments over K masks, memory
+  independent of K; over all masks, exact
 - `summary`: what is reported of them; variance components of masks, minibatches and the seed; the tests of Figure 1's
   sentence, stated before the runs
 - `grid`, `run`: Figure 1's runs; one run, measured at each epoch, beside the linear model's closed form; recorded, safe
@@ -28,12 +28,15 @@ from allora_analysis.gradient_std.summary import (
 )
 
 if TYPE_CHECKING:
-    from allora_analysis.gradient_std.estimator import exact_moments, gradient_moments, streaming_moments
-    from allora_analysis.gradient_std.mlp import MLP, LinearGradient, MLPGradient, initialise
-
-_LAZY = dict.fromkeys(("exact_moments", "gradient_moments", "streaming_moments"), "estimator") | dict.fromkeys(
-    ("MLP", "LinearGradient", "MLPGradient", "initialise"), "mlp"
-)
+    from allora_analysis.gradient_std.estimator import (
+        MLP,
+        LinearGradient,
+        MLPGradient,
+        exact_moments,
+        gradient_moments,
+        initialise,
+        streaming_moments,
+    )
 
 __all__ = [
     "MLP",
@@ -55,6 +58,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(f"allora_analysis.gradient_std.{_LAZY[name]}"), name)
+    if name in __all__:
+        return getattr(import_module("allora_analysis.gradient_std.estimator"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

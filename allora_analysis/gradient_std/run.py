@@ -28,9 +28,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from allora_analysis import deviation, outputs, records
-from allora_analysis.gradient_std.estimator import MaskStream, gradient_moments, streaming_moments
+from allora_analysis.gradient_std.estimator import (
+    MLP,
+    LinearGradient,
+    MaskStream,
+    MLPGradient,
+    forward,
+    gradient_moments,
+    initialise,
+    streaming_moments,
+)
 from allora_analysis.gradient_std.grid import BETAS, EPSILON, MOMENTUM, PROTOCOL, STUDY, Setting
-from allora_analysis.gradient_std.mlp import MLP, LinearGradient, MLPGradient, forward, initialise
 from allora_analysis.gradient_std.summary import components, summarise
 from allora_analysis.images import Images
 from allora_analysis.outputs import check_folder, write_atomically

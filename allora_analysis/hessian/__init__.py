@@ -1,14 +1,14 @@
 """Zero initialization (§3.2): the Hessian in the product Δ and in LoRA's own (A, B), of a layer and of a network.
 
-- `product`: Eqs. (1) and (2), mended; κ of S over N/D (Marchenko–Pastur, Edelman's peak), of a fixed S, of the B block
+- `product`: Eqs. (1) and (2), mended; κ of S over N/D (Marchenko–Pastur, Edelman's peak), of a fixed S, of the B block;
+  what of (B, A) a start and its target use, to which the flow keeps: the rest of H falls apart
 - `factors`: the spectrum in (B, A) at B = 0 with multiplicities, the inertia; which starts are critical points, and the
   rate and time of leaving them; a dense Hessian by differences and integrated gradient flow beside them
 - `starts`: B = 0, A = 0, both random or zero, PiSSA, orthogonal, gradient-aligned: inertia and κ without rescalings at
   the start, along the path and at the solution; the first step beside full fine-tuning's; steps to leave
-- `invariant_spaces`: what of (B, A) a start and its target use, to which the flow keeps; the rest of H falls apart
-- `network`, with `lanczos` and `empirical_risk`: both ends of a torch model's spectrum, matrix-free; `network_inertia`:
-  a plain LoRA layer and the exact count of its negative directions; all of it on the digits. These import torch, when
-  a name of theirs is first asked for
+- `network`, with `empirical_risk`: both ends of a torch model's spectrum, matrix-free; `network_inertia`: a plain LoRA
+  layer and the exact count of its negative directions; all of it on the digits. These import torch, when a name of
+  theirs is first asked for
 - `study`: `python -m allora_analysis.hessian`
 """
 

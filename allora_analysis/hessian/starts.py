@@ -28,7 +28,7 @@ BBᵀ are multiples, by one number, of the projectors on r right and on the othe
 A the first r right ones, B the next r left ones (LoRA-GA, Wang et al. 2024).
 
 What of (B, A) the target and the start do not use falls apart in closed form, so that a report costs no more than what
-they use: `invariant_spaces.py`.
+they use: `product.within`.
 
 Checked by `tests/test_hessian_starts.py` against autograd's Hessian.
 """
@@ -48,7 +48,7 @@ from allora_analysis import validation
 from allora_analysis.adaptors import inverse_sqrt
 from allora_analysis.escape.optimizers import Recipe, memory, step
 from allora_analysis.hessian.factors import EVALUATIONS, HORIZON, Inertia, factor_spectrum, loss_gradient
-from allora_analysis.hessian.invariant_spaces import Within, within
+from allora_analysis.hessian.product import Within, within
 from allora_analysis.validation import ArgumentError, representable
 
 STARTS = ("b_zero", "a_zero", "both_zero", "both_random", "pissa", "orthogonal", "gradient_aligned")
@@ -268,7 +268,7 @@ def start_report(
 
     Raises:
         ArgumentError: an unknown start, a rank that is not the start's, a target that X does not see, more than 2,000
-            parameters r(dim U + dim V), see `invariant_spaces.py`; a flow that 10⁵ evaluations of its velocity do not
+            parameters r(dim U + dim V), see `product.within`; a flow that 10⁵ evaluations of its velocity do not
             follow to where it rests.
 
     Examples:

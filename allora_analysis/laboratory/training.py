@@ -22,6 +22,7 @@ from allora_analysis.laboratory.design import PEFT, TABLE_4, Cell
 from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import lora_pairs
+from allora_analysis.lora.watch import known
 from allora_analysis.validation import ArgumentError
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def run(task: Task, cell: Cell, rate: float, seed: int) -> Outcome:
     torch.manual_seed(seed)  # the masks, and what PEFT draws
     model = _adapted(task.network, cell, generator)
     optimizer = _optimizer(model, cell, rate)
+    known(optimizer)  # that Adam undoes ALLoRA's factor is what such a cell shows
     rates = [group["lr"] for group in optimizer.param_groups]
     model.train()
     for step, batch in enumerate(batches):

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from allora_analysis.lora.functional import allora, allora_linear, allora_od, asf_lora, check_rule, fusible
+from allora_analysis.lora.watch import watch
 from allora_analysis.validation import ArgumentError, adapter_rank, choice, number
 
 VARIANTS = ("allora", "allora_0", "allora_od", "asf_lora", "lora_x_eta")
@@ -84,6 +85,7 @@ class ALLoRALinear(nn.Module):
         a = torch.randn(rank, base.in_features, generator=generator, dtype=like["dtype"]) / base.in_features**0.5
         self.a = nn.Parameter(a.to(like["device"]))
         self.b = nn.Parameter(torch.zeros(base.out_features, rank, **like))
+        watch(self)
 
     def forward(self, x: Float[Tensor, "*batch n2"]) -> Float[Tensor, "*batch n1"]:
         """Apply the layer."""

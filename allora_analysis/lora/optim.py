@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.lora import row_kernel
+from allora_analysis.lora import kernels
 from allora_analysis.lora.autograd import norms_of_pairs, without_autocast
-from allora_analysis.lora.moves import Hyper, Tensors, adamw_on, but, hyper_of, move_one_by_one, move_together
+from allora_analysis.lora.kernels import Hyper, Tensors, adamw_on, but, hyper_of, move_one_by_one, move_together
 from allora_analysis.lora.pairs import (
     RECIPE,
     as_matrices,
@@ -122,7 +122,7 @@ class ALLoRAAdamW(Optimizer):
         super().__init__(params, _checked_options(defaults | switches))
         self.cpp_kernel = cpp_kernel
         if cpp_kernel:
-            row_kernel.library()
+            kernels.row_kernel()
         acts = any(group["eta"] != 1 or group["adaptor"] != "constant" for group in self.param_groups)
         if acts and not any(group["pair"] for group in self.param_groups):
             raise ArgumentError(f"params: no group is a pair (A, B), so eta = {eta:g} would do nothing; call {RECIPE}")
@@ -251,8 +251,8 @@ class ALLoRAAdamW(Optimizer):
             parameters = [member[k] for member in members]
             trained = k in members[0].trained
             own.append(self._tensors(parameters, hyper.amsgrad) if trained else Tensors(parameters, [], [], [], [], []))
-        if taken := row_kernel.takes(own):
-            row_kernel.step(own, [member.scaling for member in members], hyper, eta, adaptor)
+        if taken := kernels.row_kernel_takes(own):
+            kernels.move_by_rows(own, [member.scaling for member in members], hyper, eta, adaptor)
         return taken
 
     def _update_pairs(self, members: list[_Member], hyper: Hyper, eta: float, adaptor: str) -> None:

@@ -1,27 +1,33 @@
-"""A row of the ledger as a reader sees it, the answer first: what every writer writes.
+"""A row of the ledger as a reader sees it, the answer first: what every writer writes; and which code its check calls.
 
-Checked by `tests/test_ledger.py`.
+The way from a statement of the paper to its code is read from the check's source, not from a list that someone keeps:
+its names are looked up, and functions of the claims' own files are followed. What is only called through an object (a
+method of a result) is not seen.
+
+Checked by `tests/test_ledger.py` and `tests/test_render_code.py`.
 """
 
 from __future__ import annotations
 
+import ast
+import functools
+import importlib
 import inspect
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from allora_analysis.claims import ledger
 from allora_analysis.claims.cases import GENERIC
 from allora_analysis.claims.claim import USUAL, VERDICTS, Claim, Evidence, Reliance, Size
 from allora_analysis.claims.ledger import Row
-from allora_analysis.render import code
 from allora_analysis.study import bound, environment, plain, text
 
 PARTS = {
@@ -45,6 +51,11 @@ AT_PAPER = {True: "yes", False: "no", "mixed": "mixed", None: "–"}
 LESS_KIND = "A less kind reading"  # so begins a reading of which a kinder one is a row of its own
 BEYOND = "beyond the paper"  # so begins `where` of what the paper does not say
 OTHERS = re.compile(rf"{BEYOND}: abstract of (.+) \(")  # and of what another paper says
+PACKAGE = "allora_analysis."
+SHARED = ("allora_analysis.claims", "allora_analysis.study", "allora_analysis.validation", "allora_analysis.cli")
+"""What every check may use, and what says nothing about the mathematics behind it."""
+AUDIT = tuple(f"allora_analysis.claims.tables.{name}" for name in ("reported", "accuracies", "contrasts"))
+"""The claims' own code that is the mathematics: the audit of the paper's tables."""
 
 
 def said_by(where: str) -> str | None:
@@ -98,21 +109,21 @@ class View:
         return AT_PAPER[self.at_paper]
 
 
-@cache
+@functools.cache
 def _supports() -> dict[str, tuple[str, ...]]:
     return ledger.supports(ledger.all_claims())
 
 
 def _check(claim: Claim) -> str:
     # "allora_analysis/claims/s3_3_worst_case.py: norm"
-    function = code.bare(claim.check)
+    function = bare(claim.check)
     return f"{function.__module__.replace('.', '/')}.py: {function.__name__}"
 
 
 def line(view: View) -> int | None:
     """The line of its file on which a row's check stands; None without one."""
     claim = {one.id: one for one in ledger.all_claims()}.get(view.id)
-    return None if claim is None else inspect.getsourcelines(code.bare(claim.check))[1]
+    return None if claim is None else inspect.getsourcelines(bare(claim.check))[1]
 
 
 def view(row: Row) -> View:
@@ -134,7 +145,7 @@ def view(row: Row) -> View:
         supports=_supports().get(claim.id, ()),
         relied_on_by=claim.relied_on_by,
         check=_check(claim),
-        code=code.functions(claim),
+        code=called(claim),
         test=claim.test,
         command=claim.command,
         evidence=finding and finding.evidence,
@@ -233,3 +244,121 @@ def record(of: Sequence[View]) -> tuple[Path, str]:
     path = Path(ledger.__file__).with_name(RECORDED)
     kept = {one.id: {name: plain(getattr(one, name)) for name in KEPT} for one in of}
     return path, json.dumps(kept, indent=1, ensure_ascii=False) + "\n"
+
+
+@functools.cache
+def called(claim: Claim) -> tuple[str, ...]:
+    """The public functions and classes of the package that a claim's check names, itself or through the claims' files.
+
+    Their full names as defined ("allora_analysis.tikhonov.loss.expected_loss"), sorted; empty where the check needs
+    none.
+    """
+    found: set[str] = set()
+    _follow(claim.check, found, {})
+    return tuple(sorted(found))
+
+
+def sides(claim: Claim) -> dict[str, str]:
+    """What a claim's check computes in its own file: the public functions' docstrings, by name, in the file's order."""
+    seen: dict[int, Any] = {}
+    _follow(claim.check, set(), seen)
+    here = bare(claim.check).__module__
+    own = [item for item in seen.values() if inspect.isfunction(item) and item.__module__ == here]
+    own.sort(key=lambda item: item.__code__.co_firstlineno)
+    told = {item.__name__: inspect.cleandoc(item.__doc__ or "") for item in own if item is not bare(claim.check)}
+    return {name: text for name, text in told.items() if text and not name.startswith("_")}
+
+
+def modules_called(claim: Claim) -> tuple[str, ...]:
+    """The modules that hold what is `called`; the claims' own file where the check needs no other."""
+    names = {".".join(name.split(".")[:-1]) for name in called(claim)}
+    return tuple(sorted(names)) or (bare(claim.check).__module__,)
+
+
+def bare(check: Any) -> Any:
+    """The function that a check is, without what wraps it."""
+    return inspect.unwrap(check.func if isinstance(check, functools.partial) else check)
+
+
+def _within(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == name or module.startswith(name + ".") for name in packages)
+
+
+def _follow(item: Any, found: set[str], seen: dict[int, Any]) -> None:
+    item = bare(item)
+    if id(item) in seen or not (inspect.isfunction(item) or inspect.isclass(item)):
+        return
+    seen[id(item)] = item
+    module, name = item.__module__, item.__qualname__
+    public = not name.startswith("_") and "<" not in name
+    if module.startswith(PACKAGE) and public and (not _within(module, SHARED) or _within(module, AUDIT)):
+        found.add(f"{module}.{name}")
+    elif _within(module, SHARED[:1]) and inspect.isfunction(item):
+        for other in _named(item):
+            _follow(other, found, seen)
+
+
+def _named(function: Callable[..., Any]) -> Iterator[Any]:
+    node = _definition(function)
+    held = inspect.getclosurevars(function).nonlocals
+    scope = {**function.__globals__, **held, **_imported(node)}
+    yield from held.values()
+    for part in _evaluated(node):
+        item = _resolve(part, scope)
+        if isinstance(item, Mapping):
+            yield from item.values()
+        elif isinstance(item, list | tuple):
+            yield from item
+        else:
+            yield item
+
+
+def _evaluated(node: ast.AST) -> Iterator[ast.AST]:
+    # A node and all below it but annotations: what a value is said to be is not what is called.
+    yield node
+    for field, value in ast.iter_fields(node):
+        if field not in ("annotation", "returns"):
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    yield from _evaluated(child)
+
+
+def _definition(function: Callable[..., Any]) -> ast.AST:
+    code = function.__code__
+    return _definitions(code.co_filename)[code.co_firstlineno]
+
+
+@functools.cache
+def _definitions(path: str) -> dict[int, ast.AST]:
+    # The functions of a file by their first line, a decorator's where there is one.
+    found: dict[int, ast.AST] = {}
+    for node in ast.walk(ast.parse(Path(path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.Lambda):
+            above = [item.lineno for item in getattr(node, "decorator_list", [])]
+            found.setdefault(min([node.lineno, *above]), node)
+    return found
+
+
+def _imported(node: ast.AST) -> dict[str, Any]:
+    # What a function imports itself, so that the ledger starts without it (torch's own part of the package).
+    names = {}
+    for part in ast.walk(node):
+        if isinstance(part, ast.ImportFrom) and (part.module or "").startswith(PACKAGE.removesuffix(".")):
+            package = importlib.import_module(part.module)
+            for alias in part.names:
+                names[alias.asname or alias.name] = _attribute(package, alias.name)
+    return names
+
+
+def _attribute(package: ModuleType, name: str) -> Any:
+    item = getattr(package, name, None)
+    return importlib.import_module(f"{package.__name__}.{name}") if item is None else item
+
+
+def _resolve(node: ast.AST, scope: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Name):
+        return scope.get(node.id)
+    if isinstance(node, ast.Attribute):
+        holder = _resolve(node.value, scope)
+        return getattr(holder, node.attr, None) if isinstance(holder, ModuleType) else None
+    return None

@@ -3,11 +3,10 @@
 | file | object |
 | --- | --- |
 | `paired` | paired tests: Wilcoxon, sign, t; exact sign flips, over units and over clusters |
-| `families` | paired comparisons tested together, with what was too little; Holm's correction |
+| `families` | power of the paired t-test, the n it needs, the effect it sees; comparisons tested together, Holm's way |
 | `directional` | one-sided tests, equivalence, families of both: the rule by which the ledger judges a comparison |
 | `e_values` | sequential tests of paired differences, valid whenever one stops |
 | `intervals` | the ratio of two means, by Fieller; the mean over seeds and test rows at once |
-| `sample_size` | power of the paired t-test, the n that it needs, the effect that it sees; the error of an accuracy |
 
 SciPy is imported where a function needs it. Every number is float64; n is fixed before the data are seen.
 """
@@ -23,7 +22,16 @@ from allora_analysis.statistics.directional import (
     sides,
     units_to_reject,
 )
-from allora_analysis.statistics.families import Difference, holm, paired_family
+from allora_analysis.statistics.families import (
+    Difference,
+    accuracy_stderr,
+    detectable_effect,
+    holm,
+    paired_family,
+    power,
+    required_n,
+    required_n_interval,
+)
 from allora_analysis.statistics.intervals import Ratio, TwoLevel, mean_ratio, two_level
 from allora_analysis.statistics.paired import (
     ClusteredTest,
@@ -32,13 +40,6 @@ from allora_analysis.statistics.paired import (
     clustered_test,
     paired_test,
     sign_flip_test,
-)
-from allora_analysis.statistics.sample_size import (
-    accuracy_stderr,
-    detectable_effect,
-    power,
-    required_n,
-    required_n_interval,
 )
 
 __all__ = [

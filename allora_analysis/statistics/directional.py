@@ -35,9 +35,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.statistics.families import holm
+from allora_analysis.statistics.families import holm, required_n
 from allora_analysis.statistics.paired import TIE, student
-from allora_analysis.statistics.sample_size import required_n
 from allora_analysis.validation import ArgumentError, choice, named, non_negative, positive, probability, vector
 
 Case = TypeVar("Case", bound=Hashable)

@@ -1,6 +1,12 @@
-"""A family of paired comparisons tested together: each case's mean difference, its interval, and what was too little.
+"""How many pairs, and how many comparisons at once: power of the paired t-test, and families tested together.
 
-Checked by `tests/test_statistics_families.py`.
+**Power.** Under n independent normal differences of mean δ and standard deviation σ, T = √n·D̄/s follows the noncentral
+t with n − 1 degrees of freedom and noncentrality √n·δ/σ; the test rejects where |T| > t_{1 − level/2, n − 1}. Its power
+grows with n and |δ|; both inverses are here. Checked by `tests/test_statistics_sample_size.py`, by simulation and by
+another integral.
+
+**A family** of paired comparisons: each case's mean difference, its interval, Holm's correction, and what was too
+little. Checked by `tests/test_statistics_families.py`.
 """
 
 from __future__ import annotations
@@ -9,17 +15,192 @@ import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis.statistics.paired import difference_test
-from allora_analysis.statistics.sample_size import detectable_effect, required_n
-from allora_analysis.validation import ArgumentError, count, named, non_negative, probability, representable, vector
+from allora_analysis.validation import (
+    ArgumentError,
+    count,
+    named,
+    non_negative,
+    number,
+    positive,
+    probability,
+    representable,
+    vector,
+)
 
 Case = TypeVar("Case", bound=Hashable)
+# Effects that need more pairs than this are as good as 0.
+MOST_PAIRS = 10**15
+
+
+def _power(n: int, ratio: float, level: float) -> float:
+    # Not scipy.stats.nct: at 1 degree of freedom and noncentrality 17 it returns 1 for a tail of 0.817 (SciPy 1.17).
+    from scipy.special import ndtr, stdtrit
+
+    df, critical, shift = n - 1, -float(stdtrit(n - 1, level / 2)), float(np.sqrt(n)) * ratio
+    if not np.isfinite(critical):
+        raise OverflowError("the critical value at this level")
+    deviation, weight = _scaled_chi(df, [(sign * shift + step) / critical for sign in (-1, 1) for step in (-9, 0, 9)])
+    rejected = ndtr(shift - critical * deviation) + ndtr(-shift - critical * deviation)
+    return min(1.0, float(rejected @ weight))
+
+
+@cache
+def _legendre() -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
+    return np.polynomial.legendre.leggauss(80)
+
+
+def _scaled_chi(df: int, breaks: list[float]) -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
+    # Nodes and probabilities of S = √(χ²_df/df) by Gauss–Legendre between breaks, in u = S − 1, exact at large df;
+    # the density ∝ exp((df − 1)·log s − df·s²/2) is normalized over the nodes, so no gamma function cancels.
+    low, high = max(-1.0, -12 / np.sqrt(df)), 12 / np.sqrt(df)
+    edges = np.unique(np.clip([low, 0.0, high, *np.subtract(breaks, 1)], low, high))
+    node, weight = _legendre()
+    half = np.diff(edges)[:, None] / 2
+    u = np.maximum((edges[:-1, None] + half * (1 + node)).ravel(), np.nextafter(-1.0, 0.0))
+    log_density = df * (np.log1p(u) - u - u**2 / 2) - np.log1p(u)
+    mass = (half * weight).ravel() * np.exp(log_density - log_density.max())
+    return 1 + u, mass / mass.sum()
+
+
+@representable("n", "effect", "standard_deviation")
+def power(n: int, effect: float, standard_deviation: float, level: float = 0.05) -> float:
+    """P(|T| > t_{1 − level/2, n − 1}) for n pairs whose differences have this mean and standard deviation.
+
+    Args:
+        n: number of pairs, at least 2.
+        effect: mean of the differences; its sign does not matter.
+        standard_deviation: of the differences (not of either arm), above 0, in the effect's unit.
+        level: size of the test.
+
+    Returns:
+        The power, `level` at effect 0.
+    """
+    ratio = abs(number("effect", effect)) / positive("standard_deviation", standard_deviation)
+    return _power(count("n", n, 2), ratio, probability("level", level))
+
+
+@representable("effect", "standard_deviation")
+def required_n(effect: float, standard_deviation: float, power: float = 0.8, level: float = 0.05) -> int:
+    """The smallest number of pairs at which the two-sided paired t-test has this power.
+
+    Args:
+        effect: mean of the differences, not 0; its sign does not matter.
+        standard_deviation: of the differences, above 0, in the effect's unit.
+        power: in (level, 1).
+        level: size of the test.
+
+    Returns:
+        n ≥ 2.
+
+    Raises:
+        ArgumentError: effect 0, or so small against the deviation that no feasible n would do.
+
+    Examples:
+        >>> from allora_analysis.statistics import required_n
+        >>> required_n(effect=0.5, standard_deviation=1.0)
+        34
+    """
+    size, wanted = abs(number("effect", effect)), _wanted(power, level)
+    ratio = size / positive("standard_deviation", standard_deviation)
+    if size == 0 or _power(MOST_PAIRS, ratio, level) < wanted:
+        raise ArgumentError(
+            f"effect must not be 0, nor so small that more than {MOST_PAIRS:.0e} pairs are needed, received {effect!r}"
+        )
+    enough = 2
+    while _power(enough, ratio, level) < wanted:
+        enough *= 2
+    too_few = enough // 2
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        too_few, enough = (too_few, middle) if _power(middle, ratio, level) >= wanted else (middle, enough)
+    return enough
+
+
+@representable("effect", "standard_deviation")
+def required_n_interval(
+    effect: float,
+    standard_deviation: float,
+    degrees: int,
+    power: float = 0.8,
+    level: float = 0.05,
+    confidence: float = 0.9,
+) -> tuple[int, int]:
+    """`required_n` at both ends of the interval of a standard deviation that was estimated: s·√(ν/χ²_ν).
+
+    Arguments as in `required_n`; ν degrees are the pairs less 1; the confidence is that of the interval.
+
+    Returns:
+        The fewest and the most pairs.
+
+    Examples:
+        >>> from allora_analysis.statistics import required_n_interval
+        >>> required_n_interval(1.0, 2.0, 2)
+        (13, 615)
+    """
+    from scipy.special import chdtri
+
+    tail, df = (1 - probability("confidence", confidence)) / 2, count("degrees", degrees)
+    low, high = (
+        positive("standard_deviation", standard_deviation) * np.sqrt(df / chdtri(df, at)) for at in (tail, 1 - tail)
+    )
+    return required_n(effect, float(low), power, level), required_n(effect, float(high), power, level)
+
+
+@representable("n", "standard_deviation", "power", "level")
+def detectable_effect(n: int, standard_deviation: float, power: float = 0.8, level: float = 0.05) -> float:
+    """The effect that n pairs see with this power: the inverse of `power` in its effect.
+
+    Arguments as in `power` and `required_n`.
+
+    Returns:
+        The effect, above 0, in the standard deviation's unit.
+
+    Raises:
+        ArgumentError: a power that is the level's but for rounding.
+    """
+    from scipy.optimize import brentq
+
+    pairs, wanted = count("n", n, 2), _wanted(power, level)
+    if _power(pairs, 0.0, level) >= wanted:
+        raise ArgumentError(f"power must be above level = {level:g} by more than rounding, received {power!r}")
+    deviation, above = positive("standard_deviation", standard_deviation), 1.0
+    while _power(pairs, above, level) < wanted:
+        above *= 2
+    return deviation * float(brentq(lambda ratio: _power(pairs, ratio, level) - wanted, 0.0, above, xtol=1e-15))
+
+
+def _wanted(power: Any, level: Any) -> float:
+    wanted, size = probability("power", power), probability("level", level)
+    if wanted <= size:
+        raise ArgumentError(f"power must be above level = {size:g} (that much comes by chance), received {power!r}")
+    return wanted
+
+
+@representable("accuracy", "n")
+def accuracy_stderr(accuracy: float, n: int) -> float:
+    """Binomial standard error √(a(1 − a)/n) of an accuracy a, a fraction of n independent examples.
+
+    Args:
+        accuracy: a fraction in [0, 1] (not per cent).
+        n: number of examples.
+
+    Returns:
+        The standard error, a fraction.
+
+    Raises:
+        ArgumentError: an accuracy outside [0, 1], n below 1.
+    """
+    fraction = non_negative("accuracy", accuracy)
+    if fraction > 1:
+        raise ArgumentError(f"accuracy must be a fraction in [0, 1] (per cent / 100), received {accuracy!r}")
+    return float(np.sqrt(fraction * (1 - fraction) / count("n", n)))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from allora_analysis.claims.claim import VERDICTS
 from allora_analysis.claims.ledger import Row
-from allora_analysis.render import code, html, view
+from allora_analysis.render import html, view
 from allora_analysis.render.html import picture_of
 from allora_analysis.render.view import BRACKETS, MEANINGS, View
 from docs.site import drawn, explorables, ledger, source
@@ -102,7 +102,7 @@ def _page(row: Row, known: Mapping[str, View]) -> str:
         tables=sorted(set(re.findall(r"Table (\d)", one.where))),
         derivation=derivation,
         underived="" if derivation else _underived(row, one),
-        sides={} if derivation or _measured(row) else code.sides(row.claim),
+        sides={} if derivation or _measured(row) else view.sides(row.claim),
         evidence=html.facts(one.evidence) if one.evidence else {},
         quantities=html.quantities(one.evidence) if one.evidence else (),
         compared=one.evidence is not None and html.compared(one.evidence),
@@ -155,13 +155,13 @@ def _page_of_command(row: Row) -> str:
 
 def _derivation(row: Row) -> dict[str, str]:
     """The docstrings of the mathematics that a claim's check calls, to their arguments, by the function's name."""
-    names = [name for name in code.functions(row.claim) if not set(name.split(".")) & set(NOT_MATHEMATICS)]
+    names = [name for name in view.called(row.claim) if not set(name.split(".")) & set(NOT_MATHEMATICS)]
     found = {name.removeprefix("allora_analysis."): _statement(name) for name in names}
     return dict(itertools.islice(((name, text) for name, text in found.items() if text), MOST))
 
 
 def _measured(row: Row) -> bool:
-    return row.claim.reads is not None or "claims.tables" in code.bare(row.claim.check).__module__
+    return row.claim.reads is not None or "claims.tables" in view.bare(row.claim.check).__module__
 
 
 def _underived(row: Row, one: View) -> str:
@@ -173,7 +173,7 @@ def _underived(row: Row, one: View) -> str:
     else:
         why = "the check computes each side from its definition"
     formula = NO_FORMULA.get(one.word, "") if one.corrected is None and one.condition is None else ""
-    compared = (inspect.getdoc(code.bare(row.claim.check)) or "").partition("\n\n")[0]
+    compared = (inspect.getdoc(view.bare(row.claim.check)) or "").partition("\n\n")[0]
     return f"No derivation: {why}. {formula}Compared: {compared}"
 
 
@@ -200,7 +200,7 @@ def section_pages(rows: Sequence[Row]) -> dict[str, str]:
     by_id = {row.claim.id: row for row in rows}
     made = {}
     for title, members in view.by_part(view.views(rows)).items():
-        files = itertools.groupby(members, lambda one: code.bare(by_id[one.id].claim.check).__module__)
+        files = itertools.groupby(members, lambda one: view.bare(by_id[one.id].claim.check).__module__)
         chapters = [{"title": _title(module), "groups": _groups(list(some))} for module, some in files]
         counted = view.summary(members)
         text = _filled("section.jinja", chapters=chapters)

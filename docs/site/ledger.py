@@ -10,7 +10,7 @@ from typing import NamedTuple
 from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import Claim
 from allora_analysis.claims.ledger import Row
-from allora_analysis.render import code, view
+from allora_analysis.render import view
 from docs.site.prose import ROOT
 
 PICTURES = ROOT / "docs"
@@ -57,7 +57,7 @@ def packages(claim: Claim) -> set[str]:
     Returns:
         Their names.
     """
-    return {name.split(".")[1] for name in code.modules(claim)} - {"claims", "statistics"}
+    return {name.split(".")[1] for name in view.modules_called(claim)} - {"claims", "statistics"}
 
 
 def pictures(package: str) -> list[str]:

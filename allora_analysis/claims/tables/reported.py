@@ -46,6 +46,14 @@ class CommonsenseRow:
 
 
 @dataclass(frozen=True)
+class Training:
+    """The learning rate and the epochs of a published run."""
+
+    rate: float
+    epochs: int
+
+
+@dataclass(frozen=True)
 class DropoutColumn:
     """One column of Table 2: accuracies after 3 and 10 epochs, the best over the epochs, and its epoch."""
 
@@ -145,6 +153,8 @@ DORA_PUBLISHED: dict[tuple[str, str, int], tuple[float, ...]] = {
     for model, method, rank, accuracies, average in _DATA["dora_published"]["rows"]
 }
 """(model, method, rank) → eight accuracies and their average."""
+SETUP_SOURCE: str = _DATA["dora_setup"]["source"]
+DORA_SETUP = {(model, rank): Training(rate, epochs) for model, rank, rate, epochs in _DATA["dora_setup"]["rows"]}
 PERCEPTION_LABELS, COMMONSENSE_LABELS = (_labels(_DATA["labels"][kind]) for kind in ("perception", "commonsense"))
 ARCHITECTURES = {row[0]: Architecture(*row) for row in _DATA["architectures"]["rows"]}
 ADAPTED_MODULES: tuple[str, ...] = tuple(_DATA["architectures"]["adapted"])

@@ -278,7 +278,8 @@ CLOSED_FORM = {1: 0.0, 2: 1 / math.sqrt(math.pi), 3: 1.5 / math.sqrt(math.pi)}
     where="beyond the paper: §4.5, where each method reports the best of its settings",
     says="Reporting the best of its settings favors ALLoRA no more than DoRA.",
     reading="Of equally good settings with independent normal noise of one deviation σ, the best of three η² is "
-    "reported no further above the truth than the best of two rates. That DoRA reports its best too is not judged.",
+    "reported no further above the truth than the best of two rates, which are row 4.5-dora-rates. That DoRA reports "
+    "its best too is not judged.",
 )
 def best_of_three(cases: Cases) -> Finding:
     """What the best of a and of b settings gain by chance, by quadrature against the closed forms."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allora_analysis.adaptive import in_words
+from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe, rates
 from allora_analysis.lora.doctor.effects import ALLORA_ADAMW, Effect
 from allora_analysis.lora.doctor.measured import Clipping, LayerReport, OptimizerEffect, holds, share
@@ -156,7 +156,7 @@ def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: di
             yield Advice(level, code, text.format(layers=_which(names)))
     drop_rates = {row.drop_rate for row, dropped in zip(layers, found["dropout"], strict=True) if dropped}
     if len(drop_rates) == 1:
-        yield Advice("note", "dropout pays", f"dropout pays {in_words.dropout_pays(drop_rates.pop())}")
+        yield Advice("note", "dropout pays", f"dropout pays {recipes.dropout_pays(drop_rates.pop())}")
 
 
 def _finite(gradient: Tensor | None) -> bool:
@@ -291,7 +291,7 @@ def _on_rates(
         yield "note", "factor", told
     yield from _at_width(pairs, layers)
     if len(shares := [found for pair in pairs if (found := share(pair))]) > 1:
-        yield "note", "ripple", in_words.ripple(shares)
+        yield "note", "ripple", recipes.ripple(shares)
     # A rank above the layer's width has no rates of this kind.
     fit = [(p, row) for p, row in zip(pairs, layers, strict=True) if row.rank <= math.prod(p.a.shape[1:])]
     whole = [(pair, row) for pair, row in fit if pair.is_product and None not in row.rates]
@@ -309,10 +309,10 @@ def _taper(layers: Sequence[LayerReport]) -> str | None:
         return None
     share = median(row.norms[1] * row.eta**2 for row in ruled)
     low, high = min(row.factors[0] / row.eta for row in ruled), max(row.factors[2] / row.eta for row in ruled)
-    word = "is a constant so far" if low > in_words.CONSTANT else "tapers"
+    word = "is a constant so far" if low > recipes.CONSTANT else "tapers"
     told = f"the factor {word}: rows are {share:.3g} of 1/η² in the median, and d {low:.3g} to {high:.3g} of η"
     etas, norms = {row.eta for row in ruled}, [row.norms[1] for row in ruled]
-    return f"{told}; {in_words.eta_to_taper(norms, etas.pop())}" if len(etas) == 1 and all(norms) else told
+    return f"{told}; {recipes.eta_to_taper(norms, etas.pop())}" if len(etas) == 1 and all(norms) else told
 
 
 def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[tuple[str, str, str]]:
@@ -333,12 +333,12 @@ def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[
     ]
     if at_start:
         (rank, width, knobs, eta), _ = Counter(at_start).most_common(1)[0]
-        yield "note", "start", f"starting at B = 0 {in_words.start(rank, width)}"
+        yield "note", "start", f"starting at B = 0 {recipes.start_at_zero(rank, width)}"
         if eta:
             yield (
                 "note",
                 "factor at this width",
-                f"the factor at this width: {in_words.factor_at_width(knobs, rank, width, eta)}",
+                f"the factor at this width: {recipes.factor_at_width(knobs, rank, width, eta)}",
             )
     ruled = [row for row in layers if row.variant in _ON_ROWS and row.effect in (Effect.ON_GRADIENT, Effect.CLIPPED)]
     if len({row.eta for row in ruled}) != 1:
@@ -347,7 +347,7 @@ def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[
     if math.isfinite(longest):
         eta = ruled[0].eta
         least, most = (eta * (1 + eta**2 * norm) ** -0.5 for norm in (longest, shortest))
-        told = in_words.stable_step_at(least, most) if longest else in_words.stable_step(eta)
+        told = recipes.stable_step_at(least, most) if longest else recipes.stable_step(eta)
         yield "note", "stable step", f"the largest stable step is {told}"
 
 

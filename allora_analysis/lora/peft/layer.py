@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import factor_of_rows, split_gradient
 from allora_analysis.lora.functional import HOOKS, allora, allora_linear, allora_od, asf_lora, fusible, scaled_output
+from allora_analysis.lora.watch import watch
 from allora_analysis.validation import ArgumentError, count
 
 # What a DTensor and DeepSpeed's ZeRO-3 have.
@@ -293,6 +294,7 @@ class ALLoRALayer:
         self.lora_variant.pop(adapter_name, None)
         with _same_draw(config, self.get_base_layer()):
             super().update_layer(adapter_name, r, lora_alpha=lora_alpha, config=config, **kwargs)
+        watch(self)
 
     def check(self, rank: int, config: LoraConfig, name: str) -> None:
         """The layer can carry an adapter of this config; some are for linear layers alone."""

@@ -1,0 +1,100 @@
+"""An optimizer that undoes ALLoRA's factor is named at its first step, once, where nobody asked the doctor."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from allora_analysis.lora import watch
+from allora_analysis.lora.doctor import doctor
+from allora_analysis.lora.layers import ALLoRALinear
+from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
+
+
+def adapted(variant: str = "allora") -> nn.Module:
+    return nn.Sequential(ALLoRALinear(nn.Linear(6, 5), 2, 2.0, variant), nn.Tanh(), nn.Linear(5, 3))
+
+
+def in_peft(**options) -> nn.Module:
+    peft = pytest.importorskip("peft")
+    from allora_analysis.lora.peft import allora_config
+
+    return peft.get_peft_model(nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), allora_config(**options))
+
+
+def step(model: nn.Module, optimizer, times: int = 1) -> None:
+    for _ in range(times):
+        optimizer.zero_grad()
+        model(torch.randn(4, 6, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+        optimizer.step()
+
+
+def trained(model):
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+@pytest.mark.parametrize("made", [adapted, lambda: in_peft(target_modules=["0", "2"], r=2, eta=2.0)])
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad])
+def test_what_divides_the_factor_out_is_named_once(made, kind):
+    model = made()
+    optimizer = kind(trained(model), lr=1e-3)
+    with pytest.warns(watch.FactorUndone, match=rf"ALLoRA is OFF: {kind.__name__} .*use torch.optim.SGD") as told:
+        step(model, optimizer, times=3)
+    assert len(told) == 1
+    assert told[0].filename == __file__
+
+
+@pytest.mark.parametrize("variant", ["asf_lora", "lora_x_eta"])
+def test_a_factor_of_the_forward_pass_is_not_undone(variant):
+    model = adapted(variant)
+    step(model, torch.optim.AdamW(trained(model), lr=1e-3))
+
+
+def test_what_keeps_the_factor_is_not_named():
+    model = adapted()
+    step(model, torch.optim.SGD(trained(model), lr=1e-3, momentum=0.9))
+    plain = nn.Sequential(nn.Linear(6, 3))
+    step(plain, torch.optim.AdamW(plain.parameters(), lr=1e-3))  # has none of the layers
+    lora = in_peft(target_modules=["0"], r=2, eta=2.0, variant="lora_x_eta")
+    step(lora, ALLoRAAdamW(param_groups(lora, head_lr=1e-3), lr=1e-3, eta=2.0))
+
+
+def test_a_frozen_or_inactive_layer_is_not_meant():
+    model = in_peft(target_modules=["0"], r=2, eta=2.0)
+    model.requires_grad_(False)
+    model.base_model.model[2].requires_grad_(True)
+    step(model, torch.optim.AdamW(model.parameters(), lr=1e-3))
+
+
+def test_whoever_asked_the_doctor_is_not_told_twice():
+    model = adapted()
+    optimizer = torch.optim.AdamW(trained(model), lr=1e-3)
+    assert doctor(model, optimizer).verdict == "off"
+    step(model, optimizer)
+
+
+def test_it_can_be_made_an_error():
+    model = adapted()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", watch.FactorUndone)
+        with pytest.raises(watch.FactorUndone):
+            step(model, torch.optim.AdamW(trained(model), lr=1e-3))
+
+
+def test_the_looking_changes_no_step():
+    pair = []
+    for looked in (True, False):
+        torch.manual_seed(0)
+        model = adapted()
+        optimizer = torch.optim.AdamW(trained(model), lr=1e-3)
+        if not looked:
+            watch.known(optimizer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", watch.FactorUndone)
+            step(model, optimizer)
+        pair.append([torch.cat([one.flatten() for one in trained(model)]), torch.rand(3)])
+    assert torch.equal(pair[0][0], pair[1][0])
+    assert torch.equal(pair[0][1], pair[1][1])  # nor the draws after it
