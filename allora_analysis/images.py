@@ -76,7 +76,14 @@ def load(data: str, data_root: Path | str | None = None, download: bool = False,
         if data_root is not None or download:
             raise ArgumentError(f"--data-root and --download go with mnist and cifar10, received --data {data}")
         raw = _digits() if data == "digits" else _npz(data)
-    return _prepared(data, raw, name if name is not None else Path(data).stem)
+    return _prepared(data, raw, name if name is not None else name_of(data))
+
+
+def name_of(data: str) -> str:
+    """What a data set is called: its own name or the file's stem; refuses what is neither known nor a file .npz."""
+    if data not in SOURCES and not data.endswith(".npz"):
+        raise ArgumentError(f"--data must be one of {', '.join(SOURCES)}, or name a file .npz; received {data!r}")
+    return Path(data).stem
 
 
 def digits() -> tuple[Float[np.ndarray, "N 64"], Int[np.ndarray, " N"]]:
@@ -114,8 +121,7 @@ def _torchvision(data: str, data_root: Path | str | None, download: bool) -> dic
 
 
 def _npz(path: str) -> dict[str, np.ndarray]:
-    if not path.endswith(".npz"):
-        raise ArgumentError(f"--data must be one of {', '.join(SOURCES)}, or name a file .npz; received {path!r}")
+    name_of(path)
     try:
         with open(ending(Path(path)), "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             if missing := [key for key in KEYS if key not in arrays.files]:

@@ -73,6 +73,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+<<<<<<< HEAD
+=======
+import os
+import sys
+>>>>>>> h88
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +85,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from allora_analysis import cli, outputs, records
+from allora_analysis import cli, images, outputs, records
 from allora_analysis.laboratory import table as tables
 from allora_analysis.laboratory.design import Cell, contrasts, screening
 from allora_analysis.laboratory.table import ENDPOINTS, RESULTS, SCREENING, TUNING, Row, Table
@@ -221,8 +226,7 @@ def run(arguments: Arguments) -> int:
     """Run, and say what the table shows."""
     choice("--part", arguments.part, PARTS)
     lists = _chosen(arguments)
-    name = arguments.data if arguments.data in ("digits", "mnist", "cifar10") else Path(arguments.data).stem
-    path = arguments.results / f"{name}.jsonl"
+    name, path = table_of(arguments.results, arguments.data)
     if not arguments.dry_run:
         with held(path, f"laboratory, {name}"):
             table = begun(arguments.data, arguments.data_root, path)
@@ -230,10 +234,18 @@ def run(arguments: Arguments) -> int:
             for work in progress(items, f"laboratory, {name}"):
                 work(table)
     if not path.exists():
-        outputs.say(f"{path.name}: nothing is recorded yet")
+        outputs.say(f"{path}: nothing is recorded yet")
         return 0
     _tell(tables.read(path))
     return 0
+
+
+def table_of(results: Path, data: str) -> tuple[str, Path]:
+    """The data's name and its table, which may be still to be made; refuses results that are a file, and other data."""
+    if os.path.exists(results) and not os.path.isdir(results):
+        raise ArgumentError(f"--results must be a folder, received the file {str(results)!r}")
+    name = images.name_of(data)
+    return name, results / f"{name}.jsonl"
 
 
 @contextlib.contextmanager
@@ -251,7 +263,6 @@ def begun(data: str, root: Path | None, path: Path) -> Bench:
     """The pretrained network, and the table to add to."""
     import torch
 
-    from allora_analysis import images
     from allora_analysis.laboratory import training
 
     torch.set_num_threads(1)  # such small products are slower on several

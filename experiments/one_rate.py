@@ -62,7 +62,7 @@ from allora_analysis import cli, outputs
 from allora_analysis.laboratory.one_rate import OPTIMIZERS, SEEDS, lora, points
 from allora_analysis.laboratory.table import RESULTS, Table, read
 from allora_analysis.study import progress
-from experiments.laboratory import CHUNK, begun, held
+from experiments.laboratory import CHUNK, begun, held, table_of
 
 DATA = "digits"
 
@@ -79,7 +79,7 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Run, and say what the table shows."""
-    path = arguments.results / f"{DATA}.jsonl"
+    _, path = table_of(arguments.results, DATA)
     if not arguments.dry_run:
         with held(path, f"laboratory, {DATA}"):
             bench = begun(DATA, None, path)
@@ -89,7 +89,7 @@ def run(arguments: Arguments) -> int:
             for chunk, point in progress([(chunk, point) for chunk in chunks for point in points()], "one rate"):
                 bench.ask(point.cell, point.rate(bench.table), chunk)
     if not path.exists():
-        outputs.say(f"{path.name}: nothing is recorded yet")
+        outputs.say(f"{path}: nothing is recorded yet")
         return 0
     _tell(read(path))
     return 0

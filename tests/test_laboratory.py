@@ -33,7 +33,7 @@ from allora_analysis.laboratory.table import Row, Table
 from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.records.files import hold
 from allora_analysis.validation import ArgumentError
-from experiments import laboratory
+from experiments import laboratory, one_rate
 from tests.test_experiments_finetune import STATED
 
 ALLORA = Cell("allora", "sgd", 5, 0.0, "inverse_sqrt", 4.0)
@@ -334,3 +334,24 @@ def test_a_table_of_other_data_is_refused(tmp_path):
     with pytest.raises(ArgumentError, match="is a table of other data"):
         tables.begin(path, tables.header("digits", "1", 5, 100))
     assert laboratory.main(["--only", "nothing"]) == 2
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("command", [laboratory.main, one_rate.main])
+def test_results_that_are_a_file_are_refused_by_a_dry_run_too(command, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert command(["--dry-run", "--results", str(tmp_path / "file")]) == 2
+    out, error = capsys.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
+    assert "--results must be a folder, received the file" in error
+    assert command(["--dry-run", "--results", str(tmp_path / "new")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'new' / 'digits.jsonl'}: nothing is recorded yet\n"
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("flags", [["--dry-run"], []])
+def test_data_of_another_name_are_refused_by_a_dry_run_too(flags, tmp_path, capsys):
+    assert laboratory.main(["--data", "nope", "--results", str(tmp_path / "new"), *flags]) == 2
+    told = "--data must be one of digits, mnist, cifar10, or name a file .npz; received 'nope'"
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

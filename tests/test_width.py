@@ -275,6 +275,7 @@ def test_the_flow_tapers_at_the_eta_that_it_names():
         (lambda: width.flow_row_norm("lora", 4, 5), "rank must be at most"),
         (lambda: run(Config(widths=(64, 64))), "widths must hold two different sizes"),
         (lambda: run(Config(rank=128)), "rank must be at most"),
+        (lambda: run(Config(width=0)), "width must be a whole number, 1 or above, received 0"),
         (lambda: run(Config(inputs=8)), "inputs must be 1, or of a teacher 128 or more"),
         (lambda: run(Config(methods=("allora_adamw",), optimizers=("sgd",))), "optimizers must include adam"),
         (lambda: run(Config(widths=(64, 10**9))), "training would need"),

@@ -66,7 +66,8 @@ def cases(config: Config) -> list[tuple[str, str]]:
         if len({validation.count(name, size) for size in sizes}) < 2:
             raise validation.ArgumentError(f"{name} must hold two different sizes or more, received {sizes}")
     validation.adapter_rank(config.rank, min(config.widths), min(config.widths))
-    validation.adapter_rank(max(config.ranks), config.width, config.width)
+    width = validation.count("width", config.width)
+    validation.adapter_rank(max(config.ranks), width, width)
     if validation.count("inputs", config.inputs) > 1 and (config.network or not many(config)):
         least = 4 * max(*config.ranks, config.rank)
         raise validation.ArgumentError(f"inputs must be 1, or of a teacher {least} or more, received {config.inputs}")

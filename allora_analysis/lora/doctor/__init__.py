@@ -1,6 +1,6 @@
 """§4, the doctor: is ALLoRA really on? What each layer does, and what optimizer and clipping will make of it (§4.2).
 
-`print(doctor(model, optimizer, max_grad_norm))` after a backward pass and before the step (with a GradScaler, after
+`print(doctor(model, optimizer, max_grad_norm))` after a backward pass and before clipping (with a GradScaler, after
 `scaler.unscale_(optimizer)`: clipping is of the gradients as they are): a table of the layers, then advice with the way
 out. It trains nothing and leaves model, gradients and random state as they were.
 Checked by `tests/test_lora_doctor.py` (against autograd and by really stepping models) and
@@ -88,7 +88,7 @@ def doctor(
             `LowRankLinear`, loralib's, torchtune's, kohya's (`lora.foreign`).
         optimizer: that trains it; without one, what becomes of the factor stays unknown.
         max_grad_norm: at which the gradient's norm is clipped; None or 0: it is not. transformers' default is 1. It is
-            compared with the gradients as they are: a GradScaler's must be unscaled.
+            compared with the gradients as they are: a GradScaler's must be unscaled, and none clipped yet.
         allora: ALLoRA is meant to be on; False: plain LoRA is what is wanted, and no problem.
 
     Returns:
