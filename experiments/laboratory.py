@@ -73,11 +73,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-<<<<<<< HEAD
-=======
 import os
-import sys
->>>>>>> h88
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
