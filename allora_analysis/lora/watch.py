@@ -70,7 +70,7 @@ def _said(optimizer: Optimizer, group: dict[str, Any], pairs: Sequence[Pair]) ->
         return None
     effect = Effect.UNDONE if found.response < 0.1 else Effect.PARTLY_UNDONE
     response = f"a factor c on a row becomes c^{abs(found.response):.2f}"
-    layers = f"{len(pairs)} ALLoRA layer{'s' * (len(pairs) > 1)}"
+    layers = f"ALLoRA's layers ({len(pairs)})"
     return "ALLoRA is OFF: " * (effect == Effect.UNDONE) + effect.text.format(
         optimizer=found.name, response=response, layers=layers
     )
