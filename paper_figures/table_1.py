@@ -66,8 +66,8 @@ def make_table(loaded: Loaded[tuple[Row, ...]]) -> Table:
     of = [row.average for row in rows], table_1_parameters("pretrained"), table_1_parameters("all")
     told = [f"{sum(one.explained for one in those)} of {len(those)}" for those in of]
     notes = (
-        f"Rounding explains {told[0]} printed averages, and of the printed shares of parameters {told[2]} as shares of all "
-        f"parameters, {told[1]} as shares of the pre-trained ones, which are those recomputed here.",
+        f"Rounding explains {told[0]} printed averages, and of the printed shares of parameters {told[2]} as shares of "
+        f"all parameters, {told[1]} as shares of the pre-trained ones, which are those recomputed here.",
         f"Ours: {NONE}, no list of runs here has models of this size; one run of one model is "
         "`python -m allora_analysis.finetune --task multiple_choice --model FOLDER --data FOLDER`.",
     )
