@@ -109,11 +109,11 @@ def _description(function: Callable[..., Any]) -> str:
     return "\n\n".join(parts)
 
 
-def about(package: ModuleType, commands: Mapping[str, str]) -> int:
+def about(package: ModuleType, commands: Mapping[str, str], argv: Sequence[str] | None = None) -> int:
     """The command of a package that has nothing to run: what is in it, and the commands that use it."""
 
     def command() -> int:
-        words = sys.argv[1:]
+        words = sys.argv[1:] if argv is None else argv
         if set(words) - {"-h", "--help"}:
             raise ArgumentError(f"{package.__name__} takes no arguments, received {' '.join(words)!r}; it only tells")
         lines = [inspect.cleandoc(package.__doc__ or ""), "", *(f"{one}\n    {told}" for one, told in commands.items())]

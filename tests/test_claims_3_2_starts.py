@@ -56,7 +56,7 @@ PLANTED = [  # row, where, function, wrong formula, the verdict that it must lea
         "refuted",
     ),
     # As if r singular values of the change to be learned were enough, equal to the next or not.
-    ("worst_place", section, "one_solution", lambda one: np.linalg.matrix_rank(one.fit) >= len(one.a), "refuted"),
+    ("worst_place", section, "lead", lambda one: float(np.linalg.matrix_rank(one.fit) >= len(one.a)), "refuted"),
     # The start's own flat directions not counted; a start told flat by its shape alone, or never.
     ("worst_place", section, "condition", smallest_that_is_not_0, "refuted"),
     ("worst_place", section, "flat_at_start", lambda one: len(one.b) < one.a.shape[1] - len(one.a), "refuted"),

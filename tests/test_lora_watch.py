@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -98,3 +99,28 @@ def test_the_looking_changes_no_step():
         pair.append([torch.cat([one.flatten() for one in trained(model)]), torch.rand(3)])
     assert torch.equal(pair[0][0], pair[1][0])
     assert torch.equal(pair[0][1], pair[1][1])  # nor the draws after it
+
+
+@pytest.mark.parametrize("made", [adapted, lambda: in_peft(target_modules=["0"], r=2, eta=2.0)])
+def test_a_copy_and_a_model_from_a_file_are_watched_too(made, tmp_path):
+    model = made()
+    torch.save(model, tmp_path / "model.pt")
+    for other in (copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False)):
+        with pytest.warns(watch.FactorUndone):
+            step(other, torch.optim.AdamW(trained(other), lr=1e-3))
+
+
+def test_what_is_thawed_or_added_later_is_looked_at_again():
+    model = adapted()
+    layer, head = model[0], list(model[2].parameters())
+    for pair in (layer.a, layer.b):
+        pair.requires_grad_(False)
+    whole, later = torch.optim.AdamW(model.parameters(), lr=1e-3), torch.optim.AdamW(head, lr=1e-3)
+    step(model, whole)
+    step(model, later)
+    for pair in (layer.a, layer.b):
+        pair.requires_grad_(True)
+    later.add_param_group({"params": [layer.a, layer.b]})
+    for optimizer in (whole, later):
+        with pytest.warns(watch.FactorUndone):
+            step(model, optimizer)

@@ -62,7 +62,7 @@ def test_names_of_the_package_in_the_prose_are_there(content):
     own = [name for name in named if (Path(allora_analysis.__file__).parent / name.split(".")[0]).is_dir()]
     assert all(pkgutil.resolve_name(f"allora_analysis.{name}") is not None for name in own)
     with pytest.raises(AttributeError):
-        pkgutil.resolve_name("allora_analysis.escape.clipped_step")
+        pkgutil.resolve_name("allora_analysis.escape.no_such_step")
 
 
 def test_what_differs_between_machines_is_left_out(content):

@@ -148,10 +148,10 @@ def flat_at_start(one: _Begin) -> bool:
     return bool(seen.sum() < one.a.shape[1] - len(one.a))
 
 
-def one_solution(one: _Begin) -> bool:
-    """Whether one BA of rank r is best: the r-th singular value of MXᵀ exceeds the next (X of full column rank)."""
+def lead(one: _Begin) -> float:
+    """By how much the r-th singular value of MXᵀ exceeds the next, over the largest: 0 where several BA are best."""
     values = np.append(np.linalg.svd(one.fit @ one.x.T, compute_uv=False), 0.0)
-    return bool(values[len(one.a) - 1] - values[len(one.a)] > FLAT * values[0])
+    return float((values[len(one.a) - 1] - values[len(one.a)]) / values[0])
 
 
 def _as_told(one: _Begin, seen: dict[str, float]) -> bool:
@@ -160,7 +160,7 @@ def _as_told(one: _Begin, seen: dict[str, float]) -> bool:
     return (
         start == [negative(one.told), flat(one.told)]
         and start[0] > 0
-        and (end > FLAT if one_solution(one) else abs(end) <= FLAT)
+        and (end > FLAT if lead(one) > FLAT else abs(end) <= FLAT)
     )
 
 
@@ -190,7 +190,11 @@ def flat_or_not(rng: np.random.Generator) -> _Begin:
     if rng.random() < 0.4:
         return tied(n1, n2, rank, float(rng.choice([0.0, 0.25])), rng)
     wanted = max(1, n2 - rank - int(rng.random() < 0.3))
-    return begin(rng.standard_normal((n2 + 6, n2)) / 3, target(n1, n2, wanted, rng), "b_zero", rank, rng)
+    while True:
+        one = begin(rng.standard_normal((n2 + 6, n2)) / 3, target(n1, n2, wanted, rng), "b_zero", rank, rng)
+        # Nearer to a tie, or with little to learn, descent stays longer at a saddle point than we follow it.
+        if lead(one) > 0.1 and np.linalg.norm(one.fit @ one.x.T, 2) > 0.5:
+            return one
 
 
 @start_claim(

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from allora_analysis.lora.functional import allora, allora_linear, allora_od, asf_lora, check_rule, fusible
-from allora_analysis.lora.watch import watch
+from allora_analysis.lora.watch import Watched, watch
 from allora_analysis.validation import ArgumentError, adapter_rank, choice, number
 
 VARIANTS = ("allora", "allora_0", "allora_od", "asf_lora", "lora_x_eta")
@@ -28,7 +28,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class ALLoRALinear(nn.Module):
+class ALLoRALinear(Watched, nn.Module):
     """x ↦ W*x + bias + BAx, W* and the bias frozen, A and B trained by one of §4's rules.
 
     A (r×n₂) is drawn N(0, 1/n₂), as in the paper's Definition 1 and `hessian.LowRankLinear`: the same generator

@@ -1,6 +1,7 @@
 """§4, the doctor where nobody asked: an optimizer that divides ALLoRA's factor out is named at its first step.
 
-The layers call `watch`; torch calls `_look` before each step of any optimizer. Checked by `tests/test_lora_watch.py`.
+The layers call `watch`; torch calls `_look` before each step of any optimizer, but for a compiled one. Checked by
+`tests/test_lora_watch.py`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import distributed, nn
@@ -18,7 +19,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from allora_analysis.lora.pairs import Pair, lora_pairs
 
 _LAYERS: WeakSet[nn.Module] = WeakSet()
-_KNOWN: WeakSet[Optimizer] = WeakSet()  # looked at, or asked about
+_KNOWN: WeakSet[Optimizer] = WeakSet()  # named, or found to keep the factor, or asked about
+_LOOKED: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()  # by the number of parameters that it trained then
 
 
 class FactorUndone(UserWarning):
@@ -26,12 +28,20 @@ class FactorUndone(UserWarning):
 
 
 def watch(layer: nn.Module) -> None:
-    """From now on an optimizer that undoes this layer's factor is named, once, at its first step.
+    """From now on an optimizer that undoes this layer's factor is named, once, at its first step with the layer.
 
     Args:
         layer: scales the gradients of its adapter: `ALLoRALinear`, or PEFT's layer under an `allora_config`.
     """
     _LAYERS.add(layer)
+
+
+class Watched:
+    """A layer that is watched as a copy, and read from a file, too."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        watch(self)
 
 
 def known(optimizer: Any) -> None:
@@ -47,11 +57,15 @@ def known(optimizer: Any) -> None:
 def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if torch.compiler.is_compiling() or not _LAYERS or optimizer in _KNOWN:
         return
-    known(optimizer)
-    homes = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    homes = {id(one): group for group in optimizer.param_groups for one in group["params"] if one.requires_grad}
+    if len(homes) == _LOOKED.get(optimizer):  # what is thawed, or added, later is looked at again
+        return
+    _LOOKED[optimizer] = len(homes)
     pairs = [pair for layer in list(_LAYERS) for pair in lora_pairs(layer) if _scaled(pair) and id(pair.b) in homes]
-    if pairs and (said := _said(optimizer, homes[id(pairs[0].b)], pairs)):
-        warnings.warn(said, FactorUndone, stacklevel=4)
+    if pairs:
+        known(optimizer)
+        if said := _said(optimizer, homes[id(pairs[0].b)], pairs):
+            warnings.warn(said, FactorUndone, stacklevel=4)
 
 
 def _scaled(pair: Pair) -> bool:

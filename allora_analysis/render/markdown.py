@@ -60,12 +60,12 @@ def anchor(identifier: str) -> str:
     return re.sub(r"[^a-z0-9_ -]", "", identifier.lower())
 
 
-def table(of: Sequence[View]) -> str:
-    """The answers as a Markdown table."""
+def table(of: Sequence[View], page_of: Callable[[str], str] = lambda name: f"#{anchor(name)}") -> str:
+    """The answers as a Markdown table; by default each links to the same page."""
     heading = ["verdict", "claim", "what came out", "true in the paper", "size"]
     lines = [heading, ["---"] * len(heading)]
     for one in of:
-        name = f"[`{one.id}`](#{anchor(one.id)})"
+        name = f"[`{one.id}`]({page_of(one.id)})"
         lines.append([f"**{one.word}**", name, escaped(one.answer), one.setting, escaped(size_text(one.size))])
     return "\n".join(map(_line, lines))
 

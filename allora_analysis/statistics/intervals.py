@@ -121,7 +121,7 @@ def mean_ratio(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) ->
         The ratio and its interval.
 
     Raises:
-        ArgumentError: fewer than two units, or not as many of one as of the other.
+        ArgumentError: fewer than two units, not as many of one as of the other, values whose squares overflow.
 
     Examples:
         >>> from allora_analysis.statistics.intervals import mean_ratio
@@ -134,12 +134,17 @@ def mean_ratio(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) ->
     if x.shape != y.shape or x.size < 2:
         raise ArgumentError(f"second: as many values as first has are needed, 2 at least; received {y.size}, {x.size}")
     n, t = x.size, float(stdtrit(x.size - 1, (1 + probability("confidence", confidence)) / 2))
-    (s_xx, s_xy), (_, s_yy) = np.cov(x, y) * t**2 / n
-    a, b, c = y.mean() ** 2 - s_yy, x.mean() * y.mean() - s_xy, x.mean() ** 2 - s_xx
-    if not np.isfinite([a, b, c, b**2, a * c]).all():
-        raise OverflowError("a square")
+    a, b, c = _quadratic(x, y, np.cov(x, y) * t**2 / n)
     value = float(x.mean() / y.mean()) if y.mean() else math.nan
     if a <= 0:
         return Ratio(value, -math.inf, math.inf)
     half = math.sqrt(max(b**2 - a * c, 0.0))
     return Ratio(value, float((b - half) / a), float((b + half) / a))
+
+
+def _quadratic(x: np.ndarray, y: np.ndarray, s: np.ndarray) -> tuple[float, float, float]:
+    # a, b, c of aρ² − 2bρ + c.
+    a, b, c = y.mean() ** 2 - s[1, 1], x.mean() * y.mean() - s[0, 1], x.mean() ** 2 - s[0, 0]
+    if not np.isfinite([a, b, c, b**2, a * c]).all():
+        raise OverflowError("a square")
+    return a, b, c

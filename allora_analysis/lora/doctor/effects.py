@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from allora_analysis.lora.optim import ALLoRAAdamW
+from allora_analysis.lora.watch import known
 
 ALLORA_ADAMW = (
     "plain LoRA layers (peft.LoraConfig) with allora_analysis.lora.optim.ALLoRAAdamW(param_groups(model), lr, eta)"
@@ -236,4 +237,6 @@ def fresh_optimizer(optimizer: Any, group: dict[str, Any], parameter: nn.Paramet
         settings["weight_decay"] = 0.0
     if isinstance(optimizer, ALLoRAAdamW):
         settings |= {"eta": 1.0, "adaptor": "constant"}  # one matrix is no pair
-    return type(optimizer)([{"params": [parameter]}], **settings)
+    fresh = type(optimizer)([{"params": [parameter]}], **settings)
+    known(fresh)
+    return fresh

@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import factor_of_rows, split_gradient
 from allora_analysis.lora.functional import HOOKS, allora, allora_linear, allora_od, asf_lora, fusible, scaled_output
-from allora_analysis.lora.watch import watch
+from allora_analysis.lora.watch import Watched, watch
 from allora_analysis.validation import ArgumentError, count
 
 # What a DTensor and DeepSpeed's ZeRO-3 have.
@@ -265,7 +265,7 @@ def refuse_merge(names: list[str], adapter: str) -> None:
         raise ArgumentError(f"adapter {adapter!r}: {_NOT_MERGEABLE}")
 
 
-class ALLoRALayer:
+class ALLoRALayer(Watched):
     """What the layers of every kind share: one of PEFT's own layers comes after it among the bases."""
 
     kind: type[Rule] = Rule
