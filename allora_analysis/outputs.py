@@ -48,6 +48,12 @@ def entries(flag: str, path: Path) -> dict[str, Any]:
     return known
 
 
+def refuse_file(flag: str, folder: Path) -> None:
+    """Where a folder is, or is to be made, no file may stand."""
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise ArgumentError(f"{flag} must be a folder, received the file {str(folder)!r}")
+
+
 def check_folder(flag: str, folder: Path) -> None:
     """Make a folder of records where there is none; refuse one that cannot be written, before anything is computed."""
     try:

@@ -24,7 +24,6 @@ ledger's row 3.2-pretrained-saddle; −λ_min/λ_max and the ends over σ₁(G),
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,8 +117,7 @@ def run(arguments: Arguments) -> int:
     from allora_analysis.finetune import data as text_data
     from allora_analysis.finetune import sources
 
-    if os.path.exists(arguments.results) and not os.path.isdir(arguments.results):
-        raise ArgumentError(f"--results must be a folder, received the file {str(arguments.results)!r}")
+    outputs.refuse_file("--results", arguments.results)
     if not arguments.dry_run:  # a run takes minutes: its folder is tried before the first
         outputs.check_folder("--results", arguments.results)
     name = arguments.model_name or sources.name_of(arguments.model)

@@ -73,7 +73,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,8 +237,7 @@ def run(arguments: Arguments) -> int:
 
 def table_of(results: Path, data: str) -> tuple[str, Path]:
     """The data's name and its table, which may be still to be made; refuses results that are a file, and other data."""
-    if os.path.exists(results) and not os.path.isdir(results):
-        raise ArgumentError(f"--results must be a folder, received the file {str(results)!r}")
+    outputs.refuse_file("--results", results)
     name = images.name_of(data)
     return name, results / f"{name}.jsonl"
 

@@ -92,6 +92,7 @@ def test_words_name_dropout_and_rank_only_where_they_are_not_the_usual():
         ({"arm": "head_only", "drop_rate": 0.05}, "drop_rate must be 0"),
         ({"learning_rate": 1e39}, "learning_rate must be at most 1e.30"),
         ({"arm": "allora", "eta2": 1e39}, "eta2 must be at most 1e.30"),
+        ({"arm": "allora", "eta2": 1e-38}, "eta2 must be at least 1e-30"),
         ({"arm": "dora", "placement": "bottleneck", "drop_rate": 0.1}, "placement must be input for the arm dora"),
         ({"placement": "bottleneck"}, "placement must be input at drop rate 0"),
         ({"optimizer": "sgd", "epsilon": 1e-6}, "epsilon must be left at 1e-08 for the optimizer sgd"),

@@ -158,7 +158,7 @@ def _checked_numbers(setting: Setting) -> dict[str, object]:
         "betas": betas,
         **{name: _float32(name, positive(name, getattr(setting, name))) for name in ABOVE_ZERO},
         **{name: _float32(name, non_negative(name, getattr(setting, name))) for name in ZERO_TOO},
-        "eta2": None if setting.eta2 is None else _float32("eta2", positive("eta2", setting.eta2)),
+        "eta2": None if setting.eta2 is None else _eta2(setting.eta2),
         "drop_rate": _drop_rate(setting.drop_rate),
     }
 
@@ -167,6 +167,12 @@ def _float32(name: str, value: float) -> float:
     if value > LARGEST:
         raise ArgumentError(f"{name} must be at most {LARGEST:g}, or training in float32 overflows, received {value!r}")
     return value
+
+
+def _eta2(value: float) -> float:
+    if (eta2 := _float32("eta2", positive("eta2", value))) < 1 / LARGEST:
+        raise ArgumentError(f"eta2 must be at least {1 / LARGEST:g}, or 1/η² overflows in training, received {value!r}")
+    return eta2
 
 
 def _drop_rate(value: float) -> float:

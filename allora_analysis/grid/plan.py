@@ -6,7 +6,6 @@ Checked by `tests/test_grid_plan.py`; `listed` and `forecast`, from the records 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import statistics
 import time
@@ -159,8 +158,7 @@ def checked(grid: Grid) -> None:
     """Refuse what no executor could run."""
     if len(set(grid.tasks)) < len(grid.tasks):
         raise ArgumentError("tasks must differ from one another; a run is done once")
-    if os.path.exists(grid.results) and not os.path.isdir(grid.results):
-        raise ArgumentError(f"results must be a folder, received the file {str(grid.results)!r}")
+    outputs.refuse_file("results", grid.results)
 
 
 class Forecast(NamedTuple):
