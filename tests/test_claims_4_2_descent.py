@@ -11,6 +11,7 @@ import torch
 
 from allora_analysis import adaptive
 from allora_analysis.adaptive.convergence import truncated
+from allora_analysis.claims import layer_training
 from allora_analysis.claims import s4_2_descent as section
 from allora_analysis.lora import functional, optim
 from tests.ledger_rows import Rows, lora_instead
@@ -115,6 +116,25 @@ def test_rows_of_one_length_descend(optimizer):
     assert not section.surely(one) > 0
     assert section.changes(one)["worst loss"] > section.NOTHING >= section.changes(alike)["worst loss"]
     assert max(section.changes(each)["own loss"] for each in (one, alike)) < 0
+
+
+@pytest.mark.parametrize(("rank", "most"), [(1, 0), (2, 15)])
+def test_only_below_the_number_of_outputs_does_a_rank_need_rows_of_one_length(rank, most):
+    """Why r < n₁, here 2: a column g of G adds −⟨Bᵀg, u⟩ to A's part, u = BᵀD_dg or its signs; at every angle of g."""
+    angles, still = np.linspace(0, 2 * np.pi, 20_001), {"sgd": 0, "adamw": 0}
+    g = np.array([np.cos(angles), np.sin(angles)])
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        task, b = layer_training.draw_problem(rng, n1=2, n2=64, rank=rank), rng.standard_normal((2, rank))
+        b *= np.array([[0.05], [0.2]]) / np.linalg.norm(b @ task.a, axis=1, keepdims=True)
+        adapted = (b.T * adaptive.row_factor(task.a, b, 2.0)) @ g
+        for optimizer, update in (("sgd", adapted), ("adamw", np.sign(adapted))):
+            part, surely = np.sum((b.T @ g) * update, axis=0), section.surely(section.State(task, b, 2.0, optimizer))
+            descends = part.min() >= -1e-9 * part.max()
+            still[optimizer] += descends
+            assert (surely is True) == (descends and optimizer == "sgd")
+    assert min(still.values()) >= most
+    assert most or not any(still.values())
 
 
 def test_no_loss_climbs_below_the_edge_and_one_does_above():

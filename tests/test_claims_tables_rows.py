@@ -287,6 +287,28 @@ def test_consistently_is_true_of_dora_in_full_only_if_allora_0_is_ahead_too(monk
     found = finding("1-consistently-dora")
     assert (found.verdict, found.at_paper) == ("holds", True)
     assert found.answer.endswith("ALLoRA-0 too.")
+    other = finding("1-consistently-lora")
+    assert (other.verdict, other.at_paper) == ("holds", True)
+    assert other.answer.endswith("over DoRA too.")
+
+
+def test_no_one_arm_does_both():
+    """What both readings say: ALLoRA-0 is ahead of LoRA everywhere, of DoRA everywhere but on LLaMA-7B."""
+    over_lora, over_dora = table_1.with_fewer()
+    assert contrasts.above(over_lora) == len(over_lora) == 10
+    assert [part for part, gap in over_dora.items() if gap <= 0] == ["LLaMA-7B"]
+    assert all(CLAIMS[f"1-consistently-{arm}"].reading.endswith(table_1.NO_ONE_ARM) for arm in ("lora", "dora"))
+
+
+def test_consistently_is_false_of_the_paper_where_the_half_that_is_judged_fails(monkeypatch):
+    monkeypatch.setattr(contrasts, "of", of(-0.2))
+    assert {finding(f"1-consistently-{arm}").at_paper for arm in ("lora", "dora")} == {False}
+
+
+def test_doras_rates_are_within_the_two_and_no_best_is_published():
+    found = finding("4.5-dora-rates")
+    assert (found.verdict, found.at_paper) == ("undecided", None)
+    assert {value for name, value in found.evidence.measured.items() if "not in" not in name} == {1e-4, 2e-4}
 
 
 def test_no_universal_sentence_is_conditional():
@@ -331,8 +353,9 @@ def test_the_answers_say_what_the_numbers_are():
     assert "in 24 of 24 averages; not in every cell, 48 of 54" in finding("E-universally-better").answer
     assert "in 48 of 54" in finding("E-universally-better-cells").answer
     one = finding("1-consistently-lora")
-    assert "in 10 of 10 averages, yelp by 0.003 points; with dropout 9, by Figure 3's numbers 10" in one.answer
-    assert (one.verdict, one.at_paper) == ("holds", True)
+    assert "in 10 of 10 averages, yelp by 0.003 points; over DoRA not on LLaMA-7B." in one.answer
+    assert one.size.of.endswith("with dropout 9, by Figure 3's numbers 10")
+    assert (one.verdict, one.at_paper) == ("holds", "mixed")
     other = finding("1-consistently-dora")
     assert other.answer.endswith("is 0.19 behind on LLaMA-7B.")
     assert (other.verdict, other.at_paper) == ("holds", "mixed")

@@ -77,7 +77,7 @@ def _halves(one: State) -> tuple[np.ndarray, np.ndarray]:
 def surely(one: State) -> bool | float:
     """σ² over the least at which no loss climbs, σ the smallest of A's n₂ singular values; True where σ = 0 will do.
 
-    Under SGD S + σ²D_d ⪰ 0; in AdamW's first step rows of BA equally long (r < n₂, no entry of B is 0).
+    Under SGD S + σ²D_d ⪰ 0; in AdamW's first step rows of BA equally long (r < n₁, n₂, no entry of B is 0).
     """
     d, half = _halves(one)
     if np.ptp(d) <= 1e-9 * d.max():
@@ -197,7 +197,7 @@ def _own(rng: np.random.Generator) -> list[Case]:
     "4-descent",
     where="beyond the paper: §1, of what the adaptive learning rate does to the loss",
     says="A small step along ALLoRA's gradients of A and B lowers the loss.",
-    reading="Whatever the loss is, no small enough step raises it.",
+    reading="Whatever the loss is, no small enough step raises it; r < n₁ and, under AdamW, r < n₂, as in LoRA.",
     depends_on=("4-definition",),
 )
 def descent(cases: Cases) -> Finding:
@@ -232,7 +232,7 @@ def descent(cases: Cases) -> Finding:
         "first step, L = ½‖XPᵀ − Y‖²: the second part, B's, is never above 0",
         condition="under SGD ½(BBᵀD_d + D_dBBᵀ) + σ²D_d ⪰ 0, σ the smallest of A's n₂ singular values: 0 for r < n₂, "
         "where a B at random then needs rows of BA equally long, as at B = 0; these in AdamW's first step, too",
-        flips_if="a loss that climbs where rows of BA are equally long, or none where, r < n₂, they are not",
+        flips_if="a loss that climbs where rows of BA are equally long, or none where, r < n₁ and r < n₂, they are not",
     )
 
 

@@ -148,7 +148,8 @@ def averaged(
         size=Size(
             overall.mean,
             "points",
-            f"test accuracy on digits, {arms}, over {len(known)} settings{seeds}; choosing rates makes ±{margin:.2f}",
+            f"test accuracy on digits, {arms}, over {len(known)} settings{seeds}; undecided within "
+            f"±{margin:.2f}, which choosing rates alone makes",
             *overall.interval,
         ),
         flips_if=f"a mean {FLIPS[tested.verdict].format(f'{margin:.2f}')} points",

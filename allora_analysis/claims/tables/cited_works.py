@@ -6,11 +6,13 @@ Checked by `tests/test_claims_tables_rows.py`, which plants other dates, rates, 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from allora_analysis.claims.cases import Case, Cases
-from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim
 from allora_analysis.claims.tables import reported
 from allora_analysis.claims.tables.reported import ARCHITECTURES, DORA_PUBLISHED, DORA_SETUP, SETUP_SOURCE, TABLE_1
 from allora_analysis.claims.tables.table_1 import DORA_RATES
@@ -125,38 +127,35 @@ def dora_setup(cases: Cases) -> Finding:
     where="§4.5",
     says="Note that we run experiments with various η² ∈ {1, 2, 4} and report the best accuracy, this follows DoRA's "
     "practices to run with various learning rate l ∈ {1e−4, 2e−4} and report the best.",
-    reading="Each of DoRA's rows in Table 1 is published with one learning rate of the two, and both occur. Its "
+    reading="What is published: each of DoRA's rows in Table 1 with one learning rate of the two, and both occur. Its "
     'authors write that they adjust "only the learning rate"; whether a row is the best of several, they do not.',
     depends_on=("T1-dora-rows",),
 )
 def dora_rates(cases: Cases) -> Finding:
-    """The rate published for each row's average, and whether it is the same for all."""
-    rows = {f"{row.model}, r = {row.rank}": (row,) for row in TABLE_1 if row.arm == "DoRA"}
-    rows["all of them"] = tuple(row for (row,) in rows.values())
+    """The rate published for each row's average, and whether both occur; that it is the best of several is open."""
+    published = {
+        f"{row.model}, r = {row.rank}": [
+            DORA_PUBLISHED[row.model, row.arm, row.rank][-1] - row.average,
+            DORA_SETUP[row.model, row.rank].rate,
+        ]
+        for row in TABLE_1
+        if row.arm == "DoRA"
+    }
 
-    def published(row: reported.CommonsenseRow) -> tuple[float, float]:
-        return DORA_PUBLISHED[row.model, row.arm, row.rank][-1], DORA_SETUP[row.model, row.rank].rate
+    def rule(of: Mapping[str, np.ndarray]) -> str:
+        gaps, rates = zip(*of.values(), strict=True)
+        return "refuted" if any(gaps) or set(rates) != set(DORA_RATES) else "undecided"
 
-    judged = cases.judge(
-        [Case(name, those, True) for name, those in rows.items()],
-        measure=lambda those: [published(row) for row in those],
-        printed=lambda those, seen: (
-            [average for average, _ in seen] == [row.average for row in those]
-            and {rate for _, rate in seen} <= set(DORA_RATES)
-            and (len(those) == 1 or len({rate for _, rate in seen}) == len(DORA_RATES))
-        ),
-    )
     told = " or ".join(f"{rate:.0e}".replace("e-0", "e-") for rate in DORA_RATES)
-    return judged.finding(
-        holds=f"Yes, for Table 1's models: one rate each, {told}; which others were tried is not published.",
-        evidence=judged.evidence(
-            f"equality; {SETUP_SOURCE}",
-            {"rates": DORA_RATES},
-            more={
-                f"rate of {model}, r = {rank}, which is not in Table 1": setup.rate
-                for (model, rank), setup in DORA_SETUP.items()
-                if model not in ARCHITECTURES
-            },
-        ),
-        flips_if="a row of DoRA's that is published with another rate, or all with one",
+    elsewhere = {
+        f"rate of {model}, r = {rank}, which is not in Table 1": setup.rate
+        for (model, rank), setup in DORA_SETUP.items()
+        if model not in ARCHITECTURES
+    }
+    rates = {f"rate of {name}": rate for name, (_, rate) in published.items()}
+    return cases.test(published, rule).finding(
+        undecided=f"Undecided: one rate each, {told}, is published; whether the best of several, DoRA does not say.",
+        evidence=Evidence({"rates": DORA_RATES}, rates | elsewhere, f"equality; {SETUP_SOURCE}", n=len(rates)),
+        wanted="the rates that DoRA's authors tried for each row, and their averages",
+        flips_if="a row of DoRA's that is published with another rate, or all with one; the averages at both rates",
     )

@@ -273,11 +273,12 @@ def everywhere(
     mended: tuple[str, Mapping[str, float]] | None = None,
     yes: str = "Yes: in all {n}.",
     size: Size | None = None,
+    at_paper: Callable[[bool], bool | str] = bool,
 ) -> Finding:
     """A sentence that claims every case, of printed gaps: one not above 0 refutes it; {k} of {n} in the answer.
 
     `mended`: a correction in words and its gaps, all of which must be above 0 for `holds_corrected`; `yes`: the answer
-    where it holds; `size`: another than in how many cases it is true.
+    where it holds; `size`: another than in how many cases it is true; `at_paper`: what follows if it is in all, or not.
     """
     words, others = mended or (None, {})
 
@@ -302,7 +303,7 @@ def everywhere(
         size=size or Size(float(passed), f"of {len(values)} cases", "in which the sentence is true as printed"),
         flips_if="a printed gap not above 0" if tested.verdict == "holds" else "every one of the printed gaps above 0",
         corrected=words if tested.verdict == "holds_corrected" else None,
-        at_paper="mixed" if tested.verdict == "holds_corrected" else passed == len(values),
+        at_paper="mixed" if tested.verdict == "holds_corrected" else at_paper(passed == len(values)),
     )
 
 

@@ -16,7 +16,14 @@ from allora_analysis.claims.claim import Evidence, Finding, Size, ranged, units_
 from allora_analysis.claims.tables import contrasts, reported
 from allora_analysis.claims.tables.contrasts import MARGIN, average_is, by_the_rule, everywhere, told_by
 from allora_analysis.claims.tables.reported import COLUMNS_3, ETA_SQUARED, FIGURE_3, FIGURE_4
-from allora_analysis.claims.tables.table_1 import CONSISTENTLY, SECTION_6, reported_claim
+from allora_analysis.claims.tables.table_1 import (
+    CONSISTENTLY,
+    NO_ONE_ARM,
+    SECTION_6,
+    in_full,
+    reported_claim,
+    with_fewer,
+)
 from allora_analysis.statistics import judge_family
 
 OVER_HALF = (
@@ -149,23 +156,27 @@ def better_over_multiple(cases: Cases) -> Finding:
     where="§1, contribution 3",
     says=CONSISTENTLY,
     reading="ALLoRA-0, which has fewer hyper-parameters, in Table 3, in the average of every model, of every data set "
-    "and of every η²; beside it ALLoRA with dropout, which has as many.",
+    f"and of every η². {NO_ONE_ARM}",
     depends_on=("4-fewer-hyper-parameters",),
 )
 def consistently_lora(cases: Cases) -> Finding:
-    """ALLoRA-0 − LoRA by model, by data set and by η²; by pairs, and ALLoRA − LoRA, beside it."""
+    """ALLoRA-0 − LoRA by model, by data set and by η²; by pairs, ALLoRA − LoRA and ALLoRA-0 − DoRA beside it."""
     found, other = (contrasts.of(f"{arm} − LoRA") for arm in ("ALLoRA-0", "ALLoRA"))
     figure = contrasts.of("ALLoRA − LoRA", reported.with_exchanged())
-    parts, *dropout = (one.by_part() for one in (found, other, figure))
+    dropout, (parts, dora) = [one.by_part() for one in (other, figure)], with_fewer()
     more = {
         "by model and data set": {", ".join(pair): value for pair, value in found.by_cluster().items()},
         "ALLoRA with dropout": dropout[0],
         f"ALLoRA with dropout, {contrasts.AS_FIGURE_3}": dropout[1],
+        "ALLoRA-0 over DoRA": dora,
     }
-    least, (printed, drawn) = min(parts, key=lambda part: parts[part]), map(contrasts.above, dropout)
-    yes = f"Yes, ALLoRA-0: in {{n}} of {{n}} averages, {least} by {parts[least]:.3f} points"
-    beside = f"with dropout {printed}, by Figure 3's numbers {drawn}."
-    return everywhere(cases, parts, f"No: in {{k}} of {{n}} averages; {beside}", more, yes=f"{yes}; {beside}")
+    least, worst = (min(gaps, key=lambda part: gaps[part]) for gaps in (parts, dora))
+    yes = f"Yes over LoRA: ALLoRA-0 in {{n}} of {{n}} averages, {least} by {parts[least]:.3f} points; over DoRA"
+    yes += f" not on {worst}." if dora[worst] <= 0 else " too."
+    printed, drawn = map(contrasts.above, dropout)
+    told = f"ALLoRA-0 is ahead of LoRA; with dropout {printed}, by Figure 3's numbers {drawn}"
+    size = Size(float(contrasts.above(parts)), f"of {len(parts)} averages", f"in which {told}")
+    return everywhere(cases, parts, "No: in {k} of {n} averages.", more, yes=yes, size=size, at_paper=in_full)
 
 
 UNIVERSALLY_D = "Each cell is an average of 5 runs. ALLoRA is universally better than LoRA in terms of accuracy."
