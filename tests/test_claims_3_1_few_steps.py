@@ -125,7 +125,7 @@ def test_a_wrong_formula_changes_the_verdict(name, kind, formula, monkeypatch):
         ("3.1-sgd-training-fit", s3_1_few_steps, "told_gaps", lambda right: lambda one: 1.01 * right(one)),
         ("3.1-sgd-benefits-vanish", s3_1_few_steps, "cost_over_saving", lambda right: lambda one: 4 * right(one)),
         ("3.1-sgd-first-step", s3_1_few_steps, "cost_over_saving", lambda right: lambda one: 4 * right(one)),
-        ("3.1-not-a-must-have", s3_1_in_factors, "AS_GOOD", lambda right: 0.98),  # ahead, and not as good
+        ("3.1-not-a-must-have", s3_1_in_factors, "WITHIN", lambda right: 0.98),  # ahead, and not as good
         ("3.1-sgd-reliable", s3_1_convergence, "noise_over_bias_early", lambda right: lambda one: 2 * right(one)),
         ("3.1-sgd-reliable", s3_1_convergence, "bias_over_noise_late", lambda right: lambda one: 2 * right(one)),
         ("3.1-sgd-reliable", s3_1_convergence, "noise_over_bias_early", lambda right: lambda one: 0.5 * right(one)),
@@ -221,13 +221,13 @@ def test_the_worst_gap_is_a_scan_over_noise_and_over_new_inputs():
     one = masked_descent.falling_spectra(np.random.default_rng(1), 40)[1].inputs
     for population in (None, one.x.T @ one.x):
         sigma, gaps = np.eye(4) if population is None else population, []
-        for level in s3_1_in_factors.LEVELS:
+        for level in masked_descent.LEVELS:
             noisy = one._replace(noise=level * np.linalg.norm(one.x @ one.w) / np.sqrt(8))
             run = dropout_sgd.trajectory(
                 one.x, noisy.labels, 0.95, one.rate, 40, "input", w_true=one.truth, risk_covariance=sigma
             )
             gaps.append(run.risk_plain.min() / run.risk.min() - 1)
-        assert s3_1_in_factors.worst_gap(one, population) == pytest.approx(100 * max(gaps), rel=1e-6)
+        assert masked_descent.worst_gap(one, population) == pytest.approx(100 * max(gaps), rel=1e-6)
 
 
 def one_setting(placement, seed, noise=0.5, steps=20):
@@ -401,13 +401,22 @@ def test_more_steps_are_needed_at_lower_rates_and_for_masks_on_the_input():
     assert f"input masks {medians['input'][0]:.0f}, " in found.size.of
 
 
-def test_weights_along_one_input_near_the_largest_rate_are_past_the_margin():
+@pytest.mark.fits
+def test_the_most_of_many_draws():
+    """What the row tells of 9,000 draws."""
+    gaps = masked_descent.worst_gaps(np.random.default_rng(12345), s3_1_in_factors.MANY)
+    told = [s3_1_in_factors.MOST, s3_1_in_factors.MOST_ALIKE]
+    assert [round(max(each), 1) for each in gaps] == told
+    assert max(told) < 100 * (s3_1_in_factors.WITHIN - 1)
+
+
+def test_weights_along_one_input_near_the_largest_rate_are_farther_behind():
     """The setting that the reading excludes: at 0.9 of the largest rate 6 % behind, at a tenth of it within 5 %."""
     behind = {}
     for fraction in (0.1, 0.9):
         one = s3_1_in_factors.along_one_input(fraction)
         run = dropout_sgd.trajectory(one.x, one.labels, 0.95, one.rate, 40, "output", w_true=one.truth)
         behind[fraction] = run.risk_plain.min() / run.risk.min()
-    assert behind[0.9] > 1.06 > s3_1_in_factors.AS_GOOD > behind[0.1]
+    assert behind[0.9] > 1.06 > 1.05 > behind[0.1]
     told = ROWS.finding("3.1-not-a-must-have").evidence.measured["% behind, weights along one input"]
     assert [*told.values()] == pytest.approx([100 * (behind[share] - 1) for share in (0.1, 0.9)])

@@ -174,6 +174,25 @@ def risks(one: Sgd, keep_prob: float, population: np.ndarray | None = None) -> n
     return np.array(found)
 
 
+LEVELS = np.geomspace(0.1, 5, 40)  # noise in Y, in units of the signal
+
+
+def worst_gap(one: Sgd, population: np.ndarray | None = None) -> float:
+    """By how many % the lowest risk without dropout is above that with it, at the worst of the `LEVELS` of noise."""
+    squares = (LEVELS[:, None] * np.linalg.norm(one.x @ one.w)) ** 2 / len(one.x)
+    dropout, without = (
+        (signal + squares * labels).min(axis=1)
+        for signal, labels in (risks(one, keep_prob, population) for keep_prob in (one.keep_prob, 1.0))
+    )
+    return 100 * float(np.max(without / dropout) - 1)
+
+
+def worst_gaps(rng: np.random.Generator, n: int) -> tuple[list[float], list[float]]:
+    """`worst_gap` of n draws of `falling_spectra`, on new inputs of equal variances and of the training inputs'."""
+    drawn = [case.inputs for _ in range(n // 2) for case in falling_spectra(rng, 40)]
+    return [worst_gap(one) for one in drawn], [worst_gap(one, one.x.T @ one.x) for one in drawn]
+
+
 def _cost_over_gain(dropout: np.ndarray, other: np.ndarray, noise: float) -> float:
     """What dropout adds to the risk over what it takes off, signal and noise apart: above 1 where it is behind."""
     signal, labels = dropout - other

@@ -98,7 +98,8 @@ def expectation(cases: Cases) -> Finding:
     )
     _, _, direct, by_sgd, *_ = judged.measured
     return judged.finding(
-        conditional="Yes under Adam; under plain SGD W follows regularized descent, A and B for one step.",
+        conditional="Yes under Adam; under plain SGD the mean of W follows regularized descent, of A and B for "
+        "one step.",
         evidence=judged.evidence(
             "float64 rounding, 1e-16, against 1e-9",
             {"E W_t off by": "0 under plain SGD for W, and for BA at step 1"},

@@ -36,9 +36,10 @@ EXPLORABLES = {
     ),
     "pays": Explorable(
         "When dropout pays",
-        "Dropout's mean is regularized descent from the first step; what it costs is variance, at every step. Whether "
-        "the sum pays depends on the noise in the labels, and on whether plain training may stop in time. Eight rows, "
-        "four weights of equal size, l = 0.1·p over s_max²; risks are exact expectations over masks and noise.",
+        "Under plain SGD dropout's mean is regularized descent from the first step; what it costs is variance, at "
+        "every step. Whether the sum pays depends on the noise in the labels, and on whether plain training may stop "
+        "in time. Eight rows, four weights of equal size, l = 0.1·p over s_max²; risks are exact expectations over "
+        "masks and noise.",
         ("dropout_sgd.moments.trajectory",),
         ("3.1-sgd-crossover", "3.1-sgd-benefits-vanish", "3.1-sgd-variance", "3.1-not-a-must-have"),
     ),
