@@ -23,7 +23,7 @@ from allora_analysis.claims.cases import (
     standard_errors,
 )
 from allora_analysis.claims.claim import Finding, ranged
-from allora_analysis.claims.s3_2_in_a_and_b import ROUNDING, factor_claim, flow_claim, told_condition
+from allora_analysis.claims.s3_2_in_a_and_b import ROUNDING, factor_claim, flow_claim, told_at_qwens, told_condition
 from allora_analysis.claims.s3_2_in_v import POORLY, Fewer, fewer_rows, power_law
 from allora_analysis.hessian.factors import loss_gradient
 
@@ -366,16 +366,12 @@ def factor_conditioning(cases: Cases) -> Finding:
         exact = relative_error(seen["κ"][0], zero) <= 1e-6 and relative_error(seen["κ"][-2:], told) <= 1e-3
         return counted and near and exact
 
-    def at_qwens(n1: int) -> list[float]:
-        a, b = (cases.rng.standard_normal(shape) for shape in ((8, 896), (n1, 8)))
-        return [told_condition(1 / np.arange(1.0, 897), a, share * b) for share in TOLD]
-
     def usual(rng: np.random.Generator) -> Point:
         return a_point(np.linalg.qr(power_law(64, 24, rng))[1], 12, 8, rng)  # as many rows as inputs, the same S
 
     own = cases.draw(usual, 5, "power-law X, n₂ = 24, n₁ = 12, r = 8, draw", True)
     judged = cases.judge(own + cases.draw(draw, 12), by_share, printed=foretold)
-    found = {n1: np.array([at_qwens(n1) for _ in range(10)]) for n1 in (896, 128, 4864)}
+    found = {n1: np.array([told_at_qwens(n1, TOLD, cases.rng) for _ in range(10)]) for n1 in (896, 128, 4864)}
     zero, near, _ = (float(f"{each:.2g}") for each in np.median(found[896], axis=0))
     times = {n1: each[:, 1] / each[:, 2] for n1, each in found.items()}
     by_rows = ", ".join(f"n₁ = {n1}: {round(np.median(times[n1]), -1):.0f}" for n1 in (128, 4864))

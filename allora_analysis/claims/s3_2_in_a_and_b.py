@@ -74,6 +74,12 @@ def told_condition(squares: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
     return ends(betas[-1] * squares, u)[1] / min(ends(betas[0] * squares, u)[0], float(inner[0]))
 
 
+def told_at_qwens(n1: int, shares: Sequence[float], rng: np.random.Generator) -> list[float]:
+    """κ at these shares of a B of A's size: 896 inputs as in Qwen2-0.5B, variances as 1/i, r = 8; one draw."""
+    a, b = (rng.standard_normal(shape) for shape in ((8, 896), (n1, 8)))
+    return [told_condition(1 / np.arange(1.0, 897), a, share * b) for share in shares]
+
+
 STEP, CURVATURE = 1e-3, 1e-5  # of second differences; tolerance, of the highest curvature
 
 
