@@ -148,6 +148,14 @@ HELPERS = [
         lambda one: [one.a.size, len(one.a) ** 2],
         "refuted",
     ),
+    # A spectrum as if BBᵀ were twice as large.
+    (
+        "3.2-factor-conditioning",
+        s3_2_first_steps,
+        "told_condition",
+        lambda squares, a, b, right=s3_2_first_steps.told_condition: right(squares, a, 2**0.5 * b),
+        "refuted",
+    ),
     # A condition number of the first power of 1/‖B‖.
     (
         "3.2-factor-conditioning",

@@ -88,6 +88,8 @@ PLANTED = [
     ("3.3-theta-in-depth", ripple, "worst_case", bounds(log_amgm_bound=lambda worst, *_: worst.log_amgm_bound + 0.1)),
     # As if every network that attains the bound grew.
     ("3.3-theta-in-depth", s3_3_growth, "_rate", lambda *a, right=s3_3_growth._rate: max(right(*a), 0.01)),
+    # As if the base were 1 + ηm̄, without ‖W_l‖.
+    ("3.3-theta-in-depth", s3_3_growth, "_rate", lambda one, seed: float(np.log1p(one.eta * one.ratio))),
     ("3.3-worst-case", study, "aligned_growth", lambda *a, right=study.aligned_growth: 0.99 * right(*a)),
     ("3.3-interactions", s3_3_interactions, "interaction", lambda network: 0 * network.x),
     (

@@ -210,8 +210,8 @@ def benefits_vanish(cases: Cases) -> Finding:
     )
     size = after_ten(ahead, "where dropout is ahead")
     return judged.finding(
-        conditional="Depends on rate and steps: one step costs at any noise; ten pay in "
-        f"{size.value:.0f} %, noise half the signal.",
+        conditional="Depends on rate and steps: one step costs at any noise; after ten dropout pays in "
+        f"{size.value:.0f} % of settings.",
         evidence=judged.evidence(
             f"float64 rounding, against moments summed over masks; {OFF}",
             cost_over_saving,
@@ -353,8 +353,8 @@ def first_step(cases: Cases) -> Finding:
     not_last = np.array([strongest <= np.max(others, axis=0) for strongest, *others in by_rate])
     size = after_ten(not_last, "where drop rate 0.5 is not last")
     return judged.finding(
-        conditional="Depends on steps and rate: last after one at any noise, after ten in "
-        f"{100 - size.value:.0f} %, noise half the signal.",
+        conditional="Depends on steps and rate: the highest drop rate is last after one; after ten in "
+        f"{100 - size.value:.0f} % of settings.",
         evidence=judged.evidence(
             f"float64 rounding, against moments summed over masks; {OFF}",
             lambda one: cost_over_saving(one.of),

@@ -364,7 +364,7 @@ def figure_1_illustrates(cases: Cases) -> Finding:
     }
     at_scale = {scale: 100 * float(np.mean(hits)) for scale, hits in drawn.items()}
     return judged.finding(
-        conditional="Only from large random matrices: from LoRA's zero the loss's deviation rises from 0, the "
+        conditional="Only from large random matrices or built data: from zero the loss's deviation rises, the "
         f"gradient's falls to {left:.0f} %.",
         evidence=judged.evidence(EXACT, {"from zero, the loss's Std": "rises from 0"}, tolerance=1e-9),
         size=share(

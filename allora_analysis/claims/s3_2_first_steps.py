@@ -23,7 +23,7 @@ from allora_analysis.claims.cases import (
     standard_errors,
 )
 from allora_analysis.claims.claim import Finding, ranged
-from allora_analysis.claims.s3_2_in_a_and_b import ROUNDING, factor_claim, flow_claim
+from allora_analysis.claims.s3_2_in_a_and_b import ROUNDING, factor_claim, flow_claim, told_at_qwens, told_condition
 from allora_analysis.claims.s3_2_in_v import POORLY, Fewer, fewer_rows, power_law
 from allora_analysis.hessian.factors import loss_gradient
 
@@ -317,6 +317,7 @@ def curvatures_of_output(one: Point, share: float) -> np.ndarray:
 
 
 SHARES = (0.0, 1e-5, 1e-4, 1e-2, 1.0)
+TOLD = (0.0, 1e-2, 1.0)  # those at which κ is foretold
 
 
 def by_share(one: Point) -> dict[str, list[float]]:
@@ -346,10 +347,10 @@ def flat_directions(one: Point) -> list[int]:
     reading="In (A, B) together, of the curvature 2JᵀJ, J the derivative of the outputs, for more independent inputs "
     "than the rank r (what residuals add is row 3.2-saddle-lora's): at B = 0 it has more flat directions than "
     "elsewhere. Near it these are nearly flat and the condition number of all that are not flat is larger than "
-    "farther off; at 0 itself, where they do not count, it is κ(ASAᵀ), and small.",
+    "at a B of A's size; at 0 itself, where they do not count, it is κ(ASAᵀ), and small.",
 )
 def factor_conditioning(cases: Cases) -> Finding:
-    """Flat directions and condition number at B = 0 and at B of 1e-5, 1e-4, 1e-2 and 1 times A's size."""
+    """Flat directions and condition number at each of `SHARES` of a B of A's size; and at Qwen2-0.5B's shapes."""
 
     def draw(rng: np.random.Generator) -> Point:
         rank = int(rng.integers(1, 4))
@@ -357,34 +358,35 @@ def factor_conditioning(cases: Cases) -> Finding:
         n = rank + int(rng.choice([1, 2, *range(3, n2 + 9)], p=[0.25, 0.25, *[0.5 / (n2 + 6)] * (n2 + 6)]))
         return a_point(rng.standard_normal((n, n2)), n1, rank, rng)
 
-    def at_zero(one: Point) -> float:
-        return float(np.linalg.cond(one.x @ one.a.T)) ** 2  # κ(ASAᵀ)
-
     def foretold(one: Point, seen: dict[str, list[float]]) -> bool:
         counted = [seen["flat"][0], seen["flat"][-1]] == flat_directions(one) and seen["flat"][0] > seen["flat"][-1]
         near = seen["κ"][1] > 20 * seen["κ"][2] > seen["κ"][-1]
-        return counted and near and relative_error(seen["κ"][0], at_zero(one)) <= 1e-6
+        _, singular, basis = np.linalg.svd(one.x, full_matrices=False)
+        zero, *told = [told_condition(singular**2, one.a @ basis.T, share * one.b) for share in TOLD]
+        exact = relative_error(seen["κ"][0], zero) <= 1e-6 and relative_error(seen["κ"][-2:], told) <= 1e-3
+        return counted and near and exact
 
     def usual(rng: np.random.Generator) -> Point:
         return a_point(np.linalg.qr(power_law(64, 24, rng))[1], 12, 8, rng)  # as many rows as inputs, the same S
 
     own = cases.draw(usual, 5, "power-law X, n₂ = 24, n₁ = 12, r = 8, draw", True)
     judged = cases.judge(own + cases.draw(draw, 12), by_share, printed=foretold)
-    found = np.array([seen["κ"] for seen in judged.own])
-    zero, near = (float(np.median(found[:, at])) for at in (0, -2))
+    found = {n1: np.array([told_at_qwens(n1, TOLD, cases.rng) for _ in range(10)]) for n1 in (896, 128, 4864)}
+    zero, near, _ = (float(f"{each:.2g}") for each in np.median(found[896], axis=0))
+    times = {n1: each[:, 1] / each[:, 2] for n1, each in found.items()}
+    by_rows = ", ".join(f"n₁ = {n1}: {round(np.median(times[n1]), -1):.0f}" for n1 in (128, 4864))
     return judged.finding(
-        holds=f"Yes: more flat directions at B = 0; the others' κ is {zero:.0f} there, {near / 1e6:.0f} million "
-        "just off it.",
+        holds=f"Yes: more flat directions at B = 0; κ of the others is {zero:.0f} there, {near:,.0f} at B = A/100.",
         evidence=judged.evidence(
-            "counts: none may differ; κ up by more than 20 times where B shrinks 10 times",
+            "counts: none may differ; κ up by more than 20 times where B shrinks 10 times, to 0.1 % by its spectrum",
             lambda one: {"flat": flat_directions(one), "κ": "∝ 1/‖B‖² near 0"},
         ),
         size=ranged(
-            found[:, -2] / found[:, -1],
+            np.concatenate([*times.values()]),
             "times",
-            "condition number at B of a hundredth of A's size (on 896 inputs two steps of AdamW at 1e-4) over that at "
-            "A's size, five draws, n₂ = 24, n₁ = 12, r = 8; at B = 0 itself "
-            f"{np.median(found[:, 0] / found[:, -1]):.2g} times",
+            "condition number at B of a hundredth of A's size (two steps of AdamW at 1e-4) over that at A's size, by "
+            f"the spectrum at Qwen2-0.5B's shapes, n₁ = n₂ = 896, r = 8, variances as 1/i ({by_rows})",
+            float(np.median(times[896])),
         ),
         flips_if="more than r independent inputs, and as many flat directions at B of A's size as at 0, or a condition "
         "number that does not rise towards 0, or is another than κ(ASAᵀ) at 0",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -45,6 +46,38 @@ class Space(NamedTuple):
 def a_space(name: str, x: np.ndarray, c: int, rank: int, rng: np.random.Generator) -> Space:
     """C outputs, and A at random."""
     return Space(name, problem(x, c, rng), rank, rng.standard_normal((rank, x.shape[1])))
+
+
+def ends(squares: np.ndarray, u: np.ndarray) -> list[float]:
+    """The least and the largest eigenvalue of D + UUᵀ, D diagonal with `squares`, to 0.1 %, by counting.
+
+    Below λ are as many as D has, less the negative eigenvalues of I + Uᵀ(D − λI)⁻¹U.
+    """
+    grid = np.geomspace((1 + 1e-9) * squares.min(), 1.001 * (squares.max() + np.sum(u**2)), 100_000)
+
+    def below(value: float) -> int:
+        inner = np.eye(u.shape[1]) + u.T / (squares - value) @ u
+        return int((squares < value).sum() - (np.linalg.eigvalsh(inner) < 0).sum())
+
+    return [float(grid[bisect_left(grid, count, key=below)]) for count in (1, len(squares))]
+
+
+def told_condition(squares: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
+    """κ, but for flat directions, of the curvature of the outputs: S diagonal with `squares`, B of n₁ > r rows.
+
+    The eigenvalues are those of βS + S^½AᵀAS^½, over the n₁ eigenvalues β of BBᵀ.
+    """
+    betas, u = np.linalg.eigvalsh(b.T @ b), (a * np.sqrt(squares)).T
+    inner = np.linalg.eigvalsh(u.T @ u)  # those at β = 0
+    if not b.any():
+        return float(inner[-1] / inner[0])
+    return ends(betas[-1] * squares, u)[1] / min(ends(betas[0] * squares, u)[0], float(inner[0]))
+
+
+def told_at_qwens(n1: int, shares: Sequence[float], rng: np.random.Generator) -> list[float]:
+    """κ at these shares of a B of A's size: 896 inputs as in Qwen2-0.5B, variances as 1/i, r = 8; one draw."""
+    a, b = (rng.standard_normal(shape) for shape in ((8, 896), (n1, 8)))
+    return [told_condition(1 / np.arange(1.0, 897), a, share * b) for share in shares]
 
 
 STEP, CURVATURE = 1e-3, 1e-5  # of second differences; tolerance, of the highest curvature

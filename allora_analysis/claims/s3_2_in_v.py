@@ -386,8 +386,7 @@ def _two_counts(rng: np.random.Generator) -> Counts:
 
 
 def _noise(seen: dict[str, list[float]]) -> float:
-    # What sampling may put between the two means.
-    return standard_errors(DRAWS) * float(np.hypot(*(error for _, error in seen.values())))
+    return standard_errors(DRAWS) * float(np.hypot(*(error for _, error in seen.values())))  # between two means
 
 
 KNOWN = [
@@ -428,9 +427,10 @@ def conditioning_by_samples(cases: Cases) -> Finding:
         condition=above,
     )
     rises = [rise(seen) for seen in judged.own]
+    high, low = limits(Counts(200, 100, 1, True))[::-1]  # of equal variances
     return judged.finding(
-        conditional="Only while samples outnumber independent inputs: halving the smallest set raises κ by "
-        f"{np.expm1(rises[0]):.0%}; below, κ falls again.",
+        conditional="Only while samples outnumber independent inputs: halving the smallest set raises κ "
+        f"{100 * np.expm1(rises[0]):.0f} to {100 * np.expm1(high - low):.0f} %; with fewer, κ falls.",
         evidence=judged.evidence(
             f"each difference between two means: {source_of_errors(DRAWS)}",
             lambda one: dict(zip(("many samples", "few samples"), limits(one), strict=True)) if one.fresh else 0.0,

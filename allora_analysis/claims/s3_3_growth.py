@@ -117,13 +117,14 @@ def theta_in_depth(cases: Cases) -> Finding:
         measure=lambda one: _rate(one, cases.seed),
         printed=lambda one, seen: abs(seen - np.log1p(one.eta)) < TOLERANCE,
         corrected=lambda one, seen: abs(seen - bound(one)) < TOLERANCE,
+        condition=lambda one: bool(abs(bound(one) - np.log1p(one.eta)) < TOLERANCE),
     )
     return judged.finding(
-        holds_corrected="Not as printed: the base is w(1 + ηm̄), w = ‖W_l‖, which may be 1 or less.",
+        conditional="Only where the base, ‖W_l‖(1 + ηm̄), equals 1 + η; it may be below 1, without growth.",
         evidence=judged.evidence(ROUNDING, bound, tolerance=TOLERANCE),
-        corrected="C(1 + ηm̄)^L = Θ((w(1 + ηm̄))^L), w the geometric mean of ‖W_l‖; the printed base where w(1 + ηm̄) = "
-        "1 + η, at every η only for w = m̄ = 1",
-        flips_if="a network that attains the bound and grows at another rate than w(1 + ηm̄)",
+        condition="w(1 + ηm̄) = 1 + η, w the geometric mean of ‖W_l‖; at every η only for w = m̄ = 1",
+        flips_if="a network that attains the bound and grows as (1 + η)^L where w(1 + ηm̄) is another number, or does "
+        "not where it is 1 + η",
     )
 
 

@@ -199,7 +199,8 @@ def unstable(cases: Cases) -> Finding:
     seeds = [int(seed) for seed in cases.rng.integers(2**31, size=100)]
     added = {rows: [ripple_when_doubled(seed, rows) for seed in seeds] for rows in (RECORDED, LARGE)}
     return judged.finding(
-        holds=f"Yes, it may, by η² in each layer, the others adding {np.median(added[RECORDED]):.0f} %; Adam at 1e-4 "
+        holds=f"Yes, it may: curvature grows as η² in each layer, {np.median(added[RECORDED]):.0f} % more through "
+        "others; Adam at 1e-4 "
         f"{'stayed stable' if all(loss <= 1 for loss in adam.values()) else 'diverged too'}.",
         evidence=judged.evidence(
             "none: the loss rises or not", lambda inputs: inputs[0].rate * inputs[0].sharpness, more=adam
