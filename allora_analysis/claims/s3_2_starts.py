@@ -222,7 +222,7 @@ def worst_place(cases: Cases) -> Finding:
         condition=flat_at_start,
     )
     return judged.finding(
-        conditional="Only where flat directions are left, as where n₁ < n₂ − r: κ is ∞ there, elsewhere later.",
+        conditional="Only with flat directions at B = 0, as in layers of few outputs: κ is ∞ there, elsewhere later.",
         evidence=judged.evidence(
             f"counts: none may differ; 0: {ZERO:g} of the largest eigenvalue; flat at the end: {FLAT:g} of it",
             {"κ on the way": "∞ at each of the changes of sign"},
