@@ -57,10 +57,11 @@ def known(optimizer: Any) -> None:
 def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if torch.compiler.is_compiling() or not _LAYERS or optimizer in _KNOWN:
         return
-    homes = {id(one): group for group in optimizer.param_groups for one in group["params"] if one.requires_grad}
-    if len(homes) == _LOOKED.get(optimizer):  # what is thawed, or added, later is looked at again
+    number = sum(one.requires_grad for group in optimizer.param_groups for one in group["params"])
+    if number == _LOOKED.get(optimizer):  # what is thawed, or added, later is looked at again
         return
-    _LOOKED[optimizer] = len(homes)
+    _LOOKED[optimizer] = number
+    homes = {id(one): group for group in optimizer.param_groups for one in group["params"]}
     pairs = [pair for layer in list(_LAYERS) for pair in lora_pairs(layer) if _scaled(pair) and id(pair.b) in homes]
     if pairs:
         known(optimizer)
@@ -75,19 +76,17 @@ def _scaled(pair: Pair) -> bool:
 
 def _said(optimizer: Optimizer, group: dict[str, Any], pairs: Sequence[Pair]) -> str | None:
     from allora_analysis.lora.doctor.effects import Effect
-    from allora_analysis.lora.doctor.measured import optimizer_effect
+    from allora_analysis.lora.doctor.measured import of_response, optimizer_effect
 
     with torch.no_grad():
         found = optimizer_effect(optimizer, group)
     first = not distributed.is_available() or not distributed.is_initialized() or distributed.get_rank() == 0
-    if not first or found.on_update or found.response is None or found.response > 0.9:
+    if not first or found.on_update or found.response is None:
         return None
-    effect = Effect.UNDONE if found.response < 0.1 else Effect.PARTLY_UNDONE
-    response = f"a factor c on a row becomes c^{abs(found.response):.2f}"
-    layers = f"ALLoRA's layers ({len(pairs)})"
-    return "ALLoRA is OFF: " * (effect == Effect.UNDONE) + effect.text.format(
-        optimizer=found.name, response=response, layers=layers
-    )
+    if (effect := of_response(found.response)) == Effect.ON_GRADIENT:
+        return None
+    words = {"optimizer": found.name, "response": found.words, "layers": f"ALLoRA's layers ({len(pairs)})"}
+    return "ALLoRA is OFF: " * (effect == Effect.UNDONE) + effect.text.format(**words)
 
 
 register_optimizer_step_pre_hook(_look)

@@ -116,10 +116,7 @@ def _on_effects(layers: Sequence[LayerReport], optimizer: OptimizerEffect | None
     if all(layer.effect.idle for layer in layers):
         yield Advice("problem", "nothing trained", "no adapter is trained; load with is_trainable=True, or set_adapter")
     name = "no optimizer" if optimizer is None else optimizer.name
-    response = "what it does to a factor is not known"
-    if optimizer is not None and optimizer.response is not None:
-        source = "measured" if optimizer.measured else "by its name"
-        response = f"a factor c on a row becomes c^{abs(optimizer.response):.2f}, {source}"
+    response = "what it does to a factor is not known" if optimizer is None else optimizer.words
     for effect in Effect:
         level, text = (effect.level, effect.text) if allora else _NOT_MEANT.get(effect, (effect.level, effect.text))
         found = [layer for layer in layers if layer.effect == effect]

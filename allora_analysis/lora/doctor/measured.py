@@ -50,6 +50,14 @@ class OptimizerEffect:
     on_update: bool
     row_factor: RowFactor | None = None
 
+    @property
+    def words(self) -> str:
+        """What it does to a factor."""
+        if self.response is None:
+            return "what it does to a factor is not known"
+        source = "measured" if self.measured else "by its name"
+        return f"a factor c on a row becomes c^{abs(self.response):.2f}, {source}"
+
 
 def unwrapped(optimizer: Any) -> Any:
     """The torch optimizer inside wrappers (Accelerate's)."""
@@ -388,4 +396,9 @@ def _factors_effect(
         return Effect.NO_PAIR if optimizer.on_update else Effect.OFF
     if (response := optimizer.response) is None:
         return Effect.UNKNOWN
+    return of_response(response)
+
+
+def of_response(response: float) -> Effect:
+    """What becomes of a factor c on a row of a gradient that is c^response on the step."""
     return Effect.ON_GRADIENT if response > 0.9 else Effect.UNDONE if response < 0.1 else Effect.PARTLY_UNDONE
