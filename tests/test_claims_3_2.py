@@ -336,12 +336,3 @@ def one_too_many(model, loss, data):
 def test_a_wrong_count_leaves_it_undecided(wrong, monkeypatch):
     monkeypatch.setattr(network_inertia, "negative_directions", wrong)
     assert verdict("3.2-network-saddle") == "undecided"
-
-
-def test_a_wrong_end_of_the_spectrum_leaves_it_undecided(monkeypatch):
-    def shifted(model, loss, data, k):
-        found = spectrum(model, loss, data, k)
-        return dataclasses.replace(found, smallest=found.smallest * 1.001) if k == 1 else found
-
-    monkeypatch.setattr(network, "network_spectrum", shifted)
-    assert verdict("3.2-network-saddle") == "undecided"

@@ -95,7 +95,7 @@ def _outer(left: Float[np.ndarray, "K i N"], right: Float[np.ndarray, "K j N"]) 
 def train(
     of: Layer, method: Method, optimizer: str, rates: Float[np.ndarray, " K"], steps: int, eta: float = 2.0
 ) -> Trained:
-    """Full-batch steps from B = 0, each seed at a rate of its own; the end comes early where all losses have risen.
+    """Full-batch steps from B = 0, each seed at a rate of its own; the end comes early when each loss has risen once.
 
     Args:
         of: the layer.
@@ -110,7 +110,7 @@ def train(
     """
     (_, rank, width), losses = of.a.shape, []
     scale, a, b = rank**method.scale, of.a.copy(), np.zeros(of.a.swapaxes(1, 2).shape)
-    rates = np.asarray(rates)[:, None, None]
+    rates, fell = np.asarray(rates)[:, None, None], np.ones(len(rates), dtype=bool)
     move = _Adam(a, b) if optimizer == "adam" else lambda *gradients: gradients
     with np.errstate(all="ignore"):
         for count in range(steps + 1):
@@ -118,7 +118,8 @@ def train(
             moved = scale * (b @ h)
             loss, slope = _loss_and_slope(of, moved)
             losses.append(loss)
-            if count == steps or not (loss <= losses[0] * CEILING).any():
+            fell &= loss <= losses[0] * CEILING
+            if count == steps or not fell.any():
                 break
             d = 1 / np.sqrt(scale * row_norms(a, b) + eta**-2)[:, :, None] if method.factor else None
             rows = scale * (slope * d if method.factor == "gradient" else slope)
