@@ -132,7 +132,7 @@ def second_derivative(cases: Cases) -> Finding:
         corrected=lambda one, seen: relative_error(mended(one), seen) <= ROUNDING,
     )
     return judged.finding(
-        holds_corrected="Not as printed: a factor 2 is missing, and I has the number of outputs, not of samples.",
+        holds_corrected="Not as printed, misprints: a factor 2 is missing; I has the number of outputs, not samples.",
         evidence=judged.evidence(ROUNDING_SOURCE, mended, tolerance=ROUNDING),
         corrected="2 I_C ⊗ XᵀX, C the number of outputs",
         flips_if="a loss with half the curvature, or one that couples outputs",
@@ -426,11 +426,11 @@ def conditioning_by_samples(cases: Cases) -> Finding:
         ),
         condition=above,
     )
-    rises = [rise(seen) for seen in judged.own]
+    rises = [100 * float(np.expm1(rise(seen))) for seen in judged.own]
     high, low = limits(Counts(200, 100, 1, True))[::-1]  # of equal variances
     return judged.finding(
-        conditional="Only while samples outnumber independent inputs: halving the smallest set raises κ "
-        f"{100 * np.expm1(rises[0]):.0f} to {100 * np.expm1(high - low):.0f} %; with fewer, κ falls.",
+        conditional="Only with more samples than independent inputs: halving the paper's smallest set raises κ "
+        f"{rises[0]:.0f} %; with fewer, κ falls.",
         evidence=judged.evidence(
             f"each difference between two means: {source_of_errors(DRAWS)}",
             lambda one: dict(zip(("many samples", "few samples"), limits(one), strict=True)) if one.fresh else 0.0,
@@ -438,9 +438,9 @@ def conditioning_by_samples(cases: Cases) -> Finding:
         ),
         size=ranged(
             rises,
-            "nats",
-            "rise of log κ as rows fall from 200D to 100D, inputs' variances a power law (rotten_tomatoes, the "
-            "smallest set: 8,530 sentences of 21 words, 200 rows for each of D = 896 inputs); up to it from 8D to 4D",
+            "%",
+            f"rise of κ from 200D rows to 100D, inputs' variances a power law ({100 * np.expm1(high - low):.0f} % if "
+            "equal; rotten_tomatoes: 8,530 sentences of 21 words, 200 rows for each of D = 896 inputs); up to 8D to 4D",
             rises[0],
         ),
         condition="n falls towards d from above, down to n ≥ d ≥ 2, and Gaussian rows are drawn afresh; below d κ "

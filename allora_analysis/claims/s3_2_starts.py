@@ -222,7 +222,8 @@ def worst_place(cases: Cases) -> Finding:
         condition=flat_at_start,
     )
     return judged.finding(
-        conditional="Only with flat directions at B = 0, as in layers of few outputs: κ is ∞ there, elsewhere later.",
+        conditional="Only if some directions are exactly flat at B = 0 (layers of few outputs); elsewhere later points "
+        "are worse.",
         evidence=judged.evidence(
             f"counts: none may differ; 0: {ZERO:g} of the largest eigenvalue; flat at the end: {FLAT:g} of it",
             {"κ on the way": "∞ at each of the changes of sign"},

@@ -82,8 +82,8 @@ def interactions(cases: Cases) -> Finding:
     networks = [as_fine_tuned(DEPTH, 1.0, cases.rng) for _ in range(12)]
     alone = [float(np.linalg.norm(interaction(one)) / np.linalg.norm(product(one) @ one.x)) for one in networks]
     return judged.finding(
-        holds=f"Yes, and depth alone too (η = 1): {np.median(alone):.2%} of the output in {DEPTH} layers at adapters' "
-        "recorded size.",
+        holds=f"Yes, but little: what adapters do only together is {np.median(alone):.2%} of {DEPTH} layers' output, "
+        "already at η = 1.",
         evidence=judged.evidence(ROUNDING, {"interaction": "Σ_{k≥2} η^k c_k"}, tolerance=TOLERANCE),
         size=ranged(
             [100 * one for one in alone],

@@ -97,12 +97,15 @@ def comparable_level(cases: Cases, folder: Path | None) -> Finding:
     part = in_part(len(runs), len(fine_tuned()), "runs")
     models = {1: "one", 2: "two"}.get(number := len({one.model for one in runs}), number)
     return judged.finding(
-        refuted=f"Not in {models} small models: ηBA's rows end at {shares.min():.1%} to {shares.max():.1%} of W*'s; "
-        f"η = 2 raises one's {doubled:.1f}-fold.",
+        refuted=f"Not in {models} small models: ηBA's rows end at {shares.min():.1%} to {shares.max():.1%} of the norm "
+        "of W*'s.",
         evidence=judged.evidence(
             f"none: a threshold of {COMPARABLE:g}; {len(runs)} of {len(fine_tuned())} runs recorded, their last step",
             {"‖ηBA‖/‖W*‖": "0.1 or more"},
-            more={"in the induced norm, if BA's rows are equally long in all maps, at most about": induced},
+            more={
+                "in the induced norm, if BA's rows are equally long in all maps, at most about": induced,
+                "η = 2 over η = 1": doubled,
+            },
             tolerance=COMPARABLE,
             n=len(runs),
         ),

@@ -25,10 +25,11 @@ from allora_analysis.render.view import BRACKETS, View, by_part, record, said_by
 
 BEGIN, END = "<!-- ledger: written by `make readme` -->", "<!-- end of the ledger -->"
 SELECTED = {
-    "3.1-sgd-expectation": "those derivations only emerge from taking expectation of the loss",
+    "3.1-sgd-expectation": "those derivations only emerge from taking expectation of the loss, i.e., considering "
+    "infinite training steps",
     "3.2-saddle-lora": "the fine-tuning parameters start from a saddle point",
     "3.3-worst-case": "In the worst case, a constant scaling factor η may cause the final output of a single forward "
-    "pass of a LoRA finetuned model to grow exponentially",
+    "pass of a LoRA finetuned model to grow exponentially w.r.t. the number of layers",
     "4-figure-2-right": "The starting phase matches that of LoRA with a much higher learning rate",
     "4-two-hyper-parameters": "ALLoRA removes two hyper-parameters from LoRA: the scaling factor and the dropout rate",
     "4.4-better-than-lora": "ALLoRA in general admits better accuracy over plain LoRA",
