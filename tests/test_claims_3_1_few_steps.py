@@ -170,6 +170,15 @@ def test_the_turn_is_another_at_rates_that_are_not_small():
     assert added > 0
 
 
+def test_the_sampled_distance_is_that_of_all_masks_and_0_on_the_path():
+    one = s3_1_convergence.rank_8(np.random.default_rng(1), 2, 2)._replace(keep_prob=0.5)
+    mean, path = masked_descent.enumerated_mean(one), masked_descent.regularised_descent(one)
+    told = np.linalg.norm(mean - path) / np.linalg.norm(path)
+    assert masked_descent.sampled_distance(one, np.random.default_rng(0), 20_000) == pytest.approx(told, rel=0.05)
+    plain = one._replace(a=None, optimizer="SGD")
+    assert masked_descent.sampled_distance(plain, np.random.default_rng(0), 20_000) < 0.02
+
+
 @pytest.mark.parametrize(
     ("name", "told"), [("3.1-sgd-benefits-vanish", "{} to {} %"), ("3.1-sgd-first-step", "{} % (noisy) to {} %")]
 )

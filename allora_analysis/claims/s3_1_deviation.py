@@ -266,7 +266,8 @@ def benefit_large_n(cases: Cases) -> Finding:
             one_mask,
             "% of E L",
             "how far one mask's loss is off (root mean square), 512 tokens, 896 outputs (Qwen2-0.5B's width), drop "
-            f"rate 0.05, noise in Y a third of the signal; {without:.1f} % without noise; it falls as 1/√m",
+            f"rate 0.05, noise in Y a third of the signal ({100 * CLOSE * math.sqrt(masks_needed(own[0].inputs)):.2g} "
+            f"% of normal signals, as in the condition; {without:.1f} % without noise); it falls as 1/√m",
         ),
         condition=f"N = {LARGE} is below p(1 − p)s²(3s² + 4σ²)/(m·({CLOSE:g}·((1 − p)s² + σ²))²), m the entries of XW, "
         "s² the signal's variance and σ² the noise's, both normal, W at p times the true weights, on average over data",
