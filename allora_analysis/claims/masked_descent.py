@@ -320,7 +320,7 @@ def regularised_descent(one: Tiny) -> np.ndarray:
 
 
 def many_rows(rng: np.random.Generator) -> Tiny:
-    """LoRA under Adam at 1e-4: 512 rows of 64 inputs and 16 outputs, noise half of the signal: too many masks to sum over."""
+    """LoRA under Adam at 1e-4, 512 rows, 64 inputs, 16 outputs, noise half of the signal: too many masks to sum."""
     x, w, noise = rng.standard_normal((512, 64)), rng.standard_normal((64, 16)) / 8, rng.standard_normal((512, 16))
     return Tiny(x, x @ w + noise / 2, rng.standard_normal((8, 64)) / 8, PAPER_KEEP, 1e-4, 2, "input", "Adam")
 
