@@ -301,7 +301,7 @@ def seeds_of_a_list(folder, name, seeds, gain, spread=0.004):
         (0.004, 0.004, "holds", "Yes: +"),
         (-0.004, 0.004, "refuted", "No: -"),
         (0.0001, 0.002, "refuted", "No, less than 0.3 points either way: +0."),
-        (0.002, 0.02, "undecided", "Undecided after 30 of 60 seeds: between "),
+        (0.002, 0.02, "undecided", "Undecided after 30 of 60 seeds: ALLoRA minus LoRA is between "),
     ],
 )
 def test_seeds_that_chose_no_rate_judge_where_there_are_some(folder, gain, spread, verdict, begins):

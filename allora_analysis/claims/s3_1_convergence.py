@@ -120,6 +120,7 @@ def expectation(cases: Cases) -> Finding:
         "and by less where masks flip the gradient's sign",
         flips_if="under plain SGD an E W_t off regularized descent with W trained directly, or A and B drawn whose "
         "E[BA]_t is on it from step 2; under Adam weights drawn whose mean is on its path",
+        assumes="Adam",
     )
 
 
