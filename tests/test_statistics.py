@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis.statistics import accuracy_stderr, holm
-from allora_analysis.statistics.families import _holm
 from allora_analysis.validation import ArgumentError
 from tests.stat_assert import assert_mean, assert_rejects
 
@@ -52,12 +51,6 @@ def test_importing_pays_for_no_scipy():
     check = "import allora_analysis.statistics, sys; print([n for n in sys.modules if n.startswith('scipy')])"
     finished = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "[]"
-
-
-def test_the_hook_rejects_wrong_shapes(request):
-    if not request.config.option.untyped:
-        with pytest.raises(TypeError, match="Type-check error"):
-            _holm(np.ones((2, 2)), 4)
 
 
 # --- Holm -------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from allora_analysis.statistics import (
     required_n,
     required_n_interval,
 )
-from allora_analysis.statistics.families import _scaled_chi
 from allora_analysis.validation import ArgumentError
 from tests.stat_assert import assert_mean, assert_rejects
 
@@ -125,12 +124,6 @@ def test_bad_input(call, words):
         call()
     assert words in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_the_hook_rejects_a_wrong_type(request):
-    if not request.config.option.untyped:
-        with pytest.raises(TypeError, match="Type-check error"):
-            _scaled_chi(3.5, [])
 
 
 @pytest.mark.parametrize("level", [1e-8, 1e-12, 1e-16])
