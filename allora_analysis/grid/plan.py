@@ -1,6 +1,6 @@
 """What a grid is to run, what is recorded of it, and how long the rest will take.
 
-Checked by `tests/test_grid_plan.py`; `listed` and `forecast`, from the records alone, by `tests/test_grid_listing.py`.
+`listed` and `forecast` go by the records alone. Checked by `tests/test_grid_plan.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Saving and finding records, safe for any number of writers, and what a folder of them holds.
 
 Checked by `tests/test_records.py` (alone), `tests/test_records_writers.py` (with others), `tests/test_records_torn.py`
-and `tests/test_grid_reading.py`.
+and `tests/test_grid_plan.py`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 Two arms that share seeds and are tested on the same rows give an array of differences, a line a seed and a column a
 row: entry 1 where the first arm alone is right, −1 where the second alone is, 0 otherwise. An interval over seeds holds
-for these rows alone, one over rows for these runs alone. Checked by `tests/test_statistics_two_level.py`
-and `tests/test_statistics_ratio.py`.
+for these rows alone, one over rows for these runs alone. Checked by `tests/test_statistics_intervals.py`.
 """
 
 from __future__ import annotations
