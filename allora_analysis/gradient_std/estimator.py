@@ -323,9 +323,6 @@ def streaming_moments(draw: Callable[[int], tuple[Tensor, Tensor]], k: int, chun
         draw: gives `left` and `right` of the next so many gradients.
         k: K, at least 2.
         chunk: the most that are drawn at once.
-
-    Returns:
-        The moments.
     """
     k, stream = count("k", k, 2), None
     segments = max(1, min(SEGMENTS, k // LEAST))

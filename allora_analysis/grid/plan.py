@@ -80,15 +80,12 @@ class Summary:
 
 
 def run(grid: Grid, executor: str = "serial", **options: Any) -> Summary:
-    """Run every task that has no record yet.
+    """Run every task that has no record yet, and say what became of each.
 
     Args:
         grid: the grid.
         executor: "serial", in this process; "local", processes beside it; "slurm", an array of jobs.
         **options: of `jobs.Processes` or of `jobs.Array`; serial has none.
-
-    Returns:
-        What became of the runs.
 
     Raises:
         ArgumentError: no such executor, one that is not installed, or an option that it has not.

@@ -96,9 +96,6 @@ def encoded(record: Record, result: Mapping[str, Any]) -> bytes:
     Args:
         record: as it was read.
         result: what stands in place of its result.
-
-    Returns:
-        The bytes.
     """
     document = {name: getattr(record, name) for name in ("study", "key", "protocol", "config", "digests")}
     return encode(document | {"result": portable("result", dict(result)), "provenance": record.provenance})
@@ -314,9 +311,6 @@ def status(folder: Path | str, protocols: Mapping[str, int]) -> Status:
     Args:
         folder: the folder of records.
         protocols: each study's present protocol.
-
-    Returns:
-        The status.
     """
     folder = Path(folder)
     before, records = record_files(folder), find(folder)
