@@ -96,9 +96,8 @@ def _written(level: object) -> str:
 def make_figure(loaded: Loaded[Levels]) -> Figure:
     """Draw the figure."""
     order = {name: place for place, name in enumerate(FACTORS)}
-    levels = sorted(
-        {one for of in loaded.data.of.values() for one in of}, key=lambda one: (order[one[0]], *_rank(one[1]))
-    )
+    found = {one for of in loaded.data.of.values() for one in of}
+    levels = sorted(found, key=lambda one: (order[one[0]], one[1] if isinstance(one[1], float) else 0.0, str(one[1])))
     figure, axes = page(1.7 + 0.17 * max(len(levels), 8), 1, 2, sharey=bool(levels))
     if not levels:
         for axis in axes.flat:
@@ -118,10 +117,6 @@ def make_figure(loaded: Loaded[Levels]) -> Figure:
     handles = step_handles()
     figure.legend(handles=handles, ncols=len(handles), loc="outside lower center")
     return figure
-
-
-def _rank(level: object) -> tuple[float, str]:
-    return (level, "") if isinstance(level, float) else (0.0, str(level))
 
 
 def _draw(axis: Axes, rows: Mapping[float, Mapping[int, Difference]]) -> None:

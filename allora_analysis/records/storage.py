@@ -6,10 +6,11 @@ and `tests/test_grid_plan.py`.
 
 from __future__ import annotations
 
+import operator
 import os
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -316,27 +317,18 @@ def status(folder: Path | str, protocols: Mapping[str, int]) -> Status:
     before, records = record_files(folder), find(folder)
     sound = {record.path.name for record in records}
 
-    def names(wanted: int) -> tuple[str, ...]:
-        return tuple(
-            sorted(
-                record.path.name
-                for record in records
-                if record.study in protocols and _sign(record.protocol - protocols[record.study]) == wanted
-            )
-        )
+    def names(than: Callable[[int, int], bool]) -> tuple[str, ...]:
+        known = (record for record in records if record.study in protocols)
+        return tuple(sorted(one.path.name for one in known if than(one.protocol, protocols[one.study])))
 
     others = {path.name for path in folder.glob("*.json")} - {path.name for path in record_files(folder)}
     return Status(
         counts=dict(sorted(Counter(record.study for record in records).items())),
-        older=names(-1),
-        newer=names(1),
+        older=names(operator.lt),
+        newer=names(operator.gt),
         unknown=tuple(sorted(record.path.name for record in records if record.study not in protocols)),
         set_aside=tuple(sorted(path.name for path in (folder / files.SET_ASIDE).glob("*"))),
         torn=tuple(path.name for path in before if path.name not in sound and path.exists()),
         foreign=tuple(sorted(others)),
         cleaned=tuple(files.remove_stale(folder)),
     )
-
-
-def _sign(number: int) -> int:
-    return (number > 0) - (number < 0)
