@@ -4,7 +4,7 @@ For each level of each factor the mean difference in test accuracy from LoRA und
 length, over the cells at that level, after few steps (hollow) and many (filled), with Student's 95 % interval over
 seeds. Left the rules that scale the update (ALLoRA and ALLoRAAdamW), right the one that scales the output (ASF-LoRA),
 at a scale of its own. It tests nothing: its intervals stand alone, and the cells are a quarter of all combinations.
-Checked by `tests/test_paper_figures_screening.py`.
+Checked by `tests/test_paper_figures_laboratory.py`.
 """
 
 from __future__ import annotations
