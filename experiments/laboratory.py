@@ -166,9 +166,6 @@ class Bench:
             cell: the cell.
             rate: its learning rate.
             seeds: of the line.
-
-        Returns:
-            What the seeds found.
         """
         place = (rate, seeds.start, len(seeds))
         if place not in self.table.rows[cell]:
