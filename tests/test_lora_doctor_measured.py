@@ -11,6 +11,7 @@ from torch import nn
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.hessian import LowRankLinear
+from allora_analysis.lora.doctor import measured
 from allora_analysis.lora.doctor.measured import backward_word, clipping_effect, optimizer_effect, unwrapped
 from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW
@@ -178,10 +179,6 @@ def test_an_epsilon_far_above_the_gradients_makes_adam_sgd():
 
 
 def test_in_between_there_are_others():
-    muon = getattr(torch.optim, "Muon", None)
-    if muon is not None:  # torch from 2.9 on
-        assert 0.1 < effect_of(muon).response < 0.9
-
     class Root(torch.optim.Optimizer):
         def __init__(self, params, lr):
             super().__init__(params, {"lr": lr})
@@ -194,6 +191,31 @@ def test_in_between_there_are_others():
     assert effect_of(Root).response == pytest.approx(0.5, abs=1e-6)
 
 
+def test_a_step_of_one_length_undoes_the_factor_that_all_rows_share():
+    class Normalized(torch.optim.Optimizer):
+        def __init__(self, params, lr):
+            super().__init__(params, {"lr": lr})
+
+        @torch.no_grad()
+        def step(self):
+            for parameter in self.param_groups[0]["params"]:
+                parameter -= self.param_groups[0]["lr"] * parameter.grad / parameter.grad.norm()
+
+    assert effect_of(Normalized).response == pytest.approx(0, abs=1e-9)
+    if hasattr(torch.optim, "Muon"):  # torch from 2.9 on
+        assert effect_of(torch.optim.Muon).response == pytest.approx(0, abs=0.02)
+
+
+def test_an_optimizer_is_tried_once_for_its_settings(monkeypatch):
+    tried, found = [], effect_of(torch.optim.SGD)
+    monkeypatch.setattr(measured, "_tried", lambda *given: tried.append(given) or found)
+    monkeypatch.setattr(measured, "_TRIED", {})
+    for eps in (0.1, 0.2, 0.1):
+        effect_of(torch.optim.AdamW, eps=eps)
+        effect_of(torch.optim.AdamW, eps=eps, lr=0.5)
+    assert len(tried) == 2
+
+
 def test_momentum_and_warm_up():
     assert effect_of(torch.optim.SGD, momentum=0.9).momentum
     assert effect_of(torch.optim.AdamW).momentum
@@ -204,6 +226,8 @@ def test_momentum_and_warm_up():
 
 def test_what_cannot_be_tried_is_known_by_name_or_not():
     assert (effect_of(torch.optim.LBFGS).response, effect_of(torch.optim.LBFGS).measured) == (None, False)
+    fa = type("LoraFAOptimizer", (torch.optim.LBFGS,), {})  # PEFT's needs the names of A and B
+    assert (effect_of(fa).response, effect_of(fa).measured) == (0.0, False)
     assert (effect_of(torch.optim.SparseAdam).response, effect_of(torch.optim.SparseAdam).measured) == (0.0, False)
 
 

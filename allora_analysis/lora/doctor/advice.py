@@ -245,7 +245,7 @@ def _optimizer(effect: OptimizerEffect) -> str:
     if effect.on_update:
         return f"optimizer: {effect.name}, which puts the factor on its update"
     response = "unknown" if effect.response is None else f"{abs(effect.response):.2f}"
-    return f"optimizer: {effect.name}, where a factor c on a gradient's row becomes c^h on the step, h = {response}"
+    return f"optimizer: {effect.name}, where a factor c on a gradient's rows becomes c^h on the step, h = {response}"
 
 
 def _cells(layer: LayerReport) -> tuple[str, ...]:

@@ -26,7 +26,10 @@ _KEPT = 0.9  # of the logarithm of the gain: below, clipping undoes the factor
 _SAME_NORM = 1e-4  # relative: clipping rounds in float32, and torch adds 1e-6 to the norm
 _STEPS = 20  # RAdam adapts from its sixth step on
 # Where an optimizer cannot be tried (it needs a GPU, a closure, …): families that divide a gradient by its own size.
-_NORMALISING = ("adam", "lion", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "rprop", "signsgd", "sophia")
+_NORMALISING = (
+    "adam", "lion", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "lars", "lorafa", "rprop", "signsgd",
+    "sophia",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,9 @@ class OptimizerEffect:
 
     Attributes:
         name: the optimizer's class.
-        response: h, where multiplying a gradient's rows by c_i multiplies the step's rows by c_iʰ: 1 for SGD, 0 for
-            Adam; None where that is not known.
+        response: h, where multiplying a gradient's rows by c_i multiplies the step's rows by c_iʰ, or all of it by c
+            all of the step by cʰ, whichever is less (at BA = 0 all c_i are η): 1 for SGD, 0 for Adam and for steps of
+            one length; None where that is not known.
         measured: h was measured on a fresh optimizer of this class with these settings; else it is by the name.
         momentum: earlier gradients stay in the step, and so do the factors that they had.
         on_update: `ALLoRAAdamW`, which puts the factor on its update.
@@ -56,7 +60,11 @@ class OptimizerEffect:
         if self.response is None:
             return "what it does to a factor is not known"
         source = "measured" if self.measured else "by its name"
-        return f"a factor c on a row becomes c^{abs(self.response):.2f}, {source}"
+        return f"a factor c on rows becomes c^{abs(self.response):.2f}, {source}"
+
+
+_TRIED: dict[tuple, OptimizerEffect] = {}
+_KEPT_TRIALS = 64
 
 
 def unwrapped(optimizer: Any) -> Any:
@@ -74,6 +82,16 @@ def rate(group: dict[str, Any]) -> float | None:
 
 def optimizer_effect(optimizer: Any, group: dict[str, Any], size: float = 1.0) -> OptimizerEffect:
     """A fresh optimizer of this class with this group's settings, tried with and without factors on gradient rows."""
+    settings = ((key, repr(group[key])) for key in optimizer.defaults if key in group and key != "lr")
+    kind = (type(optimizer), group.get("lr") is None, size, *settings)
+    if kind not in _TRIED:  # one optimizer for each parameter is tried once
+        if len(_TRIED) >= _KEPT_TRIALS:
+            _TRIED.clear()
+        _TRIED[kind] = _tried(optimizer, group, size)
+    return _TRIED[kind]
+
+
+def _tried(optimizer: Any, group: dict[str, Any], size: float) -> OptimizerEffect:
     name = type(optimizer).__name__
     momentum = bool(group.get("momentum") or (group.get("betas") or (0.0,))[0])
     response = _response(optimizer, group, size)
@@ -84,17 +102,31 @@ def optimizer_effect(optimizer: Any, group: dict[str, Any], size: float = 1.0) -
     return OptimizerEffect(name, response, measured, momentum, ours, None if ours else row_factor(optimizer, group))
 
 
+def effect_on(optimizer: Any, homes: dict[int, Any], pairs: Sequence[Pair]) -> OptimizerEffect:
+    """`optimizer_effect` with the settings of the first group that trains one of `pairs`, at their gradients' power of 2."""
+    held = (homes.get(id(pair.b), homes.get(id(pair.a))) for pair in pairs)
+    group = next((one for one in held if one is not None), None) or optimizer.param_groups[0]
+    gradients = [pair.b.grad for pair in pairs if pair.b.grad is not None]
+    gradients = [one.to_local() if hasattr(one, "to_local") else one for one in gradients]
+    size = sum(one.double().abs().mean().item() for one in gradients) / (len(gradients) or 1)
+    power = round(math.log2(size)) if 0 < size < math.inf else 0
+    return optimizer_effect(optimizer, group, 2.0**power)
+
+
 def _response(optimizer: Any, group: dict[str, Any], size: float) -> float | None:
-    # The least-squares slope of log ‖Δ_i(c)‖/‖Δ_i(1)‖ over log c_i, Δ the last of some steps from 0.
-    factors = 2.0 ** torch.arange(-2.0, 4.0, dtype=torch.float64)
+    # The least-squares slope of log ‖Δ_i(c)‖/‖Δ_i(1)‖ over log c_i, Δ the last of some steps from 0; the same of one c.
+    factors, (low, high) = 2.0 ** torch.arange(-2.0, 4.0, dtype=torch.float64), (0.5, 4.0)
     gradient = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * size
     try:
-        plain, scaled = (_last_step(optimizer, group, c[:, None] * gradient) for c in (torch.ones(6), factors))
+        plain, scaled, short, long = (
+            _last_step(optimizer, group, c * gradient) for c in (1.0, factors[:, None], low, high)
+        )
     except Exception:  # another's code, called in a way that it may not foresee
         return None
     ratio, x = (scaled.norm(dim=1) / plain.norm(dim=1)).log(), factors.log()
     slope = float(((x - x.mean()) * ratio).sum() / ((x - x.mean()) ** 2).sum())
-    return slope if abs(slope) < float("inf") else None
+    whole = float((long.norm() / short.norm()).log()) / math.log(high / low)
+    return min(slope, whole) if math.isfinite(slope + whole) else None
 
 
 def _last_step(optimizer: Any, group: dict[str, Any], gradient: Tensor) -> Tensor:
