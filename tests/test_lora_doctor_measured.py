@@ -11,8 +11,9 @@ from torch import nn
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.hessian import LowRankLinear
-from allora_analysis.lora.doctor import measured
-from allora_analysis.lora.doctor.measured import backward_word, clipping_effect, optimizer_effect, unwrapped
+from allora_analysis.lora.doctor import effects
+from allora_analysis.lora.doctor.effects import optimizer_effect
+from allora_analysis.lora.doctor.measured import backward_word, clipping_effect, unwrapped
 from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import lora_pairs
@@ -122,6 +123,23 @@ def test_what_cannot_be_called_alone_is_left_unmeasured():
     assert word(frozen) is None
 
 
+@pytest.mark.parametrize("options", [{}, {"lora_alpha": 4}])
+def test_the_gradient_of_doras_b_is_what_the_layer_states(options):
+    peft = pytest.importorskip("peft")
+    from allora_analysis.lora.peft import allora_config
+
+    for config in (allora_config(2.0, **options), peft.LoraConfig(**options)):
+        config.use_dora, config.r, config.target_modules = True, 2, ["0"]
+        model = peft.get_peft_model(nn.Sequential(nn.Linear(6, 5)), config)
+        layer = model.base_model.model[0]
+        nn.init.normal_(layer.lora_B["default"].weight)
+        nn.init.normal_(layer.lora_magnitude_vector["default"].weight)
+        (pair,) = lora_pairs(model)
+        assert backward_word(pair) == "as stated"
+        layer.lora_B["default"].weight.register_hook(lambda gradient: 3 * gradient)
+        assert backward_word(pair) == "another"
+
+
 def test_nothing_is_left_behind():
     model = started(ALLoRALinear(nn.Linear(6, 8), 2, 3.0, drop_rate=0.5)).train()
     model.base.eval()
@@ -208,8 +226,8 @@ def test_a_step_of_one_length_undoes_the_factor_that_all_rows_share():
 
 def test_an_optimizer_is_tried_once_for_its_settings(monkeypatch):
     tried, found = [], effect_of(torch.optim.SGD)
-    monkeypatch.setattr(measured, "_tried", lambda *given: tried.append(given) or found)
-    monkeypatch.setattr(measured, "_TRIED", {})
+    monkeypatch.setattr(effects, "_tried", lambda *given: tried.append(given) or found)
+    monkeypatch.setattr(effects, "_TRIED", {})
     for eps in (0.1, 0.2, 0.1):
         effect_of(torch.optim.AdamW, eps=eps)
         effect_of(torch.optim.AdamW, eps=eps, lr=0.5)
@@ -270,6 +288,19 @@ def test_clipping_beside_torchs_own(maximum, size):
     assert effect.gain == pytest.approx(3)
     assert effect.gain_after == pytest.approx(after[0] / after[1], rel=1e-6)
     assert effect.removed == pytest.approx(1 - after[0] / float(3 * b.norm()), abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_gradients_that_torch_clipped_are_known_as_such_in_their_own_precision(dtype):
+    for seed in range(20):
+        a, b, head = (10 * gradient.to(dtype) for gradient in gradients(seed)[:3])
+        parameters = [nn.Parameter(torch.zeros_like(x)) for x in (a, b, head)]
+        for parameter, gradient in zip(parameters, (a, b, head), strict=True):
+            parameter.grad = gradient
+        assert not clipping_effect(0.3, [a, b, head], []).done
+        nn.utils.clip_grad_norm_(parameters, 0.3)
+        assert clipping_effect(0.3, [parameter.grad for parameter in parameters], []).done
+        assert not clipping_effect(0.31, [parameter.grad for parameter in parameters], []).done
 
 
 def test_clipping_undoes_a_factor_on_everything_and_nothing_below_the_maximum():

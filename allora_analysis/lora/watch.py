@@ -89,8 +89,7 @@ def _held(pair: Pair, homes: dict[int, Any]) -> bool:
 
 
 def _said(optimizer: Optimizer, homes: dict[int, Any], pairs: Sequence[Pair]) -> str | None:
-    from allora_analysis.lora.doctor.effects import Effect
-    from allora_analysis.lora.doctor.measured import effect_on, of_response
+    from allora_analysis.lora.doctor.effects import Effect, effect_on, of_response
 
     with torch.no_grad():
         found = effect_on(optimizer, homes, pairs)

@@ -6,9 +6,9 @@ out. It trains nothing and leaves model, gradients and random state as they were
 Checked by `tests/test_lora_doctor.py` (against autograd and by really stepping models) and
 `tests/test_lora_doctor_advice.py`.
 
-- `measured.py`: what an optimizer makes of a row factor, what clipping makes of the gradients, what a layer's backward
-  pass does; one adapter's line
-- `effects.py`: what can become of a factor, in a word, for the verdict and as advice; a factor of the optimizer's own
+- `effects.py`: what can become of a factor, in a word, for the verdict and as advice; what an optimizer makes of a row
+  factor, and a factor of its own
+- `measured.py`: what clipping makes of the gradients, what a layer's backward pass does; one adapter's line
 - `advice.py`: what to say about it, with the way out; what the rates come to, in any LoRA; all of it as text
 """
 
@@ -22,14 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from allora_analysis.lora.doctor.advice import Advice, advise, table
-from allora_analysis.lora.doctor.effects import Effect
+from allora_analysis.lora.doctor.effects import Effect, OptimizerEffect, effect_on
 from allora_analysis.lora.doctor.measured import (
     Clipping,
     LayerReport,
-    OptimizerEffect,
     clipped,
     clipping_effect,
-    effect_on,
     layer_factor,
     rate,
     report,

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe, rates
-from allora_analysis.lora.doctor.effects import ALLORA_ADAMW, Effect
-from allora_analysis.lora.doctor.measured import Clipping, LayerReport, OptimizerEffect, holds, share
+from allora_analysis.lora.doctor.effects import ALLORA_ADAMW, Effect, OptimizerEffect
+from allora_analysis.lora.doctor.measured import Clipping, LayerReport, holds, share
 from allora_analysis.lora.pairs import PLAIN, Pair
 
 # Where nobody meant ALLoRA to be on.
@@ -208,7 +208,7 @@ def _on_clipping(clipping: Clipping, layers: Sequence[LayerReport]) -> Advice:
 
 
 _HEAD = ("layer", "variant", "s", "r", "‖s(BA)_i‖ min/median/max", "d min/median/max", "‖g_B‖/LoRA's", "effect")
-_VERDICTS = {
+VERDICTS = {
     "on": "ALLoRA is on.",
     "clipped": "ALLoRA is on, and clipping undoes it, in part or altogether.",
     "off": "ALLoRA is OFF.",
@@ -238,7 +238,7 @@ def table(
             f"clipping at {clipping.max_norm:g}: {clipping.removed:.0%} of the gradient's norm, {clipping.norm:.3g}"
         )
     said = [f"[{line.level}] {line.text}" for line in advice]
-    return "\n".join([_VERDICTS[verdict], "", *lines, "", *said])
+    return "\n".join([VERDICTS[verdict], "", *lines, "", *said])
 
 
 def _optimizer(effect: OptimizerEffect) -> str:
