@@ -105,9 +105,14 @@ def edge(
     adapters = [part for pair in lora_pairs(model) for part in (pair.a, pair.b)]
     head = [parameter for parameter in trained if all(parameter is not part for part in adapters)]
     options = {"seed": seed, "clip": clip}
-    with evaluating(model):
-        found = largest_stable_rate(adapters, optimizer, lambda: loss(steps), **options)
-        of_head = largest_stable_rate(head, optimizer, lambda: loss(steps), **options).multiple if head else None
+    try:
+        with evaluating(model):
+            found = largest_stable_rate(adapters, optimizer, lambda: loss(steps), **options)
+            of_head = largest_stable_rate(head, optimizer, lambda: loss(steps), **options).multiple if head else None
+    except ArgumentError as error:
+        if not steps:
+            raise
+        raise ArgumentError(f"--lr {recipe.lr:g}: is too large, if its {steps} steps have led to this: {error}") from None
     rate, curvature = recipe.lr * found.multiple, found.curvature / recipe.lr
     head_rate = None if of_head is None else setting.head_learning_rate * of_head
     return Edge(rate, curvature, found.threshold, found.products, found.loss, steps, head_rate, found.clipped)
