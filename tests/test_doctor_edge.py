@@ -141,7 +141,11 @@ def test_an_adapters_layers_are_those_that_are_measured(sources, tmp_path, capsy
         (Recipe(2, 2.0, 1e-3, "sgd"), {"batch_size": 10**6}, "want more than the"),
         (Recipe(2, 2.0, 1e-3, "sgd"), {"batch_size": 0}, "batch-size"),
         (Recipe(2, 2.0, 1e-3, "sgd", zero="a"), {}, "--zero a: .* from B = 0 alone"),
-        (Recipe(2, 2.0, 1e6, "sgd"), {"steps": 2, "clip": 0.0, "batch_size": 8}, r"--lr 1e\+06: is too large, if its 2 steps have led"),
+        (
+            Recipe(2, 2.0, 1e6, "sgd"),
+            {"steps": 2, "clip": 0.0, "batch_size": 8},
+            r"--lr 1e\+06: too large, if its 2 steps have led here",
+        ),
         (Recipe(2, 2.0, 1e-3, "sgd"), {"layers": ["x.query"]}, "has no linear layer 'x.query', which ADAPTER adapts"),
     ],
     ids=["adam", "rows", "batch", "zero", "too large", "layers"],

@@ -222,6 +222,8 @@ def _seeds(arguments: Arguments) -> Section:
         found = [answers.from_deviation(gap, arguments.sd)]
     elif arguments.scores or arguments.baseline:
         found = [answers.from_scores(gap, arguments.scores, arguments.baseline)]
+        if max(map(abs, (*arguments.scores, *arguments.baseline))) <= 1:
+            outputs.remark("no score is above 1: --gap, --scores and --baseline are in points, 100 times a share")
     else:
         positive("--gap", gap)
         found = answers.from_records(gap, arguments.results, *arguments.arms)

@@ -148,11 +148,7 @@ def _rule(switches: Switches, recipe: Recipe | None, clip: float | None) -> str:
         return f"{told}: in the forward pass, where no optimizer undoes it"
     if recipe is None:
         return f"{told}: on gradients, so Adam undoes it (SGD does not); give --lr and --optimizer"
-    if recipe.optimizer != "sgd":
-        return f"{told}: undone, Adam divides a gradient's factor out again; ALLoRAAdamW puts it on the update"
-    if clip:
-        return f"{told}: on, but for clipping at {clip:g}, which divides the factor out of a longer gradient"
-    return f"{told}: on"
+    return f"{told}: {recipes.rule_on_gradients(recipe.optimizer, clip)}"
 
 
 def of_saved(saved: Saved, eta: float | None) -> Section:
@@ -343,6 +339,8 @@ def from_records(gap: float, folder: Path | None, arm: str = "allora_0", referen
     """Of recorded runs: two arms at the same settings on three shared seeds or more; a setting each, those with most
     seeds first. `gap` is in points of test accuracy.
     """
+    if arm == reference:
+        raise ArgumentError(f"--arms must be two different ones, received {arm} twice")
     groups: dict[tuple, dict[str, dict[float | None, dict[int, float]]]] = {}
     for record in every(folder):
         config = record.config

@@ -112,7 +112,7 @@ def edge(
     except ArgumentError as error:
         if not steps:
             raise
-        raise ArgumentError(f"--lr {recipe.lr:g}: is too large, if its {steps} steps have led to this: {error}") from None
+        raise ArgumentError(f"--lr {recipe.lr:g}: too large, if its {steps} steps have led here: {error}") from None
     rate, curvature = recipe.lr * found.multiple, found.curvature / recipe.lr
     head_rate = None if of_head is None else setting.head_learning_rate * of_head
     return Edge(rate, curvature, found.threshold, found.products, found.loss, steps, head_rate, found.clipped)

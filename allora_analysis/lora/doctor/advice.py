@@ -182,7 +182,8 @@ def _on_gradients(
 ) -> Iterator[Advice]:
     if all(pair.a.grad is None and pair.b.grad is None for pair in pairs):
         yield Advice("note", "no gradients", _NO_GRADIENTS)
-    scaling = [layer for layer in layers if layer.effect in (*_ON_GRADIENT, Effect.UNKNOWN, Effect.PARTLY_UNDONE)]
+    some_left = (*_ON_GRADIENT, Effect.UNKNOWN, Effect.UNTRIED, Effect.PARTLY_UNDONE)
+    scaling = [layer for layer in layers if layer.effect in some_left]
     acting = scaling and any(pair.variant not in PLAIN for pair in pairs)
     if acting and clipping is None:
         text = "transformers' Trainer clips the gradient's norm at 1 unless max_grad_norm=0; pass max_grad_norm to see"

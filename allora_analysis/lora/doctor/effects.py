@@ -127,6 +127,13 @@ class Effect(StrEnum):
         "note",
         "what becomes of the factor in {layers} depends on the optimizer; call doctor(model, optimizer)",
     )
+    UNTRIED = (
+        "optimizer not known",
+        "unknown",
+        "problem",
+        "{optimizer} could not be tried alone, so what becomes of the factor in {layers} is not known; compare a step "
+        "with LoRA's, or use torch.optim.SGD, or " + ALLORA_ADAMW,
+    )
     ON_GRADIENT = (
         "on the gradient",
         "on",

@@ -342,5 +342,5 @@ def _factors_effect(
     if not scales:
         return Effect.NO_PAIR if optimizer.on_update else Effect.OFF
     if (response := optimizer.response) is None:
-        return Effect.UNKNOWN
+        return Effect.UNTRIED
     return of_response(response)
