@@ -157,7 +157,6 @@ PUBLIC = {
         adaptive.relative_asymmetry: {"jacobian": "n1 n1"},
         adaptive.first_order_change: FIELD,
         adaptive.smallest_eigenvalue: {"b": "n1 r", "d": "n1"},
-        adaptive.ascent_gradient: PAIR | {"eta": "number"},
         adaptive.rest_point: {"target": "n1 n2", "rank": "count", "eta": "number"},
         adaptive.run_to_rest: {
             "target": "n1 n2",
