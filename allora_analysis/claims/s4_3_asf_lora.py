@@ -74,7 +74,7 @@ def asf_similar(cases: Cases) -> Finding:
         return Case(f"{name}, η = {eta:.3g}", Beside(run, products(run, "allora")), True)
 
     judged = cases.judge(
-        [case(f"problem {number}", eta) for number, eta in enumerate((*PAPER_ETAS, *[max(PAPER_ETAS)] * 3), 1)],
+        [case(f"problem {number}", eta) for number, eta in enumerate((*PAPER_ETAS, *[max(PAPER_ETAS)] * 2), 1)],
         measure=lambda case: products(case.run, "asf"),
         printed=lambda case, seen: apart(case, seen) <= QUARTER and close(seen[1:], case.told[1:], 1e-7),
     )
