@@ -214,6 +214,13 @@ def test_every_row_reads_its_own_list(folder, identifier):
     assert (finding("4-own-best-rate-sgd").at_paper is None) is True
 
 
+def test_a_seed_far_off_the_others_is_named():
+    """As of an arm that stays at chance; 9 points off are no such seed."""
+    assert section.outlying([0.0, 0.01, -0.01, 0.33]) == ", for 1 outlying seed"
+    assert section.outlying([0.0, 0.01, -0.4, 0.33]) == ", for 2 outlying seeds"
+    assert section.outlying([0.0, 0.01, 0.09, -0.09]) == ""
+
+
 def test_the_lists_are_the_preset():
     of_rows = [run for of in BY_ROW.values() for run in section.listed(*of)]
     assert sorted(map(repr, of_rows)) == sorted(map(repr, LISTS["learning_rates"]["desk"]))

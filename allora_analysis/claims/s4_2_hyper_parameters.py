@@ -334,9 +334,8 @@ def effective_rate(cases: Cases) -> Finding:
         return one._replace(clip=over * gradient_norm(one)) if rng.random() < 0.5 else one
 
     def told(one: _OneStep) -> float:
-        if one.optimizer == "adamw":
-            return 1 / one.eta
-        return clip_factor(gradient_norm(one), one.clip) * (1 + one.u) ** -0.5
+        sgd = clip_factor(gradient_norm(one), one.clip) * (1 + one.u) ** -0.5
+        return 1 / one.eta if one.optimizer == "adamw" else sgd
 
     def of_paper(eta: float, size: float) -> _OneStep:
         return made(layer_training.paper_problem(cases.rng), "adamw", eta, PAPER_RATE, size * eta**2, cases.rng)

@@ -197,8 +197,7 @@ def averaged(
         size=Size(
             first.mean,
             "points",
-            f"test accuracy on digits, {arms} after {few}, settings averaged{seeds}; undecided within "
-            f"±{margins[few]:.2f}, which choosing rates alone makes",
+            f"test accuracy on digits, {arms} after {few}{seeds}; choosing rates alone makes ±{margins[few]:.2f}",
             *first.interval,
         ),
         flips_if=FLIPS[tested.verdict].format(words),

@@ -275,7 +275,8 @@ SEQUENTIAL = {"above": "holds", "below": "refuted", "equivalent": "refuted", "op
 SEQUENTIAL_RULE = (
     "e-values of Student's t, which takes differences as normal (a run that stays at chance is not), at ±0.5 "
     f"standard deviations, 20 either way or both bounds within the margin, at most {CAP} seeds, none of which chose a "
-    "rate; interval: bounds right at every n at once, each with 95 %, so both with 90 %"
+    "rate (20 times their number where other arms and the loss are read together with it); interval: bounds right at "
+    "every n at once, each with 95 %, so both with 90 %"
 )
 
 
@@ -291,6 +292,12 @@ def own_best_rate(cases: Cases, model: str, optimizer: str, folder: Path | None)
     return _seed_by_seed(cases, name, found, folder) if enough else _chosen_rates(cases, model, optimizer, folder)
 
 
+def outlying(differences: Sequence[float]) -> str:
+    """What makes an interval wide, in words: seeds so far off the median that an arm stayed near chance, if any."""
+    off = sum(abs(one - statistics.median(differences)) > FAR for one in differences)
+    return f", for {off} outlying seed{'s' * (off > 1)}" if off else ""
+
+
 def _seed_by_seed(
     cases: Cases, name: str, found: Mapping[str, tuple[list[float], Sequential]], folder: Path | None
 ) -> Finding:
@@ -302,12 +309,10 @@ def _seed_by_seed(
     table = right_differences(known, own_best_pairs(name, OURS)[: one.n])
     losses = own_best_verdicts(name, "test_loss", folder)
     ends = [100 * end for end in (one_sided(used, "t").interval if one.low is None else (one.low, one.high))]
-    off = sum(abs(each - statistics.median(used)) > FAR for each in used)
-    far = f", for {off} outlying seed{'s' * (off > 1)}" if off else ""
     told = f"{100 * one.mean + 0.0:+.1f} points against LoRA on {OWN_BEST[name].model}, each at its best rate"
     answers = {
         "undecided": f"Undecided after {one.n} of {CAP} seeds: ALLoRA minus LoRA is between "
-        f"{bound(ends[0], 1, False):+.1f} and {bound(ends[1], 1, True):+.1f} points{far}.",
+        f"{bound(ends[0], 1, False):+.1f} and {bound(ends[1], 1, True):+.1f} points{outlying(used)}.",
         "holds": f"Yes: {told}, {one.n} seeds.",
         "refuted": f"No: {told}, {one.n} seeds.",
     }

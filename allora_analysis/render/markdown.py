@@ -29,7 +29,7 @@ SELECTED = {
     "infinite training steps",
     "3.2-saddle-lora": "the fine-tuning parameters start from a saddle point",
     "3.3-worst-case": "In the worst case, a constant scaling factor η may cause the final output of a single forward "
-    "pass of a LoRA finetuned model to grow exponentially w.r.t. the number of layers in the model",
+    "pass of a LoRA finetuned model to grow exponentially w.r.t. the number of layers",
     "4-figure-2-right": "The starting phase matches that of LoRA with a much higher learning rate",
     "4-two-hyper-parameters": "ALLoRA removes two hyper-parameters from LoRA: the scaling factor and the dropout rate",
     "4.4-better-than-lora": "ALLoRA in general admits better accuracy over plain LoRA",
@@ -140,7 +140,8 @@ def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, hom
     about += (
         "each letter stands for: [symbols](symbols.md). *True in the paper* takes its training to be AdamW at 1e-4, "
     )
-    about += 'which it does not name (where that decides: "no, if AdamW"); its Figure 2 and Table 3 look otherwise '
+    about += 'which it does not name (where that decides: "no, if AdamW"; counted below as "assuming AdamW"); its '
+    about += "Figure 2 and Table 3 look otherwise "
     about += "(`4-figure-2-right`, `T3-procedure`). "
     about += BRACKETS
     parts = [

@@ -191,8 +191,8 @@ def _of_these(of: Sequence[View]) -> str:
     less_kind = sum((one.reading or "").startswith(LESS_KIND) for one in of)
     assumed = Counter(one.setting.partition(", if ")[2] for one in of)
     told = [f"{len(of) - again} faults"] if again else []
-    told += [f"{less_kind} in a less kind reading"] if less_kind else []
-    told += [f"{n} assuming {name}, which the paper does not name" for name, n in assumed.items() if name]
+    told += [f"{less_kind} less kind"] if less_kind else []
+    told += [f"{n} assuming {name}" for name, n in assumed.items() if name]
     return f" ({'; '.join(told)})" if told else ""
 
 
