@@ -266,9 +266,9 @@ def in_factors(cases: Cases) -> Finding:
     told, papers = np.array([others(one) for one in drawn]), np.array([least_risk(one, DROPS[0]) for one in drawn])
     tested = cases.test({"within the margin": math.log(AS_GOOD) + np.log(papers / told.min(axis=1))}, each_above)
     best = [
-        min(own, *(least_risk(one, drop) for drop in DROPS[1:])) for one, own in zip(drawn[:4], papers, strict=False)
+        min(own, *(least_risk(one, drop) for drop in DROPS[1:])) for one, own in zip(drawn[:2], papers, strict=False)
     ]
-    early, least = (100 * (part[:4] / best - 1) for part in (told[:, 0], told.min(axis=1)))
+    early, least = (100 * (part[:2] / best - 1) for part in (told[:, 0], told.min(axis=1)))
     ahead = one_sided(np.log(told.min(axis=1) / papers), "t")
     lead, alone = less(ahead.mean), less(float(np.mean(np.log(told[:, 0] / papers))))
     word, but = "behind" if lead < 0 else "ahead of", f", though {alone:.0f} % ahead of stopping alone"
