@@ -133,8 +133,13 @@ def test_words_say_below_one_and_what_is_left_out():
     assert near.words().endswith("2 pairs on other layers are left out")
 
 
-def test_a_change_that_double_precision_does_not_see_is_said_in_words():
-    assert saved.Strength(0.0, 0.0, 1.4, 36, 0, 4).words().startswith("nothing: BA is too small")
+def test_a_change_that_double_precision_does_not_see_is_said_in_words(tmp_path, capsys):
+    source = tiny_finetune.bert(tmp_path / "base")
+    adapter_of(source, tmp_path / "adapter", size=1e-30)
+    assert main([str(tmp_path / "adapter"), "--model", str(source), "--json", "-"]) == 0
+    told = json.loads(capsys.readouterr().out)["strength"]
+    assert told["answers"]["in its network"].startswith("nothing: BA is too small to change the output on 4 tokens")
+    assert (told["change"], told["radius"]) == (0.0, None)
 
 
 @pytest.mark.bad_input

@@ -377,3 +377,9 @@ def test_base_weights_without_data_cannot_be_looked_at():
     assert get_peft_model(model, allora_config(2.0, r=2, target_modules=["0"]))(
         torch.zeros(3, 4, device="meta")
     ).is_meta
+
+
+@pytest.mark.bad_input
+def test_one_pair_for_tied_weights_is_refused_with_a_way_that_survives_a_merge():
+    with pytest.raises(ArgumentError, match=r"untie them first .*, or adapt one of the two and do not merge it"):
+        allora_config(2.0, target_modules=["embed_tokens"], ensure_weight_tying=True)

@@ -110,9 +110,8 @@ def edge(
             found = largest_stable_rate(adapters, optimizer, lambda: loss(steps), **options)
             of_head = largest_stable_rate(head, optimizer, lambda: loss(steps), **options).multiple if head else None
     except ArgumentError as error:
-        if not steps:
-            raise
-        raise ArgumentError(f"--lr {recipe.lr:g}: too large, if its {steps} steps have led here: {error}") from None
+        why = f"--lr {recipe.lr:g}: too large, if its {steps} steps have led here: " if steps else ""
+        raise ArgumentError(why + str(error)) from None
     rate, curvature = recipe.lr * found.multiple, found.curvature / recipe.lr
     head_rate = None if of_head is None else setting.head_learning_rate * of_head
     return Edge(rate, curvature, found.threshold, found.products, found.loss, steps, head_rate, found.clipped)

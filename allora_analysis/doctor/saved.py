@@ -10,6 +10,7 @@ by `tests/test_doctor_saved.py` and `tests/test_doctor_strength.py`.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -306,7 +307,8 @@ class Strength:
     Attributes:
         change: ‖f − f₀‖/‖f₀‖ of the output.
         at_random: the mean of that over adapters at random of the same ranks and row norms.
-        radius: the smallest |c|, real or complex, at which the network divides by 0: its power series in c ends there.
+        radius: the smallest |c|, real or complex, at which the network divides by 0: its power series in c ends there;
+            not looked for (infinite) where BA changes nothing.
         adapted: linear maps of the blocks with an adapter.
         left_out: pairs on other layers (a head's, an embedding's).
         tokens: of the sentence.
@@ -363,8 +365,10 @@ def strength(
     def change(one: Transformer) -> float:
         return float(np.linalg.norm(forward(one, x, 1.0).output - plain) / np.linalg.norm(plain))
 
-    radius = series.radius(model, x, series.radius_by_quadratics(model, x), 0.15, (16, 32))
     drawn = [change(turned_at_random(model, generator)) for _ in range(DRAWS)]
+    radius = math.inf
+    if any(drawn):
+        radius = series.radius(model, x, series.radius_by_quadratics(model, x), 0.15, (16, 32))
     left_out = sum(bool(a.any() and b.any()) for a, b in adapters.values()) - adapted
     return Strength(change(model), float(np.mean(drawn)), radius, adapted, left_out, x.shape[1])
 
