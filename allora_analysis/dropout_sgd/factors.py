@@ -319,6 +319,8 @@ def factor_flow(
 def _refuse_long_steps(model: Factors, theta: Flat, rate: float, where: str) -> float:
     # l·λ_max, below 2.
     largest = float(np.linalg.eigvalsh(model.hessian(theta))[-1])
+    if not np.isfinite(largest):
+        raise OverflowError("the curvature")
     if rate * largest >= 2:
         raise ArgumentError(
             f"learning_rate: {rate:.4g} times the loss's curvature at the {where}, {largest:.4g}, is 2 or more, where "

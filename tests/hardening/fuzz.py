@@ -176,7 +176,7 @@ def dressed(value: np.ndarray, rng: np.random.Generator) -> Any:
 
 def replaced(value: Any, rng: np.random.Generator) -> Any:
     """A hostile value in an argument's place."""
-    if isinstance(value, np.ndarray) and rng.random() < 0.6:
+    if isinstance(value, np.ndarray) and rng.random() < 0.8:
         kind = rng.integers(6)
         if kind == 0:
             return value * SCALES[rng.integers(len(SCALES))]
@@ -189,7 +189,7 @@ def replaced(value: Any, rng: np.random.Generator) -> Any:
         if kind == 4:
             return (value.ravel(), value[None], value[:0], value[::-1])[rng.integers(4)]
         return value.astype(("f2", "i1", "u1", "?", "O", "c16", "U4")[rng.integers(7)])
-    if isinstance(value, float) and rng.random() < 0.4:
+    if isinstance(value, float) and rng.random() < 0.7:
         return value * SCALES[rng.integers(len(SCALES))]
     return NO_VALUES[rng.integers(len(NO_VALUES))]
 
