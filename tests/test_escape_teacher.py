@@ -154,7 +154,7 @@ def test_allora_adamw_tends_to_the_scalar_model_and_allora_under_adamw_does_not(
 def test_sgd_on_both_factors_tends_to_the_pair(adaptor):
     a = np.array([[0.3, 0.4]])
     teacher = escape.constant_gradient([[1.2, 1.6]], a)  # along a: γ = 2, s = 1/4, g = 1/2
-    time = float(escape.pair_time(0.8, 0.5, 1.5, 0.25, adaptor))
+    time = brute_force.pair_time(0.8, 2.0, 1.5, 0.25, adaptor)
     rates = [time / steps for steps in (200, 400, 800)]
     values = [last_norms(teacher, "allora", "sgd", 1.5, rate, time, adaptor, train_a=True) for rate in rates]
     errors = [abs(value[0] - 0.8) for value in values]

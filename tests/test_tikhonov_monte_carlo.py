@@ -6,6 +6,7 @@ from jaxtyping import TypeCheckError
 
 from allora_analysis import tikhonov
 from allora_analysis.tikhonov import masks
+from allora_analysis.tikhonov.loss import input_std
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import tikhonov as brute
 from tests.stat_assert import assert_mean, assert_rejects
@@ -66,18 +67,16 @@ def enumerated_std(loss, rows, columns, keep_prob):
 @pytest.mark.parametrize("keep_prob", [0.1, 0.5, 0.9, 1.0])
 def test_std_of_the_loss_is_that_over_all_masks(keep_prob):
     x, y, w, b = X[:3, :3], Y[:3, :2], W[:3, :2], W[:3, :2].T
-    expected = enumerated_std(lambda mask: np.sum((y - (x @ w) * mask) ** 2), 3, 2, keep_prob)
-    assert tikhonov.loss_std(x, y, w, keep_prob, "output") == pytest.approx(expected, rel=1e-10, abs=1e-10)
     expected = enumerated_std(lambda mask: np.sum((y - (x * mask) @ w) ** 2), 3, 3, keep_prob)
-    assert tikhonov.loss_std(x, y, w, keep_prob, "input") == pytest.approx(expected, rel=1e-10, abs=1e-10)
+    assert input_std(x, y, w, keep_prob) == pytest.approx(expected, rel=1e-10, abs=1e-10)
     a = A[:, :3]
     expected = enumerated_std(lambda mask: np.sum((y - ((x @ a.T) * mask) @ b.T) ** 2), 3, 3, keep_prob)
-    assert tikhonov.loss_std(x @ a.T, y, b.T, keep_prob, "input") == pytest.approx(expected, rel=1e-10, abs=1e-10)
+    assert input_std(x @ a.T, y, b.T, keep_prob) == pytest.approx(expected, rel=1e-10, abs=1e-10)
 
 
 def test_std_of_the_loss_at_a_tiny_keep_probability_is_a_number():
     w = tikhonov.dropout_solution(X, Y, 1e-300, "input")
-    assert 0 < tikhonov.loss_std(X, Y, w, 1e-300, "input") < 1e-100
+    assert 0 < input_std(X, Y, w, 1e-300) < 1e-100
 
 
 @pytest.mark.parametrize("placement", ["output", "input"])
