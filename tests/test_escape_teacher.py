@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -193,13 +192,6 @@ def test_bad_input(rng):
         escape.linear_teacher(noise=-1.0)
 
 
-def test_shapes_are_checked(request, rng):
-    x, y, a = data(rng)
-    if not request.config.option.untyped:
-        with pytest.raises(jaxtyping.TypeCheckError):
-            teachers.product_gradient(escape.data_teacher(x, y, a), a, np.zeros((3, 2)))
-
-
 RATES = {"sgd": 0.02, "momentum": 0.002, "adamw": 0.005, "allora_adamw": 0.005}
 
 
@@ -293,9 +285,3 @@ def test_bad_input_of_drift():
         escape.drift("sgd", 1.0, 0.1, 3, adaptor="none")
     with pytest.raises(TypeError, match="nesterov"):
         escape.drift("sgd", 1.0, 0.1, 3, nesterov=True)
-
-
-def test_shapes_of_drift_are_checked(request):
-    if not request.config.option.untyped:
-        with pytest.raises(jaxtyping.TypeCheckError):
-            escape.Drift(*[np.zeros((2, 3))] * 4, *[np.zeros((3, 2, 3, 1))] * 3)

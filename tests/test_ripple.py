@@ -263,25 +263,6 @@ def test_aligned_network_names_bad_input(widths, rank, extra, words):
         ripple.aligned_network(widths, rank, generator=np.random.default_rng(0), **extra)
 
 
-def test_the_hook_rejects_wrong_shapes(request, rng):
-    if not request.config.option.untyped:
-        from jaxtyping import TypeCheckError
-
-        with pytest.raises(TypeCheckError):
-            bounds.adapter_norm(np.ones((3, 2)), np.ones((3, 4)))
-        with pytest.raises(TypeCheckError):
-            monte_carlo.advance(
-                np.ones((3, 2)),
-                np.ones((1, 2)),
-                (np.ones((4, 2)), np.ones((3, 2))),
-                np.ones(2),
-                np.zeros(2, bool),
-                "relu",
-            )
-        with pytest.raises(TypeCheckError):
-            ripple.AlignedNetwork((), np.ones((2, 2)))
-
-
 @pytest.mark.parametrize("architecture", ["linear", "relu", "prelayernorm"])
 def test_an_aligned_layer_has_its_norm_once_and_smaller_singular_values(architecture, rng):
     """The top direction is one alone, so that x is the worst input; the others are a fifth to nine tenths of it."""
